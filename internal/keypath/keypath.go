@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package keypath is the error that every constructor returns for a wrong setting: the path
+// of keys that leads to it in its configuration file. Package config maps a path to its
+// line and column, so that no constructor needs to know about files.
+package keypath
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Error is a mistake at a path of keys, as in ["oidc-issuers", "https://a.example", "type"].
+// Keys are not joined with dots in Path, since issuer URLs and claim names are keys and
+// hold dots themselves.
+type Error struct {
+	Path []string
+	Err  error
+}
+
+// Errorf returns an *Error at path whose text is made of format and args.
+func Errorf(path []string, format string, args ...any) error {
+	return &Error{Path: append([]string(nil), path...), Err: fmt.Errorf(format, args...)}
+}
+
+// Error is the path and the sentence.
+func (e *Error) Error() string { return strings.Join(e.Path, ": ") + ": " + e.Err.Error() }
+
+// Unwrap returns the sentence without the path.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Prefix puts prefix before the path of every *Error in err, which may be joined with
+// errors.Join; any other error gets the prefix as its path.
+func Prefix(err error, prefix ...string) error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, e := range joined.Unwrap() {
+			errs = append(errs, Prefix(e, prefix...))
+		}
+		return errors.Join(errs...)
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return &Error{Path: append(append([]string(nil), prefix...), e.Path...), Err: e.Err}
+	}
+	return &Error{Path: append([]string(nil), prefix...), Err: err}
+}
+
+// All returns every *Error in err, which may be joined with errors.Join, in order; an
+// error without a path comes back with an empty one.
+func All(err error) []*Error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []*Error
+		for _, e := range joined.Unwrap() {
+			all = append(all, All(e)...)
+		}
+		return all
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return []*Error{e}
+	}
+	return []*Error{{Err: err}}
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package refusal is the vocabulary of every answer that is not a certificate: a stable
+// reason for programs, a sentence for the client, and a cause for the operator, kept apart
+// from each other so that none of them reaches the wrong reader.
+//
+// Every package of the flow may import it; it imports none of them. Only package server
+// turns a Kind into a gRPC code and an HTTP status.
+package refusal
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Kind says whose turn it is to act: the caller, its platform team, or the operator.
+type Kind uint8
+
+// The kinds. The zero value is Internal, so that a forgotten kind hides rather than tells.
+const (
+	Internal         Kind = iota // our fault
+	Malformed                    // the request is malformed
+	Unauthenticated              // the token does not prove who the caller is
+	Denied                       // the caller is known, and it is not allowed
+	SlowDown                     // the caller asks too much
+	Unavailable                  // something that we depend on is out
+	NotFound                     // no such path
+	MethodNotAllowed             // the path exists, the method does not
+)
+
+// Reason is a stable code, in the manner of google.rpc.ErrorInfo.reason: UPPER_SNAKE_CASE,
+// never renamed once released.
+type Reason string
+
+// The reasons. Each has exactly one Kind, given by Table.
+const (
+	RequestMalformed    Reason = "REQUEST_MALFORMED"
+	KeyUnsupported      Reason = "KEY_UNSUPPORTED"
+	KeyWeak             Reason = "KEY_WEAK"
+	CSRInvalid          Reason = "CSR_INVALID"
+	ProofInvalid        Reason = "PROOF_INVALID"
+	TokenMissing        Reason = "TOKEN_MISSING"
+	TokenMalformed      Reason = "TOKEN_MALFORMED"
+	TokenExpired        Reason = "TOKEN_EXPIRED"
+	TokenNotYetValid    Reason = "TOKEN_NOT_YET_VALID"
+	AudienceMismatch    Reason = "AUDIENCE_MISMATCH"
+	IssuerNotConfigured Reason = "ISSUER_NOT_CONFIGURED"
+	SignatureInvalid    Reason = "SIGNATURE_INVALID"
+	ClaimMissing        Reason = "CLAIM_MISSING"
+	ClaimInvalid        Reason = "CLAIM_INVALID"
+	EmailUnverified     Reason = "EMAIL_UNVERIFIED"
+	PolicyDenied        Reason = "POLICY_DENIED"
+	RateLimited         Reason = "RATE_LIMITED"
+	Overloaded          Reason = "OVERLOADED"
+	IssuerUnreachable   Reason = "ISSUER_UNREACHABLE"
+	CTUnavailable       Reason = "CT_UNAVAILABLE"
+	SignerUnavailable   Reason = "SIGNER_UNAVAILABLE"
+	CAExpiring          Reason = "CA_EXPIRING"
+	PathNotFound        Reason = "NOT_FOUND"
+	MethodNotPermitted  Reason = "METHOD_NOT_ALLOWED"
+	InternalError       Reason = "INTERNAL"
+)
+
+// Entry is a row of the table of reasons.
+type Entry struct {
+	Reason Reason
+	Kind   Kind
+	// Doc tells the client what to change, in one sentence.
+	Doc string
+}
+
+// Table returns every reason with its one kind, in the order in which docs/errors.md lists
+// them.
+func Table() []Entry {
+	return []Entry{
+		{RequestMalformed, Malformed, "The request is not of the protocol's form: no JSON, a field twice, two tokens that differ, or more than 64 KiB."},
+		{KeyUnsupported, Malformed, "The public key is missing, cannot be read, or is of a kind that this CA does not certify. The message lists the kinds that it does."},
+		{KeyWeak, Malformed, "The private key can be computed from the public key. Make a new one with a current library."},
+		{CSRInvalid, Malformed, "The certificate signing request cannot be read, or is signed with another algorithm than its key demands."},
+		{ProofInvalid, Malformed, "The proof of possession does not verify. The message names the claim whose value had to be signed, and how."},
+		{TokenMissing, Unauthenticated, "There is no ID token. Send one in the header `Authorization: Bearer …` or in the request."},
+		{TokenMalformed, Unauthenticated, "The token is no compact JWS of at most 16 KiB with strictly formed JSON, or uses an algorithm that is never accepted."},
+		{TokenExpired, Unauthenticated, "The token's `exp` has passed. Get a new one."},
+		{TokenNotYetValid, Unauthenticated, "The token's `nbf` is more than five minutes ahead. Compare the clocks."},
+		{AudienceMismatch, Unauthenticated, "No `aud` of the token is one that this CA expects of its issuer. Ask the issuer for a token with the audience that the message names."},
+		{IssuerNotConfigured, Unauthenticated, "This CA does not trust the token's `iss`. Trailing slashes count. `GET /api/v2/configuration` lists the issuers that it trusts."},
+		{SignatureInvalid, Unauthenticated, "The issuer's current keys did not sign this token, or it is signed with an algorithm that the issuer does not use."},
+		{ClaimMissing, Unauthenticated, "A claim that the certificate needs is missing, null or empty. The message names it."},
+		{ClaimInvalid, Unauthenticated, "A claim has a kind or value that cannot enter a certificate. The message names it and says what was wanted."},
+		{EmailUnverified, Unauthenticated, "The issuer does not say that it has verified the email address (`email_verified`)."},
+		{PolicyDenied, Denied, "The caller is known, and a rule of this CA does not allow it a certificate. The message names the rule."},
+		{RateLimited, SlowDown, "Too many requests of this caller. Try again after `Retry-After`."},
+		{Overloaded, SlowDown, "The CA has as many requests in hand as it takes. Try again after `Retry-After`."},
+		{IssuerUnreachable, Unavailable, "The token's issuer, or its keys, cannot be reached from this CA right now. Try again."},
+		{CTUnavailable, Unavailable, "No Certificate Transparency log recorded the certificate in time, so none was issued. Try again."},
+		{SignerUnavailable, Unavailable, "The CA's key cannot be used right now. Try again."},
+		{CAExpiring, Unavailable, "The CA's own certificate ends before the new one would. Its operator must rotate it."},
+		{PathNotFound, NotFound, "There is nothing at this path."},
+		{MethodNotPermitted, MethodNotAllowed, "The path exists, and wants another method, which the header `Allow` names."},
+		{InternalError, Internal, "The CA failed. Its log has the cause under the request ID."},
+	}
+}
+
+// Kind returns the one kind of the reason; Internal for a reason that the table lacks.
+func (r Reason) Kind() Kind {
+	for _, entry := range Table() {
+		if entry.Reason == r {
+			return entry.Kind
+		}
+	}
+	return Internal
+}
+
+// Error is a refusal. It is always used as *Error and found with errors.As.
+type Error struct {
+	Reason Reason
+	// Message is for the client: one sentence that says what was found and what was
+	// wanted. It never holds a token, a key's name, or the text of Cause.
+	Message string
+	// RetryAfter is when it is worth trying again; zero leaves it to the server's default
+	// for the kind.
+	RetryAfter time.Duration
+	// Cause is for the operator's log; it may be nil.
+	Cause error
+}
+
+// New returns a refusal whose message is made of format and args.
+func New(reason Reason, format string, args ...any) *Error {
+	return &Error{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Because returns a copy of e with its cause set to err.
+func (e *Error) Because(err error) *Error {
+	c := *e
+	c.Cause = err
+	return &c
+}
+
+// Error is the operator's text: reason, message and cause.
+func (e *Error) Error() string {
+	if e.Cause != nil {
+		return fmt.Sprintf("%s: %s: %v", e.Reason, e.Message, e.Cause)
+	}
+	return fmt.Sprintf("%s: %s", e.Reason, e.Message)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// From returns the refusal in err's chain, or INTERNAL with a message that tells nothing:
+// an error that nobody meant for a client is hidden from it.
+func From(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return New(InternalError, "the certificate authority failed to handle this request; it has been logged under its request ID").Because(err)
+}
