@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package watch finds changed files by their content, polled: notifications of the
+// operating system miss a rename over the file and Kubernetes' swap of the `..data`
+// symlink, and then watch nothing. One watcher serves TLS certificates, issuer files and
+// CA sets alike. It may be imported by internal/app and cmd.
+package watch
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// Interval is how often files are read.
+const Interval = time.Second
+
+// maxFileSize bounds what is read of one file.
+const maxFileSize = 4 << 20
+
+// Config says what to watch and what to do.
+type Config struct {
+	// Name says in log records what the files are, as in "TLS certificate".
+	Name string
+	// Files are read together: Reload is called once for a change in any of them.
+	Files []string
+	// Reload takes the new content from the files. Where it returns an error, what was
+	// loaded before stays, the error is logged, and the next change is awaited.
+	Reload func() error
+	// Observe, where it is not nil, is told the outcome of each reload.
+	Observe func(error)
+	Logger  *slog.Logger
+}
+
+// Watcher watches one group of files. Its Run may be called once.
+type Watcher struct {
+	config Config
+	digest [sha256.Size]byte
+}
+
+// New returns a watcher that takes the content that the files have now for known. Call it
+// before the files are loaded for the first time, so that no change falls in between.
+func New(config Config) *Watcher {
+	w := &Watcher{config: config}
+	w.digest, _ = digest(config.Files)
+	return w
+}
+
+// Run polls until ctx ends.
+func (w *Watcher) Run(ctx context.Context) {
+	ticker := time.NewTicker(Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			w.poll(ctx)
+		}
+	}
+}
+
+// poll reloads if the content differs from what the last call of Reload saw. A file that
+// cannot be read is in the middle of being replaced, or gone: Reload would find the same,
+// so it is told once.
+func (w *Watcher) poll(ctx context.Context) {
+	now, err := digest(w.config.Files)
+	if now == w.digest {
+		return
+	}
+	w.digest = now
+	if err == nil {
+		err = w.config.Reload()
+	}
+	if w.config.Observe != nil {
+		w.config.Observe(err)
+	}
+	if err != nil {
+		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use",
+			slog.String("what", w.config.Name), slog.Any("files", w.config.Files), slog.String("error", err.Error()))
+		return
+	}
+	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", w.config.Files))
+}
+
+// digest is the SHA-256 over the length and content of each file; the error text of a file
+// that cannot be read counts as its content.
+func digest(files []string) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	for _, name := range files {
+		content, readErr := read(name)
+		if readErr != nil {
+			err = readErr
+			content = []byte(readErr.Error())
+		}
+		fmt.Fprintf(h, "%d %t\n", len(content), readErr == nil)
+		h.Write(content)
+	}
+	h.Sum(sum[:0])
+	return sum, err
+}
+
+func read(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > maxFileSize {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxFileSize)
+	}
+	return content, nil
+}

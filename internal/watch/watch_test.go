@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package watch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// write replaces name by an atomic rename.
+func write(t *testing.T, name, content string) {
+	t.Helper()
+	temporary := name + ".new"
+	if err := os.WriteFile(temporary, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(temporary, name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// swap points the directory's ..data at a new folder that holds key, as Kubernetes does.
+func swap(t *testing.T, dir, version, content string) {
+	t.Helper()
+	if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, version, "tls.key"), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(version, filepath.Join(dir, "..data_tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRenameOver(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	name := filepath.Join(dir, "cert.pem")
+	write(t, name, "one")
+	synctest.Test(t, func(t *testing.T) {
+		var seen []string
+		var outcomes []string
+		w := New(Config{
+			Name:  "certificate",
+			Files: []string{name},
+			Reload: func() error {
+				content, err := os.ReadFile(name)
+				seen = append(seen, string(content))
+				if string(content) == "bad" {
+					return errors.New("bad")
+				}
+				return err
+			},
+			Observe: func(err error) {
+				if err != nil {
+					outcomes = append(outcomes, "error")
+					return
+				}
+				outcomes = append(outcomes, "ok")
+			},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); w.Run(ctx) }()
+		for _, content := range []string{"one", "two", "two", "bad", "bad", "three"} {
+			write(t, name, content)
+			time.Sleep(2 * Interval) // the bubble's clock: no time passes
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * Interval)
+		write(t, name, "three")
+		time.Sleep(2 * Interval)
+		cancel()
+		<-done
+		if diff := cmp.Diff([]string{"two", "bad", "three", "three"}, seen); diff != "" {
+			t.Errorf("contents that were loaded (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{"ok", "error", "ok", "error", "ok"}, outcomes); diff != "" {
+			t.Errorf("outcomes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestKubernetesSwapThreeTimes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	swap(t, dir, "..1", "one")
+	name := filepath.Join(dir, "tls.key")
+	if err := os.Symlink(filepath.Join("..data", "tls.key"), name); err != nil {
+		t.Fatal(err)
+	}
+	var seen []string
+	w := New(Config{
+		Files: []string{name},
+		Reload: func() error {
+			content, err := os.ReadFile(name)
+			seen = append(seen, string(content))
+			return err
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	for i, content := range []string{"two", "three", "four"} {
+		swap(t, dir, "..2"+string(rune('a'+i)), content)
+		w.poll(t.Context())
+		w.poll(t.Context())
+	}
+	if diff := cmp.Diff([]string{"two", "three", "four"}, seen); diff != "" {
+		t.Errorf("contents that were loaded (-want +got):\n%s", diff)
+	}
+}
