@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package certs is the X.509 vocabulary of mayfly, without policy: the one table of
+// sigstore's certificate extensions, the subject alternative name in its three kinds, and
+// the assembly of the TBSCertificate from which precertificate and certificate are spliced.
+//
+// What goes into a certificate, and whether, is decided by packages identity and ca; here
+// is only how it is written, and that nothing is written which does not read back the same.
+// Packages identity, ctlog, ca, server and internal/app may import certs; it imports
+// nothing of ours.
+package certs
+
+import (
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Object identifiers that other packages compare extensions with. They are not to be
+// written to.
+var (
+	// OIDSubjectAltName is id-ce-subjectAltName (RFC 5280, section 4.2.1.6).
+	OIDSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	// OIDSigstore is the arc under which sigstore's extensions stand, .1 to .24.
+	OIDSigstore = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1}
+	// OIDUserName is the type of the otherName that holds "user!domain".
+	OIDUserName = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}
+	// OIDPoison marks a precertificate (RFC 6962, section 3.1).
+	OIDPoison = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 3}
+	// OIDSCTList is the extension that holds embedded SCTs (RFC 6962, section 3.3).
+	OIDSCTList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
+)
+
+// checkText tells what keeps s out of a certificate: it must be non-empty UTF-8 without
+// control characters, C0 and C1 alike, since what a certificate says is shown on terminals
+// and compared as text.
+func checkText(s string) error {
+	if s == "" {
+		return errors.New("is empty")
+	}
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				return fmt.Errorf("is not UTF-8 at byte %d", i)
+			}
+			if unicode.IsControl(r) {
+				return fmt.Errorf("holds the control character %U at byte %d", r, i)
+			}
+			i += size
+			continue
+		}
+		if c < ' ' || c == 0x7f {
+			return fmt.Errorf("holds the control character %U at byte %d", rune(c), i)
+		}
+		i++
+	}
+	return nil
+}
+
+// checkIA5 is checkText for an IA5String, which has no characters beyond ASCII.
+func checkIA5(s string) error {
+	if err := checkText(s); err != nil {
+		return err
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] >= utf8.RuneSelf {
+			return fmt.Errorf("holds a character beyond ASCII at byte %d", i)
+		}
+	}
+	return nil
+}

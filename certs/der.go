@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import "golang.org/x/crypto/cryptobyte/asn1"
+
+// All lengths in a certificate are known before it is written, so that it goes into one
+// buffer from front to back. Certificates are assembled on the request path, and
+// cryptobyte's builder, which learns a length only afterwards, allocates for each nested
+// element and takes seven times as long (8.5 µs against 1.2 for a full set of extensions).
+
+// headerLen returns how many octets the identifier and the definite length of n content
+// octets take (X.690, sections 8.1.3 and 10.1).
+func headerLen(n int) int {
+	length := 2
+	if n >= 0x80 {
+		for ; n > 0; n >>= 8 {
+			length++
+		}
+	}
+	return length
+}
+
+// appendHeader appends the identifier and the definite, minimal length of n content octets.
+func appendHeader(b []byte, tag asn1.Tag, n int) []byte {
+	octets := headerLen(n) - 2
+	if octets == 0 {
+		return append(b, byte(tag), byte(n))
+	}
+	b = append(b, byte(tag), 0x80|byte(octets))
+	for shift := 8 * (octets - 1); shift >= 0; shift -= 8 {
+		b = append(b, byte(n>>shift))
+	}
+	return b
+}
+
+const derTrue = "\x01\x01\xff"
+
+// appendExtensionHeader appends all of an extension but the n content octets of its value:
+//
+//	Extension  ::=  SEQUENCE  {
+//	     extnID      OBJECT IDENTIFIER,
+//	     critical    BOOLEAN DEFAULT FALSE,
+//	     extnValue   OCTET STRING }
+//
+// oid is the whole element, DER.
+func appendExtensionHeader(b []byte, oid string, critical bool, n int) []byte {
+	length := len(oid) + headerLen(n) + n
+	if critical {
+		length += len(derTrue)
+	}
+	b = append(appendHeader(b, asn1.SEQUENCE, length), oid...)
+	if critical {
+		b = append(b, derTrue...)
+	}
+	return appendHeader(b, asn1.OCTET_STRING, n)
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package certs
+
+import (
+	"bytes"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// full returns extensions with every arc of the table set, each to another text.
+func full() Extensions {
+	var e Extensions
+	for _, extension := range Table() {
+		e[extension.Arc] = "value of " + extension.Name
+	}
+	return e
+}
+
+// readExtensions parses a row of DER extensions, strictly.
+func readExtensions(der []byte) (exts []pkix.Extension, ok bool) {
+	in := cryptobyte.String(der)
+	for !in.Empty() {
+		var e pkix.Extension
+		var ext, value cryptobyte.String
+		if !in.ReadASN1(&ext, cryptobyte_asn1.SEQUENCE) || !ext.ReadASN1ObjectIdentifier(&e.Id) {
+			return nil, false
+		}
+		if ext.PeekASN1Tag(cryptobyte_asn1.BOOLEAN) && (!ext.ReadASN1Boolean(&e.Critical) || !e.Critical) {
+			return nil, false
+		}
+		if !ext.ReadASN1(&value, cryptobyte_asn1.OCTET_STRING) || !ext.Empty() {
+			return nil, false
+		}
+		e.Value = value
+		exts = append(exts, e)
+	}
+	return exts, true
+}
+
+func TestExtensionsBytes(t *testing.T) {
+	t.Parallel()
+	var want []byte
+	e := full()
+	e[SourceRepositoryURI] = strings.Repeat("long", 100) // lengths of one, two and three octets
+	e[GithubWorkflowRef] = strings.Repeat("x", 70_000)
+	e[RunnerEnvironment] = strings.Repeat("y", 200)
+	e[DeploymentEnvironment] = ""
+	e[BuildTrigger] = "Grüße, 世界"
+	for _, extension := range Table() {
+		text := e[extension.Arc]
+		if text == "" {
+			continue
+		}
+		value := []byte(text)
+		if !extension.Raw {
+			var err error
+			if value, err = asn1.MarshalWithParams(text, "utf8"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		id := append(slices.Clone(OIDSigstore), int(extension.Arc))
+		der, err := asn1.Marshal(pkix.Extension{Id: id, Value: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, der...)
+	}
+	got := e.append(nil)
+	if !bytes.Equal(got, want) {
+		t.Errorf("encoded as\n%x\nwant\n%x", got, want)
+	}
+	if e.size() != len(got) {
+		t.Errorf("size() = %d for %d octets", e.size(), len(got))
+	}
+}
+
+func TestExtensionsAll(t *testing.T) {
+	t.Parallel()
+	var e Extensions
+	e[TokenSubject], e[IssuerV1], e[BuildTrigger] = "sub", "iss", "push"
+	var got []string
+	for extension, text := range e.All() {
+		got = append(got, extension.Name+"="+text)
+	}
+	if diff := cmp.Diff([]string{"Issuer=iss", "BuildTrigger=push", "TokenSubject=sub"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for range e.All() {
+		break
+	}
+}
+
+func TestExtensionsCheck(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		arc  Arc
+		text string
+		want string // part of the error; "" for none
+	}{
+		"plain":         {BuildTrigger, "push", ""},
+		"beyond ASCII":  {GithubWorkflowName, "Zürich 世界 👩‍💻", ""},
+		"non-character": {GithubWorkflowName, "\ufffd", ""},
+		"newline":       {GithubWorkflowName, "a\nb", "GithubWorkflowName (.4) holds the control character U+000A at byte 1"},
+		"NUL":           {TokenSubject, "\x00", "TokenSubject (.24) holds the control character U+0000"},
+		"DEL":           {TokenSubject, "a\x7f", "U+007F"},
+		"C1":            {TokenSubject, "a\u0085", "U+0085"},
+		"not UTF-8":     {TokenSubject, "ab\xff", "is not UTF-8 at byte 2"},
+		"cut short":     {TokenSubject, "ab\xe4\xb8", "is not UTF-8 at byte 2"},
+		"surrogate":     {TokenSubject, "\xed\xa0\x80", "is not UTF-8"},
+		"arc 0":         {0, "x", "there is no extension .0"},
+		"arc 7":         {7, "x", "there is no extension .7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var e Extensions
+			e[test.arc] = test.text
+			checkError(t, e.Check(), test.want)
+		})
+	}
+}
+
+func checkError(t *testing.T, err error, want string) {
+	t.Helper()
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("unexpected error: %v", err)
+	case want != "" && err == nil:
+		t.Errorf("no error, want one with %q", want)
+	case want != "" && !strings.Contains(err.Error(), want):
+		t.Errorf("error %q, want one with %q", err, want)
+	}
+}
+
+func TestParseExtensions(t *testing.T) {
+	t.Parallel()
+	want := full()
+	exts, ok := readExtensions(want.append(nil))
+	if !ok {
+		t.Fatal("cannot read what was encoded")
+	}
+	// Those of other arcs are ignored, wherever they stand.
+	exts = append(exts, pkix.Extension{Id: OIDSCTList, Value: []byte{4, 0}}, pkix.Extension{Id: OIDSigstore})
+	exts = slices.Insert(exts, 3, pkix.Extension{Id: OIDSubjectAltName, Critical: true})
+	got, err := ParseExtensions(exts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestParseExtensionsIsStrict(t *testing.T) {
+	t.Parallel()
+	ext := func(value string, arcs ...int) pkix.Extension {
+		return pkix.Extension{Id: append(slices.Clone(OIDSigstore), arcs...), Value: []byte(value)}
+	}
+	critical := ext("a", 1)
+	critical.Critical = true
+	for name, test := range map[string]struct {
+		exts []pkix.Extension
+		want string
+	}{
+		"critical":            {[]pkix.Extension{critical}, ".1 is critical"},
+		"twice":               {[]pkix.Extension{ext("a", 1), ext("a", 1)}, ".1 follows .1"},
+		"descending":          {[]pkix.Extension{ext("a", 2), ext("a", 1)}, ".1 follows .2"},
+		"the user name's arc": {[]pkix.Extension{ext("a", 7)}, "57264.1.7 is not one of the table"},
+		"arc 0":               {[]pkix.Extension{ext("a", 0)}, "not one of the table"},
+		"arc 25":              {[]pkix.Extension{ext("\x0c\x01a", 25)}, "57264.1.25 is not one of the table"},
+		"arc 257":             {[]pkix.Extension{ext("a", 257)}, "57264.1.257 is not one of the table"},
+		"below an arc":        {[]pkix.Extension{ext("a", 1, 1)}, "57264.1.1.1 is not one of the table"},
+		"empty raw":           {[]pkix.Extension{ext("", 1)}, "its text is empty"},
+		"empty string":        {[]pkix.Extension{ext("\x0c\x00", 8)}, "its text is empty"},
+		"raw in .8":           {[]pkix.Extension{ext("https://a.example", 8)}, "not one DER UTF8String"},
+		"IA5String":           {[]pkix.Extension{ext("\x16\x01a", 8)}, "not one DER UTF8String"},
+		"trailing":            {[]pkix.Extension{ext("\x0c\x01aa", 8)}, "not one DER UTF8String"},
+		"long-form length":    {[]pkix.Extension{ext("\x0c\x81\x01a", 8)}, "not one DER UTF8String"},
+		"DER in .1":           {[]pkix.Extension{ext("\x0c\x01a", 1)}, "control character"},
+		"not UTF-8":           {[]pkix.Extension{ext("\x0c\x01\xff", 8)}, "not UTF-8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := ParseExtensions(test.exts)
+			checkError(t, err, test.want)
+			if got != (Extensions{}) {
+				t.Errorf("returns %v beside the error", got)
+			}
+		})
+	}
+}
+
+// FuzzExtensions: what Check lets through reads back the same.
+func FuzzExtensions(f *testing.F) {
+	f.Add("https://issuer.example", "push", "deadbeef", "subject", uint8(24))
+	f.Add(strings.Repeat("x", 300), "", "Grüße", "a\nb", uint8(7))
+	f.Fuzz(func(t *testing.T, first, second, third, fourth string, arc uint8) {
+		var e Extensions
+		e[IssuerV1], e[IssuerV2], e[GithubWorkflowName] = first, second, third
+		e[int(arc)%len(e)] = fourth
+		if e.Check() != nil {
+			return
+		}
+		der := e.append(nil)
+		if len(der) != e.size() {
+			t.Fatalf("size() = %d for %d octets", e.size(), len(der))
+		}
+		exts, ok := readExtensions(der)
+		if !ok {
+			t.Fatalf("not DER: %x", der)
+		}
+		got, err := ParseExtensions(exts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != e {
+			t.Fatalf("%q came back as %q", e, got)
+		}
+	})
+}
+
+// FuzzParseExtensions: what parses encodes again to the same bytes.
+func FuzzParseExtensions(f *testing.F) {
+	e := full()
+	f.Add(e.append(nil))
+	f.Add([]byte("\x30\x13\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x08\x04\x05\x0c\x03abc"))
+	f.Add([]byte("\x30\x13\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x08\x04\x05\x0c\x81\x02ab"))
+	f.Fuzz(func(t *testing.T, der []byte) {
+		exts, ok := readExtensions(der)
+		if !ok {
+			return
+		}
+		for _, ext := range exts {
+			if !hasPrefix(ext.Id, OIDSigstore) {
+				return
+			}
+		}
+		e, err := ParseExtensions(exts)
+		if err != nil {
+			return
+		}
+		if err := e.Check(); err != nil {
+			t.Fatalf("accepted, but would not be written: %v", err)
+		}
+		if got := e.append(nil); !bytes.Equal(got, der) {
+			t.Fatalf("%x came back as %x", der, got)
+		}
+	})
+}
