@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proof
+
+import (
+	"bytes"
+	stdasn1 "encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// CSR is a proof of possession by a PKCS #10 certification request. Only its key and its
+// signature count: the name and attributes in it are the caller's own words, and are not
+// even parsed.
+type CSR struct {
+	// PEM is of type CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST; the first block
+	// counts, and text around it is ignored.
+	PEM []byte
+}
+
+// Verify returns the CSR's key if policy allows it and it signed the CSR. The challenge is
+// no part of a CSR, so that it is not looked at. Its refusals are CSR_INVALID (cannot be
+// read, or is signed with the wrong algorithm), KEY_UNSUPPORTED, KEY_WEAK and
+// PROOF_INVALID (the signature does not verify).
+func (p CSR) Verify(policy *KeyPolicy, _ Challenge) (*PublicKey, error) {
+	if policy == nil {
+		return nil, errors.New("verifying a CSR: there is no key policy")
+	}
+	request, err := parseCSR(p.PEM)
+	if err != nil {
+		return nil, refuse(refusal.CSRInvalid, "the CSR cannot be used", err)
+	}
+	key, err := parseSPKI(policy, request.spki)
+	if err != nil {
+		return nil, refuse(refusal.CSRInvalid, "the CSR's public key cannot be used", err)
+	}
+	if err := policy.Check(key); err != nil {
+		return nil, err
+	}
+	wanted := schemeOf(key)
+	if !request.signedWith(wanted) {
+		return nil, refusal.New(refusal.CSRInvalid, "the CSR is signed with the algorithm %s; its key is %s, which needs %s (%s)",
+			shorten(request.oid.String()), wanted.title, wanted.oidName, wanted.oid)
+	}
+	if !wanted.verify(key, request.info, request.signature) {
+		return nil, refusal.New(refusal.ProofInvalid, "the CSR's signature does not verify with the public key inside of it; sign the CSR with the private key of that public key")
+	}
+	return canonical(key)
+}
+
+// request is a parsed CSR.
+type request struct {
+	info       []byte // CertificationRequestInfo, the whole element, which is signed
+	spki       []byte // the whole element
+	oid        stdasn1.ObjectIdentifier
+	parameters cryptobyte.String // of the signature algorithm; empty where absent
+	signature  []byte
+}
+
+// signedWith tells whether the CSR says that it is signed the way that s wants it. Some
+// tools write NULL parameters where there should be none, or the other way round.
+func (r *request) signedWith(s scheme) bool {
+	null := string(r.parameters) == "\x05\x00"
+	// RFC 8410, section 3: for Ed25519 the parameters must be absent.
+	return r.oid.String() == s.oid && (r.parameters.Empty() || null && s.hash != 0)
+}
+
+func parseCSR(input []byte) (*request, error) {
+	switch {
+	case len(input) == 0:
+		return nil, malformed("it is missing; send a CSR in PEM, or a public key with its proof of possession")
+	case len(input) > maxCSR:
+		return nil, malformed(fmt.Sprintf("it has %d bytes; at most %d are read", len(input), maxCSR))
+	}
+	block, _ := pem.Decode(input)
+	switch {
+	case block == nil && bytes.Contains(input, []byte("-----BEGIN ")):
+		return nil, malformed("its PEM cannot be decoded; wanted are a BEGIN line, base64, and an END line of the same type")
+	case block == nil:
+		return nil, malformed("it is not PEM; wanted is a block of type CERTIFICATE REQUEST")
+	case block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST":
+		return nil, malformed(fmt.Sprintf("its PEM is of type %q; wanted is CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST", shorten(block.Type)))
+	}
+	return parseCSRDER(block.Bytes)
+}
+
+// parseCSRDER reads (RFC 2986, section 4)
+//
+//	CertificationRequest ::= SEQUENCE {
+//	     certificationRequestInfo CertificationRequestInfo,
+//	     signatureAlgorithm AlgorithmIdentifier{{ SignatureAlgorithms }},
+//	     signature          BIT STRING }
+//	CertificationRequestInfo ::= SEQUENCE {
+//	     version       INTEGER { v1(0) } (v1,...),
+//	     subject       Name,
+//	     subjectPKInfo SubjectPublicKeyInfo{{ PKInfoAlgorithms }},
+//	     attributes    [0] Attributes{{ CRIAttributes }} }
+//
+// Some tools leave out attributes where there are none.
+func parseCSRDER(der []byte) (*request, error) {
+	in := cryptobyte.String(der)
+	var csr, info, content, algorithm, spki cryptobyte.String
+	r := new(request)
+	if !in.ReadASN1(&csr, asn1.SEQUENCE) || !in.Empty() ||
+		!csr.ReadASN1Element(&info, asn1.SEQUENCE) ||
+		!csr.ReadASN1(&algorithm, asn1.SEQUENCE) || !algorithm.ReadASN1ObjectIdentifier(&r.oid) ||
+		!csr.ReadASN1BitStringAsBytes(&r.signature) || !csr.Empty() {
+		return nil, malformed("it is not one CertificationRequest in DER")
+	}
+	r.info, r.parameters = info, algorithm
+	var version int64
+	attributes := asn1.Tag(0).ContextSpecific().Constructed()
+	if !info.ReadASN1(&content, asn1.SEQUENCE) ||
+		!content.ReadASN1Integer(&version) || version != 0 ||
+		!content.SkipASN1(asn1.SEQUENCE) || !content.ReadASN1Element(&spki, asn1.SEQUENCE) ||
+		!content.SkipOptionalASN1(attributes) || !content.Empty() {
+		return nil, malformed("its CertificationRequestInfo is not one of version 1")
+	}
+	r.spki = spki
+	return r, nil
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proof
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
+)
+
+func csrDER(t testing.TB, key crypto.Signer, algorithm x509.SignatureAlgorithm) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject:            pkix.Name{CommonName: "anybody"},
+		EmailAddresses:     []string{"anybody@example.com"},
+		SignatureAlgorithm: algorithm,
+	}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func TestCSR(t *testing.T) {
+	t.Parallel()
+	policy := newPolicy(t)
+	for name, test := range map[string]struct {
+		key       crypto.Signer
+		algorithm x509.SignatureAlgorithm
+	}{
+		"P-256":    {ecdsaKey(t, elliptic.P256()), x509.ECDSAWithSHA256},
+		"P-384":    {ecdsaKey(t, elliptic.P384()), x509.ECDSAWithSHA384},
+		"P-521":    {ecdsaKey(t, elliptic.P521()), x509.ECDSAWithSHA512},
+		"RSA-2048": {rsaKey(t, 2048), x509.SHA256WithRSA},
+		"Ed25519":  {ed25519Key(t), x509.PureEd25519},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			der := csrDER(t, test.key, test.algorithm)
+			text := pemOf("CERTIFICATE REQUEST", der)
+			for form, input := range map[string][]byte{
+				"PEM":                text,
+				"NEW":                pemOf("NEW CERTIFICATE REQUEST", der),
+				"text in front":      append([]byte("Certificate Request:\n    Data:\n"), text...),
+				"text behind":        append(bytes.Clone(text), "the end"...),
+				"first of two":       append(bytes.Clone(text), pemOf("CERTIFICATE REQUEST", csrDER(t, ed25519Key(t), 0))...),
+				"base64 on one line": oneLine("CERTIFICATE REQUEST", der),
+				"CRLF":               bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n")),
+			} {
+				// The challenge is no part of a CSR: none is needed.
+				got, err := CSR{input}.Verify(policy, Challenge{})
+				if err != nil {
+					t.Errorf("%s: %v", form, err)
+					continue
+				}
+				if want := spki(t, test.key.Public()); !bytes.Equal(got.SPKI, want) {
+					t.Errorf("%s: another key came back", form)
+				}
+			}
+
+			der[len(der)-1] ^= 1
+			_, err := CSR{pemOf("CERTIFICATE REQUEST", der)}.Verify(policy, sub)
+			checkRefusal(t, err, refusal.ProofInvalid, "signature does not verify", "sign the CSR with the private key")
+		})
+	}
+}
+
+func TestCSRWithTheWrongAlgorithm(t *testing.T) {
+	t.Parallel()
+	policy := newPolicy(t)
+	p256, p384, rsa2048 := ecdsaKey(t, elliptic.P256()), ecdsaKey(t, elliptic.P384()), rsaKey(t, 2048)
+	for name, test := range map[string]struct {
+		key       crypto.Signer
+		algorithm x509.SignatureAlgorithm
+		words     []string
+	}{
+		"P-256 with SHA-512": {p256, x509.ECDSAWithSHA512, []string{"1.2.840.10045.4.3.4", "ECDSA on P-256", "ecdsa-with-SHA256 (1.2.840.10045.4.3.2)"}},
+		"P-256 with SHA-384": {p256, x509.ECDSAWithSHA384, []string{"ecdsa-with-SHA256"}},
+		"P-384 with SHA-256": {p384, x509.ECDSAWithSHA256, []string{"ecdsa-with-SHA384"}},
+		"RSA with SHA-384":   {rsa2048, x509.SHA384WithRSA, []string{"sha256WithRSAEncryption"}},
+		"RSA-PSS":            {rsa2048, x509.SHA256WithRSAPSS, []string{"1.2.840.113549.1.1.10", "sha256WithRSAEncryption"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := CSR{pemOf("CERTIFICATE REQUEST", csrDER(t, test.key, test.algorithm))}.Verify(policy, sub)
+			checkRefusal(t, err, refusal.CSRInvalid, test.words...)
+		})
+	}
+}
+
+func TestCSRKeyPolicy(t *testing.T) {
+	t.Parallel()
+	policy := newPolicy(t)
+	_, err := CSR{pemOf("CERTIFICATE REQUEST", csrDER(t, ecdsaKey(t, elliptic.P224()), 0))}.Verify(policy, sub)
+	checkRefusal(t, err, refusal.KeyUnsupported, "ECDSA on P-224")
+	weak := rebuild(t, ed25519Key(t), csrParts{spki: spkiOf(t, asn1.ObjectIdentifier{1, 3, 101, 112}, nil, make([]byte, 32))})
+	_, err = CSR{pemOf("CERTIFICATE REQUEST", weak)}.Verify(policy, sub)
+	checkRefusal(t, err, refusal.KeyWeak, "small order")
+}
+
+// csrParts are parts of a CSR, DER, in place of the right ones.
+type csrParts struct {
+	version, subject, spki, attributes, algorithm []byte
+	inTheEnd, atTheEndOfInfo                      []byte
+}
+
+// rebuild signs a CSR with parts in place of the usual ones; an attributes part that is
+// empty but not nil leaves the field out.
+func rebuild(t testing.TB, key crypto.Signer, parts csrParts) []byte {
+	t.Helper()
+	or := func(part []byte, usual string) []byte {
+		if part != nil {
+			return part
+		}
+		return []byte(usual)
+	}
+	scheme := schemeOf(key.Public())
+	identifiers := map[string]string{
+		"ed25519": "\x30\x05\x06\x03\x2b\x65\x70", "ecdsa-p256": "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02",
+		"rsa-2048": "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00",
+	}
+	var info cryptobyte.Builder
+	info.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(or(parts.version, "\x02\x01\x00"))
+		b.AddBytes(or(parts.subject, "\x30\x00"))
+		b.AddBytes(or(parts.spki, string(spki(t, key.Public()))))
+		b.AddBytes(or(parts.attributes, "\xa0\x00"))
+		b.AddBytes(parts.atTheEndOfInfo)
+	})
+	signed := info.BytesOrPanic()
+	var csr cryptobyte.Builder
+	csr.AddASN1(cryptobyte_asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(signed)
+		b.AddBytes(or(parts.algorithm, identifiers[scheme.algorithm]))
+		b.AddASN1BitString(sign(t, key, scheme.hash, string(signed)))
+		b.AddBytes(parts.inTheEnd)
+	})
+	return csr.BytesOrPanic()
+}
+
+// TestCSROddities: what tools write and what only somebody who tries things out writes.
+func TestCSROddities(t *testing.T) {
+	t.Parallel()
+	policy := newPolicy(t)
+	ec, ed, rsa2048 := ecdsaKey(t, elliptic.P256()), ed25519Key(t), rsaKey(t, 2048)
+	for name, test := range map[string]struct {
+		der    []byte
+		reason refusal.Reason // "" for a CSR that is good
+		words  string
+	}{
+		"plain":                   {rebuild(t, ec, csrParts{}), "", ""},
+		"attributes left out":     {rebuild(t, ec, csrParts{attributes: []byte{}}), "", ""},
+		"attributes of nonsense":  {rebuild(t, ec, csrParts{attributes: []byte("\xa0\x02hi")}), "", ""},
+		"subject of nonsense":     {rebuild(t, ec, csrParts{subject: []byte("\x30\x02hi")}), "", ""},
+		"ECDSA with NULL":         {rebuild(t, ec, csrParts{algorithm: []byte("\x30\x0c\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02\x05\x00")}), "", ""},
+		"RSA without NULL":        {rebuild(t, rsa2048, csrParts{algorithm: []byte("\x30\x0b\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b")}), "", ""},
+		"Ed25519 with NULL":       {rebuild(t, ed, csrParts{algorithm: []byte("\x30\x07\x06\x03\x2b\x65\x70\x05\x00")}), refusal.CSRInvalid, "needs Ed25519"},
+		"ECDSA with parameters":   {rebuild(t, ec, csrParts{algorithm: []byte("\x30\x0d\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02\x02\x01\x00")}), refusal.CSRInvalid, "needs ecdsa-with-SHA256"},
+		"algorithm of another":    {rebuild(t, ec, csrParts{algorithm: []byte("\x30\x05\x06\x03\x2b\x65\x70")}), refusal.CSRInvalid, "1.3.101.112"},
+		"version 2":               {rebuild(t, ec, csrParts{version: []byte("\x02\x01\x01")}), refusal.CSRInvalid, "version 1"},
+		"version missing":         {rebuild(t, ec, csrParts{version: []byte{}}), refusal.CSRInvalid, "version 1"},
+		"key missing":             {rebuild(t, ec, csrParts{spki: []byte{}}), refusal.CSRInvalid, "version 1"},
+		"key of nonsense":         {rebuild(t, ec, csrParts{spki: []byte("\x30\x02hi")}), refusal.CSRInvalid, "the CSR's public key cannot be used"},
+		"a key of somebody else":  {rebuild(t, ec, csrParts{spki: spki(t, ecdsaKey(t, elliptic.P256()).Public())}), refusal.ProofInvalid, "does not verify"},
+		"more in the info":        {rebuild(t, ec, csrParts{atTheEndOfInfo: []byte("\x05\x00")}), refusal.CSRInvalid, "version 1"},
+		"more in the CSR":         {rebuild(t, ec, csrParts{inTheEnd: []byte("\x05\x00")}), refusal.CSRInvalid, "not one CertificationRequest"},
+		"trailing":                {append(rebuild(t, ec, csrParts{}), 0), refusal.CSRInvalid, "not one CertificationRequest"},
+		"algorithm of a long OID": {rebuild(t, ec, csrParts{algorithm: longAlgorithm(t)}), refusal.CSRInvalid, "…"},
+		"nothing inside":          {nil, refusal.CSRInvalid, "not one CertificationRequest"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := CSR{pemOf("CERTIFICATE REQUEST", test.der)}.Verify(policy, sub)
+			if test.reason != "" {
+				checkRefusal(t, err, test.reason, test.words)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func longAlgorithm(t testing.TB) []byte {
+	t.Helper()
+	oid := make(asn1.ObjectIdentifier, 2000)
+	oid[0], oid[1] = 1, 3
+	der, err := asn1.Marshal(pkix.AlgorithmIdentifier{Algorithm: oid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func TestCSRForms(t *testing.T) {
+	t.Parallel()
+	policy := newPolicy(t)
+	der := csrDER(t, ecdsaKey(t, elliptic.P256()), 0)
+	text := pemOf("CERTIFICATE REQUEST", der)
+	for name, test := range map[string]struct {
+		input []byte
+		words string
+	}{
+		"missing":             {nil, "is missing; send a CSR"},
+		"too large":           {bytes.Repeat([]byte("a"), maxCSR+1), "16385 bytes; at most 16384"},
+		"DER":                 {der, "is not PEM"},
+		"text":                {[]byte("hello"), "is not PEM"},
+		"cut short":           {text[:len(text)-20], "PEM cannot be decoded"},
+		"a certificate":       {pemOf("CERTIFICATE", der), `of type "CERTIFICATE"`},
+		"a public key":        {pemOf("PUBLIC KEY", der), `of type "PUBLIC KEY"`},
+		"another block first": {append(pemOf("X509 CRL", der), text...), `of type "X509 CRL"`},
+		"a long type":         {pemOf(strings.Repeat("A", 300), der), "…"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := CSR{test.input}.Verify(policy, sub)
+			checkRefusal(t, err, refusal.CSRInvalid, "the CSR cannot be used", test.words)
+		})
+	}
+}
+
+// FuzzCSR: nothing makes it panic (as in CVE-2026-40097, elsewhere); what we accept and crypto/x509 reads, it reads as a CSR
+// of the same key that verifies.
+func FuzzCSR(f *testing.F) {
+	for _, key := range []crypto.Signer{ecdsaKey(f, elliptic.P256()), ed25519Key(f), rsaKey(f, 2048)} {
+		f.Add(csrDER(f, key, 0))
+		f.Add(rebuild(f, key, csrParts{attributes: []byte{}}))
+	}
+	f.Add([]byte("\x30\x00"))
+	policy := newPolicy(f)
+	f.Fuzz(func(t *testing.T, der []byte) {
+		got, err := CSR{pemOf("CERTIFICATE REQUEST", der)}.Verify(policy, sub)
+		if err != nil {
+			var refused *refusal.Error
+			if !errors.As(err, &refused) {
+				t.Fatalf("not a refusal: %v", err)
+			}
+			checkMessage(t, refused)
+			return
+		}
+		oracle, err := x509.ParseCertificateRequest(der)
+		if err != nil {
+			return // crypto/x509 reads name and attributes too
+		}
+		if err := oracle.CheckSignature(); err != nil {
+			t.Fatal(err)
+		}
+		if !got.Key.(interface{ Equal(crypto.PublicKey) bool }).Equal(oracle.PublicKey) {
+			t.Fatal("not the key that crypto/x509 reads")
+		}
+	})
+}
+
+// FuzzCSRText is FuzzCSR from the PEM on.
+func FuzzCSRText(f *testing.F) {
+	der := csrDER(f, ecdsaKey(f, elliptic.P256()), 0)
+	f.Add(pemOf("CERTIFICATE REQUEST", der))
+	f.Add(oneLine("NEW CERTIFICATE REQUEST", der))
+	f.Add([]byte("-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----"))
+	policy := newPolicy(f)
+	f.Fuzz(func(t *testing.T, input []byte) {
+		_, err := CSR{input}.Verify(policy, sub)
+		var refused *refusal.Error
+		if errors.As(err, &refused) {
+			checkMessage(t, refused)
+		} else if err != nil {
+			t.Fatalf("not a refusal: %v", err)
+		}
+	})
+}
+
+func BenchmarkCSR(b *testing.B) {
+	policy := newPolicy(b)
+	input := CSR{pemOf("CERTIFICATE REQUEST", csrDER(b, ecdsaKey(b, elliptic.P256()), 0))}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := input.Verify(policy, sub); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

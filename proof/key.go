@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proof
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	stdasn1 "encoding/asn1"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+)
+
+// Keys are read here rather than by crypto/x509, whose errors do not tell a key that we do
+// not support from one that is weak or one that is no key at all. A fuzz test holds the two
+// against each other.
+
+// parsePublicKey reads the key of a signed challenge. policy only words the refusals.
+func parsePublicKey(policy *KeyPolicy, input []byte) (crypto.PublicKey, error) {
+	switch {
+	case len(input) == 0:
+		return nil, malformed("it is missing; send a public key in PEM with its proof of possession, or a CSR")
+	case len(input) > maxPublicKey:
+		return nil, malformed(fmt.Sprintf("it has %d bytes; at most %d are read", len(input), maxPublicKey))
+	}
+	block, _ := pem.Decode(input)
+	if block == nil {
+		if bytes.Contains(input, []byte("-----BEGIN ")) {
+			return nil, malformed("its PEM cannot be decoded; wanted are a BEGIN line, base64, and an END line of the same type")
+		}
+		return parseKeyDER(policy, input)
+	}
+	switch {
+	case block.Type == "PUBLIC KEY":
+		return parseSPKI(policy, block.Bytes)
+	case block.Type == "RSA PUBLIC KEY":
+		return parsePKCS1(block.Bytes)
+	case strings.HasSuffix(block.Type, "PRIVATE KEY"):
+		return nil, malformed("it is a private key, which must never leave its owner: make a new pair, and send its public key")
+	default:
+		return nil, malformed(fmt.Sprintf("its PEM is of type %q; wanted is PUBLIC KEY or RSA PUBLIC KEY", shorten(block.Type)))
+	}
+}
+
+// parseKeyDER reads a SubjectPublicKeyInfo, which begins with a sequence, or an
+// RSAPublicKey, which begins with an integer.
+func parseKeyDER(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
+	in := cryptobyte.String(der)
+	var content cryptobyte.String
+	if !in.ReadASN1(&content, asn1.SEQUENCE) {
+		return nil, malformed("it is neither PEM nor DER")
+	}
+	if content.PeekASN1Tag(asn1.INTEGER) {
+		return parsePKCS1(der)
+	}
+	return parseSPKI(policy, der)
+}
+
+// parseSPKI reads (RFC 5280, section 4.1, and RFC 5480, section 2)
+//
+//	SubjectPublicKeyInfo  ::=  SEQUENCE  {
+//	     algorithm            AlgorithmIdentifier,
+//	     subjectPublicKey     BIT STRING  }
+//	AlgorithmIdentifier  ::=  SEQUENCE  {
+//	     algorithm               OBJECT IDENTIFIER,
+//	     parameters              ANY DEFINED BY algorithm OPTIONAL  }
+func parseSPKI(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
+	in := cryptobyte.String(der)
+	var info, algorithm cryptobyte.String
+	var oid stdasn1.ObjectIdentifier
+	var key []byte
+	if !in.ReadASN1(&info, asn1.SEQUENCE) || !in.Empty() ||
+		!info.ReadASN1(&algorithm, asn1.SEQUENCE) || !algorithm.ReadASN1ObjectIdentifier(&oid) ||
+		!info.ReadASN1BitStringAsBytes(&key) || !info.Empty() {
+		return nil, malformed("it is not one SubjectPublicKeyInfo in DER")
+	}
+	switch name := oid.String(); name {
+	case "1.2.840.113549.1.1.1": // rsaEncryption; the parameters are NULL (RFC 3279, section 2.3.1)
+		if string(algorithm) != "\x05\x00" {
+			return nil, malformed("its RSA algorithm identifier lacks the NULL parameters")
+		}
+		return parsePKCS1(key)
+	case "1.2.840.10045.2.1": // id-ecPublicKey
+		return parseEC(policy, algorithm, key)
+	case "1.3.101.112": // id-Ed25519 (RFC 8410, sections 3 and 4)
+		if !algorithm.Empty() || len(key) != ed25519.PublicKeySize {
+			return nil, malformed("it is not an Ed25519 key of 32 bytes without parameters")
+		}
+		return ed25519.PublicKey(bytes.Clone(key)), nil
+	default:
+		return nil, policy.unsupported("of the algorithm " + algorithmName(name))
+	}
+}
+
+// algorithmName returns the OID with the name of the key algorithms that people try.
+func algorithmName(oid string) string {
+	switch oid {
+	case "1.2.840.10040.4.1":
+		return "DSA"
+	case "1.2.840.113549.1.1.10":
+		return "RSASSA-PSS (an RSA key must be of the algorithm rsaEncryption)"
+	case "1.3.101.110":
+		return "X25519"
+	case "1.3.101.113":
+		return "Ed448"
+	default:
+		return shorten(oid)
+	}
+}
+
+// parsePKCS1 reads (RFC 8017, appendix A.1.1)
+//
+//	RSAPublicKey ::= SEQUENCE {
+//	     modulus           INTEGER,  -- n
+//	     publicExponent    INTEGER   -- e
+//	}
+func parsePKCS1(der []byte) (crypto.PublicKey, error) {
+	in := cryptobyte.String(der)
+	var key cryptobyte.String
+	n, e := new(big.Int), new(big.Int)
+	if !in.ReadASN1(&key, asn1.SEQUENCE) || !in.Empty() ||
+		!key.ReadASN1Integer(n) || !key.ReadASN1Integer(e) || !key.Empty() {
+		return nil, malformed("it is not one RSAPublicKey in DER")
+	}
+	if n.Sign() <= 0 {
+		return nil, refusal.New(refusal.KeyWeak, "the RSA key's modulus is not a positive number")
+	}
+	// Checked here for all, as an int cannot hold every exponent.
+	if e.Cmp(big.NewInt(rsaExponent)) != 0 {
+		return nil, unsupportedExponent()
+	}
+	return &rsa.PublicKey{N: n, E: rsaExponent}, nil
+}
+
+// parseEC reads the point of a named curve (RFC 5480, section 2.1.1):
+//
+//	ECParameters ::= CHOICE {
+//	     namedCurve         OBJECT IDENTIFIER
+//	     -- implicitCurve   NULL
+//	     -- specifiedCurve  SpecifiedECDomain
+//	}
+//
+// Explicit parameters are how CVE-2020-0601 passed a private key off for another's.
+func parseEC(policy *KeyPolicy, parameters cryptobyte.String, point []byte) (crypto.PublicKey, error) {
+	var oid stdasn1.ObjectIdentifier
+	if !parameters.ReadASN1ObjectIdentifier(&oid) || !parameters.Empty() {
+		return nil, policy.unsupported("ECDSA without a named curve")
+	}
+	var curve elliptic.Curve
+	switch name := oid.String(); name {
+	case "1.2.840.10045.3.1.7":
+		curve = elliptic.P256()
+	case "1.3.132.0.34":
+		curve = elliptic.P384()
+	case "1.3.132.0.35":
+		curve = elliptic.P521()
+	case "1.3.132.0.33":
+		return nil, policy.unsupported("ECDSA on P-224")
+	case "1.3.132.0.10":
+		return nil, policy.unsupported("ECDSA on secp256k1")
+	default:
+		return nil, policy.unsupported("ECDSA on the curve " + shorten(name))
+	}
+	if len(point) > 1 && (point[0] == 2 || point[0] == 3) {
+		return nil, refusal.New(refusal.KeyUnsupported, "the EC public key is a compressed point; send it uncompressed")
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+	if err != nil {
+		return nil, offCurve(curve).Because(err)
+	}
+	return key, nil
+}
+
+func offCurve(curve elliptic.Curve) *refusal.Error {
+	return refusal.New(refusal.KeyWeak, "the EC public key is not an uncompressed point on %s other than infinity", curve.Params().Name)
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proof verifies that a caller holds the private key to certify, and that the key
+// is good enough: proof of possession, by a signed challenge or a CSR, and the key policy.
+// The policy is asked before any work is spent on a signature.
+//
+// Everything here reads what anybody may send, so sizes are capped before anything is
+// parsed. Refusals are *refusal.Error of kind Malformed, and never hold what the client
+// sent but short names. Packages ca, server and internal/app may import proof; it imports
+// nothing of ours but the vocabulary of errors.
+package proof
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// Limits on what a client sends, in octets. An RSA-4096 key is 800 in PEM, its signature
+// 512, a CSR with some attributes 2,000.
+const (
+	maxPublicKey = 8 << 10
+	maxCSR       = 16 << 10
+	maxSignature = 1 << 10
+)
+
+// PublicKey is a key that passed the policy and whose private half the caller holds.
+type PublicKey struct {
+	// Key is an *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey.
+	Key crypto.PublicKey
+	// SPKI is Key as SubjectPublicKeyInfo, DER, encoded anew: it does not depend on the
+	// form in which the client sent the key.
+	SPKI []byte
+}
+
+// Challenge is what must be signed.
+type Challenge struct {
+	// Claim is the name of the claim that Value is from, for messages.
+	Claim string
+	// Value is signed as it is, in UTF-8. An empty one proves nothing and is refused.
+	Value string
+}
+
+// SignedChallenge is a proof of possession by a signature over the challenge.
+type SignedChallenge struct {
+	// PublicKey is PEM of type PUBLIC KEY or RSA PUBLIC KEY, of which the first block
+	// counts and text around it is ignored, or the DER inside of one.
+	PublicKey []byte
+	// Signature is over the challenge: ECDSA, ASN.1 or IEEE P1363, with SHA-256, SHA-384
+	// or SHA-512 for P-256, P-384 or P-521; RSA PKCS #1 v1.5 with SHA-256; or Ed25519.
+	Signature []byte
+}
+
+// Verify returns the key if policy allows it and it made the signature over c. Its
+// refusals are REQUEST_MALFORMED (no key to be read), KEY_UNSUPPORTED, KEY_WEAK and
+// PROOF_INVALID, which names the claim.
+func (p SignedChallenge) Verify(policy *KeyPolicy, c Challenge) (*PublicKey, error) {
+	if policy == nil {
+		return nil, errors.New("verifying a signed challenge: there is no key policy")
+	}
+	key, err := parsePublicKey(policy, p.PublicKey)
+	if err != nil {
+		return nil, refuse(refusal.RequestMalformed, "the public key cannot be used", err)
+	}
+	if err := policy.Check(key); err != nil {
+		return nil, err
+	}
+	wanted := schemeOf(key)
+	switch {
+	case c.Value == "":
+		return nil, refusal.New(refusal.ProofInvalid, "the token's claim %q, which has to be signed, is missing or empty", c.Claim)
+	case len(p.Signature) == 0:
+		return nil, refusal.New(refusal.ProofInvalid, "the proof of possession is missing: sign the value of the token's claim %q with %s", c.Claim, wanted.challengeForm)
+	case len(p.Signature) > maxSignature:
+		return nil, refusal.New(refusal.ProofInvalid, "the proof of possession has %d bytes; it must be the signature alone, over the value of the token's claim %q, with %s",
+			len(p.Signature), c.Claim, wanted.challengeForm)
+	case !wanted.verify(key, []byte(c.Value), p.Signature) && !wanted.verifyP1363(key, []byte(c.Value), p.Signature):
+		return nil, refusal.New(refusal.ProofInvalid,
+			"the proof of possession does not verify with the public key: it must be the signature over the value of the token's claim %q, with %s", c.Claim, wanted.challengeForm)
+	}
+	return canonical(key)
+}
+
+// canonical returns key with its SPKI.
+func canonical(key crypto.PublicKey) (*PublicKey, error) {
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the public key: %w", err)
+	}
+	return &PublicKey{Key: key, SPKI: spki}, nil
+}
+
+// malformed is an error of our own words about the structure of what the client sent, which
+// may be shown to it.
+type malformed string
+
+func (m malformed) Error() string { return string(m) }
+
+// refuse returns err if it is a refusal already. Else the refusal has the reason given, and
+// its message is prefix and, where err is malformed, what err says.
+func refuse(reason refusal.Reason, prefix string, err error) error {
+	var refused *refusal.Error
+	if errors.As(err, &refused) {
+		return refused
+	}
+	var text malformed
+	if errors.As(err, &text) {
+		prefix += ": " + string(text)
+	}
+	return refusal.New(reason, "%s", prefix).Because(err)
+}
+
+// shorten keeps a client's own text short enough for a message.
+func shorten(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}
