@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// notBeforeLeeway is how far in the future `nbf` may lie; clocks differ. `exp` has none.
+const notBeforeLeeway = 5 * time.Minute
+
+// maxSeconds bounds NumericDates to what a float64 holds exactly (RFC 7493, section 2.2),
+// which is far from overflowing time.Time.
+const maxSeconds = 1 << 53
+
+// issuerURL returns the claim `iss`.
+func (t *idToken) issuerURL() (string, error) { return t.text("iss") }
+
+// check judges the registered claims (RFC 7519, section 4.1, and OpenID Connect Core 1.0,
+// section 3.1.3.7) for entry at the time now, and returns the token that they make; only the
+// signature is missing then.
+func (t *idToken) check(entry *entry, now time.Time) (*Token, error) {
+	issuerURL, err := t.issuerURL()
+	if err != nil {
+		return nil, err
+	}
+	expiry, err := t.checkTimes(now)
+	if err != nil {
+		return nil, err
+	}
+	audience, err := t.audience()
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(audience, func(a string) bool { return slices.Contains(entry.Audiences, a) }) {
+		return nil, audienceMismatch(audience, issuerURL, entry)
+	}
+	subject, err := t.text("sub")
+	if err != nil {
+		return nil, err
+	}
+	return &Token{
+		Entry:     entry.Key,
+		IssuerURL: issuerURL,
+		Subject:   subject,
+		Audience:  audience,
+		Expiry:    expiry,
+		Claims:    t.claims,
+	}, nil
+}
+
+// checkTimes judges exp, nbf and iat, and returns exp.
+func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
+	if t.claims["exp"] == nil {
+		return time.Time{}, refusal.New(refusal.ClaimMissing, "the ID token has no claim exp, which says when it expires")
+	}
+	if expiry, err = t.date("exp"); err != nil {
+		return time.Time{}, err
+	}
+	if expiry.Before(now) {
+		return time.Time{}, refusal.New(refusal.TokenExpired,
+			"the ID token expired %s ago, at %s; get a new one for each request",
+			now.Sub(expiry).Round(time.Second), expiry.UTC().Format(time.RFC3339))
+	}
+	if _, ok := t.claims["nbf"]; ok {
+		notBefore, err := t.date("nbf")
+		if err != nil {
+			return time.Time{}, err
+		}
+		if now.Add(notBeforeLeeway).Before(notBefore) {
+			return time.Time{}, refusal.New(refusal.TokenNotYetValid,
+				"the ID token is valid from %s on (nbf), in %s; at most %s are bridged",
+				notBefore.UTC().Format(time.RFC3339), notBefore.Sub(now).Round(time.Second), notBeforeLeeway)
+		}
+	}
+	if _, ok := t.claims["iat"]; ok {
+		if _, err := t.date("iat"); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return expiry, nil
+}
+
+// date returns the claim name as a NumericDate: seconds since 1970, whose fraction is cut off.
+func (t *idToken) date(name string) (time.Time, error) {
+	number, ok := t.claims[name].(Number)
+	if !ok {
+		return time.Time{}, refusal.New(refusal.TokenMalformed,
+			"the claim %s is not a number; wanted are seconds since 1970", name)
+	}
+	seconds, ok := wholeSeconds(string(number))
+	if !ok {
+		return time.Time{}, refusal.New(refusal.TokenMalformed,
+			"the claim %s is %s, which is out of range; wanted are seconds since 1970", name, quote(string(number)))
+	}
+	return time.Unix(seconds, 0), nil
+}
+
+// wholeSeconds reads the text of a JSON number as go-oidc does, but for those beyond
+// maxSeconds, which would overflow there.
+func wholeSeconds(text string) (int64, bool) {
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil || f > maxSeconds || f < -maxSeconds {
+			return 0, false
+		}
+		seconds = int64(f)
+	}
+	return seconds, -maxSeconds <= seconds && seconds <= maxSeconds
+}
+
+// audience returns the claim `aud`, a string or an array of strings; none where it is
+// missing.
+func (t *idToken) audience() ([]string, error) {
+	switch aud := t.claims["aud"].(type) {
+	case nil:
+		return nil, nil
+	case string:
+		return []string{aud}, nil
+	case []any:
+		list := make([]string, 0, len(aud))
+		for _, element := range aud {
+			s, ok := element.(string)
+			if !ok {
+				return nil, refusal.New(refusal.TokenMalformed, "the claim aud has an element that is not a string")
+			}
+			list = append(list, s)
+		}
+		return list, nil
+	default:
+		return nil, refusal.New(refusal.TokenMalformed, "the claim aud is neither a string nor an array of strings")
+	}
+}
+
+func audienceMismatch(found []string, issuerURL string, entry *entry) error {
+	if len(found) == 0 {
+		return refusal.New(refusal.AudienceMismatch, "the ID token has no audience; from issuer %s wanted is %s",
+			quote(issuerURL), quoteList(entry.Audiences))
+	}
+	return refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s; from issuer %s wanted is %s",
+		quoteList(found), quote(issuerURL), quoteList(entry.Audiences))
+}
+
+// text returns a claim that must be a non-empty string.
+func (t *idToken) text(name string) (string, error) {
+	switch value := t.claims[name].(type) {
+	case string:
+		if value == "" {
+			return "", refusal.New(refusal.ClaimMissing, "the ID token's claim %s is empty", name)
+		}
+		return value, nil
+	case nil:
+		return "", refusal.New(refusal.ClaimMissing, "the ID token has no claim %s", name)
+	default:
+		return "", refusal.New(refusal.TokenMalformed, "the ID token's claim %s is not a string", name)
+	}
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"unicode"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Claims are the members of a JSON object, by their exact names. A value is a string, a
+// Number, a bool, nil (JSON null), []any, or a nested Claims, which is the same type as
+// map[string]any.
+type Claims = map[string]any
+
+// Number is the text of a JSON number as it stood in the token, so that the reader decides
+// what precision it needs.
+type Number string
+
+// Limits on the shape of a JSON document from outside. Real tokens are two or three levels
+// deep; the widest seen list some hundreds of groups.
+const (
+	maxClaimsDepth  = 16
+	maxClaimsValues = 4096
+)
+
+// ParseClaims decodes one JSON object strictly: nothing but white space after it, valid
+// UTF-8 without lone surrogates, no member twice and no two members that differ by case
+// only, at any level.
+//
+// encoding/json, which go-oidc uses, folds case and lets the last member win, so that
+// {"iss":"a","ISS":"b"} means different things to different readers. Such a document has
+// no meaning here.
+//
+// It refuses more than MaxTokenSize bytes, 16 levels, or 4096 values. Its errors are made for
+// the operator's log; they quote parts of the document.
+func ParseClaims(document []byte) (Claims, error) {
+	if len(document) > MaxTokenSize {
+		return nil, fmt.Errorf("JSON document of %d bytes exceeds the limit of %d", len(document), MaxTokenSize)
+	}
+	p := claimsParser{
+		// Duplicates are found below together with names that differ by case.
+		dec: jsontext.NewDecoder(bytes.NewBuffer(document), jsontext.AllowDuplicateNames(true)),
+	}
+	if kind := p.dec.PeekKind(); kind != jsontext.KindBeginObject && kind != jsontext.KindInvalid {
+		return nil, errors.New("the JSON document is not an object")
+	}
+	value, err := p.value(0)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := p.dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the JSON object is followed by something else")
+	}
+	claims, ok := value.(Claims)
+	if !ok {
+		return nil, errors.New("the JSON document is not an object")
+	}
+	return claims, nil
+}
+
+// claimsParser walks the tokens of one document.
+type claimsParser struct {
+	dec    *jsontext.Decoder
+	values int // read so far
+}
+
+// value reads the next value, which lies inside depth objects and arrays.
+func (p *claimsParser) value(depth int) (any, error) {
+	if p.values++; p.values > maxClaimsValues {
+		return nil, fmt.Errorf("the JSON document has more than %d values", maxClaimsValues)
+	}
+	token, err := p.dec.ReadToken()
+	if err != nil {
+		return nil, fmt.Errorf("reading JSON: %w", err)
+	}
+	switch token.Kind() {
+	case jsontext.KindNull:
+		return nil, nil
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return token.Bool(), nil
+	case jsontext.KindString:
+		return token.String(), nil
+	case jsontext.KindNumber:
+		return Number(token.String()), nil
+	case jsontext.KindBeginObject, jsontext.KindBeginArray:
+		if depth >= maxClaimsDepth {
+			return nil, fmt.Errorf("the JSON document is nested more than %d levels deep", maxClaimsDepth)
+		}
+		if token.Kind() == jsontext.KindBeginArray {
+			return p.array(depth + 1)
+		}
+		return p.object(depth + 1)
+	default:
+		return nil, fmt.Errorf("unexpected JSON token %q", token.Kind())
+	}
+}
+
+func (p *claimsParser) array(depth int) ([]any, error) {
+	elements := []any{}
+	for p.dec.PeekKind() != jsontext.KindEndArray {
+		v, err := p.value(depth)
+		if err != nil {
+			return nil, err
+		}
+		elements = append(elements, v)
+	}
+	_, err := p.dec.ReadToken()
+	return elements, err
+}
+
+func (p *claimsParser) object(depth int) (Claims, error) {
+	members := Claims{}
+	if depth == 1 {
+		members = make(Claims, 32) // as many as CI systems write
+	}
+	// The folded forms of the names that are not their own folded form; such names are
+	// rare, and all others are in members already.
+	var folded map[string]struct{}
+	for p.dec.PeekKind() != jsontext.KindEndObject {
+		token, err := p.dec.ReadToken()
+		if err != nil {
+			return nil, fmt.Errorf("reading JSON: %w", err)
+		}
+		name := token.String()
+		fold := foldName(name)
+		_, plainTwice := members[fold]
+		_, foldedTwice := folded[fold]
+		if plainTwice || foldedTwice {
+			return nil, fmt.Errorf("member %s occurs twice, or once more in another case", quote(name))
+		}
+		if fold != name {
+			if folded == nil {
+				folded = make(map[string]struct{})
+			}
+			folded[fold] = struct{}{}
+		}
+		if members[name], err = p.value(depth); err != nil {
+			return nil, err
+		}
+	}
+	_, err := p.dec.ReadToken()
+	return members, err
+}
+
+// foldName returns one representative of all names that are equal under Unicode simple
+// case folding, which is what encoding/json compares names by: "ISS", "iss" and "iſs" have
+// the same. It is name itself where name is lower-case ASCII, and then costs nothing.
+func foldName(name string) string {
+	plain := true
+	for i := range len(name) {
+		if c := name[i]; c >= 0x80 || 'A' <= c && c <= 'Z' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		return name
+	}
+	folded := make([]rune, 0, len(name))
+	for _, r := range name {
+		folded = append(folded, foldRune(r))
+	}
+	return string(folded)
+}
+
+// foldRune returns the ASCII lower-case letter among the runes that fold to r, or else the
+// smallest of them.
+func foldRune(r rune) rune {
+	least := r
+	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
+		least = min(least, next)
+	}
+	if 'A' <= least && least <= 'Z' {
+		least += 'a' - 'A'
+	}
+	return least
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
+)
+
+// Fetch is one fetch from an issuer, for metrics.
+type Fetch struct {
+	// Entry is the issuer entry's key, and IssuerURL the issuer, which under a wildcard is
+	// text from outside.
+	Entry, IssuerURL string
+	// Document is "discovery" or "keys".
+	Document string
+	// Duration is what it took.
+	Duration time.Duration
+	// Err is nil where the document was read and accepted.
+	Err error
+}
+
+// document is what we take from a discovery document (OpenID Connect Discovery 1.0,
+// section 3).
+type document struct {
+	jwksURI    string
+	algorithms []string
+}
+
+// fetchKeys reads the discovery document, then the key set. Where the document cannot be had,
+// but was once, the key set is read where it was then.
+func (s *source) fetchKeys(ctx context.Context) (*keys, error) {
+	var doc document
+	err := s.observed("discovery", func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		doc, err = s.discover(ctx)
+		return err
+	})
+	if last := s.current.Load(); err != nil && last != nil && ctx.Err() == nil {
+		s.logger.WarnContext(ctx, "discovery failed; the last good document stays in use",
+			"issuer_entry", s.entry.Key, "issuer_url", s.issuerURL, "error", err)
+		doc, err = document{jwksURI: last.jwksURI, algorithms: last.algorithms}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("discovering %s: %w", quote(s.issuerURL), err)
+	}
+	// The keys are as old as the request for them, not as the answer.
+	k := &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms, fetchedAt: s.now()}
+	err = s.observed("keys", func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		k.list, err = s.readKeySet(ctx, doc.jwksURI)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the key set of %s: %w", quote(s.issuerURL), err)
+	}
+	return k, nil
+}
+
+func (s *source) observed(document string, fetch func() error) error {
+	start := s.now()
+	err := fetch()
+	if s.observe != nil {
+		s.observe(Fetch{Entry: s.entry.Key, IssuerURL: s.issuerURL, Document: document, Duration: s.now().Sub(start), Err: err})
+	}
+	return err
+}
+
+// discover reads the discovery document; go-oidc compares its issuer with ours, byte for byte.
+func (s *source) discover(ctx context.Context) (document, error) {
+	provider, err := gooidc.NewProvider(gooidc.ClientContext(ctx, s.entry.client), s.issuerURL)
+	var mismatch *gooidc.IssuerMismatchError
+	if errors.As(err, &mismatch) {
+		return document{}, fmt.Errorf("the discovery document is that of issuer %s", quote(mismatch.Discovered))
+	}
+	if err != nil {
+		return document{}, err
+	}
+	var members struct {
+		JWKSURI    string   `json:"jwks_uri"`
+		Algorithms []string `json:"id_token_signing_alg_values_supported"`
+	}
+	if err := provider.Claims(&members); err != nil {
+		return document{}, fmt.Errorf("decoding: %w", err)
+	}
+	if s.entry.inCluster {
+		// The document of an API server names an address that need not be reachable.
+		members.JWKSURI = strings.TrimSuffix(s.issuerURL, "/") + "/openid/v1/jwks"
+	}
+	if err := s.checkJWKSURI(members.JWKSURI); err != nil {
+		return document{}, err
+	}
+	return document{jwksURI: members.JWKSURI, algorithms: s.entry.accepted(members.Algorithms)}, nil
+}
+
+// accepted returns the algorithms out of listed that this package knows, RS256 where there
+// are none, narrowed to what the entry accepts.
+func (e *entry) accepted(listed []string) []string {
+	var known []string
+	for _, alg := range listed {
+		if supportedAlgorithm(alg) {
+			known = append(known, alg)
+		}
+	}
+	if len(known) == 0 {
+		known = []string{"RS256"} // the one that Discovery, section 3, makes mandatory
+	}
+	if len(e.SigningAlgorithms) == 0 {
+		return known
+	}
+	return slices.DeleteFunc(known, func(alg string) bool { return !slices.Contains(e.SigningAlgorithms, alg) })
+}
+
+// checkJWKSURI decides whether keys may be read at uri.
+func (s *source) checkJWKSURI(uri string) error {
+	u, err := url.Parse(uri)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
+		return fmt.Errorf("jwks_uri %s is not a usable URL", quote(uri))
+	}
+	loopback := u.Scheme == "http" && s.allowLoopback && isLoopbackHost(u.Hostname())
+	if u.Scheme != "https" && !loopback {
+		return fmt.Errorf("jwks_uri %s is not https", quote(uri))
+	}
+	// A wildcard trusts whoever can publish under it; the host is what it vouches for.
+	if !s.wildcard() && len(s.entry.JWKSHosts) == 0 {
+		return nil
+	}
+	issuer, err := url.Parse(s.issuerURL)
+	if err != nil {
+		return fmt.Errorf("parsing issuer URL: %w", err)
+	}
+	host := hostPort(u)
+	if host == hostPort(issuer) || slices.ContainsFunc(s.entry.JWKSHosts, func(h string) bool {
+		return host == hostPort(&url.URL{Scheme: u.Scheme, Host: h})
+	}) {
+		return nil
+	}
+	return fmt.Errorf("jwks_uri %s is neither on the issuer's host nor on one of the entry's jwks-hosts", quote(uri))
+}
+
+// readKeySet fetches and decodes a JWK Set.
+func (s *source) readKeySet(ctx context.Context, uri string) ([]publicKey, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	if err != nil {
+		return nil, fmt.Errorf("making request: %w", err)
+	}
+	req.Header.Set("Accept", "application/json, application/jwk-set+json")
+	resp, err := s.entry.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body) // limited by guard
+	if err != nil {
+		return nil, fmt.Errorf("reading body: %w", err)
+	}
+	list, ignored, err := parseKeySet(body)
+	if err != nil {
+		return nil, err
+	}
+	if ignored > 0 {
+		s.logger.DebugContext(ctx, "keys in a key set cannot verify signatures and are ignored",
+			"issuer_url", s.issuerURL, "ignored", ignored, "used", len(list))
+	}
+	return list, nil
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// inClusterURL is the issuer whose presence tells that this process runs in a cluster.
+const inClusterURL = "https://kubernetes.default.svc"
+
+const (
+	defaultKubernetesCAFile    = "/var/run/fulcio/ca.crt"
+	defaultKubernetesTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	defaultKeyRefresh          = 15 * time.Minute
+	defaultKeyLifetime         = 24 * time.Hour
+)
+
+// entry is a validated Issuer.
+type entry struct {
+	Issuer
+	pattern   Pattern // of a wildcard entry
+	inCluster bool
+	client    *http.Client
+	health    health
+}
+
+// transportFunc opens connections to addresses that policy accepts, and trusts roots for
+// TLS; nil roots are the system's.
+type transportFunc func(policy *addressPolicy, roots *x509.CertPool) http.RoundTripper
+
+// New checks every setting and returns a Verifier. It uses no network: discovery is done by
+// Run, and by Verify where Run has not got there yet. Its errors are keypath errors, relative
+// to the root of the issuer file, joined.
+func New(cfg Config) (*Verifier, error) { return newVerifier(cfg, newTransport) }
+
+func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
+	cfg.setDefaults()
+	common := &shared{
+		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback,
+		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch,
+	}
+	v := &Verifier{
+		static: make(map[string]*source),
+		found:  newSourceCache(common),
+		now:    cfg.Now,
+	}
+	var errs []error
+	if len(cfg.Issuers) == 0 {
+		errs = append(errs, keypath.Errorf([]string{"oidc-issuers"}, "no issuer is configured, so that every request would be refused"))
+	}
+	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
+	keys := make(map[string]bool)
+	for _, issuer := range cfg.Issuers {
+		e := &entry{Issuer: issuer, inCluster: inCluster && issuer.Kubernetes && issuer.URL != ""}
+		errs = append(errs, e.validate(cfg.AllowLoopback)...)
+		if keys[issuer.Key] {
+			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
+		}
+		keys[issuer.Key] = true
+		client, err := e.newClient(&cfg, transport)
+		errs = append(errs, err)
+		e.client = client
+		v.entries = append(v.entries, e)
+		switch {
+		case issuer.URL == "":
+			v.wildcards = append(v.wildcards, e)
+		case v.static[issuer.URL] != nil:
+			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%s has more than one entry", issuer.URL))
+		default:
+			v.static[issuer.URL] = newSource(common, e, issuer.URL)
+		}
+	}
+	errs = append(errs, checkOverlaps(v.wildcards)...)
+	slices.SortStableFunc(v.wildcards, func(a, b *entry) int { return b.pattern.Specificity() - a.pattern.Specificity() })
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (cfg *Config) setDefaults() {
+	if cfg.KubernetesCAFile == "" {
+		cfg.KubernetesCAFile = defaultKubernetesCAFile
+	}
+	if cfg.KubernetesTokenFile == "" {
+		cfg.KubernetesTokenFile = defaultKubernetesTokenFile
+	}
+	if cfg.KeyRefresh <= 0 {
+		cfg.KeyRefresh = defaultKeyRefresh
+	}
+	if cfg.KeyLifetime <= 0 {
+		cfg.KeyLifetime = defaultKeyLifetime
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// path is the place of the entry, or of a key in it, in the issuer file.
+func (e *entry) path(keys ...string) []string {
+	section := "oidc-issuers"
+	if e.URL == "" {
+		section = "meta-issuers"
+	}
+	return append([]string{section, e.Key}, keys...)
+}
+
+// validate checks every setting of the entry but CACert, and parses its pattern.
+func (e *entry) validate(allowLoopback bool) (errs []error) {
+	switch {
+	case e.URL != "" && e.Pattern != "":
+		errs = append(errs, keypath.Errorf(e.path(), "the entry has both an issuer URL and a wildcard; wanted is one of them"))
+	case e.URL != "":
+		if err := checkURL(e.URL, allowLoopback); err != nil {
+			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%w", err))
+		}
+	default:
+		pattern, err := ParsePattern(e.Pattern)
+		if err == nil && pattern.scheme == "http" {
+			err = checkURL(strings.ReplaceAll(e.Pattern, "*", "x"), allowLoopback)
+		}
+		if err != nil {
+			errs = append(errs, keypath.Errorf(e.path(), "%w", err))
+		}
+		e.pattern = pattern
+	}
+	if len(e.Audiences) == 0 || slices.Contains(e.Audiences, "") {
+		errs = append(errs, keypath.Errorf(e.path("client-id"), "the entry has no audience, or an empty one; tokens for any audience would be accepted"))
+	}
+	for _, alg := range e.SigningAlgorithms {
+		if !supportedAlgorithm(alg) {
+			errs = append(errs, keypath.Errorf(e.path("signing-algorithms"), "%q is no signing algorithm that can be accepted; these are %s", alg, supportedAlgorithms))
+		}
+	}
+	for _, host := range e.JWKSHosts {
+		u, err := url.Parse("https://" + host)
+		if err != nil || host == "" || u.Host != host || strings.Contains(host, "*") {
+			errs = append(errs, keypath.Errorf(e.path("jwks-hosts"), "%q is not a host, or a host and a port", host))
+		}
+	}
+	return errs
+}
+
+// checkURL checks an issuer URL (OpenID Connect Discovery 1.0, section 3: https, no query, no
+// fragment).
+func checkURL(text string, allowLoopback bool) error {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return errors.New("the issuer URL cannot be parsed; wanted is one like https://issuer.example/path")
+	case u.Hostname() == "" || u.Opaque != "":
+		return errors.New("the issuer URL has no host; wanted is one like https://issuer.example/path")
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(text, "#"):
+		return errors.New("the issuer URL has user-info, a query or a fragment; an issuer has none of them")
+	case u.Scheme == "https":
+		return nil
+	case u.Scheme != "http":
+		return errors.New("the issuer URL is not https")
+	case !isLoopbackHost(u.Hostname()):
+		return errors.New("the issuer URL is http; wanted is https (http is for loopback addresses only)")
+	case !allowLoopback:
+		return errors.New("the issuer URL is http; wanted is https (http on a loopback address is accepted where oidc.allow_loopback is set, for development)")
+	default:
+		return nil
+	}
+}
+
+func isLoopbackHost(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// checkOverlaps refuses two wildcards between which only their order would decide.
+func checkOverlaps(wildcards []*entry) (errs []error) {
+	for i, e := range wildcards {
+		for _, earlier := range wildcards[:i] {
+			if e.pattern.text == "" || earlier.pattern.text == "" {
+				continue // did not parse
+			}
+			if e.pattern.Specificity() == earlier.pattern.Specificity() && e.pattern.Overlaps(earlier.pattern) {
+				errs = append(errs, keypath.Errorf(e.path(),
+					"some issuer URL matches both this wildcard and %q, and neither has more labels and segments without a *", earlier.Pattern))
+			}
+		}
+	}
+	return errs
+}
+
+// newClient returns the one HTTP client by which the entry's issuers are reached.
+func (e *entry) newClient(cfg *Config, transport transportFunc) (*http.Client, error) {
+	var roots *x509.CertPool
+	if len(e.CACert) > 0 {
+		roots = systemRoots()
+		if !roots.AppendCertsFromPEM(e.CACert) {
+			return nil, keypath.Errorf(e.path("ca-cert"), "there is no certificate in it; wanted is PEM")
+		}
+	}
+	policy := newAddressPolicy()
+	policy.loopback = cfg.AllowLoopback
+	policy.private = e.AllowPrivateNetwork || e.inCluster
+	g := &guard{}
+	if e.inCluster {
+		g.https = &clusterTransport{
+			caFile: cfg.KubernetesCAFile, tokenFile: cfg.KubernetesTokenFile, issuerURL: e.URL, extraCA: e.CACert,
+			open: func(roots *x509.CertPool) http.RoundTripper { return transport(policy, roots) },
+		}
+	} else {
+		g.https = transport(policy, roots)
+	}
+	if cfg.AllowLoopback {
+		onlyLoopback := newAddressPolicy()
+		onlyLoopback.public, onlyLoopback.loopback = false, true
+		g.http = transport(onlyLoopback, nil)
+	}
+	return &http.Client{Transport: g, CheckRedirect: sameOriginRedirect}, nil
+}
+
+// systemRoots is a copy of the system's CA certificates, or an empty pool where it has none.
+func systemRoots() *x509.CertPool {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return x509.NewCertPool()
+	}
+	return roots
+}

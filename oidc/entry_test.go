@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+func TestNewAccepts(t *testing.T) {
+	t.Parallel()
+	w := newWeb()
+	for _, issuerURL := range []string{
+		"https://issuer.example", "https://issuer.example/", "https://issuer.example:8443/a/b/", "https://10.0.0.1", "https://[2001:db8::1]/x",
+	} {
+		newTestVerifier(t, Config{Issuers: []Issuer{staticIssuer(issuerURL)}}, w)
+	}
+	for _, issuerURL := range []string{"http://127.0.0.1:5555/dev/oidc", "http://localhost:5555", "http://[::1]:5555", "http://127.0.0.2"} {
+		newTestVerifier(t, Config{Issuers: []Issuer{staticIssuer(issuerURL)}, AllowLoopback: true}, w)
+	}
+	newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("http://127.0.0.1:5555/*")}, AllowLoopback: true}, w)
+	// The wildcards in use, all at once.
+	var all []Issuer
+	for _, pattern := range []string{
+		"https://oidc.eks.*.amazonaws.com/id/*", "https://container.googleapis.com/v1/projects/*/locations/*/clusters/*",
+		"https://oidc.prod-aks.azure.com/*", "https://oidc.prod-aks.azure.com/*/*", "https://*.oic.prod-aks.azure.com/*/*",
+		"https://oidc.circleci.com/org/*", "https://token.actions.githubusercontent.com/*",
+	} {
+		all = append(all, wildcardIssuer(pattern), wildcardIssuer(pattern+"/"))
+	}
+	newTestVerifier(t, Config{Issuers: all}, w)
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		issuer Issuer
+		want   string // path: part of the sentence
+	}{
+		{"http", staticIssuer("http://issuer.example"), "oidc-issuers: http://issuer.example: issuer-url: the issuer URL is http; wanted is https"},
+		{"http on loopback", staticIssuer("http://127.0.0.1:5555"), "issuer-url: the issuer URL is http; wanted is https (http on a loopback address is accepted where oidc.allow_loopback is set"},
+		{"another scheme", staticIssuer("ftp://issuer.example"), "issuer-url: the issuer URL is not https"},
+		{"upper-case scheme", staticIssuer("file:///etc/passwd"), "issuer-url: the issuer URL has no host"},
+		{"no scheme", staticIssuer("issuer.example"), "issuer-url: the issuer URL has no host"},
+		{"opaque", staticIssuer("https:issuer.example"), "issuer-url: the issuer URL has no host"},
+		{"unparsable", staticIssuer("https://issuer.example/%zz"), "issuer-url: the issuer URL cannot be parsed"},
+		{"a port alone", staticIssuer("https://:443"), "issuer-url: the issuer URL has no host"},
+		{"user-info", staticIssuer("https://a@issuer.example"), "issuer-url: the issuer URL has user-info"},
+		{"a query", staticIssuer("https://issuer.example?a=b"), "issuer-url: the issuer URL has user-info, a query"},
+		{"an empty query", staticIssuer("https://issuer.example?"), "issuer-url: the issuer URL has user-info, a query"},
+		{"an empty fragment", staticIssuer("https://issuer.example#"), "issuer-url: the issuer URL has user-info, a query"},
+		{"no audience", Issuer{Key: "k", URL: testIssuer}, "oidc-issuers: k: client-id: the entry has no audience"},
+		{"an empty audience", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a", ""}}, "client-id"},
+		{"an unknown algorithm", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a"}, SigningAlgorithms: []string{"RS256", "HS256"}},
+			`oidc-issuers: k: signing-algorithms: "HS256" is no signing algorithm`},
+		{"junk for a CA", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a"}, CACert: []byte("junk")}, "oidc-issuers: k: ca-cert: there is no certificate"},
+		{"a URL for a host", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a"}, JWKSHosts: []string{"https://keys.example"}}, "oidc-issuers: k: jwks-hosts"},
+		{"a wildcard for a host", Issuer{Key: "k", Pattern: "https://*.example", Audiences: []string{"a"}, JWKSHosts: []string{"*.example"}}, "meta-issuers: k: jwks-hosts"},
+		{"URL and wildcard", Issuer{Key: "k", URL: testIssuer, Pattern: "https://*.example", Audiences: []string{"a"}}, "oidc-issuers: k: the entry has both"},
+		{"neither", Issuer{Key: "k", Audiences: []string{"a"}}, "meta-issuers: k: the pattern does not begin with https://"},
+		{"a bad wildcard", wildcardIssuer("https://*.example/%2f"), "meta-issuers: https://*.example/%2f: the pattern has '%'"},
+		{"a wildcard over http", wildcardIssuer("http://*.example"), "meta-issuers: http://*.example: the issuer URL is http"},
+		{"a loopback wildcard", wildcardIssuer("http://localhost/*"), "oidc.allow_loopback"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			v, err := New(Config{Issuers: []Issuer{test.issuer}})
+			if v != nil || err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("error %v, want one with %q", err, test.want)
+			}
+			for _, e := range keypath.All(err) {
+				if len(e.Path) < 2 {
+					t.Errorf("error %v has no path", e)
+				}
+			}
+		})
+	}
+}
+
+func TestNewReportsEveryMistake(t *testing.T) {
+	t.Parallel()
+	_, err := New(Config{Issuers: []Issuer{
+		{Key: "a", URL: "http://a.example"},
+		{Key: "b", URL: testIssuer, Audiences: []string{"x"}},
+		{Key: "b", URL: testIssuer, Audiences: []string{"x"}},
+		{Key: "c", Pattern: "nonsense", SigningAlgorithms: []string{"x"}},
+	}})
+	var got [][]string
+	for _, e := range keypath.All(err) {
+		got = append(got, e.Path)
+	}
+	want := [][]string{
+		{"oidc-issuers", "a", "issuer-url"}, {"oidc-issuers", "a", "client-id"},
+		{"oidc-issuers", "b"}, {"oidc-issuers", "b", "issuer-url"},
+		{"meta-issuers", "c"}, {"meta-issuers", "c", "client-id"}, {"meta-issuers", "c", "signing-algorithms"},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestEmptyIssuerFileIsRefused: an empty issuer file was once accepted.
+func TestEmptyIssuerFileIsRefused(t *testing.T) {
+	t.Parallel()
+	if _, err := New(Config{}); err == nil || !strings.Contains(err.Error(), "no issuer is configured") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestOverlappingWildcards: overlapping wildcards were once resolved by the order of a map.
+func TestOverlappingWildcards(t *testing.T) {
+	t.Parallel()
+	issuers := func(patterns ...string) (list []Issuer) {
+		for _, p := range patterns {
+			list = append(list, wildcardIssuer(p))
+		}
+		return list
+	}
+	_, err := New(Config{Issuers: issuers("https://*.example/x", "https://a.*/x")})
+	all := keypath.All(err)
+	if len(all) != 1 || cmp.Diff([]string{"meta-issuers", "https://a.*/x"}, all[0].Path) != "" ||
+		!strings.Contains(all[0].Error(), `"https://*.example/x"`) {
+		t.Errorf("error %v", err)
+	}
+	// Where one is more specific, it wins, in whatever order they stand; a static one wins
+	// over all.
+	ordered := []string{"https://*.b.c/*/*", "https://a.b.c/*/z", "https://*.x.y/*/*", "https://a.b.c/*/*"}
+	want := map[string]string{
+		"https://a.b.c/y/z": "https://a.b.c/*/z", "https://a.b.c/y/q": "https://a.b.c/*/*", "https://d.b.c/y/z": "https://*.b.c/*/*",
+		"https://a.x.y/y/z": "https://*.x.y/*/*", "https://a.b.c/s/z": "https://a.b.c/s/z",
+	}
+	for range 4 {
+		ordered = append(ordered[1:], ordered[0])
+		v := newTestVerifier(t, Config{Issuers: append(issuers(ordered...), staticIssuer("https://a.b.c/s/z"))}, newWeb())
+		for issuerURL, key := range want {
+			src, err := v.source(issuerURL)
+			if err != nil || src.entry.Key != key {
+				t.Errorf("order %v: %s found %+v, %v; want %s", ordered, issuerURL, src, err, key)
+			}
+		}
+	}
+}
+
+func TestStaticIssuerWinsOverWildcard(t *testing.T) {
+	t.Parallel()
+	static := staticIssuer("https://a.example")
+	static.Audiences = []string{"for the static one"}
+	w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example"), static}}, provider.Config{IssuerURL: static.URL})
+	wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.AudienceMismatch)
+	token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": "for the static one"}))
+	if err != nil || token.Entry != static.Key {
+		t.Errorf("%+v, %v", token, err)
+	}
+}
+
+func TestTrailingSlashIsSignificant(t *testing.T) {
+	t.Parallel()
+	// The provider says it has a slash, the entry has none, and the other way round.
+	for _, pair := range [][2]string{{testIssuer + "/", testIssuer}, {testIssuer, testIssuer + "/"}} {
+		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(pair[1])}}, provider.Config{IssuerURL: pair[0]})
+		e := wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"iss": pair[1]})), refusal.IssuerUnreachable)
+		if !strings.Contains(e.Cause.Error(), fmt.Sprintf("the discovery document is that of issuer %q", pair[0])) {
+			t.Errorf("cause %v", e.Cause)
+		}
+		// Each for itself works.
+		w = newWorld(t, Config{}, provider.Config{IssuerURL: pair[0]})
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestEachAudienceIsAccepted(t *testing.T) {
+	t.Parallel()
+	issuer := staticIssuer(testIssuer)
+	issuer.Audiences = []string{"one", "two"}
+	w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{})
+	for _, aud := range []any{"one", "two", []string{"x", "two"}} {
+		if err := w.verify(t, mint(t, w.provider, map[string]any{"aud": aud})); err != nil {
+			t.Errorf("aud %v: %v", aud, err)
+		}
+	}
+}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package provider is a real OpenID Provider in process: it publishes a discovery document
+// and a key set, and mints ID tokens. Tests, the demo and `mayfly dev` use it; nothing on the
+// way of a real request may import it.
+package provider
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// The paths below the issuer URL.
+const (
+	discoveryPath = "/.well-known/openid-configuration"
+	keysPath      = "/keys"
+)
+
+// Config is the setting of a Provider.
+type Config struct {
+	// IssuerURL is `iss`, and the URL below whose path the provider serves. With a test
+	// server, take it from the listener before the server starts:
+	//
+	//	server := httptest.NewUnstartedServer(nil)
+	//	p, err := provider.New(provider.Config{IssuerURL: "http://" + server.Listener.Addr().String()})
+	//	server.Config.Handler = p
+	//	server.Start()
+	IssuerURL string
+	// Algorithm signs the tokens: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
+	// ES512 or EdDSA; default RS256.
+	Algorithm string
+	// Audience is the default `aud`; default "sigstore".
+	Audience string
+	// Lifetime is the time from `iat` to the default `exp`; default 10 minutes.
+	Lifetime time.Duration
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+}
+
+// Provider is an http.Handler that serves its discovery document and its key set, and mints
+// the tokens that verify with them. It is safe for concurrent use.
+type Provider struct {
+	cfg  Config
+	base string // the path of IssuerURL, without a slash at the end
+
+	discoveries, keyFetches atomic.Int64
+
+	mu        sync.RWMutex // guards what follows
+	current   *signingKey
+	published []*signingKey
+	minted    int // keys made so far
+}
+
+// New returns a provider with one published key.
+func New(cfg Config) (*Provider, error) {
+	u, err := url.Parse(cfg.IssuerURL)
+	if err != nil {
+		return nil, fmt.Errorf("parsing issuer URL: %w", err)
+	}
+	if u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("parsing issuer URL: %q is not an absolute URL without query and fragment", cfg.IssuerURL)
+	}
+	if cfg.Algorithm == "" {
+		cfg.Algorithm = string(jose.RS256)
+	}
+	if cfg.Audience == "" {
+		cfg.Audience = "sigstore"
+	}
+	if cfg.Lifetime == 0 {
+		cfg.Lifetime = 10 * time.Minute
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	p := &Provider{cfg: cfg, base: strings.TrimSuffix(u.Path, "/")}
+	if _, err := p.Rotate(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// IssuerURL returns Config.IssuerURL.
+func (p *Provider) IssuerURL() string { return p.cfg.IssuerURL }
+
+// Mint returns a signed ID token with claims, which are encoded by encoding/json. Where they
+// are absent, iss, aud, iat (now) and exp are filled in; one with the value nil stays absent.
+func (p *Provider) Mint(claims map[string]any) (string, error) {
+	now := p.cfg.Now()
+	all := map[string]any{
+		"iss": p.cfg.IssuerURL,
+		"aud": p.cfg.Audience,
+		"iat": now.Unix(),
+		"exp": now.Add(p.cfg.Lifetime).Unix(),
+	}
+	for name, value := range claims {
+		if value == nil {
+			delete(all, name)
+		} else {
+			all[name] = value
+		}
+	}
+	payload, err := json.Marshal(all)
+	if err != nil {
+		return "", fmt.Errorf("encoding claims: %w", err)
+	}
+	p.mu.RLock()
+	signer := p.current.signer
+	p.mu.RUnlock()
+	signed, err := signer.Sign(payload)
+	if err != nil {
+		return "", fmt.Errorf("signing token: %w", err)
+	}
+	return signed.CompactSerialize()
+}
+
+// Rotate makes a new key, publishes it beside the others, signs with it from now on, and
+// returns its `kid`.
+func (p *Provider) Rotate() (keyID string, err error) {
+	p.mu.Lock()
+	p.minted++
+	id := fmt.Sprintf("key-%d", p.minted)
+	p.mu.Unlock()
+	// Made without the lock: an RSA key takes its time.
+	key, err := newSigningKey(jose.SignatureAlgorithm(p.cfg.Algorithm), id)
+	if err != nil {
+		return "", err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.current = key
+	p.published = append(p.published, key)
+	return id, nil
+}
+
+// Withdraw publishes the key no longer. If it is the one that signs, it still does, so that
+// the tokens must be refused.
+func (p *Provider) Withdraw(keyID string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, key := range p.published {
+		if key.private.KeyID == keyID {
+			p.published = append(p.published[:i:i], p.published[i+1:]...)
+			return nil
+		}
+	}
+	return fmt.Errorf("no published key is named %q", keyID)
+}
+
+// SigningKey returns the private key that signs at present, with its `kid`, for whoever must
+// make tokens that Mint does not.
+func (p *Provider) SigningKey() jose.JSONWebKey {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.current.private
+}
+
+// Discoveries returns how often the discovery document has been served.
+func (p *Provider) Discoveries() int64 { return p.discoveries.Load() }
+
+// KeyFetches returns how often the key set has been served.
+func (p *Provider) KeyFetches() int64 { return p.keyFetches.Load() }
+
+// ServeHTTP implements http.Handler. The discovery document is at IssuerURL +
+// "/.well-known/openid-configuration", the key set at IssuerURL + "/keys".
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, ok := strings.CutPrefix(r.URL.Path, p.base)
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	switch path {
+	case discoveryPath:
+		p.discoveries.Add(1)
+		writeJSON(w, p.discovery())
+	case keysPath:
+		p.keyFetches.Add(1)
+		writeJSON(w, p.keySet())
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// discoveryDocument has the members that OpenID Connect Discovery 1.0, section 3, requires of
+// a provider without an authorization endpoint.
+type discoveryDocument struct {
+	Issuer        string   `json:"issuer"`
+	JWKSURI       string   `json:"jwks_uri"`
+	ResponseTypes []string `json:"response_types_supported"`
+	SubjectTypes  []string `json:"subject_types_supported"`
+	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+}
+
+func (p *Provider) discovery() discoveryDocument {
+	return discoveryDocument{
+		Issuer:        p.cfg.IssuerURL,
+		JWKSURI:       strings.TrimSuffix(p.cfg.IssuerURL, "/") + keysPath,
+		ResponseTypes: []string{"id_token"},
+		SubjectTypes:  []string{"public"},
+		Algorithms:    []string{p.cfg.Algorithm},
+	}
+}
+
+// keySet returns the public halves of the published keys (RFC 7517, section 5).
+func (p *Provider) keySet() jose.JSONWebKeySet {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	for _, key := range p.published {
+		set.Keys = append(set.Keys, key.private.Public())
+	}
+	return set
+}
+
+func writeJSON(w http.ResponseWriter, document any) {
+	body, err := json.Marshal(document)
+	if err != nil {
+		http.Error(w, "encoding failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body) // the client is gone if this fails
+}

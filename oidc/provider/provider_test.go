@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provider_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+func newProvider(t *testing.T, cfg provider.Config) *provider.Provider {
+	t.Helper()
+	if cfg.IssuerURL == "" {
+		cfg.IssuerURL = "https://issuer.example/dev/oidc"
+	}
+	if cfg.Algorithm == "" {
+		cfg.Algorithm = "ES256"
+	}
+	p, err := provider.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// get returns the status and the decoded JSON that p serves at path.
+func get[T any](t *testing.T, p *provider.Provider, path string) (status int, document T) {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	p.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
+	if recorder.Code == http.StatusOK {
+		if got := recorder.Header().Get("Content-Type"); got != "application/json" {
+			t.Errorf("%s has Content-Type %q", path, got)
+		}
+		if err := json.Unmarshal(recorder.Body.Bytes(), &document); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return recorder.Code, document
+}
+
+func TestServesBelowItsIssuerURL(t *testing.T) {
+	t.Parallel()
+	for issuerURL, base := range map[string]string{
+		"https://issuer.example":          "",
+		"https://issuer.example/":         "",
+		"https://issuer.example/dev/oidc": "/dev/oidc",
+		"http://127.0.0.1:5555/a/":        "/a",
+	} {
+		p := newProvider(t, provider.Config{IssuerURL: issuerURL})
+		status, document := get[map[string]any](t, p, base+"/.well-known/openid-configuration")
+		want := map[string]any{
+			"issuer": issuerURL, "jwks_uri": strings.TrimSuffix(issuerURL, "/") + "/keys",
+			"response_types_supported": []any{"id_token"}, "subject_types_supported": []any{"public"},
+			"id_token_signing_alg_values_supported": []any{"ES256"},
+		}
+		if diff := cmp.Diff(want, document); status != http.StatusOK || diff != "" {
+			t.Errorf("%s: status %d, %s", issuerURL, status, diff)
+		}
+		status, set := get[jose.JSONWebKeySet](t, p, base+"/keys")
+		if status != http.StatusOK || len(set.Keys) != 1 || !set.Keys[0].IsPublic() || set.Keys[0].Use != "sig" {
+			t.Errorf("%s: status %d, keys %+v", issuerURL, status, set)
+		}
+		for _, path := range []string{"/", "/other", base + "/keys/", base + "/x"} {
+			if status, _ := get[any](t, p, path); status != http.StatusNotFound {
+				t.Errorf("%s: %s has status %d", issuerURL, path, status)
+			}
+		}
+		if d, k := p.Discoveries(), p.KeyFetches(); d != 1 || k != 1 {
+			t.Errorf("%s: counted %d discoveries and %d key fetches", issuerURL, d, k)
+		}
+		recorder := httptest.NewRecorder()
+		p.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, base+"/keys", nil))
+		if recorder.Code != http.StatusMethodNotAllowed {
+			t.Errorf("%s: POST has status %d", issuerURL, recorder.Code)
+		}
+	}
+}
+
+func claimsOf(t *testing.T, p *provider.Provider, token string, alg jose.SignatureAlgorithm) map[string]any {
+	t.Helper()
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{alg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := p.SigningKey()
+	payload, err := jws.Verify(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := jws.Signatures[0].Header; got.KeyID != key.KeyID || got.ExtraHeaders["typ"] != "JWT" {
+		t.Errorf("header %+v", got)
+	}
+	var claims map[string]any
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		t.Fatal(err)
+	}
+	return claims
+}
+
+func TestMintFillsDefaults(t *testing.T) {
+	t.Parallel()
+	now := func() time.Time { return time.Unix(1_800_000_000, 0) }
+	p := newProvider(t, provider.Config{Now: now})
+	const issuer = "https://issuer.example/dev/oidc"
+	for _, test := range []struct {
+		name         string
+		claims, want map[string]any
+	}{
+		{"none", nil, map[string]any{"iss": issuer, "aud": "sigstore", "iat": 1.8e9, "exp": 1.8e9 + 600}},
+		{"some", map[string]any{"sub": "a", "aud": []string{"b"}, "exp": 5},
+			map[string]any{"iss": issuer, "sub": "a", "aud": []any{"b"}, "iat": 1.8e9, "exp": 5.0}},
+		{"deleted", map[string]any{"iss": nil, "aud": nil, "iat": nil, "exp": nil, "x": nil}, map[string]any{}},
+		{"null", map[string]any{"iss": nil, "aud": nil, "iat": nil, "exp": json.RawMessage("null")}, map[string]any{"exp": nil}},
+	} {
+		token, err := p.Mint(test.claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(test.want, claimsOf(t, p, token, jose.ES256)); diff != "" {
+			t.Errorf("%s: %s", test.name, diff)
+		}
+	}
+	if _, err := p.Mint(map[string]any{"x": make(chan int)}); err == nil {
+		t.Error("a channel was minted")
+	}
+}
+
+func TestEachAlgorithmSigns(t *testing.T) {
+	t.Parallel()
+	for _, alg := range []jose.SignatureAlgorithm{jose.RS256, jose.PS384, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA} {
+		p := newProvider(t, provider.Config{Algorithm: string(alg)})
+		token, err := p.Mint(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claimsOf(t, p, token, alg)
+	}
+}
+
+func TestRotateAndWithdraw(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, provider.Config{})
+	published := func() (ids []string) {
+		_, set := get[jose.JSONWebKeySet](t, p, "/dev/oidc/keys")
+		for _, key := range set.Keys {
+			ids = append(ids, key.KeyID)
+		}
+		return ids
+	}
+	first := p.SigningKey().KeyID
+	second, err := p.Rotate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.SigningKey().KeyID != second || second == first {
+		t.Errorf("%s signs, want %s", p.SigningKey().KeyID, second)
+	}
+	if diff := cmp.Diff([]string{first, second}, published()); diff != "" {
+		t.Error(diff)
+	}
+	if err := p.Withdraw(first); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{second}, published()); diff != "" {
+		t.Error(diff)
+	}
+	if err := p.Withdraw(first); err == nil {
+		t.Error("a key was withdrawn twice")
+	}
+	if err := p.Withdraw(second); err != nil {
+		t.Fatal(err)
+	}
+	if got := published(); len(got) != 0 || p.SigningKey().KeyID != second {
+		t.Errorf("%v is published, %s signs", got, p.SigningKey().KeyID)
+	}
+}
+
+func TestConcurrentUse(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, provider.Config{})
+	var all sync.WaitGroup
+	ids := make(chan string, 20)
+	for range 10 {
+		all.Go(func() {
+			id, err := p.Rotate()
+			if err != nil {
+				t.Error(err)
+			}
+			ids <- id
+			if _, err := p.Mint(nil); err != nil {
+				t.Error(err)
+			}
+			get[jose.JSONWebKeySet](t, p, "/dev/oidc/keys")
+			if err := p.Withdraw(id); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	close(ids)
+	seen := make(map[string]bool)
+	for id := range ids {
+		if seen[id] {
+			t.Errorf("kid %s was given twice", id)
+		}
+		seen[id] = true
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	for _, cfg := range []provider.Config{
+		{}, {IssuerURL: "issuer.example"}, {IssuerURL: "https://issuer.example?x"}, {IssuerURL: "https://issuer.example#x"},
+		{IssuerURL: "https://a\x00b"}, {IssuerURL: "https://issuer.example", Algorithm: "HS256"}, {IssuerURL: "https://issuer.example", Algorithm: "none"},
+	} {
+		if _, err := provider.New(cfg); err == nil {
+			t.Errorf("%+v was accepted", cfg)
+		}
+	}
+}

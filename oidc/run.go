@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Run discovers all static issuers at once and keeps their keys fresh until ctx ends; then it
+// returns nil. It must run for as long as Verify is in use: a failed issuer is tried again
+// after 1 to 30 seconds, a good one after Config.KeyRefresh.
+//
+// It holds up nothing: Verify may be called before, and then waits for the one issuer that
+// it needs.
+func (v *Verifier) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	for _, src := range v.static {
+		all.Go(func() { src.maintain(ctx) })
+	}
+	<-ctx.Done()
+	all.Wait()
+	return nil
+}
+
+// maintain fetches again and again until ctx ends.
+func (s *source) maintain(ctx context.Context) {
+	for {
+		if f, err := s.force(ctx); err == nil {
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if !s.sleep(ctx) {
+			return
+		}
+	}
+}
+
+// sleep returns true when the next fetch is due, and false when ctx has ended. A request's
+// fetch that fails meanwhile makes it due earlier.
+func (s *source) sleep(ctx context.Context) bool {
+	for {
+		timer := time.NewTimer(s.pause())
+		select {
+		case <-timer.C:
+			return true
+		case <-s.failed:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+	}
+}
+
+// pause is the time until the next fetch is due. It stays below Config.KeyRefresh, which is a
+// promise.
+func (s *source) pause() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failures > 0 {
+		return backoff(s.failures)
+	}
+	return s.refresh - rand.N(s.refresh/10+1)
+}

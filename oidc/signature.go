@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"errors"
+	"math/big"
+	"strings"
+	"time"
+
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// verifySignature lets go-oidc verify the token with keys. By then everything else about the
+// token has been checked; go-oidc checks what it knows of it again.
+func verifySignature(ctx context.Context, token *idToken, k *keys, now time.Time) error {
+	set := &tokenKeySet{token: token, keys: k}
+	verifier := gooidc.NewVerifier(k.issuerURL, set, &gooidc.Config{
+		SkipClientIDCheck:    true, // one of several audiences is enough; done in check
+		SupportedSigningAlgs: []string{token.alg},
+		Now:                  func() time.Time { return now },
+	})
+	_, err := verifier.Verify(ctx, token.raw)
+	switch {
+	case err == nil:
+		return nil
+	case set.refusal != nil:
+		return set.refusal
+	default:
+		// What is left is a header that go-jose cannot decode, as with a broken x5c.
+		return refusal.New(refusal.TokenMalformed,
+			"a registered parameter in the ID token's header has the wrong type or form").Because(err)
+	}
+}
+
+// tokenKeySet is a gooidc.KeySet for one token, which has been parsed. It uses no network.
+type tokenKeySet struct {
+	token   *idToken
+	keys    *keys
+	refusal error // why VerifySignature failed
+}
+
+// VerifySignature implements gooidc.KeySet: it tries the keys that have the token's `kid`, or
+// all if it has none.
+//
+// The payload that it returns is not the token's, but has just the claims that go-oidc
+// judges, as ParseClaims read them: go-oidc's own decoding is lax, and all claims twice is
+// slow.
+func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, error) {
+	if raw != s.token.raw {
+		return nil, errors.New("verifying another token than the one that was parsed")
+	}
+	input := []byte(raw[:strings.LastIndexByte(raw, '.')]) // RFC 7515, section 5.2, step 8
+	fitting := 0
+	for _, key := range s.keys.list {
+		if s.token.keyID != "" && key.id != s.token.keyID || !key.fits(s.token.alg) {
+			continue
+		}
+		fitting++
+		if key.verify(s.token.alg, input, s.token.signature) {
+			return s.token.judged()
+		}
+	}
+	s.refusal = s.explain(fitting)
+	return nil, s.refusal
+}
+
+// judged returns the claims that go-oidc judges, as JSON.
+func (t *idToken) judged() ([]byte, error) {
+	iss, _ := t.claims["iss"].(string)
+	sub, _ := t.claims["sub"].(string)
+	exp, _ := t.claims["exp"].(Number)
+	doc := append(make([]byte, 0, 256), `{"iss":`...)
+	doc, errIss := jsontext.AppendQuote(doc, iss)
+	doc, errSub := jsontext.AppendQuote(append(doc, `,"sub":`...), sub)
+	doc = append(append(doc, `,"exp":`...), exp...)
+	if nbf, ok := t.claims["nbf"].(Number); ok {
+		doc = append(append(doc, `,"nbf":`...), nbf...)
+	}
+	return append(doc, '}'), errors.Join(errIss, errSub)
+}
+
+// explain says why none of the keys verified the token; fitting of them were tried.
+func (s *tokenKeySet) explain(fitting int) error {
+	issuer := quote(s.keys.issuerURL)
+	switch keyID := s.token.keyID; {
+	case keyID != "" && !s.keys.has(keyID):
+		return refusal.New(refusal.SignatureInvalid,
+			"the ID token names key %s, which is not among the keys of issuer %s", quote(keyID), issuer)
+	case keyID != "" && fitting == 0:
+		return refusal.New(refusal.SignatureInvalid,
+			"the ID token's alg is %s, for which key %s of issuer %s is not made", s.token.alg, quote(keyID), issuer)
+	case keyID != "":
+		return refusal.New(refusal.SignatureInvalid,
+			"the ID token's signature does not verify with key %s of issuer %s", quote(keyID), issuer)
+	default:
+		return refusal.New(refusal.SignatureInvalid,
+			"the ID token's signature verifies with none of the keys of issuer %s", issuer)
+	}
+}
+
+// fits tells whether alg can be an algorithm of the key. The key decides, never the token:
+// each algorithm belongs to one type of key, and of ECDSA keys to one curve.
+func (k publicKey) fits(alg string) bool {
+	if k.alg != "" && k.alg != alg {
+		return false
+	}
+	switch key := k.key.(type) {
+	case *rsa.PublicKey:
+		return alg[:2] == "RS" || alg[:2] == "PS"
+	case *ecdsa.PublicKey:
+		switch key.Curve.Params().Name {
+		case "P-256":
+			return alg == "ES256"
+		case "P-384":
+			return alg == "ES384"
+		case "P-521":
+			return alg == "ES512"
+		default:
+			return false
+		}
+	case ed25519.PublicKey:
+		return alg == "EdDSA"
+	default:
+		return false
+	}
+}
+
+// verify checks signature over input (RFC 7518, section 3, and RFC 8037, section 3.1). fits
+// has accepted alg.
+func (k publicKey) verify(alg string, input, signature []byte) bool {
+	var hash crypto.Hash
+	switch alg[2:] {
+	case "256":
+		hash = crypto.SHA256
+	case "384":
+		hash = crypto.SHA384
+	case "512":
+		hash = crypto.SHA512
+	}
+	var digest []byte
+	if hash != 0 {
+		h := hash.New()
+		h.Write(input)
+		digest = h.Sum(nil)
+	}
+	switch key := k.key.(type) {
+	case *rsa.PublicKey:
+		if alg[:2] == "PS" {
+			return rsa.VerifyPSS(key, hash, digest, signature, nil) == nil
+		}
+		return rsa.VerifyPKCS1v15(key, hash, digest, signature) == nil
+	case *ecdsa.PublicKey:
+		// R and S are of equal, full length (RFC 7518, section 3.4).
+		size := (key.Curve.Params().BitSize + 7) / 8
+		if len(signature) != 2*size {
+			return false
+		}
+		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
+		return ecdsa.Verify(key, digest, r, s)
+	case ed25519.PublicKey:
+		return ed25519.Verify(key, input, signature)
+	default:
+		return false
+	}
+}

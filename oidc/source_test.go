@@ -1,0 +1,446 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// run starts Run for the rest of the bubble; the returned function ends it.
+func (w *world) run(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.verifier.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+func (w *world) verify(t *testing.T, token string) error {
+	t.Helper()
+	_, err := w.verifier.Verify(t.Context(), token)
+	return err
+}
+
+// TestHangingIssuersDelayNobody: three hanging issuers once delayed a start by 30 s.
+func TestHangingIssuersDelayNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{Issuers: []Issuer{staticIssuer(testIssuer)}}
+		for i := range 3 {
+			cfg.Issuers = append(cfg.Issuers, staticIssuer(fmt.Sprintf("https://hanging%d.example", i)))
+		}
+		w := newWorld(t, cfg, provider.Config{})
+		for _, issuer := range cfg.Issuers[1:] {
+			w.serve(issuer.URL, http.HandlerFunc(hang))
+		}
+		stop := w.run(t)
+		defer stop()
+		synctest.Wait()
+
+		start := time.Now()
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+		if passed := time.Since(start); passed != 0 {
+			t.Errorf("a good issuer's token took %s", passed)
+		}
+		// A token of a hanging one waits, but not for long, and may be tried again.
+		err := w.verify(t, mint(t, w.provider, map[string]any{"iss": cfg.Issuers[1].URL}))
+		e := wantReason(t, err, refusal.IssuerUnreachable)
+		if passed := time.Since(start); passed != maxWait {
+			t.Errorf("a hanging issuer's token took %s, want %s", passed, maxWait)
+		}
+		if !strings.Contains(e.Message, cfg.Issuers[1].URL) || strings.Contains(e.Message, "context") || e.Cause == nil || e.RetryAfter <= 0 {
+			t.Errorf("refusal %+v", e)
+		}
+	})
+}
+
+func TestFirstRequestsShareOneDiscovery(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{})
+		slow := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second) // of the bubble's clock
+			w.provider.ServeHTTP(rw, r)
+		})
+		w.serve(testIssuer, slow)
+		token := mint(t, w.provider, nil)
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				if err := w.verify(t, token); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if d, k := w.provider.Discoveries(), w.provider.KeyFetches(); d != 1 || k != 1 {
+			t.Errorf("%d discoveries and %d key fetches for 50 requests, want one of each", d, k)
+		}
+	})
+}
+
+// TestFiftyBadTokensCauseOneFetch: 50 bad tokens once caused 50 fetches.
+func TestFiftyBadTokensCauseOneFetch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{})
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Fatal(err)
+		}
+		other := newProvider(t, provider.Config{IssuerURL: testIssuer})
+
+		// The right kid and a wrong signature: nothing to fetch.
+		for range 50 {
+			wantReason(t, w.verify(t, mint(t, other, nil)), refusal.SignatureInvalid)
+		}
+		// No kid: all known keys are tried, and nothing is fetched.
+		key := other.SigningKey()
+		key.KeyID = ""
+		for range 50 {
+			wantReason(t, w.verify(t, sign(t, key, nil, payload(""))), refusal.SignatureInvalid)
+		}
+		if n := w.provider.KeyFetches(); n != 1 {
+			t.Errorf("%d key fetches without an unknown kid, want 1", n)
+		}
+		// An unknown kid: one fetch in 30 s, however many there are at once.
+		key.KeyID = "unknown"
+		token := sign(t, key, nil, payload(`,"exp2":1`))
+		for _, want := range []int64{2, 3} {
+			var all sync.WaitGroup
+			for range 50 {
+				all.Go(func() {
+					e := wantReason(t, w.verify(t, token), refusal.SignatureInvalid)
+					if !strings.Contains(e.Message, `"unknown"`) {
+						t.Errorf("message %q does not name the key", e.Message)
+					}
+				})
+			}
+			all.Wait()
+			if n := w.provider.KeyFetches(); n != want {
+				t.Errorf("%d key fetches, want %d", n, want)
+			}
+			time.Sleep(unknownKeyInterval)
+		}
+	})
+}
+
+func TestTokenWithoutKidTriesAllKeys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	first := w.provider.SigningKey()
+	for range 3 {
+		if _, err := w.provider.Rotate(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first.KeyID = ""
+	if err := w.verify(t, sign(t, first, nil, payload(""))); err != nil {
+		t.Error(err)
+	}
+	if n := w.provider.KeyFetches(); n != 1 {
+		t.Errorf("%d key fetches, want 1", n)
+	}
+}
+
+func TestNewKeyIsFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.provider.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnknownKeyWhileTheIssuerIsDown is not the caller's fault.
+func TestUnknownKeyWhileTheIssuerIsDown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	old := mint(t, w.provider, nil)
+	if err := w.verify(t, old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.provider.Rotate(); err != nil {
+		t.Fatal(err)
+	}
+	w.serve(testIssuer, nil)
+	for range 2 { // the second is within the limit on fetches
+		wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
+	}
+	if err := w.verify(t, old); err != nil {
+		t.Errorf("the known key: %v", err)
+	}
+}
+
+// TestWithdrawnKeyStopsWorking: a withdrawn key was once accepted until a restart.
+func TestWithdrawnKeyStopsWorking(t *testing.T) {
+	t.Parallel()
+	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: time.Hour})
+			stop := w.run(t)
+			defer stop()
+			synctest.Wait()
+			token := mint(t, w.provider, nil)
+			if err := w.verify(t, token); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.provider.Withdraw(w.provider.SigningKey().KeyID); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(defaultKeyRefresh)
+			synctest.Wait()
+			wantReason(t, w.verify(t, token), refusal.SignatureInvalid)
+		})
+	}
+}
+
+// TestLastGoodKeysAreKeptAndAge: an outage costs nothing for 24 hours; then it fails closed,
+// and recovers by itself.
+func TestLastGoodKeysAreKeptAndAge(t *testing.T) {
+	t.Parallel()
+	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: 100 * time.Hour})
+			stop := w.run(t)
+			defer stop()
+			synctest.Wait()
+			token := mint(t, w.provider, nil)
+			if err := w.verify(t, token); err != nil {
+				t.Fatal(err)
+			}
+			w.serve(testIssuer, nil)
+			start := time.Now()
+			for time.Since(start) < 23*time.Hour {
+				time.Sleep(time.Hour)
+				if err := w.verify(t, token); err != nil {
+					t.Fatalf("after %s: %v", time.Since(start), err)
+				}
+				synctest.Wait()
+			}
+			time.Sleep(time.Hour + time.Second)
+			wantReason(t, w.verify(t, token), refusal.IssuerUnreachable)
+			if status := w.verifier.Status()[0]; status.State != StateFailing || status.Usable != (issuer.URL == "") || status.LastError == "" {
+				t.Errorf("status %+v", status)
+			}
+			w.serve(testIssuer, w.provider)
+			time.Sleep(maxBackoff)
+			if err := w.verify(t, token); err != nil {
+				t.Errorf("after the outage: %v", err)
+			}
+			if status := w.verifier.Status()[0]; status.State != StateOK || !status.Usable || status.LastError != "" {
+				t.Errorf("status %+v", status)
+			}
+		})
+	}
+}
+
+// TestWildcardKeysAreRefreshedByUse: requests neither wait nor fetch while keys are young; a
+// hanging issuer then holds up one round of requests at most.
+func TestWildcardKeysAreRefreshedByUse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}}, provider.Config{Lifetime: 10 * time.Hour})
+		token := mint(t, w.provider, nil)
+		verify := func(wantFetches int64, wantWait time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if err := w.verify(t, token); err != nil {
+				t.Error(err)
+			}
+			if passed := time.Since(start); passed != wantWait {
+				t.Errorf("waited %s, want %s", passed, wantWait)
+			}
+			synctest.Wait()
+			if n := w.provider.KeyFetches(); n != wantFetches {
+				t.Errorf("%d key fetches, want %d", n, wantFetches)
+			}
+		}
+		verify(1, 0)
+		time.Sleep(defaultKeyRefresh/2 - time.Second)
+		verify(1, 0)
+		time.Sleep(time.Second)
+		verify(2, 0) // behind its back
+		time.Sleep(defaultKeyRefresh)
+		verify(3, 0) // before its eyes
+		w.serve(testIssuer, http.HandlerFunc(hang))
+		time.Sleep(defaultKeyRefresh)
+		verify(3, maxWait)
+		time.Sleep(10 * time.Second)
+		verify(3, 0)
+		time.Sleep(2 * fetchTimeout) // until the fetch that the last one started is given up
+	})
+}
+
+// TestRetriesBackOff: a static issuer that is down is asked about twice a minute.
+func TestRetriesBackOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{})
+		w.serve(testIssuer, nil)
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(time.Hour)
+		if n := len(w.sent()); n < 100 || n > 170 {
+			t.Errorf("%d requests in an hour of outage, want about 120 to 160", n)
+		}
+		// Requests during the outage add none and do not wait.
+		before, start := len(w.sent()), time.Now()
+		for range 100 {
+			wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
+		}
+		if n := len(w.sent()) - before; n > 1 || time.Since(start) > maxWait {
+			t.Errorf("100 tokens caused %d requests and waited %s", n, time.Since(start))
+		}
+		w.serve(testIssuer, w.provider)
+		time.Sleep(maxBackoff)
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Errorf("after the outage: %v", err)
+		}
+	})
+}
+
+func TestEndOfTheRequestEndsTheWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{})
+		w.serve(testIssuer, http.HandlerFunc(hang))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		_, err := w.verifier.Verify(ctx, mint(t, w.provider, nil))
+		wantReason(t, err, refusal.IssuerUnreachable)
+		if passed := time.Since(start); passed != time.Second {
+			t.Errorf("waited %s, want 1s", passed)
+		}
+		time.Sleep(fetchTimeout) // the fetch itself goes on, for the next request
+	})
+}
+
+// TestFailedDiscoveryKeepsTheLastDocument: keys go on being refreshed where they were.
+func TestFailedDiscoveryKeepsTheLastDocument(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{Lifetime: time.Hour})
+		stop := w.run(t)
+		defer stop()
+		synctest.Wait()
+		w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
+				http.Error(rw, "broken", http.StatusInternalServerError)
+				return
+			}
+			w.provider.ServeHTTP(rw, r)
+		}))
+		if _, err := w.provider.Rotate(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRunHearsOfFailures: a fetch that failed for a request is tried again within a second, not
+// when the next one is due.
+func TestRunHearsOfFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{})
+		stop := w.run(t)
+		defer stop()
+		synctest.Wait()
+		if _, err := w.provider.Rotate(); err != nil {
+			t.Fatal(err)
+		}
+		w.serve(testIssuer, nil)
+		wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
+		w.serve(testIssuer, w.provider)
+		time.Sleep(firstBackoff)
+		synctest.Wait()
+		before := len(w.sent())
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+		if n := len(w.sent()) - before; n != 0 {
+			t.Errorf("%d requests were sent for the token", n)
+		}
+	})
+}
+
+// TestPanicOnAnAnswerIsAFailure: it must not end the process.
+func TestPanicOnAnAnswerIsAFailure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	w.serve(testIssuer, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("odd input") }))
+	e := wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
+	if strings.Contains(e.Message, "odd input") || !strings.Contains(e.Cause.Error(), "odd input") {
+		t.Errorf("refusal %v", e)
+	}
+}
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var fetches []Fetch
+		w := newWorld(t, Config{
+			Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer("https://down.example"), wildcardIssuer("https://*.wild.example")},
+			ObserveFetch: func(f Fetch) {
+				mu.Lock()
+				defer mu.Unlock()
+				fetches = append(fetches, f)
+			},
+		}, provider.Config{})
+		for _, status := range w.verifier.Status() {
+			if status.State != StatePending || status.Usable != (status.IssuerURL == "") {
+				t.Errorf("before Run: %+v", status)
+			}
+		}
+		stop := w.run(t)
+		synctest.Wait()
+		got := w.verifier.Status()
+		if len(got) != 3 || got[0].Entry != testIssuer || got[0].State != StateOK || !got[0].Usable || !got[0].LastSuccess.Equal(time.Now()) {
+			t.Errorf("good issuer: %+v", got[0])
+		}
+		if got[1].State != StateFailing || got[1].Usable || !strings.Contains(got[1].LastError, "no route") || !got[1].LastFailure.Equal(time.Now()) {
+			t.Errorf("issuer that is down: %+v", got[1])
+		}
+		if got[2].State != StatePending || !got[2].Usable || got[2].IssuerURL != "" {
+			t.Errorf("wildcard: %+v", got[2])
+		}
+		stop()
+		mu.Lock()
+		defer mu.Unlock()
+		seen := map[string]bool{}
+		for _, f := range fetches {
+			seen[fmt.Sprint(f.Entry, " ", f.Document, " ", f.Err == nil)] = true
+		}
+		for _, want := range []string{testIssuer + " discovery true", testIssuer + " keys true", "https://down.example discovery false"} {
+			if !seen[want] {
+				t.Errorf("no fetch %q was observed, but %v", want, seen)
+			}
+		}
+	})
+}

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"encoding/base64"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+
+func TestVerifyAcceptsEachAlgorithm(t *testing.T) {
+	t.Parallel()
+	for _, alg := range []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"} {
+		t.Run(alg, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, Config{}, provider.Config{Algorithm: alg})
+			token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if token.IssuerURL != testIssuer || token.Subject != "someone" {
+				t.Errorf("got %+v", token)
+			}
+			forged := mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer, Algorithm: alg}), nil)
+			_, err = w.verifier.Verify(t.Context(), forged)
+			wantReason(t, err, refusal.SignatureInvalid)
+		})
+	}
+}
+
+func TestVerifyReturnsWhatTheTokenSays(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(1_800_000_000, 0)
+	w := newWorld(t, Config{Now: func() time.Time { return now }}, provider.Config{Now: func() time.Time { return now }})
+	raw := mint(t, w.provider, map[string]any{
+		"aud": []string{"other", "sigstore"}, "n": 1.5, "big": 12345678901234567, "ok": true,
+		"kubernetes.io": map[string]any{"namespace": "ns", "list": []any{"a"}},
+	})
+	token, err := w.verifier.Verify(t.Context(), " \n"+raw+"\r\n\t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &Token{
+		Entry: testIssuer, IssuerURL: testIssuer, Subject: "someone", Audience: []string{"other", "sigstore"},
+		Expiry: now.Add(10 * time.Minute),
+		Claims: Claims{
+			"iss": testIssuer, "sub": "someone", "aud": []any{"other", "sigstore"}, "ok": true,
+			"iat": Number("1800000000"), "exp": Number("1800000600"), "n": Number("1.5"), "big": Number("12345678901234567"),
+			"kubernetes.io": Claims{"namespace": "ns", "list": []any{"a"}},
+		},
+	}
+	if diff := cmp.Diff(want, token); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestTokenOfMillionsOfDots: CVE-2025-66506, a token that is split before it is measured.
+func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated bytes
+	w := newWorld(t, Config{}, provider.Config{})
+	for name, raw := range map[string]string{
+		"nothing but dots":     strings.Repeat(".", 8<<20),
+		"dots up to the limit": strings.Repeat(".", MaxTokenSize),
+		"dots in white space":  strings.Repeat(" ", 1<<20) + strings.Repeat(".", 1<<20) + strings.Repeat("\n", 1<<20),
+		"one long segment":     strings.Repeat("A", 8<<20),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := w.verifier.Verify(t.Context(), raw)
+		runtime.ReadMemStats(&after)
+		wantReason(t, err, refusal.TokenMalformed)
+		if got := after.TotalAlloc - before.TotalAlloc; got > 4096 {
+			t.Errorf("%s: %d bytes were allocated, want at most 4096", name, got)
+		}
+	}
+}
+
+func TestTokenShape(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	good := mint(t, w.provider, nil)
+	part := strings.Split(good, ".")
+	with := func(header string) string { return b64(header) + "." + part[1] + "." + part[2] }
+	claims := func(text string) string { return part[0] + "." + b64(text) + "." + part[2] }
+	deep := strings.Repeat(`{"a":`, 17) + "1" + strings.Repeat("}", 17)
+
+	for _, test := range []struct {
+		name, raw string
+		want      refusal.Reason
+	}{
+		{"empty", "", refusal.TokenMissing},
+		{"white space alone", " \r\n\t ", refusal.TokenMissing},
+		{"one segment", "abc", refusal.TokenMalformed},
+		{"two segments", part[0] + "." + part[1], refusal.TokenMalformed},
+		{"four segments", good + ".", refusal.TokenMalformed},
+		{"five segments, a JWE", good + ".a.b", refusal.TokenMalformed},
+		{"JSON serialization", `{"payload":"` + part[1] + `","protected":"` + part[0] + `","signature":"` + part[2] + `"}`, refusal.TokenMalformed},
+		{"too large", good + strings.Repeat("A", MaxTokenSize), refusal.TokenMalformed},
+		{"padding", part[0] + "=." + part[1] + "." + part[2], refusal.TokenMalformed},
+		{"a line break inside", part[0] + ".\n" + part[1] + "." + part[2], refusal.TokenMalformed},
+		{"a space in the signature", part[0] + "." + part[1] + ". " + part[2], refusal.TokenMalformed},
+		{"base64 of the other alphabet", part[0] + "." + part[1] + ".+/" + part[2][2:], refusal.TokenMalformed},
+		{"stray bits in the header", strings.TrimSuffix(b64(`{"alg":"ES256","a":12}`), "Q") + "R." + part[1] + "." + part[2], refusal.TokenMalformed},
+		{"empty header", "." + part[1] + "." + part[2], refusal.TokenMalformed},
+		{"empty claims", part[0] + ".." + part[2], refusal.TokenMalformed},
+		{"no signature", part[0] + "." + part[1] + ".", refusal.SignatureInvalid},
+		{"header no JSON", with("hello"), refusal.TokenMalformed},
+		{"header an array", with(`["ES256"]`), refusal.TokenMalformed},
+		{"header with alg twice", with(`{"alg":"ES256","alg":"ES256"}`), refusal.TokenMalformed},
+		{"header followed by more", with(`{"alg":"ES256"}{}`), refusal.TokenMalformed},
+		{"no alg", with(`{"kid":"key-1"}`), refusal.TokenMalformed},
+		{"alg in upper case", with(`{"ALG":"ES256"}`), refusal.TokenMalformed},
+		{"alg a number", with(`{"alg":256}`), refusal.TokenMalformed},
+		{"alg none", with(`{"alg":"none"}`), refusal.SignatureInvalid},
+		{"alg None", with(`{"alg":"None"}`), refusal.SignatureInvalid},
+		{"alg HS256", with(`{"alg":"HS256"}`), refusal.SignatureInvalid},
+		{"alg ES256K", with(`{"alg":"ES256K"}`), refusal.SignatureInvalid},
+		{"alg empty", with(`{"alg":""}`), refusal.SignatureInvalid},
+		{"alg of one letter", with(`{"alg":"E"}`), refusal.SignatureInvalid},
+		{"crit", with(`{"alg":"ES256","crit":["exp"]}`), refusal.TokenMalformed},
+		{"crit null", with(`{"alg":"ES256","crit":null}`), refusal.TokenMalformed},
+		{"b64 through crit", with(`{"alg":"ES256","b64":false,"crit":["b64"]}`), refusal.TokenMalformed},
+		{"b64 without crit", with(`{"alg":"ES256","b64":false}`), refusal.TokenMalformed},
+		{"kid a number", with(`{"alg":"ES256","kid":1}`), refusal.TokenMalformed},
+		{"claims no JSON", claims("hello"), refusal.TokenMalformed},
+		{"claims a string", claims(`"hello"`), refusal.TokenMalformed},
+		{"claims followed by more", claims(payload("") + "x"), refusal.TokenMalformed},
+		{"a claim twice", claims(payload(`,"sub":"someone"`)), refusal.TokenMalformed},
+		{"a claim twice but for case", claims(payload(`,"ISS":"https://good.example"`)), refusal.TokenMalformed},
+		{"a claim twice but for a long s", claims(payload(`,"iſs":"https://good.example"`)), refusal.TokenMalformed},
+		{"a nested claim twice", claims(payload(`,"a":[{"b":1,"B":2}]`)), refusal.TokenMalformed},
+		{"invalid UTF-8", claims(payload(`,"a":"` + "\xff" + `"`)), refusal.TokenMalformed},
+		{"a lone surrogate", claims(payload(`,"a":"\ud800"`)), refusal.TokenMalformed},
+		{"nested too deep", claims(payload(`,"a":` + deep)), refusal.TokenMalformed},
+		{"too many values", claims(payload(`,"a":[` + strings.Repeat("1,", maxClaimsValues) + `1]`)), refusal.TokenMalformed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			token, err := w.verifier.Verify(t.Context(), test.raw)
+			if token != nil {
+				t.Error("a token was returned")
+			}
+			e := wantReason(t, err, test.want)
+			if strings.Contains(e.Message, part[2]) || len(e.Message) > 500 {
+				t.Errorf("message %q has too much of the token", e.Message)
+			}
+		})
+	}
+	if got := len(w.sent()); got != 0 {
+		t.Errorf("%d requests were sent for malformed tokens", got)
+	}
+}
+
+func TestStrayBitsInTheSignatureAreRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{}) // 64 bytes: the last character has 4 stray bits
+	good := mint(t, w.provider, nil)
+	alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := strings.IndexByte(alphabet, good[len(good)-1])
+	_, err := w.verifier.Verify(t.Context(), good[:len(good)-1]+string(alphabet[last|1]))
+	wantReason(t, err, refusal.TokenMalformed)
+	if _, err := w.verifier.Verify(t.Context(), good); err != nil {
+		t.Errorf("the token itself: %v", err)
+	}
+}
+
+// TestHeaderCannotChooseItsKey: jku, jwk, x5u and x5c have no effect.
+func TestHeaderCannotChooseItsKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	evil := newProvider(t, provider.Config{IssuerURL: "https://evil.example"})
+	w.serve("https://evil.example", evil)
+	evilKey, goodKey := evil.SigningKey(), w.provider.SigningKey()
+	header := map[jose.HeaderKey]any{"jku": "https://evil.example/keys", "x5u": "https://evil.example/keys", "jwk": evilKey.Public()}
+
+	_, err := w.verifier.Verify(t.Context(), sign(t, evilKey, header, payload("")))
+	wantReason(t, err, refusal.SignatureInvalid)
+	if _, err := w.verifier.Verify(t.Context(), sign(t, goodKey, header, payload(""))); err != nil {
+		t.Errorf("signed by the issuer: %v", err)
+	}
+	if n := evil.KeyFetches() + evil.Discoveries(); n != 0 {
+		t.Errorf("the attacker's host was asked %d times", n)
+	}
+}
+
+// TestAlgorithmIsBoundToTheKey: no key verifies a signature of another algorithm, whatever
+// the header says.
+func TestAlgorithmIsBoundToTheKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{Algorithm: "RS256"})
+	key := w.provider.SigningKey()
+	key.Algorithm = "PS256" // the JWK says RS256, and so does discovery
+	_, err := w.verifier.Verify(t.Context(), sign(t, key, nil, payload("")))
+	e := wantReason(t, err, refusal.SignatureInvalid)
+	if !strings.Contains(e.Message, `"PS256"`) || !strings.Contains(e.Message, `"RS256"`) {
+		t.Errorf("message %q does not say what was found and wanted", e.Message)
+	}
+}
+
+func TestBrokenRegisteredHeaderParameterIsMalformed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	header := map[jose.HeaderKey]any{"x5c": []string{"junk"}}
+	_, err := w.verifier.Verify(t.Context(), sign(t, w.provider.SigningKey(), header, payload("")))
+	wantReason(t, err, refusal.TokenMalformed)
+}
+
+func FuzzParseToken(f *testing.F) {
+	good := mint(f, newProvider(f, provider.Config{IssuerURL: testIssuer}), githubClaims())
+	for _, seed := range []string{
+		good, "", "..", "a.b.c", strings.Repeat(".", 100), good + "=", "\n" + good,
+		b64(`{"alg":"none"}`) + "." + b64(`{}`) + ".", b64(`{"alg":"RS256","crit":["b64"],"b64":false}`) + ".e30.e30",
+		b64(`{"alg":"ES256","jwk":{"kty":"EC"}}`) + "." + b64(payload("")) + ".AAAA",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		token, err := parseToken(raw)
+		if err != nil {
+			var e *refusal.Error
+			if !errors.As(err, &e) || e.Reason.Kind() != refusal.Unauthenticated {
+				t.Fatalf("error %v is no refusal of kind Unauthenticated", err)
+			}
+			return
+		}
+		if !supportedAlgorithm(token.alg) {
+			t.Errorf("alg %q got through", token.alg)
+		}
+		// Whatever parses is the one text of its parts.
+		part := strings.Split(strings.TrimSpace(raw), ".")
+		if len(part) != 3 || len(token.raw) > MaxTokenSize {
+			t.Fatalf("%d segments, %d bytes got through", len(part), len(token.raw))
+		}
+		for _, p := range part {
+			decoded, err := base64.RawURLEncoding.DecodeString(p)
+			if err != nil || base64.RawURLEncoding.EncodeToString(decoded) != p {
+				t.Errorf("segment %q is not the base64url of what it decodes to", p)
+			}
+		}
+	})
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"bytes"
+	"context"
+	"encoding/pem"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+func TestAddressPolicy(t *testing.T) {
+	t.Parallel()
+	const public, private, loopback, never = "public", "private", "loopback", "never"
+	for text, class := range map[string]string{
+		"8.8.8.8": public, "2606:4700::1111": public, "::ffff:8.8.8.8": public, "64:ff9b::808:808": public,
+		"10.1.2.3": private, "172.16.0.1": private, "172.31.255.255": private, "192.168.1.1": private,
+		"100.64.0.1": private, "100.100.100.200": private, "fd00::1": private, "::ffff:10.0.0.1": private, "64:ff9b::a00:1": private,
+		"127.0.0.1": loopback, "127.8.8.8": loopback, "::1": loopback, "::ffff:127.0.0.1": loopback,
+		"169.254.169.254": never, "fe80::1": never, "fe80::1%eth0": never, "::ffff:169.254.169.254": never, "64:ff9b::a9fe:a9fe": never,
+		"0.0.0.0": never, "::": never, "0.1.2.3": never, "224.0.0.1": never, "255.255.255.255": never, "ff02::1": never, "240.0.0.1": never,
+		"192.0.0.192": never, "192.0.2.1": never, "198.18.0.1": never, "198.51.100.1": never, "203.0.113.1": never,
+		"::7f00:1": never, "2002:7f00:1::": never, "2001:0:1::": never, "2001:db8::1": never, "fec0::1": never, "64:ff9b:1::a00:1": never,
+		"172.32.0.1": public, "100.128.0.1": public, "2001:4860:4860::8888": public,
+	} {
+		addr := netip.MustParseAddr(text)
+		for _, policy := range []string{public, private, loopback} {
+			p := newAddressPolicy()
+			p.public, p.private, p.loopback = policy == public, policy == private, policy == loopback
+			if got := p.allows(addr); got != (policy == class) {
+				t.Errorf("%s under the policy for %s addresses: %v", text, policy, got)
+			}
+		}
+	}
+}
+
+// realWorld serves a provider on a real loopback listener, with TLS.
+func realWorld(t *testing.T, middleware func(http.Handler) http.Handler) (*provider.Provider, *httptest.Server) {
+	t.Helper()
+	server := httptest.NewUnstartedServer(nil)
+	p := newProvider(t, provider.Config{IssuerURL: "https://" + server.Listener.Addr().String()})
+	server.Config.Handler = p
+	if middleware != nil {
+		server.Config.Handler = middleware(p)
+	}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return p, server
+}
+
+func certPEM(server *httptest.Server) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+}
+
+func TestLoopbackIsDialledWhereAllowedOnly(t *testing.T) {
+	t.Parallel()
+	p, server := realWorld(t, nil)
+	issuer := staticIssuer(p.IssuerURL())
+	issuer.CACert = certPEM(server)
+	for _, allow := range []bool{true, false} {
+		issuer.AllowPrivateNetwork = !allow // is not enough
+		v, err := New(Config{Issuers: []Issuer{issuer}, AllowLoopback: allow})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = v.Verify(t.Context(), mint(t, p, nil))
+		if allow {
+			if err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		e := wantReason(t, err, refusal.IssuerUnreachable)
+		if !strings.Contains(e.Cause.Error(), "address 127.0.0.1 is refused") || strings.Contains(e.Message, "refused") {
+			t.Errorf("message %q, cause %v", e.Message, e.Cause)
+		}
+	}
+	if n := p.Discoveries(); n != 1 {
+		t.Errorf("%d discoveries, want one", n)
+	}
+}
+
+func TestUnknownCAIsRefused(t *testing.T) {
+	t.Parallel()
+	p, _ := realWorld(t, nil)
+	v, err := New(Config{Issuers: []Issuer{staticIssuer(p.IssuerURL())}, AllowLoopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	wantReason(t, err, refusal.IssuerUnreachable)
+}
+
+func TestHTTPOnLoopback(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(nil)
+	p := newProvider(t, provider.Config{IssuerURL: "http://" + server.Listener.Addr().String() + "/dev/oidc"})
+	server.Config.Handler = p
+	server.Start()
+	defer server.Close()
+	v, err := New(Config{Issuers: []Issuer{staticIssuer(p.IssuerURL())}, AllowLoopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRedirectsStayOnTheOrigin: CVE-2026-49478, a discovery that follows redirects to another
+// host.
+func TestRedirectsStayOnTheOrigin(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name     string
+		location func(path string) string
+		accepted bool
+	}{
+		{"the same origin", func(path string) string { return testIssuer + "/moved" + path }, true},
+		{"the same origin with its port", func(path string) string { return "https://ISSUER.example:443/moved" + path }, true},
+		{"another host", func(path string) string { return "https://evil.example" + path }, false},
+		{"another port", func(path string) string { return testIssuer + ":8443" + path }, false},
+		{"another scheme", func(path string) string { return "http://issuer.example" + path }, false},
+		{"a metadata service", func(string) string { return "http://169.254.169.254/latest/" }, false},
+		{"itself", func(path string) string { return testIssuer + path }, false},
+	} {
+		for _, redirected := range []string{"/.well-known/openid-configuration", "/keys"} {
+			t.Run(test.name+redirected, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, Config{AllowLoopback: true}, provider.Config{})
+				w.serve(testIssuer, redirectOnce(w.provider, redirected, test.location(redirected)))
+				evil := newProvider(t, provider.Config{IssuerURL: testIssuer})
+				for _, elsewhere := range []string{"https://evil.example", testIssuer + ":8443", "http://issuer.example", "http://169.254.169.254"} {
+					w.serve(elsewhere, evil)
+				}
+				_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil))
+				if test.accepted != (err == nil) {
+					t.Fatalf("error %v", err)
+				}
+				if err != nil {
+					wantReason(t, err, refusal.IssuerUnreachable)
+				}
+				if n := evil.Discoveries() + evil.KeyFetches(); n != 0 {
+					t.Errorf("another origin was asked %d times", n)
+				}
+				if n := len(w.sent()); n > 2+maxRedirects {
+					t.Errorf("%d requests", n)
+				}
+			})
+		}
+	}
+}
+
+// redirectOnce redirects path to location, and serves p under /moved as well.
+func redirectOnce(p http.Handler, path, location string) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == path {
+			http.Redirect(rw, r, location, http.StatusFound)
+			return
+		}
+		r.URL.Path = strings.TrimPrefix(r.URL.Path, "/moved")
+		p.ServeHTTP(rw, r)
+	})
+}
+
+// TestHugeDocumentsAreNotRead: a discovery document of 200 MiB was once read whole.
+func TestHugeDocumentsAreNotRead(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/.well-known/openid-configuration", "/keys"} {
+		var written atomic.Int64
+		p, server := realWorld(t, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != path {
+					next.ServeHTTP(rw, r)
+					return
+				}
+				_, _ = io.WriteString(rw, `{"issuer":"`)
+				chunk := bytes.Repeat([]byte("a"), 64<<10)
+				for written.Load() < 200<<20 {
+					n, err := rw.Write(chunk)
+					written.Add(int64(n))
+					if err != nil {
+						return
+					}
+				}
+			})
+		})
+		issuer := staticIssuer(p.IssuerURL())
+		issuer.CACert = certPEM(server)
+		v, err := New(Config{Issuers: []Issuer{issuer}, AllowLoopback: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = v.Verify(t.Context(), mint(t, p, nil))
+		e := wantReason(t, err, refusal.IssuerUnreachable)
+		if !strings.Contains(e.Cause.Error(), "exceeds") {
+			t.Errorf("%s: cause %v", path, e.Cause)
+		}
+		server.Close()                                  // waits for the handler
+		if n := written.Load(); n > maxDocument+8<<20 { // what the sockets and HTTP/2 buffer
+			t.Errorf("%s: %d bytes were taken", path, n)
+		}
+	}
+}
+
+func TestLimitedBodyReadsNoFurther(t *testing.T) {
+	t.Parallel()
+	source := strings.NewReader(strings.Repeat("x", 3*maxDocument))
+	g := &guard{https: roundTripper(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(source)}, nil
+	})}
+	resp, err := g.RoundTrip(httptest.NewRequest(http.MethodGet, testIssuer, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(resp.Body); err == nil || !strings.Contains(err.Error(), "exceeds") {
+		t.Errorf("error %v", err)
+	}
+	if read := 3*maxDocument - source.Len(); read > maxDocument+1 {
+		t.Errorf("%d bytes were read", read)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestErrorBodiesStayOut: what an issuer writes beside an error status is kept out of errors.
+func TestErrorBodiesStayOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		http.Error(rw, "SECRET", http.StatusTeapot)
+	}))
+	_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil))
+	if e := wantReason(t, err, refusal.IssuerUnreachable); strings.Contains(e.Error(), "SECRET") || !strings.Contains(e.Error(), "418") {
+		t.Errorf("error %v", e)
+	}
+}
+
+func TestOrigin(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"https://A.example/x":      "https://a.example",
+		"https://a.example:443/x":  "https://a.example",
+		"https://a.example:8443":   "https://a.example:8443",
+		"http://a.example:80":      "http://a.example",
+		"http://a.example:443":     "http://a.example:443",
+		"https://[::1]:443/x":      "https://[::1]",
+		"https://user@a.example/x": "https://a.example",
+	} {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := origin(u); got != want {
+			t.Errorf("origin of %s is %s, want %s", text, got, want)
+		}
+	}
+}
+
+// TestProxyOfTheEnvironmentIsNotUsed: addresses are checked where we dial, so we must dial.
+func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	t.Setenv("HTTPS_PROXY", "http://"+proxy.Addr().String())
+	transport, ok := newTransport(newAddressPolicy(), nil).(*http.Transport)
+	if !ok || transport.Proxy != nil {
+		t.Error("the transport has a proxy")
+	}
+	if _, err := transport.DialContext(context.Background(), "tcp", proxy.Addr().String()); err == nil {
+		t.Error("a loopback address was dialled")
+	}
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package oidc turns a raw ID token into a verified Token: it finds the configured issuer
+// entry, discovers the issuer's keys, and checks signature, times, audience and shape.
+//
+// What the claims mean for a certificate is package identity's business. Packages identity,
+// ca and internal/app may import this one; it imports nothing of ours but internal/refusal
+// and internal/keypath.
+package oidc
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// Issuer is one entry of the issuer file: whose ID tokens are trusted, and for which
+// audience. Exactly one of URL and Pattern is set.
+type Issuer struct {
+	// Key is the entry's key in the issuer file and its identity here: Token.Entry and
+	// IssuerStatus.Entry repeat it. It is unique.
+	Key string
+	// URL is the issuer URL of a static entry, byte for byte as `iss` has it. It is https;
+	// http is accepted for loopback hosts under Config.AllowLoopback.
+	URL string
+	// Pattern is the wildcard of a wildcard entry; see ParsePattern.
+	Pattern string
+	// Audiences are the accepted values of `aud`; at least one. A token needs one of them.
+	Audiences []string
+	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all
+	// that the issuer's discovery document lists and that this package knows.
+	SigningAlgorithms []string
+	// CACert is PEM of the CA certificates that the issuer's TLS certificate may chain to,
+	// beside the system's; empty for the system's alone.
+	CACert []byte
+	// Kubernetes tells that the issuer is a Kubernetes API server. Once
+	// https://kubernetes.default.svc is configured, static entries with it are reached
+	// as from inside a cluster: see Config.KubernetesCAFile.
+	Kubernetes bool
+	// AllowPrivateNetwork accepts private addresses for the issuer's hosts. Loopback and
+	// link-local ones, where clouds keep their metadata services, stay refused.
+	AllowPrivateNetwork bool
+	// JWKSHosts are further hosts (with a port where it is not the scheme's own) that the
+	// jwks_uri of a wildcard issuer may be on; its own host always is one. A static issuer's
+	// may be anywhere, unless this is set.
+	JWKSHosts []string
+}
+
+// Config is the setting of a Verifier.
+type Config struct {
+	// Issuers are the trusted issuers; at least one.
+	Issuers []Issuer
+	// AllowLoopback accepts loopback addresses, and http on them. For development only.
+	AllowLoopback bool
+	// KubernetesCAFile and KubernetesTokenFile are the cluster's CA certificates (PEM) and the
+	// pod's service account token. Both are read anew for each fetch, since they rotate. The
+	// defaults are /var/run/fulcio/ca.crt and
+	// /var/run/secrets/kubernetes.io/serviceaccount/token.
+	KubernetesCAFile, KubernetesTokenFile string
+	// KeyRefresh is the age at which an issuer's keys are fetched anew, and so the time that
+	// a withdrawn key may still be accepted; default 15 minutes.
+	KeyRefresh time.Duration
+	// KeyLifetime is the age at which keys that could not be refreshed are trusted no
+	// longer; default 24 hours.
+	KeyLifetime time.Duration
+	// Now is the clock; default time.Now.
+	Now func() time.Time
+	// Logger gets what the operator must know of issuers; default none.
+	Logger *slog.Logger
+	// ObserveFetch, if set, is called after each fetch of a discovery document or key set,
+	// from several goroutines. It is meant for metrics.
+	ObserveFetch func(Fetch)
+}
+
+// Token is an ID token whose signature, times, audience and subject have been checked.
+// It is not changed after Verify has returned it.
+type Token struct {
+	// Entry is Issuer.Key of the entry that the token's issuer matched.
+	Entry string
+	// IssuerURL is the claim `iss`.
+	IssuerURL string
+	// Subject is the claim `sub`; never empty.
+	Subject string
+	// Audience is the claim `aud`, which holds at least one accepted audience.
+	Audience []string
+	// Expiry is the claim `exp`, in whole seconds.
+	Expiry time.Time
+	// Claims are all claims, those above included.
+	Claims Claims
+}
+
+// Verifier verifies ID tokens. It is safe for concurrent use.
+type Verifier struct {
+	static    map[string]*source // by issuer URL
+	wildcards []*entry           // more literal labels and segments first
+	found     *sourceCache       // issuers that a wildcard matched
+	entries   []*entry           // in the order of Config.Issuers
+	now       func() time.Time
+}
+
+// Verify checks rawIDToken, a compact JWS (RFC 7515, section 7.1) with white space around it
+// at most, and returns what it says. Its refusals are *refusal.Error.
+//
+// It fetches nothing for a token that no issuer entry matches, or whose times or audience are
+// wrong. For a static issuer that has been discovered it fetches only where the token names
+// a key that is not known, and that at most every 30 seconds.
+func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error) {
+	// One reading of the clock judges the whole token.
+	now := v.now()
+
+	token, err := parseToken(rawIDToken)
+	if err != nil {
+		return nil, err
+	}
+	issuerURL, err := token.issuerURL()
+	if err != nil {
+		return nil, err
+	}
+	src, err := v.source(issuerURL)
+	if err != nil {
+		return nil, err
+	}
+	// These checks are cheap and the signature is not, so they come first; a token with
+	// several faults gets the answer to one of them.
+	verified, err := token.check(src.entry, now)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := src.keysFor(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if err := verifySignature(ctx, token, keys, now); err != nil {
+		return nil, err
+	}
+	return verified, nil
+}
+
+// source returns where the keys of issuerURL come from: the static entry with exactly this
+// URL, or else the most specific wildcard that matches it.
+func (v *Verifier) source(issuerURL string) (*source, error) {
+	if src, ok := v.static[issuerURL]; ok {
+		return src, nil
+	}
+	if target, ok := parseIssuerURL(issuerURL); ok {
+		for _, e := range v.wildcards {
+			if e.pattern.matches(target) {
+				return v.found.get(issuerURL, e), nil
+			}
+		}
+	}
+	twin, slashed := strings.CutSuffix(issuerURL, "/")
+	if !slashed {
+		twin = issuerURL + "/"
+	}
+	if _, ok := v.static[twin]; ok {
+		return nil, refusal.New(refusal.IssuerNotConfigured,
+			"the token's issuer is %s, which is not configured here; %s is, and a slash at the end makes a difference",
+			quote(issuerURL), quote(twin))
+	}
+	return nil, refusal.New(refusal.IssuerNotConfigured,
+		"the token's issuer is %s, which is not among the issuers configured here", quote(issuerURL))
+}
