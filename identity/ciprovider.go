@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// ciProvider is the rule of type ci-provider: SAN and extensions from the operator's
+// templates, over the token's claims and the operator's defaults, all as text.
+type ciProvider struct {
+	defaults   map[string]string
+	san        *claimTemplate
+	extensions []extensionTemplate // ascending by arc
+	// names are the claims that some template names, and sanNames those that the SAN's
+	// does, which must not be empty; both sorted.
+	names, sanNames []string
+	// unnamed tells that some template reads claims that it does not name.
+	unnamed bool
+}
+
+type extensionTemplate struct {
+	extension certs.Extension
+	template  *claimTemplate
+}
+
+func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
+	values, err := r.values(tok.Claims)
+	if err != nil {
+		return err
+	}
+	absent := map[string]bool{}
+	for _, name := range r.sanNames {
+		if values[name] == "" {
+			absent[name] = true
+		}
+	}
+	render := func(t *claimTemplate, what string) (string, error) {
+		text, err := t.render(values)
+		var fields missingFieldsError
+		switch {
+		case errors.As(err, &fields):
+			for _, name := range fields {
+				absent[name] = true
+			}
+		case errors.Is(err, errTooLong):
+			return "", refusal.New(refusal.ClaimInvalid, "the token's claims make %s longer than %d bytes", what, maxText)
+		case err != nil:
+			return "", refusal.New(refusal.ClaimInvalid, "the issuer's template for %s does not work with the token's claims", what).Because(err)
+		}
+		return text, nil
+	}
+	san, err := render(r.san, "the subject alternative name")
+	if err != nil {
+		return err
+	}
+	for _, e := range r.extensions {
+		if id.Extensions[e.extension.Arc], err = render(e.template, e.extension.Key); err != nil {
+			return err
+		}
+	}
+	if len(absent) > 0 {
+		return missingClaims(slices.Sorted(maps.Keys(absent)))
+	}
+	id.SAN, err = uriSAN(san)
+	return err
+}
+
+// values returns the texts that the templates read: the defaults, and over them the claims.
+// A null claim is missing, and a default does not take its place: the token says that it
+// has no value.
+func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
+	values := make(map[string]string, len(r.defaults)+len(r.names))
+	maps.Copy(values, r.defaults)
+	names := r.names
+	if r.unnamed {
+		names = slices.Sorted(maps.Keys(claims))
+	}
+	var null []string
+	for _, name := range names {
+		v, present := claims[name]
+		if !present {
+			continue
+		}
+		if v == nil {
+			null = append(null, name)
+			continue
+		}
+		text, err := claimText(name, v)
+		if err != nil {
+			return nil, err
+		}
+		values[name] = text
+	}
+	if null != nil {
+		return nil, missingClaims(null)
+	}
+	return values, nil
+}
+
+// claimText returns a claim's value as templates see it.
+func claimText(name string, v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	case oidc.Number:
+		text, ok := numberText(v)
+		if !ok {
+			return "", refusal.New(refusal.ClaimInvalid, "the token's claim %s is a number of more than 53 bits; the issuer must send it as text", quote(name))
+		}
+		return text, nil
+	default:
+		return "", claimRefusal(name, v, "text, a number or a boolean, as the issuer's templates read it")
+	}
+}
+
+// numberText returns n in the decimal form that a float64 prints in. Readers of tokens
+// decode numbers into float64, which rounds integers beyond 2^53, so that two runs would
+// get one name: those are refused.
+func numberText(n oidc.Number) (string, bool) {
+	const limit = 1 << 53
+	f, err := strconv.ParseFloat(string(n), 64)
+	if err != nil || f < -limit || f > limit {
+		return "", false
+	}
+	// 2^53+1 has been rounded to 2^53 by now.
+	if (f == limit || f == -limit) && strings.TrimPrefix(string(n), "-") != strconv.Itoa(limit) {
+		return "", false
+	}
+	return strconv.FormatFloat(f, 'f', -1, 64), true
+}
+
+// newCIProvider compiles the entry name of ci-issuer-metadata. It returns every mistake at
+// once, and nil for the provider if there is one.
+func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider, warnings, errs []error) {
+	r = &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues)}
+	compile := func(source string, path []string) *claimTemplate {
+		t, err := parseTemplate(source)
+		if err != nil {
+			errs = append(errs, &keypath.Error{Path: path, Err: err})
+			return nil
+		}
+		if t.reads.controls {
+			warnings = append(warnings, keypath.Errorf(path, "the template's own text holds a line break or another control character, which cannot enter a certificate: tokens will be refused; in YAML, end a block with >- or |-, or trim with {{- and -}}"))
+		}
+		r.names = append(append(r.names, t.reads.fields...), t.reads.indexed...)
+		r.unnamed = r.unnamed || t.reads.unnamed
+		return t
+	}
+
+	sanPath := at(path, "subject-alternative-name-template")
+	if config.SubjectAlternativeNameTemplate == "" {
+		errs = append(errs, keypath.Errorf(sanPath, "the template is missing; give one, such as https://ci.example/{{.project}}/{{.pipeline}}"))
+	} else if r.san = compile(config.SubjectAlternativeNameTemplate, sanPath); r.san != nil {
+		r.sanNames = sorted(r.names)
+	}
+	for _, key := range slices.Sorted(maps.Keys(config.ExtensionTemplates)) {
+		source, path := config.ExtensionTemplates[key], at(path, "extension-templates", key)
+		if source == "" || key == "issuer" || key == "subject" {
+			continue // not set; or the token's own, whatever a template says
+		}
+		extension, ok := certs.ExtensionByKey(key)
+		if !ok {
+			unknown := keypath.Errorf(path, "there is no extension of this name; the names are %s", strings.Join(extensionKeys(), ", "))
+			if compat {
+				warnings = append(warnings, unknown)
+			} else {
+				errs = append(errs, unknown)
+			}
+			continue
+		}
+		if t := compile(source, path); t != nil {
+			r.extensions = append(r.extensions, extensionTemplate{extension, t})
+		}
+	}
+	if len(errs) > 0 {
+		return nil, warnings, errs
+	}
+	r.names = sorted(r.names)
+	slices.SortFunc(r.extensions, func(a, b extensionTemplate) int { return int(a.extension.Arc) - int(b.extension.Arc) })
+	return r, warnings, nil
+}
+
+func sorted(names []string) []string {
+	names = slices.Sorted(slices.Values(names))
+	return slices.Compact(names)
+}
+
+func extensionKeys() []string {
+	var keys []string
+	for _, e := range certs.Table() {
+		if e.Key != "" {
+			keys = append(keys, e.Key)
+		}
+	}
+	return keys
+}

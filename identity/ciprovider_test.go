@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// renderOne renders one extension template (.9) over the claims, with a SAN that reads
+// nothing of them.
+func renderOne(tb testing.TB, template string, claims oidc.Claims, defaults map[string]string) (string, error) {
+	tb.Helper()
+	rules := rulesOf(tb, ciEntry(), CIProvider{
+		DefaultTemplateValues:          defaults,
+		SubjectAlternativeNameTemplate: `https://ci.example/{{"x"}}`,
+		ExtensionTemplates:             map[string]string{"build-signer-uri": template},
+	})
+	id, err := rules.Identify(tokenOf(claims))
+	if err != nil {
+		return "", err
+	}
+	return id.Extensions[certs.BuildSignerURI], nil
+}
+
+func TestTemplateResults(t *testing.T) {
+	t.Parallel()
+	claims := mustClaims(t, `{"sub":"s","a":"1","empty":"","spaces":"  x ","html":"<a&b>'\"","nested":"{{.a}}","name":"a",
+		"int":1536140711,"frac":1.5,"million":1000000,"exp":1e3,"big":9007199254740992,"small":-9007199254740992,"zero":-0,"yes":true,"no":false,
+		"d-o.t/s":"dots","list":["x"],"object":{},"null":null}`)
+	defaults := map[string]string{"def": "fallback", "a": "overridden", "empty": "overridden", "nestedDef": "{{.a}}", "blank": ""}
+	for _, c := range []struct{ name, template, want string }{
+		{"a plain value names a claim", "a", "1"},
+		{"a plain value names a default", "def", "fallback"},
+		{"a plain value with any characters", "d-o.t/s", "dots"},
+		{"an empty claim wins over a default", "empty", ""},
+		{"an empty default leaves the extension out", "blank", ""},
+		{"field", "x{{.a}}y", "x1y"},
+		{"nothing is trimmed", "{{.spaces}}  z ", "  x   z "},
+		{"nothing is escaped for HTML", "{{.html}}", `<a&b>'"`},
+		{"claims are not expanded again", "{{.nested}}", "{{.a}}"},
+		{"plain claims are not expanded", "nested", "{{.a}}"},
+		{"defaults are not expanded", "nestedDef", "{{.a}}"},
+		{"index of a present key", `{{index . "d-o.t/s"}}`, "dots"},
+		{"index of a missing key", `[{{index . "absent"}}]`, "[]"},
+		{"index of a missing key beside a plain one", `{{index . "absent"}}{{.a}}`, "1"},
+		{"index of a key from a pipe", `{{"a" | index .}}`, "1"},
+		{"index by another claim", `{{$k := .name}}{{with $}}{{.a}}{{end}}{{$k}}`, "1a"},
+		{"whole number", "int", "1536140711"},
+		{"whole number from a million on, without an exponent", "{{.million}}", "1000000"},
+		{"number with an exponent", "exp", "1000"},
+		{"fraction", "{{.frac}}", "1.5"},
+		{"2^53", "big", "9007199254740992"},
+		{"-2^53", "small", "-9007199254740992"},
+		{"negative zero", "zero", "-0"},
+		{"booleans are text", `{{if eq .yes "true"}}T{{end}}{{if .no}}{{.no}}{{end}}`, "Tfalse"},
+		{"with and else", `{{with .empty}}{{.}}{{else}}none{{end}}`, "none"},
+		{"with a value", `{{with .a}}<{{.}}>{{end}}`, "<1>"},
+		{"if over a missing index", `{{if index . "absent"}}x{{else}}y{{end}}`, "y"},
+		{"printf", `{{printf "%s/%05s/%q" .a .a .name}}`, `1/00001/"a"`},
+		{"printf with digits in its text", `{{printf "20240101-99999999-%s" .a}}`, "20240101-99999999-1"},
+		{"print, len, slice, urlquery, js, html", `{{print .a "b"}}{{len .spaces}}{{slice .spaces 2 3}}{{urlquery .spaces}}{{js .html}}{{html .html}}`,
+			`1b` + `4` + `x` + `++x+` + `\u003Ca\u0026b\u003E\'\"` + `&lt;a&amp;b&gt;&#39;&#34;`},
+		{"and, or, not, comparisons", `{{and .a .name}}{{or .empty .name}}{{if not .empty}}n{{end}}{{if ne .a "2"}}o{{end}}`, "aano"},
+		{"defined templates", `{{define "t"}}[{{.a}}]{{end}}{{template "t" .}}`, "[1]"},
+		{"comments and trimming", "  {{- /* note */ -}}  {{.a}}", "1"},
+		{"unread claims of other kinds do not matter", `{{.a}}`, "1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := renderOne(t, c.template, claims, defaults)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestTemplateRefusals(t *testing.T) {
+	t.Parallel()
+	claims := mustClaims(t, `{"sub":"s","a":"1","big":9007199254740993,"exact":9007199254740992.5,"huge":1e400,"large":1e300,"negative":-9007199254740993,
+		"list":["x"],"object":{"a":"b"},"null":null,"line":"a\nb","é":"x","format":"%999999d%999999d"}`)
+	defaults := map[string]string{"null": "a default"}
+	for _, c := range []struct {
+		name, template string
+		reason         refusal.Reason
+		mention        string
+	}{
+		{"a plain value of no claim", "absent", refusal.ClaimMissing, `"absent"`},
+		{"a plain value that is text by mistake", "https://ci.example", refusal.ClaimMissing, `"https://ci.example"`},
+		{"field of no claim", "x{{.absent}}", refusal.ClaimMissing, `"absent"`},
+		{"field of no claim in a template that is more than a concatenation", `{{if .a}}{{.absent}}{{end}}`, refusal.ClaimMissing, `"absent"`},
+		{"null claim, by name, though there is a default", "null", refusal.ClaimMissing, `"null"`},
+		{"null claim, by field", "{{.null}}", refusal.ClaimMissing, `"null"`},
+		{"null claim, by index", `{{index . "null"}}`, refusal.ClaimMissing, `"null"`},
+		{"list", "list", refusal.ClaimInvalid, "a list"},
+		{"list by index", `{{index . "list"}}`, refusal.ClaimInvalid, "a list"},
+		{"list in a branch", `{{if .a}}{{else}}{{.list}}{{end}}`, refusal.ClaimInvalid, "a list"},
+		{"object", "{{.object}}", refusal.ClaimInvalid, "an object"},
+		{"member of an object", "{{.object.a}}", refusal.ClaimInvalid, "an object"},
+		{"member of a text", "{{.a.b}}", refusal.ClaimInvalid, "build-signer-uri"},
+		{"integer that 2^53 cannot hold", "big", refusal.ClaimInvalid, `"big"`},
+		{"negative integer that 2^53 cannot hold", "negative", refusal.ClaimInvalid, `"negative"`},
+		{"number that rounds to 2^53", "exact", refusal.ClaimInvalid, `"exact"`},
+		{"number with a large exponent", "large", refusal.ClaimInvalid, `"large"`},
+		{"number beyond float64", "huge", refusal.ClaimInvalid, `"huge"`},
+		{"all claims at once", "{{.}}", refusal.ClaimInvalid, ""},
+		{"control character in a claim", "line", refusal.ClaimInvalid, "BuildSignerURI"},
+		{"control character in a template", "{{.a}}\n", refusal.ClaimInvalid, "BuildSignerURI"},
+		{"part of a character", `{{slice (index . "é") 0 0}}{{slice "é" 0 1}}`, refusal.ClaimInvalid, "BuildSignerURI"},
+		{"width of a million", `{{printf "%1000000d" 1}}`, refusal.ClaimInvalid, "longer"},
+		{"width beyond integers", `{{printf "%99999999999999999999d" 1}}`, refusal.ClaimInvalid, "longer"},
+		{"width from an argument", `{{printf "%*d" 1000000 1}}`, refusal.ClaimInvalid, "longer"},
+		{"width from a negative argument", `{{printf "%*d" -1000000 1}}`, refusal.ClaimInvalid, "longer"},
+		{"width in a claim that is taken for a format", `{{printf .format 1 2}}`, refusal.ClaimInvalid, "longer"},
+		{"result longer than fits", `{{printf "%9000d" 1}}`, refusal.ClaimInvalid, "longer"},
+		{"endless result", `{{range $i := 100000}}xxxxxxxx{{end}}`, refusal.ClaimInvalid, "longer"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			rules := rulesOf(t, ciEntry(), CIProvider{
+				DefaultTemplateValues:          defaults,
+				SubjectAlternativeNameTemplate: `https://ci.example/{{"x"}}`,
+				ExtensionTemplates:             map[string]string{"build-signer-uri": c.template},
+			})
+			wantRefusal(t, rules, claims, c.reason, c.mention)
+		})
+	}
+}
+
+func TestTemplatesNameAllMissingClaimsAtOnce(t *testing.T) {
+	t.Parallel()
+	claims := with(t, githubClaims(t), `{"job_workflow_ref":"","sha":"DELETE","run_id":"DELETE","workflow":"DELETE"}`)
+	wantRefusal(t, rulesOf(t, ciEntry(), githubProvider()), claims, refusal.ClaimMissing, `"job_workflow_ref"`, `"sha"`, `"run_id"`, `"workflow"`)
+}
+
+func TestReadingClaimsWithoutNamingThemDemandsTextOfAll(t *testing.T) {
+	t.Parallel()
+	const template = `{{$k := .name}}{{index . $k}}`
+	got, err := renderOne(t, template, mustClaims(t, `{"sub":"s","name":"a","a":"1","n":2}`), nil)
+	if err != nil || got != "1" {
+		t.Errorf("got %q, %v, want 1", got, err)
+	}
+	_, err = renderOne(t, template, mustClaims(t, `{"sub":"s","name":"a","a":"1","l":[]}`), nil)
+	if got := refusal.From(err).Reason; got != refusal.ClaimInvalid {
+		t.Errorf("with a list beside it: %v, want CLAIM_INVALID", err)
+	}
+	_, err = renderOne(t, template, mustClaims(t, `{"sub":"s","name":"a","a":"1","l":null}`), nil)
+	if got := refusal.From(err).Reason; got != refusal.ClaimMissing {
+		t.Errorf("with null beside it: %v, want CLAIM_MISSING", err)
+	}
+}
+
+func TestSANTemplateResults(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, claim, want string }{
+		{"space", "a b", "https://CI.example/a%20b"},
+		{"empty segments", "a//b", "https://CI.example/a//b"},
+		{"query verbatim", "a?x=1 2&y=%zz/../", "https://CI.example/a?x=1 2&y=%zz/../"},
+		{"fragment", "a#b", "https://CI.example/a#b"},
+		{"empty fragment", "a#", "https://CI.example/a"},
+		{"escapes stay", "a%2Fb%20c", "https://CI.example/a%2Fb%20c"},
+		{"beyond ASCII", "é", "https://CI.example/%C3%A9"},
+		{"dots that are no segments", ".github/a..b/...", "https://CI.example/.github/a..b/..."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			rules := rulesOf(t, ciEntry(), CIProvider{
+				SubjectAlternativeNameTemplate: "https://CI.example/{{.x}}",
+				ExtensionTemplates:             map[string]string{"build-signer-uri": "https://CI.example/{{.x}}"},
+			})
+			id := mustIdentify(t, rules, oidc.Claims{"sub": "s", "x": c.claim})
+			if id.SAN.Value != c.want {
+				t.Errorf("SAN %q, want %q", id.SAN.Value, c.want)
+			}
+			if got, want := id.Extensions[certs.BuildSignerURI], "https://CI.example/"+c.claim; got != want {
+				t.Errorf("the extension is %q, want the raw result %q", got, want)
+			}
+		})
+	}
+}
+
+func TestSANTemplateRefusals(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, template, claims string
+		reason                 refusal.Reason
+	}{
+		{"claim by field missing", "https://ci.example/{{.x}}", `{}`, refusal.ClaimMissing},
+		{"claim by field empty", "https://ci.example/{{.x}}", `{"x":""}`, refusal.ClaimMissing},
+		{"claim by field null", "https://ci.example/{{.x}}", `{"x":null}`, refusal.ClaimMissing},
+		{"claim by literal index missing", `https://ci.example/{{index . "x"}}`, `{}`, refusal.ClaimMissing},
+		{"claim by literal index empty", `https://ci.example/{{index . "x"}}`, `{"x":""}`, refusal.ClaimMissing},
+		{"claim by literal index of $", `https://ci.example/{{index $ "x"}}`, `{}`, refusal.ClaimMissing},
+		{"claim by literal index in a condition", `https://ci.example/{{if index . "x"}}a{{else}}b{{end}}`, `{}`, refusal.ClaimMissing},
+		{"claim in an inner pipeline", `https://ci.example/{{printf "%s" (or (index . "x") "d")}}`, `{}`, refusal.ClaimMissing},
+		{"claim assigned to a variable", `https://ci.example/{{$v := index . "x"}}a{{$v}}`, `{}`, refusal.ClaimMissing},
+		{"claim through a variable for all", `https://ci.example/{{$all := .}}{{index $all "x"}}`, `{}`, refusal.ClaimMissing},
+		{"claim in a defined template", `{{define "t"}}{{index . "x"}}{{end}}https://ci.example/{{template "t" .}}`, `{}`, refusal.ClaimMissing},
+		{"claim that a plain value names", "x", `{"x":""}`, refusal.ClaimMissing},
+		{"default that is empty", "https://ci.example/{{.blank}}", `{}`, refusal.ClaimMissing},
+		{"default that an empty claim hides", "{{.base}}/a", `{"base":""}`, refusal.ClaimMissing},
+		{"list", "https://ci.example/{{.x}}", `{"x":["a"]}`, refusal.ClaimInvalid},
+		{"object", "https://ci.example/{{.x}}", `{"x":{}}`, refusal.ClaimInvalid},
+		{"empty result", `{{if eq .x "a"}}{{end}}`, `{"x":"a"}`, refusal.ClaimInvalid},
+		{"relative result", "{{.x}}", `{"x":"ci.example/a"}`, refusal.ClaimInvalid},
+		{"result without a scheme", "{{.x}}", `{"x":"//ci.example/a"}`, refusal.ClaimInvalid},
+		{"opaque result", "{{.x}}", `{"x":"mailto:x@example.com"}`, refusal.ClaimInvalid},
+		{"result without a host", "{{.x}}", `{"x":"file:///etc/passwd"}`, refusal.ClaimInvalid},
+		{"result with a port only", "{{.x}}", `{"x":"https://:80/a"}`, refusal.ClaimInvalid},
+		{"user-info", "https://{{.x}}/a", `{"x":"github.com@evil.example"}`, refusal.ClaimInvalid},
+		{"user-info with a password", "https://{{.x}}/a", `{"x":"u:p@evil.example"}`, refusal.ClaimInvalid},
+		{"segment ..", "https://ci.example/{{.x}}/a", `{"x":"b/../c"}`, refusal.ClaimInvalid},
+		{"segment .. at the end", "https://ci.example/{{.x}}", `{"x":"b/.."}`, refusal.ClaimInvalid},
+		{"segment .", "https://ci.example/{{.x}}/a", `{"x":"."}`, refusal.ClaimInvalid},
+		{"escaped segment ..", "https://ci.example/{{.x}}/a", `{"x":"%2e%2E"}`, refusal.ClaimInvalid},
+		{"segment .. between escaped slashes", "https://ci.example/{{.x}}/a", `{"x":"b%2f..%2fc"}`, refusal.ClaimInvalid},
+		{"bad escape in the path", "https://ci.example/{{.x}}", `{"x":"100%"}`, refusal.ClaimInvalid},
+		{"line break", "https://ci.example/{{.x}}", `{"x":"a\nb"}`, refusal.ClaimInvalid},
+		{"C1 control, which would be escaped", "https://ci.example/{{.x}}", `{"x":"a\u0085b"}`, refusal.ClaimInvalid},
+		{"part of a character, which would be escaped", "https://ci.example/{{slice .x 0 1}}", `{"x":"é"}`, refusal.ClaimInvalid},
+		{"query beyond ASCII", "https://ci.example/?{{.x}}", `{"x":"é"}`, refusal.ClaimInvalid},
+		{"space in the host", "https://{{.x}}/", `{"x":"a b"}`, refusal.ClaimInvalid},
+		{"empty label in the host", "https://{{.x}}/", `{"x":"a..example"}`, refusal.ClaimInvalid},
+		{"all claims printed", "https://ci.example/{{.}}", `{"x":"a","y":{}}`, refusal.ClaimInvalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			rules := rulesOf(t, ciEntry(), CIProvider{
+				DefaultTemplateValues:          map[string]string{"blank": "", "base": "https://ci.example"},
+				SubjectAlternativeNameTemplate: c.template,
+			})
+			wantRefusal(t, rules, with(t, mustClaims(t, `{"sub":"s"}`), c.claims), c.reason)
+		})
+	}
+}
+
+func TestSANTemplateDefaultStandsIn(t *testing.T) {
+	t.Parallel()
+	rules := rulesOf(t, ciEntry(), CIProvider{
+		DefaultTemplateValues:          map[string]string{"base": "https://ci.example"},
+		SubjectAlternativeNameTemplate: `{{.base}}/{{index . "x"}}`,
+	})
+	id := mustIdentify(t, rules, mustClaims(t, `{"sub":"s","x":true}`))
+	if want := (certs.SAN{Kind: certs.SANURI, Value: "https://ci.example/true"}); id.SAN != want {
+		t.Errorf("got %v, want %v", id.SAN, want)
+	}
+}

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// email is the rule of type email: a person, named by the address that the provider has
+// verified.
+type email struct {
+	skipVerification bool
+	// domains are the allowed domains, lower case; empty allows all.
+	domains map[string]bool
+	// issuer, if not nil, is where the token names the provider behind the provider.
+	issuer claimPath
+}
+
+func (r *email) identify(tok *oidc.Token, id *Identity) error {
+	address, err := textClaim(tok.Claims, "email")
+	if err != nil {
+		return err
+	}
+	// Even where verification is skipped, a value that is neither true nor false shows a
+	// provider that means something else by it.
+	verified, err := emailVerified(tok.Claims)
+	if err != nil {
+		return err
+	}
+	if !verified && !r.skipVerification {
+		return unverified()
+	}
+	if !isAddress(address) {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "email", %s, is not a plain address; it must be dot-separated atoms, "@" and a domain of at least two labels, all in ASCII`, quote(address))
+	}
+	domain := strings.ToLower(address[strings.LastIndexByte(address, '@')+1:])
+	if len(r.domains) > 0 && !r.domains[domain] {
+		return refusal.New(refusal.PolicyDenied, `allowed-email-domains: the domain of the token's claim "email", %s, is not one that this issuer may vouch for; ask for it to be listed`, quote(domain))
+	}
+	if r.issuer != nil {
+		issuer, err := r.issuer.text(tok.Claims)
+		if err != nil {
+			return err
+		}
+		id.setIssuer(issuer)
+	}
+	id.SAN = certs.SAN{Kind: certs.SANEmail, Value: address}
+	id.Challenge, id.ChallengeClaim = address, "email"
+	return nil
+}
+
+// emailVerified reads the claim email_verified, which some providers send as text.
+func emailVerified(claims oidc.Claims) (bool, error) {
+	v, present := claims["email_verified"]
+	if !present {
+		return false, nil
+	}
+	switch v {
+	case true, "true", "True":
+		return true, nil
+	case false, "false", "False":
+		return false, nil
+	default:
+		return false, refusal.New(refusal.ClaimInvalid, `the token's claim "email_verified" is %s that is neither true nor false; it must be true`, kindOf(v))
+	}
+}
+
+func unverified() *refusal.Error {
+	return refusal.New(refusal.EmailUnverified, `the token's claim "email_verified" is missing or false; the provider must have verified the address, and say true`)
+}
+
+// isAddress tells whether s is an address as certificates hold it (RFC 5280, section
+// 4.2.1.6), in the form that has one spelling only: a dot-atom (RFC 5322, section 3.2.3) as
+// the local part, and a domain of at least two labels whose last one begins and ends with a
+// letter, so that no IP address passes. No quoted strings, comments or address literals.
+func isAddress(s string) bool {
+	local, domain, ok := strings.Cut(s, "@")
+	if !ok {
+		return false
+	}
+	for atom := range strings.SplitSeq(local, ".") {
+		if !isAtom(atom) {
+			return false
+		}
+	}
+	return isDomain(domain)
+}
+
+// isAtom: atom = 1*atext (RFC 5322, section 3.2.3).
+func isAtom(s string) bool {
+	for i := range len(s) {
+		if !isAlphanumeric(s[i]) && strings.IndexByte("!#$%&'*+-/=?^_`{|}~", s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isDomain tells whether s is a host name of at least two labels (RFC 1123, section 2.1),
+// the last of which begins and ends with a letter.
+func isDomain(s string) bool {
+	dot := strings.LastIndexByte(s, '.')
+	if dot < 0 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	top := s[dot+1:]
+	return isLetter(top[0]) && isLetter(top[len(top)-1])
+}
+
+// isLabel: letters, digits and inner hyphens, at most 63 (RFC 1123, section 2.1).
+func isLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if !isAlphanumeric(s[i]) && s[i] != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
+
+func isAlphanumeric(c byte) bool { return isLetter(c) || '0' <= c && c <= '9' }
+
+// looksLikeAddress tells whether a reader may take s for an email address: also one with
+// letters beyond ASCII (RFC 6531).
+func looksLikeAddress(s string) bool {
+	return isAddress(strings.Map(func(r rune) rune {
+		if r > 0x7f {
+			return 'x'
+		}
+		return r
+	}, s))
+}

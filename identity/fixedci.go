@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// fixedCI is the rule of the CI types that are older than ci-provider. What they put where
+// is fixed, and written in fixedcitypes.go; they take text only.
+type fixedCI struct {
+	// demands are the claims that must be non-empty text; the optional ones may be
+	// missing, null or empty.
+	demands, optional []string
+	// check refuses what the claims as text do not show; nil if there is nothing.
+	check func(claims oidc.Claims) error
+	// fill sets extensions and returns the SAN.
+	fill func(c map[string]string, e *certs.Extensions) (certs.SAN, error)
+}
+
+func (r *fixedCI) identify(tok *oidc.Token, id *Identity) error {
+	texts := make(map[string]string, len(r.demands)+len(r.optional))
+	var absent []string
+	for _, name := range r.demands {
+		text, err := optionalText(tok.Claims, name)
+		if err != nil {
+			return err
+		}
+		if text == "" {
+			absent = append(absent, name)
+		}
+		texts[name] = text
+	}
+	if absent != nil {
+		return missingClaims(absent)
+	}
+	for _, name := range r.optional {
+		text, err := optionalText(tok.Claims, name)
+		if err != nil {
+			return err
+		}
+		texts[name] = text
+	}
+	if r.check != nil {
+		if err := r.check(tok.Claims); err != nil {
+			return err
+		}
+	}
+	san, err := r.fill(texts, &id.Extensions)
+	id.SAN = san
+	return err
+}
+
+// optionalText returns the claim name, which must be text if it is there and not null.
+func optionalText(claims oidc.Claims, name string) (string, error) {
+	switch v := claims[name].(type) {
+	case nil:
+		return "", nil
+	case string:
+		return v, nil
+	default:
+		return "", claimRefusal(name, v, "text")
+	}
+}
+
+// joiner joins URLs for extensions, and keeps the first error, so that a list of
+// assignments stays one.
+type joiner struct{ err error }
+
+func (j *joiner) join(base string, elements ...string) string {
+	joined, err := joinPath(base, elements...)
+	if err != nil && j.err == nil {
+		j.err = err
+	}
+	return joined
+}
+
+// san is joinedSAN, unless a join has failed before.
+func (j *joiner) san(base string, elements ...string) (certs.SAN, error) {
+	if j.err != nil {
+		return certs.SAN{}, j.err
+	}
+	return joinedSAN(base, elements...)
+}

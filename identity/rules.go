@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// NewRules builds the rule of every issuer entry. It finds all mistakes at once: err joins
+// keypath errors, with paths from the issuer file's root; warnings are keypath errors too,
+// also where err is not nil.
+func NewRules(config Config) (rules *Rules, warnings []error, err error) {
+	b := builder{providers: map[string]*ciProvider{}}
+	for _, name := range slices.Sorted(maps.Keys(config.CIProviders)) {
+		provider, warned, errs := newCIProvider(config.CIProviders[name], []string{"ci-issuer-metadata", name}, config.Compat)
+		b.providers[name] = provider
+		b.warnings = append(b.warnings, warned...)
+		b.errs = append(b.errs, errs...)
+	}
+	byEntry := make(map[string]rule, len(config.Issuers))
+	for _, entry := range config.Issuers {
+		if _, ok := byEntry[entry.Key]; ok {
+			b.errorf(entry.path(), "another entry has the same key; give each entry its own")
+		}
+		e := entryBuilder{builder: &b, IssuerConfig: entry}
+		e.checkStrayKeys()
+		byEntry[entry.Key] = e.rule()
+	}
+	if len(b.errs) > 0 {
+		return nil, b.warnings, errors.Join(b.errs...)
+	}
+	return &Rules{byEntry: byEntry}, b.warnings, nil
+}
+
+// builder collects what NewRules finds.
+type builder struct {
+	// providers has a nil provider for an entry with mistakes.
+	providers map[string]*ciProvider
+	warnings  []error
+	errs      []error
+}
+
+func (b *builder) errorf(path []string, format string, args ...any) {
+	b.errs = append(b.errs, keypath.Errorf(path, format, args...))
+}
+
+func (b *builder) warnf(path []string, format string, args ...any) {
+	b.warnings = append(b.warnings, keypath.Errorf(path, format, args...))
+}
+
+// entryBuilder builds the rule of one entry.
+type entryBuilder struct {
+	*builder
+	IssuerConfig
+}
+
+// wrong and warn report about the entry's key.
+func (e *entryBuilder) wrong(key, format string, args ...any) {
+	e.errorf(at(e.path(), key), format, args...)
+}
+
+func (e *entryBuilder) warn(key, format string, args ...any) {
+	e.warnf(at(e.path(), key), format, args...)
+}
+
+// rule returns the entry's rule; nil if it has mistakes.
+func (e *entryBuilder) rule() rule {
+	switch e.Type {
+	case TypeEmail:
+		return e.email()
+	case TypeCIProvider:
+		return e.ciProvider()
+	case TypeGithubWorkflow:
+		return githubWorkflow()
+	case TypeGitlabPipeline:
+		return gitlabPipeline()
+	case TypeCodefreshWorkflow:
+		return codefreshWorkflow()
+	case TypeBuildkiteJob:
+		return buildkiteJob()
+	case TypeKubernetes:
+		return kubernetes{}
+	case TypeSPIFFE:
+		return e.spiffe()
+	case TypeURI:
+		return uri{e.subjectDomain(parseURLDomain)}
+	case TypeUsername:
+		return username{e.subjectDomain(parseNameDomain)}
+	case TypeChainguardIdentity:
+		return chainguardIdentity{}
+	case "":
+		e.wrong("type", "the type is missing; it must be one of %s", strings.Join(Types(), ", "))
+	default:
+		e.wrong("type", "there is no issuer type %s; it must be one of %s", quote(e.Type), strings.Join(Types(), ", "))
+	}
+	return nil
+}
+
+// checkStrayKeys reports the keys that the entry's type does not read.
+func (e *entryBuilder) checkStrayKeys() {
+	if !slices.Contains(Types(), e.Type) {
+		return // nothing is known of what it reads
+	}
+	for _, stray := range []struct {
+		key   string
+		set   bool
+		types []string
+	}{
+		{"ci-provider", e.CIProvider != "", []string{TypeCIProvider}},
+		{"subject-domain", e.SubjectDomain != "", []string{TypeURI, TypeUsername}},
+		{"spiffe-trust-domain", e.SPIFFETrustDomain != "", []string{TypeSPIFFE}},
+		{"skip-email-verification", e.SkipEmailVerification, []string{TypeEmail}},
+	} {
+		if stray.set && !slices.Contains(stray.types, e.Type) {
+			e.warn(stray.key, "this key has no effect on type %s; it is for %s", e.Type, strings.Join(stray.types, " and "))
+		}
+	}
+	if e.Type != TypeEmail {
+		if e.IssuerClaim != "" && e.Static {
+			e.wrong("issuer-claim", "this key is for type email; remove it from an entry of type %s", e.Type)
+		} else if e.IssuerClaim != "" {
+			e.warn("issuer-claim", "this key has no effect on type %s; it is for email", e.Type)
+		}
+		if len(e.AllowedEmailDomains) > 0 {
+			e.wrong("allowed-email-domains", "this key is for type email, and would restrict nothing on type %s; remove it", e.Type)
+		}
+	}
+	if e.ChallengeClaim != "" && e.ChallengeClaim != ChallengeClaim(e.Type) {
+		e.warn("challenge-claim", "this only changes what clients are told: what must be signed for type %s stays the claim %s", e.Type, quote(ChallengeClaim(e.Type)))
+	}
+}
+
+func (e *entryBuilder) email() rule {
+	r := &email{skipVerification: e.SkipEmailVerification, domains: map[string]bool{}}
+	if e.SkipEmailVerification && len(e.AllowedEmailDomains) == 0 {
+		e.warn("skip-email-verification", "the provider may name any address of any domain without having verified it; list the domains that it may name under allowed-email-domains")
+	}
+	for _, domain := range e.AllowedEmailDomains {
+		if !isDomain(domain) {
+			e.wrong("allowed-email-domains", "%s is not a domain of at least two labels, such as example.com; wildcards and a leading @ are not supported", quote(domain))
+		}
+		r.domains[strings.ToLower(domain)] = true
+	}
+	if e.IssuerClaim != "" {
+		var err error
+		if r.issuer, err = parseClaimPath(e.IssuerClaim); err != nil {
+			e.wrong("issuer-claim", "%w", err)
+		}
+	}
+	return r
+}
+
+func (e *entryBuilder) ciProvider() rule {
+	provider, ok := e.providers[e.CIProvider]
+	switch {
+	case e.CIProvider == "":
+		e.wrong("ci-provider", "the key is missing; name an entry of ci-issuer-metadata")
+	case !ok:
+		known := "which has none"
+		if names := slices.Sorted(maps.Keys(e.providers)); len(names) > 0 {
+			known = "which has " + strings.Join(names, ", ")
+		}
+		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, %s", quote(e.CIProvider), known)
+	}
+	return provider
+}
+
+func (e *entryBuilder) spiffe() rule {
+	if !e.Static {
+		e.wrong("type", "type spiffe needs one issuer URL for its trust domain; move the entry to oidc-issuers")
+	}
+	if e.SPIFFETrustDomain == "" {
+		e.wrong("spiffe-trust-domain", "the key is missing; type spiffe needs the trust domain of its subjects, such as example.com")
+		return nil
+	}
+	domain, err := parseTrustDomain(e.SPIFFETrustDomain)
+	if err != nil {
+		e.wrong("spiffe-trust-domain", "%s is not a trust domain: %w", quote(e.SPIFFETrustDomain), err)
+	}
+	return spiffe{domain}
+}
+
+// subjectDomain parses subject-domain, and holds it against the issuer URL of a static
+// entry; that of a wildcard entry is known with the token.
+func (e *entryBuilder) subjectDomain(parse func(string) (subjectDomain, error)) subjectDomain {
+	if e.SubjectDomain == "" {
+		e.wrong("subject-domain", "the key is missing; type %s needs the domain of its subjects", e.Type)
+		return subjectDomain{}
+	}
+	domain, err := parse(e.SubjectDomain)
+	if err != nil {
+		e.wrong("subject-domain", "%w", err)
+		return subjectDomain{}
+	}
+	domain.wildcard = !e.Static
+	if e.Static {
+		issuerURL := e.IssuerURL
+		if issuerURL == "" {
+			issuerURL = e.Key
+		}
+		if err := domain.ofIssuer(issuerURL); err != nil {
+			e.wrong("subject-domain", "the provider at %s may not name subjects in %s: %w", quote(issuerURL), quote(e.SubjectDomain), err)
+		}
+	}
+	return domain
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"golang.org/x/net/publicsuffix"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// uri is the rule of type uri: `sub` is a URL in the subject-domain.
+type uri struct{ domain subjectDomain }
+
+func (r uri) identify(tok *oidc.Token, id *Identity) error {
+	if err := r.domain.vouchedBy(tok.IssuerURL); err != nil {
+		return err
+	}
+	u, err := url.Parse(id.Subject)
+	if err != nil {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is not a URL; this issuer's subjects are URLs`, quote(id.Subject)).Because(err)
+	}
+	if u.Scheme != r.domain.scheme || u.Hostname() != r.domain.host {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is not in the issuer's subject-domain; it must begin with %s://%s`, quote(id.Subject), r.domain.scheme, r.domain.host)
+	}
+	id.SAN, err = uriSAN(id.Subject)
+	return err
+}
+
+// username is the rule of type username: `sub` is a name that means something only in the
+// subject-domain, and the SAN says both.
+type username struct{ domain subjectDomain }
+
+func (r username) identify(tok *oidc.Token, id *Identity) error {
+	if err := r.domain.vouchedBy(tok.IssuerURL); err != nil {
+		return err
+	}
+	if strings.Contains(id.Subject, "!") {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, has an exclamation mark, which parts a user name from its domain; it must have none`, quote(id.Subject))
+	}
+	if looksLikeAddress(id.Subject) {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is an email address; it must be a user name, which nobody can take for an address`, quote(id.Subject))
+	}
+	id.SAN = certs.SAN{Kind: certs.SANUserName, Value: id.Subject + "!" + r.domain.text}
+	return nil
+}
+
+// subjectDomain is the setting of that name: where the subjects of an issuer are at home.
+type subjectDomain struct {
+	text   string // as in the settings
+	scheme string // "" for user names
+	host   string // without port
+	// wildcard tells that the issuer URL is known from the token only.
+	wildcard bool
+}
+
+// parseURLDomain parses the subject-domain of type uri, a URL.
+func parseURLDomain(s string) (subjectDomain, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return subjectDomain{}, fmt.Errorf("the subject-domain is not a URL: %w", err)
+	}
+	if u.Scheme == "" || u.Hostname() == "" || u.User != nil {
+		return subjectDomain{}, fmt.Errorf("the subject-domain %s must be a URL with scheme and host, such as https://example.com", quote(s))
+	}
+	return subjectDomain{text: s, scheme: u.Scheme, host: u.Hostname()}, nil
+}
+
+// parseNameDomain parses the subject-domain of type username, a host name.
+func parseNameDomain(s string) (subjectDomain, error) {
+	u, err := url.Parse("//" + s)
+	if err != nil || u.Hostname() == "" || u.Host != s || strings.Contains(s, "!") {
+		return subjectDomain{}, fmt.Errorf("the subject-domain %s must be a host name without scheme or path, such as example.com", quote(s))
+	}
+	return subjectDomain{text: s, host: u.Hostname()}, nil
+}
+
+var errForeignDomain = errors.New("the hosts are neither equal nor of one registrable domain")
+
+// ofIssuer tells why the provider at issuerURL may not speak for the domain. It may if its
+// host is the domain's, or shares the registrable domain with it, and, for URLs, if the
+// schemes are equal; ports do not count.
+func (d subjectDomain) ofIssuer(issuerURL string) error {
+	u, err := url.Parse(issuerURL)
+	if err != nil {
+		return fmt.Errorf("parsing the issuer URL: %w", err)
+	}
+	if d.scheme != "" && u.Scheme != d.scheme {
+		return fmt.Errorf("the schemes %q and %q differ", d.scheme, u.Scheme)
+	}
+	if !sameOwner(d.host, u.Hostname()) {
+		return errForeignDomain
+	}
+	return nil
+}
+
+// vouchedBy is ofIssuer for the entries whose issuer URL the settings do not tell.
+func (d subjectDomain) vouchedBy(issuerURL string) error {
+	if !d.wildcard {
+		return nil
+	}
+	if err := d.ofIssuer(issuerURL); err != nil {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "iss", %s, is not of the subject-domain's registrable domain and scheme; it must be, as the subject-domain is %s`, quote(issuerURL), quote(d.text)).Because(err)
+	}
+	return nil
+}
+
+// sameOwner tells whether two hosts are equal, or both stand below one registrable domain,
+// as the Public Suffix List has it. IP addresses and single labels are nobody's parts: they
+// must be equal.
+func sameOwner(a, b string) bool {
+	a, b = strings.ToLower(a), strings.ToLower(b)
+	if a == b {
+		return a != ""
+	}
+	if isIPAddress(a) || isIPAddress(b) {
+		return false
+	}
+	// Without two labels, the function has an error.
+	domain, err := publicsuffix.EffectiveTLDPlusOne(a)
+	if err != nil {
+		return false
+	}
+	other, err := publicsuffix.EffectiveTLDPlusOne(b)
+	return err == nil && domain == other
+}
+
+// isIPAddress counts whatever ends in a number as an IPv4 address, as resolvers do that read
+// 127.1 as one.
+func isIPAddress(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	return last != "" && strings.Trim(last, "0123456789") == ""
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"text/template"
+	"text/template/parse"
+)
+
+// claimTemplate is one value of ci-issuer-metadata, parsed: text/template over the claims
+// as text, or, without "{{", the name of a claim. It is immutable and safe for concurrent
+// use.
+type claimTemplate struct {
+	reads reads
+	// parts is the template as a concatenation, which most are; nil if it is more.
+	parts []part
+	// full is the template if parts is nil.
+	full *template.Template
+}
+
+// part is one operand of a concatenation.
+type part struct {
+	kind partKind
+	text string // the literal, or the claim's name
+}
+
+type partKind uint8
+
+const (
+	literal partKind = iota
+	field            // {{.claim}}, which must exist
+	indexed          // {{index . "claim"}}, which is empty if missing
+)
+
+// parseTemplate parses source. Its errors are for the operator.
+func parseTemplate(source string) (*claimTemplate, error) {
+	if !strings.Contains(source, "{{") {
+		return &claimTemplate{
+			reads: reads{fields: []string{source}},
+			parts: []part{{field, source}},
+		}, nil
+	}
+	full, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{"printf": printf}).Parse(source)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the template: %w", err)
+	}
+	t := &claimTemplate{full: full}
+	if t.reads, err = readsOf(full); err != nil {
+		return nil, err
+	}
+	if parts, ok := concatenation(full.Tree); ok {
+		t.parts, t.full = parts, nil
+	}
+	return t, nil
+}
+
+// concatenation returns the parts of a template that is nothing but text, {{.claim}} and
+// {{index . "claim"}}: these print the claim's text as it is, so that concatenating them is
+// the same as executing the template.
+func concatenation(tree *parse.Tree) ([]part, bool) {
+	parts := []part{}
+	for _, node := range tree.Root.Nodes {
+		switch node := node.(type) {
+		case *parse.TextNode:
+			parts = append(parts, part{literal, string(node.Text)})
+		case *parse.ActionNode:
+			p, ok := singleClaim(node.Pipe)
+			if !ok {
+				return nil, false
+			}
+			parts = append(parts, p)
+		default:
+			return nil, false
+		}
+	}
+	return parts, true
+}
+
+func singleClaim(pipe *parse.PipeNode) (part, bool) {
+	if len(pipe.Decl) > 0 || len(pipe.Cmds) != 1 {
+		return part{}, false
+	}
+	switch args := pipe.Cmds[0].Args; len(args) {
+	case 1:
+		if claim, ok := args[0].(*parse.FieldNode); ok && len(claim.Ident) == 1 {
+			return part{field, claim.Ident[0]}, true
+		}
+	case 3:
+		function, isFunction := args[0].(*parse.IdentifierNode)
+		_, ofDot := args[1].(*parse.DotNode)
+		key, isLiteral := args[2].(*parse.StringNode)
+		if isFunction && function.Ident == "index" && ofDot && isLiteral {
+			return part{indexed, key.Text}, true
+		}
+	}
+	return part{}, false
+}
+
+// errTooLong stops a template whose result could not enter a certificate.
+var errTooLong = fmt.Errorf("the template's result is longer than %d bytes", maxText)
+
+// missingFieldsError says which claims a template demands and values lacks.
+type missingFieldsError []string
+
+func (e missingFieldsError) Error() string { return fmt.Sprintf("missing claims %q", []string(e)) }
+
+// render returns the template's result, neither trimmed nor escaped. Its error is a
+// missingFieldsError if claims are missing that the template demands.
+func (t *claimTemplate) render(values map[string]string) (string, error) {
+	if t.full != nil {
+		return t.execute(values)
+	}
+	var b strings.Builder
+	var absent missingFieldsError
+	for _, p := range t.parts {
+		text := p.text
+		if p.kind != literal {
+			var ok bool
+			if text, ok = values[p.text]; !ok && p.kind == field {
+				absent = append(absent, p.text)
+			}
+		}
+		if b.Len()+len(text) > maxText {
+			return "", errTooLong
+		}
+		b.WriteString(text)
+	}
+	if absent != nil {
+		return "", absent
+	}
+	return b.String(), nil
+}
+
+func (t *claimTemplate) execute(values map[string]string) (string, error) {
+	var b limitedBuilder
+	err := t.full.Execute(&b, values)
+	if err == nil {
+		return b.String(), nil
+	}
+	var absent missingFieldsError
+	for _, name := range t.reads.fields {
+		if _, ok := values[name]; !ok {
+			absent = append(absent, name)
+		}
+	}
+	if absent != nil && !errors.Is(err, errTooLong) {
+		return "", absent
+	}
+	return "", fmt.Errorf("executing the template: %w", err)
+}
+
+// limitedBuilder is a strings.Builder that takes at most maxText bytes.
+type limitedBuilder struct{ strings.Builder }
+
+func (b *limitedBuilder) Write(p []byte) (int, error) {
+	if b.Len()+len(p) > maxText {
+		return 0, errTooLong
+	}
+	return b.Builder.Write(p)
+}
