@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/viper"
+)
+
+const (
+	envPrefix = "MAYFLY_"
+	// envPassword is the one variable that is no key: a password has no place in a file
+	// that people edit.
+	envPassword = "MAYFLY_CA_FILE_PASSWORD"
+)
+
+// setting is a key that holds one value.
+type setting struct {
+	key string // its path, joined with dots
+	// fallback is its default. Its type says what the value is: a string, a truth value or
+	// a time.Duration.
+	fallback any
+	// path marks the name of a file or directory.
+	path bool
+	// choices are the only values permitted, if there are any.
+	choices []string
+}
+
+// settings is every key that holds one value and stands in one place of the file.
+func settings() []setting {
+	return []setting{
+		{key: "listen.http", fallback: "127.0.0.1:5555"},
+		{key: "listen.grpc", fallback: "127.0.0.1:5554"},
+		{key: "listen.ops", fallback: "127.0.0.1:2112"},
+		{key: "tls.certificate", fallback: "", path: true},
+		{key: "tls.key", fallback: "", path: true},
+		{key: "tls.min", fallback: "1.3", choices: []string{"1.2", "1.3"}},
+		{key: "public_url", fallback: ""},
+		{key: "issuers", fallback: "", path: true},
+		{key: "compat", fallback: false},
+		{key: "oidc.allow_loopback", fallback: false},
+		{key: "oidc.kubernetes.ca_file", fallback: "/var/run/fulcio/ca.crt", path: true},
+		{key: "oidc.kubernetes.token_file", fallback: "/var/run/secrets/kubernetes.io/serviceaccount/token", path: true},
+		{key: "ca.file.chain", fallback: "", path: true},
+		{key: "ca.file.key", fallback: "", path: true},
+		{key: "ca.file.password_file", fallback: "", path: true},
+		{key: "ca.set", fallback: "", path: true},
+		{key: "certificate.lifetime", fallback: 10 * time.Minute},
+		{key: "ct.disabled", fallback: false},
+		{key: "log.format", fallback: "json", choices: []string{"json", "text"}},
+		{key: "log.level", fallback: "info", choices: []string{"debug", "info", "warn", "error"}},
+	}
+}
+
+// variable is the environment variable of a key: listen.http is MAYFLY_LISTEN_HTTP.
+func variable(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// environment has the MAYFLY_ variables, each known by name.
+type environment map[string]string
+
+// newEnvironment takes environ in the form of os.Environ. A variable of ours that is not
+// known is a warning, since nothing would come of it; its value is never shown.
+func newEnvironment(r *report, environ []string) environment {
+	known := []string{envPassword}
+	for _, s := range settings() {
+		known = append(known, variable(s.key))
+	}
+	inKubernetes := slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "KUBERNETES_SERVICE_HOST=") })
+	env := environment{}
+	for _, assignment := range environ {
+		name, value, ok := strings.Cut(assignment, "=")
+		switch {
+		case !ok || !strings.HasPrefix(name, envPrefix) || value == "":
+		case slices.Contains(known, name):
+			env[name] = value
+		case inKubernetes && isServiceLink(name):
+		default:
+			r.warnings = append(r.warnings, Mistake{File: name, Text: "unknown environment variable" + didYouMean(name, known)})
+		}
+	}
+	return env
+}
+
+// isServiceLink tells whether Kubernetes sets such a variable for every Service whose name
+// begins with "mayfly": MAYFLY_SERVICE_HOST, MAYFLY_SERVICE_PORT_HTTP, MAYFLY_PORT,
+// MAYFLY_PORT_5555_TCP_ADDR. No key of ours has that form.
+func isServiceLink(name string) bool {
+	if strings.HasSuffix(name, "_SERVICE_HOST") || strings.HasSuffix(name, "_PORT") || strings.Contains(name, "_SERVICE_PORT") {
+		return true
+	}
+	_, after, ok := strings.Cut(name, "_PORT_")
+	return ok && after != "" && '0' <= after[0] && after[0] <= '9'
+}
+
+// scalars is where the values of settings come from, a later source before an earlier one:
+// the default, the file, the environment. viper keeps that order; it is asked for nothing
+// but the keys of settings, each by its name.
+type scalars struct {
+	*report
+	viper *viper.Viper
+	// env has, by its key, the variable that has set a value.
+	env map[string]string
+}
+
+func newScalars(r *report) *scalars {
+	s := &scalars{report: r, viper: viper.New(), env: map[string]string{}}
+	for _, set := range settings() {
+		s.viper.SetDefault(set.key, set.fallback)
+	}
+	return s
+}
+
+// fromFile hands the file's values to viper, as the mapping of mappings that it wants.
+func (s *scalars) fromFile(values map[string]any) error {
+	tree := map[string]any{}
+	for key, value := range values {
+		at, names := tree, strings.Split(key, ".")
+		for _, name := range names[:len(names)-1] {
+			below, ok := at[name].(map[string]any)
+			if !ok {
+				below = map[string]any{}
+				at[name] = below
+			}
+			at = below
+		}
+		at[names[len(names)-1]] = value
+	}
+	if err := s.viper.MergeConfigMap(tree); err != nil {
+		return fmt.Errorf("merging the file's values: %w", err)
+	}
+	return nil
+}
+
+// fromEnvironment hands the variables' values to viper. They are set, not bound with
+// BindEnv: that reads the process's environment, which is not the one given to LoadServer.
+func (s *scalars) fromEnvironment(env environment) {
+	for _, set := range settings() {
+		text, ok := env[variable(set.key)]
+		if !ok {
+			continue
+		}
+		s.env[set.key] = variable(set.key)
+		value, problem := set.parse(text)
+		if problem != "" {
+			s.mistakes = append(s.mistakes, Mistake{File: variable(set.key), Text: problem})
+			continue
+		}
+		s.viper.Set(set.key, value)
+	}
+}
+
+// parse checks a value's text; problem is "" or a sentence.
+func (set setting) parse(text string) (value any, problem string) {
+	switch set.fallback.(type) {
+	case bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return nil, fmt.Sprintf("found %q, where true or false is wanted", shorten(text))
+		}
+		return b, ""
+	case time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return nil, fmt.Sprintf("found %q, where a duration with its unit is wanted, such as 10m", shorten(text))
+		}
+		return d, ""
+	}
+	if len(set.choices) > 0 && !slices.Contains(set.choices, text) {
+		return nil, fmt.Sprintf("found %q, where one of %s is wanted%s", shorten(text), strings.Join(set.choices, ", "), didYouMean(text, set.choices))
+	}
+	return text, ""
+}

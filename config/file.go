@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// File is a configuration file as it was read. It knows where each of its keys stands.
+type File struct {
+	name string
+	json bool
+	root *node
+}
+
+// Name is the file's name as it was given to the loader.
+func (f *File) Name() string { return f.name }
+
+// JSON tells whether the file was read as JSON, where keys are written in CamelCase.
+func (f *File) JSON() bool { return f.json }
+
+// Locate returns the line and the column of a path of keys, both from 1. A list's entries
+// are found by their index, as in ["ct", "logs", "0", "url"]. Keys are those of the YAML
+// form; in a JSON file their CamelCase equals are found.
+//
+// The place is that of the value where it is a scalar, and else that of its key; where the
+// file lacks the end of the path, it is the nearest parent's.
+func (f *File) Locate(path []string) (line, column int) {
+	at, n := f.root.at, f.root
+	for _, key := range path {
+		switch n.kind {
+		case mapping:
+			p, ok := f.find(n, key)
+			if !ok {
+				return at.line, at.column
+			}
+			at, n = p.place(), p.value
+		case sequence:
+			i, err := strconv.Atoi(key)
+			if err != nil || i < 0 || i >= len(n.items) {
+				return at.line, at.column
+			}
+			at, n = n.items[i].at, n.items[i]
+		default:
+			return at.line, at.column
+		}
+	}
+	return at.line, at.column
+}
+
+// place is where a reader looks for the pair: at a mapping's or a list's key, since what is
+// inside has places of its own, and at a scalar's value.
+func (p pair) place() position {
+	if p.value.kind == scalar && !p.value.implied {
+		return p.value.at
+	}
+	return p.key.at
+}
+
+// find returns the pair of a key by its YAML name.
+func (f *File) find(n *node, key string) (pair, bool) {
+	p, ok := n.lookup(key)
+	if ok || !f.json {
+		return p, ok
+	}
+	for _, p := range n.pairs {
+		if fold(p.key.value) == fold(key) {
+			return p, true
+		}
+	}
+	return pair{}, false
+}
+
+// Mistakes maps every keypath error in err, which may be joined with errors.Join, to its
+// place in the file. An error without a path is at the file as a whole.
+func (f *File) Mistakes(err error) Mistakes {
+	var mistakes Mistakes
+	for _, e := range keypath.All(err) {
+		m := Mistake{File: f.name, Text: e.Err.Error()}
+		if len(e.Path) > 0 {
+			m.Line, m.Column = f.Locate(e.Path)
+		}
+		mistakes = append(mistakes, m)
+	}
+	return mistakes
+}
+
+// readFile returns the content of a file of at most maxFileSize bytes.
+func readFile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("opening configuration: %w", err)
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading configuration: %w", err)
+	}
+	return content, nil
+}
+
+// format says how a file is written.
+type format uint8
+
+const (
+	yamlOnly   format = iota // whatever it begins with
+	yamlOrJSON               // JSON if its first character is a brace
+)
+
+// parse reads content into a tree. Where it returns false, the reason is in r.
+func parse(r *report, content []byte, form format) (*File, bool) {
+	if len(content) > maxFileSize {
+		r.mistake(position{}, "the file is larger than 1 MiB")
+		return nil, false
+	}
+	content = bytes.TrimPrefix(content, []byte("\ufeff"))
+	if i := firstNotText(content); i >= 0 {
+		r.mistake(positionAt(content, i), "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
+		return nil, false
+	}
+	f := &File{name: r.file}
+	if form == yamlOrJSON {
+		f.json = bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{"))
+	}
+	if f.json {
+		f.root = parseJSON(r, content)
+	} else {
+		f.root = parseYAML(r, content)
+	}
+	switch {
+	case f.root == nil:
+		return nil, false
+	case f.root.isNull():
+		r.mistake(position{1, 1}, "the file is empty")
+		return nil, false
+	case f.root.kind != mapping:
+		r.mistake(f.root.at, "found %s, where the file's keys are wanted", f.root.what())
+		return nil, false
+	}
+	return f, true
+}
+
+// firstNotText returns the index of the first byte that is no part of valid UTF-8 or is a
+// control character that neither YAML nor JSON permits unescaped, or -1.
+func firstNotText(content []byte) int {
+	for i := 0; i < len(content); {
+		c := content[i]
+		if c < 0x20 && c != '\t' && c != '\n' && c != '\r' || c == 0x7f {
+			return i
+		}
+		r, size := utf8.DecodeRune(content[i:])
+		if r == utf8.RuneError && size == 1 {
+			return i
+		}
+		i += size
+	}
+	return -1
+}

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import "strings"
+
+// LoadIssuers reads the issuer configuration from the file called path. With compat, what
+// the peer tolerates in its identity file and is wrong all the same is a warning.
+//
+// An error is Mistakes, everything that is wrong with the file; or it says why the file
+// cannot be read. Warnings are returned beside either.
+func LoadIssuers(path string, compat bool) (*Issuers, []Mistake, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ParseIssuers(path, content, compat)
+}
+
+// ParseIssuers is LoadIssuers for a file that has been read already; name is what mistakes
+// call it.
+func ParseIssuers(name string, content []byte, compat bool) (*Issuers, []Mistake, error) {
+	r := &report{file: name, compat: compat}
+	file, ok := parse(r, content, yamlOrJSON)
+	if !ok {
+		warnings, err := r.result()
+		return nil, warnings, err
+	}
+	l := &issuerLoader{
+		decoder: &decoder{report: r, json: file.json},
+		issuers: &Issuers{File: file, CIProviders: map[string]CIProvider{}, ExtensionNames: file.json},
+	}
+	l.root(file.root)
+	if len(l.issuers.Entries) == 0 {
+		r.mistake(file.root.at, "the file names no issuer, so that no token at all would be accepted")
+	}
+	warnings, err := r.result()
+	if err != nil {
+		return nil, warnings, err
+	}
+	return l.issuers, warnings, nil
+}
+
+// issuerLoader reads the issuer file into issuers.
+type issuerLoader struct {
+	*decoder
+	issuers *Issuers
+}
+
+func (l *issuerLoader) root(n *node) {
+	l.object(
+		field{"define", "", func(*node) {}},
+		field{"oidc-issuers", "OIDCIssuers", l.entries(func(p pair) { l.entry(p, false) })},
+		field{"meta-issuers", "MetaIssuers", l.entries(func(p pair) { l.entry(p, true) })},
+		field{"ci-issuer-metadata", "CIIssuerMetadata", l.entries(l.ciProvider)},
+	)(n)
+}
+
+// entry reads an issuer and checks what the file alone can tell; the rest is for the
+// constructors of oidc and identity.
+func (l *issuerLoader) entry(p pair, wildcard bool) {
+	if !wildcard && strings.Contains(p.key.value, "*") {
+		l.mistake(p.key.at, "the issuer URL %q holds a *, which is read as a pattern only under %s", shorten(p.key.value), l.spell("meta-issuers", "MetaIssuers"))
+	}
+	e := Issuer{Key: p.key.value, Wildcard: wildcard}
+	l.object(l.entryFields(&e)...)(p.value)
+	if l.readable(p, "issuer-url", "IssuerURL") {
+		l.checkIssuerURL(p, &e)
+	}
+	if wildcard {
+		e.IssuerURL = ""
+	}
+	if e.ClientID == "" && l.readable(p, "client-id", "ClientID") {
+		l.mistake(l.within(p, "client-id", "ClientID"), "%s is missing: it is the audience that a token of %q must name", l.spell("client-id", "ClientID"), shorten(e.Key))
+	}
+	l.issuers.Entries = append(l.issuers.Entries, e)
+}
+
+func (l *issuerLoader) entryFields(e *Issuer) []field {
+	return []field{
+		{"issuer-url", "IssuerURL", l.text(&e.IssuerURL)},
+		{"client-id", "ClientID", l.text(&e.ClientID)},
+		{"audiences", "Audiences", l.texts(&e.Audiences)},
+		{"signing-algorithms", "SigningAlgorithms", l.texts(&e.SigningAlgorithms)},
+		{"type", "Type", l.text(&e.Type)},
+		{"ci-provider", "CIProvider", l.text(&e.CIProvider)},
+		{"issuer-claim", "IssuerClaim", l.text(&e.IssuerClaim)},
+		{"subject-domain", "SubjectDomain", l.text(&e.SubjectDomain)},
+		{"spiffe-trust-domain", "SPIFFETrustDomain", l.text(&e.SPIFFETrustDomain)},
+		{"challenge-claim", "ChallengeClaim", l.text(&e.ChallengeClaim)},
+		{"skip-email-verification", "SkipEmailVerification", l.flag(&e.SkipEmailVerification)},
+		{"allowed-email-domains", "AllowedEmailDomains", l.texts(&e.AllowedEmailDomains)},
+		{"ca-cert", "CACert", l.text(&e.CACert)},
+		{"allow-private-network", "AllowPrivateNetwork", l.flag(&e.AllowPrivateNetwork)},
+		{"jwks-hosts", "JWKSHosts", l.texts(&e.JWKSHosts)},
+		{"constants", "Constants", l.textMap(&e.Constants)},
+		{"tests", "Tests", l.list(func(_ int, n *node) { l.test(n, e) })},
+		{"description", "Description", l.text(&e.Description)},
+		{"contact", "Contact", l.text(&e.Contact)},
+		{"environment", "Environment", l.text(&e.Environment)},
+	}
+}
+
+// checkIssuerURL compares an entry's issuer URL with its key: a static entry is found by
+// its key, so that a different URL would never be asked for.
+func (l *issuerLoader) checkIssuerURL(p pair, e *Issuer) {
+	at, name := l.within(p, "issuer-url", "IssuerURL"), l.spell("issuer-url", "IssuerURL")
+	switch {
+	case e.IssuerURL == e.Key:
+	case e.Wildcard && e.IssuerURL != "":
+		l.tolerated(at, "%s %q is not the entry's pattern %q: leave it out, the pattern alone counts", name, shorten(e.IssuerURL), shorten(e.Key))
+	case e.Wildcard:
+	case e.IssuerURL == "":
+		l.mistake(at, "%s is missing: it must equal the entry's key %q", name, shorten(e.Key))
+	case strings.TrimRight(e.IssuerURL, "/") == strings.TrimRight(e.Key, "/"):
+		l.mistake(at, "%s %q and the entry's key %q differ in a trailing slash, and must be equal", name, shorten(e.IssuerURL), shorten(e.Key))
+	default:
+		l.mistake(at, "%s %q is not the entry's key %q, and must be", name, shorten(e.IssuerURL), shorten(e.Key))
+	}
+}
+
+// readable tells whether an entry's key may be missing or empty, but not of a kind that was
+// found wrong already, so that one mistake is told once.
+func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
+	if entry.value.kind != mapping {
+		return entry.value.isNull()
+	}
+	p, ok := l.issuers.File.find(entry.value, l.spell(yaml, json))
+	return !ok || p.value.kind == scalar
+}
+
+// test reads one of an entry's tests.
+func (l *issuerLoader) test(n *node, e *Issuer) {
+	var t IssuerTest
+	before := len(l.mistakes)
+	l.object(
+		field{"claims", "Claims", l.raw(&t.Claims)},
+		field{"san", "SAN", l.text(&t.SAN)},
+		field{"extensions", "Extensions", l.textMap(&t.Extensions)},
+		field{"reason", "Reason", l.text(&t.Reason)},
+	)(n)
+	switch {
+	case len(l.mistakes) > before:
+	case t.Claims == nil:
+		l.mistake(n.at, "the test has no %s", l.spell("claims", "Claims"))
+	case (t.SAN == "") == (t.Reason == ""):
+		l.mistake(n.at, "a test says either %s, what the certificate is named, or %s, why there is none", l.spell("san", "SAN"), l.spell("reason", "Reason"))
+	case t.Reason != "" && t.Extensions != nil:
+		l.mistake(n.at, "a test with a %s has no certificate, and so no %s", l.spell("reason", "Reason"), l.spell("extensions", "Extensions"))
+	}
+	e.Tests = append(e.Tests, t)
+}
+
+// ciProvider reads one entry of ci-issuer-metadata.
+func (l *issuerLoader) ciProvider(p pair) {
+	var c CIProvider
+	l.object(
+		field{"default-template-values", "DefaultTemplateValues", l.textMap(&c.DefaultTemplateValues)},
+		field{"extension-templates", "ExtensionTemplates", l.textMap(&c.ExtensionTemplates)},
+		field{"subject-alternative-name-template", "SubjectAlternativeNameTemplate", l.text(&c.SubjectAlternativeNameTemplate)},
+	)(p.value)
+	l.issuers.CIProviders[p.key.value] = c
+}
+
+// spell returns a key as this file spells it.
+func (l *issuerLoader) spell(yaml, json string) string {
+	if l.json {
+		return json
+	}
+	return yaml
+}
+
+// within is the place of an entry's key, or of the entry where it lacks the key.
+func (l *issuerLoader) within(entry pair, yaml, json string) position {
+	if p, ok := l.issuers.File.find(entry.value, l.spell(yaml, json)); ok {
+		return p.place()
+	}
+	return entry.place()
+}

@@ -1,0 +1,595 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+const good = `oidc-issuers:
+  https://a.example:
+    issuer-url: https://a.example
+    client-id: sigstore
+    type: email
+`
+
+// lines returns an error's text as lines, nil for nil.
+func lines(err error) []string {
+	if err == nil {
+		return nil
+	}
+	return strings.Split(err.Error(), "\n")
+}
+
+func TestIssuerMistakes(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, content string
+		want          []string
+	}{
+		{"empty file", "", []string{"f:1:1: the file is empty"}},
+		{"comments only", "# nothing\n", []string{"f:1:1: the file is empty"}},
+		{"null", "~\n", []string{"f:1:1: the file is empty"}},
+		{"list for the file", "\n- a\n", []string{"f:2:1: found a list, where the file's keys are wanted"}},
+		{"no issuers: an empty issuer file", "\noidc-issuers: {}\nmeta-issuers:\n", []string{
+			"f:2:1: the file names no issuer, so that no token at all would be accepted"}},
+		{"unknown top-level key", good + "oidc-issuer: {}\n", []string{
+			`f:6:1: unknown key "oidc-issuer"; did you mean "oidc-issuers"?`}},
+		{"a typo in a key is never ignored silently", good + "    skip-email-verificaton: true\n", []string{
+			`f:6:5: unknown key "skip-email-verificaton"; did you mean "skip-email-verification"?`}},
+		{"wrong case", good + "    Contact: me\n", []string{
+			`f:6:5: unknown key "Contact"; did you mean "contact"?`}},
+		{"JSON's spelling in YAML", good + "    SubjectDomain: x\n", []string{
+			`f:6:5: unknown key "SubjectDomain"; did you mean "subject-domain"?`}},
+		{"unknown key that is like no other", good + "extras: 1\n", []string{
+			`f:6:1: unknown key "extras"; the keys here are define, oidc-issuers, meta-issuers, ci-issuer-metadata`}},
+		{"duplicate key", good + "    type: uri\n", []string{
+			`f:6:5: the key "type" stands twice, first in line 5`}},
+		{"duplicate issuer", good + "  https://a.example:\n    issuer-url: https://a.example\n    client-id: x\n", []string{
+			`f:6:3: the key "https://a.example" stands twice, first in line 2`}},
+		{"list for text", strings.Replace(good, "type: email", "type: [email]", 1), []string{
+			"f:5:11: found a list, where text is wanted"}},
+		{"mapping for text", strings.Replace(good, "type: email", "type: {a: b}", 1), []string{
+			"f:5:11: found a mapping, where text is wanted"}},
+		{"number for text", strings.Replace(good, "client-id: sigstore", "client-id: 42", 1), []string{
+			"f:4:16: found the number 42, where text is wanted: write it in quotes"}},
+		{"binary for text", strings.Replace(good, "type: email", "type: !!binary ZW1haWw=", 1), []string{
+			"f:5:11: found a value tagged !!binary, where text is wanted"}},
+		{"text for a truth value", good + "    skip-email-verification: \"true\"\n", []string{
+			"f:6:30: found text, where true or false is wanted"}},
+		{"yes for a truth value", good + "    allow-private-network: yes\n", []string{
+			`f:6:28: found "yes", where true or false is wanted`}},
+		{"truth value, date and null for text", good + "    contact: true\n    description: 2026-01-01\n    environment: ~\n", []string{
+			"f:6:14: found the truth value true, where text is wanted: write it in quotes",
+			"f:7:18: found the date 2026-01-01, where text is wanted: write it in quotes"}},
+		{"off and a list for a truth value", good + "    skip-email-verification: off\n    allow-private-network: [true]\n", []string{
+			`f:6:30: found "off", where true or false is wanted`,
+			"f:7:28: found a list, where true or false is wanted"}},
+		{"null for claims", good + "    tests: [{claims: ~, reason: CLAIM_MISSING}]\n", []string{
+			"f:6:22: found null, where a mapping is wanted"}},
+		{"syntax error in the second document", good + "---\na: @\n", []string{
+			"f:7:1: the file is not YAML: found character that cannot start any token"}},
+		{"text for a list", good + "    audiences: sigstore\n", []string{
+			"f:6:16: found text, where a list is wanted: one entry is a list too, written in brackets"}},
+		{"empty entry of a list", good + "    jwks-hosts: [a, \"\"]\n", []string{
+			"f:6:21: an entry of this list is empty"}},
+		{"text for an entry", good + "  https://b.example: email\n", []string{
+			"f:6:22: found text, where a mapping with the keys issuer-url, client-id, audiences, signing-algorithms, type, ci-provider, issuer-claim, subject-domain, spiffe-trust-domain, challenge-claim, skip-email-verification, allowed-email-domains, ca-cert, allow-private-network, jwks-hosts, constants, tests, description, contact, environment is wanted"}},
+		{"list for the entries", "meta-issuers: [a]\n" + good, []string{
+			"f:1:15: found a list, where a mapping is wanted"}},
+		{"nothing for an entry", good + "  https://b.example:\n", []string{
+			`f:6:3: issuer-url is missing: it must equal the entry's key "https://b.example"`,
+			`f:6:3: client-id is missing: it is the audience that a token of "https://b.example" must name`}},
+		{"key differs from issuer-url", strings.Replace(good, "issuer-url: https://a.", "issuer-url: https://b.", 1), []string{
+			`f:3:17: issuer-url "https://b.example" is not the entry's key "https://a.example", and must be`}},
+		{"key differs from issuer-url in a slash", strings.Replace(good, "issuer-url: https://a.example", "issuer-url: https://a.example/", 1), []string{
+			`f:3:17: issuer-url "https://a.example/" and the entry's key "https://a.example" differ in a trailing slash, and must be equal`}},
+		{"pattern among the static issuers", strings.ReplaceAll(good, "https://a.", "https://*."), []string{
+			`f:2:3: the issuer URL "https://*.example" holds a *, which is read as a pattern only under meta-issuers`}},
+		{"pattern with another issuer-url", good + "meta-issuers:\n  https://*.example:\n    issuer-url: https://x.example\n    client-id: sigstore\n", []string{
+			`f:8:17: issuer-url "https://x.example" is not the entry's pattern "https://*.example": leave it out, the pattern alone counts`}},
+		{"empty client-id", strings.Replace(good, "client-id: sigstore", "client-id: \"\"", 1), []string{
+			`f:4:16: client-id is missing: it is the audience that a token of "https://a.example" must name`}},
+		{"null client-id", strings.Replace(good, "client-id: sigstore", "client-id:", 1), []string{
+			`f:4:5: client-id is missing: it is the audience that a token of "https://a.example" must name`}},
+		{"misspelled client-id", strings.Replace(good, "client-id", "clientid", 1), []string{
+			`f:2:3: client-id is missing: it is the audience that a token of "https://a.example" must name`,
+			`f:4:5: unknown key "clientid"; did you mean "client-id"?`}},
+		{"unknown metadata key", good + "ci-issuer-metadata:\n  gh:\n    extension-template: {}\n", []string{
+			`f:8:5: unknown key "extension-template"; did you mean "extension-templates"?`}},
+		{"a list for a template", good + "ci-issuer-metadata:\n  gh:\n    extension-templates:\n      build-signer-uri: [x]\n", []string{
+			"f:9:25: found a list, where text is wanted"}},
+		{"test without claims", good + "    tests:\n      - san: a\n", []string{"f:7:9: the test has no claims"}},
+		{"test without an outcome", good + "    tests:\n      - claims: {a: 1}\n", []string{
+			"f:7:9: a test says either san, what the certificate is named, or reason, why there is none"}},
+		{"test with two outcomes", good + "    tests:\n      - {claims: {}, san: a, reason: CLAIM_MISSING}\n", []string{
+			"f:7:9: a test says either san, what the certificate is named, or reason, why there is none"}},
+		{"test of a refusal with extensions", good + "    tests:\n      - {claims: {}, extensions: {build-trigger: x}, reason: CLAIM_MISSING}\n", []string{
+			"f:7:9: a test with a reason has no certificate, and so no extensions"}},
+		{"claims that JSON cannot say", good + "    tests:\n      - {claims: {a: .inf, b: 0x10}, san: a}\n", []string{
+			"f:7:22: found the number .inf, which JSON cannot say: write it as JSON does, or in quotes",
+			"f:7:31: found the number 0x10, which JSON cannot say: write it as JSON does, or in quotes"}},
+		{"mapping for a key", good + "? {a: b}\n: c\n", []string{
+			"f:6:3: a mapping stands as a key, where text is wanted"}},
+		{"merge of text", good + "    <<: text\n", []string{
+			"f:6:9: found text, where << wants a mapping or a list of mappings"}},
+		{"merge of a list of text", good + "    <<: [{contact: me}, text]\n", []string{
+			"f:6:25: found text, where << wants a mapping"}},
+		{"two documents", good + "---\n" + good, []string{
+			"f:6:1: a second YAML document begins here, and only the first one is read"}},
+		{"alias of nothing", good + "    contact: *me\n", []string{
+			"f:6:14: the alias *me stands for nothing: no anchor &me comes before it"}},
+		{"alias inside of its anchor", good + "define: &d [*d]\n", []string{
+			"f:6:13: the alias *d stands inside of what it stands for"}},
+		{"scanner's syntax error", good + "    contact: a: b\n", []string{
+			"f:6:5: the file is not YAML: mapping values are not allowed in this context"}},
+		{"parser's syntax error", good + " x: 1\n", []string{
+			"f:6:2: the file is not YAML: did not find expected key"}},
+		{"syntax error in the first line", "a: @\n", []string{
+			"f:1:1: the file is not YAML: found character that cannot start any token"}},
+		{"not UTF-8", good + "    contact: é\xff\n", []string{
+			"f:6:15: the file is not text: byte 0xff is no UTF-8, or a control character"}},
+		{"control character", good + "    contact: a\x00\n", []string{
+			"f:6:15: the file is not text: byte 0x00 is no UTF-8, or a control character"}},
+		{"too deep", good + "define: " + strings.Repeat("[", 70) + strings.Repeat("]", 70) + "\n", []string{
+			"f:6:73: the values are nested more than 64 deep"}},
+		{"every mistake at once, in the order of the file", `oidc-issuers:
+  https://a.example:
+    issuer-url: https://b.example
+    typ: email
+    client-id: []
+meta-isuers: {}
+`, []string{
+			`f:3:17: issuer-url "https://b.example" is not the entry's key "https://a.example", and must be`,
+			`f:4:5: unknown key "typ"; did you mean "type"?`,
+			"f:5:16: found a list, where text is wanted",
+			`f:6:1: unknown key "meta-isuers"; did you mean "meta-issuers"?`,
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			issuers, warnings, err := config.ParseIssuers("f", []byte(tt.content), false)
+			if diff := cmp.Diff(tt.want, lines(err)); diff != "" {
+				t.Errorf("mistakes (-want +got):\n%s", diff)
+			}
+			if issuers != nil || len(warnings) > 0 {
+				t.Errorf("issuers %v and warnings %v beside mistakes", issuers, warnings)
+			}
+			if mistakes := (config.Mistakes)(nil); !errors.As(err, &mistakes) || len(mistakes) != len(tt.want) {
+				t.Errorf("error %T holds no %d Mistakes", err, len(tt.want))
+			}
+		})
+	}
+}
+
+func TestIssuerMistakesInJSON(t *testing.T) {
+	t.Parallel()
+	const good = `{"OIDCIssuers": {"https://a.example": {
+  "IssuerURL": "https://a.example",
+  "ClientID": "sigstore", "Type": "email"%s
+}}%s}
+`
+	for _, tt := range []struct {
+		name, content string
+		want          []string
+	}{
+		{"YAML flow", "{oidc-issuers: {}}", []string{
+			"f:1:2: the file is not JSON, as which it is read because it begins with a brace: invalid character 'o' looking for beginning of object key string"}},
+		{"cut off", "\n{\"OIDCIssuers\": {\n", []string{
+			"f:2:18: the file is not JSON, as which it is read because it begins with a brace: unexpected end of JSON input"}},
+		{"two values", "{}\n{}\n", []string{
+			"f:2:1: the file is not JSON, as which it is read because it begins with a brace: invalid character '{' after top-level value"}},
+		{"no issuers: an empty issuer file", " {}", []string{
+			"f:1:2: the file names no issuer, so that no token at all would be accepted"}},
+		{"wrong case", fmt.Sprintf(good, `, "contact": "é", "caCert": ""`, ""), []string{
+			`f:3:44: the key "contact" is spelled "Contact"`,
+			`f:3:60: the key "caCert" is spelled "CACert"`}},
+		{"YAML's spelling", fmt.Sprintf(good, `, "subject-domain": ""`, `, "meta-issuers": {}`), []string{
+			`f:3:44: unknown key "subject-domain"; did you mean "SubjectDomain"?`,
+			`f:4:5: unknown key "meta-issuers"; did you mean "MetaIssuers"?`}},
+		{"define is YAML's", fmt.Sprintf(good, "", `, "define": []`), []string{
+			`f:4:5: unknown key "define"; the keys here are OIDCIssuers, MetaIssuers, CIIssuerMetadata`}},
+		{"duplicate key", fmt.Sprintf(good, ",\n \"Type\": \"uri\"", ""), []string{
+			`f:4:2: the key "Type" stands twice, first in line 3, and the last one counts`}},
+		{"one key in two spellings", fmt.Sprintf(good, ",\n \"tYPE\": \"uri\"", ""), []string{
+			`f:4:2: the key "tYPE" is spelled "Type"`,
+			`f:4:2: the key "tYPE" stands twice, first in line 3, and the last one counts`}},
+		{"number for text", fmt.Sprintf(good, `, "Contact": 5e1`, ""), []string{
+			"f:3:55: found the number 5e1, where text is wanted: write it in quotes"}},
+		{"text for a truth value", fmt.Sprintf(good, `, "SkipEmailVerification": "yes"`, ""), []string{
+			"f:3:69: found text, where true or false is wanted"}},
+		{"empty client ID", strings.Replace(fmt.Sprintf(good, "", ""), `"sigstore"`, "null", 1), []string{
+			`f:3:15: ClientID is missing: it is the audience that a token of "https://a.example" must name`}},
+		{"too deep", `{"a":` + strings.Repeat("[", 70) + strings.Repeat("]", 70) + "}", []string{
+			"f:1:70: the values are nested more than 64 deep"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := config.ParseIssuers("f", []byte(tt.content), false)
+			if diff := cmp.Diff(tt.want, lines(err)); diff != "" {
+				t.Errorf("mistakes (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestIssuersUnderCompat(t *testing.T) {
+	t.Parallel()
+	t.Run("YAML: what the peer ignores is ignored, with a warning", func(t *testing.T) {
+		t.Parallel()
+		content := `oidc-issuers:
+  https://a.example:
+    issuer-url: https://a.example
+    client-id: 42
+    Type: uri
+    type: email
+    skip-email-verification: yes
+meta-issuers:
+  https://*.example:
+    issuer-url: https://x.example
+    client-id: sigstore
+---
+second: document
+`
+		issuers, warnings, err := config.ParseIssuers("f", []byte(content), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			"f:4:16: found the number 42, where text is wanted: write it in quotes",
+			`f:5:5: unknown key "Type"; did you mean "type"?`,
+			`f:7:30: found "yes", where true or false is wanted`,
+			`f:10:17: issuer-url "https://x.example" is not the entry's pattern "https://*.example": leave it out, the pattern alone counts`,
+			"f:12:1: a second YAML document begins here, and only the first one is read",
+		}
+		if diff := cmp.Diff(want, lines(config.Mistakes(warnings))); diff != "" {
+			t.Errorf("warnings (-want +got):\n%s", diff)
+		}
+		wantIssuers := []config.Issuer{
+			{Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "42", Type: "email", SkipEmailVerification: true},
+			{Key: "https://*.example", Wildcard: true, ClientID: "sigstore"},
+		}
+		if diff := cmp.Diff(wantIssuers, issuers.Entries); diff != "" {
+			t.Errorf("issuers (-want +got):\n%s", diff)
+		}
+	})
+	t.Run("JSON: what the peer folds is folded, with a warning", func(t *testing.T) {
+		t.Parallel()
+		content := `{"oidcissuers": {"https://a.example": {"issuerURL": "https://a.example", "ClientID": "x", "CLIENTID": "sigstore", "Typo": 1}}}`
+		issuers, warnings, err := config.ParseIssuers("f", []byte(content), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{
+			`f:1:2: the key "oidcissuers" is spelled "OIDCIssuers"`,
+			`f:1:40: the key "issuerURL" is spelled "IssuerURL"`,
+			`f:1:91: the key "CLIENTID" is spelled "ClientID"`,
+			`f:1:91: the key "CLIENTID" stands twice, first in line 1, and the last one counts`,
+			`f:1:115: unknown key "Typo"; did you mean "Type"?`,
+		}
+		if diff := cmp.Diff(want, lines(config.Mistakes(warnings))); diff != "" {
+			t.Errorf("warnings (-want +got):\n%s", diff)
+		}
+		wantIssuers := []config.Issuer{{Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "sigstore"}}
+		if diff := cmp.Diff(wantIssuers, issuers.Entries); diff != "" {
+			t.Errorf("issuers (-want +got):\n%s", diff)
+		}
+	})
+	t.Run("what the peer refuses or cannot use stays a mistake", func(t *testing.T) {
+		t.Parallel()
+		content := good + "    type: uri\n  https://b.example:\n    issuer-url: https://c.example\n"
+		_, _, err := config.ParseIssuers("f", []byte(content), true)
+		want := []string{
+			`f:6:5: the key "type" stands twice, first in line 5`,
+			`f:7:3: client-id is missing: it is the audience that a token of "https://b.example" must name`,
+			`f:8:17: issuer-url "https://c.example" is not the entry's key "https://b.example", and must be`,
+		}
+		if diff := cmp.Diff(want, lines(err)); diff != "" {
+			t.Errorf("mistakes (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// full has every key of an issuer file, with the peer's ways of writing one: anchors under
+// define, an alias as a mapping key, merge keys.
+const full = `define:
+  - &gh "github-workflow"
+  - &common {client-id: sigstore, contact: nobody, description: merged}
+oidc-issuers:
+  https://a.example:
+    <<: *common
+    issuer-url: https://a.example
+    audiences: [other, third]
+    signing-algorithms: [ES256]
+    type: ci-provider
+    ci-provider: *gh
+    issuer-claim: $.a
+    subject-domain: https://a.example
+    spiffe-trust-domain: a.example
+    challenge-claim: sub
+    skip-email-verification: true
+    allowed-email-domains: [a.example]
+    ca-cert: |
+      -----BEGIN CERTIFICATE-----
+      -----END CERTIFICATE-----
+    allow-private-network: true
+    jwks-hosts: [keys.a.example]
+    constants: {url: https://a.example}
+    tests:
+      - claims: {sub: x, n: 1536140711, f: 1.5, b: true, z: null, l: [1, "<a>"], o: {p: q}}
+        san: https://a.example/x
+        extensions: {build-signer-uri: https://a.example/y}
+      - {claims: {}, reason: CLAIM_MISSING}
+    description: own
+    contact: me
+    environment: prod
+meta-issuers:
+  https://*.a.example:
+    client-id: sigstore
+    type: kubernetes
+ci-issuer-metadata:
+  *gh :
+    default-template-values: {url: https://github.com, Environment: "", oidc.example/a-b: x}
+    extension-templates:
+      build-signer-uri: "{{ .url }}/{{ .job_workflow_ref }}"
+      source-repository-visibility-at-signing: repository_visibility
+    subject-alternative-name-template: "{{ .url }}/{{ .sub }}"
+`
+
+const fullJSON = `{
+ "OIDCIssuers": {
+  "https://a.example": {
+    "IssuerURL": "https://a.example", "ClientID": "sigstore", "Audiences": ["other", "third"], "SigningAlgorithms": ["ES256"],
+    "Type": "ci-provider", "CIProvider": "github-workflow", "IssuerClaim": "$.a", "SubjectDomain": "https://a.example",
+    "SPIFFETrustDomain": "a.example", "ChallengeClaim": "sub", "SkipEmailVerification": true,
+    "AllowedEmailDomains": ["a.example"], "CACert": "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
+    "AllowPrivateNetwork": true, "JWKSHosts": ["keys.a.example"], "Constants": {"url": "https:\/\/a.example"},
+    "Tests": [
+      {"Claims": {"sub": "x", "n": 1536140711, "f": 1.5, "b": true, "z": null, "l": [1, "<a>"], "o": {"p": "q"}},
+       "SAN": "https://a.example/x", "Extensions": {"BuildSignerURI": "https://a.example/y"}},
+      {"Claims": {}, "Reason": "CLAIM_MISSING"}],
+    "Description": "own", "Contact": "me", "Environment": "prod"}},
+ "MetaIssuers": {"https://*.a.example": {"ClientID": "sigstore", "Type": "kubernetes"}},
+ "CIIssuerMetadata": {"github-workflow": {
+    "DefaultTemplateValues": {"url": "https://github.com", "Environment": "", "oidc.example/a-b": "x"},
+    "ExtensionTemplates": {
+      "BuildSignerURI": "{{ .url }}/{{ .job_workflow_ref }}",
+      "SourceRepositoryVisibilityAtSigning": "repository_visibility"},
+    "SubjectAlternativeNameTemplate": "{{ .url }}/{{ .sub }}"}}
+}
+`
+
+// fullIssuers is what full says; the extension keys are spelled by key.
+func fullIssuers(signer, visibility string) *config.Issuers {
+	return &config.Issuers{
+		Entries: []config.Issuer{{
+			Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "sigstore",
+			Audiences: []string{"other", "third"}, SigningAlgorithms: []string{"ES256"},
+			Type: "ci-provider", CIProvider: "github-workflow", IssuerClaim: "$.a",
+			SubjectDomain: "https://a.example", SPIFFETrustDomain: "a.example", ChallengeClaim: "sub",
+			SkipEmailVerification: true, AllowedEmailDomains: []string{"a.example"},
+			CACert:              "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
+			AllowPrivateNetwork: true, JWKSHosts: []string{"keys.a.example"},
+			Constants: map[string]string{"url": "https://a.example"},
+			Tests: []config.IssuerTest{
+				{
+					Claims:     []byte(`{"sub":"x","n":1536140711,"f":1.5,"b":true,"z":null,"l":[1,"\u003ca\u003e"],"o":{"p":"q"}}`),
+					SAN:        "https://a.example/x",
+					Extensions: map[string]string{signer: "https://a.example/y"},
+				},
+				{Claims: []byte(`{}`), Reason: "CLAIM_MISSING"},
+			},
+			Description: "own", Contact: "me", Environment: "prod",
+		}, {
+			Key: "https://*.a.example", Wildcard: true, ClientID: "sigstore", Type: "kubernetes",
+		}},
+		CIProviders: map[string]config.CIProvider{"github-workflow": {
+			DefaultTemplateValues: map[string]string{"url": "https://github.com", "Environment": "", "oidc.example/a-b": "x"},
+			ExtensionTemplates: map[string]string{
+				signer:     "{{ .url }}/{{ .job_workflow_ref }}",
+				visibility: "repository_visibility",
+			},
+			SubjectAlternativeNameTemplate: "{{ .url }}/{{ .sub }}",
+		}},
+	}
+}
+
+func TestYAMLAndJSONSayTheSame(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, content, signer, visibility string
+		json                              bool
+	}{
+		{"YAML", full, "build-signer-uri", "source-repository-visibility-at-signing", false},
+		{"YAML after a byte order mark", "\ufeff" + full, "build-signer-uri", "source-repository-visibility-at-signing", false},
+		{"JSON", fullJSON, "BuildSignerURI", "SourceRepositoryVisibilityAtSigning", true},
+		{"JSON after space", " \n\t" + fullJSON, "BuildSignerURI", "SourceRepositoryVisibilityAtSigning", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got, warnings, err := config.ParseIssuers("f", []byte(tt.content), false)
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("mistakes %v, warnings %v", err, warnings)
+			}
+			want := fullIssuers(tt.signer, tt.visibility)
+			want.ExtensionNames = tt.json
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(config.Issuers{}, "File")); diff != "" {
+				t.Errorf("issuers (-want +got):\n%s", diff)
+			}
+			if got.File.JSON() != tt.json {
+				t.Errorf("JSON() = %v", got.File.JSON())
+			}
+		})
+	}
+}
+
+func TestMergeKeys(t *testing.T) {
+	t.Parallel()
+	issuers, _, err := config.ParseIssuers("f", []byte(`
+define:
+  - &a {client-id: a, contact: a, type: a}
+  - &b {client-id: b, contact: b, description: b}
+oidc-issuers:
+  https://x.example:
+    <<: [*a, *b]
+    issuer-url: https://x.example
+    type: own
+`), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []config.Issuer{{Key: "https://x.example", IssuerURL: "https://x.example", ClientID: "a", Contact: "a", Type: "own", Description: "b"}}
+	if diff := cmp.Diff(want, issuers.Entries); diff != "" {
+		t.Errorf("issuers (-want +got):\n%s", diff)
+	}
+}
+
+func TestIssuersExplain(t *testing.T) {
+	t.Parallel()
+	paths := [][]string{
+		{"oidc-issuers", "https://a.example", "type"},
+		{"oidc-issuers", "https://a.example"},
+		{"oidc-issuers", "https://a.example", "tests", "1", "reason"},
+		{"oidc-issuers", "https://a.example", "tests", "7"},
+		{"oidc-issuers", "https://a.example", "jwks-hosts"},
+		{"oidc-issuers", "https://a.example", "jwks-hosts", "0"},
+		{"meta-issuers", "https://*.a.example", "subject-domain"},
+		{"ci-issuer-metadata", "github-workflow", "extension-templates", "build-signer-uri"},
+		{"ci-issuer-metadata", "github-workflow", "extension-templates", "source-repository-visibility-at-signing"},
+		{"ci-issuer-metadata", "github-workflow", "subject-alternative-name-template", "beyond"},
+		{"ci-issuer-metadata", "missing", "extension-templates"},
+		{"nothing"},
+	}
+	var errs []error
+	for i, path := range paths {
+		errs = append(errs, keypath.Errorf(path, "number %d", i))
+	}
+	err := errors.Join(append(errs, errors.New("no path"))...)
+	for _, tt := range []struct {
+		name, content string
+		want          []string
+	}{
+		{"YAML", full, []string{
+			"f:10:11: number 0", "f:5:3: number 1", "f:28:30: number 2", "f:24:5: number 3", "f:22:5: number 4", "f:22:18: number 5",
+			"f:33:3: number 6", "f:40:25: number 7", "f:41:48: number 8", "f:42:40: number 9", "f:36:1: number 10", "f:1:1: number 11",
+			"f: no path"}},
+		{"JSON", fullJSON, []string{
+			"f:5:13: number 0", "f:3:3: number 1", "f:12:32: number 2", "f:9:5: number 3", "f:8:34: number 4", "f:8:48: number 5",
+			"f:14:18: number 6", "f:18:25: number 7", "f:19:46: number 8", "f:20:39: number 9", "f:15:2: number 10", "f:1:1: number 11",
+			"f: no path"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			issuers, _, parseErr := config.ParseIssuers("f", []byte(tt.content), false)
+			if parseErr != nil {
+				t.Fatal(parseErr)
+			}
+			if diff := cmp.Diff(tt.want, lines(issuers.Explain(err))); diff != "" {
+				t.Errorf("places (-want +got):\n%s", diff)
+			}
+			if err := issuers.Explain(nil); err != nil {
+				t.Errorf("no error is explained as %v", err)
+			}
+			if line, column := issuers.Locate(paths[0]); !strings.HasPrefix(tt.want[0], fmt.Sprintf("f:%d:%d:", line, column)) {
+				t.Errorf("Locate: %d:%d", line, column)
+			}
+		})
+	}
+}
+
+func TestIssuerFileBounds(t *testing.T) {
+	t.Parallel()
+	var laughs strings.Builder
+	laughs.WriteString(good + "define:\n  - &a0 [x, x, x, x, x, x, x, x, x, x]\n")
+	for i := 1; i < 12; i++ {
+		fmt.Fprintf(&laughs, "  - &a%d [%s*a%d]\n", i, strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 9), i-1)
+	}
+	for _, tt := range []struct {
+		name, content, want string
+	}{
+		{"billion laughs", laughs.String(), "holds more than 100000 values once its aliases are expanded"},
+		{"merged laughs", strings.Replace(laughs.String(), "[*a", "[<<, *a", 1), "holds more than 100000 values once its aliases are expanded"},
+		{"many values in JSON", `{"a":[` + strings.Repeat("1,", 200_000) + "1]}", "holds more than 100000 values"},
+		{"large file", good + "#" + strings.Repeat("x", 1<<20), "the file is larger than 1 MiB"},
+		{"long key", good + "? " + strings.Repeat("é", 500) + "\n: x\n", "unknown key \"" + strings.Repeat("é", 100) + "…\""},
+		{"deep YAML", "a: " + strings.Repeat("[", 500_000), "the file is not YAML: exceeded max depth of 10000"},
+		{"deep JSON", strings.Repeat(`{"a":`, 200_000), "exceeded max depth"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := config.ParseIssuers("f", []byte(tt.content), false)
+			if got := lines(err); len(got) != 1 || !strings.Contains(got[0], tt.want) {
+				t.Errorf("got %q, want one mistake with %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestManyMistakesAreCounted(t *testing.T) {
+	t.Parallel()
+	_, _, err := config.ParseIssuers("f", []byte(good+strings.Repeat("    type: x\n", 300)), false)
+	got := lines(err)
+	if len(got) != 101 || got[0] != `f:6:5: the key "type" stands twice, first in line 5` || got[100] != "f: and 200 more" {
+		t.Errorf("%d mistakes, the last %q", len(got), got[len(got)-1])
+	}
+}
+
+func TestLoadIssuersReadsTheFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "issuers.yaml")
+	if _, _, err := config.LoadIssuers(path, false); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte(good+"# "+strings.Repeat("x", 2<<20)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := config.LoadIssuers(path, false); err == nil || err.Error() != path+": the file is larger than 1 MiB" {
+		t.Errorf("large file: %v", err)
+	}
+	if err := os.WriteFile(path, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	issuers, _, err := config.LoadIssuers(path, false)
+	if err != nil || len(issuers.Entries) != 1 || issuers.File.Name() != path {
+		t.Errorf("got %v, %v", issuers, err)
+	}
+}
+
+// FuzzParseIssuers holds that whatever the file, parsing ends, in a result or in mistakes
+// with places inside of the file, and compat never refuses more.
+func FuzzParseIssuers(f *testing.F) {
+	for _, seed := range []string{good, full, fullJSON, "", "{}", "&a [*a]", "a: &x {<<: *x}", "? [a]\n: b", "{\"a\":\"\\ud800\"}", "a: !!float x\n", "%YAML 1.1\n---\na: b\n...\n", "\ufeff{", "a: |\n  b\n# c", "<<: [{a: b}, {c: d}]"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		count := strings.Count(string(content), "\n") + strings.Count(string(content), "\r") +
+			strings.Count(string(content), "\u0085") + strings.Count(string(content), "\u2028") + strings.Count(string(content), "\u2029") + 2
+		issuers, _, err := config.ParseIssuers("f", content, false)
+		if (err == nil) != (issuers != nil) {
+			t.Fatalf("issuers %v and error %v", issuers, err)
+		}
+		if mistakes := (config.Mistakes)(nil); errors.As(err, &mistakes) {
+			for _, m := range mistakes {
+				if m.Line < 0 || m.Line > count || m.Line > 0 && m.Column < 1 || m.Text == "" {
+					t.Errorf("mistake %+v of a file of %d lines", m, count)
+				}
+			}
+		} else if err != nil {
+			t.Fatalf("error %T: %v", err, err)
+		}
+		if _, _, lenient := config.ParseIssuers("f", content, true); err == nil && lenient != nil {
+			t.Errorf("compat refuses: %v", lenient)
+		}
+	})
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Mistake is one thing that is wrong with a file, and where.
+type Mistake struct {
+	// File is the file's name as it was given to the loader; where an environment variable
+	// is at fault, the variable's name.
+	File string
+	// Line counts from 1; it is 0 where there is no line to point at.
+	Line int
+	// Column counts characters from 1; it is 0 where Line is.
+	Column int
+	// Text is one sentence that says what was found and what is wanted.
+	Text string
+}
+
+// Error is FILE:LINE:COLUMN: and the sentence, the form that editors and terminals link.
+func (m Mistake) Error() string {
+	if m.Line == 0 {
+		return m.File + ": " + m.Text
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", m.File, m.Line, m.Column, m.Text)
+}
+
+// Mistakes is everything that is wrong with a file, in the order of the file. It is what
+// both loaders and Explain return as their error, and is found with errors.As.
+type Mistakes []Mistake
+
+// Error has one mistake a line.
+func (m Mistakes) Error() string {
+	lines := make([]string, len(m))
+	for i := range m {
+		lines[i] = m[i].Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns the mistakes one by one.
+func (m Mistakes) Unwrap() []error {
+	errs := make([]error, len(m))
+	for i := range m {
+		errs[i] = m[i]
+	}
+	return errs
+}
+
+// asError returns nil for no mistakes, so that a nil error is nil.
+func (m Mistakes) asError() error {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+// position is a place in a file, both numbers from 1.
+type position struct{ line, column int }
+
+// report gathers what is wrong with one file.
+type report struct {
+	file string
+	// compat turns what the peer tolerates into warnings.
+	compat   bool
+	mistakes Mistakes
+	warnings Mistakes
+}
+
+// mistake records what stops the file from being used.
+func (r *report) mistake(at position, format string, args ...any) {
+	r.mistakes = append(r.mistakes, r.at(at, format, args...))
+}
+
+// warn records what the reader should know and may leave as it is.
+func (r *report) warn(at position, format string, args ...any) {
+	r.warnings = append(r.warnings, r.at(at, format, args...))
+}
+
+// tolerated records what the peer reads without a word: a mistake, or under compat a
+// warning.
+func (r *report) tolerated(at position, format string, args ...any) {
+	if r.compat {
+		r.warn(at, format, args...)
+		return
+	}
+	r.mistake(at, format, args...)
+}
+
+func (r *report) at(at position, format string, args ...any) Mistake {
+	return Mistake{File: r.file, Line: at.line, Column: at.column, Text: fmt.Sprintf(format, args...)}
+}
+
+// maxMistakes is how many of a file's mistakes are told. A file with more is not what its
+// author thinks it is.
+const maxMistakes = 100
+
+// result returns warnings and mistakes in the order of the file.
+func (r *report) result() (warnings []Mistake, err error) {
+	return r.inOrder(r.warnings), r.inOrder(r.mistakes).asError()
+}
+
+func (r *report) inOrder(list Mistakes) Mistakes {
+	slices.SortStableFunc(list, func(a, b Mistake) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	if more := len(list) - maxMistakes; more > 0 {
+		return append(list[:maxMistakes:maxMistakes], Mistake{File: r.file, Text: fmt.Sprintf("and %d more", more)})
+	}
+	return list
+}
+
+// didYouMean is `; did you mean "x"?` for the one of known that found is most likely a slip
+// of, and "" where none is close.
+func didYouMean(found string, known []string) string {
+	if best := closest(found, known); best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return ""
+}
+
+// closest returns the known name that found is most likely a slip of, or "". Names that
+// differ only in case, hyphens and underscores always match; otherwise one slip in three
+// characters is forgiven, and at most three.
+func closest(found string, known []string) string {
+	best, least := "", min(3, len(found)/3)+1
+	for _, name := range known {
+		if fold(name) == fold(found) {
+			return name
+		}
+		// A longer difference than the bound cannot win and is not measured: found comes
+		// from the file and may be as long as the file.
+		if diff := len(name) - len(found); diff >= least || -diff >= least {
+			continue
+		}
+		if d := distance(found, name); d < least {
+			best, least = name, d
+		}
+	}
+	return best
+}
+
+// fold is name without what kebab-case, snake_case and CamelCase differ in.
+func fold(name string) string {
+	return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(name))
+}
+
+// distance counts the insertions, deletions, substitutions and swaps of neighbours that
+// turn a into b (optimal string alignment), byte by byte.
+func distance(a, b string) int {
+	before, above := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range above {
+		above[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			substitution := above[j-1]
+			if a[i-1] != b[j-1] {
+				substitution++
+			}
+			row[j] = min(substitution, above[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, above = above, row
+	}
+	return above[len(b)]
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// Server is the server configuration, the file that `mayfly serve --config` names.
+//
+// Paths are relative to the file that names them; those of an environment variable, to the
+// working directory. LoadServer has resolved them. Every key that holds one value can be
+// set by an environment variable instead, named after its path: listen.http is
+// MAYFLY_LISTEN_HTTP. A variable counts before the file, an empty one is as if it were not
+// set, and lists are set in the file alone.
+type Server struct {
+	Listen Listen
+	TLS    TLS
+
+	// PublicURL is `public_url`: the URL at which clients reach this server, as
+	// trusted_root.json and signing_config.v0.2.json are to say it. Without one, which is
+	// the default, those two documents are not rendered.
+	PublicURL string
+	// Issuers is `issuers`: the file of trusted issuers, see Issuers. It must be named. It
+	// is read again when its content changes.
+	Issuers string
+	// Compat is `compat`, false by default. True makes warnings of what the peer tolerates
+	// in an issuer file and mayfly finds wrong, such as an unknown key.
+	Compat bool
+
+	OIDC        OIDC
+	CA          CA
+	Certificate Certificate
+	Keys        Keys
+	CT          CT
+	Trust       Trust
+	Log         Log
+
+	file *File
+	// env has, by the path of a key, the variable that has set it.
+	env map[string]string
+}
+
+// Listen is `listen`: the addresses, each as host:port. An empty host is every interface.
+type Listen struct {
+	// HTTP is `listen.http`, 127.0.0.1:5555 by default: the REST API.
+	HTTP string
+	// GRPC is `listen.grpc`, 127.0.0.1:5554 by default: the gRPC API. If it equals HTTP,
+	// both are served on one port, which sigstore-java needs.
+	GRPC string
+	// Ops is `listen.ops`, 127.0.0.1:2112 by default: metrics, readiness and profiles. It
+	// is never to be reached by clients, and must differ from the other two.
+	Ops string
+}
+
+// TLS is `tls`: the certificate of the HTTP and gRPC listeners. Without one, which is the
+// default, both speak plain text and something in front of them must terminate TLS.
+type TLS struct {
+	// Certificate is `tls.certificate`, a PEM file, leaf first. It needs Key.
+	Certificate string
+	// Key is `tls.key`, the PEM file of its private key. Both files are read again when
+	// their content changes.
+	Key string
+	// Min is `tls.min`, the oldest TLS version accepted: "1.3" by default, or "1.2".
+	Min string
+}
+
+// OIDC is `oidc`: how providers are reached.
+type OIDC struct {
+	// AllowLoopback is `oidc.allow_loopback`, false by default. True permits http issuers
+	// on loopback addresses. It is for development: whoever can listen on the machine can
+	// then be an issuer.
+	AllowLoopback bool
+	// Kubernetes says how the cluster's own issuer, https://kubernetes.default.svc, is
+	// reached. Neither file is read unless such an issuer is configured.
+	Kubernetes Kubernetes
+}
+
+// Kubernetes is `oidc.kubernetes`.
+type Kubernetes struct {
+	// CAFile is `oidc.kubernetes.ca_file`: the PEM certificates that the API server's
+	// certificate chains up to. By default /var/run/fulcio/ca.crt, where the peer has it.
+	CAFile string
+	// TokenFile is `oidc.kubernetes.token_file`: the bearer token sent to the API server,
+	// and to nobody else. By default
+	// /var/run/secrets/kubernetes.io/serviceaccount/token. It is read anew for each use,
+	// since Kubernetes replaces it.
+	TokenFile string
+}
+
+// CA is `ca`: what certificates are signed with. Exactly one of File and Set is there.
+type CA struct {
+	// File is `ca.file`: one authority whose key lies in a file. It excludes Set.
+	File *CAFile
+	// Set is `ca.set`: a CA set (ca.yaml), written by `mayfly ca`, of which the clock picks
+	// the authority that signs. It excludes File.
+	Set string
+}
+
+// CAFile is `ca.file`.
+type CAFile struct {
+	// Chain is `ca.file.chain`, a PEM file: the issuing CA first, the root last and
+	// included. It must be named.
+	Chain string
+	// Key is `ca.file.key`: the issuing CA's private key, PEM. It must be named.
+	Key string
+	// PasswordFile is `ca.file.password_file`: the password of an encrypted key, without
+	// the newline at its end. By default the key is not encrypted.
+	PasswordFile string
+	// Password is the password itself, from the environment variable
+	// MAYFLY_CA_FILE_PASSWORD alone: a file that people edit is no place for it. It
+	// excludes PasswordFile.
+	Password Secret
+}
+
+// Certificate is `certificate`: what every certificate is like.
+type Certificate struct {
+	// Lifetime is `certificate.lifetime`, 10m by default, from 1m to 60m, whole seconds.
+	// Another one than ten minutes is warned of: clients and verifiers were built for it,
+	// and a longer one lengthens the use of a stolen key.
+	Lifetime time.Duration
+}
+
+// Keys is `keys`: which public keys are certified.
+type Keys struct {
+	// Algorithms is `keys.algorithms`, out of rsa-2048, rsa-3072, rsa-4096, ecdsa-p256,
+	// ecdsa-p384, ecdsa-p521 and ed25519. All of them by default, which is nil here.
+	Algorithms []string
+}
+
+// CT is `ct`: the Certificate Transparency logs. Disabled is set or Logs has an entry, and
+// never both: no log by oversight.
+type CT struct {
+	// Disabled is `ct.disabled`, false by default. True issues certificates that no log
+	// knows and that most verifiers refuse. It excludes Logs.
+	Disabled bool
+	// Logs is `ct.logs`. One SCT, of whichever log answers first, goes into a certificate.
+	Logs []CTLog
+}
+
+// CTLog is an entry of `ct.logs`: a remote log (URL and PublicKey) or an embedded one.
+type CTLog struct {
+	// URL is `url`: the remote log's base URL, to which /ct/v1/add-pre-chain is added. It
+	// needs PublicKey and excludes Embedded.
+	URL string
+	// PublicKey is `public_key`: the PEM file of the remote log's key. It is mandatory,
+	// since every SCT is verified before a certificate leaves.
+	PublicKey string
+	// Embedded is `embedded`: a log in this process. It excludes URL.
+	Embedded *EmbeddedLog
+}
+
+// EmbeddedLog is `embedded`: a static-ct-api log in this process. The first five must be
+// there; `mayfly ctlog init` makes the key, the directory and the guard.
+type EmbeddedLog struct {
+	// Name is `name`: the log is served under /ctlog/NAME/. Letters, digits, dots, hyphens
+	// and underscores; no other embedded log has it.
+	Name string
+	// Dir is `dir`: the directory of the log's entries, on a local disk, with one writer.
+	Dir string
+	// Guard is `guard`: the file that keeps the newest tree head, so that a log restored
+	// from a backup is not continued differently. It must lie outside Dir, best on another
+	// disk, and never be restored together with it.
+	Guard string
+	// Key is `key`: the log's own P-256 key, PKCS#8 PEM. It is never a CA's.
+	Key string
+	// Origin is `origin`: the name of the log in checkpoints, by custom its URL without
+	// the scheme.
+	Origin string
+	// BatchAge is `batch_age`, 10ms by default: how long an entry waits for others to be
+	// written with. Each certificate takes that much longer.
+	BatchAge time.Duration
+	// CheckpointInterval is `checkpoint_interval`, 1s by default: how often a new tree head
+	// is published.
+	CheckpointInterval time.Duration
+	// Submit is `submit`: who may submit over HTTP. Nobody by default.
+	Submit *Submit
+}
+
+// Submit is `submit` of an embedded log.
+type Submit struct {
+	// TokenFile is `token_file`: the bearer token that a submitter must send. It must be
+	// named.
+	TokenFile string
+}
+
+// Trust is `trust`: entries that trusted_root.json takes over as they are. Each is a JSON
+// object of the form that protobuf-specs gives it. None by default.
+type Trust struct {
+	// TimestampAuthorities is `trust.timestamp_authorities`.
+	TimestampAuthorities []json.RawMessage
+	// TLogs is `trust.tlogs`.
+	TLogs []json.RawMessage
+}
+
+// Log is `log`: what the server writes to its standard error.
+type Log struct {
+	// Format is `log.format`: json, the default, or text.
+	Format string
+	// Level is `log.level`: debug, info (the default), warn or error.
+	Level string
+}
+
+// File is the file that the configuration was read from.
+func (s *Server) File() *File { return s.file }
+
+// Secret is a string that no log and no error shows.
+//
+// It holds a pointer because package fmt shows the fields of a struct, Formatter or not, when
+// a verb does not fit what is around it.
+type Secret struct{ value *string }
+
+// Reveal returns the secret itself, "" if there is none.
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
+
+// IsZero tells whether there is none.
+func (s Secret) IsZero() bool { return s.value == nil }
+
+const concealed = "(secret)"
+
+// Format writes no part of the secret, whatever the verb.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, concealed) }
+
+// LogValue is what log/slog writes.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(concealed) }
+
+// MarshalText is what encoding/json and others write.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(concealed), nil }

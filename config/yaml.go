@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// parseYAML returns the tree of a YAML file, or nil if there is none; what is wrong goes
+// into r.
+func parseYAML(r *report, content []byte) *node {
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	var document yaml.Node
+	switch err := decoder.Decode(&document); {
+	case errors.Is(err, io.EOF):
+		r.mistake(position{1, 1}, "the file is empty")
+		return nil
+	case err != nil:
+		at, text := yamlSyntaxError(err, content)
+		r.mistake(at, "%s", text)
+		return nil
+	}
+	var second yaml.Node
+	switch err := decoder.Decode(&second); {
+	case errors.Is(err, io.EOF):
+	case err != nil:
+		at, text := yamlSyntaxError(err, content)
+		r.mistake(at, "%s", text)
+	default:
+		r.tolerated(position{second.Line, second.Column},
+			"a second YAML document begins here, and only the first one is read")
+	}
+	if len(document.Content) != 1 {
+		r.mistake(position{1, 1}, "the file is empty")
+		return nil
+	}
+	b := yamlBuilder{report: r, open: map[*yaml.Node]bool{}}
+	root := b.build(document.Content[0], 0)
+	if b.stopped {
+		return nil
+	}
+	return root
+}
+
+// yamlBuilder turns the nodes of the YAML package into ours. Each alias is expanded into a
+// copy, against one budget.
+type yamlBuilder struct {
+	*report
+	nodes   int
+	open    map[*yaml.Node]bool // anchored nodes that are being built: an alias to one has no end
+	stopped bool                // a bound was passed: the tree is not whole
+}
+
+// stop records the first bound that was passed.
+func (b *yamlBuilder) stop(at position, text string) *node {
+	if !b.stopped {
+		b.stopped = true
+		b.mistake(at, "%s", text)
+	}
+	return &node{kind: scalar, tag: tagNull, at: at}
+}
+
+func (b *yamlBuilder) build(y *yaml.Node, depth int) *node {
+	at := position{y.Line, y.Column}
+	b.nodes++
+	switch {
+	case b.stopped:
+		return b.stop(at, "")
+	case b.nodes > maxNodes:
+		return b.stop(at, "the file holds more than "+strconv.Itoa(maxNodes)+" values once its aliases are expanded")
+	case depth > maxDepth:
+		return b.stop(at, "the values are nested more than "+strconv.Itoa(maxDepth)+" deep")
+	}
+	switch y.Kind {
+	case yaml.AliasNode:
+		if b.open[y.Alias] {
+			return b.stop(at, "the alias *"+shorten(y.Value)+" stands inside of what it stands for")
+		}
+		n := b.build(y.Alias, depth+1)
+		n.at = at // the place of its use; what is inside keeps the place where it is written
+		n.implied = false
+		return n
+	case yaml.ScalarNode:
+		return &node{
+			kind: scalar, at: at, tag: y.ShortTag(), value: y.Value,
+			implied: y.Tag == tagNull && y.Value == "" && y.Style == 0,
+		}
+	case yaml.SequenceNode:
+		b.open[y] = true
+		defer delete(b.open, y)
+		n := &node{kind: sequence, at: at}
+		for _, item := range y.Content {
+			n.items = append(n.items, b.build(item, depth+1))
+		}
+		return n
+	case yaml.MappingNode:
+		b.open[y] = true
+		defer delete(b.open, y)
+		return b.mapping(y, depth)
+	default:
+		return b.stop(at, "this is no YAML value")
+	}
+}
+
+// mapping builds the pairs of a mapping: first its own, then those that a merge key `<<`
+// brings and it lacks.
+func (b *yamlBuilder) mapping(y *yaml.Node, depth int) *node {
+	n := &node{kind: mapping, at: position{y.Line, y.Column}}
+	seen := map[string]int{}
+	var merges []*node
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		key := b.build(y.Content[i], depth+1)
+		value := b.build(y.Content[i+1], depth+1)
+		switch {
+		case b.stopped:
+			return n
+		case key.kind != scalar:
+			b.mistake(key.at, "%s stands as a key, where text is wanted", key.what())
+		case key.tag == tagMerge:
+			merges = append(merges, value)
+		default:
+			if earlier := n.put(seen, key, value); earlier != nil {
+				b.mistake(key.at, "the key %q stands twice, first in line %d", shorten(key.value), earlier.at.line)
+			}
+		}
+	}
+	for _, from := range merges {
+		b.merge(n, seen, from)
+	}
+	return n
+}
+
+// merge adds what n lacks. Of several mappings in a list, an earlier one counts before a
+// later one (https://yaml.org/type/merge.html).
+func (b *yamlBuilder) merge(n *node, seen map[string]int, from *node) {
+	switch from.kind {
+	case mapping:
+		for _, p := range from.pairs {
+			if _, ok := seen[p.key.value]; !ok {
+				n.put(seen, p.key, p.value)
+			}
+		}
+	case sequence:
+		for _, item := range from.items {
+			if item.kind != mapping {
+				b.mistake(item.at, "found %s, where << wants a mapping", item.what())
+				continue
+			}
+			b.merge(n, seen, item)
+		}
+	default:
+		b.mistake(from.at, "found %s, where << wants a mapping or a list of mappings", from.what())
+	}
+}
+
+// yamlSyntaxError says where the YAML package stumbled. It tells a line at most, and that
+// one low where its parser, not its scanner, complains; where it tells none, it is line 1.
+func yamlSyntaxError(err error, content []byte) (position, string) {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 1
+	if rest, ok := strings.CutPrefix(text, "line "); ok {
+		if number, message, ok := strings.Cut(rest, ": "); ok {
+			if parsed, err := strconv.Atoi(number); err == nil {
+				line, text = parsed, message
+				if strings.HasPrefix(text, "did not find expected") {
+					line++
+				}
+			}
+		}
+	}
+	if rest, ok := strings.CutPrefix(text, "unknown anchor '"); ok {
+		name := strings.TrimSuffix(rest, "' referenced")
+		if i := bytes.Index(content, []byte("*"+name)); i >= 0 {
+			return positionAt(content, i), "the alias *" + shorten(name) + " stands for nothing: no anchor &" + shorten(name) + " comes before it"
+		}
+	}
+	return position{line, indentation(content, line) + 1}, "the file is not YAML: " + text
+}
+
+// indentation returns how many blanks a line begins with.
+func indentation(content []byte, line int) int {
+	for range line - 1 {
+		_, rest, ok := bytes.Cut(content, []byte("\n"))
+		if !ok {
+			return 0
+		}
+		content = rest
+	}
+	text, _, _ := bytes.Cut(content, []byte("\n"))
+	return len(text) - len(bytes.TrimLeft(text, " \t"))
+}
+
+// positionAt returns the place of a byte: lines end in a newline, columns count characters.
+func positionAt(content []byte, offset int) position {
+	before := content[:min(offset, len(content))]
+	start := bytes.LastIndexByte(before, '\n') + 1
+	return position{bytes.Count(before, []byte("\n")) + 1, utf8.RuneCount(before[start:]) + 1}
+}
