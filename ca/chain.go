@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// maxChainLength bounds the certificates of one CA chain, the root included.
+const maxChainLength = 8
+
+// Chain is a CA certificate chain in the forms in which it is served, computed once. It
+// is immutable, and valid by the certificate specification: NewChain has checked it.
+type Chain struct {
+	// Certificates has the issuing CA first and the root last.
+	Certificates []*x509.Certificate
+	// DER is Certificates[i].Raw for each.
+	DER [][]byte
+	// PEM is each certificate as one PEM block without a newline at its end.
+	PEM []string
+	// NotBefore and NotAfter are the window in which every certificate of the chain is
+	// valid.
+	NotBefore, NotAfter time.Time
+}
+
+// ParseChain reads a PEM file of certificates, the issuing CA first and the root last, and
+// checks it as NewChain does.
+func ParseChain(data []byte) (*Chain, error) {
+	var certificates []*x509.Certificate
+	for rest := data; ; {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			if len(bytes.TrimSpace(rest)) != 0 {
+				return nil, errors.New("the chain has text that is no PEM block; it must hold certificates only, the issuing CA first and the root last")
+			}
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("the chain holds a PEM block of type %q; it must hold certificates only", block.Type)
+		}
+		if len(certificates) == maxChainLength {
+			return nil, fmt.Errorf("the chain holds more than %d certificates", maxChainLength)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("parsing certificate %d of the chain: %w", len(certificates)+1, err)
+		}
+		certificates = append(certificates, c)
+	}
+	return NewChain(certificates)
+}
+
+// NewChain checks that certificates, the issuing CA first and the root last, are a chain by
+// the certificate specification: CA:TRUE, key usage, extended key usage, path length, key
+// identifiers, order, signatures, nesting of validity and strength of keys. It does not ask
+// what time it is. Every mistake is reported at once.
+func NewChain(certificates []*x509.Certificate) (*Chain, error) {
+	if len(certificates) == 0 {
+		return nil, errors.New("the chain holds no certificate; it must hold the issuing CA first and the root last")
+	}
+	var errs []error
+	for i, c := range certificates {
+		name := fmt.Sprintf("certificate %d of the chain (%s)", i+1, c.Subject)
+		for _, err := range checkCA(c, i) {
+			errs = append(errs, fmt.Errorf("%s %w", name, err))
+		}
+		if i+1 < len(certificates) {
+			for _, err := range checkLink(c, certificates[i+1]) {
+				errs = append(errs, fmt.Errorf("%s %w", name, err))
+			}
+			continue
+		}
+		if !bytes.Equal(c.RawIssuer, c.RawSubject) {
+			errs = append(errs, fmt.Errorf("%s is issued by %q, so it is no root; the chain must end in its root", name, c.Issuer))
+		} else if err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
+			errs = append(errs, fmt.Errorf("%s is a root whose own signature does not verify: %w", name, err))
+		}
+	}
+	if len(certificates) > 1 && !slices.Contains(certificates[0].ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
+		errs = append(errs, errors.New("the issuing CA has no extended key usage codeSigning; clients reject certificates below it"))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter}
+	for _, c := range certificates {
+		chain.DER = append(chain.DER, c.Raw)
+		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+		chain.PEM = append(chain.PEM, string(bytes.TrimSuffix(block, []byte("\n"))))
+	}
+	return chain, nil
+}
+
+// checkCA tells what is wrong with c as a CA that has below intermediates between itself
+// and the leaf.
+func checkCA(c *x509.Certificate, below int) (errs []error) {
+	// RFC 5280, section 4.2.1.9: without CA:TRUE the key must not verify certificates.
+	if !c.BasicConstraintsValid || !c.IsCA {
+		errs = append(errs, errors.New("is no CA (basic constraints CA:TRUE is missing)"))
+	}
+	// RFC 5280, section 4.2.1.3.
+	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
+		errs = append(errs, errors.New("has no key usage keyCertSign"))
+	}
+	// RFC 5280, section 4.2.1.9: the number of non-self-issued intermediates that may follow.
+	if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below {
+		errs = append(errs, fmt.Errorf("allows %d CA certificates below it, and the chain has %d", c.MaxPathLen, below))
+	}
+	// Extended key usages of CAs restrict what is below them (as in RFC 5280's successors and
+	// every client's verifier).
+	if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 &&
+		!slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) {
+		errs = append(errs, errors.New("has extended key usages without codeSigning, so nothing below it may sign code"))
+	}
+	// RFC 5280, section 4.2.1.2: every CA certificate has a subject key identifier.
+	if len(c.SubjectKeyId) == 0 {
+		errs = append(errs, errors.New("has no subject key identifier"))
+	}
+	if len(c.UnhandledCriticalExtensions) > 0 {
+		errs = append(errs, fmt.Errorf("has a critical extension that verifiers do not know (%s)", c.UnhandledCriticalExtensions[0]))
+	}
+	if err := checkCAKey(c.PublicKey); err != nil {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+// checkCAKey tells what is wrong with the strength or kind of a CA's key.
+func checkCAKey(key any) error {
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256(), elliptic.P384(), elliptic.P521():
+			return nil
+		}
+		return fmt.Errorf("has a key on the curve %s; CA keys are P-256, P-384 or P-521", key.Curve.Params().Name)
+	case *rsa.PublicKey:
+		if bits := key.N.BitLen(); bits < 2048 || key.E < 65537 {
+			return fmt.Errorf("has an RSA key of %d bits with exponent %d; CA keys have at least 2048 bits and exponent 65537", bits, key.E)
+		}
+		return nil
+	case ed25519.PublicKey:
+		return nil
+	default:
+		return fmt.Errorf("has a key of type %T; CA keys are ECDSA, RSA or Ed25519", key)
+	}
+}
+
+// checkLink tells what is wrong between child and parent, which comes after it.
+func checkLink(child, parent *x509.Certificate) (errs []error) {
+	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
+		return []error{fmt.Errorf("is issued by %q, and the next one is %q; the order is issuing CA first, root last", child.Issuer, parent.Subject)}
+	}
+	if err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
+		errs = append(errs, fmt.Errorf("is not signed by the next one: %w", err))
+	}
+	// RFC 5280, section 4.2.1.1: all but self-signed certificates say whose key signed them.
+	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
+		errs = append(errs, errors.New("has an authority key identifier that is not the next one's subject key identifier"))
+	}
+	if child.NotBefore.Before(parent.NotBefore) || child.NotAfter.After(parent.NotAfter) {
+		errs = append(errs, fmt.Errorf("is valid outside the validity of the next one (%s to %s)",
+			parent.NotBefore.UTC().Format(time.RFC3339), parent.NotAfter.UTC().Format(time.RFC3339)))
+	}
+	return errs
+}

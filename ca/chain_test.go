@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// chainBuilder makes a root, an upper intermediate and an issuing CA; a test changes one
+// field and makes.
+type chainBuilder struct {
+	root, upper, issuing          *x509.Certificate
+	rootKey, upperKey, issuingKey crypto.Signer
+	// order is the certificates that make returns: i(ssuing), u(pper), r(oot).
+	order string
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func newChainBuilder(t testing.TB) *chainBuilder {
+	t.Helper()
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	template := func(name string, years int) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber:          big.NewInt(int64(years)),
+			Subject:               pkix.Name{CommonName: name, Organization: []string{"mayfly test"}},
+			NotBefore:             begin,
+			NotAfter:              begin.AddDate(years, 0, 0),
+			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			BasicConstraintsValid: true,
+			IsCA:                  true,
+		}
+	}
+	b := &chainBuilder{
+		root: template("root", 10), upper: template("upper", 5), issuing: template("issuing", 3),
+		rootKey: newKey(t), upperKey: newKey(t), issuingKey: newKey(t),
+		order: "iur",
+	}
+	b.upper.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	b.issuing.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	b.issuing.MaxPathLenZero = true
+	return b
+}
+
+// make returns the certificates in b.order, as PEM.
+func (b *chainBuilder) make(t testing.TB) []byte {
+	t.Helper()
+	sign := func(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	root := sign(b.root, b.root, b.rootKey.Public(), b.rootKey)
+	upper := sign(b.upper, root, b.upperKey.Public(), b.rootKey)
+	issuing := sign(b.issuing, upper, b.issuingKey.Public(), b.upperKey)
+	var out bytes.Buffer
+	for _, which := range b.order {
+		c := map[rune]*x509.Certificate{'r': root, 'u': upper, 'i': issuing}[which]
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out.Bytes()
+}
+
+func TestParseChain(t *testing.T) {
+	t.Parallel()
+	b := newChainBuilder(t)
+	data := b.make(t)
+	chain, err := ParseChain(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(chain.Certificates); got != 3 || chain.Certificates[0].Subject.CommonName != "issuing" {
+		t.Errorf("got %d certificates, the first one %s", got, chain.Certificates[0].Subject)
+	}
+	if got := strings.Join(chain.PEM, "\n") + "\n"; got != string(data) {
+		t.Errorf("the chain's PEM is\n%s\nwant\n%s", got, data)
+	}
+	if !chain.NotAfter.Equal(b.issuing.NotAfter) {
+		t.Errorf("the chain ends at %s, want %s", chain.NotAfter, b.issuing.NotAfter)
+	}
+}
+
+func TestParseChainRefuses(t *testing.T) {
+	t.Parallel()
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		change func(*chainBuilder)
+		want   string
+	}{
+		"wrong order":                 {func(b *chainBuilder) { b.order = "rui" }, "the order is issuing CA first, root last"},
+		"root missing":                {func(b *chainBuilder) { b.order = "iu" }, "must end in its root"},
+		"intermediate missing":        {func(b *chainBuilder) { b.order = "ir" }, "the order is issuing CA first"},
+		"root alone is twice there":   {func(b *chainBuilder) { b.order = "iurr" }, "authority key identifier"},
+		"nothing":                     {func(b *chainBuilder) { b.order = "" }, "holds no certificate"},
+		"too many":                    {func(b *chainBuilder) { b.order = strings.Repeat("r", 9) }, "more than 8"},
+		"issuing is no CA":            {func(b *chainBuilder) { b.issuing.IsCA, b.issuing.MaxPathLenZero = false, false }, "certificate 1 of the chain (CN=issuing,O=mayfly test) is no CA"},
+		"root is no CA":               {func(b *chainBuilder) { b.root.IsCA = false }, "certificate 3 of the chain (CN=root,O=mayfly test) is no CA"},
+		"issuing without certSign":    {func(b *chainBuilder) { b.issuing.KeyUsage = x509.KeyUsageCRLSign }, "no key usage keyCertSign"},
+		"root without key usage":      {func(b *chainBuilder) { b.root.KeyUsage = 0 }, "no key usage keyCertSign"},
+		"path too long":               {func(b *chainBuilder) { b.upper.MaxPathLenZero = true }, "allows 0 CA certificates below it"},
+		"issuing without EKU":         {func(b *chainBuilder) { b.issuing.ExtKeyUsage = nil }, "no extended key usage codeSigning"},
+		"upper with another EKU":      {func(b *chainBuilder) { b.upper.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "nothing below it may sign code"},
+		"issuing outlives upper":      {func(b *chainBuilder) { b.issuing.NotAfter = b.upper.NotAfter.Add(time.Second) }, "outside the validity"},
+		"issuing begins before upper": {func(b *chainBuilder) { b.issuing.NotBefore = b.upper.NotBefore.Add(-time.Second) }, "outside the validity"},
+		"weak RSA key":                {func(b *chainBuilder) { b.issuingKey = weak }, "RSA key of 1024 bits"},
+		"P-224":                       {func(b *chainBuilder) { b.issuingKey = p224 }, "curve P-224"},
+		"other AKI": {func(b *chainBuilder) {
+			// crypto/x509 takes the parent's key identifier unless the extension is given.
+			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 0x04, 0x80, 0x02, 1, 2}}}
+		}, "authority key identifier"},
+		"unknown critical extension": {func(b *chainBuilder) {
+			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
+		}, "critical extension that verifiers do not know"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newChainBuilder(t)
+			test.change(b)
+			_, err := ParseChain(b.make(t))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got error %v, want one that says %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestParseChainTellsEveryMistake(t *testing.T) {
+	t.Parallel()
+	b := newChainBuilder(t)
+	b.issuing.ExtKeyUsage = nil
+	b.root.KeyUsage = 0
+	b.upper.MaxPathLenZero = true
+	_, err := ParseChain(b.make(t))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"codeSigning", "keyCertSign", "allows 0 CA"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
+	}
+}
+
+func TestParseChainRefusesForgedLinks(t *testing.T) {
+	t.Parallel()
+	a, b := newChainBuilder(t), newChainBuilder(t)
+	// The issuing certificate of one chain under the upper ones of another, equal in name.
+	other := b.make(t)
+	mixed := slices.Concat(firstBlock(t, a.make(t)), bytes.TrimPrefix(other, firstBlock(t, other)))
+	if _, err := ParseChain(mixed); err == nil || !strings.Contains(err.Error(), "is not signed by the next one") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func firstBlock(t *testing.T, data []byte) []byte {
+	t.Helper()
+	block, _ := pem.Decode(data)
+	if block == nil {
+		t.Fatal("no PEM block")
+	}
+	return pem.EncodeToMemory(block)
+}
+
+func TestParseChainRefusesOtherText(t *testing.T) {
+	t.Parallel()
+	data := newChainBuilder(t).make(t)
+	for name, test := range map[string]struct {
+		data []byte
+		want string
+	}{
+		"text after":  {append(slices.Clone(data), "hello"...), "text that is no PEM block"},
+		"a key":       {append(slices.Clone(data), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})...), `type "PRIVATE KEY"`},
+		"broken DER":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{0x30, 0}}), "parsing certificate 1"},
+		"no PEM":      {[]byte("hello"), "text that is no PEM block"},
+		"empty input": {nil, "holds no certificate"},
+	} {
+		if _, err := ParseChain(test.data); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"crypto/x509"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/proof"
+)
+
+func testDraft(t *testing.T) *draft {
+	t.Helper()
+	b := newChainBuilder(t)
+	chain, err := ParseChain(b.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := NewAuthority("a", chain, b.issuingKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	profile, err := NewProfile(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := newKey(t)
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := &identity.Identity{SAN: certs.SAN{Kind: certs.SANEmail, Value: "person@example.com"}}
+	id.Extensions[certs.IssuerV1] = "https://issuer.example"
+	id.Extensions[certs.IssuerV2] = "https://issuer.example"
+	serial := append([]byte{0x7f}, make([]byte, 19)...)
+	d, err := profile.draft(authority, chain.NotBefore.Add(time.Hour), id, &proof.PublicKey{Key: key.Public(), SPKI: spki}, serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestRefusesToFinalizeTwice(t *testing.T) {
+	t.Parallel()
+	pre, err := testDraft(t).precertificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sct := ctlog.SCT{Timestamp: 1, Signature: []byte{1}}
+	if _, err := pre.finalize(sct); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pre.finalize(sct); err == nil || !strings.Contains(err.Error(), "twice") {
+		t.Errorf("a second certificate for one precertificate: error %v", err)
+	}
+}
+
+// A draft whose template says something else than its TBS stands for an encoder that went
+// wrong: each property must be noticed before anything is signed.
+func TestCheckNoticesEveryDifference(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*certs.Template){
+		"serial number": func(t *certs.Template) { t.SerialNumber = append([]byte{0x7e}, make([]byte, 19)...) },
+		"issuer":        func(t *certs.Template) { t.Issuer = []byte{0x30, 0} },
+		"not before":    func(t *certs.Template) { t.NotBefore = t.NotBefore.Add(time.Second) },
+		"not after":     func(t *certs.Template) { t.NotAfter = t.NotAfter.Add(time.Second) },
+		"public key": func(t *certs.Template) {
+			t.PublicKey = append([]byte(nil), t.PublicKey...)
+			t.PublicKey[len(t.PublicKey)-1] ^= 1
+		},
+		"AKI":           func(t *certs.Template) { t.AuthorityKeyID = []byte{1} },
+		"SAN":           func(t *certs.Template) { t.SAN.Value = "other@example.com" },
+		"SAN kind":      func(t *certs.Template) { t.SAN.Kind = certs.SANUserName },
+		"extension":     func(t *certs.Template) { t.Extensions[certs.IssuerV2] = "https://evil.example" },
+		"new extension": func(t *certs.Template) { t.Extensions[certs.TokenSubject] = "x" },
+	} {
+		d := testDraft(t)
+		change(&d.template)
+		if err := d.check(d.tbs.Precertificate(), certs.OIDPoison); err == nil {
+			t.Errorf("%s: the difference is not noticed", name)
+		}
+	}
+}
+
+func TestCheckWantsTheLastExtension(t *testing.T) {
+	t.Parallel()
+	d := testDraft(t)
+	if err := d.check(d.tbs.Certificate(nil), certs.OIDSCTList); err == nil {
+		t.Error("a certificate without an SCT list passes where one is wanted")
+	}
+	if err := d.check(d.tbs.Precertificate(), nil); err == nil {
+		t.Error("a poison passes where nothing is wanted")
+	}
+	if err := d.check(d.tbs.Precertificate(), certs.OIDSCTList); err == nil {
+		t.Error("a poison passes for an SCT list")
+	}
+	if err := d.check(d.tbs.Certificate(nil), nil); err != nil {
+		t.Errorf("a certificate without a log: %v", err)
+	}
+}
+
+func TestNewAuthorityRefusesAnotherKey(t *testing.T) {
+	t.Parallel()
+	b := newChainBuilder(t)
+	chain, err := ParseChain(b.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewAuthority("a", chain, b.rootKey); err == nil || !strings.Contains(err.Error(), "not the key of the chain's first certificate") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestNewProfileBoundsTheLifetime(t *testing.T) {
+	t.Parallel()
+	for _, lifetime := range []time.Duration{59 * time.Second, 61 * time.Minute, 90*time.Second + time.Millisecond, -time.Minute} {
+		if _, err := NewProfile(lifetime); err == nil {
+			t.Errorf("a lifetime of %s is accepted", lifetime)
+		}
+	}
+	if p, err := NewProfile(0); err != nil || p.Lifetime() != 10*time.Minute {
+		t.Errorf("the default is %v (%v), want ten minutes", p, err)
+	}
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/proof"
+)
+
+// Proof is a proof of possession of the private key to certify.
+//
+// Verify checks the key against policy before it spends any work on the proof itself, and
+// returns the key. Its refusals are *refusal.Error of kind Malformed. It is called once,
+// after the token has been verified, so that nobody unknown makes us verify anything.
+type Proof interface {
+	Verify(policy *proof.KeyPolicy, challenge proof.Challenge) (*proof.PublicKey, error)
+}
+
+// Request is what a signing client asks: a certificate for the key that Proof proves, in
+// the name that IDToken gives.
+type Request struct {
+	// IDToken is the raw compact JWS as the client sent it; "" where it sent none.
+	IDToken string
+	// Proof is never nil.
+	Proof Proof
+	// RequestID goes into every record of this request.
+	RequestID string
+}
+
+// Issued is a certificate that a client may have.
+type Issued struct {
+	// Certificate is the leaf, DER.
+	Certificate []byte
+	// Chain is the authority that signed it.
+	Chain *Chain
+	// SCTEmbedded tells whether Certificate holds a signed certificate timestamp. It does
+	// not exactly where Certificate Transparency is disabled.
+	SCTEmbedded bool
+	// SerialNumber is the certificate's: 20 bytes, big-endian.
+	SerialNumber []byte
+	// SAN is the identity in the certificate.
+	SAN certs.SAN
+}

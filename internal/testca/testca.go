@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package testca is a whole CA in memory: an OpenID provider, an authority, a log and a
+// clock. After each test it proves every invariant again for every certificate that was
+// issued, with crypto/x509 and certificate-transparency-go as the judges. Only tests may
+// import it.
+package testca
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+	"github.com/mayfly-ca/mayfly/oidc"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/proof"
+)
+
+// Builder says how a World differs from the plain one. A test changes one field.
+type Builder struct {
+	// Now is the clock of the CA, the log and the provider. Default: the real one.
+	Now func() time.Time
+	// Curve is that of the authority's key. Default: P-256.
+	Curve elliptic.Curve
+	// NotBefore and NotAfter are the issuing CA's. Default: an hour ago and in three years.
+	NotBefore, NotAfter time.Time
+	// RootNotAfter is the root's. Default: NotAfter.
+	RootNotAfter time.Time
+	// Wrap stands between the CA and the key of its authority.
+	Wrap func(crypto.Signer) crypto.Signer
+	// Lifetime is that of certificates. Default: ca.DefaultLifetime.
+	Lifetime time.Duration
+	// CTDisabled runs without a log.
+	CTDisabled bool
+	// LogInProcess submits by a function call instead of HTTP, unchecked: for benchmarks.
+	LogInProcess bool
+	// Budget is the time for a log's answer. Default: ctlog's.
+	Budget time.Duration
+	// Type is the issuer's type. Default: email.
+	Type string
+	// CIProvider is for type ci-provider.
+	CIProvider identity.CIProvider
+}
+
+// World is a CA with all that it needs, and what it has issued.
+type World struct {
+	CA        *ca.CA
+	Provider  *provider.Provider
+	Log       *testlog.Log
+	Authority *ca.Authority
+	Logger    *slog.Logger
+
+	root *x509.Certificate
+	now  func() time.Time
+
+	mu     sync.Mutex // guards what follows
+	issued []*ca.Issued
+}
+
+// New makes the world. When the test ends, every certificate that Issue returned is
+// proved again.
+func New(tb testing.TB, b Builder) *World {
+	tb.Helper()
+	b.setDefaults()
+	w := &World{now: b.Now, Logger: slog.New(slog.DiscardHandler)}
+	w.Authority, w.root = b.authority(tb)
+
+	providerServer := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.Provider.ServeHTTP(rw, r) }))
+	issuerURL := "http://" + providerServer.Listener.Addr().String()
+	w.Provider = must(provider.New(provider.Config{IssuerURL: issuerURL, Now: b.Now}))(tb)
+	providerServer.Start()
+	tb.Cleanup(providerServer.Close)
+
+	w.Log = must(testlog.New(testlog.Config{Roots: []*x509.Certificate{w.root}, Now: b.Now, Unchecked: b.LogInProcess}))(tb)
+	verifier := must(oidc.New(oidc.Config{
+		Issuers:       []oidc.Issuer{{Key: issuerURL, URL: issuerURL, Audiences: []string{"sigstore"}}},
+		AllowLoopback: true,
+		Now:           b.Now,
+		Logger:        w.Logger,
+	}))(tb)
+	rules, _, err := identity.NewRules(identity.Config{
+		Issuers:     []identity.IssuerConfig{{Key: issuerURL, Static: true, IssuerURL: issuerURL, Type: b.Type, CIProvider: "ci"}},
+		CIProviders: map[string]identity.CIProvider{"ci": b.CIProvider},
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w.CA = must(ca.New(ca.Config{
+		Verifier:  verifier,
+		Rules:     rules,
+		KeyPolicy: must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
+		Authority: w.Authority,
+		Profile:   must(ca.NewProfile(b.Lifetime))(tb),
+		Logs:      b.logs(tb, w),
+		Now:       b.Now,
+		Logger:    w.Logger,
+	}))(tb)
+	tb.Cleanup(func() { w.prove(tb) })
+	return w
+}
+
+func (b *Builder) setDefaults() {
+	if b.Now == nil {
+		b.Now = time.Now
+	}
+	if b.Curve == nil {
+		b.Curve = elliptic.P256()
+	}
+	if b.NotBefore.IsZero() {
+		b.NotBefore = b.Now().Add(-time.Hour).Truncate(time.Second)
+	}
+	if b.NotAfter.IsZero() {
+		b.NotAfter = b.NotBefore.AddDate(3, 0, 0)
+	}
+	if b.RootNotAfter.IsZero() {
+		b.RootNotAfter = b.NotAfter
+	}
+	if b.Type == "" {
+		b.Type = identity.TypeEmail
+	}
+	if b.CIProvider.SubjectAlternativeNameTemplate == "" {
+		b.CIProvider.SubjectAlternativeNameTemplate = "https://ci.example/{{.sub}}"
+	}
+}
+
+// logs returns the logs of the CA; nil where there are to be none.
+func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
+	if b.CTDisabled {
+		return nil
+	}
+	var log ctlog.Log = w.Log
+	if !b.LogInProcess {
+		server := httptest.NewServer(w.Log)
+		tb.Cleanup(server.Close)
+		remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		log = remote
+	}
+	return must(ctlog.New(ctlog.Config{
+		Logs:   []ctlog.LogConfig{{Log: log, PublicKey: w.Log.PublicKeyPEM()}},
+		Budget: b.Budget,
+		Now:    b.Now,
+		Logger: w.Logger,
+	}))(tb)
+}
+
+// authority makes a root and an issuing CA.
+func (b *Builder) authority(tb testing.TB) (*ca.Authority, *x509.Certificate) {
+	rootKey, issuingKey := b.newKey(tb), b.newKey(tb)
+	template := func(name string, notAfter time.Time) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber:          big.NewInt(1),
+			Subject:               pkix.Name{CommonName: name, Organization: []string{"mayfly test"}},
+			NotBefore:             b.NotBefore,
+			NotAfter:              notAfter,
+			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			BasicConstraintsValid: true,
+			IsCA:                  true,
+		}
+	}
+	rootTemplate := template("test root", b.RootNotAfter)
+	root := create(tb, rootTemplate, rootTemplate, rootKey.Public(), rootKey)
+	issuingTemplate := template("test intermediate", b.NotAfter)
+	issuingTemplate.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	issuingTemplate.MaxPathLenZero = true
+	issuing := create(tb, issuingTemplate, root, issuingKey.Public(), rootKey)
+	chain := must(ca.NewChain([]*x509.Certificate{issuing, root}))(tb)
+	var signer crypto.Signer = issuingKey
+	if b.Wrap != nil {
+		signer = b.Wrap(signer)
+	}
+	return must(ca.NewAuthority("test", chain, signer))(tb), root
+}
+
+func (b *Builder) newKey(tb testing.TB) *ecdsa.PrivateKey {
+	return must(ecdsa.GenerateKey(b.Curve, rand.Reader))(tb)
+}
+
+func create(tb testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
+	return must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, template, parent, public, key))(tb)))(tb)
+}
+
+// must is a value or the end of the test.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(tb testing.TB) T {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return value
+	}
+}
+
+// Token returns an ID token with claims beside those that every token of the world has: an
+// email address that is verified, and a subject.
+func (w *World) Token(tb testing.TB, claims map[string]any) string {
+	tb.Helper()
+	all := map[string]any{"aud": "sigstore", "sub": "subject-1", "email": "person@example.com", "email_verified": true}
+	for name, value := range claims {
+		all[name] = value
+	}
+	return must(w.Provider.Mint(all))(tb)
+}
+
+// Request returns a request with token for a new P-256 key that signs challenge.
+func (w *World) Request(tb testing.TB, token, challenge string) ca.Request {
+	tb.Helper()
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(tb)
+	digest := sha256.Sum256([]byte(challenge))
+	signature := must(ecdsa.SignASN1(rand.Reader, key, digest[:]))(tb)
+	spki := must(x509.MarshalPKIXPublicKey(key.Public()))(tb)
+	return ca.Request{
+		IDToken:   token,
+		Proof:     proof.SignedChallenge{PublicKey: pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), Signature: signature},
+		RequestID: "test",
+	}
+}
+
+// Issue asks the CA, and remembers the certificate for the proof at the end.
+func (w *World) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+	issued, err := w.CA.Issue(ctx, req)
+	if err == nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.issued = append(w.issued, issued)
+	}
+	return issued, err
+}
+
+// Root returns the trust anchor.
+func (w *World) Root() *x509.Certificate { return w.root }
