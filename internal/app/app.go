@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app makes the run-time objects out of the configuration, in the order of the
+// flow: whose tokens, what they are called, which keys, what signs, where it is logged, and
+// the edge. It and cmd are the only importers of package config; serve, demo and tests all
+// go through it.
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/watch"
+	"github.com/mayfly-ca/mayfly/oidc"
+	"github.com/mayfly-ca/mayfly/proof"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// Options is what a server starts from.
+type Options struct {
+	// ConfigFile is the server's configuration file.
+	ConfigFile string
+	// Environ is the environment, as os.Environ gives it.
+	Environ []string
+	// LogOutput gets the log; nil for none.
+	LogOutput io.Writer
+	// Version is what the metric mayfly_build_info says.
+	Version string
+}
+
+// App is a server that has been built and does not run yet.
+type App struct {
+	// Config is the configuration that it was built from.
+	Config *config.Server
+
+	logger   *slog.Logger
+	verifier *oidc.Verifier
+	server   *server.Server
+	watchers []*watch.Watcher
+}
+
+// Serve builds a server, listens, and serves until ctx ends.
+func Serve(ctx context.Context, options Options) error {
+	app, err := Build(ctx, options)
+	if err != nil {
+		return err
+	}
+	listeners, err := app.Listen()
+	if err != nil {
+		return err
+	}
+	return app.Run(ctx, listeners)
+}
+
+// Build reads the configuration and makes everything that it asks for. It listens nowhere
+// and asks nobody on the network. Every mistake in a file is told with its place.
+func Build(ctx context.Context, options Options) (*App, error) {
+	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
+	if err != nil {
+		return nil, err
+	}
+	logger := newLogger(cfg.Log, options.LogOutput)
+	warn := func(warnings ...error) {
+		for _, warning := range warnings {
+			logger.LogAttrs(ctx, slog.LevelWarn, warning.Error())
+		}
+	}
+	warn(asErrors(warnings)...)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
+
+	issuers, warnings, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
+	if err != nil {
+		return nil, err
+	}
+	warn(asErrors(warnings)...)
+	trust, err := newTrust(cfg, issuers, logger, registry)
+	if err != nil {
+		return nil, issuers.Explain(err)
+	}
+	warn(unjoin(issuers.Explain(errors.Join(trust.warnings...)))...)
+
+	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	profile, err := ca.NewProfile(cfg.Certificate.Lifetime)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	if cfg.Certificate.Lifetime != ca.DefaultLifetime {
+		logger.WarnContext(ctx, "the certificate lifetime is not ten minutes, which clients and verifiers were built for", slog.Duration("lifetime", cfg.Certificate.Lifetime))
+	}
+	authority, warnAuthority, err := newAuthority(cfg)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	warn(unjoin(cfg.Explain(errors.Join(warnAuthority...)))...)
+	logs, warnLogs, err := newLogs(cfg, logger, registry)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	warn(unjoin(cfg.Explain(errors.Join(warnLogs...)))...)
+
+	authorityCA, err := ca.New(ca.Config{
+		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authority: authority,
+		Profile: profile, Logs: logs, Now: time.Now, Logger: logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
+	}
+	registerExpiry(registry, authority, logs == nil)
+
+	app := &App{Config: cfg, logger: logger, verifier: trust.verifier}
+	tlsConfig, err := app.tlsConfig(registry)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	app.server, err = server.New(server.Config{
+		Authority: authorityCA,
+		Issuers:   func() []server.IssuerInfo { return trust.infos },
+		Checks:    checks(authority, profile, trust.verifier, logs == nil),
+		TLS:       tlsConfig,
+		Registry:  registry,
+		Logger:    logger,
+	})
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	return app, nil
+}
+
+// Listen opens the listeners that the configuration names.
+func (a *App) Listen() (server.Listeners, error) {
+	var l server.Listeners
+	var err error
+	open := func(key, address string) net.Listener {
+		if err != nil || address == "" {
+			return nil
+		}
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", address); err != nil {
+			err = fmt.Errorf("listening on listen.%s: %w", key, err)
+			return nil
+		}
+		return listener
+	}
+	addresses := a.Config.Listen
+	if listener := open("http", addresses.HTTP); listener != nil {
+		l.HTTP = listener
+	}
+	if addresses.GRPC != addresses.HTTP {
+		if listener := open("grpc", addresses.GRPC); listener != nil {
+			l.GRPC = listener
+		}
+	}
+	if listener := open("ops", addresses.Ops); listener != nil {
+		l.Ops = listener
+	}
+	if err != nil {
+		for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
+			if listener != nil {
+				err = errors.Join(err, listener.Close())
+			}
+		}
+		return server.Listeners{}, err
+	}
+	return l, nil
+}
+
+// Run serves on listeners until ctx ends or something fails, and returns when everything
+// that it started has ended.
+func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
+	group, ctx := errgroup.WithContext(ctx)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	// Requests in flight still need keys and the newest TLS certificate while the edge
+	// drains, so what runs in the background ends after it.
+	group.Go(func() error { return a.verifier.Run(background) })
+	for _, w := range a.watchers {
+		group.Go(func() error { w.Run(background); return nil })
+	}
+	group.Go(func() error {
+		defer stop()
+		return a.server.Serve(ctx, listeners)
+	})
+	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", addressAttrs(listeners)...)
+	err := group.Wait()
+	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
+	return err
+}
+
+func addressAttrs(l server.Listeners) []slog.Attr {
+	attrs := []slog.Attr{slog.String("http", l.HTTP.Addr().String())}
+	if l.GRPC != nil {
+		attrs = append(attrs, slog.String("grpc", l.GRPC.Addr().String()))
+	}
+	if l.Ops != nil {
+		attrs = append(attrs, slog.String("ops", l.Ops.Addr().String()))
+	}
+	return attrs
+}
+
+// tlsConfig returns nil where TLS is not configured. The certificate is loaded again when
+// its files change; a pair that does not load leaves the last good one.
+func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
+	if a.Config.TLS.Certificate == "" {
+		return nil, nil
+	}
+	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
+	watcher := watch.New(watch.Config{
+		Name:   "TLS certificate",
+		Files:  []string{pair.certificateFile, pair.keyFile},
+		Reload: pair.load,
+		Logger: a.logger,
+	})
+	if err := pair.load(); err != nil {
+		return nil, err
+	}
+	a.watchers = append(a.watchers, watcher)
+	registry.MustRegister(pair)
+	minimum := uint16(tls.VersionTLS13)
+	if a.Config.TLS.Min == "1.2" {
+		minimum = tls.VersionTLS12
+	}
+	return &tls.Config{MinVersion: minimum, GetCertificate: pair.get}, nil
+}
+
+func newLogger(cfg config.Log, out io.Writer) *slog.Logger {
+	if out == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	var level slog.Level
+	// LoadServer has checked the level; the zero value is info.
+	_ = level.UnmarshalText([]byte(cfg.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "text" {
+		return slog.New(slog.NewTextHandler(out, options))
+	}
+	return slog.New(slog.NewJSONHandler(out, options))
+}
+
+func asErrors(mistakes []config.Mistake) []error {
+	errs := make([]error, 0, len(mistakes))
+	for _, mistake := range mistakes {
+		errs = append(errs, mistake)
+	}
+	return errs
+}
+
+// unjoin returns the errors that errors.Join put together.
+func unjoin(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// readFile reads a file that an operator named, and bounds it.
+func readFile(name string) ([]byte, error) {
+	const maxSize = 1 << 20
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxSize {
+		return nil, fmt.Errorf("%s has %d bytes; %d are the most that it can have", name, info.Size(), maxSize)
+	}
+	return os.ReadFile(name)
+}

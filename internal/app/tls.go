@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// certificatePair is the listeners' TLS certificate with its key. A handshake gets the
+// newest pair that loaded.
+type certificatePair struct {
+	certificateFile, keyFile string
+	current                  atomic.Pointer[tls.Certificate]
+}
+
+// load reads both files. A pair that does not fit together, or whose certificate has
+// ended, is refused, and the one before it stays.
+func (p *certificatePair) load() error {
+	certificate, err := readFile(p.certificateFile)
+	if err != nil {
+		return keypath.Errorf([]string{"tls", "certificate"}, "reading the TLS certificate: %w", err)
+	}
+	key, err := readFile(p.keyFile)
+	if err != nil {
+		return keypath.Errorf([]string{"tls", "key"}, "reading the TLS key: %w", err)
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return keypath.Errorf([]string{"tls", "certificate"}, "%s and %s are no TLS certificate with its key: %w", p.certificateFile, p.keyFile, err)
+	}
+	if pair.Leaf == nil {
+		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
+			return keypath.Errorf([]string{"tls", "certificate"}, "%s: %w", p.certificateFile, err)
+		}
+	}
+	if now := time.Now(); now.After(pair.Leaf.NotAfter) {
+		return keypath.Errorf([]string{"tls", "certificate"}, "%s ended at %s; renew it", p.certificateFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	p.current.Store(&pair)
+	return nil
+}
+
+func (p *certificatePair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	pair := p.current.Load()
+	if pair == nil {
+		return nil, fmt.Errorf("no TLS certificate is loaded")
+	}
+	return pair, nil
+}
+
+// Describe and Collect make the pair a metric of its own end.
+func (p *certificatePair) Describe(ch chan<- *prometheus.Desc) { ch <- tlsExpiryDesc() }
+
+// Collect implements prometheus.Collector.
+func (p *certificatePair) Collect(ch chan<- prometheus.Metric) {
+	if pair := p.current.Load(); pair != nil {
+		ch <- prometheus.MustNewConstMetric(tlsExpiryDesc(), prometheus.GaugeValue, float64(pair.Leaf.NotAfter.Unix()))
+	}
+}
+
+func tlsExpiryDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mayfly_tls_certificate_not_after_seconds", "End of the listeners' TLS certificate, in Unix time.", nil, nil)
+}
