@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func caCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "ca",
+		Short: "Make and keep the CA's own keys and certificates",
+		Args:  cobra.NoArgs,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(caInitCommand())
+	return c
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mayfly-ca/mayfly/internal/demo"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"mayfly": main})
+}
+
+// TestCommands runs the transcripts in testdata: what a person types, and what comes back.
+func TestCommands(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Deadline: time.Now().Add(2 * time.Minute),
+		Dir:      "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"world":      world,
+			"waitready":  waitReady,
+			"breakchain": breakChain,
+		},
+	})
+}
+
+// world makes a provider, a log and the files of a CA in $WORK/world, with one token in
+// world/token, and sets REST, GRPC and OPS to free addresses.
+func world(ts *testscript.TestScript, _ bool, _ []string) {
+	dir := ts.MkAbs("world")
+	ts.Check(os.Mkdir(dir, 0o700))
+	w, err := demo.NewWorld(dir)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(w.Close()) })
+	token, err := w.Provider.Mint(map[string]any{"sub": "person-1", "email": "person@example.com", "email_verified": true})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("world/token"), []byte(token+"\n"), 0o600))
+	other, err := w.Provider.Mint(map[string]any{"aud": "somebody-else", "sub": "person-1", "email": "person@example.com", "email_verified": true})
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("world/token-for-another-audience"), []byte(other), 0o600))
+	for _, name := range []string{"REST", "GRPC", "OPS"} {
+		// The port may be taken by somebody else before mayfly has it; then the test fails
+		// at once, and says so.
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, l.Addr().String())
+		ts.Check(l.Close())
+	}
+}
+
+// breakChain empties the chain of the one authority in a CA's folder.
+func breakChain(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: breakchain DIR")
+	}
+	chains, err := filepath.Glob(ts.MkAbs(args[0]) + "/*/chain.pem")
+	ts.Check(err)
+	if len(chains) != 1 {
+		ts.Fatalf("%s has the chains %v, want one", args[0], chains)
+	}
+	ts.Check(os.Truncate(chains[0], 0))
+}
+
+// waitReady asks for readiness until the server of the URL is ready.
+func waitReady(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: waitready URL")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(args[0], "/")+"/readyz", nil)
+		ts.Check(err)
+		if response, err := http.DefaultClient.Do(request); err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			ts.Fatalf("%s is not ready in time", args[0])
+		}
+	}
+}

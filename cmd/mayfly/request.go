@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/internal/client"
+)
+
+// tokenVariable is where sigstore's clients look for an ID token too.
+const tokenVariable = "SIGSTORE_ID_TOKEN"
+
+// requestOptions are the flags of `mayfly request`.
+type requestOptions struct {
+	url, tokenFile, keyFile, certificateFile, keyType, challenge, caFile string
+	grpc, csr                                                            bool
+}
+
+func requestCommand() *cobra.Command {
+	var o requestOptions
+	c := &cobra.Command{
+		Use:   "request",
+		Short: "Get a certificate: token in, key and certificate out",
+		Long: `Make a new key, prove that we hold it, and get a certificate for it from a keyless CA.
+
+The ID token comes from --token-file (- for standard input) or from the environment
+variable ` + tokenVariable + `, never from a flag, since command lines are seen by others.`,
+		Example: `  mayfly request --url http://127.0.0.1:5555 --token-file token --key key.pem --certificate chain.pem
+  echo "$TOKEN" | mayfly request --url https://ca.example --token-file - --csr --key key.pem | mayfly inspect`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.url, "url", "", "the CA, as in https://ca.example (demanded)")
+	f.BoolVar(&o.grpc, "grpc", false, "ask over gRPC instead of REST")
+	f.BoolVar(&o.csr, "csr", false, "prove possession by a certificate signing request instead of a signed challenge")
+	f.StringVar(&o.tokenFile, "token-file", "", "file with the ID token; - is standard input")
+	f.StringVar(&o.keyType, "key-type", "ecdsa-p256", "kind of key to make: "+strings.Join(keyTypes, ", "))
+	f.StringVar(&o.keyFile, "key", "", "file for the new private key, PKCS#8 PEM, which must not exist (demanded)")
+	f.StringVar(&o.certificateFile, "certificate", "-", "file for the certificate chain, leaf first; - is standard output")
+	f.StringVar(&o.challenge, "challenge", "", "what to sign, where it is neither the claim email nor sub")
+	f.StringVar(&o.caFile, "tls-ca", "", "PEM file of the certificates that may certify the CA's own TLS certificate; default: the system's")
+	return c
+}
+
+func (o *requestOptions) run(c *cobra.Command) error {
+	if o.url == "" || o.keyFile == "" {
+		return usageError{errors.New("--url and --key are demanded; see mayfly request --help")}
+	}
+	token, err := o.token(c)
+	if err != nil {
+		return err
+	}
+	config := client.Config{URL: o.url, GRPC: o.grpc}
+	if o.caFile != "" {
+		data, err := readInput(c.InOrStdin(), o.caFile)
+		if err != nil {
+			return err
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(data) {
+			return fmt.Errorf("%s holds no PEM certificate", o.caFile)
+		}
+	}
+	ca, err := client.New(config)
+	if err != nil {
+		return usageError{err}
+	}
+	key, err := newKey(o.keyType)
+	if err != nil {
+		return usageError{err}
+	}
+	certificate, err := requestCertificate(c.Context(), ca, client.Request{IDToken: token, Signer: key, CSR: o.csr, Challenge: o.challenge})
+	if err != nil {
+		return err
+	}
+	if err := writeKey(o.keyFile, key); err != nil {
+		return err
+	}
+	chain := strings.Join(certificate.PEM, "\n") + "\n"
+	if o.certificateFile == "-" {
+		_, err = fmt.Fprint(c.OutOrStdout(), chain)
+		return err
+	}
+	return os.WriteFile(o.certificateFile, []byte(chain), 0o644)
+}
+
+// requestCertificate asks, and refuses an answer whose leaf is for another key.
+func requestCertificate(ctx context.Context, ca *client.Client, req client.Request) (*client.Certificate, error) {
+	certificate, err := ca.SigningCertificate(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := firstCertificate([]byte(strings.Join(certificate.PEM, "\n")))
+	if err != nil {
+		return nil, fmt.Errorf("reading the CA's answer: %w", err)
+	}
+	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(req.Signer.Public()) {
+		return nil, errors.New("the CA's certificate is for another key than ours")
+	}
+	return certificate, nil
+}
+
+func (o *requestOptions) token(c *cobra.Command) (string, error) {
+	if o.tokenFile == "" {
+		if token := strings.TrimSpace(os.Getenv(tokenVariable)); token != "" {
+			return token, nil
+		}
+		return "", usageError{errors.New("there is no ID token: give --token-file, or set " + tokenVariable)}
+	}
+	data, err := readInput(c.InOrStdin(), o.tokenFile)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", fmt.Errorf("%s holds no token", o.tokenFile)
+	}
+	return token, nil
+}
+
+var keyTypes = []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
+
+func newKey(kind string) (crypto.Signer, error) {
+	switch kind {
+	case "ecdsa-p256":
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "ecdsa-p384":
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "ecdsa-p521":
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case "rsa-2048":
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case "rsa-3072":
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case "rsa-4096":
+		return rsa.GenerateKey(rand.Reader, 4096)
+	case "ed25519":
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	default:
+		return nil, fmt.Errorf("the key type %q is not one of %s", kind, strings.Join(keyTypes, ", "))
+	}
+}
+
+// writeKey writes a private key to a file that only its owner can read, and that was not
+// there before: overwriting a key is never what a person wants.
+func writeKey(name string, key crypto.Signer) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("encoding the private key: %w", err)
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("writing the private key: %w", err)
+	}
+	if err := pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
+		return errors.Join(fmt.Errorf("writing the private key: %w", err), f.Close())
+	}
+	return f.Close()
+}

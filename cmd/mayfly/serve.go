@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/internal/app"
+)
+
+func serveCommand() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the certificate authority",
+		Long: `Run the certificate authority until it is told to stop (SIGINT, SIGTERM): it then takes
+no new request, answers those that it has, and ends.
+
+The configuration file says where to listen, whom to trust, what to sign with and where to
+log; config/mayfly.example.yaml explains each setting. A scalar setting can also come from
+the environment, as in MAYFLY_LISTEN_HTTP=127.0.0.1:5555. The password of the CA key comes
+from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`,
+		Example: "  mayfly serve --config mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if file == "" {
+				return usageError{errors.New("--config is demanded; see mayfly serve --help")}
+			}
+			return app.Serve(c.Context(), app.Options{
+				ConfigFile: file,
+				Environ:    os.Environ(),
+				LogOutput:  c.ErrOrStderr(),
+				Version:    version(),
+			})
+		},
+	}
+	c.Flags().StringVar(&file, "config", "", "the server's configuration file, YAML (demanded)")
+	return c
+}
