@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clients
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// The settings of both mayfly processes, after their listeners: what an operator would write.
+const mayflySettings = `
+issuers: issuers.yaml
+oidc: {allow_loopback: true}
+ca: {file: {chain: %s, key: %s, password_file: %s}}
+ct: {logs: [{url: %q, public_key: %s}]}
+log: {format: json, level: info}
+`
+
+// The issuer file, in the words of the peer's: one issuer of each kind of SAN.
+const issuerFile = `
+oidc-issuers:
+  %[1]s:
+    issuer-url: %[1]s
+    client-id: sigstore
+    type: email
+  %[2]s:
+    issuer-url: %[2]s
+    client-id: sigstore
+    type: ci-provider
+    ci-provider: github-workflow
+  %[3]s:
+    issuer-url: %[3]s
+    client-id: sigstore
+    type: username
+    subject-domain: 127.0.0.1
+ci-issuer-metadata:
+  github-workflow:
+    default-template-values:
+      url: https://github.com
+    extension-templates:
+      github-workflow-trigger: event_name
+      github-workflow-sha: sha
+      github-workflow-name: workflow
+      github-workflow-repository: repository
+      github-workflow-ref: ref
+      build-signer-uri: "{{ .url }}/{{ .job_workflow_ref }}"
+      build-signer-digest: job_workflow_sha
+      runner-environment: runner_environment
+      source-repository-uri: "{{ .url }}/{{ .repository }}"
+      source-repository-digest: sha
+      source-repository-ref: ref
+      source-repository-identifier: repository_id
+      source-repository-owner-uri: "{{ .url }}/{{ .repository_owner }}"
+      source-repository-owner-identifier: repository_owner_id
+      build-config-uri: "{{ .url }}/{{ .workflow_ref }}"
+      build-config-digest: workflow_sha
+      build-trigger: event_name
+      run-invocation-uri: "{{ .url }}/{{ .repository }}/actions/runs/{{ .run_id }}/attempts/{{ .run_attempt }}"
+      source-repository-visibility-at-signing: repository_visibility
+    subject-alternative-name-template: "{{ .url }}/{{ .job_workflow_ref }}"
+`
+
+// startMayfly makes a CA with `mayfly ca init` and starts two processes with it: one that
+// listens as the defaults do, one with TLS and one port for everything, which is what
+// sigstore-java needs.
+func (w *world) startMayfly(t *testing.T, dir string) {
+	t.Helper()
+	ca := w.initCA(t, dir)
+	settings := fmt.Sprintf(mayflySettings, ca.chain, ca.key, ca.password, w.log.url, w.log.keyFile)
+	issuers := fmt.Sprintf(issuerFile, w.email.url, w.github.url, w.username.url)
+	if err := os.WriteFile(filepath.Join(dir, "issuers.yaml"), []byte(issuers), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	ports := freePorts(t, 5)
+	w.plain = endpoint{url: "http://" + loopback(ports[0]), grpc: loopback(ports[1]), client: http.DefaultClient}
+	w.serve(t, dir, "mayfly-plain", w.plain, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}",
+		loopback(ports[0]), loopback(ports[1]), loopback(ports[2]))+settings)
+
+	roots := writeServerCertificate(t, dir)
+	w.shared = endpoint{url: "https://" + loopback(ports[3]), grpc: loopback(ports[3]), roots: roots, client: &http.Client{
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true},
+	}}
+	w.serve(t, dir, "mayfly-shared", w.shared, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}\ntls: {certificate: tls.pem, key: tls.key}",
+		loopback(ports[3]), loopback(ports[3]), loopback(ports[4]))+settings)
+}
+
+// serve starts `mayfly serve` and waits until it says that it is ready, issuers included. When
+// the test is over it wants a clean end, and a log without a token: no header or payload of a
+// JWT, which all begin alike.
+func (w *world) serve(t *testing.T, dir, name string, at endpoint, config string) {
+	t.Helper()
+	path := filepath.Join(dir, name+".yaml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, name, serverEnv(dir), w.tools.mayfly, "serve", "--config", path)
+	t.Cleanup(func() {
+		p.stop(t)
+		if p.err != nil {
+			t.Errorf("%s ended with %v", name, p.err)
+		}
+		log, err := os.ReadFile(p.log)
+		if err != nil || bytes.Contains(log, []byte("eyJ")) {
+			t.Errorf("an ID token, or a part of one, is in the log of %s, or there is none: %v", name, err)
+		}
+	})
+	p.awaitReady(t, at.client, at.url+"/readyz")
+}
+
+// caFiles are the paths of what `mayfly ca init` has made.
+type caFiles struct{ chain, key, password string }
+
+// initCA makes the CA whose certificates the log will take.
+func (w *world) initCA(t *testing.T, dir string) caFiles {
+	t.Helper()
+	ca := filepath.Join(dir, "ca")
+	newSandbox(t).mustRun(t, w.tools.mayfly, "ca", "init", ca)
+	chains, err := filepath.Glob(filepath.Join(ca, "*", "chain.pem")) // the authority's folder is named by the year
+	if err != nil || len(chains) != 1 {
+		t.Fatalf("mayfly ca init has made the chains %v, %v", chains, err)
+	}
+	authority := filepath.Dir(chains[0])
+	files := caFiles{
+		chain:    chains[0],
+		key:      filepath.Join(authority, "key.pem"),
+		password: filepath.Join(authority, "pass"),
+	}
+	text, err := os.ReadFile(files.chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ca, w.caChain = parseCertificates(t, text), files.chain
+	w.log.AddRoot(w.ca[len(w.ca)-1])
+	return files
+}
+
+// writeServerCertificate writes tls.pem and tls.key, a self-signed certificate for 127.0.0.1,
+// into dir, and returns the pool that trusts it.
+func writeServerCertificate(t *testing.T, dir string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "127.0.0.1"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(dir, "tls.pem"), "CERTIFICATE", der)
+	writePEM(t, filepath.Join(dir, "tls.key"), "PRIVATE KEY", pkcs8)
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return pool
+}
