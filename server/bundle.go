@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+)
+
+// bundle is a trust bundle in every form in which it is served. It is never changed.
+type bundle struct {
+	chains  []*ca.Chain
+	message *fulciov2.TrustBundle // gRPC
+	json    []byte                // REST v2
+	pem     []byte                // REST v1
+}
+
+// bundleCache is the newest bundle. Chains are immutable and known by their address, so
+// that it is made anew only when an authority comes, goes or changes its place.
+type bundleCache struct{ newest atomic.Pointer[bundle] }
+
+// trustBundle returns the forms of what the authority's trust bundle is now.
+func (s *Server) trustBundle() *bundle {
+	chains := s.authority.TrustBundle()
+	if b := s.bundle.newest.Load(); b != nil && slices.Equal(b.chains, chains) {
+		return b
+	}
+	b := newBundle(chains)
+	s.bundle.newest.Store(b)
+	return b
+}
+
+// newBundle renders chains.
+func newBundle(chains []*ca.Chain) *bundle {
+	b := &bundle{chains: slices.Clone(chains), message: &fulciov2.TrustBundle{}}
+	var all []string
+	for _, chain := range chains {
+		lines := make([]string, len(chain.PEM))
+		for i, block := range chain.PEM {
+			lines[i] = block + "\n" // v2 ends each with a newline here, and not in signingCert
+		}
+		b.message.Chains = append(b.message.Chains, &fulciov2.CertificateChain{Certificates: lines})
+		all = append(all, chain.PEM...)
+	}
+	// v1 has an empty line between certificates and no newline at the end.
+	b.pem = []byte(strings.Join(all, "\n\n"))
+	// The message is ours and holds PEM only, which is ASCII: this cannot fail, and if it
+	// did the gateway would marshal the message itself and report it.
+	b.json, _ = protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(b.message)
+	return b
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// requestIDHeader carries the request ID both ways, over HTTP and as gRPC metadata (which
+// folds its name to lower case).
+const requestIDHeader = "X-Request-Id"
+
+// The values of the label and log attribute "api".
+const (
+	apiGRPC   = "grpc"
+	apiRESTv2 = "rest_v2"
+	apiRESTv1 = "rest_v1"
+)
+
+// The values of the label and log attribute "method": the service's, whatever API a request
+// came by, and one for all the rest.
+const (
+	methodCreate  = "CreateSigningCertificate"
+	methodTrust   = "GetTrustBundle"
+	methodConfig  = "GetConfiguration"
+	methodUnknown = "unknown"
+)
+
+// The values of the label and log attribute "reason" that are not refusal.Reasons.
+const (
+	reasonOK       = "OK"
+	reasonCanceled = "CANCELED" // the client went away before there was an answer
+)
+
+// call is one request as metrics and the access log know it.
+type call struct {
+	api, method, requestID, peer string
+}
+
+// run is the one way by which a request of any API reaches its handler: it admits it, bounds
+// its time, recovers its panics, counts it, and writes its line in the access log. It
+// returns nil, or what to tell the client.
+func (s *Server) run(ctx context.Context, c call, handle func(context.Context) error) *refusal.Error {
+	start := s.now()
+	err := s.admit(ctx, handle)
+	took := s.now().Sub(start)
+	if err == nil {
+		s.record(ctx, c, reasonOK, took, nil)
+		return nil
+	}
+	refused := disclose(err)
+	reason := string(refused.Reason)
+	if ctx.Err() != nil && ours(refused.Reason.Kind()) {
+		// Whatever failed did so because the client had gone, and nobody reads the answer.
+		reason = reasonCanceled
+	}
+	s.record(ctx, c, reason, took, refused)
+	return refused
+}
+
+// admit runs handle if there is room, never for longer than an answer may take.
+func (s *Server) admit(caller context.Context, handle func(context.Context) error) (err error) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		return refusal.New(refusal.Overloaded, "the certificate authority is answering as many requests as it can; try again in a moment")
+	}
+	ctx, cancel := context.WithTimeout(caller, s.limits.Answer)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = &panicError{value: p, stack: debug.Stack()}
+		}
+	}()
+	err = handle(ctx)
+	var e *refusal.Error
+	if err != nil && ctx.Err() != nil && caller.Err() == nil && !errors.As(err, &e) {
+		return refusal.New(refusal.Overloaded, "there was no answer within %v; try again in a moment", s.limits.Answer).Because(err)
+	}
+	return err
+}
+
+// disclose returns the refusal in err. A reason that the table of package refusal lacks is
+// hidden like an error that nobody meant for a client, which also bounds the metrics' labels.
+func disclose(err error) *refusal.Error {
+	refused := refusal.From(err)
+	if refused.Reason.Kind() == refusal.Internal && refused.Reason != refusal.InternalError {
+		return refusal.From(errUnlisted).Because(err)
+	}
+	return refused
+}
+
+// errUnlisted stands for a refusal whose reason the table of package refusal lacks.
+var errUnlisted = errors.New("unlisted reason")
+
+// ours tells whether a kind is the operator's to act on.
+func ours(k refusal.Kind) bool { return k == refusal.Internal || k == refusal.Unavailable }
+
+// panicError is a panic of a handler. Its text is for the operator alone.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// record counts one request and writes its line in the access log.
+func (s *Server) record(ctx context.Context, c call, reason string, took time.Duration, refused *refusal.Error) {
+	s.metrics.requests.WithLabelValues(c.api, c.method, reason).Inc()
+	s.metrics.duration.WithLabelValues(c.api, c.method).Observe(took.Seconds())
+	level := slog.LevelInfo
+	attrs := make([]slog.Attr, 0, 9)
+	attrs = append(attrs,
+		slog.String("request_id", c.requestID),
+		slog.String("api", c.api),
+		slog.String("method", c.method),
+		slog.String("peer", c.peer),
+		slog.String("reason", reason),
+		slog.Duration("duration", took),
+	)
+	if refused != nil {
+		attrs = append(attrs, slog.String("message", refused.Message))
+		if reason != reasonCanceled && ours(refused.Reason.Kind()) {
+			level = slog.LevelError
+		}
+		if refused.Cause != nil {
+			attrs = append(attrs, slog.String("cause", refused.Cause.Error()))
+		}
+		var p *panicError
+		if errors.As(refused.Cause, &p) {
+			attrs = append(attrs, slog.String("stack", string(p.stack)))
+		}
+	}
+	s.logger.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// requestID returns the caller's request ID if it can be used as it is, else 128 random bits.
+func requestID(callers string) string {
+	if usableRequestID(callers) {
+		return callers
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	return hex.EncodeToString(b[:])
+}
+
+// usableRequestID tells whether id is 1 to 128 characters of [A-Za-z0-9._-], which is safe
+// in a header, in a log and on a terminal.
+func usableRequestID(id string) bool {
+	if len(id) < 1 || len(id) > 128 {
+		return false
+	}
+	for _, c := range []byte(id) {
+		switch {
+		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+)
+
+// newGateway returns the in-process gateway from JSON to the service. It decodes, calls and
+// encodes; paths, methods, headers and errors are settled before and after it.
+func newGateway(s *Server) (*runtime.ServeMux, error) {
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{s}),
+		runtime.WithMetadata(gatewayMetadata),
+		runtime.WithIncomingHeaderMatcher(noHeader),
+		runtime.WithOutgoingHeaderMatcher(noHeader),
+		runtime.WithOutgoingTrailerMatcher(noHeader),
+		runtime.WithErrorHandler(keepError),
+		runtime.WithRoutingErrorHandler(keepRoutingError),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithWriteContentLength(),
+	)
+	return mux, fulciov2.RegisterCAHandlerServer(context.Background(), mux, service{Server: s})
+}
+
+// serveGateway gives a request to the gateway. The gateway sees a request of our making that
+// has nothing of the caller's but its body and its token: Accept, Content-Type, TE,
+// Grpc-Timeout, Grpc-Metadata-… and the like mean nothing here.
+func (s *Server) serveGateway(ctx context.Context, a *answer, r *http.Request) error {
+	inner := &http.Request{
+		Method: s.routes[a.path].verb,
+		URL:    &url.URL{Path: a.path},
+		Header: http.Header{
+			"Authorization": r.Header["Authorization"],
+			requestIDHeader: {a.requestID},
+		},
+		Body: io.NopCloser(bytes.NewReader(a.body)),
+	}
+	s.gateway.ServeHTTP(a, inner.WithContext(ctx))
+	return a.err
+}
+
+// gatewayMetadata is what the service sees as the metadata of a gRPC request.
+func gatewayMetadata(_ context.Context, inner *http.Request) metadata.MD {
+	return metadata.MD{
+		metadataAuthorization: inner.Header["Authorization"],
+		"x-request-id":        inner.Header[requestIDHeader],
+	}
+}
+
+// noHeader keeps headers from passing the gateway in either direction.
+func noHeader(string) (string, bool) { return "", false }
+
+// keepError hands an error to serveREST. The gateway's own is always that a body could not
+// be decoded; its text quotes the body, in which there may be a token, and is dropped.
+func keepError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+	a, ok := w.(*answer)
+	if !ok {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	var refused *refusal.Error
+	if !errors.As(err, &refused) && status.Code(err) == codes.InvalidArgument {
+		err = malformedJSON(a.body)
+	}
+	a.err = err
+}
+
+// keepRoutingError is for requests that the gateway has no handler for; serveREST routes
+// none to it.
+func keepRoutingError(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
+	keepError(ctx, mux, m, w, r, fmt.Errorf("gateway: no handler: HTTP status %d", httpStatus))
+}
+
+// malformedJSON says what is wrong with a body that is not the JSON of a request.
+func malformedJSON(body []byte) *refusal.Error {
+	const wanted = "a JSON object with credentials and either publicKeyRequest or certificateSigningRequest"
+	switch {
+	case len(bytes.TrimSpace(body)) == 0:
+		return refusal.New(refusal.RequestMalformed, "the request body is empty; it must be %s", wanted)
+	case !json.Valid(body):
+		return refusal.New(refusal.RequestMalformed, "the request body is not one JSON value; it must be %s", wanted)
+	default:
+		return refusal.New(refusal.RequestMalformed, "the request body is JSON, but a field is given twice, has a value of the wrong type, or excludes another that is present; it must be %s", wanted)
+	}
+}
+
+// jsonMarshaler is protojson as clients know it: unpopulated fields are emitted, unknown
+// fields and unknown names of an enum are ignored. A body is one JSON value to its end.
+type jsonMarshaler struct{ s *Server }
+
+// ContentType is the same whatever the client accepts.
+func (jsonMarshaler) ContentType(any) string { return "application/json" }
+
+// Marshal returns the JSON of a message.
+func (m jsonMarshaler) Marshal(v any) ([]byte, error) {
+	message, ok := v.(proto.Message)
+	if !ok {
+		return nil, fmt.Errorf("marshaling %T, which is not a message", v)
+	}
+	if b := m.s.bundle.newest.Load(); b != nil && len(b.json) > 0 && message == proto.Message(b.message) {
+		return b.json, nil
+	}
+	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
+}
+
+// Unmarshal reads a message.
+func (jsonMarshaler) Unmarshal(data []byte, v any) error {
+	message, ok := v.(proto.Message)
+	if !ok {
+		return fmt.Errorf("unmarshaling into %T, which is not a message", v)
+	}
+	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, message)
+}
+
+// NewDecoder reads one message, which is all that r holds. It never returns io.EOF, which
+// the gateway would take for an empty message.
+func (m jsonMarshaler) NewDecoder(r io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(v any) error {
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		return m.Unmarshal(data, v)
+	})
+}
+
+// NewEncoder writes messages, without anything between them.
+func (m jsonMarshaler) NewEncoder(w io.Writer) runtime.Encoder {
+	return runtime.EncoderFunc(func(v any) error {
+		data, err := m.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(data)
+		return err
+	})
+}

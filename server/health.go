@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// probeTimeout is how long a check may take.
+const probeTimeout = 2 * time.Second
+
+// The states of the server, by the names that grpc.health.v1 has for them.
+const (
+	serving    = "SERVING"
+	notServing = "NOT_SERVING"
+)
+
+// Check is one thing that readiness depends on.
+type Check struct {
+	// Name says what is checked, as in "ct-log".
+	Name string
+	// Probe returns nil if all is well. Its detail is shown to everybody, its error on the
+	// ops listener alone. It must return when ctx ends, and is never called twice at a time.
+	Probe func(ctx context.Context) (detail string, err error)
+	// Critical makes the server not ready while the probe fails. Any other failure shows in
+	// the report only.
+	Critical bool
+}
+
+// report is what the checks said at one moment.
+type report struct {
+	Status string        `json:"status"`
+	Checks []checkReport `json:"checks"`
+}
+
+// checkReport is what one check said.
+type checkReport struct {
+	Name     string `json:"name"`
+	State    string `json:"state"` // "ok" or "failed"
+	Critical bool   `json:"critical"`
+	Detail   string `json:"detail,omitempty"`
+	Error    string `json:"error,omitempty"` // on ops only
+}
+
+// health answers whether the server is ready. The checks run at most once an interval,
+// however often somebody asks.
+type health struct {
+	checks   []Check
+	interval time.Duration
+	now      func() time.Time
+	stopping chan struct{} // closed when shutdown begins
+	stop     sync.Once
+
+	turn chan struct{} // one element while somebody owns last and at; the checks run meanwhile
+	last report
+	at   time.Time // of last
+}
+
+func newHealth(checks []Check, interval time.Duration, now func() time.Time) *health {
+	return &health{
+		checks:   checks,
+		interval: interval,
+		now:      now,
+		stopping: make(chan struct{}),
+		turn:     make(chan struct{}, 1),
+	}
+}
+
+// beginShutdown makes the server not ready for good.
+func (h *health) beginShutdown() { h.stop.Do(func() { close(h.stopping) }) }
+
+// report returns what the checks say, or said less than an interval ago. Its Checks must
+// not be changed.
+func (h *health) report(ctx context.Context) report {
+	h.turn <- struct{}{}
+	defer func() { <-h.turn }()
+	if h.at.IsZero() || h.now().Sub(h.at) >= h.interval {
+		h.last = h.probeAll(ctx)
+		h.at = h.now()
+	}
+	r := h.last
+	select {
+	case <-h.stopping:
+		r.Status = notServing
+	default:
+	}
+	return r
+}
+
+// probeAll runs all checks at the same time. The caller's going away does not fail them.
+func (h *health) probeAll(ctx context.Context) report {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+	defer cancel()
+	r := report{Status: serving, Checks: make([]checkReport, len(h.checks))}
+	var wg sync.WaitGroup
+	for i, c := range h.checks {
+		wg.Go(func() { r.Checks[i] = c.run(ctx) })
+	}
+	wg.Wait()
+	for _, c := range r.Checks {
+		if c.Critical && c.State != "ok" {
+			r.Status = notServing
+		}
+	}
+	return r
+}
+
+// run runs one check. A panic is a failure.
+func (c Check) run(ctx context.Context) (r checkReport) {
+	r = checkReport{Name: c.Name, State: "failed", Critical: c.Critical}
+	defer func() {
+		if p := recover(); p != nil {
+			r.Error = fmt.Sprintf("panic: %v", p)
+		}
+	}()
+	detail, err := c.Probe(ctx)
+	r.Detail = detail
+	if err != nil {
+		r.Error = err.Error()
+		return r
+	}
+	r.State = "ok"
+	return r
+}
+
+// serveHealth answers a request for health, and tells whether it was one:
+//
+//	/livez    the process answers
+//	/healthz  ready or not, as grpc.health.v1 says it
+//	/readyz   the same; with ?verbose every check
+//
+// A server that is not ready answers 503. The text of a check's error is for ops.
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id string, ops bool) bool {
+	var rep report
+	switch path {
+	case "/livez", "/healthz", "/readyz":
+	default:
+		return false
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodOptions:
+		w.Header().Set("Allow", allow(http.MethodGet))
+		w.WriteHeader(http.StatusNoContent)
+		return true
+	default:
+		w.Header().Set("Allow", allow(http.MethodGet))
+		writeRefusal(w, refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes GET", printableMethod(r.Method)), id)
+		return true
+	}
+	rep.Status = serving
+	if path != "/livez" {
+		rep = s.health.report(r.Context())
+	}
+	httpStatus := http.StatusOK
+	if rep.Status != serving {
+		httpStatus = http.StatusServiceUnavailable
+	}
+	verbose := path == "/readyz" && r.URL.Query().Has("verbose")
+	w.Header().Set("Cache-Control", "no-store")
+	writeJSON(w, httpStatus, rep.render(verbose, ops))
+	return true
+}
+
+// render returns the report's JSON.
+func (r report) render(verbose, ops bool) []byte {
+	if !verbose {
+		return []byte(`{"status":"` + r.Status + `"}`)
+	}
+	shown := report{Status: r.Status, Checks: make([]checkReport, len(r.Checks))}
+	for i, c := range r.Checks {
+		if !ops {
+			c.Error = ""
+		}
+		c.Detail = strings.ToValidUTF8(c.Detail, "\uFFFD")
+		shown.Checks[i] = c
+	}
+	body, err := json.Marshal(shown)
+	if err != nil {
+		return []byte(`{"status":"` + r.Status + `"}`)
+	}
+	return body
+}

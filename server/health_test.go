@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// check returns a check that says what failing points to.
+func check(name string, critical bool, failing *error) Check {
+	return Check{Name: name, Critical: critical, Probe: func(context.Context) (string, error) {
+		return "detail of " + name, *failing
+	}}
+}
+
+// ops sends a GET to the ops handler.
+func (f *fixture) ops(t *testing.T, path string) *http.Response {
+	t.Helper()
+	w := httptest.NewRecorder()
+	f.OpsHandler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil))
+	return w.Result()
+}
+
+func TestHealthTellsTheTruth(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ct, issuer error
+		f := newFixture(t, func(c *Config) {
+			c.Checks = []Check{check("ct-log", true, &ct), check("issuer", false, &issuer)}
+		})
+		expect := func(when, path string, wantCode int, wantStatus string) {
+			t.Helper()
+			resp := f.do(t, "GET", path, "")
+			if body := decodeJSON(t, resp); resp.StatusCode != wantCode || body["status"] != wantStatus || len(body) != 1 {
+				t.Errorf("%s, %s: %d %v, want %d %s", when, path, resp.StatusCode, body, wantCode, wantStatus)
+			}
+		}
+		for _, path := range []string{"/healthz", "/readyz", "/livez"} {
+			expect("at first", path, 200, "SERVING")
+		}
+		ct = errors.New("down")
+		expect("within an interval", "/healthz", 200, "SERVING")
+		time.Sleep(time.Second) // in the bubble's own time
+		expect("with a critical failure", "/healthz", 503, "NOT_SERVING")
+		expect("with a critical failure", "/readyz", 503, "NOT_SERVING")
+		expect("with a critical failure", "/livez", 200, "SERVING")
+		ct, issuer = nil, errors.New("unreachable")
+		time.Sleep(time.Second)
+		expect("with another failure", "/readyz", 200, "SERVING")
+		f.health.beginShutdown()
+		expect("in shutdown", "/readyz", 503, "NOT_SERVING")
+		expect("in shutdown", "/livez", 200, "SERVING")
+	})
+}
+
+func TestVerboseReadinessKeepsErrorsForOps(t *testing.T) {
+	t.Parallel()
+	down := errors.New("dial tcp 10.0.0.7:443: secret")
+	var fine error
+	f := newFixture(t, func(c *Config) {
+		c.Checks = []Check{
+			check("ct-log", true, &down),
+			check("issuer", false, &fine),
+			{Name: "broken", Probe: func(context.Context) (string, error) { panic("secret") }},
+		}
+	})
+	want := func(ctError, panicError string) any {
+		ct := map[string]any{"name": "ct-log", "state": "failed", "critical": true, "detail": "detail of ct-log"}
+		broken := map[string]any{"name": "broken", "state": "failed", "critical": false}
+		if ctError != "" {
+			ct["error"], broken["error"] = ctError, panicError
+		}
+		return []any{ct, map[string]any{"name": "issuer", "state": "ok", "critical": false, "detail": "detail of issuer"}, broken}
+	}
+	w := httptest.NewRecorder()
+	f.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/readyz?verbose", nil))
+	if diff := cmp.Diff(want("", ""), decodeJSON(t, w.Result())["checks"]); diff != "" {
+		t.Errorf("on the API listener: %s", diff)
+	}
+	if diff := cmp.Diff(want(down.Error(), "panic: secret"), decodeJSON(t, f.ops(t, "/readyz?verbose"))["checks"]); diff != "" {
+		t.Errorf("on ops: %s", diff)
+	}
+}
+
+func TestHangingCheckFailsInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		f := newFixture(t, func(c *Config) {
+			c.Checks = []Check{{Name: "hangs", Critical: true, Probe: func(ctx context.Context) (string, error) {
+				calls.Add(1)
+				<-ctx.Done()
+				return "", ctx.Err()
+			}}}
+		})
+		start := time.Now()
+		done := make(chan int)
+		for range 10 {
+			go func() { done <- f.do(t, "GET", "/readyz", "").StatusCode }()
+		}
+		for range 10 {
+			if got := <-done; got != http.StatusServiceUnavailable {
+				t.Errorf("status is %d", got)
+			}
+		}
+		if took := time.Since(start); took != probeTimeout || calls.Load() != 1 {
+			t.Errorf("%d probes took %v, want one and %v", calls.Load(), took, probeTimeout)
+		}
+	})
+}
+
+func TestOps(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	f.do(t, "POST", "/api/v2/signingCert", goodV2)
+	body := readAll(t, f.ops(t, "/metrics"))
+	for _, want := range []string{
+		`mayfly_requests_total{api="rest_v2",method="CreateSigningCertificate",reason="OK"} 1`,
+		`mayfly_request_duration_seconds_count{api="rest_v2",method="CreateSigningCertificate"} 1`,
+		`mayfly_certificates_issued_total{sct="embedded"} 1`,
+		`mayfly_requests_in_flight 0`,
+		`mayfly_requests_in_flight_limit 512`,
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %s in the metrics", want)
+		}
+	}
+	if resp := f.ops(t, "/healthz"); resp.StatusCode != 200 || decodeJSON(t, resp)["status"] != "SERVING" {
+		t.Errorf("/healthz: %d", resp.StatusCode)
+	}
+	checkRefusal(t, f.ops(t, "/api/v2/trustBundle"), refusal.PathNotFound)
+}

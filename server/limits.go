@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// Limits bound what a caller can make the server do. They are the same for REST and gRPC,
+// on ports of their own and on a shared one. A zero field means its default.
+type Limits struct {
+	// Body is the size of the largest request body or gRPC message, in bytes. A larger one
+	// is refused as malformed. Default 65536.
+	Body int
+	// Header is about the size of all header fields together, in bytes. Default 32768,
+	// which leaves room for the largest ID token.
+	Header int
+	// InFlight is how many requests may be answered at the same time; one more is refused
+	// at once with OVERLOADED. Default 512.
+	InFlight int
+	// Answer is how long an answer may take once its request has been read: npm gives up
+	// after 5 s. Default 4.5 s.
+	Answer time.Duration
+	// ReadHeader and Read are how long a request's header, and the whole request, may take
+	// to arrive. Defaults 5 s and 10 s.
+	ReadHeader, Read time.Duration
+	// Write is how long it may take from a request's header to the end of its answer.
+	// Default 20 s.
+	Write time.Duration
+	// Idle is how long a connection may stay open without a request. Default 120 s.
+	Idle time.Duration
+	// Streams is how many requests may be under way on one HTTP/2 connection. Default 100.
+	Streams int
+	// Connections is how many connections each listener keeps open; others wait to be
+	// accepted. Zero means no limit.
+	Connections int
+}
+
+// withDefaults returns l with its zero fields filled in, and what is wrong with the others.
+func (l Limits) withDefaults() (Limits, []error) {
+	var errs []error
+	if l.Connections < 0 {
+		errs = append(errs, errors.New("server: Limits.Connections must not be negative"))
+	}
+	for _, n := range []struct {
+		name     string
+		value    *int
+		fallback int
+	}{
+		{"Body", &l.Body, 64 << 10},
+		{"Header", &l.Header, 32 << 10},
+		{"InFlight", &l.InFlight, 512},
+		{"Streams", &l.Streams, 100},
+	} {
+		if *n.value < 0 {
+			errs = append(errs, fmt.Errorf("server: Limits.%s must not be negative", n.name))
+		}
+		if *n.value == 0 {
+			*n.value = n.fallback
+		}
+	}
+	for _, d := range []struct {
+		name     string
+		value    *time.Duration
+		fallback time.Duration
+	}{
+		{"Answer", &l.Answer, 4500 * time.Millisecond},
+		{"ReadHeader", &l.ReadHeader, 5 * time.Second},
+		{"Read", &l.Read, 10 * time.Second},
+		{"Write", &l.Write, 20 * time.Second},
+		{"Idle", &l.Idle, 120 * time.Second},
+	} {
+		if *d.value < 0 {
+			errs = append(errs, fmt.Errorf("server: Limits.%s must not be negative", d.name))
+		}
+		*d.value = orDefault(*d.value, d.fallback)
+	}
+	return l, errs
+}
+
+// readBody returns r's body: limit bytes at most, and those that frame it. It never takes
+// more into memory.
+func readBody(w http.ResponseWriter, r *http.Request, limit, frame int) ([]byte, error) {
+	tooLarge := refusal.New(refusal.RequestMalformed, "the request is larger than %d bytes, which is the limit", limit)
+	most := int64(limit + frame)
+	if r.ContentLength > most {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	if err == nil {
+		return body, nil
+	}
+	var over *http.MaxBytesError
+	if errors.As(err, &over) {
+		return nil, tooLarge
+	}
+	return nil, refusal.New(refusal.RequestMalformed, "the request body ended before it was complete, or took too long to arrive").Because(err)
+}

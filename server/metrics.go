@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what the edge counts. Every label takes its values from a fixed set: api and
+// method from edge.go, reason from package refusal and edge.go.
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	issued   *prometheus.CounterVec
+}
+
+// newMetrics registers the metrics; slots holds one element for each admitted request.
+func newMetrics(registry prometheus.Registerer, slots chan struct{}) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_requests_total",
+			Help: "Requests answered, by API, method and reason (OK, the reason of the refusal, or CANCELED).",
+		}, []string{"api", "method", "reason"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "mayfly_request_duration_seconds",
+			Help:    "Time from when a request had been read to its answer.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5},
+		}, []string{"api", "method"}),
+		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_certificates_issued_total",
+			Help: "Certificates handed out, by where their SCT is: embedded, or none.",
+		}, []string{"sct"}),
+	}
+	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mayfly_requests_in_flight",
+		Help: "Requests being answered now.",
+	}, func() float64 { return float64(len(slots)) })
+	limit := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mayfly_requests_in_flight_limit",
+		Help: "Requests that may be answered at the same time; one more is refused with OVERLOADED.",
+	}, func() float64 { return float64(cap(slots)) })
+	return m, errors.Join(
+		registry.Register(m.requests),
+		registry.Register(m.duration),
+		registry.Register(m.issued),
+		registry.Register(inFlight),
+		registry.Register(limit),
+	)
+}
+
+// countIssued counts one certificate.
+func (m *metrics) countIssued(sctEmbedded bool) {
+	if sctEmbedded {
+		m.issued.WithLabelValues("embedded").Inc()
+		return
+	}
+	m.issued.WithLabelValues("none").Inc()
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// route is one path of the REST APIs.
+type route struct {
+	api, method string // as in call
+	verb        string // GET or POST
+	handle      func(s *Server, ctx context.Context, a *answer, r *http.Request) error
+}
+
+// newRoutes returns the REST APIs. Health is not among them: it is answered even when there
+// is no room for a request.
+func newRoutes(*Server) map[string]route {
+	return map[string]route{
+		"/api/v2/signingCert":   {apiRESTv2, methodCreate, http.MethodPost, (*Server).serveGateway},
+		"/api/v2/trustBundle":   {apiRESTv2, methodTrust, http.MethodGet, (*Server).serveGateway},
+		"/api/v2/configuration": {apiRESTv2, methodConfig, http.MethodGet, (*Server).serveGateway},
+		"/api/v1/signingCert":   {apiRESTv1, methodCreate, http.MethodPost, (*Server).serveSigningCertV1},
+		"/api/v1/rootCert":      {apiRESTv1, methodTrust, http.MethodGet, (*Server).serveRootCertV1},
+	}
+}
+
+// answer is the response to one REST request while it is being made. An error is kept
+// rather than written, so that serveREST alone writes refusals.
+type answer struct {
+	http.ResponseWriter
+	requestID string
+	path      string // of the route
+	body      []byte // of the request
+	err       error
+	wrote     bool
+}
+
+// WriteHeader notes that there is an answer.
+func (a *answer) WriteHeader(status int) {
+	a.wrote = true
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// Write notes that there is an answer.
+func (a *answer) Write(p []byte) (int, error) {
+	a.wrote = true
+	return a.ResponseWriter.Write(p)
+}
+
+// serveREST answers every HTTP request that is not gRPC.
+func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
+	id := requestID(r.Header.Get(requestIDHeader))
+	w.Header().Set(requestIDHeader, id)
+	// Clients that join a base URL ending in a slash with a path ask for //api/….
+	path := "/" + strings.TrimLeft(r.URL.Path, "/")
+	if s.serveHealth(w, r, path, id, false) {
+		return
+	}
+	to, found := s.routes[path]
+	c := call{api: to.api, method: to.method, requestID: id, peer: r.RemoteAddr}
+	if !found {
+		c.api, c.method = apiOf(path), methodUnknown
+	}
+	if found && r.Method == http.MethodOptions {
+		w.Header().Set("Allow", allow(to.verb))
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	a := &answer{ResponseWriter: w, requestID: id, path: path}
+	err := s.acceptREST(a, r, to, found)
+	refused := s.run(r.Context(), c, func(ctx context.Context) error {
+		if err != nil {
+			return err
+		}
+		return to.handle(s, ctx, a, r)
+	})
+	if refused != nil && !a.wrote {
+		writeRefusal(w, refused, id)
+	}
+}
+
+// acceptREST looks at the request line, and reads the body of a request that has one.
+func (s *Server) acceptREST(a *answer, r *http.Request, to route, found bool) (err error) {
+	if !found {
+		return refusal.New(refusal.PathNotFound, "there is nothing at this path; the APIs are at /api/v2/signingCert, /api/v2/trustBundle, /api/v2/configuration, /api/v1/signingCert and /api/v1/rootCert")
+	}
+	if !slices.Contains(verbs(to.verb), r.Method) {
+		a.Header().Set("Allow", allow(to.verb)) // RFC 9110, section 15.5.6
+		return refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes %s", printableMethod(r.Method), to.verb)
+	}
+	if to.verb == http.MethodPost {
+		a.body, err = readBody(a.ResponseWriter, r, s.limits.Body, 0)
+	}
+	return err
+}
+
+// verbs returns the HTTP methods that a route for verb answers, OPTIONS aside.
+func verbs(verb string) []string {
+	if verb == http.MethodGet {
+		return []string{http.MethodGet, http.MethodHead}
+	}
+	return []string{verb}
+}
+
+// allow is the Allow header of a route for verb.
+func allow(verb string) string {
+	return strings.Join(append(verbs(verb), http.MethodOptions), ", ")
+}
+
+// printableMethod keeps a made-up method short. It holds token characters only, since
+// net/http has parsed it (RFC 9110, section 5.6.2).
+func printableMethod(m string) string {
+	if len(m) > 20 {
+		return m[:20] + "…"
+	}
+	return m
+}
+
+// apiOf tells to whose metrics a path belongs that is no route.
+func apiOf(path string) string {
+	if strings.HasPrefix(path, "/api/v1/") {
+		return apiRESTv1
+	}
+	return apiRESTv2
+}

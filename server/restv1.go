@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/proof"
+)
+
+// pemChain is the media type of v1's answers (RFC 8555, section 9.1).
+const pemChain = "application/pem-certificate-chain"
+
+// requestV1 is the body of POST /api/v1/signingCert. Names are matched exactly, unknown ones
+// are ignored, and bytes are standard base64.
+type requestV1 struct {
+	PublicKey struct {
+		// Content is PEM or DER. The algorithm beside it is ignored: the key tells it.
+		Content []byte `json:"content"`
+	} `json:"publicKey"`
+	// SignedEmailAddress is the proof of possession, though the name has become too narrow.
+	SignedEmailAddress []byte `json:"signedEmailAddress"`
+	// CertificateSigningRequest is PEM. Where it is not empty it wins over the rest.
+	CertificateSigningRequest []byte `json:"certificateSigningRequest"`
+}
+
+// proof returns the proof of possession that the request holds.
+func (r *requestV1) proof() ca.Proof {
+	switch {
+	case len(r.CertificateSigningRequest) > 0:
+		return proof.CSR{PEM: r.CertificateSigningRequest}
+	case len(r.PublicKey.Content) > 0:
+		return proof.SignedChallenge{PublicKey: r.PublicKey.Content, Signature: r.SignedEmailAddress}
+	default:
+		return noProof{}
+	}
+}
+
+// decodeV1 reads a request. Duplicate names and anything after the object are refused.
+func decodeV1(body []byte) (*requestV1, error) {
+	var req requestV1
+	if err := json.Unmarshal(body, &req); err != nil {
+		// The parser's text may quote the body, and is dropped.
+		return nil, refusal.New(refusal.RequestMalformed, "the request body is not what API v1 takes: one JSON object with publicKey.content and signedEmailAddress, or with certificateSigningRequest, each given once and in standard base64")
+	}
+	return &req, nil
+}
+
+// serveSigningCertV1 answers POST /api/v1/signingCert: 201, the leaf first and the root last.
+// There is no SCT header, since a timestamp is either embedded or not there at all.
+func (s *Server) serveSigningCertV1(ctx context.Context, a *answer, r *http.Request) error {
+	req, err := decodeV1(a.body)
+	if err != nil {
+		return err
+	}
+	token, err := idToken("", metadata.MD{metadataAuthorization: r.Header["Authorization"]})
+	if err != nil {
+		return err
+	}
+	issued, err := s.issue(ctx, ca.Request{IDToken: token, Proof: req.proof(), RequestID: a.requestID})
+	if err != nil {
+		return err
+	}
+	writePEM(a, http.StatusCreated, []byte(strings.Join(chainPEM(issued), "\n")))
+	return nil
+}
+
+// serveRootCertV1 answers GET /api/v1/rootCert: every chain of the trust bundle.
+func (s *Server) serveRootCertV1(_ context.Context, a *answer, _ *http.Request) error {
+	writePEM(a, http.StatusOK, s.trustBundle().pem)
+	return nil
+}
+
+// writePEM answers with certificates.
+func writePEM(w http.ResponseWriter, httpStatus int, body []byte) {
+	w.Header().Set("Content-Type", pemChain)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(httpStatus)
+	_, _ = w.Write(body) // the client has gone: there is nobody to tell
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package server is the edge of the certificate authority: gRPC v2, the same methods as
+// JSON through an in-process grpc-gateway, REST v1, health and metrics.
+//
+// It is the only package that knows gRPC, HTTP and JSON. Every request, whichever way it
+// came, passes through (*Server).run, which holds admission, the deadline, panic recovery,
+// metrics and the access log; every refusal becomes a status in status.go. Only package
+// internal/app and package main may import it.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// Authority is the certificate authority behind the edge. Its methods are called from many
+// goroutines at once.
+type Authority interface {
+	// Issue returns a certificate, or an error whose chain holds the *refusal.Error that
+	// the client is to read; any other error reaches the client as INTERNAL. It returns
+	// soon after ctx ends.
+	Issue(ctx context.Context, req ca.Request) (*ca.Issued, error)
+	// TrustBundle returns the chains that verifiers have to trust, in the order in which
+	// they are served. It is called for each request, so it is cheap, and the chains are
+	// never changed once returned.
+	TrustBundle() []*ca.Chain
+}
+
+// IssuerInfo is what GetConfiguration tells about one issuer entry.
+type IssuerInfo struct {
+	// URL is the issuer URL, or the pattern if Wildcard is set.
+	URL      string
+	Wildcard bool
+	// Audience is what a token's aud must hold.
+	Audience string
+	// ChallengeClaim names the claim that a client has to sign.
+	ChallengeClaim        string
+	SPIFFETrustDomain     string
+	Type                  string
+	SubjectDomain         string
+	SkipEmailVerification bool
+}
+
+// Config is everything that a Server is made of.
+type Config struct {
+	// Authority issues the certificates. Mandatory.
+	Authority Authority
+	// Issuers returns the issuer entries for GetConfiguration. It is called for each such
+	// request, so that a reloaded configuration shows at once. Mandatory.
+	Issuers func() []IssuerInfo
+	// Checks are what readiness is made of; without any, the server is ready until it
+	// shuts down.
+	Checks []Check
+	// HealthInterval is how long a readiness report counts before the checks run again,
+	// and how often a gRPC health watcher looks. Default 1 s.
+	HealthInterval time.Duration
+	// TLS, if set, is used for the HTTP and gRPC listeners (never for ops). It must be able
+	// to give a certificate by itself: GetCertificate, or Certificates. Its MinVersion is
+	// 1.2 or higher; zero means 1.3.
+	TLS *tls.Config
+	// Limits bound what a caller can make the server do; zero fields get the defaults.
+	Limits Limits
+	// DrainTimeout is how long requests in flight may take after shutdown began. Default
+	// 10 s.
+	DrainTimeout time.Duration
+	// Registry gets the edge's metrics, and is what /metrics on ops serves. Mandatory.
+	Registry *prometheus.Registry
+	// Logger gets one record a request. Default: nothing is logged.
+	Logger *slog.Logger
+	// Now is the clock for durations. Default time.Now.
+	Now func() time.Time
+}
+
+// Server is the edge. It is made by New and safe for concurrent use.
+type Server struct {
+	authority Authority
+	issuers   func() []IssuerInfo
+	tls       *tls.Config
+	limits    Limits
+	drain     time.Duration
+	logger    *slog.Logger
+	now       func() time.Time
+
+	slots    chan struct{} // one element for each admitted request
+	metrics  *metrics
+	health   *health
+	bundle   bundleCache
+	registry *prometheus.Registry
+	gateway  *runtime.ServeMux
+	grpc     *grpc.Server
+	routes   map[string]route
+}
+
+// New returns a Server, or every mistake in cfg at once.
+func New(cfg Config) (*Server, error) {
+	limits, errs := cfg.Limits.withDefaults()
+	if cfg.Authority == nil || cfg.Issuers == nil || cfg.Registry == nil {
+		errs = append(errs, errors.New("server: Authority, Issuers and Registry are mandatory"))
+	}
+	if cfg.HealthInterval < 0 || cfg.DrainTimeout < 0 {
+		errs = append(errs, errors.New("server: HealthInterval and DrainTimeout must not be negative"))
+	}
+	tlsConfig, err := serverTLS(cfg.TLS)
+	errs = append(errs, err)
+	for i, c := range cfg.Checks {
+		if c.Name == "" || c.Probe == nil {
+			errs = append(errs, fmt.Errorf("server: check %d lacks a name or a probe", i))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	s := &Server{
+		authority: cfg.Authority,
+		issuers:   cfg.Issuers,
+		tls:       tlsConfig,
+		limits:    limits,
+		drain:     orDefault(cfg.DrainTimeout, 10*time.Second),
+		logger:    cfg.Logger,
+		now:       cfg.Now,
+		slots:     make(chan struct{}, limits.InFlight),
+		registry:  cfg.Registry,
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.health = newHealth(cfg.Checks, orDefault(cfg.HealthInterval, time.Second), s.now)
+	if s.metrics, err = newMetrics(cfg.Registry, s.slots); err != nil {
+		return nil, fmt.Errorf("registering metrics: %w", err)
+	}
+	if s.gateway, err = newGateway(s); err != nil {
+		return nil, fmt.Errorf("registering the gateway: %w", err)
+	}
+	s.grpc = newGRPC(s)
+	s.routes = newRoutes(s)
+	return s, nil
+}
+
+// Handler returns what a listener for both REST and gRPC serves. gRPC needs HTTP/2.
+func (s *Server) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isGRPC(r) {
+			s.serveGRPC(w, r)
+			return
+		}
+		s.serveREST(w, r)
+	})
+}
+
+// OpsHandler returns what the ops listener serves: /metrics, and health with the errors of
+// its checks.
+func (s *Server) OpsHandler() http.Handler { return http.HandlerFunc(s.serveOps) }
+
+// serverTLS returns a copy of cfg that is fit for HTTP/1.1 and HTTP/2; nil for nil.
+func serverTLS(cfg *tls.Config) (*tls.Config, error) {
+	if cfg == nil {
+		return nil, nil
+	}
+	cfg = cfg.Clone()
+	switch {
+	case cfg.MinVersion == 0:
+		cfg.MinVersion = tls.VersionTLS13
+	case cfg.MinVersion < tls.VersionTLS12:
+		// RFC 8996 forbids 1.0 and 1.1; RFC 9113, section 9.2 wants 1.2 for HTTP/2.
+		return nil, keypath.Errorf([]string{"tls", "min"}, "the lowest TLS version is %s; it must be 1.2 or 1.3", tls.VersionName(cfg.MinVersion))
+	}
+	if cfg.GetCertificate == nil && cfg.GetConfigForClient == nil && len(cfg.Certificates) == 0 {
+		return nil, keypath.Errorf([]string{"tls", "certificate"}, "TLS is on but there is no certificate")
+	}
+	return cfg, nil
+}
+
+func orDefault(d, fallback time.Duration) time.Duration {
+	if d == 0 {
+		return fallback
+	}
+	return d
+}

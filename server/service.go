@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"encoding/pem"
+	"strings"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/proof"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+)
+
+// service is the v2 API behind both gRPC and the gateway. Its errors are those of the
+// authority: status.go turns them into what either API says.
+type service struct {
+	fulciov2.UnimplementedCAServer
+	*Server
+}
+
+// CreateSigningCertificate issues a certificate.
+func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	token, err := idToken(req.GetCredentials().GetOidcIdentityToken(), md)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := s.issue(ctx, ca.Request{
+		IDToken:   token,
+		Proof:     proofOf(req),
+		RequestID: firstOf(md, strings.ToLower(requestIDHeader)),
+	})
+	if err != nil {
+		return nil, err
+	}
+	chain := &fulciov2.CertificateChain{Certificates: chainPEM(issued)}
+	if !issued.SCTEmbedded {
+		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
+			SignedCertificateDetachedSct: &fulciov2.SigningCertificateDetachedSCT{Chain: chain},
+		}}, nil
+	}
+	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
+		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: chain},
+	}}, nil
+}
+
+// GetTrustBundle returns the chains to trust.
+func (s service) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
+	return s.trustBundle().message, nil
+}
+
+// GetConfiguration tells which issuers are trusted.
+func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
+	issuers := s.issuers()
+	out := make([]*fulciov2.OIDCIssuer, len(issuers))
+	for i, entry := range issuers {
+		out[i] = &fulciov2.OIDCIssuer{
+			Audience:              entry.Audience,
+			ChallengeClaim:        entry.ChallengeClaim,
+			SpiffeTrustDomain:     entry.SPIFFETrustDomain,
+			IssuerType:            entry.Type,
+			SubjectDomain:         entry.SubjectDomain,
+			SkipEmailVerification: entry.SkipEmailVerification,
+		}
+		if entry.Wildcard {
+			out[i].Issuer = &fulciov2.OIDCIssuer_WildcardIssuerUrl{WildcardIssuerUrl: entry.URL}
+		} else {
+			out[i].Issuer = &fulciov2.OIDCIssuer_IssuerUrl{IssuerUrl: entry.URL}
+		}
+	}
+	return &fulciov2.Configuration{Issuers: out}, nil
+}
+
+// issue asks the authority, and counts what it gave.
+func (s *Server) issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+	issued, err := s.authority.Issue(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	s.metrics.countIssued(issued.SCTEmbedded)
+	return issued, nil
+}
+
+// proofOf returns the proof of possession that req holds.
+func proofOf(req *fulciov2.CreateSigningCertificateRequest) ca.Proof {
+	switch key := req.GetKey().(type) {
+	case *fulciov2.CreateSigningCertificateRequest_PublicKeyRequest:
+		return proof.SignedChallenge{
+			PublicKey: []byte(key.PublicKeyRequest.GetPublicKey().GetContent()),
+			Signature: key.PublicKeyRequest.GetProofOfPossession(),
+		}
+	case *fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest:
+		return proof.CSR{PEM: key.CertificateSigningRequest}
+	default:
+		return noProof{}
+	}
+}
+
+// noProof is the proof of a request that holds none. It is refused where any other proof is
+// checked, after the token, so that the order of refusals does not depend on the request.
+type noProof struct{}
+
+// Verify refuses.
+func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, error) {
+	return nil, refusal.New(refusal.KeyUnsupported, "the request holds no key to certify; send either a public key with a proof of possession, or a certificate signing request")
+}
+
+// chainPEM returns the certificate and the chain above it, leaf first and root last, one PEM
+// block each, without a newline at the end.
+func chainPEM(issued *ca.Issued) []string {
+	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issued.Certificate})
+	chain := make([]string, 0, 1+len(issued.Chain.PEM))
+	chain = append(chain, strings.TrimSuffix(string(leaf), "\n"))
+	return append(chain, issued.Chain.PEM...)
+}
+
+// firstOf returns the first value of key in md, or "".
+func firstOf(md metadata.MD, key string) string {
+	if values := md[key]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}

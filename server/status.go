@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"encoding/base64"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// errorDomain is the domain of every google.rpc.ErrorInfo: reasons are unique within it.
+const errorDomain = "mayfly-ca.dev"
+
+// codeOf is the one table from the kind of a refusal to its gRPC code and HTTP status.
+func codeOf(k refusal.Kind) (codes.Code, int) {
+	switch k {
+	case refusal.Malformed:
+		return codes.InvalidArgument, http.StatusBadRequest
+	case refusal.Unauthenticated:
+		return codes.Unauthenticated, http.StatusUnauthorized
+	case refusal.Denied:
+		return codes.PermissionDenied, http.StatusForbidden
+	case refusal.SlowDown:
+		return codes.ResourceExhausted, http.StatusTooManyRequests
+	case refusal.Unavailable:
+		return codes.Unavailable, http.StatusServiceUnavailable
+	case refusal.NotFound:
+		return codes.NotFound, http.StatusNotFound
+	case refusal.MethodNotAllowed:
+		// Also what gRPC prescribes for a method that a server does not have.
+		return codes.Unimplemented, http.StatusMethodNotAllowed
+	default:
+		return codes.Internal, http.StatusInternalServerError
+	}
+}
+
+// retryAfter is when it is worth trying again; zero if it is not.
+func retryAfter(e *refusal.Error) time.Duration {
+	switch e.Reason.Kind() {
+	case refusal.SlowDown:
+		return orDefault(e.RetryAfter, time.Second)
+	case refusal.Unavailable:
+		return orDefault(e.RetryAfter, 2*time.Second)
+	default:
+		return 0
+	}
+}
+
+// statusOf is a refusal as every API tells it: the message, and in the details ErrorInfo,
+// RequestInfo and, where it is worth trying again, RetryInfo.
+func statusOf(e *refusal.Error, requestID string) *spb.Status {
+	code, _ := codeOf(e.Reason.Kind())
+	details := []proto.Message{
+		&errdetails.ErrorInfo{Reason: string(e.Reason), Domain: errorDomain},
+		&errdetails.RequestInfo{RequestId: requestID},
+	}
+	if d := retryAfter(e); d > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	}
+	st := &spb.Status{Code: int32(code), Message: strings.ToValidUTF8(e.Message, "\uFFFD")}
+	for _, d := range details {
+		if packed, err := anypb.New(d); err == nil {
+			st.Details = append(st.Details, packed)
+		}
+	}
+	return st
+}
+
+// writeRefusal answers an HTTP request with a refusal: {"code", "message", "details"}.
+func writeRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
+	_, httpStatus := codeOf(e.Reason.Kind())
+	body, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(statusOf(e, requestID))
+	if err != nil {
+		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"","details":[]}`)
+	}
+	setRetryAfter(w.Header(), e)
+	if httpStatus == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 15.5.2
+	}
+	writeJSON(w, httpStatus, body)
+}
+
+// writeGRPCRefusal answers a gRPC request that has not been given to the gRPC server with a
+// refusal: header fields, among them the request ID, no message, and the status in trailers
+// (gRPC over HTTP/2, "Responses").
+func writeGRPCRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
+	st := statusOf(e, requestID)
+	h := w.Header()
+	h.Set("Content-Type", "application/grpc")
+	h["Trailer"] = []string{"Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"}
+	w.WriteHeader(http.StatusOK)
+	h.Set("Grpc-Status", strconv.Itoa(int(st.GetCode())))
+	h.Set("Grpc-Message", percentEncode(st.GetMessage()))
+	if details, err := proto.Marshal(st); err == nil {
+		h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(details))
+	}
+}
+
+// percentEncode encodes a status message (gRPC over HTTP/2, "Status-Message"): everything
+// but the characters from space to tilde, and the percent sign.
+func percentEncode(message string) string {
+	const digits = "0123456789ABCDEF"
+	var b strings.Builder
+	for _, c := range []byte(message) {
+		if c < ' ' || c > '~' || c == '%' {
+			b.Write([]byte{'%', digits[c>>4], digits[c&15]})
+			continue
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// setRetryAfter sets the Retry-After header, in whole seconds and never too early.
+func setRetryAfter(h http.Header, e *refusal.Error) {
+	if d := retryAfter(e); d > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
+	}
+}
+
+// writeJSON answers with a whole JSON body.
+func writeJSON(w http.ResponseWriter, httpStatus int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(httpStatus)
+	_, _ = w.Write(body) // the client has gone: there is nobody to tell
+}
