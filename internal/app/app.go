@@ -101,9 +101,6 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	if cfg.Certificate.Lifetime != ca.DefaultLifetime {
-		logger.WarnContext(ctx, "the certificate lifetime is not ten minutes, which clients and verifiers were built for", slog.Duration("lifetime", cfg.Certificate.Lifetime))
-	}
 	authority, warnAuthority, err := newAuthority(cfg)
 	if err != nil {
 		return nil, cfg.Explain(err)
