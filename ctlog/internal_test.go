@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+)
+
+// Whatever a log's JSON gives, it has an encoding, unless a field is too long for one.
+func FuzzParseAddChainResponse(f *testing.F) {
+	good, err := json.Marshal(ct.AddChainResponse{
+		ID: make([]byte, 32), Timestamp: 1793836800123, Extensions: "AAAFAAAAAAE=", Signature: []byte{4, 3, 0, 2, 0x30, 0},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"sct_version":1}`))
+	f.Add([]byte(`null`))
+	f.Add([]byte(`<html>`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		sct, err := parseAddChainResponse(body)
+		if err != nil || len(sct.Extensions) > maxVector16 {
+			return
+		}
+		b, err := sct.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := ParseSCT(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back.LogID != sct.LogID || back.Timestamp != sct.Timestamp || !bytes.Equal(back.Extensions, sct.Extensions) || !bytes.Equal(back.Signature, sct.Signature) {
+			t.Errorf("%+v became %+v", sct, back)
+		}
+	})
+}
+
+func FuzzParseRetryAfter(f *testing.F) {
+	for _, seed := range []string{"", "3", "-1", "99999999999", "Thu, 05 Nov 2026 12:00:03 GMT", "Thu, 05 Nov 9999 12:00:03 GMT"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		if d := parseRetryAfter(value, time.Unix(1793836800, 0)); d < 0 {
+			t.Errorf("%q is %s", value, d)
+		}
+	})
+}

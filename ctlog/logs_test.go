@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+)
+
+// scripted is a log whose attempts go by a script; the last step repeats.
+type scripted struct {
+	name     string
+	steps    []func(context.Context, ctlog.Submission) (ctlog.SCT, error)
+	attempts int
+}
+
+func (s *scripted) Name() string { return s.name }
+
+func (s *scripted) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
+	step := s.steps[min(s.attempts, len(s.steps)-1)]
+	s.attempts++
+	return step(ctx, sub)
+}
+
+func failing(err error) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+	return func(context.Context, ctlog.Submission) (ctlog.SCT, error) { return ctlog.SCT{}, err }
+}
+
+func busy(after time.Duration) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+	return failing(&ctlog.RetryableError{After: after, Err: &ctlog.StatusError{StatusCode: 429}})
+}
+
+func hanging(ctx context.Context, _ ctlog.Submission) (ctlog.SCT, error) {
+	<-ctx.Done()
+	return ctlog.SCT{}, ctx.Err()
+}
+
+var (
+	errDown    = &ctlog.RetryableError{Err: errors.New("connecting to the log: https://log.example: connection refused")}
+	errRefused = &ctlog.StatusError{StatusCode: 400, Body: "unknown root"}
+)
+
+func newLogs(t testing.TB, cfg ctlog.Config) *ctlog.Logs {
+	t.Helper()
+	if cfg.Now == nil {
+		cfg.Now = now
+	}
+	logs, err := ctlog.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return logs
+}
+
+// wantUnavailable checks the refusal and returns it.
+func wantUnavailable(t *testing.T, err error) *refusal.Error {
+	t.Helper()
+	var e *refusal.Error
+	if !errors.As(err, &e) || e.Reason != refusal.CTUnavailable || e.Cause == nil {
+		t.Fatalf("error %v, want CT_UNAVAILABLE with a cause", err)
+	}
+	if strings.Contains(e.Message, "http") || strings.Contains(e.Message, "refused") || !strings.Contains(e.Message, "try again") {
+		t.Errorf("message %q", e.Message)
+	}
+	return e
+}
+
+func TestAddOverHTTP(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: newRemote(t, serve(t, f.log)), PublicKey: f.log.PublicKeyPEM()}}})
+	sub := f.draft(t).Submission
+	sct, err := logs.Add(t.Context(), sub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.key.Verify(sct, sub, now()); err != nil {
+		t.Error(err)
+	}
+	f.log.Fail(testlog.Down(http.StatusInternalServerError))
+	_, err = logs.Add(t.Context(), sub)
+	wantUnavailable(t, err)
+}
+
+// No SCT that a log falsified leaves this package.
+func TestAddRefusesFalsifiedSCTs(t *testing.T) {
+	t.Parallel()
+	other := newFixture(t, nil)
+	id := other.key.LogID()
+	for name, alter := range map[string]func(*ct.AddChainResponse){
+		"another log's ID":    func(r *ct.AddChainResponse) { r.ID = id[:] },
+		"stale timestamp":     func(r *ct.AddChainResponse) { r.Timestamp -= 121_000 },
+		"future timestamp":    func(r *ct.AddChainResponse) { r.Timestamp += 11_000 },
+		"other timestamp":     func(r *ct.AddChainResponse) { r.Timestamp++ },
+		"unsigned leaf index": func(r *ct.AddChainResponse) { r.Extensions = "AAAFAAAAAAE=" },
+		"unknown extension":   func(r *ct.AddChainResponse) { r.Extensions = "CQAA" },
+		"bad signature":       func(r *ct.AddChainResponse) { r.Signature[30] ^= 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t, nil)
+			f.log.Alter(alter)
+			logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: newRemote(t, serve(t, f.log)), PublicKey: f.log.PublicKeyPEM()}}})
+			sct, err := logs.Add(t.Context(), f.draft(t).Submission)
+			var invalid *ctlog.InvalidSCTError
+			if wantUnavailable(t, err); !errors.As(err, &invalid) {
+				t.Errorf("cause %v, want *InvalidSCTError", err)
+			}
+			if sct.Signature != nil {
+				t.Error("an SCT came with the error")
+			}
+		})
+	}
+}
+
+// TestAddWithinItsBudget runs on a clock that moves only while all wait.
+func TestAddWithinItsBudget(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	type steps = []func(context.Context, ctlog.Submission) (ctlog.SCT, error)
+	good := f.log.Submit
+	for name, test := range map[string]struct {
+		logs       []steps
+		attempts   []int
+		ok         bool
+		least      time.Duration // that Add takes
+		most       time.Duration
+		retryAfter time.Duration
+	}{
+		"good at once":                      {[]steps{{good}}, []int{1}, true, 0, 0, 0},
+		"down, then good":                   {[]steps{{failing(errDown), good}}, []int{2}, true, 50 * time.Millisecond, 100 * time.Millisecond, 0},
+		"down for good":                     {[]steps{{failing(errDown)}}, []int{4}, false, 650 * time.Millisecond, 1300 * time.Millisecond, 0},
+		"refusing":                          {[]steps{{failing(errRefused)}}, []int{1}, false, 0, 0, 0},
+		"unreadable":                        {[]steps{{failing(errors.New("parsing"))}}, []int{1}, false, 0, 0, 0},
+		"hanging":                           {[]steps{{hanging}}, []int{1}, false, 4 * time.Second, 4 * time.Second, 0},
+		"down, then hanging":                {[]steps{{failing(errDown), hanging}}, []int{2}, false, 4 * time.Second, 4 * time.Second, 0},
+		"busy for a second":                 {[]steps{{busy(time.Second), good}}, []int{2}, true, time.Second, time.Second, 0},
+		"busy for longer than we have":      {[]steps{{busy(10 * time.Second), good}}, []int{1}, false, 0, 0, 10 * time.Second},
+		"busy for a day":                    {[]steps{{busy(24 * time.Hour), good}}, []int{1}, false, 0, 0, time.Minute},
+		"busy until too late":               {[]steps{{busy(3900 * time.Millisecond), good}}, []int{1}, false, 0, 0, 3900 * time.Millisecond},
+		"busy, and again":                   {[]steps{{busy(3 * time.Second)}}, []int{2}, false, 3 * time.Second, 3 * time.Second, 3 * time.Second},
+		"first of two good":                 {[]steps{{good}, {good}}, []int{1, 0}, true, 0, 0, 0},
+		"second after a refusal":            {[]steps{{failing(errRefused)}, {good}}, []int{1, 1}, true, 0, 0, 0},
+		"second after a failure":            {[]steps{{failing(errDown)}, {good}}, []int{1, 1}, true, 0, 0, 0},
+		"second after one that hangs":       {[]steps{{hanging}, {good}}, []int{1, 1}, true, 2 * time.Second, 2 * time.Second, 0},
+		"both hanging":                      {[]steps{{hanging}, {hanging}}, []int{1, 1}, false, 4 * time.Second, 4 * time.Second, 0},
+		"only who may recover is asked":     {[]steps{{failing(errRefused)}, {failing(errDown), good}}, []int{1, 2}, true, 50 * time.Millisecond, 100 * time.Millisecond, 0},
+		"who wants too long is left alone":  {[]steps{{busy(time.Hour)}, {failing(errDown), good}}, []int{1, 2}, true, 50 * time.Millisecond, 100 * time.Millisecond, 0},
+		"three that hang share the time":    {[]steps{{hanging}, {hanging}, {good}}, []int{1, 1, 1}, true, 8 * time.Second / 3, 8 * time.Second / 3, 0},
+		"the SCT of another log is no help": {[]steps{{newFixture(t, func(c *testlog.Config) { c.Unchecked = true }).log.Submit}, {good}}, []int{1, 1}, true, 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := ctlog.Config{}
+				var logs []*scripted
+				for i, steps := range test.logs {
+					log := &scripted{name: "log " + string(rune('a'+i)), steps: steps}
+					key := f.log.PublicKeyPEM()
+					if i < len(test.logs)-1 {
+						key = newFixture(t, nil).log.PublicKeyPEM()
+					}
+					logs = append(logs, log)
+					cfg.Logs = append(cfg.Logs, ctlog.LogConfig{Log: log, PublicKey: key})
+				}
+				if name == "first of two good" {
+					cfg.Logs[0].PublicKey, cfg.Logs[1].PublicKey = cfg.Logs[1].PublicKey, cfg.Logs[0].PublicKey
+				}
+				sub := f.draft(t).Submission
+				start := time.Now()
+				sct, err := newLogs(t, cfg).Add(t.Context(), sub)
+				took := time.Since(start)
+				if test.ok {
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := f.key.Verify(sct, sub, now()); err != nil {
+						t.Error(err)
+					}
+				} else if e := wantUnavailable(t, err); e.RetryAfter != test.retryAfter {
+					t.Errorf("RetryAfter %s, want %s", e.RetryAfter, test.retryAfter)
+				}
+				if slack := time.Millisecond; took < test.least || took > test.most+slack {
+					t.Errorf("took %s, want %s to %s", took, test.least, test.most)
+				}
+				var attempts []int
+				for _, log := range logs {
+					attempts = append(attempts, log.attempts)
+				}
+				if diff := cmp.Diff(test.attempts, attempts); diff != "" {
+					t.Errorf("attempts (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+func TestAddEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	sub := f.draft(t).Submission
+	key := f.log.PublicKeyPEM()
+	synctest.Test(t, func(t *testing.T) {
+		log := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){failing(errDown)}}
+		logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}})
+		ctx, cancel := context.WithTimeout(t.Context(), 270*time.Millisecond) // time for one pause, not for two
+		defer cancel()
+		_, err := logs.Add(ctx, sub)
+		wantUnavailable(t, err)
+		if log.attempts > 2 || ctx.Err() != nil {
+			t.Errorf("%d attempts, context %v; want no waiting for what cannot be", log.attempts, ctx.Err())
+		}
+
+		ctx, cancel = context.WithCancel(t.Context())
+		cancel()
+		log.attempts = 0
+		if _, err := logs.Add(ctx, sub); err == nil || log.attempts != 0 {
+			t.Errorf("after the caller went: error %v, %d attempts", err, log.attempts)
+		}
+	})
+}
+
+func TestAddRefusesEmptySubmissions(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: f.log, PublicKey: f.log.PublicKeyPEM()}}})
+	for _, change := range []func(*ctlog.Submission){
+		func(s *ctlog.Submission) { s.Chain = s.Chain[:1] },
+		func(s *ctlog.Submission) { s.TBS = nil },
+	} {
+		sub := f.draft(t).Submission
+		change(&sub)
+		_, err := logs.Add(t.Context(), sub)
+		var e *refusal.Error
+		if err == nil || errors.As(err, &e) {
+			t.Errorf("error %v, want a mistake of ours", err)
+		}
+	}
+}
+
+func TestMetricsAndLog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	bad := newFixture(t, func(c *testlog.Config) { c.Unchecked, c.Name = true, "bad" }) // signs with its own key
+	registry := prometheus.NewRegistry()
+	var lines bytes.Buffer
+	cfg := ctlog.Config{
+		Logs: []ctlog.LogConfig{
+			{Log: bad.log, PublicKey: newFixture(t, nil).log.PublicKeyPEM()},
+			{Log: f.log, PublicKey: f.log.PublicKeyPEM()},
+		},
+		Logger: slog.New(slog.NewTextHandler(&lines, nil)), Registerer: registry,
+	}
+	for range 2 { // a second configuration goes on with the same metrics
+		if _, err := newLogs(t, cfg).Add(t.Context(), f.draft(t).Submission); err != nil {
+			t.Fatal(err)
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, observations := map[string]float64{}, map[string]uint64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			labels := family.GetName()
+			for _, label := range metric.GetLabel() {
+				labels += " " + label.GetValue()
+			}
+			if metric.GetHistogram() != nil {
+				observations[labels] = metric.GetHistogram().GetSampleCount()
+			} else if metric.GetCounter().GetValue() > 0 {
+				counts[labels] = metric.GetCounter().GetValue()
+			}
+		}
+	}
+	want := map[string]float64{
+		"mayfly_ct_submissions_total bad invalid_sct": 2,
+		"mayfly_ct_submissions_total testlog ok":      2,
+	}
+	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+	wantObservations := map[string]uint64{
+		"mayfly_ct_submission_duration_seconds bad":     2,
+		"mayfly_ct_submission_duration_seconds testlog": 2,
+	}
+	if diff := cmp.Diff(wantObservations, observations); diff != "" {
+		t.Errorf("histograms (-want +got):\n%s", diff)
+	}
+	if got := lines.String(); strings.Count(got, "level=ERROR") != 2 || !strings.Contains(got, "log=bad") || !strings.Contains(got, "its log ID is") {
+		t.Errorf("log lines:\n%s", got)
+	}
+}
+
+func TestMetricResults(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	sub, key := f.draft(t).Submission, f.log.PublicKeyPEM()
+	for want, step := range map[string]func(context.Context, ctlog.Submission) (ctlog.SCT, error){
+		"ok":       f.log.Submit,
+		"refused":  failing(errRefused),
+		"error":    failing(errors.New("parsing")),
+		"timeout":  hanging,
+		"canceled": failing(context.Canceled),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			registry := prometheus.NewRegistry()
+			log := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){step}}
+			logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}, Registerer: registry})
+			_, _ = logs.Add(t.Context(), sub)
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, family := range families {
+				for _, metric := range family.GetMetric() {
+					if metric.GetCounter().GetValue() > 0 {
+						got = append(got, metric.GetLabel()[1].GetValue())
+					}
+				}
+			}
+			if diff := cmp.Diff([]string{want}, got); diff != "" {
+				t.Errorf("result (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNewTellsEveryMistake(t *testing.T) {
+	t.Parallel()
+	a, b := newFixture(t, func(c *testlog.Config) { c.Name = "a" }), newFixture(t, func(c *testlog.Config) { c.Name = "b" })
+	good := ctlog.LogConfig{Log: a.log, PublicKey: a.log.PublicKeyPEM()}
+	for name, test := range map[string]struct {
+		cfg  ctlog.Config
+		want []string
+	}{
+		"no log": {ctlog.Config{}, []string{"logs: there is no log; name one, or disable Certificate Transparency explicitly"}},
+		"several mistakes": {
+			ctlog.Config{Budget: time.Millisecond, Logs: []ctlog.LogConfig{good, {Log: b.log}, {}, {Log: b.log, PublicKey: good.PublicKey}, {Log: a.log, PublicKey: b.log.PublicKeyPEM()}}},
+			[]string{
+				"budget: 1ms is too short for any log to answer; give at least 250ms",
+				"logs: 1: public_key: the log's public key is missing; without it no answer of the log can be verified",
+				"logs: 2: there is no log",
+				"logs: 3: public_key: this is also the key of the log a; each log has its own",
+				"logs: 4: url: the log a is named twice",
+			},
+		},
+		"negative budget": {ctlog.Config{Budget: -1, Logs: []ctlog.LogConfig{good}}, []string{"budget: -1ns is too short for any log to answer; give at least 250ms"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := ctlog.New(test.cfg)
+			var got []string
+			for _, e := range keypath.All(err) {
+				got = append(got, e.Error())
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("errors (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNewWithForeignMetricsOfTheSameName(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "mayfly_ct_submissions_total", Help: "another"}))
+	f := newFixture(t, nil)
+	if _, err := ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: f.log, PublicKey: f.log.PublicKeyPEM()}}, Registerer: registry}); err == nil {
+		t.Error("metrics of another kind were taken for ours")
+	}
+}

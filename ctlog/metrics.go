@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// result is how one attempt ended.
+type result uint8
+
+const (
+	resultOther    result = iota // an answer that cannot be read, a connection that broke, …
+	resultOK                     // a verified SCT
+	resultInvalid                // an SCT that does not verify
+	resultRefused                // a status other than 200
+	resultTimeout                // no answer within the time that the attempt had
+	resultCanceled               // the caller went away first
+	resultCount
+)
+
+// String is the value of the label "result".
+func (r result) String() string {
+	switch r {
+	case resultOK:
+		return "ok"
+	case resultInvalid:
+		return "invalid_sct"
+	case resultRefused:
+		return "refused"
+	case resultTimeout:
+		return "timeout"
+	case resultCanceled:
+		return "canceled"
+	default:
+		return "error"
+	}
+}
+
+func resultOf(err error) result {
+	var (
+		invalid *InvalidSCTError
+		status  *StatusError
+	)
+	switch {
+	case err == nil:
+		return resultOK
+	case errors.As(err, &invalid):
+		return resultInvalid
+	case errors.As(err, &status):
+		return resultRefused
+	case errors.Is(err, context.Canceled):
+		return resultCanceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return resultTimeout
+	default:
+		return resultOther
+	}
+}
+
+type metrics struct {
+	submissions *prometheus.CounterVec
+	duration    *prometheus.HistogramVec
+}
+
+// newMetrics registers the metrics, or finds those that an earlier configuration registered:
+// they outlive it.
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_ct_submissions_total",
+			Help: "Attempts to submit a precertificate to a Certificate Transparency log, by log and result.",
+		}, []string{"log", "result"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "mayfly_ct_submission_duration_seconds",
+			Help:    "How long an attempt to submit a precertificate took, verification of the SCT included, by log.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
+		}, []string{"log"}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	var err error
+	if m.submissions, err = register(reg, m.submissions); err != nil {
+		return nil, err
+	}
+	if m.duration, err = register(reg, m.duration); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func register[C prometheus.Collector](reg prometheus.Registerer, c C) (C, error) {
+	err := reg.Register(c)
+	if err == nil {
+		return c, nil
+	}
+	var known prometheus.AlreadyRegisteredError
+	if errors.As(err, &known) {
+		if existing, ok := known.ExistingCollector.(C); ok {
+			return existing, nil
+		}
+	}
+	return c, fmt.Errorf("registering metrics: %w", err)
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+const (
+	// maxResponse bounds what is read of an answer; one with an SCT has about 300 bytes.
+	maxResponse = 64 << 10
+	// maxExcerpt bounds what an error quotes of an answer that was not 200.
+	maxExcerpt = 200
+	// connectTimeout bounds each of dialling and the TLS handshake.
+	connectTimeout = 2 * time.Second
+	// attemptTimeout bounds an attempt whose context has no deadline of its own.
+	attemptTimeout = 10 * time.Second
+	// idleConnections is how many warm connections are kept: one for each request that
+	// may be in flight on a busy server.
+	idleConnections = 128
+)
+
+// RemoteConfig is how to reach a log over HTTP.
+type RemoteConfig struct {
+	// URL is the log's base URL (static-ct-api: the submission prefix), without /ct/v1. It
+	// is https; http is for logs on this machine or inside a cluster, and a warning for the
+	// latter, since nothing then protects a log's answers from being delayed or dropped
+	// (they cannot be forged). A trailing slash makes no difference.
+	URL string
+	// RootCAs are whom to trust for the log's TLS certificate; nil for the system's.
+	RootCAs *x509.CertPool
+	// Now is the clock against which a Retry-After date is read; nil for time.Now.
+	Now func() time.Time
+}
+
+// Remote is a log behind RFC 6962's HTTP API, which static-ct-api logs share for
+// submissions. It implements Log.
+type Remote struct {
+	name     string
+	endpoint string
+	client   *http.Client
+	now      func() time.Time
+}
+
+// NewRemote returns a log that is reached over HTTP. It makes no request. The warnings and
+// errors have the key path ["url"].
+func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
+	base, err := parseURL(cfg.URL)
+	if err != nil {
+		return nil, nil, keypath.Errorf([]string{"url"}, "%w", err)
+	}
+	if base.Scheme == "http" && !isLoopback(base.Hostname()) {
+		warnings = append(warnings, keypath.Errorf([]string{"url"},
+			"the log %s is reached without TLS; use https unless the network between is yours alone", base))
+	}
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
+	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
+	name := base.String()
+	return &Remote{
+		name:     name,
+		endpoint: name + ct.AddPreChainPath,
+		now:      now,
+		client: &http.Client{
+			Timeout: attemptTimeout,
+			// A redirect would turn the POST into a GET or send it elsewhere; it is an
+			// answer like any other that is not 200.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				Proxy:               http.ProxyFromEnvironment,
+				DialContext:         dialer.DialContext,
+				TLSClientConfig:     &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
+				TLSHandshakeTimeout: connectTimeout,
+				ForceAttemptHTTP2:   true,
+				DisableCompression:  true,
+				MaxIdleConnsPerHost: idleConnections,
+				IdleConnTimeout:     90 * time.Second,
+				// A connection that died without a word would else hold all requests until TCP
+				// gives it up.
+				HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: connectTimeout},
+				// The default of 1 MiB is more than an answer may have.
+				MaxResponseHeaderBytes: maxResponse,
+			},
+		},
+	}, warnings, nil
+}
+
+// parseURL returns raw without its trailing slashes, or a sentence that says what to change.
+func parseURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		return nil, errors.New("the log's URL is missing")
+	case err != nil:
+		return nil, fmt.Errorf("the log's URL cannot be read: %w", errors.Unwrap(err))
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, fmt.Errorf("the log's URL %.100q should begin with https://", u.Redacted())
+	case u.User != nil:
+		return nil, fmt.Errorf("the log's URL %.100q holds a user name or password; logs take none", u.Redacted())
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("the log's URL %.100q has no host", raw)
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(raw, "#"):
+		return nil, fmt.Errorf("the log's URL %.100q holds a query or a fragment; it should end with its path", raw)
+	}
+	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	if base, _, found := strings.Cut(u.String()+"/", "/ct/v1/"); found {
+		return nil, fmt.Errorf("the log's URL %.100q holds the API's path; give %.100q alone", raw, base)
+	}
+	return u, nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Name is the log's base URL.
+func (r *Remote) Name() string { return r.name }
+
+// CloseIdleConnections closes the connections that wait for another request, as when a new
+// configuration has replaced this log.
+func (r *Remote) CloseIdleConnections() { r.client.CloseIdleConnections() }
+
+// StatusError is an answer whose status was not 200.
+type StatusError struct {
+	StatusCode int
+	// Body is the beginning of the answer's body, unfiltered: for logs, in quotes.
+	Body string
+}
+
+// Error is the status and the beginning of the body.
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the log answered %d %s: %q", e.StatusCode, http.StatusText(e.StatusCode), e.Body)
+}
+
+// Submit posts the chain to add-pre-chain (RFC 6962, section 4.2). An answer of 429 or 503 and
+// a connection that cannot be made or breaks before an answer are a *RetryableError.
+func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
+	body, err := json.Marshal(ct.AddChainRequest{Chain: sub.Chain})
+	if err != nil {
+		return SCT{}, fmt.Errorf("encoding add-pre-chain request: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.endpoint, bytes.NewReader(body))
+	if err != nil {
+		return SCT{}, fmt.Errorf("making add-pre-chain request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "mayfly")
+	// Present but empty, it is not sent, and tells net/http that the request may be sent
+	// again where the log has just closed an idle connection.
+	req.Header["Idempotency-Key"] = []string{}
+
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return SCT{}, connectionError(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return SCT{}, r.statusError(resp, answer)
+	case err != nil:
+		return SCT{}, fmt.Errorf("reading the log's answer: %w", err)
+	case len(answer) > maxResponse:
+		return SCT{}, fmt.Errorf("the log's answer has more than %d bytes", maxResponse)
+	}
+	return parseAddChainResponse(answer)
+}
+
+// connectionError says whether a request that got no answer may be made again: not when the
+// time is up, and not when the log's certificate is wrong.
+func connectionError(ctx context.Context, err error) error {
+	var (
+		timeout     net.Error
+		certificate *tls.CertificateVerificationError
+	)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("waiting for the log: %w", err)
+	case errors.As(err, &certificate), errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Errorf("connecting to the log: %w", err)
+	default:
+		return &RetryableError{Err: fmt.Errorf("connecting to the log: %w", err)}
+	}
+}
+
+func (r *Remote) statusError(resp *http.Response, body []byte) error {
+	err := &StatusError{StatusCode: resp.StatusCode, Body: string(body[:min(len(body), maxExcerpt)])}
+	switch resp.StatusCode {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return &RetryableError{After: parseRetryAfter(resp.Header.Get("Retry-After"), r.now()), Err: err}
+	default:
+		return err
+	}
+}
+
+// parseRetryAfter returns zero for what is absent, past, or neither form.
+//
+//	Retry-After = HTTP-date / delay-seconds    RFC 9110, section 10.2.3
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(date.Sub(now), 0)
+	}
+	return 0
+}
+
+// parseAddChainResponse reads the JSON answer to add-chain and add-pre-chain (RFC 6962, section
+// 4.1): sct_version, id, timestamp, extensions, and as signature a DigitallySigned.
+func parseAddChainResponse(body []byte) (SCT, error) {
+	var resp ct.AddChainResponse
+	if err := json.Unmarshal(body, &resp); err != nil {
+		return SCT{}, fmt.Errorf("parsing the log's answer: %w", err)
+	}
+	if resp.SCTVersion != ct.V1 {
+		return SCT{}, fmt.Errorf("parsing the log's answer: sct_version is %d, not 0 (v1)", resp.SCTVersion)
+	}
+	sct := SCT{Timestamp: resp.Timestamp}
+	if copy(sct.LogID[:], resp.ID) != len(sct.LogID) || len(resp.ID) != len(sct.LogID) {
+		return SCT{}, fmt.Errorf("parsing the log's answer: id has %d bytes, not 32", len(resp.ID))
+	}
+	extensions, err := base64.StdEncoding.DecodeString(resp.Extensions)
+	if err != nil {
+		return SCT{}, fmt.Errorf("parsing the log's answer: extensions: %w", err)
+	}
+	if len(extensions) > 0 {
+		sct.Extensions = extensions
+	}
+	if sct.Signature, err = parseDigitallySigned(cryptobyte.String(resp.Signature)); err != nil {
+		return SCT{}, fmt.Errorf("parsing the log's answer: %w", err)
+	}
+	return sct, nil
+}

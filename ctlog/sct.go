@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// The code points that an SCT of ours may have.
+const (
+	versionV1                 = 0 // enum { v1(0), (255) } Version;                            RFC 6962, section 3.2
+	typeCertificateTimestamp  = 0 // enum { certificate_timestamp(0), … } SignatureType;       RFC 6962, section 3.2
+	entryTypePrecert          = 1 // enum { x509_entry(0), precert_entry(1), … } LogEntryType; RFC 6962, section 3.1
+	hashSHA256                = 4 // enum { …, sha256(4), … } HashAlgorithm;                   RFC 5246, section 7.4.1.4.1
+	signatureECDSA            = 3 // enum { …, ecdsa(3), … } SignatureAlgorithm;               RFC 5246, section 7.4.1.4.1
+	extensionTypeLeafIndex    = 0 // enum { leaf_index(0), (255) } ExtensionType;              static-ct-api
+	leafIndexSize             = 5 // uint8 uint40[5]; uint40 LeafIndex;                        static-ct-api
+	maxVector16               = 1<<16 - 1
+	maxTBSCertificate         = 1<<24 - 1
+	sctFixedSize              = 1 + 32 + 8 + 2 + 2 + 2
+	maxECDSAP256SignatureSize = 72 // SEQUENCE of two INTEGERs of at most 33 bytes
+)
+
+// SCT is a signed certificate timestamp of version 1, signed with ECDSA over SHA-256. No
+// other kind can be expressed: RFC 6962 has no other version, and a log that clients accept
+// has a P-256 key.
+type SCT struct {
+	// LogID is the SHA-256 of the log's SubjectPublicKeyInfo, DER.
+	LogID [32]byte
+	// Timestamp is in milliseconds since the Unix epoch.
+	Timestamp uint64
+	// Extensions is the content of CtExtensions, without its length; nil if there are none.
+	Extensions []byte
+	// Signature is an ECDSA-Sig-Value, DER.
+	Signature []byte
+}
+
+// ParseSCT reads the TLS encoding of one SCT, the whole of b. Whatever it accepts, Marshal
+// gives back byte for byte. It checks no signature and does not look into the extensions;
+// (*PublicKey).Verify does both.
+//
+//	struct {                                   RFC 6962, section 3.2
+//	    Version sct_version;
+//	    LogID id;                              opaque key_id[32];
+//	    uint64 timestamp;
+//	    CtExtensions extensions;               opaque CtExtensions<0..2^16-1>;
+//	    digitally-signed struct { … };
+//	} SignedCertificateTimestamp;
+func ParseSCT(b []byte) (SCT, error) {
+	var (
+		s          = cryptobyte.String(b)
+		sct        SCT
+		version    uint8
+		extensions cryptobyte.String
+	)
+	switch {
+	case !s.ReadUint8(&version):
+		return SCT{}, errors.New("parsing SCT: it is empty")
+	case version != versionV1:
+		return SCT{}, fmt.Errorf("parsing SCT: its version is %d, not 0 (v1)", version)
+	case !s.CopyBytes(sct.LogID[:]) || !s.ReadUint64(&sct.Timestamp) || !s.ReadUint16LengthPrefixed(&extensions):
+		return SCT{}, errors.New("parsing SCT: it ends early")
+	}
+	signature, err := parseDigitallySigned(s)
+	if err != nil {
+		return SCT{}, fmt.Errorf("parsing SCT: %w", err)
+	}
+	sct.Signature = signature
+	if len(extensions) > 0 {
+		sct.Extensions = extensions
+	}
+	return sct, nil
+}
+
+// parseDigitallySigned reads the whole of s and returns the signature inside.
+//
+//	struct {                                   RFC 5246, section 4.7
+//	    SignatureAndHashAlgorithm algorithm;   struct { HashAlgorithm hash; SignatureAlgorithm signature; }
+//	    opaque signature<0..2^16-1>;
+//	} DigitallySigned;
+func parseDigitallySigned(s cryptobyte.String) ([]byte, error) {
+	var (
+		hash, algorithm uint8
+		signature       cryptobyte.String
+	)
+	switch {
+	case !s.ReadUint8(&hash) || !s.ReadUint8(&algorithm):
+		return nil, errors.New("its signature ends early")
+	case hash != hashSHA256 || algorithm != signatureECDSA:
+		return nil, fmt.Errorf("it is signed with hash %d and algorithm %d, not 4 and 3 (SHA-256 and ECDSA)", hash, algorithm)
+	case !s.ReadUint16LengthPrefixed(&signature):
+		return nil, errors.New("its signature ends early")
+	case !s.Empty():
+		return nil, fmt.Errorf("%d bytes follow its signature", len(s))
+	}
+	return signature, nil
+}
+
+// Marshal returns the TLS encoding of the SCT. It fails only if the extensions or the
+// signature are longer than 65535 bytes, which no verified and no parsed SCT has.
+func (sct SCT) Marshal() ([]byte, error) {
+	b := cryptobyte.NewBuilder(make([]byte, 0, sctFixedSize+len(sct.Extensions)+len(sct.Signature)))
+	sct.marshal(b)
+	der, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("marshalling SCT: %w", err)
+	}
+	return der, nil
+}
+
+func (sct SCT) marshal(b *cryptobyte.Builder) {
+	b.AddUint8(versionV1)
+	b.AddBytes(sct.LogID[:])
+	b.AddUint64(sct.Timestamp)
+	addVector16(b, sct.Extensions)
+	b.AddUint8(hashSHA256)
+	b.AddUint8(signatureECDSA)
+	addVector16(b, sct.Signature)
+}
+
+// addVector16 adds opaque<0..2^16-1>.
+func addVector16(b *cryptobyte.Builder, content []byte) {
+	if len(content) > maxVector16 {
+		b.SetError(fmt.Errorf("a vector of %d bytes is longer than 65535", len(content)))
+		return
+	}
+	b.AddUint16(uint16(len(content)))
+	b.AddBytes(content)
+}
+
+// MarshalSCTList returns the TLS encoding of a list of SCTs, as certs.TBS.Certificate takes
+// it. An empty list has no encoding and is an error, so that a certificate without a log
+// can never come of a forgotten SCT.
+//
+//	opaque SerializedSCT<1..2^16-1>;           RFC 6962, section 3.3
+//	struct {
+//	    SerializedSCT sct_list <1..2^16-1>;
+//	} SignedCertificateTimestampList;
+func MarshalSCTList(scts ...SCT) ([]byte, error) {
+	if len(scts) == 0 {
+		return nil, errors.New("marshalling SCT list: there is no SCT")
+	}
+	b := cryptobyte.NewBuilder(make([]byte, 0, 2+len(scts)*(2+sctFixedSize+leafIndexSize+3+maxECDSAP256SignatureSize)))
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) {
+		for _, sct := range scts {
+			b.AddUint16LengthPrefixed(sct.marshal)
+		}
+	})
+	list, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("marshalling SCT list: %w", err)
+	}
+	return list, nil
+}
+
+// ParseSCTList reads what MarshalSCTList writes, the whole of b.
+func ParseSCTList(b []byte) ([]SCT, error) {
+	s := cryptobyte.String(b)
+	var list cryptobyte.String
+	switch {
+	case !s.ReadUint16LengthPrefixed(&list):
+		return nil, errors.New("parsing SCT list: it ends early")
+	case !s.Empty():
+		return nil, fmt.Errorf("parsing SCT list: %d bytes follow it", len(s))
+	case list.Empty():
+		return nil, errors.New("parsing SCT list: it is empty")
+	}
+	var scts []SCT
+	for !list.Empty() {
+		var serialized cryptobyte.String
+		if !list.ReadUint16LengthPrefixed(&serialized) {
+			return nil, errors.New("parsing SCT list: it ends early")
+		}
+		sct, err := ParseSCT(serialized)
+		if err != nil {
+			return nil, fmt.Errorf("parsing SCT list: %w", err)
+		}
+		scts = append(scts, sct)
+	}
+	return scts, nil
+}

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// How far an SCT's timestamp may be from our own clock. A log may answer a repeated
+// submission with its first SCT, but no precertificate of ours is submitted for longer than
+// the budget; the rest is for clocks that differ.
+const (
+	maxAge   = 2 * time.Minute
+	maxAhead = 10 * time.Second
+)
+
+// maxPublicKeyPEM bounds what ParsePublicKey looks at; a P-256 key takes about 180 bytes.
+const maxPublicKeyPEM = 16 << 10
+
+// PublicKey is the key of a log, and its identity.
+type PublicKey struct {
+	key  *ecdsa.PublicKey
+	spki []byte
+	id   [32]byte
+}
+
+// ParsePublicKey reads a log's public key: exactly one PEM block of type PUBLIC KEY that
+// holds an ECDSA P-256 key, since clients accept no other from a log.
+func ParsePublicKey(data []byte) (*PublicKey, error) {
+	if len(data) > maxPublicKeyPEM {
+		return nil, fmt.Errorf("the log's public key has %d bytes of PEM; more than %d is no key", len(data), maxPublicKeyPEM)
+	}
+	block, rest := pem.Decode(data)
+	switch {
+	case len(bytes.TrimSpace(data)) == 0:
+		return nil, errors.New("the log's public key is missing; without it no answer of the log can be verified")
+	case block == nil:
+		return nil, errors.New("the log's public key is not PEM; it should begin with -----BEGIN PUBLIC KEY-----")
+	case block.Type != "PUBLIC KEY":
+		return nil, fmt.Errorf("the log's public key is a PEM block of type %.40q; it should be PUBLIC KEY", block.Type)
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, errors.New("something follows the PEM block of the log's public key; it should be the only block")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the log's public key: %w", err)
+	}
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("the log's public key is %s; it should be ECDSA P-256", describeKey(parsed))
+	}
+	// The log ID is a hash of these bytes: another encoding of the same key would be
+	// another log.
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("marshalling the log's public key: %w", err)
+	}
+	if !bytes.Equal(spki, block.Bytes) {
+		return nil, errors.New("the log's public key is not in the canonical DER encoding, so its log ID is ambiguous")
+	}
+	return &PublicKey{key: key, spki: spki, id: sha256.Sum256(spki)}, nil
+}
+
+func describeKey(key any) string {
+	if k, ok := key.(*ecdsa.PublicKey); ok {
+		return "ECDSA " + k.Curve.Params().Name
+	}
+	return fmt.Sprintf("a %T", key)
+}
+
+// LogID is the SHA-256 of the SubjectPublicKeyInfo (RFC 6962, section 3.2).
+func (k *PublicKey) LogID() [32]byte { return k.id }
+
+// SPKI returns a copy of the SubjectPublicKeyInfo, DER.
+func (k *PublicKey) SPKI() []byte { return bytes.Clone(k.spki) }
+
+// Verify tells whether sct is this log's SCT for sub, given at about now. The signature
+// comes last, as everything else is cheap. A failure is *InvalidSCTError.
+func (k *PublicKey) Verify(sct SCT, sub Submission, now time.Time) error {
+	if err := k.verify(sct, sub, now); err != nil {
+		return &InvalidSCTError{Err: err}
+	}
+	return nil
+}
+
+func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
+	if sct.LogID != k.id {
+		return fmt.Errorf("its log ID is %x, not %x", sct.LogID, k.id)
+	}
+	if err := checkTimestamp(sct.Timestamp, now); err != nil {
+		return err
+	}
+	if err := checkExtensions(sct.Extensions); err != nil {
+		return err
+	}
+	if n := len(sct.Signature); n == 0 || n > maxECDSAP256SignatureSize {
+		return fmt.Errorf("its signature has %d bytes, which no ECDSA P-256 signature has", n)
+	}
+	signed, err := signedData(sct, sub)
+	if err != nil {
+		return err
+	}
+	digest := sha256.Sum256(signed)
+	if !ecdsa.VerifyASN1(k.key, digest[:], sct.Signature) {
+		return errors.New("its signature is not the log's over this precertificate")
+	}
+	return nil
+}
+
+// checkTimestamp compares in whole milliseconds, both ends included.
+func checkTimestamp(timestamp uint64, now time.Time) error {
+	oldest, newest := now.Add(-maxAge).UnixMilli(), now.Add(maxAhead).UnixMilli()
+	if timestamp > math.MaxInt64 || int64(timestamp) > newest {
+		return fmt.Errorf("its timestamp %d is more than %s after our clock's %d", timestamp, maxAhead, now.UnixMilli())
+	}
+	if int64(timestamp) < oldest {
+		return fmt.Errorf("its timestamp %d is more than %s before our clock's %d", timestamp, maxAge, now.UnixMilli())
+	}
+	return nil
+}
+
+// checkExtensions accepts no extension, or exactly one leaf_index.
+//
+//	struct {                                   static-ct-api, section "SCT Extension"
+//	    ExtensionType extension_type;          enum { leaf_index(0), (255) }
+//	    opaque extension_data<0..2^16-1>;      uint40 LeafIndex
+//	} Extension;
+//	Extension CTExtensions<0..2^16-1>;
+func checkExtensions(extensions []byte) error {
+	if len(extensions) == 0 {
+		return nil
+	}
+	var (
+		s             = cryptobyte.String(extensions)
+		extensionType uint8
+		data          cryptobyte.String
+	)
+	if !s.ReadUint8(&extensionType) || !s.ReadUint16LengthPrefixed(&data) {
+		return errors.New("its extensions end early")
+	}
+	if extensionType != extensionTypeLeafIndex || len(data) != leafIndexSize || !s.Empty() {
+		return fmt.Errorf("its extensions are %.32x; only one leaf_index of %d bytes is known", extensions, leafIndexSize)
+	}
+	return nil
+}
+
+// signedData is what an SCT for a precertificate is a signature of.
+//
+//	digitally-signed struct {                  RFC 6962, section 3.2
+//	    Version sct_version;
+//	    SignatureType signature_type = certificate_timestamp;
+//	    uint64 timestamp;
+//	    LogEntryType entry_type;
+//	    select(entry_type) {
+//	        case x509_entry: ASN.1Cert;
+//	        case precert_entry: PreCert;
+//	    } signed_entry;
+//	    CtExtensions extensions;
+//	};
+//	opaque TBSCertificate<1..2^24-1>;
+//	struct {
+//	    opaque issuer_key_hash[32];
+//	    TBSCertificate tbs_certificate;
+//	} PreCert;
+func signedData(sct SCT, sub Submission) ([]byte, error) {
+	if n := len(sub.TBS); n == 0 || n > maxTBSCertificate {
+		return nil, fmt.Errorf("the submission's TBSCertificate has %d bytes", n)
+	}
+	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(sub.TBS)+len(sct.Extensions)))
+	b.AddUint8(versionV1)
+	b.AddUint8(typeCertificateTimestamp)
+	b.AddUint64(sct.Timestamp)
+	b.AddUint16(entryTypePrecert)
+	b.AddBytes(sub.IssuerKeyHash[:])
+	b.AddUint24(uint32(len(sub.TBS)))
+	b.AddBytes(sub.TBS)
+	addVector16(b, sct.Extensions)
+	return b.Bytes()
+}
