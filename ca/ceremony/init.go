@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ceremony
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// InitConfig is a CA to be.
+type InitConfig struct {
+	// Dir is the folder that gets the CA. It must not exist, or be empty.
+	Dir string
+	// Organization is the O of both certificates; "" for "mayfly".
+	Organization string
+	// CommonName begins the CN of both, which end in "root" and "intermediate" and the
+	// authority's ID; "" for Organization.
+	CommonName string
+	// Algorithm is of both keys, one of Algorithms(); "" for DefaultAlgorithm.
+	Algorithm string
+	// Password encrypts the intermediate's key; empty to have one drawn. Either way it is
+	// written beside the key, since a server that starts by itself needs it.
+	Password []byte
+	// RootPassword encrypts the root's key and is written nowhere; empty to have one drawn,
+	// which is written beside the root's key.
+	RootPassword []byte
+	// Now is the clock; nil for time.Now. The root is valid for 10 years from then, the
+	// intermediate for 3.
+	Now func() time.Time
+}
+
+// Result tells what Init made. All paths begin with InitConfig.Dir. It holds no secret.
+type Result struct {
+	// AuthorityID names the authority in the CA set, as in 2026-a.
+	AuthorityID string
+	// SetFile is the CA set, ca.yaml.
+	SetFile string
+	// ChainFile is PEM, the intermediate first and the root last.
+	ChainFile string
+	// KeyFile is the intermediate's encrypted key, PasswordFile what opens it.
+	KeyFile, PasswordFile string
+	// RootDir holds root.pem, the root's encrypted key as key.pem, and pass if the password
+	// was drawn. It is to be taken offline: nothing that serves reads it.
+	RootDir string
+	// Root and Intermediate are the new certificates.
+	Root, Intermediate *x509.Certificate
+}
+
+// names of what Init writes, relative to Dir.
+const (
+	setFile      = "ca.yaml"
+	rootDir      = "root"
+	chainFile    = "chain.pem"
+	keyFile      = "key.pem"
+	passwordFile = "pass"
+	rootFile     = "root.pem"
+)
+
+// Init makes a root, an intermediate and a CA set in an empty folder:
+//
+//	ca.yaml                               the CA set, one authority, active at once
+//	2026-a/chain.pem, key.pem, pass       the intermediate
+//	root/root.pem, key.pem, pass          the root
+//
+// Folders have mode 0700, keys and passwords 0600. The files are durable when Init returns;
+// ca.yaml appears last. If Init fails, it leaves nothing behind; if the machine stops meanwhile,
+// there is no ca.yaml.
+func Init(cfg InitConfig) (*Result, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	now := cfg.Now().UTC().Truncate(time.Second)
+	id := fmt.Sprintf("%d-a", now.Year())
+	rootKey, root, err := cfg.newRoot(now)
+	if err != nil {
+		return nil, err
+	}
+	key, intermediate, err := cfg.newIntermediate(id, root, rootKey)
+	if err != nil {
+		return nil, err
+	}
+	files, err := cfg.files(id, authority{rootKey, root}, authority{key, intermediate})
+	if err != nil {
+		return nil, err
+	}
+	if err := writeAll(cfg.Dir, files); err != nil {
+		return nil, fmt.Errorf("writing the CA to %s: %w", cfg.Dir, err)
+	}
+	return &Result{
+		AuthorityID:  id,
+		SetFile:      filepath.Join(cfg.Dir, setFile),
+		ChainFile:    filepath.Join(cfg.Dir, id, chainFile),
+		KeyFile:      filepath.Join(cfg.Dir, id, keyFile),
+		PasswordFile: filepath.Join(cfg.Dir, id, passwordFile),
+		RootDir:      filepath.Join(cfg.Dir, rootDir),
+		Root:         root,
+		Intermediate: intermediate,
+	}, nil
+}
+
+func (cfg InitConfig) withDefaults() InitConfig {
+	if cfg.Dir != "" {
+		cfg.Dir = filepath.Clean(cfg.Dir)
+	}
+	if cfg.Organization == "" {
+		cfg.Organization = "mayfly"
+	}
+	if cfg.CommonName == "" {
+		cfg.CommonName = cfg.Organization
+	}
+	if cfg.Algorithm == "" {
+		cfg.Algorithm = DefaultAlgorithm
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return cfg
+}
+
+// check reports every mistake at once, before keys are generated for nothing.
+func (cfg InitConfig) check() error {
+	var errs []error
+	if cfg.Dir == "" {
+		errs = append(errs, errors.New("no folder is named that should get the CA"))
+	} else if err := checkEmpty(cfg.Dir); err != nil {
+		errs = append(errs, err)
+	}
+	errs = append(errs,
+		checkName("common name", cfg.CommonName, maxName-len(" intermediate 2026-a")),
+		checkName("organization", cfg.Organization, maxName),
+		checkAlgorithm(cfg.Algorithm),
+		checkPassword("password", cfg.Password),
+		checkPassword("root password", cfg.RootPassword))
+	return errors.Join(errs...)
+}
+
+func (cfg InitConfig) newRoot(now time.Time) (crypto.Signer, *x509.Certificate, error) {
+	key, err := GenerateKey(cfg.Algorithm)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, err := Root(RootConfig{
+		Subject:   Subject{CommonName: cfg.CommonName + " root", Organization: cfg.Organization},
+		Signer:    key,
+		NotBefore: now,
+	})
+	return key, root, err
+}
+
+func (cfg InitConfig) newIntermediate(id string, root *x509.Certificate, rootKey crypto.Signer) (crypto.Signer, *x509.Certificate, error) {
+	key, err := GenerateKey(cfg.Algorithm)
+	if err != nil {
+		return nil, nil, err
+	}
+	intermediate, err := Intermediate(IntermediateConfig{
+		Subject:      Subject{CommonName: cfg.CommonName + " intermediate " + id, Organization: cfg.Organization},
+		PublicKey:    key.Public(),
+		Parent:       root,
+		ParentSigner: rootKey,
+		NotBefore:    root.NotBefore,
+	})
+	return key, intermediate, err
+}
+
+// authority is a CA certificate and its key.
+type authority struct {
+	key         crypto.Signer
+	certificate *x509.Certificate
+}
+
+// files returns everything to write, in the order in which it may appear.
+func (cfg InitConfig) files(id string, root, intermediate authority) ([]file, error) {
+	rootPassword, intermediatePassword := newPassword(cfg.RootPassword), newPassword(cfg.Password)
+	rootKey, err := encryptKey(root.key, rootPassword)
+	if err != nil {
+		return nil, err
+	}
+	intermediateKey, err := encryptKey(intermediate.key, intermediatePassword)
+	if err != nil {
+		return nil, err
+	}
+	rootPEM, intermediatePEM := certificatePEM(root.certificate), certificatePEM(intermediate.certificate)
+	files := []file{
+		{rootDir, rootFile, publicMode, rootPEM},
+		{rootDir, keyFile, secretMode, rootKey},
+		{id, chainFile, publicMode, append(intermediatePEM, rootPEM...)},
+		{id, keyFile, secretMode, intermediateKey},
+		{id, passwordFile, secretMode, intermediatePassword.file()},
+		{"", setFile, publicMode, caSet(id, intermediate.certificate.NotBefore)},
+	}
+	if rootPassword.drawn {
+		files = append([]file{{rootDir, passwordFile, secretMode, rootPassword.file()}}, files...)
+	}
+	return files, nil
+}
+
+func certificatePEM(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+}
+
+// caSet is a CA set of one authority, published and active from begin.
+func caSet(id string, begin time.Time) []byte {
+	return fmt.Appendf(nil, `# The CA set, made by mayfly ca init. Paths are relative to this file.
+# Nothing here reads %[3]s/: take it offline.
+generation: 1
+authorities:
+  - id: %[1]s
+    chain: %[1]s/%[4]s # intermediate first, root last
+    signer: {file: {key: %[1]s/%[5]s, password_file: %[1]s/%[6]s}}
+    publish_at: %[2]s
+    activate_at: %[2]s
+`, id, begin.UTC().Format(time.RFC3339), rootDir, chainFile, keyFile, passwordFile)
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ceremony
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const (
+	secretMode = 0o600
+	publicMode = 0o644
+	folderMode = 0o700
+
+	// unfinished begins the name of the folder in which everything is written first.
+	unfinished = ".unfinished-"
+)
+
+// file is a file to write, in a folder below the one that gets the CA; "" for itself.
+type file struct {
+	folder, name string
+	mode         fs.FileMode
+	content      []byte
+}
+
+// checkEmpty accepts a folder that does not exist or holds nothing, but for what mkfs leaves in
+// a fresh volume.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
+		return fmt.Errorf("%s is a file; name a new or an empty folder", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("looking into %s: %w", dir, err)
+	}
+	for _, entry := range entries {
+		switch name := entry.Name(); {
+		case name == "lost+found":
+		case strings.HasPrefix(name, unfinished):
+			return fmt.Errorf("%s holds %s, left by a mayfly ca init that was interrupted or still runs; remove it, or name a new folder", dir, name)
+		default:
+			return fmt.Errorf("%s is not empty, it holds %q; name a new or an empty folder, nothing is ever overwritten", dir, name)
+		}
+	}
+	return nil
+}
+
+// writeAll writes files into dir, which is empty or does not exist. They are written and synced
+// in a folder inside dir, so that a mounted volume will do as dir, and then moved to their
+// places in the order of files, whole folders at a time. After an error nothing is left.
+func writeAll(dir string, files []file) (err error) {
+	made, err := makeFolders(dir)
+	var done []string // what stands in dir by our doing
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, path := range done {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+		for _, path := range made {
+			// Not RemoveAll: of two that run at once, one must not remove what the other made.
+			_ = os.Remove(path)
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	staging, err := os.MkdirTemp(dir, unfinished)
+	if err != nil {
+		return err
+	}
+	done = append(done, staging)
+	places, err := stage(staging, files)
+	if err != nil {
+		return err
+	}
+	for _, place := range places {
+		target := filepath.Join(dir, place)
+		if err := os.Rename(filepath.Join(staging, place), target); err != nil {
+			return err
+		}
+		done = append(done, target)
+	}
+	if err := errors.Join(os.Remove(staging), syncFolder(dir)); err != nil {
+		return err
+	}
+	for _, path := range made {
+		if err := syncFolder(filepath.Dir(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stage writes and syncs files in staging, and returns the names that then stand in it, in the
+// order of files.
+func stage(staging string, files []file) (places []string, err error) {
+	for _, f := range files {
+		if err := f.write(staging); err != nil {
+			return nil, err
+		}
+		place := f.folder
+		if place == "" {
+			place = f.name
+		}
+		if !slices.Contains(places, place) {
+			places = append(places, place)
+		}
+	}
+	for _, f := range files {
+		if err := syncFolder(filepath.Join(staging, f.folder)); err != nil {
+			return nil, err
+		}
+	}
+	return places, nil
+}
+
+// makeFolders makes dir and what is missing above it, and returns the folders that were not
+// there, dir first.
+func makeFolders(dir string) (made []string, err error) {
+	for path := dir; ; path = filepath.Dir(path) {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return made, os.MkdirAll(dir, folderMode)
+		}
+		made = append(made, path)
+	}
+}
+
+func (f file) write(staging string) error {
+	folder := filepath.Join(staging, f.folder)
+	if err := os.MkdirAll(folder, folderMode); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(filepath.Join(folder, f.name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(f.content)
+	return errors.Join(err, out.Sync(), out.Close())
+}
+
+// syncFolder makes the names in a folder durable.
+func syncFolder(path string) error {
+	folder, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
+}

@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package file_test
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/youmark/pkcs8"
+
+	"github.com/mayfly-ca/mayfly/ca/signer/file"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// write puts content in a new file with mode 0600 and returns its path.
+func write(t testing.TB, name string, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// vector returns the path of a copy of a key in testdata, with mode 0600, which git forgets.
+func vector(t testing.TB, name string) string {
+	t.Helper()
+	return write(t, name, read(t, name))
+}
+
+func read(t testing.TB, name string) []byte {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
+
+// texts returns the errors' texts without the names of temporary folders.
+func texts(errs []error) []string {
+	var all []string
+	for _, err := range errs {
+		all = append(all, err.Error())
+	}
+	return all
+}
+
+// signs proves that the private key is whole.
+func signs(t *testing.T, signer crypto.Signer) {
+	t.Helper()
+	digest := bytes.Repeat([]byte{7}, 32)
+	var ok bool
+	switch public := signer.Public().(type) {
+	case *ecdsa.PublicKey:
+		sig, err := signer.Sign(rand.Reader, digest, crypto.SHA256)
+		ok = err == nil && ecdsa.VerifyASN1(public, digest, sig)
+	case *rsa.PublicKey:
+		sig, err := signer.Sign(rand.Reader, digest, crypto.SHA256)
+		ok = err == nil && rsa.VerifyPKCS1v15(public, crypto.SHA256, digest, sig) == nil
+	case ed25519.PublicKey:
+		sig, err := signer.Sign(rand.Reader, digest, crypto.Hash(0))
+		ok = err == nil && ed25519.Verify(public, digest, sig)
+	}
+	if !ok {
+		t.Error("the key does not sign")
+	}
+}
+
+func TestOpenKeysOfOpenSSL(t *testing.T) {
+	t.Parallel()
+	block, _ := pem.Decode(read(t, "ec.pem"))
+	want, err := x509.ParseECPrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const plain, legacy = "it is not encrypted; run: openssl pkcs8", "older kind, in PEM headers"
+	for name, test := range map[string]struct {
+		warning string
+		other   bool // another key than ec.pem
+	}{
+		"pbes2-default.pem":       {},
+		"pbes2-aes128-sha1.pem":   {},
+		"pbes2-aes192-sha512.pem": {},
+		"pbes2-des3-sha384.pem":   {},
+		"pbes2-scrypt.pem":        {},
+		"pbes2-ed25519.pem":       {other: true},
+		"pbes2-p521.pem":          {other: true},
+		"ec-legacy-aes256.pem":    {warning: legacy},
+		"ec-legacy-des3.pem":      {warning: legacy},
+		"rsa-legacy-aes128.pem":   {warning: legacy, other: true},
+		"ec.pem":                  {warning: plain},
+		"ec-with-parameters.pem":  {warning: plain, other: true},
+		"pkcs8-plain.pem":         {warning: plain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := file.Config{Key: vector(t, name)}
+			if test.warning != plain {
+				cfg.Password = []byte("secret")
+			}
+			signer, warnings, err := file.Open(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			signs(t, signer)
+			if !test.other && !want.PublicKey.Equal(signer.Public()) {
+				t.Error("it is another key")
+			}
+			got := strings.Join(texts(warnings), "\n")
+			if test.warning == "" && got != "" || !strings.Contains(got, test.warning) || len(warnings) > 1 {
+				t.Errorf("warnings %q, want %q", got, test.warning)
+			}
+		})
+	}
+}
+
+// What an independent library writes, for every kind of key.
+func TestOpenKeysOfYoumark(t *testing.T) {
+	t.Parallel()
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, key := range map[string]crypto.Signer{"P-256": p256, "P-384": p384, "RSA": rsaKey, "Ed25519": edKey} {
+		for kdf, opts := range map[string]pkcs8.KDFOpts{
+			"PBKDF2": pkcs8.PBKDF2Opts{SaltSize: 16, IterationCount: 1000, HMACHash: crypto.SHA256},
+			"scrypt": pkcs8.ScryptOpts{SaltSize: 16, CostParameter: 1 << 10, BlockSize: 8, ParallelizationParameter: 2},
+		} {
+			t.Run(name+" "+kdf, func(t *testing.T) {
+				t.Parallel()
+				password := []byte("pass word\t")
+				der, err := pkcs8.MarshalPrivateKey(key, password, &pkcs8.Opts{Cipher: pkcs8.AES256CBC, KDFOpts: opts})
+				if err != nil {
+					t.Fatal(err)
+				}
+				path := write(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: der}))
+				signer, warnings, err := file.Open(file.Config{Key: path, PasswordFile: write(t, "pass", append(password, '\n'))})
+				if err != nil || len(warnings) > 0 {
+					t.Fatal(err, warnings)
+				}
+				signs(t, signer)
+				if !signer.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
+					t.Error("it is another key")
+				}
+			})
+		}
+	}
+}
+
+func TestPasswordFile(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		content string
+		want    string // of the error; "" if it opens
+	}{
+		"as it is":                 {"secret", ""},
+		"with a newline":           {"secret\n", ""},
+		"with a DOS line ending":   {"secret\r\n", ""},
+		"with two newlines":        {"secret\n\n", "more than one line, and all of them count"},
+		"with a space":             {"secret \n", "does not open the key"},
+		"with a carriage return":   {"secret\r", "does not open the key"},
+		"wrong":                    {"Secret\n", "does not open the key"},
+		"with a second line":       {"secret\n# the key's password\n", "more than one line, and all of them count"},
+		"empty":                    {"", "is empty; it should hold the key's password"},
+		"nothing but a newline":    {"\n", "is empty; it should hold the key's password"},
+		"far too long":             {strings.Repeat("x", 5000), "more than 4096 bytes; is it the right file?"},
+		"nothing but white spaces": {" \n", "does not open the key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, key := range []string{"pbes2-default.pem", "ec-legacy-des3.pem"} {
+				_, _, err := file.Open(file.Config{Key: vector(t, key), PasswordFile: write(t, "pass", []byte(test.content))})
+				if test.want == "" {
+					if err != nil {
+						t.Errorf("%s: %v", key, err)
+					}
+					continue
+				}
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Fatalf("%s: error %v, want one with %q", key, err, test.want)
+				}
+				if diff := cmp.Diff([]string{"password_file"}, keypath.All(err)[0].Path); diff != "" {
+					t.Errorf("%s: path of the error:\n%s", key, diff)
+				}
+				if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "Secret") {
+					t.Errorf("%s: the error tells the password: %v", key, err)
+				}
+			}
+		})
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	ec, certificate := read(t, "ec.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{0x30, 0}})
+	block, _ := pem.Decode(ec)
+	scrypt := patch(t, "pbes2-scrypt.pem", []byte{2, 2, 0x40, 0}, []byte{2, 2, 0x7f, 0xff}) // N is no power of two
+	dear := patch(t, "pbes2-scrypt.pem", []byte{2, 2, 0x40, 0, 2, 1, 8}, []byte{2, 2, 0x40, 0, 2, 1, 127}, []byte{2, 1, 127, 2, 1, 1}, []byte{2, 1, 127, 2, 1, 127})
+	for name, test := range map[string]struct {
+		content  []byte
+		password string
+		want     string
+	}{
+		"encrypted, no password":        {read(t, "pbes2-default.pem"), "", "name the file that holds its password as password_file"},
+		"legacy, no password":           {read(t, "ec-legacy-des3.pem"), "", "name the file that holds its password as password_file"},
+		"wrong password, no file":       {read(t, "pbes2-default.pem"), "wrong", "the password does not open the key, or the file is damaged"},
+		"wrong password, scrypt":        {read(t, "pbes2-scrypt.pem"), "wrong", "the password does not open the key"},
+		"wrong password, legacy":        {read(t, "rsa-legacy-aes128.pem"), "wrong", "the password does not open the key"},
+		"PBES1":                         {read(t, "pbes1.pem"), "secret", "encryption 1.2.840.113549.1.12.1.3 is not supported; run: openssl pkcs8 -topk8"},
+		"curve secp256k1":               {read(t, "pbes2-secp256k1.pem"), "secret", "parsing its ENCRYPTED PRIVATE KEY: x509"},
+		"X25519":                        {read(t, "pbes2-x25519.pem"), "secret", "*ecdh.PrivateKey, which does not sign"},
+		"RSA of 1024 bits":              {read(t, "rsa-1024.pem"), "", "RSA key of 1024 bits; it should have 2048 to 8192"},
+		"OpenSSH":                       {read(t, "openssh.pem"), "", "ssh-keygen -p -m PKCS8"},
+		"certificate":                   {certificate, "", `holds a "CERTIFICATE" block; it should be a private key`},
+		"certificate and key":           {append(bytes.Clone(certificate), ec...), "", `a "CERTIFICATE" and a "EC PRIVATE KEY" block; it should hold one`},
+		"two keys":                      {append(bytes.Clone(ec), ec...), "", "it should hold one private key and nothing else"},
+		"DER":                           {block.Bytes, "", "it looks like DER"},
+		"nothing":                       {nil, "", "it holds no PEM block"},
+		"text":                          {[]byte("hello\n"), "", "it holds no PEM block"},
+		"EC parameters alone":           {read(t, "ec-with-parameters.pem")[:70], "", "it holds no PEM block"},
+		"not a key inside":              {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{0x30, 0}}), "", "parsing its PRIVATE KEY"},
+		"not a key inside, encrypted":   {pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte{0x30, 0}}), "x", "the file is damaged"},
+		"a huge file":                   {bytes.Repeat(ec, 1000), "", "more than 65536 bytes"},
+		"PBKDF2 of 20 M iterations":     {read(t, "pbes2-dear.pem"), "secret", "asks for 20000000 iterations of PBKDF2; 1 to 10000000 are allowed"},
+		"scrypt of too much work":       {dear, "secret", "N=16384, r=127, p=127, which is more than is allowed"},
+		"scrypt, N not a power of two":  {scrypt, "secret", "deriving its key: scrypt"},
+		"initialization vector missing": {patch(t, "pbes2-default.pem", []byte{4, 16}, []byte{5, 16}), "secret", "the file is damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := file.Open(file.Config{Key: write(t, "key.pem", test.content), Password: []byte(test.password)})
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Fatalf("error %v, want one with %q", err, test.want)
+			}
+			if diff := cmp.Diff([]string{"key"}, keypath.All(err)[0].Path); diff != "" {
+				t.Errorf("path of the error:\n%s", diff)
+			}
+		})
+	}
+}
+
+// patch replaces bytes in a vector's DER by as many others: pairs of old and new.
+func patch(t testing.TB, name string, pairs ...[]byte) []byte {
+	t.Helper()
+	block, _ := pem.Decode(read(t, name))
+	for i := 0; i < len(pairs); i += 2 {
+		if bytes.Count(block.Bytes, pairs[i]) != 1 || len(pairs[i]) != len(pairs[i+1]) {
+			t.Fatalf("%x is not once in %s, or not as long as %x", pairs[i], name, pairs[i+1])
+		}
+		block.Bytes = bytes.Replace(block.Bytes, pairs[i], pairs[i+1], 1)
+	}
+	return pem.EncodeToMemory(block)
+}
+
+func TestOpenReportsBothMissingFiles(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	_, _, err := file.Open(file.Config{Key: filepath.Join(folder, "key.pem"), PasswordFile: filepath.Join(folder, "pass")})
+	var paths [][]string
+	for _, e := range keypath.All(err) {
+		paths = append(paths, e.Path)
+		if !strings.Contains(e.Error(), "no such file") {
+			t.Error(e)
+		}
+	}
+	if diff := cmp.Diff([][]string{{"key"}, {"password_file"}}, paths); diff != "" {
+		t.Errorf("paths (-want +got):\n%s", diff)
+	}
+
+	for name, cfg := range map[string]file.Config{
+		"no file is named": {},
+		"give one of them": {Key: vector(t, "ec.pem"), Password: []byte("a"), PasswordFile: write(t, "pass", []byte("b"))},
+		"is a directory":   {Key: folder},
+	} {
+		if _, _, err := file.Open(cfg); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("error %v, want one with %q", err, name)
+		}
+	}
+}
+
+func TestOpenWarnsOfModes(t *testing.T) {
+	t.Parallel()
+	for mode, want := range map[os.FileMode]int{0o600: 0, 0o400: 0, 0o640: 2, 0o604: 2, 0o620: 2, 0o644: 2} {
+		cfg := file.Config{Key: vector(t, "pbes2-default.pem"), PasswordFile: write(t, "pass", []byte("secret\n"))}
+		for _, path := range []string{cfg.Key, cfg.PasswordFile} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, warnings, err := file.Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(warnings) != want {
+			t.Errorf("mode %04o: warnings %q, want %d", mode, texts(warnings), want)
+		}
+		for i, setting := range []string{"key", "password_file"} {
+			if want == 0 {
+				break
+			}
+			if e := keypath.All(warnings[i])[0]; e.Path[0] != setting || !strings.Contains(e.Error(), "run: chmod 600 /") {
+				t.Errorf("mode %04o: warning %q, want one of %s", mode, e, setting)
+			}
+		}
+	}
+}
+
+func TestOpenWarnsOfAPasswordWithoutUse(t *testing.T) {
+	t.Parallel()
+	_, warnings, err := file.Open(file.Config{Key: vector(t, "pkcs8-plain.pem"), Password: []byte("secret")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(texts(warnings), "\n"); !strings.Contains(got, "so its password is not used") || len(warnings) != 1 {
+		t.Errorf("warnings %q", got)
+	}
+}
+
+// Whatever a key file holds, opening it ends soon and without a crash.
+func FuzzOpen(f *testing.F) {
+	entries, err := os.ReadDir("testdata")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, entry := range entries {
+		if strings.HasSuffix(entry.Name(), ".pem") {
+			block, _ := pem.Decode(read(f, entry.Name()))
+			f.Add(block.Type, block.Headers["DEK-Info"], block.Bytes)
+		}
+	}
+	folder := f.TempDir()
+	f.Fuzz(func(t *testing.T, blockType, dekInfo string, der []byte) {
+		block := &pem.Block{Type: blockType, Bytes: der}
+		if dekInfo != "" {
+			block.Headers = map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": dekInfo}
+		}
+		path := filepath.Join(folder, "key.pem")
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		signer, _, err := file.Open(file.Config{Key: path, Password: []byte("secret")})
+		if (signer == nil) != (err != nil) {
+			t.Errorf("signer %v with error %v", signer, err)
+		}
+	})
+}
