@@ -55,4 +55,4 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 
 .PHONY: bench
 bench: ## the price of a certificate beside its floor
-	$(GO) test -run '^$$' -bench 'BenchmarkIssue|BenchmarkFloor' -benchmem ./internal/testca
+	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca

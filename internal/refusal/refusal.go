@@ -74,8 +74,8 @@ type Entry struct {
 // them.
 func Table() []Entry {
 	return []Entry{
-		{RequestMalformed, Malformed, "The request is not of the protocol's form: no JSON, a field twice, two tokens that differ, or more than 64 KiB."},
-		{KeyUnsupported, Malformed, "The public key is missing, cannot be read, or is of a kind that this CA does not certify. The message lists the kinds that it does."},
+		{RequestMalformed, Malformed, "The request is not of the protocol's form: no JSON, a field twice, two tokens that differ, no readable key, or more than 64 KiB."},
+		{KeyUnsupported, Malformed, "The public key is of a kind that this CA does not certify. The message lists the kinds that it does."},
 		{KeyWeak, Malformed, "The private key can be computed from the public key. Make a new one with a current library."},
 		{CSRInvalid, Malformed, "The certificate signing request cannot be read, or is signed with another algorithm than its key demands."},
 		{ProofInvalid, Malformed, "The proof of possession does not verify. The message names the claim whose value had to be signed, and how."},
