@@ -51,6 +51,10 @@ type Builder struct {
 	CTDisabled bool
 	// LogInProcess submits by a function call instead of HTTP, unchecked: for benchmarks.
 	LogInProcess bool
+	// CT, where it is set, is the log to submit to, with its public key as PEM, instead of the
+	// world's own. What is in it is not proved at the end.
+	CT          ctlog.Log
+	CTPublicKey []byte
 	// Budget is the time for a log's answer. Default: ctlog's.
 	Budget time.Duration
 	// Type is the issuer's type. Default: email.
@@ -146,7 +150,11 @@ func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 		return nil
 	}
 	var log ctlog.Log = w.Log
-	if !b.LogInProcess {
+	publicKey := w.Log.PublicKeyPEM()
+	switch {
+	case b.CT != nil:
+		log, publicKey = b.CT, b.CTPublicKey
+	case !b.LogInProcess:
 		server := httptest.NewServer(w.Log)
 		tb.Cleanup(server.Close)
 		remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL})
@@ -156,7 +164,7 @@ func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 		log = remote
 	}
 	return must(ctlog.New(ctlog.Config{
-		Logs:   []ctlog.LogConfig{{Log: log, PublicKey: w.Log.PublicKeyPEM()}},
+		Logs:   []ctlog.LogConfig{{Log: log, PublicKey: publicKey}},
 		Budget: b.Budget,
 		Now:    b.Now,
 		Logger: w.Logger,
