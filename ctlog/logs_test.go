@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,14 +28,13 @@ import (
 type scripted struct {
 	name     string
 	steps    []func(context.Context, ctlog.Submission) (ctlog.SCT, error)
-	attempts int
+	attempts atomic.Int64
 }
 
 func (s *scripted) Name() string { return s.name }
 
 func (s *scripted) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
-	step := s.steps[min(s.attempts, len(s.steps)-1)]
-	s.attempts++
+	step := s.steps[min(int(s.attempts.Add(1)), len(s.steps))-1]
 	return step(ctx, sub)
 }
 
@@ -49,6 +49,18 @@ func busy(after time.Duration) func(context.Context, ctlog.Submission) (ctlog.SC
 func hanging(ctx context.Context, _ ctlog.Submission) (ctlog.SCT, error) {
 	<-ctx.Done()
 	return ctlog.SCT{}, ctx.Err()
+}
+
+// after waits before the step; a log that is slow.
+func after(d time.Duration, step func(context.Context, ctlog.Submission) (ctlog.SCT, error)) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+	return func(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
+		select {
+		case <-time.After(d):
+			return step(ctx, sub)
+		case <-ctx.Done():
+			return ctlog.SCT{}, ctx.Err()
+		}
+	}
 }
 
 var (
@@ -158,11 +170,19 @@ func TestAddWithinItsBudget(t *testing.T) {
 		"first of two good":                 {[]steps{{good}, {good}}, []int{1, 0}, true, 0, 0, 0},
 		"second after a refusal":            {[]steps{{failing(errRefused)}, {good}}, []int{1, 1}, true, 0, 0, 0},
 		"second after a failure":            {[]steps{{failing(errDown)}, {good}}, []int{1, 1}, true, 0, 0, 0},
-		"second after one that hangs":       {[]steps{{hanging}, {good}}, []int{1, 1}, true, 2 * time.Second, 2 * time.Second, 0},
+		"second after one that hangs":       {[]steps{{hanging}, {good}}, []int{1, 1}, true, 300 * time.Millisecond, 300 * time.Millisecond, 0},
 		"both hanging":                      {[]steps{{hanging}, {hanging}}, []int{1, 1}, false, 4 * time.Second, 4 * time.Second, 0},
 		"only who may recover is asked":     {[]steps{{failing(errRefused)}, {failing(errDown), good}}, []int{1, 2}, true, 50 * time.Millisecond, 100 * time.Millisecond, 0},
 		"who wants too long is left alone":  {[]steps{{busy(time.Hour)}, {failing(errDown), good}}, []int{1, 2}, true, 50 * time.Millisecond, 100 * time.Millisecond, 0},
-		"three that hang share the time":    {[]steps{{hanging}, {hanging}, {good}}, []int{1, 1, 1}, true, 8 * time.Second / 3, 8 * time.Second / 3, 0},
+		"third after two that hang":         {[]steps{{hanging}, {hanging}, {good}}, []int{1, 1, 1}, true, 600 * time.Millisecond, 600 * time.Millisecond, 0},
+		"third after hanging and refusing":  {[]steps{{hanging}, {failing(errRefused)}, {good}}, []int{1, 1, 1}, true, 300 * time.Millisecond, 300 * time.Millisecond, 0},
+		"third after refusing and hanging":  {[]steps{{failing(errRefused)}, {hanging}, {good}}, []int{1, 1, 1}, true, 300 * time.Millisecond, 300 * time.Millisecond, 0},
+		"the first that answers, not asks":  {[]steps{{after(450*time.Millisecond, failing(errRefused))}, {after(250*time.Millisecond, good)}}, []int{1, 1}, true, 550 * time.Millisecond, 550 * time.Millisecond, 0},
+		"an answer within the delay":        {[]steps{{hanging}, {after(299*time.Millisecond, good)}}, []int{1, 1}, true, 599 * time.Millisecond, 599 * time.Millisecond, 0},
+		"one hangs, the other comes back":   {[]steps{{hanging}, {failing(errDown), good}}, []int{1, 2}, true, 350 * time.Millisecond, 400 * time.Millisecond, 0},
+		"a log that panics":                 {[]steps{{func(context.Context, ctlog.Submission) (ctlog.SCT, error) { panic("odd") }}, {good}}, []int{1, 1}, true, 0, 0, 0},
+		"busy, hanging and down":            {[]steps{{busy(time.Hour)}, {hanging}, {failing(errDown)}}, []int{1, 1, 4}, false, 4 * time.Second, 4 * time.Second, 0},
+		"all three busy":                    {[]steps{{busy(time.Hour)}, {busy(9 * time.Second)}, {busy(20 * time.Second)}}, []int{1, 1, 1}, false, 0, 0, 9 * time.Second},
 		"the SCT of another log is no help": {[]steps{{newFixture(t, func(c *testlog.Config) { c.Unchecked = true }).log.Submit}, {good}}, []int{1, 1}, true, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -185,6 +205,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 				start := time.Now()
 				sct, err := newLogs(t, cfg).Add(t.Context(), sub)
 				took := time.Since(start)
+				synctest.Wait() // the losers have begun
 				if test.ok {
 					if err != nil {
 						t.Fatal(err)
@@ -200,7 +221,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 				}
 				var attempts []int
 				for _, log := range logs {
-					attempts = append(attempts, log.attempts)
+					attempts = append(attempts, int(log.attempts.Load()))
 				}
 				if diff := cmp.Diff(test.attempts, attempts); diff != "" {
 					t.Errorf("attempts (-want +got):\n%s", diff)
@@ -222,15 +243,15 @@ func TestAddEndsWithItsCaller(t *testing.T) {
 		defer cancel()
 		_, err := logs.Add(ctx, sub)
 		wantUnavailable(t, err)
-		if log.attempts > 2 || ctx.Err() != nil {
-			t.Errorf("%d attempts, context %v; want no waiting for what cannot be", log.attempts, ctx.Err())
+		if log.attempts.Load() > 2 || ctx.Err() != nil {
+			t.Errorf("%d attempts, context %v; want no waiting for what cannot be", log.attempts.Load(), ctx.Err())
 		}
 
 		ctx, cancel = context.WithCancel(t.Context())
 		cancel()
-		log.attempts = 0
-		if _, err := logs.Add(ctx, sub); err == nil || log.attempts != 0 {
-			t.Errorf("after the caller went: error %v, %d attempts", err, log.attempts)
+		log.attempts.Store(0)
+		if _, err := logs.Add(ctx, sub); err == nil || log.attempts.Load() != 0 {
+			t.Errorf("after the caller went: error %v, %d attempts", err, log.attempts.Load())
 		}
 	})
 }
