@@ -129,7 +129,7 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	app.server, err = server.New(server.Config{
 		Authority: authorityCA,
 		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    checks(authority, profile, trust.verifier, logs == nil),
+		Checks:    append(checks(authority, profile, trust.verifier), ctCheck(logs)),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,

@@ -22,11 +22,11 @@ import (
 func outages() map[string][]func(http.ResponseWriter, *http.Request) bool {
 	down := testlog.Down(http.StatusInternalServerError)
 	return map[string][]func(http.ResponseWriter, *http.Request) bool{
-		"one-log-well":      {nil},
-		"hangs-500-well":    {testlog.Hang, down, nil},
-		"500-hangs-well":    {down, testlog.Hang, nil},
-		"well-hangs-500":    {nil, testlog.Hang, down},
-		"hangs-well-429":    {testlog.Hang, nil, testlog.Down(http.StatusTooManyRequests)},
+		"one-log-well":   {nil},
+		"hangs-500-well": {testlog.Hang, down, nil},
+		"500-hangs-well": {down, testlog.Hang, nil},
+		"well-hangs-500": {nil, testlog.Hang, down},
+		"hangs-well-429": {testlog.Hang, nil, testlog.Down(http.StatusTooManyRequests)},
 	}
 }
 
