@@ -383,6 +383,7 @@ func TestNewTellsEveryMistake(t *testing.T) {
 				"logs: 4: url: the log a is named twice",
 			},
 		},
+		"negative hedge":  {ctlog.Config{Hedge: -1, Logs: []ctlog.LogConfig{good}}, []string{"hedge: -1ns is no delay"}},
 		"negative budget": {ctlog.Config{Budget: -1, Logs: []ctlog.LogConfig{good}}, []string{"budget: -1ns is too short for any log to answer; give at least 250ms"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -406,5 +407,30 @@ func TestNewWithForeignMetricsOfTheSameName(t *testing.T) {
 	f := newFixture(t, nil)
 	if _, err := ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: f.log, PublicKey: f.log.PublicKeyPEM()}}, Registerer: registry}); err == nil {
 		t.Error("metrics of another kind were taken for ours")
+	}
+}
+
+// BenchmarkAdd is what a race costs beside the log that wins it: less BenchmarkVerify, the
+// bookkeeping for three logs.
+func BenchmarkAdd(b *testing.B) {
+	f := newFixture(b, nil)
+	sub := f.draft(b).Submission
+	sct, err := f.log.Submit(b.Context(), sub)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg := ctlog.Config{Registerer: prometheus.NewRegistry()}
+	for i, key := range [][]byte{f.log.PublicKeyPEM(), newFixture(b, nil).log.PublicKeyPEM(), newFixture(b, nil).log.PublicKeyPEM()} {
+		log := &scripted{name: "log " + string(rune('a'+i)), steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){
+			func(context.Context, ctlog.Submission) (ctlog.SCT, error) { return sct, nil },
+		}}
+		cfg.Logs = append(cfg.Logs, ctlog.LogConfig{Log: log, PublicKey: key})
+	}
+	logs := newLogs(b, cfg)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := logs.Add(b.Context(), sub); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
