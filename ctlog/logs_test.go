@@ -3,10 +3,8 @@
 package ctlog_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -274,96 +272,6 @@ func TestAddRefusesEmptySubmissions(t *testing.T) {
 	}
 }
 
-func TestMetricsAndLog(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, nil)
-	bad := newFixture(t, func(c *testlog.Config) { c.Unchecked, c.Name = true, "bad" }) // signs with its own key
-	registry := prometheus.NewRegistry()
-	var lines bytes.Buffer
-	cfg := ctlog.Config{
-		Logs: []ctlog.LogConfig{
-			{Log: bad.log, PublicKey: newFixture(t, nil).log.PublicKeyPEM()},
-			{Log: f.log, PublicKey: f.log.PublicKeyPEM()},
-		},
-		Logger: slog.New(slog.NewTextHandler(&lines, nil)), Registerer: registry,
-	}
-	for range 2 { // a second configuration goes on with the same metrics
-		if _, err := newLogs(t, cfg).Add(t.Context(), f.draft(t).Submission); err != nil {
-			t.Fatal(err)
-		}
-	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	counts, observations := map[string]float64{}, map[string]uint64{}
-	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			labels := family.GetName()
-			for _, label := range metric.GetLabel() {
-				labels += " " + label.GetValue()
-			}
-			if metric.GetHistogram() != nil {
-				observations[labels] = metric.GetHistogram().GetSampleCount()
-			} else if metric.GetCounter().GetValue() > 0 {
-				counts[labels] = metric.GetCounter().GetValue()
-			}
-		}
-	}
-	want := map[string]float64{
-		"mayfly_ct_submissions_total bad invalid_sct": 2,
-		"mayfly_ct_submissions_total testlog ok":      2,
-	}
-	if diff := cmp.Diff(want, counts); diff != "" {
-		t.Errorf("counters (-want +got):\n%s", diff)
-	}
-	wantObservations := map[string]uint64{
-		"mayfly_ct_submission_duration_seconds bad":     2,
-		"mayfly_ct_submission_duration_seconds testlog": 2,
-	}
-	if diff := cmp.Diff(wantObservations, observations); diff != "" {
-		t.Errorf("histograms (-want +got):\n%s", diff)
-	}
-	if got := lines.String(); strings.Count(got, "level=ERROR") != 2 || !strings.Contains(got, "log=bad") || !strings.Contains(got, "its log ID is") {
-		t.Errorf("log lines:\n%s", got)
-	}
-}
-
-func TestMetricResults(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, nil)
-	sub, key := f.draft(t).Submission, f.log.PublicKeyPEM()
-	for want, step := range map[string]func(context.Context, ctlog.Submission) (ctlog.SCT, error){
-		"ok":       f.log.Submit,
-		"refused":  failing(errRefused),
-		"error":    failing(errors.New("parsing")),
-		"timeout":  hanging,
-		"canceled": failing(context.Canceled),
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			registry := prometheus.NewRegistry()
-			log := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){step}}
-			logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}, Registerer: registry})
-			_, _ = logs.Add(t.Context(), sub)
-			families, err := registry.Gather()
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, family := range families {
-				for _, metric := range family.GetMetric() {
-					if metric.GetCounter().GetValue() > 0 {
-						got = append(got, metric.GetLabel()[1].GetValue())
-					}
-				}
-			}
-			if diff := cmp.Diff([]string{want}, got); diff != "" {
-				t.Errorf("result (-want +got):\n%s", diff)
-			}
-		})
-	}
-}
-
 func TestNewTellsEveryMistake(t *testing.T) {
 	t.Parallel()
 	a, b := newFixture(t, func(c *testlog.Config) { c.Name = "a" }), newFixture(t, func(c *testlog.Config) { c.Name = "b" })
@@ -397,16 +305,6 @@ func TestNewTellsEveryMistake(t *testing.T) {
 				t.Errorf("errors (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestNewWithForeignMetricsOfTheSameName(t *testing.T) {
-	t.Parallel()
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "mayfly_ct_submissions_total", Help: "another"}))
-	f := newFixture(t, nil)
-	if _, err := ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: f.log, PublicKey: f.log.PublicKeyPEM()}}, Registerer: registry}); err == nil {
-		t.Error("metrics of another kind were taken for ours")
 	}
 }
 

@@ -20,16 +20,15 @@ type answer struct {
 	err  error
 }
 
-// race asks logs as its plan says, and returns the first SCT that verifies. That ends the
-// other attempts; nobody waits for them, and nobody verifies what they bring. Without an SCT
-// it returns what came of each log, when the plan or ctx is at its end.
+// race asks logs as its plan says, and returns the first SCT that verifies. Add, which has
+// given ctx its deadline, then ends it, and with it the other attempts: nobody waits for them,
+// and nobody verifies what they bring. Without an SCT race returns what came of each log, when
+// the plan or ctx is at its end.
 //
 // Only submit runs in other goroutines. The plan, the breakers and the metrics are kept by
 // the caller's.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
-	deadline, _ := ctx.Deadline() // Add has set one
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	deadline, _ := ctx.Deadline()
 	p := &plan{turns: order(l.logs, time.Now()), hedge: l.hedge, deadline: deadline}
 	// There is room for every submission, so that none is ever stuck with its answer.
 	answers := make(chan answer, maxAttempts*len(p.turns))
