@@ -281,6 +281,12 @@ func (l *Log) Ready() error {
 	if refusal := l.refusal.Load(); refusal != nil {
 		return refusal
 	}
+	l.admission.Lock()
+	closing := l.closing
+	l.admission.Unlock()
+	if closing {
+		return fmt.Errorf("log %s takes no entries: %w", l.name, errClosed)
+	}
 	if err := l.preflight(); err != nil {
 		return err
 	}

@@ -211,9 +211,14 @@ func (l *Log) probe() error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return os.NewSyscallError("getrlimit", err)
 	}
-	// The kernel gives out the lowest free descriptor.
-	if uint64(descriptor)+spareFiles > limit.Cur {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit.Cur)}
+	return checkDescriptor(uint64(descriptor), limit.Cur)
+}
+
+// checkDescriptor tells from a new descriptor whether there are some to spare: the kernel
+// gives out the lowest that is free.
+func checkDescriptor(descriptor, limit uint64) error {
+	if descriptor+spareFiles > limit {
+		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit)}
 	}
 	return nil
 }

@@ -140,7 +140,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	app.server, err = server.New(server.Config{
 		Authority: authorityCA,
 		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    append(checks(authority, profile, trust.verifier), logs.checks(len(cfg.CT.Logs))...),
+		Checks:    append(checks(authority, profile, trust.verifier), logs.checks()...),
 		Mounts:    logs.mounts(),
 		TLS:       tlsConfig,
 		Registry:  registry,

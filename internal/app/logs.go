@@ -25,13 +25,14 @@ type logSet struct {
 	// logs is nil where Certificate Transparency is disabled.
 	logs     *ctlog.Logs
 	embedded []*embedded.Log
+	count    int // of all logs
 	warnings []error
 }
 
 // newLogs opens `ct.logs`. Its errors have key paths. Where it fails, what it opened is
 // closed again.
 func newLogs(ctx context.Context, cfg *config.Server, roots []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
-	set := &logSet{}
+	set := &logSet{count: len(cfg.CT.Logs)}
 	if cfg.CT.Disabled {
 		return set, nil // package config has warned of it
 	}
@@ -132,20 +133,14 @@ func (s *logSet) mounts() []server.Mount {
 	return mounts
 }
 
-// checks tells each embedded log's state. One that takes no entry makes the server unready
-// only where no other log can be asked.
-func (s *logSet) checks(logs int) []server.Check {
-	if s.logs == nil {
-		return []server.Check{{
-			Name:  "certificate-transparency",
-			Probe: func(context.Context) (string, error) { return "disabled by configuration", nil },
-		}}
-	}
-	var checks []server.Check
+// checks tells how each log is doing for its submitter, and each embedded log's own state.
+// A log that takes no entry makes the server unready only where no other can be asked.
+func (s *logSet) checks() []server.Check {
+	checks := []server.Check{ctCheck(s.logs)}
 	for _, log := range s.embedded {
 		checks = append(checks, server.Check{
 			Name:     "ctlog " + log.Name(),
-			Critical: logs == 1,
+			Critical: s.count == 1,
 			Probe: func(context.Context) (string, error) {
 				status := log.Status()
 				if status.Err != nil {
