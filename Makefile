@@ -53,9 +53,19 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 	  done; \
 	done
 
+.PHONY: chaos
+chaos: ## kill -9 the embedded log 50 times under load, and prove that nothing was lost or forked
+	MAYFLY_CHAOS=50 $(GO) test ./ctlog/embedded -run Chaos -v
+
+.PHONY: bench-large-log
+bench-large-log: ## the embedded log with a million entries (3 GB of disk, some minutes; MAYFLY_ENTRIES=…)
+	$(GO) test ./ctlog/embedded -run '^$$' -bench LargeLog -benchtime 1x -timeout 40m
+
 .PHONY: bench
 bench: ## the price of a certificate beside its floor
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
+	$(GO) test -run '^$$' -bench Embedded -benchtime 5s ./internal/testca 2>/dev/null
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000

@@ -203,6 +203,9 @@ func (l *serverLoader) checkLog(i int) {
 	case c.URL == "" && c.Embedded == nil:
 		l.wrong(logKey(i, "url"), "the log has neither a url, for a remote log, nor embedded, for one in this process")
 	case c.Embedded != nil:
+		if c.TokenFile != "" {
+			l.wrong(logKey(i, "token_file"), "token_file is a remote log's: an embedded log in this process takes entries without one")
+		}
 		if c.PublicKey != "" {
 			l.wrong(logKey(i, "public_key"), "public_key is a remote log's: an embedded log has its key in embedded.key")
 		}

@@ -150,6 +150,9 @@ type CTLog struct {
 	// PublicKey is `public_key`: the PEM file of the remote log's key. It is mandatory,
 	// since every SCT is verified before a certificate leaves.
 	PublicKey string
+	// TokenFile is `token_file`: the bearer token that the remote log wants of submitters,
+	// as an embedded log of another replica does (embedded.submit). None by default.
+	TokenFile string
 	// Embedded is `embedded`: a log in this process. It excludes URL.
 	Embedded *EmbeddedLog
 }

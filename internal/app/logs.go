@@ -73,7 +73,16 @@ func (s *logSet) openRemote(entry config.CTLog, path []string) (ctlog.LogConfig,
 	if err != nil {
 		return ctlog.LogConfig{}, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
 	}
-	remote, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL})
+	var token []byte
+	if entry.TokenFile != "" {
+		if token, err = readSecret(entry.TokenFile); err != nil {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
+		}
+		if len(token) == 0 {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "%s is empty; write the log's token into it", entry.TokenFile)
+		}
+	}
+	remote, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
 	if err != nil {
 		return ctlog.LogConfig{}, err
 	}
