@@ -280,7 +280,7 @@ func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 	}
 	defer proxy.Close()
 	t.Setenv("HTTPS_PROXY", "http://"+proxy.Addr().String())
-	transport, ok := newTransport(newAddressPolicy(), nil).(*http.Transport)
+	transport, ok := newTransport(reach{policy: newAddressPolicy()}).(*http.Transport)
 	if !ok || transport.Proxy != nil {
 		t.Error("the transport has a proxy")
 	}
