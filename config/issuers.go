@@ -76,10 +76,11 @@ type Issuer struct {
 	AllowedEmailDomains []string
 
 	// CACert is `ca-cert`: certificates, as PEM text, that the issuer's server may chain up
-	// to, instead of the system's.
+	// to, beside the system's.
 	CACert string
 	// AllowPrivateNetwork is `allow-private-network` (ours): discovery and keys may be read
-	// from private and link-local addresses. False by default, since an issuer whose name
+	// from private addresses, and never through oidc.proxy. Loopback and link-local addresses,
+	// where clouds keep their metadata services, stay refused. False by default, since an issuer whose name
 	// resolves to one is how a server is made to call its own network.
 	AllowPrivateNetwork bool
 	// JWKSHosts is `jwks-hosts` (ours): the hosts that a wildcard entry's issuers may keep

@@ -120,6 +120,7 @@ func Build(ctx context.Context, options Options) (*App, error) {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
 	registerExpiry(registry, authority, logs == nil)
+	registry.MustRegister(issuerMetrics{status: trust.verifier.Status})
 
 	app := &App{Config: cfg, logger: logger, verifier: trust.verifier}
 	tlsConfig, err := app.tlsConfig(registry)
