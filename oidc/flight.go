@@ -157,10 +157,10 @@ func backoff(failures int) time.Duration {
 	return pause + rand.N(pause/4)
 }
 
-// wait returns when the source has been updated, or with an error when ctx ends or maxWait
-// has passed.
-func (f *flight) wait(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, maxWait)
+// wait returns when the source has been updated, or with an error when ctx ends or most has
+// passed.
+func (f *flight) wait(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	select {
 	case <-f.done:

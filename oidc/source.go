@@ -20,7 +20,8 @@ const (
 	firstBackoff       = time.Second      // after the first failure
 	maxBackoff         = 30 * time.Second // after many
 	unknownKeyInterval = 30 * time.Second // between fetches for a key that is not known, at least
-	maxWaiting         = 128              // requests that wait for one entry's fetches
+	maxWaiting         = 128              // requests of one entry that wait for so long
+	crowdedWait        = maxWait / 12     // of the others
 )
 
 // shared is what all sources of a Verifier have in common.
@@ -126,12 +127,13 @@ func (s *source) atHand(seen *keys, now time.Time) *keys {
 // then. They need not have keyID.
 func (s *source) await(ctx context.Context, f *flight, err error, keyID string) (*keys, error) {
 	if f != nil {
+		// An issuer that hangs must not take all the room that the server has for requests.
 		select {
 		case s.entry.waiting <- struct{}{}:
-			err = f.wait(ctx)
+			err = f.wait(ctx, maxWait)
 			<-s.entry.waiting
 		default:
-			err = errCrowded
+			err = f.wait(ctx, crowdedWait)
 		}
 	}
 	known := s.usable(s.current.Load(), s.now())
@@ -142,13 +144,8 @@ func (s *source) await(ctx context.Context, f *flight, err error, keyID string) 
 	return known, nil
 }
 
-var (
-	// errBusy tells that a pattern has no room for another fetch.
-	errBusy = errors.New("too many issuers of the pattern are being fetched")
-	// errCrowded tells that others wait already. One issuer that hangs must not take all the
-	// room that the server has for requests.
-	errCrowded = errors.New("too many requests wait for the issuer")
-)
+// errBusy tells that a pattern has no room for another fetch.
+var errBusy = errors.New("too many issuers of the pattern are being fetched")
 
 // usable returns k unless it is too old.
 func (s *source) usable(k *keys, now time.Time) *keys {
