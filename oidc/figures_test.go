@@ -163,11 +163,11 @@ func TestFigureHugeDocument(t *testing.T) {
 	t.Parallel()
 	for _, h2 := range []bool{false, true} {
 		for _, announced := range []bool{false, true} {
-			server := httptest.NewUnstartedServer(endless(announced))
+			var sent, read atomic.Int64
+			server := httptest.NewUnstartedServer(endless(announced, &sent))
 			server.EnableHTTP2 = h2
 			server.StartTLS()
 			issuer := staticIssuer("https://" + server.Listener.Addr().String())
-			var read atomic.Int64
 			v, err := newVerifier(Config{Issuers: []Issuer{issuer}, AllowLoopback: true}, countingTransport(server, &read))
 			if err != nil {
 				t.Fatal(err)
@@ -176,7 +176,7 @@ func TestFigureHugeDocument(t *testing.T) {
 			wantReason(t, err, refusal.IssuerUnreachable)
 			server.CloseClientConnections()
 			server.Close()
-			t.Logf("a document of 200 MiB (HTTP/2 %v, length announced %v): %d KiB read from the connection", h2, announced, read.Load()>>10)
+			t.Logf("a document of 200 MiB (HTTP/2 %v, length announced %v): %d KiB read from the connection, %d KiB sent by the issuer", h2, announced, read.Load()>>10, sent.Load()>>10)
 			if read.Load() >= 1<<20 {
 				t.Errorf("%d bytes were read", read.Load())
 			}
@@ -184,8 +184,8 @@ func TestFigureHugeDocument(t *testing.T) {
 	}
 }
 
-// endless answers with 200 MiB.
-func endless(announced bool) http.HandlerFunc {
+// endless answers with 200 MiB, and counts how much of it has been sent, or is under way.
+func endless(announced bool, sent *atomic.Int64) http.HandlerFunc {
 	return func(rw http.ResponseWriter, _ *http.Request) {
 		if announced {
 			rw.Header().Set("Content-Length", "209715200")
@@ -193,7 +193,8 @@ func endless(announced bool) http.HandlerFunc {
 		_, _ = io.WriteString(rw, `{"issuer":"`)
 		chunk := make([]byte, 64<<10)
 		for range 200 << 20 / len(chunk) {
-			if _, err := rw.Write(chunk); err != nil {
+			n, err := rw.Write(chunk)
+			if sent.Add(int64(n)); err != nil {
 				return
 			}
 		}
