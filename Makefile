@@ -53,6 +53,10 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 	  done; \
 	done
 
+.PHONY: figures-oidc
+figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
+	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+
 .PHONY: bench
 bench: ## the price of a certificate beside its floor
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
