@@ -126,7 +126,7 @@ func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error
 	if err != nil {
 		return nil, err
 	}
-	e, err := v.entry(issuerURL)
+	e, err := v.entryOf(issuerURL)
 	if err != nil {
 		return nil, err
 	}
@@ -136,11 +136,9 @@ func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error
 	if err != nil {
 		return nil, err
 	}
-	src := v.static[issuerURL]
-	if src == nil {
-		if src, err = e.pool.source(issuerURL, now); err != nil {
-			return nil, err
-		}
+	src, err := v.source(issuerURL, e)
+	if err != nil {
+		return nil, err
 	}
 	keys, err := src.keysFor(ctx, token)
 	if err != nil {
@@ -152,9 +150,17 @@ func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error
 	return verified, nil
 }
 
-// entry returns the static entry with exactly this URL, or else the most specific wildcard
+// source returns where the keys of issuerURL come from, which e matches.
+func (v *Verifier) source(issuerURL string, e *entry) (*source, error) {
+	if e.pool == nil {
+		return v.static[issuerURL], nil
+	}
+	return e.pool.source(issuerURL, v.now())
+}
+
+// entryOf returns the static entry with exactly this URL, or else the most specific wildcard
 // that matches it.
-func (v *Verifier) entry(issuerURL string) (*entry, error) {
+func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 	if src, ok := v.static[issuerURL]; ok {
 		return src.entry, nil
 	}
