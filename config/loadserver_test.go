@@ -91,11 +91,11 @@ log: {format: text, level: debug}
 		t.Fatal(err)
 	}
 	want := &config.Server{
-		Listen:      config.Listen{HTTP: ":443", GRPC: ":443", Ops: "[::1]:0"},
-		TLS:         config.TLS{Certificate: "/etc/cert.pem", Key: "/run/key.pem", Min: "1.2"},
-		PublicURL:   "https://ca.example",
-		Issuers:     "/issuers.yaml",
-		Compat:      true,
+		Listen:    config.Listen{HTTP: ":443", GRPC: ":443", Ops: "[::1]:0"},
+		TLS:       config.TLS{Certificate: "/etc/cert.pem", Key: "/run/key.pem", Min: "1.2"},
+		PublicURL: "https://ca.example",
+		Issuers:   "/issuers.yaml",
+		Compat:    true,
 		OIDC: config.OIDC{AllowLoopback: true, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
 			Kubernetes: config.Kubernetes{APIServer: "https://api.example:6443", CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}},
 		CA:          config.CA{Set: "/etc/ca.yaml"},

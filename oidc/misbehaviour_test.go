@@ -250,8 +250,10 @@ func statusHandler(status int) http.Handler {
 func TestCrowdDoesNotWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, Config{}, provider.Config{})
+		other := newProvider(t, provider.Config{IssuerURL: "https://other.example"})
+		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer(other.IssuerURL())}}, provider.Config{})
 		w.serve(testIssuer, http.HandlerFunc(hang))
+		w.serve(other.IssuerURL(), other)
 		token, start := mint(t, w.provider, nil), time.Now()
 		var mu sync.Mutex
 		waits := map[time.Duration]int{}
@@ -263,6 +265,10 @@ func TestCrowdDoesNotWait(t *testing.T) {
 				defer mu.Unlock()
 				waits[time.Since(start)]++
 			})
+		}
+		synctest.Wait()
+		if err := w.verify(t, mint(t, other, nil)); err != nil || time.Since(start) != 0 {
+			t.Errorf("another issuer: %v after %s", err, time.Since(start))
 		}
 		all.Wait()
 		if waits[maxWait] != maxWaiting || waits[crowdedWait] != 400-maxWaiting {

@@ -193,6 +193,33 @@ func TestFetchesForWildcardsAreBounded(t *testing.T) {
 	})
 }
 
+// TestMadeUpIssuersHoldUpNoGoodOne: a key that a good issuer has withdrawn would live for as
+// long as somebody keeps all fetches busy with issuers that do not exist.
+func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(defaultKeyRefresh)
+		for i := range maxLookups {
+			issuer := fmt.Sprintf("https://hanging-%d.example", i)
+			w.serve(issuer, http.HandlerFunc(hang))
+			raw := mint(t, w.provider, map[string]any{"iss": issuer})
+			go func() { _, _ = w.verifier.Verify(t.Context(), raw) }()
+		}
+		synctest.Wait()
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+		if n := w.provider.KeyFetches(); n != 2 {
+			t.Errorf("%d key fetches, want a second one at the age of refresh", n)
+		}
+		time.Sleep(2 * fetchTimeout)
+	})
+}
+
 // TestFailedWildcardIsNotAskedAgainAtOnce: failures are remembered for a moment, and longer
 // with each.
 func TestFailedWildcardIsNotAskedAgainAtOnce(t *testing.T) {

@@ -77,8 +77,8 @@ type served struct {
 	took      time.Duration // from nothing to ready
 }
 
-// serve serves a demo world with further static issuers of type email, and meta-issuers.
-func serve(t *testing.T, static []string, meta ...string) *served {
+// serveIssuers serves a demo world with further static issuers of type email, and meta-issuers.
+func serveIssuers(t *testing.T, static []string, meta ...string) *served {
 	t.Helper()
 	s := &served{}
 	var err error
@@ -217,7 +217,7 @@ func TestFigureHangingIssuers(t *testing.T) {
 	for range 3 {
 		hanging = append(hanging, newBadIssuer(t, hangs).URL)
 	}
-	s := serve(t, hanging)
+	s := serveIssuers(t, hanging)
 	t.Logf("three hanging issuers: from reading the configuration to ready in %s", s.took)
 	if s.took >= time.Second {
 		t.Errorf("ready after %s", s.took)
@@ -276,7 +276,7 @@ func TestFigureIssuerDown(t *testing.T) {
 			// Under a pattern, requests cause the first fetch; a static issuer's are counted by
 			// their backoff, which a test of package oidc does with a clock of its own.
 			down := newBadIssuer(t, misbehave)
-			s := serve(t, nil, down.URL+"/*")
+			s := serveIssuers(t, nil, down.URL+"/*")
 			p, err := provider.New(provider.Config{IssuerURL: down.URL + "/tenant"})
 			if err != nil {
 				t.Fatal(err)
@@ -308,7 +308,7 @@ func TestFigureIssuerDown(t *testing.T) {
 func TestStaticIssuerDown(t *testing.T) {
 	t.Parallel()
 	down := newBadIssuer(t, answers500)
-	s := serve(t, []string{down.URL})
+	s := serveIssuers(t, []string{down.URL})
 	s.until(t, "the third attempt", func() bool { return down.asked.Load() >= 3 })
 	// The next one is due in four seconds.
 	token, before := down.token(t), down.asked.Load()
@@ -331,7 +331,7 @@ func TestStaticIssuerDown(t *testing.T) {
 func TestFloodOfNames(t *testing.T) {
 	t.Parallel()
 	unknown := newBadIssuer(t, func(rw http.ResponseWriter, r *http.Request) { http.NotFound(rw, r) })
-	s := serve(t, nil, unknown.URL+"/*")
+	s := serveIssuers(t, nil, unknown.URL+"/*")
 	const names = 400
 	reasons := map[string]int{}
 	for i := range names {
