@@ -31,9 +31,19 @@ func (s *source) attempt(seen *keys, now time.Time) (*flight, error) {
 	}
 }
 
-// attemptUnknownKey is attempt for a key that seen does not have: not before unknownKeyAt.
-// Without a flight and an error there is nothing to wait for.
+// attemptUnknownKey is attempt for a key that seen does not have: not before unknownKeyAt, and
+// of the key set alone. Without a flight and an error there is nothing to wait for.
 func (s *source) attemptUnknownKey(seen *keys, now time.Time) (*flight, error) {
+	return s.attemptUnknown(seen, seen, now)
+}
+
+// attemptUnknownAlgorithm is attemptUnknownKey where the discovery document must have changed
+// too.
+func (s *source) attemptUnknownAlgorithm(seen *keys, now time.Time) (*flight, error) {
+	return s.attemptUnknown(seen, nil, now)
+}
+
+func (s *source) attemptUnknown(seen, where *keys, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -44,7 +54,7 @@ func (s *source) attemptUnknownKey(seen *keys, now time.Time) (*flight, error) {
 	default:
 		// Jitter, so that replicas that saw one token do not call together.
 		s.unknownKeyAt = now.Add(unknownKeyInterval + rand.N(unknownKeyInterval/6))
-		return s.startWith(context.Background(), seen)
+		return s.startWith(context.Background(), where)
 	}
 }
 
@@ -134,11 +144,12 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 		s.pool.landed(s, now, err)
 	}
 
-	// A wildcard issuer exists because a token named it, so its failures are not news.
+	// A wildcard issuer exists because a token named it, so that it cannot be read is no news
+	// unless it could before.
 	log := s.logger.With("issuer_entry", s.entry.Key, "issuer_url", s.issuerURL)
 	switch {
-	case err != nil && s.wildcard():
-		log.InfoContext(ctx, "wildcard issuer cannot be reached", "error", err)
+	case err != nil && s.wildcard() && s.current.Load() == nil:
+		log.DebugContext(ctx, "wildcard issuer cannot be reached", "error", err)
 	case err != nil:
 		log.WarnContext(ctx, "issuer cannot be reached, or not as it should be", "error", err, "failures", before+1, "keys_refreshed", k != nil)
 	case before > 0:

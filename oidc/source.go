@@ -89,6 +89,9 @@ func (s *source) keysFor(ctx context.Context, token *idToken) (*keys, error) {
 		start := s.attempt
 		if known != nil {
 			start = s.attemptUnknownKey
+			if !slices.Contains(known.algorithms, token.alg) {
+				start = s.attemptUnknownAlgorithm
+			}
 		}
 		f, err := start(seen, now)
 		if known, err = s.await(ctx, f, err, token.keyID); err != nil {

@@ -173,6 +173,27 @@ func TestNewKeyIsFoundAtOnce(t *testing.T) {
 	}
 }
 
+// TestNewAlgorithmIsFoundAtOnce: with a new key a new algorithm may come, which the discovery
+// document lists.
+func TestNewAlgorithmIsFoundAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+		t.Fatal(err)
+	}
+	next := newProvider(t, provider.Config{IssuerURL: testIssuer, Algorithm: "ES384"})
+	if _, err := next.Rotate(); err != nil { // to another kid
+		t.Fatal(err)
+	}
+	w.serve(testIssuer, next)
+	if err := w.verify(t, mint(t, next, nil)); err != nil {
+		t.Error(err)
+	}
+	if n := len(w.sent()); n != 4 {
+		t.Errorf("%d requests, want a document and a key set, twice", n)
+	}
+}
+
 // TestUnknownKeyWhileTheIssuerIsDown is not the caller's fault.
 func TestUnknownKeyWhileTheIssuerIsDown(t *testing.T) {
 	t.Parallel()
