@@ -60,3 +60,7 @@ figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flo
 .PHONY: bench
 bench: ## the price of a certificate beside its floor
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+
+.PHONY: bench-ct
+bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000
+	$(GO) test -run '^$$' -bench Outage -benchtime 2000x ./internal/testca

@@ -7,6 +7,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -50,7 +51,11 @@ type App struct {
 	verifier *oidc.Verifier
 	server   *server.Server
 	watchers []*watch.Watcher
+	logs     *logSet
 }
+
+// shutdownTimeout is how long what runs in the background may take to end after the edge.
+const shutdownTimeout = 15 * time.Second
 
 // Serve builds a server, listens, and serves until ctx ends.
 func Serve(ctx context.Context, options Options) error {
@@ -60,14 +65,14 @@ func Serve(ctx context.Context, options Options) error {
 	}
 	listeners, err := app.Listen()
 	if err != nil {
-		return err
+		return errors.Join(err, app.Close(ctx))
 	}
 	return app.Run(ctx, listeners)
 }
 
 // Build reads the configuration and makes everything that it asks for. It listens nowhere
 // and asks nobody on the network. Every mistake in a file is told with its place.
-func Build(ctx context.Context, options Options) (*App, error) {
+func Build(ctx context.Context, options Options) (_ *App, err error) {
 	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
 		return nil, err
@@ -106,23 +111,29 @@ func Build(ctx context.Context, options Options) (*App, error) {
 		return nil, cfg.Explain(err)
 	}
 	warn(unjoin(cfg.Explain(errors.Join(warnAuthority...)))...)
-	logs, warnLogs, err := newLogs(cfg, logger, registry)
+	chain := authority.Chain().Certificates
+	logs, err := newLogs(ctx, cfg, chain[len(chain)-1:], logger, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	warn(unjoin(cfg.Explain(errors.Join(warnLogs...)))...)
+	app := &App{Config: cfg, logger: logger, verifier: trust.verifier, logs: logs}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, app.Close(ctx))
+		}
+	}()
+	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
 	authorityCA, err := ca.New(ca.Config{
 		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authority: authority,
-		Profile: profile, Logs: logs, Now: time.Now, Logger: logger,
+		Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerExpiry(registry, authority, logs == nil)
+	registerExpiry(registry, authority, logs.logs == nil)
 	registry.MustRegister(issuerMetrics{status: trust.verifier.Status})
 
-	app := &App{Config: cfg, logger: logger, verifier: trust.verifier}
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -130,7 +141,8 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	app.server, err = server.New(server.Config{
 		Authority: authorityCA,
 		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    checks(authority, profile, trust.verifier, logs == nil),
+		Checks:    append(checks(authority, profile, trust.verifier), logs.checks()...),
+		Mounts:    logs.mounts(),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,
@@ -140,6 +152,10 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	}
 	return app, nil
 }
+
+// Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
+// after it.
+func (a *App) Close(ctx context.Context) error { return a.logs.close(ctx) }
 
 // Listen opens the listeners that the configuration names.
 func (a *App) Listen() (server.Listeners, error) {
@@ -196,7 +212,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 		return a.server.Serve(ctx, listeners)
 	})
 	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", addressAttrs(listeners)...)
-	err := group.Wait()
+	err := errors.Join(group.Wait(), a.Close(ctx))
 	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }
@@ -268,6 +284,12 @@ func unjoin(err error) []error {
 		return joined.Unwrap()
 	}
 	return []error{err}
+}
+
+// readSecret reads a file that holds one secret, without the newline at its end.
+func readSecret(name string) ([]byte, error) {
+	secret, err := readFile(name)
+	return bytes.TrimRight(secret, "\r\n"), err
 }
 
 // readFile reads a file that an operator named, and bounds it.

@@ -246,10 +246,10 @@ func TestFigureHangingIssuers(t *testing.T) {
 			return status == http.StatusOK && strings.Contains(report, issuer+": failing, no keys yet") && strings.Contains(report, good+": ok, keys ")
 		})
 	}
-	if _, report := s.get(t, s.rest+"/readyz?verbose"); strings.Contains(report, "deadline") {
+	if _, report := s.get(t, s.rest+"/readyz?verbose"); strings.Contains(report, "openid-configuration") {
 		t.Errorf("the causes are for the operator alone: %s", report)
 	}
-	if _, report := s.get(t, s.ops+"/readyz?verbose"); !strings.Contains(report, "deadline") {
+	if _, report := s.get(t, s.ops+"/readyz?verbose"); !strings.Contains(report, "openid-configuration") {
 		t.Errorf("the operator is not told the causes: %s", report)
 	}
 	_, metrics := s.get(t, s.ops+"/metrics")

@@ -18,8 +18,8 @@ import (
 // checks is what readiness is made of. An issuer that is out makes nobody else's
 // certificates worse, so it shows in the report and turns nothing red; a key that does not
 // sign, or a CA that is about to end, does.
-func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifier, ctDisabled bool) []server.Check {
-	list := []server.Check{
+func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifier) []server.Check {
+	return []server.Check{
 		{
 			Name:     "signer",
 			Critical: true,
@@ -49,13 +49,6 @@ func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifie
 			},
 		},
 	}
-	if ctDisabled {
-		list = append(list, server.Check{
-			Name:  "certificate-transparency",
-			Probe: func(context.Context) (string, error) { return "disabled by configuration", nil },
-		})
-	}
-	return list
 }
 
 // registerExpiry publishes when each CA certificate ends, and whether certificates are

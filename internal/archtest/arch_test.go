@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"internal/demo":     {"*"},
 	"internal/app":      {"*"},
 	"cmd":               {"*"},
+	"test/conformance":  {"*"},
 }
 
 // onlyFor says who alone may import a package.
