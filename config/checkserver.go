@@ -57,9 +57,7 @@ func (l *serverLoader) check() {
 	if l.server.Issuers == "" && l.valid("issuers") {
 		l.wrong("issuers", "issuers is missing: it names the file of trusted issuers")
 	}
-	if l.server.OIDC.AllowLoopback {
-		l.caution("oidc.allow_loopback", "whoever can listen on a loopback address of this machine can be an issuer: for development only")
-	}
+	l.checkOIDC()
 	l.checkCA()
 	l.checkLifetime()
 	if p, ok := l.find("keys.algorithms"); ok && p.value.kind == sequence && len(p.value.items) == 0 {

@@ -132,6 +132,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
 	registerExpiry(registry, authority, logs.logs == nil)
+	registry.MustRegister(issuerMetrics{status: trust.verifier.Status})
 
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {

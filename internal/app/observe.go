@@ -4,11 +4,8 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,21 +51,6 @@ func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifie
 	}
 }
 
-// issuerHealth tells each issuer entry's state, and an error where one is failing.
-func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
-	counts := make(map[oidc.State]int)
-	var states []string
-	for _, entry := range entries {
-		counts[entry.State]++
-		states = append(states, fmt.Sprintf("%s: %s", entry.Entry, entry.State))
-		if entry.State == oidc.StateFailing {
-			err = errors.Join(err, fmt.Errorf("%s: %s", entry.Entry, entry.LastError))
-		}
-	}
-	slices.Sort(states)
-	return strings.Join(states, "; "), err
-}
-
 // registerExpiry publishes when each CA certificate ends, and whether certificates are
 // logged.
 func registerExpiry(registry prometheus.Registerer, authority *ca.Authority, ctDisabled bool) {
@@ -87,22 +69,6 @@ func registerExpiry(registry prometheus.Registerer, authority *ca.Authority, ctD
 		disabled.Set(1)
 	}
 	registry.MustRegister(ends, disabled)
-}
-
-// observeFetches counts what is fetched from issuers.
-func observeFetches(registry prometheus.Registerer) func(oidc.Fetch) {
-	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_oidc_fetches_total",
-		Help: "Fetches of discovery documents and key sets, by issuer entry, document, and result.",
-	}, []string{"entry", "document", "result"})
-	registry.MustRegister(fetches)
-	return func(f oidc.Fetch) {
-		result := "ok"
-		if f.Err != nil {
-			result = "error"
-		}
-		fetches.WithLabelValues(f.Entry, f.Document, result).Inc()
-	}
 }
 
 func buildInfo(version string) prometheus.Collector {

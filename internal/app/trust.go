@@ -33,6 +33,10 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 
 	verifierConfig := oidc.Config{
 		AllowLoopback:       cfg.OIDC.AllowLoopback,
+		Proxy:               cfg.OIDC.Proxy.Reveal(),
+		KeyRefresh:          cfg.OIDC.KeyRefresh,
+		KeyLifetime:         cfg.OIDC.KeyLifetime,
+		KubernetesAPIServer: cfg.OIDC.Kubernetes.APIServer,
 		KubernetesCAFile:    cfg.OIDC.Kubernetes.CAFile,
 		KubernetesTokenFile: cfg.OIDC.Kubernetes.TokenFile,
 		Now:                 time.Now,
