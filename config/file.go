@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -90,6 +91,48 @@ func (f *File) Mistakes(err error) Mistakes {
 		mistakes = append(mistakes, m)
 	}
 	return mistakes
+}
+
+// withoutEchoes is Mistakes(err) without what most likely follows from a mistake that is
+// known: one on the same line, and one about a key that is missing from a mapping with a
+// mistake in it, such as that key misspelt.
+func (f *File) withoutEchoes(err error, known Mistakes) Mistakes {
+	var mistakes Mistakes
+	for _, e := range keypath.All(err) {
+		m := f.Mistakes(e)[0]
+		first, last := m.Line, m.Line
+		if n, ok := f.nearest(e.Path); !ok {
+			last = max(last, n.lastLine())
+		}
+		if !slices.ContainsFunc(known, func(k Mistake) bool { return first <= k.Line && k.Line <= last }) {
+			mistakes = append(mistakes, m)
+		}
+	}
+	return mistakes
+}
+
+// nearest returns the value at path, or, with false, the innermost one on the way to it.
+func (f *File) nearest(path []string) (n *node, ok bool) {
+	n = f.root
+	for _, key := range path {
+		switch n.kind {
+		case mapping:
+			p, ok := f.find(n, key)
+			if !ok {
+				return n, false
+			}
+			n = p.value
+		case sequence:
+			i, err := strconv.Atoi(key)
+			if err != nil || i < 0 || i >= len(n.items) {
+				return n, false
+			}
+			n = n.items[i]
+		default:
+			return n, false
+		}
+	}
+	return n, true
 }
 
 // readFile returns the content of a file of at most maxFileSize bytes.
