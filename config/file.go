@@ -4,6 +4,8 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -19,7 +21,12 @@ type File struct {
 	name string
 	json bool
 	root *node
+	// digest is the SHA-256 of the content.
+	digest [sha256.Size]byte
 }
+
+// Digest is the start of the content's SHA-256, in hex, by which replicas can be compared.
+func (f *File) Digest() string { return hex.EncodeToString(f.digest[:8]) }
 
 // Name is the file's name as it was given to the loader.
 func (f *File) Name() string { return f.name }
@@ -163,12 +170,13 @@ func parse(r *report, content []byte, form format) (*File, bool) {
 		r.mistake(position{}, "the file is larger than 1 MiB")
 		return nil, false
 	}
+	digest := sha256.Sum256(content)
 	content = bytes.TrimPrefix(content, []byte("\ufeff"))
 	if i := firstNotText(content); i >= 0 {
 		r.mistake(positionAt(content, i), "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
 		return nil, false
 	}
-	f := &File{name: r.file}
+	f := &File{name: r.file, digest: digest}
 	if form == yamlOrJSON {
 		f.json = bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{"))
 	}

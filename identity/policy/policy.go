@@ -11,6 +11,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 
@@ -228,6 +229,21 @@ func (d Decision) Refusal() error {
 	}
 	return refusal.New(refusal.PolicyDenied,
 		"the token's issuer is trusted for some callers only, and no rule of this CA (%s) allows this one; ask its platform team for a rule", rules).Because(d.Err)
+}
+
+// LogValue implements slog.LogValuer: the decision, and what led to it.
+func (d Decision) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("result", d.Result())}
+	if d.Rule != "" {
+		attrs = append(attrs, slog.String("rule", d.Rule))
+	}
+	if d.Audit {
+		attrs = append(attrs, slog.String("mode", ModeAudit))
+	}
+	if d.Err != nil {
+		attrs = append(attrs, slog.String("error", d.Err.Error()))
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // Result is the decision in one word: none, allowed, denied, or error where it was denied

@@ -21,7 +21,7 @@ import (
 // checks is what readiness is made of. An issuer that is out makes nobody else's
 // certificates worse, so it shows in the report and turns nothing red; a key that does not
 // sign, or a CA that is about to end, does.
-func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifier, ctDisabled bool) []server.Check {
+func checks(authority *ca.Authority, profile *ca.Profile, live *live, ctDisabled bool) []server.Check {
 	list := []server.Check{
 		{
 			Name:     "signer",
@@ -48,10 +48,11 @@ func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifie
 		{
 			Name: "issuers",
 			Probe: func(context.Context) (string, error) {
-				return issuerHealth(verifier.Status())
+				return issuerHealth(live.current.Load().trust.verifier.Status())
 			},
 		},
 	}
+	list = append(list, server.Check{Name: "configuration", Probe: live.probe})
 	if ctDisabled {
 		list = append(list, server.Check{
 			Name:  "certificate-transparency",
@@ -94,22 +95,6 @@ func registerExpiry(registry prometheus.Registerer, authority *ca.Authority, ctD
 		disabled.Set(1)
 	}
 	registry.MustRegister(ends, disabled)
-}
-
-// observeFetches counts what is fetched from issuers.
-func observeFetches(registry prometheus.Registerer) func(oidc.Fetch) {
-	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_oidc_fetches_total",
-		Help: "Fetches of discovery documents and key sets, by issuer entry, document, and result.",
-	}, []string{"entry", "document", "result"})
-	registry.MustRegister(fetches)
-	return func(f oidc.Fetch) {
-		result := "ok"
-		if f.Err != nil {
-			result = "error"
-		}
-		fetches.WithLabelValues(f.Entry, f.Document, result).Inc()
-	}
 }
 
 func buildInfo(version string) prometheus.Collector {
