@@ -214,3 +214,23 @@ func firstNotText(content []byte) int {
 	}
 	return -1
 }
+
+// IsServer tells whether the file called path is a server configuration; else it is to be
+// read as an issuer file. They have no key in common, and what cannot be read at all is told
+// by the one loader as by the other.
+func IsServer(path string) (bool, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return false, err
+	}
+	file, ok := parse(&report{file: path}, content, yamlOrJSON)
+	if !ok {
+		return false, nil
+	}
+	for _, key := range []string{"listen", "issuers", "ca", "ct"} {
+		if _, ok := file.root.lookup(key); ok {
+			return true, nil
+		}
+	}
+	return false, nil
+}

@@ -122,14 +122,15 @@ func (l *live) Run(ctx context.Context) error {
 	stop := func() {}
 	for {
 		if g := l.current.Load(); g != running {
-			old := stop
-			all.Go(func() {
-				select {
-				case <-time.After(linger):
-				case <-ctx.Done():
-				}
-				old()
-			})
+			if replaced := stop; running != nil {
+				all.Go(func() {
+					defer replaced()
+					select {
+					case <-time.After(linger):
+					case <-ctx.Done():
+					}
+				})
+			}
 			var own context.Context
 			own, stop = context.WithCancel(ctx)
 			running = g
