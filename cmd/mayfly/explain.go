@@ -81,6 +81,9 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 			fmt.Fprintf(w, "\t\t%s\n", step.Cause)
 		}
 	}
+	if x.Unproven {
+		fmt.Fprintln(w, "(times)\t\tnot judged: claims alone are given\n(signature)\t\tnot judged")
+	}
 	if c := x.Certificate; c != nil {
 		if x.Reason == "" {
 			fmt.Fprintf(w, "\nThe certificate, for whoever proves a key by signing the claim %s:\n", c.Challenge)

@@ -33,6 +33,8 @@ type Explanation struct {
 	// Steps are what was judged, in this order. Those after the first that failed are what
 	// would have been found without it.
 	Steps []ExplainedStep `json:"steps"`
+	// Unproven tells that only claims were judged, without times and signature.
+	Unproven bool `json:"unproven,omitempty"`
 	// Certificate is what a certificate would say; nil where that cannot be told.
 	Certificate *ExplainedCertificate `json:"certificate,omitempty"`
 	// Reason and Message are the refusal; "" where a certificate would be issued to whoever
@@ -75,7 +77,7 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 	if err != nil {
 		return nil, err
 	}
-	x := &Explanation{}
+	x := &Explanation{Unproven: options.Token == ""}
 	token, err := x.verify(ctx, t.verifier, options)
 	if err != nil {
 		return nil, err
