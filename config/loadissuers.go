@@ -91,6 +91,9 @@ func (l *issuerLoader) entry(p pair, wildcard bool) {
 	if wildcard {
 		e.IssuerURL = ""
 	}
+	for i := range e.Profiles {
+		e.Profiles[i].IssuerURL = e.IssuerURL
+	}
 	l.checkClientID(p, &e)
 	l.issuers.Entries = append(l.issuers.Entries, e)
 }

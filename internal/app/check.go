@@ -135,8 +135,10 @@ func (r *CheckReport) ask(ctx context.Context, t *trust) (wrong []error) {
 
 // Summary is one line for a person.
 func (r *CheckReport) Summary() string {
-	text := fmt.Sprintf("%s, %s, %s, %s", count(r.Entries, "issuer entry", "issuer entries"), count(r.Tests, "test", "tests"),
-		count(len(r.Mistakes), "mistake", "mistakes"), count(len(r.Warnings), "warning", "warnings"))
+	text := count(len(r.Mistakes), "mistake", "mistakes") + ", " + count(len(r.Warnings), "warning", "warnings")
+	if r.Entries > 0 {
+		text = count(r.Entries, "issuer entry", "issuer entries") + ", " + count(r.Tests, "test", "tests") + ", " + text
+	}
 	if r.Asked > 0 {
 		text += ", " + count(r.Asked, "issuer asked", "issuers asked")
 	}
