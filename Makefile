@@ -54,5 +54,6 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 	done
 
 .PHONY: bench
-bench: ## the price of a certificate beside its floor
+bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy

@@ -61,11 +61,9 @@ func newLive(ctx context.Context, l *live) (*live, error) {
 func (l *live) reload(ctx context.Context) error {
 	next, err := l.next(ctx)
 	if err != nil {
-		l.failed.Store(&failedReload{l.base.Now(), err})
 		return err
 	}
 	l.current.Store(next)
-	l.failed.Store(nil)
 	l.metrics.generation.Set(float64(next.number))
 	select {
 	case l.swapped <- struct{}{}:
@@ -99,15 +97,18 @@ func (l *live) next(ctx context.Context) (*generation, error) {
 	return g, nil
 }
 
-// observe is told the outcome of each reload after the first load.
+// observe is told what came of each change of the file: also that it cannot be read, and
+// that so nothing was reloaded.
 func (l *live) observe(err error) {
 	now := float64(l.base.Now().Unix())
 	if err != nil {
+		l.failed.Store(&failedReload{l.base.Now(), err})
 		l.metrics.reloads.WithLabelValues("error").Inc()
 		l.metrics.lastFailure.Set(now)
 		l.metrics.stale.Set(1)
 		return
 	}
+	l.failed.Store(nil)
 	l.metrics.reloads.WithLabelValues("ok").Inc()
 	l.metrics.lastSuccess.Set(now)
 	l.metrics.stale.Set(0)

@@ -249,8 +249,12 @@ func TestReloadUnderLoad(t *testing.T) {
 	if got := r.get(t, "/readyz?verbose"); !strings.Contains(got, `"status":"SERVING"`) || !strings.Contains(got, "generation 4") || !strings.Contains(got, `did you mean \"type\"`) {
 		t.Errorf("readiness with a broken file: %s", got)
 	}
-	// An ordinary file instead of the mount, renamed over what is there.
+	// An ordinary file instead of the mount: gone for a while, then renamed over what is there.
 	file := filepath.Join(mount.dir, "issuers.yaml")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the missing file", func() bool { return strings.Contains(r.get(t, "/readyz?verbose"), "no such file") })
 	for n := 5; n <= 6; n++ {
 		if err := os.WriteFile(file+".new", []byte(fmt.Sprintf("%s    description: version %d\n", content, n)), 0o600); err != nil {
 			t.Fatal(err)
@@ -270,7 +274,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		`mayfly_config_reloads_total{result="ok"}`:    5,
-		`mayfly_config_reloads_total{result="error"}`: 1,
+		`mayfly_config_reloads_total{result="error"}`: 2,
 		`mayfly_config_stale`:                         0,
 	} {
 		if got := r.metric(t, name); got != want {
@@ -330,5 +334,13 @@ func TestReloadChangesWhatIsDecided(t *testing.T) {
 	wantReason(map[string]any{"aud": "deploy"}, "AUDIENCE_MISMATCH")
 	write(4, rules+"    profiles:\n      - {name: deploy, client-id: deploy, type: email}\n")
 	wantReason(map[string]any{"aud": "deploy"}, "")
+	response, err := http.Get(r.rest + "/api/v2/configuration")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || strings.Count(string(body), r.Provider.IssuerURL()) != 2 || !strings.Contains(string(body), `"deploy"`) {
+		t.Errorf("GetConfiguration: %s, %v", body, err)
+	}
 	wantReason(map[string]any{"aud": []string{"deploy", "sigstore"}}, "AUDIENCE_MISMATCH")
 }
