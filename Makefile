@@ -58,8 +58,9 @@ figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flo
 	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
 
 .PHONY: bench
-bench: ## the price of a certificate beside its floor
+bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000
