@@ -43,6 +43,7 @@ func (s *source) fetchKeys(ctx context.Context, seen *keys) (*keys, error) {
 	var discovery error
 	if seen == nil {
 		var doc document
+		began := s.now()
 		err := s.observed("discovery", func() (err error) {
 			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 			defer cancel()
@@ -55,7 +56,7 @@ func (s *source) fetchKeys(ctx context.Context, seen *keys) (*keys, error) {
 				return nil, discovery
 			}
 		} else {
-			seen = &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms}
+			seen = &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms, discoveredAt: began}
 		}
 	}
 	k := *seen

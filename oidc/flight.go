@@ -79,7 +79,7 @@ func (s *source) start(ctx context.Context) (*flight, error) { return s.startWit
 
 // startWith begins a fetch, which outlives the request that it is for: others wait for it
 // too. With seen it reads the key set alone, where seen was read, unless the last fetch
-// failed. s.mu is held, and s.flight is nil.
+// failed or the document is old. s.mu is held, and s.flight is nil.
 func (s *source) startWith(ctx context.Context, seen *keys) (*flight, error) {
 	release := func() {}
 	if s.pool != nil {
@@ -88,7 +88,7 @@ func (s *source) startWith(ctx context.Context, seen *keys) (*flight, error) {
 			return nil, err
 		}
 	}
-	if s.failures > 0 {
+	if s.failures > 0 || seen != nil && s.now().Sub(seen.discoveredAt) >= s.refresh {
 		seen = nil
 	}
 	f := &flight{done: make(chan struct{})}

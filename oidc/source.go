@@ -41,6 +41,8 @@ type keys struct {
 	list       []publicKey
 	fetchedAt  time.Time     // when they were asked for
 	interval   time.Duration // from fetchedAt until they are to be fetched anew
+
+	discoveredAt time.Time // when the document was asked for that jwksURI and algorithms are of
 }
 
 // source is where the keys of one issuer URL come from: the last good answer, and at most
