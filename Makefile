@@ -57,3 +57,7 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
 	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
+
+.PHONY: bench-ct
+bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000
+	$(GO) test -run '^$$' -bench Outage -benchtime 2000x ./internal/testca

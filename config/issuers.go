@@ -79,11 +79,12 @@ type Issuer struct {
 	AllowedEmailDomains []string
 
 	// CACert is `ca-cert`: certificates, as PEM text, that the issuer's server may chain up
-	// to, instead of the system's.
+	// to, beside the system's.
 	CACert string
 	// AllowPrivateNetwork is `allow-private-network` (ours): discovery and keys may be read
-	// from private and link-local addresses. False by default, since an issuer whose name
-	// resolves to one is how a server is made to call its own network.
+	// from private addresses; link-local ones and metadata services stay refused. False by
+	// default, since an issuer whose name resolves to one is how a server is made to call
+	// its own network.
 	AllowPrivateNetwork bool
 	// JWKSHosts is `jwks-hosts` (ours): the hosts that a wildcard entry's issuers may keep
 	// their keys on besides their own. None by default. A static entry's issuer may keep

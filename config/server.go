@@ -137,7 +137,8 @@ type CT struct {
 	// Disabled is `ct.disabled`, false by default. True issues certificates that no log
 	// knows and that most verifiers refuse. It excludes Logs.
 	Disabled bool
-	// Logs is `ct.logs`. One SCT, of whichever log answers first, goes into a certificate.
+	// Logs is `ct.logs`, in order of preference. One SCT, of whichever log answers first, goes
+	// into a certificate; docs/ct.md says who is asked when.
 	Logs []CTLog
 }
 

@@ -11,18 +11,41 @@ import (
 // Limits on wildcard issuers, whose URLs anybody can make up.
 const (
 	maxFound   = 1000 // issuers kept whose keys were read, and as many others
-	maxFlights = 32   // fetches under way
+	maxFlights = 32   // fetches under way for an entry's new issuers, and as many for its others
 )
 
 // errBusy tells that maxFlights fetches are under way.
 var errBusy = errors.New("too many wildcard issuers are being fetched")
+
+// slots bounds the fetches under way for one wildcard entry; each has an element in the
+// channel that it belongs to. Those for issuers whose keys have never been read, which may
+// be made up, take no place from those that keep a good issuer's keys fresh, nor from
+// another entry's.
+type slots struct{ newcomers, refreshes chan struct{} }
+
+func newSlots() *slots {
+	return &slots{newcomers: make(chan struct{}, maxFlights), refreshes: make(chan struct{}, maxFlights)}
+}
+
+// take returns what gives the place of a fetch for s back; errBusy if there is none.
+func (l *slots) take(s *source) (release func(), err error) {
+	places := l.newcomers
+	if s.current.Load() != nil {
+		places = l.refreshes
+	}
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	default:
+		return nil, errBusy
+	}
+}
 
 // sourceCache keeps the issuers that wildcards matched, up to maxFound of them, and forgets
 // the least recently used. Issuers whose keys have never been read are kept apart, so that
 // made-up ones drive out none but each other.
 type sourceCache struct {
 	common *shared
-	slots  chan struct{}
 
 	mu     sync.Mutex // guards what follows
 	proven lru
@@ -30,7 +53,7 @@ type sourceCache struct {
 }
 
 func newSourceCache(common *shared) *sourceCache {
-	return &sourceCache{common: common, slots: make(chan struct{}, maxFlights), proven: newLRU(), others: newLRU()}
+	return &sourceCache{common: common, proven: newLRU(), others: newLRU()}
 }
 
 // get returns the one source of issuerURL, which e's pattern matches.
@@ -41,16 +64,24 @@ func (c *sourceCache) get(issuerURL string, e *entry) *source {
 		return src
 	}
 	src := c.others.get(issuerURL)
-	switch {
-	case src == nil:
+	if src == nil {
 		src = newSource(c.common, e, issuerURL)
-		src.slots = c.slots
+		src.found = c
 		c.others.add(src)
-	case src.current.Load() != nil:
-		c.others.remove(issuerURL)
-		c.proven.add(src)
 	}
 	return src
+}
+
+// prove keeps src, whose keys have just been read, with the good ones: at once, and not when
+// it is asked for again, by when made-up ones may have driven it out.
+func (c *sourceCache) prove(src *source) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.proven.get(src.issuerURL) != nil {
+		return
+	}
+	c.others.remove(src.issuerURL)
+	c.proven.add(src)
 }
 
 // lru is a set of sources by issuer URL, in the order of their use.
@@ -77,7 +108,10 @@ func (l lru) add(src *source) {
 	}
 }
 
+// remove does nothing where there is no such source.
 func (l lru) remove(issuerURL string) {
-	l.order.Remove(l.byURL[issuerURL])
-	delete(l.byURL, issuerURL)
+	if element, ok := l.byURL[issuerURL]; ok {
+		l.order.Remove(element)
+		delete(l.byURL, issuerURL)
+	}
 }

@@ -18,10 +18,9 @@ func TestMadeUpIssuersDriveOutNoGoodOne(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}}, provider.Config{})
 	token := mint(t, w.provider, nil)
-	for range 2 {
-		if err := w.verify(t, token); err != nil {
-			t.Fatal(err)
-		}
+	// Once is enough: made-up ones must not drive it out before it is asked for again.
+	if err := w.verify(t, token); err != nil {
+		t.Fatal(err)
 	}
 	for i := range 2 * maxFound {
 		wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"iss": fmt.Sprintf("https://made-up-%d.example", i)})), refusal.IssuerUnreachable)
@@ -78,6 +77,63 @@ func TestFetchesForWildcardsAreBounded(t *testing.T) {
 		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
 			t.Errorf("afterwards: %v", err)
 		}
+	})
+}
+
+// TestMadeUpIssuersHoldUpNoGoodOne: a key that a good issuer has withdrawn would live for as
+// long as somebody keeps all fetches busy with issuers that do not exist, and a cluster would
+// be locked out by whoever floods another entry.
+func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example"), wildcardIssuer("https://*.other.example")}}, provider.Config{})
+		elsewhere := newProvider(t, provider.Config{IssuerURL: "https://new.other.example"})
+		w.serve("https://new.other.example", elsewhere)
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(defaultKeyRefresh)
+		for i := range maxFlights {
+			issuer := fmt.Sprintf("https://hanging-%d.example", i)
+			w.serve(issuer, http.HandlerFunc(hang))
+			raw := mint(t, w.provider, map[string]any{"iss": issuer})
+			go func() { _, _ = w.verifier.Verify(t.Context(), raw) }()
+		}
+		synctest.Wait()
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+		if n := w.provider.KeyFetches(); n != 2 {
+			t.Errorf("%d key fetches, want a second one at the age of refresh", n)
+		}
+		if err := w.verify(t, mint(t, elsewhere, nil)); err != nil {
+			t.Errorf("a new issuer of another entry: %v", err)
+		}
+		time.Sleep(2 * fetchTimeout)
+	})
+}
+
+// TestOneHangingIssuerHoldsFewRequests: what waits for it takes the server's room from the rest.
+func TestOneHangingIssuerHoldsFewRequests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.hanging.example")}}, provider.Config{})
+		w.serve("https://x.hanging.example", http.HandlerFunc(hang))
+		hanging := mint(t, w.provider, map[string]any{"iss": "https://x.hanging.example"})
+		for range maxWaiting {
+			go func() { _, _ = w.verifier.Verify(t.Context(), hanging) }()
+		}
+		synctest.Wait()
+		start := time.Now()
+		if e := wantReason(t, w.verify(t, hanging), refusal.Overloaded); e.RetryAfter <= 0 || time.Since(start) != 0 {
+			t.Errorf("refusal %+v after %s", e, time.Since(start))
+		}
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Errorf("another issuer: %v", err)
+		}
+		time.Sleep(2 * fetchTimeout)
+		wantReason(t, w.verify(t, hanging), refusal.IssuerUnreachable)
+		time.Sleep(2 * fetchTimeout)
 	})
 }
 

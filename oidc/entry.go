@@ -30,7 +30,9 @@ const (
 type entry struct {
 	Issuer
 	pattern    Pattern           // of a wildcard entry
+	slots      *slots            // of a wildcard entry
 	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
+	waiting    chan struct{}     // an element for each request that waits for a fetch
 	inCluster  bool
 	client     *http.Client
 	health     health
@@ -63,7 +65,10 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
 	keys := make(map[string]bool)
 	for _, issuer := range cfg.Issuers {
-		e := &entry{Issuer: issuer, inCluster: inCluster && issuer.Kubernetes && issuer.URL != ""}
+		e := &entry{
+			Issuer: issuer, inCluster: inCluster && issuer.Kubernetes && issuer.URL != "",
+			waiting: make(chan struct{}, maxWaiting),
+		}
 		errs = append(errs, e.validate(cfg.AllowLoopback)...)
 		if keys[issuer.Key] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
@@ -75,6 +80,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 		v.entries = append(v.entries, e)
 		switch {
 		case issuer.URL == "":
+			e.slots = newSlots()
 			v.wildcards = append(v.wildcards, e)
 		case v.static[issuer.URL] != nil:
 			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%s has more than one entry", issuer.URL))

@@ -4,6 +4,7 @@ package oidc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -67,12 +68,10 @@ func (s *source) failing() bool {
 // s.mu is held, and s.flight is nil.
 func (s *source) start(ctx context.Context) (*flight, error) {
 	release := func() {}
-	if s.slots != nil {
-		select {
-		case s.slots <- struct{}{}:
-			release = func() { <-s.slots }
-		default:
-			return nil, errBusy
+	if s.wildcard() {
+		var err error
+		if release, err = s.entry.slots.take(s); err != nil {
+			return nil, err
 		}
 	}
 	f := &flight{done: make(chan struct{})}
@@ -102,6 +101,9 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 	now := s.now()
 	if err == nil {
 		s.current.Store(k)
+		if s.found != nil {
+			s.found.prove(s)
+		}
 	}
 	stopped := err != nil && ctx.Err() != nil // Run has ended, which says nothing of the issuer
 	s.mu.Lock()
@@ -144,6 +146,25 @@ func backoff(failures int) time.Duration {
 		pause = min(firstBackoff<<(failures-1), maxBackoff)
 	}
 	return pause - rand.N(pause/4)
+}
+
+// maxWaiting is how many requests wait for fetches of one entry at the same time: half of
+// those that the server has in hand by default. Nothing in a token that waits has been
+// verified, so that one issuer that hangs would else let anybody fill the server with it.
+const maxWaiting = 256
+
+// errCrowded tells that maxWaiting requests wait.
+var errCrowded = errors.New("too many requests wait for the issuers of this entry")
+
+// wait is f.wait for one of at most maxWaiting requests.
+func (e *entry) wait(ctx context.Context, f *flight) error {
+	select {
+	case e.waiting <- struct{}{}:
+		defer func() { <-e.waiting }()
+		return f.wait(ctx)
+	default:
+		return errCrowded
+	}
 }
 
 // wait returns when the source has been updated, or with an error when ctx ends or maxWait

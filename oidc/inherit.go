@@ -19,8 +19,9 @@ func (v *Verifier) Inherit(old *Verifier) {
 		if i < 0 {
 			continue
 		}
-		e.client = old.entries[i].client
-		e.health.inherit(&old.entries[i].health)
+		o := old.entries[i]
+		e.client, e.slots, e.waiting = o.client, o.slots, o.waiting // bounds hold for both together
+		e.health.inherit(&o.health)
 	}
 	for issuerURL, src := range v.static {
 		if prev, ok := old.static[issuerURL]; ok && src.entry.reachesAs(prev.entry) {
@@ -38,7 +39,7 @@ func (v *Verifier) Inherit(old *Verifier) {
 				continue
 			}
 			src := newSource(v.found.common, e, prev.issuerURL)
-			src.slots = v.found.slots
+			src.found = v.found
 			src.inherit(prev)
 			from.new.add(src)
 		}

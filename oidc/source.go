@@ -46,9 +46,8 @@ type source struct {
 	*shared
 	entry     *entry
 	issuerURL string
-	// slots bounds the fetches under way for wildcard issuers, whose number callers choose;
-	// nil for a static issuer.
-	slots chan struct{}
+	// found is where a wildcard issuer is kept; nil for a static issuer.
+	found *sourceCache
 
 	// current is the last good answer; nil before the first. Written by the flight alone.
 	current atomic.Pointer[keys]
@@ -121,7 +120,7 @@ func (s *source) atHand(seen *keys, now time.Time) *keys {
 // then. They need not have keyID.
 func (s *source) await(ctx context.Context, f *flight, err error, keyID string) (*keys, error) {
 	if f != nil {
-		err = f.wait(ctx)
+		err = s.entry.wait(ctx, f)
 	}
 	known := s.usable(s.current.Load(), s.now())
 	// While the issuer fails, a key may exist and be out of our reach: not the caller's fault.
@@ -142,10 +141,10 @@ func (s *source) usable(k *keys, now time.Time) *keys {
 // unreachable is the refusal where no usable keys are at hand. cause, which may be nil, is why
 // this request had none; why the issuer has none is added.
 func (s *source) unreachable(cause error) error {
-	if errors.Is(cause, errBusy) {
-		e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
+	if errors.Is(cause, errBusy) || errors.Is(cause, errCrowded) {
+		e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment, or too many requests wait for this one; try again")
 		e.RetryAfter = time.Second
-		return e
+		return e.Because(cause)
 	}
 	s.mu.Lock()
 	retry, lastErr := s.retryAt.Sub(s.now()), s.lastErr

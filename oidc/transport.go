@@ -72,11 +72,13 @@ func newAddressPolicy() *addressPolicy {
 		public: true,
 		// RFC 1918, RFC 6598 and RFC 4193.
 		privateRanges: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
-		// What RFC 6890 and its registries call not globally reachable, and the tunnels
-		// that carry other addresses inside (6to4, Teredo, local NAT64).
+		// What RFC 6890 and its registries call not globally reachable, the tunnels that
+		// carry other addresses inside (6to4, Teredo, local NAT64), and, last, the metadata
+		// services that are not link-local: those of Alibaba, Azure and AWS over IPv6.
 		refusedRanges: prefixes("0.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
 			"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "::/96", "64:ff9b:1::/48", "100::/64",
-			"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10"),
+			"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
+			"100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32"),
 		nat64: netip.MustParsePrefix("64:ff9b::/96"), // RFC 6052
 	}
 }
@@ -107,10 +109,10 @@ func (p *addressPolicy) allows(addr netip.Addr) bool {
 		return p.loopback
 	case !addr.IsGlobalUnicast(): // link-local, multicast, unspecified, broadcast
 		return false
+	case contains(p.refusedRanges, addr): // first, as some metadata services have private addresses
+		return false
 	case contains(p.privateRanges, addr):
 		return p.private
-	case contains(p.refusedRanges, addr):
-		return false
 	default:
 		return p.public
 	}

@@ -7,6 +7,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -49,7 +50,11 @@ type App struct {
 	live     *live
 	server   *server.Server
 	watchers []*watch.Watcher
+	logs     *logSet
 }
+
+// shutdownTimeout is how long what runs in the background may take to end after the edge.
+const shutdownTimeout = 15 * time.Second
 
 // Serve builds a server, listens, and serves until ctx ends.
 func Serve(ctx context.Context, options Options) error {
@@ -59,14 +64,14 @@ func Serve(ctx context.Context, options Options) error {
 	}
 	listeners, err := app.Listen()
 	if err != nil {
-		return err
+		return errors.Join(err, app.Close(ctx))
 	}
 	return app.Run(ctx, listeners)
 }
 
 // Build reads the configuration and makes everything that it asks for. It listens nowhere
 // and asks nobody on the network. Every mistake in a file is told with its place.
-func Build(ctx context.Context, options Options) (*App, error) {
+func Build(ctx context.Context, options Options) (_ *App, err error) {
 	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
 		return nil, err
@@ -81,6 +86,10 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 
+	app := &App{Config: cfg, logger: logger}
+	if err := app.trust(ctx, registry); err != nil {
+		return nil, err
+	}
 	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -94,19 +103,25 @@ func Build(ctx context.Context, options Options) (*App, error) {
 		return nil, cfg.Explain(err)
 	}
 	warn(unjoin(cfg.Explain(errors.Join(warnAuthority...)))...)
-	logs, warnLogs, err := newLogs(cfg, logger, registry)
+	chain := authority.Chain().Certificates
+	logs, err := newLogs(ctx, cfg, chain[len(chain)-1:], logger, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	warn(unjoin(cfg.Explain(errors.Join(warnLogs...)))...)
+	app.logs = logs
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, app.Close(ctx))
+		}
+	}()
+	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
-	app := &App{Config: cfg, logger: logger}
-	if err := app.trust(ctx, registry, ca.Config{
-		KeyPolicy: keyPolicy, Authority: authority, Profile: profile, Logs: logs, Now: time.Now, Logger: logger,
+	if err := app.live.begin(ctx, ca.Config{
+		KeyPolicy: keyPolicy, Authority: authority, Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
 	}); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerExpiry(registry, authority, logs == nil)
+	registerExpiry(registry, authority, logs.logs == nil)
 
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
@@ -115,7 +130,8 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	app.server, err = server.New(server.Config{
 		Authority: app.live,
 		Issuers:   app.live.issuers,
-		Checks:    checks(authority, profile, app.live, logs == nil),
+		Checks:    append(checks(authority, profile, app.live), logs.checks()...),
+		Mounts:    logs.mounts(),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,
@@ -126,30 +142,9 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	return app, nil
 }
 
-// trust loads the issuer file, and has it watched: a change is a new generation of what
-// requests are decided by. base is the CA but for that.
-func (a *App) trust(ctx context.Context, registry prometheus.Registerer, base ca.Config) error {
-	observer := newTrustObserver(registry)
-	l := &live{
-		load: func() (*trust, []config.Mistake, error) {
-			return loadTrust(a.Config, a.Config.Issuers, a.logger, observer)
-		},
-		base:    base,
-		metrics: newReloadMetrics(registry),
-		logger:  a.logger,
-	}
-	// It takes what the file holds now for known, and so comes before the first load.
-	a.watchers = append(a.watchers, watch.New(watch.Config{
-		Name:    "issuers",
-		Files:   []string{a.Config.Issuers},
-		Reload:  func() error { return l.reload(context.WithoutCancel(ctx)) },
-		Observe: l.observe,
-		Logger:  a.logger,
-	}))
-	var err error
-	a.live, err = newLive(ctx, l)
-	return err
-}
+// Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
+// after it.
+func (a *App) Close(ctx context.Context) error { return a.logs.close(ctx) }
 
 // Listen opens the listeners that the configuration names.
 func (a *App) Listen() (server.Listeners, error) {
@@ -206,7 +201,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 		return a.server.Serve(ctx, listeners)
 	})
 	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", addressAttrs(listeners)...)
-	err := group.Wait()
+	err := errors.Join(group.Wait(), a.Close(ctx))
 	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }
@@ -278,6 +273,12 @@ func unjoin(err error) []error {
 		return joined.Unwrap()
 	}
 	return []error{err}
+}
+
+// readSecret reads a file that holds one secret, without the newline at its end.
+func readSecret(name string) ([]byte, error) {
+	secret, err := readFile(name)
+	return bytes.TrimRight(secret, "\r\n"), err
 }
 
 // readFile reads a file that an operator named, and bounds it.

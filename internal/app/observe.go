@@ -21,8 +21,8 @@ import (
 // checks is what readiness is made of. An issuer that is out makes nobody else's
 // certificates worse, so it shows in the report and turns nothing red; a key that does not
 // sign, or a CA that is about to end, does.
-func checks(authority *ca.Authority, profile *ca.Profile, live *live, ctDisabled bool) []server.Check {
-	list := []server.Check{
+func checks(authority *ca.Authority, profile *ca.Profile, live *live) []server.Check {
+	return []server.Check{
 		{
 			Name:     "signer",
 			Critical: true,
@@ -51,15 +51,8 @@ func checks(authority *ca.Authority, profile *ca.Profile, live *live, ctDisabled
 				return issuerHealth(live.current.Load().trust.verifier.Status())
 			},
 		},
+		{Name: "configuration", Probe: live.probe},
 	}
-	list = append(list, server.Check{Name: "configuration", Probe: live.probe})
-	if ctDisabled {
-		list = append(list, server.Check{
-			Name:  "certificate-transparency",
-			Probe: func(context.Context) (string, error) { return "disabled by configuration", nil },
-		})
-	}
-	return list
 }
 
 // issuerHealth tells each issuer entry's state, and an error where one is failing.

@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"internal/demo":     {"*"},
 	"internal/app":      {"*"},
 	"cmd":               {"*"},
+	"test/conformance":  {"*"},
 }
 
 // onlyFor says who alone may import a package.

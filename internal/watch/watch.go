@@ -19,6 +19,10 @@ import (
 // Interval is how often files are read.
 const Interval = time.Second
 
+// RetryInterval is how often content that would not load is tried again. What failed may have
+// been something else: no free file descriptor, or a signer out of reach.
+const RetryInterval = 30 * time.Second
+
 // maxFileSize bounds what is read of one file.
 const maxFileSize = 4 << 20
 
@@ -29,7 +33,8 @@ type Config struct {
 	// Files are read together: Reload is called once for a change in any of them.
 	Files []string
 	// Reload takes the new content from the files. Where it returns an error, what was
-	// loaded before stays, the error is logged, and the next change is awaited.
+	// loaded before stays, the error is logged, and it is called again at the next change
+	// or after RetryInterval.
 	Reload func() error
 	// Observe, where it is not nil, is told the outcome of each reload.
 	Observe func(error)
@@ -40,6 +45,8 @@ type Config struct {
 type Watcher struct {
 	config Config
 	digest [sha256.Size]byte
+	// retryAt is when Reload is to be called again for the same content; zero if it took it.
+	retryAt time.Time
 }
 
 // New returns a watcher that takes the content that the files have now for known. Call it
@@ -69,12 +76,15 @@ func (w *Watcher) Run(ctx context.Context) {
 // so it is told once.
 func (w *Watcher) poll(ctx context.Context) {
 	now, err := digest(w.config.Files)
-	if now == w.digest {
+	again := err == nil && !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
+	if now == w.digest && !again {
 		return
 	}
-	w.digest = now
+	w.digest, w.retryAt = now, time.Time{}
 	if err == nil {
-		err = w.config.Reload()
+		if err = w.config.Reload(); err != nil {
+			w.retryAt = time.Now().Add(RetryInterval)
+		}
 	}
 	if w.config.Observe != nil {
 		w.config.Observe(err)

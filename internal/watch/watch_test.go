@@ -123,3 +123,32 @@ func TestKubernetesSwapThreeTimes(t *testing.T) {
 		t.Errorf("contents that were loaded (-want +got):\n%s", diff)
 	}
 }
+
+// A reload that failed for another reason than the content must not wait for a change that
+// may be months away.
+func TestFailedReloadIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "cert.pem")
+	write(t, name, "one")
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		w := New(Config{
+			Files: []string{name},
+			Reload: func() error {
+				if calls++; calls < 3 {
+					return errors.New("too many open files")
+				}
+				return nil
+			},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		write(t, name, "two")
+		for second := range 10 * int(RetryInterval/Interval) {
+			w.poll(t.Context())
+			if want := min(1+second/int(RetryInterval/Interval), 3); calls != want {
+				t.Fatalf("after %d seconds Reload was called %d times, want %d", second, calls, want)
+			}
+			time.Sleep(Interval) // the bubble's clock
+		}
+	})
+}
