@@ -87,7 +87,13 @@ func (l *live) begin(ctx context.Context, base ca.Config) error {
 
 // reload puts the issuer file as it is now into use, whole or not at all. It is not called
 // twice at a time.
-func (l *live) reload(ctx context.Context) error {
+func (l *live) reload(ctx context.Context) (err error) {
+	// What serves must outlive whatever a file does to its parsers.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic while loading: %v", p)
+		}
+	}()
 	t, err := l.read(ctx)
 	if err != nil {
 		return err
