@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // File is a configuration file as it was read. It knows where each of its keys stands.
@@ -79,7 +80,7 @@ func (f *File) find(n *node, key string) (pair, bool) {
 		return p, ok
 	}
 	for _, p := range n.pairs {
-		if fold(p.key.value) == fold(key) {
+		if suggest.Fold(p.key.value) == suggest.Fold(key) {
 			return p, true
 		}
 	}

@@ -148,8 +148,8 @@ func (l *issuerLoader) profileFields(e *Issuer) []field {
 		{"spiffe-trust-domain", "SPIFFETrustDomain", l.text(&e.SPIFFETrustDomain)},
 		{"challenge-claim", "ChallengeClaim", l.text(&e.ChallengeClaim)},
 		{"skip-email-verification", "SkipEmailVerification", l.flag(&e.SkipEmailVerification)},
-		{"allowed-email-domains", "AllowedEmailDomains", l.texts(&e.AllowedEmailDomains)},
-		{"allow", "Allow", l.list(func(_ int, n *node) { l.allowRule(n, e) })},
+		{"allowed-email-domains", "AllowedEmailDomains", l.nonEmpty(l.texts(&e.AllowedEmailDomains), "would allow every domain")},
+		{"allow", "Allow", l.nonEmpty(l.list(func(_ int, n *node) { l.allowRule(n, e) }), "would allow everybody")},
 		{"mode", "Mode", l.text(&e.Mode)},
 		{"constants", "Constants", l.textMap(&e.Constants)},
 		{"tests", "Tests", l.list(func(_ int, n *node) { l.test(n, e) })},
@@ -185,6 +185,17 @@ func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
 	}
 	p, ok := l.issuers.File.find(entry.value, l.spell(yaml, json))
 	return !ok || p.value.kind == scalar
+}
+
+// nonEmpty reads a list that restricts by what is in it: with nothing in it, it would do the
+// opposite of what its author is likely to mean.
+func (l *issuerLoader) nonEmpty(read reader, otherwise string) reader {
+	return func(n *node) {
+		if n.isNull() || n.kind == sequence && len(n.items) == 0 {
+			l.mistake(n.at, "this list is empty, and so %s; fill it, or remove the key", otherwise)
+		}
+		read(n)
+	}
 }
 
 // allowRule reads one of an entry's rules, which package policy judges.

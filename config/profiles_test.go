@@ -82,6 +82,9 @@ func TestProfileMistakes(t *testing.T) {
 		"    profiles: [{name: x, client-id: x},{name: x, client-id: y}]": `f:6:40: another profile of the entry has the name "x" already`,
 		"    allow: [{name: x, whne: 'true'}]":                            `f:6:23: unknown key "whne"; did you mean "when"?`,
 		"    allow: {name: x}":                                            "f:6:12: found a mapping, where a list is wanted",
+		"    allow: []":                                                   "f:6:12: this list is empty, and so would allow everybody",
+		"    allow:":                                                      "f:6:5: this list is empty",
+		"    allowed-email-domains: []":                                   "f:6:28: this list is empty, and so would allow every domain",
 	} {
 		_, _, err := config.ParseIssuers("f", []byte(good+content), false)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -12,6 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
@@ -176,7 +177,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 		}
 		extension, ok := certs.ExtensionByKey(key)
 		if !ok {
-			unknown := keypath.Errorf(path, "there is no extension of this name; the names are %s", strings.Join(extensionKeys(), ", "))
+			unknown := keypath.Errorf(path, "there is no extension of this name%s; the names are %s", suggest.DidYouMean(key, extensionKeys()), strings.Join(extensionKeys(), ", "))
 			if compat {
 				warnings = append(warnings, unknown)
 			} else {
@@ -209,7 +210,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 func (r *ciProvider) checkConstants(constants map[string]string, path []string) (errs []error) {
 	for _, name := range slices.Sorted(maps.Keys(constants)) {
 		if !r.unnamed && !slices.Contains(r.names, name) {
-			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s; the names that templates read are %s", quote(name), strings.Join(r.names, ", ")))
+			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s%s; the names that templates read are %s", quote(name), suggest.DidYouMean(name, r.names), strings.Join(r.names, ", ")))
 		}
 	}
 	return errs

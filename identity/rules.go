@@ -10,6 +10,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // NewRules builds the rule of every issuer entry. It finds all mistakes at once: err joins
@@ -107,7 +108,7 @@ func (e *entryBuilder) rule() rule {
 	case "":
 		e.wrong("type", "the type is missing; it must be one of %s", strings.Join(Types(), ", "))
 	default:
-		e.wrong("type", "there is no issuer type %s; it must be one of %s", quote(e.Type), strings.Join(Types(), ", "))
+		e.wrong("type", "there is no issuer type %s%s; it must be one of %s", quote(e.Type), suggest.DidYouMean(e.Type, Types()), strings.Join(Types(), ", "))
 	}
 	return nil
 }
@@ -176,10 +177,11 @@ func (e *entryBuilder) ciProvider() rule {
 		e.wrong("ci-provider", "the key is missing; name an entry of ci-issuer-metadata")
 	case !ok:
 		known := "which has none"
-		if names := slices.Sorted(maps.Keys(e.providers)); len(names) > 0 {
+		names := slices.Sorted(maps.Keys(e.providers))
+		if len(names) > 0 {
 			known = "which has " + strings.Join(names, ", ")
 		}
-		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, %s", quote(e.CIProvider), known)
+		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, %s%s", quote(e.CIProvider), known, suggest.DidYouMean(e.CIProvider, names))
 	}
 	if provider == nil || len(e.Constants) == 0 {
 		return provider

@@ -86,6 +86,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 
+	app := &App{Config: cfg, logger: logger}
+	if err := app.trust(ctx, registry); err != nil {
+		return nil, err
+	}
 	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -104,7 +108,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	app := &App{Config: cfg, logger: logger, logs: logs}
+	app.logs = logs
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, app.Close(ctx))
@@ -112,10 +116,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	}()
 	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
-	if err := app.trust(ctx, registry, ca.Config{
+	if err := app.live.begin(ctx, ca.Config{
 		KeyPolicy: keyPolicy, Authority: authority, Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
 	}); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
 	registerExpiry(registry, authority, logs.logs == nil)
 	registry.MustRegister(issuerMetrics{status: app.live.status})
@@ -142,31 +146,6 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 // Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
 // after it.
 func (a *App) Close(ctx context.Context) error { return a.logs.close(ctx) }
-
-// trust loads the issuer file, and has it watched: a change is a new generation of what
-// requests are decided by. base is the CA but for that.
-func (a *App) trust(ctx context.Context, registry prometheus.Registerer, base ca.Config) error {
-	observer := newTrustObserver(registry)
-	l := &live{
-		load: func() (*trust, []config.Mistake, error) {
-			return loadTrust(a.Config, a.Config.Issuers, a.logger, observer)
-		},
-		base:    base,
-		metrics: newReloadMetrics(registry),
-		logger:  a.logger,
-	}
-	// It takes what the file holds now for known, and so comes before the first load.
-	a.watchers = append(a.watchers, watch.New(watch.Config{
-		Name:    "issuers",
-		Files:   []string{a.Config.Issuers},
-		Reload:  func() error { return l.reload(context.WithoutCancel(ctx)) },
-		Observe: l.observe,
-		Logger:  a.logger,
-	}))
-	var err error
-	a.live, err = newLive(ctx, l)
-	return err
-}
 
 // Listen opens the listeners that the configuration names.
 func (a *App) Listen() (server.Listeners, error) {

@@ -50,7 +50,7 @@ var breakages = []breakage{
 	{15, `    client-id: ""`, `client-id is missing`, 0},
 	{15, "    client-id: [sigstore]", `found a list, where text is wanted`, 0},
 	{15, "    client-id: 5", `found the number 5, where text is wanted: write it in quotes`, 0},
-	{16, "    type: e-mail", `no issuer type "e-mail"`, 0},
+	{16, "    type: e-mail", `no issuer type "e-mail"; did you mean "email"?`, 0},
 	{16, "    type: Email", `no issuer type "Email"`, 0},
 	{16, "    contact: x", `the type is missing`, 13},
 	{17, "    skip-email-verification: maybe", `true or false is wanted`, 0},
@@ -87,12 +87,12 @@ var breakages = []breakage{
 	{86, "    type: spiffe\n    spiffe-trust-domain: example.com", `move the entry to oidc-issuers`, 0},
 	// Templates.
 	{138, `      build-signer-uri: "{{ .url }/{{ .job_workflow_ref }}"`, `parsing the template`, 0},
-	{138, `      build-signer-url: "{{ .url }}/{{ .job_workflow_ref }}"`, `there is no extension of this name`, 0},
+	{138, `      build-signer-url: "{{ .url }}/{{ .job_workflow_ref }}"`, `there is no extension of this name; did you mean "build-signer-uri"?`, 0},
 	{138, `      build-signer-uri: "{{ nofunction .url }}"`, `function "nofunction" not defined`, 0},
 	{138, `      build-signer-uri: ["x"]`, `found a list, where text is wanted`, 0},
 	{153, `    subject-alternative-name-templte: "{{ .url }}"`, `did you mean "subject-alternative-name-template"?`, 0},
 	{153, `    subject-alternative-name-template: ""`, `the template is missing`, 0},
-	{131, "      environment: ''\n    constants: {ulr: x}", `no template reads "ulr"`, 132},
+	{131, "      environment: ''\n    constants: {ulr: x}", `no template reads "ulr"; did you mean "url"?`, 132},
 	{131, "      environment: ''\n    constants: {environment: x}", `has a default too`, 132},
 	{131, `      environment: {}`, `found a mapping, where text is wanted`, 0},
 	// The file as a whole.

@@ -206,7 +206,7 @@ func swapPayload(token, other string) string {
 // explain agrees with what serve does: the same refusal, or the same name and extensions.
 func TestExplainAgreesWithServe(t *testing.T) {
 	t.Parallel()
-	r := serveEdited(t, func(w *demo.World) {
+	r := start(t, func(w *demo.World) {
 		content := fmt.Sprintf(everyType, w.Provider.IssuerURL())
 		if err := os.WriteFile(filepath.Join(w.Dir, "issuers.yaml"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)

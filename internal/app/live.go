@@ -10,8 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -38,6 +41,7 @@ type live struct {
 	base    ca.Config
 	metrics *reloadMetrics
 	logger  *slog.Logger
+	first   *trust // what was read before there was a base
 
 	current atomic.Pointer[generation]
 	// failed is why the file as it is now is not in use; nil where it is.
@@ -51,17 +55,73 @@ type failedReload struct {
 	err error
 }
 
-// newLive loads the first generation.
-func newLive(ctx context.Context, l *live) (*live, error) {
-	l.swapped = make(chan struct{}, 1)
-	return l, l.reload(ctx)
+// trust reads the issuer file, and has it watched: a change is a new generation of what
+// requests are decided by.
+func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
+	observer := newTrustObserver(registry)
+	a.live = &live{
+		load: func() (*trust, []config.Mistake, error) {
+			return loadTrust(a.Config, a.Config.Issuers, a.logger, observer)
+		},
+		metrics: newReloadMetrics(registry),
+		logger:  a.logger,
+		swapped: make(chan struct{}, 1),
+	}
+	// It takes what the file holds now for known, and so comes before the first reading.
+	a.watchers = append(a.watchers, watch.New(watch.Config{
+		Name:    "issuers",
+		Files:   []string{a.Config.Issuers},
+		Reload:  func() error { return a.live.reload(context.WithoutCancel(ctx)) },
+		Observe: a.live.observe,
+		Logger:  a.logger,
+	}))
+	var err error
+	a.live.first, err = a.live.read(ctx)
+	return err
+}
+
+// begin puts the issuers that were read first into use, with base as the rest of the CA.
+func (l *live) begin(ctx context.Context, base ca.Config) error {
+	l.base = base
+	return l.use(ctx, l.first)
 }
 
 // reload puts the issuer file as it is now into use, whole or not at all. It is not called
 // twice at a time.
-func (l *live) reload(ctx context.Context) error {
-	next, err := l.next(ctx)
+func (l *live) reload(ctx context.Context) (err error) {
+	// What serves must outlive whatever a file does to its parsers.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic while loading: %v", p)
+		}
+	}()
+	t, err := l.read(ctx)
 	if err != nil {
+		return err
+	}
+	return l.use(ctx, t)
+}
+
+// read reads the issuer file, and tells what it should be warned of.
+func (l *live) read(ctx context.Context) (*trust, error) {
+	t, warnings, err := l.load()
+	for _, warning := range warnings {
+		l.logger.LogAttrs(ctx, slog.LevelWarn, warning.Error())
+	}
+	return t, err
+}
+
+// use makes the next generation of t.
+func (l *live) use(ctx context.Context, t *trust) error {
+	next := &generation{number: 1, loaded: l.base.Now(), trust: t}
+	if last := l.current.Load(); last != nil {
+		next.number = last.number + 1
+		t.verifier.Inherit(last.trust.verifier)
+	}
+	parts := l.base
+	parts.Verifier, parts.Rules, parts.Generation = t.verifier, t.rules, next.number
+	var err error
+	if next.ca, err = ca.New(parts); err != nil {
 		return err
 	}
 	l.current.Store(next)
@@ -71,31 +131,9 @@ func (l *live) reload(ctx context.Context) error {
 	default:
 	}
 	l.logger.LogAttrs(ctx, slog.LevelInfo, "issuers loaded",
-		slog.Uint64("config_generation", next.number), slog.String("file", next.trust.issuers.File.Name()),
-		slog.String("sha256", next.trust.issuers.File.Digest()), slog.Int("entries", len(next.trust.issuers.Entries)))
+		slog.Uint64("config_generation", next.number), slog.String("file", t.issuers.File.Name()),
+		slog.String("sha256", t.issuers.File.Digest()), slog.Int("entries", len(t.issuers.Entries)))
 	return nil
-}
-
-// next loads the generation after the current one.
-func (l *live) next(ctx context.Context) (*generation, error) {
-	t, warnings, err := l.load()
-	if err != nil {
-		return nil, err
-	}
-	g := &generation{number: 1, loaded: l.base.Now(), trust: t}
-	if last := l.current.Load(); last != nil {
-		g.number = last.number + 1
-		t.verifier.Inherit(last.trust.verifier)
-	}
-	parts := l.base
-	parts.Verifier, parts.Rules, parts.Generation = t.verifier, t.rules, g.number
-	if g.ca, err = ca.New(parts); err != nil {
-		return nil, err
-	}
-	for _, warning := range warnings {
-		l.logger.LogAttrs(ctx, slog.LevelWarn, warning.Error())
-	}
-	return g, nil
 }
 
 // observe is told what came of each change of the file: also that it cannot be read, and

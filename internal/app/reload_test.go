@@ -51,8 +51,8 @@ func (b *buffer) String() string {
 	return b.Buffer.String()
 }
 
-// serveEdited starts the server of a new world, whose files prepare may change before.
-func serveEdited(t *testing.T, prepare func(*demo.World)) *running {
+// start starts the server of a new world, whose files prepare may change before.
+func start(t *testing.T, prepare func(*demo.World)) *running {
 	t.Helper()
 	w, err := demo.NewWorld(t.TempDir())
 	if err != nil {
@@ -210,7 +210,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	mount := configMap{}
 	var content string
-	r := serveEdited(t, func(w *demo.World) {
+	r := start(t, func(w *demo.World) {
 		mount.dir = filepath.Join(w.Dir, "mounted")
 		plain, err := os.ReadFile(filepath.Join(w.Dir, "issuers.yaml"))
 		if err != nil {
@@ -292,7 +292,7 @@ func TestReloadUnderLoad(t *testing.T) {
 // then in force.
 func TestReloadChangesWhatIsDecided(t *testing.T) {
 	t.Parallel()
-	r := serveEdited(t, nil)
+	r := start(t, nil)
 	file := filepath.Join(r.Dir, "issuers.yaml")
 	content, err := os.ReadFile(file)
 	if err != nil {

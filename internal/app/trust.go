@@ -12,6 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -177,8 +178,19 @@ func extensionTemplates(provider string, templates map[string]string, byName, co
 			out[name] = template // package identity warns of it
 		default:
 			errs = append(errs, keypath.Errorf([]string{"ci-issuer-metadata", provider, "extension-templates", name},
-				"%q is no extension; docs/oids.md lists their names", name))
+				"%q is no extension%s; docs/oids.md lists their names", name, suggest.DidYouMean(name, extensionNames())))
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// extensionNames are the names of the extensions that templates can set.
+func extensionNames() []string {
+	var names []string
+	for _, extension := range certs.Table() {
+		if extension.Key != "" {
+			names = append(names, extension.Name)
+		}
+	}
+	return names
 }
