@@ -66,10 +66,11 @@ figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flo
 	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
 
 .PHONY: bench
-bench: ## the price of a certificate beside its floor
+bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
 	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
 	$(GO) test -run '^$$' -bench Embedded -benchtime 5s ./internal/testca 2>/dev/null
+	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000

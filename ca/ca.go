@@ -40,6 +40,9 @@ type Config struct {
 	// Logs are the Certificate Transparency logs. Nil disables Certificate Transparency:
 	// nobody can then find out who got a certificate in their name.
 	Logs *ctlog.Logs
+	// Generation is the number of the configuration that Verifier and Rules were made of, for
+	// the record.
+	Generation uint64
 	// Now is the clock.
 	Now func() time.Time
 	// Logger gets one record for each certificate.
@@ -50,14 +53,15 @@ type Config struct {
 // request is decided by is in one CA, so that whoever replaces a CA by another, on a reload
 // or a rotation, cannot come between the two signatures of one certificate.
 type CA struct {
-	verifier  *oidc.Verifier
-	rules     *identity.Rules
-	keyPolicy *proof.KeyPolicy
-	authority *Authority
-	profile   *Profile
-	logs      *ctlog.Logs
-	now       func() time.Time
-	logger    *slog.Logger
+	verifier   *oidc.Verifier
+	rules      *identity.Rules
+	keyPolicy  *proof.KeyPolicy
+	authority  *Authority
+	profile    *Profile
+	logs       *ctlog.Logs
+	generation uint64
+	now        func() time.Time
+	logger     *slog.Logger
 }
 
 // New returns a CA of the parts in config.
@@ -70,14 +74,15 @@ func New(config Config) (*CA, error) {
 		return nil, err
 	}
 	return &CA{
-		verifier:  config.Verifier,
-		rules:     config.Rules,
-		keyPolicy: config.KeyPolicy,
-		authority: config.Authority,
-		profile:   config.Profile,
-		logs:      config.Logs,
-		now:       config.Now,
-		logger:    config.Logger,
+		verifier:   config.Verifier,
+		rules:      config.Rules,
+		keyPolicy:  config.KeyPolicy,
+		authority:  config.Authority,
+		profile:    config.Profile,
+		logs:       config.Logs,
+		generation: config.Generation,
+		now:        config.Now,
+		logger:     config.Logger,
 	}, nil
 }
 
@@ -154,6 +159,9 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		slog.String("subject", id.Subject),
 		slog.String("san", id.SAN.Value),
 		slog.String("authority", ca.authority.id),
+		slog.Uint64("config_generation", ca.generation),
+		slog.String("profile", token.Profile),
+		slog.Any("policy", id.Policy),
 		slog.Time("not_after", draft.template.NotAfter))
 	return issued, nil
 }

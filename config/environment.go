@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/viper"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 const (
@@ -86,7 +88,7 @@ func newEnvironment(r *report, environ []string) environment {
 			env[name] = value
 		case inKubernetes && isServiceLink(name):
 		default:
-			r.warnings = append(r.warnings, Mistake{File: name, Text: "unknown environment variable" + didYouMean(name, known)})
+			r.warnings = append(r.warnings, Mistake{File: name, Text: "unknown environment variable" + suggest.DidYouMean(name, known)})
 		}
 	}
 	return env
@@ -177,7 +179,7 @@ func (set setting) parse(text string) (value any, problem string) {
 		return d, ""
 	}
 	if len(set.choices) > 0 && !slices.Contains(set.choices, text) {
-		return nil, fmt.Sprintf("found %q, where one of %s is wanted%s", shorten(text), strings.Join(set.choices, ", "), didYouMean(text, set.choices))
+		return nil, fmt.Sprintf("found %q, where one of %s is wanted%s", shorten(text), strings.Join(set.choices, ", "), suggest.DidYouMean(text, set.choices))
 	}
 	return text, ""
 }

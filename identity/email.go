@@ -34,6 +34,9 @@ func (r *email) identify(tok *oidc.Token, id *Identity) error {
 	if !verified && !r.skipVerification {
 		return unverified()
 	}
+	if !isASCII(address) {
+		return refusal.New(refusal.EmailNotASCII, `the token's claim "email", %s, holds letters beyond ASCII, which certificates hold in a form that sigstore's verifiers do not read; it must be an ASCII address, its domain in punycode`, quote(address))
+	}
 	if !isAddress(address) {
 		return refusal.New(refusal.ClaimInvalid, `the token's claim "email", %s, is not a plain address; it must be dot-separated atoms, "@" and a domain of at least two labels, all in ASCII`, quote(address))
 	}
@@ -88,6 +91,11 @@ func isAddress(s string) bool {
 		}
 	}
 	return isDomain(domain)
+}
+
+// isASCII: an internationalized address would be an otherName (RFC 9598), and no rfc822Name.
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f })
 }
 
 // isAtom: atom = 1*atext (RFC 5322, section 3.2.3).

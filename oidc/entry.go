@@ -29,11 +29,12 @@ const (
 // entry is a validated Issuer.
 type entry struct {
 	Issuer
-	pattern   Pattern // of a wildcard entry
-	pool      *pool   // of a wildcard entry
-	inCluster bool
-	client    *http.Client
-	waiting   chan struct{} // one element for each request that waits for a fetch
+	pattern    Pattern           // of a wildcard entry
+	pool       *pool             // of a wildcard entry
+	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
+	inCluster  bool
+	client     *http.Client
+	waiting    chan struct{} // one element for each request that waits for a fetch
 }
 
 // transportFunc opens connections.
@@ -143,6 +144,7 @@ func (e *entry) validate(allowLoopback bool) (errs []error) {
 	if len(e.Audiences) == 0 || slices.Contains(e.Audiences, "") {
 		errs = append(errs, keypath.Errorf(e.path("client-id"), "the entry has no audience, or an empty one; tokens for any audience would be accepted"))
 	}
+	errs = append(errs, e.validateProfiles()...)
 	for _, alg := range e.SigningAlgorithms {
 		if !supportedAlgorithm(alg) {
 			errs = append(errs, keypath.Errorf(e.path("signing-algorithms"), "%q is no signing algorithm that can be accepted; these are %s", alg, supportedAlgorithms))

@@ -27,6 +27,10 @@ func (v *Verifier) Run(ctx context.Context) error {
 
 // maintain fetches again and again until ctx ends.
 func (s *source) maintain(ctx context.Context) {
+	// What Inherit brought is as old as it is; the next fetch is due when it would have been.
+	if (s.current.Load() != nil || s.failing()) && !s.sleep(ctx) {
+		return
+	}
 	for {
 		if f, err := s.force(ctx); err == nil {
 			select {

@@ -30,6 +30,9 @@ type Issuer struct {
 	Pattern string
 	// Audiences are the accepted values of `aud`; at least one. A token needs one of them.
 	Audiences []string
+	// Profiles tell tokens for further audiences apart from those for Audiences. No audience
+	// may be in two places.
+	Profiles []Profile
 	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all
 	// that the issuer's discovery document lists and that this package knows.
 	SigningAlgorithms []string
@@ -46,6 +49,14 @@ type Issuer struct {
 	// jwks_uri of a wildcard issuer may be on; its own host always is one. A static issuer's
 	// may be anywhere, unless this is set.
 	JWKSHosts []string
+}
+
+// Profile is what tokens of an issuer are for, told by their audience.
+type Profile struct {
+	// Name is what Token.Profile repeats; unique in its entry and never "".
+	Name string
+	// Audiences are the values of `aud` that lead here; at least one.
+	Audiences []string
 }
 
 // Config is the setting of a Verifier.
@@ -88,6 +99,9 @@ type Config struct {
 type Token struct {
 	// Entry is Issuer.Key of the entry that the token's issuer matched.
 	Entry string
+	// Profile is Profile.Name of the profile whose audience the token names; "" for
+	// Issuer.Audiences.
+	Profile string
 	// IssuerURL is the claim `iss`.
 	IssuerURL string
 	// Subject is the claim `sub`; never empty.
@@ -115,24 +129,29 @@ type Verifier struct {
 // wrong. For a static issuer that has been discovered it fetches only where the token names
 // a key that is not known, and that at most every 30 seconds.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error) {
+	return v.Trace(ctx, rawIDToken, nil)
+}
+
+// Trace is Verify, and tells observe, which may be nil, each step as it is made, in their
+// order; the last one is the one that failed, where one did.
+func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
+	steps := tracer(observe)
 	// One reading of the clock judges the whole token.
 	now := v.now()
 
 	token, err := parseToken(rawIDToken)
+	steps.form(token, err)
 	if err != nil {
 		return nil, err
 	}
-	issuerURL, err := token.issuerURL()
-	if err != nil {
-		return nil, err
-	}
-	e, err := v.entryOf(issuerURL)
+	issuerURL, e, err := v.match(token)
+	steps.issuer(issuerURL, e, err)
 	if err != nil {
 		return nil, err
 	}
 	// These checks are cheap and the signature is not, so they come first; a token with
 	// several faults gets the answer to one of them.
-	verified, err := token.check(e, now)
+	verified, err := token.check(e, now, steps)
 	if err != nil {
 		return nil, err
 	}
@@ -141,10 +160,13 @@ func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error
 		return nil, err
 	}
 	keys, err := src.keysFor(ctx, token)
+	steps.keys(token, keys, err)
 	if err != nil {
 		return nil, err
 	}
-	if err := verifySignature(ctx, token, keys, now); err != nil {
+	err = verifySignature(ctx, token, keys, now)
+	steps.signature(token, err)
+	if err != nil {
 		return nil, err
 	}
 	return verified, nil
@@ -156,6 +178,15 @@ func (v *Verifier) source(issuerURL string, e *entry) (*source, error) {
 		return v.static[issuerURL], nil
 	}
 	return e.pool.source(issuerURL, v.now())
+}
+
+// match returns the token's issuer URL and the entry that it leads to.
+func (v *Verifier) match(token *idToken) (issuerURL string, e *entry, err error) {
+	if issuerURL, err = token.issuerURL(); err != nil {
+		return "", nil, err
+	}
+	e, err = v.entryOf(issuerURL)
+	return issuerURL, e, err
 }
 
 // entryOf returns the static entry with exactly this URL, or else the most specific wildcard

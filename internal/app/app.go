@@ -25,7 +25,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/watch"
-	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -48,7 +47,7 @@ type App struct {
 	Config *config.Server
 
 	logger   *slog.Logger
-	verifier *oidc.Verifier
+	live     *live
 	server   *server.Server
 	watchers []*watch.Watcher
 	logs     *logSet
@@ -87,17 +86,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 
-	issuers, warnings, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
-	if err != nil {
+	app := &App{Config: cfg, logger: logger}
+	if err := app.trust(ctx, registry); err != nil {
 		return nil, err
 	}
-	warn(asErrors(warnings)...)
-	trust, err := newTrust(cfg, issuers, logger, registry)
-	if err != nil {
-		return nil, issuers.Explain(err)
-	}
-	warn(unjoin(issuers.Explain(errors.Join(trust.warnings...)))...)
-
 	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -116,7 +108,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	app := &App{Config: cfg, logger: logger, verifier: trust.verifier, logs: logs}
+	app.logs = logs
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, app.Close(ctx))
@@ -124,24 +116,22 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	}()
 	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
-	authorityCA, err := ca.New(ca.Config{
-		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authority: authority,
-		Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
-	})
-	if err != nil {
+	if err := app.live.begin(ctx, ca.Config{
+		KeyPolicy: keyPolicy, Authority: authority, Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
+	}); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
 	registerExpiry(registry, authority, logs.logs == nil)
-	registry.MustRegister(issuerMetrics{status: trust.verifier.Status})
+	registry.MustRegister(issuerMetrics{status: app.live.status})
 
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
 	app.server, err = server.New(server.Config{
-		Authority: authorityCA,
-		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    append(checks(authority, profile, trust.verifier), logs.checks()...),
+		Authority: app.live,
+		Issuers:   app.live.issuers,
+		Checks:    append(checks(authority, profile, app.live), logs.checks()...),
 		Mounts:    logs.mounts(),
 		TLS:       tlsConfig,
 		Registry:  registry,
@@ -203,7 +193,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	defer stop()
 	// Requests in flight still need keys and the newest TLS certificate while the edge
 	// drains, so what runs in the background ends after it.
-	group.Go(func() error { return a.verifier.Run(background) })
+	group.Go(func() error { return a.live.Run(background) })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

@@ -11,14 +11,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
 // checks is what readiness is made of. An issuer that is out makes nobody else's
 // certificates worse, so it shows in the report and turns nothing red; a key that does not
 // sign, or a CA that is about to end, does.
-func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifier) []server.Check {
+func checks(authority *ca.Authority, profile *ca.Profile, live *live) []server.Check {
 	return []server.Check{
 		{
 			Name:     "signer",
@@ -45,9 +44,10 @@ func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifie
 		{
 			Name: "issuers",
 			Probe: func(context.Context) (string, error) {
-				return issuerHealth(verifier.Status())
+				return issuerHealth(live.status())
 			},
 		},
+		{Name: "configuration", Probe: live.probe},
 	}
 }
 
