@@ -125,8 +125,10 @@ func isDomain(s string) bool {
 }
 
 // isLabel: letters, digits and inner hyphens, at most 63 (RFC 1123, section 2.1).
-func isLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+func isLabel(s string) bool { return len(s) <= 63 && isLabelOfAnyLength(s) }
+
+func isLabelOfAnyLength(s string) bool {
+	if s == "" || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
 	for i := range len(s) {
