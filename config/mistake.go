@@ -109,6 +109,7 @@ func (r *report) inOrder(list Mistakes) Mistakes {
 	slices.SortStableFunc(list, func(a, b Mistake) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+	list = slices.Compact(list) // what two constructors found alike
 	if more := len(list) - maxMistakes; more > 0 {
 		return append(list[:maxMistakes:maxMistakes], Mistake{File: r.file, Text: fmt.Sprintf("and %d more", more)})
 	}

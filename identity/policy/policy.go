@@ -145,6 +145,9 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 				where = fmt.Sprintf("line %d, ", issue.Location.Line())
 			}
 			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s", where, issue.Location.Column()+1, oneLine(issue.Message)))
+			if strings.HasPrefix(issue.Message, "Syntax error") {
+				break // what follows is most likely its echo
+			}
 		}
 		return nil, errors.Join(errs...)
 	}

@@ -106,7 +106,7 @@ func verifierIssuer(issuer config.Issuer) oidc.Issuer {
 	if issuer.Wildcard {
 		i.Pattern = issuer.Key
 	} else {
-		i.URL = issuer.IssuerURL
+		i.URL = issuer.Key // which issuer-url equals, or package config has complained
 	}
 	return i
 }

@@ -174,8 +174,15 @@ const (
 
 var apis = []string{restV2, restV1, overG}
 
-// do sends a.
+// do sends a, and holds what explain says of its token against the answer.
 func (c *ca) do(t *testing.T, api string, a ask) got {
+	t.Helper()
+	g := c.send(t, api, a)
+	c.explain(t, a.token, g)
+	return g
+}
+
+func (c *ca) send(t *testing.T, api string, a ask) got {
 	t.Helper()
 	switch api {
 	case restV2:

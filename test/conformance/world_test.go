@@ -97,7 +97,7 @@ func TestMain(m *testing.M) {
 		}
 		code := m.Run()
 		if testing.Verbose() {
-			fmt.Println("requests:", requests.Load())
+			fmt.Println("requests:", requests.Load(), "explained:", explained.Load())
 		}
 		return code
 	}())
