@@ -3,7 +3,6 @@
 package config
 
 import (
-	"net/url"
 	"strings"
 
 	"golang.org/x/net/publicsuffix"
@@ -44,9 +43,6 @@ func openDomain(host string) (open, registry bool) {
 	}
 	// No public suffix has a label such as this one.
 	concrete := strings.ReplaceAll(strings.ToLower(host), "*", "mayfly-any")
-	if _, err := url.Parse("https://" + concrete); err != nil {
-		return false, false
-	}
 	suffix, icann := publicsuffix.PublicSuffix(concrete)
 	if !icann && !strings.Contains(suffix, ".") {
 		return false, false // a domain of an inner network, which nobody registers

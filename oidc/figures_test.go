@@ -157,8 +157,8 @@ func TestFigureWithdrawnKey(t *testing.T) {
 	t.Logf("a withdrawn key is refused after %s at most (interval %s)", time.Duration(worst.Load()), defaultKeyRefresh)
 }
 
-// TestFigureHugeDocument: of a discovery document of 200 MiB less than 1 MiB is read, over
-// HTTP/1.1 and HTTP/2, with its length announced and without.
+// TestFigureHugeDocument: of a discovery document of 200 MiB less than 1 MiB is read,
+// from servers with HTTP/2 and without, with its length announced and without.
 func TestFigureHugeDocument(t *testing.T) {
 	t.Parallel()
 	for _, h2 := range []bool{false, true} {
@@ -176,7 +176,7 @@ func TestFigureHugeDocument(t *testing.T) {
 			wantReason(t, err, refusal.IssuerUnreachable)
 			server.CloseClientConnections()
 			server.Close()
-			t.Logf("a document of 200 MiB (HTTP/2 %v, length announced %v): %d KiB read from the connection, %d KiB sent by the issuer", h2, announced, read.Load()>>10, sent.Load()>>10)
+			t.Logf("a document of 200 MiB (HTTP/2 offered %v, length announced %v): %d KiB read from the connection, %d KiB sent by the issuer", h2, announced, read.Load()>>10, sent.Load()>>10)
 			if read.Load() >= 1<<20 {
 				t.Errorf("%d bytes were read", read.Load())
 			}

@@ -48,6 +48,10 @@ func newTransport(r reach) http.RoundTripper {
 }
 
 func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport {
+	// HTTP/2 has nothing to give to two small documents in a quarter of an hour, and a server can
+	// keep a connection of it busy for ever with frames that belong to no request.
+	var http1 http.Protocols
+	http1.SetHTTP1(true)
 	return &http.Transport{
 		Proxy: nil,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -67,8 +71,7 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 		MaxConnsPerHost:        8,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
-		ForceAttemptHTTP2:      true,
-		HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerConnection: maxDocument, MaxReceiveBufferPerStream: maxDocument},
+		Protocols:              &http1,
 	}
 }
 

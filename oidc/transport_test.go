@@ -105,6 +105,36 @@ func TestLoopbackIsDialledWhereAllowedOnly(t *testing.T) {
 	}
 }
 
+// A server that offers HTTP/2 is not taken up on it: by settings and pings that belong to no
+// request, it could keep a connection, and a core of ours, busy for ever.
+func TestIssuersAreReadOverHTTP1(t *testing.T) {
+	t.Parallel()
+	protocols := make(chan string, 8)
+	server := httptest.NewUnstartedServer(nil)
+	server.EnableHTTP2 = true
+	p := newProvider(t, provider.Config{IssuerURL: "https://" + server.Listener.Addr().String()})
+	server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		protocols <- req.Proto
+		p.ServeHTTP(rw, req)
+	})
+	server.StartTLS()
+	defer server.Close()
+	issuer := staticIssuer(p.IssuerURL())
+	issuer.CACert = certPEM(server)
+	v, err := New(Config{Issuers: []Issuer{issuer}, AllowLoopback: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+		t.Fatal(err)
+	}
+	for range len(protocols) {
+		if got := <-protocols; got != "HTTP/1.1" {
+			t.Errorf("read over %s", got)
+		}
+	}
+}
+
 func TestUnknownCAIsRefused(t *testing.T) {
 	t.Parallel()
 	p, _ := realWorld(t, nil)

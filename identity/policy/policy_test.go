@@ -224,3 +224,21 @@ func BenchmarkDecide(b *testing.B) {
 		})
 	}
 }
+
+// What people write who are used to other languages.
+func TestHints(t *testing.T) {
+	t.Parallel()
+	for when, want := range map[string]string{
+		`san = "a"`:                     "did you mean ==?",
+		`san =~ "a"`:                    "did you mean san.matches(…)?",
+		`san == "a" and issuer == "b"`:  "did you mean &&?",
+		`san == "a" or issuer == "b"`:   "did you mean ||?",
+		`san == "a" & issuer == "b"`:    "did you mean &&?",
+		`claims.email_verified`:         "compare it with what it must be",
+		`claims.repository-owner == ""`: "undeclared reference to 'owner'",
+	} {
+		if _, err := New(Config{Allow: []Rule{{Name: "r", When: when}}}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", when, err, want)
+		}
+	}
+}
