@@ -39,6 +39,16 @@ type Options struct {
 	LogOutput io.Writer
 	// Version is what the metric mayfly_build_info says.
 	Version string
+	// Now is the clock by which authorities change their state and certificates begin; nil
+	// for time.Now.
+	Now func() time.Time
+}
+
+func (o Options) now() func() time.Time {
+	if o.Now == nil {
+		return time.Now
+	}
+	return o.Now
 }
 
 // App is a server that has been built and does not run yet.
@@ -101,11 +111,10 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	authority, warnAuthority, err := newAuthority(cfg)
+	rotation, err := newRotation(cfg, options.now(), logger, registry)
 	if err != nil {
-		return nil, cfg.Explain(err)
+		return nil, err
 	}
-	warn(unjoin(cfg.Explain(errors.Join(warnAuthority...)))...)
 	logs, warnLogs, err := newLogs(cfg, logger, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -113,15 +122,18 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	warn(unjoin(cfg.Explain(errors.Join(warnLogs...)))...)
 
 	authorityCA, err := ca.New(ca.Config{
-		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authority: authority,
-		Profile: profile, Logs: logs, Now: time.Now, Logger: logger,
+		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authorities: rotation.authorities,
+		Profile: profile, Logs: logs, Now: rotation.now, Logger: logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerExpiry(registry, authority, logs == nil)
+	registerCT(registry, logs == nil)
 
 	app := &App{Config: cfg, logger: logger, verifier: trust.verifier}
+	if rotation.watcher != nil {
+		app.watchers = append(app.watchers, rotation.watcher)
+	}
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -129,7 +141,7 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	app.server, err = server.New(server.Config{
 		Authority: authorityCA,
 		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    checks(authority, profile, trust.verifier, logs == nil),
+		Checks:    checks(rotation, profile, trust.verifier, logs == nil),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,37 +20,13 @@ import (
 // checks is what readiness is made of. An issuer that is out makes nobody else's
 // certificates worse, so it shows in the report and turns nothing red; a key that does not
 // sign, or a CA that is about to end, does.
-func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifier, ctDisabled bool) []server.Check {
-	list := []server.Check{
-		{
-			Name:     "signer",
-			Critical: true,
-			Probe: func(context.Context) (string, error) {
-				return "authority " + authority.ID() + " signs", authority.SelfTest()
-			},
+func checks(rotation *rotation, profile *ca.Profile, verifier *oidc.Verifier, ctDisabled bool) []server.Check {
+	list := append(rotation.checks(profile), server.Check{
+		Name: "issuers",
+		Probe: func(context.Context) (string, error) {
+			return issuerHealth(verifier.Status())
 		},
-		{
-			Name:     "ca-certificates",
-			Critical: true,
-			Probe: func(context.Context) (string, error) {
-				now := time.Now()
-				if err := authority.ValidAt(now); err != nil {
-					return "a CA certificate is not valid now", err
-				}
-				end := authority.Chain().NotAfter
-				if now.Add(profile.Lifetime()).After(end) {
-					return "a CA certificate ends before a new certificate would", fmt.Errorf("authority %s ends at %s", authority.ID(), end.UTC().Format(time.RFC3339))
-				}
-				return "valid until " + end.UTC().Format(time.RFC3339), nil
-			},
-		},
-		{
-			Name: "issuers",
-			Probe: func(context.Context) (string, error) {
-				return issuerHealth(verifier.Status())
-			},
-		},
-	}
+	})
 	if ctDisabled {
 		list = append(list, server.Check{
 			Name:  "certificate-transparency",
@@ -76,16 +51,8 @@ func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
 	return strings.Join(states, "; "), err
 }
 
-// registerExpiry publishes when each CA certificate ends, and whether certificates are
-// logged.
-func registerExpiry(registry prometheus.Registerer, authority *ca.Authority, ctDisabled bool) {
-	ends := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "mayfly_ca_certificate_not_after_seconds",
-		Help: "End of each CA certificate, in Unix time.",
-	}, []string{"authority", "subject"})
-	for _, c := range authority.Chain().Certificates {
-		ends.WithLabelValues(authority.ID(), c.Subject.String()).Set(float64(c.NotAfter.Unix()))
-	}
+// registerCT publishes whether certificates are logged.
+func registerCT(registry prometheus.Registerer, ctDisabled bool) {
 	disabled := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_ct_disabled",
 		Help: "1 if certificates are issued without Certificate Transparency.",
@@ -93,7 +60,7 @@ func registerExpiry(registry prometheus.Registerer, authority *ca.Authority, ctD
 	if ctDisabled {
 		disabled.Set(1)
 	}
-	registry.MustRegister(ends, disabled)
+	registry.MustRegister(disabled)
 }
 
 // observeFetches counts what is fetched from issuers.

@@ -103,14 +103,14 @@ func New(tb testing.TB, b Builder) *World {
 		tb.Fatal(err)
 	}
 	w.CA = must(ca.New(ca.Config{
-		Verifier:  verifier,
-		Rules:     rules,
-		KeyPolicy: must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
-		Authority: w.Authority,
-		Profile:   must(ca.NewProfile(b.Lifetime))(tb),
-		Logs:      b.logs(tb, w),
-		Now:       b.Now,
-		Logger:    w.Logger,
+		Verifier:    verifier,
+		Rules:       rules,
+		KeyPolicy:   must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
+		Authorities: ca.NewAuthorities(ca.SetOf(w.Authority)),
+		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
+		Logs:        b.logs(tb, w),
+		Now:         b.Now,
+		Logger:      w.Logger,
 	}))(tb)
 	tb.Cleanup(func() { w.prove(tb) })
 	return w

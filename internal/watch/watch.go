@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -28,6 +29,12 @@ type Config struct {
 	Name string
 	// Files are read together: Reload is called once for a change in any of them.
 	Files []string
+	// More, where it is not nil, tells which other files belong to the group: those that the
+	// content of Files names. It is asked before each reading.
+	More func() []string
+	// Retry, where it is not zero, is how long after a failed reload the next one is tried
+	// though nothing has changed: for what also depends on the time, or on something remote.
+	Retry time.Duration
 	// Reload takes the new content from the files. Where it returns an error, what was
 	// loaded before stays, the error is logged, and the next change is awaited.
 	Reload func() error
@@ -40,13 +47,14 @@ type Config struct {
 type Watcher struct {
 	config Config
 	digest [sha256.Size]byte
+	failed time.Time // of the last reload; zero if it went well
 }
 
 // New returns a watcher that takes the content that the files have now for known. Call it
 // before the files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
 	w := &Watcher{config: config}
-	w.digest, _ = digest(config.Files)
+	w.digest, _ = digest(w.files())
 	return w
 }
 
@@ -68,23 +76,41 @@ func (w *Watcher) Run(ctx context.Context) {
 // cannot be read is in the middle of being replaced, or gone: Reload would find the same,
 // so it is told once.
 func (w *Watcher) poll(ctx context.Context) {
-	now, err := digest(w.config.Files)
-	if now == w.digest {
+	files := w.files()
+	now, err := digest(files)
+	if now == w.digest && !w.due() {
 		return
 	}
 	w.digest = now
 	if err == nil {
 		err = w.config.Reload()
 	}
+	w.failed = time.Time{}
+	if err != nil {
+		w.failed = time.Now()
+	}
 	if w.config.Observe != nil {
 		w.config.Observe(err)
 	}
 	if err != nil {
 		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use",
-			slog.String("what", w.config.Name), slog.Any("files", w.config.Files), slog.String("error", err.Error()))
+			slog.String("what", w.config.Name), slog.Any("files", files), slog.String("error", err.Error()))
 		return
 	}
-	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", w.config.Files))
+	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", files))
+}
+
+// files are those that belong to the group now.
+func (w *Watcher) files() []string {
+	if w.config.More == nil {
+		return w.config.Files
+	}
+	return slices.Concat(w.config.Files, w.config.More())
+}
+
+// due tells whether a failed reload is to be tried again.
+func (w *Watcher) due() bool {
+	return w.config.Retry > 0 && !w.failed.IsZero() && time.Since(w.failed) >= w.config.Retry
 }
 
 // digest is the SHA-256 over the length and content of each file; the error text of a file
