@@ -89,7 +89,11 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 	}
 	var errs []error
 	signs, err := s.active(now)
-	if err != nil {
+	switch {
+	case errors.As(err, new(*stoppedError)):
+		// The last resort after a key was stolen: a server that would not load it would sign on.
+		warnings = append(warnings, keypath.Errorf([]string{"authorities"}, "every request is refused: %w", err))
+	case err != nil:
 		errs = append(errs, keypath.Errorf([]string{"authorities"}, "%s", s.whyNoneActive(err, now)))
 	}
 	for i, m := range s.members {
@@ -107,9 +111,9 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 		if lead := m.ActivateAt.Sub(m.PublishAt); i > 0 && !m.ActivateAt.IsZero() && lead < PublicationLead && now.Before(m.ActivateAt.Add(PublicationLead)) {
 			warnings = append(warnings, at(m, "activate_at", "%q signs %s after it is published, which is less than %s: verifiers that have fetched the trust bundle before refuse its certificates until they fetch it again", m.ID, lead, PublicationLead))
 		}
-		if warning := s.gapAfter(i); warning != "" {
-			warnings = append(warnings, at(m, "retire_at", "%s", warning))
-		}
+	}
+	if from, found := s.Gap(now); found && signs != nil {
+		warnings = append(warnings, keypath.Errorf([]string{"authorities"}, "nothing signs from %s on, and every request will be refused: no other authority has begun by then", stamp(from)))
 	}
 	return warnings, errors.Join(errs...)
 }
@@ -123,26 +127,39 @@ func (s *Set) whyNoneActive(err error, now time.Time) string {
 	return err.Error() + "; give an authority an activate_at (mayfly ca activate)"
 }
 
-// gapAfter tells when nothing will sign once the i-th member has ended to; "" if another
-// takes over in time.
-func (s *Set) gapAfter(i int) string {
-	m := s.members[i]
-	if m.ActivateAt.IsZero() {
-		return ""
-	}
-	end := m.Chain.NotAfter
-	if !m.RetireAt.IsZero() && m.RetireAt.Before(end) {
-		end = m.RetireAt
-	}
-	if i+1 < len(s.members) && !s.members[i+1].ActivateAt.IsZero() {
-		next := s.members[i+1]
-		if !next.ActivateAt.After(end) {
-			return ""
+// Gap returns the first time from now on at which nothing signs because one authority ends
+// to and no other has begun; false if there is none before the certificates of the last one
+// end.
+func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
+	at := now
+	for i, m := range s.members {
+		if m.ActivateAt.IsZero() {
+			break
 		}
-		return fmt.Sprintf("nothing signs between %s, when %q ends, and %s, when %q begins", stamp(end), m.ID, stamp(next.ActivateAt), next.ID)
+		if m.ActivateAt.After(at) {
+			return at, true
+		}
+		end, last := m.Chain.NotAfter, m.until.IsZero()
+		if !last && m.until.Before(end) {
+			end = m.until
+		}
+		if !end.After(at) {
+			continue // history, or it never gets its turn
+		}
+		if last && i+1 == s.dated() {
+			return time.Time{}, false
+		}
+		at = end
 	}
-	if m.RetireAt.IsZero() {
-		return "" // the usual case; the expiry gauges and `mayfly ca status` warn in time
+	return at, true
+}
+
+// dated is how many members have a date on which they begin to sign.
+func (s *Set) dated() (n int) {
+	for _, m := range s.members {
+		if !m.ActivateAt.IsZero() {
+			n++
+		}
 	}
-	return fmt.Sprintf("nothing signs after %s, when %q retires: no authority succeeds it", stamp(end), m.ID)
+	return n
 }

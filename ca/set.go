@@ -216,6 +216,9 @@ func (s *Set) Members() []Member { return slices.Clone(s.members) }
 // none.
 func (s *Set) Active(now time.Time) (*Authority, error) {
 	m, err := s.active(now)
+	if err == nil && m.Authority == nil {
+		err = fmt.Errorf("authority %q is active, and its key was not loaded, since it was retired when the set was read; was the clock set back?", m.ID)
+	}
 	if err != nil {
 		return nil, refusal.New(refusal.CAExpiring, "the certificate authority has nothing to sign with at this time; tell its operator").Because(err)
 	}
@@ -230,15 +233,22 @@ func (s *Set) active(now time.Time) (*Member, error) {
 		if m.ActivateAt.IsZero() || now.Before(m.ActivateAt) {
 			continue
 		}
-		switch {
-		case !m.until.IsZero() && !now.Before(m.until):
-			return nil, fmt.Errorf("no authority is active: %q has retired at %s", m.ID, stamp(m.until))
-		case m.Authority == nil:
-			return nil, fmt.Errorf("authority %q is active, and its key was not loaded, since it was retired when the set was read; was the clock set back?", m.ID)
+		if !m.until.IsZero() && !now.Before(m.until) {
+			return nil, &stoppedError{m.ID, m.until}
 		}
 		return m, nil
 	}
 	return nil, errors.New("no authority is active: the first one has not begun to sign")
+}
+
+// stoppedError says that the last authority has retired: somebody wanted it so.
+type stoppedError struct {
+	id string
+	at time.Time
+}
+
+func (e *stoppedError) Error() string {
+	return fmt.Sprintf("no authority is active: %q has retired at %s, and none has succeeded it", e.id, stamp(e.at))
 }
 
 // TrustBundle returns the chains that verifiers must know at now: the active one first, then

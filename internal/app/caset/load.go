@@ -47,32 +47,44 @@ func Load(path string, now time.Time) (*Loaded, error) {
 	return load(cfg, warnings, now)
 }
 
-func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded, error) {
-	loaded := &Loaded{File: cfg}
+// Read is Load without the keys: for whoever only looks. The set that it returns signs
+// nothing.
+func Read(path string, now time.Time) (*Loaded, error) {
+	cfg, mistakes, err := config.LoadCASet(path)
+	if err != nil {
+		return nil, err
+	}
+	members, err := readChains(cfg)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	return check(cfg, members, asErrors(mistakes), now)
+}
+
+func asErrors(mistakes []config.Mistake) []error {
+	var errs []error
 	for _, m := range mistakes {
-		loaded.Warnings = append(loaded.Warnings, m)
+		errs = append(errs, m)
 	}
-	var warnings, errs []error
-	var members []ca.Member
-	for i, entry := range cfg.Authorities {
-		path := []string{"authorities", strconv.Itoa(i)}
-		data, err := readFile(entry.Chain)
-		if err != nil {
-			errs = append(errs, keypath.Errorf(append(path, "chain"), "reading the chain: %w", err))
-			continue
-		}
-		chain, err := ca.ParseChain(data)
-		if err != nil {
-			errs = append(errs, each(err, func(err error) error {
-				return keypath.Errorf(append(path, "chain"), "%s: %w", entry.Chain, err)
-			}))
-			continue
-		}
-		members = append(members, ca.Member{
-			ID: entry.ID, Chain: chain, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt, RetireAt: entry.RetireAt,
-		})
+	return errs
+}
+
+// check makes the set of members, and tells what is wrong with it at now.
+func check(cfg *config.CASet, members []ca.Member, warnings []error, now time.Time) (*Loaded, error) {
+	set, err := ca.NewSet(cfg.Generation, members)
+	if err != nil {
+		return nil, cfg.Explain(err)
 	}
-	if err := errors.Join(errs...); err != nil {
+	more, err := set.CheckAt(now, cfg.Index)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
+	return &Loaded{File: cfg, Set: set, Warnings: append(warnings, unjoin(cfg.Explain(errors.Join(more...)))...)}, nil
+}
+
+func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded, error) {
+	members, err := readChains(cfg)
+	if err != nil {
 		return nil, cfg.Explain(err)
 	}
 	// A first set, without keys, tells which of them are needed.
@@ -85,6 +97,7 @@ func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded,
 		ends := m.SignsUntil()
 		needed[m.ID] = m.StateAt(now) != ca.Expired && (ends.IsZero() || now.Before(ends.Add(keyGrace)))
 	}
+	var warnings, errs []error
 	for i := range members {
 		if !needed[members[i].ID] {
 			continue
@@ -99,15 +112,29 @@ func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded,
 	if err := errors.Join(errs...); err != nil {
 		return nil, cfg.Explain(err)
 	}
-	if loaded.Set, err = ca.NewSet(cfg.Generation, members); err != nil {
-		return nil, cfg.Explain(err)
+	return check(cfg, members, append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), now)
+}
+
+// readChains returns the members of the set without their keys.
+func readChains(cfg *config.CASet) ([]ca.Member, error) {
+	var errs []error
+	var members []ca.Member
+	for i, entry := range cfg.Authorities {
+		path := []string{"authorities", strconv.Itoa(i), "chain"}
+		data, err := readFile(entry.Chain)
+		if err != nil {
+			errs = append(errs, keypath.Errorf(path, "reading the chain: %w", err))
+			continue
+		}
+		chain, err := ca.ParseChain(data)
+		for _, e := range unjoin(err) {
+			errs = append(errs, keypath.Errorf(path, "%s: %w", entry.Chain, e))
+		}
+		members = append(members, ca.Member{
+			ID: entry.ID, Chain: chain, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt, RetireAt: entry.RetireAt,
+		})
 	}
-	more, err := loaded.Set.CheckAt(now, cfg.Index)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	loaded.Warnings = append(loaded.Warnings, unjoin(cfg.Explain(errors.Join(append(warnings, more...)...)))...)
-	return loaded, nil
+	return members, errors.Join(errs...)
 }
 
 // open opens the key of an authority and has it sign.
@@ -137,15 +164,6 @@ func Files(path string) func() []string {
 		}
 		return last
 	}
-}
-
-// each applies f to every error that errors.Join put together.
-func each(err error, f func(error) error) error {
-	var errs []error
-	for _, e := range unjoin(err) {
-		errs = append(errs, f(e))
-	}
-	return errors.Join(errs...)
 }
 
 func unjoin(err error) []error {
