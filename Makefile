@@ -56,3 +56,7 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 .PHONY: bench
 bench: ## the price of a certificate beside its floor
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+
+.PHONY: rotation
+rotation: ## three replicas under 64 clients while an authority is added, activated and retired (ROTATION_SECONDS=…)
+	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./internal/app
