@@ -112,7 +112,7 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 			warnings = append(warnings, at(m, "activate_at", "%q signs %s after it is published, which is less than %s: verifiers that have fetched the trust bundle before refuse its certificates until they fetch it again", m.ID, lead, PublicationLead))
 		}
 	}
-	if from, found := s.Gap(now); found && signs != nil {
+	if from, found := s.Gap(now); found && signs != nil && len(errs) == 0 {
 		warnings = append(warnings, keypath.Errorf([]string{"authorities"}, "nothing signs from %s on, and every request will be refused: no other authority has begun by then", stamp(from)))
 	}
 	return warnings, errors.Join(errs...)
