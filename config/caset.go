@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -189,21 +188,5 @@ func (l *setLoader) path(into *string) reader {
 		if *into != "" && !filepath.IsAbs(*into) {
 			*into = filepath.Join(l.dir, *into)
 		}
-	}
-}
-
-// time reads a time as RFC 3339 writes it. Fractions of a second are refused, since
-// certificates know none.
-func (l *setLoader) time(into *time.Time) reader {
-	return func(n *node) {
-		if n.isNull() {
-			return
-		}
-		t, err := time.Parse(time.RFC3339, strings.TrimSpace(n.value))
-		if n.kind != scalar || err != nil || t.Nanosecond() != 0 {
-			l.mistake(n.at, "found %s, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z", n.what())
-			return
-		}
-		*into = t.UTC()
 	}
 }

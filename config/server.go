@@ -149,6 +149,12 @@ type CTLog struct {
 	// PublicKey is `public_key`: the PEM file of the remote log's key. It is mandatory,
 	// since every SCT is verified before a certificate leaves.
 	PublicKey string
+	// ActivateAt is `activate_at`: nothing is submitted before, so that verifiers can learn
+	// the log's key from trusted_root.json first. By default it is used at once.
+	ActivateAt time.Time
+	// RetireAt is `retire_at`: nothing is submitted from then on. A log whose period ends
+	// has it; the gauge mayfly_ct_log_seconds_to_retirement then tells how long is left.
+	RetireAt time.Time
 	// Embedded is `embedded`: a log in this process. It excludes URL.
 	Embedded *EmbeddedLog
 }

@@ -51,6 +51,8 @@ type LogConfig struct {
 	Log Log
 	// PublicKey is PEM, ECDSA P-256. It is mandatory.
 	PublicKey []byte
+	// Window is when the log is submitted to; by default always.
+	Window Window
 }
 
 // Logs submits precertificates and verifies what comes back. It is safe for concurrent use
@@ -66,6 +68,7 @@ type Logs struct {
 type member struct {
 	Log
 	key      *PublicKey
+	window   Window
 	results  [resultCount]prometheus.Counter
 	duration prometheus.Observer
 }
@@ -124,7 +127,10 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 			return nil, keypath.Errorf([]string{"public_key"}, "this is also the key of the log %s; each log has its own", other.Name())
 		}
 	}
-	m := &member{Log: cfg.Log, key: key, duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
+	if err := cfg.Window.check(); err != nil {
+		return nil, err
+	}
+	m := &member{Log: cfg.Log, key: key, window: cfg.Window, duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
 	for r := range resultCount {
 		m.results[r] = metrics.submissions.WithLabelValues(cfg.Log.Name(), r.String())
 	}
@@ -156,9 +162,12 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, time.Duration, er
 	var (
 		failures   []error
 		retryAfter time.Duration
-		candidates = l.logs
+		candidates = l.open()
 		backoff    = firstBackoff
 	)
+	if len(candidates) == 0 {
+		return SCT{}, 0, errNoLogNow
+	}
 	for round := 1; ; round++ {
 		var (
 			again []*member

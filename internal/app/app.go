@@ -58,6 +58,7 @@ type App struct {
 
 	logger   *slog.Logger
 	verifier *oidc.Verifier
+	rotation *rotation
 	server   *server.Server
 	watchers []*watch.Watcher
 }
@@ -128,9 +129,9 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerCT(registry, logs == nil)
+	registerCT(registry, cfg, rotation.now)
 
-	app := &App{Config: cfg, logger: logger, verifier: trust.verifier}
+	app := &App{Config: cfg, logger: logger, verifier: trust.verifier, rotation: rotation}
 	if rotation.watcher != nil {
 		app.watchers = append(app.watchers, rotation.watcher)
 	}
@@ -199,6 +200,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	// Requests in flight still need keys and the newest TLS certificate while the edge
 	// drains, so what runs in the background ends after it.
 	group.Go(func() error { return a.verifier.Run(background) })
+	group.Go(func() error { a.rotation.watchRoots(background, a.Config); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

@@ -87,7 +87,9 @@ func newLogs(cfg *config.Server, logger *slog.Logger, registry prometheus.Regist
 		for _, warning := range warningsOfLog {
 			warnings = append(warnings, keypath.Prefix(warning, path...))
 		}
-		logsConfig.Logs = append(logsConfig.Logs, ctlog.LogConfig{Log: remote, PublicKey: publicKey})
+		logsConfig.Logs = append(logsConfig.Logs, ctlog.LogConfig{
+			Log: remote, PublicKey: publicKey, Window: ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt},
+		})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, warnings, err

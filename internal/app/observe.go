@@ -9,10 +9,12 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -51,16 +53,16 @@ func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
 	return strings.Join(states, "; "), err
 }
 
-// registerCT publishes whether certificates are logged.
-func registerCT(registry prometheus.Registerer, ctDisabled bool) {
+// registerCT publishes whether certificates are logged, and when logs retire.
+func registerCT(registry prometheus.Registerer, cfg *config.Server, now func() time.Time) {
 	disabled := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_ct_disabled",
 		Help: "1 if certificates are issued without Certificate Transparency.",
 	})
-	if ctDisabled {
+	if cfg.CT.Disabled {
 		disabled.Set(1)
 	}
-	registry.MustRegister(disabled)
+	registry.MustRegister(disabled, logRetirement{logs: cfg.CT.Logs, now: now})
 }
 
 // observeFetches counts what is fetched from issuers.
