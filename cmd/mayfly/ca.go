@@ -14,6 +14,6 @@ func caCommand() *cobra.Command {
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(caInitCommand(), caAddCommand(), caActivateCommand(), caRetireCommand(), caStatusCommand(), caBundleCommand(),
-		caRequestCommand(), caSignIntermediateCommand())
+		caCheckCommand(), caRequestCommand(), caSignIntermediateCommand(), caCeremonyCommand())
 	return c
 }

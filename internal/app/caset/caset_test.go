@@ -177,6 +177,43 @@ func TestEditsThatAreRefused(t *testing.T) {
 	}
 }
 
+// A set that no server would load now can be looked at and mended: one whose beginning is
+// still to come, and one whose authority has ended before its successor was made.
+func TestUnfitSetCanBeMended(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	entry := f.entry("2026-b")
+	early := f.editor(-time.Hour)
+	loaded, err := Read(f.set, early.Now)
+	if err != nil || len(loaded.StatusAt(early.Now).Warnings) != 1 {
+		t.Fatalf("before its beginning: %v, %+v", err, loaded)
+	}
+	f.must(early.Add(entry))
+
+	f = newFolder(t)
+	late := f.editor(3*365*24*time.Hour + 48*time.Hour)
+	late.Force = true
+	if _, err := Load(f.set, late.Now); err == nil {
+		t.Fatal("a server loads a set whose only authority has ended")
+	}
+	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
+		Dir: filepath.Join(f.dir, "2029-a"), Subject: ceremony.Subject{CommonName: "b", Organization: "tests"}, Algorithm: "ecdsa-p256",
+		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: late.Now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.must(late.Add(config.CASetAuthority{ID: "2029-a", Chain: made.ChainFile, Signer: config.CASetSigner{File: &config.CASetKeyFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}))
+	f.must(late.Activate("2029-a", late.Now.Add(time.Second)))
+	if _, err := Load(f.set, late.Now.Add(2*time.Second)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestEditsDoNotOverwriteEachOther(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)

@@ -50,7 +50,7 @@ func (e Editor) lead() time.Duration {
 
 // Add adds an authority, whose files are in their places already.
 func (e Editor) Add(entry config.CASetAuthority) (*Result, error) {
-	old, err := Load(e.Path, e.Now)
+	old, err := e.load()
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +128,17 @@ func (e Editor) objectToActivation(known, at time.Time) error {
 		max(lead, 0).Round(time.Second), e.lead(), stamp(known.Add(e.lead())))
 }
 
+// load reads the set as it is, keys included. It may be unfit: an edit may mend that.
+func (e Editor) load() (*Loaded, error) {
+	cfg, warnings, err := config.LoadCASet(e.Path)
+	if err != nil {
+		return nil, err
+	}
+	return load(cfg, warnings, e.Now)
+}
+
 func (e Editor) find(id string) (*Loaded, ca.Member, error) {
-	old, err := Load(e.Path, e.Now)
+	old, err := e.load()
 	if err != nil {
 		return nil, ca.Member{}, err
 	}
@@ -152,13 +161,16 @@ func (e Editor) apply(old *Loaded, edit config.CASetEdit, id string, objections 
 	if result.Loaded, err = load(file, warnings, e.Now); err != nil {
 		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
 	}
+	if result.Unfit != nil && old.Unfit == nil {
+		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", result.Unfit)
+	}
 	if err := result.Set.Succeeds(old.Set, e.Now); err != nil {
 		return nil, fmt.Errorf("the set is left as it was: %w", file.Explain(err))
 	}
 	if result.Member, err = result.member(id); err != nil {
 		return nil, err
 	}
-	if gap, ok := result.Set.Gap(e.Now); ok {
+	if gap, ok := result.Set.Gap(e.Now); ok && old.Unfit == nil {
 		if before, had := old.Set.Gap(e.Now); !had || gap.Before(before) {
 			objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
 		}

@@ -34,6 +34,9 @@ type Loaded struct {
 	Set *ca.Set
 	// Warnings are what an operator should know; each tells its place.
 	Warnings []error
+	// Unfit is why the set cannot be put in force at this time, though it is well in itself:
+	// nothing is active yet, or what is active has ended. Load returns it as its error.
+	Unfit error
 }
 
 // Load reads the set at path and everything that it names: every chain is checked by the
@@ -44,11 +47,18 @@ func Load(path string, now time.Time) (*Loaded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return load(cfg, warnings, now)
+	loaded, err := load(cfg, warnings, now)
+	if err == nil {
+		err = loaded.Unfit
+	}
+	if err != nil {
+		return nil, err
+	}
+	return loaded, nil
 }
 
-// Read is Load without the keys: for whoever only looks. The set that it returns signs
-// nothing.
+// Read is Load without the keys, and for a set that may be unfit: for whoever only looks.
+// The set that it returns signs nothing.
 func Read(path string, now time.Time) (*Loaded, error) {
 	cfg, mistakes, err := config.LoadCASet(path)
 	if err != nil {
@@ -75,11 +85,11 @@ func check(cfg *config.CASet, members []ca.Member, warnings []error, now time.Ti
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	more, err := set.CheckAt(now, cfg.Index)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	return &Loaded{File: cfg, Set: set, Warnings: append(warnings, unjoin(cfg.Explain(errors.Join(more...)))...)}, nil
+	more, unfit := set.CheckAt(now, cfg.Index)
+	return &Loaded{
+		File: cfg, Set: set, Unfit: cfg.Explain(unfit),
+		Warnings: append(warnings, unjoin(cfg.Explain(errors.Join(more...)))...),
+	}, nil
 }
 
 func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded, error) {

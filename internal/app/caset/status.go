@@ -64,6 +64,9 @@ func (l *Loaded) StatusAt(now time.Time) Status {
 		s.Schedule = append(s.Schedule, events(m, now)...)
 	}
 	slices.SortStableFunc(s.Schedule, func(a, b Event) int { return a.At.Compare(b.At) })
+	for _, reason := range unjoin(l.Unfit) {
+		s.Warnings = append(s.Warnings, "a server would not load this set: "+reason.Error())
+	}
 	for _, warning := range l.Warnings {
 		s.Warnings = append(s.Warnings, warning.Error())
 	}
