@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,4 +123,73 @@ func TestKubernetesSwapThreeTimes(t *testing.T) {
 	if diff := cmp.Diff([]string{"two", "three", "four"}, seen); diff != "" {
 		t.Errorf("contents that were loaded (-want +got):\n%s", diff)
 	}
+}
+
+// What the content of one file names is watched too, as soon as it is named.
+func TestFilesThatAFileNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	list, one, two := filepath.Join(dir, "list"), filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	write(t, list, one)
+	write(t, one, "1")
+	write(t, two, "1")
+	reloads := 0
+	w := New(Config{
+		Files: []string{list},
+		More: func() []string {
+			content, err := os.ReadFile(list)
+			if err != nil {
+				return nil
+			}
+			return []string{string(content)}
+		},
+		Reload: func() error { reloads++; return nil },
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	for i, step := range []struct {
+		name, content string
+		want          int
+	}{{two, "2", 0}, {one, "2", 1}, {list, two, 2}, {one, "3", 2}, {two, "3", 3}} {
+		write(t, step.name, step.content)
+		w.poll(t.Context())
+		w.poll(t.Context())
+		if reloads != step.want {
+			t.Errorf("after step %d: %d reloads, want %d", i, reloads, step.want)
+		}
+	}
+}
+
+// What did not load is tried again though nothing has changed, and only then.
+func TestRetry(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "file")
+	write(t, name, "one")
+	synctest.Test(t, func(t *testing.T) {
+		reloads := 0
+		var mended atomic.Bool
+		w := New(Config{
+			Files: []string{name},
+			Retry: 10 * time.Second,
+			Reload: func() error {
+				reloads++
+				if !mended.Load() {
+					return errors.New("not yet")
+				}
+				return nil
+			},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); w.Run(ctx) }()
+		write(t, name, "two")
+		time.Sleep(25 * time.Second) // the bubble's clock: no time passes
+		mended.Store(true)
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if reloads != 4 {
+			t.Errorf("%d reloads, want 4: at 1 s, 11 s, 21 s, and 31 s, which went well", reloads)
+		}
+	})
 }
