@@ -159,6 +159,7 @@ func TestEditsThatAreRefused(t *testing.T) {
 	refused(f.editor(2*time.Hour).Retire("2026-a", begin.Add(3*time.Hour)))("nothing would sign from 2026-11-23T15:00:00Z on")
 	f.must(f.editor(3*time.Hour).Retire("2026-a", time.Time{}))
 	refused(f.editor(3*time.Hour).Retire("2026-b", time.Time{}))("nothing would sign from 2026-11-24T13:00:00Z on")
+	refused(f.editor(3*time.Hour).Retire("2026-b", time.Time{}))("has never signed")
 	refused(f.editor(30*time.Hour).Retire("2026-a", time.Time{}))("is retired since 2026-11-24T13:00:00Z already")
 	refused(f.editor(30*time.Hour).Activate("2026-a", time.Time{}))("does not come back")
 

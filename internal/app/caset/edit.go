@@ -100,6 +100,7 @@ func (e Editor) Retire(id string, at time.Time) (*Result, error) {
 		return nil, err
 	}
 	edit := config.CASetEdit{ID: id, RetireAt: &at}
+	var objections []error
 	switch state := m.StateAt(e.Now); {
 	case state == ca.Expired, state == ca.Retired && !m.RetireAt.IsZero():
 		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(earlier(m.SignsUntil(), m.Chain.NotAfter)))
@@ -107,6 +108,7 @@ func (e Editor) Retire(id string, at time.Time) (*Result, error) {
 		at = m.SignsUntil() // written down, so that nothing else has to be looked at to know it
 	case state != ca.Active && (at.IsZero() || !at.After(m.ActivateAt)):
 		edit.ActivateAt = &time.Time{} // it is never to sign
+		objections = append(objections, fmt.Errorf("authority %q has never signed, and once retired it does not come back; is it the right one?", id))
 	case at.IsZero():
 		at = m.SignsUntil()
 	}
@@ -114,7 +116,7 @@ func (e Editor) Retire(id string, at time.Time) (*Result, error) {
 		at = e.Now
 	}
 	at = seconds(at)
-	return e.apply(old, edit, id, nil)
+	return e.apply(old, edit, id, objections)
 }
 
 // objectToActivation tells what a first signature at would break, where verifiers can know
