@@ -82,7 +82,9 @@ func setTime(authority *yaml.Node, key string, to *time.Time) {
 			authority.Content = append(authority.Content[:i], authority.Content[i+2:]...)
 			return
 		}
-		authority.Content[i+1].Value = to.UTC().Format(time.RFC3339)
+		old, written := authority.Content[i+1], timeNode(*to)
+		written.HeadComment, written.LineComment, written.FootComment = old.HeadComment, old.LineComment, old.FootComment
+		authority.Content[i+1] = written
 		return
 	}
 	if !to.IsZero() {

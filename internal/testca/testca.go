@@ -65,7 +65,9 @@ type World struct {
 	Provider  *provider.Provider
 	Log       *testlog.Log
 	Authority *ca.Authority
-	Logger    *slog.Logger
+	// Authorities is the set in force: Authority alone, until a test replaces it.
+	Authorities *ca.Authorities
+	Logger      *slog.Logger
 
 	root *x509.Certificate
 	now  func() time.Time
@@ -81,6 +83,7 @@ func New(tb testing.TB, b Builder) *World {
 	b.setDefaults()
 	w := &World{now: b.Now, Logger: slog.New(slog.DiscardHandler)}
 	w.Authority, w.root = b.authority(tb)
+	w.Authorities = ca.NewAuthorities(ca.SetOf(w.Authority))
 
 	providerServer := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.Provider.ServeHTTP(rw, r) }))
 	issuerURL := "http://" + providerServer.Listener.Addr().String()
@@ -106,7 +109,7 @@ func New(tb testing.TB, b Builder) *World {
 		Verifier:    verifier,
 		Rules:       rules,
 		KeyPolicy:   must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
-		Authorities: ca.NewAuthorities(ca.SetOf(w.Authority)),
+		Authorities: w.Authorities,
 		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
 		Logs:        b.logs(tb, w),
 		Now:         b.Now,
