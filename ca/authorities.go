@@ -139,7 +139,8 @@ func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
 		if m.ActivateAt.After(at) {
 			return at, true
 		}
-		end, last := m.Chain.NotAfter, m.until.IsZero()
+		// No certificate may outlive the chain, so that the last one begins before its end.
+		end, last := m.Chain.NotAfter.Add(-maxLifetime), m.until.IsZero()
 		if !last && m.until.Before(end) {
 			end = m.until
 		}

@@ -200,7 +200,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	// Requests in flight still need keys and the newest TLS certificate while the edge
 	// drains, so what runs in the background ends after it.
 	group.Go(func() error { return a.verifier.Run(background) })
-	group.Go(func() error { a.rotation.watchRoots(background, a.Config); return nil })
+	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

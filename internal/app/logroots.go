@@ -63,27 +63,6 @@ func checkRoots(ctx context.Context, url string, set *ca.Set, now time.Time) (pr
 	return problems
 }
 
-// watchRoots warns once for each generation of the set of logs that do not accept it. It
-// returns when ctx ends.
-func (r *rotation) watchRoots(ctx context.Context, cfg *config.Server) {
-	var asked uint64
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for {
-		if set := r.authorities.Set(); set.Generation() != asked {
-			asked = set.Generation()
-			if problems := CheckLogRoots(ctx, cfg, set, r.now()); ctx.Err() == nil {
-				r.warn(problems...)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
 // logRetirement is the metric of the logs that have an end.
 type logRetirement struct {
 	logs []config.CTLog

@@ -110,6 +110,34 @@ func (r *rotation) observe(err error) {
 	r.reloads.WithLabelValues(result).Inc()
 }
 
+// run says which authority signs whenever that changes, and asks the logs, once for each
+// generation, whether they accept the set's roots. It returns when ctx ends.
+func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Logger) {
+	var asked uint64
+	var signs string
+	ticker := time.NewTicker(watch.Interval)
+	defer ticker.Stop()
+	for {
+		set := r.authorities.Set()
+		if authority, err := set.Active(r.now()); err == nil && authority.ID() != signs {
+			signs = authority.ID()
+			logger.LogAttrs(ctx, slog.LevelInfo, "authority signs", slog.String("authority", signs), slog.Uint64("generation", set.Generation()),
+				slog.Time("chain_ends", authority.Chain().NotAfter))
+		}
+		if set.Generation() != asked {
+			asked = set.Generation()
+			if problems := CheckLogRoots(ctx, cfg, set, r.now()); ctx.Err() == nil {
+				r.warn(problems...)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
 // checks are what readiness asks of the set.
 func (r *rotation) checks(profile *ca.Profile) []server.Check {
 	return []server.Check{

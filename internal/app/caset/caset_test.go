@@ -3,7 +3,13 @@
 package caset
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -245,6 +251,9 @@ func TestLoadRefuses(t *testing.T) {
 		"key is missing":        {func(f *folder) { f.remove("key.pem") }, 0, "ca.yaml:7:26: opening the file"},
 		"wrong order":           {func(f *folder) { f.reverseChain() }, 0, "ca.yaml:6:12: "},
 		"chain without a root":  {func(f *folder) { f.cutChain() }, 0, "the chain must end in its root"},
+		"no code signing":       {func(f *folder) { f.craft(func(c, _ *x509.Certificate) { c.ExtKeyUsage = nil }, 256) }, 0, "has no extended key usage codeSigning"},
+		"root that is no CA":    {func(f *folder) { f.craft(func(_, r *x509.Certificate) { r.IsCA = false }, 256) }, 0, "is no CA (basic constraints CA:TRUE is missing)"},
+		"weak CA key":           {func(f *folder) { f.craft(func(_, _ *x509.Certificate) {}, 224) }, 0, "has a key on the curve P-224; CA keys are P-256, P-384 or P-521"},
 		"expired chain":         {func(*folder) {}, 4 * 365 * 24 * time.Hour, "ca.yaml:6:12: authority \"2026-a\" is to sign: the CA certificate"},
 		"not yet valid chain":   {func(f *folder) { f.replace("_at: 2026-11-23", "_at: 2026-11-22") }, -24 * time.Hour, "are valid from 2026-11-23"},
 		"two with one activate": {func(f *folder) { f.double() }, time.Hour, "would both begin to sign at 2026-11-23T12:00:00Z"},
@@ -293,6 +302,36 @@ func (f *folder) chain() (intermediate, root string) {
 	const end = "-----END CERTIFICATE-----\n"
 	parts := strings.SplitAfter(f.read(filepath.Join(f.firstFolder, "chain.pem")), end)
 	return parts[0], parts[1]
+}
+
+// craft replaces the chain by one that departs from the specification.
+func (f *folder) craft(change func(intermediate, root *x509.Certificate), bits int) {
+	curve := elliptic.P256()
+	if bits == 224 {
+		curve = elliptic.P224()
+	}
+	template := func(name string) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name, Organization: []string{"tests"}},
+			NotBefore: begin, NotAfter: begin.AddDate(1, 0, 0), KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true,
+		}
+	}
+	root, intermediate := template("root"), template("intermediate")
+	intermediate.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	change(intermediate, root)
+	var chain []byte
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, template := range []*x509.Certificate{intermediate, root} {
+		der, err := x509.CreateCertificate(rand.Reader, template, root, key.Public(), key)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	f.write(filepath.Join(f.firstFolder, "chain.pem"), string(chain))
 }
 
 func (f *folder) reverseChain() {

@@ -232,12 +232,13 @@ func replaceFile(path string, old, content []byte) (err error) {
 	if err := os.Rename(temporary, target); err != nil {
 		return err
 	}
-	folder, err := os.Open(filepath.Dir(target))
-	if err != nil {
-		return nil // it is in its place, and only its durability is not known
+	// It is in its place. That its name is durable too is worth an attempt, and no error:
+	// whoever got one would undo what the set now names.
+	if folder, err := os.Open(filepath.Dir(target)); err == nil {
+		_ = folder.Sync()
+		_ = folder.Close()
 	}
-	_ = folder.Sync()
-	return folder.Close()
+	return nil
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
