@@ -4,7 +4,9 @@ package app
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
 // Whatever is put in the place of a set, the last good one stays in force until a whole and
@@ -113,6 +116,56 @@ func values(t *testing.T, registry *prometheus.Registry, name string) (list []fl
 		}
 	}
 	return list
+}
+
+// lineWriter hands each record of a log on.
+type lineWriter chan string
+
+func (w lineWriter) Write(p []byte) (int, error) {
+	w <- string(p)
+	return len(p), nil
+}
+
+// A server asks the logs whether they accept the root, and warns where one does not; it says
+// who signs.
+func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
+	t.Parallel()
+	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(t.TempDir(), "ca"), Algorithm: "ecdsa-p256"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := testlog.New(testlog.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(log)
+	t.Cleanup(server.Close)
+	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL}}}}
+	lines := make(lineWriter, 10)
+	logger := slog.New(slog.NewTextHandler(lines, nil))
+	r, err := newRotation(cfg, time.Now, logger, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); r.run(ctx, cfg, logger) }()
+	if line := <-lines; !strings.Contains(line, "authority signs") || !strings.Contains(line, made.AuthorityID) {
+		t.Errorf("the first record is %s", line)
+	}
+	if line := <-lines; !strings.Contains(line, "does not accept the root of authority") {
+		t.Errorf("the second record is %s", line)
+	}
+	stop()
+	<-done
+	log.AddRoot(made.Root)
+	if problems := CheckLogRoots(t.Context(), cfg, r.authorities.Set(), time.Now()); len(problems) > 0 {
+		t.Errorf("a log that accepts the root: %v", problems)
+	}
+	log.Fail(testlog.Down(503))
+	if problems := CheckLogRoots(t.Context(), cfg, r.authorities.Set(), time.Now()); len(problems) != 1 {
+		t.Errorf("a log that is down: %v", problems)
+	}
 }
 
 // A server does not start from a set that it would not load, and says where it is wrong.
