@@ -40,6 +40,9 @@ type Config struct {
 	// Logs are the Certificate Transparency logs. Nil disables Certificate Transparency:
 	// nobody can then find out who got a certificate in their name.
 	Logs *ctlog.Logs
+	// Generation is the number of the configuration that Verifier and Rules were made of, for
+	// the record.
+	Generation uint64
 	// Now is the clock.
 	Now func() time.Time
 	// Logger gets one record for each certificate.
@@ -47,8 +50,9 @@ type Config struct {
 }
 
 // CA issues certificates. It is safe for concurrent use, and immutable but for its
-// Authorities, of which a request takes a snapshot once, so that neither a reload nor a
-// rotation can come between the two signatures of one certificate.
+// Authorities, of which a request takes a snapshot once, so that neither a reload, which
+// replaces a CA by another, nor a rotation can come between the two signatures of one
+// certificate.
 type CA struct {
 	verifier    *oidc.Verifier
 	rules       *identity.Rules
@@ -56,6 +60,7 @@ type CA struct {
 	authorities *Authorities
 	profile     *Profile
 	logs        *ctlog.Logs
+	generation  uint64
 	now         func() time.Time
 	logger      *slog.Logger
 }
@@ -73,6 +78,7 @@ func New(config Config) (*CA, error) {
 		authorities: config.Authorities,
 		profile:     config.Profile,
 		logs:        config.Logs,
+		generation:  config.Generation,
 		now:         config.Now,
 		logger:      config.Logger,
 	}, nil
@@ -156,6 +162,9 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		slog.String("subject", id.Subject),
 		slog.String("san", id.SAN.Value),
 		slog.String("authority", authority.id),
+		slog.Uint64("config_generation", ca.generation),
+		slog.String("profile", token.Profile),
+		slog.Any("policy", id.Policy),
 		slog.Time("not_after", draft.template.NotAfter))
 	return issued, nil
 }

@@ -122,6 +122,11 @@ func checkCA(c *x509.Certificate, below int) (errs []error) {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		errs = append(errs, errors.New("is no CA (basic constraints CA:TRUE is missing)"))
 	}
+	// RFC 5280, section 4.1.2.6: a CA has a name, which is the issuer of what it signs; without
+	// one, every request would fail, and only then.
+	if bytes.Equal(c.RawSubject, []byte{0x30, 0x00}) {
+		errs = append(errs, errors.New("has an empty subject; a CA needs a name"))
+	}
 	// RFC 5280, section 4.2.1.3.
 	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
 		errs = append(errs, errors.New("has no key usage keyCertSign"))
@@ -177,6 +182,12 @@ func checkLink(child, parent *x509.Certificate) (errs []error) {
 	}
 	if err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
 		errs = append(errs, fmt.Errorf("is not signed by the next one: %w", err))
+	}
+	// CheckSignature still takes SHA-1 for compatibility. Verifiers do not, and a collision
+	// would be another CA below the same root.
+	switch child.SignatureAlgorithm {
+	case x509.SHA1WithRSA, x509.ECDSAWithSHA1:
+		errs = append(errs, fmt.Errorf("is signed with %s, which verifiers refuse; SHA-256 or longer is wanted", child.SignatureAlgorithm))
 	}
 	// RFC 5280, section 4.2.1.1: all but self-signed certificates say whose key signed them.
 	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {

@@ -139,6 +139,8 @@ func TestParseChainRefuses(t *testing.T) {
 		"issuing begins before upper": {func(b *chainBuilder) { b.issuing.NotBefore = b.upper.NotBefore.Add(-time.Second) }, "outside the validity"},
 		"weak RSA key":                {func(b *chainBuilder) { b.issuingKey = weak }, "RSA key of 1024 bits"},
 		"P-224":                       {func(b *chainBuilder) { b.issuingKey = p224 }, "curve P-224"},
+		"issuing without a name":      {func(b *chainBuilder) { b.issuing.Subject = pkix.Name{} }, "has an empty subject"},
+		"signed with SHA-1":           {func(b *chainBuilder) { b.issuing.SignatureAlgorithm = x509.ECDSAWithSHA1 }, "signed with ECDSA-SHA1, which verifiers refuse"},
 		"other AKI": {func(b *chainBuilder) {
 			// crypto/x509 takes the parent's key identifier unless the extension is given.
 			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 0x04, 0x80, 0x02, 1, 2}}}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // decoder fills Go values from nodes. It never stops at a mistake: it records it and goes
@@ -77,7 +79,7 @@ func (d *decoder) match(key *node, fields []field) int {
 		}
 	}
 	known := d.names(fields)
-	hint := didYouMean(key.value, known)
+	hint := suggest.DidYouMean(key.value, known)
 	if hint == "" && len(known) <= 8 {
 		hint = "; the keys here are " + strings.Join(known, ", ")
 	}

@@ -25,29 +25,50 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
+// reach says how connections are opened.
+type reach struct {
+	policy   *addressPolicy // of the addresses that are dialled
+	roots    *x509.CertPool // for TLS; nil for the system's
+	resolver *net.Resolver  // nil for the system's
+}
+
 // newTransport returns a transport of our own: no proxy from the environment, addresses
 // checked when they are dialled, and no compression, so that the limit on bytes is one.
-func newTransport(policy *addressPolicy, roots *x509.CertPool) http.RoundTripper {
+func newTransport(r reach) http.RoundTripper {
 	dialer := &net.Dialer{
-		Timeout: fetchTimeout,
+		Timeout:  fetchTimeout,
+		Resolver: r.resolver,
 		// After name resolution and for each address tried, so that no name can lead
 		// elsewhere than was checked.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return policy.checkDial(address)
+			return r.policy.checkDial(address)
 		},
 	}
+	return newHTTPTransport(dialer, r.roots)
+}
+
+func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
-		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
+		Proxy: nil,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				// What is sent beyond the limit on bytes is not to pile up in the kernel.
+				_ = tcp.SetReadBuffer(maxDocument / 2)
+			}
+			return conn, err
+		},
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    fetchTimeout,
 		ResponseHeaderTimeout:  fetchTimeout,
 		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConns:           16,
 		MaxIdleConnsPerHost:    2,
 		MaxConnsPerHost:        8,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerConnection: maxDocument, MaxReceiveBufferPerStream: maxDocument},
 	}
 }
 
@@ -72,11 +93,13 @@ func newAddressPolicy() *addressPolicy {
 		public: true,
 		// RFC 1918, RFC 6598 and RFC 4193.
 		privateRanges: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
-		// What RFC 6890 and its registries call not globally reachable, and the tunnels
-		// that carry other addresses inside (6to4, Teredo, local NAT64).
+		// What RFC 6890 and its registries call not globally reachable, the tunnels that
+		// carry other addresses inside (6to4, Teredo, local NAT64), and, last, the metadata
+		// services that are not link-local: those of Alibaba, Azure and AWS over IPv6.
 		refusedRanges: prefixes("0.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
 			"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "::/96", "64:ff9b:1::/48", "100::/64",
-			"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10"),
+			"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
+			"100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32"),
 		nat64: netip.MustParsePrefix("64:ff9b::/96"), // RFC 6052
 	}
 }
@@ -107,10 +130,10 @@ func (p *addressPolicy) allows(addr netip.Addr) bool {
 		return p.loopback
 	case !addr.IsGlobalUnicast(): // link-local, multicast, unspecified, broadcast
 		return false
+	case contains(p.refusedRanges, addr): // first, as some metadata services have private addresses
+		return false
 	case contains(p.privateRanges, addr):
 		return p.private
-	case contains(p.refusedRanges, addr):
-		return false
 	default:
 		return p.public
 	}
@@ -149,6 +172,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode != http.StatusOK && !isRedirect(resp) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("unexpected status %d", resp.StatusCode)
+	}
+	if resp.ContentLength > maxDocument {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
 	}
 	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: io.LimitReader(resp.Body, maxDocument+1)}
 	return resp, nil

@@ -27,9 +27,10 @@ func TestAddressPolicy(t *testing.T) {
 	for text, class := range map[string]string{
 		"8.8.8.8": public, "2606:4700::1111": public, "::ffff:8.8.8.8": public, "64:ff9b::808:808": public,
 		"10.1.2.3": private, "172.16.0.1": private, "172.31.255.255": private, "192.168.1.1": private,
-		"100.64.0.1": private, "100.100.100.200": private, "fd00::1": private, "::ffff:10.0.0.1": private, "64:ff9b::a00:1": private,
+		"100.64.0.1": private, "100.100.100.201": private, "fd00::1": private, "::ffff:10.0.0.1": private, "64:ff9b::a00:1": private,
 		"127.0.0.1": loopback, "127.8.8.8": loopback, "::1": loopback, "::ffff:127.0.0.1": loopback,
 		"169.254.169.254": never, "fe80::1": never, "fe80::1%eth0": never, "::ffff:169.254.169.254": never, "64:ff9b::a9fe:a9fe": never,
+		"100.100.100.200": never, "fd00:ec2::254": never, "168.63.129.16": never, "64:ff9b::6464:64c8": never,
 		"0.0.0.0": never, "::": never, "0.1.2.3": never, "224.0.0.1": never, "255.255.255.255": never, "ff02::1": never, "240.0.0.1": never,
 		"192.0.0.192": never, "192.0.2.1": never, "198.18.0.1": never, "198.51.100.1": never, "203.0.113.1": never,
 		"::7f00:1": never, "2002:7f00:1::": never, "2001:0:1::": never, "2001:db8::1": never, "fec0::1": never, "64:ff9b:1::a00:1": never,
@@ -51,14 +52,25 @@ func realWorld(t *testing.T, middleware func(http.Handler) http.Handler) (*provi
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
 	p := newProvider(t, provider.Config{IssuerURL: "https://" + server.Listener.Addr().String()})
-	server.Config.Handler = p
+	handler := &switchable{}
+	handler.set(p)
 	if middleware != nil {
-		server.Config.Handler = middleware(p)
+		handler.set(middleware(p))
 	}
+	server.Config.Handler = handler
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return p, server
+}
+
+// switchable is a handler that a test can replace while it serves.
+type switchable struct{ handler atomic.Value }
+
+func (s *switchable) set(h http.Handler) { s.handler.Store(http.HandlerFunc(h.ServeHTTP)) }
+
+func (s *switchable) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	s.handler.Load().(http.HandlerFunc)(rw, r)
 }
 
 func certPEM(server *httptest.Server) []byte {
@@ -280,7 +292,7 @@ func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 	}
 	defer proxy.Close()
 	t.Setenv("HTTPS_PROXY", "http://"+proxy.Addr().String())
-	transport, ok := newTransport(newAddressPolicy(), nil).(*http.Transport)
+	transport, ok := newTransport(reach{policy: newAddressPolicy()}).(*http.Transport)
 	if !ok || transport.Proxy != nil {
 		t.Error("the transport has a proxy")
 	}

@@ -44,6 +44,9 @@ const (
 // call is one request as metrics and the access log know it.
 type call struct {
 	api, method, requestID, peer string
+	// slots admits it: mounts have places of their own, so that who reads a log does not
+	// take any from who wants a certificate. Nil means the server's.
+	slots chan struct{}
 }
 
 // run is the one way by which a request of any API reaches its handler: it admits it, bounds
@@ -51,7 +54,7 @@ type call struct {
 // returns nil, or what to tell the client.
 func (s *Server) run(ctx context.Context, c call, handle func(context.Context) error) *refusal.Error {
 	start := s.now()
-	err := s.admit(ctx, handle)
+	err := s.admit(ctx, c.slots, handle)
 	took := s.now().Sub(start)
 	if err == nil {
 		s.record(ctx, c, reasonOK, took, nil)
@@ -68,10 +71,13 @@ func (s *Server) run(ctx context.Context, c call, handle func(context.Context) e
 }
 
 // admit runs handle if there is room, never for longer than an answer may take.
-func (s *Server) admit(caller context.Context, handle func(context.Context) error) (err error) {
+func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(context.Context) error) (err error) {
+	if slots == nil {
+		slots = s.slots
+	}
 	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	default:
 		return refusal.New(refusal.Overloaded, "the certificate authority is answering as many requests as it can; try again in a moment")
 	}

@@ -62,6 +62,10 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 	if s.serveHealth(w, r, path, id, false) {
 		return
 	}
+	if m := s.mountOf(path); m != nil {
+		s.serveMount(w, r, m, path, id)
+		return
+	}
 	to, found := s.routes[path]
 	c := call{api: to.api, method: to.method, requestID: id, peer: r.RemoteAddr}
 	if !found {

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -64,6 +65,8 @@ type Config struct {
 	// Checks are what readiness is made of; without any, the server is ready until it
 	// shuts down.
 	Checks []Check
+	// Mounts are served on the HTTP listener beside the APIs.
+	Mounts []Mount
 	// HealthInterval is how long a readiness report counts before the checks run again,
 	// and how often a gRPC health watcher looks. Default 1 s.
 	HealthInterval time.Duration
@@ -94,14 +97,17 @@ type Server struct {
 	logger    *slog.Logger
 	now       func() time.Time
 
-	slots    chan struct{} // one element for each admitted request
-	metrics  *metrics
-	health   *health
-	bundle   bundleCache
-	registry *prometheus.Registry
-	gateway  *runtime.ServeMux
-	grpc     *grpc.Server
-	routes   map[string]route
+	slots   chan struct{} // one element for each admitted request
+	metrics *metrics
+	health  *health
+	mounts  []Mount
+
+	mountSlots chan struct{} // as slots, for mounts
+	bundle     bundleCache
+	registry   *prometheus.Registry
+	gateway    *runtime.ServeMux
+	grpc       *grpc.Server
+	routes     map[string]route
 }
 
 // New returns a Server, or every mistake in cfg at once.
@@ -120,6 +126,7 @@ func New(cfg Config) (*Server, error) {
 			errs = append(errs, fmt.Errorf("server: check %d lacks a name or a probe", i))
 		}
 	}
+	errs = append(errs, checkMounts(cfg.Mounts))
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -133,6 +140,9 @@ func New(cfg Config) (*Server, error) {
 		now:       cfg.Now,
 		slots:     make(chan struct{}, limits.InFlight),
 		registry:  cfg.Registry,
+		mounts:    slices.Clone(cfg.Mounts),
+		// As many again, for what is mounted beside the APIs.
+		mountSlots: make(chan struct{}, limits.InFlight),
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

@@ -4,7 +4,6 @@ package main
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -79,16 +78,10 @@ func (f *setFlags) print(c *cobra.Command, result *caset.Result, done string) er
 		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}
 	if f.asJSON {
-		return printJSON(c, result.StatusAt(time.Now()))
+		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
 	}
 	fmt.Fprintf(c.OutOrStdout(), "%s\n\n", done)
 	return result.StatusAt(time.Now()).Write(c.OutOrStdout())
-}
-
-func printJSON(c *cobra.Command, value any) error {
-	encoder := json.NewEncoder(c.OutOrStdout())
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
 }
 
 // parseTime reads a time flag: RFC 3339, "now", or a duration from now such as +36h. "" is

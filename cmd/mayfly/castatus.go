@@ -39,7 +39,7 @@ replicas have loaded is in their metric mayfly_ca_set_generation.`,
 				return err
 			}
 			if flags.asJSON {
-				return printJSON(c, loaded.StatusAt(now))
+				return printJSON(c.OutOrStdout(), loaded.StatusAt(now))
 			}
 			return loaded.StatusAt(now).Write(c.OutOrStdout())
 		},

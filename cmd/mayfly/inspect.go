@@ -57,16 +57,21 @@ input. Nothing is verified: use a signing client to verify.`,
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			if asJSON {
-				encoder := json.NewEncoder(c.OutOrStdout())
-				encoder.SetEscapeHTML(false)
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(r)
+				return printJSON(c.OutOrStdout(), r)
 			}
 			return r.print(c.OutOrStdout())
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for a program")
 	return c
+}
+
+// printJSON writes one value for a program, in a form that a person can read too.
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
 }
 
 // readInput reads the file name, or standard input for "-", up to maxInput bytes.

@@ -35,6 +35,7 @@ func TestCommands(t *testing.T) {
 			"breakchain": breakChain,
 			"useset":     useSet,
 			"waitmetric": waitMetric,
+			"embed":      embed,
 		},
 	})
 }
@@ -90,6 +91,20 @@ func breakChain(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s has the chains %v, want one", args[0], chains)
 	}
 	ts.Check(os.Truncate(chains[0], 0))
+}
+
+// embed writes DIR/embedded.yaml: the world's configuration with an embedded log.
+func embed(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: embed DIR")
+	}
+	content := ts.ReadFile(args[0] + "/mayfly.yaml")
+	before, _, found := strings.Cut(content, "    - {url:")
+	if !found {
+		ts.Fatalf("%s/mayfly.yaml has no log", args[0])
+	}
+	before += "    - {embedded: {name: \"2026\", dir: ctlog/2026, guard: guard/2026.json, key: ctlog-2026.key, origin: log.example/2026}}\n"
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+"/embedded.yaml"), []byte(before), 0o600))
 }
 
 // waitMetric asks for metrics until a line matches.

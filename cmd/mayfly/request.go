@@ -62,6 +62,10 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if o.url == "" || o.keyFile == "" {
 		return usageError{errors.New("--url and --key are demanded; see mayfly request --help")}
 	}
+	// A certificate that is logged and then lost to a file that exists helps nobody.
+	if _, err := os.Lstat(o.keyFile); err == nil {
+		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
+	}
 	token, err := o.token(c)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -24,7 +25,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/watch"
-	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -57,11 +57,15 @@ type App struct {
 	Config *config.Server
 
 	logger   *slog.Logger
-	verifier *oidc.Verifier
+	live     *live
 	rotation *rotation
 	server   *server.Server
 	watchers []*watch.Watcher
+	logs     *logSet
 }
+
+// shutdownTimeout is how long what runs in the background may take to end after the edge.
+const shutdownTimeout = 15 * time.Second
 
 // Serve builds a server, listens, and serves until ctx ends.
 func Serve(ctx context.Context, options Options) error {
@@ -71,14 +75,14 @@ func Serve(ctx context.Context, options Options) error {
 	}
 	listeners, err := app.Listen()
 	if err != nil {
-		return err
+		return errors.Join(err, app.Close(ctx))
 	}
 	return app.Run(ctx, listeners)
 }
 
 // Build reads the configuration and makes everything that it asks for. It listens nowhere
 // and asks nobody on the network. Every mistake in a file is told with its place.
-func Build(ctx context.Context, options Options) (*App, error) {
+func Build(ctx context.Context, options Options) (_ *App, err error) {
 	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
 		return nil, err
@@ -93,17 +97,10 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 
-	issuers, warnings, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
-	if err != nil {
+	app := &App{Config: cfg, logger: logger}
+	if err := app.trust(ctx, registry); err != nil {
 		return nil, err
 	}
-	warn(asErrors(warnings)...)
-	trust, err := newTrust(cfg, issuers, logger, registry)
-	if err != nil {
-		return nil, issuers.Explain(err)
-	}
-	warn(unjoin(issuers.Explain(errors.Join(trust.warnings...)))...)
-
 	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -112,37 +109,38 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	rotation, err := newRotation(cfg, options.now(), logger, registry)
-	if err != nil {
+	if err := app.rotate(options.now(), registry); err != nil {
 		return nil, err
 	}
-	logs, warnLogs, err := newLogs(cfg, logger, registry)
+	logs, err := newLogs(ctx, cfg, app.rotation.roots, logger, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	warn(unjoin(cfg.Explain(errors.Join(warnLogs...)))...)
+	app.logs = logs
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, app.Close(ctx))
+		}
+	}()
+	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
-	authorityCA, err := ca.New(ca.Config{
-		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authorities: rotation.authorities,
-		Profile: profile, Logs: logs, Now: rotation.now, Logger: logger,
-	})
-	if err != nil {
+	if err := app.live.begin(ctx, ca.Config{
+		KeyPolicy: keyPolicy, Authorities: app.rotation.authorities, Profile: profile, Logs: logs.logs, Now: app.rotation.now, Logger: logger,
+	}); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerCT(registry, cfg, rotation.now)
+	registerCT(registry, cfg, app.rotation.now)
+	registry.MustRegister(issuerMetrics{status: app.live.status})
 
-	app := &App{Config: cfg, logger: logger, verifier: trust.verifier, rotation: rotation}
-	if rotation.watcher != nil {
-		app.watchers = append(app.watchers, rotation.watcher)
-	}
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
 	app.server, err = server.New(server.Config{
-		Authority: authorityCA,
-		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    checks(rotation, profile, trust.verifier, logs == nil),
+		Authority: app.live,
+		Issuers:   app.live.issuers,
+		Checks:    append(checks(app.rotation, profile, app.live), logs.checks()...),
+		Mounts:    logs.mounts(),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,
@@ -152,6 +150,10 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	}
 	return app, nil
 }
+
+// Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
+// after it.
+func (a *App) Close(ctx context.Context) error { return a.logs.close(ctx) }
 
 // Listen opens the listeners that the configuration names.
 func (a *App) Listen() (server.Listeners, error) {
@@ -199,7 +201,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	defer stop()
 	// Requests in flight still need keys and the newest TLS certificate while the edge
 	// drains, so what runs in the background ends after it.
-	group.Go(func() error { return a.verifier.Run(background) })
+	group.Go(func() error { return a.live.Run(background) })
 	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
@@ -209,7 +211,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 		return a.server.Serve(ctx, listeners)
 	})
 	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", addressAttrs(listeners)...)
-	err := group.Wait()
+	err := errors.Join(group.Wait(), a.Close(ctx))
 	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }
@@ -281,6 +283,12 @@ func unjoin(err error) []error {
 		return joined.Unwrap()
 	}
 	return []error{err}
+}
+
+// readSecret reads a file that holds one secret, without the newline at its end.
+func readSecret(name string) ([]byte, error) {
+	secret, err := readFile(name)
+	return bytes.TrimRight(secret, "\r\n"), err
 }
 
 // readFile reads a file that an operator named, and bounds it.

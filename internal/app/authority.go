@@ -5,16 +5,11 @@ package app
 import (
 	"errors"
 	"fmt"
-	"log/slog"
-	"strconv"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -58,45 +53,4 @@ func unjoinedInto(format, name string, err error) error {
 		errs = append(errs, fmt.Errorf(format, name, e))
 	}
 	return errors.Join(errs...)
-}
-
-// newLogs opens `ct.logs`; nil where Certificate Transparency is disabled. Its errors have
-// key paths.
-func newLogs(cfg *config.Server, logger *slog.Logger, registry prometheus.Registerer) (logs *ctlog.Logs, warnings []error, err error) {
-	if cfg.CT.Disabled {
-		return nil, nil, nil // package config has warned of it
-	}
-	var errs []error
-	logsConfig := ctlog.Config{Now: time.Now, Logger: logger, Registerer: registry}
-	for i, entry := range cfg.CT.Logs {
-		path := []string{"ct", "logs", strconv.Itoa(i)}
-		if entry.Embedded != nil {
-			errs = append(errs, keypath.Errorf(append(path, "embedded"), "embedded logs cannot be used yet; name the url and public_key of a log"))
-			continue
-		}
-		publicKey, err := readFile(entry.PublicKey)
-		if err != nil {
-			errs = append(errs, keypath.Errorf(append(path, "public_key"), "reading the log's public key: %w", err))
-			continue
-		}
-		remote, warningsOfLog, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL})
-		if err != nil {
-			errs = append(errs, keypath.Prefix(err, path...))
-			continue
-		}
-		for _, warning := range warningsOfLog {
-			warnings = append(warnings, keypath.Prefix(warning, path...))
-		}
-		logsConfig.Logs = append(logsConfig.Logs, ctlog.LogConfig{
-			Log: remote, PublicKey: publicKey, Window: ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt},
-		})
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, warnings, err
-	}
-	logs, err = ctlog.New(logsConfig)
-	if err != nil {
-		return nil, warnings, keypath.Prefix(err, "ct")
-	}
-	return logs, warnings, nil
 }

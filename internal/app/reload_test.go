@@ -1,197 +1,346 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package app
+package app_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
-	"log/slog"
-	"net/http/httptest"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/internal/testlog"
+	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/demo"
 )
 
-// Whatever is put in the place of a set, the last good one stays in force until a whole and
-// later one is there; and what is wrong is said, with its place.
-func TestReloadKeepsTheLastGoodSet(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(t.TempDir(), "ca"), Algorithm: "ecdsa-p256", Now: func() time.Time { return now }})
+// running is a server on real sockets with the files that it was made from.
+type running struct {
+	*demo.World
+	rest, ops string
+	log       *buffer
+}
+
+type buffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}
+
+// start starts the server of a new world, whose files prepare may change before.
+func start(t *testing.T, prepare func(*demo.World)) *running {
+	t.Helper()
+	w, err := demo.NewWorld(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := func(name string) string {
-		content, err := os.ReadFile(name)
+	t.Cleanup(func() { _ = w.Close() })
+	replace(t, w.ConfigFile, "level: error", "level: info")
+	if prepare != nil {
+		prepare(w)
+	}
+	r := &running{World: w, log: &buffer{}}
+	a, err := app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile, LogOutput: r.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listeners, err := a.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.rest, r.ops = "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.Ops.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx, listeners) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func replace(t *testing.T, file, old, new string) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(content, []byte(old)) {
+		t.Fatalf("%s does not hold %q", file, old)
+	}
+	if err := os.WriteFile(file, bytes.ReplaceAll(content, []byte(old), []byte(new)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// request asks for a certificate in the name of claims, and returns the refusal, if any.
+func (r *running) request(ctx context.Context, claims map[string]any) error {
+	all := map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true}
+	for name, value := range claims {
+		all[name] = value
+	}
+	token, err := r.Provider.Mint(all)
+	if err != nil {
+		return err
+	}
+	_, err = r.issue(ctx, token)
+	return err
+}
+
+func (r *running) issue(ctx context.Context, token string) (*client.Certificate, error) {
+	c, err := client.New(client.Config{URL: r.rest})
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return c.SigningCertificate(ctx, client.Request{IDToken: token, Signer: key})
+}
+
+func (r *running) get(t *testing.T, path string) string {
+	t.Helper()
+	response, err := http.Get(r.ops + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+// metric returns a sample of /metrics, by its name with labels.
+func (r *running) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	lines := bufio.NewScanner(strings.NewReader(r.get(t, "/metrics")))
+	for lines.Scan() {
+		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			value, err := strconv.ParseFloat(text, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	return 0
+}
+
+// await polls until holds returns true.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(20 * time.Second)
+	defer deadline.Stop()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-deadline.C:
+			t.Fatalf("%s: not in time", what)
+		}
+	}
+}
+
+func (r *running) awaitGeneration(t *testing.T, n int) {
+	t.Helper()
+	await(t, fmt.Sprintf("generation %d", n), func() bool { return r.metric(t, "mayfly_config_generation") == float64(n) })
+}
+
+// configMap is a directory as Kubernetes mounts a ConfigMap: files are symlinks into ..data,
+// which is a symlink that is swapped.
+type configMap struct {
+	dir string
+	n   int
+}
+
+func (c *configMap) swap(t *testing.T, name, content string) {
+	t.Helper()
+	c.n++
+	version := fmt.Sprintf("..v%d", c.n)
+	must := func(err error) {
+		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return string(content)
 	}
-	write := func(name, content string) {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+	must(os.MkdirAll(filepath.Join(c.dir, version), 0o700))
+	must(os.WriteFile(filepath.Join(c.dir, version, name), []byte(content), 0o600))
+	must(os.Symlink(version, filepath.Join(c.dir, "..data_tmp")))
+	must(os.Rename(filepath.Join(c.dir, "..data_tmp"), filepath.Join(c.dir, "..data")))
+	if c.n == 1 {
+		must(os.Symlink(filepath.Join("..data", name), filepath.Join(c.dir, name)))
+	} else {
+		must(os.RemoveAll(filepath.Join(c.dir, fmt.Sprintf("..v%d", c.n-1))))
+	}
+}
+
+// A reload under load loses no request: atomic renames, swaps of `..data`, and broken files
+// in between, while clients ask without a pause.
+func TestReloadUnderLoad(t *testing.T) {
+	t.Parallel()
+	mount := configMap{}
+	var content string
+	r := start(t, func(w *demo.World) {
+		mount.dir = filepath.Join(w.Dir, "mounted")
+		plain, err := os.ReadFile(filepath.Join(w.Dir, "issuers.yaml"))
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	set := strings.Replace(read(made.SetFile), "generation: 1", "generation: 5", 1)
-	write(made.SetFile, set)
-	var log bytes.Buffer
-	registry := prometheus.NewRegistry()
-	r, err := newRotation(&config.Server{CA: config.CA{Set: made.SetFile}}, func() time.Time { return now }, slog.New(slog.NewTextHandler(&log, nil)), registry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := r.authorities.Set()
-	files := map[string]string{}
-	for _, name := range []string{made.SetFile, made.ChainFile, made.KeyFile, made.PasswordFile} {
-		files[name] = read(name)
-	}
-	for name, test := range map[string]struct {
-		file, content, want string
-	}{
-		"an older generation":           {made.SetFile, strings.Replace(set, "generation: 5", "generation: 4", 1), "ca.yaml:3:13: generation 4 is older than generation 5"},
-		"the same with other content":   {made.SetFile, set + "    retire_at: 2027-01-01T00:00:00Z\n", "ca.yaml:3:13: the content differs from that of generation 5"},
-		"one without what is published": {made.SetFile, strings.Replace(strings.Replace(set, "generation: 5", "generation: 6", 1), "publish_at: 2026-11-23T12:00:00Z\n    activate_at: 2026-11-23T12:00:00Z", "publish_at: 2026-11-24T12:00:00Z", 1), "no authority is active"},
-		"half a set":                    {made.SetFile, set[:len(set)-60], "ca.yaml:"},
-		"an empty file":                 {made.SetFile, "", "the file is empty"},
-		"half a chain":                  {made.ChainFile, files[made.ChainFile][:500], "chain.pem"},
-		"half a key":                    {made.KeyFile, files[made.KeyFile][:100], "key.pem"},
-		"a wrong password":              {made.PasswordFile, "something-else\n", "does not open the key"},
-	} {
-		write(test.file, test.content)
-		err := r.reload()
-		r.observe(err)
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
-		}
-		if r.authorities.Set() != first {
-			t.Errorf("%s: the set was replaced", name)
-		}
-		if got := values(t, registry, "mayfly_ca_set_reload_failed"); len(got) != 1 || got[0] != 1 {
-			t.Errorf("%s: mayfly_ca_set_reload_failed is %v", name, got)
-		}
-		write(test.file, files[test.file])
-	}
-
-	// A new password for the same key is no new content.
-	if err := r.reload(); err != nil {
-		t.Errorf("the set as it was: %v", err)
-	}
-	write(made.SetFile, strings.Replace(set, "generation: 5", "generation: 6", 1)+"    retire_at: 2027-01-01T00:00:00Z\n")
-	err = r.reload()
-	r.observe(err)
-	if err != nil || r.authorities.Set().Generation() != 6 || values(t, registry, "mayfly_ca_set_reload_failed")[0] != 0 {
-		t.Errorf("a later set: %v, generation %d", err, r.authorities.Set().Generation())
-	}
-	if !strings.Contains(log.String(), "nothing signs from 2027-01-01") {
-		t.Errorf("the new set's warnings are not in the log: %s", log.String())
-	}
-	got, want := values(t, registry, "mayfly_ca_certificate_seconds_to_expiry"), made.Intermediate.NotAfter.Sub(now).Seconds()
-	if len(got) != 2 || !slices.Contains(got, want) {
-		t.Errorf("the expiry gauges are %v, want two of which one is %g", got, want)
-	}
-}
-
-// values are a metric's, one for each combination of labels.
-func values(t *testing.T, registry *prometheus.Registry, name string) (list []float64) {
-	t.Helper()
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		if family.GetName() == name {
-			for _, metric := range family.GetMetric() {
-				list = append(list, metric.GetGauge().GetValue())
-			}
-		}
-	}
-	return list
-}
-
-// lineWriter hands each record of a log on.
-type lineWriter chan string
-
-func (w lineWriter) Write(p []byte) (int, error) {
-	w <- string(p)
-	return len(p), nil
-}
-
-// A server asks the logs whether they accept the root, and warns where one does not; it says
-// who signs.
-func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
-	t.Parallel()
-	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(t.TempDir(), "ca"), Algorithm: "ecdsa-p256"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	log, err := testlog.New(testlog.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(log)
-	t.Cleanup(server.Close)
-	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL}}}}
-	lines := make(lineWriter, 10)
-	logger := slog.New(slog.NewTextHandler(lines, nil))
-	r, err := newRotation(cfg, time.Now, logger, prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
+		content = string(plain)
+		mount.swap(t, "issuers.yaml", content)
+		replace(t, w.ConfigFile, "issuers: issuers.yaml", "issuers: mounted/issuers.yaml")
+	})
 	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); r.run(ctx, cfg, logger) }()
-	if line := <-lines; !strings.Contains(line, "authority signs") || !strings.Contains(line, made.AuthorityID) {
-		t.Errorf("the first record is %s", line)
+	var clients sync.WaitGroup
+	var issued, lost atomic.Int64
+	for range 4 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				if err := r.request(t.Context(), nil); err != nil {
+					lost.Add(1)
+					t.Error(err)
+					return
+				}
+				issued.Add(1)
+			}
+		})
 	}
-	if line := <-lines; !strings.Contains(line, "does not accept the root of authority") {
-		t.Errorf("the second record is %s", line)
+	fetches := func() float64 {
+		return r.metric(t, fmt.Sprintf(`mayfly_oidc_fetches_total{document="keys",entry=%q,result="ok"}`, r.Provider.IssuerURL()))
 	}
+	await(t, "the first certificates", func() bool { return issued.Load() > 10 })
+	before := fetches()
+	for n := 2; n <= 4; n++ { // three swaps in a row
+		mount.swap(t, "issuers.yaml", fmt.Sprintf("%s    description: version %d\n", content, n))
+		r.awaitGeneration(t, n)
+	}
+	mount.swap(t, "issuers.yaml", "oidc-issuers: {https://x.example: {tpye: email}}\n")
+	await(t, "the failure", func() bool { return r.metric(t, "mayfly_config_stale") == 1 })
+	if got := r.get(t, "/readyz?verbose"); !strings.Contains(got, `"status":"SERVING"`) || !strings.Contains(got, "generation 4") || !strings.Contains(got, `did you mean \"type\"`) {
+		t.Errorf("readiness with a broken file: %s", got)
+	}
+	// An ordinary file instead of the mount: gone for a while, then renamed over what is there.
+	file := filepath.Join(mount.dir, "issuers.yaml")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the missing file", func() bool { return strings.Contains(r.get(t, "/readyz?verbose"), "no such file") })
+	for n := 5; n <= 6; n++ {
+		if err := os.WriteFile(file+".new", []byte(fmt.Sprintf("%s    description: version %d\n", content, n)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+		r.awaitGeneration(t, n)
+	}
+	seen := issued.Load()
+	await(t, "certificates of the last generation", func() bool { return issued.Load() > seen+10 })
 	stop()
-	<-done
-	log.AddRoot(made.Root)
-	if problems := CheckLogRoots(t.Context(), cfg, r.authorities.Set(), time.Now()); len(problems) > 0 {
-		t.Errorf("a log that accepts the root: %v", problems)
+	clients.Wait()
+	t.Logf("%d certificates issued, %d requests lost", issued.Load(), lost.Load())
+	if got := fetches(); got != before {
+		t.Errorf("the reloads fetched keys %v times", got-before)
 	}
-	log.Fail(testlog.Down(503))
-	if problems := CheckLogRoots(t.Context(), cfg, r.authorities.Set(), time.Now()); len(problems) != 1 {
-		t.Errorf("a log that is down: %v", problems)
+	for name, want := range map[string]float64{
+		`mayfly_config_reloads_total{result="ok"}`:    5,
+		`mayfly_config_reloads_total{result="error"}`: 2,
+		`mayfly_config_stale`:                         0,
+	} {
+		if got := r.metric(t, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	for _, want := range []string{"config_generation=6", `the last good one stays in use`, "issuers.yaml:1:36: unknown key"} {
+		if !strings.Contains(r.log.String(), want) {
+			t.Errorf("the log does not hold %q", want)
+		}
 	}
 }
 
-// A server does not start from a set that it would not load, and says where it is wrong.
-func TestStartFromABadSet(t *testing.T) {
+// What a reload changes holds for the next request: another audience, a policy in the shadow,
+// then in force.
+func TestReloadChangesWhatIsDecided(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	write := func(name, content string) string {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+	r := start(t, nil)
+	file := filepath.Join(r.Dir, "issuers.yaml")
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(n int, more string) {
+		t.Helper()
+		if err := os.WriteFile(file, append(bytes.Clone(content), more...), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return filepath.Join(dir, name)
+		r.awaitGeneration(t, n)
 	}
-	server := write("mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca.yaml}\nct: {disabled: true}\n")
-	write("issuers.yaml", "oidc-issuers:\n  https://issuer.example: {issuer-url: https://issuer.example, client-id: sigstore, type: email}\n")
-	for name, test := range map[string]struct{ content, want string }{
-		"missing": {"", "mayfly.yaml:2:11: opening configuration"},
-		"wrong":   {"generation: x\nauthorities: []\n", "ca.yaml:1:13: found text, where a whole number from 1 on is wanted"},
-		"none":    {"generation: 1\nauthorities: []\n", "ca.yaml:2:1: the set has no authority"},
-	} {
-		if test.content != "" {
-			write("ca.yaml", test.content)
+	wantReason := func(claims map[string]any, reason string) {
+		t.Helper()
+		err := r.request(t.Context(), claims)
+		var refused *client.Error
+		if reason == "" && err != nil || reason != "" && (!errors.As(err, &refused) || refused.Reason != reason) {
+			t.Errorf("%v: %v, want %q", claims, err, reason)
 		}
-		_, err := Build(t.Context(), Options{ConfigFile: server})
-		if err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
-		}
-		_ = os.Remove(filepath.Join(dir, "ca.yaml"))
 	}
+	const rules = "    allow:\n      - {name: employees, when: 'claims.email.endsWith(\"@corp.example\")'}\n"
+	stranger, employee := map[string]any{}, map[string]any{"email": "ada@corp.example"}
+	wantReason(stranger, "")
+	write(2, rules+"    mode: audit\n")
+	wantReason(stranger, "")
+	wantReason(employee, "")
+	for result, want := range map[string]float64{"allowed": 1, "denied": 1} {
+		name := fmt.Sprintf(`mayfly_policy_decisions_total{entry=%q,mode="audit",profile="",result=%q}`, r.Provider.IssuerURL(), result)
+		if got := r.metric(t, name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	if log := r.log.String(); !strings.Contains(log, "policy.result=denied policy.mode=audit") || !strings.Contains(log, "policy.rule=employees") {
+		t.Errorf("the log does not tell the shadow policy's decisions:\n%s", log)
+	}
+	write(3, rules)
+	wantReason(stranger, "POLICY_DENIED")
+	wantReason(employee, "")
+	wantReason(map[string]any{"aud": "deploy"}, "AUDIENCE_MISMATCH")
+	write(4, rules+"    profiles:\n      - {name: deploy, client-id: deploy, type: email}\n")
+	wantReason(map[string]any{"aud": "deploy"}, "")
+	response, err := http.Get(r.rest + "/api/v2/configuration")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if body, err := io.ReadAll(response.Body); err != nil || strings.Count(string(body), r.Provider.IssuerURL()) != 2 || !strings.Contains(string(body), `"deploy"`) {
+		t.Errorf("GetConfiguration: %s, %v", body, err)
+	}
+	wantReason(map[string]any{"aud": []string{"deploy", "sigstore"}}, "AUDIENCE_MISMATCH")
 }

@@ -4,9 +4,11 @@ package app
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,10 +22,6 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// retrySet is how long after a set that did not load it is tried again, though no file has
-// changed: the time may have come for its certificates, or its signer be back.
-const retrySet = 15 * time.Second
-
 // rotation keeps the CA set in force up to date.
 type rotation struct {
 	authorities *ca.Authorities
@@ -36,6 +34,15 @@ type rotation struct {
 	reloads    *prometheus.CounterVec
 	lastFailed prometheus.Gauge
 	lastError  atomic.Pointer[error] // of the last reload; what it points to is nil if it went well
+}
+
+// rotate loads `ca`, and has it watched.
+func (a *App) rotate(now func() time.Time, registry prometheus.Registerer) (err error) {
+	a.rotation, err = newRotation(a.Config, now, a.logger, registry)
+	if err == nil && a.rotation.watcher != nil {
+		a.watchers = append(a.watchers, a.rotation.watcher)
+	}
+	return err
 }
 
 // newRotation loads `ca`. Its errors tell their place.
@@ -55,7 +62,6 @@ func newRotation(cfg *config.Server, now func() time.Time, logger *slog.Logger, 
 		Name:    "CA set",
 		Files:   []string{r.path},
 		More:    caset.Files(r.path),
-		Retry:   retrySet,
 		Reload:  r.reload,
 		Observe: r.observe,
 		Logger:  logger,
@@ -136,6 +142,18 @@ func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Log
 		case <-ticker.C:
 		}
 	}
+}
+
+// roots are those of every authority that has signed or will sign: what an embedded log
+// accepts.
+func (r *rotation) roots() (roots []*x509.Certificate) {
+	for _, m := range r.authorities.Set().Members() {
+		root := m.Chain.Certificates[len(m.Chain.Certificates)-1]
+		if !slices.ContainsFunc(roots, root.Equal) {
+			roots = append(roots, root)
+		}
+	}
+	return roots
 }
 
 // checks are what readiness asks of the set.

@@ -66,8 +66,11 @@ func New(config Config) (*Client, error) {
 		grpc: config.GRPC,
 		tls:  tlsConfig,
 		http: &http.Client{
-			Timeout:   timeout,
-			Transport: &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment},
+			Timeout: timeout,
+			// The token is for the CA that the caller named: net/http would send it along to a
+			// subdomain, and from https to http.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport:     &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment},
 		},
 	}, nil
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/certificate-transparency-go/ctutil"
@@ -52,78 +53,103 @@ func Run(ctx context.Context, config Config) (err error) {
 	say := func(format string, args ...any) { fmt.Fprintf(config.Out, format+"\n", args...) }
 	say("An OpenID provider at %s, a Certificate Transparency log at %s.", world.Provider.IssuerURL(), world.LogURL)
 
-	running, err := app.Build(ctx, app.Options{ConfigFile: world.ConfigFile, LogOutput: config.Out, Version: config.Version})
+	restURL, grpcURL, stop, err := world.serveCA(ctx, config)
 	if err != nil {
 		return err
 	}
-	listeners, err := running.Listen()
-	if err != nil {
-		return err
-	}
-	serving, stop := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- running.Run(serving, listeners) }()
-	defer func() { stop(); err = errors.Join(err, <-done) }()
-	restURL, grpcURL := "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.GRPC.Addr().String()
+	defer func() { err = errors.Join(err, stop()) }()
 	say("The certificate authority serves REST at %s and gRPC at %s.", restURL, grpcURL)
 
-	var shown []string
-	for _, way := range []struct {
-		what   string
-		config client.Config
-		csr    bool
-	}{
-		{"over REST, by signed challenge", client.Config{URL: restURL}, false},
-		{"over gRPC, by certificate signing request", client.Config{URL: grpcURL, GRPC: true}, true},
-	} {
-		asked := time.Now()
-		chain, err := world.request(ctx, way.config, way.csr, "person@example.com")
-		if err != nil {
-			return fmt.Errorf("asking %s: %w", way.what, err)
-		}
-		took := time.Since(asked)
-		if err := world.Verify(chain); err != nil {
-			return fmt.Errorf("verifying the certificate got %s: %w", way.what, err)
-		}
-		say("A certificate %s: %s, verified to the root with the log's timestamp.", way.what, took.Round(time.Millisecond/10))
-		shown = chain
-	}
-
-	stranger, err := world.tokenOfAStranger()
+	overREST, err := client.New(client.Config{URL: restURL})
 	if err != nil {
 		return err
 	}
-	_, err = world.requestWith(ctx, client.Config{URL: restURL}, false, stranger)
-	if refused := (*client.Error)(nil); !errors.As(err, &refused) {
-		return fmt.Errorf("a forged token was not refused: %v", err)
+	overGRPC, err := client.New(client.Config{URL: grpcURL, GRPC: true})
+	if err != nil {
+		return err
 	}
-	say("A forged token: %v.\n", err)
-
-	var pemChain []byte
-	for _, block := range shown {
-		pemChain = append(pemChain, block+"\n"...)
+	if _, err := world.obtain(ctx, say, overREST, false, "over REST, by signed challenge"); err != nil {
+		return err
 	}
-	if err := config.Show(pemChain); err != nil {
+	chain, err := world.obtain(ctx, say, overGRPC, true, "over gRPC, by certificate signing request")
+	if err != nil {
+		return err
+	}
+	if err := world.refuseForger(ctx, say, overREST); err != nil {
+		return err
+	}
+	if err := config.Show([]byte(strings.Join(chain, "\n"))); err != nil {
 		return err
 	}
 	say("\nDone in %s.", time.Since(begin).Round(time.Millisecond))
 	return nil
 }
 
-// request gets a certificate for a new key in the name of email.
-func (w *World) request(ctx context.Context, config client.Config, csr bool, email string) ([]string, error) {
-	token, err := w.Provider.Mint(map[string]any{"aud": "sigstore", "sub": "person-1", "email": email, "email_verified": true})
+// serveCA serves the world's CA as `mayfly serve` does. The caller calls stop.
+func (w *World) serveCA(ctx context.Context, config Config) (restURL, grpcURL string, stop func() error, err error) {
+	built, err := app.Build(ctx, app.Options{ConfigFile: w.ConfigFile, LogOutput: config.Out, Version: config.Version})
 	if err != nil {
-		return nil, err
+		return "", "", nil, err
 	}
-	return w.requestWith(ctx, config, csr, token)
+	listeners, err := built.Listen()
+	if err != nil {
+		return "", "", nil, err
+	}
+	serving, cancel := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- built.Run(serving, listeners) }()
+	stop = func() error { cancel(); return <-done }
+	return "http://" + listeners.HTTP.Addr().String(), "http://" + listeners.GRPC.Addr().String(), stop, nil
 }
 
-func (w *World) requestWith(ctx context.Context, config client.Config, csr bool, token string) ([]string, error) {
-	ca, err := client.New(config)
+// obtain gets a certificate, verifies it and says how long it took to get.
+func (w *World) obtain(ctx context.Context, say func(string, ...any), ca *client.Client, csr bool, way string) ([]string, error) {
+	asked := time.Now()
+	chain, err := w.Request(ctx, ca, csr)
+	if err != nil {
+		return nil, fmt.Errorf("asking %s: %w", way, err)
+	}
+	took := time.Since(asked)
+	if err := w.Verify(chain); err != nil {
+		return nil, fmt.Errorf("verifying the certificate got %s: %w", way, err)
+	}
+	say("A certificate %s: %s, verified to the root with the log's timestamp.", way, took.Round(time.Millisecond/10))
+	return chain, nil
+}
+
+// refuseForger asks with a token in the provider's name that another key has signed.
+func (w *World) refuseForger(ctx context.Context, say func(string, ...any), ca *client.Client) error {
+	forger, err := provider.New(provider.Config{IssuerURL: w.Provider.IssuerURL()})
+	if err != nil {
+		return err
+	}
+	token, err := forger.Mint(person())
+	if err != nil {
+		return err
+	}
+	_, err = request(ctx, ca, false, token)
+	if refused := (*client.Error)(nil); !errors.As(err, &refused) {
+		return fmt.Errorf("a forged token was not refused: %v", err)
+	}
+	say("A forged token: %v.\n", err)
+	return nil
+}
+
+// Request gets a certificate for a new key in the name of person@example.com, and returns
+// the chain, PEM, leaf first.
+func (w *World) Request(ctx context.Context, ca *client.Client, csr bool) ([]string, error) {
+	token, err := w.Provider.Mint(person())
 	if err != nil {
 		return nil, err
 	}
+	return request(ctx, ca, csr, token)
+}
+
+func person() map[string]any {
+	return map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true}
+}
+
+func request(ctx context.Context, ca *client.Client, csr bool, token string) ([]string, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -133,15 +159,6 @@ func (w *World) requestWith(ctx context.Context, config client.Config, csr bool,
 		return nil, err
 	}
 	return certificate.PEM, nil
-}
-
-// tokenOfAStranger is a token in the provider's name that another key has signed.
-func (w *World) tokenOfAStranger() (string, error) {
-	forger, err := provider.New(provider.Config{IssuerURL: w.Provider.IssuerURL()})
-	if err != nil {
-		return "", err
-	}
-	return forger.Mint(map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true})
 }
 
 // Verify verifies a chain as a client does: to the root for code signing, and the embedded

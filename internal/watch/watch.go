@@ -20,6 +20,10 @@ import (
 // Interval is how often files are read.
 const Interval = time.Second
 
+// RetryInterval is how often content that would not load is tried again. What failed may have
+// been something else: no free file descriptor, or a signer out of reach.
+const RetryInterval = 30 * time.Second
+
 // maxFileSize bounds what is read of one file.
 const maxFileSize = 4 << 20
 
@@ -32,11 +36,9 @@ type Config struct {
 	// More, where it is not nil, tells which other files belong to the group: those that the
 	// content of Files names. It is asked before each reading.
 	More func() []string
-	// Retry, where it is not zero, is how long after a failed reload the next one is tried
-	// though nothing has changed: for what also depends on the time, or on something remote.
-	Retry time.Duration
 	// Reload takes the new content from the files. Where it returns an error, what was
-	// loaded before stays, the error is logged, and the next change is awaited.
+	// loaded before stays, the error is logged, and it is called again at the next change
+	// or after RetryInterval.
 	Reload func() error
 	// Observe, where it is not nil, is told the outcome of each reload.
 	Observe func(error)
@@ -47,7 +49,8 @@ type Config struct {
 type Watcher struct {
 	config Config
 	digest [sha256.Size]byte
-	failed time.Time // of the last reload; zero if it went well
+	// retryAt is when Reload is to be called again for the same content; zero if it took it.
+	retryAt time.Time
 }
 
 // New returns a watcher that takes the content that the files have now for known. Call it
@@ -78,16 +81,15 @@ func (w *Watcher) Run(ctx context.Context) {
 func (w *Watcher) poll(ctx context.Context) {
 	files := w.files()
 	now, err := digest(files)
-	if now == w.digest && !w.due() {
+	again := err == nil && !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
+	if now == w.digest && !again {
 		return
 	}
-	w.digest = now
+	w.digest, w.retryAt = now, time.Time{}
 	if err == nil {
-		err = w.config.Reload()
-	}
-	w.failed = time.Time{}
-	if err != nil {
-		w.failed = time.Now()
+		if err = w.config.Reload(); err != nil {
+			w.retryAt = time.Now().Add(RetryInterval)
+		}
 	}
 	if w.config.Observe != nil {
 		w.config.Observe(err)
@@ -106,11 +108,6 @@ func (w *Watcher) files() []string {
 		return w.config.Files
 	}
 	return slices.Concat(w.config.Files, w.config.More())
-}
-
-// due tells whether a failed reload is to be tried again.
-func (w *Watcher) due() bool {
-	return w.config.Retry > 0 && !w.failed.IsZero() && time.Since(w.failed) >= w.config.Retry
 }
 
 // digest is the SHA-256 over the length and content of each file; the error text of a file

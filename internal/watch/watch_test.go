@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,6 +124,35 @@ func TestKubernetesSwapThreeTimes(t *testing.T) {
 	}
 }
 
+// A reload that failed for another reason than the content must not wait for a change that
+// may be months away.
+func TestFailedReloadIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "cert.pem")
+	write(t, name, "one")
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		w := New(Config{
+			Files: []string{name},
+			Reload: func() error {
+				if calls++; calls < 3 {
+					return errors.New("too many open files")
+				}
+				return nil
+			},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		write(t, name, "two")
+		for second := range 10 * int(RetryInterval/Interval) {
+			w.poll(t.Context())
+			if want := min(1+second/int(RetryInterval/Interval), 3); calls != want {
+				t.Fatalf("after %d seconds Reload was called %d times, want %d", second, calls, want)
+			}
+			time.Sleep(Interval) // the bubble's clock
+		}
+	})
+}
+
 // What the content of one file names is watched too, as soon as it is named.
 func TestFilesThatAFileNames(t *testing.T) {
 	t.Parallel()
@@ -157,39 +185,4 @@ func TestFilesThatAFileNames(t *testing.T) {
 			t.Errorf("after step %d: %d reloads, want %d", i, reloads, step.want)
 		}
 	}
-}
-
-// What did not load is tried again though nothing has changed, and only then.
-func TestRetry(t *testing.T) {
-	t.Parallel()
-	name := filepath.Join(t.TempDir(), "file")
-	write(t, name, "one")
-	synctest.Test(t, func(t *testing.T) {
-		reloads := 0
-		var mended atomic.Bool
-		w := New(Config{
-			Files: []string{name},
-			Retry: 10 * time.Second,
-			Reload: func() error {
-				reloads++
-				if !mended.Load() {
-					return errors.New("not yet")
-				}
-				return nil
-			},
-			Logger: slog.New(slog.DiscardHandler),
-		})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); w.Run(ctx) }()
-		write(t, name, "two")
-		time.Sleep(25 * time.Second) // the bubble's clock: no time passes
-		mended.Store(true)
-		time.Sleep(time.Minute)
-		cancel()
-		<-done
-		if reloads != 4 {
-			t.Errorf("%d reloads, want 4: at 1 s, 11 s, 21 s, and 31 s, which went well", reloads)
-		}
-	})
 }

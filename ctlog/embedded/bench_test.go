@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// BenchmarkSubmit is the price of one entry for its submitter, the precertificate and its
+// signature not counted.
+func BenchmarkSubmit(b *testing.B) {
+	for _, clients := range []int{1, 64} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			a, cfg := newAuthority(b), newConfig(b)
+			cfg.CheckpointInterval = 0
+			cfg.Logger = discard()
+			l := open(b, cfg)
+			benchmarkSubmit(b, l, a, clients)
+		})
+	}
+}
+
+func benchmarkSubmit(b *testing.B, l *Log, a *authority, clients int) {
+	b.Helper()
+	submissions := make([]ctlog.Submission, min(b.N, 2000))
+	for i := range submissions {
+		submissions[i] = a.submission(b)
+	}
+	var guarded, guards atomic.Int64
+	l.guard.observe = func(d time.Duration) { guarded.Add(int64(d)); guards.Add(1) }
+	b.ResetTimer()
+	latencies := load(b, l, submissions, clients, b.N)
+	b.StopTimer()
+	slices.Sort(latencies)
+	b.ReportMetric(milliseconds(latencies[b.N/2]), "p50-ms")
+	b.ReportMetric(milliseconds(latencies[b.N*99/100]), "p99-ms")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+	b.ReportMetric(milliseconds(time.Duration(guarded.Load()/max(guards.Load(), 1))), "guard-ms")
+	b.ReportMetric(float64(b.N)/float64(max(guards.Load(), 1)), "entries/batch")
+	b.ReportMetric(milliseconds(fsyncTime(b, b.TempDir())), "fsync-ms")
+}
+
+func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// fsyncTime is the median time to write and fsync a small file in dir, and the directory.
+func fsyncTime(b *testing.B, dir string) time.Duration {
+	b.Helper()
+	times := make([]time.Duration, 101)
+	path := filepath.Join(dir, "fsync")
+	for i := range times {
+		start := time.Now()
+		if err := writeFile(path, []byte("the same few bytes"), 0o600); err != nil {
+			b.Fatal(err)
+		}
+		times[i] = time.Since(start)
+	}
+	if err := os.Remove(path); err != nil {
+		b.Fatal(err)
+	}
+	slices.Sort(times)
+	return times[len(times)/2]
+}
+
+// entriesVariable is how large BenchmarkLargeLog makes its log; 1,000,000 if it is not set.
+const entriesVariable = "MAYFLY_ENTRIES"
+
+// BenchmarkLargeLog is the price of an entry and the memory of a process whose log has a
+// million entries, beside those of an empty log. Run it with -benchtime=1x: making the log
+// takes minutes and 3 GB of disk.
+func BenchmarkLargeLog(b *testing.B) {
+	entries := 1_000_000
+	if n, err := strconv.Atoi(os.Getenv(entriesVariable)); err == nil {
+		entries = n
+	}
+	a, cfg := newAuthority(b), newConfig(b)
+	cfg.CheckpointInterval, cfg.Logger = 0, discard()
+	l := open(b, cfg)
+	empty := measureAdds(b, l, a, 64, 6400)
+	lone := measureAdds(b, l, a, 1, 100)
+
+	start := time.Now()
+	measureAdds(b, l, a, 4*maxBatch, entries)
+	b.Logf("%d entries in %s", entries, time.Since(start).Round(time.Second))
+	shutdown(b, l)
+	debug.FreeOSMemory()
+	resetPeak(b)
+
+	start = time.Now()
+	l = open(b, cfg)
+	opened := time.Since(start)
+	b.ResetTimer()
+	large := measureAdds(b, l, a, 64, 6400)
+	loneLarge := measureAdds(b, l, a, 1, 100)
+	b.StopTimer()
+	peak := peakMemory(b)
+	b.ReportMetric(timeReading(b, cfg, func(r *Reader) error {
+		for _, err := range r.Search(b.Context(), Query{Identity: "nobody@example.com"}) {
+			return err
+		}
+		return nil
+	}), "search-s")
+	b.ReportMetric(timeReading(b, cfg, func(*Reader) error { _, err := Fsck(b.Context(), cfg); return err }), "fsck-s")
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(peak, "peak-MiB")
+	b.ReportMetric(milliseconds(opened), "open-ms")
+	b.ReportMetric(milliseconds(empty), "empty64-p50-ms")
+	b.ReportMetric(milliseconds(large), "large64-p50-ms")
+	b.ReportMetric(milliseconds(lone), "empty1-p50-ms")
+	b.ReportMetric(milliseconds(loneLarge), "large1-p50-ms")
+	b.ReportMetric(milliseconds(fsyncTime(b, b.TempDir())), "fsync-ms")
+}
+
+// timeReading tells how many seconds it takes to read the whole log in some way.
+func timeReading(b *testing.B, cfg Config, read func(*Reader) error) float64 {
+	b.Helper()
+	start := time.Now()
+	r, err := OpenReader(cfg)
+	if err == nil {
+		err = read(r)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(start).Seconds()
+}
+
+// measureAdds submits n entries and returns the median of their times.
+func measureAdds(b *testing.B, l *Log, a *authority, clients, n int) time.Duration {
+	b.Helper()
+	submissions := make([]ctlog.Submission, min(n, 2000))
+	for i := range submissions {
+		submissions[i] = a.submission(b)
+	}
+	latencies := load(b, l, submissions, clients, n)
+	slices.Sort(latencies)
+	return latencies[n/2]
+}
+
+// load submits n entries with so many clients and returns the time of each.
+func load(b *testing.B, l *Log, submissions []ctlog.Submission, clients, n int) []time.Duration {
+	b.Helper()
+	latencies := make([]time.Duration, n)
+	var next atomic.Int64
+	done := make(chan error, clients)
+	for range clients {
+		go func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					done <- nil
+					return
+				}
+				start := time.Now()
+				if _, err := l.Submit(context.Background(), submissions[i%len(submissions)]); err != nil {
+					done <- err
+					return
+				}
+				latencies[i] = time.Since(start)
+			}
+		}()
+	}
+	for range clients {
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+	}
+	return latencies
+}
+
+// resetPeak makes the kernel forget the process's peak of memory.
+func resetPeak(b *testing.B) {
+	b.Helper()
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		b.Logf("the peak of memory includes the making of the log: %v", err)
+	}
+}
+
+// peakMemory is the peak of resident memory, in MiB.
+func peakMemory(b *testing.B) float64 {
+	b.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		b.Log(err)
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmHWM:" {
+			kilobytes, err := strconv.ParseFloat(fields[1], 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return kilobytes / 1024
+		}
+	}
+	return 0
+}

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package embedded is a Certificate Transparency log in this process: a static-ct-api log
+// (https://c2sp.org/static-ct-api) with the reads of RFC 6962 beside it, kept by Tessera's
+// POSIX driver in one directory of a local disk.
+//
+// It promises three things. An SCT is given only for an entry that is durably stored in a
+// tree that continues everything signed before. A directory that is older than what was
+// signed, or has another history, is refused: see guard. And only Init makes a log.
+//
+// Package internal/app opens it and mounts its Handler; cmd uses Init, Inspect, Fsck and the
+// Reader.
+package embedded
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/ctonly"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// Config is one log. The same value serves Open, Inspect, Fsck and OpenReader.
+type Config struct {
+	// Name tells the log from others, in paths (/ctlog/NAME/), log lines and metrics: letters,
+	// digits, '.', '_' and '-'. It is mandatory.
+	Name string
+	// Dir is the directory that Init made, on a local disk. It is mandatory.
+	Dir string
+	// Guard is the file that Init made, outside Dir, and best on another disk: whatever
+	// restores Dir from a backup must not restore it too. It is mandatory.
+	Guard string
+	// Key is the path of the log's key, PKCS#8 PEM, ECDSA P-256, as Init made it. Either it
+	// or Signer is mandatory.
+	Key string
+	// Signer is the key itself.
+	Signer crypto.Signer
+	// Origin is the log's submission prefix as a URL without scheme and trailing slash, such as
+	// log.example/2026. It never changes. It is mandatory.
+	Origin string
+
+	// BatchAge is how long an entry waits for others to be written with; zero for 10 ms. It
+	// is most of the latency of an add: 5 to 20 ms are useful.
+	BatchAge time.Duration
+	// CheckpointInterval is how often the tree head is signed and published while the tree
+	// grows, from 100 ms to 10 s; zero for 1 s. Shutdown takes as long.
+	CheckpointInterval time.Duration
+	// MaxPending bounds the entries that wait to be stored; zero for 4096.
+	MaxPending int
+
+	// SubmitToken is what submitters over HTTP must send as a bearer token, at least 16 bytes;
+	// none turns submission over HTTP off.
+	SubmitToken []byte
+	// Roots returns the CA certificates in which chains submitted over HTTP must end; nil for
+	// none. It is called for each submission.
+	Roots func() []*x509.Certificate
+
+	// Now is the clock of SCTs and tree heads; nil for time.Now.
+	Now func() time.Time
+	// Logger hears of refusals and failures; nil for silence.
+	Logger *slog.Logger
+	// Registerer takes the metrics mayfly_ctlog_…; nil for none. Several logs may share one.
+	Registerer prometheus.Registerer
+
+	// reserve is minFree, except in tests.
+	reserve uint64
+}
+
+const (
+	defaultBatchAge           = 10 * time.Millisecond
+	defaultCheckpointInterval = time.Second
+	minCheckpointInterval     = 100 * time.Millisecond
+	maxCheckpointInterval     = 10 * time.Second
+	defaultMaxPending         = 4096
+	minSubmitToken            = 16
+	// maxBatch flushes a batch before its age. Tessera rewrites the last, partial tile with
+	// each batch, so that more in one is cheaper.
+	maxBatch = 512
+	// republishInterval is how often the tree head is signed anew while the tree stands still.
+	republishInterval = 10 * time.Minute
+	// collectInterval is how often partial tiles are deleted that full ones have replaced,
+	// 100 tiles a time: enough for 2,560 entries a second.
+	collectInterval = 10 * time.Second
+)
+
+// Log is a log that is open for writing. It implements ctlog.Log, and is safe for concurrent
+// use.
+type Log struct {
+	name     string
+	origin   string
+	reserve  uint64
+	maxQueue int64
+	now      func() time.Time
+	logger   *slog.Logger
+	metrics  *metrics
+
+	key       *logKey
+	directory directory
+	issuers   *issuers
+	guard     *guard
+	locks     []*lock
+	front     *front
+
+	refusal   atomic.Pointer[RefusedError] // set once
+	signError atomic.Pointer[string]       // why the last checkpoint was not signed; nil if it was
+
+	// Under signMu: what the newest checkpoint says.
+	signMu        sync.Mutex
+	signedSize    uint64
+	lastTimestamp uint64
+
+	// add and finish are Tessera's; nil for a log that refused to sign from the start.
+	add    func(context.Context, *ctonly.Entry) tessera.IndexFuture
+	finish func(context.Context) error
+	cancel context.CancelFunc
+
+	// Under admission: closing is set once, and nothing enters pending after that.
+	admission sync.Mutex
+	closing   bool
+	pending   sync.WaitGroup
+	queued    atomic.Int64
+	closed    chan struct{} // closed when Tessera has been stopped
+}
+
+var _ ctlog.Log = (*Log)(nil)
+
+// Open opens a log that Init made. Errors for settings have key paths such as ["dir"];
+// *LockedError and *StorageError tell of the state of the machine.
+//
+// A log whose directory is damaged, older than its guard or of another history is opened all
+// the same: it serves what it published, refuses every submission with *RefusedError, and
+// says so in Status.
+//
+// The log runs until Shutdown; ctx is for opening only.
+func Open(ctx context.Context, cfg Config) (*Log, error) {
+	cfg, key, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	metrics, err := newMetrics(cfg.Registerer, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		name: cfg.Name, origin: cfg.Origin, reserve: cfg.reserve, maxQueue: int64(cfg.MaxPending),
+		now: cfg.Now, logger: cfg.Logger.With(slog.String("log", cfg.Name)), metrics: metrics,
+		key:       key,
+		directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir),
+		cancel: func() {}, closed: make(chan struct{}),
+	}
+	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: metrics.observeGuard}
+	l.front = newFront(l, cfg)
+	if err := l.checkStorage(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := l.lock(cfg); err != nil {
+		return nil, err
+	}
+	err = l.resume(ctx, cfg)
+	if err == nil {
+		err = l.issuers.sweep()
+	}
+	if err != nil {
+		return nil, errors.Join(explain(cfg.Dir, err), l.unlock())
+	}
+	return l, nil
+}
+
+// complete fills in the defaults and checks what can be checked without writing.
+func (cfg Config) complete() (Config, *logKey, error) {
+	setDefault(&cfg.BatchAge, defaultBatchAge)
+	setDefault(&cfg.CheckpointInterval, defaultCheckpointInterval)
+	setDefault(&cfg.MaxPending, defaultMaxPending)
+	setDefault(&cfg.reserve, minFree)
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Roots == nil {
+		cfg.Roots = func() []*x509.Certificate { return nil }
+	}
+	errs := checkNames(cfg.Name, cfg.Origin)
+	errs = append(errs, checkPaths(cfg.Dir, cfg.Guard)...)
+	if cfg.BatchAge < time.Millisecond || cfg.BatchAge > time.Second {
+		errs = append(errs, keypath.Errorf([]string{"batch_age"}, "%s is out of range; it is from 1ms to 1s, and 10ms is good", cfg.BatchAge))
+	}
+	if cfg.CheckpointInterval < minCheckpointInterval || cfg.CheckpointInterval > maxCheckpointInterval {
+		errs = append(errs, keypath.Errorf([]string{"checkpoint_interval"}, "%s is out of range; it is from 100ms to 10s, and 1s is good", cfg.CheckpointInterval))
+	}
+	if cfg.MaxPending < 1 {
+		errs = append(errs, keypath.Errorf([]string{"max_pending"}, "%d leaves no room for an entry", cfg.MaxPending))
+	}
+	if n := len(cfg.SubmitToken); n > 0 && n < minSubmitToken {
+		errs = append(errs, keypath.Errorf([]string{"submit", "token_file"}, "the token has %d bytes; it needs at least %d, such as from openssl rand -hex 32", n, minSubmitToken))
+	}
+	key, err := cfg.key()
+	if err != nil {
+		errs = append(errs, keypath.Errorf([]string{"key"}, "%w", err))
+	}
+	if len(errs) == 0 {
+		if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init makes a new one, and nothing makes an old one anew: if this one existed before, put its directory back", cfg.Dir))
+		} else if err != nil {
+			errs = append(errs, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err))
+		}
+	}
+	return cfg, key, errors.Join(errs...)
+}
+
+func setDefault[T comparable](value *T, fallback T) {
+	var zero T
+	if *value == zero {
+		*value = fallback
+	}
+}
+
+func (cfg Config) key() (*logKey, error) {
+	switch {
+	case cfg.Signer != nil && cfg.Key != "":
+		return nil, errors.New("there are two keys, a file and a signer")
+	case cfg.Signer != nil:
+		return newLogKey(cfg.Signer)
+	case cfg.Key == "":
+		return nil, errors.New("the path of the log's key is missing")
+	default:
+		return loadKey(cfg.Key)
+	}
+}
+
+// checkNames checks what ends up in URLs and checkpoints.
+func checkNames(name, origin string) (errs []error) {
+	switch {
+	case name == "":
+		errs = append(errs, keypath.Errorf([]string{"name"}, "the log's name is missing"))
+	case len(name) > 64 || strings.Trim(name, nameCharacters) != "" || strings.Trim(name, ".") == "":
+		errs = append(errs, keypath.Errorf([]string{"name"}, "%.80q is no name for a log; use at most 64 letters, digits, '.', '_' and '-'", name))
+	}
+	switch {
+	case origin == "":
+		errs = append(errs, keypath.Errorf([]string{"origin"}, "the log's origin is missing; it is the submission prefix without scheme, such as log.example/2026"))
+	case strings.Contains(origin, "://"):
+		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q has a scheme; an origin has none, as in log.example/2026", origin))
+	case strings.HasPrefix(origin, "/") || strings.HasSuffix(origin, "/"):
+		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q begins or ends with a slash; an origin does not, as in log.example/2026", origin))
+	case len(origin) > 255 || strings.Trim(origin, nameCharacters+"/:[]~%") != "":
+		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q is no origin; it is at most 255 characters of a URL, as in log.example/2026", origin))
+	}
+	return errs
+}
+
+const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
+// checkPaths keeps the guard out of the directory that it guards.
+func checkPaths(dir, guard string) (errs []error) {
+	if dir == "" {
+		errs = append(errs, keypath.Errorf([]string{"dir"}, "the log's directory is missing"))
+	}
+	if guard == "" {
+		errs = append(errs, keypath.Errorf([]string{"guard"}, "the log's guard is missing; it is a file outside the log's directory"))
+	}
+	if len(errs) > 0 {
+		return errs
+	}
+	inside, err := filepath.Rel(resolve(dir), resolve(guard))
+	if err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
+		errs = append(errs, keypath.Errorf([]string{"guard"}, "%s is inside the log's directory %s; a backup of the directory would bring back the guard too, so put it elsewhere", guard, dir))
+	}
+	return errs
+}
+
+// resolve follows symbolic links as far as the path exists.
+func resolve(path string) string {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	for existing, rest := absolute, ""; ; existing, rest = filepath.Dir(existing), filepath.Join(filepath.Base(existing), rest) {
+		if real, err := filepath.EvalSymlinks(existing); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if existing == filepath.Dir(existing) {
+			return absolute
+		}
+	}
+}
+
+// Name is the log's name in the configuration.
+func (l *Log) Name() string { return l.name }
+
+// Origin is the log's submission prefix without scheme.
+func (l *Log) Origin() string { return l.origin }
+
+// LogID is the SHA-256 of the public key's SubjectPublicKeyInfo.
+func (l *Log) LogID() [32]byte { return l.key.id }
+
+// PublicKey is the log's public key, PEM, as ctlog.LogConfig takes it.
+func (l *Log) PublicKey() []byte { return l.key.publicPEM() }
+
+var errNoCheckpoint = fmt.Errorf("%w: its checkpoint is missing or unreadable", errDamaged)

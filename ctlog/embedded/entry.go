@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/transparency-dev/merkle/rfc6962"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// tileLeaf is one entry of a data tile, in slices of the tile.
+//
+//	struct {                                   static-ct-api, section "Log entries"
+//	    TimestampedEntry timestamped_entry;
+//	    select (entry_type) {
+//	        case x509_entry: Empty;
+//	        case precert_entry: ASN.1Cert pre_certificate;
+//	    };
+//	    Fingerprint certificate_chain<0..2^16-1>;
+//	} TileLeaf;
+//
+//	struct {                                   RFC 6962, section 3.4
+//	    uint64 timestamp;
+//	    LogEntryType entry_type;
+//	    select(entry_type) {
+//	        case x509_entry: ASN.1Cert;
+//	        case precert_entry: PreCert;
+//	    } signed_entry;
+//	    CtExtensions extensions;
+//	} TimestampedEntry;
+type tileLeaf struct {
+	timestamp uint64
+	precert   bool
+	// certificate is the certificate, or the precertificate as it was submitted.
+	certificate []byte
+	// timestamped is the encoding of the TimestampedEntry.
+	timestamped []byte
+	index       uint64
+	// issuers are SHA-256 hashes of certificates, one after the other.
+	issuers []byte
+}
+
+// readTileLeaf takes one entry off s. Every byte of what it accepts is accounted for.
+func readTileLeaf(s *cryptobyte.String) (*tileLeaf, error) {
+	var (
+		whole            = *s
+		leaf             tileLeaf
+		entryType        uint16
+		signed, precert  cryptobyte.String
+		extensions, data cryptobyte.String
+		extensionType    uint8
+		issuers          cryptobyte.String
+	)
+	if !s.ReadUint64(&leaf.timestamp) || !s.ReadUint16(&entryType) {
+		return nil, errTileLeaf
+	}
+	switch entryType {
+	case entryTypeX509:
+	case entryTypePrecert:
+		leaf.precert = true
+		if !s.Skip(sha256.Size) {
+			return nil, errTileLeaf
+		}
+	default:
+		return nil, fmt.Errorf("an entry has the unknown type %d", entryType)
+	}
+	if !s.ReadUint24LengthPrefixed(&signed) || !s.ReadUint16LengthPrefixed(&extensions) {
+		return nil, errTileLeaf
+	}
+	leaf.timestamped = whole[:len(whole)-len(*s)]
+	leaf.certificate = signed
+	if leaf.precert {
+		if !s.ReadUint24LengthPrefixed(&precert) {
+			return nil, errTileLeaf
+		}
+		leaf.certificate = precert
+	}
+	if !extensions.ReadUint8(&extensionType) || !extensions.ReadUint16LengthPrefixed(&data) || !extensions.Empty() ||
+		extensionType != extensionTypeLeafIndex || len(data) != 5 {
+		return nil, errors.New("an entry has other extensions than one leaf_index")
+	}
+	for _, b := range data {
+		leaf.index = leaf.index<<8 | uint64(b)
+	}
+	if !s.ReadUint16LengthPrefixed(&issuers) || len(issuers)%sha256.Size != 0 {
+		return nil, errTileLeaf
+	}
+	leaf.issuers = issuers
+	return &leaf, nil
+}
+
+// errTileLeaf: all fields have a length, so that running out of bytes is the one mistake that
+// most damage leads to.
+var errTileLeaf = errors.New("an entry ends early")
+
+// readTileLeaves takes count entries off data, whose first one must stand at index first. It
+// returns them with the number of bytes that they take.
+func readTileLeaves(data []byte, first uint64, count int) ([]*tileLeaf, int, error) {
+	s := cryptobyte.String(data)
+	leaves := make([]*tileLeaf, 0, count)
+	for i := range count {
+		index := first + uint64(i)
+		leaf, err := readTileLeaf(&s)
+		if err != nil {
+			return nil, 0, fmt.Errorf("entry %d: %w", index, err)
+		}
+		if leaf.index != index {
+			return nil, 0, fmt.Errorf("entry %d says that it is entry %d", index, leaf.index)
+		}
+		leaves = append(leaves, leaf)
+	}
+	return leaves, len(data) - len(s), nil
+}
+
+// merkleTreeLeaf is the leaf_input of get-entries, and what the leaf hash is of.
+//
+//	struct {                                   RFC 6962, section 3.4
+//	    Version version;
+//	    MerkleLeafType leaf_type;
+//	    TimestampedEntry timestamped_entry;
+//	} MerkleTreeLeaf;
+func (l *tileLeaf) merkleTreeLeaf() []byte {
+	return append([]byte{versionV1, leafTypeTimestampedEntry}, l.timestamped...)
+}
+
+func (l *tileLeaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
+
+// fingerprints are those of the chain, the issuer first.
+func (l *tileLeaf) fingerprints() [][sha256.Size]byte {
+	all := make([][sha256.Size]byte, 0, len(l.issuers)/sha256.Size)
+	for rest := l.issuers; len(rest) >= sha256.Size; rest = rest[sha256.Size:] {
+		all = append(all, [sha256.Size]byte(rest))
+	}
+	return all
+}
+
+// extraData is the extra_data of get-entries.
+//
+//	opaque ASN.1Cert<1..2^24-1>;               RFC 6962, section 3.1
+//	struct {
+//	    ASN.1Cert leaf_certificate;            (not part of extra_data, section 4.6)
+//	    ASN.1Cert certificate_chain<0..2^24-1>;
+//	} X509ChainEntry;
+//	struct {
+//	    ASN.1Cert pre_certificate;
+//	    ASN.1Cert precertificate_chain<0..2^24-1>;
+//	} PrecertChainEntry;
+func (l *tileLeaf) extraData(issuer func([sha256.Size]byte) ([]byte, error)) ([]byte, error) {
+	b := cryptobyte.NewBuilder(nil)
+	if l.precert {
+		b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(l.certificate) })
+	}
+	var chain [][]byte
+	for _, fingerprint := range l.fingerprints() {
+		der, err := issuer(fingerprint)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, der)
+	}
+	b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) {
+		for _, der := range chain {
+			b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(der) })
+		}
+	})
+	return b.Bytes()
+}

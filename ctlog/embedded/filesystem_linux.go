@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// remoteKinds are filesystems that a log refuses.
+var remoteKinds = map[int64]string{
+	unix.NFS_SUPER_MAGIC:  "NFS",
+	unix.SMB_SUPER_MAGIC:  "SMB",
+	unix.SMB2_SUPER_MAGIC: "SMB",
+	unix.CIFS_SUPER_MAGIC: "SMB",
+	unix.AFS_SUPER_MAGIC:  "AFS",
+	unix.AFS_FS_MAGIC:     "AFS",
+	unix.CODA_SUPER_MAGIC: "Coda",
+	unix.V9FS_MAGIC:       "9P",
+	unix.CEPH_SUPER_MAGIC: "CephFS",
+}
+
+// statFilesystem describes the filesystem that holds path.
+func statFilesystem(path string) (filesystem, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return filesystem{}, fmt.Errorf("looking at the filesystem of %s: %w", path, err)
+	}
+	return classify(s), nil
+}
+
+func classify(s unix.Statfs_t) filesystem {
+	// Bavail may be "negative" where root uses the reserve; unsigned, it would look huge.
+	free := uint64(0)
+	if available := int64(s.Bavail); available > 0 {
+		free = uint64(available) * uint64(s.Bsize)
+	}
+	f := filesystem{readOnly: s.Flags&unix.ST_RDONLY != 0, free: free}
+	switch kind := int64(s.Type); {
+	case remoteKinds[kind] != "":
+		f.kind, f.remote = remoteKinds[kind], true
+	case kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC:
+		f.kind, f.volatile = "memory (tmpfs)", true
+	}
+	return f
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build !linux
+
+package embedded
+
+import "math"
+
+// statFilesystem knows nothing here: an embedded log for production runs on Linux.
+func statFilesystem(string) (filesystem, error) { return filesystem{free: math.MaxUint64}, nil }

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/certificate-transparency-go/client"
+	"github.com/google/certificate-transparency-go/jsonclient"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+const testToken = "a token for submitting"
+
+// authority makes what a log is given.
+type authority struct {
+	root, intermediate *x509.Certificate
+	key                *ecdsa.PrivateKey
+	algorithm          certs.SignatureAlgorithm
+	spki               []byte
+}
+
+func newAuthority(t testing.TB) *authority {
+	t.Helper()
+	a := &authority{}
+	newKey := func() *ecdsa.PrivateKey {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	create := func(template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) *x509.Certificate {
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	rootKey := newKey()
+	a.key = newKey()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root", Organization: []string{"test"}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, BasicConstraintsValid: true,
+	}
+	a.root = create(template, template, rootKey, rootKey)
+	template.SerialNumber, template.Subject.CommonName, template.MaxPathLenZero = big.NewInt(2), "intermediate", true
+	a.intermediate = create(template, a.root, a.key, rootKey)
+	var err error
+	if a.algorithm, err = certs.SignatureAlgorithmFor(a.key.Public()); err != nil {
+		t.Fatal(err)
+	}
+	if a.spki, err = x509.MarshalPKIXPublicKey(newKey().Public()); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (a *authority) roots() []*x509.Certificate { return []*x509.Certificate{a.root} }
+
+// tbs is a certificate in the real profile, with a new serial number.
+func (a *authority) tbs(t testing.TB, san certs.SAN, issuer string) *certs.TBS {
+	t.Helper()
+	serial, err := certs.NewSerial(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var extensions certs.Extensions
+	extensions[certs.IssuerV1], extensions[certs.IssuerV2] = issuer, issuer
+	start := time.Now().Truncate(time.Second)
+	tbs, err := certs.NewTBS(certs.Template{
+		SerialNumber: serial, SignatureAlgorithm: a.algorithm, Issuer: a.intermediate.RawSubject,
+		NotBefore: start, NotAfter: start.Add(10 * time.Minute), PublicKey: a.spki,
+		AuthorityKeyID: a.intermediate.SubjectKeyId, SAN: san, Extensions: extensions,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tbs
+}
+
+func (a *authority) sign(t testing.TB, tbs []byte) []byte {
+	t.Helper()
+	signature, err := a.algorithm.Sign(rand.Reader, a.key, tbs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certs.Assemble(tbs, a.algorithm, signature)
+}
+
+func (a *authority) submissionFor(t testing.TB, san certs.SAN, issuer string) ctlog.Submission {
+	t.Helper()
+	tbs := a.tbs(t, san, issuer)
+	return ctlog.Submission{
+		Chain:         [][]byte{a.sign(t, tbs.Precertificate()), a.intermediate.Raw, a.root.Raw},
+		TBS:           tbs.Logged(),
+		IssuerKeyHash: sha256.Sum256(a.intermediate.RawSubjectPublicKeyInfo),
+	}
+}
+
+func (a *authority) submission(t testing.TB) ctlog.Submission {
+	t.Helper()
+	return a.submissionFor(t, certs.SAN{Kind: certs.SANURI, Value: "https://build.example/workflow"}, "https://issuer.example")
+}
+
+// newConfig makes a log in a directory of the test and returns how to open it.
+func newConfig(t testing.TB) Config {
+	t.Helper()
+	return newConfigIn(t, t.TempDir())
+}
+
+func newConfigIn(t testing.TB, base string) Config {
+	t.Helper()
+	cfg := Config{
+		Name: "2026", Origin: "log.example/2026",
+		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard", "2026.json"), Key: filepath.Join(base, "2026.key"),
+		CheckpointInterval: minCheckpointInterval, SubmitToken: []byte(testToken),
+	}
+	if _, err := Init(t.Context(), InitConfig{Name: cfg.Name, Dir: cfg.Dir, Guard: cfg.Guard, Key: cfg.Key, Origin: cfg.Origin}); err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// open opens a log that ends with the test, and must not have refused to sign by then.
+func open(t testing.TB, cfg Config) *Log {
+	t.Helper()
+	l := openSpoilt(t, cfg)
+	t.Cleanup(func() {
+		if refusal := l.refusal.Load(); refusal != nil {
+			t.Error(refusal)
+		}
+	})
+	return l
+}
+
+// openSpoilt opens a log that may refuse to sign.
+func openSpoilt(t testing.TB, cfg Config) *Log {
+	t.Helper()
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	}
+	l, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Shutdown(context.Background()) })
+	return l
+}
+
+type testWriter struct{ testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.Log(string(b[:len(b)-1]))
+	return len(b), nil
+}
+
+// shutdown publishes a checkpoint that covers everything.
+func shutdown(t testing.TB, l *Log) {
+	t.Helper()
+	if err := l.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// submit stores n entries, all in one batch if possible.
+func submit(t testing.TB, l *Log, a *authority, n int) []ctlog.SCT {
+	t.Helper()
+	submissions := make([]ctlog.Submission, n)
+	for i := range submissions {
+		submissions[i] = a.submission(t)
+	}
+	return submitAll(t, l, submissions)
+}
+
+func submitAll(t testing.TB, l *Log, submissions []ctlog.Submission) []ctlog.SCT {
+	t.Helper()
+	scts := make([]ctlog.SCT, len(submissions))
+	errs := make(chan error, len(submissions))
+	for i := range submissions {
+		go func() {
+			var err error
+			scts[i], err = l.Submit(context.Background(), submissions[i])
+			errs <- err
+		}()
+	}
+	for range submissions {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	return scts
+}
+
+// withToken adds the submit token, which certificate-transparency-go knows nothing of.
+type withToken struct{ token string }
+
+func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+w.token)
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// serve serves a log's reads, which go on after its Shutdown.
+func serve(t testing.TB, l *Log) string {
+	t.Helper()
+	server := httptest.NewServer(http.StripPrefix("/ctlog/2026", l.Handler()))
+	t.Cleanup(server.Close)
+	return server.URL + "/ctlog/2026"
+}
+
+// ctClient is the independent judge.
+func ctClient(t testing.TB, url string, publicKey []byte) *client.LogClient {
+	t.Helper()
+	c, err := client.New(url, &http.Client{Transport: withToken{testToken}}, jsonclient.Options{PublicKey: string(publicKey)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// copyDir copies a log's directory as a backup would.
+func copyDir(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/transparency-dev/tessera/api/layout"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// How long answers may be kept.
+const (
+	immutable = "public, max-age=31536000, immutable"
+	mutable   = "no-cache"
+	private   = "no-store"
+)
+
+// front is the log's HTTP side. Reads show the tree of the published checkpoint, and nothing
+// beyond it.
+type front struct {
+	log     *Log
+	roots   func() []*x509.Certificate
+	token   [sha256.Size]byte // of the submit token
+	submits bool              // there is a token
+	replays *replays
+	gets    map[string]endpoint
+	posts   map[string]endpoint
+
+	verified atomic.Pointer[checkpoint] // the newest one that was read
+}
+
+// endpoint answers a request, or returns an error that says with which status.
+type endpoint func(w http.ResponseWriter, r *http.Request) error
+
+func newFront(l *Log, cfg Config) *front {
+	f := &front{
+		log: l, roots: cfg.Roots, submits: len(cfg.SubmitToken) > 0, token: sha256.Sum256(cfg.SubmitToken),
+		replays: newReplays(maxReplays),
+	}
+	f.gets = map[string]endpoint{
+		"/checkpoint":                f.getCheckpoint,
+		"/ct/v1/get-sth":             f.getSTH,
+		"/ct/v1/get-entries":         f.getEntries,
+		"/ct/v1/get-sth-consistency": f.getConsistency,
+		"/ct/v1/get-entry-and-proof": f.getEntryAndProof,
+		"/ct/v1/get-proof-by-hash":   f.getProofByHash,
+		"/ct/v1/get-roots":           f.authorized(f.getRoots),
+	}
+	f.posts = map[string]endpoint{
+		"/ct/v1/add-chain":     f.authorized(f.addChain),
+		"/ct/v1/add-pre-chain": f.authorized(f.addPreChain),
+	}
+	return f
+}
+
+// Handler serves the log under its prefix, which the caller strips: /checkpoint, /tile/…,
+// /issuer/… (static-ct-api) and /ct/v1/… (RFC 6962). Errors are JSON objects with an
+// error_message (RFC 6962, section 4).
+func (l *Log) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := l.front.serve(w, r)
+		if err == nil {
+			return
+		}
+		answer := describeError(err)
+		if answer.status >= http.StatusInternalServerError {
+			l.logger.WarnContext(r.Context(), "request to the log failed", slog.String("path", r.URL.Path), slog.Int("status", answer.status), slog.Any("error", err))
+		}
+		answer.write(w)
+	})
+}
+
+func (f *front) serve(w http.ResponseWriter, r *http.Request) error {
+	path := r.URL.Path
+	read, allow := f.gets[path], "GET, HEAD"
+	switch {
+	case strings.HasPrefix(path, "/tile/"):
+		read = f.getTile
+	case strings.HasPrefix(path, "/issuer/"):
+		read = f.getIssuer
+	}
+	if post := f.posts[path]; post != nil {
+		if r.Method == http.MethodPost {
+			return post(w, r)
+		}
+		allow = "POST"
+	} else if read == nil {
+		return refuse(http.StatusNotFound, "there is nothing at %.100q; a static-ct-api log has checkpoint, tile/, issuer/ and ct/v1/", path)
+	} else if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return read(w, r)
+	}
+	w.Header().Set("Allow", allow)
+	return refuse(http.StatusMethodNotAllowed, "%.20q is not for this path; use %s", r.Method, allow)
+}
+
+// httpError is an answer that is not the one that was asked for.
+type httpError struct {
+	status     int
+	message    string
+	retryAfter time.Duration
+}
+
+// Error is the message.
+func (e *httpError) Error() string { return e.message }
+
+func refuse(status int, format string, args ...any) error {
+	return &httpError{status: status, message: fmt.Sprintf(format, args...)}
+}
+
+func (e *httpError) write(w http.ResponseWriter) {
+	body, err := json.Marshal(struct {
+		ErrorMessage string `json:"error_message"`
+	}{e.message})
+	if err != nil {
+		body = []byte(`{}`)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", private)
+	if e.retryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+	}
+	w.WriteHeader(e.status)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// describeError is the one place that turns an error into an answer. What was not made for
+// clients stays in the log.
+func describeError(err error) *httpError {
+	var (
+		answer    *httpError
+		refusal   *RefusedError
+		storage   *StorageError
+		retryable *ctlog.RetryableError
+	)
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &refusal):
+		return &httpError{status: http.StatusServiceUnavailable, message: "this log signs nothing any more; its operator has been told why", retryAfter: time.Hour}
+	case errors.As(err, &retryable):
+		return &httpError{status: http.StatusServiceUnavailable, message: "this log is busy; try again", retryAfter: max(retryable.After, time.Second)}
+	case errors.As(err, &storage), errors.Is(err, errClosed):
+		return &httpError{status: http.StatusServiceUnavailable, message: "this log takes no entries now; try again", retryAfter: 10 * time.Second}
+	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged):
+		return &httpError{status: http.StatusNotFound, message: "the log has no such tile, issuer or entry"}
+	default:
+		return &httpError{status: http.StatusInternalServerError, message: "the log failed to answer; it has written down why"}
+	}
+}
+
+// checkpoint returns what is published. Each one is verified when it is first seen: what
+// somebody else put in its place is not served.
+func (f *front) checkpoint() (*checkpoint, error) {
+	raw, err := f.log.directory.checkpoint()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoCheckpoint, err)
+	}
+	if c := f.verified.Load(); c != nil && bytes.Equal(c.raw, raw) {
+		return c, nil
+	}
+	c, err := verifyCheckpoint(raw, f.log.origin, f.log.key)
+	if err != nil {
+		return nil, err
+	}
+	f.verified.Store(c)
+	return c, nil
+}
+
+func (f *front) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
+	c, err := f.checkpoint()
+	if err != nil {
+		return err
+	}
+	content(w, r, "text/plain; charset=utf-8", mutable, c.raw)
+	return nil
+}
+
+// content answers with a body that is at hand; http.ServeContent adds 304 and ranges.
+func content(w http.ResponseWriter, r *http.Request, kind, caching string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", kind)
+	h.Set("Cache-Control", caching)
+	h.Set("X-Content-Type-Options", "nosniff")
+	digest := sha256.Sum256(body)
+	h.Set("Etag", fmt.Sprintf(`"%x"`, digest[:16]))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+}
+
+func (f *front) getIssuer(w http.ResponseWriter, r *http.Request) error {
+	fingerprint, ok := parseFingerprint(strings.TrimPrefix(r.URL.Path, "/issuer/"))
+	if !ok {
+		return refuse(http.StatusNotFound, "an issuer is named by the 64 lower-case hexadecimal digits of its SHA-256")
+	}
+	der, err := f.log.issuers.get(fingerprint)
+	if err != nil {
+		return err
+	}
+	content(w, r, "application/pkix-cert", immutable, der)
+	return nil
+}
+
+// getTile serves tile/<L>/<N>[.p/<W>] and tile/data/<N>[.p/<W>].
+//
+// A partial tile is cut from the newest one, and so is right even where an interrupted batch
+// left a file of that name; and it stays to be had after its file is gone.
+func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
+	data, level, index, wide, ok := parseTilePath(r.URL.Path)
+	if !ok {
+		return refuse(http.StatusNotFound, "a tile is named tile/<level>/<index>[.p/<width>] or tile/data/<index>[.p/<width>]")
+	}
+	c, err := f.checkpoint()
+	if err != nil {
+		return err
+	}
+	if width(level, index, c.head.size) < wide {
+		return refuse(http.StatusNotFound, "the tree of the checkpoint, with %d entries, has no such tile", c.head.size)
+	}
+	if !data {
+		body, err := f.log.directory.hashTile(level, index, c.head.size)
+		if err != nil {
+			return err
+		}
+		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
+		return nil
+	}
+	body, leaves, err := f.log.directory.dataTile(index, c.head.size)
+	if err != nil {
+		return err
+	}
+	if wide < len(leaves) {
+		_, n, err := readTileLeaves(body, index*tileWidth, wide)
+		if err != nil {
+			return err
+		}
+		body = body[:n]
+	}
+	w.Header().Set("Vary", "Accept-Encoding")
+	if !acceptsGzip(r) {
+		content(w, r, "application/octet-stream", immutable, body)
+		return nil
+	}
+	return compressed(w, r, body)
+}
+
+func compressed(w http.ResponseWriter, r *http.Request, body []byte) error {
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Cache-Control", immutable)
+	h.Set("Content-Encoding", "gzip")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	// The status is out with the first byte: a client that goes away is nothing to report.
+	_, _ = z.Write(body)
+	_ = z.Close()
+	return nil
+}
+
+// acceptsGzip tells whether a client said so without a weight, as clients of logs do.
+func acceptsGzip(r *http.Request) bool {
+	for _, coding := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		if strings.TrimSpace(coding) == "gzip" {
+			return true
+		}
+	}
+	return false
+}
+
+// parseTilePath accepts exactly the names of static-ct-api: no leading zeros, no full width
+// spelt out.
+func parseTilePath(path string) (data bool, level, index uint64, wide int, ok bool) {
+	rest := strings.TrimPrefix(path, "/tile/")
+	first, name, found := strings.Cut(rest, "/")
+	if !found {
+		return
+	}
+	if data = first == "data"; !data {
+		l, err := strconv.ParseUint(first, 10, 8)
+		if err != nil || l > maxTileLevel {
+			return
+		}
+		level = l
+	}
+	index, partial, err := layout.ParseTileIndexPartial(name)
+	if err != nil || index >= 1<<40 {
+		return
+	}
+	want := layout.TilePath(level, index, partial)
+	if data {
+		want = dataTilePath(index, partial)
+	}
+	if "/"+want != path {
+		return
+	}
+	if wide = int(partial); wide == 0 {
+		wide = tileWidth
+	}
+	return data, level, index, wide, true
+}

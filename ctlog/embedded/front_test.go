@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	ct "github.com/google/certificate-transparency-go"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+func sum(b []byte) []byte {
+	s := sha256.Sum256(b)
+	return s[:]
+}
+
+func chainJSON(t testing.TB, chain [][]byte) []byte {
+	t.Helper()
+	body, err := json.Marshal(ct.AddChainRequest{Chain: chain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+func post(t testing.TB, url, token string, body []byte) (int, http.Header, string) {
+	t.Helper()
+	return do(t, http.MethodPost, url, body, map[string]string{"Authorization": "Bearer " + token})
+}
+
+func do(t testing.TB, method, url string, body []byte, header map[string]string) (int, http.Header, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range header {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultTransport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	answer, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, response.Header, string(answer)
+}
+
+// published returns the URL of a log of n entries, all in its checkpoint.
+func published(t *testing.T, n int) (string, Config, *authority) {
+	t.Helper()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.Roots = a.roots
+	l := open(t, cfg)
+	submit(t, l, a, n)
+	shutdown(t, l)
+	return serve(t, l), cfg, a
+}
+
+func TestReads(t *testing.T) {
+	t.Parallel()
+	url, _, a := published(t, 300)
+	fingerprint := hex.EncodeToString(sum(a.intermediate.Raw))
+	for _, test := range []struct {
+		path    string
+		kind    string
+		caching string
+		size    int // of the body; 0 for any
+	}{
+		{"/checkpoint", "text/plain; charset=utf-8", mutable, 0},
+		{"/tile/0/000", "application/octet-stream", immutable, 256 * 32},
+		{"/tile/0/001.p/44", "application/octet-stream", immutable, 44 * 32},
+		{"/tile/0/001.p/7", "application/octet-stream", immutable, 7 * 32},
+		{"/tile/0/000.p/255", "application/octet-stream", immutable, 255 * 32},
+		{"/tile/1/000.p/1", "application/octet-stream", immutable, 32},
+		{"/tile/data/000", "application/octet-stream", immutable, 0},
+		{"/tile/data/001.p/44", "application/octet-stream", immutable, 0},
+		{"/tile/data/001.p/1", "application/octet-stream", immutable, 0},
+		{"/issuer/" + fingerprint, "application/pkix-cert", immutable, len(a.intermediate.Raw)},
+		{"/ct/v1/get-sth", "application/json", mutable, 0},
+		{"/ct/v1/get-entries?start=0&end=0", "application/json", mutable, 0},
+		{"/ct/v1/get-sth-consistency?first=1&second=300", "application/json", immutable, 0},
+		{"/ct/v1/get-sth-consistency?first=0&second=300", "application/json", immutable, len("{\"consistency\":[]}\n")},
+		{"/ct/v1/get-sth-consistency?first=300&second=300", "application/json", immutable, len("{\"consistency\":[]}\n")},
+		{"/ct/v1/get-entry-and-proof?leaf_index=299&tree_size=300", "application/json", immutable, 0},
+		{"/ct/v1/get-entry-and-proof?leaf_index=0&tree_size=1", "application/json", immutable, 0},
+	} {
+		status, header, body := do(t, http.MethodGet, url+test.path, nil, nil)
+		if status != http.StatusOK || header.Get("Content-Type") != test.kind || header.Get("Cache-Control") != test.caching || test.size > 0 && len(body) != test.size {
+			t.Errorf("%s: %d, %d bytes, %v", test.path, status, len(body), header)
+		}
+		status, head, _ := do(t, http.MethodHead, url+test.path, nil, nil)
+		if status != http.StatusOK || head.Get("Content-Type") != test.kind {
+			t.Errorf("HEAD %s: %d, %v", test.path, status, head)
+		}
+		if etag := header.Get("Etag"); etag != "" {
+			if status, _, _ := do(t, http.MethodGet, url+test.path, nil, map[string]string{"If-None-Match": etag}); status != http.StatusNotModified {
+				t.Errorf("%s with its own ETag: %d", test.path, status)
+			}
+		}
+	}
+}
+
+func TestDataTilesAreCompressed(t *testing.T) {
+	t.Parallel()
+	url, _, _ := published(t, 20)
+	_, _, plain := do(t, http.MethodGet, url+"/tile/data/000.p/20", nil, nil)
+	status, header, body := do(t, http.MethodGet, url+"/tile/data/000.p/20", nil, map[string]string{"Accept-Encoding": "br, gzip"})
+	if status != http.StatusOK || header.Get("Content-Encoding") != "gzip" || header.Get("Vary") != "Accept-Encoding" || header.Get("Cache-Control") != immutable {
+		t.Fatalf("%d, %v", status, header)
+	}
+	z, err := gzip.NewReader(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(z); err != nil || string(got) != plain || len(body) >= len(plain) {
+		t.Errorf("%d bytes became %d: %v", len(plain), len(body), err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	url, _, _ := published(t, 300)
+	authorization := map[string]string{"Authorization": "Bearer " + testToken}
+	for _, test := range []struct {
+		method, path string
+		header       map[string]string
+		body         string
+		status       int
+		says         string
+	}{
+		{"GET", "/", nil, "", 404, "there is nothing at"},
+		{"GET", "/nothing", nil, "", 404, "there is nothing at"},
+		{"GET", "//checkpoint", nil, "", 404, "there is nothing at"},
+		{"POST", "/checkpoint", nil, "", 405, "use GET, HEAD"},
+		{"DELETE", "/tile/0/000", nil, "", 405, "use GET, HEAD"},
+		{"GET", "/ct/v1/add-pre-chain", authorization, "", 405, "use POST"},
+		{"GET", "/tile/0/001", nil, "", 404, "with 300 entries, has no such tile"},
+		{"GET", "/tile/0/001.p/45", nil, "", 404, "has no such tile"},
+		{"GET", "/tile/0/002.p/1", nil, "", 404, "has no such tile"},
+		{"GET", "/tile/2/000.p/1", nil, "", 404, "has no such tile"},
+		{"GET", "/tile/data/001", nil, "", 404, "has no such tile"},
+		{"GET", "/tile/6/000", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/00/000", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/0/0", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/0/000.p/0", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/0/000.p/256", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/0/000.p/01", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/0/x000/000", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/0/../../.state/treeState", nil, "", 404, "a tile is named"},
+		{"GET", "/tile/entries/000", nil, "", 404, "a tile is named"},
+		{"GET", "/issuer/", nil, "", 404, "64 lower-case hexadecimal digits"},
+		{"GET", "/issuer/" + strings.Repeat("AB", 32), nil, "", 404, "64 lower-case hexadecimal digits"},
+		{"GET", "/issuer/" + strings.Repeat("ab", 32), nil, "", 404, "no such tile, issuer or entry"},
+		{"GET", "/issuer/../../../" + strings.Repeat("a", 55), nil, "", 404, "64 lower-case hexadecimal digits"},
+		{"GET", "/ct/v1/get-entries", nil, "", 400, "the parameter start is needed once"},
+		{"GET", "/ct/v1/get-entries?start=0&start=1&end=1", nil, "", 400, "the parameter start is needed once"},
+		{"GET", "/ct/v1/get-entries?start=-1&end=1", nil, "", 400, `start is "-1"`},
+		{"GET", "/ct/v1/get-entries?start=0&end=99999999999999999999", nil, "", 400, "should be a decimal number"},
+		{"GET", "/ct/v1/get-entries?start=2&end=1", nil, "", 400, "not before start"},
+		{"GET", "/ct/v1/get-entries?start=300&end=300", nil, "", 400, "the log has 300 entries"},
+		{"GET", "/ct/v1/get-sth-consistency?first=2&second=1", nil, "", 400, "should not be smaller"},
+		{"GET", "/ct/v1/get-sth-consistency?first=2&second=301", nil, "", 400, "has 300 entries"},
+		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=5", nil, "", 400, "one less than its size"},
+		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=301", nil, "", 400, "has 300 entries"},
+		{"GET", "/ct/v1/get-proof-by-hash?hash=AA==&tree_size=1", nil, "", 501, "use get-entry-and-proof"},
+		{"GET", "/ct/v1/get-roots", nil, "", 401, "needs its token"},
+		{"POST", "/ct/v1/add-pre-chain", nil, "{}", 401, "needs its token"},
+		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Basic " + testToken}, "{}", 401, "needs its token"},
+		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer wrong"}, "{}", 403, "is not the token"},
+		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer " + testToken + "x"}, "{}", 403, "is not the token"},
+		{"POST", "/ct/v1/add-pre-chain", authorization, "{", 400, "is not a JSON object"},
+		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["A"]}`, 400, "is not a JSON object"},
+		{"POST", "/ct/v1/add-pre-chain", authorization, `{}`, 400, "has 0 certificates"},
+		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["AAAA"]}`, 400, "certificate 0 of the chain cannot be parsed"},
+		{"POST", "/ct/v1/add-chain", authorization, `{"chain":["` + strings.Repeat("A", maxSubmission) + `"]}`, 413, "more than 262144 bytes"},
+	} {
+		status, header, body := do(t, test.method, url+test.path, []byte(test.body), test.header)
+		var answer struct {
+			ErrorMessage string `json:"error_message"`
+		}
+		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != test.status || !strings.Contains(answer.ErrorMessage, test.says) ||
+			header.Get("Content-Type") != "application/json" || header.Get("Cache-Control") != private {
+			t.Errorf("%s %s: %d %q, want %d %q (%v)", test.method, test.path, status, body, test.status, test.says, header)
+		}
+	}
+}
+
+// TestRefusesChains: whoever has the token may still submit only what the CA has issued.
+func TestRefusesChains(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.Roots = a.roots
+	l := open(t, cfg)
+	url := serve(t, l)
+	stranger := newAuthority(t)
+	sub := a.submission(t)
+	final := a.sign(t, sub.TBS)
+	forged := bytes.Clone(sub.Chain[0])
+	forged[len(forged)-1] ^= 1
+	for _, test := range []struct {
+		name, path string
+		chain      [][]byte
+		says       string
+	}{
+		{"a stranger's", "add-pre-chain", stranger.submission(t).Chain, "does not lead to a root that this log accepts"},
+		{"a stranger's leaf over our chain", "add-pre-chain", [][]byte{stranger.submission(t).Chain[0], sub.Chain[1], sub.Chain[2]}, "does not lead to a root"},
+		{"a wrong signature", "add-pre-chain", [][]byte{forged, sub.Chain[1], sub.Chain[2]}, "does not lead to a root"},
+		{"no intermediate", "add-pre-chain", [][]byte{sub.Chain[0], sub.Chain[2]}, "does not lead to a root"},
+		{"out of order", "add-pre-chain", [][]byte{sub.Chain[0], sub.Chain[2], sub.Chain[1]}, "are not in order"},
+		{"a certificate too many", "add-pre-chain", append(slices.Clone(sub.Chain), stranger.root.Raw), "are not in order"},
+		{"the root alone", "add-chain", [][]byte{a.root.Raw}, "are not in order"},
+		{"a certificate as a precertificate", "add-pre-chain", [][]byte{final, sub.Chain[1]}, "has no poison extension: use add-chain"},
+		{"a precertificate as a certificate", "add-chain", sub.Chain, "is a precertificate; use add-pre-chain"},
+		{"too many", "add-chain", slices.Repeat([][]byte{a.root.Raw}, 11), "has 11 certificates"},
+	} {
+		status, _, body := post(t, url+"/ct/v1/"+test.path, testToken, chainJSON(t, test.chain))
+		if status != http.StatusBadRequest || !strings.Contains(body, test.says) {
+			t.Errorf("%s: %d %s, want %q", test.name, status, body, test.says)
+		}
+	}
+	if s := l.Status(); s.TreeSize != 0 {
+		t.Errorf("%d of them are in the log", s.TreeSize)
+	}
+}
+
+func TestSubmissionIsOffWithoutToken(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.SubmitToken, cfg.Roots = nil, a.roots
+	url := serve(t, open(t, cfg))
+	for _, token := range []string{"", testToken} {
+		status, _, body := post(t, url+"/ct/v1/add-pre-chain", token, chainJSON(t, a.submission(t).Chain))
+		if status != http.StatusForbidden || !strings.Contains(body, "takes no submissions over HTTP") {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+}
+
+// TestSubmittedTBS: what is logged for a precertificate that comes over HTTP is what the CA
+// has its own log sign.
+func TestSubmittedTBS(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	f := &front{roots: a.roots}
+	sub := a.submission(t)
+	e, err := f.newEntry(sub.Chain, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(e.leaf.Certificate, sub.TBS) || !bytes.Equal(e.leaf.IssuerKeyHash, sub.IssuerKeyHash[:]) || !bytes.Equal(e.leaf.Precertificate, sub.Chain[0]) {
+		t.Error("the entry is not the one that Submit would log")
+	}
+}
+
+func TestReplays(t *testing.T) {
+	t.Parallel()
+	r := newReplays(2)
+	calls := 0
+	once := func(key byte, err error) (ctlog.SCT, error) {
+		return r.once(t.Context(), [32]byte{key}, func(context.Context) (ctlog.SCT, error) {
+			calls++
+			return ctlog.SCT{Timestamp: uint64(calls)}, err
+		})
+	}
+	for _, test := range []struct {
+		key  byte
+		err  error
+		want uint64
+	}{
+		{1, nil, 1}, {1, nil, 1},
+		{2, errClosed, 2}, // a failure is forgotten
+		{2, nil, 3}, {2, nil, 3}, {1, nil, 4},
+	} {
+		sct, err := once(test.key, test.err)
+		if !errors.Is(err, test.err) || sct.Timestamp != test.want {
+			t.Errorf("%d: got %d, %v, want %d", test.key, sct.Timestamp, err, test.want)
+		}
+	}
+	for key := range byte(100) {
+		if _, err := once(key, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(r.known) > 2 || len(r.order) > 2 {
+		t.Errorf("%d submissions are remembered, in %d places", len(r.known), len(r.order))
+	}
+
+	// A caller that leaves takes nothing with it.
+	ctx, cancel := context.WithCancel(t.Context())
+	started, release := make(chan struct{}), make(chan struct{})
+	left := make(chan error)
+	slow := func(ctx context.Context) (ctlog.SCT, error) {
+		close(started)
+		<-release
+		return ctlog.SCT{Timestamp: 99}, ctx.Err()
+	}
+	go func() {
+		_, err := r.once(ctx, [32]byte{200}, slow)
+		left <- err
+	}()
+	<-started
+	cancel()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	if sct, err := once(200, errClosed); err != nil || sct.Timestamp != 99 {
+		t.Errorf("got %d, %v", sct.Timestamp, err)
+	}
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxGuardFile bounds what is read of a guard; ours has about 250 bytes.
+const maxGuardFile = 16 << 10
+
+// guardFile is the content of a guard: which log it is for, and the newest tree of it.
+type guardFile struct {
+	Origin   string    `json:"origin"`
+	LogID    []byte    `json:"log_id"`
+	TreeSize uint64    `json:"tree_size"`
+	RootHash []byte    `json:"root_hash"`
+	Updated  time.Time `json:"updated"`
+}
+
+func (f guardFile) head() treeHead { return treeHead{f.TreeSize, [hashSize]byte(f.RootHash)} }
+
+func (f guardFile) marshal() ([]byte, error) {
+	content, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("marshalling guard: %w", err)
+	}
+	return append(content, '\n'), nil
+}
+
+func (f guardFile) write(path string) error {
+	content, err := f.marshal()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(path, content, 0o644); err != nil {
+		return explain(path, fmt.Errorf("writing guard: %w", err))
+	}
+	return nil
+}
+
+// readGuard reads the guard of the log that origin and logID name.
+func readGuard(path, origin string, logID [32]byte) (guardFile, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return guardFile{}, fmt.Errorf("its guard %s is missing", path)
+	}
+	if err != nil {
+		return guardFile{}, fmt.Errorf("its guard cannot be read: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	content, err := io.ReadAll(io.LimitReader(f, maxGuardFile+1))
+	if err != nil {
+		return guardFile{}, fmt.Errorf("its guard %s cannot be read: %w", path, err)
+	}
+	g, err := parseGuard(content)
+	switch {
+	case err != nil:
+		return guardFile{}, fmt.Errorf("its guard %s cannot be used: %w", path, err)
+	case g.Origin != origin:
+		return guardFile{}, fmt.Errorf("%w: its guard %s is that of the log %.100q, not of %q", errOtherLog, path, g.Origin, origin)
+	case string(g.LogID) != string(logID[:]):
+		return guardFile{}, fmt.Errorf("%w: its guard %s is that of a log with another key (log ID %x, not %x)", errOtherLog, path, g.LogID, logID)
+	}
+	return g, nil
+}
+
+func parseGuard(content []byte) (guardFile, error) {
+	if len(content) > maxGuardFile {
+		return guardFile{}, fmt.Errorf("it has more than %d bytes", maxGuardFile)
+	}
+	var g guardFile
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&g); err != nil {
+		return guardFile{}, fmt.Errorf("parsing it: %w", err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return guardFile{}, errors.New("something follows its JSON object")
+	}
+	if len(g.LogID) != 32 || len(g.RootHash) != hashSize {
+		return guardFile{}, errors.New("its log_id or root_hash has not 32 bytes")
+	}
+	if g.TreeSize == 0 && g.head() != emptyTree() {
+		return guardFile{}, errors.New("its root_hash is not that of an empty tree")
+	}
+	return g, nil
+}
+
+// guard remembers, outside the log's directory, the newest tree that anything was signed for.
+// Its invariants:
+//
+//   - Nothing leaves the process, no SCT and no checkpoint, for a tree that the guard's file
+//     does not cover, durably.
+//   - The guard never names a tree that the directory does not durably hold, entries
+//     included. So a directory that is behind its guard is not the newest one.
+//   - Each tree in the guard continues the one before it.
+//
+// A process may die at any point. What is on the disk then is a directory equal to the guard
+// or ahead of it by entries whose SCTs nobody has; the next start moves the guard on.
+type guard struct {
+	directory directory
+	path      string
+	now       func() time.Time
+	observe   func(time.Duration)
+
+	newest atomic.Pointer[treeHead] // what the file says; written under mu
+
+	mu   sync.Mutex // held while the guard moves
+	file guardFile  // under mu
+}
+
+// cover returns nil as soon as the guard covers a tree of at least the given size, that is,
+// as soon as the entries below it may be promised. Callers that come while the guard moves
+// wait, and mostly find that the next move was for all of them: one fsync a batch.
+func (g *guard) cover(ctx context.Context, size uint64) error {
+	if g.newest.Load().size >= size {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.newest.Load().size >= size {
+		return nil
+	}
+	head, err := g.directory.head()
+	if err != nil {
+		return err
+	}
+	if head.size < size {
+		return fmt.Errorf("%w: it has %d entries, though entry %d has just been stored", errOlder, head.size, size-1)
+	}
+	return g.move(ctx, head)
+}
+
+// admit returns nil if a tree head may be signed: if the guard covers it, and it is a part of
+// the guard's history.
+func (g *guard) admit(ctx context.Context, head treeHead) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	newest := *g.newest.Load()
+	if head.size >= newest.size {
+		return g.move(ctx, head)
+	}
+	// Another batch overtook this checkpoint on its way here.
+	return g.directory.consistent(ctx, head, newest)
+}
+
+// move proves that head continues the guard's tree and is on the disk, and then writes it
+// down. The caller holds mu.
+func (g *guard) move(ctx context.Context, head treeHead) error {
+	newest := *g.newest.Load()
+	if head == newest {
+		return nil
+	}
+	start := time.Now()
+	if err := g.directory.commit(); err != nil {
+		return err
+	}
+	if err := g.directory.consistent(ctx, newest, head); err != nil {
+		return err
+	}
+	if err := g.directory.stored(newest.size, head); err != nil {
+		return err
+	}
+	file := g.file
+	file.TreeSize, file.RootHash, file.Updated = head.size, head.root[:], g.now().UTC().Truncate(time.Millisecond)
+	if err := file.write(g.path); err != nil {
+		return err
+	}
+	g.file = file
+	g.newest.Store(&head)
+	g.observe(time.Since(start))
+	return nil
+}
+
+// check proves at the start that the directory is whole at its right edge, where the next
+// entries go, and continues the guard's tree; and then moves the guard on.
+func (g *guard) check(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	head, err := g.directory.verify(ctx, *g.newest.Load())
+	if err != nil {
+		return err
+	}
+	return g.move(ctx, head)
+}
+
+// verify is the part of check that changes nothing. It returns the directory's tree.
+func (d directory) verify(ctx context.Context, newest treeHead) (treeHead, error) {
+	head, err := d.head()
+	if err != nil {
+		return treeHead{}, err
+	}
+	if head.size < newest.size {
+		return treeHead{}, fmt.Errorf("%w: it has %d entries", errOlder, head.size)
+	}
+	computed, err := d.root(ctx, head.size)
+	if err != nil {
+		return treeHead{}, err
+	}
+	if computed != head {
+		return treeHead{}, fmt.Errorf("%w: its tiles do not add up to the root hash in %s", errDamaged, treeStateFile)
+	}
+	if err := d.consistent(ctx, newest, head); err != nil {
+		return treeHead{}, err
+	}
+	if head.size > 0 {
+		lastTile := (head.size - 1) / tileWidth * tileWidth
+		if err := d.stored(min(lastTile, newest.size), head); err != nil {
+			return treeHead{}, err
+		}
+	}
+	return head, nil
+}
+
+// errOtherLog: a guard or a checkpoint is good, and of another log.
+var errOtherLog = errors.New("its files are of different logs")
+
+// errOlder: the directory is behind the guard.
+var errOlder = errors.New("its directory is older than its guard")

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+func TestInit(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	cfg := InitConfig{
+		Name: "2026", Origin: "log.example/2026",
+		Dir: filepath.Join(base, "a", "log"), Guard: filepath.Join(base, "b", "guard.json"), Key: filepath.Join(base, "c", "log.key"),
+	}
+	created, err := Init(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(cfg.Key)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key has mode %v: %v", info.Mode(), err)
+	}
+	key, err := loadKey(cfg.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(created.PublicKey)
+	if sha256.Sum256(block.Bytes) != created.LogID || key.id != created.LogID || created.Origin != cfg.Origin {
+		t.Errorf("created %+v", created)
+	}
+	l := open(t, Config{Name: cfg.Name, Origin: cfg.Origin, Dir: cfg.Dir, Guard: cfg.Guard, Key: cfg.Key})
+	if s := l.Status(); s.Err != nil || s.TreeSize != 0 || s.CheckpointTime.IsZero() {
+		t.Errorf("status: %+v", s)
+	}
+	if diff := cmp.Diff([]string{".state", "checkpoint", "issuer", "writer.lock"}, names(t, cfg.Dir)); diff != "" {
+		t.Errorf("the directory holds (-want +got):\n%s", diff)
+	}
+
+	// A second time, each of the three alone is reason enough to refuse.
+	for _, test := range []struct {
+		key   string
+		renew func(*InitConfig)
+	}{
+		{"dir", func(c *InitConfig) { c.Guard, c.Key = c.Guard+"2", c.Key+"2" }},
+		{"guard", func(c *InitConfig) { c.Dir, c.Key = c.Dir+"2", c.Key+"2" }},
+		{"key", func(c *InitConfig) { c.Guard, c.Dir = c.Guard+"2", c.Dir+"2" }},
+	} {
+		again := cfg
+		test.renew(&again)
+		_, err := Init(t.Context(), again)
+		var at *keypath.Error
+		if !errors.As(err, &at) || at.Path[0] != test.key || !strings.Contains(err.Error(), "exists already") {
+			t.Errorf("%s exists: got %v", test.key, err)
+		}
+	}
+	if diff := cmp.Diff([]string{"a", "b", "c"}, names(t, base)); diff != "" {
+		t.Errorf("a refused init left something (-want +got):\n%s", diff)
+	}
+}
+
+func TestInitUndoesWhatItMade(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	cfg := InitConfig{
+		Name: "2026", Origin: "log.example/2026",
+		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard.json"), Key: filepath.Join(base, strings.Repeat("long", 100)),
+	}
+	if _, err := Init(t.Context(), cfg); err == nil {
+		t.Fatal("a file name of 400 characters was accepted")
+	}
+	if left := names(t, base); len(left) > 0 {
+		t.Errorf("a failed init left %v", left)
+	}
+}
+
+func TestInitRefusesWrongSettings(t *testing.T) {
+	t.Parallel()
+	_, err := Init(t.Context(), InitConfig{Origin: "https://log.example/"})
+	var paths []string
+	for _, e := range keypath.All(err) {
+		paths = append(paths, strings.Join(e.Path, "."))
+	}
+	if diff := cmp.Diff([]string{"name", "origin", "dir", "guard", "key"}, paths); diff != "" {
+		t.Errorf("all mistakes at once (-want +got):\n%s\n%v", diff, err)
+	}
+}
+
+func names(t *testing.T, dir string) (all []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+func TestParseKey(t *testing.T) {
+	t.Parallel()
+	_, good, err := generateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseKey(good); err != nil {
+		t.Errorf("our own key: %v", err)
+	}
+	wrongCurve := encodeKey(t, "P-384")
+	for _, test := range []struct {
+		name, content, says string
+	}{
+		{"empty", "", "is not PEM"},
+		{"no PEM", "hello", "is not PEM"},
+		{"another block", strings.ReplaceAll(string(good), "PRIVATE", "EC PRIVATE"), "is a PEM block of type"},
+		{"two blocks", string(good) + string(good), "more than one PEM block"},
+		{"no PKCS#8", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})), "cannot be parsed"},
+		{"P-384", wrongCurve, "ECDSA P-384; it must be ECDSA P-256"},
+		{"Ed25519", encodeKey(t, "Ed25519"), "it must be ECDSA P-256"},
+		{"huge", string(good) + strings.Repeat("\n", maxKeyFile), "is larger than"},
+	} {
+		if _, err := parseKey([]byte(test.content)); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.says)
+		}
+	}
+}
+
+func encodeKey(t *testing.T, kind string) string {
+	t.Helper()
+	var key any
+	var err error
+	switch kind {
+	case "P-384":
+		key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	default:
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}

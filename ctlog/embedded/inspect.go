@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Inspection is what can be told of a log without opening it, while it is in use too.
+type Inspection struct {
+	Status
+	// Holder has the log open for writing; nil if nobody has.
+	Holder *Holder `json:"holder,omitempty"`
+	// GuardSize and GuardTime are the guard's.
+	GuardSize uint64    `json:"guard_size"`
+	GuardTime time.Time `json:"guard_time"`
+	// Warnings are about things that work and should be otherwise.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Inspect looks at a log and changes nothing. Its Err is what Open would refuse with, if the
+// log was opened now.
+func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
+	cfg, key, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	d := directory{cfg.Dir}
+	in := &Inspection{Status: Status{Name: cfg.Name, Origin: cfg.Origin, LogID: key.id[:]}}
+	if in.Holder, err = holderOf(filepath.Join(cfg.Dir, lockFile)); err != nil {
+		return nil, fmt.Errorf("inspecting log %s: %w", cfg.Name, err)
+	}
+	f, err := statFilesystem(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("inspecting log %s: %w", cfg.Name, err)
+	}
+	in.FreeBytes = f.free
+	in.Err = errors.Join(checkFilesystem(cfg.Dir, f), checkSpace(cfg.Dir, f, cfg.reserve))
+	if err := in.compare(ctx, cfg, d, key); err != nil {
+		in.Err = err
+	}
+	if sameDevice(cfg.Dir, filepath.Dir(cfg.Guard)) {
+		in.Warnings = append(in.Warnings, fmt.Sprintf("the guard %s is on the same disk as the log; what restores the disk would restore both, and the guard could not tell", cfg.Guard))
+	}
+	return in, nil
+}
+
+// compare fills in what directory and guard say, and returns why they do not belong together.
+func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key *logKey) error {
+	// In this order: a log in use moves on meanwhile, its guard never past its directory.
+	file, err := readGuard(cfg.Guard, cfg.Origin, key.id)
+	if err != nil {
+		return &RefusedError{Log: cfg.Name, Reason: ReasonGuard, Err: err}
+	}
+	in.GuardSize, in.GuardTime = file.TreeSize, file.Updated
+	published, err := readCheckpoint(d, cfg.Origin, key)
+	if err == nil {
+		in.CheckpointSize, in.CheckpointTime = published.head.size, time.UnixMilli(int64(published.timestamp)).UTC()
+		err = checkPublished(ctx, d, published.head)
+	}
+	var head treeHead
+	if err == nil {
+		head, err = d.verify(ctx, file.head())
+		in.TreeSize, in.RootHash = head.size, head.root[:]
+	}
+	if refusal := refusalFor(cfg.Name, describe(err, file.head())); refusal != nil {
+		return refusal
+	}
+	return err
+}
+
+// sameDevice is false where it cannot be known.
+func sameDevice(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	if errX != nil || errY != nil {
+		return false
+	}
+	statX, okX := x.Sys().(*syscall.Stat_t)
+	statY, okY := y.Sys().(*syscall.Stat_t)
+	return okX && okY && statX.Dev == statY.Dev
+}

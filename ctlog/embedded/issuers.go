@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// maxIssuers bounds the issuers of one log. A CA has a few in its life; the chains that are
+// submitted over HTTP end in roots of ours, but their number is not ours to say.
+const maxIssuers = 1024
+
+// issuers keeps the CA certificates that entries refer to, in files named after their SHA-256
+// (static-ct-api, section "Issuers"), and in memory.
+type issuers struct {
+	dir string
+
+	mu    sync.Mutex
+	known map[[sha256.Size]byte][]byte // under mu
+}
+
+func newIssuers(logDir string) *issuers {
+	return &issuers{dir: filepath.Join(logDir, issuerDir), known: make(map[[sha256.Size]byte][]byte)}
+}
+
+func (s *issuers) path(fingerprint [sha256.Size]byte) string {
+	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
+}
+
+// put makes the certificates durable and returns their fingerprints. It comes before the
+// entry that refers to them.
+func (s *issuers) put(chain [][]byte) ([][sha256.Size]byte, error) {
+	fingerprints := make([][sha256.Size]byte, 0, len(chain))
+	for _, der := range chain {
+		fingerprint := sha256.Sum256(der)
+		if err := s.putOne(fingerprint, der); err != nil {
+			return nil, fmt.Errorf("storing issuer: %w", err)
+		}
+		fingerprints = append(fingerprints, fingerprint)
+	}
+	return fingerprints, nil
+}
+
+func (s *issuers) putOne(fingerprint [sha256.Size]byte, der []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known[fingerprint] != nil {
+		return nil
+	}
+	_, err := s.load(fingerprint)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(s.known) >= maxIssuers {
+		return fmt.Errorf("the log already knows %d issuers, and takes no more", maxIssuers)
+	}
+	if err := writeFile(s.path(fingerprint), der, 0o644); err != nil {
+		return err
+	}
+	s.known[fingerprint] = der
+	return nil
+}
+
+// get returns a certificate; fs.ErrNotExist if there is none.
+func (s *issuers) get(fingerprint [sha256.Size]byte) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if der := s.known[fingerprint]; der != nil {
+		return der, nil
+	}
+	return s.load(fingerprint)
+}
+
+// load reads a certificate from its file. The caller holds mu.
+func (s *issuers) load(fingerprint [sha256.Size]byte) ([]byte, error) {
+	der, err := os.ReadFile(s.path(fingerprint))
+	if err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(der) != fingerprint {
+		return nil, fmt.Errorf("%w: %s/%x has not the hash of its name", errDamaged, issuerDir, fingerprint)
+	}
+	s.known[fingerprint] = der
+	return der, nil
+}
+
+// sweep deletes what a process left that died while it wrote an issuer.
+func (s *issuers) sweep() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("reading issuers: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), temporarySuffix) {
+			errs = append(errs, os.Remove(filepath.Join(s.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// parseFingerprint reads 64 lower-case hexadecimal digits.
+func parseFingerprint(s string) (fingerprint [sha256.Size]byte, ok bool) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(fingerprint) || strings.ToLower(s) != s {
+		return fingerprint, false
+	}
+	return [sha256.Size]byte(b), true
+}

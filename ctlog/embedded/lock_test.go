@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestLockHeld(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	submit(t, l, a, 3)
+	waitForCheckpoint(t, l, 3)
+
+	check := func(cfg Config, path string) {
+		t.Helper()
+		_, err := Open(t.Context(), cfg)
+		var locked *LockedError
+		if !errors.As(err, &locked) || locked.Path != path || locked.Holder.PID != os.Getpid() || locked.Holder.Host == "" || locked.Holder.Since.IsZero() {
+			t.Fatalf("got %v, want a *LockedError for %s that names this process", err, path)
+		}
+		if want := fmt.Sprintf("is in use by process %d on host %s", os.Getpid(), locked.Holder.Host); !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	check(cfg, cfg.Dir)
+	// Two copies of a directory with one guard are two writers of one log.
+	other := cfg
+	other.Dir = filepath.Join(t.TempDir(), "copy")
+	copyDir(t, cfg.Dir, other.Dir)
+	check(other, cfg.Guard)
+
+	in, err := Inspect(t.Context(), cfg)
+	if err != nil || in.Holder == nil || in.Holder.PID != os.Getpid() || in.Err != nil {
+		t.Errorf("inspecting: %+v, %v", in, err)
+	}
+	shutdown(t, l)
+	if in, err := Inspect(t.Context(), cfg); err != nil || in.Holder != nil {
+		t.Errorf("inspecting: %+v, %v", in, err)
+	}
+	shutdown(t, open(t, cfg))
+}
+
+func TestCheckFilesystem(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		f    filesystem
+		says string
+	}{
+		{"a local disk", filesystem{free: 1 << 40}, ""},
+		{"memory", filesystem{kind: "memory (tmpfs)", volatile: true}, ""},
+		{"NFS", filesystem{kind: "NFS", remote: true}, "is on NFS, where neither locks nor durable writes can be relied on; a log needs a local disk"},
+		{"read-only", filesystem{readOnly: true}, "read-only"},
+	} {
+		err := checkFilesystem("/srv/log", test.f)
+		if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), "/srv/log "+test.says) && !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.says)
+		}
+	}
+	if err := checkSpace("/srv/log", filesystem{free: minFree - 1}, minFree); err == nil {
+		t.Error("too little space is accepted")
+	}
+}

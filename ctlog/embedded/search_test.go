@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+func TestSearch(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	var hour atomic.Int64
+	cfg.Now = func() time.Time { return time.Date(2026, 1, 1, int(hour.Load()), 0, 0, 0, time.UTC) }
+	l := open(t, cfg)
+	sans := []certs.SAN{
+		{Kind: certs.SANEmail, Value: "alice@example.com"},
+		{Kind: certs.SANURI, Value: "https://build.example/workflow"},
+		{Kind: certs.SANUserName, Value: "alice!example.com"},
+		{Kind: certs.SANEmail, Value: "malice@example.com"},
+		{Kind: certs.SANEmail, Value: "alice@example.com"},
+	}
+	issuers := []string{"https://one.example", "https://two.example", "https://two.example", "https://one.example", "https://two.example"}
+	var serials [][]byte
+	for i, san := range sans {
+		sub := a.submissionFor(t, san, issuers[i])
+		submitAll(t, l, []ctlog.Submission{sub})
+		hour.Add(2)
+		e := Entry{DER: sub.Chain[0]}
+		c, _, _, err := e.Parse()
+		if err != nil {
+			t.Fatal(err)
+		}
+		serials = append(serials, c.SerialNumber.Bytes())
+	}
+	// Foreign certificates are passed over.
+	submitAll(t, l, []ctlog.Submission{{Chain: [][]byte{a.intermediate.Raw, a.root.Raw}, TBS: []byte("alice@example.com")}})
+	// No Shutdown: what is in the tree is found before it is published, and beside a writer.
+	r, err := OpenReader(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(hours int) time.Time { return time.Date(2026, 1, 1, hours, 0, 0, 0, time.UTC) }
+	for _, test := range []struct {
+		name string
+		q    Query
+		want []uint64
+	}{
+		{"everything", Query{}, []uint64{4, 3, 2, 1, 0}},
+		{"an identity", Query{Identity: "alice@example.com"}, []uint64{4, 0}},
+		{"a URI", Query{Identity: "https://build.example/workflow"}, []uint64{1}},
+		{"a part of a URI", Query{Identity: "https://build.example/"}, nil},
+		{"a user name", Query{Identity: "alice!example.com"}, []uint64{2}},
+		{"an issuer", Query{Issuer: "https://two.example"}, []uint64{4, 2, 1}},
+		{"an identity of an issuer", Query{Identity: "alice@example.com", Issuer: "https://one.example"}, []uint64{0}},
+		{"a serial number", Query{Serial: serials[3]}, []uint64{3}},
+		{"a part of a serial number", Query{Serial: serials[3][1:]}, nil},
+		{"nobody", Query{Identity: "bob@example.com"}, nil},
+		{"since", Query{Since: at(4)}, []uint64{4, 3, 2}},
+		{"until", Query{Until: at(4)}, []uint64{1, 0}},
+		{"between", Query{Since: at(2), Until: at(6)}, []uint64{2, 1}},
+	} {
+		var got []uint64
+		for found, err := range r.Search(t.Context(), test.q) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, found.Index)
+			if found.SAN != sans[found.Index] || found.Extensions[certs.IssuerV2] != issuers[found.Index] || !found.Precertificate || len(found.Issuers) != 2 {
+				t.Errorf("%s: found %+v", test.name, found)
+			}
+			if want := at(2 * int(found.Index)); !found.Timestamp.Equal(want) {
+				t.Errorf("entry %d is of %s, not %s", found.Index, found.Timestamp, want)
+			}
+			if der, err := r.Issuer(found.Issuers[0]); err != nil || !slices.Equal(der, a.intermediate.Raw) {
+				t.Errorf("issuer of entry %d: %v", found.Index, err)
+			}
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
+	}
+}
+
+func TestEntriesNewestFirst(t *testing.T) {
+	t.Parallel()
+	_, cfg, _ := published(t, 520)
+	r, err := OpenReader(cfg)
+	if err != nil || r.Size() != 520 {
+		t.Fatalf("%d entries: %v", r.Size(), err)
+	}
+	next := uint64(520)
+	for e, err := range r.Entries(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next--; e.Index != next {
+			t.Fatalf("entry %d comes where %d is due", e.Index, next)
+		}
+		if e.Index == 3 {
+			break
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range r.Entries(ctx) {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, err := OpenReader(Config{Dir: t.TempDir()}); err == nil {
+		t.Error("an empty directory was opened")
+	}
+}
+
+func TestFsckFindsDamage(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"tile/data/000", "tile/0/000", "tile/1/000.p/2", "issuer"} {
+		_, cfg, _ := published(t, 520)
+		if n, err := Fsck(t.Context(), cfg); err != nil || n != 520 {
+			t.Fatalf("%d, %v", n, err)
+		}
+		if path == "issuer" {
+			path += "/" + names(t, cfg.Dir+"/issuer")[0]
+		}
+		flip(t, cfg.Dir+"/"+path, 21)
+		if n, err := Fsck(t.Context(), cfg); err == nil || n != 520 {
+			t.Errorf("%s was altered, and fsck found nothing in %d entries", path, n)
+		} else {
+			t.Log(err)
+		}
+	}
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/transparency-dev/tessera/ctonly"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// maxSubmission bounds the body of add-chain and add-pre-chain: JSON in base64.
+const maxSubmission = 256 << 10
+
+// authorized lets only those pass who have the submit token.
+func (f *front) authorized(next endpoint) endpoint {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if !f.submits {
+			return refuse(http.StatusForbidden, "this log takes no submissions over HTTP; its operator can allow them with submit: {token_file: …}")
+		}
+		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if !strings.EqualFold(scheme, "Bearer") || token == "" {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="ct-submit"`)
+			return refuse(http.StatusUnauthorized, "submitting to this log needs its token, as in Authorization: Bearer TOKEN")
+		}
+		// Hashes, so that not even the length of the token can be timed.
+		sent := sha256.Sum256([]byte(token))
+		if subtle.ConstantTimeCompare(sent[:], f.token[:]) != 1 {
+			return refuse(http.StatusForbidden, "this is not the token for submitting to this log")
+		}
+		return next(w, r)
+	}
+}
+
+// getRoots is RFC 6962, section 4.7.
+func (f *front) getRoots(w http.ResponseWriter, r *http.Request) error {
+	answer := ct.GetRootsResponse{Certificates: []string{}}
+	for _, root := range f.roots() {
+		answer.Certificates = append(answer.Certificates, base64.StdEncoding.EncodeToString(root.Raw))
+	}
+	return answerJSON(w, r, mutable, answer)
+}
+
+// addPreChain is RFC 6962, section 4.2.
+func (f *front) addPreChain(w http.ResponseWriter, r *http.Request) error {
+	return f.addAny(w, r, true)
+}
+
+// addChain is RFC 6962, section 4.1.
+func (f *front) addChain(w http.ResponseWriter, r *http.Request) error {
+	return f.addAny(w, r, false)
+}
+
+func (f *front) addAny(w http.ResponseWriter, r *http.Request, precert bool) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return refuse(http.StatusRequestEntityTooLarge, "the submission has more than %d bytes", maxSubmission)
+	case err != nil:
+		return refuse(http.StatusBadRequest, "the submission could not be read to its end")
+	}
+	var request ct.AddChainRequest
+	if err := json.Unmarshal(body, &request); err != nil {
+		return refuse(http.StatusBadRequest, `the submission is not a JSON object of the form {"chain":["BASE64", …]}`)
+	}
+	e, err := f.newEntry(request.Chain, precert)
+	if err != nil {
+		return err
+	}
+	sct, err := f.replays.once(r.Context(), identity(e), func(ctx context.Context) (ctlog.SCT, error) { return f.log.submit(ctx, e) })
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", private)
+	return answerJSON(w, r, private, ct.AddChainResponse{
+		SCTVersion: ct.V1, ID: sct.LogID[:], Timestamp: sct.Timestamp,
+		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: digitallySigned(sct.Signature),
+	})
+}
+
+// identity is what makes two submissions the same one.
+func identity(e *entry) [sha256.Size]byte {
+	h := sha256.New()
+	leaf := e.leaf.Certificate
+	if e.leaf.IsPrecert {
+		leaf = e.leaf.Precertificate
+	}
+	for _, der := range append([][]byte{leaf}, e.chain...) {
+		sum := sha256.Sum256(der)
+		h.Write(sum[:])
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// newEntry checks a chain that somebody else submits.
+func (f *front) newEntry(chain [][]byte, precert bool) (*entry, error) {
+	if n := len(chain); n < 1 || n > maxChain {
+		return nil, refuse(http.StatusBadRequest, "the chain has %d certificates; it should have from 2 to %d", n, maxChain)
+	}
+	certificates := make([]*x509.Certificate, 0, len(chain))
+	for i, der := range chain {
+		if len(der) > maxCertificate {
+			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain has %d bytes; at most %d are accepted", i, len(der), maxCertificate)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain cannot be parsed", i)
+		}
+		certificates = append(certificates, c)
+	}
+	verified, err := verifyChain(certificates, f.roots())
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{}
+	for _, c := range verified[1:] {
+		e.chain = append(e.chain, c.Raw)
+	}
+	leaf := verified[0]
+	tbs, poisoned, err := withoutPoison(leaf.RawTBSCertificate)
+	switch {
+	case err != nil:
+		return nil, refuse(http.StatusBadRequest, "the first certificate's TBSCertificate cannot be parsed")
+	case precert && !poisoned:
+		return nil, refuse(http.StatusBadRequest, "the first certificate is no precertificate; it has no poison extension: use add-chain")
+	case !precert && poisoned:
+		return nil, refuse(http.StatusBadRequest, "the first certificate is a precertificate; use add-pre-chain")
+	case !precert:
+		e.leaf = ctonly.Entry{Certificate: leaf.Raw}
+	default:
+		keyHash := sha256.Sum256(verified[1].RawSubjectPublicKeyInfo)
+		e.leaf = ctonly.Entry{IsPrecert: true, Precertificate: leaf.Raw, Certificate: tbs, IssuerKeyHash: keyHash[:]}
+	}
+	return e, nil
+}
+
+// verifyChain returns the chain from the submitted leaf to a root that is accepted, which the
+// submission may leave out (RFC 6962, section 3.1).
+func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, error) {
+	options := x509.VerifyOptions{
+		Roots:         x509.NewCertPool(),
+		Intermediates: x509.NewCertPool(),
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		// A log takes what has been issued, be it expired by now.
+		CurrentTime: submitted[0].NotBefore,
+	}
+	for _, root := range roots {
+		options.Roots.AddCert(root)
+	}
+	for _, c := range submitted[1:] {
+		options.Intermediates.AddCert(c)
+	}
+	leaf := *submitted[0]
+	// The poison is meant to be unknown; what else is critical (a SAN of a form that crypto/x509
+	// does not know) is for those who rely on the certificate.
+	leaf.UnhandledCriticalExtensions = nil
+	chains, err := leaf.Verify(options)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the chain does not lead to a root that this log accepts; get-roots lists them")
+	}
+	for _, chain := range chains {
+		if len(chain) >= 2 && len(chain) <= maxChain && isPrefix(submitted, chain) {
+			return chain, nil
+		}
+	}
+	return nil, refuse(http.StatusBadRequest, "the certificates of the chain are not in order; each should have signed the one before it, and the last be a root or signed by one")
+}
+
+// isPrefix tells whether the submitted certificates are the chain, or all of it but its root.
+func isPrefix(submitted, chain []*x509.Certificate) bool {
+	if len(submitted) != len(chain) && len(submitted) != len(chain)-1 {
+		return false
+	}
+	for i, c := range submitted {
+		if !bytes.Equal(c.Raw, chain[i].Raw) {
+			return false
+		}
+	}
+	return true
+}

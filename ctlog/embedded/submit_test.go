@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/ctonly"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// hang replaces Tessera by something whose futures stay open until the channel is closed, as
+// the real ones do after the appender's context has ended.
+func hang(l *Log) (added <-chan struct{}, release chan struct{}) {
+	entered, release := make(chan struct{}, 16), make(chan struct{})
+	real := l.add
+	l.add = func(ctx context.Context, e *ctonly.Entry) tessera.IndexFuture {
+		entered <- struct{}{}
+		return func() (tessera.Index, error) {
+			<-release
+			return real(ctx, e)()
+		}
+	}
+	return entered, release
+}
+
+func TestSubmitReturnsWhenTheRequestHasGone(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	added, release := hang(l)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	sub := a.submission(t)
+	go func() {
+		_, err := l.Submit(ctx, sub)
+		failed <- err
+	}()
+	<-added
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if n := l.Status().Pending; n != 1 {
+		t.Errorf("%d entries are pending, not 1", n)
+	}
+	// It is stored all the same, and Shutdown waits for that.
+	close(release)
+	shutdown(t, l)
+	if s := l.Status(); s.CheckpointSize != 1 {
+		t.Errorf("status: %+v", s)
+	}
+}
+
+func TestShutdownDrains(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	added, release := hang(l)
+	sub := a.submission(t)
+	type answer struct {
+		sct ctlog.SCT
+		err error
+	}
+	answers := make(chan answer)
+	go func() {
+		sct, err := l.Submit(context.Background(), sub)
+		answers <- answer{sct, err}
+	}()
+	<-added
+	down := make(chan error)
+	go func() { down <- l.Shutdown(context.Background()) }()
+	// Once Shutdown has begun, nothing new comes in.
+	for {
+		l.admission.Lock()
+		closing := l.closing
+		l.admission.Unlock()
+		if closing {
+			break
+		}
+	}
+	if _, err := l.Submit(t.Context(), a.submission(t)); !errors.Is(err, errClosed) {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	if got := <-answers; got.err != nil {
+		t.Errorf("the entry under way: %v", got.err)
+	}
+	if err := <-down; err != nil {
+		t.Error(err)
+	}
+	if s := l.Status(); s.CheckpointSize != 1 {
+		t.Errorf("the checkpoint has %d entries", s.CheckpointSize)
+	}
+	if err := l.Ready(); !errors.Is(err, errClosed) {
+		t.Errorf("a closed log is ready: %v", err)
+	}
+	shutdown(t, l) // once more does nothing
+	shutdown(t, open(t, cfg))
+}
+
+func TestShutdownGivesUpInTime(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	added, release := hang(l)
+	defer close(release)
+	sub := a.submission(t)
+	failed := make(chan error)
+	go func() {
+		_, err := l.Submit(context.Background(), sub)
+		failed <- err
+	}()
+	<-added
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := <-failed; !errors.Is(err, errClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSubmitBoundsItsQueue(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.MaxPending = 1
+	l := open(t, cfg)
+	added, release := hang(l)
+	sub := a.submission(t)
+	done := make(chan error)
+	go func() {
+		_, err := l.Submit(context.Background(), sub)
+		done <- err
+	}()
+	<-added
+	_, err := l.Submit(t.Context(), a.submission(t))
+	var retryable *ctlog.RetryableError
+	if !errors.As(err, &retryable) || retryable.After == 0 {
+		t.Errorf("got %v", err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSubmitRefusesOddSubmissions(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	good := a.submission(t)
+	for _, test := range []struct {
+		name string
+		edit func(*ctlog.Submission)
+		says string
+	}{
+		{"no chain", func(s *ctlog.Submission) { s.Chain = nil }, "has 0 certificates"},
+		{"no issuer", func(s *ctlog.Submission) { s.Chain = s.Chain[:1] }, "has 1 certificates"},
+		{"an endless chain", func(s *ctlog.Submission) { s.Chain = make([][]byte, 3000) }, "has 3000 certificates"},
+		{"an empty certificate", func(s *ctlog.Submission) { s.Chain = [][]byte{good.Chain[0], nil} }, "certificate 1 of its chain has 0 bytes"},
+		{"a huge precertificate", func(s *ctlog.Submission) { s.Chain = [][]byte{make([]byte, 1<<24), good.Chain[1]} }, "certificate 0"},
+		{"no TBS", func(s *ctlog.Submission) { s.TBS = nil }, "has 0 bytes"},
+		{"a huge TBS", func(s *ctlog.Submission) { s.TBS = make([]byte, 1<<24) }, "TBSCertificate has 16777216 bytes"},
+	} {
+		sub := good
+		test.edit(&sub)
+		if _, err := l.Submit(t.Context(), sub); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: got %v, want %q", test.name, err, test.says)
+		}
+	}
+	submit(t, l, a, 1)
+}
+
+// TestCheckDescriptor: Tessera panics where it cannot open its lock file.
+func TestCheckDescriptor(t *testing.T) {
+	t.Parallel()
+	if err := checkDescriptor(1024-spareFiles, 1024); err != nil {
+		t.Error(err)
+	}
+	var retryable *ctlog.RetryableError
+	if err := checkDescriptor(1024-spareFiles+1, 1024); !errors.As(err, &retryable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestInterruptedBatchIsNotServed: a process that dies in a batch leaves tiles of a tree that
+// never was, under names that later trees may pass over.
+func TestInterruptedBatchIsNotServed(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	submit(t, l, a, 10)
+	shutdown(t, l)
+	for _, path := range []string{"tile/0/000.p/12", "tile/data/000.p/12", "tile/0/000", "tile/data/000", "tile/0/000.p/10123456", ".state/treeState98765"} {
+		write(t, filepath.Join(cfg.Dir, path), []byte("of a tree that never was"))
+	}
+	write(t, filepath.Join(cfg.Dir, issuerDir, "half.tmp"), nil)
+	l = open(t, cfg)
+	url := serve(t, l)
+	submit(t, l, a, 5)
+	shutdown(t, l)
+	if _, err := os.Stat(filepath.Join(cfg.Dir, issuerDir, "half.tmp")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the half-written issuer is still there: %v", err)
+	}
+	source := httpSource{url}
+	whole, err := source.ReadTile(t.Context(), 0, 0, 15)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for width := 1; width <= 15; width++ {
+		part, err := source.ReadTile(t.Context(), 0, 0, uint8(width))
+		if err != nil || !bytes.Equal(part, whole[:width*sha256.Size]) {
+			t.Errorf("the tile of width %d is not a part of the newest: %v", width, err)
+		}
+		data, err := source.ReadEntryBundle(t.Context(), 0, uint8(width))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if hashes, err := bundleHashes(data); err != nil || len(hashes) != width || !bytes.Equal(bytes.Join(hashes, nil), part) {
+			t.Errorf("the data tile of width %d has not the hashes of its tile: %v", width, err)
+		}
+	}
+	for _, path := range []string{"tile/0/000", "tile/data/000", "tile/0/000.p/16", "tile/1/000.p/1"} {
+		if _, err := source.get(t.Context(), path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: got %v, want 404", path, err)
+		}
+	}
+	if _, err := Fsck(t.Context(), cfg); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// logSet is `ct` at run time.
+type logSet struct {
+	// logs is nil where Certificate Transparency is disabled.
+	logs     *ctlog.Logs
+	embedded []*embedded.Log
+	count    int // of all logs
+	warnings []error
+}
+
+// newLogs opens `ct.logs`. Its errors have key paths. Where it fails, what it opened is
+// closed again.
+func newLogs(ctx context.Context, cfg *config.Server, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
+	set := &logSet{count: len(cfg.CT.Logs)}
+	if cfg.CT.Disabled {
+		return set, nil // package config has warned of it
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, set.close(ctx))
+		}
+	}()
+	var errs []error
+	logsConfig := ctlog.Config{Now: time.Now, Logger: logger, Registerer: registry}
+	for i, entry := range cfg.CT.Logs {
+		path := []string{"ct", "logs", strconv.Itoa(i)}
+		var opened ctlog.LogConfig
+		var err error
+		if entry.Embedded != nil {
+			opened, err = set.openEmbedded(ctx, EmbeddedConfig(entry.Embedded), entry.Embedded.Submit, roots, logger, registry)
+			path = append(path, "embedded")
+		} else {
+			opened, err = set.openRemote(entry, path)
+		}
+		if err != nil {
+			errs = append(errs, keypath.Prefix(err, path...))
+			continue
+		}
+		opened.Window = ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}
+		logsConfig.Logs = append(logsConfig.Logs, opened)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if set.logs, err = ctlog.New(logsConfig); err != nil {
+		return nil, keypath.Prefix(err, "ct")
+	}
+	return set, nil
+}
+
+func (s *logSet) openRemote(entry config.CTLog, path []string) (ctlog.LogConfig, error) {
+	publicKey, err := readFile(entry.PublicKey)
+	if err != nil {
+		return ctlog.LogConfig{}, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
+	}
+	var token []byte
+	if entry.TokenFile != "" {
+		if token, err = readSecret(entry.TokenFile); err != nil {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
+		}
+		if len(token) == 0 {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "%s is empty; write the log's token into it", entry.TokenFile)
+		}
+	}
+	remote, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
+	if err != nil {
+		return ctlog.LogConfig{}, err
+	}
+	for _, warning := range warnings {
+		s.warnings = append(s.warnings, keypath.Prefix(warning, path...))
+	}
+	return ctlog.LogConfig{Log: remote, PublicKey: publicKey}, nil
+}
+
+// EmbeddedConfig is what an `embedded` entry says of its log, for the commands that look at
+// a log and for serving it.
+func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
+	return embedded.Config{
+		Name: entry.Name, Dir: entry.Dir, Guard: entry.Guard, Key: entry.Key, Origin: entry.Origin,
+		BatchAge: entry.BatchAge, CheckpointInterval: entry.CheckpointInterval,
+	}
+}
+
+func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *config.Submit, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
+	if submit != nil {
+		token, err := readSecret(submit.TokenFile)
+		if err != nil {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"submit", "token_file"}, "reading the token: %w", err)
+		}
+		if len(token) == 0 {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"submit", "token_file"}, "%s is empty; write the token into it, or remove submit to take nothing over HTTP", submit.TokenFile)
+		}
+		cfg.SubmitToken = token
+	}
+	cfg.Roots = roots
+	cfg.Now, cfg.Logger, cfg.Registerer = time.Now, logger, registry
+	log, err := embedded.Open(ctx, cfg)
+	if err != nil {
+		return ctlog.LogConfig{}, err
+	}
+	s.embedded = append(s.embedded, log)
+	return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey()}, nil
+}
+
+// close shuts the embedded logs down, each in its own order that loses nothing.
+func (s *logSet) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	var errs []error
+	for _, log := range s.embedded {
+		errs = append(errs, log.Shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// mounts serves each embedded log below /ctlog/NAME/.
+func (s *logSet) mounts() []server.Mount {
+	var mounts []server.Mount
+	for _, log := range s.embedded {
+		mounts = append(mounts, server.Mount{Path: "/ctlog/" + log.Name() + "/", Name: "ctlog", Handler: log.Handler()})
+	}
+	return mounts
+}
+
+// checks tells how each log is doing for its submitter, and each embedded log's own state.
+// A log that takes no entry makes the server unready only where no other can be asked.
+func (s *logSet) checks() []server.Check {
+	checks := []server.Check{ctCheck(s.logs)}
+	for _, log := range s.embedded {
+		checks = append(checks, server.Check{
+			Name:     "ctlog " + log.Name(),
+			Critical: s.count == 1,
+			Probe: func(context.Context) (string, error) {
+				status := log.Status()
+				if status.Err != nil {
+					return "takes no entry", status.Err
+				}
+				return fmt.Sprintf("%d entries, %d published at %s", status.TreeSize, status.CheckpointSize, status.CheckpointTime.Format(time.RFC3339)), nil
+			},
+		})
+	}
+	return checks
+}
