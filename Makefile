@@ -61,6 +61,10 @@ chaos: ## kill -9 the embedded log 50 times under load, and prove that nothing w
 bench-large-log: ## the embedded log with a million entries (3 GB of disk, some minutes; MAYFLY_ENTRIES=…)
 	$(GO) test ./ctlog/embedded -run '^$$' -bench LargeLog -benchtime 1x -timeout 40m
 
+.PHONY: rotation
+rotation: ## three replicas under 64 clients while an authority is added, activated and retired (ROTATION_SECONDS=…)
+	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./internal/app
+
 .PHONY: figures-oidc
 figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
 	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
