@@ -49,7 +49,7 @@ Certificate Transparency log before it existed.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), caCommand(), ctlogCommand(), demoCommand(), versionCommand())
+	root.AddCommand(serveCommand(), devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), requestCommand(), inspectCommand(), caCommand(), ctlogCommand(), demoCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(std.err, "mayfly: %v\n", err)
 		if errors.As(err, new(usageError)) {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/proof"
@@ -40,6 +41,8 @@ type Options struct {
 	LogOutput io.Writer
 	// Version is what the metric mayfly_build_info says.
 	Version string
+	// Mounts are served on the HTTP listener too.
+	Mounts []server.Mount
 }
 
 // App is a server that has been built and does not run yet.
@@ -52,6 +55,9 @@ type App struct {
 	server   *server.Server
 	watchers []*watch.Watcher
 	logs     *logSet
+	// What trusted_root.json and signing_config.v0.2.json are made of.
+	instance    trustroot.Instance
+	trustBundle func() []*ca.Chain
 }
 
 // shutdownTimeout is how long what runs in the background may take to end after the edge.
@@ -132,6 +138,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
 	registerExpiry(registry, authority, logs.logs == nil)
+	app.trustBundle = authorityCA.TrustBundle
+	if app.instance, err = newInstance(cfg, issuers); err != nil {
+		return nil, cfg.Explain(err)
+	}
 
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
@@ -141,7 +151,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 		Authority: authorityCA,
 		Issuers:   func() []server.IssuerInfo { return trust.infos },
 		Checks:    append(checks(authority, profile, trust.verifier), logs.checks(len(cfg.CT.Logs))...),
-		Mounts:    logs.mounts(),
+		Mounts:    app.mounts(options),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,

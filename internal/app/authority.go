@@ -15,16 +15,9 @@ import (
 
 // newAuthority opens `ca`. Its errors have key paths.
 func newAuthority(cfg *config.Server) (authority *ca.Authority, warnings []error, err error) {
-	if cfg.CA.File == nil {
-		return nil, nil, keypath.Errorf([]string{"ca", "set"}, "CA sets cannot be used yet; name the chain and the key under ca.file")
-	}
-	data, err := readFile(cfg.CA.File.Chain)
+	chain, err := loadChain(cfg)
 	if err != nil {
-		return nil, nil, keypath.Errorf([]string{"ca", "file", "chain"}, "reading the chain: %w", err)
-	}
-	chain, err := ca.ParseChain(data)
-	if err != nil {
-		return nil, nil, keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), "ca", "file", "chain")
+		return nil, nil, err
 	}
 	signer, warnings, err := file.Open(file.Config{
 		Key:          cfg.CA.File.Key,

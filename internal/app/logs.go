@@ -127,7 +127,7 @@ func (s *logSet) close(ctx context.Context) error {
 func (s *logSet) mounts() []server.Mount {
 	var mounts []server.Mount
 	for _, log := range s.embedded {
-		mounts = append(mounts, server.Mount{Path: "/ctlog/" + log.Name() + "/", Name: "ctlog", Handler: log.Handler()})
+		mounts = append(mounts, server.Mount{Path: logPath(log.Name()) + "/", Name: "ctlog", Handler: log.Handler()})
 	}
 	return mounts
 }
@@ -157,3 +157,6 @@ func (s *logSet) checks(logs int) []server.Check {
 	}
 	return checks
 }
+
+// logPath is where an embedded log is served.
+func logPath(name string) string { return "/ctlog/" + name }
