@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +81,12 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	}
 	if cfg.LogLevel == "" {
 		cfg.LogLevel = "error"
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, cfg.LogLevel) {
+		return nil, fmt.Errorf("the log level is %q; it is one of debug, info, warn and error", cfg.LogLevel)
+	}
+	if d := cfg.CertificateLifetime; d < time.Minute || d > time.Hour || d%time.Second != 0 {
+		return nil, fmt.Errorf("the lifetime of certificates is %s; it is from 1m to 60m, in whole seconds", d)
 	}
 	w := &World{config: cfg}
 	defer func() {

@@ -81,7 +81,7 @@ func (i Instance) SigningConfig() ([]byte, error) {
 			document.TSAConfig = &selection{"ANY"}
 		}
 	}
-	return marshal(document)
+	return marshal(document, "  ")
 }
 
 // openRange is a timeRange of an entry that somebody else has written.

@@ -182,7 +182,7 @@ func (i Instance) TrustedRoot() ([]byte, error) {
 		}
 		document.CTLogs = append(document.CTLogs, entry)
 	}
-	return marshal(document)
+	return marshal(document, "  ")
 }
 
 func (i Instance) check() error {
@@ -213,14 +213,17 @@ func (i Instance) start() time.Time {
 }
 
 // Marshal returns an entry of a trusted root as Instance.TLogs takes it.
-func Marshal(entry any) (json.RawMessage, error) { return json.Marshal(entry) }
+func Marshal(entry any) (json.RawMessage, error) {
+	text, err := marshal(entry, "")
+	return bytes.TrimSpace(text), err
+}
 
-// marshal indents, keeps the order of fields, and leaves URLs readable.
-func marshal(document any) ([]byte, error) {
+// marshal keeps the order of fields, and leaves URLs readable.
+func marshal(document any, indent string) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
+	encoder.SetIndent("", indent)
 	if err := encoder.Encode(document); err != nil {
 		return nil, fmt.Errorf("encoding document: %w", err)
 	}

@@ -77,7 +77,7 @@ func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmR
 		var errs []error
 		for _, verifier := range request.GetVerifiers() {
 			candidate := &rekorpb.Signature{Content: s.GetSig(), Verifier: verifier}
-			if err := verify(signed, candidate, permitted); err != nil {
+			if err := verifySignature(signed, candidate, permitted); err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -100,8 +100,8 @@ func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmR
 
 const maxSignatures = 16
 
-// verify verifies a signature over signed as that of a hashedrekord is verified.
-func verify(signed []byte, s *rekorpb.Signature, permitted *signature.AlgorithmRegistryConfig) error {
+// verifySignature verifies a signature over signed as that of a hashedrekord is verified.
+func verifySignature(signed []byte, s *rekorpb.Signature, permitted *signature.AlgorithmRegistryConfig) error {
 	details, err := signature.GetAlgorithmDetails(s.GetVerifier().GetKeyDetails())
 	if err != nil {
 		return err
