@@ -105,7 +105,9 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "ES256", SignIn: true, Key: files.providerKey}); err != nil {
+	// RS256, since cosign takes a token of another algorithm in --identity-token for a file.
+	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: files.providerKey})
+	if err != nil {
 		return nil, fmt.Errorf("making the OpenID provider: %w", err)
 	}
 	w.rekor = files.rekor

@@ -215,7 +215,7 @@ func TestRefusesToStart(t *testing.T) {
 		"a file":                   {Config{Dir: file}, "name another with --dir"},
 		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1}`, rekorKey, "x")}, "begin anew"},
 		"a broken TUF of our own":  {Config{Dir: withTUF(t)}, "reading the TUF repository"},
-		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "reading "},
+		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "begin anew"},
 		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1}`, tsaChain, "")}, "0 certificates instead of two"},
 		"a log without its folder": {Config{Dir: with(markerFile, `{"format":1}`, ctKey, "x")}, "exists already"},
 	} {

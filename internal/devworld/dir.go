@@ -3,9 +3,11 @@
 package devworld
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -83,42 +85,35 @@ func writeMarker(dir string) error {
 	return os.WriteFile(filepath.Join(dir, markerFile), append(content, '\n'), 0o600)
 }
 
-// loadOrMakeKey returns the P-256 key in a file, PKCS#8 PEM, which is made if it is not
+// loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM, which is made if it is not
 // there.
-func loadOrMakeKey(file string) (*ecdsa.PrivateKey, error) {
+func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (key K, err error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return makeKey(file)
+		if key, err = generate(); err != nil {
+			return key, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return key, err
+		}
+		return key, writePEM(file, "PRIVATE KEY", der)
 	}
 	if err != nil {
-		return nil, err
+		return key, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no PEM: delete the directory of the development world and begin anew", file)
+	if block, _ := pem.Decode(text); block != nil {
+		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if key, ok := parsed.(K); ok && err == nil {
+			return key, nil
+		}
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%s is no ECDSA P-256 key: delete the directory of the development world and begin anew", file)
-	}
-	return key, nil
+	return key, fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and begin anew", file)
 }
 
-func makeKey(file string) (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, writePEM(file, "PRIVATE KEY", der)
-}
+func newP256() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
+func newRSA() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 func writePEM(file, kind string, ders ...[]byte) error {
 	var text []byte

@@ -5,6 +5,7 @@ package devworld
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -43,44 +46,54 @@ const ctName = "dev"
 
 // files is what has been made of a directory, or found in it.
 type files struct {
-	config              string
-	tufDir              string
-	providerKey, tufKey *ecdsa.PrivateKey
-	tsa                 *tsa.Authority
-	rekor               *rekor.Log
+	config      string
+	tufDir      string
+	providerKey *rsa.PrivateKey
+	tufKey      *ecdsa.PrivateKey
+	tsa         *tsa.Authority
+	rekor       *rekor.Log
 }
 
 // makeFiles makes what the directory lacks, and writes the settings anew: they say the
 // address.
 func (w *World) makeFiles(ctx context.Context) (*files, error) {
 	f := &files{config: filepath.Join(w.dir, settingsFile), tufDir: filepath.Join(w.dir, tufFolder)}
-	var err error
-	key := func(name string) *ecdsa.PrivateKey {
-		k, e := loadOrMakeKey(filepath.Join(w.dir, name))
-		err = errors.Join(err, e)
-		return k
-	}
-	f.providerKey, f.tufKey = key(providerKey), key(tufKey)
-	timestampKey, logKey := key(tsaKey), key(rekorKey)
-	if err != nil {
-		return nil, err
-	}
-	chain, err := w.makeCA()
-	if err != nil {
-		return nil, fmt.Errorf("making the CA: %w", err)
-	}
-	if err := w.makeCTLog(ctx); err != nil {
-		return nil, err
-	}
-	tlog, err := w.openRekor(ctx, f, logKey)
-	if err != nil {
-		return nil, err
-	}
-	authority, err := w.makeTSA(f, timestampKey)
-	if err != nil {
+	// An RSA key takes longer than all the rest together.
+	var provider errgroup.Group
+	provider.Go(func() (err error) {
+		f.providerKey, err = loadOrMakeKey(filepath.Join(w.dir, providerKey), newRSA)
+		return err
+	})
+	chain, authority, tlog, err := w.makeServices(ctx, f)
+	if err := errors.Join(err, provider.Wait()); err != nil {
 		return nil, err
 	}
 	return f, w.writeSettings(chain, authority, tlog)
+}
+
+// makeServices makes everything but the provider's key. It returns the path of the CA's
+// chain, and the entries of the timestamp authority and the Rekor log in the trusted root.
+func (w *World) makeServices(ctx context.Context, f *files) (chain string, authority, tlog json.RawMessage, err error) {
+	key := func(name string) *ecdsa.PrivateKey {
+		k, e := loadOrMakeKey(filepath.Join(w.dir, name), newP256)
+		err = errors.Join(err, e)
+		return k
+	}
+	timestampKey, logKey := key(tsaKey), key(rekorKey)
+	if f.tufKey = key(tufKey); err != nil {
+		return "", nil, nil, err
+	}
+	if chain, err = w.makeCA(); err != nil {
+		return "", nil, nil, fmt.Errorf("making the CA: %w", err)
+	}
+	if err = w.makeCTLog(ctx); err != nil {
+		return "", nil, nil, err
+	}
+	if tlog, err = w.openRekor(ctx, f, logKey); err != nil {
+		return "", nil, nil, err
+	}
+	authority, err = w.makeTSA(f, timestampKey)
+	return chain, authority, tlog, err
 }
 
 // makeCA returns the path of the CA's chain, relative to the directory.

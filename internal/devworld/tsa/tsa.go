@@ -110,7 +110,7 @@ func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "reading the timestamp request: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	answer, err := a.answer(body)
+	answer, err := a.answer(body, r.Header.Get("Content-Type"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -120,13 +120,10 @@ func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer)
 }
 
-func (a *Authority) answer(body []byte) ([]byte, error) {
-	request, err := timestamp.ParseRequest(body)
+func (a *Authority) answer(body []byte, contentType string) ([]byte, error) {
+	request, err := parseRequest(body, contentType)
 	if err != nil {
 		return nil, fmt.Errorf("reading the timestamp request: %w", err)
-	}
-	if request.HashAlgorithm < crypto.SHA256 || !request.HashAlgorithm.Available() || len(request.HashedMessage) != request.HashAlgorithm.Size() {
-		return nil, fmt.Errorf("the timestamp request is for %d bytes of %s; SHA-256, SHA-384 and SHA-512 are taken", len(request.HashedMessage), request.HashAlgorithm)
 	}
 	stamp := timestamp.Timestamp{
 		HashAlgorithm: request.HashAlgorithm, HashedMessage: request.HashedMessage, Nonce: request.Nonce,

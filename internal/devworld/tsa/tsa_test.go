@@ -10,9 +10,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/json"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,9 +60,29 @@ func request(t testing.TB, hash crypto.Hash, message []byte, certificates bool) 
 }
 
 func ask(a *Authority, method string, body []byte) *httptest.ResponseRecorder {
+	request := httptest.NewRequest(method, "/", bytes.NewReader(body))
+	request.Header.Set("Content-Type", "application/timestamp-query")
+	if bytes.HasPrefix(body, []byte("{")) {
+		request.Header.Set("Content-Type", "application/json; charset=utf-8")
+	}
 	recorder := httptest.NewRecorder()
-	a.ServeHTTP(recorder, httptest.NewRequest(method, "/", bytes.NewReader(body)))
+	a.ServeHTTP(recorder, request)
 	return recorder
+}
+
+// sigstore-js asks in JSON.
+func TestTimestampsInJSON(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	digest := sha256.Sum256([]byte("x"))
+	body, err := json.Marshal(map[string]any{"artifactHash": digest[:], "hashAlgorithm": "sha256", "nonce": 7, "certificates": true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamp, err := timestamp.ParseResponse(ask(a, http.MethodPost, body).Body.Bytes())
+	if err != nil || !bytes.Equal(stamp.HashedMessage, digest[:]) || stamp.Nonce.Int64() != 7 || len(stamp.Certificates) == 0 {
+		t.Errorf("%+v, %v", stamp, err)
+	}
 }
 
 func TestTimestamps(t *testing.T) {
@@ -98,7 +120,11 @@ func TestRefuses(t *testing.T) {
 	a := newAuthority(t)
 	for name, body := range map[string][]byte{
 		"nothing": nil, "no DER": []byte("x"), "too much": make([]byte, maxRequest+1),
-		"SHA-1": request(t, crypto.SHA1, nil, true),
+		"SHA-1":                  request(t, crypto.SHA1, nil, true),
+		"JSON without a hash":    []byte(`{"hashAlgorithm":"sha256"}`),
+		"JSON of another hash":   []byte(`{"hashAlgorithm":"md5","artifactHash":"AAAA"}`),
+		"JSON that is cut":       []byte(`{"hashAlgorithm":`),
+		"JSON with a long nonce": []byte(`{"nonce":` + strings.Repeat("9", maxJSON) + `}`),
 	} {
 		if answer := ask(a, http.MethodPost, body); answer.Code != http.StatusBadRequest || answer.Body.Len() == 0 {
 			t.Errorf("%s: %d %s", name, answer.Code, answer.Body)
@@ -119,8 +145,13 @@ func FuzzAnswer(f *testing.F) {
 	a := newAuthority(f)
 	f.Add(request(f, crypto.SHA256, []byte("x"), true))
 	f.Add([]byte{0x30, 0})
+	f.Add([]byte(`{"artifactHash":"n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg=","hashAlgorithm":"sha256","nonce":7}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		answer, err := a.answer(body)
+		contentType := ""
+		if bytes.HasPrefix(body, []byte("{")) {
+			contentType = "application/json"
+		}
+		answer, err := a.answer(body, contentType)
 		if err != nil {
 			return
 		}
