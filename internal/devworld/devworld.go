@@ -153,7 +153,7 @@ func (w *World) claim() error {
 // listen opens the world's port, on loopback alone: whoever reaches it can be anybody.
 func (w *World) listen() error {
 	address := w.config.Listen
-	host, port, err := net.SplitHostPort(address)
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("the address to listen on is %q; it looks like %s", address, DefaultListen)
 	}
@@ -169,7 +169,8 @@ func (w *World) listen() error {
 		}
 		return nil
 	})
-	if _, port, err = net.SplitHostPort(w.listener.Addr().String()); err != nil {
+	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the one that was free, for 0
+	if err != nil {
 		return err
 	}
 	w.url = "http://" + net.JoinHostPort(host, port)
