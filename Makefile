@@ -53,6 +53,29 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 	  done; \
 	done
 
+.PHONY: chaos
+chaos: ## kill -9 the embedded log 50 times under load, and prove that nothing was lost or forked
+	MAYFLY_CHAOS=50 $(GO) test ./ctlog/embedded -run Chaos -v
+
+.PHONY: bench-large-log
+bench-large-log: ## the embedded log with a million entries (3 GB of disk, some minutes; MAYFLY_ENTRIES=…)
+	$(GO) test ./ctlog/embedded -run '^$$' -bench LargeLog -benchtime 1x -timeout 40m
+
+.PHONY: rotation
+rotation: ## three replicas under 64 clients while an authority is added, activated and retired (ROTATION_SECONDS=…)
+	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./internal/app
+
+.PHONY: figures-oidc
+figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
+	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+
 .PHONY: bench
-bench: ## the price of a certificate beside its floor
+bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
 	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
+	$(GO) test -run '^$$' -bench Embedded -benchtime 5s ./internal/testca 2>/dev/null
+	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
+
+.PHONY: bench-ct
+bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000
+	$(GO) test -run '^$$' -bench Outage -benchtime 2000x ./internal/testca

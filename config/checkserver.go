@@ -57,9 +57,7 @@ func (l *serverLoader) check() {
 	if l.server.Issuers == "" && l.valid("issuers") {
 		l.wrong("issuers", "issuers is missing: it names the file of trusted issuers")
 	}
-	if l.server.OIDC.AllowLoopback {
-		l.caution("oidc.allow_loopback", "whoever can listen on a loopback address of this machine can be an issuer: for development only")
-	}
+	l.checkOIDC()
 	l.checkCA()
 	l.checkLifetime()
 	if p, ok := l.find("keys.algorithms"); ok && p.value.kind == sequence && len(p.value.items) == 0 {
@@ -203,6 +201,9 @@ func (l *serverLoader) checkLog(i int) {
 	case c.URL == "" && c.Embedded == nil:
 		l.wrong(logKey(i, "url"), "the log has neither a url, for a remote log, nor embedded, for one in this process")
 	case c.Embedded != nil:
+		if c.TokenFile != "" {
+			l.wrong(logKey(i, "token_file"), "token_file is a remote log's: an embedded log in this process takes entries without one")
+		}
 		if c.PublicKey != "" {
 			l.wrong(logKey(i, "public_key"), "public_key is a remote log's: an embedded log has its key in embedded.key")
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/viper"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 const (
@@ -44,6 +46,10 @@ func settings() []setting {
 		{key: "issuers", fallback: "", path: true},
 		{key: "compat", fallback: false},
 		{key: "oidc.allow_loopback", fallback: false},
+		{key: "oidc.proxy", fallback: ""},
+		{key: "oidc.key_refresh", fallback: 15 * time.Minute},
+		{key: "oidc.key_lifetime", fallback: 24 * time.Hour},
+		{key: "oidc.kubernetes.api_server", fallback: ""},
 		{key: "oidc.kubernetes.ca_file", fallback: "/var/run/fulcio/ca.crt", path: true},
 		{key: "oidc.kubernetes.token_file", fallback: "/var/run/secrets/kubernetes.io/serviceaccount/token", path: true},
 		{key: "ca.file.chain", fallback: "", path: true},
@@ -82,7 +88,7 @@ func newEnvironment(r *report, environ []string) environment {
 			env[name] = value
 		case inKubernetes && isServiceLink(name):
 		default:
-			r.warnings = append(r.warnings, Mistake{File: name, Text: "unknown environment variable" + didYouMean(name, known)})
+			r.warnings = append(r.warnings, Mistake{File: name, Text: "unknown environment variable" + suggest.DidYouMean(name, known)})
 		}
 	}
 	return env
@@ -173,7 +179,7 @@ func (set setting) parse(text string) (value any, problem string) {
 		return d, ""
 	}
 	if len(set.choices) > 0 && !slices.Contains(set.choices, text) {
-		return nil, fmt.Sprintf("found %q, where one of %s is wanted%s", shorten(text), strings.Join(set.choices, ", "), didYouMean(text, set.choices))
+		return nil, fmt.Sprintf("found %q, where one of %s is wanted%s", shorten(text), strings.Join(set.choices, ", "), suggest.DidYouMean(text, set.choices))
 	}
 	return text, ""
 }

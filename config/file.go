@@ -4,13 +4,17 @@ package config
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // File is a configuration file as it was read. It knows where each of its keys stands.
@@ -18,7 +22,12 @@ type File struct {
 	name string
 	json bool
 	root *node
+	// digest is the SHA-256 of the content.
+	digest [sha256.Size]byte
 }
+
+// Digest is the start of the content's SHA-256, in hex, by which replicas can be compared.
+func (f *File) Digest() string { return hex.EncodeToString(f.digest[:8]) }
 
 // Name is the file's name as it was given to the loader.
 func (f *File) Name() string { return f.name }
@@ -71,7 +80,7 @@ func (f *File) find(n *node, key string) (pair, bool) {
 		return p, ok
 	}
 	for _, p := range n.pairs {
-		if fold(p.key.value) == fold(key) {
+		if suggest.Fold(p.key.value) == suggest.Fold(key) {
 			return p, true
 		}
 	}
@@ -90,6 +99,48 @@ func (f *File) Mistakes(err error) Mistakes {
 		mistakes = append(mistakes, m)
 	}
 	return mistakes
+}
+
+// withoutEchoes is Mistakes(err) without what most likely follows from a mistake that is
+// known: one on the same line, and one about a key that is missing from a mapping with a
+// mistake in it, such as that key misspelt.
+func (f *File) withoutEchoes(err error, known Mistakes) Mistakes {
+	var mistakes Mistakes
+	for _, e := range keypath.All(err) {
+		m := f.Mistakes(e)[0]
+		first, last := m.Line, m.Line
+		if n, ok := f.nearest(e.Path); !ok {
+			last = max(last, n.lastLine())
+		}
+		if !slices.ContainsFunc(known, func(k Mistake) bool { return first <= k.Line && k.Line <= last }) {
+			mistakes = append(mistakes, m)
+		}
+	}
+	return mistakes
+}
+
+// nearest returns the value at path, or, with false, the innermost one on the way to it.
+func (f *File) nearest(path []string) (n *node, ok bool) {
+	n = f.root
+	for _, key := range path {
+		switch n.kind {
+		case mapping:
+			p, ok := f.find(n, key)
+			if !ok {
+				return n, false
+			}
+			n = p.value
+		case sequence:
+			i, err := strconv.Atoi(key)
+			if err != nil || i < 0 || i >= len(n.items) {
+				return n, false
+			}
+			n = n.items[i]
+		default:
+			return n, false
+		}
+	}
+	return n, true
 }
 
 // readFile returns the content of a file of at most maxFileSize bytes.
@@ -120,12 +171,13 @@ func parse(r *report, content []byte, form format) (*File, bool) {
 		r.mistake(position{}, "the file is larger than 1 MiB")
 		return nil, false
 	}
+	digest := sha256.Sum256(content)
 	content = bytes.TrimPrefix(content, []byte("\ufeff"))
 	if i := firstNotText(content); i >= 0 {
 		r.mistake(positionAt(content, i), "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
 		return nil, false
 	}
-	f := &File{name: r.file}
+	f := &File{name: r.file, digest: digest}
 	if form == yamlOrJSON {
 		f.json = bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{"))
 	}
@@ -162,4 +214,24 @@ func firstNotText(content []byte) int {
 		i += size
 	}
 	return -1
+}
+
+// IsServer tells whether the file called path is a server configuration; else it is to be
+// read as an issuer file. They have no key in common, and what cannot be read at all is told
+// by the one loader as by the other.
+func IsServer(path string) (bool, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return false, err
+	}
+	file, ok := parse(&report{file: path}, content, yamlOrJSON)
+	if !ok {
+		return false, nil
+	}
+	for _, key := range []string{"listen", "issuers", "ca", "ct"} {
+		if _, ok := file.root.lookup(key); ok {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -2,7 +2,10 @@
 
 package config
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"strconv"
+)
 
 // Issuers is the issuer configuration: whose ID tokens are accepted, and what becomes of
 // their claims. The file is YAML, or JSON if it begins with a brace; keys are spelled as in
@@ -79,9 +82,9 @@ type Issuer struct {
 	// to, beside the system's.
 	CACert string
 	// AllowPrivateNetwork is `allow-private-network` (ours): discovery and keys may be read
-	// from private addresses; link-local ones and metadata services stay refused. False by
-	// default, since an issuer whose name resolves to one is how a server is made to call
-	// its own network.
+	// from private addresses, and never through oidc.proxy; link-local ones and metadata
+	// services stay refused. False by default, since an issuer whose name resolves to one is
+	// how a server is made to call its own network.
 	AllowPrivateNetwork bool
 	// JWKSHosts is `jwks-hosts` (ours): the hosts that a wildcard entry's issuers may keep
 	// their keys on besides their own. None by default. A static entry's issuer may keep
@@ -89,8 +92,28 @@ type Issuer struct {
 	JWKSHosts []string
 
 	// Constants is `constants` (ours): values by name that the entry's templates read and
-	// that no claim of a token can replace. None by default.
+	// that no claim of a token can replace, as with the URL of an issuer's own server. They
+	// count before those of the CI provider. None by default. Type ci-provider only.
 	Constants map[string]string
+
+	// Allow is `allow` (ours): rules of which one must allow the caller. Whoever has a token
+	// of the issuer is allowed where there are none, which is the default.
+	Allow []AllowRule
+	// Mode is `mode` (ours): enforce, which is the default, or audit, where the denials of
+	// Allow are counted and recorded, and refuse nobody.
+	Mode string
+
+	// Name is `name` of a profile; "" for an entry.
+	Name string
+	// Profiles is `profiles` (ours): what tokens of the same issuer for other audiences are.
+	// A profile has a name and keys of its own from ClientID to Tests, but for those that
+	// say how the issuer is reached (signing-algorithms, ca-cert, allow-private-network,
+	// jwks-hosts), and inherits none. The entry itself serves the tokens for its own
+	// ClientID and Audiences. No audience may be in two of them.
+	Profiles []Issuer
+	// Index is the place of a profile in its list; 0 for an entry.
+	Index int
+
 	// Tests is `tests` (ours): claim sets with what must become of them, which
 	// `mayfly config check` tries.
 	Tests []IssuerTest
@@ -102,9 +125,20 @@ type Issuer struct {
 	Environment string
 }
 
+// AllowRule is a rule of who may have a certificate.
+type AllowRule struct {
+	// Name is `name`, by which refusals and records call the rule. It must be there, and
+	// differ from those of the other rules beside it.
+	Name string
+	// When is `when`: an expression in CEL over claims, san and issuer that is true or
+	// false, as in claims.repository_owner == "example".
+	When string
+}
+
 // IssuerTest is a claim set and what must become of it: a certificate's name, or a refusal.
 type IssuerTest struct {
-	// Claims is `claims`, a JSON object with every claim of a token.
+	// Claims is `claims`, a JSON object with the claims of a token. Where they lack `iss` or
+	// `aud`, those are the entry's own issuer URL and client ID.
 	Claims json.RawMessage
 	// SAN is `san`, the subject alternative name that the certificate must have. It
 	// excludes Reason; one of the two must be there.
@@ -122,6 +156,9 @@ type CIProvider struct {
 	// DefaultTemplateValues is `default-template-values`: what a template reads where the
 	// token has no claim of that name. An empty default makes a claim optional.
 	DefaultTemplateValues map[string]string
+	// Constants is `constants` (ours): what a template reads under a name whatever the token
+	// claims. None by default.
+	Constants map[string]string
 	// ExtensionTemplates is `extension-templates`: a template by the extension's key.
 	// Keys are as Issuers.ExtensionNames says.
 	ExtensionTemplates map[string]string
@@ -129,6 +166,22 @@ type CIProvider struct {
 	// of the certificate's one name, a URI.
 	SubjectAlternativeNameTemplate string
 }
+
+// Path is the entry's or profile's place in the file, as Explain takes it.
+func (i *Issuer) Path() []string {
+	section := "oidc-issuers"
+	if i.Wildcard {
+		section = "meta-issuers"
+	}
+	path := []string{section, i.Key}
+	if i.Name != "" {
+		path = append(path, "profiles", strconv.Itoa(i.Index))
+	}
+	return path
+}
+
+// All returns the entry itself and its profiles.
+func (i *Issuer) All() []Issuer { return append([]Issuer{*i}, i.Profiles...) }
 
 // Explain maps every keypath error in err, which may be joined with errors.Join, to its
 // place in the file, and returns them as Mistakes; nil for nil. Paths begin at the file's

@@ -2,7 +2,12 @@
 
 package config
 
-import "strings"
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // LoadIssuers reads the issuer configuration from the file called path. With compat, what
 // the peer tolerates in its identity file and is wrong all the same is a warning.
@@ -10,16 +15,28 @@ import "strings"
 // An error is Mistakes, everything that is wrong with the file; or it says why the file
 // cannot be read. Warnings are returned beside either.
 func LoadIssuers(path string, compat bool) (*Issuers, []Mistake, error) {
+	return BuildIssuers(path, compat, func(*Issuers) ([]error, error) { return nil, nil })
+}
+
+// BuildIssuers is LoadIssuers together with build, which makes of the issuers what they are
+// for: so that whoever mends the file reads at once what is wrong with its form and what is
+// wrong with its settings. Warnings and errors of build are keypath errors. It is also given
+// the issuers of a file with mistakes, as far as they could be read.
+func BuildIssuers(path string, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []Mistake, error) {
 	content, err := readFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	return ParseIssuers(path, content, compat)
+	return parseIssuers(path, content, compat, build)
 }
 
 // ParseIssuers is LoadIssuers for a file that has been read already; name is what mistakes
 // call it.
 func ParseIssuers(name string, content []byte, compat bool) (*Issuers, []Mistake, error) {
+	return parseIssuers(name, content, compat, func(*Issuers) ([]error, error) { return nil, nil })
+}
+
+func parseIssuers(name string, content []byte, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []Mistake, error) {
 	r := &report{file: name, compat: compat}
 	file, ok := parse(r, content, yamlOrJSON)
 	if !ok {
@@ -33,6 +50,10 @@ func ParseIssuers(name string, content []byte, compat bool) (*Issuers, []Mistake
 	l.root(file.root)
 	if len(l.issuers.Entries) == 0 {
 		r.mistake(file.root.at, "the file names no issuer, so that no token at all would be accepted")
+	} else {
+		warned, err := build(l.issuers)
+		r.warnings = append(r.warnings, file.Mistakes(errors.Join(warned...))...)
+		r.mistakes = append(r.mistakes, file.withoutEchoes(err, r.mistakes)...)
 	}
 	warnings, err := r.result()
 	if err != nil {
@@ -63,25 +84,63 @@ func (l *issuerLoader) entry(p pair, wildcard bool) {
 		l.mistake(p.key.at, "the issuer URL %q holds a *, which is read as a pattern only under %s", shorten(p.key.value), l.spell("meta-issuers", "MetaIssuers"))
 	}
 	e := Issuer{Key: p.key.value, Wildcard: wildcard}
-	l.object(l.entryFields(&e)...)(p.value)
+	l.object(slices.Concat([]field{{"issuer-url", "IssuerURL", l.text(&e.IssuerURL)}}, l.profileFields(&e), l.entryFields(&e))...)(p.value)
 	if l.readable(p, "issuer-url", "IssuerURL") {
 		l.checkIssuerURL(p, &e)
 	}
 	if wildcard {
 		e.IssuerURL = ""
 	}
-	if e.ClientID == "" && l.readable(p, "client-id", "ClientID") {
-		l.mistake(l.within(p, "client-id", "ClientID"), "%s is missing: it is the audience that a token of %q must name", l.spell("client-id", "ClientID"), shorten(e.Key))
+	for i := range e.Profiles {
+		e.Profiles[i].IssuerURL = e.IssuerURL
 	}
+	l.checkClientID(p, &e)
 	l.issuers.Entries = append(l.issuers.Entries, e)
 }
 
+// profile reads one of an entry's profiles.
+func (l *issuerLoader) profile(index int, n *node, e *Issuer) {
+	f := Issuer{Key: e.Key, Wildcard: e.Wildcard, Index: index}
+	l.object(append([]field{{"name", "Name", l.text(&f.Name)}}, l.profileFields(&f)...)...)(n)
+	if n.kind != mapping {
+		return
+	}
+	if f.Name == "" {
+		l.mistake(n.at, "the profile has no %s, which tells it apart in records", l.spell("name", "Name"))
+		f.Name = strconv.Itoa(index)
+	}
+	for _, other := range e.Profiles {
+		if other.Name == f.Name {
+			l.mistake(n.at, "another profile of the entry has the %s %q already", l.spell("name", "Name"), shorten(f.Name))
+		}
+	}
+	l.checkClientID(pair{&node{at: n.at}, n}, &f)
+	e.Profiles = append(e.Profiles, f)
+}
+
+// checkClientID sees that there is an audience.
+func (l *issuerLoader) checkClientID(p pair, e *Issuer) {
+	if e.ClientID == "" && l.readable(p, "client-id", "ClientID") {
+		l.mistake(l.within(p, "client-id", "ClientID"), "%s is missing: it is the audience that a token of %q must name", l.spell("client-id", "ClientID"), shorten(e.Key))
+	}
+}
+
+// entryFields are the keys of an entry that its profiles lack.
 func (l *issuerLoader) entryFields(e *Issuer) []field {
 	return []field{
-		{"issuer-url", "IssuerURL", l.text(&e.IssuerURL)},
+		{"signing-algorithms", "SigningAlgorithms", l.texts(&e.SigningAlgorithms)},
+		{"ca-cert", "CACert", l.text(&e.CACert)},
+		{"allow-private-network", "AllowPrivateNetwork", l.flag(&e.AllowPrivateNetwork)},
+		{"jwks-hosts", "JWKSHosts", l.texts(&e.JWKSHosts)},
+		{"profiles", "Profiles", l.list(func(i int, n *node) { l.profile(i, n, e) })},
+	}
+}
+
+// profileFields are the keys of entries and profiles alike.
+func (l *issuerLoader) profileFields(e *Issuer) []field {
+	return []field{
 		{"client-id", "ClientID", l.text(&e.ClientID)},
 		{"audiences", "Audiences", l.texts(&e.Audiences)},
-		{"signing-algorithms", "SigningAlgorithms", l.texts(&e.SigningAlgorithms)},
 		{"type", "Type", l.text(&e.Type)},
 		{"ci-provider", "CIProvider", l.text(&e.CIProvider)},
 		{"issuer-claim", "IssuerClaim", l.text(&e.IssuerClaim)},
@@ -89,10 +148,9 @@ func (l *issuerLoader) entryFields(e *Issuer) []field {
 		{"spiffe-trust-domain", "SPIFFETrustDomain", l.text(&e.SPIFFETrustDomain)},
 		{"challenge-claim", "ChallengeClaim", l.text(&e.ChallengeClaim)},
 		{"skip-email-verification", "SkipEmailVerification", l.flag(&e.SkipEmailVerification)},
-		{"allowed-email-domains", "AllowedEmailDomains", l.texts(&e.AllowedEmailDomains)},
-		{"ca-cert", "CACert", l.text(&e.CACert)},
-		{"allow-private-network", "AllowPrivateNetwork", l.flag(&e.AllowPrivateNetwork)},
-		{"jwks-hosts", "JWKSHosts", l.texts(&e.JWKSHosts)},
+		{"allowed-email-domains", "AllowedEmailDomains", l.nonEmpty(l.texts(&e.AllowedEmailDomains), "would allow every domain")},
+		{"allow", "Allow", l.nonEmpty(l.list(func(_ int, n *node) { l.allowRule(n, e) }), "would allow everybody")},
+		{"mode", "Mode", l.text(&e.Mode)},
 		{"constants", "Constants", l.textMap(&e.Constants)},
 		{"tests", "Tests", l.list(func(_ int, n *node) { l.test(n, e) })},
 		{"description", "Description", l.text(&e.Description)},
@@ -129,6 +187,27 @@ func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
 	return !ok || p.value.kind == scalar
 }
 
+// nonEmpty reads a list that restricts by what is in it: with nothing in it, it would do the
+// opposite of what its author is likely to mean.
+func (l *issuerLoader) nonEmpty(read reader, otherwise string) reader {
+	return func(n *node) {
+		if n.isNull() || n.kind == sequence && len(n.items) == 0 {
+			l.mistake(n.at, "this list is empty, and so %s; fill it, or remove the key", otherwise)
+		}
+		read(n)
+	}
+}
+
+// allowRule reads one of an entry's rules, which package policy judges.
+func (l *issuerLoader) allowRule(n *node, e *Issuer) {
+	var r AllowRule
+	l.object(
+		field{"name", "Name", l.text(&r.Name)},
+		field{"when", "When", l.text(&r.When)},
+	)(n)
+	e.Allow = append(e.Allow, r)
+}
+
 // test reads one of an entry's tests.
 func (l *issuerLoader) test(n *node, e *Issuer) {
 	var t IssuerTest
@@ -156,6 +235,7 @@ func (l *issuerLoader) ciProvider(p pair) {
 	var c CIProvider
 	l.object(
 		field{"default-template-values", "DefaultTemplateValues", l.textMap(&c.DefaultTemplateValues)},
+		field{"constants", "Constants", l.textMap(&c.Constants)},
 		field{"extension-templates", "ExtensionTemplates", l.textMap(&c.ExtensionTemplates)},
 		field{"subject-alternative-name-template", "SubjectAlternativeNameTemplate", l.text(&c.SubjectAlternativeNameTemplate)},
 	)(p.value)

@@ -85,7 +85,7 @@ func TestIssuerMistakes(t *testing.T) {
 		{"empty entry of a list", good + "    jwks-hosts: [a, \"\"]\n", []string{
 			"f:6:21: an entry of this list is empty"}},
 		{"text for an entry", good + "  https://b.example: email\n", []string{
-			"f:6:22: found text, where a mapping with the keys issuer-url, client-id, audiences, signing-algorithms, type, ci-provider, issuer-claim, subject-domain, spiffe-trust-domain, challenge-claim, skip-email-verification, allowed-email-domains, ca-cert, allow-private-network, jwks-hosts, constants, tests, description, contact, environment is wanted"}},
+			"f:6:22: found text, where a mapping with the keys issuer-url, client-id, audiences, type, ci-provider, issuer-claim, subject-domain, spiffe-trust-domain, challenge-claim, skip-email-verification, allowed-email-domains, allow, mode, constants, tests, description, contact, environment, signing-algorithms, ca-cert, allow-private-network, jwks-hosts, profiles is wanted"}},
 		{"list for the entries", "meta-issuers: [a]\n" + good, []string{
 			"f:1:15: found a list, where a mapping is wanted"}},
 		{"nothing for an entry", good + "  https://b.example:\n", []string{

@@ -79,8 +79,9 @@ func (l *serverLoader) root(n *node) {
 		l.setting("public_url"),
 		l.setting("issuers"),
 		l.setting("compat"),
-		l.group("oidc", l.setting("oidc.allow_loopback"),
-			l.group("kubernetes", l.setting("oidc.kubernetes.ca_file"), l.setting("oidc.kubernetes.token_file"))),
+		l.group("oidc", l.setting("oidc.allow_loopback"), l.setting("oidc.proxy"),
+			l.setting("oidc.key_refresh"), l.setting("oidc.key_lifetime"),
+			l.group("kubernetes", l.setting("oidc.kubernetes.api_server"), l.setting("oidc.kubernetes.ca_file"), l.setting("oidc.kubernetes.token_file"))),
 		l.group("ca", l.setting("ca.set"),
 			l.group("file", l.setting("ca.file.chain"), l.setting("ca.file.key"), l.setting("ca.file.password_file"))),
 		l.group("certificate", l.setting("certificate.lifetime")),
@@ -181,6 +182,9 @@ func (l *serverLoader) ctLog(_ int, n *node) {
 	l.object(
 		field{name: "url", read: l.text(&c.URL)},
 		field{name: "public_key", read: l.pathText(&c.PublicKey)},
+		field{name: "token_file", read: l.pathText(&c.TokenFile)},
+		field{name: "activate_at", read: l.time(&c.ActivateAt)},
+		field{name: "retire_at", read: l.time(&c.RetireAt)},
 		field{name: "embedded", read: func(n *node) {
 			c.Embedded = &EmbeddedLog{BatchAge: 10 * time.Millisecond, CheckpointInterval: time.Second}
 			l.embedded(c.Embedded)(n)
@@ -215,10 +219,16 @@ func (l *serverLoader) fill() {
 	s.Compat = v.GetBool("compat")
 	s.OIDC = OIDC{
 		AllowLoopback: v.GetBool("oidc.allow_loopback"),
+		KeyRefresh:    v.GetDuration("oidc.key_refresh"),
+		KeyLifetime:   v.GetDuration("oidc.key_lifetime"),
 		Kubernetes: Kubernetes{
+			APIServer: v.GetString("oidc.kubernetes.api_server"),
 			CAFile:    v.GetString("oidc.kubernetes.ca_file"),
 			TokenFile: v.GetString("oidc.kubernetes.token_file"),
 		},
+	}
+	if proxy := v.GetString("oidc.proxy"); proxy != "" {
+		s.OIDC.Proxy = Secret{&proxy}
 	}
 	file := CAFile{
 		Chain:        v.GetString("ca.file.chain"),

@@ -33,7 +33,7 @@ func leastServer(dir string) *config.Server {
 		Listen:  config.Listen{HTTP: "127.0.0.1:5555", GRPC: "127.0.0.1:5554", Ops: "127.0.0.1:2112"},
 		TLS:     config.TLS{Min: "1.3"},
 		Issuers: filepath.Join(dir, "issuers.yaml"),
-		OIDC: config.OIDC{Kubernetes: config.Kubernetes{
+		OIDC: config.OIDC{KeyRefresh: 15 * time.Minute, KeyLifetime: 24 * time.Hour, Kubernetes: config.Kubernetes{
 			CAFile:    "/var/run/fulcio/ca.crt",
 			TokenFile: "/var/run/secrets/kubernetes.io/serviceaccount/token",
 		}},
@@ -72,7 +72,8 @@ tls: {certificate: cert.pem, key: /run/key.pem, min: "1.2"}
 public_url: https://ca.example
 issuers: ../issuers.yaml
 compat: true
-oidc: {allow_loopback: true, kubernetes: {ca_file: k/ca, token_file: k/token}}
+oidc:
+  {allow_loopback: true, key_refresh: 1m, key_lifetime: 2h, kubernetes: {api_server: "https://api.example:6443", ca_file: k/ca, token_file: k/token}}
 ca: {set: ca.yaml}
 certificate: {lifetime: 5m}
 keys: {algorithms: [ed25519]}
@@ -90,12 +91,13 @@ log: {format: text, level: debug}
 		t.Fatal(err)
 	}
 	want := &config.Server{
-		Listen:      config.Listen{HTTP: ":443", GRPC: ":443", Ops: "[::1]:0"},
-		TLS:         config.TLS{Certificate: "/etc/cert.pem", Key: "/run/key.pem", Min: "1.2"},
-		PublicURL:   "https://ca.example",
-		Issuers:     "/issuers.yaml",
-		Compat:      true,
-		OIDC:        config.OIDC{AllowLoopback: true, Kubernetes: config.Kubernetes{CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}},
+		Listen:    config.Listen{HTTP: ":443", GRPC: ":443", Ops: "[::1]:0"},
+		TLS:       config.TLS{Certificate: "/etc/cert.pem", Key: "/run/key.pem", Min: "1.2"},
+		PublicURL: "https://ca.example",
+		Issuers:   "/issuers.yaml",
+		Compat:    true,
+		OIDC: config.OIDC{AllowLoopback: true, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
+			Kubernetes: config.Kubernetes{APIServer: "https://api.example:6443", CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}},
 		CA:          config.CA{Set: "/etc/ca.yaml"},
 		Certificate: config.Certificate{Lifetime: 5 * time.Minute},
 		Keys:        config.Keys{Algorithms: []string{"ed25519"}},
@@ -120,8 +122,8 @@ log: {format: text, level: debug}
 		t.Errorf("server (-want +got):\n%s", diff)
 	}
 	wantWarnings := []string{
-		"/etc/m.yaml:7:24: whoever can listen on a loopback address of this machine can be an issuer: for development only",
-		"/etc/m.yaml:9:25: certificates last 5m0s and not the ten minutes that clients and verifiers were built for",
+		"/etc/m.yaml:8:20: whoever can listen on a loopback address of this machine can be an issuer: for development only",
+		"/etc/m.yaml:10:25: certificates last 5m0s and not the ten minutes that clients and verifiers were built for",
 	}
 	if diff := cmp.Diff(wantWarnings, lines(config.Mistakes(warnings))); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
@@ -174,6 +176,15 @@ func TestServerMistakes(t *testing.T) {
 		{"key without certificate", least + "tls: {key: k}\n", []string{"m:4:1: tls.key is there without tls.certificate, the file of the certificate"}},
 		{"public URL without a scheme", least + "public_url: ca.example\n", []string{`m:4:13: found "ca.example", where an https URL is wanted`}},
 		{"public URL with a query", least + "public_url: https://ca.example/?x\n", []string{"m:4:13: the URL has a query, a fragment or user information, and must have none"}},
+		{"proxy of another kind", least + "oidc: {proxy: \"socks5://user:hunter2@proxy:1080\"}\n", []string{
+			"m:4:15: the value is not of the form http://host:port, https://host:port, or the same with a user name and password"}},
+		{"key times", least + "oidc: {key_refresh: 9s, key_lifetime: 8s}\n", []string{
+			"m:4:21: found 9s, where 10s to 1h is wanted: a key that its issuer has withdrawn may be accepted that long",
+			"m:4:39: found 8s, where key_refresh (9s) to 168h is wanted: keys that cannot be read anew are trusted that long"}},
+		{"key lifetime without end", least + "oidc: {key_lifetime: 169h}\n", []string{
+			"m:4:22: found 169h0m0s, where key_refresh (15m0s) to 168h is wanted: keys that cannot be read anew are trusted that long"}},
+		{"API server without TLS", least + "oidc: {kubernetes: {api_server: \"http://api.example\"}}\n", []string{
+			`m:4:33: found "http://api.example", where an https URL is wanted`}},
 		{"no issuers", ca + log, []string{"m:1:1: issuers is missing: it names the file of trusted issuers"}},
 		{"no CA", issuers + log, []string{"m:1:1: no certificate authority: name one with ca.file (chain and key) or a CA set with ca.set"}},
 		{"two CAs", issuers + "ca: {set: s, file: {chain: c, key: k}}\n" + log, []string{
@@ -200,7 +211,7 @@ func TestServerMistakes(t *testing.T) {
 		{"log without anything", issuers + ca + "ct: {logs: [{}, ~, x]}\n", []string{
 			"m:3:13: the log has neither a url, for a remote log, nor embedded, for one in this process",
 			"m:3:17: the entry is empty: a log has a url and a public_key, or is embedded",
-			"m:3:20: found text, where a mapping with the keys url, public_key, embedded is wanted"}},
+			"m:3:20: found text, where a mapping with the keys url, public_key, token_file, activate_at, retire_at, embedded is wanted"}},
 		{"log with a bad URL", issuers + ca + "ct: {logs: [{url: log.example, public_key: p}]}\n", []string{
 			`m:3:19: found "log.example", where an https URL is wanted`}},
 		{"one log twice", issuers + ca + "ct:\n  logs:\n    - {url: https://l, public_key: p}\n    - {url: https://l/, public_key: p}\n", []string{
@@ -347,7 +358,7 @@ func TestServiceLinksOfKubernetesAreNoMistakes(t *testing.T) {
 func TestPasswordIsNeverShown(t *testing.T) {
 	t.Parallel()
 	const password = "hunter2"
-	environ := []string{"MAYFLY_CA_FILE_PASSWORD=" + password}
+	environ := []string{"MAYFLY_CA_FILE_PASSWORD=" + password, "MAYFLY_OIDC_PROXY=http://user:" + password + "@proxy.example"}
 	server, _, err := config.ParseServer("m", []byte(least), environ)
 	if err != nil {
 		t.Fatal(err)
@@ -356,6 +367,7 @@ func TestPasswordIsNeverShown(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 		fmt.Fprintf(&shown, verb+"\n", server.CA.File.Password)
 		fmt.Fprintf(&shown, verb+"\n", *server.CA.File)
+		fmt.Fprintf(&shown, verb+"\n", server.OIDC)
 		fmt.Fprintf(&shown, verb+"\n", server)
 	}
 	slog.New(slog.NewTextHandler(&shown, nil)).Info("config", "password", server.CA.File.Password, "server", server)
@@ -437,9 +449,14 @@ func TestExampleIsWholeAndTrue(t *testing.T) {
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("mistakes %v, warnings %v in\n%s", err, warnings, whole.String())
 	}
-	if server.Certificate.Lifetime != 10*time.Minute || server.TLS.Min != "1.3" || server.Compat || server.OIDC != leastServer("").OIDC ||
+	if server.Certificate.Lifetime != 10*time.Minute || server.TLS.Min != "1.3" || server.Compat ||
 		len(server.Keys.Algorithms) != 7 || len(server.CT.Logs) != 2 {
 		t.Errorf("got %+v", server)
+	}
+	wantOIDC, proxy := leastServer("").OIDC, server.OIDC.Proxy
+	wantOIDC.Proxy, wantOIDC.Kubernetes.APIServer = proxy, "https://api.cluster.internal"
+	if proxy.Reveal() != "http://proxy.example:3128" || server.OIDC != wantOIDC {
+		t.Errorf("oidc %+v", server.OIDC)
 	}
 	if e := server.CT.Logs[1].Embedded; e == nil || e.BatchAge != 10*time.Millisecond || e.CheckpointInterval != time.Second || e.Submit == nil {
 		t.Errorf("embedded log %+v", e)

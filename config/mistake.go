@@ -109,68 +109,9 @@ func (r *report) inOrder(list Mistakes) Mistakes {
 	slices.SortStableFunc(list, func(a, b Mistake) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
+	list = slices.Compact(list) // what two constructors found alike
 	if more := len(list) - maxMistakes; more > 0 {
 		return append(list[:maxMistakes:maxMistakes], Mistake{File: r.file, Text: fmt.Sprintf("and %d more", more)})
 	}
 	return list
-}
-
-// didYouMean is `; did you mean "x"?` for the one of known that found is most likely a slip
-// of, and "" where none is close.
-func didYouMean(found string, known []string) string {
-	if best := closest(found, known); best != "" {
-		return fmt.Sprintf("; did you mean %q?", best)
-	}
-	return ""
-}
-
-// closest returns the known name that found is most likely a slip of, or "". Names that
-// differ only in case, hyphens and underscores always match; otherwise one slip in three
-// characters is forgiven, and at most three.
-func closest(found string, known []string) string {
-	best, least := "", min(3, len(found)/3)+1
-	for _, name := range known {
-		if fold(name) == fold(found) {
-			return name
-		}
-		// A longer difference than the bound cannot win and is not measured: found comes
-		// from the file and may be as long as the file.
-		if diff := len(name) - len(found); diff >= least || -diff >= least {
-			continue
-		}
-		if d := distance(found, name); d < least {
-			best, least = name, d
-		}
-	}
-	return best
-}
-
-// fold is name without what kebab-case, snake_case and CamelCase differ in.
-func fold(name string) string {
-	return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(name))
-}
-
-// distance counts the insertions, deletions, substitutions and swaps of neighbours that
-// turn a into b (optimal string alignment), byte by byte.
-func distance(a, b string) int {
-	before, above := make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range above {
-		above[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row := make([]int, len(b)+1)
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			substitution := above[j-1]
-			if a[i-1] != b[j-1] {
-				substitution++
-			}
-			row[j] = min(substitution, above[j]+1, row[j-1]+1)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, above = above, row
-	}
-	return above[len(b)]
 }

@@ -74,18 +74,41 @@ type OIDC struct {
 	// on loopback addresses. It is for development: whoever can listen on the machine can
 	// then be an issuer.
 	AllowLoopback bool
-	// Kubernetes says how the cluster's own issuer, https://kubernetes.default.svc, is
-	// reached. Neither file is read unless such an issuer is configured.
+	// Proxy is `oidc.proxy`: the http or https URL of a proxy through which issuers are
+	// reached; none by default, whatever HTTPS_PROXY says. The proxy looks up the names of
+	// issuers, so it must refuse those that lead into the inner network. Entries with
+	// allow-private-network, the cluster's own issuer and loopback addresses are reached
+	// directly.
+	Proxy Secret // it may hold a password
+	// KeyRefresh is `oidc.key_refresh`, 15m by default, from 10s to 1h: the age at which an
+	// issuer's keys are read anew, and so how long a key that it has withdrawn may still be
+	// accepted. An issuer whose answer says max-age for less is asked sooner, each minute at
+	// most.
+	KeyRefresh time.Duration
+	// KeyLifetime is `oidc.key_lifetime`, 24h by default, from key_refresh to 168h: the age at
+	// which the keys of an issuer that cannot be reached are trusted no longer, and its tokens
+	// refused.
+	KeyLifetime time.Duration
+	// Kubernetes says how the issuer of the cluster that this server runs in is reached.
+	// Neither file is read unless such an issuer is configured.
 	Kubernetes Kubernetes
 }
 
 // Kubernetes is `oidc.kubernetes`.
 type Kubernetes struct {
-	// CAFile is `oidc.kubernetes.ca_file`: the PEM certificates that the API server's
-	// certificate chains up to. By default /var/run/fulcio/ca.crt, where the peer has it.
+	// APIServer is `oidc.kubernetes.api_server`: the URL of the cluster's API server, for
+	// static issuers of type kubernetes that it serves under other names than
+	// https://kubernetes.default.svc and https://kubernetes.default.svc.cluster.local. Those
+	// need not be said, and neither need loopback and private IP addresses once
+	// https://kubernetes.default.svc is configured. None by default. Other clusters' issuers
+	// get no token, and are read like every other issuer.
+	APIServer string
+	// CAFile is `oidc.kubernetes.ca_file`: the PEM certificates, and the only ones but the
+	// entry's own ca-cert, that the API server's certificate may chain up to. By default
+	// /var/run/fulcio/ca.crt, where the peer has it. It is read anew for each use.
 	CAFile string
-	// TokenFile is `oidc.kubernetes.token_file`: the bearer token sent to the API server,
-	// and to nobody else. By default
+	// TokenFile is `oidc.kubernetes.token_file`: the bearer token sent to the API server's
+	// origin, and to nobody else. By default
 	// /var/run/secrets/kubernetes.io/serviceaccount/token. It is read anew for each use,
 	// since Kubernetes replaces it.
 	TokenFile string
@@ -137,7 +160,8 @@ type CT struct {
 	// Disabled is `ct.disabled`, false by default. True issues certificates that no log
 	// knows and that most verifiers refuse. It excludes Logs.
 	Disabled bool
-	// Logs is `ct.logs`. One SCT, of whichever log answers first, goes into a certificate.
+	// Logs is `ct.logs`, in order of preference. One SCT, of whichever log answers first, goes
+	// into a certificate; docs/ct.md says who is asked when.
 	Logs []CTLog
 }
 
@@ -149,6 +173,15 @@ type CTLog struct {
 	// PublicKey is `public_key`: the PEM file of the remote log's key. It is mandatory,
 	// since every SCT is verified before a certificate leaves.
 	PublicKey string
+	// TokenFile is `token_file`: the bearer token that the remote log wants of submitters,
+	// as an embedded log of another replica does (embedded.submit). None by default.
+	TokenFile string
+	// ActivateAt is `activate_at`: nothing is submitted before, so that verifiers can learn
+	// the log's key from trusted_root.json first. By default it is used at once.
+	ActivateAt time.Time
+	// RetireAt is `retire_at`: nothing is submitted from then on. A log whose period ends
+	// has it; the gauge mayfly_ct_log_seconds_to_retirement then tells how long is left.
+	RetireAt time.Time
 	// Embedded is `embedded`: a log in this process. It excludes URL.
 	Embedded *EmbeddedLog
 }

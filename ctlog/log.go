@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Submission is one precertificate on its way to a log. Nothing may change it while any
-// call that has it is under way.
+// Submission is one precertificate on its way to a log. Nothing may change it any more: a
+// log that has lost the race may still read it when Add has returned.
 type Submission struct {
 	// Chain is DER, the precertificate first, then the chain of the CA that signed it, the
 	// root included (RFC 6962, section 4.2).

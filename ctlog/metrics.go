@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -19,7 +20,8 @@ const (
 	resultInvalid                // an SCT that does not verify
 	resultRefused                // a status other than 200
 	resultTimeout                // no answer within the time that the attempt had
-	resultCanceled               // the caller went away first
+	resultOutrun                 // no answer within the hedge delay, and another log had one
+	resultCanceled               // the race ended before the log had had its time
 	resultCount
 )
 
@@ -34,6 +36,8 @@ func (r result) String() string {
 		return "refused"
 	case resultTimeout:
 		return "timeout"
+	case resultOutrun:
+		return "outrun"
 	case resultCanceled:
 		return "canceled"
 	default:
@@ -53,6 +57,8 @@ func resultOf(err error) result {
 		return resultInvalid
 	case errors.As(err, &status):
 		return resultRefused
+	case errors.Is(err, errOutrun):
+		return resultOutrun
 	case errors.Is(err, context.Canceled):
 		return resultCanceled
 	case errors.Is(err, context.DeadlineExceeded):
@@ -65,6 +71,7 @@ func resultOf(err error) result {
 type metrics struct {
 	submissions *prometheus.CounterVec
 	duration    *prometheus.HistogramVec
+	breakers    *breakerCollector
 }
 
 // newMetrics registers the metrics, or finds those that an earlier configuration registered:
@@ -80,6 +87,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help:    "How long an attempt to submit a precertificate took, verification of the SCT included, by log.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
 		}, []string{"log"}),
+		breakers: &breakerCollector{desc: prometheus.NewDesc("mayfly_ct_breaker_state",
+			"1 for the state that the breaker of a Certificate Transparency log is in: closed, half-open (the next submission asks it first) or open (asked only where no other log can be).",
+			[]string{"log", "state"}, nil)},
 	}
 	if reg == nil {
 		return m, nil
@@ -91,7 +101,39 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if m.duration, err = register(reg, m.duration); err != nil {
 		return nil, err
 	}
+	if m.breakers, err = register(reg, m.breakers); err != nil {
+		return nil, err
+	}
 	return m, nil
+}
+
+// breakerCollector tells the state of every breaker at the moment of the question.
+type breakerCollector struct {
+	desc *prometheus.Desc
+	logs atomic.Pointer[Logs]
+}
+
+// watch makes it tell those of logs, in the place of an earlier configuration's.
+func (c *breakerCollector) watch(logs *Logs) { c.logs.Store(logs) }
+
+// Describe implements prometheus.Collector.
+func (c *breakerCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c *breakerCollector) Collect(metrics chan<- prometheus.Metric) {
+	logs := c.logs.Load()
+	if logs == nil {
+		return
+	}
+	for _, log := range logs.Status() {
+		for _, state := range []State{Closed, HalfOpen, Open} {
+			var value float64
+			if log.State == state {
+				value = 1
+			}
+			metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, value, log.Name, state.String())
+		}
+	}
 }
 
 func register[C prometheus.Collector](reg prometheus.Registerer, c C) (C, error) {

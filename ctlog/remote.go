@@ -46,6 +46,10 @@ type RemoteConfig struct {
 	// latter, since nothing then protects a log's answers from being delayed or dropped
 	// (they cannot be forged). A trailing slash makes no difference.
 	URL string
+	// Token is sent as a bearer token with each submission; nil for none. Public logs want
+	// none; an embedded log of another replica does. It is never sent over plain http to
+	// another machine.
+	Token []byte
 	// RootCAs are whom to trust for the log's TLS certificate; nil for the system's.
 	RootCAs *x509.CertPool
 	// Now is the clock against which a Retry-After date is read; nil for time.Now.
@@ -57,6 +61,7 @@ type RemoteConfig struct {
 type Remote struct {
 	name     string
 	endpoint string
+	token    string
 	client   *http.Client
 	now      func() time.Time
 }
@@ -69,6 +74,9 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 		return nil, nil, keypath.Errorf([]string{"url"}, "%w", err)
 	}
 	if base.Scheme == "http" && !isLoopback(base.Hostname()) {
+		if len(cfg.Token) > 0 {
+			return nil, nil, keypath.Errorf([]string{"url"}, "the log %s wants a token and is reached without TLS, where others could read it; use https", base)
+		}
 		warnings = append(warnings, keypath.Errorf([]string{"url"},
 			"the log %s is reached without TLS; use https unless the network between is yours alone", base))
 	}
@@ -80,6 +88,7 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 	name := base.String()
 	return &Remote{
 		name:     name,
+		token:    string(cfg.Token),
 		endpoint: name + ct.AddPreChainPath,
 		now:      now,
 		client: &http.Client{
@@ -168,6 +177,9 @@ func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "mayfly")
+	if r.token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.token)
+	}
 	// Present but empty, it is not sent, and tells net/http that the request may be sent
 	// again where the log has just closed an idle connection.
 	req.Header["Idempotency-Key"] = []string{}

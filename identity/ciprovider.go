@@ -12,13 +12,16 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // ciProvider is the rule of type ci-provider: SAN and extensions from the operator's
-// templates, over the token's claims and the operator's defaults, all as text.
+// templates, over the operator's constants, the token's claims and the operator's defaults,
+// all as text.
 type ciProvider struct {
 	defaults   map[string]string
+	constants  map[string]string
 	san        *claimTemplate
 	extensions []extensionTemplate // ascending by arc
 	// names are the claims that some template names, and sanNames those that the SAN's
@@ -75,8 +78,9 @@ func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
 	return err
 }
 
-// values returns the texts that the templates read: the defaults, and over them the claims.
-// A null claim is missing, and a default does not take its place: the token says that it
+// values returns the texts that the templates read: the defaults, over them the claims, and
+// over all the constants, so that no token can put a name of its own into a certificate
+// where the operator has fixed one. A null claim is missing, and a default does not take its place: the token says that it
 // has no value.
 func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
 	values := make(map[string]string, len(r.defaults)+len(r.names))
@@ -88,7 +92,7 @@ func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
 	var null []string
 	for _, name := range names {
 		v, present := claims[name]
-		if !present {
+		if _, fixed := r.constants[name]; fixed || !present {
 			continue
 		}
 		if v == nil {
@@ -104,6 +108,7 @@ func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
 	if null != nil {
 		return nil, missingClaims(null)
 	}
+	maps.Copy(values, r.constants)
 	return values, nil
 }
 
@@ -144,7 +149,7 @@ func numberText(n oidc.Number) (string, bool) {
 // newCIProvider compiles the entry name of ci-issuer-metadata. It returns every mistake at
 // once, and nil for the provider if there is one.
 func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider, warnings, errs []error) {
-	r = &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues)}
+	r = &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues), constants: maps.Clone(config.Constants)}
 	compile := func(source string, path []string) *claimTemplate {
 		t, err := parseTemplate(source)
 		if err != nil {
@@ -172,7 +177,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 		}
 		extension, ok := certs.ExtensionByKey(key)
 		if !ok {
-			unknown := keypath.Errorf(path, "there is no extension of this name; the names are %s", strings.Join(extensionKeys(), ", "))
+			unknown := keypath.Errorf(path, "there is no extension of this name%s; the names are %s", suggest.DidYouMean(key, extensionKeys()), strings.Join(extensionKeys(), ", "))
 			if compat {
 				warnings = append(warnings, unknown)
 			} else {
@@ -184,12 +189,31 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 			r.extensions = append(r.extensions, extensionTemplate{extension, t})
 		}
 	}
+	r.names = sorted(r.names)
+	if len(errs) == 0 {
+		errs = append(errs, r.checkConstants(config.Constants, at(path, "constants"))...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(config.Constants)) {
+		if _, ok := config.DefaultTemplateValues[name]; ok {
+			errs = append(errs, keypath.Errorf(at(path, "constants", name), "%s has a default too, which could never count; remove one of the two", quote(name)))
+		}
+	}
 	if len(errs) > 0 {
 		return nil, warnings, errs
 	}
-	r.names = sorted(r.names)
 	slices.SortFunc(r.extensions, func(a, b extensionTemplate) int { return int(a.extension.Arc) - int(b.extension.Arc) })
 	return r, warnings, nil
+}
+
+// checkConstants reports the constants that no template reads: most likely misspelt, so that
+// a claim would take the place of what was meant to be fixed.
+func (r *ciProvider) checkConstants(constants map[string]string, path []string) (errs []error) {
+	for _, name := range slices.Sorted(maps.Keys(constants)) {
+		if !r.unnamed && !slices.Contains(r.names, name) {
+			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s%s; the names that templates read are %s", quote(name), suggest.DidYouMean(name, r.names), strings.Join(r.names, ", ")))
+		}
+	}
+	return errs
 }
 
 func sorted(names []string) []string {

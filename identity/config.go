@@ -4,6 +4,8 @@ package identity
 
 import (
 	"slices"
+
+	"github.com/mayfly-ca/mayfly/identity/policy"
 )
 
 // The issuer types.
@@ -45,6 +47,9 @@ type Config struct {
 	Issuers []IssuerConfig
 	// CIProviders is ci-issuer-metadata, by name.
 	CIProviders map[string]CIProvider
+	// Observe, if set, is told each decision of an entry's policy, from several goroutines. It
+	// is meant for metrics.
+	Observe func(entry, profile string, decision policy.Decision)
 	// Compat makes a warning of what the peer tolerates in its files: an extension template
 	// under a name that no extension has. It has no effect.
 	Compat bool
@@ -55,6 +60,12 @@ type IssuerConfig struct {
 	// Key is the entry's key in its map: the issuer URL, or for a wildcard entry the
 	// pattern. It is what oidc.Token.Entry says, so that no two entries may share it.
 	Key string
+	// Profile is the name of one of the entry's profiles, which is configured as an entry
+	// with the same Key; "" for the entry itself. It is what oidc.Token.Profile says.
+	Profile string
+	// Path is where the entry or profile stands in the issuer file. Default: where an entry
+	// with this Key does.
+	Path []string
 	// Static tells that the entry is in oidc-issuers; else it is in meta-issuers.
 	Static bool
 	// IssuerURL (issuer-url) is the URL of a static entry; Key if it is empty. A wildcard
@@ -85,6 +96,12 @@ type IssuerConfig struct {
 	// AllowedEmailDomains (allowed-email-domains) are the domains that type email takes
 	// addresses of, verified or not, in any case and without their subdomains; all if empty.
 	AllowedEmailDomains []string
+	// Constants (constants) are what templates read under a name, whatever the token claims.
+	// They count before those of the CI provider. Type ci-provider only.
+	Constants map[string]string
+	// Policy (allow, mode) decides who of those that the issuer vouches for may have a
+	// certificate.
+	Policy policy.Config
 }
 
 // CIProvider is one entry of ci-issuer-metadata. A template is text/template with its
@@ -94,6 +111,9 @@ type CIProvider struct {
 	// DefaultTemplateValues (default-template-values) stand in for claims that the token
 	// lacks.
 	DefaultTemplateValues map[string]string
+	// Constants (constants) stand in for claims whether the token has them or not. Each must
+	// be read by a template, and none may be a default too.
+	Constants map[string]string
 	// ExtensionTemplates (extension-templates) are by the YAML keys of package certs' table;
 	// `issuer` and `subject` are ignored, and an empty template sets nothing.
 	ExtensionTemplates map[string]string
@@ -104,6 +124,9 @@ type CIProvider struct {
 
 // path is where the entry stands in the issuer file.
 func (e *IssuerConfig) path() []string {
+	if e.Path != nil {
+		return e.Path
+	}
 	if e.Static {
 		return []string{"oidc-issuers", e.Key}
 	}

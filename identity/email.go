@@ -34,6 +34,9 @@ func (r *email) identify(tok *oidc.Token, id *Identity) error {
 	if !verified && !r.skipVerification {
 		return unverified()
 	}
+	if !isASCII(address) {
+		return refusal.New(refusal.EmailNotASCII, `the token's claim "email", %s, holds letters beyond ASCII, which certificates hold in a form that sigstore's verifiers do not read; it must be an ASCII address, its domain in punycode`, quote(address))
+	}
 	if !isAddress(address) {
 		return refusal.New(refusal.ClaimInvalid, `the token's claim "email", %s, is not a plain address; it must be dot-separated atoms, "@" and a domain of at least two labels, all in ASCII`, quote(address))
 	}
@@ -90,6 +93,11 @@ func isAddress(s string) bool {
 	return isDomain(domain)
 }
 
+// isASCII: an internationalized address would be an otherName (RFC 9598), and no rfc822Name.
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f })
+}
+
 // isAtom: atom = 1*atext (RFC 5322, section 3.2.3).
 func isAtom(s string) bool {
 	for i := range len(s) {
@@ -117,8 +125,10 @@ func isDomain(s string) bool {
 }
 
 // isLabel: letters, digits and inner hyphens, at most 63 (RFC 1123, section 2.1).
-func isLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+func isLabel(s string) bool { return len(s) <= 63 && isLabelOfAnyLength(s) }
+
+func isLabelOfAnyLength(s string) bool {
+	if s == "" || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
 	}
 	for i := range len(s) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
@@ -31,11 +32,23 @@ type Identity struct {
 	// Challenge is the text whose UTF-8 bytes the caller must have signed, and
 	// ChallengeClaim the claim that holds it: `email` or `sub`.
 	Challenge, ChallengeClaim string
+	// Policy is the decision of the issuer entry's policy.
+	Policy policy.Decision
 }
 
 // Rules holds the rule of every issuer entry. It is immutable and safe for concurrent use.
 type Rules struct {
-	byEntry map[string]rule
+	byEntry map[entryKey]entryRule
+	observe func(entry, profile string, decision policy.Decision)
+}
+
+// entryKey is what a token says of the settings that verified it.
+type entryKey struct{ entry, profile string }
+
+// entryRule is what is done with the tokens of an entry or a profile.
+type entryRule struct {
+	rule   rule
+	policy *policy.Policy
 }
 
 // rule is one issuer type's reading of a token. Implementations are immutable.
@@ -46,15 +59,41 @@ type rule interface {
 	identify(tok *oidc.Token, id *Identity) error
 }
 
-// Identify returns the identity of tok by the rule of the issuer entry that verified it.
+// Identify returns the identity of tok by the rule of the issuer entry that verified it, if
+// the entry's policy allows it a certificate.
 //
 // A token that does not do is refused with CLAIM_MISSING (a claim that is missing, empty or
 // null), CLAIM_INVALID (one of the wrong kind, or of no use in a certificate),
-// EMAIL_UNVERIFIED, or POLICY_DENIED (an address outside of allowed-email-domains).
+// EMAIL_UNVERIFIED, EMAIL_NOT_ASCII, or POLICY_DENIED (an address outside of
+// allowed-email-domains, or nobody that a rule allows).
 func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
-	rule, ok := r.byEntry[tok.Entry]
+	id, err := r.Name(tok)
+	if err != nil {
+		return nil, err
+	}
+	id.Policy = r.Decide(tok, id)
+	if r.observe != nil && id.Policy.Rules != nil {
+		r.observe(tok.Entry, tok.Profile, id.Policy)
+	}
+	if err := id.Policy.Refusal(); err != nil {
+		return nil, err
+	}
+	return id, nil
+}
+
+// Decide asks the policy of tok's issuer entry about the caller whom id names. It is a part
+// of Identify, for whoever explains what that does.
+func (r *Rules) Decide(tok *oidc.Token, id *Identity) policy.Decision {
+	return r.byEntry[entryKey{tok.Entry, tok.Profile}].policy.Decide(policy.Input{
+		Claims: tok.Claims, SAN: id.SAN.Value, Issuer: id.Extensions[certs.IssuerV2],
+	})
+}
+
+// Name is Identify without the policy.
+func (r *Rules) Name(tok *oidc.Token) (*Identity, error) {
+	entry, ok := r.byEntry[entryKey{tok.Entry, tok.Profile}]
 	if !ok {
-		return nil, fmt.Errorf("identifying the caller: issuer entry %q has no rule", tok.Entry)
+		return nil, fmt.Errorf("identifying the caller: issuer entry %q, profile %q has no rule", tok.Entry, tok.Profile)
 	}
 	if tok.IssuerURL == "" {
 		return nil, claimRefusal("iss", "", nonEmptyText)
@@ -66,7 +105,7 @@ func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 	id := &Identity{IssuerURL: tok.IssuerURL, Subject: sub, Challenge: sub, ChallengeClaim: "sub"}
 	id.Extensions[certs.TokenSubject] = sub
 	id.setIssuer(tok.IssuerURL)
-	if err := rule.identify(tok, id); err != nil {
+	if err := entry.rule.identify(tok, id); err != nil {
 		return nil, err
 	}
 	if err := id.check(); err != nil {

@@ -30,17 +30,24 @@ func (kubernetes) identify(tok *oidc.Token, id *Identity) error {
 	if err != nil {
 		return err
 	}
-	if !isKubernetesLabel(namespace) {
+	if !isLabel(namespace) || strings.ToLower(namespace) != namespace {
 		return refusal.New(refusal.ClaimInvalid, "the token's "+claim+" has the namespace %s; it must be an RFC 1123 label in lower case", quote(namespace))
 	}
-	// The API server lets a service account's name be several such labels, joined by dots.
-	for label := range strings.SplitSeq(name, ".") {
-		if !isKubernetesLabel(label) || len(name) > 253 {
-			return refusal.New(refusal.ClaimInvalid, "the token's "+claim+" has the service account %s; it must be made of RFC 1123 labels in lower case", quote(name))
-		}
+	if !isServiceAccountName(name) {
+		return refusal.New(refusal.ClaimInvalid, "the token's "+claim+" has the service account %s; it must be made of RFC 1123 labels in lower case, 253 characters at most", quote(name))
 	}
 	id.SAN, err = uriSAN("https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + name)
 	return err
 }
 
-func isKubernetesLabel(s string) bool { return isLabel(s) && strings.ToLower(s) == s }
+// isServiceAccountName tells whether the API server takes s as the name of a service account:
+// labels joined by dots, of which it bounds the sum and not each (DNS-1123 subdomain,
+// Kubernetes documentation, "Object Names and IDs").
+func isServiceAccountName(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabelOfAnyLength(label) {
+			return false
+		}
+	}
+	return len(s) <= 253 && strings.ToLower(s) == s
+}

@@ -8,7 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // NewRules builds the rule of every issuer entry. It finds all mistakes at once: err joins
@@ -22,19 +24,20 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 		b.warnings = append(b.warnings, warned...)
 		b.errs = append(b.errs, errs...)
 	}
-	byEntry := make(map[string]rule, len(config.Issuers))
+	byEntry := make(map[entryKey]entryRule, len(config.Issuers))
 	for _, entry := range config.Issuers {
-		if _, ok := byEntry[entry.Key]; ok {
+		key := entryKey{entry.Key, entry.Profile}
+		if _, ok := byEntry[key]; ok {
 			b.errorf(entry.path(), "another entry has the same key; give each entry its own")
 		}
 		e := entryBuilder{builder: &b, IssuerConfig: entry}
 		e.checkStrayKeys()
-		byEntry[entry.Key] = e.rule()
+		byEntry[key] = entryRule{e.rule(), e.policy()}
 	}
 	if len(b.errs) > 0 {
 		return nil, b.warnings, errors.Join(b.errs...)
 	}
-	return &Rules{byEntry: byEntry}, b.warnings, nil
+	return &Rules{byEntry: byEntry, observe: config.Observe}, b.warnings, nil
 }
 
 // builder collects what NewRules finds.
@@ -68,6 +71,15 @@ func (e *entryBuilder) warn(key, format string, args ...any) {
 	e.warnf(at(e.path(), key), format, args...)
 }
 
+// policy compiles allow and mode.
+func (e *entryBuilder) policy() *policy.Policy {
+	p, err := policy.New(e.Policy)
+	if err != nil {
+		e.errs = append(e.errs, keypath.Prefix(err, e.path()...))
+	}
+	return p
+}
+
 // rule returns the entry's rule; nil if it has mistakes.
 func (e *entryBuilder) rule() rule {
 	switch e.Type {
@@ -96,7 +108,7 @@ func (e *entryBuilder) rule() rule {
 	case "":
 		e.wrong("type", "the type is missing; it must be one of %s", strings.Join(Types(), ", "))
 	default:
-		e.wrong("type", "there is no issuer type %s; it must be one of %s", quote(e.Type), strings.Join(Types(), ", "))
+		e.wrong("type", "there is no issuer type %s%s; it must be one of %s", quote(e.Type), suggest.DidYouMean(e.Type, Types()), strings.Join(Types(), ", "))
 	}
 	return nil
 }
@@ -130,6 +142,9 @@ func (e *entryBuilder) checkStrayKeys() {
 			e.wrong("allowed-email-domains", "this key is for type email, and would restrict nothing on type %s; remove it", e.Type)
 		}
 	}
+	if e.Type != TypeCIProvider && len(e.Constants) > 0 {
+		e.wrong("constants", "this key is for type ci-provider, whose templates read it; remove it from an entry of type %s", e.Type)
+	}
 	if e.ChallengeClaim != "" && e.ChallengeClaim != ChallengeClaim(e.Type) {
 		e.warn("challenge-claim", "this only changes what clients are told: what must be signed for type %s stays the claim %s", e.Type, quote(ChallengeClaim(e.Type)))
 	}
@@ -162,12 +177,23 @@ func (e *entryBuilder) ciProvider() rule {
 		e.wrong("ci-provider", "the key is missing; name an entry of ci-issuer-metadata")
 	case !ok:
 		known := "which has none"
-		if names := slices.Sorted(maps.Keys(e.providers)); len(names) > 0 {
+		names := slices.Sorted(maps.Keys(e.providers))
+		if len(names) > 0 {
 			known = "which has " + strings.Join(names, ", ")
 		}
-		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, %s", quote(e.CIProvider), known)
+		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, %s%s", quote(e.CIProvider), known, suggest.DidYouMean(e.CIProvider, names))
 	}
-	return provider
+	if provider == nil || len(e.Constants) == 0 {
+		return provider
+	}
+	e.errs = append(e.errs, provider.checkConstants(e.Constants, at(e.path(), "constants"))...)
+	own := *provider
+	own.constants = maps.Clone(provider.constants)
+	if own.constants == nil {
+		own.constants = make(map[string]string)
+	}
+	maps.Copy(own.constants, e.Constants)
+	return &own
 }
 
 func (e *entryBuilder) spiffe() rule {

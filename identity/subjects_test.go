@@ -4,6 +4,7 @@ package identity
 
 import (
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,6 +53,8 @@ func TestSubjectIdentities(t *testing.T) {
 		{"kubernetes", entryOf(TypeKubernetes), kubernetesToken, certs.SAN{Kind: certs.SANURI, Value: "https://kubernetes.io/namespaces/build/serviceaccounts/signer"}},
 		{"kubernetes, dots in the account's name", entryOf(TypeKubernetes), `{"sub":"s","kubernetes.io":{"namespace":"b-1","serviceaccount":{"name":"a.b-2.c"}}}`,
 			certs.SAN{Kind: certs.SANURI, Value: "https://kubernetes.io/namespaces/b-1/serviceaccounts/a.b-2.c"}},
+		{"kubernetes, the longest account's name", entryOf(TypeKubernetes), `{"sub":"s","kubernetes.io":{"namespace":"b","serviceaccount":{"name":"` + strings.Repeat("n", 253) + `"}}}`,
+			certs.SAN{Kind: certs.SANURI, Value: "https://kubernetes.io/namespaces/b/serviceaccounts/" + strings.Repeat("n", 253)}},
 		{"spiffe", spiffeEntry(), `{"sub":"spiffe://example.com/Ns/a_b/c.d-e"}`, certs.SAN{Kind: certs.SANURI, Value: "spiffe://example.com/Ns/a_b/c.d-e"}},
 		{"spiffe, trust domain alone", spiffeEntry(), `{"sub":"spiffe://example.com"}`, certs.SAN{Kind: certs.SANURI, Value: "spiffe://example.com"}},
 		{"uri", uriEntry(), `{"sub":"https://users.example.com/1234?a=b"}`, certs.SAN{Kind: certs.SANURI, Value: "https://users.example.com/1234?a=b"}},
@@ -103,6 +106,8 @@ func TestSubjectRefusals(t *testing.T) {
 		{"kubernetes with / in the name", entryOf(TypeKubernetes), kubernetes(`{"namespace":"a","serviceaccount":{"name":"n/x"}}`), refusal.ClaimInvalid},
 		{"kubernetes with .. for a namespace", entryOf(TypeKubernetes), kubernetes(`{"namespace":"..","serviceaccount":{"name":"n"}}`), refusal.ClaimInvalid},
 		{"kubernetes with .. for a name", entryOf(TypeKubernetes), kubernetes(`{"namespace":"a","serviceaccount":{"name":".."}}`), refusal.ClaimInvalid},
+		{"kubernetes with a name of 254 characters", entryOf(TypeKubernetes), kubernetes(`{"namespace":"a","serviceaccount":{"name":"` + strings.Repeat("n", 254) + `"}}`), refusal.ClaimInvalid},
+		{"kubernetes with a namespace of 64 characters", entryOf(TypeKubernetes), kubernetes(`{"namespace":"` + strings.Repeat("n", 64) + `","serviceaccount":{"name":"n"}}`), refusal.ClaimInvalid},
 		{"kubernetes with an upper-case namespace", entryOf(TypeKubernetes), kubernetes(`{"namespace":"A","serviceaccount":{"name":"n"}}`), refusal.ClaimInvalid},
 		{"kubernetes with a dot in the namespace", entryOf(TypeKubernetes), kubernetes(`{"namespace":"a.b","serviceaccount":{"name":"n"}}`), refusal.ClaimInvalid},
 

@@ -3,7 +3,6 @@
 package oidc
 
 import (
-	"slices"
 	"strconv"
 	"time"
 
@@ -22,29 +21,37 @@ func (t *idToken) issuerURL() (string, error) { return t.text("iss") }
 
 // check judges the registered claims (RFC 7519, section 4.1, and OpenID Connect Core 1.0,
 // section 3.1.3.7) for entry at the time now, and returns the token that they make; only the
-// signature is missing then.
-func (t *idToken) check(entry *entry, now time.Time) (*Token, error) {
+// signature is missing then. The zero time judges no times.
+func (t *idToken) check(entry *entry, now time.Time, steps tracer) (*Token, error) {
 	issuerURL, err := t.issuerURL()
 	if err != nil {
 		return nil, err
 	}
-	expiry, err := t.checkTimes(now)
-	if err != nil {
-		return nil, err
+	var expiry time.Time
+	if !now.IsZero() {
+		expiry, err = t.checkTimes(now)
+		steps.times(expiry, now, err)
+		if err != nil {
+			return nil, err
+		}
 	}
 	audience, err := t.audience()
+	profile := ""
+	if err == nil {
+		profile, err = entry.profileFor(audience, issuerURL)
+	}
+	steps.audience(audience, entry, profile, err)
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(audience, func(a string) bool { return slices.Contains(entry.Audiences, a) }) {
-		return nil, audienceMismatch(audience, issuerURL, entry)
-	}
 	subject, err := t.text("sub")
+	steps.subject(subject, err)
 	if err != nil {
 		return nil, err
 	}
 	return &Token{
 		Entry:     entry.Key,
+		Profile:   profile,
 		IssuerURL: issuerURL,
 		Subject:   subject,
 		Audience:  audience,
@@ -137,13 +144,30 @@ func (t *idToken) audience() ([]string, error) {
 	}
 }
 
-func audienceMismatch(found []string, issuerURL string, entry *entry) error {
-	if len(found) == 0 {
-		return refusal.New(refusal.AudienceMismatch, "the ID token has no audience; from issuer %s wanted is %s",
-			quote(issuerURL), quoteList(entry.Audiences))
+// profileFor returns the profile, "" for the entry itself, whose audiences found has one of.
+// A token for two of them is refused: either would be a guess at who its caller is to be.
+func (e *entry) profileFor(found []string, issuerURL string) (string, error) {
+	profile, matched := "", false
+	for _, audience := range found {
+		p, ok := e.byAudience[audience]
+		if !ok {
+			continue
+		}
+		if matched && p != profile {
+			return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s, which stand for two profiles of issuer %s; get a token for one of them",
+				quoteList(found), quote(issuerURL))
+		}
+		profile, matched = p, true
 	}
-	return refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s; from issuer %s wanted is %s",
-		quoteList(found), quote(issuerURL), quoteList(entry.Audiences))
+	if matched {
+		return profile, nil
+	}
+	if len(found) == 0 {
+		return "", refusal.New(refusal.AudienceMismatch, "the ID token has no audience; from issuer %s wanted is %s",
+			quote(issuerURL), quoteList(e.allAudiences()))
+	}
+	return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s; from issuer %s wanted is %s",
+		quoteList(found), quote(issuerURL), quoteList(e.allAudiences()))
 }
 
 // text returns a claim that must be a non-empty string.

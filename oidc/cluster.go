@@ -9,13 +9,50 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"sync"
 )
 
+// isAPIServer tells whether issuer is the API server of the cluster that this process runs
+// in, which gets the pod's token. Other clusters' issuers, as those that clouds publish on
+// hosts of theirs, get none: with it, whoever reads their traffic could act in our cluster. It
+// is, if it is a static Kubernetes entry at
+//
+//   - https://kubernetes.default.svc or https://kubernetes.default.svc.cluster.local, which
+//     the cluster's own name service answers for,
+//   - the origin of apiServer, which the operator has named, or
+//   - a loopback or private IP address, once https://kubernetes.default.svc is configured too
+//     (inCluster), unless the entry has keys of its own for it: ca-cert or
+//     allow-private-network say that it is another cluster's.
+//
+// In every case the server must show a certificate of the cluster's CA before it gets the
+// token: see clusterTransport.
+func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
+	u, err := url.Parse(issuer.URL)
+	if err != nil || !issuer.Kubernetes || u.Scheme != "https" || u.Host == "" {
+		return false
+	}
+	if named, err := url.Parse(apiServer); err == nil && apiServer != "" && origin(named) == origin(u) {
+		return true
+	}
+	switch origin(u) {
+	case inClusterURL, inClusterURL + ".cluster.local":
+		return true
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	if err != nil || !inCluster || issuer.AllowPrivateNetwork || len(issuer.CACert) > 0 {
+		return false
+	}
+	inner := newAddressPolicy()
+	inner.public, inner.private, inner.loopback = false, true, true
+	return inner.allows(addr)
+}
+
 // clusterTransport reaches a Kubernetes API server from inside its cluster: with the
-// cluster's CA, and with the pod's token, which goes to the issuer's own origin alone.
+// cluster's CA alone (and the entry's own), and with the pod's token, which goes to the
+// issuer's own origin alone.
 type clusterTransport struct {
 	caFile, tokenFile string
 	issuerURL         string
@@ -33,6 +70,7 @@ func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if err != nil {
 		return nil, err
 	}
+	req = req.Clone(req.Context()) // a RoundTripper must not change its request
 	issuer, err := url.Parse(c.issuerURL)
 	if err != nil {
 		return nil, fmt.Errorf("parsing issuer URL: %w", err)
@@ -42,8 +80,10 @@ func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		if err != nil {
 			return nil, fmt.Errorf("reading service account token: %w", err)
 		}
-		req = req.Clone(req.Context()) // a RoundTripper must not change its request
-		req.Header.Set("Authorization", "Bearer "+string(bytes.TrimSpace(token)))
+		if token = bytes.TrimSpace(token); len(token) == 0 {
+			return nil, fmt.Errorf("reading service account token: %s is empty", c.tokenFile)
+		}
+		req.Header.Set("Authorization", "Bearer "+string(token))
 	}
 	return transport.RoundTrip(req)
 }
@@ -59,7 +99,8 @@ func (c *clusterTransport) current() (http.RoundTripper, error) {
 	if c.transport != nil && bytes.Equal(ca, c.ca) {
 		return c.transport, nil
 	}
-	roots := systemRoots()
+	// Not the system's: they vouch for anybody's names.
+	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
 		return nil, errors.New("reading cluster CA: no PEM certificate in the file")
 	}

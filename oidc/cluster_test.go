@@ -3,7 +3,11 @@
 package oidc
 
 import (
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,7 +15,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
@@ -148,4 +154,132 @@ func TestClusterTransport(t *testing.T) {
 	if err := get("https://api.example/x"); err != nil || opened != 2 {
 		t.Errorf("after a new CA: %v, %d transports", err, opened)
 	}
+}
+
+// TestWhoseTokenItIs: the cluster's token is for its own API server, and no other cluster's.
+func TestWhoseTokenItIs(t *testing.T) {
+	t.Parallel()
+	const named = "https://api.internal.example:6443/path"
+	for issuerURL, want := range map[string]bool{
+		"https://kubernetes.default.svc":                      true,
+		"https://kubernetes.default.svc:443/":                 true,
+		"https://kubernetes.default.svc.cluster.local":        true,
+		"https://api.internal.example:6443":                   true,
+		"https://10.96.0.1":                                   true,
+		"https://127.0.0.1:6443":                              true,
+		"https://[fd00::1]":                                   true,
+		"https://oidc.eks.eu-west-1.amazonaws.com/id/ABC":     false,
+		"https://container.googleapis.com/v1/projects/p":      false,
+		"https://kubernetes.default.svc.evil.example":         false,
+		"https://kubernetes.default.svc:6443":                 false,
+		"https://kubernetes.default.svc@evil.example":         false,
+		"https://evil.example/https://kubernetes.default.svc": false,
+		"https://api.internal.example":                        false,
+		"http://kubernetes.default.svc":                       false,
+		"https://8.8.8.8":                                     false,
+		"https://169.254.169.254":                             false,
+		"":                                                    false,
+	} {
+		issuer := Issuer{URL: issuerURL, Kubernetes: true}
+		if got := isAPIServer(issuer, named, true); got != want {
+			t.Errorf("%s: %v, want %v", issuerURL, got, want)
+		}
+		issuer.Kubernetes = false
+		if isAPIServer(issuer, named, true) {
+			t.Errorf("%s of another type gets the token", issuerURL)
+		}
+	}
+	private := Issuer{URL: "https://10.96.0.1", Kubernetes: true}
+	if isAPIServer(private, "", false) {
+		t.Error("a private address gets the token outside of a cluster")
+	}
+	for _, another := range []Issuer{{CACert: []byte("x")}, {AllowPrivateNetwork: true}} {
+		another.URL, another.Kubernetes = private.URL, true
+		if isAPIServer(another, "", true) {
+			t.Errorf("another cluster's private address gets the token: %+v", another)
+		}
+	}
+}
+
+// TestClustersElsewhere: the issuer of another cluster is read like every other, at its own
+// jwks_uri, with the system's CAs, and gets no token, wherever we run.
+func TestClustersElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWeb()
+	p := newProvider(t, provider.Config{IssuerURL: "https://oidc.eks.eu-west-1.amazonaws.com/id/ABC"})
+	w.serve(p.IssuerURL(), p)
+	issuer := staticIssuer(p.IssuerURL())
+	issuer.Kubernetes = true
+	cluster := staticIssuer(inClusterURL)
+	cluster.Kubernetes = true
+	v, err := newVerifier(Config{
+		Issuers: []Issuer{issuer, cluster}, KubernetesCAFile: "/nowhere/ca", KubernetesTokenFile: "/nowhere/token",
+	}, func(r reach) http.RoundTripper {
+		if r.policy.private != (r.roots != nil) {
+			t.Errorf("reach %+v", r)
+		}
+		return w
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+		t.Error(err)
+	}
+	for _, r := range w.sent() {
+		if r.Header.Get("Authorization") != "" {
+			t.Errorf("%s got the cluster's token", r.URL)
+		}
+	}
+	// The API server itself must show a certificate of the cluster's CA.
+	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": inClusterURL}))
+	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "reading cluster CA") {
+		t.Errorf("cause %v", e.Cause)
+	}
+}
+
+// TestTheTokenNeedsTheClustersCA: a server that another CA vouches for is not shown the token,
+// though the system or anybody else may trust that CA.
+func TestTheTokenNeedsTheClustersCA(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int64
+	p, _ := realWorld(t, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			next.ServeHTTP(rw, r)
+		})
+	})
+	dir := t.TempDir()
+	caFile, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
+	anotherCA := clusterCA(t)
+	for name, content := range map[string][]byte{caFile: anotherCA, tokenFile: []byte("secret")} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	issuer := staticIssuer(p.IssuerURL())
+	issuer.Kubernetes = true
+	v, err := New(Config{
+		Issuers: []Issuer{issuer, staticIssuer(inClusterURL)}, AllowLoopback: true,
+		KubernetesCAFile: caFile, KubernetesTokenFile: tokenFile,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "certificate") || asked.Load() != 0 {
+		t.Errorf("asked %d times, cause %v", asked.Load(), e.Cause)
+	}
+}
+
+// clusterCA is a CA certificate that has signed nothing.
+func clusterCA(t *testing.T) []byte {
+	t.Helper()
+	key := ecKey(t, elliptic.P256())
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }

@@ -36,36 +36,41 @@ type document struct {
 	algorithms []string
 }
 
-// fetchKeys reads the discovery document, then the key set. Where the document cannot be had,
-// but was once, the key set is read where it was then.
-func (s *source) fetchKeys(ctx context.Context) (*keys, error) {
-	var doc document
-	err := s.observed("discovery", func() (err error) {
+// fetchKeys reads the discovery document, then the key set; with seen the key set alone, where
+// seen was read. Where the document cannot be had, but was once, the key set is read where it
+// was then, and the error is returned beside it.
+func (s *source) fetchKeys(ctx context.Context, seen *keys) (*keys, error) {
+	var discovery error
+	if seen == nil {
+		var doc document
+		began := s.now()
+		err := s.observed("discovery", func() (err error) {
+			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+			defer cancel()
+			doc, err = s.discover(ctx)
+			return err
+		})
+		if err != nil {
+			discovery = fmt.Errorf("discovering %s: %w", quote(s.issuerURL), err)
+			if seen = s.current.Load(); seen == nil || ctx.Err() != nil {
+				return nil, discovery
+			}
+		} else {
+			seen = &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms, discoveredAt: began}
+		}
+	}
+	k := *seen
+	k.fetchedAt = s.now() // the keys are as old as the request for them, not as the answer
+	err := s.observed("keys", func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 		defer cancel()
-		doc, err = s.discover(ctx)
-		return err
-	})
-	if last := s.current.Load(); err != nil && last != nil && ctx.Err() == nil {
-		s.logger.WarnContext(ctx, "discovery failed; the last good document stays in use",
-			"issuer_entry", s.entry.Key, "issuer_url", s.issuerURL, "error", err)
-		doc, err = document{jwksURI: last.jwksURI, algorithms: last.algorithms}, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("discovering %s: %w", quote(s.issuerURL), err)
-	}
-	// The keys are as old as the request for them, not as the answer.
-	k := &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms, fetchedAt: s.now()}
-	err = s.observed("keys", func() (err error) {
-		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-		defer cancel()
-		k.list, err = s.readKeySet(ctx, doc.jwksURI)
+		k.list, k.interval, err = s.readKeySet(ctx, k.jwksURI)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("reading the key set of %s: %w", quote(s.issuerURL), err)
+		return nil, errors.Join(discovery, fmt.Errorf("reading the key set of %s: %w", quote(s.issuerURL), err))
 	}
-	return k, nil
+	return &k, discovery
 }
 
 func (s *source) observed(document string, fetch func() error) error {
@@ -109,7 +114,7 @@ func (s *source) discover(ctx context.Context) (document, error) {
 func (e *entry) accepted(listed []string) []string {
 	var known []string
 	for _, alg := range listed {
-		if supportedAlgorithm(alg) {
+		if supportedAlgorithm(alg) && !slices.Contains(known, alg) {
 			known = append(known, alg)
 		}
 	}
@@ -149,29 +154,29 @@ func (s *source) checkJWKSURI(uri string) error {
 	return fmt.Errorf("jwks_uri %s is neither on the issuer's host nor on one of the entry's jwks-hosts", quote(uri))
 }
 
-// readKeySet fetches and decodes a JWK Set.
-func (s *source) readKeySet(ctx context.Context, uri string) ([]publicKey, error) {
+// readKeySet fetches and decodes a JWK Set, and says how long to do with it.
+func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, interval time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
 	if err != nil {
-		return nil, fmt.Errorf("making request: %w", err)
+		return nil, 0, fmt.Errorf("making request: %w", err)
 	}
 	req.Header.Set("Accept", "application/json, application/jwk-set+json")
 	resp, err := s.entry.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body) // limited by guard
 	if err != nil {
-		return nil, fmt.Errorf("reading body: %w", err)
+		return nil, 0, fmt.Errorf("reading body: %w", err)
 	}
 	list, ignored, err := parseKeySet(body)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if ignored > 0 {
 		s.logger.DebugContext(ctx, "keys in a key set cannot verify signatures and are ignored",
 			"issuer_url", s.issuerURL, "ignored", ignored, "used", len(list))
 	}
-	return list, nil
+	return list, refreshInterval(resp.Header, s.refresh), nil
 }

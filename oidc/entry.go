@@ -29,17 +29,16 @@ const (
 // entry is a validated Issuer.
 type entry struct {
 	Issuer
-	pattern   Pattern       // of a wildcard entry
-	slots     *slots        // of a wildcard entry
-	waiting   chan struct{} // an element for each request that waits for a fetch
-	inCluster bool
-	client    *http.Client
-	health    health
+	pattern    Pattern           // of a wildcard entry
+	pool       *pool             // of a wildcard entry
+	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
+	inCluster  bool
+	client     *http.Client
+	waiting    chan struct{} // one element for each request that waits for a fetch
 }
 
-// transportFunc opens connections to addresses that policy accepts, and trusts roots for
-// TLS; nil roots are the system's.
-type transportFunc func(policy *addressPolicy, roots *x509.CertPool) http.RoundTripper
+// transportFunc opens connections.
+type transportFunc func(reach) http.RoundTripper
 
 // New checks every setting and returns a Verifier. It uses no network: discovery is done by
 // Run, and by Verify where Run has not got there yet. Its errors are keypath errors, relative
@@ -54,32 +53,30 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	}
 	v := &Verifier{
 		static: make(map[string]*source),
-		found:  newSourceCache(common),
 		now:    cfg.Now,
 	}
 	var errs []error
 	if len(cfg.Issuers) == 0 {
 		errs = append(errs, keypath.Errorf([]string{"oidc-issuers"}, "no issuer is configured, so that every request would be refused"))
 	}
+	proxy, err := parseProxy(cfg.Proxy)
+	errs = append(errs, err)
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
 	keys := make(map[string]bool)
 	for _, issuer := range cfg.Issuers {
-		e := &entry{
-			Issuer: issuer, inCluster: inCluster && issuer.Kubernetes && issuer.URL != "",
-			waiting: make(chan struct{}, maxWaiting),
-		}
+		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: make(chan struct{}, maxWaiting)}
 		errs = append(errs, e.validate(cfg.AllowLoopback)...)
 		if keys[issuer.Key] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
 		}
 		keys[issuer.Key] = true
-		client, err := e.newClient(&cfg, transport)
+		client, err := e.newClient(&cfg, proxy, transport)
 		errs = append(errs, err)
 		e.client = client
 		v.entries = append(v.entries, e)
 		switch {
 		case issuer.URL == "":
-			e.slots = newSlots()
+			e.pool = newPool(common, e)
 			v.wildcards = append(v.wildcards, e)
 		case v.static[issuer.URL] != nil:
 			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%s has more than one entry", issuer.URL))
@@ -147,6 +144,7 @@ func (e *entry) validate(allowLoopback bool) (errs []error) {
 	if len(e.Audiences) == 0 || slices.Contains(e.Audiences, "") {
 		errs = append(errs, keypath.Errorf(e.path("client-id"), "the entry has no audience, or an empty one; tokens for any audience would be accepted"))
 	}
+	errs = append(errs, e.validateProfiles()...)
 	for _, alg := range e.SigningAlgorithms {
 		if !supportedAlgorithm(alg) {
 			errs = append(errs, keypath.Errorf(e.path("signing-algorithms"), "%q is no signing algorithm that can be accepted; these are %s", alg, supportedAlgorithms))
@@ -207,7 +205,7 @@ func checkOverlaps(wildcards []*entry) (errs []error) {
 }
 
 // newClient returns the one HTTP client by which the entry's issuers are reached.
-func (e *entry) newClient(cfg *Config, transport transportFunc) (*http.Client, error) {
+func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) (*http.Client, error) {
 	var roots *x509.CertPool
 	if len(e.CACert) > 0 {
 		roots = systemRoots()
@@ -219,18 +217,21 @@ func (e *entry) newClient(cfg *Config, transport transportFunc) (*http.Client, e
 	policy.loopback = cfg.AllowLoopback
 	policy.private = e.AllowPrivateNetwork || e.inCluster
 	g := &guard{}
-	if e.inCluster {
+	switch {
+	case e.inCluster:
 		g.https = &clusterTransport{
 			caFile: cfg.KubernetesCAFile, tokenFile: cfg.KubernetesTokenFile, issuerURL: e.URL, extraCA: e.CACert,
-			open: func(roots *x509.CertPool) http.RoundTripper { return transport(policy, roots) },
+			open: func(roots *x509.CertPool) http.RoundTripper { return transport(reach{policy: policy, roots: roots}) },
 		}
-	} else {
-		g.https = transport(policy, roots)
+	case proxy != nil && !e.AllowPrivateNetwork:
+		g.https = newProxied(proxy, reach{policy: policy, roots: roots}, transport)
+	default:
+		g.https = transport(reach{policy: policy, roots: roots})
 	}
 	if cfg.AllowLoopback {
 		onlyLoopback := newAddressPolicy()
 		onlyLoopback.public, onlyLoopback.loopback = false, true
-		g.http = transport(onlyLoopback, nil)
+		g.http = transport(reach{policy: onlyLoopback})
 	}
 	return &http.Client{Transport: g, CheckRedirect: sameOriginRedirect}, nil
 }

@@ -141,9 +141,9 @@ func TestOverlappingWildcards(t *testing.T) {
 		ordered = append(ordered[1:], ordered[0])
 		v := newTestVerifier(t, Config{Issuers: append(issuers(ordered...), staticIssuer("https://a.b.c/s/z"))}, newWeb())
 		for issuerURL, key := range want {
-			src, err := v.source(issuerURL)
-			if err != nil || src.entry.Key != key {
-				t.Errorf("order %v: %s found %+v, %v; want %s", ordered, issuerURL, src, err, key)
+			e, err := v.entryOf(issuerURL)
+			if err != nil || e.Key != key {
+				t.Errorf("order %v: %s found %+v, %v; want %s", ordered, issuerURL, e, err, key)
 			}
 		}
 	}

@@ -4,7 +4,6 @@ package oidc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -32,9 +31,19 @@ func (s *source) attempt(seen *keys, now time.Time) (*flight, error) {
 	}
 }
 
-// attemptUnknownKey is attempt for a key that seen does not have: not before unknownKeyAt.
-// Without a flight and an error there is nothing to wait for.
+// attemptUnknownKey is attempt for a key that seen does not have: not before unknownKeyAt, and
+// of the key set alone. Without a flight and an error there is nothing to wait for.
 func (s *source) attemptUnknownKey(seen *keys, now time.Time) (*flight, error) {
+	return s.attemptUnknown(seen, seen, now)
+}
+
+// attemptUnknownAlgorithm is attemptUnknownKey where the discovery document must have changed
+// too.
+func (s *source) attemptUnknownAlgorithm(seen *keys, now time.Time) (*flight, error) {
+	return s.attemptUnknown(seen, nil, now)
+}
+
+func (s *source) attemptUnknown(seen, where *keys, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -43,8 +52,9 @@ func (s *source) attemptUnknownKey(seen *keys, now time.Time) (*flight, error) {
 	case s.current.Load() != seen, now.Before(s.unknownKeyAt):
 		return nil, nil
 	default:
-		s.unknownKeyAt = now.Add(unknownKeyInterval)
-		return s.start(context.Background())
+		// Jitter, so that replicas that saw one token do not call together.
+		s.unknownKeyAt = now.Add(unknownKeyInterval + rand.N(unknownKeyInterval/6))
+		return s.startWith(context.Background(), where)
 	}
 }
 
@@ -64,22 +74,29 @@ func (s *source) failing() bool {
 	return s.failures > 0
 }
 
-// start begins a fetch, which outlives the request that it is for: others wait for it too.
-// s.mu is held, and s.flight is nil.
-func (s *source) start(ctx context.Context) (*flight, error) {
+// start begins a fetch of discovery document and key set.
+func (s *source) start(ctx context.Context) (*flight, error) { return s.startWith(ctx, nil) }
+
+// startWith begins a fetch, which outlives the request that it is for: others wait for it
+// too. With seen it reads the key set alone, where seen was read, unless the last fetch
+// failed or the document is old. s.mu is held, and s.flight is nil.
+func (s *source) startWith(ctx context.Context, seen *keys) (*flight, error) {
 	release := func() {}
-	if s.wildcard() {
+	if s.pool != nil {
 		var err error
-		if release, err = s.entry.slots.take(s); err != nil {
+		if release, err = s.pool.admit(s, s.now()); err != nil {
 			return nil, err
 		}
+	}
+	if s.failures > 0 || seen != nil && s.now().Sub(seen.discoveredAt) >= s.refresh {
+		seen = nil
 	}
 	f := &flight{done: make(chan struct{})}
 	s.flight = f
 	go func() {
 		defer close(f.done)
 		defer release()
-		k, err := s.fetch(ctx)
+		k, err := s.fetch(ctx, seen)
 		s.land(ctx, k, err)
 	}()
 	return f, nil
@@ -87,26 +104,25 @@ func (s *source) start(ctx context.Context) (*flight, error) {
 
 // fetch gets document and keys. A panic of a parser is an issuer's failure, not the end of
 // the process.
-func (s *source) fetch(ctx context.Context) (k *keys, err error) {
+func (s *source) fetch(ctx context.Context, seen *keys) (k *keys, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			k, err = nil, fmt.Errorf("panic while reading the issuer's answer: %v", p)
 		}
 	}()
-	return s.fetchKeys(ctx)
+	return s.fetchKeys(ctx, seen)
 }
 
-// land records the outcome of the fetch under way.
+// land records the outcome of the fetch under way. There may be both: keys that are good, and
+// the error of a discovery document that is not.
 func (s *source) land(ctx context.Context, k *keys, err error) {
 	now := s.now()
-	if err == nil {
-		s.current.Store(k)
-		if s.found != nil {
-			s.found.prove(s)
-		}
-	}
 	stopped := err != nil && ctx.Err() != nil // Run has ended, which says nothing of the issuer
 	s.mu.Lock()
+	if k != nil {
+		s.current.Store(k)
+		s.lastSuccess = now
+	}
 	s.flight = nil
 	before := s.failures
 	switch {
@@ -114,7 +130,7 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 		s.failures, s.lastErr, s.retryAt = 0, nil, time.Time{}
 	case !stopped:
 		s.failures++
-		s.lastErr, s.retryAt = err, now.Add(backoff(s.failures))
+		s.lastErr, s.lastFailure, s.retryAt = err, now, now.Add(backoff(s.failures))
 		select {
 		case s.failed <- struct{}{}:
 		default:
@@ -124,53 +140,38 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 	if stopped {
 		return
 	}
-	s.entry.health.record(now, err)
+	if s.pool != nil {
+		s.pool.landed(s, now, err)
+	}
 
-	// A wildcard issuer exists because a token named it, so its failures are not news.
+	// A wildcard issuer exists because a token named it, so that it cannot be read is no news
+	// unless it could before.
 	log := s.logger.With("issuer_entry", s.entry.Key, "issuer_url", s.issuerURL)
 	switch {
-	case err != nil && s.wildcard():
-		log.InfoContext(ctx, "wildcard issuer cannot be reached", "error", err)
+	case err != nil && s.wildcard() && s.current.Load() == nil:
+		log.DebugContext(ctx, "wildcard issuer cannot be reached", "error", err)
 	case err != nil:
-		log.WarnContext(ctx, "issuer cannot be reached", "error", err, "failures", before+1)
+		log.WarnContext(ctx, "issuer cannot be reached, or not as it should be", "error", err, "failures", before+1, "keys_refreshed", k != nil)
 	case before > 0:
 		log.InfoContext(ctx, "issuer can be reached again", "failures", before)
 	}
 }
 
-// backoff is the pause after the given number of failures in a row, with jitter so that
-// replicas do not call together.
+// backoff is the pause after the given number of failures in a row: from firstBackoff to
+// maxBackoff, with jitter so that replicas do not call together.
 func backoff(failures int) time.Duration {
-	pause := maxBackoff
+	const longest = maxBackoff * 4 / 5
+	pause := longest
 	if failures < 6 {
-		pause = min(firstBackoff<<(failures-1), maxBackoff)
+		pause = min(firstBackoff<<(failures-1), longest)
 	}
-	return pause - rand.N(pause/4)
+	return pause + rand.N(pause/4)
 }
 
-// maxWaiting is how many requests wait for fetches of one entry at the same time: half of
-// those that the server has in hand by default. Nothing in a token that waits has been
-// verified, so that one issuer that hangs would else let anybody fill the server with it.
-const maxWaiting = 256
-
-// errCrowded tells that maxWaiting requests wait.
-var errCrowded = errors.New("too many requests wait for the issuers of this entry")
-
-// wait is f.wait for one of at most maxWaiting requests.
-func (e *entry) wait(ctx context.Context, f *flight) error {
-	select {
-	case e.waiting <- struct{}{}:
-		defer func() { <-e.waiting }()
-		return f.wait(ctx)
-	default:
-		return errCrowded
-	}
-}
-
-// wait returns when the source has been updated, or with an error when ctx ends or maxWait
-// has passed.
-func (f *flight) wait(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, maxWait)
+// wait returns when the source has been updated, or with an error when ctx ends or most has
+// passed.
+func (f *flight) wait(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	select {
 	case <-f.done:

@@ -3,7 +3,6 @@
 package oidc
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -64,7 +63,7 @@ func (w *web) RoundTrip(req *http.Request) (*http.Response, error) {
 	return recorder.Result(), nil
 }
 
-func (w *web) transport(*addressPolicy, *x509.CertPool) http.RoundTripper { return w }
+func (w *web) transport(reach) http.RoundTripper { return w }
 
 // hang answers nothing until the request is given up.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }

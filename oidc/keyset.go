@@ -20,6 +20,7 @@ import (
 const (
 	maxKeys    = 64
 	minRSABits = 2048 // RFC 7518, sections 3.3 and 3.5
+	maxRSABits = 8192 // the time for a signature grows with the square
 )
 
 // publicKey is a key that an issuer may sign tokens with.
@@ -94,8 +95,8 @@ func parseKey(raw []byte) (publicKey, error) {
 	if !parsed.Valid() || !parsed.IsPublic() {
 		return publicKey{}, errors.New("the key is no valid public key")
 	}
-	if key, ok := parsed.Key.(*rsa.PublicKey); ok && key.N.BitLen() < minRSABits {
-		return publicKey{}, errors.New("the RSA key is too small")
+	if key, ok := parsed.Key.(*rsa.PublicKey); ok && (key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits) {
+		return publicKey{}, errors.New("the RSA key is too small or too large")
 	}
 	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, nil
 }

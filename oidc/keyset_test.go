@@ -80,6 +80,7 @@ func TestParseKeySet(t *testing.T) {
 		{"with a number for a kid", with(map[string]any{"kid": 1}), false},
 		{"Ed448", `{"kty":"OKP","crv":"Ed448","x":"AAAA"}`, false},
 		{"RSA of 1024 bits", jwkOf(t, small.Public(), nil), false},
+		{"RSA of 16384 bits", `{"kty":"RSA","n":"` + strings.Repeat("_", 2730) + `8","e":"AQAB"}`, false},
 		{"RSA without a modulus", `{"kty":"RSA","e":"AQAB"}`, false},
 		{"RSA with an exponent of one", `{"kty":"RSA","n":"` + strings.Repeat("_", 342) + `","e":"AQ"}`, false},
 		{"a string", `"key"`, false},

@@ -27,6 +27,10 @@ func (v *Verifier) Run(ctx context.Context) error {
 
 // maintain fetches again and again until ctx ends.
 func (s *source) maintain(ctx context.Context) {
+	// What Inherit brought is as old as it is; the next fetch is due when it would have been.
+	if (s.current.Load() != nil || s.failing()) && !s.sleep(ctx) {
+		return
+	}
 	for {
 		if f, err := s.force(ctx); err == nil {
 			select {
@@ -58,13 +62,15 @@ func (s *source) sleep(ctx context.Context) bool {
 	}
 }
 
-// pause is the time until the next fetch is due. It stays below Config.KeyRefresh, which is a
-// promise.
+// pause is the time until the next fetch is due. It begins early enough to end within the
+// interval even if the issuer is slow: Config.KeyRefresh is a promise.
 func (s *source) pause() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failures > 0 {
-		return backoff(s.failures)
+	now, known := s.now(), s.current.Load()
+	if s.failures > 0 || known == nil {
+		return min(max(s.retryAt.Sub(now), firstBackoff), maxBackoff)
 	}
-	return s.refresh - rand.N(s.refresh/10+1)
+	early := known.interval/10 + rand.N(known.interval/10+1)
+	return min(max(known.fetchedAt.Add(known.interval-early).Sub(now), firstBackoff), s.refresh)
 }

@@ -19,7 +19,9 @@ const (
 	maxWait            = 3 * time.Second  // of a request, for a fetch
 	firstBackoff       = time.Second      // after the first failure
 	maxBackoff         = 30 * time.Second // after many
-	unknownKeyInterval = 30 * time.Second // between fetches for a key that is not known
+	unknownKeyInterval = 30 * time.Second // between fetches for a key that is not known, at least
+	maxWaiting         = 128              // requests of one entry that wait for so long
+	crowdedWait        = maxWait / 12     // of the others
 )
 
 // shared is what all sources of a Verifier have in common.
@@ -37,7 +39,10 @@ type keys struct {
 	jwksURI    string
 	algorithms []string // that the issuer signs with and the entry accepts
 	list       []publicKey
-	fetchedAt  time.Time
+	fetchedAt  time.Time     // when they were asked for
+	interval   time.Duration // from fetchedAt until they are to be fetched anew
+
+	discoveredAt time.Time // when the document was asked for that jwksURI and algorithms are of
 }
 
 // source is where the keys of one issuer URL come from: the last good answer, and at most
@@ -46,8 +51,9 @@ type source struct {
 	*shared
 	entry     *entry
 	issuerURL string
-	// found is where a wildcard issuer is kept; nil for a static issuer.
-	found *sourceCache
+	// pool bounds the fetches for wildcard issuers, whose number callers choose; nil for a
+	// static issuer.
+	pool *pool
 
 	// current is the last good answer; nil before the first. Written by the flight alone.
 	current atomic.Pointer[keys]
@@ -57,10 +63,13 @@ type source struct {
 
 	mu           sync.Mutex // guards what follows
 	flight       *flight    // the fetch under way, or nil
+	paid         bool       // the bucket of pool has been asked for the first fetch
 	failures     int        // in a row
 	lastErr      error      // of the last fetch; nil if it was good
 	retryAt      time.Time  // no request starts a fetch before; zero after a success
 	unknownKeyAt time.Time  // no unknown key starts a fetch before
+	lastSuccess  time.Time  // zero where there has been none
+	lastFailure  time.Time
 }
 
 func newSource(common *shared, e *entry, issuerURL string) *source {
@@ -68,7 +77,7 @@ func newSource(common *shared, e *entry, issuerURL string) *source {
 }
 
 // wildcard tells whether a pattern led here, so that callers choose the issuer URL.
-func (s *source) wildcard() bool { return s.entry.URL == "" }
+func (s *source) wildcard() bool { return s.pool != nil }
 
 // keysFor returns keys with which to verify token. It waits for a fetch, maxWait at most,
 // where there are no keys yet, where they are too old, or where none has the token's `kid`.
@@ -82,6 +91,9 @@ func (s *source) keysFor(ctx context.Context, token *idToken) (*keys, error) {
 		start := s.attempt
 		if known != nil {
 			start = s.attemptUnknownKey
+			if !slices.Contains(known.algorithms, token.alg) {
+				start = s.attemptUnknownAlgorithm
+			}
 		}
 		f, err := start(seen, now)
 		if known, err = s.await(ctx, f, err, token.keyID); err != nil {
@@ -106,9 +118,9 @@ func (s *source) atHand(seen *keys, now time.Time) *keys {
 	}
 	age := now.Sub(known.fetchedAt)
 	switch {
-	case age < s.refresh/2:
+	case age < known.interval/2:
 		return known
-	case age < s.refresh || s.failing():
+	case age < known.interval || s.failing():
 		_, _ = s.attempt(seen, now) // its outcome is for later requests
 		return known
 	default:
@@ -120,7 +132,14 @@ func (s *source) atHand(seen *keys, now time.Time) *keys {
 // then. They need not have keyID.
 func (s *source) await(ctx context.Context, f *flight, err error, keyID string) (*keys, error) {
 	if f != nil {
-		err = s.entry.wait(ctx, f)
+		// An issuer that hangs must not take all the room that the server has for requests.
+		select {
+		case s.entry.waiting <- struct{}{}:
+			err = f.wait(ctx, maxWait)
+			<-s.entry.waiting
+		default:
+			err = f.wait(ctx, crowdedWait)
+		}
 	}
 	known := s.usable(s.current.Load(), s.now())
 	// While the issuer fails, a key may exist and be out of our reach: not the caller's fault.
@@ -129,6 +148,9 @@ func (s *source) await(ctx context.Context, f *flight, err error, keyID string) 
 	}
 	return known, nil
 }
+
+// errBusy tells that a pattern has no room for another fetch.
+var errBusy = errors.New("too many issuers of the pattern are being fetched")
 
 // usable returns k unless it is too old.
 func (s *source) usable(k *keys, now time.Time) *keys {
@@ -141,10 +163,8 @@ func (s *source) usable(k *keys, now time.Time) *keys {
 // unreachable is the refusal where no usable keys are at hand. cause, which may be nil, is why
 // this request had none; why the issuer has none is added.
 func (s *source) unreachable(cause error) error {
-	if errors.Is(cause, errBusy) || errors.Is(cause, errCrowded) {
-		e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment, or too many requests wait for this one; try again")
-		e.RetryAfter = time.Second
-		return e.Because(cause)
+	if errors.Is(cause, errBusy) {
+		return tooManyLookups()
 	}
 	s.mu.Lock()
 	retry, lastErr := s.retryAt.Sub(s.now()), s.lastErr

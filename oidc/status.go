@@ -2,36 +2,45 @@
 
 package oidc
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // State is how an issuer entry does.
 type State string
 
 // The states.
 const (
-	StatePending State = "pending" // no fetch has ended yet
-	StateOK      State = "ok"      // the last fetch was good
-	StateFailing State = "failing" // the last fetch failed
+	StatePending  State = "pending"  // no fetch has ended yet
+	StateOK       State = "ok"       // the last fetch was good
+	StateDegraded State = "degraded" // the last fetch failed; the last good keys are in use
+	StateFailing  State = "failing"  // there are no usable keys, and tokens are refused
 )
 
-// IssuerStatus is how one issuer entry does, for readiness and status pages. LastError is for
-// the operator.
+// States returns every state.
+func States() []State { return []State{StatePending, StateOK, StateDegraded, StateFailing} }
+
+// IssuerStatus is how one issuer entry does, for readiness, metrics and status pages.
 type IssuerStatus struct {
 	// Entry is Issuer.Key.
 	Entry string
-	// IssuerURL is Issuer.URL; "" for a wildcard entry, whose state is that of the issuer
-	// fetched last under it. Callers choose such issuers, so readiness must not hang on it.
+	// IssuerURL is Issuer.URL; "" for a wildcard entry. Such an entry is pending until somebody
+	// has named an issuer under it, failing while none of those can be read, ok if all that
+	// are in use are, and else degraded. Callers choose the issuers, so readiness must not
+	// hang on it.
 	IssuerURL string
 	State     State
 	// Usable tells whether tokens can be verified at this moment: the last good keys of a
 	// failing issuer are used until they are too old. A wildcard entry always is usable.
 	Usable bool
-	// LastSuccess and LastFailure are zero where there has been none.
+	// LastSuccess is when keys were read last, LastFailure when a fetch failed last; zero where
+	// there has been none.
 	LastSuccess, LastFailure time.Time
-	// LastError is the text of the last failure; "" if the state is not failing.
+	// KeyAge is the age of the keys, usable or not; zero where there are none, and for a
+	// wildcard entry.
+	KeyAge time.Duration
+	// Issuers is how many issuers with usable keys are in use under a wildcard entry.
+	Issuers int
+	// LastError is the text of the last failure, for the operator; "" if there is none since
+	// the last success, and for a pattern of which some issuers are in use, if all those are ok.
 	LastError string
 }
 
@@ -40,41 +49,37 @@ func (v *Verifier) Status() []IssuerStatus {
 	now := v.now()
 	list := make([]IssuerStatus, 0, len(v.entries))
 	for _, e := range v.entries {
-		status := e.health.status()
+		var status IssuerStatus
+		if e.pool != nil {
+			status = e.pool.status(now)
+		} else {
+			status = v.static[e.URL].status(now)
+		}
 		status.Entry, status.IssuerURL = e.Key, e.URL
-		src, static := v.static[e.URL]
-		status.Usable = !static || src.usable(src.current.Load(), now) != nil
 		list = append(list, status)
 	}
 	return list
 }
 
-// health is the outcome of an entry's fetches.
-type health struct {
-	mu                       sync.Mutex // guards what follows
-	lastSuccess, lastFailure time.Time
-	err                      error // of the last fetch; nil if it was good
-}
-
-func (h *health) record(now time.Time, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.err = err
-	if err == nil {
-		h.lastSuccess = now
-	} else {
-		h.lastFailure = now
+func (s *source) status(now time.Time) IssuerStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.current.Load()
+	status := IssuerStatus{Usable: s.usable(known, now) != nil, LastSuccess: s.lastSuccess, LastFailure: s.lastFailure}
+	if known != nil {
+		status.KeyAge = max(now.Sub(known.fetchedAt), 0)
 	}
-}
-
-func (h *health) status() IssuerStatus {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	status := IssuerStatus{State: StatePending, LastSuccess: h.lastSuccess, LastFailure: h.lastFailure}
+	if s.lastErr != nil {
+		status.LastError = s.lastErr.Error()
+	}
 	switch {
-	case h.err != nil:
-		status.State, status.LastError = StateFailing, h.err.Error()
-	case !h.lastSuccess.IsZero():
+	case !status.Usable && known == nil && s.lastErr == nil:
+		status.State = StatePending
+	case !status.Usable:
+		status.State = StateFailing
+	case s.lastErr != nil:
+		status.State = StateDegraded
+	default:
 		status.State = StateOK
 	}
 	return status

@@ -5,6 +5,7 @@ package oidc
 import (
 	"encoding/base64"
 	"errors"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -74,13 +75,18 @@ func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated
 		"dots in white space":  strings.Repeat(" ", 1<<20) + strings.Repeat(".", 1<<20) + strings.Repeat("\n", 1<<20),
 		"one long segment":     strings.Repeat("A", 8<<20),
 	} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_, err := w.verifier.Verify(t.Context(), raw)
-		runtime.ReadMemStats(&after)
-		wantReason(t, err, refusal.TokenMalformed)
-		if got := after.TotalAlloc - before.TotalAlloc; got > 4096 {
-			t.Errorf("%s: %d bytes were allocated, want at most 4096", name, got)
+		// What else the process does can only add to a count, so the least one is Verify's.
+		least := uint64(math.MaxUint64)
+		for range 10 {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := w.verifier.Verify(t.Context(), raw)
+			runtime.ReadMemStats(&after)
+			wantReason(t, err, refusal.TokenMalformed)
+			least = min(least, after.TotalAlloc-before.TotalAlloc)
+		}
+		if least > 4096 {
+			t.Errorf("%s: %d bytes were allocated, want at most 4096", name, least)
 		}
 	}
 }

@@ -25,29 +25,50 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
+// reach says how connections are opened.
+type reach struct {
+	policy   *addressPolicy // of the addresses that are dialled
+	roots    *x509.CertPool // for TLS; nil for the system's
+	resolver *net.Resolver  // nil for the system's
+}
+
 // newTransport returns a transport of our own: no proxy from the environment, addresses
 // checked when they are dialled, and no compression, so that the limit on bytes is one.
-func newTransport(policy *addressPolicy, roots *x509.CertPool) http.RoundTripper {
+func newTransport(r reach) http.RoundTripper {
 	dialer := &net.Dialer{
-		Timeout: fetchTimeout,
+		Timeout:  fetchTimeout,
+		Resolver: r.resolver,
 		// After name resolution and for each address tried, so that no name can lead
 		// elsewhere than was checked.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return policy.checkDial(address)
+			return r.policy.checkDial(address)
 		},
 	}
+	return newHTTPTransport(dialer, r.roots)
+}
+
+func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
-		Proxy:                  nil,
-		DialContext:            dialer.DialContext,
+		Proxy: nil,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				// What is sent beyond the limit on bytes is not to pile up in the kernel.
+				_ = tcp.SetReadBuffer(maxDocument / 2)
+			}
+			return conn, err
+		},
 		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    fetchTimeout,
 		ResponseHeaderTimeout:  fetchTimeout,
 		IdleConnTimeout:        30 * time.Second,
+		MaxIdleConns:           16,
 		MaxIdleConnsPerHost:    2,
 		MaxConnsPerHost:        8,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
+		HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerConnection: maxDocument, MaxReceiveBufferPerStream: maxDocument},
 	}
 }
 
@@ -151,6 +172,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode != http.StatusOK && !isRedirect(resp) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("unexpected status %d", resp.StatusCode)
+	}
+	if resp.ContentLength > maxDocument {
+		resp.Body.Close()
+		return nil, fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
 	}
 	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: io.LimitReader(resp.Body, maxDocument+1)}
 	return resp, nil

@@ -52,14 +52,25 @@ func realWorld(t *testing.T, middleware func(http.Handler) http.Handler) (*provi
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
 	p := newProvider(t, provider.Config{IssuerURL: "https://" + server.Listener.Addr().String()})
-	server.Config.Handler = p
+	handler := &switchable{}
+	handler.set(p)
 	if middleware != nil {
-		server.Config.Handler = middleware(p)
+		handler.set(middleware(p))
 	}
+	server.Config.Handler = handler
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return p, server
+}
+
+// switchable is a handler that a test can replace while it serves.
+type switchable struct{ handler atomic.Value }
+
+func (s *switchable) set(h http.Handler) { s.handler.Store(http.HandlerFunc(h.ServeHTTP)) }
+
+func (s *switchable) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	s.handler.Load().(http.HandlerFunc)(rw, r)
 }
 
 func certPEM(server *httptest.Server) []byte {
@@ -281,7 +292,7 @@ func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 	}
 	defer proxy.Close()
 	t.Setenv("HTTPS_PROXY", "http://"+proxy.Addr().String())
-	transport, ok := newTransport(newAddressPolicy(), nil).(*http.Transport)
+	transport, ok := newTransport(reach{policy: newAddressPolicy()}).(*http.Transport)
 	if !ok || transport.Proxy != nil {
 		t.Error("the transport has a proxy")
 	}

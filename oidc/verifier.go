@@ -30,15 +30,17 @@ type Issuer struct {
 	Pattern string
 	// Audiences are the accepted values of `aud`; at least one. A token needs one of them.
 	Audiences []string
+	// Profiles tell tokens for further audiences apart from those for Audiences. No audience
+	// may be in two places.
+	Profiles []Profile
 	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all
 	// that the issuer's discovery document lists and that this package knows.
 	SigningAlgorithms []string
 	// CACert is PEM of the CA certificates that the issuer's TLS certificate may chain to,
 	// beside the system's; empty for the system's alone.
 	CACert []byte
-	// Kubernetes tells that the issuer is a Kubernetes API server. Once
-	// https://kubernetes.default.svc is configured, static entries with it are reached
-	// as from inside a cluster: see Config.KubernetesCAFile.
+	// Kubernetes tells that the issuer is a Kubernetes cluster. If it is the cluster that this
+	// process runs in, it is reached from inside: see Config.KubernetesAPIServer.
 	Kubernetes bool
 	// AllowPrivateNetwork accepts private addresses for the issuer's hosts. Loopback and
 	// link-local ones, where clouds keep their metadata services, stay refused.
@@ -49,19 +51,36 @@ type Issuer struct {
 	JWKSHosts []string
 }
 
+// Profile is what tokens of an issuer are for, told by their audience.
+type Profile struct {
+	// Name is what Token.Profile repeats; unique in its entry and never "".
+	Name string
+	// Audiences are the values of `aud` that lead here; at least one.
+	Audiences []string
+}
+
 // Config is the setting of a Verifier.
 type Config struct {
 	// Issuers are the trusted issuers; at least one.
 	Issuers []Issuer
 	// AllowLoopback accepts loopback addresses, and http on them. For development only.
 	AllowLoopback bool
+	// KubernetesAPIServer is a URL of the API server of the cluster that this process runs in,
+	// beside those that need not be said: see isAPIServer. Its path does not count.
+	KubernetesAPIServer string
 	// KubernetesCAFile and KubernetesTokenFile are the cluster's CA certificates (PEM) and the
-	// pod's service account token. Both are read anew for each fetch, since they rotate. The
-	// defaults are /var/run/fulcio/ca.crt and
+	// pod's service account token, with which the cluster's own issuer is reached. Both are
+	// read anew for each fetch, since they rotate. The defaults are /var/run/fulcio/ca.crt and
 	// /var/run/secrets/kubernetes.io/serviceaccount/token.
 	KubernetesCAFile, KubernetesTokenFile string
+	// Proxy is the URL of an HTTP proxy through which issuers are reached; "" reaches them
+	// directly, whatever the environment says. Never through it go entries with
+	// AllowPrivateNetwork, the cluster's own issuer, and loopback addresses. What a name stands
+	// for is then looked up by the proxy, which must refuse addresses of the inner network.
+	Proxy string
 	// KeyRefresh is the age at which an issuer's keys are fetched anew, and so the time that
-	// a withdrawn key may still be accepted; default 15 minutes.
+	// a withdrawn key may still be accepted; default 15 minutes. An issuer whose key set says
+	// max-age for less is asked sooner, each minute at most.
 	KeyRefresh time.Duration
 	// KeyLifetime is the age at which keys that could not be refreshed are trusted no
 	// longer; default 24 hours.
@@ -80,6 +99,9 @@ type Config struct {
 type Token struct {
 	// Entry is Issuer.Key of the entry that the token's issuer matched.
 	Entry string
+	// Profile is Profile.Name of the profile whose audience the token names; "" for
+	// Issuer.Audiences.
+	Profile string
 	// IssuerURL is the claim `iss`.
 	IssuerURL string
 	// Subject is the claim `sub`; never empty.
@@ -96,7 +118,6 @@ type Token struct {
 type Verifier struct {
 	static    map[string]*source // by issuer URL
 	wildcards []*entry           // more literal labels and segments first
-	found     *sourceCache       // issuers that a wildcard matched
 	entries   []*entry           // in the order of Config.Issuers
 	now       func() time.Time
 }
@@ -108,47 +129,76 @@ type Verifier struct {
 // wrong. For a static issuer that has been discovered it fetches only where the token names
 // a key that is not known, and that at most every 30 seconds.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error) {
+	return v.Trace(ctx, rawIDToken, nil)
+}
+
+// Trace is Verify, and tells observe, which may be nil, each step as it is made, in their
+// order; the last one is the one that failed, where one did.
+func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
+	steps := tracer(observe)
 	// One reading of the clock judges the whole token.
 	now := v.now()
 
 	token, err := parseToken(rawIDToken)
+	steps.form(token, err)
 	if err != nil {
 		return nil, err
 	}
-	issuerURL, err := token.issuerURL()
-	if err != nil {
-		return nil, err
-	}
-	src, err := v.source(issuerURL)
+	issuerURL, e, err := v.match(token)
+	steps.issuer(issuerURL, e, err)
 	if err != nil {
 		return nil, err
 	}
 	// These checks are cheap and the signature is not, so they come first; a token with
 	// several faults gets the answer to one of them.
-	verified, err := token.check(src.entry, now)
+	verified, err := token.check(e, now, steps)
+	if err != nil {
+		return nil, err
+	}
+	src, err := v.source(issuerURL, e)
 	if err != nil {
 		return nil, err
 	}
 	keys, err := src.keysFor(ctx, token)
+	steps.keys(token, keys, err)
 	if err != nil {
 		return nil, err
 	}
-	if err := verifySignature(ctx, token, keys, now); err != nil {
+	err = verifySignature(ctx, token, keys, now)
+	steps.signature(token, err)
+	if err != nil {
 		return nil, err
 	}
 	return verified, nil
 }
 
-// source returns where the keys of issuerURL come from: the static entry with exactly this
-// URL, or else the most specific wildcard that matches it.
-func (v *Verifier) source(issuerURL string) (*source, error) {
-	if src, ok := v.static[issuerURL]; ok {
-		return src, nil
+// source returns where the keys of issuerURL come from, which e matches.
+func (v *Verifier) source(issuerURL string, e *entry) (*source, error) {
+	if e.pool == nil {
+		return v.static[issuerURL], nil
 	}
-	if target, ok := parseIssuerURL(issuerURL); ok {
+	return e.pool.source(issuerURL, v.now())
+}
+
+// match returns the token's issuer URL and the entry that it leads to.
+func (v *Verifier) match(token *idToken) (issuerURL string, e *entry, err error) {
+	if issuerURL, err = token.issuerURL(); err != nil {
+		return "", nil, err
+	}
+	e, err = v.entryOf(issuerURL)
+	return issuerURL, e, err
+}
+
+// entryOf returns the static entry with exactly this URL, or else the most specific wildcard
+// that matches it.
+func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
+	if src, ok := v.static[issuerURL]; ok {
+		return src.entry, nil
+	}
+	if target, ok := parseIssuerURL(issuerURL); ok && len(issuerURL) <= maxIssuerURL {
 		for _, e := range v.wildcards {
 			if e.pattern.matches(target) {
-				return v.found.get(issuerURL, e), nil
+				return e, nil
 			}
 		}
 	}

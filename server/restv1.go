@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -47,7 +48,8 @@ func (r *requestV1) proof() ca.Proof {
 // decodeV1 reads a request. Duplicate names and anything after the object are refused.
 func decodeV1(body []byte) (*requestV1, error) {
 	var req requestV1
-	if err := json.Unmarshal(body, &req); err != nil {
+	// Base64 with line breaks, as base64(1) writes it, is what clients of v1 always could send.
+	if err := json.Unmarshal(body, &req, jsonv1.ParseBytesWithLooseRFC4648(true)); err != nil {
 		// The parser's text may quote the body, and is dropped.
 		return nil, refusal.New(refusal.RequestMalformed, "the request body is not what API v1 takes: one JSON object with publicKey.content and signedEmailAddress, or with certificateSigningRequest, each given once and in standard base64")
 	}

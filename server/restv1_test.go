@@ -137,3 +137,15 @@ func FuzzDecodeV1(f *testing.F) {
 		}
 	})
 }
+
+// base64(1) breaks its lines, and v1 takes them.
+func TestDecodeV1TakesLineBreaksInBase64(t *testing.T) {
+	t.Parallel()
+	req, err := decodeV1([]byte(`{"publicKey":{"content":"aGVs\nbG8=\n"},"signedEmailAddress":"aGk=\r\n"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(req.PublicKey.Content) + " " + string(req.SignedEmailAddress); got != "hello hi" {
+		t.Errorf("got %q, want %q", got, "hello hi")
+	}
+}

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/devworld"
 )
 
@@ -32,7 +30,6 @@ alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
-			embedded.RouteTesseraLogs(slog.New(slog.NewTextHandler(cfg.LogOutput, &slog.HandlerOptions{Level: slog.LevelWarn})))
 			world, err := devworld.New(c.Context(), cfg)
 			if err != nil {
 				return err

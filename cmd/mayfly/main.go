@@ -9,14 +9,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
 func main() {
+	embedded.RouteTesseraLogs(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr})
 	stop()
@@ -49,7 +53,8 @@ Certificate Transparency log before it existed.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), requestCommand(), inspectCommand(), caCommand(), ctlogCommand(), demoCommand(), versionCommand())
+	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), ctlogCommand(),
+		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), demoCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(std.err, "mayfly: %v\n", err)
 		if errors.As(err, new(usageError)) {

@@ -104,14 +104,36 @@ func BenchmarkLargeLog(b *testing.B) {
 	large := measureAdds(b, l, a, 64, 6400)
 	loneLarge := measureAdds(b, l, a, 1, 100)
 	b.StopTimer()
+	peak := peakMemory(b)
+	b.ReportMetric(timeReading(b, cfg, func(r *Reader) error {
+		for _, err := range r.Search(b.Context(), Query{Identity: "nobody@example.com"}) {
+			return err
+		}
+		return nil
+	}), "search-s")
+	b.ReportMetric(timeReading(b, cfg, func(*Reader) error { _, err := Fsck(b.Context(), cfg); return err }), "fsck-s")
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(peakMemory(b), "peak-MiB")
+	b.ReportMetric(peak, "peak-MiB")
 	b.ReportMetric(milliseconds(opened), "open-ms")
 	b.ReportMetric(milliseconds(empty), "empty64-p50-ms")
 	b.ReportMetric(milliseconds(large), "large64-p50-ms")
 	b.ReportMetric(milliseconds(lone), "empty1-p50-ms")
 	b.ReportMetric(milliseconds(loneLarge), "large1-p50-ms")
 	b.ReportMetric(milliseconds(fsyncTime(b, b.TempDir())), "fsync-ms")
+}
+
+// timeReading tells how many seconds it takes to read the whole log in some way.
+func timeReading(b *testing.B, cfg Config, read func(*Reader) error) float64 {
+	b.Helper()
+	start := time.Now()
+	r, err := OpenReader(cfg)
+	if err == nil {
+		err = read(r)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(start).Seconds()
 }
 
 // measureAdds submits n entries and returns the median of their times.

@@ -164,8 +164,17 @@ func (c *chaos) round() {
 		clients.Go(func() { c.client(url, received) })
 	}
 	clients.Go(func() { c.monitor(url) })
+	gone := make(chan struct{})
+	go func() {
+		clients.Wait()
+		close(gone)
+	}()
 	for range rand.IntN(100) {
-		<-received
+		select {
+		case <-received:
+		case <-gone:
+			t.Fatalf("the log ended by itself: %v", command.Wait())
+		}
 	}
 	// A batch is stored every 10 ms: the blow falls anywhere in one.
 	<-time.After(rand.N(30 * time.Millisecond))
@@ -173,7 +182,7 @@ func (c *chaos) round() {
 		t.Fatal(err)
 	}
 	_ = command.Wait()
-	clients.Wait()
+	<-gone
 }
 
 // client submits until the log is gone.

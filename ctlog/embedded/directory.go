@@ -27,12 +27,13 @@ const (
 	maxTreeState = 4 << 10
 )
 
-// What the directory of a log holds beside Tessera's tiles. The first three are Tessera's own
-// (storage/posix), and so is everything in stateDir.
+// What the directory of a log holds beside Tessera's tiles. All in stateDir but our probe is
+// Tessera's own (storage/posix), and so is the checkpoint.
 const (
 	stateDir       = ".state"
 	treeStateFile  = stateDir + "/treeState"
 	treeStateLock  = stateDir + "/treeState.lock"
+	probeFile      = stateDir + "/probe"
 	checkpointFile = "checkpoint"
 	issuerDir      = "issuer"
 	lockFile       = "writer.lock"

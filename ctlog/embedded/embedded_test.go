@@ -3,8 +3,15 @@
 package embedded
 
 import (
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
@@ -17,6 +24,9 @@ func TestSubmit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if key.LogID() != l.LogID() || l.Name() != "2026" || l.Origin() != "log.example/2026" {
+		t.Errorf("%s %s %x", l.Name(), l.Origin(), l.LogID())
+	}
 	for i := range 3 {
 		sub := a.submission(t)
 		sct, err := l.Submit(t.Context(), sub)
@@ -26,19 +36,152 @@ func TestSubmit(t *testing.T) {
 		if err := key.Verify(sct, sub, time.Now()); err != nil {
 			t.Error(err)
 		}
-		t.Logf("%d: %x", i, sct.Extensions)
+		if index := leafIndex(t, sct.Extensions); index != uint64(i) {
+			t.Errorf("entry %d has index %d", i, index)
+		}
+		// The guard covers the entry before its SCT is here.
+		if g, err := readGuard(cfg.Guard, cfg.Origin, l.key.id); err != nil || g.TreeSize != uint64(i)+1 {
+			t.Errorf("the guard has %d entries: %v", g.TreeSize, err)
+		}
 	}
 	if err := l.Ready(); err != nil {
 		t.Error(err)
 	}
 	shutdown(t, l)
-	if n, err := Fsck(t.Context(), cfg); err != nil || n != 3 {
-		t.Errorf("fsck: %d entries, %v", n, err)
-	}
 	l = open(t, cfg)
 	submit(t, l, a, 600)
 	shutdown(t, l)
 	if n, err := Fsck(t.Context(), cfg); err != nil || n != 603 {
 		t.Errorf("fsck: %d entries, %v", n, err)
+	}
+	in, err := Inspect(t.Context(), cfg)
+	if err != nil || in.Err != nil || in.TreeSize != 603 || in.CheckpointSize != 603 || in.GuardSize != 603 || in.CheckpointTime.IsZero() || in.GuardTime.IsZero() || in.FreeBytes == 0 {
+		t.Errorf("inspecting: %+v, %v", in, err)
+	}
+	if len(in.Warnings) != 1 || !strings.Contains(in.Warnings[0], "on the same disk") {
+		t.Errorf("warnings: %v", in.Warnings)
+	}
+}
+
+// TestSubmitAsALog holds the log against those who use it: ctlog.Logs verifies each SCT.
+func TestSubmitAsALog(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	logs, err := ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: l, PublicKey: l.PublicKey()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := logs.Add(t.Context(), a.submission(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOneMoveForABatch: everybody in a batch waits for the same fsync.
+func TestOneMoveForABatch(t *testing.T) {
+	t.Parallel()
+	const entries = 64
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	submit(t, l, a, entries)
+	var moves atomic.Int64
+	empty := emptyTree()
+	g := &guard{
+		directory: l.directory, path: filepath.Join(t.TempDir(), "guard.json"), now: time.Now,
+		observe: func(time.Duration) { moves.Add(1) },
+		file:    guardFile{Origin: cfg.Origin, LogID: l.key.id[:]},
+	}
+	g.newest.Store(&empty)
+	var all sync.WaitGroup
+	for i := range entries {
+		all.Go(func() {
+			if err := g.cover(t.Context(), uint64(i)+1); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := moves.Load(); n != 1 {
+		t.Errorf("the guard moved %d times", n)
+	}
+	if g, err := readGuard(g.path, cfg.Origin, l.key.id); err != nil || g.head() != *l.guard.newest.Load() {
+		t.Errorf("the guard says %s: %v", g.head(), err)
+	}
+}
+
+// TestOvertakenCheckpoint: a tree head that Tessera read before the guard moved past it may
+// be signed, if it is of the same history and no checkpoint is newer.
+func TestOvertakenCheckpoint(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.CheckpointInterval = maxCheckpointInterval
+	l := openSpoilt(t, cfg)
+	submit(t, l, a, 10)
+	older := *l.guard.newest.Load()
+	submit(t, l, a, 10)
+	if err := l.tryCheckpoint(t.Context(), older); err != nil {
+		t.Error(err)
+	}
+	if err := l.tryCheckpoint(t.Context(), *l.guard.newest.Load()); err != nil {
+		t.Error(err)
+	}
+	if refusalFor("2026", l.tryCheckpoint(t.Context(), older)) == nil {
+		t.Error("an older tree head than the last checkpoint's was admitted")
+	}
+	forged := older
+	forged.root[0] ^= 1
+	l.signedSize = 0
+	if refusal := refusalFor("2026", l.tryCheckpoint(t.Context(), forged)); refusal == nil || refusal.Reason != ReasonForked {
+		t.Errorf("got %v", refusal)
+	}
+	l.finish = nil // do not wait for the checkpoint
+}
+
+func TestTimestampsGrow(t *testing.T) {
+	t.Parallel()
+	clock := time.UnixMilli(1000)
+	l := &Log{now: func() time.Time { return clock }}
+	var got []uint64
+	for _, ms := range []int64{1000, 1000, 500, 2000, 1999} {
+		clock = time.UnixMilli(ms)
+		got = append(got, l.nextTimestamp())
+	}
+	if diff := cmp.Diff([]uint64{1000, 1001, 1002, 2000, 2001}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	a := newAuthority(t)
+	for _, name := range []string{"2025", "2026"} {
+		cfg := newConfig(t)
+		cfg.Name, cfg.Registerer = name, registry
+		l := open(t, cfg)
+		submit(t, l, a, 2)
+		shutdown(t, l)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			key := family.GetName()
+			for _, label := range m.GetLabel() {
+				key += " " + label.GetValue()
+			}
+			got[key] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	for key, want := range map[string]float64{
+		"mayfly_ctlog_adds_total 2025 stored": 2, "mayfly_ctlog_adds_total 2026 stored": 2, "mayfly_ctlog_adds_total 2026 failed": 0,
+		"mayfly_ctlog_checkpoint_size 2026": 2, "mayfly_ctlog_refused 2026": 0,
+	} {
+		if value, ok := got[key]; !ok || value != want {
+			t.Errorf("%s is %v, want %v", key, value, want)
+		}
 	}
 }

@@ -50,9 +50,10 @@ func checkSpace(path string, f filesystem, reserve uint64) error {
 // explain turns the error of a failed write into one that says what to do, where the cause is
 // one of those that an operator can mend.
 func explain(path string, err error) error {
+	var explained *StorageError
 	switch {
-	case err == nil:
-		return nil
+	case err == nil || errors.As(err, &explained):
+		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return &StorageError{path, fmt.Errorf("is on a full disk; free some space: %w", err)}
 	case errors.Is(err, syscall.EROFS):

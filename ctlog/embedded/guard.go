@@ -68,9 +68,9 @@ func readGuard(path, origin string, logID [32]byte) (guardFile, error) {
 	case err != nil:
 		return guardFile{}, fmt.Errorf("its guard %s cannot be used: %w", path, err)
 	case g.Origin != origin:
-		return guardFile{}, fmt.Errorf("its guard %s is that of the log %.100q, not of %q", path, g.Origin, origin)
+		return guardFile{}, fmt.Errorf("%w: its guard %s is that of the log %.100q, not of %q", errOtherLog, path, g.Origin, origin)
 	case string(g.LogID) != string(logID[:]):
-		return guardFile{}, fmt.Errorf("its guard %s is that of a log with another key (log ID %x, not %x)", path, g.LogID, logID)
+		return guardFile{}, fmt.Errorf("%w: its guard %s is that of a log with another key (log ID %x, not %x)", errOtherLog, path, g.LogID, logID)
 	}
 	return g, nil
 }
@@ -222,6 +222,9 @@ func (d directory) verify(ctx context.Context, newest treeHead) (treeHead, error
 	}
 	return head, nil
 }
+
+// errOtherLog: a guard or a checkpoint is good, and of another log.
+var errOtherLog = errors.New("its files are of different logs")
 
 // errOlder: the directory is behind the guard.
 var errOlder = errors.New("its directory is older than its guard")

@@ -8,10 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"time"
 
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/storage/posix"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // checkStorage refuses filesystems on which a log is not safe.
@@ -56,13 +57,22 @@ func (l *Log) unlock() error {
 	return errors.Join(errs...)
 }
 
-// resume checks the directory against the guard and starts Tessera, or refuses. Of what it
-// returns as an error the log cannot say whether it is for ever.
+// resume checks the directory against the guard and starts Tessera, or refuses. What it
+// returns as an error may be over at the next attempt, or is a wrong setting.
 func (l *Log) resume(ctx context.Context, cfg Config) error {
+	file, guardErr := readGuard(cfg.Guard, l.origin, l.key.id)
 	published, err := l.published()
 	if err == nil {
 		l.signedSize, l.lastTimestamp = published.head.size, published.timestamp
-		err = l.check(ctx, published)
+	}
+	switch {
+	case errors.Is(guardErr, errOtherLog) && err != nil:
+		// Not even the log itself is the one of this key.
+		return keypath.Errorf([]string{"key"}, "neither %s nor %s is of the log %s with this key: key or origin are another log's (%w)", cfg.Dir, cfg.Guard, l.origin, guardErr)
+	case guardErr != nil:
+		err = &RefusedError{Log: l.name, Reason: ReasonGuard, Err: guardErr}
+	case err == nil:
+		err = l.check(ctx, file, published)
 	}
 	if err != nil {
 		if l.refuse(ctx, err) == nil {
@@ -99,11 +109,7 @@ func verifyCheckpoint(raw []byte, origin string, key *logKey) (*checkpoint, erro
 }
 
 // check proves that the directory continues what the guard and the checkpoint say.
-func (l *Log) check(ctx context.Context, published *checkpoint) error {
-	file, err := readGuard(l.guard.path, l.origin, l.key.id)
-	if err != nil {
-		return &RefusedError{Log: l.name, Reason: ReasonGuard, Err: err}
-	}
+func (l *Log) check(ctx context.Context, file guardFile, published *checkpoint) error {
 	newest := file.head()
 	l.guard.file = file
 	l.guard.newest.Store(&newest)
@@ -135,7 +141,8 @@ func describe(err error, newest treeHead) error {
 
 // start hands the directory to Tessera.
 func (l *Log) start(cfg Config) error {
-	if err := l.probe(); err != nil {
+	// Nobody holds a lock of Tessera's yet.
+	if _, err := l.tryOpen(treeStateLock); err != nil {
 		return err
 	}
 	// Tessera's background work ends with this context, after Shutdown has drained it.
@@ -274,56 +281,4 @@ func (l *Log) Shutdown(ctx context.Context) error {
 		err = fmt.Errorf("shutting log %s down: %w", l.name, err)
 	}
 	return errors.Join(err, l.unlock())
-}
-
-// Ready is nil if the log can take an entry now. The error is for the operator.
-func (l *Log) Ready() error {
-	if refusal := l.refusal.Load(); refusal != nil {
-		return refusal
-	}
-	if err := l.preflight(); err != nil {
-		return err
-	}
-	if text := l.signError.Load(); text != nil {
-		return fmt.Errorf("log %s publishes no checkpoint: %s", l.name, *text)
-	}
-	return nil
-}
-
-// Status is the state of a log.
-type Status struct {
-	Name   string `json:"name"`
-	Origin string `json:"origin"`
-	LogID  []byte `json:"log_id"`
-	// TreeSize and RootHash are of the newest tree that anything may be signed for.
-	TreeSize uint64 `json:"tree_size"`
-	RootHash []byte `json:"root_hash"`
-	// CheckpointSize and CheckpointTime are of the published checkpoint.
-	CheckpointSize uint64    `json:"checkpoint_size"`
-	CheckpointTime time.Time `json:"checkpoint_time"`
-	// Pending is how many entries wait to be stored.
-	Pending int `json:"pending"`
-	// FreeBytes is what is left on the disk.
-	FreeBytes uint64 `json:"free_bytes"`
-	// Err says why the log takes no entry now, and what to do: *RefusedError, *StorageError
-	// or another. It is nil if the log is ready.
-	Err error `json:"-"`
-}
-
-// Status tells what Ready tells, and more.
-func (l *Log) Status() Status {
-	newest := l.guard.newest.Load()
-	s := Status{
-		Name: l.name, Origin: l.origin, LogID: l.key.id[:],
-		TreeSize: newest.size, RootHash: newest.root[:],
-		Pending: int(l.queued.Load()),
-		Err:     l.Ready(),
-	}
-	if c, err := l.front.checkpoint(); err == nil {
-		s.CheckpointSize, s.CheckpointTime = c.head.size, time.UnixMilli(int64(c.timestamp)).UTC()
-	}
-	if f, err := statFilesystem(l.directory.path); err == nil {
-		s.FreeBytes = f.free
-	}
-	return s
 }

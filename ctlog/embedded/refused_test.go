@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // TestRefusesToSign: what may have happened to a directory or its guard between two starts.
@@ -365,6 +366,27 @@ func TestOpenRefusesWrongSettings(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestOpenRefusesAnotherLogsKey(t *testing.T) {
+	t.Parallel()
+	cfg, other := newConfig(t), newConfig(t)
+	for _, test := range []struct {
+		name string
+		set  func(*Config)
+	}{
+		{"key", func(c *Config) { c.Key = other.Key }},
+		{"origin", func(c *Config) { c.Origin = "log.example/2025" }},
+	} {
+		wrong := cfg
+		test.set(&wrong)
+		_, err := Open(t.Context(), wrong)
+		var at *keypath.Error
+		if !errors.As(err, &at) || at.Path[0] != "key" || !strings.Contains(err.Error(), "key or origin are another log's") {
+			t.Errorf("another log's %s: got %v", test.name, err)
+		}
+	}
+	shutdown(t, open(t, cfg))
 }
 
 // TestOpenNeverMakesALog: a lost directory must not come back empty.

@@ -197,23 +197,37 @@ func (l *Log) preflight() error {
 }
 
 // probe keeps Tessera from being asked for anything where it cannot open its lock file: it
-// would panic, on a goroutine of its own, and take the process with it.
+// would panic, on a goroutine of its own, and take the process with it. The probe is another
+// file beside it, since a process loses its record locks on a file when it closes it, however
+// often it has it open.
 func (l *Log) probe() error {
-	dir := l.directory.path
-	descriptor, err := syscall.Open(filepath.Join(dir, treeStateLock), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	descriptor, err := l.tryOpen(probeFile)
 	if err != nil {
-		return explain(dir, fmt.Errorf("opening %s: %w", treeStateLock, err))
-	}
-	if err := syscall.Close(descriptor); err != nil {
-		return os.NewSyscallError("close", err)
+		return err
 	}
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return os.NewSyscallError("getrlimit", err)
 	}
-	// The kernel gives out the lowest free descriptor.
-	if uint64(descriptor)+spareFiles > limit.Cur {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit.Cur)}
+	return checkDescriptor(uint64(descriptor), limit.Cur)
+}
+
+// checkDescriptor tells from a new descriptor whether there are some to spare: the kernel
+// gives out the lowest that is free.
+func checkDescriptor(descriptor, limit uint64) error {
+	if descriptor+spareFiles > limit {
+		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit)}
 	}
 	return nil
+}
+
+// tryOpen opens a file as Tessera opens its locks, and closes it. It returns the descriptor
+// that it had.
+func (l *Log) tryOpen(name string) (int, error) {
+	dir := l.directory.path
+	descriptor, err := syscall.Open(filepath.Join(dir, name), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return 0, explain(dir, fmt.Errorf("opening %s: %w", name, err))
+	}
+	return descriptor, os.NewSyscallError("close", syscall.Close(descriptor))
 }

@@ -101,6 +101,9 @@ func TestShutdownDrains(t *testing.T) {
 	if s := l.Status(); s.CheckpointSize != 1 {
 		t.Errorf("the checkpoint has %d entries", s.CheckpointSize)
 	}
+	if err := l.Ready(); !errors.Is(err, errClosed) {
+		t.Errorf("a closed log is ready: %v", err)
+	}
 	shutdown(t, l) // once more does nothing
 	shutdown(t, open(t, cfg))
 }
@@ -177,6 +180,18 @@ func TestSubmitRefusesOddSubmissions(t *testing.T) {
 		}
 	}
 	submit(t, l, a, 1)
+}
+
+// TestCheckDescriptor: Tessera panics where it cannot open its lock file.
+func TestCheckDescriptor(t *testing.T) {
+	t.Parallel()
+	if err := checkDescriptor(1024-spareFiles, 1024); err != nil {
+		t.Error(err)
+	}
+	var retryable *ctlog.RetryableError
+	if err := checkDescriptor(1024-spareFiles+1, 1024); !errors.As(err, &retryable) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestInterruptedBatchIsNotServed: a process that dies in a batch leaves tiles of a tree that

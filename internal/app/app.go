@@ -26,7 +26,6 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
-	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -43,6 +42,16 @@ type Options struct {
 	Version string
 	// Mounts are served on the HTTP listener too.
 	Mounts []server.Mount
+	// Now is the clock by which authorities change their state and certificates begin; nil
+	// for time.Now.
+	Now func() time.Time
+}
+
+func (o Options) now() func() time.Time {
+	if o.Now == nil {
+		return time.Now
+	}
+	return o.Now
 }
 
 // App is a server that has been built and does not run yet.
@@ -51,13 +60,13 @@ type App struct {
 	Config *config.Server
 
 	logger   *slog.Logger
-	verifier *oidc.Verifier
+	live     *live
+	rotation *rotation
 	server   *server.Server
 	watchers []*watch.Watcher
 	logs     *logSet
-	// What trusted_root.json and signing_config.v0.2.json are made of.
-	instance    trustroot.Instance
-	trustBundle func() []*ca.Chain
+	// instance is what trusted_root.json and signing_config.v0.2.json say that never changes.
+	instance trustroot.Instance
 }
 
 // shutdownTimeout is how long what runs in the background may take to end after the edge.
@@ -93,17 +102,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 
-	issuers, warnings, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
-	if err != nil {
+	app := &App{Config: cfg, logger: logger}
+	if err := app.trust(ctx, registry); err != nil {
 		return nil, err
 	}
-	warn(asErrors(warnings)...)
-	trust, err := newTrust(cfg, issuers, logger, registry)
-	if err != nil {
-		return nil, issuers.Explain(err)
-	}
-	warn(unjoin(issuers.Explain(errors.Join(trust.warnings...)))...)
-
 	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -112,17 +114,14 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	authority, warnAuthority, err := newAuthority(cfg)
+	if err := app.rotate(options.now(), registry); err != nil {
+		return nil, err
+	}
+	logs, err := newLogs(ctx, cfg, app.rotation.roots, logger, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	warn(unjoin(cfg.Explain(errors.Join(warnAuthority...)))...)
-	chain := authority.Chain().Certificates
-	logs, err := newLogs(ctx, cfg, chain[len(chain)-1:], logger, registry)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	app := &App{Config: cfg, logger: logger, verifier: trust.verifier, logs: logs}
+	app.logs = logs
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, app.Close(ctx))
@@ -130,27 +129,25 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	}()
 	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
-	authorityCA, err := ca.New(ca.Config{
-		Verifier: trust.verifier, Rules: trust.rules, KeyPolicy: keyPolicy, Authority: authority,
-		Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
-	})
-	if err != nil {
+	if err := app.live.begin(ctx, ca.Config{
+		KeyPolicy: keyPolicy, Authorities: app.rotation.authorities, Profile: profile, Logs: logs.logs, Now: app.rotation.now, Logger: logger,
+	}); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerExpiry(registry, authority, logs.logs == nil)
-	app.trustBundle = authorityCA.TrustBundle
-	if app.instance, err = newInstance(cfg, issuers); err != nil {
+	if app.instance, err = newInstance(cfg); err != nil {
 		return nil, cfg.Explain(err)
 	}
+	registerCT(registry, cfg, app.rotation.now)
+	registry.MustRegister(issuerMetrics{status: app.live.status})
 
 	tlsConfig, err := app.tlsConfig(registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
 	app.server, err = server.New(server.Config{
-		Authority: authorityCA,
-		Issuers:   func() []server.IssuerInfo { return trust.infos },
-		Checks:    append(checks(authority, profile, trust.verifier), logs.checks(len(cfg.CT.Logs))...),
+		Authority: app.live,
+		Issuers:   app.live.issuers,
+		Checks:    append(checks(app.rotation, profile, app.live), logs.checks()...),
 		Mounts:    app.mounts(options),
 		TLS:       tlsConfig,
 		Registry:  registry,
@@ -212,7 +209,8 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	defer stop()
 	// Requests in flight still need keys and the newest TLS certificate while the edge
 	// drains, so what runs in the background ends after it.
-	group.Go(func() error { return a.verifier.Run(background) })
+	group.Go(func() error { return a.live.Run(background) })
+	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

@@ -114,6 +114,11 @@ func newWorld(t *testing.T) *demo.World {
 	return w
 }
 
+func build(t *testing.T, w *demo.World) (*app.App, error) {
+	t.Helper()
+	return app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile})
+}
+
 // serialAt is the serial number of the certificate that address presents.
 func serialAt(t *testing.T, address string, config *tls.Config) int64 {
 	t.Helper()
@@ -191,8 +196,8 @@ func TestBuildRefuses(t *testing.T) {
 		"embedded log": {func(t *testing.T, w *demo.World) {
 			edit(t, w, "mayfly.yaml", `{url: "`+w.LogURL+`", public_key: log.pub}`, "{embedded: {name: a, dir: d, guard: g, key: k, origin: o}}")
 		}, "mayfly.yaml:8:"},
-		"CA set": {func(t *testing.T, w *demo.World) {
-			write(t, w, "mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca/ca.yaml}\nct: {disabled: true}\noidc: {allow_loopback: true}\n")
+		"CA set is gone": {func(t *testing.T, w *demo.World) {
+			write(t, w, "mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca/missing.yaml}\nct: {disabled: true}\noidc: {allow_loopback: true}\n")
 		}, "mayfly.yaml:2:11: "},
 		"key of another certificate": {func(t *testing.T, w *demo.World) {
 			other := newWorld(t)
@@ -215,7 +220,7 @@ func TestBuildRefuses(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			test.change(t, w)
-			_, err := app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile})
+			_, err := build(t, w)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want one that says %q", err, test.want)
 			}

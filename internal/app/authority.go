@@ -13,11 +13,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// newAuthority opens `ca`. Its errors have key paths.
+// newAuthority opens `ca.file`. Its errors have key paths.
 func newAuthority(cfg *config.Server) (authority *ca.Authority, warnings []error, err error) {
-	chain, err := loadChain(cfg)
+	data, err := readFile(cfg.CA.File.Chain)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, keypath.Errorf([]string{"ca", "file", "chain"}, "reading the chain: %w", err)
+	}
+	chain, err := ca.ParseChain(data)
+	if err != nil {
+		return nil, nil, keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), "ca", "file", "chain")
 	}
 	signer, warnings, err := file.Open(file.Config{
 		Key:          cfg.CA.File.Key,

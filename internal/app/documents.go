@@ -12,10 +12,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/app/caset"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/server"
@@ -25,42 +27,40 @@ import (
 const clientAudience = "sigstore"
 
 // LoadInstance reads from the configuration what trusted_root.json and
-// signing_config.v0.2.json say. It does not open the CA's key, and asks nobody.
+// signing_config.v0.2.json say. It opens no CA's key, and asks nobody.
 func LoadInstance(options Options) (trustroot.Instance, error) {
 	cfg, _, err := config.LoadServer(options.ConfigFile, options.Environ)
-	if err != nil {
-		return trustroot.Instance{}, err
-	}
-	issuers, _, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
 	if err != nil {
 		return trustroot.Instance{}, err
 	}
 	if cfg.PublicURL == "" {
 		return trustroot.Instance{}, fmt.Errorf("%s: %w", cfg.File().Name(), trustroot.ErrNotRendered)
 	}
-	instance, err := newInstance(cfg, issuers)
+	issuers, _, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
+	if err != nil {
+		return trustroot.Instance{}, err
+	}
+	var infos []server.IssuerInfo
+	for _, issuer := range issuers.Entries {
+		infos = append(infos, issuerInfo(issuer))
+	}
+	instance, err := newInstance(cfg)
 	if err != nil {
 		return trustroot.Instance{}, cfg.Explain(err)
 	}
-	chain, err := loadChain(cfg)
+	chains, err := loadChains(cfg, options.now()())
 	if err != nil {
-		return trustroot.Instance{}, cfg.Explain(err)
+		return trustroot.Instance{}, err
 	}
-	instance.Chains = [][]*x509.Certificate{chain.Certificates}
-	return instance, nil
+	return completeInstance(instance, chains, infos), nil
 }
 
-// newInstance is everything of an instance but its chains. Its errors have key paths.
-func newInstance(cfg *config.Server, issuers *config.Issuers) (trustroot.Instance, error) {
+// newInstance is what never changes while a server runs. Its errors have key paths.
+func newInstance(cfg *config.Server) (trustroot.Instance, error) {
 	instance := trustroot.Instance{
 		PublicURL:            cfg.PublicURL,
 		TimestampAuthorities: cfg.Trust.TimestampAuthorities,
 		TLogs:                cfg.Trust.TLogs,
-	}
-	for _, issuer := range issuers.Entries {
-		if issuer.Type == identity.TypeEmail && !issuer.Wildcard && issuer.ClientID == clientAudience {
-			instance.Providers = append(instance.Providers, issuer.IssuerURL)
-		}
 	}
 	var errs []error
 	for i, entry := range cfg.CT.Logs {
@@ -123,9 +123,18 @@ func readPEM(name string) ([]byte, error) {
 
 // Instance returns what the documents say, from the running server's state.
 func (a *App) Instance() trustroot.Instance {
-	instance := a.instance
-	for _, chain := range a.trustBundle() {
+	return completeInstance(a.instance, a.live.TrustBundle(), a.live.issuers())
+}
+
+// completeInstance adds what may change at any time.
+func completeInstance(instance trustroot.Instance, chains []*ca.Chain, issuers []server.IssuerInfo) trustroot.Instance {
+	for _, chain := range chains {
 		instance.Chains = append(instance.Chains, chain.Certificates)
+	}
+	for _, issuer := range issuers {
+		if issuer.Type == identity.TypeEmail && !issuer.Wildcard && issuer.Audience == clientAudience {
+			instance.Providers = append(instance.Providers, issuer.URL)
+		}
 	}
 	return instance
 }
@@ -151,18 +160,24 @@ func (a *App) mounts(options Options) []server.Mount {
 	return mounts
 }
 
-// loadChain reads the chain of `ca` without its key. Its errors have key paths.
-func loadChain(cfg *config.Server) (*ca.Chain, error) {
+// loadChains reads the chains that the trust bundle has at now, without their keys. Its
+// errors tell their place.
+func loadChains(cfg *config.Server, now time.Time) ([]*ca.Chain, error) {
 	if cfg.CA.File == nil {
-		return nil, keypath.Errorf([]string{"ca", "set"}, "CA sets cannot be used yet; name the chain and the key under ca.file")
+		set, err := caset.Read(cfg.CA.Set, now)
+		if err != nil {
+			return nil, err
+		}
+		return set.Set.TrustBundle(now), nil
 	}
+	path := []string{"ca", "file", "chain"}
 	data, err := readFile(cfg.CA.File.Chain)
 	if err != nil {
-		return nil, keypath.Errorf([]string{"ca", "file", "chain"}, "reading the chain: %w", err)
+		return nil, cfg.Explain(keypath.Errorf(path, "reading the chain: %w", err))
 	}
 	chain, err := ca.ParseChain(data)
 	if err != nil {
-		return nil, keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), "ca", "file", "chain")
+		return nil, cfg.Explain(keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), path...))
 	}
-	return chain, nil
+	return []*ca.Chain{chain}, nil
 }

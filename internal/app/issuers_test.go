@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/config"
@@ -33,7 +32,7 @@ func TestShippedIssuers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trust, err := newTrust(&config.Server{}, issuers, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	trust, err := newTrust(&config.Server{}, issuers, slog.New(slog.DiscardHandler), trustObserver{})
 	if err != nil {
 		t.Fatal(issuers.Explain(err))
 	}

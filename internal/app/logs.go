@@ -25,13 +25,14 @@ type logSet struct {
 	// logs is nil where Certificate Transparency is disabled.
 	logs     *ctlog.Logs
 	embedded []*embedded.Log
+	count    int // of all logs
 	warnings []error
 }
 
 // newLogs opens `ct.logs`. Its errors have key paths. Where it fails, what it opened is
 // closed again.
-func newLogs(ctx context.Context, cfg *config.Server, roots []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
-	set := &logSet{}
+func newLogs(ctx context.Context, cfg *config.Server, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
+	set := &logSet{count: len(cfg.CT.Logs)}
 	if cfg.CT.Disabled {
 		return set, nil // package config has warned of it
 	}
@@ -56,6 +57,7 @@ func newLogs(ctx context.Context, cfg *config.Server, roots []*x509.Certificate,
 			errs = append(errs, keypath.Prefix(err, path...))
 			continue
 		}
+		opened.Window = ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}
 		logsConfig.Logs = append(logsConfig.Logs, opened)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -72,7 +74,16 @@ func (s *logSet) openRemote(entry config.CTLog, path []string) (ctlog.LogConfig,
 	if err != nil {
 		return ctlog.LogConfig{}, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
 	}
-	remote, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL})
+	var token []byte
+	if entry.TokenFile != "" {
+		if token, err = readSecret(entry.TokenFile); err != nil {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
+		}
+		if len(token) == 0 {
+			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "%s is empty; write the log's token into it", entry.TokenFile)
+		}
+	}
+	remote, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
 	if err != nil {
 		return ctlog.LogConfig{}, err
 	}
@@ -91,7 +102,7 @@ func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
 	}
 }
 
-func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *config.Submit, roots []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
+func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *config.Submit, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
 	if submit != nil {
 		token, err := readSecret(submit.TokenFile)
 		if err != nil {
@@ -102,7 +113,7 @@ func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *
 		}
 		cfg.SubmitToken = token
 	}
-	cfg.Roots = func() []*x509.Certificate { return roots }
+	cfg.Roots = roots
 	cfg.Now, cfg.Logger, cfg.Registerer = time.Now, logger, registry
 	log, err := embedded.Open(ctx, cfg)
 	if err != nil {
@@ -132,20 +143,14 @@ func (s *logSet) mounts() []server.Mount {
 	return mounts
 }
 
-// checks tells each embedded log's state. One that takes no entry makes the server unready
-// only where no other log can be asked.
-func (s *logSet) checks(logs int) []server.Check {
-	if s.logs == nil {
-		return []server.Check{{
-			Name:  "certificate-transparency",
-			Probe: func(context.Context) (string, error) { return "disabled by configuration", nil },
-		}}
-	}
-	var checks []server.Check
+// checks tells how each log is doing for its submitter, and each embedded log's own state.
+// A log that takes no entry makes the server unready only where no other can be asked.
+func (s *logSet) checks() []server.Check {
+	checks := []server.Check{ctCheck(s.logs)}
 	for _, log := range s.embedded {
 		checks = append(checks, server.Check{
 			Name:     "ctlog " + log.Name(),
-			Critical: logs == 1,
+			Critical: s.count == 1,
 			Probe: func(context.Context) (string, error) {
 				status := log.Status()
 				if status.Err != nil {

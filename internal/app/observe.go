@@ -4,105 +4,40 @@ package app
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"runtime"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/oidc"
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
 // checks is what readiness is made of. An issuer that is out makes nobody else's
 // certificates worse, so it shows in the report and turns nothing red; a key that does not
 // sign, or a CA that is about to end, does.
-func checks(authority *ca.Authority, profile *ca.Profile, verifier *oidc.Verifier) []server.Check {
-	return []server.Check{
-		{
-			Name:     "signer",
-			Critical: true,
-			Probe: func(context.Context) (string, error) {
-				return "authority " + authority.ID() + " signs", authority.SelfTest()
-			},
-		},
-		{
-			Name:     "ca-certificates",
-			Critical: true,
-			Probe: func(context.Context) (string, error) {
-				now := time.Now()
-				if err := authority.ValidAt(now); err != nil {
-					return "a CA certificate is not valid now", err
-				}
-				end := authority.Chain().NotAfter
-				if now.Add(profile.Lifetime()).After(end) {
-					return "a CA certificate ends before a new certificate would", fmt.Errorf("authority %s ends at %s", authority.ID(), end.UTC().Format(time.RFC3339))
-				}
-				return "valid until " + end.UTC().Format(time.RFC3339), nil
-			},
-		},
-		{
+func checks(rotation *rotation, profile *ca.Profile, live *live) []server.Check {
+	return append(rotation.checks(profile),
+		server.Check{
 			Name: "issuers",
 			Probe: func(context.Context) (string, error) {
-				return issuerHealth(verifier.Status())
+				return issuerHealth(live.status())
 			},
 		},
-	}
+		server.Check{Name: "configuration", Probe: live.probe})
 }
 
-// issuerHealth tells each issuer entry's state, and an error where one is failing.
-func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
-	counts := make(map[oidc.State]int)
-	var states []string
-	for _, entry := range entries {
-		counts[entry.State]++
-		states = append(states, fmt.Sprintf("%s: %s", entry.Entry, entry.State))
-		if entry.State == oidc.StateFailing {
-			err = errors.Join(err, fmt.Errorf("%s: %s", entry.Entry, entry.LastError))
-		}
-	}
-	slices.Sort(states)
-	return strings.Join(states, "; "), err
-}
-
-// registerExpiry publishes when each CA certificate ends, and whether certificates are
-// logged.
-func registerExpiry(registry prometheus.Registerer, authority *ca.Authority, ctDisabled bool) {
-	ends := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "mayfly_ca_certificate_not_after_seconds",
-		Help: "End of each CA certificate, in Unix time.",
-	}, []string{"authority", "subject"})
-	for _, c := range authority.Chain().Certificates {
-		ends.WithLabelValues(authority.ID(), c.Subject.String()).Set(float64(c.NotAfter.Unix()))
-	}
+// registerCT publishes whether certificates are logged, and when logs retire.
+func registerCT(registry prometheus.Registerer, cfg *config.Server, now func() time.Time) {
 	disabled := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_ct_disabled",
 		Help: "1 if certificates are issued without Certificate Transparency.",
 	})
-	if ctDisabled {
+	if cfg.CT.Disabled {
 		disabled.Set(1)
 	}
-	registry.MustRegister(ends, disabled)
-}
-
-// observeFetches counts what is fetched from issuers.
-func observeFetches(registry prometheus.Registerer) func(oidc.Fetch) {
-	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_oidc_fetches_total",
-		Help: "Fetches of discovery documents and key sets, by issuer entry, document, and result.",
-	}, []string{"entry", "document", "result"})
-	registry.MustRegister(fetches)
-	return func(f oidc.Fetch) {
-		result := "ok"
-		if f.Err != nil {
-			result = "error"
-		}
-		fetches.WithLabelValues(f.Entry, f.Document, result).Inc()
-	}
+	registry.MustRegister(disabled, logRetirement{logs: cfg.CT.Logs, now: now})
 }
 
 func buildInfo(version string) prometheus.Collector {

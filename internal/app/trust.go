@@ -7,53 +7,74 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
 // trust is one issuer file at run time.
 type trust struct {
+	issuers  *config.Issuers
 	verifier *oidc.Verifier
 	rules    *identity.Rules
 	infos    []server.IssuerInfo
 	warnings []error
 }
 
+// loadTrust reads the issuer file called name and makes its run-time objects, with what cfg
+// says of all issuers. It uses no network. An error is config.Mistakes, every mistake at
+// once, or says why the file cannot be read.
+func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe trustObserver) (*trust, []config.Mistake, error) {
+	var t *trust
+	issuers, warnings, err := config.BuildIssuers(name, cfg.Compat, func(issuers *config.Issuers) ([]error, error) {
+		var err error
+		t, err = newTrust(cfg, issuers, logger, observe)
+		return t.warnings, err
+	})
+	if err != nil {
+		return nil, warnings, err
+	}
+	t.issuers = issuers
+	return t, warnings, nil
+}
+
 // newTrust makes an issuer file's run-time objects. Its errors are keypath errors, every
-// mistake at once.
-func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, registry prometheus.Registerer) (*trust, error) {
+// mistake at once, and trust has the warnings beside them.
+func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, observe trustObserver) (*trust, error) {
 	t := &trust{}
 	var errs []error
 
 	verifierConfig := oidc.Config{
 		AllowLoopback:       cfg.OIDC.AllowLoopback,
+		Proxy:               cfg.OIDC.Proxy.Reveal(),
+		KeyRefresh:          cfg.OIDC.KeyRefresh,
+		KeyLifetime:         cfg.OIDC.KeyLifetime,
+		KubernetesAPIServer: cfg.OIDC.Kubernetes.APIServer,
 		KubernetesCAFile:    cfg.OIDC.Kubernetes.CAFile,
 		KubernetesTokenFile: cfg.OIDC.Kubernetes.TokenFile,
 		Now:                 time.Now,
 		Logger:              logger,
-		ObserveFetch:        observeFetches(registry),
+		ObserveFetch:        observe.fetch,
 	}
-	rulesConfig := identity.Config{CIProviders: make(map[string]identity.CIProvider), Compat: cfg.Compat}
+	rulesConfig := identity.Config{CIProviders: make(map[string]identity.CIProvider), Compat: cfg.Compat, Observe: observe.decision}
 	for _, issuer := range issuers.Entries {
-		if len(issuer.Constants) > 0 {
-			errs = append(errs, keypath.Errorf([]string{section(issuer), issuer.Key, "constants"},
-				"constants cannot be used yet; write default-template-values under names that no claim has"))
-		}
 		verifierConfig.Issuers = append(verifierConfig.Issuers, verifierIssuer(issuer))
-		rulesConfig.Issuers = append(rulesConfig.Issuers, ruleIssuer(issuer))
-		t.infos = append(t.infos, issuerInfo(issuer))
+		for _, profile := range issuer.All() {
+			rulesConfig.Issuers = append(rulesConfig.Issuers, ruleIssuer(profile))
+			t.infos = append(t.infos, issuerInfo(profile))
+		}
 	}
 	for name, provider := range issuers.CIProviders {
 		templates, err := extensionTemplates(name, provider.ExtensionTemplates, issuers.ExtensionNames, cfg.Compat)
 		errs = append(errs, err)
 		rulesConfig.CIProviders[name] = identity.CIProvider{
 			DefaultTemplateValues:          provider.DefaultTemplateValues,
+			Constants:                      provider.Constants,
 			ExtensionTemplates:             templates,
 			SubjectAlternativeNameTemplate: provider.SubjectAlternativeNameTemplate,
 		}
@@ -64,40 +85,42 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	errs = append(errs, err)
 	t.rules, t.warnings, err = identity.NewRules(rulesConfig)
 	errs = append(errs, err)
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return t, nil
-}
-
-func section(issuer config.Issuer) string {
-	if issuer.Wildcard {
-		return "meta-issuers"
-	}
-	return "oidc-issuers"
+	return t, errors.Join(errs...)
 }
 
 func verifierIssuer(issuer config.Issuer) oidc.Issuer {
 	i := oidc.Issuer{
 		Key:                 issuer.Key,
-		Audiences:           append([]string{issuer.ClientID}, issuer.Audiences...),
+		Audiences:           audiences(issuer),
 		SigningAlgorithms:   issuer.SigningAlgorithms,
 		CACert:              []byte(issuer.CACert),
-		Kubernetes:          issuer.Type == identity.TypeKubernetes,
 		AllowPrivateNetwork: issuer.AllowPrivateNetwork,
 		JWKSHosts:           issuer.JWKSHosts,
+	}
+	for _, profile := range issuer.All() {
+		i.Kubernetes = i.Kubernetes || profile.Type == identity.TypeKubernetes
+	}
+	for _, profile := range issuer.Profiles {
+		i.Profiles = append(i.Profiles, oidc.Profile{Name: profile.Name, Audiences: audiences(profile)})
 	}
 	if issuer.Wildcard {
 		i.Pattern = issuer.Key
 	} else {
-		i.URL = issuer.IssuerURL
+		i.URL = issuer.Key // which issuer-url equals, or package config has complained
 	}
 	return i
 }
 
+func audiences(issuer config.Issuer) []string {
+	return append([]string{issuer.ClientID}, issuer.Audiences...)
+}
+
+// ruleIssuer is the rule of an entry or of one of its profiles.
 func ruleIssuer(issuer config.Issuer) identity.IssuerConfig {
-	return identity.IssuerConfig{
+	c := identity.IssuerConfig{
 		Key:                   issuer.Key,
+		Profile:               issuer.Name,
+		Path:                  issuer.Path(),
 		Static:                !issuer.Wildcard,
 		IssuerURL:             issuer.IssuerURL,
 		Type:                  issuer.Type,
@@ -108,7 +131,13 @@ func ruleIssuer(issuer config.Issuer) identity.IssuerConfig {
 		ChallengeClaim:        issuer.ChallengeClaim,
 		SkipEmailVerification: issuer.SkipEmailVerification,
 		AllowedEmailDomains:   issuer.AllowedEmailDomains,
+		Constants:             issuer.Constants,
+		Policy:                policy.Config{Mode: issuer.Mode},
 	}
+	for _, rule := range issuer.Allow {
+		c.Policy.Allow = append(c.Policy.Allow, policy.Rule{Name: rule.Name, When: rule.When})
+	}
+	return c
 }
 
 // issuerInfo is what GetConfiguration says of an entry.
@@ -149,8 +178,19 @@ func extensionTemplates(provider string, templates map[string]string, byName, co
 			out[name] = template // package identity warns of it
 		default:
 			errs = append(errs, keypath.Errorf([]string{"ci-issuer-metadata", provider, "extension-templates", name},
-				"%q is no extension; docs/oids.md lists their names", name))
+				"%q is no extension%s; docs/oids.md lists their names", name, suggest.DidYouMean(name, extensionNames())))
 		}
 	}
 	return out, errors.Join(errs...)
+}
+
+// extensionNames are the names of the extensions that templates can set.
+func extensionNames() []string {
+	var names []string
+	for _, extension := range certs.Table() {
+		if extension.Key != "" {
+			names = append(names, extension.Name)
+		}
+	}
+	return names
 }

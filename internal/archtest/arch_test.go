@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest"}
 
 // allowed says which packages of ours a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -30,13 +30,15 @@ var allowed = map[string][]string{
 	"oidc":               {},
 	"oidc/provider":      {},
 	"ctlog":              {"certs"},
-	"identity":           {"oidc", "certs"},
+	"identity":           {"oidc", "certs", "identity/policy"},
+	"identity/policy":    {"oidc"},
 	"ca":                 {"oidc", "identity", "proof", "ctlog", "certs", "certs/correspond"},
 	"ca/signer":          {},
 	"ca/ceremony":        {"certs"},
 	"server":             {"ca", "proof", "certs", "proto"},
 	"internal/refusal":   {},
 	"internal/keypath":   {},
+	"internal/suggest":   {},
 	"internal/watch":     {},
 	"internal/archtest":  {},
 	"internal/testlog":   {"ctlog", "certs"},
@@ -45,8 +47,8 @@ var allowed = map[string][]string{
 	"internal/demo":      {"*"},
 	"internal/trustroot": {},
 	"internal/devworld":  {"*"},
-	"internal/app":       {"*"},
 	"mayflytest":         {"internal/devworld"},
+	"internal/app":       {"*"},
 	"cmd":                {"*"},
 	"test/conformance":   {"*"},
 }

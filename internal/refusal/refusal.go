@@ -50,6 +50,7 @@ const (
 	ClaimMissing        Reason = "CLAIM_MISSING"
 	ClaimInvalid        Reason = "CLAIM_INVALID"
 	EmailUnverified     Reason = "EMAIL_UNVERIFIED"
+	EmailNotASCII       Reason = "EMAIL_NOT_ASCII"
 	PolicyDenied        Reason = "POLICY_DENIED"
 	RateLimited         Reason = "RATE_LIMITED"
 	Overloaded          Reason = "OVERLOADED"
@@ -89,13 +90,14 @@ func Table() []Entry {
 		{ClaimMissing, Unauthenticated, "A claim that the certificate needs is missing, null or empty. The message names it."},
 		{ClaimInvalid, Unauthenticated, "A claim has a kind or value that cannot enter a certificate. The message names it and says what was wanted."},
 		{EmailUnverified, Unauthenticated, "The issuer does not say that it has verified the email address (`email_verified`)."},
+		{EmailNotASCII, Unauthenticated, "The email address holds letters beyond ASCII, which no verifier of sigstore's reads in a certificate. Use an address of ASCII letters."},
 		{PolicyDenied, Denied, "The caller is known, and a rule of this CA does not allow it a certificate. The message names the rule."},
 		{RateLimited, SlowDown, "Too many requests of this caller. Try again after `Retry-After`."},
 		{Overloaded, SlowDown, "The CA has as many requests in hand as it takes. Try again after `Retry-After`."},
 		{IssuerUnreachable, Unavailable, "The token's issuer, or its keys, cannot be reached from this CA right now. Try again."},
 		{CTUnavailable, Unavailable, "No Certificate Transparency log recorded the certificate in time, so none was issued. Try again."},
 		{SignerUnavailable, Unavailable, "The CA's key cannot be used right now. Try again."},
-		{CAExpiring, Unavailable, "The CA's own certificate ends before the new one would. Its operator must rotate it."},
+		{CAExpiring, Unavailable, "The CA has nothing to sign with: its own certificate ends before the new one would, or no authority is active. Its operator must rotate it."},
 		{PathNotFound, NotFound, "There is nothing at this path."},
 		{MethodNotPermitted, MethodNotAllowed, "The path exists, and wants another method, which the header `Allow` names."},
 		{InternalError, Internal, "The CA failed. Its log has the cause under the request ID."},

@@ -4,6 +4,7 @@ package testca
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/certs/correspond"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
 // prove re-proves every invariant of every certificate that was issued.
@@ -24,7 +26,10 @@ func (w *World) prove(tb testing.TB) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	serials := make(map[string]bool)
-	entries := w.precertificates(tb)
+	logged := make(map[*testlog.Log]map[string][]byte)
+	for _, log := range w.Logs {
+		logged[log] = precertificates(tb, log)
+	}
 	for _, issued := range w.issued {
 		leaf, err := x509.ParseCertificate(issued.Certificate)
 		if err != nil {
@@ -40,10 +45,10 @@ func (w *World) prove(tb testing.TB) {
 		if !issued.SCTEmbedded {
 			continue
 		}
-		w.proveSCT(tb, leaf, issued)
-		precertificate, ok := entries[leaf.SerialNumber.String()]
+		log := w.proveSCT(tb, leaf, issued)
+		precertificate, ok := logged[log][leaf.SerialNumber.String()]
 		if !ok {
-			tb.Errorf("certificate %x is in no log", leaf.SerialNumber)
+			tb.Errorf("certificate %x is not in the log whose SCT it has", leaf.SerialNumber)
 			continue
 		}
 		if err := correspond.Check(precertificate, issued.Certificate); err != nil {
@@ -76,37 +81,44 @@ func (w *World) proveChain(tb testing.TB, leaf *x509.Certificate, issued *ca.Iss
 	}
 }
 
-// proveSCT verifies the one embedded SCT with certificate-transparency-go.
-func (w *World) proveSCT(tb testing.TB, leaf *x509.Certificate, issued *ca.Issued) {
+// proveSCT verifies the one embedded SCT with certificate-transparency-go, and returns the log
+// that gave it.
+func (w *World) proveSCT(tb testing.TB, leaf *x509.Certificate, issued *ca.Issued) *testlog.Log {
 	var chain []*ctx509.Certificate
 	for _, der := range append([][]byte{issued.Certificate}, issued.Chain.DER...) {
 		c, err := ctx509.ParseCertificate(der)
 		if ctx509.IsFatal(err) {
 			tb.Errorf("certificate-transparency-go does not parse %x: %v", leaf.SerialNumber, err)
-			return
+			return nil
 		}
 		chain = append(chain, c)
 	}
 	scts, err := x509util.ParseSCTsFromSCTList(&chain[0].SCTList)
 	if err != nil || len(scts) != 1 {
 		tb.Errorf("certificate %x has %d SCTs (%v), want 1", leaf.SerialNumber, len(scts), err)
-		return
+		return nil
 	}
-	block, _ := pem.Decode(w.Log.PublicKeyPEM())
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		tb.Error(err)
-		return
+	for _, log := range w.Logs {
+		block, _ := pem.Decode(log.PublicKeyPEM())
+		if sha256.Sum256(block.Bytes) != scts[0].LogID.KeyID {
+			continue
+		}
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			tb.Error(err)
+		} else if err := ctutil.VerifySCT(key, chain, scts[0], true); err != nil {
+			tb.Errorf("certificate-transparency-go refuses the SCT of %x: %v", leaf.SerialNumber, err)
+		}
+		return log
 	}
-	if err := ctutil.VerifySCT(key, chain, scts[0], true); err != nil {
-		tb.Errorf("certificate-transparency-go refuses the SCT of %x: %v", leaf.SerialNumber, err)
-	}
+	tb.Errorf("the SCT of certificate %x is of an unknown log %x", leaf.SerialNumber, scts[0].LogID.KeyID)
+	return nil
 }
 
 // precertificates returns what is in the log, by serial number. Every entry must chain up
 // to the root: a log never holds more than this CA's.
-func (w *World) precertificates(tb testing.TB) map[string][]byte {
-	entries, err := w.Log.Entries()
+func precertificates(tb testing.TB, log *testlog.Log) map[string][]byte {
+	entries, err := log.Entries()
 	if err != nil {
 		tb.Errorf("reading the log: %v", err)
 		return nil

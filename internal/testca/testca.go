@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/http"
@@ -55,6 +56,8 @@ type Builder struct {
 	// world's own. What is in it is not proved at the end.
 	CT          ctlog.Log
 	CTPublicKey []byte
+	// Logs is how many logs there are, in order of preference. Default: 1.
+	Logs int
 	// Budget is the time for a log's answer. Default: ctlog's.
 	Budget time.Duration
 	// Type is the issuer's type. Default: email.
@@ -67,9 +70,13 @@ type Builder struct {
 type World struct {
 	CA        *ca.CA
 	Provider  *provider.Provider
-	Log       *testlog.Log
+	Log       *testlog.Log // the first of Logs
+	Logs      []*testlog.Log
+	CT        *ctlog.Logs // nil if Certificate Transparency is disabled
 	Authority *ca.Authority
-	Logger    *slog.Logger
+	// Authorities is the set in force: Authority alone, until a test replaces it.
+	Authorities *ca.Authorities
+	Logger      *slog.Logger
 
 	root *x509.Certificate
 	now  func() time.Time
@@ -85,6 +92,7 @@ func New(tb testing.TB, b Builder) *World {
 	b.setDefaults()
 	w := &World{now: b.Now, Logger: slog.New(slog.DiscardHandler)}
 	w.Authority, w.root = b.authority(tb)
+	w.Authorities = ca.NewAuthorities(ca.SetOf(w.Authority))
 
 	providerServer := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.Provider.ServeHTTP(rw, r) }))
 	issuerURL := "http://" + providerServer.Listener.Addr().String()
@@ -92,7 +100,12 @@ func New(tb testing.TB, b Builder) *World {
 	providerServer.Start()
 	tb.Cleanup(providerServer.Close)
 
-	w.Log = must(testlog.New(testlog.Config{Roots: []*x509.Certificate{w.root}, Now: b.Now, Unchecked: b.LogInProcess}))(tb)
+	for i := range b.Logs {
+		w.Logs = append(w.Logs, must(testlog.New(testlog.Config{
+			Name: fmt.Sprint("log ", i), Roots: []*x509.Certificate{w.root}, Now: b.Now, Unchecked: b.LogInProcess,
+		}))(tb))
+	}
+	w.Log, w.CT = w.Logs[0], b.logs(tb, w)
 	verifier := must(oidc.New(oidc.Config{
 		Issuers:       []oidc.Issuer{{Key: issuerURL, URL: issuerURL, Audiences: []string{"sigstore"}}},
 		AllowLoopback: true,
@@ -107,14 +120,14 @@ func New(tb testing.TB, b Builder) *World {
 		tb.Fatal(err)
 	}
 	w.CA = must(ca.New(ca.Config{
-		Verifier:  verifier,
-		Rules:     rules,
-		KeyPolicy: must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
-		Authority: w.Authority,
-		Profile:   must(ca.NewProfile(b.Lifetime))(tb),
-		Logs:      b.logs(tb, w),
-		Now:       b.Now,
-		Logger:    w.Logger,
+		Verifier:    verifier,
+		Rules:       rules,
+		KeyPolicy:   must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
+		Authorities: w.Authorities,
+		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
+		Logs:        w.CT,
+		Now:         b.Now,
+		Logger:      w.Logger,
 	}))(tb)
 	tb.Cleanup(func() { w.prove(tb) })
 	return w
@@ -136,6 +149,9 @@ func (b *Builder) setDefaults() {
 	if b.RootNotAfter.IsZero() {
 		b.RootNotAfter = b.NotAfter
 	}
+	if b.Logs == 0 {
+		b.Logs = 1
+	}
 	if b.Type == "" {
 		b.Type = identity.TypeEmail
 	}
@@ -149,26 +165,26 @@ func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 	if b.CTDisabled {
 		return nil
 	}
-	var log ctlog.Log = w.Log
-	publicKey := w.Log.PublicKeyPEM()
-	switch {
-	case b.CT != nil:
-		log, publicKey = b.CT, b.CTPublicKey
-	case !b.LogInProcess:
-		server := httptest.NewServer(w.Log)
-		tb.Cleanup(server.Close)
-		remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL})
-		if err != nil {
-			tb.Fatal(err)
-		}
-		log = remote
+	config := ctlog.Config{Budget: b.Budget, Now: b.Now, Logger: w.Logger}
+	if b.CT != nil {
+		config.Logs = []ctlog.LogConfig{{Log: b.CT, PublicKey: b.CTPublicKey}}
+		return must(ctlog.New(config))(tb)
 	}
-	return must(ctlog.New(ctlog.Config{
-		Logs:   []ctlog.LogConfig{{Log: log, PublicKey: publicKey}},
-		Budget: b.Budget,
-		Now:    b.Now,
-		Logger: w.Logger,
-	}))(tb)
+	for _, l := range w.Logs {
+		var log ctlog.Log = l
+		if !b.LogInProcess {
+			server := httptest.NewServer(l)
+			tb.Cleanup(server.Close)
+			remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL})
+			if err != nil {
+				tb.Fatal(err)
+			}
+			tb.Cleanup(remote.CloseIdleConnections)
+			log = remote
+		}
+		config.Logs = append(config.Logs, ctlog.LogConfig{Log: log, PublicKey: l.PublicKeyPEM()})
+	}
+	return must(ctlog.New(config))(tb)
 }
 
 // authority makes a root and an issuing CA.

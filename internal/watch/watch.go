@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -32,6 +33,9 @@ type Config struct {
 	Name string
 	// Files are read together: Reload is called once for a change in any of them.
 	Files []string
+	// More, where it is not nil, tells which other files belong to the group: those that the
+	// content of Files names. It is asked before each reading.
+	More func() []string
 	// Reload takes the new content from the files. Where it returns an error, what was
 	// loaded before stays, the error is logged, and it is called again at the next change
 	// or after RetryInterval.
@@ -53,7 +57,7 @@ type Watcher struct {
 // before the files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
 	w := &Watcher{config: config}
-	w.digest, _ = digest(config.Files)
+	w.digest, _ = digest(w.files())
 	return w
 }
 
@@ -75,7 +79,8 @@ func (w *Watcher) Run(ctx context.Context) {
 // cannot be read is in the middle of being replaced, or gone: Reload would find the same,
 // so it is told once.
 func (w *Watcher) poll(ctx context.Context) {
-	now, err := digest(w.config.Files)
+	files := w.files()
+	now, err := digest(files)
 	again := err == nil && !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
 	if now == w.digest && !again {
 		return
@@ -91,10 +96,18 @@ func (w *Watcher) poll(ctx context.Context) {
 	}
 	if err != nil {
 		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use",
-			slog.String("what", w.config.Name), slog.Any("files", w.config.Files), slog.String("error", err.Error()))
+			slog.String("what", w.config.Name), slog.Any("files", files), slog.String("error", err.Error()))
 		return
 	}
-	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", w.config.Files))
+	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", files))
+}
+
+// files are those that belong to the group now.
+func (w *Watcher) files() []string {
+	if w.config.More == nil {
+		return w.config.Files
+	}
+	return slices.Concat(w.config.Files, w.config.More())
 }
 
 // digest is the SHA-256 over the length and content of each file; the error text of a file

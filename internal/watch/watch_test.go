@@ -152,3 +152,37 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// What the content of one file names is watched too, as soon as it is named.
+func TestFilesThatAFileNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	list, one, two := filepath.Join(dir, "list"), filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	write(t, list, one)
+	write(t, one, "1")
+	write(t, two, "1")
+	reloads := 0
+	w := New(Config{
+		Files: []string{list},
+		More: func() []string {
+			content, err := os.ReadFile(list)
+			if err != nil {
+				return nil
+			}
+			return []string{string(content)}
+		},
+		Reload: func() error { reloads++; return nil },
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	for i, step := range []struct {
+		name, content string
+		want          int
+	}{{two, "2", 0}, {one, "2", 1}, {list, two, 2}, {one, "3", 2}, {two, "3", 3}} {
+		write(t, step.name, step.content)
+		w.poll(t.Context())
+		w.poll(t.Context())
+		if reloads != step.want {
+			t.Errorf("after step %d: %d reloads, want %d", i, reloads, step.want)
+		}
+	}
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app"
+)
+
+func configCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "config",
+		Short: "Look after configuration files",
+		Args:  cobra.NoArgs,
+	}
+	c.AddCommand(configCheckCommand())
+	return c
+}
+
+func configCheckCommand() *cobra.Command {
+	var options app.CheckOptions
+	c := &cobra.Command{
+		Use:   "check [--compat] [--online] FILE",
+		Short: "Find every mistake in an issuer file or a server configuration",
+		Long: `Read an issuer file, or a server configuration and the issuer file that it names, as
+mayfly serve does, and run the tests that stand beside issuers. Each mistake is one line,
+FILE:LINE:COLUMN: and a sentence. The exit code is 0 where there is none, and 1 where there
+is one or the file cannot be read.
+
+The CA's keys and the logs' are not opened, so that this runs where they are not.`,
+		Example: "  mayfly config check issuers.yaml\n  mayfly config check --online mayfly.yaml",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{errors.New("one file is wanted; see mayfly config check --help")}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			options.File, options.Environ = args[0], os.Environ()
+			report, err := app.Check(c.Context(), options)
+			if err != nil {
+				return err
+			}
+			for _, mistake := range report.Mistakes {
+				fmt.Fprintln(c.OutOrStdout(), mistake)
+			}
+			for _, warning := range report.Warnings {
+				fmt.Fprintln(c.OutOrStdout(), asWarning(warning))
+			}
+			if len(report.Mistakes) > 0 {
+				return errors.New(report.Summary())
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], report.Summary())
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&options.Compat, "compat", false, "what Fulcio tolerates in an issuer file is a warning")
+	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys")
+	return c
+}
+
+// asWarning marks a mistake that does not count as one.
+func asWarning(err error) string {
+	var m config.Mistake
+	if errors.As(err, &m) {
+		m.Text = "warning: " + m.Text
+		return m.Error()
+	}
+	return "warning: " + err.Error()
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// Profiles, rules and constants are read alike in YAML and JSON, and have their places.
+func TestProfilesAndRules(t *testing.T) {
+	t.Parallel()
+	want := config.Issuer{
+		Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "sigstore", Type: "email",
+		Mode: "audit", Allow: []config.AllowRule{{Name: "ours", When: `claims.hd == "x"`}},
+		Profiles: []config.Issuer{
+			{Key: "https://a.example", IssuerURL: "https://a.example", Name: "one", ClientID: "one", Type: "ci-provider", Constants: map[string]string{"url": "u"}},
+			{Key: "https://a.example", IssuerURL: "https://a.example", Name: "two", ClientID: "two", Audiences: []string{"too"}, Index: 1},
+		},
+	}
+	for name, content := range map[string]string{
+		"yaml": `oidc-issuers:
+  https://a.example:
+    issuer-url: https://a.example
+    client-id: sigstore
+    type: email
+    mode: audit
+    allow: [{name: ours, when: 'claims.hd == "x"'}]
+    profiles:
+      - {name: one, client-id: one, type: ci-provider, constants: {url: u}}
+      - {name: two, client-id: two, audiences: [too]}
+ci-issuer-metadata:
+  ci: {constants: {a: b}}
+`,
+		"json": `{"OIDCIssuers": {"https://a.example": {"IssuerURL": "https://a.example", "ClientID": "sigstore", "Type": "email", "Mode": "audit",
+			"Allow": [{"Name": "ours", "When": "claims.hd == \"x\""}], "Profiles": [
+			{"Name": "one", "ClientID": "one", "Type": "ci-provider", "Constants": {"url": "u"}},
+			{"Name": "two", "ClientID": "two", "Audiences": ["too"]}]}},
+			"CIIssuerMetadata": {"ci": {"Constants": {"a": "b"}}}}`,
+	} {
+		issuers, warnings, err := config.ParseIssuers("f", []byte(content), false)
+		if err != nil || len(warnings) > 0 {
+			t.Fatalf("%s: %v %v", name, err, warnings)
+		}
+		if diff := cmp.Diff([]config.Issuer{want}, issuers.Entries); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if got := issuers.CIProviders["ci"].Constants["a"]; got != "b" {
+			t.Errorf("%s: constant %q", name, got)
+		}
+		all := issuers.Entries[0].All()
+		if diff := cmp.Diff([]string{"oidc-issuers", "https://a.example", "profiles", "1"}, all[2].Path()); diff != "" {
+			t.Errorf("%s: path:\n%s", name, diff)
+		}
+		line, column := issuers.Locate(append(all[2].Path(), "client-id"))
+		if found := strings.Split(content, "\n")[line-1][column-1:]; !strings.HasPrefix(found, "two") && !strings.HasPrefix(found, `"two"`) {
+			t.Errorf("%s: the second profile's client-id is at %q", name, found)
+		}
+		if len(issuers.File.Digest()) != 16 {
+			t.Errorf("digest %q", issuers.File.Digest())
+		}
+	}
+}
+
+func TestProfileMistakes(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		"    profiles: {}\n":                                              "f:6:15: found a mapping, where a list is wanted",
+		"    profiles: [{client-id: x}]\n":                                "f:6:16: the profile has no name",
+		"    profiles: [{name: x}]\n":                                     "f:6:16: client-id is missing",
+		"    profiles: [x]\n":                                             "f:6:16: found text",
+		"    profiles: [{name: x, client-id: x, ca-cert: y}]":             `f:6:40: unknown key "ca-cert"`,
+		"    profiles: [{name: x, client-id: x, profiles: []}]":           `f:6:40: unknown key "profiles"`,
+		"    profiles: [{name: x, client-id: x},{name: x, client-id: y}]": `f:6:40: another profile of the entry has the name "x" already`,
+		"    allow: [{name: x, whne: 'true'}]":                            `f:6:23: unknown key "whne"; did you mean "when"?`,
+		"    allow: {name: x}":                                            "f:6:12: found a mapping, where a list is wanted",
+		"    allow: []":                                                   "f:6:12: this list is empty, and so would allow everybody",
+		"    allow:":                                                      "f:6:5: this list is empty",
+		"    allowed-email-domains: []":                                   "f:6:28: this list is empty, and so would allow every domain",
+	} {
+		_, _, err := config.ParseIssuers("f", []byte(good+content), false)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", content, err, want)
+		}
+	}
+}
+
+// What build finds comes with what the file itself has wrong, in the order of the file, and
+// nothing that is likely to follow from what is told already.
+func TestBuildIssuers(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "f")
+	content := good + "  https://b.example:\n    issuer-url: https://b.example\n    client-id: sigstore\n    tpye: email\n"
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	issuers, warnings, err := config.BuildIssuers(file, false, func(i *config.Issuers) ([]error, error) {
+		if len(i.Entries) != 2 {
+			t.Errorf("%d entries", len(i.Entries))
+		}
+		return []error{keypath.Errorf([]string{"oidc-issuers", "https://b.example", "client-id"}, "a warning")}, errors.Join(
+			keypath.Errorf([]string{"oidc-issuers", "https://b.example", "type"}, "an echo: the key is misspelt"),
+			keypath.Errorf([]string{"oidc-issuers", "https://a.example", "type"}, "a mistake of its own"),
+			keypath.Errorf([]string{"oidc-issuers", "https://a.example", "missing"}, "a missing key"),
+		)
+	})
+	if issuers != nil {
+		t.Error("issuers beside mistakes")
+	}
+	want := []string{
+		file + ":2:3: a missing key",
+		file + ":5:11: a mistake of its own",
+		file + `:9:5: unknown key "tpye"; did you mean "type"?`,
+	}
+	if diff := cmp.Diff(want, lines(err)); diff != "" {
+		t.Errorf("mistakes (-want +got):\n%s", diff)
+	}
+	if len(warnings) != 1 || warnings[0].Line != 8 {
+		t.Errorf("warnings %v", warnings)
+	}
+	if _, _, err := config.BuildIssuers(file+"x", false, nil); err == nil {
+		t.Error("a file that is not there was read")
+	}
+}
+
+func TestIsServer(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "f")
+	for content, want := range map[string]bool{
+		"issuers: a.yaml":        true,
+		"listen: {http: a}":      true,
+		"oidc-issuers: {}":       false,
+		"oidc-issuer: {}":        false,
+		`{"OIDCIssuers": {}}`:    false,
+		"":                       false,
+		"issuers: [unclosed":     false,
+		"define: {}\nct: {a: b}": true,
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := config.IsServer(file); got != want || err != nil {
+			t.Errorf("%q: %v, %v", content, got, err)
+		}
+	}
+	if _, err := config.IsServer(file + "x"); err == nil {
+		t.Error("a file that is not there was read")
+	}
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+)
+
+func TestMetricsAndLog(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	bad := newFixture(t, func(c *testlog.Config) { c.Unchecked, c.Name = true, "bad" }) // signs with its own key
+	registry := prometheus.NewRegistry()
+	var lines bytes.Buffer
+	cfg := ctlog.Config{
+		Logs: []ctlog.LogConfig{
+			{Log: bad.log, PublicKey: newFixture(t, nil).log.PublicKeyPEM()},
+			{Log: f.log, PublicKey: f.log.PublicKeyPEM()},
+		},
+		Logger: slog.New(slog.NewTextHandler(&lines, nil)), Registerer: registry,
+	}
+	for range 2 { // a second configuration goes on with the same metrics
+		if _, err := newLogs(t, cfg).Add(t.Context(), f.draft(t).Submission); err != nil {
+			t.Fatal(err)
+		}
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, observations := map[string]float64{}, map[string]uint64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			labels := family.GetName()
+			for _, label := range metric.GetLabel() {
+				labels += " " + label.GetValue()
+			}
+			if metric.GetHistogram() != nil {
+				observations[labels] = metric.GetHistogram().GetSampleCount()
+			} else if metric.GetCounter().GetValue() > 0 {
+				counts[labels] = metric.GetCounter().GetValue()
+			}
+		}
+	}
+	want := map[string]float64{
+		"mayfly_ct_submissions_total bad invalid_sct": 2,
+		"mayfly_ct_submissions_total testlog ok":      2,
+	}
+	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Errorf("counters (-want +got):\n%s", diff)
+	}
+	wantObservations := map[string]uint64{
+		"mayfly_ct_submission_duration_seconds bad":     2,
+		"mayfly_ct_submission_duration_seconds testlog": 2,
+	}
+	if diff := cmp.Diff(wantObservations, observations); diff != "" {
+		t.Errorf("histograms (-want +got):\n%s", diff)
+	}
+	if got := lines.String(); strings.Count(got, "level=ERROR") != 2 || !strings.Contains(got, "log=bad") || !strings.Contains(got, "its log ID is") {
+		t.Errorf("log lines:\n%s", got)
+	}
+}
+
+func TestMetricResults(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	sub, key := f.draft(t).Submission, f.log.PublicKeyPEM()
+	for want, step := range map[string]func(context.Context, ctlog.Submission) (ctlog.SCT, error){
+		"ok":       f.log.Submit,
+		"refused":  failing(errRefused),
+		"error":    failing(errors.New("parsing")),
+		"timeout":  hanging,
+		"canceled": failing(context.Canceled),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			registry := prometheus.NewRegistry()
+			log := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){step}}
+			logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}, Registerer: registry})
+			_, _ = logs.Add(t.Context(), sub)
+			families, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, family := range families {
+				for _, metric := range family.GetMetric() {
+					if metric.GetCounter().GetValue() > 0 {
+						got = append(got, metric.GetLabel()[1].GetValue())
+					}
+				}
+			}
+			if diff := cmp.Diff([]string{want}, got); diff != "" {
+				t.Errorf("result (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestNewWithForeignMetricsOfTheSameName(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "mayfly_ct_submissions_total", Help: "another"}))
+	f := newFixture(t, nil)
+	if _, err := ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: f.log, PublicKey: f.log.PublicKeyPEM()}}, Registerer: registry}); err == nil {
+		t.Error("metrics of another kind were taken for ours")
+	}
+}
+
+// breakerMetrics returns each log's state, by name.
+func breakerMetrics(t *testing.T, registry *prometheus.Registry) []string {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := map[string]string{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if family.GetName() == "mayfly_ct_breaker_state" && metric.GetGauge().GetValue() == 1 {
+				states[metric.GetLabel()[0].GetValue()] += metric.GetLabel()[1].GetValue()
+			}
+		}
+	}
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(states)) {
+		list = append(list, states[name])
+	}
+	return list
+}
+
+// A second configuration's breakers take the place of the first's in the metrics.
+func TestMetricsFollowTheConfiguration(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	f := newFixture(t, nil)
+	for i := range 2 {
+		log := &switchable{name: fmt.Sprint("log ", i), now: failing(errRefused)}
+		logs := newLogs(t, ctlog.Config{Registerer: registry, Logs: []ctlog.LogConfig{{Log: log, PublicKey: f.log.PublicKeyPEM()}}})
+		if diff := cmp.Diff([]string{"closed"}, breakerMetrics(t, registry)); diff != "" {
+			t.Errorf("states (-want +got):\n%s", diff)
+		}
+		for range 5 {
+			_, err := logs.Add(t.Context(), f.draft(t).Submission)
+			wantUnavailable(t, err)
+		}
+		if diff := cmp.Diff([]string{"open"}, breakerMetrics(t, registry)); diff != "" {
+			t.Errorf("states (-want +got):\n%s", diff)
+		}
+	}
+}

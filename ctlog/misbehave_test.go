@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+)
+
+type request = func(http.ResponseWriter, *http.Request) bool
+
+func answering(status int, header, body string) request {
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		if header != "" {
+			w.Header().Set("Retry-After", header)
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+		return true
+	}
+}
+
+// drip begins an answer, and goes on a byte at a time for as long as somebody listens.
+func drip(w http.ResponseWriter, r *http.Request) bool {
+	_, _ = io.Copy(io.Discard, r.Body)
+	flusher := http.NewResponseController(w)
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		_, _ = io.WriteString(w, " ")
+		_ = flusher.Flush()
+		select {
+		case <-ticker.C:
+		case <-r.Context().Done():
+			return true
+		}
+	}
+}
+
+// misbehaviours is every way in which a log over HTTP goes wrong here.
+func misbehaviours() map[string]func(*testlog.Config, *testlog.Log) {
+	fail := func(f request) func(*testlog.Config, *testlog.Log) {
+		return func(_ *testlog.Config, log *testlog.Log) {
+			if log != nil {
+				log.Fail(f)
+			}
+		}
+	}
+	alter := func(f func(*ct.AddChainResponse)) func(*testlog.Config, *testlog.Log) {
+		return func(_ *testlog.Config, log *testlog.Log) {
+			if log != nil {
+				log.Alter(f)
+			}
+		}
+	}
+	clock := func(shift time.Duration) func(*testlog.Config, *testlog.Log) {
+		return func(cfg *testlog.Config, log *testlog.Log) {
+			if log == nil {
+				cfg.Now = func() time.Time { return now().Add(shift) }
+			}
+		}
+	}
+	return map[string]func(*testlog.Config, *testlog.Log){
+		"hangs":                        fail(testlog.Hang),
+		"hangs within its answer":      fail(drip),
+		"cuts the connection":          fail(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }),
+		"429 with Retry-After":         fail(answering(429, "3", "")),
+		"429 with a long Retry-After":  fail(answering(429, "86400", "")),
+		"503 without Retry-After":      fail(answering(503, "", "")),
+		"500":                          fail(answering(500, "", "down")),
+		"404":                          fail(answering(404, "", "no such log")),
+		"garbage":                      fail(answering(200, "", "<html>")),
+		"an empty answer":              fail(answering(200, "", "")),
+		"an empty object":              fail(answering(200, "", "{}")),
+		"a huge answer":                fail(answering(200, "", strings.Repeat("{", 1<<20))),
+		"another log's SCT":            func(cfg *testlog.Config, log *testlog.Log) {}, // its key is not the configured one
+		"another log's SCT as its own": alter(func(r *ct.AddChainResponse) { r.Signature[20] ^= 1 }),
+		"a stale timestamp, signed":    clock(-121 * time.Second),
+		"a future timestamp, signed":   clock(11 * time.Second),
+		"an unknown extension":         alter(func(r *ct.AddChainResponse) { r.Extensions = "CQAA" }),
+		"an unsigned leaf index":       alter(func(r *ct.AddChainResponse) { r.Extensions = "AAAFAAAAAAE=" }),
+		"a bad signature":              alter(func(r *ct.AddChainResponse) { r.Signature[30] ^= 1 }),
+		"no signature":                 alter(func(r *ct.AddChainResponse) { r.Signature = r.Signature[:4] }),
+		"version 2":                    alter(func(r *ct.AddChainResponse) { r.SCTVersion = 1 }),
+	}
+}
+
+// TestMisbehavingLogs goes over real sockets, and runs alone, so that every goroutine that it
+// finds at the end is its own.
+func TestMisbehavingLogs(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for name, misbehave := range misbehaviours() {
+		t.Run(name, func(t *testing.T) { testMisbehavingLog(t, name, misbehave) })
+	}
+	waitForGoroutines(t, before)
+}
+
+func testMisbehavingLog(t *testing.T, name string, misbehave func(*testlog.Config, *testlog.Log)) {
+	const budget, hedge = 500 * time.Millisecond, 50 * time.Millisecond
+	good := newFixture(t, nil)
+	bad := newFixture(t, func(c *testlog.Config) { misbehave(c, nil) })
+	bad.log.AddRoot(good.authority.Root)
+	misbehave(nil, bad.log)
+	badKey := bad.log.PublicKeyPEM()
+	if name == "another log's SCT" {
+		badKey = newFixture(t, nil).log.PublicKeyPEM()
+	}
+	config := func(logs ...ctlog.LogConfig) ctlog.Config {
+		return ctlog.Config{Budget: budget, Hedge: hedge, Logs: logs}
+	}
+	// Servers that are closed by the end of this subtest, whatever hangs in them.
+	badServer, goodServer := httptest.NewServer(bad.log), httptest.NewServer(good.log)
+	defer badServer.Close()
+	defer goodServer.Close()
+	badLog := ctlog.LogConfig{Log: newRemote(t, badServer.URL), PublicKey: badKey}
+	goodLog := ctlog.LogConfig{Log: newRemote(t, goodServer.URL), PublicKey: good.log.PublicKeyPEM()}
+
+	both := newLogs(t, config(badLog, goodLog))
+	for range 7 {
+		sub := good.draft(t).Submission
+		sct, err := both.Add(t.Context(), sub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := good.key.Verify(sct, sub, now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A log that says for how long was asked once, and any other until its breaker opened.
+	status := both.Status()[0]
+	if resting := status.Rest > 0; resting != strings.HasPrefix(name, "429") || !resting && status.State != ctlog.Open {
+		t.Errorf("after 7 submissions the log is %+v", status)
+	}
+
+	alone := newLogs(t, config(badLog))
+	_, err := alone.Add(t.Context(), good.draft(t).Submission)
+	var e *refusal.Error
+	if !errors.As(err, &e) || e.Reason != refusal.CTUnavailable {
+		t.Errorf("alone: error %v, want CT_UNAVAILABLE", err)
+	}
+	bad.log.Fail(nil)
+	bad.log.Alter(nil)
+}
+
+func waitForGoroutines(t *testing.T, most int) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for runtime.NumGoroutine() > most {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), most, stacks[:runtime.Stack(stacks, true)])
+		}
+		runtime.Gosched()
+	}
+}

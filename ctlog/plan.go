@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog
+
+import (
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// maxAttempts is how often one log is asked at most within one race.
+	maxAttempts = 4
+	// firstBackoff precedes a log's second attempt; each further one waits three times as long.
+	firstBackoff = 100 * time.Millisecond
+	// minAttempt is the time that must be left after a wait for an attempt to make sense.
+	minAttempt = 250 * time.Millisecond
+)
+
+// plan is the policy of one race: whom to ask, and when. It starts nothing and reads no clock.
+//
+// The first log is asked at once, and each further one when the last one asked has had the
+// hedge delay to answer, or as soon as any has failed. When all have been asked, those whose
+// failure may soon be over are asked again in the same manner, after a pause.
+type plan struct {
+	turns    []turn // in the order in which the logs are to be asked
+	hedge    time.Duration
+	deadline time.Time
+	due      time.Time // when the next log may be asked
+}
+
+// turn is a log's part in a race.
+type turn struct {
+	*member
+	attempts int       // that have begun
+	pending  bool      // the last of them is under way
+	started  time.Time // when the last of them began
+	at       time.Time // the log must not be asked before
+	out      bool      // the log is not asked again
+}
+
+// order returns the logs in the order in which a race asks them: one whose breaker is
+// half-open, then those in good standing by preference, and last, for when nobody else is
+// left, those whose breaker is open. At most one is probed at a time, so that the hedge delay
+// is all that a log which still hangs can cost.
+func order(logs []*member, now time.Time) []turn {
+	turns := make([]turn, 0, len(logs))
+	var probe, hidden []turn
+	for _, m := range logs {
+		switch {
+		case m.breaker.closed():
+			turns = append(turns, turn{member: m})
+		case probe == nil && m.breaker.probe(now):
+			probe = []turn{{member: m}}
+		default:
+			hidden = append(hidden, turn{member: m})
+		}
+	}
+	return append(append(probe, turns...), hidden...)
+}
+
+// next returns the log to ask now, by its index; or -1, and for how long to wait for answers
+// before anybody else may be asked. The wait is negative where nobody else will be.
+func (p *plan) next(now time.Time) (i int, wait time.Duration) {
+	i = -1
+	for k := range p.turns {
+		t := &p.turns[k]
+		if t.pending || t.out || t.attempts == maxAttempts {
+			continue
+		}
+		if i < 0 || t.at.Before(p.turns[i].at) {
+			i = k
+		}
+	}
+	if i < 0 {
+		return -1, -1
+	}
+	wait = later(p.due, p.turns[i].at).Sub(now)
+	switch {
+	case wait <= 0:
+		return i, 0
+	case p.deadline.Sub(now)-wait < min(minAttempt, p.hedge):
+		return -1, -1
+	default:
+		return -1, wait
+	}
+}
+
+// asked notes that an attempt begins.
+func (p *plan) asked(i int, now time.Time) {
+	t := &p.turns[i]
+	t.attempts++
+	t.pending, t.started = true, now
+	p.due = now.Add(p.hedge)
+}
+
+// failed notes that the attempt under way has failed: the next log's turn has come, and this
+// one's may come again after the pause, or never if that is negative.
+func (p *plan) failed(i int, now time.Time, pause time.Duration) {
+	t := &p.turns[i]
+	t.pending = false
+	t.out = pause < 0
+	t.at = now.Add(pause)
+	p.due = now
+}
+
+// postpone keeps a log from being asked before until. A time that has passed changes nothing:
+// the log has its turn before those that were asked already.
+func (p *plan) postpone(i int, now, until time.Time) {
+	if until.After(now) {
+		p.turns[i].at = later(p.turns[i].at, until)
+	}
+}
+
+// pending tells whether an answer may still come.
+func (p *plan) pending() bool {
+	for i := range p.turns {
+		if p.turns[i].pending {
+			return true
+		}
+	}
+	return false
+}
+
+// pauseAfter returns how long to wait after a log's failed attempt before it is asked again,
+// and a negative time for never. Up to a half is taken off at random, so that requests which
+// failed together do not come back together.
+func pauseAfter(err error, attempts int) time.Duration {
+	var retryable *RetryableError
+	if !errors.As(err, &retryable) {
+		return -1
+	}
+	backoff := firstBackoff
+	for range attempts - 1 {
+		backoff *= 3
+	}
+	return max(backoff-rand.N(backoff/2), min(retryable.After, maxRest))
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package policy decides who may have a certificate, by rules that the operator writes in
+// CEL (the Common Expression Language) beside an issuer. A rule allows; without any rule
+// everybody is allowed whom the issuer vouches for, and with one, only those that a rule
+// allows.
+//
+// Only package identity and internal/app may import it.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// Rule is one entry of `allow`.
+type Rule struct {
+	// Name is `name`: what refusals and records call the rule. Unique in its policy.
+	Name string
+	// When is `when`: a CEL expression over claims (a map of the token's claims), san (the
+	// certificate's name as text) and issuer (what the certificate will name as issuer),
+	// whose value is true or false.
+	When string
+}
+
+// Config is the policy of one issuer entry, or of one of its profiles.
+type Config struct {
+	// Allow is `allow`. A caller is allowed whom one of the rules allows.
+	Allow []Rule
+	// Mode is `mode`: enforce, which is the default, or audit, where a denial is recorded
+	// and the certificate issued all the same.
+	Mode string
+}
+
+// The modes.
+const (
+	ModeEnforce = "enforce"
+	ModeAudit   = "audit"
+)
+
+// Bounds of what one rule may be and do. Tokens have 16 KiB, so that a sane rule costs
+// some thousands at most.
+const (
+	maxRules      = 100
+	maxExpression = 64 << 10 // characters: 200 names of repositories are some 10 KiB
+	costLimit     = 100_000  // CEL's units, about as many nanoseconds
+	maxRegex      = 1 << 12  // instructions of a compiled regular expression
+)
+
+// Policy is a compiled Config. It is immutable and safe for concurrent use. The nil Policy
+// has no rules and allows everybody.
+type Policy struct {
+	audit bool
+	rules []compiled
+}
+
+type compiled struct {
+	name    string
+	program cel.Program
+}
+
+// New compiles a policy; nil for a Config without rules. Its errors are keypath errors, as
+// in ["allow", "0", "when"], joined: every mistake at once.
+func New(config Config) (*Policy, error) {
+	var errs []error
+	switch config.Mode {
+	case "", ModeEnforce, ModeAudit:
+	default:
+		errs = append(errs, keypath.Errorf([]string{"mode"}, "there is no mode %.100q; it is enforce, or audit to try the rules without refusing anybody", config.Mode))
+	}
+	if len(config.Allow) == 0 {
+		if config.Mode != "" {
+			errs = append(errs, keypath.Errorf([]string{"mode"}, "a mode without rules has no effect; write rules under allow"))
+		}
+		return nil, errors.Join(errs...)
+	}
+	if len(config.Allow) > maxRules {
+		errs = append(errs, keypath.Errorf([]string{"allow"}, "there are %d rules; %d are the most that one policy can have: join some with ||, or test membership with `in`", len(config.Allow), maxRules))
+	}
+	env, err := newEnv()
+	if err != nil {
+		return nil, errors.Join(append(errs, err)...)
+	}
+	p := &Policy{audit: config.Mode == ModeAudit}
+	seen := make(map[string]bool)
+	for i, rule := range config.Allow {
+		path := []string{"allow", strconv.Itoa(i)}
+		switch {
+		case rule.Name == "":
+			errs = append(errs, keypath.Errorf(append(path, "name"), "the rule has no name, by which a refusal could call it"))
+		case len(rule.Name) > 100:
+			errs = append(errs, keypath.Errorf(append(path, "name"), "the rule's name has %d bytes; 100 are the most that a refusal can quote", len(rule.Name)))
+		case seen[rule.Name]:
+			errs = append(errs, keypath.Errorf(append(path, "name"), "another rule has the name %q already", rule.Name))
+		}
+		seen[rule.Name] = true
+		program, err := compile(env, rule.When)
+		if err != nil {
+			errs = append(errs, keypath.Prefix(err, append(path, "when")...))
+		}
+		p.rules = append(p.rules, compiled{rule.Name, program})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+func newEnv() (*cel.Env, error) {
+	env, err := cel.NewEnv(
+		cel.CustomTypeAdapter(adapter{}),
+		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable("san", cel.StringType),
+		cel.Variable("issuer", cel.StringType),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.ExpressionNestingDepthLimit(64),
+		cel.RegexProgramSizeLimit(maxRegex),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("setting up CEL: %w", err)
+	}
+	return env, nil
+}
+
+// compile checks an expression's types and plans it with its constants folded.
+func compile(env *cel.Env, when string) (cel.Program, error) {
+	if strings.TrimSpace(when) == "" {
+		return nil, errors.New(`the rule has no expression; write one, such as claims.repository_owner == "example"`)
+	}
+	ast, issues := env.Compile(when)
+	if issues.Err() != nil {
+		var errs []error
+		for _, issue := range issues.Errors() {
+			where := ""
+			if issue.Location.Line() > 1 {
+				where = fmt.Sprintf("line %d, ", issue.Location.Line())
+			}
+			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s", where, issue.Location.Column()+1, oneLine(issue.Message)))
+			if strings.HasPrefix(issue.Message, "Syntax error") {
+				break // what follows is most likely its echo
+			}
+		}
+		return nil, errors.Join(errs...)
+	}
+	if !ast.OutputType().IsExactType(cel.BoolType) {
+		return nil, fmt.Errorf("the expression's value is of type %s; it must be true or false, as in claims.environment == \"production\"", ast.OutputType())
+	}
+	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(costLimit))
+	if err != nil {
+		return nil, fmt.Errorf("the expression cannot be planned: %s", oneLine(err.Error()))
+	}
+	return program, nil
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// Input is what the rules see.
+type Input struct {
+	// Claims are the token's, as oidc.ParseClaims returns them.
+	Claims map[string]any
+	// SAN is the certificate's name, and Issuer what it names as the issuer.
+	SAN, Issuer string
+}
+
+// Decision is the answer of a policy. The zero value is that of no policy: allowed.
+type Decision struct {
+	// Rules are the names of all rules, in their order; none where there is no policy.
+	Rules []string
+	// Denied tells that no rule allowed the caller.
+	Denied bool
+	// Rule is the rule that allowed.
+	Rule string
+	// Audit tells that a denial is recorded only.
+	Audit bool
+	// Err joins what kept rules from being evaluated; such a rule does not allow. It may
+	// quote claims and is for the operator alone.
+	Err error
+}
+
+// Decide asks the rules in their order until one allows.
+func (p *Policy) Decide(in Input) Decision {
+	if p == nil {
+		return Decision{}
+	}
+	d := Decision{Audit: p.audit, Denied: true, Rules: make([]string, len(p.rules))}
+	for i, rule := range p.rules {
+		d.Rules[i] = rule.name
+	}
+	variables := map[string]any{
+		"claims": types.NewStringInterfaceMap(adapter{}, in.Claims),
+		"san":    in.SAN,
+		"issuer": in.Issuer,
+	}
+	for _, rule := range p.rules {
+		value, _, err := rule.program.Eval(variables)
+		if err == nil && value == types.True {
+			d.Denied, d.Rule = false, rule.name
+			return d
+		}
+		if err == nil && value != types.False {
+			err = errors.New("the value is neither true nor false")
+		}
+		if err != nil {
+			d.Err = errors.Join(d.Err, fmt.Errorf("rule %q: %w", rule.name, err))
+		}
+	}
+	return d
+}
+
+// Refusal returns the *refusal.Error of an enforced denial, and nil for anything else.
+func (d Decision) Refusal() error {
+	if !d.Denied || d.Audit {
+		return nil
+	}
+	const most = 10
+	names := make([]string, 0, most)
+	for _, name := range d.Rules[:min(len(d.Rules), most)] {
+		names = append(names, strconv.Quote(name))
+	}
+	rules := strings.Join(names, ", ")
+	if more := len(d.Rules) - len(names); more > 0 {
+		rules += fmt.Sprintf(" and %d more", more)
+	}
+	return refusal.New(refusal.PolicyDenied,
+		"the token's issuer is trusted for some callers only, and no rule of this CA (%s) allows this one; ask its platform team for a rule", rules).Because(d.Err)
+}
+
+// LogValue implements slog.LogValuer: the decision, and what led to it.
+func (d Decision) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("result", d.Result())}
+	if d.Rule != "" {
+		attrs = append(attrs, slog.String("rule", d.Rule))
+	}
+	if d.Audit {
+		attrs = append(attrs, slog.String("mode", ModeAudit))
+	}
+	if d.Err != nil {
+		attrs = append(attrs, slog.String("error", d.Err.Error()))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// Result is the decision in one word: none, allowed, denied, or error where it was denied
+// and a rule could not be evaluated.
+func (d Decision) Result() string {
+	switch {
+	case len(d.Rules) == 0:
+		return "none"
+	case !d.Denied:
+		return "allowed"
+	case d.Err != nil:
+		return "error"
+	default:
+		return "denied"
+	}
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// ctCheck tells how each log is doing. It turns nothing red, not even with every log out:
+// what closes a breaker is the next certificate, and a server that nobody may ask any more
+// would never make it. Metrics are what to be alarmed by.
+func ctCheck(logs *ctlog.Logs) server.Check {
+	return server.Check{
+		Name: "certificate-transparency",
+		Probe: func(context.Context) (string, error) {
+			if logs == nil {
+				return "disabled by configuration", nil
+			}
+			return ctHealth(logs.Status())
+		},
+	}
+}
+
+// ctHealth tells each log's state, and an error where a breaker is not closed.
+func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
+	var states []string
+	for _, log := range logs {
+		state := fmt.Sprintf("%s: %s", log.Name, log.State)
+		switch {
+		case log.Failures == 1:
+			state += ", 1 failure"
+		case log.Failures > 1:
+			state += fmt.Sprintf(", %d failures in a row", log.Failures)
+		}
+		if log.State == ctlog.Open {
+			state += ", probed in " + seconds(log.Probe)
+		}
+		if log.Rest > 0 {
+			state += ", to be left alone for " + seconds(log.Rest)
+		}
+		states = append(states, state)
+		if log.State != ctlog.Closed {
+			err = errors.Join(err, fmt.Errorf("%s: %w", log.Name, log.LastError))
+		}
+	}
+	return strings.Join(states, "; "), err
+}
+
+// seconds is d in whole seconds, and never too few.
+func seconds(d time.Duration) string {
+	return fmt.Sprintf("%d s", (d+time.Second-1)/time.Second)
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// test runs one of the tests beside an entry or profile, through everything that a token
+// with these claims goes through but its times and its signature. A policy in mode audit
+// counts as if it were enforced, since to try it is what it is for. Its errors have key
+// paths.
+func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wrong []error) {
+	path := append(entry.Path(), "tests", strconv.Itoa(index))
+	fail := func(key, format string, args ...any) {
+		wrong = append(wrong, keypath.Errorf(append(slices.Clip(path), key), format, args...))
+	}
+	claims, err := oidc.ParseClaims(test.Claims)
+	if err != nil {
+		fail("claims", "these could be no token's claims: %w", err)
+		return wrong
+	}
+	complete(claims, entry)
+	id, err := t.identify(claims, entry)
+	switch {
+	case err == nil && test.Reason != "":
+		fail("reason", "the claims get a certificate for %q; expected is the refusal %s", id.SAN.Value, test.Reason)
+		return wrong
+	case err != nil && test.Reason == "":
+		refused := refusal.From(err)
+		fail("san", "the claims are refused with %s (%s); expected is a certificate for %q", refused.Reason, refused.Message, test.SAN)
+		return wrong
+	case err != nil:
+		if refused := refusal.From(err); string(refused.Reason) != test.Reason {
+			fail("reason", "the claims are refused with %s (%s); expected is %s", refused.Reason, refused.Message, test.Reason)
+		}
+		return wrong
+	}
+	if id.SAN.Value != test.SAN {
+		fail("san", "the certificate would be for %q; expected is %q", id.SAN.Value, test.SAN)
+	}
+	for _, key := range slices.Sorted(maps.Keys(test.Extensions)) {
+		extension, ok := certs.ExtensionByKey(key)
+		if t.issuers.ExtensionNames {
+			extension, ok = certs.ExtensionByName(key)
+		}
+		at := append(slices.Clip(path), "extensions", key)
+		if !ok {
+			wrong = append(wrong, keypath.Errorf(at, "there is no extension %q; docs/oids.md lists them", key))
+		} else if got := id.Extensions[extension.Arc]; got != test.Extensions[key] {
+			wrong = append(wrong, keypath.Errorf(at, "%s would be %q; expected is %q", key, got, test.Extensions[key]))
+		}
+	}
+	return wrong
+}
+
+// complete adds what the author of a test need not write: who the issuer is, and for whom
+// the token.
+func complete(claims oidc.Claims, entry config.Issuer) {
+	if _, ok := claims["iss"]; !ok && !entry.Wildcard {
+		claims["iss"] = entry.IssuerURL
+	}
+	if _, ok := claims["aud"]; !ok {
+		claims["aud"] = entry.ClientID
+	}
+}
+
+// identify is what a token with these claims would be, which has to be one of entry.
+func (t *trust) identify(claims oidc.Claims, entry config.Issuer) (*identity.Identity, error) {
+	token, err := t.verifier.Judge(claims, nil)
+	if err != nil {
+		return nil, err
+	}
+	if token.Entry != entry.Key || token.Profile != entry.Name {
+		other := "the entry " + strconv.Quote(token.Entry)
+		if token.Profile != "" {
+			other += ", profile " + strconv.Quote(token.Profile)
+		}
+		return nil, refusal.New(refusal.IssuerNotConfigured, "iss and aud make this a token of %s; write the test there", other)
+	}
+	id, err := t.rules.Name(token)
+	if err != nil {
+		return nil, err
+	}
+	id.Policy = t.rules.Decide(token, id)
+	enforced := id.Policy
+	enforced.Audit = false
+	return id, enforced.Refusal()
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/config"
+)
+
+// Run takes up every generation, ends those that are replaced when nobody can need them any
+// more, and leaves nothing behind: a goroutine that stayed would fail the bubble.
+func TestLiveRunEndsEveryGeneration(t *testing.T) {
+	t.Parallel()
+	issuers, _, err := config.ParseIssuers("f", []byte("meta-issuers: {https://*.example.com: {client-id: a, type: email}}"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l := &live{swapped: make(chan struct{}, 1)}
+		swap := func(number uint64) {
+			t.Helper()
+			trust, err := newTrust(&config.Server{}, issuers, slog.New(slog.DiscardHandler), trustObserver{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.current.Store(&generation{number: number, trust: trust})
+			select {
+			case l.swapped <- struct{}{}:
+			default:
+			}
+		}
+		swap(1)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		synctest.Wait()
+		for number := uint64(2); number < 20; number++ {
+			swap(number)
+			if number%5 == 0 { // others in between are never run at all
+				synctest.Wait()
+				time.Sleep(linger / 2)
+			}
+		}
+		time.Sleep(3 * linger)
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// The figures that issuer discovery is held to, each with a provider that counts what it is
+// asked. `make figures-oidc` prints them.
+
+// TestFigureKnownKid: 1,000 bad tokens with a known kid cause no fetch.
+func TestFigureKnownKid(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{})
+		defer w.run(t)()
+		synctest.Wait()
+		stranger := newProvider(t, provider.Config{IssuerURL: testIssuer}) // its key has the same kid
+		bad, before, start := mint(t, stranger, nil), len(w.sent()), time.Now()
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() { wantReason(t, w.verify(t, bad), refusal.SignatureInvalid) })
+		}
+		all.Wait()
+		n := len(w.sent()) - before
+		t.Logf("1,000 bad tokens with a known kid: %d fetches", n)
+		if n != 0 || time.Since(start) != 0 {
+			t.Errorf("%d fetches and %s of waiting, want none", n, time.Since(start))
+		}
+	})
+}
+
+// TestFigureUnknownKid: 1,000 tokens with unknown kids cause one request in 30 s at most, though
+// each names another key.
+func TestFigureUnknownKid(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{}, provider.Config{Lifetime: time.Hour})
+		defer w.run(t)()
+		synctest.Wait()
+		stranger := newProvider(t, provider.Config{IssuerURL: testIssuer, Lifetime: time.Hour})
+		tokens := make([]string, 1000)
+		for i := range tokens {
+			if _, err := stranger.Rotate(); err != nil {
+				t.Fatal(err)
+			}
+			tokens[i] = mint(t, stranger, nil)
+		}
+		before, start, worst := len(w.sent()), time.Now(), 0
+		for range 10 { // windows
+			window := len(w.sent())
+			for _, at := range []time.Duration{0, 29 * time.Second} {
+				var all sync.WaitGroup
+				for _, token := range tokens {
+					all.Go(func() { wantReason(t, w.verify(t, token), refusal.SignatureInvalid) })
+				}
+				all.Wait()
+				time.Sleep(29*time.Second - at)
+			}
+			worst = max(worst, len(w.sent())-window)
+			time.Sleep(time.Second)
+		}
+		n, most := len(w.sent())-before, int(time.Since(start)/unknownKeyInterval)
+		t.Logf("1,000 tokens with unknown kids, twice in each of 10 windows of 30 s: %d requests in all, %d at most in one", n, worst)
+		if n > most || worst > 1 {
+			t.Errorf("%d requests in all, %d in one window", n, worst)
+		}
+	})
+}
+
+// TestFigureIssuerDown: an issuer that is down, however it is, and 50 requests at once cause one
+// fetch at most, and 503 ISSUER_UNREACHABLE.
+func TestFigureIssuerDown(t *testing.T) {
+	t.Parallel()
+	for name, down := range map[string]http.Handler{
+		"refuses connections": nil,
+		"hangs":               http.HandlerFunc(hang),
+		"answers 500":         http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusInternalServerError) }),
+	} {
+		for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: time.Hour})
+				w.serve(testIssuer, down)
+				defer w.run(t)()
+				time.Sleep(10 * time.Minute) // long since
+				token, before, start := mint(t, w.provider, nil), len(w.sent()), time.Now()
+				var all sync.WaitGroup
+				for range 50 {
+					all.Go(func() {
+						if e := wantReason(t, w.verify(t, token), refusal.IssuerUnreachable); e.RetryAfter <= 0 {
+							t.Error("there is no Retry-After")
+						}
+					})
+				}
+				all.Wait()
+				n, waited := len(w.sent())-before, time.Since(start)
+				t.Logf("%s %s, 50 requests at once: %d fetches, answered within %s", issuer.Key, name, n, waited)
+				if n > 1 || waited > maxWait {
+					t.Errorf("%s: %d fetches, %s", name, n, waited)
+				}
+				time.Sleep(2 * fetchTimeout)
+			})
+		}
+	}
+}
+
+// TestFigureWithdrawnKey: a key that the issuer has withdrawn is refused within the refresh
+// interval, whatever the moment and the max-age, and though the issuer takes 4 s an answer.
+func TestFigureWithdrawnKey(t *testing.T) {
+	t.Parallel()
+	var worst atomic.Int64
+	for _, moment := range []time.Duration{time.Second, 5 * time.Minute, 11*time.Minute + 50*time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, Config{}, provider.Config{Lifetime: 10 * time.Hour})
+			w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				rw.Header().Set("Cache-Control", "max-age=86400")
+				w.provider.ServeHTTP(rw, r)
+				time.Sleep(4 * time.Second)
+			}))
+			defer w.run(t)()
+			time.Sleep(8 * time.Second) // of the bubble's clock, as all others
+			synctest.Wait()
+			token := mint(t, w.provider, nil)
+			time.Sleep(moment)
+			if err := w.verify(t, token); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.provider.Withdraw(w.provider.SigningKey().KeyID); err != nil {
+				t.Fatal(err)
+			}
+			withdrawn := time.Now()
+			for time.Since(withdrawn) < time.Hour && w.verify(t, token) == nil {
+				time.Sleep(time.Second)
+				synctest.Wait()
+			}
+			wantReason(t, w.verify(t, token), refusal.SignatureInvalid)
+			took := time.Since(withdrawn)
+			if worst.Store(max(worst.Load(), int64(took))); took > defaultKeyRefresh {
+				t.Errorf("a key withdrawn %s after the fetch was accepted for %s", moment, took)
+			}
+		})
+	}
+	t.Logf("a withdrawn key is refused after %s at most (interval %s)", time.Duration(worst.Load()), defaultKeyRefresh)
+}
+
+// TestFigureHugeDocument: of a discovery document of 200 MiB less than 1 MiB is read, over
+// HTTP/1.1 and HTTP/2, with its length announced and without.
+func TestFigureHugeDocument(t *testing.T) {
+	t.Parallel()
+	for _, h2 := range []bool{false, true} {
+		for _, announced := range []bool{false, true} {
+			var sent, read atomic.Int64
+			server := httptest.NewUnstartedServer(endless(announced, &sent))
+			server.EnableHTTP2 = h2
+			server.StartTLS()
+			issuer := staticIssuer("https://" + server.Listener.Addr().String())
+			v, err := newVerifier(Config{Issuers: []Issuer{issuer}, AllowLoopback: true}, countingTransport(server, &read))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: issuer.URL}), nil))
+			wantReason(t, err, refusal.IssuerUnreachable)
+			server.CloseClientConnections()
+			server.Close()
+			t.Logf("a document of 200 MiB (HTTP/2 %v, length announced %v): %d KiB read from the connection, %d KiB sent by the issuer", h2, announced, read.Load()>>10, sent.Load()>>10)
+			if read.Load() >= 1<<20 {
+				t.Errorf("%d bytes were read", read.Load())
+			}
+		}
+	}
+}
+
+// endless answers with 200 MiB, and counts how much of it has been sent, or is under way.
+func endless(announced bool, sent *atomic.Int64) http.HandlerFunc {
+	return func(rw http.ResponseWriter, _ *http.Request) {
+		if announced {
+			rw.Header().Set("Content-Length", "209715200")
+		}
+		_, _ = io.WriteString(rw, `{"issuer":"`)
+		chunk := make([]byte, 64<<10)
+		for range 200 << 20 / len(chunk) {
+			n, err := rw.Write(chunk)
+			if sent.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// countingTransport counts the bytes that are read from connections, TLS and all.
+func countingTransport(server *httptest.Server, read *atomic.Int64) transportFunc {
+	return func(r reach) http.RoundTripper {
+		r.roots = x509.NewCertPool()
+		r.roots.AddCert(server.Certificate())
+		transport := newTransport(r).(*http.Transport)
+		dial := transport.DialContext
+		transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			return &countingConn{Conn: conn, read: read}, err
+		}
+		return transport
+	}
+}
+
+type countingConn struct {
+	net.Conn
+	read *atomic.Int64
+}
+
+func (c *countingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read.Add(int64(n))
+	return n, err
+}

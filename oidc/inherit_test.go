@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// A reload fetches nothing for entries that are reached as before, static or wildcard, and
+// goes on with their pauses.
+func TestInheritFetchesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const wild, changed, down = "https://tenant.wild.example", "https://changed.example", "https://down.example"
+		issuers := []Issuer{staticIssuer(testIssuer), staticIssuer(changed), staticIssuer(down), wildcardIssuer("https://*.wild.example")}
+		w := newWorld(t, Config{Issuers: issuers}, provider.Config{})
+		tenant, other := newProvider(t, provider.Config{IssuerURL: wild}), newProvider(t, provider.Config{IssuerURL: changed})
+		w.serve(wild, tenant)
+		w.serve(changed, other)
+		stop := runUntil(t, w.verifier)
+		synctest.Wait()
+		if err := w.verify(t, mint(t, tenant, nil)); err != nil {
+			t.Fatal(err)
+		}
+		wantReason(t, w.verify(t, mint(t, newProvider(t, provider.Config{IssuerURL: down}), nil)), refusal.IssuerUnreachable)
+		before := len(w.sent())
+
+		// One entry has other audiences, which do not matter to its keys; one is reached
+		// otherwise; the others stay.
+		issuers[0].Audiences = []string{"another"}
+		issuers[1].SigningAlgorithms = []string{"ES256"}
+		next := newTestVerifier(t, Config{Issuers: issuers}, w.web)
+		next.Inherit(w.verifier)
+		w.verifier = next
+		stopNext := runUntil(t, next)
+		stop()
+		synctest.Wait()
+		fetched := map[string]int{}
+		for _, r := range w.sent()[before:] {
+			fetched[r.URL.Host]++
+		}
+		if diff := cmp.Diff(map[string]int{"changed.example": 2}, fetched); diff != "" {
+			t.Errorf("fetches after the reload (-want +got):\n%s", diff)
+		}
+		before = len(w.sent())
+		for _, token := range []string{
+			mint(t, w.provider, map[string]any{"aud": "another"}), mint(t, tenant, nil), mint(t, other, nil),
+		} {
+			if err := w.verify(t, token); err != nil {
+				t.Error(err)
+			}
+		}
+		wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.AudienceMismatch)
+		if sent := w.sent()[before:]; len(sent) > 0 {
+			t.Errorf("tokens of inherited issuers caused %d fetches", len(sent))
+		}
+		for _, status := range next.Status() {
+			if want := map[string]State{down: StateFailing}[status.Entry]; want != "" && status.State != want || want == "" && status.State != StateOK {
+				t.Errorf("%s: %s", status.Entry, status.State)
+			}
+		}
+
+		// The keys are refreshed when the old verifier would have done it, not later.
+		time.Sleep(defaultKeyRefresh)
+		synctest.Wait()
+		refreshed := 0
+		for _, r := range w.sent()[before:] {
+			if r.URL.Host == "issuer.example" {
+				refreshed++
+			}
+		}
+		if refreshed != 2 {
+			t.Errorf("%d fetches of the inherited issuer within its refresh interval, want 2", refreshed)
+		}
+		stopNext()
+	})
+}
+
+// runUntil runs v until the returned function is called, which waits for its end.
+func runUntil(t *testing.T, v *Verifier) func() {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- v.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestProfilesAreToldByAudience(t *testing.T) {
+	t.Parallel()
+	issuer := staticIssuer(testIssuer)
+	issuer.Profiles = []Profile{{"deploy", []string{"deploy", "ship"}}, {"build", []string{"build"}}}
+	w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{})
+	for _, test := range []struct {
+		audience any
+		profile  string
+		message  string
+	}{
+		{"sigstore", "", ""},
+		{"ship", "deploy", ""},
+		{[]string{"deploy", "ship", "unknown"}, "deploy", ""},
+		{[]string{"build"}, "build", ""},
+		{[]string{"build", "ship"}, "", "two profiles"},
+		{[]string{"sigstore", "build"}, "", "two profiles"},
+		{"unknown", "", `wanted is`},
+	} {
+		token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": test.audience}))
+		if test.message == "" {
+			if err != nil || token.Profile != test.profile {
+				t.Errorf("%v: %+v, %v", test.audience, token, err)
+			}
+			continue
+		}
+		if e := wantReason(t, err, refusal.AudienceMismatch); !strings.Contains(e.Message, test.message) {
+			t.Errorf("%v: %s", test.audience, e.Message)
+		}
+	}
+	issuer.Profiles = []Profile{{"", []string{"a"}}, {"b", nil}, {"c", []string{"sigstore"}}, {"d", []string{"a"}}}
+	_, err := New(Config{Issuers: []Issuer{issuer}})
+	for _, want := range []string{"profiles: 0: name", "profiles: 1: client-id", "profiles: 2: client-id: the audience \"sigstore\"", "profiles: 3: client-id"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: no mistake at %s", err, want)
+		}
+	}
+}
+
+// A trace tells every step up to the failure, and never the token.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	good := mint(t, w.provider, nil)
+	forged := mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer}), nil)
+	for name, test := range map[string]struct {
+		token string
+		steps []string
+	}{
+		"good":       {good, []string{"form", "issuer", "times", "audience", "subject", "keys", "signature"}},
+		"forged":     {forged, []string{"form", "issuer", "times", "audience", "subject", "keys", "signature failed"}},
+		"stranger":   {mint(t, newProvider(t, provider.Config{IssuerURL: "https://stranger.example"}), nil), []string{"form", "issuer failed"}},
+		"no token":   {"nonsense", []string{"form failed"}},
+		"expired":    {mint(t, w.provider, map[string]any{"exp": 1}), []string{"form", "issuer", "times failed"}},
+		"wrong aud":  {mint(t, w.provider, map[string]any{"aud": "x"}), []string{"form", "issuer", "times", "audience failed"}},
+		"no subject": {mint(t, w.provider, map[string]any{"sub": ""}), []string{"form", "issuer", "times", "audience", "subject failed"}},
+	} {
+		var steps []string
+		token, err := w.verifier.Trace(t.Context(), test.token, func(s Step) {
+			name := s.Name
+			if s.Err != nil {
+				name += " failed"
+			} else if s.Found == "" {
+				t.Errorf("%s: step %s says nothing", name, s.Name)
+			}
+			if parts := strings.Split(test.token, "."); len(parts) == 3 && strings.Contains(s.Found, parts[1]) {
+				t.Errorf("%s: step %s holds the token", name, s.Name)
+			}
+			steps = append(steps, name)
+		})
+		if diff := cmp.Diff(test.steps, steps); diff != "" || (err == nil) != (token != nil) {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	claims, err := UnverifiedClaims(mint(t, w.provider, map[string]any{"exp": 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := w.verifier.Judge(claims, nil)
+	if err != nil || token.Subject != "someone" || token.Entry != testIssuer {
+		t.Errorf("%+v, %v", token, err)
+	}
+	claims["aud"] = "x"
+	_, err = w.verifier.Judge(claims, nil)
+	wantReason(t, err, refusal.AudienceMismatch)
+	delete(claims, "iss")
+	_, err = w.verifier.Judge(claims, nil)
+	wantReason(t, err, refusal.ClaimMissing)
+	if len(w.sent()) > 0 {
+		t.Error("judging claims used the network")
+	}
+}
+
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer("https://down.example"), staticIssuer("https://slow.example")}}, provider.Config{})
+		w.serve("https://slow.example", http.HandlerFunc(hang))
+		w.verifier.Probe(t.Context())
+		got := map[string]State{}
+		for _, status := range w.verifier.Status() {
+			got[status.Entry] = status.State
+		}
+		want := map[string]State{testIssuer: StateOK, "https://down.example": StateFailing, "https://slow.example": StateFailing}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("states (-want +got):\n%s", diff)
+		}
+	})
+}

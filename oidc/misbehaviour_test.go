@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// resolverTo answers every question for an address with those of its family.
+func resolverTo(addresses ...string) *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go func() {
+			defer server.Close()
+			for answerDNS(server, addresses) == nil {
+			}
+		}()
+		return client, nil
+	}}
+}
+
+// answerDNS answers one question as over TCP (RFC 1035, section 4.2.2).
+func answerDNS(conn io.ReadWriter, addresses []string) error {
+	var length [2]byte
+	if _, err := io.ReadFull(conn, length[:]); err != nil {
+		return err
+	}
+	query := make([]byte, int(length[0])<<8|int(length[1]))
+	if _, err := io.ReadFull(conn, query); err != nil {
+		return err
+	}
+	var m dnsmessage.Message
+	if err := m.Unpack(query); err != nil || len(m.Questions) != 1 {
+		return errors.New("not one question")
+	}
+	q := m.Questions[0]
+	m.Response, m.Additionals = true, nil
+	for _, text := range addresses {
+		addr := netip.MustParseAddr(text)
+		header := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 1}
+		switch {
+		case q.Type == dnsmessage.TypeA && addr.Is4():
+			m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AResource{A: addr.As4()}})
+		case q.Type == dnsmessage.TypeAAAA && addr.Is6():
+			m.Answers = append(m.Answers, dnsmessage.Resource{Header: header, Body: &dnsmessage.AAAAResource{AAAA: addr.As16()}})
+		}
+	}
+	answer, err := m.Pack()
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write(append([]byte{byte(len(answer) >> 8), byte(len(answer))}, answer...))
+	return err
+}
+
+// TestNamesThatLeadInside: what a name stands for is checked when it is dialled, each of its
+// addresses, and for the key set as for the discovery document.
+func TestNamesThatLeadInside(t *testing.T) {
+	t.Parallel()
+	for _, addresses := range [][]string{
+		{"127.0.0.1"}, {"::1"}, {"10.0.0.1"}, {"192.168.1.1", "fd00::1"}, {"169.254.169.254"}, {"fe80::1"}, {"0.0.0.0"}, {"100.100.100.200"},
+		{"::ffff:127.0.0.1"}, {"64:ff9b::7f00:1"}, {"172.16.0.1", "127.0.0.1", "::1"},
+	} {
+		v, err := newVerifier(Config{Issuers: []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.wild.example")}}, func(r reach) http.RoundTripper {
+			r.resolver = resolverTo(addresses...)
+			return newTransport(r)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := newProvider(t, provider.Config{IssuerURL: testIssuer})
+		for _, issuer := range []string{testIssuer, "https://a.wild.example"} {
+			_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer}))
+			e := wantReason(t, err, refusal.IssuerUnreachable)
+			if !strings.Contains(e.Cause.Error(), "is refused for an issuer") || strings.Contains(e.Message, addresses[0]) {
+				t.Errorf("%v: message %q, cause %v", addresses, e.Message, e.Cause)
+			}
+		}
+	}
+}
+
+// TestKeySetInside: a good issuer's document may name a host that leads inside.
+func TestKeySetInside(t *testing.T) {
+	t.Parallel()
+	good := newWeb()
+	p := newProvider(t, provider.Config{IssuerURL: testIssuer})
+	good.serve(testIssuer, site(testIssuer, "https://keys.elsewhere.example/jwks", "", `{"keys":[]}`))
+	v, err := newVerifier(Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, func(r reach) http.RoundTripper {
+		r.resolver = resolverTo("10.0.0.1")
+		real := newTransport(r)
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Host == "issuer.example" {
+				return good.RoundTrip(req)
+			}
+			return real.RoundTrip(req)
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "address 10.0.0.1 is refused") {
+		t.Errorf("cause %v", e.Cause)
+	}
+}
+
+// TestNameOfLoopbackWhereAllowed: the resolver of these tests is one that works.
+func TestNameOfLoopbackWhereAllowed(t *testing.T) {
+	t.Parallel()
+	p, server := realWorld(t, nil)
+	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := staticIssuer("https://example.com:" + port) // which httptest's certificate is for
+	issuer.CACert = certPEM(server)
+	server.Config.Handler.(*switchable).set(mimic(issuer.URL, p))
+	v, err := newVerifier(Config{Issuers: []Issuer{issuer}, AllowLoopback: true}, func(r reach) http.RoundTripper {
+		r.resolver = resolverTo("127.0.0.1")
+		return newTransport(r)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer.URL})); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSlowDrip: an issuer that sends a byte a second is given up after 5 s, and the request
+// that waits for it sooner.
+func TestSlowDrip(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		drip := roundTripper(func(req *http.Request) (*http.Response, error) {
+			r, w := io.Pipe()
+			go func() {
+				for {
+					select {
+					case <-req.Context().Done():
+						w.CloseWithError(req.Context().Err())
+						return
+					case <-time.After(time.Second):
+						if _, err := w.Write([]byte(" ")); err != nil {
+							return
+						}
+					}
+				}
+			}()
+			return &http.Response{StatusCode: http.StatusOK, Body: r, Request: req, Header: http.Header{}}, nil
+		})
+		v, err := newVerifier(Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, func(reach) http.RoundTripper { return drip })
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_, err = v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer}), nil))
+		wantReason(t, err, refusal.IssuerUnreachable)
+		if passed := time.Since(start); passed != maxWait {
+			t.Errorf("the request waited %s", passed)
+		}
+		time.Sleep(fetchTimeout - maxWait)
+		synctest.Wait()
+		if status := v.Status()[0]; status.State != StateFailing || !strings.Contains(status.LastError, "deadline exceeded") {
+			t.Errorf("status %+v", status)
+		}
+	})
+}
+
+// TestIssuerThatTurnsBad: after a good start, whatever an issuer does to its documents leaves
+// the last good keys in use, shows as degraded, and heals by itself.
+func TestIssuerThatTurnsBad(t *testing.T) {
+	t.Parallel()
+	lies := func(w *world) http.Handler {
+		return site("https://evil.example", "https://evil.example/keys", "", `{"keys":[]}`)
+	}
+	keySet := func(text string) func(*world) http.Handler {
+		return func(*world) http.Handler { return site(testIssuer, testIssuer+"/keys", "", text) }
+	}
+	for name, misbehave := range map[string]func(*world) http.Handler{
+		"lies about its issuer":    lies,
+		"hangs":                    func(*world) http.Handler { return http.HandlerFunc(hang) },
+		"redirects elsewhere":      func(*world) http.Handler { return http.RedirectHandler("https://evil.example/", http.StatusFound) },
+		"redirects in a circle":    func(*world) http.Handler { return http.RedirectHandler("/", http.StatusFound) },
+		"answers 404":              func(*world) http.Handler { return http.NotFoundHandler() },
+		"answers 204":              func(*world) http.Handler { return statusHandler(http.StatusNoContent) },
+		"answers HTML":             func(*world) http.Handler { return body("<html>maintenance</html>") },
+		"answers null":             func(*world) http.Handler { return body("null") },
+		"serves no keys member":    keySet(`{}`),
+		"serves 65 keys":           keySet(`{"keys":[{}` + strings.Repeat(`,{}`, maxKeys) + `]}`),
+		"serves a huge key set":    keySet(`{"keys":["` + strings.Repeat("x", maxDocument) + `"]}`),
+		"serves half a key set":    keySet(`{"keys":[`),
+		"moves keys to plain text": func(*world) http.Handler { return site(testIssuer, "http://issuer.example/keys", "", `{"keys":[]}`) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, Config{}, provider.Config{Lifetime: 10 * time.Hour})
+				evil := newProvider(t, provider.Config{IssuerURL: testIssuer})
+				w.serve("https://evil.example", evil)
+				defer w.run(t)()
+				synctest.Wait()
+				token := mint(t, w.provider, nil)
+				w.serve(testIssuer, misbehave(w))
+				time.Sleep(time.Hour)
+				if status := w.verifier.Status()[0]; status.State != StateDegraded || !status.Usable || status.LastError == "" {
+					// A document that lies leaves the key set where it was.
+					t.Errorf("status %+v", status)
+				}
+				if err := w.verify(t, token); err != nil && name != "lies about its issuer" && name != "moves keys to plain text" {
+					t.Errorf("the last good keys: %v", err)
+				}
+				if n := evil.Discoveries() + evil.KeyFetches(); n != 0 {
+					t.Errorf("another host was asked %d times", n)
+				}
+				w.serve(testIssuer, w.provider)
+				time.Sleep(maxBackoff + 2*fetchTimeout)
+				if status := w.verifier.Status()[0]; status.State != StateOK || status.LastError != "" || status.KeyAge > maxBackoff+2*fetchTimeout {
+					t.Errorf("afterwards: status %+v", status)
+				}
+				if err := w.verify(t, token); err != nil {
+					t.Errorf("afterwards: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func statusHandler(status int) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(status) })
+}
+
+// TestCrowdDoesNotWait: of many requests for an issuer that hangs, most are answered soon, so
+// that they leave room for others'.
+func TestCrowdDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		other := newProvider(t, provider.Config{IssuerURL: "https://other.example"})
+		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer(other.IssuerURL())}}, provider.Config{})
+		w.serve(testIssuer, http.HandlerFunc(hang))
+		w.serve(other.IssuerURL(), other)
+		token, start := mint(t, w.provider, nil), time.Now()
+		var mu sync.Mutex
+		waits := map[time.Duration]int{}
+		var all sync.WaitGroup
+		for range 400 {
+			all.Go(func() {
+				wantReason(t, w.verify(t, token), refusal.IssuerUnreachable)
+				mu.Lock()
+				defer mu.Unlock()
+				waits[time.Since(start)]++
+			})
+		}
+		synctest.Wait()
+		if err := w.verify(t, mint(t, other, nil)); err != nil || time.Since(start) != 0 {
+			t.Errorf("another issuer: %v after %s", err, time.Since(start))
+		}
+		all.Wait()
+		if waits[maxWait] != maxWaiting || waits[crowdedWait] != 400-maxWaiting {
+			t.Errorf("waits %v", waits)
+		}
+		time.Sleep(fetchTimeout)
+	})
+}

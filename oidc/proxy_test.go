@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// TestThroughAProxy: where one is configured, and only there; names are the proxy's to look up,
+// addresses are checked, and nobody sees the proxy's password.
+func TestThroughAProxy(t *testing.T) {
+	t.Parallel()
+	p, server := realWorld(t, nil)
+	issuer := staticIssuer("https://example.com")
+	issuer.CACert = certPEM(server)
+	server.Config.Handler.(*switchable).set(mimic(issuer.URL, p))
+	inside := staticIssuer("https://10.1.2.3")
+	loopback := staticIssuer(p.IssuerURL())
+	exempt := staticIssuer("https://exempt.example")
+	exempt.AllowPrivateNetwork = true
+	proxy := newConnectProxy(t, server.Listener.Addr().String())
+	v, err := newVerifier(Config{
+		Issuers: []Issuer{issuer, inside, loopback, exempt}, AllowLoopback: true,
+		Proxy: "http://user:hunter2@" + proxy.address,
+	}, func(r reach) http.RoundTripper {
+		r.resolver = resolverTo("169.254.1.1") // names are not for us to look up
+		return newTransport(r)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer.URL})); err != nil {
+		t.Error(err)
+	}
+	for _, refused := range []Issuer{inside, exempt} {
+		_, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": refused.URL}))
+		if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "is refused for an issuer") {
+			t.Errorf("%s: cause %v", refused.URL, e.Cause)
+		}
+	}
+	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	wantReason(t, err, refusal.IssuerUnreachable) // its certificate is not trusted, and it is reached directly
+	if asked := proxy.asked(); len(asked) == 0 || slices.ContainsFunc(asked, func(host string) bool { return host != "example.com:443" }) {
+		t.Errorf("the proxy was asked for %v", asked)
+	}
+	proxy.close()
+	stranger := staticIssuer("https://stranger.example")
+	v, err = New(Config{Issuers: []Issuer{stranger}, Proxy: "http://user:hunter2@" + proxy.address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": stranger.URL}))
+	if e := wantReason(t, err, refusal.IssuerUnreachable); strings.Contains(e.Error(), "hunter2") {
+		t.Errorf("the password shows: %v", e)
+	}
+	for _, bad := range []string{"socks5://proxy:1", "http://", "proxy:3128", "http://hunter2@proxy/path", "http://hunter2:%zz@proxy"} {
+		if _, err := New(Config{Issuers: []Issuer{stranger}, Proxy: bad}); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("proxy %q: %v", bad, err)
+		}
+	}
+}
+
+// connectProxy leads every CONNECT to one address.
+type connectProxy struct {
+	address string
+	close   func()
+	mu      sync.Mutex
+	hosts   []string
+}
+
+func newConnectProxy(t *testing.T, target string) *connectProxy {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &connectProxy{address: listener.Addr().String()}
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		p.hosts = append(p.hosts, r.Host)
+		p.mu.Unlock()
+		if user, password, ok := (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth(); r.Method != http.MethodConnect || !ok || user+password != "userhunter2" {
+			http.Error(rw, "no", http.StatusForbidden)
+			return
+		}
+		there, err := net.Dial("tcp", target)
+		if err != nil {
+			http.Error(rw, "no", http.StatusBadGateway)
+			return
+		}
+		here, _, err := rw.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { defer there.Close(); _, _ = io.Copy(there, here) }()
+		go func() { defer here.Close(); _, _ = io.Copy(here, there) }()
+	})}
+	go func() { _ = server.Serve(listener) }()
+	p.close = func() { _ = server.Close() }
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *connectProxy) asked() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.hosts...)
+}

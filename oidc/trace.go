@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Step is one judgement that is made of a token, for a person who wants to know why.
+type Step struct {
+	// Name says what was judged: form, issuer, times, audience, subject, keys, signature.
+	Name string
+	// Found is what was compared, and with what. It may quote claims, and never holds the
+	// token. It is "" where Err says it all.
+	Found string
+	// Err is the refusal; nil where the token passed.
+	Err error
+}
+
+// Judge judges claims as Verify does those of a token, but for what claims alone do not
+// tell: neither times nor signature. It tells observe, which may be nil, each step. It is for
+// tests of settings; what it returns proves nothing.
+func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
+	steps := tracer(observe)
+	token := &idToken{claims: claims}
+	issuerURL, e, err := v.match(token)
+	steps.issuer(issuerURL, e, err)
+	if err != nil {
+		return nil, err
+	}
+	return token.check(e, time.Time{}, steps)
+}
+
+// UnverifiedClaims returns the claims of a token of the right form. Nobody vouches for them.
+func UnverifiedClaims(rawIDToken string) (Claims, error) {
+	token, err := parseToken(rawIDToken)
+	if err != nil {
+		return nil, err
+	}
+	return token.claims, nil
+}
+
+// tracer tells the steps of one token; nil tells nobody, and costs nothing.
+type tracer func(Step)
+
+func (t tracer) step(name string, err error, found func() string) {
+	switch {
+	case t == nil:
+	case err != nil:
+		t(Step{Name: name, Err: err})
+	default:
+		t(Step{Name: name, Found: found()})
+	}
+}
+
+func (t tracer) form(token *idToken, err error) {
+	t.step("form", err, func() string {
+		keyID := "no kid"
+		if token.keyID != "" {
+			keyID = "kid " + quote(token.keyID)
+		}
+		return fmt.Sprintf("a compact JWS of %d bytes, alg %s, %s, %d claims", len(token.raw), token.alg, keyID, len(token.claims))
+	})
+}
+
+func (t tracer) issuer(issuerURL string, e *entry, err error) {
+	t.step("issuer", err, func() string {
+		if e.URL != "" {
+			return fmt.Sprintf("iss is %s, which has an entry", quote(issuerURL))
+		}
+		return fmt.Sprintf("iss is %s, which matches the wildcard %s", quote(issuerURL), quote(e.Pattern))
+	})
+}
+
+func (t tracer) times(expiry, now time.Time, err error) {
+	t.step("times", err, func() string {
+		return fmt.Sprintf("exp is %s, in %s", expiry.UTC().Format(time.RFC3339), expiry.Sub(now).Round(time.Second))
+	})
+}
+
+func (t tracer) audience(found []string, e *entry, profile string, err error) {
+	t.step("audience", err, func() string {
+		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(found), quoteList(e.allAudiences()))
+		if profile != "" {
+			text += ", and this one is of profile " + quote(profile)
+		}
+		return text
+	})
+}
+
+func (t tracer) subject(subject string, err error) {
+	t.step("subject", err, func() string { return "sub is " + quote(subject) })
+}
+
+func (t tracer) keys(token *idToken, k *keys, err error) {
+	t.step("keys", err, func() string {
+		var ids []string
+		for _, key := range k.list {
+			if key.id != "" && !slices.Contains(ids, key.id) {
+				ids = append(ids, key.id)
+			}
+		}
+		return fmt.Sprintf("%d keys of %s, kid %s; algorithms %s",
+			len(k.list), quote(k.jwksURI), quoteList(ids), strings.Join(k.algorithms, ", "))
+	})
+}
+
+func (t tracer) signature(token *idToken, err error) {
+	t.step("signature", err, func() string { return "it verifies with " + token.alg })
+}

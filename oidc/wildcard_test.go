@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// wildWorld has the patterns https://*.example, with the provider of testIssuer under it, and
+// https://*.other.
+func wildWorld(t *testing.T) *world {
+	return newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example"), wildcardIssuer("https://*.other")}},
+		provider.Config{Lifetime: time.Hour})
+}
+
+// madeUp is a token of an issuer that is not on the network.
+func (w *world) madeUp(t *testing.T, i int) string {
+	t.Helper()
+	return mint(t, w.provider, map[string]any{"iss": fmt.Sprintf("https://made-up-%d.example", i)})
+}
+
+// TestMadeUpIssuers: callers choose the issuers under a wildcard. Made-up ones cost a bounded
+// number of fetches, one each at most, and of bytes; they drive out no good one, and no other
+// pattern.
+func TestMadeUpIssuers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		other := newProvider(t, provider.Config{IssuerURL: "https://b.other"})
+		w.serve(other.IssuerURL(), other)
+		good := mint(t, w.provider, nil)
+		if err := w.verify(t, good); err != nil {
+			t.Fatal(err)
+		}
+		before, start := len(w.sent()), time.Now()
+		looked, refused := 0, 0
+		for i := range 3 * maxUnproven {
+			err := w.verify(t, w.madeUp(t, i))
+			if r := refusal.From(err); r.Reason == refusal.IssuerUnreachable {
+				looked++
+			} else if wantReason(t, err, refusal.Overloaded).RetryAfter > 0 {
+				refused++
+			}
+		}
+		if passed := time.Since(start); passed != 0 || looked > lookupBurst || looked+refused != 3*maxUnproven {
+			t.Errorf("%d lookups and %d refusals in %s", looked, refused, passed)
+		}
+		if n := len(w.sent()) - before; n != looked {
+			t.Errorf("%d requests for %d lookups", n, looked)
+		}
+		// The good one, and another pattern, are as before.
+		before = len(w.sent())
+		if err := w.verify(t, good); err != nil || len(w.sent()) != before {
+			t.Errorf("the good issuer during the flood: %v, %d requests", err, len(w.sent())-before)
+		}
+		if err := w.verify(t, mint(t, other, nil)); err != nil {
+			t.Errorf("another pattern's new issuer during the flood: %v", err)
+		}
+		// A minute of it costs what the clock allows, and no more is kept than the limit.
+		before = len(w.sent())
+		for i := range 60 {
+			time.Sleep(time.Second)
+			for j := range 2 * lookupRate {
+				_ = w.verify(t, w.madeUp(t, 2*lookupRate*i+j))
+			}
+		}
+		if n := len(w.sent()) - before; n > 60*lookupRate {
+			t.Errorf("%d requests in a minute", n)
+		}
+		pool := w.verifier.wildcards[0].pool
+		if n := pool.unproven.order.Len(); n != maxUnproven || len(pool.unproven.byURL) != n {
+			t.Errorf("%d made-up issuers are kept, want %d", n, maxUnproven)
+		}
+		if n := pool.proven.order.Len(); n != 1 {
+			t.Errorf("%d good issuers are kept, want 1", n)
+		}
+	})
+}
+
+// TestManyIssuersOfOnePattern: one pattern's good issuers drive out each other, and none of
+// another pattern.
+func TestManyIssuersOfOnePattern(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		other := newProvider(t, provider.Config{IssuerURL: "https://b.other", Lifetime: time.Hour})
+		w.serve(other.IssuerURL(), other)
+		tokenOfOther := mint(t, other, nil)
+		if err := w.verify(t, tokenOfOther); err != nil {
+			t.Fatal(err)
+		}
+		for i := range maxProven + 10 {
+			time.Sleep(time.Second / lookupRate)
+			issuer := fmt.Sprintf("https://real-%d.example", i)
+			w.serve(issuer, mimic(issuer, w.provider))
+			if err := w.verify(t, mint(t, w.provider, map[string]any{"iss": issuer})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := w.verifier.wildcards[0].pool.proven.order.Len() + w.verifier.wildcards[1].pool.proven.order.Len(); n != maxProven+1 {
+			t.Errorf("%d issuers are kept, want %d", n, maxProven+1)
+		}
+		before := len(w.sent())
+		if err := w.verify(t, tokenOfOther); err != nil || len(w.sent()) != before {
+			t.Errorf("the other pattern's issuer: %v, %d requests", err, len(w.sent())-before)
+		}
+	})
+}
+
+// mimic serves p's keys under another issuer URL.
+func mimic(issuer string, p http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/.well-known/openid-configuration", body(fmt.Sprintf(
+		`{"issuer":%q,"jwks_uri":%q,"id_token_signing_alg_values_supported":["ES256"]}`, issuer, issuer+"/keys")))
+	mux.Handle("/keys", p)
+	return mux
+}
+
+func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
+	t.Parallel()
+	l := newLRU(maxProven)
+	for i := range maxProven {
+		l.add(&source{issuerURL: fmt.Sprint(i)})
+	}
+	l.get("0")
+	l.add(&source{issuerURL: "new"})
+	if l.get("0") == nil || l.get("new") == nil || l.get("1") != nil {
+		t.Error("the least recently used one was kept, or another was not")
+	}
+	l.remove("new")
+	l.remove("new")
+	if l.get("new") != nil || l.order.Len() != maxProven-1 {
+		t.Error("a source was not removed, or not one alone")
+	}
+}
+
+// TestFetchesForWildcardsAreBounded: beyond the limit, requests are refused, not queued, and
+// those of another pattern, and refreshes, are not.
+func TestFetchesForWildcardsAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		good := mint(t, w.provider, nil)
+		if err := w.verify(t, good); err != nil {
+			t.Fatal(err)
+		}
+		token := func(i int) string {
+			issuer := fmt.Sprintf("https://hanging-%d.example", i)
+			w.serve(issuer, http.HandlerFunc(hang))
+			return mint(t, w.provider, map[string]any{"iss": issuer})
+		}
+		if _, err := w.provider.Rotate(); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		for i := range maxLookups {
+			raw := token(i)
+			all.Go(func() { wantReason(t, w.verify(t, raw), refusal.IssuerUnreachable) })
+		}
+		synctest.Wait()
+		start := time.Now()
+		if e := wantReason(t, w.verify(t, token(maxLookups)), refusal.Overloaded); e.RetryAfter <= 0 || time.Since(start) != 0 {
+			t.Errorf("refusal %+v after %s", e, time.Since(start))
+		}
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Errorf("a new key of a good issuer meanwhile: %v", err)
+		}
+		other := newProvider(t, provider.Config{IssuerURL: "https://b.other"})
+		w.serve(other.IssuerURL(), other)
+		if err := w.verify(t, mint(t, other, nil)); err != nil {
+			t.Errorf("another pattern meanwhile: %v", err)
+		}
+		all.Wait()
+		if passed := time.Since(start); passed != maxWait {
+			t.Errorf("requests waited %s, want %s", passed, maxWait)
+		}
+		time.Sleep(fetchTimeout)
+		synctest.Wait()
+		w.serve("https://hanging-1.example", mimic("https://hanging-1.example", w.provider))
+		if err := w.verify(t, token(maxLookups+1)); refusal.From(err).Reason != refusal.IssuerUnreachable {
+			t.Errorf("afterwards: %v", err)
+		}
+		time.Sleep(fetchTimeout)
+	})
+}
+
+// TestMadeUpIssuersHoldUpNoGoodOne: a key that a good issuer has withdrawn would live for as
+// long as somebody keeps all fetches busy with issuers that do not exist.
+func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(defaultKeyRefresh)
+		for i := range maxLookups {
+			issuer := fmt.Sprintf("https://hanging-%d.example", i)
+			w.serve(issuer, http.HandlerFunc(hang))
+			raw := mint(t, w.provider, map[string]any{"iss": issuer})
+			go func() { _, _ = w.verifier.Verify(t.Context(), raw) }()
+		}
+		synctest.Wait()
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Error(err)
+		}
+		if n := w.provider.KeyFetches(); n != 2 {
+			t.Errorf("%d key fetches, want a second one at the age of refresh", n)
+		}
+		time.Sleep(2 * fetchTimeout)
+	})
+}
+
+// TestFailedWildcardIsNotAskedAgainAtOnce: failures are remembered for a moment, and longer
+// with each.
+func TestFailedWildcardIsNotAskedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		w.serve(testIssuer, nil)
+		token := mint(t, w.provider, nil)
+		for range 20 {
+			wantReason(t, w.verify(t, token), refusal.IssuerUnreachable)
+		}
+		if n := len(w.sent()); n != 1 {
+			t.Errorf("%d requests, want 1", n)
+		}
+		for range 600 {
+			time.Sleep(time.Second)
+			_ = w.verify(t, token)
+		}
+		if n := len(w.sent()); n > 30 {
+			t.Errorf("%d requests in ten minutes", n)
+		}
+		w.serve(testIssuer, w.provider)
+		time.Sleep(maxBackoff)
+		if err := w.verify(t, token); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+// TestUnknownKeysDoNotPutOffDiscovery: a caller whose tokens name unknown keys has the key set
+// read again and again, and the document must not grow old by that.
+func TestUnknownKeysDoNotPutOffDiscovery(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		stranger := newProvider(t, provider.Config{IssuerURL: testIssuer, Lifetime: 2 * time.Hour})
+		if _, err := stranger.Rotate(); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
+			t.Fatal(err)
+		}
+		raw := mint(t, stranger, nil)
+		for start := time.Now(); time.Since(start) < time.Hour; time.Sleep(36 * time.Second) {
+			wantReason(t, w.verify(t, raw), refusal.SignatureInvalid)
+		}
+		if d, k := w.provider.Discoveries(), w.provider.KeyFetches(); d < 4 || d > 5 || k < 90 {
+			t.Errorf("%d discoveries and %d key fetches in an hour", d, k)
+		}
+	})
+}
+
+// TestLongIssuerURLsAreNobodys: what is kept of a made-up issuer is bounded too.
+func TestLongIssuerURLsAreNobodys(t *testing.T) {
+	t.Parallel()
+	w := wildWorld(t)
+	long := "https://" + strings.Repeat("a", maxIssuerURL) + ".example"
+	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"iss": long})), refusal.IssuerNotConfigured)
+	if n := len(w.sent()); n != 0 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// TestBadTokensOfWildcardsCostNothing: what can be refused without keys is.
+func TestBadTokensOfWildcardsCostNothing(t *testing.T) {
+	t.Parallel()
+	w := wildWorld(t)
+	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"aud": "another"})), refusal.AudienceMismatch)
+	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"exp": 1})), refusal.TokenExpired)
+	if n := w.verifier.wildcards[0].pool.unproven.order.Len() + len(w.sent()); n != 0 {
+		t.Errorf("%d requests and issuers kept", n)
+	}
+}
+
+func TestStatusOfAPattern(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		want := func(state State, issuers int) {
+			t.Helper()
+			status := w.verifier.Status()[0]
+			if status.State != state || status.Issuers != issuers || !status.Usable || (status.LastError != "") != (state == StateFailing || state == StateDegraded) {
+				t.Errorf("status %+v, want %s with %d issuers", status, state, issuers)
+			}
+		}
+		want(StatePending, 0)
+		_ = w.verify(t, w.madeUp(t, 1))
+		want(StateFailing, 0)
+		token := mint(t, w.provider, nil)
+		if err := w.verify(t, token); err != nil {
+			t.Fatal(err)
+		}
+		want(StateOK, 1)
+		_ = w.verify(t, w.madeUp(t, 2))
+		want(StateOK, 1)
+		w.serve(testIssuer, nil)
+		time.Sleep(defaultKeyRefresh)
+		if err := w.verify(t, token); err != nil {
+			t.Error(err)
+		}
+		want(StateDegraded, 1)
+		time.Sleep(defaultKeyLifetime)
+		want(StateFailing, 0)
+	})
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/app"
+)
+
+// explained counts the tokens that explain and serve have been compared on.
+var explained atomic.Int64
+
+// explain compares what `mayfly explain` says of a token with what serve has just answered:
+// the same refusal, or the same certificate. A refusal for what explain does not see, the
+// key and the proof, says that the token was accepted.
+func (c *ca) explain(t *testing.T, token string, g got) {
+	t.Helper()
+	if c != w.logged && c != w.unlogged || token == "" {
+		return
+	}
+	want := g.reason
+	switch {
+	case g.http < 300:
+		want = ""
+	case strings.HasPrefix(want, "KEY_"), want == "PROOF_INVALID", want == "CSR_INVALID":
+		want = ""
+	case want == "REQUEST_MALFORMED", want == "OVERLOADED", g.http >= 500:
+		return // nothing was said of the token, or it depends on the moment
+	}
+	x, err := app.Explain(t.Context(), app.ExplainOptions{File: filepath.Join(w.dir, c.name+".yaml"), Token: token})
+	if err != nil {
+		t.Errorf("explain: %v", err)
+		return
+	}
+	explained.Add(1)
+	if x.Reason != want {
+		t.Errorf("explain says %q (%s), serve %d %q (%s)", x.Reason, x.Message, g.http, g.reason, g.message)
+		return
+	}
+	if g.http >= 300 || len(g.certs) == 0 {
+		return
+	}
+	block, _ := pem.Decode([]byte(g.certs[0]))
+	leaf := must(x509.ParseCertificate(block.Bytes))
+	extensions := must(certs.ParseExtensions(leaf.Extensions))
+	var found []app.ExplainedProperty
+	for extension, value := range extensions.All() {
+		found = append(found, app.ExplainedProperty{Name: extension.Name, Value: value})
+	}
+	if san := must(certs.SANOf(leaf)); x.Certificate == nil || x.Certificate.SAN != san.Value || !slices.Equal(x.Certificate.Extensions, found) {
+		t.Errorf("explain says %+v, the certificate %s %v", x.Certificate, san.Value, found)
+	}
+}

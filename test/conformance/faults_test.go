@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// TestDiscovery answers discovery in ways that must not work, and some that must.
+func TestDiscovery(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(nil)
+	base := "http://" + server.Listener.Addr().String()
+	p := must(provider.New(provider.Config{IssuerURL: base + "/x", Algorithm: "RS256"}))
+	key := p.SigningKey()
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(rw, `{"issuer":%q,"jwks_uri":%q}`, base+"/redirect", base+"/x/keys")
+	}))
+	t.Cleanup(elsewhere.Close)
+	doc := func(name, keys, more string) string {
+		return fmt.Sprintf(`{"issuer":%q,"jwks_uri":%q%s}`, base+"/"+name, keys, more)
+	}
+	good := base + "/x/keys"
+	docs := map[string]struct{ text, want string }{
+		"plain":       {doc("plain", good, ""), ""},
+		"algs":        {doc("algs", good, `,"id_token_signing_alg_values_supported":["HS256","none","RS256"]`), ""},
+		"noalgs":      {doc("noalgs", good, `,"id_token_signing_alg_values_supported":[]`), ""},
+		"wrongalgs":   {doc("wrongalgs", good, `,"id_token_signing_alg_values_supported":["ES256"]`), "401 SIGNATURE_INVALID"},
+		"otherissuer": {doc("other", good, ""), "503 ISSUER_UNREACHABLE"},
+		"slashissuer": {doc("slashissuer/", good, ""), "503 ISSUER_UNREACHABLE"},
+		"noissuer":    {fmt.Sprintf(`{"jwks_uri":%q}`, good), "503 ISSUER_UNREACHABLE"},
+		"nokeys":      {doc("nokeys", base+"/nothing", ""), "503 ISSUER_UNREACHABLE"},
+		"filekeys":    {doc("filekeys", "file:///etc/passwd", ""), "503 ISSUER_UNREACHABLE"},
+		"html":        {"<html>", "503 ISSUER_UNREACHABLE"},
+		"huge":        {doc("huge", good, `,"pad":"`+strings.Repeat("p", 4<<20)+`"`), "503 ISSUER_UNREACHABLE"},
+		"redirect":    {"", "503 ISSUER_UNREACHABLE"},
+		"hang":        {"", "503 ISSUER_UNREACHABLE"},
+		"error":       {"", "503 ISSUER_UNREACHABLE"},
+		"missing":     {"", "503 ISSUER_UNREACHABLE"},
+	}
+	server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		name := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/"), "/.well-known/openid-configuration")
+		switch d, ok := docs[name]; {
+		case name == "redirect":
+			http.Redirect(rw, r, elsewhere.URL, http.StatusFound)
+		case name == "hang":
+			<-r.Context().Done()
+		case name == "error":
+			rw.WriteHeader(500)
+		case ok && d.text != "":
+			_, _ = rw.Write([]byte(d.text))
+		default:
+			p.ServeHTTP(rw, r)
+		}
+	})
+	server.Start()
+	t.Cleanup(server.CloseClientConnections)
+	var file strings.Builder
+	file.WriteString("oidc-issuers:\n")
+	for name := range docs {
+		fmt.Fprintf(&file, "  %[1]s/%[2]s: {issuer-url: %[1]s/%[2]s, client-id: sigstore, type: email}\n", base, name)
+	}
+	c := start(t, "discovery", file.String(), "ct: {disabled: true}\n")
+	for name, tt := range docs {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ck := newKey()
+			begin := time.Now()
+			payload := email.with("iss", quoted(base+"/"+name)).payload("email")
+			g := c.do(t, restV2, ask{token: jws(fmt.Sprintf(`{"alg":"RS256","kid":%q}`, key.KeyID), payload, key), publicKey: publicPEM(ck.Public()), proof: sign(ck, person)})
+			if took := time.Since(begin); took > 4700*time.Millisecond {
+				t.Errorf("took %s", took)
+			}
+			if tt.want != "" {
+				g.refused(t, tt.want)
+				return
+			}
+			g.certificate(t, c, ck.Public(), base+"/"+name, "subject", personName)
+		})
+	}
+}
+
+// start runs one more mayfly serve.
+func start(t *testing.T, name, issuers, ct string) *ca {
+	t.Helper()
+	cmd, c := command(t, name, issuers, ct)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	t.Cleanup(func() { _ = cmd.Process.Signal(os.Interrupt); <-done })
+	if err := c.ready(done); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func command(t *testing.T, name, issuers, ct string) (*exec.Cmd, *ca) {
+	t.Helper()
+	p := freePorts(3)
+	file := filepath.Join(w.dir, name+".yaml")
+	text := fmt.Sprintf("listen: {http: %s, grpc: %s, ops: %s}\nissuers: %s-issuers.yaml\n%s%s", p[0], p[1], p[2], name, w.config, ct)
+	for file, text := range map[string]string{file: text, filepath.Join(w.dir, name+"-issuers.yaml"): issuers} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	t.Cleanup(cancel)
+	cmd := serveCommand(ctx, file)
+	return cmd, &ca{name: name, rest: p[0], grpc: p[1]}
+}
+
+// TestLogFaults makes the one log fail: no certificate without a verified SCT, and a 503 in
+// time.
+func TestLogFaults(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"down": testlog.Down(500), "refuses": testlog.Down(400), "forbids": testlog.Down(403), "gone": testlog.Down(404), "busy": testlog.Down(429), "unavailable": testlog.Down(503), "hangs": testlog.Hang,
+		"empty":   func(rw http.ResponseWriter, _ *http.Request) bool { rw.WriteHeader(200); return true },
+		"garbage": func(rw http.ResponseWriter, _ *http.Request) bool { _, _ = rw.Write([]byte("<html>")); return true },
+		"null SCT": func(rw http.ResponseWriter, _ *http.Request) bool {
+			_, _ = rw.Write([]byte(`{"sct_version":0,"id":"","timestamp":0,"extensions":"","signature":""}`))
+			return true
+		},
+		"endless": func(rw http.ResponseWriter, r *http.Request) bool {
+			for range 1000 {
+				if _, err := rw.Write(make([]byte, 64<<10)); err != nil {
+					return true
+				}
+			}
+			return true
+		},
+		"redirects": func(rw http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(rw, r, "http://127.0.0.1:1/", http.StatusTemporaryRedirect)
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := must(testlog.New(testlog.Config{Roots: w.chain[1:]}))
+			server := httptest.NewServer(l)
+			defer server.CloseClientConnections()
+			l.Fail(fail)
+			file := "f" + strings.ReplaceAll(name, " ", "")
+			if err := os.WriteFile(filepath.Join(w.dir, file+".pub"), l.PublicKeyPEM(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c := start(t, file, fmt.Sprintf("oidc-issuers:\n  %[1]s/email: {issuer-url: %[1]s/email, client-id: sigstore, type: email}\n", w.base), fmt.Sprintf("ct: {logs: [{url: %s, public_key: %s.pub}]}\n", server.URL, file))
+			key := newKey()
+			a := ask{token: mint("email", email.payload("email")), publicKey: publicPEM(key.Public()), proof: sign(key, person)}
+			begin := time.Now()
+			g := c.do(t, restV2, a)
+			g.refused(t, "503 CT_UNAVAILABLE")
+			if took := time.Since(begin); took > 4600*time.Millisecond {
+				t.Errorf("took %s", took)
+			}
+			if strings.Contains(g.body, "CERTIFICATE") {
+				t.Error("a certificate is in the answer")
+			}
+			l.Fail(nil)
+			c.sct = false // another log than the world's: looked at loosely
+			for range 6 {
+				if g = c.do(t, restV1, a); g.http == 201 {
+					return
+				}
+				time.Sleep(300 * time.Millisecond)
+			}
+			g.refused(t, "201")
+		})
+	}
+}
+
+// TestStartRefused lists what must stop the start.
+func TestStartRefused(t *testing.T) {
+	t.Parallel()
+	entry := func(rest string) string {
+		return fmt.Sprintf("oidc-issuers:\n  https://i.example.com:\n    {issuer-url: https://i.example.com, client-id: sigstore, %s}\n", rest)
+	}
+	for name, issuers := range map[string]string{
+		"empty":                                  "",
+		"no entry":                               "oidc-issuers: {}\n",
+		"unknown type":                           entry("type: github"),
+		"no type":                                entry("description: x"),
+		"unknown key":                            entry("type: email, isuer-claim: x"),
+		"issuer-claim on another":                entry("type: kubernetes, issuer-claim: $.x"),
+		"issuer-claim broken":                    entry("type: email, issuer-claim: x["),
+		"uri without domain":                     entry("type: uri"),
+		"uri of another scheme":                  entry("type: uri, subject-domain: 'http://i.example.com'"),
+		"uri of another domain":                  entry("type: uri, subject-domain: 'https://other.org'"),
+		"uri without scheme":                     entry("type: uri, subject-domain: example.com"),
+		"uri of a public suffix":                 "oidc-issuers:\n  https://a.co.uk:\n    {issuer-url: https://a.co.uk, client-id: sigstore, type: uri, subject-domain: 'https://b.co.uk'}\n",
+		"uri of another IP":                      "oidc-issuers:\n  https://10.0.0.1:\n    {issuer-url: https://10.0.0.1, client-id: sigstore, type: uri, subject-domain: 'https://9.0.0.1'}\n",
+		"username with scheme":                   entry("type: username, subject-domain: 'https://example.com'"),
+		"username of another domain":             entry("type: username, subject-domain: other.org"),
+		"username without domain":                entry("type: username"),
+		"spiffe without domain":                  entry("type: spiffe"),
+		"spiffe, broken domain":                  entry("type: spiffe, spiffe-trust-domain: 'Example.com/x'"),
+		"spiffe as a wildcard":                   "meta-issuers:\n  https://*.example.com: {client-id: sigstore, type: spiffe, spiffe-trust-domain: example.com}\n",
+		"ci-provider without name":               entry("type: ci-provider"),
+		"ci-provider unknown":                    entry("type: ci-provider, ci-provider: nobody"),
+		"key and url differ":                     "oidc-issuers:\n  https://a.example: {issuer-url: https://b.example, client-id: sigstore, type: email}\n",
+		"key and url differ by slash":            "oidc-issuers:\n  https://a.example: {issuer-url: https://a.example/, client-id: sigstore, type: email}\n",
+		"no client-id":                           "oidc-issuers:\n  https://a.example: {issuer-url: https://a.example, type: email}\n",
+		"http":                                   "oidc-issuers:\n  http://a.example: {issuer-url: http://a.example, client-id: sigstore, type: email}\n",
+		"twice":                                  entry("type: email") + "  https://i.example.com: {issuer-url: https://i.example.com, client-id: sigstore, type: email}\n",
+		"overlapping wildcards":                  "meta-issuers:\n  https://a.example/*/x: {client-id: sigstore, type: email}\n  https://a.example/y/*: {client-id: sigstore, type: email}\n",
+		"template that does not parse":           entry("type: ci-provider, ci-provider: c") + "ci-issuer-metadata: {c: {subject-alternative-name-template: 'https://x/{{ .a'}}\n",
+		"extension template that does not parse": entry("type: ci-provider, ci-provider: c") + "ci-issuer-metadata: {c: {subject-alternative-name-template: 'https://x/{{ .a }}', extension-templates: {build-signer-uri: '{{ nofunc .a }}'}}}\n",
+		"no SAN template":                        entry("type: ci-provider, ci-provider: c") + "ci-issuer-metadata: {c: {extension-templates: {build-signer-uri: a}}}\n",
+		"template of nobody":                     entry("type: email") + "ci-issuer-metadata: {c: {subject-alternative-name-template: '{{'}}\n",
+		"not YAML":                               "oidc-issuers: [\n",
+		"ca-cert without one":                    entry("type: email, ca-cert: hello"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd, _ := command(t, "r"+strings.NewReplacer(" ", "", ",", "").Replace(name), issuers, "ct: {disabled: true}\n")
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() <= 0 || err == nil {
+				t.Errorf("started: %v %s", err, out)
+			}
+			if !strings.Contains(string(out), "-issuers.yaml") {
+				t.Errorf("the file is not named: %s", out)
+			}
+		})
+	}
+	good := entry("type: uri, subject-domain: 'https://sub.example.com:8443'")
+	start(t, "peersfile", `# an alias as a key, merge keys, numbers and booleans as defaults
+define:
+  - &ci "github-workflow"
+  - &base {client-id: sigstore, type: ci-provider}
+oidc-issuers:
+  https://a.example:
+    issuer-url: https://a.example
+    client-id: sigstore
+    type: ci-provider
+    ci-provider: *ci
+  ? https://b.example
+  : issuer-url: "https://b.example"
+    client-id: 'sigstore'
+    type: email
+meta-issuers:
+  https://*.c.example/*:
+    issuer-url: https://*.c.example/*
+    client-id: sigstore
+    type: kubernetes
+ci-issuer-metadata:
+  *ci :
+    default-template-values: {n: 5, b: true, f: 1.5, e: ""}
+    extension-templates:
+      build-signer-uri: "{{ .n }}{{ .b }}{{ .f }}"
+    subject-alternative-name-template: "https://x/{{ .y }}"
+`, "compat: true\nct: {disabled: true}\n")
+	start(t, "goodstart", good, "ct: {disabled: true}\n")
+	cmd, _ := command(t, "noct", good, "")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "noct.yaml") {
+		t.Errorf("without ct: %v %s", err, out)
+	}
+}

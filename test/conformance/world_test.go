@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package conformance holds a running mayfly serve, from outside, against the wire protocol
+// and the certificates of the peer: some 2,600 requests over REST v2, REST v1 and gRPC, and
+// for each the answer that has to come, to the last byte of SAN and extensions.
+//
+// What is expected stands in literals, or is computed here from the standards: nothing of
+// mayfly's own encoding is used. Only a log, providers and the generated protocol are shared.
+package conformance
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+)
+
+// world is everything around the CA, and two CAs: one configured in YAML with a log, REST and
+// gRPC on ports of their own; one configured in JSON without a log, both on one port.
+type world struct {
+	dir       string
+	config    string // what every CA's configuration holds
+	base      string // of the issuers, http://127.0.0.1:port
+	providers map[string]*provider.Provider
+	oldKey    jose.JSONWebKey // a published key of "rotated" that signs no longer
+	gone      jose.JSONWebKey // a withdrawn one
+	log       *testlog.Log
+	chain     []*x509.Certificate // intermediate, root
+	logged    *ca
+	unlogged  *ca
+}
+
+// ca is one running mayfly serve.
+type ca struct {
+	name       string
+	rest, grpc string // addresses
+	sct        bool
+	conn       *grpc.ClientConn
+	client     fulciov2.CAClient
+}
+
+var w *world
+
+// serveFile is the environment variable that makes this test program be mayfly serve: so the
+// race detector sees the server too. CONFORMANCE_BINARY names a mayfly that is run instead.
+const serveFile = "CONFORMANCE_SERVE"
+
+func TestMain(m *testing.M) {
+	if file := os.Getenv(serveFile); file != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+		defer stop()
+		if err := app.Serve(ctx, app.Options{ConfigFile: file, LogOutput: os.Stderr, Version: "conformance"}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	flag.Parse()
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "conformance")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		var stop func()
+		w, stop, err = newWorld(dir)
+		defer stop()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		code := m.Run()
+		if testing.Verbose() {
+			fmt.Println("requests:", requests.Load(), "explained:", explained.Load())
+		}
+		return code
+	}())
+}
+
+func serveCommand(ctx context.Context, file string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), serveFile+"="+file)
+	if binary := os.Getenv("CONFORMANCE_BINARY"); binary != "" {
+		cmd = exec.CommandContext(ctx, binary, "serve", "--config", file)
+	}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+func newWorld(dir string) (_ *world, stop func(), err error) {
+	var stops []func()
+	stop = func() {
+		for _, f := range stops {
+			f()
+		}
+	}
+	w := &world{dir: dir, providers: map[string]*provider.Provider{}}
+	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(dir, "ca"), Organization: "conformance", Algorithm: "ecdsa-p256", Now: time.Now})
+	if err != nil {
+		return nil, stop, err
+	}
+	w.chain = []*x509.Certificate{made.Intermediate, made.Root}
+	if w.log, err = testlog.New(testlog.Config{Roots: w.chain[len(w.chain)-1:]}); err != nil {
+		return nil, stop, err
+	}
+	logServer := httptest.NewServer(w.log)
+	stops = append(stops, logServer.Close)
+
+	if err := w.startProviders(&stops); err != nil {
+		return nil, stop, err
+	}
+	var doc yaml.Node
+	text := strings.ReplaceAll(issuersYAML, "BASE", w.base)
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+		return nil, stop, err
+	}
+	jsonText := must(json.MarshalIndent(toJSON(doc.Content[0], 0), "", "  "))
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			panic(err)
+		}
+	}
+	write("issuers.yaml", text)
+	write("issuers.json", string(jsonText))
+	write("log.pub", string(w.log.PublicKeyPEM()))
+	w.config = fmt.Sprintf("ca: {file: {chain: %s, key: %s, password_file: %s}}\noidc: {allow_loopback: true}\n", made.ChainFile, made.KeyFile, made.PasswordFile)
+	p := freePorts(5)
+	write("logged.yaml", fmt.Sprintf("listen: {http: %s, grpc: %s, ops: %s}\nissuers: issuers.yaml\n%sct:\n  logs:\n    - {url: %s, public_key: log.pub}\n", p[0], p[1], p[2], w.config, logServer.URL))
+	write("unlogged.yaml", fmt.Sprintf("listen: {http: %s, grpc: %s, ops: %s}\nissuers: issuers.json\n%sct: {disabled: true}\n", p[3], p[3], p[4], w.config))
+	w.logged = &ca{name: "logged", rest: p[0], grpc: p[1], sct: true}
+	w.unlogged = &ca{name: "unlogged", rest: p[3], grpc: p[3]}
+	for _, c := range []*ca{w.logged, w.unlogged} {
+		ctx, cancel := context.WithCancel(context.Background())
+		cmd := serveCommand(ctx, filepath.Join(dir, c.name+".yaml"))
+		logFile := must(os.Create(filepath.Join(dir, c.name+".log")))
+		cmd.Stdout, cmd.Stderr = logFile, logFile
+		if err := cmd.Start(); err != nil {
+			cancel()
+			return nil, stop, err
+		}
+		done := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(done) }()
+		stops = append(stops, func() { cancel(); <-done; _ = logFile.Close() })
+		if c.conn, err = grpc.NewClient(c.grpc, grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+			return nil, stop, err
+		}
+		c.client = fulciov2.NewCAClient(c.conn)
+		if err := c.ready(done); err != nil {
+			out, _ := os.ReadFile(logFile.Name())
+			return nil, stop, fmt.Errorf("%s: %w: %s", c.name, err, out)
+		}
+	}
+	return w, stop, nil
+}
+
+func (c *ca) ready(done <-chan struct{}) error {
+	for range 200 {
+		resp, err := http.Get("http://" + c.rest + "/readyz")
+		if err == nil {
+			_, _ = io.Copy(io.Discard, resp.Body)
+			_ = resp.Body.Close()
+			if resp.StatusCode == 200 {
+				return nil
+			}
+		}
+		select {
+		case <-done:
+			return fmt.Errorf("it ended")
+		case <-time.After(25 * time.Millisecond):
+		}
+	}
+	return fmt.Errorf("not ready in time")
+}
+
+func freePorts(n int) (addresses []string) {
+	for range n {
+		l := must(net.Listen("tcp", "127.0.0.1:0"))
+		defer l.Close()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses
+}
+
+// algorithms is the one of every issuer that does not sign with ES256.
+var algorithms = map[string]string{
+	"rs256": "RS256", "rs384": "RS384", "rs512": "RS512", "ps256": "PS256", "ps384": "PS384", "ps512": "PS512",
+	"es384": "ES384", "es512": "ES512", "eddsa": "EdDSA", "rotated": "RS256",
+}
+
+// issuerNames are the paths of all providers.
+var issuerNames = []string{
+	"email", "email-skip", "email-domains", "email-claim", "email-bracket", "github", "gitlab", "codefresh", "buildkite",
+	"circleci", "buddy", "odd", "host", "github-old", "gitlab-old", "codefresh-old", "buildkite-old",
+	"kubernetes", "spiffe", "spiffe-id", "uri", "username", "chainguard", "challenge", "slash/", "audiences",
+	"rs256", "rs384", "rs512", "ps256", "ps384", "ps512", "es384", "es512", "eddsa", "rotated",
+	"wild/email/a", "wild/kubernetes/a-1_B", "wild/kubernetes/b/", "wild/uri/a", "wild/username/a", "wild/github/ent", "wild/ci/a/x",
+	"wild/ci/special/x", "wild/old/a-hub", "wild/gitlab/a", "wild/codefresh/a", "wild/buildkite/a", "wild/chainguard/a", "wild/static",
+	"unknown", "wild/email/a/b", "wild/email/a.b", "wild/email/",
+}
+
+func (w *world) startProviders(stops *[]func()) error {
+	server := httptest.NewUnstartedServer(nil)
+	w.base = "http://" + server.Listener.Addr().String()
+	byPath := map[string]http.Handler{}
+	for _, name := range issuerNames {
+		alg := algorithms[name]
+		if alg == "" {
+			alg = "ES256"
+		}
+		p, err := provider.New(provider.Config{IssuerURL: w.base + "/" + name, Algorithm: alg})
+		if err != nil {
+			return err
+		}
+		w.providers[name] = p
+		byPath["/"+name] = p
+	}
+	r := w.providers["rotated"]
+	w.gone = r.SigningKey()
+	if err := r.Withdraw(w.gone.KeyID); err != nil {
+		return err
+	}
+	must(r.Rotate())
+	w.oldKey = r.SigningKey()
+	must(r.Rotate())
+	server.Config.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		for _, suffix := range []string{"/.well-known/openid-configuration", "/keys"} {
+			name, ok := strings.CutSuffix(r.URL.Path, suffix)
+			if !ok {
+				continue
+			}
+			if h := byPath[name]; h != nil {
+				h.ServeHTTP(rw, r)
+				return
+			}
+			if h := byPath[name+"/"]; h != nil {
+				h.ServeHTTP(rw, r)
+				return
+			}
+		}
+		http.NotFound(rw, r)
+	})
+	server.Start()
+	*stops = append(*stops, server.Close)
+	return nil
+}
+
+// must is for what cannot fail in a test that makes sense.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// toJSON renames the keys of an issuer file to those of JSON.
+func toJSON(n *yaml.Node, depth int) any {
+	switch n.Kind {
+	case yaml.AliasNode:
+		return toJSON(n.Alias, depth)
+	case yaml.MappingNode:
+		m := map[string]any{}
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key := n.Content[i].Value
+			if name, ok := jsonNames[key]; ok && depth != 1 {
+				key = name
+			}
+			if key == "define" {
+				continue
+			}
+			next := depth + 1
+			if key == "DefaultTemplateValues" {
+				next = 1
+			}
+			m[key] = toJSON(n.Content[i+1], next)
+		}
+		return m
+	case yaml.SequenceNode:
+		list := []any{}
+		for _, c := range n.Content {
+			list = append(list, toJSON(c, depth+1))
+		}
+		return list
+	default:
+		if n.Tag == "!!bool" {
+			return n.Value == "true"
+		}
+		return n.Value
+	}
+}
+
+// jsonNames are the keys of an issuer file in YAML and in JSON.
+var jsonNames = map[string]string{
+	"issuer": "Issuer", "subject": "Subject",
+	"oidc-issuers": "OIDCIssuers", "meta-issuers": "MetaIssuers", "ci-issuer-metadata": "CIIssuerMetadata",
+	"issuer-url": "IssuerURL", "client-id": "ClientID", "type": "Type", "ci-provider": "CIProvider", "issuer-claim": "IssuerClaim",
+	"subject-domain": "SubjectDomain", "spiffe-trust-domain": "SPIFFETrustDomain", "challenge-claim": "ChallengeClaim",
+	"description": "Description", "contact": "Contact", "environment": "Environment", "ca-cert": "CACert",
+	"skip-email-verification": "SkipEmailVerification", "allowed-email-domains": "AllowedEmailDomains", "audiences": "Audiences",
+	"default-template-values": "DefaultTemplateValues", "extension-templates": "ExtensionTemplates", "subject-alternative-name-template": "SubjectAlternativeNameTemplate",
+	"github-workflow-trigger": "GithubWorkflowTrigger", "github-workflow-sha": "GithubWorkflowSHA", "github-workflow-name": "GithubWorkflowName",
+	"github-workflow-repository": "GithubWorkflowRepository", "github-workflow-ref": "GithubWorkflowRef", "build-signer-uri": "BuildSignerURI",
+	"build-signer-digest": "BuildSignerDigest", "runner-environment": "RunnerEnvironment", "source-repository-uri": "SourceRepositoryURI",
+	"source-repository-digest": "SourceRepositoryDigest", "source-repository-ref": "SourceRepositoryRef", "source-repository-identifier": "SourceRepositoryIdentifier",
+	"source-repository-owner-uri": "SourceRepositoryOwnerURI", "source-repository-owner-identifier": "SourceRepositoryOwnerIdentifier",
+	"build-config-uri": "BuildConfigURI", "build-config-digest": "BuildConfigDigest", "build-trigger": "BuildTrigger", "run-invocation-uri": "RunInvocationURI",
+	"source-repository-visibility-at-signing": "SourceRepositoryVisibilityAtSigning", "deployment-environment": "DeploymentEnvironment",
+}
+
+func newKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
