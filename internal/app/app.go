@@ -24,6 +24,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
@@ -39,6 +40,8 @@ type Options struct {
 	LogOutput io.Writer
 	// Version is what the metric mayfly_build_info says.
 	Version string
+	// Mounts are served on the HTTP listener too.
+	Mounts []server.Mount
 	// Now is the clock by which authorities change their state and certificates begin; nil
 	// for time.Now.
 	Now func() time.Time
@@ -62,6 +65,8 @@ type App struct {
 	server   *server.Server
 	watchers []*watch.Watcher
 	logs     *logSet
+	// instance is what trusted_root.json and signing_config.v0.2.json say that never changes.
+	instance trustroot.Instance
 }
 
 // shutdownTimeout is how long what runs in the background may take to end after the edge.
@@ -129,6 +134,9 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	}); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
+	if app.instance, err = newInstance(cfg); err != nil {
+		return nil, cfg.Explain(err)
+	}
 	registerCT(registry, cfg, app.rotation.now)
 	registry.MustRegister(issuerMetrics{status: app.live.status})
 
@@ -140,7 +148,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 		Authority: app.live,
 		Issuers:   app.live.issuers,
 		Checks:    append(checks(app.rotation, profile, app.live), logs.checks()...),
-		Mounts:    logs.mounts(),
+		Mounts:    app.mounts(options),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,

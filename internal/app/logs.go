@@ -138,7 +138,7 @@ func (s *logSet) close(ctx context.Context) error {
 func (s *logSet) mounts() []server.Mount {
 	var mounts []server.Mount
 	for _, log := range s.embedded {
-		mounts = append(mounts, server.Mount{Path: "/ctlog/" + log.Name() + "/", Name: "ctlog", Handler: log.Handler()})
+		mounts = append(mounts, server.Mount{Path: logPath(log.Name()) + "/", Name: "ctlog", Handler: log.Handler()})
 	}
 	return mounts
 }
@@ -162,3 +162,6 @@ func (s *logSet) checks() []server.Check {
 	}
 	return checks
 }
+
+// logPath is where an embedded log is served.
+func logPath(name string) string { return "/ctlog/" + name }
