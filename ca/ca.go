@@ -155,18 +155,23 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	}
 
 	// 8. Say so.
+	ca.record(ctx, req.RequestID, token, id, draft)
+	return issued, nil
+}
+
+// record writes the one record of a certificate.
+func (ca *CA) record(ctx context.Context, requestID string, token *oidc.Token, id *identity.Identity, draft *draft) {
 	ca.logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued",
-		slog.String("request_id", req.RequestID),
-		slog.String("serial", fmt.Sprintf("%x", serial)),
+		slog.String("request_id", requestID),
+		slog.String("serial", fmt.Sprintf("%x", draft.template.SerialNumber)),
 		slog.String("issuer_url", id.IssuerURL),
 		slog.String("subject", id.Subject),
 		slog.String("san", id.SAN.Value),
-		slog.String("authority", authority.id),
+		slog.String("authority", draft.authority.id),
 		slog.Uint64("config_generation", ca.generation),
 		slog.String("profile", token.Profile),
 		slog.Any("policy", id.Policy),
 		slog.Time("not_after", draft.template.NotAfter))
-	return issued, nil
 }
 
 // precertificate is a signed precertificate, which can become one certificate, once.

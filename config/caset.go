@@ -175,10 +175,11 @@ func (l *setLoader) authority(_ int, n *node) {
 	if !ValidAuthorityID(a.ID) {
 		l.mistake(n.at, "the authority has the id %q; an id has up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
 	}
-	for key, missing := range map[string]bool{"chain": a.Chain == "", "publish_at": a.PublishAt.IsZero()} {
-		if missing {
-			l.mistake(n.at, "authority %q has no %s", shorten(a.ID), key)
-		}
+	if a.Chain == "" {
+		l.mistake(n.at, "authority %q has no chain", shorten(a.ID))
+	}
+	if a.PublishAt.IsZero() {
+		l.mistake(n.at, "authority %q has no publish_at", shorten(a.ID))
 	}
 }
 
