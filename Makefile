@@ -42,7 +42,7 @@ generate-check: ## generating again changes nothing
 	diff -r $(CACHE)/regenerated/proto/openapi proto/openapi
 
 .PHONY: test-clients
-test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore) against mayfly serve
+test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) against mayfly serve and mayfly dev
 	test/clients/run.sh
 
 .PHONY: fuzz
@@ -75,6 +75,10 @@ bench: ## the price of a certificate beside its floor, and of a policy over 200 
 	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
 	$(GO) test -run '^$$' -bench Embedded -benchtime 5s ./internal/testca 2>/dev/null
 	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
+
+.PHONY: bench-dev
+bench-dev: ## how long mayfly dev takes to be ready, with new keys
+	$(GO) test -run '^$$' -bench Ready -benchtime 50x ./internal/devworld 2>/dev/null
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000

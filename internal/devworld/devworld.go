@@ -94,11 +94,15 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 			err = errors.Join(err, w.Close(ctx))
 		}
 	}()
-	// The directory before the port: a mistake in it is the one that matters.
-	if err := w.claim(); err != nil {
+	host, err := loopbackHost(cfg.Listen)
+	if err != nil {
 		return nil, err
 	}
-	if err := w.listen(); err != nil {
+	// The directory before the port: a mistake in it is the one that matters.
+	if err := w.claim(host); err != nil {
+		return nil, err
+	}
+	if err := w.listen(host); err != nil {
 		return nil, err
 	}
 	files, err := w.makeFiles(ctx)
@@ -125,7 +129,7 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 }
 
 // claim takes the world's directory, so that no other process uses it.
-func (w *World) claim() error {
+func (w *World) claim(host string) error {
 	if w.dir = w.config.Dir; w.dir == "" {
 		dir, err := os.MkdirTemp("", "mayfly-dev-")
 		if err != nil {
@@ -139,7 +143,7 @@ func (w *World) claim() error {
 		return err
 	}
 	w.dir = dir
-	if err := claimDir(dir); err != nil {
+	if err := claimDir(dir, host); err != nil {
 		return err
 	}
 	lock, err := lockDir(dir)
@@ -150,17 +154,22 @@ func (w *World) claim() error {
 	return nil
 }
 
-// listen opens the world's port, on loopback alone: whoever reaches it can be anybody.
-func (w *World) listen() error {
-	address := w.config.Listen
+// loopbackHost returns the host of an address, which must be loopback: whoever reaches a
+// world can be anybody.
+func loopbackHost(address string) (string, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("the address to listen on is %q; it looks like %s", address, DefaultListen)
+		return "", fmt.Errorf("the address to listen on is %q; it looks like %s", address, DefaultListen)
 	}
 	if !loopback(host) {
-		return fmt.Errorf("the address to listen on is %q, which others could reach, and whoever reaches a development world can be anybody in it: use a loopback address, such as %s", address, DefaultListen)
+		return "", fmt.Errorf("the address to listen on is %q, which others could reach, and whoever reaches a development world can be anybody in it: use a loopback address, such as %s", address, DefaultListen)
 	}
-	if w.listener, err = net.Listen("tcp", address); err != nil {
+	return host, nil
+}
+
+// listen opens the world's port.
+func (w *World) listen(host string) (err error) {
+	if w.listener, err = net.Listen("tcp", w.config.Listen); err != nil {
 		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
 	}
 	w.undo = append(w.undo, func(context.Context) error {
@@ -281,43 +290,4 @@ func (w *World) Close(ctx context.Context) error {
 	}
 	w.undo = nil
 	return errors.Join(errs...)
-}
-
-// URL is the world's, without a slash at the end: REST and gRPC of the CA.
-func (w *World) URL() string { return w.url }
-
-// IssuerURL is whose ID tokens the CA trusts.
-func (w *World) IssuerURL() string { return w.url + providerPath }
-
-// TokenURL is where scripts get ID tokens.
-func (w *World) TokenURL() string { return w.url + tokenPath }
-
-// TimestampURL takes timestamp requests.
-func (w *World) TimestampURL() string { return w.url + timestampPath }
-
-// RekorURL is the base URL of the Rekor v2 log.
-func (w *World) RekorURL() string { return w.url + rekorPath }
-
-// TUFMirror is the URL of the TUF repository; its root of trust is root.json there.
-func (w *World) TUFMirror() string { return w.url + tufPath }
-
-// TUFRoot is the first root of trust of the TUF repository.
-func (w *World) TUFRoot() ([]byte, error) {
-	return os.ReadFile(filepath.Join(w.dir, tufFolder, "root.json"))
-}
-
-// TrustedRoot is trusted_root.json.
-func (w *World) TrustedRoot() ([]byte, error) { return w.app.Instance().TrustedRoot() }
-
-// SigningConfig is signing_config.v0.2.json.
-func (w *World) SigningConfig() ([]byte, error) { return w.app.Instance().SigningConfig() }
-
-// Token returns an ID token with claims; what a person's token has is added where it is
-// absent.
-func (w *World) Token(claims map[string]any) (string, error) {
-	all := make(map[string]any, len(claims)+3)
-	for name, value := range claims {
-		all[name] = value
-	}
-	return w.provider.Mint(complete(all))
 }

@@ -212,12 +212,13 @@ func TestRefusesToStart(t *testing.T) {
 		"another version's":        {Config{Dir: with(markerFile, `{"format":2}`)}, "made by another version"},
 		"a marker that is none":    {Config{Dir: with(markerFile, "x")}, "may not be a development world"},
 		"a marker of no version":   {Config{Dir: with(markerFile, "{}")}, "may not be a development world"},
+		"another host's":           {Config{Dir: with(markerFile, `{"format":1,"host":"localhost"}`)}, "--listen localhost:5555"},
 		"a file":                   {Config{Dir: file}, "name another with --dir"},
-		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1}`, rekorKey, "x")}, "begin anew"},
+		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "x")}, "begin anew"},
 		"a broken TUF of our own":  {Config{Dir: withTUF(t)}, "reading the TUF repository"},
-		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "begin anew"},
-		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1}`, tsaChain, "")}, "0 certificates instead of two"},
-		"a log without its folder": {Config{Dir: with(markerFile, `{"format":1}`, ctKey, "x")}, "exists already"},
+		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "begin anew"},
+		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, tsaChain, "")}, "0 certificates instead of two"},
+		"a log without its folder": {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, ctKey, "x")}, "exists already"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -238,7 +239,7 @@ func TestRefusesToStart(t *testing.T) {
 func withTUF(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := errors.Join(writeMarker(dir), os.Mkdir(filepath.Join(dir, tufFolder), 0o700),
+	if err := errors.Join(writeMarker(dir, "127.0.0.1"), os.Mkdir(filepath.Join(dir, tufFolder), 0o700),
 		os.WriteFile(filepath.Join(dir, tufFolder, "timestamp.json"), []byte("{"), 0o600)); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,8 +28,11 @@ const format = 1
 
 // marker is the content of markerFile.
 type marker struct {
-	Format int    `json:"format"`
-	Note   string `json:"note"`
+	Format int `json:"format"`
+	// Host is where the world listens. Its Rekor log bears this name, and verifiers want a
+	// log's name to be the host of its URL.
+	Host string `json:"host"`
+	Note string `json:"note"`
 }
 
 const markerNote = "A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."
@@ -36,7 +40,7 @@ const markerNote = "A development world of mayfly, with unprotected keys that no
 // claimDir makes dir a development world's, or finds that it is one. Anything else in it is
 // left alone: keys of a production CA must never be taken for a toy's, nor a toy's be put
 // beside them.
-func claimDir(dir string) error {
+func claimDir(dir, host string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -50,7 +54,7 @@ func claimDir(dir string) error {
 		if len(entries) > 0 {
 			return strangerError(dir, entries)
 		}
-		return writeMarker(dir)
+		return writeMarker(dir, host)
 	}
 	if err != nil {
 		return fmt.Errorf("reading the marker of the development world: %w", err)
@@ -61,6 +65,9 @@ func claimDir(dir string) error {
 	}
 	if m.Format != format {
 		return fmt.Errorf("%s was made by another version of mayfly (its format is %d, and this version's %d): name a new directory with --dir, or delete this one if nothing in it is needed", dir, m.Format, format)
+	}
+	if m.Host != host {
+		return fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s), or name another directory with --dir", dir, m.Host, net.JoinHostPort(m.Host, "5555"))
 	}
 	return nil
 }
@@ -77,8 +84,8 @@ func strangerError(dir string, entries []fs.DirEntry) error {
 	return fmt.Errorf("%s is not empty (it holds %s) and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
 }
 
-func writeMarker(dir string) error {
-	content, err := json.Marshal(marker{format, markerNote})
+func writeMarker(dir, host string) error {
+	content, err := json.Marshal(marker{format, host, markerNote})
 	if err != nil {
 		return err
 	}
