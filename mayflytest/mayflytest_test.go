@@ -50,7 +50,9 @@ func TestACertificate(t *testing.T) {
 	}
 	defer response.Body.Close()
 	var answer struct {
-		SignedCertificateEmbeddedSct struct{ Chain struct{ Certificates []string } }
+		SignedCertificateEmbeddedSct struct {
+			Chain struct{ Certificates []string }
+		}
 	}
 	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || response.StatusCode != http.StatusOK {
 		t.Fatal(response.Status, err)

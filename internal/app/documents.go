@@ -48,11 +48,11 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	if err != nil {
 		return trustroot.Instance{}, cfg.Explain(err)
 	}
-	chains, err := loadChains(cfg, options.now()())
+	windows, err := loadWindows(cfg, options.now()())
 	if err != nil {
 		return trustroot.Instance{}, err
 	}
-	return completeInstance(instance, chains, infos), nil
+	return completeInstance(instance, windows, infos), nil
 }
 
 // newInstance is what never changes while a server runs. Its errors have key paths.
@@ -123,13 +123,13 @@ func readPEM(name string) ([]byte, error) {
 
 // Instance returns what the documents say, from the running server's state.
 func (a *App) Instance() trustroot.Instance {
-	return completeInstance(a.instance, a.live.TrustBundle(), a.live.issuers())
+	return completeInstance(a.instance, a.rotation.authorities.Set().Windows(a.rotation.now()), a.live.issuers())
 }
 
 // completeInstance adds what may change at any time.
-func completeInstance(instance trustroot.Instance, chains []*ca.Chain, issuers []server.IssuerInfo) trustroot.Instance {
-	for _, chain := range chains {
-		instance.Chains = append(instance.Chains, chain.Certificates)
+func completeInstance(instance trustroot.Instance, windows []ca.Window, issuers []server.IssuerInfo) trustroot.Instance {
+	for _, window := range windows {
+		instance.Authorities = append(instance.Authorities, trustroot.Authority{Chain: window.Chain.Certificates, End: window.End})
 	}
 	for _, issuer := range issuers {
 		if issuer.Type == identity.TypeEmail && !issuer.Wildcard && issuer.Audience == clientAudience {
@@ -160,15 +160,15 @@ func (a *App) mounts(options Options) []server.Mount {
 	return mounts
 }
 
-// loadChains reads the chains that the trust bundle has at now, without their keys. Its
-// errors tell their place.
-func loadChains(cfg *config.Server, now time.Time) ([]*ca.Chain, error) {
+// loadWindows reads the chains that the trust bundle has at now with their windows, without
+// their keys. Its errors tell their place.
+func loadWindows(cfg *config.Server, now time.Time) ([]ca.Window, error) {
 	if cfg.CA.File == nil {
 		set, err := caset.Read(cfg.CA.Set, now)
 		if err != nil {
 			return nil, err
 		}
-		return set.Set.TrustBundle(now), nil
+		return set.Set.Windows(now), nil
 	}
 	path := []string{"ca", "file", "chain"}
 	data, err := readFile(cfg.CA.File.Chain)
@@ -179,5 +179,5 @@ func loadChains(cfg *config.Server, now time.Time) ([]*ca.Chain, error) {
 	if err != nil {
 		return nil, cfg.Explain(keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), path...))
 	}
-	return []*ca.Chain{chain}, nil
+	return []ca.Window{{Chain: chain, Start: chain.NotBefore}}, nil
 }

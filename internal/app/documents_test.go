@@ -49,8 +49,8 @@ func TestDocuments(t *testing.T) {
 					t.Errorf("%s: %s serves\n%s\nwant\n%s", path, response.Status, got, want)
 				}
 			}
-			if len(instance.Chains) != 1 || !instance.Chains[0][len(instance.Chains[0])-1].Equal(w.Root) {
-				t.Errorf("the chains are %v", instance.Chains)
+			if len(instance.Authorities) != 1 || !instance.Authorities[0].Chain[1].Equal(w.Root) {
+				t.Errorf("the authorities are %v", instance.Authorities)
 			}
 			if len(instance.CTLogs) != 1 || instance.CTLogs[0].URL != w.LogURL {
 				t.Errorf("the logs are %v", instance.CTLogs)

@@ -39,9 +39,9 @@ const (
 type Instance struct {
 	// PublicURL is where clients reach the certificate authority. It is mandatory.
 	PublicURL string
-	// Chains are the CA's, each with the issuing certificate first and the root last, in the
-	// order in which they are to be listed. At least one is needed.
-	Chains [][]*x509.Certificate
+	// Authorities are the CA's, in the order in which they are to be listed. At least one is
+	// needed.
+	Authorities []Authority
 	// CTLogs are the Certificate Transparency logs.
 	CTLogs []CTLog
 	// TimestampAuthorities and TLogs are taken over into the trusted root as they are: JSON
@@ -49,6 +49,15 @@ type Instance struct {
 	TimestampAuthorities, TLogs []json.RawMessage
 	// Providers are the issuer URLs at which a person can sign in.
 	Providers []string
+}
+
+// Authority is a CA certificate with what is above it, and for how long it counts.
+type Authority struct {
+	// Chain has the issuing certificate first and the root last.
+	Chain []*x509.Certificate
+	// End is when the last of its certificates has ended; zero for an authority that signs
+	// or will sign.
+	End time.Time
 }
 
 // CTLog is a Certificate Transparency log.
@@ -172,8 +181,13 @@ func (i Instance) TrustedRoot() ([]byte, error) {
 		return nil, err
 	}
 	document := trustedRoot{MediaType: trustedRootType, TLogs: i.TLogs, TimestampAuthorities: i.TimestampAuthorities}
-	for _, chain := range i.Chains {
-		document.CertificateAuthorities = append(document.CertificateAuthorities, NewCertificateAuthority(i.PublicURL, chain))
+	for _, authority := range i.Authorities {
+		entry := NewCertificateAuthority(i.PublicURL, authority.Chain)
+		if !authority.End.IsZero() {
+			end := authority.End.UTC()
+			entry.ValidFor.End = &end
+		}
+		document.CertificateAuthorities = append(document.CertificateAuthorities, entry)
 	}
 	for _, log := range i.CTLogs {
 		entry, err := NewTransparencyLog(log.URL, log.PublicKey, i.start())
@@ -189,11 +203,11 @@ func (i Instance) check() error {
 	if i.PublicURL == "" {
 		return errors.New("the public URL is missing")
 	}
-	if len(i.Chains) == 0 {
+	if len(i.Authorities) == 0 {
 		return errors.New("there is no certificate authority")
 	}
-	for _, chain := range i.Chains {
-		if len(chain) == 0 {
+	for _, authority := range i.Authorities {
+		if len(authority.Chain) == 0 {
 			return errors.New("a chain is empty")
 		}
 	}
@@ -203,10 +217,10 @@ func (i Instance) check() error {
 // start is from when the instance can have been used: when its first CA became valid. It is
 // said of everything whose own beginning nobody has written down.
 func (i Instance) start() time.Time {
-	start := i.Chains[0][0].NotBefore
-	for _, chain := range i.Chains {
-		if chain[0].NotBefore.Before(start) {
-			start = chain[0].NotBefore
+	start := i.Authorities[0].Chain[0].NotBefore
+	for _, authority := range i.Authorities {
+		if begin := authority.Chain[0].NotBefore; begin.Before(start) {
+			start = begin
 		}
 	}
 	return start.UTC()

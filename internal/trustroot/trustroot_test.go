@@ -73,9 +73,9 @@ func newInstance(t *testing.T) Instance {
 	authority := NewCertificateAuthority("https://tsa.example", []*x509.Certificate{newCertificate(t, "tsa", begin), newCertificate(t, "tsa root", begin)})
 	i := Instance{
 		PublicURL: "https://CA.example:8443",
-		Chains: [][]*x509.Certificate{
-			{newCertificate(t, "b", begin.AddDate(0, 1, 0)), newCertificate(t, "root", begin.AddDate(-1, 0, 0))},
-			{newCertificate(t, "a", begin), newCertificate(t, "root", begin.AddDate(-1, 0, 0))},
+		Authorities: []Authority{
+			{Chain: []*x509.Certificate{newCertificate(t, "b", begin.AddDate(0, 1, 0)), newCertificate(t, "root", begin.AddDate(-1, 0, 0))}},
+			{Chain: []*x509.Certificate{newCertificate(t, "a", begin), newCertificate(t, "root", begin.AddDate(-1, 0, 0))}, End: begin.AddDate(0, 2, 0)},
 		},
 		CTLogs:    []CTLog{{"https://log.example/2026", spkiOf(t, newKey(t))}},
 		Providers: []string{"https://issuer.example"},
@@ -112,7 +112,10 @@ func TestTrustedRoot(t *testing.T) {
 		t.Fatalf("%s", text)
 	}
 	for n, authority := range got.GetCertificateAuthorities() {
-		chain := i.Chains[n]
+		chain := i.Authorities[n].Chain
+		if end := authority.GetValidFor().GetEnd(); (end == nil) != i.Authorities[n].End.IsZero() || end != nil && !end.AsTime().Equal(i.Authorities[n].End) {
+			t.Errorf("authority %d ends at %v, want %s", n, end, i.Authorities[n].End)
+		}
 		if !authority.GetValidFor().GetStart().AsTime().Equal(chain[0].NotBefore) || authority.GetUri() != i.PublicURL ||
 			authority.GetSubject().GetCommonName() != chain[0].Subject.CommonName || authority.GetSubject().GetOrganization() != chain[0].Subject.Organization[0] {
 			t.Errorf("authority %d is %v", n, authority)
@@ -242,8 +245,8 @@ func TestRefuses(t *testing.T) {
 	t.Parallel()
 	for name, spoil := range map[string]func(*Instance){
 		"no URL":          func(i *Instance) { i.PublicURL = "" },
-		"no chain":        func(i *Instance) { i.Chains = nil },
-		"an empty chain":  func(i *Instance) { i.Chains[1] = nil },
+		"no chain":        func(i *Instance) { i.Authorities = nil },
+		"an empty chain":  func(i *Instance) { i.Authorities[1].Chain = nil },
 		"a bad log key":   func(i *Instance) { i.CTLogs[0].PublicKey = []byte("x") },
 		"a tlog, no JSON": func(i *Instance) { i.TLogs = []json.RawMessage{[]byte("{")} },
 	} {
