@@ -17,6 +17,9 @@ type decoder struct {
 	*report
 	// json says that keys are spelled as in JSON.
 	json bool
+	// plain says that a number, a truth value or a date is good enough where text is wanted:
+	// the peer takes it as it is written.
+	plain bool
 }
 
 // reader takes the value of a key.
@@ -36,12 +39,12 @@ func (d *decoder) object(fields ...field) reader {
 			return
 		}
 		if n.kind != mapping {
-			d.mistake(n.at, "found %s, where a mapping with the keys %s is wanted", n.what(), strings.Join(d.names(fields), ", "))
+			d.mistake(n.at, "found %s, where a mapping with %s is wanted", n.what(), someOf(d.names(fields)))
 			return
 		}
 		seen := map[string]position{}
 		for _, p := range n.pairs {
-			i := d.match(p.key, fields)
+			i := d.match(n, p.key, fields)
 			if i < 0 {
 				continue
 			}
@@ -58,8 +61,16 @@ func (d *decoder) object(fields ...field) reader {
 	}
 }
 
-// match returns the index of the field that key names, or -1.
-func (d *decoder) match(key *node, fields []field) int {
+// someOf names the keys of a mapping as far as a sentence can.
+func someOf(names []string) string {
+	if len(names) > 8 {
+		return "keys such as " + strings.Join(names[:3], ", ")
+	}
+	return "the keys " + strings.Join(names, ", ")
+}
+
+// match returns the index of the field that key, of the mapping in, names, or -1.
+func (d *decoder) match(in, key *node, fields []field) int {
 	spelled := func(same func(a, b string) bool) int {
 		return slices.IndexFunc(fields, func(f field) bool {
 			if d.json {
@@ -80,6 +91,10 @@ func (d *decoder) match(key *node, fields []field) int {
 	}
 	known := d.names(fields)
 	hint := suggest.DidYouMean(key.value, known)
+	if meant := suggest.Closest(key.value, known); meant != "" {
+		// Key paths have YAML's names.
+		d.tell(in, fields[slices.IndexFunc(fields, func(f field) bool { return meant == f.name || d.json && meant == f.json })].name)
+	}
 	if hint == "" && len(known) <= 8 {
 		hint = "; the keys here are " + strings.Join(known, ", ")
 	}
@@ -150,11 +165,11 @@ func (d *decoder) text(into *string) reader {
 		case tagString:
 		case tagInt, tagFloat, tagBool, tagTimestamp:
 			// The peer's YAML reader takes the text as it stands; encoding/json does not.
-			if d.json {
+			if d.json || !d.plain {
 				d.mistake(n.at, "found %s, where text is wanted: write it in quotes", n.what())
 				return
 			}
-			d.tolerated(n.at, "found %s, where text is wanted: write it in quotes", n.what())
+			d.warn(n.at, "found %s, where text is wanted: it is taken as it is written here; write it in quotes", n.what())
 		default:
 			d.mistake(n.at, "found %s, where text is wanted", n.what())
 			return

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -80,7 +81,7 @@ func (f *File) find(n *node, key string) (pair, bool) {
 		return p, ok
 	}
 	for _, p := range n.pairs {
-		if suggest.Fold(p.key.value) == suggest.Fold(key) {
+		if strings.ToLower(p.key.value) == suggest.Fold(key) {
 			return p, true
 		}
 	}
@@ -101,46 +102,47 @@ func (f *File) Mistakes(err error) Mistakes {
 	return mistakes
 }
 
-// withoutEchoes is Mistakes(err) without what most likely follows from a mistake that is
-// known: one on the same line, and one about a key that is missing from a mapping with a
-// mistake in it, such as that key misspelt.
-func (f *File) withoutEchoes(err error, known Mistakes) Mistakes {
+// withoutEchoes is Mistakes(err) without what follows from a mistake that r has: one about
+// the same value, and one about a key that is missing because it is misspelt.
+func (f *File) withoutEchoes(err error, r *report) Mistakes {
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
 		m := f.Mistakes(e)[0]
-		first, last := m.Line, m.Line
-		if n, ok := f.nearest(e.Path); !ok {
-			last = max(last, n.lastLine())
+		n, missing := f.nearest(e.Path)
+		echo := missing != "" && r.knows(n, missing)
+		if missing == "" {
+			echo = slices.ContainsFunc(r.mistakes, func(k Mistake) bool { return k.Line == n.at.line && k.Column == n.at.column })
 		}
-		if !slices.ContainsFunc(known, func(k Mistake) bool { return first <= k.Line && k.Line <= last }) {
+		if !echo {
 			mistakes = append(mistakes, m)
 		}
 	}
 	return mistakes
 }
 
-// nearest returns the value at path, or, with false, the innermost one on the way to it.
-func (f *File) nearest(path []string) (n *node, ok bool) {
+// nearest returns the value at path, or the innermost one on the way to it and the key that
+// is missing there.
+func (f *File) nearest(path []string) (n *node, missing string) {
 	n = f.root
 	for _, key := range path {
 		switch n.kind {
 		case mapping:
 			p, ok := f.find(n, key)
 			if !ok {
-				return n, false
+				return n, key
 			}
 			n = p.value
 		case sequence:
 			i, err := strconv.Atoi(key)
 			if err != nil || i < 0 || i >= len(n.items) {
-				return n, false
+				return n, key
 			}
 			n = n.items[i]
 		default:
-			return n, false
+			return n, key
 		}
 	}
-	return n, true
+	return n, ""
 }
 
 // readFile returns the content of a file of at most maxFileSize bytes.

@@ -44,16 +44,17 @@ func parseIssuers(name string, content []byte, compat bool, build func(*Issuers)
 		return nil, warnings, err
 	}
 	l := &issuerLoader{
-		decoder: &decoder{report: r, json: file.json},
+		decoder: &decoder{report: r, json: file.json, plain: true},
 		issuers: &Issuers{File: file, CIProviders: map[string]CIProvider{}, ExtensionNames: file.json},
 	}
 	l.root(file.root)
-	if len(l.issuers.Entries) == 0 {
-		r.mistake(file.root.at, "the file names no issuer, so that no token at all would be accepted")
-	} else {
+	switch {
+	case len(l.issuers.Entries) > 0:
 		warned, err := build(l.issuers)
 		r.warnings = append(r.warnings, file.Mistakes(errors.Join(warned...))...)
-		r.mistakes = append(r.mistakes, file.withoutEchoes(err, r.mistakes)...)
+		r.mistakes = append(r.mistakes, file.withoutEchoes(err, r)...)
+	case len(r.mistakes) == 0: // else those are why
+		r.mistake(file.root.at, "the file names no issuer, so that no token at all would be accepted")
 	}
 	warnings, err := r.result()
 	if err != nil {
@@ -71,10 +72,34 @@ type issuerLoader struct {
 func (l *issuerLoader) root(n *node) {
 	l.object(
 		field{"define", "", func(*node) {}},
-		field{"oidc-issuers", "OIDCIssuers", l.entries(func(p pair) { l.entry(p, false) })},
-		field{"meta-issuers", "MetaIssuers", l.entries(func(p pair) { l.entry(p, true) })},
+		field{"oidc-issuers", "OIDCIssuers", l.section(false)},
+		field{"meta-issuers", "MetaIssuers", l.section(true)},
 		field{"ci-issuer-metadata", "CIIssuerMetadata", l.entries(l.ciProvider)},
 	)(n)
+}
+
+// section reads oidc-issuers or meta-issuers.
+func (l *issuerLoader) section(wildcard bool) reader {
+	var e Issuer
+	keys := l.names(slices.Concat(l.profileFields(&e), l.entryFields(&e), []field{{"issuer-url", "IssuerURL", nil}}))
+	return func(n *node) {
+		// An entry whose lines are not indented is empty, and its keys look like entries.
+		flat := slices.IndexFunc(n.pairs, func(p pair) bool { return slices.Contains(keys, p.key.value) })
+		if flat >= 0 {
+			l.mistake(n.pairs[flat].key.at, "%q is a key of an entry, and stands where issuer URLs do: indent it and its like below the URL", n.pairs[flat].key.value)
+		}
+		l.entries(func(p pair) {
+			switch {
+			case slices.Contains(keys, p.key.value):
+			case p.value.isNull() && flat < 0:
+				l.mistake(p.value.at, "the entry of %q is empty; it needs %s, %s and %s", shorten(p.key.value),
+					l.spell("issuer-url", "IssuerURL"), l.spell("client-id", "ClientID"), l.spell("type", "Type"))
+			case p.value.isNull():
+			default:
+				l.entry(p, wildcard)
+			}
+		})(n)
+	}
 }
 
 // entry reads an issuer and checks what the file alone can tell; the rest is for the
@@ -89,7 +114,10 @@ func (l *issuerLoader) entry(p pair, wildcard bool) {
 		l.checkIssuerURL(p, &e)
 	}
 	if wildcard {
+		l.checkPattern(p.key)
 		e.IssuerURL = ""
+	} else if at := l.within(p, "issuer-url", "IssuerURL"); strings.Contains(e.IssuerURL, "/.well-known/") {
+		l.tolerated(at, "this is where the issuer's discovery document is; the issuer URL is what stands before /.well-known")
 	}
 	for i := range e.Profiles {
 		e.Profiles[i].IssuerURL = e.IssuerURL
@@ -111,7 +139,9 @@ func (l *issuerLoader) profile(index int, n *node, e *Issuer) {
 	}
 	for _, other := range e.Profiles {
 		if other.Name == f.Name {
-			l.mistake(n.at, "another profile of the entry has the %s %q already", l.spell("name", "Name"), shorten(f.Name))
+			l.mistake(l.within(pair{&node{at: n.at}, n}, "name", "Name"), "another profile of the entry has the %s %q already", l.spell("name", "Name"), shorten(f.Name))
+			f.Name = strconv.Itoa(index) // so that nobody tells it again
+			break
 		}
 	}
 	l.checkClientID(pair{&node{at: n.at}, n}, &f)
@@ -121,7 +151,13 @@ func (l *issuerLoader) profile(index int, n *node, e *Issuer) {
 // checkClientID sees that there is an audience.
 func (l *issuerLoader) checkClientID(p pair, e *Issuer) {
 	if e.ClientID == "" && l.readable(p, "client-id", "ClientID") {
+		l.tell(p.value, "client-id")
 		l.mistake(l.within(p, "client-id", "ClientID"), "%s is missing: it is the audience that a token of %q must name", l.spell("client-id", "ClientID"), shorten(e.Key))
+	}
+	for _, audience := range append([]string{e.ClientID}, e.Audiences...) {
+		if strings.TrimSpace(audience) != audience {
+			l.tolerated(l.within(p, "client-id", "ClientID"), "the audience %q begins or ends with white space, and no token's does", shorten(audience))
+		}
 	}
 }
 
@@ -169,6 +205,7 @@ func (l *issuerLoader) checkIssuerURL(p pair, e *Issuer) {
 		l.tolerated(at, "%s %q is not the entry's pattern %q: leave it out, the pattern alone counts", name, shorten(e.IssuerURL), shorten(e.Key))
 	case e.Wildcard:
 	case e.IssuerURL == "":
+		l.tell(p.value, "issuer-url")
 		l.mistake(at, "%s is missing: it must equal the entry's key %q", name, shorten(e.Key))
 	case strings.TrimRight(e.IssuerURL, "/") == strings.TrimRight(e.Key, "/"):
 		l.mistake(at, "%s %q and the entry's key %q differ in a trailing slash, and must be equal", name, shorten(e.IssuerURL), shorten(e.Key))
@@ -177,14 +214,14 @@ func (l *issuerLoader) checkIssuerURL(p pair, e *Issuer) {
 	}
 }
 
-// readable tells whether an entry's key may be missing or empty, but not of a kind that was
-// found wrong already, so that one mistake is told once.
+// readable tells whether an entry's key may be missing or empty, but not misspelt or of a
+// kind that was found wrong already, so that one mistake is told once.
 func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
 	if entry.value.kind != mapping {
 		return entry.value.isNull()
 	}
 	p, ok := l.issuers.File.find(entry.value, l.spell(yaml, json))
-	return !ok || p.value.kind == scalar
+	return !ok && !l.knows(entry.value, yaml) || ok && p.value.kind == scalar
 }
 
 // nonEmpty reads a list that restricts by what is in it: with nothing in it, it would do the

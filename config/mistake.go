@@ -70,6 +70,24 @@ type report struct {
 	compat   bool
 	mistakes Mistakes
 	warnings Mistakes
+	// told has, by mapping, the keys of which it was told already that they are missing or
+	// misspelt; under everyKey, that all are.
+	told map[*node][]string
+}
+
+const everyKey = ""
+
+// tell notes that a mistake about a key that the mapping n lacks has been recorded.
+func (r *report) tell(n *node, key string) {
+	if r.told == nil {
+		r.told = make(map[*node][]string)
+	}
+	r.told[n] = append(r.told[n], key)
+}
+
+// knows tells whether it has been told of a key that n lacks.
+func (r *report) knows(n *node, key string) bool {
+	return slices.Contains(r.told[n], key) || slices.Contains(r.told[n], everyKey)
 }
 
 // mistake records what stops the file from being used.

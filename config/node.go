@@ -69,18 +69,6 @@ func (n *node) put(seen map[string]int, key, value *node) (earlier *node) {
 	return nil
 }
 
-// lastLine is the line on which the last value inside of n begins.
-func (n *node) lastLine() int {
-	last := n.at.line
-	for _, p := range n.pairs {
-		last = max(last, p.key.at.line, p.value.lastLine())
-	}
-	for _, item := range n.items {
-		last = max(last, item.lastLine())
-	}
-	return last
-}
-
 // isNull tells whether nothing was written, or null.
 func (n *node) isNull() bool { return n.kind == scalar && n.tag == tagNull }
 

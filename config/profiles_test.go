@@ -79,7 +79,7 @@ func TestProfileMistakes(t *testing.T) {
 		"    profiles: [x]\n":                                             "f:6:16: found text",
 		"    profiles: [{name: x, client-id: x, ca-cert: y}]":             `f:6:40: unknown key "ca-cert"`,
 		"    profiles: [{name: x, client-id: x, profiles: []}]":           `f:6:40: unknown key "profiles"`,
-		"    profiles: [{name: x, client-id: x},{name: x, client-id: y}]": `f:6:40: another profile of the entry has the name "x" already`,
+		"    profiles: [{name: x, client-id: x},{name: x, client-id: y}]": `f:6:47: another profile of the entry has the name "x" already`,
 		"    allow: [{name: x, whne: 'true'}]":                            `f:6:23: unknown key "whne"; did you mean "when"?`,
 		"    allow: {name: x}":                                            "f:6:12: found a mapping, where a list is wanted",
 		"    allow: []":                                                   "f:6:12: this list is empty, and so would allow everybody",

@@ -181,20 +181,50 @@ func yamlSyntaxError(err error, content []byte) (position, string) {
 			return positionAt(content, i), "the alias *" + shorten(name) + " stands for nothing: no anchor &" + shorten(name) + " comes before it"
 		}
 	}
-	return position{line, indentation(content, line) + 1}, "the file is not YAML: " + text
+	at, hint := yamlHint(text, line, content)
+	return at, "the file is not YAML: " + text + hint
+}
+
+// yamlHint guesses what the author has overlooked where the scanner stumbled.
+func yamlHint(text string, line int, content []byte) (position, string) {
+	at := position{line, indentation(content, line) + 1}
+	here := lineOf(content, line)
+	switch {
+	case strings.HasPrefix(strings.TrimLeft(here, " "), "\t"):
+		return position{line, len(here) - len(strings.TrimLeft(here, " ")) + 1}, "; a tab stands here, and YAML is indented by blanks alone"
+	case strings.ContainsRune(here, '\u00a0'):
+		before, _, _ := strings.Cut(here, "\u00a0")
+		return position{line, utf8.RuneCountInString(before) + 1}, "; a no-break space stands here, which looks like a blank and is none"
+	case strings.HasPrefix(text, "mapping values"):
+		// A key without a blank after its colon is text, which the next line seems to go on.
+		above := strings.TrimSpace(lineOf(content, line-1))
+		if key, value, ok := strings.Cut(above, ":"); ok && value != "" && value[0] != ' ' && !strings.ContainsAny(key, " \"'#") {
+			return position{line - 1, indentation(content, line-1) + len(key) + 1}, "; a blank is wanted after this colon"
+		}
+		return at, "; is the line indented like its neighbours, and is text with a colon and a blank in it in quotes?"
+	case text == "found unexpected end of stream":
+		return at, "; is a quote or a bracket missing that ends what begins here?"
+	}
+	return at, ""
 }
 
 // indentation returns how many blanks a line begins with.
 func indentation(content []byte, line int) int {
+	text := lineOf(content, line)
+	return len(text) - len(strings.TrimLeft(text, " \t"))
+}
+
+// lineOf returns a line, counted from 1, without its end; "" where there is none.
+func lineOf(content []byte, line int) string {
 	for range line - 1 {
 		_, rest, ok := bytes.Cut(content, []byte("\n"))
 		if !ok {
-			return 0
+			return ""
 		}
 		content = rest
 	}
 	text, _, _ := bytes.Cut(content, []byte("\n"))
-	return len(text) - len(bytes.TrimLeft(text, " \t"))
+	return string(text)
 }
 
 // positionAt returns the place of a byte: lines end in a newline, columns count characters.

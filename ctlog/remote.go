@@ -232,7 +232,8 @@ func (r *Remote) statusError(resp *http.Response, body []byte) error {
 //
 //	Retry-After = HTTP-date / delay-seconds    RFC 9110, section 10.2.3
 func parseRetryAfter(value string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+	// More than fits is the most that does, which ParseUint returns beside its error.
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(seconds) * time.Second
 	}
 	if date, err := http.ParseTime(value); err == nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -183,7 +184,7 @@ func TestRemoteHonoursRetryAfter(t *testing.T) {
 		"503 without a header":  {503, "", 0},
 		"429 with a negative":   {429, "-1", 0},
 		"429 with words":        {429, "soon", 0},
-		"429 with a huge value": {429, "99999999999999999999", 0},
+		"429 with a huge value": {429, "99999999999999999999", math.MaxInt32 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -150,11 +150,25 @@ func numberText(n oidc.Number) (string, bool) {
 // once, and nil for the provider if there is one.
 func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider, warnings, errs []error) {
 	r = &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues), constants: maps.Clone(config.Constants)}
+	tolerate := func(err error) {
+		if compat {
+			warnings = append(warnings, err)
+		} else {
+			errs = append(errs, err)
+		}
+	}
 	compile := func(source string, path []string) *claimTemplate {
 		t, err := parseTemplate(source)
 		if err != nil {
 			errs = append(errs, &keypath.Error{Path: path, Err: err})
 			return nil
+		}
+		if t.reads.nested != "" {
+			// Parses, and fails for every token.
+			tolerate(keypath.Errorf(path, "a claim is text to a template and has nothing inside, so that %s refuses whatever token it is read for; a claim whose name has a dot is {{index . \"name.with.dot\"}}", quote(t.reads.nested)))
+		}
+		if !strings.Contains(source, "{{") && (strings.ContainsAny(source, "{} ") || strings.Contains(source, "://")) {
+			warnings = append(warnings, keypath.Errorf(path, "without {{ this is the name of one claim, %s; text with claims in it is written as in {{.url}}/{{.ref}}", quote(source)))
 		}
 		if t.reads.controls {
 			warnings = append(warnings, keypath.Errorf(path, "the template's own text holds a line break or another control character, which cannot enter a certificate: tokens will be refused; in YAML, end a block with >- or |-, or trim with {{- and -}}"))
@@ -166,7 +180,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 
 	sanPath := at(path, "subject-alternative-name-template")
 	if config.SubjectAlternativeNameTemplate == "" {
-		errs = append(errs, keypath.Errorf(sanPath, "the template is missing; give one, such as https://ci.example/{{.project}}/{{.pipeline}}"))
+		errs = append(errs, keypath.Errorf(sanPath, "subject-alternative-name-template is missing; give one, such as https://ci.example/{{.project}}/{{.pipeline}}"))
 	} else if r.san = compile(config.SubjectAlternativeNameTemplate, sanPath); r.san != nil {
 		r.sanNames = sorted(r.names)
 	}
@@ -177,12 +191,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 		}
 		extension, ok := certs.ExtensionByKey(key)
 		if !ok {
-			unknown := keypath.Errorf(path, "there is no extension of this name%s; the names are %s", suggest.DidYouMean(key, extensionKeys()), strings.Join(extensionKeys(), ", "))
-			if compat {
-				warnings = append(warnings, unknown)
-			} else {
-				errs = append(errs, unknown)
-			}
+			tolerate(keypath.Errorf(path, "there is no extension %s%s", quote(key), suggest.DidYouMeanOr(key, extensionKeys(), "the names are")))
 			continue
 		}
 		if t := compile(source, path); t != nil {
@@ -210,7 +219,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 func (r *ciProvider) checkConstants(constants map[string]string, path []string) (errs []error) {
 	for _, name := range slices.Sorted(maps.Keys(constants)) {
 		if !r.unnamed && !slices.Contains(r.names, name) {
-			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s%s; the names that templates read are %s", quote(name), suggest.DidYouMean(name, r.names), strings.Join(r.names, ", ")))
+			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s%s", quote(name), suggest.DidYouMeanOr(name, r.names, "the names that templates read are")))
 		}
 	}
 	return errs

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/policy"
@@ -108,7 +109,7 @@ func (e *entryBuilder) rule() rule {
 	case "":
 		e.wrong("type", "the type is missing; it must be one of %s", strings.Join(Types(), ", "))
 	default:
-		e.wrong("type", "there is no issuer type %s%s; it must be one of %s", quote(e.Type), suggest.DidYouMean(e.Type, Types()), strings.Join(Types(), ", "))
+		e.wrong("type", "there is no issuer type %s%s", quote(e.Type), suggest.DidYouMeanOr(e.Type, Types(), "it must be one of"))
 	}
 	return nil
 }
@@ -155,9 +156,9 @@ func (e *entryBuilder) email() rule {
 	if e.SkipEmailVerification && len(e.AllowedEmailDomains) == 0 {
 		e.warn("skip-email-verification", "the provider may name any address of any domain without having verified it; list the domains that it may name under allowed-email-domains")
 	}
-	for _, domain := range e.AllowedEmailDomains {
+	for i, domain := range e.AllowedEmailDomains {
 		if !isDomain(domain) {
-			e.wrong("allowed-email-domains", "%s is not a domain of at least two labels, such as example.com; wildcards and a leading @ are not supported", quote(domain))
+			e.errorf(at(e.path(), "allowed-email-domains", strconv.Itoa(i)), "%s is not a domain of at least two labels, such as example.com; wildcards and a leading @ are not supported", quote(domain))
 		}
 		r.domains[strings.ToLower(domain)] = true
 	}
@@ -174,7 +175,7 @@ func (e *entryBuilder) ciProvider() rule {
 	provider, ok := e.providers[e.CIProvider]
 	switch {
 	case e.CIProvider == "":
-		e.wrong("ci-provider", "the key is missing; name an entry of ci-issuer-metadata")
+		e.wrong("ci-provider", "ci-provider is missing; name an entry of ci-issuer-metadata")
 	case !ok:
 		known := "which has none"
 		names := slices.Sorted(maps.Keys(e.providers))
@@ -201,7 +202,7 @@ func (e *entryBuilder) spiffe() rule {
 		e.wrong("type", "type spiffe needs one issuer URL for its trust domain; move the entry to oidc-issuers")
 	}
 	if e.SPIFFETrustDomain == "" {
-		e.wrong("spiffe-trust-domain", "the key is missing; type spiffe needs the trust domain of its subjects, such as example.com")
+		e.wrong("spiffe-trust-domain", "spiffe-trust-domain is missing; type spiffe needs the trust domain of its subjects, such as example.com")
 		return nil
 	}
 	domain, err := parseTrustDomain(e.SPIFFETrustDomain)
@@ -215,7 +216,7 @@ func (e *entryBuilder) spiffe() rule {
 // entry; that of a wildcard entry is known with the token.
 func (e *entryBuilder) subjectDomain(parse func(string) (subjectDomain, error)) subjectDomain {
 	if e.SubjectDomain == "" {
-		e.wrong("subject-domain", "the key is missing; type %s needs the domain of its subjects", e.Type)
+		e.wrong("subject-domain", "subject-domain is missing; type %s needs the domain of its subjects", e.Type)
 		return subjectDomain{}
 	}
 	domain, err := parse(e.SubjectDomain)

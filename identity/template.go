@@ -45,7 +45,8 @@ func parseTemplate(source string) (*claimTemplate, error) {
 	}
 	full, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{"printf": printf}).Parse(source)
 	if err != nil {
-		return nil, fmt.Errorf("parsing the template: %w", err)
+		// Its own errors begin with the name of the template, which is empty, and the line.
+		return nil, fmt.Errorf("parsing the template: %s", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "template: :"), "1: "))
 	}
 	t := &claimTemplate{full: full}
 	if t.reads, err = readsOf(full); err != nil {

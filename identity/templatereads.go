@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"text/template"
 	"text/template/parse"
 	"unicode"
@@ -23,6 +24,8 @@ type reads struct {
 	// controls tells that the template's own text holds a control character, such as the
 	// newline at the end of a YAML block, so that its result cannot enter a certificate.
 	controls bool
+	// nested is a field of a claim, as in .run.id, which a text does not have; "" for none.
+	nested string
 }
 
 // readsOf walks t and every template that it defines and calls.
@@ -43,6 +46,7 @@ func readsOf(t *template.Template) (reads, error) {
 		indexed:  slices.Sorted(maps.Keys(w.indexed)),
 		unnamed:  w.unnamed,
 		controls: w.controls,
+		nested:   w.nested,
 	}, nil
 }
 
@@ -54,6 +58,7 @@ type walker struct {
 	unnamed         bool
 	controls        bool
 	undefined       string
+	nested          string
 	claimVars       map[string]bool // variables that hold the claims somewhere
 	walked          map[call]bool
 }
@@ -172,6 +177,9 @@ func (w *walker) operand(n parse.Node, s scope) (claims bool) {
 		return s.dot
 	case *parse.FieldNode:
 		w.fields[n.Ident[0]] = true
+		if len(n.Ident) > 1 && s.dot {
+			w.nested = "." + strings.Join(n.Ident, ".")
+		}
 	case *parse.VariableNode:
 		if len(n.Ident) > 1 {
 			w.fields[n.Ident[1]] = true

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -174,9 +175,13 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 	if err != nil {
 		return nil, 0, err
 	}
-	if ignored > 0 {
-		s.logger.DebugContext(ctx, "keys in a key set cannot verify signatures and are ignored",
-			"issuer_url", s.issuerURL, "ignored", ignored, "used", len(list))
+	if ignored > 0 || len(list) == 0 {
+		level := slog.LevelDebug
+		if len(list) == 0 && !s.wildcard() {
+			level = slog.LevelWarn // none of its tokens will be accepted
+		}
+		s.logger.LogAttrs(ctx, level, "keys in a key set cannot verify signatures and are ignored",
+			slog.String("issuer_url", s.issuerURL), slog.Int("ignored", ignored), slog.Int("used", len(list)))
 	}
 	return list, refreshInterval(resp.Header, s.refresh), nil
 }

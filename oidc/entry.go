@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -145,15 +146,15 @@ func (e *entry) validate(allowLoopback bool) (errs []error) {
 		errs = append(errs, keypath.Errorf(e.path("client-id"), "the entry has no audience, or an empty one; tokens for any audience would be accepted"))
 	}
 	errs = append(errs, e.validateProfiles()...)
-	for _, alg := range e.SigningAlgorithms {
+	for i, alg := range e.SigningAlgorithms {
 		if !supportedAlgorithm(alg) {
-			errs = append(errs, keypath.Errorf(e.path("signing-algorithms"), "%q is no signing algorithm that can be accepted; these are %s", alg, supportedAlgorithms))
+			errs = append(errs, keypath.Errorf(e.path("signing-algorithms", strconv.Itoa(i)), "%q is no signing algorithm that can be accepted; these are %s", alg, supportedAlgorithms))
 		}
 	}
-	for _, host := range e.JWKSHosts {
+	for i, host := range e.JWKSHosts {
 		u, err := url.Parse("https://" + host)
 		if err != nil || host == "" || u.Host != host || strings.Contains(host, "*") {
-			errs = append(errs, keypath.Errorf(e.path("jwks-hosts"), "%q is not a host, or a host and a port", host))
+			errs = append(errs, keypath.Errorf(e.path("jwks-hosts", strconv.Itoa(i)), "%q is not a host, or a host and a port", host))
 		}
 	}
 	return errs

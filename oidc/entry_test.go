@@ -60,7 +60,7 @@ func TestNewRefuses(t *testing.T) {
 		{"no audience", Issuer{Key: "k", URL: testIssuer}, "oidc-issuers: k: client-id: the entry has no audience"},
 		{"an empty audience", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a", ""}}, "client-id"},
 		{"an unknown algorithm", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a"}, SigningAlgorithms: []string{"RS256", "HS256"}},
-			`oidc-issuers: k: signing-algorithms: "HS256" is no signing algorithm`},
+			`oidc-issuers: k: signing-algorithms: 1: "HS256" is no signing algorithm`},
 		{"junk for a CA", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a"}, CACert: []byte("junk")}, "oidc-issuers: k: ca-cert: there is no certificate"},
 		{"a URL for a host", Issuer{Key: "k", URL: testIssuer, Audiences: []string{"a"}, JWKSHosts: []string{"https://keys.example"}}, "oidc-issuers: k: jwks-hosts"},
 		{"a wildcard for a host", Issuer{Key: "k", Pattern: "https://*.example", Audiences: []string{"a"}, JWKSHosts: []string{"*.example"}}, "meta-issuers: k: jwks-hosts"},
@@ -100,7 +100,7 @@ func TestNewReportsEveryMistake(t *testing.T) {
 	want := [][]string{
 		{"oidc-issuers", "a", "issuer-url"}, {"oidc-issuers", "a", "client-id"},
 		{"oidc-issuers", "b"}, {"oidc-issuers", "b", "issuer-url"},
-		{"meta-issuers", "c"}, {"meta-issuers", "c", "client-id"}, {"meta-issuers", "c", "signing-algorithms"},
+		{"meta-issuers", "c"}, {"meta-issuers", "c", "client-id"}, {"meta-issuers", "c", "signing-algorithms", "0"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

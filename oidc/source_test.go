@@ -466,3 +466,33 @@ func TestStatus(t *testing.T) {
 		}
 	})
 }
+
+// An issuer whose key set has nothing to verify with is not well, however well it answers.
+func TestStatusWithoutKeys(t *testing.T) {
+	t.Parallel()
+	for name, keySet := range map[string]string{
+		"no keys": `{"keys":[]}`, "certificates only": `{"keys":[{"kty":"RSA","kid":"key-1","x5c":["MIIB"]}]}`, "for encryption": `{"keys":[{"kty":"OKP","use":"enc","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, Config{}, provider.Config{})
+				w.serve(testIssuer, site(testIssuer, testIssuer+"/keys", "", keySet))
+				stop := w.run(t)
+				synctest.Wait()
+				status := w.verifier.Status()[0]
+				if status.State != StateFailing || status.Usable || status.Keys != 0 || !strings.Contains(status.LastError, "no key that tokens can be verified with") {
+					t.Errorf("status %+v", status)
+				}
+				wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.SignatureInvalid)
+
+				w.serve(testIssuer, w.provider)
+				time.Sleep(time.Hour)
+				if status := w.verifier.Status()[0]; status.State != StateOK || !status.Usable || status.Keys != 1 || status.LastError != "" {
+					t.Errorf("with keys again: %+v", status)
+				}
+				stop()
+			})
+		})
+	}
+}

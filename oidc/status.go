@@ -2,7 +2,10 @@
 
 package oidc
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // State is how an issuer entry does.
 type State string
@@ -34,6 +37,9 @@ type IssuerStatus struct {
 	// LastSuccess is when keys were read last, LastFailure when a fetch failed last; zero where
 	// there has been none.
 	LastSuccess, LastFailure time.Time
+	// Keys is how many keys the last good key set had that tokens can be verified with; 0 for a
+	// wildcard entry.
+	Keys int
 	// KeyAge is the age of the keys, usable or not; zero where there are none, and for a
 	// wildcard entry.
 	KeyAge time.Duration
@@ -67,7 +73,8 @@ func (s *source) status(now time.Time) IssuerStatus {
 	known := s.current.Load()
 	status := IssuerStatus{Usable: s.usable(known, now) != nil, LastSuccess: s.lastSuccess, LastFailure: s.lastFailure}
 	if known != nil {
-		status.KeyAge = max(now.Sub(known.fetchedAt), 0)
+		status.KeyAge, status.Keys = max(now.Sub(known.fetchedAt), 0), len(known.list)
+		status.Usable = status.Usable && status.Keys > 0
 	}
 	if s.lastErr != nil {
 		status.LastError = s.lastErr.Error()
@@ -77,6 +84,10 @@ func (s *source) status(now time.Time) IssuerStatus {
 		status.State = StatePending
 	case !status.Usable:
 		status.State = StateFailing
+		if known != nil && status.Keys == 0 {
+			// To withdraw every key is the issuer's right, and its key set was read.
+			status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
+		}
 	case s.lastErr != nil:
 		status.State = StateDegraded
 	default:

@@ -144,12 +144,15 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 			if issue.Location.Line() > 1 {
 				where = fmt.Sprintf("line %d, ", issue.Location.Line())
 			}
-			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s", where, issue.Location.Column()+1, oneLine(issue.Message)))
+			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s%s", where, issue.Location.Column()+1, oneLine(issue.Message), hint(issue.Message)))
 			if strings.HasPrefix(issue.Message, "Syntax error") {
 				break // what follows is most likely its echo
 			}
 		}
 		return nil, errors.Join(errs...)
+	}
+	if ast.OutputType().IsExactType(cel.DynType) {
+		return nil, errors.New("the expression's value may be of any type, as a claim's; compare it with what it must be, as in claims.email_verified == true")
 	}
 	if !ast.OutputType().IsExactType(cel.BoolType) {
 		return nil, fmt.Errorf("the expression's value is of type %s; it must be true or false, as in claims.environment == \"production\"", ast.OutputType())
@@ -159,6 +162,19 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 		return nil, fmt.Errorf("the expression cannot be planned: %s", oneLine(err.Error()))
 	}
 	return program, nil
+}
+
+// hint says what CEL writes for what people are used to from elsewhere.
+func hint(message string) string {
+	for _, slip := range [][2]string{
+		{"error at: '=~", "san.matches(…)"}, {"error at: '=", "=="}, {"error at: '&", "&&"}, {"error at: '|", "||"},
+		{"input 'and'", "&&"}, {"input 'or'", "||"},
+	} {
+		if strings.Contains(message, slip[0]) {
+			return "; did you mean " + slip[1] + "?"
+		}
+	}
+	return ""
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -153,7 +153,7 @@ func TestMistakes(t *testing.T) {
 		"allow.0.name":  "no name",
 		"allow.1.when":  "undeclared reference to 'clams'",
 		"allow.2.name":  `has the name "a"`,
-		"allow.2.when":  "of type dyn",
+		"allow.2.when":  "may be of any type",
 		"allow.3.when":  "no expression",
 		"allow.4.when":  "character",
 		"allow.5.when":  "regex",

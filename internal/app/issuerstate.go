@@ -40,6 +40,8 @@ func describeIssuer(entry oidc.IssuerStatus) string {
 		return fmt.Sprintf("%s, %d issuers in use", entry.State, entry.Issuers)
 	case entry.LastSuccess.IsZero():
 		return string(entry.State) + ", no keys yet"
+	case !entry.Usable && entry.Keys == 0:
+		return string(entry.State) + ", no key in its key set"
 	case !entry.Usable:
 		return fmt.Sprintf("%s, keys too old at %s", entry.State, entry.KeyAge.Round(time.Second))
 	default:

@@ -12,16 +12,24 @@ import (
 // DidYouMean is `; did you mean "x"?` for the one of known that found is most likely a slip
 // of, and "" where none is close.
 func DidYouMean(found string, known []string) string {
-	if best := closest(found, known); best != "" {
+	if best := Closest(found, known); best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}
 	return ""
 }
 
-// closest returns the known name that found is most likely a slip of, or "". Names that
+// DidYouMeanOr is DidYouMean, and where none is close all of known, after the words given.
+func DidYouMeanOr(found string, known []string, words string) string {
+	if hint := DidYouMean(found, known); hint != "" {
+		return hint
+	}
+	return "; " + words + " " + strings.Join(known, ", ")
+}
+
+// Closest returns the known name that found is most likely a slip of, or "". Names that
 // differ only in case, hyphens and underscores always match; otherwise one slip in three
 // characters is forgiven, and at most three.
-func closest(found string, known []string) string {
+func Closest(found string, known []string) string {
 	best, least := "", min(3, len(found)/3)+1
 	for _, name := range known {
 		if Fold(name) == Fold(found) {

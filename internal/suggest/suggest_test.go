@@ -24,8 +24,8 @@ func TestClosest(t *testing.T) {
 		{"environment", ""},
 		{strings.Repeat("x", 1<<20), ""},
 	} {
-		if got := closest(tt.found, known); got != tt.want {
-			t.Errorf("closest(%.20q) = %q, want %q", tt.found, got, tt.want)
+		if got := Closest(tt.found, known); got != tt.want {
+			t.Errorf("Closest(%.20q) = %q, want %q", tt.found, got, tt.want)
 		}
 	}
 }

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"net/url"
+	"strings"
+
+	"golang.org/x/net/publicsuffix"
+)
+
+// checkPattern tells what a pattern of meta-issuers means that its author is unlikely to
+// mean. Whether it is a pattern at all is for package oidc to say.
+func (l *issuerLoader) checkPattern(key *node) {
+	pattern := key.value
+	switch {
+	case !strings.Contains(pattern, "*"):
+		l.warn(key.at, "the pattern %q has no *, and so is one issuer URL; it belongs under %s", shorten(pattern), l.spell("oidc-issuers", "OIDCIssuers"))
+		return
+	case strings.Contains(pattern, "**"):
+		l.tolerated(key.at, "** is a * of two characters at least, and reaches no further than it: each * stands for a part of one label or segment")
+	}
+	_, rest, _ := strings.Cut(pattern, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	host, _, _ = strings.Cut(host, ":")
+	switch open, registry := openDomain(host); {
+	case open && registry:
+		l.tolerated(key.at, "whoever registers a domain can have one that the host %q matches, and so be an issuer; the * must stand below a domain of the issuer's", shorten(host))
+	case open:
+		l.warn(key.at, "names that the host %q matches are given to anybody by the service below which they stand, as far as the public suffix list knows", shorten(host))
+	}
+}
+
+// openDomain tells whether a host with a * leaves open which registered domain it is in, and
+// whether that is one of a registry's, and not of a service that lets its customers have
+// names below its own.
+func openDomain(host string) (open, registry bool) {
+	labels := strings.Split(host, ".")
+	if len(labels) < 2 {
+		return false, false
+	}
+	if strings.Contains(labels[len(labels)-1], "*") {
+		return true, true
+	}
+	// No public suffix has a label such as this one.
+	concrete := strings.ReplaceAll(strings.ToLower(host), "*", "mayfly-any")
+	if _, err := url.Parse("https://" + concrete); err != nil {
+		return false, false
+	}
+	suffix, icann := publicsuffix.PublicSuffix(concrete)
+	if !icann && !strings.Contains(suffix, ".") {
+		return false, false // a domain of an inner network, which nobody registers
+	}
+	if strings.Contains(suffix, "mayfly-any") { // a rule such as *.ck
+		return true, icann
+	}
+	registered, err := publicsuffix.EffectiveTLDPlusOne(concrete)
+	return err == nil && strings.Contains(strings.SplitN(registered, ".", 2)[0], "mayfly-any"), icann
+}
