@@ -155,6 +155,19 @@ func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
 	return at, true
 }
 
+// Successor tells whether an authority is published or staged that can take over from the
+// one that signs at now: it may still sign, and ends later.
+func (s *Set) Successor(now time.Time) bool {
+	active, _ := s.active(now)
+	return slices.ContainsFunc(s.members, func(m Member) bool {
+		if state := m.StateAt(now); state != Published && state != Staged {
+			return false
+		}
+		never := m.ActivateAt.IsZero() && !m.RetireAt.IsZero()
+		return !never && (active == nil || m.Chain.NotAfter.After(active.Chain.NotAfter))
+	})
+}
+
 // dated is how many members have a date on which they begin to sign.
 func (s *Set) dated() (n int) {
 	for _, m := range s.members {

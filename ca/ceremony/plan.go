@@ -254,7 +254,7 @@ func verifyChain(chain []*x509.Certificate) error {
 }
 
 func (c *ceremony) describe(certificate *x509.Certificate) {
-	c.note("  certificate: %s\n  serial number: %x\n  valid from %s to %s\n  SHA-256: %x\n  held against the certificate specification after it was signed: it conforms",
+	c.note("  certificate: %s\n  serial number: %040x\n  valid from %s to %s\n  SHA-256: %x\n  held against the certificate specification after it was signed: it conforms",
 		certificate.Subject, certificate.SerialNumber, certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339), sha256.Sum256(certificate.Raw))
 }
 

@@ -51,7 +51,7 @@ the root signs it and after. No network is used.`,
 			if err := writeNew(out, chain); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n  serial number %x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject, intermediate.SerialNumber,
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject, intermediate.SerialNumber,
 				intermediate.NotBefore.UTC().Format(time.RFC3339), intermediate.NotAfter.UTC().Format(time.RFC3339), out)
 			return err
 		},

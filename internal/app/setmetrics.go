@@ -37,7 +37,7 @@ func (setCollector) descs() setDescs {
 	return setDescs{
 		generation: prometheus.NewDesc("mayfly_ca_set_generation", "Generation of the CA set in force; the same on every replica.", nil, nil),
 		state:      prometheus.NewDesc("mayfly_ca_authority_state", "1 for the state that each authority is in: staged, published, active, retired or expired.", []string{"authority", "state"}, nil),
-		successor:  prometheus.NewDesc("mayfly_ca_successor", "1 if an authority is published or staged that can take over from the active one.", nil, nil),
+		successor:  prometheus.NewDesc("mayfly_ca_successor", "1 if an authority is published or staged that can take over from the active one, and ends later.", nil, nil),
 		expiry: prometheus.NewDesc("mayfly_ca_certificate_seconds_to_expiry",
 			"Seconds until each certificate of each chain ends; negative once it has. Position 0 is the issuing CA. The state is the authority's.",
 			[]string{"authority", "state", "position", "subject"}, nil),
@@ -60,11 +60,11 @@ func (c setCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(d.generation, float64(set.Generation()))
 	successor := 0.0
+	if set.Successor(now) {
+		successor = 1
+	}
 	for _, m := range set.Members() {
 		state := m.StateAt(now)
-		if state == ca.Published || state == ca.Staged {
-			successor = 1
-		}
 		gauge(d.state, 1, m.ID, state.String())
 		for i, certificate := range m.Chain.Certificates {
 			gauge(d.expiry, certificate.NotAfter.Sub(now).Seconds(), m.ID, state.String(), strconv.Itoa(i), certificate.Subject.String())

@@ -17,7 +17,9 @@ import (
 	"time"
 )
 
-// Interval is how often files are read.
+// Interval is how often files are read. Content is loaded once two readings in a row have
+// found the same: a file that is still being written in place may be well-formed half-way,
+// as a CA set is that lacks its last line.
 const Interval = time.Second
 
 // RetryInterval is how often content that would not load is tried again. What failed may have
@@ -48,7 +50,8 @@ type Config struct {
 // Watcher watches one group of files. Its Run may be called once.
 type Watcher struct {
 	config Config
-	digest [sha256.Size]byte
+	// digest is of what Reload saw last, and latest of what the last reading found.
+	digest, latest [sha256.Size]byte
 	// retryAt is when Reload is to be called again for the same content; zero if it took it.
 	retryAt time.Time
 }
@@ -58,6 +61,7 @@ type Watcher struct {
 func New(config Config) *Watcher {
 	w := &Watcher{config: config}
 	w.digest, _ = digest(w.files())
+	w.latest = w.digest
 	return w
 }
 
@@ -75,14 +79,16 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// poll reloads if the content differs from what the last call of Reload saw. A file that
-// cannot be read is in the middle of being replaced, or gone: Reload would find the same,
-// so it is told once.
+// poll reloads if the content differs from what the last call of Reload saw, and has come to
+// rest. A file that cannot be read is in the middle of being replaced, or gone: Reload would
+// find the same, so it is told once.
 func (w *Watcher) poll(ctx context.Context) {
 	files := w.files()
 	now, err := digest(files)
+	resting := now == w.latest
+	w.latest = now
 	again := err == nil && !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
-	if now == w.digest && !again {
+	if !resting || now == w.digest && !again {
 		return
 	}
 	w.digest, w.retryAt = now, time.Time{}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -223,7 +224,8 @@ func replaceFile(path string, old, content []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	// The umask must not take from whom the old one could be read by, nor an edit by root.
+	if err := errors.Join(err, f.Chmod(info.Mode().Perm()), keepOwner(f, info), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if now, err := os.ReadFile(target); err != nil || !bytes.Equal(now, old) {
@@ -237,6 +239,24 @@ func replaceFile(path string, old, content []byte) (err error) {
 	if folder, err := os.Open(filepath.Dir(target)); err == nil {
 		_ = folder.Sync()
 		_ = folder.Close()
+	}
+	return nil
+}
+
+// keepOwner gives f the owner of the file that it replaces: a server that runs as another
+// user than the operator reads it too.
+func keepOwner(f *os.File, old os.FileInfo) error {
+	now, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	was, ok := old.Sys().(*syscall.Stat_t)
+	is, same := now.Sys().(*syscall.Stat_t)
+	if !ok || !same || was.Uid == is.Uid && was.Gid == is.Gid {
+		return nil
+	}
+	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil {
+		return fmt.Errorf("keeping the owner of the set: %w; run this as its owner, or as root", err)
 	}
 	return nil
 }

@@ -192,6 +192,9 @@ func readFile(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !info.Mode().IsRegular() { // a pipe would be waited for
+		return nil, fmt.Errorf("%s is no regular file", name)
+	}
 	if info.Size() > maxChainFile {
 		return nil, fmt.Errorf("%s has %d bytes; %d are the most that it can have", name, info.Size(), maxChainFile)
 	}

@@ -102,14 +102,17 @@ func events(m ca.Member, now time.Time) (list []Event) {
 // ending warns of every certificate that ends soon in a chain that is still needed, and of
 // a missing successor.
 func (l *Loaded) ending(now time.Time) (warnings []string) {
-	successor := false
-	var active *ca.Member
+	var active, undecided *ca.Member
+	dated := false
 	for _, m := range l.Set.Members() {
 		switch m.StateAt(now) {
 		case ca.Active:
 			active = &m
 		case ca.Published, ca.Staged:
-			successor = true
+			if m.ActivateAt.IsZero() && m.RetireAt.IsZero() {
+				undecided = &m
+			}
+			dated = dated || !m.ActivateAt.IsZero()
 		default:
 			continue
 		}
@@ -119,11 +122,14 @@ func (l *Loaded) ending(now time.Time) (warnings []string) {
 			}
 		}
 	}
-	if active == nil || successor {
+	if active == nil {
 		return warnings
 	}
 	left := active.Chain.NotAfter.Sub(now)
-	if left < 2*endsSoon {
+	switch successor := l.Set.Successor(now); {
+	case successor && !dated && undecided != nil && left < endsSoon:
+		warnings = append(warnings, fmt.Sprintf("authority %s ends in %s, and it is not decided when %s begins to sign: decide it now, with mayfly ca activate %s", active.ID, span(left), undecided.ID, undecided.ID))
+	case !successor && left < 2*endsSoon:
 		warnings = append(warnings, fmt.Sprintf("nothing succeeds authority %s, which ends in %s, at %s: make its successor now, with mayfly ca add, so that it can be published before it signs", active.ID, span(left), stamp(active.Chain.NotAfter)))
 	}
 	return warnings
