@@ -42,7 +42,7 @@ generate-check: ## generating again changes nothing
 	diff -r $(CACHE)/regenerated/proto/openapi proto/openapi
 
 .PHONY: test-clients
-test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore) against mayfly serve
+test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) against mayfly serve and mayfly dev
 	test/clients/run.sh
 
 .PHONY: fuzz
@@ -61,6 +61,10 @@ chaos: ## kill -9 the embedded log 50 times under load, and prove that nothing w
 bench-large-log: ## the embedded log with a million entries (3 GB of disk, some minutes; MAYFLY_ENTRIES=…)
 	$(GO) test ./ctlog/embedded -run '^$$' -bench LargeLog -benchtime 1x -timeout 40m
 
+.PHONY: rotation
+rotation: ## three replicas under 64 clients while an authority is added, activated and retired (ROTATION_SECONDS=…)
+	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./internal/app
+
 .PHONY: figures-oidc
 figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
 	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
@@ -71,6 +75,10 @@ bench: ## the price of a certificate beside its floor, and of a policy over 200 
 	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
 	$(GO) test -run '^$$' -bench Embedded -benchtime 5s ./internal/testca 2>/dev/null
 	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
+
+.PHONY: bench-dev
+bench-dev: ## how long mayfly dev takes to be ready, with new keys
+	$(GO) test -run '^$$' -bench Ready -benchtime 50x ./internal/devworld 2>/dev/null
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000

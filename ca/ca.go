@@ -33,8 +33,8 @@ type Config struct {
 	Rules *identity.Rules
 	// KeyPolicy says which keys may be certified.
 	KeyPolicy *proof.KeyPolicy
-	// Authority signs.
-	Authority *Authority
+	// Authorities is the CA set in force, of which the clock picks the one that signs.
+	Authorities *Authorities
 	// Profile is what a certificate looks like.
 	Profile *Profile
 	// Logs are the Certificate Transparency logs. Nil disables Certificate Transparency:
@@ -49,46 +49,44 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// CA issues certificates. It is immutable and safe for concurrent use: everything that one
-// request is decided by is in one CA, so that whoever replaces a CA by another, on a reload
-// or a rotation, cannot come between the two signatures of one certificate.
+// CA issues certificates. It is safe for concurrent use, and immutable but for its
+// Authorities, of which a request takes a snapshot once, so that neither a reload, which
+// replaces a CA by another, nor a rotation can come between the two signatures of one
+// certificate.
 type CA struct {
-	verifier   *oidc.Verifier
-	rules      *identity.Rules
-	keyPolicy  *proof.KeyPolicy
-	authority  *Authority
-	profile    *Profile
-	logs       *ctlog.Logs
-	generation uint64
-	now        func() time.Time
-	logger     *slog.Logger
+	verifier    *oidc.Verifier
+	rules       *identity.Rules
+	keyPolicy   *proof.KeyPolicy
+	authorities *Authorities
+	profile     *Profile
+	logs        *ctlog.Logs
+	generation  uint64
+	now         func() time.Time
+	logger      *slog.Logger
 }
 
 // New returns a CA of the parts in config.
 func New(config Config) (*CA, error) {
-	if config.Verifier == nil || config.Rules == nil || config.KeyPolicy == nil || config.Authority == nil ||
+	if config.Verifier == nil || config.Rules == nil || config.KeyPolicy == nil || config.Authorities == nil ||
 		config.Profile == nil || config.Now == nil || config.Logger == nil {
-		return nil, errors.New("a CA needs a verifier, rules, a key policy, an authority, a profile, a clock and a logger")
-	}
-	if err := config.Authority.ValidAt(config.Now()); err != nil {
-		return nil, err
+		return nil, errors.New("a CA needs a verifier, rules, a key policy, authorities, a profile, a clock and a logger")
 	}
 	return &CA{
-		verifier:   config.Verifier,
-		rules:      config.Rules,
-		keyPolicy:  config.KeyPolicy,
-		authority:  config.Authority,
-		profile:    config.Profile,
-		logs:       config.Logs,
-		generation: config.Generation,
-		now:        config.Now,
-		logger:     config.Logger,
+		verifier:    config.Verifier,
+		rules:       config.Rules,
+		keyPolicy:   config.KeyPolicy,
+		authorities: config.Authorities,
+		profile:     config.Profile,
+		logs:        config.Logs,
+		generation:  config.Generation,
+		now:         config.Now,
+		logger:      config.Logger,
 	}, nil
 }
 
 // TrustBundle returns the chains that verifiers of this CA's certificates must know, the
 // active one first.
-func (ca *CA) TrustBundle() []*Chain { return []*Chain{ca.authority.chain} }
+func (ca *CA) TrustBundle() []*Chain { return ca.authorities.Set().TrustBundle(ca.now()) }
 
 // Issue issues one certificate. Every error is a *refusal.Error, or is hidden from the
 // client as INTERNAL. Where it returns an error, no certificate exists; a precertificate
@@ -117,11 +115,16 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a serial number: %w", err)
 	}
-	draft, err := ca.profile.draft(ca.authority, ca.now(), id, key, serial)
+	now := ca.now()
+	authority, err := ca.authorities.Set().Active(now)
 	if err != nil {
 		return nil, err
 	}
-	issued := &Issued{Chain: ca.authority.chain, SerialNumber: serial, SAN: id.SAN}
+	draft, err := ca.profile.draft(authority, now, id, key, serial)
+	if err != nil {
+		return nil, err
+	}
+	issued := &Issued{Chain: authority.chain, SerialNumber: serial, SAN: id.SAN}
 
 	if ca.logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
@@ -152,18 +155,23 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	}
 
 	// 8. Say so.
+	ca.record(ctx, req.RequestID, token, id, draft)
+	return issued, nil
+}
+
+// record writes the one record of a certificate.
+func (ca *CA) record(ctx context.Context, requestID string, token *oidc.Token, id *identity.Identity, draft *draft) {
 	ca.logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued",
-		slog.String("request_id", req.RequestID),
-		slog.String("serial", fmt.Sprintf("%x", serial)),
+		slog.String("request_id", requestID),
+		slog.String("serial", fmt.Sprintf("%x", draft.template.SerialNumber)),
 		slog.String("issuer_url", id.IssuerURL),
 		slog.String("subject", id.Subject),
 		slog.String("san", id.SAN.Value),
-		slog.String("authority", ca.authority.id),
+		slog.String("authority", draft.authority.id),
 		slog.Uint64("config_generation", ca.generation),
 		slog.String("profile", token.Profile),
 		slog.Any("policy", id.Policy),
 		slog.Time("not_after", draft.template.NotAfter))
-	return issued, nil
 }
 
 // precertificate is a signed precertificate, which can become one certificate, once.

@@ -102,6 +102,19 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	return chain, nil
 }
 
+// ValidAt tells why the chain is not valid at now; nil if it is.
+func (c *Chain) ValidAt(now time.Time) error {
+	for _, c := range c.Certificates {
+		if now.After(c.NotAfter) {
+			return fmt.Errorf("the CA certificate %s ended at %s; replace the chain and its key", c.Subject, c.NotAfter.UTC().Format(time.RFC3339))
+		}
+		if now.Before(c.NotBefore) {
+			return fmt.Errorf("the CA certificate %s begins at %s; wait for it, or set the clock right", c.Subject, c.NotBefore.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
+}
+
 // checkCA tells what is wrong with c as a CA that has below intermediates between itself
 // and the leaf.
 func checkCA(c *x509.Certificate, below int) (errs []error) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
@@ -208,6 +209,22 @@ func (d *decoder) texts(into *[]string) reader {
 		}
 		*into = append(*into, s)
 	})
+}
+
+// time reads a time as RFC 3339 writes it. Fractions of a second are refused, since
+// certificates know none.
+func (d *decoder) time(into *time.Time) reader {
+	return func(n *node) {
+		if n.isNull() {
+			return
+		}
+		t, err := time.Parse(time.RFC3339, strings.TrimSpace(n.value))
+		if n.kind != scalar || err != nil || t.Nanosecond() != 0 {
+			d.mistake(n.at, "found %s, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z", n.what())
+			return
+		}
+		*into = t.UTC()
+	}
 }
 
 // textMap reads a mapping from any key to a string.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads mayfly's two files: the server configuration (LoadServer) and the
-// issuer configuration (LoadIssuers), which the peer's identity file is too, unchanged.
+// Package config reads mayfly's files: the server configuration (LoadServer), the issuer
+// configuration (LoadIssuers), which the peer's identity file is too, unchanged, the CA set
+// (LoadCASet), and the plan of a ceremony (LoadCeremony).
 //
 // The structs are the manual: each field says its default, what it excludes and what
-// follows from it. Both files are read strictly, as trees of nodes that know their line and
+// follows from it. All files are read strictly, as trees of nodes that know their line and
 // column: an unknown key, a key that stands twice or a value of the wrong kind is a mistake,
 // and every mistake of a file is reported at once, as FILE:LINE:COLUMN and one sentence.
 // What a constructor elsewhere finds wrong comes back as a key path; Explain maps it to its

@@ -183,6 +183,8 @@ func (l *serverLoader) ctLog(_ int, n *node) {
 		field{name: "url", read: l.text(&c.URL)},
 		field{name: "public_key", read: l.pathText(&c.PublicKey)},
 		field{name: "token_file", read: l.pathText(&c.TokenFile)},
+		field{name: "activate_at", read: l.time(&c.ActivateAt)},
+		field{name: "retire_at", read: l.time(&c.RetireAt)},
 		field{name: "embedded", read: func(n *node) {
 			c.Embedded = &EmbeddedLog{BatchAge: 10 * time.Millisecond, CheckpointInterval: time.Second}
 			l.embedded(c.Embedded)(n)

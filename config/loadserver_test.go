@@ -211,7 +211,7 @@ func TestServerMistakes(t *testing.T) {
 		{"log without anything", issuers + ca + "ct: {logs: [{}, ~, x]}\n", []string{
 			"m:3:13: the log has neither a url, for a remote log, nor embedded, for one in this process",
 			"m:3:17: the entry is empty: a log has a url and a public_key, or is embedded",
-			"m:3:20: found text, where a mapping with the keys url, public_key, token_file, embedded is wanted"}},
+			"m:3:20: found text, where a mapping with the keys url, public_key, token_file, activate_at, retire_at, embedded is wanted"}},
 		{"log with a bad URL", issuers + ca + "ct: {logs: [{url: log.example, public_key: p}]}\n", []string{
 			`m:3:19: found "log.example", where an https URL is wanted`}},
 		{"one log twice", issuers + ca + "ct:\n  logs:\n    - {url: https://l, public_key: p}\n    - {url: https://l/, public_key: p}\n", []string{

@@ -176,6 +176,12 @@ type CTLog struct {
 	// TokenFile is `token_file`: the bearer token that the remote log wants of submitters,
 	// as an embedded log of another replica does (embedded.submit). None by default.
 	TokenFile string
+	// ActivateAt is `activate_at`: nothing is submitted before, so that verifiers can learn
+	// the log's key from trusted_root.json first. By default it is used at once.
+	ActivateAt time.Time
+	// RetireAt is `retire_at`: nothing is submitted from then on. A log whose period ends
+	// has it; the gauge mayfly_ct_log_seconds_to_retirement then tells how long is left.
+	RetireAt time.Time
 	// Embedded is `embedded`: a log in this process. It excludes URL.
 	Embedded *EmbeddedLog
 }

@@ -48,6 +48,8 @@ type LogConfig struct {
 	Log Log
 	// PublicKey is PEM, ECDSA P-256. It is mandatory.
 	PublicKey []byte
+	// Window is when the log is submitted to; by default always.
+	Window Window
 }
 
 // Logs submits precertificates and verifies what comes back. It is safe for concurrent use;
@@ -64,6 +66,7 @@ type Logs struct {
 type member struct {
 	Log
 	key      *PublicKey
+	window   Window
 	breaker  breaker
 	results  [resultCount]prometheus.Counter
 	duration prometheus.Observer
@@ -131,7 +134,10 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 			return nil, keypath.Errorf([]string{"public_key"}, "this is also the key of the log %s; each log has its own", other.Name())
 		}
 	}
-	m := &member{Log: cfg.Log, key: key, duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
+	if err := cfg.Window.check(); err != nil {
+		return nil, err
+	}
+	m := &member{Log: cfg.Log, key: key, window: cfg.Window, duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
 	for r := range resultCount {
 		m.results[r] = metrics.submissions.WithLabelValues(cfg.Log.Name(), r.String())
 	}
@@ -161,7 +167,7 @@ func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 // left alone.
 func (l *Logs) rest() time.Duration {
 	now, least := time.Now(), time.Duration(maxRest)
-	for _, m := range l.logs {
+	for _, m := range l.open() {
 		least = min(least, m.breaker.rest().Sub(now))
 	}
 	return max(least, 0)

@@ -28,8 +28,12 @@ type answer struct {
 // Only submit runs in other goroutines. The plan, the breakers and the metrics are kept by
 // the caller's.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
+	open := l.open()
+	if len(open) == 0 {
+		return SCT{}, errNoLogNow
+	}
 	deadline, _ := ctx.Deadline()
-	p := &plan{turns: order(l.logs, time.Now()), hedge: l.hedge, deadline: deadline}
+	p := &plan{turns: order(open, time.Now()), hedge: l.hedge, deadline: deadline}
 	// There is room for every submission, so that none is ever stuck with its answer.
 	answers := make(chan answer, maxAttempts*len(p.turns))
 	var failures []error

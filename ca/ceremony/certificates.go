@@ -215,10 +215,14 @@ func checkKey(key crypto.PublicKey) error {
 	}
 }
 
-// sign makes the certificate and checks that it is what verifiers will accept.
+// sign makes the certificate, and checks before and after that it is what verifiers will
+// accept.
 func sign(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
 	algorithm, err := certs.SignatureAlgorithmFor(signer.Public())
 	if err != nil {
+		return nil, err
+	}
+	if err := rehearse(template, parent, key); err != nil {
 		return nil, err
 	}
 	template.SignatureAlgorithm = algorithm.X509()
@@ -239,6 +243,13 @@ func sign(template, parent *x509.Certificate, key crypto.PublicKey, signer crypt
 	}
 	if !bytes.Equal(certificate.SubjectKeyId, template.SubjectKeyId) {
 		return nil, errors.New("the subject key identifier was lost in signing")
+	}
+	above := parent
+	if parent == template {
+		above = nil
+	}
+	if err := Conform(certificate, above); err != nil {
+		return nil, fmt.Errorf("checking what was signed: %w", err)
 	}
 	return certificate, nil
 }

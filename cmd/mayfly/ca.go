@@ -13,6 +13,7 @@ func caCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(caInitCommand())
+	c.AddCommand(caInitCommand(), caAddCommand(), caActivateCommand(), caRetireCommand(), caStatusCommand(), caBundleCommand(),
+		caCheckCommand(), caRequestCommand(), caSignIntermediateCommand(), caCeremonyCommand())
 	return c
 }

@@ -80,9 +80,13 @@ Its root is in %[5]s: move that folder to a place that is offline.
 
 To sign with it, write this in mayfly.yaml (paths are relative to that file):
 
+ca: {set: %[6]s}
+
+That set can rotate (mayfly ca add --help). One authority alone, which cannot:
+
 ca:
-  file: {chain: %[6]s, key: %[7]s, password_file: %[8]s}
+  file: {chain: %[7]s, key: %[8]s, password_file: %[9]s}
 `, filepath.Dir(r.SetFile), r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), r.RootDir,
-		r.ChainFile, r.KeyFile, r.PasswordFile)
+		r.SetFile, r.ChainFile, r.KeyFile, r.PasswordFile)
 	return err
 }

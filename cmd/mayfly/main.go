@@ -53,7 +53,8 @@ Certificate Transparency log before it existed.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), ctlogCommand(), demoCommand(), versionCommand())
+	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), ctlogCommand(),
+		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), demoCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(std.err, "mayfly: %v\n", err)
 		if errors.As(err, new(usageError)) {

@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +33,8 @@ func TestCommands(t *testing.T) {
 			"world":      world,
 			"waitready":  waitReady,
 			"breakchain": breakChain,
+			"useset":     useSet,
+			"waitmetric": waitMetric,
 			"embed":      embed,
 		},
 	})
@@ -60,6 +64,22 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
+// useSet makes the world's configuration name the CA set in the place of the key file.
+func useSet(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 0 {
+		ts.Fatalf("usage: useset")
+	}
+	name := ts.MkAbs("world/mayfly.yaml")
+	var lines []string
+	for line := range strings.Lines(ts.ReadFile(name)) {
+		if strings.HasPrefix(strings.TrimSpace(line), "file: {chain") {
+			line = "  set: ca/ca.yaml\n"
+		}
+		lines = append(lines, line)
+	}
+	ts.Check(os.WriteFile(name, []byte(strings.Join(lines, "")), 0o600))
+}
+
 // breakChain empties the chain of the one authority in a CA's folder.
 func breakChain(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
@@ -85,6 +105,34 @@ func embed(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	before += "    - {embedded: {name: \"2026\", dir: ctlog/2026, guard: guard/2026.json, key: ctlog-2026.key, origin: log.example/2026}}\n"
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+"/embedded.yaml"), []byte(before), 0o600))
+}
+
+// waitMetric asks for metrics until a line matches.
+func waitMetric(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: waitmetric URL PATTERN")
+	}
+	pattern := regexp.MustCompile("(?m)" + args[1])
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
+		ts.Check(err)
+		if response, err := http.DefaultClient.Do(request); err == nil {
+			body, err := io.ReadAll(response.Body)
+			_ = response.Body.Close()
+			if err == nil && pattern.Match(body) {
+				return
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			ts.Fatalf("no line of %s matches %s in time", args[0], args[1])
+		}
+	}
 }
 
 // waitReady asks for readiness until the server of the URL is ready.

@@ -5,6 +5,8 @@ package main
 import (
 	"errors"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +22,8 @@ func serveCommand() *cobra.Command {
 no new request, answers those that it has, and ends.
 
 The configuration file says where to listen, whom to trust, what to sign with and where to
-log; config/mayfly.example.yaml explains each setting. A scalar setting can also come from
+log. Changed files are taken up without a signal, and SIGHUP is ignored;
+config/mayfly.example.yaml explains each setting. A scalar setting can also come from
 the environment, as in MAYFLY_LISTEN_HTTP=127.0.0.1:5555. The password of the CA key comes
 from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`,
 		Example: "  mayfly serve --config mayfly.yaml",
@@ -29,6 +32,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 			if file == "" {
 				return usageError{errors.New("--config is demanded; see mayfly serve --help")}
 			}
+			signal.Ignore(syscall.SIGHUP) // who sends it wants files read again, and must not end the server
 			return app.Serve(c.Context(), app.Options{
 				ConfigFile: file,
 				Environ:    os.Environ(),

@@ -24,6 +24,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
@@ -39,6 +40,18 @@ type Options struct {
 	LogOutput io.Writer
 	// Version is what the metric mayfly_build_info says.
 	Version string
+	// Mounts are served on the HTTP listener too.
+	Mounts []server.Mount
+	// Now is the clock by which authorities change their state and certificates begin; nil
+	// for time.Now.
+	Now func() time.Time
+}
+
+func (o Options) now() func() time.Time {
+	if o.Now == nil {
+		return time.Now
+	}
+	return o.Now
 }
 
 // App is a server that has been built and does not run yet.
@@ -48,9 +61,12 @@ type App struct {
 
 	logger   *slog.Logger
 	live     *live
+	rotation *rotation
 	server   *server.Server
 	watchers []*watch.Watcher
 	logs     *logSet
+	// instance is what trusted_root.json and signing_config.v0.2.json say that never changes.
+	instance trustroot.Instance
 }
 
 // shutdownTimeout is how long what runs in the background may take to end after the edge.
@@ -98,13 +114,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	authority, warnAuthority, err := newAuthority(cfg)
-	if err != nil {
-		return nil, cfg.Explain(err)
+	if err := app.rotate(options.now(), registry); err != nil {
+		return nil, err
 	}
-	warn(unjoin(cfg.Explain(errors.Join(warnAuthority...)))...)
-	chain := authority.Chain().Certificates
-	logs, err := newLogs(ctx, cfg, chain[len(chain)-1:], logger, registry)
+	logs, err := newLogs(ctx, cfg, app.rotation.roots, logger, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
@@ -117,11 +130,14 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
 	if err := app.live.begin(ctx, ca.Config{
-		KeyPolicy: keyPolicy, Authority: authority, Profile: profile, Logs: logs.logs, Now: time.Now, Logger: logger,
+		KeyPolicy: keyPolicy, Authorities: app.rotation.authorities, Profile: profile, Logs: logs.logs, Now: app.rotation.now, Logger: logger,
 	}); err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
 	}
-	registerExpiry(registry, authority, logs.logs == nil)
+	if app.instance, err = newInstance(cfg); err != nil {
+		return nil, cfg.Explain(err)
+	}
+	registerCT(registry, cfg, app.rotation.now)
 	registry.MustRegister(issuerMetrics{status: app.live.status})
 
 	tlsConfig, err := app.tlsConfig(registry)
@@ -131,8 +147,8 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	app.server, err = server.New(server.Config{
 		Authority: app.live,
 		Issuers:   app.live.issuers,
-		Checks:    append(checks(authority, profile, app.live), logs.checks()...),
-		Mounts:    logs.mounts(),
+		Checks:    append(checks(app.rotation, profile, app.live), logs.checks()...),
+		Mounts:    app.mounts(options),
 		TLS:       tlsConfig,
 		Registry:  registry,
 		Logger:    logger,
@@ -194,6 +210,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	// Requests in flight still need keys and the newest TLS certificate while the edge
 	// drains, so what runs in the background ends after it.
 	group.Go(func() error { return a.live.Run(background) })
+	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

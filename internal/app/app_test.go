@@ -196,8 +196,8 @@ func TestBuildRefuses(t *testing.T) {
 		"embedded log": {func(t *testing.T, w *demo.World) {
 			edit(t, w, "mayfly.yaml", `{url: "`+w.LogURL+`", public_key: log.pub}`, "{embedded: {name: a, dir: d, guard: g, key: k, origin: o}}")
 		}, "mayfly.yaml:8:"},
-		"CA set": {func(t *testing.T, w *demo.World) {
-			write(t, w, "mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca/ca.yaml}\nct: {disabled: true}\noidc: {allow_loopback: true}\n")
+		"CA set is gone": {func(t *testing.T, w *demo.World) {
+			write(t, w, "mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca/missing.yaml}\nct: {disabled: true}\noidc: {allow_loopback: true}\n")
 		}, "mayfly.yaml:2:11: "},
 		"key of another certificate": {func(t *testing.T, w *demo.World) {
 			other := newWorld(t)

@@ -13,11 +13,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// newAuthority opens `ca`. Its errors have key paths.
+// newAuthority opens `ca.file`. Its errors have key paths.
 func newAuthority(cfg *config.Server) (authority *ca.Authority, warnings []error, err error) {
-	if cfg.CA.File == nil {
-		return nil, nil, keypath.Errorf([]string{"ca", "set"}, "CA sets cannot be used yet; name the chain and the key under ca.file")
-	}
 	data, err := readFile(cfg.CA.File.Chain)
 	if err != nil {
 		return nil, nil, keypath.Errorf([]string{"ca", "file", "chain"}, "reading the chain: %w", err)

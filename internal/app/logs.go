@@ -31,7 +31,7 @@ type logSet struct {
 
 // newLogs opens `ct.logs`. Its errors have key paths. Where it fails, what it opened is
 // closed again.
-func newLogs(ctx context.Context, cfg *config.Server, roots []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
+func newLogs(ctx context.Context, cfg *config.Server, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
 	set := &logSet{count: len(cfg.CT.Logs)}
 	if cfg.CT.Disabled {
 		return set, nil // package config has warned of it
@@ -57,6 +57,7 @@ func newLogs(ctx context.Context, cfg *config.Server, roots []*x509.Certificate,
 			errs = append(errs, keypath.Prefix(err, path...))
 			continue
 		}
+		opened.Window = ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}
 		logsConfig.Logs = append(logsConfig.Logs, opened)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -101,7 +102,7 @@ func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
 	}
 }
 
-func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *config.Submit, roots []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
+func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *config.Submit, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
 	if submit != nil {
 		token, err := readSecret(submit.TokenFile)
 		if err != nil {
@@ -112,7 +113,7 @@ func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *
 		}
 		cfg.SubmitToken = token
 	}
-	cfg.Roots = func() []*x509.Certificate { return roots }
+	cfg.Roots = roots
 	cfg.Now, cfg.Logger, cfg.Registerer = time.Now, logger, registry
 	log, err := embedded.Open(ctx, cfg)
 	if err != nil {
@@ -137,7 +138,7 @@ func (s *logSet) close(ctx context.Context) error {
 func (s *logSet) mounts() []server.Mount {
 	var mounts []server.Mount
 	for _, log := range s.embedded {
-		mounts = append(mounts, server.Mount{Path: "/ctlog/" + log.Name() + "/", Name: "ctlog", Handler: log.Handler()})
+		mounts = append(mounts, server.Mount{Path: logPath(log.Name()) + "/", Name: "ctlog", Handler: log.Handler()})
 	}
 	return mounts
 }
@@ -161,3 +162,6 @@ func (s *logSet) checks() []server.Check {
 	}
 	return checks
 }
+
+// logPath is where an embedded log is served.
+func logPath(name string) string { return "/ctlog/" + name }

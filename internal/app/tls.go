@@ -62,10 +62,10 @@ func (p *certificatePair) Describe(ch chan<- *prometheus.Desc) { ch <- tlsExpiry
 // Collect implements prometheus.Collector.
 func (p *certificatePair) Collect(ch chan<- prometheus.Metric) {
 	if pair := p.current.Load(); pair != nil {
-		ch <- prometheus.MustNewConstMetric(tlsExpiryDesc(), prometheus.GaugeValue, float64(pair.Leaf.NotAfter.Unix()))
+		ch <- prometheus.MustNewConstMetric(tlsExpiryDesc(), prometheus.GaugeValue, time.Until(pair.Leaf.NotAfter).Seconds())
 	}
 }
 
 func tlsExpiryDesc() *prometheus.Desc {
-	return prometheus.NewDesc("mayfly_tls_certificate_not_after_seconds", "End of the listeners' TLS certificate, in Unix time.", nil, nil)
+	return prometheus.NewDesc("mayfly_tls_certificate_seconds_to_expiry", "Seconds until the listeners' TLS certificate ends; negative once it has.", nil, nil)
 }

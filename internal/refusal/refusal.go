@@ -97,7 +97,7 @@ func Table() []Entry {
 		{IssuerUnreachable, Unavailable, "The token's issuer, or its keys, cannot be reached from this CA right now. Try again."},
 		{CTUnavailable, Unavailable, "No Certificate Transparency log recorded the certificate in time, so none was issued. Try again."},
 		{SignerUnavailable, Unavailable, "The CA's key cannot be used right now. Try again."},
-		{CAExpiring, Unavailable, "The CA's own certificate ends before the new one would. Its operator must rotate it."},
+		{CAExpiring, Unavailable, "The CA has nothing to sign with: its own certificate ends before the new one would, or no authority is active. Its operator must rotate it."},
 		{PathNotFound, NotFound, "There is nothing at this path."},
 		{MethodNotPermitted, MethodNotAllowed, "The path exists, and wants another method, which the header `Allow` names."},
 		{InternalError, Internal, "The CA failed. Its log has the cause under the request ID."},

@@ -74,7 +74,9 @@ type World struct {
 	Logs      []*testlog.Log
 	CT        *ctlog.Logs // nil if Certificate Transparency is disabled
 	Authority *ca.Authority
-	Logger    *slog.Logger
+	// Authorities is the set in force: Authority alone, until a test replaces it.
+	Authorities *ca.Authorities
+	Logger      *slog.Logger
 
 	root *x509.Certificate
 	now  func() time.Time
@@ -90,6 +92,7 @@ func New(tb testing.TB, b Builder) *World {
 	b.setDefaults()
 	w := &World{now: b.Now, Logger: slog.New(slog.DiscardHandler)}
 	w.Authority, w.root = b.authority(tb)
+	w.Authorities = ca.NewAuthorities(ca.SetOf(w.Authority))
 
 	providerServer := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.Provider.ServeHTTP(rw, r) }))
 	issuerURL := "http://" + providerServer.Listener.Addr().String()
@@ -117,14 +120,14 @@ func New(tb testing.TB, b Builder) *World {
 		tb.Fatal(err)
 	}
 	w.CA = must(ca.New(ca.Config{
-		Verifier:  verifier,
-		Rules:     rules,
-		KeyPolicy: must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
-		Authority: w.Authority,
-		Profile:   must(ca.NewProfile(b.Lifetime))(tb),
-		Logs:      w.CT,
-		Now:       b.Now,
-		Logger:    w.Logger,
+		Verifier:    verifier,
+		Rules:       rules,
+		KeyPolicy:   must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
+		Authorities: w.Authorities,
+		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
+		Logs:        w.CT,
+		Now:         b.Now,
+		Logger:      w.Logger,
 	}))(tb)
 	tb.Cleanup(func() { w.prove(tb) })
 	return w

@@ -13,10 +13,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 )
 
-// Interval is how often files are read.
+// Interval is how often files are read. Content is loaded once two readings in a row have
+// found the same: a file that is still being written in place may be well-formed half-way,
+// as a CA set is that lacks its last line.
 const Interval = time.Second
 
 // RetryInterval is how often content that would not load is tried again. What failed may have
@@ -32,6 +35,9 @@ type Config struct {
 	Name string
 	// Files are read together: Reload is called once for a change in any of them.
 	Files []string
+	// More, where it is not nil, tells which other files belong to the group: those that the
+	// content of Files names. It is asked before each reading.
+	More func() []string
 	// Reload takes the new content from the files. Where it returns an error, what was
 	// loaded before stays, the error is logged, and it is called again at the next change
 	// or after RetryInterval.
@@ -44,7 +50,8 @@ type Config struct {
 // Watcher watches one group of files. Its Run may be called once.
 type Watcher struct {
 	config Config
-	digest [sha256.Size]byte
+	// digest is of what Reload saw last, and latest of what the last reading found.
+	digest, latest [sha256.Size]byte
 	// retryAt is when Reload is to be called again for the same content; zero if it took it.
 	retryAt time.Time
 }
@@ -53,7 +60,8 @@ type Watcher struct {
 // before the files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
 	w := &Watcher{config: config}
-	w.digest, _ = digest(config.Files)
+	w.digest, _ = digest(w.files())
+	w.latest = w.digest
 	return w
 }
 
@@ -71,13 +79,16 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// poll reloads if the content differs from what the last call of Reload saw. A file that
-// cannot be read is in the middle of being replaced, or gone: Reload would find the same,
-// so it is told once.
+// poll reloads if the content differs from what the last call of Reload saw, and has come to
+// rest. A file that cannot be read is in the middle of being replaced, or gone: Reload would
+// find the same, so it is told once.
 func (w *Watcher) poll(ctx context.Context) {
-	now, err := digest(w.config.Files)
+	files := w.files()
+	now, err := digest(files)
+	resting := now == w.latest
+	w.latest = now
 	again := err == nil && !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
-	if now == w.digest && !again {
+	if !resting || now == w.digest && !again {
 		return
 	}
 	w.digest, w.retryAt = now, time.Time{}
@@ -91,10 +102,18 @@ func (w *Watcher) poll(ctx context.Context) {
 	}
 	if err != nil {
 		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use",
-			slog.String("what", w.config.Name), slog.Any("files", w.config.Files), slog.String("error", err.Error()))
+			slog.String("what", w.config.Name), slog.Any("files", files), slog.String("error", err.Error()))
 		return
 	}
-	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", w.config.Files))
+	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", files))
+}
+
+// files are those that belong to the group now.
+func (w *Watcher) files() []string {
+	if w.config.More == nil {
+		return w.config.Files
+	}
+	return slices.Concat(w.config.Files, w.config.More())
 }
 
 // digest is the SHA-256 over the length and content of each file; the error text of a file

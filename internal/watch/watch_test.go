@@ -77,7 +77,7 @@ func TestRenameOver(t *testing.T) {
 		go func() { defer close(done); w.Run(ctx) }()
 		for _, content := range []string{"one", "two", "two", "bad", "bad", "three"} {
 			write(t, name, content)
-			time.Sleep(2 * Interval) // the bubble's clock: no time passes
+			time.Sleep(3 * Interval) // the bubble's clock: no time passes
 		}
 		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
@@ -143,6 +143,7 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 			Logger: slog.New(slog.DiscardHandler),
 		})
 		write(t, name, "two")
+		w.poll(t.Context()) // the change is noticed, and loaded once it rests
 		for second := range 10 * int(RetryInterval/Interval) {
 			w.poll(t.Context())
 			if want := min(1+second/int(RetryInterval/Interval), 3); calls != want {
@@ -151,4 +152,69 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 			time.Sleep(Interval) // the bubble's clock
 		}
 	})
+}
+
+// What the content of one file names is watched too, as soon as it is named.
+func TestFilesThatAFileNames(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	list, one, two := filepath.Join(dir, "list"), filepath.Join(dir, "one"), filepath.Join(dir, "two")
+	write(t, list, one)
+	write(t, one, "1")
+	write(t, two, "1")
+	reloads := 0
+	w := New(Config{
+		Files: []string{list},
+		More: func() []string {
+			content, err := os.ReadFile(list)
+			if err != nil {
+				return nil
+			}
+			return []string{string(content)}
+		},
+		Reload: func() error { reloads++; return nil },
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	for i, step := range []struct {
+		name, content string
+		want          int
+	}{{two, "2", 0}, {one, "2", 1}, {list, two, 2}, {one, "3", 2}, {two, "3", 3}} {
+		write(t, step.name, step.content)
+		w.poll(t.Context())
+		w.poll(t.Context())
+		if reloads != step.want {
+			t.Errorf("after step %d: %d reloads, want %d", i, reloads, step.want)
+		}
+	}
+}
+
+// A file that is written in place, line by line, is well-formed long before it is whole.
+func TestWaitsUntilTheContentRests(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "ca.yaml")
+	write(t, name, "generation: 1\n")
+	var seen []string
+	w := New(Config{
+		Files: []string{name},
+		Reload: func() error {
+			content, err := os.ReadFile(name)
+			seen = append(seen, string(content))
+			return err
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	for _, content := range []string{"", "generation: 2\n", "generation: 2\nauthorities: []\n", "generation: 2\nauthorities: [a]\n"} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.poll(t.Context())
+	}
+	if len(seen) != 0 {
+		t.Errorf("what was still being written was loaded: %q", seen)
+	}
+	w.poll(t.Context())
+	w.poll(t.Context())
+	if diff := cmp.Diff([]string{"generation: 2\nauthorities: [a]\n"}, seen); diff != "" {
+		t.Errorf("contents that were loaded (-want +got):\n%s", diff)
+	}
 }

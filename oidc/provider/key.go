@@ -20,12 +20,14 @@ type signingKey struct {
 	signer  jose.Signer
 }
 
-func newSigningKey(alg jose.SignatureAlgorithm, id string) (*signingKey, error) {
-	private, err := generateKey(alg)
-	if err != nil {
-		return nil, err
+// newSigningKey returns private as a signing key; a new one if it is nil.
+func newSigningKey(alg jose.SignatureAlgorithm, id string, private crypto.Signer) (key *signingKey, err error) {
+	if private == nil {
+		if private, err = generateKey(alg); err != nil {
+			return nil, err
+		}
 	}
-	key := &signingKey{private: jose.JSONWebKey{Key: private, KeyID: id, Algorithm: string(alg), Use: "sig"}}
+	key = &signingKey{private: jose.JSONWebKey{Key: private, KeyID: id, Algorithm: string(alg), Use: "sig"}}
 	key.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key.private}, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return nil, fmt.Errorf("making signer: %w", err)

@@ -6,6 +6,7 @@
 package provider
 
 import (
+	"crypto"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -41,6 +42,11 @@ type Config struct {
 	Audience string
 	// Lifetime is the time from `iat` to the default `exp`; default 10 minutes.
 	Lifetime time.Duration
+	// SignIn adds the authorization-code flow with PKCE and a page on which a person types
+	// the email address to be. Whoever reaches it can be anybody: for development only.
+	SignIn bool
+	// Key is the first signing key, of the type that Algorithm needs; nil for a new one.
+	Key crypto.Signer
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 }
@@ -50,6 +56,8 @@ type Config struct {
 type Provider struct {
 	cfg  Config
 	base string // the path of IssuerURL, without a slash at the end
+	// signIn is nil unless Config.SignIn is set.
+	signIn *signIn
 
 	discoveries, keyFetches atomic.Int64
 
@@ -81,7 +89,12 @@ func New(cfg Config) (*Provider, error) {
 		cfg.Now = time.Now
 	}
 	p := &Provider{cfg: cfg, base: strings.TrimSuffix(u.Path, "/")}
-	if _, err := p.Rotate(); err != nil {
+	if cfg.SignIn {
+		if p.signIn, err = newSignIn(p); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := p.rotate(cfg.Key); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -123,13 +136,16 @@ func (p *Provider) Mint(claims map[string]any) (string, error) {
 
 // Rotate makes a new key, publishes it beside the others, signs with it from now on, and
 // returns its `kid`.
-func (p *Provider) Rotate() (keyID string, err error) {
+func (p *Provider) Rotate() (keyID string, err error) { return p.rotate(nil) }
+
+// rotate is Rotate with the given key; nil for a new one.
+func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
 	p.mu.Lock()
 	p.minted++
 	id := fmt.Sprintf("key-%d", p.minted)
 	p.mu.Unlock()
 	// Made without the lock: an RSA key takes its time.
-	key, err := newSigningKey(jose.SignatureAlgorithm(p.cfg.Algorithm), id)
+	key, err := newSigningKey(jose.SignatureAlgorithm(p.cfg.Algorithm), id, private)
 	if err != nil {
 		return "", err
 	}
@@ -169,11 +185,20 @@ func (p *Provider) Discoveries() int64 { return p.discoveries.Load() }
 func (p *Provider) KeyFetches() int64 { return p.keyFetches.Load() }
 
 // ServeHTTP implements http.Handler. The discovery document is at IssuerURL +
-// "/.well-known/openid-configuration", the key set at IssuerURL + "/keys".
+// "/.well-known/openid-configuration", the key set at IssuerURL + "/keys"; with Config.SignIn,
+// the sign-in page at IssuerURL + "/auth" and the token endpoint at IssuerURL + "/token".
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path, ok := strings.CutPrefix(r.URL.Path, p.base)
 	if !ok {
 		http.NotFound(w, r)
+		return
+	}
+	if p.signIn != nil && path == authorizationPath {
+		p.signIn.authorize(w, r)
+		return
+	}
+	if p.signIn != nil && path == tokenPath {
+		p.signIn.token(w, r)
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -194,23 +219,41 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // discoveryDocument has the members that OpenID Connect Discovery 1.0, section 3, requires of
-// a provider without an authorization endpoint.
+// a provider, and those of its sign-in where it has one.
 type discoveryDocument struct {
 	Issuer        string   `json:"issuer"`
 	JWKSURI       string   `json:"jwks_uri"`
 	ResponseTypes []string `json:"response_types_supported"`
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+
+	AuthorizationEndpoint string   `json:"authorization_endpoint,omitempty"`
+	TokenEndpoint         string   `json:"token_endpoint,omitempty"`
+	Scopes                []string `json:"scopes_supported,omitempty"`
+	GrantTypes            []string `json:"grant_types_supported,omitempty"`
+	ChallengeMethods      []string `json:"code_challenge_methods_supported,omitempty"`
+	ClientAuthentication  []string `json:"token_endpoint_auth_methods_supported,omitempty"`
 }
 
 func (p *Provider) discovery() discoveryDocument {
-	return discoveryDocument{
+	root := strings.TrimSuffix(p.cfg.IssuerURL, "/")
+	document := discoveryDocument{
 		Issuer:        p.cfg.IssuerURL,
-		JWKSURI:       strings.TrimSuffix(p.cfg.IssuerURL, "/") + keysPath,
+		JWKSURI:       root + keysPath,
 		ResponseTypes: []string{"id_token"},
 		SubjectTypes:  []string{"public"},
 		Algorithms:    []string{p.cfg.Algorithm},
 	}
+	if p.signIn != nil {
+		document.AuthorizationEndpoint = root + authorizationPath
+		document.TokenEndpoint = root + tokenPath
+		document.ResponseTypes = []string{"code"}
+		document.Scopes = []string{"openid", "email"}
+		document.GrantTypes = []string{"authorization_code"}
+		document.ChallengeMethods = []string{"S256"}
+		document.ClientAuthentication = []string{"none"}
+	}
+	return document
 }
 
 // keySet returns the public halves of the published keys (RFC 7517, section 5).
@@ -225,11 +268,16 @@ func (p *Provider) keySet() jose.JSONWebKeySet {
 }
 
 func writeJSON(w http.ResponseWriter, document any) {
+	writeJSONStatus(w, http.StatusOK, document)
+}
+
+func writeJSONStatus(w http.ResponseWriter, status int, document any) {
 	body, err := json.Marshal(document)
 	if err != nil {
 		http.Error(w, "encoding failed", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	_, _ = w.Write(body) // the client is gone if this fails
 }

@@ -5,8 +5,8 @@
 //
 //   {"action": "sign", "blob", "token", "options"}            with sigstore.sign
 //   {"action": "attest", "blob", "type", "token", "options"}  with sigstore.attest
-//   {"action": "build", "blob", "token", "signingConfig"}     with @sigstore/sign and the
-//       services of a signing config
+//   {"action": "build", "blob", "token", "signingConfig", "bundleType", "type"}  with
+//       @sigstore/sign and the services of a signing config; the last two are optional
 //   {"action": "verify", "blob", "bundle", "options"}         with sigstore.verify
 //
 // blob, bundle and signingConfig are paths. All but the last print the bundle.
@@ -24,9 +24,9 @@ async function build(request) {
   const builder = bundleBuilderFromSigningConfig({
     signingConfig: SigningConfig.fromJSON(readJSON(request.signingConfig)),
     identityProvider: { getToken: async () => request.token },
-    bundleType: 'messageSignature',
+    bundleType: request.bundleType || 'messageSignature',
   });
-  return bundleToJSON(await builder.create({ data: fs.readFileSync(request.blob) }));
+  return bundleToJSON(await builder.create({ data: fs.readFileSync(request.blob), type: request.type }));
 }
 
 async function main() {

@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ceremony
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// Plan is a ceremony: a root, new or there already, and intermediates below it.
+type Plan struct {
+	// Dir gets everything. It must not exist, or be empty.
+	Dir string
+	// Root is a root to be; it is ignored where Parent is set.
+	Root PlannedCertificate
+	// Parent is a root that is there already.
+	Parent        *Parent
+	Intermediates []PlannedIntermediate
+	// Now is the time of the ceremony.
+	Now time.Time
+	// Notes begin the transcript: the program's version, the digest of the plan's file.
+	Notes []string
+}
+
+// PlannedCertificate is a CA with a key to be made.
+type PlannedCertificate struct {
+	Subject Subject
+	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm.
+	Algorithm string
+	// NotBefore is Plan.Now where it is zero; NotAfter as in RootConfig and
+	// IntermediateConfig.
+	NotBefore, NotAfter time.Time
+	// Password encrypts the key; empty to have one drawn, which is written beside it.
+	Password []byte
+}
+
+// PlannedIntermediate is an intermediate to be.
+type PlannedIntermediate struct {
+	PlannedCertificate
+	ID string
+	// Request is a certificate signing request, PEM; empty to have a key made.
+	Request []byte
+	// PublishAt and ActivateAt go into the CA set; zero for the defaults.
+	PublishAt, ActivateAt time.Time
+}
+
+// transcriptFile tells who reads it what was done.
+const transcriptFile = "transcript.txt"
+
+// ceremony is a Plan while it is carried out. Nothing is written before all is made.
+type ceremony struct {
+	plan       Plan
+	transcript strings.Builder
+	files      []file
+	root       Parent
+	set        []string // entries of the CA set
+}
+
+// Run carries a plan out and returns its transcript, which stands in Dir too. If it fails,
+// it leaves nothing behind. Errors of the plan have key paths such as
+// ["intermediates", "0", "not_after"].
+func Run(plan Plan) (transcript string, err error) {
+	plan.Now = plan.Now.UTC().Truncate(time.Second)
+	if err := plan.check(); err != nil {
+		return "", err
+	}
+	c := &ceremony{plan: plan}
+	c.note("A ceremony for a certificate authority, at %s.", plan.Now.Format(time.RFC3339))
+	for _, note := range plan.Notes {
+		c.note("%s", note)
+	}
+	if err := c.makeRoot(); err != nil {
+		return "", keypath.Prefix(err, "root")
+	}
+	for i := range plan.Intermediates {
+		if err := c.makeIntermediate(i); err != nil {
+			return "", keypath.Prefix(err, "intermediates", strconv.Itoa(i))
+		}
+	}
+	if len(c.set) > 0 {
+		content := "# The CA set, made by mayfly ca ceremony. Paths are relative to this file.\ngeneration: 1\nauthorities:\n" + strings.Join(c.set, "")
+		c.files = append(c.files, file{"", setFile, publicMode, []byte(content)})
+	}
+	c.note("\nFiles, with the SHA-256 of those that are public:")
+	for _, f := range c.files {
+		digest := "(secret)"
+		if f.mode == publicMode {
+			digest = fmt.Sprintf("%x", sha256.Sum256(f.content))
+		}
+		c.note("  %s %s", filepath.Join(f.folder, f.name), digest)
+	}
+	transcript = c.transcript.String()
+	c.files = append(c.files, file{"", transcriptFile, publicMode, []byte(transcript)})
+	if err := writeAll(plan.Dir, c.files); err != nil {
+		return "", fmt.Errorf("writing the ceremony to %s: %w", plan.Dir, err)
+	}
+	return transcript, nil
+}
+
+// check reports every mistake at once, before keys are generated for nothing.
+func (p *Plan) check() error {
+	errs := []error{checkEmpty(p.Dir)}
+	if p.Parent == nil {
+		errs = append(errs, keypath.Prefix(p.Root.check(), "root"))
+	}
+	for i, planned := range p.Intermediates {
+		if len(planned.Request) == 0 {
+			errs = append(errs, keypath.Prefix(planned.check(), "intermediates", strconv.Itoa(i)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *PlannedCertificate) check() error {
+	if p.Algorithm == "" {
+		p.Algorithm = DefaultAlgorithm
+	}
+	return errors.Join(p.Subject.check(), checkAlgorithm(p.Algorithm), checkPassword("password", p.Password))
+}
+
+func (c *ceremony) note(format string, args ...any) {
+	fmt.Fprintf(&c.transcript, format+"\n", args...)
+}
+
+// orNow is t, or the time of the ceremony.
+func (c *ceremony) orNow(t time.Time) time.Time {
+	if t.IsZero() {
+		return c.plan.Now
+	}
+	return t
+}
+
+// newKey makes and notes a key.
+func (c *ceremony) newKey(algorithm string) (crypto.Signer, error) {
+	if algorithm == "" {
+		algorithm = DefaultAlgorithm
+	}
+	key, err := GenerateKey(algorithm)
+	if err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	c.note("  key: %s, generated now; SHA-256 of its SubjectPublicKeyInfo %x", algorithm, sha256.Sum256(spki))
+	return key, nil
+}
+
+func (c *ceremony) makeRoot() error {
+	c.note("\nRoot")
+	if c.plan.Parent != nil {
+		c.root = *c.plan.Parent
+		c.note("  it was there already")
+		c.describe(c.root.Chain[0])
+		return Conform(c.root.Chain[len(c.root.Chain)-1], nil)
+	}
+	planned := c.plan.Root
+	key, err := c.newKey(planned.Algorithm)
+	if err != nil {
+		return err
+	}
+	root, err := Root(RootConfig{Subject: planned.Subject, Signer: key, NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter})
+	if err != nil {
+		return err
+	}
+	c.note("  rehearsed with a key that was thrown away, and held against the certificate specification: it conforms")
+	c.describe(root)
+	c.root = Parent{Chain: []*x509.Certificate{root}, Signer: key}
+	c.files = append(c.files, file{rootDir, rootFile, publicMode, certificatePEM(root)})
+	return c.keepKey(rootDir, key, planned.Password, false)
+}
+
+// keepKey puts a key among the files, encrypted. A password that was given is written only
+// where keep is set: a server that starts by itself needs it, a root does not.
+func (c *ceremony) keepKey(folder string, key crypto.Signer, chosen []byte, keep bool) error {
+	secret := newPassword(chosen)
+	encrypted, err := encryptKey(key, secret)
+	if err != nil {
+		return err
+	}
+	c.files = append(c.files, file{folder, keyFile, secretMode, encrypted})
+	if secret.drawn || keep {
+		c.files = append(c.files, file{folder, passwordFile, secretMode, secret.file()})
+	}
+	return nil
+}
+
+func (c *ceremony) makeIntermediate(i int) error {
+	planned := c.plan.Intermediates[i]
+	c.note("\nIntermediate %s", planned.ID)
+	var (
+		key          crypto.Signer
+		intermediate *x509.Certificate
+		err          error
+	)
+	if len(planned.Request) > 0 {
+		c.note("  key: elsewhere; the request has SHA-256 %x, and its own signature verifies", sha256.Sum256(planned.Request))
+		_, intermediate, err = SignRequest(SignRequestConfig{
+			Request: planned.Request, Subject: planned.Subject, Parent: c.root,
+			NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter,
+		})
+	} else {
+		if key, err = c.newKey(planned.Algorithm); err != nil {
+			return err
+		}
+		intermediate, err = Intermediate(IntermediateConfig{
+			Subject: planned.Subject, PublicKey: key.Public(), Parent: c.root.Chain[0], ParentSigner: c.root.Signer,
+			NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter,
+		})
+	}
+	if err != nil {
+		return err
+	}
+	c.note("  rehearsed with a key that was thrown away, and held against the certificate specification: it conforms")
+	c.describe(intermediate)
+	chain := append([]*x509.Certificate{intermediate}, c.root.Chain...)
+	if err := verifyChain(chain); err != nil {
+		return err
+	}
+	c.note("  verified to the root, for code signing")
+	c.files = append(c.files, file{planned.ID, chainFile, publicMode, ChainPEM(chain)})
+	if key == nil {
+		c.note("  add it where its key is: mayfly ca add %s --chain chain.pem --key …", planned.ID)
+		return nil
+	}
+	c.addToSet(i, intermediate)
+	return c.keepKey(planned.ID, key, planned.Password, true)
+}
+
+// verifyChain verifies as a client does.
+func verifyChain(chain []*x509.Certificate) error {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(chain[len(chain)-1])
+	for _, c := range chain[1 : len(chain)-1] {
+		intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: chain[0].NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	})
+	if err != nil {
+		return fmt.Errorf("verifying the chain: %w", err)
+	}
+	return nil
+}
+
+func (c *ceremony) describe(certificate *x509.Certificate) {
+	c.note("  certificate: %s\n  serial number: %040x\n  valid from %s to %s\n  SHA-256: %x\n  held against the certificate specification after it was signed: it conforms",
+		certificate.Subject, certificate.SerialNumber, certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339), sha256.Sum256(certificate.Raw))
+}
+
+// addToSet adds an entry to the CA set: the first one signs from its beginning, the others
+// are published.
+func (c *ceremony) addToSet(i int, intermediate *x509.Certificate) {
+	planned := c.plan.Intermediates[i]
+	publish, activate := planned.PublishAt, planned.ActivateAt
+	if publish.IsZero() {
+		publish = intermediate.NotBefore
+	}
+	if activate.IsZero() && len(c.set) == 0 {
+		activate = publish
+	}
+	entry := fmt.Sprintf("  - id: %[1]s\n    chain: %[1]s/%[2]s # intermediate first, root last\n    signer: {file: {key: %[1]s/%[3]s, password_file: %[1]s/%[4]s}}\n    publish_at: %[5]s\n",
+		planned.ID, chainFile, keyFile, passwordFile, publish.UTC().Format(time.RFC3339))
+	if !activate.IsZero() {
+		entry += "    activate_at: " + activate.UTC().Format(time.RFC3339) + "\n"
+	}
+	c.set = append(c.set, entry)
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"crypto"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// day is a time in the validity of the test chains: 2026-01-01 and n days.
+func day(n float64) time.Time {
+	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(n * 24 * float64(time.Hour)))
+}
+
+// chainEnd is when the chains of setMember end, as a day.
+const chainEnd = 3*365 + 1 // 2028 is a leap year
+
+type dates struct{ publish, activate, retire float64 } // days; 0 for none
+
+func setMember(t testing.TB, id string, d dates) Member {
+	t.Helper()
+	b := newChainBuilder(t)
+	chain, err := ParseChain(b.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := NewAuthority(id, chain, b.issuingKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(n float64) time.Time {
+		if n == 0 {
+			return time.Time{}
+		}
+		return day(n)
+	}
+	return Member{ID: id, Chain: chain, Authority: authority, PublishAt: at(d.publish), ActivateAt: at(d.activate), RetireAt: at(d.retire)}
+}
+
+func mustSet(t testing.TB, generation uint64, members ...Member) *Set {
+	t.Helper()
+	s, err := NewSet(generation, members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func ids(s *Set, chains []*Chain) (list []string) {
+	for _, chain := range chains {
+		for _, m := range s.members {
+			if m.Chain == chain {
+				list = append(list, m.ID)
+			}
+		}
+	}
+	return list
+}
+
+func TestStateFollowsFromTheClockAlone(t *testing.T) {
+	t.Parallel()
+	// In the file's order, which means nothing.
+	s := mustSet(t, 7,
+		setMember(t, "c", dates{publish: 8, activate: 20, retire: 30}),
+		setMember(t, "later", dates{publish: 9}),
+		setMember(t, "a", dates{publish: 1, activate: 1}),
+		setMember(t, "b", dates{publish: 2, activate: 10, retire: 15}))
+	for _, test := range []struct {
+		day    float64
+		signs  string
+		bundle string
+	}{
+		{0.5, "", ""},
+		{1, "a", "a"},
+		{2, "a", "a b"},
+		{9, "a", "a b c later"},
+		{9.9999, "a", "a b c later"},
+		{10, "b", "b c later a"},
+		{15, "", "c later b a"}, // b has retired, and c has not begun
+		{20, "c", "c later b a"},
+		{30, "", "later c b a"},
+		{chainEnd, "", "later c b a"},
+		{chainEnd + 0.1, "", ""},
+	} {
+		now := day(test.day)
+		signs := ""
+		if authority, err := s.Active(now); err == nil {
+			signs = authority.ID()
+		} else if e := (*refusal.Error)(nil); !errors.As(err, &e) || e.Reason != refusal.CAExpiring {
+			t.Errorf("day %g: got error %v, want a refusal for CA_EXPIRING", test.day, err)
+		}
+		if test.day > chainEnd {
+			continue // what would sign then is refused by the profile, certificate by certificate
+		}
+		if bundle := strings.Join(ids(s, s.TrustBundle(now)), " "); signs != test.signs || bundle != test.bundle {
+			t.Errorf("day %g: %q signs and the bundle is %q, want %q and %q", test.day, signs, bundle, test.signs, test.bundle)
+		}
+	}
+}
+
+// Whatever the dates: nothing leaves the bundle before its end, nothing signs that is not in
+// it, and states only ever advance.
+func TestBundleIsMonotonic(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(7, 7))
+	pool := make([]Member, 4)
+	for i := range pool {
+		pool[i] = setMember(t, string(rune('a'+i)), dates{})
+	}
+	for range 60 {
+		members := slices.Clone(pool)
+		for i := range members {
+			m := &members[i]
+			m.PublishAt = day(float64(1 + random.IntN(40)))
+			m.ActivateAt, m.RetireAt = time.Time{}, time.Time{}
+			if random.IntN(5) > 0 {
+				m.ActivateAt = m.PublishAt.Add(time.Duration(random.IntN(1000)) * time.Hour)
+			}
+			if random.IntN(3) == 0 {
+				m.RetireAt = later(m.ActivateAt, m.PublishAt).Add(time.Duration(1+random.IntN(1000)) * time.Hour)
+			}
+		}
+		s, err := NewSet(1, members)
+		if err != nil {
+			continue // two with one activate_at
+		}
+		seen := map[string]State{}
+		for hour := 0; hour < 24*150; hour += 2 {
+			now := day(0).Add(time.Duration(hour) * time.Hour)
+			bundle := ids(s, s.TrustBundle(now))
+			if authority, err := s.Active(now); err == nil && (len(bundle) == 0 || bundle[0] != authority.ID()) {
+				t.Fatalf("at %s %q signs, and the bundle is %q", now, authority.ID(), bundle)
+			}
+			for _, m := range s.members {
+				state := m.StateAt(now)
+				if state < seen[m.ID] || state > Staged != slices.Contains(bundle, m.ID) {
+					t.Fatalf("at %s %q is %s after %s, and the bundle is %q", now, m.ID, state, seen[m.ID], bundle)
+				}
+				seen[m.ID] = state
+			}
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func TestNewSetRefuses(t *testing.T) {
+	t.Parallel()
+	a := setMember(t, "a", dates{publish: 1, activate: 2})
+	same := func(change func(*Member)) Member {
+		m := setMember(t, "b", dates{publish: 1, activate: 3})
+		change(&m)
+		return m
+	}
+	for name, test := range map[string]struct {
+		second Member
+		path   string
+		want   string
+	}{
+		"same ID":              {same(func(m *Member) { m.ID = "a" }), "authorities 1 id", "two authorities have the ID"},
+		"same activate_at":     {same(func(m *Member) { m.ActivateAt = a.ActivateAt }), "authorities 1 activate_at", "both begin to sign"},
+		"same key":             {same(func(m *Member) { m.Chain = a.Chain }), "authorities 1 chain", "needs a new key"},
+		"no publish_at":        {same(func(m *Member) { m.PublishAt = time.Time{} }), "authorities 1 publish_at", "is missing"},
+		"signs unpublished":    {same(func(m *Member) { m.PublishAt = day(4) }), "authorities 1 activate_at", "before it is published"},
+		"retires before":       {same(func(m *Member) { m.RetireAt = day(3) }), "authorities 1 retire_at", "begins to sign only at"},
+		"signs before its day": {same(func(m *Member) { m.PublishAt, m.ActivateAt = day(-5), day(-1) }), "authorities 1 activate_at", "are valid from"},
+		"signs after its end":  {same(func(m *Member) { m.ActivateAt = day(chainEnd) }), "authorities 1 activate_at", "are valid from"},
+	} {
+		_, err := NewSet(1, []Member{a, test.second})
+		all := keypath.All(err)
+		if len(all) != 1 || strings.Join(all[0].Path, " ") != test.path || !strings.Contains(all[0].Error(), test.want) {
+			t.Errorf("%s: got %v, want one at %s that says %q", name, err, test.path, test.want)
+		}
+	}
+	if _, err := NewSet(0, nil); err == nil || len(keypath.All(err)) != 2 {
+		t.Errorf("a set without anything: %v", err)
+	}
+}
+
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	a, b := setMember(t, "a", dates{publish: 1, activate: 1}), setMember(t, "b", dates{publish: 5, activate: 10})
+	moved := b
+	moved.ActivateAt = day(12)
+	unpublished := b
+	unpublished.PublishAt = day(9)
+	renamed := b
+	renamed.ID = "c"
+	now := day(6)
+	for name, test := range map[string]struct {
+		next *Set
+		want string // "" for accepted
+	}{
+		"the same once more":                {mustSet(t, 3, b, a), ""},
+		"a later one":                       {mustSet(t, 4, a, moved), ""},
+		"another name":                      {mustSet(t, 4, a, renamed), ""},
+		"an older one":                      {mustSet(t, 2, a, b), "generation 2 is older than generation 3"},
+		"the same with other content":       {mustSet(t, 3, a, moved), "write 4"},
+		"one without what is published":     {mustSet(t, 4, a), `authority "b" is in the trust bundle until`},
+		"one that takes a publication back": {mustSet(t, 4, a, unpublished), `authority "b" is in the trust bundle until`},
+	} {
+		authorities := NewAuthorities(mustSet(t, 3, a, b))
+		before := authorities.Set()
+		err := authorities.Replace(test.next, now)
+		switch {
+		case test.want == "" && (err != nil || authorities.Set() != test.next):
+			t.Errorf("%s: %v", name, err)
+		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || authorities.Set() != before):
+			t.Errorf("%s: got %v, want an error that says %q and the set that was", name, err, test.want)
+		}
+	}
+}
+
+func TestCheckAt(t *testing.T) {
+	t.Parallel()
+	index := func(id string) int { return int(id[0] - 'a') }
+	a := setMember(t, "a", dates{publish: 1, activate: 1})
+	for name, test := range map[string]struct {
+		set      *Set
+		day      float64
+		err      string
+		warnings []string
+	}{
+		"well":                         {mustSet(t, 1, a), 2, "", nil},
+		"first one to come":            {mustSet(t, 1, a), 0.5, `"a" is next, at 2026-01-02`, nil},
+		"active one has ended":         {mustSet(t, 1, a), chainEnd + 1, "authorities: 0: chain: authority \"a\" is to sign: the CA certificate", nil},
+		"retired one has ended":        {mustSet(t, 1, a, setMemberEnding(t, "b", 4*365)), chainEnd + 2, "", nil},
+		"lead is short":                {mustSet(t, 1, a, setMember(t, "b", dates{publish: 5, activate: 5.5})), 5.2, "", []string{`"b" signs 12h0m0s after it is published`}},
+		"lead was short long ago":      {mustSet(t, 1, a, setMember(t, "b", dates{publish: 5, activate: 5.5})), 8, "", nil},
+		"gap between two":              {mustSet(t, 1, setMember(t, "a", dates{1, 1, 4}), setMember(t, "b", dates{publish: 2, activate: 6})), 3, "", []string{"nothing signs from 2026-01-05"}},
+		"retires without a successor":  {mustSet(t, 1, setMember(t, "a", dates{1, 1, 4})), 3, "", []string{"nothing signs from 2026-01-05"}},
+		"stopped on purpose":           {mustSet(t, 1, setMember(t, "a", dates{1, 1, 4})), 5, "", []string{"every request is refused"}},
+		"nothing is ever to sign":      {mustSet(t, 1, setMember(t, "a", dates{publish: 1})), 5, "mayfly ca activate", nil},
+		"successor retires as planned": {mustSet(t, 1, setMember(t, "a", dates{1, 1, 6}), setMember(t, "b", dates{publish: 2, activate: 6})), 3, "", nil},
+	} {
+		warnings, err := test.set.CheckAt(day(test.day), index)
+		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+			t.Errorf("%s: got error %v, want %q", name, err, test.err)
+		}
+		if len(warnings) != len(test.warnings) {
+			t.Errorf("%s: got warnings %v, want %q", name, warnings, test.warnings)
+			continue
+		}
+		for i, want := range test.warnings {
+			if !strings.Contains(warnings[i].Error(), want) {
+				t.Errorf("%s: got warning %v, want %q", name, warnings[i], want)
+			}
+		}
+	}
+}
+
+// setMemberEnding is a member that takes over when the usual chains end, and ends later.
+func setMemberEnding(t *testing.T, id string, end int) Member {
+	t.Helper()
+	b := newChainBuilder(t)
+	b.issuing.NotAfter = day(float64(end))
+	chain, err := ParseChain(b.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := NewAuthority(id, chain, b.issuingKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Member{ID: id, Chain: chain, Authority: authority, PublishAt: day(chainEnd - 5), ActivateAt: day(chainEnd - 1)}
+}
+
+// A key that was not loaded, since it had retired, is never used when a clock goes back.
+func TestActiveWithoutKey(t *testing.T) {
+	t.Parallel()
+	a := setMember(t, "a", dates{publish: 1, activate: 1})
+	a.Authority = nil
+	s := mustSet(t, 1, a, setMember(t, "b", dates{publish: 2, activate: 10}))
+	if _, err := s.Active(day(9)); err == nil || !strings.Contains(errors.Unwrap(err).Error(), "clock set back") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestWindows(t *testing.T) {
+	t.Parallel()
+	s := mustSet(t, 1,
+		setMember(t, "a", dates{publish: 1, activate: 1}), setMember(t, "b", dates{2, 10, 40}), setMember(t, "c", dates{publish: 3}))
+	type window struct {
+		ID         string
+		Start, End time.Time
+	}
+	got := []window{}
+	for _, w := range s.Windows(day(11)) {
+		got = append(got, window{w.ID, w.Start, w.End})
+	}
+	want := []window{
+		{"b", day(0), time.Time{}}, // its retirement is yet to come, and may be put off
+		{"c", day(0), time.Time{}},
+		{"a", day(0), day(10).Add(70 * time.Minute)},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("windows (-want +got):\n%s", diff)
+	}
+}
+
+func TestSetOfOne(t *testing.T) {
+	t.Parallel()
+	b := newChainBuilder(t)
+	chain, err := ParseChain(b.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var key crypto.Signer = b.issuingKey
+	authority, err := NewAuthority("file", chain, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := SetOf(authority)
+	if got, err := s.Active(day(1)); err != nil || got != authority || len(s.TrustBundle(day(1))) != 1 {
+		t.Errorf("it does not sign (%v), or is in no trust bundle", err)
+	}
+	if warnings, err := s.CheckAt(day(1), func(string) int { return 0 }); err != nil || len(warnings) > 0 {
+		t.Errorf("it is not well: %v %v", warnings, err)
+	}
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/caset"
+)
+
+// addFlags are the flags of mayfly ca add.
+type addFlags struct {
+	setFlags
+	root, rootPasswordFile   string
+	chain, key, passwordFile string
+	algorithm                string
+	subject                  ceremony.Subject
+	publishAt, activateAt    string
+}
+
+func caAddCommand() *cobra.Command {
+	var flags addFlags
+	c := &cobra.Command{
+		Use:   "add [ID]",
+		Short: "Add an authority to the set and publish it",
+		Long: `Add an authority to the CA set. It enters the trust bundle at once, or at --publish-at, and
+signs nothing before it is activated (mayfly ca activate, or --activate-at).
+
+With --root it is made here: a new key, and an intermediate that the root in that folder
+signs. Without, --chain and --key name one that was made elsewhere (mayfly ca request and
+sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if none is given.`,
+		Example: "  mayfly ca add --set ca --root /media/usb/root\n  mayfly ca add --set ca 2027-a --chain ca/2027-a/chain.pem --key ca/2027-a/key.pem --password-file ca/2027-a/pass",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			id := ""
+			if len(args) > 0 {
+				id = args[0]
+			}
+			return flags.run(c, id)
+		},
+	}
+	flags.editFlags(c)
+	f := c.Flags()
+	f.StringVar(&flags.root, "root", "", "folder of the root that signs the new intermediate: root.pem, key.pem, pass")
+	f.StringVar(&flags.rootPasswordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
+	f.StringVar(&flags.chain, "chain", "", "PEM file of an authority made elsewhere: the issuing CA first, the root last")
+	f.StringVar(&flags.key, "key", "", "PEM file of its private key")
+	f.StringVar(&flags.passwordFile, "password-file", "", "file with the password of its key; with --root, of the key to be made")
+	f.StringVar(&flags.algorithm, "algorithm", ceremony.DefaultAlgorithm, "of the new key")
+	f.StringVar(&flags.subject.CommonName, "common-name", "", "the CN of the new intermediate (default: ORGANIZATION intermediate ID)")
+	f.StringVar(&flags.subject.Organization, "organization", "", "its O (default: the root's)")
+	f.StringVar(&flags.publishAt, "publish-at", "", "when it enters the trust bundle (default: now)")
+	f.StringVar(&flags.activateAt, "activate-at", "", "when it begins to sign (default: not decided)")
+	return c
+}
+
+func (f *addFlags) run(c *cobra.Command, id string) (err error) {
+	if (f.root == "") == (f.chain == "") || (f.chain == "") != (f.key == "") {
+		return usageError{errors.New("either --root, or --chain and --key are demanded; see mayfly ca add --help")}
+	}
+	editor, err := f.editor()
+	if err != nil {
+		return err
+	}
+	set, _, err := config.LoadCASet(editor.Path)
+	if err != nil {
+		return err
+	}
+	entry := config.CASetAuthority{ID: id}
+	if entry.ID == "" {
+		entry.ID = nextID(set, editor.Now)
+	}
+	if !config.ValidAuthorityID(entry.ID) {
+		return usageError{fmt.Errorf("the ID %q should be up to 64 lower-case letters, digits, dots, hyphens and underscores", entry.ID)}
+	}
+	if set.Index(entry.ID) >= 0 {
+		return fmt.Errorf("%s has an authority %q already; give the new one another ID", editor.Path, entry.ID)
+	}
+	if entry.PublishAt, err = parseTime("publish-at", f.publishAt); err != nil {
+		return err
+	}
+	if entry.ActivateAt, err = parseTime("activate-at", f.activateAt); err != nil {
+		return err
+	}
+	entry.Chain, entry.Signer.File = f.chain, &config.CASetKeyFile{Key: f.key, PasswordFile: f.passwordFile}
+	if f.root != "" {
+		made, err := f.make(c, editor, entry.ID)
+		if err != nil {
+			return err
+		}
+		entry.Chain, entry.Signer.File = made.ChainFile, &config.CASetKeyFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
+	}
+	result, err := editor.Add(entry)
+	if err != nil {
+		if f.root != "" { // nothing of what was made is of use, or known to anybody
+			err = errors.Join(err, os.RemoveAll(filepath.Dir(entry.Chain)))
+		}
+		return err
+	}
+	return f.print(c, result, fmt.Sprintf("Authority %s was added.", entry.ID))
+}
+
+// make makes the authority in a folder beside the set.
+func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (*ceremony.AuthorityResult, error) {
+	parent, err := openParent(c, f.root, f.rootPasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	password, err := readPassword(c, f.passwordFile)
+	if err != nil {
+		return nil, err
+	}
+	return ceremony.NewAuthority(ceremony.AuthorityConfig{
+		Dir:       filepath.Join(filepath.Dir(editor.Path), id),
+		Subject:   subjectOr(f.subject, parent.Chain[0], id),
+		Algorithm: f.algorithm,
+		Password:  password,
+		Parent:    parent,
+		NotBefore: editor.Now,
+	})
+}
+
+// nextID is the year and the first letter that is free: 2026-a, 2026-b.
+func nextID(set *config.CASet, now time.Time) string {
+	for letter := 'a'; letter <= 'z'; letter++ {
+		if id := fmt.Sprintf("%d-%c", now.Year(), letter); set.Index(id) < 0 {
+			return id
+		}
+	}
+	return fmt.Sprintf("%d-%d", now.Year(), now.Unix())
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/app/caset"
+)
+
+func caCheckCommand() *cobra.Command {
+	var flags setFlags
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Load the set as a server does, and ask the logs whether they accept its roots",
+		Long: `Load the CA set as a server does: every chain is checked, every key is opened and signs,
+and an authority must be active now. With --config, each Certificate Transparency log is
+also asked whether it accepts the root of every authority. The exit code is 1 if a server
+would not load the set, or a log would refuse its certificates.`,
+		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			path, err := flags.path()
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			loaded, err := caset.Load(path, now)
+			if err != nil {
+				return err
+			}
+			for _, warning := range append(loaded.Warnings, departures(loaded)...) {
+				fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
+			}
+			authority, err := loaded.Set.Active(now)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			fmt.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", path, loaded.Set.Generation(), authority.ID())
+			if flags.config == "" {
+				return nil
+			}
+			cfg, _, err := config.LoadServer(flags.config, os.Environ())
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", len(cfg.CT.Logs))
+			return nil
+		},
+	}
+	flags.readFlags(c)
+	return c
+}
+
+// departures tells where a chain is not what mayfly itself would make. A server loads it.
+func departures(loaded *caset.Loaded) (warnings []error) {
+	for _, m := range loaded.Set.Members() {
+		chain := m.Chain.Certificates
+		if len(chain) < 2 {
+			continue
+		}
+		for _, err := range []error{ceremony.Conform(chain[0], chain[1]), ceremony.Conform(chain[len(chain)-1], nil)} {
+			if err != nil {
+				warnings = append(warnings, fmt.Errorf("authority %s departs from the certificate specification: %w", m.ID, err))
+			}
+		}
+	}
+	return warnings
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+)
+
+func caSignIntermediateCommand() *cobra.Command {
+	var config ceremony.SignRequestConfig
+	var root, passwordFile, csr, out, notBefore, notAfter string
+	c := &cobra.Command{
+		Use:   "sign-intermediate",
+		Short: "Sign the request of an intermediate with the root, offline",
+		Long: `Sign a certificate signing request with the root: the request's key and subject count, and
+everything else follows the certificate specification (path length 0, extended key usage
+codeSigning, three years, never longer than the root). The certificate is checked before
+the root signs it and after. No network is used.`,
+		Example: "  mayfly ca sign-intermediate --root /media/usb/root --csr request.csr --out chain.pem",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if root == "" || csr == "" || out == "" {
+				return usageError{errors.New("--root, --csr and --out are demanded; see mayfly ca sign-intermediate --help")}
+			}
+			if config.Request, err = readInput(c.InOrStdin(), csr); err != nil {
+				return err
+			}
+			if config.NotBefore, err = parseTime("not-before", notBefore); err != nil {
+				return err
+			}
+			if config.NotBefore.IsZero() {
+				config.NotBefore = time.Now()
+			}
+			if config.NotAfter, err = parseTime("not-after", notAfter); err != nil {
+				return err
+			}
+			if config.Parent, err = openParent(c, root, passwordFile); err != nil {
+				return err
+			}
+			chain, intermediate, err := ceremony.SignRequest(config)
+			if err != nil {
+				return err
+			}
+			if err := writeNew(out, chain); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject, intermediate.SerialNumber,
+				intermediate.NotBefore.UTC().Format(time.RFC3339), intermediate.NotAfter.UTC().Format(time.RFC3339), out)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&root, "root", "", "folder of the root: root.pem, key.pem, pass (demanded)")
+	f.StringVar(&passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
+	f.StringVar(&csr, "csr", "", "the certificate signing request, PEM (demanded)")
+	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (demanded)")
+	f.StringVar(&config.Subject.CommonName, "common-name", "", "instead of the request's CN")
+	f.StringVar(&config.Subject.Organization, "organization", "", "instead of the request's O")
+	f.StringVar(&notBefore, "not-before", "", "beginning of its validity (default: now)")
+	f.StringVar(&notAfter, "not-after", "", "end of its validity (default: three years, or the root's end)")
+	return c
+}
+
+// writeNew writes a public file that must not be there.
+func writeNew(name string, content []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}

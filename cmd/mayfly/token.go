@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/internal/devworld"
+)
+
+func tokenCommand() *cobra.Command {
+	var world, email string
+	var claims []string
+	c := &cobra.Command{
+		Use:   "token",
+		Short: "Get an ID token from a running mayfly dev",
+		Long: `Get an ID token from a running mayfly dev and print it: for the audience sigstore, good for
+ten minutes, email_verified, unless --claim says otherwise.
+
+A claim is text; true and false are booleans, a JSON object or array is one, exp, iat and nbf
+are numbers, a name given twice is a list, and an empty value leaves the claim out.`,
+		Example: `  export SIGSTORE_ID_TOKEN=$(mayfly token --email alice@example.com)
+  mayfly token --claim aud=somebody-else --claim email_verified=false`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			query := url.Values{}
+			if email != "" {
+				query.Set("email", email)
+			}
+			for _, claim := range claims {
+				name, value, ok := strings.Cut(claim, "=")
+				if !ok || name == "" {
+					return usageError{fmt.Errorf("--claim is %q; it looks like name=value", claim)}
+				}
+				query.Add(name, value)
+			}
+			token, err := fetch(c.Context(), world, "/dev/token", query, "only mayfly dev gives tokens away; is that one?")
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n", token)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&world, "url", "http://"+devworld.DefaultListen, "the running mayfly dev")
+	f.StringVar(&email, "email", "", "who to be (default: "+devworld.DefaultEmail+", unless --claim sub=… names somebody)")
+	// An array, not a slice: values may hold commas.
+	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
+	return c
+}
+
+const (
+	fetchTimeout = 10 * time.Second
+	maxFetched   = 4 << 20
+)
+
+// fetch gets a document from a running instance. Where there is none at that path, the error
+// ends in absent.
+func fetch(ctx context.Context, base, path string, query url.Values, absent string) ([]byte, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usageError{fmt.Errorf("--url is %q; it looks like http://%s", base, devworld.DefaultListen)}
+	}
+	u.Path, u.RawQuery = strings.TrimRight(u.Path, "/")+path, query.Encode()
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("nothing listens at %s: start mayfly dev there, or name the running instance with --url", base)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxFetched))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the answer of %s: %w", base, err)
+	case response.StatusCode == http.StatusNotFound:
+		return nil, fmt.Errorf("%s has nothing at %s: %s", base, path, absent)
+	case response.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s answers %s: %s", base, response.Status, strings.TrimSpace(string(body[:min(len(body), 500)])))
+	}
+	return body, nil
+}

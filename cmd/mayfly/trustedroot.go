@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
+)
+
+func trustedRootCommand() *cobra.Command {
+	return documentCommand(&cobra.Command{
+		Use:   "trusted-root",
+		Short: "Print trusted_root.json, what verifiers trust",
+		Long: `Print trusted_root.json: the CA's chains, the Certificate Transparency logs, and what trust:
+in the configuration adds. Verifiers take it (cosign verify --trusted-root), and TUF
+repositories publish it under this name.`,
+	}, trustroot.TrustedRootName, trustroot.Instance.TrustedRoot)
+}
+
+func signingConfigCommand() *cobra.Command {
+	return documentCommand(&cobra.Command{
+		Use:   "signing-config",
+		Short: "Print signing_config.v0.2.json, where signers go",
+		Long: `Print signing_config.v0.2.json: the CA, the providers at which people sign in (the static
+issuers of type email for the audience sigstore), and the Rekor v2 logs and timestamp
+authorities of trust: in the configuration that have no end. Signers take it (cosign sign
+--signing-config), and TUF repositories publish it under this name.`,
+	}, trustroot.SigningConfigName, trustroot.Instance.SigningConfig)
+}
+
+// documentCommand completes a command that prints one of the two documents.
+func documentCommand(c *cobra.Command, name string, render func(trustroot.Instance) ([]byte, error)) *cobra.Command {
+	var configFile, running string
+	c.Long += `
+
+It comes from a configuration file, or from a running instance, where it says the live state.
+Both need public_url in the configuration. Equal state gives equal bytes.`
+	c.Example = "  mayfly " + c.Use + " --config mayfly.yaml > " + name + "\n  mayfly " + c.Use + " --url https://ca.example > " + name
+	c.Args = cobra.NoArgs
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if (configFile == "") == (running == "") {
+			return usageError{errors.New("either --config or --url is demanded; see " + c.CommandPath() + " --help")}
+		}
+		var document []byte
+		var err error
+		if running != "" {
+			document, err = fetch(c.Context(), running, "/"+name, nil, "a server without public_url in its configuration cannot say where it is")
+		} else {
+			document, err = renderFrom(configFile, render)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = c.OutOrStdout().Write(document)
+		return err
+	}
+	c.Flags().StringVar(&configFile, "config", "", "the server's configuration file")
+	c.Flags().StringVar(&running, "url", "", "a running instance, as in https://ca.example")
+	return c
+}
+
+func renderFrom(configFile string, render func(trustroot.Instance) ([]byte, error)) ([]byte, error) {
+	instance, err := app.LoadInstance(app.Options{ConfigFile: configFile, Environ: os.Environ()})
+	if err != nil {
+		return nil, err
+	}
+	return render(instance)
+}

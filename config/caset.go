@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+)
+
+// CASet is a CA set, the file that `ca.set` names and `mayfly ca` writes. Paths in it are
+// relative to it; LoadCASet has resolved them. Times are RFC 3339, whole seconds.
+type CASet struct {
+	// Generation is `generation`: a whole number that grows with every edit. A server never
+	// loads an older one, nor the one that it has with another content.
+	Generation uint64
+	// Authorities is `authorities`, in the order of the file, which means nothing.
+	Authorities []CASetAuthority
+
+	file    *File
+	content []byte
+}
+
+// CASetAuthority is an entry of `authorities`. Each needs an id, a chain and publish_at.
+type CASetAuthority struct {
+	// ID is `id`: up to 64 lower-case letters, digits, dots, hyphens and underscores.
+	ID string
+	// Chain is `chain`, a PEM file: the issuing CA first, the root last and included.
+	Chain string
+	// Signer is `signer`. It may be left out once the authority has retired.
+	Signer CASetSigner
+	// PublishAt is `publish_at`: from then on it is in the trust bundle.
+	PublishAt time.Time
+	// ActivateAt is `activate_at`: from then on it signs, until the next one's activate_at
+	// or its own retire_at. Without one it does not sign.
+	ActivateAt time.Time
+	// RetireAt is `retire_at`: it signs no more from then on, and stays in the trust bundle
+	// until its certificates end. Without one it signs until another begins.
+	RetireAt time.Time
+}
+
+// CASetSigner is `signer`: where the private key is.
+type CASetSigner struct {
+	// File is `signer.file`: the key lies in a file.
+	File *CASetKeyFile
+}
+
+// CASetKeyFile is `signer.file`.
+type CASetKeyFile struct {
+	// Key is `key`, the PEM file of the private key. It must be named.
+	Key string
+	// PasswordFile is `password_file`: the password of an encrypted key, without the
+	// newline at its end.
+	PasswordFile string
+}
+
+// LoadCASet reads the CA set from the file called path. Its errors and warnings are those
+// of LoadServer. It opens no other file.
+func LoadCASet(path string) (*CASet, []Mistake, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ParseCASet(path, content)
+}
+
+// ParseCASet is LoadCASet for a file that has been read already. Relative paths in it are
+// relative to the directory of name, which is also what mistakes call the file.
+func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
+	r := &report{file: name}
+	file, ok := parse(r, content, yamlOnly)
+	if !ok {
+		warnings, err := r.result()
+		return nil, warnings, err
+	}
+	set := &CASet{file: file, content: content}
+	l := &setLoader{decoder: &decoder{report: r}, set: set, dir: filepath.Dir(name)}
+	l.object(
+		field{name: "generation", read: l.generation},
+		field{name: "authorities", read: l.list(l.authority)},
+	)(file.root)
+	if _, ok := file.root.lookup("generation"); !ok {
+		r.mistake(file.root.at, "generation is missing: it is a whole number from 1 on that grows with every edit")
+	}
+	if _, ok := file.root.lookup("authorities"); !ok {
+		r.mistake(file.root.at, "authorities is missing: it lists the authorities of the set")
+	}
+	warnings, err := r.result()
+	if err != nil {
+		return nil, warnings, err
+	}
+	return set, warnings, nil
+}
+
+// Name is the file's name as it was given to the loader.
+func (s *CASet) Name() string { return s.file.name }
+
+// Content is the file's content as it was read.
+func (s *CASet) Content() []byte { return s.content }
+
+// Index returns the place of the authority id in Authorities, or -1.
+func (s *CASet) Index(id string) int {
+	for i, a := range s.Authorities {
+		if a.ID == id {
+			return i
+		}
+	}
+	return -1
+}
+
+// Explain maps every keypath error in err to its place in the file; nil for nil.
+func (s *CASet) Explain(err error) error { return s.file.Mistakes(err).asError() }
+
+// Files returns the other files that the set names.
+func (s *CASet) Files() []string {
+	var files []string
+	for _, a := range s.Authorities {
+		files = append(files, a.Chain)
+		if k := a.Signer.File; k != nil {
+			files = append(files, k.Key)
+			if k.PasswordFile != "" {
+				files = append(files, k.PasswordFile)
+			}
+		}
+	}
+	return files
+}
+
+// setLoader reads a CA set.
+type setLoader struct {
+	*decoder
+	set *CASet
+	dir string
+}
+
+func (l *setLoader) generation(n *node) {
+	value, err := strconv.ParseUint(n.value, 10, 63)
+	if n.kind != scalar || n.tag != tagInt || err != nil || value == 0 {
+		l.mistake(n.at, "found %s, where a whole number from 1 on is wanted", n.what())
+		return
+	}
+	l.set.Generation = value
+}
+
+var authorityID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// ValidAuthorityID tells whether an authority may be called id.
+func ValidAuthorityID(id string) bool { return authorityID.MatchString(id) }
+
+func (l *setLoader) authority(_ int, n *node) {
+	var a CASetAuthority
+	before := len(l.mistakes)
+	l.object(
+		field{name: "id", read: l.text(&a.ID)},
+		field{name: "chain", read: l.path(&a.Chain)},
+		field{name: "signer", read: l.object(field{name: "file", read: func(n *node) {
+			a.Signer.File = &CASetKeyFile{}
+			l.object(
+				field{name: "key", read: l.path(&a.Signer.File.Key)},
+				field{name: "password_file", read: l.path(&a.Signer.File.PasswordFile)},
+			)(n)
+			if a.Signer.File.Key == "" {
+				l.mistake(n.at, "key is missing: it names the PEM file of the authority's private key")
+			}
+		}})},
+		field{name: "publish_at", read: l.time(&a.PublishAt)},
+		field{name: "activate_at", read: l.time(&a.ActivateAt)},
+		field{name: "retire_at", read: l.time(&a.RetireAt)},
+	)(n)
+	l.set.Authorities = append(l.set.Authorities, a)
+	if len(l.mistakes) > before {
+		return
+	}
+	if !ValidAuthorityID(a.ID) {
+		l.mistake(n.at, "the authority has the id %q; an id has up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
+	}
+	if a.Chain == "" {
+		l.mistake(n.at, "authority %q has no chain", shorten(a.ID))
+	}
+	if a.PublishAt.IsZero() {
+		l.mistake(n.at, "authority %q has no publish_at", shorten(a.ID))
+	}
+}
+
+func (l *setLoader) path(into *string) reader {
+	return func(n *node) {
+		l.text(into)(n)
+		if *into != "" && !filepath.IsAbs(*into) {
+			*into = filepath.Join(l.dir, *into)
+		}
+	}
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+const exampleSet = `# Kept.
+generation: 7
+authorities:
+  - id: 2026-a
+    chain: 2026-a/chain.pem # this too
+    signer: {file: {key: 2026-a/key.pem, password_file: 2026-a/pass}}
+    publish_at: 2026-11-01T00:00:00Z
+    activate_at: "2026-11-08T01:00:00+01:00"
+    retire_at: 2027-11-01T00:00:00Z
+  - {id: b, chain: /abs/chain.pem, publish_at: 2027-10-01T00:00:00Z}
+`
+
+func TestParseCASet(t *testing.T) {
+	t.Parallel()
+	got, warnings, err := ParseCASet("dir/ca.yaml", []byte(exampleSet))
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	date := func(year int, month time.Month, day int) time.Time {
+		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	}
+	want := &CASet{Generation: 7, Authorities: []CASetAuthority{
+		{
+			ID: "2026-a", Chain: "dir/2026-a/chain.pem",
+			Signer:    CASetSigner{File: &CASetKeyFile{Key: "dir/2026-a/key.pem", PasswordFile: "dir/2026-a/pass"}},
+			PublishAt: date(2026, 11, 1), ActivateAt: date(2026, 11, 8), RetireAt: date(2027, 11, 1),
+		},
+		{ID: "b", Chain: "/abs/chain.pem", PublishAt: date(2027, 10, 1)},
+	}}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(CASet{})); diff != "" {
+		t.Errorf("the set (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"dir/2026-a/chain.pem", "dir/2026-a/key.pem", "dir/2026-a/pass", "/abs/chain.pem"}, got.Files()); diff != "" {
+		t.Errorf("its files (-want +got):\n%s", diff)
+	}
+}
+
+// Every mistake at once, each with its place.
+func TestParseCASetRefuses(t *testing.T) {
+	t.Parallel()
+	_, _, err := ParseCASet("s", []byte(`generation: -1
+authorities:
+  - {id: A, chain: c, publish_at: 2026-11-01T00:00:00Z}
+  - {id: b, publish_at: 2026-11-01T00:00:00.5Z}
+  - {id: c}
+  - text
+  - {id: d, chain: [c], signer: {file: {password_file: p}}, publish_at: yesterday}
+aliases: {}
+`))
+	want := strings.TrimSpace(`
+s:1:13: found the number -1, where a whole number from 1 on is wanted
+s:3:5: the authority has the id "A"; an id has up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a
+s:4:25: found the date 2026-11-01T00:00:00.5Z, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z
+s:5:5: authority "c" has no chain
+s:5:5: authority "c" has no publish_at
+s:6:5: found text, where a mapping with the keys id, chain, signer, publish_at, activate_at, retire_at is wanted
+s:7:20: found a list, where text is wanted
+s:7:40: key is missing: it names the PEM file of the authority's private key
+s:7:73: found text, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z
+s:8:1: unknown key "aliases"; the keys here are generation, authorities`)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("mistakes (-want +got):\n%s", diff)
+	}
+}
+
+func TestEditCASet(t *testing.T) {
+	t.Parallel()
+	set, _, err := ParseCASet("dir/ca.yaml", []byte(exampleSet))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2027, 10, 9, 8, 7, 6, 0, time.UTC)
+	content, err := set.Edit(CASetEdit{
+		ID: "2026-a", ActivateAt: &at, RetireAt: &time.Time{},
+		Add: &CASetAuthority{ID: "c", Chain: "dir/c/chain.pem", Signer: CASetSigner{File: &CASetKeyFile{Key: "/c/key.pem"}}, PublishAt: at, RetireAt: at},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `# Kept.
+generation: 8
+authorities:
+  - id: 2026-a
+    chain: 2026-a/chain.pem # this too
+    signer: {file: {key: 2026-a/key.pem, password_file: 2026-a/pass}}
+    publish_at: 2026-11-01T00:00:00Z
+    activate_at: 2027-10-09T08:07:06Z
+  - {id: b, chain: /abs/chain.pem, publish_at: '2027-10-01T00:00:00Z'}
+  - id: c
+    chain: c/chain.pem
+    signer: {file: {key: /c/key.pem}}
+    publish_at: 2027-10-09T08:07:06Z
+    retire_at: 2027-10-09T08:07:06Z
+`
+	if diff := cmp.Diff(want, string(content)); diff != "" {
+		t.Errorf("the edited set (-want +got):\n%s", diff)
+	}
+	if _, err := set.Edit(CASetEdit{ID: "x", RetireAt: &at}); err == nil {
+		t.Error("an authority that is not there was edited")
+	}
+	merged, _, err := ParseCASet("s", []byte("<<: {generation: 1}\nauthorities: []\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := merged.Edit(CASetEdit{}); err == nil || !strings.Contains(err.Error(), "edit it by hand") {
+		t.Errorf("a set with merge keys: %v", err)
+	}
+}
+
+// Whatever parses can be edited or is refused, and what an edit writes parses to what was
+// meant.
+func FuzzCASet(f *testing.F) {
+	f.Add([]byte(exampleSet))
+	f.Add([]byte("generation: 1\nauthorities: [{id: a, chain: c, publish_at: 2026-11-01T00:00:00Z}]\n"))
+	f.Add([]byte("generation: &g 1\nauthorities: &a [{id: a, chain: c, publish_at: !!str 2026-11-01T00:00:00Z}]\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		set, _, err := ParseCASet("/d/s", content)
+		if err != nil || len(set.Authorities) == 0 {
+			return
+		}
+		at := time.Date(2027, 10, 9, 8, 7, 6, 0, time.UTC)
+		edited, err := set.Edit(CASetEdit{ID: set.Authorities[0].ID, RetireAt: &at})
+		if err != nil {
+			return
+		}
+		again, _, err := ParseCASet("/d/s", edited)
+		if err != nil {
+			t.Fatalf("what was written cannot be read: %v\n%s", err, edited)
+		}
+		set.Generation++
+		set.Authorities[0].RetireAt = at
+		if diff := cmp.Diff(set, again, cmpopts.IgnoreUnexported(CASet{})); diff != "" {
+			t.Errorf("the set (-want +got):\n%s\n%s", diff, edited)
+		}
+	})
+}
+
+func TestLoadCeremony(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "plan.yaml")
+	load := func(content string) (*Ceremony, error) {
+		if err := os.WriteFile(name, bytes.TrimSpace([]byte(content)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		plan, _, err := LoadCeremony(name)
+		return plan, err
+	}
+	plan, err := load("root: {folder: root, password_file: pass}\nintermediates:\n  - {id: a, request: a.csr, common_name: A, not_after: 2055-01-01T00:00:00Z}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(name)
+	want := &Ceremony{
+		Root: CeremonyRoot{Folder: filepath.Join(dir, "root"), CeremonyCertificate: CeremonyCertificate{PasswordFile: filepath.Join(dir, "pass")}},
+		Intermediates: []CeremonyIntermediate{{
+			ID: "a", Request: filepath.Join(dir, "a.csr"),
+			CeremonyCertificate: CeremonyCertificate{CommonName: "A", NotAfter: time.Date(2055, 1, 1, 0, 0, 0, 0, time.UTC)},
+		}},
+	}
+	if diff := cmp.Diff(want, plan, cmpopts.IgnoreUnexported(Ceremony{})); diff != "" {
+		t.Errorf("the plan (-want +got):\n%s", diff)
+	}
+	for content, want := range map[string]string{
+		"intermediates: []":                                                   "root is missing",
+		"root: {folder: r, algorithm: ecdsa-p256}":                            "excludes every other key",
+		"root: {}\nintermediates: [{id: root}]":                               "is not root",
+		"root: {}\nintermediates: [{id: a, request: r, algorithm: rsa-4096}]": "excludes algorithm",
+		"root: {}\nintermediates: [{id: a}, {id: a}]":                         "two intermediates",
+		"root: {}\nintermediate: []":                                          `did you mean "intermediates"?`,
+	} {
+		if _, err := load(content); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got error %v, want one that says %q", content, err, want)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// CASetEdit is one edit of a CA set.
+type CASetEdit struct {
+	// Add, if it is not nil, is appended. Its paths are as Go opens them, and are written
+	// relative to the file where they lie below it.
+	Add *CASetAuthority
+	// ID names the authority whose times change; "" for none.
+	ID string
+	// ActivateAt and RetireAt are its new times: nil leaves the old one, a zero time removes
+	// it.
+	ActivateAt, RetireAt *time.Time
+}
+
+// Edit returns the content of the file after an edit, under the next generation. Comments,
+// order and style of what does not change stay. Nothing is checked but the form: the caller
+// loads the result before it is written.
+func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(s.content, &document); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Name(), err)
+	}
+	root := document.Content[0]
+	generation, authorities := valueOf(root, "generation"), valueOf(root, "authorities")
+	if generation == nil || authorities == nil || authorities.Kind != yaml.SequenceNode {
+		return nil, fmt.Errorf("%s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name())
+	}
+	generation.SetString(strconv.FormatUint(s.Generation+1, 10))
+	generation.Tag = tagInt
+	if edit.Add != nil {
+		authorities.Content = append(authorities.Content, s.authorityNode(edit.Add))
+	}
+	if edit.ID != "" {
+		i := s.Index(edit.ID)
+		if i < 0 || i >= len(authorities.Content) || authorities.Content[i].Kind != yaml.MappingNode {
+			return nil, fmt.Errorf("%s has no authority %q that a command can edit", s.Name(), edit.ID)
+		}
+		setTime(authorities.Content[i], "activate_at", edit.ActivateAt)
+		setTime(authorities.Content[i], "retire_at", edit.RetireAt)
+	}
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(&document); err != nil {
+		return nil, fmt.Errorf("writing %s: %w", s.Name(), err)
+	}
+	return out.Bytes(), nil
+}
+
+// valueOf returns the value of a key that a mapping itself holds.
+func valueOf(mapping *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == key {
+			return mapping.Content[i+1]
+		}
+	}
+	return nil
+}
+
+// setTime sets, adds or removes a time of an authority.
+func setTime(authority *yaml.Node, key string, to *time.Time) {
+	if to == nil {
+		return
+	}
+	for i := 0; i+1 < len(authority.Content); i += 2 {
+		if authority.Content[i].Value != key {
+			continue
+		}
+		if to.IsZero() {
+			authority.Content = append(authority.Content[:i], authority.Content[i+2:]...)
+			return
+		}
+		old, written := authority.Content[i+1], timeNode(*to)
+		written.HeadComment, written.LineComment, written.FootComment = old.HeadComment, old.LineComment, old.FootComment
+		authority.Content[i+1] = written
+		return
+	}
+	if !to.IsZero() {
+		authority.Content = append(authority.Content, textNode(key), timeNode(*to))
+	}
+}
+
+func textNode(text string) *yaml.Node {
+	n := &yaml.Node{}
+	n.SetString(text)
+	return n
+}
+
+func timeNode(t time.Time) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagTimestamp, Value: t.UTC().Format(time.RFC3339)}
+}
+
+func (s *CASet) authorityNode(a *CASetAuthority) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	put := func(to *yaml.Node, key string, value *yaml.Node) {
+		to.Content = append(to.Content, textNode(key), value)
+	}
+	put(n, "id", textNode(a.ID))
+	put(n, "chain", textNode(s.relative(a.Chain)))
+	if k := a.Signer.File; k != nil {
+		file := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
+		put(file, "key", textNode(s.relative(k.Key)))
+		if k.PasswordFile != "" {
+			put(file, "password_file", textNode(s.relative(k.PasswordFile)))
+		}
+		signer := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
+		put(signer, "file", file)
+		put(n, "signer", signer)
+	}
+	put(n, "publish_at", timeNode(a.PublishAt))
+	if !a.ActivateAt.IsZero() {
+		put(n, "activate_at", timeNode(a.ActivateAt))
+	}
+	if !a.RetireAt.IsZero() {
+		put(n, "retire_at", timeNode(a.RetireAt))
+	}
+	return n
+}
+
+// relative is path as it stands in the file: relative to its folder where it lies below,
+// and absolute elsewhere, so that it means the same wherever a server is started.
+func (s *CASet) relative(path string) string {
+	dir, err := filepath.Abs(filepath.Dir(s.Name()))
+	if err != nil {
+		return path
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(dir, absolute); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return absolute
+}

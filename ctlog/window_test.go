@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctlog_test
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/testlog"
+)
+
+// countingLog counts what it is asked, and never gives anything.
+type countingLog struct {
+	name  string
+	asked int
+}
+
+func (l *countingLog) Name() string { return l.name }
+
+func (l *countingLog) Submit(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+	l.asked++
+	return ctlog.SCT{}, errors.New("no")
+}
+
+// A log is asked within its window only; where none is in its time, that is an outage and
+// no certificate.
+func TestWindowOfALog(t *testing.T) {
+	t.Parallel()
+	first := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	old, next := &countingLog{name: "old"}, &countingLog{name: "next"}
+	now := first
+	key := func() []byte {
+		log, err := testlog.New(testlog.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return log.PublicKeyPEM()
+	}
+	logs, err := ctlog.New(ctlog.Config{
+		Logs: []ctlog.LogConfig{
+			{Log: old, PublicKey: key(), Window: ctlog.Window{End: first.Add(2 * time.Hour)}},
+			{Log: next, PublicKey: key(), Window: ctlog.Window{Begin: first.Add(time.Hour), End: first.Add(3 * time.Hour)}},
+		},
+		Now: func() time.Time { return now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		after     time.Duration
+		old, next int
+	}{{0, 1, 0}, {time.Hour, 1, 1}, {2 * time.Hour, 0, 1}, {3 * time.Hour, 0, 0}} {
+		old.asked, next.asked = 0, 0
+		now = first.Add(test.after)
+		_, err := logs.Add(t.Context(), ctlog.Submission{Chain: [][]byte{{1}, {2}}, TBS: []byte{1}})
+		var refused *refusal.Error
+		if !errors.As(err, &refused) || refused.Reason != refusal.CTUnavailable {
+			t.Errorf("after %s: got error %v, want a refusal for CT_UNAVAILABLE", test.after, err)
+		}
+		if old.asked != test.old || next.asked != test.next {
+			t.Errorf("after %s: the old log was asked %d times and the next one %d, want %d and %d", test.after, old.asked, next.asked, test.old, test.next)
+		}
+	}
+	_, err = ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: old, PublicKey: key(), Window: ctlog.Window{Begin: first, End: first}}}})
+	if err == nil || !strings.Contains(err.Error(), "retire_at must be after activate_at") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestRoots(t *testing.T) {
+	t.Parallel()
+	log, err := testlog.New(testlog.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(log)
+	t.Cleanup(server.Close)
+	remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL + "/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if roots, err := remote.Roots(t.Context()); err != nil || len(roots) != 0 {
+		t.Errorf("got %d roots (%v), want none", len(roots), err)
+	}
+	log.Fail(testlog.Down(503))
+	if _, err := remote.Roots(t.Context()); err == nil || !strings.Contains(err.Error(), "503") {
+		t.Errorf("got error %v", err)
+	}
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caset
+
+import (
+	"crypto/x509"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/signer/file"
+)
+
+// Whoever could read the set before an edit can read it after, whatever the umask.
+func TestEditKeepsTheMode(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	if err := os.Chmod(f.set, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	owner := -1
+	if os.Getuid() == 0 {
+		owner = 12345
+		if err := os.Chown(f.set, owner, owner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.must(f.editor(time.Hour).Add(f.entry("2026-b")))
+	info, err := os.Stat(f.set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o666 {
+		t.Errorf("the edited set has mode %v", info.Mode())
+	}
+	if is := int(info.Sys().(*syscall.Stat_t).Uid); owner >= 0 && is != owner {
+		t.Errorf("the edited set belongs to user %d", is)
+	}
+}
+
+// A pipe in a chain's place would be waited for, without an end.
+func TestPipeIsNoChain(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	chain := filepath.Join(f.firstFolder, "chain.pem")
+	if err := os.Remove(chain); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(f.set, begin); err == nil || !strings.Contains(err.Error(), "no regular file") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+// An authority that waits for its date is told of while there is time for it, and one that
+// will never sign is no successor.
+func TestStatusTellsWhatKeepsASuccessorBack(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	const late = 3*365*24*time.Hour - 30*24*time.Hour
+	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
+		Dir: filepath.Join(f.dir, "2029-a"), Subject: ceremony.Subject{CommonName: "2029-a", Organization: "tests"}, Algorithm: "ecdsa-p256",
+		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: begin.Add(24 * time.Hour),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.write(f.set, f.read(f.set)+"  - {id: 2029-a, chain: 2029-a/chain.pem, publish_at: 2026-11-23T12:00:00Z}\n")
+	for addition, want := range map[string]string{"": "not decided when 2029-a begins", ", retire_at: 2029-12-01T00:00:00Z": "nothing succeeds authority 2026-a"} {
+		content := f.read(f.set)
+		f.write(f.set, strings.Replace(content, "publish_at: 2026-11-23T12:00:00Z}", "publish_at: 2026-11-23T12:00:00Z"+addition+"}", 1))
+		loaded, err := Read(f.set, begin.Add(late))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(loaded.StatusAt(begin.Add(late)).Warnings, "\n"); !strings.Contains(got, want) {
+			t.Errorf("with %q the warnings are %q, want %q among them", addition, got, want)
+		}
+		f.write(f.set, content)
+	}
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// rootsTimeout bounds how long a log may take to list its roots.
+const rootsTimeout = 10 * time.Second
+
+// CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that
+// signs or will sign, and returns what is wrong; nothing is where it is well. A log that
+// does not know a root refuses every certificate below it.
+func CheckLogRoots(ctx context.Context, cfg *config.Server, set *ca.Set, now time.Time) (problems []error) {
+	ctx, cancel := context.WithTimeout(ctx, rootsTimeout)
+	defer cancel()
+	found := make([][]error, len(cfg.CT.Logs))
+	var wg sync.WaitGroup
+	for i, entry := range cfg.CT.Logs {
+		if entry.URL == "" || !(entry.RetireAt.IsZero() || now.Before(entry.RetireAt)) {
+			continue
+		}
+		wg.Go(func() { found[i] = checkRoots(ctx, entry.URL, set, now) })
+	}
+	wg.Wait()
+	return slices.Concat(found...)
+}
+
+func checkRoots(ctx context.Context, url string, set *ca.Set, now time.Time) (problems []error) {
+	log, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: url})
+	if err != nil {
+		return []error{err}
+	}
+	defer log.CloseIdleConnections()
+	roots, err := log.Roots(ctx)
+	if err != nil {
+		return []error{err}
+	}
+	for _, m := range set.Members() {
+		switch m.StateAt(now) {
+		case ca.Staged, ca.Published, ca.Active:
+		default:
+			continue
+		}
+		root := m.Chain.DER[len(m.Chain.DER)-1]
+		if !slices.ContainsFunc(roots, func(der []byte) bool { return bytes.Equal(der, root) }) {
+			problems = append(problems, fmt.Errorf("the log %s does not accept the root of authority %q (%s), and will refuse what it signs: have the log's operator add it",
+				url, m.ID, m.Chain.Certificates[len(m.Chain.Certificates)-1].Subject))
+		}
+	}
+	return problems
+}
+
+// logRetirement is the metric of the logs that have an end.
+type logRetirement struct {
+	logs []config.CTLog
+	now  func() time.Time
+}
+
+func logRetirementDesc() *prometheus.Desc {
+	return prometheus.NewDesc("mayfly_ct_log_seconds_to_retirement", "Seconds until each Certificate Transparency log is submitted to no more, for those that have a retire_at; negative from then on.", []string{"log"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (logRetirement) Describe(ch chan<- *prometheus.Desc) { ch <- logRetirementDesc() }
+
+// Collect implements prometheus.Collector.
+func (c logRetirement) Collect(ch chan<- prometheus.Metric) {
+	for _, entry := range c.logs {
+		name := entry.URL
+		if entry.Embedded != nil {
+			name = entry.Embedded.Origin
+		}
+		if !entry.RetireAt.IsZero() {
+			ch <- prometheus.MustNewConstMetric(logRetirementDesc(), prometheus.GaugeValue, entry.RetireAt.Sub(c.now()).Seconds(), name)
+		}
+	}
+}

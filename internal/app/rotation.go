@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/caset"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/watch"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// rotation keeps the CA set in force up to date.
+type rotation struct {
+	authorities *ca.Authorities
+	// path is the set's file; "" for ca.file, which is a set of one that never changes.
+	path    string
+	watcher *watch.Watcher // nil for ca.file
+	now     func() time.Time
+	warn    func(...error)
+
+	reloads    *prometheus.CounterVec
+	lastFailed prometheus.Gauge
+	lastError  atomic.Pointer[error] // of the last reload; what it points to is nil if it went well
+}
+
+// rotate loads `ca`, and has it watched.
+func (a *App) rotate(now func() time.Time, registry prometheus.Registerer) (err error) {
+	a.rotation, err = newRotation(a.Config, now, a.logger, registry)
+	if err == nil && a.rotation.watcher != nil {
+		a.watchers = append(a.watchers, a.rotation.watcher)
+	}
+	return err
+}
+
+// newRotation loads `ca`. Its errors tell their place.
+func newRotation(cfg *config.Server, now func() time.Time, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
+	r := &rotation{path: cfg.CA.Set, now: now, warn: warner(logger)}
+	if cfg.CA.File != nil {
+		authority, warnings, err := newAuthority(cfg)
+		if err != nil {
+			return nil, cfg.Explain(err)
+		}
+		r.warn(unjoin(cfg.Explain(errors.Join(warnings...)))...)
+		r.authorities = ca.NewAuthorities(ca.SetOf(authority))
+		r.register(registry)
+		return r, nil
+	}
+	r.watcher = watch.New(watch.Config{
+		Name:    "CA set",
+		Files:   []string{r.path},
+		More:    caset.Files(r.path),
+		Reload:  r.reload,
+		Observe: r.observe,
+		Logger:  logger,
+	})
+	loaded, err := caset.Load(r.path, now())
+	if err != nil {
+		if _, ok := err.(config.Mistakes); ok {
+			return nil, err
+		}
+		return nil, cfg.Explain(keypath.Errorf([]string{"ca", "set"}, "%w", err))
+	}
+	r.warn(loaded.Warnings...)
+	r.authorities = ca.NewAuthorities(loaded.Set)
+	r.register(registry)
+	return r, nil
+}
+
+func warner(logger *slog.Logger) func(...error) {
+	return func(warnings ...error) {
+		for _, warning := range warnings {
+			logger.LogAttrs(context.Background(), slog.LevelWarn, warning.Error())
+		}
+	}
+}
+
+// reload puts the set on disk in force, whole, or tells why it cannot be.
+func (r *rotation) reload() error {
+	now := r.now()
+	loaded, err := caset.Load(r.path, now)
+	if err != nil {
+		return err
+	}
+	before := r.authorities.Set().Generation()
+	if err := r.authorities.Replace(loaded.Set, now); err != nil {
+		return loaded.File.Explain(err)
+	}
+	if loaded.Set.Generation() != before {
+		r.warn(loaded.Warnings...)
+	}
+	return nil
+}
+
+func (r *rotation) observe(err error) {
+	r.lastError.Store(&err)
+	result := "ok"
+	if err != nil {
+		result = "error"
+		r.lastFailed.Set(1)
+	} else {
+		r.lastFailed.Set(0)
+	}
+	r.reloads.WithLabelValues(result).Inc()
+}
+
+// run says which authority signs whenever that changes, and asks the logs, once for each
+// generation, whether they accept the set's roots. It returns when ctx ends.
+func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Logger) {
+	var asked uint64
+	var signs string
+	ticker := time.NewTicker(watch.Interval)
+	defer ticker.Stop()
+	for {
+		set := r.authorities.Set()
+		if authority, err := set.Active(r.now()); err == nil && authority.ID() != signs {
+			signs = authority.ID()
+			logger.LogAttrs(ctx, slog.LevelInfo, "authority signs", slog.String("authority", signs), slog.Uint64("generation", set.Generation()),
+				slog.Time("chain_ends", authority.Chain().NotAfter))
+		}
+		if set.Generation() != asked {
+			asked = set.Generation()
+			if problems := CheckLogRoots(ctx, cfg, set, r.now()); ctx.Err() == nil {
+				r.warn(problems...)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// roots are those of every authority that has signed or will sign: what an embedded log
+// accepts.
+func (r *rotation) roots() (roots []*x509.Certificate) {
+	for _, m := range r.authorities.Set().Members() {
+		root := m.Chain.Certificates[len(m.Chain.Certificates)-1]
+		if !slices.ContainsFunc(roots, root.Equal) {
+			roots = append(roots, root)
+		}
+	}
+	return roots
+}
+
+// checks are what readiness asks of the set.
+func (r *rotation) checks(profile *ca.Profile) []server.Check {
+	return []server.Check{
+		{
+			Name:     "signer",
+			Critical: true,
+			Probe: func(context.Context) (string, error) {
+				authority, err := r.authorities.Set().Active(r.now())
+				if err != nil {
+					return "no authority signs now", err
+				}
+				return "authority " + authority.ID() + " signs", authority.SelfTest()
+			},
+		},
+		{
+			Name:     "ca-certificates",
+			Critical: true,
+			Probe: func(context.Context) (string, error) {
+				now := r.now()
+				authority, err := r.authorities.Set().Active(now)
+				if err != nil {
+					return "no authority signs now", err
+				}
+				if err := authority.ValidAt(now); err != nil {
+					return "a CA certificate is not valid now", err
+				}
+				end := authority.Chain().NotAfter
+				if now.Add(profile.Lifetime()).After(end) {
+					return "a CA certificate ends before a new certificate would", fmt.Errorf("authority %s ends at %s", authority.ID(), end.UTC().Format(time.RFC3339))
+				}
+				return "valid until " + end.UTC().Format(time.RFC3339), nil
+			},
+		},
+		{
+			Name: "ca-set",
+			Probe: func(context.Context) (string, error) {
+				detail := fmt.Sprintf("generation %d", r.authorities.Set().Generation())
+				if err := r.lastError.Load(); err != nil && *err != nil {
+					return detail + " is in force; the set on disk cannot be", *err
+				}
+				return detail, nil
+			},
+		},
+	}
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/client"
+)
+
+// load is clients that ask for certificates until they are stopped.
+type load struct {
+	r       *rotationWorld
+	end     chan struct{}
+	clients sync.WaitGroup
+	failed  atomic.Int64
+	bundles atomic.Int64
+
+	mu     sync.Mutex
+	issued map[string]map[*replica]int // by authority and replica
+	seen   map[*replica]int            // the most chains that a replica's bundle has had
+}
+
+func (r *rotationWorld) load(clients int) *load {
+	l := &load{r: r, end: make(chan struct{}), issued: map[string]map[*replica]int{}, seen: map[*replica]int{}}
+	for i := range clients {
+		l.clients.Go(func() { l.client(i) })
+	}
+	r.t.Cleanup(l.stop)
+	return l
+}
+
+func (l *load) stop() {
+	select {
+	case <-l.end:
+	default:
+		close(l.end)
+	}
+	l.clients.Wait()
+}
+
+// run lets the load go on for d.
+func (l *load) run(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	<-timer.C
+}
+
+func (l *load) await(what string, done func() bool) { l.r.await(what, done) }
+
+func (l *load) issuedBy(authority string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, count := range l.issued[authority] {
+		n += count
+	}
+	return n
+}
+
+func (l *load) replicasOf(authority string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.issued[authority])
+}
+
+// client asks the replicas in turn, and verifies with a bundle that it keeps for as long as
+// a careful verifier does: almost a day.
+func (l *load) client(i int) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	token, err := l.r.world.Provider.Mint(map[string]any{"sub": "load", "email": fmt.Sprintf("client-%d@example.com", i), "email_verified": true})
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	clients := map[*replica]*client.Client{}
+	var bundle *bundle
+	for turn := i; ; turn++ {
+		select {
+		case <-l.end:
+			return
+		default:
+		}
+		replicas := l.r.running()
+		// Half the clients fetch the bundle for each certificate, the others once a day.
+		if bundle == nil || i%2 == 0 || l.r.now().Sub(bundle.fetched) >= ca.PublicationLead-time.Minute {
+			if bundle, err = l.fetch(replicas[(turn+1)%len(replicas)]); err != nil {
+				l.fail(err)
+				return
+			}
+		}
+		to := replicas[turn%len(replicas)]
+		if clients[to] == nil {
+			if clients[to], err = client.New(client.Config{URL: to.url}); err != nil {
+				l.fail(err)
+				return
+			}
+		}
+		answer, err := clients[to].SigningCertificate(l.r.t.Context(), client.Request{IDToken: token, Signer: key})
+		if err == nil {
+			err = l.verify(bundle, to, answer.PEM[0])
+		}
+		if err != nil {
+			l.fail(err)
+		}
+	}
+}
+
+func (l *load) fail(err error) {
+	if l.failed.Add(1) <= 5 {
+		l.r.t.Error(err)
+	}
+}
+
+type bundle struct {
+	fetched              time.Time
+	roots, intermediates *x509.CertPool
+}
+
+func (l *load) fetch(from *replica) (*bundle, error) {
+	b := &bundle{fetched: l.r.now(), roots: x509.NewCertPool(), intermediates: x509.NewCertPool()}
+	l.mu.Lock()
+	atLeast := l.seen[from]
+	l.mu.Unlock()
+	body, err := get(from.url + "/api/v2/trustBundle")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Chains []struct{ Certificates []string }
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, err
+	}
+	for _, chain := range answer.Chains {
+		last := len(chain.Certificates) - 1
+		if !b.intermediates.AppendCertsFromPEM([]byte(strings.Join(chain.Certificates[:last], ""))) || !b.roots.AppendCertsFromPEM([]byte(chain.Certificates[last])) {
+			return nil, fmt.Errorf("a chain of the trust bundle cannot be read: %q", chain.Certificates)
+		}
+	}
+	l.bundles.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(answer.Chains) < atLeast {
+		return nil, fmt.Errorf("the trust bundle has shrunk from %d to %d chains", atLeast, len(answer.Chains))
+	}
+	l.seen[from] = max(l.seen[from], len(answer.Chains))
+	return b, nil
+}
+
+// verify verifies a certificate with nothing but the bundle.
+func (l *load) verify(b *bundle, from *replica, leafPEM string) error {
+	block, _ := pem.Decode([]byte(leafPEM))
+	if block == nil {
+		return fmt.Errorf("no certificate: %q", leafPEM)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return err
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots: b.roots, Intermediates: b.intermediates, CurrentTime: leaf.NotBefore.Add(time.Minute),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	})
+	if err != nil {
+		return fmt.Errorf("a certificate by %s does not verify with the bundle of %s: %w", leaf.Issuer, b.fetched, err)
+	}
+	authority := l.r.first
+	if chains[0][1].Subject.CommonName == "next intermediate" {
+		authority = "next"
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.issued[authority] == nil {
+		l.issued[authority] = map[*replica]int{}
+	}
+	l.issued[authority][from]++
+	return nil
+}

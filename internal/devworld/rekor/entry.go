@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rekor
+
+//lint:file-ignore SA1019 Rekor has deprecated dsse entries, and npm's sigstore still sends them
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	rekorpb "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
+	"github.com/sigstore/rekor-tiles/v2/pkg/types/hashedrekord"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// algorithms are the signatures that the log takes, by the names of protobuf-specs.
+func algorithms() (*signature.AlgorithmRegistryConfig, error) {
+	return signature.NewAlgorithmRegistryConfig([]common.PublicKeyDetails{
+		common.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256,
+		common.PublicKeyDetails_PKIX_ECDSA_P384_SHA_384,
+		common.PublicKeyDetails_PKIX_ECDSA_P521_SHA_512,
+		common.PublicKeyDetails_PKIX_RSA_PKCS1V15_2048_SHA256,
+		common.PublicKeyDetails_PKIX_RSA_PKCS1V15_3072_SHA256,
+		common.PublicKeyDetails_PKIX_RSA_PKCS1V15_4096_SHA256,
+		common.PublicKeyDetails_PKIX_ED25519_PH,
+	})
+}
+
+// parseRequest reads a CreateEntryRequest and returns the entry that it asks for, its
+// signatures verified.
+func parseRequest(body []byte) (*rekorpb.Entry, error) {
+	var request rekorpb.CreateEntryRequest
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &request); err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	permitted, err := algorithms()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case request.GetHashedRekordRequestV002() != nil:
+		entry, err := hashedrekord.ToLogEntry(request.GetHashedRekordRequestV002(), permitted)
+		if err != nil {
+			return nil, fmt.Errorf("reading the hashedrekord: %w", err)
+		}
+		return entry, nil
+	case request.GetDsseRequestV002() != nil:
+		entry, err := dsseEntry(request.GetDsseRequestV002(), permitted)
+		if err != nil {
+			return nil, fmt.Errorf("reading the dsse envelope: %w", err)
+		}
+		return entry, nil
+	default:
+		return nil, errors.New("the request has neither hashedRekordRequestV002 nor dsseRequestV002")
+	}
+}
+
+// dsseEntry verifies every signature of an envelope with one of the verifiers.
+func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmRegistryConfig) (*rekorpb.Entry, error) {
+	envelope := request.GetEnvelope()
+	if len(envelope.GetSignatures()) == 0 || len(request.GetVerifiers()) == 0 {
+		return nil, errors.New("it lacks signatures or verifiers")
+	}
+	if len(envelope.GetSignatures()) > maxSignatures || len(request.GetVerifiers()) > maxSignatures {
+		return nil, fmt.Errorf("it has more than %d signatures or verifiers", maxSignatures)
+	}
+	signed := dsse.PAE(envelope.GetPayloadType(), envelope.GetPayload())
+	var signatures []*rekorpb.Signature
+	for i, s := range envelope.GetSignatures() {
+		var verified *rekorpb.Signature
+		var errs []error
+		for _, verifier := range request.GetVerifiers() {
+			candidate := &rekorpb.Signature{Content: s.GetSig(), Verifier: verifier}
+			if err := verifySignature(signed, candidate, permitted); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			verified = candidate
+			break
+		}
+		if verified == nil {
+			return nil, fmt.Errorf("no verifier verifies signature %d: %w", i, errors.Join(errs...))
+		}
+		signatures = append(signatures, verified)
+	}
+	payloadHash := sha256.Sum256(envelope.GetPayload())
+	return &rekorpb.Entry{Kind: "dsse", ApiVersion: "0.0.2", Spec: &rekorpb.Spec{Spec: &rekorpb.Spec_DsseV002{
+		DsseV002: &rekorpb.DSSELogEntryV002{
+			PayloadHash: &common.HashOutput{Algorithm: common.HashAlgorithm_SHA2_256, Digest: payloadHash[:]},
+			Signatures:  signatures,
+		},
+	}}}, nil
+}
+
+const maxSignatures = 16
+
+// verifySignature verifies a signature over signed as that of a hashedrekord is verified.
+func verifySignature(signed []byte, s *rekorpb.Signature, permitted *signature.AlgorithmRegistryConfig) error {
+	details, err := signature.GetAlgorithmDetails(s.GetVerifier().GetKeyDetails())
+	if err != nil {
+		return err
+	}
+	hash := details.GetHashType()
+	if hash == crypto.Hash(0) {
+		return fmt.Errorf("%s signs no hash", s.GetVerifier().GetKeyDetails())
+	}
+	h := hash.New()
+	h.Write(signed)
+	_, err = hashedrekord.ToLogEntry(&rekorpb.HashedRekordRequestV002{Digest: h.Sum(nil), Signature: s}, permitted)
+	return err
+}
+
+// canonical is what is logged of an entry: its JSON by RFC 8785.
+func canonical(entry *rekorpb.Entry) ([]byte, error) {
+	text, err := protojson.Marshal(entry)
+	if err != nil {
+		return nil, fmt.Errorf("encoding entry: %w", err)
+	}
+	body, err := jsoncanonicalizer.Transform(text)
+	if err != nil {
+		return nil, fmt.Errorf("canonicalizing entry: %w", err)
+	}
+	return body, nil
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trustroot
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// The major versions of the services' APIs, as protobuf-specs counts them: the CA's is 1
+// though the path of its REST API says v2.
+const (
+	versionCA        = 1
+	versionProvider  = 1
+	versionRekor     = 2
+	versionTimestamp = 1
+)
+
+// signingConfig is SigningConfig v0.2. The two selections stand only where there is such a
+// service: sigstore-js refuses an empty one.
+type signingConfig struct {
+	MediaType       string     `json:"mediaType"`
+	CAURLs          []service  `json:"caUrls"`
+	OIDCURLs        []service  `json:"oidcUrls,omitempty"`
+	RekorTLogURLs   []service  `json:"rekorTlogUrls,omitempty"`
+	RekorTLogConfig *selection `json:"rekorTlogConfig,omitempty"`
+	TSAURLs         []service  `json:"tsaUrls,omitempty"`
+	TSAConfig       *selection `json:"tsaConfig,omitempty"`
+}
+
+type service struct {
+	URL             string    `json:"url"`
+	MajorAPIVersion int       `json:"majorApiVersion"`
+	ValidFor        timeRange `json:"validFor"`
+	Operator        string    `json:"operator"`
+}
+
+type selection struct {
+	Selector string `json:"selector"`
+}
+
+// SigningConfig renders signing_config.v0.2.json. Of the transparency logs and timestamp
+// authorities it offers those that have a URL and no end; every such log is a Rekor v2 log
+// to it.
+func (i Instance) SigningConfig() ([]byte, error) {
+	if err := i.check(); err != nil {
+		return nil, err
+	}
+	at := func(url string, version int) service {
+		return service{URL: url, MajorAPIVersion: version, ValidFor: timeRange{Start: i.start()}, Operator: i.operator()}
+	}
+	document := signingConfig{MediaType: signingConfigType, CAURLs: []service{at(i.PublicURL, versionCA)}}
+	for _, url := range i.Providers {
+		document.OIDCURLs = append(document.OIDCURLs, at(url, versionProvider))
+	}
+	for _, raw := range i.TLogs {
+		var log struct {
+			BaseURL   string
+			PublicKey struct{ ValidFor openRange }
+		}
+		if err := json.Unmarshal(raw, &log); err != nil {
+			return nil, fmt.Errorf("reading a transparency log of the trusted root: %w", err)
+		}
+		if log.BaseURL != "" && log.PublicKey.ValidFor.open() {
+			document.RekorTLogURLs = append(document.RekorTLogURLs, at(log.BaseURL, versionRekor))
+			document.RekorTLogConfig = &selection{"ANY"}
+		}
+	}
+	for _, raw := range i.TimestampAuthorities {
+		var authority struct {
+			URI      string
+			ValidFor openRange
+		}
+		if err := json.Unmarshal(raw, &authority); err != nil {
+			return nil, fmt.Errorf("reading a timestamp authority of the trusted root: %w", err)
+		}
+		if authority.URI != "" && authority.ValidFor.open() {
+			document.TSAURLs = append(document.TSAURLs, at(authority.URI, versionTimestamp))
+			document.TSAConfig = &selection{"ANY"}
+		}
+	}
+	return marshal(document, "  ")
+}
+
+// openRange is a timeRange of an entry that somebody else has written.
+type openRange struct{ End *time.Time }
+
+func (r openRange) open() bool { return r.End == nil }
+
+// ErrNotRendered tells that an instance has no public URL, so that clients could not be told
+// where it is.
+var ErrNotRendered = errors.New("public_url is not set, and trusted_root.json and signing_config.v0.2.json would have to say it: add public_url, the URL at which clients reach this server")

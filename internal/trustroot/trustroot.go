@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package trustroot renders what sigstore's clients need to know of an instance:
+// trusted_root.json (what verifiers trust) and signing_config.v0.2.json (where signers go).
+//
+// Equal input gives equal bytes, so that a file can be compared, hashed and kept. Package
+// internal/app gathers the input; beside it only internal/devworld and cmd may import it.
+package trustroot
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// The names under which TUF repositories and servers have the two documents.
+const (
+	TrustedRootName   = "trusted_root.json"
+	SigningConfigName = "signing_config.v0.2.json"
+)
+
+// The media types that the documents say of themselves (protobuf-specs).
+const (
+	trustedRootType   = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
+	signingConfigType = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
+)
+
+// Instance is what the documents are about.
+type Instance struct {
+	// PublicURL is where clients reach the certificate authority. It is mandatory.
+	PublicURL string
+	// Authorities are the CA's, in the order in which they are to be listed. At least one is
+	// needed.
+	Authorities []Authority
+	// CTLogs are the Certificate Transparency logs.
+	CTLogs []CTLog
+	// TimestampAuthorities and TLogs are taken over into the trusted root as they are: JSON
+	// objects of protobuf-specs' types CertificateAuthority and TransparencyLogInstance.
+	TimestampAuthorities, TLogs []json.RawMessage
+	// Providers are the issuer URLs at which a person can sign in.
+	Providers []string
+}
+
+// Authority is a CA certificate with what is above it, and for how long it counts.
+type Authority struct {
+	// Chain has the issuing certificate first and the root last.
+	Chain []*x509.Certificate
+	// End is when the last of its certificates has ended; zero for an authority that signs
+	// or will sign.
+	End time.Time
+}
+
+// CTLog is a Certificate Transparency log.
+type CTLog struct {
+	// URL is its submission prefix.
+	URL string
+	// PublicKey is DER, a SubjectPublicKeyInfo.
+	PublicKey []byte
+}
+
+type trustedRoot struct {
+	MediaType              string                 `json:"mediaType"`
+	TLogs                  []json.RawMessage      `json:"tlogs,omitempty"`
+	CertificateAuthorities []CertificateAuthority `json:"certificateAuthorities"`
+	CTLogs                 []TransparencyLog      `json:"ctlogs,omitempty"`
+	TimestampAuthorities   []json.RawMessage      `json:"timestampAuthorities,omitempty"`
+}
+
+// CertificateAuthority is a CA or a timestamp authority in a trusted root.
+type CertificateAuthority struct {
+	Subject   distinguishedName `json:"subject"`
+	URI       string            `json:"uri"`
+	CertChain certChain         `json:"certChain"`
+	ValidFor  timeRange         `json:"validFor"`
+}
+
+type distinguishedName struct {
+	Organization string `json:"organization"`
+	CommonName   string `json:"commonName"`
+}
+
+type certChain struct {
+	Certificates []rawBytes `json:"certificates"`
+}
+
+type rawBytes struct {
+	RawBytes []byte `json:"rawBytes"`
+}
+
+type timeRange struct {
+	Start time.Time  `json:"start"`
+	End   *time.Time `json:"end,omitempty"`
+}
+
+// TransparencyLog is a Certificate Transparency log or a Rekor log in a trusted root.
+type TransparencyLog struct {
+	BaseURL       string    `json:"baseUrl"`
+	HashAlgorithm string    `json:"hashAlgorithm"`
+	PublicKey     publicKey `json:"publicKey"`
+	LogID         logID     `json:"logId"`
+}
+
+type publicKey struct {
+	RawBytes   []byte    `json:"rawBytes"`
+	KeyDetails string    `json:"keyDetails"`
+	ValidFor   timeRange `json:"validFor"`
+}
+
+type logID struct {
+	KeyID []byte `json:"keyId"`
+}
+
+// NewCertificateAuthority returns the entry of a chain, issuing certificate first and root
+// last. It is valid from when its first certificate is: clients pick an authority by the
+// start of what it has signed.
+func NewCertificateAuthority(uri string, chain []*x509.Certificate) CertificateAuthority {
+	authority := CertificateAuthority{URI: uri, ValidFor: timeRange{Start: chain[0].NotBefore.UTC()}}
+	subject := chain[0].Subject
+	authority.Subject.CommonName = subject.CommonName
+	if len(subject.Organization) > 0 {
+		authority.Subject.Organization = subject.Organization[0]
+	}
+	for _, c := range chain {
+		authority.CertChain.Certificates = append(authority.CertChain.Certificates, rawBytes{c.Raw})
+	}
+	return authority
+}
+
+// NewTransparencyLog returns the entry of a log with an ECDSA or RSA key, given as a
+// SubjectPublicKeyInfo, whose ID is the key's SHA-256 (RFC 6962, section 3.2).
+func NewTransparencyLog(url string, spki []byte, start time.Time) (TransparencyLog, error) {
+	details, err := keyDetails(spki)
+	if err != nil {
+		return TransparencyLog{}, fmt.Errorf("the key of the log %s: %w", url, err)
+	}
+	id := sha256.Sum256(spki)
+	return TransparencyLog{
+		BaseURL: url, HashAlgorithm: "SHA2_256",
+		PublicKey: publicKey{RawBytes: spki, KeyDetails: details, ValidFor: timeRange{Start: start.UTC()}},
+		LogID:     logID{id[:]},
+	}, nil
+}
+
+// keyDetails is the name that protobuf-specs' PublicKeyDetails has for a key.
+func keyDetails(spki []byte) (string, error) {
+	key, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return "", fmt.Errorf("parsing public key: %w", err)
+	}
+	switch key := key.(type) {
+	case *ecdsa.PublicKey:
+		switch key.Curve {
+		case elliptic.P256():
+			return "PKIX_ECDSA_P256_SHA_256", nil
+		case elliptic.P384():
+			return "PKIX_ECDSA_P384_SHA_384", nil
+		}
+	case *rsa.PublicKey:
+		if bits := key.N.BitLen(); bits == 2048 || bits == 3072 || bits == 4096 {
+			return fmt.Sprintf("PKIX_RSA_PKCS1V15_%d_SHA256", bits), nil
+		}
+	case ed25519.PublicKey:
+		return "", errors.New("it is Ed25519, and no client knows such a log's ID by the key alone")
+	}
+	return "", errors.New("it is none of ECDSA P-256, P-384, RSA 2048, 3072 and 4096")
+}
+
+// TrustedRoot renders trusted_root.json.
+func (i Instance) TrustedRoot() ([]byte, error) {
+	if err := i.check(); err != nil {
+		return nil, err
+	}
+	document := trustedRoot{MediaType: trustedRootType, TLogs: i.TLogs, TimestampAuthorities: i.TimestampAuthorities}
+	for _, authority := range i.Authorities {
+		entry := NewCertificateAuthority(i.PublicURL, authority.Chain)
+		if !authority.End.IsZero() {
+			end := authority.End.UTC()
+			entry.ValidFor.End = &end
+		}
+		document.CertificateAuthorities = append(document.CertificateAuthorities, entry)
+	}
+	for _, log := range i.CTLogs {
+		entry, err := NewTransparencyLog(log.URL, log.PublicKey, i.start())
+		if err != nil {
+			return nil, err
+		}
+		document.CTLogs = append(document.CTLogs, entry)
+	}
+	return marshal(document, "  ")
+}
+
+func (i Instance) check() error {
+	if i.PublicURL == "" {
+		return errors.New("the public URL is missing")
+	}
+	if len(i.Authorities) == 0 {
+		return errors.New("there is no certificate authority")
+	}
+	for _, authority := range i.Authorities {
+		if len(authority.Chain) == 0 {
+			return errors.New("a chain is empty")
+		}
+	}
+	return nil
+}
+
+// start is from when the instance can have been used: when its first CA became valid. It is
+// said of everything whose own beginning nobody has written down.
+func (i Instance) start() time.Time {
+	start := i.Authorities[0].Chain[0].NotBefore
+	for _, authority := range i.Authorities {
+		if begin := authority.Chain[0].NotBefore; begin.Before(start) {
+			start = begin
+		}
+	}
+	return start.UTC()
+}
+
+// Marshal returns an entry of a trusted root as Instance.TLogs takes it.
+func Marshal(entry any) (json.RawMessage, error) {
+	text, err := marshal(entry, "")
+	return bytes.TrimSpace(text), err
+}
+
+// marshal keeps the order of fields, and leaves URLs readable.
+func marshal(document any, indent string) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", indent)
+	if err := encoder.Encode(document); err != nil {
+		return nil, fmt.Errorf("encoding document: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// operator names who runs an instance: the host of its public URL.
+func (i Instance) operator() string {
+	u, err := url.Parse(i.PublicURL)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Hostname())
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mayflytest is a keyless world in a test: an OpenID provider, a certificate
+// authority that speaks the protocol of sigstore's Fulcio, a Certificate Transparency log, a
+// timestamp authority, a Rekor v2 log and a TUF mirror, all real, on one loopback port, and
+// gone when the test ends. It is for people who write clients:
+//
+//	world := mayflytest.New(t)
+//	token := world.Token("alice@example.com")
+//	trusted, err := root.NewTrustedRootFromJSON(world.TrustedRoot())
+package mayflytest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/devworld"
+)
+
+// World is a running world. It is safe for concurrent use.
+type World struct {
+	// URL is the certificate authority's, for REST and, on the same port, gRPC; it has no
+	// slash at the end.
+	URL string
+	// IssuerURL is whose ID tokens the authority trusts; it is a whole OpenID provider, with
+	// the authorization-code flow.
+	IssuerURL string
+	// TimestampURL takes RFC 3161 timestamp requests.
+	TimestampURL string
+	// RekorURL is the base URL of the Rekor v2 log.
+	RekorURL string
+	// TUFMirror is the URL of a TUF repository with the targets trusted_root.json and
+	// signing_config.v0.2.json.
+	TUFMirror string
+
+	t             testing.TB
+	world         *devworld.World
+	trustedRoot   []byte
+	signingConfig []byte
+	tufRoot       []byte
+}
+
+// startLimit is how long a world may take to be ready; it takes a fraction of a second.
+const startLimit = 30 * time.Second
+
+// New starts a world that ends with the test. What goes wrong ends the test.
+func New(t testing.TB) *World {
+	t.Helper()
+	log := &output{}
+	world, err := devworld.New(t.Context(), devworld.Config{Listen: "127.0.0.1:0", LogOutput: log, Version: "test"})
+	if err != nil {
+		t.Fatalf("starting mayfly: %v", err)
+	}
+	w := &World{
+		URL: world.URL(), IssuerURL: world.IssuerURL(), TimestampURL: world.TimestampURL(),
+		RekorURL: world.RekorURL(), TUFMirror: world.TUFMirror(), t: t, world: world,
+	}
+	var errs [3]error
+	w.trustedRoot, errs[0] = world.TrustedRoot()
+	w.signingConfig, errs[1] = world.SigningConfig()
+	w.tufRoot, errs[2] = world.TUFRoot()
+	if err := errors.Join(errs[:]...); err != nil {
+		t.Fatalf("starting mayfly: %v", errors.Join(err, world.Close(t.Context())))
+	}
+	// The test's own context ends before its cleanups, in which clients may still ask.
+	ctx, stop := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- world.Run(ctx, func() { close(ready) }) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("stopping mayfly: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("what mayfly logged:\n%s", log)
+		}
+	})
+	select {
+	case <-ready:
+	case err := <-done:
+		done <- nil
+		t.Fatalf("running mayfly: %v", err)
+	case <-time.After(startLimit):
+		t.Fatalf("mayfly was not ready within %s", startLimit)
+	}
+	return w
+}
+
+// Token returns an ID token for the audience sigstore that names email, verified, and is good
+// for ten minutes.
+func (w *World) Token(email string) string {
+	w.t.Helper()
+	return w.TokenWith(map[string]any{"email": email})
+}
+
+// TokenWith returns an ID token with these claims, which encoding/json encodes. iss, aud, iat,
+// exp, and where there is an email, sub and email_verified, are filled in where they are
+// absent; a claim with the value nil stays absent.
+func (w *World) TokenWith(claims map[string]any) string {
+	w.t.Helper()
+	token, err := w.world.Token(claims)
+	if err != nil {
+		w.t.Fatalf("minting a token: %v", err)
+	}
+	return token
+}
+
+// TrustedRoot is the world's trusted_root.json.
+func (w *World) TrustedRoot() []byte { return bytes.Clone(w.trustedRoot) }
+
+// SigningConfig is the world's signing_config.v0.2.json.
+func (w *World) SigningConfig() []byte { return bytes.Clone(w.signingConfig) }
+
+// TUFRoot is the root of trust with which clients of TUFMirror begin.
+func (w *World) TUFRoot() []byte { return bytes.Clone(w.tufRoot) }
+
+// output keeps what the world logs.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
