@@ -46,7 +46,7 @@ type RemoteConfig struct {
 	// latter, since nothing then protects a log's answers from being delayed or dropped
 	// (they cannot be forged). A trailing slash makes no difference.
 	URL string
-	// Token is sent as a bearer token with each submission; nil for none. Public logs want
+	// Token is sent as a bearer token with each submission and with get-roots; nil for none. Public logs want
 	// none; an embedded log of another replica does. It is never sent over plain http to
 	// another machine.
 	Token []byte
@@ -163,6 +163,13 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the log answered %d %s: %q", e.StatusCode, http.StatusText(e.StatusCode), e.Body)
 }
 
+// authorize adds the token, if there is one.
+func (r *Remote) authorize(req *http.Request) {
+	if r.token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.token)
+	}
+}
+
 // Submit posts the chain to add-pre-chain (RFC 6962, section 4.2). An answer of 429 or 503 and
 // a connection that cannot be made or breaks before an answer are a *RetryableError.
 func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
@@ -177,9 +184,7 @@ func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "mayfly")
-	if r.token != "" {
-		req.Header.Set("Authorization", "Bearer "+r.token)
-	}
+	r.authorize(req)
 	// Present but empty, it is not sent, and tells net/http that the request may be sent
 	// again where the log has just closed an idle connection.
 	req.Header["Idempotency-Key"] = []string{}

@@ -22,6 +22,7 @@ func (r *Remote) Roots(ctx context.Context) ([][]byte, error) {
 		return nil, fmt.Errorf("making get-roots request: %w", err)
 	}
 	req.Header.Set("User-Agent", "mayfly")
+	r.authorize(req)
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("asking the log %s for its roots: %w", r.name, err)

@@ -5,6 +5,8 @@ package ctlog_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -91,5 +93,25 @@ func TestRoots(t *testing.T) {
 	log.Fail(testlog.Down(503))
 	if _, err := remote.Roots(t.Context()); err == nil || !strings.Contains(err.Error(), "503") {
 		t.Errorf("got error %v", err)
+	}
+}
+
+// TestRootsSendsTheToken: an embedded log tells its roots to its submitters alone.
+func TestRootsSendsTheToken(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer submitters-only" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = io.WriteString(w, `{"certificates":["AQI="]}`)
+	}))
+	t.Cleanup(server.Close)
+	remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL, Token: []byte("submitters-only")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if roots, err := remote.Roots(t.Context()); err != nil || len(roots) != 1 {
+		t.Errorf("got %d roots (%v), want 1", len(roots), err)
 	}
 }

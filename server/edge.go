@@ -47,6 +47,8 @@ type call struct {
 	// slots admits it: mounts have places of their own, so that who reads a log does not
 	// take any from who wants a certificate. Nil means the server's.
 	slots chan struct{}
+	// answered tells the reason where the handler has answered by itself; nil means OK.
+	answered func() string
 }
 
 // run is the one way by which a request of any API reaches its handler: it admits it, bounds
@@ -57,7 +59,11 @@ func (s *Server) run(ctx context.Context, c call, handle func(context.Context) e
 	err := s.admit(ctx, c.slots, handle)
 	took := s.now().Sub(start)
 	if err == nil {
-		s.record(ctx, c, reasonOK, took, nil)
+		reason := reasonOK
+		if c.answered != nil {
+			reason = c.answered()
+		}
+		s.record(ctx, c, reason, took, nil)
 		return nil
 	}
 	refused := disclose(err)

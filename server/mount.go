@@ -62,7 +62,7 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *Mount, pa
 		handler = http.StripPrefix(prefix, handler)
 	}
 	a := &answer{ResponseWriter: w, requestID: id, path: m.Path}
-	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, slots: s.mountSlots}
+	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, slots: s.mountSlots, answered: a.reason}
 	refused := s.run(r.Context(), c, func(ctx context.Context) error {
 		handler.ServeHTTP(a, r.WithContext(ctx))
 		return nil
@@ -70,4 +70,13 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *Mount, pa
 	if refused != nil && !a.wrote {
 		writeRefusal(w, refused, id)
 	}
+}
+
+// reason is what the access log says of an answer that a mount gave by itself: OK, or its
+// status, as in HTTP_403, which also keeps the metrics' labels few.
+func (a *answer) reason() string {
+	if a.status < http.StatusBadRequest || a.status > 599 {
+		return reasonOK
+	}
+	return fmt.Sprintf("HTTP_%d", a.status)
 }

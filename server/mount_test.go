@@ -74,3 +74,22 @@ func TestNewRefusesMounts(t *testing.T) {
 		}
 	}
 }
+
+// TestMountsAreLoggedAsTheyAnswer: a refused token must not look like a success.
+func TestMountsAreLoggedAsTheyAnswer(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) {
+		c.Mounts = []Mount{{Path: "/ctlog/a/", Name: "ctlog", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/refused" {
+				w.WriteHeader(http.StatusForbidden)
+			}
+			_, _ = io.WriteString(w, "answer")
+		})}}
+	})
+	for _, test := range []struct{ path, reason string }{{"/ctlog/a/fine", "OK"}, {"/ctlog/a/refused", "HTTP_403"}} {
+		f.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, test.path, nil))
+		if logged := f.log.String(); !strings.Contains(logged, `"reason":"`+test.reason+`"`) {
+			t.Errorf("%s: the access log does not say %s:\n%s", test.path, test.reason, logged)
+		}
+	}
+}

@@ -39,11 +39,12 @@ type answer struct {
 	body      []byte // of the request
 	err       error
 	wrote     bool
+	status    int // as the handler set it; 0 if it did not
 }
 
 // WriteHeader notes that there is an answer.
 func (a *answer) WriteHeader(status int) {
-	a.wrote = true
+	a.wrote, a.status = true, status
 	a.ResponseWriter.WriteHeader(status)
 }
 

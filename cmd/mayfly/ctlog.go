@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 func ctlogCommand() *cobra.Command {
@@ -43,36 +45,51 @@ func (f *ctlogFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.name, "name", "", "the log's name, where there are several")
 }
 
-// log returns the settings of the log that is meant, and the configuration for its places
-// in the file.
-func (f *ctlogFlags) log() (embedded.Config, *config.Server, error) {
+// configuredLog is a log's settings, and where they stand.
+type configuredLog struct {
+	embedded.Config
+	file *config.Server
+	path []string
+}
+
+// explain says where in the file a wrong setting is. What was found in the log itself is no
+// matter of the file.
+func (l *configuredLog) explain(err error) error {
+	if errors.As(err, new(*keypath.Error)) {
+		return l.file.Explain(keypath.Prefix(err, l.path...))
+	}
+	return err
+}
+
+// log returns the log that is meant.
+func (f *ctlogFlags) log() (*configuredLog, error) {
 	if f.configFile == "" {
-		return embedded.Config{}, nil, usageError{errors.New("--config is demanded: it has the log's settings")}
+		return nil, usageError{errors.New("--config is demanded: it has the log's settings")}
 	}
 	cfg, _, err := config.LoadServer(f.configFile, os.Environ())
 	if err != nil {
-		return embedded.Config{}, nil, err
+		return nil, err
 	}
-	var found []*config.EmbeddedLog
+	var found []*configuredLog
 	var names []string
-	for _, entry := range cfg.CT.Logs {
+	for i, entry := range cfg.CT.Logs {
 		if entry.Embedded == nil {
 			continue
 		}
 		names = append(names, entry.Embedded.Name)
 		if f.name == "" || f.name == entry.Embedded.Name {
-			found = append(found, entry.Embedded)
+			found = append(found, &configuredLog{app.EmbeddedConfig(entry.Embedded), cfg, []string{"ct", "logs", strconv.Itoa(i), "embedded"}})
 		}
 	}
 	switch {
 	case len(names) == 0:
-		return embedded.Config{}, nil, fmt.Errorf("%s has no embedded log under ct.logs; write one there first", f.configFile)
+		return nil, fmt.Errorf("%s has no embedded log under ct.logs; write one there first", f.configFile)
 	case len(found) == 0:
-		return embedded.Config{}, nil, fmt.Errorf("%s has no embedded log %q; it has %s", f.configFile, f.name, strings.Join(names, ", "))
+		return nil, fmt.Errorf("%s has no embedded log %q; it has %s", f.configFile, f.name, strings.Join(names, ", "))
 	case len(found) > 1:
-		return embedded.Config{}, nil, usageError{fmt.Errorf("--name is demanded, since there are several logs: %s", strings.Join(names, ", "))}
+		return nil, usageError{fmt.Errorf("--name is demanded, since there are several logs: %s", strings.Join(names, ", "))}
 	}
-	return app.EmbeddedConfig(found[0]), cfg, nil
+	return found[0], nil
 }
 
 func ctlogInitCommand() *cobra.Command {
@@ -86,7 +103,7 @@ The public key is printed: verifiers need it before the log's first use.`,
 		Example: "  mayfly ctlog init --config mayfly.yaml --name 2026 > ctlog-2026.pub",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, cfg, err := f.log()
+			log, err := f.log()
 			if err != nil {
 				return err
 			}
@@ -94,7 +111,7 @@ The public key is printed: verifiers need it before the log's first use.`,
 				Name: log.Name, Dir: log.Dir, Guard: log.Guard, Key: log.Key, Origin: log.Origin, Now: time.Now,
 			})
 			if err != nil {
-				return cfg.Explain(err)
+				return log.explain(err)
 			}
 			fmt.Fprintf(c.ErrOrStderr(), "Log %s (%s) is made: directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
 				log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
@@ -116,13 +133,13 @@ func ctlogStatusCommand() *cobra.Command {
 it, and whether it would take an entry now. The exit code is 1 if it would not.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, cfg, err := f.log()
+			log, err := f.log()
 			if err != nil {
 				return err
 			}
-			in, err := embedded.Inspect(c.Context(), log)
+			in, err := embedded.Inspect(c.Context(), log.Config)
 			if err != nil {
-				return cfg.Explain(err)
+				return log.explain(err)
 			}
 			if err := printInspection(c.OutOrStdout(), in, asJSON); err != nil {
 				return err
@@ -173,18 +190,18 @@ func ctlogFsckCommand() *cobra.Command {
 	var f ctlogFlags
 	c := &cobra.Command{
 		Use:   "fsck",
-		Short: "Prove a whole log: every entry, tile and issuer under its checkpoint",
+		Short: "Prove a whole log: every entry, tile and issuer, and that it continues checkpoint and guard",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			log, cfg, err := f.log()
+			log, err := f.log()
 			if err != nil {
 				return err
 			}
-			size, err := embedded.Fsck(c.Context(), log)
+			size, err := embedded.Fsck(c.Context(), log.Config)
 			if err != nil {
-				return cfg.Explain(err)
+				return log.explain(err)
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries under its checkpoint.\n", log.Name, size)
+			_, err = fmt.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
 			return err
 		},
 	}
@@ -234,7 +251,7 @@ type foundCertificate struct {
 }
 
 func (s *ctlogSearch) run(c *cobra.Command) error {
-	log, cfg, err := s.log()
+	log, err := s.log()
 	if err != nil {
 		return err
 	}
@@ -245,9 +262,9 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 		}
 		s.query.Serial = serial
 	}
-	reader, err := embedded.OpenReader(log)
+	reader, err := embedded.OpenReader(log.Config)
 	if err != nil {
-		return cfg.Explain(err)
+		return log.explain(err)
 	}
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	if !s.asJSON {

@@ -38,6 +38,10 @@ const (
 	chaosVariable = "MAYFLY_CHAOS"
 	chaosShort    = 6
 	chaosClients  = 16
+	// A round ends after fewer SCTs than this: many short lives in make test; in the whole
+	// form long ones too, through full tiles and several checkpoints.
+	chaosRound     = 100
+	chaosLongRound = 600
 )
 
 // childConfig is the log that a child process serves.
@@ -123,8 +127,12 @@ func TestChaos(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &chaos{t: t, authority: a, child: string(instructions), checkpoints: map[string]bool{}}
-	for range kills {
-		c.round()
+	for i := range kills {
+		most := chaosRound
+		if i%2 == 1 && kills > chaosShort {
+			most = chaosLongRound
+		}
+		c.round(most)
 	}
 	t.Logf("after %d kills: %d SCTs, %d checkpoints", kills, len(c.receipts), len(c.checkpoints))
 
@@ -138,8 +146,8 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// round starts the log, loads it, and kills it at some moment after some SCTs.
-func (c *chaos) round() {
+// round starts the log, loads it, and kills it at some moment after fewer than most SCTs.
+func (c *chaos) round(most int) {
 	t := c.t
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
@@ -169,7 +177,7 @@ func (c *chaos) round() {
 		clients.Wait()
 		close(gone)
 	}()
-	for range rand.IntN(100) {
+	for range rand.IntN(most) {
 		select {
 		case <-received:
 		case <-gone:

@@ -124,20 +124,24 @@ func refuse(status int, format string, args ...any) error {
 }
 
 func (e *httpError) write(w http.ResponseWriter) {
-	body, err := json.Marshal(struct {
+	// People read it with curl: no < and & as escapes.
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(struct {
 		ErrorMessage string `json:"error_message"`
-	}{e.message})
-	if err != nil {
-		body = []byte(`{}`)
+	}{e.message}); err != nil {
+		body.WriteString("{}\n")
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", private)
+	h.Set("X-Content-Type-Options", "nosniff")
 	if e.retryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
 	}
 	w.WriteHeader(e.status)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(body.Bytes())
 }
 
 // describeError is the one place that turns an error into an answer. What was not made for

@@ -15,10 +15,11 @@ import (
 // maxFindings bounds what one Fsck reports.
 const maxFindings = 100
 
-// Fsck reads the whole log as its checkpoint has it, and proves that every tile of hashes
-// follows from the entries or from the tiles below it, the checkpoint from the tiles, and that
-// every issuer is there. It changes nothing, and may run while the log is in use. It returns
-// the number of entries that it checked, and everything that it found wrong.
+// Fsck reads the whole log, the entries that no checkpoint covers yet included, since SCTs
+// have been given for them. It proves that every tile of hashes follows from the entries or
+// from the tiles below it, the tree from the tiles, that the tree continues the checkpoint and
+// the guard, and that every issuer is there. It changes nothing, and may run while the log is
+// in use. It returns the number of entries that it checked, and everything that it found wrong.
 //
 // Tessera has a checker too, and the tests use it; but it hangs on the first tile that is
 // wrong (v1.0.4: its workers end with their first error, and what feeds them then blocks).
@@ -28,15 +29,30 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 		return 0, err
 	}
 	f := &checker{directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir)}
-	published, err := readCheckpoint(f.directory, cfg.Origin, key)
-	if err == nil {
+	// In this order: a log in use moves on meanwhile, neither guard nor checkpoint past its tree.
+	guard, guardErr := readGuard(cfg.Guard, cfg.Origin, key.id)
+	f.found(guardErr)
+	published, publishedErr := readCheckpoint(f.directory, cfg.Origin, key)
+	f.found(publishedErr)
+	f.head, err = f.directory.head()
+	switch {
+	case err == nil:
+	case publishedErr == nil:
+		// What the checkpoint covers can be checked all the same.
+		f.found(err)
 		f.head = published.head
-		err = f.check(ctx)
+	default:
+		f.found(err)
+		return 0, f.report(cfg.Name)
 	}
-	if err != nil {
-		return f.head.size, fmt.Errorf("checking log %s: %w", cfg.Name, err)
+	f.check(ctx)
+	if publishedErr == nil {
+		f.found(checkPublished(ctx, f.directory, published.head))
 	}
-	return f.head.size, nil
+	if guardErr == nil {
+		f.found(f.continues(ctx, guard.head()))
+	}
+	return f.head.size, f.report(cfg.Name)
 }
 
 // checker checks one tree. It goes on after what it finds.
@@ -53,7 +69,26 @@ func (f *checker) found(err error) {
 	}
 }
 
-func (f *checker) check(ctx context.Context) error {
+// report is everything that was found wrong.
+func (f *checker) report(name string) error {
+	if len(f.findings) == 0 {
+		return nil
+	}
+	return fmt.Errorf("checking log %s: %w", name, errors.Join(f.findings...))
+}
+
+// continues checks that the tree is not behind the guard's, and continues it.
+func (f *checker) continues(ctx context.Context, guard treeHead) error {
+	if f.head.size < guard.size {
+		return fmt.Errorf("%w: it has %d entries, and the guard %d", errOlder, f.head.size, guard.size)
+	}
+	if err := f.consistent(ctx, guard, f.head); err != nil {
+		return fmt.Errorf("the guard: %w", err)
+	}
+	return nil
+}
+
+func (f *checker) check(ctx context.Context) {
 	for index := uint64(0); width(0, index, f.head.size) > 0 && ctx.Err() == nil; index++ {
 		f.found(f.entries(index))
 	}
@@ -65,10 +100,9 @@ func (f *checker) check(ctx context.Context) error {
 	f.found(ctx.Err())
 	root, err := f.root(ctx, f.head.size)
 	if err == nil && root != f.head {
-		err = fmt.Errorf("%w: its tiles do not add up to the root hash of its checkpoint", errDamaged)
+		err = fmt.Errorf("%w: its tiles do not add up to its root hash", errDamaged)
 	}
 	f.found(err)
-	return errors.Join(f.findings...)
 }
 
 // entries checks a data tile, the tile of its hashes, and the issuers of its entries.

@@ -54,20 +54,30 @@ func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 // compare fills in what directory and guard say, and returns why they do not belong together.
 func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key *logKey) error {
 	// In this order: a log in use moves on meanwhile, its guard never past its directory.
-	file, err := readGuard(cfg.Guard, cfg.Origin, key.id)
-	if err != nil {
-		return &RefusedError{Log: cfg.Name, Reason: ReasonGuard, Err: err}
+	file, guardErr := readGuard(cfg.Guard, cfg.Origin, key.id)
+	if guardErr == nil {
+		in.GuardSize, in.GuardTime = file.TreeSize, file.Updated
 	}
-	in.GuardSize, in.GuardTime = file.TreeSize, file.Updated
 	published, err := readCheckpoint(d, cfg.Origin, key)
 	if err == nil {
 		in.CheckpointSize, in.CheckpointTime = published.head.size, time.UnixMilli(int64(published.timestamp)).UTC()
+	}
+	// What is there is told even where it is refused: whoever looks for the newest copy of a
+	// directory goes by its size.
+	if head, err := d.head(); err == nil {
+		in.TreeSize, in.RootHash = head.size, head.root[:]
+	}
+	if guardErr != nil {
+		return &RefusedError{Log: cfg.Name, Reason: ReasonGuard, Err: guardErr}
+	}
+	if err == nil {
 		err = checkPublished(ctx, d, published.head)
 	}
-	var head treeHead
 	if err == nil {
-		head, err = d.verify(ctx, file.head())
-		in.TreeSize, in.RootHash = head.size, head.root[:]
+		var head treeHead
+		if head, err = d.verify(ctx, file.head()); err == nil {
+			in.TreeSize, in.RootHash = head.size, head.root[:]
+		}
 	}
 	if refusal := refusalFor(cfg.Name, describe(err, file.head())); refusal != nil {
 		return refusal

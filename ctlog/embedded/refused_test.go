@@ -123,6 +123,12 @@ func TestRefusesToSign(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkRefusal(t, inspected.Err, test.reason, test.says)
+			if head, err := (directory{cfg.Dir}).head(); err == nil && inspected.TreeSize != head.size {
+				t.Errorf("the directory has %d entries, and the inspection says %d", head.size, inspected.TreeSize)
+			}
+			if _, err := Fsck(t.Context(), cfg); err == nil {
+				t.Error("fsck finds the log whole")
+			}
 
 			l := openSpoilt(t, cfg)
 			checkRefusal(t, l.Ready(), test.reason, test.says)

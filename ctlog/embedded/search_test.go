@@ -5,6 +5,7 @@ package embedded
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -138,5 +139,23 @@ func TestFsckFindsDamage(t *testing.T) {
 		} else {
 			t.Log(err)
 		}
+	}
+}
+
+func TestFsckChecksWhatNoCheckpointCovers(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.CheckpointInterval = maxCheckpointInterval
+	growUnpublished(t, a, cfg)
+	head, err := directory{cfg.Dir}.head()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Fsck(t.Context(), cfg); err != nil || n != head.size {
+		t.Fatalf("fsck read %d of %d entries: %v", n, head.size, err)
+	}
+	flip(t, filepath.Join(cfg.Dir, dataTilePath(head.size/tileWidth, uint8(head.size%tileWidth))), 200)
+	if _, err := Fsck(t.Context(), cfg); err == nil {
+		t.Error("an entry was altered, and fsck found nothing")
 	}
 }

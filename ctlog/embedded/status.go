@@ -32,7 +32,8 @@ type Status struct {
 	Name   string `json:"name"`
 	Origin string `json:"origin"`
 	LogID  []byte `json:"log_id"`
-	// TreeSize and RootHash are of the newest tree that anything may be signed for.
+	// TreeSize and RootHash are of the newest tree that anything may be signed for; an
+	// Inspection has those of the directory, be they refused or not.
 	TreeSize uint64 `json:"tree_size"`
 	RootHash []byte `json:"root_hash"`
 	// CheckpointSize and CheckpointTime are of the published checkpoint.

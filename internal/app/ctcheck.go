@@ -32,7 +32,7 @@ func ctCheck(logs *ctlog.Logs) server.Check {
 func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
 	var states []string
 	for _, log := range logs {
-		state := fmt.Sprintf("%s: %s", log.Name, log.State)
+		state := fmt.Sprintf("%s: breaker %s", log.Name, log.State)
 		switch {
 		case log.Failures == 1:
 			state += ", 1 failure"

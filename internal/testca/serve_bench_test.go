@@ -144,6 +144,7 @@ func BenchmarkEmbedded(b *testing.B) {
 
 func newEmbeddedLog(b *testing.B) *embedded.Log {
 	b.Helper()
+	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) // its lines would stand among the figures
 	dir := b.TempDir()
 	init := embedded.InitConfig{
 		Name: "bench", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/bench",
