@@ -186,7 +186,7 @@ func TestServeThroughAnOutageOfLogs(t *testing.T) {
 	}
 	o.waitFor("open", "open", "closed")
 	// What is not for everybody is on ops alone.
-	if public := o.get(o.rest + "/readyz?verbose"); !strings.Contains(public, o.urls[0]+": open") || strings.Contains(public, "500") {
+	if public := o.get(o.rest + "/readyz?verbose"); !strings.Contains(public, o.urls[0]+": breaker open") || strings.Contains(public, "500") {
 		t.Errorf("on the public listener: %s", public)
 	}
 
