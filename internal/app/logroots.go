@@ -14,7 +14,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // rootsTimeout bounds how long a log may take to list its roots.
@@ -32,14 +31,14 @@ func CheckLogRoots(ctx context.Context, cfg *config.Server, set *ca.Set, now tim
 		if entry.URL == "" || !(entry.RetireAt.IsZero() || now.Before(entry.RetireAt)) {
 			continue
 		}
-		wg.Go(func() { found[i] = checkRoots(ctx, entry.URL, set, now) })
+		wg.Go(func() { found[i] = checkRoots(ctx, entry, set, now) })
 	}
 	wg.Wait()
 	return slices.Concat(found...)
 }
 
-func checkRoots(ctx context.Context, url string, set *ca.Set, now time.Time) (problems []error) {
-	log, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: url})
+func checkRoots(ctx context.Context, entry config.CTLog, set *ca.Set, now time.Time) (problems []error) {
+	log, _, err := newRemote(entry)
 	if err != nil {
 		return []error{err}
 	}
@@ -57,7 +56,7 @@ func checkRoots(ctx context.Context, url string, set *ca.Set, now time.Time) (pr
 		root := m.Chain.DER[len(m.Chain.DER)-1]
 		if !slices.ContainsFunc(roots, func(der []byte) bool { return bytes.Equal(der, root) }) {
 			problems = append(problems, fmt.Errorf("the log %s does not accept the root of authority %q (%s), and will refuse what it signs: have the log's operator add it",
-				url, m.ID, m.Chain.Certificates[len(m.Chain.Certificates)-1].Subject))
+				entry.URL, m.ID, m.Chain.Certificates[len(m.Chain.Certificates)-1].Subject))
 		}
 	}
 	return problems

@@ -74,16 +74,7 @@ func (s *logSet) openRemote(entry config.CTLog, path []string) (ctlog.LogConfig,
 	if err != nil {
 		return ctlog.LogConfig{}, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
 	}
-	var token []byte
-	if entry.TokenFile != "" {
-		if token, err = readSecret(entry.TokenFile); err != nil {
-			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
-		}
-		if len(token) == 0 {
-			return ctlog.LogConfig{}, keypath.Errorf([]string{"token_file"}, "%s is empty; write the log's token into it", entry.TokenFile)
-		}
-	}
-	remote, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
+	remote, warnings, err := newRemote(entry)
 	if err != nil {
 		return ctlog.LogConfig{}, err
 	}
@@ -91,6 +82,20 @@ func (s *logSet) openRemote(entry config.CTLog, path []string) (ctlog.LogConfig,
 		s.warnings = append(s.warnings, keypath.Prefix(warning, path...))
 	}
 	return ctlog.LogConfig{Log: remote, PublicKey: publicKey}, nil
+}
+
+// newRemote is ctlog.NewRemote with the token of entry, if it names one.
+func newRemote(entry config.CTLog) (remote *ctlog.Remote, warnings []error, err error) {
+	var token []byte
+	if entry.TokenFile != "" {
+		if token, err = readSecret(entry.TokenFile); err != nil {
+			return nil, nil, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
+		}
+		if len(token) == 0 {
+			return nil, nil, keypath.Errorf([]string{"token_file"}, "%s is empty; write the log's token into it", entry.TokenFile)
+		}
+	}
+	return ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
 }
 
 // EmbeddedConfig is what an `embedded` entry says of its log, for the commands that look at

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -138,9 +139,20 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(log)
+	// An embedded log of another replica tells its roots to those who have its token.
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte("submitters-only\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer submitters-only" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		log.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
-	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL}}}}
+	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL, TokenFile: tokenFile}}}}
 	lines := make(lineWriter, 10)
 	logger := slog.New(slog.NewTextHandler(lines, nil))
 	r, err := newRotation(cfg, time.Now, logger, prometheus.NewRegistry())
