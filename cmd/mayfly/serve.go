@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -33,6 +34,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 				return usageError{errors.New("--config is demanded; see mayfly serve --help")}
 			}
 			signal.Ignore(syscall.SIGHUP) // who sends it wants files read again, and must not end the server
+			collectLess()
 			return app.Serve(c.Context(), app.Options{
 				ConfigFile: file,
 				Environ:    os.Environ(),
@@ -43,4 +45,16 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 	}
 	c.Flags().StringVar(&file, "config", "", "the server's configuration file, YAML (demanded)")
 	return c
+}
+
+// gcPercent lets the heap grow to five times what lives before it is collected. So little
+// lives in a server (about 10 MiB) that Go's default collects it dozens of times a second
+// under load, for an eighth of all its time; this way it stays below 100 MiB all the same.
+const gcPercent = 400
+
+// collectLess sets gcPercent, unless the operator has said otherwise by GOGC.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }
