@@ -83,7 +83,7 @@ func (l *serverLoader) checkListen() {
 		if number, numberErr := strconv.ParseUint(port, 10, 16); err != nil || numberErr != nil {
 			l.wrong(a.key, "found %q, where host:port with a numeric port is wanted", shorten(a.address))
 		} else if number != 0 && a.key == "listen.ops" && (a.address == s.HTTP || a.address == s.GRPC) {
-			l.wrong(a.key, "the address %s is also the API's, whose clients must not reach metrics and profiles: it needs a port of its own", a.address)
+			l.wrong(a.key, "the address %s is also the API's, whose clients must not reach metrics and the causes of failures: it needs a port of its own", a.address)
 		}
 	}
 }

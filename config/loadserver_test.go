@@ -171,7 +171,7 @@ func TestServerMistakes(t *testing.T) {
 			`m:4:33: found "1:2:3", where host:port with a numeric port is wanted`,
 			`m:4:47: found "a:http", where host:port with a numeric port is wanted`}},
 		{"operations on the API's address", least + "listen: {ops: \"127.0.0.1:5554\"}\n", []string{
-			"m:4:15: the address 127.0.0.1:5554 is also the API's, whose clients must not reach metrics and profiles: it needs a port of its own"}},
+			"m:4:15: the address 127.0.0.1:5554 is also the API's, whose clients must not reach metrics and the causes of failures: it needs a port of its own"}},
 		{"certificate without key", least + "tls: {certificate: c}\n", []string{"m:4:1: tls.certificate is there without tls.key, the file of its private key"}},
 		{"key without certificate", least + "tls: {key: k}\n", []string{"m:4:1: tls.key is there without tls.certificate, the file of the certificate"}},
 		{"public URL without a scheme", least + "public_url: ca.example\n", []string{`m:4:13: found "ca.example", where an https URL is wanted`}},

@@ -51,7 +51,7 @@ type Listen struct {
 	// GRPC is `listen.grpc`, 127.0.0.1:5554 by default: the gRPC API. If it equals HTTP,
 	// both are served on one port, which sigstore-java needs.
 	GRPC string
-	// Ops is `listen.ops`, 127.0.0.1:2112 by default: metrics, readiness and profiles. It
+	// Ops is `listen.ops`, 127.0.0.1:2112 by default: metrics and readiness. It
 	// is never to be reached by clients, and must differ from the other two.
 	Ops string
 }
