@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 type step = func(context.Context, ctlog.Submission) (ctlog.SCT, error)
@@ -113,7 +114,7 @@ func (tr *trio) states(want string) {
 	var status []string
 	for _, s := range tr.all.Status() {
 		status = append(status, s.State.String())
-		if (s.Failures > 0) != (s.LastError != nil) || (s.Probe > 0) != (s.State == ctlog.Open) {
+		if (s.Failures > 0) != (s.LastError != nil) || (s.Probe > 0) != (s.State == breaker.Open) {
 			tr.t.Errorf("status %+v does not fit together", s)
 		}
 	}
@@ -278,7 +279,7 @@ func TestRetryAfterHoldsForEverybody(t *testing.T) {
 		tr.want("b", 0)
 		time.Sleep(7 * time.Second)
 		tr.want("b", 0)
-		if s := tr.all.Status()[0]; s.Rest != time.Second || s.State != ctlog.Closed || s.Failures != 1 {
+		if s := tr.all.Status()[0]; s.Rest != time.Second || s.State != breaker.Closed || s.Failures != 1 {
 			t.Errorf("status %+v, want a rest of 1 s and one failure", s)
 		}
 		tr.set(0, nil)

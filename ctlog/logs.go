@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -67,7 +68,7 @@ type member struct {
 	Log
 	key      *PublicKey
 	window   Window
-	breaker  breaker
+	breaker  *breaker.Breaker
 	results  [resultCount]prometheus.Counter
 	duration prometheus.Observer
 }
@@ -137,7 +138,7 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 	if err := cfg.Window.check(); err != nil {
 		return nil, err
 	}
-	m := &member{Log: cfg.Log, key: key, window: cfg.Window, duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
+	m := &member{Log: cfg.Log, key: key, window: cfg.Window, breaker: newBreaker(), duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
 	for r := range resultCount {
 		m.results[r] = metrics.submissions.WithLabelValues(cfg.Log.Name(), r.String())
 	}
@@ -168,7 +169,7 @@ func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 func (l *Logs) rest() time.Duration {
 	now, least := time.Now(), time.Duration(maxRest)
 	for _, m := range l.open() {
-		least = min(least, m.breaker.rest().Sub(now))
+		least = min(least, m.breaker.Rest().Sub(now))
 	}
 	return max(least, 0)
 }

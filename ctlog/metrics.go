@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 // result is how one attempt ended.
@@ -126,7 +128,7 @@ func (c *breakerCollector) Collect(metrics chan<- prometheus.Metric) {
 		return
 	}
 	for _, log := range logs.Status() {
-		for _, state := range []State{Closed, HalfOpen, Open} {
+		for _, state := range breaker.States() {
 			var value float64
 			if log.State == state {
 				value = 1

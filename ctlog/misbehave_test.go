@@ -15,6 +15,7 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
@@ -140,7 +141,7 @@ func testMisbehavingLog(t *testing.T, name string, misbehave func(*testlog.Confi
 	}
 	// A log that says for how long was asked once, and any other until its breaker opened.
 	status := both.Status()[0]
-	if resting := status.Rest > 0; resting != strings.HasPrefix(name, "429") || !resting && status.State != ctlog.Open {
+	if resting := status.Rest > 0; resting != strings.HasPrefix(name, "429") || !resting && status.State != breaker.Open {
 		t.Errorf("after 7 submissions the log is %+v", status)
 	}
 

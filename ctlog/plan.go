@@ -48,9 +48,9 @@ func order(logs []*member, now time.Time) []turn {
 	var probe, hidden []turn
 	for _, m := range logs {
 		switch {
-		case m.breaker.closed():
+		case m.breaker.Closed():
 			turns = append(turns, turn{member: m})
-		case probe == nil && m.breaker.probe(now):
+		case probe == nil && m.breaker.Probe(now):
 			probe = []turn{{member: m}}
 		default:
 			hidden = append(hidden, turn{member: m})

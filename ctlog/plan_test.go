@@ -23,7 +23,7 @@ func (n named) Name() string { return n.name }
 func membersOf(names string) []*member {
 	var members []*member
 	for name := range strings.FieldsSeq(names) {
-		members = append(members, &member{Log: named{name: name}})
+		members = append(members, &member{Log: named{name: name}, breaker: newBreaker()})
 	}
 	return members
 }
@@ -189,7 +189,7 @@ func TestOrder(t *testing.T) {
 			now := time.Now()
 			var members []*member
 			for i, state := range strings.Fields(states) {
-				m := &member{Log: named{name: fmt.Sprint(state, i)}}
+				m := &member{Log: named{name: fmt.Sprint(state, i)}, breaker: newBreaker()}
 				failures, at, rest := breakerThreshold, now, time.Duration(0)
 				switch state {
 				case "c":
@@ -202,7 +202,7 @@ func TestOrder(t *testing.T) {
 					at, rest = now.Add(-probeInterval), 10*time.Second
 				}
 				for range failures {
-					m.breaker.failed(at, errors.New("no"), rest)
+					m.breaker.Failed(at, errors.New("no"), rest)
 				}
 				members = append(members, m)
 			}

@@ -40,7 +40,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	for ctx.Err() == nil {
 		now := time.Now()
 		for i := range p.turns {
-			p.postpone(i, now, p.turns[i].breaker.rest())
+			p.postpone(i, now, p.turns[i].breaker.Rest())
 		}
 		i, wait := p.next(now)
 		if i >= 0 {
@@ -137,7 +137,7 @@ func unasked(p *plan) []error {
 		if t.attempts > 0 {
 			continue
 		}
-		if rest := time.Until(t.breaker.rest()); rest > 0 {
+		if rest := time.Until(t.breaker.Rest()); rest > 0 {
 			errs = append(errs, fmt.Errorf("log %s: not asked, as it wants to be left alone for another %s", t.Name(), rest.Round(time.Millisecond)))
 		} else {
 			errs = append(errs, fmt.Errorf("log %s: not asked, as there was no time left", t.Name()))
@@ -149,7 +149,7 @@ func unasked(p *plan) []error {
 // succeeded counts an attempt that has brought a verified SCT.
 func (l *Logs) succeeded(ctx context.Context, t *turn) {
 	l.observe(ctx, t, nil)
-	if t.breaker.succeeded() {
+	if t.breaker.Succeeded() {
 		l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log is well again: its breaker has closed", slog.String("log", t.Name()))
 	}
 }
@@ -162,7 +162,7 @@ func (l *Logs) failed(ctx context.Context, t *turn, err error) {
 	if errors.As(err, &retryable) {
 		rest = retryable.After
 	}
-	if t.breaker.failed(time.Now(), err, rest) {
+	if t.breaker.Failed(time.Now(), err, rest) {
 		l.logger.LogAttrs(ctx, slog.LevelError, "Certificate Transparency log has failed several times in a row: its breaker has opened",
 			slog.String("log", t.Name()), slog.Int("failures", breakerThreshold), slog.Any("error", err))
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -39,14 +40,14 @@ func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
 		case log.Failures > 1:
 			state += fmt.Sprintf(", %d failures in a row", log.Failures)
 		}
-		if log.State == ctlog.Open {
+		if log.State == breaker.Open {
 			state += ", probed in " + seconds(log.Probe)
 		}
 		if log.Rest > 0 {
 			state += ", to be left alone for " + seconds(log.Rest)
 		}
 		states = append(states, state)
-		if log.State != ctlog.Closed {
+		if log.State != breaker.Closed {
 			err = errors.Join(err, fmt.Errorf("%s: %w", log.Name, log.LastError))
 		}
 	}

@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker"}
 
 // allowed says which packages of ours a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -32,12 +32,13 @@ var allowed = map[string][]string{
 	"ctlog":              {"certs"},
 	"identity":           {"oidc", "certs", "identity/policy"},
 	"identity/policy":    {"oidc"},
-	"ca":                 {"oidc", "identity", "proof", "ctlog", "certs", "certs/correspond"},
-	"ca/signer":          {},
-	"ca/ceremony":        {"certs"},
+	"ca":                 {"oidc", "identity", "proof", "ctlog", "certs", "certs/correspond", "ca/signer"},
+	"ca/signer":          {"certs"},
+	"ca/ceremony":        {"certs", "ca/signer"},
 	"server":             {"ca", "proof", "certs", "proto"},
 	"internal/refusal":   {},
 	"internal/keypath":   {},
+	"internal/breaker":   {},
 	"internal/suggest":   {},
 	"internal/watch":     {},
 	"internal/archtest":  {},

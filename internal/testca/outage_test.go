@@ -13,6 +13,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/testca"
 	"github.com/mayfly-ca/mayfly/internal/testlog"
@@ -121,7 +122,7 @@ func TestIssueWithEveryLogOut(t *testing.T) {
 		}
 	}
 	for _, status := range w.CT.Status() {
-		if status.State != ctlog.Open {
+		if status.State != breaker.Open {
 			t.Errorf("%+v, want its breaker open", status)
 		}
 	}
