@@ -128,13 +128,13 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 
 	if ca.logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
-		if issued.Certificate, err = draft.finish(nil, nil); err != nil {
+		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
 			return nil, err
 		}
 	} else {
 		// 5. Sign the precertificate. It binds us to issue (RFC 6962, section 3.1), so all
 		// that can be refused has been refused by now.
-		pre, err := draft.precertificate()
+		pre, err := draft.precertificate(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -148,7 +148,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		// 7. The certificate: the same TBS with the SCT in the poison's place. It is made
 		// inside the precertificate's own method, so that a second certificate for one
 		// precertificate cannot be expressed.
-		if issued.Certificate, err = pre.finalize(sct); err != nil {
+		if issued.Certificate, err = pre.finalize(ctx, sct); err != nil {
 			return nil, err
 		}
 		issued.SCTEmbedded = true
@@ -181,14 +181,13 @@ type precertificate struct {
 	spent atomic.Bool
 }
 
-// precertificate checks the draft against the profile and signs it with the poison. The
-// signature is not verified here: the log does it before it gives an SCT.
-func (d *draft) precertificate() (*precertificate, error) {
+// precertificate checks the draft against the profile and signs it with the poison.
+func (d *draft) precertificate(ctx context.Context) (*precertificate, error) {
 	tbs := d.tbs.Precertificate()
 	if err := d.check(tbs, certs.OIDPoison); err != nil {
 		return nil, err
 	}
-	signature, err := d.authority.sign(tbs)
+	signature, err := d.authority.sign(ctx, tbs)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +205,7 @@ func (p *precertificate) submission() ctlog.Submission {
 
 // finalize returns the certificate, DER, that embeds sct and corresponds to p. The second
 // call on one precertificate is an error, whatever came of the first.
-func (p *precertificate) finalize(sct ctlog.SCT) ([]byte, error) {
+func (p *precertificate) finalize(ctx context.Context, sct ctlog.SCT) ([]byte, error) {
 	if p.spent.Swap(true) {
 		return nil, errors.New("refusing to finalize a precertificate twice")
 	}
@@ -214,13 +213,13 @@ func (p *precertificate) finalize(sct ctlog.SCT) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the SCT list: %w", err)
 	}
-	return p.draft.finish(list, p.der)
+	return p.draft.finish(ctx, list, p.der)
 }
 
 // finish signs the certificate, with the SCT list given or, where sctList is nil, with
 // none. What is about to be signed must be the profile's, and correspond to the
 // precertificate where there is one; what was signed must verify.
-func (d *draft) finish(sctList, precertificate []byte) ([]byte, error) {
+func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]byte, error) {
 	tbs := d.tbs.Certificate(sctList)
 	last := certs.OIDSCTList
 	if sctList == nil {
@@ -234,11 +233,8 @@ func (d *draft) finish(sctList, precertificate []byte) ([]byte, error) {
 			return nil, fmt.Errorf("comparing precertificate and certificate: %w", err)
 		}
 	}
-	signature, err := d.authority.sign(tbs)
+	signature, err := d.authority.signVerified(ctx, tbs)
 	if err != nil {
-		return nil, err
-	}
-	if err := d.authority.verify(tbs, signature); err != nil {
 		return nil, err
 	}
 	return certs.Assemble(tbs, d.authority.algorithm, signature), nil

@@ -3,16 +3,28 @@
 package ca
 
 import (
+	"crypto"
 	"crypto/x509"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/proof"
 )
+
+// local returns the signer of a key in memory.
+func local(t testing.TB, key crypto.Signer) *signer.Signer {
+	t.Helper()
+	s, err := signer.Local("a", key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
 
 func testDraft(t *testing.T) *draft {
 	t.Helper()
@@ -21,7 +33,7 @@ func testDraft(t *testing.T) *draft {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := NewAuthority("a", chain, b.issuingKey)
+	authority, err := NewAuthority("a", chain, local(t, b.issuingKey))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,15 +59,15 @@ func testDraft(t *testing.T) *draft {
 
 func TestRefusesToFinalizeTwice(t *testing.T) {
 	t.Parallel()
-	pre, err := testDraft(t).precertificate()
+	pre, err := testDraft(t).precertificate(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	sct := ctlog.SCT{Timestamp: 1, Signature: []byte{1}}
-	if _, err := pre.finalize(sct); err != nil {
+	if _, err := pre.finalize(t.Context(), sct); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pre.finalize(sct); err == nil || !strings.Contains(err.Error(), "twice") {
+	if _, err := pre.finalize(t.Context(), sct); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("a second certificate for one precertificate: error %v", err)
 	}
 }
@@ -111,7 +123,7 @@ func TestNewAuthorityRefusesAnotherKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewAuthority("a", chain, b.rootKey); err == nil || !strings.Contains(err.Error(), "not the key of the chain's first certificate") {
+	if _, err := NewAuthority("a", chain, local(t, b.rootKey)); err == nil || !strings.Contains(err.Error(), "not the key of the chain's first certificate") {
 		t.Errorf("got error %v", err)
 	}
 }

@@ -34,7 +34,7 @@ func setMember(t testing.TB, id string, d dates) Member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := NewAuthority(id, chain, b.issuingKey)
+	authority, err := NewAuthority(id, chain, local(t, b.issuingKey))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func setMemberEnding(t *testing.T, id string, end int) Member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := NewAuthority(id, chain, b.issuingKey)
+	authority, err := NewAuthority(id, chain, local(t, b.issuingKey))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestSetOfOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	var key crypto.Signer = b.issuingKey
-	authority, err := NewAuthority("file", chain, key)
+	authority, err := NewAuthority("file", chain, local(t, key))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/testlog"
@@ -208,11 +209,11 @@ func (b *Builder) authority(tb testing.TB) (*ca.Authority, *x509.Certificate) {
 	issuingTemplate.MaxPathLenZero = true
 	issuing := create(tb, issuingTemplate, root, issuingKey.Public(), rootKey)
 	chain := must(ca.NewChain([]*x509.Certificate{issuing, root}))(tb)
-	var signer crypto.Signer = issuingKey
+	var key crypto.Signer = issuingKey
 	if b.Wrap != nil {
-		signer = b.Wrap(signer)
+		key = b.Wrap(key)
 	}
-	return must(ca.NewAuthority("test", chain, signer))(tb), root
+	return must(ca.NewAuthority("test", chain, must(signer.Local("test", key, nil))(tb)))(tb), root
 }
 
 func (b *Builder) newKey(tb testing.TB) *ecdsa.PrivateKey {

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package signer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/breaker"
+)
+
+// SelfTestMessage is what a self-test signs: it can never be a certificate, which begins with
+// the octet of a SEQUENCE.
+const SelfTestMessage = "mayfly signer self-test"
+
+const (
+	// selfTestInterval is the age of the last attempt at which Tend makes another: what serves
+	// requests is not tested besides.
+	selfTestInterval = 15 * time.Second
+	// retestInterval is that age for a key that has failed, or never signed.
+	retestInterval = time.Second
+)
+
+// SelfTest opens the key if it is not open, and makes and verifies a signature, whatever the
+// breaker says.
+func (s *Signer) SelfTest(ctx context.Context) error {
+	if s.local != nil {
+		_, err := s.SignVerified(ctx, []byte(SelfTestMessage))
+		return err
+	}
+	_, err := s.try(ctx, []byte(SelfTestMessage))
+	return err
+}
+
+// Tend begins a self-test in the background if it is time for one, and does not wait for it.
+// It is to be called every second or so.
+func (s *Signer) Tend(ctx context.Context) {
+	if s.local != nil {
+		return
+	}
+	interval := selfTestInterval
+	if s.breaker.StatusAt(time.Now()).Failures > 0 || !s.proven.Load() {
+		interval = retestInterval
+	}
+	if time.Since(s.epoch)-time.Duration(s.last.Load()) < interval || s.breaker.Rest().After(time.Now()) || !s.tending.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		defer s.tending.Store(false)
+		_ = s.SelfTest(ctx) // the breaker remembers what came of it
+	}()
+}
+
+// Status is how a Signer is doing at one moment.
+type Status struct {
+	Name, Kind string
+	// Local is a key in this process's memory, of which the rest tells nothing.
+	Local bool
+	// Proven tells whether it has ever made a signature that verified.
+	Proven bool
+	breaker.Status
+}
+
+// Status tells how the Signer is doing. It asks nobody.
+func (s *Signer) Status() Status {
+	return Status{Name: s.name, Kind: s.kind, Local: s.local != nil, Proven: s.proven.Load(), Status: s.breaker.StatusAt(time.Now())}
+}
+
+// Check tells readiness whether the Signer can be relied on now. It asks only a key in this
+// process's memory, so that no place that hangs makes it hang.
+func (s *Signer) Check(ctx context.Context) error {
+	status := s.Status()
+	switch {
+	case status.Local:
+		return s.SelfTest(ctx)
+	case status.State != breaker.Closed:
+		return fmt.Errorf("its breaker is %s: %w", status.State, status.LastError)
+	case !status.Proven && status.LastError != nil:
+		return fmt.Errorf("it has never signed: %w", status.LastError)
+	case !status.Proven:
+		return fmt.Errorf("it has never signed")
+	}
+	return nil
+}
