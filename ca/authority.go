@@ -27,7 +27,7 @@ type Authority struct {
 }
 
 // NewAuthority returns the authority id, which signs with s in the name of the first
-// certificate of chain. It does not sign; SelfTest does, and finds a key that cannot.
+// certificate of chain. It does not sign; Prove does, and finds a key that cannot.
 func NewAuthority(id string, chain *Chain, s *signer.Signer) (*Authority, error) {
 	issuing := chain.Certificates[0]
 	public, ok := s.Public().(interface{ Equal(crypto.PublicKey) bool })
@@ -52,9 +52,9 @@ func (a *Authority) Chain() *Chain { return a.chain }
 // Signer is what the authority signs with.
 func (a *Authority) Signer() *signer.Signer { return a.signer }
 
-// SelfTest makes a signature over what can never be a certificate, and verifies it.
-func (a *Authority) SelfTest(ctx context.Context) error {
-	if err := a.signer.SelfTest(ctx); err != nil {
+// Prove makes a signature over what can never be a certificate, and verifies it.
+func (a *Authority) Prove(ctx context.Context) error {
+	if err := a.signer.Prove(ctx); err != nil {
 		return fmt.Errorf("signing with the key of authority %q: %w", a.id, err)
 	}
 	return nil

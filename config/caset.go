@@ -5,7 +5,6 @@ package config
 import (
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"time"
 )
 
@@ -29,7 +28,7 @@ type CASetAuthority struct {
 	// Chain is `chain`, a PEM file: the issuing CA first, the root last and included.
 	Chain string
 	// Signer is `signer`. It may be left out once the authority has retired.
-	Signer CASetSigner
+	Signer Signer
 	// PublishAt is `publish_at`: from then on it is in the trust bundle.
 	PublishAt time.Time
 	// ActivateAt is `activate_at`: from then on it signs, until the next one's activate_at
@@ -38,21 +37,6 @@ type CASetAuthority struct {
 	// RetireAt is `retire_at`: it signs no more from then on, and stays in the trust bundle
 	// until its certificates end. Without one it signs until another begins.
 	RetireAt time.Time
-}
-
-// CASetSigner is `signer`: where the private key is.
-type CASetSigner struct {
-	// File is `signer.file`: the key lies in a file.
-	File *CASetKeyFile
-}
-
-// CASetKeyFile is `signer.file`.
-type CASetKeyFile struct {
-	// Key is `key`, the PEM file of the private key. It must be named.
-	Key string
-	// PasswordFile is `password_file`: the password of an encrypted key, without the
-	// newline at its end.
-	PasswordFile string
 }
 
 // LoadCASet reads the CA set from the file called path. Its errors and warnings are those
@@ -77,7 +61,7 @@ func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
 	set := &CASet{file: file, content: content}
 	l := &setLoader{decoder: &decoder{report: r}, set: set, dir: filepath.Dir(name)}
 	l.object(
-		field{name: "generation", read: l.generation},
+		field{name: "generation", read: l.count(&set.Generation)},
 		field{name: "authorities", read: l.list(l.authority)},
 	)(file.root)
 	if _, ok := file.root.lookup("generation"); !ok {
@@ -116,13 +100,7 @@ func (s *CASet) Explain(err error) error { return s.file.Mistakes(err).asError()
 func (s *CASet) Files() []string {
 	var files []string
 	for _, a := range s.Authorities {
-		files = append(files, a.Chain)
-		if k := a.Signer.File; k != nil {
-			files = append(files, k.Key)
-			if k.PasswordFile != "" {
-				files = append(files, k.PasswordFile)
-			}
-		}
+		files = append(append(files, a.Chain), a.Signer.Files()...)
 	}
 	return files
 }
@@ -132,15 +110,6 @@ type setLoader struct {
 	*decoder
 	set *CASet
 	dir string
-}
-
-func (l *setLoader) generation(n *node) {
-	value, err := strconv.ParseUint(n.value, 10, 63)
-	if n.kind != scalar || n.tag != tagInt || err != nil || value == 0 {
-		l.mistake(n.at, "found %s, where a whole number from 1 on is wanted", n.what())
-		return
-	}
-	l.set.Generation = value
 }
 
 var authorityID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
@@ -154,16 +123,7 @@ func (l *setLoader) authority(_ int, n *node) {
 	l.object(
 		field{name: "id", read: l.text(&a.ID)},
 		field{name: "chain", read: l.path(&a.Chain)},
-		field{name: "signer", read: l.object(field{name: "file", read: func(n *node) {
-			a.Signer.File = &CASetKeyFile{}
-			l.object(
-				field{name: "key", read: l.path(&a.Signer.File.Key)},
-				field{name: "password_file", read: l.path(&a.Signer.File.PasswordFile)},
-			)(n)
-			if a.Signer.File.Key == "" {
-				l.mistake(n.at, "key is missing: it names the PEM file of the authority's private key")
-			}
-		}})},
+		field{name: "signer", read: l.signer(&a.Signer)},
 		field{name: "publish_at", read: l.time(&a.PublishAt)},
 		field{name: "activate_at", read: l.time(&a.ActivateAt)},
 		field{name: "retire_at", read: l.time(&a.RetireAt)},

@@ -38,7 +38,7 @@ func TestParseCASet(t *testing.T) {
 	want := &CASet{Generation: 7, Authorities: []CASetAuthority{
 		{
 			ID: "2026-a", Chain: "dir/2026-a/chain.pem",
-			Signer:    CASetSigner{File: &CASetKeyFile{Key: "dir/2026-a/key.pem", PasswordFile: "dir/2026-a/pass"}},
+			Signer:    Signer{File: &SignerFile{Key: "dir/2026-a/key.pem", PasswordFile: "dir/2026-a/pass"}},
 			PublishAt: date(2026, 11, 1), ActivateAt: date(2026, 11, 8), RetireAt: date(2027, 11, 1),
 		},
 		{ID: "b", Chain: "/abs/chain.pem", PublishAt: date(2027, 10, 1)},
@@ -91,7 +91,7 @@ func TestEditCASet(t *testing.T) {
 	at := time.Date(2027, 10, 9, 8, 7, 6, 0, time.UTC)
 	content, err := set.Edit(CASetEdit{
 		ID: "2026-a", ActivateAt: &at, RetireAt: &time.Time{},
-		Add: &CASetAuthority{ID: "c", Chain: "dir/c/chain.pem", Signer: CASetSigner{File: &CASetKeyFile{Key: "/c/key.pem"}}, PublishAt: at, RetireAt: at},
+		Add: &CASetAuthority{ID: "c", Chain: "dir/c/chain.pem", Signer: Signer{File: &SignerFile{Key: "/c/key.pem"}}, PublishAt: at, RetireAt: at},
 	})
 	if err != nil {
 		t.Fatal(err)

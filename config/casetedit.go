@@ -109,15 +109,8 @@ func (s *CASet) authorityNode(a *CASetAuthority) *yaml.Node {
 	}
 	put(n, "id", textNode(a.ID))
 	put(n, "chain", textNode(s.relative(a.Chain)))
-	if k := a.Signer.File; k != nil {
-		file := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
-		put(file, "key", textNode(s.relative(k.Key)))
-		if k.PasswordFile != "" {
-			put(file, "password_file", textNode(s.relative(k.PasswordFile)))
-		}
-		signer := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
-		put(signer, "file", file)
-		put(n, "signer", signer)
+	if !a.Signer.IsZero() {
+		put(n, "signer", a.Signer.node(s.relative))
 	}
 	put(n, "publish_at", timeNode(a.PublishAt))
 	if !a.ActivateAt.IsZero() {
@@ -129,19 +122,5 @@ func (s *CASet) authorityNode(a *CASetAuthority) *yaml.Node {
 	return n
 }
 
-// relative is path as it stands in the file: relative to its folder where it lies below,
-// and absolute elsewhere, so that it means the same wherever a server is started.
-func (s *CASet) relative(path string) string {
-	dir, err := filepath.Abs(filepath.Dir(s.Name()))
-	if err != nil {
-		return path
-	}
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return path
-	}
-	if rel, err := filepath.Rel(dir, absolute); err == nil && filepath.IsLocal(rel) {
-		return rel
-	}
-	return absolute
-}
+// relative is path as it stands in the file.
+func (s *CASet) relative(path string) string { return relativeTo(filepath.Dir(s.Name()), path) }

@@ -34,6 +34,9 @@ type CeremonyCertificate struct {
 	// PasswordFile is `password_file`: the password of the key. By default one is drawn and
 	// written beside the key. A root's, if it is given, is written nowhere.
 	PasswordFile string
+	// Signer is `signer`: the key is in a hardware module or at a service, and is made there
+	// by a module that has none of this label. It excludes PasswordFile.
+	Signer Signer
 }
 
 // CeremonyRoot is `root`.
@@ -102,6 +105,13 @@ func (l *ceremonyLoader) certificate(c *CeremonyCertificate) []field {
 		{name: "not_before", read: l.time(&c.NotBefore)},
 		{name: "not_after", read: l.time(&c.NotAfter)},
 		{name: "password_file", read: l.path(&c.PasswordFile)},
+		{name: "signer", read: func(n *node) {
+			before := len(l.mistakes)
+			l.signer(&c.Signer)(n)
+			if len(l.mistakes) == before && c.Signer.File != nil {
+				l.mistake(n.at, "a key in a file is made by the ceremony: leave signer out")
+			}
+		}},
 	}
 }
 
@@ -112,6 +122,9 @@ func (l *ceremonyLoader) root(n *node) {
 	made.PasswordFile = ""
 	if root.Folder != "" && made != (CeremonyCertificate{}) {
 		l.mistake(n.at, "folder names a root that is there already, and excludes every other key but password_file")
+	}
+	if root.Folder == "" && root.PasswordFile != "" && !root.Signer.IsZero() {
+		l.mistake(n.at, "password_file is for a key in a file, and excludes signer")
 	}
 }
 
@@ -136,7 +149,10 @@ func (l *ceremonyLoader) intermediate(_ int, n *node) {
 			l.mistake(n.at, "two intermediates have the id %q", shorten(c.ID))
 		}
 	}
-	if c.Request != "" && (c.Algorithm != "" || c.PasswordFile != "") {
-		l.mistake(n.at, "request is for a key that is elsewhere, and excludes algorithm and password_file")
+	if c.Request != "" && (c.Algorithm != "" || c.PasswordFile != "" || !c.Signer.IsZero()) {
+		l.mistake(n.at, "request is for a key that is elsewhere, and excludes algorithm, password_file and signer")
+	}
+	if c.PasswordFile != "" && !c.Signer.IsZero() {
+		l.mistake(n.at, "password_file is for a key in a file, and excludes signer")
 	}
 }

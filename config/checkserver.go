@@ -103,6 +103,9 @@ func (l *serverLoader) checkCA() {
 		return // said already
 	}
 	file, set := l.server.CA.File, l.server.CA.Set
+	if l.server.CA.SignerSocket != "" && set == "" && l.valid("ca.set") {
+		l.wrong("ca.signer_socket", "ca.signer_socket is for the keys of a CA set: name it with ca.set")
+	}
 	switch {
 	case file != nil && set != "":
 		l.wrong("ca.set", "ca.file and ca.set exclude each other: keep the one that holds the authority")

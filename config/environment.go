@@ -56,6 +56,7 @@ func settings() []setting {
 		{key: "ca.file.key", fallback: "", path: true},
 		{key: "ca.file.password_file", fallback: "", path: true},
 		{key: "ca.set", fallback: "", path: true},
+		{key: "ca.signer_socket", fallback: "", path: true},
 		{key: "certificate.lifetime", fallback: 10 * time.Minute},
 		{key: "ct.disabled", fallback: false},
 		{key: "log.format", fallback: "json", choices: []string{"json", "text"}},

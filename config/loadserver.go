@@ -82,7 +82,7 @@ func (l *serverLoader) root(n *node) {
 		l.group("oidc", l.setting("oidc.allow_loopback"), l.setting("oidc.proxy"),
 			l.setting("oidc.key_refresh"), l.setting("oidc.key_lifetime"),
 			l.group("kubernetes", l.setting("oidc.kubernetes.api_server"), l.setting("oidc.kubernetes.ca_file"), l.setting("oidc.kubernetes.token_file"))),
-		l.group("ca", l.setting("ca.set"),
+		l.group("ca", l.setting("ca.set"), l.setting("ca.signer_socket"),
 			l.group("file", l.setting("ca.file.chain"), l.setting("ca.file.key"), l.setting("ca.file.password_file"))),
 		l.group("certificate", l.setting("certificate.lifetime")),
 		l.group("keys", field{name: "algorithms", read: l.texts(&s.Keys.Algorithms)}),
@@ -239,6 +239,7 @@ func (l *serverLoader) fill() {
 		s.CA.File = &file
 	}
 	s.CA.Set = v.GetString("ca.set")
+	s.CA.SignerSocket = v.GetString("ca.signer_socket")
 	s.Certificate.Lifetime = v.GetDuration("certificate.lifetime")
 	s.CT.Disabled = v.GetBool("ct.disabled")
 	s.Log = Log{Format: v.GetString("log.format"), Level: v.GetString("log.level")}

@@ -439,7 +439,7 @@ func TestExampleIsWholeAndTrue(t *testing.T) {
 		indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
 		key, ok := strings.CutPrefix(strings.TrimLeft(line, " "), "# ")
 		switch {
-		case !ok, strings.HasPrefix(key, "set:"), strings.HasPrefix(key, "disabled:"):
+		case !ok, strings.HasPrefix(key, "set:"), strings.HasPrefix(key, "signer_socket:"), strings.HasPrefix(key, "disabled:"):
 			whole.WriteString(line)
 		case strings.HasPrefix(strings.TrimSpace(key), "- "), isKey(key):
 			whole.WriteString(indent + key)

@@ -121,6 +121,9 @@ type CA struct {
 	// Set is `ca.set`: a CA set (ca.yaml), written by `mayfly ca`, of which the clock picks
 	// the authority that signs. It excludes File.
 	Set string
+	// SignerSocket is `ca.signer_socket`: the Unix socket of a `mayfly signer` that holds the
+	// keys of Set. This process then opens none of them. By default it opens them itself.
+	SignerSocket string
 }
 
 // CAFile is `ca.file`.

@@ -30,12 +30,15 @@ type AuthorityConfig struct {
 	Algorithm string
 	// Password encrypts the key; empty to have one drawn. It is written beside the key.
 	Password []byte
-	Parent   Parent
+	// Signer is a key that lies elsewhere; nil to have one made in Dir. It excludes Password.
+	Signer *ExternalKey
+	Parent Parent
 	// NotBefore and NotAfter are as in IntermediateConfig.
 	NotBefore, NotAfter time.Time
 }
 
-// AuthorityResult is what NewAuthority made.
+// AuthorityResult is what NewAuthority made. KeyFile and PasswordFile are "" where the key lies
+// elsewhere.
 type AuthorityResult struct {
 	ChainFile, KeyFile, PasswordFile string
 	Intermediate                     *x509.Certificate
@@ -47,10 +50,10 @@ func NewAuthority(cfg AuthorityConfig) (*AuthorityResult, error) {
 	if cfg.Algorithm == "" {
 		cfg.Algorithm = DefaultAlgorithm
 	}
-	if err := errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkAlgorithm(cfg.Algorithm), checkPassword("password", cfg.Password)); err != nil {
+	if err := errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password)); err != nil {
 		return nil, err
 	}
-	key, err := GenerateKey(cfg.Algorithm)
+	key, err := newKey(cfg.Signer, cfg.Algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -61,21 +64,20 @@ func NewAuthority(cfg AuthorityConfig) (*AuthorityResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret := newPassword(cfg.Password)
-	encrypted, err := encryptKey(key, secret)
+	files, _, err := keyFiles("", key, cfg.Signer, cfg.Dir, cfg.Password)
 	if err != nil {
 		return nil, err
 	}
 	chain := ChainPEM(append([]*x509.Certificate{intermediate}, cfg.Parent.Chain...))
-	if err := writeAll(cfg.Dir, []file{
-		{"", passwordFile, secretMode, secret.file()},
-		{"", keyFile, secretMode, encrypted},
-		{"", chainFile, publicMode, chain},
-	}); err != nil {
+	if err := writeAll(cfg.Dir, append(files, file{"", chainFile, publicMode, chain})); err != nil {
 		return nil, fmt.Errorf("writing the authority to %s: %w", cfg.Dir, err)
 	}
 	in := func(name string) string { return filepath.Join(cfg.Dir, name) }
-	return &AuthorityResult{ChainFile: in(chainFile), KeyFile: in(keyFile), PasswordFile: in(passwordFile), Intermediate: intermediate}, nil
+	result := &AuthorityResult{ChainFile: in(chainFile), Intermediate: intermediate}
+	if cfg.Signer == nil {
+		result.KeyFile, result.PasswordFile = in(keyFile), in(passwordFile)
+	}
+	return result, nil
 }
 
 // ChainPEM is certificates as a PEM file.
@@ -93,6 +95,8 @@ type RequestConfig struct {
 	Subject   Subject
 	Algorithm string
 	Password  []byte
+	// Signer is a key that lies elsewhere; nil to have one made in Dir. It excludes Password.
+	Signer *ExternalKey
 }
 
 const requestFile = "request.csr"
@@ -104,10 +108,10 @@ func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 	if cfg.Algorithm == "" {
 		cfg.Algorithm = DefaultAlgorithm
 	}
-	if err := errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkAlgorithm(cfg.Algorithm), checkPassword("password", cfg.Password)); err != nil {
+	if err := errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password)); err != nil {
 		return "", err
 	}
-	key, err := GenerateKey(cfg.Algorithm)
+	key, err := newKey(cfg.Signer, cfg.Algorithm)
 	if err != nil {
 		return "", err
 	}
@@ -117,17 +121,12 @@ func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("making the request: %w", err)
 	}
-	secret := newPassword(cfg.Password)
-	encrypted, err := encryptKey(key, secret)
+	files, _, err := keyFiles("", key, cfg.Signer, cfg.Dir, cfg.Password)
 	if err != nil {
 		return "", err
 	}
 	request := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
-	if err := writeAll(cfg.Dir, []file{
-		{"", passwordFile, secretMode, secret.file()},
-		{"", keyFile, secretMode, encrypted},
-		{"", requestFile, publicMode, request},
-	}); err != nil {
+	if err := writeAll(cfg.Dir, append(files, file{"", requestFile, publicMode, request})); err != nil {
 		return "", fmt.Errorf("writing the request to %s: %w", cfg.Dir, err)
 	}
 	return filepath.Join(cfg.Dir, requestFile), nil

@@ -126,6 +126,7 @@ func Intermediate(cfg IntermediateConfig) (*x509.Certificate, error) {
 	}
 	template.MaxPathLenZero = true
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	template.PublicKey = cfg.PublicKey
 	if err := checkWithin(cfg.Parent, template); err != nil {
 		return nil, fmt.Errorf("creating intermediate: %w", err)
 	}
@@ -149,10 +150,13 @@ func checkParent(parent *x509.Certificate) error {
 	return nil
 }
 
-// checkWithin refuses a name or a validity that does not fit below parent.
+// checkWithin refuses a name, a key or a validity that does not fit below parent.
 func checkWithin(parent, child *x509.Certificate) error {
 	if child.Subject.String() == parent.Subject.String() {
 		return fmt.Errorf("its name is that of its parent, %s; a chain needs different names", parent.Subject)
+	}
+	if key, ok := parent.PublicKey.(interface{ Equal(crypto.PublicKey) bool }); ok && key.Equal(child.PublicKey) {
+		return errors.New("its key is that of its parent; each needs its own, or the parent's cannot be kept offline")
 	}
 	if child.NotBefore.Before(parent.NotBefore) || child.NotAfter.After(parent.NotAfter) {
 		return fmt.Errorf("it would be valid from %s to %s, which is not within its parent's %s to %s",

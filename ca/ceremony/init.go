@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -29,6 +30,9 @@ type InitConfig struct {
 	// RootPassword encrypts the root's key and is written nowhere; empty to have one drawn,
 	// which is written beside the root's key.
 	RootPassword []byte
+	// Signer and RootSigner are keys that lie elsewhere; nil to have one made in a file. They
+	// exclude Password and RootPassword.
+	Signer, RootSigner *ExternalKey
 	// Now is the clock; nil for time.Now. The root is valid for 10 years from then, the
 	// intermediate for 3.
 	Now func() time.Time
@@ -42,11 +46,15 @@ type Result struct {
 	SetFile string
 	// ChainFile is PEM, the intermediate first and the root last.
 	ChainFile string
-	// KeyFile is the intermediate's encrypted key, PasswordFile what opens it.
+	// KeyFile is the intermediate's encrypted key, PasswordFile what opens it; "" where the key
+	// lies elsewhere.
 	KeyFile, PasswordFile string
 	// RootDir holds root.pem, the root's encrypted key as key.pem, and pass if the password
-	// was drawn. It is to be taken offline: nothing that serves reads it.
+	// was drawn; signer.yaml in their place where the key lies elsewhere. It is to be taken
+	// offline: nothing that serves reads it.
 	RootDir string
+	// Keys say of each key that lies elsewhere what it is, the root's first.
+	Keys []string
 	// Root and Intermediate are the new certificates.
 	Root, Intermediate *x509.Certificate
 }
@@ -92,16 +100,24 @@ func Init(cfg InitConfig) (*Result, error) {
 	if err := writeAll(cfg.Dir, files); err != nil {
 		return nil, fmt.Errorf("writing the CA to %s: %w", cfg.Dir, err)
 	}
-	return &Result{
+	result := &Result{
 		AuthorityID:  id,
 		SetFile:      filepath.Join(cfg.Dir, setFile),
 		ChainFile:    filepath.Join(cfg.Dir, id, chainFile),
-		KeyFile:      filepath.Join(cfg.Dir, id, keyFile),
-		PasswordFile: filepath.Join(cfg.Dir, id, passwordFile),
 		RootDir:      filepath.Join(cfg.Dir, rootDir),
 		Root:         root,
 		Intermediate: intermediate,
-	}, nil
+	}
+	if cfg.Signer == nil {
+		result.KeyFile, result.PasswordFile = filepath.Join(cfg.Dir, id, keyFile), filepath.Join(cfg.Dir, id, passwordFile)
+	}
+	for name, external := range map[string]*ExternalKey{"root": cfg.RootSigner, id: cfg.Signer} {
+		if external != nil {
+			result.Keys = append(result.Keys, "The key of "+name+": "+external.describe()+".")
+		}
+	}
+	slices.Sort(result.Keys)
+	return result, nil
 }
 
 func (cfg InitConfig) withDefaults() InitConfig {
@@ -134,14 +150,13 @@ func (cfg InitConfig) check() error {
 	errs = append(errs,
 		checkName("common name", cfg.CommonName, maxName-len(" intermediate 2026-a")),
 		checkName("organization", cfg.Organization, maxName),
-		checkAlgorithm(cfg.Algorithm),
-		checkPassword("password", cfg.Password),
-		checkPassword("root password", cfg.RootPassword))
+		checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password),
+		checkKeySource(cfg.RootSigner, cfg.Algorithm, "root password", cfg.RootPassword))
 	return errors.Join(errs...)
 }
 
 func (cfg InitConfig) newRoot(now time.Time) (crypto.Signer, *x509.Certificate, error) {
-	key, err := GenerateKey(cfg.Algorithm)
+	key, err := newKey(cfg.RootSigner, cfg.Algorithm)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -154,7 +169,7 @@ func (cfg InitConfig) newRoot(now time.Time) (crypto.Signer, *x509.Certificate, 
 }
 
 func (cfg InitConfig) newIntermediate(id string, root *x509.Certificate, rootKey crypto.Signer) (crypto.Signer, *x509.Certificate, error) {
-	key, err := GenerateKey(cfg.Algorithm)
+	key, err := newKey(cfg.Signer, cfg.Algorithm)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -176,26 +191,53 @@ type authority struct {
 
 // files returns everything to write, in the order in which it may appear.
 func (cfg InitConfig) files(id string, root, intermediate authority) ([]file, error) {
-	rootPassword, intermediatePassword := newPassword(cfg.RootPassword), newPassword(cfg.Password)
-	rootKey, err := encryptKey(root.key, rootPassword)
-	if err != nil {
-		return nil, err
-	}
-	intermediateKey, err := encryptKey(intermediate.key, intermediatePassword)
-	if err != nil {
-		return nil, err
-	}
 	rootPEM, intermediatePEM := certificatePEM(root.certificate), certificatePEM(intermediate.certificate)
-	files := []file{
-		{rootDir, rootFile, publicMode, rootPEM},
-		{rootDir, keyFile, secretMode, rootKey},
-		{id, chainFile, publicMode, append(intermediatePEM, rootPEM...)},
-		{id, keyFile, secretMode, intermediateKey},
-		{id, passwordFile, secretMode, intermediatePassword.file()},
-		{"", setFile, publicMode, caSet(id, intermediate.certificate.NotBefore)},
+	rootKey, err := rootKeyFiles(root.key, cfg.RootSigner, filepath.Join(cfg.Dir, rootDir), cfg.RootPassword)
+	if err != nil {
+		return nil, err
 	}
-	if rootPassword.drawn {
-		files = append([]file{{rootDir, passwordFile, secretMode, rootPassword.file()}}, files...)
+	key, block, err := keyFiles(id, intermediate.key, cfg.Signer, cfg.Dir, cfg.Password)
+	if err != nil {
+		return nil, err
+	}
+	files := append(rootKey, file{rootDir, rootFile, publicMode, rootPEM})
+	files = append(files, key...)
+	return append(files,
+		file{id, chainFile, publicMode, append(intermediatePEM, rootPEM...)},
+		file{"", setFile, publicMode, caSet(id, block, intermediate.certificate.NotBefore)}), nil
+}
+
+// keyFiles returns the files of an intermediate's key in folder, which is below dir, and the
+// `signer` that names it in a file of dir.
+func keyFiles(folder string, key crypto.Signer, external *ExternalKey, dir string, chosen []byte) (files []file, block string, err error) {
+	if external != nil {
+		block, err = external.Block(dir)
+		return nil, block, err
+	}
+	secret := newPassword(chosen)
+	encrypted, err := encryptKey(key, secret)
+	if err != nil {
+		return nil, "", err
+	}
+	return []file{{folder, passwordFile, secretMode, secret.file()}, {folder, keyFile, secretMode, encrypted}},
+		fmt.Sprintf("{file: {key: %[1]s/%[2]s, password_file: %[1]s/%[3]s}}", folder, keyFile, passwordFile), nil
+}
+
+// rootKeyFiles returns the files of a root's key. A password that was chosen is written
+// nowhere: a server that starts by itself needs one, a root does not.
+func rootKeyFiles(key crypto.Signer, external *ExternalKey, dir string, chosen []byte) ([]file, error) {
+	if external != nil {
+		f, err := external.file(rootDir, dir)
+		return []file{f}, err
+	}
+	secret := newPassword(chosen)
+	encrypted, err := encryptKey(key, secret)
+	if err != nil {
+		return nil, err
+	}
+	files := []file{{rootDir, keyFile, secretMode, encrypted}}
+	if secret.drawn {
+		files = append(files, file{rootDir, passwordFile, secretMode, secret.file()})
 	}
 	return files, nil
 }
@@ -204,16 +246,16 @@ func certificatePEM(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
-// caSet is a CA set of one authority, published and active from begin.
-func caSet(id string, begin time.Time) []byte {
+// caSet is a CA set of one authority, whose key block names, published and active from begin.
+func caSet(id, block string, begin time.Time) []byte {
 	return fmt.Appendf(nil, `# The CA set, made by mayfly ca init. Paths are relative to this file.
 # Nothing here reads %[3]s/: take it offline.
 generation: 1
 authorities:
   - id: %[1]s
     chain: %[1]s/%[4]s # intermediate first, root last
-    signer: {file: {key: %[1]s/%[5]s, password_file: %[1]s/%[6]s}}
+    signer: %[5]s
     publish_at: %[2]s
     activate_at: %[2]s
-`, id, begin.UTC().Format(time.RFC3339), rootDir, chainFile, keyFile, passwordFile)
+`, id, begin.UTC().Format(time.RFC3339), rootDir, chainFile, block)
 }

@@ -41,6 +41,9 @@ type PlannedCertificate struct {
 	NotBefore, NotAfter time.Time
 	// Password encrypts the key; empty to have one drawn, which is written beside it.
 	Password []byte
+	// Signer is a key that lies elsewhere; nil to have one made in a file. It excludes
+	// Password.
+	Signer *ExternalKey
 }
 
 // PlannedIntermediate is an intermediate to be.
@@ -124,7 +127,7 @@ func (p *PlannedCertificate) check() error {
 	if p.Algorithm == "" {
 		p.Algorithm = DefaultAlgorithm
 	}
-	return errors.Join(p.Subject.check(), checkAlgorithm(p.Algorithm), checkPassword("password", p.Password))
+	return errors.Join(p.Subject.check(), checkKeySource(p.Signer, p.Algorithm, "password", p.Password))
 }
 
 func (c *ceremony) note(format string, args ...any) {
@@ -139,12 +142,12 @@ func (c *ceremony) orNow(t time.Time) time.Time {
 	return t
 }
 
-// newKey makes and notes a key.
-func (c *ceremony) newKey(algorithm string) (crypto.Signer, error) {
-	if algorithm == "" {
-		algorithm = DefaultAlgorithm
+// newKey makes and notes a key, or notes the one that lies elsewhere.
+func (c *ceremony) newKey(planned PlannedCertificate) (crypto.Signer, error) {
+	if planned.Algorithm == "" {
+		planned.Algorithm = DefaultAlgorithm
 	}
-	key, err := GenerateKey(algorithm)
+	key, err := newKey(planned.Signer, planned.Algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +155,11 @@ func (c *ceremony) newKey(algorithm string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.note("  key: %s, generated now; SHA-256 of its SubjectPublicKeyInfo %x", algorithm, sha256.Sum256(spki))
+	what := planned.Algorithm + ", generated now"
+	if planned.Signer != nil {
+		what = planned.Signer.describe()
+	}
+	c.note("  key: %s; SHA-256 of its SubjectPublicKeyInfo %x", what, sha256.Sum256(spki))
 	return key, nil
 }
 
@@ -165,7 +172,7 @@ func (c *ceremony) makeRoot() error {
 		return Conform(c.root.Chain[len(c.root.Chain)-1], nil)
 	}
 	planned := c.plan.Root
-	key, err := c.newKey(planned.Algorithm)
+	key, err := c.newKey(planned)
 	if err != nil {
 		return err
 	}
@@ -177,22 +184,9 @@ func (c *ceremony) makeRoot() error {
 	c.describe(root)
 	c.root = Parent{Chain: []*x509.Certificate{root}, Signer: key}
 	c.files = append(c.files, file{rootDir, rootFile, publicMode, certificatePEM(root)})
-	return c.keepKey(rootDir, key, planned.Password, false)
-}
-
-// keepKey puts a key among the files, encrypted. A password that was given is written only
-// where keep is set: a server that starts by itself needs it, a root does not.
-func (c *ceremony) keepKey(folder string, key crypto.Signer, chosen []byte, keep bool) error {
-	secret := newPassword(chosen)
-	encrypted, err := encryptKey(key, secret)
-	if err != nil {
-		return err
-	}
-	c.files = append(c.files, file{folder, keyFile, secretMode, encrypted})
-	if secret.drawn || keep {
-		c.files = append(c.files, file{folder, passwordFile, secretMode, secret.file()})
-	}
-	return nil
+	files, err := rootKeyFiles(key, planned.Signer, filepath.Join(c.plan.Dir, rootDir), planned.Password)
+	c.files = append(c.files, files...)
+	return err
 }
 
 func (c *ceremony) makeIntermediate(i int) error {
@@ -210,7 +204,7 @@ func (c *ceremony) makeIntermediate(i int) error {
 			NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter,
 		})
 	} else {
-		if key, err = c.newKey(planned.Algorithm); err != nil {
+		if key, err = c.newKey(planned.PlannedCertificate); err != nil {
 			return err
 		}
 		intermediate, err = Intermediate(IntermediateConfig{
@@ -233,8 +227,13 @@ func (c *ceremony) makeIntermediate(i int) error {
 		c.note("  add it where its key is: mayfly ca add %s --chain chain.pem --key …", planned.ID)
 		return nil
 	}
-	c.addToSet(i, intermediate)
-	return c.keepKey(planned.ID, key, planned.Password, true)
+	files, block, err := keyFiles(planned.ID, key, planned.Signer, c.plan.Dir, planned.Password)
+	if err != nil {
+		return err
+	}
+	c.addToSet(i, block, intermediate)
+	c.files = append(c.files, files...)
+	return nil
 }
 
 // verifyChain verifies as a client does.
@@ -260,7 +259,7 @@ func (c *ceremony) describe(certificate *x509.Certificate) {
 
 // addToSet adds an entry to the CA set: the first one signs from its beginning, the others
 // are published.
-func (c *ceremony) addToSet(i int, intermediate *x509.Certificate) {
+func (c *ceremony) addToSet(i int, block string, intermediate *x509.Certificate) {
 	planned := c.plan.Intermediates[i]
 	publish, activate := planned.PublishAt, planned.ActivateAt
 	if publish.IsZero() {
@@ -269,8 +268,8 @@ func (c *ceremony) addToSet(i int, intermediate *x509.Certificate) {
 	if activate.IsZero() && len(c.set) == 0 {
 		activate = publish
 	}
-	entry := fmt.Sprintf("  - id: %[1]s\n    chain: %[1]s/%[2]s # intermediate first, root last\n    signer: {file: {key: %[1]s/%[3]s, password_file: %[1]s/%[4]s}}\n    publish_at: %[5]s\n",
-		planned.ID, chainFile, keyFile, passwordFile, publish.UTC().Format(time.RFC3339))
+	entry := fmt.Sprintf("  - id: %[1]s\n    chain: %[1]s/%[2]s # intermediate first, root last\n    signer: %[3]s\n    publish_at: %[4]s\n",
+		planned.ID, chainFile, block, publish.UTC().Format(time.RFC3339))
 	if !activate.IsZero() {
 		entry += "    activate_at: " + activate.UTC().Format(time.RFC3339) + "\n"
 	}

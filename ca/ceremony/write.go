@@ -28,6 +28,10 @@ type file struct {
 	content      []byte
 }
 
+// CheckDir tells whether Init, NewAuthority, NewRequest and Run would take dir for their folder:
+// for who has to make a key first.
+func CheckDir(dir string) error { return checkEmpty(dir) }
+
 // checkEmpty accepts a folder that does not exist or holds nothing, but for what mkfs leaves in
 // a fresh volume.
 func checkEmpty(dir string) error {

@@ -24,12 +24,20 @@ const (
 
 // SelfTest opens the key if it is not open, and makes and verifies a signature, whatever the
 // breaker says.
-func (s *Signer) SelfTest(ctx context.Context) error {
+func (s *Signer) SelfTest(ctx context.Context) error { return s.selfTest(ctx, s.limits) }
+
+// Prove is SelfTest with patience: a key that is opened for the first time may have to find
+// its credentials, connect and log in.
+func (s *Signer) Prove(ctx context.Context) error {
+	return s.selfTest(ctx, limits{proveTimeout, openTimeout})
+}
+
+func (s *Signer) selfTest(ctx context.Context, l limits) error {
 	if s.local != nil {
 		_, err := s.SignVerified(ctx, []byte(SelfTestMessage))
 		return err
 	}
-	_, err := s.try(ctx, []byte(SelfTestMessage))
+	_, err := s.try(ctx, []byte(SelfTestMessage), l)
 	return err
 }
 

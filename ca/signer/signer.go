@@ -28,6 +28,9 @@ const (
 	firstPause = 25 * time.Millisecond
 	// openTimeout bounds the opening of a key, which may log in, list and look up.
 	openTimeout = 5 * time.Second
+	// proveTimeout bounds the first signature of a key, for which nobody waits but a start or a
+	// reload.
+	proveTimeout = 10 * time.Second
 	// defaultConcurrency is how many calls of one key are under way at most. Those that hang
 	// count until they return, so that a place that hangs costs a bounded number of threads.
 	defaultConcurrency = 64
@@ -63,17 +66,16 @@ type Config struct {
 
 // Signer is a private key that can be relied on. It is safe for concurrent use.
 type Signer struct {
-	name, kind  string
-	public      crypto.PublicKey
-	algorithm   certs.SignatureAlgorithm
-	local       Key // the key, where it is in this process's memory; else nil
-	open        func(context.Context) (Key, error)
-	timeout     time.Duration
-	attemptTime time.Duration
-	calls       chan struct{} // an element for each call under way
-	breaker     breaker.Breaker
-	observe     observer
-	logger      *slog.Logger
+	name, kind string
+	public     crypto.PublicKey
+	algorithm  certs.SignatureAlgorithm
+	local      Key // the key, where it is in this process's memory; else nil
+	open       func(context.Context) (Key, error)
+	limits     limits
+	calls      chan struct{} // an element for each call under way
+	breaker    breaker.Breaker
+	observe    observer
+	logger     *slog.Logger
 
 	proven  atomic.Bool  // a signature has verified
 	tending atomic.Bool  // Tend has a self-test under way
@@ -85,6 +87,9 @@ type Signer struct {
 	opening *opening   // nil if nobody opens it
 	closed  bool
 }
+
+// limits bound a signature with all its attempts, and one attempt.
+type limits struct{ timeout, attempt time.Duration }
 
 // opening is an attempt to open the key, for which everybody waits who needs it.
 type opening struct {
@@ -101,7 +106,7 @@ func New(cfg Config) (*Signer, error) {
 	}
 	s := &Signer{
 		name: cfg.Name, kind: cfg.Kind, public: cfg.Public, algorithm: algorithm, open: cfg.Open,
-		timeout: orDefault(cfg.Timeout, defaultTimeout), attemptTime: orDefault(cfg.Attempt, defaultAttempt),
+		limits:  limits{orDefault(cfg.Timeout, defaultTimeout), orDefault(cfg.Attempt, defaultAttempt)},
 		calls:   make(chan struct{}, orDefault(cfg.Concurrency, defaultConcurrency)),
 		breaker: breaker.Breaker{Threshold: breakerThreshold, Interval: probeInterval, MaxRest: maxRest},
 		observe: cfg.Metrics.observer(cfg.Name, cfg.Kind), logger: cfg.Logger, epoch: time.Now(),
@@ -153,7 +158,7 @@ func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if !s.breaker.Closed() && !s.breaker.Probe(now) {
 		return nil, s.keptAway(s.breaker.StatusAt(now).Probe, "has failed several times in a row")
 	}
-	return s.try(ctx, message)
+	return s.try(ctx, message, s.limits)
 }
 
 // SignVerified is Sign, and the signature has been verified always.
@@ -197,12 +202,12 @@ func (s *Signer) keptAway(rest time.Duration, why string) error {
 }
 
 // try makes a signature in at most maxAttempts attempts.
-func (s *Signer) try(ctx context.Context, message []byte) ([]byte, error) {
-	bounded, cancel := context.WithTimeout(ctx, s.timeout)
+func (s *Signer) try(ctx context.Context, message []byte, l limits) ([]byte, error) {
+	bounded, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	pause := firstPause
 	for n := 1; ; n++ {
-		signature, err := s.attempt(bounded, message)
+		signature, err := s.attempt(bounded, message, l.attempt)
 		if err == nil {
 			s.succeeded(ctx)
 			return signature, nil
@@ -243,13 +248,13 @@ func wait(ctx context.Context, d time.Duration) bool {
 var errSlow = errors.New("there was no answer in time")
 
 // attempt makes one attempt and verifies what comes of it.
-func (s *Signer) attempt(ctx context.Context, message []byte) (signature []byte, err error) {
+func (s *Signer) attempt(ctx context.Context, message []byte, limit time.Duration) (signature []byte, err error) {
 	began := time.Now()
 	defer func() {
 		s.last.Store(int64(time.Since(s.epoch)))
 		s.observe.attempt(resultOf(err), time.Since(began))
 	}()
-	bounded, cancel := context.WithTimeout(ctx, s.attemptTime)
+	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	key, err := s.get(bounded)
 	if err == nil {
@@ -272,7 +277,7 @@ func (s *Signer) whose(ctx, bounded context.Context, began time.Time, err error)
 	switch {
 	case bounded.Err() == nil, errors.As(err, new(*Failure)):
 		return err
-	case ctx.Err() != nil && (!errors.Is(ctx.Err(), context.DeadlineExceeded) || elapsed < s.attemptTime/4):
+	case ctx.Err() != nil && (!errors.Is(ctx.Err(), context.DeadlineExceeded) || elapsed < s.limits.attempt/4):
 		return err
 	}
 	return Transient(fmt.Errorf("%w (%s): %w", errSlow, elapsed.Round(time.Millisecond), err), 0)

@@ -31,7 +31,7 @@ minimum lead, and at least five minutes from now, so that every replica has the 
 			if err != nil {
 				return err
 			}
-			result, err := editor.Activate(args[0], when)
+			result, err := editor.Activate(c.Context(), args[0], when)
 			if err != nil {
 				return err
 			}

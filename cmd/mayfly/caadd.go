@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +25,7 @@ type addFlags struct {
 	algorithm                string
 	subject                  ceremony.Subject
 	publishAt, activateAt    string
+	signer                   signerFlag
 }
 
 func caAddCommand() *cobra.Command {
@@ -36,7 +38,10 @@ signs nothing before it is activated (mayfly ca activate, or --activate-at).
 
 With --root it is made here: a new key, and an intermediate that the root in that folder
 signs. Without, --chain and --key name one that was made elsewhere (mayfly ca request and
-sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if none is given.`,
+sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if none is given.
+
+With --signer in the place of --key, or beside --root, the key is in a hardware module or at
+a key-management service (docs/signers.md).`,
 		Example: "  mayfly ca add --set ca --root /media/usb/root\n  mayfly ca add --set ca 2027-a --chain ca/2027-a/chain.pem --key ca/2027-a/key.pem --password-file ca/2027-a/pass",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -49,10 +54,11 @@ sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if no
 	}
 	flags.editFlags(c)
 	f := c.Flags()
-	f.StringVar(&flags.root, "root", "", "folder of the root that signs the new intermediate: root.pem, key.pem, pass")
+	f.StringVar(&flags.root, "root", "", "folder of the root that signs the new intermediate: root.pem, and key.pem and pass, or signer.yaml")
 	f.StringVar(&flags.rootPasswordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
 	f.StringVar(&flags.chain, "chain", "", "PEM file of an authority made elsewhere: the issuing CA first, the root last")
 	f.StringVar(&flags.key, "key", "", "PEM file of its private key")
+	flags.signer.add(f, "signer", "where its key is instead of a file")
 	f.StringVar(&flags.passwordFile, "password-file", "", "file with the password of its key; with --root, of the key to be made")
 	f.StringVar(&flags.algorithm, "algorithm", ceremony.DefaultAlgorithm, "of the new key")
 	f.StringVar(&flags.subject.CommonName, "common-name", "", "the CN of the new intermediate (default: ORGANIZATION intermediate ID)")
@@ -63,13 +69,18 @@ sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if no
 }
 
 func (f *addFlags) run(c *cobra.Command, id string) (err error) {
-	if (f.root == "") == (f.chain == "") || (f.chain == "") != (f.key == "") {
-		return usageError{errors.New("either --root, or --chain and --key are demanded; see mayfly ca add --help")}
+	named, elsewhere, err := f.signer.parse()
+	if err != nil {
+		return err
+	}
+	if (f.root == "") == (f.chain == "") || f.key != "" && (f.chain == "" || elsewhere) || f.chain != "" && f.key == "" && !elsewhere {
+		return usageError{errors.New("either --root, or --chain and --key or --signer are demanded; see mayfly ca add --help")}
 	}
 	editor, err := f.editor()
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, editor.Ring.Close()) }()
 	set, _, err := config.LoadCASet(editor.Path)
 	if err != nil {
 		return err
@@ -90,15 +101,21 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 	if entry.ActivateAt, err = parseTime("activate-at", f.activateAt); err != nil {
 		return err
 	}
-	entry.Chain, entry.Signer.File = f.chain, &config.CASetKeyFile{Key: f.key, PasswordFile: f.passwordFile}
+	entry.Chain, entry.Signer = f.chain, named
+	if f.key != "" {
+		entry.Signer.File = &config.SignerFile{Key: f.key, PasswordFile: f.passwordFile}
+	}
 	if f.root != "" {
 		made, err := f.make(c, editor, entry.ID)
 		if err != nil {
 			return err
 		}
-		entry.Chain, entry.Signer.File = made.ChainFile, &config.CASetKeyFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
+		entry.Chain = made.ChainFile
+		if !elsewhere {
+			entry.Signer.File = &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
+		}
 	}
-	result, err := editor.Add(entry)
+	result, err := editor.Add(c.Context(), entry)
 	if err != nil {
 		if f.root != "" { // nothing of what was made is of use, or known to anybody
 			err = errors.Join(err, os.RemoveAll(filepath.Dir(entry.Chain)))
@@ -110,7 +127,17 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 
 // make makes the authority in a folder beside the set.
 func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (*ceremony.AuthorityResult, error) {
-	parent, err := openParent(c, f.root, f.rootPasswordFile)
+	ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
+	defer cancel()
+	parent, err := openParent(ctx, c, editor.Ring, f.root, f.rootPasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(filepath.Dir(editor.Path), id)
+	if err := ceremony.CheckDir(dir); err != nil {
+		return nil, err // before a key is made for nothing
+	}
+	key, err := f.signer.external(ctx, editor.Ring, f.algorithm)
 	if err != nil {
 		return nil, err
 	}
@@ -119,10 +146,11 @@ func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (*cere
 		return nil, err
 	}
 	return ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir:       filepath.Join(filepath.Dir(editor.Path), id),
+		Dir:       dir,
 		Subject:   subjectOr(f.subject, parent.Chain[0], id),
 		Algorithm: f.algorithm,
 		Password:  password,
+		Signer:    key,
 		Parent:    parent,
 		NotBefore: editor.Now,
 	})

@@ -3,16 +3,21 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 func caCeremonyCommand() *cobra.Command {
@@ -29,14 +34,15 @@ and after. No network is used: run it on a machine that has none.
     common_name: Example root
     organization: Example Corp
     # algorithm: ecdsa-p384, not_before, not_after, password_file
+    # signer: {pkcs11: {…}} where the key is in a hardware module or at a service
     # or a root that is there already: {folder: root, password_file: …}
   intermediates:
     - id: 2026-a
       # common_name, organization, algorithm, not_before, not_after, password_file,
-      # publish_at, activate_at; or the key is elsewhere: request: request.csr`,
+      # signer, publish_at, activate_at; or the key is elsewhere: request: request.csr`,
 		Example: "  mayfly ca ceremony --plan ceremony.yaml --out ./ca",
 		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if planFile == "" || out == "" {
 				return usageError{errors.New("--plan and --out are demanded; see mayfly ca ceremony --help")}
 			}
@@ -44,7 +50,14 @@ and after. No network is used: run it on a machine that has none.
 			if err != nil {
 				return err
 			}
-			plan, err := newPlan(c, cfg, planFile)
+			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
+			defer cancel()
+			ring := keyring.New(keyring.Config{})
+			defer func() { err = errors.Join(err, ring.Close()) }()
+			if err := ceremony.CheckDir(out); err != nil {
+				return err // before a key is made for nothing
+			}
+			plan, err := planner{c, ring}.plan(ctx, cfg, planFile)
 			if err != nil {
 				return err
 			}
@@ -62,7 +75,13 @@ and after. No network is used: run it on a machine that has none.
 	return c
 }
 
-func newPlan(c *cobra.Command, cfg *config.Ceremony, planFile string) (ceremony.Plan, error) {
+// planner turns the file of a ceremony into a plan, for which it opens and makes keys.
+type planner struct {
+	c    *cobra.Command
+	ring *keyring.Ring
+}
+
+func (p planner) plan(ctx context.Context, cfg *config.Ceremony, planFile string) (ceremony.Plan, error) {
 	content, err := os.ReadFile(planFile)
 	if err != nil {
 		return ceremony.Plan{}, err
@@ -72,25 +91,25 @@ func newPlan(c *cobra.Command, cfg *config.Ceremony, planFile string) (ceremony.
 		fmt.Sprintf("plan %s, SHA-256 %x", planFile, sha256.Sum256(content)),
 	}}
 	if cfg.Root.Folder != "" {
-		parent, err := openParent(c, cfg.Root.Folder, cfg.Root.PasswordFile)
+		parent, err := openParent(ctx, p.c, p.ring, cfg.Root.Folder, cfg.Root.PasswordFile)
 		if err != nil {
 			return plan, err
 		}
 		plan.Parent = &parent
-	} else if plan.Root, err = planned(c, cfg.Root.CeremonyCertificate); err != nil {
-		return plan, err
+	} else if plan.Root, err = p.certificate(ctx, cfg.Root.CeremonyCertificate); err != nil {
+		return plan, cfg.Explain(keypath.Prefix(err, "root"))
 	}
 	organization := plan.Root.Subject.Organization
 	if plan.Parent != nil && len(plan.Parent.Chain[0].Subject.Organization) > 0 {
 		organization = plan.Parent.Chain[0].Subject.Organization[0]
 	}
-	for _, entry := range cfg.Intermediates {
+	for i, entry := range cfg.Intermediates {
 		intermediate := ceremony.PlannedIntermediate{ID: entry.ID, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt}
-		if intermediate.PlannedCertificate, err = planned(c, entry.CeremonyCertificate); err != nil {
-			return plan, err
+		if intermediate.PlannedCertificate, err = p.certificate(ctx, entry.CeremonyCertificate); err != nil {
+			return plan, cfg.Explain(keypath.Prefix(err, "intermediates", strconv.Itoa(i)))
 		}
 		if entry.Request != "" {
-			if intermediate.Request, err = readInput(c.InOrStdin(), entry.Request); err != nil {
+			if intermediate.Request, err = readInput(p.c.InOrStdin(), entry.Request); err != nil {
 				return plan, err
 			}
 		} else {
@@ -107,13 +126,17 @@ func newPlan(c *cobra.Command, cfg *config.Ceremony, planFile string) (ceremony.
 	return plan, nil
 }
 
-func planned(c *cobra.Command, cfg config.CeremonyCertificate) (p ceremony.PlannedCertificate, err error) {
-	p = ceremony.PlannedCertificate{
+func (p planner) certificate(ctx context.Context, cfg config.CeremonyCertificate) (planned ceremony.PlannedCertificate, err error) {
+	planned = ceremony.PlannedCertificate{
 		Subject:   ceremony.Subject{CommonName: cfg.CommonName, Organization: cfg.Organization},
 		Algorithm: cfg.Algorithm,
 		NotBefore: cfg.NotBefore,
 		NotAfter:  cfg.NotAfter,
 	}
-	p.Password, err = readPassword(c, cfg.PasswordFile)
-	return p, err
+	if !cfg.Signer.IsZero() {
+		planned.Signer, err = externalKey(ctx, p.ring, cfg.Signer, cmp.Or(cfg.Algorithm, ceremony.DefaultAlgorithm))
+		return planned, keypath.Prefix(err, "signer")
+	}
+	planned.Password, err = readPassword(p.c, cfg.PasswordFile)
+	return planned, err
 }

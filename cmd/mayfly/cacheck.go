@@ -14,6 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
 func caCheckCommand() *cobra.Command {
@@ -27,13 +28,21 @@ also asked whether it accepts the root of every authority. The exit code is 1 if
 would not load the set, or a log would refuse its certificates.`,
 		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
 		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			path, err := flags.path()
 			if err != nil {
 				return err
 			}
+			cfg := &config.Server{}
+			if flags.config != "" {
+				if cfg, _, err = config.LoadServer(flags.config, os.Environ()); err != nil {
+					return err
+				}
+			}
 			now := time.Now()
-			loaded, err := caset.Load(path, now)
+			ring := keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket})
+			defer func() { err = errors.Join(err, ring.Close()) }()
+			loaded, err := caset.Load(c.Context(), path, now, caset.Keys{Ring: ring})
 			if err != nil {
 				return err
 			}
@@ -47,10 +56,6 @@ would not load the set, or a log would refuse its certificates.`,
 			fmt.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", path, loaded.Set.Generation(), authority.ID())
 			if flags.config == "" {
 				return nil
-			}
-			cfg, _, err := config.LoadServer(flags.config, os.Environ())
-			if err != nil {
-				return err
 			}
 			if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
 				return err

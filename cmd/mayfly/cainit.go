@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -13,11 +15,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
 func caInitCommand() *cobra.Command {
 	var config ceremony.InitConfig
 	var passwordFile, rootPasswordFile string
+	var key, root signerFlag
 	c := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a root and an intermediate with encrypted keys",
@@ -26,12 +30,28 @@ intermediate for three that signs certificates, both with encrypted keys, and ca
 CA set that lists them.
 
 The root is needed again only to make the next intermediate: move DIR/root to a place that
-is offline. Passwords are drawn at random unless a file gives them, and are never printed.`,
-		Example: "  mayfly ca init ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca",
+is offline. Passwords are drawn at random unless a file gives them, and are never printed.
+
+With --signer or --root-signer a key is in a hardware module or at a key-management service,
+and DIR holds no secret of it. A PKCS#11 token makes a key that it does not have; at a
+service it must be there (docs/signers.md).`,
+		Example: "  mayfly ca init ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) (err error) {
 			config.Dir, config.Now = args[0], time.Now
-			var err error
+			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
+			defer cancel()
+			ring := keyring.New(keyring.Config{})
+			defer func() { err = errors.Join(err, ring.Close()) }()
+			if err := ceremony.CheckDir(config.Dir); err != nil {
+				return err // before a key is made for nothing
+			}
+			if config.Signer, err = key.external(ctx, ring, config.Algorithm); err != nil {
+				return err
+			}
+			if config.RootSigner, err = root.external(ctx, ring, config.Algorithm); err != nil {
+				return err
+			}
 			if config.Password, err = readPassword(c, passwordFile); err != nil {
 				return err
 			}
@@ -50,6 +70,8 @@ is offline. Passwords are drawn at random unless a file gives them, and are neve
 	f.StringVar(&config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
 	f.StringVar(&config.Algorithm, "algorithm", ceremony.DefaultAlgorithm, "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password for the intermediate's key")
+	key.add(f, "signer", "where the intermediate's key is instead of a file")
+	root.add(f, "root-signer", "where the root's key is instead of a file")
 	f.StringVar(&rootPasswordFile, "root-password-file", "", "file with the password for the root's key, which is then written nowhere")
 	return c
 }
@@ -75,18 +97,29 @@ func printCA(out io.Writer, r *ceremony.Result) error {
 	_, err := fmt.Fprintf(out, `The CA stands in %[1]s. Authority %[2]s:
   %[3]s
   valid until %[4]s
-
+%[7]s
 Its root is in %[5]s: move that folder to a place that is offline.
 
 To sign with it, write this in mayfly.yaml (paths are relative to that file):
 
 ca: {set: %[6]s}
-
+`, filepath.Dir(r.SetFile), r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), r.RootDir, r.SetFile, lines(r.Keys))
+	if err != nil || r.KeyFile == "" {
+		return err
+	}
+	_, err = fmt.Fprintf(out, `
 That set can rotate (mayfly ca add --help). One authority alone, which cannot:
 
 ca:
-  file: {chain: %[7]s, key: %[8]s, password_file: %[9]s}
-`, filepath.Dir(r.SetFile), r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), r.RootDir,
-		r.SetFile, r.ChainFile, r.KeyFile, r.PasswordFile)
+  file: {chain: %s, key: %s, password_file: %s}
+`, r.ChainFile, r.KeyFile, r.PasswordFile)
 	return err
+}
+
+// lines is each text on a line of its own.
+func lines(texts []string) (all string) {
+	for _, text := range texts {
+		all += text + "\n"
+	}
+	return all
 }

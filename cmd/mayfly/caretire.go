@@ -33,7 +33,7 @@ authority is active.`,
 			if err != nil {
 				return err
 			}
-			result, err := editor.Retire(args[0], when)
+			result, err := editor.Retire(c.Context(), args[0], when)
 			if err != nil {
 				return err
 			}

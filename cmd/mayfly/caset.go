@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -15,9 +17,10 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/ca/signer/file"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
 // setFlags are the flags of the commands that read or edit a CA set.
@@ -69,13 +72,16 @@ func (f *setFlags) editor() (caset.Editor, error) {
 	if f.minimumLead < 0 {
 		err = usageError{errors.New("--minimum-lead must not be negative")}
 	}
-	return caset.Editor{Path: path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force}, err
+	return caset.Editor{Path: path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force, Ring: keyring.New(keyring.Config{})}, err
 }
 
 // print shows what an edit did and what the set will do.
 func (f *setFlags) print(c *cobra.Command, result *caset.Result, done string) error {
 	for _, forced := range result.Forced {
 		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
+	}
+	for _, unproven := range result.Unproven {
+		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", unproven)
 	}
 	if f.asJSON {
 		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
@@ -106,9 +112,10 @@ func parseTime(flag, text string) (time.Time, error) {
 	return t, nil
 }
 
-// openParent opens a root as mayfly ca init leaves it: root.pem, key.pem and, unless a
-// password file is named, pass.
-func openParent(c *cobra.Command, dir, passwordFile string) (ceremony.Parent, error) {
+// openParent opens a root as mayfly ca init leaves it: root.pem, and key.pem and, unless a
+// password file is named, pass; or signer.yaml, which names where its key is. What it signs is
+// bounded by ctx.
+func openParent(ctx context.Context, c *cobra.Command, ring *keyring.Ring, dir, passwordFile string) (ceremony.Parent, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "root.pem"))
 	if err != nil {
 		return ceremony.Parent{}, fmt.Errorf("reading the root: %w", err)
@@ -117,23 +124,18 @@ func openParent(c *cobra.Command, dir, passwordFile string) (ceremony.Parent, er
 	if err != nil {
 		return ceremony.Parent{}, fmt.Errorf("%s: %w", filepath.Join(dir, "root.pem"), err)
 	}
-	if passwordFile == "" {
-		passwordFile = filepath.Join(dir, "pass")
-		if _, err := os.Stat(passwordFile); errors.Is(err, os.ErrNotExist) {
-			return ceremony.Parent{}, fmt.Errorf("there is no %s; give the root's password with --root-password-file", passwordFile)
-		}
-	}
-	signer, warnings, err := file.Open(file.Config{Key: filepath.Join(dir, "key.pem"), PasswordFile: passwordFile})
+	key, warnings, err := rootKey(ctx, ring, dir, passwordFile)
 	if err != nil {
 		return ceremony.Parent{}, fmt.Errorf("opening the root's key: %w", err)
 	}
 	for _, warning := range warnings {
 		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
 	}
-	if _, err := ca.NewAuthority("root", chain, signer); err != nil {
-		return ceremony.Parent{}, fmt.Errorf("the root's key: %w", err)
+	signs := signer.Crypto(ctx, key)
+	if public, ok := signs.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(chain.Certificates[0].PublicKey) {
+		return ceremony.Parent{}, fmt.Errorf("the root's key is %s, and not the key of %s; name the one that belongs to it", signer.Describe(signs.Public()), filepath.Join(dir, "root.pem"))
 	}
-	return ceremony.Parent{Chain: chain.Certificates, Signer: signer}, nil
+	return ceremony.Parent{Chain: chain.Certificates, Signer: signs}, nil
 }
 
 // subjectOr is subject with what it lacks taken from the parent's organization and a name.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
 func caSignIntermediateCommand() *cobra.Command {
@@ -41,7 +43,11 @@ the root signs it and after. No network is used.`,
 			if config.NotAfter, err = parseTime("not-after", notAfter); err != nil {
 				return err
 			}
-			if config.Parent, err = openParent(c, root, passwordFile); err != nil {
+			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
+			defer cancel()
+			ring := keyring.New(keyring.Config{})
+			defer func() { err = errors.Join(err, ring.Close()) }()
+			if config.Parent, err = openParent(ctx, c, ring, root, passwordFile); err != nil {
 				return err
 			}
 			chain, intermediate, err := ceremony.SignRequest(config)
@@ -57,7 +63,7 @@ the root signs it and after. No network is used.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&root, "root", "", "folder of the root: root.pem, key.pem, pass (demanded)")
+	f.StringVar(&root, "root", "", "folder of the root: root.pem, and key.pem and pass, or signer.yaml (demanded)")
 	f.StringVar(&passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
 	f.StringVar(&csr, "csr", "", "the certificate signing request, PEM (demanded)")
 	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (demanded)")

@@ -114,7 +114,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	if err := app.rotate(options.now(), registry); err != nil {
+	if err := app.rotate(ctx, options.now(), registry); err != nil {
 		return nil, err
 	}
 	logs, err := newLogs(ctx, cfg, app.rotation.roots, logger, registry)
@@ -161,7 +161,9 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 
 // Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
 // after it.
-func (a *App) Close(ctx context.Context) error { return a.logs.close(ctx) }
+func (a *App) Close(ctx context.Context) error {
+	return errors.Join(a.logs.close(ctx), a.rotation.ring.Close())
+}
 
 // Listen opens the listeners that the configuration names.
 func (a *App) Listen() (server.Listeners, error) {

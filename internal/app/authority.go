@@ -3,18 +3,20 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // newAuthority opens `ca.file`. Its errors have key paths.
-func newAuthority(cfg *config.Server) (authority *ca.Authority, warnings []error, err error) {
+func newAuthority(ctx context.Context, cfg *config.Server, metrics *signer.Metrics) (authority *ca.Authority, warnings []error, err error) {
 	data, err := readFile(cfg.CA.File.Chain)
 	if err != nil {
 		return nil, nil, keypath.Errorf([]string{"ca", "file", "chain"}, "reading the chain: %w", err)
@@ -23,7 +25,7 @@ func newAuthority(cfg *config.Server) (authority *ca.Authority, warnings []error
 	if err != nil {
 		return nil, nil, keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), "ca", "file", "chain")
 	}
-	signer, warnings, err := file.Open(file.Config{
+	key, warnings, err := file.Open(file.Config{
 		Key:          cfg.CA.File.Key,
 		PasswordFile: cfg.CA.File.PasswordFile,
 		Password:     []byte(cfg.CA.File.Password.Reveal()),
@@ -31,7 +33,13 @@ func newAuthority(cfg *config.Server) (authority *ca.Authority, warnings []error
 	if err != nil {
 		return nil, warnings, keypath.Prefix(err, "ca", "file")
 	}
-	authority, err = ca.NewAuthority("file", chain, signer)
+	s, err := signer.Local("file", key, metrics)
+	if err == nil {
+		authority, err = ca.NewAuthority("file", chain, s)
+	}
+	if err == nil {
+		err = authority.Prove(ctx)
+	}
 	if err != nil {
 		return nil, warnings, keypath.Errorf([]string{"ca", "file", "key"}, "%s: %w", cfg.CA.File.Key, err)
 	}

@@ -9,14 +9,17 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/server"
@@ -25,6 +28,8 @@ import (
 // rotation keeps the CA set in force up to date.
 type rotation struct {
 	authorities *ca.Authorities
+	// ring holds the keys.
+	ring *keyring.Ring
 	// path is the set's file; "" for ca.file, which is a set of one that never changes.
 	path    string
 	watcher *watch.Watcher // nil for ca.file
@@ -37,8 +42,8 @@ type rotation struct {
 }
 
 // rotate loads `ca`, and has it watched.
-func (a *App) rotate(now func() time.Time, registry prometheus.Registerer) (err error) {
-	a.rotation, err = newRotation(a.Config, now, a.logger, registry)
+func (a *App) rotate(ctx context.Context, now func() time.Time, registry prometheus.Registerer) (err error) {
+	a.rotation, err = newRotation(ctx, a.Config, now, a.logger, registry)
 	if err == nil && a.rotation.watcher != nil {
 		a.watchers = append(a.watchers, a.rotation.watcher)
 	}
@@ -46,10 +51,14 @@ func (a *App) rotate(now func() time.Time, registry prometheus.Registerer) (err 
 }
 
 // newRotation loads `ca`. Its errors tell their place.
-func newRotation(cfg *config.Server, now func() time.Time, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
-	r := &rotation{path: cfg.CA.Set, now: now, warn: warner(logger)}
+func newRotation(ctx context.Context, cfg *config.Server, now func() time.Time, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
+	metrics := signer.NewMetrics(registry)
+	r := &rotation{
+		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Metrics: metrics, Logger: logger}),
+		path: cfg.CA.Set, now: now, warn: warner(logger),
+	}
 	if cfg.CA.File != nil {
-		authority, warnings, err := newAuthority(cfg)
+		authority, warnings, err := newAuthority(ctx, cfg, metrics)
 		if err != nil {
 			return nil, cfg.Explain(err)
 		}
@@ -62,12 +71,16 @@ func newRotation(cfg *config.Server, now func() time.Time, logger *slog.Logger, 
 		Name:    "CA set",
 		Files:   []string{r.path},
 		More:    caset.Files(r.path),
-		Reload:  r.reload,
+		Reload:  func() error { return r.reload(context.WithoutCancel(ctx)) },
 		Observe: r.observe,
 		Logger:  logger,
 	})
-	loaded, err := caset.Load(r.path, now())
+	// A start is not kept from what works by a key that is out of reach for a while: readiness
+	// tells of it, and it is tried again each second.
+	keys := caset.Keys{Ring: r.ring, Tolerates: func(_ string, err error) bool { return signer.IsTransient(err) }}
+	loaded, err := caset.Load(ctx, r.path, now(), keys)
 	if err != nil {
+		err = errors.Join(err, r.ring.Close())
 		if _, ok := err.(config.Mistakes); ok {
 			return nil, err
 		}
@@ -88,9 +101,9 @@ func warner(logger *slog.Logger) func(...error) {
 }
 
 // reload puts the set on disk in force, whole, or tells why it cannot be.
-func (r *rotation) reload() error {
+func (r *rotation) reload(ctx context.Context) error {
 	now := r.now()
-	loaded, err := caset.Load(r.path, now)
+	loaded, err := caset.Load(ctx, r.path, now, caset.Keys{Ring: r.ring})
 	if err != nil {
 		return err
 	}
@@ -98,6 +111,7 @@ func (r *rotation) reload() error {
 	if err := r.authorities.Replace(loaded.Set, now); err != nil {
 		return loaded.File.Explain(err)
 	}
+	r.ring.Retain(loaded.Signers())
 	if loaded.Set.Generation() != before {
 		r.warn(loaded.Warnings...)
 	}
@@ -116,8 +130,8 @@ func (r *rotation) observe(err error) {
 	r.reloads.WithLabelValues(result).Inc()
 }
 
-// run says which authority signs whenever that changes, and asks the logs, once for each
-// generation, whether they accept the set's roots. It returns when ctx ends.
+// run tends the keys, says which authority signs whenever that changes, and asks the logs, once
+// for each generation, whether they accept the set's roots. It returns when ctx ends.
 func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Logger) {
 	var asked uint64
 	var signs string
@@ -129,6 +143,11 @@ func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Log
 			signs = authority.ID()
 			logger.LogAttrs(ctx, slog.LevelInfo, "authority signs", slog.String("authority", signs), slog.Uint64("generation", set.Generation()),
 				slog.Time("chain_ends", authority.Chain().NotAfter))
+		}
+		for _, m := range set.Members() {
+			if m.Authority != nil {
+				m.Authority.Signer().Tend(ctx)
+			}
 		}
 		if set.Generation() != asked {
 			asked = set.Generation()
@@ -162,12 +181,12 @@ func (r *rotation) checks(profile *ca.Profile) []server.Check {
 		{
 			Name:     "signer",
 			Critical: true,
-			Probe: func(context.Context) (string, error) {
+			Probe: func(ctx context.Context) (string, error) {
 				authority, err := r.authorities.Set().Active(r.now())
 				if err != nil {
 					return "no authority signs now", err
 				}
-				return "authority " + authority.ID() + " signs", authority.SelfTest()
+				return "authority " + authority.ID() + " signs", authority.Signer().Check(ctx)
 			},
 		},
 		{
@@ -189,6 +208,7 @@ func (r *rotation) checks(profile *ca.Profile) []server.Check {
 				return "valid until " + end.UTC().Format(time.RFC3339), nil
 			},
 		},
+		{Name: "signers", Probe: r.checkSigners},
 		{
 			Name: "ca-set",
 			Probe: func(context.Context) (string, error) {
@@ -200,4 +220,29 @@ func (r *rotation) checks(profile *ca.Profile) []server.Check {
 			},
 		},
 	}
+}
+
+// checkSigners tells how the key of every authority does: one that is to sign later is of
+// interest before.
+func (r *rotation) checkSigners(context.Context) (detail string, err error) {
+	var details []string
+	var errs []error
+	for _, m := range r.authorities.Set().Members() {
+		if m.Authority == nil {
+			continue
+		}
+		status := m.Authority.Signer().Status()
+		switch {
+		case status.Local:
+			details = append(details, m.ID+": in this process")
+		case status.Proven:
+			details = append(details, fmt.Sprintf("%s: %s, breaker %s", m.ID, status.Kind, status.State))
+		default:
+			details = append(details, fmt.Sprintf("%s: %s, has never signed", m.ID, status.Kind))
+		}
+		if status.LastError != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", m.ID, status.LastError))
+		}
+	}
+	return strings.Join(details, "; "), errors.Join(errs...)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 	"github.com/mayfly-ca/mayfly/internal/demo"
 )
 
@@ -47,7 +48,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	load.run(pause)
 
 	// A day later it takes over, at an instant that the set names.
-	activated, err := r.editor().Activate(added, time.Time{})
+	activated, err := r.editor().Activate(t.Context(), added, time.Time{})
 	r.must(err)
 	r.distribute()
 	r.awaitGeneration(3)
@@ -61,7 +62,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	}
 
 	// The old one retires for good, and later its key is gone.
-	_, err = r.editor().Retire(r.first, time.Time{})
+	_, err = r.editor().Retire(t.Context(), r.first, time.Time{})
 	r.must(err)
 	r.distribute()
 	r.awaitGeneration(4)
@@ -131,7 +132,9 @@ func (r *rotationWorld) now() time.Time { return time.Now().Add(time.Duration(r.
 
 func (r *rotationWorld) jumpTo(at time.Time) { r.offset.Store(int64(time.Until(at))) }
 
-func (r *rotationWorld) editor() caset.Editor { return caset.Editor{Path: r.set, Now: r.now()} }
+func (r *rotationWorld) editor() caset.Editor {
+	return caset.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{})}
+}
 
 // add makes a second authority below the root and adds it to the operator's set.
 func (r *rotationWorld) add() string {
@@ -146,9 +149,9 @@ func (r *rotationWorld) add() string {
 		NotBefore: r.now(),
 	})
 	r.must(err)
-	_, err = r.editor().Add(config.CASetAuthority{
+	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{
 		ID: "next", Chain: made.ChainFile,
-		Signer: config.CASetSigner{File: &config.CASetKeyFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}},
+		Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}},
 	})
 	r.must(err)
 	return "next"

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 // register publishes what the set is, and when its certificates end. Everything is asked at
@@ -31,7 +32,7 @@ type setCollector struct {
 	now         func() time.Time
 }
 
-type setDescs struct{ generation, state, successor, expiry *prometheus.Desc }
+type setDescs struct{ generation, state, successor, expiry, breaker, proven *prometheus.Desc }
 
 func (setCollector) descs() setDescs {
 	return setDescs{
@@ -41,13 +42,17 @@ func (setCollector) descs() setDescs {
 		expiry: prometheus.NewDesc("mayfly_ca_certificate_seconds_to_expiry",
 			"Seconds until each certificate of each chain ends; negative once it has. Position 0 is the issuing CA. The state is the authority's.",
 			[]string{"authority", "state", "position", "subject"}, nil),
+		breaker: prometheus.NewDesc("mayfly_signer_breaker_state",
+			"1 for the state that the breaker of each key outside of this process is in: closed, half-open (one attempt finds out whether it is well again) or open (it is not asked). The state is the authority's.",
+			[]string{"authority", "state", "kind", "breaker"}, nil),
+		proven: prometheus.NewDesc("mayfly_signer_proven", "1 if the key outside of this process has made a signature that verified since it was first named.", []string{"authority", "state", "kind"}, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c setCollector) Describe(ch chan<- *prometheus.Desc) {
 	d := c.descs()
-	for _, desc := range []*prometheus.Desc{d.generation, d.state, d.successor, d.expiry} {
+	for _, desc := range []*prometheus.Desc{d.generation, d.state, d.successor, d.expiry, d.breaker, d.proven} {
 		ch <- desc
 	}
 }
@@ -59,16 +64,27 @@ func (c setCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	gauge(d.generation, float64(set.Generation()))
-	successor := 0.0
-	if set.Successor(now) {
-		successor = 1
-	}
 	for _, m := range set.Members() {
 		state := m.StateAt(now)
 		gauge(d.state, 1, m.ID, state.String())
 		for i, certificate := range m.Chain.Certificates {
 			gauge(d.expiry, certificate.NotAfter.Sub(now).Seconds(), m.ID, state.String(), strconv.Itoa(i), certificate.Subject.String())
 		}
+		if m.Authority == nil || m.Authority.Signer().Status().Local {
+			continue
+		}
+		status := m.Authority.Signer().Status()
+		gauge(d.proven, boolean(status.Proven), m.ID, state.String(), status.Kind)
+		for _, b := range breaker.States() {
+			gauge(d.breaker, boolean(b == status.State), m.ID, state.String(), status.Kind, b.String())
+		}
 	}
-	gauge(d.successor, successor)
+	gauge(d.successor, boolean(set.Successor(now)))
+}
+
+func boolean(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }

@@ -47,7 +47,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	write(made.SetFile, set)
 	var log bytes.Buffer
 	registry := prometheus.NewRegistry()
-	r, err := newRotation(&config.Server{CA: config.CA{Set: made.SetFile}}, func() time.Time { return now }, slog.New(slog.NewTextHandler(&log, nil)), registry)
+	r, err := newRotation(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, func() time.Time { return now }, slog.New(slog.NewTextHandler(&log, nil)), registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 		"a wrong password":              {made.PasswordFile, "something-else\n", "does not open the key"},
 	} {
 		write(test.file, test.content)
-		err := r.reload()
+		err := r.reload(t.Context())
 		r.observe(err)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
@@ -84,11 +84,11 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	}
 
 	// A new password for the same key is no new content.
-	if err := r.reload(); err != nil {
+	if err := r.reload(t.Context()); err != nil {
 		t.Errorf("the set as it was: %v", err)
 	}
 	write(made.SetFile, strings.Replace(set, "generation: 5", "generation: 6", 1)+"    retire_at: 2027-01-01T00:00:00Z\n")
-	err = r.reload()
+	err = r.reload(t.Context())
 	r.observe(err)
 	if err != nil || r.authorities.Set().Generation() != 6 || values(t, registry, "mayfly_ca_set_reload_failed")[0] != 0 {
 		t.Errorf("a later set: %v, generation %d", err, r.authorities.Set().Generation())
@@ -155,7 +155,7 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL, TokenFile: tokenFile}}}}
 	lines := make(lineWriter, 10)
 	logger := slog.New(slog.NewTextHandler(lines, nil))
-	r, err := newRotation(cfg, time.Now, logger, prometheus.NewRegistry())
+	r, err := newRotation(t.Context(), cfg, time.Now, logger, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
 var begin = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -41,8 +42,10 @@ func newFolder(t *testing.T) *folder {
 	return &folder{t, dir, result.SetFile, result.Root, filepath.Join(dir, "2026-a")}
 }
 
+func testKeys() Keys { return Keys{Ring: keyring.New(keyring.Config{})} }
+
 func (f *folder) editor(after time.Duration) Editor {
-	return Editor{Path: f.set, Now: begin.Add(after)}
+	return Editor{Path: f.set, Now: begin.Add(after), Ring: keyring.New(keyring.Config{})}
 }
 
 // entry makes an authority below the folder's root.
@@ -59,7 +62,7 @@ func (f *folder) entry(id string) config.CASetAuthority {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return config.CASetAuthority{ID: id, Chain: made.ChainFile, Signer: config.CASetSigner{File: &config.CASetKeyFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}
+	return config.CASetAuthority{ID: id, Chain: made.ChainFile, Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}
 }
 
 func (f *folder) must(_ *Result, err error) {
@@ -98,9 +101,9 @@ func TestRotate(t *testing.T) {
 	f := newFolder(t)
 	f.write(f.set, "# A comment of the operator's.\n"+f.read(f.set))
 	entry := f.entry("2026-b")
-	f.must(f.editor(time.Hour).Add(entry))
-	f.must(f.editor(2*time.Hour).Activate("2026-b", time.Time{}))
-	f.must(f.editor(26*time.Hour).Retire("2026-a", time.Time{}))
+	f.must(f.editor(time.Hour).Add(t.Context(), entry))
+	f.must(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
+	f.must(f.editor(26*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
 	content := f.read(f.set)
 	for _, want := range []string{
 		"# A comment of the operator's.\n", "generation: 4\n", "# intermediate first, root last",
@@ -115,10 +118,10 @@ func TestRotate(t *testing.T) {
 	if err := os.Remove(filepath.Join(f.firstFolder, "key.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(f.set, begin.Add(25*time.Hour+30*time.Minute)); err == nil {
+	if _, err := Load(t.Context(), f.set, begin.Add(25*time.Hour+30*time.Minute), testKeys()); err == nil {
 		t.Error("a set loads though the key of an authority that has just retired is gone")
 	}
-	loaded, err := Load(f.set, begin.Add(27*time.Hour))
+	loaded, err := Load(t.Context(), f.set, begin.Add(27*time.Hour), testKeys())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,18 +143,18 @@ func TestEditsThatAreRefused(t *testing.T) {
 	soon.ActivateAt = begin.Add(3 * time.Hour)
 	backdated := entry
 	backdated.PublishAt, backdated.ActivateAt = begin, begin.Add(24*time.Hour)
-	add := func(e config.CASetAuthority) (*Result, error) { return f.editor(time.Hour).Add(e) }
+	add := func(e config.CASetAuthority) (*Result, error) { return f.editor(time.Hour).Add(t.Context(), e) }
 	must := f.read(f.set)
 	refused := func(r *Result, err error) func(string) {
 		return func(want string) { t.Helper(); f.refused(r, err, want) }
 	}
 	refused(add(soon))("the earliest time is 2026-11-24T13:00:00Z")
 	refused(add(backdated))("it would sign 23h0m0s after it is published")
-	refused(f.editor(time.Hour).Activate("2026-x", time.Time{}))(`has no authority "2026-x"`)
-	refused(f.editor(time.Hour).Activate("2026-a", time.Time{}))("signs already")
-	refused(f.editor(time.Hour).Retire("2026-a", time.Time{}))("nothing would sign from 2026-11-23T13:00:00Z on")
+	refused(f.editor(time.Hour).Activate(t.Context(), "2026-x", time.Time{}))(`has no authority "2026-x"`)
+	refused(f.editor(time.Hour).Activate(t.Context(), "2026-a", time.Time{}))("signs already")
+	refused(f.editor(time.Hour).Retire(t.Context(), "2026-a", time.Time{}))("nothing would sign from 2026-11-23T13:00:00Z on")
 	wrongKey := entry
-	wrongKey.ID, wrongKey.Signer.File = "2026-c", &config.CASetKeyFile{Key: filepath.Join(f.firstFolder, "key.pem"), PasswordFile: filepath.Join(f.firstFolder, "pass")}
+	wrongKey.ID, wrongKey.Signer.File = "2026-c", &config.SignerFile{Key: filepath.Join(f.firstFolder, "key.pem"), PasswordFile: filepath.Join(f.firstFolder, "pass")}
 	refused(add(wrongKey))("is not the key of the chain's first certificate")
 	if f.read(f.set) != must {
 		t.Error("a refused edit has changed the set")
@@ -159,23 +162,23 @@ func TestEditsThatAreRefused(t *testing.T) {
 
 	f.must(add(entry))
 	refused(add(entry))("has an authority \"2026-b\" already")
-	refused(f.editor(2*time.Hour).Activate("2026-b", begin.Add(3*time.Hour)))("the least is 24h0m0s")
-	refused(f.editor(48*time.Hour).Activate("2026-b", begin.Add(47*time.Hour)))("is in the past")
-	f.must(f.editor(2*time.Hour).Activate("2026-b", time.Time{}))
-	refused(f.editor(2*time.Hour).Retire("2026-a", begin.Add(3*time.Hour)))("nothing would sign from 2026-11-23T15:00:00Z on")
-	f.must(f.editor(3*time.Hour).Retire("2026-a", time.Time{}))
-	refused(f.editor(3*time.Hour).Retire("2026-b", time.Time{}))("nothing would sign from 2026-11-24T13:00:00Z on")
-	refused(f.editor(3*time.Hour).Retire("2026-b", time.Time{}))("has never signed")
-	refused(f.editor(30*time.Hour).Retire("2026-a", time.Time{}))("is retired since 2026-11-24T13:00:00Z already")
-	refused(f.editor(30*time.Hour).Activate("2026-a", time.Time{}))("does not come back")
+	refused(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", begin.Add(3*time.Hour)))("the least is 24h0m0s")
+	refused(f.editor(48*time.Hour).Activate(t.Context(), "2026-b", begin.Add(47*time.Hour)))("is in the past")
+	f.must(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
+	refused(f.editor(2*time.Hour).Retire(t.Context(), "2026-a", begin.Add(3*time.Hour)))("nothing would sign from 2026-11-23T15:00:00Z on")
+	f.must(f.editor(3*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
+	refused(f.editor(3*time.Hour).Retire(t.Context(), "2026-b", time.Time{}))("nothing would sign from 2026-11-24T13:00:00Z on")
+	refused(f.editor(3*time.Hour).Retire(t.Context(), "2026-b", time.Time{}))("has never signed")
+	refused(f.editor(30*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))("is retired since 2026-11-24T13:00:00Z already")
+	refused(f.editor(30*time.Hour).Activate(t.Context(), "2026-a", time.Time{}))("does not come back")
 
 	forced := f.editor(30 * time.Hour)
 	forced.Force = true
-	result, err := forced.Retire("2026-b", forced.Now)
+	result, err := forced.Retire(t.Context(), "2026-b", forced.Now)
 	if err != nil || len(result.Forced) != 1 || len(result.Warnings) == 0 {
 		t.Fatalf("forced: %v, %+v", err, result)
 	}
-	loaded, err := Load(f.set, forced.Now)
+	loaded, err := Load(t.Context(), f.set, forced.Now, testKeys())
 	if err != nil {
 		t.Fatalf("a server would not load the stop, and sign on: %v", err)
 	}
@@ -195,12 +198,12 @@ func TestUnfitSetCanBeMended(t *testing.T) {
 	if err != nil || len(loaded.StatusAt(early.Now).Warnings) != 1 {
 		t.Fatalf("before its beginning: %v, %+v", err, loaded)
 	}
-	f.must(early.Add(entry))
+	f.must(early.Add(t.Context(), entry))
 
 	f = newFolder(t)
 	late := f.editor(3*365*24*time.Hour + 48*time.Hour)
 	late.Force = true
-	if _, err := Load(f.set, late.Now); err == nil {
+	if _, err := Load(t.Context(), f.set, late.Now, testKeys()); err == nil {
 		t.Fatal("a server loads a set whose only authority has ended")
 	}
 	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
@@ -214,9 +217,9 @@ func TestUnfitSetCanBeMended(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.must(late.Add(config.CASetAuthority{ID: "2029-a", Chain: made.ChainFile, Signer: config.CASetSigner{File: &config.CASetKeyFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}))
-	f.must(late.Activate("2029-a", late.Now.Add(time.Second)))
-	if _, err := Load(f.set, late.Now.Add(2*time.Second)); err != nil {
+	f.must(late.Add(t.Context(), config.CASetAuthority{ID: "2029-a", Chain: made.ChainFile, Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}))
+	f.must(late.Activate(t.Context(), "2029-a", late.Now.Add(time.Second)))
+	if _, err := Load(t.Context(), f.set, late.Now.Add(2*time.Second), testKeys()); err != nil {
 		t.Error(err)
 	}
 }
@@ -226,7 +229,7 @@ func TestEditsDoNotOverwriteEachOther(t *testing.T) {
 	f := newFolder(t)
 	entry := f.entry("2026-b")
 	f.write(filepath.Join(f.dir, ".ca.yaml.new"), "")
-	_, err := f.editor(time.Hour).Add(entry)
+	_, err := f.editor(time.Hour).Add(t.Context(), entry)
 	f.refused(nil, err, "another edit runs")
 	if err := os.Remove(filepath.Join(f.dir, ".ca.yaml.new")); err != nil {
 		t.Fatal(err)
@@ -234,7 +237,7 @@ func TestEditsDoNotOverwriteEachOther(t *testing.T) {
 	if err := replaceFile(f.set, []byte("what was read before"), []byte("new")); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
 		t.Errorf("got error %v", err)
 	}
-	f.must(f.editor(time.Hour).Add(entry))
+	f.must(f.editor(time.Hour).Add(t.Context(), entry))
 }
 
 // Bad inputs: each names the file, the place and the mend.
@@ -272,7 +275,7 @@ func TestLoadRefuses(t *testing.T) {
 			t.Parallel()
 			f := newFolder(t)
 			test.change(f)
-			_, err := Load(f.set, begin.Add(test.after))
+			_, err := Load(t.Context(), f.set, begin.Add(test.after), testKeys())
 			f.refused(nil, err, test.want)
 		})
 	}

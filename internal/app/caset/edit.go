@@ -4,6 +4,7 @@ package caset
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
 // switchLead is how long before a switch the set should lie on disk, so that every replica
@@ -31,6 +33,8 @@ type Editor struct {
 	Lead time.Duration
 	// Force turns refusals into warnings.
 	Force bool
+	// Ring opens the keys of the set. It must be there.
+	Ring *keyring.Ring
 }
 
 // Result is what an edit did.
@@ -50,8 +54,8 @@ func (e Editor) lead() time.Duration {
 }
 
 // Add adds an authority, whose files are in their places already.
-func (e Editor) Add(entry config.CASetAuthority) (*Result, error) {
-	old, err := e.load()
+func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
+	old, err := e.load(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -66,13 +70,13 @@ func (e Editor) Add(entry config.CASetAuthority) (*Result, error) {
 	if !entry.ActivateAt.IsZero() {
 		objections = append(objections, e.objectToActivation(later(entry.PublishAt, seconds(e.Now)), entry.ActivateAt))
 	}
-	return e.apply(old, config.CASetEdit{Add: &entry}, entry.ID, objections)
+	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, entry.ID, objections)
 }
 
 // Activate decides when the authority id begins to sign; a zero time is the earliest that
 // breaks nobody.
-func (e Editor) Activate(id string, at time.Time) (*Result, error) {
-	old, m, err := e.find(id)
+func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result, error) {
+	old, m, err := e.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -90,13 +94,13 @@ func (e Editor) Activate(id string, at time.Time) (*Result, error) {
 	if at.Before(seconds(e.Now)) {
 		objections = append(objections, fmt.Errorf("%s is in the past: each replica would switch when it reads the file, and not all at the same instant", stamp(at)))
 	}
-	return e.apply(old, config.CASetEdit{ID: id, ActivateAt: &at}, id, objections)
+	return e.apply(ctx, old, config.CASetEdit{ID: id, ActivateAt: &at}, id, objections)
 }
 
 // Retire decides when the authority id ends to sign. A zero time is the time at which its
 // successor begins; for one that never signed, now.
-func (e Editor) Retire(id string, at time.Time) (*Result, error) {
-	old, m, err := e.find(id)
+func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, error) {
+	old, m, err := e.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +121,7 @@ func (e Editor) Retire(id string, at time.Time) (*Result, error) {
 		at = e.Now
 	}
 	at = seconds(at)
-	return e.apply(old, edit, id, objections)
+	return e.apply(ctx, old, edit, id, objections)
 }
 
 // objectToActivation tells what a first signature at would break, where verifiers can know
@@ -131,17 +135,18 @@ func (e Editor) objectToActivation(known, at time.Time) error {
 		max(lead, 0).Round(time.Second), e.lead(), stamp(known.Add(e.lead())))
 }
 
-// load reads the set as it is, keys included. It may be unfit: an edit may mend that.
-func (e Editor) load() (*Loaded, error) {
+// load reads the set as it is. It may be unfit, and keys outside of this machine may be out
+// of reach or out of order: an edit may mend that.
+func (e Editor) load(ctx context.Context) (*Loaded, error) {
 	cfg, warnings, err := config.LoadCASet(e.Path)
 	if err != nil {
 		return nil, err
 	}
-	return load(cfg, warnings, e.Now)
+	return load(ctx, cfg, warnings, e.Now, Keys{Ring: e.Ring, Tolerates: func(string, error) bool { return true }})
 }
 
-func (e Editor) find(id string) (*Loaded, ca.Member, error) {
-	old, err := e.load()
+func (e Editor) find(ctx context.Context, id string) (*Loaded, ca.Member, error) {
+	old, err := e.load(ctx)
 	if err != nil {
 		return nil, ca.Member{}, err
 	}
@@ -151,7 +156,7 @@ func (e Editor) find(id string) (*Loaded, ca.Member, error) {
 
 // apply writes the edited set if nothing objects, and if it loads whole and may take the
 // place of the old one.
-func (e Editor) apply(old *Loaded, edit config.CASetEdit, id string, objections []error) (*Result, error) {
+func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, id string, objections []error) (*Result, error) {
 	content, err := old.File.Edit(edit)
 	if err != nil {
 		return nil, err
@@ -161,7 +166,10 @@ func (e Editor) apply(old *Loaded, edit config.CASetEdit, id string, objections 
 		return nil, fmt.Errorf("checking what would be written: %w", err)
 	}
 	result := &Result{}
-	if result.Loaded, err = load(file, warnings, e.Now); err != nil {
+	// What is to sign must be able to, and what is to stop need not.
+	starts := edit.Add != nil || edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
+	keys := Keys{Ring: e.Ring, Tolerates: func(of string, _ error) bool { return of != id || !starts || e.Force }}
+	if result.Loaded, err = load(ctx, file, warnings, e.Now, keys); err != nil {
 		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
 	}
 	if result.Unfit != nil && old.Unfit == nil {

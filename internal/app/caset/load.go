@@ -8,6 +8,7 @@
 package caset
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,8 +16,9 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/ca/signer/file"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -34,20 +36,32 @@ type Loaded struct {
 	Set *ca.Set
 	// Warnings are what an operator should know; each tells its place.
 	Warnings []error
+	// Unproven are the keys that have failed and were tolerated; Warnings has them too.
+	Unproven []error
 	// Unfit is why the set cannot be put in force at this time, though it is well in itself:
 	// nothing is active yet, or what is active has ended. Load returns it as its error.
 	Unfit error
 }
 
+// Keys is how the keys of a set are opened, and whose must sign before it is loaded.
+type Keys struct {
+	// Ring opens them. It must be there.
+	Ring *keyring.Ring
+	// Tolerates tells whether the set may be loaded though the key of authority id has failed
+	// with err; nil for never. A key that has signed before, in the hands of Ring, is always
+	// tolerated: the set may be what leads away from it.
+	Tolerates func(id string, err error) bool
+}
+
 // Load reads the set at path and everything that it names: every chain is checked by the
 // certificate specification, every key is opened and makes a real signature, and at now an
 // authority must be active. Every mistake is told at once, with its place in the file.
-func Load(path string, now time.Time) (*Loaded, error) {
+func Load(ctx context.Context, path string, now time.Time, keys Keys) (*Loaded, error) {
 	cfg, warnings, err := config.LoadCASet(path)
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := load(cfg, warnings, now)
+	loaded, err := load(ctx, cfg, warnings, now, keys)
 	if err == nil {
 		err = loaded.Unfit
 	}
@@ -92,7 +106,7 @@ func check(cfg *config.CASet, members []ca.Member, warnings []error, now time.Ti
 	}, nil
 }
 
-func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded, error) {
+func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now time.Time, keys Keys) (*Loaded, error) {
 	members, err := readChains(cfg)
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -107,22 +121,34 @@ func load(cfg *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded,
 		ends := m.SignsUntil()
 		needed[m.ID] = m.StateAt(now) != ca.Expired && (ends.IsZero() || now.Before(ends.Add(keyGrace)))
 	}
-	var warnings, errs []error
+	var warnings, unproven, errs []error
 	for i := range members {
 		if !needed[members[i].ID] {
 			continue
 		}
-		authority, warningsOfKey, err := open(cfg.Authorities[i], members[i].Chain)
-		errs = append(errs, keypath.Prefix(err, "authorities", strconv.Itoa(i)))
+		in := func(err error) error { return keypath.Prefix(err, "authorities", strconv.Itoa(i)) }
+		authority, warningsOfKey, err := keys.authority(cfg.Authorities[i], members[i].Chain)
 		for _, warning := range warningsOfKey {
-			warnings = append(warnings, keypath.Prefix(warning, "authorities", strconv.Itoa(i)))
+			warnings = append(warnings, in(warning))
 		}
+		if err == nil {
+			var failed error
+			failed, err = keys.prove(ctx, cfg.Authorities[i], authority)
+			unproven = append(unproven, in(failed))
+		}
+		errs = append(errs, in(err))
 		members[i].Authority = authority
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, cfg.Explain(err)
 	}
-	return check(cfg, members, append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), now)
+	unproven = unjoin(cfg.Explain(errors.Join(unproven...)))
+	warnings = append(append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), unproven...)
+	loaded, err := check(cfg, members, warnings, now)
+	if loaded != nil {
+		loaded.Unproven = unproven
+	}
+	return loaded, err
 }
 
 // readChains returns the members of the set without their keys.
@@ -147,21 +173,46 @@ func readChains(cfg *config.CASet) ([]ca.Member, error) {
 	return members, errors.Join(errs...)
 }
 
-// open opens the key of an authority and has it sign.
-func open(entry config.CASetAuthority, chain *ca.Chain) (authority *ca.Authority, warnings []error, err error) {
-	key := entry.Signer.File
-	if key == nil {
+// authority returns the authority of an entry, which has not signed yet.
+func (k Keys) authority(entry config.CASetAuthority, chain *ca.Chain) (authority *ca.Authority, warnings []error, err error) {
+	if entry.Signer.IsZero() {
 		return nil, nil, keypath.Errorf([]string{"signer"}, "authority %q has no signer; only one that has retired needs none", entry.ID)
 	}
-	signer, warnings, err := file.Open(file.Config{Key: key.Key, PasswordFile: key.PasswordFile})
-	if err != nil {
-		return nil, warnings, keypath.Prefix(err, "signer", "file")
+	s, warnings, err := k.Ring.Signer(entry.ID, entry.Signer, chain.Certificates[0].PublicKey)
+	for i := range warnings {
+		warnings[i] = keypath.Prefix(warnings[i], "signer")
 	}
-	authority, err = ca.NewAuthority(entry.ID, chain, signer)
 	if err != nil {
-		return nil, warnings, keypath.Errorf([]string{"signer", "file", "key"}, "%s: %w", key.Key, err)
+		return nil, warnings, keypath.Prefix(err, "signer")
+	}
+	if authority, err = ca.NewAuthority(entry.ID, chain, s); err != nil {
+		return nil, warnings, keypath.Errorf([]string{"signer", "file", "key"}, "%s: %w", entry.Signer.File.Key, err)
 	}
 	return authority, warnings, nil
+}
+
+// prove has the authority sign. What it could not do is an error, or tolerated.
+func (k Keys) prove(ctx context.Context, entry config.CASetAuthority, authority *ca.Authority) (tolerated, err error) {
+	before := authority.Signer().Status().Proven
+	err = authority.Prove(ctx)
+	if err == nil {
+		return nil, nil
+	}
+	told := keypath.Prefix(err, "signer")
+	if before || k.Tolerates != nil && k.Tolerates(entry.ID, err) {
+		return keypath.Errorf(keypath.All(told)[0].Path, "authority %q cannot sign now, and is tried again: %w", entry.ID, keypath.All(told)[0].Err), nil
+	}
+	return nil, told
+}
+
+// Signers are what the authorities of the set sign with.
+func (l *Loaded) Signers() (signers []*signer.Signer) {
+	for _, m := range l.Set.Members() {
+		if m.Authority != nil {
+			signers = append(signers, m.Authority.Signer())
+		}
+	}
+	return signers
 }
 
 // Files returns a function that tells which files the set at path names, for a watcher: as

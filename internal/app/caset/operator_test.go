@@ -29,7 +29,7 @@ func TestEditKeepsTheMode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.must(f.editor(time.Hour).Add(f.entry("2026-b")))
+	f.must(f.editor(time.Hour).Add(t.Context(), f.entry("2026-b")))
 	info, err := os.Stat(f.set)
 	if err != nil {
 		t.Fatal(err)
@@ -53,7 +53,7 @@ func TestPipeIsNoChain(t *testing.T) {
 	if err := syscall.Mkfifo(chain, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(f.set, begin); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := Load(t.Context(), f.set, begin, testKeys()); err == nil || !strings.Contains(err.Error(), "no regular file") {
 		t.Errorf("got error %v", err)
 	}
 }

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package keyring opens the private keys that configuration names, by whatever kind of signer
+// this binary was built with, and keeps them open while sets that name them come and go. It
+// stands between config, which knows how a key is named, and ca/signer, which knows what a
+// key does.
+//
+// The kinds beyond files are built in by tags, so that a binary holds nothing that nobody
+// uses: pkcs11 (which needs cgo), awskms, gcpkms, azurekms, hashivault.
+//
+// It may be imported by internal/app and cmd.
+package keyring
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/file"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+const (
+	// linger is how long a key stays open that the set in force no longer names: requests that
+	// began before may still sign with it.
+	linger = 10 * time.Second
+	// maxSecret bounds the files whose content tells one opening from another.
+	maxSecret = 64 << 10
+)
+
+// Config is a Ring to be. The zero value is good for a command.
+type Config struct {
+	// Socket is the socket of a mayfly signer, which then has all keys; "" for none.
+	Socket string
+	// Metrics and Logger are for what serves.
+	Metrics *signer.Metrics
+	Logger  *slog.Logger
+}
+
+// Ring opens keys. It is safe for concurrent use.
+type Ring struct {
+	cfg     Config
+	modules modules // of PKCS#11, of which a process has each once
+
+	mu        sync.Mutex // guards what follows
+	open      map[[sha256.Size]byte]*signer.Signer
+	lingering []*signer.Signer // no longer named, and not yet closed
+}
+
+// New returns a Ring.
+func New(cfg Config) *Ring {
+	return &Ring{cfg: cfg, modules: newModules(), open: map[[sha256.Size]byte]*signer.Signer{}}
+}
+
+// Signer returns what authority name signs with. public is the key of its certificate. Only a
+// key in a file is opened by it: every other is when it is proven or used, and one that is
+// open already is returned again, so that a set that is read anew disturbs nothing. Errors
+// and warnings have key paths such as ["file", "key"].
+func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey) (s *signer.Signer, warnings []error, err error) {
+	if r.cfg.Socket == "" && named.File != nil {
+		key, warnings, err := openFile(named.File)
+		if err != nil {
+			return nil, warnings, err
+		}
+		s, err := signer.Local(name, key, r.cfg.Metrics)
+		return s, warnings, err
+	}
+	if r.cfg.Socket == "" {
+		if err := supported(named); err != nil {
+			return nil, nil, err
+		}
+	}
+	id, err := r.identify(name, named, public)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.open[id]; s != nil {
+		return s, nil, nil
+	}
+	kind := named.Kind()
+	open := func(ctx context.Context) (signer.Key, error) { key, _, err := r.Open(ctx, named); return key, err }
+	if r.cfg.Socket != "" {
+		kind, open = "socket", func(ctx context.Context) (signer.Key, error) { return openSocket(ctx, r.cfg.Socket, public) }
+	}
+	s, err = signer.New(signer.Config{Name: name, Kind: kind, Public: public, Open: open, Metrics: r.cfg.Metrics, Logger: r.cfg.Logger})
+	if err != nil {
+		return nil, nil, err
+	}
+	r.open[id] = s
+	return s, nil, nil
+}
+
+// identify returns what tells one opened key from another: all that names it, and the content
+// of the files that open it, so that a PIN that was changed is tried, and not when it is
+// needed.
+func (r *Ring) identify(name string, named config.Signer, public crypto.PublicKey) (id [sha256.Size]byte, err error) {
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return id, err
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %x\n", name, r.cfg.Socket, spki)
+	if r.cfg.Socket == "" {
+		flow, err := named.Flow("")
+		if err != nil {
+			return id, err
+		}
+		fmt.Fprintf(h, "%q\n", flow)
+		for _, path := range named.Files() {
+			if err := addFile(h, path); err != nil {
+				return id, keypath.Errorf([]string{"signer"}, "reading what opens the key: %w", err)
+			}
+		}
+	}
+	h.Sum(id[:0])
+	return id, nil
+}
+
+func addFile(h io.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	content, err := io.ReadAll(io.LimitReader(f, maxSecret))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(h, "%q %q\n", path, content)
+	return err
+}
+
+// Open opens a key to sign a few things with it, as a command does. Errors and warnings have
+// key paths such as ["pkcs11", "pin_file"].
+func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, warnings []error, err error) {
+	switch {
+	case named.File != nil:
+		key, warnings, err := openFile(named.File)
+		if err != nil {
+			return nil, warnings, err
+		}
+		return signer.InMemory(key), warnings, nil
+	case named.PKCS11 != nil:
+		key, err := r.modules.open(ctx, named.PKCS11)
+		return key, nil, at(err, "pkcs11")
+	case named.KMS != nil:
+		key, err := openKMS(ctx, named.KMS)
+		return key, nil, at(err, "kms")
+	default:
+		return nil, nil, errors.New("no signer is named")
+	}
+}
+
+func openFile(named *config.SignerFile) (crypto.Signer, []error, error) {
+	key, warnings, err := file.Open(file.Config{Key: named.Key, PasswordFile: named.PasswordFile})
+	for i := range warnings {
+		warnings[i] = keypath.Prefix(warnings[i], "file")
+	}
+	return key, warnings, keypath.Prefix(err, "file")
+}
+
+// at puts prefix before the key path of err, which stays a Failure where it is one.
+func at(err error, prefix string) error {
+	var f *signer.Failure
+	wasFailure := errors.As(err, &f)
+	err = keypath.Prefix(err, prefix)
+	if wasFailure && !errors.As(err, new(*signer.Failure)) {
+		return &signer.Failure{Remedy: f.Remedy, RetryAfter: f.RetryAfter, Err: err}
+	}
+	return err
+}
+
+// Make opens a key, or makes it where there is none: only in a PKCS#11 token, since services
+// have means of their own for it. algorithm is one of ceremony.Algorithms().
+func (r *Ring) Make(ctx context.Context, named config.Signer, algorithm string) (key signer.Key, made bool, err error) {
+	if named.PKCS11 == nil {
+		key, _, err := r.Open(ctx, named)
+		return key, false, err
+	}
+	key, made, err = r.modules.make(ctx, named.PKCS11, algorithm)
+	return key, made, at(err, "pkcs11")
+}
+
+// Retain closes, after a while, all keys but those that used signs with.
+func (r *Ring) Retain(used []*signer.Signer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, s := range r.open {
+		if slices.Contains(used, s) {
+			continue
+		}
+		delete(r.open, id)
+		r.lingering = append(r.lingering, s)
+		time.AfterFunc(linger, func() { r.discard(s) })
+	}
+}
+
+func (r *Ring) discard(s *signer.Signer) {
+	r.mu.Lock()
+	r.lingering = slices.DeleteFunc(r.lingering, func(other *signer.Signer) bool { return other == s })
+	r.mu.Unlock()
+	_ = s.Close() // of no more use, whatever it says
+}
+
+// Close closes all keys.
+func (r *Ring) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for _, s := range r.lingering {
+		errs = append(errs, s.Close())
+	}
+	for id, s := range r.open {
+		delete(r.open, id)
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
+}
