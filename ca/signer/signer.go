@@ -167,7 +167,10 @@ func (s *Signer) SignVerified(ctx context.Context, message []byte) ([]byte, erro
 	if err != nil || s.local == nil {
 		return signature, err
 	}
-	return signature, s.verify(signature, message)
+	if err := s.verify(signature, message); err != nil {
+		return nil, err
+	}
+	return signature, nil
 }
 
 func (s *Signer) signLocally(ctx context.Context, message []byte) ([]byte, error) {

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package signer_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"io"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+)
+
+// crypto/x509 makes certificates and requests with a key of each kind, by its own scheme and
+// by no other.
+func TestCrypto(t *testing.T) {
+	t.Parallel()
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, key := range map[string]crypto.Signer{
+		"an ECDSA key on P-256": newKey(t), "an ECDSA key on P-384": p384, "an RSA key of 2048 bits": rsaKey, "an Ed25519 key": edwards,
+	} {
+		s := signer.Crypto(t.Context(), signer.InMemory(key))
+		if got := signer.Describe(s.Public()); got != want {
+			t.Errorf("it is described as %s, want %s", got, want)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, s.Public(), s)
+		if err != nil {
+			t.Errorf("%s: %v", want, err)
+			continue
+		}
+		certificate, err := x509.ParseCertificate(der)
+		if err == nil {
+			err = certificate.CheckSignatureFrom(certificate)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", want, err)
+		}
+		if der, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, s); err != nil {
+			t.Errorf("%s: %v", want, err)
+		} else if request, err := x509.ParseCertificateRequest(der); err != nil || request.CheckSignature() != nil {
+			t.Errorf("%s: the request does not verify (%v)", want, err)
+		}
+		if _, err := s.Sign(rand.Reader, digest(message), crypto.SHA256); err == nil {
+			t.Errorf("%s: it signs a digest", want)
+		}
+	}
+	s := signer.Crypto(t.Context(), signer.InMemory(rsaKey))
+	for _, opts := range []crypto.SignerOpts{crypto.SHA512, &rsa.PSSOptions{Hash: crypto.SHA256}, crypto.Hash(0)} {
+		if _, err := s.SignMessage(rand.Reader, message, opts); err == nil {
+			t.Errorf("an RSA key signs by %v", opts)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := signer.Crypto(ended, signer.InMemory(rsaKey)).SignMessage(rand.Reader, message, crypto.SHA256); err == nil {
+		t.Error("it signs after its time")
+	}
+}
+
+// A key in memory has no deadline and no breaker, and its signature is verified where that is
+// wanted.
+func TestLocal(t *testing.T) {
+	t.Parallel()
+	s, err := signer.Local("2026-a", wrongSigner{newKey(t)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Sign(t.Context(), message); err != nil {
+		t.Errorf("what only a log sees, which verifies it: %v", err)
+	}
+	if signature, err := s.SignVerified(t.Context(), message); err == nil || signature != nil {
+		t.Error("a wrong signature left")
+	}
+	if err := s.Check(t.Context()); err == nil {
+		t.Error("readiness does not notice")
+	}
+	if status := s.Status(); !status.Local || status.Kind != "file" {
+		t.Errorf("status %+v", status)
+	}
+}
+
+type wrongSigner struct{ *ecdsa.PrivateKey }
+
+func (s wrongSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return s.PrivateKey.Sign(random, append([]byte{digest[0] ^ 1}, digest[1:]...), opts)
+}
+
+// What an operator sees of attempts, by their results.
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	metrics := signer.NewMetrics(registry)
+	p := &place{key: newKey(t)}
+	errs := map[int]error{0: errTransient, 1: signer.Stale(errPermanent), 3: errPermanent}
+	p.onSign = func(_ context.Context, n int) error { return errs[n] }
+	s := p.signerOf(t, signer.Config{Metrics: metrics})
+	for range 2 {
+		_, _ = s.Sign(t.Context(), message)
+	}
+	p.wrong.Store(true)
+	_, _ = s.Sign(t.Context(), message)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]uint64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			labels := []string{family.GetName()}
+			for _, label := range metric.GetLabel() {
+				labels = append(labels, label.GetValue())
+			}
+			got[strings.Join(labels, " ")] = metric.GetHistogram().GetSampleCount() + uint64(metric.GetCounter().GetValue())
+		}
+	}
+	for series, want := range map[string]uint64{
+		"mayfly_signer_duration_seconds 2026-a test ok": 1, "mayfly_signer_duration_seconds 2026-a test transient": 1,
+		"mayfly_signer_duration_seconds 2026-a test lost": 1, "mayfly_signer_duration_seconds 2026-a test refused": 1,
+		"mayfly_signer_duration_seconds 2026-a test invalid": 1, "mayfly_signer_opens_total 2026-a test ok": 2,
+	} {
+		if got[series] != want {
+			t.Errorf("%s is %d, want %d; there are %v", series, got[series], want, got)
+		}
+	}
+}
