@@ -14,13 +14,25 @@ help: ## this list
 demo: ## a CA, an OpenID provider and a log in one process; a certificate over real sockets, verified and shown
 	@$(GO) run ./cmd/mayfly demo
 
+# Which signers beyond files a binary has, separated by commas: pkcs11 (needs cgo), awskms,
+# gcpkms, azurekms, hashivault.
+SIGNERS ?=
+ALL_SIGNERS := pkcs11,awskms,gcpkms,azurekms,hashivault
+
 .PHONY: build
-build: ## the binary, ./mayfly
-	CGO_ENABLED=0 $(GO) build -trimpath -o mayfly ./cmd/mayfly
+build: ## the binary, ./mayfly (SIGNERS=pkcs11,awskms,… for keys beyond files)
+	CGO_ENABLED=$(if $(findstring pkcs11,$(SIGNERS)),1,0) $(GO) build -trimpath -tags "$(SIGNERS)" -o mayfly ./cmd/mayfly
 
 .PHONY: test
 test: lint generate-check ## everything that must hold: vet, staticcheck, buf lint, generated code, tests with -race
 	$(GO) test -race -timeout 10m ./...
+
+.PHONY: test-signers
+test-signers: ## keys in SoftHSM2, at key-management services and in a process of their own, end to end (needs softhsm2)
+	$(GO) vet -tags $(ALL_SIGNERS) ./internal/app/... ./cmd/...
+	$(STATICCHECK) -tags $(ALL_SIGNERS) ./internal/app/... ./cmd/...
+	MAYFLY_SOFTHSM=required $(GO) test -race -count=1 -timeout 10m ./ca/signer/pkcs11
+	MAYFLY_SOFTHSM=required $(GO) test -race -count=1 -timeout 10m -tags $(ALL_SIGNERS) -run Signer ./internal/app/... ./cmd/mayfly
 
 .PHONY: lint
 lint:

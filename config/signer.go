@@ -33,7 +33,7 @@ type SignerFile struct {
 	PasswordFile string
 }
 
-// SignerPKCS11 is `signer.pkcs11`. Every key but ID must be there.
+// SignerPKCS11 is `signer.pkcs11`. Every key but ID and PINFile must be there.
 type SignerPKCS11 struct {
 	// Module is `module`: the file of the PKCS#11 library.
 	Module string
@@ -44,7 +44,8 @@ type SignerPKCS11 struct {
 	// ID is `id`: the CKA_ID of the key in hexadecimal digits, where a label alone does not
 	// tell one key from another.
 	ID string
-	// PINFile is `pin_file`: the user PIN, without the newline at its end.
+	// PINFile is `pin_file`: the file of the user PIN, without the newline at its end. It may
+	// be left out for a token that wants no login.
 	PINFile string
 }
 
@@ -240,8 +241,7 @@ func (l *setLoader) signerPKCS11(p *SignerPKCS11) reader {
 		l.demand(n,
 			required{"module", p.Module, "names the file of the PKCS#11 library"},
 			required{"token", p.Token, "is the label of the token"},
-			required{"label", p.Label, "is the label of the key in the token"},
-			required{"pin_file", p.PINFile, "names the file that holds the token's user PIN"})
+			required{"label", p.Label, "is the label of the key in the token"})
 	}
 }
 

@@ -3,8 +3,15 @@
 package server
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -21,4 +28,39 @@ func (s *Server) serveOps(w http.ResponseWriter, r *http.Request) {
 	default:
 		writeRefusal(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has /metrics, /livez, /healthz and /readyz?verbose"), id)
 	}
+}
+
+// OpsConfig is what ServeOps serves.
+type OpsConfig struct {
+	// Checks are what readiness is made of.
+	Checks []Check
+	// Registry is what /metrics serves. Mandatory.
+	Registry *prometheus.Registry
+	// Logger gets what goes wrong. Mandatory.
+	Logger *slog.Logger
+}
+
+// ServeOps serves on l what the ops listener of a Server does, for a process that has no API,
+// until ctx ends or l fails. It closes l, and returns nil after an orderly end.
+func ServeOps(ctx context.Context, cfg OpsConfig, l net.Listener) error {
+	limits, errs := Limits{}.withDefaults()
+	if err := errors.Join(errs...); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s := &Server{
+		limits: limits, drain: time.Second, logger: cfg.Logger, registry: cfg.Registry,
+		health: newHealth(cfg.Checks, time.Second, time.Now),
+	}
+	ops := &endpoint{"ops", l, s.httpServer(s.OpsHandler(), true, nil)}
+	failed := make(chan error, 1)
+	go func() { failed <- ops.serve(s.limits.Connections) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving ops: %w", err)
+	case <-ctx.Done():
+	}
+	s.health.beginShutdown()
+	err := s.shutdown(ctx, ops)
+	<-failed
+	return err
 }

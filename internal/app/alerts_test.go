@@ -50,6 +50,9 @@ func TestAlertRules(t *testing.T) {
 				t.Errorf("%s lacks a summary or a severity, or its parentheses do not match", rule.Alert)
 			}
 			for _, metric := range name.FindAllString(rule.Expr, -1) {
+				for _, part := range []string{"_bucket", "_count", "_sum"} { // of a histogram
+					metric = strings.TrimSuffix(metric, part)
+				}
 				used[metric] = true
 				if !known[metric] {
 					t.Errorf("%s names the metric %s, which does not exist", rule.Alert, metric)
@@ -62,7 +65,7 @@ func TestAlertRules(t *testing.T) {
 			}
 		}
 	}
-	for _, metric := range []string{"mayfly_ca_certificate_seconds_to_expiry", "mayfly_tls_certificate_seconds_to_expiry", "mayfly_ct_log_seconds_to_retirement"} {
+	for _, metric := range []string{"mayfly_ca_certificate_seconds_to_expiry", "mayfly_tls_certificate_seconds_to_expiry", "mayfly_ct_log_seconds_to_retirement", "mayfly_signer_breaker_state"} {
 		if !used[metric] {
 			t.Errorf("no rule watches %s", metric)
 		}

@@ -34,14 +34,18 @@ import (
 // ROTATION_CLIENTS and ROTATION_SECONDS (of load between two steps) make it larger.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
-	r := newRotationWorld(t)
+	newRotationWorld(t).rotateUnderLoad((*rotationWorld).add)
+}
+
+func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
+	t := r.t
 	load := r.load(fromEnvironment("ROTATION_CLIENTS", 64))
 	pause := time.Duration(fromEnvironment("ROTATION_SECONDS", 1)) * time.Second
 	r.start(1, 400*time.Millisecond, kubernetesSwap)
 	load.run(pause)
 
 	// A new authority is published.
-	added := r.add()
+	added := add(r)
 	r.distribute()
 	r.awaitGeneration(2)
 	r.start(2, -700*time.Millisecond, tornWrite)
