@@ -80,9 +80,6 @@ func (f *setFlags) print(c *cobra.Command, result *caset.Result, done string) er
 	for _, forced := range result.Forced {
 		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}
-	for _, unproven := range result.Unproven {
-		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", unproven)
-	}
 	if f.asJSON {
 		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
 	}

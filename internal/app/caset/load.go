@@ -36,8 +36,6 @@ type Loaded struct {
 	Set *ca.Set
 	// Warnings are what an operator should know; each tells its place.
 	Warnings []error
-	// Unproven are the keys that have failed and were tolerated; Warnings has them too.
-	Unproven []error
 	// Unfit is why the set cannot be put in force at this time, though it is well in itself:
 	// nothing is active yet, or what is active has ended. Load returns it as its error.
 	Unfit error
@@ -121,7 +119,7 @@ func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now
 		ends := m.SignsUntil()
 		needed[m.ID] = m.StateAt(now) != ca.Expired && (ends.IsZero() || now.Before(ends.Add(keyGrace)))
 	}
-	var warnings, unproven, errs []error
+	var warnings, errs []error
 	for i := range members {
 		if !needed[members[i].ID] {
 			continue
@@ -132,9 +130,9 @@ func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now
 			warnings = append(warnings, in(warning))
 		}
 		if err == nil {
-			var failed error
+			var failed error // and tolerated
 			failed, err = keys.prove(ctx, cfg.Authorities[i], authority)
-			unproven = append(unproven, in(failed))
+			warnings = append(warnings, in(failed))
 		}
 		errs = append(errs, in(err))
 		members[i].Authority = authority
@@ -142,13 +140,7 @@ func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now
 	if err := errors.Join(errs...); err != nil {
 		return nil, cfg.Explain(err)
 	}
-	unproven = unjoin(cfg.Explain(errors.Join(unproven...)))
-	warnings = append(append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), unproven...)
-	loaded, err := check(cfg, members, warnings, now)
-	if loaded != nil {
-		loaded.Unproven = unproven
-	}
-	return loaded, err
+	return check(cfg, members, append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), now)
 }
 
 // readChains returns the members of the set without their keys.

@@ -3,6 +3,7 @@
 package caset
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -30,12 +31,14 @@ type Status struct {
 
 // AuthorityStatus is one authority. Times that are not decided are left out.
 type AuthorityStatus struct {
-	ID           string              `json:"id"`
-	State        string              `json:"state"`
-	PublishAt    time.Time           `json:"publish_at"`
-	ActivateAt   *time.Time          `json:"activate_at,omitempty"`
-	SignsUntil   *time.Time          `json:"signs_until,omitempty"`
-	ChainEnds    time.Time           `json:"chain_ends"`
+	ID         string     `json:"id"`
+	State      string     `json:"state"`
+	PublishAt  time.Time  `json:"publish_at"`
+	ActivateAt *time.Time `json:"activate_at,omitempty"`
+	SignsUntil *time.Time `json:"signs_until,omitempty"`
+	ChainEnds  time.Time  `json:"chain_ends"`
+	// Signer is the kind of the signer that the set names; "" for none.
+	Signer       string              `json:"signer,omitempty"`
 	Certificates []CertificateStatus `json:"certificates"`
 }
 
@@ -57,6 +60,9 @@ func (l *Loaded) StatusAt(now time.Time) Status {
 	s := Status{Set: l.File.Name(), Generation: l.Set.Generation(), At: seconds(now), Authorities: []AuthorityStatus{}, Schedule: []Event{}, Warnings: []string{}}
 	for _, m := range l.Set.Members() {
 		a := AuthorityStatus{ID: m.ID, State: m.StateAt(now).String(), PublishAt: m.PublishAt, ActivateAt: known(m.ActivateAt), SignsUntil: known(m.SignsUntil()), ChainEnds: m.Chain.NotAfter.UTC()}
+		if i := l.File.Index(m.ID); i >= 0 {
+			a.Signer = l.File.Authorities[i].Signer.Kind()
+		}
 		for _, c := range m.Chain.Certificates {
 			a.Certificates = append(a.Certificates, CertificateStatus{c.Subject.String(), c.NotAfter.UTC()})
 		}
@@ -140,9 +146,9 @@ func (s Status) Write(out io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "CA set %s, generation %d, at %s\n\n", s.Set, s.Generation, stamp(s.At))
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "AUTHORITY\tSTATE\tIN THE TRUST BUNDLE\tSIGNS\tCHAIN ENDS")
+	fmt.Fprintln(w, "AUTHORITY\tSTATE\tIN THE TRUST BUNDLE\tSIGNS\tCHAIN ENDS\tKEY")
 	for _, a := range s.Authorities {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", a.ID, a.State, s.bundled(a), s.signs(a), s.relative(a.ChainEnds))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.State, s.bundled(a), s.signs(a), s.relative(a.ChainEnds), cmp.Or(a.Signer, "none"))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	b.WriteString("\nWhat every replica will do, each by its own clock:\n")
