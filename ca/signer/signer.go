@@ -268,7 +268,12 @@ func (s *Signer) attempt(ctx context.Context, message []byte, limit time.Duratio
 		}
 	}
 	if err != nil {
-		return nil, s.whose(ctx, bounded, began, err)
+		err = s.whose(ctx, bounded, began, err)
+		// What has been silent for a while may have a connection that leads nowhere.
+		if key != nil && errors.Is(err, errSlow) && !s.breaker.Closed() {
+			s.drop(ctx, key, err)
+		}
+		return nil, err
 	}
 	return signature, s.verify(signature, message)
 }

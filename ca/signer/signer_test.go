@@ -199,6 +199,29 @@ func TestHang(t *testing.T) {
 	})
 }
 
+// A key that has been silent for a while is opened anew: its connection may lead nowhere.
+func TestSilentKeyIsOpenedAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t)}
+		p.onSign = func(ctx context.Context, _ int) error {
+			if p.opens.Load() == 1 {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		s := p.signer(t)
+		for range 4 {
+			_ = s.SelfTest(t.Context())
+			time.Sleep(time.Second)
+		}
+		if _, err := s.Sign(t.Context(), message); err != nil || p.opens.Load() != 2 || p.closedTimes(0) != 1 {
+			t.Errorf("after %d openings: %v", p.opens.Load(), err)
+		}
+	})
+}
+
 // Nothing is known of a key whose caller has gone.
 func TestCallerWhoGoesProvesNothing(t *testing.T) {
 	t.Parallel()
