@@ -93,6 +93,10 @@ func (f *File) find(n *node, key string) (pair, bool) {
 func (f *File) Mistakes(err error) Mistakes {
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
+		if f == nil { // what was not read from a file
+			mistakes = append(mistakes, Mistake{File: strings.Join(e.Path, "."), Text: e.Err.Error()})
+			continue
+		}
 		m := Mistake{File: f.name, Text: e.Err.Error()}
 		if len(e.Path) > 0 {
 			m.Line, m.Column = f.Locate(e.Path)

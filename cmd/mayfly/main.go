@@ -53,7 +53,7 @@ Certificate Transparency log before it existed.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), ctlogCommand(),
+	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
 		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), demoCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(std.err, "mayfly: %v\n", err)

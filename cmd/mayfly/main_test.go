@@ -41,7 +41,7 @@ func TestCommands(t *testing.T) {
 }
 
 // world makes a provider, a log and the files of a CA in $WORK/world, with one token in
-// world/token, and sets REST, GRPC and OPS to free addresses.
+// world/token, and sets REST, GRPC, OPS and OTHER to free addresses.
 func world(ts *testscript.TestScript, _ bool, _ []string) {
 	dir := ts.MkAbs("world")
 	ts.Check(os.Mkdir(dir, 0o700))
@@ -54,7 +54,7 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	other, err := w.Provider.Mint(map[string]any{"aud": "somebody-else", "sub": "person-1", "email": "person@example.com", "email_verified": true})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("world/token-for-another-audience"), []byte(other), 0o600))
-	for _, name := range []string{"REST", "GRPC", "OPS"} {
+	for _, name := range []string{"REST", "GRPC", "OPS", "OTHER"} {
 		// The port may be taken by somebody else before mayfly has it; then the test fails
 		// at once, and says so.
 		l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -22,9 +22,13 @@ import (
 // as a CA set is that lacks its last line.
 const Interval = time.Second
 
-// RetryInterval is how often content that would not load is tried again. What failed may have
-// been something else: no free file descriptor, or a signer out of reach.
-const RetryInterval = 30 * time.Second
+// Content that would not load is tried again, first after FirstRetry, then after twice as long
+// each time, up to RetryInterval. What failed may have been something else: no free file
+// descriptor, a signer out of reach, or one that has not taken up the same content yet.
+const (
+	FirstRetry    = 2 * time.Second
+	RetryInterval = 30 * time.Second
+)
 
 // maxFileSize bounds what is read of one file.
 const maxFileSize = 4 << 20
@@ -40,7 +44,7 @@ type Config struct {
 	More func() []string
 	// Reload takes the new content from the files. Where it returns an error, what was
 	// loaded before stays, the error is logged, and it is called again at the next change
-	// or after RetryInterval.
+	// or after a while.
 	Reload func() error
 	// Observe, where it is not nil, is told the outcome of each reload.
 	Observe func(error)
@@ -52,8 +56,10 @@ type Watcher struct {
 	config Config
 	// digest is of what Reload saw last, and latest of what the last reading found.
 	digest, latest [sha256.Size]byte
-	// retryAt is when Reload is to be called again for the same content; zero if it took it.
-	retryAt time.Time
+	// retryAt is when Reload is to be called again for the same content, after failures times;
+	// zero if it took it.
+	retryAt  time.Time
+	failures int
 }
 
 // New returns a watcher that takes the content that the files have now for known. Call it
@@ -91,10 +97,14 @@ func (w *Watcher) poll(ctx context.Context) {
 	if !resting || now == w.digest && !again {
 		return
 	}
+	if now != w.digest {
+		w.failures = 0
+	}
 	w.digest, w.retryAt = now, time.Time{}
 	if err == nil {
 		if err = w.config.Reload(); err != nil {
-			w.retryAt = time.Now().Add(RetryInterval)
+			w.retryAt = time.Now().Add(min(FirstRetry<<min(w.failures, 10), RetryInterval))
+			w.failures++
 		}
 	}
 	if w.config.Observe != nil {

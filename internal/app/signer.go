@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/socket"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// SignerOptions is what a process that only signs starts from.
+type SignerOptions struct {
+	// Set is the CA set, whose keys it holds.
+	Set string
+	// Socket is the Unix socket on which it is asked.
+	Socket string
+	// AllowUIDs are the users who may ask; none for its own.
+	AllowUIDs []uint32
+	// Ops is the address of metrics and readiness; "" for nowhere.
+	Ops string
+	// WithoutCT lets certificates pass that no log knows.
+	WithoutCT bool
+	// LogOutput gets the log; nil for none. Log says how.
+	LogOutput io.Writer
+	Log       config.Log
+	// Version is what the metric mayfly_build_info says.
+	Version string
+	// Now is the clock; nil for time.Now.
+	Now func() time.Time
+}
+
+// signing is a process that holds the keys of a CA set and signs for a server of this
+// machine, which may be in an attacker's hands.
+type signing struct {
+	rotation *rotation
+	policy   ca.LeafPolicy
+	now      func() time.Time
+}
+
+// skew is how far the clock of a server may be from ours where authorities change: for that
+// long both of them sign.
+const skew = time.Minute
+
+// Sign signs for servers until ctx ends.
+func Sign(ctx context.Context, options SignerOptions) error {
+	logger := newLogger(options.Log, options.LogOutput)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
+	cfg := &config.Server{CA: config.CA{Set: options.Set}}
+	s := &signing{policy: ca.LeafPolicy{Unlogged: options.WithoutCT}, now: Options{Now: options.Now}.now()}
+	var err error
+	if s.rotation, err = newRotation(ctx, cfg, s.now, logger, registry); err != nil {
+		return err
+	}
+	front, err := socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Logger: logger})
+	if err == nil {
+		err = front.Listen()
+	}
+	if err != nil {
+		return errors.Join(err, s.rotation.ring.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	group.Go(func() error {
+		defer stop() // requests in flight still need keys while the socket drains
+		return front.Serve(ctx)
+	})
+	group.Go(func() error { s.rotation.run(background, cfg, logger); return nil })
+	group.Go(func() error { s.rotation.watcher.Run(background); return nil })
+	if options.Ops != "" {
+		group.Go(func() error { return s.serveOps(ctx, options.Ops, registry, logger) })
+	}
+	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
+	err = errors.Join(group.Wait(), s.rotation.ring.Close())
+	logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
+	return err
+}
+
+func (s *signing) serveOps(ctx context.Context, address string, registry *prometheus.Registry, logger *slog.Logger) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listening for ops: %w", err)
+	}
+	profile, err := ca.NewProfile(0)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	return server.ServeOps(ctx, server.OpsConfig{Checks: s.rotation.checks(profile), Registry: registry, Logger: logger}, listener)
+}
+
+// sign signs message with the key of the set that has the ID given, if the profile lets it
+// pass: a certificate only in the name of the authority that signs now.
+func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
+	now := s.now()
+	member, err := s.member(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.policy.Check(member.Chain, message, now); err != nil {
+		return nil, fmt.Errorf("%w: %w", socket.ErrNotPermitted, err)
+	}
+	if string(message) != signer.SelfTestMessage && !s.activeAbout(member, now) {
+		return nil, fmt.Errorf("%w: authority %q is %s at %s, and only the active one signs certificates", socket.ErrNotPermitted, member.ID, member.StateAt(now), now.UTC().Format(time.RFC3339))
+	}
+	return member.Authority.Signer().Sign(ctx, message)
+}
+
+// activeAbout tells whether m signs at about now, as the clock of a server may see it.
+func (s *signing) activeAbout(m ca.Member, now time.Time) bool {
+	return m.StateAt(now) == ca.Active || m.StateAt(now.Add(skew)) == ca.Active || m.StateAt(now.Add(-skew)) == ca.Active
+}
+
+// member returns the authority whose key has the ID given.
+func (s *signing) member(key [sha256.Size]byte) (ca.Member, error) {
+	for _, m := range s.rotation.authorities.Set().Members() {
+		if sha256.Sum256(m.Chain.Certificates[0].RawSubjectPublicKeyInfo) == key && m.Authority != nil {
+			return m, nil
+		}
+	}
+	return ca.Member{}, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, s.rotation.authorities.Set().Generation())
+}
