@@ -225,16 +225,16 @@ func (s *Signer) try(ctx context.Context, message []byte, l limits) ([]byte, err
 			rest = f.RetryAfter
 		}
 		s.failed(ctx, err, rest)
-		if !again || n == maxAttempts || rest > 0 || !wait(bounded, pause) {
+		if !again || n == maxAttempts || rest > 0 || !wait(bounded, pause, l.attempt) {
 			return nil, err
 		}
 		pause *= 3
 	}
 }
 
-// wait waits for d; false if ctx ends before.
-func wait(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < 2*d {
+// wait waits for d; false if ctx ends before, or too soon after for half an attempt.
+func wait(ctx context.Context, d, attempt time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d+attempt/2 {
 		return false
 	}
 	timer := time.NewTimer(d)

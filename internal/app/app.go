@@ -24,6 +24,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/proof"
@@ -42,6 +43,9 @@ type Options struct {
 	Version string
 	// Mounts are served on the HTTP listener too.
 	Mounts []server.Mount
+	// Modules are the PKCS#11 modules of a process in which more than one server runs; nil for
+	// its own.
+	Modules *keyring.Modules
 	// Now is the clock by which authorities change their state and certificates begin; nil
 	// for time.Now.
 	Now func() time.Time
@@ -114,7 +118,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	if err := app.rotate(ctx, options.now(), registry); err != nil {
+	if err := app.rotate(ctx, options, registry); err != nil {
 		return nil, err
 	}
 	logs, err := newLogs(ctx, cfg, app.rotation.roots, logger, registry)

@@ -42,19 +42,19 @@ type rotation struct {
 }
 
 // rotate loads `ca`, and has it watched.
-func (a *App) rotate(ctx context.Context, now func() time.Time, registry prometheus.Registerer) (err error) {
-	a.rotation, err = newRotation(ctx, a.Config, now, a.logger, registry)
+func (a *App) rotate(ctx context.Context, options Options, registry prometheus.Registerer) (err error) {
+	a.rotation, err = newRotation(ctx, a.Config, options, a.logger, registry)
 	if err == nil && a.rotation.watcher != nil {
 		a.watchers = append(a.watchers, a.rotation.watcher)
 	}
 	return err
 }
 
-// newRotation loads `ca`. Its errors tell their place.
-func newRotation(ctx context.Context, cfg *config.Server, now func() time.Time, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
-	metrics := signer.NewMetrics(registry)
+// newRotation loads `ca`, by the clock and the modules of options. Its errors tell their place.
+func newRotation(ctx context.Context, cfg *config.Server, options Options, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
+	metrics, now := signer.NewMetrics(registry), options.now()
 	r := &rotation{
-		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Metrics: metrics, Logger: logger}),
+		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: metrics, Logger: logger}),
 		path: cfg.CA.Set, now: now, warn: warner(logger),
 	}
 	if cfg.CA.File != nil {

@@ -93,6 +93,7 @@ type rotationWorld struct {
 	world    *demo.World
 	set      string // the operator's ca.yaml
 	first    string // the ID of the first authority
+	modules  *keyring.Modules
 	offset   atomic.Int64
 	mu       sync.Mutex
 	replicas []*replica
@@ -116,7 +117,7 @@ func newRotationWorld(t *testing.T) *rotationWorld {
 			t.Error(err)
 		}
 	})
-	r := &rotationWorld{t: t, world: world, set: filepath.Join(dir, "ca", "ca.yaml")}
+	r := &rotationWorld{t: t, world: world, modules: keyring.NewModules(), set: filepath.Join(dir, "ca", "ca.yaml")}
 	set, _, err := config.LoadCASet(r.set)
 	r.must(err)
 	r.first = set.Authorities[0].ID
@@ -137,7 +138,7 @@ func (r *rotationWorld) now() time.Time { return time.Now().Add(time.Duration(r.
 func (r *rotationWorld) jumpTo(at time.Time) { r.offset.Store(int64(time.Until(at))) }
 
 func (r *rotationWorld) editor() caset.Editor {
-	return caset.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{})}
+	return caset.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{Modules: r.modules})}
 }
 
 // add makes a second authority below the root and adds it to the operator's set.
@@ -181,7 +182,7 @@ func (r *rotationWorld) start(i int, skew time.Duration, deliver func(*rotationW
 		lines = append(lines, line)
 	}
 	r.must(os.WriteFile(configFile, []byte(strings.Join(lines, "")), 0o600))
-	server, err := app.Build(r.t.Context(), app.Options{ConfigFile: configFile, Now: func() time.Time { return r.now().Add(skew) }})
+	server, err := app.Build(r.t.Context(), app.Options{ConfigFile: configFile, Modules: r.modules, Now: func() time.Time { return r.now().Add(skew) }})
 	r.must(err)
 	listeners, err := server.Listen()
 	r.must(err)

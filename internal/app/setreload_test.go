@@ -47,7 +47,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	write(made.SetFile, set)
 	var log bytes.Buffer
 	registry := prometheus.NewRegistry()
-	r, err := newRotation(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, func() time.Time { return now }, slog.New(slog.NewTextHandler(&log, nil)), registry)
+	r, err := newRotation(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{Now: func() time.Time { return now }}, slog.New(slog.NewTextHandler(&log, nil)), registry)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL, TokenFile: tokenFile}}}}
 	lines := make(lineWriter, 10)
 	logger := slog.New(slog.NewTextHandler(lines, nil))
-	r, err := newRotation(t.Context(), cfg, time.Now, logger, prometheus.NewRegistry())
+	r, err := newRotation(t.Context(), cfg, Options{}, logger, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	cfg := &config.Server{CA: config.CA{Set: options.Set}}
 	s := &signing{policy: ca.LeafPolicy{Unlogged: options.WithoutCT}, now: Options{Now: options.Now}.now()}
 	var err error
-	if s.rotation, err = newRotation(ctx, cfg, s.now, logger, registry); err != nil {
+	if s.rotation, err = newRotation(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
 	front, err := socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Logger: logger})

@@ -47,6 +47,8 @@ type Builder struct {
 	RootNotAfter time.Time
 	// Wrap stands between the CA and the key of its authority.
 	Wrap func(crypto.Signer) crypto.Signer
+	// Signer returns what signs with the key of chain's authority. Default: signer.Local.
+	Signer func(chain *ca.Chain, key crypto.Signer) *signer.Signer
 	// Lifetime is that of certificates. Default: ca.DefaultLifetime.
 	Lifetime time.Duration
 	// CTDisabled runs without a log.
@@ -213,7 +215,11 @@ func (b *Builder) authority(tb testing.TB) (*ca.Authority, *x509.Certificate) {
 	if b.Wrap != nil {
 		key = b.Wrap(key)
 	}
-	return must(ca.NewAuthority("test", chain, must(signer.Local("test", key, nil))(tb)))(tb), root
+	signs := must(signer.Local("test", key, nil))(tb)
+	if b.Signer != nil {
+		signs = b.Signer(chain, key)
+	}
+	return must(ca.NewAuthority("test", chain, signs))(tb), root
 }
 
 func (b *Builder) newKey(tb testing.TB) *ecdsa.PrivateKey {

@@ -203,9 +203,11 @@ func (p Place) survives(t *testing.T, f Fault) {
 	if err != nil && signer.IsTransient(err) != f.Transient {
 		t.Errorf("transient is %t: %v", !f.Transient, err)
 	}
+	var tests sync.WaitGroup
 	for range 5 {
-		_ = s.SelfTest(t.Context())
+		tests.Go(func() { _ = s.SelfTest(t.Context()) })
 	}
+	tests.Wait()
 	if err := s.Check(t.Context()); err == nil {
 		t.Error("readiness knows nothing of it")
 	}

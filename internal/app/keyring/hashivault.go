@@ -14,6 +14,6 @@ import (
 
 func openHashivault() func(context.Context, *config.SignerKMS) (signer.Key, error) {
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return hashivault.Open(ctx, hashivault.Config{URI: named.URI, Version: named.Version, Address: named.Address, TokenFile: named.TokenFile, Mount: named.Mount})
+		return hashivault.Open(ctx, hashivault.Config{URI: named.URI, Version: uint(named.Version), Address: named.Address, TokenFile: named.TokenFile, Mount: named.Mount})
 	}
 }

@@ -43,6 +43,8 @@ const (
 type Config struct {
 	// Socket is the socket of a mayfly signer, which then has all keys; "" for none.
 	Socket string
+	// Modules are shared by all servers of a process; nil for the only one.
+	Modules *Modules
 	// Metrics and Logger are for what serves.
 	Metrics *signer.Metrics
 	Logger  *slog.Logger
@@ -51,7 +53,7 @@ type Config struct {
 // Ring opens keys. It is safe for concurrent use.
 type Ring struct {
 	cfg     Config
-	modules modules // of PKCS#11, of which a process has each once
+	modules *Modules
 
 	mu        sync.Mutex // guards what follows
 	open      map[[sha256.Size]byte]*signer.Signer
@@ -60,7 +62,11 @@ type Ring struct {
 
 // New returns a Ring.
 func New(cfg Config) *Ring {
-	return &Ring{cfg: cfg, modules: newModules(), open: map[[sha256.Size]byte]*signer.Signer{}}
+	r := &Ring{cfg: cfg, modules: cfg.Modules, open: map[[sha256.Size]byte]*signer.Signer{}}
+	if r.modules == nil {
+		r.modules = NewModules()
+	}
+	return r
 }
 
 // Signer returns what authority name signs with. public is the key of its certificate. Only a
@@ -77,18 +83,18 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 		return s, warnings, err
 	}
 	if r.cfg.Socket == "" {
-		if err := supported(named); err != nil {
-			return nil, nil, err
+		if warnings, err = r.check(named); err != nil {
+			return nil, warnings, err
 		}
 	}
 	id, err := r.identify(name, named, public)
 	if err != nil {
-		return nil, nil, err
+		return nil, warnings, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.open[id]; s != nil {
-		return s, nil, nil
+		return s, warnings, nil
 	}
 	kind := named.Kind()
 	open := func(ctx context.Context) (signer.Key, error) { key, _, err := r.Open(ctx, named); return key, err }
@@ -97,10 +103,10 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 	}
 	s, err = signer.New(signer.Config{Name: name, Kind: kind, Public: public, Open: open, Metrics: r.cfg.Metrics, Logger: r.cfg.Logger})
 	if err != nil {
-		return nil, nil, err
+		return nil, warnings, err
 	}
 	r.open[id] = s
-	return s, nil, nil
+	return s, warnings, nil
 }
 
 // identify returns what tells one opened key from another: all that names it, and the content

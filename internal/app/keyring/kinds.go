@@ -46,16 +46,22 @@ func Kinds() []string {
 	return kinds
 }
 
-// supported tells whether this binary was built with the signer that is named.
-func supported(named config.Signer) error {
+// check tells whether this binary was built with the signer that is named, and what is wrong
+// with its files.
+func (r *Ring) check(named config.Signer) (warnings []error, err error) {
 	switch {
-	case named.PKCS11 != nil && !builtWithPKCS11:
-		return keypath.Errorf([]string{"pkcs11"}, "%s", notBuilt("pkcs11"))
+	case named.PKCS11 != nil:
+		warnings, err = r.modules.check(named.PKCS11)
+		for i := range warnings {
+			warnings[i] = keypath.Prefix(warnings[i], "pkcs11")
+		}
+		return warnings, keypath.Prefix(err, "pkcs11")
 	case named.KMS != nil:
 		_, err := findKMS(named.KMS)
-		return keypath.Prefix(err, "kms")
+		return nil, keypath.Prefix(err, "kms")
+	default:
+		return nil, nil
 	}
-	return nil
 }
 
 func notBuilt(tag string) string {

@@ -14,15 +14,20 @@ import (
 
 const builtWithPKCS11 = false
 
-// modules are those of PKCS#11, which this binary was built without.
-type modules struct{}
+// Modules are those of PKCS#11, which this binary was built without.
+type Modules struct{}
 
-func newModules() modules { return modules{} }
+// NewModules returns none.
+func NewModules() *Modules { return &Modules{} }
 
-func (modules) open(context.Context, *config.SignerPKCS11) (signer.Key, error) {
+func (*Modules) check(*config.SignerPKCS11) ([]error, error) {
 	return nil, errors.New(notBuilt("pkcs11"))
 }
 
-func (modules) make(context.Context, *config.SignerPKCS11, string) (signer.Key, bool, error) {
+func (*Modules) open(context.Context, *config.SignerPKCS11) (signer.Key, error) {
+	return nil, errors.New(notBuilt("pkcs11"))
+}
+
+func (*Modules) make(context.Context, *config.SignerPKCS11, string) (signer.Key, bool, error) {
 	return nil, false, errors.New(notBuilt("pkcs11"))
 }

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hashivault
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"unicode"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// maxTokenFile bounds a file with a token; batch tokens take up to some KiB.
+const maxTokenFile = 16 << 10
+
+// settings is a Config that has been checked, with what the environment adds.
+type settings struct {
+	uri, name, address, mount string
+	version                   uint
+	token, tokenSource        string
+}
+
+// check returns every mistake at once.
+func (cfg Config) check() (settings, error) {
+	s := settings{uri: cfg.URI, version: cfg.Version, mount: cfg.Mount}
+	var errs []error
+	var ok bool
+	if s.name, ok = validURI(cfg.URI); !ok {
+		errs = append(errs, keypath.Errorf([]string{"uri"}, "%q should be hashivault://NAME or openbao://NAME, with the key's name in the transit engine", cfg.URI))
+	}
+	if cfg.Version == 0 {
+		errs = append(errs, keypath.Errorf([]string{"version"}, "no version is given; give the key's version that belongs to the certificate, from 1, since a rotation makes another key"))
+	}
+	if s.mount == "" {
+		s.mount = "transit"
+	}
+	if !validMount(s.mount) {
+		errs = append(errs, keypath.Errorf([]string{"mount"}, "%q should be the path of the transit engine without slashes at its ends", s.mount))
+	}
+	var addressErr, tokenErr error
+	s.address, addressErr = cfg.address()
+	s.token, s.tokenSource, tokenErr = cfg.token()
+	return s, errors.Join(append(errs, addressErr, tokenErr)...)
+}
+
+// validMount tells whether mount is a path that no slash or dot leads elsewhere.
+func validMount(mount string) bool {
+	for segment := range strings.SplitSeq(mount, "/") {
+		if segment == "" || segment == "." || segment == ".." || strings.ContainsFunc(segment, notInMount) {
+			return false
+		}
+	}
+	return true
+}
+
+func notInMount(r rune) bool {
+	return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-", r)
+}
+
+// address returns Vault's.
+func (cfg Config) address() (string, error) {
+	address, source := firstOf(cfg.Address, "address", "VAULT_ADDR", "BAO_ADDR")
+	if address == "" {
+		return "", keypath.Errorf([]string{"address"}, "no address is given; give Vault's, as in https://vault.example:8200, here or in VAULT_ADDR or BAO_ADDR")
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", keypath.Errorf([]string{"address"}, "%s should be a URL as in https://vault.example:8200", source)
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+		return "", keypath.Errorf([]string{"address"}, "%s is %s, and the token would go in clear; use https, or http to this machine's loopback address", source, address)
+	}
+	return address, nil
+}
+
+// loopback tells whether host is this machine by any resolver.
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// firstOf returns value, or else the first of the variables of the environment that is set,
+// and the name of what it returns.
+func firstOf(value, name string, variables ...string) (found, source string) {
+	if value != "" {
+		return value, name
+	}
+	for _, variable := range variables {
+		if value := os.Getenv(variable); value != "" {
+			return value, variable
+		}
+	}
+	return "", name
+}
+
+// token returns the token, and in words where it is from. The files and helpers that Vault's
+// command line uses are a person's, and not read.
+func (cfg Config) token() (token, source string, err error) {
+	if cfg.TokenFile != "" {
+		source = "the file " + cfg.TokenFile
+		token, err = readToken(cfg.TokenFile)
+	} else if token, source = firstOf("", "", "VAULT_TOKEN", "BAO_TOKEN"); token == "" {
+		err = errors.New("no token is given; name a file that holds it here, or set VAULT_TOKEN or BAO_TOKEN")
+	}
+	if err != nil {
+		return "", "", keypath.Errorf([]string{"token_file"}, "%w", err)
+	}
+	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", "", keypath.Errorf([]string{"token_file"}, "%s holds more than a token: there are spaces or line endings or signs that no token has", source)
+	}
+	return token, "the token of " + source, nil
+}
+
+func readToken(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("opening the file of the token: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
+	if err != nil {
+		return "", fmt.Errorf("reading the file of the token: %w", err)
+	}
+	token := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+	switch {
+	case len(data) > maxTokenFile:
+		return "", fmt.Errorf("%s is larger than %d bytes; it should hold a token and nothing else", path, maxTokenFile)
+	case token == "":
+		return "", fmt.Errorf("%s is empty; it should hold a token", path)
+	}
+	return token, nil
+}
