@@ -262,6 +262,9 @@ func (s *Signer) attempt(ctx context.Context, message []byte, limit time.Duratio
 	key, err := s.get(bounded)
 	if err == nil {
 		signature, err = s.call(bounded, key, message)
+		if errors.Is(err, ErrClosed) && !s.isClosed() {
+			err = Stale(err) // somebody else has dropped it meanwhile
+		}
 		var f *Failure
 		if errors.As(err, &f) && f.Remedy == Reopen {
 			s.drop(ctx, key, err)
@@ -386,6 +389,12 @@ func (s *Signer) openMatching(ctx context.Context) (key Key, err error) {
 		return nil, errors.Join(err, key.Close())
 	}
 	return key, nil
+}
+
+func (s *Signer) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // drop forgets key, so that the next attempt opens it anew.

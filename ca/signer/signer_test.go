@@ -138,6 +138,7 @@ func TestAttempts(t *testing.T) {
 		"not after three":           {failing(3, errTransient), 3, "500: it is out of order"},
 		"not after a permanent one": {failing(1, errPermanent), 1, "403: allow it in kms.uri"},
 		"not after a Retry-After":   {failing(1, signer.Transient(errors.New("429"), time.Second)), 1, "429"},
+		"closed by somebody else":   {failing(1, signer.ErrClosed), 2, ""},
 		"opened anew":               {failing(1, signer.Stale(errors.New("session lost"))), 2, ""},
 		"a panic":                   {func(context.Context, int) error { panic("out of its mind") }, 1, "panic: out of its mind"},
 	} {

@@ -1,0 +1,97 @@
+//go:build cgo
+
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// maxPINFile is more than any token takes: CK_TOKEN_INFO has no more than a few hundred.
+const maxPINFile = 4 << 10
+
+// Config names a private key in a token. The keys of the file are module, token, label,
+// pin_file and id.
+type Config struct {
+	// Module is the path of the token's library: /usr/lib/softhsm/libsofthsm2.so. It is loaded
+	// into this process, and so is trusted as much as mayfly itself.
+	Module string
+	// Token is the token's label, which it got when it was initialized. Slots are not
+	// configured, since their numbers change.
+	Token string
+	// Label is the private key's CKA_LABEL.
+	Label string
+	// PINFile is the path of a file that holds the user PIN: its whole content without one
+	// line ending at its end. It may be left out if the token wants no login.
+	PINFile string
+	// ID is the private key's CKA_ID, hexadecimal in the file. It is needed only to tell two
+	// keys with one label apart.
+	ID []byte
+}
+
+// Check finds what is wrong with cfg without a call to the module. Warnings are about a PIN
+// that is kept badly. Both have key paths, and hold nothing of the PIN.
+func Check(cfg Config) (warnings []error, err error) {
+	_, pathErr := modulePath(cfg.Module)
+	var pinErr error
+	if cfg.PINFile != "" {
+		_, warnings, pinErr = readPIN(cfg.PINFile)
+	}
+	if err := errors.Join(cfg.complete(), pathErr, pinErr); err != nil {
+		return nil, err
+	}
+	return warnings, nil
+}
+
+// complete refuses a Config that names no token or no key.
+func (cfg Config) complete() error {
+	var errs []error
+	for _, setting := range []struct{ name, value, what string }{
+		{"token", cfg.Token, "the label of the token that holds the key"},
+		{"label", cfg.Label, "the label (CKA_LABEL) of the private key"},
+	} {
+		if setting.value == "" {
+			errs = append(errs, keypath.Errorf([]string{setting.name}, "is missing; it should be %s", setting.what))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readPIN returns the PIN in a file, and a warning if others than its owner may reach it.
+func readPIN(path string) (pin []byte, warnings []error, err error) {
+	setting := []string{"pin_file"}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, keypath.Errorf(setting, "opening the file: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, keypath.Errorf(setting, "asking for the file's mode: %w", err)
+	}
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		warnings = append(warnings, keypath.Errorf(setting,
+			"%s has mode %04o, so that others than its owner may reach it; run: chmod 600 %[1]s", path, mode.Perm()))
+	}
+	pin, err = io.ReadAll(io.LimitReader(f, maxPINFile+1))
+	switch {
+	case err != nil:
+		return nil, nil, keypath.Errorf(setting, "reading the file: %w", err)
+	case len(pin) > maxPINFile:
+		return nil, nil, keypath.Errorf(setting, "%s has more than %d bytes; is it the right file?", path, maxPINFile)
+	}
+	// One line ending is the editor's or echo's; anything more may be of the PIN.
+	if line, found := bytes.CutSuffix(pin, []byte("\n")); found {
+		pin = bytes.TrimSuffix(line, []byte("\r"))
+	}
+	if len(pin) == 0 {
+		return nil, nil, keypath.Errorf(setting, "%s is empty; it should hold the user PIN of the token", path)
+	}
+	return pin, warnings, nil
+}

@@ -1,0 +1,85 @@
+//go:build cgo
+
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11_test
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/pkcs11"
+	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
+)
+
+// conform runs the suite for a key that is there.
+func (p *place) conform(t *testing.T, faults ...signertest.Fault) {
+	modules := pkcs11.NewModules()
+	opens := func(change func(*pkcs11.Config)) func(context.Context) (signer.Key, error) {
+		cfg := p.Config
+		change(&cfg)
+		return func(ctx context.Context) (signer.Key, error) { return modules.Open(ctx, cfg) }
+	}
+	right := opens(func(*pkcs11.Config) {})
+	key, err := right(t.Context())
+	must(t, err)
+	must(t, key.Close())
+	text, wrong, nothing := pinFile(t, "text"), pinFile(t, "guessed"), pinFile(t, "\n")
+	signertest.Run(t, signertest.Place{
+		Public: key.Public(), Open: right, Secrets: []string{p.pin, "guessed"}, Faults: faults,
+		Mistakes: []signertest.Mistake{
+			{Name: "no module", Open: opens(func(c *pkcs11.Config) { c.Module = filepath.Join(t.TempDir(), "hsm.so") }), Wants: []string{"module", "hsm.so", "no such file", "install it"}},
+			{Name: "another file", Open: opens(func(c *pkcs11.Config) { c.Module = text }), Wants: []string{"module", "is not a PKCS#11 module", "ldd"}},
+			{Name: "no token", Open: opens(func(c *pkcs11.Config) { c.Token = "tokem" }), Wants: []string{"token", `no token is labelled "tokem"; there are: `}},
+			{Name: "no key", Open: opens(func(c *pkcs11.Config) { c.Label = "car" }), Wants: []string{"label", `no private key labelled "car"`, `are labelled: "ca"`}},
+			{Name: "wrong PIN", Open: opens(func(c *pkcs11.Config) { c.PINFile = wrong }), Wants: []string{"pin_file", wrong, "put the right one into the file"}},
+			{Name: "empty PIN file", Open: opens(func(c *pkcs11.Config) { c.PINFile = nothing }), Wants: []string{"pin_file", nothing, "should hold the user PIN"}},
+			{Name: "no PIN", Open: opens(func(c *pkcs11.Config) { c.PINFile = "" }), Wants: []string{"pin_file", "wants a login"}},
+		},
+	})
+}
+
+func TestConformanceP384(t *testing.T) {
+	p := newToken(t)
+	t.Parallel()
+	p.ec(t, "ca", 1, p384)
+	p.conform(t)
+}
+
+func TestConformanceP521(t *testing.T) {
+	p := newToken(t)
+	t.Parallel()
+	p.ec(t, "ca", 1, p521)
+	p.conform(t)
+}
+
+func TestConformanceRSA(t *testing.T) {
+	p := newToken(t)
+	t.Parallel()
+	p.rsa(t, "ca", 1, 2048)
+	p.conform(t)
+}
+
+// Not parallel: the faults are of everybody who uses the faulty module.
+func TestConformanceP256WithFaults(t *testing.T) {
+	p := newToken(t)
+	p.ec(t, "ca", 1, p256)
+	p.Module = softHSM.faulty
+	fault := func(name, line string, transient bool, wants ...string) signertest.Fault {
+		return signertest.Fault{Name: name, Transient: transient, Wants: wants, Begin: func(t *testing.T) func() { return misbehave(t, line) }}
+	}
+	p.conform(t,
+		fault("device error", "fail C_Sign 30", true, "C_Sign answered CKR_DEVICE_ERROR", "pkcs11.token", "look at the device"),
+		fault("general error", "fail C_SignInit 5", true, "C_SignInit answered CKR_GENERAL_ERROR", "pkcs11.module"),
+		fault("function failed", "fail C_Sign 6", true, "C_Sign answered CKR_FUNCTION_FAILED", "pkcs11.module"),
+		fault("no memory", "fail C_Sign 31", true, "CKR_DEVICE_MEMORY"),
+		fault("not logged in", "fail C_SignInit 101", true, "CKR_USER_NOT_LOGGED_IN", "pkcs11.pin_file"),
+		fault("session lost", "lose", true, "CKR_SESSION_HANDLE_INVALID", "opened anew"),
+		fault("token removed", "absent", true, "token", "is not there any more"),
+		fault("key may not sign", "fail C_SignInit 68", false, "CKR_KEY_FUNCTION_NOT_PERMITTED", "pkcs11.label"),
+		fault("wrong signature", "flip", false, "does not verify"),
+		fault("hang", "hang", true, "deadline exceeded"),
+	)
+}

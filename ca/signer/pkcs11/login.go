@@ -1,0 +1,218 @@
+//go:build cgo
+
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// visit is a session in a token to which the process is logged in.
+type visit struct {
+	cfg     Config
+	token   *token
+	lib     *p11.Ctx
+	slot    uint
+	session p11.SessionHandle
+	login   uint64 // see token.logins
+	unread  error  // why an attribute could not be read
+}
+
+// visit opens a session, read-only unless flags say otherwise, and logs in.
+func (m *Modules) visit(ctx context.Context, cfg Config, flags uint) (_ *visit, err error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	var pin []byte
+	if cfg.PINFile != "" {
+		if pin, _, err = readPIN(cfg.PINFile); err != nil {
+			return nil, err
+		}
+		defer clear(pin)
+	}
+	module, err := m.load(cfg.Module)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	token, slot, err := module.find(ctx, cfg.Token)
+	if err != nil {
+		return nil, err
+	}
+	session, err := module.lib.OpenSession(slot, p11.CKF_SERIAL_SESSION|flags)
+	if err != nil {
+		return nil, atToken(failure("C_OpenSession", err))
+	}
+	token.enter()
+	v := &visit{cfg: cfg, token: token, lib: module.lib, slot: slot, session: session}
+	if err := v.logIn(ctx, pin); err != nil {
+		v.end()
+		return nil, err
+	}
+	return v, nil
+}
+
+// end closes the session. An error is of no use to anybody: it is gone either way.
+func (v *visit) end() {
+	_ = v.lib.CloseSession(v.session)
+	v.token.leave()
+}
+
+func atToken(err error) error { return keypath.Errorf([]string{"token"}, "%w", err) }
+
+// logIn has the process logged in with pin, whatever it is logged in with so far. It is once
+// for all sessions, so that C_Login looks at no PIN while there is a login: it answers
+// CKR_USER_ALREADY_LOGGED_IN to a wrong one too.
+func (v *visit) logIn(ctx context.Context, pin []byte) error {
+	if err := v.token.changing.acquire(ctx); err != nil {
+		return atToken(fmt.Errorf("waiting for another login to end: %w", err))
+	}
+	defer v.token.changing.release()
+	info, err := v.lib.GetTokenInfo(v.slot)
+	if err != nil {
+		return atToken(failure("C_GetTokenInfo", err))
+	}
+	if info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
+		v.login = v.token.login()
+		return nil
+	}
+	state, err := v.lib.GetSessionInfo(v.session)
+	if err != nil {
+		return atToken(failure("C_GetSessionInfo", err))
+	}
+	in := state.State == p11.CKS_RO_USER_FUNCTIONS || state.State == p11.CKS_RW_USER_FUNCTIONS
+	if !in || !v.token.trusts(pin) {
+		if err := v.mayTry(pin, info.Flags); err != nil {
+			return err
+		}
+		err := error(p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN))
+		if !in {
+			v.token.sessionsEnded()
+			err = v.try(pin, info.Flags)
+		}
+		if is(err, p11.CKR_USER_ALREADY_LOGGED_IN) {
+			err = v.replace(ctx, pin, info.Flags)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	v.login = v.token.login()
+	return nil
+}
+
+// mayTry refuses a PIN that the token has refused before, and every PIN where one wrong
+// attempt more locks the token (CK_TOKEN_INFO, section 3.2).
+func (v *visit) mayTry(pin []byte, flags uint) error {
+	switch {
+	case flags&p11.CKF_USER_PIN_LOCKED != 0:
+		return atToken(fmt.Errorf("the user PIN of the token %q is locked, after too many wrong ones; the security officer has to set a new PIN: %s", v.cfg.Token, initPIN))
+	case flags&p11.CKF_USER_PIN_INITIALIZED == 0:
+		return atToken(fmt.Errorf("the token %q has no user PIN yet; the security officer has to set it: %s", v.cfg.Token, initPIN))
+	case pin == nil:
+		return keypath.Errorf([]string{"pin_file"}, "is missing, and the token %q wants a login; name a file that holds its user PIN", v.cfg.Token)
+	case v.token.hasRefused(pin):
+		return keypath.Errorf([]string{"pin_file"}, "the token %q has refused the PIN in %s; it is not tried a second time, as the token locks itself after a few: put the right one into the file. If the token's PIN has been set to this one since, restart mayfly", v.cfg.Token, v.cfg.PINFile)
+	case flags&p11.CKF_USER_PIN_FINAL_TRY != 0:
+		return atToken(fmt.Errorf("one wrong PIN more locks the token %q, so mayfly does not try the one in %s (pkcs11.pin_file); log in by hand once with the right PIN, which takes the warning back: pkcs11-tool --module %s --token-label %[1]q --login --list-objects", v.cfg.Token, v.cfg.PINFile, v.cfg.Module))
+	case flags&p11.CKF_USER_PIN_TO_BE_CHANGED != 0:
+		return atToken(fmt.Errorf("the token %q wants its user PIN changed before it is used; run: pkcs11-tool --module %s --token-label %[1]q --login --change-pin, and put the new one into %s (pkcs11.pin_file)", v.cfg.Token, v.cfg.Module, v.cfg.PINFile))
+	}
+	return nil
+}
+
+// wrongPIN is what a module may answer to a PIN that it does not take.
+func wrongPIN(err error) bool {
+	return is(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE)
+}
+
+// try logs in with pin, once. flags were the token's before.
+func (v *visit) try(pin []byte, flags uint) error {
+	err := v.lib.Login(v.session, p11.CKU_USER, string(pin))
+	switch {
+	case err == nil:
+		v.token.loggedIn(pin)
+		return nil
+	case is(err, p11.CKR_USER_ALREADY_LOGGED_IN):
+		return err
+	case wrongPIN(err):
+		v.token.refuse(pin)
+		hint := ""
+		if bytes.ContainsAny(pin, "\r\n") {
+			hint = "; it has more than one line, and all of them count"
+		}
+		return keypath.Errorf([]string{"pin_file"}, "the PIN in %s is not the user PIN of the token %q (C_Login answered %s)%s; it is not tried again: put the right one into the file",
+			v.cfg.PINFile, v.cfg.Token, codeName(code(err)), hint)
+	case is(err, p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED):
+	case v.counted(flags), remedy(failure("C_Login", err)) == 0:
+		// The answer says something else, but it may be of a wrong PIN.
+		v.token.refuse(pin)
+	}
+	return atToken(failure("C_Login", err))
+}
+
+// code returns the code in err.
+func code(err error) (c p11.Error) {
+	errors.As(err, &c)
+	return c
+}
+
+// counted tells whether the token has begun to count wrong PINs since it had flags.
+func (v *visit) counted(flags uint) bool {
+	info, err := v.lib.GetTokenInfo(v.slot)
+	return err == nil && info.Flags&^flags&(p11.CKF_USER_PIN_COUNT_LOW|p11.CKF_USER_PIN_FINAL_TRY|p11.CKF_USER_PIN_LOCKED) != 0
+}
+
+// replace logs the process out and logs in with pin, while nobody uses the token. If the token
+// refuses pin, the PIN that was good so far is used again, so that a wrong file does not end
+// the keys that are open.
+func (v *visit) replace(ctx context.Context, pin []byte, flags uint) error {
+	if err := v.token.use.Acquire(ctx, everybody); err != nil {
+		return atToken(fmt.Errorf("waiting for signatures under way to end, in order to log in anew: %w", err))
+	}
+	defer v.token.use.Release(everybody)
+	if err := v.lib.Logout(v.session); err != nil && !is(err, p11.CKR_USER_NOT_LOGGED_IN) {
+		return atToken(failure("C_Logout", err))
+	}
+	former := v.token.loggedOut()
+	defer clear(former)
+	err := v.try(pin, flags)
+	if err == nil || former == nil || bytes.Equal(former, pin) {
+		return err
+	}
+	if lost := v.restore(former); lost != nil {
+		return errors.Join(err, keypath.Errorf([]string{"pin_file"}, "nor can the PIN that was in the file before be used again, so that no key of the token signs: %w", lost))
+	}
+	return err
+}
+
+// restore logs in with the PIN that was good so far, but never at the risk of locking the
+// token: it may have been changed there.
+func (v *visit) restore(pin []byte) error {
+	info, err := v.lib.GetTokenInfo(v.slot)
+	if err != nil {
+		return failure("C_GetTokenInfo", err)
+	}
+	if info.Flags&(p11.CKF_USER_PIN_LOCKED|p11.CKF_USER_PIN_FINAL_TRY) != 0 {
+		return errors.New("one wrong PIN more would lock the token, so it is not tried; log in by hand once")
+	}
+	err = v.lib.Login(v.session, p11.CKU_USER, string(pin))
+	if err != nil {
+		if wrongPIN(err) {
+			v.token.refuse(pin)
+		}
+		return failure("C_Login", err)
+	}
+	v.token.loggedIn(pin)
+	return nil
+}

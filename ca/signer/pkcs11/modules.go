@@ -1,0 +1,148 @@
+//go:build cgo
+
+// SPDX-License-Identifier: Apache-2.0
+
+package pkcs11
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+)
+
+// Modules holds the PKCS#11 modules that this process has loaded, and who is logged in to
+// their tokens. An application has one of it; a second one would not know what the first has
+// logged in, though both share it. It is safe for concurrent use.
+//
+// A module that has been loaded stays, and is not finalized: C_Finalize ends the sessions of
+// everybody in the process, and what becomes of calls under way is undefined (section 5.4);
+// one of those may hang for ever. The end of the process ends its sessions too.
+type Modules struct {
+	// secret is the key of the HMACs by which refused PINs are remembered.
+	secret [32]byte
+
+	mu      sync.Mutex // guards what follows
+	modules map[string]*module
+}
+
+// NewModules returns a Modules that has loaded nothing.
+func NewModules() *Modules {
+	m := &Modules{modules: map[string]*module{}}
+	_, _ = rand.Read(m.secret[:]) // it never fails
+	return m
+}
+
+// module is one library.
+type module struct {
+	path   string
+	secret []byte
+	lib    *p11.Ctx
+
+	starting    lock
+	initialized bool // guarded by starting
+
+	mu     sync.Mutex // guards what follows; not held in calls
+	tokens map[tokenID]*token
+	seen   map[string]bool // labels of tokens that have been there
+}
+
+// load returns the module at path, loaded if it is not.
+func (m *Modules) load(path string) (*module, error) {
+	path, err := modulePath(path)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if loaded := m.modules[path]; loaded != nil {
+		return loaded, nil
+	}
+	lib := p11.New(path)
+	if lib == nil {
+		return nil, keypath.Errorf([]string{"module"},
+			"%s is not a PKCS#11 module (it has no C_GetFunctionList), or cannot be loaded: it is for another machine, or a library that it needs is missing; run: ldd %[1]s", path)
+	}
+	loaded := &module{path: path, secret: m.secret[:], lib: lib, starting: newLock(), tokens: map[tokenID]*token{}, seen: map[string]bool{}}
+	m.modules[path] = loaded
+	return loaded, nil
+}
+
+// modulePath returns the one path of a module, whatever links lead to it: the dynamic linker
+// loads it once too.
+func modulePath(path string) (string, error) {
+	setting := []string{"module"}
+	if path == "" {
+		return "", keypath.Errorf(setting, "is missing; it should be the path of the token's PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so")
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", keypath.Errorf(setting, "%w", err)
+	}
+	resolved, err := filepath.EvalSymlinks(absolute)
+	if err != nil {
+		return "", keypath.Errorf(setting, "looking for the token's PKCS#11 library: %w; install it, or name the path of the one that is installed", err)
+	}
+	info, err := os.Stat(resolved)
+	switch {
+	case err != nil:
+		return "", keypath.Errorf(setting, "looking for the token's PKCS#11 library: %w", err)
+	case !info.Mode().IsRegular():
+		return "", keypath.Errorf(setting, "%s is not a file; it should be the token's PKCS#11 library, which ends in .so", path)
+	}
+	return resolved, nil
+}
+
+// slots returns all slots, of an initialized module.
+func (m *module) slots(ctx context.Context) ([]uint, error) {
+	if err := m.starting.acquire(ctx); err != nil {
+		return nil, fmt.Errorf("waiting for the module to be initialized: %w", err)
+	}
+	defer m.starting.release()
+	if !m.initialized {
+		if err := m.initialize(); err != nil {
+			return nil, err
+		}
+	}
+	slots, err := m.lib.GetSlotList(false)
+	if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) { // somebody has finalized it
+		if err := m.initialize(); err != nil {
+			return nil, err
+		}
+		slots, err = m.lib.GetSlotList(false)
+	}
+	return slots, failure("C_GetSlotList", err)
+}
+
+// initialize has the module lock by what the operating system has, as many threads call it.
+// Another Modules, or other code in this process, may have initialized it before.
+func (m *module) initialize() error {
+	err := m.lib.Initialize(p11.InitializeWithFlags(p11.CKF_OS_LOCKING_OK))
+	if err != nil && !is(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+		return failure("C_Initialize", err)
+	}
+	m.initialized = true
+	return nil
+}
+
+// lock is a mutex that can be waited for with a context, as what it guards may hang.
+type lock chan struct{}
+
+func newLock() lock { return make(lock, 1) }
+
+func (l lock) acquire(ctx context.Context) error {
+	select {
+	case l <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l lock) release() { <-l }
