@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app"
 )
 
@@ -65,5 +66,45 @@ func TestIssuersDocument(t *testing.T) {
 	}
 	if blocks < 18 {
 		t.Errorf("the document has %d blocks only", blocks)
+	}
+}
+
+// Every block of docs/signers.md that names a signer is read as it stands in a CA set, and
+// there is one for each kind that a binary can be built with.
+func TestSignersDocument(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../docs/signers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const entry = "generation: 1\nauthorities:\n  - id: 2026-a\n    chain: chain.pem\n    publish_at: 2026-11-01T00:00:00Z\n"
+	kinds := map[string]bool{}
+	for _, block := range strings.Split(string(document), "\n```yaml\n")[1:] {
+		block, _, closed := strings.Cut(block, "\n```\n")
+		if !closed {
+			t.Fatal("a block has no end")
+		}
+		switch {
+		case strings.HasPrefix(block, "signer:"):
+			block = entry + "    " + strings.ReplaceAll(block, "\n", "\n    ")
+		case strings.HasPrefix(block, "authorities:"):
+			block = "generation: 1\n" + block
+		case strings.HasPrefix(block, "# mayfly.yaml"):
+			if _, _, err := config.ParseServer("mayfly.yaml", []byte(block+"\nissuers: i\nct: {disabled: true}\n"), nil); err != nil {
+				t.Errorf("%v in\n%s", err, block)
+			}
+			continue
+		}
+		set, _, err := config.ParseCASet("ca.yaml", []byte(block))
+		if err != nil {
+			t.Errorf("%v in\n%s", err, block)
+			continue
+		}
+		kinds[set.Authorities[0].Signer.Kind()] = true
+	}
+	for _, kind := range []string{"file", "pkcs11", "awskms", "gcpkms", "azurekms", "hashivault"} {
+		if !kinds[kind] {
+			t.Errorf("no block for %s", kind)
+		}
 	}
 }

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build pkcs11 && cgo && hashivault
+
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mayfly-ca/mayfly/ca/signer/kms/kmstest"
+)
+
+const softHSM = "/usr/lib/softhsm/libsofthsm2.so"
+
+// TestSignerCommands runs the transcripts in testdata/signers: a CA whose keys are in a token
+// of SoftHSM2 and at a Vault, from mayfly ca init to a certificate.
+func TestSignerCommands(t *testing.T) {
+	if _, err := os.Stat(softHSM); err != nil {
+		if os.Getenv("MAYFLY_SOFTHSM") == "required" {
+			t.Fatal(err)
+		}
+		t.Skip("SoftHSM2 is not installed")
+	}
+	vault := kmstest.NewVault(t)
+	for _, name := range []string{"vault-root", "vault-a", "vault-b"} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vault.Add(name, key)
+	}
+	testscript.Run(t, testscript.Params{
+		Deadline: time.Now().Add(2 * time.Minute),
+		Dir:      "testdata/signers",
+		Setup: func(env *testscript.Env) error {
+			conf, tokens := filepath.Join(env.WorkDir, "softhsm2.conf"), filepath.Join(env.WorkDir, "tokens")
+			env.Setenv("MODULE", softHSM)
+			env.Setenv("SOFTHSM2_CONF", conf)
+			env.Setenv("VAULT_ADDR", vault.URL())
+			env.Setenv("VAULT_TOKEN", vault.Token())
+			if err := os.Mkdir(tokens, 0o700); err != nil {
+				return err
+			}
+			return os.WriteFile(conf, []byte(fmt.Sprintf("directories.tokendir = %s\nlog.level = ERROR\n", tokens)), 0o600)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"world": world, "useset": useSet, "waitready": waitReady, "waitmetric": waitMetric,
+		},
+	})
+}
