@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ca
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	stdasn1 "encoding/asn1"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/certs"
+)
+
+func TestLeafPolicyLetsTheProfilePass(t *testing.T) {
+	t.Parallel()
+	b := newPolicyBench(t)
+	logged, unlogged := &LeafPolicy{}, &LeafPolicy{Unlogged: true}
+	for name, tbs := range map[string][]byte{"precertificate": b.precertificate(t), "certificate": b.certificate(t), "self-test": []byte(signer.SelfTestMessage)} {
+		for _, p := range []*LeafPolicy{logged, unlogged} {
+			if err := p.Check(b.chain, tbs, b.now); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if err := unlogged.Check(b.chain, b.unlogged(t), b.now); err != nil {
+		t.Error(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(){
+		"no claims":   func() { b.template.Extensions = certs.Extensions{} },
+		"email":       func() { b.template.SAN = certs.SAN{Kind: certs.SANEmail, Value: "person@example.com"} },
+		"user name":   func() { b.template.SAN = certs.SAN{Kind: certs.SANUserName, Value: "pérson!example.com"} },
+		"Ed25519 key": func() { b.template.PublicKey = spkiOf(t, ed.Public()) },
+		"an hour":     func() { b.template.NotAfter = b.template.NotBefore.Add(time.Hour) },
+		"one second":  func() { b.template.NotAfter = b.template.NotBefore.Add(time.Second) },
+		"10m ago":     func() { b.template.NotBefore = b.now.Add(-maxAge) },
+		"in 1m":       func() { b.template.NotBefore = b.now.Add(maxLead) },
+		"leaf index":  func() { b.sct.Extensions = make([]byte, leafIndexExtension) },
+		"year 2050": func() {
+			b = benchOf(t, &Chain{Certificates: b.chain.Certificates, NotBefore: time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2051, 1, 1, 0, 0, 0, 0, time.UTC)})
+		},
+	} {
+		original := *b
+		change()
+		if err := logged.Check(b.chain, b.certificate(t), b.now); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		*b = original
+	}
+}
+
+// What every issuer of this CA makes passes: the policy and the profile are about the same
+// certificates.
+func TestLeafPolicyLetsDraftsPass(t *testing.T) {
+	t.Parallel()
+	d := testDraft(t)
+	if err := new(LeafPolicy).Check(d.authority.chain, d.tbs.Precertificate(), d.template.NotBefore.Add(backdate)); err != nil {
+		t.Error(err)
+	}
+}
+
+// policyCase is one demand that is not met: what is changed, and what the error must say.
+type policyCase struct {
+	change func(b *policyBench) // before it is encoded
+	mutate func(e *elements)    // after
+	pre    bool                 // of the precertificate; else of the certificate
+	wants  []string
+	// unlogged is whether it passes where certificates need not be logged.
+	unlogged bool
+}
+
+func refusesEach(t *testing.T, cases map[string]policyCase) {
+	t.Helper()
+	for name, test := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newPolicyBench(t)
+			if test.change != nil {
+				test.change(b)
+			}
+			tbs := b.certificate(t)
+			if test.pre {
+				tbs = b.precertificate(t)
+			}
+			if test.mutate != nil {
+				e := split(t, tbs)
+				test.mutate(e)
+				tbs = e.join()
+			}
+			refusedBy(t, new(LeafPolicy).Check(b.chain, tbs, b.now), test.wants...)
+			err := (&LeafPolicy{Unlogged: true}).Check(b.chain, tbs, b.now)
+			if test.unlogged && err != nil {
+				t.Error(err)
+			} else if !test.unlogged {
+				refusedBy(t, err, test.wants...)
+			}
+		})
+	}
+}
+
+func TestLeafPolicyRefusesFields(t *testing.T) {
+	t.Parallel()
+	day := func(b *policyBench, from, to time.Duration) {
+		b.template.NotBefore, b.template.NotAfter = b.now.Add(from), b.now.Add(to)
+	}
+	refusesEach(t, map[string]policyCase{
+		"version 1":               {mutate: func(e *elements) { e.fields[version], e.extensions = nil, nil }, wants: []string{"version is 1, not 3", "4.1.2.1"}},
+		"version 2":               {mutate: func(e *elements) { e.fields[version] = []byte{0xa0, 3, 2, 1, 1} }, wants: []string{"version is 2, not 3", "4.1.2.1"}},
+		"version 4":               {mutate: func(e *elements) { e.fields[version] = []byte{0xa0, 3, 2, 1, 3} }, wants: []string{"invalid version"}},
+		"serial of 7 octets":      {mutate: func(e *elements) { e.fields[serial] = der(asn1.INTEGER, bytes.Repeat([]byte{1}, 7)) }, wants: []string{"the sign 1 and 7 octets", "4.1.2.2"}},
+		"serial of 21 octets":     {mutate: func(e *elements) { e.fields[serial] = der(asn1.INTEGER, bytes.Repeat([]byte{1}, 21)) }, wants: []string{"the sign 1 and 21 octets", "4.1.2.2"}},
+		"serial with its top bit": {mutate: func(e *elements) { e.fields[serial] = der(asn1.INTEGER, []byte{0}, bytes.Repeat([]byte{0xff}, 20)) }, wants: []string{"the sign 1 and 21 octets", "4.1.2.2"}},
+		"serial that is negative": {mutate: func(e *elements) { e.fields[serial] = der(asn1.INTEGER, bytes.Repeat([]byte{0x80}, 20)) }, wants: []string{"negative serial number"}},
+		"serial that is zero":     {mutate: func(e *elements) { e.fields[serial] = []byte{2, 1, 0} }, wants: []string{"the sign 0", "4.1.2.2"}},
+		"serial that is not DER":  {mutate: func(e *elements) { e.fields[serial] = der(asn1.INTEGER, []byte{0, 0x70}, make([]byte, 18)) }, wants: []string{"malformed serial number"}},
+		"another algorithm":       {mutate: func(e *elements) { e.fields[algorithm] = []byte("\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03") }, wants: []string{"ECDSA-SHA256", "signature algorithm identifiers don't match", "4.1.2.3"}},
+		"another issuer":          {change: func(b *policyBench) { b.template.Issuer = b.chain.Certificates[1].RawSubject }, wants: []string{`issuer is "CN=upper,O=mayfly test"`, "4.1.2.4"}},
+		"pre-dated":               {change: func(b *policyBench) { day(b, -maxAge-time.Second, 0) }, wants: []string{"from 10m0s before", "4.1.2.5"}},
+		"post-dated":              {change: func(b *policyBench) { day(b, maxLead+time.Second, maxLead+time.Minute) }, wants: []string{"to 1m0s after", "4.1.2.5"}},
+		"valid for 1h 1s":         {change: func(b *policyBench) { day(b, 0, time.Hour+time.Second) }, wants: []string{"valid for 1h0m1s, not for up to 1h0m0s", "4.1.2.5"}},
+		"valid backwards": {mutate: func(e *elements) {
+			e.fields[validity] = der(asn1.SEQUENCE, e.fields[validity][17:], e.fields[validity][2:17])
+		}, wants: []string{"valid for -10m0s", "4.1.2.5"}},
+		"valid for no time": {mutate: func(e *elements) {
+			e.fields[validity] = der(asn1.SEQUENCE, e.fields[validity][2:17], e.fields[validity][2:17])
+		}, wants: []string{"valid for 0s", "4.1.2.5"}},
+		"before its chain": {change: func(b *policyBench) { b.now = b.chain.NotBefore; day(b, -time.Second, time.Minute) }, wants: []string{"outside the validity of its chain", "4.1.2.5"}},
+		"after its chain":  {change: func(b *policyBench) { b.now = b.chain.NotAfter; day(b, -time.Second, time.Second) }, wants: []string{"outside the validity of its chain", "4.1.2.5"}},
+		"a subject":        {mutate: func(e *elements) { e.fields[subject] = e.fields[issuer] }, wants: []string{`subject is "CN=issuing,O=mayfly test", not empty`, "4.1.2.6"}},
+		"a key of an unknown kind": {mutate: func(e *elements) {
+			e.fields[publicKey] = der(asn1.SEQUENCE, der(asn1.SEQUENCE, []byte{6, 1, 42}), []byte{3, 2, 0, 1})
+		}, wants: []string{"public key is of an unknown kind", "4.1.2.7"}},
+		"another key":         {mutate: func(e *elements) { e.fields[publicKey] = spkiOf(t, newKey(t).Public()) }, wants: []string{"subject key identifier is", "not that of its key", "4.2.1.2"}},
+		"an issuer unique ID": {mutate: func(e *elements) { e.fields = append(e.fields, []byte{0x81, 2, 0, 1}) }, wants: []string{"fields are not those of a TBSCertificate"}},
+		"a subject unique ID": {mutate: func(e *elements) { e.fields = append(e.fields, []byte{0x82, 2, 0, 1}) }, wants: []string{"fields are not those of a TBSCertificate"}},
+		"a field too many":    {mutate: func(e *elements) { e.fields[algorithm] = append(e.fields[algorithm], 5, 0) }, wants: []string{"x509:"}},
+	})
+}
+
+func TestLeafPolicyRefusesExtensions(t *testing.T) {
+	t.Parallel()
+	refusesEach(t, map[string]policyCase{
+		"no extensions":          {mutate: func(e *elements) { e.extensions = nil }, wants: []string{"key usage is 0x0", "4.2.1.3"}},
+		"no key usage":           {mutate: func(e *elements) { e.drop(extKeyUsage) }, wants: []string{"key usage is 0x0, not digitalSignature alone", "4.2.1.3"}},
+		"key usage certSign":     {mutate: func(e *elements) { e.extensions[extKeyUsage] = ext(oidKeyUsage, true, 3, 2, 2, 0x84) }, wants: []string{"key usage is 0x21", "4.2.1.3"}},
+		"key usage not critical": {mutate: func(e *elements) { e.extensions[extKeyUsage] = ext(oidKeyUsage, false, 3, 2, 7, 0x80) }, wants: []string{"extension 2.5.29.15 has critical false, not true"}},
+		"key usage not DER":      {mutate: func(e *elements) { e.extensions[extKeyUsage] = ext(oidKeyUsage, true, 3, 2, 0, 0x80) }, wants: []string{"not their one encoding"}},
+		"key usage twice":        {mutate: func(e *elements) { e.insert(extExtKeyUsage, e.extensions[extKeyUsage]) }, wants: []string{"duplicate extension", "2.5.29.15"}},
+		"no EKU":                 {mutate: func(e *elements) { e.drop(extExtKeyUsage) }, wants: []string{"extended key usages are [] and []", "4.2.1.12"}},
+		"EKU serverAuth":         {mutate: func(e *elements) { e.extensions[extExtKeyUsage] = eku(1) }, wants: []string{"not codeSigning alone", "4.2.1.12"}},
+		"EKU serverAuth as well": {mutate: func(e *elements) { e.extensions[extExtKeyUsage] = eku(3, 1) }, wants: []string{"not codeSigning alone", "4.2.1.12"}},
+		"EKU unknown as well":    {mutate: func(e *elements) { e.extensions[extExtKeyUsage] = eku(3, 77) }, wants: []string{"1.3.6.1.5.5.7.3.77", "4.2.1.12"}},
+		"EKU critical":           {mutate: func(e *elements) { e.extensions[extExtKeyUsage] = critical(e.extensions[extExtKeyUsage]) }, wants: []string{"extension 2.5.29.37 has critical true, not false"}},
+		"no SKI":                 {mutate: func(e *elements) { e.drop(extSubjectKeyID) }, wants: []string{"subject key identifier is ,", "4.2.1.2"}},
+		"no AKI":                 {mutate: func(e *elements) { e.drop(extAuthorityKeyID) }, wants: []string{"authority key identifier is ,", "4.2.1.1"}},
+		"another AKI":            {change: func(b *policyBench) { b.template.AuthorityKeyID = []byte{1, 2} }, wants: []string{"authority key identifier is 0102", "4.2.1.1"}},
+		"basic constraints CA":   {mutate: func(e *elements) { e.insert(extFirstClaim, ext(oidBasicConstraints, true, 0x30, 3, 1, 1, 0xff)) }, wants: []string{"basic constraints, with CA true", "4.2.1.9"}},
+		"basic constraints":      {mutate: func(e *elements) { e.insert(extFirstClaim, ext(oidBasicConstraints, true, 0x30, 0)) }, wants: []string{"basic constraints, with CA false", "4.2.1.9"}},
+		"no SAN":                 {mutate: func(e *elements) { e.drop(extSAN) }, wants: []string{"no subjectAltName", "4.2.1.6"}},
+		"SAN not critical":       {mutate: func(e *elements) { e.extensions[extSAN] = ext(certs.OIDSubjectAltName, false, 0x30, 3, 0x81, 1, 'x') }, wants: []string{"extension 2.5.29.17 has critical false, not true"}},
+		"SAN of two names": {mutate: func(e *elements) {
+			e.extensions[extSAN] = ext(certs.OIDSubjectAltName, true, 0x30, 6, 0x81, 1, 'x', 0x81, 1, 'y')
+		}, wants: []string{"more than one name", "4.2.1.6"}},
+		"SAN of a DNS name": {mutate: func(e *elements) { e.extensions[extSAN] = ext(certs.OIDSubjectAltName, true, 0x30, 3, 0x82, 1, 'x') }, wants: []string{"neither rfc822Name, URI nor otherName", "4.2.1.6"}},
+		"an unknown claim": {mutate: func(e *elements) {
+			e.insert(len(e.extensions)-1, ext(append(slices.Clone(certs.OIDSigstore), 25), false, 12, 1, 'x'))
+		}, wants: []string{"57264.1.25 is not one of the table"}},
+		"a critical claim":     {mutate: func(e *elements) { e.extensions[extFirstClaim] = critical(e.extensions[extFirstClaim]) }, wants: []string{".1 is critical"}},
+		"claims out of order":  {mutate: func(e *elements) { slices.Reverse(e.extensions[extFirstClaim : extFirstClaim+2]) }, wants: []string{"against the ascending order"}},
+		"an unknown extension": {mutate: func(e *elements) { e.insert(0, ext(stdasn1.ObjectIdentifier{1, 2, 3}, false, 5, 0)) }, wants: []string{"extension 1.2.3, at place 1 of 30, is not the profile's", "4.2"}},
+		"name constraints": {mutate: func(e *elements) {
+			e.insert(0, ext(stdasn1.ObjectIdentifier{2, 5, 29, 30}, true, 0x30, 5, 0xa0, 3, 0x30, 1, 0x82))
+		}, wants: []string{"x509:"}},
+		"standard out of order": {mutate: func(e *elements) { slices.Reverse(e.extensions[:2]) }, wants: []string{"not their one encoding"}},
+	})
+}
+
+func TestLeafPolicyRefusesEndings(t *testing.T) {
+	t.Parallel()
+	refusesEach(t, map[string]policyCase{
+		"poison not critical":      {pre: true, mutate: func(e *elements) { e.setLast(ext(certs.OIDPoison, false, 5, 0)) }, wants: []string{"11129.2.4.3 has critical false, not true", "RFC 6962, sections 3.1"}},
+		"poison not NULL":          {pre: true, mutate: func(e *elements) { e.setLast(ext(certs.OIDPoison, true, 4, 0)) }, wants: []string{"poison holds 0400, not NULL", "RFC 6962, section 3.1"}},
+		"poison not last":          {pre: true, mutate: func(e *elements) { e.insert(0, e.last()); e.drop(len(e.extensions) - 1) }, wants: []string{"11129.2.4.3, at place 1 of 29"}},
+		"poison and SCT list":      {mutate: func(e *elements) { e.insert(len(e.extensions)-1, ext(certs.OIDPoison, true, 5, 0)) }, wants: []string{"11129.2.4.3, at place 29 of 30"}},
+		"neither":                  {mutate: func(e *elements) { e.drop(len(e.extensions) - 1) }, wants: []string{"neither poison nor SCT list", "RFC 6962"}, unlogged: true},
+		"SCT list critical":        {mutate: func(e *elements) { e.setLast(critical(e.last())) }, wants: []string{"11129.2.4.2 has critical true, not false"}},
+		"SCT list not last":        {mutate: func(e *elements) { e.insert(0, e.last()); e.drop(len(e.extensions) - 1) }, wants: []string{"11129.2.4.2, at place 1 of 29"}},
+		"SCT list of octets":       {mutate: func(e *elements) { e.setLast(ext(certs.OIDSCTList, false, 12, 1, 1)) }, wants: []string{"not one OCTET STRING", "RFC 6962, section 3.3"}},
+		"SCT list of nothing":      {mutate: func(e *elements) { e.setLast(ext(certs.OIDSCTList, false, 4, 2, 0, 0)) }, wants: []string{"it is empty", "RFC 6962, section 3.3"}},
+		"SCT list of garbage":      {mutate: func(e *elements) { e.setLast(ext(certs.OIDSCTList, false, 4, 5, 0, 3, 0, 1, 0)) }, wants: []string{"parsing SCT list", "RFC 6962, section 3.3"}},
+		"two SCTs":                 {change: func(b *policyBench) { b.scts = 2 }, wants: []string{"holds 2 SCTs, not one", "RFC 6962, section 3.3"}},
+		"an SCT with no signature": {change: func(b *policyBench) { b.sct.Signature = nil }, wants: []string{"signature of 0 octets", "RFC 6962"}},
+		"an SCT that is huge":      {change: func(b *policyBench) { b.sct.Signature = make([]byte, 4000) }, wants: []string{"signature of 4000 octets", "RFC 6962"}},
+		"an SCT with extensions":   {change: func(b *policyBench) { b.sct.Extensions = make([]byte, 100) }, wants: []string{"extensions of 100 octets", "RFC 6962"}},
+	})
+}
+
+func refusedBy(t *testing.T, err error, wants ...string) {
+	t.Helper()
+	if err == nil {
+		t.Error("it passes")
+		return
+	}
+	for _, want := range wants {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %q; it should hold %q", err, want)
+		}
+	}
+}
+
+// What other things a CA's key could be made to sign.
+func TestLeafPolicyRefusesOtherThings(t *testing.T) {
+	t.Parallel()
+	builder := newChainBuilder(t)
+	chain, err := ParseChain(builder.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, issuing := benchOf(t, chain), chain.Certificates[0]
+	made := func(template *x509.Certificate) []byte {
+		template.SerialNumber = new(big.Int).SetBytes(b.template.SerialNumber)
+		template.NotBefore, template.NotAfter = b.template.NotBefore, b.template.NotAfter
+		out, err := x509.CreateCertificate(rand.Reader, template, issuing, newKey(t).Public(), builder.issuingKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.RawTBSCertificate
+	}
+	crlDER, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: b.now, NextUpdate: b.now.Add(time.Hour)}, crlIssuer(issuing), builder.issuingKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crl, err := x509.ParseRevocationList(crlDER)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "x"}}, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := make([]byte, 1500)
+	if _, err := rand.Read(random); err != nil {
+		t.Fatal(err)
+	}
+	good := b.certificate(t)
+	for name, message := range map[string][]byte{
+		"a CA certificate":         made(&x509.Certificate{Subject: pkix.Name{CommonName: "evil"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}),
+		"a TLS certificate":        made(&x509.Certificate{DNSNames: []string{"evil.example"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}),
+		"a code signing leaf":      made(&x509.Certificate{EmailAddresses: []string{"a@example.com"}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}}),
+		"its own certificate":      issuing.RawTBSCertificate,
+		"a revocation list":        crl.RawTBSRevocationList,
+		"a certificate request":    csr,
+		"an OCSP response":         der(asn1.SEQUENCE, der(asn1.Tag(2).ContextSpecific().Constructed(), []byte{4, 1, 1}), []byte("\x18\x0f20260101010000Z"), der(asn1.SEQUENCE)),
+		"nothing":                  nil,
+		"an empty sequence":        {0x30, 0},
+		"random octets":            random,
+		"a JWS":                    []byte("eyJhbGciOiJFUzI1NiJ9.e30"),
+		"almost a self-test":       []byte(signer.SelfTestMessage + " "),
+		"a whole certificate":      certs.Assemble(good, b.template.SignatureAlgorithm, []byte{1}),
+		"octets behind it":         append(slices.Clone(good), 0),
+		"a certificate's contents": slices.Concat(good, b.template.SignatureAlgorithm.Identifier(), []byte{3, 2, 0, 1}),
+		"half of it":               good[:len(good)/2],
+		"an indefinite length":     slices.Concat([]byte{0x30, 0x80}, good[4:], []byte{0, 0}),
+	} {
+		for _, unlogged := range []bool{false, true} {
+			if err := (&LeafPolicy{Unlogged: unlogged}).Check(chain, message, b.now); err == nil {
+				t.Errorf("%s passes (unlogged %t)", name, unlogged)
+			}
+		}
+	}
+}
+
+// crlIssuer is c as crypto/x509 wants it to make a revocation list.
+func crlIssuer(c *x509.Certificate) *x509.Certificate {
+	issuer := *c
+	issuer.KeyUsage |= x509.KeyUsageCRLSign
+	return &issuer
+}
+
+// Whatever octet of a certificate is changed, what still passes is one of the profile.
+func TestLeafPolicyAgainstEveryOctet(t *testing.T) {
+	t.Parallel()
+	b := newPolicyBench(t)
+	for _, good := range [][]byte{b.precertificate(t), b.certificate(t)} {
+		for i := range good {
+			for _, flip := range []byte{0x01, 0x80, 0xff} {
+				changed := slices.Clone(good)
+				changed[i] ^= flip
+				if new(LeafPolicy).Check(b.chain, changed, b.now) == nil {
+					demandLeaf(t, b, changed)
+				}
+			}
+		}
+	}
+}
+
+// demandLeaf holds with the standard library alone what a verifier sees in what has passed.
+func demandLeaf(t *testing.T, b *policyBench, tbs []byte) {
+	t.Helper()
+	c, err := x509.ParseCertificate(certs.Assemble(tbs, b.template.SignatureAlgorithm, nil))
+	if err != nil {
+		t.Fatalf("what passes does not parse: %v", err)
+	}
+	names := len(c.EmailAddresses) + len(c.URIs)
+	if names > 1 || len(c.DNSNames)+len(c.IPAddresses) > 0 || c.IsCA || c.BasicConstraintsValid || c.KeyUsage != x509.KeyUsageDigitalSignature ||
+		len(c.ExtKeyUsage) != 1 || c.ExtKeyUsage[0] != x509.ExtKeyUsageCodeSigning || len(c.UnknownExtKeyUsage) > 0 ||
+		c.NotAfter.Sub(c.NotBefore) > time.Hour || c.NotAfter.After(b.now.Add(time.Hour+time.Minute)) ||
+		!bytes.Equal(c.RawIssuer, b.chain.Certificates[0].RawSubject) || len(c.Subject.Names) > 0 || !bytes.Equal(c.RawTBSCertificate, tbs) {
+		t.Fatalf("what passes is no leaf of the profile: %x", tbs)
+	}
+}
+
+// fixedBench has the same keys in every process, so that what passes in one that fuzzes passes
+// in the others, and a finding is one tomorrow.
+func fixedBench(t testing.TB) *policyBench {
+	t.Helper()
+	key := func(seed byte) ed25519.PrivateKey {
+		return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+	}
+	builder := newChainBuilder(t)
+	builder.rootKey, builder.upperKey, builder.issuingKey = key(1), key(2), key(3)
+	chain, err := ParseChain(builder.make(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := benchOf(t, chain)
+	b.template.PublicKey = spkiOf(t, key(4).Public())
+	b.template.Extensions = certs.Extensions{certs.IssuerV1: "https://a.example", certs.IssuerV2: "https://a.example"}
+	return b
+}
+
+func FuzzLeafPolicy(f *testing.F) {
+	b := fixedBench(f)
+	for _, seed := range [][]byte{b.precertificate(f), b.certificate(f), b.unlogged(f), b.chain.Certificates[0].RawTBSCertificate, {0x30, 0}, nil} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, tbs []byte) {
+		if string(tbs) == signer.SelfTestMessage {
+			return
+		}
+		for _, unlogged := range []bool{false, true} {
+			if (&LeafPolicy{Unlogged: unlogged}).Check(b.chain, tbs, b.now) == nil {
+				demandLeaf(t, b, tbs)
+			}
+		}
+	})
+}
+
+func BenchmarkLeafPolicy(b *testing.B) {
+	bench := newPolicyBench(b)
+	for name, tbs := range map[string][]byte{"precertificate": bench.precertificate(b), "certificate": bench.certificate(b)} {
+		b.Run(name, func(b *testing.B) {
+			p := new(LeafPolicy)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := p.Check(bench.chain, tbs, bench.now); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

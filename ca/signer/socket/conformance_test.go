@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
+	"github.com/mayfly-ca/mayfly/ca/signer/socket"
+)
+
+// place is a signing process that misbehaves on demand.
+type place struct {
+	t       *testing.T // with which the process ends, whichever subtest started it
+	path    string
+	fault   atomic.Pointer[signFunc] // instead of sign; nil for none
+	sign    signFunc
+	mu      sync.Mutex // guards what follows
+	running *running
+}
+
+func (p *place) start() {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running = serve(p.t, socket.ServerConfig{Path: p.path, ShutdownTimeout: 100 * time.Millisecond, Sign: func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
+		if fault := p.fault.Load(); fault != nil {
+			return (*fault)(ctx, key, message)
+		}
+		return p.sign(ctx, key, message)
+	}})
+}
+
+func (p *place) stop(t *testing.T) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.running.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// signs has the place sign by fault until it is mended.
+func (p *place) signs(fault signFunc) func(*testing.T) func() {
+	return func(*testing.T) func() {
+		p.fault.Store(&fault)
+		return func() { p.fault.Store(nil) }
+	}
+}
+
+// gone has nobody at the socket.
+func (p *place) gone(t *testing.T) func() {
+	p.stop(t)
+	return func() { p.start() }
+}
+
+// replaced has somebody else at the socket, who says said when he is asked, and hangs up.
+func (p *place) replaced(said []byte) func(*testing.T) func() {
+	return func(t *testing.T) func() {
+		p.stop(t)
+		l, err := net.Listen("unix", p.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer func() { _ = c.Close() }()
+					if _, err := c.Read(make([]byte, 4096)); err == nil {
+						_, _ = c.Write(said)
+					}
+				}()
+			}
+		}()
+		return func() {
+			_ = l.Close()
+			p.start()
+		}
+	}
+}
+
+func hang(ctx context.Context, _ [sha256.Size]byte, _ []byte) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	p := &place{t: t, path: newPath(t), sign: signWith(t, key)}
+	p.start()
+	open := func(cfg socket.Config) func(context.Context) (signer.Key, error) {
+		return func(ctx context.Context) (signer.Key, error) { return socket.Open(ctx, cfg) }
+	}
+	other := newPath(t)
+	serve(t, socket.ServerConfig{Path: other, Sign: signWith(t, newKey(t))})
+
+	const running = "is mayfly signer running? it makes the socket that ca.signer_socket names"
+	answers := func(err error) func(*testing.T) func() {
+		return p.signs(func(context.Context, [sha256.Size]byte, []byte) ([]byte, error) { return nil, err })
+	}
+	signertest.Run(t, signertest.Place{
+		Public: key.Public(), Open: open(socket.Config{Path: p.path, Public: key.Public()}),
+		Faults: []signertest.Fault{
+			{Name: "not running", Begin: p.gone, Transient: true, Wants: []string{p.path, "no such file", running}},
+			{Name: "hangs", Begin: p.signs(hang), Transient: true, Wants: []string{"deadline exceeded"}},
+			{Name: "hangs up", Begin: p.replaced(nil), Transient: true, Wants: []string{p.path, running}},
+			{Name: "hangs up midway", Begin: p.replaced([]byte{0, 0, 0, 84, 1, 0}), Transient: true, Wants: []string{p.path, "went away while it answered", running}},
+			{Name: "is something else", Begin: p.replaced([]byte("HTTP/1.1 400 Bad Request\r\n")), Wants: []string{p.path, "does another program listen there"}},
+			{Name: "answers what nobody asked", Begin: p.replaced([]byte{0, 0, 0, 13, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1}), Wants: []string{p.path, "it is for nobody"}},
+			{Name: "is another release", Begin: p.replaced([]byte{0, 0, 0, 13, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}), Wants: []string{p.path, "version is 2, not 1"}},
+			{Name: "its own key is out", Begin: answers(signer.Transient(errors.New("the token was taken out"), 0)), Transient: true, Wants: []string{p.path, "cannot be used right now", "the token was taken out"}},
+			{Name: "has not taken up the key", Begin: answers(socket.ErrUnknownKey), Transient: true, Wants: []string{p.path, "does not have the key", "does it read the same one?"}},
+			{Name: "does not permit it", Begin: answers(errors.Join(socket.ErrNotPermitted, errPolicy)), Wants: []string{p.path, "it may not sign this", "it has basic constraints"}},
+			{Name: "signs wrongly", Begin: p.signs(signWrongly(p)), Wants: []string{"does not verify"}},
+		},
+		Mistakes: []signertest.Mistake{
+			{Name: "no such socket", Open: open(socket.Config{Path: p.path + ".not", Public: key.Public()}), Wants: []string{p.path + ".not", "no such file", running}},
+			{Name: "no such folder", Open: open(socket.Config{Path: p.path + "/s", Public: key.Public()}), Wants: []string{p.path + "/s"}},
+			{Name: "no socket", Open: open(socket.Config{Public: key.Public()}), Wants: []string{"ca.signer_socket", "no socket is named"}},
+			{Name: "too long a path", Open: open(socket.Config{Path: p.path + string(make([]byte, 100)), Public: key.Public()}), Wants: []string{"ca.signer_socket", "choose a shorter one"}},
+			{Name: "of another CA", Open: open(socket.Config{Path: other, Public: key.Public()}), Wants: []string{other, "does not have the key"}},
+		},
+	})
+}
+
+// signWrongly signs another message than it is told.
+func signWrongly(p *place) signFunc {
+	return func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
+		return p.sign(ctx, key, append(message, 'x'))
+	}
+}
+
+// A restart costs nobody anything once it is over: all connections that are kept are dead, and
+// one attempt of each signature suffices.
+func TestRestartCostsNothing(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	p := &place{t: t, path: newPath(t), sign: signWith(t, key)}
+	p.start()
+	opened := open(t, p.path, key)
+	const clients = 8
+	together := func() {
+		var wg sync.WaitGroup
+		gate := make(chan struct{})
+		for range clients {
+			wg.Go(func() {
+				<-gate
+				signature, err := opened.Sign(t.Context(), []byte("message"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				verify(t, key, []byte("message"), signature)
+			})
+		}
+		close(gate)
+		wg.Wait()
+	}
+	for range 5 {
+		together()
+		p.stop(t)
+		p.start()
+		together()
+	}
+}
+
+// Connections are used again, whether asked one after another or together.
+func TestConnectionsAreKept(t *testing.T) {
+	t.Parallel()
+	key, path := newKey(t), newPath(t)
+	server := serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, key)})
+	opened := open(t, path, key)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			for range 20 {
+				signature, err := opened.Sign(t.Context(), []byte{byte(i)})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				verify(t, key, []byte{byte(i)}, signature)
+			}
+		})
+	}
+	wg.Wait()
+	if got, most := server.log.count("has connected"), (runtime.GOMAXPROCS(0)+3)/4; got > most {
+		t.Errorf("400 signatures took %d connections, want at most %d", got, most)
+	}
+}
+
+// Who does not wait for his answer leaves the connection whole for the others.
+func TestAbandonedRequestsHarmNobody(t *testing.T) {
+	t.Parallel()
+	key, path := newKey(t), newPath(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	sign := signWith(t, key)
+	server := serve(t, socket.ServerConfig{Path: path, Sign: func(ctx context.Context, id [sha256.Size]byte, message []byte) ([]byte, error) {
+		if string(message) == "abandoned" {
+			asked <- struct{}{}
+			<-answer
+		}
+		return sign(ctx, id, message)
+	}})
+	opened := open(t, path, key)
+	for range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := opened.Sign(ctx, []byte("abandoned"))
+			ended <- err
+		}()
+		<-asked
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("got error %v", err)
+		}
+		answer <- struct{}{}
+		signature, err := opened.Sign(t.Context(), []byte("message"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		verify(t, key, []byte("message"), signature)
+	}
+	if got, most := server.log.count("has connected"), (runtime.GOMAXPROCS(0)+3)/4; got > most {
+		t.Errorf("it took %d connections, want at most %d", got, most)
+	}
+}
+
+// Sign returns when its ctx ends, though the other side says nothing, and when Close is called.
+func TestSignEnds(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	path := newPath(t)
+	asked := make(chan struct{}, 1)
+	serve(t, socket.ServerConfig{Path: path, ShutdownTimeout: time.Millisecond, Sign: func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
+		asked <- struct{}{}
+		return hang(ctx, key, message)
+	}})
+	for name, test := range map[string]struct {
+		end  func(cancel context.CancelFunc, key io.Closer)
+		want error
+	}{
+		"cancelled": {func(cancel context.CancelFunc, _ io.Closer) { cancel() }, context.Canceled},
+		"closed":    {func(_ context.CancelFunc, key io.Closer) { _ = key.Close() }, signer.ErrClosed},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		opened := open(t, path, key)
+		ended := make(chan error, 1)
+		go func() {
+			_, err := opened.Sign(ctx, []byte("message"))
+			ended <- err
+		}()
+		<-asked
+		test.end(cancel, opened)
+		if err := <-ended; !errors.Is(err, test.want) || signer.IsTransient(err) {
+			t.Errorf("%s: got error %v, want %v", name, err, test.want)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := open(t, path, key).Sign(ctx, []byte("message"))
+	if !errors.Is(err, context.DeadlineExceeded) && !signer.IsTransient(err) {
+		t.Errorf("after its deadline: error %v", err)
+	}
+}

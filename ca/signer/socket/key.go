@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+)
+
+// coresPerLink is how many of this process's cores one connection is for: on the other side
+// each connection is signed for by one core at a time, where that takes no time to speak of.
+const coresPerLink = 4
+
+// key is a signer.Key in another process.
+type key struct {
+	path   string
+	public crypto.PublicKey
+	id     [keyIDSize]byte
+
+	mu     sync.Mutex // guards what follows
+	links  []*link    // nil where there is none
+	turn   int        // of the links, whose it was
+	closed bool
+}
+
+func newKey(path string, public crypto.PublicKey, id [keyIDSize]byte) *key {
+	return &key{path: path, public: public, id: id, links: make([]*link, (runtime.GOMAXPROCS(0)+coresPerLink-1)/coresPerLink)}
+}
+
+// Public implements signer.Key.
+func (k *key) Public() crypto.PublicKey { return k.public }
+
+// Sign implements signer.Key.
+func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(message) > MaxMessage {
+		return nil, fmt.Errorf("the message has %d octets, and mayfly signer takes %d at most", len(message), MaxMessage)
+	}
+	r := request{key: k.id, message: message}
+	if deadline, ok := ctx.Deadline(); ok {
+		r.timeout = milliseconds(max(time.Until(deadline), time.Millisecond))
+	}
+	l, fresh, err := k.link(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a, err := l.ask(ctx, r)
+	if !fresh && errors.As(err, new(*hungUpError)) && ctx.Err() == nil {
+		// The process at the other end has gone, and has not answered: ask the one that came
+		// after it. To sign twice does no harm.
+		if l, _, err = k.link(ctx); err != nil {
+			return nil, err
+		}
+		a, err = l.ask(ctx, r)
+	}
+	switch {
+	case err == nil:
+		return k.result(a)
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return nil, k.errorf("waiting for its answer: %w", err)
+	default:
+		return nil, err
+	}
+}
+
+// result is what an answer means.
+func (k *key) result(a answer) ([]byte, error) {
+	switch a.status {
+	case statusSignature:
+		return a.body, nil
+	case statusNotPermitted:
+		return nil, k.errorf("%w: %s", ErrNotPermitted, a.body)
+	case statusUnknownKey:
+		return nil, signer.Transient(k.errorf("%w: %s; it may not have taken up the CA set yet: does it read the same one?", ErrUnknownKey, a.body), 0)
+	case statusUnavailable:
+		return nil, signer.Transient(k.errorf("its key cannot be used right now: %s", a.body), a.rest)
+	default:
+		return nil, k.errorf("%s", a.body)
+	}
+}
+
+func (k *key) errorf(format string, args ...any) error {
+	return fmt.Errorf("mayfly signer at %s: %w", k.path, fmt.Errorf(format, args...))
+}
+
+const isItRunning = "is mayfly signer running? it makes the socket that ca.signer_socket names"
+
+// link returns a connection whose turn it is, a fresh one if that one is broken.
+func (k *key) link(ctx context.Context) (l *link, fresh bool, err error) {
+	k.mu.Lock()
+	if k.closed {
+		k.mu.Unlock()
+		return nil, false, signer.ErrClosed
+	}
+	k.turn = (k.turn + 1) % len(k.links)
+	turn := k.turn
+	l = k.links[turn]
+	k.mu.Unlock()
+	if l != nil && !l.broken() {
+		return l, false, nil
+	}
+	// Others may do the same at the same time: the connections that are too many are closed.
+	c, err := k.dial(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch now := k.links[turn]; {
+	case k.closed:
+		_ = c.Close()
+		return nil, false, signer.ErrClosed
+	case now != nil && !now.broken():
+		_ = c.Close()
+		return now, true, nil
+	}
+	l = newLink(k, c)
+	k.links[turn] = l
+	return l, true, nil
+}
+
+// dial connects.
+func (k *key) dial(ctx context.Context) (*net.UnixConn, error) {
+	var dialer net.Dialer
+	c, err := dialer.DialContext(ctx, "unix", k.path)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, k.errorf("connecting: %w", ctx.Err())
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return nil, k.errorf("connecting: %w; let mayfly signer allow uid %d, under which this process runs, and the folders above the socket let it pass", err, os.Getuid())
+	case errors.Is(err, syscall.EAGAIN):
+		return nil, signer.Transient(k.errorf("connecting: %w; more wait for it than it takes", err), 0)
+	default:
+		return nil, signer.Transient(k.errorf("connecting: %w; %s", err, isItRunning), 0)
+	}
+	unix, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the connection is a %T", c), c.Close())
+	}
+	return unix, nil
+}
+
+// Close implements signer.Key.
+func (k *key) Close() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.closed = true
+	for _, l := range k.links {
+		if l != nil {
+			l.fail(signer.ErrClosed)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+)
+
+// writeTimeout is how long the other side may take no request.
+const writeTimeout = 10 * time.Second
+
+// link is a connection to the signing process, over which many ask at a time. To wake the other
+// process for a request costs as much as the signature, so those who ask while others wait and
+// all cores are busy go into one write together, and their answers come by one read.
+type link struct {
+	key  *key // whose it is; for errors
+	conn *net.UnixConn
+	wake chan struct{} // has an element when the writer has something to do
+	done chan struct{} // closed when the link is broken
+
+	mu      sync.Mutex // guards what follows
+	out     []byte     // requests that are not written yet
+	spare   []byte     // what out becomes when they are
+	waiting map[uint32]chan<- answer
+	last    uint32 // the last id
+	err     error  // why it is broken; nil if it is not
+}
+
+// newLink returns a link over c, which reads and writes until it is broken.
+func newLink(k *key, c *net.UnixConn) *link {
+	l := &link{key: k, conn: c, wake: make(chan struct{}, 1), done: make(chan struct{}), waiting: map[uint32]chan<- answer{}}
+	go l.write()
+	go l.read()
+	return l
+}
+
+func (l *link) broken() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != nil
+}
+
+// ask sends r and waits for the answer, at most until ctx ends.
+func (l *link) ask(ctx context.Context, r request) (answer, error) {
+	answers := make(chan answer, 1)
+	l.mu.Lock()
+	if l.err != nil {
+		defer l.mu.Unlock()
+		return answer{}, l.err
+	}
+	for taken := true; taken; _, taken = l.waiting[l.last] {
+		l.last++
+	}
+	r.id = l.last
+	alone := len(l.waiting) == 0
+	l.waiting[r.id] = answers
+	l.out = appendRequest(l.out, r)
+	l.mu.Unlock()
+	if alone {
+		l.send() // at once, since nothing is in the way that could be waited for
+	} else {
+		select {
+		case l.wake <- struct{}{}:
+		default: // the writer is awake
+		}
+	}
+	select {
+	case a, ok := <-answers:
+		if !ok {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return answer{}, l.err
+		}
+		return a, nil
+	case <-ctx.Done():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if _, unanswered := l.waiting[r.id]; unanswered {
+			l.waiting[r.id] = nil // the answer will come, and is nobody's
+		}
+		return answer{}, ctx.Err()
+	}
+}
+
+// write sends what those ask who are not alone.
+func (l *link) write() {
+	for {
+		select {
+		case <-l.wake:
+			runtime.Gosched() // let those who are ready to run ask too
+			l.send()
+		case <-l.done:
+			return
+		}
+	}
+}
+
+// send writes what is in l.out.
+func (l *link) send() {
+	l.mu.Lock()
+	out := l.out
+	l.out, l.spare = l.spare, nil
+	l.mu.Unlock()
+	if len(out) == 0 {
+		return // somebody else has sent it
+	}
+	_ = l.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := l.conn.Write(out); err != nil {
+		l.fail(l.lost(err, false))
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if cap(out) <= keptBuffer {
+		l.spare = out[:0]
+	}
+}
+
+// read hands answers to those who wait for them.
+func (l *link) read() {
+	in := newFrames(l.conn, maxAnswer)
+	for {
+		content, ok, err := in.next()
+		switch {
+		case err != nil:
+			l.fail(l.garbled(err))
+			return
+		case !ok:
+			if err := in.fill(); err != nil {
+				l.fail(l.lost(err, in.partial()))
+				return
+			}
+			continue
+		}
+		a, err := parseAnswer(content)
+		switch {
+		case err != nil:
+			l.fail(l.garbled(err))
+			return
+		case a.status == statusMalformed:
+			l.fail(l.key.errorf("it did not understand: %s", a.body))
+			return
+		}
+		a.body = bytes.Clone(a.body) // the next read overwrites it
+		if !l.deliver(a) {
+			l.fail(l.garbled(errors.New("it is for nobody")))
+			return
+		}
+	}
+}
+
+// deliver hands a to the one who waits for it; false if there was no such request.
+func (l *link) deliver(a answer) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	answers, asked := l.waiting[a.id]
+	delete(l.waiting, a.id)
+	if answers != nil {
+		answers <- a // it has room
+	}
+	return asked
+}
+
+// fail breaks the link for err, of which all learn who wait. The first reason counts.
+func (l *link) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return
+	}
+	l.err = err
+	for _, answers := range l.waiting {
+		if answers != nil {
+			close(answers)
+		}
+	}
+	clear(l.waiting)
+	_ = l.conn.Close()
+	close(l.done)
+}
+
+// hungUpError is of a connection that ended where an answer could have begun.
+type hungUpError struct{ error }
+
+func (e *hungUpError) Unwrap() error { return e.error }
+
+// lost says what err means, with which reading or writing ended.
+func (l *link) lost(err error, within bool) error {
+	switch gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET); {
+	case gone && !within:
+		return signer.Transient(&hungUpError{l.key.errorf("it closed the connection without an answer; %s, and lets uid %d use it", isItRunning, os.Getuid())}, 0)
+	default:
+		return signer.Transient(l.key.errorf("it went away while it answered: %w; %s", err, isItRunning), 0)
+	}
+}
+
+func (l *link) garbled(err error) error {
+	return l.key.errorf("its answer is none: %w; does another program listen there, or another release?", err)
+}

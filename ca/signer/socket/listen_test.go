@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ca/signer/socket"
+)
+
+// The modes do not depend on the umask. It is the process's, so this test is not parallel, and
+// those that are wait for it.
+func TestModeOfTheSocket(t *testing.T) {
+	before := syscall.Umask(0)
+	defer syscall.Umask(before)
+	own := uint32(os.Getuid())
+	for _, umask := range []int{0, 0o022, 0o077, 0o777} {
+		syscall.Umask(umask)
+		for _, test := range []struct {
+			cfg  socket.ServerConfig
+			want fs.FileMode
+		}{
+			{socket.ServerConfig{}, 0o600},
+			{socket.ServerConfig{AllowUIDs: []uint32{own}}, 0o600},
+			{socket.ServerConfig{AllowUIDs: []uint32{own, own + 1}}, 0o666},
+			{socket.ServerConfig{AllowGIDs: []uint32{1}}, 0o666},
+		} {
+			syscall.Umask(0o022)
+			test.cfg.Path, test.cfg.Sign = newPath(t), signWith(t, newKey(t))
+			syscall.Umask(umask)
+			server := serve(t, test.cfg)
+			info, err := os.Lstat(test.cfg.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := info.Mode(); got != fs.ModeSocket|test.want {
+				t.Errorf("umask %03o: the mode is %s, want %s", umask, got, fs.ModeSocket|test.want)
+			}
+			if err := server.stop(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestListenAndWhatIsThere(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		before func(t *testing.T, path string)
+		want   string // of the error; "" if it listens
+		stays  bool   // what is there, too
+	}{
+		"nothing": {before: func(*testing.T, string) {}},
+		"a stale socket": {before: func(t *testing.T, path string) {
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.SetUnlinkOnClose(false)
+			_ = l.Close()
+		}},
+		"another signer": {before: func(t *testing.T, path string) {
+			serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
+		}, want: "another mayfly signer runs at", stays: true},
+		"a file": {before: func(t *testing.T, path string) { write(t, path) }, want: "is no socket; it stays", stays: true},
+		"a link": {before: func(t *testing.T, path string) {
+			write(t, path+".key")
+			if err := os.Symlink(path+".key", path); err != nil {
+				t.Fatal(err)
+			}
+		}, want: "is no socket; it stays", stays: true},
+		"a folder":          {before: func(t *testing.T, path string) { mkdir(t, path, 0o755) }, want: "is no socket; it stays", stays: true},
+		"an open folder":    {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777) }, want: "everybody may write to"},
+		"a sticky folder":   {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky) }},
+		"no folder":         {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)) }, want: "make it, owned by the signer's user"},
+		"a file for folder": {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)); write(t, filepath.Dir(path)) }, want: "is no folder"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := newPath(t)
+			test.before(t, path)
+			s, err := socket.NewServer(socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, _ := os.Lstat(path)
+			err = s.Listen()
+			switch {
+			case test.want != "":
+				holds(t, err, test.want)
+			case err != nil:
+				t.Error(err)
+			default:
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				if err := s.Serve(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+			after, err := os.Lstat(path)
+			if test.stays && (err != nil || !os.SameFile(before, after)) {
+				t.Errorf("what was there is not: %v", err)
+			}
+			if test.want == "" && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the socket is still there after the end: %v", err)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mkdir(t *testing.T, path string, mode fs.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is at the path of a server that ends, and is not its own, stays.
+func TestEndLeavesAnothersSocket(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	first := serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	key := newKey(t)
+	serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, key)})
+	if err := first.stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := open(t, path, key).Sign(t.Context(), []byte("message")); err != nil {
+		t.Error(err)
+	}
+}

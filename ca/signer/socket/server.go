@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package socket
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultConnections = 1024
+	defaultIdle        = 2 * time.Minute
+	defaultRead        = 5 * time.Second
+	defaultRequest     = 5 * time.Second
+	defaultShutdown    = 5 * time.Second
+
+	// acceptPause is how long a server that can accept nothing waits: until some file or
+	// memory is free.
+	acceptPause = 50 * time.Millisecond
+	// abandonPause is for how long requests that were told to end are waited for.
+	abandonPause = time.Second
+
+	// overflowID is how Linux shows a user or group of another user namespace, whoever it is
+	// (user_namespaces(7)).
+	overflowID = 65534
+)
+
+// ServerConfig is a Server to be.
+type ServerConfig struct {
+	// Path is that of the socket, 107 octets at most. The folder must be there, and nobody may
+	// be able to put another socket in its place: others may write to it only if it is sticky.
+	Path string
+	// AllowUIDs and AllowGIDs say which processes may connect: those with one of these effective
+	// user IDs or one of these effective group IDs. None of both means the user ID of this
+	// process. No other is allowed, root neither.
+	AllowUIDs, AllowGIDs []uint32
+	// Sign returns the signature over message, not hashed, with the key that has the ID given
+	// (KeyID), in the form that certificates hold. It decides whether message may be signed. It
+	// returns soon after its ctx has ended. It may keep message.
+	//
+	// An error that wraps ErrNotPermitted or ErrUnknownKey is told to the other side as such, one
+	// for which signer.IsTransient holds as an outage of the key, each with its text, which
+	// therefore must not hold a secret.
+	Sign func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error)
+	// Logger gets who connects, what is refused, and panics; nil for nowhere.
+	Logger *slog.Logger
+	// MaxConnections is how many connections there are at most; zero for 1024. Those beyond are
+	// closed at once.
+	MaxConnections int
+	// IdleTimeout is for how long a connection is kept on which nobody asks, or takes an answer;
+	// zero for 2 min. It may be half of that.
+	IdleTimeout time.Duration
+	// ReadTimeout is how long a request may take to come in once it has begun, RequestTimeout
+	// how long it may take to sign; zero for 5 s each.
+	ReadTimeout, RequestTimeout time.Duration
+	// ShutdownTimeout is how long requests that are under way may take once the Server is to
+	// end; zero for 5 s.
+	ShutdownTimeout time.Duration
+}
+
+// Server signs for other processes of this machine. It is used once.
+type Server struct {
+	cfg      ServerConfig
+	logger   *slog.Logger
+	listener *net.UnixListener
+	file     fs.FileInfo // of the socket that listener made
+
+	closing  atomic.Bool
+	mu       sync.Mutex                 // guards what follows
+	open     map[*net.UnixConn]struct{} // every connection
+	handlers sync.WaitGroup             // one for each of them
+}
+
+// NewServer returns a Server that does nothing yet.
+func NewServer(cfg ServerConfig) (*Server, error) {
+	if err := checkPath(cfg.Path); err != nil {
+		return nil, err
+	}
+	if cfg.Sign == nil {
+		return nil, errors.New("a server needs something that signs")
+	}
+	if slices.Contains(cfg.AllowUIDs, overflowID) || slices.Contains(cfg.AllowGIDs, overflowID) {
+		return nil, fmt.Errorf("the ID %d is nobody's: the kernel shows everybody under it who is of another user namespace; allow the IDs that they have here", overflowID)
+	}
+	if len(cfg.AllowUIDs)+len(cfg.AllowGIDs) == 0 {
+		cfg.AllowUIDs = []uint32{uint32(os.Geteuid())}
+	}
+	if cfg.MaxConnections == 0 {
+		cfg.MaxConnections = defaultConnections
+	}
+	for _, d := range []struct {
+		value    *time.Duration
+		fallback time.Duration
+	}{
+		{&cfg.IdleTimeout, defaultIdle}, {&cfg.ReadTimeout, defaultRead}, {&cfg.RequestTimeout, defaultRequest}, {&cfg.ShutdownTimeout, defaultShutdown},
+	} {
+		if *d.value == 0 {
+			*d.value = d.fallback
+		}
+	}
+	s := &Server{cfg: cfg, logger: cfg.Logger, open: map[*net.UnixConn]struct{}{}}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	return s, nil
+}
+
+// mode is that of the socket's file: as tight as who is allowed lets it be. Where others are
+// allowed it lets everybody connect, and allowed decides.
+func (s *Server) mode() fs.FileMode {
+	own := uint32(os.Geteuid())
+	if len(s.cfg.AllowGIDs) == 0 && !slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
+		return 0o600
+	}
+	return 0o666
+}
+
+// Listen makes the socket. Until Serve is called, those who connect wait.
+func (s *Server) Listen() error {
+	if err := checkFolder(s.cfg.Path); err != nil {
+		return err
+	}
+	if err := removeStale(s.cfg.Path); err != nil {
+		return err
+	}
+	listener, file, err := listen(s.cfg.Path, s.mode())
+	if err != nil {
+		return fmt.Errorf("making the socket %s: %w", s.cfg.Path, err)
+	}
+	s.listener, s.file = listener, file
+	return nil
+}
+
+// Serve serves those who connect until ctx ends, then lets what is under way end. Its error is
+// nil unless that took too long. Listen has succeeded.
+func (s *Server) Serve(ctx context.Context) error {
+	if s.listener == nil {
+		return errors.New("serving before listening")
+	}
+	// Requests go on after ctx has ended, for a while.
+	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, s.stopListening)
+	defer stop()
+	for !s.closing.Load() {
+		c, err := s.listener.AcceptUnix()
+		switch {
+		case err == nil:
+			s.admit(requests, c)
+		case !s.closing.Load():
+			s.logger.LogAttrs(ctx, slog.LevelError, "a connection to the signer's socket could not be accepted", slog.Any("error", err))
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+		}
+	}
+	return s.finish(cancel)
+}
+
+// stopListening removes the socket while it still listens, so that what is removed cannot be
+// the socket of a successor: to that, ours would still be alive.
+func (s *Server) stopListening() {
+	s.closing.Store(true)
+	if now, err := os.Lstat(s.cfg.Path); err == nil && os.SameFile(now, s.file) {
+		_ = os.Remove(s.cfg.Path)
+	}
+	_ = s.listener.Close()
+}
+
+// finish wakes the handlers that wait for a request, and waits for the others.
+func (s *Server) finish(cancel context.CancelFunc) error {
+	s.each(func(c *net.UnixConn) { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	done := make(chan struct{})
+	go func() {
+		s.handlers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(s.cfg.ShutdownTimeout):
+	}
+	cancel()
+	s.each(func(c *net.UnixConn) { _ = c.Close() })
+	select {
+	case <-done:
+	case <-time.After(abandonPause):
+	}
+	return fmt.Errorf("requests were still under way %s after the end, and got no answer", s.cfg.ShutdownTimeout)
+}
+
+func (s *Server) each(do func(*net.UnixConn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		do(c)
+	}
+}
+
+// admit has c handled if its peer is allowed and there is room.
+func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
+	p, err := peerOf(c)
+	refuse := func(why string) {
+		s.logger.LogAttrs(ctx, slog.LevelWarn, why, p.attrs(), slog.Any("error", err))
+		_ = c.Close()
+	}
+	switch {
+	case err != nil:
+		refuse("a process whose user the kernel does not tell was turned away from the signer's socket")
+		return
+	case !s.allowed(p):
+		refuse("a process that is not allowed was turned away from the signer's socket")
+		return
+	}
+	s.mu.Lock()
+	full := len(s.open) >= s.cfg.MaxConnections
+	if !full {
+		s.open[c] = struct{}{}
+	}
+	s.mu.Unlock()
+	if full {
+		refuse("a process was turned away from the signer's socket, which has as many connections as it may")
+		return
+	}
+	s.logger.LogAttrs(ctx, slog.LevelDebug, "a process has connected to the signer's socket", p.attrs())
+	s.handlers.Go(func() {
+		defer func() {
+			s.mu.Lock()
+			delete(s.open, c)
+			s.mu.Unlock()
+			_ = c.Close()
+		}()
+		s.handle(ctx, c, p)
+	})
+}
+
+// allowed tells whether p may ask for signatures.
+func (s *Server) allowed(p peer) bool {
+	return p.uid != overflowID && slices.Contains(s.cfg.AllowUIDs, p.uid) || p.gid != overflowID && slices.Contains(s.cfg.AllowGIDs, p.gid)
+}
+
+// peer is the process at the other end, as the kernel knows it from when it connected.
+type peer struct {
+	pid      int32
+	uid, gid uint32
+}
+
+func (p peer) attrs() slog.Attr {
+	return slog.Group("peer", slog.Int("pid", int(p.pid)), slog.Int64("uid", int64(p.uid)), slog.Int64("gid", int64(p.gid)))
+}
+
+// nobody is the peer that the kernel did not tell.
+func nobody() peer { return peer{pid: -1, uid: math.MaxUint32, gid: math.MaxUint32} }
