@@ -92,6 +92,10 @@ bench: ## the price of a certificate beside its floor, and of a policy over 200 
 bench-dev: ## how long mayfly dev takes to be ready, with new keys
 	$(GO) test -run '^$$' -bench Ready -benchtime 50x ./internal/devworld 2>/dev/null
 
+.PHONY: bench-signer
+bench-signer: ## certificates a second with the CA's key in the server's process and in one of its own
+	@for round in 1 2 3 4 5; do GOGC=400 $(GO) test -run '^$$' -bench Split -benchtime 4000x ./internal/testca | grep certificates; done # as mayfly serve sets it
+
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000
 	$(GO) test -run '^$$' -bench Outage -benchtime 2000x ./internal/testca

@@ -37,7 +37,7 @@ func (s *Signer) selfTest(ctx context.Context, l limits) error {
 		_, err := s.SignVerified(ctx, []byte(SelfTestMessage))
 		return err
 	}
-	_, err := s.try(ctx, []byte(SelfTestMessage), l)
+	_, err := s.try(ctx, []byte(SelfTestMessage), true, l)
 	return err
 }
 

@@ -38,6 +38,16 @@ type Key interface {
 	Close() error
 }
 
+// Near is a Key in another process of ours on this machine. Its Sign returns as soon as its ctx
+// ends, and does not panic, so that it is called without a goroutine of its own. The other
+// process verifies what comes from outside of it, so that Signer.Sign may hand on its signatures
+// as those of a key in memory.
+type Near interface {
+	Key
+	// Near does nothing.
+	Near()
+}
+
 // Remedy is what may help after a failure.
 type Remedy uint8
 

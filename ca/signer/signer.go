@@ -145,9 +145,14 @@ func (s *Signer) Public() crypto.PublicKey { return s.public }
 // Algorithm is how it signs.
 func (s *Signer) Algorithm() certs.SignatureAlgorithm { return s.algorithm }
 
-// Sign returns the signature over message, not hashed. A signature of a key that is not in
-// this process's memory has been verified; one of a key that is has not.
+// Sign returns the signature over message, not hashed. It has been verified, unless the key is
+// in this process's memory, or Near with nothing held against it: it may go to a log, which
+// verifies it, and nowhere else.
 func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	return s.sign(ctx, message, false)
+}
+
+func (s *Signer) sign(ctx context.Context, message []byte, always bool) ([]byte, error) {
 	if s.local != nil {
 		return s.signLocally(ctx, message)
 	}
@@ -158,12 +163,12 @@ func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if !s.breaker.Closed() && !s.breaker.Probe(now) {
 		return nil, s.keptAway(s.breaker.StatusAt(now).Probe, "has failed several times in a row")
 	}
-	return s.try(ctx, message, s.limits)
+	return s.try(ctx, message, always, s.limits)
 }
 
 // SignVerified is Sign, and the signature has been verified always.
 func (s *Signer) SignVerified(ctx context.Context, message []byte) ([]byte, error) {
-	signature, err := s.Sign(ctx, message)
+	signature, err := s.sign(ctx, message, true)
 	if err != nil || s.local == nil {
 		return signature, err
 	}
@@ -205,14 +210,16 @@ func (s *Signer) keptAway(rest time.Duration, why string) error {
 }
 
 // try makes a signature in at most maxAttempts attempts.
-func (s *Signer) try(ctx context.Context, message []byte, l limits) ([]byte, error) {
+func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits) ([]byte, error) {
 	bounded, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	pause := firstPause
 	for n := 1; ; n++ {
-		signature, err := s.attempt(bounded, message, l.attempt)
+		signature, verified, err := s.attempt(bounded, message, always, l.attempt)
 		if err == nil {
-			s.succeeded(ctx)
+			if verified {
+				s.succeeded(ctx)
+			}
 			return signature, nil
 		}
 		if ctx.Err() != nil && !errors.Is(err, errSlow) {
@@ -250,8 +257,9 @@ func wait(ctx context.Context, d, attempt time.Duration) bool {
 // errSlow is a call that had its time and gave no answer.
 var errSlow = errors.New("there was no answer in time")
 
-// attempt makes one attempt and verifies what comes of it.
-func (s *Signer) attempt(ctx context.Context, message []byte, limit time.Duration) (signature []byte, err error) {
+// attempt makes one attempt and verifies what comes of it: always, or unless the key is Near,
+// has proven itself, and has not failed since.
+func (s *Signer) attempt(ctx context.Context, message []byte, always bool, limit time.Duration) (signature []byte, verified bool, err error) {
 	began := time.Now()
 	defer func() {
 		s.last.Store(int64(time.Since(s.epoch)))
@@ -276,9 +284,15 @@ func (s *Signer) attempt(ctx context.Context, message []byte, limit time.Duratio
 		if key != nil && errors.Is(err, errSlow) && !s.breaker.Closed() {
 			s.drop(ctx, key, err)
 		}
-		return nil, err
+		return nil, false, err
 	}
-	return signature, s.verify(signature, message)
+	if _, near := key.(Near); near && !always && s.proven.Load() && s.breaker.StatusAt(began).Failures == 0 {
+		return signature, false, nil
+	}
+	if err := s.verify(signature, message); err != nil {
+		return nil, false, err
+	}
+	return signature, true, nil
 }
 
 // whose tells a call that was too slow, which may pass, from a caller that has gone or that
@@ -294,13 +308,17 @@ func (s *Signer) whose(ctx, bounded context.Context, began time.Time, err error)
 	return Transient(fmt.Errorf("%w (%s): %w", errSlow, elapsed.Round(time.Millisecond), err), 0)
 }
 
-// call calls the key in a goroutine of its own, which nobody waits for once ctx has ended:
-// not every place can be interrupted.
+// call calls the key: in a goroutine of its own, which nobody waits for once ctx has ended,
+// since not every place can be interrupted. One that is Near can.
 func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, error) {
 	select {
 	case s.calls <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for one of %d calls to end: %w", cap(s.calls), ctx.Err())
+	}
+	if near, ok := key.(Near); ok {
+		defer func() { <-s.calls }()
+		return near.Sign(ctx, message)
 	}
 	type answer struct {
 		signature []byte

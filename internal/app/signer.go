@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,6 +51,7 @@ type signing struct {
 	rotation *rotation
 	policy   ca.LeafPolicy
 	now      func() time.Time
+	members  atomic.Pointer[members] // of the set that was asked for last
 }
 
 // skew is how far the clock of a server may be from ours where authorities change: for that
@@ -126,12 +128,27 @@ func (s *signing) activeAbout(m ca.Member, now time.Time) bool {
 	return m.StateAt(now) == ca.Active || m.StateAt(now.Add(skew)) == ca.Active || m.StateAt(now.Add(-skew)) == ca.Active
 }
 
-// member returns the authority whose key has the ID given.
+// members are the authorities of a set that can sign, by the IDs of their keys.
+type members struct {
+	set *ca.Set
+	by  map[[sha256.Size]byte]ca.Member
+}
+
+// member returns the authority of the set in force whose key has the ID given.
 func (s *signing) member(key [sha256.Size]byte) (ca.Member, error) {
-	for _, m := range s.rotation.authorities.Set().Members() {
-		if sha256.Sum256(m.Chain.Certificates[0].RawSubjectPublicKeyInfo) == key && m.Authority != nil {
-			return m, nil
+	set, known := s.rotation.authorities.Set(), s.members.Load()
+	if known == nil || known.set != set {
+		known = &members{set, map[[sha256.Size]byte]ca.Member{}}
+		for _, m := range set.Members() {
+			if m.Authority != nil {
+				known.by[sha256.Sum256(m.Chain.Certificates[0].RawSubjectPublicKeyInfo)] = m
+			}
 		}
+		s.members.Store(known)
 	}
-	return ca.Member{}, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, s.rotation.authorities.Set().Generation())
+	m, ok := known.by[key]
+	if !ok {
+		return m, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, set.Generation())
+	}
+	return m, nil
 }

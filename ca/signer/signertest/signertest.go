@@ -195,7 +195,7 @@ func (p Place) survives(t *testing.T, f Fault) {
 	}
 	mend := sync.OnceFunc(f.Begin(t))
 	defer mend()
-	signature, err := s.Sign(t.Context(), []byte("fault"))
+	signature, err := s.SignVerified(t.Context(), []byte("fault"))
 	if signature != nil {
 		t.Errorf("it signed: %x", signature)
 	}

@@ -40,6 +40,9 @@ func newKey(path string, public crypto.PublicKey, id [keyIDSize]byte) *key {
 // Public implements signer.Key.
 func (k *key) Public() crypto.PublicKey { return k.public }
 
+// Near implements signer.Near.
+func (k *key) Near() {}
+
 // Sign implements signer.Key.
 func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
