@@ -112,7 +112,9 @@ func newVaultWorld(t *testing.T) *vaultWorld {
 	w.must(err)
 	w.distribute()
 	w.awaitGeneration(3)
-	w.await("the Vault's key to sign", func() bool { return w.metric(w.replicas[0], `mayfly_ca_authority_state{authority="next",state="active"}`) == "1" })
+	w.await("the Vault's key to sign", func() bool {
+		return w.metric(w.replicas[0], `mayfly_ca_authority_state{authority="next",state="active"}`) == "1"
+	})
 	return w
 }
 
