@@ -15,17 +15,15 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
+	"github.com/mayfly-ca/mayfly/ca/signer/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 const (
-	maxKeyFile      = 64 << 10 // an RSA key of 8192 bits takes 7 KiB
-	maxPasswordFile = 4 << 10
-	minRSABits      = 2048
-	maxRSABits      = 8192
+	maxKeyFile = 64 << 10 // an RSA key of 8192 bits takes 7 KiB
+	minRSABits = 2048
+	maxRSABits = 8192
 )
 
 // Config names a private key and what opens it.
@@ -46,12 +44,12 @@ type Config struct {
 // errors have the key paths ["key"] and ["password_file"], and neither holds anything of the
 // password or the key.
 func Open(cfg Config) (signer crypto.Signer, warnings []error, err error) {
-	data, keyWarnings, keyErr := read("key", cfg.Key, maxKeyFile)
+	data, keyWarning, keyErr := secretfile.Read(cfg.Key, maxKeyFile)
 	password, passwordWarnings, passwordErr := readPassword(cfg)
-	if err := errors.Join(keyErr, passwordErr); err != nil {
+	if err := errors.Join(keypath.Prefix(keyErr, "key"), passwordErr); err != nil {
 		return nil, nil, err
 	}
-	warnings = append(keyWarnings, passwordWarnings...)
+	warnings = append(at("key", keyWarning), passwordWarnings...)
 
 	parsed, parseWarnings, err := parse(data, password)
 	for _, warning := range parseWarnings {
@@ -82,52 +80,16 @@ func readPassword(cfg Config) (password []byte, warnings []error, err error) {
 	case len(cfg.Password) > 0:
 		return nil, nil, keypath.Errorf([]string{"password_file"}, "a password is given as well as a password file; give one of them")
 	}
-	password, warnings, err = read("password_file", cfg.PasswordFile, maxPasswordFile)
-	if err != nil {
-		return nil, nil, err
-	}
-	if password = trimLineEnding(password); len(password) == 0 {
-		return nil, nil, keypath.Errorf([]string{"password_file"}, "%s is empty; it should hold the key's password", cfg.PasswordFile)
-	}
-	return password, warnings, nil
+	password, warning, err := secretfile.Line(cfg.PasswordFile, "the key's password")
+	return password, at("password_file", warning), keypath.Prefix(err, "password_file")
 }
 
-// trimLineEnding removes one line ending, which an editor or echo puts there, and no more,
-// since a password may end in white space.
-func trimLineEnding(b []byte) []byte {
-	if line, found := bytes.CutSuffix(b, []byte("\n")); found {
-		return bytes.TrimSuffix(line, []byte("\r"))
+// at puts a warning, if there is one, at its setting.
+func at(setting string, warning error) []error {
+	if warning == nil {
+		return nil
 	}
-	return b
-}
-
-// read returns the content of the file that setting names, and a warning if others than its
-// owner may read or change it.
-func read(setting, path string, limit int64) (data []byte, warnings []error, err error) {
-	if path == "" {
-		return nil, nil, keypath.Errorf([]string{setting}, "no file is named")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, keypath.Errorf([]string{setting}, "opening the file: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, keypath.Errorf([]string{setting}, "asking for the file's mode: %w", err)
-	}
-	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
-		warnings = append(warnings, keypath.Errorf([]string{setting},
-			"%s has mode %04o, so that others than its owner may reach it; run: chmod 600 %[1]s", path, mode.Perm()))
-	}
-	data, err = io.ReadAll(io.LimitReader(f, limit+1))
-	switch {
-	case err != nil:
-		return nil, nil, keypath.Errorf([]string{setting}, "reading the file: %w", err)
-	case int64(len(data)) > limit:
-		return nil, nil, keypath.Errorf([]string{setting}, "%s has more than %d bytes; is it the right file?", path, limit)
-	}
-	return data, warnings, nil
+	return []error{keypath.Prefix(warning, setting)}
 }
 
 // check accepts the keys that a CA may have.

@@ -188,7 +188,7 @@ func TestPasswordFile(t *testing.T) {
 		"with a second line":       {"secret\n# the key's password\n", "more than one line, and all of them count"},
 		"empty":                    {"", "is empty; it should hold the key's password"},
 		"nothing but a newline":    {"\n", "is empty; it should hold the key's password"},
-		"far too long":             {strings.Repeat("x", 5000), "more than 4096 bytes; is it the right file?"},
+		"far too long":             {strings.Repeat("x", 20000), "more than 16384 bytes; is it the right file?"},
 		"nothing but white spaces": {" \n", "does not open the key"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,16 +5,11 @@
 package pkcs11
 
 import (
-	"bytes"
 	"errors"
-	"io"
-	"os"
 
+	"github.com/mayfly-ca/mayfly/ca/signer/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
-
-// maxPINFile is more than any token takes: CK_TOKEN_INFO has no more than a few hundred.
-const maxPINFile = 4 << 10
 
 // Config names a private key in a token. The keys of the file are module, token, label,
 // pin_file and id.
@@ -65,33 +60,12 @@ func (cfg Config) complete() error {
 
 // readPIN returns the PIN in a file, and a warning if others than its owner may reach it.
 func readPIN(path string) (pin []byte, warnings []error, err error) {
-	setting := []string{"pin_file"}
-	f, err := os.Open(path)
+	pin, warning, err := secretfile.Line(path, "the user PIN of the token")
 	if err != nil {
-		return nil, nil, keypath.Errorf(setting, "opening the file: %w", err)
+		return nil, nil, keypath.Errorf([]string{"pin_file"}, "%w", err)
 	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, keypath.Errorf(setting, "asking for the file's mode: %w", err)
-	}
-	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
-		warnings = append(warnings, keypath.Errorf(setting,
-			"%s has mode %04o, so that others than its owner may reach it; run: chmod 600 %[1]s", path, mode.Perm()))
-	}
-	pin, err = io.ReadAll(io.LimitReader(f, maxPINFile+1))
-	switch {
-	case err != nil:
-		return nil, nil, keypath.Errorf(setting, "reading the file: %w", err)
-	case len(pin) > maxPINFile:
-		return nil, nil, keypath.Errorf(setting, "%s has more than %d bytes; is it the right file?", path, maxPINFile)
-	}
-	// One line ending is the editor's or echo's; anything more may be of the PIN.
-	if line, found := bytes.CutSuffix(pin, []byte("\n")); found {
-		pin = bytes.TrimSuffix(line, []byte("\r"))
-	}
-	if len(pin) == 0 {
-		return nil, nil, keypath.Errorf(setting, "%s is empty; it should hold the user PIN of the token", path)
+	if warning != nil {
+		warnings = []error{keypath.Errorf([]string{"pin_file"}, "%w", warning)}
 	}
 	return pin, warnings, nil
 }

@@ -26,7 +26,7 @@ func TestPINFile(t *testing.T) {
 		"with two newlines":      {p.pin + "\n\n", "more than one line, and all of them count"},
 		"with a space":           {p.pin + " ", "put the right one into the file"},
 		"empty":                  {"", "is empty; it should hold the user PIN"},
-		"far too long":           {strings.Repeat("x", 5000), "more than 4096 bytes; is it the right file?"},
+		"far too long":           {strings.Repeat("x", 20000), "more than 16384 bytes; is it the right file?"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			key, err := modules.Open(t.Context(), p.with(t, test.content))

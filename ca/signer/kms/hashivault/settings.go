@@ -4,19 +4,15 @@ package hashivault
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"net/netip"
 	"net/url"
 	"os"
 	"strings"
 	"unicode"
 
+	"github.com/mayfly-ca/mayfly/ca/signer/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
-
-// maxTokenFile bounds a file with a token; batch tokens take up to some KiB.
-const maxTokenFile = 16 << 10
 
 // settings is a Config that has been checked, with what the environment adds.
 type settings struct {
@@ -103,7 +99,9 @@ func firstOf(value, name string, variables ...string) (found, source string) {
 func (cfg Config) token() (token, source string, err error) {
 	if cfg.TokenFile != "" {
 		source = "the file " + cfg.TokenFile
-		token, err = readToken(cfg.TokenFile)
+		var line []byte
+		line, _, err = secretfile.Line(cfg.TokenFile, "a token") // whose file its keeper makes, as Vault Agent does
+		token = string(line)
 	} else if token, source = firstOf("", "", "VAULT_TOKEN", "BAO_TOKEN"); token == "" {
 		err = errors.New("no token is given; name a file that holds it here, or set VAULT_TOKEN or BAO_TOKEN")
 	}
@@ -114,24 +112,4 @@ func (cfg Config) token() (token, source string, err error) {
 		return "", "", keypath.Errorf([]string{"token_file"}, "%s holds more than a token: there are spaces or line endings or signs that no token has", source)
 	}
 	return token, "the token of " + source, nil
-}
-
-func readToken(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("opening the file of the token: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
-	if err != nil {
-		return "", fmt.Errorf("reading the file of the token: %w", err)
-	}
-	token := strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
-	switch {
-	case len(data) > maxTokenFile:
-		return "", fmt.Errorf("%s is larger than %d bytes; it should hold a token and nothing else", path, maxTokenFile)
-	case token == "":
-		return "", fmt.Errorf("%s is empty; it should hold a token", path)
-	}
-	return token, nil
 }
