@@ -52,8 +52,7 @@ and after. No network is used: run it on a machine that has none.
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 			defer cancel()
-			ring := keyring.New(keyring.Config{})
-			defer func() { err = errors.Join(err, ring.Close()) }()
+			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
 			if err := ceremony.CheckDir(out); err != nil {
 				return err // before a key is made for nothing
 			}

@@ -5,7 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -41,8 +40,7 @@ service it must be there (docs/signers.md).`,
 			config.Dir, config.Now = args[0], time.Now
 			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 			defer cancel()
-			ring := keyring.New(keyring.Config{})
-			defer func() { err = errors.Join(err, ring.Close()) }()
+			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
 			if err := ceremony.CheckDir(config.Dir); err != nil {
 				return err // before a key is made for nothing
 			}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -33,8 +32,7 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 			config.Dir = args[0]
 			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 			defer cancel()
-			ring := keyring.New(keyring.Config{})
-			defer func() { err = errors.Join(err, ring.Close()) }()
+			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
 			if err := ceremony.CheckDir(config.Dir); err != nil {
 				return err // before a key is made for nothing
 			}

@@ -45,8 +45,7 @@ the root signs it and after. No network is used.`,
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 			defer cancel()
-			ring := keyring.New(keyring.Config{})
-			defer func() { err = errors.Join(err, ring.Close()) }()
+			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
 			if config.Parent, err = openParent(ctx, c, ring, root, passwordFile); err != nil {
 				return err
 			}
