@@ -68,7 +68,7 @@ func (s *Set) Succeeds(current *Set, now time.Time) error {
 		default:
 			continue
 		}
-		if slices.ContainsFunc(bundle, m.Chain.equal) {
+		if slices.ContainsFunc(bundle, m.Chain.Equal) {
 			continue
 		}
 		errs = append(errs, keypath.Errorf([]string{"authorities"}, "authority %q is in the trust bundle until %s, and this set takes it out; verifiers would refuse what it signed: keep it, with the same chain and publish_at, and retire it",
@@ -77,8 +77,8 @@ func (s *Set) Succeeds(current *Set, now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// equal tells whether both hold the same certificates.
-func (c *Chain) equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.DER, bytes.Equal) }
+// Equal tells whether both hold the same certificates.
+func (c *Chain) Equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.DER, bytes.Equal) }
 
 // CheckAt tells whether the set can be put in force at now: an authority must be active, and
 // no certificate of one that signs or will sign may have ended. Warnings are what will go

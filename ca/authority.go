@@ -67,27 +67,33 @@ func (a *Authority) ValidAt(now time.Time) error { return a.chain.ValidAt(now) }
 // process's memory has not been verified: the log does, to which it goes and nowhere else.
 func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
 	signature, err := a.signer.Sign(ctx, tbs)
-	return signature, a.refusal(err)
+	return signature, a.refusal(ctx, err)
 }
 
 // signVerified returns the signature over the TBS of a certificate, verified.
 func (a *Authority) signVerified(ctx context.Context, tbs []byte) ([]byte, error) {
 	signature, err := a.signer.SignVerified(ctx, tbs)
 	if err != nil {
-		return nil, a.refusal(err)
+		return nil, a.refusal(ctx, err)
 	}
 	return signature, nil
 }
 
-// refusal is what a client learns of a signer's failure: nothing of the key.
-func (a *Authority) refusal(err error) error {
+// refusal is what a client learns of a signer's failure: nothing of the key. Where the request
+// has ended meanwhile, nothing has failed but its time.
+func (a *Authority) refusal(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	e := refusal.New(refusal.SignerUnavailable, "the certificate authority's signing key cannot be used right now; try again")
+	because := fmt.Errorf("signing with authority %q: %w", a.id, err)
 	var f *signer.Failure
-	if errors.As(err, &f) {
+	failed := errors.As(err, &f)
+	if ctx.Err() != nil && !failed {
+		return because
+	}
+	e := refusal.New(refusal.SignerUnavailable, "the certificate authority's signing key cannot be used right now; try again")
+	if failed {
 		e.RetryAfter = f.RetryAfter
 	}
-	return e.Because(fmt.Errorf("signing with authority %q: %w", a.id, err))
+	return e.Because(because)
 }

@@ -217,7 +217,7 @@ func (s *Set) Members() []Member { return slices.Clone(s.members) }
 func (s *Set) Active(now time.Time) (*Authority, error) {
 	m, err := s.active(now)
 	if err == nil && m.Authority == nil {
-		err = fmt.Errorf("authority %q is active, and its key was not loaded, since it was retired when the set was read; was the clock set back?", m.ID)
+		err = fmt.Errorf("authority %q is active, and has no key: it could not be opened when the set was read, or the authority was retired then and the clock was set back", m.ID)
 	}
 	if err != nil {
 		return nil, refusal.New(refusal.CAExpiring, "the certificate authority has nothing to sign with at this time; tell its operator").Because(err)

@@ -286,7 +286,7 @@ func TestActiveWithoutKey(t *testing.T) {
 	a := setMember(t, "a", dates{publish: 1, activate: 1})
 	a.Authority = nil
 	s := mustSet(t, 1, a, setMember(t, "b", dates{publish: 2, activate: 10}))
-	if _, err := s.Active(day(9)); err == nil || !strings.Contains(errors.Unwrap(err).Error(), "clock set back") {
+	if _, err := s.Active(day(9)); err == nil || !strings.Contains(errors.Unwrap(err).Error(), "the clock was set back") {
 		t.Errorf("got error %v", err)
 	}
 }

@@ -105,6 +105,14 @@ func (s *CASet) Files() []string {
 	return files
 }
 
+// Chains returns the chain files that the set names.
+func (s *CASet) Chains() (files []string) {
+	for _, a := range s.Authorities {
+		files = append(files, a.Chain)
+	}
+	return files
+}
+
 // setLoader reads a CA set.
 type setLoader struct {
 	*decoder

@@ -15,8 +15,8 @@ import (
 const SelfTestMessage = "mayfly signer self-test"
 
 const (
-	// selfTestInterval is the age of the last attempt at which Tend makes another: what serves
-	// requests is not tested besides.
+	// selfTestInterval is the age of what is known of the key at which Tend makes a self-test:
+	// what serves requests is not tested besides.
 	selfTestInterval = 15 * time.Second
 	// retestInterval is that age for a key that has failed, or never signed.
 	retestInterval = time.Second
@@ -34,7 +34,7 @@ func (s *Signer) Prove(ctx context.Context) error {
 
 func (s *Signer) selfTest(ctx context.Context, l limits) error {
 	if s.local != nil {
-		_, err := s.SignVerified(ctx, []byte(SelfTestMessage))
+		_, err := s.signLocally(ctx, []byte(SelfTestMessage), true)
 		return err
 	}
 	_, err := s.try(ctx, []byte(SelfTestMessage), true, l)
@@ -51,7 +51,7 @@ func (s *Signer) Tend(ctx context.Context) {
 	if s.breaker.StatusAt(time.Now()).Failures > 0 || !s.proven.Load() {
 		interval = retestInterval
 	}
-	if time.Since(s.epoch)-time.Duration(s.last.Load()) < interval || s.breaker.Rest().After(time.Now()) || !s.tending.CompareAndSwap(false, true) {
+	if time.Since(s.epoch)-time.Duration(s.learned.Load()) < interval || s.breaker.Rest().After(time.Now()) || !s.tending.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {

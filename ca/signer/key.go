@@ -57,6 +57,8 @@ const (
 	// Reopen: this Key is of no more use, and one that is opened anew may be: a session
 	// was lost, or the credentials with which it was opened are no longer good.
 	Reopen
+	// Wait: nothing is wrong, but all that can sign at a time do.
+	Wait
 )
 
 // Failure is an error of a Key, or of opening one, after which something may help. It is
@@ -75,11 +77,18 @@ func (f *Failure) Error() string { return f.Err.Error() }
 // Unwrap returns what happened.
 func (f *Failure) Unwrap() error { return f.Err }
 
+// maxRest bounds for how long a place can want to be left alone, so that a slip of its own does
+// not end its use.
+const maxRest = 10 * time.Second
+
 // Transient tells that err may pass by itself. after is for how long the place wants to be
-// left alone; zero for not at all.
+// left alone, ten seconds at most; zero for not at all.
 func Transient(err error, after time.Duration) error {
-	return &Failure{Remedy: Retry, RetryAfter: after, Err: err}
+	return &Failure{Remedy: Retry, RetryAfter: min(after, maxRest), Err: err}
 }
+
+// Busy tells that err is of a wait for others to be done: it says nothing against the Key.
+func Busy(err error) error { return &Failure{Remedy: Wait, Err: err} }
 
 // Stale tells that err is of a Key that has to be opened anew.
 func Stale(err error) error { return &Failure{Remedy: Reopen, Err: err} }

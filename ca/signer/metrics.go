@@ -29,11 +29,13 @@ const (
 	resultCanceled
 	// resultKeptAway: it was not asked, as the breaker was open or it wanted to be left alone.
 	resultKeptAway
+	// resultBusy: it was not asked, or gave no answer, as others were before.
+	resultBusy
 	resultCount
 )
 
 func (r result) String() string {
-	return [resultCount]string{"ok", "transient", "timeout", "lost", "invalid", "refused", "canceled", "not_asked"}[r]
+	return [resultCount]string{"ok", "transient", "timeout", "lost", "invalid", "refused", "canceled", "not_asked", "busy"}[r]
 }
 
 func resultOf(err error) result {
@@ -47,6 +49,8 @@ func resultOf(err error) result {
 		return resultInvalid
 	case errors.As(err, &f) && f.Remedy == Reopen:
 		return resultLost
+	case f != nil && f.Remedy == Wait:
+		return resultBusy
 	case f != nil:
 		return resultTransient
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
@@ -59,6 +63,7 @@ func resultOf(err error) result {
 // Metrics counts and times attempts at signatures. A nil Metrics does nothing.
 type Metrics struct {
 	duration *prometheus.HistogramVec
+	attempts *prometheus.CounterVec
 	opens    *prometheus.CounterVec
 }
 
@@ -67,52 +72,58 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mayfly_signer_duration_seconds",
-			Help:    "How long attempts at a signature took, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened anew), invalid (the signature does not verify), refused (somebody has to mend it), canceled (the client had gone) or not_asked (the breaker was open).",
+			Help:    "How long signatures took that were made, by authority and kind of signer.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
+		}, []string{"authority", "kind"}),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_signer_attempts_total",
+			Help: "Attempts at a signature, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened anew), invalid (the signature does not verify), refused (somebody has to mend it), canceled (the client had gone), not_asked (the breaker was open) or busy (others were before).",
 		}, []string{"authority", "kind", "result"}),
 		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_signer_opens_total",
 			Help: "Times that a key outside of this process was opened (logged in to, connected to), by authority, kind of signer and result: ok or error.",
 		}, []string{"authority", "kind", "result"}),
 	}
-	registry.MustRegister(m.duration, m.opens)
+	registry.MustRegister(m.duration, m.attempts, m.opens)
 	return m
 }
 
-// observer is the metrics of one Signer.
+// observer is the metrics of one Signer, looked up once: every series is there from the start,
+// since a rate of one that begins with 1 is 0.
 type observer struct {
-	ok    prometheus.Observer // of the result ok, looked up once
-	other func(result) prometheus.Observer
-	opens func(result string) prometheus.Counter
+	duration     prometheus.Observer // nil for nowhere
+	results      [resultCount]prometheus.Counter
+	ok, notOpens prometheus.Counter
 }
 
 func (m *Metrics) observer(name, kind string) (o observer) {
 	if m == nil {
 		return o
 	}
-	return observer{
-		ok:    m.duration.WithLabelValues(name, kind, resultOK.String()),
-		other: func(r result) prometheus.Observer { return m.duration.WithLabelValues(name, kind, r.String()) },
-		opens: func(result string) prometheus.Counter { return m.opens.WithLabelValues(name, kind, result) },
+	o.duration = m.duration.WithLabelValues(name, kind)
+	for r := range resultCount {
+		o.results[r] = m.attempts.WithLabelValues(name, kind, r.String())
 	}
+	o.ok, o.notOpens = m.opens.WithLabelValues(name, kind, "ok"), m.opens.WithLabelValues(name, kind, "error")
+	return o
 }
 
 func (o *observer) attempt(r result, took time.Duration) {
-	switch {
-	case o.ok == nil:
-	case r == resultOK:
-		o.ok.Observe(took.Seconds())
-	default:
-		o.other(r).Observe(took.Seconds())
+	if o.duration == nil {
+		return
+	}
+	o.results[r].Inc()
+	if r == resultOK {
+		o.duration.Observe(took.Seconds())
 	}
 }
 
 func (o *observer) opened(err error) {
 	switch {
-	case o.opens == nil:
+	case o.duration == nil:
 	case err == nil:
-		o.opens("ok").Inc()
+		o.ok.Inc()
 	default:
-		o.opens("error").Inc()
+		o.notOpens.Inc()
 	}
 }

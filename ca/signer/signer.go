@@ -39,7 +39,6 @@ const (
 	// probeInterval is how long an open breaker stays so: the time that an outage lasts longer
 	// for clients than it does.
 	probeInterval = time.Second
-	maxRest       = 10 * time.Second
 )
 
 // Config is a Signer to be.
@@ -77,10 +76,12 @@ type Signer struct {
 	observe    observer
 	logger     *slog.Logger
 
-	proven  atomic.Bool  // a signature has verified
-	tending atomic.Bool  // Tend has a self-test under way
-	last    atomic.Int64 // when the last attempt ended, in nanoseconds since epoch
-	epoch   time.Time
+	proven  atomic.Bool // a signature has verified
+	tending atomic.Bool // Tend has a self-test under way
+	// learned is when an attempt last told something of the key, and signed when one last
+	// succeeded, in nanoseconds since epoch.
+	learned, signed atomic.Int64
+	epoch           time.Time
 
 	mu      sync.Mutex // guards what follows
 	key     Key        // nil until it is opened, and after it was lost
@@ -154,7 +155,7 @@ func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 
 func (s *Signer) sign(ctx context.Context, message []byte, always bool) ([]byte, error) {
 	if s.local != nil {
-		return s.signLocally(ctx, message)
+		return s.signLocally(ctx, message, always)
 	}
 	now := time.Now()
 	if rest := s.breaker.Rest().Sub(now); rest > 0 {
@@ -168,21 +169,20 @@ func (s *Signer) sign(ctx context.Context, message []byte, always bool) ([]byte,
 
 // SignVerified is Sign, and the signature has been verified always.
 func (s *Signer) SignVerified(ctx context.Context, message []byte) ([]byte, error) {
-	signature, err := s.sign(ctx, message, true)
-	if err != nil || s.local == nil {
-		return signature, err
+	return s.sign(ctx, message, true)
+}
+
+func (s *Signer) signLocally(ctx context.Context, message []byte, always bool) (signature []byte, err error) {
+	began := time.Now()
+	signature, err = s.local.Sign(ctx, message)
+	if err == nil && always {
+		err = s.verify(signature, message)
 	}
-	if err := s.verify(signature, message); err != nil {
+	s.observe.attempt(resultOf(err), time.Since(began))
+	if err != nil {
 		return nil, err
 	}
 	return signature, nil
-}
-
-func (s *Signer) signLocally(ctx context.Context, message []byte) ([]byte, error) {
-	began := time.Now()
-	signature, err := s.local.Sign(ctx, message)
-	s.observe.attempt(resultOf(err), time.Since(began))
-	return signature, err
 }
 
 // verify refuses a signature that does not verify: a place that computes wrongly, by fault or
@@ -213,23 +213,26 @@ func (s *Signer) keptAway(rest time.Duration, why string) error {
 func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits) ([]byte, error) {
 	bounded, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
-	pause := firstPause
+	pause, reopened := firstPause, false
 	for n := 1; ; n++ {
-		signature, verified, err := s.attempt(bounded, message, always, l.attempt)
+		signature, verified, err := s.attempt(ctx, bounded, message, attempt{always: always, limit: l.attempt})
 		if err == nil {
 			if verified {
 				s.succeeded(ctx)
 			}
 			return signature, nil
 		}
-		if ctx.Err() != nil && !errors.Is(err, errSlow) {
-			return nil, err // the caller has gone, and nothing is known of the key
-		}
 		var f *Failure
 		again := errors.As(err, &f)
+		if again && f.Remedy == Wait || !again && ctx.Err() != nil {
+			return nil, err // nothing is known of the key
+		}
 		var rest time.Duration
 		if again {
 			rest = f.RetryAfter
+			// What is lost right after it was opened is not mended by opening it.
+			again = f.Remedy != Reopen || !reopened
+			reopened = reopened || f.Remedy == Reopen
 		}
 		s.failed(ctx, err, rest)
 		if !again || n == maxAttempts || rest > 0 || !wait(bounded, pause, l.attempt) {
@@ -257,36 +260,44 @@ func wait(ctx context.Context, d, attempt time.Duration) bool {
 // errSlow is a call that had its time and gave no answer.
 var errSlow = errors.New("there was no answer in time")
 
+// attempt is how one attempt is made.
+type attempt struct {
+	// always has the signature verified though the key is Near.
+	always bool
+	limit  time.Duration
+}
+
 // attempt makes one attempt and verifies what comes of it: always, or unless the key is Near,
-// has proven itself, and has not failed since.
-func (s *Signer) attempt(ctx context.Context, message []byte, always bool, limit time.Duration) (signature []byte, verified bool, err error) {
+// has proven itself, and has not failed since. caller is the context of who asked, ctx what is
+// left of the time for all attempts.
+func (s *Signer) attempt(caller, ctx context.Context, message []byte, a attempt) (signature []byte, verified bool, err error) {
+	select {
+	case s.calls <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, s.queued(caller)
+	}
+	// What was waited for before is no fault of the key's.
 	began := time.Now()
-	defer func() {
-		s.last.Store(int64(time.Since(s.epoch)))
-		s.observe.attempt(resultOf(err), time.Since(began))
-	}()
-	bounded, cancel := context.WithTimeout(ctx, limit)
+	bounded, cancel := context.WithTimeout(ctx, a.limit)
 	defer cancel()
+	defer func() {
+		s.observe.attempt(resultOf(err), time.Since(began))
+		if at := int64(time.Since(s.epoch)); err == nil {
+			s.learned.Store(at)
+			s.signed.Store(at)
+		} else if caller.Err() == nil {
+			s.learned.Store(at)
+		}
+	}()
 	key, err := s.get(bounded)
-	if err == nil {
-		signature, err = s.call(bounded, key, message)
-		if errors.Is(err, ErrClosed) && !s.isClosed() {
-			err = Stale(err) // somebody else has dropped it meanwhile
-		}
-		var f *Failure
-		if errors.As(err, &f) && f.Remedy == Reopen {
-			s.drop(ctx, key, err)
-		}
-	}
 	if err != nil {
-		err = s.whose(ctx, bounded, began, err)
-		// What has been silent for a while may have a connection that leads nowhere.
-		if key != nil && errors.Is(err, errSlow) && !s.breaker.Closed() {
-			s.drop(ctx, key, err)
-		}
-		return nil, false, err
+		<-s.calls
+		return nil, false, s.whose(caller, bounded, began, err)
 	}
-	if _, near := key.(Near); near && !always && s.proven.Load() && s.breaker.StatusAt(began).Failures == 0 {
+	if signature, err = s.call(bounded, key, message); err != nil {
+		return nil, false, s.lost(caller, bounded, key, began, err)
+	}
+	if _, near := key.(Near); near && !a.always && s.proven.Load() && s.breaker.StatusAt(began).Failures == 0 {
 		return signature, false, nil
 	}
 	if err := s.verify(signature, message); err != nil {
@@ -295,27 +306,50 @@ func (s *Signer) attempt(ctx context.Context, message []byte, always bool, limit
 	return signature, true, nil
 }
 
-// whose tells a call that was too slow, which may pass, from a caller that has gone or that
-// came with too little time for anybody to answer.
-func (s *Signer) whose(ctx, bounded context.Context, began time.Time, err error) error {
+// queued is the error of who has waited for others and had no turn.
+func (s *Signer) queued(caller context.Context) error {
+	err := fmt.Errorf("%d signatures were being made, and none of them ended in time", cap(s.calls))
+	s.observe.attempt(resultBusy, 0)
+	if caller.Err() != nil {
+		return fmt.Errorf("%w: %w", err, caller.Err())
+	}
+	return Busy(err)
+}
+
+// lost says what the err of a call of key is, and drops the key if it is of no more use.
+func (s *Signer) lost(caller, bounded context.Context, key Key, began time.Time, err error) error {
+	if errors.Is(err, ErrClosed) && !s.isClosed() {
+		err = Stale(err) // somebody else has dropped it meanwhile
+	}
+	err = s.whose(caller, bounded, began, err)
+	var f *Failure
+	switch {
+	case errors.As(err, &f) && f.Remedy == Reopen:
+		s.drop(caller, key, err)
+	case errors.Is(err, errSlow) && !s.breaker.Closed() && time.Duration(s.signed.Load()) < began.Sub(s.epoch):
+		// What is silent to everybody may have a connection that leads nowhere.
+		s.drop(caller, key, err)
+	}
+	return err
+}
+
+// whose tells a call that was too slow, which may pass and counts against the key, from a
+// caller that has gone or gave it less time than an attempt has, which says nothing.
+func (s *Signer) whose(caller, bounded context.Context, began time.Time, err error) error {
 	elapsed := time.Since(began)
 	switch {
-	case bounded.Err() == nil, errors.As(err, new(*Failure)):
+	case bounded.Err() == nil, errors.As(err, new(*Failure)), caller.Err() != nil:
 		return err
-	case ctx.Err() != nil && (!errors.Is(ctx.Err(), context.DeadlineExceeded) || elapsed < s.limits.attempt/4):
-		return err
+	case elapsed < s.limits.attempt/2:
+		return Busy(fmt.Errorf("too little time was left for an answer: %w", err))
 	}
 	return Transient(fmt.Errorf("%w (%s): %w", errSlow, elapsed.Round(time.Millisecond), err), 0)
 }
 
 // call calls the key: in a goroutine of its own, which nobody waits for once ctx has ended,
-// since not every place can be interrupted. One that is Near can.
+// since not every place can be interrupted. One that is Near can. It gives back the element of
+// calls that its caller took, when the call has really ended.
 func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, error) {
-	select {
-	case s.calls <- struct{}{}:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for one of %d calls to end: %w", cap(s.calls), ctx.Err())
-	}
 	if near, ok := key.(Near); ok {
 		defer func() { <-s.calls }()
 		return near.Sign(ctx, message)
@@ -375,6 +409,9 @@ func (s *Signer) openKey(ctx context.Context, o *opening) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	o.key, o.err = s.openMatching(ctx)
+	if o.err != nil && ctx.Err() != nil && !IsTransient(o.err) || errors.Is(o.err, context.DeadlineExceeded) {
+		o.err = Transient(fmt.Errorf("opening the key: %w: %w", errSlow, o.err), 0)
+	}
 	s.mu.Lock()
 	s.opening = nil
 	closed := s.closed
@@ -426,7 +463,11 @@ func (s *Signer) drop(ctx context.Context, key Key, why error) {
 	if !lost {
 		return // somebody else was first
 	}
-	s.logger.LogAttrs(ctx, slog.LevelWarn, "the key of an authority was lost, and is opened anew",
+	level := slog.LevelWarn
+	if !s.breaker.Closed() {
+		level = slog.LevelDebug // it was said
+	}
+	s.logger.LogAttrs(ctx, level, "the key of an authority was lost, and is opened anew",
 		slog.String("authority", s.name), slog.String("kind", s.kind), slog.Any("error", why))
 	go func() { _ = key.Close() }() // it may hang, and is of no more use either way
 }
@@ -438,7 +479,12 @@ func (s *Signer) succeeded(ctx context.Context) {
 	}
 }
 
+// failed counts a failure. That one caller was told to come later keeps the others away only
+// once the breaker is open: a place near its quota says so now and then.
 func (s *Signer) failed(ctx context.Context, err error, rest time.Duration) {
+	if s.breaker.StatusAt(time.Now()).Failures+1 < breakerThreshold {
+		rest = 0
+	}
 	if s.breaker.Failed(time.Now(), err, rest) {
 		s.logger.LogAttrs(ctx, slog.LevelError, "the key of an authority has failed several times in a row: its breaker has opened",
 			slog.String("authority", s.name), slog.String("kind", s.kind), slog.Int("failures", breakerThreshold), slog.Any("error", err))

@@ -244,10 +244,16 @@ func TestCallerWhoGoesProvesNothing(t *testing.T) {
 		if status := s.Status(); status.Failures != 0 {
 			t.Errorf("it has %d failures: %v", status.Failures, status.LastError)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond) // long enough for an answer
-		defer cancel()
-		if _, err := s.Sign(ctx, message); !signer.IsTransient(err) || s.Status().Failures != 1 {
-			t.Errorf("error %v, %d failures", err, s.Status().Failures)
+		// Nor do they keep a key from being tested that is silent to all of them.
+		for range 4 {
+			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+			_, _ = s.Sign(ctx, message)
+			cancel()
+			s.Tend(t.Context())
+			time.Sleep(2 * time.Second)
+		}
+		if status := s.Status(); status.State == breaker.Closed {
+			t.Errorf("nobody has noticed: %+v", status)
 		}
 	})
 }
@@ -304,20 +310,109 @@ func TestBreaker(t *testing.T) {
 	})
 }
 
-// A place that wants to be left alone is, for ten seconds at most.
+// A place that wants to be left alone is, for ten seconds at most, once it has said so to
+// several: one that is near its quota says it to somebody now and then.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := &place{key: newKey(t), onSign: failing(1, signer.Transient(errors.New("429"), time.Hour))}
+		var throttled atomic.Bool
+		throttled.Store(true)
+		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
+			if throttled.Load() {
+				return signer.Transient(errors.New("429"), time.Hour)
+			}
+			return nil
+		}}
 		s := p.signer(t)
-		_, _ = s.Sign(t.Context(), message)
+		for n := range 5 {
+			_, err := s.Sign(t.Context(), message)
+			var f *signer.Failure
+			if !errors.As(err, &f) || f.RetryAfter != 10*time.Second || p.signs.Load() != int32(n)+1 {
+				t.Errorf("after %d attempts: %v", p.signs.Load(), err)
+			}
+		}
+		throttled.Store(false)
 		time.Sleep(9 * time.Second)
-		if _, err := s.Sign(t.Context(), message); err == nil || p.signs.Load() != 1 {
+		if _, err := s.Sign(t.Context(), message); err == nil || p.signs.Load() != 5 {
 			t.Errorf("it was asked %d times: %v", p.signs.Load(), err)
 		}
 		time.Sleep(time.Second)
 		if _, err := s.Sign(t.Context(), message); err != nil {
 			t.Error(err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t), onSign: func(_ context.Context, n int) error {
+			if n%20 == 0 {
+				return signer.Transient(errors.New("429"), 3*time.Second)
+			}
+			return nil
+		}}
+		s, refused := p.signer(t), 0
+		for range 200 {
+			if _, err := s.Sign(t.Context(), message); err != nil {
+				refused++
+			}
+		}
+		if refused != 10 {
+			t.Errorf("%d of 200 were refused, want the 10 that were throttled", refused)
+		}
+	})
+}
+
+// More callers than a healthy key can serve get what it can make, and nothing is held against
+// the key: neither is its breaker opened nor it itself.
+func TestOverload(t *testing.T) {
+	t.Parallel()
+	for name, concurrency := range map[string]int{"in our queue": 8, "in the key's own": 64} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sessions := make(chan struct{}, 8)
+				p := &place{key: newKey(t), onSign: func(ctx context.Context, _ int) error {
+					select {
+					case sessions <- struct{}{}:
+					case <-ctx.Done():
+						return signer.Busy(ctx.Err())
+					}
+					defer func() { <-sessions }()
+					time.Sleep(20 * time.Millisecond)
+					return nil
+				}}
+				s := p.signerOf(t, signer.Config{Concurrency: concurrency})
+				var signed atomic.Int64
+				var all sync.WaitGroup
+				end := time.Now().Add(2 * time.Second)
+				for range 300 {
+					all.Go(func() {
+						for time.Now().Before(end) {
+							if _, err := s.Sign(t.Context(), message); err == nil {
+								signed.Add(1)
+							} else if !signer.IsTransient(err) {
+								t.Errorf("a refusal that does not pass: %v", err)
+							}
+						}
+					})
+				}
+				all.Wait()
+				if got := signed.Load(); got < 700 {
+					t.Errorf("%d signatures in two seconds of which 800 are possible", got)
+				}
+				if status := s.Status(); status.Failures != 0 || p.opens.Load() != 1 {
+					t.Errorf("it was opened %d times, and has %d failures: %v", p.opens.Load(), status.Failures, status.LastError)
+				}
+			})
+		})
+	}
+}
+
+// A key that is lost right after it was opened is not opened again and again for one request.
+func TestLostAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t), onSign: failing(1000, signer.Stale(errors.New("403")))}
+		s := p.signer(t)
+		if _, err := s.Sign(t.Context(), message); err == nil || p.opens.Load() != 2 || p.signs.Load() != 2 {
+			t.Errorf("it was opened %d times and asked %d times: %v", p.opens.Load(), p.signs.Load(), err)
 		}
 	})
 }

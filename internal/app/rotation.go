@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -70,14 +71,16 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	r.watcher = watch.New(watch.Config{
 		Name:    "CA set",
 		Files:   []string{r.path},
-		More:    caset.Files(r.path),
+		More:    caset.Files(r.path, cfg.CA.SignerSocket == ""),
 		Reload:  func() error { return r.reload(context.WithoutCancel(ctx)) },
 		Observe: r.observe,
 		Logger:  logger,
 	})
-	// A start is not kept from what works by a key that is out of reach for a while: readiness
-	// tells of it, and it is tried again each second.
-	keys := caset.Keys{Ring: r.ring, Tolerates: func(_ string, err error) bool { return signer.IsTransient(err) }}
+	// A start is kept back only by the key that is to sign, and only by what does not pass by
+	// itself: readiness tells of the others, and each is tried again every second.
+	keys := caset.Keys{Ring: r.ring, Must: func(m ca.Member, err error) bool {
+		return m.StateAt(now()) == ca.Active && !signer.IsTransient(err)
+	}}
 	loaded, err := caset.Load(ctx, r.path, now(), keys)
 	if err != nil {
 		err = errors.Join(err, r.ring.Close())
@@ -100,22 +103,49 @@ func warner(logger *slog.Logger) func(...error) {
 	}
 }
 
-// reload puts the set on disk in force, whole, or tells why it cannot be.
+// reload puts the set on disk in force, whole, or tells why it cannot be. A set that was put in
+// force though keys of it fail is told too, and tried again.
 func (r *rotation) reload(ctx context.Context) error {
-	now := r.now()
-	loaded, err := caset.Load(ctx, r.path, now, caset.Keys{Ring: r.ring})
+	now, current := r.now(), r.authorities.Set()
+	keys := caset.Keys{Ring: r.ring, Current: current, Must: func(m ca.Member, _ error) bool { return startsToMatter(m, current, now) }}
+	loaded, err := caset.Load(ctx, r.path, now, keys)
+	if err == nil && loaded.Set.Generation() == current.Generation() {
+		err = errors.Join(loaded.Failed...) // nothing is new but what opens keys, and that does not
+	}
+	if err == nil {
+		if err = r.authorities.Replace(loaded.Set, now); err != nil {
+			err = loaded.File.Explain(err)
+		}
+	}
+	r.ring.Retain(signersOf(r.authorities.Set()))
 	if err != nil {
 		return err
 	}
-	before := r.authorities.Set().Generation()
-	if err := r.authorities.Replace(loaded.Set, now); err != nil {
-		return loaded.File.Explain(err)
-	}
-	r.ring.Retain(loaded.Signers())
-	if loaded.Set.Generation() != before {
+	if loaded.Set.Generation() != current.Generation() {
 		r.warn(loaded.Warnings...)
 	}
-	return nil
+	return errors.Join(loaded.Failed...)
+}
+
+// startsToMatter tells whether m is new beside current, or signs at now and did not before: its
+// key must then be able to. Any other key that fails would do so without a new set too.
+func startsToMatter(m ca.Member, current *ca.Set, now time.Time) bool {
+	for _, other := range current.Members() {
+		if other.ID == m.ID && other.Chain.Equal(m.Chain) {
+			return m.StateAt(now) == ca.Active && other.StateAt(now) != ca.Active
+		}
+	}
+	return true
+}
+
+// signersOf are what the authorities of a set sign with.
+func signersOf(set *ca.Set) (signers []*signer.Signer) {
+	for _, m := range set.Members() {
+		if m.Authority != nil {
+			signers = append(signers, m.Authority.Signer())
+		}
+	}
+	return signers
 }
 
 func (r *rotation) observe(err error) {
@@ -135,6 +165,8 @@ func (r *rotation) observe(err error) {
 func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Logger) {
 	var asked uint64
 	var signs string
+	var asking sync.WaitGroup // a log that hangs keeps no key from being tended
+	defer asking.Wait()
 	ticker := time.NewTicker(watch.Interval)
 	defer ticker.Stop()
 	for {
@@ -151,9 +183,11 @@ func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Log
 		}
 		if set.Generation() != asked {
 			asked = set.Generation()
-			if problems := CheckLogRoots(ctx, cfg, set, r.now()); ctx.Err() == nil {
-				r.warn(problems...)
-			}
+			asking.Go(func() {
+				if problems := CheckLogRoots(ctx, cfg, set, r.now()); ctx.Err() == nil {
+					r.warn(problems...)
+				}
+			})
 		}
 		select {
 		case <-ctx.Done():

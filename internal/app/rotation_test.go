@@ -142,24 +142,26 @@ func (r *rotationWorld) editor() caset.Editor {
 }
 
 // add makes a second authority below the root and adds it to the operator's set.
-func (r *rotationWorld) add() string {
+func (r *rotationWorld) add() string { return r.addAuthority("next") }
+
+func (r *rotationWorld) addAuthority(id string) string {
 	root := filepath.Join(filepath.Dir(r.set), "root")
 	signer, _, err := file.Open(file.Config{Key: filepath.Join(root, "key.pem"), PasswordFile: filepath.Join(root, "pass")})
 	r.must(err)
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir:       filepath.Join(filepath.Dir(r.set), "next"),
-		Subject:   ceremony.Subject{CommonName: "next intermediate", Organization: "mayfly demo"},
+		Dir:       filepath.Join(filepath.Dir(r.set), id),
+		Subject:   ceremony.Subject{CommonName: id + " intermediate", Organization: "mayfly demo"},
 		Algorithm: "ecdsa-p256",
 		Parent:    ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer},
 		NotBefore: r.now(),
 	})
 	r.must(err)
 	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{
-		ID: "next", Chain: made.ChainFile,
+		ID: id, Chain: made.ChainFile,
 		Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}},
 	})
 	r.must(err)
-	return "next"
+	return id
 }
 
 // start starts a replica with a copy of the operator's set.

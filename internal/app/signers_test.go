@@ -32,19 +32,25 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/client"
 )
 
-// softHSM is the module of SoftHSM2, which is read from the environment of the process.
-const softHSM = "/usr/lib/softhsm/libsofthsm2.so"
+// softHSM returns the path of SoftHSM2's module.
+func softHSM(t *testing.T) string {
+	t.Helper()
+	for _, path := range []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so"} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("MAYFLY_SOFTHSM") == "required" {
+		t.Fatal("SoftHSM2 is not installed")
+	}
+	t.Skip("SoftHSM2 is not installed")
+	return ""
+}
 
 // newToken makes a token of SoftHSM2 and returns a signer in it, whose key is not made yet.
 func newToken(t *testing.T) config.Signer {
 	t.Helper()
-	if _, err := os.Stat(softHSM); err != nil {
-		if os.Getenv("MAYFLY_SOFTHSM") == "required" {
-			t.Fatal(err)
-		}
-		t.Skip("SoftHSM2 is not installed")
-	}
-	dir := t.TempDir()
+	module, dir := softHSM(t), t.TempDir()
 	conf, pin := filepath.Join(dir, "softhsm2.conf"), filepath.Join(dir, "pin")
 	if err := errors.Join(
 		os.Mkdir(filepath.Join(dir, "tokens"), 0o700),
@@ -58,7 +64,7 @@ func newToken(t *testing.T) config.Signer {
 	if err != nil {
 		t.Fatalf("making a token: %v: %s", err, out)
 	}
-	return config.Signer{PKCS11: &config.SignerPKCS11{Module: softHSM, Token: "mayfly", Label: "next", PINFile: pin}}
+	return config.Signer{PKCS11: &config.SignerPKCS11{Module: module, Token: "mayfly", Label: "next", PINFile: pin}}
 }
 
 // addElsewhere adds an authority whose key named opens.
@@ -235,5 +241,29 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 	t.Logf("%d certificates before, %d refusals while it was away, %d certificates after", issued[0].Load(), refused[1].Load(), issued[2].Load())
 	if refused[0].Load() != 0 || refused[2].Load() != 0 {
 		t.Errorf("%d requests were refused before, %d after", refused[0].Load(), refused[2].Load())
+	}
+}
+
+// A set that leads away from a service that is out is taken up while it is: by a server that
+// runs, and by one that was started without the service.
+func TestSignerWayOut(t *testing.T) {
+	w := newVaultWorld(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	w.vault.Stop()
+	w.start(1, 0, atomicRename)
+	w.addAuthority("away")
+	editor := w.editor()
+	editor.Force = true
+	_, err = editor.Activate(t.Context(), "away", w.now().Add(2*time.Second))
+	w.must(err)
+	w.distribute()
+	w.awaitGeneration(5)
+	for i, rep := range w.replicas {
+		w.await("the authority that leads away to sign", func() bool { return w.metric(rep, `mayfly_ca_authority_state{authority="away",state="active"}`) == "1" })
+		w.replicas[0], w.replicas[i] = w.replicas[i], w.replicas[0]
+		if _, err := w.request(key); err != nil {
+			t.Errorf("replica %d: %v", i, err)
+		}
 	}
 }

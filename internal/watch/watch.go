@@ -66,7 +66,7 @@ type Watcher struct {
 // before the files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
 	w := &Watcher{config: config}
-	w.digest, _ = digest(w.files())
+	w.digest = digest(w.files())
 	w.latest = w.digest
 	return w
 }
@@ -86,14 +86,13 @@ func (w *Watcher) Run(ctx context.Context) {
 }
 
 // poll reloads if the content differs from what the last call of Reload saw, and has come to
-// rest. A file that cannot be read is in the middle of being replaced, or gone: Reload would
-// find the same, so it is told once.
+// rest. Whether a file that cannot be read matters is Reload's to say.
 func (w *Watcher) poll(ctx context.Context) {
 	files := w.files()
-	now, err := digest(files)
+	now := digest(files)
 	resting := now == w.latest
 	w.latest = now
-	again := err == nil && !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
+	again := !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
 	if !resting || now == w.digest && !again {
 		return
 	}
@@ -101,11 +100,10 @@ func (w *Watcher) poll(ctx context.Context) {
 		w.failures = 0
 	}
 	w.digest, w.retryAt = now, time.Time{}
-	if err == nil {
-		if err = w.config.Reload(); err != nil {
-			w.retryAt = time.Now().Add(min(FirstRetry<<min(w.failures, 10), RetryInterval))
-			w.failures++
-		}
+	err := w.config.Reload()
+	if err != nil {
+		w.retryAt = time.Now().Add(min(FirstRetry<<min(w.failures, 10), RetryInterval))
+		w.failures++
 	}
 	if w.config.Observe != nil {
 		w.config.Observe(err)
@@ -128,19 +126,18 @@ func (w *Watcher) files() []string {
 
 // digest is the SHA-256 over the length and content of each file; the error text of a file
 // that cannot be read counts as its content.
-func digest(files []string) (sum [sha256.Size]byte, err error) {
+func digest(files []string) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, name := range files {
 		content, readErr := read(name)
 		if readErr != nil {
-			err = readErr
 			content = []byte(readErr.Error())
 		}
 		fmt.Fprintf(h, "%d %t\n", len(content), readErr == nil)
 		h.Write(content)
 	}
 	h.Sum(sum[:0])
-	return sum, err
+	return sum
 }
 
 func read(name string) ([]byte, error) {

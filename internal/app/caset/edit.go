@@ -55,7 +55,7 @@ func (e Editor) lead() time.Duration {
 
 // Add adds an authority, whose files are in their places already.
 func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
-	old, err := e.load(ctx)
+	old, err := e.load()
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, 
 // Activate decides when the authority id begins to sign; a zero time is the earliest that
 // breaks nobody.
 func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result, error) {
-	old, m, err := e.find(ctx, id)
+	old, m, err := e.find(id)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result,
 // Retire decides when the authority id ends to sign. A zero time is the time at which its
 // successor begins; for one that never signed, now.
 func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, error) {
-	old, m, err := e.find(ctx, id)
+	old, m, err := e.find(id)
 	if err != nil {
 		return nil, err
 	}
@@ -135,18 +135,11 @@ func (e Editor) objectToActivation(known, at time.Time) error {
 		max(lead, 0).Round(time.Second), e.lead(), stamp(known.Add(e.lead())))
 }
 
-// load reads the set as it is. It may be unfit, and keys outside of this machine may be out
-// of reach or out of order: an edit may mend that.
-func (e Editor) load(ctx context.Context) (*Loaded, error) {
-	cfg, warnings, err := config.LoadCASet(e.Path)
-	if err != nil {
-		return nil, err
-	}
-	return load(ctx, cfg, warnings, e.Now, Keys{Ring: e.Ring, Tolerates: func(string, error) bool { return true }})
-}
+// load reads the set as it is, without its keys. It may be unfit: an edit may mend that.
+func (e Editor) load() (*Loaded, error) { return Read(e.Path, e.Now) }
 
-func (e Editor) find(ctx context.Context, id string) (*Loaded, ca.Member, error) {
-	old, err := e.load(ctx)
+func (e Editor) find(id string) (*Loaded, ca.Member, error) {
+	old, err := e.load()
 	if err != nil {
 		return nil, ca.Member{}, err
 	}
@@ -166,9 +159,14 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 		return nil, fmt.Errorf("checking what would be written: %w", err)
 	}
 	result := &Result{}
-	// What is to sign must be able to, and what is to stop need not.
+	// What is to sign must be able to; the others are nothing to an edit, which may be what
+	// leads away from them.
 	starts := edit.Add != nil || edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
-	keys := Keys{Ring: e.Ring, Tolerates: func(of string, _ error) bool { return of != id || !starts || e.Force }}
+	keys := Keys{
+		Ring:  e.Ring,
+		Opens: func(of string) bool { return starts && of == id },
+		Must:  func(ca.Member, error) bool { return !e.Force },
+	}
 	if result.Loaded, err = load(ctx, file, warnings, e.Now, keys); err != nil {
 		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
 	}

@@ -13,10 +13,10 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -36,19 +36,26 @@ type Loaded struct {
 	Set *ca.Set
 	// Warnings are what an operator should know; each tells its place.
 	Warnings []error
+	// Failed are the keys that could not sign and did not have to; Warnings has them too.
+	Failed []error
 	// Unfit is why the set cannot be put in force at this time, though it is well in itself:
 	// nothing is active yet, or what is active has ended. Load returns it as its error.
 	Unfit error
 }
 
-// Keys is how the keys of a set are opened, and whose must sign before it is loaded.
+// Keys is how the keys of a set are opened, and whose must sign before it is loaded. A key
+// that need not, and cannot, is told in Loaded.Failed.
 type Keys struct {
 	// Ring opens them. It must be there.
 	Ring *keyring.Ring
-	// Tolerates tells whether the set may be loaded though the key of authority id has failed
-	// with err; nil for never. A key that has signed before, in the hands of Ring, is always
-	// tolerated: the set may be what leads away from it.
-	Tolerates func(id string, err error) bool
+	// Opens tells whether the key of an authority is opened at all; nil for all that are in use.
+	Opens func(id string) bool
+	// Must tells whether a set is not to be loaded since the key of m has failed with err; nil
+	// for always. A retired authority never keeps a set from being loaded.
+	Must func(m ca.Member, err error) bool
+	// Current is the set in force, whose authorities go on with what they sign with if that has
+	// been proven and the new one cannot; nil for none.
+	Current *ca.Set
 }
 
 // Load reads the set at path and everything that it names: every chain is checked by the
@@ -114,33 +121,30 @@ func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	needed := make(map[string]bool)
-	for _, m := range set.Members() {
-		ends := m.SignsUntil()
-		needed[m.ID] = m.StateAt(now) != ca.Expired && (ends.IsZero() || now.Before(ends.Add(keyGrace)))
-	}
-	var warnings, errs []error
+	opened := keys.openAll(ctx, cfg, set, now)
+	var warnings, failed, errs []error
 	for i := range members {
-		if !needed[members[i].ID] {
-			continue
+		o := opened[members[i].ID]
+		members[i].Authority = o.authority
+		for _, list := range []struct {
+			of   error
+			into *[]error
+		}{{errors.Join(o.warnings...), &warnings}, {o.failed, &failed}, {o.err, &errs}} {
+			if e := keypath.Prefix(list.of, "authorities", strconv.Itoa(i)); e != nil {
+				*list.into = append(*list.into, e)
+			}
 		}
-		in := func(err error) error { return keypath.Prefix(err, "authorities", strconv.Itoa(i)) }
-		authority, warningsOfKey, err := keys.authority(cfg.Authorities[i], members[i].Chain)
-		for _, warning := range warningsOfKey {
-			warnings = append(warnings, in(warning))
-		}
-		if err == nil {
-			var failed error // and tolerated
-			failed, err = keys.prove(ctx, cfg.Authorities[i], authority)
-			warnings = append(warnings, in(failed))
-		}
-		errs = append(errs, in(err))
-		members[i].Authority = authority
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, cfg.Explain(err)
 	}
-	return check(cfg, members, append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), now)
+	explained := unjoin(cfg.Explain(errors.Join(failed...)))
+	warnings = append(append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), explained...)
+	loaded, err := check(cfg, members, warnings, now)
+	if loaded != nil {
+		loaded.Failed = explained
+	}
+	return loaded, err
 }
 
 // readChains returns the members of the set without their keys.
@@ -165,6 +169,97 @@ func readChains(cfg *config.CASet) ([]ca.Member, error) {
 	return members, errors.Join(errs...)
 }
 
+// opening is what came of opening the key of one authority.
+type opening struct {
+	authority *ca.Authority // nil if it signs nothing
+	warnings  []error
+	failed    error // what was tolerated
+	err       error // what was not
+}
+
+// openAll opens the keys that are in use, and has them sign: all at once, since some may be
+// out of reach.
+func (k Keys) openAll(ctx context.Context, cfg *config.CASet, set *ca.Set, now time.Time) map[string]opening {
+	members := set.Members()
+	results := make([]opening, len(members))
+	var all sync.WaitGroup
+	for i, m := range members {
+		if inUse(m, now) && (k.Opens == nil || k.Opens(m.ID)) {
+			all.Go(func() { results[i] = k.openOne(ctx, cfg.Authorities[cfg.Index(m.ID)], m, now) })
+		}
+	}
+	all.Wait()
+	opened := map[string]opening{}
+	for i, m := range members {
+		opened[m.ID] = results[i]
+	}
+	return opened
+}
+
+// inUse tells whether m signs at now or later, or may have to if a clock is set back a little.
+func inUse(m ca.Member, now time.Time) bool {
+	switch state := m.StateAt(now); {
+	case state == ca.Expired, state == ca.Retired && m.ActivateAt.IsZero():
+		return false
+	default:
+		return m.SignsUntil().IsZero() || now.Before(m.SignsUntil().Add(keyGrace))
+	}
+}
+
+func (k Keys) openOne(ctx context.Context, entry config.CASetAuthority, m ca.Member, now time.Time) (o opening) {
+	authority, warnings, err := k.authority(entry, m.Chain)
+	o.warnings = warnings
+	fallback := authority // it is tried again by itself
+	told := err
+	if err == nil {
+		if err = authority.Prove(ctx); err == nil {
+			o.authority = authority
+			return o
+		}
+		told = keypath.Prefix(err, "signer")
+	}
+	switch {
+	case k.must(m, err, now):
+		o.err = told
+	case m.StateAt(now) == ca.Retired:
+		o.warnings = append(o.warnings, cannotSign(entry.ID, told)) // and will hardly have to
+		o.authority = k.proven(m, fallback)
+	default:
+		o.failed = cannotSign(entry.ID, told)
+		o.authority = k.proven(m, fallback)
+	}
+	return o
+}
+
+func (k Keys) must(m ca.Member, err error, now time.Time) bool {
+	return m.StateAt(now) != ca.Retired && (k.Must == nil || k.Must(m, err))
+}
+
+// proven returns what m signs with in the set in force, if that has proven itself, or else
+// fallback.
+func (k Keys) proven(m ca.Member, fallback *ca.Authority) *ca.Authority {
+	if k.Current == nil {
+		return fallback
+	}
+	for _, other := range k.Current.Members() {
+		if other.ID == m.ID && other.Chain.Equal(m.Chain) && other.Authority != nil {
+			if status := other.Authority.Signer().Status(); status.Local || status.Proven {
+				return other.Authority
+			}
+		}
+	}
+	return fallback
+}
+
+// cannotSign puts the authority's name before each part of err.
+func cannotSign(id string, err error) error {
+	var errs []error
+	for _, e := range keypath.All(err) {
+		errs = append(errs, keypath.Errorf(e.Path, "authority %q cannot sign now, and is tried again: %w", id, e.Err))
+	}
+	return errors.Join(errs...)
+}
+
 // authority returns the authority of an entry, which has not signed yet.
 func (k Keys) authority(entry config.CASetAuthority, chain *ca.Chain) (authority *ca.Authority, warnings []error, err error) {
 	if entry.Signer.IsZero() {
@@ -177,43 +272,20 @@ func (k Keys) authority(entry config.CASetAuthority, chain *ca.Chain) (authority
 	if err != nil {
 		return nil, warnings, keypath.Prefix(err, "signer")
 	}
-	if authority, err = ca.NewAuthority(entry.ID, chain, s); err != nil {
-		return nil, warnings, keypath.Errorf([]string{"signer", "file", "key"}, "%s: %w", entry.Signer.File.Key, err)
-	}
-	return authority, warnings, nil
-}
-
-// prove has the authority sign. What it could not do is an error, or tolerated.
-func (k Keys) prove(ctx context.Context, entry config.CASetAuthority, authority *ca.Authority) (tolerated, err error) {
-	before := authority.Signer().Status().Proven
-	err = authority.Prove(ctx)
-	if err == nil {
-		return nil, nil
-	}
-	told := keypath.Prefix(err, "signer")
-	if before || k.Tolerates != nil && k.Tolerates(entry.ID, err) {
-		return keypath.Errorf(keypath.All(told)[0].Path, "authority %q cannot sign now, and is tried again: %w", entry.ID, keypath.All(told)[0].Err), nil
-	}
-	return nil, told
-}
-
-// Signers are what the authorities of the set sign with.
-func (l *Loaded) Signers() (signers []*signer.Signer) {
-	for _, m := range l.Set.Members() {
-		if m.Authority != nil {
-			signers = append(signers, m.Authority.Signer())
-		}
-	}
-	return signers
+	authority, err = ca.NewAuthority(entry.ID, chain, s)
+	return authority, warnings, keypath.Prefix(err, "signer")
 }
 
 // Files returns a function that tells which files the set at path names, for a watcher: as
-// long as the set cannot be read, those that it named last.
-func Files(path string) func() []string {
+// long as the set cannot be read, those that it named last. Without keys, it leaves out what
+// only another process can read.
+func Files(path string, keys bool) func() []string {
 	var last []string
 	return func() []string {
 		if cfg, _, err := config.LoadCASet(path); err == nil {
-			last = cfg.Files()
+			if last = cfg.Chains(); keys {
+				last = cfg.Files()
+			}
 		}
 		return last
 	}
