@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package signer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// try makes a signature in at most maxAttempts attempts.
+func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits) ([]byte, error) {
+	bounded, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	pause, reopened := firstPause, false
+	for n := 1; ; n++ {
+		signature, verified, err := s.attempt(ctx, bounded, message, attempt{always: always, limit: l.attempt})
+		if err == nil {
+			if verified {
+				s.succeeded(ctx)
+			}
+			return signature, nil
+		}
+		var f *Failure
+		again := errors.As(err, &f)
+		if again && f.Remedy == Wait || !again && ctx.Err() != nil {
+			return nil, err // nothing is known of the key
+		}
+		var rest time.Duration
+		if again {
+			rest = f.RetryAfter
+			// What is lost right after it was opened is not mended by opening it.
+			again = f.Remedy != Reopen || !reopened
+			reopened = reopened || f.Remedy == Reopen
+		}
+		s.failed(ctx, err, rest)
+		if !again || n == maxAttempts || rest > 0 || !wait(bounded, pause, l.attempt) {
+			return nil, err
+		}
+		pause *= 3
+	}
+}
+
+// wait waits for d; false if ctx ends before, or too soon after for half an attempt.
+func wait(ctx context.Context, d, attempt time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d+attempt/2 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// errSlow is a call that had its time and gave no answer.
+var errSlow = errors.New("there was no answer in time")
+
+// attempt is how one attempt is made.
+type attempt struct {
+	// always has the signature verified though the key is Near.
+	always bool
+	limit  time.Duration
+}
+
+// attempt makes one attempt and verifies what comes of it: always, or unless the key is Near,
+// has proven itself, and has not failed since. caller is the context of who asked, ctx what is
+// left of the time for all attempts.
+func (s *Signer) attempt(caller, ctx context.Context, message []byte, a attempt) (signature []byte, verified bool, err error) {
+	select {
+	case s.calls <- struct{}{}:
+	case <-ctx.Done():
+		return nil, false, s.queued(caller)
+	}
+	// What was waited for before is no fault of the key's.
+	began := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, a.limit)
+	defer cancel()
+	defer func() {
+		s.observe.attempt(resultOf(err), time.Since(began))
+		if at := int64(time.Since(s.epoch)); err == nil {
+			s.learned.Store(at)
+			s.signed.Store(at)
+		} else if caller.Err() == nil {
+			s.learned.Store(at)
+		}
+	}()
+	key, err := s.get(bounded)
+	if err != nil {
+		<-s.calls
+		return nil, false, s.whose(caller, bounded, began, err)
+	}
+	if signature, err = s.call(bounded, key, message); err != nil {
+		return nil, false, s.lost(caller, bounded, key, began, err)
+	}
+	if _, near := key.(Near); near && !a.always && s.proven.Load() && s.breaker.StatusAt(began).Failures == 0 {
+		return signature, false, nil
+	}
+	if err := s.verify(signature, message); err != nil {
+		return nil, false, err
+	}
+	return signature, true, nil
+}
+
+// queued is the error of who has waited for others and had no turn.
+func (s *Signer) queued(caller context.Context) error {
+	err := fmt.Errorf("%d signatures were being made, and none of them ended in time", cap(s.calls))
+	s.observe.attempt(resultBusy, 0)
+	if caller.Err() != nil {
+		return fmt.Errorf("%w: %w", err, caller.Err())
+	}
+	return Busy(err)
+}
+
+// lost says what the err of a call of key is, and drops the key if it is of no more use.
+func (s *Signer) lost(caller, bounded context.Context, key Key, began time.Time, err error) error {
+	if errors.Is(err, ErrClosed) && !s.isClosed() {
+		err = Stale(err) // somebody else has dropped it meanwhile
+	}
+	err = s.whose(caller, bounded, began, err)
+	var f *Failure
+	switch {
+	case errors.As(err, &f) && f.Remedy == Reopen:
+		s.drop(caller, key, err)
+	case errors.Is(err, errSlow) && !s.breaker.Closed() && time.Duration(s.signed.Load()) < began.Sub(s.epoch):
+		// What is silent to everybody may have a connection that leads nowhere.
+		s.drop(caller, key, err)
+	}
+	return err
+}
+
+// whose tells a call that was too slow, which may pass and counts against the key, from a
+// caller that has gone or gave it less time than an attempt has, which says nothing.
+func (s *Signer) whose(caller, bounded context.Context, began time.Time, err error) error {
+	elapsed := time.Since(began)
+	switch {
+	case bounded.Err() == nil, errors.As(err, new(*Failure)), caller.Err() != nil:
+		return err
+	case elapsed < s.limits.attempt/2:
+		return Busy(fmt.Errorf("too little time was left for an answer: %w", err))
+	}
+	return Transient(fmt.Errorf("%w (%s): %w", errSlow, elapsed.Round(time.Millisecond), err), 0)
+}
+
+// call calls the key: in a goroutine of its own, which nobody waits for once ctx has ended,
+// since not every place can be interrupted. One that is Near can. It gives back the element of
+// calls that its caller took, when the call has really ended.
+func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, error) {
+	if near, ok := key.(Near); ok {
+		defer func() { <-s.calls }()
+		return near.Sign(ctx, message)
+	}
+	type answer struct {
+		signature []byte
+		err       error
+	}
+	answers := make(chan answer, 1) // room for the answer that nobody waits for
+	go func() {
+		defer func() { <-s.calls }()
+		var a answer
+		defer func() {
+			if p := recover(); p != nil {
+				a.err = fmt.Errorf("panic: %v", p)
+			}
+			answers <- a
+		}()
+		a.signature, a.err = key.Sign(ctx, message)
+	}()
+	select {
+	case a := <-answers:
+		return a.signature, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *Signer) succeeded(ctx context.Context) {
+	s.proven.Store(true)
+	if s.breaker.Succeeded() {
+		s.logger.LogAttrs(ctx, slog.LevelInfo, "the key of an authority is well again: its breaker has closed", slog.String("authority", s.name), slog.String("kind", s.kind))
+	}
+}
+
+// failed counts a failure. That one caller was told to come later keeps the others away only
+// once the breaker is open: a place near its quota says so now and then.
+func (s *Signer) failed(ctx context.Context, err error, rest time.Duration) {
+	if s.breaker.StatusAt(time.Now()).Failures+1 < breakerThreshold {
+		rest = 0
+	}
+	if s.breaker.Failed(time.Now(), err, rest) {
+		s.logger.LogAttrs(ctx, slog.LevelError, "the key of an authority has failed several times in a row: its breaker has opened",
+			slog.String("authority", s.name), slog.String("kind", s.kind), slog.Int("failures", breakerThreshold), slog.Any("error", err))
+	}
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package signer_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
+)
+
+// The breaker opens, keeps everybody away but one a second, and closes with the first
+// signature.
+func TestBreaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out atomic.Bool
+		out.Store(true)
+		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
+			if out.Load() {
+				return errPermanent
+			}
+			return nil
+		}}
+		s := p.signer(t)
+		for range 5 {
+			if _, err := s.Sign(t.Context(), message); !errors.Is(err, errPermanent) {
+				t.Errorf("error %v", err)
+			}
+		}
+		for range 3 {
+			_, err := s.Sign(t.Context(), message)
+			var f *signer.Failure
+			if !errors.As(err, &f) || f.RetryAfter <= 0 || f.RetryAfter > time.Second || !errors.Is(err, errPermanent) {
+				t.Errorf("an open breaker: %v", err)
+			}
+		}
+		if got := p.signs.Load(); got != 5 {
+			t.Errorf("it was asked %d times, want 5", got)
+		}
+		if err := s.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "breaker is open: 403") {
+			t.Errorf("readiness says %v", err)
+		}
+		time.Sleep(time.Second)
+		for range 3 { // one of them is the probe
+			_, _ = s.Sign(t.Context(), message)
+		}
+		if got := p.signs.Load(); got != 6 {
+			t.Errorf("it was asked %d times, want 6", got)
+		}
+		out.Store(false)
+		time.Sleep(time.Second)
+		for range 3 {
+			if _, err := s.Sign(t.Context(), message); err != nil {
+				t.Errorf("after it was well again: %v", err)
+			}
+		}
+		if err := s.Check(t.Context()); err != nil {
+			t.Errorf("readiness says %v", err)
+		}
+	})
+}
+
+// A place that wants to be left alone is, for ten seconds at most, once it has said so to
+// several: one that is near its quota says it to somebody now and then.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var throttled atomic.Bool
+		throttled.Store(true)
+		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
+			if throttled.Load() {
+				return signer.Transient(errors.New("429"), time.Hour)
+			}
+			return nil
+		}}
+		s := p.signer(t)
+		for n := range 5 {
+			_, err := s.Sign(t.Context(), message)
+			var f *signer.Failure
+			if !errors.As(err, &f) || f.RetryAfter != 10*time.Second || p.signs.Load() != int32(n)+1 {
+				t.Errorf("after %d attempts: %v", p.signs.Load(), err)
+			}
+		}
+		throttled.Store(false)
+		time.Sleep(9 * time.Second)
+		if _, err := s.Sign(t.Context(), message); err == nil || p.signs.Load() != 5 {
+			t.Errorf("it was asked %d times: %v", p.signs.Load(), err)
+		}
+		time.Sleep(time.Second)
+		if _, err := s.Sign(t.Context(), message); err != nil {
+			t.Error(err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t), onSign: func(_ context.Context, n int) error {
+			if n%20 == 0 {
+				return signer.Transient(errors.New("429"), 3*time.Second)
+			}
+			return nil
+		}}
+		s, refused := p.signer(t), 0
+		for range 200 {
+			if _, err := s.Sign(t.Context(), message); err != nil {
+				refused++
+			}
+		}
+		if refused != 10 {
+			t.Errorf("%d of 200 were refused, want the 10 that were throttled", refused)
+		}
+	})
+}
+
+// More callers than a healthy key can serve get what it can make, and nothing is held against
+// the key: neither is its breaker opened nor it itself.
+func TestOverload(t *testing.T) {
+	t.Parallel()
+	for name, concurrency := range map[string]int{"in our queue": 8, "in the key's own": 64} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sessions := make(chan struct{}, 8)
+				p := &place{key: newKey(t), onSign: func(ctx context.Context, _ int) error {
+					select {
+					case sessions <- struct{}{}:
+					case <-ctx.Done():
+						return signer.Busy(ctx.Err())
+					}
+					defer func() { <-sessions }()
+					time.Sleep(20 * time.Millisecond)
+					return nil
+				}}
+				s := p.signerOf(t, signer.Config{Concurrency: concurrency})
+				var signed atomic.Int64
+				var all sync.WaitGroup
+				end := time.Now().Add(2 * time.Second)
+				for range 300 {
+					all.Go(func() {
+						for time.Now().Before(end) {
+							if _, err := s.Sign(t.Context(), message); err == nil {
+								signed.Add(1)
+							} else if !signer.IsTransient(err) {
+								t.Errorf("a refusal that does not pass: %v", err)
+							}
+						}
+					})
+				}
+				all.Wait()
+				if got := signed.Load(); got < 700 {
+					t.Errorf("%d signatures in two seconds of which 800 are possible", got)
+				}
+				if status := s.Status(); status.Failures != 0 || p.opens.Load() != 1 {
+					t.Errorf("it was opened %d times, and has %d failures: %v", p.opens.Load(), status.Failures, status.LastError)
+				}
+			})
+		})
+	}
+}
+
+// A key that is lost right after it was opened is not opened again and again for one request.
+func TestLostAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t), onSign: failing(1000, signer.Stale(errors.New("403")))}
+		s := p.signer(t)
+		if _, err := s.Sign(t.Context(), message); err == nil || p.opens.Load() != 2 || p.signs.Load() != 2 {
+			t.Errorf("it was opened %d times and asked %d times: %v", p.opens.Load(), p.signs.Load(), err)
+		}
+	})
+}
+
+// Tend tests what is idle now and then, what has failed each second, and nothing besides what
+// signs anyway.
+func TestTend(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var out atomic.Bool
+		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
+			if out.Load() {
+				return errPermanent
+			}
+			return nil
+		}}
+		s := p.signer(t)
+		tend := func(d time.Duration) (asked int32) {
+			before := p.signs.Load()
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+				s.Tend(t.Context())
+				synctest.Wait()
+			}
+			return p.signs.Load() - before
+		}
+		if got := tend(2 * time.Second); got != 1 {
+			t.Errorf("a new key was tested %d times, want once", got)
+		}
+		if got := tend(time.Minute); got != 4 {
+			t.Errorf("an idle key was tested %d times in a minute, want 4", got)
+		}
+		for range 60 {
+			if _, err := s.Sign(t.Context(), message); err != nil {
+				t.Fatal(err)
+			}
+			if got := tend(time.Second); got != 0 {
+				t.Fatalf("a key that signs was tested besides")
+			}
+		}
+		out.Store(true)
+		if got := tend(time.Minute); got < 40 {
+			t.Errorf("a key that fails was tested %d times in a minute", got)
+		}
+		if status := s.Status(); status.State == breaker.Closed {
+			t.Error("its breaker is closed")
+		}
+		out.Store(false)
+		tend(2 * time.Second)
+		if err := s.Check(t.Context()); err != nil {
+			t.Errorf("nobody asked for a certificate, and readiness says %v", err)
+		}
+	})
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package signer_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+)
+
+// Whoever finds a key lost, it is opened anew once, and the lost one is closed once.
+func TestLostKeyIsOpenedOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 20
+		var arrived sync.WaitGroup
+		arrived.Add(clients)
+		p := &place{key: newKey(t), onSign: func(_ context.Context, n int) error {
+			if n >= clients {
+				return nil
+			}
+			arrived.Done()
+			arrived.Wait() // all of them use the first key
+			return signer.Stale(errors.New("session lost"))
+		}}
+		s := p.signer(t)
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() {
+				if _, err := s.Sign(t.Context(), message); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		synctest.Wait()
+		if p.opens.Load() != 2 || p.closedTimes(0) != 1 || p.closedTimes(1) != 0 {
+			t.Errorf("%d were opened, and closed %d and %d times", p.opens.Load(), p.closedTimes(0), p.closedTimes(1))
+		}
+	})
+}
+
+// One key that is opened serves all who wait for it, whatever it does meanwhile.
+func TestOpening(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		onOpen func(context.Context, int) error
+		fails  string
+		opens  int32
+	}{
+		"slowly":           {func(context.Context, int) error { time.Sleep(time.Second); return nil }, "", 1},
+		"and it fails":     {func(context.Context, int) error { time.Sleep(time.Millisecond); return errPermanent }, "403", 1},
+		"and it may pass":  {failing(1, errTransient), "", 2},
+		"and panics":       {func(context.Context, int) error { time.Sleep(time.Millisecond); panic("out of its mind") }, "panic: out of its mind", 1},
+		"and never comes":  {func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }, "opening the key: context deadline exceeded", 1},
+		"once it answered": {func(_ context.Context, n int) error { time.Sleep(time.Duration(n) * time.Hour); return nil }, "", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &place{key: newKey(t), onOpen: test.onOpen}
+				s := p.signer(t)
+				var all sync.WaitGroup
+				for range 5 {
+					all.Go(func() {
+						_, err := s.Sign(t.Context(), message)
+						if (err == nil) != (test.fails == "") || err != nil && !strings.Contains(err.Error(), test.fails) {
+							t.Errorf("got error %v, want %q", err, test.fails)
+						}
+					})
+				}
+				all.Wait()
+				if got := p.opens.Load(); got != test.opens {
+					t.Errorf("it was opened %d times, want %d", got, test.opens)
+				}
+				time.Sleep(time.Minute) // what still opens ends
+			})
+		})
+	}
+}
+
+func TestKeyOfAnotherCertificate(t *testing.T) {
+	t.Parallel()
+	p := &place{key: newKey(t)}
+	s := p.signerOf(t, signer.Config{Public: newKey(t).Public()})
+	_, err := s.Sign(t.Context(), message)
+	if err == nil || !strings.Contains(err.Error(), "not the key of the authority's certificate: found an ECDSA key on P-256, and the certificate has an ECDSA key on P-256") {
+		t.Errorf("got error %v", err)
+	}
+	if p.signs.Load() != 0 || p.closedTimes(0) != 1 {
+		t.Errorf("another key signed %d times, and was closed %d times", p.signs.Load(), p.closedTimes(0))
+	}
+}
+
+// A signature that does not verify is an error, and is not asked for again.
+func TestWrongSignature(t *testing.T) {
+	t.Parallel()
+	p := &place{key: newKey(t)}
+	p.wrong.Store(true)
+	s := p.signer(t)
+	signature, err := s.Sign(t.Context(), message)
+	if err == nil || signature != nil || p.signs.Load() != 1 || !strings.Contains(err.Error(), "signature does not verify") || signer.IsTransient(err) {
+		t.Errorf("signature %x after %d attempts, error %v", signature, p.signs.Load(), err)
+	}
+	if status := s.Status(); status.Proven || status.Failures != 1 {
+		t.Errorf("status %+v", status)
+	}
+}
+
+func TestClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t), onOpen: func(context.Context, int) error { time.Sleep(100 * time.Millisecond); return nil }}
+		s := p.signer(t)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := s.Sign(t.Context(), message); !errors.Is(err, signer.ErrClosed) {
+			t.Errorf("error %v", err)
+		}
+		late := p.signer(t)
+		done := make(chan error, 1)
+		go func() { _, err := late.Sign(t.Context(), message); done <- err }()
+		synctest.Wait() // it is being opened
+		if err := errors.Join(late.Close(), late.Close()); err != nil {
+			t.Error(err)
+		}
+		<-done
+		synctest.Wait()
+		if got := p.closedTimes(0); got != 1 {
+			t.Errorf("what was opened while it was closed was closed %d times", got)
+		}
+	})
+}
