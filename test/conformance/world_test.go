@@ -199,9 +199,15 @@ func (c *ca) ready(done <-chan struct{}) error {
 	return fmt.Errorf("not ready in time")
 }
 
+// freePorts returns addresses that are free for a process that is to be started: on a loopback
+// address on which nothing else of these tests listens or connects from, so that nobody takes
+// them before. Where there is none but 127.0.0.1, somebody may.
 func freePorts(n int) (addresses []string) {
 	for range n {
-		l := must(net.Listen("tcp", "127.0.0.1:0"))
+		l, err := net.Listen("tcp", "127.0.0.2:0")
+		if err != nil {
+			l = must(net.Listen("tcp", "127.0.0.1:0"))
+		}
 		defer l.Close()
 		addresses = append(addresses, l.Addr().String())
 	}
