@@ -110,8 +110,32 @@ type IntermediateConfig struct {
 // certSign and cRLSign, extended key usage codeSigning, and as authority key identifier its
 // parent's subject key identifier.
 func Intermediate(cfg IntermediateConfig) (*x509.Certificate, error) {
-	if err := checkParent(cfg.Parent); err != nil {
+	template, err := cfg.template()
+	if err != nil {
 		return nil, fmt.Errorf("creating intermediate: %w", err)
+	}
+	certificate, err := sign(template, cfg.Parent, cfg.PublicKey, cfg.ParentSigner)
+	if err != nil {
+		return nil, fmt.Errorf("creating intermediate: %w", err)
+	}
+	return certificate, nil
+}
+
+// rehearse finds what Intermediate would find before the parent signs.
+func (cfg IntermediateConfig) rehearse() error {
+	template, err := cfg.template()
+	if err == nil {
+		err = rehearse(template, cfg.Parent, cfg.PublicKey)
+	}
+	if err != nil {
+		return fmt.Errorf("creating intermediate: %w", err)
+	}
+	return nil
+}
+
+func (cfg IntermediateConfig) template() (*x509.Certificate, error) {
+	if err := checkParent(cfg.Parent); err != nil {
+		return nil, err
 	}
 	notAfter := cfg.NotAfter
 	if notAfter.IsZero() {
@@ -122,19 +146,12 @@ func Intermediate(cfg IntermediateConfig) (*x509.Certificate, error) {
 	}
 	template, err := newTemplate(cfg.Subject, cfg.PublicKey, cfg.NotBefore, notAfter)
 	if err != nil {
-		return nil, fmt.Errorf("creating intermediate: %w", err)
+		return nil, err
 	}
 	template.MaxPathLenZero = true
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	template.PublicKey = cfg.PublicKey
-	if err := checkWithin(cfg.Parent, template); err != nil {
-		return nil, fmt.Errorf("creating intermediate: %w", err)
-	}
-	certificate, err := sign(template, cfg.Parent, cfg.PublicKey, cfg.ParentSigner)
-	if err != nil {
-		return nil, fmt.Errorf("creating intermediate: %w", err)
-	}
-	return certificate, nil
+	return template, checkWithin(cfg.Parent, template)
 }
 
 // checkParent refuses a CA below which verifiers would accept no other (RFC 5280, section 6.1).

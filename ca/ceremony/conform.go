@@ -4,6 +4,7 @@ package ceremony
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -75,4 +76,19 @@ func rehearse(template, parent *x509.Certificate, key any) error {
 		return fmt.Errorf("rehearsing: %w", err)
 	}
 	return nil
+}
+
+// standIn is a key that is thrown away, for a rehearsal without the one that is yet to be made.
+func standIn() (crypto.Signer, error) { return GenerateKey("ecdsa-p256") }
+
+// publicOrStandIn is the public key of one that is elsewhere and there, or a stand-in.
+func publicOrStandIn(external *ExternalKey) (crypto.PublicKey, error) {
+	if external != nil && external.Signer != nil {
+		return external.Signer.Public(), nil
+	}
+	key, err := standIn()
+	if err != nil {
+		return nil, err
+	}
+	return key.Public(), nil
 }

@@ -3,7 +3,10 @@
 package ceremony
 
 import (
+	"cmp"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 
@@ -13,10 +16,17 @@ import (
 // ExternalKey is a key that lies elsewhere than in a file of the ceremony's, and never leaves
 // that place.
 type ExternalKey struct {
-	// Signer signs with it.
+	// Signer signs with it. It is nil before somebody has looked for the key, which Check
+	// permits, and where Make is to make it.
 	Signer crypto.Signer
+	// Make makes a key that is not there, of one of Algorithms(), or opens it if somebody has
+	// made it meanwhile. It is called once nothing else is found wrong, and what it returns
+	// becomes Signer and Made. nil where keys cannot be made.
+	Make func(algorithm string) (key crypto.Signer, made bool, err error)
 	// Made tells whether it was made for this ceremony, or was there before.
 	Made bool
+	// Where says for people where it is, without a secret: `in the token "mayfly" as "a"`.
+	Where string
 	// Block returns the `signer` that names it in a file of the folder dir, as YAML in one line.
 	Block func(dir string) (string, error)
 }
@@ -29,6 +39,9 @@ func (k *ExternalKey) describe() string {
 	origin := "it was there before"
 	if k.Made {
 		origin = "made now, where it stays"
+	}
+	if k.Where != "" {
+		origin += ": " + k.Where
 	}
 	return signer.Describe(k.Signer.Public()) + ", " + origin
 }
@@ -43,21 +56,96 @@ func (k *ExternalKey) file(folder, dir string) (file, error) {
 	return file{folder, signerFile, publicMode, []byte(content)}, nil
 }
 
-// newKey returns the key that is elsewhere, or makes one.
-func newKey(external *ExternalKey, algorithm string) (crypto.Signer, error) {
-	if external != nil {
-		return external.Signer, nil
+// Stays adds to err, unless it is nil, that the key was made before it and stays: nothing can
+// take it back. k may be nil.
+func (k *ExternalKey) Stays(err error) error {
+	if err == nil || k == nil || !k.Made {
+		return err
 	}
-	return GenerateKey(algorithm)
+	return errors.Join(err, fmt.Errorf("a key was made before that, and stays %s; name it again, or delete it", cmp.Or(k.Where, "where it is")))
 }
 
-// checkKeySource refuses a password for a key that is in no file of ours.
-func checkKeySource(external *ExternalKey, algorithm, what string, password []byte) error {
-	if external == nil {
-		return errors.Join(checkAlgorithm(algorithm), checkPassword(what, password))
+// check refuses a key that is there and that a CA cannot have, or of another algorithm than the
+// one that was asked for.
+func (k *ExternalKey) check(algorithm string) error {
+	if k.Signer == nil {
+		return nil
 	}
-	if len(password) > 0 {
+	public := k.Signer.Public()
+	if err := checkKey(public); err != nil {
+		return err
+	}
+	if algorithm == "" || algorithm == algorithmOf(public) {
+		return nil
+	}
+	return fmt.Errorf("the algorithm is to be %s, and the key that is there already (%s) is %s; leave the algorithm out, or name another key",
+		algorithm, cmp.Or(k.Where, "elsewhere"), signer.Describe(public))
+}
+
+// algorithmOf is the name of a key's algorithm among Algorithms(); "" for another.
+func algorithmOf(public crypto.PublicKey) string {
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		return map[string]string{"P-256": "ecdsa-p256", "P-384": "ecdsa-p384"}[public.Curve.Params().Name]
+	case *rsa.PublicKey:
+		if public.N.BitLen() == 4096 {
+			return "rsa-4096"
+		}
+	}
+	return ""
+}
+
+// newKey returns the key that is elsewhere, which is made if it is not there, or makes one.
+// algorithm is "" where none was asked for.
+func newKey(external *ExternalKey, algorithm string) (crypto.Signer, error) {
+	switch {
+	case external == nil:
+		return GenerateKey(cmp.Or(algorithm, DefaultAlgorithm))
+	case external.Signer != nil:
+		return external.Signer, nil
+	case external.Make == nil:
+		return nil, fmt.Errorf("there is no key %s", external.Where)
+	}
+	key, made, err := external.Make(cmp.Or(algorithm, DefaultAlgorithm))
+	if err != nil {
+		return nil, err
+	}
+	external.Signer, external.Made = key, made
+	return key, external.check(algorithm)
+}
+
+// checkKeySource refuses a key that is there and will not do, and a password for one that is in
+// no file of ours.
+func checkKeySource(external *ExternalKey, algorithm, what string, password []byte) error {
+	switch {
+	case external == nil:
+		return checkPassword(what, password)
+	case len(password) > 0:
 		return fmt.Errorf("the %s is for a key in a file, and this one is elsewhere", what)
+	default:
+		return external.check(algorithm)
+	}
+}
+
+// checkDistinct refuses two names for one key: each CA needs its own, or that of the root cannot
+// be kept offline. Any of keys may be nil.
+func checkDistinct(keys ...*ExternalKey) error {
+	for i, k := range keys {
+		for _, other := range keys[:i] {
+			if k == nil || other == nil || !k.is(other) {
+				continue
+			}
+			return fmt.Errorf("one key, %s, is named twice; each CA needs its own, or the root's cannot be kept offline", cmp.Or(k.Where, "which is elsewhere"))
+		}
 	}
 	return nil
+}
+
+// is tells whether both are known to be one key.
+func (k *ExternalKey) is(other *ExternalKey) bool {
+	if k.Signer != nil && other.Signer != nil {
+		public, ok := k.Signer.Public().(interface{ Equal(crypto.PublicKey) bool })
+		return ok && public.Equal(other.Signer.Public())
+	}
+	return k.Where != "" && k.Where == other.Where
 }

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 )
 
@@ -22,7 +21,8 @@ type InitConfig struct {
 	// CommonName begins the CN of both, which end in "root" and "intermediate" and the
 	// authority's ID; "" for Organization.
 	CommonName string
-	// Algorithm is of both keys, one of Algorithms(); "" for DefaultAlgorithm.
+	// Algorithm is of both keys, one of Algorithms(); "" for DefaultAlgorithm, or for that of a
+	// key that is there already.
 	Algorithm string
 	// Password encrypts the intermediate's key; empty to have one drawn. Either way it is
 	// written beside the key, since a server that starts by itself needs it.
@@ -76,13 +76,19 @@ const (
 //	root/root.pem, key.pem, pass          the root
 //
 // Folders have mode 0700, keys and passwords 0600. The files are durable when Init returns;
-// ca.yaml appears last. If Init fails, it leaves nothing behind; if the machine stops meanwhile,
-// there is no ca.yaml.
-func Init(cfg InitConfig) (*Result, error) {
+// ca.yaml appears last. If Init fails, it leaves nothing behind but keys that were made
+// elsewhere, which the error tells; if the machine stops meanwhile, there is no ca.yaml.
+func Init(cfg InitConfig) (result *Result, err error) {
 	cfg = cfg.withDefaults()
-	if err := cfg.check(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
+	defer func() { err = cfg.Signer.Stays(cfg.RootSigner.Stays(err)) }()
+	place, err := reserve(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("writing the CA to %s: %w", cfg.Dir, err)
+	}
+	defer func() { err = place.release(err) }()
 	now := cfg.Now().UTC().Truncate(time.Second)
 	id := fmt.Sprintf("%d-a", now.Year())
 	rootKey, root, err := cfg.newRoot(now)
@@ -97,9 +103,13 @@ func Init(cfg InitConfig) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeAll(cfg.Dir, files); err != nil {
+	if err := place.write(files); err != nil {
 		return nil, fmt.Errorf("writing the CA to %s: %w", cfg.Dir, err)
 	}
+	return cfg.result(id, root, intermediate), nil
+}
+
+func (cfg InitConfig) result(id string, root, intermediate *x509.Certificate) *Result {
 	result := &Result{
 		AuthorityID:  id,
 		SetFile:      filepath.Join(cfg.Dir, setFile),
@@ -111,13 +121,13 @@ func Init(cfg InitConfig) (*Result, error) {
 	if cfg.Signer == nil {
 		result.KeyFile, result.PasswordFile = filepath.Join(cfg.Dir, id, keyFile), filepath.Join(cfg.Dir, id, passwordFile)
 	}
-	for name, external := range map[string]*ExternalKey{"root": cfg.RootSigner, id: cfg.Signer} {
-		if external != nil {
-			result.Keys = append(result.Keys, "The key of "+name+": "+external.describe()+".")
-		}
+	if cfg.RootSigner != nil {
+		result.Keys = append(result.Keys, "The key of root: "+cfg.RootSigner.describe()+".")
 	}
-	slices.Sort(result.Keys)
-	return result, nil
+	if cfg.Signer != nil {
+		result.Keys = append(result.Keys, "The key of "+id+": "+cfg.Signer.describe()+".")
+	}
+	return result
 }
 
 func (cfg InitConfig) withDefaults() InitConfig {
@@ -130,17 +140,15 @@ func (cfg InitConfig) withDefaults() InitConfig {
 	if cfg.CommonName == "" {
 		cfg.CommonName = cfg.Organization
 	}
-	if cfg.Algorithm == "" {
-		cfg.Algorithm = DefaultAlgorithm
-	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	return cfg
 }
 
-// check reports every mistake at once, before keys are generated for nothing.
-func (cfg InitConfig) check() error {
+// Check reports every mistake that can be found before a key is looked for or made.
+func (cfg InitConfig) Check() error {
+	cfg = cfg.withDefaults()
 	var errs []error
 	if cfg.Dir == "" {
 		errs = append(errs, errors.New("no folder is named that should get the CA"))
@@ -150,8 +158,10 @@ func (cfg InitConfig) check() error {
 	errs = append(errs,
 		checkName("common name", cfg.CommonName, maxName-len(" intermediate 2026-a")),
 		checkName("organization", cfg.Organization, maxName),
+		checkAlgorithm(cfg.Algorithm),
 		checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password),
-		checkKeySource(cfg.RootSigner, cfg.Algorithm, "root password", cfg.RootPassword))
+		checkKeySource(cfg.RootSigner, cfg.Algorithm, "root password", cfg.RootPassword),
+		checkDistinct(cfg.RootSigner, cfg.Signer))
 	return errors.Join(errs...)
 }
 

@@ -46,8 +46,9 @@ func GenerateKey(algorithm string) (crypto.Signer, error) {
 	return key, nil
 }
 
+// checkAlgorithm accepts "" for any.
 func checkAlgorithm(algorithm string) error {
-	if !slices.Contains(Algorithms(), algorithm) {
+	if algorithm != "" && !slices.Contains(Algorithms(), algorithm) {
 		return unknownAlgorithm(algorithm)
 	}
 	return nil

@@ -3,10 +3,10 @@
 package ceremony
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -22,7 +22,7 @@ type Plan struct {
 	Dir string
 	// Root is a root to be; it is ignored where Parent is set.
 	Root PlannedCertificate
-	// Parent is a root that is there already.
+	// Parent is a root that is there already; its Signer may be nil for Check.
 	Parent        *Parent
 	Intermediates []PlannedIntermediate
 	// Now is the time of the ceremony.
@@ -34,7 +34,8 @@ type Plan struct {
 // PlannedCertificate is a CA with a key to be made.
 type PlannedCertificate struct {
 	Subject Subject
-	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm.
+	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm, or for that of a key that is there
+	// already.
 	Algorithm string
 	// NotBefore is Plan.Now where it is zero; NotAfter as in RootConfig and
 	// IntermediateConfig.
@@ -68,25 +69,48 @@ type ceremony struct {
 	set        []string // entries of the CA set
 }
 
-// Run carries a plan out and returns its transcript, which stands in Dir too. If it fails,
-// it leaves nothing behind. Errors of the plan have key paths such as
-// ["intermediates", "0", "not_after"].
+// Run carries a plan out and returns its transcript, which stands in Dir too. If it fails, it
+// leaves nothing behind but keys that were made elsewhere, which the error tells. Errors of the
+// plan have key paths such as ["intermediates", "0", "not_after"].
 func Run(plan Plan) (transcript string, err error) {
-	plan.Now = plan.Now.UTC().Truncate(time.Second)
-	if err := plan.check(); err != nil {
+	if err := plan.Check(); err != nil {
 		return "", err
 	}
+	defer func() {
+		for _, key := range plan.keys() {
+			err = key.Stays(err)
+		}
+	}()
+	place, err := reserve(plan.Dir)
+	if err != nil {
+		return "", fmt.Errorf("writing the ceremony to %s: %w", plan.Dir, err)
+	}
+	defer func() { err = place.release(err) }()
+	plan.Now = plan.Now.UTC().Truncate(time.Second)
 	c := &ceremony{plan: plan}
-	c.note("A ceremony for a certificate authority, at %s.", plan.Now.Format(time.RFC3339))
-	for _, note := range plan.Notes {
+	if err := c.make(); err != nil {
+		return "", err
+	}
+	transcript = c.transcript.String()
+	c.files = append(c.files, file{"", transcriptFile, publicMode, []byte(transcript)})
+	if err := place.write(c.files); err != nil {
+		return "", fmt.Errorf("writing the ceremony to %s: %w", plan.Dir, err)
+	}
+	return transcript, nil
+}
+
+// make makes everything in memory, but for keys that are elsewhere.
+func (c *ceremony) make() error {
+	c.note("A ceremony for a certificate authority, at %s.", c.plan.Now.Format(time.RFC3339))
+	for _, note := range c.plan.Notes {
 		c.note("%s", note)
 	}
 	if err := c.makeRoot(); err != nil {
-		return "", keypath.Prefix(err, "root")
+		return keypath.Prefix(err, "root")
 	}
-	for i := range plan.Intermediates {
+	for i := range c.plan.Intermediates {
 		if err := c.makeIntermediate(i); err != nil {
-			return "", keypath.Prefix(err, "intermediates", strconv.Itoa(i))
+			return keypath.Prefix(err, "intermediates", strconv.Itoa(i))
 		}
 	}
 	if len(c.set) > 0 {
@@ -101,33 +125,7 @@ func Run(plan Plan) (transcript string, err error) {
 		}
 		c.note("  %s %s", filepath.Join(f.folder, f.name), digest)
 	}
-	transcript = c.transcript.String()
-	c.files = append(c.files, file{"", transcriptFile, publicMode, []byte(transcript)})
-	if err := writeAll(plan.Dir, c.files); err != nil {
-		return "", fmt.Errorf("writing the ceremony to %s: %w", plan.Dir, err)
-	}
-	return transcript, nil
-}
-
-// check reports every mistake at once, before keys are generated for nothing.
-func (p *Plan) check() error {
-	errs := []error{checkEmpty(p.Dir)}
-	if p.Parent == nil {
-		errs = append(errs, keypath.Prefix(p.Root.check(), "root"))
-	}
-	for i, planned := range p.Intermediates {
-		if len(planned.Request) == 0 {
-			errs = append(errs, keypath.Prefix(planned.check(), "intermediates", strconv.Itoa(i)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (p *PlannedCertificate) check() error {
-	if p.Algorithm == "" {
-		p.Algorithm = DefaultAlgorithm
-	}
-	return errors.Join(p.Subject.check(), checkKeySource(p.Signer, p.Algorithm, "password", p.Password))
+	return nil
 }
 
 func (c *ceremony) note(format string, args ...any) {
@@ -135,18 +133,15 @@ func (c *ceremony) note(format string, args ...any) {
 }
 
 // orNow is t, or the time of the ceremony.
-func (c *ceremony) orNow(t time.Time) time.Time {
+func (p Plan) orNow(t time.Time) time.Time {
 	if t.IsZero() {
-		return c.plan.Now
+		return p.Now
 	}
 	return t
 }
 
 // newKey makes and notes a key, or notes the one that lies elsewhere.
 func (c *ceremony) newKey(planned PlannedCertificate) (crypto.Signer, error) {
-	if planned.Algorithm == "" {
-		planned.Algorithm = DefaultAlgorithm
-	}
 	key, err := newKey(planned.Signer, planned.Algorithm)
 	if err != nil {
 		return nil, err
@@ -155,7 +150,7 @@ func (c *ceremony) newKey(planned PlannedCertificate) (crypto.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	what := planned.Algorithm + ", generated now"
+	what := cmp.Or(planned.Algorithm, DefaultAlgorithm) + ", generated now"
 	if planned.Signer != nil {
 		what = planned.Signer.describe()
 	}
@@ -169,14 +164,14 @@ func (c *ceremony) makeRoot() error {
 		c.root = *c.plan.Parent
 		c.note("  it was there already")
 		c.describe(c.root.Chain[0])
-		return Conform(c.root.Chain[len(c.root.Chain)-1], nil)
+		return nil
 	}
 	planned := c.plan.Root
 	key, err := c.newKey(planned)
 	if err != nil {
 		return err
 	}
-	root, err := Root(RootConfig{Subject: planned.Subject, Signer: key, NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter})
+	root, err := Root(c.plan.root(key))
 	if err != nil {
 		return err
 	}
@@ -199,18 +194,12 @@ func (c *ceremony) makeIntermediate(i int) error {
 	)
 	if len(planned.Request) > 0 {
 		c.note("  key: elsewhere; the request has SHA-256 %x, and its own signature verifies", sha256.Sum256(planned.Request))
-		_, intermediate, err = SignRequest(SignRequestConfig{
-			Request: planned.Request, Subject: planned.Subject, Parent: c.root,
-			NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter,
-		})
+		_, intermediate, err = SignRequest(c.plan.request(planned, c.root))
 	} else {
 		if key, err = c.newKey(planned.PlannedCertificate); err != nil {
 			return err
 		}
-		intermediate, err = Intermediate(IntermediateConfig{
-			Subject: planned.Subject, PublicKey: key.Public(), Parent: c.root.Chain[0], ParentSigner: c.root.Signer,
-			NotBefore: c.orNow(planned.NotBefore), NotAfter: planned.NotAfter,
-		})
+		intermediate, err = Intermediate(c.plan.intermediate(planned, c.root, key.Public()))
 	}
 	if err != nil {
 		return err

@@ -28,10 +28,6 @@ type file struct {
 	content      []byte
 }
 
-// CheckDir tells whether Init, NewAuthority, NewRequest and Run would take dir for their folder:
-// for who has to make a key first.
-func CheckDir(dir string) error { return checkEmpty(dir) }
-
 // checkEmpty accepts a folder that does not exist or holds nothing, but for what mkfs leaves in
 // a fresh volume.
 func checkEmpty(dir string) error {
@@ -57,47 +53,60 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-// writeAll writes files into dir, which is empty or does not exist. They are written and synced
-// in a folder inside dir, so that a mounted volume will do as dir, and then moved to their
-// places in the order of files, whole folders at a time. After an error nothing is left.
-func writeAll(dir string, files []file) (err error) {
-	made, err := makeFolders(dir)
-	var done []string // what stands in dir by our doing
-	defer func() {
-		if err == nil {
-			return
-		}
-		for _, path := range done {
-			err = errors.Join(err, os.RemoveAll(path))
-		}
-		for _, path := range made {
-			// Not RemoveAll: of two that run at once, one must not remove what the other made.
-			_ = os.Remove(path)
-		}
-	}()
+// place is a folder that is to get files. They are written and synced in a folder inside it, so
+// that a mounted volume will do, and then moved to where they belong.
+type place struct {
+	dir, staging string
+	made         []string // folders that were not there, dir first
+	done         []string // what stands in dir by our doing
+}
+
+// reserve makes dir, which is empty or does not exist, and shows that it can be written to
+// before a key is made that cannot be taken back.
+func reserve(dir string) (p *place, err error) {
+	p = &place{dir: dir}
+	if p.made, err = makeFolders(dir); err == nil {
+		p.staging, err = os.MkdirTemp(dir, unfinished)
+	}
+	if err != nil {
+		return nil, p.release(err)
+	}
+	p.done = []string{p.staging}
+	return p, nil
+}
+
+// release removes, after an error, all that stands there by our doing; nil is returned as it is.
+func (p *place) release(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, path := range p.done {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	for _, path := range p.made {
+		// Not RemoveAll: of two that run at once, one must not remove what the other made.
+		_ = os.Remove(path)
+	}
+	return err
+}
+
+// write puts files into the folder in their order, whole folders at a time.
+func (p *place) write(files []file) error {
+	names, err := stage(p.staging, files)
 	if err != nil {
 		return err
 	}
-	staging, err := os.MkdirTemp(dir, unfinished)
-	if err != nil {
-		return err
-	}
-	done = append(done, staging)
-	places, err := stage(staging, files)
-	if err != nil {
-		return err
-	}
-	for _, place := range places {
-		target := filepath.Join(dir, place)
-		if err := os.Rename(filepath.Join(staging, place), target); err != nil {
+	for _, name := range names {
+		target := filepath.Join(p.dir, name)
+		if err := os.Rename(filepath.Join(p.staging, name), target); err != nil {
 			return err
 		}
-		done = append(done, target)
+		p.done = append(p.done, target)
 	}
-	if err := errors.Join(os.Remove(staging), syncFolder(dir)); err != nil {
+	if err := errors.Join(os.Remove(p.staging), syncFolder(p.dir)); err != nil {
 		return err
 	}
-	for _, path := range made {
+	for _, path := range p.made {
 		if err := syncFolder(filepath.Dir(path)); err != nil {
 			return err
 		}
@@ -107,17 +116,17 @@ func writeAll(dir string, files []file) (err error) {
 
 // stage writes and syncs files in staging, and returns the names that then stand in it, in the
 // order of files.
-func stage(staging string, files []file) (places []string, err error) {
+func stage(staging string, files []file) (names []string, err error) {
 	for _, f := range files {
 		if err := f.write(staging); err != nil {
 			return nil, err
 		}
-		place := f.folder
-		if place == "" {
-			place = f.name
+		name := f.folder
+		if name == "" {
+			name = f.name
 		}
-		if !slices.Contains(places, place) {
-			places = append(places, place)
+		if !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	for _, f := range files {
@@ -125,7 +134,7 @@ func stage(staging string, files []file) (places []string, err error) {
 			return nil, err
 		}
 	}
-	return places, nil
+	return names, nil
 }
 
 // makeFolders makes dir and what is missing above it, and returns the folders that were not

@@ -20,7 +20,7 @@ import (
 // addFlags are the flags of mayfly ca add.
 type addFlags struct {
 	setFlags
-	root, rootPasswordFile   string
+	root                     rootFolder
 	chain, key, passwordFile string
 	algorithm                string
 	subject                  ceremony.Subject
@@ -54,13 +54,13 @@ a key-management service (docs/signers.md).`,
 	}
 	flags.editFlags(c)
 	f := c.Flags()
-	f.StringVar(&flags.root, "root", "", "folder of the root that signs the new intermediate: root.pem, and key.pem and pass, or signer.yaml")
-	f.StringVar(&flags.rootPasswordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
+	f.StringVar(&flags.root.dir, "root", "", "folder of the root that signs the new intermediate: root.pem, and key.pem and pass, or signer.yaml")
+	f.StringVar(&flags.root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
 	f.StringVar(&flags.chain, "chain", "", "PEM file of an authority made elsewhere: the issuing CA first, the root last")
 	f.StringVar(&flags.key, "key", "", "PEM file of its private key")
 	flags.signer.add(f, "signer", "where its key is instead of a file")
 	f.StringVar(&flags.passwordFile, "password-file", "", "file with the password of its key; with --root, of the key to be made")
-	f.StringVar(&flags.algorithm, "algorithm", ceremony.DefaultAlgorithm, "of the new key")
+	f.StringVar(&flags.algorithm, "algorithm", "", "of the new key (default "+ceremony.DefaultAlgorithm+")")
 	f.StringVar(&flags.subject.CommonName, "common-name", "", "the CN of the new intermediate (default: ORGANIZATION intermediate ID)")
 	f.StringVar(&flags.subject.Organization, "organization", "", "its O (default: the root's)")
 	f.StringVar(&flags.publishAt, "publish-at", "", "when it enters the trust bundle (default: now)")
@@ -68,76 +68,88 @@ a key-management service (docs/signers.md).`,
 	return c
 }
 
-func (f *addFlags) run(c *cobra.Command, id string) (err error) {
-	named, elsewhere, err := f.signer.parse()
-	if err != nil {
-		return err
-	}
-	if (f.root == "") == (f.chain == "") || f.key != "" && (f.chain == "" || elsewhere) || f.chain != "" && f.key == "" && !elsewhere {
+// check refuses flags that contradict each other, or would be ignored.
+func (f *addFlags) check(c *cobra.Command) error {
+	elsewhere := f.signer.given()
+	if (f.root.dir == "") == (f.chain == "") || f.key != "" && (f.chain == "" || elsewhere) || f.chain != "" && f.key == "" && !elsewhere {
 		return usageError{errors.New("either --root, or --chain and --key or --signer are demanded; see mayfly ca add --help")}
+	}
+	errs := []error{f.signer.excludes("password-file")}
+	if f.chain != "" {
+		for _, name := range []string{"root-password-file", "algorithm", "common-name", "organization"} {
+			if c.Flags().Changed(name) {
+				errs = append(errs, usageError{fmt.Errorf("--%s is for an authority that is made here (--root), and --chain names one that is there", name)})
+			}
+		}
+	}
+	if err := f.root.check(); err != nil {
+		errs = append(errs, usageError{err})
+	}
+	return errors.Join(errs...)
+}
+
+func (f *addFlags) run(c *cobra.Command, id string) (err error) {
+	if err := errors.Join(f.check(c), f.signer.parse()); err != nil {
+		return err
 	}
 	editor, err := f.editor()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, editor.Ring.Close()) }()
-	set, _, err := config.LoadCASet(editor.Path)
+	entry, err := f.entry(editor, id)
 	if err != nil {
 		return err
 	}
-	entry := config.CASetAuthority{ID: id}
-	if entry.ID == "" {
-		entry.ID = nextID(set, editor.Now)
-	}
-	if !config.ValidAuthorityID(entry.ID) {
-		return usageError{fmt.Errorf("the ID %q should be up to 64 lower-case letters, digits, dots, hyphens and underscores", entry.ID)}
-	}
-	if set.Index(entry.ID) >= 0 {
-		return fmt.Errorf("%s has an authority %q already; give the new one another ID", editor.Path, entry.ID)
-	}
-	if entry.PublishAt, err = parseTime("publish-at", f.publishAt); err != nil {
-		return err
-	}
-	if entry.ActivateAt, err = parseTime("activate-at", f.activateAt); err != nil {
-		return err
-	}
-	entry.Chain, entry.Signer = f.chain, named
-	if f.key != "" {
-		entry.Signer.File = &config.SignerFile{Key: f.key, PasswordFile: f.passwordFile}
-	}
-	if f.root != "" {
+	if f.root.dir != "" {
 		made, err := f.make(c, editor, entry.ID)
 		if err != nil {
 			return err
 		}
 		entry.Chain = made.ChainFile
-		if !elsewhere {
+		if f.signer.key == nil {
 			entry.Signer.File = &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
 		}
 	}
 	result, err := editor.Add(c.Context(), entry)
 	if err != nil {
-		if f.root != "" { // nothing of what was made is of use, or known to anybody
+		if f.root.dir != "" { // nothing of what was made is of use, or known to anybody
 			err = errors.Join(err, os.RemoveAll(filepath.Dir(entry.Chain)))
 		}
-		return err
+		return f.signer.key.Stays(err)
 	}
 	return f.print(c, result, fmt.Sprintf("Authority %s was added.", entry.ID))
 }
 
-// make makes the authority in a folder beside the set.
-func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (*ceremony.AuthorityResult, error) {
-	ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
-	defer cancel()
-	parent, err := openParent(ctx, c, editor.Ring, f.root, f.rootPasswordFile)
+// entry is the authority as the flags describe it.
+func (f *addFlags) entry(editor caset.Editor, id string) (entry config.CASetAuthority, err error) {
+	set, _, err := config.LoadCASet(editor.Path)
 	if err != nil {
-		return nil, err
+		return entry, err
 	}
-	dir := filepath.Join(filepath.Dir(editor.Path), id)
-	if err := ceremony.CheckDir(dir); err != nil {
-		return nil, err // before a key is made for nothing
+	entry = config.CASetAuthority{ID: id, Chain: f.chain, Signer: f.signer.named}
+	if f.key != "" {
+		entry.Signer.File = &config.SignerFile{Key: f.key, PasswordFile: f.passwordFile}
 	}
-	key, err := f.signer.external(ctx, editor.Ring, f.algorithm)
+	if entry.ID == "" {
+		entry.ID = nextID(set, editor.Now)
+	}
+	if !config.ValidAuthorityID(entry.ID) {
+		return entry, usageError{fmt.Errorf("the ID %q should be up to 64 lower-case letters, digits, dots, hyphens and underscores", entry.ID)}
+	}
+	if set.Index(entry.ID) >= 0 {
+		return entry, fmt.Errorf("%s has an authority %q already; give the new one another ID", editor.Path, entry.ID)
+	}
+	if entry.PublishAt, err = parseTime("publish-at", f.publishAt); err != nil {
+		return entry, err
+	}
+	entry.ActivateAt, err = parseTime("activate-at", f.activateAt)
+	return entry, err
+}
+
+// make makes the authority in a folder beside the set.
+func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (result *ceremony.AuthorityResult, err error) {
+	parent, err := f.root.parent()
 	if err != nil {
 		return nil, err
 	}
@@ -145,15 +157,26 @@ func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (*cere
 	if err != nil {
 		return nil, err
 	}
-	return ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir:       dir,
+	cfg := ceremony.AuthorityConfig{
+		Dir:       filepath.Join(filepath.Dir(editor.Path), id),
 		Subject:   subjectOr(f.subject, parent.Chain[0], id),
 		Algorithm: f.algorithm,
 		Password:  password,
-		Signer:    key,
+		Signer:    f.signer.key,
 		Parent:    parent,
 		NotBefore: editor.Now,
+	}
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	err = withKeys(c, editor.Ring, func(ctx context.Context, keys keys) (err error) {
+		if err := errors.Join(f.root.open(ctx, keys, &cfg.Parent), keys.lookAll(ctx, &f.signer)); err != nil {
+			return err
+		}
+		result, err = ceremony.NewAuthority(cfg)
+		return err
 	})
+	return result, err
 }
 
 // nextID is the year and the first letter that is free: 2026-a, 2026-b.

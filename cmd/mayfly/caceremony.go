@@ -50,20 +50,24 @@ and after. No network is used: run it on a machine that has none.
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
-			defer cancel()
-			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
-			if err := ceremony.CheckDir(out); err != nil {
-				return err // before a key is made for nothing
-			}
-			plan, err := planner{c, ring}.plan(ctx, cfg, planFile)
-			if err != nil {
+			planner := planner{c: c, cfg: cfg}
+			if err := planner.read(planFile); err != nil {
 				return err
 			}
-			plan.Dir = out
-			transcript, err := ceremony.Run(plan)
-			if err != nil {
+			planner.plan.Dir = out
+			if err := planner.plan.Check(); err != nil {
 				return cfg.Explain(err)
+			}
+			var transcript string
+			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
+				if err := planner.look(ctx, keys); err != nil {
+					return err
+				}
+				transcript, err = ceremony.Run(planner.plan)
+				return cfg.Explain(err)
+			})
+			if err != nil {
+				return err
 			}
 			_, err = fmt.Fprint(c.OutOrStdout(), transcript)
 			return err
@@ -74,58 +78,67 @@ and after. No network is used: run it on a machine that has none.
 	return c
 }
 
-// planner turns the file of a ceremony into a plan, for which it opens and makes keys.
+// planner turns the file of a ceremony into a plan, and then looks for its keys.
 type planner struct {
 	c    *cobra.Command
-	ring *keyring.Ring
+	cfg  *config.Ceremony
+	plan ceremony.Plan
 }
 
-func (p planner) plan(ctx context.Context, cfg *config.Ceremony, planFile string) (ceremony.Plan, error) {
+func (p *planner) root() rootFolder {
+	return rootFolder{p.cfg.Root.Folder, p.cfg.Root.PasswordFile}
+}
+
+// read reads all files that the plan names but keys.
+func (p *planner) read(planFile string) error {
 	content, err := os.ReadFile(planFile)
 	if err != nil {
-		return ceremony.Plan{}, err
+		return err
 	}
-	plan := ceremony.Plan{Now: time.Now(), Notes: []string{
+	p.plan = ceremony.Plan{Now: time.Now(), Notes: []string{
 		"mayfly " + version(),
 		fmt.Sprintf("plan %s, SHA-256 %x", planFile, sha256.Sum256(content)),
 	}}
-	if cfg.Root.Folder != "" {
-		parent, err := openParent(ctx, p.c, p.ring, cfg.Root.Folder, cfg.Root.PasswordFile)
-		if err != nil {
-			return plan, err
-		}
-		plan.Parent = &parent
-	} else if plan.Root, err = p.certificate(ctx, cfg.Root.CeremonyCertificate); err != nil {
-		return plan, cfg.Explain(keypath.Prefix(err, "root"))
+	if err := p.readRoot(); err != nil {
+		return err
 	}
-	organization := plan.Root.Subject.Organization
-	if plan.Parent != nil && len(plan.Parent.Chain[0].Subject.Organization) > 0 {
-		organization = plan.Parent.Chain[0].Subject.Organization[0]
+	organization := p.plan.Root.Subject.Organization
+	if p.plan.Parent != nil && len(p.plan.Parent.Chain[0].Subject.Organization) > 0 {
+		organization = p.plan.Parent.Chain[0].Subject.Organization[0]
 	}
-	for i, entry := range cfg.Intermediates {
+	for _, entry := range p.cfg.Intermediates {
 		intermediate := ceremony.PlannedIntermediate{ID: entry.ID, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt}
-		if intermediate.PlannedCertificate, err = p.certificate(ctx, entry.CeremonyCertificate); err != nil {
-			return plan, cfg.Explain(keypath.Prefix(err, "intermediates", strconv.Itoa(i)))
+		if intermediate.PlannedCertificate, err = p.certificate(entry.CeremonyCertificate); err != nil {
+			return err
 		}
 		if entry.Request != "" {
 			if intermediate.Request, err = readInput(p.c.InOrStdin(), entry.Request); err != nil {
-				return plan, err
+				return err
 			}
 		} else {
 			subject := &intermediate.Subject
-			if subject.Organization == "" {
-				subject.Organization = organization
-			}
-			if subject.CommonName == "" {
-				subject.CommonName = subject.Organization + " intermediate " + entry.ID
-			}
+			subject.Organization = cmp.Or(subject.Organization, organization)
+			subject.CommonName = cmp.Or(subject.CommonName, subject.Organization+" intermediate "+entry.ID)
 		}
-		plan.Intermediates = append(plan.Intermediates, intermediate)
+		p.plan.Intermediates = append(p.plan.Intermediates, intermediate)
 	}
-	return plan, nil
+	return nil
 }
 
-func (p planner) certificate(ctx context.Context, cfg config.CeremonyCertificate) (planned ceremony.PlannedCertificate, err error) {
+func (p *planner) readRoot() (err error) {
+	if p.cfg.Root.Folder == "" {
+		p.plan.Root, err = p.certificate(p.cfg.Root.CeremonyCertificate)
+		return err
+	}
+	if err := p.root().check(); err != nil {
+		return p.cfg.Explain(keypath.Prefix(err, "root", "password_file"))
+	}
+	parent, err := p.root().parent()
+	p.plan.Parent = &parent
+	return err
+}
+
+func (p *planner) certificate(cfg config.CeremonyCertificate) (planned ceremony.PlannedCertificate, err error) {
 	planned = ceremony.PlannedCertificate{
 		Subject:   ceremony.Subject{CommonName: cfg.CommonName, Organization: cfg.Organization},
 		Algorithm: cfg.Algorithm,
@@ -133,9 +146,33 @@ func (p planner) certificate(ctx context.Context, cfg config.CeremonyCertificate
 		NotAfter:  cfg.NotAfter,
 	}
 	if !cfg.Signer.IsZero() {
-		planned.Signer, err = externalKey(ctx, p.ring, cfg.Signer, cmp.Or(cfg.Algorithm, ceremony.DefaultAlgorithm))
-		return planned, keypath.Prefix(err, "signer")
+		planned.Signer = newExternal(cfg.Signer)
 	}
 	planned.Password, err = readPassword(p.c, cfg.PasswordFile)
 	return planned, err
+}
+
+// look opens the keys that are there, and tells of all that cannot be opened.
+func (p *planner) look(ctx context.Context, keys keys) error {
+	if p.plan.Parent != nil {
+		if err := p.root().open(ctx, keys, p.plan.Parent); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	look := func(named config.Signer, key *ceremony.ExternalKey, path ...string) {
+		if key == nil {
+			return
+		}
+		warnings, err := keys.look(ctx, named, key, func(err error) error { return keypath.Prefix(err, "signer") })
+		for _, warning := range warnings {
+			keys.warn(p.cfg.Explain(keypath.Prefix(warning, path...)))
+		}
+		errs = append(errs, keypath.Prefix(err, path...))
+	}
+	look(p.cfg.Root.Signer, p.plan.Root.Signer, "root")
+	for i, entry := range p.cfg.Intermediates {
+		look(entry.Signer, p.plan.Intermediates[i].Signer, "intermediates", strconv.Itoa(i))
+	}
+	return p.cfg.Explain(errors.Join(errs...))
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -38,25 +39,27 @@ service it must be there (docs/signers.md).`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			config.Dir, config.Now = args[0], time.Now
-			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
-			defer cancel()
-			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
-			if err := ceremony.CheckDir(config.Dir); err != nil {
-				return err // before a key is made for nothing
-			}
-			if config.Signer, err = key.external(ctx, ring, config.Algorithm); err != nil {
+			if err := errors.Join(key.excludes("password-file"), root.excludes("root-password-file"), key.parse(), root.parse()); err != nil {
 				return err
 			}
-			if config.RootSigner, err = root.external(ctx, ring, config.Algorithm); err != nil {
-				return err
-			}
+			config.Signer, config.RootSigner = key.key, root.key
 			if config.Password, err = readPassword(c, passwordFile); err != nil {
 				return err
 			}
 			if config.RootPassword, err = readPassword(c, rootPasswordFile); err != nil {
 				return err
 			}
-			result, err := ceremony.Init(config)
+			if err := config.Check(); err != nil {
+				return err
+			}
+			var result *ceremony.Result
+			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
+				if err := keys.lookAll(ctx, &root, &key); err != nil {
+					return err
+				}
+				result, err = ceremony.Init(config)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -66,7 +69,7 @@ service it must be there (docs/signers.md).`,
 	f := c.Flags()
 	f.StringVar(&config.Organization, "organization", "", `the O of both certificates (default "mayfly")`)
 	f.StringVar(&config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
-	f.StringVar(&config.Algorithm, "algorithm", ceremony.DefaultAlgorithm, "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster")
+	f.StringVar(&config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password for the intermediate's key")
 	key.add(f, "signer", "where the intermediate's key is instead of a file")
 	root.add(f, "root-signer", "where the root's key is instead of a file")

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -30,19 +31,24 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			config.Dir = args[0]
-			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
-			defer cancel()
-			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
-			if err := ceremony.CheckDir(config.Dir); err != nil {
-				return err // before a key is made for nothing
-			}
-			if config.Signer, err = key.external(ctx, ring, config.Algorithm); err != nil {
+			if err := errors.Join(key.excludes("password-file"), key.parse()); err != nil {
 				return err
 			}
+			config.Signer = key.key
 			if config.Password, err = readPassword(c, passwordFile); err != nil {
 				return err
 			}
-			path, err := ceremony.NewRequest(config)
+			if err := config.Check(); err != nil {
+				return err
+			}
+			var path string
+			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
+				if err := keys.lookAll(ctx, &key); err != nil {
+					return err
+				}
+				path, err = ceremony.NewRequest(config)
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -53,7 +59,7 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 	f := c.Flags()
 	f.StringVar(&config.Subject.Organization, "organization", "", "the O (demanded)")
 	f.StringVar(&config.Subject.CommonName, "common-name", "", "the CN (demanded)")
-	f.StringVar(&config.Algorithm, "algorithm", ceremony.DefaultAlgorithm, "of the key")
+	f.StringVar(&config.Algorithm, "algorithm", "", "of the key (default "+ceremony.DefaultAlgorithm+")")
 	key.add(f, "signer", "where the key is instead of a file")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password for the key (default: one is drawn)")
 	return c

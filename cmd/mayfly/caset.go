@@ -3,8 +3,6 @@
 package main
 
 import (
-	"context"
-	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -17,7 +15,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
@@ -61,10 +58,15 @@ func (f *setFlags) path() (string, error) {
 	case f.set == "":
 		return "ca.yaml", nil
 	}
-	if info, err := os.Stat(f.set); err == nil && info.IsDir() {
-		return filepath.Join(f.set, "ca.yaml"), nil
+	return setFile(f.set), nil
+}
+
+// setFile is the CA set that path names: ca.yaml in a folder, or the file itself.
+func setFile(path string) string {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return filepath.Join(path, "ca.yaml")
 	}
-	return f.set, nil
+	return path
 }
 
 func (f *setFlags) editor() (caset.Editor, error) {
@@ -107,32 +109,6 @@ func parseTime(flag, text string) (time.Time, error) {
 		return time.Time{}, usageError{fmt.Errorf("--%s is %q; it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h, or now", flag, text)}
 	}
 	return t, nil
-}
-
-// openParent opens a root as mayfly ca init leaves it: root.pem, and key.pem and, unless a
-// password file is named, pass; or signer.yaml, which names where its key is. What it signs is
-// bounded by ctx.
-func openParent(ctx context.Context, c *cobra.Command, ring *keyring.Ring, dir, passwordFile string) (ceremony.Parent, error) {
-	data, err := os.ReadFile(filepath.Join(dir, "root.pem"))
-	if err != nil {
-		return ceremony.Parent{}, fmt.Errorf("reading the root: %w", err)
-	}
-	chain, err := ca.ParseChain(data)
-	if err != nil {
-		return ceremony.Parent{}, fmt.Errorf("%s: %w", filepath.Join(dir, "root.pem"), err)
-	}
-	key, warnings, err := rootKey(ctx, ring, dir, passwordFile)
-	if err != nil {
-		return ceremony.Parent{}, fmt.Errorf("opening the root's key: %w", err)
-	}
-	for _, warning := range warnings {
-		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
-	}
-	signs := signer.Crypto(ctx, key)
-	if public, ok := signs.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(chain.Certificates[0].PublicKey) {
-		return ceremony.Parent{}, fmt.Errorf("the root's key is %s, and not the key of %s; name the one that belongs to it", signer.Describe(signs.Public()), filepath.Join(dir, "root.pem"))
-	}
-	return ceremony.Parent{Chain: chain.Certificates, Signer: signs}, nil
 }
 
 // subjectOr is subject with what it lacks taken from the parent's organization and a name.

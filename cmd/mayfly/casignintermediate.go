@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,8 @@ import (
 
 func caSignIntermediateCommand() *cobra.Command {
 	var config ceremony.SignRequestConfig
-	var root, passwordFile, csr, out, notBefore, notAfter string
+	var root rootFolder
+	var csr, out, notBefore, notAfter string
 	c := &cobra.Command{
 		Use:   "sign-intermediate",
 		Short: "Sign the request of an intermediate with the root, offline",
@@ -28,8 +30,11 @@ the root signs it and after. No network is used.`,
 		Example: "  mayfly ca sign-intermediate --root /media/usb/root --csr request.csr --out chain.pem",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if root == "" || csr == "" || out == "" {
+			if root.dir == "" || csr == "" || out == "" {
 				return usageError{errors.New("--root, --csr and --out are demanded; see mayfly ca sign-intermediate --help")}
+			}
+			if err := root.check(); err != nil {
+				return usageError{err}
 			}
 			if config.Request, err = readInput(c.InOrStdin(), csr); err != nil {
 				return err
@@ -43,13 +48,7 @@ the root signs it and after. No network is used.`,
 			if config.NotAfter, err = parseTime("not-after", notAfter); err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
-			defer cancel()
-			ring := keyring.New(keyring.Config{}) // the process ends soon, and with it what is opened
-			if config.Parent, err = openParent(ctx, c, ring, root, passwordFile); err != nil {
-				return err
-			}
-			chain, intermediate, err := ceremony.SignRequest(config)
+			chain, intermediate, err := signRequest(c, root, config)
 			if err != nil {
 				return err
 			}
@@ -62,8 +61,8 @@ the root signs it and after. No network is used.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&root, "root", "", "folder of the root: root.pem, and key.pem and pass, or signer.yaml (demanded)")
-	f.StringVar(&passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
+	f.StringVar(&root.dir, "root", "", "folder of the root: root.pem, and key.pem and pass, or signer.yaml (demanded)")
+	f.StringVar(&root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
 	f.StringVar(&csr, "csr", "", "the certificate signing request, PEM (demanded)")
 	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (demanded)")
 	f.StringVar(&config.Subject.CommonName, "common-name", "", "instead of the request's CN")
@@ -71,6 +70,21 @@ the root signs it and after. No network is used.`,
 	f.StringVar(&notBefore, "not-before", "", "beginning of its validity (default: now)")
 	f.StringVar(&notAfter, "not-after", "", "end of its validity (default: three years, or the root's end)")
 	return c
+}
+
+// signRequest has the root in a folder sign.
+func signRequest(c *cobra.Command, root rootFolder, config ceremony.SignRequestConfig) (chain []byte, intermediate *x509.Certificate, err error) {
+	if config.Parent, err = root.parent(); err != nil {
+		return nil, nil, err
+	}
+	err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
+		if err := root.open(ctx, keys, &config.Parent); err != nil {
+			return err
+		}
+		chain, intermediate, err = ceremony.SignRequest(config)
+		return err
+	})
+	return chain, intermediate, err
 }
 
 // writeNew writes a public file that must not be there.

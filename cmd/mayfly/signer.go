@@ -8,11 +8,13 @@ import (
 	"log/slog"
 	"os/signal"
 	"os/user"
+	"slices"
 	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app"
 )
 
@@ -44,11 +46,12 @@ read the same CA set, and take up changes of it by themselves.`,
 			signal.Ignore(syscall.SIGHUP) // as mayfly serve
 			collectLess()
 			options.LogOutput, options.Version = c.ErrOrStderr(), version()
-			return app.Sign(c.Context(), options)
+			options.Set = setFile(options.Set)
+			return inSet(options.Set, app.Sign(c.Context(), options))
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&options.Set, "set", "", "the CA set, ca.yaml (demanded)")
+	f.StringVar(&options.Set, "set", "", "the CA set: ca.yaml, or the folder that holds it (demanded)")
 	f.StringVar(&options.Socket, "socket", "", "the Unix socket to make (demanded)")
 	f.StringArrayVar(&users, "allow-user", nil, "a user, by name or number, who may ask; repeat it for more (default: the user that this runs as)")
 	f.StringVar(&options.Ops, "ops", "", "address of metrics and readiness, host:port (default: none)")
@@ -56,6 +59,22 @@ read the same CA set, and take up changes of it by themselves.`,
 	f.StringVar(&options.Log.Format, "log-format", "json", "json or text")
 	f.StringVar(&options.Log.Level, "log-level", "info", "debug, info, warn or error")
 	return c
+}
+
+// inSet names the set's file in mistakes that are put down to the setting by which a server,
+// which has a file of settings, names it.
+func inSet(set string, err error) error {
+	mistakes, ok := err.(config.Mistakes)
+	if !ok {
+		return err
+	}
+	mistakes = slices.Clone(mistakes)
+	for i := range mistakes {
+		if mistakes[i].File == "ca.set" {
+			mistakes[i].File = set
+		}
+	}
+	return mistakes
 }
 
 // userIDs returns the numbers of users, each given by name or by number.

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -79,6 +80,10 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 		if err != nil {
 			return nil, warnings, err
 		}
+		if !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(public) {
+			return nil, warnings, keypath.Errorf([]string{"file", "key"}, "%s is not the key of the chain's first certificate: found %s, and the certificate has %s; give the key that belongs to it, and the issuing CA first in the chain",
+				named.File.Key, signer.Describe(key.Public()), signer.Describe(public))
+		}
 		s, err := signer.Local(name, key, r.cfg.Metrics)
 		return s, warnings, err
 	}
@@ -127,7 +132,7 @@ func (r *Ring) identify(name string, named config.Signer, public crypto.PublicKe
 		fmt.Fprintf(h, "%q\n", flow)
 		for _, path := range named.Files() {
 			if err := addFile(h, path); err != nil {
-				return id, keypath.Errorf([]string{"signer"}, "reading what opens the key: %w", err)
+				fmt.Fprintf(h, "%v\n", err) // whoever opens the key says it better
 			}
 		}
 	}
@@ -150,7 +155,8 @@ func addFile(h io.Writer, path string) error {
 }
 
 // Open opens a key to sign a few things with it, as a command does. Errors and warnings have
-// key paths such as ["pkcs11", "pin_file"].
+// key paths such as ["pkcs11", "pin_file"]; there may be warnings beside an error. NoKey tells
+// of an error whether Make would help.
 func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, warnings []error, err error) {
 	switch {
 	case named.File != nil:
@@ -160,8 +166,9 @@ func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, w
 		}
 		return signer.InMemory(key), warnings, nil
 	case named.PKCS11 != nil:
+		warnings, _ := r.check(named) // what is wrong, opening finds too
 		key, err := r.modules.open(ctx, named.PKCS11)
-		return key, nil, at(err, "pkcs11")
+		return key, warnings, at(err, "pkcs11")
 	case named.KMS != nil:
 		key, err := openKMS(ctx, named.KMS)
 		return key, nil, at(err, "kms")
@@ -190,7 +197,8 @@ func at(err error, prefix string) error {
 }
 
 // Make opens a key, or makes it where there is none: only in a PKCS#11 token, since services
-// have means of their own for it. algorithm is one of ceremony.Algorithms().
+// have means of their own for it. algorithm is one of ceremony.Algorithms(). It gives no
+// warnings: who makes a key has tried Open before.
 func (r *Ring) Make(ctx context.Context, named config.Signer, algorithm string) (key signer.Key, made bool, err error) {
 	if named.PKCS11 == nil {
 		key, _, err := r.Open(ctx, named)
@@ -221,17 +229,30 @@ func (r *Ring) discard(s *signer.Signer) {
 	_ = s.Close() // of no more use, whatever it says
 }
 
-// Close closes all keys.
+// closeTimeout is how long keys may take to close: a module that hangs must not keep a process
+// from ending.
+const closeTimeout = 2 * time.Second
+
+// Close closes all keys, or gives up on those that hang.
 func (r *Ring) Close() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	var errs []error
-	for _, s := range r.lingering {
-		errs = append(errs, s.Close())
+	signers := append(slices.Collect(maps.Values(r.open)), r.lingering...)
+	clear(r.open)
+	r.lingering = nil
+	r.mu.Unlock()
+	closed := make(chan error, len(signers))
+	for _, s := range signers {
+		go func() { closed <- s.Close() }()
 	}
-	for id, s := range r.open {
-		delete(r.open, id)
-		errs = append(errs, s.Close())
+	timeout := time.After(closeTimeout)
+	var errs []error
+	for range signers {
+		select {
+		case err := <-closed:
+			errs = append(errs, err)
+		case <-timeout:
+			return errors.Join(append(errs, fmt.Errorf("keys were still being closed after %s", closeTimeout))...)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -49,16 +49,22 @@ func (m *Modules) open(ctx context.Context, named *config.SignerPKCS11) (signer.
 	return m.loaded.Open(ctx, cfg)
 }
 
+// NoKey tells whether err, of Ring.Open, says that all is well but the key, which Ring.Make makes.
+func NoKey(err error) bool { return errors.Is(err, pkcs11.ErrNoKey) }
+
 // make opens the key, or makes it.
 func (m *Modules) make(ctx context.Context, named *config.SignerPKCS11, algorithm string) (key signer.Key, made bool, err error) {
 	key, err = m.open(ctx, named)
-	if !errors.Is(err, pkcs11.ErrNoKey) {
+	if !NoKey(err) {
 		return key, false, err
 	}
 	cfg, err := configOf(named)
 	if err != nil {
 		return nil, false, err
 	}
-	key, err = m.loaded.Generate(ctx, cfg, algorithm)
-	return key, err == nil, err
+	if key, err = m.loaded.Generate(ctx, cfg, algorithm); err != nil {
+		// The whole sentence has a key path: it may say that the key was made, and yet fails.
+		return nil, false, keypath.Errorf([]string{"label"}, "making the key: %w", err)
+	}
+	return key, true, nil
 }

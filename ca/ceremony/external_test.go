@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ceremony_test
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+)
+
+// token is where keys are that are not made yet. It counts those that it makes.
+type token struct {
+	t    *testing.T
+	made int
+}
+
+func (k *token) absent(name string) *ceremony.ExternalKey {
+	return &ceremony.ExternalKey{
+		Where: "in the token as " + name,
+		Block: func(string) (string, error) { return "{token: " + name + "}", nil },
+		Make: func(algorithm string) (crypto.Signer, bool, error) {
+			k.made++
+			return newKey(k.t, algorithm), true, nil
+		},
+	}
+}
+
+func (k *token) present(name, algorithm string) *ceremony.ExternalKey {
+	key := k.absent(name)
+	key.Signer = newKey(k.t, algorithm)
+	return key
+}
+
+func planned(name string, key *ceremony.ExternalKey) ceremony.PlannedCertificate {
+	return ceremony.PlannedCertificate{Subject: subject(name), Signer: key}
+}
+
+func newParent(t *testing.T) ceremony.Parent {
+	t.Helper()
+	key := newKey(t, "ecdsa-p256")
+	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject("root"), Signer: key, NotBefore: now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ceremony.Parent{Chain: []*x509.Certificate{root}, Signer: key}
+}
+
+// Whatever is wrong is found before a key is made that cannot be taken back, by Check and by
+// what is to make it.
+func TestNoKeyIsMadeForAMistake(t *testing.T) {
+	t.Parallel()
+	long, late, parent := strings.Repeat("x", 65), now().AddDate(11, 0, 0), newParent(t)
+	init := func(change func(*ceremony.InitConfig)) func(string, *token) (func() error, func() error) {
+		return func(dir string, k *token) (func() error, func() error) {
+			cfg := ceremony.InitConfig{Dir: dir, Now: now, RootSigner: k.absent("root"), Signer: k.absent("a")}
+			change(&cfg)
+			return cfg.Check, func() error { _, err := ceremony.Init(cfg); return err }
+		}
+	}
+	add := func(change func(*ceremony.AuthorityConfig)) func(string, *token) (func() error, func() error) {
+		return func(dir string, k *token) (func() error, func() error) {
+			cfg := ceremony.AuthorityConfig{Dir: dir, Subject: subject("b"), NotBefore: now(), Parent: parent, Signer: k.absent("b")}
+			change(&cfg)
+			return cfg.Check, func() error { _, err := ceremony.NewAuthority(cfg); return err }
+		}
+	}
+	run := func(change func(*ceremony.Plan, *token)) func(string, *token) (func() error, func() error) {
+		return func(dir string, k *token) (func() error, func() error) {
+			plan := ceremony.Plan{Dir: dir, Now: now(), Root: planned("root", k.absent("root")), Intermediates: []ceremony.PlannedIntermediate{
+				{ID: "a", PlannedCertificate: planned("a", k.absent("a"))}, {ID: "b", PlannedCertificate: planned("b", k.absent("b"))},
+			}}
+			change(&plan, k)
+			return plan.Check, func() error { _, err := ceremony.Run(plan); return err }
+		}
+	}
+	for want, prepare := range map[string]func(string, *token) (check, do func() error){
+		"the common name has 65":             init(func(c *ceremony.InitConfig) { c.CommonName = long }),
+		"the password is for a key":          init(func(c *ceremony.InitConfig) { c.Password = []byte("a long password") }),
+		"the root password is for a key":     init(func(c *ceremony.InitConfig) { c.RootPassword = []byte("a long password") }),
+		`"md5" is not known`:                 init(func(c *ceremony.InitConfig) { c.Algorithm = "md5" }),
+		"in the token as a, is named twice":  init(func(c *ceremony.InitConfig) { c.RootSigner = c.Signer }),
+		"the CA has no organization":         add(func(c *ceremony.AuthorityConfig) { c.Subject.Organization = "" }),
+		"different names":                    add(func(c *ceremony.AuthorityConfig) { c.Subject = subject("root") }),
+		"which is not within":                add(func(c *ceremony.AuthorityConfig) { c.NotAfter = late }),
+		"is for a key in a file":             add(func(c *ceremony.AuthorityConfig) { c.Password = []byte("a long password") }),
+		"root: the common name has 65":       run(func(p *ceremony.Plan, _ *token) { p.Root.Subject.CommonName = long }),
+		"root: creating root: it would end":  run(func(p *ceremony.Plan, _ *token) { p.Root.NotAfter = now() }),
+		"intermediates: 1: the common name":  run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Subject.CommonName = long }),
+		"intermediates: 1: creating":         run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].NotAfter = late }),
+		"intermediates: 1: the request is":   run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Request = []byte("x") }),
+		"in the token as root, is named":     run(func(p *ceremony.Plan, k *token) { p.Intermediates[1].Signer = k.absent("root") }),
+		"intermediates: 0: the algorithm is": run(func(p *ceremony.Plan, k *token) { p.Intermediates[0].PlannedCertificate = contradiction(k) }),
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			k, dir := &token{t: t}, filepath.Join(t.TempDir(), "ca")
+			check, do := prepare(dir, k)
+			for _, err := range []error{check(), do()} {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("got error %v, want one that says %q", err, want)
+				}
+			}
+			if _, err := os.Stat(dir); k.made > 0 || !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("%d keys were made; the folder: %v", k.made, err)
+			}
+		})
+	}
+}
+
+func contradiction(k *token) ceremony.PlannedCertificate {
+	return ceremony.PlannedCertificate{Subject: subject("a"), Algorithm: "rsa-4096", Signer: k.present("a", "ecdsa-p256")}
+}
+
+// A key that is there has the last word on its algorithm, and one that was asked for is not
+// passed over in silence.
+func TestAlgorithmOfAKeyThatIsThere(t *testing.T) {
+	t.Parallel()
+	k := &token{t: t}
+	for _, algorithm := range ceremony.Algorithms() {
+		key := k.present("a", algorithm)
+		for _, asked := range append(ceremony.Algorithms(), "") {
+			err := ceremony.RequestConfig{Dir: filepath.Join(t.TempDir(), "r"), Subject: subject("a"), Algorithm: asked, Signer: key}.Check()
+			if (err == nil) != (asked == "" || asked == algorithm) {
+				t.Errorf("%q of a key of %s: %v", asked, algorithm, err)
+			}
+			if err != nil && !strings.Contains(err.Error(), "is to be "+asked+", and the key that is there already (in the token as a) is an ") {
+				t.Errorf("%q of a key of %s: %v", asked, algorithm, err)
+			}
+		}
+	}
+}
+
+// What fails after a key was made says where that stays, and leaves no file.
+func TestKeysThatStay(t *testing.T) {
+	t.Parallel()
+	k := &token{t: t}
+	broken := k.absent("broken")
+	broken.Make = func(string) (crypto.Signer, bool, error) { return nil, false, errors.New("the token is full") }
+	unwritable := k.absent("unwritable")
+	unwritable.Block = func(string) (string, error) { return "", errors.New("no block") }
+	other := k.absent("another kind")
+	other.Make = func(string) (crypto.Signer, bool, error) { return newKey(t, "ecdsa-p256"), true, nil }
+	for name, test := range map[string]struct {
+		do    func(dir string) error
+		wants []string
+	}{
+		"init": {func(dir string) error {
+			_, err := ceremony.Init(ceremony.InitConfig{Dir: dir, RootSigner: k.absent("root"), Signer: broken})
+			return err
+		}, []string{"the token is full", "a key was made before that, and stays in the token as root"}},
+		"add": {func(dir string) error {
+			_, err := ceremony.NewAuthority(ceremony.AuthorityConfig{Dir: dir, Subject: subject("a"), NotBefore: now(), Parent: newParent(t), Signer: unwritable})
+			return err
+		}, []string{"no block", "stays in the token as unwritable"}},
+		"request": {func(dir string) error {
+			_, err := ceremony.NewRequest(ceremony.RequestConfig{Dir: dir, Subject: subject("a"), Algorithm: "ecdsa-p384", Signer: other})
+			return err
+		}, []string{"is to be ecdsa-p384", "stays in the token as another kind"}},
+		"ceremony": {func(dir string) error {
+			_, err := ceremony.Run(ceremony.Plan{Dir: dir, Now: now(), Root: planned("root", k.absent("root")), Intermediates: []ceremony.PlannedIntermediate{
+				{ID: "a", PlannedCertificate: planned("a", k.absent("a"))},
+				{ID: "b", PlannedCertificate: planned("b", broken)},
+			}})
+			return err
+		}, []string{"intermediates: 1: the token is full", "stays in the token as root", "stays in the token as a;"}},
+	} {
+		dir := filepath.Join(t.TempDir(), "ca")
+		err := test.do(dir)
+		for _, want := range test.wants {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got error %v, want one that says %q", name, err, want)
+			}
+		}
+		if err != nil && strings.Contains(err.Error(), "stays in the token as broken") {
+			t.Errorf("%s: it tells of a key that was not made: %v", name, err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: something is left: %v", name, err)
+		}
+	}
+}
+
+// A key is made once, of the algorithm that was asked for, and the record says where it is.
+func TestKeysAreMadeWhereTheyStay(t *testing.T) {
+	t.Parallel()
+	k := &token{t: t}
+	dir := filepath.Join(t.TempDir(), "ca")
+	result, err := ceremony.Init(ceremony.InitConfig{Dir: dir, Now: now, Algorithm: "ecdsa-p256", RootSigner: k.absent("root"), Signer: k.present("a", "ecdsa-p256")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"The key of root: an ECDSA key on P-256, made now, where it stays: in the token as root.",
+		"The key of 2026-a: an ECDSA key on P-256, it was there before: in the token as a.",
+	}
+	if got := strings.Join(result.Keys, "\n"); k.made != 1 || got != strings.Join(want, "\n") {
+		t.Errorf("%d keys were made: %s", k.made, got)
+	}
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ceremony
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// RequestConfig is a key for an intermediate whose parent is elsewhere.
+type RequestConfig struct {
+	// Dir gets request.csr, key.pem and pass. It must not exist, or be empty.
+	Dir     string
+	Subject Subject
+	// Algorithm and Password are as in AuthorityConfig.
+	Algorithm string
+	Password  []byte
+	// Signer is a key that lies elsewhere; nil to have one made in Dir. It excludes Password.
+	Signer *ExternalKey
+}
+
+const requestFile = "request.csr"
+
+// Check reports every mistake that can be found before a key is looked for or made.
+func (cfg RequestConfig) Check() error {
+	return errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkAlgorithm(cfg.Algorithm), checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password))
+}
+
+// NewRequest makes a key and a certificate signing request for it, and returns the
+// request's path. The request is signed where the root is (SignRequest), and what comes
+// back is the authority's chain. If it fails, it leaves nothing behind but a key that was made
+// elsewhere, which the error tells.
+func NewRequest(cfg RequestConfig) (requestPath string, err error) {
+	if err := cfg.Check(); err != nil {
+		return "", err
+	}
+	defer func() { err = cfg.Signer.Stays(err) }()
+	place, err := reserve(cfg.Dir)
+	if err != nil {
+		return "", fmt.Errorf("writing the request to %s: %w", cfg.Dir, err)
+	}
+	defer func() { err = place.release(err) }()
+	key, err := newKey(cfg.Signer, cfg.Algorithm)
+	if err != nil {
+		return "", err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: cfg.Subject.CommonName, Organization: []string{cfg.Subject.Organization}},
+	}, key)
+	if err != nil {
+		return "", fmt.Errorf("making the request: %w", err)
+	}
+	files, _, err := keyFiles("", key, cfg.Signer, cfg.Dir, cfg.Password)
+	if err != nil {
+		return "", err
+	}
+	request := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	if err := place.write(append(files, file{"", requestFile, publicMode, request})); err != nil {
+		return "", fmt.Errorf("writing the request to %s: %w", cfg.Dir, err)
+	}
+	return filepath.Join(cfg.Dir, requestFile), nil
+}
+
+// SignRequestConfig is a certificate signing request of an intermediate.
+type SignRequestConfig struct {
+	// Request is PEM. Its key and its subject count, and nothing else in it.
+	Request []byte
+	// Subject replaces the request's where it is set.
+	Subject             Subject
+	Parent              Parent
+	NotBefore, NotAfter time.Time
+}
+
+// SignRequest returns the chain of the intermediate that the request asks for, as PEM, and
+// the intermediate.
+func SignRequest(cfg SignRequestConfig) (chain []byte, intermediate *x509.Certificate, err error) {
+	planned, err := cfg.intermediate()
+	if err != nil {
+		return nil, nil, err
+	}
+	intermediate, err = Intermediate(planned)
+	if err != nil {
+		return nil, nil, err
+	}
+	return ChainPEM(append([]*x509.Certificate{intermediate}, cfg.Parent.Chain...)), intermediate, nil
+}
+
+// intermediate is what the request asks for.
+func (cfg SignRequestConfig) intermediate() (IntermediateConfig, error) {
+	request, err := parseRequest(cfg.Request)
+	if err != nil {
+		return IntermediateConfig{}, err
+	}
+	subject := cfg.Subject
+	if subject.CommonName == "" {
+		subject.CommonName = request.Subject.CommonName
+	}
+	if subject.Organization == "" && len(request.Subject.Organization) == 1 {
+		subject.Organization = request.Subject.Organization[0]
+	}
+	return IntermediateConfig{
+		Subject: subject, PublicKey: request.PublicKey, Parent: cfg.Parent.Chain[0], ParentSigner: cfg.Parent.Signer,
+		NotBefore: cfg.NotBefore, NotAfter: cfg.NotAfter,
+	}, nil
+}
+
+func parseRequest(content []byte) (*x509.CertificateRequest, error) {
+	block, rest := pem.Decode(content)
+	if block == nil || (block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST") {
+		return nil, errors.New("the request is no PEM block CERTIFICATE REQUEST")
+	}
+	if second, _ := pem.Decode(rest); second != nil {
+		return nil, errors.New("the file holds more than one PEM block; it should hold one certificate signing request")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the request: %w", err)
+	}
+	// The signature proves that whoever asks holds the key.
+	if err := request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("the request's own signature does not verify: %w", err)
+	}
+	return request, nil
+}
