@@ -102,6 +102,9 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 		return err
 	}
 	if f.root.dir != "" {
+		if err := editor.CheckAdd(entry); err != nil {
+			return err // before a key is made for nothing
+		}
 		made, err := f.make(c, editor, entry.ID)
 		if err != nil {
 			return err

@@ -34,6 +34,7 @@ func TestCommands(t *testing.T) {
 			"waitready":  waitReady,
 			"breakchain": breakChain,
 			"useset":     useSet,
+			"publicset":  publicSet,
 			"waitmetric": waitMetric,
 			"embed":      embed,
 		},
@@ -55,9 +56,12 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("world/token-for-another-audience"), []byte(other), 0o600))
 	for _, name := range []string{"REST", "GRPC", "OPS", "OTHER"} {
-		// The port may be taken by somebody else before mayfly has it; then the test fails
-		// at once, and says so.
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		// On an address of which nothing else here has ports, so that nobody takes this one before
+		// mayfly has it; where there is none, the test may fail, and says so.
+		l, err := net.Listen("tcp", "127.0.0.2:0")
+		if err != nil {
+			l, err = net.Listen("tcp", "127.0.0.1:0")
+		}
 		ts.Check(err)
 		ts.Setenv(name, l.Addr().String())
 		ts.Check(l.Close())
@@ -78,6 +82,27 @@ func useSet(ts *testscript.TestScript, _ bool, args []string) {
 		lines = append(lines, line)
 	}
 	ts.Check(os.WriteFile(name, []byte(strings.Join(lines, "")), 0o600))
+}
+
+// publicSet copies the CA set of the folder FROM to the folder TO, without its keys, and makes
+// the world's configuration name that one.
+func publicSet(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: publicset FROM TO")
+	}
+	from, to := ts.MkAbs(args[0]), ts.MkAbs(args[1])
+	chains, err := filepath.Glob(from + "/*/chain.pem")
+	ts.Check(err)
+	for _, file := range append(chains, filepath.Join(from, "ca.yaml")) {
+		name, err := filepath.Rel(from, file)
+		ts.Check(err)
+		content, err := os.ReadFile(file)
+		ts.Check(err)
+		ts.Check(os.MkdirAll(filepath.Dir(filepath.Join(to, name)), 0o700))
+		ts.Check(os.WriteFile(filepath.Join(to, name), content, 0o600))
+	}
+	name := ts.MkAbs("world/mayfly.yaml")
+	ts.Check(os.WriteFile(name, []byte(strings.ReplaceAll(ts.ReadFile(name), "set: ca/ca.yaml", "set: "+filepath.Join(to, "ca.yaml"))), 0o600))
 }
 
 // breakChain empties the chain of the one authority in a CA's folder.

@@ -55,22 +55,48 @@ func (e Editor) lead() time.Duration {
 
 // Add adds an authority, whose files are in their places already.
 func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
-	old, err := e.load()
+	old, objections, err := e.add(&entry)
 	if err != nil {
 		return nil, err
 	}
+	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, entry.ID, objections)
+}
+
+// CheckAdd tells whether Add would refuse the dates or the ID of entry, whose files need not be
+// there: for who has to make a key first.
+func (e Editor) CheckAdd(entry config.CASetAuthority) error {
+	_, objections, err := e.add(&entry)
+	if err != nil {
+		return err
+	}
+	_, err = e.forced(objections)
+	return err
+}
+
+// add gives entry its dates, and tells what objects to them.
+func (e Editor) add(entry *config.CASetAuthority) (old *Loaded, objections []error, err error) {
+	if old, err = e.load(); err != nil {
+		return nil, nil, err
+	}
 	if old.File.Index(entry.ID) >= 0 {
-		return nil, fmt.Errorf("%s has an authority %q already; give the new one another ID", e.Path, entry.ID)
+		return nil, nil, fmt.Errorf("%s has an authority %q already; give the new one another ID", e.Path, entry.ID)
 	}
 	if entry.PublishAt.IsZero() {
 		entry.PublishAt = e.Now
 	}
 	entry.PublishAt, entry.ActivateAt = seconds(entry.PublishAt), seconds(entry.ActivateAt)
-	var objections []error
 	if !entry.ActivateAt.IsZero() {
 		objections = append(objections, e.objectToActivation(later(entry.PublishAt, seconds(e.Now)), entry.ActivateAt))
 	}
-	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, entry.ID, objections)
+	return old, objections, nil
+}
+
+// forced returns objections as warnings if Force is set, and else as an error.
+func (e Editor) forced(objections []error) (warnings []error, err error) {
+	if err = errors.Join(objections...); err != nil && !e.Force {
+		return nil, fmt.Errorf("%w (--force does it all the same)", err)
+	}
+	return unjoin(err), nil
 }
 
 // Activate decides when the authority id begins to sign; a zero time is the earliest that
@@ -184,11 +210,8 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 			objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
 		}
 	}
-	if err := errors.Join(objections...); err != nil {
-		if !e.Force {
-			return nil, fmt.Errorf("%w (--force does it all the same)", err)
-		}
-		result.Forced = unjoin(err)
+	if result.Forced, err = e.forced(objections); err != nil {
+		return nil, err
 	}
 	return result, replaceFile(e.Path, old.File.Content(), content)
 }
