@@ -42,7 +42,7 @@ func TestCommands(t *testing.T) {
 }
 
 // world makes a provider, a log and the files of a CA in $WORK/world, with one token in
-// world/token, and sets REST, GRPC, OPS and OTHER to free addresses.
+// world/token, and sets REST, GRPC, OPS, OTHER and DEV to free addresses.
 func world(ts *testscript.TestScript, _ bool, _ []string) {
 	dir := ts.MkAbs("world")
 	ts.Check(os.Mkdir(dir, 0o700))
@@ -55,11 +55,11 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	other, err := w.Provider.Mint(map[string]any{"aud": "somebody-else", "sub": "person-1", "email": "person@example.com", "email_verified": true})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("world/token-for-another-audience"), []byte(other), 0o600))
-	for _, name := range []string{"REST", "GRPC", "OPS", "OTHER"} {
+	for _, name := range []string{"REST", "GRPC", "OPS", "OTHER", "DEV"} {
 		// On an address of which nothing else here has ports, so that nobody takes this one before
 		// mayfly has it; where there is none, the test may fail, and says so.
 		l, err := net.Listen("tcp", "127.0.0.2:0")
-		if err != nil {
+		if err != nil || name == "DEV" { // a development world has the host of its --listen in its files
 			l, err = net.Listen("tcp", "127.0.0.1:0")
 		}
 		ts.Check(err)

@@ -9,8 +9,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	p11 "github.com/miekg/pkcs11"
 
 	"github.com/mayfly-ca/mayfly/ca/signer/pkcs11"
 )
@@ -39,6 +41,35 @@ func TestPINFile(t *testing.T) {
 				t.Errorf("key paths (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Who writes the file anew may have set the token to this PIN; who does so each minute must not
+// lock it.
+func TestRefusedPINInAFileThatIsWrittenAnew(t *testing.T) {
+	p, modules := faultyToken(t), pkcs11.NewModules()
+	since, cfg, written := calls(t), p.with(t, "guessed"), time.Now()
+	for range 3 {
+		for range 2 {
+			_, err := modules.Open(t.Context(), cfg)
+			p.tells(t, err, "pin_file: ")
+		}
+		written = written.Add(time.Minute)
+		must(t, os.Chtimes(cfg.PINFile, written, written))
+	}
+	other := p.with(t, "s3cret and new")
+	_, err := modules.Open(t.Context(), other)
+	p.tells(t, err, "pin_file: ")
+	p.within(t, func(session p11.SessionHandle) {
+		must(t, softHSM.lib.SetPIN(session, p.pin, "s3cret and new"))
+	})
+	must(t, softHSM.lib.CloseAllSessions(p.slot(t)), os.Chtimes(other.PINFile, written, written))
+	for range 2 {
+		open(t, modules, other)
+		must(t, softHSM.lib.CloseAllSessions(p.slot(t)))
+	}
+	if diff := cmp.Diff([]string{pinIncorrect, pinIncorrect, pinIncorrect, ok, ok}, since()); diff != "" {
+		t.Errorf("logins (-want +got):\n%s", diff)
 	}
 }
 

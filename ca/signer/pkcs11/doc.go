@@ -9,7 +9,11 @@
 // session while another one is logged in needs no PIN, and none is looked at. So Modules,
 // of which an application has one, keeps who is logged in to each token, and logs in anew when
 // another PIN comes. A PIN that a token has refused is not tried again, as a token locks
-// itself after a few.
+// itself after a few; but once, if its file has been written anew.
+//
+// A call of a module may hang for ever. What it held others get when its caller has gone, or
+// when they log in anew, so that it costs a thread and a session. How many do is bounded by the
+// calls of a signer.Signer, and by maxOpenings.
 //
 // internal/app and the commands may import it.
 package pkcs11

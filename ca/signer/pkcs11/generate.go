@@ -49,7 +49,11 @@ func (m *Modules) Generate(ctx context.Context, cfg Config, algorithm string) (s
 	if err != nil {
 		return nil, err
 	}
-	v, err := m.visit(ctx, cfg, p11.CKF_RW_SESSION)
+	module, err := m.moduleOf(cfg)
+	if err != nil {
+		return nil, err
+	}
+	v, err := module.visit(ctx, cfg, p11.CKF_RW_SESSION)
 	if err != nil {
 		return nil, err
 	}
@@ -66,8 +70,9 @@ func (m *Modules) Generate(ctx context.Context, cfg Config, algorithm string) (s
 
 // generate makes the key pair and returns its ID.
 func (v *visit) generate(ctx context.Context, r recipe) (id []byte, err error) {
+	// No share, which could be revoked: it may take a minute to make an RSA key.
 	if err := v.token.use.Acquire(ctx, 1); err != nil {
-		return nil, atToken(fmt.Errorf("waiting for a login to end: %w", err))
+		return nil, atToken(fmt.Errorf("waiting for another login to end: %w", err))
 	}
 	defer v.token.use.Release(1)
 	if v.token.login() != v.login {

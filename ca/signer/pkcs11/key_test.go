@@ -7,14 +7,12 @@ package pkcs11_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"testing"
 
 	p11 "github.com/miekg/pkcs11"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/pkcs11"
-	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 )
 
 // What was lost between two signatures costs the next one no more than another attempt.
@@ -65,50 +63,6 @@ func TestNoSessionIsLeft(t *testing.T) {
 	mend()
 	_, err = key.Sign(t.Context(), []byte("session"))
 	must(t, err)
-}
-
-// Those who wait for a session leave with their context, and a key that is closed meanwhile
-// signs no more, while calls in the token hang.
-func TestHangingCalls(t *testing.T) {
-	p, modules := faultyToken(t), pkcs11.NewModules()
-	key, err := modules.Open(t.Context(), p.Config)
-	must(t, err)
-	since, mend := calls(t), misbehave(t, "hang")
-	ended := make(chan error)
-	for range 8 {
-		go func() {
-			_, err := key.Sign(t.Context(), []byte("hangs"))
-			ended <- err
-		}()
-	}
-	signertest.Await(t, "calls that hang", func() error {
-		if got := since(); len(got) != 8 {
-			return fmt.Errorf("%v", got)
-		}
-		return nil
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	go cancel()
-	_, err = key.Sign(ctx, []byte("waits"))
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("who waits for a session has the error %v", err)
-	}
-	must(t, key.Close())
-	mend()
-	for range 8 {
-		if err := <-ended; err != nil {
-			t.Errorf("a signature that was under way: %v", err)
-		}
-	}
-	if _, err := key.Sign(t.Context(), []byte("closed")); !errors.Is(err, signer.ErrClosed) {
-		t.Errorf("a closed key: %v", err)
-	}
-	session, err := softHSM.lib.OpenSession(p.slot(t), p11.CKF_SERIAL_SESSION)
-	must(t, err)
-	if info, err := softHSM.lib.GetSessionInfo(session); err != nil || info.State != p11.CKS_RO_PUBLIC_SESSION {
-		t.Errorf("sessions are left, as there is still a login: %+v, %v", info, err)
-	}
-	must(t, softHSM.lib.CloseSession(session))
 }
 
 func TestOpenDuringAnOutage(t *testing.T) {

@@ -9,15 +9,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	p11 "github.com/miekg/pkcs11"
 
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // visit is a session in a token to which the process is logged in.
 type visit struct {
 	cfg     Config
+	file    pinFile
 	token   *token
 	lib     *p11.Ctx
 	slot    uint
@@ -26,35 +29,40 @@ type visit struct {
 	unread  error  // why an attribute could not be read
 }
 
-// visit opens a session, read-only unless flags say otherwise, and logs in.
-func (m *Modules) visit(ctx context.Context, cfg Config, flags uint) (_ *visit, err error) {
+// moduleOf returns the module of a Config that is complete.
+func (m *Modules) moduleOf(cfg Config) (*module, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
+	return m.load(cfg.Module)
+}
+
+// visit opens a session, read-only unless flags say otherwise, and logs in.
+func (m *module) visit(ctx context.Context, cfg Config, flags uint) (_ *visit, err error) {
 	var pin []byte
+	file := pinFile{path: cfg.PINFile}
 	if cfg.PINFile != "" {
+		if info, err := os.Stat(cfg.PINFile); err == nil { // before it is read: a change after that counts
+			file.written = info.ModTime()
+		}
 		if pin, _, err = readPIN(cfg.PINFile); err != nil {
 			return nil, err
 		}
 		defer clear(pin)
 	}
-	module, err := m.load(cfg.Module)
-	if err != nil {
-		return nil, err
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	token, slot, err := module.find(ctx, cfg.Token)
+	token, slot, err := m.find(ctx, cfg.Token)
 	if err != nil {
 		return nil, err
 	}
-	session, err := module.lib.OpenSession(slot, p11.CKF_SERIAL_SESSION|flags)
+	session, err := m.lib.OpenSession(slot, p11.CKF_SERIAL_SESSION|flags)
 	if err != nil {
 		return nil, atToken(failure("C_OpenSession", err))
 	}
 	token.enter()
-	v := &visit{cfg: cfg, token: token, lib: module.lib, slot: slot, session: session}
+	v := &visit{cfg: cfg, file: file, token: token, lib: m.lib, slot: slot, session: session}
 	if err := v.logIn(ctx, pin); err != nil {
 		v.end()
 		return nil, err
@@ -74,41 +82,96 @@ func atToken(err error) error { return keypath.Errorf([]string{"token"}, "%w", e
 // for all sessions, so that C_Login looks at no PIN while there is a login: it answers
 // CKR_USER_ALREADY_LOGGED_IN to a wrong one too.
 func (v *visit) logIn(ctx context.Context, pin []byte) error {
+	flags, err := v.flags()
+	if err != nil {
+		return err
+	}
+	if flags&p11.CKF_LOGIN_REQUIRED == 0 {
+		v.login = v.token.login()
+		return nil
+	}
+	// Who needs no other login waits for none, which may hang.
+	if _, right, err := v.state(ctx, pin); err != nil || right {
+		return err
+	}
 	if err := v.token.changing.acquire(ctx); err != nil {
 		return atToken(fmt.Errorf("waiting for another login to end: %w", err))
 	}
 	defer v.token.changing.release()
-	info, err := v.lib.GetTokenInfo(v.slot)
-	if err != nil {
-		return atToken(failure("C_GetTokenInfo", err))
+	in, right, err := v.state(ctx, pin)
+	if err != nil || right { // somebody else has logged in meanwhile
+		return err
 	}
-	if info.Flags&p11.CKF_LOGIN_REQUIRED == 0 {
-		v.login = v.token.login()
-		return nil
+	if flags, err = v.flags(); err != nil {
+		return err
 	}
-	state, err := v.lib.GetSessionInfo(v.session)
-	if err != nil {
-		return atToken(failure("C_GetSessionInfo", err))
+	if err := v.mayTry(pin, flags); err != nil {
+		return err
 	}
-	in := state.State == p11.CKS_RO_USER_FUNCTIONS || state.State == p11.CKS_RW_USER_FUNCTIONS
-	if !in || !v.token.trusts(pin) {
-		if err := v.mayTry(pin, info.Flags); err != nil {
-			return err
-		}
-		err := error(p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN))
-		if !in {
-			v.token.sessionsEnded()
-			err = v.try(pin, info.Flags)
-		}
-		if is(err, p11.CKR_USER_ALREADY_LOGGED_IN) {
-			err = v.replace(ctx, pin, info.Flags)
-		}
-		if err != nil {
-			return err
-		}
+	err = p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)
+	if !in {
+		v.token.sessionsEnded()
+		err = v.try(pin, flags)
+	}
+	if is(err, p11.CKR_USER_ALREADY_LOGGED_IN) {
+		err = v.replace(ctx, pin, flags)
 	}
 	v.login = v.token.login()
-	return nil
+	return err
+}
+
+// flags are the token's.
+func (v *visit) flags() (uint, error) {
+	info, err := v.lib.GetTokenInfo(v.slot)
+	if err != nil {
+		return 0, atToken(failure("C_GetTokenInfo", err))
+	}
+	return info.Flags, nil
+}
+
+// state tells whether the process is logged in, and whether with pin and in a login that is
+// good. One that is in doubt is tried first and not replaced at once: that disturbs all keys of
+// the token, and C_Logout may hang where another call does.
+func (v *visit) state(ctx context.Context, pin []byte) (in, right bool, err error) {
+	share, err := v.token.share(ctx)
+	if err != nil {
+		return false, false, atToken(err)
+	}
+	defer func() { _ = share.end() }() // the next one who uses a handle sees that v.login is past
+	v.login = share.login
+	info, err := v.lib.GetSessionInfo(v.session)
+	if err != nil {
+		return false, false, atToken(failure("C_GetSessionInfo", err))
+	}
+	in = info.State == p11.CKS_RO_USER_FUNCTIONS || info.State == p11.CKS_RW_USER_FUNCTIONS
+	trusted, doubted := v.token.trusts(pin)
+	if in && trusted && doubted {
+		if trusted = v.signs(); trusted {
+			v.token.believe(v.login)
+		}
+	}
+	return in, in && trusted, nil
+}
+
+// signs tells whether the key signs: a module may look it up in its own memory, and believe in
+// a login that the token has lost. It does so in a session of its own, since one in which a
+// call failed is in a state that nobody knows. Its caller holds a share.
+func (v *visit) signs() bool {
+	session, err := v.lib.OpenSession(v.slot, p11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = v.lib.CloseSession(session) }() // it is gone either way
+	handle, public, err := v.find()
+	if err != nil {
+		return false
+	}
+	how, err := schemeOf(public)
+	if err != nil {
+		return false
+	}
+	_, err = v.sign(session, handle, how, []byte(signer.SelfTestMessage))
+	return err == nil
 }
 
 // mayTry refuses a PIN that the token has refused before, and every PIN where one wrong
@@ -121,8 +184,8 @@ func (v *visit) mayTry(pin []byte, flags uint) error {
 		return atToken(fmt.Errorf("the token %q has no user PIN yet; the security officer has to set it: %s", v.cfg.Token, initPIN))
 	case pin == nil:
 		return keypath.Errorf([]string{"pin_file"}, "is missing, and the token %q wants a login; name a file that holds its user PIN", v.cfg.Token)
-	case v.token.hasRefused(pin):
-		return keypath.Errorf([]string{"pin_file"}, "the token %q has refused the PIN in %s; it is not tried a second time, as the token locks itself after a few: put the right one into the file. If the token's PIN has been set to this one since, restart mayfly", v.cfg.Token, v.cfg.PINFile)
+	case v.token.hasRefused(pin, v.file):
+		return keypath.Errorf([]string{"pin_file"}, "the token %q has refused the PIN in %s; it is not tried a second time, as the token locks itself after a few: put the right one into the file. If the token's PIN has been set to this one since, write the file again, after which it is tried once more, or restart mayfly", v.cfg.Token, v.cfg.PINFile)
 	case flags&p11.CKF_USER_PIN_FINAL_TRY != 0:
 		return atToken(fmt.Errorf("one wrong PIN more locks the token %q, so mayfly does not try the one in %s (pkcs11.pin_file); log in by hand once with the right PIN, which takes the warning back: pkcs11-tool --module %s --token-label %[1]q --login --list-objects", v.cfg.Token, v.cfg.PINFile, v.cfg.Module))
 	case flags&p11.CKF_USER_PIN_TO_BE_CHANGED != 0:
@@ -146,7 +209,7 @@ func (v *visit) try(pin []byte, flags uint) error {
 	case is(err, p11.CKR_USER_ALREADY_LOGGED_IN):
 		return err
 	case wrongPIN(err):
-		v.token.refuse(pin)
+		v.token.refuse(pin, v.file)
 		hint := ""
 		if bytes.ContainsAny(pin, "\r\n") {
 			hint = "; it has more than one line, and all of them count"
@@ -156,7 +219,7 @@ func (v *visit) try(pin []byte, flags uint) error {
 	case is(err, p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED):
 	case v.counted(flags), remedy(failure("C_Login", err)) == 0:
 		// The answer says something else, but it may be of a wrong PIN.
-		v.token.refuse(pin)
+		v.token.refuse(pin, v.file)
 	}
 	return atToken(failure("C_Login", err))
 }
@@ -177,16 +240,19 @@ func (v *visit) counted(flags uint) bool {
 // refuses pin, the PIN that was good so far is used again, so that a wrong file does not end
 // the keys that are open.
 func (v *visit) replace(ctx context.Context, pin []byte, flags uint) error {
-	if err := v.token.use.Acquire(ctx, everybody); err != nil {
-		return atToken(fmt.Errorf("waiting for signatures under way to end, in order to log in anew: %w", err))
+	release, err := v.token.alone(ctx)
+	if err != nil {
+		return atToken(err)
 	}
-	defer v.token.use.Release(everybody)
+	defer release()
 	if err := v.lib.Logout(v.session); err != nil && !is(err, p11.CKR_USER_NOT_LOGGED_IN) {
 		return atToken(failure("C_Logout", err))
 	}
 	former := v.token.loggedOut()
 	defer clear(former)
-	err := v.try(pin, flags)
+	if err = ctx.Err(); err == nil { // else C_Logout has hung, and nobody is kept away any more
+		err = v.try(pin, flags)
+	}
 	if err == nil || former == nil || bytes.Equal(former, pin) {
 		return err
 	}
@@ -209,7 +275,7 @@ func (v *visit) restore(pin []byte) error {
 	err = v.lib.Login(v.session, p11.CKU_USER, string(pin))
 	if err != nil {
 		if wrongPIN(err) {
-			v.token.refuse(pin)
+			v.token.refuse(pin, v.file)
 		}
 		return failure("C_Login", err)
 	}

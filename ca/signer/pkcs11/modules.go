@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	p11 "github.com/miekg/pkcs11"
 
@@ -45,8 +46,9 @@ type module struct {
 	secret []byte
 	lib    *p11.Ctx
 
+	openings    chan struct{} // an element for each opening of a key under way
 	starting    lock
-	initialized bool // guarded by starting
+	initialized atomic.Bool
 
 	mu     sync.Mutex // guards what follows; not held in calls
 	tokens map[tokenID]*token
@@ -69,7 +71,7 @@ func (m *Modules) load(path string) (*module, error) {
 		return nil, keypath.Errorf([]string{"module"},
 			"%s is not a PKCS#11 module (it has no C_GetFunctionList), or cannot be loaded: it is for another machine, or a library that it needs is missing; run: ldd %[1]s", path)
 	}
-	loaded := &module{path: path, secret: m.secret[:], lib: lib, starting: newLock(), tokens: map[tokenID]*token{}, seen: map[string]bool{}}
+	loaded := &module{path: path, secret: m.secret[:], lib: lib, openings: make(chan struct{}, maxOpenings), starting: newLock(), tokens: map[tokenID]*token{}, seen: map[string]bool{}}
 	m.modules[path] = loaded
 	return loaded, nil
 }
@@ -104,8 +106,8 @@ func (m *module) slots(ctx context.Context) ([]uint, error) {
 	if err := m.starting.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("waiting for the module to be initialized: %w", err)
 	}
-	defer m.starting.release()
-	if !m.initialized {
+	defer once(ctx, m.starting.release)()
+	if !m.initialized.Load() {
 		if err := m.initialize(); err != nil {
 			return nil, err
 		}
@@ -127,7 +129,7 @@ func (m *module) initialize() error {
 	if err != nil && !is(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 		return failure("C_Initialize", err)
 	}
-	m.initialized = true
+	m.initialized.Store(true)
 	return nil
 }
 

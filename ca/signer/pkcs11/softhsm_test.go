@@ -245,7 +245,7 @@ func misbehave(t testing.TB, lines ...string) (mend func()) {
 	t.Helper()
 	// Renamed, so that the module never reads half of it.
 	must(t, os.WriteFile(softHSM.control+".new", []byte(strings.Join(lines, "\n")+"\n"), 0o600), os.Rename(softHSM.control+".new", softHSM.control))
-	mend = sync.OnceFunc(func() { must(t, os.Remove(softHSM.control)) })
+	mend = sync.OnceFunc(func() { must(t, os.RemoveAll(softHSM.control)) })
 	t.Cleanup(mend)
 	return mend
 }

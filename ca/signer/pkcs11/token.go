@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	p11 "github.com/miekg/pkcs11"
 	"golang.org/x/sync/semaphore"
@@ -19,9 +20,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// everybody is the weight of who needs the token alone.
-const everybody = 1 << 30
-
 // tokenID is what a token keeps when its slot changes.
 type tokenID struct{ manufacturer, model, serial, label string }
 
@@ -29,13 +27,16 @@ type tokenID struct{ manufacturer, model, serial, label string }
 type token struct {
 	lib    *p11.Ctx
 	secret []byte
-	// use is held by those who use handles of private objects, and with the weight of
+	// use is held by those who use handles of private objects (shares), and with the weight of
 	// everybody by who logs out, which voids them.
 	use *semaphore.Weighted
-	// changing is held by who looks at the login in order to change it.
+	// changing is held by who changes the login. A C_Login that hangs keeps it until it
+	// returns, since nobody knows what the token makes of the PIN.
 	changing lock
 
 	mu sync.Mutex // guards what follows; not held in calls
+	// shares are those that have neither ended nor been revoked.
+	shares map[*share]struct{}
 	// users is how many keys are open or being opened; the PIN is kept until there are none.
 	users int
 	// pin is the one with which the process has logged in; nil if this package has not.
@@ -47,9 +48,20 @@ type token struct {
 	logins uint64
 	// since is the first login after all sessions had ended: those of earlier ones are void.
 	since uint64
-	// refused are the HMACs of the PINs that the token has refused. They are never
-	// forgotten: what has been tried twice may have locked the token.
-	refused [][]byte
+	// refused are the PINs that the token has refused and never taken since, by their HMACs.
+	refused map[string]refusal
+}
+
+// refusal is the file that the PIN was in. again is whether it was the second time.
+type refusal struct {
+	file  pinFile
+	again bool
+}
+
+// pinFile is a file and when it was written.
+type pinFile struct {
+	path    string
+	written time.Time
 }
 
 // find returns the one token with a label, and its slot.
@@ -132,7 +144,7 @@ func (m *module) token(info p11.TokenInfo) *token {
 	m.seen[info.Label] = true
 	known := m.tokens[id]
 	if known == nil {
-		known = &token{lib: m.lib, secret: m.secret, use: semaphore.NewWeighted(everybody), changing: newLock()}
+		known = &token{lib: m.lib, secret: m.secret, use: semaphore.NewWeighted(everybody), changing: newLock(), shares: map[*share]struct{}{}, refused: map[string]refusal{}}
 		m.tokens[id] = known
 	}
 	return known
@@ -165,6 +177,7 @@ func (t *token) loggedIn(pin []byte) {
 	defer t.mu.Unlock()
 	t.forget()
 	t.pin, t.doubted = slices.Clone(pin), false
+	delete(t.refused, t.mac(pin))
 	t.logins++
 }
 
@@ -193,19 +206,27 @@ func (t *token) keepsSessionsOf(login uint64) bool {
 	return login >= t.since
 }
 
-// trusts tells whether the process has logged in with pin, as far as is known.
-func (t *token) trusts(pin []byte) bool {
+// trusts tells whether the process has logged in with pin, as far as is known, and whether that
+// is in doubt.
+func (t *token) trusts(pin []byte) (trusted, doubted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return !t.doubted && t.pin != nil && hmac.Equal(t.mac(t.pin), t.mac(pin))
+	return t.pin != nil && hmac.Equal(t.pin, pin), t.doubted
 }
 
-// doubt has the next one who opens a key log in anew, if nobody has since the login in which
-// the doubt arose.
-func (t *token) doubt(login uint64) {
+// doubt has the next one who opens a key find out whether the login is good, if nobody has
+// logged in since the one in which the doubt arose.
+func (t *token) doubt(login uint64) { t.setDoubted(login, true) }
+
+// believe ends the doubt.
+func (t *token) believe(login uint64) { t.setDoubted(login, false) }
+
+func (t *token) setDoubted(login uint64, doubted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.doubted = t.doubted || t.logins == login
+	if t.logins == login {
+		t.doubted = doubted
+	}
 }
 
 // login returns the number of the login that is valid now.
@@ -215,22 +236,28 @@ func (t *token) login() uint64 {
 	return t.logins
 }
 
-func (t *token) mac(pin []byte) []byte {
+func (t *token) mac(pin []byte) string {
 	h := hmac.New(sha256.New, t.secret)
 	h.Write(pin)
-	return h.Sum(nil)
+	return string(h.Sum(nil))
 }
 
 // refuse remembers that the token has refused pin.
-func (t *token) refuse(pin []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.refused = append(t.refused, t.mac(pin))
-}
-
-func (t *token) hasRefused(pin []byte) bool {
+func (t *token) refuse(pin []byte, file pinFile) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	mac := t.mac(pin)
-	return slices.ContainsFunc(t.refused, func(r []byte) bool { return hmac.Equal(r, mac) })
+	_, again := t.refused[mac]
+	t.refused[mac] = refusal{file, again}
+}
+
+// hasRefused tells whether pin is not to be tried: the token has refused it, and its file was
+// not written since. Who writes it may have set the token to this PIN, but it may also be a
+// program that does so every minute, so that it is tried once more and never a third time.
+func (t *token) hasRefused(pin []byte, file pinFile) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, found := t.refused[t.mac(pin)]
+	rewritten := file.path == r.file.path && !file.written.Equal(r.file.written)
+	return found && (r.again || !rewritten)
 }

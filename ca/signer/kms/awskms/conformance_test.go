@@ -29,7 +29,7 @@ func TestConformance(t *testing.T) {
 		Public: key.Public(), Open: opener(uri), Secrets: []string{aws.Secret()},
 		Faults: []signertest.Fault{
 			internet.Down("AWS KMS is not reached", "connection refused", "kms.uri"),
-			aws.Fault("slow", kmstest.Trouble{Hangs: true}, true, "context deadline exceeded"),
+			aws.Fault("slow", kmstest.Trouble{Hangs: true}, true, "there was no answer in time"),
 			aws.Fault("forbidden", kmstest.Trouble{Status: 403}, false, uri+" (kms.uri)", "AccessDeniedException", "kms:Sign, kms:GetPublicKey and kms:DescribeKey"),
 			aws.Fault("overloaded", kmstest.Trouble{Status: 429}, true, "AWS KMS is in trouble", "ThrottlingException", uri+" (kms.uri)"),
 			aws.Fault("broken", kmstest.Trouble{Status: 500}, true, "AWS KMS is in trouble", "KMSInternalException"),

@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 		Public: key.Public(), Open: opener(uri), Secrets: azure.Secrets(),
 		Faults: []signertest.Fault{
 			internet.Down("Azure Key Vault is not reached", "connection refused", "kms.uri"),
-			azure.Fault("slow", kmstest.Trouble{Hangs: true}, true, "context deadline exceeded"),
+			azure.Fault("slow", kmstest.Trouble{Hangs: true}, true, "there was no answer in time"),
 			azure.Fault("forbidden", kmstest.Trouble{Status: 403}, false, uri+" (kms.uri)", "Forbidden", "Key Vault Crypto User"),
 			azure.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, "Azure Key Vault is in trouble", "429", uri+" (kms.uri)"),
 			azure.Fault("broken", kmstest.Trouble{Status: 500}, true, "Azure Key Vault is in trouble", "500"),

@@ -9,10 +9,12 @@
 //	refuse CODE          C_Login answers CODE, and then the next wrong PIN locks the token
 //	absent               no token is there, and sessions end
 //	lose                 C_SignInit finds that all sessions have ended
-//	hang                 C_Sign does not return before the line is gone
+//	hang FUNCTION        FUNCTION hangs until the line and all "hung" are gone
+//	hung                 calls that hang go on doing so, and others do not
 //	flip                 C_Sign changes a bit of the signature
 //
-// Each C_Login is a line of $FAULTY_LOG: its answer, hexadecimal; and each C_Sign that hangs.
+// Each C_Login is a line of $FAULTY_LOG: its answer, hexadecimal; and so is each call that
+// hangs: "hangs".
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -57,7 +59,17 @@ static void note(const char *format, CK_ULONG value)
 		close(f);
 }
 
-#define FAIL(name) do { CK_ULONG rv; if (asked("fail " name, &rv)) return rv; } while (0)
+static void hang(const char *line)
+{
+	if (!asked(line, NULL))
+		return;
+	note("hangs\n", 0);
+	while (asked(line, NULL) || asked("hung", NULL))
+		usleep(2000);
+}
+
+#define HANG(name) hang("hang " name)
+#define FAIL(name) do { CK_ULONG rv; if (asked("fail " name, &rv)) return rv; HANG(name); } while (0)
 
 static void end_sessions(void)
 {
@@ -111,11 +123,18 @@ static CK_RV open_session(CK_SLOT_ID slot, CK_FLAGS flags, CK_VOID_PTR applicati
 static CK_RV login(CK_SESSION_HANDLE session, CK_USER_TYPE user, CK_UTF8CHAR_PTR pin, CK_ULONG n)
 {
 	CK_RV rv;
+	HANG("C_Login");
 	refused = asked("refuse", &rv);
 	if (!refused && !asked("fail C_Login", &rv))
 		rv = real->C_Login(session, user, pin, n);
 	note("%lx\n", rv);
 	return rv;
+}
+
+static CK_RV logout(CK_SESSION_HANDLE session)
+{
+	FAIL("C_Logout");
+	return real->C_Logout(session);
 }
 
 static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE object, CK_ATTRIBUTE_PTR template, CK_ULONG n)
@@ -139,10 +158,6 @@ static CK_RV sign(CK_SESSION_HANDLE session, CK_BYTE_PTR data, CK_ULONG size, CK
 	FAIL("C_Sign");
 	if (absent())
 		return CKR_DEVICE_REMOVED;
-	if (asked("hang", NULL))
-		note("hangs\n", 0);
-	while (asked("hang", NULL))
-		usleep(2000);
 	CK_RV rv = real->C_Sign(session, data, size, signature, n);
 	if (rv == CKR_OK && signature != NULL && asked("flip", NULL))
 		signature[*n - 1] ^= 1;
@@ -162,6 +177,7 @@ CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list)
 	faulty.C_GetTokenInfo = get_token_info;
 	faulty.C_OpenSession = open_session;
 	faulty.C_Login = login;
+	faulty.C_Logout = logout;
 	faulty.C_GetAttributeValue = get_attribute_value;
 	faulty.C_SignInit = sign_init;
 	faulty.C_Sign = sign;
