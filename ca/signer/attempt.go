@@ -36,7 +36,7 @@ func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits)
 			reopened = reopened || f.Remedy == Reopen
 		}
 		s.failed(ctx, err, rest)
-		if !again || n == maxAttempts || rest > 0 || !wait(bounded, pause, l.attempt) {
+		if !again || n == maxAttempts || rest > 0 || s.hanging() || !wait(bounded, pause, l.attempt) {
 			return nil, err
 		}
 		pause *= 3

@@ -20,6 +20,10 @@ const (
 	selfTestInterval = 15 * time.Second
 	// retestInterval is that age for a key that has failed, or never signed.
 	retestInterval = time.Second
+	// hangingInterval is that age for one that has failed while half of the calls that may be
+	// under way hang, and once more for each call beyond: they may never return, and when all
+	// hang nothing is left to try it with. So they last for hours.
+	hangingInterval = 30 * time.Second
 )
 
 // SelfTest opens the key if it is not open, and makes and verifies a signature, whatever the
@@ -48,7 +52,10 @@ func (s *Signer) Tend(ctx context.Context) {
 		return
 	}
 	interval := selfTestInterval
-	if s.breaker.StatusAt(time.Now()).Failures > 0 || !s.proven.Load() {
+	switch {
+	case s.hanging():
+		interval = time.Duration(len(s.calls)-cap(s.calls)/2) * hangingInterval
+	case s.breaker.StatusAt(time.Now()).Failures > 0 || !s.proven.Load():
 		interval = retestInterval
 	}
 	if time.Since(s.epoch)-time.Duration(s.learned.Load()) < interval || s.breaker.Rest().After(time.Now()) || !s.tending.CompareAndSwap(false, true) {
@@ -58,6 +65,11 @@ func (s *Signer) Tend(ctx context.Context) {
 		defer s.tending.Store(false)
 		_ = s.SelfTest(ctx) // the breaker remembers what came of it
 	}()
+}
+
+// hanging tells whether the key has failed, and half of the calls that may be under way are.
+func (s *Signer) hanging() bool {
+	return len(s.calls) > cap(s.calls)/2 && !s.breaker.Closed()
 }
 
 // Status is how a Signer is doing at one moment.

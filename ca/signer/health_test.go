@@ -175,6 +175,40 @@ func TestLostAgain(t *testing.T) {
 	})
 }
 
+// A place of which no call ever returns is tried seldom once half of the calls are used up, and
+// is well again as soon as new ones are answered.
+func TestCallsThatNeverReturn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var well atomic.Bool
+		never := make(chan struct{})
+		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
+			if !well.Load() {
+				<-never
+			}
+			return nil
+		}}
+		s := p.signer(t)
+		for range 600 {
+			s.Tend(t.Context())
+			_, _ = s.Sign(t.Context(), message)
+			time.Sleep(time.Second)
+		}
+		if got := p.signs.Load(); got > 45 {
+			t.Errorf("in ten minutes it was asked %d times, and soon nothing is left to ask it with", got)
+		}
+		well.Store(true)
+		for range 300 {
+			s.Tend(t.Context())
+			time.Sleep(time.Second)
+		}
+		if _, err := s.Sign(t.Context(), message); err != nil {
+			t.Errorf("it answers again: %v", err)
+		}
+		close(never)
+	})
+}
+
 // Tend tests what is idle now and then, what has failed each second, and nothing besides what
 // signs anyway.
 func TestTend(t *testing.T) {

@@ -39,7 +39,7 @@ func (s *Signer) get(ctx context.Context) (Key, error) {
 	case <-o.done:
 		return o.key, o.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("opening the key: %w", ctx.Err())
+		return nil, fmt.Errorf("opening the key goes on: %w", ctx.Err())
 	}
 }
 

@@ -153,7 +153,7 @@ func (s *Signer) sign(ctx context.Context, message []byte, always bool) ([]byte,
 	if rest := s.breaker.Rest().Sub(now); rest > 0 {
 		return nil, s.keptAway(rest, "wants to be left alone")
 	}
-	if !s.breaker.Closed() && !s.breaker.Probe(now) {
+	if !s.breaker.Closed() && (s.hanging() || !s.breaker.Probe(now)) {
 		return nil, s.keptAway(s.breaker.StatusAt(now).Probe, "has failed several times in a row")
 	}
 	return s.try(ctx, message, always, s.limits)
