@@ -21,7 +21,7 @@ func (r *rotation) register(registry prometheus.Registerer) {
 	}, []string{"result"})
 	r.lastFailed = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_ca_set_reload_failed",
-		Help: "1 if the CA set on disk could not be put in force when it was last read.",
+		Help: "1 if the CA set on disk could not be put in force when it was last read, or a key of it could not sign.",
 	})
 	registry.MustRegister(r.reloads, r.lastFailed, setCollector{authorities: r.authorities, now: r.now})
 }
