@@ -109,9 +109,6 @@ func (r *rotation) reload(ctx context.Context) error {
 	now, current := r.now(), r.authorities.Set()
 	keys := caset.Keys{Ring: r.ring, Current: current, Must: func(m ca.Member, _ error) bool { return startsToMatter(m, current, now) }}
 	loaded, err := caset.Load(ctx, r.path, now, keys)
-	if err == nil && loaded.Set.Generation() == current.Generation() {
-		err = errors.Join(loaded.Failed...) // nothing is new but what opens keys, and that does not
-	}
 	if err == nil {
 		if err = r.authorities.Replace(loaded.Set, now); err != nil {
 			err = loaded.File.Explain(err)
