@@ -74,6 +74,22 @@ func letGo(t *testing.T, modules *pkcs11.Modules) {
 	})
 }
 
+// awaited is a context that ends as soon as somebody waits for its end.
+type awaited struct {
+	context.Context
+	end context.CancelFunc
+}
+
+func endsWhenAwaited(parent context.Context) context.Context {
+	ctx, end := context.WithCancel(parent)
+	return awaited{ctx, end}
+}
+
+func (a awaited) Done() <-chan struct{} {
+	a.end()
+	return a.Context.Done()
+}
+
 // Those who wait for a session leave with their context, and a key that is closed meanwhile
 // signs no more, while calls in the token hang.
 func TestHangingCalls(t *testing.T) {
@@ -89,9 +105,7 @@ func TestHangingCalls(t *testing.T) {
 		}()
 	}
 	awaitHangs(t, since, 8)
-	ctx, cancel := context.WithCancel(t.Context())
-	go cancel()
-	_, err = key.Sign(ctx, []byte("waits"))
+	_, err = key.Sign(endsWhenAwaited(t.Context()), []byte("waits"))
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("who waits for a session has the error %v", err)
 	}
