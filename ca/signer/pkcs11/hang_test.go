@@ -176,7 +176,7 @@ func TestRecoveryBesideAHungCall(t *testing.T) {
 					t.Error("there is no fault")
 				}
 				misbehave(t, "hung")
-				must(t, s.SelfTest(t.Context()), next.SelfTest(t.Context()))
+				must(t, s.Prove(t.Context()), next.Prove(t.Context()))
 			}
 		})
 	}
@@ -216,7 +216,7 @@ func TestWrongPINWhileACallHangs(t *testing.T) {
 	for range 2 {
 		_, err := modules.Open(t.Context(), wrong)
 		p.tells(t, err, "pin_file: ", "put the right one into the file")
-		must(t, s.SelfTest(t.Context()))
+		must(t, s.Prove(t.Context()))
 	}
 	if diff := cmp.Diff([]string{pinIncorrect, ok}, logins(since)); diff != "" {
 		t.Errorf("logins (-want +got):\n%s", diff)
@@ -234,7 +234,7 @@ func TestOpeningBesideAHungOne(t *testing.T) {
 					return err
 				})
 				p.tells(t, err, "module: a call of", "hangs while the key is opened")
-				must(t, p.relied(t, modules).SelfTest(t.Context()))
+				must(t, p.relied(t, modules).Prove(t.Context()))
 			}
 			letGo(t, modules)
 		})
@@ -256,7 +256,7 @@ func TestHungLogin(t *testing.T) {
 	leave()
 	p.tells(t, <-waits)
 	letGo(t, modules)
-	must(t, p.relied(t, modules).SelfTest(t.Context()))
+	must(t, p.relied(t, modules).Prove(t.Context()))
 	if got := logins(since); slices.Contains(got, pinIncorrect) || len(got) > 2 {
 		t.Errorf("logins %v", got)
 	}
@@ -272,7 +272,7 @@ func TestHungLogout(t *testing.T) {
 		return err
 	}
 	p.tells(t, hang(t, "C_Logout", opens), "hangs while the key is opened")
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 	_, err := open(t, modules, p.Config).Sign(t.Context(), []byte("beside"))
 	must(t, err)
 	since := calls(t)
@@ -280,5 +280,5 @@ func TestHungLogout(t *testing.T) {
 	if diff := cmp.Diff([]string{ok}, since()); diff != "" {
 		t.Errorf("logins (-want +got):\n%s", diff)
 	}
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 }

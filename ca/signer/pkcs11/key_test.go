@@ -48,7 +48,7 @@ func TestTwoKeysInOneToken(t *testing.T) {
 		t.Error("it signs without a login")
 	}
 	mend()
-	must(t, second.SelfTest(t.Context()), first.SelfTest(t.Context()))
+	must(t, second.Prove(t.Context()), first.Prove(t.Context()))
 }
 
 func TestNoSessionIsLeft(t *testing.T) {

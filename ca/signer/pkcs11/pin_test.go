@@ -49,7 +49,7 @@ func (p *place) relied(t testing.TB, m *pkcs11.Modules) *signer.Signer {
 	key, err := m.Open(t.Context(), cfg)
 	must(t, err)
 	s, err := signer.New(signer.Config{Name: "ca", Kind: "pkcs11", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) { return m.Open(ctx, cfg) }})
-	must(t, err, s.SelfTest(t.Context()), key.Close())
+	must(t, err, s.Prove(t.Context()), key.Close())
 	t.Cleanup(func() { must(t, s.Close()) })
 	return s
 }
@@ -99,7 +99,7 @@ func TestWrongPINWhileSigning(t *testing.T) {
 	if signer.IsTransient(err) {
 		t.Errorf("it passes by itself: %v", err)
 	}
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 	stop()
 	clients.Wait()
 	if diff := cmp.Diff([]string{pinIncorrect, ok}, since()); diff != "" {
@@ -120,11 +120,11 @@ func TestWrongPINInTheFile(t *testing.T) {
 	for range 3 {
 		_, err := modules.Open(t.Context(), p.Config)
 		p.tells(t, err, "pin_file: ")
-		must(t, s.SelfTest(t.Context()))
+		must(t, s.Prove(t.Context()))
 	}
 	must(t, os.WriteFile(p.PINFile, []byte(right), 0o600))
 	open(t, modules, p.Config)
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 	if diff := cmp.Diff([]string{pinIncorrect, ok}, since()); diff != "" {
 		t.Errorf("logins (-want +got):\n%s", diff)
 	}
@@ -183,12 +183,12 @@ func TestPINChangedOnTheToken(t *testing.T) {
 	p.within(t, func(session p11.SessionHandle) {
 		must(t, softHSM.lib.SetPIN(session, p.pin, "s3cret and new"))
 	})
-	must(t, s.SelfTest(t.Context())) // the login is still good
+	must(t, s.Prove(t.Context())) // the login is still good
 	open(t, modules, p.Config)       // and nobody asks for the PIN
 	p.pin = "s3cret and new"
 	must(t, os.WriteFile(p.PINFile, []byte(p.pin), 0o600))
 	open(t, modules, p.Config)
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 	must(t, softHSM.lib.CloseAllSessions(p.slot(t)))
 	_, err := s.Sign(t.Context(), []byte("after all sessions have ended"))
 	must(t, err)
@@ -215,7 +215,7 @@ func TestNeitherPINIsGood(t *testing.T) {
 		t.Errorf("logins (-want +got):\n%s", diff)
 	}
 	must(t, os.WriteFile(p.PINFile, []byte("s3cret and new"), 0o600))
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 }
 
 func TestPINIsNotTriedWhereThatMayLock(t *testing.T) {
@@ -262,7 +262,7 @@ func TestFormerPINIsNotTriedWhereThatMayLock(t *testing.T) {
 		t.Errorf("logins (-want +got):\n%s", diff)
 	}
 	mend()
-	must(t, s.SelfTest(t.Context()))
+	must(t, s.Prove(t.Context()))
 }
 
 // Another Modules, or other code, is logged in: its PIN is not known, so that ours is tried.
@@ -274,7 +274,7 @@ func TestSomebodyElseIsLoggedIn(t *testing.T) {
 	p.tells(t, err, "CKR_PIN_INCORRECT")
 	ours := open(t, modules, p.Config)
 	_, err = ours.Sign(t.Context(), []byte("ours"))
-	must(t, err, theirs.SelfTest(t.Context()))
+	must(t, err, theirs.Prove(t.Context()))
 	if diff := cmp.Diff([]string{pinIncorrect, ok}, since()[:2]); diff != "" {
 		t.Errorf("logins (-want +got):\n%s", diff)
 	}

@@ -42,6 +42,8 @@ type Fault struct {
 	Wants []string
 	// Transient is whether a Signer tries again.
 	Transient bool
+	// Silent is whether nobody gets an answer: the suite waits for none for long then.
+	Silent bool
 }
 
 // Mistake is a setting that is wrong.
@@ -163,10 +165,17 @@ func (p Place) opensAnew(t *testing.T) {
 	}
 }
 
-// signer returns a Signer of little patience.
-func (p Place) signer(t *testing.T, public crypto.PublicKey, open func(context.Context) (signer.Key, error)) *signer.Signer {
+// patience is how long a Signer of the suite waits for an answer that comes, on whatever
+// machine, and noPatience how long for one that does not.
+const (
+	patience   = 10 * time.Second
+	noPatience = 400 * time.Millisecond
+)
+
+// signer returns a Signer, of which an attempt takes patience at most.
+func (p Place) signer(t *testing.T, patience time.Duration, public crypto.PublicKey, open func(context.Context) (signer.Key, error)) *signer.Signer {
 	t.Helper()
-	s, err := signer.New(signer.Config{Name: "test", Kind: "test", Public: public, Open: open, Timeout: time.Second, Attempt: 400 * time.Millisecond})
+	s, err := signer.New(signer.Config{Name: "test", Kind: "test", Public: public, Open: open, Timeout: 5 * patience / 2, Attempt: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,14 +192,18 @@ func (p Place) refusesAnotherKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.demand(t, p.signer(t, other, p.Open).SelfTest(t.Context()), "it is not the key of the authority's certificate")
+	p.demand(t, p.signer(t, patience, other, p.Open).SelfTest(t.Context()), "it is not the key of the authority's certificate")
 }
 
 // survives holds that a fault is an error that helps the operator, and that everything works
 // again once it is mended, with nothing done.
 func (p Place) survives(t *testing.T, f Fault) {
-	s := p.signer(t, p.Public, p.Open)
-	if err := s.SelfTest(t.Context()); err != nil {
+	patience := patience
+	if f.Silent {
+		patience = noPatience
+	}
+	s := p.signer(t, patience, p.Public, p.Open)
+	if err := s.Prove(t.Context()); err != nil {
 		t.Fatalf("before the fault: %v", err)
 	}
 	mend := sync.OnceFunc(f.Begin(t))
@@ -212,7 +225,7 @@ func (p Place) survives(t *testing.T, f Fault) {
 		t.Error("readiness knows nothing of it")
 	}
 	// One that starts meanwhile.
-	late := p.signer(t, p.Public, p.Open)
+	late := p.signer(t, patience, p.Public, p.Open)
 	if err := late.SelfTest(t.Context()); err == nil {
 		t.Error("a signer that is new signs")
 	} else {
@@ -231,7 +244,7 @@ func (p Place) survives(t *testing.T, f Fault) {
 }
 
 func (p Place) tells(t *testing.T, m Mistake) {
-	p.demand(t, p.signer(t, p.Public, m.Open).SelfTest(t.Context()), m.Wants...)
+	p.demand(t, p.signer(t, patience, p.Public, m.Open).SelfTest(t.Context()), m.Wants...)
 }
 
 // demand demands an error that holds wants and no secret.

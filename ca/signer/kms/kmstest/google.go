@@ -99,7 +99,9 @@ func (g *Google) Add(name string, key crypto.Signer) (resource string) {
 
 // intercept lets in who has a token of the account's, and is where the troubles are.
 func (g *Google) intercept(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	trouble := g.now(ctx)
+	// gRPC tells the service how long its caller waits. Its ctx ends just then, so that an
+	// answer after that might still be in time.
+	trouble := g.now(context.WithoutCancel(ctx))
 	names := map[int]codes.Code{403: codes.PermissionDenied, 429: codes.ResourceExhausted, 500: codes.Internal, 503: codes.Unavailable}
 	if trouble.Status != 0 {
 		answer := status.New(names[trouble.Status], "in trouble")

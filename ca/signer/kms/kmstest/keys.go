@@ -43,7 +43,7 @@ func SelfTest(t *testing.T, public crypto.PublicKey, open func(context.Context) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.SelfTest(t.Context())
+	err = s.Prove(t.Context())
 	if (err == nil) != (len(wants) == 0) {
 		t.Errorf("the self-test ends with error %v", err)
 	}

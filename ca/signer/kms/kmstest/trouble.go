@@ -72,7 +72,7 @@ func (s *service) now(ctx context.Context) Trouble {
 // Fault returns trouble as a fault for signertest.
 func (s *service) Fault(name string, trouble Trouble, transient bool, wants ...string) signertest.Fault {
 	begin := func(*testing.T) func() { return s.Begin(trouble) }
-	return signertest.Fault{Name: name, Begin: begin, Transient: transient, Wants: wants}
+	return signertest.Fault{Name: name, Begin: begin, Transient: transient, Silent: trouble.Hangs, Wants: wants}
 }
 
 // refusal is an error in a service's own words.
