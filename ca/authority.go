@@ -63,20 +63,17 @@ func (a *Authority) Prove(ctx context.Context) error {
 // ValidAt tells why the authority's chain is not valid at now; nil if it is.
 func (a *Authority) ValidAt(now time.Time) error { return a.chain.ValidAt(now) }
 
-// sign returns the signature over the TBS of a precertificate. That of a key in this
-// process's memory has not been verified: the log does, to which it goes and nowhere else.
+// sign returns the signature over a TBS, verified.
 func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
-	signature, err := a.signer.Sign(ctx, tbs)
+	signature, err := a.signer.SignVerified(ctx, tbs)
 	return signature, a.refusal(ctx, err)
 }
 
-// signVerified returns the signature over the TBS of a certificate, verified.
-func (a *Authority) signVerified(ctx context.Context, tbs []byte) ([]byte, error) {
-	signature, err := a.signer.SignVerified(ctx, tbs)
-	if err != nil {
-		return nil, a.refusal(ctx, err)
-	}
-	return signature, nil
+// signForLog returns the signature over the TBS of a precertificate that goes to a log that
+// verifies it, and nowhere else. That of a key in a process of ours has not been verified.
+func (a *Authority) signForLog(ctx context.Context, tbs []byte) ([]byte, error) {
+	signature, err := a.signer.Sign(ctx, tbs)
+	return signature, a.refusal(ctx, err)
 }
 
 // refusal is what a client learns of a signer's failure: nothing of the key. Where the request

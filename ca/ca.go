@@ -134,7 +134,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	} else {
 		// 5. Sign the precertificate. It binds us to issue (RFC 6962, section 3.1), so all
 		// that can be refused has been refused by now.
-		pre, err := draft.precertificate(ctx)
+		pre, err := draft.precertificate(ctx, ca.logs.Trusting())
 		if err != nil {
 			return nil, err
 		}
@@ -181,13 +181,18 @@ type precertificate struct {
 	spent atomic.Bool
 }
 
-// precertificate checks the draft against the profile and signs it with the poison.
-func (d *draft) precertificate(ctx context.Context) (*precertificate, error) {
+// precertificate checks the draft against the profile and signs it with the poison. Its
+// signature is verified here if a log would take it as it is.
+func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertificate, error) {
 	tbs := d.tbs.Precertificate()
 	if err := d.check(tbs, certs.OIDPoison); err != nil {
 		return nil, err
 	}
-	signature, err := d.authority.sign(ctx, tbs)
+	sign := d.authority.signForLog
+	if trusting {
+		sign = d.authority.sign
+	}
+	signature, err := sign(ctx, tbs)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +238,7 @@ func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]b
 			return nil, fmt.Errorf("comparing precertificate and certificate: %w", err)
 		}
 	}
-	signature, err := d.authority.signVerified(ctx, tbs)
+	signature, err := d.authority.sign(ctx, tbs)
 	if err != nil {
 		return nil, err
 	}

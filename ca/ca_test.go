@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/testca"
 	"github.com/mayfly-ca/mayfly/internal/testlog"
@@ -279,6 +281,40 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 				t.Error("there is a certificate")
 			}
 		})
+	}
+}
+
+// A log of our own takes from us what it is given, so it is given nothing that does not verify.
+func TestWrongSignatureDoesNotEnterOurLog(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	init := embedded.InitConfig{Name: "ours", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/ours"}
+	if _, err := embedded.Init(t.Context(), init); err != nil {
+		t.Fatal(err)
+	}
+	log, err := embedded.Open(t.Context(), embedded.Config{Name: init.Name, Dir: init.Dir, Guard: init.Guard, Key: init.Key, Origin: init.Origin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := log.Shutdown(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	s := flakySigner{err: new(atomic.Pointer[error]), wrong: new(atomic.Bool), skip: new(atomic.Int32)}
+	w := testca.New(t, testca.Builder{CT: log, CTPublicKey: log.PublicKey(), Wrap: func(inner crypto.Signer) crypto.Signer { s.Signer = inner; return s }})
+	s.wrong.Store(true)
+	_, err = w.CA.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
+	refused(t, err, refusal.SignerUnavailable)
+	if status := log.Status(); status.TreeSize != 0 || status.Pending != 0 {
+		t.Errorf("the log holds %d entries, and %d wait", status.TreeSize, status.Pending)
+	}
+	s.wrong.Store(false)
+	if _, err := w.CA.Issue(t.Context(), w.Request(t, w.Token(t, nil), person)); err != nil {
+		t.Error(err)
+	}
+	if size := log.Status().TreeSize; size != 1 {
+		t.Errorf("the log holds %d entries after a certificate", size)
 	}
 }
 

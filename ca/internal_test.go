@@ -59,7 +59,7 @@ func testDraft(t *testing.T) *draft {
 
 func TestRefusesToFinalizeTwice(t *testing.T) {
 	t.Parallel()
-	pre, err := testDraft(t).precertificate(t.Context())
+	pre, err := testDraft(t).precertificate(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,14 @@ type Log interface {
 	Submit(ctx context.Context, sub Submission) (SCT, error)
 }
 
+// Trusting is a Log that does not verify the precertificate's signature, as RFC 6962, section
+// 3.1, has logs do: whoever submits to it has.
+type Trusting interface {
+	Log
+	// Trusting does nothing.
+	Trusting()
+}
+
 // RetryableError is a failure that may be over soon, and that was quick to show itself: no
 // connection, or a log that says that it is busy.
 type RetryableError struct {

@@ -61,6 +61,8 @@ type Logs struct {
 	hedge  time.Duration
 	now    func() time.Time
 	logger *slog.Logger
+	// trusting is whether a log is, in whatever window.
+	trusting bool
 }
 
 // member is a log with all that belongs to it.
@@ -111,6 +113,9 @@ func New(cfg Config) (*Logs, error) {
 			continue
 		}
 		l.logs = append(l.logs, m)
+		if _, ok := m.Log.(Trusting); ok {
+			l.trusting = true
+		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -144,6 +149,10 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 	}
 	return m, nil
 }
+
+// Trusting tells whether one of the logs is: a precertificate's signature has then to be
+// verified before Add.
+func (l *Logs) Trusting() bool { return l.trusting }
 
 // Add returns one SCT for sub, verified: that of whichever log is the first to give one. Its
 // refusal is CT_UNAVAILABLE, whatever the logs did, comes when the budget ends at the latest,

@@ -139,7 +139,7 @@ func (s *Signer) Public() crypto.PublicKey { return s.public }
 func (s *Signer) Algorithm() certs.SignatureAlgorithm { return s.algorithm }
 
 // Sign returns the signature over message, not hashed. It has been verified, unless the key is
-// in this process's memory, or Near with nothing held against it: it may go to a log, which
+// in this process's memory, or Near with nothing held against it: it may go to a log that
 // verifies it, and nowhere else.
 func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return s.sign(ctx, message, false)

@@ -40,7 +40,8 @@ type entry struct {
 
 // Submit stores the precertificate and returns its SCT, as soon as the entry is durable and
 // the guard covers it. It returns at once if ctx ends, and the entry may then be logged all
-// the same. It trusts the caller, which is the CA, to submit what belongs together.
+// the same. It trusts the caller, which is the CA, to submit what belongs together
+// and verifies.
 //
 // Errors: *RefusedError and *StorageError where an operator must act; *ctlog.RetryableError
 // where the queue is full; one that wraps ctx.Err().

@@ -184,7 +184,7 @@ func TestPINChangedOnTheToken(t *testing.T) {
 		must(t, softHSM.lib.SetPIN(session, p.pin, "s3cret and new"))
 	})
 	must(t, s.Prove(t.Context())) // the login is still good
-	open(t, modules, p.Config)       // and nobody asks for the PIN
+	open(t, modules, p.Config)    // and nobody asks for the PIN
 	p.pin = "s3cret and new"
 	must(t, os.WriteFile(p.PINFile, []byte(p.pin), 0o600))
 	open(t, modules, p.Config)
