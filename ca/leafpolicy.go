@@ -12,14 +12,15 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/proof"
 )
 
 const (
 	// maxAge is how long before the clock's time a certificate may begin: the log's answer, a
-	// queue, and clocks that differ. What ends within an hour of its beginning so ends within
-	// an hour of now.
+	// queue, and clocks that differ.
 	maxAge = 10 * time.Minute
-	// maxLead is how long after the clock's time it may begin.
+	// maxLead is how long after the clock's time it may begin. With maxLifetime it bounds for how
+	// long what passes now is valid.
 	maxLead = time.Minute
 
 	// An SCT's signature is an ECDSA-Sig-Value on P-256: a SEQUENCE of two INTEGERs of 1 to 33
@@ -33,9 +34,18 @@ const (
 // configuration: what passes is a certificate of the profile, of the authority and of now, but
 // the names in it are the other process's word. It is safe for concurrent use.
 type LeafPolicy struct {
-	// Unlogged lets certificates without poison and SCT list pass too: for a CA without
-	// Certificate Transparency alone.
-	Unlogged bool
+	unlogged bool
+	keys     *proof.KeyPolicy
+}
+
+// NewLeafPolicy returns the policy. Where unlogged is set, certificates without poison and SCT
+// list pass too: for a CA without Certificate Transparency alone.
+func NewLeafPolicy(unlogged bool) (*LeafPolicy, error) {
+	keys, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{}) // what a server may allow at the most
+	if err != nil {
+		return nil, err
+	}
+	return &LeafPolicy{unlogged, keys}, nil
 }
 
 // Check returns nil if the key of chain's first certificate may sign message at now: the TBS of
@@ -75,11 +85,11 @@ func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now t
 	if err := p.checkLogged(v); err != nil {
 		return err
 	}
-	if _, err := x509.ParsePKIXPublicKey(v.publicKey); err != nil {
-		return fmt.Errorf("parsing its public key (RFC 5280, section 4.1.2.7): %w", err)
+	if t.PublicKey, err = p.publicKey(v.publicKey); err != nil {
+		return err
 	}
 	t.SerialNumber, t.NotBefore, t.NotAfter = v.serialNumber, v.notBefore, v.notAfter
-	t.PublicKey, t.SAN, t.Extensions = v.publicKey, v.san, v.extensions
+	t.SAN, t.Extensions = v.san, v.extensions
 	tbs, err := certs.NewTBS(t)
 	if err != nil {
 		return fmt.Errorf("encoding it anew: %w", err)
@@ -92,6 +102,19 @@ func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now t
 		return errors.New("it has the fields of one, and is not their one encoding (X.690, section 10; RFC 5280, section 4.1)")
 	}
 	return nil
+}
+
+// publicKey checks the key in spki, and encodes it anew: crypto/x509 passes over octets behind
+// the parameters of its algorithm and behind its integers.
+func (p *LeafPolicy) publicKey(spki []byte) ([]byte, error) {
+	key, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return nil, fmt.Errorf("parsing its public key (RFC 5280, section 4.1.2.7): %w", err)
+	}
+	if err := p.keys.Check(key); err != nil {
+		return nil, fmt.Errorf("no such key is certified (RFC 5280, section 4.1.2.7): %w", err)
+	}
+	return x509.MarshalPKIXPublicKey(key)
 }
 
 // explain says what is wrong with what was not admitted, in the words in which the profile is
@@ -133,7 +156,7 @@ func (p *LeafPolicy) checkLogged(v *variable) error {
 	switch {
 	case v.poison && v.sctList != nil:
 		return errors.New("it has both poison and SCT list (RFC 6962, sections 3.1 and 3.3)")
-	case v.poison, v.sctList == nil && p.Unlogged:
+	case v.poison, v.sctList == nil && p.unlogged:
 		return nil
 	case v.sctList == nil:
 		return errors.New("it has neither poison nor SCT list, and certificates of this CA are logged (RFC 6962, sections 3.1 and 3.3)")

@@ -61,6 +61,15 @@ func benchOf(t testing.TB, chain *Chain) *policyBench {
 	return b
 }
 
+func newPolicy(t testing.TB, unlogged bool) *LeafPolicy {
+	t.Helper()
+	p, err := NewLeafPolicy(unlogged)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 func spkiOf(t testing.TB, public crypto.PublicKey) []byte {
 	t.Helper()
 	spki, err := x509.MarshalPKIXPublicKey(public)

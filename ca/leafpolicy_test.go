@@ -4,8 +4,12 @@ package ca
 
 import (
 	"bytes"
+	"crypto/ecdh"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	stdasn1 "encoding/asn1"
@@ -24,7 +28,7 @@ import (
 func TestLeafPolicyLetsTheProfilePass(t *testing.T) {
 	t.Parallel()
 	b := newPolicyBench(t)
-	logged, unlogged := &LeafPolicy{}, &LeafPolicy{Unlogged: true}
+	logged, unlogged := newPolicy(t, false), newPolicy(t, true)
 	for name, tbs := range map[string][]byte{"precertificate": b.precertificate(t), "certificate": b.certificate(t), "self-test": []byte(signer.SelfTestMessage)} {
 		for _, p := range []*LeafPolicy{logged, unlogged} {
 			if err := p.Check(b.chain, tbs, b.now); err != nil {
@@ -67,7 +71,7 @@ func TestLeafPolicyLetsTheProfilePass(t *testing.T) {
 func TestLeafPolicyLetsDraftsPass(t *testing.T) {
 	t.Parallel()
 	d := testDraft(t)
-	if err := new(LeafPolicy).Check(d.authority.chain, d.tbs.Precertificate(), d.template.NotBefore.Add(backdate)); err != nil {
+	if err := newPolicy(t, false).Check(d.authority.chain, d.tbs.Precertificate(), d.template.NotBefore.Add(backdate)); err != nil {
 		t.Error(err)
 	}
 }
@@ -100,8 +104,8 @@ func refusesEach(t *testing.T, cases map[string]policyCase) {
 				test.mutate(e)
 				tbs = e.join()
 			}
-			refusedBy(t, new(LeafPolicy).Check(b.chain, tbs, b.now), test.wants...)
-			err := (&LeafPolicy{Unlogged: true}).Check(b.chain, tbs, b.now)
+			refusedBy(t, newPolicy(t, false).Check(b.chain, tbs, b.now), test.wants...)
+			err := newPolicy(t, true).Check(b.chain, tbs, b.now)
 			if test.unlogged && err != nil {
 				t.Error(err)
 			} else if !test.unlogged {
@@ -280,7 +284,7 @@ func TestLeafPolicyRefusesOtherThings(t *testing.T) {
 		"an indefinite length":     slices.Concat([]byte{0x30, 0x80}, good[4:], []byte{0, 0}),
 	} {
 		for _, unlogged := range []bool{false, true} {
-			if err := (&LeafPolicy{Unlogged: unlogged}).Check(chain, message, b.now); err == nil {
+			if err := newPolicy(t, unlogged).Check(chain, message, b.now); err == nil {
 				t.Errorf("%s passes (unlogged %t)", name, unlogged)
 			}
 		}
@@ -294,16 +298,72 @@ func crlIssuer(c *x509.Certificate) *x509.Certificate {
 	return &issuer
 }
 
+// Keys that crypto/x509 reads, and that no server of ours certifies or encodes so.
+func TestLeafPolicyRefusesKeys(t *testing.T) {
+	t.Parallel()
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x25519, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ec := spkiOf(t, newKey(t).Public())
+	point := ec[len(ec)-68:] // the BIT STRING
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := private.N
+	rsaKey, small, cube := spkiOf(t, private.Public()), spkiOf(t, &rsa.PublicKey{N: new(big.Int).Rsh(n, 1024), E: private.E}), spkiOf(t, &rsa.PublicKey{N: n, E: 3})
+	ecWith := func(behind ...byte) []byte {
+		return der(asn1.SEQUENCE, der(asn1.SEQUENCE, []byte("\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"), behind), point)
+	}
+	rsaWith := func(within, behind []byte) []byte {
+		integers := rsaKey[len(rsaKey)-(4+257+5):]
+		return der(asn1.SEQUENCE, der(asn1.SEQUENCE, []byte("\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00")),
+			der(asn1.BIT_STRING, []byte{0}, der(asn1.SEQUENCE, integers, within), behind))
+	}
+	if !bytes.Equal(ecWith(), ec) || !bytes.Equal(rsaWith(nil, nil), rsaKey) {
+		t.Fatal("the test does not encode keys as crypto/x509 does")
+	}
+	const anew, weak = "not their one encoding", "no such key is certified"
+	for name, test := range map[string]struct {
+		spki []byte
+		want string
+	}{
+		"P-256 with NULL":                     {ecWith(5, 0), anew},
+		"P-256 with octets that are no DER":   {ecWith(0xff, 0xff, 0x30), anew},
+		"octets behind RSA's integers":        {rsaWith([]byte{5, 0}, nil), anew},
+		"octets behind RSA's key":             {rsaWith(nil, []byte{5, 0}), anew},
+		"P-224":                               {spkiOf(t, p224.Public()), weak},
+		"X25519":                              {spkiOf(t, x25519.Public()), "of an unknown kind"},
+		"RSA of 1024 bits":                    {small, weak},
+		"RSA with the exponent 3":             {cube, weak},
+		"Ed25519, a point that has order two": {spkiOf(t, ed25519.PublicKey(append([]byte{0xec}, append(bytes.Repeat([]byte{0xff}, 30), 0x7f)...))), weak},
+	} {
+		b := newPolicyBench(t)
+		b.template.PublicKey = test.spki
+		for _, unlogged := range []bool{false, true} {
+			err := newPolicy(t, unlogged).Check(b.chain, b.certificate(t), b.now)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: got error %v, want %q", name, err, test.want)
+			}
+		}
+	}
+}
+
 // Whatever octet of a certificate is changed, what still passes is one of the profile.
 func TestLeafPolicyAgainstEveryOctet(t *testing.T) {
 	t.Parallel()
-	b := newPolicyBench(t)
+	b, p := newPolicyBench(t), newPolicy(t, false)
 	for _, good := range [][]byte{b.precertificate(t), b.certificate(t)} {
 		for i := range good {
 			for _, flip := range []byte{0x01, 0x80, 0xff} {
 				changed := slices.Clone(good)
 				changed[i] ^= flip
-				if new(LeafPolicy).Check(b.chain, changed, b.now) == nil {
+				if p.Check(b.chain, changed, b.now) == nil {
 					demandLeaf(t, b, changed)
 				}
 			}
@@ -322,6 +382,7 @@ func demandLeaf(t *testing.T, b *policyBench, tbs []byte) {
 	if names > 1 || len(c.DNSNames)+len(c.IPAddresses) > 0 || c.IsCA || c.BasicConstraintsValid || c.KeyUsage != x509.KeyUsageDigitalSignature ||
 		len(c.ExtKeyUsage) != 1 || c.ExtKeyUsage[0] != x509.ExtKeyUsageCodeSigning || len(c.UnknownExtKeyUsage) > 0 ||
 		c.NotAfter.Sub(c.NotBefore) > time.Hour || c.NotAfter.After(b.now.Add(time.Hour+time.Minute)) ||
+		!bytes.Equal(c.RawSubjectPublicKeyInfo, spkiOf(t, c.PublicKey)) ||
 		!bytes.Equal(c.RawIssuer, b.chain.Certificates[0].RawSubject) || len(c.Subject.Names) > 0 || !bytes.Equal(c.RawTBSCertificate, tbs) {
 		t.Fatalf("what passes is no leaf of the profile: %x", tbs)
 	}
@@ -348,6 +409,7 @@ func fixedBench(t testing.TB) *policyBench {
 
 func FuzzLeafPolicy(f *testing.F) {
 	b := fixedBench(f)
+	policies := []*LeafPolicy{newPolicy(f, false), newPolicy(f, true)}
 	for _, seed := range [][]byte{b.precertificate(f), b.certificate(f), b.unlogged(f), b.chain.Certificates[0].RawTBSCertificate, {0x30, 0}, nil} {
 		f.Add(seed)
 	}
@@ -355,8 +417,8 @@ func FuzzLeafPolicy(f *testing.F) {
 		if string(tbs) == signer.SelfTestMessage {
 			return
 		}
-		for _, unlogged := range []bool{false, true} {
-			if (&LeafPolicy{Unlogged: unlogged}).Check(b.chain, tbs, b.now) == nil {
+		for _, p := range policies {
+			if p.Check(b.chain, tbs, b.now) == nil {
 				demandLeaf(t, b, tbs)
 			}
 		}
@@ -367,7 +429,7 @@ func BenchmarkLeafPolicy(b *testing.B) {
 	bench := newPolicyBench(b)
 	for name, tbs := range map[string][]byte{"precertificate": bench.precertificate(b), "certificate": bench.certificate(b)} {
 		b.Run(name, func(b *testing.B) {
-			p := new(LeafPolicy)
+			p := newPolicy(b, false)
 			b.ReportAllocs()
 			for b.Loop() {
 				if err := p.Check(bench.chain, tbs, bench.now); err != nil {

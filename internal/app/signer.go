@@ -49,7 +49,7 @@ type SignerOptions struct {
 // machine, which may be in an attacker's hands.
 type signing struct {
 	rotation *rotation
-	policy   ca.LeafPolicy
+	policy   *ca.LeafPolicy
 	now      func() time.Time
 	members  atomic.Pointer[members] // of the set that was asked for last
 }
@@ -64,8 +64,11 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 	cfg := &config.Server{CA: config.CA{Set: options.Set}}
-	s := &signing{policy: ca.LeafPolicy{Unlogged: options.WithoutCT}, now: Options{Now: options.Now}.now()}
-	var err error
+	policy, err := ca.NewLeafPolicy(options.WithoutCT)
+	if err != nil {
+		return err
+	}
+	s := &signing{policy: policy, now: Options{Now: options.Now}.now()}
 	if s.rotation, err = newRotation(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
