@@ -25,7 +25,7 @@ func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits)
 		}
 		var f *Failure
 		again := errors.As(err, &f)
-		if again && f.Remedy == Wait || !again && ctx.Err() != nil {
+		if again && f.Remedy == Wait || !again && (ctx.Err() != nil || ofMessage(err, message)) {
 			return nil, err // nothing is known of the key
 		}
 		var rest time.Duration
@@ -41,6 +41,11 @@ func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits)
 		}
 		pause *= 3
 	}
+}
+
+// ofMessage tells whether err is of message alone. A self-test is one that every key signs.
+func ofMessage(err error, message []byte) bool {
+	return errors.As(err, new(*MessageError)) && string(message) != SelfTestMessage
 }
 
 // wait waits for d; false if ctx ends before, or too soon after for half an attempt.
@@ -86,7 +91,7 @@ func (s *Signer) attempt(caller, ctx context.Context, message []byte, a attempt)
 		if at := int64(time.Since(s.epoch)); err == nil {
 			s.learned.Store(at)
 			s.signed.Store(at)
-		} else if caller.Err() == nil {
+		} else if !s.gone(caller, time.Since(began)) {
 			s.learned.Store(at)
 		}
 	}()
@@ -134,12 +139,19 @@ func (s *Signer) lost(caller, bounded context.Context, key Key, began time.Time,
 	return err
 }
 
+// gone tells whether who asked has gone, or had less time than an attempt takes, so that
+// nothing is known of the key. Who asks for another process waits no longer than its attempt.
+func (s *Signer) gone(caller context.Context, elapsed time.Duration) bool {
+	err := caller.Err()
+	return err != nil && (!errors.Is(err, context.DeadlineExceeded) || elapsed < s.limits.attempt/2)
+}
+
 // whose tells a call that was too slow, which may pass and counts against the key, from a
 // caller that has gone or gave it less time than an attempt has, which says nothing.
 func (s *Signer) whose(caller, bounded context.Context, began time.Time, err error) error {
 	elapsed := time.Since(began)
 	switch {
-	case bounded.Err() == nil, errors.As(err, new(*Failure)), caller.Err() != nil:
+	case bounded.Err() == nil, errors.As(err, new(*Failure)), s.gone(caller, elapsed):
 		return err
 	case elapsed < s.limits.attempt/2:
 		return Busy(fmt.Errorf("too little time was left for an answer: %w", err))

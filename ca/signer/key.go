@@ -93,6 +93,15 @@ func Busy(err error) error { return &Failure{Remedy: Wait, Err: err} }
 // Stale tells that err is of a Key that has to be opened anew.
 func Stale(err error) error { return &Failure{Remedy: Reopen, Err: err} }
 
+// MessageError is the refusal of one message, which tells nothing of the Key and of others.
+type MessageError struct{ Err error }
+
+// Error is why it was refused.
+func (e *MessageError) Error() string { return e.Err.Error() }
+
+// Unwrap returns why it was refused.
+func (e *MessageError) Unwrap() error { return e.Err }
+
 // IsTransient tells whether err may pass by itself: a Failure, or a deadline.
 func IsTransient(err error) bool {
 	var f *Failure

@@ -245,12 +245,56 @@ func TestCallerWhoGoesProvesNothing(t *testing.T) {
 			t.Errorf("it has %d failures: %v", status.Failures, status.LastError)
 		}
 		// Nor do they keep a key from being tested that is silent to all of them.
-		for range 4 {
-			ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+		for range 8 {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			_, _ = s.Sign(ctx, message)
 			cancel()
 			s.Tend(t.Context())
 			time.Sleep(2 * time.Second)
+		}
+		if status := s.Status(); status.State == breaker.Closed {
+			t.Errorf("nobody has noticed: %+v", status)
+		}
+	})
+}
+
+// A caller whose time ends with his attempt, as that of a server does that signs through another
+// process, has seen that the key is silent.
+func TestCallerWhoseTimeEndsHasSeenSilence(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &place{key: newKey(t), onSign: func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }}
+		s := p.signer(t)
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), 690*time.Millisecond)
+			if _, err := s.Sign(ctx, message); !signer.IsTransient(err) || !strings.Contains(err.Error(), "no answer in time") {
+				t.Errorf("error %v", err)
+			}
+			cancel()
+		}
+		if status := s.Status(); status.State == breaker.Closed {
+			t.Errorf("nobody has noticed: %+v", status)
+		}
+	})
+}
+
+// What is wrong with a message is not held against the key, but a self-test that is refused is.
+func TestRefusedMessage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refused := &signer.MessageError{Err: errors.New("it is too long")}
+		p := &place{key: newKey(t), onSign: func(context.Context, int) error { return refused }}
+		s := p.signer(t)
+		for range 10 {
+			if _, err := s.Sign(t.Context(), message); !errors.Is(err, refused.Err) {
+				t.Errorf("error %v", err)
+			}
+		}
+		if status := s.Status(); status.Failures != 0 || p.signs.Load() != 10 {
+			t.Errorf("it was asked %d times: %+v", p.signs.Load(), status)
+		}
+		for range 5 {
+			_ = s.SelfTest(t.Context())
 		}
 		if status := s.Status(); status.State == breaker.Closed {
 			t.Errorf("nobody has noticed: %+v", status)
