@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -72,12 +74,12 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	if s.rotation, err = newRotation(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
-	front, err := socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Logger: logger})
-	if err == nil {
-		err = front.Listen()
-	}
+	front, ops, err := s.listen(options, logger)
 	if err != nil {
 		return errors.Join(err, s.rotation.ring.Close())
+	}
+	if len(options.AllowUIDs) == 0 || slices.Contains(options.AllowUIDs, uint32(os.Getuid())) {
+		logger.LogAttrs(ctx, slog.LevelWarn, "a server that runs as the user of this process is signed for: who breaks into it can read the keys; run mayfly signer as a user of its own, and name the server's with --allow-user")
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -88,8 +90,8 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	})
 	group.Go(func() error { s.rotation.run(background, cfg, logger); return nil })
 	group.Go(func() error { s.rotation.watcher.Run(background); return nil })
-	if options.Ops != "" {
-		group.Go(func() error { return s.serveOps(ctx, options.Ops, registry, logger) })
+	if ops != nil {
+		group.Go(func() error { return s.serveOps(ctx, ops, registry, logger) })
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
 	err = errors.Join(group.Wait(), s.rotation.ring.Close())
@@ -97,11 +99,23 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	return err
 }
 
-func (s *signing) serveOps(ctx context.Context, address string, registry *prometheus.Registry, logger *slog.Logger) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("listening for ops: %w", err)
+// listen makes the socket, and listens for ops if that is wanted; else ops is nil.
+func (s *signing) listen(options SignerOptions, logger *slog.Logger) (front *socket.Server, ops net.Listener, err error) {
+	if front, err = socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Logger: logger}); err != nil {
+		return nil, nil, err
 	}
+	if options.Ops != "" {
+		if ops, err = net.Listen("tcp", options.Ops); err != nil {
+			return nil, nil, fmt.Errorf("listening for metrics and readiness (--ops %s): %w", options.Ops, err)
+		}
+	}
+	if err = front.Listen(); err != nil && ops != nil {
+		err = errors.Join(err, ops.Close())
+	}
+	return front, ops, err
+}
+
+func (s *signing) serveOps(ctx context.Context, listener net.Listener, registry *prometheus.Registry, logger *slog.Logger) error {
 	profile, err := ca.NewProfile(0)
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -144,7 +158,11 @@ func (s *signing) member(key [sha256.Size]byte) (ca.Member, error) {
 		known = &members{set, map[[sha256.Size]byte]ca.Member{}}
 		for _, m := range set.Members() {
 			if m.Authority != nil {
-				known.by[sha256.Sum256(m.Chain.Certificates[0].RawSubjectPublicKeyInfo)] = m
+				id, err := socket.KeyID(m.Chain.Certificates[0].PublicKey)
+				if err != nil {
+					return ca.Member{}, err
+				}
+				known.by[id] = m
 			}
 		}
 		s.members.Store(known)
