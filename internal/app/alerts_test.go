@@ -85,6 +85,7 @@ func knownMetrics(t *testing.T) map[string]bool {
 	}
 	registerCT(registry, &config.Server{}, time.Now)
 	registry.MustRegister(&certificatePair{})
+	refusals(registry)
 	descs := make(chan *prometheus.Desc, 100)
 	registry.Describe(descs)
 	close(descs)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
@@ -53,6 +54,11 @@ func (a *App) rotate(ctx context.Context, options Options, registry prometheus.R
 
 // newRotation loads `ca`, by the clock and the modules of options. Its errors tell their place.
 func newRotation(ctx context.Context, cfg *config.Server, options Options, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
+	if path := cfg.CA.SignerSocket; path != "" {
+		if err := socket.CheckPath(path); err != nil {
+			return nil, cfg.Explain(keypath.Errorf([]string{"ca", "signer_socket"}, "%w", err))
+		}
+	}
 	metrics, now := signer.NewMetrics(registry), options.now()
 	r := &rotation{
 		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: metrics, Logger: logger}),

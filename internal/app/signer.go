@@ -74,7 +74,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	if s.rotation, err = newRotation(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
-	front, ops, err := s.listen(options, logger)
+	front, ops, err := s.listen(options, refusals(registry), logger)
 	if err != nil {
 		return errors.Join(err, s.rotation.ring.Close())
 	}
@@ -91,7 +91,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	group.Go(func() error { s.rotation.run(background, cfg, logger); return nil })
 	group.Go(func() error { s.rotation.watcher.Run(background); return nil })
 	if ops != nil {
-		group.Go(func() error { return s.serveOps(ctx, ops, registry, logger) })
+		group.Go(func() error { return s.serveOps(ctx, ops, front, registry, logger) })
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
 	err = errors.Join(group.Wait(), s.rotation.ring.Close())
@@ -100,8 +100,8 @@ func Sign(ctx context.Context, options SignerOptions) error {
 }
 
 // listen makes the socket, and listens for ops if that is wanted; else ops is nil.
-func (s *signing) listen(options SignerOptions, logger *slog.Logger) (front *socket.Server, ops net.Listener, err error) {
-	if front, err = socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Logger: logger}); err != nil {
+func (s *signing) listen(options SignerOptions, refused func(socket.Refusal), logger *slog.Logger) (front *socket.Server, ops net.Listener, err error) {
+	if front, err = socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Refused: refused, Logger: logger}); err != nil {
 		return nil, nil, err
 	}
 	if options.Ops != "" {
@@ -115,12 +115,31 @@ func (s *signing) listen(options SignerOptions, logger *slog.Logger) (front *soc
 	return front, ops, err
 }
 
-func (s *signing) serveOps(ctx context.Context, listener net.Listener, registry *prometheus.Registry, logger *slog.Logger) error {
+// refusals counts what the socket refuses. Every series is there from the start, so that a rate
+// sees the first refusal.
+func refusals(registry prometheus.Registerer) func(socket.Refusal) {
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_signer_refused_total",
+		Help: "What mayfly signer refused: connection (of one who is not allowed, or one too many), malformed (a request that is none), not_permitted (to sign what is no certificate of the profile and of now) or unknown_key.",
+	}, []string{"refusal"})
+	registry.MustRegister(refused)
+	for _, r := range socket.Refusals() {
+		refused.WithLabelValues(string(r))
+	}
+	return func(r socket.Refusal) { refused.WithLabelValues(string(r)).Inc() }
+}
+
+func (s *signing) serveOps(ctx context.Context, listener net.Listener, front *socket.Server, registry *prometheus.Registry, logger *slog.Logger) error {
 	profile, err := ca.NewProfile(0)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	return server.ServeOps(ctx, server.OpsConfig{Checks: s.rotation.checks(profile), Registry: registry, Logger: logger}, listener)
+	checks := append(s.rotation.checks(profile), server.Check{
+		Name:     "socket",
+		Critical: true,
+		Probe:    func(ctx context.Context) (string, error) { return "servers can connect", front.Check(ctx) },
+	})
+	return server.ServeOps(ctx, server.OpsConfig{Checks: checks, Registry: registry, Logger: logger}, listener)
 }
 
 // sign signs message with the key of the set that has the ID given, if the profile lets it

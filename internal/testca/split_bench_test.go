@@ -50,7 +50,10 @@ func signFor(dir string) error {
 	if err != nil {
 		return err
 	}
-	var policy ca.LeafPolicy
+	policy, err := ca.NewLeafPolicy(false)
+	if err != nil {
+		return err
+	}
 	server, err := socket.NewServer(socket.ServerConfig{
 		Path: filepath.Join(dir, "s"),
 		Sign: func(ctx context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {

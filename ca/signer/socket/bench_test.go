@@ -99,10 +99,14 @@ func newAuthority(b *testing.B) *authority {
 
 // signs is what the benchmark's server does: nothing, or the policy's check and a signature.
 func signs(work string, key *ecdsa.PrivateKey, chain *ca.Chain) signFunc {
-	policy, memory := new(ca.LeafPolicy), signer.InMemory(key)
+	policy, err := ca.NewLeafPolicy(false)
+	memory := signer.InMemory(key)
 	return func(ctx context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {
 		if work == "nothing" {
 			return message[:71], nil
+		}
+		if err != nil {
+			return nil, err
 		}
 		if work == "policy" {
 			if err := policy.Check(chain, message, time.Now()); err != nil {

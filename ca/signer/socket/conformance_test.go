@@ -4,10 +4,12 @@ package socket_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -108,6 +110,8 @@ func TestConformance(t *testing.T) {
 	}
 	other := newPath(t)
 	serve(t, socket.ServerConfig{Path: other, Sign: signWith(t, newKey(t))})
+	file := newPath(t)
+	write(t, file)
 
 	const running = "is mayfly signer running? it makes the socket that ca.signer_socket names"
 	answers := func(err error) func(*testing.T) func() {
@@ -132,6 +136,9 @@ func TestConformance(t *testing.T) {
 			{Name: "no such socket", Open: open(socket.Config{Path: p.path + ".not", Public: key.Public()}), Wants: []string{p.path + ".not", "no such file", running}},
 			{Name: "no such folder", Open: open(socket.Config{Path: p.path + "/s", Public: key.Public()}), Wants: []string{p.path + "/s"}},
 			{Name: "no socket", Open: open(socket.Config{Public: key.Public()}), Wants: []string{"ca.signer_socket", "no socket is named"}},
+			{Name: "an abstract socket", Open: open(socket.Config{Path: "@mayfly", Public: key.Public()}), Wants: []string{"ca.signer_socket", "abstract socket", "name a file"}},
+			{Name: "a file", Open: open(socket.Config{Path: file, Public: key.Public()}), Wants: []string{file, "it is no socket", "ca.signer_socket"}},
+			{Name: "a folder", Open: open(socket.Config{Path: filepath.Dir(file), Public: key.Public()}), Wants: []string{"it is no socket", "ca.signer_socket"}},
 			{Name: "too long a path", Open: open(socket.Config{Path: p.path + string(make([]byte, 100)), Public: key.Public()}), Wants: []string{"ca.signer_socket", "choose a shorter one"}},
 			{Name: "of another CA", Open: open(socket.Config{Path: other, Public: key.Public()}), Wants: []string{other, "does not have the key"}},
 		},
@@ -176,6 +183,61 @@ func TestRestartCostsNothing(t *testing.T) {
 		p.stop(t)
 		p.start()
 		together()
+	}
+}
+
+// front is the Signer of a server whose key is at path.
+func front(t *testing.T, path string, key *ecdsa.PrivateKey) *signer.Signer {
+	t.Helper()
+	s, err := signer.New(signer.Config{Name: "test", Kind: "socket", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) {
+		return socket.Open(ctx, socket.Config{Path: path, Public: key.Public()})
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// What the signing process says of its key is not asked again at once, since it has tried again
+// what is worth it, and is held against the key, unless it was busy or the message is to blame.
+func TestWhatIsSaidOfTheKeyIsHeard(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err      error
+		failures int
+		remedy   signer.Remedy // zero for none
+	}{
+		"its own key is out":      {signer.Transient(errors.New("the token was taken out"), 0), 1, signer.Retry},
+		"it is busy":              {signer.Busy(errors.New("64 signatures are being made")), 0, signer.Wait},
+		"it does not permit it":   {errors.Join(socket.ErrNotPermitted, errPolicy), 0, 0},
+		"it fails, for all times": {errors.New("the PIN is wrong"), 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, path := newKey(t), newPath(t)
+			var asked atomic.Int32
+			serve(t, socket.ServerConfig{Path: path, Sign: func(context.Context, [sha256.Size]byte, []byte) ([]byte, error) {
+				asked.Add(1)
+				return nil, test.err
+			}})
+			s := front(t, path, key)
+			_, err := s.Sign(t.Context(), []byte("message"))
+			holds(t, err, path)
+			if f := (*signer.Failure)(nil); errors.As(err, &f) != (test.remedy != 0) || f != nil && f.Remedy != test.remedy {
+				t.Errorf("it came as %v", err)
+			}
+			if n := asked.Load(); n != 1 {
+				t.Errorf("it was asked %d times for one signature", n)
+			}
+			if n := s.Status().Failures; n != test.failures {
+				t.Errorf("%d failures count, want %d", n, test.failures)
+			}
+		})
 	}
 }
 

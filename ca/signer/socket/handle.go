@@ -38,7 +38,7 @@ type session struct {
 	peer peer
 	conn *net.UnixConn
 
-	slow   atomic.Bool    // the last request took longer than swift
+	slow   atomic.Bool    // the last request that was not swiftly refused took longer than swift
 	others sync.WaitGroup // the goroutines that sign
 	atOnce chan struct{}  // has an element for each of them
 
@@ -90,7 +90,8 @@ func (n *session) serve(ctx context.Context) error {
 			r, err = parseRequest(content)
 		}
 		if err != nil {
-			n.logger.LogAttrs(ctx, slog.LevelWarn, "a request to the signer is malformed", n.peer.attrs(), slog.Any("error", err))
+			n.cfg.Refused(RefusedMalformed)
+			n.log.say(ctx, slog.LevelWarn, "a request to the signer is malformed", n.peer.attrs(), slog.Any("error", err))
 			n.give(ctx, textAnswer(statusMalformed, 0, err.Error()))
 			return nil
 		}
@@ -154,7 +155,7 @@ func (n *session) gone(ctx context.Context, err error) {
 	if err == nil || n.closing.Load() || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) {
 		level = slog.LevelDebug
 	}
-	n.logger.LogAttrs(ctx, level, "a connection to the signer's socket has ended", n.peer.attrs(), slog.Any("error", err))
+	n.log.say(ctx, level, "a connection to the signer's socket has ended", n.peer.attrs(), slog.Any("error", err))
 }
 
 // answer is the answer to r.
@@ -167,7 +168,8 @@ func (n *session) answer(ctx context.Context, r request) answer {
 	defer bounded.stop()
 	began := time.Now()
 	signature, err := n.sign(bounded, r.key, r.message)
-	if slow := time.Since(began) > swift; slow != n.slow.Load() {
+	// What is refused swiftly has not seen the key, and so tells nothing of it.
+	if slow := time.Since(began) > swift; slow != n.slow.Load() && (slow || err == nil) {
 		n.slow.Store(slow)
 	}
 	if err == nil && (len(signature) == 0 || len(signature) > maxSignature) {
@@ -187,7 +189,7 @@ var errPanic = errors.New("something went wrong inside; its log has more")
 func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) (signature []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			s.logger.LogAttrs(ctx, slog.LevelError, "panic while signing", slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
+			s.log.say(ctx, slog.LevelError, "panic while signing", slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
 			signature, err = nil, errPanic
 		}
 	}()
@@ -196,27 +198,33 @@ func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) 
 
 // refusal is the answer that says err.
 func (n *session) refusal(ctx context.Context, r request, err error) answer {
+	text := err.Error()
 	say := func(level slog.Level, what string) {
-		n.logger.LogAttrs(ctx, level, what, n.peer.attrs(), slog.String("key", fmt.Sprintf("%x", r.key)), slog.Int("octets", len(r.message)), slog.Any("error", err))
+		n.log.say(ctx, level, what, n.peer.attrs(), slog.String("key", fmt.Sprintf("%x", r.key)), slog.Int("octets", len(r.message)), slog.String("error", cut(text, maxLogged)))
 	}
+	var f *signer.Failure
 	switch {
 	case errors.Is(err, ErrNotPermitted):
+		n.cfg.Refused(RefusedNotPermitted)
 		say(slog.LevelError, "the signer was asked to sign what it may not sign: is the front in an attacker's hands, or of another release?")
-		return textAnswer(statusNotPermitted, 0, strings.TrimPrefix(err.Error(), ErrNotPermitted.Error()+": "))
+		return textAnswer(statusNotPermitted, 0, strings.TrimPrefix(text, ErrNotPermitted.Error()+": "))
 	case errors.Is(err, ErrUnknownKey):
+		n.cfg.Refused(RefusedUnknownKey)
 		say(slog.LevelWarn, "the signer was asked to sign with a key that it does not have")
-		return textAnswer(statusUnknownKey, 0, strings.TrimPrefix(err.Error(), ErrUnknownKey.Error()+": "))
+		return textAnswer(statusUnknownKey, 0, strings.TrimPrefix(text, ErrUnknownKey.Error()+": "))
+	case errors.As(err, &f) && f.Remedy == signer.Wait:
+		say(slog.LevelWarn, "the signer was asked for more than it can sign at a time")
+		return textAnswer(statusBusy, 0, text)
 	case signer.IsTransient(err), ctx.Err() != nil: // it had its time, or the server ends
 		say(slog.LevelWarn, "the signer could not sign for now")
 		var rest time.Duration
-		var f *signer.Failure
-		if errors.As(err, &f) {
+		if f != nil {
 			rest = milliseconds(max(f.RetryAfter, 0))
 		}
-		return textAnswer(statusUnavailable, rest, err.Error())
+		return textAnswer(statusUnavailable, rest, text)
 	default:
 		say(slog.LevelError, "the signer could not sign")
-		return textAnswer(statusFailed, 0, err.Error())
+		return textAnswer(statusFailed, 0, text)
 	}
 }
 
@@ -225,6 +233,10 @@ func textAnswer(status status, rest time.Duration, text string) answer {
 	if text == "" {
 		text = "no reason was given"
 	}
-	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "?") // which never makes it longer
-	return answer{status: status, rest: rest, body: []byte(text)}
+	return answer{status: status, rest: rest, body: []byte(cut(text, maxText))}
+}
+
+// cut returns text as UTF-8 of at most limit octets.
+func cut(text string, limit int) string {
+	return strings.ToValidUTF8(text[:min(len(text), limit)], "?") // which never makes it longer
 }

@@ -7,8 +7,10 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -20,6 +22,10 @@ import (
 // coresPerLink is how many of this process's cores one connection is for: on the other side
 // each connection is signed for by one core at a time, where that takes no time to speak of.
 const coresPerLink = 4
+
+// maxLinks bounds them for one key: the other side has defaultConnections for all keys of all
+// servers.
+const maxLinks = 8
 
 // key is a signer.Key in another process.
 type key struct {
@@ -34,7 +40,7 @@ type key struct {
 }
 
 func newKey(path string, public crypto.PublicKey, id [keyIDSize]byte) *key {
-	return &key{path: path, public: public, id: id, links: make([]*link, (runtime.GOMAXPROCS(0)+coresPerLink-1)/coresPerLink)}
+	return &key{path: path, public: public, id: id, links: make([]*link, min((runtime.GOMAXPROCS(0)+coresPerLink-1)/coresPerLink, maxLinks))}
 }
 
 // Public implements signer.Key.
@@ -49,7 +55,7 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		return nil, err
 	}
 	if len(message) > MaxMessage {
-		return nil, fmt.Errorf("the message has %d octets, and mayfly signer takes %d at most", len(message), MaxMessage)
+		return nil, &signer.MessageError{Err: fmt.Errorf("the message has %d octets, and mayfly signer takes %d at most", len(message), MaxMessage)}
 	}
 	r := request{key: k.id, message: message}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -84,11 +90,14 @@ func (k *key) result(a answer) ([]byte, error) {
 	case statusSignature:
 		return a.body, nil
 	case statusNotPermitted:
-		return nil, k.errorf("%w: %s", ErrNotPermitted, a.body)
+		return nil, &signer.MessageError{Err: k.errorf("%w: %s", ErrNotPermitted, a.body)}
 	case statusUnknownKey:
 		return nil, signer.Transient(k.errorf("%w: %s; it may not have taken up the CA set yet: does it read the same one?", ErrUnknownKey, a.body), 0)
 	case statusUnavailable:
-		return nil, signer.Transient(k.errorf("its key cannot be used right now: %s", a.body), a.rest)
+		// It has tried again what is worth it: where Transient has no rest, we would too.
+		return nil, signer.Transient(k.errorf("its key cannot be used right now: %s", a.body), max(a.rest, time.Millisecond))
+	case statusBusy:
+		return nil, signer.Busy(k.errorf("it has too much to sign: %s", a.body))
 	default:
 		return nil, k.errorf("%s", a.body)
 	}
@@ -146,6 +155,8 @@ func (k *key) dial(ctx context.Context) (*net.UnixConn, error) {
 		return nil, k.errorf("connecting: %w; let mayfly signer allow uid %d, under which this process runs, and the folders above the socket let it pass", err, os.Getuid())
 	case errors.Is(err, syscall.EAGAIN):
 		return nil, signer.Transient(k.errorf("connecting: %w; more wait for it than it takes", err), 0)
+	case errors.Is(err, syscall.ECONNREFUSED) && !isSocket(k.path):
+		return nil, k.errorf("connecting: it is no socket; let ca.signer_socket name the one that mayfly signer makes (--socket)")
 	default:
 		return nil, signer.Transient(k.errorf("connecting: %w; %s", err, isItRunning), 0)
 	}
@@ -153,7 +164,41 @@ func (k *key) dial(ctx context.Context) (*net.UnixConn, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("the connection is a %T", c), c.Close())
 	}
+	if err := k.checkPeer(unix); err != nil {
+		_ = unix.Close()
+		return nil, err
+	}
 	return unix, nil
+}
+
+// isSocket tells whether what is at path, if anything, is a socket.
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err != nil || info.Mode()&fs.ModeSocket != 0
+}
+
+// checkPeer demands that the one who listens is trusted: where others may make files, such as
+// in /tmp, any of them may have made the socket first.
+func (k *key) checkPeer(c *net.UnixConn) error {
+	p, err := peerOf(c)
+	if err != nil {
+		return k.errorf("asking who listens: %w", err)
+	}
+	folder := filepath.Dir(k.path)
+	info, err := os.Stat(folder)
+	if err != nil {
+		return signer.Transient(k.errorf("asking whose the folder is: %w", err), 0)
+	}
+	if own, owner := uint32(os.Geteuid()), ownerOf(info); !trusted(p.uid, own, owner) {
+		return k.errorf("uid %d listens there, which is neither root, nor uid %d of this process, nor uid %d, to whom %s belongs; let ca.signer_socket name the socket of mayfly signer, in a folder that belongs to its user", p.uid, own, owner, folder)
+	}
+	return nil
+}
+
+// trusted tells whether what uid says on a socket is the signer's word: whoever owns the folder
+// can have any socket there be his.
+func trusted(uid, own, owner uint32) bool {
+	return uid != overflowID && (uid == 0 || uid == own || uid == owner)
 }
 
 // Close implements signer.Key.

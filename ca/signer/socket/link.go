@@ -20,12 +20,16 @@ import (
 // writeTimeout is how long the other side may take no request.
 const writeTimeout = 10 * time.Second
 
+// maxSilence is for how long nothing may come while answers are awaited. It is longer than the
+// other side takes for any request, which tells one that lives from one that leads nowhere.
+const maxSilence = defaultRequest + 2*time.Second
+
 // link is a connection to the signing process, over which many ask at a time. To wake the other
 // process for a request costs as much as the signature, so those who ask while others wait and
 // all cores are busy go into one write together, and their answers come by one read.
 type link struct {
 	key  *key // whose it is; for errors
-	conn *net.UnixConn
+	conn net.Conn
 	wake chan struct{} // has an element when the writer has something to do
 	done chan struct{} // closed when the link is broken
 
@@ -33,12 +37,13 @@ type link struct {
 	out     []byte     // requests that are not written yet
 	spare   []byte     // what out becomes when they are
 	waiting map[uint32]chan<- answer
-	last    uint32 // the last id
-	err     error  // why it is broken; nil if it is not
+	last    uint32    // the last id
+	heard   time.Time // since when what waits does, and nothing has come
+	err     error     // why it is broken; nil if it is not
 }
 
 // newLink returns a link over c, which reads and writes until it is broken.
-func newLink(k *key, c *net.UnixConn) *link {
+func newLink(k *key, c net.Conn) *link {
 	l := &link{key: k, conn: c, wake: make(chan struct{}, 1), done: make(chan struct{}), waiting: map[uint32]chan<- answer{}}
 	go l.write()
 	go l.read()
@@ -64,6 +69,9 @@ func (l *link) ask(ctx context.Context, r request) (answer, error) {
 	}
 	r.id = l.last
 	alone := len(l.waiting) == 0
+	if alone {
+		l.heard = time.Now()
+	}
 	l.waiting[r.id] = answers
 	l.out = appendRequest(l.out, r)
 	l.mu.Unlock()
@@ -84,13 +92,22 @@ func (l *link) ask(ctx context.Context, r request) (answer, error) {
 		}
 		return a, nil
 	case <-ctx.Done():
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if _, unanswered := l.waiting[r.id]; unanswered {
-			l.waiting[r.id] = nil // the answer will come, and is nobody's
+		if l.abandon(r.id) {
+			l.fail(signer.Transient(&hungUpError{l.key.errorf("nothing has come over a connection for %s: it was given up", maxSilence)}, 0))
 		}
 		return answer{}, ctx.Err()
 	}
+}
+
+// abandon makes the answer to a request nobody's, and tells whether the link leads nowhere.
+func (l *link) abandon(id uint32) (stuck bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, unanswered := l.waiting[id]; !unanswered {
+		return false
+	}
+	l.waiting[id] = nil
+	return time.Since(l.heard) > maxSilence
 }
 
 // write sends what those ask who are not alone.
@@ -166,6 +183,7 @@ func (l *link) deliver(a answer) bool {
 	defer l.mu.Unlock()
 	answers, asked := l.waiting[a.id]
 	delete(l.waiting, a.id)
+	l.heard = time.Now()
 	if answers != nil {
 		answers <- a // it has room
 	}
@@ -190,7 +208,7 @@ func (l *link) fail(err error) {
 	close(l.done)
 }
 
-// hungUpError is of a connection that ended where an answer could have begun.
+// hungUpError is of a connection that ended where an answer could have begun, or was given up.
 type hungUpError struct{ error }
 
 func (e *hungUpError) Unwrap() error { return e.error }

@@ -16,24 +16,65 @@ import (
 // staleTimeout bounds the wait for a socket that may be somebody's.
 const staleTimeout = time.Second
 
-// checkFolder demands that nobody else can put another socket in path's place.
+// checkFolder demands that nobody else can put another socket in path's place. That a folder is
+// sticky does not suffice: anybody can then make the socket before the signer does.
 func checkFolder(path string) error {
 	folder := filepath.Dir(path)
 	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the folder %s of the socket is not there; make it, owned by the signer's user and with mode 0755", folder)
+		return fmt.Errorf("the folder %s of the socket is not there; make it with mode 0750, belonging to the signer's user and the server's group: all who can reach the socket can keep the server from it", folder)
 	case err != nil:
 		return fmt.Errorf("asking for the mode of the socket's folder: %w", err)
 	case !info.IsDir():
 		return fmt.Errorf("%s, in which the socket is to be, is no folder", folder)
-	case info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0:
-		return fmt.Errorf("everybody may write to %s, and so put another socket in the place of this one; run: chmod o-w %[1]s", folder)
+	}
+	if own, owner := uint32(os.Geteuid()), ownerOf(info); owner != 0 && owner != own {
+		return fmt.Errorf("the folder %s belongs to uid %d, who can put another socket in the place of this one; run: chown %d %[1]s", folder, owner, own)
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("others than its owner may write to %s, whose mode is %04o, and so put another socket in the place of this one; run: chmod go-w %[1]s", folder, mode)
 	}
 	return nil
 }
 
-// removeStale removes a socket at path on which nobody listens, and nothing else.
+// ownerOf is the user whose info's file is.
+func ownerOf(info fs.FileInfo) uint32 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Uid
+	}
+	return overflowID
+}
+
+func another(path string) error {
+	return fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
+}
+
+// lock keeps other signers from path until what it returns is unlocked, or the process has ended.
+// The file stays: if it were removed, one could lock it while another makes and locks a new one.
+func lock(path string) (*os.File, error) {
+	file, err := os.OpenFile(path+".lock", os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the path of the socket: %w; the folder and that file have to belong to the signer's user", err)
+	}
+	switch err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+	case err == nil:
+		return file, nil
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		err = another(path)
+	default:
+		err = fmt.Errorf("locking %s: %w", file.Name(), err)
+	}
+	return nil, errors.Join(err, file.Close())
+}
+
+// unlock lets go of the lock, which else a child would keep that has not come to its exec yet.
+func unlock(file *os.File) error {
+	return errors.Join(syscall.Flock(int(file.Fd()), syscall.LOCK_UN), file.Close())
+}
+
+// removeStale removes a socket at path on which nobody listens, and nothing else. Its caller has
+// the lock of path; what is not mayfly signer has none.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -48,7 +89,7 @@ func removeStale(path string) error {
 	switch {
 	case err == nil:
 		_ = c.Close()
-		return fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
+		return another(path)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("removing the socket of one that has gone: %w", err)

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
@@ -30,7 +32,6 @@ func TestModeOfTheSocket(t *testing.T) {
 			{socket.ServerConfig{}, 0o600},
 			{socket.ServerConfig{AllowUIDs: []uint32{own}}, 0o600},
 			{socket.ServerConfig{AllowUIDs: []uint32{own, own + 1}}, 0o666},
-			{socket.ServerConfig{AllowGIDs: []uint32{1}}, 0o666},
 		} {
 			syscall.Umask(0o022)
 			test.cfg.Path, test.cfg.Sign = newPath(t), signWith(t, newKey(t))
@@ -57,15 +58,8 @@ func TestListenAndWhatIsThere(t *testing.T) {
 		want   string // of the error; "" if it listens
 		stays  bool   // what is there, too
 	}{
-		"nothing": {before: func(*testing.T, string) {}},
-		"a stale socket": {before: func(t *testing.T, path string) {
-			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			l.SetUnlinkOnClose(false)
-			_ = l.Close()
-		}},
+		"nothing":        {before: func(*testing.T, string) {}},
+		"a stale socket": {before: stale},
 		"another signer": {before: func(t *testing.T, path string) {
 			serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
 		}, want: "another mayfly signer runs at", stays: true},
@@ -77,9 +71,11 @@ func TestListenAndWhatIsThere(t *testing.T) {
 			}
 		}, want: "is no socket; it stays", stays: true},
 		"a folder":          {before: func(t *testing.T, path string) { mkdir(t, path, 0o755) }, want: "is no socket; it stays", stays: true},
-		"an open folder":    {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777) }, want: "everybody may write to"},
-		"a sticky folder":   {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky) }},
-		"no folder":         {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)) }, want: "make it, owned by the signer's user"},
+		"an open folder":    {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o757) }, want: "run: chmod go-w"},
+		"a group's folder":  {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o775) }, want: "run: chmod go-w"},
+		"a sticky folder":   {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky) }, want: "run: chmod go-w"},
+		"another's folder":  {before: func(t *testing.T, path string) { chown(t, filepath.Dir(path), 4711) }, want: "belongs to uid 4711"},
+		"no folder":         {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)) }, want: "make it with mode 0750"},
 		"a file for folder": {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)); write(t, filepath.Dir(path)) }, want: "is no folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +90,7 @@ func TestListenAndWhatIsThere(t *testing.T) {
 			err = s.Listen()
 			switch {
 			case test.want != "":
-				holds(t, err, test.want)
+				holds(t, err, test.want, "--socket: ")
 			case err != nil:
 				t.Error(err)
 			default:
@@ -115,9 +111,32 @@ func TestListenAndWhatIsThere(t *testing.T) {
 	}
 }
 
+// stale leaves a socket at path on which nobody listens. Nobody ever has, as a process that
+// another test starts would keep a listener for a moment.
+func stale(t *testing.T, path string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Close(fd)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func write(t *testing.T, path string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func chown(t *testing.T, path string, uid int) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a folder away")
+	}
+	if err := os.Chown(path, uid, -1); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -137,8 +156,10 @@ func TestEndLeavesAnothersSocket(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
 	first := serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
-	if err := os.Rename(path, path+".away"); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{path, path + ".lock"} {
+		if err := os.Rename(name, name+".away"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	key := newKey(t)
 	serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, key)})
@@ -148,4 +169,66 @@ func TestEndLeavesAnothersSocket(t *testing.T) {
 	if _, err := open(t, path, key).Sign(t.Context(), []byte("message")); err != nil {
 		t.Error(err)
 	}
+}
+
+// Of two that start at once over a stale socket one listens, and keeps it.
+func TestOneOfTwoListens(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		path, key := newPath(t), newKey(t)
+		stale(t, path)
+		gate, ended := make(chan struct{}), make(chan error, 2)
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		for range 2 {
+			s, err := socket.NewServer(socket.ServerConfig{Path: path, Sign: signWith(t, key)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			group.Go(func() {
+				<-gate
+				err := s.Listen()
+				ended <- err
+				if err == nil {
+					_ = s.Serve(ctx)
+				}
+			})
+		}
+		close(gate)
+		first, second := <-ended, <-ended
+		if (first == nil) == (second == nil) {
+			t.Fatalf("they ended with %v and %v", first, second)
+		}
+		holds(t, errors.Join(first, second), "another mayfly signer runs at")
+		if _, err := open(t, path, key).Sign(t.Context(), []byte("message")); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		group.Wait()
+	}
+}
+
+// A socket that is removed or replaced under its server does not go unnoticed.
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	s, err := socket.NewServer(socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer func() { _ = s.Serve(ctx) }()
+	defer cancel()
+	if err := s.Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s.Check(t.Context()), "--socket", path, "restart mayfly signer")
+	stale(t, path)
+	holds(t, s.Check(t.Context()), "--socket", path, "something else in the place", "restart mayfly signer")
 }

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	defaultConnections = 1024
+	defaultConnections = 64
 	defaultIdle        = 2 * time.Minute
 	defaultRead        = 5 * time.Second
 	defaultRequest     = 5 * time.Second
@@ -38,24 +38,28 @@ const (
 
 // ServerConfig is a Server to be.
 type ServerConfig struct {
-	// Path is that of the socket, 107 octets at most. The folder must be there, and nobody may
-	// be able to put another socket in its place: others may write to it only if it is sticky.
+	// Path is that of the socket, 107 octets at most. The folder must be there and
+	// belong to this process's user or root, and nobody else may write to it. A file beside the
+	// socket (.lock) keeps a second Server away, and stays.
 	Path string
-	// AllowUIDs and AllowGIDs say which processes may connect: those with one of these effective
-	// user IDs or one of these effective group IDs. None of both means the user ID of this
-	// process. No other is allowed, root neither.
-	AllowUIDs, AllowGIDs []uint32
+	// AllowUIDs are the effective user IDs of the processes that may connect; none for that of
+	// this process. No other is allowed, root neither.
+	AllowUIDs []uint32
 	// Sign returns the signature over message, not hashed, with the key that has the ID given
 	// (KeyID), in the form that certificates hold. It decides whether message may be signed. It
 	// returns soon after its ctx has ended. It may keep message.
 	//
 	// An error that wraps ErrNotPermitted or ErrUnknownKey is told to the other side as such, one
-	// for which signer.IsTransient holds as an outage of the key, each with its text, which
-	// therefore must not hold a secret.
+	// of signer.Busy too, and any other for which signer.IsTransient holds as an outage of the
+	// key, each with its text, which therefore must not hold a secret.
 	Sign func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error)
-	// Logger gets who connects, what is refused, and panics; nil for nowhere.
+	// Logger gets who connects, what is refused, and panics; nil for nowhere. Of each message
+	// that is a warning or worse it gets one a second at most.
 	Logger *slog.Logger
-	// MaxConnections is how many connections there are at most; zero for 1024. Those beyond are
+	// Refused is told of each refusal, also of those that are not logged; nil for nobody. It is
+	// called by many at a time.
+	Refused func(Refusal)
+	// MaxConnections is how many connections there are at most; zero for 64. Those beyond are
 	// closed at once.
 	MaxConnections int
 	// IdleTimeout is for how long a connection is kept on which nobody asks, or takes an answer;
@@ -72,9 +76,10 @@ type ServerConfig struct {
 // Server signs for other processes of this machine. It is used once.
 type Server struct {
 	cfg      ServerConfig
-	logger   *slog.Logger
+	log      sparing
 	listener *net.UnixListener
 	file     fs.FileInfo // of the socket that listener made
+	lock     *os.File    // held while it listens
 
 	closing  atomic.Bool
 	mu       sync.Mutex                 // guards what follows
@@ -84,16 +89,16 @@ type Server struct {
 
 // NewServer returns a Server that does nothing yet.
 func NewServer(cfg ServerConfig) (*Server, error) {
-	if err := checkPath(cfg.Path); err != nil {
-		return nil, err
+	if err := CheckPath(cfg.Path); err != nil {
+		return nil, fmt.Errorf("--socket: %w", err)
 	}
 	if cfg.Sign == nil {
 		return nil, errors.New("a server needs something that signs")
 	}
-	if slices.Contains(cfg.AllowUIDs, overflowID) || slices.Contains(cfg.AllowGIDs, overflowID) {
-		return nil, fmt.Errorf("the ID %d is nobody's: the kernel shows everybody under it who is of another user namespace; allow the IDs that they have here", overflowID)
+	if slices.Contains(cfg.AllowUIDs, overflowID) {
+		return nil, fmt.Errorf("--allow-user: the ID %d is nobody's: the kernel shows everybody under it who is of another user namespace; allow the IDs that they have here", overflowID)
 	}
-	if len(cfg.AllowUIDs)+len(cfg.AllowGIDs) == 0 {
+	if len(cfg.AllowUIDs) == 0 {
 		cfg.AllowUIDs = []uint32{uint32(os.Geteuid())}
 	}
 	if cfg.MaxConnections == 0 {
@@ -109,18 +114,20 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			*d.value = d.fallback
 		}
 	}
-	s := &Server{cfg: cfg, logger: cfg.Logger, open: map[*net.UnixConn]struct{}{}}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return s, nil
+	if cfg.Refused == nil {
+		cfg.Refused = func(Refusal) {}
+	}
+	return &Server{cfg: cfg, log: sparing{logger: cfg.Logger, lines: map[string]line{}}, open: map[*net.UnixConn]struct{}{}}, nil
 }
 
 // mode is that of the socket's file: as tight as who is allowed lets it be. Where others are
 // allowed it lets everybody connect, and allowed decides.
 func (s *Server) mode() fs.FileMode {
 	own := uint32(os.Geteuid())
-	if len(s.cfg.AllowGIDs) == 0 && !slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
+	if !slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
 		return 0o600
 	}
 	return 0o666
@@ -128,17 +135,40 @@ func (s *Server) mode() fs.FileMode {
 
 // Listen makes the socket. Until Serve is called, those who connect wait.
 func (s *Server) Listen() error {
+	if err := s.listen(); err != nil {
+		return fmt.Errorf("--socket: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) listen() error {
 	if err := checkFolder(s.cfg.Path); err != nil {
 		return err
 	}
-	if err := removeStale(s.cfg.Path); err != nil {
+	lock, err := lock(s.cfg.Path)
+	if err != nil {
 		return err
+	}
+	if err := removeStale(s.cfg.Path); err != nil {
+		return errors.Join(err, unlock(lock))
 	}
 	listener, file, err := listen(s.cfg.Path, s.mode())
 	if err != nil {
-		return fmt.Errorf("making the socket %s: %w", s.cfg.Path, err)
+		return errors.Join(fmt.Errorf("making the socket %s: %w", s.cfg.Path, err), unlock(lock))
 	}
-	s.listener, s.file = listener, file
+	s.listener, s.file, s.lock = listener, file, lock
+	return nil
+}
+
+// Check tells readiness whether the socket is still there, without which nobody can connect.
+// Listen has succeeded.
+func (s *Server) Check(context.Context) error {
+	switch now, err := os.Lstat(s.cfg.Path); {
+	case err != nil:
+		return fmt.Errorf("--socket: looking for the socket: %w; no server can connect any more: restart mayfly signer", err)
+	case !os.SameFile(now, s.file):
+		return fmt.Errorf("--socket: somebody has put something else in the place of %s, and no server can connect any more: find out who, and restart mayfly signer", s.cfg.Path)
+	}
 	return nil
 }
 
@@ -151,21 +181,22 @@ func (s *Server) Serve(ctx context.Context) error {
 	// Requests go on after ctx has ended, for a while.
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	stop := context.AfterFunc(ctx, s.stopListening)
-	defer stop()
+	stopListening := sync.OnceFunc(s.stopListening)
+	defer context.AfterFunc(ctx, stopListening)()
 	for !s.closing.Load() {
 		c, err := s.listener.AcceptUnix()
 		switch {
 		case err == nil:
 			s.admit(requests, c)
 		case !s.closing.Load():
-			s.logger.LogAttrs(ctx, slog.LevelError, "a connection to the signer's socket could not be accepted", slog.Any("error", err))
+			s.log.say(ctx, slog.LevelError, "a connection to the signer's socket could not be accepted", slog.Any("error", err))
 			select {
 			case <-time.After(acceptPause):
 			case <-ctx.Done():
 			}
 		}
 	}
+	stopListening() // which has begun: a successor may listen when Serve has returned
 	return s.finish(cancel)
 }
 
@@ -177,6 +208,7 @@ func (s *Server) stopListening() {
 		_ = os.Remove(s.cfg.Path)
 	}
 	_ = s.listener.Close()
+	_ = unlock(s.lock)
 }
 
 // finish wakes the handlers that wait for a request, and waits for the others.
@@ -213,7 +245,8 @@ func (s *Server) each(do func(*net.UnixConn)) {
 func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 	p, err := peerOf(c)
 	refuse := func(why string) {
-		s.logger.LogAttrs(ctx, slog.LevelWarn, why, p.attrs(), slog.Any("error", err))
+		s.cfg.Refused(RefusedConnection)
+		s.log.say(ctx, slog.LevelWarn, why, p.attrs(), slog.Any("error", err))
 		_ = c.Close()
 	}
 	switch {
@@ -234,7 +267,7 @@ func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 		refuse("a process was turned away from the signer's socket, which has as many connections as it may")
 		return
 	}
-	s.logger.LogAttrs(ctx, slog.LevelDebug, "a process has connected to the signer's socket", p.attrs())
+	s.log.say(ctx, slog.LevelDebug, "a process has connected to the signer's socket", p.attrs())
 	s.handlers.Go(func() {
 		defer func() {
 			s.mu.Lock()
@@ -248,7 +281,7 @@ func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 
 // allowed tells whether p may ask for signatures.
 func (s *Server) allowed(p peer) bool {
-	return p.uid != overflowID && slices.Contains(s.cfg.AllowUIDs, p.uid) || p.gid != overflowID && slices.Contains(s.cfg.AllowGIDs, p.gid)
+	return p.uid != overflowID && slices.Contains(s.cfg.AllowUIDs, p.uid)
 }
 
 // peer is the process at the other end, as the kernel knows it from when it connected.

@@ -12,10 +12,13 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
@@ -25,11 +28,12 @@ func TestNewServerRefuses(t *testing.T) {
 	t.Parallel()
 	sign := signWith(t, newKey(t))
 	for want, cfg := range map[string]socket.ServerConfig{
-		"no socket is named":         {Sign: sign},
+		"--socket: no socket is":     {Sign: sign},
 		"choose a shorter one":       {Sign: sign, Path: "/" + strings.Repeat("x", 107)},
+		"of an abstract socket":      {Sign: sign, Path: "@mayfly"},
+		`"\x00mayfly" is of`:         {Sign: sign, Path: "\x00mayfly"},
 		"needs something that signs": {Path: "/run/s"},
 		"the ID 65534 is nobody's":   {Sign: sign, Path: "/run/s", AllowUIDs: []uint32{0, 65534}},
-		"of another user namespace":  {Sign: sign, Path: "/run/s", AllowGIDs: []uint32{65534}},
 	} {
 		_, err := socket.NewServer(cfg)
 		holds(t, err, want)
@@ -326,10 +330,14 @@ func TestMessagesAreNotShared(t *testing.T) {
 func TestSlowKeysHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
-	asked, answer := make(chan string, 3), make(chan struct{})
+	asked, answer := make(chan string, 2), make(chan struct{})
 	serve(t, socket.ServerConfig{Path: path, Sign: func(_ context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {
-		asked <- string(message)
-		if string(message) != "swift" {
+		switch string(message) {
+		case "refused":
+			return nil, errors.New("what is to be refused")
+		case "swift":
+		default:
+			asked <- string(message)
 			<-answer
 		}
 		return message, nil
@@ -351,6 +359,8 @@ func TestSlowKeysHoldUpNobody(t *testing.T) {
 	<-time.After(5 * time.Millisecond) // it is slow
 	answer <- struct{}{}
 	receive("slow")
+	send("refused") // which tells nothing of the key
+	receive("what is to be refused")
 	send("slower")
 	send("swift")
 	receive("swift")
@@ -375,7 +385,8 @@ func TestErrorsComeThrough(t *testing.T) {
 		{fmt.Errorf("%w: %w", socket.ErrNotPermitted, errPolicy), socket.ErrNotPermitted, false, 0, "it may not sign this: it has basic constraints", "is the front in an attacker's hands"},
 		{fmt.Errorf("%w: 01020304", socket.ErrUnknownKey), socket.ErrUnknownKey, true, 0, "it does not have the key: 01020304", "does not have"},
 		{signer.Transient(errors.New("throttled"), 1500*time.Microsecond), nil, true, 2 * time.Millisecond, "throttled", "could not sign for now"},
-		{fmt.Errorf("late: %w", context.DeadlineExceeded), nil, true, 0, "late", "could not sign for now"},
+		{fmt.Errorf("late: %w", context.DeadlineExceeded), nil, true, time.Millisecond, "late", "could not sign for now"},
+		{signer.Busy(errors.New("busy")), nil, true, 0, "too much to sign: busy", "more than it can sign at a time"},
 		{errors.New("permanent"), nil, false, 0, "permanent", "could not sign"},
 		{errors.New(""), nil, false, 0, "no reason was given", ""},
 		{errors.New(strings.Repeat("é\xff", 9000)), nil, false, 0, "é?", ""},
@@ -393,5 +404,84 @@ func TestErrorsComeThrough(t *testing.T) {
 			t.Errorf("it wants to be left alone for %s, want %s", f.RetryAfter, test.rest)
 		}
 		server.log.await(t, test.log)
+	}
+}
+
+// refusals counts what a Server refuses.
+type refusals struct {
+	mu sync.Mutex
+	of map[socket.Refusal]int
+}
+
+func (r *refusals) add(what socket.Refusal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		r.of = map[socket.Refusal]int{}
+	}
+	r.of[what]++
+}
+
+func (r *refusals) check(t *testing.T, want map[socket.Refusal]int) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if diff := cmp.Diff(want, r.of); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+}
+
+// Strangers who connect again and again do not fill the log.
+func TestStrangersDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	path, began := newPath(t), time.Now()
+	var refused refusals
+	server := serve(t, socket.ServerConfig{Path: path, AllowUIDs: []uint32{4711}, Refused: refused.add, Sign: signWith(t, newKey(t))})
+	const strangers = 100
+	for range strangers {
+		if n, err := dial(t, path).Read(make([]byte, 1)); n > 0 || err == nil {
+			t.Fatalf("read %d octets, error %v", n, err)
+		}
+	}
+	refused.check(t, map[socket.Refusal]int{socket.RefusedConnection: strangers})
+	if n, most := server.log.count("turned away"), 1+int(time.Since(began)/time.Second); n < 1 || n > most {
+		t.Errorf("there are %d lines, want at most %d", n, most)
+	}
+}
+
+// However much an error has to say, and however often, the log takes little of it.
+func TestRefusalsDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	key, path, began := newKey(t), newPath(t), time.Now()
+	var refused refusals
+	server := serve(t, socket.ServerConfig{Path: path, Refused: refused.add, Sign: func(_ context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {
+		refusal := socket.ErrUnknownKey
+		if string(message) == "not permitted" {
+			refusal = socket.ErrNotPermitted
+		}
+		return nil, fmt.Errorf("%w: %s", refusal, strings.Repeat("x", 240<<10))
+	}})
+	opened := open(t, path, key)
+	const each = 50
+	for range each {
+		for _, message := range []string{"not permitted", "of another key"} {
+			if _, err := opened.Sign(t.Context(), []byte(message)); err == nil {
+				t.Fatal("it was signed")
+			}
+		}
+	}
+	if _, err := dial(t, path).Write([]byte{0, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	server.log.await(t, "is malformed")
+	refused.check(t, map[socket.Refusal]int{socket.RefusedNotPermitted: each, socket.RefusedUnknownKey: each, socket.RefusedMalformed: 1})
+	most := 1 + int(time.Since(began)/time.Second)
+	for _, message := range []string{"what it may not sign", "a key that it does not have"} {
+		if n := server.log.count(message); n < 1 || n > most {
+			t.Errorf("there are %d lines with %q, want at most %d", n, message, most)
+		}
+	}
+	if n := server.log.count("x"); n > 2*most*(2<<10) {
+		t.Errorf("%d octets of the texts are in the log", n)
 	}
 }

@@ -53,7 +53,7 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	if _, err := certs.SignatureAlgorithmFor(cfg.Public); err != nil {
 		return nil, err
 	}
-	if err := checkPath(cfg.Path); err != nil {
+	if err := CheckPath(cfg.Path); err != nil {
 		return nil, fmt.Errorf("ca.signer_socket: %w", err)
 	}
 	id, err := KeyID(cfg.Public)
@@ -70,12 +70,15 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 // maxPath is what a socket's address has room for, with the NUL at its end (unix(7)).
 const maxPath = 107
 
-func checkPath(path string) error {
+// CheckPath tells what keeps path from being that of a socket that can be relied on.
+func CheckPath(path string) error {
 	switch {
 	case path == "":
 		return errors.New("no socket is named")
+	case path[0] == '@', path[0] == 0:
+		return fmt.Errorf("the path %q is of an abstract socket, which anybody may take before mayfly signer does; name a file, such as /run/mayfly-signer/s", path)
 	case len(path) > maxPath:
-		return fmt.Errorf("the path %s has %d octets, and that of a socket has %d at most; choose a shorter one, such as /run/mayfly/signer.sock", path, len(path), maxPath)
+		return fmt.Errorf("the path %s has %d octets, and that of a socket has %d at most; choose a shorter one, such as /run/mayfly-signer/s", path, len(path), maxPath)
 	}
 	return nil
 }

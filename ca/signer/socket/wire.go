@@ -26,10 +26,10 @@ import (
 //	timeout    = uint32                        ; ms for which the answer is awaited, 0 for ever
 //	key        = 32OCTET                       ; SHA-256 of the key's SubjectPublicKeyInfo
 //	message    = *65536OCTET                   ; what is to be signed, not hashed
-//	status     = signature / notPermitted / unknownKey / unavailable / failed / malformed
+//	status     = signature / notPermitted / unknownKey / unavailable / failed / malformed / busy
 //	signature  = %x00                          ; body = 1*2048OCTET, as certificates hold it
 //	notPermitted = %x01 ; unknownKey = %x02 ; unavailable = %x03 ; failed = %x04 ; malformed = %x05
-//	                                           ; body = 1*4096OCTET, UTF-8, for an operator
+//	busy       = %x06                          ; each: body = 1*4096OCTET, UTF-8, for an operator
 //	rest       = uint32                        ; ms for which the key is better left alone, 0 for
 //	                                           ; none; not 0 with unavailable alone
 //
@@ -62,6 +62,7 @@ const (
 	statusUnavailable
 	statusFailed
 	statusMalformed
+	statusBusy
 	statuses
 )
 

@@ -71,10 +71,11 @@ func TestParseAnswerRefuses(t *testing.T) {
 	for want, content := range map[string][]byte{
 		"ends early":                head(1, 0, 0, 0)[:11],
 		"version is 0":              head(0, 0, 0, 0, 1),
-		"status 6 is unknown":       head(1, 6, 0, 0, 1),
+		"status 7 is unknown":       head(1, 7, 0, 0, 1),
 		"flags 0x0100 are unknown":  head(1, 0, 1, 0, 1),
 		"goes with the status 0":    head(1, 0, 0, 1, 1),
 		"goes with the status 4":    head(1, 4, 0, 1, 1),
+		"goes with the status 6":    head(1, 6, 0, 1, 1),
 		"is empty":                  head(1, 0, 0, 0),
 		"not UTF-8":                 head(1, 4, 0, 0, 0xff),
 		"at most 4096 octets":       head(1, 4, 0, 0, make([]byte, 4097)...),
