@@ -221,7 +221,7 @@ var httpOf = map[uint32]int{0: 200, 3: 400, 16: 401, 7: 403, 5: 404, 12: 405, 8:
 func (c *ca) grpcCreate(t *testing.T, req *fulciov2.CreateSigningCertificateRequest, pairs ...string) got {
 	t.Helper()
 	requests.Add(1)
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), pairs...), 8*time.Second)
+	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), pairs...), patience)
 	defer cancel()
 	var header metadata.MD
 	resp, err := c.client.CreateSigningCertificate(ctx, req, grpc.Header(&header))
@@ -263,7 +263,10 @@ func (c *ca) grpcCreate(t *testing.T, req *fulciov2.CreateSigningCertificateRequ
 	return g
 }
 
-var plain = &http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+// patience is for how long something is waited for that comes, on whatever machine.
+const patience = 30 * time.Second
+
+var plain = &http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
 // http sends a request with header pairs and reads its answer, which it holds against what is
 // true of every answer.

@@ -10,9 +10,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -445,12 +447,12 @@ func TestHTTP2(t *testing.T) {
 func raw(t *testing.T, address, text string) (*http.Response, error) {
 	t.Helper()
 	requests.Add(1)
-	conn, err := net.DialTimeout("tcp", address, time.Second)
+	conn, err := net.DialTimeout("tcp", address, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(9 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience)) // long after the server's own limits
 	_, _ = conn.Write([]byte(text))
 	return http.ReadResponse(bufio.NewReader(conn), nil)
 }
@@ -482,14 +484,14 @@ func TestRawConnections(t *testing.T) {
 				if name == "slow header" && (testing.Short() || c == w.logged) {
 					t.Skip("takes 5 s, and one listener is as the other")
 				}
-				start, code := time.Now(), 0
+				code := 0
 				resp, err := raw(t, c.rest, tt.text)
 				if err == nil {
 					code = resp.StatusCode
 					_ = resp.Body.Close()
 				}
-				if !slices.Contains(tt.want, code) || time.Since(start) > 7*time.Second {
-					t.Errorf("got %d (%v) after %s, want %v", code, err, time.Since(start), tt.want)
+				if !slices.Contains(tt.want, code) || errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("got %d (%v), want %v", code, err, tt.want)
 				}
 			})
 		}

@@ -181,7 +181,7 @@ func newWorld(dir string) (_ *world, stop func(), err error) {
 }
 
 func (c *ca) ready(done <-chan struct{}) error {
-	for range 200 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		resp, err := http.Get("http://" + c.rest + "/readyz")
 		if err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)
