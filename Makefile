@@ -77,6 +77,10 @@ bench-large-log: ## the embedded log with a million entries (3 GB of disk, some 
 rotation: ## three replicas under 64 clients while an authority is added, activated and retired (ROTATION_SECONDS=…)
 	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./internal/app
 
+.PHONY: rotation-signers
+rotation-signers: ## the same from a key in a file to one in a token of SoftHSM2
+	MAYFLY_SOFTHSM=required ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -tags pkcs11,hashivault -run TestSignerRotation ./internal/app
+
 .PHONY: figures-oidc
 figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
 	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'

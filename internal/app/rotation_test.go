@@ -27,7 +27,7 @@ import (
 )
 
 // Three replicas that started at different times, whose clocks differ, and which get each
-// new set in a different way, serve 64 clients while an authority is added, activated and
+// new set in a different way, serve many clients while an authority is added, activated and
 // retired. No request fails, and every certificate verifies against a trust bundle that was
 // fetched from another replica before it was asked for, up to a day before.
 //
@@ -39,7 +39,7 @@ func TestRotationUnderLoad(t *testing.T) {
 
 func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	t := r.t
-	load := r.load(fromEnvironment("ROTATION_CLIENTS", 64))
+	load := r.load(fromEnvironment("ROTATION_CLIENTS", 16))
 	pause := time.Duration(fromEnvironment("ROTATION_SECONDS", 1)) * time.Second
 	r.start(1, 400*time.Millisecond, kubernetesSwap)
 	load.run(pause)
