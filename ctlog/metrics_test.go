@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +34,7 @@ func TestMetricsAndLog(t *testing.T) {
 			{Log: f.log, PublicKey: f.log.PublicKeyPEM()},
 		},
 		Logger: slog.New(slog.NewTextHandler(&lines, nil)), Registerer: registry,
+		Budget: time.Hour, Hedge: 30 * time.Minute, // however slow the machine
 	}
 	for range 2 { // a second configuration goes on with the same metrics
 		if _, err := newLogs(t, cfg).Add(t.Context(), f.draft(t).Submission); err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -238,6 +239,7 @@ func TestGRPCClientThatWentAway(t *testing.T) {
 	t.Parallel()
 	run := serve(t, false, false, nil)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	run.authority.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
 		cancel()
 		<-ctx.Done()
@@ -247,7 +249,11 @@ func TestGRPCClientThatWentAway(t *testing.T) {
 	if status.Code(err) != codes.Canceled {
 		t.Errorf("error is %v", err)
 	}
-	if err := run.stop(); err != nil { // waits for the handler
+	// The handler may end after its stream has.
+	for deadline := time.Now().Add(20 * time.Second); run.count(t, "grpc", "CreateSigningCertificate", "CANCELED") == 0 && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	if err := run.stop(); err != nil {
 		t.Errorf("Serve returned %v", err)
 	}
 	if got := run.count(t, "grpc", "CreateSigningCertificate", "CANCELED"); got != 1 {
@@ -264,7 +270,7 @@ func TestGRPCHealth(t *testing.T) {
 			down <- nil
 			run := serve(t, shared, false, func(_ *fixture, c *Config) {
 				c.HealthInterval = time.Millisecond
-				c.Limits.Read, c.Limits.Write = time.Second, time.Second
+				c.Limits.Read, c.Limits.Write = 2*time.Second, 2*time.Second
 				c.Checks = []Check{{Name: "ct-log", Critical: true, Probe: func(context.Context) (string, error) {
 					err := <-down
 					down <- err
@@ -298,7 +304,7 @@ func TestGRPCHealth(t *testing.T) {
 			down <- errors.New("down")
 			expect(healthpb.HealthCheckResponse_NOT_SERVING)
 			// Longer than the time-outs of one request: a watcher outlives them.
-			back := time.AfterFunc(1500*time.Millisecond, func() { <-down; down <- nil })
+			back := time.AfterFunc(2500*time.Millisecond, func() { <-down; down <- nil })
 			defer back.Stop()
 			expect(healthpb.HealthCheckResponse_SERVING)
 			stopped := make(chan error, 1)

@@ -380,15 +380,18 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 // TestSlowlorisIsCutOff sends half a header, and half a body, and waits.
 func TestSlowlorisIsCutOff(t *testing.T) {
 	t.Parallel()
-	run := serve(t, true, false, func(_ *fixture, c *Config) {
-		c.Limits.ReadHeader, c.Limits.Read = 500*time.Millisecond, time.Second
-	})
 	for name, sent := range map[string]string{
 		"half a header": "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nX-Slow: ",
 		"half a body":   "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			run := serve(t, true, false, func(_ *fixture, c *Config) {
+				c.Limits.ReadHeader, c.Limits.Read = time.Minute, 2*time.Second // of the body too
+				if name == "half a header" {
+					c.Limits.ReadHeader = 500 * time.Millisecond
+				}
+			})
 			conn, err := net.Dial("tcp", run.http)
 			if err != nil {
 				t.Fatal(err)

@@ -58,8 +58,8 @@ func (s *Signer) openKey(ctx context.Context, o *opening) {
 		s.key = o.key
 	}
 	s.mu.Unlock()
-	close(o.done)
 	s.observe.opened(o.err)
+	close(o.done)
 	switch {
 	case o.err == nil && closed:
 		_ = o.key.Close() // nobody has signed with it

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,8 +28,7 @@ func TestMain(m *testing.M) {
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
-		Deadline: time.Now().Add(2 * time.Minute),
-		Dir:      "testdata",
+		Dir: "testdata",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"world":      world,
 			"waitready":  waitReady,
@@ -58,15 +58,21 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, name := range []string{"REST", "GRPC", "OPS", "OTHER", "DEV"} {
 		// On an address of which nothing else here has ports, so that nobody takes this one before
 		// mayfly has it; where there is none, the test may fail, and says so.
-		l, err := net.Listen("tcp", "127.0.0.2:0")
-		if err != nil || name == "DEV" { // a development world has the host of its --listen in its files
-			l, err = net.Listen("tcp", "127.0.0.1:0")
+		for given := true; given; {
+			l, err := net.Listen("tcp", "127.0.0.2:0")
+			if err != nil || name == "DEV" { // a development world has the host of its --listen in its files
+				l, err = net.Listen("tcp", "127.0.0.1:0")
+			}
+			ts.Check(err)
+			ts.Setenv(name, l.Addr().String())
+			_, given = portsGiven.LoadOrStore(l.Addr().String(), true)
+			ts.Check(l.Close())
 		}
-		ts.Check(err)
-		ts.Setenv(name, l.Addr().String())
-		ts.Check(l.Close())
 	}
 }
+
+// portsGiven are the addresses that a transcript has had: none is given twice.
+var portsGiven sync.Map
 
 // useSet makes the world's configuration name the CA set in the place of the key file.
 func useSet(ts *testscript.TestScript, _ bool, args []string) {

@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -50,8 +49,7 @@ func TestSignerCommands(t *testing.T) {
 		vault.Add(name, key)
 	}
 	testscript.Run(t, testscript.Params{
-		Deadline: time.Now().Add(2 * time.Minute),
-		Dir:      "testdata/signers",
+		Dir: "testdata/signers",
 		Setup: func(env *testscript.Env) error {
 			conf, tokens := filepath.Join(env.WorkDir, "softhsm2.conf"), filepath.Join(env.WorkDir, "tokens")
 			module := filepath.Join(env.WorkDir, "softhsm2.so") // where files of a transcript find it

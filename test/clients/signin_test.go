@@ -90,7 +90,7 @@ func devBrowser(t *testing.T, w *world, d *dev) {
 		t.Fatal(err)
 	}
 	d.signByHand(t, w, s, func(link string, _ io.Writer) {
-		options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()))
+		options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(commandLimit))
 		ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
 		defer cancel()
 		ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)

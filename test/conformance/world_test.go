@@ -26,6 +26,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -201,18 +202,22 @@ func (c *ca) ready(done <-chan struct{}) error {
 
 // freePorts returns addresses that are free for a process that is to be started: on a loopback
 // address on which nothing else of these tests listens or connects from, so that nobody takes
-// them before. Where there is none but 127.0.0.1, somebody may.
+// them before, and each once. Where there is none but 127.0.0.1, somebody may.
 func freePorts(n int) (addresses []string) {
-	for range n {
+	for len(addresses) < n {
 		l, err := net.Listen("tcp", "127.0.0.2:0")
 		if err != nil {
 			l = must(net.Listen("tcp", "127.0.0.1:0"))
 		}
 		defer l.Close()
-		addresses = append(addresses, l.Addr().String())
+		if _, given := portsGiven.LoadOrStore(l.Addr().String(), true); !given {
+			addresses = append(addresses, l.Addr().String())
+		}
 	}
 	return addresses
 }
+
+var portsGiven sync.Map
 
 // algorithms is the one of every issuer that does not sign with ES256.
 var algorithms = map[string]string{

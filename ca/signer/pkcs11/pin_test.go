@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	p11 "github.com/miekg/pkcs11"
@@ -48,7 +49,10 @@ func (p *place) relied(t testing.TB, m *pkcs11.Modules) *signer.Signer {
 	cfg := p.Config
 	key, err := m.Open(t.Context(), cfg)
 	must(t, err)
-	s, err := signer.New(signer.Config{Name: "ca", Kind: "pkcs11", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) { return m.Open(ctx, cfg) }})
+	s, err := signer.New(signer.Config{
+		Name: "ca", Kind: "pkcs11", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) { return m.Open(ctx, cfg) },
+		Timeout: 25 * time.Second, Attempt: 10 * time.Second, // for a busy machine
+	})
 	must(t, err, s.Prove(t.Context()), key.Close())
 	t.Cleanup(func() { must(t, s.Close()) })
 	return s

@@ -35,7 +35,7 @@ func (p *place) start() {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.running = serve(p.t, socket.ServerConfig{Path: p.path, ShutdownTimeout: 100 * time.Millisecond, Sign: func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
+	p.running = serve(p.t, socket.ServerConfig{Path: p.path, ShutdownTimeout: time.Minute, Sign: func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
 		if fault := p.fault.Load(); fault != nil {
 			return (*fault)(ctx, key, message)
 		}
@@ -191,7 +191,7 @@ func front(t *testing.T, path string, key *ecdsa.PrivateKey) *signer.Signer {
 	t.Helper()
 	s, err := signer.New(signer.Config{Name: "test", Kind: "socket", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) {
 		return socket.Open(ctx, socket.Config{Path: path, Public: key.Public()})
-	}})
+	}, Timeout: 25 * time.Second, Attempt: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

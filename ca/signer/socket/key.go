@@ -66,10 +66,13 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		return nil, err
 	}
 	a, err := l.ask(ctx, r)
-	if !fresh && errors.As(err, new(*hungUpError)) && ctx.Err() == nil {
+	for range k.links {
+		if fresh || !errors.As(err, new(*hungUpError)) || ctx.Err() != nil {
+			break
+		}
 		// The process at the other end has gone, and has not answered: ask the one that came
-		// after it. To sign twice does no harm.
-		if l, _, err = k.link(ctx); err != nil {
+		// after it. To sign twice does no harm. Each connection may be one that it has left.
+		if l, fresh, err = k.link(ctx); err != nil {
 			return nil, err
 		}
 		a, err = l.ask(ctx, r)

@@ -246,8 +246,8 @@ func TestRequestsAreBounded(t *testing.T) {
 	for name, test := range map[string]struct {
 		request, client time.Duration
 	}{
-		"the client's": {time.Hour, 50 * time.Millisecond},
-		"the server's": {50 * time.Millisecond, time.Hour},
+		"the client's": {2 * time.Hour, time.Hour},
+		"the server's": {time.Hour, 2 * time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -256,14 +256,14 @@ func TestRequestsAreBounded(t *testing.T) {
 			serve(t, socket.ServerConfig{Path: path, RequestTimeout: test.request, Sign: func(ctx context.Context, id [sha256.Size]byte, message []byte) ([]byte, error) {
 				deadline, _ := ctx.Deadline()
 				left <- time.Until(deadline)
-				return hang(ctx, id, message)
+				return signWith(t, key)(ctx, id, message)
 			}})
 			ctx, cancel := context.WithTimeout(t.Context(), test.client)
 			defer cancel()
-			if _, err := open(t, path, key).Sign(ctx, []byte("message")); !signer.IsTransient(err) {
-				t.Errorf("got error %v, want one that may pass", err)
+			if _, err := open(t, path, key).Sign(ctx, []byte("message")); err != nil {
+				t.Error(err)
 			}
-			if got := <-left; got > 51*time.Millisecond {
+			if got := <-left; got <= 0 || got > time.Hour+time.Second {
 				t.Errorf("there were %s left", got)
 			}
 		})

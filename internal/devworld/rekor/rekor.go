@@ -114,6 +114,9 @@ func (l *Log) add(ctx context.Context, entry []byte) (*included, error) {
 		checkpoint []byte
 		err        error
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	// The awaiter knows no context while it waits, and none of it resolves after the log
 	// has been closed.
 	result := make(chan published, 1)
