@@ -16,6 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
+// All sleeps of this package are of the clock of testing/synctest: no time passes.
+
 // The breaker opens, keeps everybody away but one a second, and closes with the first
 // signature.
 func TestBreaker(t *testing.T) {

@@ -78,7 +78,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	if err != nil {
 		return errors.Join(err, s.rotation.ring.Close())
 	}
-	if len(options.AllowUIDs) == 0 || slices.Contains(options.AllowUIDs, uint32(os.Getuid())) {
+	if len(options.AllowUIDs) == 0 || slices.Contains(options.AllowUIDs, uint32(os.Geteuid())) {
 		logger.LogAttrs(ctx, slog.LevelWarn, "a server that runs as the user of this process is signed for: who breaks into it can read the keys; run mayfly signer as a user of its own, and name the server's with --allow-user")
 	}
 	group, ctx := errgroup.WithContext(ctx)
