@@ -186,12 +186,6 @@ func (w *World) listen(host string) (err error) {
 	return nil
 }
 
-// loopback tells whether a host is this machine, and reachable from nowhere else.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
 // publish puts what clients have to know into the TUF mirror.
 func (w *World) publish(files *files) error {
 	trustedRoot, err := w.TrustedRoot()
@@ -220,19 +214,7 @@ func (w *World) handler(files *files) http.Handler {
 	mux.Handle(below(timestampPath), files.tsa)
 	mux.Handle(below(rekorPath)+"/", http.StripPrefix(below(rekorPath), w.rekor))
 	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(files.tufDir))))
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		// A site in the browser that lets its own name point here (DNS rebinding) must not
-		// get tokens.
-		host := r.Host
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
-		if !loopback(strings.Trim(host, "[]")) {
-			http.Error(rw, "a development world answers under loopback names only", http.StatusForbidden)
-			return
-		}
-		mux.ServeHTTP(rw, r)
-	})
+	return guard(below(providerPath)+provider.AuthorizationPath, mux)
 }
 
 // Run serves until ctx ends, and then ends everything. It calls ready once the world answers.

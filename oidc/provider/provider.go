@@ -193,7 +193,7 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if p.signIn != nil && path == authorizationPath {
+	if p.signIn != nil && path == AuthorizationPath {
 		p.signIn.authorize(w, r)
 		return
 	}
@@ -245,7 +245,7 @@ func (p *Provider) discovery() discoveryDocument {
 		Algorithms:    []string{p.cfg.Algorithm},
 	}
 	if p.signIn != nil {
-		document.AuthorizationEndpoint = root + authorizationPath
+		document.AuthorizationEndpoint = root + AuthorizationPath
 		document.TokenEndpoint = root + tokenPath
 		document.ResponseTypes = []string{"code"}
 		document.Scopes = []string{"openid", "email"}

@@ -21,7 +21,8 @@ import (
 
 // The paths below the issuer URL that Config.SignIn adds.
 const (
-	authorizationPath = "/auth"
+	// AuthorizationPath is the sign-in page's, to which other sites send a browser.
+	AuthorizationPath = "/auth"
 	tokenPath         = "/token"
 )
 
@@ -75,7 +76,8 @@ func (s *signIn) show(w http.ResponseWriter, status int, data pageData) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'")
-	h.Set("Referrer-Policy", "no-referrer")
+	// Not no-referrer: the form's own POST would bear the Origin null, as a sandboxed page's does.
+	h.Set("Referrer-Policy", "same-origin")
 	w.WriteHeader(status)
 	_ = s.page.Execute(w, data) // the client is gone if this fails
 }
@@ -125,7 +127,7 @@ func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
 
 // askOrGrant shows the form, or gives a code for the address in it.
 func (s *signIn) askOrGrant(w http.ResponseWriter, r *http.Request, redirectURI string) {
-	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Action: s.provider.base + authorizationPath, Fields: make(map[string]string)}
+	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Action: s.provider.base + AuthorizationPath, Fields: make(map[string]string)}
 	for _, name := range requestFields {
 		form.Fields[name] = r.Form.Get(name)
 	}

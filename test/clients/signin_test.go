@@ -90,15 +90,8 @@ func devBrowser(t *testing.T, w *world, d *dev) {
 		t.Fatal(err)
 	}
 	d.signByHand(t, w, s, func(link string, _ io.Writer) {
-		options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(chromium), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(commandLimit))
-		ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
-		defer cancel()
-		ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)
-		defer cancelAllocator()
-		ctx, cancelBrowser := chromedp.NewContext(ctx)
-		defer cancelBrowser()
 		var warning, problem, arrived string
-		err := chromedp.Run(ctx,
+		err := chromedp.Run(startChromium(t, chromium),
 			chromedp.Navigate(link),
 			chromedp.Text(".note", &warning),
 			// What is no address comes back with a sentence; the browser's own check is off.
@@ -121,6 +114,19 @@ func devBrowser(t *testing.T, w *world, d *dev) {
 			t.Errorf("the browser ended at %s", arrived)
 		}
 	})
+}
+
+// startChromium returns the context of a browser that runs until the test's end.
+func startChromium(t *testing.T, path string) context.Context {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(commandLimit))
+	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	t.Cleanup(cancel)
+	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)
+	t.Cleanup(cancelAllocator)
+	ctx, cancelBrowser := chromedp.NewContext(ctx)
+	t.Cleanup(cancelBrowser)
+	return ctx
 }
 
 // findChromium skips the test where there is none.

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package clients
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// hostile is what a web page can try with a URL: attack resolves to what each way has
+// yielded, "nothing" as a rule. A JWT is a JavaScript expression: a page that knows the first
+// part, which never changes, declares a variable of its name and sees the other two parts read.
+const hostile = `<!doctype html><title>hostile</title><a id="go" href="#">go</a><script>
+const settled = (name, start) => new Promise(done => { start(v => done([name, v])); setTimeout(() => done([name, "nothing"]), 3000) });
+const element = (tag, key, url, loaded) => done => {
+  const e = document.createElement(tag);
+  e.onload = () => done(loaded(e)); e.onerror = () => done("nothing");
+  if (tag == "link") e.rel = "stylesheet";
+  e[key] = url; document.body.append(e);
+};
+const inside = e => { try { return e.contentDocument ? "read: " + e.contentDocument.body.innerText : "nothing" } catch { return "nothing" } };
+const sandboxed = (done, url) => {
+  addEventListener("message", m => done(m.data), {once: true});
+  const e = document.createElement("iframe");
+  e.sandbox = "allow-scripts";
+  e.srcdoc = "<script>fetch(" + JSON.stringify(url) + ").then(r => r.text()).then(t => parent.postMessage(t, '*'), () => parent.postMessage('nothing', '*'))</" + "script>";
+  document.body.append(e);
+};
+async function attack(url, header) {
+  const leaked = [];
+  const spy = new Proxy({}, {get: (_, name) => { leaked.push(String(name)); return spy }});
+  window[header] = spy;
+  const script = await settled("script", element("script", "src", url, () => "runs: " + leaked.join()));
+  return Object.fromEntries([script, ...await Promise.all([
+    settled("fetch", done => fetch(url).then(r => r.text()).then(done, () => done("nothing"))),
+    settled("fetch no-cors", done => fetch(url, {mode: "no-cors"}).then(r => done(r.type), () => done("nothing"))),
+    settled("fetch with a header", done => fetch(url, {headers: {"X-A": "b"}}).then(r => r.text()).then(done, () => done("nothing"))),
+    settled("post", done => fetch(url, {method: "POST", mode: "no-cors", body: "a"}).then(r => done(r.type), () => done("nothing"))),
+    settled("img", element("img", "src", url, () => "loaded")),
+    settled("style", element("link", "href", url, () => "loaded")),
+    settled("iframe", element("iframe", "src", url, inside)),
+    settled("object", element("object", "data", url, e => inside(e))),
+    settled("sandbox", done => sandboxed(done, url)),
+    settled("worker", done => { try { const w = new Worker(url); w.onmessage = () => done("runs"); w.onerror = () => done("nothing") } catch { done("nothing") } }),
+    settled("module", done => import(url).then(() => done("runs"), () => done("nothing"))),
+    settled("events", done => { const e = new EventSource(url); e.onopen = () => done("open"); e.onerror = () => done("nothing") }),
+    settled("socket", done => { const s = new WebSocket(url.replace("http", "ws")); s.onopen = () => done("open"); s.onerror = () => done("nothing") }),
+  ])]);
+}
+</script>`
+
+// TestDevKeepsPagesOut opens pages of other origins in a browser: they get no token of a
+// development world, and a person can still sign in from one.
+func TestDevKeepsPagesOut(t *testing.T) {
+	chromium := findChromium(t)
+	d := startDev(t, &world{tools: toolset{mayfly: findMayfly(t)}})
+	header, _, _ := strings.Cut(string(fetch(t, http.DefaultClient, d.url+"/dev/token")), ".")
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, hostile)
+	}))
+	t.Cleanup(page.Close)
+	// What a server without a guard would give away: the page's ways work.
+	open := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, header+".payload.signature")
+	}))
+	t.Cleanup(open.Close)
+	ctx := startChromium(t, chromium)
+	try := func(from, target string) map[string]string {
+		var got map[string]string
+		err := chromedp.Run(ctx, chromedp.Navigate(from), chromedp.Evaluate(fmt.Sprintf("attack(%q, %q)", target, header), &got,
+			func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+		if err != nil {
+			t.Fatalf("driving Chromium: %v", err)
+		}
+		return got
+	}
+	anotherSite := strings.Replace(page.URL, "127.0.0.1", "localhost", 1)
+	if got := try(page.URL, open.URL); got["script"] != "runs: payload,signature" || got["fetch no-cors"] != "opaque" {
+		t.Errorf("the page cannot read an unguarded token, so this test shows nothing: %q", got)
+	}
+	for _, from := range []string{page.URL, anotherSite} {
+		for _, path := range []string{"/dev/token", "/dev/oidc/auth?" + d.authorization(page.URL).Encode(), "/dev/oidc/token", "/dev/oidc/keys", "/dev/tuf/root.json"} {
+			got := try(from, d.url+path)
+			maps.DeleteFunc(got, func(_, result string) bool { return result == "nothing" })
+			if len(got) > 0 {
+				t.Errorf("a page at %s gets of %s: %q", from, path, got)
+			}
+		}
+		t.Run("sign-in from "+from, func(t *testing.T) { d.signInFrom(t, ctx, from, page.URL) })
+		text := d.follow(t, ctx, from, d.url+"/dev/token")
+		if strings.Contains(text, header) || !strings.Contains(text, "no page of another origin") {
+			t.Errorf("a link from %s to the token shows %q", from, text)
+		}
+	}
+}
+
+// authorization is a client's request that returns to the page given.
+func (d *dev) authorization(page string) url.Values {
+	return url.Values{
+		"response_type": {"code"}, "client_id": {"sigstore"}, "redirect_uri": {page + "/auth/callback"}, "scope": {"openid email"},
+		"code_challenge": {"g0tuZ6q412zO9IRkeAUs8HN6MQeXPsGce37J3Rsc8wQ"}, "code_challenge_method": {"S256"},
+	}
+}
+
+// challengeVerifier is whose SHA-256 hash the challenge is.
+const challengeVerifier = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
+
+// follow clicks a link in the page at from, and returns the text of where it leads.
+func (d *dev) follow(t *testing.T, ctx context.Context, from, link string) (text string) {
+	t.Helper()
+	err := chromedp.Run(ctx, chromedp.Navigate(from),
+		chromedp.Evaluate(fmt.Sprintf(`document.getElementById("go").href = %q`, link), nil),
+		chromedp.Click("#go"), chromedp.WaitNotPresent("#go"), chromedp.Text("body", &text))
+	if err != nil {
+		t.Fatalf("driving Chromium: %v", err)
+	}
+	return text
+}
+
+// signInFrom signs in as a person whom a page has sent to the sign-in page, and spends the code.
+func (d *dev) signInFrom(t *testing.T, ctx context.Context, from, callback string) {
+	request := d.authorization(callback)
+	d.follow(t, ctx, from, d.url+"/dev/oidc/auth?"+request.Encode())
+	var arrived string
+	err := chromedp.Run(ctx, chromedp.SendKeys("#email", you), chromedp.Click("#sign-in"),
+		chromedp.WaitNotPresent("#sign-in"), chromedp.Location(&arrived))
+	u, errURL := url.Parse(arrived)
+	if err != nil || errURL != nil || u.Query().Get("code") == "" {
+		t.Fatalf("the browser is at %q: %v", arrived, err)
+	}
+	response, err := http.PostForm(d.issuer+"/token", url.Values{
+		"grant_type": {"authorization_code"}, "client_id": {"sigstore"}, "code": {u.Query().Get("code")},
+		"redirect_uri": {request.Get("redirect_uri")}, "code_verifier": {challengeVerifier},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var answer struct {
+		Token string `json:"id_token"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || strings.Count(answer.Token, ".") != 2 {
+		t.Errorf("the code yields no token: %s, %v", response.Status, err)
+	}
+}
