@@ -93,7 +93,7 @@ func (ca *CA) TrustBundle() []*Chain { return ca.authorities.Set().TrustBundle(c
 // may, and be in a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	// 1. Whose token is it? Nothing is done for anybody before this is known.
-	token, err := ca.verifier.Verify(ctx, req.IDToken)
+	token, err := ca.verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@
 package ca
 
 import (
+	"net/netip"
+
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/proof"
 )
@@ -23,6 +25,9 @@ type Request struct {
 	IDToken string
 	// Proof is never nil.
 	Proof Proof
+	// Client is the address of the client, not that of a trusted proxy before it; zero where it
+	// is not known.
+	Client netip.Addr
 	// RequestID goes into every record of this request.
 	RequestID string
 }

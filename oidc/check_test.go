@@ -78,7 +78,7 @@ func TestRegisteredClaims(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, test.claims))
+			_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, test.claims), unknownClient)
 			if test.want == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -99,7 +99,7 @@ func TestCheapChecksCauseNoFetch(t *testing.T) {
 	for _, claims := range []map[string]any{
 		{"exp": 1}, {"aud": "other"}, {"sub": nil}, {"nbf": time.Now().Add(time.Hour).Unix()}, {"iss": "https://other.example"},
 	} {
-		if _, err := w.verifier.Verify(t.Context(), mint(t, w.provider, claims)); err == nil {
+		if _, err := w.verifier.Verify(t.Context(), mint(t, w.provider, claims), unknownClient); err == nil {
 			t.Errorf("%v was accepted", claims)
 		}
 	}

@@ -67,7 +67,7 @@ func TestInCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+	if _, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient); err != nil {
 		t.Fatal(err)
 	}
 	if got := jwksURI.Load(); got != "fixed" {
@@ -79,13 +79,13 @@ func TestInCluster(t *testing.T) {
 	if _, err := p.Rotate(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+	if _, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient); err != nil {
 		t.Errorf("after rotation: %v", err)
 	}
 
 	// Another issuer gets no token.
 	w := newTestVerifier(t, cfg, network)
-	if _, err := w.Verify(t.Context(), mint(t, elsewhere, nil)); err != nil {
+	if _, err := w.Verify(t.Context(), mint(t, elsewhere, nil), unknownClient); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range network.sent() {
@@ -223,7 +223,7 @@ func TestClustersElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+	if _, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient); err != nil {
 		t.Error(err)
 	}
 	for _, r := range w.sent() {
@@ -232,7 +232,7 @@ func TestClustersElsewhere(t *testing.T) {
 		}
 	}
 	// The API server itself must show a certificate of the cluster's CA.
-	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": inClusterURL}))
+	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": inClusterURL}), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "reading cluster CA") {
 		t.Errorf("cause %v", e.Cause)
 	}
@@ -266,7 +266,7 @@ func TestTheTokenNeedsTheClustersCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "certificate") || asked.Load() != 0 {
 		t.Errorf("asked %d times, cause %v", asked.Load(), e.Cause)
 	}

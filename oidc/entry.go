@@ -35,7 +35,7 @@ type entry struct {
 	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
 	inCluster  bool
 	client     *http.Client
-	waiting    chan struct{} // one element for each request that waits for a fetch
+	waiting    *share // requests that wait for a fetch
 }
 
 // transportFunc opens connections.
@@ -50,11 +50,12 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	cfg.setDefaults()
 	common := &shared{
 		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback,
-		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch,
+		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{},
 	}
 	v := &Verifier{
-		static: make(map[string]*source),
-		now:    cfg.Now,
+		static:  make(map[string]*source),
+		now:     cfg.Now,
+		callers: common.callers,
 	}
 	var errs []error
 	if len(cfg.Issuers) == 0 {
@@ -65,7 +66,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
 	keys := make(map[string]bool)
 	for _, issuer := range cfg.Issuers {
-		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: make(chan struct{}, maxWaiting)}
+		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: newShare(maxWaiting, 0)}
 		errs = append(errs, e.validate(cfg.AllowLoopback)...)
 		if keys[issuer.Key] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))

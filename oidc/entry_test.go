@@ -155,7 +155,7 @@ func TestStaticIssuerWinsOverWildcard(t *testing.T) {
 	static.Audiences = []string{"for the static one"}
 	w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example"), static}}, provider.Config{IssuerURL: static.URL})
 	wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.AudienceMismatch)
-	token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": "for the static one"}))
+	token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": "for the static one"}), unknownClient)
 	if err != nil || token.Entry != static.Key {
 		t.Errorf("%+v, %v", token, err)
 	}

@@ -172,7 +172,7 @@ func TestFigureHugeDocument(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: issuer.URL}), nil))
+			_, err = v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: issuer.URL}), nil), unknownClient)
 			wantReason(t, err, refusal.IssuerUnreachable)
 			server.CloseClientConnections()
 			server.Close()

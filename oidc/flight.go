@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 )
 
@@ -14,9 +15,10 @@ type flight struct {
 	done chan struct{} // closed when the source has been updated
 }
 
-// attempt joins the fetch under way or starts one, for a request that found seen wanting: not
-// before retryAt. Without a flight and an error, something newer than seen is there already.
-func (s *source) attempt(seen *keys, now time.Time) (*flight, error) {
+// attempt joins the fetch under way or starts one, for a request of client that found seen
+// wanting: not before retryAt. Without a flight and an error, something newer than seen is there
+// already.
+func (s *source) attempt(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch wait := s.retryAt.Sub(now); {
@@ -27,23 +29,23 @@ func (s *source) attempt(seen *keys, now time.Time) (*flight, error) {
 	case wait > 0:
 		return nil, fmt.Errorf("the last fetch failed; the next is due in %s", wait)
 	default:
-		return s.start(context.Background())
+		return s.start(context.Background(), client)
 	}
 }
 
 // attemptUnknownKey is attempt for a key that seen does not have: not before unknownKeyAt, and
 // of the key set alone. Without a flight and an error there is nothing to wait for.
-func (s *source) attemptUnknownKey(seen *keys, now time.Time) (*flight, error) {
-	return s.attemptUnknown(seen, seen, now)
+func (s *source) attemptUnknownKey(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
+	return s.attemptUnknown(seen, seen, client, now)
 }
 
 // attemptUnknownAlgorithm is attemptUnknownKey where the discovery document must have changed
 // too.
-func (s *source) attemptUnknownAlgorithm(seen *keys, now time.Time) (*flight, error) {
-	return s.attemptUnknown(seen, nil, now)
+func (s *source) attemptUnknownAlgorithm(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
+	return s.attemptUnknown(seen, nil, client, now)
 }
 
-func (s *source) attemptUnknown(seen, where *keys, now time.Time) (*flight, error) {
+func (s *source) attemptUnknown(seen, where *keys, client netip.Addr, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -54,7 +56,7 @@ func (s *source) attemptUnknown(seen, where *keys, now time.Time) (*flight, erro
 	default:
 		// Jitter, so that replicas that saw one token do not call together.
 		s.unknownKeyAt = now.Add(unknownKeyInterval + rand.N(unknownKeyInterval/6))
-		return s.startWith(context.Background(), where)
+		return s.startWith(context.Background(), where, client)
 	}
 }
 
@@ -65,7 +67,7 @@ func (s *source) force(ctx context.Context) (*flight, error) {
 	if s.flight != nil {
 		return s.flight, nil
 	}
-	return s.start(ctx)
+	return s.start(ctx, netip.Addr{})
 }
 
 func (s *source) failing() bool {
@@ -74,17 +76,19 @@ func (s *source) failing() bool {
 	return s.failures > 0
 }
 
-// start begins a fetch of discovery document and key set.
-func (s *source) start(ctx context.Context) (*flight, error) { return s.startWith(ctx, nil) }
+// start begins a fetch of discovery document and key set, for a request of client.
+func (s *source) start(ctx context.Context, client netip.Addr) (*flight, error) {
+	return s.startWith(ctx, nil, client)
+}
 
 // startWith begins a fetch, which outlives the request that it is for: others wait for it
 // too. With seen it reads the key set alone, where seen was read, unless the last fetch
 // failed or the document is old. s.mu is held, and s.flight is nil.
-func (s *source) startWith(ctx context.Context, seen *keys) (*flight, error) {
+func (s *source) startWith(ctx context.Context, seen *keys, client netip.Addr) (*flight, error) {
 	release := func() {}
 	if s.pool != nil {
 		var err error
-		if release, err = s.pool.admit(s, s.now()); err != nil {
+		if release, err = s.pool.admit(s, client, s.now()); err != nil {
 			return nil, err
 		}
 	}

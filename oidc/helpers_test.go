@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"sync"
 	"testing"
@@ -67,6 +68,9 @@ func (w *web) transport(reach) http.RoundTripper { return w }
 
 // hang answers nothing until the request is given up.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// unknownClient is the zero address, which counts as one client.
+var unknownClient netip.Addr
 
 const testIssuer = "https://issuer.example"
 

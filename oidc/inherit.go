@@ -14,6 +14,7 @@ import (
 // nothing that did not change, and nobody waits for it. It is called once, before v is used;
 // old may be in use, and stays what it is.
 func (v *Verifier) Inherit(old *Verifier) {
+	v.callers.inherit(old.callers)
 	for _, e := range v.entries {
 		i := slices.IndexFunc(old.entries, func(o *entry) bool { return e.reachesAs(o) })
 		if i < 0 {

@@ -117,7 +117,7 @@ func TestProfilesAreToldByAudience(t *testing.T) {
 		{[]string{"sigstore", "build"}, "", "two profiles"},
 		{"unknown", "", `wanted is`},
 	} {
-		token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": test.audience}))
+		token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": test.audience}), unknownClient)
 		if test.message == "" {
 			if err != nil || token.Profile != test.profile {
 				t.Errorf("%v: %+v, %v", test.audience, token, err)

@@ -206,7 +206,7 @@ func TestAlgorithmsOfDiscovery(t *testing.T) {
 		w.serve(testIssuer, site(testIssuer, testIssuer+"/jwks", listed, keySet))
 		v := newTestVerifier(t, Config{Issuers: []Issuer{issuer}}, w)
 		signing := jose.JSONWebKey{Key: key.Key, Algorithm: test.alg}
-		_, err := v.Verify(t.Context(), sign(t, signing, nil, payload("")))
+		_, err := v.Verify(t.Context(), sign(t, signing, nil, payload("")), unknownClient)
 		if test.accepted {
 			if err != nil {
 				t.Errorf("listed %s, narrowed to %v: %s: %v", test.listed, test.narrowed, test.alg, err)
@@ -225,7 +225,7 @@ func TestKeyOfAnotherType(t *testing.T) {
 	w.serve(testIssuer, site(testIssuer, testIssuer+"/jwks", `,"id_token_signing_alg_values_supported":["RS256","ES256"]`,
 		`{"keys":[`+jwkOf(t, public.Key, map[string]any{"kid": "key-1"})+`]}`))
 	v := newTestVerifier(t, Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, w)
-	_, err := v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer}), nil))
+	_, err := v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer}), nil), unknownClient)
 	if e := wantReason(t, err, refusal.SignatureInvalid); !strings.Contains(e.Message, `alg is ES256, for which key "key-1"`) {
 		t.Errorf("message %q", e.Message)
 	}
@@ -282,7 +282,7 @@ func TestWhereKeysMayBe(t *testing.T) {
 				w.serve(host, handler)
 			}
 			v := newTestVerifier(t, Config{Issuers: []Issuer{test.issuer}, AllowLoopback: test.allowLoopback}, w)
-			_, err := v.Verify(t.Context(), mint(t, p, nil))
+			_, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 			if test.accepted {
 				if err != nil {
 					t.Error(err)

@@ -38,16 +38,16 @@ func TestThroughAProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer.URL})); err != nil {
+	if _, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer.URL}), unknownClient); err != nil {
 		t.Error(err)
 	}
 	for _, refused := range []Issuer{inside, exempt} {
-		_, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": refused.URL}))
+		_, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": refused.URL}), unknownClient)
 		if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "is refused for an issuer") {
 			t.Errorf("%s: cause %v", refused.URL, e.Cause)
 		}
 	}
-	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 	wantReason(t, err, refusal.IssuerUnreachable) // its certificate is not trusted, and it is reached directly
 	if asked := proxy.asked(); len(asked) == 0 || slices.ContainsFunc(asked, func(host string) bool { return host != "example.com:443" }) {
 		t.Errorf("the proxy was asked for %v", asked)
@@ -58,7 +58,7 @@ func TestThroughAProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": stranger.URL}))
+	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": stranger.URL}), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); strings.Contains(e.Error(), "hunter2") {
 		t.Errorf("the password shows: %v", e)
 	}

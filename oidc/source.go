@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type shared struct {
 	now               func() time.Time
 	logger            *slog.Logger
 	observe           func(Fetch) // may be nil
+	callers           *callers
 }
 
 // keys are the keys of one issuer as they were at one time. They are immutable.
@@ -63,7 +65,7 @@ type source struct {
 
 	mu           sync.Mutex // guards what follows
 	flight       *flight    // the fetch under way, or nil
-	paid         bool       // the bucket of pool has been asked for the first fetch
+	paid         bool       // the first fetch has been counted in pool.begun
 	failures     int        // in a row
 	lastErr      error      // of the last fetch; nil if it was good
 	retryAt      time.Time  // no request starts a fetch before; zero after a success
@@ -79,14 +81,15 @@ func newSource(common *shared, e *entry, issuerURL string) *source {
 // wildcard tells whether a pattern led here, so that callers choose the issuer URL.
 func (s *source) wildcard() bool { return s.pool != nil }
 
-// keysFor returns keys with which to verify token. It waits for a fetch, maxWait at most,
-// where there are no keys yet, where they are too old, or where none has the token's `kid`.
-func (s *source) keysFor(ctx context.Context, token *idToken) (*keys, error) {
+// keysFor returns keys with which to verify token, which client sent. It waits for a fetch,
+// maxWait at most, where there are no keys yet, where they are too old, or where none has the
+// token's `kid`.
+func (s *source) keysFor(ctx context.Context, token *idToken, client netip.Addr) (*keys, error) {
 	if narrow := s.entry.SigningAlgorithms; len(narrow) > 0 && !slices.Contains(narrow, token.alg) {
 		return nil, algorithmRefused(token.alg, narrow, s.issuerURL)
 	}
 	now, seen := s.now(), s.current.Load()
-	known := s.atHand(seen, now)
+	known := s.atHand(seen, client, now)
 	if known == nil || !known.has(token.keyID) {
 		start := s.attempt
 		if known != nil {
@@ -95,8 +98,8 @@ func (s *source) keysFor(ctx context.Context, token *idToken) (*keys, error) {
 				start = s.attemptUnknownAlgorithm
 			}
 		}
-		f, err := start(seen, now)
-		if known, err = s.await(ctx, f, err, token.keyID); err != nil {
+		f, err := start(seen, client, now)
+		if known, err = s.await(ctx, f, err, token.keyID, client); err != nil {
 			return nil, err
 		}
 	}
@@ -111,7 +114,7 @@ func (s *source) keysFor(ctx context.Context, token *idToken) (*keys, error) {
 // Run keeps static issuers fresh. The keys of a wildcard issuer are refreshed by their use:
 // behind the request's back in time, else before its eyes; while the issuer fails, the last
 // good ones do without either.
-func (s *source) atHand(seen *keys, now time.Time) *keys {
+func (s *source) atHand(seen *keys, client netip.Addr, now time.Time) *keys {
 	known := s.usable(seen, now)
 	if known == nil || !s.wildcard() {
 		return known
@@ -121,7 +124,7 @@ func (s *source) atHand(seen *keys, now time.Time) *keys {
 	case age < known.interval/2:
 		return known
 	case age < known.interval || s.failing():
-		_, _ = s.attempt(seen, now) // its outcome is for later requests
+		_, _ = s.attempt(seen, client, now) // its outcome is for later requests
 		return known
 	default:
 		return nil
@@ -130,16 +133,9 @@ func (s *source) atHand(seen *keys, now time.Time) *keys {
 
 // await waits for f, unless err says that there is none, and returns the keys that there are
 // then. They need not have keyID.
-func (s *source) await(ctx context.Context, f *flight, err error, keyID string) (*keys, error) {
+func (s *source) await(ctx context.Context, f *flight, err error, keyID string, client netip.Addr) (*keys, error) {
 	if f != nil {
-		// An issuer that hangs must not take all the room that the server has for requests.
-		select {
-		case s.entry.waiting <- struct{}{}:
-			err = f.wait(ctx, maxWait)
-			<-s.entry.waiting
-		default:
-			err = f.wait(ctx, crowdedWait)
-		}
+		err = s.wait(ctx, f, client)
 	}
 	known := s.usable(s.current.Load(), s.now())
 	// While the issuer fails, a key may exist and be out of our reach: not the caller's fault.
@@ -149,8 +145,19 @@ func (s *source) await(ctx context.Context, f *flight, err error, keyID string) 
 	return known, nil
 }
 
-// errBusy tells that a pattern has no room for another fetch.
-var errBusy = errors.New("too many issuers of the pattern are being fetched")
+// wait waits for f. An issuer that hangs must not take all the room that the server has for
+// requests; and since callers choose the issuers of a pattern, no client takes all of theirs.
+func (s *source) wait(ctx context.Context, f *flight, client netip.Addr) error {
+	switch now := s.now(); {
+	case s.entry.waiting.take(client, now):
+		defer s.entry.waiting.give(client)
+		return f.wait(ctx, maxWait)
+	case s.wildcard():
+		return s.pool.tooMany(client, now)
+	default:
+		return f.wait(ctx, crowdedWait)
+	}
+}
 
 // usable returns k unless it is too old.
 func (s *source) usable(k *keys, now time.Time) *keys {
@@ -163,8 +170,9 @@ func (s *source) usable(k *keys, now time.Time) *keys {
 // unreachable is the refusal where no usable keys are at hand. cause, which may be nil, is why
 // this request had none; why the issuer has none is added.
 func (s *source) unreachable(cause error) error {
-	if errors.Is(cause, errBusy) {
-		return tooManyLookups()
+	var tooMany *refusal.Error
+	if errors.As(cause, &tooMany) {
+		return tooMany
 	}
 	s.mu.Lock()
 	retry, lastErr := s.retryAt.Sub(s.now()), s.lastErr

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -32,7 +33,12 @@ func (w *world) run(t *testing.T) (stop func()) {
 
 func (w *world) verify(t *testing.T, token string) error {
 	t.Helper()
-	_, err := w.verifier.Verify(t.Context(), token)
+	return w.verifyFrom(t, unknownClient, token)
+}
+
+func (w *world) verifyFrom(t *testing.T, client netip.Addr, token string) error {
+	t.Helper()
+	_, err := w.verifier.Verify(t.Context(), token, client)
 	return err
 }
 
@@ -351,7 +357,7 @@ func TestEndOfTheRequestEndsTheWait(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		_, err := w.verifier.Verify(ctx, mint(t, w.provider, nil))
+		_, err := w.verifier.Verify(ctx, mint(t, w.provider, nil), unknownClient)
 		wantReason(t, err, refusal.IssuerUnreachable)
 		if passed := time.Since(start); passed != time.Second {
 			t.Errorf("waited %s, want 1s", passed)

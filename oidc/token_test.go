@@ -26,7 +26,7 @@ func TestVerifyAcceptsEachAlgorithm(t *testing.T) {
 		t.Run(alg, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, Config{}, provider.Config{Algorithm: alg})
-			token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil))
+			token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil), unknownClient)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -34,7 +34,7 @@ func TestVerifyAcceptsEachAlgorithm(t *testing.T) {
 				t.Errorf("got %+v", token)
 			}
 			forged := mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer, Algorithm: alg}), nil)
-			_, err = w.verifier.Verify(t.Context(), forged)
+			_, err = w.verifier.Verify(t.Context(), forged, unknownClient)
 			wantReason(t, err, refusal.SignatureInvalid)
 		})
 	}
@@ -48,7 +48,7 @@ func TestVerifyReturnsWhatTheTokenSays(t *testing.T) {
 		"aud": []string{"other", "sigstore"}, "n": 1.5, "big": 12345678901234567, "ok": true,
 		"kubernetes.io": map[string]any{"namespace": "ns", "list": []any{"a"}},
 	})
-	token, err := w.verifier.Verify(t.Context(), " \n"+raw+"\r\n\t")
+	token, err := w.verifier.Verify(t.Context(), " \n"+raw+"\r\n\t", unknownClient)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated
 		for range 10 {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := w.verifier.Verify(t.Context(), raw)
+			_, err := w.verifier.Verify(t.Context(), raw, unknownClient)
 			runtime.ReadMemStats(&after)
 			wantReason(t, err, refusal.TokenMalformed)
 			least = min(least, after.TotalAlloc-before.TotalAlloc)
@@ -152,7 +152,7 @@ func TestTokenShape(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			token, err := w.verifier.Verify(t.Context(), test.raw)
+			token, err := w.verifier.Verify(t.Context(), test.raw, unknownClient)
 			if token != nil {
 				t.Error("a token was returned")
 			}
@@ -173,9 +173,9 @@ func TestStrayBitsInTheSignatureAreRefused(t *testing.T) {
 	good := mint(t, w.provider, nil)
 	alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	last := strings.IndexByte(alphabet, good[len(good)-1])
-	_, err := w.verifier.Verify(t.Context(), good[:len(good)-1]+string(alphabet[last|1]))
+	_, err := w.verifier.Verify(t.Context(), good[:len(good)-1]+string(alphabet[last|1]), unknownClient)
 	wantReason(t, err, refusal.TokenMalformed)
-	if _, err := w.verifier.Verify(t.Context(), good); err != nil {
+	if _, err := w.verifier.Verify(t.Context(), good, unknownClient); err != nil {
 		t.Errorf("the token itself: %v", err)
 	}
 }
@@ -189,9 +189,9 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	evilKey, goodKey := evil.SigningKey(), w.provider.SigningKey()
 	header := map[jose.HeaderKey]any{"jku": "https://evil.example/keys", "x5u": "https://evil.example/keys", "jwk": evilKey.Public()}
 
-	_, err := w.verifier.Verify(t.Context(), sign(t, evilKey, header, payload("")))
+	_, err := w.verifier.Verify(t.Context(), sign(t, evilKey, header, payload("")), unknownClient)
 	wantReason(t, err, refusal.SignatureInvalid)
-	if _, err := w.verifier.Verify(t.Context(), sign(t, goodKey, header, payload(""))); err != nil {
+	if _, err := w.verifier.Verify(t.Context(), sign(t, goodKey, header, payload("")), unknownClient); err != nil {
 		t.Errorf("signed by the issuer: %v", err)
 	}
 	if n := evil.KeyFetches() + evil.Discoveries(); n != 0 {
@@ -206,7 +206,7 @@ func TestAlgorithmIsBoundToTheKey(t *testing.T) {
 	w := newWorld(t, Config{}, provider.Config{Algorithm: "RS256"})
 	key := w.provider.SigningKey()
 	key.Algorithm = "PS256" // the JWK says RS256, and so does discovery
-	_, err := w.verifier.Verify(t.Context(), sign(t, key, nil, payload("")))
+	_, err := w.verifier.Verify(t.Context(), sign(t, key, nil, payload("")), unknownClient)
 	e := wantReason(t, err, refusal.SignatureInvalid)
 	if !strings.Contains(e.Message, `"PS256"`) || !strings.Contains(e.Message, `"RS256"`) {
 		t.Errorf("message %q does not say what was found and wanted", e.Message)
@@ -217,7 +217,7 @@ func TestBrokenRegisteredHeaderParameterIsMalformed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})
 	header := map[jose.HeaderKey]any{"x5c": []string{"junk"}}
-	_, err := w.verifier.Verify(t.Context(), sign(t, w.provider.SigningKey(), header, payload("")))
+	_, err := w.verifier.Verify(t.Context(), sign(t, w.provider.SigningKey(), header, payload("")), unknownClient)
 	wantReason(t, err, refusal.TokenMalformed)
 }
 

@@ -88,7 +88,7 @@ func TestLoopbackIsDialledWhereAllowedOnly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = v.Verify(t.Context(), mint(t, p, nil))
+		_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 		if allow {
 			if err != nil {
 				t.Error(err)
@@ -125,7 +125,7 @@ func TestIssuersAreReadOverHTTP1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+	if _, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient); err != nil {
 		t.Fatal(err)
 	}
 	for range len(protocols) {
@@ -142,7 +142,7 @@ func TestUnknownCAIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = v.Verify(t.Context(), mint(t, p, nil))
+	_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 	wantReason(t, err, refusal.IssuerUnreachable)
 }
 
@@ -157,7 +157,7 @@ func TestHTTPOnLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Verify(t.Context(), mint(t, p, nil)); err != nil {
+	if _, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient); err != nil {
 		t.Error(err)
 	}
 }
@@ -188,7 +188,7 @@ func TestRedirectsStayOnTheOrigin(t *testing.T) {
 				for _, elsewhere := range []string{"https://evil.example", testIssuer + ":8443", "http://issuer.example", "http://169.254.169.254"} {
 					w.serve(elsewhere, evil)
 				}
-				_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil))
+				_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil), unknownClient)
 				if test.accepted != (err == nil) {
 					t.Fatalf("error %v", err)
 				}
@@ -246,7 +246,7 @@ func TestHugeDocumentsAreNotRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = v.Verify(t.Context(), mint(t, p, nil))
+		_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 		e := wantReason(t, err, refusal.IssuerUnreachable)
 		if !strings.Contains(e.Cause.Error(), "exceeds") {
 			t.Errorf("%s: cause %v", path, e.Cause)
@@ -287,7 +287,7 @@ func TestErrorBodiesStayOut(t *testing.T) {
 	w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		http.Error(rw, "SECRET", http.StatusTeapot)
 	}))
-	_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil))
+	_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); strings.Contains(e.Error(), "SECRET") || !strings.Contains(e.Error(), "418") {
 		t.Errorf("error %v", e)
 	}

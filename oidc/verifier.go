@@ -11,6 +11,7 @@ package oidc
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -120,24 +121,32 @@ type Verifier struct {
 	wildcards []*entry           // more literal labels and segments first
 	entries   []*entry           // in the order of Config.Issuers
 	now       func() time.Time
+	callers   *callers
 }
 
 // Verify checks rawIDToken, a compact JWS (RFC 7515, section 7.1) with white space around it
-// at most, and returns what it says. Its refusals are *refusal.Error.
+// at most, and returns what it says. Its refusals are *refusal.Error. client is the address
+// that the request came from, between which the lookups of a wildcard entry's issuers are
+// shared; the zero address is a client that is not known.
 //
 // It fetches nothing for a token that no issuer entry matches, or whose times or audience are
 // wrong. For a static issuer that has been discovered it fetches only where the token names
 // a key that is not known, and that at most every 30 seconds.
-func (v *Verifier) Verify(ctx context.Context, rawIDToken string) (*Token, error) {
-	return v.Trace(ctx, rawIDToken, nil)
+func (v *Verifier) Verify(ctx context.Context, rawIDToken string, client netip.Addr) (*Token, error) {
+	return v.trace(ctx, rawIDToken, client, nil)
 }
 
 // Trace is Verify, and tells observe, which may be nil, each step as it is made, in their
 // order; the last one is the one that failed, where one did.
 func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
+	return v.trace(ctx, rawIDToken, netip.Addr{}, observe)
+}
+
+func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Addr, observe func(Step)) (*Token, error) {
 	steps := tracer(observe)
 	// One reading of the clock judges the whole token.
 	now := v.now()
+	v.callers.note(client, now)
 
 	token, err := parseToken(rawIDToken)
 	steps.form(token, err)
@@ -155,11 +164,11 @@ func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(St
 	if err != nil {
 		return nil, err
 	}
-	src, err := v.source(issuerURL, e)
+	src, err := v.source(issuerURL, client, e)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := src.keysFor(ctx, token)
+	keys, err := src.keysFor(ctx, token, client)
 	steps.keys(token, keys, err)
 	if err != nil {
 		return nil, err
@@ -172,12 +181,12 @@ func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(St
 	return verified, nil
 }
 
-// source returns where the keys of issuerURL come from, which e matches.
-func (v *Verifier) source(issuerURL string, e *entry) (*source, error) {
+// source returns where the keys of issuerURL come from, which e matches, for a request of client.
+func (v *Verifier) source(issuerURL string, client netip.Addr, e *entry) (*source, error) {
 	if e.pool == nil {
 		return v.static[issuerURL], nil
 	}
-	return e.pool.source(issuerURL, v.now())
+	return e.pool.source(issuerURL, client, v.now())
 }
 
 // match returns the token's issuer URL and the entry that it leads to.

@@ -4,6 +4,7 @@ package oidc
 
 import (
 	"container/list"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -20,23 +21,24 @@ const (
 	maxLookups   = 32   // fetches under way for issuers whose keys have not been read
 	maxRefreshes = 16   // fetches under way for the others
 	lookupRate   = 20   // lookups a second
-	lookupBurst  = 100
+	lookupBurst  = 100  // lookups in lookupBurst/lookupRate seconds
 )
 
 // pool is the issuers that one pattern matched: which are kept, and how many may be fetched.
 //
-// An issuer costs a lookup from the bucket before anything is kept of it, so that the number
-// of made-up ones in memory, and of fetches for them, follows our clock and not the callers'.
-// It is proven once its keys have been read; made-up ones drive out none but each other, and
+// An issuer costs a lookup before anything is kept of it, so that the number of made-up ones in
+// memory, and of fetches for them, follows our clock and not the callers'. Lookups and fetches
+// are shared between client addresses, so that one client keeps no other client's issuer out.
+// An issuer is proven once its keys have been read. Made-up ones replace only each other, and
 // never one that is being looked up: there are fewer lookups in the time of a fetch than
 // maxUnproven.
 type pool struct {
 	common *shared
 	entry  *entry
 
-	lookups   chan struct{} // one element for each first fetch under way
-	refreshes chan struct{} // one for each other fetch
-	bucket    bucket
+	begun     *share // lookups of the last lookupBurst/lookupRate seconds
+	lookups   *share // first fetches under way
+	refreshes *share // other fetches under way
 
 	mu          sync.Mutex // guards what follows
 	proven      lru
@@ -49,13 +51,14 @@ type pool struct {
 func newPool(common *shared, e *entry) *pool {
 	return &pool{
 		common: common, entry: e,
-		lookups: make(chan struct{}, maxLookups), refreshes: make(chan struct{}, maxRefreshes),
+		begun:   newShare(lookupBurst, lookupBurst*time.Second/lookupRate),
+		lookups: newShare(maxLookups, 0), refreshes: newShare(maxRefreshes, 0),
 		proven: newLRU(maxProven), unproven: newLRU(maxUnproven),
 	}
 }
 
-// source returns the one source of issuerURL, which the pattern matches.
-func (p *pool) source(issuerURL string, now time.Time) (*source, error) {
+// source returns the one source of issuerURL, which the pattern matches, for a request of client.
+func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*source, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if src := p.proven.get(issuerURL); src != nil {
@@ -64,8 +67,8 @@ func (p *pool) source(issuerURL string, now time.Time) (*source, error) {
 	if src := p.unproven.get(issuerURL); src != nil {
 		return src, nil
 	}
-	if len(p.lookups) == cap(p.lookups) || !p.bucket.take(now) {
-		return nil, tooManyLookups()
+	if !p.lookups.room(client, now) || !p.begun.take(client, now) {
+		return nil, p.tooMany(client, now)
 	}
 	src := newSource(p.common, p.entry, issuerURL)
 	src.pool, src.paid = p, true
@@ -73,22 +76,18 @@ func (p *pool) source(issuerURL string, now time.Time) (*source, error) {
 	return src, nil
 }
 
-// admit takes a place for a fetch of src, whose mu is held; the caller releases it. It waits
-// for none.
-func (p *pool) admit(src *source, now time.Time) (release func(), err error) {
-	places := p.refreshes
+// admit takes a place for a fetch of src, whose mu is held, for a request of client; the caller
+// releases it. It waits for none. Its error is a refusal.
+func (p *pool) admit(src *source, client netip.Addr, now time.Time) (release func(), err error) {
+	places, paid := p.refreshes, true
 	if src.current.Load() == nil {
-		if places = p.lookups; !src.paid && !p.bucket.take(now) {
-			return nil, errBusy
-		}
+		places, paid = p.lookups, src.paid
 	}
-	select {
-	case places <- struct{}{}:
-		src.paid = false
-		return func() { <-places }, nil
-	default:
-		return nil, errBusy
+	if !places.room(client, now) || !paid && !p.begun.take(client, now) || !places.take(client, now) {
+		return nil, p.tooMany(client, now)
 	}
+	src.paid = false
+	return func() { places.give(client) }, nil
 }
 
 // landed records the outcome of a fetch of src.
@@ -133,31 +132,20 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	return status
 }
 
-func tooManyLookups() error {
+// tooMany is the refusal of a request of client for which there is no place. It is RATE_LIMITED
+// where client has used its share and requests come from other clients too.
+func (p *pool) tooMany(client netip.Addr, now time.Time) error {
+	used, next := p.begun.state(client, now)
+	for _, places := range []*share{p.lookups, p.refreshes, p.entry.waiting} {
+		holds, _ := places.state(client, now)
+		used = used || holds
+	}
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
-	e.RetryAfter = time.Second
+	if used && p.common.callers.several(now) {
+		e = refusal.New(refusal.RateLimited, "too many issuers are being looked up for requests from the address of this client; try again later")
+	}
+	e.RetryAfter = max(next, time.Second)
 	return e
-}
-
-// bucket is a token bucket: lookupBurst at once, and lookupRate a second.
-type bucket struct {
-	mu     sync.Mutex // guards what follows
-	tokens float64
-	filled time.Time
-}
-
-func (b *bucket) take(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if passed := now.Sub(b.filled); passed > 0 {
-		b.tokens = min(lookupBurst, b.tokens+passed.Seconds()*lookupRate)
-		b.filled = now
-	}
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
 }
 
 // lru is a set of sources by issuer URL, in the order of their use, of a bounded size.

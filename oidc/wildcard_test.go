@@ -99,7 +99,7 @@ func TestManyIssuersOfOnePattern(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range maxProven + 10 {
-			time.Sleep(time.Second / lookupRate)
+			time.Sleep(2 * time.Second / lookupRate) // one client has half of the lookups
 			issuer := fmt.Sprintf("https://real-%d.example", i)
 			w.serve(issuer, mimic(issuer, w.provider))
 			if err := w.verify(t, mint(t, w.provider, map[string]any{"iss": issuer})); err != nil {
@@ -164,11 +164,11 @@ func TestFetchesForWildcardsAreBounded(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range maxLookups {
 			raw := token(i)
-			all.Go(func() { wantReason(t, w.verify(t, raw), refusal.IssuerUnreachable) })
+			all.Go(func() { wantReason(t, w.verifyFrom(t, clientNumber(i), raw), refusal.IssuerUnreachable) })
 		}
 		synctest.Wait()
 		start := time.Now()
-		if e := wantReason(t, w.verify(t, token(maxLookups)), refusal.Overloaded); e.RetryAfter <= 0 || time.Since(start) != 0 {
+		if e := wantReason(t, w.verifyFrom(t, clientNumber(maxLookups), token(maxLookups)), refusal.Overloaded); e.RetryAfter <= 0 || time.Since(start) != 0 {
 			t.Errorf("refusal %+v after %s", e, time.Since(start))
 		}
 		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
@@ -207,7 +207,7 @@ func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
 			issuer := fmt.Sprintf("https://hanging-%d.example", i)
 			w.serve(issuer, http.HandlerFunc(hang))
 			raw := mint(t, w.provider, map[string]any{"iss": issuer})
-			go func() { _, _ = w.verifier.Verify(t.Context(), raw) }()
+			go func() { _, _ = w.verifier.Verify(t.Context(), raw, clientNumber(i)) }()
 		}
 		synctest.Wait()
 		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {

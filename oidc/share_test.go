@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// clientNumber returns an IPv4 address, each in another /24.
+func clientNumber(i int) netip.Addr {
+	var octets [4]byte
+	binary.BigEndian.PutUint32(octets[:], 1<<24+uint32(i)<<8+7)
+	return netip.AddrFrom4(octets)
+}
+
+// realIssuer puts a new issuer of the pattern on the network, and returns a token of it.
+func (w *world) realIssuer(t *testing.T, name string) string {
+	t.Helper()
+	issuer := "https://" + name + ".example"
+	w.serve(issuer, mimic(issuer, w.provider))
+	return mint(t, w.provider, map[string]any{"iss": issuer})
+}
+
+// hanging puts an issuer on the network that never answers, and returns a token of it.
+func (w *world) hanging(t *testing.T, i int) string {
+	t.Helper()
+	issuer := fmt.Sprintf("https://hanging-%d.example", i)
+	w.serve(issuer, http.HandlerFunc(hang))
+	return mint(t, w.provider, map[string]any{"iss": issuer})
+}
+
+// TestOneCallerKeepsNoNewIssuerOut: while one client floods a pattern with made-up issuers, or
+// with issuers that hang, the token of a new real issuer passes at the first try for another
+// client. The client that floods gets RATE_LIMITED.
+func TestOneCallerKeepsNoNewIssuerOut(t *testing.T) {
+	t.Parallel()
+	attacker, honest := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")
+	for _, test := range []struct {
+		name     string
+		rate     int // requests a second
+		hang     bool
+		attacker func(i int) netip.Addr
+		honest   netip.Addr
+	}{
+		{"85 a second", 85, false, func(int) netip.Addr { return attacker }, honest},
+		{"1,000 a second", 1000, false, func(int) netip.Addr { return attacker }, honest},
+		{"issuers that hang", 85, true, func(int) netip.Addr { return attacker }, honest},
+		{"1,000 a second that hang", 1000, true, func(int) netip.Addr { return attacker }, honest},
+		{"addresses of one /64", 1000, true, func(i int) netip.Addr {
+			return netip.MustParseAddr(fmt.Sprintf("2001:db8:0:1::%x", i+1))
+		}, netip.MustParseAddr("2001:db8:0:2::1")},
+		{"networks of one /48", 1000, true, func(i int) netip.Addr {
+			return netip.MustParseAddr(fmt.Sprintf("2001:db8:0:%x::1", i%0x10000))
+		}, netip.MustParseAddr("2001:db8:1::1")},
+		{"addresses of one /24", 1000, false, func(i int) netip.Addr {
+			return netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})
+		}, netip.MustParseAddr("198.51.100.1")},
+		{"ten addresses in the /24 of the honest client", 1000, true, func(i int) netip.Addr {
+			return netip.AddrFrom4([4]byte{203, 0, 113, byte(100 + i%10)})
+		}, honest},
+		{"an IPv4 address and its IPv6 form", 1000, false, func(i int) netip.Addr {
+			return []netip.Addr{attacker, netip.AddrFrom16(attacker.As16())}[i%2]
+		}, netip.AddrFrom16(honest.As16())},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := wildWorld(t)
+				token := w.madeUp
+				if test.hang {
+					token = w.hanging
+				}
+				var mu sync.Mutex
+				reasons := map[refusal.Reason]int{}
+				var flood sync.WaitGroup
+				const seconds = 3
+				for i := range seconds * test.rate {
+					raw := token(t, i%500)
+					flood.Go(func() {
+						_, err := w.verifier.Verify(t.Context(), raw, test.attacker(i))
+						mu.Lock()
+						defer mu.Unlock()
+						reasons[refusal.From(err).Reason]++
+					})
+					time.Sleep(time.Second / time.Duration(test.rate))
+					if i%test.rate == test.rate-1 {
+						synctest.Wait()
+						if err := w.verifyFrom(t, test.honest, w.realIssuer(t, fmt.Sprintf("real-%d", i))); err != nil {
+							t.Errorf("a new issuer after %d requests: %v", i+1, err)
+						}
+					}
+				}
+				flood.Wait()
+				// Only an address that has used its share is blamed; a /48 has one for each request.
+				blamed := reasons[refusal.RateLimited] > 0
+				if several := test.name != "networks of one /48"; blamed != several || reasons[refusal.IssuerUnreachable] == 0 {
+					t.Errorf("the attacker got %v", reasons)
+				}
+				pool := w.verifier.wildcards[0].pool
+				time.Sleep(maxBackoff)
+				for _, s := range []*share{pool.begun, pool.lookups, pool.refreshes, pool.entry.waiting} {
+					if s.room(honest, time.Now()); s.taken != 0 || len(s.held) != 0 || len(s.queue) != 0 {
+						t.Errorf("afterwards %d places are taken, by %v", s.taken, s.held)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestOneAddressForAllIsOverloaded: where every request comes from one address, it may be that
+// of a proxy, and no client is blamed.
+func TestOneAddressForAllIsOverloaded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		proxy, direct := clientNumber(1), clientNumber(2)
+		flood := func(from int) error {
+			for i := range lookupBurst {
+				if err := w.verifyFrom(t, proxy, w.madeUp(t, from+i)); refusal.From(err).Reason != refusal.IssuerUnreachable {
+					return err
+				}
+			}
+			return nil
+		}
+		if e := wantReason(t, flood(0), refusal.Overloaded); e.RetryAfter != lookupBurst/lookupRate*time.Second {
+			t.Errorf("retry after %s, want when the first place is free", e.RetryAfter)
+		}
+		// A second client shows that addresses are clients'; a long time without it does not.
+		wantReason(t, w.verifyFrom(t, direct, "no token"), refusal.TokenMalformed)
+		if e := wantReason(t, flood(1000), refusal.RateLimited); e.RetryAfter <= 0 {
+			t.Errorf("retry after %s", e.RetryAfter)
+		}
+		time.Sleep(severalFor + time.Second)
+		wantReason(t, flood(2000), refusal.Overloaded)
+	})
+}
+
+// TestReloadKnowsWhetherThereAreSeveralClients: the reason of a refusal survives a reload.
+func TestReloadKnowsWhetherThereAreSeveralClients(t *testing.T) {
+	t.Parallel()
+	w := wildWorld(t)
+	now := time.Now()
+	w.verifier.callers.note(clientNumber(1), now)
+	w.verifier.callers.note(clientNumber(2), now)
+	next := newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}}, w.web)
+	if next.callers.several(now) {
+		t.Error("there are several clients before the first request")
+	}
+	next.Inherit(w.verifier)
+	if !next.callers.several(now) {
+		t.Error("that there are several clients is lost")
+	}
+}
+
+// TestShare: an address gets a place while it holds fewer than are free, and what is kept is
+// bounded by the places.
+func TestShare(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	hog := func(s *share, client netip.Addr) (n int) {
+		for s.take(client, now) {
+			n++
+		}
+		return n
+	}
+	for _, places := range []int{2, 16, 32, 100, 128} {
+		s := newShare(places, 0)
+		if n := hog(s, clientNumber(0)); n != places/2 {
+			t.Errorf("one address holds %d of %d places", n, places)
+		}
+		for i := 1; hog(s, clientNumber(i)) > 0; i++ {
+			if i >= places {
+				t.Fatal("more places were given than there are")
+			}
+		}
+		if s.taken != places || len(s.held) > 2*places {
+			t.Errorf("%d of %d places are taken, with %d counters", s.taken, places, len(s.held))
+		}
+	}
+	timed := newShare(10, time.Minute)
+	if n := hog(timed, clientNumber(0)); n != 5 {
+		t.Fatalf("one address holds %d of 10 places", n)
+	}
+	if _, next := timed.state(clientNumber(0), now.Add(time.Second)); next != 59*time.Second {
+		t.Errorf("the next place is free in %s", next)
+	}
+	now = now.Add(time.Minute)
+	if n := hog(timed, clientNumber(0)); n != 5 {
+		t.Errorf("a minute later it gets %d places", n)
+	}
+}
