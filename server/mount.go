@@ -7,12 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 // Mount is a handler beside the APIs on the HTTP listener, such as an embedded log. Its
 // requests are admitted, bounded in time, counted and logged as those of the APIs are; the
-// handler bounds the bodies that it reads.
+// handler bounds the bodies that it reads, and what an answer keeps in memory while it is written.
 type Mount struct {
 	// Path is where the handler is: a path that ends in a slash has everything below it,
 	// which the handler gets without that prefix; any other path is exact.
@@ -41,8 +46,14 @@ func checkMounts(mounts []Mount) error {
 	return errors.Join(errs...)
 }
 
-// mountOf returns the mount whose path is path, or else the longest one that it is below.
-func (s *Server) mountOf(path string) (found *Mount) {
+// mount is a Mount with the places of its reads.
+type mount struct {
+	Mount
+	reads *places
+}
+
+// mountOf returns the mount whose path is path; without one, the longest one that it is below.
+func (s *Server) mountOf(path string) (found *mount) {
 	for i := range s.mounts {
 		m := &s.mounts[i]
 		below := strings.HasSuffix(m.Path, "/") && strings.HasPrefix(path, m.Path)
@@ -53,22 +64,118 @@ func (s *Server) mountOf(path string) (found *Mount) {
 	return found
 }
 
-// serveMount answers a request for what is mounted at its path.
-func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *Mount, path, id string) {
+// serveMount answers a request for what is mounted at its path. A read needs a place among the
+// reads of the mount: an answer may be large, and its client slow.
+func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, path, id string) {
 	handler := m.Handler
 	r = r.Clone(r.Context())
 	r.URL.Path, r.URL.RawPath = path, ""
 	if prefix, ok := strings.CutSuffix(m.Path, "/"); ok {
 		handler = http.StripPrefix(prefix, handler)
 	}
-	a := &answer{ResponseWriter: w, requestID: id, path: m.Path}
-	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, slots: s.mountSlots, answered: a.reason}
+	steady := &steadyWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(s.limits.Write)}
+	a := &answer{ResponseWriter: steady, requestID: id, path: m.Path}
+	answered := func() string {
+		if steady.err != nil {
+			return reasonCanceled
+		}
+		return a.reason()
+	}
+	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, slots: s.mountSlots, answered: answered}
 	refused := s.run(r.Context(), c, func(ctx context.Context) error {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			client := clientOf(c.peer)
+			if !m.reads.take(client) {
+				return refusal.New(refusal.Overloaded, "the server is answering as many reads of this path as it can; try again in a moment")
+			}
+			defer m.reads.give(client)
+		}
 		handler.ServeHTTP(a, r.WithContext(ctx))
 		return nil
 	})
 	if refused != nil && !a.wrote {
 		writeRefusal(w, refused, id)
+	}
+}
+
+// places admits reads of a mount. A client gets a place only while more places are free than it
+// holds: one client never gets more than half of them, and two leave a third to all others.
+type places struct {
+	mu   sync.Mutex
+	free int
+	held map[netip.Prefix]int // without zeros, and so no longer than there are places
+}
+
+// newPlaces returns the places for the reads of one mount: far fewer than for certificates.
+func newPlaces(inFlight int) *places {
+	return &places{free: max(inFlight/16, 2), held: make(map[netip.Prefix]int)}
+}
+
+// take reports whether the client has got a place. It must give it back.
+func (p *places) take(client netip.Prefix) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.free <= p.held[client] {
+		return false
+	}
+	p.free--
+	p.held[client]++
+	return true
+}
+
+func (p *places) give(client netip.Prefix) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free++
+	if p.held[client]--; p.held[client] == 0 {
+		delete(p.held, client)
+	}
+}
+
+// clientOf returns the address of a peer as clients are counted: an IPv6 network of a single
+// client has 64 bits at least.
+func clientOf(peer string) netip.Prefix {
+	address, _ := netip.ParseAddrPort(peer)
+	ip := address.Addr().Unmap().WithZone("")
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	client, _ := ip.Prefix(bits) // the zero Prefix for a peer without an address
+	return client
+}
+
+const (
+	// stall is how long a client may take for a piece of an answer.
+	stall = 5 * time.Second
+	// piece is how much of an answer is written at a time: 6.4 KiB a second are the least.
+	piece = 32 << 10
+)
+
+// steadyWriter cuts off a client that does not read its answer, which otherwise keeps its place.
+type steadyWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	end     time.Time // of the whole answer
+	err     error     // of the first write that failed
+}
+
+// Write writes p in pieces, each of them within stall.
+func (w *steadyWriter) Write(p []byte) (n int, err error) {
+	for {
+		deadline := time.Now().Add(stall)
+		if deadline.After(w.end) {
+			deadline = w.end
+		}
+		_ = w.control.SetWriteDeadline(deadline) // has an error only where there is no connection
+		written, err := w.ResponseWriter.Write(p[:min(len(p), piece)])
+		n, p = n+written, p[written:]
+		if err != nil && w.err == nil {
+			w.err = err
+		}
+		if err != nil || len(p) == 0 {
+			return n, err
+		}
 	}
 }
 

@@ -3,11 +3,17 @@
 package server
 
 import (
+	"bufio"
+	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -90,6 +96,142 @@ func TestMountsAreLoggedAsTheyAnswer(t *testing.T) {
 		f.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, test.path, nil))
 		if logged := f.log.String(); !strings.Contains(logged, `"reason":"`+test.reason+`"`) {
 			t.Errorf("%s: the access log does not say %s:\n%s", test.path, test.reason, logged)
+		}
+	}
+}
+
+// pipeListener accepts the ends of pipes, which hold nothing that is not read.
+type pipeListener chan net.Conn
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	if c, ok := <-l; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (l pipeListener) Close() error   { return nil }
+func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// get sends a request and returns the client's end, from which the answer can be read.
+func (l pipeListener) get(t *testing.T, method, path string) net.Conn {
+	t.Helper()
+	server, client := net.Pipe()
+	l <- server
+	if _, err := io.WriteString(client, method+" "+path+" HTTP/1.1\r\nHost: ca.example\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// TestReadersThatDoNotRead: they take the few places of reads and none of anything else, and lose
+// them after some seconds.
+func TestReadersThatDoNotRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) {
+			c.Limits.InFlight = 64 // four places for reads
+			c.Mounts = []Mount{{Path: "/ctlog/a/", Name: "ctlog", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet {
+					_, _ = w.Write(make([]byte, 1<<20))
+				}
+			})}}
+		})
+		pipes := make(pipeListener)
+		edge := &http.Server{Handler: f.Handler(), ReadHeaderTimeout: time.Second, WriteTimeout: time.Minute}
+		done := make(chan error, 1)
+		go func() { done <- edge.Serve(pipes) }()
+		status := func(method, path string) int {
+			client := pipes.get(t, method, path)
+			defer func() { _ = client.Close() }()
+			answer, err := http.ReadResponse(bufio.NewReader(client), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = answer.Body.Close() }()
+			if n, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode == http.StatusOK && method == http.MethodGet && n < 100 {
+				t.Errorf("%s %s: %d bytes, %v", method, path, n, err)
+			}
+			if answer.StatusCode == http.StatusTooManyRequests && answer.Header.Get("Retry-After") == "" {
+				t.Error("a read without a place has no Retry-After")
+			}
+			return answer.StatusCode
+		}
+		var readers []net.Conn
+		for range 2 { // one client gets half of the places
+			readers = append(readers, pipes.get(t, "GET", "/ctlog/a/x"))
+		}
+		synctest.Wait()
+		if got := status("GET", "/ctlog/a/x"); got != http.StatusTooManyRequests {
+			t.Errorf("a read beyond the places: %d", got)
+		}
+		if got := status("POST", "/ctlog/a/x"); got != http.StatusOK {
+			t.Errorf("a submission while all places of reads are taken: %d", got)
+		}
+		if got := status("GET", "/api/v1/rootCert"); got != http.StatusOK {
+			t.Errorf("the API while all places of reads are taken: %d", got)
+		}
+		// A reader that takes a piece in time keeps its place; the other one does not.
+		time.Sleep(stall - time.Second)
+		if _, err := io.CopyN(io.Discard, readers[0], 2*piece); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if got := status("GET", "/ctlog/a/x"); got != http.StatusOK {
+			t.Errorf("a read after a reader was cut off: %d", got)
+		}
+		if n, err := io.Copy(io.Discard, readers[0]); err != nil || n < 1<<20-2*piece {
+			t.Errorf("a slow reader got %d bytes more: %v", n, err)
+		}
+		if logged := f.log.String(); !strings.Contains(logged, `"reason":"CANCELED"`) {
+			t.Errorf("the access log does not say that an answer was cut off:\n%s", logged)
+		}
+		for _, c := range readers {
+			_ = c.Close()
+		}
+		close(pipes)
+		<-done
+		_ = edge.Close()
+	})
+}
+
+// TestPlacesAreShared: no client gets more than half of the places, and none is lost.
+func TestPlacesAreShared(t *testing.T) {
+	t.Parallel()
+	p := newPlaces(32 * 16)
+	take := func(client string) (n int) {
+		for p.take(netip.MustParsePrefix(client)) {
+			n++
+		}
+		return n
+	}
+	a, b, c := take("192.0.2.1/32"), take("192.0.2.2/32"), take("2001:db8::/64")
+	if a != 16 || b != 8 || c != 4 {
+		t.Errorf("three clients got %d, %d and %d of 32 places", a, b, c)
+	}
+	for range 16 {
+		p.give(netip.MustParsePrefix("192.0.2.1/32"))
+	}
+	if len(p.held) != 2 || p.free != 20 {
+		t.Errorf("%d places are free, and %d clients hold the others", p.free, len(p.held))
+	}
+	for peer, want := range map[string]string{
+		"192.0.2.1:1": "192.0.2.1/32", "[::ffff:192.0.2.1]:1": "192.0.2.1/32",
+		"[2001:db8::1%eth0]:1": "2001:db8::/64", "[2001:db8::2:0:0:1]:1": "2001:db8::/64", "@": netip.Prefix{}.String(),
+	} {
+		if got := clientOf(peer).String(); got != want {
+			t.Errorf("%s counts as %s, want %s", peer, got, want)
+		}
+	}
+}
+
+// TestSteadyWriterWritesEverything: pieces change nothing of an answer.
+func TestSteadyWriterWritesEverything(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, piece, piece + 1, 3 * piece} {
+		recorder := httptest.NewRecorder()
+		w := &steadyWriter{ResponseWriter: recorder, control: http.NewResponseController(recorder), end: time.Now().Add(time.Hour)}
+		if n, err := w.Write(bytes.Repeat([]byte("x"), size)); n != size || err != nil || recorder.Body.Len() != size {
+			t.Errorf("%d bytes: %d, %v; %d arrived", size, n, err, recorder.Body.Len())
 		}
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -100,7 +99,7 @@ type Server struct {
 	slots   chan struct{} // one element for each admitted request
 	metrics *metrics
 	health  *health
-	mounts  []Mount
+	mounts  []mount
 
 	mountSlots chan struct{} // as slots, for mounts
 	bundle     bundleCache
@@ -140,9 +139,11 @@ func New(cfg Config) (*Server, error) {
 		now:       cfg.Now,
 		slots:     make(chan struct{}, limits.InFlight),
 		registry:  cfg.Registry,
-		mounts:    slices.Clone(cfg.Mounts),
-		// As many again, for what is mounted beside the APIs.
+		// As many again for what is mounted beside the APIs, reads aside, which have places of their own.
 		mountSlots: make(chan struct{}, limits.InFlight),
+	}
+	for _, m := range cfg.Mounts {
+		s.mounts = append(s.mounts, mount{Mount: m, reads: newPlaces(limits.InFlight)})
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

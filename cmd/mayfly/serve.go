@@ -52,9 +52,16 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 // under load, for an eighth of all its time; this way it stays below 100 MiB all the same.
 const gcPercent = 400
 
-// collectLess sets gcPercent, unless the operator has said otherwise by GOGC.
+// memoryLimit is the size of the process from which on memory is collected more often than
+// gcPercent says: what an attack keeps alive must not be multiplied by five.
+const memoryLimit = 192 << 20
+
+// collectLess sets gcPercent and memoryLimit, unless the operator has set GOGC or GOMEMLIMIT.
 func collectLess() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimit)
 	}
 }

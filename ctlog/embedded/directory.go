@@ -3,11 +3,14 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 
@@ -93,12 +96,12 @@ func width(level, index, size uint64) int {
 	return 0
 }
 
-// read returns a file of the tree of the given size: that of the tile's exact width, or the
-// full one once the tile has become full.
-func (d directory) read(path func(partial uint8) string, wide int) ([]byte, error) {
-	content, err := os.ReadFile(filepath.Join(d.path, path(uint8(wide%tileWidth))))
+// open opens a file of the tree of the given size: that of the tile's exact width, or the full
+// one once the tile has become full.
+func (d directory) open(path func(partial uint8) string, wide int) (*os.File, error) {
+	file, err := os.Open(filepath.Join(d.path, path(uint8(wide%tileWidth))))
 	if errors.Is(err, fs.ErrNotExist) && wide < tileWidth {
-		content, err = os.ReadFile(filepath.Join(d.path, path(0)))
+		file, err = os.Open(filepath.Join(d.path, path(0)))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s is missing", errDamaged, path(uint8(wide%tileWidth)))
@@ -106,7 +109,7 @@ func (d directory) read(path func(partial uint8) string, wide int) ([]byte, erro
 	if err != nil {
 		return nil, fmt.Errorf("reading tile: %w", err)
 	}
-	return content, nil
+	return file, nil
 }
 
 // hashTile returns the hashes of a tile, exactly as many as it has in a tree of the given
@@ -117,9 +120,14 @@ func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
 		return nil, fs.ErrNotExist
 	}
 	path := func(partial uint8) string { return layout.TilePath(level, index, partial) }
-	content, err := d.read(path, wide)
+	file, err := d.open(path, wide)
 	if err != nil {
 		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	content, err := io.ReadAll(io.LimitReader(file, tileWidth*hashSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading tile: %w", err)
 	}
 	if len(content) < wide*hashSize || len(content) > tileWidth*hashSize {
 		return nil, fmt.Errorf("%w: %s has %d bytes where %d are due", errDamaged, path(uint8(wide%tileWidth)), len(content), wide*hashSize)
@@ -132,22 +140,36 @@ func dataTilePath(index uint64, partial uint8) string {
 	return "tile/data/" + layout.NWithSuffix(0, index, partial)
 }
 
-// dataTile returns the entries of a tile in a tree of the given size, encoded and parsed.
-// Beyond the tree it returns fs.ErrNotExist.
-func (d directory) dataTile(index, size uint64) ([]byte, []*tileLeaf, error) {
+// openData opens a data tile in a tree of the given size, and returns how many entries the tree
+// has of it; the file may have more. Beyond the tree it returns fs.ErrNotExist.
+func (d directory) openData(index, size uint64) (*os.File, int, error) {
 	wide := width(0, index, size)
 	if wide == 0 {
-		return nil, nil, fs.ErrNotExist
+		return nil, 0, fs.ErrNotExist
 	}
-	content, err := d.read(func(partial uint8) string { return dataTilePath(index, partial) }, wide)
-	if err != nil {
-		return nil, nil, err
+	file, err := d.open(func(partial uint8) string { return dataTilePath(index, partial) }, wide)
+	return file, wide, err
+}
+
+// entries yields the entries of a data tile in a tree of the given size. It ends after an error,
+// which is fs.ErrNotExist beyond the tree.
+func (d directory) entries(index, size uint64) iter.Seq2[*tileLeaf, error] {
+	return func(yield func(*tileLeaf, error) bool) {
+		file, wide, err := d.openData(index, size)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer func() { _ = file.Close() }()
+		for leaf, err := range readTileLeaves(file, index*tileWidth, wide) {
+			if err != nil && !errors.As(err, new(*fs.PathError)) { // what can be read, and is no entry
+				err = fmt.Errorf("%w: %s: %w", errDamaged, dataTilePath(index, uint8(wide%tileWidth)), err)
+			}
+			if !yield(leaf, err) {
+				return
+			}
+		}
 	}
-	leaves, n, err := readTileLeaves(content, index*tileWidth, wide)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %s: %w", errDamaged, dataTilePath(index, uint8(wide%tileWidth)), err)
-	}
-	return content[:n], leaves, nil
 }
 
 // tileReader reads for Tessera's client out of the tree of one size, which may be larger than
@@ -248,16 +270,16 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 // the hash that the tree has for it.
 func (d directory) stored(first uint64, h treeHead) error {
 	for index := first / tileWidth; index*tileWidth < h.size; index++ {
-		_, leaves, err := d.dataTile(index, h.size)
-		if err != nil {
-			return err
-		}
 		hashes, err := d.hashTile(0, index, h.size)
 		if err != nil {
 			return err
 		}
-		for i, leaf := range leaves {
-			if leaf.index >= first && string(leaf.hash()) != string(hashes[i*hashSize:(i+1)*hashSize]) {
+		for leaf, err := range d.entries(index, h.size) {
+			if err != nil {
+				return err
+			}
+			at := leaf.index % tileWidth * hashSize
+			if leaf.index >= first && !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
 				return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
 			}
 		}

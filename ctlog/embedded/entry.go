@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/crypto/cryptobyte"
@@ -41,6 +43,8 @@ type tileLeaf struct {
 	index       uint64
 	// issuers are SHA-256 hashes of certificates, one after the other.
 	issuers []byte
+	// size is the number of bytes of the entry in the tile.
+	size int
 }
 
 // readTileLeaf takes one entry off s. Every byte of what it accepts is accounted for.
@@ -96,23 +100,52 @@ func readTileLeaf(s *cryptobyte.String) (*tileLeaf, error) {
 // most damage leads to.
 var errTileLeaf = errors.New("an entry ends early")
 
-// readTileLeaves takes count entries off data, whose first one must stand at index first. It
-// returns them with the number of bytes that they take.
-func readTileLeaves(data []byte, first uint64, count int) ([]*tileLeaf, int, error) {
-	s := cryptobyte.String(data)
-	leaves := make([]*tileLeaf, 0, count)
-	for i := range count {
-		index := first + uint64(i)
-		leaf, err := readTileLeaf(&s)
-		if err != nil {
-			return nil, 0, fmt.Errorf("entry %d: %w", index, err)
+const (
+	// windowSize is how much of a data tile is read at a time.
+	windowSize = 32 << 10
+	// maxTileLeaf bounds one entry: two certificates of maxCertificate, and a chain's hashes.
+	maxTileLeaf = 256 << 10
+)
+
+// readTileLeaves yields the first count entries of a data tile; the first one must have the index
+// first. It ends after an error. In memory is a window of the tile, never all of it: a tile of 256
+// large certificates has 32 MiB.
+func readTileLeaves(r io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, error] {
+	return func(yield func(*tileLeaf, error) bool) {
+		var window cryptobyte.String // what was read, and is not yet parsed
+		for i := range count {
+			index := first + uint64(i)
+			rest := window
+			leaf, err := readTileLeaf(&rest)
+			for errors.Is(err, errTileLeaf) && len(window) < maxTileLeaf {
+				// Entries that were yielded keep the old window.
+				wider := make([]byte, len(window)+max(len(window), windowSize))
+				n, errRead := io.ReadFull(r, wider[copy(wider, window):])
+				if n == 0 && errors.Is(errRead, io.EOF) {
+					break
+				}
+				if errRead != nil && !errors.Is(errRead, io.ErrUnexpectedEOF) {
+					err = fmt.Errorf("reading tile: %w", errRead)
+					break
+				}
+				window = wider[:len(window)+n]
+				rest = window
+				leaf, err = readTileLeaf(&rest)
+			}
+			if err == nil && leaf.index != index {
+				err = fmt.Errorf("it says that it is entry %d", leaf.index)
+			}
+			if err != nil {
+				yield(nil, fmt.Errorf("entry %d: %w", index, err))
+				return
+			}
+			leaf.size = len(window) - len(rest)
+			window = rest
+			if !yield(leaf, nil) {
+				return
+			}
 		}
-		if leaf.index != index {
-			return nil, 0, fmt.Errorf("entry %d says that it is entry %d", index, leaf.index)
-		}
-		leaves = append(leaves, leaf)
 	}
-	return leaves, len(data) - len(s), nil
 }
 
 // merkleTreeLeaf is the leaf_input of get-entries, and what the leaf hash is of.

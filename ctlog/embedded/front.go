@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math"
@@ -43,7 +44,13 @@ type front struct {
 	posts   map[string]endpoint
 
 	verified atomic.Pointer[checkpoint] // the newest one that was read
+	// compressors are those that no answer uses. Each has 1.2 MiB, so they are few; without a free
+	// one a tile is sent uncompressed.
+	compressors chan *gzip.Writer
 }
+
+// maxCompressors is how many data tiles are compressed at a time.
+const maxCompressors = 4
 
 // endpoint answers a request, or returns an error that says with which status.
 type endpoint func(w http.ResponseWriter, r *http.Request) error
@@ -51,7 +58,11 @@ type endpoint func(w http.ResponseWriter, r *http.Request) error
 func newFront(l *Log, cfg Config) *front {
 	f := &front{
 		log: l, roots: cfg.Roots, submits: len(cfg.SubmitToken) > 0, token: sha256.Sum256(cfg.SubmitToken),
-		replays: newReplays(maxReplays),
+		replays: newReplays(maxReplays), compressors: make(chan *gzip.Writer, maxCompressors),
+	}
+	for range maxCompressors {
+		z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // fails for an unknown level only
+		f.compressors <- z
 	}
 	f.gets = map[string]endpoint{
 		"/checkpoint":                f.getCheckpoint,
@@ -244,42 +255,55 @@ func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
 		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
 		return nil
 	}
-	body, leaves, err := f.log.directory.dataTile(index, c.head.size)
+	return f.sendDataTile(w, r, index, wide, c.head.size)
+}
+
+// sendDataTile answers with the first wide entries of a data tile, from its file.
+func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64, wide int, size uint64) error {
+	file, _, err := f.log.directory.openData(index, size)
 	if err != nil {
 		return err
 	}
-	if wide < len(leaves) {
-		_, n, err := readTileLeaves(body, index*tileWidth, wide)
+	defer func() { _ = file.Close() }()
+	length := int64(0)
+	for leaf, err := range f.log.directory.entries(index, size) {
 		if err != nil {
 			return err
 		}
-		body = body[:n]
+		if length += int64(leaf.size); leaf.index == index*tileWidth+uint64(wide)-1 {
+			break
+		}
 	}
-	w.Header().Set("Vary", "Accept-Encoding")
-	if !acceptsGzip(r) {
-		content(w, r, "application/octet-stream", immutable, body)
-		return nil
-	}
-	return compressed(w, r, body)
-}
-
-func compressed(w http.ResponseWriter, r *http.Request, body []byte) error {
+	body := io.NewSectionReader(file, 0, length)
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Cache-Control", immutable)
-	h.Set("Content-Encoding", "gzip")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if r.Method == http.MethodHead {
-		return nil
+	h.Set("Vary", "Accept-Encoding")
+	if acceptsGzip(r) {
+		select {
+		case z := <-f.compressors:
+			defer func() { f.compressors <- z }()
+			sendCompressed(w, r, z, body)
+			return nil
+		default: // A client that accepts gzip accepts the tile as it is.
+		}
 	}
-	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-	if err != nil {
-		return err
-	}
-	// The status is out with the first byte: a client that goes away is nothing to report.
-	_, _ = z.Write(body)
-	_ = z.Close()
+	http.ServeContent(w, r, "", time.Time{}, body)
 	return nil
+}
+
+// sendCompressed compresses body while it sends it. An error is that of the client, and the status
+// has been sent.
+func sendCompressed(w http.ResponseWriter, r *http.Request, z *gzip.Writer, body io.Reader) {
+	w.Header().Set("Content-Encoding", "gzip")
+	if r.Method == http.MethodHead {
+		return
+	}
+	z.Reset(w)
+	if _, err := io.Copy(z, body); err == nil {
+		_ = z.Close()
+	}
 }
 
 // acceptsGzip tells whether a client said so without a weight, as clients of logs do.

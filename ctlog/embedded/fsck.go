@@ -107,16 +107,16 @@ func (f *checker) check(ctx context.Context) {
 
 // entries checks a data tile, the tile of its hashes, and the issuers of its entries.
 func (f *checker) entries(index uint64) error {
-	_, leaves, err := f.dataTile(index, f.head.size)
-	if err != nil {
-		return err
-	}
 	hashes, err := f.hashTile(0, index, f.head.size)
 	if err != nil {
 		return err
 	}
-	for i, leaf := range leaves {
-		if !bytes.Equal(leaf.hash(), hashes[i*hashSize:(i+1)*hashSize]) {
+	for leaf, err := range f.directory.entries(index, f.head.size) {
+		if err != nil {
+			return err
+		}
+		at := leaf.index % tileWidth * hashSize
+		if !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
 			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
 		}
 		for _, fingerprint := range leaf.fingerprints() {

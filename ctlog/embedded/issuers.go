@@ -88,7 +88,9 @@ func (s *issuers) load(fingerprint [sha256.Size]byte) ([]byte, error) {
 	if sha256.Sum256(der) != fingerprint {
 		return nil, fmt.Errorf("%w: %s/%x has not the hash of its name", errDamaged, issuerDir, fingerprint)
 	}
-	s.known[fingerprint] = der
+	if len(s.known) < maxIssuers {
+		s.known[fingerprint] = der
+	}
 	return der, nil
 }
 

@@ -90,9 +90,10 @@ func (r *Reader) Issuer(fingerprint [32]byte) ([]byte, error) {
 func (r *Reader) Entries(ctx context.Context) iter.Seq2[*Entry, error] {
 	return func(yield func(*Entry, error) bool) {
 		for tiles := (r.head.size + tileWidth - 1) / tileWidth; tiles > 0; tiles-- {
-			_, leaves, err := r.directory.dataTile(tiles-1, r.head.size)
-			if err == nil {
-				err = ctx.Err()
+			var leaves []*tileLeaf
+			err := ctx.Err()
+			for leaf, errLeaf := range r.directory.entries(tiles-1, r.head.size) {
+				leaves, err = append(leaves, leaf), errors.Join(err, errLeaf)
 			}
 			if err != nil {
 				yield(nil, fmt.Errorf("reading entries: %w", err))

@@ -3,6 +3,8 @@
 package embedded
 
 import (
+	"bufio"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -12,9 +14,10 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 )
 
-// maxEntries bounds an answer to get-entries, which may have fewer entries than were asked for
-// (RFC 6962, section 4.6). One answer never needs more than one data tile.
-const maxEntries = tileWidth
+// maxAnswer bounds an answer to get-entries, in bytes, unless a single entry is larger. An answer
+// may have fewer entries than were asked for (RFC 6962, section 4.6), and never has those of two
+// data tiles.
+const maxAnswer = 512 << 10
 
 func answerJSON(w http.ResponseWriter, r *http.Request, caching string, v any) error {
 	body, err := json.Marshal(v)
@@ -69,23 +72,65 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 	case start >= c.head.size:
 		return refuse(http.StatusBadRequest, "start is %d, and the log has %d entries; the first is 0", start, c.head.size)
 	}
-	_, leaves, err := f.log.directory.dataTile(start/tileWidth, c.head.size)
-	if err != nil {
-		return err
-	}
-	leaves = leaves[start%tileWidth:]
-	if wanted := end - start + 1; wanted < uint64(len(leaves)) {
-		leaves = leaves[:wanted]
-	}
-	answer := ct.GetEntriesResponse{Entries: make([]ct.LeafEntry, 0, min(len(leaves), maxEntries))}
-	for _, leaf := range leaves {
-		extra, err := leaf.extraData(f.log.issuers.get)
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", leaf.index, err)
+	return f.sendEntries(w, r, start, end, c.head.size)
+}
+
+// sendEntries sends entries while it reads them, so that an answer holds one entry in memory,
+// however slowly the client reads. Damage ends an answer early; the request for the damaged entry
+// then gets the error.
+func (f *front) sendEntries(w http.ResponseWriter, r *http.Request, start, end, size uint64) error {
+	h := w.Header()
+	out := bufio.NewWriterSize(w, 4<<10)
+	sent := 0
+	for leaf, err := range f.log.directory.entries(start/tileWidth, size) {
+		if err == nil && leaf.index < start {
+			continue
 		}
-		answer.Entries = append(answer.Entries, ct.LeafEntry{LeafInput: leaf.merkleTreeLeaf(), ExtraData: extra})
+		var extra []byte
+		if err == nil {
+			extra, err = leaf.extraData(f.log.issuers.get)
+		}
+		if err != nil && sent == 0 {
+			return fmt.Errorf("entry %d: %w", start, err)
+		}
+		if err != nil {
+			break
+		}
+		input := leaf.merkleTreeLeaf()
+		length := base64.StdEncoding.EncodedLen(len(input)) + base64.StdEncoding.EncodedLen(len(extra)) + len(`,{"leaf_input":"","extra_data":""}`)
+		if sent > 0 && sent+length > maxAnswer {
+			break
+		}
+		opening := `,{"leaf_input":"`
+		if sent == 0 {
+			h.Set("Content-Type", "application/json")
+			h.Set("Cache-Control", mutable)
+			h.Set("X-Content-Type-Options", "nosniff")
+			opening = `{"entries":[{"leaf_input":"`
+		}
+		if r.Method == http.MethodHead {
+			return nil
+		}
+		writeBase64(out, opening, input)
+		writeBase64(out, `","extra_data":"`, extra)
+		// After an error of the client every write returns it.
+		if _, err := out.WriteString(`"}`); err != nil {
+			return nil
+		}
+		if sent += length; leaf.index == end {
+			break
+		}
 	}
-	return answerJSON(w, r, mutable, answer)
+	_, _ = out.WriteString("]}\n")
+	_ = out.Flush()
+	return nil
+}
+
+func writeBase64(w *bufio.Writer, before string, data []byte) {
+	_, _ = w.WriteString(before)
+	encoder := base64.NewEncoder(base64.StdEncoding, w)
+	_, _ = encoder.Write(data)
+	_ = encoder.Close()
 }
 
 // getConsistency is RFC 6962, section 4.4.
@@ -139,11 +184,15 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 	case size > c.head.size:
 		return refuse(http.StatusBadRequest, "tree_size is %d, and the newest signed tree has %d entries", size, c.head.size)
 	}
-	_, leaves, err := f.log.directory.dataTile(index/tileWidth, c.head.size)
-	if err != nil {
-		return err
+	var leaf *tileLeaf
+	for leaf, err = range f.log.directory.entries(index/tileWidth, c.head.size) {
+		if err != nil {
+			return err
+		}
+		if leaf.index == index {
+			break
+		}
 	}
-	leaf := leaves[index%tileWidth]
 	extra, err := leaf.extraData(f.log.issuers.get)
 	if err != nil {
 		return fmt.Errorf("entry %d: %w", index, err)

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// fatLog returns a log whose first tile has 256 entries of about 64 KiB each, all published.
+func fatLog(t *testing.T) (*Log, Config) {
+	t.Helper()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.Roots = a.roots
+	l := open(t, cfg)
+	submissions := make([]ctlog.Submission, tileWidth+1)
+	for i := range submissions {
+		submissions[i] = ctlog.Submission{Chain: [][]byte{random(32 << 10), a.intermediate.Raw, a.root.Raw}, TBS: random(32 << 10)}
+	}
+	submitAll(t, l, submissions)
+	shutdown(t, l)
+	return l, cfg
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b)
+	return b
+}
+
+// stuck is a client that reads nothing until the test ends.
+type stuck struct {
+	*httptest.ResponseRecorder
+	writes  func() // reports the first write
+	release <-chan struct{}
+}
+
+func (s *stuck) Write([]byte) (int, error) {
+	s.writes()
+	<-s.release
+	return 0, errors.New("the client has gone")
+}
+
+// TestAnswersHoldLittle: what an answer holds in memory while its client does not read depends on
+// one entry, and not on the tile.
+func TestAnswersHoldLittle(t *testing.T) {
+	l, _ := fatLog(t)
+	handler := l.Handler()
+	const readers, most = 32, 512 << 10
+	for _, test := range []struct{ path, encoding string }{
+		{"/ct/v1/get-entries?start=0&end=255", ""},
+		{"/ct/v1/get-entries?start=255&end=255", ""},
+		{"/ct/v1/get-entry-and-proof?leaf_index=255&tree_size=257", ""},
+		{"/tile/data/000", ""},
+		{"/tile/data/000", "gzip"},
+		{"/tile/data/000.p/255", "gzip"},
+		{"/tile/0/000", ""},
+	} {
+		before := heap()
+		release := make(chan struct{})
+		var writing, ended sync.WaitGroup
+		writing.Add(readers)
+		for range readers {
+			w := &stuck{ResponseRecorder: httptest.NewRecorder(), writes: sync.OnceFunc(writing.Done), release: release}
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, test.path, nil)
+			r.Header.Set("Accept-Encoding", test.encoding)
+			ended.Go(func() { handler.ServeHTTP(w, r) })
+		}
+		writing.Wait()
+		held := (heap() - before) / readers
+		close(release)
+		ended.Wait()
+		t.Logf("%s %s: %d KiB for each reader", test.path, test.encoding, held>>10)
+		if held > most {
+			t.Errorf("%s %s: an answer holds %d bytes while its client does not read; at most %d are expected", test.path, test.encoding, held, most)
+		}
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // what the first one has finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestLargeEntriesAreRead: an answer to get-entries has a bound in bytes, and at least one entry, so
+// that a client which goes on after the last entry reads the whole log.
+func TestLargeEntriesAreRead(t *testing.T) {
+	t.Parallel()
+	l, _ := fatLog(t)
+	url := serve(t, l)
+	c := ctClient(t, url, l.PublicKey())
+	answers := 0
+	for next := int64(0); next <= tileWidth; answers++ {
+		entries, err := c.GetRawEntries(t.Context(), next, tileWidth)
+		if err != nil || len(entries.Entries) == 0 {
+			t.Fatalf("from %d: %d entries, %v", next, len(entries.Entries), err)
+		}
+		size := 0
+		for _, e := range entries.Entries {
+			size += (len(e.LeafInput) + len(e.ExtraData)) * 4 / 3
+		}
+		if size > maxAnswer {
+			t.Errorf("from %d: %d bytes of %d entries; at most %d are expected", next, size, len(entries.Entries), maxAnswer)
+		}
+		next += int64(len(entries.Entries))
+	}
+	if answers < 30 {
+		t.Errorf("%d answers had 257 entries of 64 KiB", answers)
+	}
+}
