@@ -79,7 +79,7 @@ func syncDir(dir string) error {
 // the old content or the new. One caller at a time for each path.
 func writeFile(path string, content []byte, mode fs.FileMode) error {
 	temporary := path + temporarySuffix
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, mode)
 	if err != nil {
 		return err
 	}

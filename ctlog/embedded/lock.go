@@ -29,7 +29,7 @@ type lock struct{ file *os.File }
 // acquire takes the lock of subject, whose file is at path, or fails with *LockedError.
 func acquire(path, subject string, now time.Time) (*lock, error) {
 	// Open for reading only: a disk with files open for writing cannot be remounted read-only.
-	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, explain(subject, fmt.Errorf("locking: %w", err))
 	}

@@ -142,6 +142,11 @@ func (w *World) claim(host string) error {
 	if err != nil {
 		return err
 	}
+	if w.config.Dir != "" { // a temporary one is new, and this process's
+		if dir, err = ownDir(dir); err != nil {
+			return err
+		}
+	}
 	w.dir = dir
 	if err := claimDir(dir, host); err != nil {
 		return err

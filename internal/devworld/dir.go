@@ -42,11 +42,7 @@ const markerNote = "A development world of mayfly, with unprotected keys that no
 // beside them.
 func claimDir(dir, host string) error {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("making the directory of the development world: %w", err)
-		}
-	} else if err != nil {
+	if err != nil {
 		return fmt.Errorf("looking into the directory of the development world: %w; name another with --dir", err)
 	}
 	content, err := os.ReadFile(filepath.Join(dir, markerFile))
