@@ -80,9 +80,10 @@ func (s *Set) Succeeds(current *Set, now time.Time) error {
 // Equal tells whether both hold the same certificates.
 func (c *Chain) Equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.DER, bytes.Equal) }
 
-// CheckAt tells whether the set can be put in force at now: an authority must be active, and
-// no certificate of one that signs or will sign may have ended. Warnings are what will go
-// wrong later. Both have key paths with the index that index gives for an authority's ID.
+// CheckAt reports whether the set can be put in force at now: an authority must be active, no
+// certificate of the one that signs may have expired, and verifiers must accept a leaf below the
+// chain of each one that has not retired. Warnings are what will go wrong later. Both have key
+// paths with the index that index gives for an authority's ID.
 func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []error, err error) {
 	at := func(m Member, key, format string, args ...any) error {
 		return keypath.Errorf([]string{"authorities", strconv.Itoa(index(m.ID)), key}, format, args...)
@@ -102,7 +103,16 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 				errs = append(errs, at(m, "chain", "authority %q is to sign: %w", m.ID, err))
 			}
 		}
-		if state := m.StateAt(now); state == Retired || state == Expired {
+		state := m.StateAt(now)
+		if state == Expired {
+			continue
+		}
+		if _, err := m.Chain.Trial(now); err != nil && state == Retired {
+			warnings = append(warnings, at(m, "chain", "authority %q: %w", m.ID, err))
+		} else if err != nil {
+			errs = append(errs, at(m, "chain", "authority %q: %w", m.ID, err))
+		}
+		if state == Retired {
 			continue
 		}
 		if len(m.Chain.Certificates) == 1 {

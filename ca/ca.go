@@ -110,7 +110,8 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		return nil, err
 	}
 
-	// 4. One reading of the clock, one authority, one TBS for both signatures.
+	// 4. One reading of the clock, one authority whose chain permits the name, one TBS for both
+	// signatures.
 	serial, err := certs.NewSerial(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("making a serial number: %w", err)
@@ -118,6 +119,9 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	now := ca.now()
 	authority, err := ca.authorities.Set().Active(now)
 	if err != nil {
+		return nil, err
+	}
+	if err := authority.chain.Permits(id.SAN); err != nil {
 		return nil, err
 	}
 	draft, err := ca.profile.draft(authority, now, id, key, serial)

@@ -128,6 +128,39 @@ func TestIssueRefusesBeforeLogging(t *testing.T) {
 	}
 }
 
+// A name outside the chain's name constraints is refused before anything is signed or logged.
+func TestIssueUnderNameConstraints(t *testing.T) {
+	t.Parallel()
+	var signatures atomic.Int32
+	w := testca.New(t, testca.Builder{
+		Issuing: func(c *x509.Certificate) {
+			c.PermittedEmailAddresses, c.PermittedDNSDomainsCritical = []string{"example.com"}, true
+		},
+		Wrap: func(s crypto.Signer) crypto.Signer { return countingSigner{s, &signatures} },
+	})
+	const other = "ada@other.example"
+	_, err := w.Issue(t.Context(), w.Request(t, w.Token(t, map[string]any{"email": other}), other))
+	if e := refused(t, err, refusal.PolicyDenied); !strings.Contains(e.Message, `"example.com"`) {
+		t.Errorf("the message %q does not name the subtree", e.Message)
+	}
+	if w.Log.Size() != 0 || signatures.Load() != 0 {
+		t.Errorf("%d entries in the log and %d signatures", w.Log.Size(), signatures.Load())
+	}
+	if _, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person)); err != nil {
+		t.Error(err)
+	}
+}
+
+type countingSigner struct {
+	crypto.Signer
+	signatures *atomic.Int32
+}
+
+func (s countingSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	s.signatures.Add(1)
+	return s.Signer.Sign(rand, digest, opts)
+}
+
 func TestLogDownMeansNoCertificate(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(http.ResponseWriter, *http.Request) bool{

@@ -31,6 +31,9 @@ type Chain struct {
 	// NotBefore and NotAfter are the window in which every certificate of the chain is
 	// valid.
 	NotBefore, NotAfter time.Time
+
+	// constraints are those of the certificates that have any, in the same order.
+	constraints []*nameConstraints
 }
 
 // ParseChain reads a PEM file of certificates, the issuing CA first and the root last, and
@@ -70,8 +73,14 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 		return nil, errors.New("the chain holds no certificate; it must hold the issuing CA first and the root last")
 	}
 	var errs []error
+	var constraints []*nameConstraints
 	for i, c := range certificates {
 		name := fmt.Sprintf("certificate %d of the chain (%s)", i+1, c.Subject)
+		if n, err := parseNameConstraints(c); err != nil {
+			errs = append(errs, fmt.Errorf("%s %w", name, err))
+		} else if n != nil {
+			constraints = append(constraints, n)
+		}
 		for _, err := range checkCA(c, i) {
 			errs = append(errs, fmt.Errorf("%s %w", name, err))
 		}
@@ -93,7 +102,7 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter}
+	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter, constraints: constraints}
 	for _, c := range certificates {
 		chain.DER = append(chain.DER, c.Raw)
 		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})

@@ -65,28 +65,36 @@ func newChainBuilder(t testing.TB) *chainBuilder {
 // make returns the certificates in b.order, as PEM.
 func (b *chainBuilder) make(t testing.TB) []byte {
 	t.Helper()
-	sign := func(template, parent *x509.Certificate, public crypto.PublicKey, key crypto.Signer) *x509.Certificate {
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, public, key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
+	data, err := b.tryMake()
+	if err != nil {
+		t.Fatal(err)
 	}
-	root := sign(b.root, b.root, b.rootKey.Public(), b.rootKey)
-	upper := sign(b.upper, root, b.upperKey.Public(), b.rootKey)
-	issuing := sign(b.issuing, upper, b.issuingKey.Public(), b.upperKey)
+	return data
+}
+
+func (b *chainBuilder) tryMake() ([]byte, error) {
+	made := map[rune]*x509.Certificate{'0': b.root}
+	for _, one := range []struct {
+		which, parent rune
+		template      *x509.Certificate
+		public        crypto.Signer
+		key           crypto.Signer
+	}{{'r', '0', b.root, b.rootKey, b.rootKey}, {'u', 'r', b.upper, b.upperKey, b.rootKey}, {'i', 'u', b.issuing, b.issuingKey, b.upperKey}} {
+		der, err := x509.CreateCertificate(rand.Reader, one.template, made[one.parent], one.public.Public(), one.key)
+		if err != nil {
+			return nil, err
+		}
+		if made[one.which], err = x509.ParseCertificate(der); err != nil {
+			return nil, err
+		}
+	}
 	var out bytes.Buffer
 	for _, which := range b.order {
-		c := map[rune]*x509.Certificate{'r': root, 'u': upper, 'i': issuing}[which]
-		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
-			t.Fatal(err)
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: made[which].Raw}); err != nil {
+			return nil, err
 		}
 	}
-	return out.Bytes()
+	return out.Bytes(), nil
 }
 
 func TestParseChain(t *testing.T) {

@@ -85,6 +85,9 @@ func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now t
 	if err := p.checkLogged(v); err != nil {
 		return err
 	}
+	if err := chain.Permits(v.san); err != nil {
+		return err
+	}
 	if t.PublicKey, err = p.publicKey(v.publicKey); err != nil {
 		return err
 	}

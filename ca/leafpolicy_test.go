@@ -154,6 +154,24 @@ func TestLeafPolicyRefusesFields(t *testing.T) {
 	})
 }
 
+// A name outside the name constraints of the chain is refused, whatever the server has checked.
+func TestLeafPolicyEnforcesNameConstraints(t *testing.T) {
+	t.Parallel()
+	builder := newChainBuilder(t)
+	builder.root.PermittedURIDomains = []string{"github.com"}
+	b := benchOf(t, parsed(t, builder))
+	p := newPolicy(t, false)
+	if err := p.Check(b.chain, b.precertificate(t), b.now); err != nil {
+		t.Error(err)
+	}
+	b.template.SAN = uri("https://elsewhere.example/x")
+	for name, tbs := range map[string][]byte{"precertificate": b.precertificate(t), "certificate": b.certificate(t)} {
+		if err := p.Check(b.chain, tbs, b.now); err == nil || !strings.Contains(err.Error(), `permit only "github.com"`) {
+			t.Errorf("%s: got error %v", name, err)
+		}
+	}
+}
+
 func TestLeafPolicyRefusesExtensions(t *testing.T) {
 	t.Parallel()
 	refusesEach(t, map[string]policyCase{

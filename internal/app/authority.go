@@ -46,6 +46,9 @@ func newAuthority(ctx context.Context, cfg *config.Server, metrics *signer.Metri
 	if err := authority.ValidAt(time.Now()); err != nil {
 		return nil, warnings, keypath.Errorf([]string{"ca", "file", "chain"}, "%s: %w", cfg.CA.File.Chain, err)
 	}
+	if _, err := chain.Trial(time.Now()); err != nil {
+		return nil, warnings, keypath.Errorf([]string{"ca", "file", "chain"}, "%s: %w", cfg.CA.File.Chain, err)
+	}
 	if len(chain.Certificates) == 1 {
 		warnings = append(warnings, keypath.Errorf([]string{"ca", "file", "chain"},
 			"the root itself signs certificates: some clients demand an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))

@@ -91,7 +91,7 @@ func Table() []Entry {
 		{ClaimInvalid, Unauthenticated, "A claim has a kind or value that cannot enter a certificate. The message names it and says what was wanted."},
 		{EmailUnverified, Unauthenticated, "The issuer does not say that it has verified the email address (`email_verified`)."},
 		{EmailNotASCII, Unauthenticated, "The email address holds letters beyond ASCII, which no verifier of sigstore's reads in a certificate. Use an address of ASCII letters."},
-		{PolicyDenied, Denied, "The caller is known, and a rule of this CA does not allow it a certificate. The message names the rule."},
+		{PolicyDenied, Denied, "The caller is known, and a rule of this CA or the name constraints of its chain do not permit a certificate for it. The message names the rule or the subtree."},
 		{RateLimited, SlowDown, "Too many requests of this caller. Try again after `Retry-After`."},
 		{Overloaded, SlowDown, "The CA has as many requests in hand as it takes. Try again after `Retry-After`."},
 		{IssuerUnreachable, Unavailable, "The token's issuer, or its keys, cannot be reached from this CA right now. Try again."},

@@ -45,6 +45,8 @@ type Builder struct {
 	NotBefore, NotAfter time.Time
 	// RootNotAfter is the root's. Default: NotAfter.
 	RootNotAfter time.Time
+	// Issuing changes the issuing CA's certificate before it is signed.
+	Issuing func(*x509.Certificate)
 	// Wrap stands between the CA and the key of its authority.
 	Wrap func(crypto.Signer) crypto.Signer
 	// Signer returns what signs with the key of chain's authority. Default: signer.Local.
@@ -209,6 +211,9 @@ func (b *Builder) authority(tb testing.TB) (*ca.Authority, *x509.Certificate) {
 	issuingTemplate := template("test intermediate", b.NotAfter)
 	issuingTemplate.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	issuingTemplate.MaxPathLenZero = true
+	if b.Issuing != nil {
+		b.Issuing(issuingTemplate)
+	}
 	issuing := create(tb, issuingTemplate, root, issuingKey.Public(), rootKey)
 	chain := must(ca.NewChain([]*x509.Certificate{issuing, root}))(tb)
 	var key crypto.Signer = issuingKey
