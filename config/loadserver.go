@@ -3,6 +3,8 @@
 package config
 
 import (
+	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"time"
@@ -79,6 +81,7 @@ func (l *serverLoader) root(n *node) {
 		l.setting("public_url"),
 		l.setting("issuers"),
 		l.setting("compat"),
+		field{name: "trusted_proxies", read: l.list(l.trustedProxy)},
 		l.group("oidc", l.setting("oidc.allow_loopback"), l.setting("oidc.proxy"),
 			l.setting("oidc.key_refresh"), l.setting("oidc.key_lifetime"),
 			l.group("kubernetes", l.setting("oidc.kubernetes.api_server"), l.setting("oidc.kubernetes.ca_file"), l.setting("oidc.kubernetes.token_file"))),
@@ -98,6 +101,43 @@ func (l *serverLoader) root(n *node) {
 			})}),
 		l.group("log", l.setting("log.format"), l.setting("log.level")),
 	)(n)
+}
+
+// trustedProxy reads an entry of trusted_proxies.
+func (l *serverLoader) trustedProxy(_ int, n *node) {
+	var text string
+	before := len(l.mistakes)
+	if l.text(&text)(n); len(l.mistakes) > before {
+		return
+	}
+	prefix, problem := parseNetwork(text)
+	switch {
+	case problem != "":
+		l.mistake(n.at, "%s", problem)
+	case prefix.Bits() < 8:
+		l.warn(n.at, "%s is more than networks of proxies have: each client in it can forge its own address with X-Forwarded-For", prefix)
+	}
+	l.server.TrustedProxies = append(l.server.TrustedProxies, prefix)
+}
+
+// parseNetwork reads a CIDR, or an address as the network of it alone. IPv4-mapped IPv6 is IPv4.
+func parseNetwork(text string) (prefix netip.Prefix, problem string) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), ""
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, fmt.Sprintf("found %q, expected a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32", shorten(text))
+	}
+	if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+	}
+	if prefix != prefix.Masked() {
+		return prefix, fmt.Sprintf("%s has bits beyond its length: write %s for the network, or %s/%d for the one address",
+			prefix, prefix.Masked(), prefix.Addr(), prefix.Addr().BitLen())
+	}
+	return prefix, ""
 }
 
 // group is a key with keys below it.

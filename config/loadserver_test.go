@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,7 @@ func leastServer(dir string) *config.Server {
 
 var serverOptions = cmp.Options{
 	cmpopts.IgnoreUnexported(config.Server{}),
+	cmpopts.EquateComparable(netip.Prefix{}),
 	cmp.Comparer(func(a, b config.Secret) bool { return a.Reveal() == b.Reveal() }),
 }
 
@@ -72,6 +74,7 @@ tls: {certificate: cert.pem, key: /run/key.pem, min: "1.2"}
 public_url: https://ca.example
 issuers: ../issuers.yaml
 compat: true
+trusted_proxies: [10.0.0.0/8, 192.0.2.7, "2001:db8::/32", "::ffff:172.16.0.0/108"]
 oidc:
   {allow_loopback: true, key_refresh: 1m, key_lifetime: 2h, kubernetes: {api_server: "https://api.example:6443", ca_file: k/ca, token_file: k/token}}
 ca: {set: ca.yaml}
@@ -96,6 +99,8 @@ log: {format: text, level: debug}
 		PublicURL: "https://ca.example",
 		Issuers:   "/issuers.yaml",
 		Compat:    true,
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
+			netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("172.16.0.0/12")},
 		OIDC: config.OIDC{AllowLoopback: true, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
 			Kubernetes: config.Kubernetes{APIServer: "https://api.example:6443", CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}},
 		CA:          config.CA{Set: "/etc/ca.yaml"},
@@ -122,8 +127,8 @@ log: {format: text, level: debug}
 		t.Errorf("server (-want +got):\n%s", diff)
 	}
 	wantWarnings := []string{
-		"/etc/m.yaml:8:20: whoever can listen on a loopback address of this machine can be an issuer: for development only",
-		"/etc/m.yaml:10:25: certificates last 5m0s and not the ten minutes that clients and verifiers were built for",
+		"/etc/m.yaml:9:20: whoever can listen on a loopback address of this machine can be an issuer: for development only",
+		"/etc/m.yaml:11:25: certificates last 5m0s and not the ten minutes that clients and verifiers were built for",
 	}
 	if diff := cmp.Diff(wantWarnings, lines(config.Mistakes(warnings))); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
@@ -154,6 +159,12 @@ func TestServerMistakes(t *testing.T) {
 		{"mapping for text", least + "public_url: {}\n", []string{"m:4:13: found a mapping, where text is wanted"}},
 		{"number for text", least + "tls: {certificate: c, key: k, min: 1.3}\n", []string{"m:4:36: found the number 1.3, where text is wanted: write it in quotes"}},
 		{"text for a truth value", least + "compat: maybe\n", []string{"m:4:9: found text, where true or false is wanted"}},
+		{"no network", least + "trusted_proxies: [10.0.0.0/8, load-balancer, 10.0.0.0/33, ~]\n", []string{
+			`m:4:31: found "load-balancer", expected a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32`,
+			`m:4:46: found "10.0.0.0/33", expected a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32`,
+			`m:4:59: found "", expected a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32`}},
+		{"a network with bits beyond its length", least + "trusted_proxies:\n  - 10.1.2.3/8\n", []string{
+			"m:5:5: 10.1.2.3/8 has bits beyond its length: write 10.0.0.0/8 for the network, or 10.1.2.3/32 for the one address"}},
 		{"text for a list", least + "keys: {algorithms: ed25519}\n", []string{
 			"m:4:20: found text, where a list is wanted: one entry is a list too, written in brackets"}},
 		{"duration without a unit", least + "certificate: {lifetime: \"10\"}\n", []string{
@@ -266,6 +277,18 @@ func TestServerWithoutTransparencyIsWarnedOf(t *testing.T) {
 	want := []string{"m:3:16: Certificate Transparency is disabled: certificates are issued that no log knows and that most verifiers refuse"}
 	if diff := cmp.Diff(want, lines(config.Mistakes(warnings))); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+}
+
+// TestProxiesOfEveryNetwork: to trust every address is legal, and a warning.
+func TestProxiesOfEveryNetwork(t *testing.T) {
+	t.Parallel()
+	server, warnings, err := config.ParseServer("m", []byte(least+"trusted_proxies: [0.0.0.0/0, \"::/0\"]\n"), nil)
+	if err != nil || len(server.TrustedProxies) != 2 {
+		t.Fatalf("%v, %v", server, err)
+	}
+	if got := lines(config.Mistakes(warnings)); len(got) != 2 || !strings.HasPrefix(got[0], "m:4:19: 0.0.0.0/0 is") || !strings.HasPrefix(got[1], "m:4:30: ::/0 is") {
+		t.Errorf("warnings %q", got)
 	}
 }
 

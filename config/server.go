@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 )
 
@@ -30,6 +31,13 @@ type Server struct {
 	// Compat is `compat`, false by default. True makes warnings of what the peer tolerates
 	// in an issuer file and mayfly finds wrong, such as an unknown key.
 	Compat bool
+
+	// TrustedProxies is `trusted_proxies`, a list of networks as CIDRs, empty by default: the
+	// proxies in front of this server. Where a request comes from one of them, the rightmost
+	// address of X-Forwarded-For that is not a trusted proxy's counts as the client. It decides
+	// how lookups are shared between clients, and is in the log. An address without a length is
+	// that address alone.
+	TrustedProxies []netip.Prefix
 
 	OIDC        OIDC
 	CA          CA

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // inClusterURL is the issuer whose presence tells that this process runs in a cluster.
@@ -35,7 +36,7 @@ type entry struct {
 	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
 	inCluster  bool
 	client     *http.Client
-	waiting    *share // requests that wait for a fetch
+	waiting    *share.Places // requests that wait for a fetch
 }
 
 // transportFunc opens connections.
@@ -66,7 +67,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
 	keys := make(map[string]bool)
 	for _, issuer := range cfg.Issuers {
-		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: newShare(maxWaiting, 0)}
+		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: share.New(maxWaiting, 0)}
 		errs = append(errs, e.validate(cfg.AllowLoopback)...)
 		if keys[issuer.Key] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))

@@ -149,8 +149,8 @@ func (s *source) await(ctx context.Context, f *flight, err error, keyID string, 
 // requests; and since callers choose the issuers of a pattern, no client takes all of theirs.
 func (s *source) wait(ctx context.Context, f *flight, client netip.Addr) error {
 	switch now := s.now(); {
-	case s.entry.waiting.take(client, now):
-		defer s.entry.waiting.give(client)
+	case s.entry.waiting.Take(client, now):
+		defer s.entry.waiting.Give(client)
 		return f.wait(ctx, maxWait)
 	case s.wildcard():
 		return s.pool.tooMany(client, now)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // Limits on the issuers of one pattern, whose URLs anybody can make up. They are each
@@ -36,9 +37,9 @@ type pool struct {
 	common *shared
 	entry  *entry
 
-	begun     *share // lookups of the last lookupBurst/lookupRate seconds
-	lookups   *share // first fetches under way
-	refreshes *share // other fetches under way
+	begun     *share.Places // lookups of the last lookupBurst/lookupRate seconds
+	lookups   *share.Places // first fetches under way
+	refreshes *share.Places // other fetches under way
 
 	mu          sync.Mutex // guards what follows
 	proven      lru
@@ -51,8 +52,8 @@ type pool struct {
 func newPool(common *shared, e *entry) *pool {
 	return &pool{
 		common: common, entry: e,
-		begun:   newShare(lookupBurst, lookupBurst*time.Second/lookupRate),
-		lookups: newShare(maxLookups, 0), refreshes: newShare(maxRefreshes, 0),
+		begun:   share.New(lookupBurst, lookupBurst*time.Second/lookupRate),
+		lookups: share.New(maxLookups, 0), refreshes: share.New(maxRefreshes, 0),
 		proven: newLRU(maxProven), unproven: newLRU(maxUnproven),
 	}
 }
@@ -67,7 +68,7 @@ func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*sour
 	if src := p.unproven.get(issuerURL); src != nil {
 		return src, nil
 	}
-	if !p.lookups.room(client, now) || !p.begun.take(client, now) {
+	if !p.lookups.Room(client, now) || !p.begun.Take(client, now) {
 		return nil, p.tooMany(client, now)
 	}
 	src := newSource(p.common, p.entry, issuerURL)
@@ -83,11 +84,11 @@ func (p *pool) admit(src *source, client netip.Addr, now time.Time) (release fun
 	if src.current.Load() == nil {
 		places, paid = p.lookups, src.paid
 	}
-	if !places.room(client, now) || !paid && !p.begun.take(client, now) || !places.take(client, now) {
+	if !places.Room(client, now) || !paid && !p.begun.Take(client, now) || !places.Take(client, now) {
 		return nil, p.tooMany(client, now)
 	}
 	src.paid = false
-	return func() { places.give(client) }, nil
+	return func() { places.Give(client) }, nil
 }
 
 // landed records the outcome of a fetch of src.
@@ -135,9 +136,9 @@ func (p *pool) status(now time.Time) IssuerStatus {
 // tooMany is the refusal of a request of client for which there is no place. It is RATE_LIMITED
 // where client has used its share and requests come from other clients too.
 func (p *pool) tooMany(client netip.Addr, now time.Time) error {
-	used, next := p.begun.state(client, now)
-	for _, places := range []*share{p.lookups, p.refreshes, p.entry.waiting} {
-		holds, _ := places.state(client, now)
+	used, next := p.begun.State(client, now)
+	for _, places := range []*share.Places{p.lookups, p.refreshes, p.entry.waiting} {
+		holds, _ := places.State(client, now)
 		used = used || holds
 	}
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")

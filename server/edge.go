@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -44,6 +45,7 @@ const (
 // call is one request as metrics and the access log know it.
 type call struct {
 	api, method, requestID, peer string
+	client                       netip.Addr // as clientAddr returned it
 	// slots admits it: mounts have places of their own, so that who reads a log does not
 	// take any from who wants a certificate. Nil means the server's.
 	slots chan struct{}
@@ -131,7 +133,7 @@ func (s *Server) record(ctx context.Context, c call, reason string, took time.Du
 	s.metrics.requests.WithLabelValues(c.api, c.method, reason).Inc()
 	s.metrics.duration.WithLabelValues(c.api, c.method).Observe(took.Seconds())
 	level := slog.LevelInfo
-	attrs := make([]slog.Attr, 0, 9)
+	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs,
 		slog.String("request_id", c.requestID),
 		slog.String("api", c.api),
@@ -140,6 +142,9 @@ func (s *Server) record(ctx context.Context, c call, reason string, took time.Du
 		slog.String("reason", reason),
 		slog.Duration("duration", took),
 	)
+	if c.client.IsValid() {
+		attrs = append(attrs, slog.String("client", c.client.String()))
+	}
 	if refused != nil {
 		attrs = append(attrs, slog.String("message", refused.Message))
 		if reason != reasonCanceled && ours(refused.Reason.Kind()) {

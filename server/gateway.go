@@ -51,6 +51,7 @@ func (s *Server) serveGateway(ctx context.Context, a *answer, r *http.Request) e
 		Header: http.Header{
 			"Authorization": r.Header["Authorization"],
 			requestIDHeader: {a.requestID},
+			forwardedFor:    {a.client.String()},
 		},
 		Body: io.NopCloser(bytes.NewReader(a.body)),
 	}
@@ -63,6 +64,7 @@ func gatewayMetadata(_ context.Context, inner *http.Request) metadata.MD {
 	return metadata.MD{
 		metadataAuthorization: inner.Header["Authorization"],
 		"x-request-id":        inner.Header[requestIDHeader],
+		"x-forwarded-for":     inner.Header[forwardedFor],
 	}
 }
 

@@ -55,9 +55,10 @@ func isGRPC(r *http.Request) bool {
 func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r.Header.Get(requestIDHeader))
 	w.Header().Set(requestIDHeader, id)
+	client := s.clientAddr(r)
 	method, framed, err := s.acceptGRPC(w, r)
 	if err != nil {
-		c := call{api: apiGRPC, method: method, requestID: id, peer: r.RemoteAddr}
+		c := call{api: apiGRPC, method: method, requestID: id, peer: r.RemoteAddr, client: client}
 		refused := s.run(r.Context(), c, func(context.Context) error { return err })
 		writeGRPCRefusal(w, refused, id)
 		return
@@ -70,7 +71,7 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	inner := r.WithContext(r.Context()) // a copy
-	inner.Header = http.Header{requestIDHeader: {id}}
+	inner.Header = http.Header{requestIDHeader: {id}, forwardedFor: {client.String()}}
 	for _, name := range []string{"Content-Type", "Grpc-Timeout", "Authorization", "Oidcidentitytoken"} {
 		if values, ok := r.Header[name]; ok {
 			inner.Header[name] = values // nothing else of the caller's means anything here
@@ -154,7 +155,7 @@ func wellFormedTimeout(t string) bool {
 // counted nor refused for want of room.
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	md, _ := metadata.FromIncomingContext(ctx)
-	c := call{api: apiGRPC, requestID: firstOf(md, "x-request-id")}
+	c := call{api: apiGRPC, requestID: firstOf(md, "x-request-id"), client: clientOf(md)}
 	if p, ok := peer.FromContext(ctx); ok {
 		c.peer = p.Addr.String()
 	}

@@ -7,12 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // Mount is a handler beside the APIs on the HTTP listener, such as an embedded log. Its
@@ -49,7 +48,7 @@ func checkMounts(mounts []Mount) error {
 // mount is a Mount with the places of its reads.
 type mount struct {
 	Mount
-	reads *places
+	reads *share.Places
 }
 
 // mountOf returns the mount whose path is path; without one, the longest one that it is below.
@@ -81,14 +80,13 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, pa
 		}
 		return a.reason()
 	}
-	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, slots: s.mountSlots, answered: answered}
+	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, client: s.clientAddr(r), slots: s.mountSlots, answered: answered}
 	refused := s.run(r.Context(), c, func(ctx context.Context) error {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			client := clientOf(c.peer)
-			if !m.reads.take(client) {
+			if !m.reads.Take(c.client, time.Time{}) {
 				return refusal.New(refusal.Overloaded, "the server is answering as many reads of this path as it can; try again in a moment")
 			}
-			defer m.reads.give(client)
+			defer m.reads.Give(c.client)
 		}
 		handler.ServeHTTP(a, r.WithContext(ctx))
 		return nil
@@ -98,52 +96,8 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, pa
 	}
 }
 
-// places admits reads of a mount. A client gets a place only while more places are free than it
-// holds: one client never gets more than half of them, and two leave a third to all others.
-type places struct {
-	mu   sync.Mutex
-	free int
-	held map[netip.Prefix]int // without zeros, and so no longer than there are places
-}
-
-// newPlaces returns the places for the reads of one mount: far fewer than for certificates.
-func newPlaces(inFlight int) *places {
-	return &places{free: max(inFlight/16, 2), held: make(map[netip.Prefix]int)}
-}
-
-// take reports whether the client has got a place. It must give it back.
-func (p *places) take(client netip.Prefix) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.free <= p.held[client] {
-		return false
-	}
-	p.free--
-	p.held[client]++
-	return true
-}
-
-func (p *places) give(client netip.Prefix) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.free++
-	if p.held[client]--; p.held[client] == 0 {
-		delete(p.held, client)
-	}
-}
-
-// clientOf returns the address of a peer as clients are counted: an IPv6 network of a single
-// client has 64 bits at least.
-func clientOf(peer string) netip.Prefix {
-	address, _ := netip.ParseAddrPort(peer)
-	ip := address.Addr().Unmap().WithZone("")
-	bits := 32
-	if ip.Is6() {
-		bits = 64
-	}
-	client, _ := ip.Prefix(bits) // the zero Prefix for a peer without an address
-	return client
-}
+// newReads returns the places for the reads of one mount: far fewer than for certificates.
+func newReads(inFlight int) *share.Places { return share.New(max(inFlight/16, 2), 0) }
 
 const (
 	// stall is how long a client may take for a piece of an answer.

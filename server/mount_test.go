@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -192,36 +191,6 @@ func TestReadersThatDoNotRead(t *testing.T) {
 		<-done
 		_ = edge.Close()
 	})
-}
-
-// TestPlacesAreShared: no client gets more than half of the places, and none is lost.
-func TestPlacesAreShared(t *testing.T) {
-	t.Parallel()
-	p := newPlaces(32 * 16)
-	take := func(client string) (n int) {
-		for p.take(netip.MustParsePrefix(client)) {
-			n++
-		}
-		return n
-	}
-	a, b, c := take("192.0.2.1/32"), take("192.0.2.2/32"), take("2001:db8::/64")
-	if a != 16 || b != 8 || c != 4 {
-		t.Errorf("three clients got %d, %d and %d of 32 places", a, b, c)
-	}
-	for range 16 {
-		p.give(netip.MustParsePrefix("192.0.2.1/32"))
-	}
-	if len(p.held) != 2 || p.free != 20 {
-		t.Errorf("%d places are free, and %d clients hold the others", p.free, len(p.held))
-	}
-	for peer, want := range map[string]string{
-		"192.0.2.1:1": "192.0.2.1/32", "[::ffff:192.0.2.1]:1": "192.0.2.1/32",
-		"[2001:db8::1%eth0]:1": "2001:db8::/64", "[2001:db8::2:0:0:1]:1": "2001:db8::/64", "@": netip.Prefix{}.String(),
-	} {
-		if got := clientOf(peer).String(); got != want {
-			t.Errorf("%s counts as %s, want %s", peer, got, want)
-		}
-	}
 }
 
 // TestSteadyWriterWritesEverything: pieces change nothing of an answer.

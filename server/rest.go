@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -35,8 +36,9 @@ func newRoutes(*Server) map[string]route {
 type answer struct {
 	http.ResponseWriter
 	requestID string
-	path      string // of the route
-	body      []byte // of the request
+	client    netip.Addr // as clientAddr returned it
+	path      string     // of the route
+	body      []byte     // of the request
 	err       error
 	wrote     bool
 	status    int // as the handler set it; 0 if it did not
@@ -68,7 +70,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	to, found := s.routes[path]
-	c := call{api: to.api, method: to.method, requestID: id, peer: r.RemoteAddr}
+	c := call{api: to.api, method: to.method, requestID: id, peer: r.RemoteAddr, client: s.clientAddr(r)}
 	if !found {
 		c.api, c.method = apiOf(path), methodUnknown
 	}
@@ -77,7 +79,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	a := &answer{ResponseWriter: w, requestID: id, path: path}
+	a := &answer{ResponseWriter: w, requestID: id, client: c.client, path: path}
 	err := s.acceptREST(a, r, to, found)
 	refused := s.run(r.Context(), c, func(ctx context.Context) error {
 		if err != nil {

@@ -67,7 +67,7 @@ func (s *Server) serveSigningCertV1(ctx context.Context, a *answer, r *http.Requ
 	if err != nil {
 		return err
 	}
-	issued, err := s.issue(ctx, ca.Request{IDToken: token, Proof: req.proof(), RequestID: a.requestID})
+	issued, err := s.issue(ctx, ca.Request{IDToken: token, Proof: req.proof(), RequestID: a.requestID, Client: a.client})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -69,6 +71,8 @@ type Config struct {
 	// HealthInterval is how long a readiness report counts before the checks run again,
 	// and how often a gRPC health watcher looks. Default 1 s.
 	HealthInterval time.Duration
+	// TrustedProxies are the addresses of the proxies whose X-Forwarded-For counts.
+	TrustedProxies []netip.Prefix
 	// TLS, if set, is used for the HTTP and gRPC listeners (never for ops). It must be able
 	// to give a certificate by itself: GetCertificate, or Certificates. Its MinVersion is
 	// 1.2 or higher; zero means 1.3.
@@ -107,6 +111,8 @@ type Server struct {
 	gateway    *runtime.ServeMux
 	grpc       *grpc.Server
 	routes     map[string]route
+
+	trustedProxies []netip.Prefix
 }
 
 // New returns a Server, or every mistake in cfg at once.
@@ -139,11 +145,13 @@ func New(cfg Config) (*Server, error) {
 		now:       cfg.Now,
 		slots:     make(chan struct{}, limits.InFlight),
 		registry:  cfg.Registry,
+
+		trustedProxies: slices.Clone(cfg.TrustedProxies),
 		// As many again for what is mounted beside the APIs, reads aside, which have places of their own.
 		mountSlots: make(chan struct{}, limits.InFlight),
 	}
 	for _, m := range cfg.Mounts {
-		s.mounts = append(s.mounts, mount{Mount: m, reads: newPlaces(limits.InFlight)})
+		s.mounts = append(s.mounts, mount{Mount: m, reads: newReads(limits.InFlight)})
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

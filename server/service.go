@@ -33,6 +33,7 @@ func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.Cre
 		IDToken:   token,
 		Proof:     proofOf(req),
 		RequestID: firstOf(md, strings.ToLower(requestIDHeader)),
+		Client:    clientOf(md),
 	})
 	if err != nil {
 		return nil, err

@@ -153,9 +153,11 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 		Issuers:   app.live.issuers,
 		Checks:    append(checks(app.rotation, profile, app.live), logs.checks()...),
 		Mounts:    app.mounts(options),
-		TLS:       tlsConfig,
-		Registry:  registry,
-		Logger:    logger,
+
+		TrustedProxies: cfg.TrustedProxies,
+		TLS:            tlsConfig,
+		Registry:       registry,
+		Logger:         logger,
 	})
 	if err != nil {
 		return nil, cfg.Explain(err)

@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share"}
 
 // allowed says which packages of ours a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -39,6 +39,7 @@ var allowed = map[string][]string{
 	"internal/refusal":   {},
 	"internal/keypath":   {},
 	"internal/breaker":   {},
+	"internal/share":     {},
 	"internal/suggest":   {},
 	"internal/watch":     {},
 	"internal/archtest":  {},

@@ -92,7 +92,7 @@ func Table() []Entry {
 		{EmailUnverified, Unauthenticated, "The issuer does not say that it has verified the email address (`email_verified`)."},
 		{EmailNotASCII, Unauthenticated, "The email address holds letters beyond ASCII, which no verifier of sigstore's reads in a certificate. Use an address of ASCII letters."},
 		{PolicyDenied, Denied, "The caller is known, and a rule of this CA or the name constraints of its chain do not permit a certificate for it. The message names the rule or the subtree."},
-		{RateLimited, SlowDown, "Too many requests of this caller. Try again after `Retry-After`."},
+		{RateLimited, SlowDown, "Requests from the address of this client have used its share of the lookups of a pattern's new issuers (docs/discovery.md). Try again after `Retry-After`."},
 		{Overloaded, SlowDown, "The CA has as many requests in hand as it takes. Try again after `Retry-After`."},
 		{IssuerUnreachable, Unavailable, "The token's issuer, or its keys, cannot be reached from this CA right now. Try again."},
 		{CTUnavailable, Unavailable, "No Certificate Transparency log recorded the certificate in time, so none was issued. Try again."},

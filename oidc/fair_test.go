@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // clientNumber returns an IPv4 address, each in another /24.
@@ -105,11 +106,18 @@ func TestOneCallerKeepsNoNewIssuerOut(t *testing.T) {
 				if several := test.name != "networks of one /48"; blamed != several || reasons[refusal.IssuerUnreachable] == 0 {
 					t.Errorf("the attacker got %v", reasons)
 				}
+				// Afterwards every place is free again, of which one client gets half.
 				pool := w.verifier.wildcards[0].pool
 				time.Sleep(maxBackoff)
-				for _, s := range []*share{pool.begun, pool.lookups, pool.refreshes, pool.entry.waiting} {
-					if s.room(honest, time.Now()); s.taken != 0 || len(s.held) != 0 || len(s.queue) != 0 {
-						t.Errorf("afterwards %d places are taken, by %v", s.taken, s.held)
+				for want, places := range map[int]*share.Places{
+					lookupBurst / 2: pool.begun, maxLookups / 2: pool.lookups, maxRefreshes / 2: pool.refreshes, maxWaiting / 2: pool.entry.waiting,
+				} {
+					got := 0
+					for places.Take(attacker, time.Now()) {
+						got++
+					}
+					if got != want {
+						t.Errorf("afterwards one client gets %d places, want %d", got, want)
 					}
 				}
 			})
@@ -159,43 +167,5 @@ func TestReloadKnowsWhetherThereAreSeveralClients(t *testing.T) {
 	next.Inherit(w.verifier)
 	if !next.callers.several(now) {
 		t.Error("that there are several clients is lost")
-	}
-}
-
-// TestShare: an address gets a place while it holds fewer than are free, and what is kept is
-// bounded by the places.
-func TestShare(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	hog := func(s *share, client netip.Addr) (n int) {
-		for s.take(client, now) {
-			n++
-		}
-		return n
-	}
-	for _, places := range []int{2, 16, 32, 100, 128} {
-		s := newShare(places, 0)
-		if n := hog(s, clientNumber(0)); n != places/2 {
-			t.Errorf("one address holds %d of %d places", n, places)
-		}
-		for i := 1; hog(s, clientNumber(i)) > 0; i++ {
-			if i >= places {
-				t.Fatal("more places were given than there are")
-			}
-		}
-		if s.taken != places || len(s.held) > 2*places {
-			t.Errorf("%d of %d places are taken, with %d counters", s.taken, places, len(s.held))
-		}
-	}
-	timed := newShare(10, time.Minute)
-	if n := hog(timed, clientNumber(0)); n != 5 {
-		t.Fatalf("one address holds %d of 10 places", n)
-	}
-	if _, next := timed.state(clientNumber(0), now.Add(time.Second)); next != 59*time.Second {
-		t.Errorf("the next place is free in %s", next)
-	}
-	now = now.Add(time.Minute)
-	if n := hog(timed, clientNumber(0)); n != 5 {
-		t.Errorf("a minute later it gets %d places", n)
 	}
 }
