@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/app"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caCheckCommand() *cobra.Command {
@@ -47,20 +48,20 @@ would not load the set, or a log would refuse its certificates.`,
 				return err
 			}
 			for _, warning := range append(loaded.Warnings, departures(loaded)...) {
-				fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
+				printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
 			}
 			authority, err := loaded.Set.Active(now)
 			if err != nil {
 				return fmt.Errorf("%s: %w", path, err)
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", path, loaded.Set.Generation(), authority.ID())
+			printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", path, loaded.Set.Generation(), authority.ID())
 			if flags.config == "" {
 				return nil
 			}
 			if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", len(cfg.CT.Logs))
+			printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", len(cfg.CT.Logs))
 			return nil
 		},
 	}

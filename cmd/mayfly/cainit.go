@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caInitCommand() *cobra.Command {
@@ -95,7 +96,7 @@ func readPassword(c *cobra.Command, name string) ([]byte, error) {
 }
 
 func printCA(out io.Writer, r *ceremony.Result) error {
-	_, err := fmt.Fprintf(out, `The CA stands in %[1]s. Authority %[2]s:
+	_, err := printable.Fprintf(out, `The CA stands in %[1]s. Authority %[2]s:
   %[3]s
   valid until %[4]s
 %[7]s
@@ -108,7 +109,7 @@ ca: {set: %[6]s}
 	if err != nil || r.KeyFile == "" {
 		return err
 	}
-	_, err = fmt.Fprintf(out, `
+	_, err = printable.Fprintf(out, `
 That set can rotate (mayfly ca add --help). One authority alone, which cannot:
 
 ca:

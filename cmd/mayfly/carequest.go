@@ -5,12 +5,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caRequestCommand() *cobra.Command {
@@ -52,7 +52,7 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s is to be signed where the root is: mayfly ca sign-intermediate --root DIR --csr request.csr --out chain.pem\n", path)
+			_, err = printable.Fprintf(c.OutOrStdout(), "%s is to be signed where the root is: mayfly ca sign-intermediate --root DIR --csr request.csr --out chain.pem\n", path)
 			return err
 		},
 	}

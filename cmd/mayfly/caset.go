@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 // setFlags are the flags of the commands that read or edit a CA set.
@@ -80,12 +81,12 @@ func (f *setFlags) editor() (caset.Editor, error) {
 // print shows what an edit did and what the set will do.
 func (f *setFlags) print(c *cobra.Command, result *caset.Result, done string) error {
 	for _, forced := range result.Forced {
-		fmt.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
+		printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}
 	if f.asJSON {
 		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
 	}
-	fmt.Fprintf(c.OutOrStdout(), "%s\n\n", done)
+	printable.Fprintf(c.OutOrStdout(), "%s\n\n", done)
 	return result.StatusAt(time.Now()).Write(c.OutOrStdout())
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caSignIntermediateCommand() *cobra.Command {
@@ -55,7 +55,7 @@ the root signs it and after. No network is used.`,
 			if err := writeNew(out, chain); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject, intermediate.SerialNumber,
+			_, err = printable.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject.String(), intermediate.SerialNumber,
 				intermediate.NotBefore.UTC().Format(time.RFC3339), intermediate.NotAfter.UTC().Format(time.RFC3339), out)
 			return err
 		},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func configCommand() *cobra.Command {
@@ -48,15 +49,15 @@ The CA's keys and the logs' are not opened, so that this runs where they are not
 				return err
 			}
 			for _, mistake := range report.Mistakes {
-				fmt.Fprintln(c.OutOrStdout(), mistake)
+				printable.Fprintf(c.OutOrStdout(), "%v\n", mistake)
 			}
 			for _, warning := range report.Warnings {
-				fmt.Fprintln(c.OutOrStdout(), asWarning(warning))
+				printable.Fprintf(c.OutOrStdout(), "%v\n", asWarning(warning))
 			}
 			if len(report.Mistakes) > 0 {
 				return errors.New(report.Summary())
 			}
-			fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], report.Summary())
+			printable.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], report.Summary())
 			return nil
 		},
 	}
@@ -66,11 +67,11 @@ The CA's keys and the logs' are not opened, so that this runs where they are not
 }
 
 // asWarning marks a mistake that does not count as one.
-func asWarning(err error) string {
+func asWarning(err error) error {
 	var m config.Mistake
 	if errors.As(err, &m) {
 		m.Text = "warning: " + m.Text
-		return m.Error()
+		return m
 	}
-	return "warning: " + err.Error()
+	return fmt.Errorf("warning: %w", err)
 }

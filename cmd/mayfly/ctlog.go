@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/app"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func ctlogCommand() *cobra.Command {
@@ -113,7 +114,7 @@ The public key is printed: verifiers need it before the log's first use.`,
 			if err != nil {
 				return log.explain(err)
 			}
-			fmt.Fprintf(c.ErrOrStderr(), "Log %s (%s) is made: directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
+			printable.Fprintf(c.ErrOrStderr(), "Log %s (%s) is made: directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
 				log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
 			_, err = c.OutOrStdout().Write(created.PublicKey)
 			return err
@@ -164,24 +165,24 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 		}{in, problem})
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "Log\t%s (%s)\n", in.Name, in.Origin)
-	fmt.Fprintf(w, "Log ID\t%x\n", in.LogID)
-	fmt.Fprintf(w, "Entries\t%d\n", in.TreeSize)
-	fmt.Fprintf(w, "Published\t%d at %s\n", in.CheckpointSize, in.CheckpointTime.UTC().Format(time.RFC3339))
-	fmt.Fprintf(w, "Guard\t%d at %s\n", in.GuardSize, in.GuardTime.UTC().Format(time.RFC3339))
+	printable.Fprintf(w, "Log\t%s (%s)\n", in.Name, in.Origin)
+	printable.Fprintf(w, "Log ID\t%x\n", in.LogID)
+	printable.Fprintf(w, "Entries\t%d\n", in.TreeSize)
+	printable.Fprintf(w, "Published\t%d at %s\n", in.CheckpointSize, in.CheckpointTime.UTC().Format(time.RFC3339))
+	printable.Fprintf(w, "Guard\t%d at %s\n", in.GuardSize, in.GuardTime.UTC().Format(time.RFC3339))
 	if in.Holder != nil {
-		fmt.Fprintf(w, "Written by\tprocess %d on %s since %s\n", in.Holder.PID, in.Holder.Host, in.Holder.Since.UTC().Format(time.RFC3339))
+		printable.Fprintf(w, "Written by\tprocess %d on %s since %s\n", in.Holder.PID, in.Holder.Host, in.Holder.Since.UTC().Format(time.RFC3339))
 	} else {
-		fmt.Fprintf(w, "Written by\tnobody\n")
+		printable.Fprintf(w, "Written by\tnobody\n")
 	}
-	fmt.Fprintf(w, "Free on disk\t%d MiB\n", in.FreeBytes>>20)
+	printable.Fprintf(w, "Free on disk\t%d MiB\n", in.FreeBytes>>20)
 	for _, warning := range in.Warnings {
-		fmt.Fprintf(w, "Warning\t%s\n", warning)
+		printable.Fprintf(w, "Warning\t%s\n", warning)
 	}
 	if in.Err == nil {
-		fmt.Fprintf(w, "State\tready\n")
+		printable.Fprintf(w, "State\tready\n")
 	} else {
-		fmt.Fprintf(w, "State\ttakes no entry\n")
+		printable.Fprintf(w, "State\ttakes no entry\n")
 	}
 	return w.Flush()
 }
@@ -201,7 +202,7 @@ func ctlogFsckCommand() *cobra.Command {
 			if err != nil {
 				return log.explain(err)
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
+			_, err = printable.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
 			return err
 		},
 	}
@@ -268,7 +269,7 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 	}
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	if !s.asJSON {
-		fmt.Fprintf(w, "INDEX\tLOGGED\tIDENTITY\tISSUER\tSERIAL\n")
+		printable.Fprintf(w, "INDEX\tLOGGED\tIDENTITY\tISSUER\tSERIAL\n")
 	}
 	count := 0
 	for found, err := range reader.Search(c.Context(), s.query) {
@@ -287,7 +288,7 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 				return err
 			}
 		} else {
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", row.Index, row.Timestamp.Format(time.RFC3339), row.Identity.Value, row.Issuer, row.Serial)
+			printable.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", row.Index, row.Timestamp.Format(time.RFC3339), row.Identity.Value, row.Issuer, row.Serial)
 		}
 		if count++; count == s.limit {
 			break

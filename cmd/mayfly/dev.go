@@ -5,13 +5,13 @@ package main
 import (
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/internal/devworld"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func devCommand() *cobra.Command {
@@ -55,7 +55,7 @@ func printBanner(out io.Writer, dir string) {
 	if dir != "" {
 		keys = "Its keys lie unprotected in " + dir + "."
 	}
-	fmt.Fprintf(out, `mayfly dev: a keyless world for development. THIS IS NO PRODUCTION.
+	printable.Fprintf(out, `mayfly dev: a keyless world for development. THIS IS NO PRODUCTION.
 Whoever can reach it can sign as anybody. It listens on loopback only. %s
 
 `, keys)
@@ -64,7 +64,7 @@ Whoever can reach it can sign as anybody. It listens on loopback only. %s
 // printWorld says that the world is ready, and what to paste. Without the root's checksum,
 // cosign warns.
 func printWorld(out io.Writer, w *devworld.World, root [sha256.Size]byte) {
-	fmt.Fprintf(out, `ready: %[1]s
+	printable.Fprintf(out, `ready: %[1]s
 
 Paste into another terminal, for cosign 3. Once (a bare "cosign initialize" leads back to the public instance):
 

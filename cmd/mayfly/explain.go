@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func explainCommand() *cobra.Command {
@@ -76,9 +77,9 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 		if !step.OK {
 			result = "FAIL"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", step.Name, result, step.Text)
+		printable.Fprintf(w, "%s\t%s\t%s\n", step.Name, result, step.Text)
 		if step.Cause != "" {
-			fmt.Fprintf(w, "\t\t%s\n", step.Cause)
+			printable.Fprintf(w, "\t\t%s\n", step.Cause)
 		}
 	}
 	if x.Unproven {
@@ -86,13 +87,13 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 	}
 	if c := x.Certificate; c != nil {
 		if x.Reason == "" {
-			fmt.Fprintf(w, "\nThe certificate, for whoever proves a key by signing the claim %s:\n", c.Challenge)
+			printable.Fprintf(w, "\nThe certificate, for whoever proves a key by signing the claim %s:\n", c.Challenge)
 		} else {
 			fmt.Fprintln(w, "\nThe certificate that is refused:")
 		}
-		fmt.Fprintf(w, "SAN\t%s\n", c.SAN)
+		printable.Fprintf(w, "SAN\t%s\n", c.SAN)
 		for _, extension := range c.Extensions {
-			fmt.Fprintf(w, "%s\t%s\n", extension.Name, extension.Value)
+			printable.Fprintf(w, "%s\t%s\n", extension.Name, extension.Value)
 		}
 	}
 	return w.Flush()

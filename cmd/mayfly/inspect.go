@@ -22,6 +22,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 // maxInput bounds what a command reads of a file or standard input.
@@ -210,25 +211,25 @@ func describeKey(key any) string {
 // print writes the report for a person.
 func (r *report) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "Identity\t%s (%s)\n", r.SubjectAlternativeName.Value, r.SubjectAlternativeName.Type)
+	printable.Fprintf(w, "Identity\t%s (%s)\n", r.SubjectAlternativeName.Value, r.SubjectAlternativeName.Type)
 	for _, extension := range certs.Table() {
 		if value := r.Extensions[extension.Name]; value != "" {
-			fmt.Fprintf(w, "%s\t%s\n", extension.Name, value)
+			printable.Fprintf(w, "%s\t%s\n", extension.Name, value)
 		}
 	}
-	fmt.Fprintf(w, "Valid\t%s to %s (%s)\n", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore))
-	fmt.Fprintf(w, "Key\t%s\n", r.PublicKey)
-	fmt.Fprintf(w, "Issued by\t%s\n", r.IssuedBy)
-	fmt.Fprintf(w, "Serial number\t%s\n", r.SerialNumber)
-	fmt.Fprintf(w, "SHA-256\t%s\n", r.SHA256Fingerprint)
+	printable.Fprintf(w, "Valid\t%s to %s (%s)\n", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore))
+	printable.Fprintf(w, "Key\t%s\n", r.PublicKey)
+	printable.Fprintf(w, "Issued by\t%s\n", r.IssuedBy)
+	printable.Fprintf(w, "Serial number\t%s\n", r.SerialNumber)
+	printable.Fprintf(w, "SHA-256\t%s\n", r.SHA256Fingerprint)
 	if r.Precertificate {
-		fmt.Fprintf(w, "Precertificate\tthis is no certificate: it has the poison extension\n")
+		printable.Fprintf(w, "Precertificate\tthis is no certificate: it has the poison extension\n")
 	}
 	for _, sct := range r.SCTs {
-		fmt.Fprintf(w, "Logged\t%s in log %s\n", sct.Timestamp.Format(time.RFC3339Nano), sct.LogID)
+		printable.Fprintf(w, "Logged\t%s in log %s\n", sct.Timestamp.Format(time.RFC3339Nano), sct.LogID)
 	}
 	if len(r.SCTs) == 0 && !r.Precertificate {
-		fmt.Fprintf(w, "Logged\tno signed certificate timestamp is embedded\n")
+		printable.Fprintf(w, "Logged\tno signed certificate timestamp is embedded\n")
 	}
 	return w.Flush()
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 // commandTimeout bounds what a command does with keys that lie elsewhere, once for all.
@@ -37,7 +38,7 @@ func withKeys(c *cobra.Command, ring *keyring.Ring, do func(context.Context, key
 
 func (k keys) warn(warnings ...error) {
 	for _, warning := range warnings {
-		fmt.Fprintf(k.err, "mayfly: warning: %v\n", warning)
+		printable.Fprintf(k.err, "mayfly: warning: %v\n", warning)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func main() {
@@ -41,22 +42,30 @@ func run(ctx context.Context, args []string, std stdio) int {
 		Short: "A keyless certificate authority",
 		Long: `mayfly turns an OpenID Connect ID token and a proof of possession of a private key
 into a ten-minute code-signing certificate that names the caller and was written to a
-Certificate Transparency log before it existed.`,
+Certificate Transparency log before it existed.
+
+Text of others, such as names in certificates and answers of servers, is printed with every
+character escaped as \uXXXX that a terminal would obey or hide: control characters, changes
+of direction, invisible ones.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
+	// Certificates, tokens and servers' answers are text of others. No command writes it to a
+	// terminal but through these two.
+	out, errOut := printable.NewWriter(std.out), printable.NewWriter(std.err)
+	defer func() { _, _ = out.Close(), errOut.Close() }()
 	root.SetArgs(args)
 	root.SetIn(std.in)
-	root.SetOut(std.out)
-	root.SetErr(std.err)
+	root.SetOut(out)
+	root.SetErr(errOut)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
 		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), demoCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(std.err, "mayfly: %v\n", err)
+		printable.Fprintf(errOut, "mayfly: %v\n", err)
 		if errors.As(err, new(usageError)) {
 			return 2
 		}

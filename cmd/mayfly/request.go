@@ -104,11 +104,19 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	return os.WriteFile(o.certificateFile, []byte(chain), 0o644)
 }
 
-// requestCertificate asks, and refuses an answer whose leaf is for another key.
+// requestCertificate asks, and refuses an answer whose leaf is for another key. It returns the
+// certificates without the text around them, since a person may show the file on a terminal.
 func requestCertificate(ctx context.Context, ca *client.Client, req client.Request) (*client.Certificate, error) {
 	certificate, err := ca.SigningCertificate(ctx, req)
 	if err != nil {
 		return nil, err
+	}
+	for i, text := range certificate.PEM {
+		block, rest := pem.Decode([]byte(text))
+		if block == nil || block.Type != "CERTIFICATE" || strings.TrimSpace(string(rest)) != "" {
+			return nil, errors.New("the CA's answer holds something other than one PEM certificate for each of the chain")
+		}
+		certificate.PEM[i] = strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})))
 	}
 	leaf, err := firstCertificate([]byte(strings.Join(certificate.PEM, "\n")))
 	if err != nil {

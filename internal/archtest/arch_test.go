@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable"}
 
 // allowed says which packages of ours a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"server":             {"ca", "proof", "certs", "proto"},
 	"internal/refusal":   {},
 	"internal/keypath":   {},
+	"internal/printable": {},
 	"internal/breaker":   {},
 	"internal/share":     {},
 	"internal/suggest":   {},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 // endsSoon is how long before its end a certificate of a chain is warned of: an
@@ -144,17 +145,17 @@ func (l *Loaded) ending(now time.Time) (warnings []string) {
 // Write writes the status for a person.
 func (s Status) Write(out io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "CA set %s, generation %d, at %s\n\n", s.Set, s.Generation, stamp(s.At))
+	printable.Fprintf(&b, "CA set %s, generation %d, at %s\n\n", s.Set, s.Generation, stamp(s.At))
 	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(w, "AUTHORITY\tSTATE\tIN THE TRUST BUNDLE\tSIGNS\tCHAIN ENDS\tKEY")
 	for _, a := range s.Authorities {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.State, s.bundled(a), s.signs(a), s.relative(a.ChainEnds), cmp.Or(a.Signer, "none"))
+		printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.State, s.bundled(a), s.signs(a), s.relative(a.ChainEnds), cmp.Or(a.Signer, "none"))
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	b.WriteString("\nWhat every replica will do, each by its own clock:\n")
 	w = tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	for _, e := range s.Schedule {
-		fmt.Fprintf(w, "  %s\tin %s\t%s %s\n", stamp(e.At), span(e.At.Sub(s.At)), e.Authority, e.Does)
+		printable.Fprintf(w, "  %s\tin %s\t%s %s\n", stamp(e.At), span(e.At.Sub(s.At)), e.Authority, e.Does)
 	}
 	_ = w.Flush()
 	if len(s.Schedule) == 0 {
@@ -164,7 +165,7 @@ func (s Status) Write(out io.Writer) error {
 		b.WriteString("\nWarnings:\n")
 	}
 	for _, warning := range s.Warnings {
-		fmt.Fprintf(&b, "  - %s\n", warning)
+		printable.Fprintf(&b, "  - %s\n", warning)
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
