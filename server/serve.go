@@ -77,11 +77,11 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 // apiEndpoints returns what serves the APIs: one endpoint, or one for REST and one for gRPC.
 func (s *Server) apiEndpoints(l Listeners) []*endpoint {
 	if l.GRPC == nil || l.GRPC == l.HTTP {
-		return []*endpoint{{"http and grpc", l.HTTP, s.httpServer(s.Handler(), true, s.tls)}}
+		return []*endpoint{{"http and grpc", l.HTTP, s.httpServer(s.bounded(s.Handler()), true, s.tls)}}
 	}
 	return []*endpoint{
-		{"http", l.HTTP, s.httpServer(http.HandlerFunc(s.serveREST), true, s.tls)},
-		{"grpc", l.GRPC, s.httpServer(http.HandlerFunc(s.serveGRPCOnly), false, s.tls)},
+		{"http", l.HTTP, s.httpServer(s.bounded(http.HandlerFunc(s.serveREST)), true, s.tls)},
+		{"grpc", l.GRPC, s.httpServer(s.bounded(http.HandlerFunc(s.serveGRPCOnly)), false, s.tls)},
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // Authority is the certificate authority behind the edge. Its methods are called from many
@@ -106,6 +107,7 @@ type Server struct {
 	mounts  []mount
 
 	mountSlots chan struct{} // as slots, for mounts
+	handlers   *share.Places // of all requests that are under way
 	bundle     bundleCache
 	registry   *prometheus.Registry
 	gateway    *runtime.ServeMux
@@ -149,6 +151,7 @@ func New(cfg Config) (*Server, error) {
 		trustedProxies: slices.Clone(cfg.TrustedProxies),
 		// As many again for what is mounted beside the APIs, reads aside, which have places of their own.
 		mountSlots: make(chan struct{}, limits.InFlight),
+		handlers:   share.New(handlersPerSlot*limits.InFlight, 0),
 	}
 	for _, m := range cfg.Mounts {
 		s.mounts = append(s.mounts, mount{Mount: m, reads: newReads(limits.InFlight)})

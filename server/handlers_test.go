@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// streamClient is a client of HTTP/2 that gives answers no window.
+type streamClient struct {
+	conn     net.Conn
+	framer   *http2.Framer
+	mu       sync.Mutex
+	answered map[uint32]bool
+	reset    map[uint32]bool
+}
+
+func newStreamClient(t *testing.T, l pipeListener) *streamClient {
+	t.Helper()
+	server, client := net.Pipe()
+	l <- server
+	c := &streamClient{conn: client, framer: http2.NewFramer(client, client), answered: make(map[uint32]bool), reset: make(map[uint32]bool)}
+	if _, err := io.WriteString(client, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			frame, err := c.framer.ReadFrame()
+			if err != nil {
+				return
+			}
+			c.mu.Lock()
+			switch f := frame.(type) {
+			case *http2.HeadersFrame:
+				c.answered[f.StreamID] = true
+			case *http2.RSTStreamFrame:
+				c.reset[f.StreamID] = true
+			}
+			c.mu.Unlock()
+		}
+	}()
+	if err := c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// get sends a request on a stream of its own.
+func (c *streamClient) get(t *testing.T, stream uint32, path string) {
+	t.Helper()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "ca.example"}, {Name: ":path", Value: path}} {
+		if err := encoder.WriteField(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *streamClient) count() (answered, reset int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.answered), len(c.reset)
+}
+
+// TestRequestsUnderWayAreBounded: on all connections together, also those whose answers wait for a
+// window; and they end.
+func TestRequestsUnderWayAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 8 }) // 32 requests under way, 16 for one client
+		edge := f.httpServer(f.bounded(f.Handler()), true, nil)
+		pipes := make(pipeListener)
+		done := make(chan error, 1)
+		go func() { done <- edge.Serve(pipes) }()
+		var answered, reset int
+		var clients []*streamClient
+		for range 3 {
+			c := newStreamClient(t, pipes)
+			clients = append(clients, c)
+			for i := range uint32(10) {
+				c.get(t, 2*i+1, "/healthz")
+			}
+			synctest.Wait()
+			a, r := c.count()
+			answered, reset = answered+a, reset+r
+		}
+		if answered != 16 || reset != 14 {
+			t.Errorf("of 30 requests without a window, %d were answered and %d reset", answered, reset)
+		}
+		http1 := pipes.get(t, "GET", "/healthz")
+		answer, err := io.ReadAll(http1)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 429 ") || !strings.Contains(string(answer), "OVERLOADED") || !strings.Contains(string(answer), "Connection: close") {
+			t.Errorf("a request beyond the bound: %v\n%s", err, answer)
+		}
+		time.Sleep(f.limits.Write + time.Second)
+		synctest.Wait()
+		for free := 32; free > 16; free-- {
+			if !f.handlers.Take(netip.MustParseAddr("192.0.2.1"), time.Time{}) {
+				t.Fatalf("%d of 32 places are taken when every answer has run out of time", 32-free)
+			}
+		}
+		if got := f.count(t, apiRESTv2, methodUnknown, "OVERLOADED"); got != 15 {
+			t.Errorf("%v requests were counted as OVERLOADED, want 15", got)
+		}
+		for _, c := range clients {
+			_ = c.conn.Close()
+		}
+		_ = http1.Close()
+		close(pipes)
+		<-done
+		_ = edge.Close()
+		synctest.Wait()
+	})
+}
+
+// TestRequestsOfOneConnection: an ordinary client of HTTP/2 gets whole answers.
+func TestRequestsOfOneConnection(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	edge := f.httpServer(f.bounded(f.Handler()), true, nil)
+	go func() { _ = edge.Serve(l) }()
+	t.Cleanup(func() { _ = edge.Close() })
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: protocols}}
+	t.Cleanup(client.CloseIdleConnections)
+	var running sync.WaitGroup
+	for range 50 {
+		running.Go(func() {
+			response, err := client.Get("http://" + l.Addr().String() + "/healthz")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = response.Body.Close() }()
+			body, err := io.ReadAll(response.Body)
+			if err != nil || string(body) != `{"status":"SERVING"}` || response.ContentLength != int64(len(body)) {
+				t.Errorf("got %q with a length of %d: %v", body, response.ContentLength, err)
+			}
+		})
+	}
+	running.Wait()
+}
