@@ -69,6 +69,10 @@ fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 chaos: ## kill -9 the embedded log 50 times under load, and prove that nothing was lost or forked
 	MAYFLY_CHAOS=50 $(GO) test ./ctlog/embedded -run Chaos -v
 
+.PHONY: siege
+siege: ## attack mayfly serve as one outsider can: connections, readers, watchers, log lines; prints figures (2 minutes)
+	@MAYFLY_SIEGE=1 $(GO) test -count=1 -v -timeout 10m ./test/siege | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+
 .PHONY: bench-large-log
 bench-large-log: ## the embedded log with a million entries (3 GB of disk, some minutes; MAYFLY_ENTRIES=…)
 	$(GO) test ./ctlog/embedded -run '^$$' -bench LargeLog -benchtime 1x -timeout 40m

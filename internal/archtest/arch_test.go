@@ -54,6 +54,7 @@ var allowed = map[string][]string{
 	"internal/app":       {"*"},
 	"cmd":                {"*"},
 	"test/conformance":   {"*"},
+	"test/siege":         {"*"},
 }
 
 // onlyFor says who alone may import a package.

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package siege
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+)
+
+const (
+	attack      = 15 * time.Second // how long one lasts
+	connections = 1500
+	readers     = 1000
+	watchers    = 10000
+)
+
+// TestConnections opens 1,500 connections in bursts and holds them, at a server that may open
+// 1,024 files.
+func TestConnections(t *testing.T) {
+	s := newServer(t, 1024, "")
+	a := newAttacker(s, "127.0.0.1") // the address of the clients, as behind a load balancer
+	before := len(s.lines())
+	l := s.ask()
+	end := time.After(attack)
+	opened, closed := 0, 0
+	for tick := time.NewTicker(500 * time.Millisecond); ; {
+		closed += a.prune()
+		opened += a.burst(min(connections-len(a.open), 500), []string{s.http, s.grpc},
+			nil, []byte("GET /healthz HTTP/1.1\r\nHost: ca.example\r\n\r\n"), []byte("POST /api/v2/signingCert HTTP/1.1\r\nHost: ca"),
+			streams(1, 65535, nil, ":method", "GET", ":scheme", "http", ":authority", "ca.example", ":path", "/healthz"))
+		select {
+		case <-tick.C:
+			continue
+		case <-end:
+		}
+		break
+	}
+	s.figures("connections", l)
+	lines := float64(len(s.lines())-before) / attack.Seconds()
+	t.Logf("connections: %d opened, %d closed by the server; %.1f log lines a second", opened, closed, lines)
+	if lines > 10 {
+		t.Errorf("connections: %.1f log lines a second; at most 10 are expected", lines)
+	}
+	s.memory("connections")
+}
+
+// TestReaders has 1,000 clients ask for entries of the log and read nothing, over HTTP/1.1 and over
+// HTTP/2, while a monitor reads.
+func TestReaders(t *testing.T) {
+	const path = "/ctlog/2026/ct/v1/get-entries?start=0&end=255"
+	http1 := []byte("GET " + path + " HTTP/1.1\r\nHost: log.example\r\n\r\n")
+	for _, test := range []struct {
+		name        string
+		connections int
+		first       []byte
+	}{
+		{"readers over HTTP/1.1", readers, http1},
+		{"readers over HTTP/2", readers / 100, streams(100, 1<<20, nil, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", path)},
+		{"readers without a window", readers / 10, streams(100, 0, nil, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", "/healthz")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newServer(t, 4096, "")
+			s.fill(600)
+			a := newAttacker(s, "127.0.0.2")
+			l := s.ask()
+			reads, refused := 0, 0
+			end := time.After(attack)
+			for tick := time.NewTicker(500 * time.Millisecond); ; {
+				a.prune()
+				a.burst(test.connections-len(a.open), []string{s.http}, test.first)
+				if _, err := get(t.Context(), http.DefaultClient, "http://"+s.http+path); err == nil {
+					reads++
+				} else {
+					refused++
+				}
+				select {
+				case <-tick.C:
+					continue
+				case <-end:
+				}
+				break
+			}
+			s.figures(test.name, l)
+			t.Logf("%s: a monitor's reads: %d answered, %d not; goroutines %d", test.name, reads, refused, s.metric("go_goroutines"))
+			if reads == 0 {
+				t.Errorf("%s: a monitor could not read", test.name)
+			}
+			s.memory(test.name)
+		})
+	}
+}
+
+// fill issues n certificates.
+func (s *server) fill(n int) {
+	s.t.Helper()
+	errs := make(chan error, clients)
+	for range clients {
+		go func() {
+			var err error
+			for i := 0; i < n/clients && err == nil; i++ {
+				err = s.certificate(http.DefaultClient)
+			}
+			errs <- err
+		}()
+	}
+	for range clients {
+		if err := <-errs; err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+// TestWatchers opens 10,000 streams of Health.Watch from one client.
+func TestWatchers(t *testing.T) {
+	s := newServer(t, 4096, "")
+	a := newAttacker(s, "127.0.0.2")
+	l := s.ask()
+	first := streams(100, 65535, make([]byte, 5), ":method", "POST", ":scheme", "http", ":authority", "ca.example",
+		":path", "/grpc.health.v1.Health/Watch", "content-type", "application/grpc", "te", "trailers")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	goroutines := 0
+	end := time.After(attack)
+	for tick := time.NewTicker(500 * time.Millisecond); ; {
+		a.prune()
+		for i := len(a.open); i < watchers/100; i++ {
+			if conn := a.connect(s.grpc, first); conn != nil {
+				go read(ctx, conn)
+			}
+		}
+		goroutines = max(goroutines, s.metric("go_goroutines"))
+		select {
+		case <-tick.C:
+			continue
+		case <-end:
+		}
+		break
+	}
+	s.figures("watchers", l)
+	t.Logf("watchers: %d streams asked for; goroutines %d", watchers, goroutines)
+	if goroutines > 5000 {
+		t.Errorf("watchers: %d goroutines; at most 5000 are expected", goroutines)
+	}
+	s.memory("watchers")
+}
