@@ -5,6 +5,7 @@ package identity
 import (
 	"slices"
 
+	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 )
 
@@ -39,6 +40,18 @@ func ChallengeClaim(issuerType string) string {
 		return "email"
 	}
 	return "sub"
+}
+
+// SANKind returns the kind of name that a certificate for a caller of an issuer of the type holds.
+func SANKind(issuerType string) certs.SANKind {
+	switch issuerType {
+	case TypeEmail:
+		return certs.SANEmail
+	case TypeUsername:
+		return certs.SANUserName
+	default:
+		return certs.SANURI
+	}
 }
 
 // Config is the part of an issuer file that decides what certificates say.

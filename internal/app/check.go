@@ -49,10 +49,11 @@ const probeTimeout = 20 * time.Second
 // is in the report.
 func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	report := &CheckReport{}
-	t, err := report.load(options)
+	cfg, t, err := report.load(options)
 	if t == nil || err != nil {
 		return report, err
 	}
+	report.checkChains(cfg, t, time.Now())
 	report.Entries = len(t.issuers.Entries)
 	var wrong []error
 	for _, entry := range t.issuers.Entries {
@@ -70,20 +71,20 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	return report, nil
 }
 
-// load returns the issuers of the file; nil where mistakes, which are in the report then,
+// load returns the server configuration and the issuers of the file; nil where mistakes, which are in the report then,
 // keep them from use.
-func (r *CheckReport) load(options CheckOptions) (*trust, error) {
+func (r *CheckReport) load(options CheckOptions) (*config.Server, *trust, error) {
 	cfg, file, err := r.server(options)
 	if cfg == nil || err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	t, warnings, err := loadTrust(cfg, file, slog.New(slog.DiscardHandler), trustObserver{})
 	r.Warnings = append(r.Warnings, asErrors(warnings)...)
 	if err != nil && !errors.As(err, new(config.Mistakes)) {
-		return nil, err
+		return nil, nil, err
 	}
 	r.add(err)
-	return t, nil
+	return cfg, t, nil
 }
 
 // server returns the server configuration, which an issuer file on its own has by default,

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -41,6 +43,8 @@ type Explanation struct {
 	// proves possession of a key.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
+
+	name certs.SAN // of the certificate; zero where it is unknown
 }
 
 // ExplainedStep is one judgement.
@@ -70,7 +74,7 @@ type ExplainedProperty struct {
 // possession, and issues nothing. Its error says why it could not.
 func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) {
 	report := &CheckReport{}
-	t, err := report.load(CheckOptions{File: options.File, Compat: options.Compat, Environ: options.Environ})
+	cfg, t, err := report.load(CheckOptions{File: options.File, Compat: options.Compat, Environ: options.Environ})
 	if err == nil {
 		err = errors.Join(report.Mistakes...)
 	}
@@ -84,6 +88,7 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 	}
 	if token != nil {
 		x.identify(t.rules, token)
+		x.permit(cfg, time.Now())
 	}
 	return x, nil
 }
@@ -125,12 +130,26 @@ func (x *Explanation) identify(rules *identity.Rules, token *oidc.Token) {
 		return
 	}
 	x.step("identity", fmt.Sprintf("%s, as %s", id.SAN.Value, sanKind(id.SAN.Kind)), nil)
+	x.name = id.SAN
 	x.Certificate = &ExplainedCertificate{SAN: id.SAN.Value, Challenge: id.ChallengeClaim}
 	for extension, value := range id.Extensions.All() {
 		x.Certificate.Extensions = append(x.Certificate.Extensions, ExplainedProperty{extension.Name, value})
 	}
 	d := rules.Decide(token, id)
 	x.step("policy", policyText(d), d.Refusal())
+}
+
+// permit explains the name constraints of the chain that signs at now. It is silent where they
+// permit the name, and where this machine has no chain to read.
+func (x *Explanation) permit(cfg *config.Server, now time.Time) {
+	if x.Certificate == nil || cfg.CA.File == nil && cfg.CA.Set == "" {
+		return
+	}
+	if windows, err := loadWindows(cfg, now); err == nil && len(windows) > 0 {
+		if err := windows[0].Chain.Permits(x.name); err != nil {
+			x.step("name constraints", "", err)
+		}
+	}
 }
 
 // step records a judgement; the first that failed is the answer.
