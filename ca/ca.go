@@ -97,6 +97,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
+	req.verified()
 
 	// 2. What is the caller called, and may it have a certificate?
 	id, err := ca.rules.Identify(token)

@@ -30,6 +30,14 @@ type Request struct {
 	Client netip.Addr
 	// RequestID goes into every record of this request.
 	RequestID string
+	// Verified, if set, is called once IDToken has been verified. It is meant for metrics.
+	Verified func()
+}
+
+func (r *Request) verified() {
+	if r.Verified != nil {
+		r.Verified()
+	}
 }
 
 // Issued is a certificate that a client may have.

@@ -37,32 +37,27 @@ type document struct {
 	algorithms []string
 }
 
-// fetchKeys reads the discovery document, then the key set; with seen the key set alone, where
-// seen was read. Where the document cannot be had, but was once, the key set is read where it
-// was then, and the error is returned beside it.
-func (s *source) fetchKeys(ctx context.Context, seen *keys) (*keys, error) {
+// fetchKeys reads the discovery document, then the key set. Where the document cannot be read, but
+// could be earlier, the key set is read at its last place, and the error is returned beside it.
+func (s *source) fetchKeys(ctx context.Context) (*keys, error) {
+	var doc document
 	var discovery error
-	if seen == nil {
-		var doc document
-		began := s.now()
-		err := s.observed("discovery", func() (err error) {
-			ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-			defer cancel()
-			doc, err = s.discover(ctx)
-			return err
-		})
-		if err != nil {
-			discovery = fmt.Errorf("discovering %s: %w", quote(s.issuerURL), err)
-			if seen = s.current.Load(); seen == nil || ctx.Err() != nil {
-				return nil, discovery
-			}
-		} else {
-			seen = &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms, discoveredAt: began}
+	err := s.observed("discovery", func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		doc, err = s.discover(ctx)
+		return err
+	})
+	seen := &keys{issuerURL: s.issuerURL, jwksURI: doc.jwksURI, algorithms: doc.algorithms}
+	if err != nil {
+		discovery = fmt.Errorf("discovering %s: %w", quote(s.issuerURL), err)
+		if seen = s.current.Load(); seen == nil || ctx.Err() != nil {
+			return nil, discovery
 		}
 	}
 	k := *seen
 	k.fetchedAt = s.now() // the keys are as old as the request for them, not as the answer
-	err := s.observed("keys", func() (err error) {
+	err = s.observed("keys", func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 		defer cancel()
 		k.list, k.interval, err = s.readKeySet(ctx, k.jwksURI)

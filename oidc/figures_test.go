@@ -22,8 +22,8 @@ import (
 // The figures that issuer discovery is held to, each with a provider that counts what it is
 // asked. `make figures-oidc` prints them.
 
-// TestFigureKnownKid: 1,000 bad tokens with a known kid cause no fetch.
-func TestFigureKnownKid(t *testing.T) {
+// TestFigureNewKeys: 1,000 bad tokens with a known kid cause no fetch within 5 s of the last one.
+func TestFigureNewKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, Config{}, provider.Config{})
@@ -37,49 +37,82 @@ func TestFigureKnownKid(t *testing.T) {
 		}
 		all.Wait()
 		n := len(w.sent()) - before
-		t.Logf("1,000 bad tokens with a known kid: %d fetches", n)
+		t.Logf("1,000 bad tokens with a known kid, just after a fetch: %d fetches", n)
 		if n != 0 || time.Since(start) != 0 {
 			t.Errorf("%d fetches and %s of waiting, want none", n, time.Since(start))
 		}
 	})
 }
 
-// TestFigureUnknownKid: 1,000 tokens with unknown kids cause one request in 30 s at most, though
-// each names another key.
-func TestFigureUnknownKid(t *testing.T) {
+// TestFigureBadTokens: 1,000 tokens with bad signatures, or with unknown kids that are all
+// different, or without a kid, cause at most 2 fetches a minute, of a static issuer and of one
+// under a pattern.
+func TestFigureBadTokens(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, Config{}, provider.Config{Lifetime: time.Hour})
-		defer w.run(t)()
-		synctest.Wait()
-		stranger := newProvider(t, provider.Config{IssuerURL: testIssuer, Lifetime: time.Hour})
-		tokens := make([]string, 1000)
-		for i := range tokens {
-			if _, err := stranger.Rotate(); err != nil {
+	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: time.Hour})
+			defer w.run(t)()
+			synctest.Wait()
+			good := mint(t, w.provider, nil)
+			if err := w.verify(t, good); err != nil {
 				t.Fatal(err)
 			}
-			tokens[i] = mint(t, stranger, nil)
-		}
-		before, start, worst := len(w.sent()), time.Now(), 0
-		for range 10 { // windows
-			window := len(w.sent())
-			for _, at := range []time.Duration{0, 29 * time.Second} {
-				var all sync.WaitGroup
-				for _, token := range tokens {
-					all.Go(func() { wantReason(t, w.verify(t, token), refusal.SignatureInvalid) })
+			stranger := newProvider(t, provider.Config{IssuerURL: testIssuer, Lifetime: time.Hour}) // its first key has the same kid
+			tokens := make([]string, 1000)
+			for i := range tokens {
+				tokens[i] = mint(t, stranger, nil)
+				if i%3 == 1 {
+					key := stranger.SigningKey()
+					key.KeyID = ""
+					tokens[i] = sign(t, key, nil, lasting())
 				}
-				all.Wait()
-				time.Sleep(29*time.Second - at)
+				if i%3 == 2 {
+					if _, err := stranger.Rotate(); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
-			worst = max(worst, len(w.sent())-window)
-			time.Sleep(time.Second)
-		}
-		n, most := len(w.sent())-before, int(time.Since(start)/unknownKeyInterval)
-		t.Logf("1,000 tokens with unknown kids, twice in each of 10 windows of 30 s: %d requests in all, %d at most in one", n, worst)
-		if n > most || worst > 1 {
-			t.Errorf("%d requests in all, %d in one window", n, worst)
-		}
-	})
+			time.Sleep(settled + time.Second)
+			before, start, worst := w.provider.KeyFetches(), time.Now(), int64(0)
+			for range 5 { // minutes
+				minute := w.provider.KeyFetches()
+				for i := range 59 {
+					var all sync.WaitGroup
+					crowd := tokens[:30]
+					if i == 0 {
+						crowd = tokens
+					}
+					for _, token := range crowd {
+						all.Go(func() { wantTemporary(t, w.verify(t, token)) })
+					}
+					all.Wait()
+					time.Sleep(time.Second)
+				}
+				if err := w.verify(t, good); err != nil {
+					t.Errorf("a good token among the bad ones: %v", err)
+				}
+				worst = max(worst, w.provider.KeyFetches()-minute)
+				time.Sleep(time.Second)
+			}
+			n := w.provider.KeyFetches() - before
+			t.Logf("%s, bad tokens every second for 5 minutes: %d fetches in all, %d at most in a minute", issuer.Key, n, worst)
+			if most := int64(time.Since(start)/checkInterval) + 1; n > most || n < 8 || worst > 2 || w.provider.Discoveries() > n+2 {
+				t.Errorf("%d fetches in all, %d in one minute, %d discoveries", n, worst, w.provider.Discoveries())
+			}
+		})
+	}
+}
+
+// wantTemporary fails unless err is the refusal of a bad token: final where the keys are new, and
+// otherwise one with a Retry-After before the next fetch.
+func wantTemporary(t testing.TB, err error) {
+	t.Helper()
+	e := refusal.From(err)
+	if (e.Reason == refusal.IssuerUnreachable || e.Reason.Kind() == refusal.SlowDown) && 0 < e.RetryAfter && e.RetryAfter <= checkInterval+checkJitter {
+		return
+	}
+	wantReason(t, err, refusal.SignatureInvalid)
 }
 
 // TestFigureIssuerDown: an issuer that is down, however it is, and 50 requests at once cause one
@@ -147,8 +180,9 @@ func TestFigureWithdrawnKey(t *testing.T) {
 				time.Sleep(time.Second)
 				synctest.Wait()
 			}
-			wantReason(t, w.verify(t, token), refusal.SignatureInvalid)
 			took := time.Since(withdrawn)
+			wantTemporary(t, w.verify(t, token))
+			time.Sleep(2 * fetchTimeout) // until a fetch that the refused token caused has ended
 			if worst.Store(max(worst.Load(), int64(took))); took > defaultKeyRefresh {
 				t.Errorf("a key withdrawn %s after the fetch was accepted for %s", moment, took)
 			}

@@ -15,49 +15,65 @@ type flight struct {
 	done chan struct{} // closed when the source has been updated
 }
 
-// attempt joins the fetch under way or starts one, for a request of client that found seen
-// wanting: not before retryAt. Without a flight and an error, something newer than seen is there
-// already.
+// attempt joins the fetch under way or starts one, for a request of client that seen is too old
+// for: not before retryAt. Without a flight and an error, newer keys than seen are there already.
 func (s *source) attempt(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch wait := s.retryAt.Sub(now); {
-	case s.flight != nil:
-		return s.flight, nil
-	case s.current.Load() != seen:
-		return nil, nil
-	case wait > 0:
-		return nil, fmt.Errorf("the last fetch failed; the next is due in %s", wait)
-	default:
-		return s.start(context.Background(), client)
+	if f, done, err := s.join(seen, s.retryAt.Sub(now)); done {
+		return f, err
 	}
+	return s.start(context.Background(), client)
 }
 
-// attemptUnknownKey is attempt for a key that seen does not have: not before unknownKeyAt, and
-// of the key set alone. Without a flight and an error there is nothing to wait for.
-func (s *source) attemptUnknownKey(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
-	return s.attemptUnknown(seen, seen, client, now)
-}
-
-// attemptUnknownAlgorithm is attemptUnknownKey where the discovery document must have changed
-// too.
-func (s *source) attemptUnknownAlgorithm(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
-	return s.attemptUnknown(seen, nil, client, now)
-}
-
-func (s *source) attemptUnknown(seen, where *keys, client netip.Addr, now time.Time) (*flight, error) {
+// check is attempt for a token that seen does not verify, while the issuer may have a newer key
+// that does: not before nextCheck, and for a pattern within the total of its issuers.
+func (s *source) check(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if f, done, err := s.join(seen, s.nextCheck().Sub(now)); done {
+		return f, err
+	}
+	if s.pool != nil && !s.pool.checks.Take(client, now) {
+		_, wait := s.pool.checks.State(client, now)
+		return nil, notYet(wait)
+	}
+	f, err := s.start(context.Background(), client)
+	if err == nil {
+		// Jitter, so that replicas that saw one token do not call together.
+		s.checkAt = now.Add(checkInterval + rand.N(checkJitter))
+	}
+	return f, err
+}
+
+// join returns the fetch under way, and done unless the caller is to start one. s.mu is held.
+func (s *source) join(seen *keys, wait time.Duration) (f *flight, done bool, err error) {
 	switch {
 	case s.flight != nil:
-		return s.flight, nil
-	case s.current.Load() != seen, now.Before(s.unknownKeyAt):
-		return nil, nil
+		return s.flight, true, nil
+	case s.current.Load() != seen:
+		return nil, true, nil
+	case wait > 0:
+		return nil, true, notYet(wait)
 	default:
-		// Jitter, so that replicas that saw one token do not call together.
-		s.unknownKeyAt = now.Add(unknownKeyInterval + rand.N(unknownKeyInterval/6))
-		return s.startWith(context.Background(), where, client)
+		return nil, false, nil
 	}
+}
+
+// nextCheck is the time from which a token that the keys do not verify may cause a fetch. While
+// the issuer fails, that is the time of the next retry. s.mu is held.
+func (s *source) nextCheck() time.Time {
+	if s.failures > 0 {
+		return s.retryAt
+	}
+	return s.checkAt
+}
+
+// notYet is the error where the next fetch is permitted after this time.
+type notYet time.Duration
+
+func (w notYet) Error() string {
+	return fmt.Sprintf("the next fetch is permitted in %s", time.Duration(w))
 }
 
 // force is attempt without conditions, for Run, with whose ctx the fetch ends.
@@ -76,15 +92,9 @@ func (s *source) failing() bool {
 	return s.failures > 0
 }
 
-// start begins a fetch of discovery document and key set, for a request of client.
+// start begins a fetch of discovery document and key set, for a request of client. The fetch
+// outlives the request, since others wait for it too. s.mu is held, and s.flight is nil.
 func (s *source) start(ctx context.Context, client netip.Addr) (*flight, error) {
-	return s.startWith(ctx, nil, client)
-}
-
-// startWith begins a fetch, which outlives the request that it is for: others wait for it
-// too. With seen it reads the key set alone, where seen was read, unless the last fetch
-// failed or the document is old. s.mu is held, and s.flight is nil.
-func (s *source) startWith(ctx context.Context, seen *keys, client netip.Addr) (*flight, error) {
 	release := func() {}
 	if s.pool != nil {
 		var err error
@@ -92,15 +102,12 @@ func (s *source) startWith(ctx context.Context, seen *keys, client netip.Addr) (
 			return nil, err
 		}
 	}
-	if s.failures > 0 || seen != nil && s.now().Sub(seen.discoveredAt) >= s.refresh {
-		seen = nil
-	}
 	f := &flight{done: make(chan struct{})}
 	s.flight = f
 	go func() {
 		defer close(f.done)
 		defer release()
-		k, err := s.fetch(ctx, seen)
+		k, err := s.fetch(ctx)
 		s.land(ctx, k, err)
 	}()
 	return f, nil
@@ -108,13 +115,13 @@ func (s *source) startWith(ctx context.Context, seen *keys, client netip.Addr) (
 
 // fetch gets document and keys. A panic of a parser is an issuer's failure, not the end of
 // the process.
-func (s *source) fetch(ctx context.Context, seen *keys) (k *keys, err error) {
+func (s *source) fetch(ctx context.Context) (k *keys, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			k, err = nil, fmt.Errorf("panic while reading the issuer's answer: %v", p)
 		}
 	}()
-	return s.fetchKeys(ctx, seen)
+	return s.fetchKeys(ctx)
 }
 
 // land records the outcome of the fetch under way. There may be both: keys that are good, and

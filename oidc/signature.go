@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +60,10 @@ func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, er
 		return nil, errors.New("verifying another token than the one that was parsed")
 	}
 	input := []byte(raw[:strings.LastIndexByte(raw, '.')]) // RFC 7515, section 5.2, step 8
+	if !slices.Contains(s.keys.algorithms, s.token.alg) {
+		s.refusal = algorithmRefused(s.token.alg, s.keys.algorithms, s.keys.issuerURL)
+		return nil, s.refusal
+	}
 	fitting := 0
 	for _, key := range s.keys.list {
 		if s.token.keyID != "" && key.id != s.token.keyID || !key.fits(s.token.alg) {

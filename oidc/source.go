@@ -17,12 +17,20 @@ import (
 
 // How long requests wait, and how often they may cause a fetch.
 const (
-	maxWait            = 3 * time.Second  // of a request, for a fetch
-	firstBackoff       = time.Second      // after the first failure
-	maxBackoff         = 30 * time.Second // after many
-	unknownKeyInterval = 30 * time.Second // between fetches for a key that is not known, at least
-	maxWaiting         = 128              // requests of one entry that wait for so long
-	crowdedWait        = maxWait / 12     // of the others
+	maxWait      = 3 * time.Second  // of a request, for a fetch
+	firstBackoff = time.Second      // after the first failure
+	maxBackoff   = 30 * time.Second // after many
+	maxWaiting   = 128              // requests of one entry that wait for so long
+	crowdedWait  = maxWait / 12     // of the others
+
+	// Of two fetches for tokens that the keys do not verify, the second starts checkInterval to
+	// checkInterval + checkJitter after the first: never three in a minute, and no new key waits
+	// for 35 s.
+	checkInterval = 31 * time.Second
+	checkJitter   = 3 * time.Second
+	// settled is the age at which keys decide: a token that they do not verify is refused. It is
+	// not below fetchTimeout, so that the keys that a fetch under way brings always decide.
+	settled = fetchTimeout
 )
 
 // shared is what all sources of a Verifier have in common.
@@ -42,9 +50,7 @@ type keys struct {
 	algorithms []string // that the issuer signs with and the entry accepts
 	list       []publicKey
 	fetchedAt  time.Time     // when they were asked for
-	interval   time.Duration // from fetchedAt until they are to be fetched anew
-
-	discoveredAt time.Time // when the document was asked for that jwksURI and algorithms are of
+	interval   time.Duration // from fetchedAt until the next fetch is due
 }
 
 // source is where the keys of one issuer URL come from: the last good answer, and at most
@@ -63,15 +69,15 @@ type source struct {
 	// failed wakes Run after a failure; it has room for one.
 	failed chan struct{}
 
-	mu           sync.Mutex // guards what follows
-	flight       *flight    // the fetch under way, or nil
-	paid         bool       // the first fetch has been counted in pool.begun
-	failures     int        // in a row
-	lastErr      error      // of the last fetch; nil if it was good
-	retryAt      time.Time  // no request starts a fetch before; zero after a success
-	unknownKeyAt time.Time  // no unknown key starts a fetch before
-	lastSuccess  time.Time  // zero where there has been none
-	lastFailure  time.Time
+	mu          sync.Mutex // guards what follows
+	flight      *flight    // the fetch under way, or nil
+	paid        bool       // the first fetch has been counted in pool.begun
+	failures    int        // in a row
+	lastErr     error      // of the last fetch; nil if it was good
+	retryAt     time.Time  // no request starts a fetch before; zero after a success
+	checkAt     time.Time  // no token that the keys do not verify starts a fetch before
+	lastSuccess time.Time  // zero where there has been none
+	lastFailure time.Time
 }
 
 func newSource(common *shared, e *entry, issuerURL string) *source {
@@ -81,30 +87,74 @@ func newSource(common *shared, e *entry, issuerURL string) *source {
 // wildcard tells whether a pattern led here, so that callers choose the issuer URL.
 func (s *source) wildcard() bool { return s.pool != nil }
 
-// keysFor returns keys with which to verify token, which client sent. It waits for a fetch,
-// maxWait at most, where there are no keys yet, where they are too old, or where none has the
-// token's `kid`.
-func (s *source) keysFor(ctx context.Context, token *idToken, client netip.Addr) (*keys, error) {
+// request is a token with the client that sent it and the time when it came.
+type request struct {
+	token   *idToken
+	client  netip.Addr
+	arrived time.Time
+}
+
+// verify verifies the signature of r's token.
+//
+// That keys do not verify a token is final only if they were read after the request came, or at
+// most settled before it: the issuer may have a new key, under a new `kid` or an old one. Older
+// keys are read again, or the refusal is one that the client can retry. So are newer ones that
+// lack the token's `kid`, where the limit permits it.
+func (s *source) verify(ctx context.Context, r request, steps tracer) error {
+	token := r.token
 	if narrow := s.entry.SigningAlgorithms; len(narrow) > 0 && !slices.Contains(narrow, token.alg) {
-		return nil, algorithmRefused(token.alg, narrow, s.issuerURL)
+		err := algorithmRefused(token.alg, narrow, s.issuerURL)
+		steps.keys(token, nil, err)
+		return err
 	}
-	now, seen := s.now(), s.current.Load()
-	known := s.atHand(seen, client, now)
-	if known == nil || !known.has(token.keyID) {
-		start := s.attempt
-		if known != nil {
-			start = s.attemptUnknownKey
-			if !slices.Contains(known.algorithms, token.alg) {
-				start = s.attemptUnknownAlgorithm
-			}
-		}
-		f, err := start(seen, client, now)
-		if known, err = s.await(ctx, f, err, token.keyID, client); err != nil {
-			return nil, err
-		}
+	known, err := s.keysFor(ctx, r)
+	steps.keys(token, known, err)
+	if err != nil {
+		return err
 	}
-	if !slices.Contains(known.algorithms, token.alg) {
-		return nil, algorithmRefused(token.alg, known.algorithms, s.issuerURL)
+	refused := verifySignature(ctx, token, known, r.arrived)
+	age := r.arrived.Sub(known.fetchedAt)
+	if isSignatureInvalid(refused) && (age > settled || age >= 0 && !known.has(token.keyID)) {
+		refused = s.verifyAgain(ctx, r, known, refused)
+	}
+	steps.signature(token, refused)
+	return refused
+}
+
+// verifyAgain verifies a token, which seen refused, with newer keys.
+func (s *source) verifyAgain(ctx context.Context, r request, seen *keys, refused error) error {
+	f, unread := s.check(seen, r.client, s.now())
+	known, unread := s.await(ctx, f, unread, r.client)
+	if known == nil {
+		return s.unreachable(errors.Join(unread, refused))
+	}
+	if known != seen {
+		refused = verifySignature(ctx, r.token, known, r.arrived)
+	}
+	var limited notYet
+	failing := known == seen && (unread != nil && !errors.As(unread, &limited) || s.failing())
+	if isSignatureInvalid(refused) && (failing || r.arrived.Sub(known.fetchedAt) > settled) {
+		return s.unreachable(errors.Join(unread, refused))
+	}
+	return refused
+}
+
+func isSignatureInvalid(err error) bool {
+	var e *refusal.Error
+	return errors.As(err, &e) && e.Reason == refusal.SignatureInvalid
+}
+
+// keysFor returns the keys at hand. It waits for a fetch, maxWait at most, where there are none or
+// they are too old.
+func (s *source) keysFor(ctx context.Context, r request) (*keys, error) {
+	seen := s.current.Load()
+	if known := s.atHand(seen, r.client, r.arrived); known != nil {
+		return known, nil
+	}
+	f, err := s.attempt(seen, r.client, r.arrived)
+	known, err := s.await(ctx, f, err, r.client)
+	if known == nil {
+		return nil, s.unreachable(err)
 	}
 	return known, nil
 }
@@ -131,18 +181,13 @@ func (s *source) atHand(seen *keys, client netip.Addr, now time.Time) *keys {
 	}
 }
 
-// await waits for f, unless err says that there is none, and returns the keys that there are
-// then. They need not have keyID.
-func (s *source) await(ctx context.Context, f *flight, err error, keyID string, client netip.Addr) (*keys, error) {
+// await waits for f, which is nil where there is no fetch, and returns the keys that are usable
+// then, or nil. The error is err, or why the wait ended early.
+func (s *source) await(ctx context.Context, f *flight, err error, client netip.Addr) (*keys, error) {
 	if f != nil {
 		err = s.wait(ctx, f, client)
 	}
-	known := s.usable(s.current.Load(), s.now())
-	// While the issuer fails, a key may exist and be out of our reach: not the caller's fault.
-	if known == nil || !known.has(keyID) && (err != nil || s.failing()) {
-		return nil, s.unreachable(err)
-	}
-	return known, nil
+	return s.usable(s.current.Load(), s.now()), err
 }
 
 // wait waits for f. An issuer that hangs must not take all the room that the server has for
@@ -167,18 +212,22 @@ func (s *source) usable(k *keys, now time.Time) *keys {
 	return nil
 }
 
-// unreachable is the refusal where no usable keys are at hand. cause, which may be nil, is why
-// this request had none; why the issuer has none is added.
+// unreachable is the refusal where the issuer's current keys are not at hand. cause, which may be
+// nil, is why this request has none; why the issuer has none is added.
 func (s *source) unreachable(cause error) error {
 	var tooMany *refusal.Error
-	if errors.As(cause, &tooMany) {
+	if errors.As(cause, &tooMany) && tooMany.Reason.Kind() == refusal.SlowDown {
 		return tooMany
 	}
 	s.mu.Lock()
-	retry, lastErr := s.retryAt.Sub(s.now()), s.lastErr
+	var wait notYet
+	if !errors.As(cause, &wait) && s.flight == nil {
+		wait = notYet(s.nextCheck().Sub(s.now()))
+	}
+	lastErr := s.lastErr
 	s.mu.Unlock()
 	e := refusal.New(refusal.IssuerUnreachable,
-		"the keys of the token's issuer %s cannot be had at this moment; try again", quote(s.issuerURL))
-	e.RetryAfter = max(retry, time.Second)
+		"the current keys of the token's issuer %s cannot be read at this moment; try again later", quote(s.issuerURL))
+	e.RetryAfter = max(time.Duration(wait), time.Second)
 	return e.Because(errors.Join(cause, lastErr))
 }

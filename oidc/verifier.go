@@ -130,8 +130,8 @@ type Verifier struct {
 // shared; the zero address is a client that is not known.
 //
 // It fetches nothing for a token that no issuer entry matches, or whose times or audience are
-// wrong. For a static issuer that has been discovered it fetches only where the token names
-// a key that is not known, and that at most every 30 seconds.
+// wrong. For a static issuer that has been discovered it fetches only where the keys at hand do
+// not verify the token, and that at most twice a minute.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string, client netip.Addr) (*Token, error) {
 	return v.trace(ctx, rawIDToken, client, nil)
 }
@@ -168,14 +168,7 @@ func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Ad
 	if err != nil {
 		return nil, err
 	}
-	keys, err := src.keysFor(ctx, token, client)
-	steps.keys(token, keys, err)
-	if err != nil {
-		return nil, err
-	}
-	err = verifySignature(ctx, token, keys, now)
-	steps.signature(token, err)
-	if err != nil {
+	if err := src.verify(ctx, request{token, client, now}, steps); err != nil {
 		return nil, err
 	}
 	return verified, nil

@@ -21,6 +21,7 @@ const (
 	maxUnproven  = 512  // others kept, so that they are not asked again at once
 	maxLookups   = 32   // fetches under way for issuers whose keys have not been read
 	maxRefreshes = 16   // fetches under way for the others
+	maxChecks    = 200  // fetches in checkInterval for tokens that the keys at hand do not verify
 	lookupRate   = 20   // lookups a second
 	lookupBurst  = 100  // lookups in lookupBurst/lookupRate seconds
 )
@@ -40,6 +41,7 @@ type pool struct {
 	begun     *share.Places // lookups of the last lookupBurst/lookupRate seconds
 	lookups   *share.Places // first fetches under way
 	refreshes *share.Places // other fetches under way
+	checks    *share.Places // fetches of the last checkInterval for tokens that keys do not verify
 
 	mu          sync.Mutex // guards what follows
 	proven      lru
@@ -54,6 +56,7 @@ func newPool(common *shared, e *entry) *pool {
 		common: common, entry: e,
 		begun:   share.New(lookupBurst, lookupBurst*time.Second/lookupRate),
 		lookups: share.New(maxLookups, 0), refreshes: share.New(maxRefreshes, 0),
+		checks: share.New(maxChecks, checkInterval),
 		proven: newLRU(maxProven), unproven: newLRU(maxUnproven),
 	}
 }

@@ -249,29 +249,6 @@ func TestFailedWildcardIsNotAskedAgainAtOnce(t *testing.T) {
 	})
 }
 
-// TestUnknownKeysDoNotPutOffDiscovery: a caller whose tokens name unknown keys has the key set
-// read again and again, and the document must not grow old by that.
-func TestUnknownKeysDoNotPutOffDiscovery(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := wildWorld(t)
-		stranger := newProvider(t, provider.Config{IssuerURL: testIssuer, Lifetime: 2 * time.Hour})
-		if _, err := stranger.Rotate(); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
-			t.Fatal(err)
-		}
-		raw := mint(t, stranger, nil)
-		for start := time.Now(); time.Since(start) < time.Hour; time.Sleep(36 * time.Second) {
-			wantReason(t, w.verify(t, raw), refusal.SignatureInvalid)
-		}
-		if d, k := w.provider.Discoveries(), w.provider.KeyFetches(); d < 4 || d > 5 || k < 90 {
-			t.Errorf("%d discoveries and %d key fetches in an hour", d, k)
-		}
-	})
-}
-
 // TestLongIssuerURLsAreNobodys: what is kept of a made-up issuer is bounded too.
 func TestLongIssuerURLsAreNobodys(t *testing.T) {
 	t.Parallel()

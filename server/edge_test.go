@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -164,6 +165,46 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 	if got := f.count(t, "rest_v2", "unknown", "NOT_FOUND") + f.count(t, "rest_v1", "unknown", "NOT_FOUND"); got != 8 {
 		t.Errorf("counted %v, want 8", got)
+	}
+}
+
+// TestVerifiedRequestsAreCounted: an outage that any client without a token can claim does not
+// count beside those of clients with one.
+func TestVerifiedRequestsAreCounted(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	for _, outcome := range []struct {
+		verified bool
+		err      error
+	}{
+		{true, nil}, {true, nil}, {false, refusal.New(refusal.IssuerUnreachable, "down")}, {false, refusal.New(refusal.SignatureInvalid, "bad")},
+		{true, refusal.New(refusal.CTUnavailable, "down")}, {true, refusal.New(refusal.PolicyDenied, "denied")}, {true, errors.New("fault")},
+	} {
+		f.authority.issue = func(_ context.Context, req ca.Request) (*ca.Issued, error) {
+			if outcome.verified {
+				req.Verified()
+			}
+			return &ca.Issued{Certificate: []byte("leaf"), Chain: fakeChain("root"), SCTEmbedded: true}, outcome.err
+		}
+		f.do(t, "POST", "/api/v2/signingCert", goodV2)
+	}
+	f.authority.issue = func(_ context.Context, req ca.Request) (*ca.Issued, error) {
+		req.Verified()
+		panic("odd input")
+	}
+	f.do(t, "POST", "/api/v2/signingCert", goodV2)
+	var got []string
+	for line := range strings.Lines(readAll(t, f.ops(t, "/metrics"))) {
+		if strings.HasPrefix(line, "mayfly_verified_requests_total{") {
+			got = append(got, strings.TrimSpace(line))
+		}
+	}
+	want := []string{
+		`mayfly_verified_requests_total{reason="CT_UNAVAILABLE"} 1`, `mayfly_verified_requests_total{reason="INTERNAL"} 2`,
+		`mayfly_verified_requests_total{reason="OK"} 2`, `mayfly_verified_requests_total{reason="POLICY_DENIED"} 1`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -55,6 +55,7 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 		issue: func(_ context.Context, req ca.Request) (*ca.Issued, error) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
+			req.Verified = nil
 			f.seen = append(f.seen, req)
 			return &ca.Issued{Certificate: []byte("leaf"), Chain: chain, SCTEmbedded: true}, nil
 		},

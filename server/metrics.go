@@ -14,6 +14,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	issued   *prometheus.CounterVec
+	verified *prometheus.CounterVec
 }
 
 // newMetrics registers the metrics; slots holds one element for each admitted request.
@@ -32,6 +33,10 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}) (*metrics, 
 			Name: "mayfly_certificates_issued_total",
 			Help: "Certificates handed out, by where their SCT is: embedded, or none.",
 		}, []string{"sct"}),
+		verified: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_verified_requests_total",
+			Help: "Requests for a certificate whose ID token was verified, by reason (OK, the reason of the refusal, or CANCELED). No client without a token of a configured issuer changes it.",
+		}, []string{"reason"}),
 	}
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "mayfly_requests_in_flight",
@@ -45,6 +50,7 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}) (*metrics, 
 		registry.Register(m.requests),
 		registry.Register(m.duration),
 		registry.Register(m.issued),
+		registry.Register(m.verified),
 		registry.Register(inFlight),
 		registry.Register(limit),
 	)

@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"strings"
 
 	"google.golang.org/grpc/metadata"
@@ -76,12 +77,25 @@ func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationReq
 	return &fulciov2.Configuration{Issuers: out}, nil
 }
 
-// issue asks the authority, and counts what it gave.
+// issue asks the authority, and counts the outcome.
 func (s *Server) issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+	verified, reason := false, string(refusal.InternalError) // of a panic
+	req.Verified = func() { verified = true }
+	defer func() {
+		if verified {
+			s.metrics.verified.WithLabelValues(reason).Inc()
+		}
+	}()
 	issued, err := s.authority.Issue(ctx, req)
 	if err != nil {
+		refused := disclose(err)
+		reason = string(refused.Reason)
+		if errors.Is(ctx.Err(), context.Canceled) && ours(refused.Reason.Kind()) {
+			reason = reasonCanceled
+		}
 		return nil, err
 	}
+	reason = reasonOK
 	s.metrics.countIssued(issued.SCTEmbedded)
 	return issued, nil
 }
