@@ -30,6 +30,9 @@ func newAuthority(ctx context.Context, cfg *config.Server, metrics *signer.Metri
 		PasswordFile: cfg.CA.File.PasswordFile,
 		Password:     []byte(cfg.CA.File.Password.Reveal()),
 	})
+	for i := range warnings {
+		warnings[i] = keypath.Prefix(warnings[i], "ca", "file")
+	}
 	if err != nil {
 		return nil, warnings, keypath.Prefix(err, "ca", "file")
 	}

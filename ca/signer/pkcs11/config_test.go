@@ -79,10 +79,10 @@ func TestCheck(t *testing.T) {
 	cfg := pkcs11.Config{Module: softHSM.module, Token: "t", Label: "l", PINFile: pinFile(t, "s3cret")}
 	warnings, err := pkcs11.Check(cfg)
 	must(t, err, errors.Join(warnings...))
-	must(t, os.Chmod(cfg.PINFile, 0o640))
+	must(t, os.Chmod(cfg.PINFile, 0o644))
 	warnings, err = pkcs11.Check(cfg)
 	must(t, err)
-	if len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "has mode 0640") {
+	if len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "has mode 0644") {
 		t.Errorf("warnings %v, want one of the mode", warnings)
 	}
 	_, err = pkcs11.Check(pkcs11.Config{PINFile: cfg.PINFile + ".not-there"})

@@ -10,11 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"slices"
+	"syscall"
 )
 
-// Read returns the content of a file of at most limit bytes, and a warning if others than its
-// owner may read or change it.
+// Read returns the content of a file of at most limit bytes, and a warning if users may read or
+// change it for whom it is not: see exposed.
 func Read(path string, limit int64) (content []byte, warning, err error) {
 	if path == "" {
 		return nil, nil, errors.New("no file is named")
@@ -28,8 +31,16 @@ func Read(path string, limit int64) (content []byte, warning, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("asking for the file's mode: %w", err)
 	}
-	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
-		warning = fmt.Errorf("%s has mode %04o, so that others than its owner may reach it; run: chmod 600 %[1]s", path, mode.Perm())
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && info.Mode().IsRegular() {
+		groups, err := os.Getgroups()
+		if err != nil {
+			return nil, nil, fmt.Errorf("asking for the groups of this process: %w", err)
+		}
+		if how := exposed(info.Mode().Perm(), int(stat.Uid), int(stat.Gid), os.Geteuid(), append(groups, os.Getegid())); how != "" {
+			// The mode that fits depends on the user that the server runs as, which may be another
+			// than this process's: a command to run could keep the server from its own file.
+			warning = fmt.Errorf("%s has mode %04o, so that %s; only the server's user needs to read it: its own file with mode 0600, or a file of another user with mode 0640 and a group of the server (in Kubernetes, defaultMode: 0440 and fsGroup)", path, info.Mode().Perm(), how)
+		}
 	}
 	content, err = io.ReadAll(io.LimitReader(f, limit+1))
 	switch {
@@ -39,6 +50,26 @@ func Read(path string, limit int64) (content []byte, warning, err error) {
 		return nil, nil, fmt.Errorf("%s has more than %d bytes; is it the right file?", path, limit)
 	}
 	return content, warning, nil
+}
+
+// exposed is the rule for files that hold secrets: it returns what users can do with a file of
+// this mode, owner and group for whom it is not, and "" if the file is kept well for a process of
+// user with groups. A group may read a file where the process does so by its group, as in
+// Kubernetes, where root owns the files and fsGroup is their group (modes 0440 and 0640). It may
+// not read one of the process's own user whose group is none of the process's.
+func exposed(mode fs.FileMode, owner, group, user int, groups []int) string {
+	switch {
+	case mode&0o002 != 0:
+		return "every user can change it"
+	case mode&0o007 != 0:
+		return "every user can reach it"
+	case mode&0o020 != 0:
+		return "its group can change it"
+	case mode&0o040 != 0 && owner == user && !slices.Contains(groups, group):
+		return "a group can read it that is none of this process"
+	default:
+		return ""
+	}
 }
 
 // maxLine is more than any password, PIN or token has; batch tokens of Vault take some KiB.

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package secretfile
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestPermissionsThatKubernetesGives has the owners, groups and modes of mounted secrets beside
+// those that a secret must not have.
+func TestPermissionsThatKubernetesGives(t *testing.T) {
+	t.Parallel()
+	const root, server, other = 0, 65532, 1000
+	groups := []int{server, 2000} // 2000 is the fsGroup
+	for name, test := range map[string]struct {
+		mode         fs.FileMode
+		owner, group int
+		want         bool
+	}{
+		"its own":                               {0o600, server, server, false},
+		"its own, read only":                    {0o400, server, server, false},
+		"its own, its group":                    {0o640, server, server, false},
+		"its own, another of its groups":        {0o440, server, 2000, false},
+		"defaultMode 0400 and fsGroup":          {0o440, root, 2000, false},
+		"a projected volume":                    {0o640, root, 2000, false},
+		"no group bits, of another":             {0o600, root, root, false},
+		"another's, a group that is not its":    {0o440, root, root, false},
+		"executable for the group":              {0o750, server, server, false},
+		"nothing for the owner":                 {0o040, root, 2000, false},
+		"its own, a group that is not its":      {0o640, server, other, true},
+		"defaultMode left out":                  {0o644, root, root, true},
+		"defaultMode left out, fsGroup":         {0o644, root, 2000, true},
+		"its own, for all":                      {0o604, server, server, true},
+		"a volume's fsGroup, which may write":   {0o660, root, 2000, true},
+		"its own, its group may write":          {0o620, server, server, true},
+		"all may write":                         {0o602, server, server, true},
+		"all may write and its group read only": {0o646, root, 2000, true},
+		"all may execute":                       {0o601, server, server, true},
+	} {
+		if how := exposed(test.mode, test.owner, test.group, server, groups); (how != "") != test.want {
+			t.Errorf("%s: %q, want a warning: %v", name, how, test.want)
+		}
+	}
+}
+
+// TestReadFollowsMountedLinks reads a key as Kubernetes mounts it, behind two links, and warns of
+// the file's own mode without a command that could lock the server out.
+func TestReadFollowsMountedLinks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for mode, warned := range map[fs.FileMode]bool{0o440: false, 0o640: false, 0o644: true} {
+		data := filepath.Join(dir, "..data-"+mode.String())
+		link := filepath.Join(dir, "key-"+mode.String())
+		for _, err := range []error{
+			os.Mkdir(data, 0o755), os.WriteFile(filepath.Join(data, "key"), []byte("secret"), 0o600), os.Chmod(filepath.Join(data, "key"), mode),
+			os.Symlink(filepath.Base(data), data+"-link"), os.Symlink(filepath.Join(filepath.Base(data)+"-link", "key"), link),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		content, warning, err := Read(link, 10)
+		if err != nil || string(content) != "secret" || (warning != nil) != warned {
+			t.Errorf("mode %04o: %q, %v, %v", mode, content, warning, err)
+		}
+		if warning != nil && strings.Contains(warning.Error(), "chmod") {
+			t.Errorf("mode %04o: %v", mode, warning)
+		}
+	}
+}
