@@ -64,6 +64,34 @@ func (l *serverLoader) check() {
 		l.wrong("keys.algorithms", "the list is empty, so that no key at all would be certified; leave it out to permit all")
 	}
 	l.checkCT()
+	l.checkLimits()
+}
+
+// checkLimits finds limits that no server can have. How many connections the limit on file
+// descriptors permits is the server's to check.
+func (l *serverLoader) checkLimits() {
+	limits, shutdown := l.server.Limits, l.server.Shutdown
+	switch {
+	case limits.Connections < 0:
+		l.wrong("limits.connections", "found %d, where 0 or a positive number is expected; 0 derives it from the limit on file descriptors", limits.Connections)
+	case limits.Connections > 0 && limits.Connections < limits.InFlight:
+		l.wrong("limits.connections", "found %d, which is less than limits.in_flight (%d): each request needs a connection of its own", limits.Connections, limits.InFlight)
+	}
+	if limits.InFlight < 1 {
+		l.wrong("limits.in_flight", "found %d, where a positive number is expected", limits.InFlight)
+	}
+	for _, d := range []struct {
+		key             string
+		value, min, max time.Duration
+	}{
+		{"limits.idle", limits.Idle, time.Second, 24 * time.Hour},
+		{"shutdown.grace", shutdown.Grace, 0, time.Hour},
+		{"shutdown.drain", shutdown.Drain, time.Second, time.Hour},
+	} {
+		if d.value < d.min || d.value > d.max {
+			l.wrong(d.key, "found %s, where %s to %s is expected", d.value, d.min, d.max)
+		}
+	}
 }
 
 // valid tells whether a key's value was not found wrong before, so that one mistake is

@@ -24,8 +24,8 @@ const (
 // setting is a key that holds one value.
 type setting struct {
 	key string // its path, joined with dots
-	// fallback is its default. Its type says what the value is: a string, a truth value or
-	// a time.Duration.
+	// fallback is its default. Its type says what the value is: a string, a truth value, an
+	// int or a time.Duration.
 	fallback any
 	// path marks the name of a file or directory.
 	path bool
@@ -59,6 +59,11 @@ func settings() []setting {
 		{key: "ca.signer_socket", fallback: "", path: true},
 		{key: "certificate.lifetime", fallback: 10 * time.Minute},
 		{key: "ct.disabled", fallback: false},
+		{key: "limits.connections", fallback: 0},
+		{key: "limits.idle", fallback: 650 * time.Second},
+		{key: "limits.in_flight", fallback: 512},
+		{key: "shutdown.grace", fallback: time.Duration(0)},
+		{key: "shutdown.drain", fallback: 20 * time.Second},
 		{key: "log.format", fallback: "json", choices: []string{"json", "text"}},
 		{key: "log.level", fallback: "info", choices: []string{"debug", "info", "warn", "error"}},
 	}
@@ -172,6 +177,12 @@ func (set setting) parse(text string) (value any, problem string) {
 			return nil, fmt.Sprintf("found %q, where true or false is wanted", shorten(text))
 		}
 		return b, ""
+	case int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, fmt.Sprintf("found %q, where a whole number is expected", shorten(text))
+		}
+		return n, ""
 	case time.Duration:
 		d, err := time.ParseDuration(text)
 		if err != nil {

@@ -99,6 +99,8 @@ func (l *serverLoader) root(n *node) {
 				s.Trust.TLogs = append(s.Trust.TLogs, nil)
 				l.raw(&s.Trust.TLogs[len(s.Trust.TLogs)-1])(n)
 			})}),
+		l.group("limits", l.setting("limits.connections"), l.setting("limits.idle"), l.setting("limits.in_flight")),
+		l.group("shutdown", l.setting("shutdown.grace"), l.setting("shutdown.drain")),
 		l.group("log", l.setting("log.format"), l.setting("log.level")),
 	)(n)
 }
@@ -172,8 +174,8 @@ func (l *serverLoader) value(set setting, n *node) (value any, ok bool) {
 		var b bool
 		l.flag(&b)(n)
 		return b, len(l.mistakes) == before
-	case time.Duration:
-		text = n.value // a number's too: that it has no unit is what to say of it
+	case int, time.Duration:
+		text = n.value // a number's too, also of a duration: that it has no unit is what to say of it
 		if n.kind != scalar {
 			l.text(&text)(n)
 		}
@@ -282,6 +284,8 @@ func (l *serverLoader) fill() {
 	s.CA.SignerSocket = v.GetString("ca.signer_socket")
 	s.Certificate.Lifetime = v.GetDuration("certificate.lifetime")
 	s.CT.Disabled = v.GetBool("ct.disabled")
+	s.Limits = Limits{Connections: v.GetInt("limits.connections"), Idle: v.GetDuration("limits.idle"), InFlight: v.GetInt("limits.in_flight")}
+	s.Shutdown = Shutdown{Grace: v.GetDuration("shutdown.grace"), Drain: v.GetDuration("shutdown.drain")}
 	s.Log = Log{Format: v.GetString("log.format"), Level: v.GetString("log.level")}
 }
 

@@ -41,6 +41,8 @@ func leastServer(dir string) *config.Server {
 		CA:          config.CA{File: &config.CAFile{Chain: filepath.Join(dir, "chain.pem"), Key: filepath.Join(dir, "key.pem")}},
 		Certificate: config.Certificate{Lifetime: 10 * time.Minute},
 		CT:          config.CT{Logs: []config.CTLog{{URL: "https://log.example/2026", PublicKey: filepath.Join(dir, "log.pub")}}},
+		Limits:      config.Limits{Idle: 650 * time.Second, InFlight: 512},
+		Shutdown:    config.Shutdown{Drain: 20 * time.Second},
 		Log:         config.Log{Format: "json", Level: "info"},
 	}
 }
@@ -88,6 +90,8 @@ ct:
     - embedded:
         {name: b, dir: ctlog/b, guard: guard/b.json, key: b.key, origin: b, batch_age: 20ms, checkpoint_interval: 2s, submit: {token_file: token}}
 trust: {timestamp_authorities: [{uri: https://tsa.example, n: 1}], tlogs: [{baseUrl: x}, {}]}
+limits: {connections: 900, idle: 11m, in_flight: 300}
+shutdown: {grace: 8s, drain: 15s}
 log: {format: text, level: debug}
 `), nil)
 	if err != nil {
@@ -121,7 +125,9 @@ log: {format: text, level: debug}
 			TimestampAuthorities: []json.RawMessage{json.RawMessage(`{"uri":"https://tsa.example","n":1}`)},
 			TLogs:                []json.RawMessage{json.RawMessage(`{"baseUrl":"x"}`), json.RawMessage(`{}`)},
 		},
-		Log: config.Log{Format: "text", Level: "debug"},
+		Limits:   config.Limits{Connections: 900, Idle: 11 * time.Minute, InFlight: 300},
+		Shutdown: config.Shutdown{Grace: 8 * time.Second, Drain: 15 * time.Second},
+		Log:      config.Log{Format: "text", Level: "debug"},
 	}
 	if diff := cmp.Diff(want, server, serverOptions); diff != "" {
 		t.Errorf("server (-want +got):\n%s", diff)
@@ -209,6 +215,18 @@ func TestServerMistakes(t *testing.T) {
 		{"lifetime too long", least + "certificate: {lifetime: 61m}\n", []string{"m:4:25: found 1h1m0s, where a lifetime from 1m to 60m is wanted"}},
 		{"lifetime with a fraction", least + "certificate: {lifetime: 90.5s}\n", []string{
 			"m:4:25: found 1m30.5s, where whole seconds are wanted: certificates know no smaller unit"}},
+		{"limits that cannot be", least + "limits: {connections: -1, idle: 0s, in_flight: 0}\nshutdown: {grace: -1s, drain: 0s}\n", []string{
+			"m:4:23: found -1, where 0 or a positive number is expected; 0 derives it from the limit on file descriptors",
+			"m:4:33: found 0s, where 1s to 24h0m0s is expected",
+			"m:4:48: found 0, where a positive number is expected",
+			"m:5:19: found -1s, where 0s to 1h0m0s is expected",
+			"m:5:31: found 0s, where 1s to 1h0m0s is expected"}},
+		{"limits of another type", least + "limits: {connections: 1.5, idle: 650, in_flight: many}\n", []string{
+			`m:4:23: found "1.5", where a whole number is expected`,
+			`m:4:34: found "650", where a duration with its unit is wanted, such as 10m`,
+			`m:4:50: found "many", where a whole number is expected`}},
+		{"fewer connections than requests", least + "limits: {connections: 500}\n", []string{
+			"m:4:23: found 500, which is less than limits.in_flight (512): each request needs a connection of its own"}},
 		{"no key permitted", least + "keys: {algorithms: []}\n", []string{
 			"m:4:8: the list is empty, so that no key at all would be certified; leave it out to permit all"}},
 		{"CT off because a list was empty", issuers + ca + "ct: {logs: []}\n", []string{

@@ -45,6 +45,8 @@ type Server struct {
 	Keys        Keys
 	CT          CT
 	Trust       Trust
+	Limits      Limits
+	Shutdown    Shutdown
 	Log         Log
 
 	file *File
@@ -238,6 +240,31 @@ type Trust struct {
 	TimestampAuthorities []json.RawMessage
 	// TLogs is `trust.tlogs`.
 	TLogs []json.RawMessage
+}
+
+// Limits is `limits`: what clients may use at a time (docs/limits.md).
+type Limits struct {
+	// Connections is `limits.connections`: how many connections the HTTP and gRPC listeners
+	// keep open together. 0, the default, derives it from the limit on file descriptors, 4096
+	// at most. At the bound, a new connection takes the place of one without a request.
+	Connections int
+	// Idle is `limits.idle`, 650s by default: how long a connection may stay open without a
+	// request. It must be longer than load balancers in front keep idle connections, or
+	// requests are lost; 600s is the longest of the common ones.
+	Idle time.Duration
+	// InFlight is `limits.in_flight`, 512 by default: how many requests are answered at a
+	// time. One more is refused with OVERLOADED.
+	InFlight int
+}
+
+// Shutdown is `shutdown`: what happens between SIGTERM and the end (docs/operations.md).
+type Shutdown struct {
+	// Grace is `shutdown.grace`, 0s by default: how long the server goes on serving new
+	// connections while readiness fails, so that load balancers have time to notice.
+	Grace time.Duration
+	// Drain is `shutdown.drain`, 20s by default: how long requests in flight may take after
+	// the grace, when no new ones are accepted.
+	Drain time.Duration
 }
 
 // Log is `log`: what the server writes to its standard error.

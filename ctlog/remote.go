@@ -34,7 +34,7 @@ const (
 	connectTimeout = 2 * time.Second
 	// attemptTimeout bounds an attempt whose context has no deadline of its own.
 	attemptTimeout = 10 * time.Second
-	// idleConnections is how many warm connections are kept: one for each request that
+	// idleConnections is how many connections there are, and are kept warm: one for each request that
 	// may be in flight on a busy server.
 	idleConnections = 128
 )
@@ -104,6 +104,7 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 				ForceAttemptHTTP2:   true,
 				DisableCompression:  true,
 				MaxIdleConnsPerHost: idleConnections,
+				MaxConnsPerHost:     idleConnections, // package app reserves file descriptors for them
 				IdleConnTimeout:     90 * time.Second,
 				// A connection that died without a word would else hold all requests until TCP
 				// gives it up.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"runtime/debug"
 	"time"
@@ -92,7 +93,11 @@ func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(
 	ctx, cancel := context.WithTimeout(caller, s.limits.Answer)
 	defer cancel()
 	defer func() {
-		if p := recover(); p != nil {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler: // the connection is being closed
+			panic(p)
+		default:
 			err = &panicError{value: p, stack: debug.Stack()}
 		}
 	}()

@@ -39,7 +39,7 @@ func newGRPC(s *Server) *grpc.Server {
 		grpc.MaxRecvMsgSize(s.limits.Body),
 	)
 	fulciov2.RegisterCAServer(g, service{Server: s})
-	healthpb.RegisterHealthServer(g, grpcHealth{health: s.health})
+	healthpb.RegisterHealthServer(g, newGRPCHealth(s.health, s.limits.Connections))
 	return g
 }
 
@@ -64,9 +64,11 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == healthpb.Health_Watch_FullMethodName {
-		// A watcher stays: the time-outs for one request do not hold for it.
+		// A watcher stays longer than the timeouts of other requests. The last deadline is for
+		// one that does not read.
 		rc := http.NewResponseController(w)
-		if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(time.Time{})); err != nil {
+		end := time.Now().Add(watchLifetime + s.limits.Write)
+		if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(end)); err != nil {
 			s.logger.DebugContext(r.Context(), "lifting deadlines of a health watcher", "request_id", id, "error", err)
 		}
 	}
@@ -178,17 +180,21 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 	return resp, nil
 }
 
-// interceptStream recovers the panics of the one streaming method, Health.Watch.
+// interceptStream recovers the panics of the one streaming method, Health.Watch, and turns its
+// refusals into a status.
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	err := recovered(func() error { return handler(srv, stream) })
 	var p *panicError
-	if !errors.As(err, &p) {
+	var refused *refusal.Error
+	if !errors.As(err, &p) && !errors.As(err, &refused) {
 		return err
 	}
 	ctx := stream.Context()
 	md, _ := metadata.FromIncomingContext(ctx)
 	id := firstOf(md, "x-request-id")
-	s.logger.ErrorContext(ctx, "health watcher", "request_id", id, "cause", p.Error(), "stack", string(p.stack))
+	if p != nil {
+		s.logger.ErrorContext(ctx, "health watcher", "request_id", id, "cause", p.Error(), "stack", string(p.stack))
+	}
 	return status.FromProto(statusOf(disclose(err), id)).Err()
 }
 

@@ -57,7 +57,7 @@ type health struct {
 	interval time.Duration
 	now      func() time.Time
 	stopping chan struct{} // closed when shutdown begins
-	stop     sync.Once
+	draining chan struct{} // closed when nothing new is accepted any more
 
 	turn chan struct{} // one element while somebody owns last and at; the checks run meanwhile
 	last report
@@ -70,12 +70,16 @@ func newHealth(checks []Check, interval time.Duration, now func() time.Time) *he
 		interval: interval,
 		now:      now,
 		stopping: make(chan struct{}),
+		draining: make(chan struct{}),
 		turn:     make(chan struct{}, 1),
 	}
 }
 
-// beginShutdown makes the server not ready for good.
-func (h *health) beginShutdown() { h.stop.Do(func() { close(h.stopping) }) }
+// beginShutdown makes the server not ready for good. It is called once.
+func (h *health) beginShutdown() { close(h.stopping) }
+
+// beginDrain ends watchers. It is called once.
+func (h *health) beginDrain() { close(h.draining) }
 
 // report returns what the checks say, or said less than an interval ago. Its Checks must
 // not be changed.

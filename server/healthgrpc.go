@@ -4,21 +4,53 @@ package server
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/share"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+)
+
+const (
+	// maxWatchers bounds the streams of Health.Watch, since none of them ends by itself and
+	// each keeps a connection busy. A smaller quarter of Limits.Connections counts instead.
+	maxWatchers = 256
+	// watchLifetime is how long a watcher may stay. Clients of gRPC's health service begin
+	// again at once when a stream that had reported a state ends.
+	watchLifetime = 30 * time.Minute
 )
 
 // grpcHealth is grpc.health.v1 over the same readiness as /healthz.
 type grpcHealth struct {
 	healthpb.UnimplementedHealthServer
-	health *health
+	health   *health
+	watchers *watchers
+}
+
+// watchers are the streams of Health.Watch. One ticker serves all of them.
+type watchers struct {
+	// places are shared between client addresses, so that one client gets half at most.
+	places *share.Places
+
+	mu      sync.Mutex
+	count   int
+	changed chan struct{} // closed and replaced at each change of readiness
+	ticking bool          // tick runs
+}
+
+func newGRPCHealth(h *health, connections int) grpcHealth {
+	most := maxWatchers
+	if connections > 0 {
+		most = min(most, max(connections/4, 2))
+	}
+	return grpcHealth{health: h, watchers: &watchers{places: share.New(most, 0), changed: make(chan struct{})}}
 }
 
 // known tells whether a service is the server as a whole, or its CA.
@@ -34,13 +66,23 @@ func (g grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest)
 	return &healthpb.HealthCheckResponse{Status: g.status(ctx)}, nil
 }
 
-// Watch tells whether the server is ready, now and at each change, until shutdown.
+// Watch sends whether the server is ready, now and at each change, for watchLifetime or until
+// the server drains.
 func (g grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx := stream.Context()
-	ticker := time.NewTicker(g.health.interval)
-	defer ticker.Stop()
+	md, _ := metadata.FromIncomingContext(ctx)
+	client := clientOf(md)
+	if !g.watchers.places.Take(client, time.Now()) {
+		return refusal.New(refusal.Overloaded, "the server has as many health watchers as it can; use Check instead, or watch again later")
+	}
+	defer g.watchers.places.Give(client)
+	g.join()
+	defer g.watchers.leave()
+	lifetime := time.NewTimer(watchLifetime)
+	defer lifetime.Stop()
 	sent := healthpb.HealthCheckResponse_UNKNOWN
 	for {
+		changed := g.watchers.next() // before the status is read, so that no change is missed
 		now := healthpb.HealthCheckResponse_SERVICE_UNKNOWN
 		if known(req.GetService()) {
 			now = g.status(ctx)
@@ -52,15 +94,16 @@ func (g grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerSt
 			sent = now
 		}
 		select {
+		case <-changed:
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
-		case <-g.health.stopping:
-			// The last word; a watcher asks another replica, or again when we are back.
+		case <-g.health.draining:
 			if known(req.GetService()) && sent != healthpb.HealthCheckResponse_NOT_SERVING {
 				_ = stream.Send(&healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING})
 			}
 			return status.Error(codes.Unavailable, "the server is shutting down")
-		case <-ticker.C:
+		case <-lifetime.C:
+			return status.Errorf(codes.Unavailable, "a watcher stays for %v at most; watch again", watchLifetime)
 		}
 	}
 }
@@ -71,4 +114,62 @@ func (g grpcHealth) status(ctx context.Context) healthpb.HealthCheckResponse_Ser
 		return healthpb.HealthCheckResponse_SERVING
 	}
 	return healthpb.HealthCheckResponse_NOT_SERVING
+}
+
+// join adds a watcher, and starts the ticker with the first one.
+func (g grpcHealth) join() {
+	ws := g.watchers
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.count++
+	if !ws.ticking {
+		ws.ticking = true
+		go g.tick()
+	}
+}
+
+// leave removes a watcher.
+func (ws *watchers) leave() {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.count--
+}
+
+// tick looks for changes of readiness until there is no watcher.
+func (g grpcHealth) tick() {
+	ticker := time.NewTicker(g.health.interval)
+	defer ticker.Stop()
+	stopping := g.health.stopping
+	last := ""
+	for {
+		select {
+		case <-ticker.C:
+		case <-stopping:
+			stopping = nil // once is enough
+		}
+		now := g.health.report(context.Background()).Status
+		if g.watchers.update(now != last) {
+			return
+		}
+		last = now
+	}
+}
+
+// update wakes the watchers after a change. It returns true if there is none, and tick ends.
+func (ws *watchers) update(change bool) (done bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if change {
+		close(ws.changed)
+		ws.changed = make(chan struct{})
+	}
+	ws.ticking = ws.count > 0
+	return !ws.ticking
+}
+
+// next returns a channel that is closed at the next change.
+func (ws *watchers) next() <-chan struct{} {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return ws.changed
 }

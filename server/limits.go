@@ -33,20 +33,29 @@ type Limits struct {
 	// Write is how long it may take from a request's header to the end of its answer.
 	// Default 20 s.
 	Write time.Duration
-	// Idle is how long a connection may stay open without a request. Default 120 s.
+	// Idle is how long a connection may stay open without a request. Default 650 s, more than
+	// the 600 s of the load balancer that keeps idle connections longest: the side that sends
+	// requests must be the one that closes.
 	Idle time.Duration
 	// Streams is how many requests may be under way on one HTTP/2 connection. Default 100.
 	Streams int
-	// Connections is how many connections each listener keeps open; others wait to be
-	// accepted. Zero means no limit.
+	// Connections is how many connections the listeners for HTTP and gRPC keep open together.
+	// At this bound a new one takes the place of one without a request, see connections. Zero means
+	// no limit. The ops listener has opsConnections of its own.
 	Connections int
+	// Descriptors, if it is not zero, is the lowest file descriptor that connections leave to
+	// everything besides them, see connections.
+	Descriptors int
 }
+
+// opsConnections is how many connections the ops listener keeps open.
+const opsConnections = 32
 
 // withDefaults returns l with its zero fields filled in, and what is wrong with the others.
 func (l Limits) withDefaults() (Limits, []error) {
 	var errs []error
-	if l.Connections < 0 {
-		errs = append(errs, errors.New("server: Limits.Connections must not be negative"))
+	if l.Connections < 0 || l.Descriptors < 0 {
+		errs = append(errs, errors.New("server: Limits.Connections and Limits.Descriptors must not be negative"))
 	}
 	for _, n := range []struct {
 		name     string
@@ -74,7 +83,7 @@ func (l Limits) withDefaults() (Limits, []error) {
 		{"ReadHeader", &l.ReadHeader, 5 * time.Second},
 		{"Read", &l.Read, 10 * time.Second},
 		{"Write", &l.Write, 20 * time.Second},
-		{"Idle", &l.Idle, 120 * time.Second},
+		{"Idle", &l.Idle, 650 * time.Second},
 	} {
 		if *d.value < 0 {
 			errs = append(errs, fmt.Errorf("server: Limits.%s must not be negative", d.name))

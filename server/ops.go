@@ -51,9 +51,9 @@ func ServeOps(ctx context.Context, cfg OpsConfig, l net.Listener) error {
 		limits: limits, drain: time.Second, logger: cfg.Logger, registry: cfg.Registry,
 		health: newHealth(cfg.Checks, time.Second, time.Now),
 	}
-	ops := &endpoint{"ops", l, s.httpServer(s.OpsHandler(), true, nil)}
+	ops := s.opsEndpoint(l)
 	failed := make(chan error, 1)
-	go func() { failed <- ops.serve(s.limits.Connections) }()
+	go func() { failed <- ops.serve() }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serving ops: %w", err)

@@ -11,8 +11,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
-
-	"golang.org/x/net/netutil"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -33,11 +32,15 @@ type endpoint struct {
 	name     string
 	listener net.Listener
 	server   *http.Server
+	conns    *connections
 }
 
-// Serve serves until ctx ends or a listener fails; then the server says that it is not
-// ready, accepts nothing more, and gives requests in flight DrainTimeout to end. It returns
-// nil after an orderly end. It can be called once.
+// Serve serves until ctx ends or a listener fails. It can be called once, and returns nil
+// after an orderly end, which has three steps:
+//  1. Readiness fails. New connections are served for Config.Grace all the same, so that load
+//     balancers have time to notice. Each answer closes its connection.
+//  2. The listeners close, and requests in flight get DrainTimeout.
+//  3. What is still open is cut off.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.HTTP == nil {
 		return errors.New("server: Listeners.HTTP is mandatory")
@@ -46,14 +49,14 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	all := api
 	var ops *endpoint
 	if l.Ops != nil {
-		ops = &endpoint{"ops", l.Ops, s.httpServer(s.OpsHandler(), true, nil)}
+		ops = s.opsEndpoint(l.Ops)
 		all = append(all[:len(all):len(all)], ops)
 	}
 	failed := make(chan error, len(all))
 	var running sync.WaitGroup
 	for _, e := range all {
 		running.Go(func() {
-			if err := e.serve(s.limits.Connections); !errors.Is(err, http.ErrServerClosed) {
+			if err := e.serve(); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serving %s: %w", e.name, err)
 			}
 		})
@@ -63,9 +66,13 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	// Readiness first, so that a load balancer looks elsewhere; ops last, so that it can be
-	// seen. The gRPC server has no connections of its own to stop.
 	s.health.beginShutdown()
+	if err == nil && s.grace > 0 {
+		err = s.lastGrace(ctx, failed)
+	}
+	s.logger.InfoContext(ctx, "draining", "limit", s.drain)
+	s.health.beginDrain()
+	// Ops last, so that it can be seen. The gRPC server has no connections of its own to stop.
 	errs := []error{err, s.shutdown(ctx, api...)}
 	if ops != nil {
 		errs = append(errs, s.shutdown(ctx, ops))
@@ -74,15 +81,48 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	return errors.Join(errs...)
 }
 
+// lastGrace waits until the grace is over, is cut short, or a listener fails.
+func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
+	s.logger.InfoContext(ctx, "not ready any more, and still serving", "grace", s.grace)
+	timer := time.NewTimer(s.grace)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.hurry:
+	case err := <-failed:
+		return err
+	}
+	return nil
+}
+
+// closing makes each answer close its connection once shutdown has begun: by Connection:
+// close, or by GOAWAY on HTTP/2, for which net/http takes the header.
+func (s *Server) closing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-s.health.stopping:
+			w.Header().Set("Connection", "close")
+		default:
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // apiEndpoints returns what serves the APIs: one endpoint, or one for REST and one for gRPC.
 func (s *Server) apiEndpoints(l Listeners) []*endpoint {
 	if l.GRPC == nil || l.GRPC == l.HTTP {
-		return []*endpoint{{"http and grpc", l.HTTP, s.httpServer(s.bounded(s.Handler()), true, s.tls)}}
+		return []*endpoint{{"http and grpc", l.HTTP, s.httpServer(s.closing(s.bounded(s.Handler())), true, s.tls), s.conns}}
 	}
 	return []*endpoint{
-		{"http", l.HTTP, s.httpServer(s.bounded(http.HandlerFunc(s.serveREST)), true, s.tls)},
-		{"grpc", l.GRPC, s.httpServer(s.bounded(http.HandlerFunc(s.serveGRPCOnly)), false, s.tls)},
+		{"http", l.HTTP, s.httpServer(s.closing(s.bounded(http.HandlerFunc(s.serveREST))), true, s.tls), s.conns},
+		{"grpc", l.GRPC, s.httpServer(s.closing(s.bounded(http.HandlerFunc(s.serveGRPCOnly))), false, s.tls), s.conns},
 	}
+}
+
+// opsEndpoint returns what serves ops. It has places of its own, so that it can be reached
+// whatever clients do.
+func (s *Server) opsEndpoint(l net.Listener) *endpoint {
+	return &endpoint{"ops", l, s.httpServer(s.OpsHandler(), true, nil), newConnections(opsConnections, 0, s.logger)}
 }
 
 // serveGRPCOnly answers a port that has gRPC alone.
@@ -103,7 +143,9 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 	protocols.SetHTTP2(tlsConfig != nil)
 	protocols.SetUnencryptedHTTP2(tlsConfig == nil)
 	return &http.Server{
-		Handler:           h,
+		Handler:           keepBusy(h),
+		ConnContext:       withConn,
+		ConnState:         connState,
 		TLSConfig:         tlsConfig.Clone(), // nil stays nil
 		Protocols:         protocols,
 		ReadHeaderTimeout: s.limits.ReadHeader,
@@ -122,11 +164,8 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 }
 
 // serve accepts connections until the server is shut down.
-func (e *endpoint) serve(connections int) error {
-	l := e.listener
-	if connections > 0 {
-		l = netutil.LimitListener(l, connections)
-	}
+func (e *endpoint) serve() error {
+	l := &listener{Listener: e.listener, conns: e.conns}
 	if e.server.TLSConfig != nil {
 		return e.server.ServeTLS(l, "", "")
 	}

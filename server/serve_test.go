@@ -437,34 +437,3 @@ func TestHeadersOverTheLimit(t *testing.T) {
 		}
 	}
 }
-
-func TestConnectionsAreLimited(t *testing.T) {
-	t.Parallel()
-	run := serve(t, true, false, func(_ *fixture, c *Config) { c.Limits.Connections = 1 })
-	first, err := net.Dial("tcp", run.http)
-	if err != nil {
-		t.Fatal(err)
-	}
-	answered := make(chan error, 1)
-	client, base := run.client(t, false)
-	// The first connection has the one place: only once it is closed can the second speak.
-	if _, err := first.Write([]byte("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := http.ReadResponse(bufio.NewReader(first), nil); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		_, err := client.Get(base + "/livez")
-		answered <- err
-	}()
-	select {
-	case <-answered:
-		t.Error("answered beyond the limit")
-	default:
-	}
-	_ = first.Close()
-	if err := <-answered; err != nil {
-		t.Error(err)
-	}
-}

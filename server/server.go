@@ -80,8 +80,12 @@ type Config struct {
 	TLS *tls.Config
 	// Limits bound what a caller can make the server do; zero fields get the defaults.
 	Limits Limits
-	// DrainTimeout is how long requests in flight may take after shutdown began. Default
-	// 10 s.
+	// Grace is how long the server goes on serving after ctx of Serve has ended, not ready any
+	// more. Default 0.
+	Grace time.Duration
+	// Hurry, when it is closed, ends the grace at once. It may be nil.
+	Hurry <-chan struct{}
+	// DrainTimeout is how long requests in flight may take after the grace. Default 20 s.
 	DrainTimeout time.Duration
 	// Registry gets the edge's metrics, and is what /metrics on ops serves. Mandatory.
 	Registry *prometheus.Registry
@@ -97,10 +101,13 @@ type Server struct {
 	issuers   func() []IssuerInfo
 	tls       *tls.Config
 	limits    Limits
+	grace     time.Duration
+	hurry     <-chan struct{}
 	drain     time.Duration
 	logger    *slog.Logger
 	now       func() time.Time
 
+	conns   *connections  // of HTTP and gRPC
 	slots   chan struct{} // one element for each admitted request
 	metrics *metrics
 	health  *health
@@ -123,8 +130,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Authority == nil || cfg.Issuers == nil || cfg.Registry == nil {
 		errs = append(errs, errors.New("server: Authority, Issuers and Registry are mandatory"))
 	}
-	if cfg.HealthInterval < 0 || cfg.DrainTimeout < 0 {
-		errs = append(errs, errors.New("server: HealthInterval and DrainTimeout must not be negative"))
+	if cfg.HealthInterval < 0 || cfg.Grace < 0 || cfg.DrainTimeout < 0 {
+		errs = append(errs, errors.New("server: HealthInterval, Grace and DrainTimeout must not be negative"))
 	}
 	tlsConfig, err := serverTLS(cfg.TLS)
 	errs = append(errs, err)
@@ -142,7 +149,9 @@ func New(cfg Config) (*Server, error) {
 		issuers:   cfg.Issuers,
 		tls:       tlsConfig,
 		limits:    limits,
-		drain:     orDefault(cfg.DrainTimeout, 10*time.Second),
+		grace:     cfg.Grace,
+		hurry:     cfg.Hurry,
+		drain:     orDefault(cfg.DrainTimeout, 20*time.Second),
 		logger:    cfg.Logger,
 		now:       cfg.Now,
 		slots:     make(chan struct{}, limits.InFlight),
@@ -163,6 +172,7 @@ func New(cfg Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.health = newHealth(cfg.Checks, orDefault(cfg.HealthInterval, time.Second), s.now)
+	s.conns = newConnections(limits.Connections, limits.Descriptors, s.logger)
 	if s.metrics, err = newMetrics(cfg.Registry, s.slots); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}

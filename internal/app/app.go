@@ -46,6 +46,8 @@ type Options struct {
 	// Modules are the PKCS#11 modules of a process in which more than one server runs; nil for
 	// its own.
 	Modules *keyring.Modules
+	// Hurry, when it is closed, ends shutdown.grace at once; nil for none.
+	Hurry <-chan struct{}
 	// Now is the clock by which authorities change their state and certificates begin; nil
 	// for time.Now.
 	Now func() time.Time
@@ -148,6 +150,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
+	limits, err := limits(cfg)
+	if err != nil {
+		return nil, cfg.Explain(err)
+	}
 	app.server, err = server.New(server.Config{
 		Authority: app.live,
 		Issuers:   app.live.issuers,
@@ -156,6 +162,10 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 
 		TrustedProxies: cfg.TrustedProxies,
 		TLS:            tlsConfig,
+		Limits:         limits,
+		Grace:          cfg.Shutdown.Grace,
+		Hurry:          options.Hurry,
+		DrainTimeout:   cfg.Shutdown.Drain,
 		Registry:       registry,
 		Logger:         logger,
 	})

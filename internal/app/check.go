@@ -108,7 +108,8 @@ func (r *CheckReport) server(options CheckOptions) (*config.Server, string, erro
 	}
 	_, errKeys := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	_, errProfile := ca.NewProfile(cfg.Certificate.Lifetime)
-	r.add(cfg.Explain(errors.Join(errKeys, errProfile)))
+	_, errLimits := limits(cfg)
+	r.add(cfg.Explain(errors.Join(errKeys, errProfile, errLimits)))
 	return cfg, cfg.Issuers, nil
 }
 

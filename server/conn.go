@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/share"
+)
+
+// listener gives each connection that it accepts a place before anything is read from it.
+type listener struct {
+	net.Listener
+	conns  *connections
+	closed atomic.Bool
+}
+
+// Accept returns the next connection once there is a place for it. Until then nothing is
+// accepted, and new connections wait in the kernel.
+func (l *listener) Accept() (net.Conn, error) {
+	raw, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as one too
+	c := &conn{Conn: raw, conns: l.conns, stage: busy}
+	c.address, _ = share.Networks(remote)
+	if !l.conns.enter(c, descriptorOf(raw), l.closed.Load) {
+		return nil, errors.Join(net.ErrClosed, raw.Close())
+	}
+	return c, nil
+}
+
+// Close stops accepting.
+func (l *listener) Close() error {
+	l.closed.Store(true)
+	l.conns.mu.Lock()
+	l.conns.changed.Broadcast()
+	l.conns.mu.Unlock()
+	return l.Listener.Close()
+}
+
+// conn is a connection with a place.
+type conn struct {
+	net.Conn
+	conns   *connections
+	address netip.Prefix
+	writing atomic.Int64 // since when a write is under way, in ns; 0 without one
+
+	// Under conns.mu.
+	holder           *holder // nil once the place is given back
+	stage            int
+	since            time.Time
+	inStage, inGroup *list.Element
+	requests         int  // complete ones, with their handlers
+	served           int  // complete ones until now
+	http2            bool // the client speaks HTTP/2
+	spared           bool // a victim once, but with a request on its way
+	closing          bool // chosen to be closed, or closed
+	outer            net.Conn
+}
+
+// Close closes the connection and gives its place back.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	c.conns.leave(c)
+	return err
+}
+
+// Write notes that a write is under way.
+func (c *conn) Write(b []byte) (int, error) {
+	c.writing.Store(time.Now().UnixNano())
+	defer c.writing.Store(0)
+	return c.Conn.Write(b)
+}
+
+// CloseWrite is what net/http uses so that a client can read a last answer.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// connOf returns the connection below what net/http serves; nil if it has no place.
+func connOf(served net.Conn) *conn {
+	if t, ok := served.(*tls.Conn); ok {
+		served = t.NetConn()
+	}
+	c, _ := served.(*conn)
+	return c
+}
+
+// connState is the http.Server's hook.
+func connState(served net.Conn, state http.ConnState) {
+	c := connOf(served)
+	if c == nil {
+		return
+	}
+	p := c.conns
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		c.outer = served
+	case http.StateIdle:
+		// Only HTTP/2 is idle before a request: its preface has been read.
+		c.http2 = c.http2 || c.served == 0
+		p.rest(c)
+	case http.StateActive: // a request's header has been read
+		p.rest(c)
+	}
+}
+
+// connKey is the context key of a request's connection.
+type connKey struct{}
+
+func withConn(ctx context.Context, served net.Conn) context.Context {
+	if c := connOf(served); c != nil {
+		return context.WithValue(ctx, connKey{}, c)
+	}
+	return ctx
+}
+
+// keepBusy keeps a connection from being closed while h answers a request on it: from the
+// last byte of the request's body until h returns.
+func keepBusy(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, _ := r.Context().Value(connKey{}).(*conn)
+		if c == nil {
+			h.ServeHTTP(w, r)
+			return
+		}
+		body := &requestBody{ReadCloser: r.Body, conn: c, http2: r.ProtoMajor == 2}
+		// An answer to a request without its end, such as a refusal, counts as well.
+		defer func() {
+			if body.begun || body.complete() {
+				c.conns.end(c)
+			}
+		}()
+		if r.ContentLength == 0 {
+			body.mustComplete()
+		} else {
+			r.Body = body
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// requestBody notes when a request has been read completely.
+type requestBody struct {
+	io.ReadCloser
+	conn  *conn
+	http2 bool
+	begun bool
+}
+
+// Read aborts the handler at the body's end if the connection is being closed.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF && !b.begun {
+		b.mustComplete()
+	}
+	return n, err
+}
+
+func (b *requestBody) complete() bool {
+	b.begun = b.conn.conns.begin(b.conn, b.http2)
+	return b.begun
+}
+
+// mustComplete aborts the handler if the connection is being closed. The client then gets no
+// answer at all, and its request has had no effect.
+func (b *requestBody) mustComplete() {
+	if !b.complete() {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// dismiss closes a connection that has been chosen for it. A client of HTTP/2 is sent a
+// GOAWAY with the last stream that was answered: what it has just sent can be sent again
+// over another connection (RFC 9113, section 6.8).
+func (c *conn) dismiss(lastStream int) {
+	const patience = 10 * time.Millisecond
+	since := c.writing.Load()
+	stuck := since != 0 && time.Now().UnixNano()-since > int64(patience)
+	if lastStream >= 0 && !stuck && c.outer != nil {
+		// The connection is idle, so what was written before ends with the end of a frame.
+		_ = c.SetWriteDeadline(time.Now().Add(patience))
+		_, _ = c.outer.Write(goAway(lastStream))
+	}
+	_ = c.Close()
+}
+
+// lastStream returns the last HTTP/2 stream that was answered, or -1 for HTTP/1.1. A client
+// numbers its streams 1, 3, 5 (RFC 9113, section 5.1.1); one that leaves numbers out has all
+// the same got the answers to all that were served.
+func (c *conn) lastStream() int {
+	if !c.http2 {
+		return -1
+	}
+	return max(2*c.served-1, 0)
+}
+
+// goAway returns the frame GOAWAY with NO_ERROR (RFC 9113, section 6.8).
+func goAway(lastStream int) []byte {
+	const length, kind = 8, 7
+	frame := []byte{0, 0, length, kind, 0, 0, 0, 0, 0}
+	frame = binary.BigEndian.AppendUint32(frame, uint32(lastStream)&(1<<31-1))
+	return binary.BigEndian.AppendUint32(frame, 0)
+}
+
+// unread reports whether the kernel has bytes of the client that nothing has read yet.
+func (c *conn) unread() (yes bool) {
+	control(c.Conn, func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		yes = err == nil && n > 0
+	})
+	return yes
+}
+
+// descriptorOf returns the number of a connection's file descriptor, or -1.
+func descriptorOf(c net.Conn) int {
+	number := -1
+	control(c, func(fd uintptr) { number = int(fd) })
+	return number
+}
+
+func control(c net.Conn, f func(fd uintptr)) {
+	if s, ok := c.(syscall.Conn); ok {
+		if raw, err := s.SyscallConn(); err == nil {
+			_ = raw.Control(f)
+		}
+	}
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+)
+
+// crowded serves with room for n connections.
+func crowded(t *testing.T, n int, useTLS bool) *running {
+	return serve(t, false, useTLS, func(_ *fixture, c *Config) { c.Limits.Connections = n })
+}
+
+// opened is a connection whose end a test can see.
+type opened struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (r *running) open(t *testing.T, address string, protocols ...string) *opened {
+	t.Helper()
+	var conn net.Conn
+	var err error
+	if r.roots == nil {
+		conn, err = net.Dial("tcp", address)
+	} else {
+		conn, err = tls.Dial("tcp", address, &tls.Config{RootCAs: r.roots, NextProtos: protocols})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &opened{conn, bufio.NewReader(conn)}
+}
+
+// ask sends a request and reads its answer.
+func (o *opened) ask(t *testing.T) error {
+	t.Helper()
+	if _, err := io.WriteString(o, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(o.r, nil)
+	if err != nil {
+		return err
+	}
+	readAll(t, resp)
+	return nil
+}
+
+// ended waits until the server has closed the connection.
+func (o *opened) ended() { _, _ = io.Copy(io.Discard, o.r) }
+
+// TestHeldConnectionsKeepNoClientOut holds many more connections than there are places, in every
+// state that needs no complete request, over both listeners: each newcomer is answered.
+func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
+	t.Parallel()
+	for name, sent := range map[string]string{
+		"nothing":              "",
+		"one byte":             "P",
+		"half a header":        "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+		"half a body":          "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+		"an answered request":  "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+		"the preface":          http2.ClientPreface,
+		"preface and settings": http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+		"settings and pings":   http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + strings.Repeat("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678", 100),
+	} {
+		for _, useTLS := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s TLS=%t", name, useTLS), func(t *testing.T) {
+				t.Parallel()
+				run := crowded(t, 8, useTLS)
+				protocol := "http/1.1"
+				if strings.HasPrefix(sent, http2.ClientPreface) {
+					protocol = "h2"
+				}
+				for range 3 {
+					for i := range 12 {
+						address := []string{run.http, run.grpc}[i%2]
+						conn, err := net.Dial("tcp", address)
+						if err != nil {
+							t.Fatal(err)
+						}
+						t.Cleanup(func() { _ = conn.Close() })
+						go func() { // a handshake waits for its place
+							if useTLS {
+								conn = tls.Client(conn, &tls.Config{RootCAs: run.roots, ServerName: "127.0.0.1", NextProtos: []string{protocol}})
+							}
+							_, _ = io.WriteString(conn, sent)
+						}()
+					}
+					for _, http2 := range []bool{false, true} {
+						client, base := run.client(t, http2)
+						resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
+						if err != nil || resp.StatusCode != http.StatusOK {
+							t.Fatalf("HTTP/2 %t: %v %v", http2, resp, err)
+						}
+						readAll(t, resp)
+						client.CloseIdleConnections()
+					}
+					if _, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(t.Context(), csrRequest("a.b.c")); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestIdleConnectionGetsGoAway: the client of an idle HTTP/2 connection learns before its end
+// which of its requests were answered.
+func TestIdleConnectionGetsGoAway(t *testing.T) {
+	t.Parallel()
+	for _, useTLS := range []bool{false, true} {
+		for _, requests := range []int{0, 1, 3} {
+			t.Run(fmt.Sprintf("TLS=%t requests=%d", useTLS, requests), func(t *testing.T) {
+				t.Parallel()
+				run := crowded(t, 1, useTLS)
+				first := run.open(t, run.http, "h2")
+				if _, err := io.WriteString(first, http2.ClientPreface); err != nil {
+					t.Fatal(err)
+				}
+				framer := http2.NewFramer(first, first.r)
+				if err := framer.WriteSettings(); err != nil {
+					t.Fatal(err)
+				}
+				for i := range requests {
+					// GET, http, /livez and an empty authority, by HPACK's static table and literals.
+					block := append([]byte{0x82, 0x86, 0x04, 6}, "/livez"...)
+					block = append(block, 0x01, 1, 'x')
+					if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block, EndStream: true, EndHeaders: true}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				acknowledged, answered := false, 0
+				for !acknowledged || answered < requests {
+					frame, err := framer.ReadFrame()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if s, ok := frame.(*http2.SettingsFrame); ok {
+						acknowledged = acknowledged || s.IsAck()
+					}
+					if d, ok := frame.(*http2.DataFrame); ok && d.StreamEnded() {
+						answered++
+					}
+				}
+				if err := run.open(t, run.http, "http/1.1").ask(t); err != nil {
+					t.Fatal(err)
+				}
+				frame, err := framer.ReadFrame()
+				for err == nil && frame.Header().Type == http2.FrameWindowUpdate {
+					frame, err = framer.ReadFrame()
+				}
+				goAway, ok := frame.(*http2.GoAwayFrame)
+				if err != nil || !ok || goAway.ErrCode != http2.ErrCodeNo || int(goAway.LastStreamID) != max(2*requests-1, 0) {
+					t.Errorf("got %v, %v", frame, err)
+				}
+				if frame, err := framer.ReadFrame(); err == nil {
+					t.Errorf("after it came %v", frame)
+				}
+			})
+		}
+	}
+}
+
+// TestBusyConnectionIsNeverClosed has requests under way on all connections: a newcomer waits
+// for the first to end, and ops is served.
+func TestBusyConnectionIsNeverClosed(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}), make(chan struct{})
+	run := crowded(t, 2, false)
+	run.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) {
+		entered <- struct{}{}
+		<-release
+		return &ca.Issued{Certificate: []byte("leaf"), Chain: fakeChain("root")}, nil
+	}
+	busy := make(chan error, 2)
+	client, base := run.client(t, false)
+	for range 2 {
+		go func() {
+			resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
+			if err == nil && resp.StatusCode != http.StatusOK {
+				err = errors.New(resp.Status)
+			}
+			busy <- err
+		}()
+		<-entered
+	}
+	answered := make(chan error, 1)
+	go func() { answered <- run.open(t, run.http).ask(t) }()
+	resp, err := http.Get("http://" + run.ops + "/readyz")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("ops: %v %v", resp, err)
+	}
+	select {
+	case <-answered:
+		t.Error("answered beyond the limit")
+	default:
+	}
+	close(release)
+	for range 2 {
+		if err := <-busy; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAddressWithMostLosesItsConnections has 127.0.0.2 hold most connections, newer ones than
+// 127.0.0.1 does.
+func TestAddressWithMostLosesItsConnections(t *testing.T) {
+	t.Parallel()
+	run := crowded(t, 4, false)
+	from := func(address string) *opened {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+		conn, err := dialer.Dial("tcp", run.http)
+		if err != nil {
+			t.Skipf("no second loopback address: %v", err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		o := &opened{conn, bufio.NewReader(conn)}
+		if err := o.ask(t); err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	honest := from("127.0.0.1")
+	noisy := []*opened{from("127.0.0.2"), from("127.0.0.2"), from("127.0.0.2")}
+	from("127.0.0.3")
+	noisy[0].ended()
+	from("127.0.0.4")
+	noisy[1].ended()
+	if err := errors.Join(honest.ask(t), noisy[2].ask(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzGoAway(f *testing.F) {
+	f.Add(uint32(0))
+	f.Add(uint32(1<<31 - 1))
+	f.Fuzz(func(t *testing.T, stream uint32) {
+		stream &= 1<<31 - 1
+		frame, err := http2.NewFramer(io.Discard, strings.NewReader(string(goAway(int(stream))))).ReadFrame()
+		if g, ok := frame.(*http2.GoAwayFrame); err != nil || !ok || g.LastStreamID != stream || g.ErrCode != http2.ErrCodeNo {
+			t.Errorf("%v, %v", frame, err)
+		}
+	})
+}

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"container/heap"
+	"container/list"
+	"log/slog"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// The stages of a connection that no request keeps busy. A connection moves to the next
+// stage of its kind when it gets older.
+const (
+	arriving = iota // no complete request yet; accepted less than arrivingFor ago
+	fresh           // the same, less than freshFor ago
+	stale           // the same, and older
+	idle            // between requests for less than idleFor
+	ripe            // the same, for longer
+	stages
+	busy // in no stage
+)
+
+// How long connections are spared. The first covers the time that a client near by needs to
+// send its first request, the second a TLS handshake from another continent.
+const (
+	arrivingFor = 250 * time.Millisecond
+	freshFor    = time.Second
+	idleFor     = 5 * time.Second
+)
+
+// closeOrder is the order in which the stages give up connections at the bound. Arriving
+// ones are missing: a flood must not close the connections of clients that came with it.
+var closeOrder = [...]int{stale, ripe, fresh, idle}
+
+// connections are the connections that listeners may keep open together. At the bound a new
+// connection takes the place of one that no request keeps busy: of the first stage in
+// closeOrder that has any, of the client address that holds most, the longest waiting one.
+// Every operation takes O(log n) of the number of client addresses.
+type connections struct {
+	limit int
+	// descriptors, if it is not zero, is the first file descriptor of the reserve for logs,
+	// files and outgoing connections. The kernel gives out the lowest free number. A
+	// connection with a number from here on shows that all lower ones are in use.
+	descriptors int
+	logger      *slog.Logger
+
+	turn chan struct{} // has one element while a connection enters; the next one waits
+
+	mu      sync.Mutex
+	changed sync.Cond // of mu: a connection was closed, or may be closed now
+	open    int
+	closed  uint64 // how many had to give up their place
+	logged  time.Time
+	stages  [stages]stage
+	holders map[netip.Prefix]*holder
+}
+
+// holder is a client address with its connections.
+type holder struct {
+	address netip.Prefix
+	open    int
+	groups  [stages]group
+}
+
+// group is the connections of one holder in one stage, the longest waiting one first.
+type group struct {
+	holder *holder
+	conns  list.List
+	index  int // in the stage's heap; only while there are conns
+}
+
+// stage is all connections of one stage.
+type stage struct {
+	spared time.Duration // age at which the next stage begins; zero for none
+	order  list.List     // the longest waiting one first
+	groups []*group      // a heap: the holder of most first
+}
+
+// Len, Less, Swap, Push and Pop are those of heap.Interface. Of holders with equally many
+// connections, the one with the longest waiting connection comes first.
+func (s *stage) Len() int { return len(s.groups) }
+func (s *stage) Less(i, j int) bool {
+	a, b := s.groups[i], s.groups[j]
+	if a.holder.open != b.holder.open {
+		return a.holder.open > b.holder.open
+	}
+	return a.first().since.Before(b.first().since)
+}
+func (s *stage) Swap(i, j int) {
+	s.groups[i], s.groups[j] = s.groups[j], s.groups[i]
+	s.groups[i].index, s.groups[j].index = i, j
+}
+func (s *stage) Push(x any) {
+	x.(*group).index = len(s.groups)
+	s.groups = append(s.groups, x.(*group))
+}
+func (s *stage) Pop() any {
+	last := len(s.groups) - 1
+	x := s.groups[last]
+	s.groups = s.groups[:last]
+	return x
+}
+
+func (s *group) first() *conn { return s.conns.Front().Value.(*conn) }
+
+// newConnections returns places for limit connections, or for any number if it is zero.
+func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
+	if limit == 0 {
+		limit = math.MaxInt
+	}
+	p := &connections{
+		limit: limit, descriptors: descriptors, logger: logger,
+		turn: make(chan struct{}, 1), holders: make(map[netip.Prefix]*holder),
+	}
+	p.changed.L = &p.mu
+	p.stages[arriving].spared, p.stages[fresh].spared, p.stages[idle].spared = arrivingFor, freshFor, idleFor
+	return p
+}
+
+// enter gives c a place as soon as there is one. It returns false if stopped does first.
+func (p *connections) enter(c *conn, descriptor int, stopped func() bool) bool {
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	most := p.limit - 1
+	if p.descriptors > 0 && descriptor >= p.descriptors {
+		// The reserve is in use: give back more than is taken.
+		most = min(most, max(p.open-2, 0))
+	}
+	for p.open > most {
+		if stopped() {
+			return false
+		}
+		now := time.Now()
+		if c := p.victim(now); c != nil {
+			p.evict(c, now)
+		} else {
+			p.wait(now)
+		}
+	}
+	p.open++
+	h := p.holders[c.address]
+	if h == nil {
+		h = &holder{address: c.address}
+		for i := range h.groups {
+			h.groups[i].holder = h
+		}
+		p.holders[c.address] = h
+	}
+	c.holder = h
+	p.count(h, 1)
+	p.put(c, arriving, time.Now())
+	return true
+}
+
+// leave takes the place back, once.
+func (p *connections) leave(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.holder == nil {
+		return
+	}
+	p.take(c)
+	p.open--
+	p.count(c.holder, -1)
+	if c.holder.open == 0 {
+		delete(p.holders, c.holder.address)
+	}
+	c.holder, c.closing = nil, true
+	p.changed.Broadcast()
+}
+
+// count changes how many connections a holder has, and its rank in each stage.
+func (p *connections) count(h *holder, by int) {
+	h.open += by
+	for i := range h.groups {
+		if h.groups[i].conns.Len() > 0 {
+			heap.Fix(&p.stages[i], h.groups[i].index)
+		}
+	}
+}
+
+// victim returns the connection to close next, or nil if there is none now.
+func (p *connections) victim(now time.Time) *conn {
+	p.grow(now)
+	for _, i := range closeOrder {
+		s := &p.stages[i]
+		if i == idle && p.stages[arriving].order.Len() >= max(p.limit/4, 1) {
+			// Enough of those that arrive can be closed within arrivingFor.
+			return nil
+		}
+		for len(s.groups) > 0 {
+			c := s.groups[0].first()
+			if c.spared || !c.unread() {
+				return c
+			}
+			// Its next request is in the kernel already.
+			c.spared = true
+			p.take(c)
+			p.put(c, youngest(i), now)
+		}
+	}
+	return nil
+}
+
+// youngest returns the first stage of the same kind.
+func youngest(i int) int {
+	if i < idle {
+		return arriving
+	}
+	return idle
+}
+
+// grow moves connections that got older to their next stage.
+func (p *connections) grow(now time.Time) {
+	for i := range p.stages {
+		s := &p.stages[i]
+		if s.spared == 0 {
+			continue
+		}
+		for e := s.order.Front(); e != nil && now.Sub(e.Value.(*conn).since) >= s.spared; e = s.order.Front() {
+			c := e.Value.(*conn)
+			p.take(c)
+			p.put(c, i+1, c.since)
+		}
+	}
+}
+
+// evict closes a connection that is not busy. It releases mu meanwhile.
+func (p *connections) evict(c *conn, now time.Time) {
+	p.take(c)
+	c.closing = true
+	p.closed++
+	log := now.Sub(p.logged) >= time.Minute
+	if log {
+		p.logged = now
+	}
+	closed, lastStream := p.closed, c.lastStream()
+	p.mu.Unlock()
+	if log {
+		p.logger.Warn("the connection limit is reached, so connections without a request are closed for new ones",
+			slog.Int("limit", p.limit), slog.Uint64("closed", closed))
+	}
+	c.dismiss(lastStream)
+	p.mu.Lock()
+}
+
+// wait waits until a connection is closed or may be closed. It releases mu meanwhile.
+func (p *connections) wait(now time.Time) {
+	if e := p.stages[arriving].order.Front(); e != nil {
+		wake := time.AfterFunc(arrivingFor-now.Sub(e.Value.(*conn).since), func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.changed.Broadcast()
+		})
+		defer wake.Stop()
+	}
+	p.changed.Wait()
+}
+
+// put puts c into a stage, since when it has been waiting.
+func (p *connections) put(c *conn, i int, since time.Time) {
+	s, mine := &p.stages[i], &c.holder.groups[i]
+	c.stage, c.since = i, since
+	c.inStage, c.inGroup = s.order.PushBack(c), mine.conns.PushBack(c)
+	if mine.conns.Len() == 1 {
+		heap.Push(s, mine)
+	}
+}
+
+// take takes c out of its stage, if it is in one.
+func (p *connections) take(c *conn) {
+	if c.stage == busy {
+		return
+	}
+	s, mine := &p.stages[c.stage], &c.holder.groups[c.stage]
+	s.order.Remove(c.inStage)
+	if mine.conns.Len() == 1 {
+		heap.Remove(s, mine.index) // before the group is empty: the heap compares its first
+	}
+	first := mine.conns.Front() == c.inGroup
+	mine.conns.Remove(c.inGroup)
+	if first && mine.conns.Len() > 0 {
+		heap.Fix(s, mine.index)
+	}
+	c.stage = busy
+}
+
+// begin notes that a request has been read completely. It returns false if the connection
+// is being closed, and the request must have no effect.
+func (p *connections) begin(c *conn, http2 bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.closing {
+		return false
+	}
+	p.take(c)
+	c.requests++
+	c.served++
+	c.http2, c.spared = http2, false
+	return true
+}
+
+// end notes that a request has been answered by its handler.
+func (p *connections) end(c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.requests--
+	p.rest(c)
+}
+
+// rest makes a connection idle from now on, unless it is busy or has not had a request yet.
+func (p *connections) rest(c *conn) {
+	if c.closing || c.requests > 0 || c.served == 0 {
+		return
+	}
+	p.take(c)
+	p.put(c, idle, time.Now())
+	p.changed.Signal()
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/share"
+)
+
+// crowd is places with connections that are pipes, for tests of who gives up a place.
+type crowd struct {
+	*connections
+	closed []string // names of connections, as they lost their place
+	log    logBuffer
+}
+
+// pipe is a connection of a crowd.
+type pipe struct {
+	net.Conn
+	name  string
+	crowd *crowd
+}
+
+func (p *pipe) Close() error {
+	p.crowd.closed = append(p.crowd.closed, p.name)
+	return p.Conn.Close()
+}
+
+func newCrowd(limit, descriptors int) *crowd {
+	c := &crowd{}
+	c.connections = newConnections(limit, descriptors, slog.New(slog.NewTextHandler(&c.log, nil)))
+	return c
+}
+
+func (c *crowd) open(name, address string) *conn { return c.openAs(name, address, -1) }
+
+// openAs opens a connection whose file descriptor has a number.
+func (c *crowd) openAs(name, address string, descriptor int) *conn {
+	near, _ := net.Pipe()
+	it := &conn{Conn: &pipe{near, name, c}, conns: c.connections, stage: busy}
+	it.address, _ = share.Networks(netip.MustParseAddr(address))
+	c.enter(it, descriptor, func() bool { return false })
+	return it
+}
+
+// request has a connection answer a request, which makes it idle.
+func (c *crowd) request(it *conn) {
+	c.begin(it, false)
+	c.end(it)
+}
+
+// TestPlacesAreGivenUpInOrder fills the places with connections of each kind, and opens others
+// until all are gone that may go.
+func TestPlacesAreGivenUpInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(9, 0)
+		working := c.open("working", "192.0.2.9")
+		c.begin(working, false)
+		c.request(c.open("long idle", "192.0.2.1"))
+		time.Sleep(time.Second)
+		c.request(c.open("long idle of the noisy", "192.0.2.2"))
+		time.Sleep(time.Second)
+		c.request(c.open("newer of the noisy", "192.0.2.2"))
+		time.Sleep(10 * time.Second)
+		c.open("no request", "192.0.2.3")
+		time.Sleep(2 * time.Second)
+		c.open("newer without request", "192.0.2.3")
+		c.open("no request, of another", "192.0.2.4")
+		time.Sleep(2 * time.Second)
+		c.request(c.open("just idle of the noisy", "192.0.2.2"))
+		c.request(c.open("just idle", "192.0.2.5"))
+		for i := range 8 {
+			it := c.open(fmt.Sprint("new ", i), "192.0.2.6")
+			c.begin(it, false)
+		}
+		want := []string{
+			"no request", "newer without request", "no request, of another",
+			"long idle of the noisy", "newer of the noisy", "long idle",
+			"just idle of the noisy", "just idle",
+		}
+		if got := strings.Join(c.closed, "; "); got != strings.Join(want, "; ") {
+			t.Errorf("closed %s,\nwant   %s", got, strings.Join(want, "; "))
+		}
+		entered := make(chan struct{})
+		go func() { c.open("last", "192.0.2.7"); close(entered) }()
+		synctest.Wait()
+		select {
+		case <-entered:
+			t.Error("a connection entered while all others have a request under way")
+		default:
+		}
+		c.end(working)
+		<-entered
+		if got := c.closed[len(c.closed)-1]; got != "working" {
+			t.Errorf("closed %s", got)
+		}
+	})
+}
+
+// TestFloodLeavesNewcomersTime floods the places from one address, also the honest client's,
+// which sends its request 200 ms after it connected.
+func TestFloodLeavesNewcomersTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(20, 0)
+		flooding := make(chan struct{})
+		go func() {
+			defer close(flooding)
+			for i := range 1000 {
+				c.open(fmt.Sprint("flood ", i), "192.0.2.1")
+			}
+		}()
+		for i := range 20 {
+			start := time.Now()
+			it := c.open(fmt.Sprint("honest ", i), "192.0.2.1")
+			waited := time.Since(start)
+			time.Sleep(200 * time.Millisecond)
+			if !c.begin(it, false) || waited > 2*arrivingFor {
+				t.Fatalf("newcomer %d waited %v and was then closed %t", i, waited, it.closing)
+			}
+			c.end(it)
+		}
+		<-flooding
+		if lines := strings.Count(c.log.String(), "\n"); lines == 0 || lines > 2 {
+			t.Errorf("%d lines in the log, want one for each minute", lines)
+		}
+	})
+}
+
+// TestChurnLeavesRoomForNewcomers has one address use each of its connections every second, so
+// that none is ever idle for long, and open others besides.
+func TestChurnLeavesRoomForNewcomers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(40, 0)
+		for i := range 40 {
+			c.request(c.open(fmt.Sprint("churn ", i), "192.0.2.1"))
+		}
+		start := time.Now()
+		for i := range 10 {
+			c.open(fmt.Sprint("flood ", i), "192.0.2.1")
+			c.request(c.open(fmt.Sprint("honest ", i), "192.0.2.2"))
+		}
+		if waited := time.Since(start); waited > arrivingFor {
+			t.Errorf("20 newcomers waited %v", waited)
+		}
+		for _, name := range c.closed {
+			if strings.HasPrefix(name, "honest") {
+				t.Errorf("closed %s", name)
+			}
+		}
+	})
+}
+
+// TestReserveIsGivenBack opens a connection whose descriptor shows that the reserve is in use.
+func TestReserveIsGivenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(100, 50)
+		for i := range 10 {
+			c.request(c.open(fmt.Sprint(i), "192.0.2.1"))
+		}
+		c.openAs("over", "192.0.2.1", 50)
+		if got := strings.Join(c.closed, " "); got != "0 1" {
+			t.Errorf("closed %s, want two for one", got)
+		}
+		alone := newCrowd(100, 50)
+		alone.openAs("over", "192.0.2.1", 51) // there is nothing to give back
+	})
+}
+
+// TestPlacesKeepCount runs random operations and compares with a plain search for the victim.
+func TestPlacesKeepCount(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(50, 0)
+		random := rand.New(rand.NewPCG(1, 2))
+		var all []*conn
+		for range 20000 {
+			switch n := random.IntN(10); {
+			case n < 3 && len(all) < 49:
+				all = append(all, c.open("", fmt.Sprintf("2001:db8:0:%x::%x", random.IntN(7), random.IntN(100))))
+			case n < 4 && len(all) > 0:
+				i := random.IntN(len(all))
+				_ = all[i].Close()
+				_ = all[i].Close() // as net/http does
+				all = append(all[:i], all[i+1:]...)
+			case n < 8 && len(all) > 0:
+				if it := all[random.IntN(len(all))]; it.requests > 0 {
+					c.end(it)
+				} else {
+					c.begin(it, random.IntN(2) == 0)
+				}
+			default:
+				time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
+			}
+			c.mu.Lock()
+			got := c.victim(time.Now())
+			c.mu.Unlock()
+			if want := search(all); !same(got, want) {
+				t.Fatalf("the victim is %+v, want %+v", got, want)
+			}
+		}
+		for _, it := range all {
+			_ = it.Close()
+		}
+		if c.connections.open != 0 || len(c.holders) != 0 {
+			t.Errorf("%d places and %d holders are left", c.connections.open, len(c.holders))
+		}
+	})
+}
+
+func same(a, b *conn) bool {
+	return a == b || a != nil && b != nil && a.stage == b.stage && a.since.Equal(b.since) && a.holder.open == b.holder.open
+}
+
+// search is what victim does, over all connections.
+func search(all []*conn) (best *conn) {
+	rank := map[int]int{stale: 4, ripe: 3, fresh: 2, idle: 1}
+	arrivals := 0
+	for _, c := range all {
+		if c.stage == arriving {
+			arrivals++
+		}
+		switch r := rank[c.stage]; {
+		case r == 0:
+		case best == nil || r > rank[best.stage]:
+			best = c
+		case r == rank[best.stage] && c.holder.open > best.holder.open:
+			best = c
+		case r == rank[best.stage] && c.holder.open == best.holder.open && c.since.Before(best.since):
+			best = c
+		}
+	}
+	if best != nil && best.stage == idle && arrivals >= 50/4 {
+		return nil
+	}
+	return best
+}
