@@ -3,6 +3,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -98,7 +99,7 @@ func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(
 		case http.ErrAbortHandler: // the connection is being closed
 			panic(p)
 		default:
-			err = &panicError{value: p, stack: debug.Stack()}
+			err = panicked(p)
 		}
 	}()
 	err = handle(ctx)
@@ -129,6 +130,18 @@ func ours(k refusal.Kind) bool { return k == refusal.Internal || k == refusal.Un
 type panicError struct {
 	value any
 	stack []byte
+}
+
+// panicked is the error of a panic that is being recovered. Its stack begins with the function
+// that panicked, since a line of the log has no room for all of it.
+func panicked(value any) *panicError {
+	stack := debug.Stack()
+	if _, below, ok := bytes.Cut(stack, []byte("\npanic(")); ok {
+		if lines := bytes.SplitN(below, []byte("\n"), 3); len(lines) == 3 {
+			stack = lines[2]
+		}
+	}
+	return &panicError{value: value, stack: stack}
 }
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }

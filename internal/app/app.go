@@ -65,7 +65,8 @@ type App struct {
 	// Config is the configuration that it was built from.
 	Config *config.Server
 
-	logger   *slog.Logger
+	logger   *slog.Logger // of lines that only the operator causes
+	callers  *slog.Logger // of lines that callers can cause
 	live     *live
 	rotation *rotation
 	server   *server.Server
@@ -108,7 +109,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 
-	app := &App{Config: cfg, logger: logger}
+	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler()))}
 	if err := app.trust(ctx, registry); err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	if err := app.rotate(ctx, options, registry); err != nil {
 		return nil, err
 	}
-	logs, err := newLogs(ctx, cfg, app.rotation.roots, logger, registry)
+	logs, err := newLogs(ctx, cfg, app.rotation.roots, app.callers, registry)
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
@@ -135,6 +136,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 	}()
 	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
 
+	// The record of a certificate is whole, whatever its length: its caller is verified.
 	if err := app.live.begin(ctx, ca.Config{
 		KeyPolicy: keyPolicy, Authorities: app.rotation.authorities, Profile: profile, Logs: logs.logs, Now: app.rotation.now, Logger: logger,
 	}); err != nil {
@@ -167,7 +169,7 @@ func Build(ctx context.Context, options Options) (_ *App, err error) {
 		Hurry:          options.Hurry,
 		DrainTimeout:   cfg.Shutdown.Drain,
 		Registry:       registry,
-		Logger:         logger,
+		Logger:         app.callers,
 	})
 	if err != nil {
 		return nil, cfg.Explain(err)

@@ -153,7 +153,7 @@ func (a *App) mounts(options Options) []server.Mount {
 		handler := trustroot.Handler(
 			func() ([]byte, error) { return render(a.Instance()) },
 			func(r *http.Request, err error) {
-				a.logger.LogAttrs(r.Context(), slog.LevelError, "rendering "+name, slog.String("cause", err.Error()))
+				a.callers.LogAttrs(r.Context(), slog.LevelError, "rendering "+name, slog.String("cause", err.Error()))
 			})
 		mounts = append(mounts, server.Mount{Path: "/" + name, Name: "trust", Handler: handler})
 	}

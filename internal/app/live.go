@@ -61,7 +61,7 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
 	observer := newTrustObserver(registry)
 	a.live = &live{
 		load: func() (*trust, []config.Mistake, error) {
-			return loadTrust(a.Config, a.Config.Issuers, a.logger, observer)
+			return loadTrust(a.Config, a.Config.Issuers, a.callers, observer)
 		},
 		metrics: newReloadMetrics(registry),
 		logger:  a.logger,

@@ -61,7 +61,7 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	}
 	metrics, now := signer.NewMetrics(registry), options.now()
 	r := &rotation{
-		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: metrics, Logger: logger}),
+		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: metrics, Logger: slog.New(CallerLines(logger.Handler()))}),
 		path: cfg.CA.Set, now: now, warn: warner(logger),
 	}
 	if cfg.CA.File != nil {

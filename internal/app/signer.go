@@ -63,6 +63,7 @@ const skew = time.Minute
 // Sign signs for servers until ctx ends.
 func Sign(ctx context.Context, options SignerOptions) error {
 	logger := newLogger(options.Log, options.LogOutput)
+	callers := slog.New(CallerLines(logger.Handler()))
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
 	cfg := &config.Server{CA: config.CA{Set: options.Set}}
@@ -74,7 +75,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	if s.rotation, err = newRotation(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
-	front, ops, err := s.listen(options, refusals(registry), logger)
+	front, ops, err := s.listen(options, refusals(registry), callers)
 	if err != nil {
 		return errors.Join(err, s.rotation.ring.Close())
 	}
@@ -91,7 +92,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	group.Go(func() error { s.rotation.run(background, cfg, logger); return nil })
 	group.Go(func() error { s.rotation.watcher.Run(background); return nil })
 	if ops != nil {
-		group.Go(func() error { return s.serveOps(ctx, ops, front, registry, logger) })
+		group.Go(func() error { return s.serveOps(ctx, ops, front, registry, callers) })
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
 	err = errors.Join(group.Wait(), s.rotation.ring.Close())
