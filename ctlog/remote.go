@@ -46,7 +46,7 @@ type RemoteConfig struct {
 	// latter, since nothing then protects a log's answers from being delayed or dropped
 	// (they cannot be forged). A trailing slash makes no difference.
 	URL string
-	// Token is sent as a bearer token with each submission and with get-roots; nil for none. Public logs want
+	// Token is sent as a bearer token with each request; nil for none. Public logs need
 	// none; an embedded log of another replica does. It is never sent over plain http to
 	// another machine.
 	Token []byte

@@ -62,7 +62,7 @@ The CA's keys and the logs' are not opened, so that this runs where they are not
 		},
 	}
 	c.Flags().BoolVar(&options.Compat, "compat", false, "what Fulcio tolerates in an issuer file is a warning")
-	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys")
+	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys, and each remote log for its tree head")
 	return c
 }
 

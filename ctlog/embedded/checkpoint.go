@@ -4,7 +4,9 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -12,6 +14,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // algorithmTreeHead is the signature type of an RFC6962NoteSignature (static-ct-api, section
@@ -120,6 +124,25 @@ func parseCheckpoint(raw []byte, origin string, keyID uint32) (*checkpoint, erro
 		return c, nil
 	}
 	return nil, errors.New("it has no signature of this log's key")
+}
+
+// VerifyCheckpoint checks that raw is a checkpoint of the log with this key, whatever its origin.
+func VerifyCheckpoint(raw []byte, publicKey *ctlog.PublicKey) error {
+	parsed, err := x509.ParsePKIXPublicKey(publicKey.SPKI())
+	public, ok := parsed.(*ecdsa.PublicKey)
+	if err != nil || !ok {
+		return fmt.Errorf("the key is a %T: %w", parsed, err)
+	}
+	key := &logKey{public: public, id: publicKey.LogID()}
+	origin, _, _ := strings.Cut(string(raw[:min(len(raw), maxCheckpoint)]), "\n")
+	c, err := parseCheckpoint(raw, origin, noteKeyID(origin, key.id))
+	if err != nil {
+		return err
+	}
+	if !key.verifyTreeHead(c.timestamp, c.head, c.signed) {
+		return errors.New("its signature is not of this key")
+	}
+	return nil
 }
 
 // noteVerifier is the log's public key as golang.org/x/mod/sumdb/note wants it.

@@ -24,7 +24,8 @@ type CheckOptions struct {
 	// Compat makes warnings of what the peer tolerates in an issuer file; a server
 	// configuration says so itself.
 	Compat bool
-	// Online asks each static issuer for its document and keys.
+	// Online asks each static issuer for its document and keys, and each remote log for its tree
+	// head.
 	Online bool
 	// Environ is the environment, as os.Environ gives it; for a server configuration.
 	Environ []string
@@ -37,11 +38,11 @@ type CheckReport struct {
 	// Entries and Tests count the issuer entries and the tests beside them. They are 0 where
 	// mistakes kept the issuers from being read.
 	Entries, Tests int
-	// Asked counts the issuers that were asked, with Online.
-	Asked int
+	// Asked and Logs count the issuers and the logs that were asked, with Online.
+	Asked, Logs int
 }
 
-// probeTimeout bounds what Online waits for all issuers together.
+// probeTimeout bounds what Online waits for all issuers together, and for all logs.
 const probeTimeout = 20 * time.Second
 
 // Check reads a configuration as serve does, without its secrets, and runs the tests that
@@ -50,6 +51,9 @@ const probeTimeout = 20 * time.Second
 func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	report := &CheckReport{}
 	cfg, t, err := report.load(options)
+	if options.Online && cfg != nil {
+		report.askLogs(ctx, cfg)
+	}
 	if t == nil || err != nil {
 		return report, err
 	}
@@ -71,8 +75,8 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	return report, nil
 }
 
-// load returns the server configuration and the issuers of the file; nil where mistakes, which are in the report then,
-// keep them from use.
+// load returns the server configuration and the issuers of the file; nil where mistakes, which are
+// in the report then, keep them from use.
 func (r *CheckReport) load(options CheckOptions) (*config.Server, *trust, error) {
 	cfg, file, err := r.server(options)
 	if cfg == nil || err != nil {
@@ -143,6 +147,9 @@ func (r *CheckReport) Summary() string {
 	}
 	if r.Asked > 0 {
 		text += ", " + count(r.Asked, "issuer asked", "issuers asked")
+	}
+	if r.Logs > 0 {
+		text += ", " + count(r.Logs, "log asked", "logs asked")
 	}
 	return text
 }

@@ -165,7 +165,7 @@ func (o *outage) wait(meanwhile func(), states []string) {
 		agreed := true
 		for i, state := range states {
 			agreed = agreed && strings.Contains(metrics, `mayfly_ct_breaker_state{log="`+o.urls[i]+`",state="`+state+`"} 1`) &&
-				strings.Contains(detail, o.urls[i]+": breaker "+state) && strings.Contains(problem, o.urls[i]+": ") == (state != "closed")
+				strings.Contains(detail, o.urls[i]+": breaker "+state) && (state == "closed" || strings.Contains(problem, o.urls[i]+": "))
 		}
 		if agreed {
 			return

@@ -14,9 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// ctCheck tells how each log is doing. It turns nothing red, not even with every log out:
-// what closes a breaker is the next certificate, and a server that nobody may ask any more
-// would never make it. Metrics are what to be alarmed by.
+// ctCheck reports how each log is doing. It never makes the server not ready, not even with every
+// log unavailable: what closes a breaker is the next certificate, and a server that is not ready
+// issues none. Alerts are for metrics.
 func ctCheck(logs *ctlog.Logs) server.Check {
 	return server.Check{
 		Name: "certificate-transparency",
@@ -29,7 +29,8 @@ func ctCheck(logs *ctlog.Logs) server.Check {
 	}
 }
 
-// ctHealth tells each log's state, and an error where a breaker is not closed.
+// ctHealth returns each log's state, and the last error of each log that has failed since it last
+// gave an SCT.
 func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
 	var states []string
 	for _, log := range logs {
@@ -47,7 +48,7 @@ func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
 			state += ", to be left alone for " + seconds(log.Rest)
 		}
 		states = append(states, state)
-		if log.State != breaker.Closed {
+		if log.LastError != nil {
 			err = errors.Join(err, fmt.Errorf("%s: %w", log.Name, log.LastError))
 		}
 	}
