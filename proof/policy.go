@@ -29,7 +29,7 @@ type KeyPolicyConfig struct {
 }
 
 // KeyPolicy says which keys are certified: by algorithm and size, and never a weak one. It
-// is immutable. The zero KeyPolicy allows no key.
+// is safe for concurrent use. The zero KeyPolicy allows no key.
 type KeyPolicy struct {
 	allowed  []string
 	accepted string // allowed, for messages

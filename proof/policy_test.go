@@ -12,6 +12,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"fmt"
 	"math/big"
 	"slices"
 	"strconv"
@@ -206,6 +207,75 @@ cQIDAQAB
 	checkRefusal(t, err, refusal.KeyWeak, "ROCA")
 }
 
+// A modulus must be neither a prime nor a power (NIST SP 800-89, section 5.3.3).
+func TestPrimeAndPowerRSAKeys(t *testing.T) {
+	t.Parallel()
+	policy := newPolicy(t)
+	// primes are the largest of 2048, 3072 and 4096 bits, 2^bits − d.
+	for bits, d := range map[uint]int64{2048: 1942289, 3072: 1103717, 4096: 2549} {
+		n := new(big.Int).Lsh(big.NewInt(1), bits)
+		n.Sub(n, big.NewInt(d))
+		if !n.ProbablyPrime(20) {
+			t.Fatalf("2^%d − %d is no prime", bits, d)
+		}
+		for range 2 { // what was refused is not remembered as composite
+			checkRefusal(t, policy.Check(&rsa.PublicKey{N: n, E: 65537}), refusal.KeyWeak, "is a prime")
+		}
+	}
+	for _, bits := range []int{2048, 3072, 4096} {
+		for k := int64(3); k <= maxPower; k += 2 {
+			base := root(new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), uint(bits)), big.NewInt(1)), big.NewInt(k))
+			base.SetBit(base, 0, 1)
+			for new(big.Int).Exp(base, big.NewInt(k), nil).BitLen() > bits || new(big.Int).GCD(nil, nil, base, policy.rsa.smallPrimes).Cmp(big.NewInt(1)) != 0 {
+				base.Sub(base, big.NewInt(2))
+			}
+			n := new(big.Int).Exp(base, big.NewInt(k), nil)
+			if n.BitLen() == bits && base.BitLen() > 9 {
+				checkRefusal(t, policy.Check(&rsa.PublicKey{N: n, E: 65537}), refusal.KeyWeak, "is a power")
+			}
+		}
+	}
+}
+
+// The root is exact where a floating-point number is not.
+func TestRoot(t *testing.T) {
+	t.Parallel()
+	one := big.NewInt(1)
+	for seed := range uint64(200) {
+		base := number(12+int(seed)*6, seed)
+		for _, k := range []int64{3, 5, 7, 31, 101, 431} {
+			exponent := big.NewInt(k)
+			n := new(big.Int).Exp(base, exponent, nil)
+			if n.BitLen() > 8192 {
+				continue
+			}
+			below := new(big.Int).Sub(base, one)
+			for _, test := range []struct{ n, want *big.Int }{{n, base}, {new(big.Int).Add(n, one), base}, {new(big.Int).Sub(n, one), below}} {
+				if got := root(test.n, exponent); got.Cmp(test.want) != 0 {
+					t.Fatalf("the root %d of a number of %d bits is %x, want %x", k, test.n.BitLen(), got, test.want)
+				}
+			}
+		}
+	}
+}
+
+// Keys that many requests hold are tested once, and the memory for them is bounded.
+func TestCompositesAreRemembered(t *testing.T) {
+	t.Parallel()
+	c := newRSAChecks().composites
+	for i := range int64(600) {
+		if !c.contains(big.NewInt(4*i + 4)) {
+			t.Fatalf("%d is composite", 4*i+4)
+		}
+	}
+	if len(c.known) != len(c.oldest) {
+		t.Errorf("%d moduli are known, want %d", len(c.known), len(c.oldest))
+	}
+	if c.contains(big.NewInt(65537)) {
+		t.Error("65537 is prime")
+	}
+}
+
 func TestIsSquare(t *testing.T) {
 	t.Parallel()
 	c := newRSAChecks()
@@ -303,17 +373,23 @@ func TestSmallOrderSignature(t *testing.T) {
 	checkRefusal(t, err, refusal.KeyWeak, "small order")
 }
 
+// What a key costs, and what it costs once its modulus is known to be composite.
 func BenchmarkPolicyRSA(b *testing.B) {
 	policy := newPolicy(b)
-	for _, bits := range []int{2048, 4096} {
-		b.Run(strconv.Itoa(bits), func(b *testing.B) {
-			key := &rsa.PublicKey{N: new(big.Int).Mul(number(bits/2, 1), number(bits/2, 2)), E: 65537}
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := policy.Check(key); err != nil {
-					b.Fatal(err)
+	for _, bits := range []int{2048, 3072, 4096} {
+		key := &rsa.PublicKey{N: new(big.Int).Mul(number(bits/2, 1), number(bits/2, 2)), E: 65537}
+		for _, known := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%d known=%t", bits, known), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if !known {
+						clear(policy.rsa.composites.known)
+					}
+					if err := policy.Check(key); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

@@ -4,7 +4,10 @@ package proof
 
 import (
 	"crypto/rsa"
+	"crypto/sha256"
+	"math"
 	"math/big"
+	"sync"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/titanous/rocacheck"
@@ -24,18 +27,23 @@ const (
 	fermatRounds = 100
 )
 
-// rsaChecks holds the numbers that each check needs again. It is immutable.
+// rsaChecks holds the numbers that each check needs again, and what it has found.
 type rsaChecks struct {
 	smallPrimes *big.Int // the product of all primes below smallPrimeLimit
 	sieve       *big.Int // 63 · 65 · 11
 	squares     map[int64][]bool
+	powers      []power
+	composites  *composites
 }
 
 func newRSAChecks() rsaChecks {
-	c := rsaChecks{smallPrimes: big.NewInt(1), sieve: big.NewInt(63 * 65 * 11), squares: map[int64][]bool{}}
+	c := rsaChecks{smallPrimes: big.NewInt(1), sieve: big.NewInt(63 * 65 * 11), squares: map[int64][]bool{}, composites: &composites{known: map[[sha256.Size]byte]bool{}}}
 	for n := int64(2); n < smallPrimeLimit; n++ {
 		if prime := big.NewInt(n); prime.ProbablyPrime(0) { // exact below 2^64
 			c.smallPrimes.Mul(c.smallPrimes, prime)
+			if n > 2 && n <= maxPower {
+				c.powers = append(c.powers, newPower(n))
+			}
 		}
 	}
 	for _, m := range []int64{64, 63, 65, 11} {
@@ -47,8 +55,9 @@ func newRSAChecks() rsaChecks {
 	return c
 }
 
-// check tells whether the factors of key's modulus can be found with little work; its size
-// and exponent are good.
+// check returns a refusal if the factors of key's modulus can be found with little work; its size
+// and exponent are good. NIST SP 800-89, section 5.3.3, also requires a modulus that is neither a
+// prime nor the power of one.
 func (c rsaChecks) check(key *rsa.PublicKey) error {
 	if key.N.Bit(0) == 0 || new(big.Int).GCD(nil, nil, c.smallPrimes, key.N).Cmp(big.NewInt(1)) != 0 {
 		return refusal.New(refusal.KeyWeak, "the RSA key's modulus has a factor below %d; make a new key with another generator", smallPrimeLimit)
@@ -58,6 +67,12 @@ func (c rsaChecks) check(key *rsa.PublicKey) error {
 	}
 	if rocacheck.IsWeak(key) {
 		return refusal.New(refusal.KeyWeak, "the RSA key is of the form that CVE-2017-15361 (ROCA) makes; make a new key with another generator")
+	}
+	if c.isPower(key.N) {
+		return refusal.New(refusal.KeyWeak, "the RSA key's modulus is a power of a number, not the product of two primes; make a new key with another generator")
+	}
+	if !c.composites.contains(key.N) {
+		return refusal.New(refusal.KeyWeak, "the RSA key's modulus is a prime, so that its private half follows from it; make a new key with another generator")
 	}
 	return nil
 }
@@ -101,4 +116,91 @@ func (c rsaChecks) isSquare(n *big.Int) bool {
 	}
 	root := new(big.Int).Sqrt(n)
 	return root.Mul(root, root).Cmp(n) == 0
+}
+
+// maxPower is the largest exponent of a power that has maxModulus bits and no factor below
+// smallPrimeLimit, of 9.5 bits: 4096 / 9.5.
+const maxPower = 431
+
+// power finds numbers that are x^k, for an odd prime k. Residues modulo a prime r with r ≡ 1 (mod
+// k) exclude all but one number in k before a root is computed.
+type power struct{ k, r *big.Int }
+
+func newPower(k int64) power {
+	r := big.NewInt(2*k + 1)
+	for !r.ProbablyPrime(0) {
+		r.Add(r, big.NewInt(2*k))
+	}
+	return power{big.NewInt(k), r}
+}
+
+// isPower reports whether n is x^k for some x and an odd prime k up to maxPower; closePrimes finds
+// squares.
+func (c rsaChecks) isPower(n *big.Int) bool {
+	residue, exponent, one := new(big.Int), new(big.Int), big.NewInt(1)
+	for _, p := range c.powers {
+		// n is a k-th power modulo r if and only if n^((r-1)/k) = 1 (mod r).
+		exponent.Quo(exponent.Sub(p.r, one), p.k)
+		if residue.Exp(residue.Rem(n, p.r), exponent, p.r); residue.Cmp(one) != 0 {
+			continue
+		}
+		if new(big.Int).Exp(root(n, p.k), p.k, nil).Cmp(n) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// root returns the integer part of the k-th root of n, by Newton's method from above.
+func root(n, k *big.Int) *big.Int {
+	// The logarithm gives the first 40 bits; the margin keeps x at or above the root.
+	mantissa := new(big.Float)
+	exponent := new(big.Float).SetInt(n).MantExp(mantissa)
+	fraction, _ := mantissa.Float64()
+	whole, part := math.Modf((float64(exponent) + math.Log2(fraction)) / float64(k.Int64()))
+	const precision, margin = 52, 1 << 12
+	x := big.NewInt(int64(math.Exp2(part+precision)) + margin)
+	x.Rsh(x.Lsh(x, uint(whole)), precision).Add(x, big.NewInt(1))
+	below := new(big.Int).Sub(k, big.NewInt(1))
+	for { // y = ((k−1)·x + n / x^(k−1)) / k
+		y := new(big.Int).Exp(x, below, nil)
+		y.Quo(n, y)
+		y.Quo(y.Add(y, new(big.Int).Mul(below, x)), k)
+		if y.Cmp(x) >= 0 {
+			return x
+		}
+		x = y
+	}
+}
+
+// composites remembers the moduli that were found composite last. The test is an exponentiation
+// modulo n, which costs more than all other checks, and a process that signs for a server meets
+// each key twice. It is safe for concurrent use.
+type composites struct {
+	mu     sync.Mutex
+	known  map[[sha256.Size]byte]bool
+	oldest [256][sha256.Size]byte // a ring of what is known
+	next   int
+}
+
+// contains reports whether n is composite. A prime is never taken for composite.
+func (c *composites) contains(n *big.Int) bool {
+	sum := sha256.Sum256(n.Bytes())
+	c.mu.Lock()
+	known := c.known[sum]
+	c.mu.Unlock()
+	if known {
+		return true
+	}
+	if n.ProbablyPrime(0) {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.known[sum] {
+		delete(c.known, c.oldest[c.next])
+		c.known[sum], c.oldest[c.next] = true, sum
+		c.next = (c.next + 1) % len(c.oldest)
+	}
+	return true
 }
