@@ -128,6 +128,7 @@ func (s *source) fetch(ctx context.Context) (k *keys, err error) {
 // the error of a discovery document that is not.
 func (s *source) land(ctx context.Context, k *keys, err error) {
 	now := s.now()
+	err = brief(err)
 	stopped := err != nil && ctx.Err() != nil // Run has ended, which says nothing of the issuer
 	s.mu.Lock()
 	if k != nil {
@@ -135,12 +136,13 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 		s.lastSuccess = now
 	}
 	s.flight = nil
-	before := s.failures
+	failures := s.failures
 	switch {
 	case err == nil:
 		s.failures, s.lastErr, s.retryAt = 0, nil, time.Time{}
 	case !stopped:
 		s.failures++
+		failures++
 		s.lastErr, s.lastFailure, s.retryAt = err, now, now.Add(backoff(s.failures))
 		select {
 		case s.failed <- struct{}{}:
@@ -154,18 +156,7 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 	if s.pool != nil {
 		s.pool.landed(s, now, err)
 	}
-
-	// A wildcard issuer exists because a token named it, so that it cannot be read is no news
-	// unless it could before.
-	log := s.logger.With("issuer_entry", s.entry.Key, "issuer_url", s.issuerURL)
-	switch {
-	case err != nil && s.wildcard() && s.current.Load() == nil:
-		log.DebugContext(ctx, "wildcard issuer cannot be reached", "error", err)
-	case err != nil:
-		log.WarnContext(ctx, "issuer cannot be reached, or not as it should be", "error", err, "failures", before+1, "keys_refreshed", k != nil)
-	case before > 0:
-		log.InfoContext(ctx, "issuer can be reached again", "failures", before)
-	}
+	s.report(ctx, failures, k != nil, err)
 }
 
 // backoff is the pause after the given number of failures in a row: from firstBackoff to

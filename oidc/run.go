@@ -20,6 +20,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 	for _, src := range v.static {
 		all.Go(func() { src.maintain(ctx) })
 	}
+	all.Go(func() { v.summarize(ctx) })
 	<-ctx.Done()
 	all.Wait()
 	return nil

@@ -41,6 +41,7 @@ type pool struct {
 	begun     *share.Places // lookups of the last lookupBurst/lookupRate seconds
 	lookups   *share.Places // first fetches under way
 	refreshes *share.Places // other fetches under way
+	lines     *share.Places // lines of the last summaryInterval, for one client
 	checks    *share.Places // fetches of the last checkInterval for tokens that keys do not verify
 
 	mu          sync.Mutex // guards what follows
@@ -56,7 +57,7 @@ func newPool(common *shared, e *entry) *pool {
 		common: common, entry: e,
 		begun:   share.New(lookupBurst, lookupBurst*time.Second/lookupRate),
 		lookups: share.New(maxLookups, 0), refreshes: share.New(maxRefreshes, 0),
-		checks: share.New(maxChecks, checkInterval),
+		checks: share.New(maxChecks, checkInterval), lines: share.New(2*maxPatternLines, summaryInterval),
 		proven: newLRU(maxProven), unproven: newLRU(maxUnproven),
 	}
 }
@@ -116,13 +117,9 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	if p.lastErr != nil {
 		status.State, status.LastError = StateFailing, p.lastErr.Error()
 	}
-	var sources []*source
-	for element := p.proven.order.Front(); element != nil; element = element.Next() {
-		sources = append(sources, element.Value.(*source))
-	}
 	p.mu.Unlock()
 
-	sources = slices.DeleteFunc(sources, func(s *source) bool { return s.usable(s.current.Load(), now) == nil })
+	sources := slices.DeleteFunc(p.readable(), func(s *source) bool { return s.usable(s.current.Load(), now) == nil })
 	if status.Issuers = len(sources); status.Issuers == 0 {
 		return status
 	}
@@ -134,6 +131,16 @@ func (p *pool) status(now time.Time) IssuerStatus {
 		}
 	}
 	return status
+}
+
+// readable returns the issuers whose keys have been read.
+func (p *pool) readable() (sources []*source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for element := p.proven.order.Front(); element != nil; element = element.Next() {
+		sources = append(sources, element.Value.(*source))
+	}
+	return sources
 }
 
 // tooMany is the refusal of a request of client for which there is no place. It is RATE_LIMITED
