@@ -166,7 +166,7 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 	if err != nil {
 		return nil, 0, fmt.Errorf("reading body: %w", err)
 	}
-	list, ignored, err := parseKeySet(body)
+	list, ignored, err := parseKeySet(body, s.entry.SPIFFE)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -177,6 +177,10 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 		}
 		s.logger.LogAttrs(ctx, level, "keys in a key set cannot verify signatures and are ignored",
 			slog.String("issuer_url", s.issuerURL), slog.Int("ignored", ignored), slog.Int("used", len(list)))
+	}
+	if len(list) > maxKeys {
+		s.logger.WarnContext(ctx, "a key set is unusually large; a token without a kid is tried with its first keys only",
+			"issuer_url", s.issuerURL, "keys", len(list), "tried", maxKeys)
 	}
 	return list, refreshInterval(resp.Header, s.refresh), nil
 }

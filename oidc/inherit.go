@@ -41,7 +41,7 @@ func (p *pool) inherit(prev *pool, still func(issuerURL string) bool) {
 	prev.mu.Lock()
 	defer prev.mu.Unlock()
 	p.lastSuccess, p.lastFailure, p.lastErr = prev.lastSuccess, prev.lastFailure, prev.lastErr
-	for _, from := range []struct{ old, new lru }{{prev.proven, p.proven}, {prev.unproven, p.unproven}} {
+	for _, from := range []struct{ old, new lru }{{prev.proven, p.proven}, {prev.large, p.large}, {prev.unproven, p.unproven}} {
 		for element := from.old.order.Back(); element != nil; element = element.Prev() {
 			known := element.Value.(*source)
 			if !still(known.issuerURL) {
@@ -57,7 +57,7 @@ func (p *pool) inherit(prev *pool, still func(issuerURL string) bool) {
 
 // reachesAs tells whether keys that o's settings fetched are those that e's would.
 func (e *entry) reachesAs(o *entry) bool {
-	return e.URL == o.URL && e.Pattern == o.Pattern && e.inCluster == o.inCluster &&
+	return e.URL == o.URL && e.Pattern == o.Pattern && e.inCluster == o.inCluster && e.SPIFFE == o.SPIFFE &&
 		e.AllowPrivateNetwork == o.AllowPrivateNetwork && bytes.Equal(e.CACert, o.CACert) &&
 		slices.Equal(e.SigningAlgorithms, o.SigningAlgorithms) && slices.Equal(e.JWKSHosts, o.JWKSHosts)
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/go-jose/go-jose/v4"
@@ -18,7 +19,7 @@ import (
 
 // Limits on a key set.
 const (
-	maxKeys    = 64
+	maxKeys    = 64   // that are parsed when the set is read, and that a token without a `kid` is tried with
 	minRSABits = 2048 // RFC 7518, sections 3.3 and 3.5
 	maxRSABits = 8192 // the time for a signature grows with the square
 )
@@ -26,8 +27,11 @@ const (
 // publicKey is a key that an issuer may sign tokens with.
 type publicKey struct {
 	id  string // `kid`; may be empty, and need not be unique
-	alg string // the only algorithm that the JWK is for; "" where it does not say
+	alg string // the only algorithm that the JWK is for; "" where it names none
 	key crypto.PublicKey
+	// unparsed is set, and key is not, beyond the first maxKeys keys of a set: only a token that
+	// names such a key has it parsed.
+	unparsed *jwk
 }
 
 // jwk has the members of a JSON Web Key (RFC 7517 and RFC 7518, section 6) that matter for
@@ -45,45 +49,60 @@ type jwk struct {
 	E      string   `json:"e,omitzero"`
 }
 
-// parseKeySet decodes a JWK Set (RFC 7517, section 5). As that section asks, keys of unknown
-// kinds and broken keys are passed over; their number is returned as ignored.
-func parseKeySet(body []byte) (list []publicKey, ignored int, err error) {
+// parseKeySet decodes a JWK Set (RFC 7517, section 5). As that section requires, keys of unknown
+// kinds and broken keys are skipped; their number is returned as ignored. Where spiffe is set, the
+// set may be a SPIFFE bundle.
+func parseKeySet(body []byte, spiffe bool) (list []publicKey, ignored int, err error) {
 	var set struct {
 		Keys []jsontext.Value `json:"keys"`
 	}
-	// Doubled members spoil one key, below, and not the set.
-	if err := json.Unmarshal(body, &set, jsontext.AllowDuplicateNames(true)); err != nil {
+	// Text that is not UTF-8, or a doubled member, affects at most one key, below, and not the set.
+	lenient := json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if err := json.Unmarshal(body, &set, lenient); err != nil {
 		return nil, 0, fmt.Errorf("decoding: %w", err)
 	}
 	if set.Keys == nil {
-		return nil, 0, errors.New("the document has no member keys")
-	}
-	if len(set.Keys) > maxKeys {
-		return nil, 0, fmt.Errorf("the set has %d keys; at most %d are accepted", len(set.Keys), maxKeys)
+		return nil, 0, errors.New("the document has no member keys, or one that is null")
 	}
 	for _, raw := range set.Keys {
-		if key, err := parseKey(raw); err == nil {
-			list = append(list, key)
-		} else {
-			ignored++
+		var key publicKey
+		members, err := parseJWK(raw, spiffe)
+		switch {
+		case err != nil:
+		case len(list) < maxKeys:
+			key, err = members.publicKey()
+		default:
+			key = publicKey{id: members.Kid, alg: members.Alg, unparsed: members}
 		}
+		if err != nil {
+			ignored++
+			continue
+		}
+		list = append(list, key)
 	}
 	return list, ignored, nil
 }
 
-func parseKey(raw []byte) (publicKey, error) {
+// parseJWK decodes a key of a set, and checks that it may verify tokens.
+func parseJWK(raw []byte, spiffe bool) (*jwk, error) {
 	var members jwk
-	if err := json.Unmarshal(raw, &members); err != nil {
-		return publicKey{}, fmt.Errorf("decoding: %w", err)
+	if err := json.Unmarshal(raw, &members, jsontext.AllowInvalidUTF8(true)); err != nil {
+		return nil, fmt.Errorf("decoding: %w", err)
 	}
 	switch {
-	case members.Use != "" && members.Use != "sig":
-		return publicKey{}, errors.New("the key is not for signatures")
+	// SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle has "jwt-svid" where others have "sig".
+	case members.Use != "" && members.Use != "sig" && !(spiffe && members.Use == "jwt-svid"):
+		return nil, errors.New("the key is not for signatures")
 	case members.KeyOps != nil && !slices.Contains(members.KeyOps, "verify"):
-		return publicKey{}, errors.New("the key is not for verifying")
+		return nil, errors.New("the key is not for verifying")
 	case members.Alg != "" && !supportedAlgorithm(members.Alg):
-		return publicKey{}, errors.New("the key is for another algorithm")
+		return nil, errors.New("the key is for another algorithm")
 	}
+	return &members, nil
+}
+
+// publicKey returns the key that the members describe.
+func (members *jwk) publicKey() (publicKey, error) {
 	public, err := json.Marshal(members)
 	if err != nil {
 		return publicKey{}, fmt.Errorf("encoding: %w", err)
@@ -99,6 +118,33 @@ func parseKey(raw []byte) (publicKey, error) {
 		return publicKey{}, errors.New("the RSA key is too small or too large")
 	}
 	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, nil
+}
+
+// candidates yields the keys to try for a token: those with its `kid`, or without one all that
+// are parsed; at most maxKeys.
+func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
+	return func(yield func(publicKey) bool) {
+		left := maxKeys
+		for _, key := range k.list {
+			if left == 0 || keyID == "" && key.unparsed != nil {
+				return
+			}
+			if keyID != "" && key.id != keyID {
+				continue
+			}
+			left--
+			if key.unparsed != nil {
+				parsed, err := key.unparsed.publicKey()
+				if err != nil {
+					continue
+				}
+				key = parsed
+			}
+			if !yield(key) {
+				return
+			}
+		}
+	}
 }
 
 // has tells whether some key has the given `kid`; a token without one can try them all.

@@ -202,7 +202,6 @@ func TestIssuerThatTurnsBad(t *testing.T) {
 		"answers HTML":             func(*world) http.Handler { return body("<html>maintenance</html>") },
 		"answers null":             func(*world) http.Handler { return body("null") },
 		"serves no keys member":    keySet(`{}`),
-		"serves 65 keys":           keySet(`{"keys":[{}` + strings.Repeat(`,{}`, maxKeys) + `]}`),
 		"serves a huge key set":    keySet(`{"keys":["` + strings.Repeat("x", maxDocument) + `"]}`),
 		"serves half a key set":    keySet(`{"keys":[`),
 		"moves keys to plain text": func(*world) http.Handler { return site(testIssuer, "http://issuer.example/keys", "", `{"keys":[]}`) },

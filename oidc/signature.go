@@ -65,8 +65,8 @@ func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, er
 		return nil, s.refusal
 	}
 	fitting := 0
-	for _, key := range s.keys.list {
-		if s.token.keyID != "" && key.id != s.token.keyID || !key.fits(s.token.alg) {
+	for key := range s.keys.candidates(s.token.keyID) {
+		if !key.fits(s.token.alg) {
 			continue
 		}
 		fitting++

@@ -3,6 +3,7 @@
 package oidc
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -180,7 +181,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
 	}
-	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: io.LimitReader(resp.Body, maxDocument+1)}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: bufio.NewReader(io.LimitReader(resp.Body, maxDocument+1))}
 	return resp, nil
 }
 
@@ -196,14 +197,22 @@ func isRedirect(resp *http.Response) bool {
 }
 
 // limitedBody fails once more than maxDocument bytes have come, and never reads more than
-// one above it.
+// one above it. It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section
+// 8.1) and a JSON decoder refuses.
 type limitedBody struct {
 	io.ReadCloser
-	limited io.Reader
+	limited *bufio.Reader
+	started bool
 	read    int
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
+	if !b.started {
+		b.started = true
+		if start, _ := b.limited.Peek(3); string(start) == "\ufeff" {
+			b.read, _ = b.limited.Discard(3)
+		}
+	}
 	n, err := b.limited.Read(p)
 	if b.read += n; b.read > maxDocument {
 		return n, fmt.Errorf("the body exceeds %d bytes", maxDocument)

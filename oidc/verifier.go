@@ -43,6 +43,9 @@ type Issuer struct {
 	// Kubernetes tells that the issuer is a Kubernetes cluster. If it is the cluster that this
 	// process runs in, it is reached from inside: see Config.KubernetesAPIServer.
 	Kubernetes bool
+	// SPIFFE reports that the subjects are SPIFFE IDs. The key set may then be a SPIFFE bundle, whose
+	// keys for tokens have the `use` "jwt-svid".
+	SPIFFE bool
 	// AllowPrivateNetwork accepts private addresses for the issuer's hosts. Loopback and
 	// link-local ones, where clouds keep their metadata services, stay refused.
 	AllowPrivateNetwork bool

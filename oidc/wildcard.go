@@ -18,6 +18,7 @@ import (
 const (
 	maxIssuerURL = 2048 // bytes; discovery of a longer one would fail anyway
 	maxProven    = 1000 // issuers kept whose keys have been read
+	maxLarge     = 32   // of these, those with more than maxKeys keys
 	maxUnproven  = 512  // others kept, so that they are not asked again at once
 	maxLookups   = 32   // fetches under way for issuers whose keys have not been read
 	maxRefreshes = 16   // fetches under way for the others
@@ -45,7 +46,8 @@ type pool struct {
 	checks    *share.Places // fetches of the last checkInterval for tokens that keys do not verify
 
 	mu          sync.Mutex // guards what follows
-	proven      lru
+	proven      lru        // with at most maxKeys keys
+	large       lru        // with more
 	unproven    lru
 	lastSuccess time.Time
 	lastFailure time.Time
@@ -58,7 +60,7 @@ func newPool(common *shared, e *entry) *pool {
 		begun:   share.New(lookupBurst, lookupBurst*time.Second/lookupRate),
 		lookups: share.New(maxLookups, 0), refreshes: share.New(maxRefreshes, 0),
 		checks: share.New(maxChecks, checkInterval), lines: share.New(2*maxPatternLines, summaryInterval),
-		proven: newLRU(maxProven), unproven: newLRU(maxUnproven),
+		proven: newLRU(maxProven), large: newLRU(maxLarge), unproven: newLRU(maxUnproven),
 	}
 }
 
@@ -66,11 +68,10 @@ func newPool(common *shared, e *entry) *pool {
 func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*source, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if src := p.proven.get(issuerURL); src != nil {
-		return src, nil
-	}
-	if src := p.unproven.get(issuerURL); src != nil {
-		return src, nil
+	for _, kept := range []lru{p.proven, p.large, p.unproven} {
+		if src := kept.get(issuerURL); src != nil {
+			return src, nil
+		}
 	}
 	if !p.lookups.Room(client, now) || !p.begun.Take(client, now) {
 		return nil, p.tooMany(client, now)
@@ -104,9 +105,18 @@ func (p *pool) landed(src *source, now time.Time, err error) {
 	} else {
 		p.lastFailure, p.lastErr = now, err
 	}
-	if src.current.Load() != nil && p.proven.get(src.issuerURL) == nil {
+	known := src.current.Load()
+	if known == nil {
+		return
+	}
+	kept, other := p.proven, p.large
+	if len(known.list) > maxKeys {
+		kept, other = p.large, p.proven
+	}
+	if kept.get(src.issuerURL) == nil {
 		p.unproven.remove(src.issuerURL)
-		p.proven.add(src)
+		other.remove(src.issuerURL)
+		kept.add(src)
 	}
 }
 
@@ -137,8 +147,10 @@ func (p *pool) status(now time.Time) IssuerStatus {
 func (p *pool) readable() (sources []*source) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for element := p.proven.order.Front(); element != nil; element = element.Next() {
-		sources = append(sources, element.Value.(*source))
+	for _, kept := range []lru{p.proven, p.large} {
+		for element := kept.order.Front(); element != nil; element = element.Next() {
+			sources = append(sources, element.Value.(*source))
+		}
 	}
 	return sources
 }

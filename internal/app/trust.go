@@ -99,6 +99,7 @@ func verifierIssuer(issuer config.Issuer) oidc.Issuer {
 	}
 	for _, profile := range issuer.All() {
 		i.Kubernetes = i.Kubernetes || profile.Type == identity.TypeKubernetes
+		i.SPIFFE = i.SPIFFE || profile.Type == identity.TypeSPIFFE
 	}
 	for _, profile := range issuer.Profiles {
 		i.Profiles = append(i.Profiles, oidc.Profile{Name: profile.Name, Audiences: audiences(profile)})
