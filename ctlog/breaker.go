@@ -16,6 +16,8 @@ const (
 	probeInterval = 5 * time.Second
 	// maxRest bounds a log's Retry-After, so that a slip of the log's does not end its use.
 	maxRest = time.Minute
+	// lineInterval is how far apart lines about failures of one log with the same result are.
+	lineInterval = time.Minute
 )
 
 // newBreaker returns the breaker of one log. Open, it has the log asked only where no other

@@ -37,7 +37,8 @@ type Config struct {
 	Hedge time.Duration
 	// Now is the clock that SCTs are held against; nil for time.Now.
 	Now func() time.Time
-	// Logger hears of every attempt that failed; nil for silence.
+	// Logger gets the changes of each log's breaker, and attempts that failed: those with one
+	// result are a line a minute for each log. nil is for silence.
 	Logger *slog.Logger
 	// Registerer takes the metrics mayfly_ct_…; nil for none. A second Config may have the
 	// same one.
@@ -71,6 +72,7 @@ type member struct {
 	key      *PublicKey
 	window   Window
 	breaker  *breaker.Breaker
+	log      breaker.Sparing
 	results  [resultCount]prometheus.Counter
 	duration prometheus.Observer
 }
@@ -143,7 +145,10 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 	if err := cfg.Window.check(); err != nil {
 		return nil, err
 	}
-	m := &member{Log: cfg.Log, key: key, window: cfg.Window, breaker: newBreaker(), duration: metrics.duration.WithLabelValues(cfg.Log.Name())}
+	m := &member{
+		Log: cfg.Log, key: key, window: cfg.Window, breaker: newBreaker(), log: breaker.Sparing{Logger: l.logger, Interval: lineInterval},
+		duration: metrics.duration.WithLabelValues(cfg.Log.Name()),
+	}
 	for r := range resultCount {
 		m.results[r] = metrics.submissions.WithLabelValues(cfg.Log.Name(), r.String())
 	}

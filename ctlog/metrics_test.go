@@ -78,6 +78,30 @@ func TestMetricsAndLog(t *testing.T) {
 	}
 }
 
+// TestOutageOfALogIsFewLines: however many requests meet it, an outage is one line a minute for
+// each result, and one for each change of the breaker.
+func TestOutageOfALogIsFewLines(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	sub, key := f.draft(t).Submission, f.log.PublicKeyPEM()
+	synctest.Test(t, func(t *testing.T) {
+		var lines bytes.Buffer
+		down := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){failing(errRefused)}}
+		logs := newLogs(t, ctlog.Config{
+			Logs: []ctlog.LogConfig{{Log: down, PublicKey: key}}, Logger: slog.New(slog.NewTextHandler(&lines, nil)),
+		})
+		for range 300 {
+			wantUnavailable(t, second(logs.Add(t.Context(), sub)))
+			time.Sleep(time.Second)
+		}
+		if got := lines.String(); strings.Count(got, "\n") > 7 || strings.Count(got, "breaker has opened") != 1 || !strings.Contains(got, "left_out=") {
+			t.Errorf("the lines of five minutes:\n%s", got)
+		}
+	})
+}
+
+func second[T any](_ T, err error) error { return err }
+
 func TestMetricResults(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -182,7 +182,7 @@ func (l *Logs) observe(ctx context.Context, t *turn, err error) {
 	case resultCanceled:
 		level = slog.LevelDebug
 	}
-	l.logger.LogAttrs(ctx, level, "Certificate Transparency log gave no SCT",
+	t.log.Log(ctx, level, "Certificate Transparency log gave no SCT: "+result.String(),
 		slog.String("log", t.Name()), slog.String("result", result.String()),
 		slog.Duration("elapsed", elapsed), slog.Any("error", err))
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/transparency-dev/tessera/ctonly"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -107,6 +108,7 @@ type Log struct {
 	maxQueue int64
 	now      func() time.Time
 	logger   *slog.Logger
+	failures breaker.Sparing // of requests
 	metrics  *metrics
 
 	key       *logKey
@@ -163,6 +165,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir),
 		cancel: func() {}, closed: make(chan struct{}),
 	}
+	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
 	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: metrics.observeGuard}
 	l.front = newFront(l, cfg)
 	if err := l.checkStorage(ctx, cfg); err != nil {

@@ -91,7 +91,7 @@ func (l *Log) Handler() http.Handler {
 		}
 		answer := describeError(err)
 		if answer.status >= http.StatusInternalServerError {
-			l.logger.WarnContext(r.Context(), "request to the log failed", slog.String("path", r.URL.Path), slog.Int("status", answer.status), slog.Any("error", err))
+			l.failures.Log(r.Context(), slog.LevelWarn, "request to the log failed", slog.String("path", r.URL.Path), slog.Int("status", answer.status), slog.Any("error", err))
 		}
 		answer.write(w)
 	})

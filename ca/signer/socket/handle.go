@@ -91,7 +91,7 @@ func (n *session) serve(ctx context.Context) error {
 		}
 		if err != nil {
 			n.cfg.Refused(RefusedMalformed)
-			n.log.say(ctx, slog.LevelWarn, "a request to the signer is malformed", n.peer.attrs(), slog.Any("error", err))
+			n.log.Log(ctx, slog.LevelWarn, "a request to the signer is malformed", n.peer.attrs(), slog.Any("error", err))
 			n.give(ctx, textAnswer(statusMalformed, 0, err.Error()))
 			return nil
 		}
@@ -155,7 +155,7 @@ func (n *session) gone(ctx context.Context, err error) {
 	if err == nil || n.closing.Load() || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) {
 		level = slog.LevelDebug
 	}
-	n.log.say(ctx, level, "a connection to the signer's socket has ended", n.peer.attrs(), slog.Any("error", err))
+	n.log.Log(ctx, level, "a connection to the signer's socket has ended", n.peer.attrs(), slog.Any("error", err))
 }
 
 // answer is the answer to r.
@@ -189,7 +189,7 @@ var errPanic = errors.New("something went wrong inside; its log has more")
 func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) (signature []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			s.log.say(ctx, slog.LevelError, "panic while signing", slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
+			s.log.Log(ctx, slog.LevelError, "panic while signing", slog.Any("panic", r), slog.String("stack", string(debug.Stack())))
 			signature, err = nil, errPanic
 		}
 	}()
@@ -200,7 +200,7 @@ func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) 
 func (n *session) refusal(ctx context.Context, r request, err error) answer {
 	text := err.Error()
 	say := func(level slog.Level, what string) {
-		n.log.say(ctx, level, what, n.peer.attrs(), slog.String("key", fmt.Sprintf("%x", r.key)), slog.Int("octets", len(r.message)), slog.String("error", cut(text, maxLogged)))
+		n.log.Log(ctx, level, what, n.peer.attrs(), slog.String("key", fmt.Sprintf("%x", r.key)), slog.Int("octets", len(r.message)), slog.String("error", cut(text, maxLogged)))
 	}
 	var f *signer.Failure
 	switch {

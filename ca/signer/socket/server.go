@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 const (
@@ -76,7 +78,7 @@ type ServerConfig struct {
 // Server signs for other processes of this machine. It is used once.
 type Server struct {
 	cfg      ServerConfig
-	log      sparing
+	log      breaker.Sparing
 	listener *net.UnixListener
 	file     fs.FileInfo // of the socket that listener made
 	lock     *os.File    // held while it listens
@@ -120,7 +122,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Refused == nil {
 		cfg.Refused = func(Refusal) {}
 	}
-	return &Server{cfg: cfg, log: sparing{logger: cfg.Logger, lines: map[string]line{}}, open: map[*net.UnixConn]struct{}{}}, nil
+	return &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}, open: map[*net.UnixConn]struct{}{}}, nil
 }
 
 // mode is that of the socket's file: as tight as who is allowed lets it be. Where others are
@@ -189,7 +191,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		case err == nil:
 			s.admit(requests, c)
 		case !s.closing.Load():
-			s.log.say(ctx, slog.LevelError, "a connection to the signer's socket could not be accepted", slog.Any("error", err))
+			s.log.Log(ctx, slog.LevelError, "a connection to the signer's socket could not be accepted", slog.Any("error", err))
 			select {
 			case <-time.After(acceptPause):
 			case <-ctx.Done():
@@ -246,7 +248,7 @@ func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 	p, err := peerOf(c)
 	refuse := func(why string) {
 		s.cfg.Refused(RefusedConnection)
-		s.log.say(ctx, slog.LevelWarn, why, p.attrs(), slog.Any("error", err))
+		s.log.Log(ctx, slog.LevelWarn, why, p.attrs(), slog.Any("error", err))
 		_ = c.Close()
 	}
 	switch {
@@ -267,7 +269,7 @@ func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 		refuse("a process was turned away from the signer's socket, which has as many connections as it may")
 		return
 	}
-	s.log.say(ctx, slog.LevelDebug, "a process has connected to the signer's socket", p.attrs())
+	s.log.Log(ctx, slog.LevelDebug, "a process has connected to the signer's socket", p.attrs())
 	s.handlers.Go(func() {
 		defer func() {
 			s.mu.Lock()
