@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -178,7 +179,7 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 		s.logger.LogAttrs(ctx, level, "keys in a key set cannot verify signatures and are ignored",
 			slog.String("issuer_url", s.issuerURL), slog.Int("ignored", ignored), slog.Int("used", len(list)))
 	}
-	if len(list) > maxKeys {
+	if len(list) > maxKeys && (!s.wildcard() || s.pool.lines.Take(netip.Addr{}, s.now())) {
 		s.logger.WarnContext(ctx, "a key set is unusually large; a token without a kid is tried with its first keys only",
 			"issuer_url", s.issuerURL, "keys", len(list), "tried", maxKeys)
 	}

@@ -76,12 +76,13 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 	}
 }
 
-// addressPolicy says which addresses may be dialled. Whatever it does not name is refused:
+// addressPolicy states which addresses may be dialled. All that it does not name are refused:
 // link-local addresses with the metadata services of clouds, multicast, and reserved ranges.
 type addressPolicy struct {
 	public, private, loopback bool
 	privateRanges             []netip.Prefix
 	refusedRanges             []netip.Prefix
+	metadata                  []netip.Prefix // of clouds
 	nat64                     netip.Prefix
 }
 
@@ -97,13 +98,18 @@ func newAddressPolicy() *addressPolicy {
 		public: true,
 		// RFC 1918, RFC 6598 and RFC 4193.
 		privateRanges: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
-		// What RFC 6890 and its registries call not globally reachable, the tunnels that
-		// carry other addresses inside (6to4, Teredo, local NAT64), and, last, the metadata
-		// services that are not link-local: those of Alibaba, Azure and AWS over IPv6.
-		refusedRanges: prefixes("0.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15",
-			"198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/4", "::/96", "64:ff9b:1::/48", "100::/64",
-			"2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fec0::/10",
-			"100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32"),
+		refusedRanges: prefixes(
+			// What RFC 6890 and its registries call not globally reachable.
+			"0.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
+			"203.0.113.0/24", "240.0.0.0/4", "100::/64", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
+			// Addresses that carry IPv4 addresses inside: IPv4-compatible (RFC 4291, section 2.5.5.1),
+			// IPv4-translated (RFC 2765), local NAT64 (RFC 8215), Teredo (RFC 4380, in 2001::/23), 6to4
+			// (RFC 3056).
+			"::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "2001::/23", "2002::/16"),
+		// Link-local ones; those of Alibaba and Azure; over IPv6 those of AWS, Google, Oracle, Scaleway,
+		// Akamai (Linode) and Alibaba.
+		metadata: prefixes("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::/64",
+			"fd00:c1::/64", "fd00:42::/64", "fd00:a9fe:a9fe::/64", "fd00:100::/64"),
 		nat64: netip.MustParsePrefix("64:ff9b::/96"), // RFC 6052
 	}
 }
@@ -123,24 +129,41 @@ func (p *addressPolicy) checkDial(address string) error {
 	return nil
 }
 
+// allows judges the address at which a connection to addr ends.
 func (p *addressPolicy) allows(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	if p.nat64.Contains(addr) {
-		sixteen := addr.As16()
-		addr = netip.AddrFrom4([4]byte(sixteen[12:]))
+		addr = lastFour(addr)
 	}
 	switch {
 	case addr.IsLoopback():
 		return p.loopback
 	case !addr.IsGlobalUnicast(): // link-local, multicast, unspecified, broadcast
 		return false
-	case contains(p.refusedRanges, addr): // first, as some metadata services have private addresses
+	case contains(p.refusedRanges, addr), contains(p.metadata, addr): // some have private addresses
+		return false
+	case addr.Is6() && (isISATAP(addr) || contains(p.metadata, lastFour(addr))):
+		// A network translates IPv6 addresses to IPv4 ones by a prefix of its own choice, mostly of 96
+		// bits (RFC 6052, section 3.3).
 		return false
 	case contains(p.privateRanges, addr):
 		return p.private
 	default:
 		return p.public
 	}
+}
+
+// isISATAP reports whether packets to an IPv6 address go through a tunnel whose end is the IPv4
+// address inside (RFC 5214, section 6.1).
+func isISATAP(addr netip.Addr) bool {
+	id := addr.As16()
+	return id[8]&^2 == 0 && id[9] == 0 && id[10] == 0x5e && id[11] == 0xfe
+}
+
+// lastFour returns the IPv4 address in the last four octets of an IPv6 address.
+func lastFour(addr netip.Addr) netip.Addr {
+	octets := addr.As16()
+	return netip.AddrFrom4([4]byte(octets[12:]))
 }
 
 func contains(ranges []netip.Prefix, addr netip.Addr) bool {

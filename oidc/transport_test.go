@@ -32,9 +32,21 @@ func TestAddressPolicy(t *testing.T) {
 		"169.254.169.254": never, "fe80::1": never, "fe80::1%eth0": never, "::ffff:169.254.169.254": never, "64:ff9b::a9fe:a9fe": never,
 		"100.100.100.200": never, "fd00:ec2::254": never, "168.63.129.16": never, "64:ff9b::6464:64c8": never,
 		"0.0.0.0": never, "::": never, "0.1.2.3": never, "224.0.0.1": never, "255.255.255.255": never, "ff02::1": never, "240.0.0.1": never,
-		"192.0.0.192": never, "192.0.2.1": never, "198.18.0.1": never, "198.51.100.1": never, "203.0.113.1": never,
+		"192.0.0.170": never, "192.0.2.1": never, "198.18.0.1": never, "198.51.100.1": never, "203.0.113.1": never,
 		"::7f00:1": never, "2002:7f00:1::": never, "2001:0:1::": never, "2001:db8::1": never, "fec0::1": never, "64:ff9b:1::a00:1": never,
-		"172.32.0.1": public, "100.128.0.1": public, "2001:4860:4860::8888": public,
+		// Metadata services at private addresses, by provider, and other addresses in their networks.
+		"fd00:ec2::23": never, "fd00:ec2::253": never, "fd20:ce::254": never, "fd00:c1::a9fe:a9fe": never, "fd00:42::42": never,
+		"fd00:a9fe:a9fe::1": never, "fd00:100::100:200": never, "192.0.0.192": never, "169.254.170.2": never, "169.254.42.42": never,
+		"fe80::a9fe:a9fe": never, "fd20:cf::254": private, "fd00:100:1::1": private,
+		// Addresses of forbidden targets, translated: mapped, translated, NAT64, local NAT64, 6to4, Teredo
+		// (server, and client with all bits inverted), compatible, ISATAP, and NAT64 by another prefix.
+		"::ffff:100.100.100.200": never, "::ffff:168.63.129.16": never, "::ffff:0:169.254.169.254": never, "::ffff:0:10.0.0.1": never,
+		"::ffff:0:127.0.0.1": never, "::ffff:0:8.8.8.8": never, "64:ff9b::a83f:8110": never, "64:ff9b::7f00:1": loopback, "64:ff9b::": never,
+		"64:ff9b:1::a9fe:a9fe": never, "2002:a9fe:a9fe::1": never, "2002:a00:1::1": never, "2001:0:a9fe:a9fe::1": never,
+		"2001:0:808:808:0:ffff:5601:5601": never, "::169.254.169.254": never, "fd00::5efe:169.254.169.254": never,
+		"2606:4700::200:5efe:a00:1": never, "fd12:3456::169.254.169.254": never, "fd12:3456::6464:64c8": never, "2606:4700::a9fe:a9fe": never,
+		"fd12:3456::10.0.0.1": private,
+		"172.32.0.1":          public, "100.128.0.1": public, "2001:4860:4860::8888": public,
 	} {
 		addr := netip.MustParseAddr(text)
 		for _, policy := range []string{public, private, loopback} {
