@@ -5,11 +5,14 @@ package server
 import (
 	"container/heap"
 	"container/list"
+	"errors"
 	"log/slog"
 	"math"
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // The stages of a connection that no request keeps busy. A connection moves to the next
@@ -119,6 +122,31 @@ func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
 	p.changed.L = &p.mu
 	p.stages[arriving].spared, p.stages[fresh].spared, p.stages[idle].spared = arrivingFor, freshFor, idleFor
 	return p
+}
+
+// register registers the metrics of connections.
+func (p *connections) register(registry prometheus.Registerer) error {
+	locked := func(value func() float64) func() float64 {
+		return func() float64 {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return value()
+		}
+	}
+	return errors.Join(
+		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "mayfly_connections",
+			Help: "Open connections to the HTTP and gRPC listeners.",
+		}, locked(func() float64 { return float64(p.open) }))),
+		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "mayfly_connections_limit",
+			Help: "Connections that may be open; one more takes the place of one without a request.",
+		}, func() float64 { return float64(p.limit) })),
+		registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "mayfly_connections_closed_total",
+			Help: "Connections without a request that were closed to make place for new ones.",
+		}, locked(func() float64 { return float64(p.closed) }))),
+	)
 }
 
 // enter gives c a place as soon as there is one. It returns false if stopped does first.

@@ -132,6 +132,8 @@ func TestOps(t *testing.T) {
 		`mayfly_certificates_issued_total{sct="embedded"} 1`,
 		`mayfly_requests_in_flight 0`,
 		`mayfly_requests_in_flight_limit 512`,
+		`mayfly_connections 0`,
+		`mayfly_connections_closed_total 0`,
 	} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s in the metrics", want)

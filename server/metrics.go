@@ -18,7 +18,7 @@ type metrics struct {
 }
 
 // newMetrics registers the metrics; slots holds one element for each admitted request.
-func newMetrics(registry prometheus.Registerer, slots chan struct{}) (*metrics, error) {
+func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *connections) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_requests_total",
@@ -53,6 +53,7 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}) (*metrics, 
 		registry.Register(m.verified),
 		registry.Register(inFlight),
 		registry.Register(limit),
+		conns.register(registry),
 	)
 }
 

@@ -173,7 +173,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.health = newHealth(cfg.Checks, orDefault(cfg.HealthInterval, time.Second), s.now)
 	s.conns = newConnections(limits.Connections, limits.Descriptors, s.logger)
-	if s.metrics, err = newMetrics(cfg.Registry, s.slots); err != nil {
+	if s.metrics, err = newMetrics(cfg.Registry, s.slots, s.conns); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	if s.gateway, err = newGateway(s); err != nil {

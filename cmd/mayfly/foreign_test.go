@@ -41,7 +41,7 @@ const hostileName = "b\u202ec\u2066d\u200be\ufeff\u2028\U000e0041f"
 func command(t *testing.T, stdin string, args ...string) (code int, out, errOut string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code = run(t.Context(), args, stdio{strings.NewReader(stdin), &stdout, &stderr})
+	code = run(t.Context(), args, stdio{in: strings.NewReader(stdin), out: &stdout, err: &stderr})
 	for name, text := range map[string]string{"stdout": stdout.String(), "stderr": stderr.String()} {
 		if !utf8.ValidString(text) {
 			t.Errorf("%q: %s holds octets that are no UTF-8: %q", args, name, text)

@@ -26,16 +26,34 @@ func main() {
 	embedded.RouteTesseraLogs(slog.New(app.CallerLines(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))))
 	// What gRPC logs by itself is that a client has gone; errors are returned to their callers.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr})
-	stop()
-	os.Exit(code)
+	ctx, hurry := stopSignals()
+	os.Exit(run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, hurry: hurry}))
 }
 
-// stdio is what a command reads and writes.
+// stopSignals returns a context that the first SIGINT or SIGTERM ends, and a channel that the
+// second one closes. The third ends the process at once.
+func stopSignals() (context.Context, <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.Background())
+	hurry := make(chan struct{})
+	signals := make(chan os.Signal, 3)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		close(hurry)
+		<-signals
+		fmt.Fprintln(os.Stderr, "mayfly: stopped by the third signal; requests in flight were cut off")
+		os.Exit(1)
+	}()
+	return ctx, hurry
+}
+
+// stdio is what a command reads and writes, and what makes it stop sooner.
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	hurry    <-chan struct{} // nil for never
 }
 
 // run runs one command line and returns its exit code: 0 for success, 1 for an error that
@@ -66,7 +84,7 @@ of direction, invisible ones.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(serveCommand(), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
+	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
 		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), demoCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		printable.Fprintf(errOut, "mayfly: %v\n", err)

@@ -37,6 +37,8 @@ func TestCommands(t *testing.T) {
 			"publicset":  publicSet,
 			"waitmetric": waitMetric,
 			"embed":      embed,
+			"hold":       hold,
+			"waitclosed": waitClosed,
 		},
 	})
 }
@@ -164,6 +166,35 @@ func waitMetric(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("no line of %s matches %s in time", args[0], args[1])
 		}
 	}
+}
+
+// hold sends half a request to an address, and leaves it there until the transcript ends.
+func hold(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: hold ADDRESS")
+	}
+	conn, err := net.Dial("tcp", args[0])
+	ts.Check(err)
+	ts.Defer(func() { _ = conn.Close() })
+	_, err = io.WriteString(conn, "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n")
+	ts.Check(err)
+	_, err = io.ReadFull(conn, make([]byte, 10)) // the server waits for the body now
+	ts.Check(err)
+}
+
+// waitClosed connects to an address until that is refused.
+func waitClosed(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: waitclosed ADDRESS")
+	}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+		conn, err := net.Dial("tcp", args[0])
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+	}
+	ts.Fatalf("%s still accepts connections", args[0])
 }
 
 // waitReady asks for readiness until the server of the URL is ready.

@@ -14,13 +14,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/app"
 )
 
-func serveCommand() *cobra.Command {
+func serveCommand(hurry <-chan struct{}) *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the certificate authority",
-		Long: `Run the certificate authority until it is told to stop (SIGINT, SIGTERM): it then takes
-no new request, answers those that it has, and ends.
+		Long: `Run the certificate authority until SIGINT or SIGTERM. Readiness then fails, and requests are
+served on for shutdown.grace. After that no new ones are accepted, those in flight get at
+most shutdown.drain, and the server stops. A second signal skips the rest of the grace, a
+third stops the server at once.
 
 The configuration file says where to listen, whom to trust, what to sign with and where to
 log. Changed files are taken up without a signal, and SIGHUP is ignored;
@@ -40,6 +42,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 				Environ:    os.Environ(),
 				LogOutput:  c.ErrOrStderr(),
 				Version:    version(),
+				Hurry:      hurry,
 			})
 		},
 	}
