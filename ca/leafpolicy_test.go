@@ -44,8 +44,11 @@ func TestLeafPolicyLetsTheProfilePass(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(){
-		"no claims":   func() { b.template.Extensions = certs.Extensions{} },
-		"email":       func() { b.template.SAN = certs.SAN{Kind: certs.SANEmail, Value: "person@example.com"} },
+		"no claims": func() { b.template.Extensions = certs.Extensions{} },
+		"email":     func() { b.template.SAN = certs.SAN{Kind: certs.SANEmail, Value: "person@example.com"} },
+		"no authority": func() {
+			b.template.SAN = certs.SAN{Kind: certs.SANURI, Value: "arn:aws:iam::123456789012:role/build"}
+		},
 		"user name":   func() { b.template.SAN = certs.SAN{Kind: certs.SANUserName, Value: "pérson!example.com"} },
 		"Ed25519 key": func() { b.template.PublicKey = spkiOf(t, ed.Public()) },
 		"an hour":     func() { b.template.NotAfter = b.template.NotBefore.Add(time.Hour) },

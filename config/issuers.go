@@ -165,6 +165,10 @@ type CIProvider struct {
 	// SubjectAlternativeNameTemplate is `subject-alternative-name-template`, the template
 	// of the certificate's one name, a URI.
 	SubjectAlternativeNameTemplate string
+	// DistinctClaims is `distinct-claims` (ours): refuse a token in which a claim of the name
+	// holds the text that separates it from the next claim. False by default, and without
+	// effect on the templates of config/issuers.yaml, where such tokens are always refused.
+	DistinctClaims bool
 }
 
 // Path is the entry's or profile's place in the file, as Explain takes it.

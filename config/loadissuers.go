@@ -275,6 +275,7 @@ func (l *issuerLoader) ciProvider(p pair) {
 		field{"constants", "Constants", l.textMap(&c.Constants)},
 		field{"extension-templates", "ExtensionTemplates", l.textMap(&c.ExtensionTemplates)},
 		field{"subject-alternative-name-template", "SubjectAlternativeNameTemplate", l.text(&c.SubjectAlternativeNameTemplate)},
+		field{"distinct-claims", "DistinctClaims", l.flag(&c.DistinctClaims)},
 	)(p.value)
 	l.issuers.CIProviders[p.key.value] = c
 }

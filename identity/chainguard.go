@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/oidc"
 )
@@ -33,7 +34,9 @@ func (chainguardIdentity) identify(tok *oidc.Token, id *Identity) error {
 	if err := checkActor(tok.Claims); err != nil {
 		return err
 	}
-	id.SAN, err = joinedSAN(tok.IssuerURL, id.Subject)
+	// The issuer URL is the operator's; a pattern fixes how many segments it has.
+	scheme, rest, _ := strings.Cut(strings.TrimRight(tok.IssuerURL, "/"), ":")
+	id.SAN, err = joinedSAN(strings.ToLower(scheme)+":"+rest, id.Subject, []claim{{"sub", id.Subject}})
 	return err
 }
 

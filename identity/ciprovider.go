@@ -10,9 +10,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/certs"
-	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
@@ -24,11 +22,15 @@ type ciProvider struct {
 	constants  map[string]string
 	san        *claimTemplate
 	extensions []extensionTemplate // ascending by arc
-	// names are the claims that some template names, and sanNames those that the SAN's
-	// does, which must not be empty; both sorted.
-	names, sanNames []string
-	// unnamed tells that some template reads claims that it does not name.
+	// names are the claims that some template names, sanNames those that the SAN's does, and
+	// required those of them that must not be empty; all sorted.
+	names, sanNames, required []string
+	// optional are the claims with a default that the SAN's template shows.
+	optional []string
+	// unnamed states that some template reads claims that it does not name.
 	unnamed bool
+	// separate states that no two lists of claims may make one name.
+	separate bool
 }
 
 type extensionTemplate struct {
@@ -42,7 +44,7 @@ func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
 		return err
 	}
 	absent := map[string]bool{}
-	for _, name := range r.sanNames {
+	for _, name := range r.required {
 		if values[name] == "" {
 			absent[name] = true
 		}
@@ -74,14 +76,95 @@ func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
 	if len(absent) > 0 {
 		return missingClaims(slices.Sorted(maps.Keys(absent)))
 	}
-	id.SAN, err = uriSAN(san)
+	id.SAN, err = r.name(san, values, tok.Claims)
 	return err
+}
+
+// name returns the SAN of raw, which its template has made of values. It refuses raw where
+// another value of one of the claims could have the same SAN.
+func (r *ciProvider) name(raw string, values map[string]string, claims oidc.Claims) (certs.SAN, error) {
+	san, err := uriSAN(raw)
+	if err != nil {
+		return certs.SAN{}, err
+	}
+	if !plain(raw, san.Value) {
+		if err := r.checkDistinct(raw, san.Value, values, claims); err != nil {
+			return certs.SAN{}, err
+		}
+	}
+	if r.separate {
+		if err := checkSeparate(raw, r.san.parts, values, r.fixed); err != nil {
+			return certs.SAN{}, err
+		}
+	}
+	return san, r.checkOptional(san, values, claims)
+}
+
+func (r *ciProvider) checkDistinct(raw, san string, values map[string]string, claims oidc.Claims) error {
+	names := r.sanNames
+	if r.san.reads.unnamed {
+		names = slices.Sorted(maps.Keys(claims))
+	}
+	var inName []claim
+	for _, name := range names {
+		if r.claimed(name, claims) {
+			inName = append(inName, claim{name, values[name]})
+		}
+	}
+	if scheme, rest, _ := strings.Cut(raw, ":"); r.fixesScheme(len(scheme), values, claims) {
+		raw = strings.ToLower(scheme) + ":" + rest
+	}
+	return checkDistinct(raw, san, inName, false)
+}
+
+// fixed reports whether the operator has set what templates read under the name.
+func (r *ciProvider) fixed(name string) bool { _, ok := r.constants[name]; return ok }
+
+// claimed reports whether the token decides what templates read under the name.
+func (r *ciProvider) claimed(name string, claims oidc.Claims) bool {
+	return claims[name] != nil && !r.fixed(name)
+}
+
+// fixesScheme reports whether the first n octets of the name are the operator's.
+func (r *ciProvider) fixesScheme(n int, values map[string]string, claims oidc.Claims) bool {
+	for _, p := range r.san.lead() {
+		text := p.text
+		if p.kind != literal {
+			if r.claimed(p.text, claims) {
+				return false
+			}
+			text = values[p.text]
+		}
+		if n -= len(text); n < 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// checkOptional refuses a claim that makes the SAN which its default makes.
+func (r *ciProvider) checkOptional(san certs.SAN, values map[string]string, claims oidc.Claims) error {
+	for _, name := range r.optional {
+		text, standard := values[name], r.defaults[name]
+		if !r.claimed(name, claims) || text == standard {
+			continue
+		}
+		values[name] = standard
+		raw, err := r.san.render(values)
+		values[name] = text
+		if err != nil {
+			continue
+		}
+		if other, err := uriSAN(raw); err == nil && other == san {
+			return refusal.New(refusal.ClaimInvalid, "the token's claim %s, %s, makes the name that tokens without the claim have", quote(name), quote(text))
+		}
+	}
+	return nil
 }
 
 // values returns the texts that the templates read: the defaults, over them the claims, and
 // over all the constants, so that no token can put a name of its own into a certificate
-// where the operator has fixed one. A null claim is missing, and a default does not take its place: the token says that it
-// has no value.
+// where the operator has fixed one. A null claim is missing: its default counts, if it has one.
 func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
 	values := make(map[string]string, len(r.defaults)+len(r.names))
 	maps.Copy(values, r.defaults)
@@ -96,7 +179,9 @@ func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
 			continue
 		}
 		if v == nil {
-			null = append(null, name)
+			if _, ok := r.defaults[name]; !ok {
+				null = append(null, name)
+			}
 			continue
 		}
 		text, err := claimText(name, v)
@@ -122,7 +207,7 @@ func claimText(name string, v any) (string, error) {
 	case oidc.Number:
 		text, ok := numberText(v)
 		if !ok {
-			return "", refusal.New(refusal.ClaimInvalid, "the token's claim %s is a number of more than 53 bits; the issuer must send it as text", quote(name))
+			return "", refusal.New(refusal.ClaimInvalid, "the token's claim %s is a number of more than 53 bits or 17 digits; the issuer must send it as text", quote(name))
 		}
 		return text, nil
 	default:
@@ -131,111 +216,31 @@ func claimText(name string, v any) (string, error) {
 }
 
 // numberText returns n in the decimal form that a float64 prints in. Readers of tokens
-// decode numbers into float64, which rounds integers beyond 2^53, so that two runs would
-// get one name: those are refused.
+// decode numbers into float64, which rounds: two numbers would have one text. Those that
+// rounding changes are refused, and all beyond 2^53.
 func numberText(n oidc.Number) (string, bool) {
 	const limit = 1 << 53
 	f, err := strconv.ParseFloat(string(n), 64)
 	if err != nil || f < -limit || f > limit {
 		return "", false
 	}
-	// 2^53+1 has been rounded to 2^53 by now.
-	if (f == limit || f == -limit) && strings.TrimPrefix(string(n), "-") != strconv.Itoa(limit) {
-		return "", false
-	}
-	return strconv.FormatFloat(f, 'f', -1, 64), true
+	text := strconv.FormatFloat(f, 'f', -1, 64)
+	digits, exponent := decimal(string(n))
+	printed, scale := decimal(text)
+	return text, digits == printed && exponent == scale
 }
 
-// newCIProvider compiles the entry name of ci-issuer-metadata. It returns every mistake at
-// once, and nil for the provider if there is one.
-func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider, warnings, errs []error) {
-	r = &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues), constants: maps.Clone(config.Constants)}
-	tolerate := func(err error) {
-		if compat {
-			warnings = append(warnings, err)
-		} else {
-			errs = append(errs, err)
-		}
+// decimal returns the significant digits of a JSON number, and the power of ten of the last
+// one. Only numbers that are equal, but for their sign, have both equal.
+func decimal(number string) (digits string, exponent int) {
+	mantissa, power, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(number, "-")), "e")
+	exponent, _ = strconv.Atoi(power) // 0 without a power; out of range, the number is 0 as a float64, or refused
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	exponent -= len(fraction)
+	digits = strings.TrimLeft(whole+fraction, "0")
+	trimmed := strings.TrimRight(digits, "0")
+	if trimmed == "" {
+		return "", 0
 	}
-	compile := func(source string, path []string) *claimTemplate {
-		t, err := parseTemplate(source)
-		if err != nil {
-			errs = append(errs, &keypath.Error{Path: path, Err: err})
-			return nil
-		}
-		if t.reads.nested != "" {
-			// Parses, and fails for every token.
-			tolerate(keypath.Errorf(path, "a claim is text to a template and has nothing inside, so that %s refuses whatever token it is read for; a claim whose name has a dot is {{index . \"name.with.dot\"}}", quote(t.reads.nested)))
-		}
-		if !strings.Contains(source, "{{") && (strings.ContainsAny(source, "{} ") || strings.Contains(source, "://")) {
-			warnings = append(warnings, keypath.Errorf(path, "without {{ this is the name of one claim, %s; text with claims in it is written as in {{.url}}/{{.ref}}", quote(source)))
-		}
-		if t.reads.controls {
-			warnings = append(warnings, keypath.Errorf(path, "the template's own text holds a line break or another control character, which cannot enter a certificate: tokens will be refused; in YAML, end a block with >- or |-, or trim with {{- and -}}"))
-		}
-		r.names = append(append(r.names, t.reads.fields...), t.reads.indexed...)
-		r.unnamed = r.unnamed || t.reads.unnamed
-		return t
-	}
-
-	sanPath := at(path, "subject-alternative-name-template")
-	if config.SubjectAlternativeNameTemplate == "" {
-		errs = append(errs, keypath.Errorf(sanPath, "subject-alternative-name-template is missing; give one, such as https://ci.example/{{.project}}/{{.pipeline}}"))
-	} else if r.san = compile(config.SubjectAlternativeNameTemplate, sanPath); r.san != nil {
-		r.sanNames = sorted(r.names)
-	}
-	for _, key := range slices.Sorted(maps.Keys(config.ExtensionTemplates)) {
-		source, path := config.ExtensionTemplates[key], at(path, "extension-templates", key)
-		if source == "" || key == "issuer" || key == "subject" {
-			continue // not set; or the token's own, whatever a template says
-		}
-		extension, ok := certs.ExtensionByKey(key)
-		if !ok {
-			tolerate(keypath.Errorf(path, "there is no extension %s%s", quote(key), suggest.DidYouMeanOr(key, extensionKeys(), "the names are")))
-			continue
-		}
-		if t := compile(source, path); t != nil {
-			r.extensions = append(r.extensions, extensionTemplate{extension, t})
-		}
-	}
-	r.names = sorted(r.names)
-	if len(errs) == 0 {
-		errs = append(errs, r.checkConstants(config.Constants, at(path, "constants"))...)
-	}
-	for _, name := range slices.Sorted(maps.Keys(config.Constants)) {
-		if _, ok := config.DefaultTemplateValues[name]; ok {
-			errs = append(errs, keypath.Errorf(at(path, "constants", name), "%s has a default too, which could never count; remove one of the two", quote(name)))
-		}
-	}
-	if len(errs) > 0 {
-		return nil, warnings, errs
-	}
-	slices.SortFunc(r.extensions, func(a, b extensionTemplate) int { return int(a.extension.Arc) - int(b.extension.Arc) })
-	return r, warnings, nil
-}
-
-// checkConstants reports the constants that no template reads: most likely misspelt, so that
-// a claim would take the place of what was meant to be fixed.
-func (r *ciProvider) checkConstants(constants map[string]string, path []string) (errs []error) {
-	for _, name := range slices.Sorted(maps.Keys(constants)) {
-		if !r.unnamed && !slices.Contains(r.names, name) {
-			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s%s", quote(name), suggest.DidYouMeanOr(name, r.names, "the names that templates read are")))
-		}
-	}
-	return errs
-}
-
-func sorted(names []string) []string {
-	names = slices.Sorted(slices.Values(names))
-	return slices.Compact(names)
-}
-
-func extensionKeys() []string {
-	var keys []string
-	for _, e := range certs.Table() {
-		if e.Key != "" {
-			keys = append(keys, e.Key)
-		}
-	}
-	return keys
+	return trimmed, exponent + len(digits) - len(trimmed)
 }

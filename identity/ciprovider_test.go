@@ -31,13 +31,15 @@ func TestTemplateResults(t *testing.T) {
 	t.Parallel()
 	claims := mustClaims(t, `{"sub":"s","a":"1","empty":"","spaces":"  x ","html":"<a&b>'\"","nested":"{{.a}}","name":"a",
 		"int":1536140711,"frac":1.5,"million":1000000,"exp":1e3,"big":9007199254740992,"small":-9007199254740992,"zero":-0,"yes":true,"no":false,
-		"d-o.t/s":"dots","list":["x"],"object":{},"null":null}`)
-	defaults := map[string]string{"def": "fallback", "a": "overridden", "empty": "overridden", "nestedDef": "{{.a}}", "blank": ""}
+		"d-o.t/s":"dots","list":["x"],"object":{},"null":null,"nullDef":null}`)
+	defaults := map[string]string{"def": "fallback", "nullDef": "fallback", "a": "overridden", "empty": "overridden", "nestedDef": "{{.a}}", "blank": ""}
 	for _, c := range []struct{ name, template, want string }{
 		{"a plain value names a claim", "a", "1"},
 		{"a plain value names a default", "def", "fallback"},
 		{"a plain value with any characters", "d-o.t/s", "dots"},
 		{"an empty claim wins over a default", "empty", ""},
+		{"a default stands in for a null claim", "nullDef", "fallback"},
+		{"a default stands in for a null claim, by index", `{{index . "nullDef"}}`, "fallback"},
 		{"an empty default leaves the extension out", "blank", ""},
 		{"field", "x{{.a}}y", "x1y"},
 		{"nothing is trimmed", "{{.spaces}}  z ", "  x   z "},
@@ -85,9 +87,8 @@ func TestTemplateResults(t *testing.T) {
 
 func TestTemplateRefusals(t *testing.T) {
 	t.Parallel()
-	claims := mustClaims(t, `{"sub":"s","a":"1","big":9007199254740993,"exact":9007199254740992.5,"huge":1e400,"large":1e300,"negative":-9007199254740993,
+	claims := mustClaims(t, `{"sub":"s","a":"1","big":9007199254740993,"exact":9007199254740992.5,"long":0.10000000000000000001,"near":7.0000000000000000001,"tiny":1e-999999999999999999999,"huge":1e400,"large":1e300,"negative":-9007199254740993,
 		"list":["x"],"object":{"a":"b"},"null":null,"line":"a\nb","é":"x","format":"%999999d%999999d"}`)
-	defaults := map[string]string{"null": "a default"}
 	for _, c := range []struct {
 		name, template string
 		reason         refusal.Reason
@@ -97,7 +98,7 @@ func TestTemplateRefusals(t *testing.T) {
 		{"a plain value that is text by mistake", "https://ci.example", refusal.ClaimMissing, `"https://ci.example"`},
 		{"field of no claim", "x{{.absent}}", refusal.ClaimMissing, `"absent"`},
 		{"field of no claim in a template that is more than a concatenation", `{{if .a}}{{.absent}}{{end}}`, refusal.ClaimMissing, `"absent"`},
-		{"null claim, by name, though there is a default", "null", refusal.ClaimMissing, `"null"`},
+		{"null claim, by name", "null", refusal.ClaimMissing, `"null"`},
 		{"null claim, by field", "{{.null}}", refusal.ClaimMissing, `"null"`},
 		{"null claim, by index", `{{index . "null"}}`, refusal.ClaimMissing, `"null"`},
 		{"list", "list", refusal.ClaimInvalid, "a list"},
@@ -108,6 +109,9 @@ func TestTemplateRefusals(t *testing.T) {
 		{"negative integer that 2^53 cannot hold", "negative", refusal.ClaimInvalid, `"negative"`},
 		{"number that rounds to 2^53", "exact", refusal.ClaimInvalid, `"exact"`},
 		{"number with a large exponent", "large", refusal.ClaimInvalid, `"large"`},
+		{"fraction of more digits than a float64 has", "long", refusal.ClaimInvalid, `"long"`},
+		{"fraction that a float64 rounds to a whole number", "near", refusal.ClaimInvalid, `"near"`},
+		{"fraction that a float64 rounds to 0", "tiny", refusal.ClaimInvalid, `"tiny"`},
 		{"number beyond float64", "huge", refusal.ClaimInvalid, `"huge"`},
 		{"all claims at once", "{{.}}", refusal.ClaimInvalid, ""},
 		{"control character in a claim", "line", refusal.ClaimInvalid, "BuildSignerURI"},
@@ -124,7 +128,6 @@ func TestTemplateRefusals(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			rules := rulesOf(t, ciEntry(), CIProvider{
-				DefaultTemplateValues:          defaults,
 				SubjectAlternativeNameTemplate: `https://ci.example/{{"x"}}`,
 				ExtensionTemplates:             map[string]string{"build-signer-uri": c.template},
 			})
@@ -163,8 +166,8 @@ func TestSANTemplateResults(t *testing.T) {
 		{"empty segments", "a//b", "https://CI.example/a//b"},
 		{"query verbatim", "a?x=1 2&y=%zz/../", "https://CI.example/a?x=1 2&y=%zz/../"},
 		{"fragment", "a#b", "https://CI.example/a#b"},
-		{"empty fragment", "a#", "https://CI.example/a"},
-		{"escapes stay", "a%2Fb%20c", "https://CI.example/a%2Fb%20c"},
+		{"escapes of what the path may hold stay", "a%2Fb%252Fc%41%3F%23%25", "https://CI.example/a%2Fb%252Fc%41%3F%23%25"},
+		{"escapes in the query stay", "a?b=%20%C3%A9%22", "https://CI.example/a?b=%20%C3%A9%22"},
 		{"beyond ASCII", "é", "https://CI.example/%C3%A9"},
 		{"dots that are no segments", ".github/a..b/...", "https://CI.example/.github/a..b/..."},
 	} {
@@ -210,7 +213,10 @@ func TestSANTemplateRefusals(t *testing.T) {
 		{"empty result", `{{if eq .x "a"}}{{end}}`, `{"x":"a"}`, refusal.ClaimInvalid},
 		{"relative result", "{{.x}}", `{"x":"ci.example/a"}`, refusal.ClaimInvalid},
 		{"result without a scheme", "{{.x}}", `{"x":"//ci.example/a"}`, refusal.ClaimInvalid},
-		{"opaque result", "{{.x}}", `{"x":"mailto:x@example.com"}`, refusal.ClaimInvalid},
+		{"result without an authority, of a scheme that needs one", "{{.x}}", `{"x":"https:ci.example"}`, refusal.ClaimInvalid},
+		{"result that is a scheme", "{{.x}}", `{"x":"urn:"}`, refusal.ClaimInvalid},
+		{"dot segment in a result without an authority", "{{.x}}", `{"x":"arn:aws:iam::1:role/%2e./admin"}`, refusal.ClaimInvalid},
+		{"bad escape in a result without an authority", "{{.x}}", `{"x":"urn:x:%zz"}`, refusal.ClaimInvalid},
 		{"result without a host", "{{.x}}", `{"x":"file:///etc/passwd"}`, refusal.ClaimInvalid},
 		{"result with a port only", "{{.x}}", `{"x":"https://:80/a"}`, refusal.ClaimInvalid},
 		{"user-info", "https://{{.x}}/a", `{"x":"github.com@evil.example"}`, refusal.ClaimInvalid},

@@ -131,8 +131,14 @@ type CIProvider struct {
 	// `issuer` and `subject` are ignored, and an empty template sets nothing.
 	ExtensionTemplates map[string]string
 	// SubjectAlternativeNameTemplate (subject-alternative-name-template) must make an
-	// absolute URL with a host. The claims that it names must not be empty.
+	// absolute URI, with a host where it has an authority. The claims that it names must not
+	// be empty, unless they have a default and are read only in conditions, or where a
+	// condition ensures that they are not empty.
 	SubjectAlternativeNameTemplate string
+	// DistinctClaims (distinct-claims) refuses a token in which a claim of the name holds the
+	// text that separates it from the next claim. Default: only for the templates that are
+	// shipped. It is for concatenations of text and claims.
+	DistinctClaims bool
 }
 
 // path is where the entry stands in the issuer file.

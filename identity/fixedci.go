@@ -15,8 +15,16 @@ type fixedCI struct {
 	demands, optional []string
 	// check refuses what the claims as text do not show; nil if there is nothing.
 	check func(claims oidc.Claims) error
-	// fill sets extensions and returns the SAN.
-	fill func(c map[string]string, e *certs.Extensions) (certs.SAN, error)
+	// fill sets extensions and returns the name.
+	fill func(c map[string]string, e *certs.Extensions) (fixedName, error)
+}
+
+// fixedName is a SAN before it is formatted: a base, the claims behind it with their
+// separators, and what formats them. No two lists of claims have the same result.
+type fixedName struct {
+	parts  []part
+	format func(raw string) (string, error)
+	joined bool // format is url.JoinPath
 }
 
 func (r *fixedCI) identify(tok *oidc.Token, id *Identity) error {
@@ -47,9 +55,40 @@ func (r *fixedCI) identify(tok *oidc.Token, id *Identity) error {
 			return err
 		}
 	}
-	san, err := r.fill(texts, &id.Extensions)
-	id.SAN = san
+	name, err := r.fill(texts, &id.Extensions)
+	if err != nil {
+		return err
+	}
+	id.SAN, err = name.san(texts)
 	return err
+}
+
+func (n *fixedName) san(texts map[string]string) (certs.SAN, error) {
+	var raw string
+	var claims []claim
+	for _, p := range n.parts {
+		if p.kind == literal {
+			raw += p.text
+			continue
+		}
+		raw += texts[p.text]
+		claims = append(claims, claim{p.text, texts[p.text]})
+	}
+	if hasDotSegment(raw) {
+		return certs.SAN{}, sanRefusal(raw, `has a path segment "." or ".."`)
+	}
+	formatted, err := n.format(raw)
+	if err != nil {
+		return certs.SAN{}, err
+	}
+	san, err := uriSAN(formatted)
+	if err != nil {
+		return certs.SAN{}, err
+	}
+	if err := checkDistinct(raw, san.Value, claims, n.joined); err != nil {
+		return certs.SAN{}, err
+	}
+	return san, checkSeparate(raw, n.parts, texts, func(string) bool { return false })
 }
 
 // optionalText returns the claim name, which must be text if it is there and not null.
@@ -74,12 +113,4 @@ func (j *joiner) join(base string, elements ...string) string {
 		j.err = err
 	}
 	return joined
-}
-
-// san is joinedSAN, unless a join has failed before.
-func (j *joiner) san(base string, elements ...string) (certs.SAN, error) {
-	if j.err != nil {
-		return certs.SAN{}, j.err
-	}
-	return joinedSAN(base, elements...)
 }

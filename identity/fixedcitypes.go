@@ -4,7 +4,9 @@ package identity
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -20,7 +22,7 @@ func githubWorkflow() *fixedCI {
 			"runner_environment", "repository_id", "repository_owner", "repository_owner_id",
 			"workflow_ref", "workflow_sha", "run_id", "run_attempt", "repository_visibility",
 		},
-		fill: func(c map[string]string, e *certs.Extensions) (certs.SAN, error) {
+		fill: func(c map[string]string, e *certs.Extensions) (fixedName, error) {
 			var j joiner
 			e[certs.GithubWorkflowTrigger] = c["event_name"]
 			e[certs.GithubWorkflowSHA] = c["sha"]
@@ -41,7 +43,11 @@ func githubWorkflow() *fixedCI {
 			e[certs.BuildTrigger] = c["event_name"]
 			e[certs.RunInvocationURI] = j.join(github, c["repository"], "actions/runs", c["run_id"], "attempts", c["run_attempt"])
 			e[certs.SourceRepositoryVisibilityAtSigning] = c["repository_visibility"]
-			return j.san(github, c["job_workflow_ref"])
+			return fixedName{
+				parts:  []part{{literal, github + "/"}, {field, "job_workflow_ref"}},
+				format: func(string) (string, error) { return e[certs.BuildSignerURI], j.err },
+				joined: true,
+			}, j.err
 		},
 	}
 }
@@ -57,14 +63,14 @@ func gitlabPipeline() *fixedCI {
 		},
 		optional: []string{"ci_config_sha", "project_visibility"},
 		check:    demandRunnerID,
-		fill: func(c map[string]string, e *certs.Extensions) (certs.SAN, error) {
+		fill: func(c map[string]string, e *certs.Extensions) (fixedName, error) {
 			ref, err := gitlabRef(c["ref_type"], c["ref"])
 			if err != nil {
-				return certs.SAN{}, err
+				return fixedName{}, err
 			}
 			config, err := url.Parse(c["ci_config_ref_uri"])
 			if err != nil {
-				return certs.SAN{}, refusal.New(refusal.ClaimInvalid, `the token's claim "ci_config_ref_uri", %s, is not a URL`, quote(c["ci_config_ref_uri"])).Because(err)
+				return fixedName{}, refusal.New(refusal.ClaimInvalid, `the token's claim "ci_config_ref_uri", %s, is not a URL`, quote(c["ci_config_ref_uri"])).Because(err)
 			}
 			config.Scheme = "https"
 			var j joiner
@@ -82,10 +88,10 @@ func gitlabPipeline() *fixedCI {
 			e[certs.BuildTrigger] = c["pipeline_source"]
 			e[certs.RunInvocationURI] = j.join(gitlab, c["project_path"], "-/jobs", c["job_id"])
 			e[certs.SourceRepositoryVisibilityAtSigning] = c["project_visibility"]
-			if j.err != nil {
-				return certs.SAN{}, j.err
-			}
-			return uriSAN(config.String())
+			return fixedName{
+				parts:  []part{{literal, "https://"}, {field, "ci_config_ref_uri"}},
+				format: func(string) (string, error) { return config.String(), nil },
+			}, j.err
 		},
 	}
 }
@@ -122,11 +128,11 @@ func codefreshWorkflow() *fixedCI {
 	return &fixedCI{
 		demands:  []string{"account_id", "pipeline_id", "workflow_id"},
 		optional: []string{"platform_url", "account_name", "pipeline_name", "runner_environment", "scm_repo_url", "scm_ref"},
-		fill: func(c map[string]string, e *certs.Extensions) (certs.SAN, error) {
-			platform := c["platform_url"]
-			if platform == "" {
-				platform = "https://g.codefresh.io"
+		fill: func(c map[string]string, e *certs.Extensions) (fixedName, error) {
+			if c["platform_url"] == "" {
+				c["platform_url"] = "https://g.codefresh.io"
 			}
+			platform := c["platform_url"]
 			var j joiner
 			build := j.join(platform, "build", c["workflow_id"])
 			e[certs.BuildSignerURI] = build
@@ -135,7 +141,23 @@ func codefreshWorkflow() *fixedCI {
 			e[certs.SourceRepositoryRef] = c["scm_ref"]
 			e[certs.BuildConfigURI] = j.join(platform, "api/pipelines", c["pipeline_id"])
 			e[certs.RunInvocationURI] = build
-			return j.san(platform, c["account_name"], c["pipeline_name"]+":"+c["account_id"], c["pipeline_id"])
+			name := fixedName{
+				parts: []part{{field, "platform_url"}, {literal, "/"}, {field, "account_name"}, {literal, "/"}, {field, "pipeline_name"},
+					{literal, ":"}, {field, "account_id"}, {literal, "/"}, {field, "pipeline_id"}},
+				format: func(raw string) (string, error) { return joinPath(platform, strings.TrimPrefix(raw, platform)) },
+				joined: true,
+			}
+			// Joining drops an empty account with its slash. The first segment then has the
+			// colon of the pipeline, and otherwise no colon.
+			if c["account_name"] == "" {
+				name.parts = slices.Delete(name.parts, 2, 4)
+				if strings.Contains(c["pipeline_name"], "/") {
+					return fixedName{}, refusal.New(refusal.ClaimInvalid, `the token's claim "pipeline_name", %s, holds "/" without an account_name; other claims could make the same name`, quote(c["pipeline_name"]))
+				}
+			} else if strings.Contains(c["account_name"], ":") {
+				return fixedName{}, refusal.New(refusal.ClaimInvalid, `the token's claim "account_name", %s, holds ":"; other claims could make the same name`, quote(c["account_name"]))
+			}
+			return name, j.err
 		},
 	}
 }
@@ -144,8 +166,11 @@ func codefreshWorkflow() *fixedCI {
 func buildkiteJob() *fixedCI {
 	return &fixedCI{
 		demands: []string{"organization_slug", "pipeline_slug"},
-		fill: func(c map[string]string, _ *certs.Extensions) (certs.SAN, error) {
-			return uriSAN("https://buildkite.com/" + c["organization_slug"] + "/" + c["pipeline_slug"])
+		fill: func(map[string]string, *certs.Extensions) (fixedName, error) {
+			return fixedName{
+				parts:  []part{{literal, "https://buildkite.com/"}, {field, "organization_slug"}, {literal, "/"}, {field, "pipeline_slug"}},
+				format: func(raw string) (string, error) { return raw, nil },
+			}, nil
 		},
 	}
 }

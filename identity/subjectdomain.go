@@ -16,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// uri is the rule of type uri: `sub` is a URL in the subject-domain.
+// uri is the rule of type uri: `sub` is a URL in the subject-domain, and the SAN byte for byte.
 type uri struct{ domain subjectDomain }
 
 func (r uri) identify(tok *oidc.Token, id *Identity) error {
@@ -30,8 +30,13 @@ func (r uri) identify(tok *oidc.Token, id *Identity) error {
 	if u.Scheme != r.domain.scheme || u.Hostname() != r.domain.host {
 		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is not in the issuer's subject-domain; it must begin with %s://%s`, quote(id.Subject), r.domain.scheme, r.domain.host)
 	}
-	id.SAN, err = uriSAN(id.Subject)
-	return err
+	if id.SAN, err = uriSAN(id.Subject); err != nil {
+		return err
+	}
+	if formatted := id.SAN.Value; formatted != id.Subject {
+		return indistinct(id.Subject, difference(id.Subject, formatted), []claim{{"sub", id.Subject}})
+	}
+	return nil
 }
 
 // username is the rule of type username: `sub` is a name that means something only in the

@@ -30,9 +30,10 @@ type part struct {
 type partKind uint8
 
 const (
-	literal partKind = iota
-	field            // {{.claim}}, which must exist
-	indexed          // {{index . "claim"}}, which is empty if missing
+	literal  partKind = iota
+	field             // {{.claim}}, which must exist
+	indexed           // {{index . "claim"}}, which is empty if missing
+	computed          // anything else, in the forms of a template only
 )
 
 // parseTemplate parses source. Its errors are for the operator.
@@ -98,6 +99,17 @@ func singleClaim(pipe *parse.PipeNode) (part, bool) {
 		}
 	}
 	return part{}, false
+}
+
+// lead returns what the template's result begins with, as far as that is a concatenation.
+func (t *claimTemplate) lead() []part {
+	if t.full == nil {
+		return t.parts
+	}
+	if first, ok := t.full.Root.Nodes[0].(*parse.TextNode); ok {
+		return []part{{literal, string(first.Text)}}
+	}
+	return nil
 }
 
 // errTooLong stops a template whose result could not enter a certificate.

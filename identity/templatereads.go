@@ -18,25 +18,36 @@ import (
 type reads struct {
 	fields  []string // by .name, which stops the template if missing; sorted
 	indexed []string // by index . "name", which is empty if missing; sorted
-	// unnamed tells that claims are also read without naming them in the source: under a
+	// needed are those of both that are read other than in a condition, or in a branch in
+	// which a condition ensures that they are not empty; sorted.
+	needed []string
+	// shown are those that are read other than in a condition; sorted.
+	shown []string
+	// unnamed states that claims are also read without naming them in the source: under a
 	// name that is computed, or all together.
 	unnamed bool
-	// controls tells that the template's own text holds a control character, such as the
+	// controls states that the template's own text holds a control character, such as the
 	// newline at the end of a YAML block, so that its result cannot enter a certificate.
 	controls bool
 	// nested is a field of a claim, as in .run.id, which a text does not have; "" for none.
 	nested string
+	// forms are the concatenations that the template's branches result in; nil if there are
+	// more than maxForms. texts are the texts in the template's expressions.
+	forms [][]part
+	texts []string
 }
 
 // readsOf walks t and every template that it defines and calls.
 func readsOf(t *template.Template) (reads, error) {
-	w := &walker{templates: t, fields: map[string]bool{}, indexed: map[string]bool{}, claimVars: map[string]bool{}}
+	w := &walker{templates: t, fields: map[string]bool{}, indexed: map[string]bool{}, claimVars: map[string]bool{}, set: map[string]map[*parse.PipeNode]bool{}}
 	// A variable in a loop may be read before the node that sets it: walk until no new one
-	// turns out to hold the claims.
-	for known := -1; known != len(w.claimVars); {
-		known = len(w.claimVars)
-		w.walked = map[call]bool{}
-		w.template(t.Name(), true)
+	// turns out to hold the claims, or to be set a second time.
+	var forms [][]part
+	for known := -1; known != w.known(); {
+		known = w.known()
+		w.walked, w.texts, w.fieldOf = map[call][][]part{}, nil, map[string]string{}
+		w.needed, w.shown = map[string]bool{}, map[string]bool{}
+		forms = w.template(t.Name(), value{claims: true})
 	}
 	if w.undefined != "" {
 		return reads{}, fmt.Errorf("the template calls the template %s, which it does not define", quote(w.undefined))
@@ -44,110 +55,191 @@ func readsOf(t *template.Template) (reads, error) {
 	return reads{
 		fields:   slices.Sorted(maps.Keys(w.fields)),
 		indexed:  slices.Sorted(maps.Keys(w.indexed)),
+		needed:   slices.Sorted(maps.Keys(w.needed)),
+		shown:    slices.Sorted(maps.Keys(w.shown)),
 		unnamed:  w.unnamed,
 		controls: w.controls,
 		nested:   w.nested,
+		forms:    forms,
+		texts:    w.texts,
 	}, nil
 }
 
-// walker knows of each expression one thing: whether its value may be the claims as a
-// whole, as dot is at the top. Where it is not, it is text.
+// value is what is known of an expression's value: that it may be the claims as a whole, as
+// dot is at the top, or that it is the text of one claim.
+type value struct {
+	claims bool
+	field  string
+}
+
 type walker struct {
 	templates       *template.Template
 	fields, indexed map[string]bool
+	needed, shown   map[string]bool
 	unnamed         bool
 	controls        bool
 	undefined       string
 	nested          string
-	claimVars       map[string]bool // variables that hold the claims somewhere
-	walked          map[call]bool
+	texts           []string
+	claimVars       map[string]bool                     // variables that hold the claims somewhere
+	set             map[string]map[*parse.PipeNode]bool // where each variable is set; nil for a loop
+	fieldOf         map[string]string                   // the claim in each variable that is set once
+	walked          map[call][][]part                   // with the forms of each template
 }
 
-// call is a template with what it is given: the claims, or something else.
-type call struct {
-	name   string
-	claims bool
-}
-
-// scope tells whether dot and $ are the claims.
-type scope struct{ dot, dollar bool }
-
-func (w *walker) template(name string, claims bool) {
-	if c := (call{name, claims}); !w.walked[c] {
-		w.walked[c] = true
-		t := w.templates.Lookup(name)
-		if t == nil || t.Tree == nil {
-			w.undefined = name
-			return
-		}
-		w.list(t.Tree.Root, scope{claims, claims})
+// known counts what later walks would do with other results.
+func (w *walker) known() int {
+	n := len(w.claimVars)
+	for _, places := range w.set {
+		n += len(places)
 	}
+	return n
 }
 
-func (w *walker) list(list *parse.ListNode, s scope) {
+// call is a template with what it is given.
+type call struct {
+	name  string
+	given value
+}
+
+// scope is where an expression is: what dot and $ are, which claims cannot be empty there, and
+// whether it is a condition.
+type scope struct {
+	dot, dollar value
+	sure        []string
+	condition   bool
+}
+
+func (s scope) with(sure []string) scope {
+	s.sure = append(slices.Clip(s.sure), sure...)
+	return s
+}
+
+func (w *walker) template(name string, given value) [][]part {
+	c := call{name, given}
+	if forms, ok := w.walked[c]; ok {
+		return forms
+	}
+	w.walked[c] = nil // what a template that calls itself results in is not known
+	t := w.templates.Lookup(name)
+	if t == nil || t.Tree == nil {
+		w.undefined = name
+		return nil
+	}
+	w.walked[c] = w.list(t.Tree.Root, scope{dot: given, dollar: given})
+	return w.walked[c]
+}
+
+func (w *walker) list(list *parse.ListNode, s scope) [][]part {
+	forms := [][]part{nil}
 	if list == nil {
-		return
+		return forms
 	}
 	for _, n := range list.Nodes {
 		switch n := n.(type) {
 		case *parse.TextNode:
 			w.controls = w.controls || bytes.ContainsFunc(n.Text, unicode.IsControl)
+			forms = followed(forms, [][]part{{{literal, string(n.Text)}}})
 		case *parse.ActionNode:
-			if w.pipe(n.Pipe, s) && len(n.Pipe.Decl) == 0 {
-				w.unnamed = true // prints them all
-			}
+			forms = followed(forms, w.action(n, s))
 		case *parse.IfNode:
-			w.pipe(n.Pipe, s)
-			w.list(n.List, s)
-			w.list(n.ElseList, s)
+			yes, no := w.condition(n.Pipe, s)
+			forms = followed(forms, either(w.list(n.List, s.with(yes)), w.list(n.ElseList, s.with(no))))
 		case *parse.WithNode:
-			claims := w.pipe(n.Pipe, s)
-			w.list(n.List, scope{claims, s.dollar})
-			w.list(n.ElseList, s)
+			yes, no := w.condition(n.Pipe, s)
+			inner := s.with(yes)
+			inner.dot = w.pipe(n.Pipe, scope{s.dot, s.dollar, s.sure, true})
+			forms = followed(forms, either(w.list(n.List, inner), w.list(n.ElseList, s.with(no))))
 		case *parse.RangeNode:
-			if w.pipe(n.Pipe, s) {
+			if w.pipe(n.Pipe, s).claims {
 				w.unnamed = true
 			}
-			w.list(n.List, scope{false, s.dollar})
+			for _, v := range n.Pipe.Decl {
+				w.sets(v, nil) // to a part of the pipeline's value
+			}
+			inner := s
+			inner.dot = value{}
+			w.list(n.List, inner)
 			w.list(n.ElseList, s)
+			forms = followed(forms, [][]part{{{kind: computed}}})
 		case *parse.TemplateNode:
-			w.template(n.Name, w.pipe(n.Pipe, s))
+			forms = followed(forms, w.template(n.Name, w.pipe(n.Pipe, s)))
 		case *parse.CommentNode, *parse.BreakNode, *parse.ContinueNode:
 		default:
 			w.unnamed = true // a node that this walk does not know may read anything
 		}
 	}
+	return forms
 }
 
-// pipe walks p and tells whether its value may be the claims.
-func (w *walker) pipe(p *parse.PipeNode, s scope) (claims bool) {
+// action walks n and returns what it prints.
+func (w *walker) action(n *parse.ActionNode, s scope) [][]part {
+	v := w.pipe(n.Pipe, s)
+	if len(n.Pipe.Decl) > 0 {
+		return [][]part{nil}
+	}
+	w.unnamed = w.unnamed || v.claims // prints them all
+	if t, ok := text(n.Pipe); ok {
+		return [][]part{{{literal, t}}}
+	}
+	if v.field != "" {
+		return [][]part{{{field, v.field}}}
+	}
+	return [][]part{{{kind: computed}}}
+}
+
+// sets notes that p sets the variable v.
+func (w *walker) sets(v *parse.VariableNode, p *parse.PipeNode) {
+	if w.set[v.Ident[0]] == nil {
+		w.set[v.Ident[0]] = map[*parse.PipeNode]bool{}
+	}
+	w.set[v.Ident[0]][p] = true
+}
+
+// pipe walks p and returns its value.
+func (w *walker) pipe(p *parse.PipeNode, s scope) value {
 	if p == nil {
-		return false
+		return value{}
 	}
+	for _, v := range p.Decl {
+		w.sets(v, p)
+	}
+	if len(p.Decl) == 1 && len(w.set[p.Decl[0].Ident[0]]) == 1 {
+		// A claim counts as read where the variable is.
+		if v := w.commands(p, scope{s.dot, s.dollar, s.sure, true}); v.field != "" {
+			w.fieldOf[p.Decl[0].Ident[0]] = v.field
+			return v
+		}
+	}
+	v := w.commands(p, s)
+	if v.claims {
+		for _, declared := range p.Decl {
+			w.claimVars[declared.Ident[0]] = true
+		}
+	}
+	return v
+}
+
+func (w *walker) commands(p *parse.PipeNode, s scope) value {
 	if len(p.Cmds) == 1 && len(p.Cmds[0].Args) == 1 {
-		claims = w.operand(p.Cmds[0].Args[0], s)
-	} else {
-		var piped parse.Node
-		for _, cmd := range p.Cmds {
-			w.command(cmd.Args, piped, s)
-			piped = nil
-			if len(cmd.Args) == 1 {
-				piped = cmd.Args[0]
-			}
+		return w.operand(p.Cmds[0].Args[0], s)
+	}
+	var v value
+	var piped parse.Node
+	for _, cmd := range p.Cmds {
+		v = w.command(cmd.Args, piped, s)
+		piped = nil
+		if len(cmd.Args) == 1 {
+			piped = cmd.Args[0]
 		}
 	}
-	if claims {
-		for _, v := range p.Decl {
-			w.claimVars[v.Ident[0]] = true
-		}
-	}
-	return claims
+	return v
 }
 
 // command walks one command of a pipeline; piped is the operand that the one before hands
 // on, if that is a mere operand.
-func (w *walker) command(args []parse.Node, piped parse.Node, s scope) {
-	if function, ok := args[0].(*parse.IdentifierNode); ok && function.Ident == "index" && len(args) > 1 && w.operand(args[1], s) {
+func (w *walker) command(args []parse.Node, piped parse.Node, s scope) (v value) {
+	if function, ok := args[0].(*parse.IdentifierNode); ok && function.Ident == "index" && len(args) > 1 && w.operand(args[1], s).claims {
 		keys := args[2:]
 		if piped != nil {
 			keys = append(slices.Clip(keys), piped)
@@ -158,41 +250,79 @@ func (w *walker) command(args []parse.Node, piped parse.Node, s scope) {
 		}
 		if ok {
 			w.indexed[name] = true
+			w.read(name, s)
 		} else {
 			w.unnamed = true
+		}
+		if len(keys) == 1 {
+			v.field = name
 		}
 		args = args[2:]
 	}
 	for _, arg := range args {
-		if w.operand(arg, s) {
+		if w.operand(arg, s).claims {
 			w.unnamed = true // a function that is handed them all
 		}
 	}
+	return v
 }
 
-// operand walks n and tells whether its value may be the claims.
-func (w *walker) operand(n parse.Node, s scope) (claims bool) {
+func (w *walker) read(name string, s scope) {
+	if s.condition {
+		return
+	}
+	w.shown[name] = true
+	if !slices.Contains(s.sure, name) {
+		w.needed[name] = true
+	}
+}
+
+// operand walks n and returns its value.
+func (w *walker) operand(n parse.Node, s scope) value {
 	switch n := n.(type) {
 	case *parse.DotNode:
-		return s.dot
+		return w.again(s.dot, s)
 	case *parse.FieldNode:
-		w.fields[n.Ident[0]] = true
-		if len(n.Ident) > 1 && s.dot {
-			w.nested = "." + strings.Join(n.Ident, ".")
-		}
+		return w.field(n.Ident, s.dot.claims, s)
 	case *parse.VariableNode:
-		if len(n.Ident) > 1 {
-			w.fields[n.Ident[1]] = true
-			return false
+		switch {
+		case len(n.Ident) > 1:
+			return w.field(n.Ident[1:], n.Ident[0] == "$" && s.dollar.claims || w.claimVars[n.Ident[0]], s)
+		case n.Ident[0] == "$":
+			return w.again(s.dollar, s)
+		case len(w.set[n.Ident[0]]) == 1 && w.fieldOf[n.Ident[0]] != "":
+			return w.again(value{field: w.fieldOf[n.Ident[0]]}, s)
 		}
-		return n.Ident[0] == "$" && s.dollar || w.claimVars[n.Ident[0]]
+		return value{claims: w.claimVars[n.Ident[0]]}
 	case *parse.ChainNode:
-		w.operand(n.Node, s)
-		w.fields[n.Field[0]] = true
+		return w.field(n.Field, w.operand(n.Node, s).claims, s)
+	case *parse.StringNode:
+		w.texts = append(w.texts, n.Text)
 	case *parse.PipeNode:
 		return w.pipe(n, s)
 	}
-	return false
+	return value{}
+}
+
+// again is v, read a second time.
+func (w *walker) again(v value, s scope) value {
+	if v.field != "" {
+		w.read(v.field, s)
+	}
+	return v
+}
+
+// field walks a field of the claims, or of something that has none.
+func (w *walker) field(names []string, ofClaims bool, s scope) value {
+	w.fields[names[0]] = true
+	w.read(names[0], s)
+	if len(names) > 1 && ofClaims {
+		w.nested = "." + strings.Join(names, ".")
+	}
+	if len(names) > 1 || !ofClaims {
+		return value{}
+	}
+	return value{field: names[0]}
 }
 
 // text returns the text of a string literal, in parentheses or not.

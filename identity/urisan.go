@@ -4,6 +4,7 @@ package identity
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -12,13 +13,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// uriSAN returns the URI SAN of raw, as net/url spells it: what a path may not hold is
-// percent-encoded (a space is %20), and an empty fragment's # is dropped; the host's case,
-// empty path segments and the query stay.
+// uriSAN returns the URI SAN of raw, as net/url prints it: what a path cannot hold is
+// percent-encoded (a space is %20); the host's case, empty path segments and the query stay.
 //
-// It must be an absolute URL with a host. Verifiers compare SANs as text, or against
-// patterns, and read authority out of what stands left; so user-info and the segments "."
-// and "..", percent-encoded or not, are refused, since another reader may resolve them.
+// It must have a scheme, and either a host or no authority at all (RFC 5280, section
+// 4.2.1.6), as arn:aws:iam::123456789012:role/build. Verifiers compare SANs as text or with
+// patterns, and read authority from the left. User-info and the segments "." and "..",
+// percent-encoded or not, are therefore refused: another reader may resolve them.
 func uriSAN(raw string) (certs.SAN, error) {
 	if raw == "" {
 		return certs.SAN{}, sanRefusal(raw, "is empty")
@@ -27,38 +28,62 @@ func uriSAN(raw string) (certs.SAN, error) {
 		return certs.SAN{}, sanRefusal(raw, "holds a control character, or is not UTF-8")
 	}
 	u, err := url.Parse(raw)
+	if err != nil {
+		return certs.SAN{}, sanRefusal(raw, "is not a URI").Because(err)
+	}
+	opaque, err := url.PathUnescape(u.Opaque)
 	switch {
 	case err != nil:
-		return certs.SAN{}, sanRefusal(raw, "is not a URL").Because(err)
-	case u.Scheme == "" || u.Hostname() == "":
-		return certs.SAN{}, sanRefusal(raw, "has no scheme or no host")
+		return certs.SAN{}, sanRefusal(raw, "is not a URI").Because(err)
+	case u.Scheme == "":
+		return certs.SAN{}, sanRefusal(raw, "has no scheme")
+	case u.Hostname() == "" && (needsHost(u.Scheme) || u.Opaque == "" && !u.OmitHost):
+		return certs.SAN{}, sanRefusal(raw, "has no host")
 	case u.User != nil:
 		return certs.SAN{}, sanRefusal(raw, "has user information before its host")
-	case hasDotSegment(u.Path):
+	case hasDotSegment(u.Path) || hasDotSegment(opaque):
 		return certs.SAN{}, sanRefusal(raw, `has a path segment "." or ".."`)
 	}
 	return certs.SAN{Kind: certs.SANURI, Value: u.String()}, nil
 }
 
-func sanRefusal(raw, found string) *refusal.Error {
-	return refusal.New(refusal.ClaimInvalid,
-		"the subject alternative name made of the token's claims, %s, %s; it must be an absolute URL with a host, and no user information or dot segments", quote(raw), found)
+// needsHost reports whether the definition of the scheme requires an authority (RFC 9110,
+// section 4.2; RFC 6455, section 3; RFC 1738, section 3.2; SPIFFE-ID, section 2). Other
+// readers find one in https:ci.example.
+func needsHost(scheme string) bool {
+	return slices.Contains([]string{"https", "http", "wss", "ws", "ftp", "spiffe"}, scheme)
 }
 
-// joinedSAN is uriSAN of base with elements joined to its path. url.JoinPath resolves dot
-// segments without a word, so that a pipeline named "../other" would take another's name:
-// they are refused before.
-func joinedSAN(base string, elements ...string) (certs.SAN, error) {
-	for _, part := range append([]string{base}, elements...) {
-		if hasDotSegment(part) {
-			return certs.SAN{}, sanRefusal(part, `has a path segment "." or ".."`)
+func sanRefusal(raw, found string) *refusal.Error {
+	return refusal.New(refusal.ClaimInvalid,
+		"the subject alternative name made of the token's claims, %s, %s; it must be an absolute URI, with a host where it has an authority, and no user information or dot segments", quote(raw), found)
+}
+
+func hasDotSegment(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		if segment == "." || segment == ".." {
+			return true
 		}
 	}
-	joined, err := joinPath(base, elements...)
+	return false
+}
+
+// joinedSAN is the SAN of base with path joined to it by url.JoinPath, which resolves dot
+// segments silently. A pipeline named "../other" would get the name of another: dot segments
+// are refused first. The claims are those in base and path.
+func joinedSAN(base, path string, claims []claim) (certs.SAN, error) {
+	if hasDotSegment(base) || hasDotSegment(path) {
+		return certs.SAN{}, sanRefusal(base+"/"+path, `has a path segment "." or ".."`)
+	}
+	joined, err := joinPath(base, path)
 	if err != nil {
 		return certs.SAN{}, err
 	}
-	return uriSAN(joined)
+	san, err := uriSAN(joined)
+	if err != nil {
+		return certs.SAN{}, err
+	}
+	return san, checkDistinct(base+"/"+path, san.Value, claims, true)
 }
 
 // joinPath is url.JoinPath with a refusal. An element with a malformed percent escape is an
@@ -70,13 +95,4 @@ func joinPath(base string, elements ...string) (string, error) {
 			"the token's claims do not make a URL: joining %s to %s finds no valid URL, or a malformed percent escape", quote(strings.Join(elements, "/")), quote(base)).Because(err)
 	}
 	return joined, nil
-}
-
-func hasDotSegment(path string) bool {
-	for segment := range strings.SplitSeq(path, "/") {
-		if segment == "." || segment == ".." {
-			return true
-		}
-	}
-	return false
 }

@@ -77,6 +77,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 			Constants:                      provider.Constants,
 			ExtensionTemplates:             templates,
 			SubjectAlternativeNameTemplate: provider.SubjectAlternativeNameTemplate,
+			DistinctClaims:                 provider.DistinctClaims,
 		}
 	}
 

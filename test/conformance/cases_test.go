@@ -129,19 +129,18 @@ func workloadCases(l *caseList) {
 func subjectCases(l *caseList) {
 	add, no := l.add, l.no
 	// Type uri.
-	for id, san := range map[string]string{
-		"http://127.0.0.1/a": "", "http://127.0.0.1": "", "http://127.0.0.1/": "", "http://127.0.0.1:9/a": "", "http://127.0.0.1/a%20b?c=d#e": "", "http://127.0.0.1/a b": "http://127.0.0.1/a%20b",
-		"http://127.0.0.1/a//b": "", "http://127.0.0.1/é": "http://127.0.0.1/%C3%A9", "HTTP://127.0.0.1/a": "http://127.0.0.1/a", "http://127.0.0.1/a#": "http://127.0.0.1/a", "http://127.0.0.1/a?": "",
+	for _, id := range []string{
+		"http://127.0.0.1/a", "http://127.0.0.1", "http://127.0.0.1/", "http://127.0.0.1:9/a", "http://127.0.0.1/a%20b?c=d#e",
+		"http://127.0.0.1/a//b", "http://127.0.0.1/%C3%A9", "http://127.0.0.1/a?", "http://127.0.0.1/job/app/job/feature%252Flogin/", "http://127.0.0.1/a%2Fb%2f",
 	} {
-		if san == "" {
-			san = id
-		}
-		add("uri", quoted(id), claims{"sub": quoted(id)}, uriName(san), id)
-		add("wild/uri/a", quoted(id), claims{"sub": quoted(id)}, uriName(san), id)
+		add("uri", quoted(id), claims{"sub": quoted(id)}, uriName(id), id)
+		add("wild/uri/a", quoted(id), claims{"sub": quoted(id)}, uriName(id), id)
 	}
 	for _, id := range []string{
 		"https://127.0.0.1/a", "http://127.0.0.2/a", "http://127.0.0.1.evil/a", "http://evil/127.0.0.1", "http://u@127.0.0.1/a", "http://u:p@127.0.0.1/a", "http://@127.0.0.1/a", "http://127.0.0.1@evil/a", "127.0.0.1/a", "//127.0.0.1/a", "/a", "a@example.com",
 		"http:127.0.0.1", "http://127.0.0.1/%zz", "http://127.0.0.1/a\n", "http://127.0.0.1\\@evil/", "http://localhost/a",
+		// Formatting would not preserve these, so that two subjects would have one name.
+		"http://127.0.0.1/a b", "http://127.0.0.1/é", "HTTP://127.0.0.1/a", "http://127.0.0.1/a#", "http://127.0.0.1/a%2Fb c",
 	} {
 		no("uri", quoted(id), claims{"sub": quoted(id)}, "401")
 	}
@@ -171,8 +170,10 @@ func subjectCases(l *caseList) {
 	add("chainguard", "question mark", claims{"sub": `"a?b"`}, uriName(iss+"/a%3Fb"))
 	add("chainguard", "escape", claims{"sub": `"a%2Fb"`}, uriName(iss+"/a%2Fb"))
 	no("chainguard", "bad escape", claims{"sub": `"a%zzb"`}, "401")
-	add("chainguard", "double slash", claims{"sub": `"a//b"`}, uriName(iss+"/a/b"))
-	add("chainguard", "leading slash", claims{"sub": `"/a"`}, uriName(iss+"/a"))
+	no("chainguard", "double slash", claims{"sub": `"a//b"`}, "401 CLAIM_INVALID")
+	no("chainguard", "leading slash", claims{"sub": `"/a"`}, "401 CLAIM_INVALID")
+	no("chainguard", "escaped space", claims{"sub": `"a%20b"`}, "401 CLAIM_INVALID")
+	no("chainguard", "escaped question mark", claims{"sub": `"a%3Fb"`}, "401 CLAIM_INVALID")
 	add("chainguard", "trailing slash", claims{"sub": `"a/"`}, uriName(iss+"/a/"))
 	no("chainguard", "dots", claims{"sub": `"../../a"`}, "401")
 	add("wild/chainguard/a", "wildcard", claims{"sub": `"x"`}, uriName(w.base+"/wild/chainguard/a/x"))
@@ -233,7 +234,11 @@ func providerCases(l *caseList) {
 			no("github", name+" null", githubClaims.with(name, "null"), "401")
 		}
 	}
-	no("github", "environment null", githubClaims.with("environment", "null"), "401")
+	add("github", "environment null", githubClaims.with("environment", "null"), githubWant.but("", ext{23: ""}))
+	for _, v := range []string{"o/s/w.yml@refs/heads/main#", "o/s/w.yml@refs/heads/main?", "o/s/w.yml@refs/heads/gr%C3%B6%C3%9Fe", "o/s/w.yml@refs/heads/a%20b", "o/s/w.yml@refs/heads/a%2Fb c"} {
+		no("github", "job_workflow_ref="+v, githubClaims.with("job_workflow_ref", quoted(v)), "401 CLAIM_INVALID")
+	}
+	no("github", "url with a path", githubClaims.with("url", `"https://github.com/o"`), "401 CLAIM_INVALID")
 	no("github", "claim as array", githubClaims.with("sha", `["a"]`), "401")
 	no("github", "claim as object", githubClaims.with("sha", `{}`), "401")
 	no("github", "optional claim as array", githubClaims.with("environment", `[]`), "401")
@@ -256,6 +261,7 @@ func providerCases(l *caseList) {
 	add("gitlab", "self-hosted", gitlabClaims.with("ci_config_ref_uri", `"gl.example:8443/g/p//x.yml@refs/heads/main"`), gitlabWant.but("uri:https://gl.example:8443/g/p//x.yml@refs/heads/main", ext{9: "https://gl.example:8443/g/p//x.yml@refs/heads/main", 18: "https://gl.example:8443/g/p//x.yml@refs/heads/main"}))
 	no("gitlab", "without ci_config_sha", gitlabClaims.with("ci_config_sha", ""), "401 CLAIM_MISSING")
 	no("gitlab", "without ref_type", gitlabClaims.with("ref_type", ""), "401 CLAIM_MISSING")
+	no("gitlab", "ci_config_ref_uri with an empty fragment", gitlabClaims.with("ci_config_ref_uri", `"gitlab.com/g/p//x@main#"`), "401 CLAIM_INVALID")
 	no("gitlab", "ci_config_ref_uri null", gitlabClaims.with("ci_config_ref_uri", "null"), "401")
 
 	add("codefresh", "full", codefreshClaims, codefreshWant)
@@ -307,13 +313,15 @@ func templateCases(l *caseList) {
 	add("odd", "space", odd("a b"), oddWant("a b", "a%20b", ext{6: "a+b", 9: "3", 20: "a "}))
 	add("odd", "HTML", odd(`<b>&"'`), oddWant(`<b>&"'`, "%3Cb%3E&%22%27", ext{2: "&lt;b&gt;&amp;&#34;&#39;", 4: `"<b>&\"'"|     `, 6: "%3Cb%3E%26%22%27", 9: "6", 18: `\u003Cb\u003E\u0026\"\'`, 20: "<b"}))
 	add("odd", "apostrophe", odd("it's"), oddWant("it's", "it's", ext{2: "it&#39;s", 6: "it%27s", 9: "4", 18: `it\'s`, 20: "it"}))
-	add("odd", "escape", odd("a%20b"), oddWant("a%20b", "a%20b", ext{6: "a%2520b", 9: "5", 20: "a%"}))
+	for _, v := range []string{"a%20b", "%22", "%27", "%7b", "%7D", "%5C", "%c3%a9", "%00", "%5E", "%60", "%7C", "a#", "a?", "a%2fb c", "a#b%23"} {
+		no("odd", "indistinct "+v, odd(v), "401 CLAIM_INVALID")
+	}
+	add("odd", "escaped slash and percent sign", odd("a%2Fb%252Fc"), oddWant("a%2Fb%252Fc", "a%2Fb%252Fc", ext{6: "a%252Fb%25252Fc", 9: "11", 20: "a%"}))
 	add("odd", "escaped letter", odd("%41%2f"), oddWant("%41%2f", "%41%2f", ext{6: "%2541%252f", 9: "6", 20: "%4"}))
 	no("odd", "bad escape", odd("100%"), "401 CLAIM_INVALID")
 	no("odd", "bad escape in the middle", odd("a%zzb"), "401 CLAIM_INVALID")
 	add("odd", "unicode", odd("é"), oddWant("é", "%C3%A9", ext{6: "%C3%A9", 9: "2", 20: "é"}))
 	add("odd", "query", odd("a?x=<1>&y=#f"), oddWant("a?x=<1>&y=#f", "a?x=<1>&y=#f", ext{2: "a?x=&lt;1&gt;&amp;y=#f", 6: "a%3Fx%3D%3C1%3E%26y%3D%23f", 9: "12", 18: `a?x\u003D\u003C1\u003E\u0026y\u003D#f`, 20: "a?"}))
-	add("odd", "empty fragment", odd("a#"), oddWant("a#", "a", ext{6: "a%23", 9: "2", 20: "a#"}))
 	add("odd", "double slash", odd("a//b"), oddWant("a//b", "a//b", ext{6: "a%2F%2Fb", 9: "4", 20: "a/"}))
 	add("odd", "colon and at", odd("a:b@c"), oddWant("a:b@c", "a:b@c", ext{6: "a%3Ab%40c", 9: "5", 20: "a:"}))
 	add("odd", "brackets", odd("[a]^|"), oddWant("[a]^|", "%5Ba%5D%5E%7C", ext{6: "%5Ba%5D%5E%7C", 9: "5", 20: "[a"}))
@@ -328,8 +336,8 @@ func templateCases(l *caseList) {
 
 	host := func(h string) claims { return claims{"host": quoted(h)} }
 	for in, san := range map[string]string{
-		"https://Example.COM/x": "", "https://h:8443/x": "", "https://[::1]:80/x": "", "https://h": "", "https://h/": "", "https://h?q": "", "HTTPS://h/x": "https://h/x", "ftp://h/x": "", "urn+x://h/x": "",
-		"https://h/x?a=é b": "",
+		"https://Example.COM/x": "", "https://h:8443/x": "", "https://[::1]:80/x": "", "https://h": "", "https://h/": "", "https://h?q": "", "ftp://h/x": "", "urn+x://h/x": "",
+		"https://h/x?a=é b": "", "arn:aws:iam::123456789012:role/build": "", "urn:x:y": "", "urn:x:Y%20z?q#f": "", "mailto:a@b.c": "", "x-build:/a//b": "",
 	} {
 		if san == "" {
 			san = in
@@ -340,7 +348,7 @@ func templateCases(l *caseList) {
 		}
 		add("host", in, host(in), name{"uri:" + san, ext{9: "https://" + in + "/x"}})
 	}
-	for _, in := range []string{"x", "/x", "//h/x", "https:", "https://", "https:///x", "https:h/x", "https://u@h/x", "https://u:p@h/x", "https://@h/x", "https://h x/y", "https://h:port/x", "http://[::1/x", "urn:x:y", "mailto:a@b.c", ":", " https://h/x", "https://%41.example/x", "https://é.example/x", "https://h/%", "1https://h/x"} {
+	for _, in := range []string{"x", "/x", "//h/x", "https:", "https://", "https:///x", "https:h/x", "https://u@h/x", "https://u:p@h/x", "https://@h/x", "https://h x/y", "https://h:port/x", "http://[::1/x", "HTTPS://h/x", "URN:x:y", "arn:", "arn:a:b#", "arn:a:role/../b", "arn:%zz", "x-build:///a", ":", " https://h/x", "https://%41.example/x", "https://é.example/x", "https://h/%", "1https://h/x"} {
 		no("host", quoted(in), host(in), "401")
 	}
 
@@ -372,7 +380,9 @@ func olderCases(l *caseList) {
 	add("gitlab-old", "tag", gitlabClaims.with("ref_type", `"tag"`), oldGitlab.but("", ext{14: "refs/tags/main"}))
 	add("gitlab-old", "without ci_config_sha and project_visibility", gitlabClaims.with("ci_config_sha", "", "project_visibility", ""), oldGitlab.but("", ext{10: "", 19: "", 22: ""}))
 	add("gitlab-old", "null ci_config_sha", gitlabClaims.with("ci_config_sha", "null"), oldGitlab.but("", ext{10: "", 19: ""}))
-	add("gitlab-old", "another scheme", gitlabClaims.with("ci_config_ref_uri", `"http://gitlab.com/g/p//x@y"`), oldGitlab.but("uri:https://gitlab.com/g/p//x@y", ext{9: "https://gitlab.com/g/p//x@y", 18: "https://gitlab.com/g/p//x@y"}))
+	for _, v := range []string{"http://gitlab.com/g/p//x@y", "https://gitlab.com/g/p//x@y", "//gitlab.com/g/p//x@y", "gitlab.com/g/p//x@y#", "gitlab.com/g%20p//x@y"} {
+		no("gitlab-old", "ci_config_ref_uri="+v, gitlabClaims.with("ci_config_ref_uri", quoted(v)), "401 CLAIM_INVALID")
+	}
 	add("gitlab-old", "space in ci_config_ref_uri", gitlabClaims.with("ci_config_ref_uri", `"gitlab.com/g p//x@y"`), oldGitlab.but("uri:https://gitlab.com/g%20p//x@y", ext{9: "https://gitlab.com/g%20p//x@y", 18: "https://gitlab.com/g%20p//x@y"}))
 	add("gitlab-old", "negative runner_id", gitlabClaims.with("runner_id", "-1"), oldGitlab)
 	for _, name := range []string{"ci_config_ref_uri", "runner_environment", "project_path", "sha", "ref", "ref_type", "project_id", "namespace_path", "namespace_id", "pipeline_source", "job_id", "pipeline_id", "runner_id"} {
@@ -390,7 +400,12 @@ func olderCases(l *caseList) {
 	add("codefresh-old", "full", codefreshClaims, codefreshWant)
 	add("codefresh-old", "empty platform_url", codefreshClaims.with("platform_url", `""`, "runner_environment", "", "scm_repo_url", "", "scm_ref", ""),
 		name{"uri:https://g.codefresh.io/acc/proj/pipe:a1/p2", ext{9: "https://g.codefresh.io/build/w3", 18: "https://g.codefresh.io/api/pipelines/p2", 21: "https://g.codefresh.io/build/w3"}})
-	add("codefresh-old", "platform_url with a slash", codefreshClaims.with("platform_url", `"https://cf.example/"`), codefreshWant)
+	for _, change := range [][]string{
+		{"platform_url", `"https://cf.example/"`}, {"platform_url", `"https://cf.example/acc"`}, {"account_name", `"acc/proj"`}, {"account_name", `"a:c"`},
+		{"pipeline_name", `"proj/pi:pe"`}, {"account_id", `"a/1"`}, {"account_name", ""}, {"pipeline_name", `"proj//pipe"`},
+	} {
+		no("codefresh-old", change[0]+"="+change[1], codefreshClaims.with(change...), "401 CLAIM_INVALID")
+	}
 	for _, name := range []string{"account_id", "pipeline_id", "workflow_id"} {
 		no("codefresh-old", "without "+name, codefreshClaims.with(name, ""), "401 CLAIM_MISSING")
 	}
@@ -399,7 +414,8 @@ func olderCases(l *caseList) {
 	bare := uriName("https://buildkite.com/o/p")
 	add("buildkite-old", "full", buildkiteClaims, bare)
 	add("buildkite-old", "fewest", claims{"organization_slug": `"o"`, "pipeline_slug": `"p"`}, bare)
-	add("buildkite-old", "double slash stays", claims{"organization_slug": `"o/"`, "pipeline_slug": `"/p"`}, uriName("https://buildkite.com/o///p"))
+	add("buildkite-old", "double slash stays", claims{"organization_slug": `"o"`, "pipeline_slug": `"/p"`}, uriName("https://buildkite.com/o//p"))
+	no("buildkite-old", "slash in the organization", claims{"organization_slug": `"o/x"`, "pipeline_slug": `"p"`}, "401 CLAIM_INVALID")
 	no("buildkite-old", "without pipeline_slug", claims{"organization_slug": `"o"`}, "401 CLAIM_MISSING")
 	no("buildkite-old", "without organization_slug", claims{"pipeline_slug": `"o"`}, "401 CLAIM_MISSING")
 }

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
+	"github.com/mayfly-ca/mayfly/oidc"
+)
+
+// ciLoader compiles one entry of ci-issuer-metadata.
+type ciLoader struct {
+	*ciProvider
+	path           []string
+	compat         bool
+	warnings, errs []error
+}
+
+// newCIProvider compiles the entry at path. It returns every mistake at once, and nil for the
+// provider if there is one.
+func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider, warnings, errs []error) {
+	l := &ciLoader{ciProvider: &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues), constants: maps.Clone(config.Constants)}, path: path, compat: compat}
+	l.compileName(config)
+	for _, key := range slices.Sorted(maps.Keys(config.ExtensionTemplates)) {
+		source, path := config.ExtensionTemplates[key], at(path, "extension-templates", key)
+		if source == "" || key == "issuer" || key == "subject" {
+			continue // not set; or the token's own, whatever a template says
+		}
+		extension, ok := certs.ExtensionByKey(key)
+		if !ok {
+			l.tolerate(keypath.Errorf(path, "there is no extension %s%s", quote(key), suggest.DidYouMeanOr(key, extensionKeys(), "the names are")))
+			continue
+		}
+		if t := l.compile(source, path); t != nil {
+			l.extensions = append(l.extensions, extensionTemplate{extension, t})
+		}
+	}
+	l.names = sorted(l.names)
+	if len(l.errs) == 0 {
+		l.errs = append(l.errs, l.checkConstants(config.Constants, at(path, "constants"))...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(config.Constants)) {
+		if _, ok := config.DefaultTemplateValues[name]; ok {
+			l.errs = append(l.errs, keypath.Errorf(at(path, "constants", name), "%s has a default too, which could never count; remove one of the two", quote(name)))
+		}
+	}
+	if len(l.errs) == 0 {
+		l.checkName(config.DistinctClaims)
+	}
+	if len(l.errs) > 0 {
+		return nil, l.warnings, l.errs
+	}
+	slices.SortFunc(l.extensions, func(a, b extensionTemplate) int { return int(a.extension.Arc) - int(b.extension.Arc) })
+	return l.ciProvider, l.warnings, nil
+}
+
+// tolerate reports what the peer tolerates.
+func (l *ciLoader) tolerate(err error) {
+	if l.compat {
+		l.warnings = append(l.warnings, err)
+	} else {
+		l.errs = append(l.errs, err)
+	}
+}
+
+func (l *ciLoader) warn(path []string, format string, args ...any) {
+	l.warnings = append(l.warnings, keypath.Errorf(path, format, args...))
+}
+
+// compile returns nil for a template that does not parse.
+func (l *ciLoader) compile(source string, path []string) *claimTemplate {
+	t, err := parseTemplate(source)
+	if err != nil {
+		l.errs = append(l.errs, &keypath.Error{Path: path, Err: err})
+		return nil
+	}
+	if t.reads.nested != "" {
+		// Parses, and fails for every token.
+		l.tolerate(keypath.Errorf(path, "a claim is text to a template and has nothing inside, so that %s refuses whatever token it is read for; a claim whose name has a dot is {{index . \"name.with.dot\"}}", quote(t.reads.nested)))
+	}
+	if !strings.Contains(source, "{{") && (strings.ContainsAny(source, "{} ") || strings.Contains(source, "://")) {
+		l.warn(path, "without {{ this is the name of one claim, %s; text with claims in it is written as in {{.url}}/{{.ref}}", quote(source))
+	}
+	if t.reads.controls {
+		l.warn(path, "the template's own text holds a line break or another control character, which cannot enter a certificate: tokens will be refused; in YAML, end a block with >- or |-, or trim with {{- and -}}")
+	}
+	l.names = append(append(l.names, t.reads.fields...), t.reads.indexed...)
+	l.unnamed = l.unnamed || t.reads.unnamed
+	return t
+}
+
+// compileName compiles the SAN's template.
+func (l *ciLoader) compileName(config CIProvider) {
+	path := at(l.path, "subject-alternative-name-template")
+	if config.SubjectAlternativeNameTemplate == "" {
+		l.errs = append(l.errs, keypath.Errorf(path, "subject-alternative-name-template is missing; give one, such as https://ci.example/{{.project}}/{{.pipeline}}"))
+		return
+	}
+	if l.san = l.compile(config.SubjectAlternativeNameTemplate, path); l.san == nil {
+		return
+	}
+	l.sanNames = sorted(l.names)
+	for _, name := range l.sanNames {
+		if _, ok := l.defaults[name]; !ok || slices.Contains(l.san.reads.needed, name) {
+			l.required = append(l.required, name)
+		}
+	}
+}
+
+// checkName reports what of the SAN's template gives no token a name, or two callers one.
+func (l *ciLoader) checkName(distinct bool) {
+	path := at(l.path, "subject-alternative-name-template")
+	for _, name := range l.san.reads.shown {
+		if _, ok := l.defaults[name]; ok {
+			l.optional = append(l.optional, name)
+		}
+	}
+	l.tellApart(distinct, path)
+	if len(l.errs) > 0 || l.san.reads.controls || l.san.reads.nested != "" || l.san.reads.unnamed {
+		return // reported, with its cause; or any claim may matter
+	}
+	if why := l.hopeless(); why != nil {
+		err := keypath.Errorf(path, "no token gets a name by this template: with every text that was tried for its claims, %w", why)
+		if l.san.full == nil {
+			l.tolerate(err)
+		} else {
+			l.warnings = append(l.warnings, err) // another text may do
+		}
+	}
+}
+
+// tellApart reports the claims that the name does not keep apart, unless a token is refused
+// where it would not.
+func (l *ciLoader) tellApart(distinct bool, path []string) {
+	parts := l.san.parts
+	if distinct && l.san.full != nil {
+		l.errs = append(l.errs, keypath.Errorf(path, "distinct-claims is for a template of text, {{.claim}} and {{index . \"claim\"}}; this one has more"))
+		return
+	}
+	l.separate = distinct || l.san.full == nil && isShippedName(parts)
+	forms := l.san.reads.forms
+	if l.san.full == nil {
+		forms = [][]part{parts}
+	}
+	reported := map[pair]bool{}
+	for _, form := range forms {
+		for _, p := range pairs(form, l.constants, l.fixed) {
+			p.offset = 0
+			standard, hasDefault := l.defaults[p.first]
+			switch {
+			case reported[p]:
+			case p.separator == "":
+				l.inseparable(distinct, path, "nothing separates the claims %s and %s in the name: other claims could make the same name; put a text between them that the first cannot contain", quote(p.first), quote(p.second))
+			case l.separate && hasDefault && standard != "" && !ends(standard+p.separator, standard, p.separator):
+				l.inseparable(distinct, path, "the default of %s holds %s, which separates it from the claim %s in the name: other claims could make the same name; make it a constant", quote(p.first), quote(p.separator), quote(p.second))
+			case !l.separate:
+				l.warn(path, "the claim %s may contain %s, which separates it from the claim %s in the name: other claims could make the same name; with distinct-claims: true such a token is refused", quote(p.first), quote(p.separator), quote(p.second))
+			}
+			reported[p] = true
+		}
+	}
+	whole := map[string]bool{}
+	for _, p := range slices.Concat(forms...) {
+		whole[p.text] = whole[p.text] || p.kind == field || p.kind == indexed
+	}
+	for _, name := range l.sanNames {
+		if forms != nil && !whole[name] && !l.fixed(name) {
+			l.warn(path, "the name does not show the claim %s itself, only what the template makes of it: tokens with different values could get the same name", quote(name))
+		}
+	}
+}
+
+// inseparable reports what distinct-claims cannot keep apart.
+func (l *ciLoader) inseparable(distinct bool, path []string, format string, args ...any) {
+	err := keypath.Errorf(path, format, args...)
+	if distinct {
+		l.errs = append(l.errs, err)
+	} else {
+		l.separate = false
+		l.warnings = append(l.warnings, err)
+	}
+}
+
+// maxSamples bounds the texts that hopeless tries.
+const maxSamples = 10_000
+
+// hopeless returns why no token gets a name: the first refusal of many texts for the claims
+// when all are refused, otherwise nil.
+func (r *ciProvider) hopeless() (why error) {
+	texts := append([]string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", strings.Repeat("a", 64)}, r.san.reads.texts...)
+	all := 1
+	for range r.sanNames {
+		all = min(all*(len(texts)+1), maxSamples)
+	}
+	for sample := range all {
+		claims := oidc.Claims{}
+		for _, name := range r.sanNames {
+			chosen := sample % (len(texts) + 1)
+			sample /= len(texts) + 1
+			if r.defaults[name] != "" { // the first to try, as in a token without the claim
+				chosen = (chosen + len(texts)) % (len(texts) + 1)
+			}
+			if chosen < len(texts) {
+				claims[name] = texts[chosen]
+			}
+		}
+		err := r.try(claims)
+		if err == nil {
+			return nil
+		}
+		if why == nil {
+			why = err
+		}
+	}
+	return why
+}
+
+// try returns why the claims get no SAN.
+func (r *ciProvider) try(claims oidc.Claims) error {
+	values, err := r.values(claims)
+	if err != nil {
+		return err
+	}
+	absent := slices.DeleteFunc(slices.Clone(r.required), func(name string) bool { return values[name] != "" })
+	if len(absent) > 0 {
+		return missingClaims(absent)
+	}
+	raw, err := r.san.render(values)
+	if err != nil {
+		return err
+	}
+	san, err := r.name(raw, values, claims)
+	if err != nil {
+		return err
+	}
+	return san.Check()
+}
+
+// checkConstants reports the constants that no template reads: most likely misspelt, so that
+// a claim would take the place of what was meant to be fixed.
+func (r *ciProvider) checkConstants(constants map[string]string, path []string) (errs []error) {
+	for _, name := range slices.Sorted(maps.Keys(constants)) {
+		if !r.unnamed && !slices.Contains(r.names, name) {
+			errs = append(errs, keypath.Errorf(at(path, name), "no template reads %s%s", quote(name), suggest.DidYouMeanOr(name, r.names, "the names that templates read are")))
+		}
+	}
+	return errs
+}
+
+func sorted(names []string) []string {
+	names = slices.Sorted(slices.Values(names))
+	return slices.Compact(names)
+}
+
+func extensionKeys() []string {
+	var keys []string
+	for _, e := range certs.Table() {
+		if e.Key != "" {
+			keys = append(keys, e.Key)
+		}
+	}
+	return keys
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+)
+
+// No two callers share a name: another value of one claim gives another SAN, or a refusal.
+// This file keeps formatting from losing what a claim says; separate.go keeps two claims
+// apart.
+
+// claim is a claim of the token, as text, in a SAN.
+type claim struct{ name, text string }
+
+// checkDistinct refuses raw where another raw could be formatted as san too; joined states
+// that url.JoinPath has formatted it. net/url escapes what must not be in a URI and prints
+// the escapes of raw unchanged. If undoing the former in san returns raw, no other raw has
+// this san.
+//
+// Escapes in the operator's own text decide nothing, since they are the same for every token.
+// They are therefore undone in raw too, unless a claim holds such an escape.
+func checkDistinct(raw, san string, claims []claim, joined bool) error {
+	if plain(raw, san) {
+		return nil
+	}
+	if !joined && (strings.HasSuffix(raw, "#") || strings.HasSuffix(raw, "?")) {
+		return indistinct(raw, len(raw)-1, claims)
+	}
+	undone := undoEscapes(san, joined)
+	if undone == raw {
+		return nil
+	}
+	for _, c := range claims {
+		if i := escapeIn(c.text, joined, strings.Contains(raw, "#")); i >= 0 {
+			return indistinctClaim(c, i)
+		}
+	}
+	own := undoEscapes(raw, joined)
+	if own == undone && (raw == san || raw == upperEscapes(raw)) {
+		return nil
+	}
+	return indistinct(own, difference(own, undone), claims)
+}
+
+// plain reports whether raw has no escape and no empty fragment or query, and formatting has
+// not changed it.
+func plain(raw, san string) bool {
+	return raw == san && !strings.Contains(raw, "%") && !strings.HasSuffix(raw, "#") && !strings.HasSuffix(raw, "?")
+}
+
+// undoEscapes replaces in the path and in the fragment of a URI every escape of an octet that
+// net/url escapes there itself. %2F and %25 stay: the octets are not escaped there, or only
+// as part of an escape.
+func undoEscapes(uri string, joined bool) string {
+	head, fragment, hasFragment := strings.Cut(uri, "#")
+	path, query, hasQuery := strings.Cut(head, "?")
+	// Where no slash follows the scheme, net/url prints all of it unchanged.
+	if _, after, _ := strings.Cut(path, ":"); strings.HasPrefix(after, "/") {
+		path = replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined) })
+	}
+	if hasQuery {
+		path += "?" + query
+	}
+	if hasFragment {
+		path += "#" + replaceEscapes(fragment, escapedInFragment)
+	}
+	return path
+}
+
+// escapedInPath reports whether net/url escapes c in a path. A path that url.JoinPath is given
+// may hold ? and #; otherwise these end it.
+func escapedInPath(c byte, joined bool) bool {
+	if c == '%' || !joined && (c == '?' || c == '#') {
+		return false
+	}
+	path := "/" + string([]byte{c})
+	return (&url.URL{Path: path}).EscapedPath() != path
+}
+
+func escapedInFragment(c byte) bool {
+	fragment := string([]byte{c})
+	return c != '%' && (&url.URL{Fragment: fragment}).EscapedFragment() != fragment
+}
+
+// replaceEscapes replaces the escapes of the octets that are chosen by the octets.
+func replaceEscapes(s string, chosen func(byte) bool) string {
+	var b strings.Builder
+	for {
+		i := strings.IndexByte(s, '%')
+		if i < 0 || i+3 > len(s) {
+			b.WriteString(s)
+			return b.String()
+		}
+		b.WriteString(s[:i])
+		if c, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil && chosen(byte(c)) {
+			b.WriteByte(byte(c))
+			s = s[i+3:]
+		} else {
+			b.WriteByte('%')
+			s = s[i+1:]
+		}
+	}
+}
+
+// upperEscapes returns s with the escapes spelled as net/url spells its own.
+func upperEscapes(s string) string {
+	b := []byte(s)
+	for i := 0; i+2 < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i:], strings.ToUpper(s[i:i+3]))
+		}
+	}
+	return string(b)
+}
+
+// escapeIn returns where text holds an escape that undoEscapes undoes, or the first part of
+// any escape, which the text after it would complete; -1 for neither.
+func escapeIn(text string, joined, fragment bool) int {
+	for i := range len(text) {
+		if text[i] != '%' {
+			continue
+		}
+		if i+3 > len(text) {
+			return i
+		}
+		if c, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil && (escapedInPath(byte(c), joined) || fragment && escapedInFragment(byte(c))) {
+			return i
+		}
+	}
+	return -1
+}
+
+// difference returns the index of the first octet that a and b do not share.
+func difference(a, b string) int {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	return i
+}
+
+// indistinct refuses raw, whose octet i a name would not show, and names the claim that holds
+// it or, where it is the operator's text that does, all claims in the name.
+func indistinct(raw string, i int, claims []claim) error {
+	if percent := strings.LastIndexByte(raw[:min(i, len(raw))], '%'); percent >= 0 && percent >= i-2 {
+		i = percent
+	}
+	for _, beside := range []int{0, 1} { // a separator can be lost because of the claim beside it
+		for _, c := range claims {
+			for at := max(0, i-len(c.text)-beside+1); at <= i && c.text != ""; at++ {
+				if strings.HasPrefix(raw[min(at, len(raw)):], c.text) {
+					return indistinctClaim(claim{c.name, raw[at:]}, i-at)
+				}
+			}
+		}
+	}
+	names := make([]string, len(claims))
+	for i, c := range claims {
+		names[i] = quote(c.name)
+	}
+	return refusal.New(refusal.ClaimInvalid, "the name made of the token's claims %s, %s, is the same with another text in place of its %s",
+		strings.Join(names, ", "), quote(raw), character(raw, i))
+}
+
+func indistinctClaim(c claim, i int) error {
+	return refusal.New(refusal.ClaimInvalid, "the token's claim %s holds %s; with another text in its place, the name would be the same",
+		quote(c.name), character(c.text, i))
+}
+
+// character returns the character or the escape at s[i:], for a message.
+func character(s string, i int) string {
+	if i >= len(s) {
+		return "end"
+	}
+	if s[i] == '%' {
+		return quote(s[i:min(i+3, len(s))])
+	}
+	_, n := utf8.DecodeRuneInString(s[i:])
+	return quote(s[i : i+n])
+}
