@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // maxChainLength bounds the certificates of one CA chain, the root included.
@@ -40,15 +42,14 @@ type Chain struct {
 // checks it as NewChain does.
 func ParseChain(data []byte) (*Chain, error) {
 	var certificates []*x509.Certificate
-	for rest := data; ; {
-		var block *pem.Block
-		block, rest = pem.Decode(rest)
-		if block == nil {
-			if len(bytes.TrimSpace(rest)) != 0 {
-				return nil, errors.New("the chain has text that is no PEM block; it must hold certificates only, the issuing CA first and the root last")
-			}
-			break
-		}
+	blocks, rest, err := textfile.PEM(data)
+	if err != nil {
+		return nil, fmt.Errorf("reading the chain: %w", err)
+	}
+	if len(bytes.TrimSpace(rest)) != 0 {
+		return nil, errors.New("the chain has text that is no PEM block; it must hold certificates only, the issuing CA first and the root last")
+	}
+	for _, block := range blocks {
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("the chain holds a PEM block of type %q; it must hold certificates only", block.Type)
 		}

@@ -116,6 +116,18 @@ func TestParseChain(t *testing.T) {
 	}
 }
 
+// A byte order mark and text before the first block drop no certificate.
+func TestParseChainBehindOtherText(t *testing.T) {
+	t.Parallel()
+	data := newChainBuilder(t).make(t)
+	for name, before := range map[string]string{"mark": "\ufeff", "text": "# the chain of 2026\n", "mark and text": "\ufeffSubject: CN=issuing\r\n"} {
+		chain, err := ParseChain(append([]byte(before), data...))
+		if err != nil || len(chain.Certificates) != 3 {
+			t.Errorf("%s: %v, %v", name, chain, err)
+		}
+	}
+}
+
 func TestParseChainRefuses(t *testing.T) {
 	t.Parallel()
 	weak, err := rsa.GenerateKey(rand.Reader, 1024)
@@ -217,6 +229,8 @@ func TestParseChainRefusesOtherText(t *testing.T) {
 		"a key":       {append(slices.Clone(data), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})...), `type "PRIVATE KEY"`},
 		"broken DER":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{0x30, 0}}), "parsing certificate 1"},
 		"no PEM":      {[]byte("hello"), "text that is no PEM block"},
+		"indented":    {append([]byte("  "), data...), "the PEM block at line 1"},
+		"one in text": {append([]byte("issuing: "), data...), "the PEM block at line 1"},
 		"empty input": {nil, "holds no certificate"},
 	} {
 		if _, err := ParseChain(test.data); err == nil || !strings.Contains(err.Error(), test.want) {

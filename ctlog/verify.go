@@ -8,13 +8,14 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // How far an SCT's timestamp may be from our own clock. A log may answer a repeated
@@ -41,18 +42,20 @@ func ParsePublicKey(data []byte) (*PublicKey, error) {
 	if len(data) > maxPublicKeyPEM {
 		return nil, fmt.Errorf("the log's public key has %d bytes of PEM; more than %d is no key", len(data), maxPublicKeyPEM)
 	}
-	block, rest := pem.Decode(data)
+	blocks, rest, err := textfile.PEM(data)
 	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the log's public key: %w", err)
 	case len(bytes.TrimSpace(data)) == 0:
 		return nil, errors.New("the log's public key is missing; without it no answer of the log can be verified")
-	case block == nil:
+	case len(blocks) == 0:
 		return nil, errors.New("the log's public key is not PEM; it should begin with -----BEGIN PUBLIC KEY-----")
-	case block.Type != "PUBLIC KEY":
-		return nil, fmt.Errorf("the log's public key is a PEM block of type %.40q; it should be PUBLIC KEY", block.Type)
-	case len(bytes.TrimSpace(rest)) > 0:
+	case blocks[0].Type != "PUBLIC KEY":
+		return nil, fmt.Errorf("the log's public key is a PEM block of type %.40q; it should be PUBLIC KEY", blocks[0].Type)
+	case len(blocks) > 1 || len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("something follows the PEM block of the log's public key; it should be the only block")
 	}
-	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	parsed, err := x509.ParsePKIXPublicKey(blocks[0].Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the log's public key: %w", err)
 	}
@@ -66,7 +69,7 @@ func ParsePublicKey(data []byte) (*PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("marshalling the log's public key: %w", err)
 	}
-	if !bytes.Equal(spki, block.Bytes) {
+	if !bytes.Equal(spki, blocks[0].Bytes) {
 		return nil, errors.New("the log's public key is not in the canonical DER encoding, so its log ID is ambiguous")
 	}
 	return &PublicKey{key: key, spki: spki, id: sha256.Sum256(spki)}, nil

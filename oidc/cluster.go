@@ -5,7 +5,6 @@ package oidc
 import (
 	"bytes"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 	"net/url"
 	"os"
 	"sync"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // isAPIServer tells whether issuer is the API server of the cluster that this process runs
@@ -80,6 +81,9 @@ func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		if err != nil {
 			return nil, fmt.Errorf("reading service account token: %w", err)
 		}
+		if token, err = textfile.Plain(token); err != nil {
+			return nil, fmt.Errorf("reading service account token: %s: %w", c.tokenFile, err)
+		}
 		if token = bytes.TrimSpace(token); len(token) == 0 {
 			return nil, fmt.Errorf("reading service account token: %s is empty", c.tokenFile)
 		}
@@ -101,10 +105,14 @@ func (c *clusterTransport) current() (http.RoundTripper, error) {
 	}
 	// Not the system's: they vouch for anybody's names.
 	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, errors.New("reading cluster CA: no PEM certificate in the file")
+	if err := textfile.CertPool(roots, ca); err != nil {
+		return nil, fmt.Errorf("reading cluster CA: %s: %w", c.caFile, err)
 	}
-	roots.AppendCertsFromPEM(c.extraCA)
+	if len(c.extraCA) > 0 {
+		if err := textfile.CertPool(roots, c.extraCA); err != nil {
+			return nil, fmt.Errorf("reading ca-cert: %w", err)
+		}
+	}
 	if old, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
 		old.CloseIdleConnections()
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/share"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // inClusterURL is the issuer whose presence tells that this process runs in a cluster.
@@ -212,8 +213,8 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 	var roots *x509.CertPool
 	if len(e.CACert) > 0 {
 		roots = systemRoots()
-		if !roots.AppendCertsFromPEM(e.CACert) {
-			return nil, keypath.Errorf(e.path("ca-cert"), "there is no certificate in it; wanted is PEM")
+		if err := textfile.CertPool(roots, e.CACert); err != nil {
+			return nil, keypath.Errorf(e.path("ca-cert"), "there is no certificate in it that can be used; PEM is expected: %w", err)
 		}
 	}
 	policy := newAddressPolicy()

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // RequestConfig is a key for an intermediate whose parent is elsewhere.
@@ -111,14 +113,17 @@ func (cfg SignRequestConfig) intermediate() (IntermediateConfig, error) {
 }
 
 func parseRequest(content []byte) (*x509.CertificateRequest, error) {
-	block, rest := pem.Decode(content)
-	if block == nil || (block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST") {
+	blocks, _, err := textfile.PEM(content)
+	if err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	if len(blocks) == 0 || (blocks[0].Type != "CERTIFICATE REQUEST" && blocks[0].Type != "NEW CERTIFICATE REQUEST") {
 		return nil, errors.New("the request is no PEM block CERTIFICATE REQUEST")
 	}
-	if second, _ := pem.Decode(rest); second != nil {
+	if len(blocks) > 1 {
 		return nil, errors.New("the file holds more than one PEM block; it should hold one certificate signing request")
 	}
-	request, err := x509.ParseCertificateRequest(block.Bytes)
+	request, err := x509.ParseCertificateRequest(blocks[0].Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the request: %w", err)
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 	"github.com/mayfly-ca/mayfly/internal/printable"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 func caInitCommand() *cobra.Command {
@@ -85,10 +85,12 @@ func readPassword(c *cobra.Command, name string) ([]byte, error) {
 		return nil, nil
 	}
 	data, err := readInput(c.InOrStdin(), name)
+	if err == nil {
+		data, err = textfile.Line(data)
+	}
 	if err != nil {
 		return nil, err
 	}
-	data = bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
 	if len(data) == 0 {
 		return nil, fmt.Errorf("%s holds no password", name)
 	}

@@ -10,7 +10,6 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -23,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/printable"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // maxInput bounds what a command reads of a file or standard input.
@@ -75,7 +75,8 @@ func printJSON(out io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
-// readInput reads the file name, or standard input for "-", up to maxInput bytes.
+// readInput reads the file name, or standard input for "-", up to maxInput bytes,
+// without a byte order mark.
 func readInput(stdin io.Reader, name string) ([]byte, error) {
 	in := stdin
 	if name != "-" {
@@ -93,20 +94,23 @@ func readInput(stdin io.Reader, name string) ([]byte, error) {
 	if len(data) > maxInput {
 		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxInput)
 	}
+	if data, err = textfile.Plain(data); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
 	return data, nil
 }
 
 func firstCertificate(data []byte) (*x509.Certificate, error) {
-	for {
-		var block *pem.Block
-		block, data = pem.Decode(data)
-		if block == nil {
-			return nil, errors.New("no PEM certificate found; give the file that holds the chain, leaf first")
-		}
+	blocks, _, err := textfile.PEM(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, block := range blocks {
 		if block.Type == "CERTIFICATE" {
 			return x509.ParseCertificate(block.Bytes)
 		}
 	}
+	return nil, errors.New("no PEM certificate found; give the file that holds the chain, leaf first")
 }
 
 // report is a certificate in a person's and a program's words. Its JSON keys are stable.

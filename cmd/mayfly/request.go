@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // tokenVariable is where sigstore's clients look for an ID token too.
@@ -77,8 +78,8 @@ func (o *requestOptions) run(c *cobra.Command) error {
 			return err
 		}
 		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(data) {
-			return fmt.Errorf("%s holds no PEM certificate", o.caFile)
+		if err := textfile.CertPool(config.RootCAs, data); err != nil {
+			return fmt.Errorf("%s: %w", o.caFile, err)
 		}
 	}
 	ca, err := client.New(config)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // The code points that this log signs with.
@@ -88,18 +89,21 @@ func loadKey(path string) (*logKey, error) {
 }
 
 func parseKey(content []byte) (*logKey, error) {
-	block, rest := pem.Decode(content)
-	switch {
-	case len(content) > maxKeyFile:
+	if len(content) > maxKeyFile {
 		return nil, fmt.Errorf("is larger than %d bytes, so it is no key", maxKeyFile)
-	case block == nil:
+	}
+	blocks, rest, err := textfile.PEM(content)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	case len(blocks) == 0:
 		return nil, errors.New("is not PEM; it should begin with -----BEGIN PRIVATE KEY-----")
-	case block.Type != "PRIVATE KEY":
-		return nil, fmt.Errorf("is a PEM block of type %.40q; it should be PRIVATE KEY (PKCS#8)", block.Type)
-	case len(bytes.TrimSpace(rest)) > 0:
+	case blocks[0].Type != "PRIVATE KEY":
+		return nil, fmt.Errorf("is a PEM block of type %.40q; it should be PRIVATE KEY (PKCS#8)", blocks[0].Type)
+	case len(blocks) > 1 || len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("holds more than one PEM block")
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	parsed, err := x509.ParsePKCS8PrivateKey(blocks[0].Bytes)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be parsed: %w", err)
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/proof"
@@ -315,8 +316,15 @@ func unjoin(err error) []error {
 
 // readSecret reads a file that holds one secret, without the newline at its end.
 func readSecret(name string) ([]byte, error) {
-	secret, err := readFile(name)
-	return bytes.TrimRight(secret, "\r\n"), err
+	content, err := readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := textfile.Plain(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return bytes.TrimRight(secret, "\r\n"), nil
 }
 
 // readFile reads a file that an operator named, and bounds it.

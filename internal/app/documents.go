@@ -5,7 +5,6 @@ package app
 import (
 	"crypto"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/app/caset"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -114,11 +114,14 @@ func readPEM(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no PEM", name)
+	blocks, _, err := textfile.PEM(text)
+	if err == nil && len(blocks) == 0 {
+		err = errors.New("it holds no PEM")
 	}
-	return block.Bytes, nil
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return blocks[0].Bytes, nil
 }
 
 // Instance returns what the documents say, from the running server's state.

@@ -5,6 +5,7 @@ package app
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // certificatePair is the listeners' TLS certificate with its key. A handshake gets the
@@ -24,11 +26,11 @@ type certificatePair struct {
 // load reads both files. A pair that does not fit together, or whose certificate has
 // ended, is refused, and the one before it stays.
 func (p *certificatePair) load() error {
-	certificate, err := readFile(p.certificateFile)
+	certificate, err := readPEMText(p.certificateFile)
 	if err != nil {
 		return keypath.Errorf([]string{"tls", "certificate"}, "reading the TLS certificate: %w", err)
 	}
-	key, err := readFile(p.keyFile)
+	key, err := readPEMText(p.keyFile)
 	if err != nil {
 		return keypath.Errorf([]string{"tls", "key"}, "reading the TLS key: %w", err)
 	}
@@ -46,6 +48,22 @@ func (p *certificatePair) load() error {
 	}
 	p.current.Store(&pair)
 	return nil
+}
+
+// readPEMText returns the PEM blocks of a file and nothing around them.
+func readPEMText(name string) (text []byte, err error) {
+	content, err := readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	blocks, _, err := textfile.PEM(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	for _, block := range blocks {
+		text = append(text, pem.EncodeToMemory(block)...)
+	}
+	return text, nil
 }
 
 func (p *certificatePair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {

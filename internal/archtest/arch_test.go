@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable", "internal/textfile"}
 
 // allowed says which packages of ours a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -42,6 +42,7 @@ var allowed = map[string][]string{
 	"internal/breaker":   {},
 	"internal/share":     {},
 	"internal/suggest":   {},
+	"internal/textfile":  {},
 	"internal/watch":     {},
 	"internal/archtest":  {},
 	"internal/testlog":   {"ctlog", "certs"},

@@ -243,7 +243,7 @@ func TestOpenRefuses(t *testing.T) {
 		"DER":                           {block.Bytes, "", "it looks like DER"},
 		"nothing":                       {nil, "", "it holds no PEM block"},
 		"text":                          {[]byte("hello\n"), "", "it holds no PEM block"},
-		"EC parameters alone":           {read(t, "ec-with-parameters.pem")[:70], "", "it holds no PEM block"},
+		"EC parameters cut short":       {read(t, "ec-with-parameters.pem")[:70], "", "the PEM block at line 1 cannot be decoded"},
 		"not a key inside":              {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{0x30, 0}}), "", "parsing its PRIVATE KEY"},
 		"not a key inside, encrypted":   {pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte{0x30, 0}}), "x", "the file is damaged"},
 		"a huge file":                   {bytes.Repeat(ec, 1000), "", "more than 65536 bytes"},

@@ -11,12 +11,11 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-const (
-	convert   = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW"
-	maxBlocks = 16
-)
+const convert = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW"
 
 // errWrongPassword is also what a damaged file looks like: the encryption has no checksum.
 var errWrongPassword = errors.New("the password does not open the key, or the file is damaged")
@@ -66,13 +65,12 @@ func parse(data, password []byte) (key any, warnings []error, err error) {
 // onlyKey returns the block with the private key, which must be the only block but for the EC
 // PARAMETERS that openssl writes before a key. Text around it does not count.
 func onlyKey(data []byte) (*pem.Block, error) {
+	blocks, rest, err := textfile.PEM(data)
+	if err != nil {
+		return nil, err
+	}
 	var found *pem.Block
-	for range maxBlocks {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			break
-		}
-		data = rest
+	for _, block := range blocks {
 		switch {
 		case block.Type == "EC PARAMETERS":
 		case found != nil:
@@ -82,7 +80,7 @@ func onlyKey(data []byte) (*pem.Block, error) {
 		}
 	}
 	if found == nil {
-		if bytes.HasPrefix(data, []byte{0x30}) {
+		if bytes.HasPrefix(rest, []byte{0x30}) {
 			return nil, errors.New("it looks like DER; convert it to PEM, run: openssl pkcs8 -topk8 -v2 aes-256-cbc -inform DER -in OLD -out NEW")
 		}
 		return nil, errors.New("it holds no PEM block; it should begin with -----BEGIN ENCRYPTED PRIVATE KEY-----")

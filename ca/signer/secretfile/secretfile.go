@@ -6,7 +6,6 @@
 package secretfile
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"os"
 	"slices"
 	"syscall"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // Read returns the content of a file of at most limit bytes, and a warning if users may read or
@@ -75,16 +76,15 @@ func exposed(mode fs.FileMode, owner, group, user int, groups []int) string {
 // maxLine is more than any password, PIN or token has; batch tokens of Vault take some KiB.
 const maxLine = 16 << 10
 
-// Line is Read of a secret that stands in a file alone: its whole content without one line
-// ending at its end, which an editor or echo puts there, and no more, since a secret may end in
-// white space. what says what should be in the file.
+// Line is Read of a secret that stands in a file alone: its whole content without a byte
+// order mark and one line ending, as textfile.Line reads it. what says what should be in the file.
 func Line(path, what string) (secret []byte, warning, err error) {
 	secret, warning, err = Read(path, maxLine)
 	if err != nil {
 		return nil, nil, err
 	}
-	if line, found := bytes.CutSuffix(secret, []byte("\n")); found {
-		secret = bytes.TrimSuffix(line, []byte("\r"))
+	if secret, err = textfile.Line(secret); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if len(secret) == 0 {
 		return nil, nil, fmt.Errorf("%s is empty; it should hold %s", path, what)

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package textfile_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf16"
+
+	"github.com/mayfly-ca/mayfly/internal/textfile"
+)
+
+const (
+	mark = "\ufeff"
+	a    = "-----BEGIN A-----\nYQ==\n-----END A-----\n"
+	b    = "-----BEGIN B-----\nYg==\n-----END B-----\n"
+)
+
+func utf16of(text string, order func(uint16) []byte) string {
+	var out []byte
+	for _, unit := range utf16.Encode([]rune(text)) {
+		out = append(out, order(unit)...)
+	}
+	return string(out)
+}
+
+func big(u uint16) []byte    { return []byte{byte(u >> 8), byte(u)} }
+func little(u uint16) []byte { return []byte{byte(u), byte(u >> 8)} }
+
+// No block is dropped in silence: each file gives all of its blocks or an error.
+func TestPEM(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		data  string
+		types string // of the blocks, or the line of the error in words
+		rest  string
+	}{
+		"nothing":                      {"", "", ""},
+		"no PEM":                       {"hello", "", "hello"},
+		"two":                          {a + b, "AB", ""},
+		"text around":                  {"Subject: a\n\n" + a + "# b\n" + b + "end\n", "AB", "end\n"},
+		"Windows line endings":         {strings.ReplaceAll(a+b, "\n", "\r\n"), "AB", ""},
+		"trailing blanks":              {strings.ReplaceAll(a+b, "\n", " \t\n"), "AB", ""},
+		"no newline at the end":        {strings.TrimSuffix(a+b, "\n"), "AB", ""},
+		"one long line":                {"-----BEGIN A-----\n" + strings.Repeat("YWFh", 1000) + "\n-----END A-----", "A", ""},
+		"headers":                      {"-----BEGIN A-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x,y\n\nYQ==\n-----END A-----\n", "A", ""},
+		"words in the text":            {"The front-end begins here -- begin of the chain, - END -\n" + a, "A", ""},
+		"mark":                         {mark + a + b, "AB", ""},
+		"mark before text":             {mark + "# a\n" + a + b, "AB", ""},
+		"marks of joined files":        {mark + a + mark + b, "AB", ""},
+		"two marks":                    {mark + mark + a, "A", ""},
+		"space before BEGIN":           {" " + a + b, "line 1", ""},
+		"text before BEGIN":            {"leaf: " + a + b, "line 1", ""},
+		"no-break space before BEGIN":  {"\u00a0" + a + b, "line 1", ""},
+		"zero width space":             {"\u200b" + a + b, "line 1", ""},
+		"second is indented":           {a + "  " + b, "line 4", ""},
+		"no line break between":        {strings.TrimSuffix(a, "\n") + b, "line 1", ""},
+		"quoted":                       {`"` + a + `"`, "line 1", ""},
+		"comment":                      {"# " + a + b, "line 1", ""},
+		"text after END":               {strings.TrimSuffix(a, "\n") + " # leaf\n" + b, "line 1", ""},
+		"old Macintosh line endings":   {strings.ReplaceAll(a+b, "\n", "\r"), "line 1", ""},
+		"escaped line breaks":          {strings.ReplaceAll(a, "\n", `\n`) + b, "line 1", ""},
+		"one line":                     {strings.ReplaceAll(a, "\n", "") + "\n" + b, "line 1", ""},
+		"broken base64":                {"-----BEGIN A-----\nY?==\n-----END A-----\n" + b, "line 1", ""},
+		"base64 cut short":             {"-----BEGIN A-----\nYQ=\n-----END A-----\n" + b, "line 1", ""},
+		"no END":                       {"-----BEGIN A-----\nYQ==\n" + b, "line 1", ""},
+		"no END at the end":            {a + "-----BEGIN B-----\nYg==\n", "line 4", ""},
+		"no BEGIN":                     {"YQ==\n-----END A-----\n" + b, "line 2", ""},
+		"types differ":                 {"-----BEGIN A-----\nYQ==\n-----END B-----\n" + b, "line 1", ""},
+		"four dashes":                  {"-" + a[2:] + b, "line 1", ""},
+		"four dashes twice":            {strings.ReplaceAll(a, "-----", "----") + b, "line 1", ""},
+		"dashes of a word processor":   {strings.ReplaceAll(a, "-----", "––—") + b, "line 1", ""},
+		"lower case":                   {strings.ToLower(a) + b, "line 1", ""},
+		"no space":                     {"-----BEGIN-----\nYQ==\n-----END-----\n" + b, "line 1", ""},
+		"UTF-16 little-endian":         {"\xff\xfe" + utf16of(a, little), "UTF-16", ""},
+		"UTF-16 big-endian":            {"\xfe\xff" + utf16of(a, big), "UTF-16", ""},
+		"UTF-16 without a mark":        {utf16of(a, little), "UTF-16", ""},
+		"UTF-16 big without a mark":    {utf16of(a, big), "UTF-16", ""},
+		"a block that is hidden later": {a + "x-----BEGIN A-----\nYQ==\n-----END A-----\n" + b, "line 4", ""},
+	} {
+		blocks, rest, err := textfile.PEM([]byte(test.data))
+		types := ""
+		for _, block := range blocks {
+			types += block.Type
+		}
+		if err != nil {
+			types = err.Error()
+		}
+		if err == nil && (types != test.types || string(rest) != test.rest) || err != nil && (len(test.types) < 4 || !strings.Contains(types, test.types)) {
+			t.Errorf("%s: got %q and rest %q, want %q and %q", name, types, rest, test.types, test.rest)
+		}
+	}
+}
+
+func TestLine(t *testing.T) {
+	t.Parallel()
+	for data, want := range map[string]string{
+		"secret": "secret", "secret\n": "secret", "secret\r\n": "secret", "secret\n\n": "secret\n", " secret \n": " secret ",
+		mark + "secret\n": "secret", "a" + mark: "a" + mark, mark: "", "": "", "\n": "", "p": "p", "pw": "pw", "pässwörd\n": "pässwörd",
+	} {
+		if got, err := textfile.Line([]byte(data)); err != nil || string(got) != want {
+			t.Errorf("%q: got %q and error %v, want %q", data, got, err, want)
+		}
+	}
+	for _, data := range []string{"\xff\xfes\x00e\x00", "\xfe\xff\x00s\x00e", "s\x00e\x00c\x00", "\x00s\x00e\x00c", "\xff\xfe\x00\x00s\x00\x00\x00"} {
+		if got, err := textfile.Line([]byte(data)); err == nil {
+			t.Errorf("%q: got %q, want an error", data, got)
+		}
+	}
+}
+
+func TestCertPool(t *testing.T) {
+	t.Parallel()
+	for name, data := range map[string]string{
+		"nothing": "", "no PEM": "hello", "a key": "-----BEGIN PRIVATE KEY-----\nYQ==\n-----END PRIVATE KEY-----\n",
+		"no certificate": "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----\n", "hidden": " -----BEGIN CERTIFICATE-----\n",
+	} {
+		if err := textfile.CertPool(x509.NewCertPool(), []byte(data)); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+	}
+}
+
+// What is accepted has as many blocks as it has BEGIN lines, and each is the one that encoding/pem
+// decodes.
+func FuzzPEM(f *testing.F) {
+	for _, seed := range []string{"", a + b, mark + a, " " + a, a + "-----END A-----", strings.ReplaceAll(a, "\n", "\r\n"), "\xff\xfe", "-----BEGIN A-----\nx: y\n\nYQ==\n-----END A-----"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		blocks, rest, err := textfile.PEM(data)
+		if err != nil {
+			return
+		}
+		if begins := bytes.Count(data, []byte("-----BEGIN")); begins != len(blocks) {
+			t.Errorf("%d blocks for %d BEGIN lines", len(blocks), begins)
+		}
+		if !bytes.HasSuffix(bytes.ReplaceAll(data, []byte(mark), nil), rest) {
+			t.Errorf("the rest %q is not the end", rest)
+		}
+		for _, block := range blocks {
+			var decoded *pem.Block
+			decoded, data = pem.Decode(bytes.ReplaceAll(data, []byte(mark), nil))
+			if decoded == nil || decoded.Type != block.Type || !slices.Equal(decoded.Bytes, block.Bytes) {
+				t.Errorf("got block %v, want %v", block, decoded)
+			}
+		}
+	})
+}
