@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -249,6 +247,7 @@ func (l *serverLoader) checkLog(i int) {
 	}
 }
 
+// checkEmbedded checks that everything is there; package ctlog/embedded checks the values.
 func (l *serverLoader) checkEmbedded(i int, e *EmbeddedLog) {
 	for _, must := range []struct{ key, value, what string }{
 		{"name", e.Name, "the path under which the log is served"},
@@ -261,28 +260,14 @@ func (l *serverLoader) checkEmbedded(i int, e *EmbeddedLog) {
 			l.wrong(logKey(i, "embedded."+must.key), "embedded.%s is missing: it is %s", must.key, must.what)
 		}
 	}
-	if e.Name != "" && (strings.Trim(e.Name, ".") == "" || strings.ContainsFunc(e.Name, notInLogName)) {
-		l.wrong(logKey(i, "embedded.name"), "found %q, where letters, digits, dots, hyphens and underscores are wanted", shorten(e.Name))
-	}
-	if e.Dir != "" && e.Guard != "" {
-		if rel, err := filepath.Rel(e.Dir, e.Guard); err == nil && filepath.IsLocal(rel) {
-			l.wrong(logKey(i, "embedded.guard"), "the guard lies inside of the log's directory and would be restored with it: put it outside")
+	for key, value := range map[string]time.Duration{"embedded.batch_age": e.BatchAge, "embedded.checkpoint_interval": e.CheckpointInterval} {
+		if value == 0 { // package embedded takes it for the default
+			l.wrong(logKey(i, key), "found 0s, where a duration above zero is expected")
 		}
-	}
-	if e.BatchAge < time.Millisecond || e.BatchAge > time.Second {
-		l.wrong(logKey(i, "embedded.batch_age"), "found %s, where 1ms to 1s is wanted: every certificate waits that long", e.BatchAge)
-	}
-	if e.CheckpointInterval < 100*time.Millisecond || e.CheckpointInterval > time.Minute {
-		l.wrong(logKey(i, "embedded.checkpoint_interval"), "found %s, where 100ms to 1m is wanted", e.CheckpointInterval)
 	}
 	if e.Submit != nil && e.Submit.TokenFile == "" {
 		l.wrong(logKey(i, "embedded.submit"), "embedded.submit.token_file is missing: without submit nobody may submit over HTTP, with it those who have the token")
 	}
-}
-
-func notInLogName(r rune) bool {
-	letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
-	return !letter && !('0' <= r && r <= '9') && !slices.Contains([]rune("._-"), r)
 }
 
 // baseURL says what is wrong with the URL of a server, or "".

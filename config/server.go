@@ -217,10 +217,10 @@ type EmbeddedLog struct {
 	// the scheme.
 	Origin string
 	// BatchAge is `batch_age`, 10ms by default: how long an entry waits for others to be
-	// written with. Each certificate takes that much longer.
+	// written with, from 1ms to 1s. Each certificate takes that much longer.
 	BatchAge time.Duration
-	// CheckpointInterval is `checkpoint_interval`, 1s by default: how often a new tree head
-	// is published.
+	// CheckpointInterval is `checkpoint_interval`, 1s by default, from 100ms to 10s: how often
+	// a new tree head is published.
 	CheckpointInterval time.Duration
 	// Submit is `submit`: who may submit over HTTP. Nobody by default.
 	Submit *Submit

@@ -142,7 +142,7 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 			return nil, keypath.Errorf([]string{"public_key"}, "this is also the key of the log %s; each log has its own", other.Name())
 		}
 	}
-	if err := cfg.Window.check(); err != nil {
+	if err := cfg.Window.Check(); err != nil {
 		return nil, err
 	}
 	m := &member{

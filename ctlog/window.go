@@ -24,7 +24,8 @@ func (w Window) Holds(now time.Time) bool {
 	return !now.Before(w.Begin) && (w.End.IsZero() || now.Before(w.End))
 }
 
-func (w Window) check() error {
+// Check refuses a window that ends before it begins. Its errors have key paths.
+func (w Window) Check() error {
 	if !w.End.IsZero() && !w.End.After(w.Begin) {
 		return keypath.Errorf([]string{"retire_at"}, "the log would retire before it is used; retire_at must be after activate_at")
 	}

@@ -27,15 +27,19 @@ func configCommand() *cobra.Command {
 func configCheckCommand() *cobra.Command {
 	var options app.CheckOptions
 	c := &cobra.Command{
-		Use:   "check [--compat] [--online] FILE",
+		Use:   "check [--compat] [--no-files] [--online] FILE",
 		Short: "Find every mistake in an issuer file or a server configuration",
-		Long: `Read an issuer file, or a server configuration and the issuer file that it names, as
-mayfly serve does, and run the tests that stand beside issuers. Each mistake is one line,
+		Long: `Read an issuer file, or a server configuration and all files that it names, as mayfly serve
+does, and run the tests that stand beside issuers. Each mistake is one line,
 FILE:LINE:COLUMN: and a sentence. The exit code is 0 where there is none, and 1 where there
 is one or the file cannot be read.
 
-The CA's keys and the logs' are not opened, so that this runs where they are not.`,
-		Example: "  mayfly config check issuers.yaml\n  mayfly config check --online mayfly.yaml",
+A server configuration is refused exactly where mayfly serve would refuse to start: chains,
+keys and their passwords, logs, tokens and the TLS certificate are read. Nothing is written
+or locked, so that it runs beside a server. Services, modules and processes that hold keys
+are not asked. --no-files reads the configuration and the issuer file only, for a machine
+that has no other.`,
+		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageError{errors.New("one file is wanted; see mayfly config check --help")}
@@ -62,6 +66,7 @@ The CA's keys and the logs' are not opened, so that this runs where they are not
 		},
 	}
 	c.Flags().BoolVar(&options.Compat, "compat", false, "what Fulcio tolerates in an issuer file is a warning")
+	c.Flags().BoolVar(&options.NoFiles, "no-files", false, "do not read the files that a server configuration names, except the issuer file")
 	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys, and each remote log for its tree head")
 	return c
 }

@@ -184,8 +184,10 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// complete fills in the defaults and checks what can be checked without writing.
-func (cfg Config) complete() (Config, *logKey, error) {
+// CheckSettings checks what cfg says, and reads no file. Errors have key paths such as ["dir"].
+func CheckSettings(cfg Config) error { return cfg.withDefaults().checkSettings() }
+
+func (cfg Config) withDefaults() Config {
 	setDefault(&cfg.BatchAge, defaultBatchAge)
 	setDefault(&cfg.CheckpointInterval, defaultCheckpointInterval)
 	setDefault(&cfg.MaxPending, defaultMaxPending)
@@ -199,8 +201,11 @@ func (cfg Config) complete() (Config, *logKey, error) {
 	if cfg.Roots == nil {
 		cfg.Roots = func() []*x509.Certificate { return nil }
 	}
-	errs := checkNames(cfg.Name, cfg.Origin)
-	errs = append(errs, checkPaths(cfg.Dir, cfg.Guard)...)
+	return cfg
+}
+
+func (cfg Config) checkSettings() error {
+	errs := append(checkNames(cfg.Name, cfg.Origin), checkPaths(cfg.Dir, cfg.Guard)...)
 	if cfg.BatchAge < time.Millisecond || cfg.BatchAge > time.Second {
 		errs = append(errs, keypath.Errorf([]string{"batch_age"}, "%s is out of range; it is from 1ms to 1s, and 10ms is good", cfg.BatchAge))
 	}
@@ -213,18 +218,22 @@ func (cfg Config) complete() (Config, *logKey, error) {
 	if n := len(cfg.SubmitToken); n > 0 && n < minSubmitToken {
 		errs = append(errs, keypath.Errorf([]string{"submit", "token_file"}, "the token has %d bytes; it needs at least %d, such as from openssl rand -hex 32", n, minSubmitToken))
 	}
+	return errors.Join(errs...)
+}
+
+// complete fills in the defaults, reads the key, and checks what can be checked without writing.
+func (cfg Config) complete() (Config, *logKey, error) {
+	cfg = cfg.withDefaults()
 	key, err := cfg.key()
-	if err != nil {
-		errs = append(errs, keypath.Errorf([]string{"key"}, "%w", err))
+	if err = errors.Join(cfg.checkSettings(), keypath.Prefix(err, "key")); err != nil {
+		return cfg, nil, err
 	}
-	if len(errs) == 0 {
-		if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init makes a new one, and nothing makes an old one anew: if this one existed before, put its directory back", cfg.Dir))
-		} else if err != nil {
-			errs = append(errs, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err))
-		}
+	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
+		return cfg, nil, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init makes a new one, and nothing makes an old one anew: if this one existed before, put its directory back", cfg.Dir)
+	} else if err != nil {
+		return cfg, nil, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err)
 	}
-	return cfg, key, errors.Join(errs...)
+	return cfg, key, nil
 }
 
 func setDefault[T comparable](value *T, fallback T) {

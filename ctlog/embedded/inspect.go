@@ -51,6 +51,36 @@ func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 	return in, nil
 }
 
+// Check is Open without its effects: it locks and changes nothing, also while the log is in use.
+// err is the error that Open would return, the state of locks aside. refused is why a log that
+// opens would take no entry; nil where it would. The log that it returns has a name and a key, and
+// takes none.
+func Check(ctx context.Context, cfg Config) (log *Log, refused, err error) {
+	cfg, key, err := cfg.complete()
+	if err != nil {
+		return nil, nil, err
+	}
+	l := &Log{name: cfg.Name, key: key, logger: cfg.Logger}
+	if err := l.checkStorage(ctx, cfg); err != nil {
+		return nil, nil, err
+	}
+	const write = 2 // W_OK
+	for _, path := range []string{cfg.Dir, filepath.Dir(cfg.Guard), filepath.Join(cfg.Dir, lockFile), cfg.Guard + ".lock"} {
+		if err := syscall.Access(path, write); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, nil, explain(path, fmt.Errorf("opening log %s for writing: %w", cfg.Name, err))
+		}
+	}
+	in, err := Inspect(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	var refusal *RefusedError
+	if errors.As(in.Err, &refusal) && errors.Is(refusal.Err, errOtherLog) && in.CheckpointTime.IsZero() {
+		return nil, nil, otherLog(cfg, refusal.Err)
+	}
+	return l, in.Err, nil
+}
+
 // compare fills in what directory and guard say, and returns why they do not belong together.
 func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key *logKey) error {
 	// In this order: a log in use moves on meanwhile, its guard never past its directory.

@@ -67,8 +67,7 @@ func (l *Log) resume(ctx context.Context, cfg Config) error {
 	}
 	switch {
 	case errors.Is(guardErr, errOtherLog) && err != nil:
-		// Not even the log itself is the one of this key.
-		return keypath.Errorf([]string{"key"}, "neither %s nor %s is of the log %s with this key: key or origin are another log's (%w)", cfg.Dir, cfg.Guard, l.origin, guardErr)
+		return otherLog(cfg, guardErr)
 	case guardErr != nil:
 		err = &RefusedError{Log: l.name, Reason: ReasonGuard, Err: guardErr}
 	case err == nil:
@@ -82,6 +81,11 @@ func (l *Log) resume(ctx context.Context, cfg Config) error {
 		return nil
 	}
 	return l.start(cfg)
+}
+
+// otherLog is the error where not even the log itself is the one of this key.
+func otherLog(cfg Config, cause error) error {
+	return keypath.Errorf([]string{"key"}, "neither %s nor %s is of the log %s with this key: key or origin are another log's (%w)", cfg.Dir, cfg.Guard, cfg.Origin, cause)
 }
 
 // published reads the checkpoint that the directory holds and verifies its signature.

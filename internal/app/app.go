@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,7 +25,10 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
@@ -52,6 +56,9 @@ type Options struct {
 	// Now is the clock by which authorities change their state and certificates begin; nil
 	// for time.Now.
 	Now func() time.Time
+
+	// report is of a check; nil for a start. See build.
+	report *CheckReport
 }
 
 func (o Options) now() func() time.Time {
@@ -66,8 +73,9 @@ type App struct {
 	// Config is the configuration that it was built from.
 	Config *config.Server
 
-	logger   *slog.Logger // of lines that only the operator causes
-	callers  *slog.Logger // of lines that callers can cause
+	logger   *slog.Logger   // of lines that only the operator causes
+	callers  *slog.Logger   // of lines that callers can cause
+	warn     func(...error) // takes what the operator should know
 	live     *live
 	rotation *rotation
 	server   *server.Server
@@ -95,93 +103,103 @@ func Serve(ctx context.Context, options Options) error {
 
 // Build reads the configuration and makes everything that it asks for. It listens nowhere
 // and asks nobody on the network. Every mistake in a file is told with its place.
-func Build(ctx context.Context, options Options) (_ *App, err error) {
+func Build(ctx context.Context, options Options) (*App, error) {
+	app, err := build(ctx, options)
+	if err != nil {
+		if app != nil {
+			err = errors.Join(err, app.Close(ctx))
+		}
+		return nil, err
+	}
+	return app, nil
+}
+
+// build is Build, and may return what it has built beside an error. A start ends at the first
+// part with a mistake. A check goes through all of them, opens nothing for writing and asks no
+// signer, and its report has the warnings; so it refuses what a start refuses.
+func build(ctx context.Context, options Options) (*App, error) {
 	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
+		if options.report != nil {
+			options.report.warn(asErrors(warnings)...)
+		}
 		return nil, err
 	}
 	logger := newLogger(cfg.Log, options.LogOutput)
-	warn := func(warnings ...error) {
-		for _, warning := range warnings {
-			logger.LogAttrs(ctx, slog.LevelWarn, warning.Error())
-		}
-	}
-	warn(asErrors(warnings)...)
+	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger)}
+	app.warn(asErrors(warnings)...)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
-
-	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler()))}
-	if err := app.trust(ctx, registry); err != nil {
-		return nil, err
+	keyPolicy, profile, err := checkSettings(cfg)
+	edge := server.Config{
+		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
+		Registry: registry, Logger: app.callers,
 	}
-	keyPolicy, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	profile, err := ca.NewProfile(cfg.Certificate.Lifetime)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	if err := app.rotate(ctx, options, registry); err != nil {
-		return nil, err
-	}
-	logs, err := newLogs(ctx, cfg, app.rotation.roots, app.callers, registry)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	app.logs = logs
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, app.Close(ctx))
+	errs := []error{cfg.Explain(err)}
+	for _, part := range []func() error{
+		func() error { return app.trust(ctx, registry) },
+		func() error { return app.rotate(ctx, options, registry) },
+		func() error { return cfg.Explain(app.openLogs(ctx, options, registry)) },
+		func() (err error) { app.instance, err = newInstance(cfg); return cfg.Explain(err) },
+		func() (err error) { edge.TLS, err = app.tlsConfig(registry); return cfg.Explain(err) },
+		func() (err error) { edge.Limits, err = limits(cfg); return cfg.Explain(err) },
+	} {
+		if options.report != nil || errors.Join(errs...) == nil {
+			errs = append(errs, part())
 		}
-	}()
-	warn(unjoin(cfg.Explain(errors.Join(logs.warnings...)))...)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return app, err
+	}
+	return app, app.assemble(ctx, options, edge, ca.Config{KeyPolicy: keyPolicy, Profile: profile})
+}
 
+// assemble makes the authority and the edge of parts that are in order.
+func (a *App) assemble(ctx context.Context, options Options, edge server.Config, base ca.Config) (err error) {
 	// The record of a certificate is whole, whatever its length: its caller is verified.
-	if err := app.live.begin(ctx, ca.Config{
-		KeyPolicy: keyPolicy, Authorities: app.rotation.authorities, Profile: profile, Logs: logs.logs, Now: app.rotation.now, Logger: logger,
-	}); err != nil {
-		return nil, fmt.Errorf("%s: %w", cfg.File().Name(), err)
+	base.Authorities, base.Logs, base.Now, base.Logger = a.rotation.authorities, a.logs.logs, a.rotation.now, a.logger
+	if err := a.live.begin(ctx, base); err != nil {
+		return fmt.Errorf("%s: %w", a.Config.File().Name(), err)
 	}
-	if app.instance, err = newInstance(cfg); err != nil {
-		return nil, cfg.Explain(err)
+	registerCT(edge.Registry, a.Config, a.rotation.now)
+	edge.Registry.MustRegister(issuerMetrics{status: a.live.status})
+	edge.Authority, edge.Issuers, edge.Mounts = a.live, a.live.issuers, a.mounts(options)
+	edge.Checks = append(checks(a.rotation, base.Profile, a.live), a.logs.checks()...)
+	if a.server, err = server.New(edge); err != nil {
+		return a.Config.Explain(err)
 	}
-	registerCT(registry, cfg, app.rotation.now)
-	registry.MustRegister(issuerMetrics{status: app.live.status})
+	return a.Config.Explain(a.checkDocuments())
+}
 
-	tlsConfig, err := app.tlsConfig(registry)
-	if err != nil {
-		return nil, cfg.Explain(err)
+// checkSettings makes what the configuration alone decides. Its errors have key paths.
+func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
+	keyPolicy, errPolicy := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
+	profile, errProfile := ca.NewProfile(cfg.Certificate.Lifetime)
+	errs := []error{keypath.Prefix(errPolicy, "keys"), keypath.Prefix(errProfile, "certificate", "lifetime")}
+	for i, entry := range cfg.CT.Logs {
+		path := []string{"ct", "logs", strconv.Itoa(i)}
+		if entry.Embedded != nil {
+			errs = append(errs, keypath.Prefix(embedded.CheckSettings(EmbeddedConfig(entry.Embedded)), append(path, "embedded")...))
+		} else {
+			_, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL})
+			errs = append(errs, keypath.Prefix(err, path...))
+		}
+		errs = append(errs, keypath.Prefix(ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}.Check(), path...))
 	}
-	limits, err := limits(cfg)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	app.server, err = server.New(server.Config{
-		Authority: app.live,
-		Issuers:   app.live.issuers,
-		Checks:    append(checks(app.rotation, profile, app.live), logs.checks()...),
-		Mounts:    app.mounts(options),
-
-		TrustedProxies: cfg.TrustedProxies,
-		TLS:            tlsConfig,
-		Limits:         limits,
-		Grace:          cfg.Shutdown.Grace,
-		Hurry:          options.Hurry,
-		DrainTimeout:   cfg.Shutdown.Drain,
-		Registry:       registry,
-		Logger:         app.callers,
-	})
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	return app, nil
+	return keyPolicy, profile, errors.Join(errs...)
 }
 
 // Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
 // after it.
 func (a *App) Close(ctx context.Context) error {
-	return errors.Join(a.logs.close(ctx), a.rotation.ring.Close())
+	var errs []error
+	if a.logs != nil {
+		errs = append(errs, a.logs.close(ctx))
+	}
+	if a.rotation != nil {
+		errs = append(errs, a.rotation.ring.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Listen opens the listeners that the configuration names.

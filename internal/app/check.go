@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/oidc"
-	"github.com/mayfly-ca/mayfly/proof"
 )
 
 // CheckOptions says what to check.
@@ -27,6 +27,8 @@ type CheckOptions struct {
 	// Online asks each static issuer for its document and keys, and each remote log for its tree
 	// head.
 	Online bool
+	// NoFiles leaves out the files that a server configuration names, the issuer file aside.
+	NoFiles bool
 	// Environ is the environment, as os.Environ gives it; for a server configuration.
 	Environ []string
 }
@@ -40,24 +42,26 @@ type CheckReport struct {
 	Entries, Tests int
 	// Asked and Logs count the issuers and the logs that were asked, with Online.
 	Asked, Logs int
+
+	members []ca.Member // the authorities whose chains have been read
 }
 
 // probeTimeout bounds what Online waits for all issuers together, and for all logs.
 const probeTimeout = 20 * time.Second
 
-// Check reads a configuration as serve does, without its secrets, and runs the tests that
-// stand beside issuers. Its error says why it could not do so; what is wrong with the files
-// is in the report.
+// Check reads a configuration and all files that it names as serve does, opens nothing for writing
+// and asks no signer, and runs the tests that stand beside issuers. Its error says why it could not
+// do so; what is wrong with the files is in the report.
 func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	report := &CheckReport{}
-	cfg, t, err := report.load(options)
+	cfg, t, err := report.load(ctx, options)
 	if options.Online && cfg != nil {
 		report.askLogs(ctx, cfg)
 	}
 	if t == nil || err != nil {
 		return report, err
 	}
-	report.checkChains(cfg, t, time.Now())
+	report.checkChains(t, time.Now())
 	report.Entries = len(t.issuers.Entries)
 	var wrong []error
 	for _, entry := range t.issuers.Entries {
@@ -75,49 +79,68 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	return report, nil
 }
 
-// load returns the server configuration and the issuers of the file; nil where mistakes, which are
-// in the report then, keep them from use.
-func (r *CheckReport) load(options CheckOptions) (*config.Server, *trust, error) {
-	cfg, file, err := r.server(options)
-	if cfg == nil || err != nil {
-		return nil, nil, err
-	}
-	t, warnings, err := loadTrust(cfg, file, slog.New(slog.DiscardHandler), trustObserver{})
-	r.Warnings = append(r.Warnings, asErrors(warnings)...)
-	if err != nil && !errors.As(err, new(config.Mistakes)) {
-		return nil, nil, err
-	}
-	r.add(err)
-	return cfg, t, nil
-}
-
-// server returns the server configuration, which an issuer file on its own has by default,
-// and the name of the issuer file.
-func (r *CheckReport) server(options CheckOptions) (*config.Server, string, error) {
+// load returns the server configuration, which an issuer file on its own has by default, and the
+// issuers of the file; nil where mistakes, which are in the report then, keep them from use.
+func (r *CheckReport) load(ctx context.Context, options CheckOptions) (*config.Server, *trust, error) {
 	isServer, err := config.IsServer(options.File)
 	if err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
-	if !isServer {
-		return &config.Server{Compat: options.Compat}, options.File, nil
+	if isServer && !options.NoFiles {
+		return r.build(ctx, options)
 	}
-	cfg, warnings, err := config.LoadServer(options.File, options.Environ)
-	r.Warnings = append(r.Warnings, asErrors(warnings)...)
-	if err != nil {
-		if !errors.As(err, new(config.Mistakes)) {
-			return nil, "", err
+	cfg, file := &config.Server{Compat: options.Compat}, options.File
+	if isServer {
+		var warnings []config.Mistake
+		if cfg, warnings, err = config.LoadServer(options.File, options.Environ); err != nil {
+			r.warn(asErrors(warnings)...)
+			return nil, nil, r.addMistakes(err)
 		}
-		r.add(err)
-		return nil, "", nil
+		r.warn(asErrors(warnings)...)
+		_, _, errSettings := checkSettings(cfg)
+		_, errLimits := limits(cfg)
+		r.add(cfg.Explain(errors.Join(errSettings, errLimits)))
+		file = cfg.Issuers
 	}
-	_, errKeys := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
-	_, errProfile := ca.NewProfile(cfg.Certificate.Lifetime)
-	_, errLimits := limits(cfg)
-	r.add(cfg.Explain(errors.Join(errKeys, errProfile, errLimits)))
-	return cfg, cfg.Issuers, nil
+	t, warnings, err := loadTrust(cfg, file, slog.New(slog.DiscardHandler), trustObserver{})
+	r.warn(asErrors(warnings)...)
+	return cfg, t, r.addMistakes(err)
 }
 
-func (r *CheckReport) add(err error) { r.Mistakes = append(r.Mistakes, unjoin(err)...) }
+// build has a server built as far as a check goes.
+func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.Server, *trust, error) {
+	app, err := build(ctx, Options{ConfigFile: options.File, Environ: options.Environ, report: r})
+	if app == nil {
+		return nil, nil, r.addMistakes(err)
+	}
+	r.add(err)
+	if app.rotation != nil {
+		r.members = app.rotation.authorities.Set().Members()
+	}
+	return app.Config, app.live.first, app.Close(ctx)
+}
+
+// addMistakes adds err to the report if it is of mistakes in a file, and returns any other.
+func (r *CheckReport) addMistakes(err error) error {
+	if errors.As(err, new(config.Mistakes)) {
+		r.add(err)
+		return nil
+	}
+	return err
+}
+
+// add adds mistakes. Two parts may find the same one.
+func (r *CheckReport) add(err error) {
+	for _, e := range unjoin(err) {
+		if _, joined := e.(interface{ Unwrap() []error }); joined {
+			r.add(e)
+		} else if !slices.ContainsFunc(r.Mistakes, func(other error) bool { return other.Error() == e.Error() }) {
+			r.Mistakes = append(r.Mistakes, e)
+		}
+	}
+}
+
+func (r *CheckReport) warn(warnings ...error) { r.Warnings = append(r.Warnings, warnings...) }
 
 // ask has every static issuer answer for itself.
 func (r *CheckReport) ask(ctx context.Context, t *trust) (wrong []error) {

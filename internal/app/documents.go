@@ -163,6 +163,19 @@ func (a *App) mounts(options Options) []server.Mount {
 	return mounts
 }
 
+// checkDocuments refuses what would keep the documents from being rendered. Its errors have key paths.
+func (a *App) checkDocuments() error {
+	if a.Config.PublicURL == "" {
+		return nil
+	}
+	_, errRoot := a.Instance().TrustedRoot()
+	_, errConfig := a.Instance().SigningConfig()
+	if err := errors.Join(errRoot, errConfig); err != nil {
+		return keypath.Errorf([]string{"trust"}, "rendering %s and %s: %w", trustroot.TrustedRootName, trustroot.SigningConfigName, err)
+	}
+	return nil
+}
+
 // loadWindows reads the chains that the trust bundle has at now with their windows, without
 // their keys. Its errors tell their place.
 func loadWindows(cfg *config.Server, now time.Time) ([]ca.Window, error) {

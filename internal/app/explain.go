@@ -74,7 +74,7 @@ type ExplainedProperty struct {
 // possession, and issues nothing. Its error says why it could not.
 func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) {
 	report := &CheckReport{}
-	cfg, t, err := report.load(CheckOptions{File: options.File, Compat: options.Compat, Environ: options.Environ})
+	cfg, t, err := report.load(ctx, CheckOptions{File: options.File, Compat: options.Compat, NoFiles: true, Environ: options.Environ})
 	if err == nil {
 		err = errors.Join(report.Mistakes...)
 	}

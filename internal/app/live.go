@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
@@ -41,6 +43,7 @@ type live struct {
 	base    ca.Config
 	metrics *reloadMetrics
 	logger  *slog.Logger
+	warn    func(...error)
 	first   *trust // what was read before there was a base
 
 	current atomic.Pointer[generation]
@@ -65,6 +68,7 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
 		},
 		metrics: newReloadMetrics(registry),
 		logger:  a.logger,
+		warn:    a.warn,
 		swapped: make(chan struct{}, 1),
 	}
 	// It takes what the file holds now for known, and so comes before the first reading.
@@ -76,7 +80,9 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
 		Logger:  a.logger,
 	}))
 	var err error
-	a.live.first, err = a.live.read(ctx)
+	if a.live.first, err = a.live.read(); err != nil && !errors.As(err, new(config.Mistakes)) {
+		return a.Config.Explain(keypath.Errorf([]string{"issuers"}, "%w", err))
+	}
 	return err
 }
 
@@ -95,7 +101,7 @@ func (l *live) reload(ctx context.Context) (err error) {
 			err = fmt.Errorf("panic while loading: %v", p)
 		}
 	}()
-	t, err := l.read(ctx)
+	t, err := l.read()
 	if err != nil {
 		return err
 	}
@@ -103,11 +109,9 @@ func (l *live) reload(ctx context.Context) (err error) {
 }
 
 // read reads the issuer file, and tells what it should be warned of.
-func (l *live) read(ctx context.Context) (*trust, error) {
+func (l *live) read() (*trust, error) {
 	t, warnings, err := l.load()
-	for _, warning := range warnings {
-		l.logger.LogAttrs(ctx, slog.LevelWarn, warning.Error())
-	}
+	l.warn(asErrors(warnings)...)
 	return t, err
 }
 

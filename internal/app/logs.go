@@ -27,12 +27,23 @@ type logSet struct {
 	embedded []*embedded.Log
 	count    int // of all logs
 	warnings []error
+	// check looks at embedded logs and opens none.
+	check bool
+}
+
+// openLogs opens `ct.logs`. Its errors have key paths.
+func (a *App) openLogs(ctx context.Context, options Options, registry prometheus.Registerer) (err error) {
+	roots := func() []*x509.Certificate { return a.rotation.roots() }
+	if a.logs, err = newLogs(ctx, a.Config, options.report != nil, roots, a.callers, registry); err == nil {
+		a.warn(unjoin(a.Config.Explain(errors.Join(a.logs.warnings...)))...)
+	}
+	return err
 }
 
 // newLogs opens `ct.logs`. Its errors have key paths. Where it fails, what it opened is
 // closed again.
-func newLogs(ctx context.Context, cfg *config.Server, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
-	set := &logSet{count: len(cfg.CT.Logs)}
+func newLogs(ctx context.Context, cfg *config.Server, check bool, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
+	set := &logSet{count: len(cfg.CT.Logs), check: check}
 	if cfg.CT.Disabled {
 		return set, nil // package config has warned of it
 	}
@@ -48,8 +59,8 @@ func newLogs(ctx context.Context, cfg *config.Server, roots func() []*x509.Certi
 		var opened ctlog.LogConfig
 		var err error
 		if entry.Embedded != nil {
-			opened, err = set.openEmbedded(ctx, EmbeddedConfig(entry.Embedded), entry.Embedded.Submit, roots, logger, registry)
 			path = append(path, "embedded")
+			opened, err = set.openEmbedded(ctx, entry.Embedded, path, roots, logger, registry)
 		} else {
 			opened, err = set.openRemote(entry, path)
 		}
@@ -107,8 +118,9 @@ func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
 	}
 }
 
-func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *config.Submit, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
-	if submit != nil {
+func (s *logSet) openEmbedded(ctx context.Context, entry *config.EmbeddedLog, path []string, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
+	cfg := EmbeddedConfig(entry)
+	if submit := entry.Submit; submit != nil {
 		token, err := readSecret(submit.TokenFile)
 		if err != nil {
 			return ctlog.LogConfig{}, keypath.Errorf([]string{"submit", "token_file"}, "reading the token: %w", err)
@@ -120,6 +132,16 @@ func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, submit *
 	}
 	cfg.Roots = roots
 	cfg.Now, cfg.Logger, cfg.Registerer = time.Now, logger, registry
+	if s.check {
+		log, refused, err := embedded.Check(ctx, cfg)
+		if err != nil {
+			return ctlog.LogConfig{}, err
+		}
+		if refused != nil {
+			s.warnings = append(s.warnings, keypath.Prefix(keypath.Errorf([]string{"dir"}, "the log would start and take no entry: %w", refused), path...))
+		}
+		return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey()}, nil
+	}
 	log, err := embedded.Open(ctx, cfg)
 	if err != nil {
 		return ctlog.LogConfig{}, err

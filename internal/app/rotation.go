@@ -62,7 +62,7 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	metrics, now := signer.NewMetrics(registry), options.now()
 	r := &rotation{
 		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: metrics, Logger: slog.New(CallerLines(logger.Handler()))}),
-		path: cfg.CA.Set, now: now, warn: warner(logger),
+		path: cfg.CA.Set, now: now, warn: options.warner(logger),
 	}
 	if cfg.CA.File != nil {
 		authority, warnings, err := newAuthority(ctx, cfg, metrics)
@@ -84,7 +84,7 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	})
 	// A start is kept back only by the key that is to sign, and only by what does not pass by
 	// itself: readiness tells of the others, and each is tried again every second.
-	keys := caset.Keys{Ring: r.ring, Must: func(m ca.Member, err error) bool {
+	keys := caset.Keys{Ring: r.ring, Offline: options.report != nil, Must: func(m ca.Member, err error) bool {
 		return m.StateAt(now()) == ca.Active && !signer.IsTransient(err)
 	}}
 	loaded, err := caset.Load(ctx, r.path, now(), keys)
@@ -101,7 +101,11 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	return r, nil
 }
 
-func warner(logger *slog.Logger) func(...error) {
+// warner returns what takes warnings: the report of a check, or logger.
+func (o Options) warner(logger *slog.Logger) func(...error) {
+	if o.report != nil {
+		return o.report.warn
+	}
 	return func(warnings ...error) {
 		for _, warning := range warnings {
 			logger.LogAttrs(context.Background(), slog.LevelWarn, warning.Error())
