@@ -3,7 +3,9 @@
 package config
 
 import (
+	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -11,6 +13,9 @@ func (l *serverLoader) checkOIDC() {
 	o := l.server.OIDC
 	if o.AllowLoopback {
 		l.caution("oidc.allow_loopback", "whoever can listen on a loopback address of this machine can be an issuer: for development only")
+	}
+	if len(o.InsecureHosts) > 0 {
+		l.caution("oidc.insecure_hosts", "any party on the network between this server and %s can be an issuer: for development only", strings.Join(o.InsecureHosts, ", "))
 	}
 	if !o.Proxy.IsZero() && !isProxy(o.Proxy.Reveal()) {
 		// What was found may hold a password.
@@ -28,6 +33,20 @@ func (l *serverLoader) checkOIDC() {
 			l.wrong("oidc.kubernetes.api_server", "found %q, where an https URL is wanted", shorten(server))
 		}
 	}
+}
+
+// insecureHost reads an entry of oidc.insecure_hosts.
+func (l *serverLoader) insecureHost(_ int, n *node) {
+	var host string
+	before := len(l.mistakes)
+	if l.text(&host)(n); len(l.mistakes) > before {
+		return
+	}
+	u, err := url.Parse("http://" + host)
+	if _, notIP := netip.ParseAddr(host); notIP != nil && (err != nil || host == "" || u.Hostname() != host || strings.Contains(host, "*")) {
+		l.mistake(n.at, "found %q; the name or IP address of one host is expected, without a scheme, port, path or *", shorten(host))
+	}
+	l.server.OIDC.InsecureHosts = append(l.server.OIDC.InsecureHosts, host)
 }
 
 func isProxy(text string) bool {

@@ -82,7 +82,7 @@ func (l *serverLoader) root(n *node) {
 		l.setting("issuers"),
 		l.setting("compat"),
 		field{name: "trusted_proxies", read: l.list(l.trustedProxy)},
-		l.group("oidc", l.setting("oidc.allow_loopback"), l.setting("oidc.proxy"),
+		l.group("oidc", l.setting("oidc.allow_loopback"), field{name: "insecure_hosts", read: l.list(l.insecureHost)}, l.setting("oidc.proxy"),
 			l.setting("oidc.key_refresh"), l.setting("oidc.key_lifetime"),
 			l.group("kubernetes", l.setting("oidc.kubernetes.api_server"), l.setting("oidc.kubernetes.ca_file"), l.setting("oidc.kubernetes.token_file"))),
 		l.group("ca", l.setting("ca.set"), l.setting("ca.signer_socket"),
@@ -261,6 +261,7 @@ func (l *serverLoader) fill() {
 	s.Compat = v.GetBool("compat")
 	s.OIDC = OIDC{
 		AllowLoopback: v.GetBool("oidc.allow_loopback"),
+		InsecureHosts: s.OIDC.InsecureHosts,
 		KeyRefresh:    v.GetDuration("oidc.key_refresh"),
 		KeyLifetime:   v.GetDuration("oidc.key_lifetime"),
 		Kubernetes: Kubernetes{

@@ -78,7 +78,7 @@ issuers: ../issuers.yaml
 compat: true
 trusted_proxies: [10.0.0.0/8, 192.0.2.7, "2001:db8::/32", "::ffff:172.16.0.0/108"]
 oidc:
-  {allow_loopback: true, key_refresh: 1m, key_lifetime: 2h, kubernetes: {api_server: "https://api.example:6443", ca_file: k/ca, token_file: k/token}}
+  {allow_loopback: true, insecure_hosts: [dex-idp, 10.0.0.5], key_refresh: 1m, key_lifetime: 2h, kubernetes: {api_server: "https://api.example:6443", ca_file: k/ca, token_file: k/token}}
 ca: {set: ca.yaml}
 certificate: {lifetime: 5m}
 keys: {algorithms: [ed25519]}
@@ -105,7 +105,7 @@ log: {format: text, level: debug}
 		Compat:    true,
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
 			netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("172.16.0.0/12")},
-		OIDC: config.OIDC{AllowLoopback: true, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
+		OIDC: config.OIDC{AllowLoopback: true, InsecureHosts: []string{"dex-idp", "10.0.0.5"}, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
 			Kubernetes: config.Kubernetes{APIServer: "https://api.example:6443", CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}},
 		CA:          config.CA{Set: "/etc/ca.yaml"},
 		Certificate: config.Certificate{Lifetime: 5 * time.Minute},
@@ -134,6 +134,7 @@ log: {format: text, level: debug}
 	}
 	wantWarnings := []string{
 		"/etc/m.yaml:9:20: whoever can listen on a loopback address of this machine can be an issuer: for development only",
+		"/etc/m.yaml:9:26: any party on the network between this server and dex-idp, 10.0.0.5 can be an issuer: for development only",
 		"/etc/m.yaml:11:25: certificates last 5m0s and not the ten minutes that clients and verifiers were built for",
 	}
 	if diff := cmp.Diff(wantWarnings, lines(config.Mistakes(warnings))); diff != "" {
@@ -200,6 +201,14 @@ func TestServerMistakes(t *testing.T) {
 			"m:4:39: found 8s, where key_refresh (9s) to 168h is wanted: keys that cannot be read anew are trusted that long"}},
 		{"key lifetime without end", least + "oidc: {key_lifetime: 169h}\n", []string{
 			"m:4:22: found 169h0m0s, where key_refresh (15m0s) to 168h is wanted: keys that cannot be read anew are trusted that long"}},
+		{"insecure hosts", least + "oidc:\n  insecure_hosts:\n    - http://dex-idp\n    - dex-idp:8888\n    - dex-idp/auth\n    - \"*.test\"\n    - \"\"\n    - [a]\n    - a@b\n    - fd00::5\n", []string{
+			`m:6:7: found "http://dex-idp"; the name or IP address of one host is expected, without a scheme, port, path or *`,
+			`m:7:7: found "dex-idp:8888"; the name or IP address of one host is expected, without a scheme, port, path or *`,
+			`m:8:7: found "dex-idp/auth"; the name or IP address of one host is expected, without a scheme, port, path or *`,
+			`m:9:7: found "*.test"; the name or IP address of one host is expected, without a scheme, port, path or *`,
+			`m:10:7: found ""; the name or IP address of one host is expected, without a scheme, port, path or *`,
+			"m:11:7: found a list, where text is wanted",
+			`m:12:7: found "a@b"; the name or IP address of one host is expected, without a scheme, port, path or *`}},
 		{"API server without TLS", least + "oidc: {kubernetes: {api_server: \"http://api.example\"}}\n", []string{
 			`m:4:33: found "http://api.example", where an https URL is wanted`}},
 		{"no issuers", ca + log, []string{"m:1:1: issuers is missing: it names the file of trusted issuers"}},
@@ -494,8 +503,8 @@ func TestExampleIsWholeAndTrue(t *testing.T) {
 	}
 	wantOIDC, proxy := leastServer("").OIDC, server.OIDC.Proxy
 	wantOIDC.Proxy, wantOIDC.Kubernetes.APIServer = proxy, "https://api.cluster.internal"
-	if proxy.Reveal() != "http://proxy.example:3128" || server.OIDC != wantOIDC {
-		t.Errorf("oidc %+v", server.OIDC)
+	if diff := cmp.Diff(wantOIDC, server.OIDC, serverOptions); diff != "" || proxy.Reveal() != "http://proxy.example:3128" {
+		t.Errorf("oidc (-want +got):\n%s", diff)
 	}
 	if e := server.CT.Logs[1].Embedded; e == nil || e.BatchAge != 10*time.Millisecond || e.CheckpointInterval != time.Second || e.Submit == nil {
 		t.Errorf("embedded log %+v", e)

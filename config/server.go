@@ -84,6 +84,11 @@ type OIDC struct {
 	// on loopback addresses. It is for development: whoever can listen on the machine can
 	// then be an issuer.
 	AllowLoopback bool
+	// InsecureHosts is `oidc.insecure_hosts`: names or IP addresses of hosts, without a port, for
+	// which http issuers, and private and loopback addresses, are permitted. None by default. It
+	// is for development in a private network: any party on the way to such a host can be an
+	// issuer. Metadata services of clouds stay refused.
+	InsecureHosts []string
 	// Proxy is `oidc.proxy`: the http or https URL of a proxy through which issuers are
 	// reached; none by default, whatever HTTPS_PROXY says. The proxy looks up the names of
 	// issuers, so it must refuse those that lead into the inner network. Entries with

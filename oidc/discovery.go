@@ -130,8 +130,9 @@ func (s *source) checkJWKSURI(uri string) error {
 	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
 		return fmt.Errorf("jwks_uri %s is not a usable URL", quote(uri))
 	}
-	loopback := u.Scheme == "http" && s.allowLoopback && isLoopbackHost(u.Hostname())
-	if u.Scheme != "https" && !loopback {
+	loopback := s.allowLoopback && isLoopbackHost(u.Hostname())
+	insecure := strings.HasPrefix(s.issuerURL, "http:") && isListed(s.insecureHosts, u.Hostname())
+	if u.Scheme != "https" && (u.Scheme != "http" || !loopback && !insecure) {
 		return fmt.Errorf("jwks_uri %s is not https", quote(uri))
 	}
 	// A wildcard trusts whoever can publish under it; the host is what it vouches for.

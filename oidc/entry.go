@@ -51,7 +51,7 @@ func New(cfg Config) (*Verifier, error) { return newVerifier(cfg, newTransport) 
 func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	cfg.setDefaults()
 	common := &shared{
-		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback,
+		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback, insecureHosts: cfg.InsecureHosts,
 		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{},
 	}
 	v := &Verifier{
@@ -69,7 +69,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	keys := make(map[string]bool)
 	for _, issuer := range cfg.Issuers {
 		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: share.New(maxWaiting, 0)}
-		errs = append(errs, e.validate(cfg.AllowLoopback)...)
+		errs = append(errs, e.validate(&cfg)...)
 		if keys[issuer.Key] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
 		}
@@ -127,18 +127,18 @@ func (e *entry) path(keys ...string) []string {
 }
 
 // validate checks every setting of the entry but CACert, and parses its pattern.
-func (e *entry) validate(allowLoopback bool) (errs []error) {
+func (e *entry) validate(cfg *Config) (errs []error) {
 	switch {
 	case e.URL != "" && e.Pattern != "":
 		errs = append(errs, keypath.Errorf(e.path(), "the entry has both an issuer URL and a wildcard; wanted is one of them"))
 	case e.URL != "":
-		if err := checkURL(e.URL, allowLoopback); err != nil {
+		if err := cfg.checkURL(e.URL); err != nil {
 			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%w", err))
 		}
 	default:
 		pattern, err := ParsePattern(e.Pattern)
 		if err == nil && pattern.scheme == "http" {
-			err = checkURL(strings.ReplaceAll(e.Pattern, "*", "x"), allowLoopback)
+			err = cfg.checkURL(strings.ReplaceAll(e.Pattern, "*", "x"))
 		}
 		if err != nil {
 			errs = append(errs, keypath.Errorf(e.path(), "%w", err))
@@ -165,7 +165,7 @@ func (e *entry) validate(allowLoopback bool) (errs []error) {
 
 // checkURL checks an issuer URL (OpenID Connect Discovery 1.0, section 3: https, no query, no
 // fragment).
-func checkURL(text string, allowLoopback bool) error {
+func (cfg *Config) checkURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
@@ -178,13 +178,20 @@ func checkURL(text string, allowLoopback bool) error {
 		return nil
 	case u.Scheme != "http":
 		return errors.New("the issuer URL is not https")
+	case isListed(cfg.InsecureHosts, u.Hostname()):
+		return nil
 	case !isLoopbackHost(u.Hostname()):
-		return errors.New("the issuer URL is http; wanted is https (http is for loopback addresses only)")
-	case !allowLoopback:
-		return errors.New("the issuer URL is http; wanted is https (http on a loopback address is accepted where oidc.allow_loopback is set, for development)")
+		return errors.New("the issuer URL is http; https is expected (http is accepted for the hosts in oidc.insecure_hosts, for development)")
+	case !cfg.AllowLoopback:
+		return errors.New("the issuer URL is http; https is expected (http on a loopback address is accepted where oidc.allow_loopback is set, for development)")
 	default:
 		return nil
 	}
+}
+
+// isListed reports whether host is one of hosts, whose case does not matter.
+func isListed(hosts []string, host string) bool {
+	return slices.ContainsFunc(hosts, func(listed string) bool { return strings.EqualFold(listed, host) })
 }
 
 func isLoopbackHost(host string) bool {
@@ -220,7 +227,7 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 	policy := newAddressPolicy()
 	policy.loopback = cfg.AllowLoopback
 	policy.private = e.AllowPrivateNetwork || e.inCluster
-	g := &guard{}
+	g := &guard{insecureHosts: cfg.InsecureHosts}
 	switch {
 	case e.inCluster:
 		g.https = &clusterTransport{
@@ -231,6 +238,11 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 		g.https = newProxied(proxy, reach{policy: policy, roots: roots}, transport)
 	default:
 		g.https = transport(reach{policy: policy, roots: roots})
+	}
+	if len(cfg.InsecureHosts) > 0 {
+		inner := newAddressPolicy()
+		inner.private, inner.loopback, inner.test = true, true, true
+		g.insecure = transport(reach{policy: inner, roots: roots})
 	}
 	if cfg.AllowLoopback {
 		onlyLoopback := newAddressPolicy()

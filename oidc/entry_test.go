@@ -25,6 +25,12 @@ func TestNewAccepts(t *testing.T) {
 	for _, issuerURL := range []string{"http://127.0.0.1:5555/dev/oidc", "http://localhost:5555", "http://[::1]:5555", "http://127.0.0.2"} {
 		newTestVerifier(t, Config{Issuers: []Issuer{staticIssuer(issuerURL)}, AllowLoopback: true}, w)
 	}
+	for _, issuer := range []Issuer{
+		staticIssuer("http://dex-idp:8888/auth"), staticIssuer("http://DEX-IDP/auth"), staticIssuer("http://10.0.0.5"),
+		staticIssuer("http://[fd00::5]:80"), wildcardIssuer("http://dex-idp:8888/*"),
+	} {
+		newTestVerifier(t, Config{Issuers: []Issuer{issuer}, InsecureHosts: []string{"Dex-Idp", "10.0.0.5", "fd00::5"}}, w)
+	}
 	newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("http://127.0.0.1:5555/*")}, AllowLoopback: true}, w)
 	// The wildcards in use, all at once.
 	var all []Issuer
@@ -45,8 +51,8 @@ func TestNewRefuses(t *testing.T) {
 		issuer Issuer
 		want   string // path: part of the sentence
 	}{
-		{"http", staticIssuer("http://issuer.example"), "oidc-issuers: http://issuer.example: issuer-url: the issuer URL is http; wanted is https"},
-		{"http on loopback", staticIssuer("http://127.0.0.1:5555"), "issuer-url: the issuer URL is http; wanted is https (http on a loopback address is accepted where oidc.allow_loopback is set"},
+		{"http", staticIssuer("http://issuer.example"), "oidc-issuers: http://issuer.example: issuer-url: the issuer URL is http; https is expected"},
+		{"http on loopback", staticIssuer("http://127.0.0.1:5555"), "issuer-url: the issuer URL is http; https is expected (http on a loopback address is accepted where oidc.allow_loopback is set"},
 		{"another scheme", staticIssuer("ftp://issuer.example"), "issuer-url: the issuer URL is not https"},
 		{"upper-case scheme", staticIssuer("file:///etc/passwd"), "issuer-url: the issuer URL has no host"},
 		{"no scheme", staticIssuer("issuer.example"), "issuer-url: the issuer URL has no host"},

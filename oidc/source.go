@@ -37,6 +37,7 @@ const (
 type shared struct {
 	refresh, lifetime time.Duration
 	allowLoopback     bool
+	insecureHosts     []string
 	now               func() time.Time
 	logger            *slog.Logger
 	observe           func(Fetch) // may be nil

@@ -79,11 +79,13 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 // addressPolicy states which addresses may be dialled. All that it does not name are refused:
 // link-local addresses with the metadata services of clouds, multicast, and reserved ranges.
 type addressPolicy struct {
-	public, private, loopback bool
-	privateRanges             []netip.Prefix
-	refusedRanges             []netip.Prefix
-	metadata                  []netip.Prefix // of clouds
-	nat64                     netip.Prefix
+	public, private, loopback, test bool
+
+	privateRanges []netip.Prefix
+	testRanges    []netip.Prefix // for documentation and benchmarks
+	refusedRanges []netip.Prefix
+	metadata      []netip.Prefix // of clouds
+	nat64         netip.Prefix
 }
 
 // newAddressPolicy returns the policy for public addresses alone.
@@ -98,10 +100,11 @@ func newAddressPolicy() *addressPolicy {
 		public: true,
 		// RFC 1918, RFC 6598 and RFC 4193.
 		privateRanges: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
+		// RFC 5737, RFC 2544, RFC 3849 and RFC 9637.
+		testRanges: prefixes("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15", "2001:db8::/32", "3fff::/20"),
 		refusedRanges: prefixes(
-			// What RFC 6890 and its registries call not globally reachable.
-			"0.0.0.0/8", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15", "198.51.100.0/24",
-			"203.0.113.0/24", "240.0.0.0/4", "100::/64", "2001:db8::/32", "3fff::/20", "5f00::/16", "fec0::/10",
+			// What else RFC 6890 and its registries call not globally reachable.
+			"0.0.0.0/8", "192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "100::/64", "5f00::/16", "fec0::/10",
 			// Addresses that carry IPv4 addresses inside: IPv4-compatible (RFC 4291, section 2.5.5.1),
 			// IPv4-translated (RFC 2765), local NAT64 (RFC 8215), Teredo (RFC 4380, in 2001::/23), 6to4
 			// (RFC 3056).
@@ -148,6 +151,8 @@ func (p *addressPolicy) allows(addr netip.Addr) bool {
 		return false
 	case contains(p.privateRanges, addr):
 		return p.private
+	case contains(p.testRanges, addr):
+		return p.test
 	default:
 		return p.public
 	}
@@ -181,12 +186,18 @@ func contains(ranges []netip.Prefix, addr netip.Addr) bool {
 type guard struct {
 	https http.RoundTripper
 	http  http.RoundTripper // to loopback addresses; nil refuses http
+	// insecure reaches the insecureHosts, by http and https.
+	insecure      http.RoundTripper
+	insecureHosts []string
 }
 
 // RoundTrip implements http.RoundTripper.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	transport := g.https
-	if req.URL.Scheme != "https" {
+	switch {
+	case isListed(g.insecureHosts, req.URL.Hostname()):
+		transport = g.insecure
+	case req.URL.Scheme != "https":
 		transport = g.http
 	}
 	if transport == nil {

@@ -23,7 +23,7 @@ import (
 
 func TestAddressPolicy(t *testing.T) {
 	t.Parallel()
-	const public, private, loopback, never = "public", "private", "loopback", "never"
+	const public, private, loopback, testing, never = "public", "private", "loopback", "test", "never"
 	for text, class := range map[string]string{
 		"8.8.8.8": public, "2606:4700::1111": public, "::ffff:8.8.8.8": public, "64:ff9b::808:808": public,
 		"10.1.2.3": private, "172.16.0.1": private, "172.31.255.255": private, "192.168.1.1": private,
@@ -32,8 +32,8 @@ func TestAddressPolicy(t *testing.T) {
 		"169.254.169.254": never, "fe80::1": never, "fe80::1%eth0": never, "::ffff:169.254.169.254": never, "64:ff9b::a9fe:a9fe": never,
 		"100.100.100.200": never, "fd00:ec2::254": never, "168.63.129.16": never, "64:ff9b::6464:64c8": never,
 		"0.0.0.0": never, "::": never, "0.1.2.3": never, "224.0.0.1": never, "255.255.255.255": never, "ff02::1": never, "240.0.0.1": never,
-		"192.0.0.170": never, "192.0.2.1": never, "198.18.0.1": never, "198.51.100.1": never, "203.0.113.1": never,
-		"::7f00:1": never, "2002:7f00:1::": never, "2001:0:1::": never, "2001:db8::1": never, "fec0::1": never, "64:ff9b:1::a00:1": never,
+		"192.0.0.170": never, "192.0.2.1": testing, "198.18.0.1": testing, "198.51.100.1": testing, "203.0.113.1": testing,
+		"::7f00:1": never, "2002:7f00:1::": never, "2001:0:1::": never, "2001:db8::1": testing, "fec0::1": never, "64:ff9b:1::a00:1": never,
 		// Metadata services at private addresses, by provider, and other addresses in their networks.
 		"fd00:ec2::23": never, "fd00:ec2::253": never, "fd20:ce::254": never, "fd00:c1::a9fe:a9fe": never, "fd00:42::42": never,
 		"fd00:a9fe:a9fe::1": never, "fd00:100::100:200": never, "192.0.0.192": never, "169.254.170.2": never, "169.254.42.42": never,
@@ -49,9 +49,9 @@ func TestAddressPolicy(t *testing.T) {
 		"172.32.0.1":          public, "100.128.0.1": public, "2001:4860:4860::8888": public,
 	} {
 		addr := netip.MustParseAddr(text)
-		for _, policy := range []string{public, private, loopback} {
+		for _, policy := range []string{public, private, loopback, testing} {
 			p := newAddressPolicy()
-			p.public, p.private, p.loopback = policy == public, policy == private, policy == loopback
+			p.public, p.private, p.loopback, p.test = policy == public, policy == private, policy == loopback, policy == testing
 			if got := p.allows(addr); got != (policy == class) {
 				t.Errorf("%s under the policy for %s addresses: %v", text, policy, got)
 			}

@@ -25,7 +25,7 @@ type Issuer struct {
 	// IssuerStatus.Entry repeat it. It is unique.
 	Key string
 	// URL is the issuer URL of a static entry, byte for byte as `iss` has it. It is https;
-	// http is accepted for loopback hosts under Config.AllowLoopback.
+	// http is accepted for loopback hosts under Config.AllowLoopback, and for Config.InsecureHosts.
 	URL string
 	// Pattern is the wildcard of a wildcard entry; see ParsePattern.
 	Pattern string
@@ -69,6 +69,10 @@ type Config struct {
 	Issuers []Issuer
 	// AllowLoopback accepts loopback addresses, and http on them. For development only.
 	AllowLoopback bool
+	// InsecureHosts are host names, or IP addresses, for which http is accepted, in issuer URLs and
+	// in the jwks_uri of http issuers, and private and loopback addresses. Metadata services stay
+	// refused. For development only.
+	InsecureHosts []string
 	// KubernetesAPIServer is a URL of the API server of the cluster that this process runs in,
 	// beside those that need not be said: see isAPIServer. Its path does not count.
 	KubernetesAPIServer string

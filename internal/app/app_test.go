@@ -182,7 +182,7 @@ func TestBuildRefuses(t *testing.T) {
 		"issuer file is gone": {func(t *testing.T, w *demo.World) { remove(t, w.Dir, "issuers.yaml") }, "issuers.yaml"},
 		"issuer without TLS": {func(t *testing.T, w *demo.World) {
 			edit(t, w, "issuers.yaml", w.Provider.IssuerURL(), "http://issuer.example")
-		}, "issuers.yaml:3:17: the issuer URL is http; wanted is https"},
+		}, "issuers.yaml:3:17: the issuer URL is http; https is expected"},
 		"unknown type": {func(t *testing.T, w *demo.World) { edit(t, w, "issuers.yaml", "type: email", "type: mail") }, "issuers.yaml:5:11: "},
 		"constants": {func(t *testing.T, w *demo.World) {
 			edit(t, w, "issuers.yaml", "type: email", "type: email\n    constants: {a: b}")

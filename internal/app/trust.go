@@ -51,6 +51,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 
 	verifierConfig := oidc.Config{
 		AllowLoopback:       cfg.OIDC.AllowLoopback,
+		InsecureHosts:       cfg.OIDC.InsecureHosts,
 		Proxy:               cfg.OIDC.Proxy.Reveal(),
 		KeyRefresh:          cfg.OIDC.KeyRefresh,
 		KeyLifetime:         cfg.OIDC.KeyLifetime,
