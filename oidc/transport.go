@@ -63,13 +63,14 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 			}
 			return conn, err
 		},
-		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    fetchTimeout,
-		ResponseHeaderTimeout:  fetchTimeout,
-		IdleConnTimeout:        30 * time.Second,
-		MaxIdleConns:           16,
-		MaxIdleConnsPerHost:    2,
-		MaxConnsPerHost:        8,
+		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:   fetchTimeout,
+		ResponseHeaderTimeout: fetchTimeout,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConns:          16,
+		MaxIdleConnsPerHost:   2,
+		// Fewer would let slow issuers that one client names delay others on their host.
+		MaxConnsPerHost:        maxLookups + maxRefreshes,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 		Protocols:              &http1,
