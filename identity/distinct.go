@@ -32,7 +32,7 @@ func checkDistinct(raw, san string, claims []claim, joined bool) error {
 	if !joined && (strings.HasSuffix(raw, "#") || strings.HasSuffix(raw, "?")) {
 		return indistinct(raw, len(raw)-1, claims)
 	}
-	undone := undoEscapes(san, joined)
+	undone := undoEscapes(san, joined, false)
 	if undone == raw {
 		return nil
 	}
@@ -41,7 +41,7 @@ func checkDistinct(raw, san string, claims []claim, joined bool) error {
 			return indistinctClaim(c, i)
 		}
 	}
-	own := undoEscapes(raw, joined)
+	own, undone := undoEscapes(raw, joined, true), undoEscapes(san, joined, true)
 	if own == undone && (raw == san || raw == upperEscapes(raw)) {
 		return nil
 	}
@@ -54,38 +54,49 @@ func plain(raw, san string) bool {
 	return raw == san && !strings.Contains(raw, "%") && !strings.HasSuffix(raw, "#") && !strings.HasSuffix(raw, "?")
 }
 
-// undoEscapes replaces in the path and in the fragment of a URI every escape of an octet that
-// net/url escapes there itself. %2F and %25 stay: the octets are not escaped there, or only
-// as part of an escape.
-func undoEscapes(uri string, joined bool) string {
+// undoEscapes replaces in the path and in the fragment of a URI the escapes that net/url may
+// have made. It escapes some octets always, and a few others beside one of those: where all
+// is not set, the latter stay if there is none of the former. %25 and %2F stay.
+func undoEscapes(uri string, joined, all bool) string {
 	head, fragment, hasFragment := strings.Cut(uri, "#")
 	path, query, hasQuery := strings.Cut(head, "?")
 	// Where no slash follows the scheme, net/url prints all of it unchanged.
 	if _, after, _ := strings.Cut(path, ":"); strings.HasPrefix(after, "/") {
-		path = replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined) })
+		if all || replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined, false) }) != path {
+			path = replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined, true) })
+		}
 	}
 	if hasQuery {
 		path += "?" + query
 	}
 	if hasFragment {
-		path += "#" + replaceEscapes(fragment, escapedInFragment)
+		if all || replaceEscapes(fragment, func(c byte) bool { return escapedInFragment(c, false) }) != fragment {
+			fragment = replaceEscapes(fragment, func(c byte) bool { return escapedInFragment(c, true) })
+		}
+		path += "#" + fragment
 	}
 	return path
 }
 
-// escapedInPath reports whether net/url escapes c in a path. A path that url.JoinPath is given
-// may hold ? and #; otherwise these end it.
-func escapedInPath(c byte, joined bool) bool {
-	if c == '%' || !joined && (c == '?' || c == '#') {
-		return false
+// escapedInPath reports whether net/url escapes c in a path, or with beside, in one that holds
+// a space. A path that url.JoinPath is given may hold ? and #; otherwise these end it.
+func escapedInPath(c byte, joined, beside bool) bool {
+	if c == '?' || c == '#' {
+		return joined
 	}
-	path := "/" + string([]byte{c})
-	return (&url.URL{Path: path}).EscapedPath() != path
+	return escapedAfter("https://h/", c, beside)
 }
 
-func escapedInFragment(c byte) bool {
-	fragment := string([]byte{c})
-	return c != '%' && (&url.URL{Fragment: fragment}).EscapedFragment() != fragment
+func escapedInFragment(c byte, beside bool) bool { return escapedAfter("https://h/#", c, beside) }
+
+// escapedAfter counts the quote ' among those that are always escaped: readers of URIs in
+// text take it for the end.
+func escapedAfter(prefix string, c byte, beside bool) bool {
+	if beside {
+		prefix += " "
+	}
+	u, err := url.Parse(prefix + string([]byte{c}))
+	return c != '%' && (c == '\'' || err != nil || !strings.HasSuffix(u.String(), string([]byte{c})))
 }
 
 // replaceEscapes replaces the escapes of the octets that are chosen by the octets.
@@ -129,7 +140,7 @@ func escapeIn(text string, joined, fragment bool) int {
 		if i+3 > len(text) {
 			return i
 		}
-		if c, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil && (escapedInPath(byte(c), joined) || fragment && escapedInFragment(byte(c))) {
+		if c, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil && (escapedInPath(byte(c), joined, true) || fragment && escapedInFragment(byte(c), true)) {
 			return i
 		}
 	}

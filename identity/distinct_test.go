@@ -190,6 +190,8 @@ func TestOneOfTwoIsRefused(t *testing.T) {
 		{"case of the scheme, without an authority", provider("{{.a}}", nil), nil, "urn:x:Y", "a=urn:x:Y", "a=URN:x:Y", `"U"`},
 		{"escape that the operator's text begins", provider("https://ci.example/%{{.a}}", nil), nil, "https://ci.example/%7B%20", "a=7B ", "a=7b ", ""},
 		{"escape beside one in the operator's text", provider("https://ci.example/my%20org/{{.a}}", nil), nil, "https://ci.example/my%20org/%22", `a="`, "a=%22", `"%22"`},
+		{"escape that is printed only beside another", path, nil, "https://ci.example/a%28b%20c", "a=a(b c", "a=a%28b c", `"%28"`},
+		{"quote", path, nil, "https://ci.example/it's", "a=it's", "a=it%27s", `"%27"`},
 		{"default in another form", provider("{{.a}}/{{.b}}", map[string]string{"a": "HTTPS://ci.example/my%20org"}), oidc.Claims{"b": "x"}, "https://ci.example/my%20org/x", "", "a=https://ci.example/my org", ""},
 		{"optional part that makes the default", optional, oidc.Claims{"b": "y"}, "https://x.ghe.com/y", "", "a=x", ""},
 		{"separator that a claim's end completes", distinct, oidc.Claims{"b": "y"}, "https://ci.example/x--y", "a=x", "a=x-", `"--"`},
@@ -235,7 +237,7 @@ func FuzzDistinct(f *testing.F) {
 	f.Fuzz(func(t *testing.T, a, b string) {
 		c := distinctCase{rules: rules}
 		first := c.identified(t, oidc.Claims{"sub": "s", "a": a})
-		for _, other := range []string{b, first, strings.ToLower(a), undoEscapes(a, false), upperEscapes(a)} {
+		for _, other := range []string{b, first, strings.ToLower(a), undoEscapes(a, false, true), undoEscapes(a, true, false), upperEscapes(a)} {
 			if second := c.identified(t, oidc.Claims{"sub": "s", "a": other}); first != "" && first == second && a != other {
 				t.Fatalf("%q and %q share the name %s", a, other, first)
 			}

@@ -37,7 +37,7 @@ func TestIssuersDocument(t *testing.T) {
 				t.Fatalf("%s: a block has no end", heading)
 			}
 			blocks++
-			if strings.Contains(block, "ci-provider") {
+			if strings.Contains(block, "ci-provider") && !strings.Contains(block, "ci-issuer-metadata") {
 				block += "\nci-issuer-metadata:\n" + templates
 			}
 			file := filepath.Join(t.TempDir(), "issuers.yaml")
@@ -58,7 +58,7 @@ func TestIssuersDocument(t *testing.T) {
 	}
 	for _, provider := range []string{
 		"Google Workspace", "Entra ID", "Okta", "Keycloak", "Dex", "GitHub\n", "GitHub Enterprise Server", "GitLab\n", "GitLab of your own",
-		"Buildkite", "CircleCI", "Jenkins", "EKS, GKE and AKS", "K3s", "The cluster that mayfly runs in", "SPIFFE",
+		"Buildkite", "CircleCI", "Jenkins", "EKS, GKE and AKS", "K3s", "The cluster that mayfly runs in", "SPIFFE", "AWS",
 	} {
 		if !strings.Contains(string(document), "# "+provider) && !strings.Contains(string(document), "# Microsoft "+provider) {
 			t.Errorf("%q has no section", provider)

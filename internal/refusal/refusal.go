@@ -88,7 +88,7 @@ func Table() []Entry {
 		{IssuerNotConfigured, Unauthenticated, "This CA does not trust the token's `iss`. Trailing slashes count. `GET /api/v2/configuration` lists the issuers that it trusts."},
 		{SignatureInvalid, Unauthenticated, "The issuer's current keys did not sign this token, or it is signed with an algorithm that the issuer does not use."},
 		{ClaimMissing, Unauthenticated, "A claim that the certificate needs is missing, null or empty. The message names it."},
-		{ClaimInvalid, Unauthenticated, "A claim has a kind or value that cannot enter a certificate. The message names it and says what was wanted."},
+		{ClaimInvalid, Unauthenticated, "A claim has a kind or value that cannot enter a certificate, or by which another token could get the same name (docs/issuers.md). The message names the claim and what is expected."},
 		{EmailUnverified, Unauthenticated, "The issuer does not say that it has verified the email address (`email_verified`)."},
 		{EmailNotASCII, Unauthenticated, "The email address holds letters beyond ASCII, which no verifier of sigstore's reads in a certificate. Use an address of ASCII letters."},
 		{PolicyDenied, Denied, "The caller is known, and a rule of this CA or the name constraints of its chain do not permit a certificate for it. The message names the rule or the subtree."},
