@@ -57,6 +57,7 @@ type conn struct {
 	conns   *connections
 	address netip.Prefix
 	writing atomic.Int64 // since when a write is under way, in ns; 0 without one
+	streams atomic.Int32 // requests of HTTP/2 that are under way
 
 	// Under conns.mu.
 	holder           *holder // nil once the place is given back

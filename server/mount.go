@@ -72,7 +72,7 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, pa
 	if prefix, ok := strings.CutSuffix(m.Path, "/"); ok {
 		handler = http.StripPrefix(prefix, handler)
 	}
-	steady := &steadyWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(s.limits.Write)}
+	steady := s.steady(w)
 	a := &answer{ResponseWriter: steady, requestID: id, path: m.Path}
 	answered := func() string {
 		if steady.err != nil {
@@ -112,6 +112,10 @@ type steadyWriter struct {
 	control *http.ResponseController
 	end     time.Time // of the whole answer
 	err     error     // of the first write that failed
+}
+
+func (s *Server) steady(w http.ResponseWriter) *steadyWriter {
+	return &steadyWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(s.limits.Write)}
 }
 
 // Write writes p in pieces, each of them within stall.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca"
 )
 
 // echo answers with the path that it sees.
@@ -108,7 +110,7 @@ func (l pipeListener) Accept() (net.Conn, error) {
 	}
 	return nil, net.ErrClosed
 }
-func (l pipeListener) Close() error   { return nil }
+func (l pipeListener) Close() error   { close(l); return nil }
 func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // get sends a request and returns the client's end, from which the answer can be read.
@@ -187,9 +189,46 @@ func TestReadersThatDoNotRead(t *testing.T) {
 		for _, c := range readers {
 			_ = c.Close()
 		}
-		close(pipes)
-		<-done
 		_ = edge.Close()
+		<-done
+	})
+}
+
+// TestReadersTakeNoPlaceOfACertificate: a client that does not read the answer of an API keeps no
+// place while its answer waits.
+func TestReadersTakeNoPlaceOfACertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 8 })
+		chain := fakeChain(strings.Repeat("intermediate", 1<<12), "root") // more than net/http buffers
+		f.authority.bundle = func() []*ca.Chain { return []*ca.Chain{chain} }
+		pipes := make(pipeListener)
+		edge := &http.Server{Handler: f.Handler(), ReadHeaderTimeout: time.Second, WriteTimeout: time.Minute}
+		done := make(chan error, 1)
+		go func() { done <- edge.Serve(pipes) }()
+		var readers []net.Conn
+		for i := range 20 {
+			readers = append(readers, pipes.get(t, "GET", []string{"/api/v2/trustBundle", "/api/v1/rootCert"}[i%2]))
+		}
+		synctest.Wait()
+		if n := len(f.slots); n != 0 {
+			t.Errorf("20 clients that do not read keep %d of 8 places", n)
+		}
+		// They get their answers whole all the same, and no time without end.
+		answer, err := io.ReadAll(readers[0])
+		if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) || len(answer) < 12<<12 {
+			t.Errorf("a slow reader got %d bytes: %v", len(answer), err)
+		}
+		time.Sleep(stall + time.Second)
+		synctest.Wait()
+		if answer, _ := io.ReadAll(readers[1]); len(answer) > 12<<12 {
+			t.Error("a client that read nothing for a long time was not cut off")
+		}
+		for _, c := range readers {
+			_ = c.Close()
+		}
+		_ = edge.Close()
+		<-done
 	})
 }
 

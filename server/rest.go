@@ -3,10 +3,13 @@
 package server
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -33,6 +36,9 @@ func newRoutes(*Server) map[string]route {
 
 // answer is the response to one REST request while it is being made. An error is kept
 // rather than written, so that serveREST alone writes refusals.
+//
+// An answer of the APIs is kept too, and written when the request has given back its place: a
+// client that does not read keeps no other one from a certificate.
 type answer struct {
 	http.ResponseWriter
 	requestID string
@@ -41,19 +47,32 @@ type answer struct {
 	body      []byte     // of the request
 	err       error
 	wrote     bool
-	status    int // as the handler set it; 0 if it did not
+	status    int           // as the handler set it; 0 if it did not
+	kept      *bytes.Buffer // the answer of an API; nil where a mount writes it
 }
 
 // WriteHeader notes that there is an answer.
 func (a *answer) WriteHeader(status int) {
 	a.wrote, a.status = true, status
-	a.ResponseWriter.WriteHeader(status)
+	if a.kept == nil {
+		a.ResponseWriter.WriteHeader(status)
+	}
 }
 
 // Write notes that there is an answer.
 func (a *answer) Write(p []byte) (int, error) {
 	a.wrote = true
+	if a.kept != nil {
+		return a.kept.Write(p)
+	}
 	return a.ResponseWriter.Write(p)
+}
+
+// send writes the answer that was kept.
+func (a *answer) send(w http.ResponseWriter) {
+	w.Header().Set("Content-Length", strconv.Itoa(a.kept.Len()))
+	w.WriteHeader(cmp.Or(a.status, http.StatusOK))
+	_, _ = w.Write(a.kept.Bytes()) // an error means that the client has gone
 }
 
 // serveREST answers every HTTP request that is not gRPC.
@@ -79,7 +98,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	a := &answer{ResponseWriter: w, requestID: id, client: c.client, path: path}
+	a := &answer{ResponseWriter: w, requestID: id, client: c.client, path: path, kept: new(bytes.Buffer)}
 	err := s.acceptREST(a, r, to, found)
 	refused := s.run(r.Context(), c, func(ctx context.Context) error {
 		if err != nil {
@@ -87,9 +106,11 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 		}
 		return to.handle(s, ctx, a, r)
 	})
-	if refused != nil && !a.wrote {
+	if refused != nil {
 		writeRefusal(w, refused, id)
+		return
 	}
+	a.send(s.steady(w))
 }
 
 // acceptREST looks at the request line, and reads the body of a request that has one.

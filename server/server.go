@@ -114,7 +114,7 @@ type Server struct {
 	mounts  []mount
 
 	mountSlots chan struct{} // as slots, for mounts
-	handlers   *share.Places // of all requests that are under way
+	handlers   *share.Places // of HTTP/2 requests that are under way
 	bundle     bundleCache
 	registry   *prometheus.Registry
 	gateway    *runtime.ServeMux
