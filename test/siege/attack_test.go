@@ -16,6 +16,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+const frameSize = 16 << 10 // of HTTP/2
+
 // attacker opens connections from an address of its own and holds them.
 type attacker struct {
 	from net.IP
@@ -109,8 +111,9 @@ func (a *attacker) close() {
 }
 
 // streams is the beginning of an HTTP/2 connection with n requests whose answers have a window of
-// the given size.
-func streams(n int, window uint32, grpcMessage []byte, fields ...string) []byte {
+// the given size. The bodies have so many bytes, and their ends are missing unless they have 0 or
+// 5, which is an empty message of gRPC.
+func streams(n int, window uint32, body int, fields ...string) []byte {
 	var out bytes.Buffer
 	out.WriteString(http2.ClientPreface)
 	framer := http2.NewFramer(&out, nil)
@@ -123,9 +126,9 @@ func streams(n int, window uint32, grpcMessage []byte, fields ...string) []byte 
 			_ = encoder.WriteField(hpack.HeaderField{Name: fields[f], Value: fields[f+1]})
 		}
 		id := 2*i + 1
-		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: grpcMessage == nil})
-		if grpcMessage != nil {
-			_ = framer.WriteData(id, true, grpcMessage)
+		_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: body == 0})
+		for rest := body; rest > 0; rest -= frameSize {
+			_ = framer.WriteData(id, body == 5, make([]byte, min(rest, frameSize)))
 		}
 	}
 	return out.Bytes()

@@ -107,7 +107,8 @@ func newServer(t *testing.T, files int, more string) *server {
 	issuer.Start()
 	t.Cleanup(issuer.Close)
 
-	s.http, s.grpc, s.ops = freeAddress(t), freeAddress(t), freeAddress(t)
+	addresses := freeAddresses(t, 3)
+	s.http, s.grpc, s.ops = addresses[0], addresses[1], addresses[2]
 	write(t, dir, "mayfly.yaml", fmt.Sprintf(configuration, s.http, s.grpc, s.ops))
 	write(t, dir, "issuers.yaml", fmt.Sprintf("oidc-issuers:\n  %[1]s: {issuer-url: %[1]s, client-id: sigstore, type: email}\n%[2]s", url, more))
 	for _, args := range [][]string{
@@ -132,7 +133,7 @@ func (s *server) start(dir, mayfly string, files int) {
 	}
 	// ulimit sets both limits, or Go raises the lower one.
 	cmd := exec.Command("/bin/sh", "-c", `ulimit -n "$1" && exec "$2" serve --config "$3"`, "sh", strconv.Itoa(files), mayfly, filepath.Join(dir, "mayfly.yaml"))
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}, log, log
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -249,14 +250,18 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	return body, err
 }
 
-func freeAddress(t *testing.T) string {
+// freeAddresses returns addresses on a host of their own, so that no other test takes one between.
+func freeAddresses(t *testing.T, n int) (addresses []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.3:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		addresses = append(addresses, l.Addr().String())
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addresses
 }
 
 func write(t *testing.T, dir, name, content string) {

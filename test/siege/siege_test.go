@@ -14,6 +14,7 @@ const (
 	connections = 1500
 	readers     = 1000
 	watchers    = 10000
+	answer      = 4500 * time.Millisecond // what a whole answer may take
 )
 
 // TestConnections opens 1,500 connections in bursts and holds them, at a server that may open
@@ -29,7 +30,7 @@ func TestConnections(t *testing.T) {
 		closed += a.prune()
 		opened += a.burst(min(connections-len(a.open), 500), []string{s.http, s.grpc},
 			nil, []byte("GET /healthz HTTP/1.1\r\nHost: ca.example\r\n\r\n"), []byte("POST /api/v2/signingCert HTTP/1.1\r\nHost: ca"),
-			streams(1, 65535, nil, ":method", "GET", ":scheme", "http", ":authority", "ca.example", ":path", "/healthz"))
+			streams(1, 65535, 0, ":method", "GET", ":scheme", "http", ":authority", "ca.example", ":path", "/healthz"))
 		select {
 		case <-tick.C:
 			continue
@@ -37,7 +38,7 @@ func TestConnections(t *testing.T) {
 		}
 		break
 	}
-	s.figures("connections", l)
+	s.figures("connections", l, time.Second)
 	lines := float64(len(s.lines())-before) / attack.Seconds()
 	t.Logf("connections: %d opened, %d closed by the server; %.1f log lines a second", opened, closed, lines)
 	if lines > 10 {
@@ -57,8 +58,9 @@ func TestReaders(t *testing.T) {
 		first       []byte
 	}{
 		{"readers over HTTP/1.1", readers, http1},
-		{"readers over HTTP/2", readers / 100, streams(100, 1<<20, nil, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", path)},
-		{"readers without a window", readers / 10, streams(100, 0, nil, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", "/healthz")},
+		{"readers over HTTP/2", readers / 100, streams(100, 1<<20, 0, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", path)},
+		{"readers without a window", readers / 10, streams(100, 0, 0, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", "/healthz")},
+		{"writers of bodies", readers / 10, streams(100, 0, 60<<10, ":method", "POST", ":scheme", "http", ":authority", "ca.example", ":path", "/api/v2/signingCert")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newServer(t, 4096, "")
@@ -82,7 +84,7 @@ func TestReaders(t *testing.T) {
 				}
 				break
 			}
-			s.figures(test.name, l)
+			s.figures(test.name, l, answer)
 			t.Logf("%s: a monitor's reads: %d answered, %d not; goroutines %d", test.name, reads, refused, s.metric("go_goroutines"))
 			if reads == 0 {
 				t.Errorf("%s: a monitor could not read", test.name)
@@ -117,7 +119,7 @@ func TestWatchers(t *testing.T) {
 	s := newServer(t, 4096, "")
 	a := newAttacker(s, "127.0.0.2")
 	l := s.ask()
-	first := streams(100, 65535, make([]byte, 5), ":method", "POST", ":scheme", "http", ":authority", "ca.example",
+	first := streams(100, 65535, 5, ":method", "POST", ":scheme", "http", ":authority", "ca.example",
 		":path", "/grpc.health.v1.Health/Watch", "content-type", "application/grpc", "te", "trailers")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -138,7 +140,7 @@ func TestWatchers(t *testing.T) {
 		}
 		break
 	}
-	s.figures("watchers", l)
+	s.figures("watchers", l, answer)
 	t.Logf("watchers: %d streams asked for; goroutines %d", watchers, goroutines)
 	if goroutines > 5000 {
 		t.Errorf("watchers: %d goroutines; at most 5000 are expected", goroutines)
