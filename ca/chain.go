@@ -9,11 +9,17 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	stdasn1 "encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
@@ -91,6 +97,9 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 			}
 			continue
 		}
+		if err := checkAuthorityKeyID(c, c); err != nil && extension(c, oidAuthorityKeyID) != nil {
+			errs = append(errs, fmt.Errorf("%s is a root that %w", name, err))
+		}
 		if !bytes.Equal(c.RawIssuer, c.RawSubject) {
 			errs = append(errs, fmt.Errorf("%s is issued by %q, so it is no root; the chain must end in its root", name, c.Issuer))
 		} else if err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
@@ -131,6 +140,9 @@ func checkCA(c *x509.Certificate, below int) (errs []error) {
 	// RFC 5280, section 4.2.1.9: without CA:TRUE the key must not verify certificates.
 	if !c.BasicConstraintsValid || !c.IsCA {
 		errs = append(errs, errors.New("is no CA (basic constraints CA:TRUE is missing)"))
+	} else if e := extension(c, oidBasicConstraints); e == nil || !e.Critical {
+		// The same section. crypto/x509 does not ask, but sigstore-python asks OpenSSL for strict checks.
+		errs = append(errs, errors.New("has basic constraints that are not critical"))
 	}
 	// RFC 5280, section 4.1.2.6: a CA has a name, which is the issuer of what it signs; without
 	// one, every request would fail, and only then.
@@ -199,13 +211,61 @@ func checkLink(child, parent *x509.Certificate) (errs []error) {
 	case x509.SHA1WithRSA, x509.ECDSAWithSHA1:
 		errs = append(errs, fmt.Errorf("is signed with %s, which verifiers refuse; SHA-256 or longer is wanted", child.SignatureAlgorithm))
 	}
-	// RFC 5280, section 4.2.1.1: all but self-signed certificates say whose key signed them.
-	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
-		errs = append(errs, errors.New("has an authority key identifier that is not the next one's subject key identifier"))
+	// RFC 5280, section 4.2.1.1: all but self-signed certificates identify the key that signed them.
+	if err := checkAuthorityKeyID(child, parent); err != nil {
+		errs = append(errs, err)
 	}
 	if child.NotBefore.Before(parent.NotBefore) || child.NotAfter.After(parent.NotAfter) {
 		errs = append(errs, fmt.Errorf("is valid outside the validity of the next one (%s to %s)",
 			parent.NotBefore.UTC().Format(time.RFC3339), parent.NotAfter.UTC().Format(time.RFC3339)))
 	}
 	return errs
+}
+
+// checkAuthorityKeyID reports where the authority key identifier of child names another
+// certificate than parent. crypto/x509 ignores issuer and serial number, which are those of
+// another certificate after the root was issued again; OpenSSL then finds no path.
+//
+//	AuthorityKeyIdentifier ::= SEQUENCE {
+//	     keyIdentifier             [0] KeyIdentifier           OPTIONAL,
+//	     authorityCertIssuer       [1] GeneralNames            OPTIONAL,
+//	     authorityCertSerialNumber [2] CertificateSerialNumber OPTIONAL  }
+func checkAuthorityKeyID(child, parent *x509.Certificate) error {
+	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
+		return errors.New("has an authority key identifier that is not the next one's subject key identifier")
+	}
+	e := extension(child, oidAuthorityKeyID)
+	if e == nil {
+		return nil
+	}
+	in := cryptobyte.String(e.Value)
+	var content, issuer, serial cryptobyte.String
+	var hasSerial bool
+	if !in.ReadASN1(&content, asn1.SEQUENCE) || !content.SkipOptionalASN1(asn1.Tag(0).ContextSpecific()) ||
+		!content.ReadOptionalASN1(&issuer, nil, asn1.Tag(1).ContextSpecific().Constructed()) ||
+		!content.ReadOptionalASN1(&serial, &hasSerial, asn1.Tag(2).ContextSpecific()) || !content.Empty() {
+		return errors.New("has an authority key identifier that is not DER (RFC 5280, section 4.2.1.1)")
+	}
+	issuers, err := directoryNames(issuer)
+	if err != nil {
+		return fmt.Errorf("has an authority key identifier whose issuer is unreadable: %w", err)
+	}
+	var of pkix.RDNSequence
+	if _, err := stdasn1.Unmarshal(parent.RawIssuer, &of); err != nil {
+		return fmt.Errorf("has an issuer whose own issuer is unreadable: %w", err)
+	}
+	if hasSerial && new(big.Int).SetBytes(serial).Cmp(parent.SerialNumber) != 0 ||
+		len(issuers) > 0 && !(len(issuers[0]) == len(of) && isPrefix(issuers[0], of, true)) {
+		return errors.New("has an authority key identifier with the issuer or serial number of another certificate than the next one; have it issued again, with the key identifier alone")
+	}
+	return nil
+}
+
+// extension returns the extension of c with the OID given; nil if there is none.
+func extension(c *x509.Certificate, id stdasn1.ObjectIdentifier) *pkix.Extension {
+	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+	if i < 0 {
+		return nil
+	}
+	return &c.Extensions[i]
 }

@@ -17,6 +17,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // chainBuilder makes a root, an upper intermediate and an issuing CA; a test changes one
@@ -165,6 +168,21 @@ func TestParseChainRefuses(t *testing.T) {
 			// crypto/x509 takes the parent's key identifier unless the extension is given.
 			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 0x04, 0x80, 0x02, 1, 2}}}
 		}, "authority key identifier"},
+		"AKI with an earlier root's serial number": {func(b *chainBuilder) {
+			b.root.SubjectKeyId = []byte{1, 2}
+			b.upper.ExtraExtensions = []pkix.Extension{authorityKeyID(t, b.root.Subject, 77)}
+		}, "certificate 2 of the chain (CN=upper,O=mayfly test) has an authority key identifier with the issuer or serial number of another"},
+		"AKI with another issuer": {func(b *chainBuilder) {
+			b.root.SubjectKeyId = []byte{1, 2}
+			b.upper.ExtraExtensions = []pkix.Extension{authorityKeyID(t, pkix.Name{CommonName: "former root"}, 10)}
+		}, "issuer or serial number of another"},
+		"AKI of an earlier root on the root": {func(b *chainBuilder) {
+			b.root.SubjectKeyId = []byte{1, 2}
+			b.root.ExtraExtensions = []pkix.Extension{authorityKeyID(t, b.root.Subject, 77)}
+		}, "is a root that has an authority key identifier with the issuer or serial number of another"},
+		"basic constraints of the root not critical": {func(b *chainBuilder) {
+			b.root.ExtraExtensions = []pkix.Extension{raw(false, "\x30\x03\x01\x01\xff", 2, 5, 29, 19)}
+		}, "certificate 3 of the chain (CN=root,O=mayfly test) has basic constraints that are not critical"},
 		"unknown critical extension": {func(b *chainBuilder) {
 			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}, "critical extension that verifiers do not know"},
@@ -178,6 +196,35 @@ func TestParseChainRefuses(t *testing.T) {
 				t.Errorf("got error %v, want one that says %q", err, test.want)
 			}
 		})
+	}
+}
+
+// authorityKeyID is the extension with the key identifier 0102, and an issuer and serial number.
+func authorityKeyID(t *testing.T, issuer pkix.Name, serial byte) pkix.Extension {
+	t.Helper()
+	var b cryptobyte.Builder
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes([]byte("\x80\x02\x01\x02"))
+		b.AddASN1(asn1.Tag(1).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
+			b.AddASN1(tagDirectory, func(b *cryptobyte.Builder) { b.AddBytes([]byte(directoryName(t, issuer))) })
+		})
+		b.AddBytes([]byte{0x82, 1, serial})
+	})
+	return pkix.Extension{Id: oidAuthorityKeyID, Value: b.BytesOrPanic()}
+}
+
+// The issuer and serial number of an authority key identifier are those of the parent, as OpenSSL
+// compares them; the root's own identifier is read too.
+func TestParseChainWithIssuerAndSerialNumber(t *testing.T) {
+	t.Parallel()
+	b := newChainBuilder(t)
+	b.root.SubjectKeyId = []byte{1, 2}
+	for _, c := range []*x509.Certificate{b.root, b.upper} {
+		c.ExtraExtensions = []pkix.Extension{authorityKeyID(t, pkix.Name{CommonName: "ROOT", Organization: []string{"mayfly  test"}}, 10)}
+	}
+	chain := parsed(t, b)
+	if err := verifyBoth(t, b, chain, uri("https://a.example/")); err != nil {
+		t.Error(err)
 	}
 }
 

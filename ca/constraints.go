@@ -48,22 +48,20 @@ type subtree struct {
 //	     permittedSubtrees       [0]     GeneralSubtrees OPTIONAL,
 //	     excludedSubtrees        [1]     GeneralSubtrees OPTIONAL }
 func parseNameConstraints(c *x509.Certificate) (*nameConstraints, error) {
-	for _, e := range c.Extensions {
-		if !e.Id.Equal(oidNameConstraints) {
-			continue
-		}
-		n := &nameConstraints{of: c}
-		in := cryptobyte.String(e.Value)
-		var content, permitted, excluded cryptobyte.String
-		if !in.ReadASN1(&content, asn1.SEQUENCE) || !in.Empty() ||
-			!content.ReadOptionalASN1(&permitted, nil, asn1.Tag(0).ContextSpecific().Constructed()) ||
-			!content.ReadOptionalASN1(&excluded, nil, asn1.Tag(1).ContextSpecific().Constructed()) ||
-			!content.Empty() || !readSubtrees(permitted, &n.permitted) || !readSubtrees(excluded, &n.excluded) {
-			return nil, errors.New("has name constraints that are not DER (RFC 5280, section 4.2.1.10)")
-		}
-		return n, nil
+	e := extension(c, oidNameConstraints)
+	if e == nil {
+		return nil, nil
 	}
-	return nil, nil
+	n := &nameConstraints{of: c}
+	in := cryptobyte.String(e.Value)
+	var content, permitted, excluded cryptobyte.String
+	if !in.ReadASN1(&content, asn1.SEQUENCE) || !in.Empty() ||
+		!content.ReadOptionalASN1(&permitted, nil, asn1.Tag(0).ContextSpecific().Constructed()) ||
+		!content.ReadOptionalASN1(&excluded, nil, asn1.Tag(1).ContextSpecific().Constructed()) ||
+		!content.Empty() || !readSubtrees(permitted, &n.permitted) || !readSubtrees(excluded, &n.excluded) {
+		return nil, errors.New("has name constraints that are not DER (RFC 5280, section 4.2.1.10)")
+	}
+	return n, nil
 }
 
 // readSubtrees reads
@@ -209,7 +207,8 @@ func uriHosts(san certs.SAN) (host, openssl string, ok bool) {
 	}
 	_, err = netip.ParseAddr(host)
 	_, rest, slashes := strings.Cut(san.Value, "://")
-	if host == "" || err == nil || strings.ContainsAny(host, "[]:") || !slashes {
+	// crypto/x509 takes a first label of "*" for a wildcard, which an excluded host below excludes.
+	if host == "" || err == nil || strings.ContainsAny(host, "[]:*") || !slashes {
 		return "", "", false
 	}
 	openssl, _, found := strings.Cut(rest, ":")

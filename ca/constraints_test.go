@@ -122,6 +122,8 @@ func TestNameConstraints(t *testing.T) {
 			forbids: []certs.SAN{uri("https://sub.ci.example/a"), uri(far), uri("https://ci.example/a:b"), uri("https://ci.example?a"), uri("urn:ci.example"), uri("https:ci.example/x")}},
 		"URI domain": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.PermittedURIDomains = []string{".ci.example"} },
 			permits: []certs.SAN{uri("https://a.ci.example/x"), uri("https://a.b.ci.example/")}, forbids: []certs.SAN{uri("https://ci.example/"), uri("https://xci.example/")}},
+		"URI wildcard": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.ExcludedURIDomains = []string{"a.ci.example"} },
+			permits: []certs.SAN{uri("https://ci.example/")}, forbids: []certs.SAN{uri("https://*.ci.example/"), uri("https://a.ci.example/")}},
 		"URI excluded": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.ExcludedURIDomains = []string{"ci.example"} },
 			permits: []certs.SAN{uri("https://other.example/a:b"), uri("https://xci.example/")}, forbids: []certs.SAN{uri("https://ci.example/"), uri("https://sub.ci.example/"), uri("https://ci.example/a:b")}},
 		"everything excluded": {constrain: func(_ *testing.T, b *chainBuilder) {

@@ -83,6 +83,8 @@ var (
 	oidKeyUsage       = asn1.ObjectIdentifier{2, 5, 29, 15}
 	oidAuthorityKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
 	oidExtKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 37}
+	// Of CA certificates.
+	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
 )
 
 // checkExtensionList tells whether the leaf holds others than the profile's extensions, or one

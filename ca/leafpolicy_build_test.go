@@ -175,8 +175,6 @@ func ext(id stdasn1.ObjectIdentifier, critical bool, value ...byte) []byte {
 	return b.BytesOrPanic()
 }
 
-var oidBasicConstraints = stdasn1.ObjectIdentifier{2, 5, 29, 19}
-
 func (e *elements) drop(i int)              { e.extensions = slices.Delete(e.extensions, i, i+1) }
 func (e *elements) insert(i int, el []byte) { e.extensions = slices.Insert(e.extensions, i, el) }
 func (e *elements) last() []byte            { return e.extensions[len(e.extensions)-1] }

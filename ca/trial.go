@@ -18,6 +18,9 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -232,18 +235,23 @@ func (n *nameConstraints) checkSubject(c *x509.Certificate) error {
 	if _, err := stdasn1.Unmarshal(c.RawSubject, &subject); err != nil {
 		return fmt.Errorf("reading its subject: %w", err)
 	}
-	constrained, inside := false, false
-	for _, s := range n.permitted {
-		constrained = constrained || s.isDirectory
-		inside = inside || s.isDirectory && !s.unsupported && isPrefix(s.directory, subject)
-	}
-	for _, s := range n.excluded {
-		if s.isDirectory && (s.unsupported || isPrefix(s.directory, subject)) {
-			return fmt.Errorf("they exclude the directory name %q", s.directory)
+	directories := []pkix.RDNSequence{subject}
+	if e := extension(c, certs.OIDSubjectAltName); e != nil {
+		in := cryptobyte.String(e.Value)
+		var content cryptobyte.String
+		if !in.ReadASN1(&content, asn1.SEQUENCE) {
+			return errors.New("its subject alternative names are not DER")
 		}
+		more, err := directoryNames(content)
+		if err != nil {
+			return fmt.Errorf("reading its subject alternative names: %w", err)
+		}
+		directories = append(directories, more...)
 	}
-	if constrained && !inside {
-		return errors.New("they permit other directory names only")
+	for _, directory := range directories {
+		if err := n.checkDirectory(directory); err != nil {
+			return err
+		}
 	}
 	var names []certs.SAN
 	for _, address := range c.EmailAddresses {
@@ -266,9 +274,48 @@ func (n *nameConstraints) checkSubject(c *x509.Certificate) error {
 	return nil
 }
 
+// checkDirectory reports a directory name of a CA certificate that n does not permit.
+func (n *nameConstraints) checkDirectory(name pkix.RDNSequence) error {
+	constrained, inside := false, false
+	for _, s := range n.permitted {
+		constrained = constrained || s.isDirectory
+		inside = inside || s.isDirectory && !s.unsupported && isPrefix(s.directory, name, true)
+	}
+	for _, s := range n.excluded {
+		if s.isDirectory && (s.unsupported || isPrefix(s.directory, name, false)) {
+			return fmt.Errorf("they exclude the directory name %q", s.directory)
+		}
+	}
+	if constrained && !inside {
+		return errors.New("they permit other directory names only")
+	}
+	return nil
+}
+
+// directoryNames returns the directory names of GeneralNames, whose content is given.
+func directoryNames(in cryptobyte.String) (names []pkix.RDNSequence, err error) {
+	for !in.Empty() {
+		var value cryptobyte.String
+		var tag asn1.Tag
+		if !in.ReadAnyASN1(&value, &tag) {
+			return nil, errors.New("a name is not DER")
+		}
+		if tag != asn1.Tag(4).ContextSpecific().Constructed() {
+			continue
+		}
+		var name pkix.RDNSequence
+		if _, err := stdasn1.Unmarshal(value, &name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
 // isPrefix reports whether name begins with all of base, compared as RFC 5280, section 7.1, says:
-// without regard to case and the number of spaces.
-func isPrefix(base, name pkix.RDNSequence) bool {
+// without regard to case and the number of spaces. With strict, only letters and spaces of ASCII
+// are folded, as OpenSSL does.
+func isPrefix(base, name pkix.RDNSequence, strict bool) bool {
 	if len(base) > len(name) {
 		return false
 	}
@@ -277,11 +324,28 @@ func isPrefix(base, name pkix.RDNSequence) bool {
 			return false
 		}
 		for j, attribute := range set {
-			fold := func(value any) string { return strings.Join(strings.Fields(fmt.Sprint(value)), " ") }
-			if other := name[i][j]; !attribute.Type.Equal(other.Type) || !strings.EqualFold(fold(attribute.Value), fold(other.Value)) {
+			other := name[i][j]
+			if !attribute.Type.Equal(other.Type) || !equalText(fmt.Sprint(attribute.Value), fmt.Sprint(other.Value), strict) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// equalText compares attribute values for isPrefix.
+func equalText(a, b string, strict bool) bool {
+	if !strict {
+		return strings.EqualFold(strings.Join(strings.Fields(a), " "), strings.Join(strings.Fields(b), " "))
+	}
+	fold := func(s string) string {
+		words := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || '\t' <= r && r <= '\r' })
+		return strings.Map(func(r rune) rune {
+			if 'A' <= r && r <= 'Z' {
+				r += 'a' - 'A'
+			}
+			return r
+		}, strings.Join(words, " "))
+	}
+	return fold(a) == fold(b)
 }

@@ -66,6 +66,21 @@ func TestTrial(t *testing.T) {
 		"directory name of another": {func(t *testing.T, b *chainBuilder) {
 			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{"other"}})}}, nil)
 		}, all, uri("https://a.example/"), "permit other directory names"},
+		"directory name in another case": {func(t *testing.T, b *chainBuilder) {
+			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{"MAYFLY  test"}})}}, nil)
+			b.upper.Subject, b.issuing.Subject = pkix.Name{CommonName: "upper", Organization: []string{"mayfly test"}}, pkix.Name{CommonName: "issuing", Organization: []string{"Mayfly Test"}}
+		}, nil, uri("https://a.example/"), ""},
+		// OpenSSL folds ASCII alone.
+		"directory name in another case beyond ASCII": {func(t *testing.T, b *chainBuilder) {
+			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{"MÜLLER"}})}}, nil)
+			b.upper.Subject, b.issuing.Subject = pkix.Name{CommonName: "upper", Organization: []string{"müller"}}, pkix.Name{CommonName: "issuing", Organization: []string{"müller"}}
+		}, all, uri("https://a.example/"), "permit other directory names"},
+		"directory name beside the subject": {func(t *testing.T, b *chainBuilder) {
+			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{"corp"}})}}, nil)
+			b.upper.Subject, b.issuing.Subject = pkix.Name{CommonName: "upper", Organization: []string{"corp"}}, pkix.Name{CommonName: "issuing", Organization: []string{"corp"}}
+			other := directoryName(t, pkix.Name{CommonName: "other"})
+			b.upper.ExtraExtensions = []pkix.Extension{raw(false, "\x30\x14\xa4\x12"+other, 2, 5, 29, 17)}
+		}, all, uri("https://a.example/"), "permit other directory names"},
 		"every directory name excluded": {func(_ *testing.T, b *chainBuilder) {
 			constrain(b.upper, false, nil, []base{{tag: tagDirectory, value: "\x30\x00"}})
 		}, all, uri("https://a.example/"), "exclude the directory name"},
