@@ -179,6 +179,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		err = l.issuers.sweep()
 	}
 	if err != nil {
+		l.cancel() // Tessera may run already
 		return nil, errors.Join(explain(cfg.Dir, err), l.unlock())
 	}
 	return l, nil

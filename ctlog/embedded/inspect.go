@@ -64,21 +64,45 @@ func Check(ctx context.Context, cfg Config) (log *Log, refused, err error) {
 	if err := l.checkStorage(ctx, cfg); err != nil {
 		return nil, nil, err
 	}
-	const write = 2 // W_OK
-	for _, path := range []string{cfg.Dir, filepath.Dir(cfg.Guard), filepath.Join(cfg.Dir, lockFile), cfg.Guard + ".lock"} {
-		if err := syscall.Access(path, write); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, nil, explain(path, fmt.Errorf("opening log %s for writing: %w", cfg.Name, err))
-		}
+	if err := checkWritable(cfg); err != nil {
+		return nil, nil, err
 	}
-	in, err := Inspect(ctx, cfg)
+	in := &Inspection{}
+	err = in.compare(ctx, cfg, directory{cfg.Dir}, key)
+	var refusal *RefusedError
+	switch {
+	case errors.As(err, &refusal) && errors.Is(refusal.Err, errOtherLog) && in.CheckpointTime.IsZero():
+		return nil, nil, otherLog(cfg, refusal.Err)
+	case refusal != nil:
+		return l, refusal, nil
+	case err != nil:
+		return nil, nil, explain(cfg.Dir, err)
+	}
+	f, err := statFilesystem(cfg.Dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	var refusal *RefusedError
-	if errors.As(in.Err, &refusal) && errors.Is(refusal.Err, errOtherLog) && in.CheckpointTime.IsZero() {
-		return nil, nil, otherLog(cfg, refusal.Err)
+	return l, checkSpace(cfg.Dir, f, cfg.reserve), nil
+}
+
+// checkWritable checks that this process may lock and change the log, without doing either.
+func checkWritable(cfg Config) error {
+	const write = 2 // W_OK
+	for _, path := range []string{cfg.Dir, filepath.Join(cfg.Dir, issuerDir), filepath.Dir(cfg.Guard)} {
+		if err := syscall.Access(path, write); err != nil {
+			return explain(path, fmt.Errorf("opening log %s: writing to %s: %w", cfg.Name, path, err))
+		}
 	}
-	return l, in.Err, nil
+	for _, path := range []string{filepath.Join(cfg.Dir, lockFile), cfg.Guard + ".lock"} {
+		err := syscall.Access(path, write)
+		if info, statErr := os.Lstat(path); statErr == nil && !info.Mode().IsRegular() {
+			err = fmt.Errorf("%s is no regular file", path)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return explain(path, fmt.Errorf("opening log %s: locking: %w", cfg.Name, err))
+		}
+	}
+	return nil
 }
 
 // compare fills in what directory and guard say, and returns why they do not belong together.
@@ -109,7 +133,8 @@ func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key 
 			in.TreeSize, in.RootHash = head.size, head.root[:]
 		}
 	}
-	if refusal := refusalFor(cfg.Name, describe(err, file.head())); refusal != nil {
+	err = describe(err, file.head())
+	if refusal := refusalFor(cfg.Name, err); refusal != nil {
 		return refusal
 	}
 	return err
