@@ -172,15 +172,17 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 	if err != nil {
 		return nil, 0, err
 	}
+	before := s.current.Load()
+	news := before == nil || len(before.list) != len(list)
 	if ignored > 0 || len(list) == 0 {
 		level := slog.LevelDebug
-		if len(list) == 0 && !s.wildcard() {
+		if len(list) == 0 && news && !s.wildcard() {
 			level = slog.LevelWarn // none of its tokens will be accepted
 		}
 		s.logger.LogAttrs(ctx, level, "keys in a key set cannot verify signatures and are ignored",
 			slog.String("issuer_url", s.issuerURL), slog.Int("ignored", ignored), slog.Int("used", len(list)))
 	}
-	if len(list) > maxKeys && (!s.wildcard() || s.pool.lines.Take(netip.Addr{}, s.now())) {
+	if len(list) > maxKeys && news && (!s.wildcard() || s.pool.lines.Take(netip.Addr{}, s.now())) {
 		s.logger.WarnContext(ctx, "a key set is unusually large; a token without a kid is tried with its first keys only",
 			"issuer_url", s.issuerURL, "keys", len(list), "tried", maxKeys)
 	}

@@ -83,6 +83,26 @@ func TestOutageIsALineForEachChange(t *testing.T) {
 	})
 }
 
+// TestOddKeySetIsOneLine: a key set without a usable key is a line when it becomes so, and not one
+// for each fetch.
+func TestOddKeySetIsOneLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log logLines
+		w := newWorld(t, Config{Logger: log.logger(), Issuers: []Issuer{staticIssuer(testIssuer)}}, provider.Config{})
+		mux := http.NewServeMux()
+		mux.Handle("/.well-known/", mimic(testIssuer, w.provider))
+		mux.Handle("/keys", body(`{"keys":[]}`))
+		w.serve(testIssuer, mux)
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(6 * time.Hour)
+		if lines := log.take(); len(lines) != 1 || len(w.sent()) < 20 {
+			t.Errorf("%d lines of %d requests: %s", len(lines), len(w.sent()), strings.Join(lines, "\n"))
+		}
+	})
+}
+
 // TestIssuersOfAPatternFillNoLog: callers can own many issuers of a pattern, and let them fail and
 // recover.
 func TestIssuersOfAPatternFillNoLog(t *testing.T) {
