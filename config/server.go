@@ -250,7 +250,7 @@ type Trust struct {
 // Limits is `limits`: what clients may use at a time (docs/limits.md).
 type Limits struct {
 	// Connections is `limits.connections`: how many connections the HTTP and gRPC listeners
-	// keep open together. 0, the default, derives it from the limit on file descriptors, 4096
+	// keep open together. 0, the default, derives it from the limit on file descriptors, 2048
 	// at most. At the bound, a new connection takes the place of one without a request.
 	Connections int
 	// Idle is `limits.idle`, 650s by default: how long a connection may stay open without a

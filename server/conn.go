@@ -54,10 +54,11 @@ func (l *listener) Close() error {
 // conn is a connection with a place.
 type conn struct {
 	net.Conn
-	conns   *connections
-	address netip.Prefix
-	writing atomic.Int64 // since when a write is under way, in ns; 0 without one
-	streams atomic.Int32 // requests of HTTP/2 that are under way
+	conns    *connections
+	address  netip.Prefix
+	received atomic.Bool  // bytes were read since the connection was accepted, or became idle
+	writing  atomic.Int64 // since when a write is under way, in ns; 0 without one
+	streams  atomic.Int32 // requests of HTTP/2 that are under way
 
 	// Under conns.mu.
 	holder           *holder // nil once the place is given back
@@ -77,6 +78,15 @@ func (c *conn) Close() error {
 	err := c.Conn.Close()
 	c.conns.leave(c)
 	return err
+}
+
+// Read notes that the client has sent something.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.received.Load() {
+		c.received.Store(true)
+	}
+	return n, err
 }
 
 // Write notes that a write is under way.
@@ -167,11 +177,14 @@ type requestBody struct {
 	begun bool
 }
 
-// Read aborts the handler at the body's end if the connection is being closed.
+// Read aborts the handler if the connection is being closed before the body's end.
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF && !b.begun {
 		b.mustComplete()
+	}
+	if err != nil && !b.begun && b.conn.conns.gone(b.conn) {
+		panic(http.ErrAbortHandler) // what never arrived is no request
 	}
 	return n, err
 }

@@ -18,8 +18,9 @@ import (
 // The stages of a connection that no request keeps busy. A connection moves to the next
 // stage of its kind when it gets older.
 const (
-	arriving = iota // no complete request yet; accepted less than arrivingFor ago
-	fresh           // the same, less than freshFor ago
+	arriving = iota // no byte until now; accepted less than arrivingFor ago
+	trying          // spared for tryingFor, since the client has sent something
+	fresh           // no complete request yet; accepted less than freshFor ago
 	stale           // the same, and older
 	idle            // between requests for less than idleFor
 	ripe            // the same, for longer
@@ -27,17 +28,23 @@ const (
 	busy // in no stage
 )
 
-// How long connections are spared. The first covers the time that a client near by needs to
-// send its first request, the second a TLS handshake from another continent.
+// How long connections are spared. A client sends its first bytes when it is connected, and so
+// before the connection is accepted if that takes longer than the way to the client. freshFor
+// covers a TLS handshake from another continent.
 const (
-	arrivingFor = 250 * time.Millisecond
+	arrivingFor = 100 * time.Millisecond
+	tryingFor   = 250 * time.Millisecond
 	freshFor    = time.Second
 	idleFor     = 5 * time.Second
 )
 
-// closeOrder is the order in which the stages give up connections at the bound. Arriving
-// ones are missing: a flood must not close the connections of clients that came with it.
+// closeOrder is the order in which the stages give up connections at the bound. The first two
+// stages are missing: a flood must not close the connections of clients that came with it.
 var closeOrder = [...]int{stale, ripe, fresh, idle}
+
+// modest is the part of all connections below which client addresses count as equal: clients
+// behind one address must not lose to an attacker that has a thousand addresses.
+const modest = 16
 
 // connections are the connections that listeners may keep open together. At the bound a new
 // connection takes the place of one that no request keeps busy: of the first stage in
@@ -66,6 +73,7 @@ type connections struct {
 type holder struct {
 	address netip.Prefix
 	open    int
+	rank    int // open, but at least what is modest
 	groups  [stages]group
 }
 
@@ -79,17 +87,18 @@ type group struct {
 // stage is all connections of one stage.
 type stage struct {
 	spared time.Duration // age at which the next stage begins; zero for none
-	order  list.List     // the longest waiting one first
-	groups []*group      // a heap: the holder of most first
+	next   int
+	order  list.List // the longest waiting one first
+	groups []*group  // a heap: the holder of most first
 }
 
-// Len, Less, Swap, Push and Pop are those of heap.Interface. Of holders with equally many
-// connections, the one with the longest waiting connection comes first.
+// Len, Less, Swap, Push and Pop are those of heap.Interface. Of holders with the same
+// rank, the one with the longest waiting connection comes first.
 func (s *stage) Len() int { return len(s.groups) }
 func (s *stage) Less(i, j int) bool {
 	a, b := s.groups[i], s.groups[j]
-	if a.holder.open != b.holder.open {
-		return a.holder.open > b.holder.open
+	if a.holder.rank != b.holder.rank {
+		return a.holder.rank > b.holder.rank
 	}
 	return a.first().since.Before(b.first().since)
 }
@@ -120,7 +129,10 @@ func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
 		turn: make(chan struct{}, 1), holders: make(map[netip.Prefix]*holder),
 	}
 	p.changed.L = &p.mu
-	p.stages[arriving].spared, p.stages[fresh].spared, p.stages[idle].spared = arrivingFor, freshFor, idleFor
+	p.stages[arriving].spared, p.stages[arriving].next = arrivingFor, fresh
+	p.stages[trying].spared, p.stages[trying].next = tryingFor, fresh
+	p.stages[fresh].spared, p.stages[fresh].next = freshFor, stale
+	p.stages[idle].spared, p.stages[idle].next = idleFor, ripe
 	return p
 }
 
@@ -206,6 +218,7 @@ func (p *connections) leave(c *conn) {
 // count changes how many connections a holder has, and its rank in each stage.
 func (p *connections) count(h *holder, by int) {
 	h.open += by
+	h.rank = max(h.open, p.limit/modest)
 	for i := range h.groups {
 		if h.groups[i].conns.Len() > 0 {
 			heap.Fix(&p.stages[i], h.groups[i].index)
@@ -218,30 +231,29 @@ func (p *connections) victim(now time.Time) *conn {
 	p.grow(now)
 	for _, i := range closeOrder {
 		s := &p.stages[i]
-		if i == idle && p.stages[arriving].order.Len() >= max(p.limit/4, 1) {
-			// Enough of those that arrive can be closed within arrivingFor.
+		if i == idle && p.stages[arriving].order.Len()+p.stages[trying].order.Len() >= max(p.limit/4, 1) {
+			// Enough of those that arrive can be closed soon, or will have a request.
 			return nil
 		}
 		for len(s.groups) > 0 {
 			c := s.groups[0].first()
-			if c.spared || !c.unread() {
+			unread := c.unread()
+			// HTTP/2 has frames besides requests, and GOAWAY for requests on their way.
+			heard := c.received.Load() && !(c.http2 && i >= idle)
+			if !(unread && i < idle) && (c.spared || !unread && !heard) {
 				return c
 			}
-			// Its next request is in the kernel already.
+			// A request is on its way, and this process may be too busy to see it.
 			c.spared = true
 			p.take(c)
-			p.put(c, youngest(i), now)
+			if i < idle {
+				p.put(c, trying, now)
+			} else {
+				p.put(c, idle, now)
+			}
 		}
 	}
 	return nil
-}
-
-// youngest returns the first stage of the same kind.
-func youngest(i int) int {
-	if i < idle {
-		return arriving
-	}
-	return idle
 }
 
 // grow moves connections that got older to their next stage.
@@ -254,7 +266,7 @@ func (p *connections) grow(now time.Time) {
 		for e := s.order.Front(); e != nil && now.Sub(e.Value.(*conn).since) >= s.spared; e = s.order.Front() {
 			c := e.Value.(*conn)
 			p.take(c)
-			p.put(c, i+1, c.since)
+			p.put(c, s.next, c.since)
 		}
 	}
 }
@@ -280,13 +292,15 @@ func (p *connections) evict(c *conn, now time.Time) {
 
 // wait waits until a connection is closed or may be closed. It releases mu meanwhile.
 func (p *connections) wait(now time.Time) {
-	if e := p.stages[arriving].order.Front(); e != nil {
-		wake := time.AfterFunc(arrivingFor-now.Sub(e.Value.(*conn).since), func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.changed.Broadcast()
-		})
-		defer wake.Stop()
+	for _, s := range p.stages[arriving:fresh] {
+		if e := s.order.Front(); e != nil {
+			wake := time.AfterFunc(s.spared-now.Sub(e.Value.(*conn).since), func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.changed.Broadcast()
+			})
+			defer wake.Stop()
+		}
 	}
 	p.changed.Wait()
 }
@@ -330,8 +344,15 @@ func (p *connections) begin(c *conn, http2 bool) bool {
 	p.take(c)
 	c.requests++
 	c.served++
-	c.http2, c.spared = http2, false
+	c.http2 = http2
 	return true
+}
+
+// gone reports whether the connection has given up its place, or is about to.
+func (p *connections) gone(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return c.closing
 }
 
 // end notes that a request has been answered by its handler.
@@ -349,5 +370,7 @@ func (p *connections) rest(c *conn) {
 	}
 	p.take(c)
 	p.put(c, idle, time.Now())
+	c.spared = false
+	c.received.Store(false)
 	p.changed.Signal()
 }

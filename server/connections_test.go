@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -124,8 +125,9 @@ func TestFloodLeavesNewcomersTime(t *testing.T) {
 			start := time.Now()
 			it := c.open(fmt.Sprint("honest ", i), "192.0.2.1")
 			waited := time.Since(start)
+			it.received.Store(true) // the beginning of a handshake
 			time.Sleep(200 * time.Millisecond)
-			if !c.begin(it, false) || waited > 2*arrivingFor {
+			if !c.begin(it, false) || waited > 2*tryingFor {
 				t.Fatalf("newcomer %d waited %v and was then closed %t", i, waited, it.closing)
 			}
 			c.end(it)
@@ -158,6 +160,31 @@ func TestChurnLeavesRoomForNewcomers(t *testing.T) {
 			if strings.HasPrefix(name, "honest") {
 				t.Errorf("closed %s", name)
 			}
+		}
+	})
+}
+
+// TestManyAddressesTakeNothingFromOne has an attacker with an address for each connection, and
+// clients behind one address.
+func TestManyAddressesTakeNothingFromOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(64, 0)
+		for i := range 60 {
+			c.request(c.open("attacker", fmt.Sprintf("198.51.100.%d", i)))
+		}
+		time.Sleep(time.Second)
+		for range 4 {
+			c.request(c.open("client", "192.0.2.1"))
+		}
+		for range 2 { // while all are young, and when all are ripe
+			for i := range 20 {
+				c.request(c.open("attacker", fmt.Sprintf("203.0.113.%d", i)))
+			}
+			time.Sleep(10 * time.Second)
+		}
+		if len(c.closed) != 40 || slices.Contains(c.closed, "client") {
+			t.Errorf("closed %v", c.closed)
 		}
 	})
 }
@@ -195,6 +222,8 @@ func TestPlacesKeepCount(t *testing.T) {
 				_ = all[i].Close()
 				_ = all[i].Close() // as net/http does
 				all = append(all[:i], all[i+1:]...)
+			case n < 5 && len(all) > 0:
+				all[random.IntN(len(all))].received.Store(true)
 			case n < 8 && len(all) > 0:
 				if it := all[random.IntN(len(all))]; it.requests > 0 {
 					c.end(it)
@@ -221,24 +250,24 @@ func TestPlacesKeepCount(t *testing.T) {
 }
 
 func same(a, b *conn) bool {
-	return a == b || a != nil && b != nil && a.stage == b.stage && a.since.Equal(b.since) && a.holder.open == b.holder.open
+	return a == b || a != nil && b != nil && a.stage == b.stage && a.since.Equal(b.since) && a.holder.rank == b.holder.rank
 }
 
 // search is what victim does, over all connections.
 func search(all []*conn) (best *conn) {
-	rank := map[int]int{stale: 4, ripe: 3, fresh: 2, idle: 1}
+	order := map[int]int{stale: 4, ripe: 3, fresh: 2, idle: 1}
 	arrivals := 0
 	for _, c := range all {
-		if c.stage == arriving {
+		if c.stage == arriving || c.stage == trying {
 			arrivals++
 		}
-		switch r := rank[c.stage]; {
+		switch r := order[c.stage]; {
 		case r == 0:
-		case best == nil || r > rank[best.stage]:
+		case best == nil || r > order[best.stage]:
 			best = c
-		case r == rank[best.stage] && c.holder.open > best.holder.open:
+		case r == order[best.stage] && c.holder.rank > best.holder.rank:
 			best = c
-		case r == rank[best.stage] && c.holder.open == best.holder.open && c.since.Before(best.since):
+		case r == order[best.stage] && c.holder.rank == best.holder.rank && c.since.Before(best.since):
 			best = c
 		}
 	}

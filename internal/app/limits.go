@@ -19,8 +19,8 @@ const (
 	// logDescriptors are reserved for each log: the connections to a remote one, or the files
 	// of an embedded one, for writing and for reads over HTTP.
 	logDescriptors = 128
-	// mostConnections bounds what is derived, since each connection takes about 40 KiB.
-	mostConnections = 4096
+	// mostConnections bounds what is derived, since an idle connection takes about 25 KiB, and more with TLS.
+	mostConnections = 2048
 )
 
 // limits returns what the configuration says of limits, with what the process's limit on file

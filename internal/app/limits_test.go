@@ -25,7 +25,7 @@ func TestLimitsWithinTheDescriptors(t *testing.T) {
 		"1024, one log":        {config.Limits{InFlight: 512}, 1, 1024, server.Limits{Connections: 768, InFlight: 512, Descriptors: 896}, nil},
 		"1024, two logs":       {config.Limits{InFlight: 512}, 2, 1024, server.Limits{Connections: 640, InFlight: 512, Descriptors: 832}, nil},
 		"no log":               {config.Limits{InFlight: 512}, 0, 1024, server.Limits{Connections: 896, InFlight: 512, Descriptors: 960}, nil},
-		"plenty":               {config.Limits{InFlight: 512}, 1, 1 << 20, server.Limits{Connections: 4096, InFlight: 512, Descriptors: 1<<20 - 128}, nil},
+		"plenty":               {config.Limits{InFlight: 512}, 1, 1 << 20, server.Limits{Connections: 2048, InFlight: 512, Descriptors: 1<<20 - 128}, nil},
 		"more requests":        {config.Limits{InFlight: 5000}, 1, 1 << 20, server.Limits{Connections: 5000, InFlight: 5000, Descriptors: 1<<20 - 128}, nil},
 		"exactly as many":      {config.Limits{InFlight: 512, Connections: 768}, 1, 1024, server.Limits{Connections: 768, InFlight: 512, Descriptors: 896}, nil},
 		"one too many":         {config.Limits{InFlight: 512, Connections: 769}, 1, 1024, server.Limits{}, []string{"limits.connections"}},
