@@ -65,7 +65,8 @@ type conn struct {
 	stage            int
 	since            time.Time
 	inStage, inGroup *list.Element
-	requests         int  // complete ones, with their handlers
+	requests         int  // complete ones, until they are answered
+	answers          int  // begun, and not at their end
 	served           int  // complete ones until now
 	http2            bool // the client speaks HTTP/2
 	spared           bool // a victim once, but with a request on its way
@@ -145,7 +146,7 @@ func withConn(ctx context.Context, served net.Conn) context.Context {
 }
 
 // keepBusy keeps a connection from being closed while h answers a request on it: from the
-// last byte of the request's body until h returns.
+// last byte of the request's body to the first of the answer, which may wait for its client.
 func keepBusy(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(connKey{}).(*conn)
@@ -154,10 +155,11 @@ func keepBusy(h http.Handler) http.Handler {
 			return
 		}
 		body := &requestBody{ReadCloser: r.Body, conn: c, http2: r.ProtoMajor == 2}
+		busy := &busyWriter{ResponseWriter: w, body: body}
 		// An answer to a request without its end, such as a refusal, counts as well.
 		defer func() {
 			if body.begun || body.complete() {
-				c.conns.end(c)
+				c.conns.end(c, busy.answers)
 			}
 		}()
 		if r.ContentLength == 0 {
@@ -165,8 +167,50 @@ func keepBusy(h http.Handler) http.Handler {
 		} else {
 			r.Body = body
 		}
-		h.ServeHTTP(w, r)
+		h.ServeHTTP(busy, r)
 	})
+}
+
+// busyWriter notes when an answer begins.
+type busyWriter struct {
+	http.ResponseWriter
+	body    *requestBody
+	stays   bool // the connection stays busy until the answer's end
+	answers bool // the answer has begun, and so does not keep the connection busy
+}
+
+// stayBusy keeps a connection from being closed until the end of an answer. It is for answers
+// of which there are few at a time.
+func stayBusy(w http.ResponseWriter) {
+	if b, ok := w.(*busyWriter); ok {
+		b.stays = true
+	}
+}
+
+// WriteHeader, Write and Flush are those of the ResponseWriter.
+func (b *busyWriter) WriteHeader(status int) {
+	if status >= http.StatusOK {
+		b.begin()
+	}
+	b.ResponseWriter.WriteHeader(status)
+}
+func (b *busyWriter) Write(p []byte) (int, error) {
+	b.begin()
+	return b.ResponseWriter.Write(p)
+}
+func (b *busyWriter) Flush() {
+	b.begin()
+	_ = http.NewResponseController(b.ResponseWriter).Flush() // fails only without a connection
+}
+
+// Unwrap is for http.ResponseController.
+func (b *busyWriter) Unwrap() http.ResponseWriter { return b.ResponseWriter }
+
+func (b *busyWriter) begin() {
+	if !b.answers && !b.stays && b.body.begun {
+		b.answers = true
+		b.body.conn.conns.answer(b.body.conn)
+	}
 }
 
 // requestBody notes when a request has been read completely.
@@ -217,11 +261,11 @@ func (c *conn) dismiss(lastStream int) {
 	_ = c.Close()
 }
 
-// lastStream returns the last HTTP/2 stream that was answered, or -1 for HTTP/1.1. A client
-// numbers its streams 1, 3, 5 (RFC 9113, section 5.1.1); one that leaves numbers out has all
-// the same got the answers to all that were served.
+// lastStream returns the last HTTP/2 stream that was answered. It returns -1 for HTTP/1.1, and
+// within an answer, where a frame may have been written in part. A client numbers its streams
+// 1, 3, 5 (RFC 9113, section 5.1.1); one that leaves numbers out has got all answers as well.
 func (c *conn) lastStream() int {
-	if !c.http2 {
+	if !c.http2 || c.answers > 0 {
 		return -1
 	}
 	return max(2*c.served-1, 0)

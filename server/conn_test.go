@@ -76,7 +76,9 @@ func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
 		"an answered request":  "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
 		"the preface":          http2.ClientPreface,
 		"preface and settings": http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00",
-		"settings and pings":   http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + strings.Repeat("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678", 100),
+		"a request whose answer gets no window": http2.ClientPreface + "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00" +
+			"\x00\x00\x0d\x01\x05\x00\x00\x00\x01\x82\x86\x04\x06/livez\x01\x01x",
+		"settings and pings": http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" + strings.Repeat("\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678", 100),
 	} {
 		for _, useTLS := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s TLS=%t", name, useTLS), func(t *testing.T) {

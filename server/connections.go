@@ -355,11 +355,24 @@ func (p *connections) gone(c *conn) bool {
 	return c.closing
 }
 
-// end notes that a request has been answered by its handler.
-func (p *connections) end(c *conn) {
+// answer notes that the answer to a request begins.
+func (p *connections) answer(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.requests--
+	c.answers++
+	p.rest(c)
+}
+
+// end notes that a handler has returned, whose answer has begun or not.
+func (p *connections) end(c *conn, answered bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if answered {
+		c.answers--
+	} else {
+		c.requests--
+	}
 	p.rest(c)
 }
 

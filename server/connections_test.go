@@ -56,7 +56,7 @@ func (c *crowd) openAs(name, address string, descriptor int) *conn {
 // request has a connection answer a request, which makes it idle.
 func (c *crowd) request(it *conn) {
 	c.begin(it, false)
-	c.end(it)
+	c.end(it, false)
 }
 
 // TestPlacesAreGivenUpInOrder fills the places with connections of each kind, and opens others
@@ -100,7 +100,7 @@ func TestPlacesAreGivenUpInOrder(t *testing.T) {
 			t.Error("a connection entered while all others have a request under way")
 		default:
 		}
-		c.end(working)
+		c.end(working, false)
 		<-entered
 		if got := c.closed[len(c.closed)-1]; got != "working" {
 			t.Errorf("closed %s", got)
@@ -130,7 +130,7 @@ func TestFloodLeavesNewcomersTime(t *testing.T) {
 			if !c.begin(it, false) || waited > 2*tryingFor {
 				t.Fatalf("newcomer %d waited %v and was then closed %t", i, waited, it.closing)
 			}
-			c.end(it)
+			c.end(it, false)
 		}
 		<-flooding
 		if lines := strings.Count(c.log.String(), "\n"); lines == 0 || lines > 2 {
@@ -226,7 +226,7 @@ func TestPlacesKeepCount(t *testing.T) {
 				all[random.IntN(len(all))].received.Store(true)
 			case n < 8 && len(all) > 0:
 				if it := all[random.IntN(len(all))]; it.requests > 0 {
-					c.end(it)
+					c.end(it, false)
 				} else {
 					c.begin(it, random.IntN(2) == 0)
 				}

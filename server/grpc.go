@@ -63,6 +63,7 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == healthpb.Health_Watch_FullMethodName {
+		stayBusy(w)
 		// A watcher stays longer than the timeouts of other requests. The last deadline is for
 		// one that does not read.
 		rc := http.NewResponseController(w)

@@ -72,6 +72,7 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, pa
 	if prefix, ok := strings.CutSuffix(m.Path, "/"); ok {
 		handler = http.StripPrefix(prefix, handler)
 	}
+	stayBusy(w)
 	steady := s.steady(w)
 	a := &answer{ResponseWriter: steady, requestID: id, path: m.Path}
 	answered := func() string {
