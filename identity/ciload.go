@@ -106,8 +106,13 @@ func (l *ciLoader) compileName(config CIProvider) {
 	}
 	l.sanNames = sorted(l.names)
 	for _, name := range l.sanNames {
-		if _, ok := l.defaults[name]; !ok || slices.Contains(l.san.reads.needed, name) {
+		standard, ok := l.defaults[name]
+		needed := slices.Contains(l.san.reads.needed, name)
+		if needed || !ok && !l.fixed(name) {
 			l.required = append(l.required, name)
+		}
+		if needed && ok && standard == "" {
+			l.warn(path, "the name needs the claim %s, so that its empty default does not count: a token without the claim is refused", quote(name))
 		}
 	}
 }
@@ -121,6 +126,7 @@ func (l *ciLoader) checkName(distinct bool) {
 		}
 	}
 	l.tellApart(distinct, path)
+	l.warnOfHidden(path)
 	if len(l.errs) > 0 || l.san.reads.controls || l.san.reads.nested != "" || l.san.reads.unnamed {
 		return // reported, with its cause; or any claim may matter
 	}
@@ -137,18 +143,17 @@ func (l *ciLoader) checkName(distinct bool) {
 // tellApart reports the claims that the name does not keep apart, unless a token is refused
 // where it would not.
 func (l *ciLoader) tellApart(distinct bool, path []string) {
-	parts := l.san.parts
 	if distinct && l.san.full != nil {
 		l.errs = append(l.errs, keypath.Errorf(path, "distinct-claims is for a template of text, {{.claim}} and {{index . \"claim\"}}; this one has more"))
 		return
 	}
-	l.separate = distinct || l.san.full == nil && isShippedName(parts)
-	forms := l.san.reads.forms
+	l.separate = distinct || l.san.full == nil && isShippedName(l.san.parts)
+	remedy := ""
 	if l.san.full == nil {
-		forms = [][]part{parts}
+		remedy = "; with distinct-claims: true such a token is refused"
 	}
 	reported := map[pair]bool{}
-	for _, form := range forms {
+	for _, form := range l.san.forms() {
 		for _, p := range pairs(form, l.constants, l.fixed) {
 			p.offset = 0
 			standard, hasDefault := l.defaults[p.first]
@@ -159,18 +164,29 @@ func (l *ciLoader) tellApart(distinct bool, path []string) {
 			case l.separate && hasDefault && standard != "" && !ends(standard+p.separator, standard, p.separator):
 				l.inseparable(distinct, path, "the default of %s holds %s, which separates it from the claim %s in the name: other claims could make the same name; make it a constant", quote(p.first), quote(p.separator), quote(p.second))
 			case !l.separate:
-				l.warn(path, "the claim %s may contain %s, which separates it from the claim %s in the name: other claims could make the same name; with distinct-claims: true such a token is refused", quote(p.first), quote(p.separator), quote(p.second))
+				l.warn(path, "the claim %s may contain %s, which separates it from the claim %s in the name: other claims could make the same name%s", quote(p.first), quote(p.separator), quote(p.second), remedy)
 			}
 			reported[p] = true
 		}
 	}
-	whole := map[string]bool{}
-	for _, p := range slices.Concat(forms...) {
-		whole[p.text] = whole[p.text] || p.kind == field || p.kind == indexed
-	}
+}
+
+// warnOfHidden warns of claims that the template reads and the name does not show: where no
+// branch does, or where the claim decides which one.
+func (l *ciLoader) warnOfHidden(path []string) {
+	forms := l.san.forms()
 	for _, name := range l.sanNames {
-		if forms != nil && !whole[name] && !l.fixed(name) {
-			l.warn(path, "the name does not show the claim %s itself, only what the template makes of it: tokens with different values could get the same name", quote(name))
+		with, without := 0, 0
+		for _, form := range forms {
+			if slices.Contains(form, part{field, name}) || slices.Contains(form, part{indexed, name}) {
+				with++
+			} else if len(form) > 0 {
+				without++
+			}
+		}
+		decides := slices.Contains(l.san.reads.compared, name) && slices.Contains(l.required, name)
+		if without > 0 && (decides || with == 0) && !l.fixed(name) {
+			l.warn(path, "the name does not always show the claim %s itself, but what the template makes of it: tokens with different values could get the same name", quote(name))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -86,6 +87,13 @@ func (r *ciProvider) name(raw string, values map[string]string, claims oidc.Clai
 	san, err := uriSAN(raw)
 	if err != nil {
 		return certs.SAN{}, err
+	}
+	if r.san.full != nil { // whose functions may print a control character as another one
+		for _, name := range r.sanNames {
+			if r.claimed(name, claims) && strings.ContainsFunc(values[name], unicode.IsControl) {
+				return certs.SAN{}, claimRefusal(name, values[name], "text without control characters")
+			}
+		}
 	}
 	if !plain(raw, san.Value) {
 		if err := r.checkDistinct(raw, san.Value, values, claims); err != nil {

@@ -113,7 +113,7 @@ func TestNoTwoCallersShareAName(t *testing.T) {
 			}
 			r := rand.New(rand.NewPCG(1, uint64(i)))
 			accepted := 0
-			for range 300 {
+			for range 100 {
 				names := map[string]string{}
 				base := oidc.Claims{}
 				for name, v := range c.claims {
@@ -123,7 +123,7 @@ func TestNoTwoCallersShareAName(t *testing.T) {
 					name := c.read[r.IntN(len(c.read))]
 					base[name] = mutate(r, textOf(base, name))
 				}
-				for range 60 {
+				for range 40 {
 					token := oidc.Claims{}
 					for name, v := range base {
 						token[name] = v
@@ -154,7 +154,7 @@ func TestNoTwoCallersShareAName(t *testing.T) {
 				}
 				c.read = append(c.read[1:], c.read[0]) // another claim is the one that changes
 			}
-			if accepted < 50 {
+			if accepted < 20 {
 				t.Errorf("only %d tokens were accepted", accepted)
 			}
 		})
@@ -191,6 +191,7 @@ func TestOneOfTwoIsRefused(t *testing.T) {
 		{"escape that the operator's text begins", provider("https://ci.example/%{{.a}}", nil), nil, "https://ci.example/%7B%20", "a=7B ", "a=7b ", ""},
 		{"escape beside one in the operator's text", provider("https://ci.example/my%20org/{{.a}}", nil), nil, "https://ci.example/my%20org/%22", `a="`, "a=%22", `"%22"`},
 		{"escape that is printed only beside another", path, nil, "https://ci.example/a%28b%20c", "a=a(b c", "a=a%28b c", `"%28"`},
+		{"control character that a function prints as another", provider("https://ci.example/{{html .a}}", nil), nil, "https://ci.example/%EF%BF%BD", "a=\ufffd", "a=\x00", ""},
 		{"quote", path, nil, "https://ci.example/it's", "a=it's", "a=it%27s", `"%27"`},
 		{"default in another form", provider("{{.a}}/{{.b}}", map[string]string{"a": "HTTPS://ci.example/my%20org"}), oidc.Claims{"b": "x"}, "https://ci.example/my%20org/x", "", "a=https://ci.example/my org", ""},
 		{"optional part that makes the default", optional, oidc.Claims{"b": "y"}, "https://x.ghe.com/y", "", "a=x", ""},

@@ -101,6 +101,14 @@ func singleClaim(pipe *parse.PipeNode) (part, bool) {
 	return part{}, false
 }
 
+// forms returns the concatenations that the template can result in; nil if they are unknown.
+func (t *claimTemplate) forms() [][]part {
+	if t.full == nil {
+		return [][]part{t.parts}
+	}
+	return t.reads.forms
+}
+
 // lead returns what the template's result begins with, as far as that is a concatenation.
 func (t *claimTemplate) lead() []part {
 	if t.full == nil {

@@ -68,7 +68,7 @@ func TestReads(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got.needed, got.shown, got.forms, got.texts = nil, nil, nil, nil
+			got.needed, got.shown, got.compared, got.forms, got.texts = nil, nil, nil, nil, nil
 			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(reads{})); diff != "" {
 				t.Errorf("reads (-want +got):\n%s", diff)
 			}

@@ -102,15 +102,19 @@ func (w *walker) equal(args []parse.Node, s scope) (yes, no []string) {
 	empty, filled := false, name != ""
 	for _, arg := range args[1:] {
 		other, ok := text(arg)
-		empty = empty || ok && other == ""
-		filled = filled && ok && other != ""
-		if field := w.operand(arg, s).field; isText && field != "" {
-			if first == "" {
-				no = append(no, field)
-			} else if len(args) == 2 {
+		field := w.operand(arg, s).field
+		switch {
+		case ok && other == "":
+			empty = true
+		case field != "" && isText && first == "":
+			no = append(no, field)
+		default:
+			w.compared[field], w.compared[name] = true, true
+			if isText && field != "" && len(args) == 2 {
 				yes = append(yes, field)
 			}
 		}
+		filled = filled && ok && other != ""
 	}
 	if filled {
 		yes = append(yes, name)

@@ -21,8 +21,9 @@ type reads struct {
 	// needed are those of both that are read other than in a condition, or in a branch in
 	// which a condition ensures that they are not empty; sorted.
 	needed []string
-	// shown are those that are read other than in a condition; sorted.
-	shown []string
+	// shown are those that are read other than in a condition, and compared those that are
+	// compared with a text that is not empty, or with one another; sorted.
+	shown, compared []string
 	// unnamed states that claims are also read without naming them in the source: under a
 	// name that is computed, or all together.
 	unnamed bool
@@ -46,7 +47,7 @@ func readsOf(t *template.Template) (reads, error) {
 	for known := -1; known != w.known(); {
 		known = w.known()
 		w.walked, w.texts, w.fieldOf = map[call][][]part{}, nil, map[string]string{}
-		w.needed, w.shown = map[string]bool{}, map[string]bool{}
+		w.needed, w.shown, w.compared = map[string]bool{}, map[string]bool{}, map[string]bool{}
 		forms = w.template(t.Name(), value{claims: true})
 	}
 	if w.undefined != "" {
@@ -57,6 +58,7 @@ func readsOf(t *template.Template) (reads, error) {
 		indexed:  slices.Sorted(maps.Keys(w.indexed)),
 		needed:   slices.Sorted(maps.Keys(w.needed)),
 		shown:    slices.Sorted(maps.Keys(w.shown)),
+		compared: slices.Sorted(maps.Keys(w.compared)),
 		unnamed:  w.unnamed,
 		controls: w.controls,
 		nested:   w.nested,
@@ -75,7 +77,8 @@ type value struct {
 type walker struct {
 	templates       *template.Template
 	fields, indexed map[string]bool
-	needed, shown   map[string]bool
+	needed          map[string]bool
+	shown, compared map[string]bool
 	unnamed         bool
 	controls        bool
 	undefined       string
