@@ -227,7 +227,7 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 	policy := newAddressPolicy()
 	policy.loopback = cfg.AllowLoopback
 	policy.private = e.AllowPrivateNetwork || e.inCluster
-	g := &guard{insecureHosts: cfg.InsecureHosts}
+	g := &guard{}
 	switch {
 	case e.inCluster:
 		g.https = &clusterTransport{
@@ -239,7 +239,8 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 	default:
 		g.https = transport(reach{policy: policy, roots: roots})
 	}
-	if len(cfg.InsecureHosts) > 0 {
+	if len(cfg.InsecureHosts) > 0 && !e.inCluster { // the cluster's own issuer needs its token
+		g.insecureHosts = cfg.InsecureHosts
 		inner := newAddressPolicy()
 		inner.private, inner.loopback, inner.test = true, true, true
 		g.insecure = transport(reach{policy: inner, roots: roots})

@@ -4,10 +4,12 @@ package oidc
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/elliptic"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -72,6 +74,41 @@ func TestDocumentsAsProvidersServeThem(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestCompressedDocuments: a server that has only compressed copies is understood, within the
+// limits on bytes.
+func TestCompressedDocuments(t *testing.T) {
+	t.Parallel()
+	compress := func(plain http.Handler, padding int) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			recorder := httptest.NewRecorder()
+			plain.ServeHTTP(recorder, r)
+			rw.Header().Set("Content-Encoding", "gzip")
+			zipped := gzip.NewWriter(rw)
+			_, _ = zipped.Write(recorder.Body.Bytes())
+			_, _ = zipped.Write(bytes.Repeat([]byte(" "), padding))
+			_ = zipped.Close()
+		})
+	}
+	for padding, accepted := range map[int]bool{0: true, maxDocument / 2: true, maxDocument: false, 100 * maxDocument: false} {
+		w := newWorld(t, Config{}, provider.Config{})
+		w.serve(testIssuer, compress(w.provider, padding))
+		err := w.verify(t, mint(t, w.provider, nil))
+		if accepted {
+			if err != nil {
+				t.Errorf("with %d bytes of padding: %v", padding, err)
+			}
+			continue
+		}
+		wantReason(t, err, refusal.IssuerUnreachable)
+	}
+	w := newWorld(t, Config{}, provider.Config{})
+	w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Encoding", "gzip")
+		w.provider.ServeHTTP(rw, r)
+	}))
+	wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
 }
 
 // TestSPIFFEBundle: of a bundle, the keys for JWT-SVIDs verify tokens of type spiffe, and no other

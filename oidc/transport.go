@@ -4,6 +4,7 @@ package oidc
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -34,7 +35,7 @@ type reach struct {
 }
 
 // newTransport returns a transport of our own: no proxy from the environment, addresses
-// checked when they are dialled, and no compression, so that the limit on bytes is one.
+// checked when they are dialled, and no request for compression.
 func newTransport(r reach) http.RoundTripper {
 	dialer := &net.Dialer{
 		Timeout:  fetchTimeout,
@@ -216,7 +217,17 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		return nil, fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
 	}
-	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: bufio.NewReader(io.LimitReader(resp.Body, maxDocument+1))}
+	var body io.Reader = io.LimitReader(resp.Body, maxDocument+1)
+	// Some servers have only a compressed copy, and send it though it was not requested.
+	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		unzipped, err := gzip.NewReader(body)
+		if err != nil {
+			resp.Body.Close()
+			return nil, fmt.Errorf("decompressing the body: %w", err)
+		}
+		body = io.LimitReader(unzipped, maxDocument+1)
+	}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: bufio.NewReader(body)}
 	return resp, nil
 }
 
