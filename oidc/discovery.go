@@ -186,5 +186,9 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 		s.logger.WarnContext(ctx, "a key set is unusually large; a token without a kid is tried with its first keys only",
 			"issuer_url", s.issuerURL, "keys", len(list), "tried", maxKeys)
 	}
-	return list, refreshInterval(resp.Header, s.refresh), nil
+	interval = refreshInterval(resp.Header, s.refresh)
+	if s.wildcard() { // its use refreshes keys of half this age
+		interval = max(interval, min(2*minRefresh, s.refresh))
+	}
+	return list, interval, nil
 }

@@ -78,6 +78,31 @@ func TestMaxAgeIsHonoured(t *testing.T) {
 	}
 }
 
+// TestShortMaxAge: an issuer that forbids all caching is read once a minute at most.
+func TestShortMaxAge(t *testing.T) {
+	t.Parallel()
+	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: 2 * time.Hour})
+			w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+				rw.Header().Set("Cache-Control", "no-store, max-age=0")
+				w.provider.ServeHTTP(rw, r)
+			}))
+			defer w.run(t)()
+			token := mint(t, w.provider, nil)
+			for range 600 {
+				if err := w.verify(t, token); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+			}
+			if n := w.provider.KeyFetches(); n < 9 || n > 10 {
+				t.Errorf("%d key fetches in ten minutes", n)
+			}
+		})
+	}
+}
+
 func FuzzRefreshInterval(f *testing.F) {
 	for _, seed := range []string{"max-age=300", `private, max-age="5", x="a,b"`, "max-age=18446744073709551616", ",,=,max-age=", "max-age=-0"} {
 		f.Add(seed, "7")

@@ -72,6 +72,9 @@ func (s *source) pause() time.Duration {
 	if s.failures > 0 || known == nil {
 		return min(max(s.retryAt.Sub(now), firstBackoff), maxBackoff)
 	}
-	early := known.interval/10 + rand.N(known.interval/10+1)
-	return min(max(known.fetchedAt.Add(known.interval-early).Sub(now), firstBackoff), s.refresh)
+	due := known.interval - known.interval/10 - rand.N(known.interval/10+1)
+	if known.interval < s.refresh { // by the issuer's max-age, which nothing is promised of
+		due = max(due, minRefresh)
+	}
+	return min(max(known.fetchedAt.Add(due).Sub(now), firstBackoff), s.refresh)
 }
