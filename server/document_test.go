@@ -26,7 +26,8 @@ func TestErrorsDocument(t *testing.T) {
 <!-- Made from internal/refusal and server/status.go by "make generate". -->
 
 Every refusal has a reason, which is stable and meant for programs, a message for people, and a
-request ID, which stands in the server's log too. REST answers, v1 and v2 alike, hold
+request ID, which is in the server's log too. Only what cannot be read as HTTP gets a bare status. REST
+answers, v1 and v2 alike, hold
 
 ` + "```json" + `
 {"code": 3, "message": "…",
@@ -36,7 +37,8 @@ request ID, which stands in the server's log too. REST answers, v1 and v2 alike,
 
 and gRPC has the same details in its status. The request ID is the caller's ` + "`X-Request-Id`" + `, if it is 1 to 128
 characters of ` + "`[A-Za-z0-9._-]`" + `, and a new one otherwise. Answers with 429 and 503 have ` + "`Retry-After`" + ` (and
-` + "`google.rpc.RetryInfo`" + `); every other refusal will be the same next time.
+` + "`google.rpc.RetryInfo`" + `): the same request may succeed after that time. After every other refusal the request or
+the configuration must change first, or, for TOKEN_NOT_YET_VALID, time must pass.
 
 | reason | HTTP | gRPC | what it means, and what to do |
 |---|---|---|---|
