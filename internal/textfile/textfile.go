@@ -41,8 +41,9 @@ func Line(data []byte) ([]byte, error) {
 }
 
 // marker finds the lines around a PEM block, also in lower case, behind other text, with fewer
-// dashes, or with the dashes of a word processor. RFC 7468, section 2, has five hyphens.
-var marker = regexp.MustCompile(`(?i)[-‐-―−]{2}(?:BEGIN|END)`)
+// dashes, with the dashes of a word processor, or with a space after them. RFC 7468, section 2, has
+// five hyphens and no space.
+var marker = regexp.MustCompile(`[-‐-―−]{2}(?:(?i:BEGIN|END)|[\t\p{Zs}\p{Cf}]+(?:BEGIN|END)\b)`)
 
 // PEM returns the blocks of data in their order, and what follows the last one. Text around the
 // blocks may explain them (RFC 7468, section 5.2). A BEGIN or END line that belongs to no block
