@@ -60,7 +60,7 @@ func command(t *testing.T, stdin string, args ...string) (code int, out, errOut 
 	return code, stdout.String(), stderr.String()
 }
 
-// hostileCertificate is PEM, of a leaf all of whose names are hostile.
+// hostileCertificate is PEM, of a leaf with hostile names only.
 func hostileCertificate(t *testing.T) (certificate string, der []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

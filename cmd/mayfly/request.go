@@ -105,7 +105,7 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	return os.WriteFile(o.certificateFile, []byte(chain), 0o644)
 }
 
-// requestCertificate asks, and refuses an answer whose leaf is for another key. It returns the
+// requestCertificate asks, and refuses an answer with a leaf for another key. It returns the
 // certificates without the text around them, since a person may show the file on a terminal.
 func requestCertificate(ctx context.Context, ca *client.Client, req client.Request) (*client.Certificate, error) {
 	certificate, err := ca.SigningCertificate(ctx, req)

@@ -230,7 +230,7 @@ func (cfg Config) complete() (Config, *logKey, error) {
 		return cfg, nil, err
 	}
 	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
-		return cfg, nil, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init makes a new one, and nothing makes an old one anew: if this one existed before, put its directory back", cfg.Dir)
+		return cfg, nil, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init makes a new one, and nothing else creates one: if this one existed before, put its directory back", cfg.Dir)
 	} else if err != nil {
 		return cfg, nil, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err)
 	}

@@ -43,7 +43,7 @@ type CheckReport struct {
 	// Asked and Logs count the issuers and the logs that were asked, with Online.
 	Asked, Logs int
 
-	members []ca.Member // the authorities whose chains have been read
+	members []ca.Member // the authorities with chains that have been read
 }
 
 // probeTimeout bounds what Online waits for all issuers together, and for all logs.

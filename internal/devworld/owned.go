@@ -39,7 +39,7 @@ func ownDir(dir string) (string, error) {
 // checkTree checks dir and, if it is a development world's, everything in it.
 func checkTree(dir string) error {
 	_, err := os.Lstat(filepath.Join(dir, markerFile))
-	inside := !errors.Is(err, fs.ErrNotExist)
+	inside, private := !errors.Is(err, fs.ErrNotExist), false
 	type inode struct{ device, number uint64 }
 	links := make(map[inode]uint64) // how many names of a file are outside of dir
 	names := make(map[inode]string)
@@ -54,8 +54,14 @@ func checkTree(dir string) error {
 		if err == nil {
 			err = checkOwner(name, info)
 		}
+		if err == nil && !private && writableByOthers(info) {
+			err = fmt.Errorf("%s has mode %04o, so that other users can change it: name a directory of your own with --dir, or run chmod go-w on it if no other user has used it", name, info.Mode().Perm())
+		}
 		if err != nil {
 			return err
+		}
+		if name == dir { // what is in a directory that others cannot enter has the mode of some umask
+			private = info.Mode().Perm()&0o077 == 0
 		}
 		if !inside {
 			return fs.SkipAll // claimDir refuses it unless it is empty
@@ -77,7 +83,7 @@ func checkTree(dir string) error {
 	return err
 }
 
-// checkOwner checks that name is a file or a directory that no other user can change.
+// checkOwner checks that name is a file or a directory of this process's user.
 func checkOwner(name string, info fs.FileInfo) error {
 	owner := info.Sys().(*syscall.Stat_t).Uid
 	switch {
@@ -85,8 +91,6 @@ func checkOwner(name string, info fs.FileInfo) error {
 		return fmt.Errorf("%s is neither a file nor a directory (%s), and mayfly dev creates no such thing: name another directory with --dir", name, info.Mode().Type())
 	case int(owner) != os.Geteuid():
 		return fmt.Errorf("%s belongs to user %d, and this process runs as user %d: name a directory of your own with --dir", name, owner, os.Geteuid())
-	case writableByOthers(info):
-		return fmt.Errorf("%s has mode %04o, so that other users can change it: name a directory of your own with --dir, or run chmod go-w on it if no other user has used it", name, info.Mode().Perm())
 	default:
 		return nil
 	}
@@ -109,7 +113,7 @@ func checkPath(path string, links int) error {
 		owner := info.Sys().(*syscall.Stat_t).Uid
 		switch {
 		case owner != 0 && int(owner) != os.Geteuid():
-			return fmt.Errorf("%s belongs to user %d, who can replace what is in it: name a directory of your own with --dir", at, owner)
+			return fmt.Errorf("%s belongs to user %d, and that user can replace what is in it: name a directory of your own with --dir", at, owner)
 		case info.Mode().Type() == fs.ModeSymlink:
 			target, err := os.Readlink(at)
 			if err != nil || links == 0 {

@@ -45,6 +45,9 @@ func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 		"a sticky parent": {func(_ *testing.T, _, dir, _ string) error {
 			return errors.Join(os.Mkdir(filepath.Dir(dir), 0o755), os.Chmod(filepath.Dir(dir), 0o777|os.ModeSticky))
 		}, ""},
+		"any umask, in a private one": {func(_ *testing.T, _, dir, _ string) error {
+			return errors.Join(world(dir), os.Chmod(dir, 0o700), os.Chmod(filepath.Join(dir, markerFile), 0o666))
+		}, ""},
 		"settings that are a link": {func(_ *testing.T, _, dir, victim string) error {
 			return errors.Join(world(dir), os.Symlink(victim, filepath.Join(dir, settingsFile)))
 		}, "neither a file nor a directory"},

@@ -115,7 +115,7 @@ func (d *dev) authorization(page string) url.Values {
 	}
 }
 
-// challengeVerifier is whose SHA-256 hash the challenge is.
+// challengeVerifier is the PKCE verifier: the challenge is its SHA-256 hash.
 const challengeVerifier = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 
 // follow clicks a link in the page at from, and returns the text of where it leads.
@@ -130,7 +130,7 @@ func (d *dev) follow(t *testing.T, ctx context.Context, from, link string) (text
 	return text
 }
 
-// signInFrom signs in as a person whom a page has sent to the sign-in page, and spends the code.
+// signInFrom signs in after a link in a page has led to the sign-in page, and spends the code.
 func (d *dev) signInFrom(t *testing.T, ctx context.Context, from, callback string) {
 	request := d.authorization(callback)
 	d.follow(t, ctx, from, d.url+"/dev/oidc/auth?"+request.Encode())

@@ -17,8 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// Read returns the content of a file of at most limit bytes, and a warning if users may read or
-// change it for whom it is not: see exposed.
+// Read returns the content of a file of at most limit bytes, and a warning if more users can
+// read or change it than need to: see exposed.
 func Read(path string, limit int64) (content []byte, warning, err error) {
 	if path == "" {
 		return nil, nil, errors.New("no file is named")
@@ -53,11 +53,11 @@ func Read(path string, limit int64) (content []byte, warning, err error) {
 	return content, warning, nil
 }
 
-// exposed is the rule for files that hold secrets: it returns what users can do with a file of
-// this mode, owner and group for whom it is not, and "" if the file is kept well for a process of
-// user with groups. A group may read a file where the process does so by its group, as in
+// exposed is the rule for files that hold secrets: it returns what too many users can do with a
+// file of this mode, owner and group, and "" if the file is kept well for a process of user with
+// groups. A group may read a file where the process does so by its group, as in
 // Kubernetes, where root owns the files and fsGroup is their group (modes 0440 and 0640). It may
-// not read one of the process's own user whose group is none of the process's.
+// not read a file of the process's own user if the process is not in the group.
 func exposed(mode fs.FileMode, owner, group, user int, groups []int) string {
 	switch {
 	case mode&0o002 != 0:
