@@ -42,7 +42,11 @@ func checkDistinct(raw, san string, claims []claim, joined bool) error {
 		}
 	}
 	own, undone := undoEscapes(raw, joined, true), undoEscapes(san, joined, true)
-	if own == undone && (raw == san || raw == upperEscapes(raw)) {
+	if own == undone {
+		// A claim cannot choose the case of an escape that the operator's text begins.
+		if upper := upperEscapes(raw); raw != san && raw != upper {
+			return indistinct(raw, difference(raw, upper), claims)
+		}
 		return nil
 	}
 	return indistinct(own, difference(own, undone), claims)

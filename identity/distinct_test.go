@@ -34,6 +34,7 @@ func distinctCases(tb testing.TB) []distinctCase {
 		{"uri", rulesOf(tb, uriEntry()), oidc.Claims{"sub": "https://users.example.com/a"}, []string{"sub"}, true},
 		{"username", rulesOf(tb, usernameEntry()), oidc.Claims{"sub": "a"}, []string{"sub"}, true},
 		{"spiffe", rulesOf(tb, spiffeEntry()), oidc.Claims{"sub": "spiffe://example.com/a"}, []string{"sub"}, true},
+		{"kubernetes", rulesOf(tb, entryOf(TypeKubernetes)), oidc.Claims{"sub": "s", "namespace": "a", "name": "b"}, []string{"namespace", "name"}, true},
 		{"chainguard-identity", rulesOf(tb, wildcard), oidc.Claims{"sub": "a/b"}, []string{"sub"}, true},
 		{"github-workflow", rulesOf(tb, entryOf(TypeGithubWorkflow)), githubClaims(tb), []string{"job_workflow_ref"}, true},
 		{"gitlab-pipeline", rulesOf(tb, entryOf(TypeGitlabPipeline)), gitlabClaims(tb), []string{"ci_config_ref_uri"}, true},
@@ -62,6 +63,10 @@ func distinctCases(tb testing.TB) []distinctCase {
 
 // identified returns the claims' SAN; "" for a refusal, which must be for a claim.
 func (c *distinctCase) identified(t *testing.T, claims oidc.Claims) string {
+	t.Helper()
+	if c.name == "kubernetes" {
+		claims = oidc.Claims{"sub": "s", "kubernetes.io": map[string]any{"namespace": claims["namespace"], "serviceaccount": map[string]any{"name": claims["name"]}}}
+	}
 	id, err := c.rules.Identify(tokenOf(claims))
 	if err == nil {
 		return id.SAN.Value
@@ -228,20 +233,36 @@ func TestOneOfTwoIsRefused(t *testing.T) {
 	}
 }
 
-// FuzzDistinct: two results of templates that have one SAN are one result.
+// FuzzDistinct is TestNoTwoCallersShareAName with texts of the fuzzer.
 func FuzzDistinct(f *testing.F) {
-	for _, raw := range []string{"https://h/a b", "https://h/a%20b", "urn:x:y", "HTTP://h/é#a#b", "https://h/%2F?q%20#", "foo:/a//b'[x]", "https://[fe80::1%25a%20b]/x", "https://h/%27 %7b*"} {
-		f.Add(raw, "https://h/"+raw)
-		f.Add(raw, strings.ToUpper(raw))
+	for i, text := range []string{"https://h/a b", "https://h/a%20b", "urn:x:y", "HTTP://h/é#a#b", "https://h/%2F?q%20#", "foo:/a//b'[x]", "https://[fe80::1%25a%20b]/x", "https://h/%27 %7b*"} {
+		f.Add(uint8(i), uint8(i), "https://h/"+text, text)
+		f.Add(uint8(i+8), uint8(i), text, strings.ToUpper(text))
+		f.Add(uint8(i+16), uint8(i), "a", text)
 	}
-	rules := rulesOf(f, ciEntry(), CIProvider{SubjectAlternativeNameTemplate: "{{.a}}"})
-	f.Fuzz(func(t *testing.T, a, b string) {
-		c := distinctCase{rules: rules}
-		first := c.identified(t, oidc.Claims{"sub": "s", "a": a})
-		for _, other := range []string{b, first, strings.ToLower(a), undoEscapes(a, false, true), undoEscapes(a, true, false), upperEscapes(a)} {
-			if second := c.identified(t, oidc.Claims{"sub": "s", "a": other}); first != "" && first == second && a != other {
-				t.Fatalf("%q and %q share the name %s", a, other, first)
+	cases := distinctCases(f)
+	f.Fuzz(func(t *testing.T, which, position uint8, a, b string) {
+		c := cases[int(which)%len(cases)]
+		first, second := c.read[int(position)%len(c.read)], c.read[int(position/16)%len(c.read)]
+		names := map[string][2]string{}
+		for _, texts := range [][2]string{{a, ""}, {b, ""}, {undoEscapes(a, false, true), ""}, {undoEscapes(a, true, false), ""}, {upperEscapes(a), ""}, {strings.ToLower(a), ""}, {a, b}, {b, a}, {a, a}} {
+			token := oidc.Claims{}
+			for name, v := range c.claims {
+				token[name] = v
 			}
+			token[first] = texts[0]
+			if texts[1] != "" {
+				if !c.tuple || first == second {
+					continue
+				}
+				token[second] = texts[1]
+			}
+			texts = [2]string{textOf(token, first), textOf(token, second)}
+			san := c.identified(t, token)
+			if other, ok := names[san]; ok && san != "" && other != texts {
+				t.Fatalf("%s: %q and %q of %s and %s share the name %s", c.name, other, texts, first, second, san)
+			}
+			names[san] = texts
 		}
 	})
 }
