@@ -63,12 +63,19 @@ func (s *Set) Succeeds(current *Set, now time.Time) error {
 	var errs []error
 	bundle := s.TrustBundle(now)
 	for _, m := range current.members {
+		i := slices.IndexFunc(s.members, func(next Member) bool { return next.Chain.Equal(m.Chain) })
 		switch m.StateAt(now) {
+		case Compromised:
+			if i >= 0 && (s.members[i].CompromisedAt.IsZero() || s.members[i].CompromisedAt.After(m.CompromisedAt)) {
+				errs = append(errs, keypath.Errorf([]string{"authorities"}, "the key of authority %q is compromised since %s, and this set trusts it again or for longer; if that was a mistake, restart each server with this set",
+					m.ID, stamp(m.CompromisedAt)))
+			}
+			continue
 		case Published, Active, Retired:
 		default:
 			continue
 		}
-		if slices.ContainsFunc(bundle, m.Chain.Equal) {
+		if slices.ContainsFunc(bundle, m.Chain.Equal) || i >= 0 && s.members[i].compromised(now) {
 			continue
 		}
 		errs = append(errs, keypath.Errorf([]string{"authorities"}, "authority %q is in the trust bundle until %s, and this set takes it out; verifiers would refuse what it signed: keep it, with the same chain and publish_at, and retire it",
@@ -104,7 +111,7 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 			}
 		}
 		state := m.StateAt(now)
-		if state == Expired {
+		if state == Expired || state == Compromised {
 			continue
 		}
 		if _, err := m.Chain.Trial(now); err != nil && state == Retired {

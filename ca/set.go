@@ -30,6 +30,9 @@ const (
 	// Retired: it signs no more. It stays in the trust bundle, since what it signed is
 	// verified for as long as its certificates are valid.
 	Retired
+	// Compromised: its key is in other hands. It signs no more, has left the trust bundle, and
+	// its window in trusted_root.json ends when that happened.
+	Compromised
 	// Expired: a certificate of its chain has ended. It has left the trust bundle.
 	Expired
 )
@@ -45,6 +48,8 @@ func (s State) String() string {
 		return "active"
 	case Retired:
 		return "retired"
+	case Compromised:
+		return "compromised"
 	case Expired:
 		return "expired"
 	default:
@@ -67,14 +72,17 @@ type Member struct {
 	ActivateAt time.Time
 	// RetireAt is when it ends to sign if no other authority begins before; zero for never.
 	RetireAt time.Time
+	// CompromisedAt is from when its key may be in other hands; zero for never. Nothing that it
+	// signed from then on is trusted.
+	CompromisedAt time.Time
 
-	// until is when it ends to sign: RetireAt or the next one's ActivateAt, whichever comes
-	// first; zero for neither.
+	// until is when it ends to sign: the first of RetireAt, the next one's ActivateAt and
+	// CompromisedAt; zero for none of them.
 	until time.Time
 }
 
-// SignsUntil is when the authority ends to sign: at its RetireAt or the next one's
-// ActivateAt, whichever comes first; zero where neither is decided.
+// SignsUntil is when the authority ends to sign: at the first of its RetireAt, the next one's
+// ActivateAt and its CompromisedAt; zero where none is decided.
 func (m Member) SignsUntil() time.Time { return m.until }
 
 // StateAt is what the member does at now.
@@ -82,6 +90,8 @@ func (m Member) StateAt(now time.Time) State {
 	switch {
 	case now.After(m.Chain.NotAfter):
 		return Expired
+	case m.compromised(now):
+		return Compromised
 	case now.Before(m.PublishAt):
 		return Staged
 	case !m.until.IsZero() && !now.Before(m.until):
@@ -91,6 +101,16 @@ func (m Member) StateAt(now time.Time) State {
 	default:
 		return Published
 	}
+}
+
+func (m Member) compromised(now time.Time) bool {
+	return !m.CompromisedAt.IsZero() && !now.Before(m.CompromisedAt)
+}
+
+// trustedBefore reports whether the authority signed anything that is trusted although its key was
+// compromised later.
+func (m Member) trustedBefore() bool {
+	return !m.ActivateAt.IsZero() && m.ActivateAt.Before(m.CompromisedAt)
 }
 
 // Set is the authorities of a CA. What each of them does follows from the clock alone, so
@@ -128,16 +148,21 @@ func NewSet(generation uint64, members []Member) (*Set, error) {
 	})
 	for i := range s.members {
 		m := &s.members[i]
-		m.until = m.RetireAt
-		if m.ActivateAt.IsZero() || i+1 == len(s.members) {
-			continue
-		}
-		if next := s.members[i+1].ActivateAt; !next.IsZero() && (m.until.IsZero() || next.Before(m.until)) {
-			m.until = next
+		m.until = first(m.RetireAt, m.CompromisedAt)
+		if !m.ActivateAt.IsZero() && i+1 < len(s.members) {
+			m.until = first(m.until, s.members[i+1].ActivateAt)
 		}
 	}
 	s.digest = s.sum()
 	return s, nil
+}
+
+// first returns the earlier of two times, where zero is never.
+func first(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func btoi(b bool) int {
@@ -195,7 +220,7 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func (s *Set) sum() (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, m := range s.members {
-		fmt.Fprintf(h, "%d %q %d %d %d\n", s.generation, m.ID, m.PublishAt.UnixNano(), m.ActivateAt.UnixNano(), m.RetireAt.UnixNano())
+		fmt.Fprintf(h, "%d %q %d %d %d %d\n", s.generation, m.ID, m.PublishAt.UnixNano(), m.ActivateAt.UnixNano(), m.RetireAt.UnixNano(), m.CompromisedAt.UnixNano())
 		for _, der := range m.Chain.DER {
 			fmt.Fprintf(h, "%d\n", len(der))
 			h.Write(der)
@@ -278,8 +303,8 @@ type Window struct {
 	// beginning with Start.
 	Start time.Time
 	// End is zero for an authority that signs or will sign. It is never a time that is yet
-	// to come while an operator may still change his mind: only a retirement that has
-	// happened, or the end of the chain, ends a window.
+	// to come while an operator may still decide otherwise: only a retirement that has
+	// happened, the end of the chain, or a compromise ends a window.
 	End time.Time
 }
 
@@ -287,7 +312,9 @@ type Window struct {
 // authority stays open, for replicas whose clocks are behind.
 const windowGrace = 10 * time.Minute
 
-// Windows returns the windows of the trust bundle's chains at now, in the same order.
+// Windows returns the windows of the trust bundle's chains at now, in the same order, and then
+// those of the authorities with a compromised key, which end at the time of the compromise. One that signed
+// nothing before has no window.
 func (s *Set) Windows(now time.Time) []Window {
 	var windows []Window
 	for _, chain := range s.TrustBundle(now) {
@@ -301,6 +328,11 @@ func (s *Set) Windows(now time.Time) []Window {
 			}
 		}
 		windows = append(windows, w)
+	}
+	for _, m := range slices.Backward(s.members) {
+		if m.StateAt(now) == Compromised && m.trustedBefore() {
+			windows = append(windows, Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore, End: m.CompromisedAt})
+		}
 	}
 	return windows
 }

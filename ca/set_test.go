@@ -313,6 +313,79 @@ func TestWindows(t *testing.T) {
 	}
 }
 
+// The window of a compromised authority ends when its key was compromised, to the second. It has
+// left the trust bundle, signs nothing, and revives no predecessor.
+func TestCompromised(t *testing.T) {
+	t.Parallel()
+	members := func(compromised float64) []Member {
+		b := setMember(t, "b", dates{publish: 2, activate: 10})
+		b.CompromisedAt = day(compromised)
+		return []Member{setMember(t, "a", dates{publish: 1, activate: 1}), b, setMember(t, "c", dates{publish: 3, activate: 30})}
+	}
+	s := mustSet(t, 1, members(15)...)
+	for now, want := range map[float64]string{9: "a", 14.9: "b", 15: "", 29: "", 30: "c"} {
+		active, err := s.Active(day(now))
+		if got := ""; err == nil {
+			if got = active.ID(); got != want {
+				t.Errorf("day %v: %q signs, want %q", now, got, want)
+			}
+		} else if want != "" {
+			t.Errorf("day %v: %v", now, err)
+		}
+	}
+	if got := ids(s, s.TrustBundle(day(16))); !slices.Equal(got, []string{"c", "a"}) {
+		t.Errorf("the trust bundle is %q", got)
+	}
+	windows := s.Windows(day(16))
+	if w := windows[len(windows)-1]; len(windows) != 3 || w.ID != "b" || !w.End.Equal(day(15)) || !w.Start.Equal(day(0)) {
+		t.Errorf("the windows are %+v", windows)
+	}
+	never := mustSet(t, 1, members(9.5)...)
+	if windows := never.Windows(day(16)); len(windows) != 2 {
+		t.Errorf("the windows are %+v, and b has signed nothing that is trusted", windows)
+	}
+	if _, err := never.Active(day(16)); err == nil {
+		t.Error("a retired authority signs again")
+	}
+	if warnings, err := s.CheckAt(day(16), func(string) int { return 0 }); err != nil || len(warnings) == 0 {
+		t.Errorf("a server would not load it, and sign on: %v, %v", warnings, err)
+	}
+	if m := s.Members()[1]; m.StateAt(day(16)) != Compromised || m.StateAt(day(chainEnd+1)) != Expired || m.StateAt(day(11)) != Active {
+		t.Error("the states are wrong")
+	}
+}
+
+// A set that compromises what is in the bundle is put in force; one that trusts it again is not.
+func TestReplaceByACompromise(t *testing.T) {
+	t.Parallel()
+	a, b := setMember(t, "a", dates{publish: 1, activate: 1}), setMember(t, "b", dates{publish: 2})
+	since := func(n float64) Member {
+		m := a
+		m.CompromisedAt = day(n)
+		return m
+	}
+	for name, test := range map[string]struct {
+		now, next []Member
+		want      string
+	}{
+		"compromised":            {[]Member{a, b}, []Member{since(4), b}, ""},
+		"in the future":          {[]Member{a, b}, []Member{since(7), b}, ""},
+		"earlier":                {[]Member{since(4), b}, []Member{since(3), b}, ""},
+		"removed afterwards":     {[]Member{since(4), b}, []Member{b}, ""},
+		"later":                  {[]Member{since(4), b}, []Member{since(5), b}, "is compromised since"},
+		"taken back":             {[]Member{since(4), b}, []Member{a, b}, "is compromised since"},
+		"b is gone at that time": {[]Member{a, b}, []Member{since(4)}, `authority "b" is in the trust bundle until`},
+	} {
+		err := NewAuthorities(mustSet(t, 3, test.now...)).Replace(mustSet(t, 4, test.next...), day(6))
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
+		}
+	}
+	if err := mustSet(t, 3, since(4)).Succeeds(mustSet(t, 3, a), day(6)); err == nil || !strings.Contains(err.Error(), "the content differs") {
+		t.Errorf("the same generation: %v", err)
+	}
+}
+
 func TestSetOfOne(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)

@@ -37,6 +37,9 @@ type CASetAuthority struct {
 	// RetireAt is `retire_at`: it signs no more from then on, and stays in the trust bundle
 	// until its certificates end. Without one it signs until another begins.
 	RetireAt time.Time
+	// CompromisedAt is `compromised_at`: its key may be in other hands from then on. It signs no
+	// more, leaves the trust bundle, and its window in trusted_root.json ends then.
+	CompromisedAt time.Time
 }
 
 // LoadCASet reads the CA set from the file called path. Its errors and warnings are those
@@ -135,6 +138,7 @@ func (l *setLoader) authority(_ int, n *node) {
 		field{name: "publish_at", read: l.time(&a.PublishAt)},
 		field{name: "activate_at", read: l.time(&a.ActivateAt)},
 		field{name: "retire_at", read: l.time(&a.RetireAt)},
+		field{name: "compromised_at", read: l.time(&a.CompromisedAt)},
 	)(n)
 	l.set.Authorities = append(l.set.Authorities, a)
 	if len(l.mistakes) > before {

@@ -23,7 +23,7 @@ authorities:
     publish_at: 2026-11-01T00:00:00Z
     activate_at: "2026-11-08T01:00:00+01:00"
     retire_at: 2027-11-01T00:00:00Z
-  - {id: b, chain: /abs/chain.pem, publish_at: 2027-10-01T00:00:00Z}
+  - {id: b, chain: /abs/chain.pem, publish_at: 2027-10-01T00:00:00Z, compromised_at: 2027-11-01T00:00:00Z}
 `
 
 func TestParseCASet(t *testing.T) {
@@ -41,7 +41,7 @@ func TestParseCASet(t *testing.T) {
 			Signer:    Signer{File: &SignerFile{Key: "dir/2026-a/key.pem", PasswordFile: "dir/2026-a/pass"}},
 			PublishAt: date(2026, 11, 1), ActivateAt: date(2026, 11, 8), RetireAt: date(2027, 11, 1),
 		},
-		{ID: "b", Chain: "/abs/chain.pem", PublishAt: date(2027, 10, 1)},
+		{ID: "b", Chain: "/abs/chain.pem", PublishAt: date(2027, 10, 1), CompromisedAt: date(2027, 11, 1)},
 	}}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(CASet{})); diff != "" {
 		t.Errorf("the set (-want +got):\n%s", diff)
@@ -69,7 +69,7 @@ s:3:5: the authority has the id "A"; an id has up to 64 lower-case letters, digi
 s:4:25: found the date 2026-11-01T00:00:00.5Z, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z
 s:5:5: authority "c" has no chain
 s:5:5: authority "c" has no publish_at
-s:6:5: found text, where a mapping with the keys id, chain, signer, publish_at, activate_at, retire_at is wanted
+s:6:5: found text, where a mapping with the keys id, chain, signer, publish_at, activate_at, retire_at, compromised_at is wanted
 s:7:20: found a list, where text is wanted
 s:7:40: key is missing: it names the PEM file of the authority's private key
 s:7:73: found text, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z
@@ -104,7 +104,7 @@ authorities:
     signer: {file: {key: 2026-a/key.pem, password_file: 2026-a/pass}}
     publish_at: 2026-11-01T00:00:00Z
     activate_at: 2027-10-09T08:07:06Z
-  - {id: b, chain: /abs/chain.pem, publish_at: '2027-10-01T00:00:00Z'}
+  - {id: b, chain: /abs/chain.pem, publish_at: '2027-10-01T00:00:00Z', compromised_at: '2027-11-01T00:00:00Z'}
   - id: c
     chain: c/chain.pem
     signer: {file: {key: /c/key.pem}}

@@ -19,9 +19,9 @@ type CASetEdit struct {
 	Add *CASetAuthority
 	// ID names the authority whose times change; "" for none.
 	ID string
-	// ActivateAt and RetireAt are its new times: nil leaves the old one, a zero time removes
-	// it.
-	ActivateAt, RetireAt *time.Time
+	// ActivateAt, RetireAt and CompromisedAt are its new times: nil leaves the old one, a zero time
+	// removes it.
+	ActivateAt, RetireAt, CompromisedAt *time.Time
 }
 
 // Edit returns the content of the file after an edit, under the next generation. Comments,
@@ -49,6 +49,7 @@ func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 		}
 		setTime(authorities.Content[i], "activate_at", edit.ActivateAt)
 		setTime(authorities.Content[i], "retire_at", edit.RetireAt)
+		setTime(authorities.Content[i], "compromised_at", edit.CompromisedAt)
 	}
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)

@@ -3,44 +3,117 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/app/caset"
 )
 
+// retireFlags are the flags of mayfly ca retire.
+type retireFlags struct {
+	setFlags
+	at, since   string
+	compromised bool
+}
+
 func caRetireCommand() *cobra.Command {
-	var flags setFlags
-	var at string
+	var flags retireFlags
 	c := &cobra.Command{
 		Use:   "retire ID",
-		Short: "Decide when an authority ends to sign",
-		Long: `Decide when an authority ends to sign: by default when its successor begins, or at once for
-one that never signed. It stays in the trust bundle until its certificates end, since
+		Short: "Decide when an authority stops signing",
+		Long: `Decide when an authority stops signing: by default when its successor begins, or at once for
+one that never signed. It stays in the trust bundle until its certificates expire, since
 signatures that it certified are verified for as long. Its key is read no more an hour
 after, and can then be destroyed.
 
-After a key was stolen: mayfly ca retire ID --at now --force. It stops issuance if no other
-authority is active.`,
-		Example: "  mayfly ca retire --set ca 2026-a",
+With --compromised its key is, or may be, in other hands. It stops signing at once and leaves
+the trust bundle, and its window in trusted_root.json ends at --since: verifiers refuse every
+signature with a later timestamp, honest ones included. It needs no --force, and issuance stops
+if no other authority is active. docs/rotation.md has the runbook.`,
+		Example: "  mayfly ca retire --set ca 2026-a\n  mayfly ca retire --set ca 2026-a --compromised --since 2026-11-29T22:00:00Z",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			editor, err := flags.editor()
-			if err != nil {
-				return err
-			}
-			when, err := parseTime("at", at)
-			if err != nil {
-				return err
-			}
-			result, err := editor.Retire(c.Context(), args[0], when)
-			if err != nil {
-				return err
-			}
-			return flags.print(c, result, fmt.Sprintf("Authority %s signs no more from %s on.", args[0], result.Member.SignsUntil().Format(time.RFC3339)))
-		},
+		RunE:    func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.editFlags(c)
-	c.Flags().StringVar(&at, "at", "", "when: a time, a duration from now such as +36h, or now")
+	c.Flags().StringVar(&flags.at, "at", "", "when: a time, a duration from now such as +36h, or now")
+	c.Flags().BoolVar(&flags.compromised, "compromised", false, "its key may be in other hands: stop it now, and end its trust at --since")
+	c.Flags().StringVar(&flags.since, "since", "", "with --compromised: the earliest time at which the key may have been in other hands, or a duration such as -2h (default: now)")
 	return c
+}
+
+func (f *retireFlags) run(c *cobra.Command, id string) error {
+	switch {
+	case f.since != "" && !f.compromised:
+		return usageError{errors.New("--since needs --compromised")}
+	case f.at != "" && f.compromised:
+		return usageError{errors.New("--at and --compromised exclude each other: a compromised authority stops now; --since names when its trust ends")}
+	}
+	editor, err := f.editor()
+	if err != nil {
+		return err
+	}
+	at, err := parseTime("at", f.at)
+	if err != nil {
+		return err
+	}
+	since, err := parseTime("since", f.since)
+	if err != nil {
+		return err
+	}
+	if f.compromised {
+		result, err := editor.Compromise(c.Context(), id, since)
+		if err != nil {
+			return err
+		}
+		return f.print(c, result, compromised(result, editor.Now)...)
+	}
+	result, err := editor.Retire(c.Context(), id, at)
+	if err != nil {
+		return err
+	}
+	return f.print(c, result, fmt.Sprintf("Authority %s signs no more from %s on.", id, result.Member.SignsUntil().Format(time.RFC3339)))
+}
+
+// compromised states what the end of an authority's trust breaks, and the next steps.
+func compromised(result *caset.Result, now time.Time) (lines []string) {
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	m := result.Member
+	since := m.CompromisedAt.UTC().Format(time.RFC3339)
+	add("Authority %s is compromised since %s. It signs no more, and has left the trust bundle.", m.ID, since)
+	if m.ActivateAt.IsZero() || !m.ActivateAt.Before(m.CompromisedAt) {
+		add("It has signed nothing that is trusted, and leaves trusted_root.json.")
+	} else {
+		add("Its window in trusted_root.json ends at %s.", since)
+	}
+	if !m.ActivateAt.IsZero() {
+		add("Honest certificates that it issued after %s break, and so do signatures with a later timestamp: they must be made again.", since)
+	}
+	add("")
+	add("Now: bring this set to every server, and publish trusted_root.json to the verifiers. The runbook is in docs/rotation.md (A key was stolen).")
+	var published *ca.Member
+	for _, other := range result.Set.Members() {
+		switch other.StateAt(now) {
+		case ca.Active:
+			add("Authority %s signs.", other.ID)
+			return lines
+		case ca.Published:
+			if published == nil {
+				published = &other
+			}
+		}
+	}
+	force := " --force"
+	switch {
+	case published == nil:
+		add("Nothing signs: mayfly ca add, then mayfly ca activate ID --at now --force")
+		return lines
+	case now.Sub(published.PublishAt) >= ca.PublicationLead:
+		force = ""
+	}
+	add("Nothing signs: mayfly ca activate %s --at now%s", published.ID, force)
+	return lines
 }

@@ -79,18 +79,20 @@ func (f *setFlags) editor() (caset.Editor, error) {
 }
 
 // print shows what an edit did and what the set will do.
-func (f *setFlags) print(c *cobra.Command, result *caset.Result, done string) error {
+func (f *setFlags) print(c *cobra.Command, result *caset.Result, done ...string) error {
 	for _, forced := range result.Forced {
 		printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}
 	if f.asJSON {
 		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
 	}
-	printable.Fprintf(c.OutOrStdout(), "%s\n\n", done)
+	for _, line := range append(done, "") {
+		printable.Fprintf(c.OutOrStdout(), "%s\n", line)
+	}
 	return result.StatusAt(time.Now()).Write(c.OutOrStdout())
 }
 
-// parseTime reads a time flag: RFC 3339, "now", or a duration from now such as +36h. "" is
+// parseTime reads a time flag: RFC 3339, "now", or a duration from now such as +36h or -2h. "" is
 // the zero time.
 func parseTime(flag, text string) (time.Time, error) {
 	switch {
@@ -98,8 +100,8 @@ func parseTime(flag, text string) (time.Time, error) {
 		return time.Time{}, nil
 	case text == "now":
 		return time.Now(), nil
-	case strings.HasPrefix(text, "+"):
-		d, err := time.ParseDuration(text[1:])
+	case strings.HasPrefix(text, "+"), strings.HasPrefix(text, "-"):
+		d, err := time.ParseDuration(text)
 		if err != nil {
 			return time.Time{}, usageError{fmt.Errorf("--%s: %w", flag, err)}
 		}
@@ -107,7 +109,7 @@ func parseTime(flag, text string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return time.Time{}, usageError{fmt.Errorf("--%s is %q; it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h, or now", flag, text)}
+		return time.Time{}, usageError{fmt.Errorf("--%s is %q; it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h or -2h, or now", flag, text)}
 	}
 	return t, nil
 }

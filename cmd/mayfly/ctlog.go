@@ -215,6 +215,7 @@ type ctlogSearch struct {
 	ctlogFlags
 	query  embedded.Query
 	serial string
+	since  string
 	limit  int
 	asJSON bool
 }
@@ -236,6 +237,7 @@ first, also while it is in use. Without a filter all are listed, up to --limit.`
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name, exactly: an email address, a URI or user!domain")
 	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token, exactly")
 	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
+	f.StringVar(&s.since, "since", "", "only those that were logged at this time or later; a duration such as -2h is from now")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
 	f.BoolVar(&s.asJSON, "json", false, "print one JSON object a line")
 	return c
@@ -248,6 +250,7 @@ type foundCertificate struct {
 	Identity  reportSAN `json:"subjectAlternativeName"`
 	Issuer    string    `json:"issuer"`
 	Serial    string    `json:"serialNumber"`
+	IssuedBy  string    `json:"issuedBy"`
 	DER       []byte    `json:"der"`
 }
 
@@ -262,6 +265,9 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 			return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
 		}
 		s.query.Serial = serial
+	}
+	if s.query.Since, err = parseTime("since", s.since); err != nil {
+		return err
 	}
 	reader, err := embedded.OpenReader(log.Config)
 	if err != nil {
@@ -281,6 +287,7 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 			Identity: reportSAN{Type: describeKind(found.SAN.Kind), Value: found.SAN.Value},
 			Issuer:   found.Extensions[certs.IssuerV2],
 			Serial:   hex.EncodeToString(found.Certificate.SerialNumber.Bytes()),
+			IssuedBy: found.Certificate.Issuer.String(),
 			DER:      found.DER,
 		}
 		if s.asJSON {

@@ -11,12 +11,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// checkChains reports the issuer entries of t whose kind of name no verifier accepts below the chain
-// of an authority that signs or will sign.
+// checkChains reports the issuer entries of t with a kind of name that no verifier accepts below the
+// chain of an authority that signs or will sign.
 func (r *CheckReport) checkChains(t *trust, now time.Time) {
 	var errs []error
 	for _, m := range r.members {
-		if state := m.StateAt(now); state == ca.Retired || state == ca.Expired {
+		if state := m.StateAt(now); state != ca.Staged && state != ca.Published && state != ca.Active {
 			continue
 		}
 		unusable, err := m.Chain.Trial(now)

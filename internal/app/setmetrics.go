@@ -37,7 +37,7 @@ type setDescs struct{ generation, state, successor, expiry, breaker, proven *pro
 func (setCollector) descs() setDescs {
 	return setDescs{
 		generation: prometheus.NewDesc("mayfly_ca_set_generation", "Generation of the CA set in force; the same on every replica.", nil, nil),
-		state:      prometheus.NewDesc("mayfly_ca_authority_state", "1 for the state that each authority is in: staged, published, active, retired or expired.", []string{"authority", "state"}, nil),
+		state:      prometheus.NewDesc("mayfly_ca_authority_state", "1 for the state that each authority is in: staged, published, active, retired, compromised or expired.", []string{"authority", "state"}, nil),
 		successor:  prometheus.NewDesc("mayfly_ca_successor", "1 if an authority is published or staged that can take over from the active one, and ends later.", nil, nil),
 		expiry: prometheus.NewDesc("mayfly_ca_certificate_seconds_to_expiry",
 			"Seconds until each certificate of each chain ends; negative once it has. Position 0 is the issuing CA. The state is the authority's.",

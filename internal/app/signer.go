@@ -160,8 +160,12 @@ func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byt
 	return member.Authority.Signer().Sign(ctx, message)
 }
 
-// activeAbout tells whether m signs at about now, as the clock of a server may see it.
+// activeAbout reports whether m signs at about now, as the clock of a server may see it. A
+// compromised key signs nothing more, whatever the clocks are.
 func (s *signing) activeAbout(m ca.Member, now time.Time) bool {
+	if m.StateAt(now) == ca.Compromised {
+		return false
+	}
 	return m.StateAt(now) == ca.Active || m.StateAt(now.Add(skew)) == ca.Active || m.StateAt(now.Add(-skew)) == ca.Active
 }
 

@@ -109,7 +109,7 @@ func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result,
 	switch state := m.StateAt(e.Now); state {
 	case ca.Active:
 		return nil, fmt.Errorf("authority %q signs already, since %s", id, stamp(m.ActivateAt))
-	case ca.Retired, ca.Expired:
+	case ca.Retired, ca.Compromised, ca.Expired:
 		return nil, fmt.Errorf("authority %q is %s, and does not come back: trust roots may name the end of its time; add a new one (mayfly ca add)", id, state)
 	}
 	if at.IsZero() {
@@ -133,7 +133,7 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	edit := config.CASetEdit{ID: id, RetireAt: &at}
 	var objections []error
 	switch state := m.StateAt(e.Now); {
-	case state == ca.Expired, state == ca.Retired && !m.RetireAt.IsZero():
+	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && !m.RetireAt.IsZero():
 		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(earlier(m.SignsUntil(), m.Chain.NotAfter)))
 	case state == ca.Retired:
 		at = m.SignsUntil() // written down, so that nothing else has to be looked at to know it
@@ -148,6 +148,35 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	}
 	at = seconds(at)
 	return e.apply(ctx, old, edit, id, objections)
+}
+
+// Compromise records that the key of the authority id may be in other hands since the time given;
+// zero is now. It signs nothing more, and nothing that it signed since is trusted. What this stops
+// or breaks is a warning, not an objection: the key has to stop first. The time can be moved to an
+// earlier one only.
+func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Result, error) {
+	old, m, err := e.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if since.IsZero() {
+		since = e.Now
+	}
+	since = seconds(since)
+	switch state := m.StateAt(e.Now); {
+	case state == ca.Expired:
+		return nil, fmt.Errorf("authority %q expired at %s, and no verifier accepts what its key signs now", id, stamp(m.Chain.NotAfter))
+	case since.After(e.Now):
+		return nil, fmt.Errorf("%s is in the future; name the earliest time at which the key may have been in other hands", stamp(since))
+	case state == ca.Compromised && !since.Before(m.CompromisedAt):
+		return nil, fmt.Errorf("authority %q is compromised since %s already; only an earlier time can be given (--since)", id, stamp(m.CompromisedAt))
+	}
+	edit := config.CASetEdit{ID: id, CompromisedAt: &since}
+	if m.ActivateAt.After(e.Now) {
+		edit.ActivateAt = &time.Time{} // it never signs, so it must not end its predecessor's time
+	}
+	e.Force = true
+	return e.apply(ctx, old, edit, id, nil)
 }
 
 // objectToActivation tells what a first signature at would break, where verifiers can know

@@ -167,6 +167,7 @@ func readChains(cfg *config.CASet) ([]ca.Member, error) {
 		}
 		members = append(members, ca.Member{
 			ID: entry.ID, Chain: chain, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt, RetireAt: entry.RetireAt,
+			CompromisedAt: entry.CompromisedAt,
 		})
 	}
 	return members, errors.Join(errs...)
@@ -202,7 +203,7 @@ func (k Keys) openAll(ctx context.Context, cfg *config.CASet, set *ca.Set, now t
 // inUse tells whether m signs at now or later, or may have to if a clock is set back a little.
 func inUse(m ca.Member, now time.Time) bool {
 	switch state := m.StateAt(now); {
-	case state == ca.Expired, state == ca.Retired && m.ActivateAt.IsZero():
+	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && m.ActivateAt.IsZero():
 		return false
 	default:
 		return m.SignsUntil().IsZero() || now.Before(m.SignsUntil().Add(keyGrace))

@@ -37,7 +37,9 @@ type AuthorityStatus struct {
 	PublishAt  time.Time  `json:"publish_at"`
 	ActivateAt *time.Time `json:"activate_at,omitempty"`
 	SignsUntil *time.Time `json:"signs_until,omitempty"`
-	ChainEnds  time.Time  `json:"chain_ends"`
+	// CompromisedAt is from when its key may be in other hands.
+	CompromisedAt *time.Time `json:"compromised_at,omitempty"`
+	ChainEnds     time.Time  `json:"chain_ends"`
 	// Signer is the kind of the signer that the set names; "" for none.
 	Signer       string              `json:"signer,omitempty"`
 	Certificates []CertificateStatus `json:"certificates"`
@@ -60,7 +62,7 @@ type Event struct {
 func (l *Loaded) StatusAt(now time.Time) Status {
 	s := Status{Set: l.File.Name(), Generation: l.Set.Generation(), At: seconds(now), Authorities: []AuthorityStatus{}, Schedule: []Event{}, Warnings: []string{}}
 	for _, m := range l.Set.Members() {
-		a := AuthorityStatus{ID: m.ID, State: m.StateAt(now).String(), PublishAt: m.PublishAt, ActivateAt: known(m.ActivateAt), SignsUntil: known(m.SignsUntil()), ChainEnds: m.Chain.NotAfter.UTC()}
+		a := AuthorityStatus{ID: m.ID, State: m.StateAt(now).String(), PublishAt: m.PublishAt, ActivateAt: known(m.ActivateAt), SignsUntil: known(m.SignsUntil()), CompromisedAt: known(m.CompromisedAt), ChainEnds: m.Chain.NotAfter.UTC()}
 		if i := l.File.Index(m.ID); i >= 0 {
 			a.Signer = l.File.Authorities[i].Signer.Kind()
 		}
@@ -94,6 +96,9 @@ func events(m ca.Member, now time.Time) (list []Event) {
 		if !at.IsZero() && at.After(now) && !at.After(m.Chain.NotAfter) {
 			list = append(list, Event{at.UTC(), m.ID, does})
 		}
+	}
+	if m.StateAt(now) == ca.Compromised {
+		return nil
 	}
 	add(m.PublishAt, "enters the trust bundle")
 	add(m.ActivateAt, "begins to sign")
@@ -175,7 +180,7 @@ func (s Status) bundled(a AuthorityStatus) string {
 	switch a.State {
 	case ca.Staged.String():
 		return "from " + stamp(a.PublishAt)
-	case ca.Expired.String():
+	case ca.Compromised.String(), ca.Expired.String():
 		return "no more"
 	default:
 		return "since " + stamp(a.PublishAt)
@@ -184,6 +189,8 @@ func (s Status) bundled(a AuthorityStatus) string {
 
 func (s Status) signs(a AuthorityStatus) string {
 	switch {
+	case a.State == ca.Compromised.String():
+		return "no more, untrusted since " + stamp(*a.CompromisedAt)
 	case a.ActivateAt == nil && a.SignsUntil != nil:
 		return "never"
 	case a.ActivateAt == nil:
