@@ -303,8 +303,10 @@ func (l *serverLoader) password(value string) {
 }
 
 // find returns the pair of a key of the file, given as its path joined with dots.
-func (l *serverLoader) find(key string) (pair, bool) {
-	n := l.server.file.root
+func (l *serverLoader) find(key string) (pair, bool) { return l.server.find(key) }
+
+func (s *Server) find(key string) (pair, bool) {
+	n := s.file.root
 	var p pair
 	for name := range strings.SplitSeq(key, ".") {
 		if n.kind != mapping {

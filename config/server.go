@@ -280,6 +280,12 @@ type Log struct {
 	Level string
 }
 
+// Sets reports whether the file or a variable sets a key, given as its path joined with dots.
+func (s *Server) Sets(key string) bool {
+	_, inFile := s.find(key)
+	return inFile || s.env[key] != ""
+}
+
 // File is the file that the configuration was read from.
 func (s *Server) File() *File { return s.file }
 

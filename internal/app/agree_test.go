@@ -341,6 +341,20 @@ func TestCheckWithoutFiles(t *testing.T) {
 	}
 }
 
+// TestCheckWarnsOfClusterFiles: a server starts without the files of `oidc.kubernetes`, and a check
+// warns of those that the configuration names.
+func TestCheckWarnsOfClusterFiles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := len(must(app.Check(t.Context(), app.CheckOptions{File: w.ConfigFile}))(t).Warnings)
+	write(t, w, "token", "\n")
+	edit(t, w, "mayfly.yaml", "oidc: {allow_loopback: true}", "oidc: {allow_loopback: true, kubernetes: {ca_file: missing, token_file: token}}")
+	report := must(app.Check(t.Context(), app.CheckOptions{File: w.ConfigFile}))(t)
+	if len(report.Mistakes) > 0 || len(report.Warnings) != before+2 {
+		t.Errorf("mistakes %v, warnings %v", report.Mistakes, report.Warnings)
+	}
+}
+
 // TestCheckReportsAllAtOnce: a check goes on where a start ends.
 func TestCheckReportsAllAtOnce(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,9 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
@@ -117,7 +120,28 @@ func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.
 	if app.rotation != nil {
 		r.members = app.rotation.authorities.Set().Members()
 	}
+	r.checkCluster(app.Config)
 	return app.Config, app.live.first, app.Close(ctx)
+}
+
+// checkCluster warns of files of `oidc.kubernetes` that the configuration names and that cannot be
+// used. A server starts without them: Kubernetes replaces them, and they are read for each use.
+func (r *CheckReport) checkCluster(cfg *config.Server) {
+	for _, named := range []struct{ key, file string }{{"ca_file", cfg.OIDC.Kubernetes.CAFile}, {"token_file", cfg.OIDC.Kubernetes.TokenFile}} {
+		if !cfg.Sets("oidc.kubernetes." + named.key) {
+			continue
+		}
+		content, err := readFile(named.file)
+		if err == nil && named.key == "ca_file" {
+			err = textfile.CertPool(x509.NewCertPool(), content)
+		} else if err == nil && len(bytes.TrimSpace(content)) == 0 {
+			err = fmt.Errorf("%s is empty", named.file)
+		}
+		if err != nil {
+			path := []string{"oidc", "kubernetes", named.key}
+			r.warn(unjoin(cfg.Explain(keypath.Errorf(path, "the cluster's issuer cannot be asked with this file: %w", err)))...)
+		}
+	}
 }
 
 // addMistakes adds err to the report if it is of mistakes in a file, and returns any other.
