@@ -27,6 +27,7 @@ const (
 	defaultKubernetesTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 	defaultKeyRefresh          = 15 * time.Minute
 	defaultKeyLifetime         = 24 * time.Hour
+	defaultWaiting             = 256
 )
 
 // entry is a validated Issuer.
@@ -52,7 +53,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	cfg.setDefaults()
 	common := &shared{
 		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback, insecureHosts: cfg.InsecureHosts,
-		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{},
+		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{}, waiting: share.New(cfg.MaxWaiting, 0),
 	}
 	v := &Verifier{
 		static:  make(map[string]*source),
@@ -108,6 +109,9 @@ func (cfg *Config) setDefaults() {
 	}
 	if cfg.KeyLifetime <= 0 {
 		cfg.KeyLifetime = defaultKeyLifetime
+	}
+	if cfg.MaxWaiting <= 0 {
+		cfg.MaxWaiting = defaultWaiting
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/share"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
 // clientNumber returns an IPv4 address, each in another /24.
@@ -123,6 +125,43 @@ func TestOneCallerKeepsNoNewIssuerOut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOneClientWaitsForFewIssuers: over all patterns, the requests of one client that wait leave
+// room for others'.
+func TestOneClientWaitsForFewIssuers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{MaxWaiting: 40}
+		for i := range 10 {
+			cfg.Issuers = append(cfg.Issuers, wildcardIssuer(fmt.Sprintf("https://*.p%d.example", i)))
+		}
+		w := newWorld(t, cfg, provider.Config{IssuerURL: "https://a.p0.example"})
+		start := time.Now()
+		var all sync.WaitGroup
+		var waited, refused atomic.Int64
+		for i := range 100 {
+			issuer := fmt.Sprintf("https://hangs.p%d.example", i%10)
+			w.serve(issuer, http.HandlerFunc(hang))
+			raw := mint(t, w.provider, map[string]any{"iss": issuer})
+			all.Go(func() {
+				_ = w.verifyFrom(t, clientNumber(1), raw)
+				if time.Since(start) > 0 {
+					waited.Add(1)
+				} else {
+					refused.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if err := w.verifyFrom(t, clientNumber(2), mint(t, w.provider, nil)); err != nil || time.Since(start) != 0 {
+			t.Errorf("another client: %v after %s", err, time.Since(start))
+		}
+		if all.Wait(); waited.Load() != 20 || refused.Load() != 80 {
+			t.Errorf("%d requests of one client waited, and %d were refused", waited.Load(), refused.Load())
+		}
+		time.Sleep(2 * fetchTimeout)
+	})
 }
 
 // TestOneAddressForAllIsOverloaded: where every request comes from one address, it may be that

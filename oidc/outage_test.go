@@ -153,19 +153,21 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 // of certificates hold those.
 func TestErrorsOfIssuersAreKeptShort(t *testing.T) {
 	t.Parallel()
-	w := wildWorld(t)
-	long := strings.Repeat("ä", 1<<20)
-	w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("Content-Type", long)
-		fmt.Fprint(rw, "no JSON")
-	}))
-	e := wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
-	if n := len(e.Cause.Error()); n > 2*maxErrorText {
-		t.Errorf("the cause has %d bytes", n)
-	}
-	if n := len(w.verifier.Status()[0].LastError); n == 0 || n > 2*maxErrorText {
-		t.Errorf("the status has an error of %d bytes", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := wildWorld(t)
+		long := strings.Repeat("ä", 1<<17)
+		w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Type", long)
+			fmt.Fprint(rw, "no JSON")
+		}))
+		e := wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
+		if n := len(e.Cause.Error()); n > 2*maxErrorText {
+			t.Errorf("the cause has %d bytes", n)
+		}
+		if n := len(w.verifier.Status()[0].LastError); n == 0 || n > 2*maxErrorText {
+			t.Errorf("the status has an error of %d bytes", n)
+		}
+	})
 	held := &http.MaxBytesError{Limit: 1}
 	if errors.Is(brief(held), held) || brief(nil) != nil {
 		t.Error("an error is kept with what it holds")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // How long requests wait, and how often they may cause a fetch.
@@ -21,7 +22,7 @@ const (
 	firstBackoff = time.Second      // after the first failure
 	maxBackoff   = 30 * time.Second // after many
 	maxWaiting   = 128              // requests of one entry that wait for so long
-	crowdedWait  = maxWait / 12     // of the others
+	crowdedWait  = maxWait / 12     // of the others, for a static issuer
 
 	// Of two fetches for tokens that the keys do not verify, the second starts checkInterval to
 	// checkInterval + checkJitter after the first: never three in a minute, and no new key waits
@@ -42,6 +43,7 @@ type shared struct {
 	logger            *slog.Logger
 	observe           func(Fetch) // may be nil
 	callers           *callers
+	waiting           *share.Places // requests that wait for a fetch, of all wildcard entries
 }
 
 // keys are the keys of one issuer as they were at one time. They are immutable.
@@ -191,15 +193,22 @@ func (s *source) await(ctx context.Context, f *flight, err error, client netip.A
 	return s.usable(s.current.Load(), s.now()), err
 }
 
-// wait waits for f. An issuer that hangs must not take all the room that the server has for
+// wait waits for f. Issuers that hang must not take all the room that the server has for
 // requests; and since callers choose the issuers of a pattern, no client takes all of theirs.
 func (s *source) wait(ctx context.Context, f *flight, client netip.Addr) error {
-	switch now := s.now(); {
+	now := s.now()
+	if s.wildcard() {
+		if !s.waiting.Take(client, now) {
+			return s.tooMany(s.waiting, client, now)
+		}
+		defer s.waiting.Give(client)
+	}
+	switch {
 	case s.entry.waiting.Take(client, now):
 		defer s.entry.waiting.Give(client)
 		return f.wait(ctx, maxWait)
 	case s.wildcard():
-		return s.pool.tooMany(client, now)
+		return s.tooMany(s.entry.waiting, client, now)
 	default:
 		return f.wait(ctx, crowdedWait)
 	}

@@ -93,6 +93,9 @@ type Config struct {
 	// KeyLifetime is the age at which keys that could not be refreshed are trusted no
 	// longer; default 24 hours.
 	KeyLifetime time.Duration
+	// MaxWaiting is how many calls of Verify wait for issuers of wildcard entries at the same time;
+	// default 256. One client address gets half of them.
+	MaxWaiting int
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 	// Logger gets what the operator must know of issuers; default none.

@@ -73,8 +73,11 @@ func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*sour
 			return src, nil
 		}
 	}
-	if !p.lookups.Room(client, now) || !p.begun.Take(client, now) {
-		return nil, p.tooMany(client, now)
+	if !p.lookups.Room(client, now) {
+		return nil, p.common.tooMany(p.lookups, client, now)
+	}
+	if !p.begun.Take(client, now) {
+		return nil, p.common.tooMany(p.begun, client, now)
 	}
 	src := newSource(p.common, p.entry, issuerURL)
 	src.pool, src.paid = p, true
@@ -89,8 +92,11 @@ func (p *pool) admit(src *source, client netip.Addr, now time.Time) (release fun
 	if src.current.Load() == nil {
 		places, paid = p.lookups, src.paid
 	}
-	if !places.Room(client, now) || !paid && !p.begun.Take(client, now) || !places.Take(client, now) {
-		return nil, p.tooMany(client, now)
+	if !paid && places.Room(client, now) && !p.begun.Take(client, now) {
+		return nil, p.common.tooMany(p.begun, client, now)
+	}
+	if !places.Take(client, now) {
+		return nil, p.common.tooMany(places, client, now)
 	}
 	src.paid = false
 	return func() { places.Give(client) }, nil
@@ -155,16 +161,12 @@ func (p *pool) readable() (sources []*source) {
 	return sources
 }
 
-// tooMany is the refusal of a request of client for which there is no place. It is RATE_LIMITED
-// where client has used its share and requests come from other clients too.
-func (p *pool) tooMany(client netip.Addr, now time.Time) error {
-	used, next := p.begun.State(client, now)
-	for _, places := range []*share.Places{p.lookups, p.refreshes, p.entry.waiting} {
-		holds, _ := places.State(client, now)
-		used = used || holds
-	}
+// tooMany is the refusal of a request of client for which places has none. It is RATE_LIMITED
+// where client has used its share of them and requests come from other clients too.
+func (s *shared) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
+	used, next := places.State(client, now)
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
-	if used && p.common.callers.several(now) {
+	if used && s.callers.several(now) {
 		e = refusal.New(refusal.RateLimited, "too many issuers are being looked up for requests from the address of this client; try again later")
 	}
 	e.RetryAfter = max(next, time.Second)

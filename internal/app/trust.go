@@ -58,6 +58,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 		KubernetesAPIServer: cfg.OIDC.Kubernetes.APIServer,
 		KubernetesCAFile:    cfg.OIDC.Kubernetes.CAFile,
 		KubernetesTokenFile: cfg.OIDC.Kubernetes.TokenFile,
+		MaxWaiting:          cfg.Limits.InFlight / 2, // leaves room for requests that wait for no issuer
 		Now:                 time.Now,
 		Logger:              logger,
 		ObserveFetch:        observe.fetch,
