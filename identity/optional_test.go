@@ -35,6 +35,8 @@ func TestOptionalPartOfAName(t *testing.T) {
 		`{{ $e := .enterprise }}{{ if $e }}https://{{ $e }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}`,
 		`{{ if $e := .enterprise }}https://{{ $e }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}`,
 		`{{ with $e := index . "enterprise" }}https://{{ $e }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}`,
+		`{{ with and .ref .enterprise }}https://{{ . }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}`,
+		`{{ with print .enterprise }}https://{{ . }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}`,
 		`{{ $all := . }}{{ if $all.enterprise }}https://{{ $all.enterprise }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}`,
 	} {
 		rules := rulesOf(t, ciEntry(), CIProvider{
@@ -76,6 +78,12 @@ func TestEmptyClaimsThatStayRefused(t *testing.T) {
 		`https://ci.example/{{ $v := .x }}{{ if $v }}a{{ end }}{{ $v }}`,
 		`https://ci.example/{{ $v := .y }}{{ if $v }}{{ $v = .x }}{{ $v }}{{ end }}`,
 		`https://ci.example/{{ with .y }}{{ $.x }}{{ end }}`,
+		`https://ci.example/{{ with printf "a%s" .x }}{{ . }}{{ end }}`,
+		`https://ci.example/{{ with or .x .y }}{{ . }}{{ end }}`,
+		`https://ci.example/{{ with $v := .x }}a{{ else }}{{ $v }}{{ end }}`,
+		`https://ci.example/{{ if $v := print .x }}a{{ else }}{{ $v }}{{ end }}`,
+		`https://ci.example/{{ if $v := printf "a%s" .x }}{{ $v }}{{ end }}`,
+		`https://ci.example/{{ with $v := printf "a%s" .x }}{{ $v }}{{ end }}`,
 		`{{ define "t" }}{{ . }}{{ end }}https://ci.example/{{ template "t" .x }}`,
 	} {
 		rules := rulesOf(t, ciEntry(), CIProvider{SubjectAlternativeNameTemplate: template, DefaultTemplateValues: map[string]string{"x": ""}})

@@ -151,7 +151,7 @@ func (w *walker) list(list *parse.ListNode, s scope) [][]part {
 		case *parse.WithNode:
 			yes, no := w.condition(n.Pipe, s)
 			inner := s.with(yes)
-			inner.dot = w.pipe(n.Pipe, scope{s.dot, s.dollar, s.sure, true})
+			inner.dot = w.pipe(n.Pipe, inner) // what is printed is read there, and not in a condition
 			forms = followed(forms, either(w.list(n.List, inner), w.list(n.ElseList, s.with(no))))
 		case *parse.RangeNode:
 			if w.pipe(n.Pipe, s).claims {
@@ -214,7 +214,8 @@ func (w *walker) pipe(p *parse.PipeNode, s scope) value {
 			return v
 		}
 	}
-	v := w.commands(p, s)
+	// What a variable is computed of may be printed anywhere.
+	v := w.commands(p, scope{s.dot, s.dollar, s.sure, s.condition && len(p.Decl) == 0})
 	if v.claims {
 		for _, declared := range p.Decl {
 			w.claimVars[declared.Ident[0]] = true
