@@ -135,7 +135,7 @@ func (s *source) checkJWKSURI(uri string) error {
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback && !insecure) {
 		return fmt.Errorf("jwks_uri %s is not https", quote(uri))
 	}
-	// A wildcard trusts whoever can publish under it; the host is what it vouches for.
+	// A wildcard trusts every host that it matches, and only for that host's own issuers.
 	if !s.wildcard() && len(s.entry.JWKSHosts) == 0 {
 		return nil
 	}

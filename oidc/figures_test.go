@@ -79,7 +79,7 @@ func TestFigureBadTokens(t *testing.T) {
 				minute := w.provider.KeyFetches()
 				for i := range 59 {
 					var all sync.WaitGroup
-					crowd := tokens[:30]
+					crowd := tokens[:6]
 					if i == 0 {
 						crowd = tokens
 					}

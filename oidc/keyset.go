@@ -147,7 +147,7 @@ func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
 	}
 }
 
-// has tells whether some key has the given `kid`; a token without one can try them all.
+// has reports whether some key has the given `kid`; a token without one can try them all.
 func (k *keys) has(keyID string) bool {
 	return keyID == "" || slices.ContainsFunc(k.list, func(key publicKey) bool { return key.id == keyID })
 }
@@ -157,6 +157,6 @@ func algorithmRefused(alg string, accepted []string, issuerURL string) error {
 		return refusal.New(refusal.SignatureInvalid,
 			"the ID token's alg is %s; issuer %s lists none of the algorithms that are accepted from it", quote(alg), quote(issuerURL))
 	}
-	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s wanted is %s",
+	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s, %s is expected",
 		quote(alg), quote(issuerURL), quoteList(accepted))
 }

@@ -112,7 +112,7 @@ func (s *tokenKeySet) explain(fitting int) error {
 	}
 }
 
-// fits tells whether alg can be an algorithm of the key. The key decides, never the token:
+// fits reports whether alg can be an algorithm of the key. The key decides, never the token:
 // each algorithm belongs to one type of key, and of ECDSA keys to one curve.
 func (k publicKey) fits(alg string) bool {
 	if k.alg != "" && k.alg != alg {

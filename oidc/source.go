@@ -87,7 +87,7 @@ func newSource(common *shared, e *entry, issuerURL string) *source {
 	return &source{shared: common, entry: e, issuerURL: issuerURL, failed: make(chan struct{}, 1)}
 }
 
-// wildcard tells whether a pattern led here, so that callers choose the issuer URL.
+// wildcard reports whether a pattern led here, so that clients choose the issuer URL.
 func (s *source) wildcard() bool { return s.pool != nil }
 
 // request is a token with the client that sent it and the time when it came.
@@ -164,9 +164,9 @@ func (s *source) keysFor(ctx context.Context, r request) (*keys, error) {
 
 // atHand returns the last good answer, seen, if a request may use it without waiting.
 //
-// Run keeps static issuers fresh. The keys of a wildcard issuer are refreshed by their use:
-// behind the request's back in time, else before its eyes; while the issuer fails, the last
-// good ones do without either.
+// Run keeps static issuers fresh. The use of a wildcard issuer's keys refreshes them: in the
+// background from half of their interval on, and after it while the request waits. While the
+// issuer fails, no request waits.
 func (s *source) atHand(seen *keys, client netip.Addr, now time.Time) *keys {
 	known := s.usable(seen, now)
 	if known == nil || !s.wildcard() {
