@@ -42,8 +42,20 @@ func (s *source) check(seen *keys, client netip.Addr, now time.Time) (*flight, e
 	if err == nil {
 		// Jitter, so that replicas that saw one token do not call together.
 		s.checkAt = now.Add(checkInterval + rand.N(checkJitter))
+		s.checks = [2]time.Time{s.checks[1], now}
 	}
 	return f, err
+}
+
+// confirm is called where a check brought a new key. A second new key is then checked for without
+// the usual pause, so that an issuer may replace its key twice in a short time. No client can
+// cause this with tokens that the issuer did not sign.
+func (s *source) confirm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.checks[1].Sub(s.checks[0]) > time.Minute {
+		s.checkAt = s.checks[1].Add(settled)
+	}
 }
 
 // join returns the fetch under way, and done unless the caller is to start one. s.mu is held.

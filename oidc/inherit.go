@@ -67,7 +67,7 @@ func (s *source) inherit(prev *source) {
 	defer prev.mu.Unlock()
 	s.current.Store(prev.current.Load())
 	s.failures, s.lastErr = prev.failures, prev.lastErr
-	s.retryAt, s.checkAt = prev.retryAt, prev.checkAt
+	s.retryAt, s.checkAt, s.checks = prev.retryAt, prev.checkAt, prev.checks
 	s.lastSuccess, s.lastFailure = prev.lastSuccess, prev.lastFailure
 }
 

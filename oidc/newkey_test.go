@@ -186,26 +186,58 @@ func TestBadTokensCauseOneFetch(t *testing.T) {
 	})
 }
 
-// TestKeyReplacedTwice: the second replacement within half a minute waits for the limiter, and is
-// never a final refusal.
-func TestKeyReplacedTwice(t *testing.T) {
+// TestKeyReplacedAgain: the second of two replacements within a minute is found as soon as the
+// first one. The third waits for the limiter, and is never a final refusal.
+func TestKeyReplacedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := keyChanges(t)[1]
 		w := keyWorld(t, staticIssuer(testIssuer), c)
-		time.Sleep(time.Minute)
+		time.Sleep(10 * time.Minute)
+		for i := range 3 {
+			next := publishedKey{jose.JSONWebKey{Key: ecKey(t, elliptic.P256()), KeyID: "a", Algorithm: "ES256"}, testIssuer + "/keys"}
+			w.serve(testIssuer, next.site(t))
+			token := sign(t, next.JSONWebKey, nil, lasting())
+			err := w.verify(t, token)
+			if i == 2 {
+				e := wantReason(t, err, refusal.IssuerUnreachable)
+				if e.RetryAfter > checkInterval+checkJitter {
+					t.Errorf("Retry-After is %s", e.RetryAfter)
+				}
+				time.Sleep(e.RetryAfter)
+				err = w.verify(t, token)
+			}
+			if err != nil {
+				t.Errorf("replacement %d: %v", i+1, err)
+			}
+			time.Sleep(settled + time.Millisecond)
+		}
+	})
+}
+
+// TestNewKeyGivesNoCredit: hostile tokens after a replacement still cause 2 fetches a minute.
+func TestNewKeyGivesNoCredit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyChanges(t)[1]
+		w := keyWorld(t, staticIssuer(testIssuer), c)
+		bad := sign(t, jose.JSONWebKey{Key: ecKey(t, elliptic.P256()), KeyID: "a", Algorithm: "ES256"}, nil, lasting())
+		time.Sleep(2 * time.Minute)
 		w.serve(testIssuer, c.after.site(t))
-		if err := w.verify(t, sign(t, c.after.JSONWebKey, nil, lasting())); err != nil {
+		good := sign(t, c.after.JSONWebKey, nil, lasting())
+		if err := w.verify(t, good); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(settled + time.Second)
-		third := publishedKey{jose.JSONWebKey{Key: ecKey(t, elliptic.P256()), KeyID: "a", Algorithm: "ES256"}, testIssuer + "/keys"}
-		w.serve(testIssuer, third.site(t))
-		token := sign(t, third.JSONWebKey, nil, lasting())
-		e := wantReason(t, w.verify(t, token), refusal.IssuerUnreachable)
-		time.Sleep(e.RetryAfter)
-		if err := w.verify(t, token); err != nil {
-			t.Errorf("after %s: %v", e.RetryAfter, err)
+		before := len(w.sent())
+		for range 60 {
+			wantTemporary(t, w.verify(t, bad))
+			if err := w.verify(t, good); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := (len(w.sent()) - before) / 2; n != 2 {
+			t.Errorf("%d fetches in a minute", n)
 		}
 	})
 }

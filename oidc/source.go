@@ -72,14 +72,15 @@ type source struct {
 	// failed wakes Run after a failure; it has room for one.
 	failed chan struct{}
 
-	mu          sync.Mutex // guards what follows
-	flight      *flight    // the fetch under way, or nil
-	paid        bool       // the first fetch has been counted in pool.begun
-	failures    int        // in a row
-	lastErr     error      // of the last fetch; nil if it was good
-	retryAt     time.Time  // no request starts a fetch before; zero after a success
-	checkAt     time.Time  // no token that the keys do not verify starts a fetch before
-	lastSuccess time.Time  // zero where there has been none
+	mu          sync.Mutex   // guards what follows
+	flight      *flight      // the fetch under way, or nil
+	paid        bool         // the first fetch has been counted in pool.begun
+	failures    int          // in a row
+	lastErr     error        // of the last fetch; nil if it was good
+	retryAt     time.Time    // no request starts a fetch before; zero after a success
+	checkAt     time.Time    // no token that the keys do not verify starts a fetch before
+	checks      [2]time.Time // when the last two such fetches started
+	lastSuccess time.Time    // zero where there has been none
 	lastFailure time.Time
 }
 
@@ -132,7 +133,9 @@ func (s *source) verifyAgain(ctx context.Context, r request, seen *keys, refused
 		return s.unreachable(errors.Join(unread, refused))
 	}
 	if known != seen {
-		refused = verifySignature(ctx, r.token, known, r.arrived)
+		if refused = verifySignature(ctx, r.token, known, r.arrived); refused == nil {
+			s.confirm()
+		}
 	}
 	var limited notYet
 	failing := known == seen && (unread != nil && !errors.As(unread, &limited) || s.failing())
