@@ -97,7 +97,7 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 			}
 			continue
 		}
-		if err := checkAuthorityKeyID(c, c); err != nil && extension(c, oidAuthorityKeyID) != nil {
+		if err := checkAuthorityKeyID(c, c); err != nil {
 			errs = append(errs, fmt.Errorf("%s is a root that %w", name, err))
 		}
 		if !bytes.Equal(c.RawIssuer, c.RawSubject) {
@@ -231,7 +231,8 @@ func checkLink(child, parent *x509.Certificate) (errs []error) {
 //	     authorityCertIssuer       [1] GeneralNames            OPTIONAL,
 //	     authorityCertSerialNumber [2] CertificateSerialNumber OPTIONAL  }
 func checkAuthorityKeyID(child, parent *x509.Certificate) error {
-	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) {
+	root := child == parent // which needs no key identifier (RFC 5280, section 4.2.1.1)
+	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) && !(root && len(child.AuthorityKeyId) == 0) {
 		return errors.New("has an authority key identifier that is not the next one's subject key identifier")
 	}
 	e := extension(child, oidAuthorityKeyID)

@@ -219,12 +219,16 @@ func TestParseChainWithIssuerAndSerialNumber(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)
 	b.root.SubjectKeyId = []byte{1, 2}
-	for _, c := range []*x509.Certificate{b.root, b.upper} {
-		c.ExtraExtensions = []pkix.Extension{authorityKeyID(t, pkix.Name{CommonName: "ROOT", Organization: []string{"mayfly  test"}}, 10)}
-	}
-	chain := parsed(t, b)
-	if err := verifyBoth(t, b, chain, uri("https://a.example/")); err != nil {
-		t.Error(err)
+	whole := authorityKeyID(t, pkix.Name{CommonName: "ROOT", Organization: []string{"mayfly  test"}}, 10)
+	// The same without the key identifier, which an intermediate needs.
+	short := whole
+	short.Value = append([]byte{0x30, whole.Value[1] - 4}, whole.Value[6:]...)
+	b.upper.ExtraExtensions = []pkix.Extension{whole}
+	for _, of := range []pkix.Extension{whole, short} {
+		b.root.ExtraExtensions = []pkix.Extension{of}
+		if err := verifyBoth(t, b, parsed(t, b), uri("https://a.example/")); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 const wideShare = 16
 
 // Places divides places between client addresses: an address gets one only while it holds fewer
-// than are free. One address so gets at most half of them, n addresses together at most n/(n+1),
-// and the first place of a further address is free for as long as fewer than places-1 addresses
-// compete. An IPv6 client is its /64, which is the smallest network that a client is given.
+// than are free. One address so gets at most half of them, and each greedy one after it half of what
+// is left: of 32 places, six addresses of two networks can hold all, and of 100 places seven. An IPv6
+// client is its /64, which is the smallest network that a client is given.
 //
 // It keeps counters only of the addresses that hold a place, two for each place.
 type Places struct {
