@@ -27,6 +27,9 @@ func ownDir(dir string) (string, error) {
 	if err == nil {
 		dir, err = filepath.EvalSymlinks(dir)
 	}
+	if err == nil { // a target with ".." after a link of its own leads elsewhere than its text
+		err = checkPath(dir, 0)
+	}
 	if err == nil {
 		err = checkTree(dir)
 	}

@@ -106,6 +106,12 @@ func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 		"another's link": {func(t *testing.T, base, dir, _ string) error {
 			return errors.Join(os.Mkdir(filepath.Join(base, "real"), 0o700), os.Mkdir(filepath.Dir(dir), 0o755), os.Symlink("../real", dir), another(t, dir))
 		}, "belongs to user 65534"},
+		// The target of dir ends in "..", after a link to a directory below another's.
+		"a link out of another's": {func(t *testing.T, base, dir, _ string) error {
+			theirs := filepath.Join(base, "theirs")
+			return errors.Join(os.MkdirAll(filepath.Join(base, "world"), 0o700), os.MkdirAll(filepath.Join(theirs, "world"), 0o700), os.Mkdir(filepath.Join(theirs, "sub"), 0o755),
+				os.Symlink("theirs/sub", filepath.Join(base, "hop")), os.Mkdir(filepath.Dir(dir), 0o755), os.Symlink(base+"/hop/../world", dir), another(t, theirs))
+		}, "belongs to user 65534"},
 		"links without an end": {func(_ *testing.T, _, dir, _ string) error {
 			return errors.Join(os.Mkdir(filepath.Dir(dir), 0o755), os.Symlink(dir, dir))
 		}, "cannot be followed"},
