@@ -273,7 +273,7 @@ type stoppedError struct {
 }
 
 func (e *stoppedError) Error() string {
-	return fmt.Sprintf("no authority is active: %q has retired at %s, and none has succeeded it", e.id, stamp(e.at))
+	return fmt.Sprintf("no authority is active: %q signs no more since %s, and none has succeeded it", e.id, stamp(e.at))
 }
 
 // TrustBundle returns the chains that verifiers must know at now: the active one first, then

@@ -109,11 +109,11 @@ func compromised(result *caset.Result, now time.Time) (lines []string) {
 	force := " --force"
 	switch {
 	case published == nil:
-		add("Nothing signs: mayfly ca add, then mayfly ca activate ID --at now --force")
+		add("Nothing signs. Run: mayfly ca add, then mayfly ca activate ID --at now --force")
 		return lines
 	case now.Sub(published.PublishAt) >= ca.PublicationLead:
 		force = ""
 	}
-	add("Nothing signs: mayfly ca activate %s --at now%s", published.ID, force)
+	add("Nothing signs. Run: mayfly ca activate %s --at now%s", published.ID, force)
 	return lines
 }

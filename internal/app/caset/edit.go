@@ -176,7 +176,11 @@ func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Re
 		edit.ActivateAt = &time.Time{} // it never signs, so it must not end its predecessor's time
 	}
 	e.Force = true
-	return e.apply(ctx, old, edit, id, nil)
+	result, err := e.apply(ctx, old, edit, id, nil)
+	if err == nil {
+		result.Forced = nil // that nothing signs is a warning of the set itself
+	}
+	return result, err
 }
 
 // objectToActivation tells what a first signature at would break, where verifiers can know
