@@ -19,6 +19,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
+// sendBuffer is how much the kernel holds of answers that a client does not read. Without it, the
+// kernel holds up to 4 MiB for each connection.
+const sendBuffer = 64 << 10
+
 // listener gives each connection that it accepts a place before anything is read from it.
 type listener struct {
 	net.Listener
@@ -34,6 +38,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as one too
+	if tcp, ok := raw.(*net.TCPConn); ok {
+		_ = tcp.SetWriteBuffer(sendBuffer) // fails only where the connection has ended
+	}
 	c := &conn{Conn: raw, conns: l.conns, stage: busy}
 	c.address, _ = share.Networks(remote)
 	if !l.conns.enter(c, descriptorOf(raw), l.closed.Load) {

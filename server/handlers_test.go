@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,6 +128,39 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestKernelHoldsLittle: what a client does not read is not kept by the kernel either.
+func TestKernelHoldsLittle(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &listener{Listener: tcp, conns: f.conns}
+	t.Cleanup(func() { _ = l.Close() })
+	client, err := net.Dial("tcp", tcp.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = accepted.Close() })
+	raw, err := accepted.(*conn).Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := 0
+	if errControl := raw.Control(func(fd uintptr) { size, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF) }); errControl != nil || err != nil {
+		t.Fatal(errControl, err)
+	}
+	if size > 2*sendBuffer { // Linux doubles it for its own data
+		t.Errorf("the kernel may hold %d bytes of a connection; at most %d are expected", size, 2*sendBuffer)
+	}
 }
 
 // TestRequestsOfOneConnection: an ordinary client of HTTP/2 gets whole answers.

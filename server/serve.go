@@ -156,7 +156,7 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:      s.limits.Streams,
 			MaxReceiveBufferPerStream: s.limits.Body + framePrefix,
-			WriteByteTimeout:          s.limits.Write,
+			WriteByteTimeout:          min(stall, s.limits.Write),
 		},
 		// Handshakes that fail, and clients that break the protocol: noise to most.
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
