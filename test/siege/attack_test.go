@@ -134,6 +134,13 @@ func streams(n int, window uint32, body int, fields ...string) []byte {
 	return out.Bytes()
 }
 
+// wide opens the window of a connection of HTTP/2, so that only TCP holds answers back.
+func wide() []byte {
+	var out bytes.Buffer
+	_ = http2.NewFramer(&out, nil).WriteWindowUpdate(0, 1<<30)
+	return out.Bytes()
+}
+
 // read takes what arrives on a connection until it ends, and answers pings and settings as any
 // client does.
 func read(ctx context.Context, conn net.Conn) {
