@@ -3,6 +3,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -185,6 +186,35 @@ func TestManyAddressesTakeNothingFromOne(t *testing.T) {
 		}
 		if len(c.closed) != 40 || slices.Contains(c.closed, "client") {
 			t.Errorf("closed %v", c.closed)
+		}
+	})
+}
+
+// TestDrainDismissesStalledClients: those without a request, and those that do not take an answer,
+// after idleFor; nothing else.
+func TestDrainDismissesStalledClients(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(100, 0)
+		c.open("silent", "192.0.2.1")
+		unread := c.open("unread", "192.0.2.1")
+		c.begin(unread, true)
+		c.answer(unread)
+		c.begin(c.open("busy", "192.0.2.1"), true)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go c.dismissStalled(ctx)
+		time.Sleep(4 * time.Second)
+		late := c.open("late", "192.0.2.1")
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if got := strings.Join(c.closed, " "); got != "silent unread" || late.closing {
+			t.Errorf("closed %q", got)
+		}
+		if c.log.String() != "" {
+			t.Errorf("logged %s", &c.log)
 		}
 	})
 }

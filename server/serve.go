@@ -72,6 +72,9 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	}
 	s.logger.InfoContext(ctx, "draining", "limit", s.drain)
 	s.health.beginDrain()
+	drained, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go s.conns.dismissStalled(drained)
 	// Ops last, so that it can be seen. The gRPC server has no connections of its own to stop.
 	errs := []error{err, s.shutdown(ctx, api...)}
 	if ops != nil {
