@@ -31,6 +31,9 @@ func Line(s string) string {
 // hidden reports whether r does not show as itself. U+FFFD, which range yields for invalid UTF-8,
 // does.
 func hidden(r rune) bool {
+	if r < utf8.RuneSelf { // nearly all of a server's log
+		return r < ' ' || r == 0x7f
+	}
 	return !unicode.IsPrint(r) || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) ||
 		r == '\u034f' || r == '\u2800' // a joiner without a glyph, a blank that is no space
 }
@@ -113,6 +116,9 @@ func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if len(w.pending) == 0 && !slices.ContainsFunc(p, func(c byte) bool { return c != '\n' && (c < ' ' || c >= 0x7f) }) {
+		return w.to.Write(p)
+	}
 	text := append(w.pending, p...)
 	whole := len(text) - unfinished(text)
 	w.pending = slices.Clone(text[whole:])
