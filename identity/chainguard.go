@@ -36,7 +36,13 @@ func (chainguardIdentity) identify(tok *oidc.Token, id *Identity) error {
 	}
 	// The issuer URL is the operator's; a pattern fixes how many segments it has.
 	scheme, rest, _ := strings.Cut(strings.TrimRight(tok.IssuerURL, "/"), ":")
-	id.SAN, err = joinedSAN(strings.ToLower(scheme)+":"+rest, id.Subject, []claim{{"sub", id.Subject}})
+	base := strings.ToLower(scheme) + ":" + rest
+	name := fixedName{
+		parts:  []part{{literal, base + "/"}, {field, "sub"}},
+		format: func(string) (string, error) { return joinPath(base, id.Subject) },
+		joined: true,
+	}
+	id.SAN, err = name.san(map[string]string{"sub": id.Subject})
 	return err
 }
 

@@ -63,8 +63,8 @@ type Config struct {
 	// Observe, if set, is told each decision of an entry's policy, from several goroutines. It
 	// is meant for metrics.
 	Observe func(entry, profile string, decision policy.Decision)
-	// Compat makes a warning of what the peer tolerates in its files: an extension template
-	// under a name that no extension has. It has no effect.
+	// Compat makes warnings of what the peer tolerates in its files: an extension template
+	// under a name that no extension has, and a template that refuses every token.
 	Compat bool
 }
 

@@ -19,8 +19,8 @@ type fixedCI struct {
 	fill func(c map[string]string, e *certs.Extensions) (fixedName, error)
 }
 
-// fixedName is a SAN before it is formatted: a base, the claims behind it with their
-// separators, and what formats them. No two lists of claims have the same result.
+// fixedName is a SAN before it is formatted: the claims with the text between them, and what
+// formats their concatenation. No two lists of claims have the same SAN.
 type fixedName struct {
 	parts  []part
 	format func(raw string) (string, error)
@@ -74,7 +74,7 @@ func (n *fixedName) san(texts map[string]string) (certs.SAN, error) {
 		raw += texts[p.text]
 		claims = append(claims, claim{p.text, texts[p.text]})
 	}
-	if hasDotSegment(raw) {
+	if hasDotSegment(raw) { // url.JoinPath would resolve it silently
 		return certs.SAN{}, sanRefusal(raw, `has a path segment "." or ".."`)
 	}
 	formatted, err := n.format(raw)

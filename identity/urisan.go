@@ -68,24 +68,6 @@ func hasDotSegment(path string) bool {
 	return false
 }
 
-// joinedSAN is the SAN of base with path joined to it by url.JoinPath, which resolves dot
-// segments silently. A pipeline named "../other" would get the name of another: dot segments
-// are refused first. The claims are those in base and path.
-func joinedSAN(base, path string, claims []claim) (certs.SAN, error) {
-	if hasDotSegment(base) || hasDotSegment(path) {
-		return certs.SAN{}, sanRefusal(base+"/"+path, `has a path segment "." or ".."`)
-	}
-	joined, err := joinPath(base, path)
-	if err != nil {
-		return certs.SAN{}, err
-	}
-	san, err := uriSAN(joined)
-	if err != nil {
-		return certs.SAN{}, err
-	}
-	return san, checkDistinct(base+"/"+path, san.Value, claims, true)
-}
-
 // joinPath is url.JoinPath with a refusal. An element with a malformed percent escape is an
 // error there, where (*url.URL).JoinPath would drop all elements and keep the bare base.
 func joinPath(base string, elements ...string) (string, error) {
