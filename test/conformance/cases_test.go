@@ -334,6 +334,14 @@ func templateCases(l *caseList) {
 	no("odd", "dot segments", odd("a/../b"), "401 CLAIM_INVALID")
 	no("odd", "newline", odd("a\nb"), "401 CLAIM_INVALID")
 
+	ref := claims{"ref": `"o/r"`}
+	add("optional", "without the part", ref, uriName("https://github.com/o/r"))
+	add("optional", "empty", ref.with("enterprise", `""`), uriName("https://github.com/o/r"))
+	add("optional", "null", ref.with("enterprise", "null"), uriName("https://github.com/o/r"))
+	add("optional", "with the part", ref.with("enterprise", `"octo"`), uriName("https://octo.ghe.com/o/r"))
+	no("optional", "without ref", claims{"enterprise": `"octo"`}, "401 CLAIM_MISSING")
+	no("optional", "url empty", ref.with("url", `""`), "401 CLAIM_MISSING")
+
 	host := func(h string) claims { return claims{"host": quoted(h)} }
 	for in, san := range map[string]string{
 		"https://Example.COM/x": "", "https://h:8443/x": "", "https://[::1]:80/x": "", "https://h": "", "https://h/": "", "https://h?q": "", "ftp://h/x": "", "urn+x://h/x": "",

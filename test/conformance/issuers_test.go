@@ -24,6 +24,7 @@ oidc-issuers:
   BASE/buddy: {issuer-url: BASE/buddy, client-id: sigstore, type: ci-provider, ci-provider: buddy}
   BASE/odd: {issuer-url: BASE/odd, client-id: sigstore, type: ci-provider, ci-provider: odd}
   BASE/host: {issuer-url: BASE/host, client-id: sigstore, type: ci-provider, ci-provider: host}
+  BASE/optional: {issuer-url: BASE/optional, client-id: sigstore, type: ci-provider, ci-provider: optional}
   BASE/github-old: {issuer-url: BASE/github-old, client-id: sigstore, type: github-workflow}
   BASE/gitlab-old: {issuer-url: BASE/gitlab-old, client-id: sigstore, type: gitlab-pipeline}
   BASE/codefresh-old: {issuer-url: BASE/codefresh-old, client-id: sigstore, type: codefresh-workflow}
@@ -173,4 +174,7 @@ ci-issuer-metadata:
     extension-templates:
       build-signer-uri: "https://{{ .host }}/x"
     subject-alternative-name-template: "{{ .host }}"
+  optional:
+    default-template-values: {enterprise: "", url: "https://github.com"}
+    subject-alternative-name-template: "{{ if .enterprise }}https://{{ .enterprise }}.ghe.com{{ else }}{{ .url }}{{ end }}/{{ .ref }}"
 `

@@ -228,7 +228,7 @@ var algorithms = map[string]string{
 // issuerNames are the paths of all providers.
 var issuerNames = []string{
 	"email", "email-skip", "email-domains", "email-claim", "email-bracket", "github", "gitlab", "codefresh", "buildkite",
-	"circleci", "buddy", "odd", "host", "github-old", "gitlab-old", "codefresh-old", "buildkite-old",
+	"circleci", "buddy", "odd", "host", "optional", "github-old", "gitlab-old", "codefresh-old", "buildkite-old",
 	"kubernetes", "spiffe", "spiffe-id", "uri", "username", "chainguard", "challenge", "slash/", "audiences",
 	"rs256", "rs384", "rs512", "ps256", "ps384", "ps512", "es384", "es512", "eddsa", "rotated",
 	"wild/email/a", "wild/kubernetes/a-1_B", "wild/kubernetes/b/", "wild/uri/a", "wild/username/a", "wild/github/ent", "wild/ci/a/x",
