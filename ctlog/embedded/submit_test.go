@@ -240,3 +240,30 @@ func TestInterruptedBatchIsNotServed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestIssuersAreBounded: what submissions bring stays within maxIssuers, also where the disk has more.
+func TestIssuersAreBounded(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, issuerDir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := newIssuers(dir)
+	fingerprints, err := s.put([][]byte{{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := newIssuers(dir)
+	for i := range maxIssuers {
+		full.known[[32]byte{1, byte(i), byte(i >> 8)}] = []byte{0}
+	}
+	if der, err := full.get(fingerprints[0]); err != nil || len(der) != 1 {
+		t.Errorf("an issuer that is on the disk: %x, %v", der, err)
+	}
+	if _, err := full.put([][]byte{{2}}); err == nil {
+		t.Error("an issuer too many is accepted")
+	}
+	if len(full.known) != maxIssuers {
+		t.Errorf("%d issuers are in memory; at most %d are expected", len(full.known), maxIssuers)
+	}
+}
