@@ -131,7 +131,12 @@ func TestTrial(t *testing.T) {
 // A chain is tried whatever the time is: before its beginning, at its end and afterwards.
 func TestTrialAtAnyTime(t *testing.T) {
 	t.Parallel()
-	chain := parsed(t, newChainBuilder(t))
+	b := newChainBuilder(t)
+	chain := parsed(t, b)
+	b.order = "r"
+	if unusable, err := parsed(t, b).Trial(chain.NotBefore); err != nil || len(unusable) > 0 {
+		t.Errorf("a root that issues leaves: %v, %v", unusable, err)
+	}
 	for _, now := range []time.Time{{}, chain.NotBefore.Add(-time.Hour), chain.NotBefore, chain.NotAfter, chain.NotAfter.AddDate(20, 0, 0)} {
 		if unusable, err := chain.Trial(now); err != nil || len(unusable) > 0 {
 			t.Errorf("at %s: %v, %v", now, unusable, err)

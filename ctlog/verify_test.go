@@ -240,6 +240,10 @@ func TestParsePublicKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	marked, err := ctlog.ParsePublicKey(append([]byte("\ufeff"), good...))
+	if err != nil || marked.LogID() != key.LogID() {
+		t.Errorf("behind a byte order mark: %v", err)
+	}
 	block, _ := pem.Decode(good)
 	if key.LogID() != sha256.Sum256(block.Bytes) || !bytes.Equal(key.SPKI(), block.Bytes) {
 		t.Error("log ID and SPKI are not those of the key")
@@ -271,6 +275,7 @@ func TestParsePublicKey(t *testing.T) {
 		"RSA":          {spkiPEM(t, rsaKey.Public()), "*rsa.PublicKey; it should be ECDSA P-256"},
 		"Ed25519":      {spkiPEM(t, edKey), "it should be ECDSA P-256"},
 		"private key":  {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), `"PRIVATE KEY"; it should be PUBLIC KEY`},
+		"hidden":       {append([]byte(" "), append(bytes.Clone(good), good...)...), "the PEM block at line 1"},
 		"two keys":     {append(bytes.Clone(good), good...), "only block"},
 		"garbage":      {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "parsing the log's public key"},
 		"a huge file":  {bytes.Repeat(good, 200), "more than 16384"},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/app"
@@ -47,7 +48,7 @@ would not load the set, or a log would refuse its certificates.`,
 			if err != nil {
 				return err
 			}
-			for _, warning := range append(loaded.Warnings, departures(loaded)...) {
+			for _, warning := range append(loaded.Warnings, departures(loaded, now)...) {
 				printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
 			}
 			authority, err := loaded.Set.Active(now)
@@ -69,9 +70,17 @@ would not load the set, or a log would refuse its certificates.`,
 	return c
 }
 
-// departures tells where a chain is not what mayfly itself would make. A server loads it.
-func departures(loaded *caset.Loaded) (warnings []error) {
+// departures reports where a chain is not what mayfly itself would make, and which kinds of name it
+// excludes. A server loads it.
+func departures(loaded *caset.Loaded, now time.Time) (warnings []error) {
 	for _, m := range loaded.Set.Members() {
+		if unusable, err := m.Chain.Trial(now); err == nil {
+			for _, kind := range ca.SANKinds() {
+				if cause := unusable[kind]; cause != nil {
+					warnings = append(warnings, fmt.Errorf("authority %s: no certificate with a %s verifies below its chain: %w", m.ID, kind, cause))
+				}
+			}
+		}
 		chain := m.Chain.Certificates
 		if len(chain) < 2 {
 			continue

@@ -122,6 +122,9 @@ func TestParseKey(t *testing.T) {
 	if _, err := parseKey(good); err != nil {
 		t.Errorf("our own key: %v", err)
 	}
+	if _, err := parseKey(append([]byte("\ufeff"), good...)); err != nil {
+		t.Errorf("behind a byte order mark: %v", err)
+	}
 	wrongCurve := encodeKey(t, "P-384")
 	for _, test := range []struct {
 		name, content, says string
@@ -129,6 +132,7 @@ func TestParseKey(t *testing.T) {
 		{"empty", "", "is not PEM"},
 		{"no PEM", "hello", "is not PEM"},
 		{"another block", strings.ReplaceAll(string(good), "PRIVATE", "EC PRIVATE"), "is a PEM block of type"},
+		{"hidden", "key: " + string(good) + string(good), "the PEM block at line 1"},
 		{"two blocks", string(good) + string(good), "more than one PEM block"},
 		{"no PKCS#8", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})), "cannot be parsed"},
 		{"P-384", wrongCurve, "ECDSA P-384; it must be ECDSA P-256"},

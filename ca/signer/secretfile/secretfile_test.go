@@ -72,3 +72,18 @@ func TestReadFollowsMountedLinks(t *testing.T) {
 		}
 	}
 }
+
+// A byte order mark and one line ending are no part of a secret.
+func TestLine(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "pass")
+	for content, want := range map[string]string{"\ufeffsecret\r\n": "secret", " secret \n\n": " secret \n", "\ufeff\n": "", "\xff\xfes\x00": ""} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		secret, _, err := Line(file, "a password")
+		if string(secret) != want || (err == nil) != (want != "") {
+			t.Errorf("%q: got %q and error %v, want %q", content, secret, err, want)
+		}
+	}
+}
