@@ -306,7 +306,7 @@ func TestConfiguration(t *testing.T) {
 			}
 			byURL[strings.TrimPrefix(u+v, w.base)] = i
 		}
-		if len(byURL) != 37+14 || len(found.Issuers) != len(byURL) {
+		if len(byURL) != 38+14 || len(found.Issuers) != len(byURL) {
 			t.Errorf("%d issuers", len(byURL))
 		}
 		for url, want := range map[string]string{
