@@ -260,10 +260,12 @@ func (n *nameConstraints) checkSubject(c *x509.Certificate) error {
 	for _, uri := range c.URIs {
 		names = append(names, certs.SAN{Kind: certs.SANURI, Value: uri.String()})
 	}
-	for _, attribute := range c.Subject.Names {
-		if text, ok := attribute.Value.(string); ok && attribute.Type.Equal(oidEmailAddress) {
-			names = append(names, certs.SAN{Kind: certs.SANEmail, Value: text})
-		}
+	addresses, err := subjectAddresses(c)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		names = append(names, certs.SAN{Kind: certs.SANEmail, Value: address})
 	}
 	for _, name := range names {
 		host, opensslHost, _ := uriHosts(name)
@@ -272,6 +274,31 @@ func (n *nameConstraints) checkSubject(c *x509.Certificate) error {
 		}
 	}
 	return nil
+}
+
+// subjectAddresses returns the email addresses in the subject of c. OpenSSL takes no other type of
+// string than IA5String for them (RFC 5280, section 4.1.2.6).
+func subjectAddresses(c *x509.Certificate) (addresses []string, err error) {
+	type attributeSET []struct {
+		Type  stdasn1.ObjectIdentifier
+		Value stdasn1.RawValue
+	}
+	var subject []attributeSET
+	if _, err := stdasn1.Unmarshal(c.RawSubject, &subject); err != nil {
+		return nil, fmt.Errorf("reading its subject: %w", err)
+	}
+	for _, set := range subject {
+		for _, attribute := range set {
+			switch {
+			case !attribute.Type.Equal(oidEmailAddress):
+			case attribute.Value.Tag != stdasn1.TagIA5String:
+				return nil, errors.New("its subject holds an email address that is no IA5String, which OpenSSL refuses below name constraints")
+			default:
+				addresses = append(addresses, string(attribute.Value.Bytes))
+			}
+		}
+	}
+	return addresses, nil
 }
 
 // checkDirectory reports a directory name of a CA certificate that n does not permit.

@@ -91,6 +91,15 @@ func TestTrial(t *testing.T) {
 			b.root.PermittedEmailAddresses = []string{"corp.example"}
 			b.upper.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: oidEmailAddress, Value: stdasn1.RawValue{Tag: stdasn1.TagIA5String, Bytes: []byte("pki@vendor.example")}}}
 		}, all, uri("https://a.example/"), "pki@vendor.example"},
+		// crypto/x509 writes UTF8String where OpenSSL takes IA5String alone (RFC 5280, section 4.1.2.6).
+		"address of a CA in its subject as UTF-8": {func(_ *testing.T, b *chainBuilder) {
+			b.root.PermittedEmailAddresses = []string{"corp.example"}
+			b.upper.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: oidEmailAddress, Value: "pki@corp.example"}}
+		}, all, uri("https://a.example/"), "IA5String"},
+		"permitted address of a CA in its subject": {func(_ *testing.T, b *chainBuilder) {
+			b.root.PermittedEmailAddresses = []string{"corp.example"}
+			b.upper.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: oidEmailAddress, Value: stdasn1.RawValue{Tag: stdasn1.TagIA5String, Bytes: []byte("pki@corp.example")}}}
+		}, nil, uri("https://a.example/"), ""},
 		"address of a CA": {func(_ *testing.T, b *chainBuilder) {
 			b.root.PermittedEmailAddresses = []string{"corp.example"}
 			b.issuing.EmailAddresses = []string{"pki@vendor.example"}
