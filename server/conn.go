@@ -72,13 +72,13 @@ type conn struct {
 	stage            int
 	since            time.Time
 	inStage, inGroup *list.Element
-	requests         int  // complete ones, until they are answered
-	answers          int  // begun, and not at their end
-	served           int  // complete ones until now
-	http2            bool // the client speaks HTTP/2
-	spared           bool // a victim once, but with a request on its way
-	closing          bool // chosen to be closed, or closed
-	outer            net.Conn
+	requests         int      // complete ones, until they are answered
+	answers          int      // begun, and not at their end
+	served           int      // complete ones until now
+	http2            bool     // the client speaks HTTP/2
+	spared           bool     // a victim once, but with a request on its way
+	closing          bool     // chosen to be closed, or closed
+	outer            net.Conn // what net/http serves: c, or TLS over it
 }
 
 // Close closes the connection and gives its place back.
@@ -256,14 +256,14 @@ func (b *requestBody) mustComplete() {
 // dismiss closes a connection that has been chosen for it. A client of HTTP/2 is sent a
 // GOAWAY with the last stream that was answered: what it has just sent can be sent again
 // over another connection (RFC 9113, section 6.8).
-func (c *conn) dismiss(lastStream int) {
+func (c *conn) dismiss(outer net.Conn, lastStream int) {
 	const patience = 10 * time.Millisecond
 	since := c.writing.Load()
 	stuck := since != 0 && time.Now().UnixNano()-since > int64(patience)
-	if lastStream >= 0 && !stuck && c.outer != nil {
+	if lastStream >= 0 && !stuck && outer != nil {
 		// The connection is idle, so what was written before ends with the end of a frame.
 		_ = c.SetWriteDeadline(time.Now().Add(patience))
-		_, _ = c.outer.Write(goAway(lastStream))
+		_, _ = outer.Write(goAway(lastStream))
 	}
 	_ = c.Close()
 }

@@ -196,9 +196,9 @@ func (p *connections) evict(c *conn) {
 	p.take(c)
 	c.closing = true
 	p.closed++
-	lastStream := c.lastStream()
+	outer, lastStream := c.outer, c.lastStream()
 	p.mu.Unlock()
-	c.dismiss(lastStream)
+	c.dismiss(outer, lastStream)
 	p.mu.Lock()
 }
 
@@ -215,10 +215,12 @@ func (p *connections) report(now time.Time) {
 		slog.Int("open", open), slog.Int("limit", p.limit), slog.Uint64("closed", closed))
 }
 
-// dismissStalled closes the connections that have kept no request busy for idleFor, every second
-// until ctx ends. While a server drains, those are of clients that do not take their answers, or
-// do not send their requests, and would use up the drain.
+// dismissStalled closes the connections that would use up the time in which a server drains:
+// at once those whose clients have sent nothing, and every second until ctx ends those that have
+// kept no request busy for idleFor. Their clients do not take their answers, or do not send their
+// requests.
 func (p *connections) dismissStalled(ctx context.Context) {
+	p.dismissWhere(func(c *conn) bool { return c.served == 0 && !c.received.Load() && !c.unread() })
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
@@ -226,15 +228,24 @@ func (p *connections) dismissStalled(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			p.mu.Lock()
-			p.grow(now)
-			for _, i := range [...]int{stale, ripe} {
-				s := &p.stages[i]
-				for e := s.order.Front(); e != nil && now.Sub(e.Value.(*conn).since) >= idleFor; e = s.order.Front() {
-					p.evict(e.Value.(*conn))
-				}
-			}
-			p.mu.Unlock()
+			p.dismissWhere(func(c *conn) bool { return now.Sub(c.since) >= idleFor })
+		}
+	}
+}
+
+// dismissWhere closes the connections that are not busy and for which where returns true.
+func (p *connections) dismissWhere(where func(*conn) bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var found []*conn
+	for i := range p.stages {
+		for e := p.stages[i].order.Front(); e != nil; e = e.Next() {
+			found = append(found, e.Value.(*conn))
+		}
+	}
+	for _, c := range found {
+		if c.stage != busy && where(c) { // mu was released since
+			p.evict(c)
 		}
 	}
 }

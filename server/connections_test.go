@@ -190,13 +190,14 @@ func TestManyAddressesTakeNothingFromOne(t *testing.T) {
 	})
 }
 
-// TestDrainDismissesStalledClients: those without a request, and those that do not take an answer,
-// after idleFor; nothing else.
+// TestDrainDismissesStalledClients: those that have sent nothing at once, those without a complete
+// request and those that do not take an answer after idleFor, and nothing else.
 func TestDrainDismissesStalledClients(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(100, 0)
 		c.open("silent", "192.0.2.1")
+		c.open("slow", "192.0.2.1").received.Store(true)
 		unread := c.open("unread", "192.0.2.1")
 		c.begin(unread, true)
 		c.answer(unread)
@@ -204,13 +205,17 @@ func TestDrainDismissesStalledClients(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go c.dismissStalled(ctx)
+		synctest.Wait()
+		if got := strings.Join(c.closed, " "); got != "silent" {
+			t.Errorf("at once it closed %q", got)
+		}
 		time.Sleep(4 * time.Second)
 		late := c.open("late", "192.0.2.1")
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if got := strings.Join(c.closed, " "); got != "silent unread" || late.closing {
+		if got := strings.Join(c.closed, " "); got != "silent slow unread" || late.closing {
 			t.Errorf("closed %q", got)
 		}
 		if c.log.String() != "" {

@@ -43,11 +43,11 @@ func limitsWithin(cfg *config.Server, descriptors int) (server.Limits, error) {
 		descriptors, reserve, ownDescriptors, logDescriptors, len(cfg.CT.Logs))
 	var errs []error
 	if l.InFlight > room {
-		errs = append(errs, keypath.Errorf([]string{"limits", "in_flight"}, "found %d, and each request needs a connection; %s: permit %d or lower limits.in_flight",
+		errs = append(errs, keypath.Errorf([]string{"limits", "in_flight"}, "limits.in_flight is %d, and each request needs a connection; %s: permit %d or lower limits.in_flight",
 			l.InFlight, sum, l.InFlight+reserve))
 	}
 	if l.Connections > room {
-		errs = append(errs, keypath.Errorf([]string{"limits", "connections"}, "found %d; %s: permit %d, or write at most %d",
+		errs = append(errs, keypath.Errorf([]string{"limits", "connections"}, "limits.connections is %d; %s: permit %d, or write at most %d",
 			l.Connections, sum, l.Connections+reserve, max(room, 0)))
 	}
 	if l.Connections == 0 {
