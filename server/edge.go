@@ -165,7 +165,11 @@ func (s *Server) record(ctx context.Context, c call, reason string, took time.Du
 	}
 	if refused != nil {
 		attrs = append(attrs, slog.String("message", refused.Message))
-		if reason != reasonCanceled && ours(refused.Reason.Kind()) {
+		switch {
+		case reason == reasonCanceled:
+		case refused.Reason == refusal.IssuerUnreachable:
+			level = slog.LevelWarn // any client can cause it with a forged token
+		case ours(refused.Reason.Kind()):
 			level = slog.LevelError
 		}
 		if refused.Cause != nil {

@@ -168,6 +168,22 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 }
 
+// TestLevelOfARecord: what a client without a token can cause is no error of the server.
+func TestLevelOfARecord(t *testing.T) {
+	t.Parallel()
+	for reason, want := range map[refusal.Reason]string{
+		refusal.SignatureInvalid: "INFO", refusal.RateLimited: "INFO", refusal.IssuerUnreachable: "WARN",
+		refusal.CTUnavailable: "ERROR", refusal.InternalError: "ERROR",
+	} {
+		f := newFixture(t, nil)
+		f.refuse(refusal.New(reason, "refused"))
+		f.do(t, "POST", "/api/v2/signingCert", goodV2, "X-Request-Id", "id-1")
+		if level := f.log.request(t, "id-1")["level"]; level != want {
+			t.Errorf("%s is of level %v, want %s", reason, level, want)
+		}
+	}
+}
+
 // TestVerifiedRequestsAreCounted: an outage that any client without a token can claim does not
 // count beside those of clients with one.
 func TestVerifiedRequestsAreCounted(t *testing.T) {
