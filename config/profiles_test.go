@@ -38,13 +38,13 @@ func TestProfilesAndRules(t *testing.T) {
       - {name: one, client-id: one, type: ci-provider, constants: {url: u}}
       - {name: two, client-id: two, audiences: [too]}
 ci-issuer-metadata:
-  ci: {constants: {a: b}}
+  ci: {constants: {a: b}, distinct-claims: true}
 `,
 		"json": `{"OIDCIssuers": {"https://a.example": {"IssuerURL": "https://a.example", "ClientID": "sigstore", "Type": "email", "Mode": "audit",
 			"Allow": [{"Name": "ours", "When": "claims.hd == \"x\""}], "Profiles": [
 			{"Name": "one", "ClientID": "one", "Type": "ci-provider", "Constants": {"url": "u"}},
 			{"Name": "two", "ClientID": "two", "Audiences": ["too"]}]}},
-			"CIIssuerMetadata": {"ci": {"Constants": {"a": "b"}}}}`,
+			"CIIssuerMetadata": {"ci": {"Constants": {"a": "b"}, "DistinctClaims": true}}}`,
 	} {
 		issuers, warnings, err := config.ParseIssuers("f", []byte(content), false)
 		if err != nil || len(warnings) > 0 {
@@ -55,6 +55,9 @@ ci-issuer-metadata:
 		}
 		if got := issuers.CIProviders["ci"].Constants["a"]; got != "b" {
 			t.Errorf("%s: constant %q", name, got)
+		}
+		if !issuers.CIProviders["ci"].DistinctClaims {
+			t.Errorf("%s: distinct-claims was not read", name)
 		}
 		all := issuers.Entries[0].All()
 		if diff := cmp.Diff([]string{"oidc-issuers", "https://a.example", "profiles", "1"}, all[2].Path()); diff != "" {

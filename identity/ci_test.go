@@ -196,6 +196,9 @@ func TestOlderCITypesRefuse(t *testing.T) {
 		{"escaped dot segment in a workflow's ref", TypeGithubWorkflow, githubClaims(t), `{"job_workflow_ref":"octo-org/%2e%2E/evil/x.yml@refs/heads/main"}`, refusal.ClaimInvalid},
 		{"JoinPath would drop a part for a bad escape", TypeGithubWorkflow, githubClaims(t), `{"job_workflow_ref":"octo-org/a/x.yml@refs/heads/100%"}`, refusal.ClaimInvalid},
 		{"JoinPath would drop a part of an extension", TypeGithubWorkflow, githubClaims(t), `{"workflow_ref":"octo-org/a/x.yml@refs/heads/100%"}`, refusal.ClaimInvalid},
+		{"control in a workflow's ref", TypeGithubWorkflow, githubClaims(t), `{"job_workflow_ref":"o/r/x.yml@a\u0001"}`, refusal.ClaimInvalid},
+		{"C1 control in a configuration", TypeGitlabPipeline, gitlabClaims(t), `{"ci_config_ref_uri":"gitlab.com/g/p\u0085"}`, refusal.ClaimInvalid},
+		{"control in a project, which only an extension shows", TypeGitlabPipeline, gitlabClaims(t), `{"project_path":"g/p\u0085"}`, refusal.ClaimInvalid},
 		{"slug with a dot segment", TypeBuildkiteJob, buildkiteClaims(t), `{"pipeline_slug":".."}`, refusal.ClaimInvalid},
 		{"control in a slug", TypeBuildkiteJob, buildkiteClaims(t), `{"pipeline_slug":"a\u0007b"}`, refusal.ClaimInvalid},
 	} {

@@ -4,6 +4,7 @@ package identity
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -130,9 +131,9 @@ func (l *ciLoader) checkName(distinct bool) {
 	if len(l.errs) > 0 || l.san.reads.controls || l.san.reads.nested != "" || l.san.reads.unnamed {
 		return // reported, with its cause; or any claim may matter
 	}
-	if why := l.hopeless(); why != nil {
+	if why, certain := l.hopeless(); why != nil {
 		err := keypath.Errorf(path, "no token gets a name by this template: with every text that was tried for its claims, %w", why)
-		if l.san.full == nil {
+		if certain {
 			l.tolerate(err)
 		} else {
 			l.warnings = append(l.warnings, err) // another text may do
@@ -202,24 +203,30 @@ func (l *ciLoader) inseparable(distinct bool, path []string, format string, args
 	}
 }
 
-// maxSamples bounds the texts that hopeless tries.
-const maxSamples = 10_000
+// maxSamples bounds how often hopeless tries.
+const maxSamples = 5_000
 
 // hopeless returns why no token gets a name: the first refusal of many texts for the claims
-// when all are refused, otherwise nil.
-func (r *ciProvider) hopeless() (why error) {
+// when all are refused, otherwise nil. It is certain of a concatenation of which it has tried
+// all texts.
+func (r *ciProvider) hopeless() (why error, certain bool) {
 	texts := append([]string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", strings.Repeat("a", 64)}, r.san.reads.texts...)
+	choices := len(texts) + 1 // the last is no claim
 	all := 1
 	for range r.sanNames {
-		all = min(all*(len(texts)+1), maxSamples)
+		all = min(all*choices, maxSamples+1)
 	}
-	for sample := range all {
+	random := rand.New(rand.NewPCG(1, 1))
+	for sample := range min(all, maxSamples) {
 		claims := oidc.Claims{}
 		for _, name := range r.sanNames {
-			chosen := sample % (len(texts) + 1)
-			sample /= len(texts) + 1
-			if r.defaults[name] != "" { // the first to try, as in a token without the claim
-				chosen = (chosen + len(texts)) % (len(texts) + 1)
+			chosen := sample % choices
+			sample /= choices
+			if all > maxSamples {
+				chosen = random.IntN(choices)
+			}
+			if r.defaults[name] != "" { // which is the first to try
+				chosen = (chosen + len(texts)) % choices
 			}
 			if chosen < len(texts) {
 				claims[name] = texts[chosen]
@@ -227,13 +234,13 @@ func (r *ciProvider) hopeless() (why error) {
 		}
 		err := r.try(claims)
 		if err == nil {
-			return nil
+			return nil, false
 		}
 		if why == nil {
 			why = err
 		}
 	}
-	return why
+	return why, all <= maxSamples && r.san.full == nil
 }
 
 // try returns why the claims get no SAN.

@@ -74,6 +74,9 @@ func (n *fixedName) san(texts map[string]string) (certs.SAN, error) {
 		raw += texts[p.text]
 		claims = append(claims, claim{p.text, texts[p.text]})
 	}
+	if !isPrintable(raw) {
+		return certs.SAN{}, sanRefusal(raw, "holds a control character, or is not UTF-8")
+	}
 	if hasDotSegment(raw) { // url.JoinPath would resolve it silently
 		return certs.SAN{}, sanRefusal(raw, `has a path segment "." or ".."`)
 	}

@@ -139,6 +139,8 @@ func TestTemplatesThatNameNoToken(t *testing.T) {
 		{"https://ci..example/{{.x}}", 0, 1},
 		{`{{ if not .x }}https://ci.example/{{ .y }}{{ end }}`, 2, 0}, // and x is not in the name
 		{`{{ if .x }}ci.example/{{ .x }}{{ end }}`, 1, 0},
+		{"https://{{.a}}.{{.b}}.{{.c}}.{{.d}}.{{.e}}:{{.x}}/", 5, 0}, // separators
+		{"{{.a}}-{{.b}}-{{.c}}-{{.d}}-{{.e}}#", 5, 0},
 		{"{{.x}}", 0, 0},
 		{"https:{{.x}}", 0, 0},
 		{"https://ci.example:{{.x}}/", 0, 0},

@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ func uriSAN(raw string) (certs.SAN, error) {
 	if raw == "" {
 		return certs.SAN{}, sanRefusal(raw, "is empty")
 	}
-	if !utf8.ValidString(raw) || strings.ContainsFunc(raw, unicode.IsControl) {
+	if !isPrintable(raw) {
 		return certs.SAN{}, sanRefusal(raw, "holds a control character, or is not UTF-8")
 	}
 	u, err := url.Parse(raw)
@@ -45,6 +46,12 @@ func uriSAN(raw string) (certs.SAN, error) {
 		return certs.SAN{}, sanRefusal(raw, `has a path segment "." or ".."`)
 	}
 	return certs.SAN{Kind: certs.SANURI, Value: u.String()}, nil
+}
+
+// isPrintable reports whether s is UTF-8 without control characters. Formatting would escape
+// them.
+func isPrintable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // needsHost reports whether the definition of the scheme requires an authority (RFC 9110,
@@ -72,9 +79,12 @@ func hasDotSegment(path string) bool {
 // error there, where (*url.URL).JoinPath would drop all elements and keep the bare base.
 func joinPath(base string, elements ...string) (string, error) {
 	joined, err := url.JoinPath(base, elements...)
+	if err == nil && !isPrintable(base+strings.Join(elements, "/")) {
+		err = errors.New("it holds a control character, or is not UTF-8")
+	}
 	if err != nil {
 		return "", refusal.New(refusal.ClaimInvalid,
-			"the token's claims do not make a URL: joining %s to %s finds no valid URL, or a malformed percent escape", quote(strings.Join(elements, "/")), quote(base)).Because(err)
+			"the token's claims do not make a URL: joining %s to %s finds no valid URL, a control character, or a malformed percent escape", quote(strings.Join(elements, "/")), quote(base)).Because(err)
 	}
 	return joined, nil
 }
