@@ -11,14 +11,19 @@ import (
 	"time"
 )
 
-// wideShare bounds what the 256 IPv4 addresses of a /24, or the 65,536 networks of an IPv6
-// /48, hold together: this many times the places that are free.
-const wideShare = 16
+const (
+	// forFirst is the part of the places, one in so many, that is kept for addresses that hold few.
+	forFirst = 4
+	// forOthers is the part that the addresses of one IPv4 /24 or IPv6 /48 leave to others. A /48
+	// has 65,536 networks that count as clients.
+	forOthers = 16
+)
 
 // Places divides places between client addresses: an address gets one only while it holds fewer
-// than are free. One address so gets at most half of them, and each greedy one after it half of what
-// is left: of 32 places, six addresses of two networks can hold all, and of 100 places seven. An IPv6
-// client is its /64, which is the smallest network that a client is given.
+// than are free, and keeps up to a quarter free for those that hold fewer. One address so gets at
+// most half, two at most three quarters, and then each gets one or two until all are taken: of 32
+// places, by eight addresses of three networks that hold what they get. An IPv6 client is its /64,
+// which is the smallest network that a client is given.
 //
 // It keeps counters only of the addresses that hold a place, two for each place.
 type Places struct {
@@ -89,8 +94,14 @@ func (p *Places) hasRoom(client netip.Addr, now time.Time) bool {
 		p.queue = p.queue[1:]
 	}
 	own, wide := Networks(client)
-	free := p.places - p.taken
-	return p.held[own] < free && p.held[wide] < wideShare*free
+	free, least := p.places-p.taken, 1
+	switch {
+	case p.held[own] > 0:
+		least = min(p.places/forFirst, p.places/forOthers+1+2*p.held[own])
+	case p.held[wide] > 0:
+		least = p.places/forOthers + 1
+	}
+	return p.held[own] < free && free >= least
 }
 
 func (p *Places) count(client netip.Addr, change int) {

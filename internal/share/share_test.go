@@ -5,6 +5,7 @@ package share
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -54,6 +55,39 @@ func TestPlacesAreShared(t *testing.T) {
 		}
 		if p.taken != places || len(p.held) > 2*places {
 			t.Errorf("%d of %d places are taken, with %d counters", p.taken, places, len(p.held))
+		}
+	}
+	// Greedy addresses one after the other.
+	var greedy []int
+	p := New(32, 0)
+	for i := range 7 {
+		greedy = append(greedy, hog(p, netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})))
+	}
+	if !slices.Equal(greedy, []int{16, 8, 2, 2, 1, 1, 0}) {
+		t.Errorf("seven addresses of one network hold %d of 32 places", greedy)
+	}
+	if n := hog(p, clientNumber(0)); n != 1 {
+		t.Errorf("an address of another network gets %d places", n)
+	}
+	wide, last := New(100, 0), 0
+	for i := range 1000 {
+		if n := hog(wide, netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 0, byte(i >> 8), byte(i)})); n > 0 {
+			last = i
+		}
+	}
+	if free := wide.places - wide.taken; free != 6 || last < 5 {
+		t.Errorf("the networks of one /48 leave %d of 100 places, and %d have some", free, last+1)
+	}
+	// Once places are given back and taken again, 20 greedy addresses have four of 100 each, and so
+	// has another.
+	turning := New(100, 5*time.Second)
+	for range 20_000 {
+		now = now.Add(time.Millisecond)
+		turning.Take(netip.AddrFrom4([4]byte{192, 0, 2, byte(now.UnixMilli() % 20)}), now)
+	}
+	for i := range 3 {
+		if !turning.Take(netip.AddrFrom4([4]byte{192, 0, 2, 99}), now) {
+			t.Errorf("another address gets %d places while 20 are greedy", i)
 		}
 	}
 	timed := New(10, time.Minute)
