@@ -160,8 +160,8 @@ func difference(a, b string) int {
 	return i
 }
 
-// indistinct refuses raw, whose octet i a name would not show, and names the claim that holds
-// it or, where it is the operator's text that does, all claims in the name.
+// indistinct refuses raw, of which a name would not show the octet i. It names the claim that
+// holds it; if the operator's text does, all claims in the name.
 func indistinct(raw string, i int, claims []claim) error {
 	if percent := strings.LastIndexByte(raw[:min(i, len(raw))], '%'); percent >= 0 && percent >= i-2 {
 		i = percent
@@ -175,12 +175,15 @@ func indistinct(raw string, i int, claims []claim) error {
 			}
 		}
 	}
-	names := make([]string, len(claims))
-	for i, c := range claims {
-		names[i] = quote(c.name)
+	made := "by the issuer's template"
+	if len(claims) > 0 {
+		names := make([]string, len(claims))
+		for i, c := range claims {
+			names[i] = quote(c.name)
+		}
+		made = "of the token's claims " + strings.Join(names, ", ")
 	}
-	return refusal.New(refusal.ClaimInvalid, "the name made of the token's claims %s, %s, is the same with another text in place of its %s",
-		strings.Join(names, ", "), quote(raw), character(raw, i))
+	return refusal.New(refusal.ClaimInvalid, "the name made %s, %s, is the same with another text in place of its %s", made, quote(raw), character(raw, i))
 }
 
 func indistinctClaim(c claim, i int) error {

@@ -52,7 +52,7 @@ func githubWorkflow() *fixedCI {
 	}
 }
 
-// gitlabPipeline is type gitlab-pipeline. pipeline_id and runner_id are demanded, though no
+// gitlabPipeline is type gitlab-pipeline. pipeline_id and runner_id are required, though no
 // certificate shows them.
 func gitlabPipeline() *fixedCI {
 	const gitlab = "https://gitlab.com"
@@ -123,7 +123,7 @@ func demandRunnerID(claims oidc.Claims) error {
 }
 
 // codefreshWorkflow is type codefresh-workflow. The claims for the names of account and
-// pipeline are not demanded, since the identifiers beside them tell.
+// pipeline are not required, since the identifiers beside them are.
 func codefreshWorkflow() *fixedCI {
 	return &fixedCI{
 		demands:  []string{"account_id", "pipeline_id", "workflow_id"},
