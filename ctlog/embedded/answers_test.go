@@ -4,10 +4,13 @@ package embedded
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -116,5 +119,51 @@ func TestLargeEntriesAreRead(t *testing.T) {
 	}
 	if answers < 30 {
 		t.Errorf("%d answers had 257 entries of 64 KiB", answers)
+	}
+}
+
+// TestDamageEndsAnAnswer: entries before a damaged one are read, and the request for the damaged one
+// gets the error. None is passed over.
+func TestDamageEndsAnAnswer(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.Roots, cfg.Logger = a.roots, discard()
+	l := openSpoilt(t, cfg)
+	submit(t, l, a, 20)
+	shutdown(t, l)
+	at := 0
+	for leaf, err := range l.directory.entries(0, 20) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if leaf.index == 7 {
+			break
+		}
+		at += leaf.size
+	}
+	flip(t, filepath.Join(cfg.Dir, dataTilePath(0, 20)), at+9) // the type of entry 7
+	url := serve(t, l)
+	for _, test := range []struct {
+		path    string
+		status  int
+		entries int
+	}{
+		{"/ct/v1/get-entries?start=0&end=19", 200, 7},
+		{"/ct/v1/get-entries?start=6&end=19", 200, 1},
+		{"/ct/v1/get-entries?start=2&end=3", 200, 2},
+		{"/ct/v1/get-entries?start=7&end=19", 500, 0},
+		{"/ct/v1/get-entries?start=8&end=19", 500, 0},
+		{"/ct/v1/get-entry-and-proof?leaf_index=6&tree_size=20", 200, 0},
+		{"/ct/v1/get-entry-and-proof?leaf_index=7&tree_size=20", 500, 0},
+		{"/tile/data/000.p/7", 200, 0},
+		{"/tile/data/000.p/8", 500, 0},
+	} {
+		status, _, body := do(t, http.MethodGet, url+test.path, nil, nil)
+		if status != test.status || strings.Count(body, `"extra_data"`) != test.entries && strings.Contains(test.path, "get-entries") {
+			t.Errorf("%s: %d with %d entries, want %d with %d: %.200s", test.path, status, strings.Count(body, `"extra_data"`), test.status, test.entries, body)
+		}
+		if status == http.StatusOK && strings.HasPrefix(test.path, "/ct/") && !json.Valid([]byte(body)) {
+			t.Errorf("%s: the answer is no JSON", test.path)
+		}
 	}
 }
