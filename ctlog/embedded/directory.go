@@ -172,6 +172,23 @@ func (d directory) entries(index, size uint64) iter.Seq2[*tileLeaf, error] {
 	}
 }
 
+// entriesFrom yields the entries of a tree of the given size from the one with index start on. It
+// ends after an error.
+func (d directory) entriesFrom(start, size uint64) iter.Seq2[*tileLeaf, error] {
+	return func(yield func(*tileLeaf, error) bool) {
+		for index := start / tileWidth; index*tileWidth < size; index++ {
+			for leaf, err := range d.entries(index, size) {
+				if err == nil && leaf.index < start {
+					continue
+				}
+				if !yield(leaf, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
 // tileReader reads for Tessera's client out of the tree of one size, which may be larger than
 // the one that a proof is about. It keeps the error, whose kind the client drops.
 type tileReader struct {

@@ -50,7 +50,7 @@ func TestConnections(t *testing.T) {
 // TestReaders has 1,000 clients ask for entries of the log and read nothing, over HTTP/1.1 and over
 // HTTP/2, while a monitor reads.
 func TestReaders(t *testing.T) {
-	const path = "/ctlog/2026/ct/v1/get-entries?start=0&end=255"
+	const path = "/ctlog/2026/ct/v1/get-entries?start=0&end=1000"
 	http1 := []byte("GET " + path + " HTTP/1.1\r\nHost: log.example\r\n\r\n")
 	for _, test := range []struct {
 		name        string
