@@ -274,6 +274,12 @@ func TestCompositesAreRemembered(t *testing.T) {
 	if c.contains(big.NewInt(65537)) {
 		t.Error("65537 is prime")
 	}
+	for range cap(c.places) {
+		c.places <- struct{}{}
+	}
+	if !c.contains(big.NewInt(4 * 600)) { // a known modulus waits for no place
+		t.Error("2400 is composite")
+	}
 }
 
 func TestIsSquare(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"math"
 	"math/big"
+	"runtime"
 	"sync"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -37,7 +38,7 @@ type rsaChecks struct {
 }
 
 func newRSAChecks() rsaChecks {
-	c := rsaChecks{smallPrimes: big.NewInt(1), sieve: big.NewInt(63 * 65 * 11), squares: map[int64][]bool{}, composites: &composites{known: map[[sha256.Size]byte]bool{}}}
+	c := rsaChecks{smallPrimes: big.NewInt(1), sieve: big.NewInt(63 * 65 * 11), squares: map[int64][]bool{}, composites: newComposites()}
 	for n := int64(2); n < smallPrimeLimit; n++ {
 		if prime := big.NewInt(n); prime.ProbablyPrime(0) { // exact below 2^64
 			c.smallPrimes.Mul(c.smallPrimes, prime)
@@ -182,6 +183,13 @@ type composites struct {
 	known  map[[sha256.Size]byte]bool
 	oldest [256][sha256.Size]byte // a ring of what is known
 	next   int
+	// places bounds how many tests run at a time to half of the cores: certificates for other keys
+	// do not wait for a caller that sends many RSA keys.
+	places chan struct{}
+}
+
+func newComposites() *composites {
+	return &composites{known: map[[sha256.Size]byte]bool{}, places: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
 // contains reports whether n is composite. A prime is never taken for composite.
@@ -193,7 +201,10 @@ func (c *composites) contains(n *big.Int) bool {
 	if known {
 		return true
 	}
-	if n.ProbablyPrime(0) {
+	c.places <- struct{}{}
+	prime := n.ProbablyPrime(0)
+	<-c.places
+	if prime {
 		return false
 	}
 	c.mu.Lock()
