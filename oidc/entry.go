@@ -53,7 +53,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	cfg.setDefaults()
 	common := &shared{
 		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback, insecureHosts: cfg.InsecureHosts,
-		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{}, waiting: share.New(cfg.MaxWaiting, 0),
+		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{}, proxiesKnown: cfg.ProxiesKnown, waiting: share.New(cfg.MaxWaiting, 0),
 	}
 	v := &Verifier{
 		static:  make(map[string]*source),

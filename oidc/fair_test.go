@@ -190,6 +190,9 @@ func TestOneAddressForAllIsOverloaded(t *testing.T) {
 		}
 		time.Sleep(severalFor + time.Second)
 		wantReason(t, flood(2000), refusal.Overloaded)
+		// Where proxies are known, one address is one client.
+		w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}, ProxiesKnown: true}, w.web)
+		wantReason(t, flood(3000), refusal.RateLimited)
 	})
 }
 

@@ -43,6 +43,7 @@ type shared struct {
 	logger            *slog.Logger
 	observe           func(Fetch) // may be nil
 	callers           *callers
+	proxiesKnown      bool
 	waiting           *share.Places // requests that wait for a fetch, of all wildcard entries
 }
 

@@ -96,6 +96,9 @@ type Config struct {
 	// MaxWaiting is how many calls of Verify wait for issuers of wildcard entries at the same time;
 	// default 256. One client address gets half of them.
 	MaxWaiting int
+	// ProxiesKnown states that the addresses of clients are not those of proxies before them. If it
+	// is false, and all requests come from one address, then no client is blamed for it.
+	ProxiesKnown bool
 	// Now is the clock; default time.Now.
 	Now func() time.Time
 	// Logger gets what the operator must know of issuers; default none.

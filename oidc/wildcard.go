@@ -162,11 +162,11 @@ func (p *pool) readable() (sources []*source) {
 }
 
 // tooMany is the refusal of a request of client for which places has none. It is RATE_LIMITED
-// where client has used its share of them and requests come from other clients too.
+// where client has used its share of them, unless its address may be a proxy's.
 func (s *shared) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
 	used, next := places.State(client, now)
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
-	if used && s.callers.several(now) {
+	if used && (s.proxiesKnown || s.callers.several(now)) {
 		e = refusal.New(refusal.RateLimited, "too many issuers are being looked up for requests from the address of this client; try again later")
 	}
 	e.RetryAfter = max(next, time.Second)

@@ -59,6 +59,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 		KubernetesCAFile:    cfg.OIDC.Kubernetes.CAFile,
 		KubernetesTokenFile: cfg.OIDC.Kubernetes.TokenFile,
 		MaxWaiting:          cfg.Limits.InFlight / 2, // leaves room for requests that wait for no issuer
+		ProxiesKnown:        len(cfg.TrustedProxies) > 0,
 		Now:                 time.Now,
 		Logger:              logger,
 		ObserveFetch:        observe.fetch,
