@@ -96,12 +96,12 @@ func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
 							t.Fatal(err)
 						}
 						t.Cleanup(func() { _ = conn.Close() })
-						go func() { // a handshake waits for its place
+						go func(conn net.Conn) { // a handshake waits for its place
 							if useTLS {
 								conn = tls.Client(conn, &tls.Config{RootCAs: run.roots, ServerName: "127.0.0.1", NextProtos: []string{protocol}})
 							}
 							_, _ = io.WriteString(conn, sent)
-						}()
+						}(conn)
 					}
 					for _, http2 := range []bool{false, true} {
 						client, base := run.client(t, http2)
