@@ -122,7 +122,8 @@ func (l *ciLoader) compileName(config CIProvider) {
 func (l *ciLoader) checkName(distinct bool) {
 	path := at(l.path, "subject-alternative-name-template")
 	for _, name := range l.san.reads.shown {
-		if _, ok := l.defaults[name]; ok {
+		// A token without a required claim has no name that another could share.
+		if standard, ok := l.defaults[name]; ok && (standard != "" || !slices.Contains(l.required, name)) {
 			l.optional = append(l.optional, name)
 		}
 	}
@@ -210,7 +211,7 @@ const maxSamples = 5_000
 // when all are refused, otherwise nil. It is certain of a concatenation of which it has tried
 // all texts.
 func (r *ciProvider) hopeless() (why error, certain bool) {
-	texts := append([]string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", strings.Repeat("a", 64)}, r.san.reads.texts...)
+	texts := append([]string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", strings.Repeat("a", 64), ""}, r.san.reads.texts...)
 	choices := len(texts) + 1 // the last is no claim
 	all := 1
 	for range r.sanNames {

@@ -98,6 +98,31 @@ func TestEmptyClaimsThatStayRefused(t *testing.T) {
 	wantRefusal(t, rules, oidc.Claims{"sub": "s"}, refusal.ClaimMissing, `"x"`)
 }
 
+// A required claim whose default is empty may stand in a branch that the token does not take.
+func TestRequiredClaimInABranchThatIsNotTaken(t *testing.T) {
+	t.Parallel()
+	provider := CIProvider{
+		SubjectAlternativeNameTemplate: `https://ci.example/{{ if .tag }}tags/{{ .tag }}{{ else }}heads/{{ .branch }}{{ end }}`,
+		DefaultTemplateValues:          map[string]string{"tag": "", "branch": ""},
+	}
+	rules := rulesOf(t, ciEntry(), provider)
+	if got := mustIdentify(t, rules, oidc.Claims{"sub": "s", "tag": "v1", "branch": "main"}).SAN.Value; got != "https://ci.example/tags/v1" {
+		t.Error(got)
+	}
+	wantRefusal(t, rules, oidc.Claims{"sub": "s", "tag": "v1"}, refusal.ClaimMissing, `"branch"`)
+
+	// Here only a token with an empty claim gets a name.
+	provider.DefaultTemplateValues = map[string]string{"tag": "-"}
+	provider.SubjectAlternativeNameTemplate = `{{ if .tag }}tags{{ else }}https://ci.example/{{ .branch }}{{ end }}`
+	warnings, _ := nameReports(t, provider, false)
+	for _, w := range warnings {
+		if strings.Contains(w, "no token") {
+			t.Error(w)
+		}
+	}
+	mustIdentify(t, rulesOf(t, ciEntry(), provider), oidc.Claims{"sub": "s", "tag": "", "branch": "main"})
+}
+
 // nameReports returns what NewRules reports at the template of the SAN.
 func nameReports(t *testing.T, provider CIProvider, compat bool) (warnings, mistakes []string) {
 	t.Helper()
