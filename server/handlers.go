@@ -10,8 +10,9 @@ import (
 
 // handlersPerSlot is how many requests of HTTP/2 may be under way for each that is answered at a
 // time. The others send their bodies, read their answers, watch the server's health, or read a
-// mount.
-const handlersPerSlot = 2
+// mount. The share of one client address, which may be a proxy's, is larger than all slots, so that
+// a crowd of requests without slow ones gets OVERLOADED and is not reset.
+const handlersPerSlot = 3
 
 // bounded bounds the requests of HTTP/2 that are under way: one for each connection, and a number
 // for all connections together, of which one client address gets half at most. It is a bound of

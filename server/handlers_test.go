@@ -85,7 +85,7 @@ func (c *streamClient) count() (answered, reset int) {
 func TestRequestsUnderWayAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 16 }) // 32 requests under way, 16 for one client
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 10 }) // 30 requests under way, 15 for one client
 		pipes := make(pipeListener)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -102,7 +102,7 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 			a, r := c.count()
 			answered, reset = answered+a, reset+r
 		}
-		if answered != 3+16 || reset != 11 { // one for each connection
+		if answered != 3+15 || reset != 12 { // one for each connection
 			t.Errorf("of 30 requests without a window, %d were answered and %d reset", answered, reset)
 		}
 		http1 := pipes.get(t, "GET", "/healthz")
@@ -111,13 +111,13 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 		}
 		time.Sleep(f.limits.Write + time.Second)
 		synctest.Wait()
-		for free := 32; free > 16; free-- {
+		for free := 30; free > 15; free-- {
 			if !f.handlers.Take(netip.MustParseAddr("192.0.2.1"), time.Time{}) {
-				t.Fatalf("%d of 32 places are taken when every answer has run out of time", 32-free)
+				t.Fatalf("%d of 30 places are taken when every answer has run out of time", 30-free)
 			}
 		}
-		if got := f.count(t, apiRESTv2, methodUnknown, "OVERLOADED"); got != 11 {
-			t.Errorf("%v requests were counted as OVERLOADED, want 11", got)
+		if got := f.count(t, apiRESTv2, methodUnknown, "OVERLOADED"); got != 12 {
+			t.Errorf("%v requests were counted as OVERLOADED, want 12", got)
 		}
 		for _, c := range clients {
 			_ = c.conn.Close()
