@@ -16,8 +16,8 @@ import (
 const forwardedFor = "X-Forwarded-For"
 
 // clientAddr returns the address of the client of r: the peer's, or, where the peer is a trusted
-// proxy, the rightmost address of X-Forwarded-For that is not a trusted proxy's. What is to the
-// left of it may be forged. An entry that cannot be read ends the search too: then the proxy that
+// proxy, the rightmost address of X-Forwarded-For that is not a trusted proxy's. The entries left
+// of that one can be forged. An entry that cannot be read stops the search too: then the proxy that
 // reported it counts as the client. The zero address is a peer without an IP address.
 func (s *Server) clientAddr(r *http.Request) netip.Addr {
 	client, ok := parseHop(r.RemoteAddr)
