@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
+
+	"golang.org/x/net/idna"
 )
 
 // proxied reaches issuers through the proxy that the operator has named, and loopback hosts
@@ -28,14 +31,32 @@ func newProxied(proxy *url.URL, r reach, direct transportFunc) *proxied {
 
 // RoundTrip implements http.RoundTripper.
 func (p *proxied) RoundTrip(req *http.Request) (*http.Response, error) {
-	host := req.URL.Hostname()
+	host := asciiHost(req.URL.Hostname())
 	if isLoopbackHost(host) {
 		return p.direct.RoundTrip(req)
 	}
-	if addr, err := netip.ParseAddr(host); err == nil && !p.policy.allows(addr) {
-		return nil, fmt.Errorf("address %s is refused for an issuer", addr)
+	addr, err := netip.ParseAddr(host)
+	if err == nil && !p.policy.allows(addr) || err != nil && (endsInNumber(host) || strings.HasSuffix(host, ".localhost")) {
+		return nil, fmt.Errorf("address %s is refused for an issuer", quote(host))
 	}
 	return p.via.RoundTrip(req)
+}
+
+// asciiHost returns the host as a request for it names it, in lower case and without the dot of the
+// root: net/http writes other forms of digits and dots as ASCII.
+func asciiHost(host string) string {
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil {
+		host = ascii
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
+
+// endsInNumber reports whether resolvers may read a name as an IPv4 address, such as 2852039166,
+// 0xa9.0xfe.43518 and 127.1 (WHATWG URL, section 3.5). No such name is in the DNS.
+func endsInNumber(host string) bool {
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	hex, isHex := strings.CutPrefix(last, "0x")
+	return isHex && strings.Trim(hex, "0123456789abcdef") == "" || last != "" && strings.Trim(last, "0123456789") == ""
 }
 
 // parseProxy returns nil for "". It never repeats the URL, which may hold a password.

@@ -3,6 +3,7 @@
 package oidc
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -114,4 +115,28 @@ func (p *connectProxy) asked() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]string(nil), p.hosts...)
+}
+
+// TestAddressesAsProxiesReadThem: an address in another form than netip reads is one to a proxy.
+func TestAddressesAsProxiesReadThem(t *testing.T) {
+	t.Parallel()
+	reached := transportFunc(func(reach) http.RoundTripper {
+		return roundTripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("reached") })
+	})
+	policy := newAddressPolicy()
+	p := &proxied{policy: policy, via: reached(reach{}), direct: newTransport(reach{policy: policy})}
+	for host, passes := range map[string]bool{
+		"issuer.example": true, "issuer.example.": true, "8.8.8.8": true, "bücher.example": true, "xn--bcher-kva.example": true, "0x.example": true, "1.issuer.example": true, "[2606:4700::1111]": true, "issuer_1": true,
+		"2852039166": false, "0xa9fea9fe": false, "0XA9FEA9FE": false, "025177524776": false, "169.254.43518": false, "169.254.169.254.": false, "0251.0376.0251.0376": false,
+		"0xa9.0xfe.0xa9.0xfe": false, "１６９.254.169.254": false, "169。254。169。254": false, "①⑥⑨.254.169.254": false, "127.1": false, "localhost.": false, "LOCALHOST": false, "issuer.localhost": false,
+		"169.254.169.254": false, "[::ffff:169.254.169.254]": false, "[fe80::1%25eth0]": false, "[fd00:ec2::254]": false,
+	} {
+		req, err := http.NewRequest(http.MethodGet, "https://"+host+":443/keys", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.RoundTrip(req); (err.Error() == "reached") != passes {
+			t.Errorf("%s: %v, want that it passes: %t", host, err, passes)
+		}
+	}
 }
