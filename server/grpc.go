@@ -96,7 +96,7 @@ func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request) (method stri
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !wellFormedTimeout(t) {
 		return method, nil, refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
 	}
-	framed, err = readBody(w, r, s.limits.Body, framePrefix)
+	framed, err = s.readBody(w, r, framePrefix)
 	if err != nil {
 		return method, nil, err
 	}

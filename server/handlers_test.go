@@ -5,6 +5,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -127,6 +128,50 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+	})
+}
+
+// TestLargeBodiesHaveFewPlaces: clients that send large bodies slowly keep no others out, and lose
+// their places.
+func TestLargeBodiesHaveFewPlaces(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 16 }) // two places, one for a client
+		pipes := make(pipeListener)
+		edge := f.httpServer(f.Handler(), true, nil)
+		done := make(chan error, 1)
+		go func() { done <- edge.Serve(pipes) }()
+		send := func(length, sent int) net.Conn {
+			server, client := net.Pipe()
+			pipes <- server
+			_, err := io.WriteString(client, fmt.Sprintf("POST /api/v2/signingCert HTTP/1.1\r\nHost: ca.example\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", length, strings.Repeat(" ", sent)))
+			if err != nil {
+				t.Error(err)
+			}
+			return client
+		}
+		status := func(client net.Conn) string {
+			answer, _ := io.ReadAll(client) // the server may close it before the end of the body
+			line, _, _ := strings.Cut(string(answer), "\r\n")
+			_ = client.Close()
+			return line
+		}
+		slow := send(40_000, 20_000)
+		synctest.Wait()
+		if got := status(send(40_000, ordinaryBody)); !strings.Contains(got, " 429 ") {
+			t.Errorf("a large body without a place: %q", got)
+		}
+		if got := status(send(ordinaryBody-1, ordinaryBody-1)); !strings.Contains(got, " 400 ") {
+			t.Errorf("an ordinary body: %q", got)
+		}
+		time.Sleep(f.limits.Read + time.Second)
+		_ = slow.Close()
+		synctest.Wait()
+		if got := status(send(40_000, 40_000)); !strings.Contains(got, " 400 ") {
+			t.Errorf("a large body after the slow one has run out of time: %q", got)
+		}
+		_ = edge.Close()
+		<-done
 	})
 }
 

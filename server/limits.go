@@ -93,15 +93,35 @@ func (l Limits) withDefaults() (Limits, []error) {
 	return l, errs
 }
 
-// readBody returns r's body: limit bytes at most, and those that frame it. It never takes
+const (
+	// ordinaryBody is what the body of a request is expected to have at most. A larger one needs a
+	// place, since a client can keep it in memory for as long as Limits.Read.
+	ordinaryBody = 16 << 10
+	// slotsPerLarge is how many times fewer larger bodies arrive at a time than requests are answered.
+	slotsPerLarge = 8
+)
+
+// readBody returns r's body: Limits.Body at most, and the bytes that frame it. It never takes
 // more into memory.
-func readBody(w http.ResponseWriter, r *http.Request, limit, frame int) ([]byte, error) {
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, frame int) ([]byte, error) {
+	limit := s.limits.Body
 	tooLarge := refusal.New(refusal.RequestMalformed, "the request is larger than %d bytes, which is the limit", limit)
 	most := int64(limit + frame)
 	if r.ContentLength > most {
 		return nil, tooLarge
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
+	bounded := http.MaxBytesReader(w, r.Body, most)
+	body, err := io.ReadAll(io.LimitReader(bounded, ordinaryBody))
+	if err == nil && len(body) == ordinaryBody {
+		client := s.clientAddr(r)
+		if !s.large.Take(client, s.now()) {
+			return nil, refusal.New(refusal.Overloaded, "the server is reading as many requests of more than %d bytes as it can; try again in a moment", ordinaryBody)
+		}
+		defer s.large.Give(client)
+		var rest []byte
+		rest, err = io.ReadAll(bounded)
+		body = append(body, rest...)
+	}
 	if err == nil {
 		return body, nil
 	}

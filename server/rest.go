@@ -123,7 +123,7 @@ func (s *Server) acceptREST(a *answer, r *http.Request, to route, found bool) (e
 		return refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes %s", printableMethod(r.Method), to.verb)
 	}
 	if to.verb == http.MethodPost {
-		a.body, err = readBody(a.ResponseWriter, r, s.limits.Body, 0)
+		a.body, err = s.readBody(a.ResponseWriter, r, 0)
 	}
 	return err
 }

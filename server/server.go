@@ -115,6 +115,7 @@ type Server struct {
 
 	mountSlots chan struct{} // as slots, for mounts
 	handlers   *share.Places // of HTTP/2 requests that are under way
+	large      *share.Places // of bodies of more than ordinaryBody that arrive
 	bundle     bundleCache
 	registry   *prometheus.Registry
 	gateway    *runtime.ServeMux
@@ -161,6 +162,7 @@ func New(cfg Config) (*Server, error) {
 		// As many again for what is mounted beside the APIs, reads aside, which have places of their own.
 		mountSlots: make(chan struct{}, limits.InFlight),
 		handlers:   share.New(handlersPerSlot*limits.InFlight, 0),
+		large:      share.New(max(limits.InFlight/slotsPerLarge, 2), 0),
 	}
 	for _, m := range cfg.Mounts {
 		s.mounts = append(s.mounts, mount{Mount: m, reads: newReads(limits.InFlight)})
