@@ -81,7 +81,7 @@ func (c *streamClient) count() (answered, reset int) {
 	return len(c.answered), len(c.reset)
 }
 
-// TestRequestsUnderWayAreBounded: on all connections together, also those whose answers wait for a
+// TestRequestsUnderWayAreBounded: on all connections together, also where the answers wait for a
 // window; and they end.
 func TestRequestsUnderWayAreBounded(t *testing.T) {
 	t.Parallel()

@@ -27,7 +27,7 @@ type Mount struct {
 	Handler http.Handler
 }
 
-// checkMounts tells every mount that cannot be.
+// checkMounts returns what is wrong with mounts.
 func checkMounts(mounts []Mount) error {
 	var errs []error
 	seen := make(map[string]bool)
@@ -51,7 +51,7 @@ type mount struct {
 	reads *share.Places
 }
 
-// mountOf returns the mount whose path is path; without one, the longest one that it is below.
+// mountOf returns the mount with this path; without one, the longest one that it is below.
 func (s *Server) mountOf(path string) (found *mount) {
 	for i := range s.mounts {
 		m := &s.mounts[i]

@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// fatLog returns a log whose first tile has 256 entries of about 64 KiB each, all published.
+// fatLog returns a log with a first tile of 256 entries of about 64 KiB each, all published.
 func fatLog(t *testing.T) (*Log, Config) {
 	t.Helper()
 	a, cfg := newAuthority(t), newConfig(t)

@@ -55,7 +55,7 @@ func TestCheckOnlineAsksLogs(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name, url, key, more string
-		mistake              string // the key at whose value it is reported
+		mistake              string // the key with the value at which it is reported
 		warning              string
 		asked                int
 	}{

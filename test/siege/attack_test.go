@@ -31,7 +31,7 @@ func newAttacker(s *server, from string) *attacker {
 	return a
 }
 
-// connect opens a connection whose kernel buffers little, and sends first. It returns nil where
+// connect opens a connection with a small receive buffer, and sends first. It returns nil where
 // the server does not take it.
 func (a *attacker) connect(address string, first []byte) net.Conn {
 	dialer := &net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{IP: a.from}, Control: func(_, _ string, c syscall.RawConn) error {
@@ -73,8 +73,7 @@ func (a *attacker) burst(n int, addresses []string, beginnings ...[]byte) (opene
 	return opened
 }
 
-// prune forgets the connections that the server has closed, and returns how many there were. It
-// reads at most what says so.
+// prune forgets the connections that the server has closed, and returns how many there were.
 func (a *attacker) prune() (closed int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -110,8 +109,8 @@ func (a *attacker) close() {
 	clear(a.open)
 }
 
-// streams is the beginning of an HTTP/2 connection with n requests whose answers have a window of
-// the given size. The bodies have so many bytes, and their ends are missing unless they have 0 or
+// streams is the beginning of an HTTP/2 connection with n requests, and windows of the given size
+// for their answers. The bodies have so many bytes, and their ends are missing unless they have 0 or
 // 5, which is an empty message of gRPC.
 func streams(n int, window uint32, body int, fields ...string) []byte {
 	var out bytes.Buffer
