@@ -71,6 +71,8 @@ func (w *walker) condition(n parse.Node, s scope) (yes, no []string) {
 		if len(args) == 1 {
 			yes, _ = w.condition(args[0], s)
 		}
+	default:
+		w.operand(n, s.comparing())
 	}
 	return yes, no
 }
@@ -99,6 +101,11 @@ func (w *walker) equal(args []parse.Node, s scope) (yes, no []string) {
 	}
 	first, isText := text(args[0])
 	name := w.operand(args[0], s).field
+	for _, arg := range args {
+		if w.operand(arg, s).field == "" { // what a function makes of a claim
+			w.operand(arg, s.comparing())
+		}
+	}
 	empty, filled := false, name != ""
 	for _, arg := range args[1:] {
 		other, ok := text(arg)

@@ -21,8 +21,8 @@ type reads struct {
 	// needed are those of both that are read other than in a condition, or in a branch in
 	// which a condition ensures that they are not empty; sorted.
 	needed []string
-	// shown are those that are read other than in a condition, and compared those that are
-	// compared with a text that is not empty, or with one another; sorted.
+	// shown are those that are read other than in a condition, and compared those of which a
+	// condition reads more than whether they are empty; sorted.
 	shown, compared []string
 	// unnamed states that claims are also read without naming them in the source: under a
 	// name that is computed, or all together.
@@ -63,7 +63,7 @@ func readsOf(t *template.Template) (reads, error) {
 		controls: w.controls,
 		nested:   w.nested,
 		forms:    forms,
-		texts:    w.texts,
+		texts:    sorted(w.texts),
 	}, nil
 }
 
@@ -105,16 +105,22 @@ type call struct {
 	given value
 }
 
-// scope is where an expression is: what dot and $ are, which claims cannot be empty there, and
-// whether it is a condition.
+// scope is where an expression is: what dot and $ are, which claims cannot be empty there,
+// whether it is a condition, and whether that reads more of a claim than whether it is empty.
 type scope struct {
 	dot, dollar value
 	sure        []string
 	condition   bool
+	compares    bool
 }
 
 func (s scope) with(sure []string) scope {
 	s.sure = append(slices.Clip(s.sure), sure...)
+	return s
+}
+
+func (s scope) comparing() scope {
+	s.compares = true
 	return s
 }
 
@@ -209,13 +215,13 @@ func (w *walker) pipe(p *parse.PipeNode, s scope) value {
 	}
 	if len(p.Decl) == 1 && len(w.set[p.Decl[0].Ident[0]]) == 1 {
 		// A claim counts as read where the variable is.
-		if v := w.commands(p, scope{s.dot, s.dollar, s.sure, true}); v.field != "" {
+		if v := w.commands(p, scope{s.dot, s.dollar, s.sure, true, s.compares}); v.field != "" {
 			w.fieldOf[p.Decl[0].Ident[0]] = v.field
 			return v
 		}
 	}
 	// What a variable is computed of may be printed anywhere.
-	v := w.commands(p, scope{s.dot, s.dollar, s.sure, s.condition && len(p.Decl) == 0})
+	v := w.commands(p, scope{s.dot, s.dollar, s.sure, s.condition && len(p.Decl) == 0, s.compares})
 	if v.claims {
 		for _, declared := range p.Decl {
 			w.claimVars[declared.Ident[0]] = true
@@ -272,6 +278,9 @@ func (w *walker) command(args []parse.Node, piped parse.Node, s scope) (v value)
 }
 
 func (w *walker) read(name string, s scope) {
+	if s.compares {
+		w.compared[name] = true
+	}
 	if s.condition {
 		return
 	}
