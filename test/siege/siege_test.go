@@ -4,6 +4,7 @@ package siege
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -76,6 +77,7 @@ func TestReaders(t *testing.T) {
 					reads++
 				} else {
 					refused++
+					t.Logf("%s: a monitor's read: %v", test.name, err)
 				}
 				select {
 				case <-tick.C:
@@ -117,6 +119,19 @@ func (s *server) fill(n int) {
 		}
 	}
 	s.mustLive()
+	// Reads show the published checkpoint, which has them within a second.
+	ctx, cancel := context.WithTimeout(s.t.Context(), startLimit)
+	defer cancel()
+	for {
+		_, err := get(ctx, http.DefaultClient, fmt.Sprintf("http://%s/ctlog/2026/ct/v1/get-entries?start=%d&end=%d", s.http, n/2, n))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			s.t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // TestWatchers opens 10,000 streams of Health.Watch from one client.
