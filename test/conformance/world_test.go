@@ -225,6 +225,17 @@ var algorithms = map[string]string{
 	"es384": "ES384", "es512": "ES512", "eddsa": "EdDSA", "rotated": "RS256",
 }
 
+func algorithm(provider string) string {
+	if alg := algorithms[provider]; alg != "" {
+		return alg
+	}
+	return "ES256"
+}
+
+// freshIssuer begins the paths of issuers with the keys of the provider that follows, of type
+// email: fresh-rs256-1. Nothing is known of each until a token names it.
+const freshIssuer = "wild/email/fresh-"
+
 // issuerNames are the paths of all providers.
 var issuerNames = []string{
 	"email", "email-skip", "email-domains", "email-claim", "email-bracket", "github", "gitlab", "codefresh", "buildkite",
@@ -241,11 +252,7 @@ func (w *world) startProviders(stops *[]func()) error {
 	w.base = "http://" + server.Listener.Addr().String()
 	byPath := map[string]http.Handler{}
 	for _, name := range issuerNames {
-		alg := algorithms[name]
-		if alg == "" {
-			alg = "ES256"
-		}
-		p, err := provider.New(provider.Config{IssuerURL: w.base + "/" + name, Algorithm: alg})
+		p, err := provider.New(provider.Config{IssuerURL: w.base + "/" + name, Algorithm: algorithm(name)})
 		if err != nil {
 			return err
 		}
@@ -268,6 +275,11 @@ func (w *world) startProviders(stops *[]func()) error {
 			}
 			if h := byPath[name]; h != nil {
 				h.ServeHTTP(rw, r)
+				return
+			}
+			if fresh, ok := strings.CutPrefix(name, "/"+freshIssuer); ok {
+				provider, _, _ := strings.Cut(fresh, "-")
+				_, _ = fmt.Fprintf(rw, `{"issuer":%q,"jwks_uri":%q,"id_token_signing_alg_values_supported":[%q]}`, w.base+name, w.base+"/"+provider+"/keys", algorithm(provider))
 				return
 			}
 			if h := byPath[name+"/"]; h != nil {
