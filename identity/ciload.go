@@ -174,7 +174,7 @@ func (l *ciLoader) tellApart(distinct bool, path []string) {
 }
 
 // warnOfHidden warns of claims that the template reads and the name does not show: where no
-// branch does, or where the claim decides which one.
+// branch does, or where the claim or another one decides which one.
 func (l *ciLoader) warnOfHidden(path []string) {
 	forms := l.san.forms()
 	for _, name := range l.sanNames {
@@ -187,7 +187,9 @@ func (l *ciLoader) warnOfHidden(path []string) {
 			}
 		}
 		decides := slices.Contains(l.san.reads.compared, name) && slices.Contains(l.required, name)
-		if without > 0 && (decides || with == 0) && !l.fixed(name) {
+		// Where another claim decides, a token is refused only if the claim has a default.
+		decided := slices.Contains(l.san.reads.needed, name) && !slices.Contains(l.optional, name)
+		if without > 0 && (decides || decided || with == 0) && !l.fixed(name) {
 			l.warn(path, "the name does not always show the claim %s itself, but what the template makes of it: tokens with different values could get the same name", quote(name))
 		}
 	}
