@@ -124,11 +124,17 @@ func (id *Identity) setIssuer(issuer string) {
 // but a template may repeat what it reads.
 const maxText = 8 << 10
 
+// maxTexts bounds all texts of a certificate together, in bytes. Logs accept certificates of
+// 64 KiB (ctlog/embedded): the rest is for the key and for what is the same in all certificates.
+const maxTexts = 48 << 10
+
 // check refuses whatever must never enter a certificate, by whichever rule it came. The
 // errors of package certs name the place and never what stands there, so that clients may
 // read them.
 func (id *Identity) check() error {
+	total := len(id.SAN.Value)
 	for e, text := range id.Extensions.All() {
+		total += len(text)
 		if len(text) > maxText {
 			return refusal.New(refusal.ClaimInvalid, "the token's claims make extension %s (.%d) %d bytes long; at most %d can enter a certificate", e.Name, e.Arc, len(text), maxText)
 		}
@@ -138,6 +144,9 @@ func (id *Identity) check() error {
 	}
 	if len(id.SAN.Value) > maxText {
 		return refusal.New(refusal.ClaimInvalid, "the token's claims make a subject alternative name of %d bytes; at most %d can enter a certificate", len(id.SAN.Value), maxText)
+	}
+	if total > maxTexts {
+		return refusal.New(refusal.ClaimInvalid, "the token's claims make a name and extensions of %d bytes together; at most %d can enter a certificate", total, maxTexts)
 	}
 	if err := id.SAN.Check(); err != nil {
 		return refusal.New(refusal.ClaimInvalid, "the token's claims cannot enter a certificate: %v", err)

@@ -185,6 +185,24 @@ func TestControlsAndLengthNeverEnterACertificate(t *testing.T) {
 	}
 }
 
+// TestTextsTogetherFitACertificate: a template that repeats a claim stays below what logs accept.
+func TestTextsTogetherFitACertificate(t *testing.T) {
+	t.Parallel()
+	id := Identity{SAN: certs.SAN{Kind: certs.SANURI, Value: "https://ci.example/x"}}
+	id.setIssuer(issuerURL)
+	id.Extensions[certs.TokenSubject] = "s"
+	for arc := certs.BuildSignerURI; arc < certs.BuildSignerURI+6; arc++ {
+		id.Extensions[arc] = strings.Repeat("x", maxText-100)
+	}
+	if err := id.check(); err != nil {
+		t.Errorf("six texts of nearly the greatest length: %v", err)
+	}
+	id.Extensions[certs.BuildSignerURI+6] = strings.Repeat("x", maxText-100)
+	if got := refusal.From(id.check()).Reason; got != refusal.ClaimInvalid {
+		t.Errorf("seven: %s, want CLAIM_INVALID", got)
+	}
+}
+
 func TestChallengeIsSubButForEmail(t *testing.T) {
 	t.Parallel()
 	id := mustIdentify(t, rulesOf(t, entryOf(TypeGithubWorkflow)), githubClaims(t))

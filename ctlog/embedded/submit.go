@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// maxCertificate bounds a certificate of a submission. A token has at most 16 KiB, so
-	// that a leaf of ours is much smaller.
+	// maxCertificate bounds a certificate of a submission. Package identity keeps the texts of
+	// a leaf of ours to 48 KiB.
 	maxCertificate = 64 << 10
 	// maxChain bounds a submission's chain.
 	maxChain = 10
