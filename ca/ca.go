@@ -113,23 +113,11 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 
 	// 4. One reading of the clock, one authority whose chain permits the name, one TBS for both
 	// signatures.
-	serial, err := certs.NewSerial(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("making a serial number: %w", err)
-	}
-	now := ca.now()
-	authority, err := ca.authorities.Set().Active(now)
+	draft, err := ca.draft(id, key)
 	if err != nil {
 		return nil, err
 	}
-	if err := authority.chain.Permits(id.SAN); err != nil {
-		return nil, err
-	}
-	draft, err := ca.profile.draft(authority, now, id, key, serial)
-	if err != nil {
-		return nil, err
-	}
-	issued := &Issued{Chain: authority.chain, SerialNumber: serial, SAN: id.SAN}
+	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN}
 
 	if ca.logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
@@ -162,6 +150,23 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	// 8. Say so.
 	ca.record(ctx, req.RequestID, token, id, draft)
 	return issued, nil
+}
+
+// draft returns the draft that both signatures of one certificate are made over.
+func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error) {
+	serial, err := certs.NewSerial(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("creating a serial number: %w", err)
+	}
+	now := ca.now()
+	authority, err := ca.authorities.Set().Active(now)
+	if err != nil {
+		return nil, err
+	}
+	if err := authority.chain.Permits(id.SAN); err != nil {
+		return nil, err
+	}
+	return ca.profile.draft(authority, now, id, key, serial)
 }
 
 // record writes the one record of a certificate.
