@@ -313,8 +313,8 @@ type Window struct {
 const windowGrace = 10 * time.Minute
 
 // Windows returns the windows of the trust bundle's chains at now, in the same order, and then
-// those of the authorities with a compromised key, which end at the time of the compromise. One that signed
-// nothing before has no window.
+// those of the authorities with a compromised key, which end at the time of the compromise, or earlier
+// where the authority had retired before. One that signed nothing before has no window.
 func (s *Set) Windows(now time.Time) []Window {
 	var windows []Window
 	for _, chain := range s.TrustBundle(now) {
@@ -322,17 +322,21 @@ func (s *Set) Windows(now time.Time) []Window {
 		m := s.members[i]
 		w := Window{ID: m.ID, Chain: chain, Start: chain.NotBefore}
 		if m.StateAt(now) == Retired {
-			w.End = m.until.Add(maxLifetime + windowGrace)
-			if chain.NotAfter.Before(w.End) {
-				w.End = chain.NotAfter
-			}
+			w.End = m.retiredWindow()
 		}
 		windows = append(windows, w)
 	}
 	for _, m := range slices.Backward(s.members) {
 		if m.StateAt(now) == Compromised && m.trustedBefore() {
-			windows = append(windows, Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore, End: m.CompromisedAt})
+			// A window that had ended before does not open again.
+			windows = append(windows, Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore, End: first(m.CompromisedAt, m.retiredWindow())})
 		}
 	}
 	return windows
+}
+
+// retiredWindow is when the window of an authority that signs no more ends, unless a compromise
+// ends it sooner.
+func (m Member) retiredWindow() time.Time {
+	return first(m.until.Add(maxLifetime+windowGrace), m.Chain.NotAfter)
 }

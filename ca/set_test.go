@@ -355,6 +355,24 @@ func TestCompromised(t *testing.T) {
 	}
 }
 
+// A compromise that is found after the authority has retired never lengthens its window.
+func TestCompromisedAfterRetirement(t *testing.T) {
+	t.Parallel()
+	retired := day(10).Add(70 * time.Minute)
+	for name, test := range map[string]struct{ at, want time.Time }{
+		"long after":        {day(15), retired},
+		"within the window": {day(10).Add(time.Hour), day(10).Add(time.Hour)},
+		"before it retired": {day(9), day(9)},
+	} {
+		a := setMember(t, "a", dates{publish: 1, activate: 1})
+		a.CompromisedAt = test.at
+		windows := mustSet(t, 1, a, setMember(t, "b", dates{publish: 2, activate: 10})).Windows(day(16))
+		if w := windows[len(windows)-1]; len(windows) != 2 || w.ID != "a" || !w.End.Equal(test.want) {
+			t.Errorf("%s: the windows are %+v, want an end at %v", name, windows, test.want)
+		}
+	}
+}
+
 // A set that compromises what is in the bundle is put in force; one that trusts it again is not.
 func TestReplaceByACompromise(t *testing.T) {
 	t.Parallel()

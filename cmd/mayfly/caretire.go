@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,12 +85,15 @@ func compromised(result *caset.Result, now time.Time) (lines []string) {
 	m := result.Member
 	since := m.CompromisedAt.UTC().Format(time.RFC3339)
 	add("Authority %s is compromised since %s. It signs no more, and has left the trust bundle.", m.ID, since)
-	if m.ActivateAt.IsZero() || !m.ActivateAt.Before(m.CompromisedAt) {
+	windows := result.Set.Windows(now)
+	ended := false // before the compromise, with its retirement
+	if i := slices.IndexFunc(windows, func(w ca.Window) bool { return w.ID == m.ID }); i < 0 {
 		add("It has signed nothing that is trusted, and leaves trusted_root.json.")
 	} else {
-		add("Its window in trusted_root.json ends at %s.", since)
+		ended = windows[i].End.Before(m.CompromisedAt)
+		add("Its window in trusted_root.json ends at %s.", windows[i].End.UTC().Format(time.RFC3339))
 	}
-	if !m.ActivateAt.IsZero() {
+	if !m.ActivateAt.IsZero() && !ended {
 		add("Honest certificates that it issued after %s break, and so do signatures with a later timestamp: they must be made again.", since)
 	}
 	add("")
