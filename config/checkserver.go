@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -111,7 +112,25 @@ func (l *serverLoader) checkListen() {
 		} else if number != 0 && a.key == "listen.ops" && (a.address == s.HTTP || a.address == s.GRPC) {
 			l.wrong(a.key, "the address %s is also the API's, whose clients must not reach metrics and the causes of failures: it needs a port of its own", a.address)
 		}
+		for _, other := range []string{s.HTTP, s.GRPC} {
+			if a.key != "listen.http" && a.address != other && overlap(a.address, other) {
+				l.wrong(a.key, "%s and the other listener's %s exclude each other: an address of every interface needs a port of its own", a.address, other)
+			}
+		}
 	}
+}
+
+// overlap reports whether two addresses have the same port, and the same host or every interface,
+// which is IPv4 and IPv6 together for each of "", 0.0.0.0 and ::.
+func overlap(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	every := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "" || err == nil && ip.IsUnspecified()
+	}
+	number, err := strconv.ParseUint(portA, 10, 16)
+	return err == nil && number != 0 && portA == portB && (hostA == hostB || every(hostA) || every(hostB))
 }
 
 func (l *serverLoader) checkTLS() {

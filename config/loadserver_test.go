@@ -188,6 +188,12 @@ func TestServerMistakes(t *testing.T) {
 			`m:4:16: found "localhost", where host:port with a numeric port is wanted`,
 			`m:4:33: found "1:2:3", where host:port with a numeric port is wanted`,
 			`m:4:47: found "a:http", where host:port with a numeric port is wanted`}},
+		{"gRPC on every interface, REST on one", least + "listen: {grpc: \"0.0.0.0:5555\"}\n", []string{
+			`m:4:16: 0.0.0.0:5555 and the other listener's 127.0.0.1:5555 exclude each other: an address of every interface needs a port of its own`,
+		}},
+		{"REST on every interface, operations on one", least + "listen: {http: \":2112\"}\n", []string{
+			`m:4:1: 127.0.0.1:2112 and the other listener's :2112 exclude each other: an address of every interface needs a port of its own`,
+		}},
 		{"operations on the API's address", least + "listen: {ops: \"127.0.0.1:5554\"}\n", []string{
 			"m:4:15: the address 127.0.0.1:5554 is also the API's, whose clients must not reach metrics and the causes of failures: it needs a port of its own"}},
 		{"certificate without key", least + "tls: {certificate: c}\n", []string{"m:4:1: tls.certificate is there without tls.key, the file of its private key"}},
