@@ -88,10 +88,13 @@ type App struct {
 // shutdownTimeout is how long what runs in the background may take to end after the edge.
 const shutdownTimeout = 15 * time.Second
 
-// Serve builds a server, listens, and serves until ctx ends.
+// Serve builds a server, listens, and serves until ctx ends, which is no error during the start either.
 func Serve(ctx context.Context, options Options) error {
 	app, err := Build(ctx, options)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // a signal stopped the start, and no mistake of a file
+		}
 		return err
 	}
 	listeners, err := app.Listen()

@@ -263,3 +263,14 @@ func TestListenTellsATakenPort(t *testing.T) {
 		t.Errorf("got error %v, want one that names listen.ops", err)
 	}
 }
+
+// A signal during the start is no mistake in a file, although no key signs any more.
+func TestServeStopsDuringItsStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	if err := app.Serve(stopped, app.Options{ConfigFile: w.ConfigFile}); err != nil {
+		t.Errorf("got error %v, want none", err)
+	}
+}
