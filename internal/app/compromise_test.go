@@ -5,6 +5,7 @@ package app
 import (
 	"encoding/json"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -58,6 +59,36 @@ func TestServerTakesACompromise(t *testing.T) {
 	}
 	if err := json.Unmarshal(text, &root); err != nil || len(root.CertificateAuthorities) != 1 || !root.CertificateAuthorities[0].ValidFor.End.Equal(stolen) {
 		t.Errorf("trusted_root.json is (%v)\n%s", err, text)
+	}
+}
+
+// A server starts with a set whose only authority was compromised before it signed: there is nothing
+// to put into trusted_root.json, and the next edit of the set is taken without a restart.
+func TestServerStartsWithoutATrustedAuthority(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(dir, "ca"), Algorithm: "ecdsa-p256", Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().Add(time.Minute)
+	if _, err := (caset.Editor{Path: made.SetFile, Now: now, Ring: keyring.New(keyring.Config{})}).Compromise(t.Context(), made.AuthorityID, now.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"issuers.yaml": "oidc-issuers:\n  https://a.example: {issuer-url: https://a.example, client-id: sigstore, type: email}\n",
+		"mayfly.yaml":  "public_url: https://ca.example\nissuers: issuers.yaml\nca: {set: ca/ca.yaml}\nct: {disabled: true}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	built, err := Build(t.Context(), Options{ConfigFile: filepath.Join(dir, "mayfly.yaml"), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := built.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

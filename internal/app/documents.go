@@ -168,8 +168,12 @@ func (a *App) checkDocuments() error {
 	if a.Config.PublicURL == "" {
 		return nil
 	}
-	_, errRoot := a.Instance().TrustedRoot()
-	_, errConfig := a.Instance().SigningConfig()
+	instance := a.Instance()
+	if len(instance.Authorities) == 0 {
+		return nil // the set warns of it, and its next edit brings one without a restart
+	}
+	_, errRoot := instance.TrustedRoot()
+	_, errConfig := instance.SigningConfig()
 	if err := errors.Join(errRoot, errConfig); err != nil {
 		return keypath.Errorf([]string{"trust"}, "rendering %s and %s: %w", trustroot.TrustedRootName, trustroot.SigningConfigName, err)
 	}
