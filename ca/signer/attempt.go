@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// try makes a signature in at most maxAttempts attempts.
+// try creates a signature in at most maxAttempts attempts.
 func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits) ([]byte, error) {
 	bounded, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
@@ -26,12 +26,12 @@ func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits)
 		var f *Failure
 		again := errors.As(err, &f)
 		if again && f.Remedy == Wait || !again && (ctx.Err() != nil || ofMessage(err, message)) {
-			return nil, err // nothing is known of the key
+			return nil, err // the error says nothing about the key
 		}
 		var rest time.Duration
 		if again {
 			rest = f.RetryAfter
-			// What is lost right after it was opened is not mended by opening it.
+			// Opening a key again does not help if it is lost right after that.
 			again = f.Remedy != Reopen || !reopened
 			reopened = reopened || f.Remedy == Reopen
 		}
@@ -43,12 +43,12 @@ func (s *Signer) try(ctx context.Context, message []byte, always bool, l limits)
 	}
 }
 
-// ofMessage tells whether err is of message alone. A self-test is one that every key signs.
+// ofMessage reports whether err is about message alone. Every key can sign a self-test.
 func ofMessage(err error, message []byte) bool {
 	return errors.As(err, new(*MessageError)) && string(message) != SelfTestMessage
 }
 
-// wait waits for d; false if ctx ends before, or too soon after for half an attempt.
+// wait waits for d. It returns false if ctx ends first, or leaves less than half an attempt.
 func wait(ctx context.Context, d, attempt time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d+attempt/2 {
 		return false
@@ -63,26 +63,26 @@ func wait(ctx context.Context, d, attempt time.Duration) bool {
 	}
 }
 
-// errSlow is a call that had its time and gave no answer.
+// errSlow is the error of a call that used up its time without an answer.
 var errSlow = errors.New("there was no answer in time")
 
-// attempt is how one attempt is made.
+// attempt holds the settings of one attempt.
 type attempt struct {
-	// always has the signature verified though the key is Near.
+	// always requires verification of the signature even if the key is Near.
 	always bool
 	limit  time.Duration
 }
 
-// attempt makes one attempt and verifies what comes of it: always, or unless the key is Near,
-// has proven itself, and has not failed since. caller is the context of who asked, ctx what is
-// left of the time for all attempts.
+// attempt makes one attempt and verifies the signature. It skips that only if a.always is false
+// and the key is Near, is proven, and has not failed since. caller is the caller's context; ctx
+// bounds the time that is left for all attempts.
 func (s *Signer) attempt(caller, ctx context.Context, message []byte, a attempt) (signature []byte, verified bool, err error) {
 	select {
 	case s.calls <- struct{}{}:
 	case <-ctx.Done():
 		return nil, false, s.queued(caller)
 	}
-	// What was waited for before is no fault of the key's.
+	// The wait for a free call is not the key's fault.
 	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, a.limit)
 	defer cancel()
@@ -112,7 +112,7 @@ func (s *Signer) attempt(caller, ctx context.Context, message []byte, a attempt)
 	return signature, true, nil
 }
 
-// queued is the error of who has waited for others and had no turn.
+// queued returns the error of a caller that waited for other callers and got no turn.
 func (s *Signer) queued(caller context.Context) error {
 	err := fmt.Errorf("%d signatures were being made, and none of them ended in time", cap(s.calls))
 	s.observe.attempt(resultBusy, 0)
@@ -122,10 +122,10 @@ func (s *Signer) queued(caller context.Context) error {
 	return Busy(err)
 }
 
-// lost says what the err of a call of key is, and drops the key if it is of no more use.
+// lost classifies the error of a call of key, and drops the key if it is no longer usable.
 func (s *Signer) lost(caller, bounded context.Context, key Key, began time.Time, err error) error {
 	if errors.Is(err, ErrClosed) && !s.isClosed() {
-		err = Stale(err) // somebody else has dropped it meanwhile
+		err = Stale(err) // another attempt has dropped the key meanwhile
 	}
 	err = s.whose(caller, bounded, began, err)
 	var f *Failure
@@ -133,21 +133,21 @@ func (s *Signer) lost(caller, bounded context.Context, key Key, began time.Time,
 	case errors.As(err, &f) && f.Remedy == Reopen:
 		s.drop(caller, key, err)
 	case errors.Is(err, errSlow) && !s.breaker.Closed() && time.Duration(s.signed.Load()) < began.Sub(s.epoch):
-		// What is silent to everybody may have a connection that leads nowhere.
+		// No caller gets an answer: the connection of the key may lead nowhere.
 		s.drop(caller, key, err)
 	}
 	return err
 }
 
-// gone tells whether who asked has gone, or had less time than an attempt takes, so that
-// nothing is known of the key. Who asks for another process waits no longer than its attempt.
+// gone reports whether the caller has gone, or had less time than an attempt takes. The error then
+// says nothing about the key. A server that signs through another process waits one attempt only.
 func (s *Signer) gone(caller context.Context, elapsed time.Duration) bool {
 	err := caller.Err()
 	return err != nil && (!errors.Is(err, context.DeadlineExceeded) || elapsed < s.limits.attempt/2)
 }
 
-// whose tells a call that was too slow, which may pass and counts against the key, from a
-// caller that has gone or gave it less time than an attempt has, which says nothing.
+// whose returns a transient error, which counts against the key, if the call was too slow. If the
+// caller has gone or left less time than an attempt has, the error says nothing about the key.
 func (s *Signer) whose(caller, bounded context.Context, began time.Time, err error) error {
 	elapsed := time.Since(began)
 	switch {
@@ -159,9 +159,9 @@ func (s *Signer) whose(caller, bounded context.Context, began time.Time, err err
 	return Transient(fmt.Errorf("%w (%s): %w", errSlow, elapsed.Round(time.Millisecond), err), 0)
 }
 
-// call calls the key: in a goroutine of its own, which nobody waits for once ctx has ended,
-// since not every place can be interrupted. One that is Near can. It gives back the element of
-// calls that its caller took, when the call has really ended.
+// call calls the key in a new goroutine, since not every kind of key can be interrupted. A Near
+// key can, and needs none. call does not wait for the goroutine after ctx has ended. It releases
+// the slot in calls that its caller took when the call of the key has really returned.
 func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, error) {
 	if near, ok := key.(Near); ok {
 		defer func() { <-s.calls }()
@@ -171,7 +171,7 @@ func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, err
 		signature []byte
 		err       error
 	}
-	answers := make(chan answer, 1) // room for the answer that nobody waits for
+	answers := make(chan answer, 1) // has room for an answer that arrives too late
 	go func() {
 		defer func() { <-s.calls }()
 		var a answer
@@ -198,8 +198,8 @@ func (s *Signer) succeeded(ctx context.Context) {
 	}
 }
 
-// failed counts a failure. That one caller was told to come later keeps the others away only
-// once the breaker is open: a place near its quota says so now and then.
+// failed counts a failure. A Retry-After for one caller keeps other callers away only once the
+// breaker is open: a service near its quota sends one now and then.
 func (s *Signer) failed(ctx context.Context, err error, rest time.Duration) {
 	if s.breaker.StatusAt(time.Now()).Failures+1 < breakerThreshold {
 		rest = 0

@@ -15,9 +15,9 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-// Crypto returns key as crypto/x509 takes it to make certificates and requests: those of the
-// CA itself, once in years. ctx bounds what it signs. The scheme is the key's own
-// (certs.SignatureAlgorithmFor), and every other one is refused.
+// Crypto returns key in the form that crypto/x509 takes to create certificates and requests:
+// those of the CA itself, once in years. ctx bounds each signature. The only scheme is the key's
+// own (certs.SignatureAlgorithmFor); every other scheme is refused.
 func Crypto(ctx context.Context, key Key) crypto.MessageSigner { return messageSigner{ctx, key} }
 
 type messageSigner struct {
@@ -27,7 +27,7 @@ type messageSigner struct {
 
 func (s messageSigner) Public() crypto.PublicKey { return s.key.Public() }
 
-// Sign refuses: who has only a digest cannot tell what is signed.
+// Sign always refuses: a digest does not show what is signed.
 func (messageSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("this key signs messages, not digests")
 }
@@ -44,7 +44,7 @@ func (s messageSigner) SignMessage(_ io.Reader, message []byte, opts crypto.Sign
 	return s.key.Sign(s.ctx, message)
 }
 
-// Describe says what kind of key public is, for errors: "ECDSA P-256", "RSA of 4096 bits".
+// Describe returns the kind of public for errors: "ECDSA P-256", "RSA of 4096 bits".
 func Describe(public crypto.PublicKey) string {
 	switch public := public.(type) {
 	case *ecdsa.PublicKey:

@@ -23,8 +23,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// crypto/x509 makes certificates and requests with a key of each kind, by its own scheme and
-// by no other.
+// crypto/x509 creates certificates and requests with a key of each kind, by the key's own scheme
+// and by no other.
 func TestCrypto(t *testing.T) {
 	t.Parallel()
 	_, edwards, err := ed25519.GenerateKey(rand.Reader)
@@ -81,8 +81,8 @@ func TestCrypto(t *testing.T) {
 	}
 }
 
-// A key in memory has no deadline and no breaker, and its signature is verified where that is
-// wanted.
+// A key in memory has no deadline and no breaker. Its signature is verified where the caller
+// requires it.
 func TestLocal(t *testing.T) {
 	t.Parallel()
 	s, err := signer.Local("2026-a", wrongSigner{newKey(t)}, nil)
@@ -109,7 +109,7 @@ func (s wrongSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpt
 	return s.PrivateKey.Sign(random, append([]byte{digest[0] ^ 1}, digest[1:]...), opts)
 }
 
-// What an operator sees of attempts, by their results.
+// The metrics show an operator the attempts by their results.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()

@@ -10,28 +10,28 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
-// SelfTestMessage is what a self-test signs: it can never be a certificate, which begins with
-// the octet of a SEQUENCE.
+// SelfTestMessage is the message that a self-test signs. It can never be a certificate, which
+// begins with the octet of a SEQUENCE.
 const SelfTestMessage = "mayfly signer self-test"
 
 const (
-	// selfTestInterval is the age of what is known of the key at which Tend makes a self-test:
-	// what serves requests is not tested besides.
+	// selfTestInterval is the age of the last result at which Tend starts a self-test. A key that
+	// serves requests needs no other test.
 	selfTestInterval = 15 * time.Second
-	// retestInterval is that age for a key that has failed, or never signed.
+	// retestInterval is that age for a key that has failed or has never signed.
 	retestInterval = time.Second
-	// hangingInterval is that age for one that has failed while half of the calls that may be
-	// under way hang, and once more for each call beyond: they may never return, and when all
-	// hang nothing is left to try it with. So they last for hours.
+	// hangingInterval is for a failed key of which more than half of the possible calls hang: that
+	// age is one such interval for each call beyond half. Calls may never return, and once all
+	// hang the key cannot be tried again. This makes the calls last for hours.
 	hangingInterval = 30 * time.Second
 )
 
-// SelfTest opens the key if it is not open, and makes and verifies a signature, whatever the
-// breaker says.
+// SelfTest opens the key if necessary, then creates and verifies a signature. It ignores the
+// breaker.
 func (s *Signer) SelfTest(ctx context.Context) error { return s.selfTest(ctx, s.limits) }
 
-// Prove is SelfTest with patience: a key that is opened for the first time may have to find
-// its credentials, connect and log in.
+// Prove is SelfTest with longer timeouts: the first opening of a key may have to find
+// credentials, connect and log in.
 func (s *Signer) Prove(ctx context.Context) error {
 	return s.selfTest(ctx, limits{proveTimeout, openTimeout})
 }
@@ -45,8 +45,8 @@ func (s *Signer) selfTest(ctx context.Context, l limits) error {
 	return err
 }
 
-// Tend begins a self-test in the background if it is time for one, and does not wait for it.
-// It is to be called every second or so.
+// Tend starts a self-test in the background if one is due, and does not wait for it. The caller
+// must call Tend every second or so.
 func (s *Signer) Tend(ctx context.Context) {
 	if s.local != nil {
 		return
@@ -63,32 +63,33 @@ func (s *Signer) Tend(ctx context.Context) {
 	}
 	go func() {
 		defer s.tending.Store(false)
-		_ = s.SelfTest(ctx) // the breaker remembers what came of it
+		_ = s.SelfTest(ctx) // the breaker remembers the result
 	}()
 }
 
-// hanging tells whether the key has failed, and half of the calls that may be under way are.
+// hanging reports whether the breaker is not closed and more than half of the possible calls are
+// under way.
 func (s *Signer) hanging() bool {
 	return len(s.calls) > cap(s.calls)/2 && !s.breaker.Closed()
 }
 
-// Status is how a Signer is doing at one moment.
+// Status is the state of a Signer at one moment.
 type Status struct {
 	Name, Kind string
-	// Local is a key in this process's memory, of which the rest tells nothing.
+	// Local reports that the key is in this process's memory; the fields below then say nothing.
 	Local bool
-	// Proven tells whether it has ever made a signature that verified.
+	// Proven reports whether the key has ever created a signature that verified.
 	Proven bool
 	breaker.Status
 }
 
-// Status tells how the Signer is doing. It asks nobody.
+// Status returns the state of the Signer. It calls no key.
 func (s *Signer) Status() Status {
 	return Status{Name: s.name, Kind: s.kind, Local: s.local != nil, Proven: s.proven.Load(), Status: s.breaker.StatusAt(time.Now())}
 }
 
-// Check tells readiness whether the Signer can be relied on now. It asks only a key in this
-// process's memory, so that no place that hangs makes it hang.
+// Check returns an error if the Signer is not ready. It calls the key only if the key is in this
+// process's memory, so that a key that hangs cannot make Check hang.
 func (s *Signer) Check(ctx context.Context) error {
 	status := s.Status()
 	switch {

@@ -16,10 +16,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
-// All sleeps of this package are of the clock of testing/synctest: no time passes.
+// All sleeps of this package use the clock of testing/synctest, so no real time passes.
 
-// The breaker opens, keeps everybody away but one a second, and closes with the first
-// signature.
+// The breaker opens, admits only one caller a second, and closes after the first signature.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -51,7 +50,7 @@ func TestBreaker(t *testing.T) {
 			t.Errorf("readiness says %v", err)
 		}
 		time.Sleep(time.Second)
-		for range 3 { // one of them is the probe
+		for range 3 { // one of the three is the probe
 			_, _ = s.Sign(t.Context(), message)
 		}
 		if got := p.signs.Load(); got != 6 {
@@ -70,8 +69,8 @@ func TestBreaker(t *testing.T) {
 	})
 }
 
-// A place that wants to be left alone is, for ten seconds at most, once it has said so to
-// several: one that is near its quota says it to somebody now and then.
+// The Signer respects a Retry-After for ten seconds at most, once several callers got one: a
+// service near its quota sends one now and then.
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -120,8 +119,8 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
-// More callers than a healthy key can serve get what it can make, and nothing is held against
-// the key: neither is its breaker opened nor it itself.
+// With too many callers a healthy key still serves as many as it can. The overload does not count
+// against the key: the breaker stays closed, and the key is not opened again.
 func TestOverload(t *testing.T) {
 	t.Parallel()
 	for name, concurrency := range map[string]int{"in our queue": 8, "in the key's own": 64} {
@@ -165,7 +164,7 @@ func TestOverload(t *testing.T) {
 	}
 }
 
-// A key that is lost right after it was opened is not opened again and again for one request.
+// A key that is lost right after it was opened is opened again only once for one request.
 func TestLostAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -177,8 +176,8 @@ func TestLostAgain(t *testing.T) {
 	})
 }
 
-// A place of which no call ever returns is tried seldom once half of the calls are used up, and
-// is well again as soon as new ones are answered.
+// A key whose calls never return is tried seldom once half of the calls are used up. It is used
+// again as soon as new calls get answers.
 func TestCallsThatNeverReturn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -211,8 +210,8 @@ func TestCallsThatNeverReturn(t *testing.T) {
 	})
 }
 
-// Tend tests what is idle now and then, what has failed each second, and nothing besides what
-// signs anyway.
+// Tend tests an idle key now and then, and a failing key each second. It does not test a key
+// that signs anyway.
 func TestTend(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

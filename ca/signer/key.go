@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package signer is the private key of a certificate authority, wherever it lies: in this
-// process's memory, in a hardware module, at a key-management service, in another process.
-// A Key is the key where it lies; each kind has a package below this one. A Signer is a Key
-// that can be relied on: it has deadlines, tries again what may pass, opens anew what was
-// lost, keeps away from what is out, and hands nothing on that does not verify.
+// Package signer provides the private key of a certificate authority: in this process's memory, in
+// a hardware module, at a key-management service, or in another process. A Key is the key in its
+// place; each kind has a package below this one. A Signer makes a Key reliable: it sets deadlines,
+// retries what is transient, opens a lost key again, does not call a key that keeps failing, and
+// returns no signature that does not verify.
 //
 // It may be imported by ca, ca/ceremony, internal/app and the commands.
 package signer
@@ -19,29 +19,29 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-// Key is one private key where it lies. It is safe for concurrent use.
+// Key is one private key in its place. It is safe for concurrent use.
 //
-// The text of its errors is for an operator, and so names the setting and the mend; it never
-// holds a secret. An error is permanent, which is that the same again would fail again, unless
-// it has a Failure in its chain.
+// The text of its errors is for an operator: it names the setting and the fix, and never holds a
+// secret. An error is permanent, so that a retry would fail again, unless it has a Failure in its
+// chain.
 type Key interface {
-	// Public returns the public key as the place tells it where the private one lies: an
-	// *ecdsa.PublicKey, *rsa.PublicKey or ed25519.PublicKey. It asks nobody.
+	// Public returns the public key, as the place of the private key states it: an
+	// *ecdsa.PublicKey, *rsa.PublicKey or ed25519.PublicKey. It makes no request.
 	Public() crypto.PublicKey
-	// Sign returns the signature over message, not hashed, by the algorithm that
-	// certs.SignatureAlgorithmFor gives the key, in the form that certificates hold. It makes
-	// one attempt, and may leave it to its caller to verify the signature. It should return
-	// when ctx ends; its caller does not wait for it longer than that.
+	// Sign returns the signature over message, which is not hashed. The algorithm is the one
+	// that certs.SignatureAlgorithmFor gives the key, the form the one that certificates hold.
+	// Sign makes one attempt, and may leave the verification to its caller. It should return
+	// when ctx ends; its caller waits no longer than that.
 	Sign(ctx context.Context, message []byte) ([]byte, error)
-	// Close gives back what the key holds, and may be called while Sign runs: that then ends
-	// with an error. Sign after Close is an error. A second Close does nothing.
+	// Close releases what the key holds. It may be called while Sign runs, which then returns
+	// an error. Sign after Close is an error. A second Close does nothing.
 	Close() error
 }
 
 // Near is a Key in another process of ours on this machine. Its Sign returns as soon as its ctx
-// ends, and does not panic, so that it is called without a goroutine of its own. The other
-// process verifies what comes from outside of it, so that Signer.Sign may hand on its signatures
-// as those of a key in memory.
+// ends and does not panic, so its caller needs no extra goroutine. The other process verifies the
+// signatures that it gets from outside. Signer.Sign may therefore return them without
+// verification, like those of a key in memory.
 type Near interface {
 	Key
 	// Near does nothing.
@@ -52,70 +52,69 @@ type Near interface {
 type Remedy uint8
 
 const (
-	// Retry: it may pass by itself, so the same again is worth an attempt.
+	// Retry: the failure is transient, so another attempt may succeed.
 	Retry Remedy = iota + 1
-	// Reopen: this Key is of no more use, and one that is opened anew may be: a session
-	// was lost, or the credentials with which it was opened are no longer good.
+	// Reopen: this Key is no longer usable, but opening it again may help: a session was lost,
+	// or the credentials with which it was opened are no longer valid.
 	Reopen
-	// Wait: nothing is wrong, but all that can sign at a time do.
+	// Wait: nothing is wrong, but the key already signs as much as it can at a time.
 	Wait
 )
 
-// Failure is an error of a Key, or of opening one, after which something may help. It is
-// always used as *Failure and found with errors.As.
+// Failure is an error of a Key, or of opening one, that a Remedy may mend. It is always used as
+// *Failure and found with errors.As.
 type Failure struct {
 	Remedy Remedy
-	// RetryAfter is for how long the place wants to be left alone; zero for not at all.
+	// RetryAfter is how long the service asked not to be called; zero for not at all.
 	RetryAfter time.Duration
-	// Err is what happened.
+	// Err is the cause.
 	Err error
 }
 
-// Error is what happened.
+// Error returns the text of the cause.
 func (f *Failure) Error() string { return f.Err.Error() }
 
-// Unwrap returns what happened.
+// Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// maxRest bounds for how long a place can want to be left alone, so that a slip of its own does
-// not end its use.
+// maxRest bounds RetryAfter, so that a mistake of a service does not stop its use for long.
 const maxRest = 10 * time.Second
 
-// Transient tells that err may pass by itself. after is for how long the place wants to be
-// left alone, ten seconds at most; zero for not at all.
+// Transient returns err as a Failure that may pass by itself. after is how long the service asked
+// not to be called, ten seconds at most; zero for not at all.
 func Transient(err error, after time.Duration) error {
 	return &Failure{Remedy: Retry, RetryAfter: min(after, maxRest), Err: err}
 }
 
-// Busy tells that err is of a wait for others to be done: it says nothing against the Key.
+// Busy marks err as the error of a wait for other callers: it does not count against the Key.
 func Busy(err error) error { return &Failure{Remedy: Wait, Err: err} }
 
-// Stale tells that err is of a Key that has to be opened anew.
+// Stale marks err as the error of a Key that must be opened again.
 func Stale(err error) error { return &Failure{Remedy: Reopen, Err: err} }
 
-// MessageError is the refusal of one message, which tells nothing of the Key and of others.
+// MessageError is the refusal of one message. It says nothing about the Key or other messages.
 type MessageError struct{ Err error }
 
-// Error is why it was refused.
+// Error returns the text of the reason.
 func (e *MessageError) Error() string { return e.Err.Error() }
 
-// Unwrap returns why it was refused.
+// Unwrap returns the reason.
 func (e *MessageError) Unwrap() error { return e.Err }
 
-// IsTransient tells whether err may pass by itself: a Failure, or a deadline.
+// IsTransient reports whether err may pass by itself: a Failure, or a deadline.
 func IsTransient(err error) bool {
 	var f *Failure
 	return errors.As(err, &f) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// ErrClosed is what a Key returns that has been closed.
+// ErrClosed is the error of a Key that has been closed.
 var ErrClosed = errors.New("the key has been closed")
 
 // inMemory is a Key in this process's memory.
 type inMemory struct{ key crypto.Signer }
 
 // InMemory returns the Key of a private key in this process's memory: an *ecdsa.PrivateKey,
-// *rsa.PrivateKey or ed25519.PrivateKey. Close forgets nothing.
+// *rsa.PrivateKey or ed25519.PrivateKey. Close does not erase the key.
 func InMemory(key crypto.Signer) Key { return inMemory{key} }
 
 func (k inMemory) Public() crypto.PublicKey { return k.key.Public() }
@@ -133,5 +132,5 @@ func (k inMemory) Sign(ctx context.Context, message []byte) ([]byte, error) {
 
 func (inMemory) Close() error { return nil }
 
-// InMemory tells those who ask that there is nothing to give back.
+// InMemory marks a Key that has nothing to release.
 func (inMemory) InMemory() {}

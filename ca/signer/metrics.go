@@ -10,26 +10,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// result is how an attempt at a signature ended, as the label says it.
+// result is the result of an attempt at a signature, as the label states it.
 type result uint8
 
 const (
 	resultOK result = iota
-	// resultTransient: it failed in a manner that may pass by itself.
+	// resultTransient: the attempt failed in a manner that may pass by itself.
 	resultTransient
-	// resultTimeout: it had its time and gave no answer.
+	// resultTimeout: the attempt used up its time without an answer.
 	resultTimeout
-	// resultLost: the key had to be opened anew.
+	// resultLost: the key must be opened again.
 	resultLost
-	// resultInvalid: it gave a signature that does not verify.
+	// resultInvalid: the signature does not verify.
 	resultInvalid
-	// resultRefused: it failed in a manner that somebody has to mend.
+	// resultRefused: the attempt failed in a manner that the operator must mend.
 	resultRefused
-	// resultCanceled: the caller had gone.
+	// resultCanceled: the caller has gone.
 	resultCanceled
-	// resultKeptAway: it was not asked, as the breaker was open or it wanted to be left alone.
+	// resultKeptAway: the key was not called, as the breaker was open or a RetryAfter ran.
 	resultKeptAway
-	// resultBusy: it was not asked, or gave no answer, as others were before.
+	// resultBusy: the key was not called or gave no answer, as other calls were before this one.
 	resultBusy
 	resultCount
 )
@@ -88,10 +88,10 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	return m
 }
 
-// observer is the metrics of one Signer, looked up once: every series is there from the start,
-// since a rate of one that begins with 1 is 0.
+// observer holds the metrics of one Signer, looked up once. Every series exists from the start,
+// since the rate of a series that begins with 1 is 0.
 type observer struct {
-	duration     prometheus.Observer // nil for nowhere
+	duration     prometheus.Observer // nil without metrics
 	results      [resultCount]prometheus.Counter
 	ok, notOpens prometheus.Counter
 }

@@ -10,14 +10,14 @@ import (
 	"log/slog"
 )
 
-// opening is an attempt to open the key, for which everybody waits who needs it.
+// opening is an attempt to open the key. All callers that need the key wait for it.
 type opening struct {
-	done chan struct{} // closed when key and err are there
+	done chan struct{} // closed when key and err are set
 	key  Key
 	err  error
 }
 
-// get returns the key, opened if it is not.
+// get returns the key, and opens it if necessary.
 func (s *Signer) get(ctx context.Context) (Key, error) {
 	s.mu.Lock()
 	if s.closed {
@@ -43,7 +43,7 @@ func (s *Signer) get(ctx context.Context) (Key, error) {
 	}
 }
 
-// openKey opens the key for all who wait for o.
+// openKey opens the key for all callers that wait for o.
 func (s *Signer) openKey(ctx context.Context, o *opening) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -62,7 +62,7 @@ func (s *Signer) openKey(ctx context.Context, o *opening) {
 	close(o.done)
 	switch {
 	case o.err == nil && closed:
-		_ = o.key.Close() // nobody has signed with it
+		_ = o.key.Close() // no caller has signed with it
 	case o.err == nil:
 		s.logger.LogAttrs(ctx, slog.LevelDebug, "the key of an authority was opened", slog.String("authority", s.name), slog.String("kind", s.kind))
 	}
@@ -91,7 +91,7 @@ func (s *Signer) isClosed() bool {
 	return s.closed
 }
 
-// drop forgets key, so that the next attempt opens it anew.
+// drop forgets key, so that the next attempt opens the key again.
 func (s *Signer) drop(ctx context.Context, key Key, why error) {
 	s.mu.Lock()
 	lost := s.key == key
@@ -100,18 +100,18 @@ func (s *Signer) drop(ctx context.Context, key Key, why error) {
 	}
 	s.mu.Unlock()
 	if !lost {
-		return // somebody else was first
+		return // another caller was first
 	}
 	level := slog.LevelWarn
 	if !s.breaker.Closed() {
-		level = slog.LevelDebug // it was said
+		level = slog.LevelDebug // it was logged before
 	}
 	s.logger.LogAttrs(ctx, level, "the key of an authority was lost, and is opened anew",
 		slog.String("authority", s.name), slog.String("kind", s.kind), slog.Any("error", why))
-	go func() { _ = key.Close() }() // it may hang, and is of no more use either way
+	go func() { _ = key.Close() }() // Close may hang, and the key is no longer usable either way
 }
 
-// Close gives the key back. Signatures after it are refused.
+// Close closes the key. The Signer refuses later signatures.
 func (s *Signer) Close() error {
 	s.mu.Lock()
 	key := s.key

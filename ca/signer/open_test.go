@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// Whoever finds a key lost, it is opened anew once, and the lost one is closed once.
+// However many callers find a key lost, it is opened again once, and the lost one is closed once.
 func TestLostKeyIsOpenedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -46,7 +46,7 @@ func TestLostKeyIsOpenedOnce(t *testing.T) {
 	})
 }
 
-// One key that is opened serves all who wait for it, whatever it does meanwhile.
+// One opening serves all callers that wait for it, whatever its result.
 func TestOpening(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -78,7 +78,7 @@ func TestOpening(t *testing.T) {
 				if got := p.opens.Load(); got != test.opens {
 					t.Errorf("it was opened %d times, want %d", got, test.opens)
 				}
-				time.Sleep(time.Minute) // what still opens ends
+				time.Sleep(time.Minute) // an opening that is still under way ends
 			})
 		})
 	}
@@ -97,7 +97,7 @@ func TestKeyOfAnotherCertificate(t *testing.T) {
 	}
 }
 
-// A signature that does not verify is an error, and is not asked for again.
+// A signature that does not verify is an error and is not retried.
 func TestWrongSignature(t *testing.T) {
 	t.Parallel()
 	p := &place{key: newKey(t)}
@@ -126,7 +126,7 @@ func TestClose(t *testing.T) {
 		late := p.signer(t)
 		done := make(chan error, 1)
 		go func() { _, err := late.Sign(t.Context(), message); done <- err }()
-		synctest.Wait() // it is being opened
+		synctest.Wait() // the key is being opened
 		if err := errors.Join(late.Close(), late.Close()); err != nil {
 			t.Error(err)
 		}

@@ -16,58 +16,57 @@ import (
 )
 
 const (
-	// defaultTimeout bounds one signature with all its attempts: two of them and a log have to
+	// defaultTimeout bounds one signature with all its attempts: two signatures and a log must
 	// fit into the 4.5 s that the most impatient client waits.
 	defaultTimeout = 1500 * time.Millisecond
 	// defaultAttempt bounds one attempt, so that there is time for another.
 	defaultAttempt = 700 * time.Millisecond
-	// maxAttempts is how often one signature is tried.
+	// maxAttempts is the number of attempts at one signature.
 	maxAttempts = 3
-	// firstPause precedes the second attempt; the third one waits three times as long.
+	// firstPause precedes the second attempt; the third attempt waits three times as long.
 	firstPause = 25 * time.Millisecond
 	// openTimeout bounds the opening of a key, which may log in, list and look up.
 	openTimeout = 5 * time.Second
-	// proveTimeout bounds the first signature of a key, for which nobody waits but a start or a
-	// reload.
+	// proveTimeout bounds the first signature of a key. Only a start or a reload waits for it.
 	proveTimeout = 10 * time.Second
-	// defaultConcurrency is how many calls of one key are under way at most. Those that hang
-	// count until they return, so that a place that hangs costs a bounded number of threads.
+	// defaultConcurrency bounds the calls of one key that are under way. Calls that hang count
+	// until they return, so that a key that hangs costs a bounded number of threads.
 	defaultConcurrency = 64
 
 	breakerThreshold = 5
-	// probeInterval is how long an open breaker stays so: the time that an outage lasts longer
-	// for clients than it does.
+	// probeInterval is how long a breaker stays open before a probe: an outage lasts that much
+	// longer for clients.
 	probeInterval = time.Second
 )
 
-// Config is a Signer to be.
+// Config is the configuration of a Signer.
 type Config struct {
 	// Name is the authority's, for errors and metrics.
 	Name string
-	// Kind is where the key lies, for metrics: "pkcs11", "awskms".
+	// Kind is the kind of place that holds the key, for metrics: "pkcs11", "awskms".
 	Kind string
-	// Public is the key that is wanted: that of the authority's certificate.
+	// Public is the expected key: that of the authority's certificate.
 	Public crypto.PublicKey
-	// Open opens the key: at the first use, and again whenever it is lost. It is never called
-	// twice at a time. Its ctx outlives the request that needs the key.
+	// Open opens the key: at the first use, and again after the key was lost. Two calls never
+	// overlap. Its ctx outlives the request that needs the key.
 	Open func(ctx context.Context) (Key, error)
 	// Timeout bounds a signature, Attempt one attempt at it; zero for 1.5 s and 700 ms.
 	Timeout, Attempt time.Duration
-	// Concurrency is how many calls are under way at most; zero for 64.
+	// Concurrency bounds the calls that are under way; zero for 64.
 	Concurrency int
-	// Metrics gets how attempts ended; nil for nowhere.
+	// Metrics receives the results of attempts; nil for none.
 	Metrics *Metrics
-	// Logger gets when the breaker opens and closes, and when the key is opened; nil for
-	// nowhere.
+	// Logger receives when the breaker opens and closes, and when the key is opened; nil for
+	// none.
 	Logger *slog.Logger
 }
 
-// Signer is a private key that can be relied on. It is safe for concurrent use.
+// Signer is a private key with deadlines, retries and a breaker. It is safe for concurrent use.
 type Signer struct {
 	name, kind string
 	public     crypto.PublicKey
 	algorithm  certs.SignatureAlgorithm
-	local      Key // the key, where it is in this process's memory; else nil
+	local      Key // the key if it is in this process's memory, otherwise nil
 	open       func(context.Context) (Key, error)
 	limits     limits
 	calls      chan struct{} // an element for each call under way
@@ -76,22 +75,22 @@ type Signer struct {
 	logger     *slog.Logger
 
 	proven  atomic.Bool // a signature has verified
-	tending atomic.Bool // Tend has a self-test under way
-	// learned is when an attempt last told something of the key, and signed when one last
+	tending atomic.Bool // a self-test of Tend is under way
+	// learned is when an attempt last gave a result about the key, and signed when one last
 	// succeeded, in nanoseconds since epoch.
 	learned, signed atomic.Int64
 	epoch           time.Time
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	key     Key        // nil until it is opened, and after it was lost
-	opening *opening   // nil if nobody opens it
+	opening *opening   // nil if no opening is under way
 	closed  bool
 }
 
 // limits bound a signature with all its attempts, and one attempt.
 type limits struct{ timeout, attempt time.Duration }
 
-// New returns a Signer. Nothing is opened: SelfTest does, and finds what is wrong.
+// New returns a Signer and opens nothing. SelfTest opens the key, and finds what is wrong.
 func New(cfg Config) (*Signer, error) {
 	algorithm, err := certs.SignatureAlgorithmFor(cfg.Public)
 	if err != nil {
@@ -110,8 +109,8 @@ func New(cfg Config) (*Signer, error) {
 	return s, nil
 }
 
-// Local returns the Signer of a private key in this process's memory. It computes at once,
-// and so has no deadline, no breaker, and nothing to open.
+// Local returns the Signer of a private key in this process's memory. Such a key computes at
+// once, so the Signer has no deadline, no breaker, and nothing to open.
 func Local(name string, key crypto.Signer, metrics *Metrics) (*Signer, error) {
 	s, err := New(Config{Name: name, Kind: "file", Public: key.Public(), Metrics: metrics})
 	if err != nil {
@@ -129,18 +128,18 @@ func orDefault[T comparable](value, fallback T) T {
 	return value
 }
 
-// Name is the authority's.
+// Name returns the name of the authority.
 func (s *Signer) Name() string { return s.name }
 
 // Public returns the public key.
 func (s *Signer) Public() crypto.PublicKey { return s.public }
 
-// Algorithm is how it signs.
+// Algorithm returns the signature algorithm of the key.
 func (s *Signer) Algorithm() certs.SignatureAlgorithm { return s.algorithm }
 
-// Sign returns the signature over message, not hashed. It has been verified, unless the key is
-// in this process's memory, or Near with nothing held against it: it may go to a log that
-// verifies it, and nowhere else.
+// Sign returns the signature over message, which is not hashed. Sign has verified the signature,
+// unless the key is in this process's memory, or is Near with no failure counted against it. The
+// caller may then send the signature only to a log, which verifies it.
 func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return s.sign(ctx, message, false)
 }
@@ -159,7 +158,7 @@ func (s *Signer) sign(ctx context.Context, message []byte, always bool) ([]byte,
 	return s.try(ctx, message, always, s.limits)
 }
 
-// SignVerified is Sign, and the signature has been verified always.
+// SignVerified is Sign, but always verifies the signature.
 func (s *Signer) SignVerified(ctx context.Context, message []byte) ([]byte, error) {
 	return s.sign(ctx, message, true)
 }
@@ -177,9 +176,9 @@ func (s *Signer) signLocally(ctx context.Context, message []byte, always bool) (
 	return signature, nil
 }
 
-// verify refuses a signature that does not verify: a place that computes wrongly, by fault or
-// by attack, would else give away the key (an RSA-CRT fault does) or make a certificate that
-// nobody can use.
+// verify refuses a signature that does not verify. A place that computes wrongly, by fault or by
+// attack, could otherwise disclose the key (an RSA-CRT fault does) or cause a certificate that
+// no client can use.
 func (s *Signer) verify(signature, message []byte) error {
 	if err := s.algorithm.Verify(s.public, message, signature); err != nil {
 		return &invalidError{fmt.Errorf("it signed, and %w: the key is not the one of the certificate, or is used with another scheme than %s, or the module or service computes wrongly", err, s.algorithm)}
@@ -191,7 +190,7 @@ type invalidError struct{ error }
 
 func (e *invalidError) Unwrap() error { return e.error }
 
-// keptAway is the error of a signature that was not tried.
+// keptAway returns the error of a signature that was not tried.
 func (s *Signer) keptAway(rest time.Duration, why string) error {
 	err := fmt.Errorf("the key was not asked: it %s", why)
 	if last := s.breaker.StatusAt(time.Now()).LastError; last != nil {

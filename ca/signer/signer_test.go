@@ -29,20 +29,20 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// place is where keys lie that do as a test says. Each is a Key of its own, so that it can be
-// told which of them was asked, and closed.
+// place holds keys that behave as a test says. Each opening gives a Key of its own, so that a test
+// sees which one was called or closed.
 type place struct {
 	key   *ecdsa.PrivateKey
 	opens atomic.Int32
 	signs atomic.Int32
-	// onOpen and onSign are called first, with how often it was called before; an error of
-	// theirs is the answer.
+	// onOpen and onSign are called first, with the number of earlier calls; an error that they
+	// return is the answer.
 	onOpen, onSign func(ctx context.Context, n int) error
-	// wrong makes signatures that do not verify.
+	// wrong creates signatures that do not verify.
 	wrong atomic.Bool
 
 	mu     sync.Mutex
-	closed map[int]int // how often each of them, by the number of its opening
+	closed map[int]int // how often each Key was closed, by the number of its opening
 }
 
 type placedKey struct {
@@ -124,7 +124,7 @@ var (
 	errTransient = signer.Transient(errors.New("500: it is out of order"), 0)
 )
 
-// What is tried again, how often, and when nobody is asked at all.
+// The test lists what is retried, how often, and when no key is called at all.
 func TestAttempts(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -168,8 +168,8 @@ func digest(message []byte) []byte {
 	return h.Sum(nil)
 }
 
-// A place that hangs costs its callers a bounded time and the process a bounded number of
-// goroutines, and is used again once it is well.
+// A key that hangs costs its callers a bounded time and the process a bounded number of
+// goroutines. It is used again once it has recovered.
 func TestHang(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -200,7 +200,7 @@ func TestHang(t *testing.T) {
 	})
 }
 
-// A key that has been silent for a while is opened anew: its connection may lead nowhere.
+// A key that gives no answer for a while is opened again: its connection may lead nowhere.
 func TestSilentKeyIsOpenedAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -223,7 +223,7 @@ func TestSilentKeyIsOpenedAnew(t *testing.T) {
 	})
 }
 
-// Nothing is known of a key whose caller has gone.
+// A caller that has gone says nothing about the key.
 func TestCallerWhoGoesProvesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -244,7 +244,7 @@ func TestCallerWhoGoesProvesNothing(t *testing.T) {
 		if status := s.Status(); status.Failures != 0 {
 			t.Errorf("it has %d failures: %v", status.Failures, status.LastError)
 		}
-		// Nor do they keep a key from being tested that is silent to all of them.
+		// Such callers do not prevent the test of a key that answers none of them.
 		for range 8 {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			_, _ = s.Sign(ctx, message)
@@ -258,8 +258,8 @@ func TestCallerWhoGoesProvesNothing(t *testing.T) {
 	})
 }
 
-// A caller whose time ends with his attempt, as that of a server does that signs through another
-// process, has seen that the key is silent.
+// A caller whose time ends with its attempt proves that the key gives no answer. A server that
+// signs through another process is such a caller.
 func TestCallerWhoseTimeEndsHasSeenSilence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -278,7 +278,7 @@ func TestCallerWhoseTimeEndsHasSeenSilence(t *testing.T) {
 	})
 }
 
-// What is wrong with a message is not held against the key, but a self-test that is refused is.
+// A refused message does not count against the key, but a refused self-test does.
 func TestRefusedMessage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
