@@ -16,17 +16,18 @@ import (
 	"io"
 )
 
-// SignatureAlgorithm is how a CA signs certificates: it follows from the kind of its key
-// alone. Values compare with ==; the zero value is none, and signs and verifies nothing.
+// SignatureAlgorithm is the algorithm that a CA signs certificates with. It follows from the kind
+// of the CA's key alone. Values compare with ==. The zero value is no algorithm: it signs and
+// verifies nothing.
 type SignatureAlgorithm struct {
 	x509       x509.SignatureAlgorithm
 	hash       crypto.Hash
 	identifier string // AlgorithmIdentifier, DER
 }
 
-// SignatureAlgorithmFor returns the algorithm for pub, which is an *ecdsa.PublicKey on
-// P-256 (SHA-256), P-384 (SHA-384) or P-521 (SHA-512), an *rsa.PublicKey (PKCS #1 v1.5 with
-// SHA-256) or an ed25519.PublicKey.
+// SignatureAlgorithmFor returns the algorithm for pub: an *ecdsa.PublicKey on P-256 (SHA-256),
+// P-384 (SHA-384) or P-521 (SHA-512), an *rsa.PublicKey (PKCS #1 v1.5 with SHA-256) or an
+// ed25519.PublicKey.
 func SignatureAlgorithmFor(pub crypto.PublicKey) (SignatureAlgorithm, error) {
 	switch pub := pub.(type) {
 	case *ecdsa.PublicKey:
@@ -51,7 +52,7 @@ func SignatureAlgorithmFor(pub crypto.PublicKey) (SignatureAlgorithm, error) {
 	}
 }
 
-// Hash returns the hash that is signed; 0 for Ed25519, which signs the message itself.
+// Hash returns the hash that is signed. It is 0 for Ed25519, which signs the message itself.
 func (a SignatureAlgorithm) Hash() crypto.Hash { return a.hash }
 
 // Identifier returns the AlgorithmIdentifier, DER.
@@ -63,9 +64,8 @@ func (a SignatureAlgorithm) X509() x509.SignatureAlgorithm { return a.x509 }
 // String returns the name that crypto/x509 gives the algorithm.
 func (a SignatureAlgorithm) String() string { return a.x509.String() }
 
-// Sign returns signer's signature over tbs, not hashed, in the form that certificates
-// hold. rand goes to signer as it is. A signer whose key is not of the algorithm's kind is
-// not asked.
+// Sign returns signer's signature over tbs, which is not hashed, in the form that certificates
+// hold. Sign passes rand to signer unchanged. It does not call a signer with another kind of key.
 func (a SignatureAlgorithm) Sign(rand io.Reader, signer crypto.Signer, tbs []byte) ([]byte, error) {
 	if err := a.fits(signer.Public()); err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (a SignatureAlgorithm) Sign(rand io.Reader, signer crypto.Signer, tbs []byt
 	return signer.Sign(rand, a.digest(tbs), a.hash)
 }
 
-// Verify tells whether sig is pub's signature over tbs, not hashed.
+// Verify returns nil if sig is pub's signature over tbs, which is not hashed.
 func (a SignatureAlgorithm) Verify(pub crypto.PublicKey, tbs, sig []byte) error {
 	if err := a.fits(pub); err != nil {
 		return err

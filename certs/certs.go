@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package certs is the X.509 vocabulary of mayfly, without policy: the one table of
-// sigstore's certificate extensions, the subject alternative name in its three kinds, and
-// the assembly of the TBSCertificate from which precertificate and certificate are spliced.
+// Package certs is the X.509 vocabulary of mayfly, without policy. It holds the one table of
+// sigstore's certificate extensions, the three kinds of subject alternative name, and the assembly
+// of the TBSCertificate. The precertificate and the certificate are spliced from that
+// TBSCertificate.
 //
-// What goes into a certificate, and whether, is decided by packages identity and ca; here
-// is only how it is written, and that nothing is written which does not read back the same.
-// Packages identity, ctlog, ca, server and internal/app may import certs; it imports
-// nothing of ours.
+// Packages identity and ca decide what a certificate contains. Package certs only encodes it, and
+// refuses everything that does not read back the same. Packages identity, ctlog, ca, server and
+// internal/app may import certs. It imports no other package of mayfly.
 package certs
 
 import (
@@ -18,12 +18,11 @@ import (
 	"unicode/utf8"
 )
 
-// Object identifiers that other packages compare extensions with. They are not to be
-// written to.
+// Object identifiers that other packages compare extensions with. No package may write to them.
 var (
 	// OIDSubjectAltName is id-ce-subjectAltName (RFC 5280, section 4.2.1.6).
 	OIDSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
-	// OIDSigstore is the arc under which sigstore's extensions stand, .1 to .24.
+	// OIDSigstore is the arc of sigstore's extensions, .1 to .24.
 	OIDSigstore = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1}
 	// OIDUserName is the type of the otherName that holds "user!domain".
 	OIDUserName = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}
@@ -33,9 +32,8 @@ var (
 	OIDSCTList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
 )
 
-// checkText tells what keeps s out of a certificate: it must be non-empty UTF-8 without
-// control characters, C0 and C1 alike, since what a certificate says is shown on terminals
-// and compared as text.
+// checkText returns why a certificate cannot hold s; nil if it can. s must be non-empty UTF-8
+// without control characters, C0 and C1 alike: verifiers show the text on terminals and compare it.
 func checkText(s string) error {
 	if s == "" {
 		return errors.New("is empty")
@@ -61,7 +59,7 @@ func checkText(s string) error {
 	return nil
 }
 
-// checkIA5 is checkText for an IA5String, which has no characters beyond ASCII.
+// checkIA5 is checkText for an IA5String, which holds ASCII only.
 func checkIA5(s string) error {
 	if err := checkText(s); err != nil {
 		return err

@@ -4,13 +4,13 @@ package certs
 
 import "golang.org/x/crypto/cryptobyte/asn1"
 
-// All lengths in a certificate are known before it is written, so that it goes into one
-// buffer from front to back. Certificates are assembled on the request path, and
-// cryptobyte's builder, which learns a length only afterwards, allocates for each nested
-// element and takes seven times as long (8.5 µs against 1.2 for a full set of extensions).
+// All lengths in a certificate are known before it is written, so it is written into one buffer
+// from front to back. Certificates are assembled on the request path. cryptobyte's builder learns a
+// length only afterwards and allocates for each nested element. It takes seven times as long (8.5
+// µs against 1.2 for a full set of extensions).
 
-// headerLen returns how many octets the identifier and the definite length of n content
-// octets take (X.690, sections 8.1.3 and 10.1).
+// headerLen returns how many octets the identifier and the definite length take for n content
+// octets (X.690, sections 8.1.3 and 10.1).
 func headerLen(n int) int {
 	length := 2
 	if n >= 0x80 {
@@ -36,14 +36,14 @@ func appendHeader(b []byte, tag asn1.Tag, n int) []byte {
 
 const derTrue = "\x01\x01\xff"
 
-// appendExtensionHeader appends all of an extension but the n content octets of its value:
+// appendExtensionHeader appends an extension up to the n content octets of its value:
 //
 //	Extension  ::=  SEQUENCE  {
 //	     extnID      OBJECT IDENTIFIER,
 //	     critical    BOOLEAN DEFAULT FALSE,
 //	     extnValue   OCTET STRING }
 //
-// oid is the whole element, DER.
+// oid is the whole OBJECT IDENTIFIER element, DER.
 func appendExtensionHeader(b []byte, oid string, critical bool, n int) []byte {
 	length := len(oid) + headerLen(n) + n
 	if critical {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Extensions are the texts of sigstore's extensions in one certificate; the index is the
-// arc, and "" means that the certificate lacks the extension. Index 0 and 7 stay "". Two
-// values are equal (==) if and only if they encode to the same bytes.
+// Extensions are the texts of sigstore's extensions in one certificate. The index is the arc; ""
+// means that the certificate lacks the extension. Index 0 and 7 stay "". Two values are equal (==)
+// if and only if they encode to the same bytes.
 type Extensions [maxArc + 1]string
 
 // All returns the extensions that are present, ascending by arc, with their texts.
@@ -28,9 +28,9 @@ func (e *Extensions) All() iter.Seq2[Extension, string] {
 	}
 }
 
-// Check tells what keeps e out of a certificate: a text that is not UTF-8 or holds control
-// characters, or one at an index that is no extension's. The error names the extension and
-// never holds its text.
+// Check returns why a certificate cannot hold e; nil if it can. It refuses a text that is not UTF-8
+// or holds control characters, and a text at an index that the table lacks. The error names the
+// extension and never holds its text.
 func (e *Extensions) Check() error {
 	for i, text := range e {
 		if text == "" {
@@ -47,11 +47,11 @@ func (e *Extensions) Check() error {
 	return nil
 }
 
-// sigstoreOID is an extension's OBJECT IDENTIFIER, DER, without its last arc, which is
-// one octet for all of the table.
+// sigstoreOID is an extension's OBJECT IDENTIFIER, DER, without its last arc. That arc is one octet
+// for the whole table.
 const sigstoreOID = "\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01"
 
-// size returns how many octets append appends.
+// size returns the number of octets that append appends.
 func (e *Extensions) size() int {
 	size := 0
 	for i, text := range e {
@@ -83,7 +83,7 @@ func (e *Extensions) append(b []byte) []byte {
 	return b
 }
 
-// valueLen returns the length of what extnValue holds for text.
+// valueLen returns the length of the contents of extnValue for text.
 func valueLen(arc Arc, text string) int {
 	if arc.raw() {
 		return len(text)
@@ -91,10 +91,10 @@ func valueLen(arc Arc, text string) int {
 	return headerLen(len(text)) + len(text)
 }
 
-// ParseExtensions returns sigstore's extensions out of exts, all of a certificate's, and
-// ignores those of other arcs. It is strict: what it accepts, encoded again, gives the same
-// bytes in the same order. So an extension out of order, twice, critical, empty, or at an
-// arc that the table lacks is an error.
+// ParseExtensions returns sigstore's extensions from exts, all extensions of a certificate. It
+// ignores other arcs. It is strict: what it accepts encodes again to the same bytes in the same
+// order. An extension that is out of order, repeated, critical, empty, or at an arc that the table
+// lacks is an error.
 func ParseExtensions(exts []pkix.Extension) (Extensions, error) {
 	var e Extensions
 	last := Arc(0)
@@ -137,7 +137,7 @@ func parseValue(arc Arc, value []byte) (string, error) {
 	return string(value), nil
 }
 
-// hasPrefix tells whether oid stands below prefix.
+// hasPrefix reports whether oid is below prefix.
 func hasPrefix(oid, prefix []int) bool {
 	if len(oid) <= len(prefix) {
 		return false

@@ -15,7 +15,7 @@ import (
 	cryptobyte_asn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// full returns extensions with every arc of the table set, each to another text.
+// full returns extensions with a different text at every arc of the table.
 func full() Extensions {
 	var e Extensions
 	for _, extension := range Table() {
@@ -24,7 +24,7 @@ func full() Extensions {
 	return e
 }
 
-// readExtensions parses a row of DER extensions, strictly.
+// readExtensions parses consecutive DER extensions, strictly.
 func readExtensions(der []byte) (exts []pkix.Extension, ok bool) {
 	in := cryptobyte.String(der)
 	for !in.Empty() {
@@ -146,7 +146,7 @@ func TestParseExtensions(t *testing.T) {
 	if !ok {
 		t.Fatal("cannot read what was encoded")
 	}
-	// Those of other arcs are ignored, wherever they stand.
+	// Extensions of other arcs are ignored at every position.
 	exts = append(exts, pkix.Extension{Id: OIDSCTList, Value: []byte{4, 0}}, pkix.Extension{Id: OIDSigstore})
 	exts = slices.Insert(exts, 3, pkix.Extension{Id: OIDSubjectAltName, Critical: true})
 	got, err := ParseExtensions(exts)
@@ -197,7 +197,7 @@ func TestParseExtensionsIsStrict(t *testing.T) {
 	}
 }
 
-// FuzzExtensions: what Check lets through reads back the same.
+// FuzzExtensions: what Check accepts reads back the same.
 func FuzzExtensions(f *testing.F) {
 	f.Add("https://issuer.example", "push", "deadbeef", "subject", uint8(24))
 	f.Add(strings.Repeat("x", 300), "", "Grüße", "a\nb", uint8(7))

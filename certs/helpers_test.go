@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// authority is a CA to make certificates with; change one field of its template, and see.
+// authority is a CA for tests; a test changes one field of its template and checks the result.
 type authority struct {
 	key  crypto.Signer
 	alg  SignatureAlgorithm

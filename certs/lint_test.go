@@ -14,13 +14,13 @@ import (
 	"github.com/zmap/zlint/v3/lint"
 )
 
-// TestZlint holds certificates of each kind against zlint. False alarms, for certificates
-// that name no server, are named here.
+// TestZlint runs zlint over certificates of each kind. The map lists false alarms: these
+// certificates name no server.
 func TestZlint(t *testing.T) {
 	t.Parallel()
 	falseAlarms := map[string]bool{
-		// Chrome's policy for server certificates wants several SCTs; sigstore's clients
-		// want exactly one.
+		// Chrome's policy for server certificates requires several SCTs; sigstore's clients require
+		// exactly one.
 		"w_ct_sct_policy_count_unsatisfied": true,
 	}
 	ca := newAuthority(t)
@@ -54,7 +54,7 @@ func TestZlint(t *testing.T) {
 	}
 }
 
-// oneSCT is a list of one SCT, well formed, of no log.
+// oneSCT is a list of one well-formed SCT, of no known log.
 func oneSCT() []byte {
 	sct := make([]byte, 1+32+8) // version, log ID, timestamp
 	sct = append(sct, 0, 0, 4, 3, 0, 8)
@@ -63,7 +63,7 @@ func oneSCT() []byte {
 	return append([]byte{0, byte(len(list))}, list...)
 }
 
-// TestOpenSSL: where openssl is there, it takes the certificate for DER and reads it.
+// TestOpenSSL: where openssl is installed, it parses the certificate as DER.
 func TestOpenSSL(t *testing.T) {
 	t.Parallel()
 	openssl, err := exec.LookPath("openssl")

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// x509TBS is what crypto/x509 makes of the same template; last is its last extension, or nil.
+// x509TBS is the TBS that crypto/x509 creates from template; last is its last extension, or nil.
 func x509TBS(t *testing.T, ca *authority, template Template, last *pkix.Extension) []byte {
 	t.Helper()
 	key, err := x509.ParsePKIXPublicKey(template.PublicKey)
@@ -66,7 +66,7 @@ func x509TBS(t *testing.T, ca *authority, template Template, last *pkix.Extensio
 	return parse(t, der).RawTBSCertificate
 }
 
-// otherName makes the SAN's value with encoding/asn1.
+// otherName encodes the SAN's value with encoding/asn1.
 func otherName(t *testing.T, text string) []byte {
 	t.Helper()
 	name, err := asn1.MarshalWithParams(struct {
@@ -83,7 +83,7 @@ func otherName(t *testing.T, text string) []byte {
 	return der
 }
 
-// TestTBSIsWhatX509Writes: an encoder of other hands gives the same bytes for each shape.
+// TestTBSIsWhatX509Writes: an independent encoder gives the same bytes for each shape.
 func TestTBSIsWhatX509Writes(t *testing.T) {
 	t.Parallel()
 	list, err := asn1.Marshal(sctList)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// SANKind is the kind of a subject alternative name. The zero value is none.
+// SANKind is the kind of a subject alternative name. The zero value is no kind.
 type SANKind uint8
 
 // The kinds.
@@ -23,7 +23,7 @@ const (
 	SANUserName                    // otherName 1.3.6.1.4.1.57264.1.7, "user!domain"
 )
 
-// String returns the kind's name in ASN.1, and the otherName's meaning.
+// String returns the kind's name in ASN.1; for the otherName also its meaning.
 func (k SANKind) String() string {
 	switch k {
 	case SANEmail:
@@ -44,9 +44,9 @@ type SAN struct {
 	Value string
 }
 
-// Check tells what keeps s out of a certificate: it must have a kind and a value, without
-// control characters, in ASCII for an address or URI, in UTF-8 for a user name; and a URI
-// must be one that crypto/x509 reads back. The error never holds the value.
+// Check returns why a certificate cannot hold s; nil if it can. s must have a kind and a value
+// without control characters: ASCII for an address or URI, UTF-8 for a user name. A URI must also
+// be one that crypto/x509 reads back. The error never holds the value.
 func (s SAN) Check() error {
 	var err error
 	switch s.Kind {
@@ -67,8 +67,8 @@ func (s SAN) Check() error {
 	return nil
 }
 
-// checkURI tells why crypto/x509 would refuse a certificate with this URI, which would
-// otherwise be found out only after the precertificate has been logged.
+// checkURI returns why crypto/x509 would refuse a certificate with this URI. Without this check the
+// refusal comes only after the precertificate has been logged.
 func checkURI(value string) error {
 	uri, err := url.Parse(value)
 	if err != nil {
@@ -96,7 +96,7 @@ var (
 	tagURI        = asn1.Tag(6).ContextSpecific()
 )
 
-// appendSAN appends the subjectAltName extension, critical since the subject is empty (RFC
+// appendSAN appends the subjectAltName extension. It is critical because the subject is empty (RFC
 // 5280, section 4.2.1.6). s has passed Check.
 //
 //	SubjectAltName ::= GeneralNames
@@ -109,7 +109,7 @@ var (
 //	     type-id    OBJECT IDENTIFIER,
 //	     value      [0] EXPLICIT ANY DEFINED BY type-id }
 //
-// The value of our otherName is a UTF8String.
+// The value of sigstore's otherName is a UTF8String.
 func appendSAN(b []byte, s SAN) []byte {
 	const userNameOID = sigstoreOID + "\x07"
 	text := len(s.Value)
@@ -135,9 +135,9 @@ func appendSAN(b []byte, s SAN) []byte {
 	return append(b, s.Value...)
 }
 
-// ParseSAN returns the name in the value of a subjectAltName extension, which must hold
-// exactly one, of a kind that we issue. It is strict: what it accepts, encoded again, gives
-// the same bytes.
+// ParseSAN returns the name in the value of a subjectAltName extension. The value must hold exactly
+// one name, of a kind that mayfly issues. ParseSAN is strict: what it accepts encodes again to the
+// same bytes.
 func ParseSAN(der []byte) (SAN, error) {
 	in := cryptobyte.String(der)
 	var names, name cryptobyte.String

@@ -145,8 +145,8 @@ func TestSANOf(t *testing.T) {
 	checkError(t, err, "two subjectAltName")
 }
 
-// FuzzParseSAN: what parses encodes again to the same bytes, and crypto/x509 reads it too
-// (see TestTBSReadsBack for the names themselves).
+// FuzzParseSAN: what parses encodes again to the same bytes, and crypto/x509 reads it too (see
+// TestTBSReadsBack for the names themselves).
 func FuzzParseSAN(f *testing.F) {
 	for _, san := range []SAN{{SANEmail, "a@b.cd"}, {SANURI, "https://a.example/b"}, {SANUserName, "é!b.c"}} {
 		f.Add(sanValue(f, san))
@@ -166,8 +166,8 @@ func FuzzParseSAN(f *testing.F) {
 	})
 }
 
-// FuzzSAN: what Check lets through reads back the same, and crypto/x509 parses the
-// certificate that holds it.
+// FuzzSAN: what Check accepts reads back the same, and crypto/x509 parses the certificate that
+// holds it.
 func FuzzSAN(f *testing.F) {
 	f.Add(uint8(1), "a@b.cd")
 	f.Add(uint8(2), "https://a.example:8443/b%20c?d#e")

@@ -62,8 +62,8 @@ func (zeros) Read(p []byte) (int, error) {
 
 func TestSubjectKeyID(t *testing.T) {
 	t.Parallel()
-	// The key of RFC 8032, section 7.1, test 1; the hash is that of openssl sha256 over its
-	// 32 octets.
+	// The key is from RFC 8032, section 7.1, test 1; the hash is from openssl sha256 over its 32
+	// octets.
 	spki, err := hex.DecodeString("302a300506032b6570032100" + "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
 	if err != nil {
 		t.Fatal(err)

@@ -39,26 +39,26 @@ const (
 // Extension describes one extension of the table.
 type Extension struct {
 	Arc Arc
-	// Key names the extension in extension-templates of a YAML issuer file; "" for the
-	// issuer (.1, .8) and the token's subject (.24), which no template sets.
+	// Key names the extension in extension-templates of a YAML issuer file. It is "" for the issuer
+	// (.1, .8) and the token's subject (.24), which no template sets.
 	Key string
 	// Name names the extension in a JSON issuer file and in what mayfly prints.
 	Name string
-	// Raw tells that the extension's value is the text itself; else it is a DER
-	// UTF8String that holds the text.
+	// Raw reports that the extension's value is the text itself; otherwise the value is a DER
+	// UTF8String of the text.
 	Raw bool
-	// Doc is one sentence, without Markdown, that says what the extension tells a verifier.
+	// Doc is one sentence, without Markdown, about what the extension means to a verifier.
 	Doc string
 }
 
-// Table returns a copy of the one table of sigstore's extensions, ascending by arc, which
-// is also their order in certificates.
+// Table returns a copy of the one table of sigstore's extensions, ascending by arc. Certificates
+// hold them in the same order.
 func Table() []Extension {
 	t := table()
 	return t[:]
 }
 
-// ExtensionByKey returns the extension that has the YAML key given.
+// ExtensionByKey returns the extension that has the YAML key.
 func ExtensionByKey(key string) (Extension, bool) {
 	for _, e := range table() {
 		if e.Key == key && key != "" {
@@ -68,7 +68,7 @@ func ExtensionByKey(key string) (Extension, bool) {
 	return Extension{}, false
 }
 
-// ExtensionByName returns the extension that has the JSON name given, case and all.
+// ExtensionByName returns the extension that has the JSON name; the match is case-sensitive.
 func ExtensionByName(name string) (Extension, bool) {
 	for _, e := range table() {
 		if e.Name == name {
@@ -78,7 +78,7 @@ func ExtensionByName(name string) (Extension, bool) {
 	return Extension{}, false
 }
 
-// ExtensionByArc returns the extension at the arc given.
+// ExtensionByArc returns the extension at arc.
 func ExtensionByArc(arc Arc) (Extension, bool) {
 	for _, e := range table() {
 		if e.Arc == arc {
@@ -88,13 +88,13 @@ func ExtensionByArc(arc Arc) (Extension, bool) {
 	return Extension{}, false
 }
 
-// inTable tells whether arc is an extension's: all from .1 to .24 are, but .7.
+// inTable reports whether arc is an extension's: every arc from .1 to .24 except .7.
 func (a Arc) inTable() bool { return a >= IssuerV1 && a <= maxArc && a != userNameArc }
 
-// raw tells whether the extension at a holds its text without a DER string around it.
+// raw reports whether the extension at a holds its text without a DER string around it.
 func (a Arc) raw() bool { return a <= GithubWorkflowRef }
 
-// table is a function, so that nobody can write to what it returns for all.
+// table is a function, so that no caller can change the table of the others.
 func table() [23]Extension {
 	return [23]Extension{
 		{Arc: IssuerV1, Name: "Issuer", Raw: true,

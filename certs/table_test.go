@@ -31,7 +31,7 @@ func TestTable(t *testing.T) {
 		if keyless != (e.Key == "") || !keyless && !yamlKey.MatchString(e.Key) {
 			t.Errorf(".%d has the key %q", e.Arc, e.Key)
 		}
-		// The JSON name is the YAML key in other clothes.
+		// The JSON name is the YAML key without hyphens, in another case.
 		if got := strings.ReplaceAll(e.Key, "-", ""); !keyless && !strings.EqualFold(got, e.Name) {
 			t.Errorf(".%d has the key %q and the name %q", e.Arc, e.Key, e.Name)
 		}
@@ -89,7 +89,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// TestNamesOfTheFacts pins what issuer files and verifiers of others rely on.
+// TestNamesOfTheFacts pins the names that others' issuer files and verifiers rely on.
 func TestNamesOfTheFacts(t *testing.T) {
 	t.Parallel()
 	for key, arc := range map[string]Arc{
@@ -115,7 +115,7 @@ func TestNamesOfTheFacts(t *testing.T) {
 	}
 }
 
-// TestOIDsDocument holds docs/oids.md against the table; -update writes it anew.
+// TestOIDsDocument compares docs/oids.md with the table; -update writes it again.
 func TestOIDsDocument(t *testing.T) {
 	t.Parallel()
 	const path = "../docs/oids.md"

@@ -13,19 +13,19 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// SerialNumberSize is the size of every serial number, in octets: the most that RFC 5280,
-// section 4.1.2.2, allows, which with the top bit clear is 159 bits.
+// SerialNumberSize is the size of every serial number in octets, the largest that RFC 5280, section
+// 4.1.2.2, allows. With the top bit clear a serial number has 159 bits.
 const SerialNumberSize = 20
 
-// NewSerial returns a serial number read from rand: SerialNumberSize octets, the top bit
-// clear and the first octet not zero, so that its DER has the same length always.
+// NewSerial returns a serial number of SerialNumberSize octets, read from rand. The top bit is
+// clear and the first octet is not zero, so that its DER always has the same length.
 func NewSerial(rand io.Reader) ([]byte, error) {
 	serial := make([]byte, SerialNumberSize)
 	if _, err := io.ReadFull(rand, serial); err != nil {
 		return nil, fmt.Errorf("reading random bytes: %w", err)
 	}
-	// One first octet in 128 is drawn again. A source that gives only zeros must not hold
-	// the caller forever.
+	// One first octet in 128 is read again. The limit keeps a source of zeros from blocking the
+	// caller forever.
 	for range 32 {
 		serial[0] &= 0x7f
 		if serial[0] != 0 {
@@ -38,17 +38,17 @@ func NewSerial(rand io.Reader) ([]byte, error) {
 	return nil, errors.New("the source of random bytes gives only zeros")
 }
 
-// Template is everything that differs between two certificates.
+// Template holds everything that differs between two certificates.
 type Template struct {
-	// SerialNumber is a positive integer, big-endian, of exactly SerialNumberSize octets,
-	// the first of them from 0x01 to 0x7f. NewSerial makes one.
+	// SerialNumber is a positive integer, big-endian, of exactly SerialNumberSize octets. Its first
+	// octet is from 0x01 to 0x7f. NewSerial returns one.
 	SerialNumber []byte
 	// SignatureAlgorithm is the issuing CA's.
 	SignatureAlgorithm SignatureAlgorithm
-	// Issuer is the issuing CA's subject as it stands in its certificate, DER; not empty.
+	// Issuer is the subject in the issuing CA's certificate, byte for byte, DER; not empty.
 	Issuer []byte
-	// NotBefore and NotAfter are whole seconds from 1950 to 9999, NotAfter the later. Both
-	// are inclusive. Any time zone will do: UTC is written.
+	// NotBefore and NotAfter are whole seconds from 1950 to 9999, both inclusive; NotAfter is
+	// later. They may be in any time zone; the certificate holds UTC.
 	NotBefore, NotAfter time.Time
 	// PublicKey is the SubjectPublicKeyInfo to certify, DER.
 	PublicKey []byte
@@ -60,15 +60,14 @@ type Template struct {
 	Extensions Extensions
 }
 
-// TBS is a TBSCertificate that lacks only its last extension: precertificate and
-// certificate are spliced from the same bytes, so that they cannot differ in any other.
-// It is immutable.
+// TBS is a TBSCertificate that lacks only its last extension. The precertificate and the
+// certificate are spliced from the same bytes, so only that extension can differ. TBS is immutable.
 type TBS struct {
 	head       []byte // version to subjectPublicKeyInfo
 	extensions []byte // all but the last, in a row
 }
 
-// NewTBS assembles the certificate that template describes.
+// NewTBS assembles the TBSCertificate that template describes.
 //
 //	TBSCertificate  ::=  SEQUENCE  {
 //	     version         [0]  EXPLICIT Version DEFAULT v1,
@@ -82,9 +81,9 @@ type TBS struct {
 //	     subjectUniqueID [2]  IMPLICIT UniqueIdentifier OPTIONAL,
 //	     extensions      [3]  EXPLICIT Extensions OPTIONAL }
 //
-// The extensions are, in this order, key usage, extended key usage, subject and authority
-// key identifier, subject alternative name, sigstore's ascending by arc, and last the SCT
-// list or the poison. The errors tell which field of template is wrong.
+// The extensions have this order: key usage, extended key usage, subject and authority key
+// identifier, subject alternative name, sigstore's ascending by arc, and last the SCT list or the
+// poison. The errors name the field of template that is wrong.
 func NewTBS(template Template) (*TBS, error) {
 	t := &template
 	subjectKeyID, err := t.check()
@@ -124,7 +123,7 @@ const (
 	sctListOID = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02"
 )
 
-// check returns the subject key identifier of t's key, or what is wrong with t.
+// check returns the subject key identifier of t's key, or an error that names what is wrong with t.
 func (t *Template) check() (subjectKeyID []byte, err error) {
 	if len(t.SerialNumber) != SerialNumberSize || t.SerialNumber[0] == 0 || t.SerialNumber[0] > 0x7f {
 		return nil, fmt.Errorf("the serial number is not a positive integer of exactly %d octets", SerialNumberSize)
@@ -182,8 +181,8 @@ func timeLen(t time.Time) int {
 	return headerLen(0) + len(generalizedTimeLayout)
 }
 
-// appendTime writes a UTCTime until 2049 and a GeneralizedTime from 2050 on (RFC 5280,
-// section 4.1.2.5).
+// appendTime appends a UTCTime until 2049 and a GeneralizedTime from 2050 on (RFC 5280, section
+// 4.1.2.5).
 func appendTime(b []byte, t time.Time) []byte {
 	if t.Year() < 2050 {
 		return t.AppendFormat(appendHeader(b, asn1.UTCTime, len(utcTimeLayout)), utcTimeLayout)
@@ -191,8 +190,8 @@ func appendTime(b []byte, t time.Time) []byte {
 	return t.AppendFormat(appendHeader(b, asn1.GeneralizedTime, len(generalizedTimeLayout)), generalizedTimeLayout)
 }
 
-// appendKeyIDs appends the extensions of RFC 5280, sections 4.2.1.2 and 4.2.1.1; of the
-// latter the key identifier only.
+// appendKeyIDs appends the extensions of RFC 5280, sections 4.2.1.2 and 4.2.1.1. The authority key
+// identifier holds the key identifier only.
 //
 //	SubjectKeyIdentifier ::= KeyIdentifier
 //	KeyIdentifier ::= OCTET STRING
@@ -207,17 +206,17 @@ func appendKeyIDs(b []byte, subject, authority []byte) []byte {
 	return append(appendHeader(b, asn1.Tag(0).ContextSpecific(), len(authority)), authority...)
 }
 
-// Precertificate returns the TBSCertificate, DER, that ends in the poison extension.
+// Precertificate returns the TBSCertificate, DER, with the poison as its last extension.
 func (t *TBS) Precertificate() []byte { return t.splice([]byte(poison)) }
 
-// Logged returns the TBSCertificate, DER, without poison and SCT list: the tbs_certificate
-// of the PreCert that an SCT signs (RFC 6962, section 3.2).
+// Logged returns the TBSCertificate, DER, without poison and SCT list. It is the tbs_certificate of
+// the PreCert that an SCT signs (RFC 6962, section 3.2).
 func (t *TBS) Logged() []byte { return t.splice(nil) }
 
-// Certificate returns the TBSCertificate, DER, that ends in the SCT list extension.
-// sctList is the SignedCertificateTimestampList in TLS encoding, its length included (RFC
-// 6962, section 3.3). Without one the certificate has no such extension, which is for a CA
-// without Certificate Transparency alone.
+// Certificate returns the TBSCertificate, DER, with the SCT list as its last extension. sctList is
+// the SignedCertificateTimestampList in TLS encoding, its length included (RFC 6962, section 3.3).
+// An empty sctList gives a certificate without that extension, only for a CA without Certificate
+// Transparency.
 func (t *TBS) Certificate(sctList []byte) []byte {
 	if len(sctList) == 0 {
 		return t.splice(nil)
@@ -229,7 +228,8 @@ func (t *TBS) Certificate(sctList []byte) []byte {
 	return t.splice(last)
 }
 
-// splice puts last behind the other extensions, and the three lengths before them.
+// splice appends last to the other extensions, and puts the lengths of the three enclosing elements
+// before them.
 func (t *TBS) splice(last []byte) []byte {
 	list := len(t.extensions) + len(last)
 	explicit := headerLen(list) + list
@@ -242,9 +242,8 @@ func (t *TBS) splice(last []byte) []byte {
 	return append(b, last...)
 }
 
-// Assemble returns the Certificate, DER, of a TBSCertificate, DER, and the signature over
-// it. It checks nothing: without a signature it gives what a parser can be asked about
-// before anything is signed.
+// Assemble returns the Certificate, DER, of a TBSCertificate, DER, and the signature over it. It
+// checks nothing. With an empty sig a parser can read the result before anything is signed.
 //
 //	Certificate  ::=  SEQUENCE  {
 //	     tbsCertificate       TBSCertificate,
@@ -262,9 +261,9 @@ func Assemble(tbs []byte, alg SignatureAlgorithm, sig []byte) []byte {
 	return append(b, sig...)
 }
 
-// SubjectKeyID returns the key identifier of a SubjectPublicKeyInfo, DER: the leftmost 160
-// bits of the SHA-256 hash over the contents of the BIT STRING subjectPublicKey, without
-// its octet of unused bits (RFC 7093, section 2, method 1).
+// SubjectKeyID returns the key identifier of a SubjectPublicKeyInfo, DER (RFC 7093, section 2,
+// method 1). It is the leftmost 160 bits of the SHA-256 hash over the contents of the BIT STRING
+// subjectPublicKey, without the octet of unused bits.
 func SubjectKeyID(spki []byte) ([]byte, error) {
 	in := cryptobyte.String(spki)
 	var info, key cryptobyte.String

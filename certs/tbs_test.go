@@ -78,7 +78,7 @@ func TestTBSReadsBack(t *testing.T) {
 			case SANURI:
 				want.URIs = []string{san.Value}
 			case SANUserName:
-				want.Unhandled = 1 // an otherName is nothing that crypto/x509 knows
+				want.Unhandled = 1 // crypto/x509 does not parse an otherName
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -118,8 +118,8 @@ func TestExtensionOrder(t *testing.T) {
 	}
 }
 
-// TestSplicing: the forms share every byte before the last extension but the lengths, and
-// making one does not disturb another.
+// TestSplicing: the forms share every byte before the last extension except the lengths, and
+// creating one does not change another.
 func TestSplicing(t *testing.T) {
 	t.Parallel()
 	tbs := newTBS(t, newAuthority(t).template(t))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package correspond answers one question: is a certificate the one that its precertificate
-// promised? The CA asks it of its own work, before it signs a certificate, so it shares no
-// code with what assembles certificates and imports nothing of ours. Package ca may import
-// it.
+// Package correspond checks that a certificate is the one that its precertificate promised. The CA
+// checks its own work before it signs a certificate. So this package shares no code with package
+// certs, which assembles certificates, and imports no package of mayfly. Package ca may import it.
 package correspond
 
 import (
@@ -21,14 +20,13 @@ const (
 	sctListOID = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02"
 )
 
-// Check returns nil if and only if certificate corresponds to precertificate (RFC 6962,
-// section 3.1), byte by byte; both are a Certificate in DER. Neither signature is looked
-// at.
+// Check returns nil if and only if certificate corresponds to precertificate (RFC 6962, section
+// 3.1), byte by byte. Both are a Certificate in DER. Check does not verify their signatures.
 //
-// All fields before the extensions must be equal, none of the two may have unique IDs, and
-// the extensions must be equal and in the same order once exactly one poison is taken out
-// of the precertificate and exactly one SCT list out of the certificate. The error names
-// the first field that differs.
+// All fields before the extensions must be equal, and neither may have unique IDs. Exactly one
+// poison is removed from the precertificate and exactly one SCT list from the certificate. The
+// other extensions must be equal and in the same order. The error names the first field that
+// differs.
 func Check(precertificate, certificate []byte) error {
 	pre, err := parse(precertificate)
 	if err != nil {
@@ -82,9 +80,9 @@ type parsed struct {
 
 type extension struct {
 	element  cryptobyte.String
-	oid      cryptobyte.String // the whole element too
+	oid      cryptobyte.String // the whole element, too
 	critical bool
-	value    cryptobyte.String // what extnValue holds
+	value    cryptobyte.String // contents of extnValue
 }
 
 // parse reads
@@ -94,7 +92,7 @@ type extension struct {
 //	     signatureAlgorithm   AlgorithmIdentifier,
 //	     signatureValue       BIT STRING  }
 //
-// and nothing behind it.
+// without trailing data.
 func parse(der []byte) (*parsed, error) {
 	in := cryptobyte.String(der)
 	var certificate, tbs, algorithm cryptobyte.String
@@ -151,7 +149,7 @@ func parseTBS(tbs cryptobyte.String) (*parsed, error) {
 	}
 	for _, tag := range []asn1.Tag{1, 2} {
 		if id := tag.ContextSpecific(); tbs.PeekASN1Tag(id) || tbs.PeekASN1Tag(id.Constructed()) {
-			// RFC 5280, section 4.1.2.8: conforming CAs must not make them.
+			// RFC 5280, section 4.1.2.8: conforming CAs must not generate unique identifiers.
 			return nil, errors.New("it has a unique identifier")
 		}
 	}
@@ -177,7 +175,7 @@ func parseTBS(tbs cryptobyte.String) (*parsed, error) {
 //	     critical    BOOLEAN DEFAULT FALSE,
 //	     extnValue   OCTET STRING }
 //
-// in DER, where a critical that is FALSE is left out.
+// in DER, which omits critical if it is FALSE.
 func parseExtension(list *cryptobyte.String) (extension, error) {
 	var e extension
 	if !list.ReadASN1Element(&e.element, asn1.SEQUENCE) {
@@ -197,9 +195,8 @@ func parseExtension(list *cryptobyte.String) (extension, error) {
 	return e, nil
 }
 
-// without returns extensions, in order, without the one that has the identifier given,
-// which must be there exactly once and pass check. The other of poison and SCT list must
-// not be there.
+// without returns extensions, in order, without the extension oid, which must be present exactly
+// once and pass check. If oid is the poison, an SCT list must be absent, and the reverse.
 func without(extensions []extension, oid string, check func(extension) error) ([]extension, error) {
 	var rest []extension
 	found := 0
@@ -222,7 +219,7 @@ func without(extensions []extension, oid string, check func(extension) error) ([
 	return rest, nil
 }
 
-// checkPoison: RFC 6962, section 3.1: "a special critical poison extension […] whose
+// checkPoison applies RFC 6962, section 3.1: "a special critical poison extension […] whose
 // extnValue OCTET STRING contains ASN.1 NULL data (0x05 0x00)".
 func checkPoison(e extension) error {
 	if !e.critical || string(e.value) != "\x05\x00" {
@@ -231,8 +228,8 @@ func checkPoison(e extension) error {
 	return nil
 }
 
-// checkSCTList: RFC 6962, section 3.3: the value is an OCTET STRING of its own, which
-// holds a SignedCertificateTimestampList:
+// checkSCTList applies RFC 6962, section 3.3: the value is a nested OCTET STRING that holds a
+// SignedCertificateTimestampList:
 //
 //	opaque SerializedSCT<1..2^16-1>;
 //	struct { SerializedSCT sct_list <1..2^16-1>; } SignedCertificateTimestampList;

@@ -20,8 +20,8 @@ import (
 	"github.com/mayfly-ca/mayfly/certs/correspond"
 )
 
-// certificate is a Certificate as encoding/asn1 knows it, so that tests can change one
-// field of it at a time.
+// certificate is a Certificate for encoding/asn1, so that tests can change one field of it at a
+// time.
 type certificate struct {
 	TBS       tbsCertificate
 	Algorithm pkix.AlgorithmIdentifier
@@ -85,7 +85,7 @@ func pair(t testing.TB) (pre, cert []byte) {
 	return certs.Assemble(tbs.Precertificate(), alg, []byte("one signature")), certs.Assemble(tbs.Certificate(sctList), alg, nil)
 }
 
-// change returns der with f applied to it.
+// change returns der after f has changed it.
 func change(t *testing.T, der []byte, f func(*certificate)) []byte {
 	t.Helper()
 	var c certificate
@@ -106,7 +106,7 @@ func TestCheck(t *testing.T) {
 	if err := correspond.Check(pre, cert); err != nil {
 		t.Error(err)
 	}
-	// What the mutations below are made with changes nothing of its own.
+	// The helper that applies the mutations below changes nothing itself.
 	nothing := func(*certificate) {}
 	if !bytes.Equal(change(t, pre, nothing), pre) || !bytes.Equal(change(t, cert, nothing), cert) {
 		t.Fatal("decoding and encoding changes a certificate")
@@ -124,8 +124,8 @@ func at(exts []pkix.Extension, id asn1.ObjectIdentifier) int {
 	return slices.IndexFunc(exts, func(e pkix.Extension) bool { return e.Id.Equal(id) })
 }
 
-// TestCheckFindsOneChange: each change is made to the certificate, then to the
-// precertificate instead.
+// TestCheckFindsOneChange applies each change to the certificate, then to the precertificate
+// instead.
 func TestCheckFindsOneChange(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
@@ -220,7 +220,7 @@ func TestCheckSCTList(t *testing.T) {
 	}
 }
 
-// TestCheckPlaceOfThePoison: RFC 6962 fixes no place for poison and SCT list.
+// TestCheckPlaceOfThePoison: RFC 6962 does not fix the place of the poison and the SCT list.
 func TestCheckPlaceOfThePoison(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
@@ -250,7 +250,7 @@ func TestCheckRefusesWhatIsNotDER(t *testing.T) {
 		"another's":           {pre, stranger, "public key"},
 		"trailing":            {pre, append(bytes.Clone(cert), 0), "data follow it"},
 		"cut short":           {pre, cert[:len(cert)-1], "not a DER sequence"},
-		// critical FALSE, which DER leaves out, in a KU's place.
+		// critical FALSE, which DER omits, in the key usage.
 		"criticality written out": {bytes.Replace(pre, []byte("\x01\x01\xff"), []byte("\x01\x01\x00"), 1), cert, "criticality is not DER"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -276,7 +276,7 @@ func TestCheckFindsEveryByte(t *testing.T) {
 	}
 }
 
-// FuzzCheck: no input makes it panic, and nothing corresponds to itself.
+// FuzzCheck: no input causes a panic, and no certificate corresponds to itself.
 func FuzzCheck(f *testing.F) {
 	pre, cert := pair(f)
 	f.Add(pre, cert)
