@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package breaker remembers how the last attempts at something outside of this process ended,
-// so that what is out costs nobody's time. What an open breaker means is up to its user: a log
-// is asked after all others, a signing key is not asked at all.
+// Package breaker remembers how the last attempts at a service outside of this process ended,
+// so that a failing service costs no time. Each user decides what an open breaker means: the
+// process asks a log after all others, and does not ask a signing key at all.
 //
 // Every package may import it.
 package breaker
@@ -15,14 +15,14 @@ import (
 // State is the state of a breaker.
 type State uint8
 
-// The states. Nothing is known against anything at the start.
+// The states. A new breaker is closed.
 const (
-	Closed   State = iota // all is well, as far as is known
-	Open                  // it failed several times in a row
-	HalfOpen              // it was open for long enough: one attempt finds out whether it is well again
+	Closed   State = iota // no failures are known, or too few
+	Open                  // several attempts in a row failed
+	HalfOpen              // it was open for the interval: one attempt finds out whether the service has recovered
 )
 
-// String is the value of the label "state".
+// String returns the value of the label "state".
 func (s State) String() string {
 	switch s {
 	case Closed:
@@ -34,24 +34,24 @@ func (s State) String() string {
 	}
 }
 
-// States are all of them, for metrics.
+// States returns all states, for metrics.
 func States() []State { return []State{Closed, HalfOpen, Open} }
 
-// Breaker is a breaker. It reads no clock: now is always of time.Now, and so immune to changes
-// of the wall clock. It is safe for concurrent use.
+// Breaker is a breaker. It reads no clock: now always comes from time.Now, so that changes of
+// the wall clock do not affect it. It is safe for concurrent use.
 type Breaker struct {
-	// Threshold is how many failures in a row open it.
+	// Threshold is how many failures in a row open the breaker.
 	Threshold int
-	// Interval is how long it stays open before one attempt may be made again.
+	// Interval is how long the breaker stays open before one attempt may be made again.
 	Interval time.Duration
-	// MaxRest bounds for how long it can want to be left alone.
+	// MaxRest bounds the backoff that a service can ask for.
 	MaxRest time.Duration
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	failures  int        // in a row
-	lastError error      // of the last of them
+	lastError error      // of the last failure
 	probeAt   time.Time  // when an open breaker becomes half-open
-	restUntil time.Time  // it wants to be left alone until then
+	restUntil time.Time  // until then, the service asks for no attempts
 }
 
 func (b *Breaker) stateAt(now time.Time) State {
@@ -65,16 +65,16 @@ func (b *Breaker) stateAt(now time.Time) State {
 	}
 }
 
-// Closed tells whether nothing is known against it.
+// Closed reports whether the breaker is closed.
 func (b *Breaker) Closed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failures < b.Threshold
 }
 
-// Probe tells whether the caller is the one that has to find out whether it is well again. For
-// everybody else the breaker is then open for another interval, so that a probe that is never
-// finished needs nobody to take it back.
+// Probe reports whether this caller must find out whether the service has recovered. For every
+// other caller the breaker is then open for another interval, so that a probe that never
+// finishes needs no cleanup.
 func (b *Breaker) Probe(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -85,7 +85,7 @@ func (b *Breaker) Probe(now time.Time) bool {
 	return true
 }
 
-// Succeeded closes the breaker, and tells whether it was not closed before.
+// Succeeded closes the breaker, and reports whether it was not closed before.
 func (b *Breaker) Succeeded() (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -94,8 +94,8 @@ func (b *Breaker) Succeeded() (changed bool) {
 	return changed
 }
 
-// Failed counts a failure, after which it wants to be left alone for rest, and tells whether
-// that has opened the breaker.
+// Failed counts a failure, after which the service asks for no attempts during rest. It
+// reports whether that has opened the breaker.
 func (b *Breaker) Failed(now time.Time, err error, rest time.Duration) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -108,30 +108,29 @@ func (b *Breaker) Failed(now time.Time, err error, rest time.Duration) (changed 
 	return b.failures == b.Threshold
 }
 
-// Rest returns until when it wants to be left alone.
+// Rest returns until when the service asks for no attempts.
 func (b *Breaker) Rest() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.restUntil
 }
 
-// Status is how a breaker is doing at one moment.
+// Status is the condition of a breaker at one moment.
 type Status struct {
-	// State is its state.
 	State State
-	// Failures is how many attempts have failed since the last that did not.
+	// Failures is how many attempts have failed since the last success.
 	Failures int
-	// LastError is that of the last of them: for the operator. It is nil where Failures is
-	// zero.
+	// LastError is the error of the last failure, for the operator. It is nil where Failures
+	// is zero.
 	LastError error
-	// Probe is how long an open breaker remains so; zero for any other.
+	// Probe is how long an open breaker remains open; zero for any other state.
 	Probe time.Duration
-	// Rest is how long it still wants to be left alone (Retry-After), and is; zero for not at
-	// all.
+	// Rest is the remaining backoff that the service has asked for (Retry-After); zero for
+	// none.
 	Rest time.Duration
 }
 
-// StatusAt tells how the breaker is doing at now.
+// StatusAt returns the breaker's status at now.
 func (b *Breaker) StatusAt(now time.Time) Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()

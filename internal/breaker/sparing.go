@@ -9,13 +9,14 @@ import (
 	"time"
 )
 
-// Sparing is a log that neither an outage nor a client can fill. It is safe for concurrent use.
+// Sparing is a log whose size neither an outage nor a client can inflate. It is safe for
+// concurrent use.
 type Sparing struct {
 	Logger *slog.Logger
-	// Interval is how far apart lines with the same message are.
+	// Interval is the minimum time between two lines with the same message.
 	Interval time.Duration
 
-	mu    sync.Mutex      // guards what follows
+	mu    sync.Mutex      // guards the fields below
 	lines map[string]line // by message, of which there are few
 }
 
@@ -25,8 +26,8 @@ type line struct {
 	left int // how many were left out since
 }
 
-// Log logs, or leaves out a warning or worse that comes too soon after another with the same
-// message. The next one states how many those were.
+// Log logs a record. It leaves out a warning or worse that comes too soon after another with
+// the same message; the next line states how many it left out.
 func (s *Sparing) Log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
 	if level >= slog.LevelWarn {
 		left, due := s.due(message)

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Each message has its own second, at whose end a line states how many were left out; what is no warning is not
-// bounded.
+// Each message has its own second, at whose end a line states how many were left out. Records below
+// warning are not bounded.
 func TestSparing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

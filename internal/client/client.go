@@ -35,14 +35,14 @@ const (
 	maxResponseSize = 1 << 20
 )
 
-// Config says where the CA is.
+// Config states where the CA is.
 type Config struct {
 	// URL is http or https, and a host with an optional port. With https the server's
 	// certificate is verified.
 	URL string
 	// GRPC asks over gRPC instead of REST v2.
 	GRPC bool
-	// RootCAs are who may certify the server; nil means the system's.
+	// RootCAs are the roots that may certify the server; nil means the system's roots.
 	RootCAs *x509.CertPool
 }
 
@@ -67,7 +67,7 @@ func New(config Config) (*Client, error) {
 		tls:  tlsConfig,
 		http: &http.Client{
 			Timeout: timeout,
-			// The token is for the CA that the caller named: net/http would send it along to a
+			// The token is for the CA that the caller named: net/http would send it to a
 			// subdomain, and from https to http.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport:     &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment},
@@ -75,7 +75,7 @@ func New(config Config) (*Client, error) {
 	}, nil
 }
 
-// Request is what to ask.
+// Request is the content of a request for a certificate.
 type Request struct {
 	// IDToken is the raw token.
 	IDToken string
@@ -101,7 +101,7 @@ type Error struct {
 	Reason, Message, RequestID string
 }
 
-// Error tells reason, sentence and request ID.
+// Error returns reason, sentence and request ID.
 func (e *Error) Error() string {
 	text := "the CA refuses: " + e.Message
 	if e.Reason != "" {
@@ -113,7 +113,7 @@ func (e *Error) Error() string {
 	return text
 }
 
-// SigningCertificate asks for a certificate. A refusal of the CA is an *Error.
+// SigningCertificate asks for a certificate. It returns a refusal of the CA as an *Error.
 func (c *Client) SigningCertificate(ctx context.Context, req Request) (*Certificate, error) {
 	p, err := prove(req)
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *Client) SigningCertificate(ctx context.Context, req Request) (*Certific
 	return c.overREST(ctx, req.IDToken, p)
 }
 
-// evidence is the key and the proof of possession as they are sent.
+// evidence is the key and the proof of possession in the form in which the client sends them.
 type evidence struct {
 	publicKey string // PEM
 	signature []byte
@@ -289,7 +289,7 @@ func (c *Client) overREST(ctx context.Context, token string, p evidence) (*Certi
 	}
 }
 
-// refusal reads the error that every answer of the CA but a certificate holds.
+// refusal reads the error from an answer of the CA that is not a certificate.
 func refusal(response *http.Response, data []byte) error {
 	var answer struct {
 		Message string `json:"message"`

@@ -46,7 +46,7 @@ func (c *Client) overGRPC(ctx context.Context, token string, p evidence) (*Certi
 	return &Certificate{PEM: answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()}, nil
 }
 
-// target is the URL's host with the port that its scheme stands for.
+// target returns the URL's host, with the default port of its scheme where the URL has none.
 func (c *Client) target() string {
 	if c.base.Port() != "" {
 		return c.base.Host

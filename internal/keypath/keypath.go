@@ -19,12 +19,12 @@ type Error struct {
 	Err  error
 }
 
-// Errorf returns an *Error at path whose text is made of format and args.
+// Errorf returns an *Error at path whose text is formatted from format and args.
 func Errorf(path []string, format string, args ...any) error {
 	return &Error{Path: append([]string(nil), path...), Err: fmt.Errorf(format, args...)}
 }
 
-// Error is the path and the sentence.
+// Error returns the path and the sentence.
 func (e *Error) Error() string { return strings.Join(e.Path, ": ") + ": " + e.Err.Error() }
 
 // Unwrap returns the sentence without the path.
@@ -50,8 +50,8 @@ func Prefix(err error, prefix ...string) error {
 	return &Error{Path: append([]string(nil), prefix...), Err: err}
 }
 
-// All returns every *Error in err, which may be joined with errors.Join, in order; an
-// error without a path comes back with an empty one.
+// All returns every *Error in err, which may be joined with errors.Join, in order. It returns
+// an error without a path with an empty one.
 func All(err error) []*Error {
 	if err == nil {
 		return nil

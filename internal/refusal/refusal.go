@@ -14,17 +14,18 @@ import (
 	"time"
 )
 
-// Kind says whose turn it is to act: the caller, its platform team, or the operator.
+// Kind states which side must act: the caller, its platform team, or the operator.
 type Kind uint8
 
-// The kinds. The zero value is Internal, so that a forgotten kind hides rather than tells.
+// The kinds. The zero value is Internal, so that a forgotten kind hides the message rather
+// than reveals it.
 const (
-	Internal         Kind = iota // our fault
+	Internal         Kind = iota // a fault of this process or its operator
 	Malformed                    // the request is malformed
-	Unauthenticated              // the token does not prove who the caller is
+	Unauthenticated              // the token does not prove the caller's identity
 	Denied                       // the caller is known, and it is not allowed
 	SlowDown                     // the caller asks too much
-	Unavailable                  // something that we depend on is out
+	Unavailable                  // a service that this process depends on is unavailable
 	NotFound                     // no such path
 	MethodNotAllowed             // the path exists, the method does not
 )
@@ -67,7 +68,7 @@ const (
 type Entry struct {
 	Reason Reason
 	Kind   Kind
-	// Doc tells the client what to change, in one sentence.
+	// Doc states, in one sentence, what the client must change.
 	Doc string
 }
 
@@ -117,17 +118,17 @@ func (r Reason) Kind() Kind {
 // Error is a refusal. It is always used as *Error and found with errors.As.
 type Error struct {
 	Reason Reason
-	// Message is for the client: one sentence that says what was found and what was
-	// wanted. It never holds a token, a key's name, or the text of Cause.
+	// Message is for the client: one sentence that states what was found and what was
+	// expected. It never holds a token, a key's name, or the text of Cause.
 	Message string
-	// RetryAfter is when it is worth trying again; zero leaves it to the server's default
-	// for the kind.
+	// RetryAfter is when a retry can succeed; zero leaves it to the server's default for the
+	// kind.
 	RetryAfter time.Duration
 	// Cause is for the operator's log; it may be nil.
 	Cause error
 }
 
-// New returns a refusal whose message is made of format and args.
+// New returns a refusal whose message is formatted from format and args.
 func New(reason Reason, format string, args ...any) *Error {
 	return &Error{Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
@@ -139,7 +140,7 @@ func (e *Error) Because(err error) *Error {
 	return &c
 }
 
-// Error is the operator's text: reason, message and cause.
+// Error returns the operator's text: reason, message and cause.
 func (e *Error) Error() string {
 	if e.Cause != nil {
 		return fmt.Sprintf("%s: %s: %v", e.Reason, e.Message, e.Cause)
@@ -150,8 +151,8 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// From returns the refusal in err's chain, or INTERNAL with a message that tells nothing:
-// an error that nobody meant for a client is hidden from it.
+// From returns the refusal in err's chain, or INTERNAL with a message without details: an
+// error that is not meant for a client stays hidden from it.
 func From(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package suggest finds what somebody meant who wrote something else. Every package that
-// judges settings may import it.
+// Package suggest finds the known name that a misspelt name most likely means. Every package
+// that validates settings may import it.
 package suggest
 
 import (
@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// DidYouMean is `; did you mean "x"?` for the one of known that found is most likely a slip
-// of, and "" where none is close.
+// DidYouMean returns `; did you mean "x"?` for the known name that found most likely
+// misspells, and "" where none is close.
 func DidYouMean(found string, known []string) string {
 	if best := Closest(found, known); best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
@@ -18,7 +18,7 @@ func DidYouMean(found string, known []string) string {
 	return ""
 }
 
-// DidYouMeanOr is DidYouMean, and where none is close all of known, after the words given.
+// DidYouMeanOr is DidYouMean, but where none is close it returns words and then all of known.
 func DidYouMeanOr(found string, known []string, words string) string {
 	if hint := DidYouMean(found, known); hint != "" {
 		return hint
@@ -26,16 +26,16 @@ func DidYouMeanOr(found string, known []string, words string) string {
 	return "; " + words + " " + strings.Join(known, ", ")
 }
 
-// Closest returns the known name that found is most likely a slip of, or "". Names that
-// differ only in case, hyphens and underscores always match; otherwise one slip in three
-// characters is forgiven, and at most three.
+// Closest returns the known name that found most likely misspells, or "". Names that differ
+// only in case, hyphens and underscores always match; otherwise it allows one typing error in
+// three characters, and at most three.
 func Closest(found string, known []string) string {
 	best, least := "", min(3, len(found)/3)+1
 	for _, name := range known {
 		if Fold(name) == Fold(found) {
 			return name
 		}
-		// A longer difference than the bound cannot win and is not measured: found comes
+		// A length difference above the bound cannot win and is not measured: found comes
 		// from the file and may be as long as the file.
 		if diff := len(name) - len(found); diff >= least || -diff >= least {
 			continue
@@ -47,7 +47,7 @@ func Closest(found string, known []string) string {
 	return best
 }
 
-// Fold is name without what kebab-case, snake_case and CamelCase differ in.
+// Fold returns name without the differences between kebab-case, snake_case and CamelCase.
 func Fold(name string) string {
 	return strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(name))
 }

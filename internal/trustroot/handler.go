@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Handler serves what render returns, with an ETag by which clients ask again for free. An
-// error of render is told to failed and hidden from the client.
+// Handler serves what render returns, with an ETag for conditional requests. It passes an
+// error of render to failed and hides it from the client.
 func Handler(render func() ([]byte, error), failed func(*http.Request, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -10,7 +10,7 @@ import (
 )
 
 // The major versions of the services' APIs, as protobuf-specs counts them: the CA's is 1
-// though the path of its REST API says v2.
+// although the path of its REST API has v2.
 const (
 	versionCA        = 1
 	versionProvider  = 1
@@ -18,8 +18,8 @@ const (
 	versionTimestamp = 1
 )
 
-// signingConfig is SigningConfig v0.2. The two selections stand only where there is such a
-// service: sigstore-js refuses an empty one.
+// signingConfig is SigningConfig v0.2. The two selections are present only where there is
+// such a service: sigstore-js refuses an empty one.
 type signingConfig struct {
 	MediaType       string     `json:"mediaType"`
 	CAURLs          []service  `json:"caUrls"`
@@ -41,9 +41,9 @@ type selection struct {
 	Selector string `json:"selector"`
 }
 
-// SigningConfig renders signing_config.v0.2.json. Of the transparency logs and timestamp
-// authorities it offers those that have a URL and no end; every such log is a Rekor v2 log
-// to it.
+// SigningConfig renders signing_config.v0.2.json. It offers the transparency logs and
+// timestamp authorities that have a URL and no end. It lists every such log as a Rekor v2
+// log.
 func (i Instance) SigningConfig() ([]byte, error) {
 	if err := i.check(); err != nil {
 		return nil, err
@@ -84,11 +84,11 @@ func (i Instance) SigningConfig() ([]byte, error) {
 	return marshal(document, "  ")
 }
 
-// openRange is a timeRange of an entry that somebody else has written.
+// openRange is the timeRange of an entry that another program has written.
 type openRange struct{ End *time.Time }
 
 func (r openRange) open() bool { return r.End == nil }
 
-// ErrNotRendered tells that an instance has no public URL, so that clients could not be told
+// ErrNotRendered states that an instance has no public URL, which the documents require.
 // where it is.
 var ErrNotRendered = errors.New("public_url is not set, and trusted_root.json and signing_config.v0.2.json would have to say it: add public_url, the URL at which clients reach this server")

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package trustroot renders what sigstore's clients need to know of an instance:
-// trusted_root.json (what verifiers trust) and signing_config.v0.2.json (where signers go).
+// trusted_root.json (what verifiers trust) and signing_config.v0.2.json (where signers send
+// requests).
 //
 // Equal input gives equal bytes, so that a file can be compared, hashed and kept. Package
-// internal/app gathers the input; beside it only internal/devworld and cmd may import it.
+// internal/app gathers the input; of the other packages, only internal/devworld and cmd may
+// import it.
 package trustroot
 
 import (
@@ -23,39 +25,39 @@ import (
 	"time"
 )
 
-// The names under which TUF repositories and servers have the two documents.
+// The names of the two documents in TUF repositories and on servers.
 const (
 	TrustedRootName   = "trusted_root.json"
 	SigningConfigName = "signing_config.v0.2.json"
 )
 
-// The media types that the documents say of themselves (protobuf-specs).
+// The media types that the documents state for themselves (protobuf-specs).
 const (
 	trustedRootType   = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 	signingConfigType = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
 )
 
-// Instance is what the documents are about.
+// Instance is the CA instance that the documents describe.
 type Instance struct {
 	// PublicURL is where clients reach the certificate authority. It is mandatory.
 	PublicURL string
-	// Authorities are the CA's, in the order in which they are to be listed. At least one is
-	// needed.
+	// Authorities are the CA's authorities, in the order of the listing. At least one is
+	// required.
 	Authorities []Authority
 	// CTLogs are the Certificate Transparency logs.
 	CTLogs []CTLog
-	// TimestampAuthorities and TLogs are taken over into the trusted root as they are: JSON
-	// objects of protobuf-specs' types CertificateAuthority and TransparencyLogInstance.
+	// TimestampAuthorities and TLogs appear unchanged in the trusted root: JSON objects of
+	// protobuf-specs' types CertificateAuthority and TransparencyLogInstance.
 	TimestampAuthorities, TLogs []json.RawMessage
 	// Providers are the issuer URLs at which a person can sign in.
 	Providers []string
 }
 
-// Authority is a CA certificate with what is above it, and for how long it counts.
+// Authority is a CA certificate with the certificates above it, and the end of its validity.
 type Authority struct {
 	// Chain has the issuing certificate first and the root last.
 	Chain []*x509.Certificate
-	// End is when the last of its certificates has ended; zero for an authority that signs
+	// End is when the last of its certificates has expired; zero for an authority that signs
 	// or will sign.
 	End time.Time
 }
@@ -121,8 +123,8 @@ type logID struct {
 }
 
 // NewCertificateAuthority returns the entry of a chain, issuing certificate first and root
-// last. It is valid from when its first certificate is: clients pick an authority by the
-// start of what it has signed.
+// last. The entry is valid from the start of its first certificate: clients pick an authority
+// by that start.
 func NewCertificateAuthority(uri string, chain []*x509.Certificate) CertificateAuthority {
 	authority := CertificateAuthority{URI: uri, ValidFor: timeRange{Start: chain[0].NotBefore.UTC()}}
 	subject := chain[0].Subject
@@ -137,7 +139,7 @@ func NewCertificateAuthority(uri string, chain []*x509.Certificate) CertificateA
 }
 
 // NewTransparencyLog returns the entry of a log with an ECDSA or RSA key, given as a
-// SubjectPublicKeyInfo, whose ID is the key's SHA-256 (RFC 6962, section 3.2).
+// SubjectPublicKeyInfo. The log ID is the key's SHA-256 (RFC 6962, section 3.2).
 func NewTransparencyLog(url string, spki []byte, start time.Time) (TransparencyLog, error) {
 	details, err := keyDetails(spki)
 	if err != nil {
@@ -214,8 +216,8 @@ func (i Instance) check() error {
 	return nil
 }
 
-// start is from when the instance can have been used: when its first CA became valid. It is
-// said of everything whose own beginning nobody has written down.
+// start returns when the first CA became valid: the instance cannot have been used earlier.
+// It serves for every entry whose own start is not recorded.
 func (i Instance) start() time.Time {
 	start := i.Authorities[0].Chain[0].NotBefore
 	for _, authority := range i.Authorities {
@@ -226,13 +228,13 @@ func (i Instance) start() time.Time {
 	return start.UTC()
 }
 
-// Marshal returns an entry of a trusted root as Instance.TLogs takes it.
+// Marshal returns an entry of a trusted root in the form that Instance.TLogs takes.
 func Marshal(entry any) (json.RawMessage, error) {
 	text, err := marshal(entry, "")
 	return bytes.TrimSpace(text), err
 }
 
-// marshal keeps the order of fields, and leaves URLs readable.
+// marshal keeps the order of fields, and does not escape URLs.
 func marshal(document any, indent string) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
@@ -244,7 +246,7 @@ func marshal(document any, indent string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// operator names who runs an instance: the host of its public URL.
+// operator returns the name of the instance's operator: the host of its public URL.
 func (i Instance) operator() string {
 	u, err := url.Parse(i.PublicURL)
 	if err != nil {

@@ -93,7 +93,7 @@ func newInstance(t *testing.T) Instance {
 	return i
 }
 
-// What we render is what protobuf-specs reads, without a field that it does not know.
+// protobuf-specs can read the rendered document, and knows all of its fields.
 func TestTrustedRoot(t *testing.T) {
 	t.Parallel()
 	i := newInstance(t)
@@ -129,7 +129,8 @@ func TestTrustedRoot(t *testing.T) {
 		log.GetPublicKey().GetKeyDetails().String() != "PKIX_ECDSA_P256_SHA_256" || !bytes.Equal(log.GetPublicKey().GetRawBytes(), i.CTLogs[0].PublicKey) {
 		t.Errorf("log %v", log)
 	}
-	// From the first certificate on, which the older of the two authorities can have signed.
+	// The log is valid from the first certificate that the older of the two authorities can
+	// have signed.
 	if start := log.GetPublicKey().GetValidFor().GetStart().AsTime(); !start.Equal(begin) {
 		t.Errorf("the log is valid from %s, want %s", start, begin)
 	}

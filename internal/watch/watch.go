@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package watch finds changed files by their content, polled: notifications of the
-// operating system miss a rename over the file and Kubernetes' swap of the `..data`
-// symlink, and then watch nothing. One watcher serves TLS certificates, issuer files and
-// CA sets alike. It may be imported by internal/app and cmd.
+// Package watch finds changed files by polling their content. Notifications of the operating
+// system miss a rename over the file and Kubernetes' swap of the `..data` symlink, and then
+// watch nothing. One watcher serves TLS certificates, issuer files and CA sets alike. It may
+// be imported by internal/app and cmd.
 package watch
 
 import (
@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// Interval is how often files are read. Content is loaded once two readings in a row have
-// found the same: a file that is still being written in place may be well-formed half-way,
-// as a CA set is that lacks its last line.
+// Interval is how often the watcher reads the files. It loads content once two readings in a
+// row have found the same: a file that is still being written in place may be well-formed
+// half-way, such as a CA set that lacks its last line.
 const Interval = time.Second
 
-// Content that would not load is tried again, first after FirstRetry, then after twice as long
-// each time, up to RetryInterval. What failed may have been something else: no free file
-// descriptor, a signer out of reach, or one that has not taken up the same content yet.
+// The watcher retries content that fails to load, first after FirstRetry, then after twice as
+// long each time, up to RetryInterval. The failure may have another cause: no free file
+// descriptor, an unreachable signer, or a signer that has not loaded the same content yet.
 const (
 	FirstRetry    = 2 * time.Second
 	RetryInterval = 30 * time.Second
@@ -33,20 +33,20 @@ const (
 // maxFileSize bounds what is read of one file.
 const maxFileSize = 4 << 20
 
-// Config says what to watch and what to do.
+// Config states what to watch and what to do.
 type Config struct {
-	// Name says in log records what the files are, as in "TLS certificate".
+	// Name names the files in log records, as in "TLS certificate".
 	Name string
 	// Files are read together: Reload is called once for a change in any of them.
 	Files []string
-	// More, where it is not nil, tells which other files belong to the group: those that the
-	// content of Files names. It is asked before each reading.
+	// More, where it is not nil, returns the other files of the group: those that the content
+	// of Files names. The watcher calls it before each reading.
 	More func() []string
-	// Reload takes the new content from the files. Where it returns an error, what was
-	// loaded before stays, the error is logged, and it is called again at the next change
-	// or after a while.
+	// Reload loads the new content from the files. Where it returns an error, the loaded
+	// content stays, the watcher logs the error, and calls Reload again at the next change or
+	// after a while.
 	Reload func() error
-	// Observe, where it is not nil, is told the outcome of each reload.
+	// Observe, where it is not nil, receives the outcome of each reload.
 	Observe func(error)
 	Logger  *slog.Logger
 }
@@ -54,16 +54,16 @@ type Config struct {
 // Watcher watches one group of files. Its Run may be called once.
 type Watcher struct {
 	config Config
-	// digest is of what Reload saw last, and latest of what the last reading found.
+	// digest is of the content at the last call of Reload, and latest of the last reading.
 	digest, latest [sha256.Size]byte
-	// retryAt is when Reload is to be called again for the same content, after failures times;
-	// zero if it took it.
+	// retryAt is when to call Reload again for the same content, after failures times; zero if
+	// Reload succeeded.
 	retryAt  time.Time
 	failures int
 }
 
-// New returns a watcher that takes the content that the files have now for known. Call it
-// before the files are loaded for the first time, so that no change falls in between.
+// New returns a watcher that treats the present content of the files as known. Call it before
+// the files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
 	w := &Watcher{config: config}
 	w.digest = digest(w.files())
@@ -85,8 +85,8 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// poll reloads if the content differs from what the last call of Reload saw, and has come to
-// rest. Whether a file that cannot be read matters is Reload's to say.
+// poll reloads if the content differs from the content at the last call of Reload, and two
+// readings agree. Reload decides whether an unreadable file matters.
 func (w *Watcher) poll(ctx context.Context) {
 	files := w.files()
 	now := digest(files)
@@ -116,7 +116,7 @@ func (w *Watcher) poll(ctx context.Context) {
 	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", files))
 }
 
-// files are those that belong to the group now.
+// files returns the files that belong to the group now.
 func (w *Watcher) files() []string {
 	if w.config.More == nil {
 		return w.config.Files

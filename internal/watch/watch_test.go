@@ -125,8 +125,8 @@ func TestKubernetesSwapThreeTimes(t *testing.T) {
 	}
 }
 
-// A reload that failed for another reason than the content must not wait for a change that
-// may be months away.
+// A reload that failed for another reason than the content must not wait for the next change,
+// which may be months away.
 func TestFailedReloadIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "cert.pem")
@@ -156,7 +156,8 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 	})
 }
 
-// What the content of one file names is watched too, as soon as it is named.
+// The watcher also watches the files that the content of one file names, as soon as it names
+// them.
 func TestFilesThatAFileNames(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -190,7 +191,7 @@ func TestFilesThatAFileNames(t *testing.T) {
 	}
 }
 
-// A file that is written in place, line by line, is well-formed long before it is whole.
+// A file that is written in place, line by line, is well-formed long before it is complete.
 func TestWaitsUntilTheContentRests(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "ca.yaml")
