@@ -14,19 +14,17 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// CSR is a proof of possession by a PKCS #10 certification request. Only its key and its
-// signature count: the name and attributes in it are the caller's own words, and are not
-// even parsed.
+// CSR is a proof of possession by a PKCS #10 certification request. Only its key and its signature
+// count. The caller chooses the name and the attributes freely; they are not parsed.
 type CSR struct {
-	// PEM is of type CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST; the first block
-	// counts, and text around it is ignored.
+	// PEM is of type CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST. The first block counts; text
+	// around it is ignored.
 	PEM []byte
 }
 
-// Verify returns the CSR's key if policy allows it and it signed the CSR. The challenge is
-// no part of a CSR, so that it is not looked at. Its refusals are CSR_INVALID (cannot be
-// read, or is signed with the wrong algorithm), KEY_UNSUPPORTED, KEY_WEAK and
-// PROOF_INVALID (the signature does not verify).
+// Verify returns the CSR's key if policy allows it and it signed the CSR. It ignores the challenge,
+// which a CSR does not contain. Its refusals are CSR_INVALID (unreadable, or signed with the wrong
+// algorithm), KEY_UNSUPPORTED, KEY_WEAK and PROOF_INVALID (the signature does not verify).
 func (p CSR) Verify(policy *KeyPolicy, _ Challenge) (*PublicKey, error) {
 	if policy == nil {
 		return nil, errors.New("verifying a CSR: there is no key policy")
@@ -55,15 +53,15 @@ func (p CSR) Verify(policy *KeyPolicy, _ Challenge) (*PublicKey, error) {
 
 // request is a parsed CSR.
 type request struct {
-	info       []byte // CertificationRequestInfo, the whole element, which is signed
+	info       []byte // CertificationRequestInfo, the whole element; the signature is over it
 	spki       []byte // the whole element
 	oid        stdasn1.ObjectIdentifier
 	parameters cryptobyte.String // of the signature algorithm; empty where absent
 	signature  []byte
 }
 
-// signedWith tells whether the CSR says that it is signed the way that s wants it. Some
-// tools write NULL parameters where there should be none, or the other way round.
+// signedWith reports whether the CSR names the signature algorithm of s. Some tools write NULL
+// parameters where there must be none, or the reverse.
 func (r *request) signedWith(s scheme) bool {
 	null := string(r.parameters) == "\x05\x00"
 	// RFC 8410, section 3: for Ed25519 the parameters must be absent.
@@ -101,7 +99,7 @@ func parseCSR(input []byte) (*request, error) {
 //	     subjectPKInfo SubjectPublicKeyInfo{{ PKInfoAlgorithms }},
 //	     attributes    [0] Attributes{{ CRIAttributes }} }
 //
-// Some tools leave out attributes where there are none.
+// Some tools omit attributes where there are none.
 func parseCSRDER(der []byte) (*request, error) {
 	in := cryptobyte.String(der)
 	var csr, info, content, algorithm, spki cryptobyte.String

@@ -58,7 +58,7 @@ func TestCSR(t *testing.T) {
 				"base64 on one line": oneLine("CERTIFICATE REQUEST", der),
 				"CRLF":               bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n")),
 			} {
-				// The challenge is no part of a CSR: none is needed.
+				// A CSR contains no challenge, so none is necessary.
 				got, err := CSR{input}.Verify(policy, Challenge{})
 				if err != nil {
 					t.Errorf("%s: %v", form, err)
@@ -109,14 +109,14 @@ func TestCSRKeyPolicy(t *testing.T) {
 	checkRefusal(t, err, refusal.KeyWeak, "small order")
 }
 
-// csrParts are parts of a CSR, DER, in place of the right ones.
+// csrParts are parts of a CSR, DER, that replace the correct ones.
 type csrParts struct {
 	version, subject, spki, attributes, algorithm []byte
 	inTheEnd, atTheEndOfInfo                      []byte
 }
 
-// rebuild signs a CSR with parts in place of the usual ones; an attributes part that is
-// empty but not nil leaves the field out.
+// rebuild signs a CSR with parts in place of the usual ones. An attributes part that is empty but
+// not nil omits the field.
 func rebuild(t testing.TB, key crypto.Signer, parts csrParts) []byte {
 	t.Helper()
 	or := func(part []byte, usual string) []byte {
@@ -149,7 +149,7 @@ func rebuild(t testing.TB, key crypto.Signer, parts csrParts) []byte {
 	return csr.BytesOrPanic()
 }
 
-// TestCSROddities: what tools write and what only somebody who tries things out writes.
+// TestCSROddities: CSRs that tools write, and CSRs that only an attacker writes.
 func TestCSROddities(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
@@ -229,8 +229,8 @@ func TestCSRForms(t *testing.T) {
 	}
 }
 
-// FuzzCSR: nothing makes it panic (as in CVE-2026-40097, elsewhere); what we accept and crypto/x509 reads, it reads as a CSR
-// of the same key that verifies.
+// FuzzCSR: no input causes a panic (as in CVE-2026-40097, elsewhere). If crypto/x509 reads what we
+// accept, it reads a CSR of the same key that verifies.
 func FuzzCSR(f *testing.F) {
 	for _, key := range []crypto.Signer{ecdsaKey(f, elliptic.P256()), ed25519Key(f), rsaKey(f, 2048)} {
 		f.Add(csrDER(f, key, 0))
@@ -250,7 +250,7 @@ func FuzzCSR(f *testing.F) {
 		}
 		oracle, err := x509.ParseCertificateRequest(der)
 		if err != nil {
-			return // crypto/x509 reads name and attributes too
+			return // crypto/x509 also reads name and attributes
 		}
 		if err := oracle.CheckSignature(); err != nil {
 			t.Fatal(err)
@@ -261,7 +261,7 @@ func FuzzCSR(f *testing.F) {
 	})
 }
 
-// FuzzCSRText is FuzzCSR from the PEM on.
+// FuzzCSRText is FuzzCSR with PEM as its input.
 func FuzzCSRText(f *testing.F) {
 	der := csrDER(f, ecdsaKey(f, elliptic.P256()), 0)
 	f.Add(pemOf("CERTIFICATE REQUEST", der))

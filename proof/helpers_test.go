@@ -72,7 +72,7 @@ func pemOf(blockType string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der})
 }
 
-// sign signs message with key over hash; 0 is the message itself.
+// sign signs message with key over hash; with hash 0 it signs the message itself.
 func sign(t testing.TB, key crypto.Signer, hash crypto.Hash, message string) []byte {
 	t.Helper()
 	digest := []byte(message)
@@ -94,8 +94,7 @@ func sign(t testing.TB, key crypto.Signer, hash crypto.Hash, message string) []b
 	return sig
 }
 
-// checkRefusal tells whether err is a refusal with the reason and the words given, and fit
-// for a client.
+// checkRefusal checks that err is a refusal with reason and words, and fit for a client.
 func checkRefusal(t testing.TB, err error, reason refusal.Reason, words ...string) {
 	t.Helper()
 	var refused *refusal.Error
@@ -124,9 +123,9 @@ func checkMessage(t testing.TB, refused *refusal.Error) {
 	}
 }
 
-// number returns an odd number of exactly so many bits, with the two highest set and
-// without small factors, the same for the same seed. The checks of a modulus look at the
-// modulus alone, so that its factors need not be primes.
+// number returns an odd number of exactly bits bits, with the two highest set and without small
+// factors. It is the same for the same seed. The checks read the modulus alone, so its factors need
+// not be primes.
 func number(bits int, seed uint64) *big.Int {
 	random := mathrand.New(mathrand.NewPCG(seed, uint64(bits)))
 	primes := newRSAChecks().smallPrimes

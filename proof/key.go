@@ -20,11 +20,11 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Keys are read here rather than by crypto/x509, whose errors do not tell a key that we do
-// not support from one that is weak or one that is no key at all. A fuzz test holds the two
-// against each other.
+// Keys are parsed here rather than by crypto/x509. Its errors do not distinguish an unsupported
+// key, a weak key and data that are no key. A fuzz test compares the two parsers.
 
-// parsePublicKey reads the key of a signed challenge. policy only words the refusals.
+// parsePublicKey parses the key of a signed challenge. policy affects only the text of the
+// refusals.
 func parsePublicKey(policy *KeyPolicy, input []byte) (crypto.PublicKey, error) {
 	switch {
 	case len(input) == 0:
@@ -101,7 +101,7 @@ func parseSPKI(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
 	}
 }
 
-// algorithmName returns the OID with the name of the key algorithms that people try.
+// algorithmName returns a name for the OIDs of key algorithms that clients try; otherwise the OID.
 func algorithmName(oid string) string {
 	switch oid {
 	case "1.2.840.10040.4.1":
@@ -134,7 +134,7 @@ func parsePKCS1(der []byte) (crypto.PublicKey, error) {
 	if n.Sign() <= 0 {
 		return nil, refusal.New(refusal.KeyWeak, "the RSA key's modulus is not a positive number")
 	}
-	// Checked here for all, as an int cannot hold every exponent.
+	// The exponent is checked here because an int cannot hold every exponent.
 	if e.Cmp(big.NewInt(rsaExponent)) != 0 {
 		return nil, unsupportedExponent()
 	}
@@ -149,7 +149,7 @@ func parsePKCS1(der []byte) (crypto.PublicKey, error) {
 //	     -- specifiedCurve  SpecifiedECDomain
 //	}
 //
-// Explicit parameters are how CVE-2020-0601 passed a private key off for another's.
+// CVE-2020-0601 used explicit parameters to pass a private key off as another's.
 func parseEC(policy *KeyPolicy, parameters cryptobyte.String, point []byte) (crypto.PublicKey, error) {
 	var oid stdasn1.ObjectIdentifier
 	if !parameters.ReadASN1ObjectIdentifier(&oid) || !parameters.Empty() {

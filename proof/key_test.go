@@ -32,8 +32,8 @@ func refuseKey(t testing.TB, input []byte) error {
 	return err
 }
 
-// accepted tells whether err means that the key was good: the signature comes next, and is
-// missing.
+// accepted reports whether err means that the key was good: the missing signature, which is checked
+// next, is refused.
 func accepted(err error) bool {
 	var refused *refusal.Error
 	return errors.As(err, &refused) && refused.Reason == refusal.ProofInvalid
@@ -114,7 +114,7 @@ func TestMalformedPublicKeys(t *testing.T) {
 	}
 }
 
-// spkiOf makes a SubjectPublicKeyInfo of parts, right or wrong.
+// spkiOf encodes a SubjectPublicKeyInfo from parts, right or wrong.
 func spkiOf(t testing.TB, algorithm asn1.ObjectIdentifier, parameters, key []byte) []byte {
 	t.Helper()
 	der, err := asn1.Marshal(struct {
@@ -197,7 +197,7 @@ func dsaParameters(t testing.TB) []byte {
 	return der
 }
 
-// TestLongOIDStaysOutOfTheMessage: an identifier may take up nearly all of the input.
+// TestLongOIDStaysOutOfTheMessage: an identifier can fill nearly all of the input.
 func TestLongOIDStaysOutOfTheMessage(t *testing.T) {
 	t.Parallel()
 	oid := make(asn1.ObjectIdentifier, 2000)
@@ -215,8 +215,8 @@ func oidDER(t testing.TB, oid asn1.ObjectIdentifier) []byte {
 	return der
 }
 
-// FuzzPublicKey holds our reader of keys against crypto/x509: what we accept, it reads as
-// the same key; what it reads and the policy allows, we accept, if it is written canonically.
+// FuzzPublicKey compares our parser of keys with crypto/x509, which must read what we accept as the
+// same key. We accept every canonical key that crypto/x509 reads and the policy allows.
 func FuzzPublicKey(f *testing.F) {
 	for _, key := range []crypto.PublicKey{
 		ecdsaKey(f, elliptic.P256()).Public(), ecdsaKey(f, elliptic.P384()).Public(), ecdsaKey(f, elliptic.P521()).Public(),

@@ -22,21 +22,21 @@ func Algorithms() []string {
 	return []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
 }
 
-// KeyPolicyConfig says which keys are certified.
+// KeyPolicyConfig states which keys are certified.
 type KeyPolicyConfig struct {
-	// Algorithms are names out of Algorithms(), each at most once; none means all.
+	// Algorithms are names from Algorithms(), each at most once; none means all.
 	Algorithms []string
 }
 
-// KeyPolicy says which keys are certified: by algorithm and size, and never a weak one. It
-// is safe for concurrent use. The zero KeyPolicy allows no key.
+// KeyPolicy decides which keys are certified: by algorithm and size, and never a weak key. It is
+// safe for concurrent use. The zero KeyPolicy allows no key.
 type KeyPolicy struct {
 	allowed  []string
 	accepted string // allowed, for messages
 	rsa      rsaChecks
 }
 
-// NewKeyPolicy returns the policy of config. Its errors are at the paths ["algorithms", i].
+// NewKeyPolicy returns the policy of config. Its errors have the paths ["algorithms", i].
 func NewKeyPolicy(config KeyPolicyConfig) (*KeyPolicy, error) {
 	known := Algorithms()
 	if len(config.Algorithms) == 0 {
@@ -62,15 +62,15 @@ func NewKeyPolicy(config KeyPolicyConfig) (*KeyPolicy, error) {
 	}, nil
 }
 
-// Check returns nil if pub is certified, else a refusal: KEY_UNSUPPORTED for an algorithm,
-// curve, size or exponent that is not, KEY_WEAK for a key that gives its private half away
-// or could be anybody's.
+// Check returns nil if policy allows pub; otherwise a refusal. KEY_UNSUPPORTED is for an algorithm,
+// curve, size or exponent that is not allowed. KEY_WEAK is for a key that discloses its private key
+// or that does not identify one holder.
 func (p *KeyPolicy) Check(pub crypto.PublicKey) error {
 	s := schemeOf(pub)
 	if s.algorithm == "" {
 		return p.unsupported("of an unknown kind")
 	}
-	// The exponent goes first: it does not depend on the policy.
+	// The exponent is checked first because it does not depend on the policy.
 	key, isRSA := pub.(*rsa.PublicKey)
 	if isRSA && key.E != rsaExponent {
 		return unsupportedExponent()
@@ -82,8 +82,8 @@ func (p *KeyPolicy) Check(pub crypto.PublicKey) error {
 	case *rsa.PublicKey:
 		return p.rsa.check(pub)
 	case *ecdsa.PublicKey:
-		// NIST SP 800-56A, section 5.6.2.3.3: on the curve, and not infinity; all three
-		// curves have cofactor 1, so that nothing else is left.
+		// NIST SP 800-56A, section 5.6.2.3.3: on the curve, and not infinity. All three curves have
+		// cofactor 1, so no other check is necessary.
 		if _, err := pub.ECDH(); err != nil {
 			return offCurve(pub.Curve).Because(err)
 		}
@@ -103,10 +103,9 @@ func (p *KeyPolicy) unsupported(found string) *refusal.Error {
 	return refusal.New(refusal.KeyUnsupported, "the public key is %s; this certificate authority accepts %s", found, accepted)
 }
 
-// smallOrder are the y coordinates, little-endian and without the sign of x, of all points
-// whose order divides 8, in each encoding that verifiers accept: 0; 1; the two of order 8;
-// p−1; and 0 and 1 written as p and p+1. Signatures of such a key can be made without any
-// private key.
+// smallOrder lists the y coordinates of all points whose order divides 8, little-endian and without
+// the sign of x, in each encoding that verifiers accept: 0; 1; the two of order 8; p−1; and 0 and 1
+// written as p and p+1. A signature for such a key needs no private key.
 const smallOrder = "" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
 	"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +

@@ -41,7 +41,7 @@ func TestNewKeyPolicy(t *testing.T) {
 	}
 }
 
-// TestPolicyAllowsWhatItNames tries a key of each algorithm with each policy of one.
+// TestPolicyAllowsWhatItNames tries a key of each algorithm with each policy of one algorithm.
 func TestPolicyAllowsWhatItNames(t *testing.T) {
 	t.Parallel()
 	keys := map[string]crypto.PublicKey{
@@ -116,8 +116,8 @@ func TestUnsupportedKeys(t *testing.T) {
 	}
 }
 
-// rocaNumber returns a number of the form that CVE-2017-15361 gave primes: k·M + (65537^a
-// mod M), where M is the product of the first 126 primes, as for keys of 2048 bits.
+// rocaNumber returns a number of the form of CVE-2017-15361 primes: k·M + (65537^a mod M), where M
+// is the product of the first 126 primes, as for keys of 2048 bits.
 func rocaNumber(bits int, seed uint64) *big.Int {
 	m := big.NewInt(1)
 	for n, count := int64(2), 0; count < 126; n++ {
@@ -190,7 +190,7 @@ func TestWeakRSAKeys(t *testing.T) {
 	}
 }
 
-// TestROCAKeyFromACard is a key that a vulnerable chip made, from the test vectors of the
+// TestROCAKeyFromACard tests a key that a vulnerable chip generated, from the test vectors of the
 // detection tool's authors.
 func TestROCAKeyFromACard(t *testing.T) {
 	t.Parallel()
@@ -218,7 +218,7 @@ func TestPrimeAndPowerRSAKeys(t *testing.T) {
 		if !n.ProbablyPrime(20) {
 			t.Fatalf("2^%d − %d is no prime", bits, d)
 		}
-		for range 2 { // what was refused is not remembered as composite
+		for range 2 { // a refused modulus is not remembered as composite
 			checkRefusal(t, policy.Check(&rsa.PublicKey{N: n, E: 65537}), refusal.KeyWeak, "is a prime")
 		}
 	}
@@ -259,7 +259,7 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// Keys that many requests hold are tested once, and the memory for them is bounded.
+// Keys of many requests are tested once, and the memory for them is limited.
 func TestCompositesAreRemembered(t *testing.T) {
 	t.Parallel()
 	c := newRSAChecks().composites
@@ -277,7 +277,7 @@ func TestCompositesAreRemembered(t *testing.T) {
 	for range cap(c.places) {
 		c.places <- struct{}{}
 	}
-	if !c.contains(big.NewInt(4 * 600)) { // a known modulus waits for no place
+	if !c.contains(big.NewInt(4 * 600)) { // a known modulus needs no place
 		t.Error("2400 is composite")
 	}
 }
@@ -311,8 +311,8 @@ func TestPointsOffTheCurve(t *testing.T) {
 	}
 }
 
-// TestEd25519SmallOrder computes, with the curve's own addition law, that the points in the
-// list have an order that divides 8, and that none such is missing.
+// TestEd25519SmallOrder computes, with the curve's own addition law, that the points in the list
+// have an order that divides 8, and that no such point is missing.
 func TestEd25519SmallOrder(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
@@ -333,16 +333,16 @@ func TestEd25519SmallOrder(t *testing.T) {
 		}
 		order[y.String()] = true
 	}
-	// Eight points, with x and −x: orders 1 and 2 have x = 0, the two of order 4 share
-	// y = 0, the four of order 8 share two.
+	// Eight points, with x and −x: orders 1 and 2 have x = 0, the two of order 4 share y = 0, the
+	// four of order 8 share two.
 	if len(order) != 5 {
 		t.Errorf("%d values of y, want 5", len(order))
 	}
 	checkRefusal(t, policy.Check(ed25519.PublicKey("short")), refusal.KeyWeak, "32 bytes")
 }
 
-// ofSmallOrder tells whether 8·(x, y) is the neutral element of
-// −x² + y² = 1 + d·x²·y² (RFC 8032, section 5.1).
+// ofSmallOrder reports whether 8·(x, y) is the neutral element of −x² + y² = 1 + d·x²·y² (RFC 8032,
+// section 5.1).
 func ofSmallOrder(y, p *big.Int) bool {
 	mod := func(n *big.Int) *big.Int { return n.Mod(n, p) }
 	mul := func(a, b *big.Int) *big.Int { return mod(new(big.Int).Mul(a, b)) }
@@ -366,8 +366,8 @@ func ofSmallOrder(y, p *big.Int) bool {
 	return x.Sign() == 0 && y.Cmp(one) == 0
 }
 
-// TestSmallOrderSignature shows what the list of points is for: with the neutral element as
-// the key, the neutral element and 0 are a signature over everything.
+// TestSmallOrderSignature shows the purpose of the list: with the neutral element as the key, the
+// neutral element and 0 are a signature over every message.
 func TestSmallOrderSignature(t *testing.T) {
 	t.Parallel()
 	key := ed25519.PublicKey(append([]byte{1}, make([]byte, 31)...))
@@ -379,7 +379,7 @@ func TestSmallOrderSignature(t *testing.T) {
 	checkRefusal(t, err, refusal.KeyWeak, "small order")
 }
 
-// What a key costs, and what it costs once its modulus is known to be composite.
+// The cost of a key, first and once its modulus is known to be composite.
 func BenchmarkPolicyRSA(b *testing.B) {
 	policy := newPolicy(b)
 	for _, bits := range []int{2048, 3072, 4096} {

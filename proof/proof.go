@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package proof verifies that a caller holds the private key to certify, and that the key
-// is good enough: proof of possession, by a signed challenge or a CSR, and the key policy.
-// The policy is asked before any work is spent on a signature.
+// Package proof verifies that a caller holds the private key to certify, and that the key is good
+// enough. It implements proof of possession, by a signed challenge or a CSR, and the key policy. It
+// applies the policy before it verifies a signature, which costs more.
 //
-// Everything here reads what anybody may send, so sizes are capped before anything is
-// parsed. Refusals are *refusal.Error of kind Malformed, and never hold what the client
-// sent but short names. Packages ca, server and internal/app may import proof; it imports
-// nothing of ours but the vocabulary of errors.
+// All input comes from clients that are not trusted, so sizes are limited before parsing. Refusals
+// are *refusal.Error of kind Malformed; from the client's input they contain only short names.
+// Packages ca, server and internal/app may import proof. From mayfly it imports only the vocabulary
+// of errors.
 package proof
 
 import (
@@ -19,44 +19,44 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Limits on what a client sends, in octets. An RSA-4096 key is 800 in PEM, its signature
-// 512, a CSR with some attributes 2,000.
+// Limits on what a client sends, in octets. An RSA-4096 key has 800 in PEM, its signature 512, a
+// CSR with some attributes 2,000.
 const (
 	maxPublicKey = 8 << 10
 	maxCSR       = 16 << 10
 	maxSignature = 1 << 10
 )
 
-// PublicKey is a key that passed the policy and whose private half the caller holds.
+// PublicKey is a key that passed the policy. The caller holds its private key.
 type PublicKey struct {
 	// Key is an *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey.
 	Key crypto.PublicKey
-	// SPKI is Key as SubjectPublicKeyInfo, DER, encoded anew: it does not depend on the
-	// form in which the client sent the key.
+	// SPKI is Key as SubjectPublicKeyInfo, DER. It is encoded again, so that it does not depend on
+	// the form in which the client sent the key.
 	SPKI []byte
 }
 
-// Challenge is what must be signed.
+// Challenge is the value that the client must sign.
 type Challenge struct {
 	// Claim is the name of the claim that Value is from, for messages.
 	Claim string
-	// Value is signed as it is, in UTF-8. An empty one proves nothing and is refused.
+	// Value is signed unchanged, in UTF-8. An empty value proves nothing and is refused.
 	Value string
 }
 
 // SignedChallenge is a proof of possession by a signature over the challenge.
 type SignedChallenge struct {
-	// PublicKey is PEM of type PUBLIC KEY or RSA PUBLIC KEY, of which the first block
-	// counts and text around it is ignored, or the DER inside of one.
+	// PublicKey is PEM of type PUBLIC KEY or RSA PUBLIC KEY, or the DER inside such a block. Of PEM
+	// the first block counts; text around it is ignored.
 	PublicKey []byte
 	// Signature is over the challenge: ECDSA, ASN.1 or IEEE P1363, with SHA-256, SHA-384
 	// or SHA-512 for P-256, P-384 or P-521; RSA PKCS #1 v1.5 with SHA-256; or Ed25519.
 	Signature []byte
 }
 
-// Verify returns the key if policy allows it and it made the signature over c. Its
-// refusals are REQUEST_MALFORMED (no key to be read), KEY_UNSUPPORTED, KEY_WEAK and
-// PROOF_INVALID, which names the claim.
+// Verify returns the key if policy allows it and the signature over c is the key's. Its refusals
+// are REQUEST_MALFORMED (no readable key), KEY_UNSUPPORTED, KEY_WEAK and PROOF_INVALID, which names
+// the claim.
 func (p SignedChallenge) Verify(policy *KeyPolicy, c Challenge) (*PublicKey, error) {
 	if policy == nil {
 		return nil, errors.New("verifying a signed challenge: there is no key policy")
@@ -93,14 +93,14 @@ func canonical(key crypto.PublicKey) (*PublicKey, error) {
 	return &PublicKey{Key: key, SPKI: spki}, nil
 }
 
-// malformed is an error of our own words about the structure of what the client sent, which
-// may be shown to it.
+// malformed describes the structure of what the client sent, in this package's own words. Its text
+// may be shown to the client.
 type malformed string
 
 func (m malformed) Error() string { return string(m) }
 
-// refuse returns err if it is a refusal already. Else the refusal has the reason given, and
-// its message is prefix and, where err is malformed, what err says.
+// refuse returns err if it is a refusal already. Otherwise it returns a refusal with reason. Its
+// message is prefix, followed by the text of err if err is malformed.
 func refuse(reason refusal.Reason, prefix string, err error) error {
 	var refused *refusal.Error
 	if errors.As(err, &refused) {
@@ -113,7 +113,7 @@ func refuse(reason refusal.Reason, prefix string, err error) error {
 	return refusal.New(reason, "%s", prefix).Because(err)
 }
 
-// shorten keeps a client's own text short enough for a message.
+// shorten cuts a client's text to fit in a message.
 func shorten(s string) string {
 	if len(s) > 100 {
 		return s[:100] + "…"

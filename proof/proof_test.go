@@ -22,7 +22,7 @@ import (
 
 var sub = Challenge{Claim: "sub", Value: "repo:owner/name:ref:refs/heads/main"}
 
-// p1363 gives an ASN.1 signature the form r‖s.
+// p1363 converts an ASN.1 signature to the form r‖s.
 func p1363(t testing.TB, sig []byte, size int) []byte {
 	t.Helper()
 	var rs struct{ R, S *big.Int }
@@ -39,7 +39,7 @@ func TestSignedChallenge(t *testing.T) {
 		key  crypto.Signer
 		hash crypto.Hash
 		size int    // of r and s, for ECDSA
-		form string // what a refusal says is wanted
+		form string // the form that a refusal names
 	}{
 		"P-256":    {ecdsaKey(t, elliptic.P256()), crypto.SHA256, 32, "ECDSA and SHA-256, in ASN.1 DER or IEEE P1363"},
 		"P-384":    {ecdsaKey(t, elliptic.P384()), crypto.SHA384, 48, "ECDSA and SHA-384, in ASN.1 DER or IEEE P1363"},
@@ -144,8 +144,8 @@ func TestSignedChallengeChallenges(t *testing.T) {
 	checkRefusal(t, err, refusal.ProofInvalid)
 }
 
-// TestPolicyComesBeforeTheProof: a key that is not certified is refused as such, whatever
-// its signature.
+// TestPolicyComesBeforeTheProof: a key that the policy excludes is refused as such, whatever its
+// signature.
 func TestPolicyComesBeforeTheProof(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t, "ed25519")
@@ -190,7 +190,7 @@ func TestSPKIDoesNotDependOnTheForm(t *testing.T) {
 	}
 }
 
-// FuzzECDSASignature: no bytes are a signature but those that were made, in their two forms.
+// FuzzECDSASignature: only the generated signature, in its two forms, verifies.
 func FuzzECDSASignature(f *testing.F) {
 	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), bytes.Repeat([]byte{7}, 32))
 	if err != nil {

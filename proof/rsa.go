@@ -22,13 +22,13 @@ func unsupportedExponent() *refusal.Error {
 }
 
 const (
-	// smallPrimeLimit: NIST SP 800-89, section 5.3.3, looks for factors below it.
+	// smallPrimeLimit: NIST SP 800-89, section 5.3.3, requires a search for factors below it.
 	smallPrimeLimit = 752
 	// fermatRounds: CA/Browser Forum Baseline Requirements, section 6.1.1.3.
 	fermatRounds = 100
 )
 
-// rsaChecks holds the numbers that each check needs again, and what it has found.
+// rsaChecks holds the numbers that every check uses, and the moduli found composite.
 type rsaChecks struct {
 	smallPrimes *big.Int // the product of all primes below smallPrimeLimit
 	sieve       *big.Int // 63 · 65 · 11
@@ -78,9 +78,9 @@ func (c rsaChecks) check(key *rsa.PublicKey) error {
 	return nil
 }
 
-// closePrimes does fermatRounds rounds of Fermat's factorization: an odd n = p·q is a² − b²
-// with a = (p+q)/2 and b = (p−q)/2, and where p and q are close, a is just above √n. A
-// square, where b = 0, is found in the first round.
+// closePrimes does fermatRounds rounds of Fermat's factorization. An odd n = p·q is a² − b² with a
+// = (p+q)/2 and b = (p−q)/2. If p and q are close, a is just above √n. The first round finds a
+// square, where b = 0.
 func (c rsaChecks) closePrimes(n *big.Int) bool {
 	a := new(big.Int).Sqrt(n)
 	bb := new(big.Int).Mul(a, a) // b² = a² − n
@@ -102,8 +102,8 @@ func (c rsaChecks) closePrimes(n *big.Int) bool {
 	return false
 }
 
-// isSquare asks for the residues first, which nearly every number that is no square fails,
-// since a square root costs as much as all other steps of a round together.
+// isSquare checks residues first: nearly every number that is not a square fails there. A square
+// root costs as much as all other steps of a round together.
 func (c rsaChecks) isSquare(n *big.Int) bool {
 	if n.Sign() == 0 {
 		return true
@@ -120,11 +120,11 @@ func (c rsaChecks) isSquare(n *big.Int) bool {
 }
 
 // maxPower is the largest exponent of a power that has maxModulus bits and no factor below
-// smallPrimeLimit, of 9.5 bits: 4096 / 9.5.
+// smallPrimeLimit, which has 9.5 bits: 4096 / 9.5.
 const maxPower = 431
 
-// power finds numbers that are x^k, for an odd prime k. Residues modulo a prime r with r ≡ 1 (mod
-// k) exclude all but one number in k before a root is computed.
+// power finds numbers that are x^k for an odd prime k. Residues modulo a prime r with r ≡ 1 (mod k)
+// exclude all but one number in k before a root is computed.
 type power struct{ k, r *big.Int }
 
 func newPower(k int64) power {
@@ -175,16 +175,16 @@ func root(n, k *big.Int) *big.Int {
 }
 
 // composites remembers the moduli that were found composite last. The test is an exponentiation
-// modulo n of as many steps as n has bits: 2 ms for 2048 bits and 18 for 4096, where all other
-// checks together take 0.1. No test that excludes primes is known to need fewer steps. A process
-// that signs for a server meets each key twice. It is safe for concurrent use.
+// modulo n with as many steps as n has bits: 2 ms for 2048 bits and 18 for 4096. All other checks
+// together take 0.1. No test that excludes primes is known to need fewer steps. A process that
+// signs for a server checks each key twice. composites is safe for concurrent use.
 type composites struct {
 	mu     sync.Mutex
 	known  map[[sha256.Size]byte]bool
-	oldest [256][sha256.Size]byte // a ring of what is known
+	oldest [256][sha256.Size]byte // ring of the keys of known
 	next   int
-	// places bounds how many tests run at a time to half of the cores: certificates for other keys
-	// do not wait for a caller that sends many RSA keys.
+	// places limits concurrent tests to half of the cores. So certificates for other keys do not
+	// wait for a caller that sends many RSA keys.
 	places chan struct{}
 }
 
@@ -192,7 +192,7 @@ func newComposites() *composites {
 	return &composites{known: map[[sha256.Size]byte]bool{}, places: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
-// contains reports whether n is composite. A prime is never taken for composite.
+// contains reports whether n is composite. It never takes a prime for composite.
 func (c *composites) contains(n *big.Int) bool {
 	sum := sha256.Sum256(n.Bytes())
 	c.mu.Lock()

@@ -14,20 +14,20 @@ import (
 	"strconv"
 )
 
-// scheme is how a key signs, which follows from its kind and size alone: a key that could
-// sign in two ways would have a signature of the one taken for the other's.
+// scheme is how a key signs. It follows from the key's kind and size alone. If a key could sign in
+// two ways, a signature of one could be taken for the other's.
 type scheme struct {
 	algorithm string // name in KeyPolicyConfig
-	title     string // name in sentences
+	title     string // name in messages
 	hash      crypto.Hash
-	// challengeForm is what a signed challenge must be, to complete "with …".
+	// challengeForm describes the signature of a challenge, to complete "with …".
 	challengeForm string
-	// oid is the signature algorithm of a CSR.
+	// oid is the signature algorithm of a CSR, and oidName its name.
 	oid, oidName string
 }
 
-// schemeOf returns the scheme of pub; the zero scheme, which verifies nothing, for a key of
-// another kind. An RSA key of any size has one: the policy is what limits it.
+// schemeOf returns the scheme of pub. For a key of another kind it returns the zero scheme, which
+// verifies nothing. An RSA key of any size has a scheme; the policy limits the size.
 func schemeOf(pub crypto.PublicKey) scheme {
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:
@@ -53,14 +53,14 @@ func schemeOf(pub crypto.PublicKey) scheme {
 	return scheme{}
 }
 
-// verify tells whether sig is pub's signature over message, in the one encoding that X.509
-// knows: ASN.1 for ECDSA. pub is a key that s was made for.
+// verify reports whether sig is pub's signature over message in the one encoding of X.509: ASN.1
+// for ECDSA. s must be the scheme of pub.
 func (s scheme) verify(pub crypto.PublicKey, message, sig []byte) bool {
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:
 		return rsa.VerifyPKCS1v15(pub, s.hash, s.digest(message), sig) == nil
 	case *ecdsa.PublicKey:
-		// VerifyASN1 takes no trailing bytes and no negative or padded integers.
+		// VerifyASN1 refuses trailing bytes and negative or padded integers.
 		return ecdsa.VerifyASN1(pub, s.digest(message), sig)
 	case ed25519.PublicKey:
 		return len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, message, sig)
@@ -69,8 +69,8 @@ func (s scheme) verify(pub crypto.PublicKey, message, sig []byte) bool {
 	}
 }
 
-// verifyP1363 tells whether sig is pub's ECDSA signature as r‖s, each as long as the
-// curve's order (IEEE Std 1363-2000, annex E.3.1), which is the form that WebCrypto gives.
+// verifyP1363 reports whether sig is pub's ECDSA signature as r‖s, each as long as the curve's
+// order (IEEE Std 1363-2000, annex E.3.1). WebCrypto returns this form.
 func (s scheme) verifyP1363(pub crypto.PublicKey, message, sig []byte) bool {
 	key, ok := pub.(*ecdsa.PublicKey)
 	if !ok || key.Curve == nil {
