@@ -11,24 +11,25 @@ import (
 const (
 	// breakerThreshold is how many failures in a row open a breaker.
 	breakerThreshold = 5
-	// probeInterval is how long a breaker stays open before one submission asks the log
-	// again. It costs that submission the hedge delay at most.
+	// probeInterval is how long a breaker stays open before one submission tries the log
+	// again. The probe costs that submission the hedge delay at most.
 	probeInterval = 5 * time.Second
-	// maxRest bounds a log's Retry-After, so that a slip of the log's does not end its use.
+	// maxRest bounds a log's Retry-After, so that a mistake of the log does not end its use.
 	maxRest = time.Minute
-	// lineInterval is how far apart lines about failures of one log with the same result are.
+	// lineInterval is the minimum time between log lines about failures of one log with the
+	// same result.
 	lineInterval = time.Minute
 )
 
-// newBreaker returns the breaker of one log. Open, it has the log asked only where no other
-// can be; half-open, the next submission asks this log first.
+// newBreaker returns the breaker of one log. While it is open, a race asks the log only after
+// all others; while it is half-open, the next submission asks this log first.
 func newBreaker() *breaker.Breaker {
 	return &breaker.Breaker{Threshold: breakerThreshold, Interval: probeInterval, MaxRest: maxRest}
 }
 
-// LogStatus is how a log is doing at one moment. LastError may quote what the log answered.
+// LogStatus is the condition of a log at one moment. LastError may quote the log's answer.
 type LogStatus struct {
-	// Name is the log's.
+	// Name is the log's name.
 	Name string
 	breaker.Status
 }
@@ -37,7 +38,7 @@ func (m *member) status(now time.Time) LogStatus {
 	return LogStatus{Name: m.Name(), Status: m.breaker.StatusAt(now)}
 }
 
-// Status tells how each log is doing, in order of preference.
+// Status returns the condition of each log, in order of preference.
 func (l *Logs) Status() []LogStatus {
 	now := time.Now()
 	list := make([]LogStatus, 0, len(l.logs))

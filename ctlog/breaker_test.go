@@ -19,10 +19,10 @@ import (
 
 type step = func(context.Context, ctlog.Submission) (ctlog.SCT, error)
 
-// switchable is a log that does what it is told at the moment.
+// switchable is a log with the behaviour that the test has set.
 type switchable struct {
 	name string
-	now  step // guarded by the test, which changes it while nobody submits
+	now  step // guarded by the test, which changes it while no submission runs
 }
 
 func (s *switchable) Name() string { return s.name }
@@ -31,7 +31,7 @@ func (s *switchable) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SC
 	return s.now(ctx, sub)
 }
 
-// trio is three logs, each with a key of its own, on the fake clock of a synctest bubble.
+// trio is three logs, each with its own key, on the fake clock of a synctest bubble.
 type trio struct {
 	t        *testing.T
 	logs     []*switchable
@@ -40,7 +40,7 @@ type trio struct {
 	registry *prometheus.Registry
 	sub      ctlog.Submission
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	asked   string
 	running int // submissions
 }
@@ -61,7 +61,7 @@ func newTrio(t *testing.T) *trio {
 	return tr
 }
 
-// set makes log i behave so; nil for well.
+// set sets the behaviour of log i; nil for a working log.
 func (tr *trio) set(i int, behaviour step) {
 	if behaviour == nil {
 		behaviour = tr.good[i]
@@ -81,8 +81,8 @@ func (tr *trio) set(i int, behaviour step) {
 	}
 }
 
-// add returns which logs a submission asked, how long it took, and its error. No loser may go
-// on when it has ended.
+// add returns which logs a submission asked, how long it took, and its error. No losing
+// attempt may run on after the submission has ended.
 func (tr *trio) add(ctx context.Context) (asked string, took time.Duration, err error) {
 	tr.mu.Lock()
 	tr.asked = ""
@@ -99,7 +99,7 @@ func (tr *trio) add(ctx context.Context) (asked string, took time.Duration, err 
 	return tr.asked, took, err
 }
 
-// want demands that a submission succeeds, asks these logs, and takes this long.
+// want checks that a submission succeeds, asks these logs, and takes this long.
 func (tr *trio) want(asked string, took time.Duration) {
 	tr.t.Helper()
 	gotAsked, gotTook, err := tr.add(tr.t.Context())
@@ -108,7 +108,7 @@ func (tr *trio) want(asked string, took time.Duration) {
 	}
 }
 
-// states checks what Status and the metrics say, which is the same.
+// states checks that Status and the metrics agree with want.
 func (tr *trio) states(want string) {
 	tr.t.Helper()
 	var status []string
@@ -126,8 +126,8 @@ func (tr *trio) states(want string) {
 	}
 }
 
-// One log hangs, one answers 500, one is well: the first five submissions pay the hedge delay,
-// then one in each interval does; and both come back without anybody's help.
+// One log hangs, one answers 500, one works: the first five submissions pay the hedge delay,
+// then one in each interval does. Both logs come back without intervention.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -153,14 +153,14 @@ func TestBreaker(t *testing.T) {
 		tr.want("c", 0)
 		tr.states("open open closed")
 
-		// Hidden is not lost: who is left is asked.
+		// A race still asks a hidden log where no other log remains.
 		tr.set(2, failing(errRefused))
 		tr.set(1, nil)
 		tr.want("cab", hedge)
 		tr.states("open closed closed")
 		tr.want("b", 0)
 
-		// The hanging log comes back.
+		// The hanging log recovers.
 		tr.set(0, nil)
 		tr.set(2, nil)
 		tr.want("b", 0)
@@ -199,15 +199,15 @@ func TestAllLogsOut(t *testing.T) {
 				for i := range tr.logs {
 					tr.set(i, nil)
 				}
-				// No log is hidden if all would be.
+				// No log is hidden where all would be.
 				tr.want("a", 0)
 			})
 		})
 	}
 }
 
-// A log that is beaten before it had its time has not failed, and neither has one whose
-// caller went away.
+// A log that loses before the hedge delay has passed has not failed. Neither has a log if the
+// caller cancelled.
 func TestLosersThatHadNoTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -243,13 +243,13 @@ func TestFailuresInARow(t *testing.T) {
 				tr.want("ab", 0)
 			}
 			tr.set(0, nil)
-			tr.want("a", 0) // begins the row anew
+			tr.want("a", 0) // starts the count of failures again
 		}
 		tr.states("closed closed closed")
 	})
 }
 
-// Whatever a log does wrong counts, an SCT that does not verify included.
+// Every failure of a log counts, including an SCT that does not verify.
 func TestInvalidSCTsOpenTheBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -267,7 +267,7 @@ func TestInvalidSCTsOpenTheBreaker(t *testing.T) {
 	})
 }
 
-// Nobody asks a log that wants to be left alone, whoever it has told so.
+// No submission asks a log during its Retry-After, whichever submission received it.
 func TestRetryAfterHoldsForEverybody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -286,7 +286,8 @@ func TestRetryAfterHoldsForEverybody(t *testing.T) {
 		time.Sleep(time.Second)
 		tr.want("a", 0)
 
-		// Even where there is no other, and what the client is told is true.
+		// This holds even where there is no other log, and the client's Retry-After is
+		// correct.
 		for i := range tr.logs {
 			tr.set(i, busy(10*time.Second))
 		}
@@ -300,7 +301,7 @@ func TestRetryAfterHoldsForEverybody(t *testing.T) {
 		if !strings.Contains(err.Error(), "log c: not asked, as it wants to be left alone for another 8s") {
 			t.Errorf("the cause does not say why nobody was asked: %v", err)
 		}
-		// It is worth waiting for what fits the budget.
+		// A race waits for a Retry-After that fits the budget.
 		for i := range tr.logs {
 			tr.set(i, nil)
 		}
@@ -315,7 +316,7 @@ func TestRetryAfterHoldsForEverybody(t *testing.T) {
 	})
 }
 
-// With a probe under way everybody else goes on without it.
+// While a probe runs, every other submission goes on without that log.
 func TestOneProbeAtATime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

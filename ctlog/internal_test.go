@@ -11,7 +11,7 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 )
 
-// Whatever a log's JSON gives, it has an encoding, unless a field is too long for one.
+// Every SCT that a log's JSON gives can be encoded, unless a field is too long.
 func FuzzParseAddChainResponse(f *testing.F) {
 	good, err := json.Marshal(ct.AddChainResponse{
 		ID: make([]byte, 32), Timestamp: 1793836800123, Extensions: "AAAFAAAAAAE=", Signature: []byte{4, 3, 0, 2, 0x30, 0},

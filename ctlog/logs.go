@@ -20,53 +20,53 @@ import (
 const (
 	// defaultBudget leaves half a second of the 4.5 s that a whole answer may take.
 	defaultBudget = 4 * time.Second
-	// defaultHedge is what a log may take before the next one is asked too.
+	// defaultHedge is how long a race waits for a log before it asks the next one too.
 	defaultHedge = 300 * time.Millisecond
 )
 
-// Config is the logs to submit to.
+// Config names the logs to submit to.
 type Config struct {
-	// Logs are in order of preference. At least one is needed: to run without a log is to
-	// have no *Logs at all.
+	// Logs are in order of preference. At least one is required: a CA without a log has no
+	// *Logs at all.
 	Logs []LogConfig
-	// Budget bounds Add, whatever it tries meanwhile; zero for 4 s.
+	// Budget bounds Add, including all retries; zero for 4 s.
 	Budget time.Duration
-	// Hedge is how long a log may take before the next one is asked as well; zero for
+	// Hedge is how long a race waits for a log before it asks the next one as well; zero for
 	// 300 ms, and at most half of Budget. A log that is silent for longer while another one
 	// answers counts as failing.
 	Hedge time.Duration
-	// Now is the clock that SCTs are held against; nil for time.Now.
+	// Now is the clock against which SCTs are checked; nil for time.Now.
 	Now func() time.Time
-	// Logger gets the changes of each log's breaker, and attempts that failed: those with one
-	// result are a line a minute for each log. nil is for silence.
+	// Logger receives the changes of each log's breaker, and failed attempts: one line a
+	// minute for each log and result. nil for none.
 	Logger *slog.Logger
-	// Registerer takes the metrics mayfly_ct_…; nil for none. A second Config may have the
-	// same one.
+	// Registerer registers the metrics mayfly_ct_…; nil for none. A second Config may have
+	// the same one.
 	Registerer prometheus.Registerer
 }
 
-// LogConfig is a log and the key by which its answers are known.
+// LogConfig is a log and the public key that verifies its answers.
 type LogConfig struct {
 	Log Log
 	// PublicKey is PEM, ECDSA P-256. It is mandatory.
 	PublicKey []byte
-	// Window is when the log is submitted to; by default always.
+	// Window is when submissions to the log are allowed; by default always.
 	Window Window
 }
 
-// Logs submits precertificates and verifies what comes back. It is safe for concurrent use;
-// all that changes is each log's breaker.
+// Logs submits precertificates and verifies the answers. It is safe for concurrent use; only
+// each log's breaker changes.
 type Logs struct {
 	logs   []*member
 	budget time.Duration
 	hedge  time.Duration
 	now    func() time.Time
 	logger *slog.Logger
-	// trusting is whether a log is, in whatever window.
+	// trusting is whether any log is Trusting, whatever its window.
 	trusting bool
 }
 
-// member is a log with all that belongs to it.
+// member is a log with its key, window, breaker and metrics.
 type member struct {
 	Log
 	key      *PublicKey
@@ -155,13 +155,13 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 	return m, nil
 }
 
-// Trusting tells whether one of the logs is: a precertificate's signature has then to be
-// verified before Add.
+// Trusting reports whether one of the logs is Trusting: then the caller must verify a
+// precertificate's signature before Add.
 func (l *Logs) Trusting() bool { return l.trusting }
 
-// Add returns one SCT for sub, verified: that of whichever log is the first to give one. Its
-// refusal is CT_UNAVAILABLE, whatever the logs did, comes when the budget ends at the latest,
-// and holds in its cause what each log did; any other error is a mistake in sub.
+// Add returns one verified SCT for sub, from the log that is the first to give one. Any
+// failure of the logs is a CT_UNAVAILABLE, which comes when the budget ends at the latest,
+// and its cause holds the failure of each log. Any other error is a mistake in sub.
 func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 	if len(sub.Chain) < 2 || len(sub.TBS) == 0 {
 		return SCT{}, fmt.Errorf("submitting precertificate: a chain of %d and a TBSCertificate of %d bytes are not enough", len(sub.Chain), len(sub.TBS))
@@ -178,8 +178,8 @@ func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 	return sct, nil
 }
 
-// rest returns how long it takes until a log may be asked: zero, unless every one wants to be
-// left alone.
+// rest returns how long it takes until a log may be asked: zero, unless every log has asked
+// for a backoff.
 func (l *Logs) rest() time.Duration {
 	now, least := time.Now(), time.Duration(maxRest)
 	for _, m := range l.open() {

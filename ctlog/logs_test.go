@@ -22,7 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// scripted is a log whose attempts go by a script; the last step repeats.
+// scripted is a log with scripted attempts; the last step repeats.
 type scripted struct {
 	name     string
 	steps    []func(context.Context, ctlog.Submission) (ctlog.SCT, error)
@@ -49,7 +49,7 @@ func hanging(ctx context.Context, _ ctlog.Submission) (ctlog.SCT, error) {
 	return ctlog.SCT{}, ctx.Err()
 }
 
-// after waits before the step; a log that is slow.
+// after waits before the step, as a slow log does.
 func after(d time.Duration, step func(context.Context, ctlog.Submission) (ctlog.SCT, error)) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
 	return func(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
 		select {
@@ -108,7 +108,7 @@ func TestAddOverHTTP(t *testing.T) {
 	wantUnavailable(t, err)
 }
 
-// No SCT that a log falsified leaves this package.
+// This package never returns a falsified SCT.
 func TestAddRefusesFalsifiedSCTs(t *testing.T) {
 	t.Parallel()
 	other := newFixture(t, nil)
@@ -139,7 +139,7 @@ func TestAddRefusesFalsifiedSCTs(t *testing.T) {
 	}
 }
 
-// TestAddWithinItsBudget runs on a clock that moves only while all wait.
+// TestAddWithinItsBudget runs on a clock that moves only while all goroutines wait.
 func TestAddWithinItsBudget(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -203,7 +203,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 				start := time.Now()
 				sct, err := newLogs(t, cfg).Add(t.Context(), sub)
 				took := time.Since(start)
-				synctest.Wait() // the losers have begun
+				synctest.Wait() // the losing attempts have started
 				if test.ok {
 					if err != nil {
 						t.Fatal(err)
@@ -308,8 +308,8 @@ func TestNewTellsEveryMistake(t *testing.T) {
 	}
 }
 
-// BenchmarkAdd is what a race costs beside the log that wins it: less BenchmarkVerify, the
-// bookkeeping for three logs.
+// BenchmarkAdd measures a race including the log that wins it. The difference to
+// BenchmarkVerify is the bookkeeping for three logs.
 func BenchmarkAdd(b *testing.B) {
 	f := newFixture(b, nil)
 	sub := f.draft(b).Submission

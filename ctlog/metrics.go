@@ -17,17 +17,17 @@ import (
 type result uint8
 
 const (
-	resultOther    result = iota // an answer that cannot be read, a connection that broke, …
+	resultOther    result = iota // an unreadable answer, a broken connection, …
 	resultOK                     // a verified SCT
 	resultInvalid                // an SCT that does not verify
 	resultRefused                // a status other than 200
-	resultTimeout                // no answer within the time that the attempt had
+	resultTimeout                // no answer within the time of the attempt
 	resultOutrun                 // no answer within the hedge delay, and another log had one
-	resultCanceled               // the race ended before the log had had its time
+	resultCanceled               // the race ended before the hedge delay had passed
 	resultCount
 )
 
-// String is the value of the label "result".
+// String returns the value of the label "result".
 func (r result) String() string {
 	switch r {
 	case resultOK:
@@ -77,7 +77,7 @@ type metrics struct {
 }
 
 // newMetrics registers the metrics, or finds those that an earlier configuration registered:
-// they outlive it.
+// metrics outlive their configuration.
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -109,13 +109,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-// breakerCollector tells the state of every breaker at the moment of the question.
+// breakerCollector reports the state of every breaker at the time of collection.
 type breakerCollector struct {
 	desc *prometheus.Desc
 	logs atomic.Pointer[Logs]
 }
 
-// watch makes it tell those of logs, in the place of an earlier configuration's.
+// watch replaces the logs of an earlier configuration with logs.
 func (c *breakerCollector) watch(logs *Logs) { c.logs.Store(logs) }
 
 // Describe implements prometheus.Collector.

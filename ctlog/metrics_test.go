@@ -36,7 +36,7 @@ func TestMetricsAndLog(t *testing.T) {
 		Logger: slog.New(slog.NewTextHandler(&lines, nil)), Registerer: registry,
 		Budget: time.Hour, Hedge: 30 * time.Minute, // however slow the machine
 	}
-	for range 2 { // a second configuration goes on with the same metrics
+	for range 2 { // a second configuration continues the same metrics
 		if _, err := newLogs(t, cfg).Add(t.Context(), f.draft(t).Submission); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestMetricsAndLog(t *testing.T) {
 	}
 }
 
-// TestOutageOfALogIsFewLines: however many requests meet it, an outage is one line a minute for
+// TestOutageOfALogIsFewLines: for any number of requests, an outage is one line a minute for
 // each result, and one for each change of the breaker.
 func TestOutageOfALogIsFewLines(t *testing.T) {
 	t.Parallel()
@@ -169,7 +169,7 @@ func breakerMetrics(t *testing.T, registry *prometheus.Registry) []string {
 	return list
 }
 
-// A second configuration's breakers take the place of the first's in the metrics.
+// A second configuration's breakers replace the first's in the metrics.
 func TestMetricsFollowTheConfiguration(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()

@@ -33,7 +33,7 @@ func answering(status int, header, body string) request {
 	}
 }
 
-// drip begins an answer, and goes on a byte at a time for as long as somebody listens.
+// drip begins an answer, and continues one byte at a time until the client disconnects.
 func drip(w http.ResponseWriter, r *http.Request) bool {
 	_, _ = io.Copy(io.Discard, r.Body)
 	flusher := http.NewResponseController(w)
@@ -50,7 +50,7 @@ func drip(w http.ResponseWriter, r *http.Request) bool {
 	}
 }
 
-// misbehaviours is every way in which a log over HTTP goes wrong here.
+// misbehaviours are the ways in which a log over HTTP misbehaves in this test.
 func misbehaviours() map[string]func(*testlog.Config, *testlog.Log) {
 	fail := func(f request) func(*testlog.Config, *testlog.Log) {
 		return func(_ *testlog.Config, log *testlog.Log) {
@@ -98,7 +98,7 @@ func misbehaviours() map[string]func(*testlog.Config, *testlog.Log) {
 	}
 }
 
-// TestMisbehavingLogs goes over real sockets, and runs alone, so that every goroutine that it
+// TestMisbehavingLogs uses real sockets, and runs alone, so that every goroutine that it
 // finds at the end is its own.
 func TestMisbehavingLogs(t *testing.T) {
 	before := runtime.NumGoroutine()
@@ -109,7 +109,8 @@ func TestMisbehavingLogs(t *testing.T) {
 }
 
 func testMisbehavingLog(t *testing.T, name string, misbehave func(*testlog.Config, *testlog.Log)) {
-	// Alone it is given up soon; beside a good one there is all the time that a busy machine takes.
+	// Alone, the bad log gets a short budget; beside a good one, the budget suffices for a busy
+	// machine.
 	const short, budget, hedge = 500 * time.Millisecond, time.Minute, 50 * time.Millisecond
 	good := newFixture(t, nil)
 	bad := newFixture(t, func(c *testlog.Config) { misbehave(c, nil) })
@@ -122,7 +123,7 @@ func testMisbehavingLog(t *testing.T, name string, misbehave func(*testlog.Confi
 	config := func(budget time.Duration, logs ...ctlog.LogConfig) ctlog.Config {
 		return ctlog.Config{Budget: budget, Hedge: hedge, Logs: logs}
 	}
-	// Servers that are closed by the end of this subtest, whatever hangs in them.
+	// The end of this subtest closes these servers, including requests that hang.
 	badServer, goodServer := httptest.NewServer(bad.log), httptest.NewServer(good.log)
 	defer badServer.Close()
 	defer goodServer.Close()
@@ -140,7 +141,7 @@ func testMisbehavingLog(t *testing.T, name string, misbehave func(*testlog.Confi
 			t.Fatal(err)
 		}
 	}
-	// A log that says for how long was asked once, and any other until its breaker opened.
+	// A log that sends Retry-After was asked once, and any other until its breaker opened.
 	status := both.Status()[0]
 	if resting := status.Rest > 0; resting != strings.HasPrefix(name, "429") || !resting && status.State != breaker.Open {
 		t.Errorf("after 7 submissions the log is %+v", status)

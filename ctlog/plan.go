@@ -17,32 +17,33 @@ const (
 	minAttempt = 250 * time.Millisecond
 )
 
-// plan is the policy of one race: whom to ask, and when. It starts nothing and reads no clock.
+// plan is the policy of one race: which log to ask, and when. It starts nothing and reads no
+// clock.
 //
-// The first log is asked at once, and each further one when the last one asked has had the
-// hedge delay to answer, or as soon as any has failed. When all have been asked, those whose
-// failure may soon be over are asked again in the same manner, after a pause.
+// A race asks the first log at once. It asks each further log when the last one has had the
+// hedge delay to answer, or as soon as any has failed. When all have been asked, it asks those
+// with a temporary failure again in the same manner, after a pause.
 type plan struct {
-	turns    []turn // in the order in which the logs are to be asked
+	turns    []turn // in the order in which to ask the logs
 	hedge    time.Duration
 	deadline time.Time
 	due      time.Time // when the next log may be asked
 }
 
-// turn is a log's part in a race.
+// turn is the state of one log in a race.
 type turn struct {
 	*member
-	attempts int       // that have begun
-	pending  bool      // the last of them is under way
-	started  time.Time // when the last of them began
-	at       time.Time // the log must not be asked before
+	attempts int       // that have been started
+	pending  bool      // the last attempt is running
+	started  time.Time // when the last attempt started
+	at       time.Time // the log must not be asked earlier
 	out      bool      // the log is not asked again
 }
 
-// order returns the logs in the order in which a race asks them: one whose breaker is
-// half-open, then those in good standing by preference, and last, for when nobody else is
-// left, those whose breaker is open. At most one is probed at a time, so that the hedge delay
-// is all that a log which still hangs can cost.
+// order returns the logs in the order in which a race asks them: first a log with a half-open
+// breaker, then those with closed breakers by preference, and last those with open breakers.
+// A race probes one log at most, so that a log which still hangs costs at most the hedge
+// delay.
 func order(logs []*member, now time.Time) []turn {
 	turns := make([]turn, 0, len(logs))
 	var probe, hidden []turn
@@ -59,8 +60,8 @@ func order(logs []*member, now time.Time) []turn {
 	return append(append(probe, turns...), hidden...)
 }
 
-// next returns the log to ask now, by its index; or -1, and for how long to wait for answers
-// before anybody else may be asked. The wait is negative where nobody else will be.
+// next returns the index of the log to ask now; or -1, and for how long to wait for answers
+// before the next log may be asked. The wait is negative if no other log will be asked.
 func (p *plan) next(now time.Time) (i int, wait time.Duration) {
 	i = -1
 	for k := range p.turns {
@@ -86,7 +87,7 @@ func (p *plan) next(now time.Time) (i int, wait time.Duration) {
 	}
 }
 
-// asked notes that an attempt begins.
+// asked records that an attempt starts.
 func (p *plan) asked(i int, now time.Time) {
 	t := &p.turns[i]
 	t.attempts++
@@ -94,8 +95,8 @@ func (p *plan) asked(i int, now time.Time) {
 	p.due = now.Add(p.hedge)
 }
 
-// failed notes that the attempt under way has failed: the next log's turn has come, and this
-// one's may come again after the pause, or never if that is negative.
+// failed records that the running attempt has failed: the next log may be asked at once, and
+// this one after the pause, or never if that is negative.
 func (p *plan) failed(i int, now time.Time, pause time.Duration) {
 	t := &p.turns[i]
 	t.pending = false
@@ -104,15 +105,15 @@ func (p *plan) failed(i int, now time.Time, pause time.Duration) {
 	p.due = now
 }
 
-// postpone keeps a log from being asked before until. A time that has passed changes nothing:
-// the log has its turn before those that were asked already.
+// postpone keeps a log from being asked before until. A past time changes nothing: such a log
+// keeps its place before those that were asked already.
 func (p *plan) postpone(i int, now, until time.Time) {
 	if until.After(now) {
 		p.turns[i].at = later(p.turns[i].at, until)
 	}
 }
 
-// pending tells whether an answer may still come.
+// pending reports whether an answer may still come.
 func (p *plan) pending() bool {
 	for i := range p.turns {
 		if p.turns[i].pending {
@@ -122,9 +123,9 @@ func (p *plan) pending() bool {
 	return false
 }
 
-// pauseAfter returns how long to wait after a log's failed attempt before it is asked again,
-// and a negative time for never. Up to a half is taken off at random, so that requests which
-// failed together do not come back together.
+// pauseAfter returns how long to wait after a log's failed attempt before the log is asked
+// again; a negative time means never. It takes up to a half off at random, so that requests
+// which failed together are not retried together.
 func pauseAfter(err error, attempts int) time.Duration {
 	var retryable *RetryableError
 	if !errors.As(err, &retryable) {

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// named is a Log of that name and nothing else.
+// named is a Log that has only a name.
 type named struct {
 	Log
 	name string
@@ -28,8 +28,8 @@ func membersOf(names string) []*member {
 	return members
 }
 
-// TestPlan plays races without logs: "ask X", "fail X" for good, "fail X 100ms" to be asked
-// again after a pause, "rest X 1s", each after its moment, and what the plan says then.
+// TestPlan plays races without logs: "ask X", "fail X" for good, "fail X 100ms" for a retry
+// after a pause, "rest X 1s", each after its time, and then what the plan returns.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{

@@ -10,23 +10,23 @@ import (
 	"time"
 )
 
-// errOutrun is what came of a log that had not answered when another one had.
+// errOutrun is the error of a log that had not answered when another log had.
 var errOutrun = errors.New("another log answered")
 
-// answer is what one submission brought.
+// answer is the result of one submission.
 type answer struct {
 	turn int
 	sct  SCT
 	err  error
 }
 
-// race asks logs as its plan says, and returns the first SCT that verifies. Add, which has
-// given ctx its deadline, then ends it, and with it the other attempts: nobody waits for them,
-// and nobody verifies what they bring. Without an SCT race returns what came of each log, when
-// the plan or ctx is at its end.
+// race asks logs according to its plan, and returns the first SCT that verifies. Add, which
+// has given ctx its deadline, then cancels ctx, and with it the other attempts: race neither
+// waits for them nor verifies their SCTs. Without an SCT, race returns the error of each log
+// when the plan or ctx ends.
 //
-// Only submit runs in other goroutines. The plan, the breakers and the metrics are kept by
-// the caller's.
+// Only submit runs in other goroutines. The caller's goroutine alone changes the plan, the
+// breakers and the metrics.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	open := l.open()
 	if len(open) == 0 {
@@ -34,7 +34,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	}
 	deadline, _ := ctx.Deadline()
 	p := &plan{turns: order(open, time.Now()), hedge: l.hedge, deadline: deadline}
-	// There is room for every submission, so that none is ever stuck with its answer.
+	// The buffer has room for every submission, so that none ever blocks on its answer.
 	answers := make(chan answer, maxAttempts*len(p.turns))
 	var failures []error
 	for ctx.Err() == nil {
@@ -53,7 +53,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 		}
 		a, ok := receive(ctx, answers, wait)
 		if !ok {
-			continue // somebody's turn has come, or the end
+			continue // the next log's turn has come, or ctx has ended
 		}
 		t := &p.turns[a.turn]
 		if a.err == nil {
@@ -66,7 +66,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 			return a.sct, nil
 		}
 		if ctx.Err() != nil {
-			break // the end is the reason of the failure, and the same for all
+			break // the end of ctx causes the failure, and is the same for all
 		}
 		failures = append(failures, fmt.Errorf("log %s: %w", t.Name(), a.err))
 		l.failed(ctx, t, a.err)
@@ -77,7 +77,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 }
 
 // receive returns the next answer. It returns none after the wait, unless that is negative,
-// and when ctx ends.
+// and none when ctx ends.
 func receive(ctx context.Context, answers <-chan answer, wait time.Duration) (answer, bool) {
 	var turn <-chan time.Time
 	if wait >= 0 {
@@ -94,8 +94,8 @@ func receive(ctx context.Context, answers <-chan answer, wait time.Duration) (an
 	return answer{}, false
 }
 
-// submit makes one attempt. Its goroutine is nobody else's, so a panic is an error here or the
-// end of the process.
+// submit makes one attempt. It runs in its own goroutine, so a panic that it did not turn into
+// an error would stop the process.
 func submit(ctx context.Context, m *member, sub Submission, turn int) (a answer) {
 	a.turn = turn
 	defer func() {
@@ -107,9 +107,9 @@ func submit(ctx context.Context, m *member, sub Submission, turn int) (a answer)
 	return a
 }
 
-// abandon settles the attempts that are still under way when a race ends for the reason
-// given, and returns what came of them. A log that was silent for as long as the hedge delay
-// has failed; one that had less time has not.
+// abandon settles the attempts that still run when a race ends for the given reason, and
+// returns their errors. A log that was silent for the whole hedge delay has failed; a log
+// that had less time has not.
 func (l *Logs) abandon(ctx context.Context, p *plan, reason error) []error {
 	var silent []error
 	for i := range p.turns {
@@ -129,7 +129,7 @@ func (l *Logs) abandon(ctx context.Context, p *plan, reason error) []error {
 	return silent
 }
 
-// unasked says of the logs that were never asked why not.
+// unasked returns, for each log that was never asked, the reason.
 func unasked(p *plan) []error {
 	var errs []error
 	for i := range p.turns {
@@ -146,7 +146,7 @@ func unasked(p *plan) []error {
 	return errs
 }
 
-// succeeded counts an attempt that has brought a verified SCT.
+// succeeded counts an attempt that returned a verified SCT.
 func (l *Logs) succeeded(ctx context.Context, t *turn) {
 	l.observe(ctx, t, nil)
 	if t.breaker.Succeeded() {
@@ -154,7 +154,7 @@ func (l *Logs) succeeded(ctx context.Context, t *turn) {
 	}
 }
 
-// failed counts an attempt that has not, and honours what the log says of the next one.
+// failed counts a failed attempt, and honours the log's Retry-After.
 func (l *Logs) failed(ctx context.Context, t *turn, err error) {
 	l.observe(ctx, t, err)
 	var rest time.Duration

@@ -26,31 +26,31 @@ import (
 )
 
 const (
-	// maxResponse bounds what is read of an answer; one with an SCT has about 300 bytes.
+	// maxResponse bounds how much of an answer is read; one with an SCT has about 300 bytes.
 	maxResponse = 64 << 10
-	// maxExcerpt bounds what an error quotes of an answer that was not 200.
+	// maxExcerpt bounds how much an error quotes of an answer that was not 200.
 	maxExcerpt = 200
 	// connectTimeout bounds each of dialling and the TLS handshake.
 	connectTimeout = 2 * time.Second
-	// attemptTimeout bounds an attempt whose context has no deadline of its own.
+	// attemptTimeout bounds an attempt if its context has no deadline of its own.
 	attemptTimeout = 10 * time.Second
-	// idleConnections is how many connections there are, and are kept warm: one for each request that
-	// may be in flight on a busy server.
+	// idleConnections is the maximum number of connections, all of which are kept open when idle:
+	// one for each request that may be in flight on a busy server.
 	idleConnections = 128
 )
 
-// RemoteConfig is how to reach a log over HTTP.
+// RemoteConfig states how to reach a log over HTTP.
 type RemoteConfig struct {
-	// URL is the log's base URL (static-ct-api: the submission prefix), without /ct/v1. It
-	// is https; http is for logs on this machine or inside a cluster, and a warning for the
-	// latter, since nothing then protects a log's answers from being delayed or dropped
-	// (they cannot be forged). A trailing slash makes no difference.
+	// URL is the log's base URL (static-ct-api: the submission prefix), without /ct/v1. It is
+	// https. http is for logs on this machine or inside a cluster; inside a cluster it causes
+	// a warning, since an attacker can then delay or drop a log's answers (but not forge
+	// them). A trailing slash makes no difference.
 	URL string
-	// Token is sent as a bearer token with each request; nil for none. Public logs need
-	// none; an embedded log of another replica does. It is never sent over plain http to
+	// Token is sent as a bearer token with each request; nil for none. Public logs need none;
+	// an embedded log of another replica does. The token is never sent over plain http to
 	// another machine.
 	Token []byte
-	// RootCAs are whom to trust for the log's TLS certificate; nil for the system's.
+	// RootCAs are the roots that verify the log's TLS certificate; nil for the system's.
 	RootCAs *x509.CertPool
 	// Now is the clock against which a Retry-After date is read; nil for time.Now.
 	Now func() time.Time
@@ -66,7 +66,7 @@ type Remote struct {
 	now      func() time.Time
 }
 
-// NewRemote returns a log that is reached over HTTP. It makes no request. The warnings and
+// NewRemote returns a log that is reached over HTTP. It sends no request. The warnings and
 // errors have the key path ["url"].
 func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 	base, err := parseURL(cfg.URL)
@@ -106,7 +106,7 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 				MaxIdleConnsPerHost: idleConnections,
 				MaxConnsPerHost:     idleConnections, // package app reserves file descriptors for them
 				IdleConnTimeout:     90 * time.Second,
-				// A connection that died without a word would else hold all requests until TCP
+				// A connection that broke silently would otherwise hold all requests until TCP
 				// gives it up.
 				HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: connectTimeout},
 				// The default of 1 MiB is more than an answer may have.
@@ -116,7 +116,8 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 	}, warnings, nil
 }
 
-// parseURL returns raw without its trailing slashes, or a sentence that says what to change.
+// parseURL returns raw without its trailing slashes, or a sentence that states what to
+// change.
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
@@ -145,21 +146,21 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// Name is the log's base URL.
+// Name returns the log's base URL.
 func (r *Remote) Name() string { return r.name }
 
-// CloseIdleConnections closes the connections that wait for another request, as when a new
-// configuration has replaced this log.
+// CloseIdleConnections closes the idle connections, for instance after a new configuration
+// has replaced this log.
 func (r *Remote) CloseIdleConnections() { r.client.CloseIdleConnections() }
 
-// StatusError is an answer whose status was not 200.
+// StatusError is an answer with a status other than 200.
 type StatusError struct {
 	StatusCode int
 	// Body is the beginning of the answer's body, unfiltered: for logs, in quotes.
 	Body string
 }
 
-// Error is the status and the beginning of the body.
+// Error returns the status and the beginning of the body.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("the log answered %d %s: %q", e.StatusCode, http.StatusText(e.StatusCode), e.Body)
 }
@@ -171,8 +172,9 @@ func (r *Remote) authorize(req *http.Request) {
 	}
 }
 
-// Submit posts the chain to add-pre-chain (RFC 6962, section 4.2). An answer of 429 or 503 and
-// a connection that cannot be made or breaks before an answer are a *RetryableError.
+// Submit posts the chain to add-pre-chain (RFC 6962, section 4.2). It returns a
+// *RetryableError for an answer of 429 or 503, and for a connection that fails before an
+// answer.
 func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
 	body, err := json.Marshal(ct.AddChainRequest{Chain: sub.Chain})
 	if err != nil {
@@ -186,8 +188,8 @@ func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "mayfly")
 	r.authorize(req)
-	// Present but empty, it is not sent, and tells net/http that the request may be sent
-	// again where the log has just closed an idle connection.
+	// net/http does not send a header that is present but empty, but may then send the
+	// request again where the log has just closed an idle connection.
 	req.Header["Idempotency-Key"] = []string{}
 
 	resp, err := r.client.Do(req)
@@ -207,8 +209,8 @@ func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
 	return parseAddChainResponse(answer)
 }
 
-// connectionError says whether a request that got no answer may be made again: not when the
-// time is up, and not when the log's certificate is wrong.
+// connectionError returns the error of a request without an answer. It is retryable unless
+// the time is up or the log's certificate is wrong.
 func connectionError(ctx context.Context, err error) error {
 	var (
 		timeout     net.Error
@@ -234,11 +236,11 @@ func (r *Remote) statusError(resp *http.Response, body []byte) error {
 	}
 }
 
-// parseRetryAfter returns zero for what is absent, past, or neither form.
+// parseRetryAfter returns zero for an absent, past or malformed value.
 //
 //	Retry-After = HTTP-date / delay-seconds    RFC 9110, section 10.2.3
 func parseRetryAfter(value string, now time.Time) time.Duration {
-	// More than fits is the most that does, which ParseUint returns beside its error.
+	// For a number out of range, ParseUint returns the largest one beside its error.
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(seconds) * time.Second
 	}

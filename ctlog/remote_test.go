@@ -84,7 +84,7 @@ func TestRemoteSubmitOverTLS(t *testing.T) {
 	t.Cleanup(server.Close)
 	sub := f.draft(t).Submission
 
-	// The server's certificate is nobody's: a failure that no repetition mends.
+	// No root certifies the server's certificate: a retry cannot help.
 	_, err := newRemote(t, server.URL).Submit(t.Context(), sub)
 	var retryable *ctlog.RetryableError
 	if err == nil || errors.As(err, &retryable) {
@@ -293,7 +293,7 @@ func TestRemoteKeepsConnectionsWarm(t *testing.T) {
 		}
 		group.Wait()
 	}
-	// net/http may open one connection more than it needs for a request in a rush.
+	// net/http may open one connection more than a request needs when many start at once.
 	if n := opened.Load(); n > 2*clients {
 		t.Errorf("%d connections for %d clients", n, clients)
 	}

@@ -12,7 +12,7 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 )
 
-// maxRootsResponse bounds the answer to get-roots; logs of the web's PKI list hundreds.
+// maxRootsResponse bounds the answer to get-roots; logs of the Web PKI list hundreds.
 const maxRootsResponse = 8 << 20
 
 // Roots asks the log which roots it accepts (RFC 6962, section 4.7), each as DER.
@@ -31,8 +31,8 @@ func (r *Remote) Roots(ctx context.Context) ([][]byte, error) {
 }
 
 // VerifyTreeHead asks the log for its newest tree head (RFC 6962, section 4.3), and verifies it
-// with key. A head that another key signed is *InvalidHeadError; a log that does not serve
-// get-sth, as those of static-ct-api, is *StatusError.
+// with key. A head that another key signed is an *InvalidHeadError; a log without get-sth, such
+// as a static-ct-api log, is a *StatusError.
 func (r *Remote) VerifyTreeHead(ctx context.Context, key *PublicKey) error {
 	answer, err := r.get(ctx, ct.GetSTHPath, maxResponse)
 	if err != nil {
@@ -56,8 +56,8 @@ func (r *Remote) VerifyTreeHead(ctx context.Context, key *PublicKey) error {
 	return nil
 }
 
-// Checkpoint asks the log for its newest checkpoint (static-ct-api, section "Checkpoints"), which
-// is not verified.
+// Checkpoint asks the log for its newest checkpoint (static-ct-api, section "Checkpoints"), and
+// does not verify it.
 func (r *Remote) Checkpoint(ctx context.Context) ([]byte, error) {
 	answer, err := r.get(ctx, "/checkpoint", maxResponse)
 	if err != nil {
@@ -66,7 +66,7 @@ func (r *Remote) Checkpoint(ctx context.Context) ([]byte, error) {
 	return answer, nil
 }
 
-// InvalidHeadError is a tree head or checkpoint that is not one of the log's key.
+// InvalidHeadError is a tree head or checkpoint that the log's key did not sign.
 type InvalidHeadError struct{ Err error }
 
 // Error states what does not verify.
@@ -75,7 +75,7 @@ func (e *InvalidHeadError) Error() string { return fmt.Sprintf("verifying tree h
 // Unwrap returns Err.
 func (e *InvalidHeadError) Unwrap() error { return e.Err }
 
-// get returns an answer of at most most bytes; one that is not 200 is *StatusError.
+// get returns an answer of at most most bytes; any status but 200 is a *StatusError.
 func (r *Remote) get(ctx context.Context, path string, most int) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.name+path, nil)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// The code points that an SCT of ours may have.
+// The code points that an SCT of this package may have.
 const (
 	versionV1                 = 0 // enum { v1(0), (255) } Version;                            RFC 6962, section 3.2
 	typeCertificateTimestamp  = 0 // enum { certificate_timestamp(0), … } SignatureType;       RFC 6962, section 3.2
@@ -38,8 +38,8 @@ type SCT struct {
 	Signature []byte
 }
 
-// ParseSCT reads the TLS encoding of one SCT, the whole of b. Whatever it accepts, Marshal
-// gives back byte for byte. It checks no signature and does not look into the extensions;
+// ParseSCT reads the TLS encoding of one SCT, which must be the whole of b. Marshal returns
+// every accepted encoding byte for byte. ParseSCT checks no signature and no extensions;
 // (*PublicKey).Verify does both.
 //
 //	struct {                                   RFC 6962, section 3.2
@@ -132,8 +132,8 @@ func addVector16(b *cryptobyte.Builder, content []byte) {
 }
 
 // MarshalSCTList returns the TLS encoding of a list of SCTs, as certs.TBS.Certificate takes
-// it. An empty list has no encoding and is an error, so that a certificate without a log
-// can never come of a forgotten SCT.
+// it. An empty list has no encoding and is an error, so that a forgotten SCT never results in
+// a certificate without a log.
 //
 //	opaque SerializedSCT<1..2^16-1>;           RFC 6962, section 3.3
 //	struct {

@@ -18,15 +18,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// How far an SCT's timestamp may be from our own clock. A log may answer a repeated
-// submission with its first SCT, but no precertificate of ours is submitted for longer than
-// the budget; the rest is for clocks that differ.
+// How far an SCT's timestamp may be from this machine's clock. A log may answer a repeated
+// submission with its first SCT, but this CA submits no precertificate for longer than the
+// budget; the rest allows for clock differences.
 const (
 	maxAge   = 2 * time.Minute
 	maxAhead = 10 * time.Second
 )
 
-// maxPublicKeyPEM bounds what ParsePublicKey looks at; a P-256 key takes about 180 bytes.
+// maxPublicKeyPEM bounds the input of ParsePublicKey; a P-256 key takes about 180 bytes.
 const maxPublicKeyPEM = 16 << 10
 
 // PublicKey is the key of a log, and its identity.
@@ -36,8 +36,8 @@ type PublicKey struct {
 	id   [32]byte
 }
 
-// ParsePublicKey reads a log's public key: exactly one PEM block of type PUBLIC KEY that
-// holds an ECDSA P-256 key, since clients accept no other from a log.
+// ParsePublicKey reads a log's public key: exactly one PEM block of type PUBLIC KEY with an
+// ECDSA P-256 key, since clients accept no other key of a log.
 func ParsePublicKey(data []byte) (*PublicKey, error) {
 	if len(data) > maxPublicKeyPEM {
 		return nil, fmt.Errorf("the log's public key has %d bytes of PEM; more than %d is no key", len(data), maxPublicKeyPEM)
@@ -82,14 +82,14 @@ func describeKey(key any) string {
 	return fmt.Sprintf("a %T", key)
 }
 
-// LogID is the SHA-256 of the SubjectPublicKeyInfo (RFC 6962, section 3.2).
+// LogID returns the SHA-256 of the SubjectPublicKeyInfo (RFC 6962, section 3.2).
 func (k *PublicKey) LogID() [32]byte { return k.id }
 
 // SPKI returns a copy of the SubjectPublicKeyInfo, DER.
 func (k *PublicKey) SPKI() []byte { return bytes.Clone(k.spki) }
 
-// Verify tells whether sct is this log's SCT for sub, given at about now. The signature
-// comes last, as everything else is cheap. A failure is *InvalidSCTError.
+// Verify reports whether sct is this log's SCT for sub, given at about now. It checks the
+// signature last, as everything else is cheap. A failure is *InvalidSCTError.
 func (k *PublicKey) Verify(sct SCT, sub Submission, now time.Time) error {
 	if err := k.verify(sct, sub, now); err != nil {
 		return &InvalidSCTError{Err: err}
@@ -158,7 +158,7 @@ func checkExtensions(extensions []byte) error {
 	return nil
 }
 
-// signedData is what an SCT for a precertificate is a signature of.
+// signedData returns the data that the signature of a precertificate's SCT covers.
 //
 //	digitally-signed struct {                  RFC 6962, section 3.2
 //	    Version sct_version;

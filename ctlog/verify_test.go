@@ -67,8 +67,8 @@ func (f *fixture) draft(t testing.TB) *testlog.Draft {
 	return d
 }
 
-// An independent reader takes the SCT out of the finished certificate, rebuilds what was
-// logged, and verifies.
+// An independent reader extracts the SCT from the finished certificate, rebuilds the logged
+// entry, and verifies.
 func TestVerifiedSCTVerifiesInTheCertificate(t *testing.T) {
 	t.Parallel()
 	for name, leafIndex := range map[string]bool{"RFC 6962": false, "static-ct-api": true} {
@@ -203,7 +203,7 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
-// The signature is the dear part: what is wrong in a cheaper way must be found before it.
+// The signature is the expensive part: Verify must find cheaper failures before it.
 func TestVerifyChecksTheSignatureLast(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -290,7 +290,7 @@ func TestParsePublicKey(t *testing.T) {
 	}
 }
 
-// Nothing that a log sends may crash the verification.
+// No input from a log may crash the verification.
 func FuzzVerify(f *testing.F) {
 	fix := newFixture(f, nil)
 	sub := fix.draft(f).Submission

@@ -9,9 +9,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Window is when a log is submitted to. A log's key needs to be known to verifiers before
-// its first timestamp, as an intermediate does before its first certificate: until Begin it
-// is in the trusted root alone.
+// Window is when submissions to a log are allowed. Verifiers must know a log's key before its
+// first timestamp, as they must know an intermediate before its first certificate: until
+// Begin the log is only in the trusted root.
 type Window struct {
 	// Begin is the time of the first submission; zero for at once.
 	Begin time.Time
@@ -19,7 +19,7 @@ type Window struct {
 	End time.Time
 }
 
-// Holds tells whether the log is submitted to at now.
+// Holds reports whether submissions to the log are allowed at now.
 func (w Window) Holds(now time.Time) bool {
 	return !now.Before(w.Begin) && (w.End.IsZero() || now.Before(w.End))
 }
@@ -34,7 +34,7 @@ func (w Window) Check() error {
 
 var errNoLogNow = errors.New("no log is in its time: each has retired, or is not active yet")
 
-// open returns the logs that are submitted to now.
+// open returns the logs to which submissions are allowed now.
 func (l *Logs) open() []*member {
 	now := l.now()
 	var list []*member

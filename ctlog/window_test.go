@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// countingLog counts what it is asked, and never gives anything.
+// countingLog counts its submissions, and never returns an SCT.
 type countingLog struct {
 	name  string
 	asked int
@@ -30,8 +30,8 @@ func (l *countingLog) Submit(context.Context, ctlog.Submission) (ctlog.SCT, erro
 	return ctlog.SCT{}, errors.New("no")
 }
 
-// A log is asked within its window only; where none is in its time, that is an outage and
-// no certificate.
+// A log is asked within its window only. Where no log's window is open, the failure is an
+// outage and there is no certificate.
 func TestWindowOfALog(t *testing.T) {
 	t.Parallel()
 	first := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
@@ -96,7 +96,7 @@ func TestRoots(t *testing.T) {
 	}
 }
 
-// TestRootsSendsTheToken: an embedded log tells its roots to its submitters alone.
+// TestRootsSendsTheToken: an embedded log shows its roots to its submitters alone.
 func TestRootsSendsTheToken(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
