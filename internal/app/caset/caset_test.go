@@ -25,7 +25,7 @@ import (
 
 var begin = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-// folder is a CA as mayfly ca init makes it.
+// folder is a CA as mayfly ca init creates it.
 type folder struct {
 	t           *testing.T
 	dir, set    string
@@ -49,7 +49,7 @@ func (f *folder) editor(after time.Duration) Editor {
 	return Editor{Path: f.set, Now: begin.Add(after), Ring: keyring.New(keyring.Config{})}
 }
 
-// entry makes an authority below the folder's root.
+// entry creates an authority below the folder's root.
 func (f *folder) entry(id string) config.CASetAuthority {
 	f.t.Helper()
 	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
@@ -115,7 +115,7 @@ func TestRotate(t *testing.T) {
 			t.Errorf("the set lacks %q:\n%s", want, content)
 		}
 	}
-	// A key that is destroyed within an hour after its retirement is told of, and no more.
+	// A key that is destroyed within an hour after its retirement causes a warning, and nothing else.
 	f.remove("key.pem")
 	loaded, err := Load(t.Context(), f.set, begin.Add(25*time.Hour+30*time.Minute), testKeys())
 	if err != nil || len(loaded.Failed) != 0 || !strings.Contains(errors.Join(loaded.Warnings...).Error(), `authority "2026-a" cannot sign now`) {
@@ -134,7 +134,7 @@ func TestRotate(t *testing.T) {
 	}
 }
 
-// What would break verifiers, or stop issuance, is refused with the reason and the mend.
+// An edit that would break verifiers or stop issuance is refused. The error states the correction.
 func TestEditsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
@@ -187,8 +187,8 @@ func TestEditsThatAreRefused(t *testing.T) {
 	}
 }
 
-// A set that no server would load now can be looked at and mended: one whose beginning is
-// still to come, and one whose authority has ended before its successor was made.
+// An operator can show and correct a set that no server would load now: one that is not active yet,
+// and one whose authority expired before its successor existed.
 func TestUnfitSetCanBeMended(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
@@ -240,7 +240,7 @@ func TestEditsDoNotOverwriteEachOther(t *testing.T) {
 	f.must(f.editor(time.Hour).Add(t.Context(), entry))
 }
 
-// Bad inputs: each names the file, the place and the mend.
+// Invalid inputs: each error names the file, the place and the correction.
 func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -307,7 +307,7 @@ func (f *folder) chain() (intermediate, root string) {
 	return parts[0], parts[1]
 }
 
-// craft replaces the chain by one that departs from the specification.
+// craft replaces the chain by one that violates the specification.
 func (f *folder) craft(change func(intermediate, root *x509.Certificate), bits int) {
 	curve := elliptic.P256()
 	if bits == 224 {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// An authority with a stolen key stops without --force, and its key is read no more.
+// An authority with a stolen key stops without --force, and its key is not read again.
 func TestCompromise(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
@@ -51,7 +51,7 @@ func TestCompromise(t *testing.T) {
 		t.Errorf("the status is (%v)\n%s", err, text.String())
 	}
 
-	// The time moves to an earlier one only, and the authority comes back in no way.
+	// The time moves to an earlier one only, and nothing reactivates the authority.
 	_, err = now.Compromise(t.Context(), "2026-a", stolen)
 	f.refused(nil, err, "is compromised since 2026-11-24T16:00:00Z already")
 	_, err = now.Retire(t.Context(), "2026-a", time.Time{})
@@ -60,7 +60,7 @@ func TestCompromise(t *testing.T) {
 	f.refused(nil, err, "does not come back")
 	f.must(now.Compromise(t.Context(), "2026-a", stolen.Add(-time.Hour)))
 
-	// The published successor has had its lead: it signs at once, without --force.
+	// The published successor was published long enough: it signs at once, without --force.
 	f.must(now.Activate(t.Context(), "2026-b", now.Now))
 	loaded, err = Load(t.Context(), f.set, now.Now, testKeys())
 	if err != nil {
@@ -71,7 +71,7 @@ func TestCompromise(t *testing.T) {
 	}
 }
 
-// An authority with a key that was stolen before it signed never signs, and the active one goes on.
+// An authority with a key that was stolen before it signed never signs. The active one continues.
 func TestCompromiseBeforeTheFirstSignature(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)

@@ -17,30 +17,29 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/app/keyring"
 )
 
-// switchLead is how long before a switch the set should lie on disk, so that every replica
-// has read it by then: Kubernetes takes up to two minutes to show a changed secret.
+// switchLead is the recommended time between the write of the set and a switch, so that every
+// replica has read the set: Kubernetes takes up to two minutes to show a changed secret.
 const switchLead = 5 * time.Minute
 
-// Editor edits the set in one file. What would break verifiers is refused, unless Force is
-// set: then it is a warning.
+// Editor edits the set in one file. It refuses what would break verifiers. With Force set, a
+// refusal is a warning.
 type Editor struct {
 	// Path is the set's file.
 	Path string
-	// Now is the time.
+	// Now is the current time.
 	Now time.Time
-	// Lead is how long an authority must be published before it signs; zero for
-	// ca.PublicationLead.
+	// Lead is how long an authority must be published before it signs. Zero means ca.PublicationLead.
 	Lead time.Duration
 	// Force turns refusals into warnings.
 	Force bool
-	// Ring opens the keys of the set. It must be there.
+	// Ring opens the keys of the set. It is required.
 	Ring *keyring.Ring
 }
 
 // Result is what an edit did.
 type Result struct {
 	*Loaded
-	// Member is the authority that the edit was about, as it is now.
+	// Member is the edited authority, after the edit.
 	Member ca.Member
 	// Forced are the refusals that Force turned into warnings.
 	Forced []error
@@ -53,7 +52,7 @@ func (e Editor) lead() time.Duration {
 	return e.Lead
 }
 
-// Add adds an authority, whose files are in their places already.
+// Add adds an authority, whose files must exist already.
 func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
 	old, objections, err := e.add(&entry)
 	if err != nil {
@@ -62,8 +61,8 @@ func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, 
 	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, entry.ID, objections)
 }
 
-// CheckAdd tells whether Add would refuse the dates or the ID of entry, whose files need not be
-// there: for who has to make a key first.
+// CheckAdd reports whether Add would refuse the dates or the ID of entry, whose files need not
+// exist: the caller can check before it creates a key.
 func (e Editor) CheckAdd(entry config.CASetAuthority) error {
 	_, objections, err := e.add(&entry)
 	if err != nil {
@@ -73,7 +72,7 @@ func (e Editor) CheckAdd(entry config.CASetAuthority) error {
 	return err
 }
 
-// add gives entry its dates, and tells what objects to them.
+// add gives entry its dates, and returns the objections to them.
 func (e Editor) add(entry *config.CASetAuthority) (old *Loaded, objections []error, err error) {
 	if old, err = e.load(); err != nil {
 		return nil, nil, err
@@ -91,7 +90,7 @@ func (e Editor) add(entry *config.CASetAuthority) (old *Loaded, objections []err
 	return old, objections, nil
 }
 
-// forced returns objections as warnings if Force is set, and else as an error.
+// forced returns objections as warnings if Force is set, and otherwise as an error.
 func (e Editor) forced(objections []error) (warnings []error, err error) {
 	if err = errors.Join(objections...); err != nil && !e.Force {
 		return nil, fmt.Errorf("%w (--force does it all the same)", err)
@@ -99,8 +98,8 @@ func (e Editor) forced(objections []error) (warnings []error, err error) {
 	return unjoin(err), nil
 }
 
-// Activate decides when the authority id begins to sign; a zero time is the earliest that
-// breaks nobody.
+// Activate sets the time at which the authority id begins to sign. A zero time means the earliest
+// time that breaks no verifier.
 func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result, error) {
 	old, m, err := e.find(id)
 	if err != nil {
@@ -123,8 +122,8 @@ func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result,
 	return e.apply(ctx, old, config.CASetEdit{ID: id, ActivateAt: &at}, id, objections)
 }
 
-// Retire decides when the authority id ends to sign. A zero time is the time at which its
-// successor begins; for one that never signed, now.
+// Retire sets the time at which the authority id stops signing. A zero time is the time at which
+// its successor begins; for an authority that never signed, now.
 func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, error) {
 	old, m, err := e.find(id)
 	if err != nil {
@@ -136,9 +135,9 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && !m.RetireAt.IsZero():
 		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(earlier(m.SignsUntil(), m.Chain.NotAfter)))
 	case state == ca.Retired:
-		at = m.SignsUntil() // written down, so that nothing else has to be looked at to know it
+		at = m.SignsUntil() // stored, so that the file alone states the time
 	case state != ca.Active && (at.IsZero() || !at.After(m.ActivateAt)):
-		edit.ActivateAt = &time.Time{} // it is never to sign
+		edit.ActivateAt = &time.Time{} // it must never sign
 		objections = append(objections, fmt.Errorf("authority %q has never signed, and once retired it does not come back; is it the right one?", id))
 	case at.IsZero():
 		at = m.SignsUntil()
@@ -150,10 +149,10 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	return e.apply(ctx, old, edit, id, objections)
 }
 
-// Compromise records that the key of the authority id may be in other hands since the time given;
-// zero is now. It signs nothing more, and nothing that it signed since is trusted. What this stops
-// or breaks is a warning, not an objection: the key has to stop first. The time can be moved to an
-// earlier one only.
+// Compromise records that an attacker may have the key of the authority id since the time given;
+// zero is now. The authority signs nothing more, and nothing that it signed since is trusted. What
+// this stops or breaks is a warning, not an objection: the key must stop first. A later Compromise
+// can only move the time to an earlier one.
 func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Result, error) {
 	old, m, err := e.find(id)
 	if err != nil {
@@ -173,18 +172,18 @@ func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Re
 	}
 	edit := config.CASetEdit{ID: id, CompromisedAt: &since}
 	if m.ActivateAt.After(e.Now) {
-		edit.ActivateAt = &time.Time{} // it never signs, so it must not end its predecessor's time
+		edit.ActivateAt = &time.Time{} // it never signs, so it must not shorten its predecessor's time
 	}
 	e.Force = true
 	result, err := e.apply(ctx, old, edit, id, nil)
 	if err == nil {
-		result.Forced = nil // that nothing signs is a warning of the set itself
+		result.Forced = nil // the set itself warns that no authority signs
 	}
 	return result, err
 }
 
-// objectToActivation tells what a first signature at would break, where verifiers can know
-// the authority since known.
+// objectToActivation returns what a first signature at would break, where verifiers can know the
+// authority since known.
 func (e Editor) objectToActivation(known, at time.Time) error {
 	lead := at.Sub(known)
 	if lead >= e.lead() {
@@ -194,7 +193,7 @@ func (e Editor) objectToActivation(known, at time.Time) error {
 		max(lead, 0).Round(time.Second), e.lead(), stamp(known.Add(e.lead())))
 }
 
-// load reads the set as it is, without its keys. It may be unfit: an edit may mend that.
+// load reads the current set, without its keys. The set may be unfit: an edit may correct that.
 func (e Editor) load() (*Loaded, error) { return Read(e.Path, e.Now) }
 
 func (e Editor) find(id string) (*Loaded, ca.Member, error) {
@@ -206,8 +205,8 @@ func (e Editor) find(id string) (*Loaded, ca.Member, error) {
 	return old, m, err
 }
 
-// apply writes the edited set if nothing objects, and if it loads whole and may take the
-// place of the old one.
+// apply writes the edited set if there are no objections, and if it loads completely and may
+// replace the old one.
 func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, id string, objections []error) (*Result, error) {
 	content, err := old.File.Edit(edit)
 	if err != nil {
@@ -218,8 +217,8 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 		return nil, fmt.Errorf("checking what would be written: %w", err)
 	}
 	result := &Result{}
-	// What is to sign must be able to; the others are nothing to an edit, which may be what
-	// leads away from them.
+	// An authority that will sign must be able to. The other keys are not checked: the edit may be the
+	// one that replaces a failing key.
 	starts := edit.Add != nil || edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
 	keys := Keys{
 		Ring:  e.Ring,
@@ -260,9 +259,9 @@ func (l *Loaded) member(id string) (ca.Member, error) {
 	return ca.Member{}, fmt.Errorf("%s has no authority %q; it has %q", l.File.Name(), id, known)
 }
 
-// replaceFile replaces the content of the file at path by a rename, so that a reader sees
-// the old or the new one, whole. The temporary file beside it is also the lock against
-// another edit at the same time.
+// replaceFile replaces the content of the file at path by a rename, so that a reader sees the
+// complete old or new content. The temporary file beside it is also the lock against another edit
+// at the same time.
 func replaceFile(path string, old, content []byte) (err error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -286,7 +285,7 @@ func replaceFile(path string, old, content []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(content)
-	// The umask must not take from whom the old one could be read by, nor an edit by root.
+	// Neither the umask nor an edit by root must take the file from its readers.
 	if err := errors.Join(err, f.Chmod(info.Mode().Perm()), keepOwner(f, info), f.Sync(), f.Close()); err != nil {
 		return err
 	}
@@ -296,8 +295,8 @@ func replaceFile(path string, old, content []byte) (err error) {
 	if err := os.Rename(temporary, target); err != nil {
 		return err
 	}
-	// It is in its place. That its name is durable too is worth an attempt, and no error:
-	// whoever got one would undo what the set now names.
+	// The file is in place. Syncing its folder makes the name durable. A failure is no error: a caller
+	// that got one would undo files that the set now names.
 	if folder, err := os.Open(filepath.Dir(target)); err == nil {
 		_ = folder.Sync()
 		_ = folder.Close()
@@ -305,8 +304,8 @@ func replaceFile(path string, old, content []byte) (err error) {
 	return nil
 }
 
-// keepOwner gives f the owner of the file that it replaces: a server that runs as another
-// user than the operator reads it too.
+// keepOwner gives f the owner of the file that it replaces: a server that runs as another user than
+// the operator reads it too.
 func keepOwner(f *os.File, old os.FileInfo) error {
 	now, err := f.Stat()
 	if err != nil {
@@ -325,7 +324,7 @@ func keepOwner(f *os.File, old os.FileInfo) error {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// seconds is t in the grain of the file.
+// seconds is t in whole seconds, the precision of the file.
 func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
 func later(a, b time.Time) time.Time {

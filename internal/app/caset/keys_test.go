@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 )
 
-// broken adds an authority to the folder's set and takes its key away.
+// broken adds an authority to the folder's set and removes its key.
 func (f *folder) broken(id string) {
 	f.t.Helper()
 	f.must(f.editor(time.Hour).Add(f.t.Context(), f.entry(id)))
@@ -23,7 +23,7 @@ func (f *folder) broken(id string) {
 	}
 }
 
-// Whose key must sign is up to who loads: a set is refused for it, or tells of it.
+// The caller decides which keys must sign: a failure of one refuses the set, or is a warning.
 func TestKeysThatMustSign(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
@@ -56,7 +56,7 @@ func TestKeysThatMustSign(t *testing.T) {
 		t.Errorf("the active authority is %v, error %v", active, err)
 	}
 
-	// What has signed in the set in force goes on to, whatever became of its file.
+	// An authority that has signed in the set in force continues, even if its file has changed.
 	whole := newFolder(t)
 	current, err := Load(t.Context(), whole.set, now, testKeys())
 	if err != nil {
@@ -75,8 +75,8 @@ func TestKeysThatMustSign(t *testing.T) {
 	}
 }
 
-// An edit wants the key of the authority that is to sign, and no other: it may be what leads
-// away from a key that is lost.
+// An edit requires the key of the authority that will sign, and no other: the edit may replace a
+// lost key.
 func TestEditsBesideABrokenKey(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package caset is a CA set as it lies on disk: loaded whole or not at all, and edited so
-// that verifiers never meet a certificate that they do not expect. It stands between config,
-// which knows the file's form, and ca, which knows what a set means.
+// Package caset is a CA set on disk. It loads a set completely or not at all, and edits it so that
+// verifiers never meet a certificate that they do not expect. It is between config, which defines
+// the file's form, and ca, which defines what a set means.
 //
 // It may be imported by internal/app and cmd.
 package caset
@@ -22,8 +22,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// keyGrace is for how long after its retirement an authority's key is still read, so that a
-// clock that is set back a little finds it. Afterwards the key may be destroyed.
+// keyGrace is for how long after its retirement an authority's key is still read, so that a process
+// whose clock is set back a little has it. Afterwards the key may be destroyed.
 const keyGrace = time.Hour
 
 const maxChainFile = 1 << 20
@@ -34,36 +34,36 @@ type Loaded struct {
 	File *config.CASet
 	// Set is the set at run time.
 	Set *ca.Set
-	// Warnings are what an operator should know; each tells its place.
+	// Warnings are for the operator; each states its place.
 	Warnings []error
-	// Failed are the keys that could not sign and did not have to; Warnings has them too.
+	// Failed are the keys that failed to sign and were not required; Warnings has them too.
 	Failed []error
-	// Unfit is why the set cannot be put in force at this time, though it is well in itself:
-	// nothing is active yet, or what is active has ended. Load returns it as its error.
+	// Unfit is why the set cannot be put in force at this time, though it is valid: no authority is
+	// active yet, or the active one has expired. Load returns it as its error.
 	Unfit error
 }
 
-// Keys is how the keys of a set are opened, and whose must sign before it is loaded. A key
-// that need not, and cannot, is told in Loaded.Failed.
+// Keys defines how the keys of a set are opened, and which must sign before it is loaded. A key
+// that fails and is not required is reported in Loaded.Failed.
 type Keys struct {
-	// Ring opens them. It must be there.
+	// Ring opens the keys. It is required.
 	Ring *keyring.Ring
-	// Opens tells whether the key of an authority is opened at all; nil for all that are in use.
+	// Opens reports whether the key of an authority is opened at all; nil for all that are in use.
 	Opens func(id string) bool
-	// Offline leaves out asking for signatures where keys are not in files of this process: of
-	// services, modules and other processes only what configuration and files decide is checked.
+	// Offline requests no signatures from keys that are not in files of this process: for services,
+	// modules and other processes, only configuration and files are checked.
 	Offline bool
-	// Must tells whether a set is not to be loaded since the key of m has failed with err; nil
-	// for always. A retired authority never keeps a set from being loaded.
+	// Must reports whether a set must not be loaded because the key of m failed with err; nil for
+	// always. A retired authority never prevents the load of a set.
 	Must func(m ca.Member, err error) bool
-	// Current is the set in force, whose authorities go on with what they sign with if that has
-	// been proven and the new one cannot; nil for none.
+	// Current is the set in force; nil for none. An authority keeps its signer from there if that is
+	// proven and the new one fails.
 	Current *ca.Set
 }
 
-// Load reads the set at path and everything that it names: every chain is checked by the
-// certificate specification, every key is opened and makes a real signature, and at now an
-// authority must be active. Every mistake is told at once, with its place in the file.
+// Load reads the set at path and every file that it names. Every chain must meet the certificate
+// specification, every key is opened and creates a real signature, and an authority must be active
+// at now. Load returns all mistakes at once, each with its place in the file.
 func Load(ctx context.Context, path string, now time.Time, keys Keys) (*Loaded, error) {
 	cfg, warnings, err := config.LoadCASet(path)
 	if err != nil {
@@ -79,8 +79,8 @@ func Load(ctx context.Context, path string, now time.Time, keys Keys) (*Loaded, 
 	return loaded, nil
 }
 
-// Read is Load without the keys, and for a set that may be unfit: for whoever only looks.
-// The set that it returns signs nothing.
+// Read is Load without the keys, for a caller that only displays the set, which may be unfit. The
+// set that it returns signs nothing.
 func Read(path string, now time.Time) (*Loaded, error) {
 	cfg, mistakes, err := config.LoadCASet(path)
 	if err != nil {
@@ -101,7 +101,7 @@ func asErrors(mistakes []config.Mistake) []error {
 	return errs
 }
 
-// check makes the set of members, and tells what is wrong with it at now.
+// check creates the set of members, and returns what is wrong with it at now.
 func check(cfg *config.CASet, members []ca.Member, warnings []error, now time.Time) (*Loaded, error) {
 	set, err := ca.NewSet(cfg.Generation, members)
 	if err != nil {
@@ -119,7 +119,7 @@ func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now
 	if err != nil {
 		return nil, cfg.Explain(err)
 	}
-	// A first set, without keys, tells which of them are needed.
+	// A first set, without keys, shows which keys are needed.
 	set, err := ca.NewSet(cfg.Generation, members)
 	if err != nil {
 		return nil, cfg.Explain(err)
@@ -173,7 +173,7 @@ func readChains(cfg *config.CASet) ([]ca.Member, error) {
 	return members, errors.Join(errs...)
 }
 
-// opening is what came of opening the key of one authority.
+// opening is the result of opening the key of one authority.
 type opening struct {
 	authority *ca.Authority // nil if it signs nothing
 	warnings  []error
@@ -181,8 +181,8 @@ type opening struct {
 	err       error // what was not
 }
 
-// openAll opens the keys that are in use, and has them sign: all at once, since some may be
-// out of reach.
+// openAll opens the keys that are in use and has each create a signature. It does so in parallel,
+// since some keys may be unreachable.
 func (k Keys) openAll(ctx context.Context, cfg *config.CASet, set *ca.Set, now time.Time) map[string]opening {
 	members := set.Members()
 	results := make([]opening, len(members))
@@ -200,7 +200,7 @@ func (k Keys) openAll(ctx context.Context, cfg *config.CASet, set *ca.Set, now t
 	return opened
 }
 
-// inUse tells whether m signs at now or later, or may have to if a clock is set back a little.
+// inUse reports whether m signs at now or later, or may sign if a clock is set back a little.
 func inUse(m ca.Member, now time.Time) bool {
 	switch state := m.StateAt(now); {
 	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && m.ActivateAt.IsZero():
@@ -213,7 +213,7 @@ func inUse(m ca.Member, now time.Time) bool {
 func (k Keys) openOne(ctx context.Context, entry config.CASetAuthority, m ca.Member, now time.Time) (o opening) {
 	authority, warnings, err := k.authority(entry, m.Chain)
 	o.warnings = warnings
-	fallback := authority // it is tried again by itself
+	fallback := authority // its signer retries by itself
 	told := err
 	if err == nil {
 		if k.Offline && !authority.Signer().Status().Local {
@@ -230,7 +230,7 @@ func (k Keys) openOne(ctx context.Context, entry config.CASetAuthority, m ca.Mem
 	case k.must(m, err, now):
 		o.err = told
 	case m.StateAt(now) == ca.Retired:
-		o.warnings = append(o.warnings, cannotSign(entry.ID, told)) // and will hardly have to
+		o.warnings = append(o.warnings, cannotSign(entry.ID, told)) // and will hardly sign again
 		o.authority = k.proven(m, fallback)
 	default:
 		o.failed = cannotSign(entry.ID, told)
@@ -243,8 +243,8 @@ func (k Keys) must(m ca.Member, err error, now time.Time) bool {
 	return m.StateAt(now) != ca.Retired && (k.Must == nil || k.Must(m, err))
 }
 
-// proven returns what m signs with in the set in force, if that has proven itself, or else
-// fallback.
+// proven returns the authority of m in the set in force, if its signer is local or proven, and
+// otherwise fallback.
 func (k Keys) proven(m ca.Member, fallback *ca.Authority) *ca.Authority {
 	if k.Current == nil {
 		return fallback
@@ -284,8 +284,8 @@ func (k Keys) authority(entry config.CASetAuthority, chain *ca.Chain) (authority
 	return authority, warnings, keypath.Prefix(err, "signer")
 }
 
-// Files returns a function that tells which files the set at path names, for a watcher: as
-// long as the set cannot be read, those that it named last. Without keys, it leaves out what
+// Files returns a function for a watcher: it returns the files that the set at path names. While
+// the set is unreadable, it returns the files of the last readable one. Without keys, it omits what
 // only another process can read.
 func Files(path string, keys bool) func() []string {
 	var last []string
@@ -309,13 +309,13 @@ func unjoin(err error) []error {
 	return []error{err}
 }
 
-// readFile reads a file that an operator named, and bounds it.
+// readFile reads a file that an operator named, up to a size limit.
 func readFile(name string) ([]byte, error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() { // a pipe would be waited for
+	if !info.Mode().IsRegular() { // reading a pipe would block
 		return nil, fmt.Errorf("%s is no regular file", name)
 	}
 	if info.Size() > maxChainFile {

@@ -15,7 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 )
 
-// Whoever could read the set before an edit can read it after, whatever the umask.
+// An edit keeps the read permissions of the set, whatever the umask.
 func TestEditKeepsTheMode(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
@@ -42,7 +42,7 @@ func TestEditKeepsTheMode(t *testing.T) {
 	}
 }
 
-// A pipe in a chain's place would be waited for, without an end.
+// Reading a pipe in the place of a chain would block without a timeout.
 func TestPipeIsNoChain(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
@@ -58,8 +58,8 @@ func TestPipeIsNoChain(t *testing.T) {
 	}
 }
 
-// An authority that waits for its date is told of while there is time for it, and one that
-// will never sign is no successor.
+// Status warns of an authority that waits for its date while there is time to act. An authority
+// that will never sign is no successor.
 func TestStatusTellsWhatKeepsASuccessorBack(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)

@@ -15,11 +15,11 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
-// endsSoon is how long before its end a certificate of a chain is warned of: an
-// intermediate takes a ceremony and a publication, so that there must be time for both.
+// endsSoon is how long before its expiry a certificate of a chain causes a warning: an intermediate
+// takes a ceremony and a publication, and both need time.
 const endsSoon = 90 * 24 * time.Hour
 
-// Status is what a set does at one moment, and what it will do.
+// Status is what a set does at one moment, and what it does later.
 type Status struct {
 	Set         string            `json:"set"`
 	Generation  uint64            `json:"generation"`
@@ -30,14 +30,14 @@ type Status struct {
 	Warnings []string `json:"warnings"`
 }
 
-// AuthorityStatus is one authority. Times that are not decided are left out.
+// AuthorityStatus is one authority. Times that are not set are omitted.
 type AuthorityStatus struct {
 	ID         string     `json:"id"`
 	State      string     `json:"state"`
 	PublishAt  time.Time  `json:"publish_at"`
 	ActivateAt *time.Time `json:"activate_at,omitempty"`
 	SignsUntil *time.Time `json:"signs_until,omitempty"`
-	// CompromisedAt is from when its key may be in other hands.
+	// CompromisedAt is the time since which an attacker may have its key.
 	CompromisedAt *time.Time `json:"compromised_at,omitempty"`
 	ChainEnds     time.Time  `json:"chain_ends"`
 	// Signer is the kind of the signer that the set names; "" for none.
@@ -58,7 +58,7 @@ type Event struct {
 	Does      string    `json:"does"`
 }
 
-// StatusAt tells what the set does at now and later.
+// StatusAt returns what the set does at now and later.
 func (l *Loaded) StatusAt(now time.Time) Status {
 	s := Status{Set: l.File.Name(), Generation: l.Set.Generation(), At: seconds(now), Authorities: []AuthorityStatus{}, Schedule: []Event{}, Warnings: []string{}}
 	for _, m := range l.Set.Members() {
@@ -90,7 +90,7 @@ func known(t time.Time) *time.Time {
 	return &t
 }
 
-// events are what is still to come for m.
+// events are the future changes of m.
 func events(m ca.Member, now time.Time) (list []Event) {
 	add := func(at time.Time, does string) {
 		if !at.IsZero() && at.After(now) && !at.After(m.Chain.NotAfter) {
@@ -111,8 +111,8 @@ func events(m ca.Member, now time.Time) (list []Event) {
 	return list
 }
 
-// ending warns of every certificate that ends soon in a chain that is still needed, and of
-// a missing successor.
+// ending warns of every certificate that expires soon in a chain that is still needed, and of a
+// missing successor.
 func (l *Loaded) ending(now time.Time) (warnings []string) {
 	var active, undecided *ca.Member
 	dated := false
@@ -156,7 +156,7 @@ func (s Status) Write(out io.Writer) error {
 	for _, a := range s.Authorities {
 		printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, a.State, s.bundled(a), s.signs(a), s.relative(a.ChainEnds), cmp.Or(a.Signer, "none"))
 	}
-	_ = w.Flush() // a strings.Builder takes everything
+	_ = w.Flush() // a strings.Builder never fails
 	b.WriteString("\nWhat every replica will do, each by its own clock:\n")
 	w = tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	for _, e := range s.Schedule {

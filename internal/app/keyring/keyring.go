@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package keyring opens the private keys that configuration names, by whatever kind of signer
-// this binary was built with, and keeps them open while sets that name them come and go. It
-// stands between config, which knows how a key is named, and ca/signer, which knows what a
-// key does.
+// Package keyring opens the private keys that configuration names, with any kind of signer that
+// this binary was built with. It keeps them open while sets that name them are replaced. It is
+// between config, which defines how a key is named, and ca/signer, which defines what a key does.
 //
-// The kinds beyond files are built in by tags, so that a binary holds nothing that nobody
-// uses: pkcs11 (which needs cgo), awskms, gcpkms, azurekms, hashivault.
+// Build tags add the kinds beyond files, so that a binary contains only what its operator uses:
+// pkcs11 (which needs cgo), awskms, gcpkms, azurekms, hashivault.
 //
 // It may be imported by internal/app and cmd.
 package keyring
@@ -33,20 +32,20 @@ import (
 )
 
 const (
-	// linger is how long a key stays open that the set in force no longer names: requests that
+	// linger is how long a key stays open after the set in force no longer names it: requests that
 	// began before may still sign with it.
 	linger = 10 * time.Second
-	// maxSecret bounds the files whose content tells one opening from another.
+	// maxSecret bounds the files whose content distinguishes one opened key from another.
 	maxSecret = 64 << 10
 )
 
-// Config is a Ring to be. The zero value is good for a command.
+// Config configures a Ring. The zero value is valid for a command.
 type Config struct {
 	// Socket is the socket of a mayfly signer, which then has all keys; "" for none.
 	Socket string
-	// Modules are shared by all servers of a process; nil for the only one.
+	// Modules are shared by all servers of a process; nil for a process with one server.
 	Modules *Modules
-	// Metrics and Logger are for what serves.
+	// Metrics and Logger are for processes that serve.
 	Metrics *signer.Metrics
 	Logger  *slog.Logger
 }
@@ -70,10 +69,10 @@ func New(cfg Config) *Ring {
 	return r
 }
 
-// Signer returns what authority name signs with. public is the key of its certificate. Only a
-// key in a file is opened by it: every other is when it is proven or used, and one that is
-// open already is returned again, so that a set that is read anew disturbs nothing. Errors
-// and warnings have key paths such as ["file", "key"].
+// Signer returns the signer that authority name uses. public is the key of its certificate. Signer
+// opens only a key in a file; every other is opened when it is proven or used. A key that is open
+// already is returned again, so that a reload of a set interrupts nothing. Errors and warnings have
+// key paths such as ["file", "key"].
 func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey) (s *signer.Signer, warnings []error, err error) {
 	if r.cfg.Socket == "" && named.File != nil {
 		key, warnings, err := openFile(named.File)
@@ -114,9 +113,9 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 	return s, warnings, nil
 }
 
-// identify returns what tells one opened key from another: all that names it, and the content
-// of the files that open it, so that a PIN that was changed is tried, and not when it is
-// needed.
+// identify returns what distinguishes one opened key from another: all that names it, and the
+// content of the files that open it, so that a changed PIN is tried at the reload, not when it
+// is next needed.
 func (r *Ring) identify(name string, named config.Signer, public crypto.PublicKey) (id [sha256.Size]byte, err error) {
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
@@ -132,7 +131,7 @@ func (r *Ring) identify(name string, named config.Signer, public crypto.PublicKe
 		fmt.Fprintf(h, "%q\n", flow)
 		for _, path := range named.Files() {
 			if err := addFile(h, path); err != nil {
-				fmt.Fprintf(h, "%v\n", err) // whoever opens the key says it better
+				fmt.Fprintf(h, "%v\n", err) // opening the key gives a better error
 			}
 		}
 	}
@@ -154,9 +153,9 @@ func addFile(h io.Writer, path string) error {
 	return err
 }
 
-// Open opens a key to sign a few things with it, as a command does. Errors and warnings have
-// key paths such as ["pkcs11", "pin_file"]; there may be warnings beside an error. NoKey tells
-// of an error whether Make would help.
+// Open opens a key for a few signatures, as a command does. Errors and warnings have key paths such
+// as ["pkcs11", "pin_file"]; there may be warnings beside an error. NoKey reports of an error
+// whether Make would help.
 func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, warnings []error, err error) {
 	switch {
 	case named.File != nil:
@@ -166,7 +165,7 @@ func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, w
 		}
 		return signer.InMemory(key), warnings, nil
 	case named.PKCS11 != nil:
-		warnings, _ := r.check(named) // what is wrong, opening finds too
+		warnings, _ := r.check(named) // opening finds the same errors
 		key, err := r.modules.open(ctx, named.PKCS11)
 		return key, warnings, at(err, "pkcs11")
 	case named.KMS != nil:
@@ -185,7 +184,7 @@ func openFile(named *config.SignerFile) (crypto.Signer, []error, error) {
 	return key, warnings, keypath.Prefix(err, "file")
 }
 
-// at puts prefix before the key path of err, which stays a Failure where it is one.
+// at puts prefix before the key path of err. A Failure stays a Failure.
 func at(err error, prefix string) error {
 	var f *signer.Failure
 	wasFailure := errors.As(err, &f)
@@ -196,9 +195,9 @@ func at(err error, prefix string) error {
 	return err
 }
 
-// Make opens a key, or makes it where there is none: only in a PKCS#11 token, since services
-// have means of their own for it. algorithm is one of ceremony.Algorithms(). It gives no
-// warnings: who makes a key has tried Open before.
+// Make opens a key, or creates it if it does not exist. It creates keys only in a PKCS#11 token,
+// since services have their own means. algorithm is one of ceremony.Algorithms(). It returns no
+// warnings: the caller has tried Open before.
 func (r *Ring) Make(ctx context.Context, named config.Signer, algorithm string) (key signer.Key, made bool, err error) {
 	if named.PKCS11 == nil {
 		key, _, err := r.Open(ctx, named)
@@ -208,7 +207,7 @@ func (r *Ring) Make(ctx context.Context, named config.Signer, algorithm string) 
 	return key, made, at(err, "pkcs11")
 }
 
-// Retain closes, after a while, all keys but those that used signs with.
+// Retain closes, after linger, all keys except those that used signs with.
 func (r *Ring) Retain(used []*signer.Signer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -226,14 +225,14 @@ func (r *Ring) discard(s *signer.Signer) {
 	r.mu.Lock()
 	r.lingering = slices.DeleteFunc(r.lingering, func(other *signer.Signer) bool { return other == s })
 	r.mu.Unlock()
-	_ = s.Close() // of no more use, whatever it says
+	_ = s.Close() // no longer used, so an error does not matter
 }
 
-// closeTimeout is how long keys may take to close: a module that hangs must not keep a process
-// from ending.
+// closeTimeout is how long keys may take to close: a module that hangs must not keep a process from
+// stopping.
 const closeTimeout = 2 * time.Second
 
-// Close closes all keys, or gives up on those that hang.
+// Close closes all keys, and does not wait longer than closeTimeout.
 func (r *Ring) Close() error {
 	r.mu.Lock()
 	signers := append(slices.Collect(maps.Values(r.open)), r.lingering...)

@@ -77,7 +77,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// What this binary was not built with is told with its place, and what to build.
+// A kind that this binary was not built with is refused with its place and the build tag.
 func TestNotBuilt(t *testing.T) {
 	t.Parallel()
 	ring, key := keyring.New(keyring.Config{}), newKey(t)
@@ -109,8 +109,8 @@ func TestNotBuilt(t *testing.T) {
 	}
 }
 
-// A key that is open stays so while sets come and go that name it alike, and is closed when
-// none does.
+// An open key stays open while sets that name it the same way are replaced. It closes when no set
+// names it.
 func TestKeysStayOpen(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
@@ -155,10 +155,10 @@ func TestKeysStayOpen(t *testing.T) {
 	}
 }
 
-// socketRing returns a Ring whose keys are asked for over a socket behind which key is.
+// socketRing returns a Ring that signs over a socket. The process at the socket has key.
 func socketRing(t *testing.T, key crypto.Signer) (ring *keyring.Ring, asked chan struct{}) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "m") // the path of a socket is short
+	dir, err := os.MkdirTemp("", "m") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,10 +12,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// kmsKind is a key-management service that this binary was built with, or not.
+// kmsKind is a key-management service, whether or not this binary was built with it.
 type kmsKind struct {
 	scheme string
-	// tag builds it in.
+	// tag is the build tag that adds it.
 	tag string
 	// open is nil where it was not built in.
 	open func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
@@ -46,8 +46,8 @@ func Kinds() []string {
 	return kinds
 }
 
-// check tells whether this binary was built with the signer that is named, and what is wrong
-// with its files.
+// check reports whether this binary was built with the kind of signer that named has, and what is
+// wrong with its files.
 func (r *Ring) check(named config.Signer) (warnings []error, err error) {
 	switch {
 	case named.PKCS11 != nil:

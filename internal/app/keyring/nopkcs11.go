@@ -32,5 +32,6 @@ func (*Modules) make(context.Context, *config.SignerPKCS11, string) (signer.Key,
 	return nil, false, errors.New(notBuilt("pkcs11"))
 }
 
-// NoKey tells whether err, of Ring.Open, says that all is well but the key, which Ring.Make makes.
+// NoKey reports whether the only error in err, of Ring.Open, is a missing key, which Ring.Make
+// creates.
 func NoKey(error) bool { return false }

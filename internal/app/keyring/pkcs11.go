@@ -17,11 +17,11 @@ import (
 
 const builtWithPKCS11 = true
 
-// Modules are those of PKCS#11, of which a process has each once, with one login to each token:
-// servers in one process share them.
+// Modules are PKCS#11 modules. A process loads each once, with one login to each token, and servers
+// in one process share them.
 type Modules struct{ loaded *pkcs11.Modules }
 
-// NewModules returns none yet: each is loaded when a key first wants it.
+// NewModules returns no loaded module: each is loaded when a key first needs it.
 func NewModules() *Modules { return &Modules{pkcs11.NewModules()} }
 
 func configOf(named *config.SignerPKCS11) (pkcs11.Config, error) {
@@ -49,10 +49,11 @@ func (m *Modules) open(ctx context.Context, named *config.SignerPKCS11) (signer.
 	return m.loaded.Open(ctx, cfg)
 }
 
-// NoKey tells whether err, of Ring.Open, says that all is well but the key, which Ring.Make makes.
+// NoKey reports whether the only error in err, of Ring.Open, is a missing key, which Ring.Make
+// creates.
 func NoKey(err error) bool { return errors.Is(err, pkcs11.ErrNoKey) }
 
-// make opens the key, or makes it.
+// make opens the key, or creates it.
 func (m *Modules) make(ctx context.Context, named *config.SignerPKCS11, algorithm string) (key signer.Key, made bool, err error) {
 	key, err = m.open(ctx, named)
 	if !NoKey(err) {
@@ -63,7 +64,8 @@ func (m *Modules) make(ctx context.Context, named *config.SignerPKCS11, algorith
 		return nil, false, err
 	}
 	if key, err = m.loaded.Generate(ctx, cfg, algorithm); err != nil {
-		// The whole sentence has a key path: it may say that the key was made, and yet fails.
+		// The complete message has a key path: it may state that the key was created, although the call
+		// fails.
 		return nil, false, keypath.Errorf([]string{"label"}, "making the key: %w", err)
 	}
 	return key, true, nil

@@ -52,8 +52,8 @@ func services(t *testing.T) map[string][2]config.Signer {
 	return all
 }
 
-// A CA whose keys are at each service: made, requested, and loaded as a server does. That of a
-// token, which makes keys too, is a transcript of the commands.
+// A CA whose keys are at each service: created, requested, and loaded as a server does. A
+// transcript of the commands tests a token, which creates keys too.
 func TestSignerCeremonies(t *testing.T) {
 	for kind, named := range services(t) {
 		t.Run(kind, func(t *testing.T) {
