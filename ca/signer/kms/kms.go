@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kms is what the keys of key-management services share: the digest that is sent, the
-// end of a call with its context, and errors that tell an operator what to do. Each service
-// has a package below this one, so that a program links the clients of those alone that it
-// names.
+// Package kms holds what the keys of key-management services share: it computes the digest, stops
+// a call when its context ends, and explains errors to the operator. Each service has a package
+// below this one, so that a program links only the clients that it imports.
 //
-// Packages below it import it, and nobody else.
+// Only packages below it import it.
 package kms
 
 import (
@@ -26,14 +25,14 @@ import (
 
 // Config is a key at a service.
 type Config struct {
-	// Public is the key's public half, as the service tells it.
+	// Public is the key's public half, as the service returns it.
 	Public crypto.PublicKey
-	// Sign has the service sign digest, which hash made, in one attempt, and returns the
+	// Sign lets the service sign digest, which hash produced, in one attempt. It returns the
 	// signature in the form that certificates hold.
 	Sign func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error)
 	// Service explains the errors of Sign.
 	Service Service
-	// Release gives back what the key holds; nil for nothing.
+	// Release releases what the key holds; nil for nothing.
 	Release func() error
 }
 
@@ -41,12 +40,12 @@ type Config struct {
 type key struct {
 	Config
 	hash crypto.Hash
-	life context.Context // ends with Close
+	life context.Context // canceled by Close
 	end  context.CancelFunc
 }
 
-// New returns the key. An Ed25519 key is refused: services that have them sign messages with
-// them, which are bound in size, and not digests.
+// New returns the key. It refuses an Ed25519 key: services sign messages of bounded size with such
+// a key, and no digests.
 func New(cfg Config) (signer.Key, error) {
 	algorithm, err := certs.SignatureAlgorithmFor(cfg.Public)
 	if err != nil {
@@ -65,7 +64,7 @@ func (k *key) Public() crypto.PublicKey { return k.Config.Public }
 
 // Sign implements signer.Key.
 func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
-	// Not every client looks at its context, so nobody is asked for who has gone.
+	// Not every client checks its context, so no request is sent for a caller that has gone.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -99,15 +98,15 @@ func (k *key) Close() error {
 	return k.Release()
 }
 
-// SignerVerifier is what is used of sigstore's client of a service.
+// SignerVerifier is the part of sigstore's client of a service that this package uses.
 type SignerVerifier interface {
 	PublicKey(opts ...signature.PublicKeyOption) (crypto.PublicKey, error)
 	SignMessage(message io.Reader, opts ...signature.SignOption) ([]byte, error)
 	CryptoSigner(ctx context.Context, errFunc func(error)) (crypto.Signer, crypto.SignerOpts, error)
 }
 
-// FromSigstore returns the key that sigstore's client of the service names. The key's own hash
-// at the service has to be that of certificates.
+// FromSigstore returns the key that sigstore's client of the service names. The service's hash
+// for the key must be the one that certificates use.
 func FromSigstore(ctx context.Context, client SignerVerifier, service Service) (Config, error) {
 	public, err := client.PublicKey(options.WithContext(ctx))
 	if err != nil {
@@ -120,7 +119,7 @@ func FromSigstore(ctx context.Context, client SignerVerifier, service Service) (
 	if err != nil {
 		return Config{}, service.Explain(ctx, err)
 	}
-	// An error of this is New's to tell.
+	// New reports an error of this.
 	if algorithm, err := certs.SignatureAlgorithmFor(public); err == nil && algorithm.Hash() != 0 && hash.HashFunc() != algorithm.Hash() {
 		return Config{}, keypath.Errorf([]string{"uri"}, "%s is %s that signs with %s, and certificates of such a key take %s; make a key that signs with that",
 			service.URI, signer.Describe(public), hash.HashFunc(), algorithm.Hash())

@@ -34,7 +34,7 @@ func service() kms.Service {
 	return kms.Service{Name: "the service", URI: "kms://key", Judge: func(error) kms.Verdict { return kms.Verdict{} }}
 }
 
-// local is sigstore's client of a service that is in this process.
+// local is sigstore's client of a service in this process.
 type local struct{ signature.ECDSASignerVerifier }
 
 func (l local) CryptoSigner(context.Context, func(error)) (crypto.Signer, crypto.SignerOpts, error) {
@@ -95,8 +95,8 @@ func TestUnsupportedKeys(t *testing.T) {
 	}
 }
 
-// TestClose holds that a signature that is under way ends with Close, and that what the key
-// holds is given back once.
+// TestClose checks that Close stops a signature that is under way, and that the key is released
+// once.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	asked, released := make(chan struct{}), 0

@@ -23,45 +23,45 @@ type Meaning uint8
 const (
 	// Other errors stay as they are, and are permanent.
 	Other Meaning = iota
-	// Passing: the service is overloaded or broken, and the same again may succeed.
+	// Passing: the service is overloaded or broken, and a retry may succeed.
 	Passing
-	// Unauthenticated: the service does not know us.
+	// Unauthenticated: the service does not accept our credentials.
 	Unauthenticated
-	// Forbidden: it knows us, and we may not.
+	// Forbidden: the service knows us, but we lack a permission.
 	Forbidden
-	// Absent: there is no such key.
+	// Absent: the key does not exist.
 	Absent
 )
 
-// Verdict is what is to be made of an error.
+// Verdict classifies an error.
 type Verdict struct {
 	Meaning Meaning
-	// RetryAfter is for how long the service wants to be left alone.
+	// RetryAfter is how long the service asked for a pause.
 	RetryAfter time.Duration
-	// Remedy is what may help besides, and zero for nothing: signer.Reopen if a key opened
-	// anew gets newer credentials. What is Passing, or of the network, is tried again anyway.
+	// Remedy is what else may help; zero for nothing. It is signer.Reopen if opening the key
+	// again loads newer credentials. Passing and network errors are retried anyway.
 	Remedy signer.Remedy
 }
 
-// Service is a service in the words of its operator.
+// Service describes a service for the operator.
 type Service struct {
-	// Name is the service's, and URI the key's there: kms.uri.
+	// Name is the service's name, and URI the key's URI there (kms.uri).
 	Name, URI string
-	// Credentials and Permission are what to do when it does not know us, and when we may not.
+	// Credentials and Permission state the fix for Unauthenticated and for Forbidden.
 	Credentials, Permission string
-	// Reach is the setting that says where it is, Absence where to look when there is no such
-	// key, and Trust what to do when the service's certificate is not trusted.
+	// Reach names the setting of the service's address. Absence states where to look if the key
+	// does not exist, and Trust the fix for a certificate that is not trusted.
 	Reach, Absence, Trust string
-	// Judge tells what an error of the service's client means; the zero Verdict where nobody
-	// answered.
+	// Judge classifies an error of the service's client; the zero Verdict if there was no
+	// answer.
 	Judge func(error) Verdict
 }
 
-// Explain returns err with what to do about it, and as signer.Failure if something may help.
+// Explain returns err with its fix, and as signer.Failure if something may help.
 func (s Service) Explain(ctx context.Context, err error) error {
 	short := &brief{err}
 	if ctx.Err() != nil {
-		// What the client says of it may tell what it was that had no end.
+		// The client's error may show what took too long.
 		return fmt.Errorf("waiting for %s: %w (%v)", s.Name, ctx.Err(), short)
 	}
 	v := s.Judge(err)
@@ -93,12 +93,12 @@ func (s Service) Explain(ctx context.Context, err error) error {
 	return err
 }
 
-// Unreached tells whether err is of the network: nobody answered.
+// Unreached reports whether err is a network error: there was no answer.
 func Unreached(err error) bool {
 	return errors.As(err, new(net.Error)) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// JudgeStatus is the verdict on the status and the header of an HTTP response.
+// JudgeStatus classifies the status and the header of an HTTP response.
 func JudgeStatus(status int, header http.Header) Verdict {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
@@ -114,8 +114,8 @@ func JudgeStatus(status int, header http.Header) Verdict {
 	return Verdict{}
 }
 
-// retryAfter parses Retry-After (RFC 9110, section 10.2.3): seconds, or a date. What is
-// neither, or over, is zero.
+// retryAfter parses Retry-After (RFC 9110, section 10.2.3): seconds, or a date. Any other value,
+// or a date in the past, is zero.
 func retryAfter(value string, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
@@ -126,10 +126,10 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// maxErrorText bounds what is shown of a service's words.
+// maxErrorText bounds the length of a service's error text.
 const maxErrorText = 1000
 
-// brief is an error whose text is one line of bounded length: some clients print whole
+// brief is an error with a text of one line of bounded length: some clients print whole
 // responses.
 type brief struct{ error }
 

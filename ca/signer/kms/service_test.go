@@ -81,7 +81,7 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestExplainEnd holds that what comes of an end of the context says nothing of the service.
+// TestExplainEnd checks that an error after the end of the context says nothing about the service.
 func TestExplainEnd(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -25,18 +25,18 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Config names a key. The rest is as the AWS SDK finds it: credentials in the environment
+// Config names a key. The AWS SDK finds the rest: credentials in the environment
 // (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE and so on), in ~/.aws, or of the
 // machine's own role.
 type Config struct {
-	// URI is awskms://[ENDPOINT]/KEY, where KEY is a key's ID or ARN, or alias/NAME, or an
-	// alias's ARN; as in awskms:///arn:aws:kms:us-east-1:111122223333:key/1234abcd-…. Without
-	// an ENDPOINT it is that of the region, which is the ARN's, or else that of AWS_REGION or
-	// the profile. An alias can be made to name another key, and an ID cannot.
+	// URI is awskms://[ENDPOINT]/KEY, where KEY is a key's ID or ARN, alias/NAME, or an alias's
+	// ARN; as in awskms:///arn:aws:kms:us-east-1:111122223333:key/1234abcd-…. The default ENDPOINT
+	// is that of the region: the ARN's, otherwise that of AWS_REGION or of the profile. An alias
+	// can be pointed at another key, but an ID cannot.
 	URI string
 }
 
-// Open asks for the key's public half. Errors of the setting have the key path ["uri"].
+// Open requests the key's public half. Errors of the setting have the key path ["uri"].
 func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	_, id, _, err := aws.ParseReference(cfg.URI)
 	if err != nil {
@@ -45,7 +45,7 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	if os.Getenv("AWS_TLS_INSECURE_SKIP_VERIFY") != "" {
 		return nil, keypath.Errorf([]string{"uri"}, "AWS_TLS_INSECURE_SKIP_VERIFY is set in the environment, and would have anybody sign in place of AWS KMS; unset it")
 	}
-	// A Signer tries again itself, and knows for how long.
+	// A Signer retries by itself, and bounds the retries.
 	opts := []func(*config.LoadOptions) error{config.WithRetryMaxAttempts(1)}
 	if name, err := arn.Parse(id); err == nil {
 		opts = append(opts, config.WithRegion(name.Region))
@@ -92,7 +92,7 @@ func service(uri string) kms.Service {
 	}
 }
 
-// judge tells what an error means. AWS KMS says 400 for nearly everything, and the rest in a
+// judge classifies an error. AWS KMS returns 400 for nearly every error, and the kind in a
 // code: https://docs.aws.amazon.com/kms/latest/APIReference/API_Sign.html#API_Sign_Errors and
 // https://docs.aws.amazon.com/kms/latest/APIReference/CommonErrors.html.
 func judge(err error) kms.Verdict {
@@ -103,7 +103,7 @@ func judge(err error) kms.Verdict {
 	}
 	var answer smithy.APIError
 	if !errors.As(err, &answer) {
-		// There is no name for credentials that nobody has.
+		// The SDK has no error type for missing credentials.
 		if response == nil && strings.Contains(err.Error(), "get credentials") {
 			return judgeCredentials(err)
 		}
@@ -115,7 +115,7 @@ func judge(err error) kms.Verdict {
 		return kms.JudgeStatus(http.StatusServiceUnavailable, headerOf(response))
 	case "ExpiredToken", "ExpiredTokenException", "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException",
 		"SignatureDoesNotMatch", "MissingAuthenticationToken", "IncompleteSignature":
-		// Opened anew, the credentials are read anew from their file.
+		// Opening the key again reads the credentials from their file again.
 		return kms.Verdict{Meaning: kms.Unauthenticated, Remedy: signer.Reopen}
 	case "AccessDeniedException", "AccessDenied", "NotAuthorized", "OptInRequired":
 		return kms.Verdict{Meaning: kms.Forbidden}
@@ -125,7 +125,7 @@ func judge(err error) kms.Verdict {
 	return v
 }
 
-// judgeCredentials tells a place that gives credentials and is out from one that has none.
+// judgeCredentials separates a source of credentials that is down from one that has none.
 func judgeCredentials(err error) kms.Verdict {
 	if kms.Unreached(err) {
 		return kms.Verdict{}
@@ -140,8 +140,8 @@ func headerOf(response *awshttp.ResponseError) http.Header {
 	return response.Response.Header
 }
 
-// guarded is sigstore's client, which takes the first of the algorithms that a key signs with,
-// and panics where a key has none.
+// guarded is sigstore's client. That client takes the first of the algorithms that a key signs
+// with, and panics if a key has none.
 type guarded struct{ *aws.SignerVerifier }
 
 // CryptoSigner implements kms.SignerVerifier.

@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/kms"
 )
 
-// answer is what the SDK makes of a response.
+// answer returns the error that the SDK returns for a response.
 func answer(status int, code string) error {
 	response := &http.Response{StatusCode: status, Header: http.Header{"Retry-After": {"3"}}}
 	var err error = &smithy.DeserializationError{Err: errors.New("it is no JSON")}

@@ -26,24 +26,24 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Config names a key. The credentials are as azidentity's DefaultAzureCredential finds them:
+// Config names a key. azidentity's DefaultAzureCredential finds the credentials:
 // AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (or AZURE_CLIENT_CERTIFICATE_PATH, or
 // AZURE_FEDERATED_TOKEN_FILE), or the machine's managed identity. AZURE_TOKEN_CREDENTIALS names
-// the one that is to be tried alone.
+// the only one to try.
 type Config struct {
 	// URI is azurekms://NAME.vault.azure.net/KEY/VERSION, or with the host of a managed HSM.
-	// The version is mandatory: whoever rotates the key makes another one, which is not that
-	// of the certificate.
+	// The version is mandatory: a rotation creates another key, which is not that of the
+	// certificate.
 	URI string
 }
 
-// Open asks for the key's public half. Errors of the setting have the key path ["uri"]. An RSA
-// key has to be of 2048 bits: sigstore's client has larger ones sign other hashes than SHA-256.
+// Open requests the key's public half. Errors of the setting have the key path ["uri"]. An RSA
+// key must have 2048 bits: for larger ones sigstore's client signs other hashes than SHA-256.
 func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	if err := checkURI(cfg.URI); err != nil {
 		return nil, err
 	}
-	// It asks for the public key in this ctx, and signs in others.
+	// The client requests the public key in this ctx, and signs in others.
 	client, err := azure.LoadSignerVerifier(once(ctx), cfg.URI)
 	if err != nil {
 		return nil, keypath.Errorf([]string{"uri"}, "%s: %w", cfg.URI, err)
@@ -63,7 +63,7 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	return kms.New(key)
 }
 
-// once has Azure's client not try again: a Signer does, and knows for how long.
+// once stops the retries of Azure's client: a Signer retries, and bounds the retries.
 func once(ctx context.Context) context.Context {
 	return policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1})
 }
@@ -83,8 +83,8 @@ func checkURI(uri string) error {
 	return nil
 }
 
-// unwrapRSA returns the RSA signature in what sigstore's client makes of every signature: a
-// SEQUENCE of its two halves as numbers, as if it were of ECDSA.
+// unwrapRSA returns the RSA signature. Sigstore's client wraps every signature as if it were of
+// ECDSA: in a SEQUENCE of its two halves as numbers.
 func unwrapRSA(der []byte, size int) ([]byte, error) {
 	input, first, second := cryptobyte.String(der), new(big.Int), new(big.Int)
 	var halves cryptobyte.String
@@ -110,7 +110,7 @@ func service(uri string) kms.Service {
 	}
 }
 
-// judge tells what an error means:
+// judge classifies an error:
 // https://learn.microsoft.com/azure/key-vault/general/rest-error-codes.
 func judge(err error) kms.Verdict {
 	var refused *azidentity.AuthenticationFailedError
@@ -128,14 +128,14 @@ func judge(err error) kms.Verdict {
 		error
 		NonRetriable()
 	})):
-		// No place has credentials.
+		// No source has credentials.
 		return kms.Verdict{Meaning: kms.Unauthenticated}
 	}
 	return kms.Verdict{}
 }
 
-// judgeLogin tells what it means that there is no token. Without a response nobody answered, or
-// a setting is wrong: nothing tells the one from the other.
+// judgeLogin classifies a login without a token. Without a response either there was no answer, or
+// a setting is wrong: the error does not show which.
 func judgeLogin(response *http.Response) kms.Verdict {
 	if response == nil {
 		return kms.Verdict{Meaning: kms.Unauthenticated, Remedy: signer.Retry}

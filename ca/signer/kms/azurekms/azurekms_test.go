@@ -19,7 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/kms"
 )
 
-// wrap does what sigstore's client does with a signature.
+// wrap wraps a signature as sigstore's client does.
 func wrap(signature []byte) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -29,7 +29,7 @@ func wrap(signature []byte) []byte {
 	return b.BytesOrPanic()
 }
 
-// FuzzUnwrapRSA holds that what is unwrapped is wrapped in the same way again.
+// FuzzUnwrapRSA checks that wrapping an unwrapped signature gives the same bytes again.
 func FuzzUnwrapRSA(f *testing.F) {
 	f.Add(wrap(bytes.Repeat([]byte{0xff}, 256)))
 	f.Add(wrap(make([]byte, 256)))

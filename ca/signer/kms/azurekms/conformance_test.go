@@ -78,7 +78,7 @@ func TestLogin(t *testing.T) {
 			kmstest.SelfTest(t, key.Public(), open, c.wants...)
 		})
 	}
-	// Azure's client tries again by itself there, and nothing keeps it from that but the context.
+	// Azure's client retries the login by itself, and only the context stops it.
 	mend := azure.Login.Begin(kmstest.Trouble{Status: 503})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()

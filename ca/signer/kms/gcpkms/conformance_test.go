@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 	google.Setenv(t, true)
 	key := kmstest.ECDSA(t, elliptic.P256())
 	uri := "gcpkms://" + google.Add("ca", key)
-	google.Add("ca", kmstest.ECDSA(t, elliptic.P256())) // rotated, which changes nothing
+	google.Add("ca", kmstest.ECDSA(t, elliptic.P256())) // a rotation, which changes nothing
 	other := "gcpkms://" + google.Add("rsa", kmstest.RSA(t, 2048))
 	signertest.Run(t, signertest.Place{
 		Public: key.Public(), Open: opener(uri), Secrets: []string{"PRIVATE KEY", "Bearer"},
@@ -76,8 +76,8 @@ func TestWrongCredentials(t *testing.T) {
 	kmstest.SelfTest(t, key.Public(), open)
 }
 
-// TestNothingStays holds that keys that are closed, or that could not be opened, leave no
-// connection behind: while the service is out, one is opened every second.
+// TestNothingStays checks that keys that are closed, or that could not be opened, leave no
+// connection behind: during an outage a key is opened every second.
 func TestNothingStays(t *testing.T) {
 	google := kmstest.NewGoogle(kmstest.NewInternet(t))
 	google.Setenv(t, true)

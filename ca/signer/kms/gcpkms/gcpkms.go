@@ -27,12 +27,11 @@ import (
 // account.
 type Config struct {
 	// URI is gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N. The
-	// version is mandatory: whoever rotates the key makes another one, which is not that of
-	// the certificate.
+	// version is mandatory: a rotation creates another key, which is not that of the certificate.
 	URI string
 }
 
-// Open asks for the key's public half. Errors of the setting have the key path ["uri"].
+// Open requests the key's public half. Errors of the setting have the key path ["uri"].
 func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	if err := gcp.ValidReference(cfg.URI); err != nil {
 		return nil, keypath.Errorf([]string{"uri"}, "%q should be gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N", cfg.URI)
@@ -41,10 +40,10 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 		return nil, keypath.Errorf([]string{"uri"}, "%s names no version, and would be another key after a rotation; add /cryptoKeyVersions/N with the version that belongs to the certificate", cfg.URI)
 	}
 	w := &wire{opening: ctx}
-	// That ctx is kept for good, and so has to outlive this call.
+	// The client keeps this ctx for its lifetime, so it must outlive this call.
 	client, err := gcp.LoadSignerVerifier(context.WithoutCancel(ctx), cfg.URI, w.options()...)
 	if err != nil {
-		// It has asked nobody yet but for credentials.
+		// The client has only looked for credentials yet.
 		return nil, service(cfg.URI).Explain(ctx, &credentialsError{err})
 	}
 	key, err := kms.FromSigstore(ctx, client, service(cfg.URI))
@@ -55,17 +54,17 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	return kms.New(key)
 }
 
-// options are what the client of Google's needs to be kept at our pace.
+// options make Google's client use one connection and our timeouts.
 func (w *wire) options() []option.ClientOption {
 	return []option.ClientOption{
-		option.WithGRPCConnectionPool(1), // that many can be closed
+		option.WithGRPCConnectionPool(1), // the number that close can close
 		option.WithGRPCDialOption(grpc.WithChainUnaryInterceptor(w.intercept)),
-		// Two minutes after an outage are too long.
+		// The default backoff, up to two minutes after an outage, is too long.
 		option.WithGRPCDialOption(grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
 		})),
-		// Else a connection that leads nowhere is used until TCP gives up.
+		// Otherwise a dead connection is used until TCP gives up.
 		option.WithGRPCDialOption(grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 5 * time.Second})),
 	}
 }

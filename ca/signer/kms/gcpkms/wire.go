@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/kms"
 )
 
-// wire is what goes between sigstore's client and Google.
+// wire intercepts the calls between sigstore's client and Google.
 type wire struct {
 	// opening is the context in which the key is opened.
 	opening context.Context
@@ -30,7 +30,7 @@ func (w *wire) intercept(ctx context.Context, method string, request, reply any,
 	w.conn.Store(conn)
 	signed, signs := reply.(*kmspb.AsymmetricSignResponse)
 	if !signs {
-		// Sigstore asks for the key in the background, once, while it is opened.
+		// Sigstore's client requests the key once, in the background, while the key is opened.
 		bounded, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(w.opening, cancel)()
@@ -40,12 +40,12 @@ func (w *wire) intercept(ctx context.Context, method string, request, reply any,
 		return &answerError{status.Convert(err)}
 	}
 	if signs && signed.GetSignatureCrc32C() == nil {
-		return errors.New("the answer has no checksum") // of which sigstore's client panics
+		return errors.New("the answer has no checksum") // without one sigstore's client panics
 	}
 	return nil
 }
 
-// close closes the connection; sigstore's client cannot be.
+// close closes the connection; sigstore's client has no such function.
 func (w *wire) close() error {
 	conn := w.conn.Swap(nil)
 	if conn == nil {
@@ -57,20 +57,20 @@ func (w *wire) close() error {
 	return nil
 }
 
-// answerError is an answer that is an error. It does not tell Google's client what it is,
-// which would else try again by itself for a minute: a Signer does that better.
+// answerError is an answer that is an error. It hides its kind from Google's client, which would
+// otherwise retry for a minute: a Signer does that better.
 type answerError struct{ answer *status.Status }
 
 func (e *answerError) Error() string {
 	return fmt.Sprintf("%s: %s", e.answer.Code(), e.answer.Message())
 }
 
-// credentialsError is that there are no credentials.
+// credentialsError is the error of missing credentials.
 type credentialsError struct{ error }
 
 func (e *credentialsError) Unwrap() error { return e.error }
 
-// judge tells what an error means: https://cloud.google.com/apis/design/errors.
+// judge classifies an error: https://cloud.google.com/apis/design/errors.
 func judge(err error) kms.Verdict {
 	if errors.As(err, new(*credentialsError)) {
 		return kms.Verdict{Meaning: kms.Unauthenticated}
@@ -92,7 +92,7 @@ func judge(err error) kms.Verdict {
 	return kms.Verdict{}
 }
 
-// retryDelay returns for how long the service wants to be left alone.
+// retryDelay returns how long the service asked for a pause.
 func retryDelay(answer *status.Status) time.Duration {
 	for _, detail := range answer.Details() {
 		if info, ok := detail.(*errdetails.RetryInfo); ok {

@@ -28,7 +28,7 @@ func TestJudge(t *testing.T) {
 		if got := judge(err); got != (kms.Verdict{Meaning: meaning}) {
 			t.Errorf("%s: got %+v, want %d", code, got, meaning)
 		}
-		// Else Google's client would try again.
+		// Otherwise Google's client would retry.
 		if _, ok := status.FromError(err); ok {
 			t.Errorf("%s: its status shows", code)
 		}

@@ -18,7 +18,7 @@ import (
 )
 
 // parseKey returns the public key of version in the answer to a read of a transit key. The
-// error has a key path where a setting is the cause.
+// error has a key path if a setting is the cause.
 func parseKey(body []byte, version uint) (crypto.PublicKey, error) {
 	var answer struct {
 		Data struct {
@@ -36,7 +36,7 @@ func parseKey(body []byte, version uint) (crypto.PublicKey, error) {
 	var key struct {
 		PublicKey string `json:"public_key"`
 	}
-	// The versions of a symmetric key are times.
+	// The versions of a symmetric key are timestamps.
 	if err := json.Unmarshal(raw, &key); err != nil || key.PublicKey == "" {
 		return nil, keypath.Errorf([]string{"uri"}, "the key is of type %q and has no public half; name a key of type ecdsa-p256, ecdsa-p384, ecdsa-p521, rsa-2048, rsa-3072 or rsa-4096", answer.Data.Type)
 	}
@@ -66,7 +66,7 @@ func versions(keys map[string]json.RawMessage) string {
 	}
 }
 
-// parseSignature returns the signature in the answer to a request for one, which is
+// parseSignature returns the signature in the answer to a signing request, which is
 // "vault:v" version ":" base64.
 func parseSignature(body []byte, version uint) ([]byte, error) {
 	var answer struct{ Data struct{ Signature string } }

@@ -55,7 +55,7 @@ func TestParseSignatureMistakes(t *testing.T) {
 	}
 }
 
-// FuzzParseKey holds that a key that is found is found again in an answer made of it.
+// FuzzParseKey checks that a parsed key is parsed again from an answer that holds it.
 func FuzzParseKey(f *testing.F) {
 	f.Add([]byte(`{"data":{"type":"ecdsa-p256","keys":{"1":{"public_key":"`+p256+`"}}}}`), uint(1))
 	f.Add([]byte(`{"data":{"type":"aes256-gcm96","keys":{"1":1767225600}}}`), uint(1))
@@ -66,7 +66,7 @@ func FuzzParseKey(f *testing.F) {
 		}
 		der, err := x509.MarshalPKIXPublicKey(public)
 		if err != nil {
-			t.Skip() // a key of X25519's kind, which signs nothing
+			t.Skip() // an X25519 key, which cannot sign
 		}
 		text := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 		again, err := json.Marshal(map[string]any{"data": map[string]any{"keys": map[string]any{versionText(version): map[string]string{"public_key": text}}}})
@@ -80,7 +80,7 @@ func FuzzParseKey(f *testing.F) {
 	})
 }
 
-// FuzzParseSignature holds that a signature that is found is found again in an answer made of
+// FuzzParseSignature checks that a parsed signature is parsed again from an answer that holds
 // it.
 func FuzzParseSignature(f *testing.F) {
 	f.Add([]byte(`{"data":{"signature":"vault:v1:MEUCIQ=="}}`), uint(1))

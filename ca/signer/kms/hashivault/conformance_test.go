@@ -36,7 +36,7 @@ func TestConformance(t *testing.T) {
 	key := kmstest.ECDSA(t, elliptic.P256())
 	vault.Add("ca", kmstest.ECDSA(t, elliptic.P256()))
 	version := vault.Add("ca", key)
-	vault.Add("ca", kmstest.ECDSA(t, elliptic.P256())) // rotated, which changes nothing
+	vault.Add("ca", kmstest.ECDSA(t, elliptic.P256())) // a rotation, which changes nothing
 	vault.Add("rsa", kmstest.RSA(t, 2048))
 	right := hashivault.Config{URI: "hashivault://ca", Version: version, Address: vault.URL(), TokenFile: write(t, vault.Token()+"\n")}
 	wrong := func(change func(*hashivault.Config)) func(context.Context) (signer.Key, error) {

@@ -2,9 +2,9 @@
 
 // Package hashivault opens a private key of the transit engine of HashiCorp Vault or OpenBao.
 //
-// It asks through Vault's own client. Sigstore's takes no context and has no deadline, so that
-// a Vault that hangs would hold every call for ever; and it knows the public key of the newest
-// version alone, which after a rotation is not the one that signs.
+// It uses Vault's own client. Sigstore's client takes no context and has no deadline, so that a
+// Vault that hangs would block every call for ever. It also knows the public key of the newest
+// version only, which after a rotation is not the version that signs.
 //
 // internal/app and the commands may import it.
 package hashivault
@@ -32,26 +32,26 @@ import (
 // maxAnswer bounds an answer of Vault: a key of a thousand versions takes 1 MiB.
 const maxAnswer = 4 << 20
 
-// Config names a key and what opens it.
+// Config names a key and its access.
 type Config struct {
 	// URI is hashivault://NAME or openbao://NAME, with the key's name in the transit engine.
 	URI string
-	// Version is the key's version that signs, from 1. It is mandatory: whoever rotates the
-	// key makes another one, which is not that of the certificate.
+	// Version is the key's version that signs, from 1. It is mandatory: a rotation creates
+	// another key, which is not that of the certificate.
 	Version uint
-	// Address is Vault's, as in https://vault.example:8200. http is for loopback alone, as
-	// the token would go in clear. Empty: VAULT_ADDR, or BAO_ADDR.
+	// Address is Vault's, as in https://vault.example:8200. http is allowed for loopback only,
+	// as it sends the token in clear. Empty: VAULT_ADDR, or BAO_ADDR.
 	Address string
-	// TokenFile is the path of a file that holds the token and perhaps one line ending. It is
-	// read whenever the key is opened, and so may be replaced while the token in it is still
-	// good. Empty: VAULT_TOKEN, or BAO_TOKEN.
+	// TokenFile is the path of a file that holds the token and perhaps one line ending. Each
+	// opening of the key reads it, so the operator may replace it while the token in it is
+	// still valid. Empty: VAULT_TOKEN, or BAO_TOKEN.
 	TokenFile string
-	// Mount is where the transit engine is mounted; empty for "transit".
+	// Mount is the mount path of the transit engine; empty for "transit".
 	Mount string
 }
 
-// Open asks for the key's public half. Errors have the key paths ["uri"], ["version"],
-// ["address"], ["token_file"] and ["mount"], and hold nothing of the token.
+// Open requests the key's public half. Errors have the key paths ["uri"], ["version"],
+// ["address"], ["token_file"] and ["mount"], and hold no part of the token.
 //
 // Vault's client reads the environment too: VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT,
 // VAULT_CLIENT_KEY, VAULT_TLS_SERVER_NAME, VAULT_NAMESPACE, VAULT_PROXY_ADDR.
@@ -86,8 +86,8 @@ func newClient(s settings) (*api.Client, error) {
 		return nil, keypath.Errorf([]string{"address"}, "VAULT_SKIP_VERIFY is set in the environment, and would give the token to anybody; unset it, and name the authority of Vault's certificate in VAULT_CACERT")
 	}
 	cfg.Address, cfg.AgentAddress = s.address, ""
-	cfg.MaxRetries, cfg.Timeout, cfg.Limiter = 0, 0, nil // a Signer does all that, by the context
-	// The token goes where a redirect leads, which at http is anywhere.
+	cfg.MaxRetries, cfg.Timeout, cfg.Limiter = 0, 0, nil // a Signer does this by the context
+	// A redirect over http could send the token in clear to any host.
 	cfg.DisableRedirects = strings.HasPrefix(s.address, "http:")
 	client, err := api.NewClient(cfg)
 	if err != nil {
@@ -97,11 +97,11 @@ func newClient(s settings) (*api.Client, error) {
 	return client, nil
 }
 
-// service is Vault in the words of its operator.
+// service describes Vault for the operator.
 func (s settings) service() kms.Service {
 	return kms.Service{
 		Name: "Vault at " + s.address, URI: s.uri,
-		// Vault says 403 also of a token that it does not know or that has ended.
+		// Vault returns 403 also for a token that is unknown or has expired.
 		Permission: fmt.Sprintf("%s (kms.token_file) may have ended, and needs a policy with update on %s/sign/%s/* and read on %s/keys/%s",
 			s.tokenSource, s.mount, s.name, s.mount, s.name),
 		Reach:   "kms.address",
@@ -121,8 +121,8 @@ type answerError struct {
 func (e *answerError) Error() string { return e.err.Error() }
 func (e *answerError) Unwrap() error { return e.err }
 
-// judge tells what an answer means: https://developer.hashicorp.com/vault/api-docs#http-status-codes.
-// A sealed Vault says 503. 472 and 473 are the health endpoint's alone.
+// judge classifies an answer: https://developer.hashicorp.com/vault/api-docs#http-status-codes.
+// A sealed Vault returns 503. Only the health endpoint returns 472 and 473.
 func judge(err error) kms.Verdict {
 	var answer *answerError
 	if !errors.As(err, &answer) {
@@ -155,13 +155,13 @@ func (t *transit) public(ctx context.Context) (crypto.PublicKey, error) {
 	return parseKey(body, t.version)
 }
 
-// sign has Vault sign. It says the hash in the path, as sigstore does, so that one policy is
-// good for both.
+// sign lets Vault sign. It names the hash in the path, as sigstore does, so that one policy fits
+// both.
 func (t *transit) sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
 	request, err := json.Marshal(map[string]any{
 		"input": base64.StdEncoding.EncodeToString(digest), "prehashed": true,
 		"key_version":         t.version,
-		"signature_algorithm": "pkcs1v15", // of RSA keys, for which PSS is the default
+		"signature_algorithm": "pkcs1v15", // for RSA keys, which default to PSS
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the request: %w", err)
@@ -197,7 +197,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 	return body, nil
 }
 
-// validURI tells whether uri is of the form that sigstore's tools take.
+// validURI reports whether uri has the form that sigstore's tools take.
 func validURI(uri string) (name string, ok bool) {
 	if hashivault.ValidReference(uri) != nil {
 		return "", false
@@ -206,5 +206,5 @@ func validURI(uri string) (name string, ok bool) {
 	return name, ok
 }
 
-// versionText is how Vault writes a version.
+// versionText returns version as Vault writes it.
 func versionText(version uint) string { return strconv.FormatUint(uint64(version), 10) }

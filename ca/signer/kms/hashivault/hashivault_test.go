@@ -26,7 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// clear removes what the environment says of Vault.
+// clear removes Vault's variables from the environment.
 func clear(t *testing.T) {
 	t.Helper()
 	for _, variable := range []string{"VAULT_ADDR", "BAO_ADDR", "VAULT_TOKEN", "BAO_TOKEN", "VAULT_CACERT", "VAULT_SKIP_VERIFY", "VAULT_AGENT_ADDR"} {
@@ -34,7 +34,7 @@ func clear(t *testing.T) {
 	}
 }
 
-// TestSettings holds that every mistake is told at once, with its key.
+// TestSettings checks that all mistakes are reported at once, each with its key.
 func TestSettings(t *testing.T) {
 	clear(t)
 	long := write(t, strings.Repeat("t", 17<<10))
@@ -86,7 +86,7 @@ func TestEnvironment(t *testing.T) {
 	kmstest.SelfTest(t, key.Public(), open, "address: VAULT_ADDR is http://vault.example, and the token would go in clear")
 }
 
-// TestReplacedToken holds that a token may be replaced in its file, also after it has ended.
+// TestReplacedToken checks that a token may be replaced in its file, also after it has expired.
 func TestReplacedToken(t *testing.T) {
 	t.Parallel()
 	vault := kmstest.NewVault(t)
@@ -124,7 +124,7 @@ func TestTLS(t *testing.T) {
 	kmstest.SelfTest(t, key.Public(), open, "address: ", "VAULT_", "/none")
 }
 
-// TestRedirect holds that the token goes nowhere else in clear.
+// TestRedirect checks that the token is sent nowhere else in clear.
 func TestRedirect(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -137,8 +137,8 @@ func TestRedirect(t *testing.T) {
 	kmstest.SelfTest(t, kmstest.ECDSA(t, elliptic.P256()).Public(), open, "307 Temporary Redirect", "kms.uri")
 }
 
-// TestSigstoreAgrees holds that the Vault of the tests is one to sigstore's client too, and
-// that both ask for the same.
+// TestSigstoreAgrees checks that sigstore's client accepts the tests' Vault, and that both
+// clients send the same requests.
 func TestSigstoreAgrees(t *testing.T) {
 	t.Parallel()
 	vault := kmstest.NewVault(t)
@@ -164,7 +164,7 @@ func TestSigstoreAgrees(t *testing.T) {
 	}
 }
 
-// TestRemedies holds what an answer is taken for.
+// TestRemedies checks how answers are classified.
 func TestRemedies(t *testing.T) {
 	t.Parallel()
 	vault := kmstest.NewVault(t)

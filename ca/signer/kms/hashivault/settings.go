@@ -14,14 +14,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// settings is a Config that has been checked, with what the environment adds.
+// settings is a Config after its check, with the values from the environment.
 type settings struct {
 	uri, name, address, mount string
 	version                   uint
 	token, tokenSource        string
 }
 
-// check returns every mistake at once.
+// check returns all mistakes at once.
 func (cfg Config) check() (settings, error) {
 	s := settings{uri: cfg.URI, version: cfg.Version, mount: cfg.Mount}
 	var errs []error
@@ -44,7 +44,7 @@ func (cfg Config) check() (settings, error) {
 	return s, errors.Join(append(errs, addressErr, tokenErr)...)
 }
 
-// validMount tells whether mount is a path that no slash or dot leads elsewhere.
+// validMount reports whether mount is a path with no slash or dot that leads elsewhere.
 func validMount(mount string) bool {
 	for segment := range strings.SplitSeq(mount, "/") {
 		if segment == "" || segment == "." || segment == ".." || strings.ContainsFunc(segment, notInMount) {
@@ -58,7 +58,7 @@ func notInMount(r rune) bool {
 	return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("._-", r)
 }
 
-// address returns Vault's.
+// address returns the address of Vault.
 func (cfg Config) address() (string, error) {
 	address, source := firstOf(cfg.Address, "address", "VAULT_ADDR", "BAO_ADDR")
 	if address == "" {
@@ -74,14 +74,14 @@ func (cfg Config) address() (string, error) {
 	return address, nil
 }
 
-// loopback tells whether host is this machine by any resolver.
+// loopback reports whether host is this machine for any resolver.
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
-// firstOf returns value, or else the first of the variables of the environment that is set,
-// and the name of what it returns.
+// firstOf returns value, otherwise the first of the environment variables that is set, and the
+// name of the source.
 func firstOf(value, name string, variables ...string) (found, source string) {
 	if value != "" {
 		return value, name
@@ -94,13 +94,13 @@ func firstOf(value, name string, variables ...string) (found, source string) {
 	return "", name
 }
 
-// token returns the token, and in words where it is from. The files and helpers that Vault's
-// command line uses are a person's, and not read.
+// token returns the token and a description of its source. It does not read the files and helpers
+// of Vault's command line, which belong to a person.
 func (cfg Config) token() (token, source string, err error) {
 	if cfg.TokenFile != "" {
 		source = "the file " + cfg.TokenFile
 		var line []byte
-		line, _, err = secretfile.Line(cfg.TokenFile, "a token") // whose file its keeper makes, as Vault Agent does
+		line, _, err = secretfile.Line(cfg.TokenFile, "a token") // a helper such as Vault Agent sets the file's mode
 		token = string(line)
 	} else if token, source = firstOf("", "", "VAULT_TOKEN", "BAO_TOKEN"); token == "" {
 		err = errors.New("no token is given; name a file that holds it here, or set VAULT_TOKEN or BAO_TOKEN")

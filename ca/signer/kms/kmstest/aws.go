@@ -57,8 +57,8 @@ func (a *AWS) Setenv(t *testing.T) {
 // Secret returns the secret half of the credentials.
 func (a *AWS) Secret() string { return a.credentials.SecretAccessKey }
 
-// Add adds key, also under alias if that is not empty, and returns its ARN. The algorithms are
-// what it signs with, in the order that the service tells them; none for those of its kind.
+// Add adds key, also under alias if that is not empty, and returns its ARN. The key signs with
+// algorithms, listed in the service's order; none for all of the key's kind.
 func (a *AWS) Add(key crypto.Signer, alias string, algorithms ...string) (arn string) {
 	id := strings.ToLower(hex.EncodeToString([]byte(rand.Text()[:16])))
 	arn = fmt.Sprintf("arn:aws:kms:%s:%s:key/%s-%s-%s-%s-%s", a.region, awsAccount, id[:8], id[8:12], id[12:16], id[16:20], id[20:])
@@ -178,7 +178,7 @@ func (a *AWS) signAWS(key awsKey, message []byte, messageType, algorithm string)
 	return a.sign(key, message, hashes[algorithm[len(algorithm)-3:]], strings.Contains(algorithm, "PSS"))
 }
 
-// authenticate makes the request's signature again and compares it.
+// authenticate computes the request's signature again and compares it.
 func (a *AWS) authenticate(r *http.Request, body []byte) error {
 	given := r.Header.Get("Authorization")
 	_, scope, _ := strings.Cut(given, "Credential=")

@@ -24,10 +24,10 @@ const (
 	azureLogin  = "login.microsoftonline.com"
 )
 
-// Azure is one Azure Key Vault, and where its tokens are from.
+// Azure is one Azure Key Vault with its token endpoint.
 type Azure struct {
 	service
-	// Login is the trouble of where tokens are from.
+	// Login is the token endpoint, which has its own troubles.
 	Login                 Login
 	host                  string
 	clientID, secret, jwt string
@@ -52,14 +52,14 @@ func (a *Azure) Setenv(t *testing.T) {
 	t.Setenv("AZURE_TENANT_ID", azureTenant)
 	t.Setenv("AZURE_CLIENT_ID", a.clientID)
 	t.Setenv("AZURE_CLIENT_SECRET", a.secret)
-	// Else the metadata of a virtual machine and some programs are asked too.
+	// Otherwise the client also calls the metadata endpoint of a virtual machine and some programs.
 	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
 }
 
 // Secrets returns the client's secret and the token.
 func (a *Azure) Secrets() []string { return []string{a.secret, a.jwt} }
 
-// Add makes key a version of the key name, and returns its URI.
+// Add adds key as a version of the key name, and returns its URI.
 func (a *Azure) Add(name string, key crypto.Signer) (uri string) {
 	version := hex.EncodeToString([]byte(rand.Text()[:16]))
 	a.mu.Lock()
@@ -104,7 +104,7 @@ func (a *Azure) answer(r *http.Request, body []byte) ([]byte, error) {
 	return json.Marshal(map[string]string{"kid": kid, "value": base64.RawURLEncoding.EncodeToString(signature)})
 }
 
-// azureJWK writes the key as a managed HSM does.
+// azureJWK encodes the key as a managed HSM does.
 func azureJWK(kid string, public crypto.PublicKey) map[string]any {
 	encode := base64.RawURLEncoding.EncodeToString
 	jwk := map[string]any{"kid": kid, "key_ops": []string{"sign", "verify"}}
@@ -135,7 +135,7 @@ func (a *Azure) signAzure(key crypto.Signer, algorithm, value string) ([]byte, e
 	return signature, err
 }
 
-// rawSignature returns r and s as JWS has them (RFC 7518, section 3.4).
+// rawSignature returns r and s in the form of JWS (RFC 7518, section 3.4).
 func rawSignature(der []byte, size int) ([]byte, error) {
 	var numbers struct{ R, S *big.Int }
 	if _, err := asn1.Unmarshal(der, &numbers); err != nil {
@@ -153,7 +153,7 @@ func refuseLogin(w http.ResponseWriter, err *refusal) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"error": err.code, "error_description": err.message})
 }
 
-// login is discovery and the client credentials grant (RFC 6749, section 4.4).
+// login answers discovery and the client credentials grant (RFC 6749, section 4.4).
 func (a *Azure) login(r *http.Request, body []byte) ([]byte, error) {
 	base := "https://" + azureLogin + "/" + azureTenant
 	switch r.URL.Path {

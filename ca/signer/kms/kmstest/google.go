@@ -57,8 +57,8 @@ func NewGoogle(n *Internet) *Google {
 	return g
 }
 
-// Setenv has the environment name a file with the credentials of the service account, or of
-// one that the service does not know.
+// Setenv sets the environment to a file with the credentials of the service account, or of
+// an account that the service does not know.
 func (g *Google) Setenv(t *testing.T, known bool) {
 	t.Helper()
 	key := g.account
@@ -83,7 +83,7 @@ func (g *Google) Setenv(t *testing.T, known bool) {
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", path)
 }
 
-// Add makes key a version of the key name, and returns the version's resource name.
+// Add adds key as a version of the key name, and returns the version's resource name.
 func (g *Google) Add(name string, key crypto.Signer) (resource string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -97,10 +97,10 @@ func (g *Google) Add(name string, key crypto.Signer) (resource string) {
 	return resource
 }
 
-// intercept lets in who has a token of the account's, and is where the troubles are.
+// intercept admits callers with a token of the account, and applies the troubles.
 func (g *Google) intercept(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	// gRPC tells the service how long its caller waits. Its ctx ends just then, so that an
-	// answer after that might still be in time.
+	// gRPC sends the caller's deadline to the service. The ctx ends at that moment, when an answer
+	// might still be in time.
 	trouble := g.now(context.WithoutCancel(ctx))
 	names := map[int]codes.Code{403: codes.PermissionDenied, 429: codes.ResourceExhausted, 500: codes.Internal, 503: codes.Unavailable}
 	if trouble.Status != 0 {
@@ -120,7 +120,7 @@ func (g *Google) intercept(ctx context.Context, request any, _ *grpc.UnaryServer
 	return handle(ctx, request)
 }
 
-// authenticate takes a self-signed JWT (https://google.aip.dev/auth/4111).
+// authenticate accepts a self-signed JWT (https://google.aip.dev/auth/4111).
 func (g *Google) authenticate(ctx context.Context) error {
 	header := metadata.ValueFromIncomingContext(ctx, "authorization")
 	if len(header) != 1 {
@@ -163,7 +163,7 @@ func (g *Google) GetCryptoKeyVersion(_ context.Context, request *kmspb.GetCrypto
 	return &kmspb.CryptoKeyVersion{Name: request.GetName(), State: kmspb.CryptoKeyVersion_ENABLED, Algorithm: googleAlgorithm(request.GetName(), key)}, nil
 }
 
-// googleAlgorithm is of the key's kind. Keys with such names sign as these say.
+// googleAlgorithm returns the algorithm of the key's kind. Some resource names select another.
 func googleAlgorithm(resource string, key crypto.Signer) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm {
 	switch public := key.Public().(type) {
 	case *ecdsa.PublicKey:
@@ -199,7 +199,7 @@ func (g *Google) GetPublicKey(_ context.Context, request *kmspb.GetPublicKeyRequ
 	return &kmspb.PublicKey{Name: request.GetName(), Pem: string(text), PemCrc32C: castagnoli(text), Algorithm: googleAlgorithm(request.GetName(), key)}, nil
 }
 
-// AsymmetricSign implements kmspb.KeyManagementServiceServer. A key named "unchecked" forgets
+// AsymmetricSign implements kmspb.KeyManagementServiceServer. For a key named "unchecked" it omits
 // the checksum.
 func (g *Google) AsymmetricSign(_ context.Context, request *kmspb.AsymmetricSignRequest) (*kmspb.AsymmetricSignResponse, error) {
 	key, err := g.key(request.GetName())

@@ -28,16 +28,16 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 )
 
-// The environment tells a test what Main has made.
+// These environment variables pass to a test what Main has created.
 const (
 	dirVariable  = "MAYFLY_KMSTEST_DIR"
-	portVariable = "HTTPS_PROXY" // what the clients read
+	portVariable = "HTTPS_PROXY" // the variable that the clients read
 )
 
 // Main runs the tests of a package in an environment where every host is reached through a
-// proxy that NewInternet starts, and where its certificates are trusted, and no others. It is
-// for TestMain, since clients read such variables once in a process. Nothing of the user's
-// own credentials is left, and nothing leaves this machine.
+// proxy that NewInternet starts, and where only its certificates are trusted. Call it from
+// TestMain, since clients read such variables once in a process. It removes the user's own
+// credentials, and no request leaves this machine.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "kmstest")
 	if err != nil {
@@ -64,7 +64,7 @@ func enter(dir string) error {
 	if err := makeAuthority(dir); err != nil {
 		return fmt.Errorf("making an authority: %w", err)
 	}
-	// The port is free for a moment only, but NewInternet waits until it is again.
+	// The port is free from now on; NewInternet waits if another process takes it for a moment.
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -106,7 +106,7 @@ func makeAuthority(dir string) error {
 	)
 }
 
-// Internet is every host there is, behind a proxy.
+// Internet holds all hosts of a test, behind a proxy.
 type Internet struct {
 	t         *testing.T
 	authority tls.Certificate
@@ -119,7 +119,7 @@ type Internet struct {
 	running  sync.WaitGroup
 }
 
-// NewInternet starts the internet of a test in a package whose TestMain is Main. There is one
+// NewInternet starts the internet of a test in a package with Main as its TestMain. Only one runs
 // at a time.
 func NewInternet(t *testing.T) *Internet {
 	t.Helper()
@@ -137,7 +137,7 @@ func NewInternet(t *testing.T) *Internet {
 	return n
 }
 
-// Down is the fault of everything being out of reach.
+// Down is the fault of an unreachable network.
 func (n *Internet) Down(wants ...string) signertest.Fault {
 	begin := func(*testing.T) func() {
 		n.down()
@@ -182,8 +182,8 @@ func (n *Internet) down() {
 	n.running.Wait()
 }
 
-// proxy hands conn to the host that its CONNECT names. A host that there is not is an error
-// of the test, since a client that asks for it would in production.
+// proxy hands conn to the host that its CONNECT names. An unknown host is an error of the test,
+// since the client would call that host in production too.
 func (n *Internet) proxy(conn net.Conn) {
 	request, err := http.ReadRequest(bufio.NewReader(conn))
 	if err != nil {
@@ -209,7 +209,7 @@ func (n *Internet) proxy(conn net.Conn) {
 	}
 }
 
-// Listen returns where connections to host arrive, and the host's certificate.
+// Listen returns the listener for connections to host, and the host's certificate.
 func (n *Internet) Listen(host string) (net.Listener, *tls.Config) {
 	n.t.Helper()
 	l := &hostListener{name: host, conns: make(chan net.Conn), closed: make(chan struct{})}
@@ -244,7 +244,7 @@ func (n *Internet) Serve(host string, handler http.Handler) {
 	n.t.Cleanup(func() { _ = server.Close() })
 }
 
-// hostListener is where connections to a host arrive.
+// hostListener accepts the connections to a host.
 type hostListener struct {
 	name   string
 	conns  chan net.Conn

@@ -35,8 +35,8 @@ func RSA(t *testing.T, bits int) crypto.Signer {
 	return key
 }
 
-// SelfTest has a Signer open the key and sign with it. Without wants that has to succeed;
-// with them it has to fail with a text that holds them.
+// SelfTest has a Signer open the key and sign with it. Without wants it must succeed; with wants
+// it must fail with a text that holds them.
 func SelfTest(t *testing.T, public crypto.PublicKey, open func(context.Context) (signer.Key, error), wants ...string) {
 	t.Helper()
 	s, err := signer.New(signer.Config{Name: "test", Kind: "kms", Public: public, Open: open})

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package kmstest is the key-management services as their clients see them: real protocols,
-// real keys and real signatures, on loopback, and with faults.
+// Package kmstest serves the key-management services to their clients: real protocols, real keys
+// and real signatures, on loopback, and with faults.
 //
 // Only tests import it.
 package kmstest
@@ -22,26 +22,26 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 )
 
-// Trouble is how a service misbehaves.
+// Trouble is a fault of a service.
 type Trouble struct {
-	// Status is the HTTP status that every request is answered with, in the service's words.
+	// Status is the HTTP status of every answer, in the service's format.
 	Status int
-	// RetryAfter is for how many seconds it wants to be left alone.
+	// RetryAfter is the pause in seconds that the service asks for.
 	RetryAfter int
-	// Hangs is that nobody is answered before the trouble is over.
+	// Hangs stops all answers until the trouble is over.
 	Hangs bool
-	// Lies is that signatures are over something else.
+	// Lies makes the service sign another digest.
 	Lies bool
 }
 
-// service is what all services share: a trouble at a time.
+// service is the base of all services: one trouble at a time.
 type service struct {
 	mu      sync.Mutex
 	trouble Trouble
 	over    chan struct{} // closed when the trouble is over
 }
 
-// Begin has the service be in trouble until the function that it returns is called.
+// Begin starts the trouble, which lasts until the caller calls mend.
 func (s *service) Begin(trouble Trouble) (mend func()) {
 	over := make(chan struct{})
 	s.mu.Lock()
@@ -55,7 +55,7 @@ func (s *service) Begin(trouble Trouble) (mend func()) {
 	}
 }
 
-// now returns the trouble, and waits while the service hangs.
+// now returns the trouble. While the service hangs, now waits.
 func (s *service) now(ctx context.Context) Trouble {
 	s.mu.Lock()
 	trouble, over := s.trouble, s.over
@@ -75,7 +75,7 @@ func (s *service) Fault(name string, trouble Trouble, transient bool, wants ...s
 	return signertest.Fault{Name: name, Begin: begin, Transient: transient, Silent: trouble.Hangs, Wants: wants}
 }
 
-// refusal is an error in a service's own words.
+// refusal is an error in a service's format.
 type refusal struct {
 	status        int
 	code, message string
@@ -86,7 +86,7 @@ func (r *refusal) Error() string { return fmt.Sprintf("%d %s: %s", r.status, r.c
 // handler serves answer with the service's troubles; refuse writes its errors.
 func (s *service) handler(answer func(r *http.Request, body []byte) ([]byte, error), refuse func(w http.ResponseWriter, err *refusal)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Only what was read whole tells when its client goes.
+		// The server sees that the client goes only after it has read the whole body.
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
 		if err != nil {
 			return
@@ -111,7 +111,7 @@ func (s *service) handler(answer func(r *http.Request, body []byte) ([]byte, err
 	})
 }
 
-// sign signs digest, or something else if the service lies.
+// sign signs digest, or another one if Lies is set.
 func (s *service) sign(key crypto.Signer, digest []byte, hash crypto.Hash, pss bool) ([]byte, error) {
 	if len(digest) != hash.Size() {
 		return nil, fmt.Errorf("the digest has %d bytes and not %d", len(digest), hash.Size())

@@ -23,7 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 )
 
-// Vault is a Vault with a transit engine at "transit". It is an http.Handler too.
+// Vault is a Vault with a transit engine at "transit". It is also an http.Handler.
 type Vault struct {
 	service
 	t       *testing.T
@@ -54,7 +54,7 @@ func (v *Vault) Token() string {
 	return v.token
 }
 
-// ReplaceToken revokes the token and returns another one.
+// ReplaceToken revokes the token and returns a new one.
 func (v *Vault) ReplaceToken() string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -62,7 +62,7 @@ func (v *Vault) ReplaceToken() string {
 	return v.token
 }
 
-// Add makes key the newest version of the key name, and returns the version's number.
+// Add adds key as the newest version of the key name, and returns the version's number.
 func (v *Vault) Add(name string, key crypto.Signer) (version uint) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -79,7 +79,7 @@ func (v *Vault) Stop() {
 	}
 }
 
-// Start starts it again, at the same address.
+// Start starts the Vault again, at the same address.
 func (v *Vault) Start() {
 	v.t.Helper()
 	listener := listen(v.t, v.address)
@@ -88,7 +88,7 @@ func (v *Vault) Start() {
 	v.server.Start()
 }
 
-// listen listens on address, which others may hold for a moment if it was free for one.
+// listen listens on address. It retries, since another process may hold address for a moment.
 func listen(t *testing.T, address string) net.Listener {
 	t.Helper()
 	var listener net.Listener
@@ -153,7 +153,7 @@ func (v *Vault) answer(r *http.Request, body []byte) ([]byte, error) {
 	})
 }
 
-// versions returns the versions of a key, which begin at 1.
+// versions returns the versions of a key, numbered from 1.
 func (v *Vault) versions(name string) []crypto.Signer {
 	v.mu.Lock()
 	defer v.mu.Unlock()
