@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -41,7 +42,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer) // fails only where the connection has ended
 	}
-	c := &conn{Conn: raw, conns: l.conns, stage: busy}
+	c := &conn{Conn: raw, conns: l.conns, stage: busy, ended: make(chan struct{})}
 	c.address, _ = share.Networks(remote)
 	if !l.conns.enter(c, descriptorOf(raw), l.closed.Load) {
 		return nil, errors.Join(net.ErrClosed, raw.Close())
@@ -66,6 +67,8 @@ type conn struct {
 	received atomic.Bool  // bytes were read since the connection was accepted, or became idle
 	writing  atomic.Int64 // since when a write is under way, in ns; 0 without one
 	streams  atomic.Int32 // requests of HTTP/2 that are under way
+	end      sync.Once
+	ended    chan struct{} // closed once the connection is
 
 	// Under conns.mu.
 	holder           *holder // nil once the place is given back
@@ -84,6 +87,7 @@ type conn struct {
 // Close closes the connection and gives its place back.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
+	c.end.Do(func() { close(c.ended) })
 	c.conns.leave(c)
 	return err
 }
@@ -235,7 +239,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.mustComplete()
 	}
 	if err != nil && !b.begun && b.conn.conns.gone(b.conn) {
-		panic(http.ErrAbortHandler) // what never arrived is no request
+		b.abort() // what never arrived is no request
 	}
 	return n, err
 }
@@ -249,8 +253,15 @@ func (b *requestBody) complete() bool {
 // answer at all, and its request has had no effect.
 func (b *requestBody) mustComplete() {
 	if !b.complete() {
-		panic(http.ErrAbortHandler)
+		b.abort()
 	}
+}
+
+// abort ends the handler after the connection: net/http would otherwise reset the stream before
+// the GOAWAY that permits the client to send the request again.
+func (b *requestBody) abort() {
+	<-b.conn.ended
+	panic(http.ErrAbortHandler)
 }
 
 // dismiss closes a connection that has been chosen for it. A client of HTTP/2 is sent a

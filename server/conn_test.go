@@ -130,32 +130,12 @@ func TestIdleConnectionGetsGoAway(t *testing.T) {
 			t.Run(fmt.Sprintf("TLS=%t requests=%d", useTLS, requests), func(t *testing.T) {
 				t.Parallel()
 				run := crowded(t, 1, useTLS)
-				first := run.open(t, run.http, "h2")
-				if _, err := io.WriteString(first, http2.ClientPreface); err != nil {
-					t.Fatal(err)
-				}
-				framer := http2.NewFramer(first, first.r)
-				if err := framer.WriteSettings(); err != nil {
-					t.Fatal(err)
-				}
+				framer := run.openHTTP2(t)
 				for i := range requests {
-					// GET, http, /livez and an empty authority, by HPACK's static table and literals.
-					block := append([]byte{0x82, 0x86, 0x04, 6}, "/livez"...)
-					block = append(block, 0x01, 1, 'x')
-					if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: block, EndStream: true, EndHeaders: true}); err != nil {
-						t.Fatal(err)
-					}
+					sendGet(t, framer, uint32(2*i+1))
 				}
-				acknowledged, answered := false, 0
-				for !acknowledged || answered < requests {
-					frame, err := framer.ReadFrame()
-					if err != nil {
-						t.Fatal(err)
-					}
-					if s, ok := frame.(*http2.SettingsFrame); ok {
-						acknowledged = acknowledged || s.IsAck()
-					}
-					if d, ok := frame.(*http2.DataFrame); ok && d.StreamEnded() {
+				for answered := 0; answered < requests; {
+					if d, ok := nextFrame(t, framer).(*http2.DataFrame); ok && d.StreamEnded() {
 						answered++
 					}
 				}
@@ -174,6 +154,91 @@ func TestIdleConnectionGetsGoAway(t *testing.T) {
 					t.Errorf("after it came %v", frame)
 				}
 			})
+		}
+	}
+}
+
+// TestRequestThatMeetsGoAway sends a request on a connection that has just been chosen to be closed.
+// Its stream is not reset before the GOAWAY, after which the client may send the request again.
+func TestRequestThatMeetsGoAway(t *testing.T) {
+	t.Parallel()
+	run := crowded(t, 2, false)
+	framer := run.openHTTP2(t)
+	sendGet(t, framer, 1)
+	for {
+		if d, ok := nextFrame(t, framer).(*http2.DataFrame); ok && d.StreamEnded() {
+			break
+		}
+	}
+	pingAll(t, framer) // what it acknowledges comes after the end of the answer
+	p := run.conns
+	p.mu.Lock()
+	c := p.stages[idle].order.Front().Value.(*conn)
+	p.take(c)
+	c.closing = true
+	outer, lastStream := c.outer, c.lastStream()
+	p.mu.Unlock()
+	sendGet(t, framer, 3)
+	pingAll(t, framer)
+	c.dismiss(outer, lastStream)
+	if goAway, ok := nextFrame(t, framer).(*http2.GoAwayFrame); !ok || goAway.LastStreamID != 1 {
+		t.Errorf("got %v, want GOAWAY after stream 1", goAway)
+	}
+	if frame, err := framer.ReadFrame(); err == nil {
+		t.Errorf("after it came %v", frame)
+	}
+}
+
+// openHTTP2 opens a connection and reads the server's acknowledgement of its settings.
+func (r *running) openHTTP2(t *testing.T) *http2.Framer {
+	t.Helper()
+	o := r.open(t, r.http, "h2")
+	if _, err := io.WriteString(o, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(o, o.r)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if s, ok := nextFrame(t, framer).(*http2.SettingsFrame); ok && s.IsAck() {
+			return framer
+		}
+	}
+}
+
+// sendGet sends a request of HTTP/2.
+func sendGet(t *testing.T, framer *http2.Framer, stream uint32) {
+	t.Helper()
+	// GET, http, /livez and an empty authority, by HPACK's static table and literals.
+	block := append([]byte{0x82, 0x86, 0x04, 6}, "/livez"...)
+	block = append(block, 0x01, 1, 'x')
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block, EndStream: true, EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pingAll waits until the server has read all that was sent.
+func pingAll(t *testing.T, framer *http2.Framer) {
+	t.Helper()
+	if err := framer.WritePing(false, [8]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	if frame, ok := nextFrame(t, framer).(*http2.PingFrame); !ok {
+		t.Fatalf("got %v, want the answer to a ping", frame)
+	}
+}
+
+// nextFrame reads the next frame that is no WINDOW_UPDATE.
+func nextFrame(t *testing.T, framer *http2.Framer) http2.Frame {
+	t.Helper()
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if frame.Header().Type != http2.FrameWindowUpdate {
+			return frame
 		}
 	}
 }

@@ -48,7 +48,7 @@ func (c *crowd) open(name, address string) *conn { return c.openAs(name, address
 // openAs opens a connection whose file descriptor has a number.
 func (c *crowd) openAs(name, address string, descriptor int) *conn {
 	near, _ := net.Pipe()
-	it := &conn{Conn: &pipe{near, name, c}, conns: c.connections, stage: busy}
+	it := &conn{Conn: &pipe{near, name, c}, conns: c.connections, stage: busy, ended: make(chan struct{})}
 	it.address, _ = share.Networks(netip.MustParseAddr(address))
 	c.enter(it, descriptor, func() bool { return false })
 	return it
