@@ -8,7 +8,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// githubClaims are the claims of a real GitHub Actions token in kind and number.
+// githubClaims returns claims like those of a real GitHub Actions token, in kind and number.
 func githubClaims() map[string]any {
 	return map[string]any{
 		"jti": "2b6a9a44-0d0b-4c0c-8a0c-2f7f4f6f9d2a", "sub": "repo:octo-org/octo-repo:ref:refs/heads/main",
@@ -24,7 +24,7 @@ func githubClaims() map[string]any {
 	}
 }
 
-// BenchmarkVerify is the whole of Verify with warm keys.
+// BenchmarkVerify measures all of Verify with cached keys.
 func BenchmarkVerify(b *testing.B) {
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 		b.Run(alg, func(b *testing.B) {
@@ -43,7 +43,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// BenchmarkParseToken is the part of it that is ours.
+// BenchmarkParseToken measures the part of Verify that is this package's own.
 func BenchmarkParseToken(b *testing.B) {
 	token := mint(b, newProvider(b, provider.Config{IssuerURL: testIssuer}), githubClaims())
 	b.ReportAllocs()

@@ -10,16 +10,16 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// severalFor is for how long a change of the client address shows that this process can
+// severalFor is the time for which a change of the client address shows that this process can
 // distinguish clients.
 const severalFor = 10 * time.Minute
 
 // callers remembers whether requests come from more than one client. If they do not, the one
-// address may be a proxy's that trusted_proxies does not name, and no client can be blamed.
+// address may belong to a proxy that trusted_proxies does not name. No client can then be blamed.
 type callers struct {
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	last    netip.Prefix
-	changed time.Time // when last changed; zero before the second client
+	changed time.Time // time of the last change; zero before the second client
 }
 
 // note records that a request came from client.
@@ -40,7 +40,7 @@ func (c *callers) several(now time.Time) bool {
 	return !c.changed.IsZero() && now.Sub(c.changed) < severalFor
 }
 
-// inherit makes c know what old knows; c is not in use yet.
+// inherit copies the state of old to c, which is not in use yet.
 func (c *callers) inherit(old *callers) {
 	old.mu.Lock()
 	defer old.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// notBeforeLeeway is how far in the future `nbf` may lie; clocks differ. `exp` has none.
+// notBeforeLeeway is how far in the future `nbf` may be; clocks differ. `exp` has no leeway.
 const notBeforeLeeway = 5 * time.Minute
 
 // maxSeconds bounds NumericDates to what a float64 holds exactly (RFC 7493, section 2.2),
@@ -19,9 +19,9 @@ const maxSeconds = 1 << 53
 // issuerURL returns the claim `iss`.
 func (t *idToken) issuerURL() (string, error) { return t.text("iss") }
 
-// check judges the registered claims (RFC 7519, section 4.1, and OpenID Connect Core 1.0,
-// section 3.1.3.7) for entry at the time now, and returns the token that they make; only the
-// signature is missing then. The zero time judges no times.
+// check checks the registered claims (RFC 7519, section 4.1, and OpenID Connect Core 1.0, section
+// 3.1.3.7) for entry at the time now. It returns the resulting token, of which only the signature
+// remains unchecked. With the zero time, check skips the times.
 func (t *idToken) check(entry *entry, now time.Time, steps tracer) (*Token, error) {
 	issuerURL, err := t.issuerURL()
 	if err != nil {
@@ -60,7 +60,7 @@ func (t *idToken) check(entry *entry, now time.Time, steps tracer) (*Token, erro
 	}, nil
 }
 
-// checkTimes judges exp, nbf and iat, and returns exp.
+// checkTimes checks exp, nbf and iat, and returns exp.
 func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 	if t.claims["exp"] == nil {
 		return time.Time{}, refusal.New(refusal.ClaimMissing, "the ID token has no claim exp, which says when it expires")
@@ -92,7 +92,7 @@ func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 	return expiry, nil
 }
 
-// date returns the claim name as a NumericDate: seconds since 1970, whose fraction is cut off.
+// date returns the claim name as a NumericDate in seconds since 1970, without its fraction.
 func (t *idToken) date(name string) (time.Time, error) {
 	number, ok := t.claims[name].(Number)
 	if !ok {
@@ -107,8 +107,8 @@ func (t *idToken) date(name string) (time.Time, error) {
 	return time.Unix(seconds, 0), nil
 }
 
-// wholeSeconds reads the text of a JSON number as go-oidc does, but for those beyond
-// maxSeconds, which would overflow there.
+// wholeSeconds reads the text of a JSON number as go-oidc does. It refuses numbers beyond
+// maxSeconds, which overflow in go-oidc.
 func wholeSeconds(text string) (int64, bool) {
 	seconds, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
@@ -121,8 +121,7 @@ func wholeSeconds(text string) (int64, bool) {
 	return seconds, -maxSeconds <= seconds && seconds <= maxSeconds
 }
 
-// audience returns the claim `aud`, a string or an array of strings; none where it is
-// missing.
+// audience returns the claim `aud`, a string or an array of strings; none if it is missing.
 func (t *idToken) audience() ([]string, error) {
 	switch aud := t.claims["aud"].(type) {
 	case nil:
@@ -144,8 +143,8 @@ func (t *idToken) audience() ([]string, error) {
 	}
 }
 
-// profileFor returns the profile, "" for the entry itself, whose audiences found has one of.
-// A token for two of them is refused: either would be a guess at who its caller is to be.
+// profileFor returns the profile that has one of the audiences found; "" is the entry itself. It
+// refuses a token for two of them, because either choice would guess the caller's identity.
 func (e *entry) profileFor(found []string, issuerURL string) (string, error) {
 	profile, matched := "", false
 	for _, audience := range found {

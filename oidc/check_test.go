@@ -92,7 +92,7 @@ func TestRegisteredClaims(t *testing.T) {
 	}
 }
 
-// TestCheapChecksCauseNoFetch: an expired or misdirected token costs no network.
+// TestCheapChecksCauseNoFetch: an expired or misdirected token causes no fetch.
 func TestCheapChecksCauseNoFetch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})

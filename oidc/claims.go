@@ -12,38 +12,36 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Claims are the members of a JSON object, by their exact names. A value is a string, a
-// Number, a bool, nil (JSON null), []any, or a nested Claims, which is the same type as
-// map[string]any.
+// Claims are the members of a JSON object, by their exact names. A value is a string, a Number, a
+// bool, nil (JSON null), []any, or a nested Claims, which is the same type as map[string]any.
 type Claims = map[string]any
 
-// Number is the text of a JSON number as it stood in the token, so that the reader decides
-// what precision it needs.
+// Number is the text of a JSON number as the token has it, so that the reader chooses the
+// precision.
 type Number string
 
-// Limits on the shape of a JSON document from outside. Real tokens are two or three levels
-// deep; the widest seen list some hundreds of groups.
+// Limits on the shape of a JSON document from outside. Real tokens are two or three levels deep;
+// the widest known token lists some hundreds of groups.
 const (
 	maxClaimsDepth  = 16
 	maxClaimsValues = 4096
 )
 
-// ParseClaims decodes one JSON object strictly: nothing but white space after it, valid
-// UTF-8 without lone surrogates, no member twice and no two members that differ by case
-// only, at any level.
+// ParseClaims decodes one JSON object strictly. Only white space may follow it. It must be valid
+// UTF-8 without lone surrogates. No object at any level may have a member twice, or two members
+// that differ by case only.
 //
-// encoding/json, which go-oidc uses, folds case and lets the last member win, so that
-// {"iss":"a","ISS":"b"} means different things to different readers. Such a document has
-// no meaning here.
+// encoding/json, which go-oidc uses, folds case and takes the last member. {"iss":"a","ISS":"b"}
+// therefore means different things to different readers. ParseClaims refuses such a document.
 //
-// It refuses more than MaxTokenSize bytes, 16 levels, or 4096 values. Its errors are made for
+// ParseClaims refuses more than MaxTokenSize bytes, 16 levels, or 4096 values. Its errors are for
 // the operator's log; they quote parts of the document.
 func ParseClaims(document []byte) (Claims, error) {
 	if len(document) > MaxTokenSize {
 		return nil, fmt.Errorf("JSON document of %d bytes exceeds the limit of %d", len(document), MaxTokenSize)
 	}
 	p := claimsParser{
-		// Duplicates are found below together with names that differ by case.
+		// The parser finds duplicates below, together with names that differ by case.
 		dec: jsontext.NewDecoder(bytes.NewBuffer(document), jsontext.AllowDuplicateNames(true)),
 	}
 	if kind := p.dec.PeekKind(); kind != jsontext.KindBeginObject && kind != jsontext.KindInvalid {
@@ -66,10 +64,10 @@ func ParseClaims(document []byte) (Claims, error) {
 // claimsParser walks the tokens of one document.
 type claimsParser struct {
 	dec    *jsontext.Decoder
-	values int // read so far
+	values int // number of values read
 }
 
-// value reads the next value, which lies inside depth objects and arrays.
+// value reads the next value, which is inside depth objects and arrays.
 func (p *claimsParser) value(depth int) (any, error) {
 	if p.values++; p.values > maxClaimsValues {
 		return nil, fmt.Errorf("the JSON document has more than %d values", maxClaimsValues)
@@ -116,10 +114,10 @@ func (p *claimsParser) array(depth int) ([]any, error) {
 func (p *claimsParser) object(depth int) (Claims, error) {
 	members := Claims{}
 	if depth == 1 {
-		members = make(Claims, 32) // as many as CI systems write
+		members = make(Claims, 32) // CI systems write as many
 	}
-	// The folded forms of the names that are not their own folded form; such names are
-	// rare, and all others are in members already.
+	// folded holds the folded forms of the names that differ from their folded form. Such names are
+	// rare; all others are in members already.
 	var folded map[string]struct{}
 	for p.dec.PeekKind() != jsontext.KindEndObject {
 		token, err := p.dec.ReadToken()
@@ -147,9 +145,9 @@ func (p *claimsParser) object(depth int) (Claims, error) {
 	return members, err
 }
 
-// foldName returns one representative of all names that are equal under Unicode simple
-// case folding, which is what encoding/json compares names by: "ISS", "iss" and "iſs" have
-// the same. It is name itself where name is lower-case ASCII, and then costs nothing.
+// foldName returns one representative of all names that are equal under Unicode simple case
+// folding, by which encoding/json compares names: "ISS", "iss" and "iſs" have the same one. For
+// lower-case ASCII it returns name itself, at no cost.
 func foldName(name string) string {
 	plain := true
 	for i := range len(name) {
@@ -168,7 +166,7 @@ func foldName(name string) string {
 	return string(folded)
 }
 
-// foldRune returns the ASCII lower-case letter among the runes that fold to r, or else the
+// foldRune returns the ASCII lower-case letter among the runes that fold to r, or otherwise the
 // smallest of them.
 func foldRune(r rune) rune {
 	least := r

@@ -97,7 +97,7 @@ func FuzzParseClaims(f *testing.F) {
 	})
 }
 
-// relabel returns v with our numbers as encoding/json's.
+// relabel returns v with Numbers as encoding/json's.
 func relabel(v any) any {
 	switch v := v.(type) {
 	case Number:
@@ -119,7 +119,7 @@ func relabel(v any) any {
 	}
 }
 
-// checkFolds fails for two names in one object that encoding/json would take for one.
+// checkFolds fails if encoding/json would take two names in one object for one.
 func checkFolds(t *testing.T, v any) {
 	switch v := v.(type) {
 	case []any:

@@ -16,20 +16,20 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// isAPIServer tells whether issuer is the API server of the cluster that this process runs
-// in, which gets the pod's token. Other clusters' issuers, as those that clouds publish on
-// hosts of theirs, get none: with it, whoever reads their traffic could act in our cluster. It
-// is, if it is a static Kubernetes entry at
+// isAPIServer reports whether issuer is the API server of the cluster that this process runs in.
+// Only that server gets the pod's token. Issuers of other clusters, such as those on hosts of
+// clouds, get no token: a reader of their traffic could use it to act in our cluster. The issuer is
+// the API server if it is a static Kubernetes entry at
 //
 //   - https://kubernetes.default.svc or https://kubernetes.default.svc.cluster.local, which
-//     the cluster's own name service answers for,
-//   - the origin of apiServer, which the operator has named, or
-//   - a loopback or private IP address, once https://kubernetes.default.svc is configured too
-//     (inCluster), unless the entry has keys of its own for it: ca-cert or
-//     allow-private-network say that it is another cluster's.
+//     the cluster's own name service resolves,
+//   - the origin of apiServer, which the operator has configured, or
+//   - a loopback or private IP address, if https://kubernetes.default.svc is configured too
+//     (inCluster) and the entry has neither ca-cert nor allow-private-network, which show
+//     that it belongs to another cluster.
 //
-// In every case the server must show a certificate of the cluster's CA before it gets the
-// token: see clusterTransport.
+// In every case the server must present a certificate of the cluster's CA before it gets the token:
+// see clusterTransport.
 func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
 	u, err := url.Parse(issuer.URL)
 	if err != nil || !issuer.Kubernetes || u.Scheme != "https" || u.Host == "" {
@@ -51,17 +51,16 @@ func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
 	return inner.allows(addr)
 }
 
-// clusterTransport reaches a Kubernetes API server from inside its cluster: with the
-// cluster's CA alone (and the entry's own), and with the pod's token, which goes to the
-// issuer's own origin alone.
+// clusterTransport connects to a Kubernetes API server from inside its cluster. It trusts only the
+// cluster's CA (and the entry's own), and sends the pod's token only to the issuer's own origin.
 type clusterTransport struct {
 	caFile, tokenFile string
 	issuerURL         string
 	extraCA           []byte // PEM
 	open              func(roots *x509.CertPool) http.RoundTripper
 
-	mu        sync.Mutex // guards what follows
-	ca        []byte     // what transport was made with
+	mu        sync.Mutex // guards the fields below
+	ca        []byte     // CA file that transport uses
 	transport http.RoundTripper
 }
 
@@ -92,7 +91,7 @@ func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return transport.RoundTrip(req)
 }
 
-// current returns the transport for the CA file as it is now.
+// current returns the transport for the present content of the CA file.
 func (c *clusterTransport) current() (http.RoundTripper, error) {
 	ca, err := readSmallFile(c.caFile)
 	if err != nil {
@@ -103,7 +102,7 @@ func (c *clusterTransport) current() (http.RoundTripper, error) {
 	if c.transport != nil && bytes.Equal(ca, c.ca) {
 		return c.transport, nil
 	}
-	// Not the system's: they vouch for anybody's names.
+	// Without the system's roots, which sign certificates for any name.
 	roots := x509.NewCertPool()
 	if err := textfile.CertPool(roots, ca); err != nil {
 		return nil, fmt.Errorf("reading cluster CA: %s: %w", c.caFile, err)

@@ -21,8 +21,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// TestInCluster: the cluster's CA and token are used, read anew, and the token goes nowhere
-// else; keys are read at the fixed path.
+// TestInCluster: the transport uses the cluster's CA and token, reads them again, and sends the
+// token nowhere else; it reads keys at the fixed path.
 func TestInCluster(t *testing.T) {
 	t.Parallel()
 	var jwksURI, token atomic.Value
@@ -73,7 +73,7 @@ func TestInCluster(t *testing.T) {
 	if got := jwksURI.Load(); got != "fixed" {
 		t.Errorf("keys were read %v", got)
 	}
-	// The token has rotated, and so has a key.
+	// The token and a key have rotated.
 	write(tokenFile, []byte("second"))
 	token.Store("Bearer second")
 	if _, err := p.Rotate(); err != nil {
@@ -156,7 +156,7 @@ func TestClusterTransport(t *testing.T) {
 	}
 }
 
-// TestWhoseTokenItIs: the cluster's token is for its own API server, and no other cluster's.
+// TestWhoseTokenItIs: the cluster's token is only for its own API server, and for no other cluster.
 func TestWhoseTokenItIs(t *testing.T) {
 	t.Parallel()
 	const named = "https://api.internal.example:6443/path"
@@ -201,8 +201,8 @@ func TestWhoseTokenItIs(t *testing.T) {
 	}
 }
 
-// TestClustersElsewhere: the issuer of another cluster is read like every other, at its own
-// jwks_uri, with the system's CAs, and gets no token, wherever we run.
+// TestClustersElsewhere: the issuer of another cluster is read like any issuer, at its own
+// jwks_uri, with the system's CAs. It gets no token, wherever this process runs.
 func TestClustersElsewhere(t *testing.T) {
 	t.Parallel()
 	w := newWeb()
@@ -231,15 +231,15 @@ func TestClustersElsewhere(t *testing.T) {
 			t.Errorf("%s got the cluster's token", r.URL)
 		}
 	}
-	// The API server itself must show a certificate of the cluster's CA.
+	// The API server itself must present a certificate of the cluster's CA.
 	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": inClusterURL}), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "reading cluster CA") {
 		t.Errorf("cause %v", e.Cause)
 	}
 }
 
-// TestTheTokenNeedsTheClustersCA: a server that another CA vouches for is not shown the token,
-// though the system or anybody else may trust that CA.
+// TestTheTokenNeedsTheClustersCA: a server with a certificate of another CA does not get the token,
+// even if the system or an entry trusts that CA.
 func TestTheTokenNeedsTheClustersCA(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
@@ -272,7 +272,7 @@ func TestTheTokenNeedsTheClustersCA(t *testing.T) {
 	}
 }
 
-// clusterCA is a CA certificate that has signed nothing.
+// clusterCA returns a CA certificate that has signed nothing.
 func clusterCA(t *testing.T) []byte {
 	t.Helper()
 	key := ecKey(t, elliptic.P256())

@@ -20,26 +20,26 @@ import (
 
 // Fetch is one fetch from an issuer, for metrics.
 type Fetch struct {
-	// Entry is the issuer entry's key, and IssuerURL the issuer, which under a wildcard is
-	// text from outside.
+	// Entry is the issuer entry's key. IssuerURL is the issuer, which under a wildcard is text from
+	// outside.
 	Entry, IssuerURL string
 	// Document is "discovery" or "keys".
 	Document string
-	// Duration is what it took.
+	// Duration is the time that the fetch took.
 	Duration time.Duration
-	// Err is nil where the document was read and accepted.
+	// Err is nil if the document was read and accepted.
 	Err error
 }
 
-// document is what we take from a discovery document (OpenID Connect Discovery 1.0,
-// section 3).
+// document holds the members that this package reads from a discovery document (OpenID Connect
+// Discovery 1.0, section 3).
 type document struct {
 	jwksURI    string
 	algorithms []string
 }
 
-// fetchKeys reads the discovery document, then the key set. Where the document cannot be read, but
-// could be earlier, the key set is read at its last place, and the error is returned beside it.
+// fetchKeys reads the discovery document, then the key set. If the document is unreadable now but
+// was readable earlier, fetchKeys reads the key set at its last place and also returns the error.
 func (s *source) fetchKeys(ctx context.Context) (*keys, error) {
 	var doc document
 	var discovery error
@@ -57,7 +57,7 @@ func (s *source) fetchKeys(ctx context.Context) (*keys, error) {
 		}
 	}
 	k := *seen
-	k.fetchedAt = s.now() // the keys are as old as the request for them, not as the answer
+	k.fetchedAt = s.now() // the age of the keys counts from the request, not from the answer
 	err = s.observed("keys", func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 		defer cancel()
@@ -79,7 +79,7 @@ func (s *source) observed(document string, fetch func() error) error {
 	return err
 }
 
-// discover reads the discovery document; go-oidc compares its issuer with ours, byte for byte.
+// discover reads the discovery document; go-oidc compares its issuer with issuerURL, byte for byte.
 func (s *source) discover(ctx context.Context) (document, error) {
 	provider, err := gooidc.NewProvider(gooidc.ClientContext(ctx, s.entry.client), s.issuerURL)
 	var mismatch *gooidc.IssuerMismatchError
@@ -97,7 +97,7 @@ func (s *source) discover(ctx context.Context) (document, error) {
 		return document{}, fmt.Errorf("decoding: %w", err)
 	}
 	if s.entry.inCluster {
-		// The document of an API server names an address that need not be reachable.
+		// The document of an API server names an address that may be unreachable.
 		members.JWKSURI = strings.TrimSuffix(s.issuerURL, "/") + "/openid/v1/jwks"
 	}
 	if err := s.checkJWKSURI(members.JWKSURI); err != nil {
@@ -106,8 +106,8 @@ func (s *source) discover(ctx context.Context) (document, error) {
 	return document{jwksURI: members.JWKSURI, algorithms: s.entry.accepted(members.Algorithms)}, nil
 }
 
-// accepted returns the algorithms out of listed that this package knows, RS256 where there
-// are none, narrowed to what the entry accepts.
+// accepted returns the algorithms of listed that this package supports and the entry accepts. If
+// listed is empty, RS256 replaces it.
 func (e *entry) accepted(listed []string) []string {
 	var known []string
 	for _, alg := range listed {
@@ -124,7 +124,7 @@ func (e *entry) accepted(listed []string) []string {
 	return slices.DeleteFunc(known, func(alg string) bool { return !slices.Contains(e.SigningAlgorithms, alg) })
 }
 
-// checkJWKSURI decides whether keys may be read at uri.
+// checkJWKSURI checks that keys may be read at uri.
 func (s *source) checkJWKSURI(uri string) error {
 	u, err := url.Parse(uri)
 	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
@@ -135,7 +135,7 @@ func (s *source) checkJWKSURI(uri string) error {
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback && !insecure) {
 		return fmt.Errorf("jwks_uri %s is not https", quote(uri))
 	}
-	// A wildcard trusts every host that it matches, and only for that host's own issuers.
+	// A wildcard trusts every host that it matches, but only for the issuers on that host.
 	if !s.wildcard() && len(s.entry.JWKSHosts) == 0 {
 		return nil
 	}
@@ -152,7 +152,7 @@ func (s *source) checkJWKSURI(uri string) error {
 	return fmt.Errorf("jwks_uri %s is neither on the issuer's host nor on one of the entry's jwks-hosts", quote(uri))
 }
 
-// readKeySet fetches and decodes a JWK Set, and says how long to do with it.
+// readKeySet fetches and decodes a JWK Set, and returns the interval until the next fetch.
 func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, interval time.Duration, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
 	if err != nil {
@@ -164,7 +164,7 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 		return nil, 0, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body) // limited by guard
+	body, err := io.ReadAll(resp.Body) // guard limits the size
 	if err != nil {
 		return nil, 0, fmt.Errorf("reading body: %w", err)
 	}
@@ -177,7 +177,7 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 	if ignored > 0 || len(list) == 0 {
 		level := slog.LevelDebug
 		if len(list) == 0 && news && !s.wildcard() {
-			level = slog.LevelWarn // none of its tokens will be accepted
+			level = slog.LevelWarn // this process will accept none of its tokens
 		}
 		s.logger.LogAttrs(ctx, level, "keys in a key set cannot verify signatures and are ignored",
 			slog.String("issuer_url", s.issuerURL), slog.Int("ignored", ignored), slog.Int("used", len(list)))
@@ -187,7 +187,7 @@ func (s *source) readKeySet(ctx context.Context, uri string) (list []publicKey, 
 			"issuer_url", s.issuerURL, "keys", len(list), "tried", maxKeys)
 	}
 	interval = refreshInterval(resp.Header, s.refresh)
-	if s.wildcard() { // its use refreshes keys of half this age
+	if s.wildcard() { // a use refreshes keys of half this age
 		interval = max(interval, min(2*minRefresh, s.refresh))
 	}
 	return list, interval, nil

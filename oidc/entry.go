@@ -19,7 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// inClusterURL is the issuer whose presence tells that this process runs in a cluster.
+// inClusterURL is the issuer whose presence shows that this process runs in a cluster.
 const inClusterURL = "https://kubernetes.default.svc"
 
 const (
@@ -33,8 +33,8 @@ const (
 // entry is a validated Issuer.
 type entry struct {
 	Issuer
-	pattern    Pattern           // of a wildcard entry
-	pool       *pool             // of a wildcard entry
+	pattern    Pattern           // only of a wildcard entry
+	pool       *pool             // only of a wildcard entry
 	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
 	inCluster  bool
 	client     *http.Client
@@ -44,9 +44,9 @@ type entry struct {
 // transportFunc opens connections.
 type transportFunc func(reach) http.RoundTripper
 
-// New checks every setting and returns a Verifier. It uses no network: discovery is done by
-// Run, and by Verify where Run has not got there yet. Its errors are keypath errors, relative
-// to the root of the issuer file, joined.
+// New checks every setting and returns a Verifier. It uses no network. Run performs discovery, as
+// does Verify if Run has not done so yet. New joins its errors, which are keypath errors relative
+// to the root of the issuer file.
 func New(cfg Config) (*Verifier, error) { return newVerifier(cfg, newTransport) }
 
 func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
@@ -121,7 +121,7 @@ func (cfg *Config) setDefaults() {
 	}
 }
 
-// path is the place of the entry, or of a key in it, in the issuer file.
+// path returns the path of the entry, or of a key in it, in the issuer file.
 func (e *entry) path(keys ...string) []string {
 	section := "oidc-issuers"
 	if e.URL == "" {
@@ -130,7 +130,7 @@ func (e *entry) path(keys ...string) []string {
 	return append([]string{section, e.Key}, keys...)
 }
 
-// validate checks every setting of the entry but CACert, and parses its pattern.
+// validate checks every setting of the entry except CACert, and parses its pattern.
 func (e *entry) validate(cfg *Config) (errs []error) {
 	switch {
 	case e.URL != "" && e.Pattern != "":
@@ -193,7 +193,7 @@ func (cfg *Config) checkURL(text string) error {
 	}
 }
 
-// isListed reports whether host is one of hosts, whose case does not matter.
+// isListed reports whether host is one of hosts, without regard to case.
 func isListed(hosts []string, host string) bool {
 	return slices.ContainsFunc(hosts, func(listed string) bool { return strings.EqualFold(listed, host) })
 }
@@ -203,7 +203,7 @@ func isLoopbackHost(host string) bool {
 	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
-// checkOverlaps refuses two wildcards between which only their order would decide.
+// checkOverlaps refuses two wildcards if only their order would decide between them.
 func checkOverlaps(wildcards []*entry) (errs []error) {
 	for i, e := range wildcards {
 		for _, earlier := range wildcards[:i] {
@@ -219,7 +219,7 @@ func checkOverlaps(wildcards []*entry) (errs []error) {
 	return errs
 }
 
-// newClient returns the one HTTP client by which the entry's issuers are reached.
+// newClient returns the only HTTP client that connects to the entry's issuers.
 func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) (*http.Client, error) {
 	var roots *x509.CertPool
 	if len(e.CACert) > 0 {
@@ -257,7 +257,8 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 	return &http.Client{Transport: g, CheckRedirect: sameOriginRedirect}, nil
 }
 
-// systemRoots is a copy of the system's CA certificates, or an empty pool where it has none.
+// systemRoots returns a copy of the system's CA certificates, or an empty pool if the system has
+// none.
 func systemRoots() *x509.CertPool {
 	roots, err := x509.SystemCertPool()
 	if err != nil {

@@ -136,8 +136,7 @@ func TestOverlappingWildcards(t *testing.T) {
 		!strings.Contains(all[0].Error(), `"https://*.example/x"`) {
 		t.Errorf("error %v", err)
 	}
-	// Where one is more specific, it wins, in whatever order they stand; a static one wins
-	// over all.
+	// The more specific one applies, in any order; a static entry takes precedence over all.
 	ordered := []string{"https://*.b.c/*/*", "https://a.b.c/*/z", "https://*.x.y/*/*", "https://a.b.c/*/*"}
 	want := map[string]string{
 		"https://a.b.c/y/z": "https://a.b.c/*/z", "https://a.b.c/y/q": "https://a.b.c/*/*", "https://d.b.c/y/z": "https://*.b.c/*/*",
@@ -169,14 +168,14 @@ func TestStaticIssuerWinsOverWildcard(t *testing.T) {
 
 func TestTrailingSlashIsSignificant(t *testing.T) {
 	t.Parallel()
-	// The provider says it has a slash, the entry has none, and the other way round.
+	// The provider's issuer has a slash and the entry's has none, and vice versa.
 	for _, pair := range [][2]string{{testIssuer + "/", testIssuer}, {testIssuer, testIssuer + "/"}} {
 		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(pair[1])}}, provider.Config{IssuerURL: pair[0]})
 		e := wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"iss": pair[1]})), refusal.IssuerUnreachable)
 		if !strings.Contains(e.Cause.Error(), fmt.Sprintf("the discovery document is that of issuer %q", pair[0])) {
 			t.Errorf("cause %v", e.Cause)
 		}
-		// Each for itself works.
+		// Each works alone.
 		w = newWorld(t, Config{}, provider.Config{IssuerURL: pair[0]})
 		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
 			t.Error(err)

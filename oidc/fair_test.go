@@ -41,9 +41,9 @@ func (w *world) hanging(t *testing.T, i int) string {
 	return mint(t, w.provider, map[string]any{"iss": issuer})
 }
 
-// TestOneCallerKeepsNoNewIssuerOut: while one client floods a pattern with made-up issuers, or
-// with issuers that hang, the token of a new real issuer passes at the first try for another
-// client. The client that floods gets RATE_LIMITED.
+// TestOneCallerKeepsNoNewIssuerOut: one client floods a pattern with invented issuers, or with
+// issuers that hang. For another client, the token of a new real issuer still passes at the first
+// try. The first client gets RATE_LIMITED.
 func TestOneCallerKeepsNoNewIssuerOut(t *testing.T) {
 	t.Parallel()
 	attacker, honest := netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.2")
@@ -104,12 +104,13 @@ func TestOneCallerKeepsNoNewIssuerOut(t *testing.T) {
 					}
 				}
 				flood.Wait()
-				// Only an address that has used its share is blamed; a /48 has one for each request.
+				// Only an address that has used its share is blamed; a /48 has one for each
+				// request.
 				blamed := reasons[refusal.RateLimited] > 0
 				if several := test.name != "networks of one /48"; blamed != several || reasons[refusal.IssuerUnreachable] == 0 {
 					t.Errorf("the attacker got %v", reasons)
 				}
-				// Afterwards every place is free again, of which one client gets half.
+				// Afterwards every place is free again; one client gets half of them.
 				pool := w.verifier.wildcards[0].pool
 				time.Sleep(maxBackoff)
 				for want, places := range map[int]*share.Places{
@@ -128,8 +129,8 @@ func TestOneCallerKeepsNoNewIssuerOut(t *testing.T) {
 	}
 }
 
-// TestOneClientWaitsForFewIssuers: over all patterns, the requests of one client that wait leave
-// room for others'.
+// TestOneClientWaitsForFewIssuers: over all patterns, the waiting requests of one client leave
+// places for other clients.
 func TestOneClientWaitsForFewIssuers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -165,8 +166,8 @@ func TestOneClientWaitsForFewIssuers(t *testing.T) {
 	})
 }
 
-// TestOneAddressForAllIsOverloaded: where every request comes from one address, it may be that
-// of a proxy, and no client is blamed.
+// TestOneAddressForAllIsOverloaded: if every request comes from one address, it may be a proxy's,
+// and no client is blamed.
 func TestOneAddressForAllIsOverloaded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -183,14 +184,15 @@ func TestOneAddressForAllIsOverloaded(t *testing.T) {
 		if e := wantReason(t, flood(0), refusal.Overloaded); e.RetryAfter != lookupBurst/lookupRate*time.Second {
 			t.Errorf("retry after %s, want when the first place is free", e.RetryAfter)
 		}
-		// A second client shows that addresses are clients'; a long time without it does not.
+		// A second client shows that addresses belong to clients; a long time without one ends
+		// this.
 		wantReason(t, w.verifyFrom(t, direct, "no token"), refusal.TokenMalformed)
 		if e := wantReason(t, flood(1000), refusal.RateLimited); e.RetryAfter <= 0 {
 			t.Errorf("retry after %s", e.RetryAfter)
 		}
 		time.Sleep(severalFor + time.Second)
 		wantReason(t, flood(2000), refusal.Overloaded)
-		// Where proxies are known, one address is one client.
+		// If proxies are known, one address is one client.
 		w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}, ProxiesKnown: true}, w.web)
 		wantReason(t, flood(3000), refusal.RateLimited)
 	})

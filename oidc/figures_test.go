@@ -19,8 +19,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// The figures that issuer discovery is held to, each with a provider that counts what it is
-// asked. `make figures-oidc` prints them.
+// The limits that issuer discovery must keep, each with a provider that counts its requests. `make
+// figures-oidc` prints them.
 
 // TestFigureNewKeys: 1,000 bad tokens with a known kid cause no fetch within 5 s of the last one.
 func TestFigureNewKeys(t *testing.T) {
@@ -44,9 +44,8 @@ func TestFigureNewKeys(t *testing.T) {
 	})
 }
 
-// TestFigureBadTokens: 1,000 tokens with bad signatures, or with unknown kids that are all
-// different, or without a kid, cause at most 2 fetches a minute, of a static issuer and of one
-// under a pattern.
+// TestFigureBadTokens: 1,000 tokens with bad signatures, or with different unknown kids, or without
+// a kid, cause at most 2 fetches a minute, from a static issuer and from one under a pattern.
 func TestFigureBadTokens(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
@@ -104,8 +103,8 @@ func TestFigureBadTokens(t *testing.T) {
 	}
 }
 
-// wantTemporary fails unless err is the refusal of a bad token: final where the keys are new, and
-// otherwise one with a Retry-After before the next fetch.
+// wantTemporary fails unless err is the refusal of a bad token: final if the keys are new, and
+// otherwise with a Retry-After before the next fetch.
 func wantTemporary(t testing.TB, err error) {
 	t.Helper()
 	e := refusal.From(err)
@@ -115,8 +114,8 @@ func wantTemporary(t testing.TB, err error) {
 	wantReason(t, err, refusal.SignatureInvalid)
 }
 
-// TestFigureIssuerDown: an issuer that is down, however it is, and 50 requests at once cause one
-// fetch at most, and 503 ISSUER_UNREACHABLE.
+// TestFigureIssuerDown: 50 requests at once to an issuer that is down, in any way, cause at most
+// one fetch, and 503 ISSUER_UNREACHABLE.
 func TestFigureIssuerDown(t *testing.T) {
 	t.Parallel()
 	for name, down := range map[string]http.Handler{
@@ -129,7 +128,7 @@ func TestFigureIssuerDown(t *testing.T) {
 				w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: time.Hour})
 				w.serve(testIssuer, down)
 				defer w.run(t)()
-				time.Sleep(10 * time.Minute) // long since
+				time.Sleep(10 * time.Minute) // the outage is long
 				token, before, start := mint(t, w.provider, nil), len(w.sent()), time.Now()
 				var all sync.WaitGroup
 				for range 50 {
@@ -151,8 +150,8 @@ func TestFigureIssuerDown(t *testing.T) {
 	}
 }
 
-// TestFigureWithdrawnKey: a key that the issuer has withdrawn is refused within the refresh
-// interval, whatever the moment and the max-age, and though the issuer takes 4 s an answer.
+// TestFigureWithdrawnKey: a withdrawn key is refused within the refresh interval, at any moment and
+// max-age, even if the issuer takes 4 s for an answer.
 func TestFigureWithdrawnKey(t *testing.T) {
 	t.Parallel()
 	var worst atomic.Int64
@@ -165,7 +164,7 @@ func TestFigureWithdrawnKey(t *testing.T) {
 				time.Sleep(4 * time.Second)
 			}))
 			defer w.run(t)()
-			time.Sleep(8 * time.Second) // of the bubble's clock, as all others
+			time.Sleep(8 * time.Second) // of the bubble's clock, like all others
 			synctest.Wait()
 			token := mint(t, w.provider, nil)
 			time.Sleep(moment)
@@ -191,8 +190,8 @@ func TestFigureWithdrawnKey(t *testing.T) {
 	t.Logf("a withdrawn key is refused after %s at most (interval %s)", time.Duration(worst.Load()), defaultKeyRefresh)
 }
 
-// TestFigureHugeDocument: of a discovery document of 200 MiB less than 1 MiB is read,
-// from servers with HTTP/2 and without, with its length announced and without.
+// TestFigureHugeDocument: less than 1 MiB is read of a discovery document of 200 MiB, from servers
+// with and without HTTP/2, with and without an announced length.
 func TestFigureHugeDocument(t *testing.T) {
 	t.Parallel()
 	for _, h2 := range []bool{false, true} {
@@ -218,7 +217,7 @@ func TestFigureHugeDocument(t *testing.T) {
 	}
 }
 
-// endless answers with 200 MiB, and counts how much of it has been sent, or is under way.
+// endless answers with 200 MiB, and counts the bytes that it has sent or is sending.
 func endless(announced bool, sent *atomic.Int64) http.HandlerFunc {
 	return func(rw http.ResponseWriter, _ *http.Request) {
 		if announced {
@@ -235,7 +234,7 @@ func endless(announced bool, sent *atomic.Int64) http.HandlerFunc {
 	}
 }
 
-// countingTransport counts the bytes that are read from connections, TLS and all.
+// countingTransport counts the bytes that are read from connections, including those of TLS.
 func countingTransport(server *httptest.Server, read *atomic.Int64) transportFunc {
 	return func(r reach) http.RoundTripper {
 		r.roots = x509.NewCertPool()

@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// flight is one fetch of discovery document and key set that any number of requests wait for.
+// flight is one fetch of discovery document and key set, for which any number of requests wait.
 type flight struct {
 	done chan struct{} // closed when the source has been updated
 }
 
-// attempt joins the fetch under way or starts one, for a request of client that seen is too old
-// for: not before retryAt. Without a flight and an error, newer keys than seen are there already.
+// attempt joins the current fetch or starts one, for a request of client for which seen is too old.
+// It starts none before retryAt. If it returns neither flight nor error, newer keys than seen are
+// present already.
 func (s *source) attempt(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -27,7 +28,8 @@ func (s *source) attempt(seen *keys, client netip.Addr, now time.Time) (*flight,
 }
 
 // check is attempt for a token that seen does not verify, while the issuer may have a newer key
-// that does: not before nextCheck, and for a pattern within the total of its issuers.
+// that does. It starts none before nextCheck, and for a pattern stays within the total of its
+// issuers.
 func (s *source) check(seen *keys, client netip.Addr, now time.Time) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -40,16 +42,16 @@ func (s *source) check(seen *keys, client netip.Addr, now time.Time) (*flight, e
 	}
 	f, err := s.start(context.Background(), client)
 	if err == nil {
-		// Jitter, so that replicas that saw one token do not call together.
+		// With jitter, replicas that received the same token do not connect at the same time.
 		s.checkAt = now.Add(checkInterval + rand.N(checkJitter))
 		s.checks = [2]time.Time{s.checks[1], now}
 	}
 	return f, err
 }
 
-// confirm is called where a check brought a new key. A second new key is then checked for without
-// the usual pause, so that an issuer may replace its key twice in a short time. No client can
-// cause this with tokens that the issuer did not sign.
+// The caller calls confirm when a check brought a new key. A second new key is then checked for
+// without the usual pause, so that an issuer may replace its key twice in a short time. No client
+// can cause this with tokens that the issuer did not sign.
 func (s *source) confirm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,7 +60,8 @@ func (s *source) confirm() {
 	}
 }
 
-// join returns the fetch under way, and done unless the caller is to start one. s.mu is held.
+// join returns the current fetch. done is false if the caller must start a fetch. The caller holds
+// s.mu.
 func (s *source) join(seen *keys, wait time.Duration) (f *flight, done bool, err error) {
 	switch {
 	case s.flight != nil:
@@ -72,8 +75,8 @@ func (s *source) join(seen *keys, wait time.Duration) (f *flight, done bool, err
 	}
 }
 
-// nextCheck is the time from which a token that the keys do not verify may cause a fetch. While
-// the issuer fails, that is the time of the next retry. s.mu is held.
+// nextCheck returns the time from which a token that the keys do not verify may cause a fetch.
+// While the issuer fails, that is the time of the next retry. The caller holds s.mu.
 func (s *source) nextCheck() time.Time {
 	if s.failures > 0 {
 		return s.retryAt
@@ -81,14 +84,14 @@ func (s *source) nextCheck() time.Time {
 	return s.checkAt
 }
 
-// notYet is the error where the next fetch is permitted after this time.
+// notYet is the error if the next fetch is permitted only after this time.
 type notYet time.Duration
 
 func (w notYet) Error() string {
 	return fmt.Sprintf("the next fetch is permitted in %s", time.Duration(w))
 }
 
-// force is attempt without conditions, for Run, with whose ctx the fetch ends.
+// force is attempt without conditions, for Run. The fetch stops when ctx ends.
 func (s *source) force(ctx context.Context) (*flight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,7 +108,8 @@ func (s *source) failing() bool {
 }
 
 // start begins a fetch of discovery document and key set, for a request of client. The fetch
-// outlives the request, since others wait for it too. s.mu is held, and s.flight is nil.
+// outlives the request, because other requests wait for it too. The caller holds s.mu, and s.flight
+// is nil.
 func (s *source) start(ctx context.Context, client netip.Addr) (*flight, error) {
 	release := func() {}
 	if s.pool != nil {
@@ -125,8 +129,8 @@ func (s *source) start(ctx context.Context, client netip.Addr) (*flight, error) 
 	return f, nil
 }
 
-// fetch gets document and keys. A panic of a parser is an issuer's failure, not the end of
-// the process.
+// fetch reads the document and the keys. It treats a panic of a parser as a failure of the issuer;
+// the process continues.
 func (s *source) fetch(ctx context.Context) (k *keys, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -136,12 +140,12 @@ func (s *source) fetch(ctx context.Context) (k *keys, err error) {
 	return s.fetchKeys(ctx)
 }
 
-// land records the outcome of the fetch under way. There may be both: keys that are good, and
-// the error of a discovery document that is not.
+// land records the result of the current fetch. It may get both good keys and the error of a
+// discovery document.
 func (s *source) land(ctx context.Context, k *keys, err error) {
 	now := s.now()
 	err = brief(err)
-	stopped := err != nil && ctx.Err() != nil // Run has ended, which says nothing of the issuer
+	stopped := err != nil && ctx.Err() != nil // Run has stopped; the error is not the issuer's
 	s.mu.Lock()
 	if k != nil {
 		s.current.Store(k)
@@ -171,8 +175,8 @@ func (s *source) land(ctx context.Context, k *keys, err error) {
 	s.report(ctx, failures, k != nil, err)
 }
 
-// backoff is the pause after the given number of failures in a row: from firstBackoff to
-// maxBackoff, with jitter so that replicas do not call together.
+// backoff returns the pause after the given number of consecutive failures: from firstBackoff to
+// maxBackoff, with jitter so that replicas do not connect at the same time.
 func backoff(failures int) time.Duration {
 	const longest = maxBackoff * 4 / 5
 	pause := longest
@@ -182,8 +186,8 @@ func backoff(failures int) time.Duration {
 	return pause + rand.N(pause/4)
 }
 
-// wait returns when the source has been updated, or with an error when ctx ends or most has
-// passed.
+// wait returns after the source has been updated. It returns an error if ctx ends or most has
+// passed first.
 func (f *flight) wait(ctx context.Context, most time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// minRefresh is how often an issuer can make us read its keys: many forbid all caching, by
-// the defaults of their web server.
+// minRefresh is the shortest interval of fetches that an issuer can cause. Many issuers forbid all
+// caching, by the defaults of their web server.
 const minRefresh = time.Minute
 
-// refreshInterval is the time from a request for a key set to the next one: most, or less
-// where the answer's Cache-Control says that it is fresh for less (RFC 9111, section 4.2),
-// but not less than minRefresh. It is never more than most, which is how long a withdrawn key
-// may still be accepted, whatever the issuer says.
+// refreshInterval returns the time from a request for a key set to the next one. It is most, or
+// less if Cache-Control gives a shorter freshness (RFC 9111, section 4.2), but at least minRefresh.
+// It never exceeds most, the time for which a withdrawn key may still be accepted, whatever the
+// issuer states.
 func refreshInterval(answer http.Header, most time.Duration) time.Duration {
 	maxAge, ok := maxAge(answer)
 	if !ok {
@@ -33,8 +33,8 @@ func refreshInterval(answer http.Header, most time.Duration) time.Duration {
 //	Cache-Control   = #cache-directive
 //	cache-directive = token [ "=" ( token / quoted-string ) ]
 //
-// A comma in a quoted string of another directive ends it here; what follows can then be
-// taken for a directive, which is the issuer's own doing.
+// A comma in a quoted string of another directive also separates here. maxAge may then read the
+// rest of the string as a directive, which only the issuer can cause.
 func maxAge(answer http.Header) (smallest time.Duration, found bool) {
 	for _, line := range answer.Values("Cache-Control") {
 		for directive := range strings.SplitSeq(line, ",") {
@@ -58,7 +58,7 @@ func deltaSeconds(text string) (time.Duration, bool) {
 		return 0, false
 	}
 	seconds, err := strconv.ParseUint(text, 10, 32)
-	if err != nil || seconds > most { // what is wrong with digits is that they are too many
+	if err != nil || seconds > most { // ParseInt fails for digits only if there are too many
 		seconds = most
 	}
 	return time.Duration(seconds) * time.Second, true

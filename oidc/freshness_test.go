@@ -51,7 +51,7 @@ func TestRefreshInterval(t *testing.T) {
 	}
 }
 
-// TestMaxAgeIsHonoured: an issuer can ask to be read sooner than every 15 minutes.
+// TestMaxAgeIsHonoured: an issuer can request reads more often than every 15 minutes.
 func TestMaxAgeIsHonoured(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
@@ -78,7 +78,7 @@ func TestMaxAgeIsHonoured(t *testing.T) {
 	}
 }
 
-// TestShortMaxAge: an issuer that forbids all caching is read once a minute at most.
+// TestShortMaxAge: an issuer that forbids all caching is read at most once a minute.
 func TestShortMaxAge(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {

@@ -4,17 +4,17 @@ package oidc
 
 import "strings"
 
-// glob is one label or segment of a Pattern: the literal pieces between its stars. Without
-// a star it is one piece.
+// glob is one label or segment of a Pattern: the literal pieces between its stars. Without a star
+// it is one piece.
 type glob []string
 
 func newGlob(text string) glob { return strings.Split(text, "*") }
 
 func (g glob) literal() bool { return len(g) == 1 }
 
-// match puts each piece at the first place where it fits. No later place can do better: the
-// star before it would then run over the first place, so that the piece itself consists of
-// run characters, and the star after it can run over the difference as well.
+// match puts each piece at the first place where it fits. No later place can be better: the star
+// before the piece would then cover the first place. The piece itself then consists of run
+// characters, and the star after it can cover the difference as well.
 func (g glob) match(s string) bool {
 	if g.literal() {
 		return s == g[0]
@@ -47,7 +47,7 @@ func isRun(s string) bool {
 	return true
 }
 
-// Overlaps tells whether some issuer URL matches both patterns.
+// Overlaps reports whether some issuer URL matches both patterns.
 func (p Pattern) Overlaps(other Pattern) bool {
 	return p.scheme == other.scheme && p.port == other.port &&
 		(p.segments == nil) == (other.segments == nil) &&
@@ -67,8 +67,8 @@ func partsOverlap(a, b []glob) bool {
 	return true
 }
 
-// step is what a glob reads next: exactly one byte, one run character, or any number of
-// them.
+// step is what a glob reads next: exactly one byte, one run character, or any number of run
+// characters.
 type step int16
 
 const (
@@ -89,13 +89,13 @@ func (g glob) steps() []step {
 	return steps
 }
 
-// overlap looks for a text that two globs accept, by reading it with both at once.
+// overlap searches for a text that two globs accept, by reading it with both at once.
 type overlap struct {
 	a, b []step
 	seen map[[2]int]bool
 }
 
-// reach tells whether both ends can be reached together from position i of a and j of b.
+// reach reports whether both ends can be reached together from position i of a and j of b.
 func (o *overlap) reach(i, j int) bool {
 	if o.seen[[2]int{i, j}] {
 		return false
@@ -123,7 +123,7 @@ func (o *overlap) reach(i, j int) bool {
 	return o.reach(nextI, nextJ)
 }
 
-// meets tells whether some byte is read by both steps.
+// meets reports whether both steps read some common byte.
 func (s step) meets(t step) bool {
 	switch {
 	case s < 0 && t < 0:

@@ -20,8 +20,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// web is the network of a test: handlers by origin, called in place, so that timers are the
-// only thing that a synctest bubble waits for.
+// web is the network of a test. It calls handlers by origin in place, so that a synctest bubble
+// waits only for timers.
 type web struct {
 	mu       sync.Mutex
 	sites    map[string]http.Handler
@@ -30,7 +30,7 @@ type web struct {
 
 func newWeb() *web { return &web{sites: make(map[string]http.Handler)} }
 
-// serve lets handler answer for the origin of rawURL; nil takes it off the network.
+// serve sets handler for the origin of rawURL; nil removes it from the network.
 func (w *web) serve(rawURL string, handler http.Handler) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -41,7 +41,7 @@ func (w *web) serve(rawURL string, handler http.Handler) {
 	w.sites[origin(u)] = handler
 }
 
-// sent returns the requests so far.
+// sent returns the requests until now.
 func (w *web) sent() []*http.Request {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -66,7 +66,7 @@ func (w *web) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (w *web) transport(reach) http.RoundTripper { return w }
 
-// hang answers nothing until the request is given up.
+// hang answers nothing until the client cancels the request.
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 // unknownClient is the zero address, which counts as one client.
@@ -81,14 +81,14 @@ type world struct {
 	provider *provider.Provider
 }
 
-// newWorld has the static issuer testIssuer, audience sigstore, unless cfg says otherwise.
+// newWorld has the static issuer testIssuer, audience sigstore, unless cfg sets others.
 func newWorld(t testing.TB, cfg Config, p provider.Config) *world {
 	t.Helper()
 	if p.IssuerURL == "" {
 		p.IssuerURL = testIssuer
 	}
 	if p.Algorithm == "" {
-		p.Algorithm = "ES256" // its keys are made in no time
+		p.Algorithm = "ES256" // its keys are fast to create
 	}
 	if cfg.Issuers == nil {
 		cfg.Issuers = []Issuer{staticIssuer(p.IssuerURL)}
@@ -142,7 +142,7 @@ func mint(t testing.TB, p *provider.Provider, claims map[string]any) string {
 	return token
 }
 
-// sign makes a token out of any payload and header.
+// sign creates a token from any payload and header.
 func sign(t testing.TB, key jose.JSONWebKey, header map[jose.HeaderKey]any, payload string) string {
 	t.Helper()
 	options := &jose.SignerOptions{ExtraHeaders: header}

@@ -9,10 +9,10 @@ import (
 	"sync"
 )
 
-// Inherit makes v know what old knows of the issuers whose entries say the same of how they
-// are reached: keys, failures and the pauses after them. A reload of the settings so fetches
-// nothing that did not change, and nobody waits for it. It is called once, before v is used;
-// old may be in use, and stays what it is.
+// Inherit copies to v the state that old has of issuers for which both have the same connection
+// settings: keys, failures and the pauses after them. After a reload of the settings, v therefore
+// fetches only what changed, and no request waits. The caller calls Inherit once, before v is used;
+// old may be in use and is not changed.
 func (v *Verifier) Inherit(old *Verifier) {
 	v.callers.inherit(old.callers)
 	for _, e := range v.entries {
@@ -35,8 +35,8 @@ func (v *Verifier) Inherit(old *Verifier) {
 	}
 }
 
-// inherit takes over what prev keeps of the issuers that are still p's, the least recently used
-// first, so that the order stays.
+// inherit copies the issuers of prev that still match p. It starts with the least recently used
+// one, to keep the order.
 func (p *pool) inherit(prev *pool, still func(issuerURL string) bool) {
 	prev.mu.Lock()
 	defer prev.mu.Unlock()
@@ -55,7 +55,7 @@ func (p *pool) inherit(prev *pool, still func(issuerURL string) bool) {
 	}
 }
 
-// reachesAs tells whether keys that o's settings fetched are those that e's would.
+// reachesAs reports whether e's settings would fetch the same keys as o's settings.
 func (e *entry) reachesAs(o *entry) bool {
 	return e.URL == o.URL && e.Pattern == o.Pattern && e.inCluster == o.inCluster && e.SPIFFE == o.SPIFFE &&
 		e.AllowPrivateNetwork == o.AllowPrivateNetwork && bytes.Equal(e.CACert, o.CACert) &&
@@ -71,16 +71,16 @@ func (s *source) inherit(prev *source) {
 	s.lastSuccess, s.lastFailure = prev.lastSuccess, prev.lastFailure
 }
 
-// Probe fetches document and keys of every static issuer once, all at the same time, and
-// returns when the last is there or ctx ends; Status then tells what came of it. It is for
-// whoever checks settings, and no substitute for Run.
+// Probe fetches document and keys of every static issuer once, all at the same time. It returns
+// when the last fetch is done or ctx ends; Status then shows the results. Probe is for checks of
+// settings, and does not replace Run.
 func (v *Verifier) Probe(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, src := range v.static {
 		all.Go(func() {
 			f, err := src.force(ctx)
 			if err != nil {
-				return // only wildcard issuers can be too many at a time
+				return // only wildcard issuers exceed a limit
 			}
 			select {
 			case <-f.done:

@@ -16,8 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// A reload fetches nothing for entries that are reached as before, static or wildcard, and
-// goes on with their pauses.
+// A reload fetches nothing for entries with unchanged connections, static or wildcard, and
+// continues their pauses.
 func TestInheritFetchesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -35,8 +35,8 @@ func TestInheritFetchesNothing(t *testing.T) {
 		wantReason(t, w.verify(t, mint(t, newProvider(t, provider.Config{IssuerURL: down}), nil)), refusal.IssuerUnreachable)
 		before := len(w.sent())
 
-		// One entry has other audiences, which do not matter to its keys; one is reached
-		// otherwise; the others stay.
+		// One entry has other audiences, which do not affect its keys; one has other connection
+		// settings; the others stay.
 		issuers[0].Audiences = []string{"another"}
 		issuers[1].SigningAlgorithms = []string{"ES256"}
 		next := newTestVerifier(t, Config{Issuers: issuers}, w.web)
@@ -70,7 +70,7 @@ func TestInheritFetchesNothing(t *testing.T) {
 			}
 		}
 
-		// The keys are refreshed when the old verifier would have done it, not later.
+		// The keys are refreshed when the old verifier would have refreshed them, not later.
 		time.Sleep(defaultKeyRefresh)
 		synctest.Wait()
 		refreshed := 0
@@ -86,7 +86,7 @@ func TestInheritFetchesNothing(t *testing.T) {
 	})
 }
 
-// runUntil runs v until the returned function is called, which waits for its end.
+// runUntil runs v until the caller calls the returned function, which waits until Run returns.
 func runUntil(t *testing.T, v *Verifier) func() {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -137,7 +137,7 @@ func TestProfilesAreToldByAudience(t *testing.T) {
 	}
 }
 
-// A trace tells every step up to the failure, and never the token.
+// A trace shows every step up to the failure, and never the token.
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})

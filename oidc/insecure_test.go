@@ -14,8 +14,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// TestInsecureHosts: an issuer at http://dex-idp, at a private address, is refused unless the
-// host is listed; then it is read, and no address of a metadata service is.
+// TestInsecureHosts: an issuer at http://dex-idp, at a private address, is refused unless the host
+// is listed. A listed host is read, but no address of a metadata service.
 func TestInsecureHosts(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(nil)
@@ -54,8 +54,8 @@ func TestInsecureHosts(t *testing.T) {
 	}
 }
 
-// TestInsecureHostsAlone: the exception is for the listed hosts. All others are reached as
-// without it, and an https issuer's keys are not read by http, from a listed host either.
+// TestInsecureHostsAlone: the exception is only for the listed hosts. Other hosts are reached as
+// without it. Keys of an https issuer are not read by http, even from a listed host.
 func TestInsecureHostsAlone(t *testing.T) {
 	t.Parallel()
 	private := netip.MustParseAddr("10.0.0.5")

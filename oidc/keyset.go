@@ -19,23 +19,23 @@ import (
 
 // Limits on a key set.
 const (
-	maxKeys    = 64   // that are parsed when the set is read, and that a token without a `kid` is tried with
+	maxKeys    = 64   // keys parsed when the set is read, and tried for a token without a `kid`
 	minRSABits = 2048 // RFC 7518, sections 3.3 and 3.5
 	maxRSABits = 8192 // the time for a signature grows with the square
 )
 
 // publicKey is a key that an issuer may sign tokens with.
 type publicKey struct {
-	id  string // `kid`; may be empty, and need not be unique
-	alg string // the only algorithm that the JWK is for; "" where it names none
+	id  string // `kid`; may be empty or shared by several keys
+	alg string // the only algorithm of the JWK; "" if it names none
 	key crypto.PublicKey
-	// unparsed is set, and key is not, beyond the first maxKeys keys of a set: only a token that
-	// names such a key has it parsed.
+	// unparsed is set, and key is not, after the first maxKeys keys of a set. Only a token that
+	// names such a key causes its parsing.
 	unparsed *jwk
 }
 
-// jwk has the members of a JSON Web Key (RFC 7517 and RFC 7518, section 6) that matter for
-// the public half of a signing key. Others, above all x5c and private ones, are not read.
+// jwk has the members of a JSON Web Key (RFC 7517 and RFC 7518, section 6) that describe the public
+// half of a signing key. Other members, above all x5c and private ones, are not read.
 type jwk struct {
 	Kty    string   `json:"kty"`
 	Kid    string   `json:"kid,omitzero"`
@@ -49,14 +49,14 @@ type jwk struct {
 	E      string   `json:"e,omitzero"`
 }
 
-// parseKeySet decodes a JWK Set (RFC 7517, section 5). As that section requires, keys of unknown
-// kinds and broken keys are skipped; their number is returned as ignored. Where spiffe is set, the
-// set may be a SPIFFE bundle.
+// parseKeySet decodes a JWK Set (RFC 7517, section 5). As that section requires, it skips keys of
+// unknown kinds and broken keys; ignored is their number. If spiffe is set, the set may be a SPIFFE
+// bundle.
 func parseKeySet(body []byte, spiffe bool) (list []publicKey, ignored int, err error) {
 	var set struct {
 		Keys []jsontext.Value `json:"keys"`
 	}
-	// Text that is not UTF-8, or a doubled member, affects at most one key, below, and not the set.
+	// Text that is not UTF-8, or a doubled member, affects at most one key below, and not the set.
 	lenient := json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if err := json.Unmarshal(body, &set, lenient); err != nil {
 		return nil, 0, fmt.Errorf("decoding: %w", err)
@@ -90,7 +90,7 @@ func parseJWK(raw []byte, spiffe bool) (*jwk, error) {
 		return nil, fmt.Errorf("decoding: %w", err)
 	}
 	switch {
-	// SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle has "jwt-svid" where others have "sig".
+	// SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle has "jwt-svid" instead of "sig".
 	case members.Use != "" && members.Use != "sig" && !(spiffe && members.Use == "jwt-svid"):
 		return nil, errors.New("the key is not for signatures")
 	case members.KeyOps != nil && !slices.Contains(members.KeyOps, "verify"):
@@ -120,8 +120,8 @@ func (members *jwk) publicKey() (publicKey, error) {
 	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, nil
 }
 
-// candidates yields the keys to try for a token: those with its `kid`, or without one all that
-// are parsed; at most maxKeys.
+// candidates yields the keys to try for a token: those with its `kid`, or without a `kid` all
+// parsed keys. It yields at most maxKeys.
 func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
 	return func(yield func(publicKey) bool) {
 		left := maxKeys
@@ -147,7 +147,7 @@ func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
 	}
 }
 
-// has reports whether some key has the given `kid`; a token without one can try them all.
+// has reports whether some key has the given `kid`; a token without a `kid` can try all keys.
 func (k *keys) has(keyID string) bool {
 	return keyID == "" || slices.ContainsFunc(k.list, func(key publicKey) bool { return key.id == keyID })
 }

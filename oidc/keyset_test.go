@@ -91,7 +91,7 @@ func TestParseKeySet(t *testing.T) {
 		{"a string", `"key"`, false},
 		{"null", `null`, false},
 	} {
-		// A good key beside it must survive.
+		// A good key in the same set must remain usable.
 		list, ignored, err := parseKeySet([]byte(`{"keys":[`+test.key+`,`+with(nil)+`],"keys2":1}`), false)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
@@ -218,7 +218,8 @@ func TestAlgorithmsOfDiscovery(t *testing.T) {
 	}
 }
 
-// TestKeyOfAnotherType: a token that names an RSA key and is signed with ES256 is told so.
+// TestKeyOfAnotherType: the refusal of a token that names an RSA key and is signed with ES256
+// states this.
 func TestKeyOfAnotherType(t *testing.T) {
 	t.Parallel()
 	public := publicJWK(t, "RS256")

@@ -21,7 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// resolverTo answers every question for an address with those of its family.
+// resolverTo answers every address query with those of addresses that have its family.
 func resolverTo(addresses ...string) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()
@@ -68,8 +68,8 @@ func answerDNS(conn io.ReadWriter, addresses []string) error {
 	return err
 }
 
-// TestNamesThatLeadInside: what a name stands for is checked when it is dialled, each of its
-// addresses, and for the key set as for the discovery document.
+// TestNamesThatLeadInside: each address of a name is checked when it is dialled, for the key set as
+// for the discovery document.
 func TestNamesThatLeadInside(t *testing.T) {
 	t.Parallel()
 	for _, addresses := range [][]string{
@@ -94,7 +94,7 @@ func TestNamesThatLeadInside(t *testing.T) {
 	}
 }
 
-// TestKeySetInside: a good issuer's document may name a host that leads inside.
+// TestKeySetInside: a good issuer's document may name a host with an inner address.
 func TestKeySetInside(t *testing.T) {
 	t.Parallel()
 	good := newWeb()
@@ -119,7 +119,7 @@ func TestKeySetInside(t *testing.T) {
 	}
 }
 
-// TestNameOfLoopbackWhereAllowed: the resolver of these tests is one that works.
+// TestNameOfLoopbackWhereAllowed: the resolver of these tests works.
 func TestNameOfLoopbackWhereAllowed(t *testing.T) {
 	t.Parallel()
 	p, server := realWorld(t, nil)
@@ -127,7 +127,7 @@ func TestNameOfLoopbackWhereAllowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer := staticIssuer("https://example.com:" + port) // which httptest's certificate is for
+	issuer := staticIssuer("https://example.com:" + port) // httptest's certificate is for this name
 	issuer.CACert = certPEM(server)
 	server.Config.Handler.(*switchable).set(mimic(issuer.URL, p))
 	v, err := newVerifier(Config{Issuers: []Issuer{issuer}, AllowLoopback: true}, func(r reach) http.RoundTripper {
@@ -142,7 +142,7 @@ func TestNameOfLoopbackWhereAllowed(t *testing.T) {
 	}
 }
 
-// TestSlowDrip: an issuer that sends a byte a second is given up after 5 s, and the request
+// TestSlowDrip: a fetch from an issuer that sends a byte a second stops after 5 s, and the request
 // that waits for it sooner.
 func TestSlowDrip(t *testing.T) {
 	t.Parallel()
@@ -182,8 +182,8 @@ func TestSlowDrip(t *testing.T) {
 	})
 }
 
-// TestIssuerThatTurnsBad: after a good start, whatever an issuer does to its documents leaves
-// the last good keys in use, shows as degraded, and heals by itself.
+// TestIssuerThatTurnsBad: after a good start, no fault in an issuer's documents removes the last
+// good keys. The issuer is degraded, and recovers without intervention.
 func TestIssuerThatTurnsBad(t *testing.T) {
 	t.Parallel()
 	lies := func(w *world) http.Handler {
@@ -217,7 +217,8 @@ func TestIssuerThatTurnsBad(t *testing.T) {
 				token := mint(t, w.provider, nil)
 				w.serve(testIssuer, misbehave(w))
 				time.Sleep(time.Hour)
-				// A document that lies leaves the key set where it was, where there are no keys now.
+				// After a document with false content, the key set is read at its old place, which
+				// is empty now.
 				empty := name == "lies about its issuer" || name == "moves keys to plain text"
 				want := StateDegraded
 				if empty {
@@ -249,8 +250,8 @@ func statusHandler(status int) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(status) })
 }
 
-// TestCrowdDoesNotWait: of many requests for an issuer that hangs, most are answered soon, so
-// that they leave room for others'.
+// TestCrowdDoesNotWait: most of many requests for an issuer that hangs are answered soon, which
+// leaves places for other requests.
 func TestCrowdDoesNotWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

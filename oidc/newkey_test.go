@@ -19,18 +19,18 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// lasting is a set of claims for testIssuer that is valid for ten hours.
+// lasting returns claims for testIssuer that are valid for ten hours.
 func lasting() string {
 	return fmt.Sprintf(`{"iss":%q,"sub":"someone","aud":"sigstore","exp":%d}`, testIssuer, time.Now().Add(10*time.Hour).Unix())
 }
 
-// change is a way in which an issuer replaces its key: what it publishes before and after.
+// change is a way in which an issuer replaces its key: the published keys before and after.
 type change struct {
 	name          string
 	before, after publishedKey
 }
 
-// publishedKey is a key with where and how an issuer publishes it.
+// publishedKey is a key, and where and how an issuer publishes it.
 type publishedKey struct {
 	jose.JSONWebKey
 	jwksURI string
@@ -64,8 +64,8 @@ func keyChanges(t testing.TB) []change {
 	}
 }
 
-// keyWorld is a bubble's world in which the issuer, static or under a pattern, has published
-// c.before, a token of it has passed, and all is quiet.
+// keyWorld returns a world in a bubble. Its issuer, static or under a pattern, has published
+// c.before; one of its tokens has passed, and no fetch is due.
 func keyWorld(t *testing.T, issuer Issuer, c change) *world {
 	w := &world{web: newWeb()}
 	w.serve(testIssuer, c.before.site(t))
@@ -78,8 +78,8 @@ func keyWorld(t *testing.T, issuer Issuer, c change) *world {
 	return w
 }
 
-// forEachChange runs test in a bubble for each way to replace a key, of a static issuer and of one
-// under a pattern.
+// forEachChange runs test in a bubble for each way to replace a key, for a static issuer and for
+// one under a pattern.
 func forEachChange(t *testing.T, test func(t *testing.T, issuer Issuer, c change)) {
 	for _, c := range keyChanges(t) {
 		for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
@@ -91,8 +91,8 @@ func forEachChange(t *testing.T, test func(t *testing.T, issuer Issuer, c change
 	}
 }
 
-// TestNewKeyIsFound: however an issuer replaces its key, the next token passes at once, or once the
-// key set is 5 s old; then the old key is refused.
+// TestNewKeyIsFound: for every replacement of a key, the next token passes at once, or when the key
+// set is 5 s old; then the old key is refused.
 func TestNewKeyIsFound(t *testing.T) {
 	t.Parallel()
 	forEachChange(t, func(t *testing.T, issuer Issuer, c change) {
@@ -111,8 +111,8 @@ func TestNewKeyIsFound(t *testing.T) {
 	})
 }
 
-// TestNewKeyAmongHostileTokens: tokens that no key verifies keep a new key out for less than 35 s,
-// in which its tokens get a refusal that clients retry, with the time of the next fetch.
+// TestNewKeyAmongHostileTokens: tokens that no key verifies delay a new key by less than 35 s.
+// Until then its tokens get a refusal that clients retry, with the time of the next fetch.
 func TestNewKeyAmongHostileTokens(t *testing.T) {
 	t.Parallel()
 	forEachChange(t, func(t *testing.T, issuer Issuer, c change) {
@@ -154,8 +154,8 @@ func TestNewKeyAmongHostileTokens(t *testing.T) {
 	})
 }
 
-// TestBadTokensCauseOneFetch: many bad tokens at once, whatever is wrong with them, share one
-// fetch, and get the final refusal by the keys that it brings.
+// TestBadTokensCauseOneFetch: many bad tokens at once, with any fault, share one fetch, and get the
+// final refusal by the keys from it.
 func TestBadTokensCauseOneFetch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestBadTokensCauseOneFetch(t *testing.T) {
 }
 
 // TestKeyReplacedAgain: the second of two replacements within a minute is found as soon as the
-// first one. The third waits for the limiter, and is never a final refusal.
+// first one. The third waits for the limiter, and never causes a final refusal.
 func TestKeyReplacedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -265,9 +265,9 @@ func TestReloadKeepsTheLimit(t *testing.T) {
 	})
 }
 
-// TestTotalOfAPattern: bad tokens that name many real issuers of a pattern cause fetches within
-// the pattern's total, of which one client gets half. Beyond it the refusal can be retried, and
-// the new key of another client's issuer is found at once.
+// TestTotalOfAPattern: bad tokens that name many real issuers of a pattern cause fetches within the
+// pattern's total, of which one client gets half. Beyond it the refusal can be retried. The new key
+// of another client's issuer is found at once.
 func TestTotalOfAPattern(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -321,7 +321,7 @@ func TestTokenWithoutKidTriesAllKeys(t *testing.T) {
 	}
 }
 
-// TestUnknownKeyWhileTheIssuerIsDown is not the caller's fault.
+// TestUnknownKeyWhileTheIssuerIsDown: the refusal does not blame the caller.
 func TestUnknownKeyWhileTheIssuerIsDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})

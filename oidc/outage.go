@@ -15,20 +15,20 @@ import (
 const (
 	// summaryInterval is the time between two lines about issuers that are failing.
 	summaryInterval = 10 * time.Minute
-	// maxNamed is how many issuers such a line names.
+	// maxNamed is the number of issuers that such a line names.
 	maxNamed = 10
-	// maxPatternLines is how many lines about the issuers of one pattern, which callers choose,
-	// are written in summaryInterval.
+	// maxPatternLines is the number of lines about the issuers of one pattern in summaryInterval.
+	// Callers choose these issuers.
 	maxPatternLines = 20
-	// maxErrorText is how many bytes of an error are kept. It may quote what an issuer sent.
+	// maxErrorText is the number of bytes kept of an error, which may quote the issuer's answer.
 	maxErrorText = 1 << 10
 )
 
-// report writes a line where a fetch has changed the state of the issuer: the first failure after
-// a success, and the first success after failures. The failures between them are in summary.
+// report writes a line if a fetch has changed the state of the issuer: at the first failure after a
+// success, and at the first success after failures. summarize covers the failures between them.
 //
-// An issuer of a pattern exists because a token named it, so a failure is no change unless the
-// issuer could be read before.
+// A token creates an issuer of a pattern, so a failure is no change unless the issuer was readable
+// before.
 func (s *source) report(ctx context.Context, failures int, refreshed bool, err error) {
 	level, message := slog.LevelDebug, "issuer cannot be reached, or its answer is not as expected"
 	attrs := []slog.Attr{slog.String("issuer_entry", s.entry.Key), slog.String("issuer_url", s.issuerURL), slog.Int("failures", failures)}
@@ -53,8 +53,8 @@ func (s *source) report(ctx context.Context, failures int, refreshed bool, err e
 	s.logger.LogAttrs(ctx, level, message, attrs...)
 }
 
-// summarize writes one line about the issuers that are failing, in each summaryInterval in which
-// there are any, until ctx ends.
+// summarize writes one line about the failing issuers in each summaryInterval, if there are any,
+// until ctx ends.
 func (v *Verifier) summarize(ctx context.Context) {
 	ticker := time.NewTicker(summaryInterval)
 	defer ticker.Stop()
@@ -89,7 +89,7 @@ func (v *Verifier) summary(ctx context.Context) {
 		slog.Int("issuers", len(names)), slog.Any("issuer_urls", names[:min(len(names), maxNamed)]))
 }
 
-// brief returns err as text, without what it refers to, of a length that can be kept.
+// brief returns err as shortened text, without references to other values.
 func brief(err error) error {
 	if err == nil {
 		return nil

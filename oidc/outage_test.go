@@ -45,8 +45,8 @@ func (l *logLines) take() []string {
 	return lines
 }
 
-// TestOutageIsALineForEachChange: 20 issuers that cannot be reached are 20 lines, then one line in
-// ten minutes, and one line for each that can be reached again.
+// TestOutageIsALineForEachChange: 20 unreachable issuers cause 20 lines, then one line in ten
+// minutes, and one line for each that is reachable again.
 func TestOutageIsALineForEachChange(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestOutageIsALineForEachChange(t *testing.T) {
 	})
 }
 
-// TestOddKeySetIsOneLine: a key set without a usable key is a line when it becomes so, and not one
+// TestOddKeySetIsOneLine: a key set causes one line when it loses its last usable key, and not one
 // for each fetch.
 func TestOddKeySetIsOneLine(t *testing.T) {
 	t.Parallel()
@@ -103,7 +103,7 @@ func TestOddKeySetIsOneLine(t *testing.T) {
 	})
 }
 
-// TestIssuersOfAPatternFillNoLog: callers can own many issuers of a pattern, and let them fail and
+// TestIssuersOfAPatternFillNoLog: a caller can own many issuers of a pattern, and let them fail and
 // recover.
 func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 	t.Parallel()
@@ -137,7 +137,7 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 		if lines := log.take(); len(lines) < 20 || len(lines) > 13*(maxPatternLines+1) {
 			t.Errorf("%d lines: %s", len(lines), strings.Join(lines[:min(len(lines), 20)], "\n"))
 		}
-		// Made-up issuers are no news at all.
+		// Invented issuers cause no line.
 		time.Sleep(2 * summaryInterval)
 		log.take()
 		for i := range 100 {
@@ -149,8 +149,8 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 	})
 }
 
-// TestErrorsOfIssuersAreKeptShort: an issuer's answer may make an error of a megabyte, and errors
-// of certificates hold those.
+// TestErrorsOfIssuersAreKeptShort: an issuer's answer may cause an error of a megabyte, and errors
+// about certificates contain the certificates.
 func TestErrorsOfIssuersAreKeptShort(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -13,17 +13,17 @@ import (
 // maxPattern is the longest wildcard issuer, in bytes.
 const maxPattern = 2048
 
-// Pattern is a wildcard issuer: an issuer URL in which each `*` stands for one non-empty run
-// of [-_A-Za-z0-9] within one label of the host or one segment of the path. It never
-// reaches across a dot or a slash, and everything else is compared byte for byte: scheme,
-// port, number of labels and segments, and a slash at the end.
+// Pattern is a wildcard issuer: an issuer URL in which each `*` matches one non-empty run of
+// [-_A-Za-z0-9] within one label of the host or one segment of the path. A `*` never matches a dot
+// or a slash. Everything else must match byte for byte: scheme, port, number of labels and
+// segments, and a slash at the end.
 //
 //	pattern  = ( "https" / "http" ) "://" label *( "." label ) [ ":" port ] *( "/" segment )
 //	label    = 1*( "a"-"z" / "0"-"9" / "-" / "_" / "*" )
 //	segment  = 1*( unreserved / sub-delims / ":" / "*" )   ; the last one may be empty
 //
-// It is compared label by label and segment by segment on a parsed URL, never by a regular
-// expression over the text (CVE-2026-22772).
+// Match compares labels and segments of a parsed URL, and never applies a regular expression to the
+// text (CVE-2026-22772).
 type Pattern struct {
 	text     string
 	scheme   string
@@ -32,7 +32,7 @@ type Pattern struct {
 	segments []glob // nil for no path, one empty segment for "/"
 }
 
-// ParsePattern parses a wildcard issuer. Its errors say what is wrong with it.
+// ParsePattern parses a wildcard issuer. Its errors state what is wrong with it.
 func ParsePattern(text string) (Pattern, error) {
 	p := Pattern{text: text}
 	if len(text) > maxPattern {
@@ -75,21 +75,21 @@ func ParsePattern(text string) (Pattern, error) {
 	return p, nil
 }
 
-// isPatternChar accepts what RFC 3986 lets a path hold unescaped, save "@".
+// isPatternChar reports whether RFC 3986 permits r unescaped in a path, except "@".
 func isPatternChar(r rune) bool {
 	return isRunChar(r) || strings.ContainsRune(".~!$&'()*+,;=:/", r)
 }
 
 func isHostChar(r rune) bool { return isRunChar(r) && (r < 'A' || r > 'Z') }
 
-// isRunChar tells whether r may be part of what a `*` stands for.
+// isRunChar reports whether `*` may match r.
 func isRunChar(r rune) bool { return r < 0x80 && isBase64URL(byte(r)) }
 
 // String returns the pattern as it was parsed.
 func (p Pattern) String() string { return p.text }
 
-// Specificity is the number of labels and segments without a `*`. Of the patterns that match
-// a URL, the one with the highest is taken.
+// Specificity returns the number of labels and segments without a `*`. Of the patterns that match a
+// URL, the one with the highest number applies.
 func (p Pattern) Specificity() int {
 	n := 0
 	for _, parts := range [][]glob{p.labels, p.segments} {
@@ -102,9 +102,8 @@ func (p Pattern) Specificity() int {
 	return n
 }
 
-// Match tells whether the pattern matches issuerURL, which must be canonical: as net/url
-// writes it, with a lower-case host, and without user-info, query, fragment and
-// percent-encoding.
+// Match reports whether the pattern matches issuerURL, which must be canonical: as net/url writes
+// it, with a lower-case host, and without user-info, query, fragment and percent-encoding.
 func (p Pattern) Match(issuerURL string) bool {
 	target, ok := parseIssuerURL(issuerURL)
 	return ok && p.matches(target)
@@ -117,8 +116,8 @@ func (p Pattern) matches(target issuerParts) bool {
 		(!target.hasPath || matchParts(p.segments, target.path, "/"))
 }
 
-// matchParts tells whether s, cut at separator, has as many parts as globs, each of which
-// matches its own.
+// matchParts reports whether s, split at separator, has as many parts as globs, and each glob
+// matches its part.
 func matchParts(globs []glob, s, separator string) bool {
 	for i, g := range globs {
 		part, rest, more := strings.Cut(s, separator)

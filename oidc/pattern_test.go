@@ -62,7 +62,7 @@ func TestPatternMatch(t *testing.T) {
 		{"https://a.example/", "https://a.example/", true},
 		{"https://a.example:8443/*", "https://a.example:8443/x", true},
 
-		// CVE-2026-22772 and its kin: URLs of an attacker that a laxer matcher takes.
+		// CVE-2026-22772 and similar: URLs of an attacker that a laxer matcher accepts.
 		{"https://good.example/*", "https://evil.example/?https://good.example/x", false},
 		{"https://good.example/*", "https://evil.example/https://good.example/x", false},
 		{"https://good.example/*", "https://evil.example#https://good.example/x", false},
@@ -184,7 +184,7 @@ func TestPatternOverlaps(t *testing.T) {
 	}
 }
 
-// reference is the slow way to say what a pattern means.
+// reference is the slow definition of a pattern.
 func reference(pattern string) *regexp.Regexp {
 	return regexp.MustCompile(`\A` + strings.ReplaceAll(regexp.QuoteMeta(pattern), `\*`, `[-_A-Za-z0-9]+`) + `\z`)
 }
@@ -204,8 +204,8 @@ func FuzzPattern(f *testing.F) {
 			t.Errorf("%q became %q", text, pattern)
 		}
 		matches := pattern.Match(issuer)
-		// Whatever matches, the reference derives; what the reference derives may still be
-		// no canonical URL.
+		// The reference derives every match; a text that the reference derives may still be no
+		// canonical URL.
 		_, canonical := parseIssuerURL(issuer)
 		if want := canonical && reference(text).MatchString(issuer); matches != want {
 			t.Errorf("%q matches %q: %v, the reference says %v", text, issuer, matches, want)

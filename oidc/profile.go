@@ -36,7 +36,7 @@ func (e *entry) validateProfiles() (errs []error) {
 	return errs
 }
 
-// allAudiences are the audiences of the entry and its profiles.
+// allAudiences returns the audiences of the entry and its profiles.
 func (e *entry) allAudiences() []string {
 	all := slices.Clone(e.Audiences)
 	for _, p := range e.Profiles {

@@ -14,16 +14,16 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// proxied reaches issuers through the proxy that the operator has named, and loopback hosts
-// directly. The proxy looks up names, so that only it can check what they stand for; addresses
-// that are written as such are checked here.
+// proxied connects to issuers through the operator's proxy, and directly to loopback hosts. The
+// proxy resolves names, so only the proxy can check the resulting addresses. proxied checks literal
+// addresses.
 type proxied struct {
 	policy      *addressPolicy
 	via, direct http.RoundTripper
 }
 
 func newProxied(proxy *url.URL, r reach, direct transportFunc) *proxied {
-	// The proxy's own address is the operator's word, and mostly a private one.
+	// The operator has configured the proxy's own address, which is usually private.
 	via := newHTTPTransport(&net.Dialer{Timeout: fetchTimeout, Resolver: r.resolver}, r.roots)
 	via.Proxy = http.ProxyURL(proxy)
 	return &proxied{policy: r.policy, via: via, direct: direct(r)}
@@ -42,8 +42,8 @@ func (p *proxied) RoundTrip(req *http.Request) (*http.Response, error) {
 	return p.via.RoundTrip(req)
 }
 
-// asciiHost returns the host as a request for it names it, in lower case and without the dot of the
-// root: net/http writes other forms of digits and dots as ASCII.
+// asciiHost returns the host as a request names it, in lower case and without the dot of the root.
+// net/http writes other forms of digits and dots as ASCII.
 func asciiHost(host string) string {
 	if ascii, err := idna.Lookup.ToASCII(host); err == nil {
 		host = ascii
@@ -52,14 +52,14 @@ func asciiHost(host string) string {
 }
 
 // endsInNumber reports whether resolvers may read a name as an IPv4 address, such as 2852039166,
-// 0xa9.0xfe.43518 and 127.1 (WHATWG URL, section 3.5). No such name is in the DNS.
+// 0xa9.0xfe.43518 and 127.1 (WHATWG URL, section 3.5). The DNS has no such name.
 func endsInNumber(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	hex, isHex := strings.CutPrefix(last, "0x")
 	return isHex && strings.Trim(hex, "0123456789abcdef") == "" || last != "" && strings.Trim(last, "0123456789") == ""
 }
 
-// parseProxy returns nil for "". It never repeats the URL, which may hold a password.
+// parseProxy returns nil for "". Its errors never repeat the URL, which may hold a password.
 func parseProxy(text string) (*url.URL, error) {
 	if text == "" {
 		return nil, nil

@@ -16,8 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// TestThroughAProxy: where one is configured, and only there; names are the proxy's to look up,
-// addresses are checked, and nobody sees the proxy's password.
+// TestThroughAProxy: a configured proxy is used, and no other. The proxy resolves names, proxied
+// checks addresses, and no text shows the proxy's password.
 func TestThroughAProxy(t *testing.T) {
 	t.Parallel()
 	p, server := realWorld(t, nil)
@@ -33,7 +33,7 @@ func TestThroughAProxy(t *testing.T) {
 		Issuers: []Issuer{issuer, inside, loopback, exempt}, AllowLoopback: true,
 		Proxy: "http://user:hunter2@" + proxy.address,
 	}, func(r reach) http.RoundTripper {
-		r.resolver = resolverTo("169.254.1.1") // names are not for us to look up
+		r.resolver = resolverTo("169.254.1.1") // this process must not resolve names
 		return newTransport(r)
 	})
 	if err != nil {
@@ -49,7 +49,7 @@ func TestThroughAProxy(t *testing.T) {
 		}
 	}
 	_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
-	wantReason(t, err, refusal.IssuerUnreachable) // its certificate is not trusted, and it is reached directly
+	wantReason(t, err, refusal.IssuerUnreachable) // its certificate is not trusted, and the connection is direct
 	if asked := proxy.asked(); len(asked) == 0 || slices.ContainsFunc(asked, func(host string) bool { return host != "example.com:443" }) {
 		t.Errorf("the proxy was asked for %v", asked)
 	}
@@ -70,7 +70,7 @@ func TestThroughAProxy(t *testing.T) {
 	}
 }
 
-// connectProxy leads every CONNECT to one address.
+// connectProxy forwards every CONNECT to one address.
 type connectProxy struct {
 	address string
 	close   func()
@@ -117,7 +117,7 @@ func (p *connectProxy) asked() []string {
 	return append([]string(nil), p.hosts...)
 }
 
-// TestAddressesAsProxiesReadThem: an address in another form than netip reads is one to a proxy.
+// TestAddressesAsProxiesReadThem: a proxy may read an address in a form that netip does not.
 func TestAddressesAsProxiesReadThem(t *testing.T) {
 	t.Parallel()
 	reached := transportFunc(func(reach) http.RoundTripper {

@@ -10,11 +10,10 @@ import (
 )
 
 // Run discovers all static issuers at once and keeps their keys fresh until ctx ends; then it
-// returns nil. It must run for as long as Verify is in use: a failed issuer is tried again
-// after 1 to 30 seconds, a good one after Config.KeyRefresh.
+// returns nil. It must run while Verify is in use. It retries a failed issuer after 1 to 30
+// seconds, and fetches from a good one after Config.KeyRefresh.
 //
-// It holds up nothing: Verify may be called before, and then waits for the one issuer that
-// it needs.
+// A caller may call Verify before Run. Verify then waits only for the one issuer that it needs.
 func (v *Verifier) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, src := range v.static {
@@ -26,9 +25,9 @@ func (v *Verifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// maintain fetches again and again until ctx ends.
+// maintain repeats the fetch until ctx ends.
 func (s *source) maintain(ctx context.Context) {
-	// What Inherit brought is as old as it is; the next fetch is due when it would have been.
+	// Inherited keys keep their age; the next fetch is due at the same time as before.
 	if (s.current.Load() != nil || s.failing()) && !s.sleep(ctx) {
 		return
 	}
@@ -46,8 +45,8 @@ func (s *source) maintain(ctx context.Context) {
 	}
 }
 
-// sleep returns true when the next fetch is due, and false when ctx has ended. A request's
-// fetch that fails meanwhile makes it due earlier.
+// sleep returns true when the next fetch is due, and false when ctx has ended. If a request's fetch
+// fails meanwhile, the next fetch is due earlier.
 func (s *source) sleep(ctx context.Context) bool {
 	for {
 		timer := time.NewTimer(s.pause())
@@ -63,8 +62,8 @@ func (s *source) sleep(ctx context.Context) bool {
 	}
 }
 
-// pause is the time until the next fetch is due. It begins early enough to end within the
-// interval even if the issuer is slow: Config.KeyRefresh is a promise.
+// pause returns the time until the next fetch is due. The fetch starts early enough to finish
+// within the interval even if the issuer is slow, because Config.KeyRefresh is a guarantee.
 func (s *source) pause() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,7 +72,7 @@ func (s *source) pause() time.Duration {
 		return min(max(s.retryAt.Sub(now), firstBackoff), maxBackoff)
 	}
 	due := known.interval - known.interval/10 - rand.N(known.interval/10+1)
-	if known.interval < s.refresh { // by the issuer's max-age, which nothing is promised of
+	if known.interval < s.refresh { // from the issuer's max-age, for which there is no guarantee
 		due = max(due, minRefresh)
 	}
 	return min(max(known.fetchedAt.Add(due).Sub(now), firstBackoff), s.refresh)

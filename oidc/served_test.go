@@ -30,7 +30,7 @@ func (s served) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	_, _ = rw.Write([]byte(text))
 }
 
-// TestDocumentsAsProvidersServeThem: what surrounds a good key keeps no token of it out.
+// TestDocumentsAsProvidersServeThem: other content around a good key does not block its tokens.
 func TestDocumentsAsProvidersServeThem(t *testing.T) {
 	t.Parallel()
 	key := jose.JSONWebKey{Key: ecKey(t, elliptic.P256()), KeyID: "good", Algorithm: "ES256"}
@@ -76,8 +76,7 @@ func TestDocumentsAsProvidersServeThem(t *testing.T) {
 	}
 }
 
-// TestCompressedDocuments: a server that has only compressed copies is understood, within the
-// limits on bytes.
+// TestCompressedDocuments: a server with only compressed copies works, within the limits on bytes.
 func TestCompressedDocuments(t *testing.T) {
 	t.Parallel()
 	compress := func(plain http.Handler, padding int) http.Handler {
@@ -111,8 +110,8 @@ func TestCompressedDocuments(t *testing.T) {
 	wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
 }
 
-// TestSPIFFEBundle: of a bundle, the keys for JWT-SVIDs verify tokens of type spiffe, and no other
-// type's; those for X.509-SVIDs verify none.
+// TestSPIFFEBundle: a bundle's keys for JWT-SVIDs verify tokens of type spiffe, and of no other
+// type; its keys for X.509-SVIDs verify none.
 func TestSPIFFEBundle(t *testing.T) {
 	t.Parallel()
 	for _, spiffe := range []bool{true, false} {
@@ -136,8 +135,8 @@ func TestSPIFFEBundle(t *testing.T) {
 	}
 }
 
-// TestLargeKeySets: a key beyond the first 64 verifies only tokens that name it, a warning says
-// so, and of a pattern's issuers with so many keys only a few are kept.
+// TestLargeKeySets: a key beyond the first 64 verifies only tokens that name it, and causes a
+// warning. Of a pattern's issuers with so many keys, only a few are kept.
 func TestLargeKeySets(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, provider.Config{IssuerURL: testIssuer})

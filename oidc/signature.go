@@ -20,12 +20,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// verifySignature lets go-oidc verify the token with keys. By then everything else about the
-// token has been checked; go-oidc checks what it knows of it again.
+// verifySignature verifies the token with keys, by go-oidc. The caller has checked everything else
+// about the token; go-oidc repeats some of these checks.
 func verifySignature(ctx context.Context, token *idToken, k *keys, now time.Time) error {
 	set := &tokenKeySet{token: token, keys: k}
 	verifier := gooidc.NewVerifier(k.issuerURL, set, &gooidc.Config{
-		SkipClientIDCheck:    true, // one of several audiences is enough; done in check
+		SkipClientIDCheck:    true, // one of several audiences is enough; check has verified it
 		SupportedSigningAlgs: []string{token.alg},
 		Now:                  func() time.Time { return now },
 	})
@@ -36,25 +36,25 @@ func verifySignature(ctx context.Context, token *idToken, k *keys, now time.Time
 	case set.refusal != nil:
 		return set.refusal
 	default:
-		// What is left is a header that go-jose cannot decode, as with a broken x5c.
+		// The remaining cause is a header that go-jose cannot decode, for example with a broken
+		// x5c.
 		return refusal.New(refusal.TokenMalformed,
 			"a registered parameter in the ID token's header has the wrong type or form").Because(err)
 	}
 }
 
-// tokenKeySet is a gooidc.KeySet for one token, which has been parsed. It uses no network.
+// tokenKeySet is a gooidc.KeySet for one parsed token. It uses no network.
 type tokenKeySet struct {
 	token   *idToken
 	keys    *keys
 	refusal error // why VerifySignature failed
 }
 
-// VerifySignature implements gooidc.KeySet: it tries the keys that have the token's `kid`, or
-// all if it has none.
+// VerifySignature implements gooidc.KeySet: it tries the keys that have the token's `kid`, or all
+// keys if the token has none.
 //
-// The payload that it returns is not the token's, but has just the claims that go-oidc
-// judges, as ParseClaims read them: go-oidc's own decoding is lax, and all claims twice is
-// slow.
+// It does not return the token's payload, but only the claims that go-oidc checks, as ParseClaims
+// read them. go-oidc's own decoding is lax, and decoding all claims twice is slow.
 func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, error) {
 	if raw != s.token.raw {
 		return nil, errors.New("verifying another token than the one that was parsed")
@@ -78,7 +78,7 @@ func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, er
 	return nil, s.refusal
 }
 
-// judged returns the claims that go-oidc judges, as JSON.
+// judged returns the claims that go-oidc checks, as JSON.
 func (t *idToken) judged() ([]byte, error) {
 	iss, _ := t.claims["iss"].(string)
 	sub, _ := t.claims["sub"].(string)
@@ -93,7 +93,7 @@ func (t *idToken) judged() ([]byte, error) {
 	return append(doc, '}'), errors.Join(errIss, errSub)
 }
 
-// explain says why none of the keys verified the token; fitting of them were tried.
+// explain states why none of the keys verified the token; fitting is the number of keys tried.
 func (s *tokenKeySet) explain(fitting int) error {
 	issuer := quote(s.keys.issuerURL)
 	switch keyID := s.token.keyID; {
@@ -112,8 +112,8 @@ func (s *tokenKeySet) explain(fitting int) error {
 	}
 }
 
-// fits reports whether alg can be an algorithm of the key. The key decides, never the token:
-// each algorithm belongs to one type of key, and of ECDSA keys to one curve.
+// fits reports whether alg can be an algorithm of the key. The key decides, never the token: each
+// algorithm belongs to one type of key, and for ECDSA keys to one curve.
 func (k publicKey) fits(alg string) bool {
 	if k.alg != "" && k.alg != alg {
 		return false

@@ -16,25 +16,25 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// How long requests wait, and how often they may cause a fetch.
+// Limits on the wait of requests and on the fetches that requests cause.
 const (
-	maxWait      = 3 * time.Second  // of a request, for a fetch
+	maxWait      = 3 * time.Second  // wait of a request for a fetch
 	firstBackoff = time.Second      // after the first failure
-	maxBackoff   = 30 * time.Second // after many
-	maxWaiting   = 128              // requests of one entry that wait for so long
-	crowdedWait  = maxWait / 12     // of the others, for a static issuer
+	maxBackoff   = 30 * time.Second // after many failures
+	maxWaiting   = 128              // requests of one entry that wait up to maxWait
+	crowdedWait  = maxWait / 12     // wait of the other requests, for a static issuer
 
 	// Of two fetches for tokens that the keys do not verify, the second starts checkInterval to
-	// checkInterval + checkJitter after the first: never three in a minute, and no new key waits
-	// for 35 s.
+	// checkInterval + checkJitter after the first. There are thus never three in a minute, and no
+	// new key waits for 35 s.
 	checkInterval = 31 * time.Second
 	checkJitter   = 3 * time.Second
-	// settled is the age at which keys decide: a token that they do not verify is refused. It is
-	// not below fetchTimeout, so that the keys that a fetch under way brings always decide.
+	// settled is the age up to which keys decide: a token that they do not verify is refused. It is
+	// not below fetchTimeout, so that keys from a current fetch always decide.
 	settled = fetchTimeout
 )
 
-// shared is what all sources of a Verifier have in common.
+// shared is the state that all sources of a Verifier share.
 type shared struct {
 	refresh, lifetime time.Duration
 	allowLoopback     bool
@@ -44,44 +44,44 @@ type shared struct {
 	observe           func(Fetch) // may be nil
 	callers           *callers
 	proxiesKnown      bool
-	waiting           *share.Places // requests that wait for a fetch, of all wildcard entries
+	waiting           *share.Places // requests of all wildcard entries that wait for a fetch
 }
 
-// keys are the keys of one issuer as they were at one time. They are immutable.
+// keys are the keys of one issuer at one time. They are immutable.
 type keys struct {
 	issuerURL  string
 	jwksURI    string
-	algorithms []string // that the issuer signs with and the entry accepts
+	algorithms []string // algorithms that the issuer signs with and the entry accepts
 	list       []publicKey
-	fetchedAt  time.Time     // when they were asked for
+	fetchedAt  time.Time     // time of the request for them
 	interval   time.Duration // from fetchedAt until the next fetch is due
 }
 
-// source is where the keys of one issuer URL come from: the last good answer, and at most
-// one fetch under way for a newer one.
+// source provides the keys of one issuer URL: the last good answer, and at most one current fetch
+// for a newer one.
 type source struct {
 	*shared
 	entry     *entry
 	issuerURL string
-	// pool bounds the fetches for wildcard issuers, whose number callers choose; nil for a
+	// pool limits the fetches for wildcard issuers, because callers choose their number; nil for a
 	// static issuer.
 	pool *pool
 
-	// current is the last good answer; nil before the first. Written by the flight alone.
+	// current is the last good answer; nil before the first. Only the flight writes it.
 	current atomic.Pointer[keys]
 
 	// failed wakes Run after a failure; it has room for one.
 	failed chan struct{}
 
-	mu          sync.Mutex   // guards what follows
-	flight      *flight      // the fetch under way, or nil
+	mu          sync.Mutex   // guards the fields below
+	flight      *flight      // the current fetch, or nil
 	paid        bool         // the first fetch has been counted in pool.begun
-	failures    int          // in a row
+	failures    int          // consecutive failures
 	lastErr     error        // of the last fetch; nil if it was good
 	retryAt     time.Time    // no request starts a fetch before; zero after a success
 	checkAt     time.Time    // no token that the keys do not verify starts a fetch before
-	checks      [2]time.Time // when the last two such fetches started
-	lastSuccess time.Time    // zero where there has been none
+	checks      [2]time.Time // times at which the last two such fetches started
+	lastSuccess time.Time    // zero if there has been none
 	lastFailure time.Time
 }
 
@@ -89,7 +89,7 @@ func newSource(common *shared, e *entry, issuerURL string) *source {
 	return &source{shared: common, entry: e, issuerURL: issuerURL, failed: make(chan struct{}, 1)}
 }
 
-// wildcard reports whether a pattern led here, so that clients choose the issuer URL.
+// wildcard reports whether a pattern matched the issuer URL, so that clients choose it.
 func (s *source) wildcard() bool { return s.pool != nil }
 
 // request is a token with the client that sent it and the time when it came.
@@ -101,10 +101,10 @@ type request struct {
 
 // verify verifies the signature of r's token.
 //
-// That keys do not verify a token is final only if they were read after the request came, or at
-// most settled before it: the issuer may have a new key, under a new `kid` or an old one. Older
-// keys are read again, or the refusal is one that the client can retry. So are newer ones that
-// lack the token's `kid`, where the limit permits it.
+// A refusal is final only if the keys were read after the request came, or at most settled before
+// it: the issuer may have a new key, under a new `kid` or an old one. Otherwise verify reads older
+// keys again, or returns a refusal that the client can retry. It also reads newer keys again if
+// they lack the token's `kid` and the limit permits it.
 func (s *source) verify(ctx context.Context, r request, steps tracer) error {
 	token := r.token
 	if narrow := s.entry.SigningAlgorithms; len(narrow) > 0 && !slices.Contains(narrow, token.alg) {
@@ -126,7 +126,7 @@ func (s *source) verify(ctx context.Context, r request, steps tracer) error {
 	return refused
 }
 
-// verifyAgain verifies a token, which seen refused, with newer keys.
+// verifyAgain verifies with newer keys a token that the keys seen refused.
 func (s *source) verifyAgain(ctx context.Context, r request, seen *keys, refused error) error {
 	f, unread := s.check(seen, r.client, s.now())
 	known, unread := s.await(ctx, f, unread, r.client)
@@ -151,8 +151,8 @@ func isSignatureInvalid(err error) bool {
 	return errors.As(err, &e) && e.Reason == refusal.SignatureInvalid
 }
 
-// keysFor returns the keys at hand. It waits for a fetch, maxWait at most, where there are none or
-// they are too old.
+// keysFor returns the present keys. If there are none or they are too old, it waits for a fetch, at
+// most maxWait.
 func (s *source) keysFor(ctx context.Context, r request) (*keys, error) {
 	seen := s.current.Load()
 	if known := s.atHand(seen, r.client, r.arrived); known != nil {
@@ -168,9 +168,9 @@ func (s *source) keysFor(ctx context.Context, r request) (*keys, error) {
 
 // atHand returns the last good answer, seen, if a request may use it without waiting.
 //
-// Run keeps static issuers fresh. The use of a wildcard issuer's keys refreshes them: in the
-// background from half of their interval on, and after it while the request waits. While the
-// issuer fails, no request waits.
+// Run keeps static issuers fresh. Each use of a wildcard issuer's keys refreshes them: in the
+// background after half of their interval, and after the whole interval while the request waits.
+// While the issuer fails, no request waits.
 func (s *source) atHand(seen *keys, client netip.Addr, now time.Time) *keys {
 	known := s.usable(seen, now)
 	if known == nil || !s.wildcard() {
@@ -181,15 +181,15 @@ func (s *source) atHand(seen *keys, client netip.Addr, now time.Time) *keys {
 	case age < known.interval/2:
 		return known
 	case age < known.interval || s.failing():
-		_, _ = s.attempt(seen, client, now) // its outcome is for later requests
+		_, _ = s.attempt(seen, client, now) // its result is for later requests
 		return known
 	default:
 		return nil
 	}
 }
 
-// await waits for f, which is nil where there is no fetch, and returns the keys that are usable
-// then, or nil. The error is err, or why the wait ended early.
+// await waits for f, which is nil if there is no fetch, and returns the keys that are usable then,
+// or nil. The error is err, or the reason why the wait ended early.
 func (s *source) await(ctx context.Context, f *flight, err error, client netip.Addr) (*keys, error) {
 	if f != nil {
 		err = s.wait(ctx, f, client)
@@ -197,8 +197,8 @@ func (s *source) await(ctx context.Context, f *flight, err error, client netip.A
 	return s.usable(s.current.Load(), s.now()), err
 }
 
-// wait waits for f. Issuers that hang must not take all the room that the server has for
-// requests; and since callers choose the issuers of a pattern, no client takes all of theirs.
+// wait waits for f. Issuers that hang must not fill the server's places for requests. Callers
+// choose the issuers of a pattern, so no client gets all of the pattern's places.
 func (s *source) wait(ctx context.Context, f *flight, client netip.Addr) error {
 	now := s.now()
 	if s.wildcard() {
@@ -218,7 +218,7 @@ func (s *source) wait(ctx context.Context, f *flight, client netip.Addr) error {
 	}
 }
 
-// usable returns k unless it is too old.
+// usable returns k, or nil if k is too old.
 func (s *source) usable(k *keys, now time.Time) *keys {
 	if k != nil && now.Sub(k.fetchedAt) < s.lifetime {
 		return k
@@ -226,8 +226,8 @@ func (s *source) usable(k *keys, now time.Time) *keys {
 	return nil
 }
 
-// unreachable is the refusal where the issuer's current keys are not at hand. cause, which may be
-// nil, is why this request has none; why the issuer has none is added.
+// unreachable returns the refusal if the issuer's current keys are unavailable. cause, which may be
+// nil, is why this request has none; unreachable adds why the issuer has none.
 func (s *source) unreachable(cause error) error {
 	var tooMany *refusal.Error
 	if errors.As(cause, &tooMany) && tooMany.Reason.Kind() == refusal.SlowDown {

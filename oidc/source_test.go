@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// run starts Run for the rest of the bubble; the returned function ends it.
+// run starts Run for the rest of the bubble; the returned function stops it.
 func (w *world) run(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -65,7 +65,7 @@ func TestHangingIssuersDelayNobody(t *testing.T) {
 		if passed := time.Since(start); passed != 0 {
 			t.Errorf("a good issuer's token took %s", passed)
 		}
-		// A token of a hanging one waits, but not for long, and may be tried again.
+		// A token of a hanging issuer waits, but not for long, and the client may retry.
 		err := w.verify(t, mint(t, w.provider, map[string]any{"iss": cfg.Issuers[1].URL}))
 		e := wantReason(t, err, refusal.IssuerUnreachable)
 		if passed := time.Since(start); passed != maxWait {
@@ -125,8 +125,8 @@ func TestWithdrawnKeyStopsWorking(t *testing.T) {
 	}
 }
 
-// TestLastGoodKeysAreKeptAndAge: an outage costs nothing for 24 hours; then it fails closed,
-// and recovers by itself.
+// TestLastGoodKeysAreKeptAndAge: an outage has no effect for 24 hours; then tokens are refused,
+// until the issuer recovers.
 func TestLastGoodKeysAreKeptAndAge(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
@@ -167,7 +167,7 @@ func TestLastGoodKeysAreKeptAndAge(t *testing.T) {
 }
 
 // TestWildcardKeysAreRefreshedByUse: requests neither wait nor fetch while keys are young; a
-// hanging issuer then holds up one round of requests at most.
+// hanging issuer then delays at most one round of requests.
 func TestWildcardKeysAreRefreshedByUse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -191,19 +191,19 @@ func TestWildcardKeysAreRefreshedByUse(t *testing.T) {
 		time.Sleep(defaultKeyRefresh/2 - time.Second)
 		verify(1, 0)
 		time.Sleep(time.Second)
-		verify(2, 0) // behind its back
+		verify(2, 0) // in the background
 		time.Sleep(defaultKeyRefresh)
-		verify(3, 0) // before its eyes
+		verify(3, 0) // while the request waits
 		w.serve(testIssuer, http.HandlerFunc(hang))
 		time.Sleep(defaultKeyRefresh)
 		verify(3, maxWait)
 		time.Sleep(10 * time.Second)
 		verify(3, 0)
-		time.Sleep(2 * fetchTimeout) // until the fetch that the last one started is given up
+		time.Sleep(2 * fetchTimeout) // until the fetch that the last one started has timed out
 	})
 }
 
-// TestRetriesBackOff: a static issuer that is down is asked about twice a minute.
+// TestRetriesBackOff: a static issuer that is down gets about two requests a minute.
 func TestRetriesBackOff(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -215,7 +215,7 @@ func TestRetriesBackOff(t *testing.T) {
 		if n := len(w.sent()); n < 100 || n > 170 {
 			t.Errorf("%d requests in an hour of outage, want about 120 to 160", n)
 		}
-		// Requests during the outage add none and do not wait.
+		// Requests during the outage cause no further fetches and do not wait.
 		before, start := len(w.sent()), time.Now()
 		for range 100 {
 			wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
@@ -244,11 +244,11 @@ func TestEndOfTheRequestEndsTheWait(t *testing.T) {
 		if passed := time.Since(start); passed != time.Second {
 			t.Errorf("waited %s, want 1s", passed)
 		}
-		time.Sleep(fetchTimeout) // the fetch itself goes on, for the next request
+		time.Sleep(fetchTimeout) // the fetch itself continues, for the next request
 	})
 }
 
-// TestFailedDiscoveryKeepsTheLastDocument: keys go on being refreshed where they were.
+// TestFailedDiscoveryKeepsTheLastDocument: keys are still refreshed at their old place.
 func TestFailedDiscoveryKeepsTheLastDocument(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -272,8 +272,8 @@ func TestFailedDiscoveryKeepsTheLastDocument(t *testing.T) {
 	})
 }
 
-// TestRunHearsOfFailures: a fetch that failed for a request is tried again within a second, not
-// when the next one is due.
+// TestRunHearsOfFailures: a fetch that failed for a request is retried within a second, not when
+// the next one is due.
 func TestRunHearsOfFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -299,7 +299,7 @@ func TestRunHearsOfFailures(t *testing.T) {
 	})
 }
 
-// TestPanicOnAnAnswerIsAFailure: it must not end the process.
+// TestPanicOnAnAnswerIsAFailure: the panic must not stop the process.
 func TestPanicOnAnAnswerIsAFailure(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})
@@ -355,7 +355,7 @@ func TestStatus(t *testing.T) {
 	})
 }
 
-// An issuer whose key set has nothing to verify with is not well, however well it answers.
+// An issuer with a readable key set but no usable key is failing.
 func TestStatusWithoutKeys(t *testing.T) {
 	t.Parallel()
 	for name, keySet := range map[string]string{

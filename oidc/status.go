@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// State is how an issuer entry does.
+// State is the state of an issuer entry.
 type State string
 
 // The states.
 const (
-	StatePending  State = "pending"  // no fetch has ended yet
+	StatePending  State = "pending"  // no fetch has finished yet
 	StateOK       State = "ok"       // the last fetch was good
 	StateDegraded State = "degraded" // the last fetch failed; the last good keys are in use
 	StateFailing  State = "failing"  // there are no usable keys, and tokens are refused
@@ -21,32 +21,32 @@ const (
 // States returns every state.
 func States() []State { return []State{StatePending, StateOK, StateDegraded, StateFailing} }
 
-// IssuerStatus is how one issuer entry does, for readiness, metrics and status pages.
+// IssuerStatus is the status of one issuer entry, for readiness, metrics and status pages.
 type IssuerStatus struct {
 	// Entry is Issuer.Key.
 	Entry string
-	// IssuerURL is Issuer.URL; "" for a wildcard entry. Such an entry is pending until somebody
-	// has named an issuer under it, failing while none of those can be read, ok if all that
-	// are in use are, and else degraded. Callers choose the issuers, so readiness must not
-	// hang on it.
+	// IssuerURL is Issuer.URL; "" for a wildcard entry. A wildcard entry is pending until a caller
+	// has named an issuer under it. It is failing while none of those is readable, ok if all
+	// issuers in use are ok, and otherwise degraded. Callers choose the issuers, so readiness must
+	// not depend on them.
 	IssuerURL string
 	State     State
-	// Usable tells whether tokens can be verified at this moment: the last good keys of a
-	// failing issuer are used until they are too old. A wildcard entry always is usable.
+	// Usable reports whether tokens can be verified at this moment: the last good keys of a failing
+	// issuer are used until they are too old. A wildcard entry is always usable.
 	Usable bool
-	// LastSuccess is when keys were read last, LastFailure when a fetch failed last; zero where
-	// there has been none.
+	// LastSuccess is the time of the last read of keys, LastFailure that of the last failed fetch;
+	// zero if there has been none.
 	LastSuccess, LastFailure time.Time
-	// Keys is how many keys the last good key set had that tokens can be verified with; 0 for a
-	// wildcard entry.
+	// Keys is the number of keys in the last good key set that can verify tokens; 0 for a wildcard
+	// entry.
 	Keys int
-	// KeyAge is the age of the keys, usable or not; zero where there are none, and for a
-	// wildcard entry.
+	// KeyAge is the age of the keys, usable or not; zero if there are none, and for a wildcard
+	// entry.
 	KeyAge time.Duration
-	// Issuers is how many issuers with usable keys are in use under a wildcard entry.
+	// Issuers is the number of issuers with usable keys that are in use under a wildcard entry.
 	Issuers int
-	// LastError is the text of the last failure, for the operator; "" if there is none since
-	// the last success, and for a pattern of which some issuers are in use, if all those are ok.
+	// LastError is the text of the last failure, for the operator. It is "" if there is none since
+	// the last success, and for a pattern if all its issuers in use are ok.
 	LastError string
 }
 
@@ -85,7 +85,7 @@ func (s *source) status(now time.Time) IssuerStatus {
 	case !status.Usable:
 		status.State = StateFailing
 		if known != nil && status.Keys == 0 {
-			// To withdraw every key is the issuer's right, and its key set was read.
+			// The issuer may withdraw every key; its key set was read.
 			status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
 		}
 	case s.lastErr != nil:

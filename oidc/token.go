@@ -13,26 +13,26 @@ import (
 // MaxTokenSize is the largest ID token, in bytes, without the white space around it.
 const MaxTokenSize = 16 << 10
 
-// strictBase64 is base64url without padding that refuses non-zero trailing bits, so that
-// no two texts stand for one token. It still skips line breaks; see isBase64URL.
+// strictBase64 is base64url without padding that refuses non-zero trailing bits, so that no two
+// texts encode one token. It still skips line breaks; see isBase64URL.
 var strictBase64 = base64.RawURLEncoding.Strict()
 
-// idToken is a token of the right shape. Nothing in it is verified.
+// idToken is a token of the right shape. No part of it is verified.
 type idToken struct {
 	raw       string // the three segments, without white space around them
-	alg       string // one that supportedAlgorithm accepts
-	keyID     string // `kid`; "" where there is none
+	alg       string // supportedAlgorithm accepts it
+	keyID     string // `kid`; "" if there is none
 	claims    Claims
 	signature []byte
 }
 
-// parseToken checks the size and the shape of a token, in this order, and decodes it.
+// parseToken checks the size and then the shape of a token, and decodes it.
 func parseToken(raw string) (*idToken, error) {
 	raw = strings.TrimSpace(raw)
 	if raw == "" {
 		return nil, refusal.New(refusal.TokenMissing, "the request has no ID token")
 	}
-	// Both checks run before anything is allocated for the segments (CVE-2025-66506).
+	// Both checks run before any allocation for the segments (CVE-2025-66506).
 	if len(raw) > MaxTokenSize {
 		return nil, refusal.New(refusal.TokenMalformed,
 			"the ID token has %d bytes; at most %d are accepted", len(raw), MaxTokenSize)
@@ -64,8 +64,8 @@ func parseToken(raw string) (*idToken, error) {
 	return token, nil
 }
 
-// readHeader decodes the JOSE header (RFC 7515, section 4) and takes `alg` and `kid` from it.
-// The members jku, jwk, x5u and x5c, by which a token would name its own key, have no effect.
+// readHeader decodes the JOSE header (RFC 7515, section 4) and reads `alg` and `kid` from it. The
+// members jku, jwk, x5u and x5c, by which a token would name its own key, have no effect.
 func (t *idToken) readHeader(segment string) error {
 	decoded, err := decodeSegment(segment)
 	if err != nil {
@@ -75,13 +75,13 @@ func (t *idToken) readHeader(segment string) error {
 	if err != nil {
 		return malformed("header", err)
 	}
-	// RFC 7515, section 4.1.11: a recipient must refuse what it does not understand, and no
-	// extension is understood here.
+	// RFC 7515, section 4.1.11: a recipient must refuse extensions that it does not understand, and
+	// this package understands none.
 	if _, ok := header["crit"]; ok {
 		return refusal.New(refusal.TokenMalformed,
 			"the ID token's header has the member crit; no critical extensions are supported")
 	}
-	// RFC 7797, section 6, demands crit beside b64, but go-jose obeys b64 without it.
+	// RFC 7797, section 6, requires crit beside b64, but go-jose obeys b64 without it.
 	if b64, ok := header["b64"]; ok && b64 != true {
 		return refusal.New(refusal.TokenMalformed,
 			"the ID token's header has the member b64; a JWT's payload is always base64url (RFC 7797, section 7)")
@@ -102,8 +102,8 @@ func (t *idToken) readHeader(segment string) error {
 	return checkAlgorithm(alg)
 }
 
-// supportedAlgorithm tells whether tokens signed with alg may be accepted at all: only
-// digital signatures are (RFC 7518, section 3.1, and RFC 8037).
+// supportedAlgorithm reports whether tokens signed with alg may be accepted. Only digital
+// signatures are supported (RFC 7518, section 3.1, and RFC 8037).
 func supportedAlgorithm(alg string) bool {
 	switch alg {
 	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA":
@@ -147,8 +147,8 @@ func isBase64URL(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }
 
-// malformed is the refusal of a token part that cannot be decoded. The client is told which
-// part, and what the rules are; the particulars are in the cause.
+// malformed returns the refusal of a token part that cannot be decoded. The client gets the part
+// and the rules; the details are in the cause.
 func malformed(part string, cause error) error {
 	if part == "signature" {
 		return refusal.New(refusal.TokenMalformed,

@@ -66,7 +66,7 @@ func TestVerifyReturnsWhatTheTokenSays(t *testing.T) {
 	}
 }
 
-// TestTokenOfMillionsOfDots: CVE-2025-66506, a token that is split before it is measured.
+// TestTokenOfMillionsOfDots: CVE-2025-66506, splitting of a token before its size is checked.
 func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated bytes
 	w := newWorld(t, Config{}, provider.Config{})
 	for name, raw := range map[string]string{
@@ -75,7 +75,7 @@ func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated
 		"dots in white space":  strings.Repeat(" ", 1<<20) + strings.Repeat(".", 1<<20) + strings.Repeat("\n", 1<<20),
 		"one long segment":     strings.Repeat("A", 8<<20),
 	} {
-		// What else the process does can only add to a count, so the least one is Verify's.
+		// Other work of the process can only increase a count, so the smallest one is Verify's.
 		least := uint64(math.MaxUint64)
 		for range 10 {
 			var before, after runtime.MemStats
@@ -199,13 +199,13 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	}
 }
 
-// TestAlgorithmIsBoundToTheKey: no key verifies a signature of another algorithm, whatever
-// the header says.
+// TestAlgorithmIsBoundToTheKey: no key verifies a signature of another algorithm, whatever the
+// header states.
 func TestAlgorithmIsBoundToTheKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{Algorithm: "RS256"})
 	key := w.provider.SigningKey()
-	key.Algorithm = "PS256" // the JWK says RS256, and so does discovery
+	key.Algorithm = "PS256" // the JWK and discovery state RS256
 	_, err := w.verifier.Verify(t.Context(), sign(t, key, nil, payload("")), unknownClient)
 	e := wantReason(t, err, refusal.SignatureInvalid)
 	if !strings.Contains(e.Message, `"PS256"`) || !strings.Contains(e.Message, `"RS256"`) {
@@ -242,7 +242,7 @@ func FuzzParseToken(f *testing.F) {
 		if !supportedAlgorithm(token.alg) {
 			t.Errorf("alg %q got through", token.alg)
 		}
-		// Whatever parses is the one text of its parts.
+		// A text that parses is the only encoding of its parts.
 		part := strings.Split(strings.TrimSpace(raw), ".")
 		if len(part) != 3 || len(token.raw) > MaxTokenSize {
 			t.Fatalf("%d segments, %d bytes got through", len(part), len(token.raw))

@@ -9,20 +9,20 @@ import (
 	"time"
 )
 
-// Step is one judgement that is made of a token, for a person who wants to know why.
+// Step is one check of a token, for an operator or user who examines a refusal.
 type Step struct {
-	// Name says what was judged: form, issuer, times, audience, subject, keys, signature.
+	// Name is the name of the check: form, issuer, times, audience, subject, keys, signature.
 	Name string
-	// Found is what was compared, and with what. It may quote claims, and never holds the
-	// token. It is "" where Err says it all.
+	// Found states the compared values. It may quote claims, and never holds the token. It is "" if
+	// Err states everything.
 	Found string
-	// Err is the refusal; nil where the token passed.
+	// Err is the refusal; nil if the token passed.
 	Err error
 }
 
-// Judge judges claims as Verify does those of a token, but for what claims alone do not
-// tell: neither times nor signature. It tells observe, which may be nil, each step. It is for
-// tests of settings; what it returns proves nothing.
+// Judge checks claims as Verify checks those of a token, except times and signature. It calls
+// observe, which may be nil, for each step. Judge is for tests of settings; its result proves
+// nothing.
 func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
 	steps := tracer(observe)
 	token := &idToken{claims: claims}
@@ -34,7 +34,7 @@ func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
 	return token.check(e, time.Time{}, steps)
 }
 
-// UnverifiedClaims returns the claims of a token of the right form. Nobody vouches for them.
+// UnverifiedClaims returns the claims of a token of the right form, without any verification.
 func UnverifiedClaims(rawIDToken string) (Claims, error) {
 	token, err := parseToken(rawIDToken)
 	if err != nil {
@@ -43,7 +43,7 @@ func UnverifiedClaims(rawIDToken string) (Claims, error) {
 	return token.claims, nil
 }
 
-// tracer tells the steps of one token; nil tells nobody, and costs nothing.
+// tracer receives the steps of one token; a nil tracer does nothing, at no cost.
 type tracer func(Step)
 
 func (t tracer) step(name string, err error, found func() string) {

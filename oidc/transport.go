@@ -27,21 +27,21 @@ const (
 	fetchTimeout = 5 * time.Second
 )
 
-// reach says how connections are opened.
+// reach holds the settings of connections.
 type reach struct {
-	policy   *addressPolicy // of the addresses that are dialled
+	policy   *addressPolicy // for the addresses to dial
 	roots    *x509.CertPool // for TLS; nil for the system's
 	resolver *net.Resolver  // nil for the system's
 }
 
-// newTransport returns a transport of our own: no proxy from the environment, addresses
-// checked when they are dialled, and no request for compression.
+// newTransport returns this package's own transport. It uses no proxy from the environment, checks
+// addresses when it dials them, and requests no compression.
 func newTransport(r reach) http.RoundTripper {
 	dialer := &net.Dialer{
 		Timeout:  fetchTimeout,
 		Resolver: r.resolver,
-		// After name resolution and for each address tried, so that no name can lead
-		// elsewhere than was checked.
+		// The check runs after name resolution and for each address tried, so that no name can lead
+		// to an unchecked address.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			return r.policy.checkDial(address)
 		},
@@ -50,8 +50,8 @@ func newTransport(r reach) http.RoundTripper {
 }
 
 func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport {
-	// HTTP/2 has nothing to give to two small documents in a quarter of an hour, and a server can
-	// keep a connection of it busy for ever with frames that belong to no request.
+	// HTTP/2 has no benefit for two small documents in a quarter of an hour. A server can also keep
+	// an HTTP/2 connection busy for ever with frames that belong to no request.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Transport{
@@ -59,7 +59,7 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
 			if tcp, ok := conn.(*net.TCPConn); ok {
-				// What is sent beyond the limit on bytes is not to pile up in the kernel.
+				// Data beyond the limit on bytes must not fill the kernel's buffer.
 				_ = tcp.SetReadBuffer(maxDocument / 2)
 			}
 			return conn, err
@@ -70,7 +70,7 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 		IdleConnTimeout:       30 * time.Second,
 		MaxIdleConns:          16,
 		MaxIdleConnsPerHost:   2,
-		// Fewer would let slow issuers that one client names delay others on their host.
+		// With fewer, slow issuers that one client names would delay other issuers on their host.
 		MaxConnsPerHost:        maxLookups + maxRefreshes,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
@@ -78,8 +78,8 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 	}
 }
 
-// addressPolicy states which addresses may be dialled. All that it does not name are refused:
-// link-local addresses with the metadata services of clouds, multicast, and reserved ranges.
+// addressPolicy states which addresses may be dialled. It refuses all addresses without a field
+// here: link-local addresses with the metadata services of clouds, multicast, and reserved ranges.
 type addressPolicy struct {
 	public, private, loopback, test bool
 
@@ -90,7 +90,7 @@ type addressPolicy struct {
 	nat64         netip.Prefix
 }
 
-// newAddressPolicy returns the policy for public addresses alone.
+// newAddressPolicy returns the policy that allows only public addresses.
 func newAddressPolicy() *addressPolicy {
 	prefixes := func(texts ...string) (list []netip.Prefix) {
 		for _, text := range texts {
@@ -105,14 +105,14 @@ func newAddressPolicy() *addressPolicy {
 		// RFC 5737, RFC 2544, RFC 3849 and RFC 9637.
 		testRanges: prefixes("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15", "2001:db8::/32", "3fff::/20"),
 		refusedRanges: prefixes(
-			// What else RFC 6890 and its registries call not globally reachable.
+			// Other ranges that RFC 6890 and its registries do not call globally reachable.
 			"0.0.0.0/8", "192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "100::/64", "5f00::/16", "fec0::/10",
-			// Addresses that carry IPv4 addresses inside: IPv4-compatible (RFC 4291, section 2.5.5.1),
-			// IPv4-translated (RFC 2765), local NAT64 (RFC 8215), Teredo (RFC 4380, in 2001::/23), 6to4
-			// (RFC 3056).
+			// Addresses that contain IPv4 addresses: IPv4-compatible (RFC 4291, section 2.5.5.1),
+			// IPv4-translated (RFC 2765), local NAT64 (RFC 8215), Teredo (RFC 4380, in 2001::/23),
+			// 6to4 (RFC 3056).
 			"::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "2001::/23", "2002::/16"),
-		// Link-local ones; those of Alibaba and Azure; over IPv6 those of AWS, Google, Oracle, Scaleway,
-		// Akamai (Linode) and Alibaba.
+		// Link-local addresses; those of Alibaba and Azure; for IPv6 those of AWS, Google, Oracle,
+		// Scaleway, Akamai (Linode) and Alibaba.
 		metadata: prefixes("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::/64",
 			"fd00:c1::/64", "fd00:42::/64", "fd00:a9fe:a9fe::/64", "fd00:100::/64"),
 		nat64: netip.MustParsePrefix("64:ff9b::/96"), // RFC 6052
@@ -134,7 +134,7 @@ func (p *addressPolicy) checkDial(address string) error {
 	return nil
 }
 
-// allows judges the address at which a connection to addr ends.
+// allows reports whether the policy allows a connection to addr.
 func (p *addressPolicy) allows(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	if p.nat64.Contains(addr) {
@@ -148,8 +148,8 @@ func (p *addressPolicy) allows(addr netip.Addr) bool {
 	case contains(p.refusedRanges, addr), contains(p.metadata, addr): // some have private addresses
 		return false
 	case addr.Is6() && (isISATAP(addr) || contains(p.metadata, lastFour(addr))):
-		// A network translates IPv6 addresses to IPv4 ones by a prefix of its own choice, mostly of 96
-		// bits (RFC 6052, section 3.3).
+		// A network translates IPv6 addresses to IPv4 ones by a prefix of its own choice, mostly of
+		// 96 bits (RFC 6052, section 3.3).
 		return false
 	case contains(p.privateRanges, addr):
 		return p.private
@@ -160,8 +160,8 @@ func (p *addressPolicy) allows(addr netip.Addr) bool {
 	}
 }
 
-// isISATAP reports whether packets to an IPv6 address go through a tunnel whose end is the IPv4
-// address inside (RFC 5214, section 6.1).
+// isISATAP reports whether packets to an IPv6 address go through a tunnel to the IPv4 address
+// inside it (RFC 5214, section 6.1).
 func isISATAP(addr netip.Addr) bool {
 	id := addr.As16()
 	return id[8]&^2 == 0 && id[9] == 0 && id[10] == 0x5e && id[11] == 0xfe
@@ -182,13 +182,12 @@ func contains(ranges []netip.Prefix, addr netip.Addr) bool {
 	return false
 }
 
-// guard stands between go-oidc's HTTP client and the network. It lets through answers that
-// are a document of bounded size, or a redirect, and turns the rest into errors without
-// their bodies.
+// guard is between go-oidc's HTTP client and the network. It passes answers that are a document of
+// bounded size, or a redirect. It turns all other answers into errors without their bodies.
 type guard struct {
 	https http.RoundTripper
 	http  http.RoundTripper // to loopback addresses; nil refuses http
-	// insecure reaches the insecureHosts, by http and https.
+	// insecure connects to the insecureHosts, by http and https.
 	insecure      http.RoundTripper
 	insecureHosts []string
 }
@@ -218,7 +217,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
 	}
 	var body io.Reader = io.LimitReader(resp.Body, maxDocument+1)
-	// Some servers have only a compressed copy, and send it though it was not requested.
+	// Some servers have only a compressed copy, and send it without a request for it.
 	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
 		unzipped, err := gzip.NewReader(body)
 		if err != nil {
@@ -231,7 +230,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// isRedirect tells whether http.Client will follow resp, or refuse to.
+// isRedirect reports whether http.Client handles resp as a redirect, which it follows or refuses.
 func isRedirect(resp *http.Response) bool {
 	switch resp.StatusCode {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
@@ -242,9 +241,9 @@ func isRedirect(resp *http.Response) bool {
 	}
 }
 
-// limitedBody fails once more than maxDocument bytes have come, and never reads more than
-// one above it. It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section
-// 8.1) and a JSON decoder refuses.
+// limitedBody fails after more than maxDocument bytes, and never reads more than one byte above it.
+// It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section 8.1) and a JSON
+// decoder refuses.
 type limitedBody struct {
 	io.ReadCloser
 	limited *bufio.Reader
@@ -266,7 +265,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// sameOriginRedirect lets redirects stay where the request was meant to go (CVE-2026-49478).
+// sameOriginRedirect permits only redirects within the origin of the request (CVE-2026-49478).
 func sameOriginRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
@@ -277,10 +276,10 @@ func sameOriginRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// origin is scheme, host and port (RFC 6454, section 4).
+// origin returns scheme, host and port (RFC 6454, section 4).
 func origin(u *url.URL) string { return u.Scheme + "://" + hostPort(u) }
 
-// hostPort is the host in lower case and the port, without the scheme's default one.
+// hostPort returns the host in lower case and the port, without the scheme's default port.
 func hostPort(u *url.URL) string {
 	host := strings.ToLower(u.Host)
 	switch u.Scheme {

@@ -117,8 +117,8 @@ func TestLoopbackIsDialledWhereAllowedOnly(t *testing.T) {
 	}
 }
 
-// A server that offers HTTP/2 is not taken up on it: by settings and pings that belong to no
-// request, it could keep a connection, and a core of ours, busy for ever.
+// This process does not use HTTP/2 even if a server offers it: settings and pings that belong to no
+// request could keep a connection, and a core, busy for ever.
 func TestIssuersAreReadOverHTTP1(t *testing.T) {
 	t.Parallel()
 	protocols := make(chan string, 8)
@@ -174,8 +174,7 @@ func TestHTTPOnLoopback(t *testing.T) {
 	}
 }
 
-// TestRedirectsStayOnTheOrigin: CVE-2026-49478, a discovery that follows redirects to another
-// host.
+// TestRedirectsStayOnTheOrigin: CVE-2026-49478, a discovery that follows redirects to another host.
 func TestRedirectsStayOnTheOrigin(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -292,7 +291,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// TestErrorBodiesStayOut: what an issuer writes beside an error status is kept out of errors.
+// TestErrorBodiesStayOut: errors do not contain the body that an issuer sends with an error status.
 func TestErrorBodiesStayOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})
@@ -326,7 +325,8 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
-// TestProxyOfTheEnvironmentIsNotUsed: addresses are checked where we dial, so we must dial.
+// TestProxyOfTheEnvironmentIsNotUsed: addresses are checked when this process dials, so it must
+// dial itself.
 func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 	proxy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

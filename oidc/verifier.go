@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package oidc turns a raw ID token into a verified Token: it finds the configured issuer
-// entry, discovers the issuer's keys, and checks signature, times, audience and shape.
+// Package oidc turns a raw ID token into a verified Token. It finds the configured issuer entry,
+// discovers the issuer's keys, and checks signature, times, audience and shape.
 //
-// What the claims mean for a certificate is package identity's business. Packages identity,
-// ca and internal/app may import this one; it imports nothing of ours but internal/refusal
-// and internal/keypath.
+// Package identity interprets the claims for a certificate. Packages identity, ca and internal/app
+// may import this one; of this module it imports only internal/refusal and internal/keypath.
 package oidc
 
 import (
@@ -18,48 +17,48 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Issuer is one entry of the issuer file: whose ID tokens are trusted, and for which
-// audience. Exactly one of URL and Pattern is set.
+// Issuer is one entry of the issuer file: an issuer or wildcard whose ID tokens are trusted, and
+// the audiences. Exactly one of URL and Pattern is set.
 type Issuer struct {
 	// Key is the entry's key in the issuer file and its identity here: Token.Entry and
 	// IssuerStatus.Entry repeat it. It is unique.
 	Key string
-	// URL is the issuer URL of a static entry, byte for byte as `iss` has it. It is https;
+	// URL is the issuer URL of a static entry, byte for byte as `iss` has it. It must be https.
 	// http is accepted for loopback hosts under Config.AllowLoopback, and for Config.InsecureHosts.
 	URL string
 	// Pattern is the wildcard of a wildcard entry; see ParsePattern.
 	Pattern string
-	// Audiences are the accepted values of `aud`; at least one. A token needs one of them.
+	// Audiences are the accepted values of `aud`; at least one. A token must have one of them.
 	Audiences []string
-	// Profiles tell tokens for further audiences apart from those for Audiences. No audience
-	// may be in two places.
+	// Profiles distinguish tokens for further audiences from tokens for Audiences. No audience may
+	// be in two places.
 	Profiles []Profile
-	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all
-	// that the issuer's discovery document lists and that this package knows.
+	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all that the
+	// issuer's discovery document lists and this package supports.
 	SigningAlgorithms []string
-	// CACert is PEM of the CA certificates that the issuer's TLS certificate may chain to,
-	// beside the system's; empty for the system's alone.
+	// CACert is the PEM of CA certificates to which the issuer's TLS certificate may chain, in
+	// addition to the system's; if empty, only the system's apply.
 	CACert []byte
-	// Kubernetes tells that the issuer is a Kubernetes cluster. If it is the cluster that this
-	// process runs in, it is reached from inside: see Config.KubernetesAPIServer.
+	// Kubernetes states that the issuer is a Kubernetes cluster. If this process runs in that
+	// cluster, it connects from inside: see Config.KubernetesAPIServer.
 	Kubernetes bool
-	// SPIFFE reports that the subjects are SPIFFE IDs. The key set may then be a SPIFFE bundle, whose
-	// keys for tokens have the `use` "jwt-svid".
+	// SPIFFE states that the subjects are SPIFFE IDs. The key set may then be a SPIFFE bundle, in
+	// which keys for tokens have the `use` "jwt-svid".
 	SPIFFE bool
-	// AllowPrivateNetwork accepts private addresses for the issuer's hosts. Loopback and
-	// link-local ones, where clouds keep their metadata services, stay refused.
+	// AllowPrivateNetwork accepts private addresses for the issuer's hosts. Loopback addresses, and
+	// link-local ones with the metadata services of clouds, stay refused.
 	AllowPrivateNetwork bool
-	// JWKSHosts are further hosts (with a port where it is not the scheme's own) that the
-	// jwks_uri of a wildcard issuer may be on; its own host always is one. A static issuer's
-	// may be anywhere, unless this is set.
+	// JWKSHosts are further hosts for the jwks_uri of a wildcard issuer, with the port if it is not
+	// the scheme's default. The issuer's own host is always permitted. The jwks_uri of a static
+	// issuer may be anywhere, unless JWKSHosts is set.
 	JWKSHosts []string
 }
 
-// Profile is what tokens of an issuer are for, told by their audience.
+// Profile is a purpose of an issuer's tokens, which their audience selects.
 type Profile struct {
-	// Name is what Token.Profile repeats; unique in its entry and never "".
+	// Name is the value of Token.Profile; unique in its entry and never "".
 	Name string
-	// Audiences are the values of `aud` that lead here; at least one.
+	// Audiences are the values of `aud` that select this profile; at least one.
 	Audiences []string
 }
 
@@ -69,51 +68,51 @@ type Config struct {
 	Issuers []Issuer
 	// AllowLoopback accepts loopback addresses, and http on them. For development only.
 	AllowLoopback bool
-	// InsecureHosts are host names, or IP addresses, for which http is accepted, in issuer URLs and
-	// in the jwks_uri of http issuers, and private and loopback addresses. Metadata services stay
-	// refused. For development only.
+	// InsecureHosts are host names or IP addresses for which http is accepted, in issuer URLs and
+	// in the jwks_uri of http issuers. Private and loopback addresses are accepted for them too.
+	// Metadata services stay refused. For development only.
 	InsecureHosts []string
-	// KubernetesAPIServer is a URL of the API server of the cluster that this process runs in,
-	// beside those that need not be said: see isAPIServer. Its path does not count.
+	// KubernetesAPIServer is a URL of the API server of the cluster that this process runs in, in
+	// addition to the built-in ones: see isAPIServer. Its path is ignored.
 	KubernetesAPIServer string
 	// KubernetesCAFile and KubernetesTokenFile are the cluster's CA certificates (PEM) and the
-	// pod's service account token, with which the cluster's own issuer is reached. Both are
-	// read anew for each fetch, since they rotate. The defaults are /var/run/fulcio/ca.crt and
+	// pod's service account token, for connections to the cluster's own issuer. Each fetch reads
+	// both again, because they rotate. The defaults are /var/run/fulcio/ca.crt and
 	// /var/run/secrets/kubernetes.io/serviceaccount/token.
 	KubernetesCAFile, KubernetesTokenFile string
-	// Proxy is the URL of an HTTP proxy through which issuers are reached; "" reaches them
-	// directly, whatever the environment says. Never through it go entries with
-	// AllowPrivateNetwork, the cluster's own issuer, and loopback addresses. What a name stands
-	// for is then looked up by the proxy, which must refuse addresses of the inner network.
+	// Proxy is the URL of an HTTP proxy for connections to issuers; "" connects directly, whatever
+	// the environment states. Entries with AllowPrivateNetwork, the cluster's own issuer, and
+	// loopback addresses never use it. The proxy resolves the names, and must refuse addresses of
+	// the inner network.
 	Proxy string
-	// KeyRefresh is the age at which an issuer's keys are fetched anew, and so the time that
-	// a withdrawn key may still be accepted; default 15 minutes. An issuer whose key set says
-	// max-age for less is asked sooner, each minute at most.
+	// KeyRefresh is the age at which an issuer's keys are fetched again, and thus the time for
+	// which a withdrawn key may still be accepted; default 15 minutes. An issuer with a smaller
+	// max-age on its key set is fetched from sooner, at most once a minute.
 	KeyRefresh time.Duration
-	// KeyLifetime is the age at which keys that could not be refreshed are trusted no
-	// longer; default 24 hours.
+	// KeyLifetime is the age after which keys that could not be refreshed are no longer trusted;
+	// default 24 hours.
 	KeyLifetime time.Duration
-	// MaxWaiting is how many calls of Verify wait for issuers of wildcard entries at the same time;
-	// default 256. One client address gets half of them.
+	// MaxWaiting limits the calls of Verify that wait for issuers of wildcard entries at the same
+	// time; default 256. One client address gets half of them.
 	MaxWaiting int
 	// ProxiesKnown states that the addresses of clients are not those of proxies before them. If it
 	// is false, and all requests come from one address, then no client is blamed for it.
 	ProxiesKnown bool
 	// Now is the clock; default time.Now.
 	Now func() time.Time
-	// Logger gets what the operator must know of issuers; default none.
+	// Logger receives the operator's messages about issuers; default none.
 	Logger *slog.Logger
-	// ObserveFetch, if set, is called after each fetch of a discovery document or key set,
-	// from several goroutines. It is meant for metrics.
+	// ObserveFetch, if set, is called after each fetch of a discovery document or key set, from
+	// several goroutines. It is meant for metrics.
 	ObserveFetch func(Fetch)
 }
 
-// Token is an ID token whose signature, times, audience and subject have been checked.
-// It is not changed after Verify has returned it.
+// Token is an ID token with checked signature, times, audience and subject. It is not changed after
+// Verify has returned it.
 type Token struct {
 	// Entry is Issuer.Key of the entry that the token's issuer matched.
 	Entry string
-	// Profile is Profile.Name of the profile whose audience the token names; "" for
+	// Profile is Profile.Name of the profile that has the token's audience; "" for
 	// Issuer.Audiences.
 	Profile string
 	// IssuerURL is the claim `iss`.
@@ -124,7 +123,7 @@ type Token struct {
 	Audience []string
 	// Expiry is the claim `exp`, in whole seconds.
 	Expiry time.Time
-	// Claims are all claims, those above included.
+	// Claims are all claims, including those above.
 	Claims Claims
 }
 
@@ -137,27 +136,27 @@ type Verifier struct {
 	callers   *callers
 }
 
-// Verify checks rawIDToken, a compact JWS (RFC 7515, section 7.1) with white space around it
-// at most, and returns what it says. Its refusals are *refusal.Error. client is the address
-// that the request came from, between which the lookups of a wildcard entry's issuers are
-// shared; the zero address is a client that is not known.
+// Verify checks rawIDToken, a compact JWS (RFC 7515, section 7.1) that only white space may
+// surround, and returns its content. Its refusals are *refusal.Error. client is the address of the
+// requester; the lookups of a wildcard entry's issuers are shared between these addresses. The zero
+// address is an unknown client.
 //
-// It fetches nothing for a token that no issuer entry matches, or whose times or audience are
-// wrong. For a static issuer that has been discovered it fetches only where the keys at hand do
-// not verify the token, and that at most twice a minute.
+// Verify fetches nothing for a token that no issuer entry matches, or with wrong times or audience.
+// For a discovered static issuer it fetches only if the present keys do not verify the token, at
+// most twice a minute.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string, client netip.Addr) (*Token, error) {
 	return v.trace(ctx, rawIDToken, client, nil)
 }
 
-// Trace is Verify, and tells observe, which may be nil, each step as it is made, in their
-// order; the last one is the one that failed, where one did.
+// Trace is Verify, and calls observe, which may be nil, with each step in order. If a step fails,
+// it is the last one.
 func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
 	return v.trace(ctx, rawIDToken, netip.Addr{}, observe)
 }
 
 func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Addr, observe func(Step)) (*Token, error) {
 	steps := tracer(observe)
-	// One reading of the clock judges the whole token.
+	// One reading of the clock applies to the whole token.
 	now := v.now()
 	v.callers.note(client, now)
 
@@ -171,8 +170,8 @@ func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Ad
 	if err != nil {
 		return nil, err
 	}
-	// These checks are cheap and the signature is not, so they come first; a token with
-	// several faults gets the answer to one of them.
+	// These checks are cheap and the signature is not, so they come first. A token with several
+	// faults gets the answer to one of them.
 	verified, err := token.check(e, now, steps)
 	if err != nil {
 		return nil, err
@@ -187,7 +186,7 @@ func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Ad
 	return verified, nil
 }
 
-// source returns where the keys of issuerURL come from, which e matches, for a request of client.
+// source returns the source of keys for issuerURL, which e matches, for a request of client.
 func (v *Verifier) source(issuerURL string, client netip.Addr, e *entry) (*source, error) {
 	if e.pool == nil {
 		return v.static[issuerURL], nil
@@ -195,7 +194,7 @@ func (v *Verifier) source(issuerURL string, client netip.Addr, e *entry) (*sourc
 	return e.pool.source(issuerURL, client, v.now())
 }
 
-// match returns the token's issuer URL and the entry that it leads to.
+// match returns the token's issuer URL and the matching entry.
 func (v *Verifier) match(token *idToken) (issuerURL string, e *entry, err error) {
 	if issuerURL, err = token.issuerURL(); err != nil {
 		return "", nil, err
@@ -204,7 +203,7 @@ func (v *Verifier) match(token *idToken) (issuerURL string, e *entry, err error)
 	return issuerURL, e, err
 }
 
-// entryOf returns the static entry with exactly this URL, or else the most specific wildcard
+// entryOf returns the static entry with exactly this URL, or otherwise the most specific wildcard
 // that matches it.
 func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 	if src, ok := v.static[issuerURL]; ok {

@@ -13,28 +13,28 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// Limits on the issuers of one pattern, whose URLs anybody can make up. They are each
-// pattern's own, so that none of them is another's to use up.
+// Limits on the issuers of one pattern, whose URLs any client can invent. Each pattern has its own
+// limits, so that no pattern can use up those of another.
 const (
 	maxIssuerURL = 2048 // bytes; discovery of a longer one would fail anyway
-	maxProven    = 1000 // issuers kept whose keys have been read
+	maxProven    = 1000 // kept issuers whose keys have been read
 	maxLarge     = 32   // of these, those with more than maxKeys keys
-	maxUnproven  = 512  // others kept, so that they are not asked again at once
-	maxLookups   = 32   // fetches under way for issuers whose keys have not been read
-	maxRefreshes = 16   // fetches under way for the others
-	maxChecks    = 200  // fetches in checkInterval for tokens that the keys at hand do not verify
+	maxUnproven  = 512  // other kept issuers, to prevent an immediate repeated fetch
+	maxLookups   = 32   // current fetches for issuers whose keys have not been read
+	maxRefreshes = 16   // current fetches for the others
+	maxChecks    = 200  // fetches in checkInterval for tokens that the present keys do not verify
 	lookupRate   = 20   // lookups a second
 	lookupBurst  = 100  // lookups in lookupBurst/lookupRate seconds
 )
 
-// pool is the issuers that one pattern matched: which are kept, and how many may be fetched.
+// pool holds the issuers that one pattern matched: those that are kept, and the limits on their
+// fetches.
 //
-// An issuer costs a lookup before anything is kept of it, so that the number of made-up ones in
-// memory, and of fetches for them, follows our clock and not the callers'. Lookups and fetches
-// are shared between client addresses, so that one client keeps no other client's issuer out.
-// An issuer is proven once its keys have been read. Made-up ones replace only each other, and
-// never one that is being looked up: there are fewer lookups in the time of a fetch than
-// maxUnproven.
+// An issuer costs a lookup before the pool keeps anything of it. The clock, and not the callers,
+// thus limits the number of invented issuers in memory and of fetches for them. Client addresses
+// share lookups and fetches, so that one client cannot block another client's issuer. An issuer is
+// proven after its keys have been read. Invented issuers replace only each other, and never one
+// with a current lookup: there are fewer lookups in the time of a fetch than maxUnproven.
 type pool struct {
 	common *shared
 	entry  *entry
@@ -42,16 +42,16 @@ type pool struct {
 	begun     *share.Places // lookups of the last lookupBurst/lookupRate seconds
 	lookups   *share.Places // first fetches under way
 	refreshes *share.Places // other fetches under way
-	lines     *share.Places // lines of the last summaryInterval, for one client
+	lines     *share.Places // log lines of the last summaryInterval, for one client
 	checks    *share.Places // fetches of the last checkInterval for tokens that keys do not verify
 
-	mu          sync.Mutex // guards what follows
+	mu          sync.Mutex // guards the fields below
 	proven      lru        // with at most maxKeys keys
-	large       lru        // with more
+	large       lru        // with more than maxKeys keys
 	unproven    lru
 	lastSuccess time.Time
 	lastFailure time.Time
-	lastErr     error // of lastFailure
+	lastErr     error // error of lastFailure
 }
 
 func newPool(common *shared, e *entry) *pool {
@@ -64,7 +64,7 @@ func newPool(common *shared, e *entry) *pool {
 	}
 }
 
-// source returns the one source of issuerURL, which the pattern matches, for a request of client.
+// source returns the only source of issuerURL, which the pattern matches, for a request of client.
 func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*source, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -85,8 +85,8 @@ func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*sour
 	return src, nil
 }
 
-// admit takes a place for a fetch of src, whose mu is held, for a request of client; the caller
-// releases it. It waits for none. Its error is a refusal.
+// admit takes a place for a fetch of src, for a request of client; the caller holds src.mu and
+// releases the place. admit never waits. Its error is a refusal.
 func (p *pool) admit(src *source, client netip.Addr, now time.Time) (release func(), err error) {
 	places, paid := p.refreshes, true
 	if src.current.Load() == nil {
@@ -102,7 +102,7 @@ func (p *pool) admit(src *source, client netip.Addr, now time.Time) (release fun
 	return func() { places.Give(client) }, nil
 }
 
-// landed records the outcome of a fetch of src.
+// landed records the result of a fetch of src.
 func (p *pool) landed(src *source, now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -126,7 +126,7 @@ func (p *pool) landed(src *source, now time.Time, err error) {
 	}
 }
 
-// status is that of the pattern: made-up issuers count only as long as there is no real one.
+// status returns the pattern's status: invented issuers count only while there is no real one.
 func (p *pool) status(now time.Time) IssuerStatus {
 	p.mu.Lock()
 	status := IssuerStatus{State: StatePending, Usable: true, LastSuccess: p.lastSuccess, LastFailure: p.lastFailure}
@@ -161,8 +161,8 @@ func (p *pool) readable() (sources []*source) {
 	return sources
 }
 
-// tooMany is the refusal of a request of client for which places has none. It is RATE_LIMITED
-// where client has used its share of them, unless its address may be a proxy's.
+// tooMany returns the refusal of a request of client if places is full. It is RATE_LIMITED if
+// client has used its share, unless the address may belong to a proxy.
 func (s *shared) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
 	used, next := places.State(client, now)
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
@@ -193,8 +193,8 @@ func (l lru) get(issuerURL string) *source {
 	return element.Value.(*source)
 }
 
-// add adds src, which is not in the set, and drops the least recently used one for it if
-// there is no room.
+// add adds src, which is not in the set. If the set is full, add drops the least recently used
+// source.
 func (l lru) add(src *source) {
 	l.byURL[src.issuerURL] = l.order.PushFront(src)
 	if l.order.Len() > l.most {
@@ -202,7 +202,7 @@ func (l lru) add(src *source) {
 	}
 }
 
-// remove does nothing where there is no such source.
+// remove does nothing if there is no such source.
 func (l lru) remove(issuerURL string) {
 	if element, ok := l.byURL[issuerURL]; ok {
 		l.order.Remove(element)

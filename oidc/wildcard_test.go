@@ -22,14 +22,14 @@ func wildWorld(t *testing.T) *world {
 		provider.Config{Lifetime: time.Hour})
 }
 
-// madeUp is a token of an issuer that is not on the network.
+// madeUp returns a token of an issuer that is not on the network.
 func (w *world) madeUp(t *testing.T, i int) string {
 	t.Helper()
 	return mint(t, w.provider, map[string]any{"iss": fmt.Sprintf("https://made-up-%d.example", i)})
 }
 
-// TestMadeUpIssuers: callers choose the issuers under a wildcard. Made-up ones cost a bounded
-// number of fetches, one each at most, and of bytes; they drive out no good one, and no other
+// TestMadeUpIssuers: callers choose the issuers under a wildcard. Invented ones cost a bounded
+// number of bytes and of fetches, at most one each. They replace no good issuer and affect no other
 // pattern.
 func TestMadeUpIssuers(t *testing.T) {
 	t.Parallel()
@@ -57,7 +57,7 @@ func TestMadeUpIssuers(t *testing.T) {
 		if n := len(w.sent()) - before; n != looked {
 			t.Errorf("%d requests for %d lookups", n, looked)
 		}
-		// The good one, and another pattern, are as before.
+		// The good issuer and another pattern work as before.
 		before = len(w.sent())
 		if err := w.verify(t, good); err != nil || len(w.sent()) != before {
 			t.Errorf("the good issuer during the flood: %v, %d requests", err, len(w.sent())-before)
@@ -65,7 +65,8 @@ func TestMadeUpIssuers(t *testing.T) {
 		if err := w.verify(t, mint(t, other, nil)); err != nil {
 			t.Errorf("another pattern's new issuer during the flood: %v", err)
 		}
-		// A minute of it costs what the clock allows, and no more is kept than the limit.
+		// A minute of it causes only the fetches that the clock permits, and keeps no more than the
+		// limit.
 		before = len(w.sent())
 		for i := range 60 {
 			time.Sleep(time.Second)
@@ -86,8 +87,8 @@ func TestMadeUpIssuers(t *testing.T) {
 	})
 }
 
-// TestManyIssuersOfOnePattern: one pattern's good issuers drive out each other, and none of
-// another pattern.
+// TestManyIssuersOfOnePattern: one pattern's good issuers replace each other, and none of another
+// pattern.
 func TestManyIssuersOfOnePattern(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -143,8 +144,8 @@ func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
 	}
 }
 
-// TestFetchesForWildcardsAreBounded: beyond the limit, requests are refused, not queued, and
-// those of another pattern, and refreshes, are not.
+// TestFetchesForWildcardsAreBounded: beyond the limit, requests are refused, not queued. Refreshes
+// and requests of another pattern are not refused.
 func TestFetchesForWildcardsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -193,8 +194,8 @@ func TestFetchesForWildcardsAreBounded(t *testing.T) {
 	})
 }
 
-// TestMadeUpIssuersHoldUpNoGoodOne: a key that a good issuer has withdrawn would live for as
-// long as somebody keeps all fetches busy with issuers that do not exist.
+// TestMadeUpIssuersHoldUpNoGoodOne: a client could keep all fetches busy with issuers that do not
+// exist. A key that a good issuer has withdrawn would then stay valid for that time.
 func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -220,8 +221,8 @@ func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
 	})
 }
 
-// TestFailedWildcardIsNotAskedAgainAtOnce: failures are remembered for a moment, and longer
-// with each.
+// TestFailedWildcardIsNotAskedAgainAtOnce: failures are remembered for a moment, and longer after
+// each further one.
 func TestFailedWildcardIsNotAskedAgainAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -249,7 +250,7 @@ func TestFailedWildcardIsNotAskedAgainAtOnce(t *testing.T) {
 	})
 }
 
-// TestLongIssuerURLsAreNobodys: what is kept of a made-up issuer is bounded too.
+// TestLongIssuerURLsAreNobodys: the kept data of an invented issuer is bounded too.
 func TestLongIssuerURLsAreNobodys(t *testing.T) {
 	t.Parallel()
 	w := wildWorld(t)
@@ -260,7 +261,7 @@ func TestLongIssuerURLsAreNobodys(t *testing.T) {
 	}
 }
 
-// TestBadTokensOfWildcardsCostNothing: what can be refused without keys is.
+// TestBadTokensOfWildcardsCostNothing: a token that can be refused without keys causes no fetch.
 func TestBadTokensOfWildcardsCostNothing(t *testing.T) {
 	t.Parallel()
 	w := wildWorld(t)

@@ -10,8 +10,8 @@ import (
 // maxQuoted is the number of characters of a foreign string that a message repeats.
 const maxQuoted = 100
 
-// quote returns s for a message to the client: in double quotes, with whatever does not
-// print escaped, and cut to maxQuoted characters.
+// quote returns s for a message to the client: in double quotes, with non-printing characters
+// escaped, and cut to maxQuoted characters.
 func quote(s string) string {
 	n := 0
 	for i := range s {
@@ -22,8 +22,7 @@ func quote(s string) string {
 	return fmt.Sprintf("%q", s)
 }
 
-// quoteList returns up to three of list in the manner of quote, and how many more there
-// are.
+// quoteList returns up to three of list, quoted as by quote, and the number of the others.
 func quoteList(list []string) string {
 	const shown = 3
 	var b strings.Builder

@@ -14,13 +14,13 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// signingKey is a private key with its `kid` and a signer made for it once.
+// signingKey is a private key with its `kid` and one reusable signer.
 type signingKey struct {
 	private jose.JSONWebKey
 	signer  jose.Signer
 }
 
-// newSigningKey returns private as a signing key; a new one if it is nil.
+// newSigningKey returns private as a signing key; if it is nil, a new key.
 func newSigningKey(alg jose.SignatureAlgorithm, id string, private crypto.Signer) (key *signingKey, err error) {
 	if private == nil {
 		if private, err = generateKey(alg); err != nil {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package provider is a real OpenID Provider in process: it publishes a discovery document
-// and a key set, and mints ID tokens. Tests, the demo and `mayfly dev` use it; nothing on the
-// way of a real request may import it.
+// Package provider is a real OpenID Provider in this process. It publishes a discovery document and
+// a key set, and mints ID tokens. Tests, the demo and `mayfly dev` use it; no package that serves
+// real requests may import it.
 package provider
 
 import (
@@ -27,8 +27,8 @@ const (
 
 // Config is the setting of a Provider.
 type Config struct {
-	// IssuerURL is `iss`, and the URL below whose path the provider serves. With a test
-	// server, take it from the listener before the server starts:
+	// IssuerURL is `iss`. The provider serves the paths below it. With a test server, take it from
+	// the listener before the server starts:
 	//
 	//	server := httptest.NewUnstartedServer(nil)
 	//	p, err := provider.New(provider.Config{IssuerURL: "http://" + server.Listener.Addr().String()})
@@ -42,8 +42,8 @@ type Config struct {
 	Audience string
 	// Lifetime is the time from `iat` to the default `exp`; default 10 minutes.
 	Lifetime time.Duration
-	// SignIn adds the authorization-code flow with PKCE and a page on which a person types
-	// the email address to be. Whoever reaches it can be anybody: for development only.
+	// SignIn adds the authorization-code flow with PKCE and a page that accepts any email address.
+	// Any client of the page can claim any identity: for development only.
 	SignIn bool
 	// Key is the first signing key, of the type that Algorithm needs; nil for a new one.
 	Key crypto.Signer
@@ -51,8 +51,8 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Provider is an http.Handler that serves its discovery document and its key set, and mints
-// the tokens that verify with them. It is safe for concurrent use.
+// Provider is an http.Handler that serves its discovery document and its key set. It mints the
+// tokens that verify with these keys. It is safe for concurrent use.
 type Provider struct {
 	cfg  Config
 	base string // the path of IssuerURL, without a slash at the end
@@ -61,10 +61,10 @@ type Provider struct {
 
 	discoveries, keyFetches atomic.Int64
 
-	mu        sync.RWMutex // guards what follows
+	mu        sync.RWMutex // guards the fields below
 	current   *signingKey
 	published []*signingKey
-	minted    int // keys made so far
+	minted    int // number of keys created
 }
 
 // New returns a provider with one published key.
@@ -103,8 +103,8 @@ func New(cfg Config) (*Provider, error) {
 // IssuerURL returns Config.IssuerURL.
 func (p *Provider) IssuerURL() string { return p.cfg.IssuerURL }
 
-// Mint returns a signed ID token with claims, which are encoded by encoding/json. Where they
-// are absent, iss, aud, iat (now) and exp are filled in; one with the value nil stays absent.
+// Mint returns a signed ID token with claims, which encoding/json encodes. Mint adds iss, aud, iat
+// (now) and exp if they are absent; a claim with the value nil stays absent.
 func (p *Provider) Mint(claims map[string]any) (string, error) {
 	now := p.cfg.Now()
 	all := map[string]any{
@@ -134,8 +134,8 @@ func (p *Provider) Mint(claims map[string]any) (string, error) {
 	return signed.CompactSerialize()
 }
 
-// Rotate makes a new key, publishes it beside the others, signs with it from now on, and
-// returns its `kid`.
+// Rotate creates a new key, publishes it beside the others, signs with it from now on, and returns
+// its `kid`.
 func (p *Provider) Rotate() (keyID string, err error) { return p.rotate(nil) }
 
 // rotate is Rotate with the given key; nil for a new one.
@@ -144,7 +144,7 @@ func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
 	p.minted++
 	id := fmt.Sprintf("key-%d", p.minted)
 	p.mu.Unlock()
-	// Made without the lock: an RSA key takes its time.
+	// Create the key without the lock, because an RSA key takes time.
 	key, err := newSigningKey(jose.SignatureAlgorithm(p.cfg.Algorithm), id, private)
 	if err != nil {
 		return "", err
@@ -156,8 +156,8 @@ func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
 	return id, nil
 }
 
-// Withdraw publishes the key no longer. If it is the one that signs, it still does, so that
-// the tokens must be refused.
+// Withdraw stops publishing the key. If this key signs now, it continues to sign, so that verifiers
+// must refuse the tokens.
 func (p *Provider) Withdraw(keyID string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,18 +170,18 @@ func (p *Provider) Withdraw(keyID string) error {
 	return fmt.Errorf("no published key is named %q", keyID)
 }
 
-// SigningKey returns the private key that signs at present, with its `kid`, for whoever must
-// make tokens that Mint does not.
+// SigningKey returns the private key that signs at present, with its `kid`. Tests use it to create
+// tokens that Mint does not.
 func (p *Provider) SigningKey() jose.JSONWebKey {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	return p.current.private
 }
 
-// Discoveries returns how often the discovery document has been served.
+// Discoveries returns the number of times that the discovery document has been served.
 func (p *Provider) Discoveries() int64 { return p.discoveries.Load() }
 
-// KeyFetches returns how often the key set has been served.
+// KeyFetches returns the number of times that the key set has been served.
 func (p *Provider) KeyFetches() int64 { return p.keyFetches.Load() }
 
 // ServeHTTP implements http.Handler. The discovery document is at IssuerURL +
@@ -218,8 +218,8 @@ func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// discoveryDocument has the members that OpenID Connect Discovery 1.0, section 3, requires of
-// a provider, and those of its sign-in where it has one.
+// discoveryDocument has the members that OpenID Connect Discovery 1.0, section 3, requires of a
+// provider, and those of its sign-in if it has one.
 type discoveryDocument struct {
 	Issuer        string   `json:"issuer"`
 	JWKSURI       string   `json:"jwks_uri"`
@@ -279,5 +279,5 @@ func writeJSONStatus(w http.ResponseWriter, status int, document any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client is gone if this fails
+	_, _ = w.Write(body) // fails only if the client is gone
 }

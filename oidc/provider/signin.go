@@ -21,17 +21,17 @@ import (
 
 // The paths below the issuer URL that Config.SignIn adds.
 const (
-	// AuthorizationPath is the sign-in page's, to which other sites send a browser.
+	// AuthorizationPath is the path of the sign-in page, to which other sites send a browser.
 	AuthorizationPath = "/auth"
 	tokenPath         = "/token"
 )
 
-// outOfBand is the redirect URI of a program that has no browser beside it: the page shows
-// the code instead. sigstore's clients fall back to it.
+// outOfBand is the redirect URI of a program without a local browser: the page shows the code
+// instead. sigstore's clients fall back to it.
 const outOfBand = "urn:ietf:wg:oauth:2.0:oob"
 
 const (
-	codeLifetime = 10 * time.Minute // RFC 6749, section 4.1.2: the most that is recommended
+	codeLifetime = 10 * time.Minute // RFC 6749, section 4.1.2: the recommended maximum
 	maxCodes     = 1000
 	maxForm      = 64 << 10
 )
@@ -39,9 +39,9 @@ const (
 //go:embed signin.html
 var signInHTML string
 
-// signIn is the authorization-code flow (RFC 6749, section 4.1) with PKCE (RFC 7636), method
-// S256 alone, for public clients on this machine: the sign-in page asks for an email address
-// and believes it.
+// signIn is the authorization-code flow (RFC 6749, section 4.1) with PKCE (RFC 7636), only with
+// method S256, for public clients on this machine. The sign-in page asks for an email address and
+// does not verify it.
 type signIn struct {
 	provider *Provider
 	page     *template.Template
@@ -51,7 +51,7 @@ type signIn struct {
 	codes map[string]grant // guarded by mu
 }
 
-// grant is what a code stands for.
+// grant is the content of a code.
 type grant struct {
 	redirectURI, challenge, nonce, email string
 	expires                              time.Time
@@ -65,7 +65,7 @@ func newSignIn(p *Provider) (*signIn, error) {
 	return &signIn{provider: p, page: page, foreign: http.NewCrossOriginProtection(), codes: make(map[string]grant)}, nil
 }
 
-// pageData is what the page shows: a code, or a form, or else a problem alone.
+// pageData is what the page shows: a code, a form, or only a problem.
 type pageData struct {
 	Title, Problem, Email, Code, Action string
 	Fields                              map[string]string
@@ -76,16 +76,16 @@ func (s *signIn) show(w http.ResponseWriter, status int, data pageData) {
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'")
-	// Not no-referrer: the form's own POST would bear the Origin null, as a sandboxed page's does.
+	// Not no-referrer: the form's own POST would send the Origin null, as a sandboxed page does.
 	h.Set("Referrer-Policy", "same-origin")
 	w.WriteHeader(status)
-	_ = s.page.Execute(w, data) // the client is gone if this fails
+	_ = s.page.Execute(w, data) // fails only if the client is gone
 }
 
-// requestFields are the parameters of an authorization request that the form carries on.
+// requestFields are the parameters of an authorization request that the form repeats.
 var requestFields = [...]string{"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method"}
 
-// authorize answers the authorization endpoint: GET shows the form, POST takes it.
+// authorize answers the authorization endpoint: GET shows the form, POST accepts it.
 func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		w.Header().Set("Allow", "GET, POST")
@@ -104,7 +104,7 @@ func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "the request's parameters cannot be read")
 		return
 	}
-	// RFC 6749, section 4.1.2.1: with these two wrong nobody is redirected anywhere.
+	// RFC 6749, section 4.1.2.1: if one of these two is wrong, do not redirect.
 	client, redirectURI := r.Form.Get("client_id"), r.Form.Get("redirect_uri")
 	if want := s.provider.cfg.Audience; client != want {
 		refuse(http.StatusBadRequest, fmt.Sprintf("the client_id is %q; this provider knows the client %q alone", client, want))
@@ -125,7 +125,7 @@ func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
 	s.askOrGrant(w, r, redirectURI)
 }
 
-// askOrGrant shows the form, or gives a code for the address in it.
+// askOrGrant shows the form, or issues a code for the address in it.
 func (s *signIn) askOrGrant(w http.ResponseWriter, r *http.Request, redirectURI string) {
 	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Action: s.provider.base + AuthorizationPath, Fields: make(map[string]string)}
 	for _, name := range requestFields {
@@ -170,8 +170,8 @@ func checkRequest(form url.Values) (code, problem string) {
 	return "", ""
 }
 
-// usableRedirect tells whether a code may be sent to uri: to a program on this machine alone
-// (RFC 8252, section 7.3).
+// usableRedirect reports whether a code may be sent to uri, which must be on this machine (RFC
+// 8252, section 7.3).
 func usableRedirect(uri string) bool {
 	if uri == outOfBand {
 		return true
@@ -186,7 +186,7 @@ func usableRedirect(uri string) bool {
 // redirect sends the browser back to the client with values added to its URI's query.
 func redirect(w http.ResponseWriter, r *http.Request, uri string, values url.Values) {
 	u, err := url.Parse(uri)
-	if err != nil { // it has been parsed before
+	if err != nil { // parsed before
 		http.Error(w, "unusable redirect_uri", http.StatusBadRequest)
 		return
 	}
@@ -201,8 +201,8 @@ func redirect(w http.ResponseWriter, r *http.Request, uri string, values url.Val
 	http.Redirect(w, r, u.String(), http.StatusSeeOther)
 }
 
-// newCode stores g under a new code. Codes that have ended go, and of too many the one that
-// ends first.
+// newCode stores g under a new code. It deletes expired codes and, if there are too many, the code
+// that expires first.
 func (s *signIn) newCode(g grant) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,7 +222,7 @@ func (s *signIn) newCode(g grant) string {
 	return code
 }
 
-// spend returns what code stands for, once.
+// spend returns the grant of code, only once.
 func (s *signIn) spend(code string) (grant, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -248,7 +248,8 @@ func (s *signIn) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	form := r.PostForm
-	// Clients are public: the name counts, wherever it stands, and no secret is asked.
+	// Clients are public: only the name matters, wherever the request has it. No secret is
+	// required.
 	client := form.Get("client_id")
 	if name, _, ok := r.BasicAuth(); ok {
 		client = name
@@ -274,7 +275,7 @@ func (s *signIn) token(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// provesChallenge is RFC 7636, section 4.6, for S256.
+// provesChallenge implements RFC 7636, section 4.6, for S256.
 func provesChallenge(verifier, challenge string) bool {
 	if len(verifier) < 43 || len(verifier) > 128 { // section 4.1
 		return false

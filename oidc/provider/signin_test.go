@@ -83,7 +83,7 @@ func body(t *testing.T, r *http.Response) string {
 	return string(content)
 }
 
-// signInAs returns the code that the browser brings back.
+// signInAs returns the code from the redirect of the browser.
 func signInAs(t *testing.T, p http.Handler, email string, pairs ...string) string {
 	t.Helper()
 	response := serve(p, http.MethodPost, "/dev/oidc/auth", change(authorization(pairs...), "email", email))
@@ -124,7 +124,7 @@ func TestSignInGivesAnIDToken(t *testing.T) {
 	for _, basic := range []bool{false, true} {
 		request := tokenRequest(signInAs(t, p, " alice@example.com "))
 		var header []string
-		if basic { // as golang.org/x/oauth2 tries first
+		if basic { // golang.org/x/oauth2 tries this first
 			request.Del("client_id")
 			header = []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("sigstore:"))}
 		}
@@ -172,7 +172,7 @@ func TestSignInRefusesRequests(t *testing.T) {
 		pairs  []string
 		header []string
 		method string
-		status int    // of the page; 0 for a redirection with
+		status int    // of the page; 0 for a redirect
 		want   string // this error, or these words
 	}{
 		"another client":           {pairs: []string{"client_id", "other"}, status: 400, want: "knows the client"},
