@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package file opens a private key that lies in a PEM file, encrypted or not. The key is then
-// in this process's memory: what keeps it elsewhere is another package under ca/signer.
+// Package file opens a private key from a PEM file, encrypted or not. The key is then in this
+// process's memory; other packages under ca/signer serve keys outside of this process.
 //
 // internal/app and the commands may import it.
 package file
@@ -26,23 +26,23 @@ const (
 	maxRSABits = 8192
 )
 
-// Config names a private key and what opens it.
+// Config names a private key and its password.
 type Config struct {
 	// Key is the path of a PEM file with exactly one private key: ENCRYPTED PRIVATE KEY
-	// (PKCS#8, PBES2), or PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY, the last two also
-	// with the older encryption in PEM headers. ECDSA on P-256, P-384 or P-521, RSA of 2048
-	// to 8192 bits, or Ed25519.
+	// (PKCS#8, PBES2), or PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY. The last two may also
+	// have the older encryption in PEM headers. The key is ECDSA on P-256, P-384 or P-521, RSA of
+	// 2048 to 8192 bits, or Ed25519.
 	Key string
 	// PasswordFile is the path of a file that holds the password: its whole content without
 	// one line ending at its end. It excludes Password.
 	PasswordFile string
-	// Password is the password itself. Nothing is kept of it.
+	// Password is the password itself. Open keeps no copy of it.
 	Password []byte
 }
 
-// Open reads the key. Warnings are about keys that open but are kept badly. Both they and the
-// errors have the key paths ["key"] and ["password_file"], and neither holds anything of the
-// password or the key.
+// Open reads the key. Warnings are about keys that open but are badly protected. Warnings and
+// errors have the key paths ["key"] and ["password_file"], and hold no part of the password or the
+// key.
 func Open(cfg Config) (signer crypto.Signer, warnings []error, err error) {
 	data, keyWarning, keyErr := secretfile.Read(cfg.Key, maxKeyFile)
 	password, passwordWarnings, passwordErr := readPassword(cfg)
@@ -72,7 +72,7 @@ func Open(cfg Config) (signer crypto.Signer, warnings []error, err error) {
 	return signer, warnings, nil
 }
 
-// readPassword returns nil where none is configured.
+// readPassword returns nil if no password is configured.
 func readPassword(cfg Config) (password []byte, warnings []error, err error) {
 	switch {
 	case cfg.PasswordFile == "":
@@ -84,7 +84,7 @@ func readPassword(cfg Config) (password []byte, warnings []error, err error) {
 	return password, at("password_file", warning), keypath.Prefix(err, "password_file")
 }
 
-// at puts a warning, if there is one, at its setting.
+// at adds the key path of the setting to a warning, if there is one.
 func at(setting string, warning error) []error {
 	if warning == nil {
 		return nil
@@ -92,7 +92,7 @@ func at(setting string, warning error) []error {
 	return []error{keypath.Prefix(warning, setting)}
 }
 
-// check accepts the keys that a CA may have.
+// check accepts the kinds of keys that a CA may have.
 func check(parsed any) (crypto.Signer, error) {
 	switch key := parsed.(type) {
 	case *ecdsa.PrivateKey:

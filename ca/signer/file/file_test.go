@@ -25,7 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// write puts content in a new file with mode 0600 and returns its path.
+// write writes content to a new file with mode 0600 and returns its path.
 func write(t testing.TB, name string, content []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
@@ -35,7 +35,7 @@ func write(t testing.TB, name string, content []byte) string {
 	return path
 }
 
-// vector returns the path of a copy of a key in testdata, with mode 0600, which git forgets.
+// vector returns the path of a copy of a key in testdata, with mode 0600, which git does not keep.
 func vector(t testing.TB, name string) string {
 	t.Helper()
 	return write(t, name, read(t, name))
@@ -59,7 +59,7 @@ func texts(errs []error) []string {
 	return all
 }
 
-// signs proves that the private key is whole.
+// signs checks that the private key is complete.
 func signs(t *testing.T, signer crypto.Signer) {
 	t.Helper()
 	digest := bytes.Repeat([]byte{7}, 32)
@@ -128,7 +128,7 @@ func TestOpenKeysOfOpenSSL(t *testing.T) {
 	}
 }
 
-// What an independent library writes, for every kind of key.
+// The keys, one of every kind, are written by an independent library.
 func TestOpenKeysOfYoumark(t *testing.T) {
 	t.Parallel()
 	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -177,7 +177,7 @@ func TestPasswordFile(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		content string
-		want    string // of the error; "" if it opens
+		want    string // of the error; "" for success
 	}{
 		"as it is":                 {"secret", ""},
 		"with a newline":           {"secret\n", ""},
@@ -265,7 +265,7 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// patch replaces bytes in a vector's DER by as many others: pairs of old and new.
+// patch replaces bytes in a vector's DER with as many other bytes: pairs of old and new.
 func patch(t testing.TB, name string, pairs ...[]byte) []byte {
 	t.Helper()
 	block, _ := pem.Decode(read(t, name))
@@ -342,7 +342,7 @@ func TestOpenWarnsOfAPasswordWithoutUse(t *testing.T) {
 	}
 }
 
-// Whatever a key file holds, opening it ends soon and without a crash.
+// Opening a key file of any content returns soon and without a crash.
 func FuzzOpen(f *testing.F) {
 	entries, err := os.ReadDir("testdata")
 	if err != nil {

@@ -21,14 +21,14 @@ import (
 	"golang.org/x/crypto/scrypt"
 )
 
-// What opening a key may cost: about two seconds of one core, and 256 MiB.
+// Limits on the cost of opening a key: about two seconds of one core, and 256 MiB.
 const (
 	maxIterations   = 10_000_000 // of PBKDF2
 	maxScryptMemory = 256 << 20  // 128·N·r
 	maxScryptWork   = 4 << 20    // N·r·p
 )
 
-// Object identifiers as their dotted text.
+// Object identifiers in dotted form.
 const (
 	oidPBES2  = "1.2.840.113549.1.5.13"
 	oidPBKDF2 = "1.2.840.113549.1.5.12"
@@ -51,9 +51,9 @@ func unsupported(what, oid string) error {
 	return fmt.Errorf("its %s %s is not supported; run: %s", what, oid, convert)
 }
 
-// decryptPKCS8 returns the PrivateKeyInfo inside, or errWrongPassword. We read PBES2 ourselves
-// since the libraries at hand follow whatever cost the file asks for, panic on lengths that
-// do not fit, and cannot tell a wrong password from a kind of key that they do not know.
+// decryptPKCS8 returns the PrivateKeyInfo inside, or errWrongPassword. We parse PBES2 ourselves:
+// the available libraries accept any cost that the file sets and panic on wrong lengths. They
+// also cannot distinguish a wrong password from a kind of key that they do not support.
 //
 //	EncryptedPrivateKeyInfo ::= SEQUENCE {              RFC 5958, section 3
 //	    encryptionAlgorithm  EncryptionAlgorithmIdentifier,
@@ -104,7 +104,7 @@ func decryptPKCS8(der, password []byte) ([]byte, error) {
 	return c.decrypt(key, data)
 }
 
-// readAlgorithm reads an AlgorithmIdentifier and returns its parameters unread.
+// readAlgorithm reads an AlgorithmIdentifier and returns its parameters unparsed.
 //
 //	AlgorithmIdentifier ::= SEQUENCE { algorithm OBJECT IDENTIFIER, parameters ANY OPTIONAL }
 func readAlgorithm(s *cryptobyte.String) (oid string, params cryptobyte.String, ok bool) {
@@ -115,7 +115,7 @@ func readAlgorithm(s *cryptobyte.String) (oid string, params cryptobyte.String, 
 	return id.String(), params, true
 }
 
-// cbc is a block cipher in CBC mode, its data padded to whole blocks. len(iv) is the size of a
+// cbc is a block cipher in CBC mode. Its data is padded to whole blocks. len(iv) is the size of a
 // block.
 type cbc struct {
 	newBlock func(key []byte) (cipher.Block, error)
@@ -123,8 +123,8 @@ type cbc struct {
 	iv       []byte
 }
 
-// parseCipher knows the ciphers whose only parameter is the initialization vector (RFC 8018,
-// appendix B.2.2 and B.2.5).
+// parseCipher supports the ciphers with the initialization vector as their only parameter (RFC
+// 8018, appendix B.2.2 and B.2.5).
 func parseCipher(oid string, params cryptobyte.String) (cbc, error) {
 	var (
 		c         cbc
@@ -215,7 +215,7 @@ func derivePBKDF2(params cryptobyte.String, password []byte, size int) ([]byte, 
 	return key, nil
 }
 
-// skipKeyLength reads an optional keyLength, which must be what the cipher needs.
+// skipKeyLength reads an optional keyLength, which must be the length that the cipher needs.
 func skipKeyLength(s *cryptobyte.String, size int) bool {
 	if !s.PeekASN1Tag(asn1.INTEGER) {
 		return true

@@ -17,10 +17,10 @@ import (
 
 const convert = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW"
 
-// errWrongPassword is also what a damaged file looks like: the encryption has no checksum.
+// errWrongPassword also covers a damaged file: the encryption has no checksum.
 var errWrongPassword = errors.New("the password does not open the key, or the file is damaged")
 
-// parse returns the one private key in data. Warnings say how it could be kept better.
+// parse returns the one private key in data. Warnings state how to protect it better.
 func parse(data, password []byte) (key any, warnings []error, err error) {
 	block, err := onlyKey(data)
 	if err != nil {
@@ -62,8 +62,8 @@ func parse(data, password []byte) (key any, warnings []error, err error) {
 	return key, warnings, nil
 }
 
-// onlyKey returns the block with the private key, which must be the only block but for the EC
-// PARAMETERS that openssl writes before a key. Text around it does not count.
+// onlyKey returns the block with the private key. No other block may be present, except the EC
+// PARAMETERS that openssl writes before a key. Text around the block is ignored.
 func onlyKey(data []byte) (*pem.Block, error) {
 	blocks, rest, err := textfile.PEM(data)
 	if err != nil {
@@ -95,8 +95,8 @@ func onlyKey(data []byte) (*pem.Block, error) {
 	}
 }
 
-// isLegacy tells the encryption of RFC 1421, in PEM headers. It is as weak as its deprecation in
-// crypto/x509 says, and operators have such keys: they open, with a warning.
+// isLegacy reports the encryption of RFC 1421, in PEM headers. crypto/x509 deprecates it as weak,
+// but operators have such keys: they open, with a warning.
 func isLegacy(block *pem.Block) bool {
 	//lint:ignore SA1019 see above
 	return x509.IsEncryptedPEMBlock(block)
@@ -114,8 +114,8 @@ func decryptLegacy(block *pem.Block, password []byte) ([]byte, error) {
 	return der, nil
 }
 
-// isSequence tells whether der is one ASN.1 SEQUENCE and nothing else, as every private key is. A
-// wrong password leaves a padding that looks right once in 256 times; this it does not pass.
+// isSequence reports whether der is exactly one ASN.1 SEQUENCE, as every private key is. A wrong
+// password gives a valid padding once in 256 times; this check detects that.
 func isSequence(der []byte) bool {
 	var content cryptobyte.String
 	in := cryptobyte.String(der)

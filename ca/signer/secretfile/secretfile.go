@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package secretfile reads the small files in which operators keep what opens keys, and keys.
+// Package secretfile reads the small files in which operators store keys, and the secrets that open
+// them.
 //
-// What is below ca/signer may import it.
+// Packages below ca/signer may import it.
 package secretfile
 
 import (
@@ -17,8 +18,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// Read returns the content of a file of at most limit bytes, and a warning if more users can
-// read or change it than need to: see exposed.
+// Read returns the content of a file of at most limit bytes. It also returns a warning if more
+// users than necessary can read or change the file: see exposed.
 func Read(path string, limit int64) (content []byte, warning, err error) {
 	if path == "" {
 		return nil, nil, errors.New("no file is named")
@@ -38,8 +39,8 @@ func Read(path string, limit int64) (content []byte, warning, err error) {
 			return nil, nil, fmt.Errorf("asking for the groups of this process: %w", err)
 		}
 		if how := exposed(info.Mode().Perm(), int(stat.Uid), int(stat.Gid), os.Geteuid(), append(groups, os.Getegid())); how != "" {
-			// The mode that fits depends on the user that the server runs as, which may be another
-			// than this process's: a command to run could keep the server from its own file.
+			// The right mode depends on the server's user, which may not be this process's user: a
+			// suggested command could lock the server out of its own file.
 			warning = fmt.Errorf("%s has mode %04o, so that %s; only the server's user needs to read it: its own file with mode 0600, or a file of another user with mode 0640 and a group of the server (in Kubernetes, defaultMode: 0440 and fsGroup)", path, info.Mode().Perm(), how)
 		}
 	}
@@ -53,11 +54,11 @@ func Read(path string, limit int64) (content []byte, warning, err error) {
 	return content, warning, nil
 }
 
-// exposed is the rule for files that hold secrets: it returns what too many users can do with a
-// file of this mode, owner and group, and "" if the file is kept well for a process of user with
-// groups. A group may read a file where the process does so by its group, as in
-// Kubernetes, where root owns the files and fsGroup is their group (modes 0440 and 0640). It may
-// not read a file of the process's own user if the process is not in the group.
+// exposed checks the mode of a secret file for a process of user with groups. It returns what too
+// many users can do with a file of this mode, owner and group, or "" if the file is protected. A
+// group may read a file that the process reads by its group. In Kubernetes, root owns the files
+// and fsGroup is their group (modes 0440 and 0640). The group may not read a file of the process's
+// own user if the process is not in the group.
 func exposed(mode fs.FileMode, owner, group, user int, groups []int) string {
 	switch {
 	case mode&0o002 != 0:
@@ -73,11 +74,11 @@ func exposed(mode fs.FileMode, owner, group, user int, groups []int) string {
 	}
 }
 
-// maxLine is more than any password, PIN or token has; batch tokens of Vault take some KiB.
+// maxLine exceeds every password, PIN or token; batch tokens of Vault take some KiB.
 const maxLine = 16 << 10
 
-// Line is Read of a secret that stands in a file alone: its whole content without a byte
-// order mark and one line ending, as textfile.Line reads it. what says what should be in the file.
+// Line is Read for a file that holds only a secret: it returns the content without a byte order
+// mark and one line ending, as textfile.Line does. what names the expected content.
 func Line(path, what string) (secret []byte, warning, err error) {
 	secret, warning, err = Read(path, maxLine)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestPermissionsThatKubernetesGives has the owners, groups and modes of mounted secrets beside
+// TestPermissionsThatKubernetesGives lists the owners, groups and modes of mounted secrets, and
 // those that a secret must not have.
 func TestPermissionsThatKubernetesGives(t *testing.T) {
 	t.Parallel()
@@ -47,8 +47,8 @@ func TestPermissionsThatKubernetesGives(t *testing.T) {
 	}
 }
 
-// TestReadFollowsMountedLinks reads a key as Kubernetes mounts it, behind two links, and warns of
-// the file's own mode without a command that could lock the server out.
+// TestReadFollowsMountedLinks reads a key as Kubernetes mounts it, behind two links. The warning is
+// about the file's own mode and holds no command that could lock the server out.
 func TestReadFollowsMountedLinks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -73,7 +73,7 @@ func TestReadFollowsMountedLinks(t *testing.T) {
 	}
 }
 
-// A byte order mark and one line ending are no part of a secret.
+// A byte order mark and one line ending are not part of a secret.
 func TestLine(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pass")

@@ -11,7 +11,7 @@ import (
 	"crypto/rsa"
 )
 
-// otherKey returns a public key of the kind of public that is not public.
+// otherKey returns a different public key of the same kind as public.
 func otherKey(public crypto.PublicKey) (crypto.PublicKey, error) {
 	switch public := public.(type) {
 	case *ecdsa.PublicKey:

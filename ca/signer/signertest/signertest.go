@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package signertest is the conformance suite of everything below ca/signer: what a Key must
-// do wherever it lies, and what a Signer must make of a place that misbehaves.
+// Package signertest is the conformance suite of everything below ca/signer: what every Key must
+// do, and how a Signer must handle a place with a fault.
 //
 // Only tests import it.
 package signertest
@@ -19,44 +19,44 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-// Place is where keys of one kind lie, with a key in it.
+// Place holds keys of one kind, with one key in it.
 type Place struct {
-	// Public is the key's.
+	// Public is the public key of that key.
 	Public crypto.PublicKey
 	// Open opens the key.
 	Open func(ctx context.Context) (signer.Key, error)
-	// Secrets are what no error may show: a PIN, a token.
+	// Secrets must not be in any error: a PIN, a token.
 	Secrets []string
-	// Faults are the ways in which the place can misbehave.
+	// Faults are the faults that the place can have.
 	Faults []Fault
-	// Mistakes are the ways in which its settings can be wrong.
+	// Mistakes are the mistakes that its settings can have.
 	Mistakes []Mistake
 }
 
-// Fault is a way for a place to misbehave.
+// Fault is one fault of a place.
 type Fault struct {
 	Name string
-	// Begin has the place misbehave until the function that it returns is called.
+	// Begin starts the fault, which lasts until the caller calls mend.
 	Begin func(t *testing.T) (mend func())
-	// Wants are what the operator's text holds: the setting, and the mend.
+	// Wants are texts that the operator's error must hold: the setting, and the fix.
 	Wants []string
-	// Transient is whether a Signer tries again.
+	// Transient is whether a Signer retries.
 	Transient bool
-	// Silent is whether nobody gets an answer: the suite waits for none for long then.
+	// Silent is whether no caller gets an answer: the suite then does not wait long for one.
 	Silent bool
 }
 
-// Mistake is a setting that is wrong.
+// Mistake is a wrong setting.
 type Mistake struct {
 	Name string
-	// Open opens the key by the wrong setting. It may succeed, where only a signature shows
-	// the mistake.
+	// Open opens the key with the wrong setting. It may succeed if only a signature shows the
+	// mistake.
 	Open func(ctx context.Context) (signer.Key, error)
-	// Wants are what the operator's text holds: the setting, and the mend.
+	// Wants are texts that the operator's error must hold: the setting, and the fix.
 	Wants []string
 }
 
-// Run runs the suite. The subtests run one after another, since a place misbehaves for all.
+// Run runs the suite. The subtests run one after another, since a fault affects all of them.
 func Run(t *testing.T, p Place) {
 	t.Run("signs", p.signs)
 	t.Run("signs concurrently", p.signsConcurrently)
@@ -145,7 +145,7 @@ func (p Place) closes(t *testing.T) {
 		t.Error(err)
 	}
 	if _, memory := key.(interface{ InMemory() }); memory {
-		return // there is nothing to give back
+		return // nothing is released
 	}
 	if signature, err := key.Sign(t.Context(), []byte("closed")); err == nil || signature != nil {
 		t.Errorf("a closed key signed: %x, error %v", signature, err)
@@ -165,14 +165,14 @@ func (p Place) opensAnew(t *testing.T) {
 	}
 }
 
-// patience is how long a Signer of the suite waits for an answer that comes, on whatever
-// machine, and noPatience how long for one that does not.
+// patience is how long a Signer of the suite waits for an expected answer, on any machine.
+// noPatience is how long it waits for an answer that does not come.
 const (
 	patience   = 10 * time.Second
 	noPatience = 400 * time.Millisecond
 )
 
-// signer returns a Signer, of which an attempt takes patience at most.
+// signer returns a Signer. Each of its attempts takes patience at most.
 func (p Place) signer(t *testing.T, patience time.Duration, public crypto.PublicKey, open func(context.Context) (signer.Key, error)) *signer.Signer {
 	t.Helper()
 	s, err := signer.New(signer.Config{Name: "test", Kind: "test", Public: public, Open: open, Timeout: 5 * patience / 2, Attempt: patience})
@@ -195,8 +195,8 @@ func (p Place) refusesAnotherKey(t *testing.T) {
 	p.demand(t, p.signer(t, patience, other, p.Open).SelfTest(t.Context()), "it is not the key of the authority's certificate")
 }
 
-// survives holds that a fault is an error that helps the operator, and that everything works
-// again once it is mended, with nothing done.
+// survives checks that a fault gives an error that helps the operator. After the mend everything
+// must work again without any other action.
 func (p Place) survives(t *testing.T, f Fault) {
 	patience := patience
 	if f.Silent {
@@ -224,7 +224,7 @@ func (p Place) survives(t *testing.T, f Fault) {
 	if err := s.Check(t.Context()); err == nil {
 		t.Error("readiness knows nothing of it")
 	}
-	// One that starts meanwhile.
+	// late starts during the fault.
 	late := p.signer(t, patience, p.Public, p.Open)
 	if err := late.SelfTest(t.Context()); err == nil {
 		t.Error("a signer that is new signs")
@@ -247,7 +247,7 @@ func (p Place) tells(t *testing.T, m Mistake) {
 	p.demand(t, p.signer(t, patience, p.Public, m.Open).SelfTest(t.Context()), m.Wants...)
 }
 
-// demand demands an error that holds wants and no secret.
+// demand checks that err holds wants and no secret.
 func (p Place) demand(t *testing.T, err error, wants ...string) {
 	t.Helper()
 	if err == nil {
@@ -266,7 +266,7 @@ func (p Place) demand(t *testing.T, err error, wants ...string) {
 	}
 }
 
-// Await calls try until it returns nil, for some seconds.
+// Await calls try for some seconds until it returns nil.
 func Await(t *testing.T, what string, try func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
