@@ -368,6 +368,18 @@ func TestCheckReportsAllAtOnce(t *testing.T) {
 	}
 }
 
+// TestCheckReportsALogOnce removes the key of an embedded log, which the trust documents read too.
+func TestCheckReportsALogOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	withLog(t, w)
+	remove(t, w.Dir, "log.key")
+	report := must(app.Check(t.Context(), app.CheckOptions{File: w.ConfigFile}))(t)
+	if len(report.Mistakes) != 1 {
+		t.Errorf("%d mistakes, want 1: %v", len(report.Mistakes), errors.Join(report.Mistakes...))
+	}
+}
+
 // TestCheckBesideAServer looks at an embedded log that a server has open, and warns of one that
 // would take no entry.
 func TestCheckBesideAServer(t *testing.T) {

@@ -143,7 +143,12 @@ func build(ctx context.Context, options Options) (*App, error) {
 		func() error { return app.trust(ctx, registry) },
 		func() error { return app.rotate(ctx, options, registry) },
 		func() error { return cfg.Explain(app.openLogs(ctx, options, registry)) },
-		func() (err error) { app.instance, err = newInstance(cfg); return cfg.Explain(err) },
+		func() (err error) {
+			if app.logs != nil { // otherwise a key that cannot be read has been reported
+				app.instance, err = newInstance(cfg)
+			}
+			return cfg.Explain(err)
+		},
 		func() (err error) { edge.TLS, err = app.tlsConfig(registry); return cfg.Explain(err) },
 		func() (err error) { edge.Limits, err = limits(cfg); return cfg.Explain(err) },
 	} {
