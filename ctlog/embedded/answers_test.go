@@ -51,8 +51,8 @@ func (s *stuck) Write([]byte) (int, error) {
 	return 0, errors.New("the client has gone")
 }
 
-// TestAnswersHoldLittle: what an answer holds in memory while its client does not read depends on
-// one entry, and not on the tile.
+// TestAnswersHoldLittle: while a client does not read, the memory of its answer depends on one
+// entry, and not on the tile.
 func TestAnswersHoldLittle(t *testing.T) {
 	l, _ := fatLog(t)
 	handler := l.Handler()
@@ -89,14 +89,14 @@ func TestAnswersHoldLittle(t *testing.T) {
 
 func heap() int64 {
 	runtime.GC()
-	runtime.GC() // what the first one has finalized
+	runtime.GC() // frees what the first one has finalized
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
-// TestLargeEntriesAreRead: an answer to get-entries has a bound in bytes, and at least one entry, so
-// that a client which goes on after the last entry reads the whole log.
+// TestLargeEntriesAreRead: an answer to get-entries has a bound in bytes, and at least one entry,
+// so that a client that continues after the last entry reads the whole log.
 func TestLargeEntriesAreRead(t *testing.T) {
 	t.Parallel()
 	l, _ := fatLog(t)
@@ -120,14 +120,14 @@ func TestLargeEntriesAreRead(t *testing.T) {
 	if answers < 5 || answers > 20 {
 		t.Errorf("257 entries of 64 KiB took %d answers", answers)
 	}
-	// Two tiles are no bound: rekor-monitor asks once, and takes what it gets for all.
+	// Two tiles are no bound: rekor-monitor asks once, and takes the answer as complete.
 	if entries, err := c.GetRawEntries(t.Context(), 255, 256); err != nil || len(entries.Entries) != 2 {
 		t.Errorf("over the end of a tile: %d entries, %v", len(entries.Entries), err)
 	}
 }
 
-// TestDamageEndsAnAnswer: entries before a damaged one are read, and the request for the damaged one
-// gets the error. None is passed over.
+// TestDamageEndsAnAnswer: clients can read entries before a damaged one, and the request for the
+// damaged one gets the error. The log skips none.
 func TestDamageEndsAnAnswer(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// BenchmarkSubmit is the price of one entry for its submitter, the precertificate and its
-// signature not counted.
+// BenchmarkSubmit measures one entry for its submitter, without creating the precertificate
+// and its signature.
 func BenchmarkSubmit(b *testing.B) {
 	for _, clients := range []int{1, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
@@ -54,7 +54,8 @@ func benchmarkSubmit(b *testing.B, l *Log, a *authority, clients int) {
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1000 }
 
-// fsyncTime is the median time to write and fsync a small file in dir, and the directory.
+// fsyncTime returns the median time to write and fsync a small file in dir, and the
+// directory.
 func fsyncTime(b *testing.B, dir string) time.Duration {
 	b.Helper()
 	times := make([]time.Duration, 101)
@@ -76,9 +77,9 @@ func fsyncTime(b *testing.B, dir string) time.Duration {
 // entriesVariable is how large BenchmarkLargeLog makes its log; 1,000,000 if it is not set.
 const entriesVariable = "MAYFLY_ENTRIES"
 
-// BenchmarkLargeLog is the price of an entry and the memory of a process whose log has a
-// million entries, beside those of an empty log. Run it with -benchtime=1x: making the log
-// takes minutes and 3 GB of disk.
+// BenchmarkLargeLog measures an entry's cost and a process's memory with a million entries in
+// its log, beside those of an empty log. Run it with -benchtime=1x: creating the log takes
+// minutes and 3 GB of disk.
 func BenchmarkLargeLog(b *testing.B) {
 	entries := 1_000_000
 	if n, err := strconv.Atoi(os.Getenv(entriesVariable)); err == nil {
@@ -122,7 +123,7 @@ func BenchmarkLargeLog(b *testing.B) {
 	b.ReportMetric(milliseconds(fsyncTime(b, b.TempDir())), "fsync-ms")
 }
 
-// timeReading tells how many seconds it takes to read the whole log in some way.
+// timeReading returns how many seconds it takes to read the whole log in some way.
 func timeReading(b *testing.B, cfg Config, read func(*Reader) error) float64 {
 	b.Helper()
 	start := time.Now()
@@ -148,7 +149,7 @@ func measureAdds(b *testing.B, l *Log, a *authority, clients, n int) time.Durati
 	return latencies[n/2]
 }
 
-// load submits n entries with so many clients and returns the time of each.
+// load submits n entries with that many clients and returns the time of each.
 func load(b *testing.B, l *Log, submissions []ctlog.Submission, clients, n int) []time.Duration {
 	b.Helper()
 	latencies := make([]time.Duration, n)
@@ -179,7 +180,7 @@ func load(b *testing.B, l *Log, submissions []ctlog.Submission, clients, n int) 
 	return latencies
 }
 
-// resetPeak makes the kernel forget the process's peak of memory.
+// resetPeak resets the kernel's peak of the process's memory.
 func resetPeak(b *testing.B) {
 	b.Helper()
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
@@ -187,7 +188,7 @@ func resetPeak(b *testing.B) {
 	}
 }
 
-// peakMemory is the peak of resident memory, in MiB.
+// peakMemory returns the peak of resident memory, in MiB.
 func peakMemory(b *testing.B) float64 {
 	b.Helper()
 	status, err := os.ReadFile("/proc/self/status")

@@ -34,12 +34,12 @@ import (
 const (
 	// childVariable holds the child's instructions: see childConfig.
 	childVariable = "MAYFLY_CTLOG_CHILD"
-	// chaosVariable is how often TestChaos kills; make chaos sets it to 50.
+	// chaosVariable is how often TestChaos kills the process; make chaos sets it to 50.
 	chaosVariable = "MAYFLY_CHAOS"
 	chaosShort    = 6
 	chaosClients  = 16
-	// A round ends after fewer SCTs than this: many short lives in make test; in the whole
-	// form long ones too, through full tiles and several checkpoints.
+	// A round stops after fewer SCTs than this: make test has many short rounds; make chaos
+	// also has long ones, with full tiles and several checkpoints.
 	chaosRound     = 100
 	chaosLongRound = 600
 )
@@ -62,7 +62,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child is a server with a log and nothing else. It prints its URL once it serves.
+// child is a server with only a log. It prints its URL as soon as it serves.
 func child(instructions []byte) error {
 	var c childConfig
 	if err := json.Unmarshal(instructions, &c); err != nil {
@@ -95,13 +95,13 @@ func child(instructions []byte) error {
 	return l.Shutdown(context.Background())
 }
 
-// receipt is what a client has in its hands.
+// receipt is what a client has received.
 type receipt struct {
 	sub ctlog.Submission
 	sct ctlog.SCT
 }
 
-// chaos is a log that is killed again and again, and all that the outside has seen of it.
+// chaos is a log that the test kills repeatedly, and all that clients have received from it.
 type chaos struct {
 	t         *testing.T
 	authority *authority
@@ -112,9 +112,9 @@ type chaos struct {
 	checkpoints map[string]bool // raw
 }
 
-// TestChaos kills a log under load (kill -9), starts it again, and so on. In the end everything
-// that a client received must be in the log, every start must have succeeded without help, and
-// every checkpoint that was seen must be consistent with all others.
+// TestChaos kills a log under load (kill -9), starts it again, and repeats that. In the end
+// everything that a client received must be in the log, every start must have succeeded without
+// help, and every observed checkpoint must be consistent with all others.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	kills := chaosShort
@@ -146,7 +146,7 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// round starts the log, loads it, and kills it at some moment after fewer than most SCTs.
+// round starts the log, loads it, and kills it at a random moment after fewer than most SCTs.
 func (c *chaos) round(most int) {
 	t := c.t
 	t.Helper()
@@ -184,7 +184,7 @@ func (c *chaos) round(most int) {
 			t.Fatalf("the log ended by itself: %v", command.Wait())
 		}
 	}
-	// A batch is stored every 10 ms: the blow falls anywhere in one.
+	// The log stores a batch every 10 ms: the kill falls anywhere in one.
 	<-time.After(rand.N(30 * time.Millisecond))
 	if err := command.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func (c *chaos) round(most int) {
 	<-gone
 }
 
-// client submits until the log is gone.
+// client submits until the log is down.
 func (c *chaos) client(url string, received chan<- struct{}) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
@@ -222,7 +222,7 @@ func (c *chaos) client(url string, received chan<- struct{}) {
 	}
 }
 
-// monitor reads checkpoints until the log is gone.
+// monitor reads checkpoints until the log is down.
 func (c *chaos) monitor(url string) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
@@ -238,7 +238,7 @@ func (c *chaos) monitor(url string) {
 	}
 }
 
-// fetch fails if the log is gone; any other failure fails the test too.
+// fetch returns an error if the log is down; any other failure fails the test too.
 func (c *chaos) fetch(transport *http.Transport, method, url string, body []byte, take func([]byte) error) error {
 	request, err := http.NewRequestWithContext(c.t.Context(), method, url, strings.NewReader(string(body)))
 	if err != nil {
@@ -261,7 +261,7 @@ func (c *chaos) fetch(transport *http.Transport, method, url string, body []byte
 	return take(answer)
 }
 
-// judge holds the log against everything that was seen of it.
+// judge checks the log against all that clients received from it.
 func (c *chaos) judge(l *Log, cfg Config) {
 	t := c.t
 	t.Helper()

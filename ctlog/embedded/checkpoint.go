@@ -22,7 +22,7 @@ import (
 // "Checkpoints").
 const algorithmTreeHead = 0x05
 
-// maxCheckpoint bounds what is read of a checkpoint; ours has about 250 bytes.
+// maxCheckpoint bounds the size of a checkpoint; this log's have about 250 bytes.
 const maxCheckpoint = 64 << 10
 
 // treeHead is the state of a tree: its size and its root hash (RFC 6962, section 2.1).
@@ -35,7 +35,7 @@ func (h treeHead) String() string {
 	return fmt.Sprintf("size %d and root %s", h.size, base64.StdEncoding.EncodeToString(h.root[:]))
 }
 
-// emptyTree is the head of a tree without entries: MTH({}) = SHA-256().
+// emptyTree returns the head of a tree without entries: MTH({}) = SHA-256().
 func emptyTree() treeHead { return treeHead{root: sha256.Sum256(nil)} }
 
 // checkpoint is a signed tree head in its form as a note.
@@ -68,8 +68,8 @@ func noteSignature(timestamp uint64, signed []byte) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, timestamp), signed...)
 }
 
-// parseCheckpointBody reads the text that is signed: exactly three lines, since an extension
-// line would not be covered by the signature.
+// parseCheckpointBody reads the signed text: exactly three lines, since the signature would
+// not cover an extension line.
 //
 //	<origin>\n<decimal size>\n<base64 root>\n                        tlog-checkpoint
 func parseCheckpointBody(text []byte) (origin string, h treeHead, err error) {
@@ -89,8 +89,8 @@ func parseCheckpointBody(text []byte) (origin string, h treeHead, err error) {
 	return lines[0], h, nil
 }
 
-// parseCheckpoint reads a note and its signature line for origin and key ID. It checks no
-// signature: see (*logKey).verifyTreeHead.
+// parseCheckpoint reads a note and its signature line for origin and key ID. It does not
+// verify the signature: see (*logKey).verifyTreeHead.
 func parseCheckpoint(raw []byte, origin string, keyID uint32) (*checkpoint, error) {
 	if len(raw) > maxCheckpoint {
 		return nil, fmt.Errorf("it has %d bytes", len(raw))
@@ -126,7 +126,7 @@ func parseCheckpoint(raw []byte, origin string, keyID uint32) (*checkpoint, erro
 	return nil, errors.New("it has no signature of this log's key")
 }
 
-// VerifyCheckpoint checks that raw is a checkpoint of the log with this key, whatever its origin.
+// VerifyCheckpoint checks that raw is a checkpoint of the log with this key, for any origin.
 func VerifyCheckpoint(raw []byte, publicKey *ctlog.PublicKey) error {
 	parsed, err := x509.ParsePKIXPublicKey(publicKey.SPKI())
 	public, ok := parsed.(*ecdsa.PublicKey)
@@ -145,19 +145,19 @@ func VerifyCheckpoint(raw []byte, publicKey *ctlog.PublicKey) error {
 	return nil
 }
 
-// noteVerifier is the log's public key as golang.org/x/mod/sumdb/note wants it.
+// noteVerifier adapts the log's public key to golang.org/x/mod/sumdb/note.
 type noteVerifier struct {
 	origin string
 	key    *logKey
 }
 
-// Name is the log's origin.
+// Name returns the log's origin.
 func (v noteVerifier) Name() string { return v.origin }
 
-// KeyHash is the key ID.
+// KeyHash returns the key ID.
 func (v noteVerifier) KeyHash() uint32 { return noteKeyID(v.origin, v.key.id) }
 
-// Verify tells whether signature, an RFC6962NoteSignature, is the log's over text.
+// Verify reports whether signature, an RFC6962NoteSignature, is the log's over text.
 func (v noteVerifier) Verify(text, signature []byte) bool {
 	origin, head, err := parseCheckpointBody(text)
 	if err != nil || origin != v.origin || len(signature) < 8 {
@@ -166,11 +166,11 @@ func (v noteVerifier) Verify(text, signature []byte) bool {
 	return v.key.verifyTreeHead(binary.BigEndian.Uint64(signature), head, signature[8:])
 }
 
-// noteSigner signs checkpoints for Tessera, which knows nothing of the guard: whatever it
-// wants signed passes through here.
+// noteSigner signs checkpoints for Tessera, which does not know the guard: every signature
+// for Tessera passes through here.
 type noteSigner struct {
 	noteVerifier
-	// admit is asked first; nothing is signed unless it returns nil.
+	// admit is called first; noteSigner signs only if it returns nil.
 	admit func(h treeHead) error
 	// timestamp returns the time of the next tree head in milliseconds.
 	timestamp func() uint64

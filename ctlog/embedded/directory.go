@@ -26,12 +26,12 @@ const (
 	tileWidth = layout.TileWidth
 	// maxTileLevel is the highest level that static-ct-api knows.
 	maxTileLevel = 5
-	// maxTreeState bounds what is read of Tessera's state file, which has about 80 bytes.
+	// maxTreeState bounds the size of Tessera's state file, which has about 80 bytes.
 	maxTreeState = 4 << 10
 )
 
-// What the directory of a log holds beside Tessera's tiles. All in stateDir but our probe is
-// Tessera's own (storage/posix), and so is the checkpoint.
+// The files that a log's directory holds beside Tessera's tiles. The checkpoint, and
+// everything in stateDir except the probe, belong to Tessera (storage/posix).
 const (
 	stateDir       = ".state"
 	treeStateFile  = stateDir + "/treeState"
@@ -42,17 +42,17 @@ const (
 	lockFile       = "writer.lock"
 )
 
-// errDamaged: what is on the disk cannot be what was written.
+// errDamaged: the files on the disk cannot be those that the log wrote.
 var errDamaged = errors.New("the log's directory is damaged")
 
 // directory reads the files that Tessera writes. It holds no state.
 //
-// Every tile is read as the tree of one given size has it, from the newest file that there is
-// for that size. What a process wrote for a larger tree that it did not live to commit may
-// still lie about under other names, and is never looked at.
+// Every tile is read as it is in the tree of one given size, from the newest file for that
+// size. A process that stopped before it committed a larger tree may leave files under other
+// names, which directory never reads.
 type directory struct{ path string }
 
-// head returns the newest integrated tree. The rename that put it there may not be durable
+// head returns the newest integrated tree. The rename that installed it may not be durable
 // yet: see commit.
 func (d directory) head() (treeHead, error) {
 	content, err := os.ReadFile(filepath.Join(d.path, treeStateFile))
@@ -72,8 +72,8 @@ func (d directory) head() (treeHead, error) {
 	return treeHead{state.Size, [hashSize]byte(state.Root)}, nil
 }
 
-// commit makes every tree head that head has returned before durable. Tiles are durable
-// before Tessera writes the head.
+// commit makes every tree head that head returned earlier durable. Tiles are durable before
+// Tessera writes the head.
 func (d directory) commit() error {
 	if err := syncDir(filepath.Join(d.path, stateDir)); err != nil {
 		return fmt.Errorf("syncing tree head: %w", err)
@@ -81,13 +81,13 @@ func (d directory) commit() error {
 	return nil
 }
 
-// checkpoint returns the published checkpoint as it is.
+// checkpoint returns the published checkpoint unverified.
 func (d directory) checkpoint() ([]byte, error) {
 	return os.ReadFile(filepath.Join(d.path, checkpointFile))
 }
 
-// width is how many hashes a tile has in a tree of the given size (static-ct-api, section
-// "Partial Tiles").
+// width returns how many hashes a tile has in a tree of the given size (static-ct-api,
+// section "Partial Tiles").
 func width(level, index, size uint64) int {
 	atLevel := size >> (layout.TileHeight * level)
 	if first := index * tileWidth; first < atLevel {
@@ -96,8 +96,8 @@ func width(level, index, size uint64) int {
 	return 0
 }
 
-// open opens a file of the tree of the given size: that of the tile's exact width, or the full
-// one once the tile has become full.
+// open opens a file of the tree of the given size: the one with the tile's exact width, or the
+// full one once the tile is full.
 func (d directory) open(path func(partial uint8) string, wide int) (*os.File, error) {
 	file, err := os.Open(filepath.Join(d.path, path(uint8(wide%tileWidth))))
 	if errors.Is(err, fs.ErrNotExist) && wide < tileWidth {
@@ -135,13 +135,13 @@ func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
 	return content[:wide*hashSize], nil
 }
 
-// dataTilePath is where the entries of a tile are (static-ct-api, section "Log entries").
+// dataTilePath returns the path of a tile's entries (static-ct-api, section "Log entries").
 func dataTilePath(index uint64, partial uint8) string {
 	return "tile/data/" + layout.NWithSuffix(0, index, partial)
 }
 
-// openData opens a data tile in a tree of the given size, and returns how many entries the tree
-// has of it; the file may have more. Beyond the tree it returns fs.ErrNotExist.
+// openData opens a data tile in a tree of the given size, and returns how many of its entries
+// belong to the tree; the file may have more. Beyond the tree it returns fs.ErrNotExist.
 func (d directory) openData(index, size uint64) (*os.File, int, error) {
 	wide := width(0, index, size)
 	if wide == 0 {
@@ -151,8 +151,8 @@ func (d directory) openData(index, size uint64) (*os.File, int, error) {
 	return file, wide, err
 }
 
-// entries yields the entries of a data tile in a tree of the given size. It ends after an error,
-// which is fs.ErrNotExist beyond the tree.
+// entries yields the entries of a data tile in a tree of the given size. It stops after an
+// error, which is fs.ErrNotExist beyond the tree.
 func (d directory) entries(index, size uint64) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
 		file, wide, err := d.openData(index, size)
@@ -162,7 +162,7 @@ func (d directory) entries(index, size uint64) iter.Seq2[*tileLeaf, error] {
 		}
 		defer func() { _ = file.Close() }()
 		for leaf, err := range readTileLeaves(file, index*tileWidth, wide) {
-			if err != nil && !errors.As(err, new(*fs.PathError)) { // what can be read, and is no entry
+			if err != nil && !errors.As(err, new(*fs.PathError)) { // the file is readable, and holds no valid entry
 				err = fmt.Errorf("%w: %s: %w", errDamaged, dataTilePath(index, uint8(wide%tileWidth)), err)
 			}
 			if !yield(leaf, err) {
@@ -172,8 +172,8 @@ func (d directory) entries(index, size uint64) iter.Seq2[*tileLeaf, error] {
 	}
 }
 
-// entriesFrom yields the entries of a tree of the given size from the one with index start on. It
-// ends after an error.
+// entriesFrom yields the entries of a tree of the given size, starting at index start. It stops
+// after an error.
 func (d directory) entriesFrom(start, size uint64) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
 		for index := start / tileWidth; index*tileWidth < size; index++ {
@@ -189,8 +189,8 @@ func (d directory) entriesFrom(start, size uint64) iter.Seq2[*tileLeaf, error] {
 	}
 }
 
-// tileReader reads for Tessera's client out of the tree of one size, which may be larger than
-// the one that a proof is about. It keeps the error, whose kind the client drops.
+// tileReader reads tiles for Tessera's client from the tree of one size, which may be larger
+// than the tree of a proof. It keeps the error, since the client drops its kind.
 type tileReader struct {
 	directory
 	size uint64
@@ -219,7 +219,7 @@ func (d directory) proofs(ctx context.Context, size uint64) (*client.ProofBuilde
 }
 
 // proofsFor returns a builder of proofs for the tree of the given size, from the tiles of a
-// later one.
+// later tree.
 func (d directory) proofsFor(ctx context.Context, size, later uint64) (*client.ProofBuilder, *tileReader, error) {
 	tiles := &tileReader{directory: d, size: later}
 	builder, err := client.NewProofBuilder(ctx, size, tiles.fetch)
@@ -248,10 +248,10 @@ func (d directory) root(ctx context.Context, size uint64) (treeHead, error) {
 	return treeHead{size, [hashSize]byte(root)}, nil
 }
 
-// errInconsistent: of two trees, one is no continuation of the other.
+// errInconsistent: one of two trees does not continue the other.
 var errInconsistent = errors.New("the trees are inconsistent")
 
-// consistent proves with the tiles of the tree newer that it continues the tree older (RFC
+// consistent proves with the tiles of the tree newer that newer continues the tree older (RFC
 // 6962, section 2.1.2).
 func (d directory) consistent(ctx context.Context, older, newer treeHead) error {
 	switch {
@@ -277,13 +277,13 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 		return tiles.explain(err)
 	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, older.size, newer.size, hashes, older.root[:], newer.root[:]); err != nil {
-		// The proof's own error says which hashes differ, over several lines.
+		// The proof's own error lists the differing hashes on several lines.
 		return fmt.Errorf("%w: %d entries do not continue %d", errInconsistent, newer.size, older.size)
 	}
 	return nil
 }
 
-// stored proves that the entries from first to the end of the tree are on the disk, each under
+// stored proves that the entries from first to the end of the tree are on the disk, each with
 // the hash that the tree has for it.
 func (d directory) stored(first uint64, h treeHead) error {
 	for index := first / tileWidth; index*tileWidth < h.size; index++ {

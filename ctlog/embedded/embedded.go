@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package embedded is a Certificate Transparency log in this process: a static-ct-api log
-// (https://c2sp.org/static-ct-api) with the reads of RFC 6962 beside it, kept by Tessera's
-// POSIX driver in one directory of a local disk.
+// (https://c2sp.org/static-ct-api) that also serves the reads of RFC 6962. Tessera's POSIX
+// driver stores it in one directory of a local disk.
 //
-// It promises three things. An SCT is given only for an entry that is durably stored in a
-// tree that continues everything signed before. A directory that is older than what was
-// signed, or has another history, is refused: see guard. And only Init makes a log.
+// It guarantees three things. It gives an SCT only for an entry that is durably stored in a
+// tree that continues everything signed before. It refuses a directory that is older than
+// what was signed, or has another history: see guard. Only Init creates a log.
 //
 // Package internal/app opens it and mounts its Handler; cmd uses Init, Inspect, Fsck and the
 // Reader.
@@ -38,16 +38,16 @@ import (
 
 // Config is one log. The same value serves Open, Inspect, Fsck and OpenReader.
 type Config struct {
-	// Name tells the log from others, in paths (/ctlog/NAME/), log lines and metrics: letters,
+	// Name distinguishes the log in paths (/ctlog/NAME/), log lines and metrics: letters,
 	// digits, '.', '_' and '-'. It is mandatory.
 	Name string
-	// Dir is the directory that Init made, on a local disk. It is mandatory.
+	// Dir is the directory that Init created, on a local disk. It is mandatory.
 	Dir string
-	// Guard is the file that Init made, outside Dir, and best on another disk: whatever
-	// restores Dir from a backup must not restore it too. It is mandatory.
+	// Guard is the file that Init created, outside Dir, and best on another disk: a restore
+	// of Dir from a backup must not restore the guard too. It is mandatory.
 	Guard string
-	// Key is the path of the log's key, PKCS#8 PEM, ECDSA P-256, as Init made it. Either it
-	// or Signer is mandatory.
+	// Key is the path of the log's key, PKCS#8 PEM, ECDSA P-256, as Init created it. Either
+	// it or Signer is mandatory.
 	Key string
 	// Signer is the key itself.
 	Signer crypto.Signer
@@ -55,27 +55,28 @@ type Config struct {
 	// log.example/2026. It never changes. It is mandatory.
 	Origin string
 
-	// BatchAge is how long an entry waits for others to be written with; zero for 10 ms. It
-	// is most of the latency of an add: 5 to 20 ms are useful.
+	// BatchAge is how long an entry waits for others in its batch; zero for 10 ms. It is most
+	// of the latency of an add: 5 to 20 ms are useful.
 	BatchAge time.Duration
-	// CheckpointInterval is how often the tree head is signed and published while the tree
-	// grows, from 100 ms to 10 s; zero for 1 s. Shutdown takes as long.
+	// CheckpointInterval is how often the log signs and publishes the tree head while the
+	// tree grows, from 100 ms to 10 s; zero for 1 s. Shutdown takes as long.
 	CheckpointInterval time.Duration
 	// MaxPending bounds the entries that wait to be stored; zero for 4096.
 	MaxPending int
 
-	// SubmitToken is what submitters over HTTP must send as a bearer token, at least 16 bytes;
-	// none turns submission over HTTP off.
+	// SubmitToken is the bearer token that submitters over HTTP must send, at least 16 bytes;
+	// an empty one turns submission over HTTP off.
 	SubmitToken []byte
 	// Roots returns the CA certificates in which chains submitted over HTTP must end; nil for
-	// none. It is called for each submission.
+	// none. The log calls it for each submission.
 	Roots func() []*x509.Certificate
 
 	// Now is the clock of SCTs and tree heads; nil for time.Now.
 	Now func() time.Time
-	// Logger hears of refusals and failures; nil for silence.
+	// Logger receives refusals and failures; nil for none.
 	Logger *slog.Logger
-	// Registerer takes the metrics mayfly_ctlog_…; nil for none. Several logs may share one.
+	// Registerer registers the metrics mayfly_ctlog_…; nil for none. Several logs may share
+	// one.
 	Registerer prometheus.Registerer
 
 	// reserve is minFree, except in tests.
@@ -89,13 +90,14 @@ const (
 	maxCheckpointInterval     = 10 * time.Second
 	defaultMaxPending         = 4096
 	minSubmitToken            = 16
-	// maxBatch flushes a batch before its age. Tessera rewrites the last, partial tile with
-	// each batch, so that more in one is cheaper.
+	// maxBatch is the number of entries that flushes a batch before its age. Tessera rewrites
+	// the last, partial tile with each batch, so large batches are cheaper.
 	maxBatch = 512
-	// republishInterval is how often the tree head is signed anew while the tree stands still.
+	// republishInterval is how often the log signs the tree head again while the tree does not
+	// grow.
 	republishInterval = 10 * time.Minute
-	// collectInterval is how often partial tiles are deleted that full ones have replaced,
-	// 100 tiles a time: enough for 2,560 entries a second.
+	// collectInterval is how often the log deletes partial tiles that full ones have
+	// replaced, 100 tiles a time: enough for 2,560 entries a second.
 	collectInterval = 10 * time.Second
 )
 
@@ -119,14 +121,14 @@ type Log struct {
 	front     *front
 
 	refusal   atomic.Pointer[RefusedError] // set once
-	signError atomic.Pointer[string]       // why the last checkpoint was not signed; nil if it was
+	signError atomic.Pointer[string]       // why the last signing of a checkpoint failed; nil if it succeeded
 
-	// Under signMu: what the newest checkpoint says.
+	// Under signMu: the content of the newest checkpoint.
 	signMu        sync.Mutex
 	signedSize    uint64
 	lastTimestamp uint64
 
-	// add and finish are Tessera's; nil for a log that refused to sign from the start.
+	// add and finish are Tessera's; nil for a log that has refused to sign from the start.
 	add    func(context.Context, *ctonly.Entry) tessera.IndexFuture
 	finish func(context.Context) error
 	cancel context.CancelFunc
@@ -141,12 +143,12 @@ type Log struct {
 
 var _ ctlog.Log = (*Log)(nil)
 
-// Open opens a log that Init made. Errors for settings have key paths such as ["dir"];
-// *LockedError and *StorageError tell of the state of the machine.
+// Open opens a log that Init created. Errors for settings have key paths such as ["dir"];
+// *LockedError and *StorageError report the state of the machine.
 //
-// A log whose directory is damaged, older than its guard or of another history is opened all
-// the same: it serves what it published, refuses every submission with *RefusedError, and
-// says so in Status.
+// Open also opens a log if its directory is damaged, older than its guard or of another
+// history: the log serves what it published, refuses every submission with *RefusedError, and
+// reports the refusal in Status.
 //
 // The log runs until Shutdown; ctx is for opening only.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
@@ -185,7 +187,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// CheckSettings checks what cfg says, and reads no file. Errors have key paths such as ["dir"].
+// CheckSettings validates cfg, and reads no file. Errors have key paths such as ["dir"].
 func CheckSettings(cfg Config) error { return cfg.withDefaults().checkSettings() }
 
 func (cfg Config) withDefaults() Config {
@@ -222,7 +224,7 @@ func (cfg Config) checkSettings() error {
 	return errors.Join(errs...)
 }
 
-// complete fills in the defaults, reads the key, and checks what can be checked without writing.
+// complete sets the defaults, reads the key, and checks everything that needs no writing.
 func (cfg Config) complete() (Config, *logKey, error) {
 	cfg = cfg.withDefaults()
 	key, err := cfg.key()
@@ -257,7 +259,7 @@ func (cfg Config) key() (*logKey, error) {
 	}
 }
 
-// checkNames checks what ends up in URLs and checkpoints.
+// checkNames checks the names that appear in URLs and checkpoints.
 func checkNames(name, origin string) (errs []error) {
 	switch {
 	case name == "":
@@ -280,7 +282,7 @@ func checkNames(name, origin string) (errs []error) {
 
 const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
-// checkPaths keeps the guard out of the directory that it guards.
+// checkPaths refuses a guard inside the directory that it guards.
 func checkPaths(dir, guard string) (errs []error) {
 	if dir == "" {
 		errs = append(errs, keypath.Errorf([]string{"dir"}, "the log's directory is missing"))
@@ -298,7 +300,7 @@ func checkPaths(dir, guard string) (errs []error) {
 	return errs
 }
 
-// resolve follows symbolic links as far as the path exists.
+// resolve follows the symbolic links in the existing part of path.
 func resolve(path string) string {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
@@ -314,20 +316,20 @@ func resolve(path string) string {
 	}
 }
 
-// Name is the log's name in the configuration.
+// Name returns the log's name in the configuration.
 func (l *Log) Name() string { return l.name }
 
-// Trusting implements ctlog.Trusting: what comes over HTTP is verified, and what Submit gets is
-// not.
+// Trusting implements ctlog.Trusting: the log verifies submissions over HTTP, but not those of
+// Submit.
 func (l *Log) Trusting() {}
 
-// Origin is the log's submission prefix without scheme.
+// Origin returns the log's submission prefix without scheme.
 func (l *Log) Origin() string { return l.origin }
 
-// LogID is the SHA-256 of the public key's SubjectPublicKeyInfo.
+// LogID returns the SHA-256 of the public key's SubjectPublicKeyInfo.
 func (l *Log) LogID() [32]byte { return l.key.id }
 
-// PublicKey is the log's public key, PEM, as ctlog.LogConfig takes it.
+// PublicKey returns the log's public key, PEM, as ctlog.LogConfig takes it.
 func (l *Log) PublicKey() []byte { return l.key.publicPEM() }
 
 var errNoCheckpoint = fmt.Errorf("%w: its checkpoint is missing or unreadable", errDamaged)

@@ -39,7 +39,7 @@ func TestSubmit(t *testing.T) {
 		if index := leafIndex(t, sct.Extensions); index != uint64(i) {
 			t.Errorf("entry %d has index %d", i, index)
 		}
-		// The guard covers the entry before its SCT is here.
+		// The guard covers the entry before the SCT is returned.
 		if g, err := readGuard(cfg.Guard, cfg.Origin, l.key.id); err != nil || g.TreeSize != uint64(i)+1 {
 			t.Errorf("the guard has %d entries: %v", g.TreeSize, err)
 		}
@@ -63,7 +63,7 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-// TestSubmitAsALog holds the log against those who use it: ctlog.Logs verifies each SCT.
+// TestSubmitAsALog uses the log through ctlog.Logs, which verifies each SCT.
 func TestSubmitAsALog(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)
@@ -77,7 +77,7 @@ func TestSubmitAsALog(t *testing.T) {
 	}
 }
 
-// TestOneMoveForABatch: everybody in a batch waits for the same fsync.
+// TestOneMoveForABatch: all submitters of a batch wait for the same fsync.
 func TestOneMoveForABatch(t *testing.T) {
 	t.Parallel()
 	const entries = 64
@@ -109,8 +109,8 @@ func TestOneMoveForABatch(t *testing.T) {
 	}
 }
 
-// TestOvertakenCheckpoint: a tree head that Tessera read before the guard moved past it may
-// be signed, if it is of the same history and no checkpoint is newer.
+// TestOvertakenCheckpoint: the log may sign a tree head that Tessera read before the guard
+// advanced, if it is of the same history and no checkpoint is newer.
 func TestOvertakenCheckpoint(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)

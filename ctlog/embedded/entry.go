@@ -47,7 +47,8 @@ type tileLeaf struct {
 	size int
 }
 
-// readTileLeaf takes one entry off s. Every byte of what it accepts is accounted for.
+// readTileLeaf removes one entry from s. It accepts an entry only if it has parsed every
+// byte.
 func readTileLeaf(s *cryptobyte.String) (*tileLeaf, error) {
 	var (
 		whole            = *s
@@ -96,23 +97,23 @@ func readTileLeaf(s *cryptobyte.String) (*tileLeaf, error) {
 	return &leaf, nil
 }
 
-// errTileLeaf: all fields have a length, so that running out of bytes is the one mistake that
-// most damage leads to.
+// errTileLeaf: all fields have a length, so that most damage appears as an early end of the
+// data.
 var errTileLeaf = errors.New("an entry ends early")
 
 const (
-	// windowSize is how much of a data tile is read at a time.
+	// windowSize is the size of one read of a data tile.
 	windowSize = 32 << 10
 	// maxTileLeaf bounds one entry: two certificates of maxCertificate, and a chain's hashes.
 	maxTileLeaf = 256 << 10
 )
 
 // readTileLeaves yields the first count entries of a data tile; the first one must have the index
-// first. It ends after an error. In memory is a window of the tile, never all of it: a tile of 256
+// first. It stops after an error. It keeps only a window of the tile in memory: a tile of 256
 // large certificates has 32 MiB.
 func readTileLeaves(r io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
-		var window cryptobyte.String // what was read, and is not yet parsed
+		var window cryptobyte.String // data that is read but not yet parsed
 		for i := range count {
 			index := first + uint64(i)
 			rest := window
@@ -148,7 +149,8 @@ func readTileLeaves(r io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, e
 	}
 }
 
-// merkleTreeLeaf is the leaf_input of get-entries, and what the leaf hash is of.
+// merkleTreeLeaf returns the leaf_input of get-entries, which is also the input of the leaf
+// hash.
 //
 //	struct {                                   RFC 6962, section 3.4
 //	    Version version;
@@ -161,7 +163,7 @@ func (l *tileLeaf) merkleTreeLeaf() []byte {
 
 func (l *tileLeaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
 
-// fingerprints are those of the chain, the issuer first.
+// fingerprints returns the hashes of the chain's certificates, the issuer first.
 func (l *tileLeaf) fingerprints() [][sha256.Size]byte {
 	all := make([][sha256.Size]byte, 0, len(l.issuers)/sha256.Size)
 	for rest := l.issuers; len(rest) >= sha256.Size; rest = rest[sha256.Size:] {
@@ -170,7 +172,7 @@ func (l *tileLeaf) fingerprints() [][sha256.Size]byte {
 	return all
 }
 
-// extraData is the extra_data of get-entries.
+// extraData returns the extra_data of get-entries.
 //
 //	opaque ASN.1Cert<1..2^24-1>;               RFC 6962, section 3.1
 //	struct {

@@ -11,23 +11,23 @@ import (
 	"syscall"
 )
 
-// minFree is what must be left on the disk for an entry to be accepted: a batch writes a few
-// MiB at most, and a disk that runs full in the middle of one helps nobody.
+// minFree is the free space that the log requires before it accepts an entry: a batch writes
+// a few MiB at most, and the disk must not fill up in the middle of one.
 const minFree = 32 << 20
 
-// filesystem is what is known of the one that holds a path.
+// filesystem describes the filesystem that holds a path.
 type filesystem struct {
 	// kind is the name of a kind that matters here, or empty.
 	kind string
-	// remote: other hosts may write it, and locks and fsync may not mean what they say.
+	// remote: other hosts may write it, and locks and fsync may not be reliable.
 	remote bool
-	// volatile: it is gone after a restart of the machine.
+	// volatile: its content is lost at a restart of the machine.
 	volatile bool
 	readOnly bool
 	free     uint64 // bytes, for this user
 }
 
-// checkFilesystem refuses what no log may live on.
+// checkFilesystem refuses filesystems that are unsuitable for a log.
 func checkFilesystem(path string, f filesystem) error {
 	switch {
 	case f.remote:
@@ -39,7 +39,7 @@ func checkFilesystem(path string, f filesystem) error {
 	}
 }
 
-// checkSpace refuses to write when less than reserve bytes are left.
+// checkSpace refuses to write if less than reserve bytes are free.
 func checkSpace(path string, f filesystem, reserve uint64) error {
 	if f.free < reserve {
 		return &StorageError{path, fmt.Errorf("has %d MiB of free disk space left; at least %d MiB are needed to accept an entry: free some", f.free>>20, reserve>>20)}
@@ -47,8 +47,8 @@ func checkSpace(path string, f filesystem, reserve uint64) error {
 	return nil
 }
 
-// explain turns the error of a failed write into one that says what to do, where the cause is
-// one of those that an operator can mend.
+// explain turns the error of a failed write into one that states what to do, where an
+// operator can fix the cause.
 func explain(path string, err error) error {
 	var explained *StorageError
 	switch {
@@ -65,7 +65,7 @@ func explain(path string, err error) error {
 	}
 }
 
-// syncDir makes renames in a directory durable that have happened before the call.
+// syncDir makes earlier renames in a directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -75,8 +75,8 @@ func syncDir(dir string) error {
 	return errors.Join(err, d.Close())
 }
 
-// writeFile replaces a file, durably and at once: whoever reads it, after a crash too, finds
-// the old content or the new. One caller at a time for each path.
+// writeFile replaces a file durably and atomically: a reader, also after a crash, finds the
+// old content or the new. Only one caller at a time may write a path.
 func writeFile(path string, content []byte, mode fs.FileMode) error {
 	temporary := path + temporarySuffix
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, mode)
@@ -96,5 +96,5 @@ func writeFile(path string, content []byte, mode fs.FileMode) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// temporarySuffix marks a file that is being written. Nothing reads one.
+// temporarySuffix marks a file that is being written. Such files are never read.
 const temporarySuffix = ".tmp"

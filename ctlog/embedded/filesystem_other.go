@@ -6,5 +6,5 @@ package embedded
 
 import "math"
 
-// statFilesystem knows nothing here: an embedded log for production runs on Linux.
+// statFilesystem returns no details: an embedded log for production runs on Linux.
 func statFilesystem(string) (filesystem, error) { return filesystem{free: math.MaxUint64}, nil }

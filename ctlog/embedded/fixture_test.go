@@ -28,7 +28,7 @@ import (
 
 const testToken = "a token for submitting"
 
-// authority makes what a log is given.
+// authority creates the chains that a log receives.
 type authority struct {
 	root, intermediate *x509.Certificate
 	key                *ecdsa.PrivateKey
@@ -79,7 +79,7 @@ func newAuthority(t testing.TB) *authority {
 
 func (a *authority) roots() []*x509.Certificate { return []*x509.Certificate{a.root} }
 
-// tbs is a certificate in the real profile, with a new serial number.
+// tbs returns a certificate in the real profile, with a new serial number.
 func (a *authority) tbs(t testing.TB, san certs.SAN, issuer string) *certs.TBS {
 	t.Helper()
 	serial, err := certs.NewSerial(rand.Reader)
@@ -124,7 +124,7 @@ func (a *authority) submission(t testing.TB) ctlog.Submission {
 	return a.submissionFor(t, certs.SAN{Kind: certs.SANURI, Value: "https://build.example/workflow"}, "https://issuer.example")
 }
 
-// newConfig makes a log in a directory of the test and returns how to open it.
+// newConfig creates a log in a directory of the test and returns its configuration.
 func newConfig(t testing.TB) Config {
 	t.Helper()
 	return newConfigIn(t, t.TempDir())
@@ -143,7 +143,7 @@ func newConfigIn(t testing.TB, base string) Config {
 	return cfg
 }
 
-// open opens a log that ends with the test, and must not have refused to sign by then.
+// open opens a log until the test ends; by then, the log must not have refused to sign.
 func open(t testing.TB, cfg Config) *Log {
 	t.Helper()
 	l := openSpoilt(t, cfg)
@@ -213,7 +213,7 @@ func submitAll(t testing.TB, l *Log, submissions []ctlog.Submission) []ctlog.SCT
 	return scts
 }
 
-// withToken adds the submit token, which certificate-transparency-go knows nothing of.
+// withToken adds the submit token, which certificate-transparency-go does not support.
 type withToken struct{ token string }
 
 func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -222,7 +222,7 @@ func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.DefaultTransport.RoundTrip(r)
 }
 
-// serve serves a log's reads, which go on after its Shutdown.
+// serve serves a log's reads, which continue after its Shutdown.
 func serve(t testing.TB, l *Log) string {
 	t.Helper()
 	server := httptest.NewServer(http.StripPrefix("/ctlog/2026", l.Handler()))
@@ -230,7 +230,7 @@ func serve(t testing.TB, l *Log) string {
 	return server.URL + "/ctlog/2026"
 }
 
-// ctClient is the independent judge.
+// ctClient returns the independent client that verifies the log.
 func ctClient(t testing.TB, url string, publicKey []byte) *client.LogClient {
 	t.Helper()
 	c, err := client.New(url, &http.Client{Transport: withToken{testToken}}, jsonclient.Options{PublicKey: string(publicKey)})

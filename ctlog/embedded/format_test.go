@@ -20,7 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-// signCheckpoint makes a checkpoint the way that Tessera does.
+// signCheckpoint signs a checkpoint the way that Tessera does.
 func signCheckpoint(t testing.TB, key *logKey, origin, text string) []byte {
 	t.Helper()
 	raw, err := note.Sign(&note.Note{Text: text}, noteSigner{
@@ -80,7 +80,7 @@ func newKey(t testing.TB) *logKey {
 	return key
 }
 
-// TestNoteSignerAsksFirst: what the guard does not admit is not signed.
+// TestNoteSignerAsksFirst: noteSigner signs nothing that the guard does not admit.
 func TestNoteSignerAsksFirst(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("refused")
@@ -134,7 +134,7 @@ func TestTileLeafIsWhatTesseraWrites(t *testing.T) {
 	}
 }
 
-// collectLeaves reads as slowly as a file never does.
+// collectLeaves reads in smaller pieces than a file ever returns.
 func collectLeaves(data []byte, first uint64, count int) (leaves []*tileLeaf, err error) {
 	for leaf, err := range readTileLeaves(iotest.OneByteReader(bytes.NewReader(data)), first, count) {
 		if err != nil {
@@ -145,7 +145,7 @@ func collectLeaves(data []byte, first uint64, count int) (leaves []*tileLeaf, er
 	return leaves, nil
 }
 
-// FuzzReadTileLeaf: what is accepted consists of exactly the parts that it says.
+// FuzzReadTileLeaf: an accepted entry consists of exactly its parsed parts.
 func FuzzReadTileLeaf(f *testing.F) {
 	for _, e := range []ctonly.Entry{
 		{Timestamp: 5, Certificate: []byte("certificate"), FingerprintsChain: [][32]byte{{1}}},
@@ -243,7 +243,7 @@ func TestWithoutPoison(t *testing.T) {
 	if err != nil || !poisoned || !bytes.Equal(got, tbs.Logged()) {
 		t.Errorf("poisoned %v, %v", poisoned, err)
 	}
-	// The judge: certificate-transparency-go.
+	// The independent implementation: certificate-transparency-go.
 	want, err := x509.RemoveCTPoison(tbs.Precertificate())
 	if err != nil {
 		t.Fatal(err)

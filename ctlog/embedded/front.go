@@ -25,7 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// How long answers may be kept.
+// How long clients may cache answers.
 const (
 	immutable = "public, max-age=31536000, immutable"
 	mutable   = "no-cache"
@@ -38,21 +38,21 @@ type front struct {
 	log     *Log
 	roots   func() []*x509.Certificate
 	token   [sha256.Size]byte // of the submit token
-	submits bool              // there is a token
+	submits bool              // a token is configured
 	replays *replays
 	gets    map[string]endpoint
 	posts   map[string]endpoint
 
 	verified atomic.Pointer[checkpoint] // the newest one that was read
-	// compressors are those that no answer uses. Each has 1.2 MiB, so they are few; without a free
-	// one a tile is sent uncompressed.
+	// compressors holds the idle compressors. Each has 1.2 MiB, so there are few; without an idle
+	// one, the log sends a tile uncompressed.
 	compressors chan *gzip.Writer
 }
 
-// maxCompressors is how many data tiles are compressed at a time.
+// maxCompressors is how many data tiles are compressed at the same time.
 const maxCompressors = 4
 
-// endpoint answers a request, or returns an error that says with which status.
+// endpoint answers a request, or returns an error that determines the status.
 type endpoint func(w http.ResponseWriter, r *http.Request) error
 
 func newFront(l *Log, cfg Config) *front {
@@ -120,14 +120,14 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) error {
 	return refuse(http.StatusMethodNotAllowed, "%.20q is not for this path; use %s", r.Method, allow)
 }
 
-// httpError is an answer that is not the one that was asked for.
+// httpError is an answer that reports an error.
 type httpError struct {
 	status     int
 	message    string
 	retryAfter time.Duration
 }
 
-// Error is the message.
+// Error returns the message.
 func (e *httpError) Error() string { return e.message }
 
 func refuse(status int, format string, args ...any) error {
@@ -135,7 +135,7 @@ func refuse(status int, format string, args ...any) error {
 }
 
 func (e *httpError) write(w http.ResponseWriter) {
-	// People read it with curl: no < and & as escapes.
+	// Operators read the body with curl: do not escape < and &.
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
 	encoder.SetEscapeHTML(false)
@@ -155,8 +155,8 @@ func (e *httpError) write(w http.ResponseWriter) {
 	_, _ = w.Write(body.Bytes())
 }
 
-// describeError is the one place that turns an error into an answer. What was not made for
-// clients stays in the log.
+// describeError is the only place that turns an error into an answer. Errors that are not
+// meant for clients stay in the process's log.
 func describeError(err error) *httpError {
 	var (
 		answer    *httpError
@@ -180,8 +180,8 @@ func describeError(err error) *httpError {
 	}
 }
 
-// checkpoint returns what is published. Each one is verified when it is first seen: what
-// somebody else put in its place is not served.
+// checkpoint returns the published checkpoint. It verifies each one at the first read, so
+// that the log never serves a checkpoint that it did not sign.
 func (f *front) checkpoint() (*checkpoint, error) {
 	raw, err := f.log.directory.checkpoint()
 	if err != nil {
@@ -207,7 +207,7 @@ func (f *front) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// content answers with a body that is at hand; http.ServeContent adds 304 and ranges.
+// content answers with a body in memory; http.ServeContent adds 304 and ranges.
 func content(w http.ResponseWriter, r *http.Request, kind, caching string, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", kind)
@@ -233,8 +233,8 @@ func (f *front) getIssuer(w http.ResponseWriter, r *http.Request) error {
 
 // getTile serves tile/<L>/<N>[.p/<W>] and tile/data/<N>[.p/<W>].
 //
-// A partial tile is cut from the newest one, and so is right even where an interrupted batch
-// left a file of that name; and it stays to be had after its file is gone.
+// getTile cuts a partial tile from the newest one. So the tile is right even where an
+// interrupted batch left a file of that name, and available after its own file is deleted.
 func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
 	data, level, index, wide, ok := parseTilePath(r.URL.Path)
 	if !ok {
@@ -293,8 +293,8 @@ func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint6
 	return nil
 }
 
-// sendCompressed compresses body while it sends it. An error is that of the client, and the status
-// has been sent.
+// sendCompressed compresses body while it sends it. After the status has been sent, it ignores
+// errors, which are the client's.
 func sendCompressed(w http.ResponseWriter, r *http.Request, z *gzip.Writer, body io.Reader) {
 	w.Header().Set("Content-Encoding", "gzip")
 	if r.Method == http.MethodHead {
@@ -306,7 +306,7 @@ func sendCompressed(w http.ResponseWriter, r *http.Request, z *gzip.Writer, body
 	}
 }
 
-// acceptsGzip tells whether a client said so without a weight, as clients of logs do.
+// acceptsGzip reports whether a client accepts gzip without a weight, as clients of logs do.
 func acceptsGzip(r *http.Request) bool {
 	for _, coding := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
 		if strings.TrimSpace(coding) == "gzip" {
@@ -316,8 +316,8 @@ func acceptsGzip(r *http.Request) bool {
 	return false
 }
 
-// parseTilePath accepts exactly the names of static-ct-api: no leading zeros, no full width
-// spelt out.
+// parseTilePath accepts exactly the names of static-ct-api: no leading zeros, no explicit
+// full width.
 func parseTilePath(path string) (data bool, level, index uint64, wide int, ok bool) {
 	rest := strings.TrimPrefix(path, "/tile/")
 	first, name, found := strings.Cut(rest, "/")

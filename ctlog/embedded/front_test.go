@@ -201,7 +201,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestRefusesChains: whoever has the token may still submit only what the CA has issued.
+// TestRefusesChains: a client with the token may still submit only what the CA has issued.
 func TestRefusesChains(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)
@@ -252,8 +252,8 @@ func TestSubmissionIsOffWithoutToken(t *testing.T) {
 	}
 }
 
-// TestSubmittedTBS: what is logged for a precertificate that comes over HTTP is what the CA
-// has its own log sign.
+// TestSubmittedTBS: for a precertificate over HTTP, the log stores the same TBSCertificate
+// that the CA submits to its own log.
 func TestSubmittedTBS(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -284,7 +284,7 @@ func TestReplays(t *testing.T) {
 		want uint64
 	}{
 		{1, nil, 1}, {1, nil, 1},
-		{2, errClosed, 2}, // a failure is forgotten
+		{2, errClosed, 2}, // failures are forgotten
 		{2, nil, 3}, {2, nil, 3}, {1, nil, 4},
 	} {
 		sct, err := once(test.key, test.err)
@@ -301,7 +301,7 @@ func TestReplays(t *testing.T) {
 		t.Errorf("%d submissions are remembered, in %d places", len(r.known), len(r.order))
 	}
 
-	// A caller that leaves takes nothing with it.
+	// A caller that leaves does not stop the submission.
 	ctx, cancel := context.WithCancel(t.Context())
 	started, release := make(chan struct{}), make(chan struct{})
 	left := make(chan error)

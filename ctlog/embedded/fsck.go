@@ -15,21 +15,22 @@ import (
 // maxFindings bounds what one Fsck reports.
 const maxFindings = 100
 
-// Fsck reads the whole log, the entries that no checkpoint covers yet included, since SCTs
-// have been given for them. It proves that every tile of hashes follows from the entries or
-// from the tiles below it, the tree from the tiles, that the tree continues the checkpoint and
-// the guard, and that every issuer is there. It changes nothing, and may run while the log is
-// in use. It returns the number of entries that it checked, and everything that it found wrong.
+// Fsck reads the whole log, including entries that no checkpoint covers yet, since the log has
+// given SCTs for them. It proves that every tile of hashes follows from the entries or from the
+// tiles below it, and the tree from the tiles. It also proves that the tree continues the
+// checkpoint and the guard, and that every issuer is present. It changes nothing, and may run
+// while the log is in use. It returns the number of checked entries, and every error that it
+// found.
 //
-// Tessera has a checker too, and the tests use it; but it hangs on the first tile that is
-// wrong (v1.0.4: its workers end with their first error, and what feeds them then blocks).
+// The tests also use Tessera's checker; but it hangs on the first wrong tile (v1.0.4: its
+// workers stop with their first error, and the goroutine that feeds them then blocks).
 func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 	cfg, key, err := cfg.complete()
 	if err != nil {
 		return 0, err
 	}
 	f := &checker{directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir)}
-	// In this order: a log in use moves on meanwhile, neither guard nor checkpoint past its tree.
+	// In this order: a log in use grows meanwhile, but guard and checkpoint never pass its tree.
 	guard, guardErr := readGuard(cfg.Guard, cfg.Origin, key.id)
 	f.found(guardErr)
 	published, publishedErr := readCheckpoint(f.directory, cfg.Origin, key)
@@ -38,7 +39,7 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 	switch {
 	case err == nil:
 	case publishedErr == nil:
-		// What the checkpoint covers can be checked all the same.
+		// The entries under the checkpoint can still be checked.
 		f.found(err)
 		f.head = published.head
 	default:
@@ -55,7 +56,7 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 	return f.head.size, f.report(cfg.Name)
 }
 
-// checker checks one tree. It goes on after what it finds.
+// checker checks one tree. It continues after errors.
 type checker struct {
 	directory
 	issuers  *issuers
@@ -69,7 +70,7 @@ func (f *checker) found(err error) {
 	}
 }
 
-// report is everything that was found wrong.
+// report returns everything that checker found.
 func (f *checker) report(name string) error {
 	if len(f.findings) == 0 {
 		return nil
@@ -146,7 +147,7 @@ func (f *checker) tile(level, index uint64) error {
 	return nil
 }
 
-// subtreeRoot is the hash over a full tile.
+// subtreeRoot returns the hash over a full tile.
 func subtreeRoot(tile []byte) []byte {
 	level := tile
 	for len(level) > hashSize {

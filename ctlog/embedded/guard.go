@@ -16,10 +16,10 @@ import (
 	"time"
 )
 
-// maxGuardFile bounds what is read of a guard; ours has about 250 bytes.
+// maxGuardFile bounds the size of a guard; this log's has about 250 bytes.
 const maxGuardFile = 16 << 10
 
-// guardFile is the content of a guard: which log it is for, and the newest tree of it.
+// guardFile is the content of a guard: which log it is for, and that log's newest tree.
 type guardFile struct {
 	Origin   string    `json:"origin"`
 	LogID    []byte    `json:"log_id"`
@@ -97,8 +97,8 @@ func parseGuard(content []byte) (guardFile, error) {
 	return g, nil
 }
 
-// guard remembers, outside the log's directory, the newest tree that anything was signed for.
-// Its invariants:
+// guard records, outside the log's directory, the newest tree for which the log signed
+// anything. Its invariants:
 //
 //   - Nothing leaves the process, no SCT and no checkpoint, for a tree that the guard's file
 //     does not cover, durably.
@@ -106,23 +106,23 @@ func parseGuard(content []byte) (guardFile, error) {
 //     included. So a directory that is behind its guard is not the newest one.
 //   - Each tree in the guard continues the one before it.
 //
-// A process may die at any point. What is on the disk then is a directory equal to the guard
-// or ahead of it by entries whose SCTs nobody has; the next start moves the guard on.
+// The process may stop at any point. The directory on the disk is then equal to the guard or
+// ahead of it by entries without delivered SCTs; the next start advances the guard.
 type guard struct {
 	directory directory
 	path      string
 	now       func() time.Time
 	observe   func(time.Duration)
 
-	newest atomic.Pointer[treeHead] // what the file says; written under mu
+	newest atomic.Pointer[treeHead] // the content of the file; written under mu
 
-	mu   sync.Mutex // held while the guard moves
+	mu   sync.Mutex // held while the guard advances
 	file guardFile  // under mu
 }
 
-// cover returns nil as soon as the guard covers a tree of at least the given size, that is,
-// as soon as the entries below it may be promised. Callers that come while the guard moves
-// wait, and mostly find that the next move was for all of them: one fsync a batch.
+// cover returns nil as soon as the guard covers a tree of at least the given size; from then
+// on, the log may promise the entries below it. Callers that arrive while the guard advances
+// wait, and mostly the next advance covers all of them: one fsync a batch.
 func (g *guard) cover(ctx context.Context, size uint64) error {
 	if g.newest.Load().size >= size {
 		return nil
@@ -142,7 +142,7 @@ func (g *guard) cover(ctx context.Context, size uint64) error {
 	return g.move(ctx, head)
 }
 
-// admit returns nil if a tree head may be signed: if the guard covers it, and it is a part of
+// admit returns nil if a tree head may be signed: the guard covers it, and it is a part of
 // the guard's history.
 func (g *guard) admit(ctx context.Context, head treeHead) error {
 	g.mu.Lock()
@@ -151,12 +151,12 @@ func (g *guard) admit(ctx context.Context, head treeHead) error {
 	if head.size >= newest.size {
 		return g.move(ctx, head)
 	}
-	// Another batch overtook this checkpoint on its way here.
+	// Another batch has advanced the guard beyond this checkpoint.
 	return g.directory.consistent(ctx, head, newest)
 }
 
-// move proves that head continues the guard's tree and is on the disk, and then writes it
-// down. The caller holds mu.
+// move proves that head continues the guard's tree and is on the disk, and then writes it to
+// the file. The caller holds mu.
 func (g *guard) move(ctx context.Context, head treeHead) error {
 	newest := *g.newest.Load()
 	if head == newest {
@@ -183,8 +183,8 @@ func (g *guard) move(ctx context.Context, head treeHead) error {
 	return nil
 }
 
-// check proves at the start that the directory is whole at its right edge, where the next
-// entries go, and continues the guard's tree; and then moves the guard on.
+// check proves at the start that the directory is complete at its right edge, where the next
+// entries go, and continues the guard's tree. It then advances the guard.
 func (g *guard) check(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -223,7 +223,7 @@ func (d directory) verify(ctx context.Context, newest treeHead) (treeHead, error
 	return head, nil
 }
 
-// errOtherLog: a guard or a checkpoint is good, and of another log.
+// errOtherLog: a guard or a checkpoint is valid, but belongs to another log.
 var errOtherLog = errors.New("its files are of different logs")
 
 // errOlder: the directory is behind the guard.

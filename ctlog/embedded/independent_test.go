@@ -29,7 +29,7 @@ import (
 
 // TestIndependentJudges proves entries, SCTs, inclusion and consistency with
 // certificate-transparency-go's client, the checkpoint with transparency-dev/formats, and the
-// tiles, read over HTTP, with Tessera's checker. Nothing of ours judges.
+// tiles, read over HTTP, with Tessera's checker. No code of this project verifies.
 func TestIndependentJudges(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)
@@ -133,7 +133,7 @@ func judgeConsistency(t *testing.T, judge *client.LogClient, older, newer *ct.Si
 		t.Fatal(err)
 	}
 	if older.TreeSize == 0 {
-		return // RFC 6962 has no proof for it
+		return // RFC 6962 has no proof for that case
 	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, older.TreeSize, newer.TreeSize, hashes, older.SHA256RootHash[:], newer.SHA256RootHash[:]); err != nil {
 		t.Errorf("consistency of %d and %d: %v", older.TreeSize, newer.TreeSize, err)
@@ -163,7 +163,7 @@ func judgeEntries(t *testing.T, judge *client.LogClient, head *ct.SignedTreeHead
 	}
 }
 
-// judgeTiles has Tessera's checker read the log over HTTP.
+// judgeTiles reads the log over HTTP with Tessera's checker.
 func judgeTiles(t *testing.T, url, origin string, publicKey []byte, head *ct.SignedTreeHead) {
 	t.Helper()
 	block, _ := pem.Decode(publicKey)
@@ -263,7 +263,7 @@ func bundleHashes(bundle []byte) ([][]byte, error) {
 }
 
 // TestIndependentSubmitter submits over HTTP with certificate-transparency-go's client, which
-// verifies the SCTs that it gets.
+// verifies the received SCTs.
 func TestIndependentSubmitter(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)

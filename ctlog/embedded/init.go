@@ -16,9 +16,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// InitConfig is a log to be made. Nothing that it names may exist yet.
+// InitConfig describes a new log. None of its paths may exist yet.
 type InitConfig struct {
-	// Name, Dir, Guard, Key and Origin are as in Config. Key is the path of the file to make.
+	// Name, Dir, Guard, Key and Origin are as in Config. Key is the path of the new key file.
 	Name, Dir, Guard, Key, Origin string
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
@@ -26,15 +26,15 @@ type InitConfig struct {
 
 // Created is a new log.
 type Created struct {
-	// PublicKey is PEM: for ctlog.LogConfig, for trust roots, and to be published.
+	// PublicKey is PEM: for ctlog.LogConfig, for trust roots, and for publication.
 	PublicKey []byte
 	LogID     [32]byte
 	Origin    string
 }
 
-// Init makes a log: its key (PKCS#8, mode 0600), its directory with the checkpoint of an empty
-// tree, and its guard. It refuses whatever exists, and removes what it made if it fails.
-// Errors for settings have key paths such as ["dir"].
+// Init creates a log: its key (PKCS#8, mode 0600), its directory with the checkpoint of an
+// empty tree, and its guard. It refuses existing paths, and removes what it created if it
+// fails. Errors for settings have key paths such as ["dir"].
 func Init(ctx context.Context, cfg InitConfig) (*Created, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -53,8 +53,8 @@ func Init(ctx context.Context, cfg InitConfig) (*Created, error) {
 		}
 		return fmt.Errorf("making log %s: %w", cfg.Name, err)
 	}
-	// The directory is built under another name, and gets its own last: a crash on the way
-	// leaves something that Open takes for no log and Init for something that exists.
+	// Init builds the directory under another name, and renames it last: after a crash in
+	// between, Open finds no log, and Init finds an existing path.
 	building := cfg.Dir + ".init"
 	if err := os.Mkdir(building, 0o755); err != nil {
 		return nil, undo(err)
@@ -85,7 +85,7 @@ func Init(ctx context.Context, cfg InitConfig) (*Created, error) {
 	return &Created{PublicKey: key.publicPEM(), LogID: key.id, Origin: cfg.Origin}, nil
 }
 
-// check checks the settings, and makes the parents of what will be made.
+// check checks the settings, and creates the parent directories.
 func (cfg InitConfig) check() error {
 	errs := append(checkNames(cfg.Name, cfg.Origin), checkPaths(cfg.Dir, cfg.Guard)...)
 	if cfg.Key == "" {
@@ -128,7 +128,7 @@ func checkParent(dir string, written bool) error {
 	return checkFilesystem(dir, f)
 }
 
-// fill has Tessera make its own files, among them the signed checkpoint of the empty tree.
+// fill lets Tessera create its own files, including the signed checkpoint of the empty tree.
 func (cfg InitConfig) fill(ctx context.Context, dir string, key *logKey) error {
 	if err := os.Mkdir(filepath.Join(dir, issuerDir), 0o755); err != nil {
 		return err
@@ -149,8 +149,8 @@ func (cfg InitConfig) fill(ctx context.Context, dir string, key *logKey) error {
 		},
 		timestamp: func() uint64 { return uint64(max(cfg.Now().UnixMilli(), 0)) },
 	}
-	// The appender publishes the checkpoint before it is returned; what else it would do ends
-	// with ctx. The long interval keeps it from beginning.
+	// The appender publishes the checkpoint before NewAppender returns; its other work stops
+	// with ctx. The long interval keeps that work from starting.
 	_, _, _, err = tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
 		WithCTLayout().WithCheckpointSigner(signer).
 		WithCheckpointInterval(time.Hour).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0))
@@ -163,7 +163,7 @@ func (cfg InitConfig) fill(ctx context.Context, dir string, key *logKey) error {
 	return syncDir(dir)
 }
 
-// createFile makes a file that does not exist, durably, or leaves none.
+// createFile creates a new file durably, or leaves none.
 func createFile(path string, content []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

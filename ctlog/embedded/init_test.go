@@ -52,7 +52,7 @@ func TestInit(t *testing.T) {
 		t.Errorf("the directory holds (-want +got):\n%s", diff)
 	}
 
-	// A second time, each of the three alone is reason enough to refuse.
+	// The second time, each of the three paths alone must cause a refusal.
 	for _, test := range []struct {
 		key   string
 		renew func(*InitConfig)

@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// Inspection is what can be told of a log without opening it, while it is in use too.
+// Inspection is what can be reported about a log without opening it, also while it is in use.
 type Inspection struct {
 	Status
-	// Holder has the log open for writing; nil if nobody has.
+	// Holder has the log open for writing; nil for no process.
 	Holder *Holder `json:"holder,omitempty"`
 	// GuardSize and GuardTime are the guard's.
 	GuardSize uint64    `json:"guard_size"`
 	GuardTime time.Time `json:"guard_time"`
-	// Warnings are about things that work and should be otherwise.
+	// Warnings list settings that work but should be changed.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Inspect looks at a log and changes nothing. Its Err is what Open would refuse with, if the
-// log was opened now.
+// Inspect reads a log and changes nothing. Its Err is the error with which Open would refuse
+// the log now.
 func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 	cfg, key, err := cfg.complete()
 	if err != nil {
@@ -52,9 +52,9 @@ func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 }
 
 // Check is Open without its effects: it locks and changes nothing, also while the log is in use.
-// err is the error that Open would return, the state of locks aside. refused is why a log that
-// opens would take no entry; nil where it would. The log that it returns has a name and a key, and
-// takes none.
+// err is the error that Open would return, except for locks. refused is why the opened log would
+// accept no entry; nil if it would accept entries. The returned log has a name and a key, and
+// accepts no entries.
 func Check(ctx context.Context, cfg Config) (log *Log, refused, err error) {
 	cfg, key, err := cfg.complete()
 	if err != nil {
@@ -105,9 +105,9 @@ func checkWritable(cfg Config) error {
 	return nil
 }
 
-// compare fills in what directory and guard say, and returns why they do not belong together.
+// compare reads the directory and the guard, and returns why they do not belong together.
 func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key *logKey) error {
-	// In this order: a log in use moves on meanwhile, its guard never past its directory.
+	// In this order: a log in use grows meanwhile, but its guard never passes its directory.
 	file, guardErr := readGuard(cfg.Guard, cfg.Origin, key.id)
 	if guardErr == nil {
 		in.GuardSize, in.GuardTime = file.TreeSize, file.Updated
@@ -116,8 +116,8 @@ func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key 
 	if err == nil {
 		in.CheckpointSize, in.CheckpointTime = published.head.size, time.UnixMilli(int64(published.timestamp)).UTC()
 	}
-	// What is there is told even where it is refused: whoever looks for the newest copy of a
-	// directory goes by its size.
+	// Report the size even if the log is refused: an operator needs it to find the newest
+	// copy of a directory.
 	if head, err := d.head(); err == nil {
 		in.TreeSize, in.RootHash = head.size, head.root[:]
 	}
@@ -140,7 +140,7 @@ func (in *Inspection) compare(ctx context.Context, cfg Config, d directory, key 
 	return err
 }
 
-// sameDevice is false where it cannot be known.
+// sameDevice reports whether both are on one device; false if that is unknown.
 func sameDevice(a, b string) bool {
 	x, errX := os.Stat(a)
 	y, errY := os.Stat(b)

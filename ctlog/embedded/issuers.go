@@ -14,8 +14,8 @@ import (
 	"sync"
 )
 
-// maxIssuers bounds the issuers of one log. A CA has a few in its life; the chains that are
-// submitted over HTTP end in roots of ours, but their number is not ours to say.
+// maxIssuers bounds the issuers of one log. A CA has a few in its life. The chains submitted
+// over HTTP end in accepted roots, but their submitters control the number of issuers.
 const maxIssuers = 1024
 
 // issuers keeps the CA certificates that entries refer to, in files named after their SHA-256
@@ -35,8 +35,8 @@ func (s *issuers) path(fingerprint [sha256.Size]byte) string {
 	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
 }
 
-// put makes the certificates durable and returns their fingerprints. It comes before the
-// entry that refers to them.
+// put makes the certificates durable and returns their fingerprints. The log calls it before
+// it adds the entry that refers to them.
 func (s *issuers) put(chain [][]byte) ([][sha256.Size]byte, error) {
 	fingerprints := make([][sha256.Size]byte, 0, len(chain))
 	for _, der := range chain {
@@ -94,7 +94,7 @@ func (s *issuers) load(fingerprint [sha256.Size]byte) ([]byte, error) {
 	return der, nil
 }
 
-// sweep deletes what a process left that died while it wrote an issuer.
+// sweep deletes temporary files of a process that stopped while it wrote an issuer.
 func (s *issuers) sweep() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// The code points that this log signs with.
+// The code points that this log uses in signatures.
 const (
 	versionV1                = 0 // enum { v1(0), (255) } Version;                              RFC 6962, section 3.2
 	typeCertificateTimestamp = 0 // enum { certificate_timestamp(0), … } SignatureType;         RFC 6962, section 3.2
@@ -36,10 +36,10 @@ const (
 	extensionTypeLeafIndex   = 0 // enum { leaf_index(0), (255) } ExtensionType;                static-ct-api
 )
 
-// maxKeyFile bounds what is read of a key file; a P-256 key takes about 250 bytes.
+// maxKeyFile bounds the size of a key file; a P-256 key takes about 250 bytes.
 const maxKeyFile = 16 << 10
 
-// logKey is the log's key, and with it the log's identity.
+// logKey is the log's key, which is also the log's identity.
 type logKey struct {
 	signer crypto.Signer
 	public *ecdsa.PublicKey
@@ -47,7 +47,7 @@ type logKey struct {
 	id     [32]byte
 }
 
-// newLogKey accepts ECDSA P-256 only: clients know no other for a log.
+// newLogKey accepts ECDSA P-256 only: clients accept no other key of a log.
 func newLogKey(signer crypto.Signer) (*logKey, error) {
 	public, ok := signer.Public().(*ecdsa.PublicKey)
 	if !ok || public.Curve != elliptic.P256() {
@@ -131,7 +131,7 @@ func generateKey() (*logKey, []byte, error) {
 	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// publicPEM is the public key as ctlog.LogConfig and trust roots take it.
+// publicPEM returns the public key as ctlog.LogConfig and trust roots take it.
 func (k *logKey) publicPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: k.spki})
 }
@@ -145,7 +145,7 @@ func (k *logKey) sign(message []byte) ([]byte, error) {
 	return signature, nil
 }
 
-// signSCT returns the SCT of an entry that stands at index.
+// signSCT returns the SCT of the entry at index.
 //
 //	digitally-signed struct {                  RFC 6962, section 3.2
 //	    Version sct_version;
@@ -171,7 +171,7 @@ func (k *logKey) signSCT(e *ctonly.Entry, index uint64) (ctlog.SCT, error) {
 	return ctlog.SCT{LogID: k.id, Timestamp: e.Timestamp, Extensions: leafIndexExtension(index), Signature: signature}, nil
 }
 
-// leafIndexExtension is the CtExtensions of an SCT and of a leaf.
+// leafIndexExtension returns the CtExtensions of an SCT and of a leaf.
 //
 //	struct {                                   static-ct-api, section "SCT Extension"
 //	    ExtensionType extension_type;          enum { leaf_index(0), (255) }
@@ -182,7 +182,7 @@ func leafIndexExtension(index uint64) []byte {
 	return []byte{extensionTypeLeafIndex, 0, 5, byte(index >> 32), byte(index >> 24), byte(index >> 16), byte(index >> 8), byte(index)}
 }
 
-// treeHeadMessage is what a signed tree head is a signature of.
+// treeHeadMessage returns the message that the signature of a tree head covers.
 //
 //	digitally-signed struct {                  RFC 6962, section 3.5
 //	    Version version;
@@ -201,7 +201,7 @@ func treeHeadMessage(timestamp uint64, h treeHead) []byte {
 	return b.BytesOrPanic()
 }
 
-// digitallySigned is the encoding of a signature of this log.
+// digitallySigned returns the encoding of a signature of this log.
 //
 //	struct {                                   RFC 5246, section 4.7
 //	    SignatureAndHashAlgorithm algorithm;

@@ -12,21 +12,21 @@ import (
 	"time"
 )
 
-// A lock may be held for a moment by a command that looks who has it, or by a process that is
-// being killed; some patience spares an operator a refusal that means nothing.
+// A lock may be held for a moment by a command that reads its holder, or by a process that is
+// being killed. A short wait avoids a needless refusal.
 const (
 	lockAttempts = 10
 	lockPause    = 20 * time.Millisecond
 )
 
-// lock is an exclusive hold on a file that says who has it. The kernel lets go of it when the
-// process ends, however it ends; the content is then stale, and nothing but words.
+// lock is an exclusive lock on a file that names its holder. The kernel releases it whenever
+// the process ends; the content is then stale and has no effect.
 //
-// It is flock, which belongs to an open file: the record locks (fcntl) that Tessera takes
-// would be shared by two logs within one process.
+// It is flock, which belongs to an open file: two logs within one process would share the
+// record locks (fcntl) that Tessera takes.
 type lock struct{ file *os.File }
 
-// acquire takes the lock of subject, whose file is at path, or fails with *LockedError.
+// acquire takes the lock of subject, with its file at path, or fails with *LockedError.
 func acquire(path, subject string, now time.Time) (*lock, error) {
 	// Open for reading only: a disk with files open for writing cannot be remounted read-only.
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
@@ -54,7 +54,7 @@ func acquire(path, subject string, now time.Time) (*lock, error) {
 	return l, nil
 }
 
-// sign writes who holds the lock. The lock itself does not depend on it.
+// sign writes the holder into the lock's file. The lock itself does not depend on it.
 func (l *lock) sign(now time.Time) error {
 	host, err := os.Hostname()
 	if err != nil {
@@ -71,19 +71,19 @@ func (l *lock) release() error {
 	if l == nil {
 		return nil
 	}
-	// Best effort: what stands there without a lock means nothing.
+	// Best effort: without a lock, the content has no effect.
 	_ = os.Truncate(l.file.Name(), 0)
 	return l.file.Close()
 }
 
-// readHolder reads what sign wrote. It may be half written, or gone.
+// readHolder reads what sign wrote, which may be incomplete or missing.
 func readHolder(r io.Reader) (Holder, error) {
 	var h Holder
 	err := json.NewDecoder(io.LimitReader(r, 4<<10)).Decode(&h)
 	return h, err
 }
 
-// holderOf tells who has the lock at path, without taking it; nil if nobody does.
+// holderOf returns the holder of the lock at path, without taking it; nil if there is none.
 func holderOf(path string) (*Holder, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -93,7 +93,7 @@ func holderOf(path string) (*Holder, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	// Shared, and for a moment only: a writer that starts in it tries again.
+	// Shared, and for a moment only: a writer that starts meanwhile tries again.
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		h, _ := readHolder(f)

@@ -30,7 +30,7 @@ func TestLockHeld(t *testing.T) {
 		}
 	}
 	check(cfg, cfg.Dir)
-	// Two copies of a directory with one guard are two writers of one log.
+	// Two copies of a directory with one guard would be two writers of one log.
 	other := cfg
 	other.Dir = filepath.Join(t.TempDir(), "copy")
 	copyDir(t, cfg.Dir, other.Dir)

@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are those of one log.
+// metrics are the metrics of one log.
 type metrics struct {
 	stored, failed prometheus.Counter
 	duration       prometheus.Observer
@@ -64,7 +64,7 @@ func newMetrics(reg prometheus.Registerer, name string) (*metrics, error) {
 
 func (m *metrics) observeGuard(d time.Duration) { m.guard.Observe(d.Seconds()) }
 
-// register returns c, or what an earlier log registered under the same name.
+// register returns c, or the collector that an earlier log registered under the same name.
 func register[C prometheus.Collector](reg prometheus.Registerer, c C) (C, error) {
 	err := reg.Register(c)
 	if err == nil {

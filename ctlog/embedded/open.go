@@ -15,7 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// checkStorage refuses filesystems on which a log is not safe.
+// checkStorage refuses filesystems that are unsafe for a log.
 func (l *Log) checkStorage(ctx context.Context, cfg Config) error {
 	var errs []error
 	for _, path := range []string{cfg.Dir, filepath.Dir(cfg.Guard)} {
@@ -32,7 +32,7 @@ func (l *Log) checkStorage(ctx context.Context, cfg Config) error {
 	return errors.Join(errs...)
 }
 
-// lock takes the directory and the guard: two copies of a directory may share a guard, and
+// lock locks the directory and the guard: two copies of a directory may share a guard, and
 // would otherwise fork.
 func (l *Log) lock(cfg Config) error {
 	for _, it := range []struct{ path, subject string }{
@@ -57,8 +57,8 @@ func (l *Log) unlock() error {
 	return errors.Join(errs...)
 }
 
-// resume checks the directory against the guard and starts Tessera, or refuses. What it
-// returns as an error may be over at the next attempt, or is a wrong setting.
+// resume checks the directory against the guard and starts Tessera, or refuses. An error that
+// it returns is temporary, or is a wrong setting.
 func (l *Log) resume(ctx context.Context, cfg Config) error {
 	file, guardErr := readGuard(cfg.Guard, l.origin, l.key.id)
 	published, err := l.published()
@@ -83,12 +83,12 @@ func (l *Log) resume(ctx context.Context, cfg Config) error {
 	return l.start(cfg)
 }
 
-// otherLog is the error where not even the log itself is the one of this key.
+// otherLog is the error for a directory and a guard that both are not of this key's log.
 func otherLog(cfg Config, cause error) error {
 	return keypath.Errorf([]string{"key"}, "neither %s nor %s is of the log %s with this key: key or origin are another log's (%w)", cfg.Dir, cfg.Guard, cfg.Origin, cause)
 }
 
-// published reads the checkpoint that the directory holds and verifies its signature.
+// published reads the directory's checkpoint and verifies its signature.
 func (l *Log) published() (*checkpoint, error) {
 	return readCheckpoint(l.directory, l.origin, l.key)
 }
@@ -112,7 +112,7 @@ func verifyCheckpoint(raw []byte, origin string, key *logKey) (*checkpoint, erro
 	return c, nil
 }
 
-// check proves that the directory continues what the guard and the checkpoint say.
+// check proves that the directory continues the guard's tree and the checkpoint's.
 func (l *Log) check(ctx context.Context, file guardFile, published *checkpoint) error {
 	newest := file.head()
 	l.guard.file = file
@@ -135,7 +135,7 @@ func checkPublished(ctx context.Context, d directory, published treeHead) error 
 	return d.consistent(ctx, published, head)
 }
 
-// describe says of which guard an error speaks.
+// describe adds the guard's tree to err.
 func describe(err error, newest treeHead) error {
 	if err == nil {
 		return nil
@@ -145,11 +145,11 @@ func describe(err error, newest treeHead) error {
 
 // start hands the directory to Tessera.
 func (l *Log) start(cfg Config) error {
-	// Nobody holds a lock of Tessera's yet.
+	// No other part of this process holds a lock of Tessera's yet.
 	if _, err := l.tryOpen(treeStateLock); err != nil {
 		return err
 	}
-	// Tessera's background work ends with this context, after Shutdown has drained it.
+	// Tessera's background work stops with this context, after Shutdown has drained it.
 	ctx, cancel := context.WithCancel(context.Background())
 	driver, err := posix.New(ctx, posix.Config{Path: cfg.Dir})
 	if err != nil {
@@ -212,7 +212,8 @@ func (l *Log) tryCheckpoint(ctx context.Context, head treeHead) error {
 	return nil
 }
 
-// nextTimestamp is now, and always later than the one before (RFC 6962, section 3.5).
+// nextTimestamp returns the current time, but always later than the one before (RFC 6962,
+// section 3.5).
 func (l *Log) nextTimestamp() uint64 {
 	l.signMu.Lock()
 	defer l.signMu.Unlock()
@@ -220,8 +221,8 @@ func (l *Log) nextTimestamp() uint64 {
 	return l.lastTimestamp
 }
 
-// refuse stops all signing if err is one of those that never go away, and returns why. It
-// returns nil for any other.
+// refuse stops all signing if err is permanent, and returns the reason. It returns nil for
+// any other error.
 func (l *Log) refuse(ctx context.Context, err error) *RefusedError {
 	var refusal *RefusedError
 	if !errors.As(err, &refusal) {
@@ -249,12 +250,12 @@ func refusalFor(name string, err error) *RefusedError {
 	return nil
 }
 
-// Shutdown ends the log in the order that loses nothing: no new entries; those under way are
-// stored and get their SCTs; a checkpoint that covers them all is published; then Tessera's
-// work is cancelled and the locks are given up. If ctx ends first, the rest is done without
-// waiting: entries that are still under way may be lost, and nobody has an SCT for them.
+// Shutdown stops the log in an order that loses nothing: it admits no new entries; the
+// pending ones are stored and get their SCTs; it publishes a checkpoint that covers them all;
+// then it cancels Tessera's work and releases the locks. If ctx ends first, it does the rest
+// without waiting: pending entries may be lost, but no submitter has an SCT for them.
 //
-// The Handler goes on serving what is published.
+// The Handler continues to serve what is published.
 func (l *Log) Shutdown(ctx context.Context) error {
 	l.admission.Lock()
 	again := l.closing
@@ -272,7 +273,7 @@ func (l *Log) Shutdown(ctx context.Context) error {
 	var err error
 	select {
 	case <-drained:
-		// A log that refuses to sign publishes nothing: to wait for it would be for ever.
+		// A log that refuses to sign publishes nothing: the wait would never end.
 		if l.finish != nil && l.refusal.Load() == nil {
 			err = l.finish(ctx)
 		}

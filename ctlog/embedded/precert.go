@@ -10,12 +10,12 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// poisonExtension is the whole of the poison: its OID 1.3.6.1.4.1.11129.2.4.3, critical, and
-// NULL (RFC 6962, section 3.1).
+// poisonExtension is the whole poison extension: its OID 1.3.6.1.4.1.11129.2.4.3, critical,
+// and NULL (RFC 6962, section 3.1).
 const poisonExtension = "\x30\x13\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03\x01\x01\xff\x04\x02\x05\x00"
 
-// withoutPoison returns a TBSCertificate, DER, without its poison extension, which is what an
-// SCT is for. All else is kept byte for byte. It says whether there was one.
+// withoutPoison returns a TBSCertificate, DER, without its poison extension: the form that an
+// SCT covers. It keeps all else byte for byte, and reports whether there was a poison.
 //
 //	TBSCertificate ::= SEQUENCE {              RFC 5280, section 4.1
 //	    …                                      (kept)
@@ -63,7 +63,7 @@ func withoutPoison(der []byte) (tbs []byte, poisoned bool, err error) {
 	return tbs, poisoned, err
 }
 
-// dropPoison returns the extensions of a list but for the poison, of which there may be one.
+// dropPoison returns a list's extensions without the poison, of which there may be one.
 func dropPoison(list cryptobyte.String) (kept []byte, poisoned bool, err error) {
 	var extensions cryptobyte.String
 	if !list.ReadASN1(&extensions, asn1.SEQUENCE) || !list.Empty() {

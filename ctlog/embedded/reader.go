@@ -18,7 +18,7 @@ import (
 )
 
 // Reader reads a log's directory, also while another process writes it. It sees every entry
-// that is in the tree, published or not.
+// in the tree, published or not.
 type Reader struct {
 	directory directory
 	issuers   *issuers
@@ -29,18 +29,18 @@ type Reader struct {
 type Entry struct {
 	// Index is the entry's number, from 0; the leaf_index of its SCT.
 	Index uint64
-	// Timestamp is that of the SCT, to the millisecond.
+	// Timestamp is the SCT's timestamp, to the millisecond.
 	Timestamp time.Time
-	// Precertificate says what DER is: a precertificate, or a certificate.
+	// Precertificate reports whether DER is a precertificate or a certificate.
 	Precertificate bool
-	// DER is what was submitted. Nothing may change it.
+	// DER is the submitted certificate. It must not be changed.
 	DER []byte
 	// Issuers are the SHA-256 of the certificates above it, the issuing CA first.
 	Issuers [][32]byte
 }
 
-// Parse returns the entry's certificate with what is special to ours: the one name that it
-// was issued for, and the extensions. A foreign certificate is an error.
+// Parse returns the entry's certificate with the parts specific to this CA: its one subject
+// name, and the extensions. A certificate of another CA is an error.
 func (e *Entry) Parse() (*x509.Certificate, certs.SAN, certs.Extensions, error) {
 	c, err := x509.ParseCertificate(e.DER)
 	if err != nil {
@@ -57,8 +57,8 @@ func (e *Entry) Parse() (*x509.Certificate, certs.SAN, certs.Extensions, error) 
 	return c, san, extensions, nil
 }
 
-// OpenReader reads the tree head of the log in cfg.Dir; the rest of cfg is not used. What is
-// written later is not seen.
+// OpenReader reads the tree head of the log in cfg.Dir; it does not use the rest of cfg. The
+// Reader does not see later entries.
 func OpenReader(cfg Config) (*Reader, error) {
 	if cfg.Dir == "" {
 		return nil, keypath.Errorf([]string{"dir"}, "the log's directory is missing")
@@ -74,7 +74,7 @@ func OpenReader(cfg Config) (*Reader, error) {
 	return r, nil
 }
 
-// Size is the number of entries.
+// Size returns the number of entries.
 func (r *Reader) Size() uint64 { return r.head.size }
 
 // Issuer returns a CA certificate, DER, by its SHA-256.
@@ -86,7 +86,7 @@ func (r *Reader) Issuer(fingerprint [32]byte) ([]byte, error) {
 	return der, nil
 }
 
-// Entries yields all entries, the newest first. It ends with ctx, and after an error.
+// Entries yields all entries, the newest first. It stops when ctx ends, and after an error.
 func (r *Reader) Entries(ctx context.Context) iter.Seq2[*Entry, error] {
 	return func(yield func(*Entry, error) bool) {
 		for tiles := (r.head.size + tileWidth - 1) / tileWidth; tiles > 0; tiles-- {

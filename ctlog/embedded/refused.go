@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Reason is why a log signs nothing any more.
+// Reason is why a log no longer signs.
 type Reason string
 
-// The reasons. None of them goes away by itself, except that a damaged or older directory may
-// be replaced by the newest one before the next start.
+// The reasons. None of them is temporary, but an operator may replace a damaged or older
+// directory with the newest one before the next start.
 const (
-	// ReasonOlder: the directory holds fewer entries than the log has already signed for.
+	// ReasonOlder: the directory holds fewer entries than the log has already signed.
 	ReasonOlder Reason = "older"
-	// ReasonForked: the directory holds another history than the log has already signed for.
+	// ReasonForked: the directory holds another history than the log has already signed.
 	ReasonForked Reason = "forked"
 	// ReasonGuard: the guard is missing, cannot be read, or is that of another log.
 	ReasonGuard Reason = "guard"
@@ -23,16 +23,16 @@ const (
 	ReasonDamaged Reason = "damaged"
 )
 
-// RefusedError says that the log refuses to sign, and what to do. The log stays so until it is
-// opened again.
+// RefusedError states that the log refuses to sign, and what to do. The refusal lasts until
+// the log is opened again.
 type RefusedError struct {
 	Log    string
 	Reason Reason
-	// Err says what was found.
+	// Err states what was found.
 	Err error
 }
 
-// Error is what was found and what to do about it.
+// Error returns what was found and what to do about it.
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("log %s refuses to sign: %v; %s", e.Log, e.Err, e.Remedy())
 }
@@ -40,7 +40,7 @@ func (e *RefusedError) Error() string {
 // Unwrap returns what was found.
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// Remedy is what the operator should do, in one sentence.
+// Remedy returns what the operator should do, in one sentence.
 func (e *RefusedError) Remedy() string {
 	const newLog = "otherwise create a new log with a new name and key (mayfly ctlog init), publish its key and switch to it: see \"When a log refuses to sign\" in docs/ctlog.md"
 	switch e.Reason {
@@ -62,11 +62,11 @@ type Holder struct {
 	Since time.Time `json:"since"`
 }
 
-// LockedError says that another process has the log open for writing.
+// LockedError states that another process has the log open for writing.
 type LockedError struct {
 	// Path is the directory or the guard that is locked.
 	Path string
-	// Holder is who locked it; its PID is zero if that is not known.
+	// Holder is the process that locked it; its PID is zero if unknown.
 	Holder Holder
 }
 
@@ -79,14 +79,14 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("%s is in use by %s; a log has one writer only: stop that one, or submit to it over HTTP", e.Path, who)
 }
 
-// StorageError says that a log's directory or guard cannot be written as things are: the disk
-// is full or read-only, or of a kind on which a log is not safe.
+// StorageError states that a log's directory or guard cannot be written at present: the disk
+// is full or read-only, or of a kind that is unsafe for a log.
 type StorageError struct {
 	Path string
 	Err  error
 }
 
-// Error is the sentence with its path.
+// Error returns the path and the sentence.
 func (e *StorageError) Error() string { return fmt.Sprintf("%s %v", e.Path, e.Err) }
 
 // Unwrap returns the sentence without the path.

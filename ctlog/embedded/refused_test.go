@@ -16,12 +16,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// TestRefusesToSign: what may have happened to a directory or its guard between two starts.
+// TestRefusesToSign: changes to a directory or its guard between two starts.
 func TestRefusesToSign(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name string
-		// spoil gets a log of 300 entries that has been shut down, and copies of its
+		// spoil receives a log of 300 entries that has been shut down, and copies of its
 		// directory from before the last entries.
 		spoil  func(t *testing.T, cfg Config, backups map[string]string)
 		reason Reason
@@ -40,7 +40,7 @@ func TestRefusesToSign(t *testing.T) {
 			copyFile(t, filepath.Join(backups["before the last checkpoint"], treeStateFile), filepath.Join(cfg.Dir, treeStateFile))
 		}, ReasonOlder, "its checkpoint 300"},
 		{"another history", func(t *testing.T, cfg Config, backups map[string]string) {
-			// The backup lives on elsewhere, under a guard of its own time.
+			// Another process continues the backup under a guard of the same age.
 			other := cfg
 			other.Dir, other.Guard = backups["before the last checkpoint"], backups["its guard"]
 			l := open(t, other)
@@ -148,7 +148,7 @@ func TestRefusesToSign(t *testing.T) {
 	}
 }
 
-// grow brings a new log to 300 entries, and copies it on the way.
+// grow grows a new log to 300 entries, and copies it several times.
 func grow(t *testing.T, a *authority, cfg Config) map[string]string {
 	t.Helper()
 	base := t.TempDir()
@@ -166,12 +166,11 @@ func grow(t *testing.T, a *authority, cfg Config) map[string]string {
 	copyFile(t, cfg.Guard, backups["its guard"])
 
 	l = open(t, cfg)
-	// The checkpoint of the backup is that of the directory when it was last shut down; the
-	// tree has grown since.
+	// The backup's checkpoint is from the last shutdown; the tree has grown since.
 	submit(t, l, a, 20)
 	submit(t, l, a, 20)
 	shutdown(t, l)
-	// A backup that was taken between the two: the state of the first, the checkpoint too.
+	// A backup that is newer than its checkpoint: the first one, with more entries.
 	backups["after the last checkpoint"] = filepath.Join(base, "younger")
 	copyDir(t, backups["before the last checkpoint"], backups["after the last checkpoint"])
 	other := cfg
@@ -191,7 +190,7 @@ func growUnpublished(t *testing.T, a *authority, cfg Config) {
 		t.Fatal(err)
 	}
 	submit(t, l, a, 20)
-	l.cancel() // as if the process died
+	l.cancel() // as if the process had stopped
 	l.finish = nil
 	head, err := l.directory.head()
 	if err != nil {
@@ -222,7 +221,7 @@ func checkRefusal(t *testing.T, err error, reason Reason, says string) {
 	}
 }
 
-// snapshot is what a refused log must not change.
+// snapshot captures what a refused log must not change.
 func snapshot(t *testing.T, cfg Config) string {
 	t.Helper()
 	var all []string
@@ -236,7 +235,7 @@ func snapshot(t *testing.T, cfg Config) string {
 	return strings.Join(all, "\n")
 }
 
-// TestRefusesWhileRunning: what may happen to a directory under a process that writes it.
+// TestRefusesWhileRunning: changes to a directory while a process writes it.
 func TestRefusesWhileRunning(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -317,7 +316,7 @@ func TestGuardBehindIsMovedOn(t *testing.T) {
 	l = open(t, cfg)
 	submit(t, l, a, 600)
 	shutdown(t, l)
-	// The guard of a process that died before it wrote it, or of an older backup.
+	// The guard of a process that stopped before the write, or of an older backup.
 	write(t, cfg.Guard, old)
 	l = open(t, cfg)
 	if s := l.Status(); s.Err != nil || s.TreeSize != 605 {
@@ -395,7 +394,7 @@ func TestOpenRefusesAnotherLogsKey(t *testing.T) {
 	shutdown(t, open(t, cfg))
 }
 
-// TestOpenNeverMakesALog: a lost directory must not come back empty.
+// TestOpenNeverMakesALog: Open must not replace a lost directory with an empty log.
 func TestOpenNeverMakesALog(t *testing.T) {
 	t.Parallel()
 	cfg := newConfig(t)

@@ -10,13 +10,12 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// maxReplays is how many submissions over HTTP are remembered: about 8 MiB.
+// maxReplays is how many submissions over HTTP the log remembers: about 8 MiB.
 const maxReplays = 32 << 10
 
-// replays answers a submission that is repeated with its first SCT (RFC 6962, section 3). It
-// forgets the oldest first, and all with the process: a precertificate stands in the log for
-// everybody to read, and somebody with the token who submits it again after that adds an
-// entry.
+// replays answers a repeated submission with its first SCT (RFC 6962, section 3). It forgets
+// the oldest first, and all when the process ends. A precertificate is public in the log, and
+// a client with the token that submits it again after that adds an entry.
 type replays struct {
 	size   int
 	mu     sync.Mutex
@@ -25,7 +24,7 @@ type replays struct {
 	oldest int                           // under mu
 }
 
-// replay is a submission that is under way or has succeeded.
+// replay is a submission that is running or has succeeded.
 type replay struct {
 	done chan struct{} // closed when sct and err are set
 	sct  ctlog.SCT
@@ -36,8 +35,8 @@ func newReplays(size int) *replays {
 	return &replays{size: size, known: make(map[[sha256.Size]byte]*replay)}
 }
 
-// once calls submit for the first of several equal submissions and gives its SCT to all. What
-// fails is forgotten. A caller whose ctx ends leaves; the submission goes on without it.
+// once calls submit for the first of several equal submissions and gives its SCT to all. It
+// forgets failures. A caller returns when its ctx ends; the submission continues without it.
 func (s *replays) once(ctx context.Context, key [sha256.Size]byte, submit func(context.Context) (ctlog.SCT, error)) (ctlog.SCT, error) {
 	s.mu.Lock()
 	known := s.known[key]
@@ -75,7 +74,7 @@ func (s *replays) remember(key [sha256.Size]byte, r *replay) {
 	s.oldest = (s.oldest + 1) % len(s.order)
 }
 
-// forget drops a submission that failed. Its place in the order stays, and costs nothing.
+// forget drops a failed submission. Its place in the order stays, and costs nothing.
 func (s *replays) forget(key [sha256.Size]byte, r *replay) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,9 +14,9 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 )
 
-// maxAnswer bounds an answer to get-entries, in bytes, which may have fewer entries than were asked
-// for (RFC 6962, section 4.6). There are monitors that do not ask for the others, so it has room
-// for some 600 ordinary entries. A single entry is smaller.
+// maxAnswer bounds an answer to get-entries, in bytes, which may have fewer entries than requested
+// (RFC 6962, section 4.6). Some monitors do not ask for the others, so it has room for some 600
+// ordinary entries. A single entry is smaller.
 const maxAnswer = 4 << 20
 
 func answerJSON(w http.ResponseWriter, r *http.Request, caching string, v any) error {
@@ -41,7 +41,8 @@ func number(query url.Values, name string) (uint64, error) {
 	return n, nil
 }
 
-// getSTH is the checkpoint in the form of RFC 6962, section 4.3. Both have one signature.
+// getSTH serves the checkpoint in the form of RFC 6962, section 4.3. Both share one
+// signature.
 func (f *front) getSTH(w http.ResponseWriter, r *http.Request) error {
 	c, err := f.checkpoint()
 	if err != nil {
@@ -76,8 +77,8 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 }
 
 // sendEntries sends entries while it reads them, so that an answer holds one entry in memory,
-// however slowly the client reads. Damage ends an answer early; the request for the damaged entry
-// then gets the error.
+// even for a slow client. At a damaged entry it ends the answer early; a request that starts at
+// the damaged entry then gets the error.
 func (f *front) sendEntries(w http.ResponseWriter, r *http.Request, start, end, size uint64) error {
 	h := w.Header()
 	out := bufio.NewWriterSize(w, 4<<10)
@@ -110,7 +111,7 @@ func (f *front) sendEntries(w http.ResponseWriter, r *http.Request, start, end, 
 		}
 		writeBase64(out, opening, input)
 		writeBase64(out, `","extra_data":"`, extra)
-		// After an error of the client every write returns it.
+		// After an error of the client every write returns that error.
 		if _, err := out.WriteString(`"}`); err != nil {
 			return nil
 		}
@@ -162,7 +163,7 @@ func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
 	return answerJSON(w, r, immutable, answer)
 }
 
-// getEntryAndProof is RFC 6962, section 4.8. The leaf_index of an SCT leads here.
+// getEntryAndProof is RFC 6962, section 4.8. Clients use it with the leaf_index of an SCT.
 func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 	index, err := number(r.URL.Query(), "leaf_index")
 	if err != nil {
@@ -192,7 +193,7 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("entry %d: %w", index, err)
 	}
-	// The builder's own tree is the one that the proof is for; the tiles are the newest.
+	// The builder's own tree is the proof's; the tiles are the newest.
 	builder, tiles, err := f.log.directory.proofsFor(r.Context(), size, c.head.size)
 	if err != nil {
 		return err
@@ -208,7 +209,7 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getProofByHash is RFC 6962, section 4.5, which needs an index from leaf hashes to entries.
-// Every SCT of this log names its entry, so that nobody else does.
+// Every SCT of this log names its entry, so that clients do not need that index.
 func (*front) getProofByHash(http.ResponseWriter, *http.Request) error {
 	return refuse(http.StatusNotImplemented, "this log keeps no index of leaf hashes; the leaf_index extension of the SCT says which entry it is: use get-entry-and-proof?leaf_index=…&tree_size=…")
 }

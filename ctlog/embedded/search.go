@@ -12,7 +12,8 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-// Query says which certificates to find. What is empty is not asked for; all else must hold.
+// Query states which certificates to find. An empty field matches all; every other field must
+// match.
 type Query struct {
 	// Identity is the name in the SAN, exactly: an email address, a URI, or user!domain.
 	Identity string
@@ -24,7 +25,7 @@ type Query struct {
 	Since, Until time.Time
 }
 
-// Found is an entry that a query found.
+// Found is a matching entry.
 type Found struct {
 	*Entry
 	Certificate *x509.Certificate
@@ -32,8 +33,8 @@ type Found struct {
 	Extensions  certs.Extensions
 }
 
-// Search yields the entries that q describes, the newest first. Entries that are no
-// certificates of ours are left out. It ends with ctx, and after an error.
+// Search yields the entries that match q, the newest first. It skips entries that are not
+// this CA's certificates. It stops when ctx ends, and after an error.
 func (r *Reader) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
 	return func(yield func(*Found, error) bool) {
 		for e, err := range r.Entries(ctx) {
@@ -58,12 +59,12 @@ func (r *Reader) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
 	}
 }
 
-// maxDisorder is how much older than a later entry an earlier one may not be to end a search:
-// timestamps are given before places, and clocks are set.
+// maxDisorder is how much earlier than Since an entry must be to end a search: the log
+// assigns timestamps before indexes, and clocks may be adjusted.
 const maxDisorder = time.Hour
 
-// mayMatch looks for the bytes alone, and so costs a hundredth of parsing. The text of a
-// name, of an issuer URL and of a serial number stands in DER as it is.
+// mayMatch searches for the bytes alone, and so costs a hundredth of parsing. DER holds the
+// text of a name, an issuer URL and a serial number unchanged.
 func (q *Query) mayMatch(e *Entry) bool {
 	return bytes.Contains(e.DER, []byte(q.Identity)) && bytes.Contains(e.DER, []byte(q.Issuer)) && bytes.Contains(e.DER, q.Serial) &&
 		(q.Since.IsZero() || !e.Timestamp.Before(q.Since)) && (q.Until.IsZero() || e.Timestamp.Before(q.Until))

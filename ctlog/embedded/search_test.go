@@ -43,9 +43,9 @@ func TestSearch(t *testing.T) {
 		}
 		serials = append(serials, c.SerialNumber.Bytes())
 	}
-	// Foreign certificates are passed over.
+	// Search skips certificates of other CAs.
 	submitAll(t, l, []ctlog.Submission{{Chain: [][]byte{a.intermediate.Raw, a.root.Raw}, TBS: []byte("alice@example.com")}})
-	// No Shutdown: what is in the tree is found before it is published, and beside a writer.
+	// No Shutdown: a search finds entries before they are published, and while a writer runs.
 	r, err := OpenReader(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Ready is nil if the log can take an entry now. The error is for the operator.
+// Ready returns nil if the log can accept an entry now. The error is for the operator.
 func (l *Log) Ready() error {
 	if refusal := l.refusal.Load(); refusal != nil {
 		return refusal
@@ -32,8 +32,8 @@ type Status struct {
 	Name   string `json:"name"`
 	Origin string `json:"origin"`
 	LogID  []byte `json:"log_id"`
-	// TreeSize and RootHash are of the newest tree that anything may be signed for; an
-	// Inspection has those of the directory, be they refused or not.
+	// TreeSize and RootHash are of the newest tree for which the log may sign; an Inspection
+	// has those of the directory, even if they are refused.
 	TreeSize uint64 `json:"tree_size"`
 	RootHash []byte `json:"root_hash"`
 	// CheckpointSize and CheckpointTime are of the published checkpoint.
@@ -41,14 +41,14 @@ type Status struct {
 	CheckpointTime time.Time `json:"checkpoint_time"`
 	// Pending is how many entries wait to be stored.
 	Pending int `json:"pending"`
-	// FreeBytes is what is left on the disk.
+	// FreeBytes is the free space on the disk.
 	FreeBytes uint64 `json:"free_bytes"`
-	// Err says why the log takes no entry now, and what to do: *RefusedError, *StorageError
-	// or another. It is nil if the log is ready.
+	// Err states why the log accepts no entry now, and what to do: *RefusedError,
+	// *StorageError or another. It is nil if the log is ready.
 	Err error `json:"-"`
 }
 
-// Status tells what Ready tells, and more.
+// Status returns what Ready returns, and more.
 func (l *Log) Status() Status {
 	newest := l.guard.newest.Load()
 	s := Status{

@@ -35,7 +35,7 @@ func remount(t *testing.T, dir string, flags uintptr, megabytes int) {
 		if err == nil {
 			return
 		}
-		// Tessera has a file open for a moment now and then.
+		// Tessera opens a file for a moment from time to time.
 		if !errors.Is(err, syscall.EBUSY) || time.Now().After(deadline) {
 			t.Fatal(err)
 		}
@@ -55,7 +55,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	const size = 64
 	base := mount(t, size)
 	a, cfg := newAuthority(t), newConfigIn(t, base)
-	// The guard is elsewhere, so that it is the directory that counts.
+	// The guard is elsewhere, so that only the directory is affected.
 	cfg.Guard = filepath.Join(t.TempDir(), "guard.json")
 	copyFile(t, filepath.Join(base, "guard", "2026.json"), cfg.Guard)
 
@@ -63,7 +63,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	submit(t, l, a, 3)
 	waitForCheckpoint(t, l, 3)
 	remount(t, base, syscall.MS_RDONLY, size)
-	// Tessera's worker panics where it cannot open its lock: it must not get that far.
+	// Tessera's worker panics where it cannot open its lock: the log must refuse earlier.
 	_, err := l.Submit(t.Context(), a.submission(t))
 	checkStorage(t, err, "read-only")
 	checkStorage(t, l.Ready(), "read-only")
@@ -100,7 +100,7 @@ func TestReadOnlyGuard(t *testing.T) {
 	_, err := l.Submit(t.Context(), a.submission(t))
 	checkStorage(t, err, "read-only")
 	remount(t, base, 0, size)
-	// The entry is in the log, and nobody has its SCT; the guard passes over it.
+	// The entry is in the log, and no client has its SCT; the guard advances beyond it.
 	scts := submit(t, l, a, 1)
 	if index := leafIndex(t, scts[0].Extensions); index != 4 {
 		t.Errorf("the next entry is number %d, not 4", index)
@@ -116,7 +116,7 @@ func TestFullDisk(t *testing.T) {
 		says    string
 	}{
 		{"nearly full", 0, "free disk space left"},
-		// Without the reserve Tessera itself runs into the end of the disk.
+		// Without the reserve Tessera itself fills the disk.
 		{"full in the middle of a batch", 1, "full disk"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// fill leaves one page on the filesystem of dir, so that a file can be begun.
+// fill leaves one page on the filesystem of dir, so that a file can be started.
 func fill(t *testing.T, path, dir string) {
 	t.Helper()
 	f, err := os.Create(path)

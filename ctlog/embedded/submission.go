@@ -24,7 +24,7 @@ import (
 // maxSubmission bounds the body of add-chain and add-pre-chain: JSON in base64.
 const maxSubmission = 256 << 10
 
-// authorized lets only those pass who have the submit token.
+// authorized admits only clients with the submit token.
 func (f *front) authorized(next endpoint) endpoint {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if !f.submits {
@@ -35,7 +35,7 @@ func (f *front) authorized(next endpoint) endpoint {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="ct-submit"`)
 			return refuse(http.StatusUnauthorized, "submitting to this log needs its token, as in Authorization: Bearer TOKEN")
 		}
-		// Hashes, so that not even the length of the token can be timed.
+		// Compares hashes, so that timing does not even reveal the length of the token.
 		sent := sha256.Sum256([]byte(token))
 		if subtle.ConstantTimeCompare(sent[:], f.token[:]) != 1 {
 			return refuse(http.StatusForbidden, "this is not the token for submitting to this log")
@@ -91,7 +91,7 @@ func (f *front) addAny(w http.ResponseWriter, r *http.Request, precert bool) err
 	})
 }
 
-// identity is what makes two submissions the same one.
+// identity returns the hash under which two submissions count as the same.
 func identity(e *entry) [sha256.Size]byte {
 	h := sha256.New()
 	leaf := e.leaf.Certificate
@@ -105,7 +105,7 @@ func identity(e *entry) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// newEntry checks a chain that somebody else submits.
+// newEntry checks a chain that a client submits.
 func (f *front) newEntry(chain [][]byte, precert bool) (*entry, error) {
 	if n := len(chain); n < 1 || n > maxChain {
 		return nil, refuse(http.StatusBadRequest, "the chain has %d certificates; it should have from 2 to %d", n, maxChain)
@@ -147,14 +147,14 @@ func (f *front) newEntry(chain [][]byte, precert bool) (*entry, error) {
 	return e, nil
 }
 
-// verifyChain returns the chain from the submitted leaf to a root that is accepted, which the
+// verifyChain returns the chain from the submitted leaf to an accepted root, which the
 // submission may leave out (RFC 6962, section 3.1).
 func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, error) {
 	options := x509.VerifyOptions{
 		Roots:         x509.NewCertPool(),
 		Intermediates: x509.NewCertPool(),
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-		// A log takes what has been issued, be it expired by now.
+		// A log accepts every issued certificate, even if it has expired.
 		CurrentTime: submitted[0].NotBefore,
 	}
 	for _, root := range roots {
@@ -164,8 +164,8 @@ func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, err
 		options.Intermediates.AddCert(c)
 	}
 	leaf := *submitted[0]
-	// The poison is meant to be unknown; what else is critical (a SAN of a form that crypto/x509
-	// does not know) is for those who rely on the certificate.
+	// The poison is unknown on purpose; any other critical extension (a SAN of a form that
+	// crypto/x509 does not know) is a matter for the relying party.
 	leaf.UnhandledCriticalExtensions = nil
 	chains, err := leaf.Verify(options)
 	if err != nil {
@@ -179,7 +179,8 @@ func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, err
 	return nil, refuse(http.StatusBadRequest, "the certificates of the chain are not in order; each should have signed the one before it, and the last be a root or signed by one")
 }
 
-// isPrefix tells whether the submitted certificates are the chain, or all of it but its root.
+// isPrefix reports whether the submitted certificates are the chain, with or without its
+// root.
 func isPrefix(submitted, chain []*x509.Certificate) bool {
 	if len(submitted) != len(chain) && len(submitted) != len(chain)-1 {
 		return false

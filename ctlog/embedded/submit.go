@@ -17,34 +17,33 @@ import (
 )
 
 const (
-	// maxCertificate bounds a certificate of a submission. Package identity keeps the texts of
-	// a leaf of ours to 48 KiB.
+	// maxCertificate bounds a certificate of a submission. Package identity limits the texts
+	// of this CA's leaves to 48 KiB.
 	maxCertificate = 64 << 10
 	// maxChain bounds a submission's chain.
 	maxChain = 10
-	// spareFiles is how many files must still be allowed to be opened for an entry to be
-	// taken: Tessera panics where it cannot open its lock.
+	// spareFiles is how many files this process must still be able to open to accept an
+	// entry: Tessera panics where it cannot open its lock.
 	spareFiles = 64
-	// retryAfter is what a full queue asks for.
+	// retryAfter is the backoff that a full queue asks for.
 	retryAfter = time.Second
 )
 
-// errClosed: Shutdown has begun.
+// errClosed: Shutdown has started.
 var errClosed = errors.New("it is shutting down")
 
-// entry is what goes into the log, before its chain is known by fingerprints.
+// entry is a log entry before its chain is replaced by fingerprints.
 type entry struct {
 	leaf  ctonly.Entry
 	chain [][]byte // the issuer first
 }
 
 // Submit stores the precertificate and returns its SCT, as soon as the entry is durable and
-// the guard covers it. It returns at once if ctx ends, and the entry may then be logged all
-// the same. It trusts the caller, which is the CA, to submit what belongs together
-// and verifies.
+// the guard covers it. It returns at once if ctx ends, but the entry may still be logged. It
+// trusts the caller, which is the CA, to submit parts that belong together and verify.
 //
 // Errors: *RefusedError and *StorageError where an operator must act; *ctlog.RetryableError
-// where the queue is full; one that wraps ctx.Err().
+// where the queue is full; an error that wraps ctx.Err() where ctx has ended.
 func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
 	if err := checkChain(sub.Chain); err != nil {
 		return ctlog.SCT{}, fmt.Errorf("submitting precertificate: %w", err)
@@ -75,7 +74,7 @@ func checkChain(chain [][]byte) error {
 	return nil
 }
 
-// stored is how the way of an entry into the tree ended.
+// stored is the result of storing an entry.
 type stored struct {
 	index uint64
 	err   error
@@ -88,8 +87,8 @@ func (l *Log) submit(ctx context.Context, e *entry) (ctlog.SCT, error) {
 	}
 	e.leaf.Timestamp = uint64(max(l.now().UnixMilli(), 0))
 	done := make(chan stored, 1)
-	// Neither Tessera's queue nor its futures know of the request's end. What waits for them
-	// is this goroutine, and Shutdown waits for it.
+	// Tessera's queue and its futures do not observe the request's end. This goroutine waits
+	// for them, and Shutdown waits for the goroutine.
 	go func() {
 		defer l.leave()
 		start := time.Now()
@@ -141,7 +140,7 @@ func (l *Log) leave() {
 	l.pending.Done()
 }
 
-// store brings an entry into the tree and the tree under the guard.
+// store adds an entry to the tree and makes the guard cover it.
 func (l *Log) store(ctx context.Context, e *entry) (uint64, error) {
 	fingerprints, err := l.issuers.put(e.chain)
 	if err != nil {
@@ -149,15 +148,14 @@ func (l *Log) store(ctx context.Context, e *entry) (uint64, error) {
 	}
 	e.leaf.FingerprintsChain = fingerprints
 	taken := l.guard.newest.Load().size
-	// A crash from here on leaves the entry in the log or out of it; its SCT does not exist
-	// yet.
+	// A crash from here on leaves the entry in the log or not; its SCT does not exist yet.
 	index, err := l.add(ctx, &e.leaf)()
 	if err != nil {
 		return 0, l.failed(ctx, fmt.Errorf("storing entry: %w", err))
 	}
 	if index.Index < taken {
-		// Tessera goes by what its directory says at the moment, and somebody put an older
-		// one in its place.
+		// Tessera trusts the directory's present state, and an older directory has replaced
+		// it.
 		return 0, l.failed(ctx, fmt.Errorf("%w: a new entry was stored as number %d, and the log had %d before", errOlder, index.Index, taken))
 	}
 	// The entry is durable. A crash from here on leaves it in the log, and the guard at this
@@ -165,12 +163,12 @@ func (l *Log) store(ctx context.Context, e *entry) (uint64, error) {
 	if err := l.guard.cover(ctx, index.Index+1); err != nil {
 		return 0, l.failed(ctx, err)
 	}
-	// Now the SCT may leave.
+	// Now the log may send the SCT.
 	return index.Index, nil
 }
 
-// failed finds out what an error of the storage means. Tessera drops the kinds of errors, so
-// that a full disk must be looked for.
+// failed finds the cause of a storage error. Tessera drops the kinds of errors, so it must
+// check for a full disk.
 func (l *Log) failed(ctx context.Context, err error) error {
 	if refusal := l.refuse(ctx, err); refusal != nil {
 		return refusal
@@ -181,7 +179,7 @@ func (l *Log) failed(ctx context.Context, err error) error {
 	return explain(l.directory.path, err)
 }
 
-// preflight refuses an entry while the disk cannot take it.
+// preflight refuses an entry while the disk cannot store it.
 func (l *Log) preflight() error {
 	dir := l.directory.path
 	f, err := statFilesystem(dir)
@@ -197,10 +195,9 @@ func (l *Log) preflight() error {
 	return l.probe()
 }
 
-// probe keeps Tessera from being asked for anything where it cannot open its lock file: it
-// would panic, on a goroutine of its own, and take the process with it. The probe is another
-// file beside it, since a process loses its record locks on a file when it closes it, however
-// often it has it open.
+// probe avoids calls of Tessera where it cannot open its lock file: Tessera would panic in
+// its own goroutine and stop the process. probe uses another file beside it: when a process
+// closes any descriptor of a file, it loses all its record locks on that file.
 func (l *Log) probe() error {
 	descriptor, err := l.tryOpen(probeFile)
 	if err != nil {
@@ -213,8 +210,8 @@ func (l *Log) probe() error {
 	return checkDescriptor(uint64(descriptor), limit.Cur)
 }
 
-// checkDescriptor tells from a new descriptor whether there are some to spare: the kernel
-// gives out the lowest that is free.
+// checkDescriptor uses a new descriptor's number to check that enough are free: the kernel
+// assigns the lowest free one.
 func checkDescriptor(descriptor, limit uint64) error {
 	if descriptor+spareFiles > limit {
 		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit)}
@@ -222,8 +219,8 @@ func checkDescriptor(descriptor, limit uint64) error {
 	return nil
 }
 
-// tryOpen opens a file as Tessera opens its locks, and closes it. It returns the descriptor
-// that it had.
+// tryOpen opens a file as Tessera opens its locks, and closes it. It returns the descriptor's
+// number.
 func (l *Log) tryOpen(name string) (int, error) {
 	dir := l.directory.path
 	descriptor, err := syscall.Open(filepath.Join(dir, name), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)

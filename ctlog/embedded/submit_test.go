@@ -18,8 +18,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// hang replaces Tessera by something whose futures stay open until the channel is closed, as
-// the real ones do after the appender's context has ended.
+// hang replaces Tessera by an appender with futures that stay open until the channel is
+// closed, as the real ones do after the appender's context has ended.
 func hang(l *Log) (added <-chan struct{}, release chan struct{}) {
 	entered, release := make(chan struct{}, 16), make(chan struct{})
 	real := l.add
@@ -53,7 +53,7 @@ func TestSubmitReturnsWhenTheRequestHasGone(t *testing.T) {
 	if n := l.Status().Pending; n != 1 {
 		t.Errorf("%d entries are pending, not 1", n)
 	}
-	// It is stored all the same, and Shutdown waits for that.
+	// The log still stores the entry, and Shutdown waits for that.
 	close(release)
 	shutdown(t, l)
 	if s := l.Status(); s.CheckpointSize != 1 {
@@ -79,7 +79,7 @@ func TestShutdownDrains(t *testing.T) {
 	<-added
 	down := make(chan error)
 	go func() { down <- l.Shutdown(context.Background()) }()
-	// Once Shutdown has begun, nothing new comes in.
+	// Once Shutdown has started, the log admits no new entry.
 	for {
 		l.admission.Lock()
 		closing := l.closing
@@ -104,7 +104,7 @@ func TestShutdownDrains(t *testing.T) {
 	if err := l.Ready(); !errors.Is(err, errClosed) {
 		t.Errorf("a closed log is ready: %v", err)
 	}
-	shutdown(t, l) // once more does nothing
+	shutdown(t, l) // a second call does nothing
 	shutdown(t, open(t, cfg))
 }
 
@@ -194,8 +194,8 @@ func TestCheckDescriptor(t *testing.T) {
 	}
 }
 
-// TestInterruptedBatchIsNotServed: a process that dies in a batch leaves tiles of a tree that
-// never was, under names that later trees may pass over.
+// TestInterruptedBatchIsNotServed: a process that stops in a batch leaves tiles of a tree
+// that never existed, under names that later trees may skip.
 func TestInterruptedBatchIsNotServed(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)
@@ -241,7 +241,8 @@ func TestInterruptedBatchIsNotServed(t *testing.T) {
 	}
 }
 
-// TestIssuersAreBounded: what submissions bring stays within maxIssuers, also where the disk has more.
+// TestIssuersAreBounded: the issuers in memory stay within maxIssuers, also where the disk has
+// more.
 func TestIssuersAreBounded(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

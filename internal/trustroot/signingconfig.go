@@ -90,5 +90,4 @@ type openRange struct{ End *time.Time }
 func (r openRange) open() bool { return r.End == nil }
 
 // ErrNotRendered states that an instance has no public URL, which the documents require.
-// where it is.
 var ErrNotRendered = errors.New("public_url is not set, and trusted_root.json and signing_config.v0.2.json would have to say it: add public_url, the URL at which clients reach this server")
