@@ -22,7 +22,7 @@ const embeddedEntry = `{embedded: {name: "2026", dir: log, guard: guard/2026.jso
 
 func withLog(t *testing.T, w *demo.World) { embedLog(t, w) }
 
-// embedLog gives the world an embedded log in the place of the remote one, and returns its key.
+// embedLog replaces the world's remote log by an embedded one, and returns its public key.
 func embedLog(t *testing.T, w *demo.World) (publicKey []byte) {
 	t.Helper()
 	path := func(name string) string { return filepath.Join(w.Dir, name) }
@@ -35,7 +35,7 @@ func embedLog(t *testing.T, w *demo.World) (publicKey []byte) {
 
 func remoteEntry(w *demo.World) string { return `{url: "` + w.LogURL + `", public_key: log.pub}` }
 
-// withSet has the world's configuration name its CA set.
+// withSet makes the world's configuration name its CA set.
 func withSet(t *testing.T, w *demo.World) {
 	t.Helper()
 	line := strings.Split(string(must(os.ReadFile(w.ConfigFile))(t)), "\n")[4]
@@ -49,8 +49,8 @@ func caFile(t *testing.T, w *demo.World, name string) string {
 	return must(filepath.Rel(w.Dir, file))(t)
 }
 
-// broken variants of a configuration and its files, each with where config check reports the
-// mistake; "" where a server starts.
+// broken variants of a configuration and its files, each with the place at which config check
+// reports the mistake; "" where a server starts.
 var agreement = map[string]struct {
 	change func(*testing.T, *demo.World)
 	want   string
@@ -182,7 +182,7 @@ var agreement = map[string]struct {
 		withLog(t, w)
 		edit(t, w, "mayfly.yaml", "origin: log.example", "origin: other.example")
 	}, "mayfly.yaml:8:"},
-	"no guard":                 {func(t *testing.T, w *demo.World) { withLog(t, w); remove(t, w.Dir, "guard/2026.json") }, ""}, // it starts, takes no entry, and is warned of
+	"no guard":                 {func(t *testing.T, w *demo.World) { withLog(t, w); remove(t, w.Dir, "guard/2026.json") }, ""}, // it starts, takes no entry, and causes a warning
 	"no guard's directory":     {func(t *testing.T, w *demo.World) { withLog(t, w); rename(t, w, "guard", "elsewhere") }, "mayfly.yaml:8:"},
 	"a tree of nothing":        {func(t *testing.T, w *demo.World) { withLog(t, w); write(t, w, "log/.state/treeState", "x") }, ""},
 	"a tree that is a folder":  {func(t *testing.T, w *demo.World) { withLog(t, w); folder(t, w, "log/.state/treeState") }, "mayfly.yaml:8:"},
@@ -244,7 +244,7 @@ func rename(t *testing.T, w *demo.World, from, to string) {
 	}
 }
 
-// folder puts a folder in the place of a file.
+// folder replaces a file by a folder.
 func folder(t *testing.T, w *demo.World, name string) {
 	t.Helper()
 	path := filepath.Join(w.Dir, name)
@@ -258,7 +258,7 @@ func setSigner(t *testing.T, w *demo.World, signer string) {
 	write(t, w, "ca/ca.yaml", regexp.MustCompile(`(?m)^    signer:.*(\n      .*)*`).ReplaceAllString(content, "    signer: "+signer))
 }
 
-// files is every file below dir, and what it holds.
+// files is every file below dir, with the digest of its content.
 func files(t *testing.T, dir string) map[string][sha256.Size]byte {
 	t.Helper()
 	found := make(map[string][sha256.Size]byte)
@@ -316,7 +316,8 @@ func TestServeAndConfigCheckAgree(t *testing.T) {
 			if !slices.ContainsFunc(report.Mistakes, func(m error) bool { return strings.Contains(m.Error(), test.want) }) && test.want != "" {
 				t.Errorf("config check: %v, want a mistake at %s", found, test.want)
 			}
-			// Both at the same place, and but for a few of the system's errors with the same words.
+			// Both at the same place and with the same words, except for some errors of the operating
+			// system.
 			if err != nil && !strings.Contains(err.Error(), place.FindString(report.Mistakes[0].Error())) {
 				t.Errorf("serve: %v\nconfig check: %v", err, found)
 			}
@@ -324,7 +325,8 @@ func TestServeAndConfigCheckAgree(t *testing.T) {
 	}
 }
 
-// TestCheckWithoutFiles finds what the configuration alone decides, and reads no other file.
+// TestCheckWithoutFiles: the check finds what the configuration alone decides, and reads no other
+// file.
 func TestCheckWithoutFiles(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{"checkpoint_interval": "mayfly.yaml:8:", "log's window": "mayfly.yaml:8:", "key algorithm": "mayfly.yaml:9:", "an unknown type": "issuers.yaml:5:11: ", "no chain": "", "no ca.yaml": "", "no log": "", "no log's key": "", "no TLS pair": "", "no token": ""} {
@@ -341,8 +343,8 @@ func TestCheckWithoutFiles(t *testing.T) {
 	}
 }
 
-// TestCheckWarnsOfClusterFiles: a server starts without the files of `oidc.kubernetes`, and a check
-// warns of those that the configuration names.
+// TestCheckWarnsOfClusterFiles: a server starts without the files of `oidc.kubernetes`. A check
+// warns of unusable ones that the configuration names.
 func TestCheckWarnsOfClusterFiles(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -355,7 +357,7 @@ func TestCheckWarnsOfClusterFiles(t *testing.T) {
 	}
 }
 
-// TestCheckReportsAllAtOnce: a check goes on where a start ends.
+// TestCheckReportsAllAtOnce: a check continues where a start stops.
 func TestCheckReportsAllAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -380,7 +382,7 @@ func TestCheckReportsALogOnce(t *testing.T) {
 	}
 }
 
-// TestCheckBesideAServer looks at an embedded log that a server has open, and warns of one that
+// TestCheckBesideAServer checks an embedded log that a server has open. It warns of a log that
 // would take no entry.
 func TestCheckBesideAServer(t *testing.T) {
 	t.Parallel()

@@ -19,8 +19,8 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// The alerting rules parse, each says what to do, and every metric and runbook that they
-// name exists.
+// The alerting rules parse, each states what to do, and every metric and runbook that they name
+// exists.
 func TestAlertRules(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile("../../deploy/prometheus/alerts.yaml")
@@ -72,7 +72,7 @@ func TestAlertRules(t *testing.T) {
 	}
 }
 
-// knownMetrics are those that this package registers.
+// knownMetrics are the metrics that this package registers.
 func knownMetrics(t *testing.T) map[string]bool {
 	t.Helper()
 	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(t.TempDir(), "ca"), Algorithm: "ecdsa-p256"})
@@ -99,7 +99,7 @@ func knownMetrics(t *testing.T) map[string]bool {
 	return known
 }
 
-// hasSection tells whether a document has a heading with the anchor that GitHub gives it.
+// hasSection reports whether a document has a heading with the anchor that GitHub gives it.
 func hasSection(t *testing.T, file, section string) bool {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("../..", file))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package app makes the run-time objects out of the configuration, in the order of the
-// flow: whose tokens, what they are called, which keys, what signs, where it is logged, and
-// the edge. It and cmd are the only importers of package config; serve, demo and tests all
-// go through it.
+// Package app builds the run-time objects from the configuration, in the order of a request:
+// issuers, identities, keys, CA signers, logs, and the listeners. It and cmd are the only importers
+// of package config; serve, demo and tests all use it.
 package app
 
 import (
@@ -36,28 +35,27 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// Options is what a server starts from.
+// Options are the inputs of a server.
 type Options struct {
 	// ConfigFile is the server's configuration file.
 	ConfigFile string
 	// Environ is the environment, as os.Environ gives it.
 	Environ []string
-	// LogOutput gets the log; nil for none.
+	// LogOutput receives the log; nil for none.
 	LogOutput io.Writer
-	// Version is what the metric mayfly_build_info says.
+	// Version is the version in the metric mayfly_build_info.
 	Version string
-	// Mounts are served on the HTTP listener too.
+	// Mounts are also served on the HTTP listener.
 	Mounts []server.Mount
-	// Modules are the PKCS#11 modules of a process in which more than one server runs; nil for
-	// its own.
+	// Modules are the PKCS#11 modules of a process in which more than one server runs; nil for the
+	// server's own.
 	Modules *keyring.Modules
-	// Hurry, when it is closed, ends shutdown.grace at once; nil for none.
+	// Hurry, when it is closed, stops shutdown.grace at once; nil for none.
 	Hurry <-chan struct{}
-	// Now is the clock by which authorities change their state and certificates begin; nil
-	// for time.Now.
+	// Now is the clock for authorities' state changes and the begin of certificates; nil for time.Now.
 	Now func() time.Time
 
-	// report is of a check; nil for a start. See build.
+	// report is the report of a check; nil for a start. See build.
 	report *CheckReport
 }
 
@@ -73,27 +71,28 @@ type App struct {
 	// Config is the configuration that it was built from.
 	Config *config.Server
 
-	logger   *slog.Logger   // of lines that only the operator causes
-	callers  *slog.Logger   // of lines that callers can cause
-	warn     func(...error) // takes what the operator should know
+	logger   *slog.Logger   // for lines that only the operator causes
+	callers  *slog.Logger   // for lines that callers can cause
+	warn     func(...error) // receives warnings for the operator
 	live     *live
 	rotation *rotation
 	server   *server.Server
 	watchers []*watch.Watcher
 	logs     *logSet
-	// instance is what trusted_root.json and signing_config.v0.2.json say that never changes.
+	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
 }
 
-// shutdownTimeout is how long what runs in the background may take to end after the edge.
+// shutdownTimeout is how long the background tasks may take to stop after the edge has stopped.
 const shutdownTimeout = 15 * time.Second
 
-// Serve builds a server, listens, and serves until ctx ends, which is no error during the start either.
+// Serve builds a server, listens, and serves until ctx ends. An end of ctx during the start is no
+// error.
 func Serve(ctx context.Context, options Options) error {
 	app, err := Build(ctx, options)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil // a signal stopped the start, and no mistake of a file
+			return nil // a signal stopped the start; no file has a mistake
 		}
 		return err
 	}
@@ -104,8 +103,8 @@ func Serve(ctx context.Context, options Options) error {
 	return app.Run(ctx, listeners)
 }
 
-// Build reads the configuration and makes everything that it asks for. It listens nowhere
-// and asks nobody on the network. Every mistake in a file is told with its place.
+// Build reads the configuration and creates all its objects. It opens no listener and sends no
+// request over the network. Every mistake in a file is returned with its place.
 func Build(ctx context.Context, options Options) (*App, error) {
 	app, err := build(ctx, options)
 	if err != nil {
@@ -117,9 +116,9 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	return app, nil
 }
 
-// build is Build, and may return what it has built beside an error. A start ends at the first
-// part with a mistake. A check goes through all of them, opens nothing for writing and asks no
-// signer, and its report has the warnings; so it refuses what a start refuses.
+// build is Build, and may return the App beside an error. A start stops at the first part with a
+// mistake. A check builds all parts, opens nothing for writing and requests no signature, and its
+// report has the warnings. So a check refuses what a start refuses.
 func build(ctx context.Context, options Options) (*App, error) {
 	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
@@ -162,9 +161,9 @@ func build(ctx context.Context, options Options) (*App, error) {
 	return app, app.assemble(ctx, options, edge, ca.Config{KeyPolicy: keyPolicy, Profile: profile})
 }
 
-// assemble makes the authority and the edge of parts that are in order.
+// assemble creates the authority and the edge from parts without mistakes.
 func (a *App) assemble(ctx context.Context, options Options, edge server.Config, base ca.Config) (err error) {
-	// The record of a certificate is whole, whatever its length: its caller is verified.
+	// The record of a certificate is complete, whatever its length: its caller is verified.
 	base.Authorities, base.Logs, base.Now, base.Logger = a.rotation.authorities, a.logs.logs, a.rotation.now, a.logger
 	if err := a.live.begin(ctx, base); err != nil {
 		return fmt.Errorf("%s: %w", a.Config.File().Name(), err)
@@ -179,7 +178,8 @@ func (a *App) assemble(ctx context.Context, options Options, edge server.Config,
 	return a.Config.Explain(a.checkDocuments())
 }
 
-// checkSettings makes what the configuration alone decides. Its errors have key paths.
+// checkSettings creates the objects that the configuration alone decides. Its errors have key
+// paths.
 func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
 	keyPolicy, errPolicy := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
 	profile, errProfile := ca.NewProfile(cfg.Certificate.Lifetime)
@@ -197,8 +197,7 @@ func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
 	return keyPolicy, profile, errors.Join(errs...)
 }
 
-// Close ends an App that does not run: Run does it itself. Nothing may be asked of the App
-// after it.
+// Close closes an App that does not run. Run calls it by itself. The App is unusable afterwards.
 func (a *App) Close(ctx context.Context) error {
 	var errs []error
 	if a.logs != nil {
@@ -248,14 +247,14 @@ func (a *App) Listen() (server.Listeners, error) {
 	return l, nil
 }
 
-// Run serves on listeners until ctx ends or something fails, and returns when everything
-// that it started has ended.
+// Run serves on listeners until ctx ends or something fails, and returns when everything that it
+// started has stopped.
 func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	// Requests in flight still need keys and the newest TLS certificate while the edge
-	// drains, so what runs in the background ends after it.
+	// Requests in flight still need keys and the newest TLS certificate while the edge drains, so the
+	// background tasks stop after it.
 	group.Go(func() error { return a.live.Run(background) })
 	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
 	for _, w := range a.watchers {
@@ -282,8 +281,8 @@ func addressAttrs(l server.Listeners) []slog.Attr {
 	return attrs
 }
 
-// tlsConfig returns nil where TLS is not configured. The certificate is loaded again when
-// its files change; a pair that does not load leaves the last good one.
+// tlsConfig returns nil where TLS is not configured. The certificate is loaded again when its files
+// change. If the new pair does not load, the last good one stays in use.
 func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
 	if a.Config.TLS.Certificate == "" {
 		return nil, nil
@@ -329,7 +328,7 @@ func asErrors(mistakes []config.Mistake) []error {
 	return errs
 }
 
-// unjoin returns the errors that errors.Join put together.
+// unjoin returns the errors that errors.Join combined.
 func unjoin(err error) []error {
 	if err == nil {
 		return nil
@@ -353,7 +352,7 @@ func readSecret(name string) ([]byte, error) {
 	return bytes.TrimRight(secret, "\r\n"), nil
 }
 
-// readFile reads a file that an operator named, and bounds it.
+// readFile reads a file that an operator named, up to a size limit.
 func readFile(name string) ([]byte, error) {
 	const maxSize = 1 << 20
 	info, err := os.Stat(name)

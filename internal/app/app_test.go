@@ -130,8 +130,8 @@ func serialAt(t *testing.T, address string, config *tls.Config) int64 {
 	return connection.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 }
 
-// One port serves REST and gRPC with TLS, a renewed certificate is used without a restart,
-// and a broken one is not.
+// One port serves REST and gRPC with TLS. A renewed certificate is used without a restart, and a
+// broken one is not.
 func TestTLSOnOnePortAndReload(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -172,7 +172,7 @@ func TestTLSOnOnePortAndReload(t *testing.T) {
 	}
 }
 
-// Every mistake of a start names its place and what to do.
+// Every mistake at a start states its place and the correction.
 func TestBuildRefuses(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -242,7 +242,7 @@ func write(t *testing.T, w *demo.World, name, content string) {
 	}
 }
 
-// edit replaces every old in a file, of which there must be one.
+// edit replaces every old in a file, which must contain it.
 func edit(t *testing.T, w *demo.World, name, old, replacement string) {
 	t.Helper()
 	content := string(must(os.ReadFile(filepath.Join(w.Dir, name)))(t))
@@ -252,7 +252,7 @@ func edit(t *testing.T, w *demo.World, name, old, replacement string) {
 	write(t, w, name, strings.ReplaceAll(content, old, replacement))
 }
 
-// A taken port is told before anything is served.
+// A port in use is reported before anything is served.
 func TestListenTellsATakenPort(t *testing.T) {
 	t.Parallel()
 	taken := must(net.Listen("tcp", "127.0.0.1:0"))(t)
@@ -264,7 +264,7 @@ func TestListenTellsATakenPort(t *testing.T) {
 	}
 }
 
-// A signal during the start is no mistake in a file, although no key signs any more.
+// A signal during the start is no mistake in a file, although no key can sign any more.
 func TestServeStopsDuringItsStart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -59,8 +59,8 @@ func newAuthority(ctx context.Context, cfg *config.Server, metrics *signer.Metri
 	return authority, warnings, nil
 }
 
-// unjoinedInto wraps each error that errors.Join put together on its own, so that each
-// becomes a line of its own.
+// unjoinedInto wraps each error that errors.Join combined separately, so that each is printed on a
+// line of its own.
 func unjoinedInto(format, name string, err error) error {
 	var errs []error
 	for _, e := range unjoin(err) {

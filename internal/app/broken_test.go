@@ -14,12 +14,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/app"
 )
 
-// breakage is one mistake in config/issuers.yaml: what takes the place of a line, and the
-// mistake that is found there. It says the same things as the peer's public identity file.
+// breakage is one mistake in config/issuers.yaml: the replacement of a line, and the mistake that
+// is reported there. The file has the same content as the peer's public identity file.
 type breakage struct {
 	line    int
 	instead string
-	// want is a part of the mistake; at is where it is told, if not at the line itself.
+	// want is a part of the mistake; at is where it is reported, if not at the line itself.
 	want string
 	at   int
 }
@@ -118,7 +118,7 @@ func broken(t *testing.T, all ...breakage) string {
 	return file
 }
 
-// Each broken variant is refused with the line at fault, and most with nothing else.
+// Each broken variant is refused with the line at fault, and most with no other mistake.
 func TestBrokenVariants(t *testing.T) {
 	t.Parallel()
 	if len(breakages) < 50 {
@@ -157,7 +157,7 @@ func (b breakage) found(mistakes []error, line int) bool {
 	return false
 }
 
-// Mistakes of the file's form and of its settings are told together, all at once.
+// Mistakes of the file's form and of its settings are reported together.
 func TestAllMistakesAtOnce(t *testing.T) {
 	t.Parallel()
 	var together []breakage

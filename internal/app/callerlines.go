@@ -13,26 +13,27 @@ import (
 )
 
 const (
-	// maxLine is the length in bytes of the longest line that a caller can cause, its newline
-	// included.
+	// maxLine is the length in bytes of the longest line that a caller can cause, including its
+	// newline.
 	maxLine = 2 << 10
 	// lineFrame is the part of a line beside its message and attributes: time, level, and keys.
 	lineFrame = 128
-	// leastValue is the length to which a value can be cut: it states how long the value was.
+	// leastValue is the shortest length to which a value is cut: the cut value states the original
+	// length.
 	leastValue = 48
 	// scalarSize is the length of the longest number or time.
 	scalarSize = 48
 )
 
-// CallerLines returns a handler for lines that callers can cause: it cuts the longest values of
-// a line so that no line has more than 2 KiB, in JSON and in text. Lines for which the operator's
-// own input is the cause, such as mistakes in a configuration file, do not need it.
+// CallerLines returns a handler for lines that callers can cause: it cuts the longest values of a
+// line so that no line has more than 2 KiB, in JSON and in text. Lines that the operator's own
+// input causes, such as mistakes in a configuration file, do not need it.
 func CallerLines(next slog.Handler) slog.Handler { return callerLines{next: next} }
 
 type callerLines struct {
 	next slog.Handler
-	// scopes are what WithGroup and WithAttrs added. They reach next with each record, so that
-	// they count.
+	// scopes are what WithGroup and WithAttrs added. They reach next with each record, so their length
+	// counts.
 	scopes []scope
 }
 
@@ -96,8 +97,8 @@ func (h callerLines) Handle(ctx context.Context, r slog.Record) error {
 	return h.next.Handle(ctx, fitting)
 }
 
-// sizeOfAll is the length of attrs in a line at most, their values cut to limit. prefix is the
-// length of the names of the groups around them, which text repeats.
+// sizeOfAll is the maximum length of attrs in a line, their values cut to limit. prefix is the
+// length of the names of the groups around them, which the text format repeats.
 func sizeOfAll(attrs []slog.Attr, prefix, limit int) (size int) {
 	const punctuation = 8 // `,"":""` or ` =""`, or `,"":{}` and a dot
 	for _, a := range attrs {
@@ -112,7 +113,7 @@ func sizeOfAll(attrs []slog.Attr, prefix, limit int) (size int) {
 			size += scalarSize
 		}
 		if size > maxLine {
-			return size // as much as all the rest
+			return size // too long already, whatever the rest adds
 		}
 	}
 	return size
@@ -125,7 +126,7 @@ func cutValue(v slog.Value, limit int) slog.Value {
 	case slog.KindString:
 		text := short.String()
 		if v.Kind() == slog.KindAny && !isBytes(v) && sizeOf(text, maxLine) <= limit {
-			return v // as it is, which in JSON may be a list or an object
+			return v // unchanged; in JSON it may be a list or an object
 		}
 		return slog.StringValue(cut(text, limit))
 	case slog.KindGroup:
@@ -150,7 +151,7 @@ func plain(v slog.Value) (text slog.Value) {
 	if v.Kind() != slog.KindAny {
 		return v
 	}
-	defer func() { // log/slog survives such values too
+	defer func() { // log/slog recovers from such values too
 		if p := recover(); p != nil {
 			text = slog.StringValue("!PANIC")
 		}
@@ -170,13 +171,13 @@ func plain(v slog.Value) (text slog.Value) {
 	}
 }
 
-// sizeOf is the length of text at most as JSON and text write it, or limit if it is longer.
+// sizeOf is the maximum length of text as JSON and text write it, or limit if it is longer.
 func sizeOf(text string, limit int) int {
 	size, _ := escaped(text, limit)
 	return min(size, limit)
 }
 
-// cut returns text, or as much of it as has the length limit with a note of how long it was.
+// cut returns text, or its beginning, cut to the length limit with a note of the original length.
 func cut(text string, limit int) string {
 	if size, _ := escaped(text, limit); size <= limit {
 		return text
@@ -186,7 +187,7 @@ func cut(text string, limit int) string {
 	return text[:end] + note
 }
 
-// escaped returns the length of text, and the end of its longest part of length limit. It reads
+// escaped returns the length of text, and the end of its longest prefix of length limit. It reads
 // no more than it needs for that.
 func escaped(text string, limit int) (size, end int) {
 	for i := 0; i < len(text); {

@@ -17,13 +17,13 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// logTo returns the loggers of a format, for lines of the operator and of callers.
+// logTo returns the loggers of a format, for lines of the operator and for lines of callers.
 func logTo(format string, out *bytes.Buffer) (operator, callers *slog.Logger) {
 	operator = newLogger(config.Log{Format: format, Level: "debug"}, out)
 	return operator, slog.New(CallerLines(operator.Handler()))
 }
 
-// TestCallerLinesAreAHandler holds log/slog's rules for handlers.
+// TestCallerLinesAreAHandler checks log/slog's rules for handlers.
 func TestCallerLinesAreAHandler(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
@@ -39,7 +39,7 @@ func TestCallerLinesAreAHandler(t *testing.T) {
 	})
 }
 
-// oddTexts expand when they are written, or are hard to cut.
+// oddTexts are longer when they are written, or are hard to cut.
 func oddTexts() []string {
 	texts := []string{"", "x"}
 	for _, piece := range []string{"x", `"`, `\`, "\n", "\x00", "\x7f", "\xff", "\xe2\x82", "ä", "€", "\u2028", "\u202e", "\U000e0001", "😀", "</script>", "a=b "} {
@@ -50,7 +50,7 @@ func oddTexts() []string {
 	return texts
 }
 
-// TestNoLineOfACallerIsLong: whatever a line holds, it has at most 2 KiB, is well formed, and
+// TestNoLineOfACallerIsLong: whatever a line contains, it has at most 2 KiB, is well formed, and
 // keeps its short values.
 func TestNoLineOfACallerIsLong(t *testing.T) {
 	t.Parallel()
@@ -96,7 +96,7 @@ type failing struct{ text string }
 
 func (f *failing) Error() string { return f.text }
 
-// TestShortLinesAreUnchanged: a line that is short enough is as it would be without the limit.
+// TestShortLinesAreUnchanged: the limit does not change a line that is short enough.
 func TestShortLinesAreUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"json", "text"} {

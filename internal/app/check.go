@@ -19,31 +19,31 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// CheckOptions says what to check.
+// CheckOptions states what to check.
 type CheckOptions struct {
 	// File is an issuer file, or a server configuration, which is checked together with the
 	// issuer file that it names.
 	File string
-	// Compat makes warnings of what the peer tolerates in an issuer file; a server
-	// configuration says so itself.
+	// Compat turns what the peer tolerates in an issuer file into warnings; a server configuration has
+	// a setting for it.
 	Compat bool
-	// Online asks each static issuer for its document and keys, and each remote log for its tree
-	// head.
+	// Online requests the document and keys of each static issuer, and the tree head of each remote
+	// log.
 	Online bool
-	// NoFiles leaves out the files that a server configuration names, the issuer file aside.
+	// NoFiles omits the files that a server configuration names, except the issuer file.
 	NoFiles bool
 	// Environ is the environment, as os.Environ gives it; for a server configuration.
 	Environ []string
 }
 
-// CheckReport is what a check found.
+// CheckReport is the result of a check.
 type CheckReport struct {
 	// Warnings and Mistakes are each of the form FILE:LINE:COLUMN: sentence.
 	Warnings, Mistakes []error
-	// Entries and Tests count the issuer entries and the tests beside them. They are 0 where
-	// mistakes kept the issuers from being read.
+	// Entries and Tests count the issuer entries and their tests. They are 0 where mistakes prevented
+	// the read of the issuers.
 	Entries, Tests int
-	// Asked and Logs count the issuers and the logs that were asked, with Online.
+	// Asked and Logs count the issuers and the logs that received a request, with Online.
 	Asked, Logs int
 
 	members []ca.Member // the authorities with chains that have been read
@@ -52,9 +52,9 @@ type CheckReport struct {
 // probeTimeout bounds what Online waits for all issuers together, and for all logs.
 const probeTimeout = 20 * time.Second
 
-// Check reads a configuration and all files that it names as serve does, opens nothing for writing
-// and asks no signer, and runs the tests that stand beside issuers. Its error says why it could not
-// do so; what is wrong with the files is in the report.
+// Check reads a configuration and all files that it names as serve does, and runs the tests beside
+// the issuers. It opens nothing for writing and requests no signature. Its error states why it
+// could not check; mistakes in the files are in the report.
 func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	report := &CheckReport{}
 	cfg, t, err := report.load(ctx, options)
@@ -82,8 +82,8 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	return report, nil
 }
 
-// load returns the server configuration, which an issuer file on its own has by default, and the
-// issuers of the file; nil where mistakes, which are in the report then, keep them from use.
+// load returns the server configuration (the default one for an issuer file on its own) and the
+// issuers of the file. They are nil if mistakes, which are then in the report, prevent their use.
 func (r *CheckReport) load(ctx context.Context, options CheckOptions) (*config.Server, *trust, error) {
 	isServer, err := config.IsServer(options.File)
 	if err != nil {
@@ -110,7 +110,7 @@ func (r *CheckReport) load(ctx context.Context, options CheckOptions) (*config.S
 	return cfg, t, r.addMistakes(err)
 }
 
-// build has a server built as far as a check goes.
+// build builds a server as far as a check needs it.
 func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.Server, *trust, error) {
 	app, err := build(ctx, Options{ConfigFile: options.File, Environ: options.Environ, report: r})
 	if app == nil {
@@ -124,8 +124,8 @@ func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.
 	return app.Config, app.live.first, app.Close(ctx)
 }
 
-// checkCluster warns of files of `oidc.kubernetes` that the configuration names and that cannot be
-// used. A server starts without them: Kubernetes replaces them, and they are read for each use.
+// checkCluster warns of unusable files of `oidc.kubernetes` that the configuration names. A server
+// starts without them: Kubernetes replaces them, and each use reads them.
 func (r *CheckReport) checkCluster(cfg *config.Server) {
 	for _, named := range []struct{ key, file string }{{"ca_file", cfg.OIDC.Kubernetes.CAFile}, {"token_file", cfg.OIDC.Kubernetes.TokenFile}} {
 		if !cfg.Sets("oidc.kubernetes." + named.key) {
@@ -144,7 +144,8 @@ func (r *CheckReport) checkCluster(cfg *config.Server) {
 	}
 }
 
-// addMistakes adds err to the report if it is of mistakes in a file, and returns any other.
+// addMistakes adds err to the report if it contains mistakes of a file, and returns any other
+// error.
 func (r *CheckReport) addMistakes(err error) error {
 	if errors.As(err, new(config.Mistakes)) {
 		r.add(err)
@@ -166,7 +167,7 @@ func (r *CheckReport) add(err error) {
 
 func (r *CheckReport) warn(warnings ...error) { r.Warnings = append(r.Warnings, warnings...) }
 
-// ask has every static issuer answer for itself.
+// ask requests the documents and keys of every static issuer.
 func (r *CheckReport) ask(ctx context.Context, t *trust) (wrong []error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -174,7 +175,7 @@ func (r *CheckReport) ask(ctx context.Context, t *trust) (wrong []error) {
 	for _, status := range t.verifier.Status() {
 		path := []string{"oidc-issuers", status.Entry, "issuer-url"}
 		switch {
-		case status.IssuerURL == "": // a pattern is nobody to ask
+		case status.IssuerURL == "": // a pattern has no single issuer to ask
 			continue
 		case status.State == oidc.StateFailing:
 			wrong = append(wrong, keypath.Errorf(path, "asking the issuer: %s", status.LastError))

@@ -11,8 +11,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// checkChains reports the issuer entries of t with a kind of name that no verifier accepts below the
-// chain of an authority that signs or will sign.
+// checkChains reports the issuer entries of t with a kind of name that no verifier accepts below
+// the chain of an authority that signs or will sign.
 func (r *CheckReport) checkChains(t *trust, now time.Time) {
 	var errs []error
 	for _, m := range r.members {
@@ -21,7 +21,7 @@ func (r *CheckReport) checkChains(t *trust, now time.Time) {
 		}
 		unusable, err := m.Chain.Trial(now)
 		if err != nil {
-			continue // every kind; the chain itself is reported
+			continue // no kind is usable; the chain's own mistake is reported elsewhere
 		}
 		for _, entry := range t.issuers.Entries {
 			for _, profile := range entry.All() {

@@ -21,8 +21,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/demo"
 )
 
-// reissue replaces the world's chain: another root certifies the key of its authority, as change
-// says.
+// reissue replaces the world's chain: another root certifies the key of its authority, modified by
+// change.
 func reissue(t *testing.T, w *demo.World, change func(issuing *x509.Certificate)) {
 	t.Helper()
 	file := must(filepath.Glob(filepath.Join(w.Dir, "ca", "*-a", "chain.pem")))(t)[0]
@@ -52,8 +52,8 @@ func reissue(t *testing.T, w *demo.World, change func(issuing *x509.Certificate)
 	}
 }
 
-// A chain below which no certificate verifies is a mistake of config check and stops serve; one
-// below which no certificate of a configured issuer verifies is a mistake of config check.
+// A chain below which no certificate verifies is a mistake in config check and stops serve. One
+// below which no certificate of a configured issuer verifies is a mistake in config check.
 func TestChainThatExcludesAnIssuer(t *testing.T) {
 	t.Parallel()
 	explicitPolicy := pkix.Extension{Id: []int{2, 5, 29, 36}, Critical: true, Value: []byte{0x30, 3, 0x80, 1, 0}}
@@ -92,7 +92,7 @@ func TestChainThatExcludesAnIssuer(t *testing.T) {
 	}
 }
 
-// What serve refuses for a name constraint, explain refuses too.
+// If serve refuses a token because of a name constraint, explain refuses it too.
 func TestExplainNameConstraints(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

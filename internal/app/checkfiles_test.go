@@ -14,7 +14,7 @@ import (
 )
 
 // TestModeWarningPointsToItsKey: with ca.file, a file that every user can read is reported at the
-// line and column of the key that names it, and one as Kubernetes mounts it is not reported.
+// line and column of the key that names it. A file as Kubernetes mounts it is not reported.
 func TestModeWarningPointsToItsKey(t *testing.T) {
 	t.Parallel()
 	for mode, warned := range map[os.FileMode]bool{0o640: false, 0o440: false, 0o644: true} {

@@ -16,8 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// askLogs asks every remote log of cfg that is in use now or later for its newest tree head, and
-// verifies it with the configured key. Nothing is submitted.
+// askLogs requests the newest tree head of every remote log of cfg that is in use now or later, and
+// verifies it with the configured key. It submits nothing.
 func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -38,8 +38,8 @@ func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 	r.add(cfg.Explain(errors.Join(mistakes...)))
 }
 
-// askLog asks one log: for get-sth of RFC 6962; then for the checkpoint, which a static-ct-api log
-// may serve under the same URL; then for its roots, which shows that it is there.
+// askLog requests get-sth of RFC 6962 from one log; then the checkpoint, which a static-ct-api log
+// may serve under the same URL; then its roots, whose answer shows that the log exists.
 func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 	atURL, atKey := []string{"url"}, []string{"public_key"}
 	text, err := readFile(entry.PublicKey)

@@ -17,15 +17,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// only serves one path of a log: the parts of a static-ct-api log have URLs of their own.
+// only serves one path of a log: the parts of a static-ct-api log have different URLs.
 func only(path string, log http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(path, log)
 	return mux
 }
 
-// TestCheckOnlineAsksLogs: each log must answer with a tree head of the configured key; what does
-// not is a mistake at the entry's line.
+// TestCheckOnlineAsksLogs: each log must answer with a tree head of the configured key. Any other
+// answer is a mistake at the entry's line.
 func TestCheckOnlineAsksLogs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

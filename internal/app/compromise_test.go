@@ -20,7 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 )
 
-// A running server stops at the reload, and trusted_root.json ends the window to the second.
+// A running server stops at the reload, and the window in trusted_root.json stops at that second.
 func TestServerTakesACompromise(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -62,8 +62,8 @@ func TestServerTakesACompromise(t *testing.T) {
 	}
 }
 
-// A server starts with a set whose only authority was compromised before it signed: there is nothing
-// to put into trusted_root.json, and the next edit of the set is taken without a restart.
+// A server starts with a set whose only authority was compromised before it signed. trusted_root.json
+// then has no authority, and the next edit of the set takes effect without a restart.
 func TestServerStartsWithoutATrustedAuthority(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -92,7 +92,8 @@ func TestServerStartsWithoutATrustedAuthority(t *testing.T) {
 	}
 }
 
-// The signing process allows for the clock of a server at a retirement, and not at a compromise.
+// The signing process tolerates the skew of a server's clock at a retirement, and not at a
+// compromise.
 func TestSignerAllowsNoSkewAtACompromise(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)

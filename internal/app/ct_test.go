@@ -26,7 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// outage is a server made from files, with two logs before that of its world.
+// outage is a server built from files, with two logs before that of its world.
 type outage struct {
 	t         *testing.T
 	world     *demo.World
@@ -133,14 +133,14 @@ func (o *outage) get(url string) string {
 	return string(body)
 }
 
-// keepAsking asks for certificates until metrics and readiness say that the logs' breakers are in
-// these states, which one that came a moment late changes only with the next.
+// keepAsking requests certificates until metrics and readiness report these states of the logs'
+// breakers. A state that changed a moment late shows only after the next request.
 func (o *outage) keepAsking(states ...string) {
 	o.t.Helper()
 	o.wait(func() { _, _ = o.certificate() }, states)
 }
 
-// waitFor waits for the same, and asks nothing.
+// waitFor waits for the same states, and sends no certificate request.
 func (o *outage) waitFor(states ...string) {
 	o.t.Helper()
 	o.wait(func() {}, states)
@@ -179,8 +179,8 @@ func (o *outage) wait(meanwhile func(), states []string) {
 	}
 }
 
-// An operator sees an outage of logs, its clients do not, and nobody has to do anything for
-// its end.
+// The operator sees an outage of logs, its clients do not, and the service recovers without the
+// operator.
 func TestServeThroughAnOutageOfLogs(t *testing.T) {
 	t.Parallel()
 	o := newOutage(t)
@@ -197,12 +197,12 @@ func TestServeThroughAnOutageOfLogs(t *testing.T) {
 		}
 	}
 	o.keepAsking("open", "open", "closed")
-	// What is not for everybody is on ops alone.
+	// Details that are not public are on ops alone.
 	if public := o.get(o.rest + "/readyz?verbose"); !strings.Contains(public, o.urls[0]+": breaker open") || strings.Contains(public, "500") {
 		t.Errorf("on the public listener: %s", public)
 	}
 
-	// All three out.
+	// All three logs are down.
 	o.logs[2].Fail(testlog.Hang)
 	_, err := o.certificate()
 	var refused *client.Error

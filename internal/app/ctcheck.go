@@ -14,9 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// ctCheck reports how each log is doing. It never makes the server not ready, not even with every
-// log unavailable: what closes a breaker is the next certificate, and a server that is not ready
-// issues none. Alerts are for metrics.
+// ctCheck reports the state of each log. It never makes the server unready, not even with every log
+// unavailable: only the next certificate closes a breaker, and an unready server issues none.
+// Metrics cause the alerts.
 func ctCheck(logs *ctlog.Logs) server.Check {
 	return server.Check{
 		Name: "certificate-transparency",
@@ -55,7 +55,7 @@ func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
 	return strings.Join(states, "; "), err
 }
 
-// seconds is d in whole seconds, and never too few.
+// seconds is d in whole seconds, rounded up.
 func seconds(d time.Duration) string {
 	return fmt.Sprintf("%d s", (d+time.Second-1)/time.Second)
 }

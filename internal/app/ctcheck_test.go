@@ -12,7 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// failingLog gives no SCT.
+// failingLog returns no SCT.
 type failingLog struct{ *testlog.Log }
 
 func (failingLog) Name() string { return "https://failing.example" }
@@ -20,7 +20,7 @@ func (failingLog) Submit(context.Context, ctlog.Submission) (ctlog.SCT, error) {
 	return ctlog.SCT{}, errors.New("500 out of order")
 }
 
-// TestReadinessShowsTheFirstFailure: an operator sees the error of a log before its breaker opens.
+// TestReadinessShowsTheFirstFailure: the operator sees the error of a log before its breaker opens.
 func TestReadinessShowsTheFirstFailure(t *testing.T) {
 	t.Parallel()
 	log, err := testlog.New(testlog.Config{})

@@ -29,7 +29,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// badIssuer is an issuer on a real socket that counts what it is asked, and misbehaves.
+// badIssuer is an issuer on a real socket that counts its requests, and misbehaves.
 type badIssuer struct {
 	*httptest.Server
 	asked atomic.Int64
@@ -51,7 +51,7 @@ func answers500(rw http.ResponseWriter, _ *http.Request) {
 	http.Error(rw, "down", http.StatusInternalServerError)
 }
 
-// token is one in the issuer's name.
+// token is a token in the issuer's name.
 func (b *badIssuer) token(t *testing.T) string {
 	t.Helper()
 	p, err := provider.New(provider.Config{IssuerURL: b.URL})
@@ -70,11 +70,11 @@ func mintEmail(t *testing.T, p *provider.Provider) string {
 	return token
 }
 
-// served is a whole server, on real sockets, from files.
+// served is a complete server, on real sockets, built from files.
 type served struct {
 	world     *demo.World
 	rest, ops string
-	took      time.Duration // from nothing to ready
+	took      time.Duration // from the start until ready
 }
 
 // serveIssuers serves a demo world with further static issuers of type email, and meta-issuers.
@@ -123,7 +123,7 @@ func serveIssuers(t *testing.T, static []string, meta ...string) *served {
 	return s
 }
 
-// until asks a condition again and again, for ten seconds.
+// until polls a condition for ten seconds.
 func (s *served) until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -157,7 +157,7 @@ func (s *served) get(t *testing.T, url string) (status int, body string) {
 	return response.StatusCode, string(text)
 }
 
-// certify asks for a certificate and verifies it.
+// certify requests a certificate and verifies it.
 func (s *served) certify(t *testing.T, token string) error {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -175,7 +175,7 @@ func (s *served) certify(t *testing.T, token string) error {
 	return s.world.Verify(certificate.PEM)
 }
 
-// refused posts a request whose token decides, and returns what the server says to it.
+// refused posts a request that only its token decides, and returns the server's answer.
 func (s *served) refused(t *testing.T, token string) (status int, reason string, header http.Header) {
 	t.Helper()
 	body, err := json.Marshal(map[string]any{
@@ -209,8 +209,8 @@ func (s *served) refused(t *testing.T, token string) (status int, reason string,
 	return response.StatusCode, reason, response.Header
 }
 
-// TestFigureHangingIssuers: three issuers that hang, and the server is ready all the same, issues
-// for the others, and says the truth of each.
+// TestFigureHangingIssuers: while three issuers hang, the server is ready, issues for the others,
+// and reports the state of each.
 func TestFigureHangingIssuers(t *testing.T) {
 	t.Parallel()
 	var hanging []string
@@ -236,7 +236,7 @@ func TestFigureHangingIssuers(t *testing.T) {
 		}
 	}
 	for _, issuer := range hanging {
-		// The first fetch is given up after 5 s.
+		// The first fetch times out after 5 s.
 		s.until(t, "the failure of "+issuer, func() bool { return state(issuer, "failing") })
 		s.until(t, "the report of "+issuer, func() bool {
 			status, report := s.get(t, s.rest+"/readyz?verbose")
@@ -263,15 +263,15 @@ func TestFigureHangingIssuers(t *testing.T) {
 	}
 }
 
-// TestFigureIssuerDown: 50 requests at once for an issuer that is down cause one fetch at most,
-// and are answered 503 ISSUER_UNREACHABLE, with Retry-After.
+// TestFigureIssuerDown: 50 concurrent requests for an issuer that is down cause one fetch at most.
+// The answer is 503 ISSUER_UNREACHABLE, with Retry-After.
 func TestFigureIssuerDown(t *testing.T) {
 	t.Parallel()
 	for name, misbehave := range map[string]http.HandlerFunc{"answers 500": answers500, "hangs": hangs} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// Under a pattern, requests cause the first fetch; a static issuer's are counted by
-			// their backoff, which a test of package oidc does with a clock of its own.
+			// Under a pattern, requests cause the first fetch; a static issuer's backoff decides its
+			// fetches, which a test of package oidc checks with its own clock.
 			down := newBadIssuer(t, misbehave)
 			s := serveIssuers(t, nil, down.URL+"/*")
 			p, err := provider.New(provider.Config{IssuerURL: down.URL + "/tenant"})
@@ -291,8 +291,8 @@ func TestFigureIssuerDown(t *testing.T) {
 			all.Wait()
 			n, took := down.asked.Load(), time.Since(start)
 			t.Logf("an issuer that %s, 50 requests at once: %d fetches, answers within %s", name, n, took)
-			// Another one is due a second after the first has failed, with jitter; on a machine that
-			// is slow to ask 50 times.
+			// Another fetch is due a second after the first has failed, with jitter. This matters on a
+			// machine that is slow to send 50 requests.
 			if most := 1 + int64(took/(700*time.Millisecond)); n > most {
 				t.Errorf("%d fetches, %d at most", n, most)
 			}
@@ -303,13 +303,13 @@ func TestFigureIssuerDown(t *testing.T) {
 	}
 }
 
-// TestStaticIssuerDown: the same for a static issuer, whose own retries go on meanwhile.
+// TestStaticIssuerDown: the same for a static issuer, while its own retries continue.
 func TestStaticIssuerDown(t *testing.T) {
 	t.Parallel()
 	down := newBadIssuer(t, answers500)
 	s := serveIssuers(t, []string{down.URL})
 	s.until(t, "the third attempt", func() bool { return down.asked.Load() >= 3 })
-	// The next one is due in four seconds.
+	// The next fetch is due in four seconds.
 	token, before := down.token(t), down.asked.Load()
 	var all sync.WaitGroup
 	for range 50 {
@@ -325,8 +325,8 @@ func TestStaticIssuerDown(t *testing.T) {
 	}
 }
 
-// TestFloodOfNames: made-up issuers under a pattern cost one fetch each at most, are told to
-// come again when there are too many, and leave everybody else alone.
+// TestFloodOfNames: unknown issuers under a pattern cost one fetch each at most. If there are too
+// many, their clients must retry later. Other clients are not affected.
 func TestFloodOfNames(t *testing.T) {
 	t.Parallel()
 	unknown := newBadIssuer(t, func(rw http.ResponseWriter, r *http.Request) { http.NotFound(rw, r) })

@@ -70,8 +70,8 @@ func TestIssuersDocument(t *testing.T) {
 	}
 }
 
-// Every block of docs/signers.md that names a signer is read as it stands in a CA set, and
-// there is one for each kind that a binary can be built with.
+// Every block of docs/signers.md that names a signer is read as part of a CA set. There is one for
+// each kind that a binary can be built with.
 func TestSignersDocument(t *testing.T) {
 	t.Parallel()
 	document, err := os.ReadFile("../../docs/signers.md")
@@ -110,7 +110,7 @@ func TestSignersDocument(t *testing.T) {
 	}
 }
 
-// Every row of docs/limits.md names the tests that show its bound, and where they are.
+// Every row of docs/limits.md names the tests that check its bound, and their places.
 func TestLimitsDocument(t *testing.T) {
 	t.Parallel()
 	document, err := os.ReadFile("../../docs/limits.md")

@@ -26,8 +26,8 @@ import (
 // clientAudience is the audience that sigstore's clients sign in with.
 const clientAudience = "sigstore"
 
-// LoadInstance reads from the configuration what trusted_root.json and
-// signing_config.v0.2.json say. It opens no CA's key, and asks nobody.
+// LoadInstance reads from the configuration what trusted_root.json and signing_config.v0.2.json
+// contain. It opens no CA key, and sends no request.
 func LoadInstance(options Options) (trustroot.Instance, error) {
 	cfg, _, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
@@ -55,7 +55,7 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	return completeInstance(instance, windows, infos), nil
 }
 
-// newInstance is what never changes while a server runs. Its errors have key paths.
+// newInstance is the part that never changes while a server runs. Its errors have key paths.
 func newInstance(cfg *config.Server) (trustroot.Instance, error) {
 	instance := trustroot.Instance{
 		PublicURL:            cfg.PublicURL,
@@ -75,7 +75,7 @@ func newInstance(cfg *config.Server) (trustroot.Instance, error) {
 	return instance, errors.Join(errs...)
 }
 
-// trustedLog is where a log is reached, and its key. Its errors have key paths.
+// trustedLog is the URL and the key of a log. Its errors have key paths.
 func trustedLog(entry config.CTLog, publicURL string) (trustroot.CTLog, error) {
 	if entry.Embedded == nil {
 		block, err := readPEM(entry.PublicKey)
@@ -108,7 +108,7 @@ func publicHalf(name string) ([]byte, error) {
 	return x509.MarshalPKIXPublicKey(signer.Public())
 }
 
-// readPEM returns what the first PEM block of a file holds.
+// readPEM returns the content of the first PEM block of a file.
 func readPEM(name string) ([]byte, error) {
 	text, err := readFile(name)
 	if err != nil {
@@ -124,12 +124,12 @@ func readPEM(name string) ([]byte, error) {
 	return blocks[0].Bytes, nil
 }
 
-// Instance returns what the documents say, from the running server's state.
+// Instance returns the content of the documents, from the running server's state.
 func (a *App) Instance() trustroot.Instance {
 	return completeInstance(a.instance, a.rotation.authorities.Set().Windows(a.rotation.now()), a.live.issuers())
 }
 
-// completeInstance adds what may change at any time.
+// completeInstance adds the parts that may change at any time.
 func completeInstance(instance trustroot.Instance, windows []ca.Window, issuers []server.IssuerInfo) trustroot.Instance {
 	for _, window := range windows {
 		instance.Authorities = append(instance.Authorities, trustroot.Authority{Chain: window.Chain.Certificates, End: window.End})
@@ -143,7 +143,7 @@ func completeInstance(instance trustroot.Instance, windows []ca.Window, issuers 
 }
 
 // mounts returns what is served beside the APIs: the embedded logs, the two documents if the
-// server knows its own URL, and what the options add.
+// server's public URL is configured, and the mounts of the options.
 func (a *App) mounts(options Options) []server.Mount {
 	mounts := append(a.logs.mounts(), options.Mounts...)
 	if a.Config.PublicURL == "" {
@@ -163,7 +163,8 @@ func (a *App) mounts(options Options) []server.Mount {
 	return mounts
 }
 
-// checkDocuments refuses what would keep the documents from being rendered. Its errors have key paths.
+// checkDocuments refuses what would prevent the rendering of the documents. Its errors have key
+// paths.
 func (a *App) checkDocuments() error {
 	if a.Config.PublicURL == "" {
 		return nil
@@ -180,8 +181,8 @@ func (a *App) checkDocuments() error {
 	return nil
 }
 
-// loadWindows reads the chains that the trust bundle has at now with their windows, without
-// their keys. Its errors tell their place.
+// loadWindows reads the chains that the trust bundle has at now with their windows, without their
+// keys. Its errors state their place.
 func loadWindows(cfg *config.Server, now time.Time) ([]ca.Window, error) {
 	if cfg.CA.File == nil {
 		set, err := caset.Read(cfg.CA.Set, now)

@@ -62,7 +62,7 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// trust: is taken over as it is, and only people's providers are offered to sign in.
+// trust: is copied unchanged, and only providers for people are offered to sign in.
 func TestDocumentsTakeTrustOver(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -95,7 +95,7 @@ trust: {tlogs: [{baseUrl: "https://rekor.example", publicKey: {}, unknown: [1, 2
 	}
 }
 
-// A server that does not know its own URL cannot tell it to others.
+// A server without a configured public URL cannot publish it.
 func TestDocumentsNeedAPublicURL(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

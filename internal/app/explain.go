@@ -17,50 +17,50 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// ExplainOptions says which token is to be explained, and by which settings. Exactly one of
-// Token and Claims is set.
+// ExplainOptions states which token to explain, and by which settings. Exactly one of Token and
+// Claims is set.
 type ExplainOptions struct {
 	// File, Compat and Environ are as in CheckOptions.
 	File    string
 	Compat  bool
 	Environ []string
-	// Token is a raw ID token. Its issuer is asked for its keys.
+	// Token is a raw ID token. Explain fetches the keys of its issuer.
 	Token string
-	// Claims is a JSON object with claims, of which neither times nor a signature are judged.
+	// Claims is a JSON object with claims. Neither times nor a signature are checked.
 	Claims []byte
 }
 
-// Explanation is what would become of a token. It never holds the token itself.
+// Explanation is the result that serve would have for a token. It never contains the token itself.
 type Explanation struct {
-	// Steps are what was judged, in this order. Those after the first that failed are what
-	// would have been found without it.
+	// Steps are the checks, in this order. The ones after the first failure show their result without
+	// that failure.
 	Steps []ExplainedStep `json:"steps"`
-	// Unproven tells that only claims were judged, without times and signature.
+	// Unproven states that only claims were checked, without times and signature.
 	Unproven bool `json:"unproven,omitempty"`
-	// Certificate is what a certificate would say; nil where that cannot be told.
+	// Certificate is the content of a certificate; nil where it is unknown.
 	Certificate *ExplainedCertificate `json:"certificate,omitempty"`
-	// Reason and Message are the refusal; "" where a certificate would be issued to whoever
-	// proves possession of a key.
+	// Reason and Message are the refusal; "" where a caller that proves possession of a key would
+	// receive a certificate.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 
 	name certs.SAN // of the certificate; zero where it is unknown
 }
 
-// ExplainedStep is one judgement.
+// ExplainedStep is one check.
 type ExplainedStep struct {
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
 	Text string `json:"text"`
-	// Cause is what the client is not told.
+	// Cause is the text that the client does not receive.
 	Cause string `json:"cause,omitempty"`
 }
 
-// ExplainedCertificate is what the token decides of a certificate.
+// ExplainedCertificate is the part of a certificate that the token decides.
 type ExplainedCertificate struct {
 	SAN        string              `json:"san"`
 	Extensions []ExplainedProperty `json:"extensions"`
-	// Challenge is the claim whose value the caller must sign.
+	// Challenge is the name of the claim with the value that the caller must sign.
 	Challenge string `json:"challenge"`
 }
 
@@ -70,8 +70,8 @@ type ExplainedProperty struct {
 	Value string `json:"value"`
 }
 
-// Explain judges a token by the functions that serve judges it by, up to the proof of
-// possession, and issues nothing. Its error says why it could not.
+// Explain checks a token with the functions that serve uses, up to the proof of possession, and
+// issues nothing. Its error states why it could not check.
 func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) {
 	report := &CheckReport{}
 	cfg, t, err := report.load(ctx, CheckOptions{File: options.File, Compat: options.Compat, NoFiles: true, Environ: options.Environ})
@@ -93,8 +93,7 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 	return x, nil
 }
 
-// verify returns the token that the rest is to be explained of; nil where nothing more can
-// be told.
+// verify returns the token for the remaining steps; nil where no further step is possible.
 func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options ExplainOptions) (*oidc.Token, error) {
 	observe := func(s oidc.Step) { x.step(s.Name, s.Found, s.Err) }
 	if options.Token == "" {
@@ -104,7 +103,7 @@ func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options Expl
 		}
 		token, err := v.Judge(claims, observe)
 		if err != nil {
-			return nil, nil // it is in the steps
+			return nil, nil // the error is in the steps
 		}
 		return token, nil
 	}
@@ -122,7 +121,7 @@ func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options Expl
 	return token, nil
 }
 
-// identify explains steps 2 of (*ca.CA).Issue, by the parts of (*identity.Rules).Identify.
+// identify explains step 2 of (*ca.CA).Issue, by the parts of (*identity.Rules).Identify.
 func (x *Explanation) identify(rules *identity.Rules, token *oidc.Token) {
 	id, err := rules.Name(token)
 	if err != nil {
@@ -139,8 +138,8 @@ func (x *Explanation) identify(rules *identity.Rules, token *oidc.Token) {
 	x.step("policy", policyText(d), d.Refusal())
 }
 
-// permit explains the name constraints of the chain that signs at now. It is silent where they
-// permit the name, and where this machine has no chain to read.
+// permit explains the name constraints of the chain that signs at now. It adds no step where they
+// permit the name, or where this machine has no chain to read.
 func (x *Explanation) permit(cfg *config.Server, now time.Time) {
 	if x.Certificate == nil || cfg.CA.File == nil && cfg.CA.Set == "" {
 		return
@@ -152,7 +151,7 @@ func (x *Explanation) permit(cfg *config.Server, now time.Time) {
 	}
 }
 
-// step records a judgement; the first that failed is the answer.
+// step records a check; the first that failed decides the answer.
 func (x *Explanation) step(name, found string, err error) {
 	s := ExplainedStep{Name: name, OK: err == nil, Text: found}
 	if err != nil {

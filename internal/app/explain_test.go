@@ -26,7 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// everyType is one issuer with a profile for every type, told apart by audience.
+// everyType is one issuer with a profile for every type, distinguished by audience.
 const everyType = `oidc-issuers:
   %[1]s:
     issuer-url: %[1]s
@@ -60,7 +60,7 @@ ci-issuer-metadata:
 
 type object = map[string]any
 
-// sharedClaims reads a claim set of config/testdata, without what the provider itself says.
+// sharedClaims reads a claim set of config/testdata, without the claims that the provider sets.
 func sharedClaims(t *testing.T, name, audience string, changes object) object {
 	t.Helper()
 	content, err := os.ReadFile("../../config/testdata/claims/" + name + ".json")
@@ -81,7 +81,7 @@ func sharedClaims(t *testing.T, name, audience string, changes object) object {
 	return claims
 }
 
-// suite is every kind of token, good and bad, by what it shows.
+// suite is every kind of token, valid and invalid, by what it shows.
 func suite(t *testing.T, r *running) map[string]string {
 	t.Helper()
 	mint := func(p *provider.Provider, claims object) string {
@@ -173,7 +173,7 @@ func suite(t *testing.T, r *running) map[string]string {
 	return tokens
 }
 
-// post sends token as it is, which must be refused.
+// post sends token unchanged. The server must refuse it.
 func (r *running) post(t *testing.T, token string) *client.Error {
 	t.Helper()
 	body, err := json.Marshal(object{
@@ -204,10 +204,10 @@ func swapPayload(token, other string) string {
 	return a[0] + "." + b[1] + "." + a[2]
 }
 
-// spans are how long ago, or from now, something is: serve and explain are asked at two moments.
+// spans match the durations to or from now in messages: serve and explain run at two moments.
 var spans = regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s\b`)
 
-// explain agrees with what serve does: the same refusal, or the same name and extensions.
+// explain agrees with serve: the same refusal, or the same name and extensions.
 func TestExplainAgreesWithServe(t *testing.T) {
 	t.Parallel()
 	r := start(t, func(w *demo.World) {

@@ -15,7 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// ask posts a request without a key, whose token decides, as a proxy does for a client.
+// ask posts a request without a key, which its token decides, as a proxy does for a client.
 func (r *running) ask(t *testing.T, client, token string) (reason string, header http.Header) {
 	t.Helper()
 	body := fmt.Sprintf(`{"credentials":{"oidcIdentityToken":%q}}`, token)
@@ -45,10 +45,10 @@ func (r *running) ask(t *testing.T, client, token string) (reason string, header
 	return reason, response.Header
 }
 
-// TestFloodOfOneClient: behind a trusted proxy, a client that names made-up issuers and issuers
-// that hang, and forges what is to the left of its address, gets RATE_LIMITED. The first token of
-// a new issuer of another client passes at once. Behind a proxy that is not configured, all
-// clients are one, and the answer is OVERLOADED.
+// TestFloodOfOneClient: behind a trusted proxy, one client names unknown and hanging issuers, and
+// forges the addresses to the left of its own. It receives RATE_LIMITED. The first token of a new
+// issuer of another client passes at once. Behind a proxy that is not configured, all clients count
+// as one, and the answer is OVERLOADED.
 func TestFloodOfOneClient(t *testing.T) {
 	t.Parallel()
 	for _, trusted := range []bool{true, false} {

@@ -16,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// expectation is what a claim set of config/testdata/claims becomes.
+// expectation is the certificate for a claim set of config/testdata/claims.
 type expectation struct {
 	Entry      string            `json:"entry"`
 	Issuer     string            `json:"issuer"`
@@ -24,8 +24,8 @@ type expectation struct {
 	Extensions map[string]string `json:"extensions"`
 }
 
-// The issuers that we ship turn each provider's claims into the certificate that FACTS
-// names: with the real matching, the real rules and the real table.
+// The shipped issuers turn each provider's claims into the certificate that FACTS names: with the
+// real matching, the real rules and the real table.
 func TestShippedIssuers(t *testing.T) {
 	t.Parallel()
 	issuers, warnings, err := config.LoadIssuers("../../config/issuers.yaml", false)
@@ -89,7 +89,7 @@ func TestShippedIssuers(t *testing.T) {
 	}
 }
 
-// entryOf is the entry that matches an issuer URL, of which there must be one.
+// entryOf is the entry that matches an issuer URL. There must be one.
 func entryOf(t *testing.T, issuers *config.Issuers, issuerURL string) string {
 	t.Helper()
 	var found []string

@@ -14,8 +14,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// issuerHealth tells each issuer entry's state, for everybody, and an error, for the operator,
-// where an entry's tokens are refused or its keys grow old.
+// issuerHealth returns each issuer entry's state, for the public, and an error, for the operator,
+// where an entry's tokens are refused or its keys become old.
 func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
 	var states []string
 	for _, entry := range entries {
@@ -31,7 +31,7 @@ func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
 	return strings.Join(states, "; "), err
 }
 
-// describeIssuer says how an entry does, without the text of its errors.
+// describeIssuer returns the state of an entry, without the text of its errors.
 func describeIssuer(entry oidc.IssuerStatus) string {
 	switch {
 	case entry.IssuerURL == "" && entry.Issuers == 1:
@@ -49,7 +49,7 @@ func describeIssuer(entry oidc.IssuerStatus) string {
 	}
 }
 
-// issuerMetrics tells how the issuer entries do at the moment of the scrape.
+// issuerMetrics publishes the state of the issuer entries at the moment of the scrape.
 type issuerMetrics struct {
 	status func() []oidc.IssuerStatus
 }
@@ -109,7 +109,7 @@ func (m issuerMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// observeFetches counts and times what is fetched from issuers.
+// observeFetches counts and times the fetches from issuers.
 func observeFetches(registry prometheus.Registerer) func(oidc.Fetch) {
 	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_oidc_fetches_total",

@@ -15,10 +15,9 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// test runs one of the tests beside an entry or profile, through everything that a token
-// with these claims goes through but its times and its signature. A policy in mode audit
-// counts as if it were enforced, since to try it is what it is for. Its errors have key
-// paths.
+// test runs one of the tests beside an entry or profile, through every check of a token with these
+// claims except its times and its signature. A policy in mode audit counts as if it were enforced,
+// since the test tries that policy. Its errors have key paths.
 func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wrong []error) {
 	path := append(entry.Path(), "tests", strconv.Itoa(index))
 	fail := func(key, format string, args ...any) {
@@ -63,8 +62,8 @@ func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wr
 	return wrong
 }
 
-// complete adds what the author of a test need not write: who the issuer is, and for whom
-// the token.
+// complete adds the claims that the author of a test may omit: the issuer and the audience of the
+// token.
 func complete(claims oidc.Claims, entry config.Issuer) {
 	if _, ok := claims["iss"]; !ok && !entry.Wildcard {
 		claims["iss"] = entry.IssuerURL
@@ -74,7 +73,7 @@ func complete(claims oidc.Claims, entry config.Issuer) {
 	}
 }
 
-// identify is what a token with these claims would be, which has to be one of entry.
+// identify is the identity for a token with these claims, which must match entry.
 func (t *trust) identify(claims oidc.Claims, entry config.Issuer) (*identity.Identity, error) {
 	token, err := t.verifier.Judge(claims, nil)
 	if err != nil {

@@ -59,7 +59,7 @@ func (w *keyWorld) editor() caset.Editor {
 	return caset.Editor{Path: w.made.SetFile, Now: w.now, Lead: 1, Ring: keyring.New(keyring.Config{})}
 }
 
-// add adds an authority that begins to sign after a while, and returns its key's file.
+// add adds an authority that begins to sign after the given time, and returns its key's file.
 func (w *keyWorld) add(id string, after time.Duration) (keyFile string) {
 	w.t.Helper()
 	root, _, err := file.Open(file.Config{Key: filepath.Join(w.made.RootDir, "key.pem"), PasswordFile: filepath.Join(w.made.RootDir, "pass")})
@@ -91,8 +91,8 @@ func (w *keyWorld) signs() string {
 	return authority.ID()
 }
 
-// A server starts beside a key that does not sign yet and cannot, and says so; it does not
-// start without the one that is to sign.
+// A server starts beside a failing key that need not sign yet, and reports it. It does not start
+// without the key that must sign.
 func TestStartBesideABrokenKey(t *testing.T) {
 	t.Parallel()
 	w := newKeyWorld(t)
@@ -107,7 +107,7 @@ func TestStartBesideABrokenKey(t *testing.T) {
 	}
 }
 
-// A set that leads away from a key that is lost is put in force; one that leads to it is not.
+// A set that replaces a lost key is put in force; one that activates a lost key is not.
 func TestReloadLeadsAwayFromALostKey(t *testing.T) {
 	t.Parallel()
 	w := newKeyWorld(t)

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// ownDescriptors are reserved for what is always there: keys and signers, issuers that are
-	// asked, reloaded files, and the ops listener with its connections.
+	// ownDescriptors are reserved for what every server has: keys and signers, requests to issuers,
+	// reloaded files, and the ops listener with its connections.
 	ownDescriptors = 128
 	// logDescriptors are reserved for each log: the connections to a remote one, or the files
 	// of an embedded one, for writing and for reads over HTTP.
@@ -23,8 +23,8 @@ const (
 	mostConnections = 2048
 )
 
-// limits returns what the configuration says of limits, with what the process's limit on file
-// descriptors makes of it. An error has the path of its key.
+// limits returns the configured limits, completed from the process's limit on file descriptors. An
+// error has the path of its key.
 func limits(cfg *config.Server) (server.Limits, error) {
 	// The soft limit counts; Go has raised it to the hard one at start.
 	var descriptors syscall.Rlimit
@@ -53,7 +53,7 @@ func limitsWithin(cfg *config.Server, descriptors int) (server.Limits, error) {
 	if l.Connections == 0 {
 		l.Connections = max(min(room, mostConnections), l.InFlight)
 	}
-	// Connections keep clear of half of the reserve even if the other half was too small.
+	// Connections leave half of the reserve free even if the other half was too small.
 	l.Descriptors = descriptors - reserve/2
 	return l, errors.Join(errs...)
 }

@@ -19,7 +19,7 @@ func TestLimitsWithinTheDescriptors(t *testing.T) {
 		limits      config.Limits
 		logs        int
 		descriptors int
-		want        server.Limits // of a mistake: nothing
+		want        server.Limits // zero where a limit is wrong
 		wrong       []string      // keys
 	}{
 		"1024, one log":        {config.Limits{InFlight: 512}, 1, 1024, server.Limits{Connections: 768, InFlight: 512, Descriptors: 896}, nil},

@@ -21,12 +21,12 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// linger is how long the background of a replaced generation goes on: requests that began
-// under it may wait for its keys, and none takes as long as this.
+// linger is how long the background of a replaced generation continues: requests that began under
+// it may wait for its keys, and none takes as long as this.
 const linger = 10 * time.Second
 
-// generation is what one request is decided by, from its start to its end: an issuer file
-// as it was at one time, and the CA that trusts it. It is immutable.
+// generation decides one request, from its start to its end: the content of an issuer file at one
+// time, and the CA that trusts it. It is immutable.
 type generation struct {
 	number uint64 // from 1, one more with each load
 	loaded time.Time
@@ -34,20 +34,19 @@ type generation struct {
 	ca     *ca.CA
 }
 
-// live is the authority that the edge asks: at each moment, the newest generation that
-// could be loaded.
+// live is the authority that the edge uses: at each moment, the newest generation that loaded.
 type live struct {
-	// load reads the issuer file anew.
+	// load reads the issuer file again.
 	load func() (*trust, []config.Mistake, error)
-	// base is the CA without what a generation brings: Verifier, Rules, Generation.
+	// base is the CA without the parts of a generation: Verifier, Rules, Generation.
 	base    ca.Config
 	metrics *reloadMetrics
 	logger  *slog.Logger
 	warn    func(...error)
-	first   *trust // what was read before there was a base
+	first   *trust // what was read before base was set
 
 	current atomic.Pointer[generation]
-	// failed is why the file as it is now is not in use; nil where it is.
+	// failed is why the current file is not in use; nil where it is.
 	failed atomic.Pointer[failedReload]
 	// swapped wakes Run; it has room for one.
 	swapped chan struct{}
@@ -58,8 +57,7 @@ type failedReload struct {
 	err error
 }
 
-// trust reads the issuer file, and has it watched: a change is a new generation of what
-// requests are decided by.
+// trust reads the issuer file, and starts to watch it: each change creates a new generation.
 func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
 	observer := newTrustObserver(registry)
 	a.live = &live{
@@ -71,7 +69,7 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
 		warn:    a.warn,
 		swapped: make(chan struct{}, 1),
 	}
-	// It takes what the file holds now for known, and so comes before the first reading.
+	// The watcher takes the current content as known, so it comes before the first read.
 	a.watchers = append(a.watchers, watch.New(watch.Config{
 		Name:    "issuers",
 		Files:   []string{a.Config.Issuers},
@@ -86,16 +84,16 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
 	return err
 }
 
-// begin puts the issuers that were read first into use, with base as the rest of the CA.
+// begin puts the issuers of the first read into use, with base as the rest of the CA.
 func (l *live) begin(ctx context.Context, base ca.Config) error {
 	l.base = base
 	return l.use(ctx, l.first)
 }
 
-// reload puts the issuer file as it is now into use, whole or not at all. It is not called
-// twice at a time.
+// reload puts the current issuer file into use, completely or not at all. Calls of it never
+// overlap.
 func (l *live) reload(ctx context.Context) (err error) {
-	// What serves must outlive whatever a file does to its parsers.
+	// A panic in a parser of the file must not stop the server.
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic while loading: %v", p)
@@ -108,14 +106,14 @@ func (l *live) reload(ctx context.Context) (err error) {
 	return l.use(ctx, t)
 }
 
-// read reads the issuer file, and tells what it should be warned of.
+// read reads the issuer file, and passes its warnings to warn.
 func (l *live) read() (*trust, error) {
 	t, warnings, err := l.load()
 	l.warn(asErrors(warnings)...)
 	return t, err
 }
 
-// use makes the next generation of t.
+// use makes t the next generation.
 func (l *live) use(ctx context.Context, t *trust) error {
 	next := &generation{number: 1, loaded: l.base.Now(), trust: t}
 	if last := l.current.Load(); last != nil {
@@ -140,8 +138,8 @@ func (l *live) use(ctx context.Context, t *trust) error {
 	return nil
 }
 
-// observe is told what came of each change of the file: also that it cannot be read, and
-// that so nothing was reloaded.
+// observe records the result of each change of the file. An unreadable file, which is not reloaded,
+// is also a result.
 func (l *live) observe(err error) {
 	now := float64(l.base.Now().Unix())
 	if err != nil {
@@ -157,8 +155,8 @@ func (l *live) observe(err error) {
 	l.metrics.stale.Set(0)
 }
 
-// Run keeps the keys of the current generation's issuers fresh, and those of the ones before
-// it for as long as requests may need them. It returns nil when ctx has ended.
+// Run keeps the keys of the current generation's issuers fresh, and those of the previous ones for
+// as long as requests may need them. It returns nil when ctx has ended.
 func (l *live) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -197,15 +195,14 @@ func (l *live) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
 // TrustBundle implements server.Authority.
 func (l *live) TrustBundle() []*ca.Chain { return l.current.Load().ca.TrustBundle() }
 
-// issuers is what GetConfiguration says.
+// issuers is the content of GetConfiguration.
 func (l *live) issuers() []server.IssuerInfo { return l.current.Load().trust.infos }
 
-// status is how the issuers of the current generation do.
+// status is the state of the issuers of the current generation.
 func (l *live) status() []oidc.IssuerStatus { return l.current.Load().trust.verifier.Status() }
 
-// probe tells readiness which generation serves, and fails while the file as it is now does
-// not load: nobody's certificates are worse for it, but somebody waits for a change that
-// does not come.
+// probe reports to readiness which generation serves. It fails while the current file does not
+// load: certificates are not affected, but an operator's change is not in use.
 func (l *live) probe(context.Context) (detail string, err error) {
 	g := l.current.Load()
 	detail = fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.trust.issuers.File.Digest())

@@ -12,8 +12,8 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// Run takes up every generation, ends those that are replaced when nobody can need them any
-// more, and leaves nothing behind: a goroutine that stayed would fail the bubble.
+// Run starts every generation, stops the replaced ones when no request can need them any more, and
+// leaves nothing behind: a remaining goroutine would fail the bubble.
 func TestLiveRunEndsEveryGeneration(t *testing.T) {
 	t.Parallel()
 	issuers, _, err := config.ParseIssuers("f", []byte("meta-issuers: {https://*.example.com: {client-id: a, type: email}}"), false)
@@ -41,7 +41,7 @@ func TestLiveRunEndsEveryGeneration(t *testing.T) {
 		synctest.Wait()
 		for number := uint64(2); number < 20; number++ {
 			swap(number)
-			if number%5 == 0 { // others in between are never run at all
+			if number%5 == 0 { // Run never starts the others in between
 				synctest.Wait()
 				time.Sleep(linger / 2)
 			}

@@ -9,7 +9,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// reloadMetrics tell which configuration is in use, and whether it is the newest.
+// reloadMetrics report which configuration is in use, and whether it is the newest.
 type reloadMetrics struct {
 	generation, lastSuccess, lastFailure, stale prometheus.Gauge
 	reloads                                     *prometheus.CounterVec
@@ -38,13 +38,13 @@ func newReloadMetrics(registry prometheus.Registerer) *reloadMetrics {
 	return m
 }
 
-// trustObserver is told what happens inside of every generation. Its fields may be nil.
+// trustObserver receives the events of every generation. Its fields may be nil.
 type trustObserver struct {
 	fetch    func(oidc.Fetch)
 	decision func(entry, profile string, d policy.Decision)
 }
 
-// newTrustObserver counts what is fetched from issuers, and what policies decide.
+// newTrustObserver counts the fetches from issuers, and the decisions of policies.
 func newTrustObserver(registry prometheus.Registerer) trustObserver {
 	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_policy_decisions_total",

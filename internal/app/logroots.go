@@ -19,9 +19,9 @@ import (
 // rootsTimeout bounds how long a log may take to list its roots.
 const rootsTimeout = 10 * time.Second
 
-// CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that
-// signs or will sign, and returns what is wrong; nothing is where it is well. A log that
-// does not know a root refuses every certificate below it.
+// CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that signs
+// or will sign, and returns the problems; nil where there are none. A log that does not accept a
+// root refuses every certificate below it.
 func CheckLogRoots(ctx context.Context, cfg *config.Server, set *ca.Set, now time.Time) (problems []error) {
 	ctx, cancel := context.WithTimeout(ctx, rootsTimeout)
 	defer cancel()
@@ -62,7 +62,7 @@ func checkRoots(ctx context.Context, entry config.CTLog, set *ca.Set, now time.T
 	return problems
 }
 
-// logRetirement is the metric of the logs that have an end.
+// logRetirement is the metric of the logs that have a retirement date.
 type logRetirement struct {
 	logs []config.CTLog
 	now  func() time.Time

@@ -27,7 +27,7 @@ type logSet struct {
 	embedded []*embedded.Log
 	count    int // of all logs
 	warnings []error
-	// check looks at embedded logs and opens none.
+	// check inspects embedded logs and opens none.
 	check bool
 }
 
@@ -40,8 +40,8 @@ func (a *App) openLogs(ctx context.Context, options Options, registry prometheus
 	return err
 }
 
-// newLogs opens `ct.logs`. Its errors have key paths. Where it fails, what it opened is
-// closed again.
+// newLogs opens `ct.logs`. Its errors have key paths. Where it fails, it closes again what it
+// opened.
 func newLogs(ctx context.Context, cfg *config.Server, check bool, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (_ *logSet, err error) {
 	set := &logSet{count: len(cfg.CT.Logs), check: check}
 	if cfg.CT.Disabled {
@@ -109,8 +109,8 @@ func newRemote(entry config.CTLog) (remote *ctlog.Remote, warnings []error, err 
 	return ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
 }
 
-// EmbeddedConfig is what an `embedded` entry says of its log, for the commands that look at
-// a log and for serving it.
+// EmbeddedConfig is the configuration of the log of an `embedded` entry, for the commands that
+// inspect a log and for serving it.
 func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
 	return embedded.Config{
 		Name: entry.Name, Dir: entry.Dir, Guard: entry.Guard, Key: entry.Key, Origin: entry.Origin,
@@ -150,7 +150,7 @@ func (s *logSet) openEmbedded(ctx context.Context, entry *config.EmbeddedLog, pa
 	return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey()}, nil
 }
 
-// close shuts the embedded logs down, each in its own order that loses nothing.
+// close stops the embedded logs. Each stops in an order that loses no entry.
 func (s *logSet) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
@@ -170,8 +170,8 @@ func (s *logSet) mounts() []server.Mount {
 	return mounts
 }
 
-// checks tells how each log is doing for its submitter, and each embedded log's own state.
-// A log that takes no entry makes the server unready only where no other can be asked.
+// checks reports each log's state as its submitter sees it, and each embedded log's own state. A
+// log that takes no entry makes the server unready only where no other log exists.
 func (s *logSet) checks() []server.Check {
 	checks := []server.Check{ctCheck(s.logs)}
 	for _, log := range s.embedded {

@@ -14,9 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// checks is what readiness is made of. An issuer that is out makes nobody else's
-// certificates worse, so it shows in the report and turns nothing red; a key that does not
-// sign, or a CA that is about to end, does.
+// checks are the checks of readiness. An issuer that is down does not affect the tokens of others,
+// so its failure is in the report and does not make the server unready. A key that does not sign,
+// or a CA that expires soon, does.
 func checks(rotation *rotation, profile *ca.Profile, live *live) []server.Check {
 	return append(rotation.checks(profile),
 		server.Check{

@@ -34,7 +34,7 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// oddServer is a server whose log is measured.
+// oddServer is a server with log lines that the test measures.
 type oddServer struct {
 	*running
 	t      *testing.T
@@ -44,7 +44,7 @@ type oddServer struct {
 	sent   int
 }
 
-// startOdd serves REST, gRPC and mounts on one port, with a pattern whose issuers misbehave.
+// startOdd serves REST, gRPC and mounts on one port, with a pattern of misbehaving issuers.
 func startOdd(t *testing.T, format string, useTLS bool) (s *oddServer, misbehaving string) {
 	t.Helper()
 	bad := newBadIssuer(t, misbehave)
@@ -81,7 +81,7 @@ func startOdd(t *testing.T, format string, useTLS bool) (s *oddServer, misbehavi
 	return s, bad.URL
 }
 
-// misbehave answers for issuers with what makes long errors.
+// misbehave answers for issuers with content that causes long errors.
 func misbehave(rw http.ResponseWriter, r *http.Request) {
 	long := strings.Repeat("ä\\\"", 4000)
 	issuer := "http://" + r.Host + strings.TrimSuffix(r.URL.Path, "/.well-known/openid-configuration")
@@ -106,7 +106,7 @@ func misbehave(rw http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(rw).Encode(document)
 }
 
-// oddJSON are values of JSON that are large, or written longer than they are.
+// oddJSON are values of JSON that are large, or that grow when they are written.
 func oddJSON() []string {
 	repeat := func(piece string, times int) string { return `"` + strings.Repeat(piece, times) + `"` }
 	list := make([]string, 400)
@@ -178,7 +178,7 @@ func (s *oddServer) tokens(misbehaving string) (tokens []string) {
 		strings.Replace(good, ".", strings.Repeat("\n", 5000)+".", 1), good)
 }
 
-// bodies hold keys and requests that are odd, for v2.
+// bodies contain odd keys and requests, for v2.
 func (s *oddServer) bodies() (bodies []string) {
 	long := strings.Repeat("x\\n", 9000)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -216,7 +216,7 @@ func (s *oddServer) bodies() (bodies []string) {
 	return append(bodies, fmt.Sprintf(`{"credentials":{"oidcIdentityToken":%q}}`, token), strings.Repeat("x", 70_000), "\xff\xfe")
 }
 
-// do sends a request; what comes of it is not judged.
+// do sends a request and ignores the result.
 func (s *oddServer) do(method, path, body string, header map[string]string) {
 	s.t.Helper()
 	r, err := http.NewRequestWithContext(s.t.Context(), method, s.scheme+s.rest+"/", strings.NewReader(body))
@@ -234,7 +234,7 @@ func (s *oddServer) do(method, path, body string, header map[string]string) {
 	s.sent++
 }
 
-// raw sends bytes on a connection of its own, and waits until the server closes it or answers.
+// raw sends bytes on its own connection, and waits until the server closes it or answers.
 func (s *oddServer) raw(plain bool, text string) {
 	s.t.Helper()
 	connection, err := net.Dial("tcp", s.rest)
@@ -299,8 +299,8 @@ func (s *oddServer) sendAll(misbehaving string) {
 	}
 }
 
-// TestNoCallerWritesALongLine: whatever is sent, each line of the log has at most 2 KiB, at level
-// debug too, and is well formed.
+// TestNoCallerWritesALongLine: whatever a caller sends, each line of the log has at most 2 KiB,
+// also at level debug, and is well formed.
 func TestNoCallerWritesALongLine(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -27,7 +27,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/demo"
 )
 
-// running is a server on real sockets with the files that it was made from.
+// running is a server on real sockets with the files that it was built from.
 type running struct {
 	*demo.World
 	rest, ops string
@@ -51,7 +51,7 @@ func (b *buffer) String() string {
 	return b.Buffer.String()
 }
 
-// start starts the server of a new world, whose files prepare may change before.
+// start starts the server of a new world. prepare may change the files before.
 func start(t *testing.T, prepare func(*demo.World)) *running {
 	t.Helper()
 	w, err := demo.NewWorld(t.TempDir())
@@ -99,7 +99,7 @@ func replace(t *testing.T, file, old, new string) {
 	}
 }
 
-// request asks for a certificate in the name of claims, and returns the refusal, if any.
+// request requests a certificate in the name of claims, and returns the refusal, if any.
 func (r *running) request(ctx context.Context, claims map[string]any) error {
 	all := map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true}
 	for name, value := range claims {
@@ -176,8 +176,8 @@ func (r *running) awaitGeneration(t *testing.T, n int) {
 	await(t, fmt.Sprintf("generation %d", n), func() bool { return r.metric(t, "mayfly_config_generation") == float64(n) })
 }
 
-// configMap is a directory as Kubernetes mounts a ConfigMap: files are symlinks into ..data,
-// which is a symlink that is swapped.
+// configMap is a directory as Kubernetes mounts a ConfigMap: files are symlinks into ..data, which
+// is a symlink that Kubernetes replaces.
 type configMap struct {
 	dir string
 	n   int
@@ -204,8 +204,8 @@ func (c *configMap) swap(t *testing.T, name, content string) {
 	}
 }
 
-// A reload under load loses no request: atomic renames, swaps of `..data`, and broken files
-// in between, while clients ask without a pause.
+// A reload under load loses no request: atomic renames, replacements of `..data`, and broken files
+// in between, while clients send requests without a pause.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	mount := configMap{}
@@ -240,7 +240,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	await(t, "the first certificates", func() bool { return issued.Load() > 10 })
 	before := fetches()
-	for n := 2; n <= 4; n++ { // three swaps in a row
+	for n := 2; n <= 4; n++ { // three replacements in a row
 		mount.swap(t, "issuers.yaml", fmt.Sprintf("%s    description: version %d\n", content, n))
 		r.awaitGeneration(t, n)
 	}
@@ -249,7 +249,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	if got := r.get(t, "/readyz?verbose"); !strings.Contains(got, `"status":"SERVING"`) || !strings.Contains(got, "generation 4") || !strings.Contains(got, `did you mean \"type\"`) {
 		t.Errorf("readiness with a broken file: %s", got)
 	}
-	// An ordinary file instead of the mount: gone for a while, then renamed over what is there.
+	// An ordinary file instead of the mount: missing for a while, then renamed into place.
 	file := filepath.Join(mount.dir, "issuers.yaml")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
@@ -288,8 +288,8 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 }
 
-// What a reload changes holds for the next request: another audience, a policy in the shadow,
-// then in force.
+// What a reload changes applies to the next request: another audience, and a policy first in audit
+// mode, then in force.
 func TestReloadChangesWhatIsDecided(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)

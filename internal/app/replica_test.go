@@ -13,8 +13,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/client"
 )
 
-// A second replica of the same CA submits to the embedded log of the first, which takes
-// nothing from anybody without its token.
+// A second replica of the same CA submits to the embedded log of the first, which takes no
+// submission without its token.
 func TestReplicaSubmitsToAnothersEmbeddedLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

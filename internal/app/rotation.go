@@ -40,10 +40,10 @@ type rotation struct {
 
 	reloads    *prometheus.CounterVec
 	lastFailed prometheus.Gauge
-	lastError  atomic.Pointer[error] // of the last reload; what it points to is nil if it went well
+	lastError  atomic.Pointer[error] // of the last reload; it points to nil after a success
 }
 
-// rotate loads `ca`, and has it watched.
+// rotate loads `ca`, and starts to watch it.
 func (a *App) rotate(ctx context.Context, options Options, registry prometheus.Registerer) (err error) {
 	a.rotation, err = newRotation(ctx, a.Config, options, a.logger, registry)
 	if err == nil && a.rotation.watcher != nil {
@@ -52,7 +52,7 @@ func (a *App) rotate(ctx context.Context, options Options, registry prometheus.R
 	return err
 }
 
-// newRotation loads `ca`, by the clock and the modules of options. Its errors tell their place.
+// newRotation loads `ca`, by the clock and the modules of options. Its errors state their place.
 func newRotation(ctx context.Context, cfg *config.Server, options Options, logger *slog.Logger, registry prometheus.Registerer) (*rotation, error) {
 	if path := cfg.CA.SignerSocket; path != "" {
 		if err := socket.CheckPath(path); err != nil {
@@ -82,8 +82,8 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 		Observe: r.observe,
 		Logger:  logger,
 	})
-	// A start is kept back only by the key that is to sign, and only by what does not pass by
-	// itself: readiness tells of the others, and each is tried again every second.
+	// Only the key that must sign now prevents a start, and only if its error is not transient.
+	// Readiness reports the other keys, and each is retried every second.
 	keys := caset.Keys{Ring: r.ring, Offline: options.report != nil, Must: func(m ca.Member, err error) bool {
 		return m.StateAt(now()) == ca.Active && !signer.IsTransient(err)
 	}}
@@ -101,7 +101,7 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	return r, nil
 }
 
-// warner returns what takes warnings: the report of a check, or logger.
+// warner returns the receiver of warnings: the report of a check, or logger.
 func (o Options) warner(logger *slog.Logger) func(...error) {
 	if o.report != nil {
 		return o.report.warn
@@ -113,8 +113,8 @@ func (o Options) warner(logger *slog.Logger) func(...error) {
 	}
 }
 
-// reload puts the set on disk in force, whole, or tells why it cannot be. A set that was put in
-// force though keys of it fail is told too, and tried again.
+// reload puts the complete set on disk in force, or returns why it cannot. If it is in force but
+// keys of it fail, reload returns these errors, and the watcher retries.
 func (r *rotation) reload(ctx context.Context) error {
 	now, current := r.now(), r.authorities.Set()
 	keys := caset.Keys{Ring: r.ring, Current: current, Must: func(m ca.Member, _ error) bool { return startsToMatter(m, current, now) }}
@@ -134,8 +134,8 @@ func (r *rotation) reload(ctx context.Context) error {
 	return errors.Join(loaded.Failed...)
 }
 
-// startsToMatter tells whether m is new beside current, or signs at now and did not before: its
-// key must then be able to. Any other key that fails would do so without a new set too.
+// startsToMatter reports whether m is new beside current, or signs at now and did not before: its
+// key must then sign. Any other failing key would fail without a new set too.
 func startsToMatter(m ca.Member, current *ca.Set, now time.Time) bool {
 	for _, other := range current.Members() {
 		if other.ID == m.ID && other.Chain.Equal(m.Chain) {
@@ -145,7 +145,7 @@ func startsToMatter(m ca.Member, current *ca.Set, now time.Time) bool {
 	return true
 }
 
-// signersOf are what the authorities of a set sign with.
+// signersOf are the signers of the authorities of a set.
 func signersOf(set *ca.Set) (signers []*signer.Signer) {
 	for _, m := range set.Members() {
 		if m.Authority != nil {
@@ -167,12 +167,12 @@ func (r *rotation) observe(err error) {
 	r.reloads.WithLabelValues(result).Inc()
 }
 
-// run tends the keys, says which authority signs whenever that changes, and asks the logs, once
-// for each generation, whether they accept the set's roots. It returns when ctx ends.
+// run tends the keys, logs which authority signs whenever that changes, and asks the logs, once for
+// each generation, whether they accept the set's roots. It returns when ctx ends.
 func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Logger) {
 	var asked uint64
 	var signs string
-	var asking sync.WaitGroup // a log that hangs keeps no key from being tended
+	var asking sync.WaitGroup // a log that hangs must not delay the tending of keys
 	defer asking.Wait()
 	ticker := time.NewTicker(watch.Interval)
 	defer ticker.Stop()
@@ -204,8 +204,8 @@ func (r *rotation) run(ctx context.Context, cfg *config.Server, logger *slog.Log
 	}
 }
 
-// roots are those of every authority that has signed or will sign: what an embedded log
-// accepts.
+// roots are the roots of every authority that has signed or will sign: an embedded log accepts
+// these.
 func (r *rotation) roots() (roots []*x509.Certificate) {
 	for _, m := range r.authorities.Set().Members() {
 		root := m.Chain.Certificates[len(m.Chain.Certificates)-1]
@@ -216,7 +216,7 @@ func (r *rotation) roots() (roots []*x509.Certificate) {
 	return roots
 }
 
-// checks are what readiness asks of the set.
+// checks are the readiness checks of the set.
 func (r *rotation) checks(profile *ca.Profile) []server.Check {
 	return []server.Check{
 		{
@@ -263,8 +263,8 @@ func (r *rotation) checks(profile *ca.Profile) []server.Check {
 	}
 }
 
-// checkSigners tells how the key of every authority does: one that is to sign later is of
-// interest before.
+// checkSigners reports the state of the key of every authority, including those that will sign
+// later.
 func (r *rotation) checkSigners(context.Context) (detail string, err error) {
 	var details []string
 	var errs []error

@@ -26,12 +26,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/demo"
 )
 
-// Three replicas that started at different times, whose clocks differ, and which get each
-// new set in a different way, serve many clients while an authority is added, activated and
-// retired. No request fails, and every certificate verifies against a trust bundle that was
-// fetched from another replica before it was asked for, up to a day before.
+// Three replicas that started at different times, with different clocks, and which get each new set
+// in a different way, serve many clients while an authority is added, activated and retired. No
+// request fails. Every certificate verifies against a trust bundle that was fetched from another
+// replica up to a day before the request.
 //
-// ROTATION_CLIENTS and ROTATION_SECONDS (of load between two steps) make it larger.
+// ROTATION_CLIENTS and ROTATION_SECONDS (of load between two steps) increase the load.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	newRotationWorld(t).rotateUnderLoad((*rotationWorld).add)
@@ -51,7 +51,7 @@ func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	r.start(2, -700*time.Millisecond, tornWrite)
 	load.run(pause)
 
-	// A day later it takes over, at an instant that the set names.
+	// A day later it begins to sign, at an instant that the set names.
 	activated, err := r.editor().Activate(t.Context(), added, time.Time{})
 	r.must(err)
 	r.distribute()
@@ -65,7 +65,7 @@ func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 		t.Errorf("the new authority signed %d certificates before its time", before)
 	}
 
-	// The old one retires for good, and later its key is gone.
+	// The old one retires, and later its key is deleted.
 	_, err = r.editor().Retire(t.Context(), r.first, time.Time{})
 	r.must(err)
 	r.distribute()
@@ -141,7 +141,7 @@ func (r *rotationWorld) editor() caset.Editor {
 	return caset.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{Modules: r.modules})}
 }
 
-// add makes a second authority below the root and adds it to the operator's set.
+// add creates a second authority below the root and adds it to the operator's set.
 func (r *rotationWorld) add() string { return r.addAuthority("next") }
 
 func (r *rotationWorld) addAuthority(id string) string {
@@ -234,15 +234,15 @@ func (r *rotationWorld) content() []byte {
 	return content
 }
 
-// atomicRename delivers the set as an editor or a configuration management does.
+// atomicRename delivers the set as an editor or a configuration management tool does.
 func atomicRename(r *rotationWorld, rep *replica) {
 	r.copyAuthorities(rep.dir)
 	r.must(os.WriteFile(filepath.Join(rep.dir, "ca.yaml.new"), r.content(), 0o600))
 	r.must(os.Rename(filepath.Join(rep.dir, "ca.yaml.new"), filepath.Join(rep.dir, "ca.yaml")))
 }
 
-// kubernetesSwap delivers the set as Kubernetes does: a new folder, and a symbolic link
-// that is swapped to it. The folder before is removed.
+// kubernetesSwap delivers the set as Kubernetes does: a new folder, and a symbolic link that is
+// replaced to point to it. The previous folder is removed.
 func kubernetesSwap(r *rotationWorld, rep *replica) {
 	old := fmt.Sprintf("..version-%d", rep.version)
 	rep.version++
@@ -263,8 +263,8 @@ func kubernetesSwap(r *rotationWorld, rep *replica) {
 	r.must(os.RemoveAll(filepath.Join(rep.dir, old)))
 }
 
-// tornWrite writes over the file in place, and stops half-way until the replica has seen
-// half a file and said so.
+// tornWrite overwrites the file in place, and pauses half-way until the replica has read half a
+// file and reported it.
 func tornWrite(r *rotationWorld, rep *replica) {
 	r.copyAuthorities(rep.dir)
 	content, name := r.content(), filepath.Join(rep.dir, "ca.yaml")

@@ -19,7 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/client"
 )
 
-// load is clients that ask for certificates until they are stopped.
+// load is clients that request certificates until the test stops them.
 type load struct {
 	r       *rotationWorld
 	end     chan struct{}
@@ -29,7 +29,7 @@ type load struct {
 
 	mu     sync.Mutex
 	issued map[string]map[*replica]int // by authority and replica
-	seen   map[*replica]int            // the most chains that a replica's bundle has had
+	seen   map[*replica]int            // the largest number of chains in a replica's bundle
 }
 
 func (r *rotationWorld) load(clients int) *load {
@@ -50,7 +50,7 @@ func (l *load) stop() {
 	l.clients.Wait()
 }
 
-// run lets the load go on for d.
+// run lets the load continue for d.
 func (l *load) run(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -74,8 +74,8 @@ func (l *load) replicasOf(authority string) int {
 	return len(l.issued[authority])
 }
 
-// client asks the replicas in turn, and verifies with a bundle that it keeps for as long as
-// a careful verifier does: almost a day.
+// client sends requests to the replicas in turn, and verifies with a bundle that it keeps for as
+// long as a careful verifier does: almost a day.
 func (l *load) client(i int) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -162,7 +162,7 @@ func (l *load) fetch(from *replica) (*bundle, error) {
 	return b, nil
 }
 
-// verify verifies a certificate with nothing but the bundle.
+// verify verifies a certificate with the bundle only.
 func (l *load) verify(b *bundle, from *replica, leafPEM string) error {
 	block, _ := pem.Decode([]byte(leafPEM))
 	if block == nil {

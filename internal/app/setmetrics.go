@@ -12,8 +12,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
-// register publishes what the set is, and when its certificates end. Everything is asked at
-// the moment of the scrape, since the clock alone changes most of it.
+// register publishes the content of the set, and when its certificates expire. Everything is read
+// at the moment of the scrape, since the clock alone changes most of it.
 func (r *rotation) register(registry prometheus.Registerer) {
 	r.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_ca_set_reloads_total",

@@ -22,8 +22,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// Whatever is put in the place of a set, the last good one stays in force until a whole and
-// later one is there; and what is wrong is said, with its place.
+// Whatever replaces a set's file, the last good set stays in force until a complete and later one
+// exists. The error states its place.
 func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -105,7 +105,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	}
 }
 
-// values are a metric's, one for each combination of labels.
+// values are a metric's values, one for each combination of labels.
 func values(t *testing.T, registry *prometheus.Registry, name string) (list []float64) {
 	t.Helper()
 	families, err := registry.Gather()
@@ -122,7 +122,7 @@ func values(t *testing.T, registry *prometheus.Registry, name string) (list []fl
 	return list
 }
 
-// lineWriter hands each record of a log on.
+// lineWriter sends each record of a log to the channel.
 type lineWriter chan string
 
 func (w lineWriter) Write(p []byte) (int, error) {
@@ -130,8 +130,8 @@ func (w lineWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A server asks the logs whether they accept the root, and warns where one does not; it says
-// who signs.
+// A server asks the logs whether they accept the root, and warns where one does not; it logs which
+// authority signs.
 func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	t.Parallel()
 	made, err := ceremony.Init(ceremony.InitConfig{Dir: filepath.Join(t.TempDir(), "ca"), Algorithm: "ecdsa-p256"})
@@ -142,7 +142,7 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// An embedded log of another replica tells its roots to those who have its token.
+	// An embedded log of another replica returns its roots to clients with its token.
 	tokenFile := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(tokenFile, []byte("submitters-only\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -183,7 +183,7 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	}
 }
 
-// A server does not start from a set that it would not load, and says where it is wrong.
+// A server does not start from a set that it would not reload. The error states the place.
 func TestStartFromABadSet(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

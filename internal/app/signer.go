@@ -26,38 +26,38 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// SignerOptions is what a process that only signs starts from.
+// SignerOptions are the inputs of a process that only signs.
 type SignerOptions struct {
-	// Set is the CA set, whose keys it holds.
+	// Set is the CA set. The process has its keys.
 	Set string
-	// Socket is the Unix socket on which it is asked.
+	// Socket is the Unix socket on which the process accepts requests.
 	Socket string
-	// AllowUIDs are the users who may ask; none for its own.
+	// AllowUIDs are the users that may send requests; none for the process's own user.
 	AllowUIDs []uint32
-	// Ops is the address of metrics and readiness; "" for nowhere.
+	// Ops is the address of metrics and readiness; "" for none.
 	Ops string
-	// WithoutCT lets certificates pass that no log knows.
+	// WithoutCT permits certificates that no log has.
 	WithoutCT bool
-	// LogOutput gets the log; nil for none. Log says how.
+	// LogOutput receives the log; nil for none. Log configures it.
 	LogOutput io.Writer
 	Log       config.Log
-	// Version is what the metric mayfly_build_info says.
+	// Version is the version in the metric mayfly_build_info.
 	Version string
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
 }
 
-// signing is a process that holds the keys of a CA set and signs for a server of this
-// machine, which may be in an attacker's hands.
+// signing is a process that holds the keys of a CA set and signs for a server of this machine,
+// which an attacker may control.
 type signing struct {
 	rotation *rotation
 	policy   *ca.LeafPolicy
 	now      func() time.Time
-	members  atomic.Pointer[members] // of the set that was asked for last
+	members  atomic.Pointer[members] // of the set of the last request
 }
 
-// skew is how far the clock of a server may be from ours where authorities change: for that
-// long both of them sign.
+// skew is the largest tolerated difference between the clocks of a server and this process where
+// authorities change: for that long both authorities sign.
 const skew = time.Minute
 
 // Sign signs for servers until ctx ends.
@@ -100,7 +100,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	return err
 }
 
-// listen makes the socket, and listens for ops if that is wanted; else ops is nil.
+// listen creates the socket, and listens on the ops address if it is set; otherwise ops is nil.
 func (s *signing) listen(options SignerOptions, refused func(socket.Refusal), logger *slog.Logger) (front *socket.Server, ops net.Listener, err error) {
 	if front, err = socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Refused: refused, Logger: logger}); err != nil {
 		return nil, nil, err
@@ -116,8 +116,8 @@ func (s *signing) listen(options SignerOptions, refused func(socket.Refusal), lo
 	return front, ops, err
 }
 
-// refusals counts what the socket refuses. Every series is there from the start, so that a rate
-// sees the first refusal.
+// refusals counts the refusals of the socket. Every series exists from the start, so that a rate
+// includes the first refusal.
 func refusals(registry prometheus.Registerer) func(socket.Refusal) {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_signer_refused_total",
@@ -143,8 +143,8 @@ func (s *signing) serveOps(ctx context.Context, listener net.Listener, front *so
 	return server.ServeOps(ctx, server.OpsConfig{Checks: checks, Registry: registry, Logger: logger}, listener)
 }
 
-// sign signs message with the key of the set that has the ID given, if the profile lets it
-// pass: a certificate only in the name of the authority that signs now.
+// sign signs message with the key of the set that has the ID given, if the policy permits it: a
+// certificate only in the name of the authority that signs now.
 func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
 	now := s.now()
 	member, err := s.member(key)
@@ -160,8 +160,8 @@ func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byt
 	return member.Authority.Signer().Sign(ctx, message)
 }
 
-// activeAbout reports whether m signs at about now, as the clock of a server may see it. A
-// compromised key signs nothing more, whatever the clocks are.
+// activeAbout reports whether m signs at now, within the skew of a server's clock. A compromised
+// key signs nothing more, whatever the clocks show.
 func (s *signing) activeAbout(m ca.Member, now time.Time) bool {
 	if m.StateAt(now) == ca.Compromised {
 		return false
@@ -175,7 +175,7 @@ type members struct {
 	by  map[[sha256.Size]byte]ca.Member
 }
 
-// member returns the authority of the set in force whose key has the ID given.
+// member returns the authority of the set in force with the key ID given.
 func (s *signing) member(key [sha256.Size]byte) (ca.Member, error) {
 	set, known := s.rotation.authorities.Set(), s.members.Load()
 	if known == nil || known.set != set {

@@ -47,7 +47,7 @@ func softHSM(t *testing.T) string {
 	return ""
 }
 
-// newToken makes a token of SoftHSM2 and returns a signer in it, whose key is not made yet.
+// newToken creates a token of SoftHSM2 and returns a signer in it. The key does not exist yet.
 func newToken(t *testing.T) config.Signer {
 	t.Helper()
 	module, dir := softHSM(t), t.TempDir()
@@ -67,7 +67,7 @@ func newToken(t *testing.T) config.Signer {
 	return config.Signer{PKCS11: &config.SignerPKCS11{Module: module, Token: "mayfly", Label: "next", PINFile: pin}}
 }
 
-// addElsewhere adds an authority whose key named opens.
+// addElsewhere adds an authority. named opens its key.
 func (r *rotationWorld) addElsewhere(named config.Signer) string {
 	r.t.Helper()
 	ring := keyring.New(keyring.Config{Modules: r.modules})
@@ -95,7 +95,7 @@ func TestSignerRotationFromFileToPKCS11(t *testing.T) {
 	newRotationWorld(t).rotateUnderLoad(func(r *rotationWorld) string { return r.addElsewhere(named) })
 }
 
-// vaultWorld is a server whose one active key is at a Vault.
+// vaultWorld is a server with its one active key at a Vault.
 type vaultWorld struct {
 	*rotationWorld
 	vault *kmstest.Vault
@@ -124,7 +124,7 @@ func newVaultWorld(t *testing.T) *vaultWorld {
 	return w
 }
 
-// request asks for one certificate, and returns the status and the body of a refusal.
+// request requests one certificate, and returns the status and the body of a refusal.
 func (w *vaultWorld) request(key crypto.Signer) (*client.Certificate, error) {
 	token, err := w.world.Provider.Mint(map[string]any{"sub": "load", "email": "person@example.com", "email_verified": true})
 	w.must(err)
@@ -133,8 +133,8 @@ func (w *vaultWorld) request(key crypto.Signer) (*client.Certificate, error) {
 	return ca.SigningCertificate(w.t.Context(), client.Request{IDToken: token, Signer: key})
 }
 
-// Whatever a service does, a client learns that it should try again, the operator why, and
-// nothing has to be restarted.
+// Whatever error a service returns, the client is told to retry, the operator sees the cause, and
+// no process needs a restart.
 func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 	w := newVaultWorld(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -164,7 +164,7 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 			t.Fatalf("%s: got error %v", fault.name, err)
 		}
 		for _, detail := range []string{"secret-name", "hashivault", "kms", w.vault.Token(), w.vault.URL(), "403", "429"} {
-			if strings.Contains(refused.Message, detail) { // the request's ID may hold any number
+			if strings.Contains(refused.Message, detail) { // the request's ID may contain any number
 				t.Errorf("%s: the client learns of %q: %v", fault.name, detail, err)
 			}
 		}
@@ -186,12 +186,12 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 	}
 }
 
-// A service that is killed and comes back under load: refusals while it is away, none before,
-// none after, and never a wrong answer.
+// A service is killed and restarted under load. Requests are refused while it is down, none before,
+// none after, and no answer is wrong.
 func TestSignerServiceKilledUnderLoad(t *testing.T) {
 	w := newVaultWorld(t)
 	const clients = 16
-	var issued, refused [3]atomic.Int64 // before, while and after it is away
+	var issued, refused [3]atomic.Int64 // before, while and after it is down
 	var phase atomic.Int32
 	end := make(chan struct{})
 	var all sync.WaitGroup
@@ -208,7 +208,7 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 				before := phase.Load()
 				_, err := w.request(key)
 				if phase.Load() != before {
-					continue // it may have seen either
+					continue // it may have met either state
 				}
 				switch {
 				case err == nil:
@@ -233,7 +233,7 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 	phase.Store(1)
 	w.vault.Stop()
 	enough("refusals while it is away", &refused[1], 200)
-	n := issued[1].Load() // made while it was being stopped
+	n := issued[1].Load() // issued while the service stopped
 	w.vault.Start()
 	enough("certificates again", &issued[1], n+1)
 	phase.Store(2)
@@ -246,8 +246,8 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 	}
 }
 
-// A set that leads away from a service that is out is taken up while it is: by a server that
-// runs, and by one that was started without the service.
+// A set that replaces a service that is down is put in force meanwhile: by a server that runs, and
+// by one that was started without the service.
 func TestSignerWayOut(t *testing.T) {
 	w := newVaultWorld(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

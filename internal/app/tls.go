@@ -16,15 +16,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// certificatePair is the listeners' TLS certificate with its key. A handshake gets the
-// newest pair that loaded.
+// certificatePair is the listeners' TLS certificate with its key. A handshake uses the newest pair
+// that loaded.
 type certificatePair struct {
 	certificateFile, keyFile string
 	current                  atomic.Pointer[tls.Certificate]
 }
 
-// load reads both files. A pair that does not fit together, or whose certificate has
-// ended, is refused, and the one before it stays.
+// load reads both files. It refuses a pair that does not match, or an expired certificate;
+// the previous pair then stays in use.
 func (p *certificatePair) load() error {
 	certificate, err := readPEMText(p.certificateFile)
 	if err != nil {
@@ -50,7 +50,7 @@ func (p *certificatePair) load() error {
 	return nil
 }
 
-// readPEMText returns the PEM blocks of a file and nothing around them.
+// readPEMText returns the PEM blocks of a file without the text around them.
 func readPEMText(name string) (text []byte, err error) {
 	content, err := readFile(name)
 	if err != nil {
@@ -74,7 +74,7 @@ func (p *certificatePair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return pair, nil
 }
 
-// Describe and Collect make the pair a metric of its own end.
+// Describe and Collect publish the expiry of the pair as a metric.
 func (p *certificatePair) Describe(ch chan<- *prometheus.Desc) { ch <- tlsExpiryDesc() }
 
 // Collect implements prometheus.Collector.

@@ -26,9 +26,9 @@ type trust struct {
 	warnings []error
 }
 
-// loadTrust reads the issuer file called name and makes its run-time objects, with what cfg
-// says of all issuers. It uses no network. An error is config.Mistakes, every mistake at
-// once, or says why the file cannot be read.
+// loadTrust reads the issuer file called name and creates its run-time objects, with the settings
+// of cfg for all issuers. It uses no network. An error is config.Mistakes, with all mistakes, or
+// states why the file cannot be read.
 func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe trustObserver) (*trust, []config.Mistake, error) {
 	var t *trust
 	issuers, warnings, err := config.BuildIssuers(name, cfg.Compat, func(issuers *config.Issuers) ([]error, error) {
@@ -43,8 +43,8 @@ func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe tru
 	return t, warnings, nil
 }
 
-// newTrust makes an issuer file's run-time objects. Its errors are keypath errors, every
-// mistake at once, and trust has the warnings beside them.
+// newTrust creates an issuer file's run-time objects. Its errors are keypath errors, with all
+// mistakes, and trust has the warnings beside them.
 func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, observe trustObserver) (*trust, error) {
 	t := &trust{}
 	var errs []error
@@ -111,7 +111,7 @@ func verifierIssuer(issuer config.Issuer) oidc.Issuer {
 	if issuer.Wildcard {
 		i.Pattern = issuer.Key
 	} else {
-		i.URL = issuer.Key // which issuer-url equals, or package config has complained
+		i.URL = issuer.Key // issuer-url equals it, or package config has reported a mistake
 	}
 	return i
 }
@@ -145,7 +145,7 @@ func ruleIssuer(issuer config.Issuer) identity.IssuerConfig {
 	return c
 }
 
-// issuerInfo is what GetConfiguration says of an entry.
+// issuerInfo is the part of GetConfiguration for an entry.
 func issuerInfo(issuer config.Issuer) server.IssuerInfo {
 	challengeClaim := issuer.ChallengeClaim
 	if challengeClaim == "" {
@@ -163,9 +163,8 @@ func issuerInfo(issuer config.Issuer) server.IssuerInfo {
 	}
 }
 
-// extensionTemplates returns templates under the YAML keys of the extension table; a JSON
-// file has them under the extensions' names. An unknown name is a mistake unless compat
-// is set.
+// extensionTemplates returns templates under the YAML keys of the extension table; a JSON file has
+// them under the extensions' names. An unknown name is a mistake unless compat is set.
 func extensionTemplates(provider string, templates map[string]string, byName, compat bool) (map[string]string, error) {
 	if !byName {
 		return templates, nil
@@ -178,7 +177,7 @@ func extensionTemplates(provider string, templates map[string]string, byName, co
 		case ok && extension.Key != "":
 			out[extension.Key] = template
 		case ok || name == "Subject":
-			// Issuer and subject are never a template's to say.
+			// A template never sets issuer and subject.
 		case compat:
 			out[name] = template // package identity warns of it
 		default:
