@@ -22,7 +22,7 @@ const (
 	maxRSABits = 8192
 )
 
-// CKA_EC_PARAMS of the curves that a CA's key may be on: namedCurve of ECParameters (RFC 3279,
+// CKA_EC_PARAMS of the curves that a CA's key may use: namedCurve of ECParameters (RFC 3279,
 // section 2.3.5; PKCS #11 Current Mechanisms 2.40, section 2.3.3).
 const (
 	paramsP256 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
@@ -55,8 +55,8 @@ func parseECPublic(params, point []byte) (*ecdsa.PublicKey, error) {
 }
 
 // unwrapPoint returns the uncompressed point, of n octets (SEC 1, section 2.3.3). The standard
-// has it in a DER OCTET STRING; some tokens have it bare. Both begin with the octet 4, and
-// only their lengths tell them apart.
+// wraps it in a DER OCTET STRING; some tokens return it bare. Both begin with the octet 4, and
+// only their lengths differ.
 func unwrapPoint(point []byte, n int) ([]byte, error) {
 	if len(point) == n {
 		return point, nil
@@ -76,18 +76,18 @@ func parseRSAPublic(modulus, exponent []byte) (*rsa.PublicKey, error) {
 	if bits := n.BitLen(); bits < minRSABits || bits > maxRSABits {
 		return nil, fmt.Errorf("it is an RSA key of %d bits; it should have %d to %d", bits, minRSABits, maxRSABits)
 	}
-	// crypto/rsa takes no other exponents.
+	// crypto/rsa accepts no other exponents.
 	if e.BitLen() > 31 || e.Int64() < 3 || e.Bit(0) == 0 || n.Bit(0) == 0 {
 		return nil, errors.New("its modulus or its public exponent is even, or the exponent is less than 3 or has more than 31 bits; make a key with 65537")
 	}
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
 }
 
-// size is how many octets a coordinate has, and a number modulo the order of these curves.
+// size is the number of octets of a coordinate, and of a number modulo the order of these curves.
 func size(curve elliptic.Curve) int { return (curve.Params().BitSize + 7) / 8 }
 
-// derSignature returns a signature of CKM_ECDSA, which is r and s, each of size octets
-// (section 2.3.1 of the mechanisms), in the form that certificates hold (RFC 3279, section
+// derSignature converts a signature of CKM_ECDSA, which is r and s, each of size octets
+// (section 2.3.1 of the mechanisms), to the form that certificates hold (RFC 3279, section
 // 2.2.3):
 //
 //	Ecdsa-Sig-Value ::= SEQUENCE { r INTEGER, s INTEGER }
@@ -106,7 +106,7 @@ func derSignature(raw []byte, size int) ([]byte, error) {
 // sha256Prefix precedes the digest in a DigestInfo (RFC 8017, section 9.2, note 1).
 const sha256Prefix = "\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"
 
-// toBeSigned is what the token signs: the digest for CKM_ECDSA, its DigestInfo for
+// toBeSigned returns the input of the token: the digest for CKM_ECDSA, its DigestInfo for
 // CKM_RSA_PKCS, which pads only.
 func toBeSigned(public crypto.PublicKey, hash crypto.Hash, message []byte) []byte {
 	h := hash.New()

@@ -21,7 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// point returns a point, bare and wrapped.
+// point returns a new public key and its point, bare and wrapped.
 func point(t testing.TB, curve elliptic.Curve) (public *ecdsa.PublicKey, bare, wrapped []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(curve, rand.Reader)
@@ -62,7 +62,7 @@ func TestParseECPublic(t *testing.T) {
 	}
 }
 
-// Whatever parses is a point that encodes to the same octets.
+// Every point that parses must encode to the same octets.
 func FuzzECPublic(f *testing.F) {
 	for params, curve := range curves {
 		_, bare, wrapped := point(f, curve)
@@ -106,7 +106,7 @@ func FuzzRSAPublic(f *testing.F) {
 		if !bytes.Equal(public.N.Bytes(), bytes.TrimLeft(modulus, "\x00")) || !bytes.Equal(big.NewInt(int64(public.E)).Bytes(), bytes.TrimLeft(exponent, "\x00")) {
 			t.Errorf("%x, %x became %v", modulus, exponent, public)
 		}
-		// It is a key that crypto/rsa takes, so that Verify says no rather than that.
+		// crypto/rsa must accept the key, so that Verify returns only ErrVerification.
 		if err := rsa.VerifyPKCS1v15(public, crypto.SHA256, make([]byte, 32), make([]byte, public.Size())); err != rsa.ErrVerification {
 			t.Errorf("crypto/rsa does not take the key: %v", err)
 		}
@@ -147,7 +147,7 @@ func TestDigestInfo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// PKCS #1 v1.5 without a hash pads what is there, as CKM_RSA_PKCS does.
+	// PKCS #1 v1.5 without a hash pads its input, as CKM_RSA_PKCS does.
 	signature, err := rsa.SignPKCS1v15(nil, key, 0, toBeSigned(&key.PublicKey, crypto.SHA256, []byte("m")))
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +159,7 @@ func TestDigestInfo(t *testing.T) {
 	}
 }
 
-// What helps after which code is what a Signer relies on.
+// A Signer relies on the remedy of each code.
 func TestAdvice(t *testing.T) {
 	t.Parallel()
 	for remedy, codes := range map[signer.Remedy][]p11.Error{

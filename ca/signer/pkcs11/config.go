@@ -11,27 +11,27 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Config names a private key in a token. The keys of the file are module, token, label,
-// pin_file and id.
+// Config names a private key in a token. Its keys in the configuration file are module, token,
+// label, pin_file and id.
 type Config struct {
 	// Module is the path of the token's library: /usr/lib/softhsm/libsofthsm2.so. It is loaded
-	// into this process, and so is trusted as much as mayfly itself.
+	// into this process, and is therefore trusted as much as mayfly itself.
 	Module string
-	// Token is the token's label, which it got when it was initialized. Slots are not
-	// configured, since their numbers change.
+	// Token is the token's label, set when the token was initialized. Slots are not configured,
+	// since their numbers change.
 	Token string
 	// Label is the private key's CKA_LABEL.
 	Label string
 	// PINFile is the path of a file that holds the user PIN: its whole content without one
-	// line ending at its end. It may be left out if the token wants no login.
+	// line ending at its end. It may be empty if the token requires no login.
 	PINFile string
-	// ID is the private key's CKA_ID, hexadecimal in the file. It is needed only to tell two
-	// keys with one label apart.
+	// ID is the private key's CKA_ID, hexadecimal in the file. It is only needed to choose
+	// between two keys with one label.
 	ID []byte
 }
 
-// Check finds what is wrong with cfg without a call to the module. Warnings are about a PIN
-// that is kept badly. Both have key paths, and hold nothing of the PIN.
+// Check finds mistakes in cfg without a call to the module. Warnings are about a badly protected
+// PIN. Errors and warnings have key paths, and hold no part of the PIN.
 func Check(cfg Config) (warnings []error, err error) {
 	_, pathErr := modulePath(cfg.Module)
 	var pinErr error
@@ -58,7 +58,7 @@ func (cfg Config) complete() error {
 	return errors.Join(errs...)
 }
 
-// readPIN returns the PIN in a file, and a warning if others than its owner may reach it.
+// readPIN returns the PIN in a file, and a warning if too many users can reach the file.
 func readPIN(path string) (pin []byte, warnings []error, err error) {
 	pin, warning, err := secretfile.Line(path, "the user PIN of the token")
 	if err != nil {

@@ -44,8 +44,8 @@ func TestPINFile(t *testing.T) {
 	}
 }
 
-// Who writes the file anew may have set the token to this PIN; who does so each minute must not
-// lock it.
+// A program that writes the file again may have set the token to this PIN. A program that writes it
+// each minute must not lock the token.
 func TestRefusedPINInAFileThatIsWrittenAnew(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	since, cfg, written := calls(t), p.with(t, "guessed"), time.Now()

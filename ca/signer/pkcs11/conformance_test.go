@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 )
 
-// conform runs the suite for a key that is there.
+// conform runs the suite for an existing key.
 func (p *place) conform(t *testing.T, faults ...signertest.Fault) {
 	modules := pkcs11.NewModules()
 	opens := func(change func(*pkcs11.Config)) func(context.Context) (signer.Key, error) {
@@ -62,7 +62,7 @@ func TestConformanceRSA(t *testing.T) {
 	p.conform(t)
 }
 
-// Not parallel: the faults are of everybody who uses the faulty module.
+// Not parallel: the faults affect all users of the faulty module.
 func TestConformanceP256WithFaults(t *testing.T) {
 	p := newToken(t)
 	p.ec(t, "ca", 1, p256)

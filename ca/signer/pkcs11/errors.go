@@ -15,18 +15,18 @@ import (
 )
 
 var (
-	// ErrNoKey is found in the error of an Open for which the token has no private key. Generate
-	// may make it.
+	// ErrNoKey is in the error of an Open if the token has no such private key. Generate may
+	// create it.
 	ErrNoKey = errors.New("the token has no private key")
-	// ErrKeyExists is found in the error of a Generate for which the token has a private key
-	// already. Open opens it.
+	// ErrKeyExists is in the error of a Generate if the token already has the private key. Open
+	// opens it.
 	ErrKeyExists = errors.New("the token has a private key already")
 
 	errAnotherLogin = errors.New("somebody logged in to the token (pkcs11.token) anew meanwhile, after which the key is looked up again")
 )
 
-// failure is what a call of the module answered, with what may help after it: see section
-// 5.1.6 for the codes. err is a p11.Error, or nil for none.
+// failure adds to the error of a module's call what may help after it: see section 5.1.6 for the
+// codes. err is a p11.Error, or nil for none.
 func failure(call string, err error) error {
 	var code p11.Error
 	if err == nil || !errors.As(err, &code) {
@@ -57,7 +57,7 @@ func (e *callError) Error() string {
 
 func (e *callError) Unwrap() error { return e.code }
 
-// remedy is what may help after err; zero for nothing.
+// remedy returns what may help after err; zero for nothing.
 func remedy(err error) signer.Remedy {
 	var f *signer.Failure
 	if errors.As(err, &f) {
@@ -66,7 +66,7 @@ func remedy(err error) signer.Remedy {
 	return 0
 }
 
-// codeName is the code's name in the specification.
+// codeName returns the code's name in the specification.
 func codeName(code p11.Error) string {
 	if _, name, found := strings.Cut(code.Error(), ": CKR_"); found {
 		return "CKR_" + name
@@ -74,7 +74,7 @@ func codeName(code p11.Error) string {
 	return fmt.Sprintf("0x%X (a code that the standard does not have)", uint(code))
 }
 
-// is tells whether err is of one of codes.
+// is reports whether err has one of codes.
 func is(err error, codes ...p11.Error) bool {
 	var code p11.Error
 	if !errors.As(err, &code) {
@@ -88,7 +88,7 @@ func is(err error, codes ...p11.Error) bool {
 	return false
 }
 
-// advice is what may help after a code, and what an operator can do. A remedy of zero is none.
+// advice returns what may help after a code, zero for nothing, and the fix for the operator.
 func advice(code p11.Error) (signer.Remedy, string) {
 	switch code {
 	case p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED, p11.CKR_KEY_HANDLE_INVALID, p11.CKR_OBJECT_HANDLE_INVALID:
@@ -131,7 +131,7 @@ func advice(code p11.Error) (signer.Remedy, string) {
 // initPIN is the command with which a security officer sets the user PIN.
 const initPIN = "pkcs11-tool --module MODULE --token-label TOKEN --login --login-type so --init-pin"
 
-// list names at most 8 of what there is.
+// list returns at most 8 of names, quoted.
 func list(names []string) string {
 	const most = 8
 	var b strings.Builder

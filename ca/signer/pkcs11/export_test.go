@@ -4,7 +4,7 @@
 
 package pkcs11
 
-// Openings is how many openings of keys are under way.
+// Openings returns how many openings of keys are under way.
 func (m *Modules) Openings() (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -17,20 +17,19 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// maxObjects bounds what a search returns, as it is only to tell one from several and to name
-// some.
+// maxObjects bounds the results of a search. The results serve only to detect several matches and
+// to name some.
 const maxObjects = 64
 
 func atLabel(format string, args ...any) error {
 	return keypath.Errorf([]string{"label"}, format, args...)
 }
 
-// find returns the private key that is configured and its public key. Its caller holds
-// token.use.
+// find returns the configured private key and its public key. Its caller holds token.use.
 func (v *visit) find() (p11.ObjectHandle, crypto.PublicKey, error) {
 	v.unread = nil
 	private, public, err := v.findUsable()
-	if v.unread != nil { // what else is wrong may come of it
+	if v.unread != nil { // the other error may result from it
 		err = v.unread
 	}
 	return private, public, err
@@ -84,7 +83,7 @@ func (v *visit) findPrivate() (p11.ObjectHandle, error) {
 	return 0, atLabel("%d private keys of the token %q are labelled %q; choose one by its ID (the setting id): %s", len(found), v.cfg.Token, v.cfg.Label, list(ids))
 }
 
-// noKey is the error of a key that is not there.
+// noKey returns the error for a missing key.
 func (v *visit) noKey() error {
 	all, err := v.search([]*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY)})
 	if err != nil {
@@ -119,7 +118,7 @@ func (v *visit) public(private p11.ObjectHandle) (public crypto.PublicKey, err e
 			public, err = parseECPublic(v.bytes(object, p11.CKA_EC_PARAMS), v.bytes(object, p11.CKA_EC_POINT))
 		}
 	case p11.CKK_RSA:
-		// A private RSA key has its public half in itself, as a rule.
+		// An RSA private key object usually includes its public half.
 		object := private
 		if len(v.bytes(object, p11.CKA_MODULUS)) == 0 || len(v.bytes(object, p11.CKA_PUBLIC_EXPONENT)) == 0 {
 			object, err = v.publicObject(private, kind)
@@ -142,7 +141,7 @@ func (v *visit) kind(object p11.ObjectHandle) (uint, error) {
 	if err != nil {
 		return 0, atLabel("reading the kind of the key %q: %w", v.cfg.Label, failure("C_GetAttributeValue", err))
 	}
-	// A CK_ULONG, in this machine's order and of its width.
+	// The value is a CK_ULONG, in this machine's byte order and width.
 	switch value := attributes[0].Value; len(value) {
 	case 4:
 		return uint(binary.NativeEndian.Uint32(value)), nil
@@ -153,8 +152,8 @@ func (v *visit) kind(object p11.ObjectHandle) (uint, error) {
 	}
 }
 
-// publicObject returns the public key object that belongs to a private key: that with its ID
-// or, where the two were made without, that with its label.
+// publicObject returns the public key object of a private key: the object with its ID or, if the
+// pair was created without an ID, the object with its label.
 func (v *visit) publicObject(private p11.ObjectHandle, kind uint) (p11.ObjectHandle, error) {
 	class := []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PUBLIC_KEY), p11.NewAttribute(p11.CKA_KEY_TYPE, kind)}
 	id := v.bytes(private, p11.CKA_ID)
@@ -205,9 +204,9 @@ func (v *visit) search(template []*p11.Attribute) (found []p11.ObjectHandle, err
 	return found, nil
 }
 
-// bytes returns an attribute's value; nil if the object has none that it shows. Each attribute
-// is asked for by itself, since one that is not there fails the call for all.
-// What else goes wrong is in v.unread.
+// bytes returns an attribute's value; nil if the object has none or hides it. Each attribute needs
+// a call of its own, since one missing attribute fails the call for all. Any other error is in
+// v.unread.
 func (v *visit) bytes(object p11.ObjectHandle, attribute uint) []byte {
 	attributes, err := v.lib.GetAttributeValue(v.session, object, []*p11.Attribute{p11.NewAttribute(attribute, nil)})
 	switch {

@@ -20,7 +20,7 @@ const (
 	edwardsKeyPairGen = 0x1055 // CKM_EC_EDWARDS_KEY_PAIR_GEN of version 3.0
 )
 
-// refuses demands that the key does not open, and that the error has the key path.
+// refuses checks that the key does not open, and that the error has the key path.
 func (p *place) refuses(t *testing.T, path string, wants ...string) {
 	t.Helper()
 	_, err := pkcs11.NewModules().Open(t.Context(), p.Config)
@@ -113,7 +113,7 @@ func TestRSAWithoutPublicKey(t *testing.T) {
 	must(t, err)
 }
 
-// A pair that was made without an ID belongs together by its label.
+// A pair that was created without an ID is matched by its label.
 func TestPairWithoutID(t *testing.T) {
 	p := newToken(t)
 	t.Parallel()

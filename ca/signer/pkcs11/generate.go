@@ -15,10 +15,10 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// recipe is how a token makes a key pair of one algorithm.
+// recipe describes how a token generates a key pair of one algorithm.
 type recipe struct {
 	mechanism uint
-	public    []*p11.Attribute // what the public half has besides
+	public    []*p11.Attribute // further attributes of the public half
 }
 
 func recipeFor(algorithm string) (recipe, error) {
@@ -40,10 +40,10 @@ func recipeFor(algorithm string) (recipe, error) {
 	}
 }
 
-// Generate makes a key pair in the token, of algorithm "ecdsa-p256", "ecdsa-p384" or
-// "rsa-4096", and opens it. The private key cannot leave the token and does nothing but sign.
-// Its CKA_ID is cfg.ID, or else random. If the token has a private key of that name, nothing
-// is made, and ErrKeyExists is in the error's chain.
+// Generate generates a key pair in the token, of algorithm "ecdsa-p256", "ecdsa-p384" or
+// "rsa-4096", and opens it. The private key cannot leave the token and can only sign. Its CKA_ID
+// is cfg.ID, otherwise random. If the token has a private key of that name, Generate generates
+// nothing, and ErrKeyExists is in the error's chain.
 func (m *Modules) Generate(ctx context.Context, cfg Config, algorithm string) (signer.Key, error) {
 	r, err := recipeFor(algorithm)
 	if err != nil {
@@ -68,9 +68,9 @@ func (m *Modules) Generate(ctx context.Context, cfg Config, algorithm string) (s
 	return k, nil
 }
 
-// generate makes the key pair and returns its ID.
+// generate generates the key pair and returns its ID.
 func (v *visit) generate(ctx context.Context, r recipe) (id []byte, err error) {
-	// No share, which could be revoked: it may take a minute to make an RSA key.
+	// Not a share, which could be revoked: generating an RSA key may take a minute.
 	if err := v.token.use.Acquire(ctx, 1); err != nil {
 		return nil, atToken(fmt.Errorf("waiting for another login to end: %w", err))
 	}
@@ -94,19 +94,19 @@ func (v *visit) generate(ctx context.Context, r recipe) (id []byte, err error) {
 	mechanism := []*p11.Mechanism{p11.NewMechanism(r.mechanism, nil)}
 	_, made, err := v.lib.GenerateKeyPair(v.session, mechanism, append(public, locked), append(private, locked))
 	if is(err, p11.CKR_ATTRIBUTE_TYPE_INVALID, p11.CKR_ATTRIBUTE_VALUE_INVALID, p11.CKR_ATTRIBUTE_READ_ONLY, p11.CKR_TEMPLATE_INCONSISTENT) {
-		_, made, err = v.lib.GenerateKeyPair(v.session, mechanism, public, private) // it knows no such attribute
+		_, made, err = v.lib.GenerateKeyPair(v.session, mechanism, public, private) // the token does not know this attribute
 	}
 	if err != nil {
 		return nil, atToken(failure("C_GenerateKeyPair", err))
 	}
-	// A token that cannot keep a key may say so, or make another key than was asked for.
+	// A token that cannot protect a key may return an error, or ignore the attributes.
 	if v.flag(made, p11.CKA_EXTRACTABLE, false) || !v.flag(made, p11.CKA_SENSITIVE, true) {
 		return nil, atToken(fmt.Errorf("it made the key %q with the ID %x such that it can leave the token; delete it, and use a token that keeps its keys", v.cfg.Label, id))
 	}
 	return id, nil
 }
 
-// templates are the attributes of both halves (sections 4.8 and 4.9).
+// templates returns the attributes of both halves (sections 4.8 and 4.9).
 func (v *visit) templates(r recipe, id []byte) (public, private []*p11.Attribute) {
 	both := func(isPrivate bool) []*p11.Attribute {
 		return []*p11.Attribute{

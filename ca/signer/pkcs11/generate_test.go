@@ -64,8 +64,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// holdsTheKeyFast holds that a key that was generated cannot leave the token, and does nothing
-// but sign.
+// holdsTheKeyFast checks that a generated key cannot leave the token, and can only sign.
 func (p *place) holdsTheKeyFast(t *testing.T) {
 	p.within(t, func(session p11.SessionHandle) {
 		private, public := p.object(t, session, p11.CKO_PRIVATE_KEY), p.object(t, session, p11.CKO_PUBLIC_KEY)

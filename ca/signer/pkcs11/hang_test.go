@@ -32,26 +32,26 @@ func awaitHangs(t *testing.T, since func() []string, n int) {
 	})
 }
 
-// logins are the answers to C_Login alone.
+// logins returns only the answers to C_Login.
 func logins(since func() []string) []string {
 	return slices.DeleteFunc(since(), func(line string) bool { return line == hangs })
 }
 
-// hang has one call of do hang until the test's end, and others not. do is left alone then, as
-// its context ends.
+// hang makes one call of do hang until the test's end, but no other call. It ends the context of do
+// and does not wait for the call.
 func hang(t *testing.T, function string, do func(ctx context.Context) error) error {
 	t.Helper()
 	ctx, leave := context.WithCancel(t.Context())
 	defer leave()
 	ended := make(chan error, 1)
-	sign := function == "C_Sign" // a key's Sign returns with the call, and Open before it
-	t.Cleanup(func() {           // after the calls were let go
+	sign := function == "C_Sign" // Sign returns when the call returns, Open before that
+	t.Cleanup(func() {           // after the calls have returned
 		if sign {
 			<-ended
 		}
 	})
 	since := calls(t)
-	misbehave(t, "hung", "hang "+function) // "hung" for those that do already
+	misbehave(t, "hung", "hang "+function) // "hung" keeps earlier calls hanging
 	go func() { ended <- do(ctx) }()
 	awaitHangs(t, since, 1)
 	misbehave(t, "hung")
@@ -62,7 +62,7 @@ func hang(t *testing.T, function string, do func(ctx context.Context) error) err
 	return <-ended
 }
 
-// letGo waits until openings that hung have ended, and so use the token no more.
+// letGo waits until hung openings have returned, and no longer use the token.
 func letGo(t *testing.T, modules *pkcs11.Modules) {
 	t.Helper()
 	misbehave(t)
@@ -74,7 +74,7 @@ func letGo(t *testing.T, modules *pkcs11.Modules) {
 	})
 }
 
-// awaited is a context that ends as soon as somebody waits for its end.
+// awaited is a context that ends as soon as a caller waits for its end.
 type awaited struct {
 	context.Context
 	end context.CancelFunc
@@ -90,8 +90,8 @@ func (a awaited) Done() <-chan struct{} {
 	return a.Context.Done()
 }
 
-// Those who wait for a session leave with their context, and a key that is closed meanwhile
-// signs no more, while calls in the token hang.
+// While calls in the token hang, callers that wait for a session return when their context ends. A
+// key that is closed meanwhile no longer signs.
 func TestHangingCalls(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	key, err := modules.Open(t.Context(), p.Config)
@@ -131,7 +131,7 @@ func TestHangingCalls(t *testing.T) {
 	must(t, softHSM.lib.CloseSession(session))
 }
 
-// A call that hangs takes no signature from others, of its key or another one, however many do.
+// Calls that hang, however many, delay no other signature, of their key or another one.
 func TestSigningBesideHungCalls(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	p.ec(t, "next", 2, p256)
@@ -150,7 +150,7 @@ func TestSigningBesideHungCalls(t *testing.T) {
 	}
 }
 
-// Whatever else goes wrong while a call hangs: when it is over, all keys of the token sign.
+// Whatever else fails while a call hangs: afterwards all keys of the token sign.
 func TestRecoveryBesideAHungCall(t *testing.T) {
 	for name, line := range map[string]string{
 		"device error":  "fail C_SignInit 30",
@@ -182,10 +182,10 @@ func TestRecoveryBesideAHungCall(t *testing.T) {
 	}
 }
 
-// A device that is well again does not cost the keys of the token their login.
+// A device that has recovered does not cost the keys of the token their login.
 func TestDoubtIsNoLogout(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
-	open(t, modules, p.Config) // it keeps the login
+	open(t, modules, p.Config) // keeps the login
 	key, since := open(t, modules, p.Config), calls(t)
 	mend := misbehave(t, "fail C_Sign 30")
 	if _, err := key.Sign(t.Context(), []byte("fault")); err == nil {
@@ -223,7 +223,7 @@ func TestWrongPINWhileACallHangs(t *testing.T) {
 	}
 }
 
-// An opening of which a call hangs is left alone, and the next one does not wait for it.
+// An opening with a call that hangs is abandoned, and the next opening does not wait for it.
 func TestOpeningBesideAHungOne(t *testing.T) {
 	for _, function := range []string{"C_GetSlotList", "C_GetTokenInfo", "C_OpenSession", "C_GetAttributeValue"} {
 		t.Run(function, func(t *testing.T) {
@@ -241,7 +241,7 @@ func TestOpeningBesideAHungOne(t *testing.T) {
 	}
 }
 
-// Nobody knows what comes of a PIN to which the token does not answer, so it is not tried again.
+// The result of an unanswered login is unknown, so its PIN is not tried again.
 func TestHungLogin(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	since := calls(t)
@@ -262,7 +262,7 @@ func TestHungLogin(t *testing.T) {
 	}
 }
 
-// A C_Logout that hangs keeps nobody from signing, nor from opening by the PIN that is good.
+// A C_Logout that hangs delays no signature, and no opening with the valid PIN.
 func TestHungLogout(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	s := p.relied(t, modules)
@@ -276,7 +276,7 @@ func TestHungLogout(t *testing.T) {
 	_, err := open(t, modules, p.Config).Sign(t.Context(), []byte("beside"))
 	must(t, err)
 	since := calls(t)
-	letGo(t, modules) // C_Logout returns, and the former login is taken up
+	letGo(t, modules) // C_Logout returns, and the former login is restored
 	if diff := cmp.Diff([]string{ok}, since()); diff != "" {
 		t.Errorf("logins (-want +got):\n%s", diff)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// maxSessions is how many signatures of one key are waited for at a time: a session makes one.
-// One session more keeps the login, which ends with the last session (section 5.6,
+// maxSessions bounds the signatures of one key that callers wait for at a time, one in each
+// session. One extra session keeps the login, which ends with the last session (section 5.6,
 // C_CloseSession).
 const maxSessions = 8
 
@@ -27,17 +27,17 @@ type key struct {
 	visit // its session keeps the login and looks the key up; it signs nothing
 	how   scheme
 
-	busy    chan struct{} // an element for each signature that somebody waits for
+	busy    chan struct{} // an element for each signature that a caller waits for
 	finding lock          // held while the visit's session is used
 
-	mu     sync.Mutex // guards what follows, and visit.login; not held in calls
+	mu     sync.Mutex // guards the fields below, and visit.login; not held in calls
 	handle p11.ObjectHandle
 	idle   []p11.SessionHandle
 	closed bool
-	lost   error // why the key has to be opened anew; nil if it does not. Then it is closed too
+	lost   error // why the key must be opened again; nil if it need not. If set, the key is closed too
 }
 
-// Public returns the public key, as the token tells it.
+// Public returns the public key, as the token states it.
 func (k *key) Public() crypto.PublicKey { return k.how.public }
 
 // Sign implements signer.Key.
@@ -49,8 +49,8 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return signature, nil
 }
 
-// signOnce counts for as long as ctx lasts. A call that hangs after that takes nothing from
-// others but its session; its caller bounds how many there are.
+// signOnce counts as a signature until ctx ends. A call that hangs after that takes only its
+// session from others. The caller of signOnce bounds the number of such calls.
 func (k *key) signOnce(ctx context.Context, message []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -70,8 +70,8 @@ func (k *key) signOnce(ctx context.Context, message []byte) ([]byte, error) {
 	return signature, err
 }
 
-// signIn signs in a session, and tells whether that is still good: one in which a call failed
-// is in a state that nobody knows.
+// signIn signs in a session, and reports whether that session is still usable. After a failed call
+// the state of a session is unknown.
 func (k *key) signIn(ctx context.Context, session p11.SessionHandle, message []byte) (signature []byte, unharmed bool, err error) {
 	share, err := k.token.share(ctx)
 	if err != nil {
@@ -86,13 +86,13 @@ func (k *key) signIn(ctx context.Context, session p11.SessionHandle, message []b
 	if revoked := share.end(); revoked != nil {
 		return nil, false, revoked
 	}
-	if err != nil && ctx.Err() == nil { // one that comes late tells nothing of the key now
+	if err != nil && ctx.Err() == nil { // a late error says nothing about the key now
 		err = k.failed(err)
 	}
 	return signature, err == nil, err
 }
 
-// sign makes a signature, in the form that certificates hold.
+// sign creates a signature, in the form that certificates hold.
 func (v *visit) sign(session p11.SessionHandle, handle p11.ObjectHandle, how scheme, message []byte) ([]byte, error) {
 	if err := v.lib.SignInit(session, []*p11.Mechanism{p11.NewMechanism(how.mechanism, nil)}, handle); err != nil {
 		return nil, failure("C_SignInit", err)
@@ -107,10 +107,9 @@ func (v *visit) sign(session p11.SessionHandle, handle p11.ObjectHandle, how sch
 	return raw, nil
 }
 
-// find returns the key's handle in a login, looked up again if there was another one: so a key
-// outlives a wrong PIN in its file, which the token was asked for when the file was loaded
-// again. What handles are void shows here and not in the token, which may have given their
-// numbers to other objects.
+// find returns the key's handle in the login now. After another login it looks the key up again. So
+// a key survives a reload that tried a wrong PIN from its file. find detects void handles, since
+// the token cannot: it may have given their numbers to other objects.
 func (k *key) find(ctx context.Context, now uint64) (p11.ObjectHandle, error) {
 	if handle, ok := k.found(now); ok {
 		return handle, nil
@@ -138,14 +137,14 @@ func (k *key) find(ctx context.Context, now uint64) (p11.ObjectHandle, error) {
 	return handle, nil
 }
 
-// found returns the handle if it was found in a login.
+// found returns the handle, and whether it was found in login.
 func (k *key) found(login uint64) (p11.ObjectHandle, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.handle, k.login == login
 }
 
-// take returns a session that nobody else uses, opened if there is none. putBack has to follow.
+// take returns an unused session, opened if necessary. The caller must call putBack.
 func (k *key) take() (p11.SessionHandle, error) {
 	session, found, err := k.takeIdle()
 	if err != nil || found {
@@ -170,7 +169,7 @@ func (k *key) takeIdle() (session p11.SessionHandle, found bool, err error) {
 	return 0, false, nil
 }
 
-// putBack gives a session back for others, or closes it.
+// putBack returns a session for reuse, or closes it.
 func (k *key) putBack(session p11.SessionHandle, unharmed bool) {
 	k.mu.Lock()
 	keep := unharmed && !k.closed && len(k.idle) < maxSessions // there are more after calls that hung
@@ -179,11 +178,11 @@ func (k *key) putBack(session p11.SessionHandle, unharmed bool) {
 	}
 	k.mu.Unlock()
 	if !keep {
-		_ = k.lib.CloseSession(session) // it is gone either way
+		_ = k.lib.CloseSession(session) // an error changes nothing
 	}
 }
 
-// failed takes note of what the failure of a call says of the login and of the key.
+// failed records what the failure of a call implies for the login and the key.
 func (k *key) failed(err error) error {
 	if is(err, p11.CKR_USER_NOT_LOGGED_IN, p11.CKR_DEVICE_ERROR, p11.CKR_GENERAL_ERROR, p11.CKR_DEVICE_REMOVED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED) {
 		k.mu.Lock()
@@ -194,9 +193,9 @@ func (k *key) failed(err error) error {
 	return k.lose(err)
 }
 
-// lose has every signature from here on fail as err did, if that is of a key that has to be
-// opened anew: whoever got the key before it was replaced is to come again. The sessions are
-// closed first, as a token may have no other ones.
+// lose makes every later signature fail like err, if err means that the key must be opened again:
+// a caller that still holds this key must then get the new one. lose closes the sessions first, as
+// the token may have no others.
 func (k *key) lose(err error) error {
 	if remedy(err) != signer.Reopen {
 		return err
@@ -206,11 +205,11 @@ func (k *key) lose(err error) error {
 		k.lost = err
 	}
 	k.mu.Unlock()
-	_ = k.Close() // it has no error
+	_ = k.Close() // it returns no error
 	return err
 }
 
-// Close implements signer.Key. Sessions that sign are closed when they have.
+// Close implements signer.Key. A session in use is closed after its signature.
 func (k *key) Close() error {
 	k.mu.Lock()
 	if k.closed {
@@ -221,7 +220,7 @@ func (k *key) Close() error {
 	k.idle, k.closed = nil, true
 	k.mu.Unlock()
 	for _, session := range idle {
-		_ = k.lib.CloseSession(session) // it is gone either way
+		_ = k.lib.CloseSession(session) // an error changes nothing
 	}
 	k.end()
 	return nil

@@ -15,7 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/pkcs11"
 )
 
-// What was lost between two signatures costs the next one no more than another attempt.
+// A loss between two signatures costs the next signature at most one more attempt.
 func TestWhatWasLostIsFoundAgain(t *testing.T) {
 	p, modules := newToken(t), pkcs11.NewModules()
 	p.ec(t, "ca", 1, p256)
@@ -36,7 +36,7 @@ func TestWhatWasLostIsFoundAgain(t *testing.T) {
 	}
 }
 
-// The keys of two authorities in one token are opened anew for each other.
+// The keys of two authorities in one token both sign again after the login was lost.
 func TestTwoKeysInOneToken(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	first := p.relied(t, modules)

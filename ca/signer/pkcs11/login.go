@@ -29,7 +29,7 @@ type visit struct {
 	unread  error  // why an attribute could not be read
 }
 
-// moduleOf returns the module of a Config that is complete.
+// moduleOf returns the module of a Config, which must be complete.
 func (m *Modules) moduleOf(cfg Config) (*module, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -42,7 +42,7 @@ func (m *module) visit(ctx context.Context, cfg Config, flags uint) (_ *visit, e
 	var pin []byte
 	file := pinFile{path: cfg.PINFile}
 	if cfg.PINFile != "" {
-		if info, err := os.Stat(cfg.PINFile); err == nil { // before it is read: a change after that counts
+		if info, err := os.Stat(cfg.PINFile); err == nil { // before the read, so that a later change counts
 			file.written = info.ModTime()
 		}
 		if pin, _, err = readPIN(cfg.PINFile); err != nil {
@@ -70,7 +70,7 @@ func (m *module) visit(ctx context.Context, cfg Config, flags uint) (_ *visit, e
 	return v, nil
 }
 
-// end closes the session. An error is of no use to anybody: it is gone either way.
+// end closes the session. It ignores the error, which changes nothing.
 func (v *visit) end() {
 	_ = v.lib.CloseSession(v.session)
 	v.token.leave()
@@ -78,9 +78,9 @@ func (v *visit) end() {
 
 func atToken(err error) error { return keypath.Errorf([]string{"token"}, "%w", err) }
 
-// logIn has the process logged in with pin, whatever it is logged in with so far. It is once
-// for all sessions, so that C_Login looks at no PIN while there is a login: it answers
-// CKR_USER_ALREADY_LOGGED_IN to a wrong one too.
+// logIn logs the process in with pin, whatever its login was until now. A login holds for all
+// sessions, so C_Login checks no PIN while there is one: it then answers
+// CKR_USER_ALREADY_LOGGED_IN to a wrong PIN too.
 func (v *visit) logIn(ctx context.Context, pin []byte) error {
 	flags, err := v.flags()
 	if err != nil {
@@ -90,7 +90,7 @@ func (v *visit) logIn(ctx context.Context, pin []byte) error {
 		v.login = v.token.login()
 		return nil
 	}
-	// Who needs no other login waits for none, which may hang.
+	// A visit with a valid login waits for no other login, which may hang.
 	if _, right, err := v.state(ctx, pin); err != nil || right {
 		return err
 	}
@@ -99,7 +99,7 @@ func (v *visit) logIn(ctx context.Context, pin []byte) error {
 	}
 	defer v.token.changing.release()
 	in, right, err := v.state(ctx, pin)
-	if err != nil || right { // somebody else has logged in meanwhile
+	if err != nil || right { // another visit has logged in meanwhile
 		return err
 	}
 	if flags, err = v.flags(); err != nil {
@@ -120,7 +120,7 @@ func (v *visit) logIn(ctx context.Context, pin []byte) error {
 	return err
 }
 
-// flags are the token's.
+// flags returns the token's flags.
 func (v *visit) flags() (uint, error) {
 	info, err := v.lib.GetTokenInfo(v.slot)
 	if err != nil {
@@ -129,15 +129,15 @@ func (v *visit) flags() (uint, error) {
 	return info.Flags, nil
 }
 
-// state tells whether the process is logged in, and whether with pin and in a login that is
-// good. One that is in doubt is tried first and not replaced at once: that disturbs all keys of
-// the token, and C_Logout may hang where another call does.
+// state reports whether the process is logged in, and whether with pin and in a valid login. A
+// doubted login is tried first and not replaced at once. A replacement disturbs all keys of the
+// token, and C_Logout may hang while another call does.
 func (v *visit) state(ctx context.Context, pin []byte) (in, right bool, err error) {
 	share, err := v.token.share(ctx)
 	if err != nil {
 		return false, false, atToken(err)
 	}
-	defer func() { _ = share.end() }() // the next one who uses a handle sees that v.login is past
+	defer func() { _ = share.end() }() // the next use of a handle detects that v.login is past
 	v.login = share.login
 	info, err := v.lib.GetSessionInfo(v.session)
 	if err != nil {
@@ -153,15 +153,15 @@ func (v *visit) state(ctx context.Context, pin []byte) (in, right bool, err erro
 	return in, in && trusted, nil
 }
 
-// signs tells whether the key signs: a module may look it up in its own memory, and believe in
-// a login that the token has lost. It does so in a session of its own, since one in which a
-// call failed is in a state that nobody knows. Its caller holds a share.
+// signs reports whether the key signs. A module may find the key in its own memory, and rely on a
+// login that the token has lost. signs uses a new session, since after a failed call the state of
+// a session is unknown. Its caller holds a share.
 func (v *visit) signs() bool {
 	session, err := v.lib.OpenSession(v.slot, p11.CKF_SERIAL_SESSION)
 	if err != nil {
 		return false
 	}
-	defer func() { _ = v.lib.CloseSession(session) }() // it is gone either way
+	defer func() { _ = v.lib.CloseSession(session) }() // an error changes nothing
 	handle, public, err := v.find()
 	if err != nil {
 		return false
@@ -174,8 +174,8 @@ func (v *visit) signs() bool {
 	return err == nil
 }
 
-// mayTry refuses a PIN that the token has refused before, and every PIN where one wrong
-// attempt more locks the token (CK_TOKEN_INFO, section 3.2).
+// mayTry refuses a PIN that the token has refused before. It refuses every PIN if one more wrong
+// attempt locks the token (CK_TOKEN_INFO, section 3.2).
 func (v *visit) mayTry(pin []byte, flags uint) error {
 	switch {
 	case flags&p11.CKF_USER_PIN_LOCKED != 0:
@@ -194,12 +194,12 @@ func (v *visit) mayTry(pin []byte, flags uint) error {
 	return nil
 }
 
-// wrongPIN is what a module may answer to a PIN that it does not take.
+// wrongPIN reports whether err is an answer of a module to a PIN that it does not accept.
 func wrongPIN(err error) bool {
 	return is(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE)
 }
 
-// try logs in with pin, once. flags were the token's before.
+// try logs in with pin, once. flags are the token's flags before the attempt.
 func (v *visit) try(pin []byte, flags uint) error {
 	err := v.lib.Login(v.session, p11.CKU_USER, string(pin))
 	switch {
@@ -218,7 +218,7 @@ func (v *visit) try(pin []byte, flags uint) error {
 			v.cfg.PINFile, v.cfg.Token, codeName(code(err)), hint)
 	case is(err, p11.CKR_PIN_LOCKED, p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED):
 	case v.counted(flags), remedy(failure("C_Login", err)) == 0:
-		// The answer says something else, but it may be of a wrong PIN.
+		// The answer is another error, but the cause may be a wrong PIN.
 		v.token.refuse(pin, v.file)
 	}
 	return atToken(failure("C_Login", err))
@@ -230,15 +230,15 @@ func code(err error) (c p11.Error) {
 	return c
 }
 
-// counted tells whether the token has begun to count wrong PINs since it had flags.
+// counted reports whether the token has begun to count wrong PINs since it had flags.
 func (v *visit) counted(flags uint) bool {
 	info, err := v.lib.GetTokenInfo(v.slot)
 	return err == nil && info.Flags&^flags&(p11.CKF_USER_PIN_COUNT_LOW|p11.CKF_USER_PIN_FINAL_TRY|p11.CKF_USER_PIN_LOCKED) != 0
 }
 
-// replace logs the process out and logs in with pin, while nobody uses the token. If the token
-// refuses pin, the PIN that was good so far is used again, so that a wrong file does not end
-// the keys that are open.
+// replace logs the process out and logs in with pin, while no call uses the token. If the token
+// refuses pin, replace restores the former PIN, so that a wrong file does not stop the keys that
+// are open.
 func (v *visit) replace(ctx context.Context, pin []byte, flags uint) error {
 	release, err := v.token.alone(ctx)
 	if err != nil {
@@ -250,7 +250,7 @@ func (v *visit) replace(ctx context.Context, pin []byte, flags uint) error {
 	}
 	former := v.token.loggedOut()
 	defer clear(former)
-	if err = ctx.Err(); err == nil { // else C_Logout has hung, and nobody is kept away any more
+	if err = ctx.Err(); err == nil { // otherwise C_Logout has hung, and calls may use the token again
 		err = v.try(pin, flags)
 	}
 	if err == nil || former == nil || bytes.Equal(former, pin) {
@@ -262,8 +262,8 @@ func (v *visit) replace(ctx context.Context, pin []byte, flags uint) error {
 	return err
 }
 
-// restore logs in with the PIN that was good so far, but never at the risk of locking the
-// token: it may have been changed there.
+// restore logs in with the former PIN, except where a wrong PIN could lock the token: the PIN may
+// have been changed there.
 func (v *visit) restore(pin []byte) error {
 	info, err := v.lib.GetTokenInfo(v.slot)
 	if err != nil {

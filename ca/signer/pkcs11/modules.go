@@ -18,18 +18,18 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Modules holds the PKCS#11 modules that this process has loaded, and who is logged in to
-// their tokens. An application has one of it; a second one would not know what the first has
-// logged in, though both share it. It is safe for concurrent use.
+// Modules holds the PKCS#11 modules that this process has loaded, and the logins to their tokens.
+// An application must have only one: two of them share a login, but a second one would not know
+// of it. Modules is safe for concurrent use.
 //
-// A module that has been loaded stays, and is not finalized: C_Finalize ends the sessions of
-// everybody in the process, and what becomes of calls under way is undefined (section 5.4);
-// one of those may hang for ever. The end of the process ends its sessions too.
+// A loaded module stays, and is not finalized: C_Finalize ends all sessions in the process, and
+// its effect on calls under way is undefined (section 5.4); one of those may hang for ever. The
+// end of the process ends its sessions too.
 type Modules struct {
-	// secret is the key of the HMACs by which refused PINs are remembered.
+	// secret is the key of the HMACs of refused PINs.
 	secret [32]byte
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	modules map[string]*module
 }
 
@@ -50,12 +50,12 @@ type module struct {
 	starting    lock
 	initialized atomic.Bool
 
-	mu     sync.Mutex // guards what follows; not held in calls
+	mu     sync.Mutex // guards the fields below; not held in calls
 	tokens map[tokenID]*token
-	seen   map[string]bool // labels of tokens that have been there
+	seen   map[string]bool // labels of tokens that were present before
 }
 
-// load returns the module at path, loaded if it is not.
+// load returns the module at path, and loads it if necessary.
 func (m *Modules) load(path string) (*module, error) {
 	path, err := modulePath(path)
 	if err != nil {
@@ -76,8 +76,8 @@ func (m *Modules) load(path string) (*module, error) {
 	return loaded, nil
 }
 
-// modulePath returns the one path of a module, whatever links lead to it: the dynamic linker
-// loads it once too.
+// modulePath returns the real path of a module without symbolic links: the dynamic linker too loads
+// it only once.
 func modulePath(path string) (string, error) {
 	setting := []string{"module"}
 	if path == "" {
@@ -101,7 +101,7 @@ func modulePath(path string) (string, error) {
 	return resolved, nil
 }
 
-// slots returns all slots, of an initialized module.
+// slots returns all slots. It initializes the module if necessary.
 func (m *module) slots(ctx context.Context) ([]uint, error) {
 	if err := m.starting.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("waiting for the module to be initialized: %w", err)
@@ -113,7 +113,7 @@ func (m *module) slots(ctx context.Context) ([]uint, error) {
 		}
 	}
 	slots, err := m.lib.GetSlotList(false)
-	if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) { // somebody has finalized it
+	if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) { // other code has finalized it
 		if err := m.initialize(); err != nil {
 			return nil, err
 		}
@@ -122,7 +122,7 @@ func (m *module) slots(ctx context.Context) ([]uint, error) {
 	return slots, failure("C_GetSlotList", err)
 }
 
-// initialize has the module lock by what the operating system has, as many threads call it.
+// initialize makes the module use the locks of the operating system, as many threads call it.
 // Another Modules, or other code in this process, may have initialized it before.
 func (m *module) initialize() error {
 	err := m.lib.Initialize(p11.InitializeWithFlags(p11.CKF_OS_LOCKING_OK))
@@ -133,7 +133,7 @@ func (m *module) initialize() error {
 	return nil
 }
 
-// lock is a mutex that can be waited for with a context, as what it guards may hang.
+// lock is a mutex with a wait that a context can end, as calls under it may hang.
 type lock chan struct{}
 
 func newLock() lock { return make(lock, 1) }

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// maxOpenings is how many openings are under way in a module. Those that hang count until
+	// maxOpenings bounds the openings that are under way in a module. Those that hang count until
 	// they return, so that a module that hangs costs a bounded number of threads.
 	maxOpenings = 64
-	// settle is how long an opening whose ctx has ended may take to tell what it waited for.
+	// settle is how long an opening whose ctx has ended may take to return its error.
 	settle = 50 * time.Millisecond
 )
 
 // Open opens a key in a token: it loads the module, logs in and looks the key up. Errors have
 // the key paths ["module"], ["token"], ["pin_file"] and ["label"]. Calls of a module cannot be
-// interrupted; one that hangs is left alone when ctx ends.
+// interrupted; Open abandons a call that hangs when ctx ends.
 func (m *Modules) Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	module, err := m.moduleOf(cfg)
 	if err != nil {
@@ -53,7 +53,7 @@ func (m *Modules) Open(ctx context.Context, cfg Config) (signer.Key, error) {
 		case answers <- a:
 		case <-gone:
 			if a.err == nil {
-				_ = a.key.Close() // nobody has signed with it
+				_ = a.key.Close() // no caller has signed with it
 			}
 		}
 	}()
@@ -88,7 +88,7 @@ func (m *module) open(ctx context.Context, cfg Config) (_ signer.Key, err error)
 	return k, nil
 }
 
-// open returns the key that is configured, which takes the visit over.
+// open returns the configured key, which takes over the visit.
 func (v *visit) open(ctx context.Context) (*key, error) {
 	share, err := v.token.share(ctx)
 	if err != nil {
@@ -108,7 +108,7 @@ func (v *visit) open(ctx context.Context) (*key, error) {
 	return &key{visit: *v, how: how, handle: handle, busy: make(chan struct{}, maxSessions), finding: newLock()}, nil
 }
 
-// scheme is how a key signs.
+// scheme is the way a key signs.
 type scheme struct {
 	public    crypto.PublicKey
 	algorithm certs.SignatureAlgorithm

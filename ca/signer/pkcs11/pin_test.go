@@ -66,8 +66,8 @@ func paths(err error) (all []string) {
 	return all
 }
 
-// C_Login looks at no PIN while there is a login: the wrong one must be found all the same,
-// once, and without the end of the signatures that are made meanwhile.
+// C_Login checks no PIN while there is a login. A wrong PIN must be found nevertheless, once, and
+// without errors in the signatures meanwhile.
 func TestWrongPINWhileSigning(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	s := p.relied(t, modules)
@@ -114,8 +114,8 @@ func TestWrongPINWhileSigning(t *testing.T) {
 	}
 }
 
-// A configuration that is loaded again with a wrong PIN in the file leaves the one that was
-// loaded before as it is: its key is not opened anew, which would be by the same file.
+// A reload of the configuration with a wrong PIN in the file leaves the former configuration as it
+// is: its key is not opened again, which would use the same file.
 func TestWrongPINInTheFile(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	s, since := p.relied(t, modules), calls(t)
@@ -149,7 +149,7 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 	}
 }
 
-// A module may have another answer for a wrong PIN; what the token counts tells.
+// A module may answer otherwise to a wrong PIN; the flags of the token show it.
 func TestPINThatTheTokenCounts(t *testing.T) {
 	const functionFailed, vendor = "6", "80000001"
 	for name, test := range map[string]struct {
@@ -187,8 +187,8 @@ func TestPINChangedOnTheToken(t *testing.T) {
 	p.within(t, func(session p11.SessionHandle) {
 		must(t, softHSM.lib.SetPIN(session, p.pin, "s3cret and new"))
 	})
-	must(t, s.Prove(t.Context())) // the login is still good
-	open(t, modules, p.Config)    // and nobody asks for the PIN
+	must(t, s.Prove(t.Context())) // the login is still valid
+	open(t, modules, p.Config)    // and the module checks no PIN
 	p.pin = "s3cret and new"
 	must(t, os.WriteFile(p.PINFile, []byte(p.pin), 0o600))
 	open(t, modules, p.Config)
@@ -198,7 +198,7 @@ func TestPINChangedOnTheToken(t *testing.T) {
 	must(t, err)
 }
 
-// The PIN was changed on the token, and the file has a third one: neither is good.
+// The PIN was changed on the token, and the file has a third one: neither is valid.
 func TestNeitherPINIsGood(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
 	s := p.relied(t, modules)
@@ -250,7 +250,7 @@ func TestPINIsNotTriedWhereThatMayLock(t *testing.T) {
 	}
 }
 
-// Where one wrong PIN more locks the token, not even the former one is tried: it may have been
+// Where one more wrong PIN locks the token, not even the former PIN is tried: it may have been
 // changed.
 func TestFormerPINIsNotTriedWhereThatMayLock(t *testing.T) {
 	p, modules := faultyToken(t), pkcs11.NewModules()
@@ -269,7 +269,7 @@ func TestFormerPINIsNotTriedWhereThatMayLock(t *testing.T) {
 	must(t, s.Prove(t.Context()))
 }
 
-// Another Modules, or other code, is logged in: its PIN is not known, so that ours is tried.
+// Another Modules, or other code, has logged in: its PIN is unknown, so ours is tried.
 func TestSomebodyElseIsLoggedIn(t *testing.T) {
 	p, others, modules := faultyToken(t), pkcs11.NewModules(), pkcs11.NewModules()
 	theirs := p.relied(t, others)

@@ -13,12 +13,12 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// everybody is the weight of who needs the token alone.
+// everybody is the weight of exclusive use of the token.
 const everybody = 1 << 30
 
-// grace is how long who logs in anew waits for the calls under way. It is more than signatures
-// take, and less than an attempt of a signer.Signer at one, so that those who are kept waiting
-// meanwhile still get theirs.
+// grace is how long a new login waits for the calls under way. It is longer than a signature takes.
+// It is shorter than an attempt of a signer.Signer, so that callers that wait meanwhile still get
+// their signatures.
 const grace = 250 * time.Millisecond
 
 // share is the use of handles of private objects, which a logout voids.
@@ -27,7 +27,7 @@ type share struct {
 	login uint64 // see token.logins
 }
 
-// share waits while somebody logs out. share.end has to follow.
+// share waits during a logout. The caller must call share.end.
 func (t *token) share(ctx context.Context) (*share, error) {
 	if err := t.use.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("waiting for another login to end: %w", err)
@@ -39,8 +39,8 @@ func (t *token) share(ctx context.Context) (*share, error) {
 	return s, nil
 }
 
-// end gives the share back. It fails if the share was revoked: whatever came of the handles
-// meanwhile is worth nothing, as their numbers may have been given to other objects.
+// end returns the share. It fails if the share was revoked. Results from the handles are then
+// worthless, as their numbers may have been given to other objects.
 func (s *share) end() error {
 	s.token.mu.Lock()
 	_, held := s.token.shares[s]
@@ -53,7 +53,7 @@ func (s *share) end() error {
 	return nil
 }
 
-// revoke gives all shares back.
+// revoke takes all shares back.
 func (t *token) revoke() {
 	t.mu.Lock()
 	revoked := len(t.shares)
@@ -62,10 +62,10 @@ func (t *token) revoke() {
 	t.use.Release(int64(revoked))
 }
 
-// alone keeps everybody from using handles. Calls that have not returned after the grace lose
-// their shares: they may hang for ever, and the keys of the token could then never be opened
-// anew, nor a new PIN come into use, without a restart. One that was only slow is an attempt
-// lost. A call of ours that hangs keeps the token no longer than ctx.
+// alone excludes all users of handles. Calls that have not returned after the grace lose their
+// shares: if they hang for ever, the keys could otherwise not be opened again, nor a new PIN used,
+// without a restart. A call that was only slow loses one attempt. A call of ours that hangs keeps
+// the token no longer than ctx.
 func (t *token) alone(ctx context.Context) (release func(), err error) {
 	timer := time.AfterFunc(grace, t.revoke)
 	defer timer.Stop()
@@ -75,8 +75,8 @@ func (t *token) alone(ctx context.Context) (release func(), err error) {
 	return once(ctx, func() { t.use.Release(everybody) }), nil
 }
 
-// once returns a function that calls give, unless that was done when ctx ended: what is held
-// by a call that hangs is given to others.
+// once returns a function that calls give, unless the end of ctx has already done so: other calls
+// get what a hanging call holds.
 func once(ctx context.Context, give func()) func() {
 	give = sync.OnceFunc(give)
 	stop := context.AfterFunc(ctx, give)

@@ -20,20 +20,20 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/pkcs11"
 )
 
-// softHSM is the one that all tests share: SoftHSM reads its configuration from the process's
-// environment when it is initialized, and lives once in a process. Each test makes tokens of
-// its own in it, before it is parallel to others: SoftHSM aborts the process if two threads
-// list its slots after a token was made. Those that use the faulty module are never parallel.
+// softHSM is shared by all tests: SoftHSM reads its configuration from the process's environment
+// when it is initialized, and exists once in a process. Each test creates its tokens before it runs
+// in parallel: SoftHSM aborts the process if two threads list its slots after a new token. Tests
+// that use the faulty module are never parallel.
 var softHSM struct {
 	module  string // its path; "" if it is not installed
 	faulty  string // the path of testdata/faulty.c, compiled
-	control string // what the faulty module reads
-	calls   string // what it writes
+	control string // the file that the faulty module reads
+	calls   string // the file that it writes
 	lib     *p11.Ctx
 
-	tokens int // how many were made
+	tokens int // the number of tokens created
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	spare []string   // labels of tokens of tests that have ended
 }
 
@@ -116,13 +116,13 @@ func must(t testing.TB, errs ...error) {
 	}
 }
 
-// place is a token of a test's own.
+// place is a token of one test.
 type place struct {
 	pkcs11.Config
 	pin string
 }
 
-// slot finds the token, which has another slot whenever SoftHSM is initialized.
+// slot finds the token, whose slot changes whenever SoftHSM is initialized.
 func (p *place) slot(t testing.TB) uint {
 	t.Helper()
 	return slotWhere(t, func(info p11.TokenInfo) bool { return info.Label == p.Token })
@@ -143,7 +143,7 @@ func slotWhere(t testing.TB, fits func(p11.TokenInfo) bool) uint {
 	return 0
 }
 
-// newToken makes a token and a PIN file. Its Config names a key "ca", which is not made.
+// newToken creates a token and a PIN file. Its Config names a key "ca", which does not exist.
 func newToken(t testing.TB) *place {
 	t.Helper()
 	requireSoftHSM(t)
@@ -158,8 +158,8 @@ func newToken(t testing.TB) *place {
 	return p
 }
 
-// initialize makes a token that has no user PIN, anew of one that nobody needs any more: SoftHSM
-// is slow with many.
+// initialize creates a token without a user PIN. It reuses the token of a test that has ended:
+// SoftHSM is slow with many.
 func initialize(t testing.TB, label string) (slot uint) {
 	t.Helper()
 	softHSM.mu.Lock()
@@ -172,7 +172,7 @@ func initialize(t testing.TB, label string) (slot uint) {
 	}
 	slot = slotWhere(t, fits)
 	must(t, softHSM.lib.InitToken(slot, "security officer", label))
-	_, err := softHSM.lib.GetSlotList(true) // this makes the next free slot
+	_, err := softHSM.lib.GetSlotList(true) // this creates the next free slot
 	must(t, err)
 	t.Cleanup(func() {
 		softHSM.mu.Lock()
@@ -201,7 +201,7 @@ func (p *place) within(t testing.TB, do func(p11.SessionHandle)) {
 	must(t, softHSM.lib.CloseSession(session))
 }
 
-// pair makes a key pair. more are attributes of the private key.
+// pair generates a key pair. more are attributes of the private key.
 func (p *place) pair(t testing.TB, label string, id byte, mechanism uint, public *p11.Attribute, more ...*p11.Attribute) {
 	t.Helper()
 	common := []*p11.Attribute{p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_LABEL, label), p11.NewAttribute(p11.CKA_ID, []byte{id})}
@@ -240,18 +240,18 @@ func open(t testing.TB, m *pkcs11.Modules, cfg pkcs11.Config) signer.Key {
 	return key
 }
 
-// misbehave has the faulty module do as lines say, until mend is called.
+// misbehave makes the faulty module do as lines say, until the caller calls mend.
 func misbehave(t testing.TB, lines ...string) (mend func()) {
 	t.Helper()
-	// Renamed, so that the module never reads half of it.
+	// The rename ensures that the module never reads half of it.
 	must(t, os.WriteFile(softHSM.control+".new", []byte(strings.Join(lines, "\n")+"\n"), 0o600), os.Rename(softHSM.control+".new", softHSM.control))
 	mend = sync.OnceFunc(func() { must(t, os.RemoveAll(softHSM.control)) })
 	t.Cleanup(mend)
 	return mend
 }
 
-// calls returns a function that returns what the faulty module has written since calls: the
-// answers to C_Login, and "hangs".
+// calls returns a function that returns what the faulty module has written since: the answers to
+// C_Login, and "hangs".
 func calls(t testing.TB) func() []string {
 	t.Helper()
 	read := func() []string {
@@ -263,7 +263,7 @@ func calls(t testing.TB) func() []string {
 	return func() []string { return read()[before:] }
 }
 
-// tells demands an error that holds wants and not the PIN.
+// tells checks that err holds wants and not the PIN.
 func (p *place) tells(t testing.TB, err error, wants ...string) {
 	t.Helper()
 	if err == nil {

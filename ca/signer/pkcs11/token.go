@@ -20,45 +20,45 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// tokenID is what a token keeps when its slot changes.
+// tokenID identifies a token even if its slot changes.
 type tokenID struct{ manufacturer, model, serial, label string }
 
-// token is a token, and who is logged in to it.
+// token is a token and the state of its login.
 type token struct {
 	lib    *p11.Ctx
 	secret []byte
-	// use is held by those who use handles of private objects (shares), and with the weight of
-	// everybody by who logs out, which voids them.
+	// use is held by calls that use handles of private objects (shares). A logout, which voids
+	// them, holds it with the weight of everybody.
 	use *semaphore.Weighted
-	// changing is held by who changes the login. A C_Login that hangs keeps it until it
-	// returns, since nobody knows what the token makes of the PIN.
+	// changing is held during a change of the login. A C_Login that hangs keeps it until it
+	// returns, since the token's answer to the PIN is unknown.
 	changing lock
 
-	mu sync.Mutex // guards what follows; not held in calls
+	mu sync.Mutex // guards the fields below; not held in calls
 	// shares are those that have neither ended nor been revoked.
 	shares map[*share]struct{}
-	// users is how many keys are open or being opened; the PIN is kept until there are none.
+	// users counts the keys that are open or being opened; the PIN is kept while it is not 0.
 	users int
-	// pin is the one with which the process has logged in; nil if this package has not.
+	// pin is the PIN of the process's login; nil if this package has not logged in.
 	pin []byte
-	// doubted is a login that the module believes in and the token does not seem to.
+	// doubted is set if the module reports a login that the token may have lost.
 	doubted bool
-	// logins counts: handles of private objects are void after the login in which they were
-	// found (section 5.6, C_Logout), and their numbers may have been given to others.
+	// logins counts the logins. Handles of private objects are void after the login in which they
+	// were found (section 5.6, C_Logout). Their numbers may have been given to other objects.
 	logins uint64
-	// since is the first login after all sessions had ended: those of earlier ones are void.
+	// since is the first login after all sessions had ended: sessions of earlier ones are void.
 	since uint64
-	// refused are the PINs that the token has refused and never taken since, by their HMACs.
+	// refused holds the HMACs of the PINs that the token has refused and never accepted since.
 	refused map[string]refusal
 }
 
-// refusal is the file that the PIN was in. again is whether it was the second time.
+// refusal holds the file of the PIN. again is whether this is the second refusal.
 type refusal struct {
 	file  pinFile
 	again bool
 }
 
-// pinFile is a file and when it was written.
+// pinFile is a file and the time of its last write.
 type pinFile struct {
 	path    string
 	written time.Time
@@ -99,16 +99,16 @@ func (m *module) find(ctx context.Context, label string) (*token, uint, error) {
 	}
 }
 
-// tokensThere are the tokens that are not the one that is wanted.
+// tokensThere describes the tokens with other labels.
 type tokensThere struct {
 	labels []string
 	blank  int   // not initialized
 	silent int   // slots that are empty or do not answer
-	failed error // of the last one of these
+	failed error // the last one's error
 }
 
-// missing is the error of a token that is not there. It may come back if it was there before,
-// or if it may be the one in a slot that does not answer; else its label is wrong.
+// missing returns the error for a missing token. The error is transient if the token was present
+// before, or may be in a slot that does not answer. Otherwise its label is wrong.
 func (m *module) missing(label string, there tokensThere) error {
 	slices.Sort(there.labels)
 	err := fmt.Errorf("no token is labelled %q", label)
@@ -136,7 +136,7 @@ func (m *module) missing(label string, there tokensThere) error {
 	return keypath.Errorf([]string{"token"}, "%w", err)
 }
 
-// token returns what is known of a token.
+// token returns the known state of a token.
 func (m *module) token(info p11.TokenInfo) *token {
 	id := tokenID{info.ManufacturerID, info.Model, info.SerialNumber, info.Label}
 	m.mu.Lock()
@@ -150,7 +150,7 @@ func (m *module) token(info p11.TokenInfo) *token {
 	return known
 }
 
-// enter counts a user. The PIN is kept until the last one leaves.
+// enter counts a user. The PIN is kept until the last user leaves.
 func (t *token) enter() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,13 +165,13 @@ func (t *token) leave() {
 	}
 }
 
-// forget overwrites the PIN. Copies that the C library got are freed, and not overwritten.
+// forget overwrites the PIN. Copies in the C library are freed, but not overwritten.
 func (t *token) forget() {
 	clear(t.pin)
 	t.pin = nil
 }
 
-// loggedIn notes with which PIN.
+// loggedIn records a login with pin.
 func (t *token) loggedIn(pin []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -181,7 +181,7 @@ func (t *token) loggedIn(pin []byte) {
 	t.logins++
 }
 
-// loggedOut voids all handles, and returns the PIN that was good so far; nil if none is known.
+// loggedOut voids all handles, and returns the former PIN; nil if none is known.
 func (t *token) loggedOut() (pin []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,22 +191,22 @@ func (t *token) loggedOut() (pin []byte) {
 	return pin
 }
 
-// sessionsEnded notes that nobody is logged in any more, so that there is no session left of
-// those who were.
+// sessionsEnded records that there is no login any more, so that all sessions of earlier logins
+// have ended.
 func (t *token) sessionsEnded() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.since = t.logins + 1
 }
 
-// keepsSessionsOf tells whether sessions of a login are still good.
+// keepsSessionsOf reports whether sessions of a login are still valid.
 func (t *token) keepsSessionsOf(login uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return login >= t.since
 }
 
-// trusts tells whether the process has logged in with pin, as far as is known, and whether that
+// trusts reports whether the process has logged in with pin, as far as is known, and whether that
 // is in doubt.
 func (t *token) trusts(pin []byte) (trusted, doubted bool) {
 	t.mu.Lock()
@@ -214,8 +214,8 @@ func (t *token) trusts(pin []byte) (trusted, doubted bool) {
 	return t.pin != nil && hmac.Equal(t.pin, pin), t.doubted
 }
 
-// doubt has the next one who opens a key find out whether the login is good, if nobody has
-// logged in since the one in which the doubt arose.
+// doubt makes the next opening of a key check the login, unless there has been another login since
+// the doubt arose.
 func (t *token) doubt(login uint64) { t.setDoubted(login, true) }
 
 // believe ends the doubt.
@@ -229,7 +229,7 @@ func (t *token) setDoubted(login uint64, doubted bool) {
 	}
 }
 
-// login returns the number of the login that is valid now.
+// login returns the number of the current login.
 func (t *token) login() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -242,7 +242,7 @@ func (t *token) mac(pin []byte) string {
 	return string(h.Sum(nil))
 }
 
-// refuse remembers that the token has refused pin.
+// refuse records that the token has refused pin.
 func (t *token) refuse(pin []byte, file pinFile) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -251,9 +251,9 @@ func (t *token) refuse(pin []byte, file pinFile) {
 	t.refused[mac] = refusal{file, again}
 }
 
-// hasRefused tells whether pin is not to be tried: the token has refused it, and its file was
-// not written since. Who writes it may have set the token to this PIN, but it may also be a
-// program that does so every minute, so that it is tried once more and never a third time.
+// hasRefused reports whether pin must not be tried: the token has refused it, and its file was not
+// written since. The writer may have set the token to this PIN, but may also be a program that
+// writes every minute. So pin is tried once more, and never a third time.
 func (t *token) hasRefused(pin []byte, file pinFile) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
