@@ -2,8 +2,8 @@
 
 // Package mayflytest is a keyless world in a test: an OpenID provider, a certificate
 // authority that speaks the protocol of sigstore's Fulcio, a Certificate Transparency log, a
-// timestamp authority, a Rekor v2 log and a TUF mirror, all real, on one loopback port, and
-// gone when the test ends. It is for people who write clients:
+// timestamp authority, a Rekor v2 log and a TUF mirror. All are real, use one loopback port, and
+// stop with the test. The package is for tests of clients:
 //
 //	world := mayflytest.New(t)
 //	token := world.Token("alice@example.com")
@@ -23,13 +23,13 @@ import (
 
 // World is a running world. It is safe for concurrent use.
 type World struct {
-	// URL is the certificate authority's, for REST and, on the same port, gRPC; it has no
-	// slash at the end.
+	// URL is the certificate authority's URL, for REST and, on the same port, gRPC; it has no slash at
+	// the end.
 	URL string
-	// IssuerURL is whose ID tokens the authority trusts; it is a whole OpenID provider, with
+	// IssuerURL is the URL of the issuer that the authority trusts, a complete OpenID provider with
 	// the authorization-code flow.
 	IssuerURL string
-	// TimestampURL takes RFC 3161 timestamp requests.
+	// TimestampURL is the URL for RFC 3161 timestamp requests.
 	TimestampURL string
 	// RekorURL is the base URL of the Rekor v2 log.
 	RekorURL string
@@ -44,10 +44,10 @@ type World struct {
 	tufRoot       []byte
 }
 
-// startLimit is how long a world may take to be ready; it takes a fraction of a second.
+// startLimit is how long a world may take to be ready; usually it takes a fraction of a second.
 const startLimit = 30 * time.Second
 
-// New starts a world that ends with the test. What goes wrong ends the test.
+// New starts a world that stops with the test. Any error fails the test.
 func New(t testing.TB) *World {
 	t.Helper()
 	log := &output{}
@@ -66,7 +66,7 @@ func New(t testing.TB) *World {
 	if err := errors.Join(errs[:]...); err != nil {
 		t.Fatalf("starting mayfly: %v", errors.Join(err, world.Close(t.Context())))
 	}
-	// The test's own context ends before its cleanups, in which clients may still ask.
+	// The test's own context ends before its cleanups, in which clients may still send requests.
 	ctx, stop := context.WithCancel(context.Background())
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() { done <- world.Run(ctx, func() { close(ready) }) }()
@@ -90,16 +90,16 @@ func New(t testing.TB) *World {
 	return w
 }
 
-// Token returns an ID token for the audience sigstore that names email, verified, and is good
+// Token returns an ID token for the audience sigstore with the verified address email. It is valid
 // for ten minutes.
 func (w *World) Token(email string) string {
 	w.t.Helper()
 	return w.TokenWith(map[string]any{"email": email})
 }
 
-// TokenWith returns an ID token with these claims, which encoding/json encodes. iss, aud, iat,
-// exp, and where there is an email, sub and email_verified, are filled in where they are
-// absent; a claim with the value nil stays absent.
+// TokenWith returns an ID token with these claims, which encoding/json encodes. It adds iss, aud,
+// iat and exp if they are absent, and, where there is an email, sub and email_verified. A claim
+// with the value nil stays absent.
 func (w *World) TokenWith(claims map[string]any) string {
 	w.t.Helper()
 	token, err := w.world.Token(claims)
@@ -118,7 +118,7 @@ func (w *World) SigningConfig() []byte { return bytes.Clone(w.signingConfig) }
 // TUFRoot is the root of trust with which clients of TUFMirror begin.
 func (w *World) TUFRoot() []byte { return bytes.Clone(w.tufRoot) }
 
-// output keeps what the world logs.
+// output stores the log of the world.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

@@ -68,7 +68,7 @@ func TestACertificate(t *testing.T) {
 	}
 }
 
-// Two worlds in one process know nothing of each other, and end with their tests.
+// Two worlds in one process are independent, and stop with their tests.
 func TestWorldsAreTheirOwn(t *testing.T) {
 	t.Parallel()
 	var urls []string

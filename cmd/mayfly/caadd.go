@@ -103,7 +103,7 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 	}
 	if f.root.dir != "" {
 		if err := editor.CheckAdd(entry); err != nil {
-			return err // before a key is made for nothing
+			return err // before it creates a key for nothing
 		}
 		made, err := f.make(c, editor, entry.ID)
 		if err != nil {
@@ -116,7 +116,7 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 	}
 	result, err := editor.Add(c.Context(), entry)
 	if err != nil {
-		if f.root.dir != "" { // nothing of what was made is of use, or known to anybody
+		if f.root.dir != "" { // no other file or set uses what was created
 			err = errors.Join(err, os.RemoveAll(filepath.Dir(entry.Chain)))
 		}
 		return f.signer.key.Stays(err)
@@ -150,7 +150,7 @@ func (f *addFlags) entry(editor caset.Editor, id string) (entry config.CASetAuth
 	return entry, err
 }
 
-// make makes the authority in a folder beside the set.
+// make creates the authority in a folder beside the set.
 func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (result *ceremony.AuthorityResult, err error) {
 	parent, err := f.root.parent()
 	if err != nil {

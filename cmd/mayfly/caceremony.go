@@ -89,7 +89,7 @@ func (p *planner) root() rootFolder {
 	return rootFolder{p.cfg.Root.Folder, p.cfg.Root.PasswordFile}
 }
 
-// read reads all files that the plan names but keys.
+// read reads all files that the plan names except keys.
 func (p *planner) read(planFile string) error {
 	content, err := os.ReadFile(planFile)
 	if err != nil {
@@ -152,7 +152,7 @@ func (p *planner) certificate(cfg config.CeremonyCertificate) (planned ceremony.
 	return planned, err
 }
 
-// look opens the keys that are there, and tells of all that cannot be opened.
+// look opens the keys that exist, and returns the errors of all that it cannot open.
 func (p *planner) look(ctx context.Context, keys keys) error {
 	if p.plan.Parent != nil {
 		if err := p.root().open(ctx, keys, p.plan.Parent); err != nil {

@@ -70,8 +70,8 @@ would not load the set, or a log would refuse its certificates.`,
 	return c
 }
 
-// departures reports where a chain is not what mayfly itself would make, and which kinds of name it
-// excludes. A server loads it.
+// departures reports where a chain differs from what mayfly itself would create, and which kinds of
+// name it excludes. A server loads it nevertheless.
 func departures(loaded *caset.Loaded, now time.Time) (warnings []error) {
 	for _, m := range loaded.Set.Members() {
 		if unusable, err := m.Chain.Trial(now); err == nil {

@@ -78,8 +78,8 @@ service it must be there (docs/signers.md).`,
 	return c
 }
 
-// readPassword returns the content of a file without the newline at its end; nil for no
-// file.
+// readPassword returns the content of a file without the newline at its end; nil if no file is
+// named.
 func readPassword(c *cobra.Command, name string) ([]byte, error) {
 	if name == "" {
 		return nil, nil

@@ -28,13 +28,13 @@ type setFlags struct {
 	force, asJSON bool
 }
 
-// readFlags adds what names the set.
+// readFlags adds the flag that names the set.
 func (f *setFlags) readFlags(c *cobra.Command) {
 	c.Flags().StringVar(&f.set, "set", "", "the CA set: ca.yaml, or the folder that holds it (default: ca.set of --config, else ca.yaml here)")
 	c.Flags().StringVar(&f.config, "config", "", "the server's configuration file, whose ca.set is meant")
 }
 
-// editFlags adds what an edit needs besides.
+// editFlags adds the other flags of an edit.
 func (f *setFlags) editFlags(c *cobra.Command) {
 	f.readFlags(c)
 	c.Flags().DurationVar(&f.minimumLead, "minimum-lead", ca.PublicationLead, "how long an authority must be published before it signs")
@@ -114,7 +114,7 @@ func parseTime(flag, text string) (time.Time, error) {
 	return t, nil
 }
 
-// subjectOr is subject with what it lacks taken from the parent's organization and a name.
+// subjectOr completes subject with the parent's organization and a common name.
 func subjectOr(subject ceremony.Subject, parent *x509.Certificate, name string) ceremony.Subject {
 	if subject.Organization == "" && len(parent.Subject.Organization) > 0 {
 		subject.Organization = parent.Subject.Organization[0]

@@ -72,7 +72,7 @@ the root signs it and after. No network is used.`,
 	return c
 }
 
-// signRequest has the root in a folder sign.
+// signRequest signs with the root in a folder.
 func signRequest(c *cobra.Command, root rootFolder, config ceremony.SignRequestConfig) (chain []byte, intermediate *x509.Certificate, err error) {
 	if config.Parent, err = root.parent(); err != nil {
 		return nil, nil, err
@@ -87,7 +87,7 @@ func signRequest(c *cobra.Command, root rootFolder, config ceremony.SignRequestC
 	return chain, intermediate, err
 }
 
-// writeNew writes a public file that must not be there.
+// writeNew writes a public file that must not exist yet.
 func writeNew(name string, content []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {

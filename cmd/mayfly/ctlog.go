@@ -38,7 +38,7 @@ there are several. docs/ctlog.md explains how such a log is run.`,
 	return c
 }
 
-// ctlogFlags say which log is meant.
+// ctlogFlags select a log.
 type ctlogFlags struct{ configFile, name string }
 
 func (f *ctlogFlags) add(c *cobra.Command) {
@@ -46,15 +46,15 @@ func (f *ctlogFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.name, "name", "", "the log's name, where there are several")
 }
 
-// configuredLog is a log's settings, and where they stand.
+// configuredLog is a log's settings, and their place in the file.
 type configuredLog struct {
 	embedded.Config
 	file *config.Server
 	path []string
 }
 
-// explain says where in the file a wrong setting is. What was found in the log itself is no
-// matter of the file.
+// explain adds the place in the file to an error about a setting. An error about the log itself has
+// no place in the file.
 func (l *configuredLog) explain(err error) error {
 	if errors.As(err, new(*keypath.Error)) {
 		return l.file.Explain(keypath.Prefix(err, l.path...))
@@ -62,7 +62,7 @@ func (l *configuredLog) explain(err error) error {
 	return err
 }
 
-// log returns the log that is meant.
+// log returns the selected log.
 func (f *ctlogFlags) log() (*configuredLog, error) {
 	if f.configFile == "" {
 		return nil, usageError{errors.New("--config is demanded: it has the log's settings")}

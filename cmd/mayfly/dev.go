@@ -61,8 +61,8 @@ Whoever can reach it can sign as anybody. It listens on loopback only. %s
 `, keys)
 }
 
-// printWorld says that the world is ready, and what to paste. Without the root's checksum,
-// cosign warns.
+// printWorld prints that the world is ready, and the commands to paste. Without the root's
+// checksum, cosign warns.
 func printWorld(out io.Writer, w *devworld.World, root [sha256.Size]byte) {
 	printable.Fprintf(out, `ready: %[1]s
 

@@ -30,11 +30,12 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-// hostile is what a terminal obeys or hides: an escape sequence in 7 and in 8 bits, a carriage
+// hostile is text that a terminal obeys or hides: an escape sequence in 7 and in 8 bits, a carriage
 // return, changes of direction, invisible characters, and a line that this program seems to write.
 const hostile = "a\x1b[2J\u009b31m\rb\u202ec\u2066d\u200be\ufeff\u2028\U000e0041\tf\nFORGED line"
 
-// hostileName is what of it names in leaf certificates can hold: no control characters.
+// hostileName is the part of it that a name in a leaf certificate can contain: no control
+// characters.
 const hostileName = "b\u202ec\u2066d\u200be\ufeff\u2028\U000e0041f"
 
 // command runs a command line and returns what it prints, which must be harmless.
@@ -152,7 +153,7 @@ func TestForeignAnswersAreEscaped(t *testing.T) {
 				{"token", "--url", server.URL}, {"trusted-root", "--url", server.URL}, {"signing-config", "--url", server.URL},
 			} {
 				if args[0] != "request" && status == 200 {
-					continue // the answer is a document, whose lines are its own
+					continue // the answer is a document, and it may have several lines
 				}
 				if code, out, _ := command(t, token, args...); code != 1 || out != "" {
 					t.Errorf("%s, %d, %q: exit code %d, %q", name, status, args, code, out)

@@ -25,7 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// maxInput bounds what a command reads of a file or standard input.
+// maxInput bounds how much a command reads from a file or standard input.
 const maxInput = 1 << 20
 
 func inspectCommand() *cobra.Command {
@@ -113,7 +113,7 @@ func firstCertificate(data []byte) (*x509.Certificate, error) {
 	return nil, errors.New("no PEM certificate found; give the file that holds the chain, leaf first")
 }
 
-// report is a certificate in a person's and a program's words. Its JSON keys are stable.
+// report is a certificate, for people and for programs. Its JSON keys are stable.
 type report struct {
 	SubjectAlternativeName reportSAN         `json:"subjectAlternativeName"`
 	Extensions             map[string]string `json:"extensions"`

@@ -19,17 +19,17 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
-// commandTimeout bounds what a command does with keys that lie elsewhere, once for all.
+// commandTimeout bounds, in total, what a command does with keys outside this machine's files.
 const commandTimeout = 2 * time.Minute
 
-// keys opens the keys of one command, and has them made. The process ends soon, and with it
-// what is open.
+// keys opens the keys of one command, and creates missing ones. The process stops soon, and with it
+// closes the keys.
 type keys struct {
 	ring *keyring.Ring
-	err  io.Writer // of warnings
+	err  io.Writer // receives warnings
 }
 
-// withKeys has do open keys and use them, for as long as a command may take.
+// withKeys calls do, which may open keys and use them for up to commandTimeout.
 func withKeys(c *cobra.Command, ring *keyring.Ring, do func(context.Context, keys) error) error {
 	ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 	defer cancel()
@@ -42,13 +42,13 @@ func (k keys) warn(warnings ...error) {
 	}
 }
 
-// newExternal is a key that nobody has looked for yet.
+// newExternal is a key before the first attempt to open it.
 func newExternal(named config.Signer) *ceremony.ExternalKey {
 	return &ceremony.ExternalKey{Where: whereIs(named), Block: named.Flow}
 }
 
-// look opens the key that named names, or notes that it would be made, which the ceremony does
-// once nothing else is wrong. place says of errors and warnings where they belong.
+// look opens the key that named names. If it does not exist, the ceremony creates it later, once
+// nothing else is wrong. place adds the place to errors and warnings.
 func (k keys) look(ctx context.Context, named config.Signer, key *ceremony.ExternalKey, place func(error) error) (warnings []error, err error) {
 	opened, warnings, err := k.ring.Open(ctx, named)
 	for i := range warnings {
@@ -85,7 +85,7 @@ func (k keys) lookAll(ctx context.Context, flags ...*signerFlag) error {
 	return errors.Join(errs...)
 }
 
-// whereIs says for people where a key is. It tells no secret.
+// whereIs describes for people where a key is. It contains no secret.
 func whereIs(named config.Signer) string {
 	switch {
 	case named.PKCS11 != nil:

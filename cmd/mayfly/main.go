@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command mayfly is a keyless certificate authority and its tools. Each command stands in
-// a file of its own and is thin: flags, exit codes, words.
+// Command mayfly is a keyless certificate authority and its tools. Each command is in a file of its
+// own and is thin: flags, exit codes, messages.
 package main
 
 import (
@@ -24,14 +24,14 @@ import (
 
 func main() {
 	embedded.RouteTesseraLogs(slog.New(app.CallerLines(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))))
-	// What gRPC logs by itself is that a client has gone; errors are returned to their callers.
+	// gRPC itself logs only that clients have disconnected; callers receive errors.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	ctx, hurry := stopSignals()
 	os.Exit(run(ctx, os.Args[1:], stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, hurry: hurry}))
 }
 
-// stopSignals returns a context that the first SIGINT or SIGTERM ends, and a channel that the
-// second one closes. The third ends the process at once.
+// stopSignals returns a context that the first SIGINT or SIGTERM cancels, and a channel that the
+// second one closes. The third stops the process at once.
 func stopSignals() (context.Context, <-chan struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	hurry := make(chan struct{})
@@ -49,15 +49,15 @@ func stopSignals() (context.Context, <-chan struct{}) {
 	return ctx, hurry
 }
 
-// stdio is what a command reads and writes, and what makes it stop sooner.
+// stdio is the input and output of a command, and the channel that shortens its shutdown.
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
 	hurry    <-chan struct{} // nil for never
 }
 
-// run runs one command line and returns its exit code: 0 for success, 1 for an error that
-// it has printed, 2 for a command line that it does not understand.
+// run runs one command line and returns its exit code: 0 for success, 1 for an error that it has
+// printed, 2 for a command line that is invalid.
 func run(ctx context.Context, args []string, std stdio) int {
 	root := &cobra.Command{
 		Use:   "mayfly",
@@ -73,8 +73,8 @@ of direction, invisible ones.`,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	// Certificates, tokens and servers' answers are text of others. No command writes it to a
-	// terminal but through these two.
+	// Certificates, tokens and servers' answers contain untrusted text. Every command writes it to a
+	// terminal through these two writers.
 	out, errOut := printable.NewWriter(std.out), printable.NewWriter(std.err)
 	defer func() { _, _ = out.Close(), errOut.Close() }()
 	root.SetArgs(args)
@@ -96,7 +96,7 @@ of direction, invisible ones.`,
 	return 0
 }
 
-// usageError is a command line that cannot be understood.
+// usageError is an invalid command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }

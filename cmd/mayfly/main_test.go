@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"mayfly": main})
 }
 
-// TestCommands runs the transcripts in testdata: what a person types, and what comes back.
+// TestCommands runs the transcripts in testdata: what an operator types, and the output.
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
@@ -43,7 +43,7 @@ func TestCommands(t *testing.T) {
 	})
 }
 
-// world makes a provider, a log and the files of a CA in $WORK/world, with one token in
+// world creates a provider, a log and the files of a CA in $WORK/world, with one token in
 // world/token, and sets REST, GRPC, OPS, OTHER and DEV to free addresses.
 func world(ts *testscript.TestScript, _ bool, _ []string) {
 	dir := ts.MkAbs("world")
@@ -58,8 +58,8 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("world/token-for-another-audience"), []byte(other), 0o600))
 	for _, name := range []string{"REST", "GRPC", "OPS", "OTHER", "DEV"} {
-		// On an address of which nothing else here has ports, so that nobody takes this one before
-		// mayfly has it; where there is none, the test may fail, and says so.
+		// Nothing else here uses ports of this address, so no other process takes this port before
+		// mayfly. Where the address does not exist, the test may fail, and the failure states it.
 		for given := true; given; {
 			l, err := net.Listen("tcp", "127.0.0.2:0")
 			if err != nil || name == "DEV" { // a development world has the host of its --listen in its files
@@ -73,10 +73,10 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// portsGiven are the addresses that a transcript has had: none is given twice.
+// portsGiven are the addresses that transcripts have received: none is given twice.
 var portsGiven sync.Map
 
-// useSet makes the world's configuration name the CA set in the place of the key file.
+// useSet replaces the key file in the world's configuration by the CA set.
 func useSet(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 0 {
 		ts.Fatalf("usage: useset")
@@ -92,8 +92,8 @@ func useSet(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(name, []byte(strings.Join(lines, "")), 0o600))
 }
 
-// publicSet copies the CA set of the folder FROM to the folder TO, without its keys, and makes
-// the world's configuration name that one.
+// publicSet copies the CA set of the folder FROM to the folder TO, without its keys, and makes the
+// world's configuration name the copy.
 func publicSet(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: publicset FROM TO")
@@ -113,7 +113,7 @@ func publicSet(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(name, []byte(strings.ReplaceAll(ts.ReadFile(name), "set: ca/ca.yaml", "set: "+filepath.Join(to, "ca.yaml"))), 0o600))
 }
 
-// breakChain empties the chain of the one authority in a CA's folder.
+// breakChain empties the chain of the only authority in a CA's folder.
 func breakChain(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: breakchain DIR")
@@ -140,7 +140,7 @@ func embed(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]+"/embedded.yaml"), []byte(before), 0o600))
 }
 
-// waitMetric asks for metrics until a line matches.
+// waitMetric polls metrics until a line matches.
 func waitMetric(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: waitmetric URL PATTERN")
@@ -168,7 +168,7 @@ func waitMetric(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// hold sends half a request to an address, and leaves it there until the transcript ends.
+// hold sends half a request to an address, and keeps the connection until the transcript stops.
 func hold(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: hold ADDRESS")
@@ -178,11 +178,11 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { _ = conn.Close() })
 	_, err = io.WriteString(conn, "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n")
 	ts.Check(err)
-	_, err = io.ReadFull(conn, make([]byte, 10)) // the server waits for the body now
+	_, err = io.ReadFull(conn, make([]byte, 10)) // the server now waits for the body
 	ts.Check(err)
 }
 
-// waitClosed connects to an address until that is refused.
+// waitClosed connects to an address until the connection is refused.
 func waitClosed(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: waitclosed ADDRESS")
@@ -197,7 +197,7 @@ func waitClosed(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Fatalf("%s still accepts connections", args[0])
 }
 
-// waitReady asks for readiness until the server of the URL is ready.
+// waitReady polls readiness until the server of the URL is ready.
 func waitReady(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: waitready URL")

@@ -23,7 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// tokenVariable is where sigstore's clients look for an ID token too.
+// tokenVariable is also where sigstore's clients look for an ID token.
 const tokenVariable = "SIGSTORE_ID_TOKEN"
 
 // requestOptions are the flags of `mayfly request`.
@@ -63,7 +63,7 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if o.url == "" || o.keyFile == "" {
 		return usageError{errors.New("--url and --key are demanded; see mayfly request --help")}
 	}
-	// A certificate that is logged and then lost to a file that exists helps nobody.
+	// Checked first: otherwise a certificate would be logged and then lost because the file exists.
 	if _, err := os.Lstat(o.keyFile); err == nil {
 		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
 	}
@@ -105,8 +105,8 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	return os.WriteFile(o.certificateFile, []byte(chain), 0o644)
 }
 
-// requestCertificate asks, and refuses an answer with a leaf for another key. It returns the
-// certificates without the text around them, since a person may show the file on a terminal.
+// requestCertificate requests a certificate, and refuses an answer with a leaf for another key. It
+// returns the certificates without the text around them, since the file may be shown on a terminal.
 func requestCertificate(ctx context.Context, ca *client.Client, req client.Request) (*client.Certificate, error) {
 	certificate, err := ca.SigningCertificate(ctx, req)
 	if err != nil {
@@ -172,8 +172,8 @@ func newKey(kind string) (crypto.Signer, error) {
 	}
 }
 
-// writeKey writes a private key to a file that only its owner can read, and that was not
-// there before: overwriting a key is never what a person wants.
+// writeKey writes a private key to a new file that only its owner can read. It never overwrites a
+// key.
 func writeKey(name string, key crypto.Signer) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// rootFolder is a root as mayfly ca init leaves it: root.pem, and key.pem and, unless a
-// password file is named, pass; or signer.yaml, which names where its key is.
+// rootFolder is a root as mayfly ca init creates it: root.pem, and key.pem and, unless a password
+// file is named, pass; or signer.yaml, which names where its key is.
 type rootFolder struct{ dir, passwordFile string }
 
 func (r rootFolder) in(name string) string { return filepath.Join(r.dir, name) }
@@ -33,7 +33,7 @@ func (r rootFolder) check() error {
 	return nil
 }
 
-// parent reads the root's chain, and leaves its key alone.
+// parent reads the root's chain, and does not open its key.
 func (r rootFolder) parent() (ceremony.Parent, error) {
 	data, err := os.ReadFile(r.in("root.pem"))
 	if err != nil {
@@ -46,7 +46,7 @@ func (r rootFolder) parent() (ceremony.Parent, error) {
 	return ceremony.Parent{Chain: chain.Certificates}, nil
 }
 
-// open opens the key of parent. What it signs is bounded by ctx.
+// open opens the key of parent. ctx bounds the signatures of the key.
 func (r rootFolder) open(ctx context.Context, keys keys, parent *ceremony.Parent) error {
 	named, err := r.signer()
 	if err != nil {

@@ -35,7 +35,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 			if file == "" {
 				return usageError{errors.New("--config is demanded; see mayfly serve --help")}
 			}
-			signal.Ignore(syscall.SIGHUP) // who sends it wants files read again, and must not end the server
+			signal.Ignore(syscall.SIGHUP) // SIGHUP asks some servers to reload files; it must not stop this one
 			collectLess()
 			return app.Serve(c.Context(), app.Options{
 				ConfigFile: file,
@@ -50,13 +50,13 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 	return c
 }
 
-// gcPercent lets the heap grow to five times what lives before it is collected. So little
-// lives in a server (about 10 MiB) that Go's default collects it dozens of times a second
-// under load, for an eighth of all its time; this way it stays below 100 MiB all the same.
+// gcPercent lets the heap grow to five times the live memory before a collection. A server has so
+// little live memory (about 10 MiB) that Go's default collects dozens of times a second under load,
+// which takes an eighth of all CPU time. With gcPercent it still stays below 100 MiB.
 const gcPercent = 400
 
-// memoryLimit is the size of the process from which on memory is collected more often than
-// gcPercent says: what an attack keeps alive must not be multiplied by five.
+// memoryLimit is the size of the process above which memory is collected more often than gcPercent
+// requires: memory that an attack keeps alive must not be multiplied by five.
 const memoryLimit = 192 << 20
 
 // collectLess sets gcPercent and memoryLimit, unless the operator has set GOGC or GOMEMLIMIT.

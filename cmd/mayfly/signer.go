@@ -43,7 +43,7 @@ read the same CA set, and take up changes of it by themselves.`,
 			if err := new(slog.Level).UnmarshalText([]byte(options.Log.Level)); err != nil || options.Log.Format != "json" && options.Log.Format != "text" {
 				return usageError{errors.New("--log-level is debug, info, warn or error, and --log-format json or text")}
 			}
-			signal.Ignore(syscall.SIGHUP) // as mayfly serve
+			signal.Ignore(syscall.SIGHUP) // as in mayfly serve
 			collectLess()
 			options.LogOutput, options.Version = c.ErrOrStderr(), version()
 			options.Set = setFile(options.Set)
@@ -61,8 +61,8 @@ read the same CA set, and take up changes of it by themselves.`,
 	return c
 }
 
-// inSet names the set's file in mistakes that are put down to the setting by which a server,
-// which has a file of settings, names it.
+// inSet replaces ca.set by the name of the set's file in mistakes. A server attributes them to that
+// setting, and this command has no settings file.
 func inSet(set string, err error) error {
 	mistakes, ok := err.(config.Mistakes)
 	if !ok {
@@ -77,7 +77,7 @@ func inSet(set string, err error) error {
 	return mistakes
 }
 
-// userIDs returns the numbers of users, each given by name or by number.
+// userIDs returns the IDs of users, each given by name or by number.
 func userIDs(users []string) (ids []uint32, err error) {
 	for _, name := range users {
 		text := name

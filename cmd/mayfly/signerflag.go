@@ -15,13 +15,13 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// signerFlag is a flag that names a key that lies elsewhere.
+// signerFlag is a flag that names a key outside the key file.
 type signerFlag struct {
 	name, value string
 	flags       *pflag.FlagSet
 
 	named config.Signer
-	key   *ceremony.ExternalKey // of parse; nil where the flag is not given
+	key   *ceremony.ExternalKey // set by parse; nil where the flag is not given
 }
 
 func (f *signerFlag) add(flags *pflag.FlagSet, name, usage string) {
@@ -29,11 +29,11 @@ func (f *signerFlag) add(flags *pflag.FlagSet, name, usage string) {
 	flags.StringVar(&f.value, name, "", usage+`, as behind "signer:" in ca.yaml: '{pkcs11: {module: …, token: …, label: …, pin_file: …}}', or @FILE that holds it`)
 }
 
-// given tells whether the flag is there, be it empty: a key that a script meant to be elsewhere
-// must not be made in a file.
+// given reports whether the flag is set, even to an empty value: if a script means a key elsewhere,
+// the command must not create it in a file.
 func (f *signerFlag) given() bool { return f.flags.Changed(f.name) }
 
-// excludes refuses other flags beside this one: what they say of a key in a file would be
+// excludes refuses other flags beside this one: they describe a key in a file, and would be
 // ignored.
 func (f *signerFlag) excludes(others ...string) error {
 	var errs []error
@@ -45,7 +45,7 @@ func (f *signerFlag) excludes(others ...string) error {
 	return errors.Join(errs...)
 }
 
-// parse reads what the flag names, and opens nothing.
+// parse parses the value of the flag, and opens nothing.
 func (f *signerFlag) parse() (err error) {
 	if !f.given() {
 		return nil
@@ -63,5 +63,5 @@ func (f *signerFlag) parse() (err error) {
 	return err
 }
 
-// place says of which flag err is.
+// place adds the name of the flag to err.
 func (f *signerFlag) place(err error) error { return fmt.Errorf("--%s: %w", f.name, err) }

@@ -19,8 +19,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/kms/kmstest"
 )
 
-// softHSM returns where SoftHSM2's module is, in the places where ca/signer/pkcs11 looks too;
-// "" for nowhere.
+// softHSM returns the path of SoftHSM2's module, from the places that ca/signer/pkcs11 searches
+// too; "" if there is none.
 func softHSM() string {
 	for _, path := range []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so"} {
 		if _, err := os.Stat(path); err == nil {
@@ -52,7 +52,7 @@ func TestSignerCommands(t *testing.T) {
 		Dir: "testdata/signers",
 		Setup: func(env *testscript.Env) error {
 			conf, tokens := filepath.Join(env.WorkDir, "softhsm2.conf"), filepath.Join(env.WorkDir, "tokens")
-			module := filepath.Join(env.WorkDir, "softhsm2.so") // where files of a transcript find it
+			module := filepath.Join(env.WorkDir, "softhsm2.so") // a path that the files of a transcript can name
 			env.Setenv("MODULE", module)
 			env.Setenv("SOFTHSM2_CONF", conf)
 			env.Setenv("VAULT_ADDR", vault.URL())

@@ -55,7 +55,7 @@ are numbers, a name given twice is a list, and an empty value leaves the claim o
 	f := c.Flags()
 	f.StringVar(&world, "url", "http://"+devworld.DefaultListen, "the running mayfly dev")
 	f.StringVar(&email, "email", "", "who to be (default: "+devworld.DefaultEmail+", unless --claim sub=… names somebody)")
-	// An array, not a slice: values may hold commas.
+	// An array, not a slice: values may contain commas.
 	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
 	return c
 }
@@ -65,8 +65,8 @@ const (
 	maxFetched   = 4 << 20
 )
 
-// fetch gets a document from a running instance. Where there is none at that path, the error
-// ends in absent.
+// fetch gets a document from a running instance. If there is none at that path, the error ends in
+// absent.
 func fetch(ctx context.Context, base, path string, query url.Values, absent string) ([]byte, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {

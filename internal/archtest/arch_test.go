@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package archtest holds the direction of imports as a test: arrows run one way, from cmd
-// through server and ca to identity, oidc, proof, ctlog and certs.
+// Package archtest tests the direction of imports: from cmd through server and ca to identity,
+// oidc, proof, ctlog and certs, never back.
 package archtest
 
 import (
@@ -19,7 +19,7 @@ const module = "github.com/mayfly-ca/mayfly/"
 // vocabulary may be imported by every package.
 var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable", "internal/textfile"}
 
-// allowed says which packages of ours a folder, and what is below it, may import outside
+// allowed states which packages of this module a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
 var allowed = map[string][]string{
 	"certs":              {},
@@ -58,14 +58,14 @@ var allowed = map[string][]string{
 	"test/siege":         {"*"},
 }
 
-// onlyFor says who alone may import a package.
+// onlyFor lists the only importers of a package.
 var onlyFor = map[string][]string{
 	"config":             {"internal/app", "cmd"},
 	"oidc/provider":      {"internal/testca", "internal/demo", "internal/devworld", "cmd"},
 	"internal/app":       {"internal/testca", "internal/demo", "internal/devworld", "cmd"},
 	"internal/trustroot": {"internal/app", "internal/devworld", "cmd"},
 	"internal/devworld":  {"mayflytest", "cmd"},
-	// They bring package testing.
+	// They import package testing.
 	"ca/signer/signertest":  {"ca/signer/kms/kmstest"},
 	"ca/signer/kms/kmstest": {},
 }
@@ -129,7 +129,7 @@ func checkPackage(t *testing.T, p listed) {
 	}
 }
 
-// roomOf returns the longest folder of the table that folder is in.
+// roomOf returns the longest folder of the table that contains folder.
 func roomOf(folder string) (room string) {
 	for candidate := range allowed {
 		if below(folder, candidate) && len(candidate) > len(room) {

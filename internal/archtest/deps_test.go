@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What each build tag of internal/app/keyring brings, and no binary without it has.
+// The modules that each build tag of internal/app/keyring adds. No binary without the tag has them.
 var signerModules = map[string][]string{
 	"pkcs11":     {"github.com/miekg/pkcs11"},
 	"awskms":     {"github.com/aws/", "github.com/sigstore/sigstore/pkg/signature/kms/aws"},
@@ -18,8 +18,8 @@ var signerModules = map[string][]string{
 	"hashivault": {"github.com/hashicorp/vault", "github.com/sigstore/sigstore/pkg/signature/kms/hashivault"},
 }
 
-// dependencies are the packages that go into the binary, with "cgo" behind those of ours and
-// of modules that need it.
+// dependencies are the packages that go into the binary, with "cgo" behind the packages of this
+// module and of others that need it.
 func dependencies(t *testing.T, tags string) []string {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", tags, "-f", "{{.ImportPath}}{{if and .CgoFiles (not .Standard)}} cgo{{end}}", "./cmd/mayfly")
@@ -40,8 +40,8 @@ func from(packages, modules []string) (found []string) {
 	return found
 }
 
-// The default binary is free of cgo and of every signer that nobody asked for; each tag brings
-// its own and nobody else's.
+// The default binary has no cgo and no signer of a build tag; each tag adds its own modules and no
+// others.
 func TestBinaryHoldsOnlyTheSignersAskedFor(t *testing.T) {
 	t.Parallel()
 	for _, tag := range []string{"", "pkcs11", "awskms", "gcpkms", "azurekms", "hashivault"} {

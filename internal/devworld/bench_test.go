@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// BenchmarkReady is the time from nothing to a world that answers, fresh keys included, and the longest of all.
+// BenchmarkReady is the time from the start to a world that answers, including fresh keys, and the
+// longest of all.
 func BenchmarkReady(b *testing.B) {
 	var slowest time.Duration
 	for b.Loop() {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package devworld is the whole keyless world in one process, for development: an OpenID
-// provider with a sign-in page that believes everybody, a CA with an embedded Certificate
-// Transparency log, a timestamp authority, a Rekor v2 log, and a TUF mirror that tells
-// clients of all of them. The CA is the one of `mayfly serve`, built from files by package
-// internal/app; what this package adds is served by it below /dev/.
+// Package devworld is a complete keyless world in one process, for development: an OpenID provider
+// with a sign-in page that accepts any name, a CA with an embedded Certificate Transparency log, a
+// timestamp authority, a Rekor v2 log, and a TUF mirror that publishes all of them to clients. The
+// CA is the one of `mayfly serve`, built from files by package internal/app. It serves the
+// additions of this package below /dev/.
 //
-// Package main uses it for `mayfly dev`, package mayflytest for tests; nothing that serves
-// production may.
+// Package main uses it for `mayfly dev`, package mayflytest for tests. No production server may use
+// it.
 package devworld
 
 import (
@@ -30,10 +30,10 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// DefaultListen is where a world listens unless it is told otherwise.
+// DefaultListen is the address on which a world listens by default.
 const DefaultListen = "127.0.0.1:5555"
 
-// Where the world's services are, below its URL.
+// The paths of the world's services, below its URL.
 const (
 	providerPath  = "/dev/oidc"
 	tokenPath     = "/dev/token"
@@ -44,17 +44,17 @@ const (
 
 // Config is a world.
 type Config struct {
-	// Dir keeps the world between runs; "" for a temporary directory that goes with it.
+	// Dir keeps the world between runs; "" for a temporary directory that is removed at the end.
 	Dir string
 	// Listen is a loopback address with a port, 0 for a free one; "" for DefaultListen.
 	Listen string
-	// CertificateLifetime is how long certificates are good, from 1m to 60m; 0 for 10m.
+	// CertificateLifetime is the lifetime of certificates, from 1m to 60m; 0 for 10m.
 	CertificateLifetime time.Duration
-	// LogOutput gets the server's log at LogLevel (debug, info, warn, error; "" for error);
-	// nil for none.
+	// LogOutput receives the server's log at LogLevel (debug, info, warn, error; "" for error); nil
+	// for none.
 	LogOutput io.Writer
 	LogLevel  string
-	// Version is the program's.
+	// Version is the program's version.
 	Version string
 }
 
@@ -67,11 +67,11 @@ type World struct {
 	provider *provider.Provider
 	rekor    *rekor.Log
 	app      *app.App
-	undo     []func(context.Context) error // run by close, the last first
+	undo     []func(context.Context) error // close calls them, the last first
 }
 
-// New makes a world, or carries on the one in Config.Dir, and listens. Run has to follow, or
-// Close.
+// New creates a world, or reuses the one in Config.Dir, and listens. The caller must call Run or
+// Close afterwards.
 func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if cfg.Listen == "" {
 		cfg.Listen = DefaultListen
@@ -98,7 +98,7 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// The directory before the port: a mistake in it is the one that matters.
+	// The directory before the port: a mistake in the directory is the more important one.
 	if err := w.claim(host); err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// RS256, since cosign takes a token of another algorithm in --identity-token for a file.
+	// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
 	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: files.providerKey})
 	if err != nil {
 		return nil, fmt.Errorf("making the OpenID provider: %w", err)
@@ -128,7 +128,7 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	return w, w.publish(files)
 }
 
-// claim takes the world's directory, so that no other process uses it.
+// claim locks the world's directory, so that no other process uses it.
 func (w *World) claim(host string) error {
 	if w.dir = w.config.Dir; w.dir == "" {
 		dir, err := os.MkdirTemp("", "mayfly-dev-")
@@ -142,7 +142,7 @@ func (w *World) claim(host string) error {
 	if err != nil {
 		return err
 	}
-	if w.config.Dir != "" { // a temporary one is new, and this process's
+	if w.config.Dir != "" { // a temporary one is new, and this process owns it
 		if dir, err = ownDir(dir); err != nil {
 			return err
 		}
@@ -159,8 +159,8 @@ func (w *World) claim(host string) error {
 	return nil
 }
 
-// loopbackHost returns the host of an address, which must be loopback: whoever reaches a
-// world can be anybody.
+// loopbackHost returns the host of an address, which must be loopback: any client that reaches a
+// world can have any identity.
 func loopbackHost(address string) (string, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -183,7 +183,7 @@ func (w *World) listen(host string) (err error) {
 		}
 		return nil
 	})
-	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the one that was free, for 0
+	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the port that was free, for 0
 	if err != nil {
 		return err
 	}
@@ -191,7 +191,7 @@ func (w *World) listen(host string) (err error) {
 	return nil
 }
 
-// publish puts what clients have to know into the TUF mirror.
+// publish writes what clients must know into the TUF mirror.
 func (w *World) publish(files *files) error {
 	trustedRoot, err := w.TrustedRoot()
 	if err != nil {
@@ -206,13 +206,13 @@ func (w *World) publish(files *files) error {
 	}, time.Now())
 }
 
-// handler serves what lies below /dev/, which has been cut off.
+// handler serves the paths below /dev/. The prefix has been removed.
 func (w *World) handler(files *files) http.Handler {
 	below := func(path string) string { return strings.TrimPrefix(path, "/dev") }
 	mux := http.NewServeMux()
 	mux.HandleFunc(below(providerPath)+"/", func(rw http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
-		r.URL.Path = "/dev" + r.URL.Path // the provider knows its whole path
+		r.URL.Path = "/dev" + r.URL.Path // the provider expects the complete path
 		w.provider.ServeHTTP(rw, r)
 	})
 	mux.Handle(below(tokenPath), tokenHandler(w.provider))
@@ -222,7 +222,7 @@ func (w *World) handler(files *files) http.Handler {
 	return guard(below(providerPath)+provider.AuthorizationPath, mux)
 }
 
-// Run serves until ctx ends, and then ends everything. It calls ready once the world answers.
+// Run serves until ctx ends, and then stops everything. It calls ready once the world answers.
 func (w *World) Run(ctx context.Context, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -239,7 +239,7 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 	return errors.Join(err, w.Close(ctx))
 }
 
-// awaitReady asks the world whether it is ready until it is.
+// awaitReady polls the world until it is ready.
 func (w *World) awaitReady(ctx context.Context) error {
 	client := &http.Client{Transport: &http.Transport{}} // no proxy
 	defer client.CloseIdleConnections()
@@ -267,7 +267,7 @@ func (w *World) awaitReady(ctx context.Context) error {
 // closeTimeout is how long the logs may take to publish their last entries.
 const closeTimeout = 15 * time.Second
 
-// Close ends a world that does not run. It can be called again.
+// Close closes a world that does not run. It can be called again.
 func (w *World) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()

@@ -56,7 +56,7 @@ func run(t *testing.T, cfg Config) (w *World, stop func()) {
 	return w, stop
 }
 
-// get returns what url answers with, and wants a status.
+// get returns the answer of url, and requires a status.
 func get(t *testing.T, url string, status int) string {
 	t.Helper()
 	response, err := http.Get(url)
@@ -97,7 +97,7 @@ func TestAWorldIsWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	request.Host = "evil.example" // a name that its owner lets point here
+	request.Host = "evil.example" // the owner of this name may point it to this machine
 	response, err := http.DefaultClient.Do(request)
 	if err != nil || response.StatusCode != http.StatusForbidden {
 		t.Errorf("under another name: %v, %v", response.Status, err)
@@ -110,7 +110,7 @@ func TestAWorldIsWhole(t *testing.T) {
 	}
 }
 
-// target downloads a target as a client does that has nothing but the first root.
+// target downloads a target as a client does that has only the first root.
 func target(t *testing.T, w *World, root []byte, name string) []byte {
 	t.Helper()
 	dir := t.TempDir()
@@ -137,7 +137,7 @@ func target(t *testing.T, w *World, root []byte, name string) []byte {
 	return content
 }
 
-// With --dir, what clients trusted before is trusted after a restart, at another port too.
+// With --dir, what clients trusted before is trusted after a restart, also at another port.
 func TestADirectoryKeepsTheWorld(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "world")

@@ -20,26 +20,26 @@ import (
 	"strings"
 )
 
-// markerFile tells that a directory is a development world's.
+// markerFile marks a directory as a development world's.
 const markerFile = ".mayfly-dev"
 
-// format is the version of what lies in the directory.
+// format is the version of the directory's content.
 const format = 1
 
 // marker is the content of markerFile.
 type marker struct {
 	Format int `json:"format"`
-	// Host is where the world listens. Its Rekor log bears this name, and verifiers want a
-	// log's name to be the host of its URL.
+	// Host is where the world listens. Its Rekor log has this name, and verifiers require a log's name
+	// to be the host of its URL.
 	Host string `json:"host"`
 	Note string `json:"note"`
 }
 
 const markerNote = "A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."
 
-// claimDir makes dir a development world's, or finds that it is one. Anything else in it is
-// left alone: keys of a production CA must never be taken for a toy's, nor a toy's be put
-// beside them.
+// claimDir makes an empty dir a development world's, or checks that it is one. It refuses any other
+// directory. Keys of a production CA and of a development world must never be mistaken for each
+// other, nor be in one directory.
 func claimDir(dir, host string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -68,7 +68,7 @@ func claimDir(dir, host string) error {
 	return nil
 }
 
-// strangerError says what is in a directory that is not ours.
+// strangerError describes the content of a directory that is not a development world's.
 func strangerError(dir string, entries []fs.DirEntry) error {
 	for _, e := range entries {
 		name := strings.ToLower(e.Name())
@@ -88,8 +88,8 @@ func writeMarker(dir, host string) error {
 	return os.WriteFile(filepath.Join(dir, markerFile), append(content, '\n'), 0o600)
 }
 
-// loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM, which is made if it is not
-// there.
+// loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM. It creates the key if the file
+// does not exist.
 func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (key K, err error) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

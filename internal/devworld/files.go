@@ -24,7 +24,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 )
 
-// What lies in a world's directory, beside the marker and the lock.
+// The files in a world's directory, beside the marker and the lock.
 const (
 	caFolder     = "ca"
 	ctFolder     = "ctlog"
@@ -44,7 +44,7 @@ const (
 // ctName is the name of the embedded log.
 const ctName = "dev"
 
-// files is what has been made of a directory, or found in it.
+// files is what was created in a directory, or found in it.
 type files struct {
 	config      string
 	tufDir      string
@@ -54,11 +54,11 @@ type files struct {
 	rekor       *rekor.Log
 }
 
-// makeFiles makes what the directory lacks, and writes the settings anew: they say the
-// address.
+// makeFiles creates the missing files of the directory. It writes the settings again, since they
+// contain the address.
 func (w *World) makeFiles(ctx context.Context) (*files, error) {
 	f := &files{config: filepath.Join(w.dir, settingsFile), tufDir: filepath.Join(w.dir, tufFolder)}
-	// An RSA key takes longer than all the rest together.
+	// An RSA key takes longer than all the others together.
 	var provider errgroup.Group
 	provider.Go(func() (err error) {
 		f.providerKey, err = loadOrMakeKey(filepath.Join(w.dir, providerKey), newRSA)
@@ -71,8 +71,8 @@ func (w *World) makeFiles(ctx context.Context) (*files, error) {
 	return f, w.writeSettings(chain, authority, tlog)
 }
 
-// makeServices makes everything but the provider's key. It returns the path of the CA's
-// chain, and the entries of the timestamp authority and the Rekor log in the trusted root.
+// makeServices creates everything except the provider's key. It returns the path of the CA's chain,
+// and the entries of the timestamp authority and the Rekor log in the trusted root.
 func (w *World) makeServices(ctx context.Context, f *files) (chain string, authority, tlog json.RawMessage, err error) {
 	key := func(name string) *ecdsa.PrivateKey {
 		k, e := loadOrMakeKey(filepath.Join(w.dir, name), newP256)
@@ -128,7 +128,7 @@ func (w *World) makeCTLog(ctx context.Context) error {
 	return nil
 }
 
-// ctOrigin never changes, whereas the address may.
+// ctOrigin never changes, but the address may.
 const ctOrigin = "mayfly.invalid/ctlog/" + ctName
 
 // openRekor returns the log's entry in the trusted root.

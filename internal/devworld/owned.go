@@ -12,11 +12,11 @@ import (
 	"syscall"
 )
 
-// ownDir creates dir where it is missing, and checks it: only this process's user, and root, can
-// change what is in it or which directory its name means, and no link leads out of it. What
-// writes below dir afterwards, libraries included, then follows no link of another user. This
-// precedes every other access, since a name that another user chose may block or lead elsewhere.
-// It returns dir without symbolic links.
+// ownDir creates dir if it is missing, and checks it. Only this process's user, and root, can
+// change its content or which directory its name means, and no link leads out of it. Later writes
+// below dir, also by libraries, then follow no link of another user. The check precedes every other
+// access, since a name that another user chose may block or lead elsewhere. It returns dir without
+// symbolic links.
 func ownDir(dir string) (string, error) {
 	err := checkPath(dir, maxLinks)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -52,7 +52,7 @@ func checkTree(dir string) error {
 			info, err = entry.Info()
 		}
 		if errors.Is(err, fs.ErrNotExist) && name != dir {
-			return nil // another mayfly dev renames its files: the lock will show it
+			return nil // another mayfly dev renames its files: the lock will report it
 		}
 		if err == nil {
 			err = checkOwner(name, info)
@@ -63,7 +63,7 @@ func checkTree(dir string) error {
 		if err != nil {
 			return err
 		}
-		if name == dir { // what is in a directory that others cannot enter has the mode of some umask
+		if name == dir { // the umask decides the mode of files in a directory that others cannot enter
 			private = info.Mode().Perm()&0o077 == 0
 		}
 		if !inside {

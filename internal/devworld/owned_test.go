@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestRefusesDirectoriesThatOthersCanChange prepares what another user, or an archive of theirs,
-// can put in the way. Nothing outside of the directory may be created or changed.
+// TestRefusesDirectoriesThatOthersCanChange prepares obstacles that another user, or an archive of
+// theirs, can create. Nothing outside of the directory may be created or changed.
 func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 	t.Parallel()
 	const host = "127.0.0.1"
@@ -28,8 +28,8 @@ func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 	}
 	world := func(dir string) error { return errors.Join(os.MkdirAll(dir, 0o755), writeMarker(dir, host)) }
 	for name, test := range map[string]struct {
-		// prepare makes the directory, which is named "own/world" below base, at dir; victim is a
-		// file that exists beside it.
+		// prepare creates the directory, which is named "own/world" below base, at dir; victim is a file
+		// that exists beside it.
 		prepare func(t *testing.T, base, dir, victim string) error
 		want    string // "" where it starts
 	}{
@@ -106,7 +106,7 @@ func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 		"another's link": {func(t *testing.T, base, dir, _ string) error {
 			return errors.Join(os.Mkdir(filepath.Join(base, "real"), 0o700), os.Mkdir(filepath.Dir(dir), 0o755), os.Symlink("../real", dir), another(t, dir))
 		}, "belongs to user 65534"},
-		// The target of dir ends in "..", after a link to a directory below another's.
+		// The target of dir ends in "..", after a link to a directory below another user's.
 		"a link out of another's": {func(t *testing.T, base, dir, _ string) error {
 			theirs := filepath.Join(base, "theirs")
 			return errors.Join(os.MkdirAll(filepath.Join(base, "world"), 0o700), os.MkdirAll(filepath.Join(theirs, "world"), 0o700), os.Mkdir(filepath.Join(theirs, "sub"), 0o755),

@@ -8,16 +8,16 @@ import (
 	"path/filepath"
 )
 
-// URL is the world's, without a slash at the end: REST and gRPC of the CA.
+// URL is the world's URL, without a slash at the end: REST and gRPC of the CA.
 func (w *World) URL() string { return w.url }
 
-// IssuerURL is whose ID tokens the CA trusts.
+// IssuerURL is the URL of the issuer that the CA trusts.
 func (w *World) IssuerURL() string { return w.url + providerPath }
 
-// TokenURL is where scripts get ID tokens.
+// TokenURL is the URL at which scripts get ID tokens.
 func (w *World) TokenURL() string { return w.url + tokenPath }
 
-// TimestampURL takes timestamp requests.
+// TimestampURL is the URL for timestamp requests.
 func (w *World) TimestampURL() string { return w.url + timestampPath }
 
 // RekorURL is the base URL of the Rekor v2 log.
@@ -37,7 +37,7 @@ func (w *World) TrustedRoot() ([]byte, error) { return w.app.Instance().TrustedR
 // SigningConfig is signing_config.v0.2.json.
 func (w *World) SigningConfig() ([]byte, error) { return w.app.Instance().SigningConfig() }
 
-// Token returns an ID token with claims; what a person's token has is added where it is
+// Token returns an ID token with claims. It adds the other claims of a person's token if they are
 // absent.
 func (w *World) Token(claims map[string]any) (string, error) {
 	all := make(map[string]any)

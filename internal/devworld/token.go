@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// DefaultEmail is who a token is for that nobody was named for.
+// DefaultEmail is the address in a token for which the caller named none.
 const DefaultEmail = "you@example.com"
 
 // tokenHandler mints a token for scripts: GET /dev/token?email=…&<claim>=….
@@ -46,9 +46,9 @@ func tokenHandler(p *provider.Provider) http.Handler {
 	})
 }
 
-// claimsOf turns a query into claims. A value is text, as most claims are; true and false are
-// booleans, what begins like a JSON object or array is one, the claims that are times are
-// numbers, a name that comes twice is a list, and an empty value leaves the claim out.
+// claimsOf turns a query into claims. A value is text by default; true and false are booleans, what
+// begins like a JSON object or array is one, the claims that are times are numbers, a name that
+// occurs twice is a list, and an empty value omits the claim.
 func claimsOf(query url.Values) (map[string]any, error) {
 	claims := make(map[string]any)
 	for name, values := range query {
@@ -97,7 +97,7 @@ func claimOf(name, value string) (any, error) {
 	}
 }
 
-// complete adds what a person's token has: an address, that it was verified, and a subject.
+// complete adds the claims of a person's token: an address, that it was verified, and a subject.
 func complete(claims map[string]any) map[string]any {
 	_, hasEmail := claims["email"]
 	_, hasSubject := claims["sub"]

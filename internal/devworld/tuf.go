@@ -16,15 +16,15 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// How long TUF metadata is good. The root is made once; the rest anew at each start.
+// The lifetimes of TUF metadata. The root is created once; the rest again at each start.
 const (
 	tufRootLifetime = 10 * 365 * 24 * time.Hour
 	tufLifetime     = 365 * 24 * time.Hour
 )
 
-// writeTUF makes, or carries on, a TUF repository in dir whose targets are the given files.
-// One key signs all four roles, and snapshots are consistent. A repository that exists keeps
-// its root, so that clients that trust it still do, and gets newer versions of the rest.
+// writeTUF creates, or updates, a TUF repository in dir with the given files as targets. One key
+// signs all four roles, and snapshots are consistent. An existing repository keeps its root, so
+// that its clients still trust it, and gets newer versions of the rest.
 func writeTUF(dir string, key crypto.Signer, targets map[string][]byte, now time.Time) error {
 	signer, err := signature.LoadSigner(key, crypto.SHA256)
 	if err != nil {
@@ -62,14 +62,14 @@ func writeTUF(dir string, key crypto.Signer, targets map[string][]byte, now time
 	timestamp := metadata.Timestamp(expires)
 	timestamp.Signed.Version = version
 	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(version)
-	// The timestamp last: until then the repository is what it was.
+	// The timestamp last: until then clients see the old repository.
 	return errors.Join(
 		signTUF(list, signer, filepath.Join(dir, fmt.Sprintf("%d.targets.json", version))),
 		signTUF(snapshot, signer, filepath.Join(dir, fmt.Sprintf("%d.snapshot.json", version))),
 		signTUF(timestamp, signer, filepath.Join(dir, "timestamp.json")))
 }
 
-// nextTUFVersion is one more than the repository's, or 1 if there is none.
+// nextTUFVersion is one more than the repository's version, or 1 if there is no repository.
 func nextTUFVersion(dir string) (int64, error) {
 	timestamp, err := metadata.Timestamp().FromFile(filepath.Join(dir, "timestamp.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -92,7 +92,7 @@ func writeTUFRoot(dir string, key crypto.Signer, signer signature.Signer, now ti
 			return fmt.Errorf("adding the TUF key: %w", err)
 		}
 	}
-	// Clients ask for N.root.json; people give root.json to `cosign initialize --root`.
+	// Clients request N.root.json; people pass root.json to `cosign initialize --root`.
 	return errors.Join(
 		signTUF(root, signer, filepath.Join(dir, "1.root.json")),
 		root.ToFile(filepath.Join(dir, "root.json"), false))

@@ -19,7 +19,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// algorithms are the signatures that the log takes, by the names of protobuf-specs.
+// algorithms are the signature algorithms that the log accepts, by the names of protobuf-specs.
 func algorithms() (*signature.AlgorithmRegistryConfig, error) {
 	return signature.NewAlgorithmRegistryConfig([]common.PublicKeyDetails{
 		common.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256,
@@ -32,8 +32,7 @@ func algorithms() (*signature.AlgorithmRegistryConfig, error) {
 	})
 }
 
-// parseRequest reads a CreateEntryRequest and returns the entry that it asks for, its
-// signatures verified.
+// parseRequest reads a CreateEntryRequest and returns its entry, with verified signatures.
 func parseRequest(body []byte) (*rekorpb.Entry, error) {
 	var request rekorpb.CreateEntryRequest
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &request); err != nil {
@@ -100,7 +99,7 @@ func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmR
 
 const maxSignatures = 16
 
-// verifySignature verifies a signature over signed as that of a hashedrekord is verified.
+// verifySignature verifies a signature over signed by the rules for a hashedrekord.
 func verifySignature(signed []byte, s *rekorpb.Signature, permitted *signature.AlgorithmRegistryConfig) error {
 	details, err := signature.GetAlgorithmDetails(s.GetVerifier().GetKeyDetails())
 	if err != nil {
@@ -116,7 +115,7 @@ func verifySignature(signed []byte, s *rekorpb.Signature, permitted *signature.A
 	return err
 }
 
-// canonical is what is logged of an entry: its JSON by RFC 8785.
+// canonical is the logged form of an entry: its JSON by RFC 8785.
 func canonical(entry *rekorpb.Entry) ([]byte, error) {
 	text, err := protojson.Marshal(entry)
 	if err != nil {

@@ -119,7 +119,7 @@ func serve(w http.ResponseWriter, contentType string, content []byte, err error)
 	}
 }
 
-// refuse answers in the shape of a gRPC gateway.
+// refuse answers in the form of a gRPC gateway.
 func refuse(w http.ResponseWriter, status int, code codes.Code, message string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

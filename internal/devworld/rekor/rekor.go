@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rekor is a transparency log for signatures with the API of Rekor v2, for a
-// development world: verifiers that insist on such a log find one. It is kept by Tessera's
-// POSIX driver in one directory. Nothing guards it against being restored from a backup, and
-// it stops nobody who sends too much: it is no production.
+// Package rekor is a transparency log for signatures with the API of Rekor v2, for a development
+// world: some verifiers require such a log. Tessera's POSIX driver stores it in one directory.
+// Nothing protects it against a restore from a backup, and it has no rate limit. It is not for
+// production.
 //
 // Only package internal/devworld may import it.
 package rekor
@@ -30,12 +30,12 @@ import (
 	"github.com/transparency-dev/merkle/proof"
 )
 
-// Config is a log.
+// Config is the configuration of a log.
 type Config struct {
-	// Dir is the log's directory, which is made if it does not exist.
+	// Dir is the log's directory, which is created if it does not exist.
 	Dir string
-	// Origin is the name in checkpoints. Verifiers expect the host, without port, of the URL
-	// that the trusted root has for the log.
+	// Origin is the name in checkpoints. Verifiers expect the host, without port, of the URL that the
+	// trusted root has for the log.
 	Origin string
 	// Key is the log's key, ECDSA P-256.
 	Key *ecdsa.PrivateKey
@@ -43,8 +43,8 @@ type Config struct {
 
 const (
 	batchAge = 10 * time.Millisecond
-	// checkpointInterval is the least that the driver takes. It is most of the time that a
-	// signer waits.
+	// checkpointInterval is the shortest that the driver accepts. It is most of the time that a signer
+	// waits.
 	checkpointInterval = 100 * time.Millisecond
 	pollInterval       = 10 * time.Millisecond
 )
@@ -117,8 +117,8 @@ func (l *Log) add(ctx context.Context, entry []byte) (*included, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	// The awaiter knows no context while it waits, and none of it resolves after the log
-	// has been closed.
+	// The awaiter ignores contexts while it waits, and none of its calls resolves after the log has
+	// been closed.
 	result := make(chan published, 1)
 	go func() {
 		index, checkpoint, err := l.awaiter.Await(ctx, l.appender.Add(ctx, tessera.NewEntry(entry)))
@@ -138,7 +138,7 @@ func (l *Log) add(ctx context.Context, entry []byte) (*included, error) {
 	return l.prove(ctx, entry, p.index.Index, p.checkpoint)
 }
 
-// prove builds the inclusion proof in the tree of checkpoint, which is ours and fresh.
+// prove builds the inclusion proof in the tree of checkpoint, which this log has just signed.
 func (l *Log) prove(ctx context.Context, entry []byte, index uint64, checkpoint []byte) (*included, error) {
 	lines := bytes.SplitN(checkpoint, []byte("\n"), 3) // origin, size, the rest
 	if len(lines) < 3 {

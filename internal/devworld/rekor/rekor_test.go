@@ -54,7 +54,7 @@ func open(t *testing.T, dir string, key *ecdsa.PrivateKey) *Log {
 	return l
 }
 
-// signed returns content's signature with a new key, which the verifier is.
+// signed returns content's signature with a new key, together with the key as the verifier.
 func signed(t testing.TB, content []byte) *rekorpb.Signature {
 	t.Helper()
 	key := newKey(t)
@@ -176,7 +176,7 @@ func TestEntriesAreIncluded(t *testing.T) {
 	}
 	all.Wait()
 
-	// A log that is opened again carries on.
+	// A log that is opened again continues.
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -13,17 +13,17 @@ import (
 	"github.com/digitorus/timestamp"
 )
 
-// jsonRequest is a timestamp request as sigstore-js sends it: a form of sigstore's timestamp
-// authority, of which RFC 3161 knows nothing.
+// jsonRequest is a timestamp request as sigstore-js sends it: a format of sigstore's timestamp
+// authority that RFC 3161 does not define.
 type jsonRequest struct {
-	// ArtifactHash is the hash of what is timestamped.
+	// ArtifactHash is the hash of the timestamped artifact.
 	ArtifactHash  []byte   `json:"artifactHash"`
 	HashAlgorithm string   `json:"hashAlgorithm"`
 	Nonce         *big.Int `json:"nonce"`
 	Certificates  bool     `json:"certificates"`
 }
 
-// maxJSON keeps a nonce, which is a decimal, from costing much.
+// maxJSON bounds the cost of parsing a nonce, which is a decimal.
 const maxJSON = 1 << 10
 
 // parseRequest reads a request in DER or, if its content type says so, in JSON. The answer is

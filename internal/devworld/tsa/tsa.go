@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tsa is an RFC 3161 timestamp authority for a development world: it says what time
-// this machine believes it is, with a key that lies on its disk.
+// Package tsa is an RFC 3161 timestamp authority for a development world: it certifies the time of
+// this machine's clock, with a key on its disk.
 //
 // Only package internal/devworld may import it.
 package tsa
@@ -46,8 +46,8 @@ func New(chain []*x509.Certificate, key *ecdsa.PrivateKey, now func() time.Time)
 
 const lifetime = 10 * 365 * 24 * time.Hour
 
-// NewChain returns a new chain, DER: a certificate for key, and its root, whose own key is
-// forgotten.
+// NewChain returns a new chain, DER: a certificate for key, and its root. The root's own key is
+// discarded.
 func NewChain(key *ecdsa.PrivateKey, now time.Time) ([][]byte, error) {
 	rootKey, err := ecdsa.GenerateKey(key.Curve, rand.Reader)
 	if err != nil {
@@ -72,7 +72,7 @@ func NewChain(key *ecdsa.PrivateKey, now time.Time) ([][]byte, error) {
 	}
 	leaf := template("mayfly development timestamps")
 	leaf.KeyUsage = x509.KeyUsageDigitalSignature
-	// RFC 3161, section 2.3: timeStamping alone, and critical, which crypto/x509 never makes it.
+	// RFC 3161, section 2.3: timeStamping alone, and critical. crypto/x509 never marks it critical.
 	usage, err := asn1.Marshal([]asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 8}})
 	if err != nil {
 		return nil, err
@@ -88,12 +88,12 @@ func NewChain(key *ecdsa.PrivateKey, now time.Time) ([][]byte, error) {
 // serialNumber is positive and has 159 random bits.
 func serialNumber() *big.Int {
 	var b [20]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand stops the program instead
 	b[0] &= 0x7f
 	return new(big.Int).SetBytes(b[:])
 }
 
-// policy is the one that sigstore's timestamp authorities name.
+// policy is the policy that sigstore's timestamp authorities name.
 func policy() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2} }
 
 const maxRequest = 64 << 10

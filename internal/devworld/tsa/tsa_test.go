@@ -70,7 +70,7 @@ func ask(a *Authority, method string, body []byte) *httptest.ResponseRecorder {
 	return recorder
 }
 
-// sigstore-js asks in JSON.
+// sigstore-js sends requests in JSON.
 func TestTimestampsInJSON(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
