@@ -13,7 +13,7 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// bundle is a trust bundle in every form in which it is served. It is never changed.
+// bundle is a trust bundle in every form in which it is served. It is immutable.
 type bundle struct {
 	chains  []*ca.Chain
 	message *fulciov2.TrustBundle // gRPC
@@ -21,11 +21,11 @@ type bundle struct {
 	pem     []byte                // REST v1
 }
 
-// bundleCache is the newest bundle. Chains are immutable and known by their address, so
-// that it is made anew only when an authority comes, goes or changes its place.
+// bundleCache is the newest bundle. Chains are immutable and compared by address, so a new bundle
+// is created only when an authority is added, removed or moved.
 type bundleCache struct{ newest atomic.Pointer[bundle] }
 
-// trustBundle returns the forms of what the authority's trust bundle is now.
+// trustBundle returns all forms of the authority's current trust bundle.
 func (s *Server) trustBundle() *bundle {
 	chains := s.authority.TrustBundle()
 	if b := s.bundle.newest.Load(); b != nil && slices.Equal(b.chains, chains) {
@@ -43,15 +43,15 @@ func newBundle(chains []*ca.Chain) *bundle {
 	for _, chain := range chains {
 		lines := make([]string, len(chain.PEM))
 		for i, block := range chain.PEM {
-			lines[i] = block + "\n" // v2 ends each with a newline here, and not in signingCert
+			lines[i] = block + "\n" // v2 has a newline after each here, but not in signingCert
 		}
 		b.message.Chains = append(b.message.Chains, &fulciov2.CertificateChain{Certificates: lines})
 		all = append(all, chain.PEM...)
 	}
 	// v1 has an empty line between certificates and no newline at the end.
 	b.pem = []byte(strings.Join(all, "\n\n"))
-	// The message is ours and holds PEM only, which is ASCII: this cannot fail, and if it
-	// did the gateway would marshal the message itself and report it.
+	// The message is this package's own and holds only PEM, which is ASCII, so this cannot fail. If
+	// it failed, the gateway would marshal the message itself and report the error.
 	b.json, _ = protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(b.message)
 	return b
 }

@@ -11,14 +11,14 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// forwardedFor is the header in which each proxy appends the address that its request came from.
-// gRPC metadata has the same name in lower case.
+// forwardedFor is the header to which each proxy appends the address of its peer. gRPC metadata has
+// the same name in lower case.
 const forwardedFor = "X-Forwarded-For"
 
-// clientAddr returns the address of the client of r: the peer's, or, where the peer is a trusted
-// proxy, the rightmost address of X-Forwarded-For that is not a trusted proxy's. The entries left
-// of that one can be forged. An entry that cannot be read stops the search too: then the proxy that
-// reported it counts as the client. The zero address is a peer without an IP address.
+// clientAddr returns the address of the client of r. It is the peer's address, unless the peer is a
+// trusted proxy. Then it is the rightmost address of X-Forwarded-For that is not a trusted proxy's.
+// The entries to its left can be forged. An unreadable entry also stops the search; then the proxy
+// that reported it counts as the client. The zero address means a peer without an IP address.
 func (s *Server) clientAddr(r *http.Request) netip.Addr {
 	client, ok := parseHop(r.RemoteAddr)
 	if !ok || !s.trusts(client) {
@@ -45,8 +45,8 @@ func (s *Server) trusts(addr netip.Addr) bool {
 	return slices.ContainsFunc(s.trustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// parseHop reads an address, with or without a port, IPv6 with or without brackets (brackets are
-// mandatory before a port). IPv4-mapped IPv6 is IPv4, and a zone is dropped.
+// parseHop parses an address, with or without a port, IPv6 with or without brackets. Brackets are
+// required before a port. IPv4-mapped IPv6 becomes IPv4, and a zone is dropped.
 func parseHop(text string) (netip.Addr, bool) {
 	if withPort, err := netip.ParseAddrPort(text); err == nil {
 		return withPort.Addr().Unmap().WithZone(""), true
@@ -64,7 +64,7 @@ func parseHop(text string) (netip.Addr, bool) {
 	return addr.Unmap().WithZone(""), true
 }
 
-// clientOf returns the address that clientAddr found, from the metadata that this package made.
+// clientOf returns the address that clientAddr found, from the metadata that this package set.
 func clientOf(md metadata.MD) netip.Addr {
 	client, _ := netip.ParseAddr(firstOf(md, strings.ToLower(forwardedFor))) // zero if there is none
 	return client

@@ -20,27 +20,27 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// sendBuffer is how much the kernel holds of answers that a client does not read. Without it, the
-// kernel holds up to 4 MiB for each connection.
+// sendBuffer limits the bytes in the kernel of answers that a client does not read. Without this
+// limit the kernel holds up to 4 MiB for each connection.
 const sendBuffer = 64 << 10
 
-// listener gives each connection that it accepts a place before anything is read from it.
+// listener gives each connection that it accepts a place before reading from it.
 type listener struct {
 	net.Listener
 	conns  *connections
 	closed atomic.Bool
 }
 
-// Accept returns the next connection once there is a place for it. Until then nothing is
-// accepted, and new connections wait in the kernel.
+// Accept returns the next connection once there is a place for it. Until then new connections wait
+// in the kernel.
 func (l *listener) Accept() (net.Conn, error) {
 	raw, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as one too
+	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as an address, too
 	if tcp, ok := raw.(*net.TCPConn); ok {
-		_ = tcp.SetWriteBuffer(sendBuffer) // fails only where the connection has ended
+		_ = tcp.SetWriteBuffer(sendBuffer) // fails only if the connection is closed
 	}
 	c := &conn{Conn: raw, conns: l.conns, stage: busy, ended: make(chan struct{})}
 	c.address, _ = share.Networks(remote)
@@ -64,22 +64,22 @@ type conn struct {
 	net.Conn
 	conns    *connections
 	address  netip.Prefix
-	received atomic.Bool  // bytes were read since the connection was accepted, or became idle
-	writing  atomic.Int64 // since when a write is under way, in ns; 0 without one
-	streams  atomic.Int32 // requests of HTTP/2 that are under way
+	received atomic.Bool  // bytes were read since the connection was accepted or became idle
+	writing  atomic.Int64 // when the current write began, in ns; 0 without one
+	streams  atomic.Int32 // HTTP/2 requests in progress
 	end      sync.Once
 	ended    chan struct{} // closed once the connection is
 
-	// Under conns.mu.
-	holder           *holder // nil once the place is given back
+	// Guarded by conns.mu.
+	holder           *holder // nil after the place was given back
 	stage            int
 	since            time.Time
 	inStage, inGroup *list.Element
-	requests         int      // complete ones, until they are answered
-	answers          int      // begun, and not at their end
-	served           int      // complete ones until now
+	requests         int      // complete requests, until they are answered
+	answers          int      // answers that have begun and not finished
+	served           int      // complete requests until now
 	http2            bool     // the client speaks HTTP/2
-	spared           bool     // a victim once, but with a request on its way
+	spared           bool     // was chosen for closing once, but a request was arriving
 	closing          bool     // chosen to be closed, or closed
 	outer            net.Conn // what net/http serves: c, or TLS over it
 }
@@ -92,7 +92,7 @@ func (c *conn) Close() error {
 	return err
 }
 
-// Read notes that the client has sent something.
+// Read records that the client has sent something.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 && !c.received.Load() {
@@ -101,14 +101,14 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write notes that a write is under way.
+// Write records when the current write began.
 func (c *conn) Write(b []byte) (int, error) {
 	c.writing.Store(time.Now().UnixNano())
 	defer c.writing.Store(0)
 	return c.Conn.Write(b)
 }
 
-// CloseWrite is what net/http uses so that a client can read a last answer.
+// CloseWrite lets a client read a last answer; net/http calls it.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -116,7 +116,7 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// connOf returns the connection below what net/http serves; nil if it has no place.
+// connOf returns the conn below the connection that net/http serves; nil if it has no place.
 func connOf(served net.Conn) *conn {
 	if t, ok := served.(*tls.Conn); ok {
 		served = t.NetConn()
@@ -138,7 +138,7 @@ func connState(served net.Conn, state http.ConnState) {
 	case http.StateNew:
 		c.outer = served
 	case http.StateIdle:
-		// Only HTTP/2 is idle before a request: its preface has been read.
+		// Only HTTP/2 is idle before a request, when its preface has been read.
 		c.http2 = c.http2 || c.served == 0
 		p.rest(c)
 	case http.StateActive: // a request's header has been read
@@ -156,8 +156,8 @@ func withConn(ctx context.Context, served net.Conn) context.Context {
 	return ctx
 }
 
-// keepBusy keeps a connection from being closed while h answers a request on it: from the
-// last byte of the request's body to the first of the answer, which may wait for its client.
+// keepBusy keeps a connection open while h answers a request on it: from the last byte of the
+// request's body to the first byte of the answer, which may wait for its client.
 func keepBusy(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(connKey{}).(*conn)
@@ -167,7 +167,7 @@ func keepBusy(h http.Handler) http.Handler {
 		}
 		body := &requestBody{ReadCloser: r.Body, conn: c, http2: r.ProtoMajor == 2}
 		busy := &busyWriter{ResponseWriter: w, body: body}
-		// An answer to a request without its end, such as a refusal, counts as well.
+		// An answer to an incomplete request, such as a refusal, counts too.
 		defer func() {
 			if body.begun || body.complete() {
 				c.conns.end(c, busy.answers)
@@ -182,16 +182,16 @@ func keepBusy(h http.Handler) http.Handler {
 	})
 }
 
-// busyWriter notes when an answer begins.
+// busyWriter records when an answer begins.
 type busyWriter struct {
 	http.ResponseWriter
 	body    *requestBody
-	stays   bool // the connection stays busy until the answer's end
-	answers bool // the answer has begun, and so does not keep the connection busy
+	stays   bool // the connection stays busy until the end of the answer
+	answers bool // the answer has begun, so it no longer keeps the connection busy
 }
 
-// stayBusy keeps a connection from being closed until the end of an answer. It is for answers
-// of which there are few at a time.
+// stayBusy keeps a connection open until the end of an answer. It is for answers of which few are
+// in progress at a time.
 func stayBusy(w http.ResponseWriter) {
 	if b, ok := w.(*busyWriter); ok {
 		b.stays = true
@@ -224,7 +224,7 @@ func (b *busyWriter) begin() {
 	}
 }
 
-// requestBody notes when a request has been read completely.
+// requestBody records when a request has been read completely.
 type requestBody struct {
 	io.ReadCloser
 	conn  *conn
@@ -232,14 +232,14 @@ type requestBody struct {
 	begun bool
 }
 
-// Read aborts the handler if the connection is being closed before the body's end.
+// Read aborts the handler if the connection is being closed before the end of the body.
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF && !b.begun {
 		b.mustComplete()
 	}
 	if err != nil && !b.begun && b.conn.conns.gone(b.conn) {
-		b.abort() // what never arrived is no request
+		b.abort() // an incomplete request is not answered
 	}
 	return n, err
 }
@@ -249,30 +249,30 @@ func (b *requestBody) complete() bool {
 	return b.begun
 }
 
-// mustComplete aborts the handler if the connection is being closed. The client then gets no
-// answer at all, and its request has had no effect.
+// mustComplete aborts the handler if the connection is being closed. The client gets no answer, and
+// its request has had no effect.
 func (b *requestBody) mustComplete() {
 	if !b.complete() {
 		b.abort()
 	}
 }
 
-// abort ends the handler after the connection: net/http would otherwise reset the stream before
-// the GOAWAY that permits the client to send the request again.
+// abort aborts the handler once the connection is closed. Otherwise net/http would reset the stream
+// before the GOAWAY that permits the client to send the request again.
 func (b *requestBody) abort() {
 	<-b.conn.ended
 	panic(http.ErrAbortHandler)
 }
 
-// dismiss closes a connection that has been chosen for it. A client of HTTP/2 is sent a
-// GOAWAY with the last stream that was answered: what it has just sent can be sent again
-// over another connection (RFC 9113, section 6.8).
+// dismiss closes a connection that was chosen for closing. It sends a client of HTTP/2 a GOAWAY
+// with the last stream that was answered. The client can then send later requests again over
+// another connection (RFC 9113, section 6.8).
 func (c *conn) dismiss(outer net.Conn, lastStream int) {
 	const patience = 10 * time.Millisecond
 	since := c.writing.Load()
 	stuck := since != 0 && time.Now().UnixNano()-since > int64(patience)
 	if lastStream >= 0 && !stuck && outer != nil {
-		// The connection is idle, so what was written before ends with the end of a frame.
+		// The connection is idle, so the last bytes written end a frame.
 		_ = c.SetWriteDeadline(time.Now().Add(patience))
 		_, _ = outer.Write(goAway(lastStream))
 	}
@@ -280,8 +280,8 @@ func (c *conn) dismiss(outer net.Conn, lastStream int) {
 }
 
 // lastStream returns the last HTTP/2 stream that was answered. It returns -1 for HTTP/1.1, and
-// within an answer, where a frame may have been written in part. A client numbers its streams
-// 1, 3, 5 (RFC 9113, section 5.1.1); one that leaves numbers out has got all answers as well.
+// during an answer, when a frame may be written in part. A client numbers its streams 1, 3, 5 (RFC
+// 9113, section 5.1.1). A client that skips numbers has also got all answers.
 func (c *conn) lastStream() int {
 	if !c.http2 || c.answers > 0 {
 		return -1
@@ -289,7 +289,7 @@ func (c *conn) lastStream() int {
 	return max(2*c.served-1, 0)
 }
 
-// goAway returns the frame GOAWAY with NO_ERROR (RFC 9113, section 6.8).
+// goAway returns a GOAWAY frame with NO_ERROR (RFC 9113, section 6.8).
 func goAway(lastStream int) []byte {
 	const length, kind = 8, 7
 	frame := []byte{0, 0, length, kind, 0, 0, 0, 0, 0}
@@ -297,7 +297,7 @@ func goAway(lastStream int) []byte {
 	return binary.BigEndian.AppendUint32(frame, 0)
 }
 
-// unread reports whether the kernel has bytes of the client that nothing has read yet.
+// unread reports whether the kernel holds bytes from the client that are not read yet.
 func (c *conn) unread() (yes bool) {
 	control(c.Conn, func(fd uintptr) {
 		var b [1]byte

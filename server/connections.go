@@ -15,30 +15,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// connections are the connections that listeners may keep open together. At the bound a new
-// connection takes the place of one that no request keeps busy: of the first stage in
-// closeOrder that has any, of the client address that holds most, the longest waiting one.
-// Every operation takes O(log n) of the number of client addresses.
+// connections are the open connections of the listeners that share a limit. At the limit a new
+// connection takes the place of one that no request keeps busy. The first nonempty stage in
+// closeOrder loses one: the longest waiting connection of the client address with the most
+// connections. Every operation takes O(log n) in the number of client addresses.
 type connections struct {
 	limit int
-	// descriptors, if it is not zero, is the first file descriptor of the reserve for logs,
-	// files and outgoing connections. The kernel gives out the lowest free number. A
-	// connection with a number from here on shows that all lower ones are in use.
+	// descriptors, if not zero, is the first file descriptor of the reserve for logs, files and
+	// outgoing connections. The kernel assigns the lowest free number. A connection with a number
+	// from here on shows that all lower ones are in use.
 	descriptors int
 	logger      *slog.Logger
 
-	turn chan struct{} // has one element while a connection enters; the next one waits
+	turn chan struct{} // holds one element while a connection enters; the next one waits
 
 	mu      sync.Mutex
-	changed sync.Cond // of mu: a connection was closed, or may be closed now
+	changed sync.Cond // of mu: a connection was closed, or may now be closed
 	open    int
-	closed  uint64 // how many had to give up their place
+	closed  uint64 // connections closed for new ones
 	logged  time.Time
 	stages  [stages]stage
 	holders map[netip.Prefix]*holder
 }
 
-// newConnections returns places for limit connections, or for any number if it is zero.
+// newConnections returns places for limit connections; zero means no limit.
 func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
 	if limit == 0 {
 		limit = math.MaxInt
@@ -80,7 +80,7 @@ func (p *connections) register(registry prometheus.Registerer) error {
 	)
 }
 
-// enter gives c a place as soon as there is one. It returns false if stopped does first.
+// enter gives c a place as soon as one is free. It returns false if stopped returns true first.
 func (p *connections) enter(c *conn, descriptor int, stopped func() bool) bool {
 	p.turn <- struct{}{}
 	defer func() { <-p.turn }()
@@ -88,7 +88,7 @@ func (p *connections) enter(c *conn, descriptor int, stopped func() bool) bool {
 	defer p.mu.Unlock()
 	most := p.limit - 1
 	if p.descriptors > 0 && descriptor >= p.descriptors {
-		// The reserve is in use: give back more than is taken.
+		// The reserve is in use: release more connections than enter.
 		most = min(most, max(p.open-2, 0))
 	}
 	for p.open > most {
@@ -118,7 +118,7 @@ func (p *connections) enter(c *conn, descriptor int, stopped func() bool) bool {
 	return true
 }
 
-// leave takes the place back, once.
+// leave gives the place of c back, once.
 func (p *connections) leave(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -135,7 +135,7 @@ func (p *connections) leave(c *conn) {
 	p.changed.Broadcast()
 }
 
-// count changes how many connections a holder has, and its rank in each stage.
+// count changes the number of a holder's connections, and its rank in each stage.
 func (p *connections) count(h *holder, by int) {
 	h.open += by
 	h.rank = max(h.open, p.limit/modest)
@@ -152,18 +152,18 @@ func (p *connections) victim(now time.Time) *conn {
 	for _, i := range closeOrder {
 		s := &p.stages[i]
 		if i == idle && p.stages[arriving].order.Len()+p.stages[trying].order.Len() >= max(p.limit/4, 1) {
-			// Enough of those that arrive can be closed soon, or will have a request.
+			// Enough of the arriving connections can be closed soon, or will have a request.
 			return nil
 		}
 		for len(s.groups) > 0 {
 			c := s.groups[0].first()
 			unread := c.unread()
-			// HTTP/2 has frames besides requests, and GOAWAY for requests on their way.
+			// HTTP/2 has other frames than requests, and GOAWAY for requests in transit.
 			heard := c.received.Load() && !(c.http2 && i >= idle)
 			if !(unread && i < idle) && (c.spared || !unread && !heard) {
 				return c
 			}
-			// A request is on its way, and this process may be too busy to see it.
+			// A request is arriving, and this process may be too busy to have read it.
 			c.spared = true
 			p.take(c)
 			if i < idle {
@@ -176,7 +176,7 @@ func (p *connections) victim(now time.Time) *conn {
 	return nil
 }
 
-// grow moves connections that got older to their next stage.
+// grow moves connections past the age of their stage to the next stage.
 func (p *connections) grow(now time.Time) {
 	for i := range p.stages {
 		s := &p.stages[i]
@@ -202,7 +202,8 @@ func (p *connections) evict(c *conn) {
 	p.mu.Lock()
 }
 
-// report logs once a minute that connections make place. It releases mu meanwhile.
+// report logs at most once a minute that connections are closed for new ones. It releases mu
+// meanwhile.
 func (p *connections) report(now time.Time) {
 	if now.Sub(p.logged) < time.Minute {
 		return
@@ -215,10 +216,10 @@ func (p *connections) report(now time.Time) {
 		slog.Int("open", open), slog.Int("limit", p.limit), slog.Uint64("closed", closed))
 }
 
-// dismissStalled closes the connections that would use up the time in which a server drains:
-// at once those whose clients have sent nothing, and every second until ctx ends those that have
-// kept no request busy for idleFor. Their clients do not take their answers, or do not send their
-// requests.
+// dismissStalled closes the connections that would otherwise use up the drain timeout of a server.
+// It closes at once the connections of clients that have sent nothing. Every second until ctx ends
+// it closes the connections that no request kept busy for idleFor. Their clients do not read their
+// answers, or do not send their requests.
 func (p *connections) dismissStalled(ctx context.Context) {
 	p.dismissWhere(func(c *conn) bool { return c.served == 0 && !c.received.Load() && !c.unread() })
 	ticker := time.NewTicker(time.Second)
@@ -244,7 +245,7 @@ func (p *connections) dismissWhere(where func(*conn) bool) {
 		}
 	}
 	for _, c := range found {
-		if c.stage != busy && where(c) { // mu was released since
+		if c.stage != busy && where(c) { // mu was released meanwhile
 			p.evict(c)
 		}
 	}
@@ -265,8 +266,8 @@ func (p *connections) wait(now time.Time) {
 	p.changed.Wait()
 }
 
-// begin notes that a request has been read completely. It returns false if the connection
-// is being closed, and the request must have no effect.
+// begin records that a request has been read completely. It returns false if the connection is
+// being closed; then the request must have no effect.
 func (p *connections) begin(c *conn, http2 bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -280,14 +281,14 @@ func (p *connections) begin(c *conn, http2 bool) bool {
 	return true
 }
 
-// gone reports whether the connection has given up its place, or is about to.
+// gone reports whether the connection has lost its place, or is about to.
 func (p *connections) gone(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return c.closing
 }
 
-// answer notes that the answer to a request begins.
+// answer records that the answer to a request begins.
 func (p *connections) answer(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -296,7 +297,7 @@ func (p *connections) answer(c *conn) {
 	p.rest(c)
 }
 
-// end notes that a handler has returned, whose answer has begun or not.
+// end records that a handler has returned; answered reports that its answer had begun.
 func (p *connections) end(c *conn, answered bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

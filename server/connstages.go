@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// The stages of a connection that no request keeps busy. A connection moves to the next
-// stage of its kind when it gets older.
+// The stages of a connection that no request keeps busy. A connection moves to the next stage when
+// it reaches the age limit of its own.
 const (
-	arriving = iota // no byte until now; accepted less than arrivingFor ago
-	trying          // spared for tryingFor, since the client has sent something
+	arriving = iota // no byte yet; accepted less than arrivingFor ago
+	trying          // spared for tryingFor because the client has sent something
 	fresh           // no complete request yet; accepted less than freshFor ago
-	stale           // the same, and older
+	stale           // no complete request yet; accepted longer ago
 	idle            // between requests for less than idleFor
-	ripe            // the same, for longer
+	ripe            // between requests for longer
 	stages
 	busy // in no stage
 )
 
-// How long connections are spared. A client sends its first bytes when it is connected, and so
-// before the connection is accepted if that takes longer than the way to the client. freshFor
-// covers a TLS handshake from another continent.
+// The times for which connections are spared. A client sends its first bytes once it is connected.
+// They arrive before the connection is accepted if that takes longer than the way to the client.
+// freshFor covers a TLS handshake from another continent.
 const (
 	arrivingFor = 100 * time.Millisecond
 	tryingFor   = 250 * time.Millisecond
@@ -32,39 +32,39 @@ const (
 	idleFor     = 5 * time.Second
 )
 
-// closeOrder is the order in which the stages give up connections at the bound. The first two
-// stages are missing: a flood must not close the connections of clients that came with it.
+// closeOrder is the order in which stages lose connections at the limit. The first two stages are
+// missing: a flood must not close the connections of clients that arrived with it.
 var closeOrder = [...]int{stale, ripe, fresh, idle}
 
-// modest is the part of all connections below which client addresses count as equal: clients
-// behind one address must not lose to an attacker that has a thousand addresses.
+// modest is the fraction of the limit below which client addresses count as equal. Clients behind
+// one address must not lose to an attacker that has a thousand addresses.
 const modest = 16
 
-// holder is a client address with its connections.
+// holder is a client address and its connections.
 type holder struct {
 	address netip.Prefix
 	open    int
-	rank    int // open, but at least what is modest
+	rank    int // open, but at least limit/modest
 	groups  [stages]group
 }
 
-// group is the connections of one holder in one stage, the longest waiting one first.
+// group is the connections of one holder in one stage, the longest waiting first.
 type group struct {
 	holder *holder
 	conns  list.List
-	index  int // in the stage's heap; only while there are conns
+	index  int // in the stage's heap; valid only while conns is not empty
 }
 
 // stage is all connections of one stage.
 type stage struct {
-	spared time.Duration // age at which the next stage begins; zero for none
+	spared time.Duration // age at which the next stage begins; zero if there is none
 	next   int
-	order  list.List // the longest waiting one first
-	groups []*group  // a heap: the holder of most first
+	order  list.List // the longest waiting first
+	groups []*group  // a heap: the holder with the most connections first
 }
 
-// Len, Less, Swap, Push and Pop are those of heap.Interface. Of holders with the same
-// rank, the one with the longest waiting connection comes first.
+// Len, Less, Swap, Push and Pop implement heap.Interface. Among holders with the same rank, the one
+// with the longest waiting connection is first.
 func (s *stage) Len() int { return len(s.groups) }
 func (s *stage) Less(i, j int) bool {
 	a, b := s.groups[i], s.groups[j]
@@ -90,7 +90,7 @@ func (s *stage) Pop() any {
 
 func (s *group) first() *conn { return s.conns.Front().Value.(*conn) }
 
-// put puts c into a stage, since when it has been waiting.
+// put adds c to stage i, in which c has been waiting since since.
 func (p *connections) put(c *conn, i int, since time.Time) {
 	s, mine := &p.stages[i], &c.holder.groups[i]
 	c.stage, c.since = i, since
@@ -100,7 +100,7 @@ func (p *connections) put(c *conn, i int, since time.Time) {
 	}
 }
 
-// take takes c out of its stage, if it is in one.
+// take removes c from its stage, if it is in one.
 func (p *connections) take(c *conn) {
 	if c.stage == busy {
 		return
@@ -108,7 +108,7 @@ func (p *connections) take(c *conn) {
 	s, mine := &p.stages[c.stage], &c.holder.groups[c.stage]
 	s.order.Remove(c.inStage)
 	if mine.conns.Len() == 1 {
-		heap.Remove(s, mine.index) // before the group is empty: the heap compares its first
+		heap.Remove(s, mine.index) // before the group is empty: the heap compares its first conn
 	}
 	first := mine.conns.Front() == c.inGroup
 	mine.conns.Remove(c.inGroup)

@@ -18,8 +18,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// requestIDHeader carries the request ID both ways, over HTTP and as gRPC metadata (which
-// folds its name to lower case).
+// requestIDHeader carries the request ID in both directions, over HTTP and as gRPC metadata, which
+// has the name in lower case.
 const requestIDHeader = "X-Request-Id"
 
 // The values of the label and log attribute "api".
@@ -29,8 +29,8 @@ const (
 	apiRESTv1 = "rest_v1"
 )
 
-// The values of the label and log attribute "method": the service's, whatever API a request
-// came by, and one for all the rest.
+// The values of the label and log attribute "method": the service's method, whichever API the
+// request used, and one value for everything else.
 const (
 	methodCreate  = "CreateSigningCertificate"
 	methodTrust   = "GetTrustBundle"
@@ -41,23 +41,23 @@ const (
 // The values of the label and log attribute "reason" that are not refusal.Reasons.
 const (
 	reasonOK       = "OK"
-	reasonCanceled = "CANCELED" // the client went away before there was an answer
+	reasonCanceled = "CANCELED" // the client disconnected before there was an answer
 )
 
-// call is one request as metrics and the access log know it.
+// call is one request as metrics and the access log record it.
 type call struct {
 	api, method, requestID, peer string
-	client                       netip.Addr // as clientAddr returned it
-	// slots admits it: mounts have places of their own, so that who reads a log does not
-	// take any from who wants a certificate. Nil means the server's.
+	client                       netip.Addr // from clientAddr
+	// slots admits the request. Mounts have slots of their own, so that readers of a log take none
+	// from callers that need a certificate. Nil means the server's slots.
 	slots chan struct{}
-	// answered tells the reason where the handler has answered by itself; nil means OK.
+	// answered returns the reason of an answer that the handler wrote itself; nil means OK.
 	answered func() string
 }
 
-// run is the one way by which a request of any API reaches its handler: it admits it, bounds
-// its time, recovers its panics, counts it, and writes its line in the access log. It
-// returns nil, or what to tell the client.
+// run passes a request of any API to its handler; no request bypasses it. It admits the request,
+// limits its time, recovers its panics, counts it, and logs it in the access log. It returns nil,
+// or the refusal for the client.
 func (s *Server) run(ctx context.Context, c call, handle func(context.Context) error) *refusal.Error {
 	start := s.now()
 	err := s.admit(ctx, c.slots, handle)
@@ -73,14 +73,14 @@ func (s *Server) run(ctx context.Context, c call, handle func(context.Context) e
 	refused := disclose(err)
 	reason := string(refused.Reason)
 	if ctx.Err() != nil && ours(refused.Reason.Kind()) {
-		// Whatever failed did so because the client had gone, and nobody reads the answer.
+		// The failure follows from the client's disconnect, and no client reads the answer.
 		reason = reasonCanceled
 	}
 	s.record(ctx, c, reason, took, refused)
 	return refused
 }
 
-// admit runs handle if there is room, never for longer than an answer may take.
+// admit runs handle if a slot is free, for at most Limits.Answer.
 func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(context.Context) error) (err error) {
 	if slots == nil {
 		slots = s.slots
@@ -110,8 +110,8 @@ func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(
 	return err
 }
 
-// disclose returns the refusal in err. A reason that the table of package refusal lacks is
-// hidden like an error that nobody meant for a client, which also bounds the metrics' labels.
+// disclose returns the refusal in err. A reason that the table of package refusal lacks is hidden
+// like any error that is not meant for a client. This also limits the metrics' labels.
 func disclose(err error) *refusal.Error {
 	refused := refusal.From(err)
 	if refused.Reason.Kind() == refusal.Internal && refused.Reason != refusal.InternalError {
@@ -120,20 +120,20 @@ func disclose(err error) *refusal.Error {
 	return refused
 }
 
-// errUnlisted stands for a refusal whose reason the table of package refusal lacks.
+// errUnlisted replaces a refusal with a reason that the table of package refusal lacks.
 var errUnlisted = errors.New("unlisted reason")
 
-// ours tells whether a kind is the operator's to act on.
+// ours reports whether the operator must act on refusals of kind k.
 func ours(k refusal.Kind) bool { return k == refusal.Internal || k == refusal.Unavailable }
 
-// panicError is a panic of a handler. Its text is for the operator alone.
+// panicError is a panic of a handler. Its text is for the operator only.
 type panicError struct {
 	value any
 	stack []byte
 }
 
-// panicked is the error of a panic that is being recovered. Its stack begins with the function
-// that panicked, since a line of the log has no room for all of it.
+// panicked returns the error for a panic that is being recovered. Its stack begins with the
+// function that panicked, because a log line has no room for the whole stack.
 func panicked(value any) *panicError {
 	stack := debug.Stack()
 	if _, below, ok := bytes.Cut(stack, []byte("\npanic(")); ok {
@@ -146,7 +146,7 @@ func panicked(value any) *panicError {
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
-// record counts one request and writes its line in the access log.
+// record counts one request and logs it in the access log.
 func (s *Server) record(ctx context.Context, c call, reason string, took time.Duration, refused *refusal.Error) {
 	s.metrics.requests.WithLabelValues(c.api, c.method, reason).Inc()
 	s.metrics.duration.WithLabelValues(c.api, c.method).Observe(took.Seconds())
@@ -183,18 +183,18 @@ func (s *Server) record(ctx context.Context, c call, reason string, took time.Du
 	s.logger.LogAttrs(ctx, level, "request", attrs...)
 }
 
-// requestID returns the caller's request ID if it can be used as it is, else 128 random bits.
+// requestID returns the caller's request ID if it is usable, otherwise 128 random bits.
 func requestID(callers string) string {
 	if usableRequestID(callers) {
 		return callers
 	}
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand stops the process instead
 	return hex.EncodeToString(b[:])
 }
 
-// usableRequestID tells whether id is 1 to 128 characters of [A-Za-z0-9._-], which is safe
-// in a header, in a log and on a terminal.
+// usableRequestID reports whether id is 1 to 128 characters of [A-Za-z0-9._-], which is safe in a
+// header, in a log and on a terminal.
 func usableRequestID(id string) bool {
 	if len(id) < 1 || len(id) > 128 {
 		return false

@@ -24,7 +24,7 @@ import (
 )
 
 // newGateway returns the in-process gateway from JSON to the service. It decodes, calls and
-// encodes; paths, methods, headers and errors are settled before and after it.
+// encodes; serveREST handles paths, methods, headers and errors.
 func newGateway(s *Server) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{s}),
@@ -41,9 +41,9 @@ func newGateway(s *Server) (*runtime.ServeMux, error) {
 	return mux, fulciov2.RegisterCAHandlerServer(context.Background(), mux, service{Server: s})
 }
 
-// serveGateway gives a request to the gateway. The gateway sees a request of our making that
-// has nothing of the caller's but its body and its token: Accept, Content-Type, TE,
-// Grpc-Timeout, Grpc-Metadata-… and the like mean nothing here.
+// serveGateway passes a request to the gateway. The inner request contains only the body, the
+// token, the request ID and the client address. The caller's Accept, Content-Type, TE,
+// Grpc-Timeout, Grpc-Metadata-… and other headers have no meaning here.
 func (s *Server) serveGateway(ctx context.Context, a *answer, r *http.Request) error {
 	inner := &http.Request{
 		Method: s.routes[a.path].verb,
@@ -59,7 +59,7 @@ func (s *Server) serveGateway(ctx context.Context, a *answer, r *http.Request) e
 	return a.err
 }
 
-// gatewayMetadata is what the service sees as the metadata of a gRPC request.
+// gatewayMetadata returns the metadata that the service reads as a gRPC request's.
 func gatewayMetadata(_ context.Context, inner *http.Request) metadata.MD {
 	return metadata.MD{
 		metadataAuthorization: inner.Header["Authorization"],
@@ -68,11 +68,11 @@ func gatewayMetadata(_ context.Context, inner *http.Request) metadata.MD {
 	}
 }
 
-// noHeader keeps headers from passing the gateway in either direction.
+// noHeader stops all headers at the gateway, in both directions.
 func noHeader(string) (string, bool) { return "", false }
 
-// keepError hands an error to serveREST. The gateway's own is always that a body could not
-// be decoded; its text quotes the body, in which there may be a token, and is dropped.
+// keepError passes an error to serveREST. The gateway's own error always means that a body could
+// not be decoded. Its text quotes the body, which may hold a token, so it is dropped.
 func keepError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 	a, ok := w.(*answer)
 	if !ok {
@@ -86,13 +86,13 @@ func keepError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w ht
 	a.err = err
 }
 
-// keepRoutingError is for requests that the gateway has no handler for; serveREST routes
-// none to it.
+// keepRoutingError handles requests for which the gateway has no handler; serveREST routes none to
+// it.
 func keepRoutingError(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
 	keepError(ctx, mux, m, w, r, fmt.Errorf("gateway: no handler: HTTP status %d", httpStatus))
 }
 
-// malformedJSON says what is wrong with a body that is not the JSON of a request.
+// malformedJSON returns what is wrong with a body that is not the JSON of a request.
 func malformedJSON(body []byte) *refusal.Error {
 	const wanted = "a JSON object with credentials and either publicKeyRequest or certificateSigningRequest"
 	switch {
@@ -105,11 +105,11 @@ func malformedJSON(body []byte) *refusal.Error {
 	}
 }
 
-// jsonMarshaler is protojson as clients know it: unpopulated fields are emitted, unknown
-// fields and unknown names of an enum are ignored. A body is one JSON value to its end.
+// jsonMarshaler is protojson as clients know it. It emits unpopulated fields, and ignores unknown
+// fields and unknown names of an enum. A body is exactly one JSON value.
 type jsonMarshaler struct{ s *Server }
 
-// ContentType is the same whatever the client accepts.
+// ContentType does not depend on what the client accepts.
 func (jsonMarshaler) ContentType(any) string { return "application/json" }
 
 // Marshal returns the JSON of a message.
@@ -133,8 +133,8 @@ func (jsonMarshaler) Unmarshal(data []byte, v any) error {
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(data, message)
 }
 
-// NewDecoder reads one message, which is all that r holds. It never returns io.EOF, which
-// the gateway would take for an empty message.
+// NewDecoder decodes one message, the whole content of r. It never returns io.EOF, which the
+// gateway would take for an empty message.
 func (m jsonMarshaler) NewDecoder(r io.Reader) runtime.Decoder {
 	return runtime.DecoderFunc(func(v any) error {
 		data, err := io.ReadAll(r)
@@ -145,7 +145,7 @@ func (m jsonMarshaler) NewDecoder(r io.Reader) runtime.Decoder {
 	})
 }
 
-// NewEncoder writes messages, without anything between them.
+// NewEncoder encodes messages without separators.
 func (m jsonMarshaler) NewEncoder(w io.Writer) runtime.Encoder {
 	return runtime.EncoderFunc(func(v any) error {
 		data, err := m.Marshal(v)

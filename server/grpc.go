@@ -23,14 +23,14 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// framePrefix is the length of what precedes a message: one byte that tells whether it is
-// compressed, and its length in four (gRPC over HTTP/2, "Length-Prefixed-Message").
+// framePrefix is the length of the prefix of a message: one byte that states whether it is
+// compressed, and four for its length (gRPC over HTTP/2, "Length-Prefixed-Message").
 const framePrefix = 5
 
-// newGRPC returns the gRPC server. It is only ever run through its ServeHTTP, behind
-// serveGRPC, on a port of its own as on a shared one: so the limits of net/http hold for
-// gRPC too, and everything that grpc-go refuses by itself, such as a large message with
-// RESOURCE_EXHAUSTED, which clients repeat, is refused before it gets there.
+// newGRPC returns the gRPC server. It runs only through its ServeHTTP, behind serveGRPC, on a
+// separate or a shared port. So the limits of net/http apply to gRPC too. serveGRPC also refuses
+// first what grpc-go would refuse, such as a large message with RESOURCE_EXHAUSTED, which clients
+// retry.
 func newGRPC(s *Server) *grpc.Server {
 	g := grpc.NewServer(
 		grpc.UnaryInterceptor(s.interceptUnary),
@@ -42,15 +42,15 @@ func newGRPC(s *Server) *grpc.Server {
 	return g
 }
 
-// isGRPC tells whether a request is gRPC: HTTP/2 with content type application/grpc, or
-// application/grpc+proto, and neither application/grpc-web nor anything else.
+// isGRPC reports whether a request is gRPC: HTTP/2 with content type application/grpc, or
+// application/grpc+proto, but not application/grpc-web or any other.
 func isGRPC(r *http.Request) bool {
 	rest, ok := strings.CutPrefix(r.Header.Get("Content-Type"), "application/grpc")
 	return ok && r.ProtoMajor == 2 && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
-// serveGRPC checks what the gRPC server would otherwise answer by itself, and gives it the
-// rest. The request's message is read whole before, within the limits.
+// serveGRPC makes the checks that the gRPC server would answer itself, and passes accepted requests
+// to it. It reads the whole message first, within the limits.
 func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r.Header.Get(requestIDHeader))
 	w.Header().Set(requestIDHeader, id)
@@ -64,8 +64,8 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.URL.Path == healthpb.Health_Watch_FullMethodName {
 		stayBusy(w)
-		// A watcher stays longer than the timeouts of other requests. The last deadline is for
-		// one that does not read.
+		// A watcher stays longer than the timeouts of other requests. The last deadline is for a
+		// watcher that does not read.
 		rc := http.NewResponseController(w)
 		end := time.Now().Add(watchLifetime + s.limits.Write)
 		if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(end)); err != nil {
@@ -76,15 +76,15 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 	inner.Header = http.Header{requestIDHeader: {id}, forwardedFor: {client.String()}}
 	for _, name := range []string{"Content-Type", "Grpc-Timeout", "Authorization", "Oidcidentitytoken"} {
 		if values, ok := r.Header[name]; ok {
-			inner.Header[name] = values // nothing else of the caller's means anything here
+			inner.Header[name] = values // no other header of the caller has a meaning here
 		}
 	}
 	inner.Body = io.NopCloser(bytes.NewReader(framed))
 	s.grpc.ServeHTTP(w, inner)
 }
 
-// acceptGRPC returns a request's method as in call, and its framed message, which it has
-// found to be what that method takes.
+// acceptGRPC returns a request's method as in call, and its framed message. It has checked that the
+// message is of the type that the method takes.
 func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request) (method string, framed []byte, err error) {
 	method, message := grpcMethod(r.URL.Path)
 	if message == nil || r.Method != http.MethodPost {
@@ -110,8 +110,8 @@ func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request) (method stri
 	return method, framed, nil
 }
 
-// grpcMethod returns a path's method as in call, and an empty message of the type that it
-// takes; nil for a path that is no method.
+// grpcMethod returns a path's method as in call, and an empty message of the type that it takes.
+// The message is nil for a path that is not a method.
 func grpcMethod(path string) (string, proto.Message) {
 	switch path {
 	case fulciov2.CA_CreateSigningCertificate_FullMethodName:
@@ -127,7 +127,7 @@ func grpcMethod(path string) (string, proto.Message) {
 	}
 }
 
-// unframe returns the one message of a request body.
+// unframe returns the one message in a request body.
 func unframe(body []byte) ([]byte, error) {
 	if len(body) < framePrefix {
 		return nil, refusal.New(refusal.RequestMalformed, "the request ended after %d bytes, before its message began", len(body))
@@ -141,20 +141,20 @@ func unframe(body []byte) ([]byte, error) {
 	return body[framePrefix:], nil
 }
 
-// errCompressed refuses a compressed message: it would save nothing of a few kilobytes, and
-// could become larger than the limit.
+// errCompressed refuses a compressed message. Compression saves nothing on a few kilobytes, and the
+// message could expand beyond the limit.
 func errCompressed() error {
 	return refusal.New(refusal.RequestMalformed, "the message is compressed (grpc-encoding); send it as it is")
 }
 
-// wellFormedTimeout tells whether t is a timeout (gRPC over HTTP/2, "Timeout").
+// wellFormedTimeout reports whether t is a timeout (gRPC over HTTP/2, "Timeout").
 func wellFormedTimeout(t string) bool {
 	digits, unit := t[:len(t)-1], t[len(t)-1]
 	return len(digits) >= 1 && len(digits) <= 8 && strings.Trim(digits, "0123456789") == "" && strings.IndexByte("HMSmun", unit) >= 0
 }
 
-// interceptUnary runs a method of the service as run does for every API. Health is neither
-// counted nor refused for want of room.
+// interceptUnary passes a method of the service to run, as every API does. Health requests are not
+// counted, and not refused when all slots are in use.
 func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	c := call{api: apiGRPC, requestID: firstOf(md, "x-request-id"), client: clientOf(md)}
@@ -180,8 +180,8 @@ func (s *Server) interceptUnary(ctx context.Context, req any, info *grpc.UnarySe
 	return resp, nil
 }
 
-// interceptStream recovers the panics of the one streaming method, Health.Watch, and turns its
-// refusals into a status.
+// interceptStream recovers the panics of Health.Watch, the one streaming method, and converts its
+// refusals to a status.
 func (s *Server) interceptStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	err := recovered(func() error { return handler(srv, stream) })
 	var p *panicError
@@ -198,7 +198,7 @@ func (s *Server) interceptStream(srv any, stream grpc.ServerStream, _ *grpc.Stre
 	return status.FromProto(statusOf(disclose(err), id)).Err()
 }
 
-// recovered calls f and makes its panic an error.
+// recovered calls f and returns its panic as an error.
 func recovered(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

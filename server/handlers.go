@@ -8,21 +8,21 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// handlersPerSlot is how many requests of HTTP/2 may be under way for each that is answered at a
-// time. The others send their bodies, read their answers, watch the server's health, or read a
-// mount. The share of one client address, which may be a proxy's, is larger than all slots, so that
-// a crowd of requests without slow ones gets OVERLOADED and is not reset.
+// handlersPerSlot is the number of HTTP/2 requests that may be in progress for each slot. The
+// others send their bodies, read their answers, watch the server's health, or read a mount. The
+// share of one client address, which may be a proxy's, is larger than all slots. So many fast
+// requests get OVERLOADED instead of a reset.
 const handlersPerSlot = 3
 
-// bounded bounds the requests of HTTP/2 that are under way: one for each connection, and a number
-// for all connections together, of which one client address gets half at most. It is a bound of
-// memory: without it, a client that sends bodies slowly, or gives answers no window, has as many
-// as connections times streams.
+// bounded limits the HTTP/2 requests in progress: one for each connection, and a number for all
+// connections together, of which one client address gets at most half. The limit is for memory.
+// Without it, a client that sends bodies slowly, or gives answers no window, could hold connections
+// times streams.
 //
-// A request beyond the bound is reset, since any answer may wait for its client.
+// A request beyond the limit is reset, since any answer may wait for its client.
 func (s *Server) bounded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor < 2 { // one request for each connection anyway
+		if r.ProtoMajor < 2 { // one request for each connection in any case
 			h.ServeHTTP(w, r)
 			return
 		}
@@ -39,7 +39,7 @@ func (s *Server) bounded(h http.Handler) http.Handler {
 			defer s.handlers.Give(client)
 		}
 		h.ServeHTTP(w, r)
-		// What is left of the answer waits here for its client, and not where it counts as done.
+		// The rest of the answer waits for its client here, where the request still counts.
 		_ = http.NewResponseController(w).Flush()
 	})
 }

@@ -14,34 +14,35 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// probeTimeout is how long a check may take.
+// probeTimeout limits each check.
 const probeTimeout = 2 * time.Second
 
-// The states of the server, by the names that grpc.health.v1 has for them.
+// The states of the server, with their names in grpc.health.v1.
 const (
 	serving    = "SERVING"
 	notServing = "NOT_SERVING"
 )
 
-// Check is one thing that readiness depends on.
+// Check is one condition of readiness.
 type Check struct {
-	// Name says what is checked, as in "ct-log".
+	// Name names the checked component, such as "ct-log".
 	Name string
-	// Probe returns nil if all is well. Its detail is shown to everybody, its error on the
-	// ops listener alone. It must return when ctx ends, and is never called twice at a time.
+	// Probe returns nil if the check passes. Every client can read its detail; its error is shown
+	// on the ops listener only. Probe must return when ctx ends. It is never called concurrently
+	// with itself.
 	Probe func(ctx context.Context) (detail string, err error)
-	// Critical makes the server not ready while the probe fails. Any other failure shows in
-	// the report only.
+	// Critical makes the server not ready while the probe fails. Other failures are shown in the
+	// report only.
 	Critical bool
 }
 
-// report is what the checks said at one moment.
+// report is the result of the checks at one moment.
 type report struct {
 	Status string        `json:"status"`
 	Checks []checkReport `json:"checks"`
 }
 
-// checkReport is what one check said.
+// checkReport is the result of one check.
 type checkReport struct {
 	Name     string `json:"name"`
 	State    string `json:"state"` // "ok" or "failed"
@@ -50,16 +51,16 @@ type checkReport struct {
 	Error    string `json:"error,omitempty"` // on ops only
 }
 
-// health answers whether the server is ready. The checks run at most once an interval,
-// however often somebody asks.
+// health reports whether the server is ready. The checks run at most once an interval, however many
+// requests ask.
 type health struct {
 	checks   []Check
 	interval time.Duration
 	now      func() time.Time
 	stopping chan struct{} // closed when shutdown begins
-	draining chan struct{} // closed when nothing new is accepted any more
+	draining chan struct{} // closed when the drain begins
 
-	turn chan struct{} // one element while somebody owns last and at; the checks run meanwhile
+	turn chan struct{} // holds an element while a caller owns last and at; the checks run meanwhile
 	last report
 	at   time.Time // of last
 }
@@ -75,14 +76,14 @@ func newHealth(checks []Check, interval time.Duration, now func() time.Time) *he
 	}
 }
 
-// beginShutdown makes the server not ready for good. It is called once.
+// beginShutdown makes the server not ready permanently. It is called once.
 func (h *health) beginShutdown() { close(h.stopping) }
 
-// beginDrain ends watchers. It is called once.
+// beginDrain stops watchers. It is called once.
 func (h *health) beginDrain() { close(h.draining) }
 
-// report returns what the checks say, or said less than an interval ago. Its Checks must
-// not be changed.
+// report returns the result of the checks, which is less than an interval old. The caller must not
+// change its Checks.
 func (h *health) report(ctx context.Context) report {
 	h.turn <- struct{}{}
 	defer func() { <-h.turn }()
@@ -99,7 +100,7 @@ func (h *health) report(ctx context.Context) report {
 	return r
 }
 
-// probeAll runs all checks at the same time. The caller's going away does not fail them.
+// probeAll runs all checks concurrently. They do not fail when the caller disconnects.
 func (h *health) probeAll(ctx context.Context) report {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
 	defer cancel()
@@ -135,13 +136,13 @@ func (c Check) run(ctx context.Context) (r checkReport) {
 	return r
 }
 
-// serveHealth answers a request for health, and tells whether it was one:
+// serveHealth answers a request for health, and reports whether it was one:
 //
 //	/livez    the process answers
-//	/healthz  ready or not, as grpc.health.v1 says it
+//	/healthz  ready or not, as in grpc.health.v1
 //	/readyz   the same; with ?verbose every check
 //
-// A server that is not ready answers 503. The text of a check's error is for ops.
+// A server that is not ready answers 503. The text of a check's error is for ops only.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id string, ops bool) bool {
 	var rep report
 	switch path {

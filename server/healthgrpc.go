@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// maxWatchers bounds the streams of Health.Watch, since none of them ends by itself and
-	// each keeps a connection busy. A smaller quarter of Limits.Connections counts instead.
+	// maxWatchers limits the streams of Health.Watch, since none of them stops by itself and each
+	// keeps a connection busy. A quarter of Limits.Connections replaces it if smaller.
 	maxWatchers = 256
-	// watchLifetime is how long a watcher may stay. Clients of gRPC's health service begin
-	// again at once when a stream that had reported a state ends.
+	// watchLifetime limits a watcher's stream. Clients of gRPC's health service start again at once
+	// when a stream that had reported a state ends.
 	watchLifetime = 30 * time.Minute
 )
 
-// grpcHealth is grpc.health.v1 over the same readiness as /healthz.
+// grpcHealth is grpc.health.v1 with the same readiness as /healthz.
 type grpcHealth struct {
 	healthpb.UnimplementedHealthServer
 	health   *health
@@ -36,13 +36,13 @@ type grpcHealth struct {
 
 // watchers are the streams of Health.Watch. One ticker serves all of them.
 type watchers struct {
-	// places are shared between client addresses, so that one client gets half at most.
+	// Client addresses share the places, so that one client gets at most half.
 	places *share.Places
 
 	mu      sync.Mutex
 	count   int
 	changed chan struct{} // closed and replaced at each change of readiness
-	ticking bool          // tick runs
+	ticking bool          // tick is running
 }
 
 func newGRPCHealth(h *health, connections int) grpcHealth {
@@ -53,12 +53,12 @@ func newGRPCHealth(h *health, connections int) grpcHealth {
 	return grpcHealth{health: h, watchers: &watchers{places: share.New(most, 0), changed: make(chan struct{})}}
 }
 
-// known tells whether a service is the server as a whole, or its CA.
+// known reports whether a service is the server as a whole, or its CA.
 func known(service string) bool {
 	return service == "" || service == fulciov2.CA_ServiceDesc.ServiceName
 }
 
-// Check tells whether the server is ready.
+// Check returns whether the server is ready.
 func (g grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
 	if !known(req.GetService()) {
 		return nil, refusal.New(refusal.PathNotFound, "there is no such service here; ask for \"\" or %q", fulciov2.CA_ServiceDesc.ServiceName)
@@ -66,8 +66,8 @@ func (g grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest)
 	return &healthpb.HealthCheckResponse{Status: g.status(ctx)}, nil
 }
 
-// Watch sends whether the server is ready, now and at each change, for watchLifetime or until
-// the server drains.
+// Watch sends the readiness of the server, now and at each change, for watchLifetime or until the
+// server drains.
 func (g grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx := stream.Context()
 	md, _ := metadata.FromIncomingContext(ctx)
@@ -108,7 +108,7 @@ func (g grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerSt
 	}
 }
 
-// status is the server's readiness.
+// status returns the server's readiness.
 func (g grpcHealth) status(ctx context.Context) healthpb.HealthCheckResponse_ServingStatus {
 	if g.health.report(ctx).Status == serving {
 		return healthpb.HealthCheckResponse_SERVING
@@ -135,7 +135,7 @@ func (ws *watchers) leave() {
 	ws.count--
 }
 
-// tick looks for changes of readiness until there is no watcher.
+// tick checks for changes of readiness until there is no watcher.
 func (g grpcHealth) tick() {
 	ticker := time.NewTicker(g.health.interval)
 	defer ticker.Stop()
@@ -155,7 +155,8 @@ func (g grpcHealth) tick() {
 	}
 }
 
-// update wakes the watchers after a change. It returns true if there is none, and tick ends.
+// update wakes the watchers after a change. It returns true if there is no watcher; then tick
+// returns.
 func (ws *watchers) update(change bool) (done bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

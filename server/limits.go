@@ -12,46 +12,45 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Limits bound what a caller can make the server do. They are the same for REST and gRPC,
-// on ports of their own and on a shared one. A zero field means its default.
+// Limits limit what a caller can make the server do. They are the same for REST and gRPC, on
+// separate ports or a shared one. A zero field means its default.
 type Limits struct {
-	// Body is the size of the largest request body or gRPC message, in bytes. A larger one
-	// is refused as malformed. Default 65536.
+	// Body is the size of the largest request body or gRPC message, in bytes. A larger one is
+	// refused as malformed. Default 65536.
 	Body int
-	// Header is about the size of all header fields together, in bytes. Default 32768,
-	// which leaves room for the largest ID token.
+	// Header is the approximate size of all header fields together, in bytes. Default 32768, enough
+	// for the largest ID token.
 	Header int
-	// InFlight is how many requests may be answered at the same time; one more is refused
+	// InFlight is the number of requests that may be answered at the same time. One more is refused
 	// at once with OVERLOADED. Default 512.
 	InFlight int
-	// Answer is how long an answer may take once its request has been read: npm gives up
-	// after 5 s. Default 4.5 s.
+	// Answer is the time limit for an answer after its request has been read. npm times out after 5
+	// s. Default 4.5 s.
 	Answer time.Duration
-	// ReadHeader and Read are how long a request's header, and the whole request, may take
-	// to arrive. Defaults 5 s and 10 s.
+	// ReadHeader and Read limit the time in which a request's header, and the whole request, must
+	// arrive. Defaults 5 s and 10 s.
 	ReadHeader, Read time.Duration
-	// Write is how long it may take from a request's header to the end of its answer.
-	// Default 20 s.
+	// Write limits the time from a request's header to the end of its answer. Default 20 s.
 	Write time.Duration
-	// Idle is how long a connection may stay open without a request. Default 650 s, more than
-	// the 600 s of the load balancer that keeps idle connections longest: the side that sends
-	// requests must be the one that closes.
+	// Idle is how long a connection may stay open without a request. The default of 650 s exceeds
+	// the longest idle timeout of a load balancer, 600 s: the side that sends requests must close
+	// first.
 	Idle time.Duration
-	// Streams is how many requests may be under way on one HTTP/2 connection. Default 100.
+	// Streams is the number of requests in progress on one HTTP/2 connection. Default 100.
 	Streams int
-	// Connections is how many connections the listeners for HTTP and gRPC keep open together.
-	// At this bound a new one takes the place of one without a request, see connections. Zero means
-	// no limit. The ops listener has opsConnections of its own.
+	// Connections is the number of open connections of the HTTP and gRPC listeners together. At
+	// this limit a new one takes the place of one without a request, see connections. Zero means no
+	// limit. The ops listener has its own limit, opsConnections.
 	Connections int
-	// Descriptors, if it is not zero, is the lowest file descriptor that connections leave to
-	// everything besides them, see connections.
+	// Descriptors, if not zero, is the lowest file descriptor that connections leave free for all
+	// other uses, see connections.
 	Descriptors int
 }
 
-// opsConnections is how many connections the ops listener keeps open.
+// opsConnections is the number of open connections of the ops listener.
 const opsConnections = 32
 
-// withDefaults returns l with its zero fields filled in, and what is wrong with the others.
+// withDefaults returns l with defaults in its zero fields, and the errors in its other fields.
 func (l Limits) withDefaults() (Limits, []error) {
 	var errs []error
 	if l.Connections < 0 || l.Descriptors < 0 {
@@ -94,15 +93,15 @@ func (l Limits) withDefaults() (Limits, []error) {
 }
 
 const (
-	// ordinaryBody is what the body of a request is expected to have at most. A larger one needs a
-	// place, since a client can keep it in memory for as long as Limits.Read.
+	// ordinaryBody is the expected limit of a request body. A larger body needs a place, because a
+	// client can keep it in memory for Limits.Read.
 	ordinaryBody = 16 << 10
-	// slotsPerLarge is how many times fewer larger bodies arrive at a time than requests are answered.
+	// slotsPerLarge is the number of slots for each larger body that may arrive at a time.
 	slotsPerLarge = 8
 )
 
-// readBody returns r's body: Limits.Body at most, and the bytes that frame it. It never takes
-// more into memory.
+// readBody returns r's body: at most Limits.Body, plus frame bytes of framing. It never holds more
+// in memory.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, frame int) ([]byte, error) {
 	limit := s.limits.Body
 	tooLarge := refusal.New(refusal.RequestMalformed, "the request is larger than %d bytes, which is the limit", limit)

@@ -8,8 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are what the edge counts. Every label takes its values from a fixed set: api and
-// method from edge.go, reason from package refusal and edge.go.
+// metrics are the metrics of the edge. Every label has its values from a fixed set: api and method
+// from edge.go, reason from package refusal and edge.go.
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec

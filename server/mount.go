@@ -14,16 +14,16 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// Mount is a handler beside the APIs on the HTTP listener, such as an embedded log. Its
-// requests are admitted, bounded in time, counted and logged as those of the APIs are; the
-// handler bounds the bodies that it reads, and what an answer keeps in memory while it is written.
+// Mount is a handler beside the APIs on the HTTP listener, such as an embedded log. Its requests
+// are admitted, limited in time, counted and logged like those of the APIs. The handler limits the
+// bodies that it reads, and the memory of an answer while it is written.
 type Mount struct {
-	// Path is where the handler is: a path that ends in a slash has everything below it,
-	// which the handler gets without that prefix; any other path is exact.
+	// Path is the path of the handler. A path that ends in a slash includes everything below it;
+	// the handler gets such paths without that prefix. Any other path is exact.
 	Path string
 	// Name is the mount's value of the label "api" in metrics and logs, a short constant.
 	Name string
-	// Handler serves it.
+	// Handler answers its requests.
 	Handler http.Handler
 }
 
@@ -45,13 +45,13 @@ func checkMounts(mounts []Mount) error {
 	return errors.Join(errs...)
 }
 
-// mount is a Mount with the places of its reads.
+// mount is a Mount and the places for its reads.
 type mount struct {
 	Mount
 	reads *share.Places
 }
 
-// mountOf returns the mount with this path; without one, the longest one that it is below.
+// mountOf returns the mount with this path; otherwise the longest mount that path is below.
 func (s *Server) mountOf(path string) (found *mount) {
 	for i := range s.mounts {
 		m := &s.mounts[i]
@@ -63,8 +63,8 @@ func (s *Server) mountOf(path string) (found *mount) {
 	return found
 }
 
-// serveMount answers a request for what is mounted at its path. A read needs a place among the
-// reads of the mount: an answer may be large, and its client slow.
+// serveMount answers a request for a mount. A read needs a place among the reads of the mount: an
+// answer may be large, and its client slow.
 func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, path, id string) {
 	handler := m.Handler
 	r = r.Clone(r.Context())
@@ -97,17 +97,18 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, pa
 	}
 }
 
-// newReads returns the places for the reads of one mount: far fewer than for certificates.
+// newReads returns the places for the reads of one mount, far fewer than for certificates.
 func newReads(inFlight int) *share.Places { return share.New(max(inFlight/16, 2), 0) }
 
 const (
-	// stall is how long a client may take for a piece of an answer.
+	// stall limits the time in which a client must read a piece of an answer.
 	stall = 5 * time.Second
-	// piece is how much of an answer is written at a time: 6.4 KiB a second are the least.
+	// piece is the part of an answer that is written at a time. A client must read at least 6.4 KiB
+	// a second.
 	piece = 32 << 10
 )
 
-// steadyWriter cuts off a client that does not read its answer, which otherwise keeps its place.
+// steadyWriter disconnects a client that does not read its answer and so would keep its place.
 type steadyWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -126,7 +127,7 @@ func (w *steadyWriter) Write(p []byte) (n int, err error) {
 		if deadline.After(w.end) {
 			deadline = w.end
 		}
-		_ = w.control.SetWriteDeadline(deadline) // has an error only where there is no connection
+		_ = w.control.SetWriteDeadline(deadline) // fails only without a connection
 		written, err := w.ResponseWriter.Write(p[:min(len(p), piece)])
 		n, p = n+written, p[written:]
 		if err != nil && w.err == nil {
@@ -138,8 +139,8 @@ func (w *steadyWriter) Write(p []byte) (n int, err error) {
 	}
 }
 
-// reason is what the access log says of an answer that a mount gave by itself: OK, or its
-// status, as in HTTP_403, which also keeps the metrics' labels few.
+// reason returns the access log's reason for an answer that a mount wrote itself: OK, or its
+// status, as in HTTP_403. It also keeps the number of metrics' labels small.
 func (a *answer) reason() string {
 	if a.status < http.StatusBadRequest || a.status > 599 {
 		return reasonOK

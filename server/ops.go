@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// serveOps answers the ops listener, which is for the operator's eyes only.
+// serveOps answers the ops listener, which is for the operator only.
 func (s *Server) serveOps(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r.Header.Get(requestIDHeader))
 	w.Header().Set(requestIDHeader, id)
@@ -30,18 +30,18 @@ func (s *Server) serveOps(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// OpsConfig is what ServeOps serves.
+// OpsConfig configures ServeOps.
 type OpsConfig struct {
-	// Checks are what readiness is made of.
+	// Checks are the conditions of readiness.
 	Checks []Check
 	// Registry is what /metrics serves. Mandatory.
 	Registry *prometheus.Registry
-	// Logger gets what goes wrong. Mandatory.
+	// Logger logs errors. Mandatory.
 	Logger *slog.Logger
 }
 
-// ServeOps serves on l what the ops listener of a Server does, for a process that has no API,
-// until ctx ends or l fails. It closes l, and returns nil after an orderly end.
+// ServeOps serves on l what the ops listener of a Server serves, for a process without an API,
+// until ctx ends or l fails. It closes l, and returns nil after an orderly shutdown.
 func ServeOps(ctx context.Context, cfg OpsConfig, l net.Listener) error {
 	limits, errs := Limits{}.withDefaults()
 	if err := errors.Join(errs...); err != nil {

@@ -22,8 +22,8 @@ type route struct {
 	handle      func(s *Server, ctx context.Context, a *answer, r *http.Request) error
 }
 
-// newRoutes returns the REST APIs. Health is not among them: it is answered even when there
-// is no room for a request.
+// newRoutes returns the REST APIs. Health is not among them: it is answered even when all slots are
+// in use.
 func newRoutes(*Server) map[string]route {
 	return map[string]route{
 		"/api/v2/signingCert":   {apiRESTv2, methodCreate, http.MethodPost, (*Server).serveGateway},
@@ -34,24 +34,24 @@ func newRoutes(*Server) map[string]route {
 	}
 }
 
-// answer is the response to one REST request while it is being made. An error is kept
-// rather than written, so that serveREST alone writes refusals.
+// answer is the response to one REST request while its handler writes it. It keeps an error instead
+// of writing it, so that only serveREST writes refusals.
 //
-// An answer of the APIs is kept too, and written when the request has given back its place: a
-// client that does not read keeps no other one from a certificate.
+// It also keeps an answer of the APIs until the request has given back its slot. So a client that
+// does not read its answer blocks no other client.
 type answer struct {
 	http.ResponseWriter
 	requestID string
-	client    netip.Addr // as clientAddr returned it
+	client    netip.Addr // from clientAddr
 	path      string     // of the route
 	body      []byte     // of the request
 	err       error
 	wrote     bool
-	status    int           // as the handler set it; 0 if it did not
+	status    int           // set by the handler; 0 if it did not
 	kept      *bytes.Buffer // the answer of an API; nil where a mount writes it
 }
 
-// WriteHeader notes that there is an answer.
+// WriteHeader records that there is an answer.
 func (a *answer) WriteHeader(status int) {
 	a.wrote, a.status = true, status
 	if a.kept == nil {
@@ -59,7 +59,7 @@ func (a *answer) WriteHeader(status int) {
 	}
 }
 
-// Write notes that there is an answer.
+// Write records that there is an answer.
 func (a *answer) Write(p []byte) (int, error) {
 	a.wrote = true
 	if a.kept != nil {
@@ -72,14 +72,14 @@ func (a *answer) Write(p []byte) (int, error) {
 func (a *answer) send(w http.ResponseWriter) {
 	w.Header().Set("Content-Length", strconv.Itoa(a.kept.Len()))
 	w.WriteHeader(cmp.Or(a.status, http.StatusOK))
-	_, _ = w.Write(a.kept.Bytes()) // an error means that the client has gone
+	_, _ = w.Write(a.kept.Bytes()) // an error means that the client has disconnected
 }
 
 // serveREST answers every HTTP request that is not gRPC.
 func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r.Header.Get(requestIDHeader))
 	w.Header().Set(requestIDHeader, id)
-	// Clients that join a base URL ending in a slash with a path ask for //api/….
+	// A client that joins a base URL that ends in a slash with a path requests //api/….
 	path := "/" + strings.TrimLeft(r.URL.Path, "/")
 	if s.serveHealth(w, r, path, id, false) {
 		return
@@ -113,7 +113,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 	a.send(s.steady(w))
 }
 
-// acceptREST looks at the request line, and reads the body of a request that has one.
+// acceptREST checks the request line, and reads the body of a POST.
 func (s *Server) acceptREST(a *answer, r *http.Request, to route, found bool) (err error) {
 	if !found {
 		return refusal.New(refusal.PathNotFound, "there is nothing at this path; the APIs are at /api/v2/signingCert, /api/v2/trustBundle, /api/v2/configuration, /api/v1/signingCert and /api/v1/rootCert")
@@ -128,7 +128,7 @@ func (s *Server) acceptREST(a *answer, r *http.Request, to route, found bool) (e
 	return err
 }
 
-// verbs returns the HTTP methods that a route for verb answers, OPTIONS aside.
+// verbs returns the HTTP methods that a route for verb answers, without OPTIONS.
 func verbs(verb string) []string {
 	if verb == http.MethodGet {
 		return []string{http.MethodGet, http.MethodHead}
@@ -136,13 +136,13 @@ func verbs(verb string) []string {
 	return []string{verb}
 }
 
-// allow is the Allow header of a route for verb.
+// allow returns the Allow header of a route for verb.
 func allow(verb string) string {
 	return strings.Join(append(verbs(verb), http.MethodOptions), ", ")
 }
 
-// printableMethod keeps a made-up method short. It holds token characters only, since
-// net/http has parsed it (RFC 9110, section 5.6.2).
+// printableMethod shortens an invented method. It holds token characters only, since net/http has
+// parsed it (RFC 9110, section 5.6.2).
 func printableMethod(m string) string {
 	if len(m) > 20 {
 		return m[:20] + "…"
@@ -150,7 +150,7 @@ func printableMethod(m string) string {
 	return m
 }
 
-// apiOf tells to whose metrics a path belongs that is no route.
+// apiOf returns the API that counts a request for a path that is not a route.
 func apiOf(path string) string {
 	if strings.HasPrefix(path, "/api/v1/") {
 		return apiRESTv1

@@ -20,20 +20,20 @@ import (
 // pemChain is the media type of v1's answers (RFC 8555, section 9.1).
 const pemChain = "application/pem-certificate-chain"
 
-// requestV1 is the body of POST /api/v1/signingCert. Names are matched exactly, unknown ones
-// are ignored, and bytes are standard base64.
+// requestV1 is the body of POST /api/v1/signingCert. Names match exactly, unknown names are
+// ignored, and bytes are standard base64.
 type requestV1 struct {
 	PublicKey struct {
-		// Content is PEM or DER. The algorithm beside it is ignored: the key tells it.
+		// Content is PEM or DER. The algorithm next to it is ignored; the key determines it.
 		Content []byte `json:"content"`
 	} `json:"publicKey"`
-	// SignedEmailAddress is the proof of possession, though the name has become too narrow.
+	// SignedEmailAddress is the proof of possession; the name is older than other challenges.
 	SignedEmailAddress []byte `json:"signedEmailAddress"`
-	// CertificateSigningRequest is PEM. Where it is not empty it wins over the rest.
+	// CertificateSigningRequest is PEM. If it is not empty, the other fields are ignored.
 	CertificateSigningRequest []byte `json:"certificateSigningRequest"`
 }
 
-// proof returns the proof of possession that the request holds.
+// proof returns the proof of possession in the request.
 func (r *requestV1) proof() ca.Proof {
 	switch {
 	case len(r.CertificateSigningRequest) > 0:
@@ -45,19 +45,19 @@ func (r *requestV1) proof() ca.Proof {
 	}
 }
 
-// decodeV1 reads a request. Duplicate names and anything after the object are refused.
+// decodeV1 decodes a request. It refuses duplicate names and trailing data.
 func decodeV1(body []byte) (*requestV1, error) {
 	var req requestV1
-	// Base64 with line breaks, as base64(1) writes it, is what clients of v1 always could send.
+	// Clients of v1 could always send base64 with line breaks, as base64(1) writes it.
 	if err := json.Unmarshal(body, &req, jsonv1.ParseBytesWithLooseRFC4648(true)); err != nil {
-		// The parser's text may quote the body, and is dropped.
+		// The parser's text may quote the body, so it is dropped.
 		return nil, refusal.New(refusal.RequestMalformed, "the request body is not what API v1 takes: one JSON object with publicKey.content and signedEmailAddress, or with certificateSigningRequest, each given once and in standard base64")
 	}
 	return &req, nil
 }
 
-// serveSigningCertV1 answers POST /api/v1/signingCert: 201, the leaf first and the root last.
-// There is no SCT header, since a timestamp is either embedded or not there at all.
+// serveSigningCertV1 answers POST /api/v1/signingCert: 201, the leaf first and the root last. There
+// is no SCT header, since an SCT is either embedded or absent.
 func (s *Server) serveSigningCertV1(ctx context.Context, a *answer, r *http.Request) error {
 	req, err := decodeV1(a.body)
 	if err != nil {
@@ -86,5 +86,5 @@ func writePEM(w http.ResponseWriter, httpStatus int, body []byte) {
 	w.Header().Set("Content-Type", pemChain)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(httpStatus)
-	_, _ = w.Write(body) // the client has gone: there is nobody to tell
+	_, _ = w.Write(body) // an error means that the client has disconnected
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Listeners are where a Server serves. Serve closes them.
+// Listeners are the listeners of a Server. Serve closes them.
 type Listeners struct {
 	// HTTP serves REST and health, over HTTP/1.1 and HTTP/2 (with TLS, or with prior
 	// knowledge). Mandatory.
@@ -27,7 +27,7 @@ type Listeners struct {
 	Ops net.Listener
 }
 
-// endpoint is one listener with what serves it.
+// endpoint is one listener and its server.
 type endpoint struct {
 	name     string
 	listener net.Listener
@@ -35,12 +35,12 @@ type endpoint struct {
 	conns    *connections
 }
 
-// Serve serves until ctx ends or a listener fails. It can be called once, and returns nil
-// after an orderly end, which has three steps:
-//  1. Readiness fails. New connections are served for Config.Grace all the same, so that load
-//     balancers have time to notice. Each answer closes its connection.
+// Serve serves until ctx ends or a listener fails. It can be called once. It returns nil after an
+// orderly shutdown, which has three steps:
+//  1. Readiness fails. New connections are still served for Config.Grace, so that load balancers
+//     have time to notice. Each answer closes its connection.
 //  2. The listeners close, and requests in flight get DrainTimeout.
-//  3. What is still open is cut off.
+//  3. Connections that are still open are closed.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.HTTP == nil {
 		return errors.New("server: Listeners.HTTP is mandatory")
@@ -75,7 +75,8 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	drained, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	go s.conns.dismissStalled(drained)
-	// Ops last, so that it can be seen. The gRPC server has no connections of its own to stop.
+	// Ops stops last, so that the drain stays visible. The gRPC server has no connections of its
+	// own.
 	errs := []error{err, s.shutdown(ctx, api...)}
 	if ops != nil {
 		errs = append(errs, s.shutdown(ctx, ops))
@@ -84,7 +85,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	return errors.Join(errs...)
 }
 
-// lastGrace waits until the grace is over, is cut short, or a listener fails.
+// lastGrace waits until the grace has passed or hurry is closed, or until a listener fails.
 func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
 	s.logger.InfoContext(ctx, "not ready any more, and still serving", "grace", s.grace)
 	timer := time.NewTimer(s.grace)
@@ -98,8 +99,8 @@ func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
 	return nil
 }
 
-// closing makes each answer close its connection once shutdown has begun: by Connection:
-// close, or by GOAWAY on HTTP/2, for which net/http takes the header.
+// closing makes each answer close its connection once shutdown has begun, by Connection: close. For
+// HTTP/2, net/http converts that header to GOAWAY.
 func (s *Server) closing(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -111,7 +112,7 @@ func (s *Server) closing(h http.Handler) http.Handler {
 	})
 }
 
-// apiEndpoints returns what serves the APIs: one endpoint, or one for REST and one for gRPC.
+// apiEndpoints returns the endpoints of the APIs: a shared one, or one for REST and one for gRPC.
 func (s *Server) apiEndpoints(l Listeners) []*endpoint {
 	if l.GRPC == nil || l.GRPC == l.HTTP {
 		return []*endpoint{{"http and grpc", l.HTTP, s.httpServer(s.closing(s.bounded(s.Handler())), true, s.tls), s.conns}}
@@ -122,13 +123,13 @@ func (s *Server) apiEndpoints(l Listeners) []*endpoint {
 	}
 }
 
-// opsEndpoint returns what serves ops. It has places of its own, so that it can be reached
-// whatever clients do.
+// opsEndpoint returns the endpoint of ops. It has places of its own, so that clients of the APIs
+// cannot make it unreachable.
 func (s *Server) opsEndpoint(l net.Listener) *endpoint {
 	return &endpoint{"ops", l, s.httpServer(s.OpsHandler(), true, nil), newConnections(opsConnections, 0, s.logger)}
 }
 
-// serveGRPCOnly answers a port that has gRPC alone.
+// serveGRPCOnly answers requests to a port that serves only gRPC.
 func (s *Server) serveGRPCOnly(w http.ResponseWriter, r *http.Request) {
 	if isGRPC(r) {
 		s.serveGRPC(w, r)
@@ -139,7 +140,7 @@ func (s *Server) serveGRPCOnly(w http.ResponseWriter, r *http.Request) {
 	writeRefusal(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"), id)
 }
 
-// httpServer returns the server of one listener. Limits are the same for all.
+// httpServer returns the server of one listener. All listeners have the same limits.
 func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(http1)
@@ -161,7 +162,7 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 			MaxReceiveBufferPerStream: s.limits.Body + framePrefix,
 			WriteByteTimeout:          min(stall, s.limits.Write),
 		},
-		// Handshakes that fail, and clients that break the protocol: noise to most.
+		// Failed handshakes and protocol errors of clients, noise for most operators.
 		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 }
@@ -175,8 +176,8 @@ func (e *endpoint) serve() error {
 	return e.server.Serve(l)
 }
 
-// shutdown ends endpoints together: at once where nothing is in flight, else when that has
-// ended or DrainTimeout has passed.
+// shutdown stops endpoints together: at once if nothing is in flight, otherwise when all requests
+// have finished or DrainTimeout has passed.
 func (s *Server) shutdown(ctx context.Context, endpoints ...*endpoint) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
 	defer cancel()

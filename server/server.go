@@ -3,10 +3,10 @@
 // Package server is the edge of the certificate authority: gRPC v2, the same methods as
 // JSON through an in-process grpc-gateway, REST v1, health and metrics.
 //
-// It is the only package that knows gRPC, HTTP and JSON. Every request, whichever way it
-// came, passes through (*Server).run, which holds admission, the deadline, panic recovery,
-// metrics and the access log; every refusal becomes a status in status.go. Only package
-// internal/app and package main may import it.
+// It is the only package that knows gRPC, HTTP and JSON. Every request of any API passes through
+// (*Server).run, which does admission, the deadline, panic recovery, metrics and the access log.
+// Every refusal becomes a status in status.go. Only package internal/app and package main may
+// import it.
 package server
 
 import (
@@ -29,27 +29,25 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// Authority is the certificate authority behind the edge. Its methods are called from many
-// goroutines at once.
+// Authority is the certificate authority behind the edge. Its methods are called concurrently.
 type Authority interface {
-	// Issue returns a certificate, or an error whose chain holds the *refusal.Error that
-	// the client is to read; any other error reaches the client as INTERNAL. It returns
-	// soon after ctx ends.
+	// Issue returns a certificate, or an error. The *refusal.Error in the error's chain is meant
+	// for the client; any other error reaches the client as INTERNAL. Issue returns soon after ctx
+	// ends.
 	Issue(ctx context.Context, req ca.Request) (*ca.Issued, error)
-	// TrustBundle returns the chains that verifiers have to trust, in the order in which
-	// they are served. It is called for each request, so it is cheap, and the chains are
-	// never changed once returned.
+	// TrustBundle returns the chains that verifiers must trust, in the order in which they are
+	// served. It is called for each request, so it must be fast. Returned chains are immutable.
 	TrustBundle() []*ca.Chain
 }
 
-// IssuerInfo is what GetConfiguration tells about one issuer entry.
+// IssuerInfo is what GetConfiguration reports about one issuer entry.
 type IssuerInfo struct {
 	// URL is the issuer URL, or the pattern if Wildcard is set.
 	URL      string
 	Wildcard bool
-	// Audience is what a token's aud must hold.
+	// Audience is the required aud of a token.
 	Audience string
-	// ChallengeClaim names the claim that a client has to sign.
+	// ChallengeClaim names the claim that a client must sign.
 	ChallengeClaim        string
 	SPIFFETrustDomain     string
 	Type                  string
@@ -57,45 +55,44 @@ type IssuerInfo struct {
 	SkipEmailVerification bool
 }
 
-// Config is everything that a Server is made of.
+// Config is the configuration of a Server.
 type Config struct {
 	// Authority issues the certificates. Mandatory.
 	Authority Authority
-	// Issuers returns the issuer entries for GetConfiguration. It is called for each such
-	// request, so that a reloaded configuration shows at once. Mandatory.
+	// Issuers returns the issuer entries for GetConfiguration. It is called for each such request,
+	// so that a reloaded configuration is served at once. Mandatory.
 	Issuers func() []IssuerInfo
-	// Checks are what readiness is made of; without any, the server is ready until it
-	// shuts down.
+	// Checks are the conditions of readiness. Without any, the server is ready until it shuts down.
 	Checks []Check
 	// Mounts are served on the HTTP listener beside the APIs.
 	Mounts []Mount
-	// HealthInterval is how long a readiness report counts before the checks run again,
-	// and how often a gRPC health watcher looks. Default 1 s.
+	// HealthInterval is how long a readiness report is reused before the checks run again. A gRPC
+	// health watcher also checks this often. Default 1 s.
 	HealthInterval time.Duration
-	// TrustedProxies are the addresses of the proxies whose X-Forwarded-For counts.
+	// TrustedProxies are the addresses of the proxies that may set X-Forwarded-For.
 	TrustedProxies []netip.Prefix
-	// TLS, if set, is used for the HTTP and gRPC listeners (never for ops). It must be able
-	// to give a certificate by itself: GetCertificate, or Certificates. Its MinVersion is
-	// 1.2 or higher; zero means 1.3.
+	// TLS, if set, is used for the HTTP and gRPC listeners, never for ops. It must supply its own
+	// certificate: GetCertificate, or Certificates. Its MinVersion must be 1.2 or higher; zero
+	// means 1.3.
 	TLS *tls.Config
-	// Limits bound what a caller can make the server do; zero fields get the defaults.
+	// Limits limit what a caller can make the server do; zero fields get the defaults.
 	Limits Limits
-	// Grace is how long the server goes on serving after ctx of Serve has ended, not ready any
-	// more. Default 0.
+	// Grace is how long the server, not ready any more, still serves after ctx of Serve has ended.
+	// Default 0.
 	Grace time.Duration
-	// Hurry, when it is closed, ends the grace at once. It may be nil.
+	// Hurry, when it is closed, stops the grace at once. It may be nil.
 	Hurry <-chan struct{}
 	// DrainTimeout is how long requests in flight may take after the grace. Default 20 s.
 	DrainTimeout time.Duration
-	// Registry gets the edge's metrics, and is what /metrics on ops serves. Mandatory.
+	// Registry registers the edge's metrics; /metrics on ops serves it. Mandatory.
 	Registry *prometheus.Registry
-	// Logger gets one record a request. Default: nothing is logged.
+	// Logger gets one record for each request. Default: nothing is logged.
 	Logger *slog.Logger
 	// Now is the clock for durations. Default time.Now.
 	Now func() time.Time
 }
 
-// Server is the edge. It is made by New and safe for concurrent use.
+// Server is the edge. New returns one. It is safe for concurrent use.
 type Server struct {
 	authority Authority
 	issuers   func() []IssuerInfo
@@ -113,9 +110,9 @@ type Server struct {
 	health  *health
 	mounts  []mount
 
-	mountSlots chan struct{} // as slots, for mounts
-	handlers   *share.Places // of HTTP/2 requests that are under way
-	large      *share.Places // of bodies of more than ordinaryBody that arrive
+	mountSlots chan struct{} // like slots, for mounts
+	handlers   *share.Places // for HTTP/2 requests in progress
+	large      *share.Places // for arriving bodies of more than ordinaryBody
 	bundle     bundleCache
 	registry   *prometheus.Registry
 	gateway    *runtime.ServeMux
@@ -125,7 +122,7 @@ type Server struct {
 	trustedProxies []netip.Prefix
 }
 
-// New returns a Server, or every mistake in cfg at once.
+// New returns a Server, or all errors in cfg at once.
 func New(cfg Config) (*Server, error) {
 	limits, errs := cfg.Limits.withDefaults()
 	if cfg.Authority == nil || cfg.Issuers == nil || cfg.Registry == nil {
@@ -159,7 +156,7 @@ func New(cfg Config) (*Server, error) {
 		registry:  cfg.Registry,
 
 		trustedProxies: slices.Clone(cfg.TrustedProxies),
-		// As many again for what is mounted beside the APIs, reads aside, which have places of their own.
+		// As many again for mounts, which have separate places for reads.
 		mountSlots: make(chan struct{}, limits.InFlight),
 		handlers:   share.New(handlersPerSlot*limits.InFlight, 0),
 		large:      share.New(max(limits.InFlight/slotsPerLarge, 2), 0),
@@ -186,7 +183,7 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Handler returns what a listener for both REST and gRPC serves. gRPC needs HTTP/2.
+// Handler returns the handler of a listener for both REST and gRPC. gRPC needs HTTP/2.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isGRPC(r) {
@@ -197,8 +194,8 @@ func (s *Server) Handler() http.Handler {
 	})
 }
 
-// OpsHandler returns what the ops listener serves: /metrics, and health with the errors of
-// its checks.
+// OpsHandler returns the handler of the ops listener: /metrics, and health with the errors of its
+// checks.
 func (s *Server) OpsHandler() http.Handler { return http.HandlerFunc(s.serveOps) }
 
 // serverTLS returns a copy of cfg that is fit for HTTP/1.1 and HTTP/2; nil for nil.
@@ -211,7 +208,7 @@ func serverTLS(cfg *tls.Config) (*tls.Config, error) {
 	case cfg.MinVersion == 0:
 		cfg.MinVersion = tls.VersionTLS13
 	case cfg.MinVersion < tls.VersionTLS12:
-		// RFC 8996 forbids 1.0 and 1.1; RFC 9113, section 9.2 wants 1.2 for HTTP/2.
+		// RFC 8996 forbids 1.0 and 1.1; RFC 9113, section 9.2 requires 1.2 for HTTP/2.
 		return nil, keypath.Errorf([]string{"tls", "min"}, "the lowest TLS version is %s; it must be 1.2 or 1.3", tls.VersionName(cfg.MinVersion))
 	}
 	if cfg.GetCertificate == nil && cfg.GetConfigForClient == nil && len(cfg.Certificates) == 0 {

@@ -16,8 +16,8 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// service is the v2 API behind both gRPC and the gateway. Its errors are those of the
-// authority: status.go turns them into what either API says.
+// service is the v2 API behind both gRPC and the gateway. Its errors are those of the authority.
+// status.go converts them for both APIs.
 type service struct {
 	fulciov2.UnimplementedCAServer
 	*Server
@@ -55,7 +55,7 @@ func (s service) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest
 	return s.trustBundle().message, nil
 }
 
-// GetConfiguration tells which issuers are trusted.
+// GetConfiguration returns the trusted issuers.
 func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
 	issuers := s.issuers()
 	out := make([]*fulciov2.OIDCIssuer, len(issuers))
@@ -77,9 +77,9 @@ func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationReq
 	return &fulciov2.Configuration{Issuers: out}, nil
 }
 
-// issue asks the authority, and counts the outcome.
+// issue calls the authority, and counts the outcome.
 func (s *Server) issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
-	verified, reason := false, string(refusal.InternalError) // of a panic
+	verified, reason := false, string(refusal.InternalError) // for a panic
 	req.Verified = func() { verified = true }
 	defer func() {
 		if verified {
@@ -100,7 +100,7 @@ func (s *Server) issue(ctx context.Context, req ca.Request) (*ca.Issued, error) 
 	return issued, nil
 }
 
-// proofOf returns the proof of possession that req holds.
+// proofOf returns the proof of possession in req.
 func proofOf(req *fulciov2.CreateSigningCertificateRequest) ca.Proof {
 	switch key := req.GetKey().(type) {
 	case *fulciov2.CreateSigningCertificateRequest_PublicKeyRequest:
@@ -115,7 +115,7 @@ func proofOf(req *fulciov2.CreateSigningCertificateRequest) ca.Proof {
 	}
 }
 
-// noProof is the proof of a request that holds none. It is refused where any other proof is
+// noProof is the proof of a request without a proof. It is refused where any other proof is
 // checked, after the token, so that the order of refusals does not depend on the request.
 type noProof struct{}
 
@@ -124,8 +124,8 @@ func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, erro
 	return nil, refusal.New(refusal.KeyUnsupported, "the request holds no key to certify; send either a public key with a proof of possession, or a certificate signing request")
 }
 
-// chainPEM returns the certificate and the chain above it, leaf first and root last, one PEM
-// block each, without a newline at the end.
+// chainPEM returns the certificate and its chain, leaf first and root last, one PEM block each,
+// without a newline at the end.
 func chainPEM(issued *ca.Issued) []string {
 	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issued.Certificate})
 	chain := make([]string, 0, 1+len(issued.Chain.PEM))

@@ -21,10 +21,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// errorDomain is the domain of every google.rpc.ErrorInfo: reasons are unique within it.
+// errorDomain is the domain of every google.rpc.ErrorInfo. Reasons are unique within it.
 const errorDomain = "mayfly-ca.dev"
 
-// codeOf is the one table from the kind of a refusal to its gRPC code and HTTP status.
+// codeOf is the only table from the kind of a refusal to its gRPC code and HTTP status.
 func codeOf(k refusal.Kind) (codes.Code, int) {
 	switch k {
 	case refusal.Malformed:
@@ -40,14 +40,14 @@ func codeOf(k refusal.Kind) (codes.Code, int) {
 	case refusal.NotFound:
 		return codes.NotFound, http.StatusNotFound
 	case refusal.MethodNotAllowed:
-		// Also what gRPC prescribes for a method that a server does not have.
+		// gRPC also requires this code for a method that a server lacks.
 		return codes.Unimplemented, http.StatusMethodNotAllowed
 	default:
 		return codes.Internal, http.StatusInternalServerError
 	}
 }
 
-// retryAfter is when it is worth trying again; zero if it is not.
+// retryAfter returns when the client can retry; zero if a retry is useless.
 func retryAfter(e *refusal.Error) time.Duration {
 	switch e.Reason.Kind() {
 	case refusal.SlowDown:
@@ -59,8 +59,8 @@ func retryAfter(e *refusal.Error) time.Duration {
 	}
 }
 
-// statusOf is a refusal as every API tells it: the message, and in the details ErrorInfo,
-// RequestInfo and, where it is worth trying again, RetryInfo.
+// statusOf returns the status of a refusal in every API: the message, and in the details ErrorInfo,
+// RequestInfo and, if the client can retry, RetryInfo.
 func statusOf(e *refusal.Error, requestID string) *spb.Status {
 	code, _ := codeOf(e.Reason.Kind())
 	details := []proto.Message{
@@ -93,9 +93,9 @@ func writeRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
 	writeJSON(w, httpStatus, body)
 }
 
-// writeGRPCRefusal answers a gRPC request that has not been given to the gRPC server with a
-// refusal: header fields, among them the request ID, no message, and the status in trailers
-// (gRPC over HTTP/2, "Responses").
+// writeGRPCRefusal answers a gRPC request that the gRPC server did not get with a refusal. It
+// writes header fields with the request ID, no message, and the status in trailers (gRPC over
+// HTTP/2, "Responses").
 func writeGRPCRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
 	st := statusOf(e, requestID)
 	h := w.Header()
@@ -109,8 +109,8 @@ func writeGRPCRefusal(w http.ResponseWriter, e *refusal.Error, requestID string)
 	}
 }
 
-// percentEncode encodes a status message (gRPC over HTTP/2, "Status-Message"): everything
-// but the characters from space to tilde, and the percent sign.
+// percentEncode encodes a status message (gRPC over HTTP/2, "Status-Message"). It encodes the
+// percent sign and every byte outside space to tilde.
 func percentEncode(message string) string {
 	const digits = "0123456789ABCDEF"
 	var b strings.Builder
@@ -124,17 +124,17 @@ func percentEncode(message string) string {
 	return b.String()
 }
 
-// setRetryAfter sets the Retry-After header, in whole seconds and never too early.
+// setRetryAfter sets the Retry-After header in whole seconds, rounded up.
 func setRetryAfter(h http.Header, e *refusal.Error) {
 	if d := retryAfter(e); d > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
 	}
 }
 
-// writeJSON answers with a whole JSON body.
+// writeJSON writes a complete JSON answer.
 func writeJSON(w http.ResponseWriter, httpStatus int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(httpStatus)
-	_, _ = w.Write(body) // the client has gone: there is nobody to tell
+	_, _ = w.Write(body) // an error means that the client has disconnected
 }

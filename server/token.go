@@ -10,16 +10,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// The places where a request can carry its ID token, beside the message: gRPC metadata, of
-// which the first is also the HTTP header that the gateway hands on.
+// The gRPC metadata in which a request can carry its ID token, besides its message. The first is
+// also the HTTP header that the gateway passes on.
 const (
 	metadataAuthorization = "authorization"
 	metadataToken         = "oidcidentitytoken"
 )
 
-// idToken returns the one ID token of a request: from its message, or from md. The same
-// token in several places is fine; two that differ are refused, because each of them could
-// be the one that the caller means.
+// idToken returns the one ID token of a request, from its message or from md. The same token may be
+// in several places. Two different tokens are refused, because the caller could mean either.
 func idToken(message string, md metadata.MD) (string, error) {
 	token := strings.TrimSpace(message)
 	foreign := false // an Authorization header of another scheme, which may be a proxy's
@@ -48,7 +47,7 @@ func idToken(message string, md metadata.MD) (string, error) {
 	}
 }
 
-// sameToken makes found the token if there is none yet.
+// sameToken sets token to found if it is empty, and refuses two different tokens.
 func sameToken(token *string, found string) error {
 	switch {
 	case found == "" || found == *token:
@@ -61,8 +60,8 @@ func sameToken(token *string, found string) error {
 	}
 }
 
-// bearer returns the credentials of an Authorization header whose scheme is Bearer, in any
-// case (RFC 9110, section 11.1), without the white space around them. They may be empty.
+// bearer returns the credentials of an Authorization header with the scheme Bearer, in any case
+// (RFC 9110, section 11.1), without surrounding white space. They may be empty.
 func bearer(header string) (string, bool) {
 	const scheme = "bearer"
 	header = strings.TrimSpace(header)
