@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// CASet is a CA set, the file that `ca.set` names and `mayfly ca` writes. Paths in it are
-// relative to it; LoadCASet has resolved them. Times are RFC 3339, whole seconds.
+// CASet is a CA set, the file that `ca.set` names and `mayfly ca` writes. Paths in it are relative
+// to it; LoadCASet has resolved them. Times are RFC 3339, whole seconds.
 type CASet struct {
-	// Generation is `generation`: a whole number that grows with every edit. A server never
-	// loads an older one, nor the one that it has with another content.
+	// Generation is `generation`: a whole number that every edit increases. A server never loads an
+	// older generation, nor its present generation with another content.
 	Generation uint64
-	// Authorities is `authorities`, in the order of the file, which means nothing.
+	// Authorities is `authorities`, in the order of the file, which has no meaning.
 	Authorities []CASetAuthority
 
 	file    *File
@@ -25,25 +25,25 @@ type CASet struct {
 type CASetAuthority struct {
 	// ID is `id`: up to 64 lower-case letters, digits, dots, hyphens and underscores.
 	ID string
-	// Chain is `chain`, a PEM file: the issuing CA first, the root last and included.
+	// Chain is `chain`, a PEM file: the issuing CA first, the root last; the root must be included.
 	Chain string
-	// Signer is `signer`. It may be left out once the authority has retired.
+	// Signer is `signer`. It may be absent after the authority has retired.
 	Signer Signer
-	// PublishAt is `publish_at`: from then on it is in the trust bundle.
+	// PublishAt is `publish_at`: from then on the authority is in the trust bundle.
 	PublishAt time.Time
-	// ActivateAt is `activate_at`: from then on it signs, until the next one's activate_at
-	// or its own retire_at. Without one it does not sign.
+	// ActivateAt is `activate_at`: the authority signs from then on, until the next one's
+	// activate_at or its own retire_at. Without activate_at it does not sign.
 	ActivateAt time.Time
-	// RetireAt is `retire_at`: it signs no more from then on, and stays in the trust bundle
-	// until its certificates end. Without one it signs until another begins.
+	// RetireAt is `retire_at`: the authority stops signing then, and stays in the trust bundle
+	// until its certificates expire. Without it, the authority signs until another one starts.
 	RetireAt time.Time
-	// CompromisedAt is `compromised_at`: its key may be in other hands from then on. It signs no
-	// more, leaves the trust bundle, and its window in trusted_root.json ends then.
+	// CompromisedAt is `compromised_at`: from then on another party may have the key. The authority
+	// stops signing and leaves the trust bundle. Its window in trusted_root.json closes then.
 	CompromisedAt time.Time
 }
 
-// LoadCASet reads the CA set from the file called path. Its errors and warnings are those
-// of LoadServer. It opens no other file.
+// LoadCASet reads the CA set from the file called path. Its errors and warnings are those of
+// LoadServer. It opens no other file.
 func LoadCASet(path string) (*CASet, []Mistake, error) {
 	content, err := readFile(path)
 	if err != nil {
@@ -52,8 +52,8 @@ func LoadCASet(path string) (*CASet, []Mistake, error) {
 	return ParseCASet(path, content)
 }
 
-// ParseCASet is LoadCASet for a file that has been read already. Relative paths in it are
-// relative to the directory of name, which is also what mistakes call the file.
+// ParseCASet is LoadCASet for a file that has been read already. Relative paths in it are relative
+// to the directory of name; mistakes give name as the file.
 func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
 	r := &report{file: name}
 	file, ok := parse(r, content, yamlOnly)
@@ -80,10 +80,10 @@ func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
 	return set, warnings, nil
 }
 
-// Name is the file's name as it was given to the loader.
+// Name returns the file's name as the caller gave it to the loader.
 func (s *CASet) Name() string { return s.file.name }
 
-// Content is the file's content as it was read.
+// Content returns the file's content as the loader read it.
 func (s *CASet) Content() []byte { return s.content }
 
 // Index returns the place of the authority id in Authorities, or -1.
@@ -125,7 +125,7 @@ type setLoader struct {
 
 var authorityID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
-// ValidAuthorityID tells whether an authority may be called id.
+// ValidAuthorityID reports whether id is a valid ID of an authority.
 func ValidAuthorityID(id string) bool { return authorityID.MatchString(id) }
 
 func (l *setLoader) authority(_ int, n *node) {

@@ -51,7 +51,7 @@ func TestParseCASet(t *testing.T) {
 	}
 }
 
-// Every mistake at once, each with its place.
+// ParseCASet reports every mistake at once, each with its place.
 func TestParseCASetRefuses(t *testing.T) {
 	t.Parallel()
 	_, _, err := ParseCASet("s", []byte(`generation: -1
@@ -126,8 +126,8 @@ authorities:
 	}
 }
 
-// Whatever parses can be edited or is refused, and what an edit writes parses to what was
-// meant.
+// Every set that parses can be edited or the edit is refused, and the result of an edit parses to
+// the intended set.
 func FuzzCASet(f *testing.F) {
 	f.Add([]byte(exampleSet))
 	f.Add([]byte("generation: 1\nauthorities: [{id: a, chain: c, publish_at: 2026-11-01T00:00:00Z}]\n"))

@@ -14,19 +14,19 @@ import (
 
 // CASetEdit is one edit of a CA set.
 type CASetEdit struct {
-	// Add, if it is not nil, is appended. Its paths are as Go opens them, and are written
-	// relative to the file where they lie below it.
+	// Add, if it is not nil, is appended. Its paths are as Go opens them, and are written relative
+	// to the file if they are below it.
 	Add *CASetAuthority
-	// ID names the authority whose times change; "" for none.
+	// ID is that of the authority with the new times below; "" for none.
 	ID string
-	// ActivateAt, RetireAt and CompromisedAt are its new times: nil leaves the old one, a zero time
+	// ActivateAt, RetireAt and CompromisedAt are the new times: nil leaves the old one, a zero time
 	// removes it.
 	ActivateAt, RetireAt, CompromisedAt *time.Time
 }
 
-// Edit returns the content of the file after an edit, under the next generation. Comments,
-// order and style of what does not change stay. Nothing is checked but the form: the caller
-// loads the result before it is written.
+// Edit returns the content of the file after an edit, under the next generation. Comments, order
+// and style of unchanged parts stay. Edit checks only the form: the caller loads the result before
+// writing it.
 func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(s.content, &document); err != nil {
@@ -60,7 +60,7 @@ func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// valueOf returns the value of a key that a mapping itself holds.
+// valueOf returns the value of a key that the mapping itself has.
 func valueOf(mapping *yaml.Node, key string) *yaml.Node {
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == key {
@@ -123,5 +123,5 @@ func (s *CASet) authorityNode(a *CASetAuthority) *yaml.Node {
 	return n
 }
 
-// relative is path as it stands in the file.
+// relative returns path as it is written in the file.
 func (s *CASet) relative(path string) string { return relativeTo(filepath.Dir(s.Name()), path) }

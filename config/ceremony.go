@@ -16,7 +16,7 @@ type Ceremony struct {
 	file *File
 }
 
-// CeremonyCertificate is what root and intermediates have in common.
+// CeremonyCertificate holds the keys that root and intermediates share.
 type CeremonyCertificate struct {
 	// CommonName is `common_name`. An intermediate's is "ORGANIZATION intermediate ID" by
 	// default.
@@ -31,33 +31,33 @@ type CeremonyCertificate struct {
 	// NotAfter is `not_after`, by default ten years later for a root; for an intermediate
 	// three years later, or the root's end.
 	NotAfter time.Time
-	// PasswordFile is `password_file`: the password of the key. By default one is drawn and
-	// written beside the key. A root's, if it is given, is written nowhere.
+	// PasswordFile is `password_file`: the password of the key. By default the ceremony generates
+	// one and writes it beside the key. It never writes a given password of a root.
 	PasswordFile string
-	// Signer is `signer`: the key is in a hardware module or at a service, and is made there
-	// by a module that has none of this label. It excludes PasswordFile.
+	// Signer is `signer`: the key is in a hardware module or at a service. A module that has no key
+	// of this label generates it. It excludes PasswordFile.
 	Signer Signer
 }
 
 // CeremonyRoot is `root`.
 type CeremonyRoot struct {
 	CeremonyCertificate
-	// Folder is `folder`: a root that is there already, as a folder with root.pem and
-	// key.pem. It excludes everything but PasswordFile.
+	// Folder is `folder`: an existing root, as a folder with root.pem and key.pem. It excludes
+	// everything except PasswordFile.
 	Folder string
 }
 
 // CeremonyIntermediate is an entry of `intermediates`.
 type CeremonyIntermediate struct {
 	CeremonyCertificate
-	// ID is `id`: the authority's in the CA set.
+	// ID is `id`: the authority's ID in the CA set.
 	ID string
-	// Request is `request`: the certificate signing request of a key that is elsewhere. It
-	// excludes Algorithm and PasswordFile.
+	// Request is `request`: the certificate signing request of a key that is elsewhere. It excludes
+	// Algorithm and PasswordFile.
 	Request string
-	// PublishAt and ActivateAt are `publish_at` and `activate_at`, for the CA set. By
-	// default the first intermediate is published and signs from its beginning, and the
-	// others are published only.
+	// PublishAt and ActivateAt are `publish_at` and `activate_at`, for the CA set. By default the
+	// first intermediate is published and signs from its NotBefore, and the others are only
+	// published.
 	PublishAt, ActivateAt time.Time
 }
 

@@ -18,7 +18,7 @@ func (l *serverLoader) checkOIDC() {
 		l.caution("oidc.insecure_hosts", "any party on the network between this server and %s can be an issuer: for development only", strings.Join(o.InsecureHosts, ", "))
 	}
 	if !o.Proxy.IsZero() && !isProxy(o.Proxy.Reveal()) {
-		// What was found may hold a password.
+		// The value may hold a password.
 		l.wrong("oidc.proxy", "the value is not of the form http://host:port, https://host:port, or the same with a user name and password")
 	}
 	if o.KeyRefresh < 10*time.Second || o.KeyRefresh > time.Hour {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// checkPattern tells what a pattern of meta-issuers means that its author is unlikely to
-// mean. Whether it is a pattern at all is for package oidc to say.
+// checkPattern reports meanings of a pattern of meta-issuers that its author is unlikely to intend.
+// Package oidc checks whether the pattern is valid.
 func (l *issuerLoader) checkPattern(key *node) {
 	pattern := key.value
 	switch {
@@ -30,8 +30,8 @@ func (l *issuerLoader) checkPattern(key *node) {
 	}
 }
 
-// openDomain tells whether a host with a * leaves open which registered domain it is in, and
-// whether that is one of a registry's, and not of a service that lets its customers have
+// openDomain reports for a host with a * whether the * leaves open the registered domain. registry
+// reports whether a registry allocates this domain, and not a service that lets its customers have
 // names below its own.
 func openDomain(host string) (open, registry bool) {
 	labels := strings.Split(host, ".")
@@ -45,7 +45,7 @@ func openDomain(host string) (open, registry bool) {
 	concrete := strings.ReplaceAll(strings.ToLower(host), "*", "mayfly-any")
 	suffix, icann := publicsuffix.PublicSuffix(concrete)
 	if !icann && !strings.Contains(suffix, ".") {
-		return false, false // a domain of an inner network, which nobody registers
+		return false, false // a domain of an inner network, which has no registry
 	}
 	if strings.Contains(suffix, "mayfly-any") { // a rule such as *.ck
 		return true, icann

@@ -10,7 +10,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// Patterns that mean what nobody means.
+// These patterns have meanings that no author intends.
 func TestPatterns(t *testing.T) {
 	t.Parallel()
 	for pattern, want := range map[string]string{
@@ -53,7 +53,7 @@ func TestPatterns(t *testing.T) {
 	}
 }
 
-// What the peer reads as text is text, as it stands, with a warning.
+// A value that the peer reads as text is text, as written, with a warning.
 func TestPlainText(t *testing.T) {
 	t.Parallel()
 	content := good + `    contact: true
@@ -77,7 +77,7 @@ ci-issuer-metadata:
 	}
 }
 
-// One line with several mistakes, as minified JSON is, tells them all, and no echo.
+// A line with several mistakes, as in minified JSON, gets each of them reported, and no echo.
 func TestMistakesOfOneLine(t *testing.T) {
 	t.Parallel()
 	content := `{"OIDCIssuers":{"https://a.example":{"IssuerURL":"https://b.example","ClientID":[],"Type":"email"},"https://c.example":{"IssuerURL":"https://c.example","Client_ID":"x","Type":7}}}`

@@ -15,9 +15,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Explain maps every keypath error in err, which may be joined with errors.Join, to its
-// place in the file, or to the environment variable that has set the key, and returns them
-// as Mistakes; nil for nil. Paths begin at the file's root, as in ["ca", "file", "chain"].
+// Explain maps every keypath error in err, which may be joined with errors.Join, to its place in
+// the file, or to the environment variable that has set the key. It returns them as Mistakes; nil
+// for nil. Paths begin at the file's root, as in ["ca", "file", "chain"].
 func (s *Server) Explain(err error) error { return s.mistakes(err).asError() }
 
 func (s *Server) mistakes(err error) Mistakes {
@@ -44,7 +44,7 @@ func (l *serverLoader) caution(key, format string, args ...any) {
 	l.warnings = append(l.warnings, l.server.mistakes(err)...)
 }
 
-// check finds what no single key can tell: what must be there, and what excludes what.
+// check reports mistakes that need several keys: required keys and mutually exclusive ones.
 func (l *serverLoader) check() {
 	l.checkListen()
 	l.checkTLS()
@@ -66,8 +66,8 @@ func (l *serverLoader) check() {
 	l.checkLimits()
 }
 
-// checkLimits finds limits that no server can have. How many connections the limit on file
-// descriptors permits is the server's to check.
+// checkLimits reports limits that no server can have. The server itself checks how many connections
+// the limit on file descriptors permits.
 func (l *serverLoader) checkLimits() {
 	limits, shutdown := l.server.Limits, l.server.Shutdown
 	switch {
@@ -93,8 +93,8 @@ func (l *serverLoader) checkLimits() {
 	}
 }
 
-// valid tells whether a key's value was not found wrong before, so that one mistake is
-// told once.
+// valid reports whether no mistake at a key has been found before, so that each mistake is reported
+// once.
 func (l *serverLoader) valid(key string) bool {
 	_, written := l.find(key)
 	_, taken := l.values[key]
@@ -145,7 +145,7 @@ func (l *serverLoader) checkTLS() {
 
 func (l *serverLoader) checkCA() {
 	if p, ok := l.find("ca.file"); ok && p.value.kind != mapping {
-		return // said already
+		return // reported already
 	}
 	file, set := l.server.CA.File, l.server.CA.Set
 	if l.server.CA.SignerSocket != "" && set == "" && l.valid("ca.set") {
@@ -201,7 +201,7 @@ func (l *serverLoader) checkCT() {
 	l.unique("embedded.key", func(c CTLog) string { return c.embedded().Key })
 }
 
-// validLogs tells whether ct.logs is not there or is a list.
+// validLogs reports whether ct.logs is absent or a list.
 func (l *serverLoader) validLogs() bool {
 	p, ok := l.find("ct.logs")
 	return !ok || p.value.kind == sequence
@@ -215,7 +215,7 @@ func (c CTLog) embedded() EmbeddedLog {
 	return *c.Embedded
 }
 
-// unique records what two logs share.
+// unique records values that two logs share.
 func (l *serverLoader) unique(key string, value func(CTLog) string) {
 	first := map[string]int{}
 	for i, c := range l.server.CT.Logs {
@@ -241,7 +241,7 @@ func (l *serverLoader) checkLog(i int) {
 		if n.isNull() {
 			l.wrong(fmt.Sprintf("ct.logs.%d", i), "the entry is empty: a log has a url and a public_key, or is embedded")
 		}
-		return // said already
+		return // reported already
 	}
 	switch {
 	case c.URL != "" && c.Embedded != nil:
@@ -266,7 +266,7 @@ func (l *serverLoader) checkLog(i int) {
 	}
 }
 
-// checkEmbedded checks that everything is there; package ctlog/embedded checks the values.
+// checkEmbedded checks that all keys are present; package ctlog/embedded checks the values.
 func (l *serverLoader) checkEmbedded(i int, e *EmbeddedLog) {
 	for _, must := range []struct{ key, value, what string }{
 		{"name", e.Name, "the path under which the log is served"},
@@ -280,7 +280,7 @@ func (l *serverLoader) checkEmbedded(i int, e *EmbeddedLog) {
 		}
 	}
 	for key, value := range map[string]time.Duration{"embedded.batch_age": e.BatchAge, "embedded.checkpoint_interval": e.CheckpointInterval} {
-		if value == 0 { // package embedded takes it for the default
+		if value == 0 { // package embedded reads it as the default
 			l.wrong(logKey(i, key), "found 0s, where a duration above zero is expected")
 		}
 	}
@@ -289,7 +289,7 @@ func (l *serverLoader) checkEmbedded(i int, e *EmbeddedLog) {
 	}
 }
 
-// baseURL says what is wrong with the URL of a server, or "".
+// baseURL states what is wrong with the URL of a server, or returns "".
 func baseURL(text string) string {
 	u, err := url.Parse(text)
 	switch {

@@ -11,28 +11,28 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// decoder fills Go values from nodes. It never stops at a mistake: it records it and goes
-// on, so that one reading tells everything.
+// decoder fills Go values from nodes. It never stops at a mistake: it records the mistake and
+// continues, so that one reading reports every mistake.
 type decoder struct {
 	*report
-	// json says that keys are spelled as in JSON.
+	// json states that keys are spelled as in JSON.
 	json bool
-	// plain says that a number, a truth value or a date is good enough where text is wanted:
-	// the peer takes it as it is written.
+	// plain states that a number, a truth value or a date is accepted where text is required: the
+	// peer reads it as it is written.
 	plain bool
 }
 
-// reader takes the value of a key.
+// reader reads the value of a key.
 type reader func(n *node)
 
 // field is a key of a mapping.
 type field struct {
-	name string // as it is spelled in YAML, and in every key path
-	json string // as it is spelled in JSON; "" where the key is not known there
+	name string // as spelled in YAML, and in every key path
+	json string // as spelled in JSON; "" if the key does not exist there
 	read reader
 }
 
-// object reads a mapping whose keys are those of fields.
+// object reads a mapping with the keys of fields.
 func (d *decoder) object(fields ...field) reader {
 	return func(n *node) {
 		if n.isNull() {
@@ -49,7 +49,7 @@ func (d *decoder) object(fields ...field) reader {
 				continue
 			}
 			if earlier, ok := seen[fields[i].name]; ok {
-				// Two spellings of one key; one spelling twice was found while parsing.
+				// These are two spellings of one key; the parser has found a repeated spelling.
 				d.tolerated(p.key.at, "the key %q stands twice, first in line %d, and the last one counts", shorten(p.key.value), earlier.line)
 			}
 			seen[fields[i].name] = p.key.at
@@ -61,7 +61,7 @@ func (d *decoder) object(fields ...field) reader {
 	}
 }
 
-// someOf names the keys of a mapping as far as a sentence can.
+// someOf lists keys of a mapping, as many as fit in a sentence.
 func someOf(names []string) string {
 	if len(names) > 8 {
 		return "keys such as " + strings.Join(names[:3], ", ")
@@ -82,7 +82,7 @@ func (d *decoder) match(in, key *node, fields []field) int {
 	if i := spelled(func(a, b string) bool { return a == b }); i >= 0 {
 		return i
 	}
-	// encoding/json, with which the peer reads JSON, folds case; its YAML reader does not.
+	// encoding/json, with which the peer reads JSON, folds case; the peer's YAML reader does not.
 	if d.json {
 		if i := spelled(strings.EqualFold); i >= 0 {
 			d.tolerated(key.at, "the key %q is spelled %q", shorten(key.value), fields[i].json)
@@ -115,7 +115,7 @@ func (d *decoder) names(fields []field) []string {
 	return names
 }
 
-// entries reads a mapping whose keys are the reader's own.
+// entries reads a mapping with keys of the author's choice.
 func (d *decoder) entries(each func(p pair)) reader {
 	return func(n *node) {
 		if n.isNull() {
@@ -150,7 +150,7 @@ func (d *decoder) list(each func(i int, n *node)) reader {
 	}
 }
 
-// text reads a string. Null is the empty string, as it is to the peer.
+// text reads a string. Null is the empty string, as in the peer.
 func (d *decoder) text(into *string) reader {
 	return func(n *node) {
 		switch {
@@ -164,7 +164,7 @@ func (d *decoder) text(into *string) reader {
 		switch n.tag {
 		case tagString:
 		case tagInt, tagFloat, tagBool, tagTimestamp:
-			// The peer's YAML reader takes the text as it stands; encoding/json does not.
+			// The peer's YAML reader uses the text as written; encoding/json does not.
 			if d.json || !d.plain {
 				d.mistake(n.at, "found %s, where text is wanted: write it in quotes", n.what())
 				return
@@ -211,8 +211,8 @@ func (d *decoder) texts(into *[]string) reader {
 	})
 }
 
-// time reads a time as RFC 3339 writes it. Fractions of a second are refused, since
-// certificates know none.
+// time reads a time in the format of RFC 3339. It refuses fractions of a second, because
+// certificates have none.
 func (d *decoder) time(into *time.Time) reader {
 	return func(n *node) {
 		if n.isNull() {
@@ -239,7 +239,7 @@ func (d *decoder) textMap(into *map[string]string) reader {
 	}
 }
 
-// raw takes a mapping over as a JSON object, its numbers as they are written.
+// raw reads a mapping as a JSON object, with its numbers as they are written.
 func (d *decoder) raw(into *json.RawMessage) reader {
 	return func(n *node) {
 		if n.kind != mapping {

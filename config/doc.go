@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package config reads mayfly's files: the server configuration (LoadServer), the issuer
-// configuration (LoadIssuers), which the peer's identity file is too, unchanged, the CA set
-// (LoadCASet), and the plan of a ceremony (LoadCeremony).
+// Package config reads mayfly's files. They are the server configuration (LoadServer), the issuer
+// configuration (LoadIssuers), the CA set (LoadCASet), and the plan of a ceremony (LoadCeremony).
+// The peer's identity file, unchanged, is a valid issuer configuration.
 //
-// The structs are the manual: each field says its default, what it excludes and what
-// follows from it. All files are read strictly, as trees of nodes that know their line and
-// column: an unknown key, a key that stands twice or a value of the wrong kind is a mistake,
-// and every mistake of a file is reported at once, as FILE:LINE:COLUMN and one sentence.
-// What a constructor elsewhere finds wrong comes back as a key path; Explain maps it to its
-// place in the file.
+// The structs are the manual: each field states its default, the keys that it excludes and its
+// effects. All files are read strictly, as trees of nodes with their line and column. An unknown
+// key, a repeated key or a value of the wrong kind is a mistake. Every mistake of a file is
+// reported at once, as FILE:LINE:COLUMN and one sentence. Constructors elsewhere report mistakes as
+// key paths; Explain maps each to its place in the file.
 //
-// Only cmd and internal/app may import it: configuration ends there. It imports nothing of
-// ours but internal/keypath, opens no file but the one that it is told to read, and dials
-// nothing.
+// Only cmd and internal/app may import it, so that configuration stays there. It imports of this
+// module only internal/keypath, opens only the file that the caller names, and dials nothing.
 package config

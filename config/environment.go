@@ -16,24 +16,24 @@ import (
 
 const (
 	envPrefix = "MAYFLY_"
-	// envPassword is the one variable that is no key: a password has no place in a file
-	// that people edit.
+	// envPassword is the only variable without a key: a password must not be in a file that
+	// operators edit.
 	envPassword = "MAYFLY_CA_FILE_PASSWORD"
 )
 
 // setting is a key that holds one value.
 type setting struct {
 	key string // its path, joined with dots
-	// fallback is its default. Its type says what the value is: a string, a truth value, an
-	// int or a time.Duration.
+	// fallback is its default, which has the type of the value: a string, a truth value, an int or
+	// a time.Duration.
 	fallback any
-	// path marks the name of a file or directory.
+	// path states that the value is the name of a file or directory.
 	path bool
 	// choices are the only values permitted, if there are any.
 	choices []string
 }
 
-// settings is every key that holds one value and stands in one place of the file.
+// settings returns every key that holds one value and has one place in the file.
 func settings() []setting {
 	return []setting{
 		{key: "listen.http", fallback: "127.0.0.1:5555"},
@@ -69,16 +69,16 @@ func settings() []setting {
 	}
 }
 
-// variable is the environment variable of a key: listen.http is MAYFLY_LISTEN_HTTP.
+// variable returns the environment variable of a key: listen.http is MAYFLY_LISTEN_HTTP.
 func variable(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// environment has the MAYFLY_ variables, each known by name.
+// environment has the MAYFLY_ variables, all with known names.
 type environment map[string]string
 
-// newEnvironment takes environ in the form of os.Environ. A variable of ours that is not
-// known is a warning, since nothing would come of it; its value is never shown.
+// newEnvironment reads environ in the form of os.Environ. An unknown MAYFLY_ variable is a warning,
+// because it has no effect; the warning never shows its value.
 func newEnvironment(r *report, environ []string) environment {
 	known := []string{envPassword}
 	for _, s := range settings() {
@@ -100,9 +100,9 @@ func newEnvironment(r *report, environ []string) environment {
 	return env
 }
 
-// isServiceLink tells whether Kubernetes sets such a variable for every Service whose name
+// isServiceLink reports whether Kubernetes sets such a variable for every Service with a name that
 // begins with "mayfly": MAYFLY_SERVICE_HOST, MAYFLY_SERVICE_PORT_HTTP, MAYFLY_PORT,
-// MAYFLY_PORT_5555_TCP_ADDR. No key of ours has that form.
+// MAYFLY_PORT_5555_TCP_ADDR. No key of mayfly has that form.
 func isServiceLink(name string) bool {
 	if strings.HasSuffix(name, "_SERVICE_HOST") || strings.HasSuffix(name, "_PORT") || strings.Contains(name, "_SERVICE_PORT") {
 		return true
@@ -111,9 +111,9 @@ func isServiceLink(name string) bool {
 	return ok && after != "" && '0' <= after[0] && after[0] <= '9'
 }
 
-// scalars is where the values of settings come from, a later source before an earlier one:
-// the default, the file, the environment. viper keeps that order; it is asked for nothing
-// but the keys of settings, each by its name.
+// scalars combines the sources of the values of settings. A later source overrides an earlier one:
+// the default, the file, the environment. viper keeps that order; scalars reads from it only the
+// keys of settings, each by its name.
 type scalars struct {
 	*report
 	viper *viper.Viper
@@ -129,7 +129,7 @@ func newScalars(r *report) *scalars {
 	return s
 }
 
-// fromFile hands the file's values to viper, as the mapping of mappings that it wants.
+// fromFile passes the file's values to viper, as the nested mappings that viper requires.
 func (s *scalars) fromFile(values map[string]any) error {
 	tree := map[string]any{}
 	for key, value := range values {
@@ -150,8 +150,8 @@ func (s *scalars) fromFile(values map[string]any) error {
 	return nil
 }
 
-// fromEnvironment hands the variables' values to viper. They are set, not bound with
-// BindEnv: that reads the process's environment, which is not the one given to LoadServer.
+// fromEnvironment passes the variables' values to viper. It sets them and does not use BindEnv,
+// which reads the process's environment and not the one given to LoadServer.
 func (s *scalars) fromEnvironment(env environment) {
 	for _, set := range settings() {
 		text, ok := env[variable(set.key)]
@@ -168,7 +168,7 @@ func (s *scalars) fromEnvironment(env environment) {
 	}
 }
 
-// parse checks a value's text; problem is "" or a sentence.
+// parse parses a value's text; problem is "" or a sentence.
 func (set setting) parse(text string) (value any, problem string) {
 	switch set.fallback.(type) {
 	case bool:

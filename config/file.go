@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// File is a configuration file as it was read. It knows where each of its keys stands.
+// File is a configuration file as it was read. It knows the place of each of its keys.
 type File struct {
 	name string
 	json bool
@@ -27,21 +27,22 @@ type File struct {
 	digest [sha256.Size]byte
 }
 
-// Digest is the start of the content's SHA-256, in hex, by which replicas can be compared.
+// Digest returns the start of the content's SHA-256, in hex, so that operators can compare
+// replicas.
 func (f *File) Digest() string { return hex.EncodeToString(f.digest[:8]) }
 
-// Name is the file's name as it was given to the loader.
+// Name returns the file's name as the caller gave it to the loader.
 func (f *File) Name() string { return f.name }
 
-// JSON tells whether the file was read as JSON, where keys are written in CamelCase.
+// JSON reports whether the file was read as JSON, in which keys are written in CamelCase.
 func (f *File) JSON() bool { return f.json }
 
-// Locate returns the line and the column of a path of keys, both from 1. A list's entries
-// are found by their index, as in ["ct", "logs", "0", "url"]. Keys are those of the YAML
-// form; in a JSON file their CamelCase equals are found.
+// Locate returns the line and the column of a path of keys, both from 1. List entries are found by
+// their index, as in ["ct", "logs", "0", "url"]. Keys have their YAML form; in a JSON file Locate
+// finds their CamelCase equals.
 //
-// The place is that of the value where it is a scalar, and else that of its key; where the
-// file lacks the end of the path, it is the nearest parent's.
+// For a scalar, the place is that of the value, and otherwise that of the key. If the file lacks
+// the end of the path, it is the nearest parent's place.
 func (f *File) Locate(path []string) (line, column int) {
 	at, n := f.root.at, f.root
 	for _, key := range path {
@@ -65,8 +66,8 @@ func (f *File) Locate(path []string) (line, column int) {
 	return at.line, at.column
 }
 
-// place is where a reader looks for the pair: at a mapping's or a list's key, since what is
-// inside has places of its own, and at a scalar's value.
+// place returns the place that mistakes about the pair show: for a scalar that of the value, for a
+// mapping or a list that of its key, because the contents have places of their own.
 func (p pair) place() position {
 	if p.value.kind == scalar && !p.value.implied {
 		return p.value.at
@@ -88,12 +89,12 @@ func (f *File) find(n *node, key string) (pair, bool) {
 	return pair{}, false
 }
 
-// Mistakes maps every keypath error in err, which may be joined with errors.Join, to its
-// place in the file. An error without a path is at the file as a whole.
+// Mistakes maps every keypath error in err, which may be joined with errors.Join, to its place in
+// the file. An error without a path applies to the file as a whole.
 func (f *File) Mistakes(err error) Mistakes {
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
-		if f == nil { // what was not read from a file
+		if f == nil { // for a value that no file has
 			mistakes = append(mistakes, Mistake{File: strings.Join(e.Path, "."), Text: e.Err.Error()})
 			continue
 		}
@@ -106,8 +107,8 @@ func (f *File) Mistakes(err error) Mistakes {
 	return mistakes
 }
 
-// withoutEchoes is Mistakes(err) without what follows from a mistake that r has: one about
-// the same value, and one about a key that is missing because it is misspelt.
+// withoutEchoes is Mistakes(err) without consequences of a mistake in r: one about the same value,
+// and one about a key that is missing because it is misspelt.
 func (f *File) withoutEchoes(err error, r *report) Mistakes {
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
@@ -124,8 +125,8 @@ func (f *File) withoutEchoes(err error, r *report) Mistakes {
 	return mistakes
 }
 
-// nearest returns the value at path, or the innermost one on the way to it and the key that
-// is missing there.
+// nearest returns the value at path, or the innermost one on the path and the key that is missing
+// there.
 func (f *File) nearest(path []string) (n *node, missing string) {
 	n = f.root
 	for _, key := range path {
@@ -163,7 +164,7 @@ func readFile(name string) ([]byte, error) {
 	return content, nil
 }
 
-// format says how a file is written.
+// format is the syntax of a file.
 type format uint8
 
 const (
@@ -171,7 +172,7 @@ const (
 	yamlOrJSON               // JSON if its first character is a brace
 )
 
-// parse reads content into a tree. Where it returns false, the reason is in r.
+// parse reads content into a tree. If it returns false, the reason is in r.
 func parse(r *report, content []byte, form format) (*File, bool) {
 	if len(content) > maxFileSize {
 		r.mistake(position{}, "the file is larger than 1 MiB")
@@ -222,9 +223,9 @@ func firstNotText(content []byte) int {
 	return -1
 }
 
-// IsServer tells whether the file called path is a server configuration; else it is to be
-// read as an issuer file. They have no key in common, and what cannot be read at all is told
-// by the one loader as by the other.
+// IsServer reports whether the file called path is a server configuration. If not, the caller reads
+// it as an issuer file. The two have no key in common, and both loaders report a file that is
+// unreadable.
 func IsServer(path string) (bool, error) {
 	content, err := readFile(path)
 	if err != nil {

@@ -26,7 +26,7 @@ func shipped(t *testing.T) *config.Issuers {
 	return issuers
 }
 
-// TestShippedIssuers holds the list of those who are trusted without anybody's choosing.
+// TestShippedIssuers holds the list of issuers that the shipped file trusts by default.
 func TestShippedIssuers(t *testing.T) {
 	t.Parallel()
 	type entry struct{ Key, Type, CIProvider string }
@@ -41,7 +41,7 @@ func TestShippedIssuers(t *testing.T) {
 		if i.SkipEmailVerification || i.AllowPrivateNetwork || i.CACert != "" {
 			t.Errorf("%s: %+v", i.Key, i)
 		}
-		// The peer reads this file too and knows none of our keys.
+		// The peer reads this file too and has none of these keys.
 		if i.Audiences != nil || i.SigningAlgorithms != nil || i.AllowedEmailDomains != nil || i.JWKSHosts != nil || i.Tests != nil || i.Constants != nil {
 			t.Errorf("%s has keys that the peer does not know", i.Key)
 		}
@@ -74,8 +74,7 @@ func TestShippedIssuers(t *testing.T) {
 	}
 }
 
-// expectation is a file of testdata/want: what must become of the claim set of the same
-// name.
+// expectation is a file of testdata/want: the expected result for the claim set of the same name.
 type expectation struct {
 	Entry      string            // the key of the issuer entry
 	Issuer     string            // extensions .1 and .8
@@ -94,9 +93,9 @@ func readJSON(t *testing.T, path string, into any) {
 	}
 }
 
-// TestShippedTemplates renders the templates over claim sets as the providers document
-// them, by a small reading of the peer's rules of its own: package identity is held to the
-// same files elsewhere.
+// TestShippedTemplates renders the templates over claim sets from the providers' documentation. It
+// has its own small implementation of the peer's rules; other tests check package identity against
+// the same files.
 func TestShippedTemplates(t *testing.T) {
 	t.Parallel()
 	issuers := shipped(t)

@@ -11,8 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// parseJSON returns the tree of a JSON file, or nil if there is none; what is wrong goes
-// into r.
+// parseJSON returns the tree of a JSON file, or nil if there is none; it records mistakes in r.
 func parseJSON(r *report, content []byte) *node {
 	// Unmarshal into a RawMessage only checks the syntax of the whole; the token reader
 	// below checks less.
@@ -38,14 +37,14 @@ func parseJSON(r *report, content []byte) *node {
 	return root
 }
 
-// jsonParser reads tokens of a file whose syntax was checked before.
+// jsonParser reads tokens of a file with checked syntax.
 type jsonParser struct {
 	*report
 	content []byte
 	tokens  *json.Decoder
 	nodes   int
 	stopped bool
-	// here is the place of the byte at offset: positions are found in one pass.
+	// here is the place of the byte at offset: one pass finds all positions.
 	offset int
 	here   position
 }

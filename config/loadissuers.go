@@ -9,19 +9,19 @@ import (
 	"strings"
 )
 
-// LoadIssuers reads the issuer configuration from the file called path. With compat, what
-// the peer tolerates in its identity file and is wrong all the same is a warning.
+// LoadIssuers reads the issuer configuration from the file called path. With compat, mistakes that
+// the peer tolerates in its identity file are warnings.
 //
-// An error is Mistakes, everything that is wrong with the file; or it says why the file
-// cannot be read. Warnings are returned beside either.
+// An error is Mistakes, with every mistake of the file; or it states why the file is unreadable.
+// LoadIssuers returns warnings in both cases.
 func LoadIssuers(path string, compat bool) (*Issuers, []Mistake, error) {
 	return BuildIssuers(path, compat, func(*Issuers) ([]error, error) { return nil, nil })
 }
 
-// BuildIssuers is LoadIssuers together with build, which makes of the issuers what they are
-// for: so that whoever mends the file reads at once what is wrong with its form and what is
-// wrong with its settings. Warnings and errors of build are keypath errors. It is also given
-// the issuers of a file with mistakes, as far as they could be read.
+// BuildIssuers is LoadIssuers together with build, which applies the settings of the issuers. The
+// operator thus gets mistakes of form and of settings at once. Warnings and errors of build are
+// keypath errors. build also gets the issuers of a file with mistakes, as far as they were
+// readable.
 func BuildIssuers(path string, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []Mistake, error) {
 	content, err := readFile(path)
 	if err != nil {
@@ -30,8 +30,8 @@ func BuildIssuers(path string, compat bool, build func(*Issuers) (warnings []err
 	return parseIssuers(path, content, compat, build)
 }
 
-// ParseIssuers is LoadIssuers for a file that has been read already; name is what mistakes
-// call it.
+// ParseIssuers is LoadIssuers for a file that has been read already; mistakes give name as the
+// file.
 func ParseIssuers(name string, content []byte, compat bool) (*Issuers, []Mistake, error) {
 	return parseIssuers(name, content, compat, func(*Issuers) ([]error, error) { return nil, nil })
 }
@@ -53,7 +53,7 @@ func parseIssuers(name string, content []byte, compat bool, build func(*Issuers)
 		warned, err := build(l.issuers)
 		r.warnings = append(r.warnings, file.Mistakes(errors.Join(warned...))...)
 		r.mistakes = append(r.mistakes, file.withoutEchoes(err, r)...)
-	case len(r.mistakes) == 0: // else those are why
+	case len(r.mistakes) == 0: // otherwise those are the reason
 		r.mistake(file.root.at, "the file names no issuer, so that no token at all would be accepted")
 	}
 	warnings, err := r.result()
@@ -83,7 +83,7 @@ func (l *issuerLoader) section(wildcard bool) reader {
 	var e Issuer
 	keys := l.names(slices.Concat(l.profileFields(&e), l.entryFields(&e), []field{{"issuer-url", "IssuerURL", nil}}))
 	return func(n *node) {
-		// An entry whose lines are not indented is empty, and its keys look like entries.
+		// Without indentation, an entry is empty, and its keys look like entries.
 		flat := slices.IndexFunc(n.pairs, func(p pair) bool { return slices.Contains(keys, p.key.value) })
 		if flat >= 0 {
 			l.mistake(n.pairs[flat].key.at, "%q is a key of an entry, and stands where issuer URLs do: indent it and its like below the URL", n.pairs[flat].key.value)
@@ -102,8 +102,8 @@ func (l *issuerLoader) section(wildcard bool) reader {
 	}
 }
 
-// entry reads an issuer and checks what the file alone can tell; the rest is for the
-// constructors of oidc and identity.
+// entry reads an issuer and makes the checks that need only the file; the constructors of oidc and
+// identity check the rest.
 func (l *issuerLoader) entry(p pair, wildcard bool) {
 	if !wildcard && strings.Contains(p.key.value, "*") {
 		l.mistake(p.key.at, "the issuer URL %q holds a *, which is read as a pattern only under %s", shorten(p.key.value), l.spell("meta-issuers", "MetaIssuers"))
@@ -140,7 +140,7 @@ func (l *issuerLoader) profile(index int, n *node, e *Issuer) {
 	for _, other := range e.Profiles {
 		if other.Name == f.Name {
 			l.mistake(l.within(pair{&node{at: n.at}, n}, "name", "Name"), "another profile of the entry has the %s %q already", l.spell("name", "Name"), shorten(f.Name))
-			f.Name = strconv.Itoa(index) // so that nobody tells it again
+			f.Name = strconv.Itoa(index) // so that it is not reported again
 			break
 		}
 	}
@@ -148,7 +148,7 @@ func (l *issuerLoader) profile(index int, n *node, e *Issuer) {
 	e.Profiles = append(e.Profiles, f)
 }
 
-// checkClientID sees that there is an audience.
+// checkClientID checks that there is an audience.
 func (l *issuerLoader) checkClientID(p pair, e *Issuer) {
 	if e.ClientID == "" && l.readable(p, "client-id", "ClientID") {
 		l.tell(p.value, "client-id")
@@ -161,7 +161,7 @@ func (l *issuerLoader) checkClientID(p pair, e *Issuer) {
 	}
 }
 
-// entryFields are the keys of an entry that its profiles lack.
+// entryFields returns the keys of an entry that its profiles lack.
 func (l *issuerLoader) entryFields(e *Issuer) []field {
 	return []field{
 		{"signing-algorithms", "SigningAlgorithms", l.texts(&e.SigningAlgorithms)},
@@ -172,7 +172,7 @@ func (l *issuerLoader) entryFields(e *Issuer) []field {
 	}
 }
 
-// profileFields are the keys of entries and profiles alike.
+// profileFields returns the keys that both entries and profiles have.
 func (l *issuerLoader) profileFields(e *Issuer) []field {
 	return []field{
 		{"client-id", "ClientID", l.text(&e.ClientID)},
@@ -195,8 +195,8 @@ func (l *issuerLoader) profileFields(e *Issuer) []field {
 	}
 }
 
-// checkIssuerURL compares an entry's issuer URL with its key: a static entry is found by
-// its key, so that a different URL would never be asked for.
+// checkIssuerURL compares an entry's issuer URL with its key: a lookup of a static entry uses its
+// key, so that a different URL would never be used.
 func (l *issuerLoader) checkIssuerURL(p pair, e *Issuer) {
 	at, name := l.within(p, "issuer-url", "IssuerURL"), l.spell("issuer-url", "IssuerURL")
 	switch {
@@ -214,8 +214,8 @@ func (l *issuerLoader) checkIssuerURL(p pair, e *Issuer) {
 	}
 }
 
-// readable tells whether an entry's key may be missing or empty, but not misspelt or of a
-// kind that was found wrong already, so that one mistake is told once.
+// readable reports whether an entry's key may be missing or empty, but is neither misspelt nor of a
+// kind reported before, so that each mistake is reported once.
 func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
 	if entry.value.kind != mapping {
 		return entry.value.isNull()
@@ -224,8 +224,8 @@ func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
 	return !ok && !l.knows(entry.value, yaml) || ok && p.value.kind == scalar
 }
 
-// nonEmpty reads a list that restricts by what is in it: with nothing in it, it would do the
-// opposite of what its author is likely to mean.
+// nonEmpty reads a list that restricts by its contents. An empty list would have the opposite of
+// the effect that its author is likely to intend.
 func (l *issuerLoader) nonEmpty(read reader, otherwise string) reader {
 	return func(n *node) {
 		if n.isNull() || n.kind == sequence && len(n.items) == 0 {
@@ -235,7 +235,7 @@ func (l *issuerLoader) nonEmpty(read reader, otherwise string) reader {
 	}
 }
 
-// allowRule reads one of an entry's rules, which package policy judges.
+// allowRule reads one of an entry's rules, which package policy checks.
 func (l *issuerLoader) allowRule(n *node, e *Issuer) {
 	var r AllowRule
 	l.object(
@@ -288,7 +288,7 @@ func (l *issuerLoader) spell(yaml, json string) string {
 	return yaml
 }
 
-// within is the place of an entry's key, or of the entry where it lacks the key.
+// within returns the place of an entry's key, or of the entry if it lacks the key.
 func (l *issuerLoader) within(entry pair, yaml, json string) position {
 	if p, ok := l.issuers.File.find(entry.value, l.spell(yaml, json)); ok {
 		return p.place()

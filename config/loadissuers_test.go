@@ -315,8 +315,8 @@ second: document
 	})
 }
 
-// full has every key of an issuer file, with the peer's ways of writing one: anchors under
-// define, an alias as a mapping key, merge keys.
+// full has every key of an issuer file, in the peer's notations: anchors under define, an alias as
+// a mapping key, merge keys.
 const full = `define:
   - &gh "github-workflow"
   - &common {client-id: sigstore, contact: nobody, description: merged}
@@ -384,7 +384,7 @@ const fullJSON = `{
 }
 `
 
-// fullIssuers is what full says; the extension keys are spelled by key.
+// fullIssuers returns the content of full; key spells the extension keys.
 func fullIssuers(signer, visibility string) *config.Issuers {
 	return &config.Issuers{
 		Entries: []config.Issuer{{
@@ -580,8 +580,8 @@ func TestLoadIssuersReadsTheFile(t *testing.T) {
 	}
 }
 
-// FuzzParseIssuers holds that whatever the file, parsing ends, in a result or in mistakes
-// with places inside of the file, and compat never refuses more.
+// FuzzParseIssuers checks that parsing returns for every file, with a result or with mistakes at
+// places inside of the file, and that compat never refuses more.
 func FuzzParseIssuers(f *testing.F) {
 	for _, seed := range []string{good, full, fullJSON, "", "{}", "&a [*a]", "a: &x {<<: *x}", "? [a]\n: b", "{\"a\":\"\\ud800\"}", "a: !!float x\n", "%YAML 1.1\n---\na: b\n...\n", "\ufeff{", "a: |\n  b\n# c", "<<: [{a: b}, {c: d}]"} {
 		f.Add([]byte(seed))

@@ -10,12 +10,11 @@ import (
 	"time"
 )
 
-// LoadServer reads the server configuration from the file called path, and the MAYFLY_
-// variables of environ, which has the form of os.Environ.
+// LoadServer reads the server configuration from the file called path, and the MAYFLY_ variables of
+// environ, which has the form of os.Environ.
 //
-// An error is Mistakes, everything that is wrong with the file and the variables; or it
-// says why the file cannot be read. Warnings are returned beside either; they are worth a
-// log record at start.
+// An error is Mistakes, with every mistake of the file and the variables; or it states why the file
+// is unreadable. LoadServer returns warnings in both cases; the caller should log them at start.
 func LoadServer(path string, environ []string) (*Server, []Mistake, error) {
 	content, err := readFile(path)
 	if err != nil {
@@ -25,7 +24,7 @@ func LoadServer(path string, environ []string) (*Server, []Mistake, error) {
 }
 
 // ParseServer is LoadServer for a file that has been read already. Relative paths in it are
-// relative to the directory of name, which is also what mistakes call the file.
+// relative to the directory of name; mistakes give name as the file.
 func ParseServer(name string, content []byte, environ []string) (*Server, []Mistake, error) {
 	r := &report{file: name}
 	env := newEnvironment(r, environ)
@@ -67,9 +66,9 @@ type serverLoader struct {
 	scalars  *scalars
 	server   *Server
 	settings map[string]setting
-	// values has what the file says of settings, by key.
+	// values has the file's values of settings, by key.
 	values map[string]any
-	// dir is what the file's paths are relative to.
+	// dir is the directory to which the file's paths are relative.
 	dir string
 }
 
@@ -122,7 +121,8 @@ func (l *serverLoader) trustedProxy(_ int, n *node) {
 	l.server.TrustedProxies = append(l.server.TrustedProxies, prefix)
 }
 
-// parseNetwork reads a CIDR, or an address as the network of it alone. IPv4-mapped IPv6 is IPv4.
+// parseNetwork reads a CIDR, or an address as a network of only that address. IPv4-mapped IPv6 is
+// IPv4.
 func parseNetwork(text string) (prefix netip.Prefix, problem string) {
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
 		addr = addr.Unmap()
@@ -162,7 +162,7 @@ func (l *serverLoader) setting(key string) field {
 	}}
 }
 
-// value reads a value of the setting's type; false if there is none, or none that is right.
+// value reads a value of the setting's type; ok is false if there is none, or an invalid one.
 func (l *serverLoader) value(set setting, n *node) (value any, ok bool) {
 	if n.isNull() {
 		return nil, false
@@ -175,7 +175,7 @@ func (l *serverLoader) value(set setting, n *node) (value any, ok bool) {
 		l.flag(&b)(n)
 		return b, len(l.mistakes) == before
 	case int, time.Duration:
-		text = n.value // a number's too, also of a duration: that it has no unit is what to say of it
+		text = n.value // also of a number, even for a duration: the mistake is then the missing unit
 		if n.kind != scalar {
 			l.text(&text)(n)
 		}
@@ -192,8 +192,8 @@ func (l *serverLoader) value(set setting, n *node) (value any, ok bool) {
 	return value, problem == ""
 }
 
-// resolve makes a path that the file names absolute, or relative to where the file's own
-// name is relative to.
+// resolve resolves a path from the file: it becomes absolute, or relative to the directory to which
+// the file's own name is relative.
 func (l *serverLoader) resolve(path string) string {
 	if path == "" || filepath.IsAbs(path) {
 		return path
@@ -251,7 +251,7 @@ func (l *serverLoader) embedded(e *EmbeddedLog) reader {
 	)
 }
 
-// fill takes the values of settings over from viper.
+// fill copies the values of settings from viper.
 func (l *serverLoader) fill() {
 	v, s := l.scalars.viper, l.server
 	s.Listen = Listen{HTTP: v.GetString("listen.http"), GRPC: v.GetString("listen.grpc"), Ops: v.GetString("listen.ops")}
@@ -290,7 +290,7 @@ func (l *serverLoader) fill() {
 	s.Log = Log{Format: v.GetString("log.format"), Level: v.GetString("log.level")}
 }
 
-// password takes the CA key's password, which only the environment can hold.
+// password sets the CA key's password, which only the environment can hold.
 func (l *serverLoader) password(value string) {
 	if value == "" {
 		return

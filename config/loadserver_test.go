@@ -28,7 +28,7 @@ ca: {file: {chain: chain.pem, key: key.pem}}
 ct: {logs: [{url: "https://log.example/2026", public_key: log.pub}]}
 `
 
-// leastServer is what least says in the directory dir.
+// leastServer returns the configuration of least in the directory dir.
 func leastServer(dir string) *config.Server {
 	return &config.Server{
 		Listen:  config.Listen{HTTP: "127.0.0.1:5555", GRPC: "127.0.0.1:5554", Ops: "127.0.0.1:2112"},
@@ -311,7 +311,7 @@ func TestServerWithoutTransparencyIsWarnedOf(t *testing.T) {
 	}
 }
 
-// TestProxiesOfEveryNetwork: to trust every address is legal, and a warning.
+// TestProxiesOfEveryNetwork: trust in every address is legal, and a warning.
 func TestProxiesOfEveryNetwork(t *testing.T) {
 	t.Parallel()
 	server, warnings, err := config.ParseServer("m", []byte(least+"trusted_proxies: [0.0.0.0/0, \"::/0\"]\n"), nil)
@@ -352,7 +352,7 @@ func TestServerEnvironment(t *testing.T) {
 	}
 }
 
-// TestServerFromEnvironmentAlone holds that a key needs no group in the file.
+// TestServerFromEnvironmentAlone checks that a key needs no group in the file.
 func TestServerFromEnvironmentAlone(t *testing.T) {
 	t.Parallel()
 	server, _, err := config.ParseServer("m", []byte("log:\n"), []string{
@@ -480,8 +480,8 @@ func TestExampleConfiguration(t *testing.T) {
 	}
 }
 
-// TestExampleIsWholeAndTrue reads the example with every commented-out key put in: each of
-// them exists, and those shown as defaults are the defaults.
+// TestExampleIsWholeAndTrue reads the example with every commented-out key enabled: each of them
+// exists, and those shown as defaults are the defaults.
 func TestExampleIsWholeAndTrue(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile("mayfly.example.yaml")
@@ -517,14 +517,13 @@ func TestExampleIsWholeAndTrue(t *testing.T) {
 	}
 }
 
-// isKey tells a commented-out key from prose: one lower-case word and a colon.
+// isKey distinguishes a commented-out key from prose: one lower-case word and a colon.
 func isKey(line string) bool {
 	word, _, ok := strings.Cut(strings.TrimSpace(line), ":")
 	return ok && word != "" && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// TestNullLeavesTheDefault holds that a key with nothing behind it is as if it were not
-// there.
+// TestNullLeavesTheDefault checks that a key without a value has no effect.
 func TestNullLeavesTheDefault(t *testing.T) {
 	t.Parallel()
 	server, _, err := config.ParseServer("m", []byte(least+"listen: {http: , grpc: ~}\ntls:\nlog: {level: }\nkeys: {algorithms: }\ntrust:\n"), nil)

@@ -9,20 +9,20 @@ import (
 	"strings"
 )
 
-// Mistake is one thing that is wrong with a file, and where.
+// Mistake is one mistake of a file, and its place.
 type Mistake struct {
-	// File is the file's name as it was given to the loader; where an environment variable
-	// is at fault, the variable's name.
+	// File is the file's name as the caller gave it to the loader; for a mistake in an environment
+	// variable, the variable's name.
 	File string
-	// Line counts from 1; it is 0 where there is no line to point at.
+	// Line counts from 1; it is 0 if the mistake has no line.
 	Line int
-	// Column counts characters from 1; it is 0 where Line is.
+	// Column counts characters from 1; it is 0 if Line is.
 	Column int
-	// Text is one sentence that says what was found and what is wanted.
+	// Text is one sentence that states what was found and what was expected.
 	Text string
 }
 
-// Error is FILE:LINE:COLUMN: and the sentence, the form that editors and terminals link.
+// Error returns FILE:LINE:COLUMN: and the sentence, the form that editors and terminals link.
 func (m Mistake) Error() string {
 	if m.Line == 0 {
 		return m.File + ": " + m.Text
@@ -30,11 +30,11 @@ func (m Mistake) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", m.File, m.Line, m.Column, m.Text)
 }
 
-// Mistakes is everything that is wrong with a file, in the order of the file. It is what
-// both loaders and Explain return as their error, and is found with errors.As.
+// Mistakes are all mistakes of a file, in the order of the file. Both loaders and Explain return it
+// as their error; errors.As finds it.
 type Mistakes []Mistake
 
-// Error has one mistake a line.
+// Error returns one mistake per line.
 func (m Mistakes) Error() string {
 	lines := make([]string, len(m))
 	for i := range m {
@@ -52,7 +52,7 @@ func (m Mistakes) Unwrap() []error {
 	return errs
 }
 
-// asError returns nil for no mistakes, so that a nil error is nil.
+// asError returns nil for no mistakes, so that the error is nil.
 func (m Mistakes) asError() error {
 	if len(m) == 0 {
 		return nil
@@ -63,15 +63,15 @@ func (m Mistakes) asError() error {
 // position is a place in a file, both numbers from 1.
 type position struct{ line, column int }
 
-// report gathers what is wrong with one file.
+// report collects the mistakes of one file.
 type report struct {
 	file string
 	// compat turns what the peer tolerates into warnings.
 	compat   bool
 	mistakes Mistakes
 	warnings Mistakes
-	// told has, by mapping, the keys of which it was told already that they are missing or
-	// misspelt; under everyKey, that all are.
+	// told has, by mapping, the keys that have been reported as missing or misspelt; everyKey
+	// states that all have been.
 	told map[*node][]string
 }
 
@@ -85,23 +85,22 @@ func (r *report) tell(n *node, key string) {
 	r.told[n] = append(r.told[n], key)
 }
 
-// knows tells whether it has been told of a key that n lacks.
+// knows reports whether tell has noted a key that n lacks.
 func (r *report) knows(n *node, key string) bool {
 	return slices.Contains(r.told[n], key) || slices.Contains(r.told[n], everyKey)
 }
 
-// mistake records what stops the file from being used.
+// mistake records a fault that makes the file unusable.
 func (r *report) mistake(at position, format string, args ...any) {
 	r.mistakes = append(r.mistakes, r.at(at, format, args...))
 }
 
-// warn records what the reader should know and may leave as it is.
+// warn records a warning, which the operator may ignore.
 func (r *report) warn(at position, format string, args ...any) {
 	r.warnings = append(r.warnings, r.at(at, format, args...))
 }
 
-// tolerated records what the peer reads without a word: a mistake, or under compat a
-// warning.
+// tolerated records a fault that the peer accepts silently: a mistake, or under compat a warning.
 func (r *report) tolerated(at position, format string, args ...any) {
 	if r.compat {
 		r.warn(at, format, args...)
@@ -114,8 +113,8 @@ func (r *report) at(at position, format string, args ...any) Mistake {
 	return Mistake{File: r.file, Line: at.line, Column: at.column, Text: fmt.Sprintf(format, args...)}
 }
 
-// maxMistakes is how many of a file's mistakes are told. A file with more is not what its
-// author thinks it is.
+// maxMistakes is the number of a file's mistakes that are reported. A file with more is probably of
+// another kind than its author assumes.
 const maxMistakes = 100
 
 // result returns warnings and mistakes in the order of the file.
@@ -127,7 +126,7 @@ func (r *report) inOrder(list Mistakes) Mistakes {
 	slices.SortStableFunc(list, func(a, b Mistake) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	list = slices.Compact(list) // what two constructors found alike
+	list = slices.Compact(list) // two constructors may find the same mistake
 	if more := len(list) - maxMistakes; more > 0 {
 		return append(list[:maxMistakes:maxMistakes], Mistake{File: r.file, Text: fmt.Sprintf("and %d more", more)})
 	}

@@ -2,11 +2,11 @@
 
 package config
 
-// Bounds of a file. They are far above any file that a person keeps, and low enough that a
-// hostile one costs no more than a moment.
+// Limits of a file. They are far above any file that an operator maintains, and low enough that a
+// hostile file costs no more than a moment.
 const (
 	maxFileSize = 1 << 20 // bytes
-	maxNodes    = 100_000 // after aliases are expanded, which is what bounds a "billion laughs"
+	maxNodes    = 100_000 // after aliases are expanded, which limits a "billion laughs"
 	maxDepth    = 64
 )
 
@@ -29,21 +29,20 @@ const (
 	tagMerge     = "!!merge"
 )
 
-// node is a value of a YAML or JSON file, with aliases replaced by what they stand for and
-// merge keys by what they merge. A node occurs once in its tree, so that a walk is bounded
-// by maxNodes.
+// node is a value of a YAML or JSON file, with aliases and merge keys replaced by what they refer
+// to. A node occurs once in its tree, so that maxNodes limits a walk.
 type node struct {
 	kind kind
 	at   position
-	// tag and value are of a scalar. The value of a number is as it was written.
+	// tag and value are those of a scalar. The value of a number is as it was written.
 	tag, value string
-	// implied marks the null of a key with nothing behind it, which has no place of its own.
+	// implied marks the null of a key without a value, which has no place of its own.
 	implied bool
 	pairs   []pair  // of a mapping, in the order of the file, each key once
 	items   []*node // of a sequence
 }
 
-// pair is an entry of a mapping. The key is a scalar whatever its tag: its text counts.
+// pair is an entry of a mapping. The key is a scalar of any tag: only its text matters.
 type pair struct{ key, value *node }
 
 // lookup returns the pair of a key.
@@ -56,8 +55,7 @@ func (n *node) lookup(key string) (pair, bool) {
 	return pair{}, false
 }
 
-// put adds a pair, or replaces the value of a key that is there, and returns the key that
-// it found.
+// put adds a pair, or replaces the value of an existing key, and returns the existing key.
 func (n *node) put(seen map[string]int, key, value *node) (earlier *node) {
 	if i, ok := seen[key.value]; ok {
 		earlier = n.pairs[i].key
@@ -69,10 +67,10 @@ func (n *node) put(seen map[string]int, key, value *node) (earlier *node) {
 	return nil
 }
 
-// isNull tells whether nothing was written, or null.
+// isNull reports whether the value is absent or null.
 func (n *node) isNull() bool { return n.kind == scalar && n.tag == tagNull }
 
-// what describes the value for a sentence that says what was found.
+// what describes the value for a sentence that states what was found.
 func (n *node) what() string {
 	switch {
 	case n.kind == mapping:
@@ -98,7 +96,7 @@ func (n *node) what() string {
 	}
 }
 
-// shorten keeps a sentence readable whatever the file holds.
+// shorten keeps a sentence readable for any content of the file.
 func shorten(s string) string {
 	const most = 100
 	runes := []rune(s)

@@ -15,7 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Profiles, rules and constants are read alike in YAML and JSON, and have their places.
+// Profiles, rules and constants are read equally from YAML and JSON, and have their places.
 func TestProfilesAndRules(t *testing.T) {
 	t.Parallel()
 	want := config.Issuer{
@@ -96,8 +96,8 @@ func TestProfileMistakes(t *testing.T) {
 	}
 }
 
-// What build finds comes with what the file itself has wrong, in the order of the file, and
-// nothing that is likely to follow from what is told already.
+// BuildIssuers returns mistakes of build with those of the file itself, in the order of the file,
+// without likely consequences of other mistakes.
 func TestBuildIssuers(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "f")

@@ -13,27 +13,27 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Signer is `signer`: where a private key is. Exactly one of its fields is there;
+// Signer is `signer`: the place of a private key. Exactly one of its fields is present;
 // docs/signers.md has a working block for each.
 type Signer struct {
-	// File is `file`: the key lies in a file, and is in the memory of who signs.
+	// File is `file`: the key is in a file, and in the memory of the signing process.
 	File *SignerFile
-	// PKCS11 is `pkcs11`: the key lies in a hardware module.
+	// PKCS11 is `pkcs11`: the key is in a hardware module.
 	PKCS11 *SignerPKCS11
-	// KMS is `kms`: the key lies at a key-management service.
+	// KMS is `kms`: the key is in a key-management service.
 	KMS *SignerKMS
 }
 
 // SignerFile is `signer.file`.
 type SignerFile struct {
-	// Key is `key`, the PEM file of the private key. It must be named.
+	// Key is `key`, the PEM file of the private key. It is required.
 	Key string
 	// PasswordFile is `password_file`: the password of an encrypted key, without the
 	// newline at its end.
 	PasswordFile string
 }
 
-// SignerPKCS11 is `signer.pkcs11`. Every key but ID and PINFile must be there.
+// SignerPKCS11 is `signer.pkcs11`. Every key except ID and PINFile is required.
 type SignerPKCS11 struct {
 	// Module is `module`: the file of the PKCS#11 library.
 	Module string
@@ -41,38 +41,37 @@ type SignerPKCS11 struct {
 	Token string
 	// Label is `label`: the CKA_LABEL of the key.
 	Label string
-	// ID is `id`: the CKA_ID of the key in hexadecimal digits, where a label alone does not
-	// tell one key from another.
+	// ID is `id`: the CKA_ID of the key in hexadecimal digits, for a token with several keys of the
+	// same label.
 	ID string
-	// PINFile is `pin_file`: the file of the user PIN, without the newline at its end. It may
-	// be left out for a token that wants no login.
+	// PINFile is `pin_file`: the file of the user PIN, without the newline at its end. It may be
+	// absent for a token that requires no login.
 	PINFile string
 }
 
 // SignerKMS is `signer.kms`.
 type SignerKMS struct {
-	// URI is `uri`: awskms://…, gcpkms://…, azurekms://…, hashivault://NAME or
-	// openbao://NAME. It must be there, and names one version of the key where the service
-	// has versions in its URIs.
+	// URI is `uri`: awskms://…, gcpkms://…, azurekms://…, hashivault://NAME or openbao://NAME. It
+	// is required, and names one version of the key if the service has versions in its URIs.
 	URI string
-	// Version is `version`: the version of the key, from 1 on. It must be there for
-	// hashivault and openbao, and excludes every other service.
+	// Version is `version`: the version of the key, from 1 on. hashivault and openbao require it,
+	// and no other service permits it.
 	Version uint64
 	// Address is `address`, of hashivault and openbao: the service's URL. By default
 	// VAULT_ADDR or BAO_ADDR.
 	Address string
-	// TokenFile is `token_file`, of hashivault and openbao: the file of the token, read anew
-	// whenever the service refuses the one that it had. By default VAULT_TOKEN or BAO_TOKEN.
+	// TokenFile is `token_file`, of hashivault and openbao: the file of the token, read again
+	// whenever the service refuses the previous one. By default VAULT_TOKEN or BAO_TOKEN.
 	TokenFile string
 	// Mount is `mount`, of hashivault and openbao: the path of the transit engine, transit
 	// by default.
 	Mount string
 }
 
-// IsZero tells whether no place is named.
+// IsZero reports whether no place is set.
 func (s Signer) IsZero() bool { return s == Signer{} }
 
-// Kind is the scheme of a KMS URI, or the name of the field that is there; "" for none.
+// Kind returns the scheme of a KMS URI, or the name of the field that is present; "" for none.
 func (s Signer) Kind() string {
 	switch {
 	case s.File != nil:
@@ -87,7 +86,7 @@ func (s Signer) Kind() string {
 	}
 }
 
-// Files returns the files that it names and that somebody may change, for a watcher.
+// Files returns the files that it names and that may change, for a watcher.
 func (s Signer) Files() (files []string) {
 	for _, file := range s.paths() {
 		if *file != "" && (s.PKCS11 == nil || file != &s.PKCS11.Module) {
@@ -97,7 +96,7 @@ func (s Signer) Files() (files []string) {
 	return files
 }
 
-// paths are those of its values that are paths.
+// paths returns those of its values that are paths.
 func (s Signer) paths() []*string {
 	switch {
 	case s.File != nil:
@@ -111,8 +110,8 @@ func (s Signer) paths() []*string {
 	}
 }
 
-// Flow returns it as one line of YAML, with its paths as they stand in a file of the folder
-// dir: relative where they lie below it, and absolute elsewhere.
+// Flow returns the signer as one line of YAML, with its paths as written in a file of the folder
+// dir: relative if they are below it, and absolute elsewhere.
 func (s Signer) Flow(dir string) (string, error) {
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
@@ -122,7 +121,7 @@ func (s Signer) Flow(dir string) (string, error) {
 	return strings.TrimSpace(out.String()), nil
 }
 
-// node returns it as YAML in flow style, with paths as relative gives them.
+// node returns the signer as YAML in flow style, with paths as relative returns them.
 func (s Signer) node(relative func(string) string) *yaml.Node {
 	mappingNode := func() *yaml.Node { return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle} }
 	place := mappingNode()
@@ -164,8 +163,8 @@ func (s Signer) node(relative func(string) string) *yaml.Node {
 	return whole
 }
 
-// ParseSigner reads a signer on its own, as a flag or a small file holds it: what stands
-// behind `signer:` in a CA set. Relative paths are relative to dir. Mistakes call it name.
+// ParseSigner reads a separate signer, from a flag or a small file: the value of `signer:` in a CA
+// set. Relative paths are relative to dir. Mistakes give name as the file.
 func ParseSigner(name string, content []byte, dir string) (Signer, error) {
 	r := &report{file: name}
 	file, ok := parse(r, content, yamlOnly)
@@ -203,10 +202,10 @@ func (l *setLoader) signer(s *Signer) reader {
 	}
 }
 
-// required is a key that must be there, and what it is for.
+// required is a required key, its value and its purpose.
 type required struct{ key, value, what string }
 
-// demand records which of the values that must be there are not.
+// demand records the required values that are missing.
 func (l *setLoader) demand(n *node, values ...required) {
 	for _, must := range values {
 		if must.value == "" {
@@ -245,7 +244,7 @@ func (l *setLoader) signerPKCS11(p *SignerPKCS11) reader {
 	}
 }
 
-// hexadecimal reads bytes as hexadecimal digits, which YAML may take for a number.
+// hexadecimal reads bytes as hexadecimal digits, which YAML may read as a number.
 func (l *setLoader) hexadecimal(into *string) reader {
 	return func(n *node) {
 		if _, err := hex.DecodeString(n.value); n.kind != scalar || err != nil {
@@ -296,8 +295,8 @@ func (l *setLoader) count(into *uint64) reader {
 	}
 }
 
-// relativeTo is path as it stands in a file of the folder dir: relative where it lies below,
-// and absolute elsewhere, so that it means the same wherever a server is started.
+// relativeTo returns path as written in a file of the folder dir. It is relative below dir and
+// absolute elsewhere, so that its meaning does not depend on the working directory.
 func relativeTo(dir, path string) string {
 	dir, err := filepath.Abs(dir)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Every kind of signer as it stands in a file, and back.
+// Every kind of signer is parsed from its form in a file, and written back.
 func TestParseSigner(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]Signer{

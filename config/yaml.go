@@ -13,8 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseYAML returns the tree of a YAML file, or nil if there is none; what is wrong goes
-// into r.
+// parseYAML returns the tree of a YAML file, or nil if there is none; it records mistakes in r.
 func parseYAML(r *report, content []byte) *node {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var document yaml.Node
@@ -49,16 +48,16 @@ func parseYAML(r *report, content []byte) *node {
 	return root
 }
 
-// yamlBuilder turns the nodes of the YAML package into ours. Each alias is expanded into a
-// copy, against one budget.
+// yamlBuilder converts the nodes of the YAML package into nodes of this one. It expands each alias
+// into a copy, and all copies count in one limit.
 type yamlBuilder struct {
 	*report
 	nodes   int
-	open    map[*yaml.Node]bool // anchored nodes that are being built: an alias to one has no end
-	stopped bool                // a bound was passed: the tree is not whole
+	open    map[*yaml.Node]bool // anchored nodes under construction: an alias to one is endless
+	stopped bool                // a limit was exceeded: the tree is incomplete
 }
 
-// stop records the first bound that was passed.
+// stop records the first limit that was exceeded.
 func (b *yamlBuilder) stop(at position, text string) *node {
 	if !b.stopped {
 		b.stopped = true
@@ -84,7 +83,7 @@ func (b *yamlBuilder) build(y *yaml.Node, depth int) *node {
 			return b.stop(at, "the alias *"+shorten(y.Value)+" stands inside of what it stands for")
 		}
 		n := b.build(y.Alias, depth+1)
-		n.at = at // the place of its use; what is inside keeps the place where it is written
+		n.at = at // the place of its use; the contents keep the place where they are written
 		n.implied = false
 		return n
 	case yaml.ScalarNode:
@@ -109,8 +108,8 @@ func (b *yamlBuilder) build(y *yaml.Node, depth int) *node {
 	}
 }
 
-// mapping builds the pairs of a mapping: first its own, then those that a merge key `<<`
-// brings and it lacks.
+// mapping builds the pairs of a mapping: first its own, then those that it lacks and a merge key
+// `<<` adds.
 func (b *yamlBuilder) mapping(y *yaml.Node, depth int) *node {
 	n := &node{kind: mapping, at: position{y.Line, y.Column}}
 	seen := map[string]int{}
@@ -137,7 +136,7 @@ func (b *yamlBuilder) mapping(y *yaml.Node, depth int) *node {
 	return n
 }
 
-// merge adds what n lacks. Of several mappings in a list, an earlier one counts before a
+// merge adds the pairs that n lacks. Of several mappings in a list, an earlier one overrides a
 // later one (https://yaml.org/type/merge.html).
 func (b *yamlBuilder) merge(n *node, seen map[string]int, from *node) {
 	switch from.kind {
@@ -160,8 +159,9 @@ func (b *yamlBuilder) merge(n *node, seen map[string]int, from *node) {
 	}
 }
 
-// yamlSyntaxError says where the YAML package stumbled. It tells a line at most, and that
-// one low where its parser, not its scanner, complains; where it tells none, it is line 1.
+// yamlSyntaxError returns the place of an error of the YAML package. The package gives at most a
+// line, which is one too low if its parser, not its scanner, complains; without a line, it is line
+// 1.
 func yamlSyntaxError(err error, content []byte) (position, string) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	line := 1
@@ -185,7 +185,7 @@ func yamlSyntaxError(err error, content []byte) (position, string) {
 	return at, "the file is not YAML: " + text + hint
 }
 
-// yamlHint guesses what the author has overlooked where the scanner stumbled.
+// yamlHint guesses the author's mistake at the place of a scanner error.
 func yamlHint(text string, line int, content []byte) (position, string) {
 	at := position{line, indentation(content, line) + 1}
 	here := lineOf(content, line)
@@ -196,7 +196,7 @@ func yamlHint(text string, line int, content []byte) (position, string) {
 		before, _, _ := strings.Cut(here, "\u00a0")
 		return position{line, utf8.RuneCountInString(before) + 1}, "; a no-break space stands here, which looks like a blank and is none"
 	case strings.HasPrefix(text, "mapping values"):
-		// A key without a blank after its colon is text, which the next line seems to go on.
+		// A key without a space after its colon is text, which the next line appears to continue.
 		above := strings.TrimSpace(lineOf(content, line-1))
 		if key, value, ok := strings.Cut(above, ":"); ok && value != "" && value[0] != ' ' && !strings.ContainsAny(key, " \"'#") {
 			return position{line - 1, indentation(content, line-1) + len(key) + 1}, "; a blank is wanted after this colon"
@@ -208,13 +208,13 @@ func yamlHint(text string, line int, content []byte) (position, string) {
 	return at, ""
 }
 
-// indentation returns how many blanks a line begins with.
+// indentation returns the number of spaces at the start of a line.
 func indentation(content []byte, line int) int {
 	text := lineOf(content, line)
 	return len(text) - len(strings.TrimLeft(text, " \t"))
 }
 
-// lineOf returns a line, counted from 1, without its end; "" where there is none.
+// lineOf returns a line, counted from 1, without its end; "" if there is none.
 func lineOf(content []byte, line int) string {
 	for range line - 1 {
 		_, rest, ok := bytes.Cut(content, []byte("\n"))
