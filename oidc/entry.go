@@ -19,7 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// inClusterURL is the issuer whose presence shows that this process runs in a cluster.
+// inClusterURL is an issuer; its presence shows that this process runs in a cluster.
 const inClusterURL = "https://kubernetes.default.svc"
 
 const (

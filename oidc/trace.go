@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Step is one check of a token, for an operator or user who examines a refusal.
+// Step is one check of a token, for the examination of a refusal.
 type Step struct {
 	// Name is the name of the check: form, issuer, times, audience, subject, keys, signature.
 	Name string

@@ -13,14 +13,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// Limits on the issuers of one pattern, whose URLs any client can invent. Each pattern has its own
+// Limits on the issuers of one pattern; any client can invent their URLs. Each pattern has its own
 // limits, so that no pattern can use up those of another.
 const (
 	maxIssuerURL = 2048 // bytes; discovery of a longer one would fail anyway
-	maxProven    = 1000 // kept issuers whose keys have been read
+	maxProven    = 1000 // kept issuers with keys that have been read
 	maxLarge     = 32   // of these, those with more than maxKeys keys
 	maxUnproven  = 512  // other kept issuers, to prevent an immediate repeated fetch
-	maxLookups   = 32   // current fetches for issuers whose keys have not been read
+	maxLookups   = 32   // current fetches for issuers without keys
 	maxRefreshes = 16   // current fetches for the others
 	maxChecks    = 200  // fetches in checkInterval for tokens that the present keys do not verify
 	lookupRate   = 20   // lookups a second
@@ -149,7 +149,7 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	return status
 }
 
-// readable returns the issuers whose keys have been read.
+// readable returns the issuers with keys that have been read.
 func (p *pool) readable() (sources []*source) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
