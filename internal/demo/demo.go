@@ -25,9 +25,9 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// Config is one run of the demo.
+// Config configures one run of the demo.
 type Config struct {
-	// Out gets what a person reads.
+	// Out receives the output for people.
 	Out io.Writer
 	// Show prints the certificate, leaf first, at the end.
 	Show func(chain []byte) error
@@ -35,9 +35,9 @@ type Config struct {
 	Version string
 }
 
-// Run shows the main job: it makes a world in a temporary directory, serves, gets a
-// certificate over REST and one over gRPC through real sockets, verifies both, and shows
-// that a token of somebody else gets none.
+// Run shows the main function: it creates a world in a temporary directory, serves, gets a
+// certificate over REST and one over gRPC through real sockets, and verifies both. It then
+// shows that a forged token gets none.
 func Run(ctx context.Context, config Config) (err error) {
 	begin := time.Now()
 	dir, err := os.MkdirTemp("", "mayfly-demo-")
@@ -102,7 +102,7 @@ func (w *World) serveCA(ctx context.Context, config Config) (restURL, grpcURL st
 	return "http://" + listeners.HTTP.Addr().String(), "http://" + listeners.GRPC.Addr().String(), stop, nil
 }
 
-// obtain gets a certificate, verifies it and says how long it took to get.
+// obtain gets a certificate, verifies it and reports how long that took.
 func (w *World) obtain(ctx context.Context, say func(string, ...any), ca *client.Client, csr bool, way string) ([]string, error) {
 	asked := time.Now()
 	chain, err := w.Request(ctx, ca, csr)
@@ -117,7 +117,7 @@ func (w *World) obtain(ctx context.Context, say func(string, ...any), ca *client
 	return chain, nil
 }
 
-// refuseForger asks with a token in the provider's name that another key has signed.
+// refuseForger sends a token in the provider's name that another key has signed.
 func (w *World) refuseForger(ctx context.Context, say func(string, ...any), ca *client.Client) error {
 	forger, err := provider.New(provider.Config{IssuerURL: w.Provider.IssuerURL()})
 	if err != nil {
@@ -135,8 +135,8 @@ func (w *World) refuseForger(ctx context.Context, say func(string, ...any), ca *
 	return nil
 }
 
-// Request gets a certificate for a new key in the name of person@example.com, and returns
-// the chain, PEM, leaf first.
+// Request gets a certificate for a new key in the name of person@example.com, and returns the
+// chain, PEM, leaf first.
 func (w *World) Request(ctx context.Context, ca *client.Client, csr bool) ([]string, error) {
 	token, err := w.Provider.Mint(person())
 	if err != nil {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package demo shows the main job on one machine: an OpenID provider, a log and a CA on
-// loopback, made from files as an operator would write them. `mayfly demo` and the tests
-// of the commands use it; nothing that serves may.
+// Package demo shows the main function on one machine: an OpenID provider, a log and a CA on
+// loopback, with files as an operator would write them. `mayfly demo` and the tests of the
+// commands use it; packages that serve must not.
 package demo
 
 import (
@@ -22,17 +22,17 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// World is what a CA needs around it, running, and the files that configure one for it.
+// World is the running environment of a CA, and the files that configure a CA for it.
 type World struct {
-	// Dir holds ca/ (as `mayfly ca init` makes it), log.pub, issuers.yaml and mayfly.yaml.
+	// Dir holds ca/ (from `mayfly ca init`), log.pub, issuers.yaml and mayfly.yaml.
 	Dir string
-	// ConfigFile is Dir's mayfly.yaml, whose listeners are on free ports.
+	// ConfigFile is Dir's mayfly.yaml, with listeners on free ports.
 	ConfigFile string
 	// Provider signs ID tokens; its issuer URL is trusted with type email.
 	Provider *provider.Provider
 	// Log is the Certificate Transparency log.
 	Log *testlog.Log
-	// LogURL is where it is served.
+	// LogURL is its URL.
 	LogURL string
 	// Root is the CA's trust anchor.
 	Root *x509.Certificate
@@ -40,7 +40,7 @@ type World struct {
 	servers []*http.Server
 }
 
-// NewWorld makes a world in dir, an empty directory, and starts its provider and its log.
+// NewWorld creates a world in dir, an empty directory, and starts its provider and its log.
 // The caller closes it.
 func NewWorld(dir string) (_ *World, err error) {
 	w := &World{Dir: dir, ConfigFile: filepath.Join(dir, "mayfly.yaml")}
@@ -100,7 +100,7 @@ log: {format: text, level: error}
 	return w, nil
 }
 
-// rel is name as a path that begins in dir.
+// rel returns name as a path that begins in dir.
 func rel(dir, name string) string {
 	if relative, err := filepath.Rel(dir, name); err == nil {
 		return relative
@@ -125,7 +125,7 @@ func (w *World) Close() error {
 	return errors.Join(errs...)
 }
 
-// parsePEM returns the certificates of a chain as an answer of the CA has it.
+// parsePEM parses the chain of an answer of the CA.
 func parsePEM(blocks []string) ([]*x509.Certificate, error) {
 	var certificates []*x509.Certificate
 	for _, text := range blocks {

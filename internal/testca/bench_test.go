@@ -15,14 +15,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testca"
 )
 
-// curves are those of the CA keys that the figures are told for.
+// curves returns the curves of the CA keys in the benchmarks.
 func curves() map[string]elliptic.Curve {
 	return map[string]elliptic.Curve{"CA=P256": elliptic.P256(), "CA=P384": elliptic.P384()}
 }
 
-// BenchmarkIssue is the price of a certificate on one core: from the raw RS256 token and a
-// P-256 proof to the chain, with a log that is called directly and that signs its SCT (the
-// floor does not count the log's own signature, and BenchmarkLog tells its price).
+// BenchmarkIssue measures a certificate on one core: from the raw RS256 token and a P-256
+// proof to the chain, with a log that is called directly and that signs its SCT. The floor
+// does not include the log's own signature, which BenchmarkLog measures.
 func BenchmarkIssue(b *testing.B) {
 	for name, curve := range curves() {
 		b.Run(name, func(b *testing.B) {
@@ -60,8 +60,8 @@ func BenchmarkIssueParallel(b *testing.B) {
 	}
 }
 
-// BenchmarkFloor is the bare cryptography of one issuance: nothing that verifies a token
-// and a proof, signs twice, and verifies an SCT and its own last signature can be faster.
+// BenchmarkFloor is the bare cryptography of one issuance: the minimum time to verify a token
+// and a proof, sign twice, and verify an SCT and the CA's own last signature.
 func BenchmarkFloor(b *testing.B) {
 	for name, curve := range curves() {
 		b.Run(name, func(b *testing.B) {
@@ -79,7 +79,7 @@ func BenchmarkFloor(b *testing.B) {
 	}
 }
 
-// BenchmarkFloorParts tells what the floor is made of.
+// BenchmarkFloorParts measures the parts of the floor.
 func BenchmarkFloorParts(b *testing.B) {
 	for name, curve := range curves() {
 		f := newFloor(b, curve)

@@ -18,7 +18,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// outages are what the logs of a world do, in order of preference; nil is well.
+// outages returns the behaviour of each world's logs, in order of preference; nil is a
+// working log.
 func outages() map[string][]func(http.ResponseWriter, *http.Request) bool {
 	down := testlog.Down(http.StatusInternalServerError)
 	return map[string][]func(http.ResponseWriter, *http.Request) bool{
@@ -36,7 +37,7 @@ func newOutage(tb testing.TB, logs []func(http.ResponseWriter, *http.Request) bo
 	for i, fail := range logs {
 		w.Logs[i].Fail(fail)
 	}
-	// Before the servers of the logs wait for what hangs in them.
+	// Before the servers of the logs wait for hanging requests.
 	tb.Cleanup(func() {
 		for _, log := range w.Logs {
 			log.Fail(nil)
@@ -45,7 +46,7 @@ func newOutage(tb testing.TB, logs []func(http.ResponseWriter, *http.Request) bo
 	return w, w.Request(tb, w.Token(tb, nil), "person@example.com")
 }
 
-// issue makes n certificates, from a number of clients at a time, and returns how long each
+// issue issues n certificates, for a number of clients at a time, and returns how long each
 // took, the shortest first.
 func issue(tb testing.TB, w *testca.World, req ca.Request, n, clients int) []time.Duration {
 	tb.Helper()
@@ -74,8 +75,8 @@ func issue(tb testing.TB, w *testca.World, req ca.Request, n, clients int) []tim
 
 func percentile(sorted []time.Duration, p int) time.Duration { return sorted[(len(sorted)*p-1)/100] }
 
-// With one log of three well, whatever the others do, every certificate is issued, with one
-// SCT of the log that is well (which the world proves in the end); no goroutine is left.
+// If one log of three works, whatever the others do, the CA issues every certificate, with
+// one SCT of the working log (the world proves that in the end). No goroutine is left.
 func TestIssueThroughAnOutage(t *testing.T) {
 	for name, logs := range outages() {
 		t.Run(name, func(t *testing.T) {
@@ -89,9 +90,9 @@ func TestIssueThroughAnOutage(t *testing.T) {
 					t.Errorf("log %d is out and has %d entries", i, log.Size())
 				}
 			}
-			// What is left is the connections that are kept for the next certificate: two
-			// goroutines here and one at the log for each. None is ours. There may be twice as
-			// many as clients, since net/http dials while it waits for one to be free.
+			// What remains are the idle connections: two goroutines here and one at the log
+			// for each. None belongs to this project. There may be twice as many connections
+			// as clients, since net/http dials while it waits for a free one.
 			deadline := time.Now().Add(10 * time.Second)
 			for most := before + 3*2*4*len(logs) + 4; runtime.NumGoroutine() > most; runtime.Gosched() {
 				if time.Now().After(deadline) {
@@ -103,8 +104,8 @@ func TestIssueThroughAnOutage(t *testing.T) {
 	}
 }
 
-// With every log out there is no certificate, and the reason says so; with the logs back there
-// are certificates again, at once.
+// While every log fails, the CA issues no certificate, and the reason states that. When the
+// logs have recovered, it issues certificates again, at once.
 func TestIssueWithEveryLogOut(t *testing.T) {
 	t.Parallel()
 	w := testca.New(t, testca.Builder{Logs: 3, Budget: time.Second})
@@ -134,9 +135,9 @@ func TestIssueWithEveryLogOut(t *testing.T) {
 	}
 }
 
-// BenchmarkOutage tells what a certificate takes while logs are out, in milliseconds at each
-// percentile, with 8 clients at a time; run it with at least 1000 rounds (make bench-ct).
-// p99 is to stay under the hedge delay of 300 ms plus the p99 of one-log-well.
+// BenchmarkOutage measures the time of a certificate while logs fail, in milliseconds at each
+// percentile, with 8 clients at a time; run it with at least 1000 rounds (make bench-ct). p99
+// must stay under the hedge delay of 300 ms plus the p99 of one-log-well.
 func BenchmarkOutage(b *testing.B) {
 	for name, logs := range outages() {
 		b.Run(name, func(b *testing.B) {

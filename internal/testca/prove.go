@@ -21,7 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testlog"
 )
 
-// prove re-proves every invariant of every certificate that was issued.
+// prove proves every invariant again for every issued certificate.
 func (w *World) prove(tb testing.TB) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -67,7 +67,7 @@ func (w *World) proveChain(tb testing.TB, leaf *x509.Certificate, issued *ca.Iss
 	if san, err := certs.SANOf(leaf); err != nil || san != issued.SAN {
 		tb.Errorf("certificate %x names %v (%v), want %v", leaf.SerialNumber, san, err, issued.SAN)
 	} else if san.Kind == certs.SANUserName {
-		// crypto/x509 knows no otherName; the extension has just been read by us.
+		// crypto/x509 does not support otherName; this package has just read the extension.
 		leaf.UnhandledCriticalExtensions = nil
 	}
 	for _, at := range []time.Time{leaf.NotBefore, leaf.NotAfter} {
@@ -82,7 +82,7 @@ func (w *World) proveChain(tb testing.TB, leaf *x509.Certificate, issued *ca.Iss
 }
 
 // proveSCT verifies the one embedded SCT with certificate-transparency-go, and returns the log
-// that gave it.
+// that signed it.
 func (w *World) proveSCT(tb testing.TB, leaf *x509.Certificate, issued *ca.Issued) *testlog.Log {
 	var chain []*ctx509.Certificate
 	for _, der := range append([][]byte{issued.Certificate}, issued.Chain.DER...) {
@@ -115,8 +115,8 @@ func (w *World) proveSCT(tb testing.TB, leaf *x509.Certificate, issued *ca.Issue
 	return nil
 }
 
-// precertificates returns what is in the log, by serial number. Every entry must chain up
-// to the root: a log never holds more than this CA's.
+// precertificates returns the log's entries, by serial number. Every entry must chain up to
+// the root: a log only holds entries of this CA.
 func precertificates(tb testing.TB, log *testlog.Log) map[string][]byte {
 	entries, err := log.Entries()
 	if err != nil {

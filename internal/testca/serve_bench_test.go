@@ -27,7 +27,7 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// restClient asks one server for the same certificate again and again.
+// restClient repeatedly requests the same certificate from one server.
 type restClient struct {
 	url, token string
 	body       []byte
@@ -79,8 +79,8 @@ func (c *restClient) ask(ctx context.Context) error {
 	return err
 }
 
-// BenchmarkServe is a whole REST v2 request over a loopback socket, both ends and the log's
-// signature included, on every core.
+// BenchmarkServe measures a whole REST v2 request over a loopback socket, including both ends
+// and the log's signature, on every core.
 func BenchmarkServe(b *testing.B) {
 	for name, curve := range curves() {
 		b.Run(name, func(b *testing.B) {
@@ -99,8 +99,8 @@ func BenchmarkServe(b *testing.B) {
 	}
 }
 
-// BenchmarkEmbedded is a whole issuance over REST v2 with the embedded log and a P-256 CA,
-// both ends on this machine: latency and throughput, beside what one fsync costs here.
+// BenchmarkEmbedded measures a whole issuance over REST v2 with the embedded log and a P-256
+// CA, both ends on this machine: latency and throughput, beside the cost of one fsync here.
 func BenchmarkEmbedded(b *testing.B) {
 	for _, clients := range []int{1, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
@@ -144,7 +144,7 @@ func BenchmarkEmbedded(b *testing.B) {
 
 func newEmbeddedLog(b *testing.B) *embedded.Log {
 	b.Helper()
-	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) // its lines would stand among the figures
+	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) // its lines would appear among the figures
 	dir := b.TempDir()
 	init := embedded.InitConfig{
 		Name: "bench", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/bench",
@@ -164,7 +164,7 @@ func newEmbeddedLog(b *testing.B) *embedded.Log {
 	return log
 }
 
-// fsyncTime is the median time to write and fsync a small file.
+// fsyncTime returns the median time to write and fsync a small file.
 func fsyncTime(b *testing.B) time.Duration {
 	b.Helper()
 	f, err := os.Create(filepath.Join(b.TempDir(), "fsync"))

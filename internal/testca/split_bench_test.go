@@ -22,13 +22,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/testca"
 )
 
-// signerFolder, if it is set, makes this binary a signing process: it has the socket, the key
-// and the chain of one authority.
+// signerFolder, if it is set, turns this binary into a signing process: it names the folder
+// with the socket, the key and the chain of one authority.
 const signerFolder = "MAYFLY_BENCH_SIGNER"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(signerFolder); dir != "" {
-		fmt.Fprintln(os.Stderr, signFor(dir)) // it is killed when it is no longer needed
+		fmt.Fprintln(os.Stderr, signFor(dir)) // the parent kills this process when it is no longer needed
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -72,7 +72,7 @@ func signFor(dir string) error {
 	return server.Serve(context.Background())
 }
 
-// splitOff starts a signing process for key and returns what asks it.
+// splitOff starts a signing process for key and returns its client.
 func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 	b.Helper()
 	dir, err := os.MkdirTemp("", "m") // the path of a socket is short
@@ -112,8 +112,8 @@ func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 	}
 }
 
-// BenchmarkSplit is BenchmarkServe with the CA's key in this process and in one of its own,
-// alternately, so that whatever else the machine does falls on both.
+// BenchmarkSplit is BenchmarkServe with the CA's key in this process and in its own process,
+// alternately, so that other load on the machine affects both.
 func BenchmarkSplit(b *testing.B) {
 	for name, curve := range curves() {
 		for _, split := range []bool{false, true} {

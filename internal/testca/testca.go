@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package testca is a whole CA in memory: an OpenID provider, an authority, a log and a
-// clock. After each test it proves every invariant again for every certificate that was
-// issued, with crypto/x509 and certificate-transparency-go as the judges. Only tests may
-// import it.
+// clock. After each test it proves every invariant again for every issued certificate, with
+// crypto/x509 and certificate-transparency-go as independent verifiers. Only tests may import
+// it.
 package testca
 
 import (
@@ -35,11 +35,11 @@ import (
 	"github.com/mayfly-ca/mayfly/proof"
 )
 
-// Builder says how a World differs from the plain one. A test changes one field.
+// Builder states how a World differs from the default one. A test changes one field.
 type Builder struct {
 	// Now is the clock of the CA, the log and the provider. Default: the real one.
 	Now func() time.Time
-	// Curve is that of the authority's key. Default: P-256.
+	// Curve is the curve of the authority's key. Default: P-256.
 	Curve elliptic.Curve
 	// NotBefore and NotAfter are the issuing CA's. Default: an hour ago and in three years.
 	NotBefore, NotAfter time.Time
@@ -47,18 +47,18 @@ type Builder struct {
 	RootNotAfter time.Time
 	// Issuing changes the issuing CA's certificate before it is signed.
 	Issuing func(*x509.Certificate)
-	// Wrap stands between the CA and the key of its authority.
+	// Wrap wraps the key of the CA's authority.
 	Wrap func(crypto.Signer) crypto.Signer
-	// Signer returns what signs with the key of chain's authority. Default: signer.Local.
+	// Signer returns the signer for the key of chain's authority. Default: signer.Local.
 	Signer func(chain *ca.Chain, key crypto.Signer) *signer.Signer
-	// Lifetime is that of certificates. Default: ca.DefaultLifetime.
+	// Lifetime is the lifetime of certificates. Default: ca.DefaultLifetime.
 	Lifetime time.Duration
 	// CTDisabled runs without a log.
 	CTDisabled bool
 	// LogInProcess submits by a function call instead of HTTP, unchecked: for benchmarks.
 	LogInProcess bool
 	// CT, where it is set, is the log to submit to, with its public key as PEM, instead of the
-	// world's own. What is in it is not proved at the end.
+	// world's own. The world does not prove its entries at the end.
 	CT          ctlog.Log
 	CTPublicKey []byte
 	// Logs is how many logs there are, in order of preference. Default: 1.
@@ -71,7 +71,7 @@ type Builder struct {
 	CIProvider identity.CIProvider
 }
 
-// World is a CA with all that it needs, and what it has issued.
+// World is a CA with everything that it needs, and its issued certificates.
 type World struct {
 	CA        *ca.CA
 	Provider  *provider.Provider
@@ -86,12 +86,12 @@ type World struct {
 	root *x509.Certificate
 	now  func() time.Time
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	issued []*ca.Issued
 }
 
-// New makes the world. When the test ends, every certificate that Issue returned is
-// proved again.
+// New creates the world. When the test ends, the world proves every certificate that Issue
+// returned again.
 func New(tb testing.TB, b Builder) *World {
 	tb.Helper()
 	b.setDefaults()
@@ -165,7 +165,7 @@ func (b *Builder) setDefaults() {
 	}
 }
 
-// logs returns the logs of the CA; nil where there are to be none.
+// logs returns the logs of the CA; nil where Certificate Transparency is disabled.
 func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 	if b.CTDisabled {
 		return nil
@@ -192,7 +192,7 @@ func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 	return must(ctlog.New(config))(tb)
 }
 
-// authority makes a root and an issuing CA.
+// authority creates a root and an issuing CA.
 func (b *Builder) authority(tb testing.TB) (*ca.Authority, *x509.Certificate) {
 	rootKey, issuingKey := b.newKey(tb), b.newKey(tb)
 	template := func(name string, notAfter time.Time) *x509.Certificate {
@@ -235,7 +235,7 @@ func create(tb testing.TB, template, parent *x509.Certificate, public crypto.Pub
 	return must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, template, parent, public, key))(tb)))(tb)
 }
 
-// must is a value or the end of the test.
+// must returns value, or fails the test if there is an error.
 func must[T any](value T, err error) func(testing.TB) T {
 	return func(tb testing.TB) T {
 		tb.Helper()
@@ -246,8 +246,8 @@ func must[T any](value T, err error) func(testing.TB) T {
 	}
 }
 
-// Token returns an ID token with claims beside those that every token of the world has: an
-// email address that is verified, and a subject.
+// Token returns an ID token with claims in addition to those of every token of the world: a
+// verified email address, and a subject.
 func (w *World) Token(tb testing.TB, claims map[string]any) string {
 	tb.Helper()
 	all := map[string]any{"aud": "sigstore", "sub": "subject-1", "email": "person@example.com", "email_verified": true}
@@ -271,7 +271,7 @@ func (w *World) Request(tb testing.TB, token, challenge string) ca.Request {
 	}
 }
 
-// Issue asks the CA, and remembers the certificate for the proof at the end.
+// Issue asks the CA, and records the certificate for the proof at the end.
 func (w *World) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
 	issued, err := w.CA.Issue(ctx, req)
 	if err == nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// Authority is a root and an intermediate, P-256, that make what a log is given: for tests of
-// logs and of what submits to them, where a whole CA would be too much.
+// Authority is a root and an intermediate, P-256, that issue chains for a log: for tests of
+// logs and of their submitters that need no whole CA.
 type Authority struct {
 	Root, Intermediate *x509.Certificate
 
@@ -28,8 +28,8 @@ type Authority struct {
 	leafSPKI  []byte
 }
 
-// NewAuthority returns an authority whose certificates are valid from an hour before now() and
-// for a year. Its leaves begin at now().
+// NewAuthority returns an authority with certificates valid from an hour before now() and for
+// a year. Its leaves begin at now().
 func NewAuthority(now func() time.Time) (*Authority, error) {
 	a := &Authority{now: now}
 	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -73,8 +73,7 @@ func createCertificate(template, parent *x509.Certificate, key, parentKey *ecdsa
 	return x509.ParseCertificate(der)
 }
 
-// Draft is a precertificate that has been signed, and that becomes a certificate once there is
-// an SCT.
+// Draft is a signed precertificate, which becomes a certificate as soon as it has an SCT.
 type Draft struct {
 	Submission ctlog.Submission
 

@@ -22,7 +22,7 @@ type submission struct {
 	chain   [][]byte    // the leaf first, the root last
 }
 
-// check holds a chain against RFC 6962, section 3.1: each certificate certifies the one before
+// check validates a chain by RFC 6962, section 3.1: each certificate certifies the one before
 // it, and the last is a root or certified by one.
 func (l *Log) check(entryType ct.LogEntryType, chain [][]byte) (submission, error) {
 	if len(chain) == 0 || len(chain) > maxChain {
@@ -56,7 +56,7 @@ func (l *Log) check(entryType ct.LogEntryType, chain [][]byte) (submission, erro
 	return s, nil
 }
 
-// issuers returns the chain above leaf, verified and with the root at its end.
+// issuers returns the verified chain above leaf, with the root at its end.
 func (l *Log) issuers(ders [][]byte, leaf *x509.Certificate) ([]*x509.Certificate, error) {
 	id := sha256.Sum256(bytes.Join(ders, nil))
 	l.mu.RLock()

@@ -22,8 +22,8 @@ const (
 	maxEntries = 256 // of one get-entries
 )
 
-// Fail lets f see every request first; where it returns true, it has answered. nil ends it.
-// Down and Hang are ready-made.
+// Fail passes every request to f first; where f returns true, f has answered. nil turns that
+// off. Down and Hang are ready-made.
 func (l *Log) Fail(f func(http.ResponseWriter, *http.Request) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -31,14 +31,14 @@ func (l *Log) Fail(f func(http.ResponseWriter, *http.Request) bool) {
 }
 
 // Alter lets f change every answer to add-chain and add-pre-chain, after the entry has been
-// integrated. nil ends it.
+// integrated. nil turns that off.
 func (l *Log) Alter(f func(*ct.AddChainResponse)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.alter = f
 }
 
-// Down is a Fail that answers every request with status and nothing else.
+// Down is a Fail that answers every request with status and an empty body.
 func Down(status int) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(status)
@@ -46,9 +46,9 @@ func Down(status int) func(http.ResponseWriter, *http.Request) bool {
 	}
 }
 
-// Hang is a Fail that holds every request until its client goes away.
+// Hang is a Fail that holds every request until its client disconnects.
 func Hang(_ http.ResponseWriter, r *http.Request) bool {
-	// net/http sees the client go only once the body has been read.
+	// net/http notices a disconnect only once the body has been read.
 	_, _ = io.Copy(io.Discard, r.Body)
 	<-r.Context().Done()
 	return true
@@ -124,7 +124,7 @@ func (l *Log) addChain(entryType ct.LogEntryType, r *http.Request) (any, error) 
 	return resp, nil
 }
 
-// getSTH is RFC 6962, section 4.3. The tree head is of this moment: the log has no merge delay.
+// getSTH is RFC 6962, section 4.3. The tree head is current: the log has no merge delay.
 func (l *Log) getSTH(url.Values) (any, error) {
 	l.mu.RLock()
 	size, root := l.tree.Size(), l.tree.Hash()
@@ -189,7 +189,7 @@ func (l *Log) getProofByHash(q url.Values) (any, error) {
 	return ct.GetProofByHashResponse{LeafIndex: int64(index), AuditPath: proof}, nil
 }
 
-// inclusion needs the lock.
+// inclusion requires the lock.
 func (l *Log) inclusion(index, size uint64) ([][]byte, error) {
 	if index >= size || size > l.tree.Size() {
 		return nil, fmt.Errorf("no entry %d in a tree of %d; the tree has %d", index, size, l.tree.Size())
@@ -198,8 +198,8 @@ func (l *Log) inclusion(index, size uint64) ([][]byte, error) {
 	return notNil(proof), err
 }
 
-// getEntries is RFC 6962, section 4.6. It returns fewer entries than asked for where there are
-// fewer, or more than 256.
+// getEntries is RFC 6962, section 4.6. It returns fewer entries than requested where there are
+// fewer, or more than 256 are requested.
 func (l *Log) getEntries(q url.Values) (any, error) {
 	start, err1 := number(q, "start")
 	end, err2 := number(q, "end")
@@ -252,7 +252,7 @@ func number(q url.Values, name string) (uint64, error) {
 	return n, nil
 }
 
-// notNil makes JSON of no hashes [] instead of null.
+// notNil makes JSON encode no hashes as [] instead of null.
 func notNil(hashes [][]byte) [][]byte {
 	if hashes == nil {
 		return [][]byte{}

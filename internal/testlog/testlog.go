@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package testlog is an RFC 6962 log in memory. It is written on certificate-transparency-go
-// and transparency-dev/merkle alone, so that it shares no line of encoding with package ctlog
-// that it is held against. It forgets everything when the process ends and integrates an
-// entry at once, so that every SCT can be followed to its tree head.
+// Package testlog is an RFC 6962 log in memory. It uses only certificate-transparency-go and
+// transparency-dev/merkle, so that it shares no encoding with package ctlog, which it tests.
+// It forgets everything when the process ends and integrates an entry at once, so that every
+// SCT can be traced to its tree head.
 //
-// Tests, benchmarks and the demo may import it; nothing that serves may.
+// Tests, benchmarks and the demo may import it; packages that serve must not.
 package testlog
 
 import (
@@ -34,7 +34,7 @@ import (
 
 // Config is a log.
 type Config struct {
-	// Name is what (*Log).Name says; "" for "testlog".
+	// Name is the result of (*Log).Name; "" for "testlog".
 	Name string
 	// Roots are the trust anchors that a submitted chain may end in; AddRoot adds to them.
 	Roots []*x509.Certificate
@@ -44,9 +44,9 @@ type Config struct {
 	Now func() time.Time
 	// LeafIndex gives SCTs the leaf_index extension, as static-ct-api logs do.
 	LeafIndex bool
-	// Unchecked makes Submit take the submission's own TBS and issuer key hash without
-	// looking at its chain, and never for a repetition: for benchmarks of what stands
-	// before the log. Requests over HTTP are always checked.
+	// Unchecked makes Submit use the submission's own TBS and issuer key hash, without
+	// checking its chain or for repetitions: for benchmarks of the code before the log.
+	// Requests over HTTP are always checked.
 	Unchecked bool
 }
 
@@ -62,7 +62,7 @@ type Log struct {
 	unchecked bool
 	mux       *http.ServeMux
 
-	mu       sync.RWMutex // guards what follows
+	mu       sync.RWMutex // guards the fields below
 	roots    []*x509.Certificate
 	fail     func(http.ResponseWriter, *http.Request) bool
 	alter    func(*ct.AddChainResponse)
@@ -106,10 +106,10 @@ func New(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// Name is the log's name.
+// Name returns the log's name.
 func (l *Log) Name() string { return l.name }
 
-// PublicKeyPEM is the log's public key as a PEM block of type PUBLIC KEY.
+// PublicKeyPEM returns the log's public key as a PEM block of type PUBLIC KEY.
 func (l *Log) PublicKeyPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: l.spki})
 }
@@ -121,14 +121,14 @@ func (l *Log) AddRoot(root *x509.Certificate) {
 	l.roots = append(l.roots, root)
 }
 
-// Size is the number of entries.
+// Size returns the number of entries.
 func (l *Log) Size() int {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return len(l.entries)
 }
 
-// Entries returns every entry in order, decoded, with the certificate as it was submitted.
+// Entries returns every decoded entry in order, with the certificate as it was submitted.
 func (l *Log) Entries() ([]ct.RawLogEntry, error) {
 	l.mu.RLock()
 	leaves := l.entries[:len(l.entries):len(l.entries)]
@@ -145,8 +145,8 @@ func (l *Log) Entries() ([]ct.RawLogEntry, error) {
 }
 
 // Submit adds the precertificate without HTTP. Unless the log is Unchecked, it computes the
-// entry from the chain, as over HTTP, and refuses a submission whose TBS or issuer key hash is
-// another. Fail and Alter do not concern it.
+// entry from the chain, as over HTTP, and refuses a submission with another TBS or issuer key
+// hash. Fail and Alter do not affect it.
 func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
 	if err := ctx.Err(); err != nil {
 		return ctlog.SCT{}, err
@@ -189,8 +189,8 @@ func (l *Log) once(s submission) (*ct.SignedCertificateTimestamp, error) {
 	return l.integrate(s)
 }
 
-// integrate signs an SCT for s and adds s to the tree. Of two that come at once with the same
-// certificate both are added: a log may do that.
+// integrate signs an SCT for s and adds s to the tree. It adds both of two concurrent
+// submissions of the same certificate: a log may do that.
 func (l *Log) integrate(s submission) (*ct.SignedCertificateTimestamp, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

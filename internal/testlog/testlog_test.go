@@ -135,7 +135,7 @@ func TestEveryEntryIsIncludedAndEveryTreeHeadConsistent(t *testing.T) {
 	}
 }
 
-// checkInclusion recomputes the leaf from the draft and the SCT and proves it in both ways.
+// checkInclusion recomputes the leaf from the draft and the SCT and proves it both ways.
 func (w *world) checkInclusion(t *testing.T, d *testlog.Draft, sct *ct.SignedCertificateTimestamp, index int64, head *ct.SignedTreeHead) {
 	t.Helper()
 	leaf, err := ct.MerkleTreeLeafFromRawChain(asn1Certs(d.Submission.Chain), ct.PrecertLogEntryType, sct.Timestamp)
