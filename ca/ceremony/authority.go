@@ -13,22 +13,22 @@ import (
 
 // Parent is a CA that certifies intermediates.
 type Parent struct {
-	// Chain is its certificate first, and those above it up to the root.
+	// Chain has its certificate first, then those above it up to the root.
 	Chain  []*x509.Certificate
 	Signer crypto.Signer
 }
 
-// AuthorityConfig is a new authority for a CA set.
+// AuthorityConfig describes a new authority for a CA set.
 type AuthorityConfig struct {
-	// Dir gets chain.pem, key.pem and pass. It must not exist, or be empty.
+	// Dir is the folder for chain.pem, key.pem and pass. It must not exist, or be empty.
 	Dir     string
 	Subject Subject
-	// Algorithm is of its key, one of Algorithms(); "" for DefaultAlgorithm, or for that of a key
-	// that is there already.
+	// Algorithm is of its key, one of Algorithms(); "" for DefaultAlgorithm, or for the algorithm
+	// of an existing key.
 	Algorithm string
-	// Password encrypts the key; empty to have one drawn. It is written beside the key.
+	// Password encrypts the key; empty to generate one. It is written beside the key.
 	Password []byte
-	// Signer is a key that lies elsewhere; nil to have one made in Dir. It excludes Password.
+	// Signer is a key outside Dir's files; nil to generate one in Dir. It excludes Password.
 	Signer *ExternalKey
 	// Parent's Signer may be nil for Check.
 	Parent Parent
@@ -36,14 +36,14 @@ type AuthorityConfig struct {
 	NotBefore, NotAfter time.Time
 }
 
-// AuthorityResult is what NewAuthority made. KeyFile and PasswordFile are "" where the key lies
-// elsewhere.
+// AuthorityResult is what NewAuthority created. KeyFile and PasswordFile are "" if the key is
+// an ExternalKey.
 type AuthorityResult struct {
 	ChainFile, KeyFile, PasswordFile string
 	Intermediate                     *x509.Certificate
 }
 
-// Check reports every mistake that can be found before a key is looked for or made.
+// Check reports every mistake that can be found without opening or generating a key.
 func (cfg AuthorityConfig) Check() error {
 	err := errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkAlgorithm(cfg.Algorithm), checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password))
 	if err != nil {
@@ -63,8 +63,9 @@ func (cfg AuthorityConfig) intermediate(public crypto.PublicKey) IntermediateCon
 	}
 }
 
-// NewAuthority makes a key and an intermediate below Parent, in a folder of their own. If it
-// fails, it leaves nothing behind but a key that was made elsewhere, which the error tells.
+// NewAuthority creates a key and an intermediate below Parent, in their own folder. If it
+// fails, it leaves nothing behind except an ExternalKey that it generated, which the error
+// names.
 func NewAuthority(cfg AuthorityConfig) (result *AuthorityResult, err error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
@@ -99,7 +100,7 @@ func NewAuthority(cfg AuthorityConfig) (result *AuthorityResult, err error) {
 	return result, nil
 }
 
-// ChainPEM is certificates as a PEM file.
+// ChainPEM returns certificates as a PEM file.
 func ChainPEM(certificates []*x509.Certificate) (out []byte) {
 	for _, c := range certificates {
 		out = append(out, certificatePEM(c)...)

@@ -67,7 +67,7 @@ func verify(t *testing.T, root, intermediate *x509.Certificate, at time.Time) {
 	}
 }
 
-// What the certificate specification says, point by point.
+// The certificates have exactly the content of the certificate specification.
 func TestCertificatesFollowTheSpecification(t *testing.T) {
 	t.Parallel()
 	for algorithm, want := range map[string]x509.SignatureAlgorithm{
@@ -138,7 +138,7 @@ func TestCertificatesFollowTheSpecification(t *testing.T) {
 
 func TestZlintFindsNothing(t *testing.T) {
 	t.Parallel()
-	// What it finds, and why it is no concern of ours.
+	// The findings, and why they do not matter for this CA.
 	ignored := map[string]string{
 		"e_ca_country_name_missing":      "CA/B Forum BR 7.1.2: CAs for web servers; our specification asks for CN and O",
 		"n_ca_digital_signature_not_set": "for a root that signs OCSP answers; our specification asks for certSign and cRLSign alone",
@@ -147,7 +147,7 @@ func TestZlintFindsNothing(t *testing.T) {
 	for _, begin := range []time.Time{now(), time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2060, 1, 1, 0, 0, 0, 0, time.UTC)} {
 		for _, algorithm := range ceremony.Algorithms() {
 			if algorithm == "rsa-4096" && begin.Year() > 2026 {
-				continue // its keys take a second each, and dates do not depend on them
+				continue // each key takes a second, and dates do not depend on it
 			}
 			root, intermediate := newChain(t, algorithm, begin)
 			for _, c := range []*x509.Certificate{root, intermediate} {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ceremony makes the CA's own certificates, keys and files, by the certificate
-// specification that clients rely on. It is what `mayfly ca …` runs; nothing that serves
-// requests may import it.
+// Package ceremony creates the CA's own certificates, keys and files, by the certificate
+// specification that clients rely on. `mayfly ca …` runs it; packages that serve requests
+// must not import it.
 package ceremony
 
 import (
@@ -59,13 +59,13 @@ func checkName(what, name string, limit int) error {
 	return nil
 }
 
-// RootConfig is a root to be.
+// RootConfig describes a new root.
 type RootConfig struct {
 	Subject Subject
 	// Signer is the root's own key: ECDSA on P-256, P-384 or P-521, or RSA of at least 2048
-	// bits. It may be a key that never leaves its module.
+	// bits. The key may be one that never leaves its module.
 	Signer crypto.Signer
-	// NotBefore is cut to the second.
+	// NotBefore is truncated to the second.
 	NotBefore time.Time
 	// NotAfter is 10 years after NotBefore if it is zero.
 	NotAfter time.Time
@@ -90,16 +90,16 @@ func Root(cfg RootConfig) (*x509.Certificate, error) {
 	return certificate, nil
 }
 
-// IntermediateConfig is an intermediate to be.
+// IntermediateConfig describes a new intermediate.
 type IntermediateConfig struct {
 	Subject Subject
-	// PublicKey is the intermediate's, of the kinds that RootConfig.Signer may be.
+	// PublicKey is the intermediate's, of the kinds that RootConfig.Signer accepts.
 	PublicKey crypto.PublicKey
-	// Parent is the CA that certifies it, as a rule the root.
+	// Parent is the CA that certifies it, usually the root.
 	Parent *x509.Certificate
 	// ParentSigner is Parent's key.
 	ParentSigner crypto.Signer
-	// NotBefore is cut to the second; not before Parent's.
+	// NotBefore is truncated to the second. It must not be before Parent's.
 	NotBefore time.Time
 	// NotAfter is 3 years after NotBefore or Parent's, whichever comes first, if it is zero.
 	// It must not be after Parent's.
@@ -121,7 +121,7 @@ func Intermediate(cfg IntermediateConfig) (*x509.Certificate, error) {
 	return certificate, nil
 }
 
-// rehearse finds what Intermediate would find before the parent signs.
+// rehearse finds the errors of Intermediate before the parent signs.
 func (cfg IntermediateConfig) rehearse() error {
 	template, err := cfg.template()
 	if err == nil {
@@ -154,7 +154,8 @@ func (cfg IntermediateConfig) template() (*x509.Certificate, error) {
 	return template, checkWithin(cfg.Parent, template)
 }
 
-// checkParent refuses a CA below which verifiers would accept no other (RFC 5280, section 6.1).
+// checkParent refuses a CA below which verifiers would accept no other CA (RFC 5280, section
+// 6.1).
 func checkParent(parent *x509.Certificate) error {
 	switch {
 	case !parent.IsCA || parent.KeyUsage&x509.KeyUsageCertSign == 0:
@@ -167,7 +168,7 @@ func checkParent(parent *x509.Certificate) error {
 	return nil
 }
 
-// checkWithin refuses a name, a key or a validity that does not fit below parent.
+// checkWithin refuses a name, a key or a validity that is not allowed below parent.
 func checkWithin(parent, child *x509.Certificate) error {
 	if child.Subject.String() == parent.Subject.String() {
 		return fmt.Errorf("its name is that of its parent, %s; a chain needs different names", parent.Subject)
@@ -183,7 +184,7 @@ func checkWithin(parent, child *x509.Certificate) error {
 	return nil
 }
 
-// newTemplate is what root and intermediate have in common.
+// newTemplate returns the common template of root and intermediate.
 func newTemplate(subject Subject, key crypto.PublicKey, notBefore, notAfter time.Time) (*x509.Certificate, error) {
 	notBefore, notAfter = notBefore.UTC().Truncate(time.Second), notAfter.UTC().Truncate(time.Second)
 	if err := errors.Join(subject.check(), checkKey(key)); err != nil {
@@ -216,7 +217,7 @@ func newTemplate(subject Subject, key crypto.PublicKey, notBefore, notAfter time
 	}, nil
 }
 
-// checkKey refuses what clients refuse from a CA; Ed25519 is among it.
+// checkKey refuses keys that clients refuse for a CA, including Ed25519.
 func checkKey(key crypto.PublicKey) error {
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
@@ -236,8 +237,7 @@ func checkKey(key crypto.PublicKey) error {
 	}
 }
 
-// sign makes the certificate, and checks before and after that it is what verifiers will
-// accept.
+// sign creates the certificate, and checks before and after that verifiers will accept it.
 func sign(template, parent *x509.Certificate, key crypto.PublicKey, signer crypto.Signer) (*x509.Certificate, error) {
 	algorithm, err := certs.SignatureAlgorithmFor(signer.Public())
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"slices"
 )
 
-// Conform tells where c, a root or an intermediate that issues leaves, departs from the
-// certificate specification; nil if nowhere. parent is nil for a root. It asks more than a
-// server does of a chain that it loads: this is for what we make ourselves.
+// Conform reports where c, a root or an intermediate that issues leaves, departs from the
+// certificate specification; nil if nowhere. parent is nil for a root. It checks more than a
+// server checks when it loads a chain: it is for certificates that this package creates.
 func Conform(c, parent *x509.Certificate) error {
 	var errs []error
 	demand := func(ok bool, format string, args ...any) {
@@ -47,8 +47,8 @@ func Conform(c, parent *x509.Certificate) error {
 	return errors.Join(errs...)
 }
 
-// rehearse makes the certificate with a key that is thrown away, and holds it against the
-// specification: what the CA's own key signs is never the first attempt.
+// rehearse creates the certificate with a temporary key, and checks it against the
+// specification, so that the CA's own key never signs the first attempt.
 func rehearse(template, parent *x509.Certificate, key any) error {
 	throwaway, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -56,7 +56,7 @@ func rehearse(template, parent *x509.Certificate, key any) error {
 	}
 	draft, issuer := *template, *parent
 	draft.SignatureAlgorithm = x509.ECDSAWithSHA256
-	issuer.PublicKey = nil // or CreateCertificate demands its private key
+	issuer.PublicKey = nil // otherwise CreateCertificate requires its private key
 	selfSigned := template == parent
 	if selfSigned {
 		issuer = draft
@@ -78,10 +78,10 @@ func rehearse(template, parent *x509.Certificate, key any) error {
 	return nil
 }
 
-// standIn is a key that is thrown away, for a rehearsal without the one that is yet to be made.
+// standIn returns a temporary key, for a rehearsal before the real key is generated.
 func standIn() (crypto.Signer, error) { return GenerateKey("ecdsa-p256") }
 
-// publicOrStandIn is the public key of one that is elsewhere and there, or a stand-in.
+// publicOrStandIn returns the public key of an existing external key, or a stand-in.
 func publicOrStandIn(external *ExternalKey) (crypto.PublicKey, error) {
 	if external != nil && external.Signer != nil {
 		return external.Signer.Public(), nil

@@ -13,28 +13,30 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// ExternalKey is a key that lies elsewhere than in a file of the ceremony's, and never leaves
-// that place.
+// ExternalKey is a key outside the ceremony's files, for instance in a token, which never
+// leaves that place.
 type ExternalKey struct {
-	// Signer signs with it. It is nil before somebody has looked for the key, which Check
-	// permits, and where Make is to make it.
+	// Signer signs with it. It is nil before the key is opened, which Check permits, and
+	// until Make has generated the key.
 	Signer crypto.Signer
-	// Make makes a key that is not there, of one of Algorithms(), or opens it if somebody has
-	// made it meanwhile. It is called once nothing else is found wrong, and what it returns
-	// becomes Signer and Made. nil where keys cannot be made.
+	// Make generates a missing key, of one of Algorithms(), or opens it if it exists by now.
+	// It is called once all other checks have passed, and its results become Signer and Made.
+	// nil where keys cannot be generated.
 	Make func(algorithm string) (key crypto.Signer, made bool, err error)
-	// Made tells whether it was made for this ceremony, or was there before.
+	// Made reports whether the key was generated for this ceremony, or existed before.
 	Made bool
-	// Where says for people where it is, without a secret: `in the token "mayfly" as "a"`.
+	// Where states for people where the key is, without a secret: `in the token "mayfly" as
+	// "a"`.
 	Where string
-	// Block returns the `signer` that names it in a file of the folder dir, as YAML in one line.
+	// Block returns the `signer` that names the key in a file of the folder dir, as YAML in one
+	// line.
 	Block func(dir string) (string, error)
 }
 
-// signerFile names the key of a root that lies elsewhere, in the place of key.pem.
+// signerFile names the external key of a root, in place of key.pem.
 const signerFile = "signer.yaml"
 
-// describe says where the key is from, for a transcript and for who made it.
+// describe states the origin of the key, for a transcript and for the operator.
 func (k *ExternalKey) describe() string {
 	origin := "it was there before"
 	if k.Made {
@@ -46,7 +48,7 @@ func (k *ExternalKey) describe() string {
 	return signer.Describe(k.Signer.Public()) + ", " + origin
 }
 
-// file is signer.yaml of a root whose folder will be dir.
+// file returns signer.yaml of a root in the folder dir.
 func (k *ExternalKey) file(folder, dir string) (file, error) {
 	block, err := k.Block(dir)
 	if err != nil {
@@ -56,8 +58,8 @@ func (k *ExternalKey) file(folder, dir string) (file, error) {
 	return file{folder, signerFile, publicMode, []byte(content)}, nil
 }
 
-// Stays adds to err, unless it is nil, that the key was made before it and stays: nothing can
-// take it back. k may be nil.
+// Stays adds to err, unless it is nil, that the key was generated before the error and stays:
+// it cannot be deleted. k may be nil.
 func (k *ExternalKey) Stays(err error) error {
 	if err == nil || k == nil || !k.Made {
 		return err
@@ -65,8 +67,8 @@ func (k *ExternalKey) Stays(err error) error {
 	return errors.Join(err, fmt.Errorf("a key was made before that, and stays %s; name it again, or delete it", cmp.Or(k.Where, "where it is")))
 }
 
-// check refuses a key that is there and that a CA cannot have, or of another algorithm than the
-// one that was asked for.
+// check refuses an existing key that is unsuitable for a CA, or of another algorithm than the
+// requested one.
 func (k *ExternalKey) check(algorithm string) error {
 	if k.Signer == nil {
 		return nil
@@ -82,7 +84,7 @@ func (k *ExternalKey) check(algorithm string) error {
 		algorithm, cmp.Or(k.Where, "elsewhere"), signer.Describe(public))
 }
 
-// algorithmOf is the name of a key's algorithm among Algorithms(); "" for another.
+// algorithmOf returns the name of a key's algorithm among Algorithms(); "" for another.
 func algorithmOf(public crypto.PublicKey) string {
 	switch public := public.(type) {
 	case *ecdsa.PublicKey:
@@ -95,8 +97,8 @@ func algorithmOf(public crypto.PublicKey) string {
 	return ""
 }
 
-// newKey returns the key that is elsewhere, which is made if it is not there, or makes one.
-// algorithm is "" where none was asked for.
+// newKey returns the external key, which it generates if missing, or generates a key in
+// memory. algorithm is "" where none was requested.
 func newKey(external *ExternalKey, algorithm string) (crypto.Signer, error) {
 	switch {
 	case external == nil:
@@ -114,8 +116,7 @@ func newKey(external *ExternalKey, algorithm string) (crypto.Signer, error) {
 	return key, external.check(algorithm)
 }
 
-// checkKeySource refuses a key that is there and will not do, and a password for one that is in
-// no file of ours.
+// checkKeySource refuses an unsuitable existing key, and a password for an external key.
 func checkKeySource(external *ExternalKey, algorithm, what string, password []byte) error {
 	switch {
 	case external == nil:
@@ -127,7 +128,7 @@ func checkKeySource(external *ExternalKey, algorithm, what string, password []by
 	}
 }
 
-// checkDistinct refuses two names for one key: each CA needs its own, or that of the root cannot
+// checkDistinct refuses two names for one key: each CA needs its own, or the root's key cannot
 // be kept offline. Any of keys may be nil.
 func checkDistinct(keys ...*ExternalKey) error {
 	for i, k := range keys {
@@ -141,7 +142,7 @@ func checkDistinct(keys ...*ExternalKey) error {
 	return nil
 }
 
-// is tells whether both are known to be one key.
+// is reports whether both are known to be one key.
 func (k *ExternalKey) is(other *ExternalKey) bool {
 	if k.Signer != nil && other.Signer != nil {
 		public, ok := k.Signer.Public().(interface{ Equal(crypto.PublicKey) bool })

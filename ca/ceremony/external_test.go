@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 )
 
-// token is where keys are that are not made yet. It counts those that it makes.
+// token holds keys that do not exist yet. It counts those that it generates.
 type token struct {
 	t    *testing.T
 	made int
@@ -51,8 +51,8 @@ func newParent(t *testing.T) ceremony.Parent {
 	return ceremony.Parent{Chain: []*x509.Certificate{root}, Signer: key}
 }
 
-// Whatever is wrong is found before a key is made that cannot be taken back, by Check and by
-// what is to make it.
+// Check and the function that generates a key find every mistake before a key is generated,
+// since that key cannot be deleted.
 func TestNoKeyIsMadeForAMistake(t *testing.T) {
 	t.Parallel()
 	long, late, parent := strings.Repeat("x", 65), now().AddDate(11, 0, 0), newParent(t)
@@ -117,8 +117,7 @@ func contradiction(k *token) ceremony.PlannedCertificate {
 	return ceremony.PlannedCertificate{Subject: subject("a"), Algorithm: "rsa-4096", Signer: k.present("a", "ecdsa-p256")}
 }
 
-// A key that is there has the last word on its algorithm, and one that was asked for is not
-// passed over in silence.
+// An existing key determines its algorithm, and a different requested one is an error.
 func TestAlgorithmOfAKeyThatIsThere(t *testing.T) {
 	t.Parallel()
 	k := &token{t: t}
@@ -136,7 +135,7 @@ func TestAlgorithmOfAKeyThatIsThere(t *testing.T) {
 	}
 }
 
-// What fails after a key was made says where that stays, and leaves no file.
+// An error after a key was generated states where the key stays, and leaves no file.
 func TestKeysThatStay(t *testing.T) {
 	t.Parallel()
 	k := &token{t: t}
@@ -186,7 +185,7 @@ func TestKeysThatStay(t *testing.T) {
 	}
 }
 
-// A key is made once, of the algorithm that was asked for, and the record says where it is.
+// A key is generated once, of the requested algorithm, and the record states where it is.
 func TestKeysAreMadeWhereTheyStay(t *testing.T) {
 	t.Parallel()
 	k := &token{t: t}

@@ -12,33 +12,33 @@ import (
 	"time"
 )
 
-// InitConfig is a CA to be.
+// InitConfig describes a new CA.
 type InitConfig struct {
-	// Dir is the folder that gets the CA. It must not exist, or be empty.
+	// Dir is the folder for the CA. It must not exist, or be empty.
 	Dir string
 	// Organization is the O of both certificates; "" for "mayfly".
 	Organization string
 	// CommonName begins the CN of both, which end in "root" and "intermediate" and the
 	// authority's ID; "" for Organization.
 	CommonName string
-	// Algorithm is of both keys, one of Algorithms(); "" for DefaultAlgorithm, or for that of a
-	// key that is there already.
+	// Algorithm is of both keys, one of Algorithms(); "" for DefaultAlgorithm, or for the
+	// algorithm of an existing key.
 	Algorithm string
-	// Password encrypts the intermediate's key; empty to have one drawn. Either way it is
-	// written beside the key, since a server that starts by itself needs it.
+	// Password encrypts the intermediate's key; empty to generate one. Either way it is
+	// written beside the key, since a server that starts unattended needs it.
 	Password []byte
-	// RootPassword encrypts the root's key and is written nowhere; empty to have one drawn,
-	// which is written beside the root's key.
+	// RootPassword encrypts the root's key and is not written to a file; empty to generate
+	// one, which is written beside the root's key.
 	RootPassword []byte
-	// Signer and RootSigner are keys that lie elsewhere; nil to have one made in a file. They
-	// exclude Password and RootPassword.
+	// Signer and RootSigner are keys outside the CA's files; nil to generate one in a file.
+	// They exclude Password and RootPassword.
 	Signer, RootSigner *ExternalKey
 	// Now is the clock; nil for time.Now. The root is valid for 10 years from then, the
 	// intermediate for 3.
 	Now func() time.Time
 }
 
-// Result tells what Init made. All paths begin with InitConfig.Dir. It holds no secret.
+// Result is what Init created. All paths begin with InitConfig.Dir. It holds no secret.
 type Result struct {
 	// AuthorityID names the authority in the CA set, as in 2026-a.
 	AuthorityID string
@@ -46,20 +46,20 @@ type Result struct {
 	SetFile string
 	// ChainFile is PEM, the intermediate first and the root last.
 	ChainFile string
-	// KeyFile is the intermediate's encrypted key, PasswordFile what opens it; "" where the key
-	// lies elsewhere.
+	// KeyFile is the intermediate's encrypted key, PasswordFile its password; "" if the key is
+	// an ExternalKey.
 	KeyFile, PasswordFile string
 	// RootDir holds root.pem, the root's encrypted key as key.pem, and pass if the password
-	// was drawn; signer.yaml in their place where the key lies elsewhere. It is to be taken
-	// offline: nothing that serves reads it.
+	// was generated; for an ExternalKey, signer.yaml in their place. The operator must take
+	// it offline: the server never reads it.
 	RootDir string
-	// Keys say of each key that lies elsewhere what it is, the root's first.
+	// Keys describe each ExternalKey, the root's first.
 	Keys []string
 	// Root and Intermediate are the new certificates.
 	Root, Intermediate *x509.Certificate
 }
 
-// names of what Init writes, relative to Dir.
+// The names of the files that Init writes, relative to Dir.
 const (
 	setFile      = "ca.yaml"
 	rootDir      = "root"
@@ -69,15 +69,15 @@ const (
 	rootFile     = "root.pem"
 )
 
-// Init makes a root, an intermediate and a CA set in an empty folder:
+// Init creates a root, an intermediate and a CA set in an empty folder:
 //
 //	ca.yaml                               the CA set, one authority, active at once
 //	2026-a/chain.pem, key.pem, pass       the intermediate
 //	root/root.pem, key.pem, pass          the root
 //
 // Folders have mode 0700, keys and passwords 0600. The files are durable when Init returns;
-// ca.yaml appears last. If Init fails, it leaves nothing behind but keys that were made
-// elsewhere, which the error tells; if the machine stops meanwhile, there is no ca.yaml.
+// ca.yaml appears last. If Init fails, it leaves nothing behind except external keys that it
+// generated, which the error names. If the machine stops meanwhile, there is no ca.yaml.
 func Init(cfg InitConfig) (result *Result, err error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.Check(); err != nil {
@@ -146,7 +146,7 @@ func (cfg InitConfig) withDefaults() InitConfig {
 	return cfg
 }
 
-// Check reports every mistake that can be found before a key is looked for or made.
+// Check reports every mistake that can be found without opening or generating a key.
 func (cfg InitConfig) Check() error {
 	cfg = cfg.withDefaults()
 	var errs []error
@@ -199,7 +199,7 @@ type authority struct {
 	certificate *x509.Certificate
 }
 
-// files returns everything to write, in the order in which it may appear.
+// files returns all files to write, in the order in which they may appear.
 func (cfg InitConfig) files(id string, root, intermediate authority) ([]file, error) {
 	rootPEM, intermediatePEM := certificatePEM(root.certificate), certificatePEM(intermediate.certificate)
 	rootKey, err := rootKeyFiles(root.key, cfg.RootSigner, filepath.Join(cfg.Dir, rootDir), cfg.RootPassword)
@@ -233,8 +233,8 @@ func keyFiles(folder string, key crypto.Signer, external *ExternalKey, dir strin
 		fmt.Sprintf("{file: {key: %[1]s/%[2]s, password_file: %[1]s/%[3]s}}", folder, keyFile, passwordFile), nil
 }
 
-// rootKeyFiles returns the files of a root's key. A password that was chosen is written
-// nowhere: a server that starts by itself needs one, a root does not.
+// rootKeyFiles returns the files of a root's key. It writes no chosen password: a server that
+// starts unattended needs one, a root does not.
 func rootKeyFiles(key crypto.Signer, external *ExternalKey, dir string, chosen []byte) ([]file, error) {
 	if external != nil {
 		f, err := external.file(rootDir, dir)
@@ -256,7 +256,8 @@ func certificatePEM(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
-// caSet is a CA set of one authority, whose key block names, published and active from begin.
+// caSet returns a CA set of one authority with the key of block, published and active from
+// begin.
 func caSet(id, block string, begin time.Time) []byte {
 	return fmt.Appendf(nil, `# The CA set, made by mayfly ca init. Paths are relative to this file.
 # Nothing here reads %[3]s/: take it offline.

@@ -89,7 +89,7 @@ func certificates(t testing.TB, path string) []*x509.Certificate {
 	return all
 }
 
-// opens proves that the key is the certificate's, without a warning.
+// opens checks that the key belongs to the certificate, and opens without a warning.
 func opens(t testing.TB, cfg signerfile.Config, certificate *x509.Certificate) {
 	t.Helper()
 	signer, warnings, err := signerfile.Open(cfg)
@@ -184,7 +184,7 @@ func TestInitWithPasswords(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(result.RootDir, "pass")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the root's password was written: %v", err)
 	}
-	// Guessing a password that a person chose has to be dear: 600,000 iterations.
+	// Guessing a password that a person chose must be expensive: 600,000 iterations.
 	for _, path := range []string{result.KeyFile, rootKey} {
 		block, _ := pem.Decode(readFile(t, path))
 		if !bytes.Contains(block.Bytes, []byte{2, 3, 0x09, 0x27, 0xc0}) {
@@ -203,7 +203,7 @@ func TestInitIntoAnEmptyFolder(t *testing.T) {
 	if want := filepath.Join(dir, "ca.yaml"); result.SetFile != want {
 		t.Errorf("the set is %s, want %s", result.SetFile, want)
 	}
-	// Once more would overwrite keys.
+	// A second run would overwrite keys.
 	_, err := ceremony.Init(ceremony.InitConfig{Dir: dir, Algorithm: "ecdsa-p256"})
 	if err == nil || !strings.Contains(err.Error(), "nothing is ever overwritten") {
 		t.Errorf("the second time: %v", err)
@@ -259,7 +259,7 @@ func TestInitRefuses(t *testing.T) {
 	}
 }
 
-// Two that start at once in one place: one wins, and its CA is whole.
+// If two runs start at the same time in one folder, one succeeds, and its CA is complete.
 func TestInitTwiceAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "deep", "ca")
@@ -288,7 +288,7 @@ func TestInitTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// openssl is the verifier that operators have at hand.
+// openssl is the verifier that operators have.
 func TestOpenSSLAgrees(t *testing.T) {
 	t.Parallel()
 	openssl, err := exec.LookPath("openssl")

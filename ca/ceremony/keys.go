@@ -18,10 +18,10 @@ import (
 	"github.com/youmark/pkcs8"
 )
 
-// DefaultAlgorithm is the key of a CA that names none.
+// DefaultAlgorithm is the algorithm of a CA key if none is configured.
 const DefaultAlgorithm = "ecdsa-p384"
 
-// Algorithms are the names that GenerateKey knows.
+// Algorithms returns the names that GenerateKey accepts.
 func Algorithms() []string { return []string{DefaultAlgorithm, "ecdsa-p256", "rsa-4096"} }
 
 // GenerateKey returns a new key of an algorithm that Algorithms lists.
@@ -58,10 +58,9 @@ func unknownAlgorithm(algorithm string) error {
 	return fmt.Errorf("the key algorithm %.40q is not known; it should be one of %s", algorithm, strings.Join(Algorithms(), ", "))
 }
 
-// How often PBKDF2 iterates. Its cost is there to slow the guessing of a password down, and it
-// is paid at every start. A password that a person chose gets what OWASP asks for, about 90 ms.
-// One that we drew has 130 bits, which nobody guesses at any price: for it 1.5 ms keep the
-// start of a server short.
+// The iterations of PBKDF2. They slow down the guessing of a password, and cost time at every
+// start. A password that a person chose gets OWASP's recommendation, about 90 ms. A generated
+// one has 130 bits, which cannot be guessed: 1.5 ms for it keep the start of a server short.
 const (
 	iterationsForChosen = 600_000
 	iterationsForDrawn  = 10_000
@@ -72,13 +71,13 @@ const (
 	maxPassword = 1024
 )
 
-// password opens a key file.
+// password decrypts a key file.
 type password struct {
 	text  []byte
 	drawn bool
 }
 
-// newPassword returns chosen, or draws one if it is empty.
+// newPassword returns chosen, or generates a password if it is empty.
 func newPassword(chosen []byte) password {
 	if len(chosen) > 0 {
 		return password{text: chosen}
@@ -93,10 +92,10 @@ func (p password) iterations() int {
 	return iterationsForChosen
 }
 
-// file is the password file's content: the password and a newline.
+// file returns the password file's content: the password and a newline.
 func (p password) file() []byte { return append(bytes.Clone(p.text), '\n') }
 
-// checkPassword refuses what a password file cannot hold, and what is guessed too soon.
+// checkPassword refuses a password that a password file cannot hold, or that is too short.
 func checkPassword(what string, text []byte) error {
 	switch {
 	case len(text) == 0:
@@ -110,9 +109,9 @@ func checkPassword(what string, text []byte) error {
 }
 
 // encryptKey returns key as a PEM block of type ENCRYPTED PRIVATE KEY: PKCS#8 under PBES2 with
-// PBKDF2-HMAC-SHA-256 and AES-256-CBC, which openssl opens too.
+// PBKDF2-HMAC-SHA-256 and AES-256-CBC, which openssl can also decrypt.
 func encryptKey(key crypto.Signer, p password) ([]byte, error) {
-	if len(p.text) == 0 { // the library would take it for "do not encrypt"
+	if len(p.text) == 0 { // for the library, an empty one means "do not encrypt"
 		return nil, errors.New("encrypting key: the password is empty")
 	}
 	der, err := pkcs8.MarshalPrivateKey(key, p.text, &pkcs8.Opts{

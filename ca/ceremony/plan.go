@@ -16,13 +16,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Plan is a ceremony: a root, new or there already, and intermediates below it.
+// Plan is a ceremony: a new or existing root, and intermediates below it.
 type Plan struct {
-	// Dir gets everything. It must not exist, or be empty.
+	// Dir is the folder for all files. It must not exist, or be empty.
 	Dir string
-	// Root is a root to be; it is ignored where Parent is set.
+	// Root is a new root; it is ignored where Parent is set.
 	Root PlannedCertificate
-	// Parent is a root that is there already; its Signer may be nil for Check.
+	// Parent is an existing root; its Signer may be nil for Check.
 	Parent        *Parent
 	Intermediates []PlannedIntermediate
 	// Now is the time of the ceremony.
@@ -31,36 +31,36 @@ type Plan struct {
 	Notes []string
 }
 
-// PlannedCertificate is a CA with a key to be made.
+// PlannedCertificate is a CA with a new key.
 type PlannedCertificate struct {
 	Subject Subject
-	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm, or for that of a key that is there
-	// already.
+	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm, or for the algorithm of an
+	// existing key.
 	Algorithm string
 	// NotBefore is Plan.Now where it is zero; NotAfter as in RootConfig and
 	// IntermediateConfig.
 	NotBefore, NotAfter time.Time
-	// Password encrypts the key; empty to have one drawn, which is written beside it.
+	// Password encrypts the key; empty to generate one, which is written beside it.
 	Password []byte
-	// Signer is a key that lies elsewhere; nil to have one made in a file. It excludes
-	// Password.
+	// Signer is a key outside the ceremony's files; nil to generate one in a file. It
+	// excludes Password.
 	Signer *ExternalKey
 }
 
-// PlannedIntermediate is an intermediate to be.
+// PlannedIntermediate is a new intermediate.
 type PlannedIntermediate struct {
 	PlannedCertificate
 	ID string
-	// Request is a certificate signing request, PEM; empty to have a key made.
+	// Request is a certificate signing request, PEM; empty to generate a key.
 	Request []byte
 	// PublishAt and ActivateAt go into the CA set; zero for the defaults.
 	PublishAt, ActivateAt time.Time
 }
 
-// transcriptFile tells who reads it what was done.
+// transcriptFile describes what the ceremony did.
 const transcriptFile = "transcript.txt"
 
-// ceremony is a Plan while it is carried out. Nothing is written before all is made.
+// ceremony is the state of a running Plan. It writes no file before all are created.
 type ceremony struct {
 	plan       Plan
 	transcript strings.Builder
@@ -69,9 +69,9 @@ type ceremony struct {
 	set        []string // entries of the CA set
 }
 
-// Run carries a plan out and returns its transcript, which stands in Dir too. If it fails, it
-// leaves nothing behind but keys that were made elsewhere, which the error tells. Errors of the
-// plan have key paths such as ["intermediates", "0", "not_after"].
+// Run executes a plan and returns its transcript, which is also stored in Dir. If it fails, it
+// leaves nothing behind except external keys that it generated, which the error names. Errors
+// of the plan have key paths such as ["intermediates", "0", "not_after"].
 func Run(plan Plan) (transcript string, err error) {
 	if err := plan.Check(); err != nil {
 		return "", err
@@ -99,7 +99,7 @@ func Run(plan Plan) (transcript string, err error) {
 	return transcript, nil
 }
 
-// make makes everything in memory, but for keys that are elsewhere.
+// make creates everything in memory, except external keys.
 func (c *ceremony) make() error {
 	c.note("A ceremony for a certificate authority, at %s.", c.plan.Now.Format(time.RFC3339))
 	for _, note := range c.plan.Notes {
@@ -132,7 +132,7 @@ func (c *ceremony) note(format string, args ...any) {
 	fmt.Fprintf(&c.transcript, format+"\n", args...)
 }
 
-// orNow is t, or the time of the ceremony.
+// orNow returns t, or the time of the ceremony if t is zero.
 func (p Plan) orNow(t time.Time) time.Time {
 	if t.IsZero() {
 		return p.Now
@@ -140,7 +140,7 @@ func (p Plan) orNow(t time.Time) time.Time {
 	return t
 }
 
-// newKey makes and notes a key, or notes the one that lies elsewhere.
+// newKey generates and records a key, or records the external one.
 func (c *ceremony) newKey(planned PlannedCertificate) (crypto.Signer, error) {
 	key, err := newKey(planned.Signer, planned.Algorithm)
 	if err != nil {

@@ -43,7 +43,7 @@ func newRequest(t *testing.T, key any) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// A ceremony now and one past 2050, held against zlint and openssl.
+// A ceremony now and one past 2050, checked with zlint and openssl.
 func TestRunAgainstZlintAndOpenSSL(t *testing.T) {
 	t.Parallel()
 	openssl, err := exec.LookPath("openssl")
@@ -166,7 +166,7 @@ func TestSignRequestRefuses(t *testing.T) {
 	}
 }
 
-// Whatever departs from the specification is noticed, before anything is signed.
+// Conform reports every departure from the specification.
 func TestConformNoticesEveryDeparture(t *testing.T) {
 	t.Parallel()
 	root, intermediate := newChain(t, "ecdsa-p256", now())

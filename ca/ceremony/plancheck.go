@@ -11,8 +11,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Check reports every mistake that can be found before a key is looked for or made: it
-// rehearses the whole ceremony with keys that are thrown away. Its errors are those of Run.
+// Check reports every mistake that can be found without opening or generating a key: it
+// rehearses the whole ceremony with temporary keys. Its errors are those of Run.
 func (p Plan) Check() error {
 	errs := []error{checkEmpty(p.Dir)}
 	if p.Parent == nil {
@@ -35,7 +35,7 @@ func (p PlannedCertificate) check() error {
 	return errors.Join(p.Subject.check(), checkAlgorithm(p.Algorithm), checkKeySource(p.Signer, p.Algorithm, "password", p.Password))
 }
 
-// keys are those that lie elsewhere, or nil, the root's first.
+// keys returns the external keys, the root's first; nil for a key in a file.
 func (p Plan) keys() (keys []*ExternalKey) {
 	if p.Parent == nil {
 		keys = append(keys, p.Root.Signer)
@@ -46,7 +46,7 @@ func (p Plan) keys() (keys []*ExternalKey) {
 	return keys
 }
 
-// rehearse makes all certificates by a root that is thrown away.
+// rehearse creates all certificates with a temporary root.
 func (p Plan) rehearse() error {
 	parent := Parent{}
 	if p.Parent != nil {

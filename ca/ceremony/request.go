@@ -15,29 +15,29 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// RequestConfig is a key for an intermediate whose parent is elsewhere.
+// RequestConfig describes a key for an intermediate with a parent elsewhere.
 type RequestConfig struct {
-	// Dir gets request.csr, key.pem and pass. It must not exist, or be empty.
+	// Dir is the folder for request.csr, key.pem and pass. It must not exist, or be empty.
 	Dir     string
 	Subject Subject
 	// Algorithm and Password are as in AuthorityConfig.
 	Algorithm string
 	Password  []byte
-	// Signer is a key that lies elsewhere; nil to have one made in Dir. It excludes Password.
+	// Signer is a key outside Dir's files; nil to generate one in Dir. It excludes Password.
 	Signer *ExternalKey
 }
 
 const requestFile = "request.csr"
 
-// Check reports every mistake that can be found before a key is looked for or made.
+// Check reports every mistake that can be found without opening or generating a key.
 func (cfg RequestConfig) Check() error {
 	return errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkAlgorithm(cfg.Algorithm), checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password))
 }
 
-// NewRequest makes a key and a certificate signing request for it, and returns the
-// request's path. The request is signed where the root is (SignRequest), and what comes
-// back is the authority's chain. If it fails, it leaves nothing behind but a key that was made
-// elsewhere, which the error tells.
+// NewRequest creates a key and a certificate signing request for it, and returns the request's
+// path. The root's operator signs the request (SignRequest), and the result is the authority's
+// chain. If it fails, it leaves nothing behind except an ExternalKey that it generated, which
+// the error names.
 func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 	if err := cfg.Check(); err != nil {
 		return "", err
@@ -71,7 +71,7 @@ func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 
 // SignRequestConfig is a certificate signing request of an intermediate.
 type SignRequestConfig struct {
-	// Request is PEM. Its key and its subject count, and nothing else in it.
+	// Request is PEM. Only its key and its subject are used.
 	Request []byte
 	// Subject replaces the request's where it is set.
 	Subject             Subject
@@ -93,7 +93,7 @@ func SignRequest(cfg SignRequestConfig) (chain []byte, intermediate *x509.Certif
 	return ChainPEM(append([]*x509.Certificate{intermediate}, cfg.Parent.Chain...)), intermediate, nil
 }
 
-// intermediate is what the request asks for.
+// intermediate returns the configuration of the requested intermediate.
 func (cfg SignRequestConfig) intermediate() (IntermediateConfig, error) {
 	request, err := parseRequest(cfg.Request)
 	if err != nil {
@@ -127,7 +127,7 @@ func parseRequest(content []byte) (*x509.CertificateRequest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parsing the request: %w", err)
 	}
-	// The signature proves that whoever asks holds the key.
+	// The signature proves that the requester holds the key.
 	if err := request.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("the request's own signature does not verify: %w", err)
 	}

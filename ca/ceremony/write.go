@@ -17,19 +17,19 @@ const (
 	publicMode = 0o644
 	folderMode = 0o700
 
-	// unfinished begins the name of the folder in which everything is written first.
+	// unfinished begins the name of the staging folder.
 	unfinished = ".unfinished-"
 )
 
-// file is a file to write, in a folder below the one that gets the CA; "" for itself.
+// file is a file to write, in a folder below the CA's folder; "" for that folder itself.
 type file struct {
 	folder, name string
 	mode         fs.FileMode
 	content      []byte
 }
 
-// checkEmpty accepts a folder that does not exist or holds nothing, but for what mkfs leaves in
-// a fresh volume.
+// checkEmpty accepts a folder that does not exist or is empty, except for what mkfs leaves in a
+// fresh volume.
 func checkEmpty(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,16 +53,16 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
-// place is a folder that is to get files. They are written and synced in a folder inside it, so
-// that a mounted volume will do, and then moved to where they belong.
+// place is the target folder of files. They are written and synced in a staging folder inside
+// it, so that it may be a mounted volume, and then moved to their places.
 type place struct {
 	dir, staging string
-	made         []string // folders that were not there, dir first
-	done         []string // what stands in dir by our doing
+	made         []string // folders that this place created, dir first
+	done         []string // paths in dir that this place created
 }
 
-// reserve makes dir, which is empty or does not exist, and shows that it can be written to
-// before a key is made that cannot be taken back.
+// reserve creates dir, which is empty or does not exist, and checks that it is writable
+// before a key is generated that cannot be deleted.
 func reserve(dir string) (p *place, err error) {
 	p = &place{dir: dir}
 	if p.made, err = makeFolders(dir); err == nil {
@@ -75,7 +75,7 @@ func reserve(dir string) (p *place, err error) {
 	return p, nil
 }
 
-// release removes, after an error, all that stands there by our doing; nil is returned as it is.
+// release removes, after an error, everything that this place created; it returns nil for nil.
 func (p *place) release(err error) error {
 	if err == nil {
 		return nil
@@ -84,7 +84,7 @@ func (p *place) release(err error) error {
 		err = errors.Join(err, os.RemoveAll(path))
 	}
 	for _, path := range p.made {
-		// Not RemoveAll: of two that run at once, one must not remove what the other made.
+		// Not RemoveAll: of two concurrent runs, one must not remove files of the other.
 		_ = os.Remove(path)
 	}
 	return err
@@ -114,7 +114,7 @@ func (p *place) write(files []file) error {
 	return nil
 }
 
-// stage writes and syncs files in staging, and returns the names that then stand in it, in the
+// stage writes and syncs files in staging, and returns the names that it then holds, in the
 // order of files.
 func stage(staging string, files []file) (names []string, err error) {
 	for _, f := range files {
@@ -137,8 +137,8 @@ func stage(staging string, files []file) (names []string, err error) {
 	return names, nil
 }
 
-// makeFolders makes dir and what is missing above it, and returns the folders that were not
-// there, dir first.
+// makeFolders creates dir and missing folders above it, and returns the created folders, dir
+// first.
 func makeFolders(dir string) (made []string, err error) {
 	for path := dir; ; path = filepath.Dir(path) {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// writeAll is what every ceremony does with its folder.
+// writeAll writes files into dir as every ceremony does.
 func writeAll(dir string, files []file) error {
 	place, err := reserve(dir)
 	if err != nil {
@@ -17,7 +17,7 @@ func writeAll(dir string, files []file) error {
 	return place.release(place.write(files))
 }
 
-// A failure half-way leaves what was there before, and no key.
+// A failure half-way leaves earlier content unchanged, and leaves no key.
 func TestWriteAllLeavesNothingAfterAnError(t *testing.T) {
 	t.Parallel()
 	content := []byte("x")
