@@ -15,12 +15,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// PublicationLead is how long before its first signature an authority should be in the
-// trust bundle: verifiers need it by then, and many of them look once a day.
+// PublicationLead is how long an authority should be in the trust bundle before its first
+// signature. Verifiers need it by then, and many fetch the bundle once a day.
 const PublicationLead = 24 * time.Hour
 
-// Authorities is the set that is in force, which can be replaced by a later one. It is safe
-// for concurrent use; a request takes what it needs from it once.
+// Authorities holds the set in force, which a later set can replace. It is safe for concurrent use.
+// A request must read the set only once.
 type Authorities struct {
 	current   atomic.Pointer[Set]
 	replacing sync.Mutex
@@ -36,9 +36,9 @@ func NewAuthorities(set *Set) *Authorities {
 // Set returns the set in force.
 func (a *Authorities) Set() *Set { return a.current.Load() }
 
-// Replace puts next in force, or tells why not and leaves the set that is. The generation
-// never goes back, one generation has one content, and what is in the trust bundle stays
-// there until its own end: verifiers rely on it.
+// Replace puts next in force, or returns why not and keeps the current set. The generation never
+// decreases, and one generation has one content. A chain in the trust bundle stays there until it
+// expires, because verifiers rely on it.
 func (a *Authorities) Replace(next *Set, now time.Time) error {
 	a.replacing.Lock()
 	defer a.replacing.Unlock()
@@ -50,8 +50,7 @@ func (a *Authorities) Replace(next *Set, now time.Time) error {
 	return nil
 }
 
-// Succeeds tells why s must not take the place of current at now; nil if it may. Its errors
-// have key paths.
+// Succeeds returns why s must not replace current at now; nil if it may. Its errors have key paths.
 func (s *Set) Succeeds(current *Set, now time.Time) error {
 	switch {
 	case s.generation < current.generation:
@@ -84,13 +83,13 @@ func (s *Set) Succeeds(current *Set, now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// Equal tells whether both hold the same certificates.
+// Equal reports whether both chains hold the same certificates.
 func (c *Chain) Equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.DER, bytes.Equal) }
 
-// CheckAt reports whether the set can be put in force at now: an authority must be active, no
-// certificate of the one that signs may have expired, and verifiers must accept a leaf below the
-// chain of each one that has not retired. Warnings are what will go wrong later. Both have key
-// paths with the index that index gives for an authority's ID.
+// CheckAt reports whether the set can be put in force at now. An authority must be active, and no
+// certificate of the one that signs may have expired. Verifiers must accept a leaf below the chain
+// of each authority that has not retired. Warnings are later failures. Both have key paths with the
+// index that index returns for an authority's ID.
 func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []error, err error) {
 	at := func(m Member, key, format string, args ...any) error {
 		return keypath.Errorf([]string{"authorities", strconv.Itoa(index(m.ID)), key}, format, args...)
@@ -99,7 +98,8 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 	signs, err := s.active(now)
 	switch {
 	case errors.As(err, new(*stoppedError)):
-		// The last resort after a key was stolen: a server that would not load it would sign on.
+		// This is the last resort after a key was stolen. A server that refused the set would
+		// continue to sign.
 		warnings = append(warnings, keypath.Errorf([]string{"authorities"}, "every request is refused: %w", err))
 	case err != nil:
 		errs = append(errs, keypath.Errorf([]string{"authorities"}, "%s", s.whyNoneActive(err, now)))
@@ -144,9 +144,9 @@ func (s *Set) whyNoneActive(err error, now time.Time) string {
 	return err.Error() + "; give an authority an activate_at (mayfly ca activate)"
 }
 
-// Gap returns the first time from now on at which nothing signs because one authority ends
-// to and no other has begun; false if there is none before the certificates of the last one
-// end.
+// Gap returns the first time from now on at which no authority signs, because one stops and no
+// other has begun. It returns false if there is no such time before the certificates of the last
+// one expire.
 func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
 	at := now
 	for i, m := range s.members {
@@ -156,13 +156,13 @@ func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
 		if m.ActivateAt.After(at) {
 			return at, true
 		}
-		// No certificate may outlive the chain, so that the last one begins before its end.
+		// No certificate may outlive the chain, so the last one begins before the chain expires.
 		end, last := m.Chain.NotAfter.Add(-maxLifetime), m.until.IsZero()
 		if !last && m.until.Before(end) {
 			end = m.until
 		}
 		if !end.After(at) {
-			continue // history, or it never gets its turn
+			continue // has stopped signing, or never signs
 		}
 		if last && i+1 == s.dated() {
 			return time.Time{}, false
@@ -172,8 +172,8 @@ func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
 	return at, true
 }
 
-// Successor tells whether an authority is published or staged that can take over from the
-// one that signs at now: it may still sign, and ends later.
+// Successor reports whether a published or staged authority can take over from the one that signs
+// at now: it may still sign, and expires later.
 func (s *Set) Successor(now time.Time) bool {
 	active, _ := s.active(now)
 	return slices.ContainsFunc(s.members, func(m Member) bool {
@@ -185,7 +185,7 @@ func (s *Set) Successor(now time.Time) bool {
 	})
 }
 
-// dated is how many members have a date on which they begin to sign.
+// dated returns the number of members that have a date on which they begin to sign.
 func (s *Set) dated() (n int) {
 	for _, m := range s.members {
 		if !m.ActivateAt.IsZero() {

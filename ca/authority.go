@@ -21,13 +21,13 @@ type Authority struct {
 	chain     *Chain
 	signer    *signer.Signer
 	algorithm certs.SignatureAlgorithm
-	// issuerKeyHash is the SHA-256 of the issuing CA's SubjectPublicKeyInfo, as an SCT over
-	// a precertificate signs it (RFC 6962, section 3.2).
+	// issuerKeyHash is the SHA-256 of the issuing CA's SubjectPublicKeyInfo. An SCT over a
+	// precertificate signs it (RFC 6962, section 3.2).
 	issuerKeyHash [sha256.Size]byte
 }
 
-// NewAuthority returns the authority id, which signs with s in the name of the first
-// certificate of chain. It does not sign; Prove does, and finds a key that cannot.
+// NewAuthority returns the authority id, which signs with s in the name of the first certificate of
+// chain. It does not sign; Prove signs, and finds a key that cannot.
 func NewAuthority(id string, chain *Chain, s *signer.Signer) (*Authority, error) {
 	issuing := chain.Certificates[0]
 	public, ok := s.Public().(interface{ Equal(crypto.PublicKey) bool })
@@ -43,16 +43,16 @@ func NewAuthority(id string, chain *Chain, s *signer.Signer) (*Authority, error)
 	}, nil
 }
 
-// ID is the authority's name in its set.
+// ID returns the authority's name in its set.
 func (a *Authority) ID() string { return a.id }
 
 // Chain returns the authority's certificates.
 func (a *Authority) Chain() *Chain { return a.chain }
 
-// Signer is what the authority signs with.
+// Signer returns the signer of the authority's key.
 func (a *Authority) Signer() *signer.Signer { return a.signer }
 
-// Prove makes a signature over what can never be a certificate, and verifies it.
+// Prove signs a message that can never be a certificate, and verifies the signature.
 func (a *Authority) Prove(ctx context.Context) error {
 	if err := a.signer.Prove(ctx); err != nil {
 		return fmt.Errorf("signing with the key of authority %q: %w", a.id, err)
@@ -60,24 +60,24 @@ func (a *Authority) Prove(ctx context.Context) error {
 	return nil
 }
 
-// ValidAt tells why the authority's chain is not valid at now; nil if it is.
+// ValidAt returns why the authority's chain is not valid at now; nil if it is.
 func (a *Authority) ValidAt(now time.Time) error { return a.chain.ValidAt(now) }
 
-// sign returns the signature over a TBS, verified.
+// sign returns the verified signature over a TBS.
 func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
 	signature, err := a.signer.SignVerified(ctx, tbs)
 	return signature, a.refusal(ctx, err)
 }
 
-// signForLog returns the signature over the TBS of a precertificate that goes to a log that
-// verifies it, and nowhere else. That of a key in a process of ours has not been verified.
+// signForLog returns the signature over the TBS of a precertificate, only for a log that verifies
+// it. The signature of a key in a process of this CA has not been verified.
 func (a *Authority) signForLog(ctx context.Context, tbs []byte) ([]byte, error) {
 	signature, err := a.signer.Sign(ctx, tbs)
 	return signature, a.refusal(ctx, err)
 }
 
-// refusal is what a client learns of a signer's failure: nothing of the key. Where the request
-// has ended meanwhile, nothing has failed but its time.
+// refusal returns the client's error for a signer's failure, without information about the key. If
+// the request has ended meanwhile and the signer reports no failure, the error is not a refusal.
 func (a *Authority) refusal(ctx context.Context, err error) error {
 	if err == nil {
 		return nil

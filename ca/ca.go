@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package ca is the story of mayfly: an ID token and a proof of possession go in, and a
-// certificate comes out that names the caller and was logged before it existed. Issue
-// tells it from beginning to end.
+// Package ca issues certificates. It verifies an ID token and a proof of possession, and returns a
+// certificate that names the caller. The precertificate is logged before the certificate exists.
+// Issue has every step.
 //
-// It may be imported by server, internal/app and tests. It knows nothing of HTTP, gRPC or
+// Packages server, internal/app and tests may import it. It does not depend on HTTP, gRPC or
 // configuration files.
 package ca
 
@@ -25,23 +25,22 @@ import (
 	"github.com/mayfly-ca/mayfly/proof"
 )
 
-// Config is what a CA is made of. Every field but Logs is demanded.
+// Config is the configuration of a CA. Every field except Logs is required.
 type Config struct {
 	// Verifier turns a raw ID token into a verified Token.
 	Verifier *oidc.Verifier
-	// Rules turn a Token into an Identity. They know the same issuer entries as Verifier.
+	// Rules derive an Identity from a Token. They know the same issuer entries as Verifier.
 	Rules *identity.Rules
-	// KeyPolicy says which keys may be certified.
+	// KeyPolicy decides which keys may be certified.
 	KeyPolicy *proof.KeyPolicy
-	// Authorities is the CA set in force, of which the clock picks the one that signs.
+	// Authorities is the CA set in force. The clock selects the authority that signs.
 	Authorities *Authorities
-	// Profile is what a certificate looks like.
+	// Profile is the form of every certificate.
 	Profile *Profile
-	// Logs are the Certificate Transparency logs. Nil disables Certificate Transparency:
-	// nobody can then find out who got a certificate in their name.
+	// Logs are the Certificate Transparency logs. Nil disables Certificate Transparency. Then the
+	// owner of a name cannot detect certificates for it.
 	Logs *ctlog.Logs
-	// Generation is the number of the configuration that Verifier and Rules were made of, for
-	// the record.
+	// Generation is the number of the configuration of Verifier and Rules, for the record.
 	Generation uint64
 	// Now is the clock.
 	Now func() time.Time
@@ -49,10 +48,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// CA issues certificates. It is safe for concurrent use, and immutable but for its
-// Authorities, of which a request takes a snapshot once, so that neither a reload, which
-// replaces a CA by another, nor a rotation can come between the two signatures of one
-// certificate.
+// CA issues certificates. It is safe for concurrent use. It is immutable except for its
+// Authorities, of which each request takes one snapshot. A reload replaces a CA by another. So
+// neither a reload nor a rotation can happen between the two signatures of one certificate.
 type CA struct {
 	verifier    *oidc.Verifier
 	rules       *identity.Rules
@@ -65,7 +63,7 @@ type CA struct {
 	logger      *slog.Logger
 }
 
-// New returns a CA of the parts in config.
+// New returns a CA with the parts in config.
 func New(config Config) (*CA, error) {
 	if config.Verifier == nil || config.Rules == nil || config.KeyPolicy == nil || config.Authorities == nil ||
 		config.Profile == nil || config.Now == nil || config.Logger == nil {
@@ -84,35 +82,35 @@ func New(config Config) (*CA, error) {
 	}, nil
 }
 
-// TrustBundle returns the chains that verifiers of this CA's certificates must know, the
-// active one first.
+// TrustBundle returns the chains that verifiers of this CA's certificates must know, the active one
+// first.
 func (ca *CA) TrustBundle() []*Chain { return ca.authorities.Set().TrustBundle(ca.now()) }
 
-// Issue issues one certificate. Every error is a *refusal.Error, or is hidden from the
-// client as INTERNAL. Where it returns an error, no certificate exists; a precertificate
-// may, and be in a log.
+// Issue issues one certificate. Every error is a *refusal.Error, or is hidden from the client as
+// INTERNAL. If Issue returns an error, no certificate exists; a precertificate may exist, and be in
+// a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
-	// 1. Whose token is it? Nothing is done for anybody before this is known.
+	// 1. Verify the token. Nothing is done for an unknown caller before this.
 	token, err := ca.verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
 		return nil, err
 	}
 	req.verified()
 
-	// 2. What is the caller called, and may it have a certificate?
+	// 2. Derive the caller's identity, and check that it may have a certificate.
 	id, err := ca.rules.Identify(token)
 	if err != nil {
 		return nil, err
 	}
 
-	// 3. Does the caller hold the key, and is the key good enough?
+	// 3. Verify that the caller holds the key, and that the key is good enough.
 	key, err := req.Proof.Verify(ca.keyPolicy, proof.Challenge{Claim: id.ChallengeClaim, Value: id.Challenge})
 	if err != nil {
 		return nil, err
 	}
 
-	// 4. One reading of the clock, one authority whose chain permits the name, one TBS for both
-	// signatures.
+	// 4. Read the clock once, select one authority with a chain that permits the name, and assemble
+	//    one TBS for both signatures.
 	draft, err := ca.draft(id, key)
 	if err != nil {
 		return nil, err
@@ -125,34 +123,34 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 			return nil, err
 		}
 	} else {
-		// 5. Sign the precertificate. It binds us to issue (RFC 6962, section 3.1), so all
-		// that can be refused has been refused by now.
+		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
+		//    check that can refuse comes before it.
 		pre, err := draft.precertificate(ctx, ca.logs.Trusting())
 		if err != nil {
 			return nil, err
 		}
 
-		// 6. Log it. The SCT is verified over the TBS that we built, or there is none.
+		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
 		sct, err := ca.logs.Add(ctx, pre.submission())
 		if err != nil {
 			return nil, err
 		}
 
-		// 7. The certificate: the same TBS with the SCT in the poison's place. It is made
-		// inside the precertificate's own method, so that a second certificate for one
-		// precertificate cannot be expressed.
+		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
+		//    the precertificate signs it, so that a second certificate for one precertificate
+		//    cannot be expressed.
 		if issued.Certificate, err = pre.finalize(ctx, sct); err != nil {
 			return nil, err
 		}
 		issued.SCTEmbedded = true
 	}
 
-	// 8. Say so.
+	// 8. Log the result.
 	ca.record(ctx, req.RequestID, token, id, draft)
 	return issued, nil
 }
 
-// draft returns the draft that both signatures of one certificate are made over.
+// draft returns the draft that both signatures of one certificate cover.
 func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error) {
 	serial, err := certs.NewSerial(rand.Reader)
 	if err != nil {
@@ -169,7 +167,7 @@ func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error)
 	return ca.profile.draft(authority, now, id, key, serial)
 }
 
-// record writes the one record of a certificate.
+// record logs the one record of a certificate.
 func (ca *CA) record(ctx context.Context, requestID string, token *oidc.Token, id *identity.Identity, draft *draft) {
 	ca.logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued",
 		slog.String("request_id", requestID),
@@ -191,8 +189,8 @@ type precertificate struct {
 	spent atomic.Bool
 }
 
-// precertificate checks the draft against the profile and signs it with the poison. Its
-// signature is verified here if a log would take it as it is.
+// precertificate checks the draft against the profile and signs it with the poison. If trusting is
+// set, a log would accept it unverified, so its signature is verified here.
 func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertificate, error) {
 	tbs := d.tbs.Precertificate()
 	if err := d.check(tbs, certs.OIDPoison); err != nil {
@@ -209,7 +207,7 @@ func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertific
 	return &precertificate{draft: d, der: certs.Assemble(tbs, d.authority.algorithm, signature)}, nil
 }
 
-// submission is what a log gets: the precertificate and the whole chain, root included.
+// submission returns what a log gets: the precertificate and the whole chain, root included.
 func (p *precertificate) submission() ctlog.Submission {
 	return ctlog.Submission{
 		Chain:         append([][]byte{p.der}, p.draft.authority.chain.DER...),
@@ -218,8 +216,8 @@ func (p *precertificate) submission() ctlog.Submission {
 	}
 }
 
-// finalize returns the certificate, DER, that embeds sct and corresponds to p. The second
-// call on one precertificate is an error, whatever came of the first.
+// finalize returns the certificate, DER, that embeds sct and corresponds to p. A second call on one
+// precertificate is an error, whatever the first one returned.
 func (p *precertificate) finalize(ctx context.Context, sct ctlog.SCT) ([]byte, error) {
 	if p.spent.Swap(true) {
 		return nil, errors.New("refusing to finalize a precertificate twice")
@@ -231,9 +229,8 @@ func (p *precertificate) finalize(ctx context.Context, sct ctlog.SCT) ([]byte, e
 	return p.draft.finish(ctx, list, p.der)
 }
 
-// finish signs the certificate, with the SCT list given or, where sctList is nil, with
-// none. What is about to be signed must be the profile's, and correspond to the
-// precertificate where there is one; what was signed must verify.
+// finish signs the certificate with sctList, or without an SCT list if it is nil. The TBS must have
+// the profile, and correspond to the precertificate if there is one. The signature must verify.
 func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]byte, error) {
 	tbs := d.tbs.Certificate(sctList)
 	last := certs.OIDSCTList

@@ -28,7 +28,7 @@ import (
 
 const person = "person@example.com"
 
-// refused demands that err is a refusal for reason, and returns it.
+// refused requires that err is a refusal for reason, and returns it.
 func refused(t *testing.T, err error, reason refusal.Reason) *refusal.Error {
 	t.Helper()
 	var e *refusal.Error
@@ -100,8 +100,8 @@ func TestIssueWithoutLog(t *testing.T) {
 	}
 }
 
-// Each step refuses by its own reason, and nothing after it happens: no precertificate
-// reaches the log.
+// Each step refuses with its own reason, and later steps do not run: no precertificate reaches the
+// log.
 func TestIssueRefusesBeforeLogging(t *testing.T) {
 	t.Parallel()
 	w := testca.New(t, testca.Builder{})
@@ -247,7 +247,7 @@ func TestLeafDoesNotPrecedeItsCA(t *testing.T) {
 	}
 }
 
-// flakySigner is a signer that fails or signs something else from the moment it is told.
+// flakySigner is a signer that can be set to fail or to sign another message.
 type flakySigner struct {
 	crypto.Signer
 	err   *atomic.Pointer[error]
@@ -286,8 +286,8 @@ func TestSignerFailureTellsNothingOfTheKey(t *testing.T) {
 	}
 }
 
-// A signature that does not verify never leaves: with a log the precertificate's is the
-// log's to refuse, and the certificate's ours.
+// A signature that does not verify is never returned. With a log, the log refuses the
+// precertificate's signature, and this CA the certificate's.
 func TestWrongSignatureDoesNotLeave(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -317,7 +317,7 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 	}
 }
 
-// A log of our own takes from us what it is given, so it is given nothing that does not verify.
+// Our own log accepts entries unverified, so it gets no signature that does not verify.
 func TestWrongSignatureDoesNotEnterOurLog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -24,11 +24,11 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
-// maxChainLength bounds the certificates of one CA chain, the root included.
+// maxChainLength limits the certificates of one CA chain, the root included.
 const maxChainLength = 8
 
-// Chain is a CA certificate chain in the forms in which it is served, computed once. It
-// is immutable, and valid by the certificate specification: NewChain has checked it.
+// Chain is a CA certificate chain in the forms in which it is served, computed once. It is
+// immutable. NewChain has checked it against the certificate specification.
 type Chain struct {
 	// Certificates has the issuing CA first and the root last.
 	Certificates []*x509.Certificate
@@ -36,16 +36,15 @@ type Chain struct {
 	DER [][]byte
 	// PEM is each certificate as one PEM block without a newline at its end.
 	PEM []string
-	// NotBefore and NotAfter are the window in which every certificate of the chain is
-	// valid.
+	// NotBefore and NotAfter are the window in which every certificate of the chain is valid.
 	NotBefore, NotAfter time.Time
 
 	// constraints are those of the certificates that have any, in the same order.
 	constraints []*nameConstraints
 }
 
-// ParseChain reads a PEM file of certificates, the issuing CA first and the root last, and
-// checks it as NewChain does.
+// ParseChain parses a PEM file of certificates, the issuing CA first and the root last, and checks
+// it as NewChain does.
 func ParseChain(data []byte) (*Chain, error) {
 	var certificates []*x509.Certificate
 	blocks, rest, err := textfile.PEM(data)
@@ -71,10 +70,10 @@ func ParseChain(data []byte) (*Chain, error) {
 	return NewChain(certificates)
 }
 
-// NewChain checks that certificates, the issuing CA first and the root last, are a chain by
-// the certificate specification: CA:TRUE, key usage, extended key usage, path length, key
-// identifiers, order, signatures, nesting of validity and strength of keys. It does not ask
-// what time it is. Every mistake is reported at once.
+// NewChain checks that certificates, the issuing CA first and the root last, are a chain by the
+// certificate specification. It checks CA:TRUE, key usage, extended key usage, path length, key
+// identifiers, order, signatures, nesting of validity and strength of keys. It does not read the
+// clock. It reports all errors at once.
 func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	if len(certificates) == 0 {
 		return nil, errors.New("the chain holds no certificate; it must hold the issuing CA first and the root last")
@@ -121,7 +120,7 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	return chain, nil
 }
 
-// ValidAt tells why the chain is not valid at now; nil if it is.
+// ValidAt returns why the chain is not valid at now; nil if it is.
 func (c *Chain) ValidAt(now time.Time) error {
 	for _, c := range c.Certificates {
 		if now.After(c.NotAfter) {
@@ -134,18 +133,19 @@ func (c *Chain) ValidAt(now time.Time) error {
 	return nil
 }
 
-// checkCA tells what is wrong with c as a CA that has below intermediates between itself
-// and the leaf.
+// checkCA returns what is wrong with c as a CA with below intermediates between itself and the
+// leaf.
 func checkCA(c *x509.Certificate, below int) (errs []error) {
 	// RFC 5280, section 4.2.1.9: without CA:TRUE the key must not verify certificates.
 	if !c.BasicConstraintsValid || !c.IsCA {
 		errs = append(errs, errors.New("is no CA (basic constraints CA:TRUE is missing)"))
 	} else if e := extension(c, oidBasicConstraints); e == nil || !e.Critical {
-		// The same section. crypto/x509 does not ask, but sigstore-python asks OpenSSL for strict checks.
+		// The same section. crypto/x509 does not check this, but sigstore-python requests strict
+		// checks of OpenSSL.
 		errs = append(errs, errors.New("has basic constraints that are not critical"))
 	}
-	// RFC 5280, section 4.1.2.6: a CA has a name, which is the issuer of what it signs; without
-	// one, every request would fail, and only then.
+	// RFC 5280, section 4.1.2.6: a CA has a name, which is the issuer of what it signs. Without
+	// this check every request would fail, and only at run time.
 	if bytes.Equal(c.RawSubject, []byte{0x30, 0x00}) {
 		errs = append(errs, errors.New("has an empty subject; a CA needs a name"))
 	}
@@ -157,8 +157,8 @@ func checkCA(c *x509.Certificate, below int) (errs []error) {
 	if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below {
 		errs = append(errs, fmt.Errorf("allows %d CA certificates below it, and the chain has %d", c.MaxPathLen, below))
 	}
-	// Extended key usages of CAs restrict what is below them (as in RFC 5280's successors and
-	// every client's verifier).
+	// Extended key usages of CAs restrict the certificates below them (as in RFC 5280's successors
+	// and every client's verifier).
 	if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 &&
 		!slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) {
 		errs = append(errs, errors.New("has extended key usages without codeSigning, so nothing below it may sign code"))
@@ -176,7 +176,7 @@ func checkCA(c *x509.Certificate, below int) (errs []error) {
 	return errs
 }
 
-// checkCAKey tells what is wrong with the strength or kind of a CA's key.
+// checkCAKey returns what is wrong with the strength or kind of a CA's key.
 func checkCAKey(key any) error {
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
@@ -197,7 +197,7 @@ func checkCAKey(key any) error {
 	}
 }
 
-// checkLink tells what is wrong between child and parent, which comes after it.
+// checkLink returns what is wrong between child and parent, the next certificate in the chain.
 func checkLink(child, parent *x509.Certificate) (errs []error) {
 	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
 		return []error{fmt.Errorf("is issued by %q, and the next one is %q; the order is issuing CA first, root last", child.Issuer, parent.Subject)}
@@ -205,13 +205,14 @@ func checkLink(child, parent *x509.Certificate) (errs []error) {
 	if err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
 		errs = append(errs, fmt.Errorf("is not signed by the next one: %w", err))
 	}
-	// CheckSignature still takes SHA-1 for compatibility. Verifiers do not, and a collision
-	// would be another CA below the same root.
+	// CheckSignature still accepts SHA-1 for compatibility. Verifiers do not, and a collision would
+	// give an attacker another CA below the same root.
 	switch child.SignatureAlgorithm {
 	case x509.SHA1WithRSA, x509.ECDSAWithSHA1:
 		errs = append(errs, fmt.Errorf("is signed with %s, which verifiers refuse; SHA-256 or longer is wanted", child.SignatureAlgorithm))
 	}
-	// RFC 5280, section 4.2.1.1: all but self-signed certificates identify the key that signed them.
+	// RFC 5280, section 4.2.1.1: all but self-signed certificates identify the key that signed
+	// them.
 	if err := checkAuthorityKeyID(child, parent); err != nil {
 		errs = append(errs, err)
 	}
@@ -222,16 +223,16 @@ func checkLink(child, parent *x509.Certificate) (errs []error) {
 	return errs
 }
 
-// checkAuthorityKeyID reports where the authority key identifier of child names another
-// certificate than parent. crypto/x509 ignores issuer and serial number, which are those of
-// another certificate after the root was issued again; OpenSSL then finds no path.
+// checkAuthorityKeyID reports an authority key identifier in child that names another certificate
+// than parent. crypto/x509 ignores issuer and serial number. They name another certificate after
+// the root was issued again; OpenSSL then finds no path.
 //
 //	AuthorityKeyIdentifier ::= SEQUENCE {
 //	     keyIdentifier             [0] KeyIdentifier           OPTIONAL,
 //	     authorityCertIssuer       [1] GeneralNames            OPTIONAL,
 //	     authorityCertSerialNumber [2] CertificateSerialNumber OPTIONAL  }
 func checkAuthorityKeyID(child, parent *x509.Certificate) error {
-	root := child == parent // which needs no key identifier (RFC 5280, section 4.2.1.1)
+	root := child == parent // a root needs no key identifier (RFC 5280, section 4.2.1.1)
 	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) && !(root && len(child.AuthorityKeyId) == 0) {
 		return errors.New("has an authority key identifier that is not the next one's subject key identifier")
 	}
@@ -262,7 +263,7 @@ func checkAuthorityKeyID(child, parent *x509.Certificate) error {
 	return nil
 }
 
-// extension returns the extension of c with the OID given; nil if there is none.
+// extension returns the extension of c with the OID id; nil if there is none.
 func extension(c *x509.Certificate, id stdasn1.ObjectIdentifier) *pkix.Extension {
 	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
 	if i < 0 {

@@ -22,8 +22,8 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// chainBuilder makes a root, an upper intermediate and an issuing CA; a test changes one
-// field and makes.
+// chainBuilder creates a root, an upper intermediate and an issuing CA; a test changes one field
+// and calls make.
 type chainBuilder struct {
 	root, upper, issuing          *x509.Certificate
 	rootKey, upperKey, issuingKey crypto.Signer
@@ -119,7 +119,7 @@ func TestParseChain(t *testing.T) {
 	}
 }
 
-// A byte order mark and text before the first block drop no certificate.
+// A byte order mark and text before the first block do not remove a certificate.
 func TestParseChainBehindOtherText(t *testing.T) {
 	t.Parallel()
 	data := newChainBuilder(t).make(t)
@@ -165,7 +165,7 @@ func TestParseChainRefuses(t *testing.T) {
 		"issuing without a name":      {func(b *chainBuilder) { b.issuing.Subject = pkix.Name{} }, "has an empty subject"},
 		"signed with SHA-1":           {func(b *chainBuilder) { b.issuing.SignatureAlgorithm = x509.ECDSAWithSHA1 }, "signed with ECDSA-SHA1, which verifiers refuse"},
 		"other AKI": {func(b *chainBuilder) {
-			// crypto/x509 takes the parent's key identifier unless the extension is given.
+			// crypto/x509 uses the parent's key identifier unless the extension is given.
 			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 0x04, 0x80, 0x02, 1, 2}}}
 		}, "authority key identifier"},
 		"AKI with an earlier root's serial number": {func(b *chainBuilder) {
@@ -213,8 +213,8 @@ func authorityKeyID(t *testing.T, issuer pkix.Name, serial byte) pkix.Extension 
 	return pkix.Extension{Id: oidAuthorityKeyID, Value: b.BytesOrPanic()}
 }
 
-// The issuer and serial number of an authority key identifier are those of the parent, as OpenSSL
-// compares them; the root's own identifier is read too.
+// The issuer and serial number of an authority key identifier must be those of the parent, as
+// OpenSSL compares them. The root's own identifier is checked too.
 func TestParseChainWithIssuerAndSerialNumber(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)
@@ -252,7 +252,7 @@ func TestParseChainTellsEveryMistake(t *testing.T) {
 func TestParseChainRefusesForgedLinks(t *testing.T) {
 	t.Parallel()
 	a, b := newChainBuilder(t), newChainBuilder(t)
-	// The issuing certificate of one chain under the upper ones of another, equal in name.
+	// The issuing certificate of one chain and the upper ones of another, with equal names.
 	other := b.make(t)
 	mixed := slices.Concat(firstBlock(t, a.make(t)), bytes.TrimPrefix(other, firstBlock(t, other)))
 	if _, err := ParseChain(mixed); err == nil || !strings.Contains(err.Error(), "is not signed by the next one") {

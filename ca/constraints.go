@@ -22,8 +22,8 @@ import (
 
 var oidNameConstraints = stdasn1.ObjectIdentifier{2, 5, 29, 30}
 
-// nameConstraints are those of one CA certificate. Only the kinds of name that leaves hold
-// restrict a leaf; directory names restrict the CA certificates below.
+// nameConstraints are those of one CA certificate. Only the kinds of name that leaves hold restrict
+// a leaf; directory names restrict the CA certificates below.
 type nameConstraints struct {
 	of                  *x509.Certificate
 	permitted, excluded []subtree
@@ -34,15 +34,15 @@ type subtree struct {
 	kind certs.SANKind // 0 for a kind that no leaf holds
 	// base is the text of an email or URI constraint.
 	base string
-	// directory is the base of a directoryName constraint, which isDirectory marks.
+	// directory is the base of a directoryName constraint, if isDirectory is set.
 	directory   pkix.RDNSequence
 	isDirectory bool
-	// unsupported: OpenSSL refuses every name of the kind, whatever the base is.
+	// unsupported: OpenSSL refuses every name of the kind, whatever the base.
 	unsupported bool
 }
 
-// parseNameConstraints reads the extension of c; nil if there is none. crypto/x509 has parsed
-// it before, but ignores otherName, directoryName and the distances.
+// parseNameConstraints parses the extension of c; nil if there is none. crypto/x509 has parsed it
+// before, but ignores otherName, directoryName and the distances.
 //
 //	NameConstraints ::= SEQUENCE {
 //	     permittedSubtrees       [0]     GeneralSubtrees OPTIONAL,
@@ -72,7 +72,7 @@ func parseNameConstraints(c *x509.Certificate) (*nameConstraints, error) {
 //	     minimum         [0]     BaseDistance DEFAULT 0,
 //	     maximum         [1]     BaseDistance OPTIONAL }
 //
-// RFC 5280 has no use for the distances, and OpenSSL refuses names under them.
+// RFC 5280 does not use the distances, and OpenSSL refuses names under them.
 func readSubtrees(in cryptobyte.String, into *[]subtree) bool {
 	for !in.Empty() {
 		var one, value, distance cryptobyte.String
@@ -113,11 +113,11 @@ func readSubtrees(in cryptobyte.String, into *[]subtree) bool {
 	return true
 }
 
-// Permits returns nil if verifiers accept san below the name constraints of every certificate
-// of the chain (RFC 5280, section 4.2.1.10), the root's included. Its error is a refusal,
-// POLICY_DENIED. Verifiers differ, and a name must pass the stricter reading: crypto/x509
-// matches the subdomains of a host too and refuses URIs without a host name under any name
-// constraint; OpenSSL matches the host alone and reads it up to the first colon.
+// Permits returns nil if verifiers accept san below the name constraints of every certificate of
+// the chain, the root included (RFC 5280, section 4.2.1.10). Its error is a refusal, POLICY_DENIED.
+// Verifiers differ, and a name must pass the stricter reading. crypto/x509 also matches the
+// subdomains of a host, and refuses URIs without a host name under any name constraint. OpenSSL
+// matches the host only and reads it up to the first colon.
 func (c *Chain) Permits(san certs.SAN) error {
 	if len(c.constraints) == 0 {
 		return nil
@@ -134,7 +134,7 @@ func (c *Chain) Permits(san certs.SAN) error {
 	return nil
 }
 
-// permits is Permits for one certificate, with the host as uriHosts returns it.
+// permits is Permits for one certificate, with the hosts that uriHosts returns.
 func (n *nameConstraints) permits(san certs.SAN, host, opensslHost string) error {
 	var bases []string
 	inside, insideOpenSSL := false, false
@@ -170,7 +170,7 @@ func denied(kind certs.SANKind, of *x509.Certificate, format string, args ...any
 		kind, found).Because(fmt.Errorf("the name constraints of the CA certificate %s %s", of.Subject, found))
 }
 
-// quoted lists what a constraint permits, within the length of a message.
+// quoted lists what a constraint permits, within the length limit of a message.
 func quoted(bases []string) string {
 	const most = 5
 	var list []string
@@ -183,8 +183,8 @@ func quoted(bases []string) string {
 	return strings.Join(list, ", ")
 }
 
-// uriHosts returns the host of a URI as crypto/x509 reads it and as OpenSSL does; ok is false
-// for a URI that crypto/x509 refuses under any name constraint. For an email address both are
+// uriHosts returns the host of a URI as crypto/x509 reads it and as OpenSSL reads it. ok is false
+// for a URI that crypto/x509 refuses under any name constraint. For an email address both hosts are
 // its domain.
 func uriHosts(san certs.SAN) (host, openssl string, ok bool) {
 	switch san.Kind {
@@ -207,7 +207,8 @@ func uriHosts(san certs.SAN) (host, openssl string, ok bool) {
 	}
 	_, err = netip.ParseAddr(host)
 	_, rest, slashes := strings.Cut(san.Value, "://")
-	// crypto/x509 takes a first label of "*" for a wildcard, which an excluded host below excludes.
+	// crypto/x509 reads a first label of "*" as a wildcard, which an excluded host below it
+	// excludes.
 	if host == "" || err == nil || strings.ContainsAny(host, "[]:*") || !slashes {
 		return "", "", false
 	}
@@ -218,8 +219,8 @@ func uriHosts(san certs.SAN) (host, openssl string, ok bool) {
 	return host, openssl, true
 }
 
-// contains reports whether every verifier finds san, whose host is given, inside s: a mailbox
-// is equal, a host is equal, and with a dot before it has labels before it. OpenSSL permits
+// contains reports whether every verifier finds san, with this host, inside s. A mailbox must be
+// equal. A host must be equal, or have labels before a base that begins with a dot. OpenSSL permits
 // nothing under an empty base.
 func (s *subtree) contains(san certs.SAN, host string) bool {
 	if local, domain, mailbox := strings.Cut(s.base, "@"); mailbox && san.Kind == certs.SANEmail {
@@ -231,8 +232,8 @@ func (s *subtree) contains(san certs.SAN, host string) bool {
 	return s.base != "" && strings.EqualFold(host, s.base)
 }
 
-// mayContain reports whether some verifier finds san inside s: crypto/x509 also matches what is
-// below a host, everything under an empty base, and a mailbox without its quotes.
+// mayContain reports whether some verifier finds san inside s. crypto/x509 also matches subdomains
+// of a host, everything under an empty base, and a mailbox without its quotes.
 func (s *subtree) mayContain(san certs.SAN, host string) bool {
 	if at := strings.LastIndexByte(s.base, '@'); at >= 0 && san.Kind == certs.SANEmail {
 		unquote := strings.NewReplacer(`"`, "", `\`, "")

@@ -40,7 +40,7 @@ type base struct {
 	rest  string
 }
 
-// constrain gives template name constraints that crypto/x509 cannot write.
+// constrain adds name constraints to template that crypto/x509 cannot encode.
 func constrain(template *x509.Certificate, critical bool, permitted, excluded []base) {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -70,7 +70,7 @@ func directoryName(t testing.TB, name pkix.Name) string {
 	return string(der)
 }
 
-// userNameBase is an otherName of the type of user names, as a constraint holds it.
+// userNameBase is an otherName of the type of user names, as in a constraint.
 const userNameBase = "\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07\xa0\x0e\x0c\x0c!example.com"
 
 func parsed(t testing.TB, b *chainBuilder) *Chain {
@@ -86,8 +86,8 @@ func email(address string) certs.SAN { return certs.SAN{Kind: certs.SANEmail, Va
 func uri(text string) certs.SAN      { return certs.SAN{Kind: certs.SANURI, Value: text} }
 func user(text string) certs.SAN     { return certs.SAN{Kind: certs.SANUserName, Value: text} }
 
-// The stricter reading of crypto/x509 and OpenSSL counts. Both verify a leaf with each name that
-// is permitted, and one of them at least refuses each other name.
+// The stricter reading of crypto/x509 and OpenSSL counts. Both verify a leaf with each permitted
+// name, and at least one of them refuses each other name.
 func TestNameConstraints(t *testing.T) {
 	t.Parallel()
 	const far = "https://elsewhere.example/x"
@@ -262,7 +262,7 @@ func verifyGo(chain *Chain, der []byte, kind certs.SANKind) error {
 	return err
 }
 
-// The refusal names the subtree, within the length of a message.
+// The refusal names the subtree, within the length limit of a message.
 func TestNameConstraintIsNamed(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)
@@ -292,14 +292,14 @@ func TestPermitsAllocatesNothingWithoutConstraints(t *testing.T) {
 	}
 }
 
-// What Permits lets pass, crypto/x509 verifies.
+// crypto/x509 verifies every name that Permits accepts.
 func FuzzPermits(f *testing.F) {
 	f.Add("corp.example", ".example", "x.example", uint8(1), "ada@corp.example")
 	f.Add("ci.example", "a.ci.example", ".ci.example", uint8(2), "https://b.ci.example:80/x:y")
 	f.Add("", "a-b.example", "a.b.example", uint8(2), "https://a.b.example")
 	f.Add(`"q"@x.example`, "@", "..", uint8(1), "q@x.example")
 	b := newChainBuilder(f)
-	// As package identity accepts addresses.
+	// The addresses that package identity accepts.
 	address := regexp.MustCompile("^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@([A-Za-z0-9-]+\\.)+[A-Za-z0-9-]+$")
 	f.Fuzz(func(t *testing.T, first, second, third string, kind uint8, name string) {
 		one := *b

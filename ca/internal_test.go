@@ -72,8 +72,8 @@ func TestRefusesToFinalizeTwice(t *testing.T) {
 	}
 }
 
-// A draft whose template says something else than its TBS stands for an encoder that went
-// wrong: each property must be noticed before anything is signed.
+// A draft with another template than its TBS simulates an encoder with a bug. Each difference must
+// be noticed before anything is signed.
 func TestCheckNoticesEveryDifference(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*certs.Template){

@@ -19,16 +19,16 @@ type leaf struct {
 	extensions certs.Extensions
 }
 
-// parseLeaf parses tbs, and demands all that is the same in every certificate of the profile,
-// whoever it names and whenever it is valid. Of t it reads what is the authority's: algorithm,
-// name and key identifier. Its errors say what was found.
+// parseLeaf parses tbs, and requires everything that is the same in every certificate of the
+// profile, whatever its name and validity. From t it reads the authority's fields: algorithm, name
+// and key identifier. Its errors state what was found.
 func parseLeaf(tbs []byte, t *certs.Template) (*leaf, error) {
 	c, err := x509.ParseCertificate(certs.Assemble(tbs, t.SignatureAlgorithm, nil))
 	if err != nil {
 		return nil, fmt.Errorf("parsing it as a certificate that is signed with %s (RFC 5280, sections 4.1 and 4.1.2.3): %w", t.SignatureAlgorithm, err)
 	}
-	// crypto/x509 reads the first element of a certificate and passes over what follows its
-	// signature; what would be signed is all of tbs.
+	// crypto/x509 reads the first element of a certificate and ignores data after its signature;
+	// the signature would cover all of tbs.
 	if !bytes.Equal(c.RawTBSCertificate, tbs) {
 		return nil, fmt.Errorf("%d octets follow its TBSCertificate (RFC 5280, section 4.1)", len(tbs)-len(c.RawTBSCertificate))
 	}
@@ -45,7 +45,7 @@ func parseLeaf(tbs []byte, t *certs.Template) (*leaf, error) {
 	return l, nil
 }
 
-// checkLeaf checks one field after the other, all of RFC 5280.
+// checkLeaf checks each field against RFC 5280.
 func checkLeaf(c *x509.Certificate, t *certs.Template) error {
 	switch {
 	case c.Version != 3:
@@ -87,10 +87,10 @@ var (
 	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
 )
 
-// checkExtensionList tells whether the leaf holds others than the profile's extensions, or one
-// with another criticality than the profile's, and whether it ends in last; nil for neither
-// poison nor SCT list. That none of the profile's is missing is known since parseLeaf, and none
-// is there twice: crypto/x509 refuses that.
+// checkExtensionList returns an error for an extension that the profile lacks, for another
+// criticality than the profile's, and for another last extension than last. A nil last means
+// neither poison nor SCT list. parseLeaf has checked that no extension of the profile is missing,
+// and crypto/x509 refuses duplicates.
 func (l *leaf) checkExtensionList(last asn1.ObjectIdentifier) error {
 	for i, e := range l.Extensions {
 		critical, ours := false, false
@@ -100,7 +100,7 @@ func (l *leaf) checkExtensionList(last asn1.ObjectIdentifier) error {
 		case e.Id.Equal(oidSubjectKeyID), e.Id.Equal(oidAuthorityKeyID), e.Id.Equal(oidExtKeyUsage):
 			ours = true
 		case len(e.Id) == len(certs.OIDSigstore)+1 && e.Id[:len(certs.OIDSigstore)].Equal(certs.OIDSigstore):
-			ours = true // certs.ParseExtensions knows it
+			ours = true // certs.ParseExtensions has parsed it
 		case end && last != nil && e.Id.Equal(last):
 			critical, ours = last.Equal(certs.OIDPoison), true
 		}

@@ -25,9 +25,9 @@ type variable struct {
 	sctList             []byte // nil if there is none
 }
 
-// decodeTBS reads from tbs what certs.NewTBS was told. It passes over all else, and over most
-// of what could be wrong: it is for a caller who encodes anew and compares (LeafPolicy.admit),
-// and to whom a value that was misread is only another encoding.
+// decodeTBS decodes from tbs the input of certs.NewTBS. It ignores all other content, and most
+// errors. Its caller encodes the result again and compares (LeafPolicy.admit). There a misread
+// value is only another encoding.
 //
 //	TBSCertificate  ::=  SEQUENCE  {
 //	     version         [0]  EXPLICIT Version DEFAULT v1,
@@ -83,7 +83,7 @@ const (
 	derSubjectAltName = "\x06\x03\x55\x1d\x11"
 	derPoison         = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03"
 	derSCTList        = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02"
-	derSigstore       = "\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01" // and one octet, the arc
+	derSigstore       = "\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01" // and one octet for the arc
 )
 
 // decodeExtension reads one
@@ -105,7 +105,7 @@ func (v *variable) decodeExtension(ext cryptobyte.String) (err error) {
 	case derPoison:
 		v.poison = true
 	case derSCTList:
-		// RFC 6962, section 3.3: an OCTET STRING inside of the extension's own.
+		// RFC 6962, section 3.3: an OCTET STRING inside the extension's own.
 		var list cryptobyte.String
 		if !value.ReadASN1(&list, asn1.OCTET_STRING) || list.Empty() {
 			return errors.New("its SCT list is not one OCTET STRING with a list in it (RFC 6962, section 3.3)")
@@ -117,7 +117,7 @@ func (v *variable) decodeExtension(ext cryptobyte.String) (err error) {
 	return nil
 }
 
-// decodeClaim reads an extension of sigstore's arc; other extensions it passes over.
+// decodeClaim decodes an extension of sigstore's arc; it ignores other extensions.
 func (v *variable) decodeClaim(id string, value cryptobyte.String) {
 	last, claim := strings.CutPrefix(id, derSigstore)
 	if !claim || len(last) != 1 || int(last[0]) >= len(v.extensions) {

@@ -16,41 +16,41 @@ import (
 )
 
 const (
-	// maxAge is how long before the clock's time a certificate may begin: the log's answer, a
-	// queue, and clocks that differ.
+	// maxAge is how long before the clock's time a certificate may begin. It covers the log's
+	// answer, a queue, and clock differences.
 	maxAge = 10 * time.Minute
-	// maxLead is how long after the clock's time it may begin. With maxLifetime it bounds for how
-	// long what passes now is valid.
+	// maxLead is how long after the clock's time a certificate may begin. With maxLifetime it
+	// limits how long a certificate that passes now is valid.
 	maxLead = time.Minute
 
 	// An SCT's signature is an ECDSA-Sig-Value on P-256: a SEQUENCE of two INTEGERs of 1 to 33
-	// octets. Its extensions are none, or one leaf_index of static-ct-api.
+	// octets. Its extensions are empty, or one leaf_index of static-ct-api.
 	minSCTSignature, maxSCTSignature = 8, 72
 	leafIndexExtension               = 8
 )
 
-// LeafPolicy is what a process that holds CA keys, and signs for another one that may be in an
-// attacker's hands, demands of all that it is asked to sign. It knows neither tokens nor
-// configuration: what passes is a certificate of the profile, of the authority and of now, but
-// the names in it are the other process's word. It is safe for concurrent use.
+// LeafPolicy is what a process that holds CA keys requires of each message that it signs for
+// another process, which an attacker may control. It knows neither tokens nor configuration. What
+// passes is a certificate of the profile, of the authority and of now. Only the other process
+// vouches for the names in it. LeafPolicy is safe for concurrent use.
 type LeafPolicy struct {
 	unlogged bool
 	keys     *proof.KeyPolicy
 }
 
-// NewLeafPolicy returns the policy. Where unlogged is set, certificates without poison and SCT
-// list pass too: for a CA without Certificate Transparency alone.
+// NewLeafPolicy returns the policy. If unlogged is set, certificates without poison and SCT list
+// pass too, only for a CA without Certificate Transparency.
 func NewLeafPolicy(unlogged bool) (*LeafPolicy, error) {
-	keys, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{}) // what a server may allow at the most
+	keys, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{}) // the most that a server may allow
 	if err != nil {
 		return nil, err
 	}
 	return &LeafPolicy{unlogged, keys}, nil
 }
 
-// Check returns nil if the key of chain's first certificate may sign message at now: the TBS of
-// a precertificate or certificate of the profile, or signer.SelfTestMessage, which is neither.
-// What passes is what certs.TBS encodes, octet for octet.
+// Check returns nil if the key of chain's first certificate may sign message at now. message must
+// be the TBS of a precertificate or certificate of the profile, or signer.SelfTestMessage, which is
+// neither. A TBS that passes is what certs.TBS encodes, octet for octet.
 func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 	if string(message) == signer.SelfTestMessage {
 		return nil
@@ -70,10 +70,10 @@ func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 	return nil
 }
 
-// admit decides. It reads from message what differs between certificates, checks that, encodes
-// it anew in the authority's name, and demands the same octets. So nothing has to be known of
-// what message could hold besides: other extensions, criticalities, key usages, names, unique
-// identifiers (RFC 5280, section 4.1.2.8), another order, or another form (X.690, section 10).
+// admit decides. It decodes from message what differs between certificates, checks it, encodes it
+// again in the authority's name, and requires the same octets. So it needs no list of what else
+// message could hold: other extensions, criticalities, key usages, names, unique identifiers (RFC
+// 5280, section 4.1.2.8), another order, or another form (X.690, section 10).
 func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now time.Time) error {
 	v, err := decodeTBS(message)
 	if err != nil {
@@ -107,8 +107,8 @@ func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now t
 	return nil
 }
 
-// publicKey checks the key in spki, and encodes it anew: crypto/x509 passes over octets behind
-// the parameters of its algorithm and behind its integers.
+// publicKey checks the key in spki, and encodes it again. crypto/x509 ignores octets after the
+// parameters of its algorithm and after its integers.
 func (p *LeafPolicy) publicKey(spki []byte) ([]byte, error) {
 	key, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
@@ -120,8 +120,8 @@ func (p *LeafPolicy) publicKey(spki []byte) ([]byte, error) {
 	return x509.MarshalPKIXPublicKey(key)
 }
 
-// explain says what is wrong with what was not admitted, in the words in which the profile is
-// checked everywhere; nil if it finds nothing. It decides nothing.
+// explain returns why message was not admitted, with the same errors as all checks of the profile;
+// nil if it finds no reason. It decides nothing.
 func explain(t *certs.Template, message []byte) error {
 	l, err := parseLeaf(message, t)
 	if err != nil {
@@ -138,7 +138,7 @@ func explain(t *certs.Template, message []byte) error {
 	}
 }
 
-// checkValidity is of RFC 5280, section 4.1.2.5.
+// checkValidity checks RFC 5280, section 4.1.2.5, and the clock.
 func checkValidity(notBefore, notAfter time.Time, chain *Chain, now time.Time) error {
 	switch lifetime := notAfter.Sub(notBefore); {
 	case lifetime <= 0 || lifetime > maxLifetime:
@@ -153,8 +153,8 @@ func checkValidity(notBefore, notAfter time.Time, chain *Chain, now time.Time) e
 	return nil
 }
 
-// checkLogged demands a poison, or an SCT list of exactly one SCT, since clients refuse others;
-// or neither, where that is allowed. Whether the SCT is a log's it cannot tell.
+// checkLogged requires a poison, or an SCT list of exactly one SCT, since clients refuse others. If
+// unlogged is set, both may be absent. It cannot check that a log signed the SCT.
 func (p *LeafPolicy) checkLogged(v *variable) error {
 	switch {
 	case v.poison && v.sctList != nil:

@@ -18,14 +18,14 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// policyBench is a chain, a certificate that it may sign, and a clock. A test changes one thing
-// and asks the policy.
+// policyBench is a chain, a certificate that it may sign, and a clock. A test changes one thing and
+// calls the policy.
 type policyBench struct {
 	chain    *Chain
 	now      time.Time
 	template certs.Template
 	sct      ctlog.SCT
-	scts     int // how often sct is in the list
+	scts     int // how often the list holds sct
 }
 
 func newPolicyBench(t testing.TB) *policyBench {
@@ -101,7 +101,7 @@ func (b *policyBench) precertificate(t testing.TB) []byte { return b.tbs(t).Prec
 func (b *policyBench) certificate(t testing.TB) []byte    { return b.tbs(t).Certificate(b.sctList(t)) }
 func (b *policyBench) unlogged(t testing.TB) []byte       { return b.tbs(t).Certificate(nil) }
 
-// elements are the DER elements of a TBS before the extensions, and the extensions'.
+// elements are the DER elements of a TBS before the extensions, and those of the extensions.
 type elements struct{ fields, extensions [][]byte }
 
 const (
@@ -156,7 +156,7 @@ func (e *elements) join() []byte {
 	return der(asn1.SEQUENCE, append(slices.Clone(e.fields), explicit)...)
 }
 
-// der is one element of DER that holds contents in a row.
+// der is one element of DER that holds contents, concatenated.
 func der(tag asn1.Tag, contents ...[]byte) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(tag, func(b *cryptobyte.Builder) { b.AddBytes(bytes.Join(contents, nil)) })
@@ -180,7 +180,7 @@ func (e *elements) insert(i int, el []byte) { e.extensions = slices.Insert(e.ext
 func (e *elements) last() []byte            { return e.extensions[len(e.extensions)-1] }
 func (e *elements) setLast(el []byte)       { e.extensions[len(e.extensions)-1] = el }
 
-// eku is the extended key usage extension of id-kp purposes.
+// eku is an extended key usage extension with id-kp purposes.
 func eku(purposes ...byte) []byte {
 	var ids [][]byte
 	for _, purpose := range purposes {
@@ -189,7 +189,7 @@ func eku(purposes ...byte) []byte {
 	return ext(oidExtKeyUsage, false, der(asn1.SEQUENCE, ids...)...)
 }
 
-// critical is an extension that was not critical, and is.
+// critical returns an extension that was not critical as critical.
 func critical(element []byte) []byte {
 	in := cryptobyte.String(element)
 	var content, id cryptobyte.String

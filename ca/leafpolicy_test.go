@@ -69,7 +69,7 @@ func TestLeafPolicyLetsTheProfilePass(t *testing.T) {
 	}
 }
 
-// What every issuer of this CA makes passes: the policy and the profile are about the same
+// Every certificate that this CA issues passes: the policy and the profile describe the same
 // certificates.
 func TestLeafPolicyLetsDraftsPass(t *testing.T) {
 	t.Parallel()
@@ -79,13 +79,13 @@ func TestLeafPolicyLetsDraftsPass(t *testing.T) {
 	}
 }
 
-// policyCase is one demand that is not met: what is changed, and what the error must say.
+// policyCase violates one requirement: what is changed, and what the error must contain.
 type policyCase struct {
 	change func(b *policyBench) // before it is encoded
 	mutate func(e *elements)    // after
-	pre    bool                 // of the precertificate; else of the certificate
+	pre    bool                 // of the precertificate; otherwise of the certificate
 	wants  []string
-	// unlogged is whether it passes where certificates need not be logged.
+	// unlogged is whether it passes if certificates need not be logged.
 	unlogged bool
 }
 
@@ -246,7 +246,7 @@ func refusedBy(t *testing.T, err error, wants ...string) {
 	}
 }
 
-// What other things a CA's key could be made to sign.
+// Other things that a CA's key could be asked to sign.
 func TestLeafPolicyRefusesOtherThings(t *testing.T) {
 	t.Parallel()
 	builder := newChainBuilder(t)
@@ -312,14 +312,14 @@ func TestLeafPolicyRefusesOtherThings(t *testing.T) {
 	}
 }
 
-// crlIssuer is c as crypto/x509 wants it to make a revocation list.
+// crlIssuer is c with the fields that crypto/x509 requires to create a revocation list.
 func crlIssuer(c *x509.Certificate) *x509.Certificate {
 	issuer := *c
 	issuer.KeyUsage |= x509.KeyUsageCRLSign
 	return &issuer
 }
 
-// Keys that crypto/x509 reads, and that no server of ours certifies or encodes so.
+// Keys that crypto/x509 reads, but that our servers do not certify or encode in this form.
 func TestLeafPolicyRefusesKeys(t *testing.T) {
 	t.Parallel()
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
@@ -375,7 +375,7 @@ func TestLeafPolicyRefusesKeys(t *testing.T) {
 	}
 }
 
-// Whatever octet of a certificate is changed, what still passes is one of the profile.
+// Whichever octet of a certificate is changed, what still passes is a certificate of the profile.
 func TestLeafPolicyAgainstEveryOctet(t *testing.T) {
 	t.Parallel()
 	b, p := newPolicyBench(t), newPolicy(t, false)
@@ -392,7 +392,7 @@ func TestLeafPolicyAgainstEveryOctet(t *testing.T) {
 	}
 }
 
-// demandLeaf holds with the standard library alone what a verifier sees in what has passed.
+// demandLeaf checks, with the standard library alone, what a verifier sees in a TBS that passed.
 func demandLeaf(t *testing.T, b *policyBench, tbs []byte) {
 	t.Helper()
 	c, err := x509.ParseCertificate(certs.Assemble(tbs, b.template.SignatureAlgorithm, nil))
@@ -409,8 +409,8 @@ func demandLeaf(t *testing.T, b *policyBench, tbs []byte) {
 	}
 }
 
-// fixedBench has the same keys in every process, so that what passes in one that fuzzes passes
-// in the others, and a finding is one tomorrow.
+// fixedBench has the same keys in every process, so that fuzzing processes agree on what passes,
+// and a finding can be reproduced later.
 func fixedBench(t testing.TB) *policyBench {
 	t.Helper()
 	key := func(seed byte) ed25519.PrivateKey {

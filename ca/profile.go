@@ -15,24 +15,24 @@ import (
 )
 
 const (
-	// DefaultLifetime is what sigstore's verifiers and timestamps are made for.
+	// DefaultLifetime is the lifetime that sigstore's verifiers and timestamps expect.
 	DefaultLifetime = 10 * time.Minute
 	minLifetime     = 1 * time.Minute
 	maxLifetime     = 60 * time.Minute
 
-	// backdate is how long before the clock's time a certificate begins, so that a verifier
-	// or timestamp authority whose clock is a little behind does not find it not yet valid.
+	// backdate is how long before the clock's time a certificate begins. A verifier or timestamp
+	// authority with a slightly slow clock then still finds it valid.
 	backdate = 5 * time.Second
 )
 
-// Profile is what every certificate of this CA looks like: a leaf for code signing with an
-// empty subject, one critical SAN, and a fixed lifetime. It is immutable.
+// Profile is the form of every certificate of this CA: a leaf for code signing with an empty
+// subject, one critical SAN, and a fixed lifetime. It is immutable.
 type Profile struct {
 	lifetime time.Duration
 }
 
-// NewProfile returns the profile with the lifetime given, a whole number of seconds from
-// one minute to one hour; zero means DefaultLifetime.
+// NewProfile returns the profile with lifetime, a whole number of seconds from one minute to one
+// hour. Zero means DefaultLifetime.
 func NewProfile(lifetime time.Duration) (*Profile, error) {
 	if lifetime == 0 {
 		lifetime = DefaultLifetime
@@ -43,30 +43,31 @@ func NewProfile(lifetime time.Duration) (*Profile, error) {
 	return &Profile{lifetime: lifetime}, nil
 }
 
-// Lifetime is how long a certificate is valid.
+// Lifetime returns how long a certificate is valid.
 func (p *Profile) Lifetime() time.Duration { return p.lifetime }
 
-// draft is one certificate before any signature: what it is to hold, and its TBS. A draft
-// belongs to one request and one authority.
+// draft is one certificate before any signature: its expected content, and its TBS. A draft belongs
+// to one request and one authority.
 type draft struct {
 	authority *Authority
 	template  certs.Template
 	tbs       *certs.TBS
 }
 
-// draft returns the certificate that names id and holds key, issued by authority at now.
-// Its refusals are CA_EXPIRING, where the certificate would outlive a CA above it.
+// draft returns the certificate that names id and holds key, issued by authority at now. Its
+// refusal is CA_EXPIRING, if the certificate would outlive a CA above it or the chain is not valid
+// now.
 func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identity, key *proof.PublicKey, serial []byte) (*draft, error) {
 	if err := authority.ValidAt(now); err != nil {
 		return nil, refusal.New(refusal.CAExpiring, "the certificate authority's own certificate is not valid now; tell its operator").Because(err)
 	}
 	notBefore := now.Add(-backdate).UTC().Truncate(time.Second)
-	// sigstore-java picks the CA by the leaf's NotBefore, so it must not precede the CA's.
+	// sigstore-java selects the CA by the leaf's NotBefore, so it must not precede the CA's.
 	if notBefore.Before(authority.chain.NotBefore) {
 		notBefore = authority.chain.NotBefore.UTC()
 	}
-	// RFC 5280, section 4.1.2.5: NotAfter is inclusive; for sigstore's clients the profile
-	// is exact in the difference.
+	// RFC 5280, section 4.1.2.5: NotAfter is inclusive. For sigstore's clients the difference is
+	// exactly the lifetime.
 	notAfter := notBefore.Add(p.lifetime)
 	if notAfter.After(authority.chain.NotAfter) {
 		return nil, refusal.New(refusal.CAExpiring, "the certificate authority's own certificate ends before a certificate of %s would; tell its operator", p.lifetime).
@@ -91,9 +92,9 @@ func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identi
 	return &draft{authority: authority, template: template, tbs: tbs}, nil
 }
 
-// check parses tbs as a verifier will, and tells where it is not the profile's, or not what
-// the draft says. It stands between our own encoder and every signature. last is the OID
-// of the extension that must come last; nil where none of the two may be there.
+// check parses tbs as a verifier will, and returns where it differs from the profile or the draft.
+// It runs before every signature, as a check of our own encoder. last is the OID of the extension
+// that must come last; nil if both must be absent.
 func (d *draft) check(tbs []byte, last asn1.ObjectIdentifier) error {
 	t := &d.template
 	unsigned, err := parseLeaf(tbs, t)

@@ -11,26 +11,26 @@ import (
 
 // Proof is a proof of possession of the private key to certify.
 //
-// Verify checks the key against policy before it spends any work on the proof itself, and
-// returns the key. Its refusals are *refusal.Error of kind Malformed. It is called once,
-// after the token has been verified, so that nobody unknown makes us verify anything.
+// Verify checks the key against policy before it does any work on the proof itself, and returns the
+// key. Its refusals are *refusal.Error of kind Malformed. It is called once, after the token has
+// been verified, so that an unknown caller causes no such work.
 type Proof interface {
 	Verify(policy *proof.KeyPolicy, challenge proof.Challenge) (*proof.PublicKey, error)
 }
 
-// Request is what a signing client asks: a certificate for the key that Proof proves, in
-// the name that IDToken gives.
+// Request is what a signing client requests: a certificate for the key of Proof, in the name that
+// IDToken gives.
 type Request struct {
-	// IDToken is the raw compact JWS as the client sent it; "" where it sent none.
+	// IDToken is the raw compact JWS as the client sent it; "" if it sent none.
 	IDToken string
 	// Proof is never nil.
 	Proof Proof
-	// Client is the address of the client, not that of a trusted proxy before it; zero where it
-	// is not known.
+	// Client is the address of the client, not that of a trusted proxy before it; zero if it is not
+	// known.
 	Client netip.Addr
-	// RequestID goes into every record of this request.
+	// RequestID is in every record of this request.
 	RequestID string
-	// Verified, if set, is called once IDToken has been verified. It is meant for metrics.
+	// Verified, if set, is called once IDToken has been verified. It is for metrics.
 	Verified func()
 }
 
@@ -46,8 +46,8 @@ type Issued struct {
 	Certificate []byte
 	// Chain is the authority that signed it.
 	Chain *Chain
-	// SCTEmbedded tells whether Certificate holds a signed certificate timestamp. It does
-	// not exactly where Certificate Transparency is disabled.
+	// SCTEmbedded reports whether Certificate holds a signed certificate timestamp. It is false
+	// exactly if Certificate Transparency is disabled.
 	SCTEmbedded bool
 	// SerialNumber is the certificate's: 20 bytes, big-endian.
 	SerialNumber []byte

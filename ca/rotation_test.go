@@ -28,8 +28,8 @@ func (s meddlingSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOp
 	return signature, err
 }
 
-// Neither the clock nor a new set comes between the two signatures of one certificate: the
-// world proves that the certificate corresponds to the precertificate in the log.
+// Neither the clock nor a new set can come between the two signatures of one certificate. The test
+// world checks that the certificate corresponds to the precertificate in the log.
 func TestSwitchBetweenTwoSignatures(t *testing.T) {
 	t.Parallel()
 	for _, byClock := range []bool{true, false} {

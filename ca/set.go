@@ -19,25 +19,25 @@ import (
 // State is what an authority of a set does at one moment.
 type State uint8
 
-// An authority goes through these states in this order, and never back.
+// An authority passes through these states in this order, and never back.
 const (
-	// Staged: nobody outside knows of it yet.
+	// Staged: it is not known outside the CA yet.
 	Staged State = iota + 1
 	// Published: it is in the trust bundle, so that verifiers know it before it signs.
 	Published
 	// Active: it signs.
 	Active
-	// Retired: it signs no more. It stays in the trust bundle, since what it signed is
-	// verified for as long as its certificates are valid.
+	// Retired: it does not sign any more. It stays in the trust bundle, because verifiers need it
+	// for as long as its certificates are valid.
 	Retired
-	// Compromised: its key is in other hands. It signs no more, has left the trust bundle, and
-	// its window in trusted_root.json ends when that happened.
+	// Compromised: an attacker may have its key. It does not sign any more and has left the trust
+	// bundle. Its window in trusted_root.json ends at the time of the compromise.
 	Compromised
-	// Expired: a certificate of its chain has ended. It has left the trust bundle.
+	// Expired: a certificate of its chain has expired. It has left the trust bundle.
 	Expired
 )
 
-// String is the state's name as commands and metrics show it.
+// String returns the state's name as commands and metrics show it.
 func (s State) String() string {
 	switch s {
 	case Staged:
@@ -57,35 +57,35 @@ func (s State) String() string {
 	}
 }
 
-// Member is an authority of a set with its dates.
+// Member is an authority of a set, and its dates.
 type Member struct {
 	// ID is the authority's name in the set.
 	ID string
-	// Chain is its certificates.
+	// Chain is the authority's chain.
 	Chain *Chain
-	// Authority signs. It may be nil for one that will never sign again, whose key need not
+	// Authority signs. It may be nil for an authority that will never sign again; its key need not
 	// be kept.
 	Authority *Authority
 	// PublishAt is when it enters the trust bundle.
 	PublishAt time.Time
-	// ActivateAt is when it begins to sign; zero for not yet decided.
+	// ActivateAt is when it begins to sign; zero means not yet decided.
 	ActivateAt time.Time
-	// RetireAt is when it ends to sign if no other authority begins before; zero for never.
+	// RetireAt is when it stops signing if no other authority begins before; zero means never.
 	RetireAt time.Time
-	// CompromisedAt is from when its key may be in other hands; zero for never. Nothing that it
+	// CompromisedAt is from when an attacker may have its key; zero means never. Nothing that it
 	// signed from then on is trusted.
 	CompromisedAt time.Time
 
-	// until is when it ends to sign: the first of RetireAt, the next one's ActivateAt and
-	// CompromisedAt; zero for none of them.
+	// until is when it stops signing: the first of RetireAt, the next one's ActivateAt and
+	// CompromisedAt; zero if none is set.
 	until time.Time
 }
 
-// SignsUntil is when the authority ends to sign: at the first of its RetireAt, the next one's
-// ActivateAt and its CompromisedAt; zero where none is decided.
+// SignsUntil returns when the authority stops signing: the first of its RetireAt, the next one's
+// ActivateAt and its CompromisedAt; zero if none is set.
 func (m Member) SignsUntil() time.Time { return m.until }
 
-// StateAt is what the member does at now.
+// StateAt returns the member's state at now.
 func (m Member) StateAt(now time.Time) State {
 	switch {
 	case now.After(m.Chain.NotAfter):
@@ -107,24 +107,23 @@ func (m Member) compromised(now time.Time) bool {
 	return !m.CompromisedAt.IsZero() && !now.Before(m.CompromisedAt)
 }
 
-// trustedBefore reports whether the authority signed anything that is trusted although its key was
-// compromised later.
+// trustedBefore reports whether the authority could sign before its key was compromised. Such
+// signatures stay trusted.
 func (m Member) trustedBefore() bool {
 	return !m.ActivateAt.IsZero() && m.ActivateAt.Before(m.CompromisedAt)
 }
 
-// Set is the authorities of a CA. What each of them does follows from the clock alone, so
-// that all replicas that have the same set switch at the same instant, without a word to
-// each other. It is immutable.
+// Set is the authorities of a CA. The state of each one follows from the clock alone. So all
+// replicas with the same set switch at the same instant, without communication. Set is immutable.
 type Set struct {
 	generation uint64
-	members    []Member // by ActivateAt, those without one last
+	members    []Member // by ActivateAt; those without one are last
 	digest     [sha256.Size]byte
 }
 
-// NewSet returns the set of members. Its errors have key paths such as
-// ["authorities", "1", "activate_at"], with the member's index in members; every mistake is
-// reported at once. It does not ask what time it is; CheckAt does.
+// NewSet returns the set of members. Its errors have key paths such as ["authorities", "1",
+// "activate_at"], with the member's index in members. It reports all errors at once. It does not
+// read the clock; CheckAt takes the time.
 func NewSet(generation uint64, members []Member) (*Set, error) {
 	var errs []error
 	if generation == 0 {
@@ -157,7 +156,7 @@ func NewSet(generation uint64, members []Member) (*Set, error) {
 	return s, nil
 }
 
-// first returns the earlier of two times, where zero is never.
+// first returns the earlier of two times; zero means never.
 func first(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -172,8 +171,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// SetOf returns a set of one authority that is published and signs for as long as its
-// certificates are valid.
+// SetOf returns a set of one authority that is published and signs for as long as its certificates
+// are valid.
 func SetOf(a *Authority) *Set {
 	begin := a.chain.NotBefore
 	s := &Set{generation: 1, members: []Member{{ID: a.id, Chain: a.chain, Authority: a, PublishAt: begin, ActivateAt: begin}}}
@@ -181,7 +180,7 @@ func SetOf(a *Authority) *Set {
 	return s
 }
 
-// checkMember tells what is wrong with the i-th member beside those before it.
+// checkMember returns what is wrong with the i-th member, alone and compared with those before it.
 func checkMember(i int, m Member, before []Member) (errs []error) {
 	at := func(key, format string, args ...any) {
 		errs = append(errs, keypath.Errorf([]string{"authorities", strconv.Itoa(i), key}, format, args...))
@@ -215,8 +214,8 @@ func checkMember(i int, m Member, before []Member) (errs []error) {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// sum is a digest of all that verifiers and other replicas can see of the set. Where keys
-// lie and what opens them is no part of it.
+// sum is a digest of everything that verifiers and other replicas can see of the set. It excludes
+// where keys are stored and what opens them.
 func (s *Set) sum() (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, m := range s.members {
@@ -233,12 +232,10 @@ func (s *Set) sum() (sum [sha256.Size]byte) {
 // Generation grows with every edit of the set.
 func (s *Set) Generation() uint64 { return s.generation }
 
-// Members returns the authorities in the order in which they sign; those that have no date
-// for it come last.
+// Members returns the authorities in the order in which they sign; those without a date are last.
 func (s *Set) Members() []Member { return slices.Clone(s.members) }
 
-// Active returns the authority that signs at now. Its refusal is CA_EXPIRING where there is
-// none.
+// Active returns the authority that signs at now. Its refusal is CA_EXPIRING if there is none.
 func (s *Set) Active(now time.Time) (*Authority, error) {
 	m, err := s.active(now)
 	if err == nil && m.Authority == nil {
@@ -250,8 +247,8 @@ func (s *Set) Active(now time.Time) (*Authority, error) {
 	return m.Authority, nil
 }
 
-// active finds the one member that signs at now. It does not ask whether its certificates
-// are still valid: Profile.draft does, for each certificate.
+// active returns the one member that signs at now. It does not check that its certificates are
+// still valid; Profile.draft checks that for each certificate.
 func (s *Set) active(now time.Time) (*Member, error) {
 	for i := len(s.members) - 1; i >= 0; i-- {
 		m := &s.members[i]
@@ -266,7 +263,7 @@ func (s *Set) active(now time.Time) (*Member, error) {
 	return nil, errors.New("no authority is active: the first one has not begun to sign")
 }
 
-// stoppedError says that the last authority has retired: somebody wanted it so.
+// stoppedError states that the last authority has stopped signing, by decision of the operator.
 type stoppedError struct {
 	id string
 	at time.Time
@@ -276,8 +273,8 @@ func (e *stoppedError) Error() string {
 	return fmt.Sprintf("no authority is active: %q signs no more since %s, and none has succeeded it", e.id, stamp(e.at))
 }
 
-// TrustBundle returns the chains that verifiers must know at now: the active one first, then
-// those that are published and will sign, then those that have retired, the last one first.
+// TrustBundle returns the chains that verifiers must know at now: the active one first, then the
+// published ones, then the retired ones, the most recently active first.
 func (s *Set) TrustBundle(now time.Time) []*Chain {
 	var active, published, retired []*Chain
 	for _, m := range s.members {
@@ -294,27 +291,26 @@ func (s *Set) TrustBundle(now time.Time) []*Chain {
 	return slices.Concat(active, published, retired)
 }
 
-// Window is when verifiers may meet certificates of a chain, as trusted_root.json says it.
+// Window is when verifiers may encounter certificates of a chain, as in trusted_root.json.
 type Window struct {
 	ID    string
 	Chain *Chain
-	// Start is the beginning of the chain's own validity. It is not the activation: a
-	// certificate begins a few seconds before it was asked for, and verifiers compare its
-	// beginning with Start.
+	// Start is the beginning of the chain's own validity, not the activation. A certificate begins
+	// a few seconds before the request, and verifiers compare its beginning with Start.
 	Start time.Time
-	// End is zero for an authority that signs or will sign. It is never a time that is yet
-	// to come while an operator may still decide otherwise: only a retirement that has
-	// happened, the end of the chain, or a compromise ends a window.
+	// End is zero for an authority that signs or will sign. It is never a future time that an
+	// operator can still change. Only a retirement that has happened, the end of the chain, or a
+	// compromise ends a window.
 	End time.Time
 }
 
-// windowGrace is how much longer than the longest certificate the window of a retired
-// authority stays open, for replicas whose clocks are behind.
+// windowGrace is how much longer than the longest certificate the window of a retired authority
+// stays open, for replicas with slow clocks.
 const windowGrace = 10 * time.Minute
 
-// Windows returns the windows of the trust bundle's chains at now, in the same order, and then
-// those of the authorities with a compromised key, which end at the time of the compromise, or earlier
-// where the authority had retired before. One that signed nothing before has no window.
+// Windows returns the windows of the trust bundle's chains at now, in the same order. Those of the
+// authorities with a compromised key follow. They end at the time of the compromise, or earlier if
+// the authority had retired before. An authority that signed nothing before has no window.
 func (s *Set) Windows(now time.Time) []Window {
 	var windows []Window
 	for _, chain := range s.TrustBundle(now) {
@@ -335,8 +331,8 @@ func (s *Set) Windows(now time.Time) []Window {
 	return windows
 }
 
-// retiredWindow is when the window of an authority that signs no more ends, unless a compromise
-// ends it sooner.
+// retiredWindow is when the window of an authority that has stopped signing ends, unless a
+// compromise ends it sooner.
 func (m Member) retiredWindow() time.Time {
 	return first(m.until.Add(maxLifetime+windowGrace), m.Chain.NotAfter)
 }

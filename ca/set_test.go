@@ -22,7 +22,7 @@ func day(n float64) time.Time {
 	return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(n * 24 * float64(time.Hour)))
 }
 
-// chainEnd is when the chains of setMember end, as a day.
+// chainEnd is when the chains of setMember expire, as a day.
 const chainEnd = 3*365 + 1 // 2028 is a leap year
 
 type dates struct{ publish, activate, retire float64 } // days; 0 for none
@@ -69,7 +69,7 @@ func ids(s *Set, chains []*Chain) (list []string) {
 
 func TestStateFollowsFromTheClockAlone(t *testing.T) {
 	t.Parallel()
-	// In the file's order, which means nothing.
+	// In the file's order, which has no meaning.
 	s := mustSet(t, 7,
 		setMember(t, "c", dates{publish: 8, activate: 20, retire: 30}),
 		setMember(t, "later", dates{publish: 9}),
@@ -100,7 +100,7 @@ func TestStateFollowsFromTheClockAlone(t *testing.T) {
 			t.Errorf("day %g: got error %v, want a refusal for CA_EXPIRING", test.day, err)
 		}
 		if test.day > chainEnd {
-			continue // what would sign then is refused by the profile, certificate by certificate
+			continue // the profile refuses each certificate then
 		}
 		if bundle := strings.Join(ids(s, s.TrustBundle(now)), " "); signs != test.signs || bundle != test.bundle {
 			t.Errorf("day %g: %q signs and the bundle is %q, want %q and %q", test.day, signs, bundle, test.signs, test.bundle)
@@ -108,8 +108,8 @@ func TestStateFollowsFromTheClockAlone(t *testing.T) {
 	}
 }
 
-// Whatever the dates: nothing leaves the bundle before its end, nothing signs that is not in
-// it, and states only ever advance.
+// For all dates: no chain leaves the bundle before it expires, no authority outside the bundle
+// signs, and states only advance.
 func TestBundleIsMonotonic(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(7, 7))
@@ -132,7 +132,7 @@ func TestBundleIsMonotonic(t *testing.T) {
 		}
 		s, err := NewSet(1, members)
 		if err != nil {
-			continue // two with one activate_at
+			continue // two with the same activate_at
 		}
 		seen := map[string]State{}
 		for hour := 0; hour < 24*150; hour += 2 {
@@ -264,7 +264,7 @@ func TestCheckAt(t *testing.T) {
 	}
 }
 
-// setMemberEnding is a member that takes over when the usual chains end, and ends later.
+// setMemberEnding is a member that takes over when the usual chains expire, and expires later.
 func setMemberEnding(t *testing.T, id string, end int) Member {
 	t.Helper()
 	b := newChainBuilder(t)
@@ -280,7 +280,7 @@ func setMemberEnding(t *testing.T, id string, end int) Member {
 	return Member{ID: id, Chain: chain, Authority: authority, PublishAt: day(chainEnd - 5), ActivateAt: day(chainEnd - 1)}
 }
 
-// A key that was not loaded, since it had retired, is never used when a clock goes back.
+// A key that was not loaded because it had retired is never used when a clock goes back.
 func TestActiveWithoutKey(t *testing.T) {
 	t.Parallel()
 	a := setMember(t, "a", dates{publish: 1, activate: 1})
@@ -304,7 +304,7 @@ func TestWindows(t *testing.T) {
 		got = append(got, window{w.ID, w.Start, w.End})
 	}
 	want := []window{
-		{"b", day(0), time.Time{}}, // its retirement is yet to come, and may be put off
+		{"b", day(0), time.Time{}}, // its retirement is in the future, and may be postponed
 		{"c", day(0), time.Time{}},
 		{"a", day(0), day(10).Add(70 * time.Minute)},
 	}
@@ -314,7 +314,7 @@ func TestWindows(t *testing.T) {
 }
 
 // The window of a compromised authority ends when its key was compromised, to the second. It has
-// left the trust bundle, signs nothing, and revives no predecessor.
+// left the trust bundle, signs nothing, and does not reactivate a predecessor.
 func TestCompromised(t *testing.T) {
 	t.Parallel()
 	members := func(compromised float64) []Member {
@@ -373,7 +373,8 @@ func TestCompromisedAfterRetirement(t *testing.T) {
 	}
 }
 
-// A set that compromises what is in the bundle is put in force; one that trusts it again is not.
+// A set that compromises an authority in the bundle is put in force; one that trusts it again is
+// not.
 func TestReplaceByACompromise(t *testing.T) {
 	t.Parallel()
 	a, b := setMember(t, "a", dates{publish: 1, activate: 1}), setMember(t, "b", dates{publish: 2})

@@ -25,18 +25,18 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// SANKinds are the kinds of name that a leaf can hold.
+// SANKinds returns the kinds of name that a leaf can hold.
 func SANKinds() []certs.SANKind {
 	return []certs.SANKind{certs.SANEmail, certs.SANURI, certs.SANUserName}
 }
 
-// Trial signs a leaf with each kind of name below a copy of the chain and verifies it as clients
-// do: for code signing, at the later of now and the chain's NotBefore, and at the last moment at
-// which a leaf may end. The copy has the chain's names, dates and extensions, but throwaway keys,
-// so the CA's own key never signs a trial.
+// Trial signs a leaf with each kind of name below a copy of the chain and verifies it for code
+// signing, as clients do. It verifies at the later of now and the chain's NotBefore, and at the
+// latest NotAfter of a leaf. The copy has the chain's names, dates and extensions, but throwaway
+// keys. So the CA's own key never signs a trial.
 //
-// The map has the kinds of name that no verifier accepts, with the cause. Where that is every
-// kind, the error says that the chain is of no use.
+// The map has the kinds of name that no verifier accepts, with the cause. If that is every kind,
+// Trial returns an error: the chain is unusable.
 func (c *Chain) Trial(now time.Time) (unusable map[certs.SANKind]error, err error) {
 	trial, err := newTrial(c, now)
 	if err != nil {
@@ -109,7 +109,7 @@ func newTrial(chain *Chain, now time.Time) (*trial, error) {
 	return t, nil
 }
 
-// run verifies a leaf with a name of the kind given.
+// run verifies a leaf with a name of kind.
 func (t *trial) run(kind certs.SANKind) error {
 	san, err := t.chain.trialName(kind)
 	if err != nil {
@@ -137,7 +137,7 @@ func (t *trial) run(kind certs.SANKind) error {
 	return nil
 }
 
-// sign returns a leaf of the profile that is valid for as long as the chain is.
+// sign returns a leaf of the profile that is valid from t.begin until the chain expires.
 func (t *trial) sign(san certs.SAN) ([]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(t.key.Public())
 	if err != nil {
@@ -166,8 +166,8 @@ func (t *trial) sign(san certs.SAN) ([]byte, error) {
 	return certs.Assemble(signed, algorithm, signature), err
 }
 
-// trialName returns a name of the kind given that the chain permits. Two subtrees are disjoint or
-// one is within the other, so that the base of one of them gives such a name if there is any.
+// trialName returns a name of kind that the chain permits. Two subtrees are disjoint or one
+// contains the other. So if a permitted name exists, the base of a subtree gives one.
 func (c *Chain) trialName(kind certs.SANKind) (certs.SAN, error) {
 	name := func(host string) certs.SAN {
 		switch kind {
@@ -209,8 +209,8 @@ func (c *Chain) trialName(kind certs.SANKind) (certs.SAN, error) {
 }
 
 // checkSubjects reports a CA certificate that is outside the name constraints of one above it, by
-// its subject or an email address or URI of its own. crypto/x509 ignores subjects, and OpenSSL
-// then refuses every leaf. A self-issued certificate is exempt (RFC 5280, section 6.1.3).
+// its subject, email address or URI. crypto/x509 ignores subjects, and OpenSSL then refuses every
+// leaf. A self-issued certificate is exempt (RFC 5280, section 6.1.3).
 func (c *Chain) checkSubjects() error {
 	for _, n := range c.constraints {
 		for _, below := range c.Certificates {
@@ -276,8 +276,8 @@ func (n *nameConstraints) checkSubject(c *x509.Certificate) error {
 	return nil
 }
 
-// subjectAddresses returns the email addresses in the subject of c. OpenSSL takes no other type of
-// string than IA5String for them (RFC 5280, section 4.1.2.6).
+// subjectAddresses returns the email addresses in the subject of c. OpenSSL accepts only IA5String
+// for them (RFC 5280, section 4.1.2.6).
 func subjectAddresses(c *x509.Certificate) (addresses []string, err error) {
 	type attributeSET []struct {
 		Type  stdasn1.ObjectIdentifier
@@ -319,7 +319,7 @@ func (n *nameConstraints) checkDirectory(name pkix.RDNSequence) error {
 	return nil
 }
 
-// directoryNames returns the directory names of GeneralNames, whose content is given.
+// directoryNames returns the directory names of GeneralNames; in is their content.
 func directoryNames(in cryptobyte.String) (names []pkix.RDNSequence, err error) {
 	for !in.Empty() {
 		var value cryptobyte.String
@@ -339,9 +339,9 @@ func directoryNames(in cryptobyte.String) (names []pkix.RDNSequence, err error) 
 	return names, nil
 }
 
-// isPrefix reports whether name begins with all of base, compared as RFC 5280, section 7.1, says:
-// without regard to case and the number of spaces. With strict, only letters and spaces of ASCII
-// are folded, as OpenSSL does.
+// isPrefix reports whether name begins with all of base. It compares as RFC 5280, section 7.1,
+// requires: without regard to case and the number of spaces. If strict is set, it folds only
+// letters and spaces of ASCII, as OpenSSL does.
 func isPrefix(base, name pkix.RDNSequence, strict bool) bool {
 	if len(base) > len(name) {
 		return false

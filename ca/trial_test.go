@@ -18,7 +18,7 @@ func raw(critical bool, value string, id ...int) pkix.Extension {
 	return pkix.Extension{Id: id, Critical: critical, Value: []byte(value)}
 }
 
-// A trial reports exactly the kinds of name that no leaf can have, and the chains of no use.
+// A trial reports exactly the kinds of name that no leaf can have, and the unusable chains.
 func TestTrial(t *testing.T) {
 	t.Parallel()
 	const emailKind, uriKind, userKind = certs.SANEmail, certs.SANURI, certs.SANUserName
@@ -70,7 +70,7 @@ func TestTrial(t *testing.T) {
 			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{"MAYFLY  test"}})}}, nil)
 			b.upper.Subject, b.issuing.Subject = pkix.Name{CommonName: "upper", Organization: []string{"mayfly test"}}, pkix.Name{CommonName: "issuing", Organization: []string{"Mayfly Test"}}
 		}, nil, uri("https://a.example/"), ""},
-		// OpenSSL folds ASCII alone.
+		// OpenSSL folds ASCII only.
 		"directory name in another case beyond ASCII": {func(t *testing.T, b *chainBuilder) {
 			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{"MÜLLER"}})}}, nil)
 			b.upper.Subject, b.issuing.Subject = pkix.Name{CommonName: "upper", Organization: []string{"müller"}}, pkix.Name{CommonName: "issuing", Organization: []string{"müller"}}
@@ -91,7 +91,8 @@ func TestTrial(t *testing.T) {
 			b.root.PermittedEmailAddresses = []string{"corp.example"}
 			b.upper.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: oidEmailAddress, Value: stdasn1.RawValue{Tag: stdasn1.TagIA5String, Bytes: []byte("pki@vendor.example")}}}
 		}, all, uri("https://a.example/"), "pki@vendor.example"},
-		// crypto/x509 writes UTF8String where OpenSSL takes IA5String alone (RFC 5280, section 4.1.2.6).
+		// crypto/x509 writes UTF8String where OpenSSL accepts only IA5String (RFC 5280, section
+		// 4.1.2.6).
 		"address of a CA in its subject as UTF-8": {func(_ *testing.T, b *chainBuilder) {
 			b.root.PermittedEmailAddresses = []string{"corp.example"}
 			b.upper.Subject.ExtraNames = []pkix.AttributeTypeAndValue{{Type: oidEmailAddress, Value: "pki@corp.example"}}
@@ -137,7 +138,7 @@ func TestTrial(t *testing.T) {
 	}
 }
 
-// A chain is tried whatever the time is: before its beginning, at its end and afterwards.
+// A chain is tried at any time: before its beginning, at its end and afterwards.
 func TestTrialAtAnyTime(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)
@@ -153,7 +154,7 @@ func TestTrialAtAnyTime(t *testing.T) {
 	}
 }
 
-// A set whose chain is of no use is not put in force, unless the authority has retired.
+// A set with an unusable chain is not put in force, unless the authority has retired.
 func TestSetWithAChainOfNoUse(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)
