@@ -48,7 +48,7 @@ func parsePublic(spki string) (crypto.PublicKey, error) {
 	return x509.ParsePKIXPublicKey(der)
 }
 
-// authority is a CA of one certificate, and a TBS that it may sign for the next minutes.
+// authority is a CA with one certificate, and a TBS that it may sign for the next minutes.
 type authority struct {
 	key   *ecdsa.PrivateKey
 	chain []byte // PEM
@@ -97,7 +97,7 @@ func newAuthority(b *testing.B) *authority {
 	return a
 }
 
-// signs is what the benchmark's server does: nothing, or the policy's check and a signature.
+// signs returns the work of the benchmark's server: nothing, or the policy's check and a signature.
 func signs(work string, key *ecdsa.PrivateKey, chain *ca.Chain) signFunc {
 	policy, err := ca.NewLeafPolicy(false)
 	memory := signer.InMemory(key)
@@ -184,7 +184,7 @@ func (a *authority) start(b *testing.B, path, work string) int {
 	return command.Process.Pid
 }
 
-// cpuTime is what a process has used, by clock_getcpuclockid(3): ^pid<<3 | CPUCLOCK_SCHED.
+// cpuTime returns the CPU time of a process, by clock_getcpuclockid(3): ^pid<<3 | CPUCLOCK_SCHED.
 func cpuTime(b *testing.B, pid int) time.Duration {
 	b.Helper()
 	var ts unix.Timespec
@@ -194,9 +194,9 @@ func cpuTime(b *testing.B, pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// BenchmarkSign is one signature: of a key in this process, and of one in another process that
-// does nothing, signs, or checks the policy and signs. cpu-µs/op is what both processes use,
-// which is what is lost where all cores are busy.
+// BenchmarkSign measures one signature: of a key in this process, and of a key in another process
+// that does nothing, signs, or checks the policy and signs. cpu-µs/op is the use of both processes,
+// which is the cost if all cores are busy.
 func BenchmarkSign(b *testing.B) {
 	a := newAuthority(b)
 	chain, err := ca.ParseChain(a.chain)
@@ -223,7 +223,7 @@ func BenchmarkSign(b *testing.B) {
 	}
 }
 
-// run measures sign one after another and, as a server has it, 16 at a time.
+// run measures sign in sequence and, as in a server, 16 at a time.
 func run(b *testing.B, pid int, sign func() error) {
 	used := func(b *testing.B) time.Duration {
 		sum := cpuTime(b, os.Getpid())

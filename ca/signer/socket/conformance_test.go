@@ -21,13 +21,13 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
-// place is a signing process that misbehaves on demand.
+// place is a signing process with faults that a test can start.
 type place struct {
-	t       *testing.T // with which the process ends, whichever subtest started it
+	t       *testing.T // the process stops with it, whichever subtest started the process
 	path    string
-	fault   atomic.Pointer[signFunc] // instead of sign; nil for none
+	fault   atomic.Pointer[signFunc] // replaces sign; nil for none
 	sign    signFunc
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	running *running
 }
 
@@ -52,7 +52,7 @@ func (p *place) stop(t *testing.T) {
 	}
 }
 
-// signs has the place sign by fault until it is mended.
+// signs makes the place sign by fault until mend is called.
 func (p *place) signs(fault signFunc) func(*testing.T) func() {
 	return func(*testing.T) func() {
 		p.fault.Store(&fault)
@@ -60,13 +60,13 @@ func (p *place) signs(fault signFunc) func(*testing.T) func() {
 	}
 }
 
-// gone has nobody at the socket.
+// gone stops the process at the socket.
 func (p *place) gone(t *testing.T) func() {
 	p.stop(t)
 	return func() { p.start() }
 }
 
-// replaced has somebody else at the socket, who says said when he is asked, and hangs up.
+// replaced puts another server at the socket, which answers a request with said and hangs up.
 func (p *place) replaced(said []byte) func(*testing.T) func() {
 	return func(t *testing.T) func() {
 		p.stop(t)
@@ -145,15 +145,15 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// signWrongly signs another message than it is told.
+// signWrongly signs another message than the requested one.
 func signWrongly(p *place) signFunc {
 	return func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
 		return p.sign(ctx, key, append(message, 'x'))
 	}
 }
 
-// A restart costs nobody anything once it is over: all connections that are kept are dead, and
-// one attempt of each signature suffices.
+// After a restart no caller gets an error: all kept connections are dead, but one attempt of each
+// signature suffices.
 func TestRestartCostsNothing(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
@@ -186,7 +186,7 @@ func TestRestartCostsNothing(t *testing.T) {
 	}
 }
 
-// front is the Signer of a server whose key is at path.
+// front returns the Signer of a server with its key at path.
 func front(t *testing.T, path string, key *ecdsa.PrivateKey) *signer.Signer {
 	t.Helper()
 	s, err := signer.New(signer.Config{Name: "test", Kind: "socket", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) {
@@ -203,8 +203,8 @@ func front(t *testing.T, path string, key *ecdsa.PrivateKey) *signer.Signer {
 	return s
 }
 
-// What the signing process says of its key is not asked again at once, since it has tried again
-// what is worth it, and is held against the key, unless it was busy or the message is to blame.
+// An error of the signing process is not retried at once, since that process has already retried.
+// It counts against the key, unless the process was busy or the message is the cause.
 func TestWhatIsSaidOfTheKeyIsHeard(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -241,14 +241,14 @@ func TestWhatIsSaidOfTheKeyIsHeard(t *testing.T) {
 	}
 }
 
-// Connections are used again, whether asked one after another or together.
+// Connections are reused, for requests in sequence and for concurrent ones.
 func TestConnectionsAreKept(t *testing.T) {
 	t.Parallel()
 	key, path := newKey(t), newPath(t)
 	server := serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, key)})
 	opened := open(t, path, key)
 	most := (runtime.GOMAXPROCS(0) + 3) / 4
-	for range most { // those who need one that is not there make one each
+	for range most { // each request that needs a missing connection opens one
 		_, err := opened.Sign(t.Context(), []byte("first"))
 		if err != nil {
 			t.Fatal(err)
@@ -273,7 +273,7 @@ func TestConnectionsAreKept(t *testing.T) {
 	}
 }
 
-// Who does not wait for his answer leaves the connection whole for the others.
+// A caller that stops waiting for its answer leaves the connection usable for the others.
 func TestAbandonedRequestsHarmNobody(t *testing.T) {
 	t.Parallel()
 	key, path := newKey(t), newPath(t)
@@ -311,7 +311,7 @@ func TestAbandonedRequestsHarmNobody(t *testing.T) {
 	}
 }
 
-// Sign returns when its ctx ends, though the other side says nothing, and when Close is called.
+// Sign returns when its ctx ends without an answer, and when Close is called.
 func TestSignEnds(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)

@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// requestContext is a context with a deadline whose timer starts when somebody first waits for
-// its end. Nobody does who signs with a key in memory, and there the timer would be a tenth of
-// what a request costs.
+// requestContext is a context with a deadline. Its timer starts when a caller first waits for its
+// end. A signature with a key in memory does not wait for it, and the timer would cost a tenth of
+// such a request.
 type requestContext struct {
 	parent   context.Context
 	deadline time.Time
 
-	mu      sync.Mutex      // guards what follows
-	timed   context.Context // nil until somebody waits
+	mu      sync.Mutex      // guards the fields below
+	timed   context.Context // nil until a caller waits
 	cancel  context.CancelFunc
 	stopped bool
 }
@@ -58,8 +58,8 @@ func (c *requestContext) Err() error {
 	return nil
 }
 
-// Value implements context.Context. What derives a context asks by it for the one that ends
-// this one.
+// Value implements context.Context. context.WithCancel and the like use it to find the context that
+// ends this one.
 func (c *requestContext) Value(key any) any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -69,7 +69,7 @@ func (c *requestContext) Value(key any) any {
 	return c.parent.Value(key)
 }
 
-// stop ends c: the request has its answer.
+// stop ends c after the answer to the request.
 func (c *requestContext) stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// It behaves as a context of the standard library does, asked early or late.
+// requestContext behaves like a context of the standard library, whenever its methods are called.
 func TestRequestContext(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

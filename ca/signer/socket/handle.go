@@ -22,13 +22,13 @@ import (
 )
 
 const (
-	// swift is for how long a request may be signed and still be one of a key that takes no time
-	// to speak of. Such are signed one after another, with one write for the answers to all that
-	// came in together; what others take is not waited for.
+	// swift bounds the signing time of a fast key. Requests for a fast key are signed one after
+	// another, with one write for the answers to all that arrived together. A request for a
+	// slow key does not delay the next one.
 	swift = time.Millisecond
-	// maxHeld is for how long an answer is held for those after it.
+	// maxHeld bounds how long an answer is held for the answers after it.
 	maxHeld = 500 * time.Microsecond
-	// maxAtOnce is how many requests of one connection are signed at once.
+	// maxAtOnce bounds the requests of one connection that are signed at once.
 	maxAtOnce = 64
 )
 
@@ -38,16 +38,16 @@ type session struct {
 	peer peer
 	conn *net.UnixConn
 
-	slow   atomic.Bool    // the last request that was not swiftly refused took longer than swift
+	slow   atomic.Bool    // the last request, unless refused within swift, took longer than swift
 	others sync.WaitGroup // the goroutines that sign
 	atOnce chan struct{}  // has an element for each of them
 
-	mu   sync.Mutex // guards what follows, and writing
+	mu   sync.Mutex // guards the fields below, and writing
 	out  []byte     // answers that are not written yet
-	held time.Time  // since when the first of them is there
+	held time.Time  // when the first of them was added
 }
 
-// handle answers the requests on c until the peer or the server ends.
+// handle answers the requests on c until the peer or the server stops.
 func (s *Server) handle(ctx context.Context, c *net.UnixConn, p peer) {
 	n := &session{Server: s, peer: p, conn: c, atOnce: make(chan struct{}, maxAtOnce)}
 	err := n.serve(ctx)
@@ -56,16 +56,16 @@ func (s *Server) handle(ctx context.Context, c *net.UnixConn, p peer) {
 	n.gone(ctx, err)
 }
 
-// serve returns why no more requests come.
+// serve returns the reason why no more requests come.
 func (n *session) serve(ctx context.Context) error {
 	in := newFrames(n.conn, maxRequest)
-	var deadline time.Time // of the connection; zero for one that has to be set anew
-	late := false          // the rest of a frame is awaited, and has a deadline of its own
+	var deadline time.Time // of the connection; zero if it must be set again
+	late := false          // the rest of a frame is awaited, with a deadline of its own
 	for {
 		content, ok, err := in.next()
 		if !ok && err == nil {
 			n.flush(ctx)
-			// To set a deadline costs more than to read the clock.
+			// Setting a deadline costs more than reading the clock.
 			switch now := time.Now(); {
 			case in.partial() && !late:
 				late, deadline = true, time.Time{}
@@ -75,7 +75,7 @@ func (n *session) serve(ctx context.Context) error {
 				deadline = now.Add(n.cfg.IdleTimeout)
 				_ = n.conn.SetDeadline(deadline)
 			}
-			// In this order, since finish says that it is closing and then wakes by a deadline.
+			// The order matters: closing is set before finish wakes this read by a deadline.
 			if n.closing.Load() {
 				return nil
 			}
@@ -95,14 +95,14 @@ func (n *session) serve(ctx context.Context) error {
 			n.give(ctx, textAnswer(statusMalformed, 0, err.Error()))
 			return nil
 		}
-		// A copy, since the next read overwrites it: a call of a module or service that hangs may
-		// read the message long after, and would sign what was not checked.
+		// The next read overwrites the message, so it is copied: a call of a module or service that
+		// hangs may read the message much later, and would sign one that was not checked.
 		r.message = bytes.Clone(r.message)
 		n.take(ctx, r)
 	}
 }
 
-// take answers r: before it returns, or, where the one before took long, some time later.
+// take answers r before it returns, or later if the request before r was slow.
 func (n *session) take(ctx context.Context, r request) {
 	if !n.slow.Load() {
 		n.give(ctx, n.answer(ctx, r))
@@ -117,7 +117,7 @@ func (n *session) take(ctx context.Context, r request) {
 	})
 }
 
-// give has a written with those that are held, at the latest with the next one.
+// give adds a to the held answers. They are written together, at the latest with the next answer.
 func (n *session) give(ctx context.Context, a answer) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -137,19 +137,19 @@ func (n *session) flush(ctx context.Context) {
 	n.write(ctx)
 }
 
-// write writes what is held. Its caller holds n.mu.
+// write writes the held answers. Its caller holds n.mu.
 func (n *session) write(ctx context.Context) {
 	if len(n.out) == 0 {
 		return
 	}
 	if _, err := n.conn.Write(n.out); err != nil {
 		n.gone(ctx, err)
-		_ = n.conn.Close() // which ends serve
+		_ = n.conn.Close() // this stops serve
 	}
 	n.out = n.out[:0]
 }
 
-// gone says of a peer that has gone, if that is worth a word.
+// gone logs that a peer has gone, as a warning only if that is unexpected.
 func (n *session) gone(ctx context.Context, err error) {
 	level := slog.LevelWarn
 	if err == nil || n.closing.Load() || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) {
@@ -158,7 +158,7 @@ func (n *session) gone(ctx context.Context, err error) {
 	n.log.Log(ctx, level, "a connection to the signer's socket has ended", n.peer.attrs(), slog.Any("error", err))
 }
 
-// answer is the answer to r.
+// answer returns the answer to r.
 func (n *session) answer(ctx context.Context, r request) answer {
 	timeout := n.cfg.RequestTimeout
 	if r.timeout > 0 {
@@ -168,7 +168,7 @@ func (n *session) answer(ctx context.Context, r request) answer {
 	defer bounded.stop()
 	began := time.Now()
 	signature, err := n.sign(bounded, r.key, r.message)
-	// What is refused swiftly has not seen the key, and so tells nothing of it.
+	// A swift refusal has not used the key, and so says nothing about its speed.
 	if slow := time.Since(began) > swift; slow != n.slow.Load() && (slow || err == nil) {
 		n.slow.Store(slow)
 	}
@@ -183,7 +183,7 @@ func (n *session) answer(ctx context.Context, r request) answer {
 	return a
 }
 
-// errPanic is all that the other side learns of a panic.
+// errPanic is the only text about a panic that the other side gets.
 var errPanic = errors.New("something went wrong inside; its log has more")
 
 func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) (signature []byte, err error) {
@@ -196,7 +196,7 @@ func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) 
 	return s.cfg.Sign(ctx, key, message)
 }
 
-// refusal is the answer that says err.
+// refusal returns the answer for err.
 func (n *session) refusal(ctx context.Context, r request, err error) answer {
 	text := err.Error()
 	say := func(level slog.Level, what string) {
@@ -215,7 +215,7 @@ func (n *session) refusal(ctx context.Context, r request, err error) answer {
 	case errors.As(err, &f) && f.Remedy == signer.Wait:
 		say(slog.LevelWarn, "the signer was asked for more than it can sign at a time")
 		return textAnswer(statusBusy, 0, text)
-	case signer.IsTransient(err), ctx.Err() != nil: // it had its time, or the server ends
+	case signer.IsTransient(err), ctx.Err() != nil: // the request timed out, or the server stops
 		say(slog.LevelWarn, "the signer could not sign for now")
 		var rest time.Duration
 		if f != nil {
@@ -228,7 +228,7 @@ func (n *session) refusal(ctx context.Context, r request, err error) answer {
 	}
 }
 
-// textAnswer is an answer whose body is text, made to fit.
+// textAnswer returns an answer with text as its body, cut if too long.
 func textAnswer(status status, rest time.Duration, text string) answer {
 	if text == "" {
 		text = "no reason was given"
@@ -238,5 +238,5 @@ func textAnswer(status status, rest time.Duration, text string) answer {
 
 // cut returns text as UTF-8 of at most limit octets.
 func cut(text string, limit int) string {
-	return strings.ToValidUTF8(text[:min(len(text), limit)], "?") // which never makes it longer
+	return strings.ToValidUTF8(text[:min(len(text), limit)], "?") // the result is never longer
 }

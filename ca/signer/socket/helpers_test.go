@@ -23,7 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
-// TestMain is also what the test binary does as another process.
+// TestMain also runs the test binary in its role as another process.
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleVariable); role != "" {
 		os.Exit(play(role))
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	m.Run()
 }
 
-// newPath returns a path for a socket: t.TempDir can be longer than the address of one.
+// newPath returns a path for a socket. The path of t.TempDir can be too long for a socket.
 func newPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "m")
@@ -54,7 +54,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 // signFunc is a ServerConfig's Sign.
 type signFunc = func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error)
 
-// signWith signs everything with key, and with no other.
+// signWith signs every message with key, and refuses other keys.
 func signWith(t testing.TB, key *ecdsa.PrivateKey) signFunc {
 	t.Helper()
 	id, err := socket.KeyID(key.Public())
@@ -76,7 +76,7 @@ type running struct {
 	stop func() error
 }
 
-// serve starts a server. It ends with the test, if not before.
+// serve starts a server. It stops with the test at the latest.
 func serve(t testing.TB, cfg socket.ServerConfig) *running {
 	t.Helper()
 	r := &running{log: &record{}}
@@ -111,7 +111,7 @@ func (r *record) Write(line []byte) (int, error) {
 	return r.all.Write(line)
 }
 
-// count tells how often the log holds text.
+// count returns how often the log holds text.
 func (r *record) count(text string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,7 +131,7 @@ func (r *record) await(t *testing.T, text string) {
 	})
 }
 
-// await calls try until it returns nil, for some seconds.
+// await calls try for some seconds until it returns nil.
 func await(t *testing.T, what string, try func() error) {
 	t.Helper()
 	deadline := time.NewTimer(10 * time.Second)
@@ -165,7 +165,7 @@ func open(t testing.TB, path string, key *ecdsa.PrivateKey) signer.Key {
 	return opened
 }
 
-// holds demands an error that holds wants.
+// holds checks that err holds wants.
 func holds(t testing.TB, err error, wants ...string) {
 	t.Helper()
 	if err == nil {

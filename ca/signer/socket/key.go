@@ -19,12 +19,12 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// coresPerLink is how many of this process's cores one connection is for: on the other side
-// each connection is signed for by one core at a time, where that takes no time to speak of.
+// coresPerLink is how many of this process's cores share one connection. For a fast key, the other
+// side signs the requests of each connection on one core at a time.
 const coresPerLink = 4
 
-// maxLinks bounds them for one key: the other side has defaultConnections for all keys of all
-// servers.
+// maxLinks bounds the connections of one key: the other side has defaultConnections for all keys of
+// all servers.
 const maxLinks = 8
 
 // key is a signer.Key in another process.
@@ -33,9 +33,9 @@ type key struct {
 	public crypto.PublicKey
 	id     [keyIDSize]byte
 
-	mu     sync.Mutex // guards what follows
-	links  []*link    // nil where there is none
-	turn   int        // of the links, whose it was
+	mu     sync.Mutex // guards the fields below
+	links  []*link    // nil where there is no connection
+	turn   int        // the link used last
 	closed bool
 }
 
@@ -70,8 +70,8 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		if fresh || !errors.As(err, new(*hungUpError)) || ctx.Err() != nil {
 			break
 		}
-		// The process at the other end has gone, and has not answered: ask the one that came
-		// after it. To sign twice does no harm. Each connection may be one that it has left.
+		// The process at the other end has gone without an answer: ask its successor. A second
+		// signature does no harm. Each kept connection may be to the process that has gone.
 		if l, fresh, err = k.link(ctx); err != nil {
 			return nil, err
 		}
@@ -87,7 +87,7 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	}
 }
 
-// result is what an answer means.
+// result returns the signature or the error in an answer.
 func (k *key) result(a answer) ([]byte, error) {
 	switch a.status {
 	case statusSignature:
@@ -97,7 +97,7 @@ func (k *key) result(a answer) ([]byte, error) {
 	case statusUnknownKey:
 		return nil, signer.Transient(k.errorf("%w: %s; it may not have taken up the CA set yet: does it read the same one?", ErrUnknownKey, a.body), 0)
 	case statusUnavailable:
-		// It has tried again what is worth it: where Transient has no rest, we would too.
+		// The other side has already retried. A rest above zero prevents a retry here.
 		return nil, signer.Transient(k.errorf("its key cannot be used right now: %s", a.body), max(a.rest, time.Millisecond))
 	case statusBusy:
 		return nil, signer.Busy(k.errorf("it has too much to sign: %s", a.body))
@@ -112,7 +112,7 @@ func (k *key) errorf(format string, args ...any) error {
 
 const isItRunning = "is mayfly signer running? it makes the socket that ca.signer_socket names"
 
-// link returns a connection whose turn it is, a fresh one if that one is broken.
+// link returns the next connection in turn, a fresh one if that one is broken.
 func (k *key) link(ctx context.Context) (l *link, fresh bool, err error) {
 	k.mu.Lock()
 	if k.closed {
@@ -126,7 +126,7 @@ func (k *key) link(ctx context.Context) (l *link, fresh bool, err error) {
 	if l != nil && !l.broken() {
 		return l, false, nil
 	}
-	// Others may do the same at the same time: the connections that are too many are closed.
+	// Several callers may connect at the same time: the surplus connections are closed.
 	c, err := k.dial(ctx)
 	if err != nil {
 		return nil, false, err
@@ -146,7 +146,7 @@ func (k *key) link(ctx context.Context) (l *link, fresh bool, err error) {
 	return l, true, nil
 }
 
-// dial connects.
+// dial opens a connection.
 func (k *key) dial(ctx context.Context) (*net.UnixConn, error) {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "unix", k.path)
@@ -174,14 +174,14 @@ func (k *key) dial(ctx context.Context) (*net.UnixConn, error) {
 	return unix, nil
 }
 
-// isSocket tells whether what is at path, if anything, is a socket.
+// isSocket reports whether path is a socket. It also returns true if stat fails.
 func isSocket(path string) bool {
 	info, err := os.Stat(path)
 	return err != nil || info.Mode()&fs.ModeSocket != 0
 }
 
-// checkPeer demands that the one who listens is trusted: where others may make files, such as
-// in /tmp, any of them may have made the socket first.
+// checkPeer requires a trusted listener: in a folder such as /tmp any user may have created the
+// socket first.
 func (k *key) checkPeer(c *net.UnixConn) error {
 	p, err := peerOf(c)
 	if err != nil {
@@ -198,8 +198,8 @@ func (k *key) checkPeer(c *net.UnixConn) error {
 	return nil
 }
 
-// trusted tells whether what uid says on a socket is the signer's word: whoever owns the folder
-// can have any socket there be his.
+// trusted reports whether a listener with uid counts as the signer. The owner of the folder is
+// trusted, as that user can replace any socket in it.
 func trusted(uid, own, owner uint32) bool {
 	return uid != overflowID && (uid == 0 || uid == own || uid == owner)
 }

@@ -17,32 +17,32 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// writeTimeout is how long the other side may take no request.
+// writeTimeout bounds how long the other side may accept no request.
 const writeTimeout = 10 * time.Second
 
-// maxSilence is for how long nothing may come while answers are awaited. It is longer than the
-// other side takes for any request, which tells one that lives from one that leads nowhere.
+// maxSilence bounds the silence while answers are awaited. It exceeds the time that the other side
+// takes for any request, which distinguishes a live connection from a dead one.
 const maxSilence = defaultRequest + 2*time.Second
 
-// link is a connection to the signing process, over which many ask at a time. To wake the other
-// process for a request costs as much as the signature, so those who ask while others wait and
-// all cores are busy go into one write together, and their answers come by one read.
+// link is a connection to the signing process, shared by concurrent requests. Waking the other
+// process costs as much as the signature. So requests that arrive while others wait and all cores
+// are busy go into one write together, and one read gets their answers.
 type link struct {
-	key  *key // whose it is; for errors
+	key  *key // the owner; for errors
 	conn net.Conn
-	wake chan struct{} // has an element when the writer has something to do
+	wake chan struct{} // has an element when the writer must send
 	done chan struct{} // closed when the link is broken
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	out     []byte     // requests that are not written yet
-	spare   []byte     // what out becomes when they are
+	spare   []byte     // the next buffer for out
 	waiting map[uint32]chan<- answer
 	last    uint32    // the last id
-	heard   time.Time // since when what waits does, and nothing has come
-	err     error     // why it is broken; nil if it is not
+	heard   time.Time // when the last answer arrived, or the first waiting request began
+	err     error     // why the link is broken; nil if it is not
 }
 
-// newLink returns a link over c, which reads and writes until it is broken.
+// newLink returns a link over c. The link reads and writes until it is broken.
 func newLink(k *key, c net.Conn) *link {
 	l := &link{key: k, conn: c, wake: make(chan struct{}, 1), done: make(chan struct{}), waiting: map[uint32]chan<- answer{}}
 	go l.write()
@@ -76,7 +76,7 @@ func (l *link) ask(ctx context.Context, r request) (answer, error) {
 	l.out = appendRequest(l.out, r)
 	l.mu.Unlock()
 	if alone {
-		l.send() // at once, since nothing is in the way that could be waited for
+		l.send() // at once, since no other request could be sent with it
 	} else {
 		select {
 		case l.wake <- struct{}{}:
@@ -99,7 +99,7 @@ func (l *link) ask(ctx context.Context, r request) (answer, error) {
 	}
 }
 
-// abandon makes the answer to a request nobody's, and tells whether the link leads nowhere.
+// abandon drops the answer to a request, and reports whether the link is dead.
 func (l *link) abandon(id uint32) (stuck bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,12 +110,12 @@ func (l *link) abandon(id uint32) (stuck bool) {
 	return time.Since(l.heard) > maxSilence
 }
 
-// write sends what those ask who are not alone.
+// write sends the requests that wait together with others.
 func (l *link) write() {
 	for {
 		select {
 		case <-l.wake:
-			runtime.Gosched() // let those who are ready to run ask too
+			runtime.Gosched() // lets goroutines that are ready to run add requests
 			l.send()
 		case <-l.done:
 			return
@@ -123,14 +123,14 @@ func (l *link) write() {
 	}
 }
 
-// send writes what is in l.out.
+// send writes the requests in l.out.
 func (l *link) send() {
 	l.mu.Lock()
 	out := l.out
 	l.out, l.spare = l.spare, nil
 	l.mu.Unlock()
 	if len(out) == 0 {
-		return // somebody else has sent it
+		return // another goroutine has sent it
 	}
 	_ = l.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if _, err := l.conn.Write(out); err != nil {
@@ -144,7 +144,7 @@ func (l *link) send() {
 	}
 }
 
-// read hands answers to those who wait for them.
+// read delivers answers to the callers that wait for them.
 func (l *link) read() {
 	in := newFrames(l.conn, maxAnswer)
 	for {
@@ -177,7 +177,7 @@ func (l *link) read() {
 	}
 }
 
-// deliver hands a to the one who waits for it; false if there was no such request.
+// deliver hands a to the caller that waits for it. It returns false if there was no such request.
 func (l *link) deliver(a answer) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,12 +185,12 @@ func (l *link) deliver(a answer) bool {
 	delete(l.waiting, a.id)
 	l.heard = time.Now()
 	if answers != nil {
-		answers <- a // it has room
+		answers <- a // does not block: the channel has room
 	}
 	return asked
 }
 
-// fail breaks the link for err, of which all learn who wait. The first reason counts.
+// fail breaks the link with err, and all waiting callers get err. The first reason counts.
 func (l *link) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,12 +208,12 @@ func (l *link) fail(err error) {
 	close(l.done)
 }
 
-// hungUpError is of a connection that ended where an answer could have begun, or was given up.
+// hungUpError is the error of a connection that ended before an answer began, or was given up.
 type hungUpError struct{ error }
 
 func (e *hungUpError) Unwrap() error { return e.error }
 
-// lost says what err means, with which reading or writing ended.
+// lost explains err, which stopped reading or writing.
 func (l *link) lost(err error, within bool) error {
 	switch gone := errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET); {
 	case gone && !within:

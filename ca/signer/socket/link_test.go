@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// pipe returns a link, and calls other for each request that comes out at its other end.
+// pipe returns a link, and calls other for each request that arrives at its other end.
 func pipe(t *testing.T, other func(c net.Conn, r request)) *link {
 	t.Helper()
 	near, far := net.Pipe()
@@ -28,7 +28,7 @@ func pipe(t *testing.T, other func(c net.Conn, r request)) *link {
 				return
 			case !ok:
 				if in.fill() != nil {
-					return // the link has ended
+					return // the link is broken
 				}
 				continue
 			}
@@ -47,7 +47,7 @@ func pipe(t *testing.T, other func(c net.Conn, r request)) *link {
 	return l
 }
 
-// attempts asks n times, each for as long as an attempt takes.
+// attempts sends n requests, one after another, each for the length of an attempt.
 func attempts(t *testing.T, l *link, n int) {
 	t.Helper()
 	for range n {
@@ -60,8 +60,8 @@ func attempts(t *testing.T, l *link, n int) {
 	}
 }
 
-// A link over which nothing comes any more is given up, so that another takes its place; those
-// who wait learn of it at once.
+// A link without any more answers is given up, so that another takes its place. Waiting callers get
+// an error at once.
 func TestSilentLinksAreGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestSilentLinksAreGivenUp(t *testing.T) {
 	})
 }
 
-// A link over which something comes is kept, though one request has no answer.
+// A link that still delivers answers is kept, even if one request has no answer.
 func TestLinksThatAnswerAreKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

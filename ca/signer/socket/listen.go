@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// staleTimeout bounds the wait for a socket that may be somebody's.
+// staleTimeout bounds the wait for a socket that another process may use.
 const staleTimeout = time.Second
 
-// checkFolder demands that nobody else can put another socket in path's place. That a folder is
-// sticky does not suffice: anybody can then make the socket before the signer does.
+// checkFolder requires that no other user can replace the socket at path. A sticky folder is not
+// enough: any user can then create the socket before the signer does.
 func checkFolder(path string) error {
 	folder := filepath.Dir(path)
 	info, err := os.Stat(folder)
@@ -38,7 +38,7 @@ func checkFolder(path string) error {
 	return nil
 }
 
-// ownerOf is the user whose info's file is.
+// ownerOf returns the user that owns the file of info.
 func ownerOf(info fs.FileInfo) uint32 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Uid
@@ -50,8 +50,8 @@ func another(path string) error {
 	return fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
 }
 
-// lock keeps other signers from path until what it returns is unlocked, or the process has ended.
-// The file stays: if it were removed, one could lock it while another makes and locks a new one.
+// lock locks path against other signers until unlock, or until the process exits. The file stays:
+// if it were removed, one signer could lock it while another creates and locks a new one.
 func lock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path+".lock", os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -68,13 +68,13 @@ func lock(path string) (*os.File, error) {
 	return nil, errors.Join(err, file.Close())
 }
 
-// unlock lets go of the lock, which else a child would keep that has not come to its exec yet.
+// unlock releases the lock. Otherwise a child that has not reached its exec yet would keep it.
 func unlock(file *os.File) error {
 	return errors.Join(syscall.Flock(int(file.Fd()), syscall.LOCK_UN), file.Close())
 }
 
-// removeStale removes a socket at path on which nobody listens, and nothing else. Its caller has
-// the lock of path; what is not mayfly signer has none.
+// removeStale removes the file at path only if it is a socket without a listener. Its caller holds
+// the lock of path. Programs other than mayfly signer do not take that lock.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {

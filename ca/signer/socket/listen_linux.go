@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen makes a socket at path with the mode given, and tells which file it is. At no moment
-// is the mode wider: on Linux the file takes it from the socket, less the umask, and what the
-// umask took away is given back after. The umask, which is all goroutines', stays as it is.
+// listen creates a socket at path with mode, and returns its file's info. The mode is never wider:
+// on Linux the file takes the mode of the socket less the umask, and widen adds the rest after that.
+// The umask, which all goroutines share, does not change.
 func listen(path string, mode fs.FileMode) (*net.UnixListener, fs.FileInfo, error) {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var chmod error
@@ -33,14 +33,14 @@ func listen(path string, mode fs.FileMode) (*net.UnixListener, fs.FileInfo, erro
 	}
 	info, err := widen(path, mode)
 	if err != nil {
-		return nil, nil, errors.Join(err, listener.Close()) // which removes the file
+		return nil, nil, errors.Join(err, listener.Close()) // this removes the file
 	}
-	listener.SetUnlinkOnClose(false) // stopListening asks first whose file it is
+	listener.SetUnlinkOnClose(false) // stopListening first checks that the file is its own
 	return listener, info, nil
 }
 
-// widen gives the socket at path its mode if the umask has narrowed it. The descriptor sees to
-// it that what gets the mode is a socket, whatever somebody puts in its place meanwhile.
+// widen sets the mode of the socket at path if the umask has narrowed it. The descriptor ensures
+// that only a socket gets the mode, even if another process replaces the file meanwhile.
 func widen(path string, mode fs.FileMode) (fs.FileInfo, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -63,7 +63,7 @@ func widen(path string, mode fs.FileMode) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// peerOf asks the kernel for the process at the other end (SO_PEERCRED, unix(7)).
+// peerOf requests the process at the other end from the kernel (SO_PEERCRED, unix(7)).
 func peerOf(c *net.UnixConn) (peer, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

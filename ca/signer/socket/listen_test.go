@@ -17,8 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
-// The modes do not depend on the umask. It is the process's, so this test is not parallel, and
-// those that are wait for it.
+// The modes do not depend on the umask. The umask belongs to the process, so this test is not
+// parallel, and parallel tests wait for it.
 func TestModeOfTheSocket(t *testing.T) {
 	before := syscall.Umask(0)
 	defer syscall.Umask(before)
@@ -55,8 +55,8 @@ func TestListenAndWhatIsThere(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		before func(t *testing.T, path string)
-		want   string // of the error; "" if it listens
-		stays  bool   // what is there, too
+		want   string // of the error; "" for success
+		stays  bool   // the existing file stays, too
 	}{
 		"nothing":        {before: func(*testing.T, string) {}},
 		"a stale socket": {before: stale},
@@ -111,8 +111,8 @@ func TestListenAndWhatIsThere(t *testing.T) {
 	}
 }
 
-// stale leaves a socket at path on which nobody listens. Nobody ever has, as a process that
-// another test starts would keep a listener for a moment.
+// stale leaves a socket at path without a listener. It never listens, since a process that another
+// test starts would keep a listener for a moment.
 func stale(t *testing.T, path string) {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -151,7 +151,7 @@ func mkdir(t *testing.T, path string, mode fs.FileMode) {
 	}
 }
 
-// What is at the path of a server that ends, and is not its own, stays.
+// A server that stops leaves a file at its path that is not its own.
 func TestEndLeavesAnothersSocket(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
@@ -171,7 +171,7 @@ func TestEndLeavesAnothersSocket(t *testing.T) {
 	}
 }
 
-// Of two that start at once over a stale socket one listens, and keeps it.
+// Of two servers that start at once over a stale socket, one listens and keeps it.
 func TestOneOfTwoListens(t *testing.T) {
 	t.Parallel()
 	for range 50 {
@@ -208,7 +208,7 @@ func TestOneOfTwoListens(t *testing.T) {
 	}
 }
 
-// A socket that is removed or replaced under its server does not go unnoticed.
+// Check reports a socket that was removed or replaced under its server.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)

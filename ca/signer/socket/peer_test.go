@@ -25,10 +25,10 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
-// roleVariable makes the test binary another process.
+// roleVariable makes the test binary act as another process.
 const roleVariable = "MAYFLY_SOCKET_TEST_ROLE"
 
-// play is what the other process does.
+// play runs the role of the other process.
 func play(role string) int {
 	var err error
 	switch role {
@@ -48,7 +48,7 @@ func play(role string) int {
 	return 0
 }
 
-// ask asks for a signature as any key does.
+// ask requests a signature as any key does.
 func ask() error {
 	public, err := parsePublic(os.Getenv("KEY"))
 	if err != nil {
@@ -67,7 +67,7 @@ func ask() error {
 	return nil
 }
 
-// listen listens and says nothing until its input ends.
+// listen listens and sends nothing until its input ends.
 func listen() error {
 	path := os.Getenv("SOCKET")
 	l, err := net.Listen("unix", path)
@@ -82,13 +82,13 @@ func listen() error {
 	return errors.Join(err, l.Close())
 }
 
-// playAs returns the command that plays role as the user with the ID given.
+// playAs returns the command that plays role as the user uid.
 func playAs(t *testing.T, uid uint32, role, path string) *exec.Cmd {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root can be somebody else")
 	}
-	// The other user need not reach the folder in which the test binary was built.
+	// The other user may be unable to reach the folder of the test binary.
 	binary := filepath.Join(filepath.Dir(path), "t")
 	copyFile(t, os.Args[0], binary)
 	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
@@ -101,7 +101,7 @@ func playAs(t *testing.T, uid uint32, role, path string) *exec.Cmd {
 	return command
 }
 
-// askAs asks as the user with the ID given, and returns what came of it.
+// askAs requests a signature as the user uid, and returns the output.
 func askAs(t *testing.T, uid uint32, path string, public []byte) string {
 	t.Helper()
 	command := playAs(t, uid, "ask", path)
@@ -117,8 +117,8 @@ func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	content, err := os.ReadFile(from)
 	if err == nil {
-		// What another test starts would else have it open for writing until its exec, and so
-		// keep us from running it (ETXTBSY).
+		// Otherwise a child of another test would keep the file open for writing until its exec,
+		// and the exec of the copy would fail (ETXTBSY).
 		syscall.ForkLock.RLock()
 		err = os.WriteFile(to, content, 0o755)
 		syscall.ForkLock.RUnlock()
@@ -134,7 +134,7 @@ func TestPeersAreChecked(t *testing.T) {
 	own := uint32(os.Getuid())
 	for name, test := range map[string]struct {
 		uids  []uint32
-		chmod bool // somebody has opened the socket for all
+		chmod bool // the socket was opened for all users
 		wants []string
 		log   string
 	}{
@@ -173,7 +173,7 @@ func TestPeersAreChecked(t *testing.T) {
 	}
 }
 
-// Root is nobody special: only who is named.
+// Root is not special: only the named users are allowed.
 func TestOwnUserIsRefusedWhereOthersAreNamed(t *testing.T) {
 	t.Parallel()
 	key, path := newKey(t), newPath(t)
@@ -186,7 +186,7 @@ func TestOwnUserIsRefusedWhereOthersAreNamed(t *testing.T) {
 	server.log.await(t, "not allowed was turned away")
 }
 
-// Who has made the socket before the signer did, in a folder where he can, is asked for nothing.
+// A process that created the socket before the signer, in a folder that allows it, gets no request.
 func TestListenersAreChecked(t *testing.T) {
 	t.Parallel()
 	const stranger = 65533

@@ -4,27 +4,26 @@ package socket
 
 import "time"
 
-// Refusal is what a Server has refused: the value of a label.
+// Refusal is a kind of refusal by a Server: the value of a label.
 type Refusal string
 
-// The refusals. Who is not allowed can bring about the first alone.
+// The refusals. A peer that is not allowed can cause only the first one.
 const (
-	RefusedConnection   Refusal = "connection"    // of one who is not allowed, or one too many
-	RefusedMalformed    Refusal = "malformed"     // a request that is none
-	RefusedNotPermitted Refusal = "not_permitted" // one for which Sign said ErrNotPermitted
-	RefusedUnknownKey   Refusal = "unknown_key"   // one for which it said ErrUnknownKey
+	RefusedConnection   Refusal = "connection"    // a peer that is not allowed, or one too many
+	RefusedMalformed    Refusal = "malformed"     // a request that does not parse
+	RefusedNotPermitted Refusal = "not_permitted" // Sign returned ErrNotPermitted
+	RefusedUnknownKey   Refusal = "unknown_key"   // Sign returned ErrUnknownKey
 )
 
-// Refusals are all of them, for metrics.
+// Refusals returns all of them, for metrics.
 func Refusals() []Refusal {
 	return []Refusal{RefusedConnection, RefusedMalformed, RefusedNotPermitted, RefusedUnknownKey}
 }
 
 const (
-	// lineInterval is how far apart lines with the same message are, of which others decide how
-	// many there would be.
+	// lineInterval is the minimum interval between lines with the same message, for messages that
+	// peers can cause.
 	lineInterval = time.Second
-	// maxLogged is how much of an error's text is logged, in octets: it may quote what others
-	// sent.
+	// maxLogged bounds the logged text of an error, in octets: it may quote data from peers.
 	maxLogged = 1 << 10
 )

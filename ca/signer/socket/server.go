@@ -27,51 +27,51 @@ const (
 	defaultRequest     = 5 * time.Second
 	defaultShutdown    = 5 * time.Second
 
-	// acceptPause is how long a server that can accept nothing waits: until some file or
-	// memory is free.
+	// acceptPause is how long a server that cannot accept waits for a free file descriptor or free
+	// memory.
 	acceptPause = 50 * time.Millisecond
-	// abandonPause is for how long requests that were told to end are waited for.
+	// abandonPause bounds the wait for requests after their cancellation.
 	abandonPause = time.Second
 
-	// overflowID is how Linux shows a user or group of another user namespace, whoever it is
+	// overflowID is the ID that Linux shows for every user or group of another user namespace
 	// (user_namespaces(7)).
 	overflowID = 65534
 )
 
-// ServerConfig is a Server to be.
+// ServerConfig is the configuration of a Server.
 type ServerConfig struct {
-	// Path is that of the socket, 107 octets at most. The folder must be there and
-	// belong to this process's user or root, and nobody else may write to it. A file beside the
-	// socket (.lock) keeps a second Server away, and stays.
+	// Path is that of the socket, 107 octets at most. The folder must exist, belong to this
+	// process's user or root, and be writable for no other user. A file beside the socket (.lock)
+	// prevents a second Server, and stays.
 	Path string
 	// AllowUIDs are the effective user IDs of the processes that may connect; none for that of
-	// this process. No other is allowed, root neither.
+	// this process. No other user is allowed, not even root.
 	AllowUIDs []uint32
-	// Sign returns the signature over message, not hashed, with the key that has the ID given
-	// (KeyID), in the form that certificates hold. It decides whether message may be signed. It
-	// returns soon after its ctx has ended. It may keep message.
+	// Sign returns the signature over message, which is not hashed, with the key that has the
+	// given ID (KeyID), in the form that certificates hold. It decides whether message may be
+	// signed. It returns soon after its ctx has ended. It may keep message.
 	//
-	// An error that wraps ErrNotPermitted or ErrUnknownKey is told to the other side as such, one
-	// of signer.Busy too, and any other for which signer.IsTransient holds as an outage of the
-	// key, each with its text, which therefore must not hold a secret.
+	// The other side gets an error that wraps ErrNotPermitted or ErrUnknownKey, or one of
+	// signer.Busy, as such. It gets any other error for which signer.IsTransient holds as an
+	// outage of the key. It gets the text of each error, which must therefore hold no secret.
 	Sign func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error)
-	// Logger gets who connects, what is refused, and panics; nil for nowhere. Of each message
-	// that is a warning or worse it gets one a second at most.
+	// Logger receives connections, refusals and panics; nil for none. It gets each message of
+	// level warning or higher once a second at most.
 	Logger *slog.Logger
-	// Refused is told of each refusal, also of those that are not logged; nil for nobody. It is
-	// called by many at a time.
+	// Refused is called for each refusal, also for those that are not logged; nil for none. Its
+	// calls may be concurrent.
 	Refused func(Refusal)
-	// MaxConnections is how many connections there are at most; zero for 64. Those beyond are
-	// closed at once.
+	// MaxConnections bounds the connections; zero for 64. Further connections are closed at
+	// once.
 	MaxConnections int
-	// IdleTimeout is for how long a connection is kept on which nobody asks, or takes an answer;
-	// zero for 2 min. It may be half of that.
+	// IdleTimeout is how long a connection is kept without a request, or while the peer reads no
+	// answer; zero for 2 min. It may be half of that.
 	IdleTimeout time.Duration
-	// ReadTimeout is how long a request may take to come in once it has begun, RequestTimeout
-	// how long it may take to sign; zero for 5 s each.
+	// ReadTimeout bounds the arrival of a request after its first octet, RequestTimeout the
+	// signing of a request; zero for 5 s each.
 	ReadTimeout, RequestTimeout time.Duration
-	// ShutdownTimeout is how long requests that are under way may take once the Server is to
-	// end; zero for 5 s.
+	// ShutdownTimeout bounds the requests that are under way when the Server must stop; zero for
+	// 5 s.
 	ShutdownTimeout time.Duration
 }
 
@@ -80,13 +80,13 @@ type Server struct {
 	cfg      ServerConfig
 	log      breaker.Sparing
 	listener *net.UnixListener
-	file     fs.FileInfo // of the socket that listener made
+	file     fs.FileInfo // of the socket that listener created
 	lock     *os.File    // held while it listens
 
 	closing  atomic.Bool
-	mu       sync.Mutex                 // guards what follows
+	mu       sync.Mutex                 // guards the fields below
 	open     map[*net.UnixConn]struct{} // every connection
-	handlers sync.WaitGroup             // one for each of them
+	handlers sync.WaitGroup             // one for each connection
 }
 
 // NewServer returns a Server that does nothing yet.
@@ -125,8 +125,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}, open: map[*net.UnixConn]struct{}{}}, nil
 }
 
-// mode is that of the socket's file: as tight as who is allowed lets it be. Where others are
-// allowed it lets everybody connect, and allowed decides.
+// mode returns the mode of the socket's file: as narrow as AllowUIDs permits. If other users are
+// allowed, every user can connect, and allowed decides.
 func (s *Server) mode() fs.FileMode {
 	own := uint32(os.Geteuid())
 	if !slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
@@ -135,7 +135,7 @@ func (s *Server) mode() fs.FileMode {
 	return 0o666
 }
 
-// Listen makes the socket. Until Serve is called, those who connect wait.
+// Listen creates the socket. Clients that connect wait until Serve is called.
 func (s *Server) Listen() error {
 	if err := s.listen(); err != nil {
 		return fmt.Errorf("--socket: %w", err)
@@ -162,8 +162,8 @@ func (s *Server) listen() error {
 	return nil
 }
 
-// Check tells readiness whether the socket is still there, without which nobody can connect.
-// Listen has succeeded.
+// Check returns an error if the socket is no longer there, so that no client can connect. Listen
+// must have succeeded.
 func (s *Server) Check(context.Context) error {
 	switch now, err := os.Lstat(s.cfg.Path); {
 	case err != nil:
@@ -174,13 +174,13 @@ func (s *Server) Check(context.Context) error {
 	return nil
 }
 
-// Serve serves those who connect until ctx ends, then lets what is under way end. Its error is
-// nil unless that took too long. Listen has succeeded.
+// Serve serves clients until ctx ends, and then waits for requests under way. Its error is nil
+// unless that took too long. Listen must have succeeded.
 func (s *Server) Serve(ctx context.Context) error {
 	if s.listener == nil {
 		return errors.New("serving before listening")
 	}
-	// Requests go on after ctx has ended, for a while.
+	// Requests continue for a while after ctx has ended.
 	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stopListening := sync.OnceFunc(s.stopListening)
@@ -198,12 +198,12 @@ func (s *Server) Serve(ctx context.Context) error {
 			}
 		}
 	}
-	stopListening() // which has begun: a successor may listen when Serve has returned
+	stopListening() // waits for it to return: a successor may listen when Serve has returned
 	return s.finish(cancel)
 }
 
-// stopListening removes the socket while it still listens, so that what is removed cannot be
-// the socket of a successor: to that, ours would still be alive.
+// stopListening removes the socket while it still listens. So the removed socket cannot be that of
+// a successor, which would still find ours alive.
 func (s *Server) stopListening() {
 	s.closing.Store(true)
 	if now, err := os.Lstat(s.cfg.Path); err == nil && os.SameFile(now, s.file) {
@@ -243,7 +243,7 @@ func (s *Server) each(do func(*net.UnixConn)) {
 	}
 }
 
-// admit has c handled if its peer is allowed and there is room.
+// admit starts a handler for c if its peer is allowed and a connection is free.
 func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 	p, err := peerOf(c)
 	refuse := func(why string) {
@@ -281,12 +281,12 @@ func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
 	})
 }
 
-// allowed tells whether p may ask for signatures.
+// allowed reports whether p may request signatures.
 func (s *Server) allowed(p peer) bool {
 	return p.uid != overflowID && slices.Contains(s.cfg.AllowUIDs, p.uid)
 }
 
-// peer is the process at the other end, as the kernel knows it from when it connected.
+// peer is the process at the other end, as the kernel recorded it at the connection.
 type peer struct {
 	pid      int32
 	uid, gid uint32
@@ -296,5 +296,5 @@ func (p peer) attrs() slog.Attr {
 	return slog.Group("peer", slog.Int("pid", int(p.pid)), slog.Int64("uid", int64(p.uid)), slog.Int64("gid", int64(p.gid)))
 }
 
-// nobody is the peer that the kernel did not tell.
+// nobody is the peer if the kernel reports none.
 func nobody() peer { return peer{pid: -1, uid: math.MaxUint32, gid: math.MaxUint32} }

@@ -40,8 +40,8 @@ func TestNewServerRefuses(t *testing.T) {
 	}
 }
 
-// A request that is under way when the server is to end gets its answer; one that takes too
-// long is told to end.
+// A request that is under way when the server stops gets its answer. A request that takes too long
+// is canceled.
 func TestEndLetsRequestsEnd(t *testing.T) {
 	t.Parallel()
 	key, path := newKey(t), newPath(t)
@@ -102,7 +102,7 @@ func TestEndIsBounded(t *testing.T) {
 	}
 }
 
-// dial returns a bare connection.
+// dial returns a plain connection.
 func dial(t *testing.T, path string) net.Conn {
 	t.Helper()
 	c, err := net.Dial("unix", path)
@@ -116,18 +116,18 @@ func dial(t *testing.T, path string) net.Conn {
 	return c
 }
 
-// frame is a request with the ID 7, of the key whose ID is all zeros, and a message.
+// frame returns a request with the ID 7, for the key with an ID of zeros, and message.
 func frame(message string) []byte {
 	content := append([]byte{1, 1, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0}, make([]byte, 32)...)
 	content = append(content, message...)
 	return append([]byte{0, 0, byte(len(content) >> 8), byte(len(content))}, content...)
 }
 
-// head is the size of all of an answer's frame but the body.
+// head is the size of an answer's frame without the body.
 const head = 4 + 12
 
-// What is not of the grammar is answered so, where there is something to answer, and ends the
-// connection: nothing of it is signed.
+// The server answers input outside of the grammar with an error, if an answer is possible, and
+// closes the connection. The server signs none of it.
 func TestServerRefusesWhatIsMalformed(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
@@ -178,7 +178,7 @@ func TestServerRefusesWhatIsMalformed(t *testing.T) {
 	server.log.await(t, "is malformed")
 }
 
-// A frame may come in pieces, and messages of every size after one another.
+// A frame may arrive in pieces, and messages of every size may follow one another.
 func TestFramesInPieces(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
@@ -238,8 +238,7 @@ func TestIdleConnectionsEnd(t *testing.T) {
 	}
 }
 
-// The time that the client has left bounds what the server spends on it, and the server's own
-// bound does.
+// The client's remaining time bounds the server's work for it, and so does the server's own limit.
 func TestRequestsAreBounded(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
@@ -270,7 +269,7 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A panic, and a signature that is none, end neither the connection nor the server.
+// A panic, or an invalid signature, stops neither the connection nor the server.
 func TestServerOutlivesItsSigner(t *testing.T) {
 	t.Parallel()
 	key, path := newKey(t), newPath(t)
@@ -300,8 +299,8 @@ func TestServerOutlivesItsSigner(t *testing.T) {
 	}
 }
 
-// A call that hangs may read its message long after: it is not overwritten by the next one,
-// come alone or with it.
+// A call that hangs may read its message much later. The next message does not overwrite it,
+// whether the two arrive together or not.
 func TestMessagesAreNotShared(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
@@ -326,7 +325,7 @@ func TestMessagesAreNotShared(t *testing.T) {
 	}
 }
 
-// Many ask over one connection. One whose key takes long, once that is known, holds up nobody.
+// Many requests share a connection. Once a key is known to be slow, it delays no other request.
 func TestSlowKeysHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	path := newPath(t)
@@ -356,10 +355,10 @@ func TestSlowKeysHoldUpNobody(t *testing.T) {
 	}
 	send("slow")
 	<-asked
-	<-time.After(5 * time.Millisecond) // it is slow
+	<-time.After(5 * time.Millisecond) // the key is slow
 	answer <- struct{}{}
 	receive("slow")
-	send("refused") // which tells nothing of the key
+	send("refused") // a refusal says nothing about the key
 	receive("what is to be refused")
 	send("slower")
 	send("swift")
@@ -368,7 +367,7 @@ func TestSlowKeysHoldUpNobody(t *testing.T) {
 	receive("slower")
 }
 
-// What the server's errors become at the other end.
+// The test lists the errors at the other end for errors of the server.
 func TestErrorsComeThrough(t *testing.T) {
 	t.Parallel()
 	key, path := newKey(t), newPath(t)
@@ -407,7 +406,7 @@ func TestErrorsComeThrough(t *testing.T) {
 	}
 }
 
-// refusals counts what a Server refuses.
+// refusals counts the refusals of a Server.
 type refusals struct {
 	mu sync.Mutex
 	of map[socket.Refusal]int
@@ -431,7 +430,7 @@ func (r *refusals) check(t *testing.T, want map[socket.Refusal]int) {
 	}
 }
 
-// Strangers who connect again and again do not fill the log.
+// Repeated connections of peers that are not allowed do not fill the log.
 func TestStrangersDoNotFillTheLog(t *testing.T) {
 	t.Parallel()
 	path, began := newPath(t), time.Now()
@@ -449,7 +448,7 @@ func TestStrangersDoNotFillTheLog(t *testing.T) {
 	}
 }
 
-// However much an error has to say, and however often, the log takes little of it.
+// Errors with long texts do not fill the log, however often they occur.
 func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	t.Parallel()
 	key, path, began := newKey(t), newPath(t), time.Now()

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package socket has CA keys in a process of their own, which signs over a Unix socket: Open
-// returns a key that asks it, a Server is the other end. The front, which reads tokens and
-// talks to the world, then holds no key, and can have signed only what the other process lets
-// pass.
+// Package socket keeps CA keys in a separate process, which signs over a Unix socket. Open returns
+// a key that sends requests to it; a Server is the other end. The front, which reads tokens and
+// serves clients, then holds no key. It gets signatures only for what the other process permits.
 //
 // It may be imported by internal/app and the commands.
 package socket
@@ -21,22 +20,22 @@ import (
 )
 
 var (
-	// ErrNotPermitted is of a message that the signing process does not sign: a ServerConfig's
-	// Sign returns an error that wraps it, and so does the Sign of a key from Open.
+	// ErrNotPermitted means that the signing process does not sign the message. Sign of a
+	// ServerConfig returns an error that wraps it, and so does Sign of a key from Open.
 	ErrNotPermitted = errors.New("it may not sign this")
-	// ErrUnknownKey is of a key that the signing process does not have, likewise.
+	// ErrUnknownKey means that the signing process does not have the key, likewise.
 	ErrUnknownKey = errors.New("it does not have the key")
 )
 
-// Config names a key and where it is asked to sign.
+// Config names a key and the socket of its signing process.
 type Config struct {
 	// Path is that of the socket.
 	Path string
-	// Public is the key: the signing process has one whose SubjectPublicKeyInfo is the same.
+	// Public is the key: the signing process has one with the same SubjectPublicKeyInfo.
 	Public crypto.PublicKey
 }
 
-// KeyID is how both ends call a key: the SHA-256 of its SubjectPublicKeyInfo.
+// KeyID returns the ID of a key at both ends: the SHA-256 of its SubjectPublicKeyInfo.
 func KeyID(public crypto.PublicKey) ([sha256.Size]byte, error) {
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
@@ -45,10 +44,10 @@ func KeyID(public crypto.PublicKey) ([sha256.Size]byte, error) {
 	return sha256.Sum256(spki), nil
 }
 
-// Open connects to the signing process. It does not ask whether that has the key: Sign finds
-// out. The key's Sign returns as soon as its ctx ends, and it verifies no signature.
+// Open connects to the signing process. It does not check whether that process has the key: Sign
+// does. The key's Sign returns as soon as its ctx ends, and it verifies no signature.
 //
-// Nothing has to be opened anew after the signing process was away: Sign connects again.
+// After a restart of the signing process the key stays usable: Sign connects again.
 func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	if _, err := certs.SignatureAlgorithmFor(cfg.Public); err != nil {
 		return nil, err
@@ -67,10 +66,10 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	return k, nil
 }
 
-// maxPath is what a socket's address has room for, with the NUL at its end (unix(7)).
+// maxPath is the longest path that fits into a socket's address, with the NUL at its end (unix(7)).
 const maxPath = 107
 
-// CheckPath tells what keeps path from being that of a socket that can be relied on.
+// CheckPath returns an error if path is unsuitable for a socket.
 func CheckPath(path string) error {
 	switch {
 	case path == "":

@@ -13,8 +13,8 @@ import (
 	"unicode/utf8"
 )
 
-// Requests go one way, answers the other, each as soon as it is there: an answer says by its id
-// which request it is for. All numbers are big-endian.
+// The client sends requests and the server answers, each as soon as it is ready. An answer has the
+// id of its request. All numbers are big-endian.
 //
 //	frame      = length:uint32 content         ; length is content's, in octets
 //	request    = version op flags id timeout key message
@@ -25,15 +25,15 @@ import (
 //	id         = uint32                        ; no two requests without an answer have the same
 //	timeout    = uint32                        ; ms for which the answer is awaited, 0 for ever
 //	key        = 32OCTET                       ; SHA-256 of the key's SubjectPublicKeyInfo
-//	message    = *65536OCTET                   ; what is to be signed, not hashed
+//	message    = *65536OCTET                   ; the input of the signature, not hashed
 //	status     = signature / notPermitted / unknownKey / unavailable / failed / malformed / busy
 //	signature  = %x00                          ; body = 1*2048OCTET, as certificates hold it
 //	notPermitted = %x01 ; unknownKey = %x02 ; unavailable = %x03 ; failed = %x04 ; malformed = %x05
 //	busy       = %x06                          ; each: body = 1*4096OCTET, UTF-8, for an operator
-//	rest       = uint32                        ; ms for which the key is better left alone, 0 for
-//	                                           ; none; not 0 with unavailable alone
+//	rest       = uint32                        ; ms for which the key should be unused, 0 for
+//	                                           ; none; only unavailable has another one
 //
-// All else is refused: by an answer that says malformed and has the id 0, and the end of the
+// All other input is refused: with an answer of status malformed and id 0, and the end of the
 // connection.
 const (
 	wireVersion = 1
@@ -52,7 +52,7 @@ const (
 	maxAnswer  = headSize + max(maxSignature, maxText)
 )
 
-// status is what came of a request.
+// status is the result of a request.
 type status uint8
 
 const (
@@ -87,7 +87,7 @@ func appendRequest(b []byte, r request) []byte {
 	return append(b, r.message...)
 }
 
-// parseRequest reads the content of a request's frame, all of it. The message is a part of it.
+// parseRequest parses the whole content of a request's frame. The message aliases content.
 func parseRequest(content []byte) (request, error) {
 	op, id, timeout, rest, err := parseHead(content)
 	switch {
@@ -110,7 +110,7 @@ func appendAnswer(b []byte, a answer) []byte {
 	return append(appendHead(b, headSize+len(a.body), byte(a.status), a.id, a.rest), a.body...)
 }
 
-// parseAnswer reads the content of an answer's frame, all of it. The body is a part of it.
+// parseAnswer parses the whole content of an answer's frame. The body aliases content.
 func parseAnswer(content []byte) (answer, error) {
 	code, id, rest, body, err := parseHead(content)
 	if err != nil {
@@ -132,8 +132,8 @@ func parseAnswer(content []byte) (answer, error) {
 	return a, nil
 }
 
-// appendHead appends the length of a content of size octets, and what requests and answers
-// begin with alike.
+// appendHead appends the length of a content of size octets, and the common first fields of
+// requests and answers.
 func appendHead(b []byte, size int, code byte, id uint32, ms time.Duration) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(size))
 	b = append(b, wireVersion, code, 0, 0)
@@ -154,33 +154,33 @@ func parseHead(content []byte) (code byte, id uint32, ms time.Duration, rest []b
 	return content[1], binary.BigEndian.Uint32(content[4:]), ms, content[headSize:], nil
 }
 
-// milliseconds rounds d up, so that what is not none does not become none, into what a frame
+// milliseconds rounds d up, so that a positive d never becomes zero, and bounds it to what a frame
 // can hold.
 func milliseconds(d time.Duration) time.Duration {
 	return min((d + time.Millisecond - 1).Truncate(time.Millisecond), math.MaxUint32*time.Millisecond)
 }
 
 const (
-	// bufferSize has room for every frame but those of very large messages.
+	// bufferSize has room for every frame except those with very large messages.
 	bufferSize = 4 << 10
 	// keptBuffer is the size of the largest buffer that a connection keeps.
 	keptBuffer = 64 << 10
 )
 
-// frames is what comes in on a connection. One goroutine uses it.
+// frames reads the frames of a connection. Only one goroutine uses it.
 type frames struct {
 	conn       io.Reader
 	limit      int // of a content
 	buffer     []byte
-	start, end int // of what has come in and was not handed out
+	start, end int // of the data that was read and not returned yet
 }
 
 func newFrames(conn io.Reader, limit int) *frames {
 	return &frames{conn: conn, limit: limit, buffer: make([]byte, bufferSize)}
 }
 
-// next returns the content of the next frame if that has come in whole. It is good until the
-// next call of fill.
+// next returns the content of the next frame if all of it has arrived. The content is valid until
+// the next call of fill.
 func (f *frames) next() (content []byte, ok bool, err error) {
 	size, known := f.size()
 	switch {
@@ -196,7 +196,7 @@ func (f *frames) next() (content []byte, ok bool, err error) {
 	return content, true, nil
 }
 
-// size is that of the next frame, if its length has come in.
+// size returns the size of the next frame, and whether its length has arrived.
 func (f *frames) size() (size int, known bool) {
 	if f.end-f.start < lengthSize {
 		return lengthSize, false
@@ -204,10 +204,10 @@ func (f *frames) size() (size int, known bool) {
 	return lengthSize + int(binary.BigEndian.Uint32(f.buffer[f.start:])), true
 }
 
-// partial tells whether a frame has begun to come in and next does not return it.
+// partial reports whether a frame has arrived in part, so that next does not return it.
 func (f *frames) partial() bool { return f.end > f.start }
 
-// fill reads more, once. Of the frames whose size next has refused there must be none. An end
+// fill reads once. Do not call it after next has refused the size of a frame. An end of input
 // within a frame is io.ErrUnexpectedEOF.
 func (f *frames) fill() error {
 	size, _ := f.size()

@@ -49,7 +49,7 @@ func FuzzParseAnswer(f *testing.F) {
 	})
 }
 
-// Whatever text an error has, its answer is one.
+// Every text of an error gives a valid answer.
 func FuzzTextAnswer(f *testing.F) {
 	f.Add("")
 	f.Add("text")
@@ -87,7 +87,7 @@ func TestParseAnswerRefuses(t *testing.T) {
 	}
 }
 
-// Whatever comes in in whatever pieces, the frames are the same.
+// The frames are the same, in whatever pieces they arrive.
 func FuzzFrames(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2}, uint8(1))
 	f.Add(append([]byte{0, 1, 0, 0}, make([]byte, 70000)...), uint8(255))
@@ -125,7 +125,7 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// slowReader reads a piece at a time.
+// slowReader reads one piece at a time.
 type slowReader struct {
 	io.Reader
 	piece int
