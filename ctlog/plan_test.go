@@ -29,7 +29,7 @@ func membersOf(names string) []*member {
 }
 
 // TestPlan plays races without logs: "ask X", "fail X" for good, "fail X 100ms" for a retry
-// after a pause, "rest X 1s", each after its time, and then what the plan returns.
+// after a pause, "rest X 1s". Each step follows its time, then the plan's expected result.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{

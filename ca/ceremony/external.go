@@ -59,7 +59,7 @@ func (k *ExternalKey) file(folder, dir string) (file, error) {
 }
 
 // Stays adds to err, unless it is nil, that the key was generated before the error and stays:
-// it cannot be deleted. k may be nil.
+// the ceremony cannot delete it. k may be nil.
 func (k *ExternalKey) Stays(err error) error {
 	if err == nil || k == nil || !k.Made {
 		return err

@@ -52,7 +52,7 @@ func newParent(t *testing.T) ceremony.Parent {
 }
 
 // Check and the function that generates a key find every mistake before a key is generated,
-// since that key cannot be deleted.
+// since the ceremony cannot delete that key.
 func TestNoKeyIsMadeForAMistake(t *testing.T) {
 	t.Parallel()
 	long, late, parent := strings.Repeat("x", 65), now().AddDate(11, 0, 0), newParent(t)

@@ -61,8 +61,8 @@ type place struct {
 	done         []string // paths in dir that this place created
 }
 
-// reserve creates dir, which is empty or does not exist, and checks that it is writable
-// before a key is generated that cannot be deleted.
+// reserve creates dir, which is empty or does not exist. It checks that dir is writable
+// before a key is generated that the ceremony cannot delete.
 func reserve(dir string) (p *place, err error) {
 	p = &place{dir: dir}
 	if p.made, err = makeFolders(dir); err == nil {

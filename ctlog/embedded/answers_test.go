@@ -95,8 +95,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// TestLargeEntriesAreRead: an answer to get-entries has a bound in bytes, and at least one entry,
-// so that a client that continues after the last entry reads the whole log.
+// TestLargeEntriesAreRead: the size of an answer to get-entries is bounded, but it has at least
+// one entry. A client that continues after the last entry reads the whole log.
 func TestLargeEntriesAreRead(t *testing.T) {
 	t.Parallel()
 	l, _ := fatLog(t)

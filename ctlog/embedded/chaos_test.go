@@ -112,9 +112,9 @@ type chaos struct {
 	checkpoints map[string]bool // raw
 }
 
-// TestChaos kills a log under load (kill -9), starts it again, and repeats that. In the end
-// everything that a client received must be in the log, every start must have succeeded without
-// help, and every observed checkpoint must be consistent with all others.
+// TestChaos repeatedly kills a log under load (kill -9) and starts it again. Every start must
+// succeed without help. In the end the log must hold everything that a client received, and
+// every observed checkpoint must be consistent with all others.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	kills := chaosShort

@@ -17,7 +17,7 @@ type State uint8
 
 // The states. A new breaker is closed.
 const (
-	Closed   State = iota // no failures are known, or too few
+	Closed   State = iota // fewer failures in a row than the threshold
 	Open                  // several attempts in a row failed
 	HalfOpen              // it was open for the interval: one attempt finds out whether the service has recovered
 )

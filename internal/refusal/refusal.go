@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package refusal is the vocabulary of every answer that is not a certificate: a stable
-// reason for programs, a sentence for the client, and a cause for the operator, kept apart
-// from each other so that none of them reaches the wrong reader.
+// reason for programs, a sentence for the client, and a cause for the operator. They are
+// separate, so that none of them reaches the wrong reader.
 //
 // Every package of the flow may import it; it imports none of them. Only package server
 // turns a Kind into a gRPC code and an HTTP status.

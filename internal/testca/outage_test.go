@@ -75,8 +75,8 @@ func issue(tb testing.TB, w *testca.World, req ca.Request, n, clients int) []tim
 
 func percentile(sorted []time.Duration, p int) time.Duration { return sorted[(len(sorted)*p-1)/100] }
 
-// If one log of three works, whatever the others do, the CA issues every certificate, with
-// one SCT of the working log (the world proves that in the end). No goroutine is left.
+// If one log of three works, the CA issues every certificate, with one SCT of that log (the
+// world proves that in the end). No goroutine is left.
 func TestIssueThroughAnOutage(t *testing.T) {
 	for name, logs := range outages() {
 		t.Run(name, func(t *testing.T) {

@@ -78,7 +78,7 @@ func TestRenameOver(t *testing.T) {
 		time.Sleep(Interval / 2) // between two readings
 		for _, content := range []string{"one", "two", "two", "bad", "bad", "three"} {
 			write(t, name, content)
-			time.Sleep(3 * Interval) // the bubble's clock: no time passes
+			time.Sleep(3 * Interval) // the bubble's clock: no real time passes
 		}
 		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
