@@ -1,8 +1,8 @@
-# Every target is a thing that a person does. `make help` lists them.
+# Every target is a task for a developer or operator. `make help` lists them.
 
 GO ?= go
 CACHE := $(CURDIR)/.cache
-# Tools have modules of their own, so that nothing of them is in ours.
+# Tools are separate modules, so that mayfly's module contains none of their dependencies.
 STATICCHECK := $(GO) tool -modfile=tools/go.mod staticcheck
 BUF := $(GO) tool -modfile=tools/buf/go.mod buf
 

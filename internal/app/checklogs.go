@@ -39,7 +39,7 @@ func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 }
 
 // askLog requests get-sth of RFC 6962 from one log; then the checkpoint, which a static-ct-api log
-// may serve under the same URL; then its roots, whose answer shows that the log exists.
+// may serve under the same URL; then its roots, to check that the log exists.
 func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 	atURL, atKey := []string{"url"}, []string{"public_key"}
 	text, err := readFile(entry.PublicKey)

@@ -62,7 +62,7 @@ func TestServerTakesACompromise(t *testing.T) {
 	}
 }
 
-// A server starts with a set whose only authority was compromised before it signed. trusted_root.json
+// A server starts with a set if its only authority was compromised before it signed. trusted_root.json
 // then has no authority, and the next edit of the set takes effect without a restart.
 func TestServerStartsWithoutATrustedAuthority(t *testing.T) {
 	t.Parallel()

@@ -113,7 +113,7 @@ func (l *live) read() (*trust, error) {
 	return t, err
 }
 
-// use makes t the next generation.
+// use puts t into use as the next generation.
 func (l *live) use(ctx context.Context, t *trust) error {
 	next := &generation{number: 1, loaded: l.base.Now(), trust: t}
 	if last := l.current.Load(); last != nil {

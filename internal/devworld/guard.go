@@ -59,7 +59,7 @@ func hostname(host string) string {
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
-// loopback reports whether a host is this machine, and reachable from nowhere else.
+// loopback reports whether a host is this machine, and unreachable from other machines.
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()

@@ -15,8 +15,8 @@ import (
 	"github.com/google/certificate-transparency-go/x509util"
 )
 
-// checkChain holds the chain that came for alice and key against everything that any client of
-// the family demands of one.
+// checkChain checks the chain for alice and key against everything that any client of the family
+// requires.
 func checkChain(t *testing.T, w *world, chain []*x509.Certificate, key *ecdsa.PrivateKey, issuer string) {
 	t.Helper()
 	if len(chain) < 2 {
@@ -51,8 +51,8 @@ func checkChain(t *testing.T, w *world, chain []*x509.Certificate, key *ecdsa.Pr
 	checkSCT(t, w, chain)
 }
 
-// checkIssuer wants the issuer of the ID token in both forms: -python and -rs read the raw
-// bytes of .1, -ruby the UTF8String of .8.
+// checkIssuer requires the issuer of the ID token in both forms: -python and -rs read the raw bytes
+// of .1, -ruby the UTF8String of .8.
 func checkIssuer(t *testing.T, leaf *x509.Certificate, issuer string) {
 	t.Helper()
 	values := map[string][]byte{}
@@ -69,8 +69,8 @@ func checkIssuer(t *testing.T, leaf *x509.Certificate, issuer string) {
 	}
 }
 
-// checkSCT wants exactly one SCT, and that it is the log's promise for this certificate and
-// kept: the entry is in the tree.
+// checkSCT requires exactly one SCT, which is the log's promise for this certificate, and that the
+// log has kept it: the entry is in the tree.
 func checkSCT(t *testing.T, w *world, chain []*x509.Certificate) {
 	t.Helper()
 	var parsed []*ctx509.Certificate

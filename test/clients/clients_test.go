@@ -44,7 +44,7 @@ func runChecks(t *testing.T, w *world, checks []check) {
 	}
 }
 
-// blob is what is signed where the content does not matter.
+// blob is the signed content where the content does not matter.
 var blob = []byte("the quick brown fox\n")
 
 // tampered returns blob with one bit changed.

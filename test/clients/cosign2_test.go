@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// testCosign2 uses cosign 2 with the flags and variables that came before signing configs and
-// trusted roots, which make it ask for certificates over REST v1.
+// testCosign2 uses cosign 2 with the flags and variables from before signing configs and trusted
+// roots. With them it requests certificates over REST v1.
 //
-// These flags know Rekor v1 alone, and this world has Rekor v2, so that nothing is uploaded
-// (--tlog-upload=false) and no entry demanded (--insecure-ignore-tlog); the time of signing is
-// proved by a timestamp. The SCT is always verified, on signing and on verifying.
+// These flags support only Rekor v1, and this world has Rekor v2. So nothing is uploaded
+// (--tlog-upload=false) and no entry is required (--insecure-ignore-tlog). A timestamp proves the
+// time of signing. The SCT is always verified, on signing and on verifying.
 func testCosign2(t *testing.T, w *world) {
 	runChecks(t, w, []check{
 		{"signs and verifies a blob over REST v1", cosign2SignsBlob},
@@ -24,7 +24,7 @@ func testCosign2(t *testing.T, w *world) {
 	})
 }
 
-// newCosign2 returns a sandbox whose variables point at this world's CA and log.
+// newCosign2 returns a sandbox with variables for this world's CA and log.
 func newCosign2(t *testing.T, w *world) *sandbox {
 	t.Helper()
 	s := newSandbox(t)
@@ -33,20 +33,20 @@ func newCosign2(t *testing.T, w *world) *sandbox {
 	return s
 }
 
-// cosign2Sign are the arguments that come before what is to be signed.
+// cosign2Sign are the arguments before the content to sign.
 func (w *world) cosign2Sign(command, token string, more ...string) []string {
 	return append([]string{command, "--yes", "--identity-token", token, "--fulcio-url", w.plain.url,
 		"--timestamp-server-url", w.tsa, "--tlog-upload=false"}, more...)
 }
 
-// cosign2Verify are the arguments that come before what is to be verified.
+// cosign2Verify are the arguments before the content to verify.
 func (w *world) cosign2Verify(command, identity, issuer string, more ...string) []string {
 	return append([]string{command, "--certificate-identity", identity, "--certificate-oidc-issuer", issuer,
 		"--timestamp-certificate-chain", w.tsaChain, "--use-signed-timestamps", "--insecure-ignore-tlog"}, more...)
 }
 
-// cosign2SignBlob signs blob as alice and returns its path and the flags that name what came
-// with it.
+// cosign2SignBlob signs blob as alice and returns its path and the flags that name the other
+// results.
 func (w *world) cosign2SignBlob(t *testing.T, s *sandbox) (path string, material []string) {
 	t.Helper()
 	path = s.write(t, "blob", blob)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// testCosign3 uses cosign 3 as its own documentation does: initialized with a TUF mirror, and
-// from then on without a flag that names a service. It asks for certificates over REST v2.
+// testCosign3 uses cosign 3 as its own documentation does: initialized with a TUF mirror, and then
+// without a flag that names a service. It requests certificates over REST v2.
 func testCosign3(t *testing.T, w *world) {
 	runChecks(t, w, []check{
 		{"initializes itself from the TUF mirror", cosign3Initializes},
@@ -50,7 +50,7 @@ func cosign3Initializes(t *testing.T, w *world) {
 	}
 }
 
-// An ambient token, an image, nothing else: what the introductions to keyless signing show.
+// An ambient token, an image, nothing else: the example in introductions to keyless signing.
 func cosign3SignsImage(t *testing.T, w *world) {
 	s := newCosign3(t, w)
 	image := w.pushImage(t, "signed")

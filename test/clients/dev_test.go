@@ -17,8 +17,8 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 )
 
-// TestDev is what a newcomer does: `mayfly dev` alone, with no other service but a registry
-// to push to, and an unmodified cosign.
+// TestDev does what a new user does: `mayfly dev` alone, with no other service except a registry to
+// push to, and an unmodified cosign.
 func TestDev(t *testing.T) {
 	w := &world{tools: findTools(t)}
 	w.startRegistry(t)
@@ -45,16 +45,16 @@ func TestDev(t *testing.T) {
 	}
 }
 
-// you is who signs.
+// you is the signer's address.
 const you = "you@example.com"
 
 // dev is a running `mayfly dev`.
 type dev struct {
 	url, issuer, tuf string
-	lines            []string // to paste
+	lines            []string // the commands to paste
 }
 
-// startDev starts `mayfly dev` on a free port and waits until it says that it is ready.
+// startDev starts `mayfly dev` on a free port and waits until it reports that it is ready.
 func startDev(t *testing.T, w *world, args ...string) *dev {
 	t.Helper()
 	p := start(t, "mayfly-dev", serverEnv(t.TempDir()), w.tools.mayfly, append([]string{"dev", "--listen", "127.0.0.1:0"}, args...)...)
@@ -70,7 +70,7 @@ func startDev(t *testing.T, w *world, args ...string) *dev {
 	return d
 }
 
-// awaitOutput returns what the process has written as soon as enough says so.
+// awaitOutput returns the output of the process as soon as enough reports true.
 func (p *process) awaitOutput(t *testing.T, enough func(string) bool) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
@@ -100,13 +100,13 @@ func (d *dev) initialized(t *testing.T, w *world) *sandbox {
 	return s
 }
 
-// tokenFor gets a token as a script does, and puts it where cosign looks.
+// tokenFor gets a token as a script does, and stores it where cosign reads it.
 func (d *dev) tokenFor(t *testing.T, w *world, s *sandbox, email string) {
 	t.Helper()
 	s.setenv("SIGSTORE_ID_TOKEN", trim(s.mustRun(t, w.tools.mayfly, "token", "--url", d.url, "--email", email)))
 }
 
-// identityFlags are the two that every verification needs.
+// identityFlags are the two flags that every verification needs.
 func (d *dev) identityFlags(email string) []string {
 	return []string{"--certificate-identity", email, "--certificate-oidc-issuer", d.issuer}
 }
@@ -146,8 +146,7 @@ func devRefusesImage(t *testing.T, w *world, d *dev) {
 		append(append([]string{"verify"}, d.identityFlags(you)...), image)...)
 }
 
-// The shortest lifetime that there is, and a verification after it: what counts is the
-// timestamp.
+// The shortest possible lifetime, and a verification after it: the timestamp decides.
 func devSignatureLasts(t *testing.T, w *world, d *dev) {
 	s := d.initialized(t, w)
 	image := w.pushImage(t, "dev-late")
@@ -183,8 +182,8 @@ func leafOf(t *testing.T, file string) *x509.Certificate {
 	return content.Certificate()
 }
 
-// @sigstore/sign sends a DSSE envelope to a Rekor v2 log as a dsse entry, which rekor-server
-// takes no longer; a development world does.
+// @sigstore/sign sends a DSSE envelope to a Rekor v2 log as a dsse entry. rekor-server no longer
+// accepts it; a development world does.
 func devNPM(t *testing.T, w *world, d *dev) {
 	s := newNPM(t, w)
 	config := s.write(t, "signing_config.json", fetch(t, http.DefaultClient, d.url+"/signing_config.v0.2.json"))

@@ -18,9 +18,9 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// hostile is what a web page can try with a URL: attack resolves to what each way has
-// yielded, "nothing" as a rule. A JWT is a JavaScript expression: a page that knows the first
-// part, which never changes, declares a variable of its name and sees the other two parts read.
+// hostile is what a web page can try with a URL: attack resolves to the result of each attempt,
+// which must be "nothing". A JWT is a JavaScript expression: a page that knows the constant first
+// part declares a variable of its name and can observe the access to the other two parts.
 const hostile = `<!doctype html><title>hostile</title><a id="go" href="#">go</a><script>
 const settled = (name, start) => new Promise(done => { start(v => done([name, v])); setTimeout(() => done([name, "nothing"]), 3000) });
 const element = (tag, key, url, loaded) => done => {
@@ -60,7 +60,7 @@ async function attack(url, header) {
 }
 </script>`
 
-// TestDevKeepsPagesOut opens pages of other origins in a browser: they get no token of a
+// TestDevKeepsPagesOut opens pages of other origins in a browser. They get no token of a
 // development world, and a person can still sign in from one.
 func TestDevKeepsPagesOut(t *testing.T) {
 	chromium := findChromium(t)
@@ -71,7 +71,7 @@ func TestDevKeepsPagesOut(t *testing.T) {
 		_, _ = io.WriteString(w, hostile)
 	}))
 	t.Cleanup(page.Close)
-	// What a server without a guard would give away: the page's ways work.
+	// A server without a guard would reveal the token: the page's attempts work.
 	open := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = io.WriteString(w, header+".payload.signature")
@@ -107,7 +107,7 @@ func TestDevKeepsPagesOut(t *testing.T) {
 	}
 }
 
-// authorization is a client's request that returns to the page given.
+// authorization is a client's request that returns to the given page.
 func (d *dev) authorization(page string) url.Values {
 	return url.Values{
 		"response_type": {"code"}, "client_id": {"sigstore"}, "redirect_uri": {page + "/auth/callback"}, "scope": {"openid email"},
@@ -118,7 +118,7 @@ func (d *dev) authorization(page string) url.Values {
 // challengeVerifier is the PKCE verifier: the challenge is its SHA-256 hash.
 const challengeVerifier = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 
-// follow clicks a link in the page at from, and returns the text of where it leads.
+// follow clicks a link in the page at from, and returns the text of the page that it opens.
 func (d *dev) follow(t *testing.T, ctx context.Context, from, link string) (text string) {
 	t.Helper()
 	err := chromedp.Run(ctx, chromedp.Navigate(from),
@@ -130,7 +130,7 @@ func (d *dev) follow(t *testing.T, ctx context.Context, from, link string) (text
 	return text
 }
 
-// signInFrom signs in after a link in a page has led to the sign-in page, and spends the code.
+// signInFrom signs in after a link in a page has led to the sign-in page, and redeems the code.
 func (d *dev) signInFrom(t *testing.T, ctx context.Context, from, callback string) {
 	request := d.authorization(callback)
 	d.follow(t, ctx, from, d.url+"/dev/oidc/auth?"+request.Encode())

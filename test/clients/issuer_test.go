@@ -31,7 +31,7 @@ func newIssuer(t *testing.T) *issuer {
 	return &issuer{url: url, provider: p}
 }
 
-// mint returns an ID token with these claims, good for ten minutes where they do not say else.
+// mint returns an ID token with these claims, valid for ten minutes by default.
 func (i *issuer) mint(t *testing.T, claims map[string]any) string {
 	t.Helper()
 	token, err := i.provider.Mint(claims)
@@ -41,7 +41,7 @@ func (i *issuer) mint(t *testing.T, claims map[string]any) string {
 	return token
 }
 
-// alice is who signs in most checks.
+// alice is the signer in most checks.
 const alice = "alice@example.org"
 
 // aliceToken returns an ID token of the email issuer for alice.
@@ -50,7 +50,7 @@ func (w *world) aliceToken(t *testing.T) string {
 	return w.email.mint(t, map[string]any{"sub": "alice-1", "email": alice, "email_verified": true})
 }
 
-// expiredToken is aliceToken, an hour late.
+// expiredToken is an ID token for alice that expired an hour ago.
 func (w *world) expiredToken(t *testing.T) string {
 	t.Helper()
 	then := time.Now().Add(-time.Hour)

@@ -29,7 +29,7 @@ ct: {logs: [{url: %q, public_key: %s}]}
 log: {format: json, level: info}
 `
 
-// The issuer file, in the words of the peer's: one issuer of each kind of SAN.
+// The issuer file, with the keys of the peer's: one issuer of each kind of SAN.
 const issuerFile = `
 oidc-issuers:
   %[1]s:
@@ -73,9 +73,8 @@ ci-issuer-metadata:
     subject-alternative-name-template: "{{ .url }}/{{ .job_workflow_ref }}"
 `
 
-// startMayfly makes a CA with `mayfly ca init` and starts two processes with it: one that
-// listens as the defaults do, one with TLS and one port for everything, which is what
-// sigstore-java needs.
+// startMayfly creates a CA with `mayfly ca init` and starts two processes with it: one that listens
+// as the defaults do, one with TLS and one port for everything, as sigstore-java requires.
 func (w *world) startMayfly(t *testing.T, dir string) {
 	t.Helper()
 	ca := w.initCA(t, dir)
@@ -98,9 +97,9 @@ func (w *world) startMayfly(t *testing.T, dir string) {
 		loopback(ports[3]), loopback(ports[3]), loopback(ports[4]))+settings)
 }
 
-// serve starts `mayfly serve` and waits until it says that it is ready, issuers included. When
-// the test is over it wants a clean end, and a log without a token: no header or payload of a
-// JWT, which all begin alike.
+// serve starts `mayfly serve` and waits until it reports that it is ready, including issuers. At
+// the end of the test it requires a clean stop, and a log without a token: no header or payload of
+// a JWT, which all have the same beginning.
 func (w *world) serve(t *testing.T, dir, name string, at endpoint, config string) {
 	t.Helper()
 	path := filepath.Join(dir, name+".yaml")
@@ -121,15 +120,15 @@ func (w *world) serve(t *testing.T, dir, name string, at endpoint, config string
 	p.awaitReady(t, at.client, at.url+"/readyz")
 }
 
-// caFiles are the paths of what `mayfly ca init` has made.
+// caFiles are the paths of the files that `mayfly ca init` has created.
 type caFiles struct{ chain, key, password string }
 
-// initCA makes the CA whose certificates the log will take.
+// initCA creates the CA. The log will accept its certificates.
 func (w *world) initCA(t *testing.T, dir string) caFiles {
 	t.Helper()
 	ca := filepath.Join(dir, "ca")
 	newSandbox(t).mustRun(t, w.tools.mayfly, "ca", "init", ca)
-	chains, err := filepath.Glob(filepath.Join(ca, "*", "chain.pem")) // the authority's folder is named by the year
+	chains, err := filepath.Glob(filepath.Join(ca, "*", "chain.pem")) // the year is in the name of the authority's folder
 	if err != nil || len(chains) != 1 {
 		t.Fatalf("mayfly ca init has made the chains %v, %v", chains, err)
 	}

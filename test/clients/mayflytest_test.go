@@ -12,7 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/mayflytest"
 )
 
-// People who write clients have a module of their own, as this is one, and a world in a line.
+// Client authors have a separate module, as this is one, and start a world in one line.
 func TestMayflytest(t *testing.T) {
 	t.Parallel()
 	world := mayflytest.New(t)

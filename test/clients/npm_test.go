@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// testNPM uses npm's sigstore packages: REST v2, the token in the JSON body, five seconds for
-// an answer, and an SCT of a log in the trusted root.
+// testNPM uses npm's sigstore packages: REST v2, the token in the JSON body, a timeout of five
+// seconds, and an SCT of a log in the trusted root.
 func testNPM(t *testing.T, w *world) {
 	runChecks(t, w, []check{
 		{"signs and verifies with a timestamp", npmSignsWithTimestamp},
@@ -45,8 +45,8 @@ func newNPM(t *testing.T, w *world) *sandbox {
 	return s
 }
 
-// npmServices are the options of sigstore.sign and sigstore.attest. They know Rekor v1 alone,
-// and so are told to upload nothing.
+// npmServices are the options of sigstore.sign and sigstore.attest. These support only Rekor v1, so
+// the options disable the upload.
 func (w *world) npmServices() map[string]any {
 	return map[string]any{"fulcioURL": w.plain.url, "tsaServerURL": w.tsa, "tlogUpload": false}
 }
@@ -92,8 +92,8 @@ func npmSignsWithRekor(t *testing.T, w *world) {
 	}))...)
 }
 
-// @sigstore/sign would send Rekor v2 a dsse entry, of which rekor-server takes none since 2.3,
-// so that a timestamp must do here.
+// @sigstore/sign would send Rekor v2 a dsse entry, which rekor-server refuses since 2.3, so this
+// test uses a timestamp only.
 func npmSignsStatement(t *testing.T, w *world) {
 	s := newNPM(t, w)
 	path := s.write(t, "statement.json", []byte(statement))

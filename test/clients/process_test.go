@@ -20,23 +20,23 @@ import (
 
 const (
 	startLimit   = time.Minute      // for a server to become ready
-	stopLimit    = 10 * time.Second // for a server to end after SIGTERM, before SIGKILL
+	stopLimit    = 10 * time.Second // for a server to stop after SIGTERM, before SIGKILL
 	commandLimit = 2 * time.Minute  // for one client command
 )
 
-// process is a server that the suite has started. Its end of life is the test's cleanup, which
-// signals this process and no other.
+// process is a server that the suite has started. The test's cleanup stops it, with a signal to
+// this process and no other.
 type process struct {
 	name   string
 	cmd    *exec.Cmd
 	log    string        // path of its output
 	exited chan struct{} // closed when the process has been reaped
-	err    error         // how it ended; to be read after exited
+	err    error         // the result of Wait; read it only after exited
 }
 
-// start runs path with args in the background, with the environment env and its output in a
-// file that is shown if the test fails. It ends with the test, and before a test binary that
-// runs out of time, which would do no cleanup.
+// start runs path with args in the background, with the environment env and its output in a file
+// that is shown if the test fails. It stops with the test, and before the timeout of the test
+// binary, which would run no cleanup.
 func start(t *testing.T, name string, env []string, path string, args ...string) *process {
 	t.Helper()
 	logPath := filepath.Join(t.TempDir(), name+".log")
@@ -70,9 +70,9 @@ func start(t *testing.T, name string, env []string, path string, args ...string)
 	return p
 }
 
-// stop ends the process if it has not ended.
+// stop stops the process if it still runs.
 func (p *process) stop(t *testing.T) {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended already
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only if it has stopped already
 	select {
 	case <-p.exited:
 	case <-time.After(stopLimit):
@@ -82,7 +82,7 @@ func (p *process) stop(t *testing.T) {
 	}
 }
 
-// output returns the last 8 KiB of what the process has written.
+// output returns the last 8 KiB of the process's output.
 func (p *process) output() []byte {
 	const limit = 8 << 10
 	b, err := os.ReadFile(p.log)
@@ -92,9 +92,9 @@ func (p *process) output() []byte {
 	return b[max(0, len(b)-limit):]
 }
 
-// awaitReady returns when url answers 200, and fails the test if the process ends first or the
-// limit passes. A foreign server offers nothing better to wait on than its health endpoint, so
-// this is the suite's only loop over time.
+// awaitReady returns when url answers 200, and fails the test if the process stops first or the
+// limit passes. The only signal of a foreign server is its health endpoint, so this is the suite's
+// only polling loop.
 func (p *process) awaitReady(t *testing.T, client *http.Client, url string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startLimit)
@@ -116,7 +116,7 @@ func (p *process) awaitReady(t *testing.T, client *http.Client, url string) {
 	}
 }
 
-// get returns the body of an answer that is 200, and an error for any other.
+// get returns the body of an answer with status 200, and an error for any other.
 func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -133,8 +133,8 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 }
 
-// freePorts returns n TCP ports that no one on 127.0.0.1 listened on just now; they were all
-// held at once, so they differ.
+// freePorts returns n TCP ports of 127.0.0.1 that were free a moment ago; they were all held at
+// once, so they differ.
 func freePorts(t *testing.T, n int) []int {
 	t.Helper()
 	ports := make([]int, n)
@@ -153,14 +153,14 @@ func freePorts(t *testing.T, n int) []int {
 func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // sandbox is where a client command runs: an empty home and working folder, and an environment
-// that holds nothing of the machine's own.
+// without the machine's own settings.
 type sandbox struct {
 	dir string
 	env []string
 }
 
-// newSandbox returns a sandbox of its own for this test. Proxies that nobody listens on turn
-// any attempt to leave the loopback addresses into an error at once.
+// newSandbox returns a separate sandbox for this test. Its proxies have no listener, so any
+// connection to other than loopback addresses fails at once.
 func newSandbox(t *testing.T) *sandbox {
 	t.Helper()
 	dir := t.TempDir()
@@ -187,8 +187,7 @@ func (s *sandbox) write(t *testing.T, name string, content []byte) string {
 	return path
 }
 
-// run executes a command and returns its standard output; the error holds what it wrote to
-// standard error.
+// run executes a command and returns its standard output; the error contains its standard error.
 func (s *sandbox) run(t *testing.T, name string, args ...string) ([]byte, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
@@ -206,7 +205,7 @@ func (s *sandbox) run(t *testing.T, name string, args ...string) ([]byte, error)
 	return stdout.Bytes(), nil
 }
 
-// mustRun is run for a command that has to succeed.
+// mustRun is run for a command that must succeed.
 func (s *sandbox) mustRun(t *testing.T, name string, args ...string) []byte {
 	t.Helper()
 	stdout, err := s.run(t, name, args...)
@@ -216,8 +215,8 @@ func (s *sandbox) mustRun(t *testing.T, name string, args ...string) []byte {
 	return stdout
 }
 
-// mustFail is run for a command that has to fail and say why in these words. A command that
-// did not end by itself, or fails for another reason, has not refused what it was given.
+// mustFail is run for a command that must fail with this reason. A command that did not exit by
+// itself, or fails for another reason, has not refused its input.
 func (s *sandbox) mustFail(t *testing.T, why, name string, args ...string) {
 	t.Helper()
 	_, err := s.run(t, name, args...)

@@ -20,15 +20,15 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// A cosign that a person uses has no token, and opens the sign-in page. --fulcio-auth-flow
-// only stands for the terminal that this test has not.
+// A cosign without a token opens the sign-in page for the person. --fulcio-auth-flow only replaces
+// the terminal that this test lacks.
 func (d *dev) signByHand(t *testing.T, w *world, s *sandbox, signIn func(link string, stdin io.Writer)) {
 	t.Helper()
 	path, file := s.write(t, "blob", blob), s.write(t, "bundle.json", nil)
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, w.tools.cosign3, "sign-blob", "-y", "--fulcio-auth-flow", "normal", "--bundle", file, path)
-	// With the white space behind it, so that the link is whole.
+	// The pattern includes the white space behind the link, so that the link is complete.
 	said := &said{found: make(chan string, 1), link: regexp.MustCompile(`http://\S+/dev/oidc/auth\?\S+\s`)}
 	cmd.Dir, cmd.Env, cmd.Stderr, cmd.Stdout = s.dir, s.env, said, said
 	stdin, err := cmd.StdinPipe()
@@ -53,7 +53,7 @@ func (d *dev) signByHand(t *testing.T, w *world, s *sandbox, signIn func(link st
 	s.mustRun(t, w.tools.cosign3, append([]string{"verify-blob", "--bundle", file, path}, d.identityFlags("alice@example.com")...)...)
 }
 
-// said collects what a command says, and finds the first link in it.
+// said collects the output of a command, and finds the first link in it.
 type said struct {
 	link  *regexp.Regexp
 	found chan string
@@ -80,7 +80,7 @@ func (s *said) String() string {
 	return s.text.String()
 }
 
-// devBrowser lets cosign believe that it has opened a browser, and is that browser.
+// devBrowser makes cosign believe that it has opened a browser, and acts as that browser.
 func devBrowser(t *testing.T, w *world, d *dev) {
 	chromium := findChromium(t)
 	s := d.initialized(t, w)
@@ -94,7 +94,7 @@ func devBrowser(t *testing.T, w *world, d *dev) {
 		err := chromedp.Run(startChromium(t, chromium),
 			chromedp.Navigate(link),
 			chromedp.Text(".note", &warning),
-			// What is no address comes back with a sentence; the browser's own check is off.
+			// An invalid address returns with an explanation; the browser's own check is off.
 			chromedp.Evaluate(`document.querySelector("form").noValidate = true`, nil),
 			chromedp.SendKeys("#email", "alice"),
 			chromedp.Click("#sign-in"),
@@ -129,7 +129,7 @@ func startChromium(t *testing.T, path string) context.Context {
 	return ctx
 }
 
-// findChromium skips the test where there is none.
+// findChromium skips the test if there is no Chromium.
 func findChromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
@@ -141,11 +141,11 @@ func findChromium(t *testing.T) string {
 	return ""
 }
 
-// devCode is a machine without a browser: cosign shows the link, and asks for the code that
-// the page shows.
+// devCode is a machine without a browser: cosign prints the link, and asks for the code that the
+// page shows.
 func devCode(t *testing.T, w *world, d *dev) {
 	s := d.initialized(t, w)
-	s.setenv("PATH", s.dir) // nothing that opens browsers is there
+	s.setenv("PATH", s.dir) // no program there opens browsers
 	d.signByHand(t, w, s, func(link string, stdin io.Writer) {
 		u, err := url.Parse(link)
 		if err != nil {

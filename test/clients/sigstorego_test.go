@@ -21,8 +21,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// testSigstoreGo uses sigstore-go as a library: REST v2, the token in the bearer header, proof
-// of possession by signed challenge.
+// testSigstoreGo uses sigstore-go as a library: REST v2, the token in the bearer header, proof of
+// possession by signed challenge.
 func testSigstoreGo(t *testing.T, w *world) {
 	runChecks(t, w, []check{
 		{"signs a blob with certificate, timestamp and Rekor v2 entry, and verifies it", goSignsBlob},
@@ -43,7 +43,7 @@ func testSigstoreGo(t *testing.T, w *world) {
 type goClient struct {
 	trusted root.TrustedMaterial
 	signing *root.SigningConfig
-	rekor   bool // ask for a Rekor v2 entry, and demand one
+	rekor   bool // request a Rekor v2 entry, and require one
 }
 
 // newGoClient reads trusted_root.json and signing_config.v0.2.json from their files.
@@ -60,8 +60,8 @@ func newGoClient(t *testing.T, w *world) *goClient {
 	return &goClient{trusted: trusted, signing: signing, rekor: true}
 }
 
-// sign returns the bundle of content, read back from its JSON form. Keys are made for algorithm;
-// its zero value stands for the library's default.
+// sign returns the bundle of content, read back from its JSON form. Keys are generated for
+// algorithm; its zero value stands for the library's default.
 func (c *goClient) sign(t *testing.T, token string, content sign.Content, algorithm protocommon.PublicKeyDetails) (*bundle.Bundle, error) {
 	t.Helper()
 	keypair, err := sign.NewEphemeralKeypair(&sign.EphemeralKeypairOptions{Algorithm: algorithm})
@@ -106,7 +106,7 @@ func (c *goClient) sign(t *testing.T, token string, content sign.Content, algori
 	return b, nil
 }
 
-// mustSign is sign for content that has to be signed.
+// mustSign is sign for content that must be signed.
 func (c *goClient) mustSign(t *testing.T, token string, content sign.Content, algorithm protocommon.PublicKeyDetails) *bundle.Bundle {
 	t.Helper()
 	b, err := c.sign(t, token, content, algorithm)
@@ -116,8 +116,8 @@ func (c *goClient) mustSign(t *testing.T, token string, content sign.Content, al
 	return b
 }
 
-// verify demands an SCT, a timestamp, a log entry if c has them, the identity, and that artifact
-// is what was signed.
+// verify requires an SCT, a timestamp, a log entry if c has them, the identity, and that artifact
+// is the signed content.
 func (c *goClient) verify(t *testing.T, b *bundle.Bundle, artifact []byte, identity verify.CertificateIdentity) (*verify.VerificationResult, error) {
 	t.Helper()
 	options := []verify.VerifierOption{verify.WithSignedCertificateTimestamps(1), verify.WithSignedTimestamps(1)}
@@ -131,7 +131,8 @@ func (c *goClient) verify(t *testing.T, b *bundle.Bundle, artifact []byte, ident
 	return verifier.Verify(b, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(artifact)), verify.WithCertificateIdentity(identity)))
 }
 
-// mustVerify is verify for what has to pass; it returns the certificate as the library reads it.
+// mustVerify is verify for a bundle that must pass; it returns the certificate as the library reads
+// it.
 func (c *goClient) mustVerify(t *testing.T, b *bundle.Bundle, identity verify.CertificateIdentity) *certificate.Summary {
 	t.Helper()
 	result, err := c.verify(t, b, blob, identity)
@@ -187,7 +188,7 @@ func goUsesTUF(t *testing.T, w *world) {
 	c.mustVerify(t, b, identity(t, w.email.url, alice, certificate.Extensions{}))
 }
 
-// Rekor v2 takes no entry by a plain Ed25519 key, so that a timestamp must do here.
+// Rekor v2 takes no entry by a plain Ed25519 key, so this test uses a timestamp only.
 func goSignsWithEveryKey(t *testing.T, w *world) {
 	c := newGoClient(t, w)
 	c.rekor = false
@@ -209,7 +210,7 @@ func goSignsWithEveryKey(t *testing.T, w *world) {
 	}
 }
 
-// The library joins by concatenation, so that it then asks for //api/v2/signingCert.
+// The library concatenates the URL, so it then requests //api/v2/signingCert.
 func goTakesSlash(t *testing.T, w *world) {
 	keypair, err := sign.NewEphemeralKeypair(nil)
 	if err != nil {
@@ -267,7 +268,7 @@ func goRefusesIssuer(t *testing.T, w *world) {
 	wantMismatch(t, err)
 }
 
-// wantMismatch wants the error that says that everything is right but the identity.
+// wantMismatch requires the error that states that only the identity is wrong.
 func wantMismatch(t *testing.T, err error) {
 	t.Helper()
 	var mismatch *verify.ErrNoMatchingCertificateIdentity
@@ -285,7 +286,7 @@ func goRefusesTampered(t *testing.T, w *world) {
 	}
 }
 
-// sigstore-go passes the body of a 4xx on to its user, so that the reason has to be in it.
+// sigstore-go shows the body of a 4xx to its user, so the body must contain the reason.
 func goShowsRefusal(t *testing.T, w *world) {
 	c := newGoClient(t, w)
 	_, err := c.sign(t, w.expiredToken(t), &sign.PlainData{Data: blob}, 0)

@@ -66,8 +66,8 @@ func goTool(t *testing.T, name, module, prefix, binary string) string {
 	return installed(t, prefix+"-"+version, binary)
 }
 
-// pinned returns the version that file pins, as pattern finds it: the files that pin versions
-// are the only ones that name them.
+// pinned returns the version that file pins, as pattern finds it: only the files that pin versions
+// contain them.
 func pinned(t *testing.T, file, pattern string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)

@@ -34,7 +34,7 @@ func (w *world) writeTrust(t *testing.T, dir string, tsa []*x509.Certificate, re
 		}}
 	}
 	anyOne := root.ServiceConfiguration{Selector: prototrustroot.ServiceSelector_ANY}
-	// The version of a certificate authority is 1, though the path of its REST API says v2.
+	// The version of a certificate authority is 1, although the path of its REST API has v2.
 	signing, err := root.NewSigningConfig(root.SigningConfigMediaType02,
 		service(w.plain.url, 1), service(w.email.url, 1),
 		service(w.rekor, 2), anyOne,

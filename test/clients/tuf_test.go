@@ -17,9 +17,9 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// serveTUF makes a TUF repository with consistent snapshots whose targets are trusted_root.json
-// and signing_config.v0.2.json, and serves it. One key signs all four roles: what is tested is
-// that clients find their way, not the ceremony.
+// serveTUF creates a TUF repository with consistent snapshots and the targets trusted_root.json and
+// signing_config.v0.2.json, and serves it. One key signs all four roles: the suite tests that
+// clients find the documents, not the ceremony.
 func (w *world) serveTUF(t *testing.T, dir string) {
 	t.Helper()
 	repo := filepath.Join(dir, "tuf")
@@ -44,7 +44,7 @@ func (w *world) serveTUF(t *testing.T, dir string) {
 	w.tufRoot = filepath.Join(repo, "1.root.json")
 }
 
-// addTarget copies a file into the repository under the name that its hash gives it.
+// addTarget copies a file into the repository under its name with the hash.
 func addTarget(repo, file string) (*metadata.TargetFiles, error) {
 	content, err := os.ReadFile(file)
 	if err != nil {

@@ -29,8 +29,8 @@ import (
 	fulciopb "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// testWire asks as those clients do that cannot be installed here, with the same requests and
-// the same demands on the answer, but by plain code.
+// testWire sends the same requests as the clients that cannot be installed here, and requires the
+// same answers, with plain code.
 func testWire(t *testing.T, w *world) {
 	runChecks(t, w, []check{
 		{"sigstore-python and -rs: a CSR over REST v2", wirePython},
@@ -43,7 +43,7 @@ func testWire(t *testing.T, w *world) {
 	})
 }
 
-// newKey returns a key as a client makes one for a single signature.
+// newKey returns a key as a client generates one for a single signature.
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -53,8 +53,8 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 	return key
 }
 
-// newCSR returns a CSR in PEM with what sigstore-python puts into its own: the e-mail address
-// as subject, and basic constraints. A CA must take neither over.
+// newCSR returns a CSR in PEM with the content of sigstore-python's: the e-mail address as subject,
+// and basic constraints. A CA must not copy them.
 func newCSR(t *testing.T, key crypto.Signer) []byte {
 	t.Helper()
 	notCA, err := asn1.Marshal(struct{}{})
@@ -88,7 +88,7 @@ func newChallenge(t *testing.T, key *ecdsa.PrivateKey) (spki, proof []byte) {
 	return spki, proof
 }
 
-// post sends request as JSON and returns the answer, whose status has to be the wanted one.
+// post sends request as JSON and returns the answer, which must have the expected status.
 func post(t *testing.T, at endpoint, path, token string, request any, status int) (http.Header, []byte) {
 	t.Helper()
 	body, err := json.Marshal(request)
@@ -102,7 +102,7 @@ func post(t *testing.T, at endpoint, path, token string, request any, status int
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/pem-certificate-chain") // as sigstore-python says, and then parses JSON
+	req.Header.Set("Accept", "application/pem-certificate-chain") // sigstore-python sends this, and then parses JSON
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -118,8 +118,8 @@ func post(t *testing.T, at endpoint, path, token string, request any, status int
 	return resp.Header, answer
 }
 
-// embedded returns the chain of a REST v2 answer as those clients read it that know the form
-// with an embedded SCT alone.
+// embedded returns the chain of a REST v2 answer as the clients read it that know only the form
+// with an embedded SCT.
 func embedded(t *testing.T, answer []byte) []*x509.Certificate {
 	t.Helper()
 	var body struct {
@@ -170,7 +170,7 @@ func dial(t *testing.T, at endpoint) *grpc.ClientConn {
 	return conn
 }
 
-// askGRPC asks for a certificate by signed challenge, the token in the message.
+// askGRPC requests a certificate by signed challenge, with the token in the message.
 func askGRPC(t *testing.T, w *world, at endpoint, key *ecdsa.PrivateKey) []*x509.Certificate {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
@@ -197,7 +197,7 @@ func askGRPC(t *testing.T, w *world, at endpoint, key *ecdsa.PrivateKey) []*x509
 	return parseCertificates(t, []byte(strings.Join(resp.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates(), "\n")))
 }
 
-// sigstore-java takes the URL of a signing config, and speaks gRPC to its host and port.
+// sigstore-java takes the URL of a signing config, and connects by gRPC to its host and port.
 func wireJava(t *testing.T, w *world) {
 	key := newKey(t)
 	checkChain(t, w, askGRPC(t, w, w.shared, key), key, w.email.url)

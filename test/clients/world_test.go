@@ -41,11 +41,11 @@ type world struct {
 	ca  []*x509.Certificate // the CA's chain: issuing certificate first, root last
 	log *ctlog
 
-	// What a client of REST v1 is given one by one, as PEM files; the log's key is log.keyFile.
+	// The flags of a REST v1 client take these one by one, as PEM files; the log's key is log.keyFile.
 	caChain, tsaChain string
 }
 
-// endpoint is where one mayfly process listens.
+// endpoint is the addresses of one mayfly process.
 type endpoint struct {
 	url    string // of REST
 	grpc   string // host and port
@@ -53,7 +53,7 @@ type endpoint struct {
 	roots  *x509.CertPool // for TLS; nil without
 }
 
-// newWorld starts everything, each server ready when it returns.
+// newWorld starts all servers, and returns when each is ready.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{tools: findTools(t)}
@@ -70,7 +70,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// startTSA starts timestamp-server with a key and chain that it makes itself.
+// startTSA starts timestamp-server with a key and chain that it creates itself.
 func (w *world) startTSA(t *testing.T, dir string) []*x509.Certificate {
 	t.Helper()
 	port := freePorts(t, 1)[0]
@@ -122,12 +122,12 @@ func (w *world) startRegistry(t *testing.T) {
 	p.awaitReady(t, http.DefaultClient, "http://"+w.registry+"/v2/")
 }
 
-// serverEnv is the environment of a server: no setting of the machine's own reaches it.
+// serverEnv is the environment of a server, without the machine's own settings.
 func serverEnv(home string) []string {
 	return []string{"HOME=" + home, "TMPDIR=" + home, "PATH=" + os.Getenv("PATH")}
 }
 
-// fetch returns the body of what has to answer 200.
+// fetch returns the body of an answer, which must have status 200.
 func fetch(t *testing.T, client *http.Client, url string) []byte {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)

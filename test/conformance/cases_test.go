@@ -4,15 +4,15 @@ package conformance
 
 import "strings"
 
-// caseList is added to by the functions of this file, each for some types of issuers.
+// caseList collects the cases of the functions in this file, each for some types of issuers.
 type caseList []identityCase
 
-// add has a token that gets a certificate; sign, if given, is what is signed.
+// add adds a token that gets a certificate; sign, if given, is the signed value.
 func (l *caseList) add(issuer, title string, c claims, want name, sign ...string) {
 	*l = append(*l, identityCase{name: title, issuer: issuer, claims: c, want: want, sign: strings.Join(sign, "")})
 }
 
-// no has a token that is refused.
+// no adds a token that is refused.
 func (l *caseList) no(issuer, name string, c claims, refuse string) {
 	*l = append(*l, identityCase{name: name, issuer: issuer, claims: c, refuse: refuse})
 }

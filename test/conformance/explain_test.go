@@ -15,12 +15,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/app"
 )
 
-// explained counts the tokens that explain and serve have been compared on.
+// explained counts the tokens for which explain and serve have been compared.
 var explained atomic.Int64
 
-// explain compares what `mayfly explain` says of a token with what serve has just answered:
-// the same refusal, or the same certificate. A refusal for what explain does not see, the
-// key and the proof, says that the token was accepted.
+// explain compares the result of `mayfly explain` for a token with the answer that serve has just
+// given: the same refusal, or the same certificate. explain does not see the key and the proof, so
+// a refusal because of them means that the token was accepted.
 func (c *ca) explain(t *testing.T, token string, g got) {
 	t.Helper()
 	if c != w.logged && c != w.unlogged || token == "" {
@@ -33,7 +33,7 @@ func (c *ca) explain(t *testing.T, token string, g got) {
 	case strings.HasPrefix(want, "KEY_"), want == "PROOF_INVALID", want == "CSR_INVALID":
 		want = ""
 	case want == "REQUEST_MALFORMED", want == "OVERLOADED", g.http >= 500:
-		return // nothing was said of the token, or it depends on the moment
+		return // the answer is not about the token, or depends on the moment
 	}
 	x, err := app.Explain(t.Context(), app.ExplainOptions{File: filepath.Join(w.dir, c.name+".yaml"), Token: token})
 	if err != nil {

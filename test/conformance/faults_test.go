@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// TestDiscovery answers discovery in ways that must not work, and some that must.
+// TestDiscovery answers discovery in ways that must not work, and in some that must.
 func TestDiscovery(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(nil)
@@ -114,7 +114,7 @@ func command(t *testing.T, name, issuers, ct string) (*exec.Cmd, *ca) {
 			t.Fatal(err)
 		}
 	}
-	// No sooner than the test: its parallel subtests may wait long for their turn.
+	// Not before the test starts: its parallel subtests may wait long for their turn.
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	cmd := serveCommand(ctx, file)
@@ -165,7 +165,7 @@ func TestLogFaults(t *testing.T) {
 				t.Error("a certificate is in the answer")
 			}
 			l.Fail(nil)
-			c.sct = false // another log than the world's: looked at loosely
+			c.sct = false // another log than the world's: checkSCT does not apply
 			for deadline := time.Now().Add(patience); g.http != 201; <-time.After(100 * time.Millisecond) {
 				if g = c.do(t, restV1, a); time.Now().After(deadline) {
 					g.refused(t, "201")

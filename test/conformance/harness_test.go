@@ -37,10 +37,10 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// requests counts what has been sent.
+// requests counts the requests that were sent.
 var requests atomic.Int64
 
-// claims are the members of a token as JSON texts; "" leaves a member out.
+// claims are the members of a token as JSON texts; "" omits a member.
 type claims map[string]string
 
 // with returns c with changes.
@@ -55,7 +55,7 @@ func (c claims) with(pairs ...string) claims {
 	return c
 }
 
-// payload is the JSON of the token that c makes at issuer.
+// payload is the JSON of the token with c at issuer.
 func (c claims) payload(issuer string) string {
 	now := time.Now().Unix()
 	all := claims{
@@ -76,19 +76,19 @@ func quoted(s string) string { return string(must(json.Marshal(s))) }
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-// mint signs a payload with the present key of issuer.
+// mint signs a payload with the current key of issuer.
 func mint(issuer, payload string) string {
 	key := w.providers[issuer].SigningKey()
 	return jws(fmt.Sprintf(`{"alg":%q,"kid":%q,"typ":"JWT"}`, key.Algorithm, key.KeyID), payload, key)
 }
 
-// jws makes a compact JWS with any header.
+// jws creates a compact JWS with any header.
 func jws(header, payload string, key jose.JSONWebKey) string {
 	input := b64(header) + "." + b64(payload)
 	return input + "." + b64(string(joseSign(key, input)))
 }
 
-// joseSign signs as RFC 7518 has it for the key's algorithm.
+// joseSign signs as RFC 7518 defines for the key's algorithm.
 func joseSign(key jose.JSONWebKey, input string) []byte {
 	var h crypto.Hash
 	var digest []byte
@@ -122,7 +122,7 @@ func joseSign(key jose.JSONWebKey, input string) []byte {
 	panic(fmt.Sprintf("%T", key.Key))
 }
 
-// sign signs a challenge the way that FACTS section 2 demands of the key.
+// sign signs a challenge as FACTS section 2 requires for the key.
 func sign(key crypto.Signer, challenge string) []byte {
 	switch k := key.(type) {
 	case ed25519.PrivateKey:
@@ -145,7 +145,7 @@ func publicPEM(pub any) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: must(x509.MarshalPKIXPublicKey(pub))}))
 }
 
-// ask is one request for a certificate, whatever API it goes by.
+// ask is one request for a certificate, over any API.
 type ask struct {
 	token     string
 	publicKey string // PEM; v1 also DER
@@ -153,7 +153,7 @@ type ask struct {
 	csr       string
 }
 
-// got is an answer, whatever API it came by.
+// got is an answer, over any API.
 type got struct {
 	api       string
 	http      int // as HTTP, also of gRPC
@@ -174,7 +174,7 @@ const (
 
 var apis = []string{restV2, restV1, overG}
 
-// do sends a, and holds what explain says of its token against the answer.
+// do sends a, and compares the result of explain for its token with the answer.
 func (c *ca) do(t *testing.T, api string, a ask) got {
 	t.Helper()
 	g := c.send(t, api, a)
@@ -263,13 +263,13 @@ func (c *ca) grpcCreate(t *testing.T, req *fulciov2.CreateSigningCertificateRequ
 	return g
 }
 
-// patience is for how long something is waited for that comes, on whatever machine.
+// patience is how long the tests wait for an expected event, on any machine.
 const patience = 30 * time.Second
 
 var plain = &http.Client{Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 
-// http sends a request with header pairs and reads its answer, which it holds against what is
-// true of every answer.
+// http sends a request with header pairs and reads its answer. It checks the properties that every
+// answer must have.
 func (c *ca) http(t *testing.T, method, path, body string, pairs ...string) got {
 	t.Helper()
 	requests.Add(1)
@@ -412,13 +412,13 @@ func (g got) refused(t *testing.T, want string) {
 	}
 }
 
-// name is what a certificate has to say.
+// name is the expected content of a certificate.
 type name struct {
 	san string         // "email:", "uri:" or "user:" and the name
 	ext map[int]string // without .1, .8 and .24, unless they differ from iss and sub
 }
 
-// certificate checks that g is a certificate for key that says want and no byte more.
+// certificate checks that g is a certificate for key with the content want and not a byte more.
 func (g got) certificate(t *testing.T, c *ca, pub any, issuer, sub string, want name) {
 	t.Helper()
 	if g.http != 200 && g.http != 201 {
@@ -545,8 +545,8 @@ func wantSAN(san string) []byte {
 	return der(0x30, general)
 }
 
-// checkSCT checks the form of a list of one SCT (RFC 6962, section 3.3); TestLogged verifies
-// a signature.
+// checkSCT checks the form of a list of one SCT (RFC 6962, section 3.3); TestLogged verifies a
+// signature.
 func checkSCT(t *testing.T, value []byte) {
 	t.Helper()
 	var list []byte

@@ -12,8 +12,8 @@ type identityCase struct {
 	name   string
 	issuer string
 	claims claims
-	sign   string // what is signed; "" for email or sub, as the type demands
-	refuse string // a refusal, else
+	sign   string // the signed value; "" for email or sub, as the type requires
+	refuse string // otherwise, the refusal
 	want   name
 }
 
@@ -88,7 +88,7 @@ var buddyWant = name{"uri:https://app.buddy.works/ws/pn/pipelines/pipeline/12", 
 	16: "https://app.buddy.works/ws", 20: "CLICK", 21: "https://app.buddy.works/ws/pn/pipelines/pipeline/12/execution/e5",
 }}
 
-// but returns n with some extensions changed; "" leaves one out.
+// but returns n with some extensions changed; "" omits one.
 func (n name) but(san string, changes map[int]string) name {
 	ext := map[int]string{}
 	for k, v := range n.ext {

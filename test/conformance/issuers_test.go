@@ -2,8 +2,8 @@
 
 package conformance
 
-// issuersYAML is an issuer file as operators of the peer write it. BASE is where the providers
-// are.
+// issuersYAML is an issuer file as operators of the peer write it. BASE is the base URL of the
+// providers.
 const issuersYAML = `
 define:
   - &github "github"

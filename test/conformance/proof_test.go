@@ -28,10 +28,10 @@ type proofCase struct {
 	ask    ask
 	pub    any // of the certificate
 	refuse string
-	only   string // the one API that can say it; "" for all
+	only   string // the only API that can express it; "" for all
 }
 
-// rsaKeys are made once: they are slow.
+// rsaKeys are generated once: generation is slow.
 var rsaKeys = sync.OnceValue(func() map[int]*rsa.PrivateKey {
 	keys := map[int]*rsa.PrivateKey{}
 	for _, bits := range []int{1024, 2048, 3072, 4096, 2056} {
@@ -145,7 +145,7 @@ func proofCases() []proofCase {
 		proofCase{name: "both", ask: ask{publicKey: text, proof: good, csr: pemOf("CERTIFICATE REQUEST", csrOf(p384, 0))}, refuse: "400 REQUEST_MALFORMED", only: restV2},
 	)
 
-	// Weak and unsupported keys; the policy is asked before the proof.
+	// Weak and unsupported keys; the policy is checked before the proof.
 	weak := map[string]string{}
 	small := map[string]string{}
 	small["RSA-1024"] = publicPEM(r[1024].Public())
@@ -289,5 +289,5 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// valid tells whether the public key can stand in a JSON string.
+// valid reports whether a JSON string can contain the public key.
 func valid(a ask) bool { return strings.ToValidUTF8(a.publicKey, "") == a.publicKey }

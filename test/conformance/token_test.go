@@ -25,14 +25,14 @@ const person = "a@example.com"
 
 var personName = name{san: "email:" + person}
 
-// tokenCase is a token of type email, for person; refuse is "" where a certificate is wanted.
+// tokenCase is a token of type email, for person; refuse is "" where a certificate is expected.
 type tokenCase struct {
 	name, token, refuse string
 	issuer              string        // "" for email
-	made                func() string // makes the token when it is used, where it is good for a short time
+	made                func() string // mints a token with a short lifetime when it is used
 }
 
-// tokenCases are the cases with tokens of the issuers at path, which takes the name of a provider.
+// tokenCases are the cases with tokens of the issuers at path. path takes the name of a provider.
 func tokenCases(path func(provider string) string) []tokenCase {
 	var cases []tokenCase
 	yes := func(name, token string) { cases = append(cases, tokenCase{name: name, token: token}) }
@@ -49,7 +49,7 @@ func tokenCases(path func(provider string) string) []tokenCase {
 	minted := jwsOf(header(""), good)
 	parts := strings.Split(minted, ".")
 
-	// Algorithms: what each issuer's discovery lists, and nothing else.
+	// Algorithms: what each issuer's discovery lists, and no others.
 	for _, issuer := range []string{"rs256", "rs384", "rs512", "ps256", "ps384", "ps512", "es384", "es512", "eddsa"} {
 		at(issuer, "algorithm", mint(issuer, email.payload(issuer)), "")
 	}
@@ -200,10 +200,10 @@ func shortened(s string) string {
 	return s
 }
 
-// A bad signature is refused for good only where the keys were read after the request came, or
-// shortly before. Later than that, an issuer is read for it twice a minute at most, and the answer
-// in between is a 503. Each token that is to fail by its signature is therefore of an issuer of
-// its own, with the same keys.
+// The server refuses a bad signature with a final answer only if it read the keys after the request
+// arrived, or shortly before. Later, it reads an issuer for this at most twice a minute, and the
+// answer in between is a 503. Each token with a bad signature therefore has an issuer of its own,
+// with the same keys.
 func TestToken(t *testing.T) {
 	t.Parallel()
 	for i, tt := range tokenCases(func(provider string) string { return provider }) {
@@ -218,7 +218,7 @@ func TestToken(t *testing.T) {
 		c := []*ca{w.logged, w.unlogged}[i%2]
 		for _, api := range apis {
 			if strings.ContainsAny(tt.token, "\x00\n\r\t\ufeff") && api == restV1 {
-				continue // cannot stand in a header
+				continue // a header cannot contain it
 			}
 			t.Run(issuer+"/"+tt.name+"/"+api, func(t *testing.T) {
 				t.Parallel()

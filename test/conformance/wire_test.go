@@ -34,7 +34,7 @@ import (
 )
 
 // wireCase is one HTTP request; TOKEN, KEY (PEM as in a JSON string), PROOF, CSR, PEM64 (of the
-// key) and DER64 stand for good ones. want is a status, and a reason or nothing.
+// key) and DER64 stand for valid ones. want is a status, and a reason or nothing.
 type wireCase struct {
 	name, method, path, body string
 	header                   []string
@@ -103,7 +103,7 @@ func wireCases() []wireCase {
 		post(v2, "proof not base64", "400 REQUEST_MALFORMED", "{"+creds+","+strings.Replace(pkr, "PROOF", "!!", 1)+"}"),
 		post(v2, "CSR as PEM text", "400 REQUEST_MALFORMED", "{"+creds+`,"certificateSigningRequest":"-----BEGIN "}`),
 		post(v2, "proof an array", "400 REQUEST_MALFORMED", "{"+creds+","+strings.Replace(pkr, `"PROOF"`, "[1,2]", 1)+"}"),
-		// v2: bodies that are none.
+		// v2: invalid bodies.
 		post(v2, "no body", "400 REQUEST_MALFORMED", "", bearer...),
 		post(v2, "white space alone", "400 REQUEST_MALFORMED", "  \n", bearer...),
 		post(v2, "null", "400", "null", bearer...),
@@ -129,7 +129,7 @@ func wireCases() []wireCase {
 		post(v2, "too large", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+`,"pad":"`+strings.Repeat("p", 64<<10)+`"}`),
 		post(v2, "large", "200", "{"+creds+","+pkr+`,"pad":"`+strings.Repeat("p", 60<<10)+`"}`),
 		post(v2, "large header", "200", "{"+creds+","+pkr+"}", "X-Pad", strings.Repeat("p", 20<<10)),
-		// v2: headers that mean nothing.
+		// v2: headers that have no effect.
 		post(v2, "Accept PEM", "200", "{"+creds+","+pkr+"}", "Accept", "application/pem-certificate-chain"),
 		post(v2, "Accept nothing", "200", "{"+creds+","+pkr+"}", "Accept", "text/html;q=0, */*;q=0"),
 		post(v2, "Content-Type form", "200", "{"+creds+","+pkr+"}", "Content-Type", "application/x-www-form-urlencoded"),
@@ -250,7 +250,7 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// TestAlgorithmNames sends every value that an enum may have in JSON, which is ignored.
+// TestAlgorithmNames sends every value that an enum may have in JSON. The server ignores it.
 func TestAlgorithmNames(t *testing.T) {
 	t.Parallel()
 	token := mint("email", email.payload("email"))
@@ -498,8 +498,8 @@ func TestRawConnections(t *testing.T) {
 	}
 }
 
-// TestLogged holds the precertificates in the log against the certificates (RFC 6962, section
-// 3.1): one entry for each certificate, whole chain, poisoned.
+// TestLogged compares the precertificates in the log with the certificates (RFC 6962, section 3.1):
+// one entry for each certificate, complete chain, poisoned.
 func TestLogged(t *testing.T) {
 	key := newKey()
 	before := w.log.Size()

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package conformance holds a running mayfly serve, from outside, against the wire protocol
-// and the certificates of the peer: some 2,600 requests over REST v2, REST v1 and gRPC, and
-// for each the answer that has to come, to the last byte of SAN and extensions.
+// Package conformance tests a running mayfly serve, from outside, against the wire protocol and the
+// certificates of the peer: some 2,600 requests over REST v2, REST v1 and gRPC. For each it expects
+// an exact answer, including every byte of SAN and extensions.
 //
-// What is expected stands in literals, or is computed here from the standards: nothing of
-// mayfly's own encoding is used. Only a log, providers and the generated protocol are shared.
+// The expected values are literals, or are computed here from the standards: nothing of mayfly's
+// own encoding is used. Only a log, providers and the generated protocol are shared.
 package conformance
 
 import (
@@ -42,14 +42,14 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// world is everything around the CA, and two CAs: one configured in YAML with a log, REST and
-// gRPC on ports of their own; one configured in JSON without a log, both on one port.
+// world is the environment of the CA, and two CAs: one configured in YAML with a log, REST and gRPC
+// on separate ports; one configured in JSON without a log, both on one port.
 type world struct {
 	dir       string
-	config    string // what every CA's configuration holds
+	config    string // common to every CA's configuration
 	base      string // of the issuers, http://127.0.0.1:port
 	providers map[string]*provider.Provider
-	oldKey    jose.JSONWebKey // a published key of "rotated" that signs no longer
+	oldKey    jose.JSONWebKey // a published key of "rotated" that no longer signs
 	gone      jose.JSONWebKey // a withdrawn one
 	log       *testlog.Log
 	chain     []*x509.Certificate // intermediate, root
@@ -68,8 +68,8 @@ type ca struct {
 
 var w *world
 
-// serveFile is the environment variable that makes this test program be mayfly serve: so the
-// race detector sees the server too. CONFORMANCE_BINARY names a mayfly that is run instead.
+// serveFile is the environment variable that turns this test program into mayfly serve, so that the
+// race detector sees the server too. CONFORMANCE_BINARY names a mayfly that runs instead.
 const serveFile = "CONFORMANCE_SERVE"
 
 func TestMain(m *testing.M) {
@@ -200,9 +200,9 @@ func (c *ca) ready(done <-chan struct{}) error {
 	return fmt.Errorf("not ready in time")
 }
 
-// freePorts returns addresses that are free for a process that is to be started: on a loopback
-// address on which nothing else of these tests listens or connects from, so that nobody takes
-// them before, and each once. Where there is none but 127.0.0.1, somebody may.
+// freePorts returns free addresses for a process that starts later, each once. They are on a
+// loopback address that no other part of these tests uses, so that no process takes them before. If
+// only 127.0.0.1 exists, another process may.
 func freePorts(n int) (addresses []string) {
 	for len(addresses) < n {
 		l, err := net.Listen("tcp", "127.0.0.2:0")
@@ -219,7 +219,7 @@ func freePorts(n int) (addresses []string) {
 
 var portsGiven sync.Map
 
-// algorithms is the one of every issuer that does not sign with ES256.
+// algorithms are the algorithms of the issuers that do not sign with ES256.
 var algorithms = map[string]string{
 	"rs256": "RS256", "rs384": "RS384", "rs512": "RS512", "ps256": "PS256", "ps384": "PS384", "ps512": "PS512",
 	"es384": "ES384", "es512": "ES512", "eddsa": "EdDSA", "rotated": "RS256",
@@ -232,8 +232,8 @@ func algorithm(provider string) string {
 	return "ES256"
 }
 
-// freshIssuer begins the paths of issuers with the keys of the provider that follows, of type
-// email: fresh-rs256-1. Nothing is known of each until a token names it.
+// freshIssuer is the prefix of the paths of issuers with the keys of the provider that follows, of
+// type email: fresh-rs256-1. The server knows nothing of each until a token names it.
 const freshIssuer = "wild/email/fresh-"
 
 // issuerNames are the paths of all providers.
@@ -294,7 +294,7 @@ func (w *world) startProviders(stops *[]func()) error {
 	return nil
 }
 
-// must is for what cannot fail in a test that makes sense.
+// must is for calls that cannot fail in a valid test.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -31,8 +31,8 @@ func newAttacker(s *server, from string) *attacker {
 	return a
 }
 
-// connect opens a connection with a small receive buffer, and sends first. It returns nil where
-// the server does not take it.
+// connect opens a connection with a small receive buffer, and sends first. It returns nil if the
+// server does not accept the connection.
 func (a *attacker) connect(address string, first []byte) net.Conn {
 	dialer := &net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{IP: a.from}, Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
@@ -73,7 +73,7 @@ func (a *attacker) burst(n int, addresses []string, beginnings ...[]byte) (opene
 	return opened
 }
 
-// prune forgets the connections that the server has closed, and returns how many there were.
+// prune removes the connections that the server has closed, and returns their number.
 func (a *attacker) prune() (closed int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -87,7 +87,7 @@ func (a *attacker) prune() (closed int) {
 	return closed
 }
 
-// closedByPeer reports whether the connection has ended; it takes nothing that was sent.
+// closedByPeer reports whether the connection has ended; it consumes no data.
 func closedByPeer(conn net.Conn) (ended bool) {
 	raw, err := conn.(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -110,8 +110,8 @@ func (a *attacker) close() {
 }
 
 // streams is the beginning of an HTTP/2 connection with n requests, and windows of the given size
-// for their answers. The bodies have so many bytes, and their ends are missing unless they have 0 or
-// 5, which is an empty message of gRPC.
+// for their answers. Each body has the given number of bytes. The body is incomplete unless it has
+// 0 or 5 bytes, which is an empty message of gRPC.
 func streams(n int, window uint32, body int, fields ...string) []byte {
 	var out bytes.Buffer
 	out.WriteString(http2.ClientPreface)
@@ -133,15 +133,14 @@ func streams(n int, window uint32, body int, fields ...string) []byte {
 	return out.Bytes()
 }
 
-// wide opens the window of a connection of HTTP/2, so that only TCP holds answers back.
+// wide opens the window of an HTTP/2 connection, so that only TCP delays answers.
 func wide() []byte {
 	var out bytes.Buffer
 	_ = http2.NewFramer(&out, nil).WriteWindowUpdate(0, 1<<30)
 	return out.Bytes()
 }
 
-// read takes what arrives on a connection until it ends, and answers pings and settings as any
-// client does.
+// read reads from a connection until it ends, and answers pings and settings as any client does.
 func read(ctx context.Context, conn net.Conn) {
 	context.AfterFunc(ctx, func() { _ = conn.Close() })
 	framer := http2.NewFramer(conn, conn)

@@ -23,7 +23,7 @@ const (
 	longestHeader = 30 << 10
 )
 
-// oddValues are what a field of a token may hold, each as JSON.
+// oddValues are values for a field of a token, each as JSON.
 func oddValues() []string {
 	long := strings.Repeat("A", longToken/2)
 	quotes := strings.Repeat(`\"`, longToken/8)
@@ -36,7 +36,7 @@ func oddValues() []string {
 	}
 }
 
-// oddTokens are tokens of every shape that differs from an ordinary one in one field, and some that
+// oddTokens are tokens of every form that differs from an ordinary one in one field, and some that
 // are no tokens.
 func (s *server) oddTokens() (tokens []string) {
 	encode := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
@@ -134,7 +134,7 @@ func (s *server) oddRequests() (sent int) {
 	return sent
 }
 
-// TestLogLines sends every odd shape, and has issuers that nothing answers for.
+// TestLogLines sends every odd form, and uses issuers that no server answers for.
 func TestLogLines(t *testing.T) {
 	t.Parallel()
 	var issuers strings.Builder

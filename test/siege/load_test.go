@@ -22,11 +22,11 @@ import (
 
 const (
 	clients = 16
-	pause   = 50 * time.Millisecond // of a client after a certificate
+	pause   = 50 * time.Millisecond // between two certificates of a client
 	email   = "person@example.com"
 )
 
-// load is what clients asked for, and what came of it.
+// load is the requests of the clients, and their results.
 type load struct {
 	mu    sync.Mutex
 	took  []time.Duration // of each certificate
@@ -34,8 +34,8 @@ type load struct {
 	stop  func()
 }
 
-// ask has 16 clients ask for certificates until stop: every second one with a new connection for
-// each. No client retries.
+// ask starts 16 clients that request certificates until stop. Every second client uses a new
+// connection for each request. No client retries.
 func (s *server) ask() *load {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	l := &load{}
@@ -104,8 +104,8 @@ func (s *server) certificate(client *http.Client) error {
 	return nil
 }
 
-// figures prints what became of the certificates, and fails the test where one was refused or
-// lost, or p99 is not below the limit.
+// figures prints the results of the requests, and fails the test if one was refused or lost, or p99
+// is not below the limit.
 func (s *server) figures(scenario string, l *load, limit time.Duration) {
 	s.t.Helper()
 	l.stop()

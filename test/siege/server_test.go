@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package siege attacks a real mayfly serve process, as one outsider can, and measures what 16
-// honest clients notice. `make siege` runs it and prints the figures; without MAYFLY_SIEGE=1 its
+// Package siege attacks a real mayfly serve process, as one outsider can, and measures the effect
+// on 16 honest clients. `make siege` runs it and prints the figures; without MAYFLY_SIEGE=1 its
 // tests are skipped. Everything is on loopback addresses, and bounded in count and in time.
 package siege
 
@@ -34,7 +34,7 @@ const (
 	mebibyte   = 1 << 20
 )
 
-// configuration is what an operator writes, with %s for listen addresses.
+// configuration is an operator's configuration, with %s for listen addresses.
 const configuration = `
 listen: {http: %q, grpc: %q, ops: %q}
 issuers: issuers.yaml
@@ -86,7 +86,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// newServer starts a server that may open so many files. more is added to its issuers.
+// newServer starts a server that may open the given number of files. more is appended to its
+// issuers.
 func newServer(t *testing.T, files int, more string) *server {
 	t.Helper()
 	if os.Getenv("MAYFLY_SIEGE") != "1" {
@@ -131,7 +132,7 @@ func (s *server) start(dir, mayfly string, files int) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	// ulimit sets both limits, or Go raises the lower one.
+	// ulimit sets both limits, since otherwise Go raises the lower one.
 	cmd := exec.Command("/bin/sh", "-c", `ulimit -n "$1" && exec "$2" serve --config "$3"`, "sh", strconv.Itoa(files), mayfly, filepath.Join(dir, "mayfly.yaml"))
 	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}, log, log
 	if err := cmd.Start(); err != nil {
@@ -144,7 +145,7 @@ func (s *server) start(dir, mayfly string, files int) {
 		_ = log.Close()
 	}()
 	s.t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only if it has ended already
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails only if it has stopped already
 		select {
 		case <-s.exited:
 		case <-time.After(stopLimit):
@@ -174,7 +175,7 @@ func (s *server) alive() bool {
 	}
 }
 
-// mustLive fails the test if the process has ended.
+// mustLive fails the test if the process has stopped.
 func (s *server) mustLive() {
 	s.t.Helper()
 	if !s.alive() {
@@ -192,8 +193,7 @@ func (s *server) output() []byte {
 	return output
 }
 
-// lines returns the log's lines, but for those of requests that were answered as asked, and of
-// certificates.
+// lines returns the log's lines, except those of successful requests and of certificates.
 func (s *server) lines() (lines []string) {
 	for line := range strings.Lines(string(s.output())) {
 		if !strings.Contains(line, `"reason":"OK"`) && !strings.Contains(line, `"msg":"issued`) && !strings.Contains(line, `"msg":"certificate issued`) {
@@ -250,7 +250,7 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	return body, err
 }
 
-// freeAddresses returns addresses on a host of their own, so that no other test takes one between.
+// freeAddresses returns addresses on a separate host, so that no other test takes one in between.
 func freeAddresses(t *testing.T, n int) (addresses []string) {
 	t.Helper()
 	for range n {

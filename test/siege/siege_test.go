@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	attack      = 15 * time.Second // how long one lasts
+	attack      = 15 * time.Second // the duration of one
 	connections = 1500
 	readers     = 1000
 	watchers    = 10000
-	answer      = 4500 * time.Millisecond // what a whole answer may take
+	answer      = 4500 * time.Millisecond // limit for a complete answer
 )
 
-// TestConnections opens 1,500 connections in bursts and holds them, at a server that may open
-// 1,024 files.
+// TestConnections opens 1,500 connections in bursts and holds them, at a server that may open 1,024
+// files.
 func TestConnections(t *testing.T) {
 	s := newServer(t, 1024, "")
 	a := newAttacker(s, "127.0.0.1") // the address of the clients, as behind a load balancer
@@ -48,8 +48,8 @@ func TestConnections(t *testing.T) {
 	s.memory("connections")
 }
 
-// TestReaders has 1,000 clients ask for entries of the log and read nothing, over HTTP/1.1 and over
-// HTTP/2, while a monitor reads.
+// TestReaders has 1,000 clients that request entries of the log and read nothing, over HTTP/1.1 and
+// over HTTP/2, while a monitor reads.
 func TestReaders(t *testing.T) {
 	const path = "/ctlog/2026/ct/v1/get-entries?start=0&end=1000"
 	http1 := []byte("GET " + path + " HTTP/1.1\r\nHost: log.example\r\n\r\n")
@@ -96,7 +96,7 @@ func TestReaders(t *testing.T) {
 	}
 }
 
-// fill issues n certificates before an attack, and tries again where the machine is too busy.
+// fill issues n certificates before an attack, and retries where the machine is too busy.
 func (s *server) fill(n int) {
 	s.t.Helper()
 	failed := make(chan error, clients)
@@ -119,7 +119,7 @@ func (s *server) fill(n int) {
 		}
 	}
 	s.mustLive()
-	// Reads show the published checkpoint, which has them within a second.
+	// Reads show the published checkpoint, which includes them within a second.
 	ctx, cancel := context.WithTimeout(s.t.Context(), startLimit)
 	defer cancel()
 	for {

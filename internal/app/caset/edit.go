@@ -52,7 +52,7 @@ func (e Editor) lead() time.Duration {
 	return e.Lead
 }
 
-// Add adds an authority, whose files must exist already.
+// Add adds an authority. Its files must exist already.
 func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
 	old, objections, err := e.add(&entry)
 	if err != nil {
