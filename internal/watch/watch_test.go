@@ -191,7 +191,7 @@ func TestFilesThatAFileNames(t *testing.T) {
 	}
 }
 
-// A file that is written in place, line by line, is well-formed long before it is complete.
+// A file that is written in place, line by line, can be well-formed long before it is complete.
 func TestWaitsUntilTheContentRests(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "ca.yaml")
