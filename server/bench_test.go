@@ -13,8 +13,8 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// benchFixture is a fixture whose authority costs nothing, with sizes as in real life: a
-// token of 1.2 kB, a chain of three certificates, and an access log.
+// benchFixture is a fixture with an authority that costs nothing and realistic sizes: a token of
+// 1.2 kB, a chain of three certificates, and an access log.
 func benchFixture(b *testing.B) (*fixture, string) {
 	f := newFixture(b, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })
 	certificate := strings.Repeat("c", 600)
@@ -24,7 +24,7 @@ func benchFixture(b *testing.B) (*fixture, string) {
 	return f, body
 }
 
-// BenchmarkREST is what the edge adds to an issuance over REST, beside net/http itself.
+// BenchmarkREST measures the cost of the edge in an issuance over REST, without net/http itself.
 func BenchmarkREST(b *testing.B) {
 	for _, tt := range []struct{ name, method, path string }{
 		{"v2 signingCert", "POST", "/api/v2/signingCert"},
@@ -50,7 +50,7 @@ func BenchmarkREST(b *testing.B) {
 	}
 }
 
-// BenchmarkGRPC is a whole call over a socket, both ends, with an authority that costs
+// BenchmarkGRPC measures a whole call over a socket, both sides, with an authority that costs
 // nothing.
 func BenchmarkGRPC(b *testing.B) {
 	run := serve(b, true, false, func(f *fixture, c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })

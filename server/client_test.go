@@ -66,7 +66,7 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// TestClientAddressReachesAuthorityAndLog holds for each API.
+// TestClientAddressReachesAuthorityAndLog checks each API.
 func TestClientAddressReachesAuthorityAndLog(t *testing.T) {
 	t.Parallel()
 	const forwarded = "198.51.100.1, 2001:db8::9"

@@ -68,7 +68,7 @@ type conn struct {
 	writing  atomic.Int64 // when the current write began, in ns; 0 without one
 	streams  atomic.Int32 // HTTP/2 requests in progress
 	end      sync.Once
-	ended    chan struct{} // closed once the connection is
+	ended    chan struct{} // closed when the connection is closed
 
 	// Guarded by conns.mu.
 	holder           *holder // nil after the place was given back

@@ -20,12 +20,12 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// crowded serves with room for n connections.
+// crowded serves with at most n connections.
 func crowded(t *testing.T, n int, useTLS bool) *running {
 	return serve(t, false, useTLS, func(_ *fixture, c *Config) { c.Limits.Connections = n })
 }
 
-// opened is a connection whose end a test can see.
+// opened is a connection that a test can watch until the server closes it.
 type opened struct {
 	net.Conn
 	r *bufio.Reader
@@ -65,7 +65,7 @@ func (o *opened) ask(t *testing.T) error {
 func (o *opened) ended() { _, _ = io.Copy(io.Discard, o.r) }
 
 // TestHeldConnectionsKeepNoClientOut holds many more connections than there are places, in every
-// state that needs no complete request, over both listeners: each newcomer is answered.
+// state that needs no complete request, over both listeners. Each new client is answered.
 func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
 	t.Parallel()
 	for name, sent := range map[string]string{
@@ -121,8 +121,8 @@ func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionGetsGoAway: the client of an idle HTTP/2 connection learns before its end
-// which of its requests were answered.
+// TestIdleConnectionGetsGoAway: before an idle HTTP/2 connection is closed, its client learns which
+// of its requests were answered.
 func TestIdleConnectionGetsGoAway(t *testing.T) {
 	t.Parallel()
 	for _, useTLS := range []bool{false, true} {
@@ -170,7 +170,7 @@ func TestRequestThatMeetsGoAway(t *testing.T) {
 			break
 		}
 	}
-	pingAll(t, framer) // what it acknowledges comes after the end of the answer
+	pingAll(t, framer) // its acknowledgement follows the end of the answer
 	p := run.conns
 	p.mu.Lock()
 	c := p.stages[idle].order.Front().Value.(*conn)
@@ -207,7 +207,7 @@ func (r *running) openHTTP2(t *testing.T) *http2.Framer {
 	}
 }
 
-// sendGet sends a request of HTTP/2.
+// sendGet sends a GET request over HTTP/2.
 func sendGet(t *testing.T, framer *http2.Framer, stream uint32) {
 	t.Helper()
 	// GET, http, /livez and an empty authority, by HPACK's static table and literals.
@@ -218,7 +218,7 @@ func sendGet(t *testing.T, framer *http2.Framer, stream uint32) {
 	}
 }
 
-// pingAll waits until the server has read all that was sent.
+// pingAll waits until the server has read everything that was sent.
 func pingAll(t *testing.T, framer *http2.Framer) {
 	t.Helper()
 	if err := framer.WritePing(false, [8]byte{1}); err != nil {
@@ -229,7 +229,7 @@ func pingAll(t *testing.T, framer *http2.Framer) {
 	}
 }
 
-// nextFrame reads the next frame that is no WINDOW_UPDATE.
+// nextFrame reads the next frame that is not WINDOW_UPDATE.
 func nextFrame(t *testing.T, framer *http2.Framer) http2.Frame {
 	t.Helper()
 	for {
@@ -243,8 +243,8 @@ func nextFrame(t *testing.T, framer *http2.Framer) http2.Frame {
 	}
 }
 
-// TestBusyConnectionIsNeverClosed has requests under way on all connections: a newcomer waits
-// for the first to end, and ops is served.
+// TestBusyConnectionIsNeverClosed keeps a request in progress on each connection. A new client
+// waits until the first request ends, and ops is served.
 func TestBusyConnectionIsNeverClosed(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}), make(chan struct{})
@@ -288,8 +288,8 @@ func TestBusyConnectionIsNeverClosed(t *testing.T) {
 	}
 }
 
-// TestAddressWithMostLosesItsConnections has 127.0.0.2 hold most connections, newer ones than
-// 127.0.0.1 does.
+// TestAddressWithMostLosesItsConnections opens more, and newer, connections from 127.0.0.2 than
+// from 127.0.0.1.
 func TestAddressWithMostLosesItsConnections(t *testing.T) {
 	t.Parallel()
 	run := crowded(t, 4, false)

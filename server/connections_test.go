@@ -18,10 +18,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// crowd is places with connections that are pipes, for tests of who gives up a place.
+// crowd is places with connections that are pipes, for tests of which one loses its place.
 type crowd struct {
 	*connections
-	closed []string // names of connections, as they lost their place
+	closed []string // names of connections, in the order in which they lost their place
 	log    logBuffer
 }
 
@@ -45,7 +45,7 @@ func newCrowd(limit, descriptors int) *crowd {
 
 func (c *crowd) open(name, address string) *conn { return c.openAs(name, address, -1) }
 
-// openAs opens a connection whose file descriptor has a number.
+// openAs opens a connection with this file descriptor.
 func (c *crowd) openAs(name, address string, descriptor int) *conn {
 	near, _ := net.Pipe()
 	it := &conn{Conn: &pipe{near, name, c}, conns: c.connections, stage: busy, ended: make(chan struct{})}
@@ -54,14 +54,14 @@ func (c *crowd) openAs(name, address string, descriptor int) *conn {
 	return it
 }
 
-// request has a connection answer a request, which makes it idle.
+// request answers a request on a connection, which makes it idle.
 func (c *crowd) request(it *conn) {
 	c.begin(it, false)
 	c.end(it, false)
 }
 
 // TestPlacesAreGivenUpInOrder fills the places with connections of each kind, and opens others
-// until all are gone that may go.
+// until all connections that may be closed are closed.
 func TestPlacesAreGivenUpInOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -109,8 +109,8 @@ func TestPlacesAreGivenUpInOrder(t *testing.T) {
 	})
 }
 
-// TestFloodLeavesNewcomersTime floods the places from one address, also the honest client's,
-// which sends its request 200 ms after it connected.
+// TestFloodLeavesNewcomersTime floods the places from the address of an honest client. That client
+// sends its request 200 ms after it connected.
 func TestFloodLeavesNewcomersTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -140,8 +140,8 @@ func TestFloodLeavesNewcomersTime(t *testing.T) {
 	})
 }
 
-// TestChurnLeavesRoomForNewcomers has one address use each of its connections every second, so
-// that none is ever idle for long, and open others besides.
+// TestChurnLeavesRoomForNewcomers uses each connection of one address every second, so that none is
+// ever idle for long, and opens others meanwhile.
 func TestChurnLeavesRoomForNewcomers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -178,7 +178,7 @@ func TestManyAddressesTakeNothingFromOne(t *testing.T) {
 		for range 4 {
 			c.request(c.open("client", "192.0.2.1"))
 		}
-		for range 2 { // while all are young, and when all are ripe
+		for range 2 { // while all are new, and when all are ripe
 			for i := range 20 {
 				c.request(c.open("attacker", fmt.Sprintf("203.0.113.%d", i)))
 			}
@@ -190,8 +190,9 @@ func TestManyAddressesTakeNothingFromOne(t *testing.T) {
 	})
 }
 
-// TestDrainDismissesStalledClients: those that have sent nothing at once, those without a complete
-// request and those that do not take an answer after idleFor, and nothing else.
+// TestDrainDismissesStalledClients: a drain closes connections that have sent nothing at once.
+// After idleFor it closes those without a complete request and those that do not read an answer,
+// and no others.
 func TestDrainDismissesStalledClients(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -224,7 +225,8 @@ func TestDrainDismissesStalledClients(t *testing.T) {
 	})
 }
 
-// TestReserveIsGivenBack opens a connection whose descriptor shows that the reserve is in use.
+// TestReserveIsGivenBack opens a connection with a descriptor that shows that the reserve is in
+// use.
 func TestReserveIsGivenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -288,7 +290,7 @@ func same(a, b *conn) bool {
 	return a == b || a != nil && b != nil && a.stage == b.stage && a.since.Equal(b.since) && a.holder.rank == b.holder.rank
 }
 
-// search is what victim does, over all connections.
+// search does what victim does, over all connections.
 func search(all []*conn) (best *conn) {
 	order := map[int]int{stale: 4, ripe: 3, fresh: 2, idle: 1}
 	arrivals := 0

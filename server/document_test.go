@@ -16,8 +16,8 @@ import (
 
 var update = flag.Bool("update", false, "write docs/errors.md anew")
 
-// TestErrorsDocument holds docs/errors.md against the table of reasons and the table of
-// statuses; -update writes it anew.
+// TestErrorsDocument compares docs/errors.md with the table of reasons and the table of statuses;
+// -update writes it again.
 func TestErrorsDocument(t *testing.T) {
 	t.Parallel()
 	var b strings.Builder

@@ -68,7 +68,7 @@ func TestAnswerHasADeadline(t *testing.T) {
 		}
 		checkRefusal(t, resp, refusal.Overloaded)
 
-		// What the authority says about its deadline counts more.
+		// The authority's own error takes precedence over the deadline.
 		f.authority.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
 			<-ctx.Done()
 			return nil, refusal.New(refusal.CTUnavailable, "no log answered").Because(ctx.Err())
@@ -87,7 +87,7 @@ func TestPanicNeverReachesTheClient(t *testing.T) {
 			f.authority.bundle = func() []*ca.Chain { panic(errors.New("secret panic")) }
 			method, body := http.MethodGet, ""
 			if strings.HasSuffix(path, "signingCert") {
-				method, body = http.MethodPost, goodV1 // v2 ignores what it does not know
+				method, body = http.MethodPost, goodV1 // v2 ignores unknown fields
 			}
 			resp := f.do(t, method, path, body, "Authorization", "Bearer a.b.c", "X-Request-Id", "id-1")
 			if message := checkRefusal(t, resp, refusal.InternalError); strings.Contains(message, "panic") {
@@ -168,7 +168,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 }
 
-// TestLevelOfARecord: what a client without a token can cause is no error of the server.
+// TestLevelOfARecord: a failure that a client without a token can cause is not logged as an error.
 func TestLevelOfARecord(t *testing.T) {
 	t.Parallel()
 	for reason, want := range map[refusal.Reason]string{
@@ -184,8 +184,8 @@ func TestLevelOfARecord(t *testing.T) {
 	}
 }
 
-// TestVerifiedRequestsAreCounted: an outage that any client without a token can claim does not
-// count beside those of clients with one.
+// TestVerifiedRequestsAreCounted: an outage that any client without a token can pretend is not
+// counted with those of clients with a token.
 func TestVerifiedRequestsAreCounted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

@@ -22,8 +22,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// fakeAuthority answers as its functions say; without them, with a certificate of the
-// fixture's chain and the fixture's chain.
+// fakeAuthority answers with its functions. Without them it answers with a certificate of the
+// fixture's chain, and with that chain.
 type fakeAuthority struct {
 	issue  func(context.Context, ca.Request) (*ca.Issued, error)
 	bundle func() []*ca.Chain
@@ -34,7 +34,7 @@ func (f *fakeAuthority) Issue(ctx context.Context, req ca.Request) (*ca.Issued, 
 }
 func (f *fakeAuthority) TrustBundle() []*ca.Chain { return f.bundle() }
 
-// fixture is a Server over a fake authority, with what it logged and counted.
+// fixture is a Server over a fake authority, with its logs and metrics.
 type fixture struct {
 	*Server
 	config    Config
@@ -43,10 +43,10 @@ type fixture struct {
 	registry  *prometheus.Registry
 
 	mu   sync.Mutex
-	seen []ca.Request // what the authority was asked; guarded by mu
+	seen []ca.Request // requests to the authority; guarded by mu
 }
 
-// newFixture returns a fixture whose Config change has changed, if it is not nil.
+// newFixture returns a fixture; change, if not nil, changes its Config first.
 func newFixture(t testing.TB, change func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{log: new(logBuffer), registry: prometheus.NewRegistry()}
@@ -78,7 +78,7 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 	return f
 }
 
-// asked returns the one request that the authority was asked.
+// asked returns the one request that the authority got.
 func (f *fixture) asked(t testing.TB) ca.Request {
 	t.Helper()
 	f.mu.Lock()
@@ -89,7 +89,7 @@ func (f *fixture) asked(t testing.TB) ca.Request {
 	return f.seen[0]
 }
 
-// refuse makes the authority refuse everything with err.
+// refuse makes the authority refuse every request with err.
 func (f *fixture) refuse(err error) {
 	f.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) { return nil, err }
 }
@@ -132,7 +132,7 @@ func (f *fixture) count(t testing.TB, api, method, reason string) float64 {
 	return 0
 }
 
-// fakeChain is a chain of things that look like certificates to those who do not parse them.
+// fakeChain is a chain of fake certificates, which do not parse.
 func fakeChain(names ...string) *ca.Chain {
 	c := &ca.Chain{}
 	for _, name := range names {
@@ -206,13 +206,13 @@ func decodeJSON(t testing.TB, resp *http.Response) map[string]any {
 	return v
 }
 
-// httpStatus is what an answer with reason has to have.
+// httpStatus is the expected status of an answer with reason.
 func httpStatus(reason refusal.Reason) int {
 	_, status := codeOf(reason.Kind())
 	return status
 }
 
-// checkRefusal checks everything that every refusal over HTTP must have, and returns its
+// checkRefusal checks all properties that every refusal over HTTP must have, and returns its
 // message.
 func checkRefusal(t testing.TB, resp *http.Response, reason refusal.Reason) string {
 	t.Helper()
@@ -263,7 +263,7 @@ func checkRefusal(t testing.TB, resp *http.Response, reason refusal.Reason) stri
 	return message
 }
 
-// doWithLength posts a body whose length is announced as length; -1 announces none.
+// doWithLength posts a body and announces its length as length; -1 announces none.
 func (f *fixture) doWithLength(t testing.TB, path, body string, length int64) *http.Response {
 	t.Helper()
 	r := httptest.NewRequestWithContext(t.Context(), "POST", path, io.MultiReader(strings.NewReader(body)))
@@ -274,7 +274,7 @@ func (f *fixture) doWithLength(t testing.TB, path, body string, length int64) *h
 	return w.Result()
 }
 
-// fixedIssue is an authority that gives everybody the same.
+// fixedIssue returns the same certificate for every request.
 func fixedIssue(issued *ca.Issued) func(context.Context, ca.Request) (*ca.Issued, error) {
 	return func(context.Context, ca.Request) (*ca.Issued, error) { return issued, nil }
 }

@@ -37,7 +37,7 @@ func csrRequest(token string) *fulciov2.CreateSigningCertificateRequest {
 	}
 }
 
-// checkGRPCRefusal checks everything that every refusal over gRPC must have, and returns its
+// checkGRPCRefusal checks all properties that every refusal over gRPC must have, and returns its
 // message.
 func checkGRPCRefusal(t testing.TB, err error, header metadata.MD, reason refusal.Reason) string {
 	t.Helper()
@@ -147,7 +147,7 @@ func TestGRPCPanic(t *testing.T) {
 }
 
 // TestGRPCMessageOverTheLimit: a large message is malformed, never RESOURCE_EXHAUSTED, which
-// clients repeat. 4 MiB is the limit of grpc-go.
+// clients retry. 4 MiB is the limit of grpc-go.
 func TestGRPCMessageOverTheLimit(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
@@ -166,7 +166,7 @@ func TestGRPCMessageOverTheLimit(t *testing.T) {
 	}
 }
 
-// TestGRPCWithoutTheFramework sends what no client library sends.
+// TestGRPCWithoutTheFramework sends requests that no client library sends.
 func TestGRPCWithoutTheFramework(t *testing.T) {
 	t.Parallel()
 	const create = "/dev.sigstore.fulcio.v2.CA/CreateSigningCertificate"
@@ -215,7 +215,7 @@ func TestGRPCWithoutTheFramework(t *testing.T) {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
 		}
-		_ = readAll(t, resp) // the trailers come after it
+		_ = readAll(t, resp) // the trailers follow the body
 		wantCode, _ := codeOf(tt.want.Kind())
 		got := resp.Header.Get("Grpc-Status") + resp.Trailer.Get("Grpc-Status")
 		message := resp.Header.Get("Grpc-Message") + resp.Trailer.Get("Grpc-Message")
@@ -250,7 +250,7 @@ func TestGRPCClientThatWentAway(t *testing.T) {
 	if status.Code(err) != codes.Canceled {
 		t.Errorf("error is %v", err)
 	}
-	// The handler may end after its stream has.
+	// The handler may return after its stream has ended.
 	for deadline := time.Now().Add(20 * time.Second); run.count(t, "grpc", "CreateSigningCertificate", "CANCELED") == 0 && time.Now().Before(deadline); {
 		runtime.Gosched()
 	}
@@ -304,7 +304,7 @@ func TestGRPCHealth(t *testing.T) {
 			<-down
 			down <- errors.New("down")
 			expect(healthpb.HealthCheckResponse_NOT_SERVING)
-			// Longer than the time-outs of one request: a watcher outlives them.
+			// Longer than the timeouts of one request: a watcher outlives them.
 			back := time.AfterFunc(2500*time.Millisecond, func() { <-down; down <- nil })
 			defer back.Stop()
 			expect(healthpb.HealthCheckResponse_SERVING)
@@ -354,7 +354,7 @@ func FuzzUnframe(f *testing.F) {
 	})
 }
 
-// panicStream is a stream whose watcher panics.
+// panicStream is a stream that makes its watcher panic.
 type panicStream struct{ grpc.ServerStream }
 
 func (panicStream) Context() context.Context {

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// streamClient is a client of HTTP/2 that gives answers no window.
+// streamClient is an HTTP/2 client that gives answers no window.
 type streamClient struct {
 	conn     net.Conn
 	framer   *http2.Framer
@@ -60,7 +60,7 @@ func newStreamClient(t *testing.T, l pipeListener) *streamClient {
 	return c
 }
 
-// get sends a request on a stream of its own.
+// get sends a request on a new stream.
 func (c *streamClient) get(t *testing.T, stream uint32, path string) {
 	t.Helper()
 	var block bytes.Buffer
@@ -81,12 +81,12 @@ func (c *streamClient) count() (answered, reset int) {
 	return len(c.answered), len(c.reset)
 }
 
-// TestRequestsUnderWayAreBounded: on all connections together, also where the answers wait for a
-// window; and they end.
+// TestRequestsUnderWayAreBounded: the limit applies to all connections together, also while answers
+// wait for a window; and the requests end.
 func TestRequestsUnderWayAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 10 }) // 30 requests under way, 15 for one client
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 10 }) // 30 requests, 15 for one client
 		pipes := make(pipeListener)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -131,7 +131,7 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 	})
 }
 
-// TestLargeBodiesHaveFewPlaces: clients that send large bodies slowly keep no others out, and lose
+// TestLargeBodiesHaveFewPlaces: clients that send large bodies slowly block no others, and lose
 // their places.
 func TestLargeBodiesHaveFewPlaces(t *testing.T) {
 	t.Parallel()
@@ -175,7 +175,7 @@ func TestLargeBodiesHaveFewPlaces(t *testing.T) {
 	})
 }
 
-// TestKernelHoldsLittle: what a client does not read is not kept by the kernel either.
+// TestKernelHoldsLittle: the kernel does not keep what a client does not read either.
 func TestKernelHoldsLittle(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
@@ -208,7 +208,7 @@ func TestKernelHoldsLittle(t *testing.T) {
 	}
 }
 
-// TestRequestsOfOneConnection: an ordinary client of HTTP/2 gets whole answers.
+// TestRequestsOfOneConnection: an ordinary HTTP/2 client gets complete answers.
 func TestRequestsOfOneConnection(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)

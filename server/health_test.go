@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// check returns a check that says what failing points to.
+// check returns a check that fails with the error that failing points to.
 func check(name string, critical bool, failing *error) Check {
 	return Check{Name: name, Critical: critical, Probe: func(context.Context) (string, error) {
 		return "detail of " + name, *failing
@@ -52,7 +52,7 @@ func TestHealthTellsTheTruth(t *testing.T) {
 		}
 		ct = errors.New("down")
 		expect("within an interval", "/healthz", 200, "SERVING")
-		time.Sleep(time.Second) // in the bubble's own time
+		time.Sleep(time.Second) // in the bubble's time
 		expect("with a critical failure", "/healthz", 503, "NOT_SERVING")
 		expect("with a critical failure", "/readyz", 503, "NOT_SERVING")
 		expect("with a critical failure", "/livez", 200, "SERVING")

@@ -43,8 +43,8 @@ func (r *running) watchFrom(t *testing.T, address string) (context.CancelFunc, e
 	return cancel, err
 }
 
-// TestWatchersAreBounded: one address gets half of the places, another one gets one all the same,
-// and a place is free again after its watcher has gone.
+// TestWatchersAreBounded: one address gets half of the places, another address still gets one. A
+// place is free again after its watcher has disconnected.
 func TestWatchersAreBounded(t *testing.T) {
 	t.Parallel()
 	run := serve(t, false, false, func(_ *fixture, c *Config) { c.Limits.Connections = 16 }) // four watchers
@@ -66,7 +66,7 @@ func TestWatchersAreBounded(t *testing.T) {
 	}
 }
 
-// watchStream is a stream of Health.Watch whose messages a test receives.
+// watchStream is a stream of Health.Watch; a test receives its messages.
 type watchStream struct {
 	grpc.ServerStream
 	ctx  context.Context
@@ -79,8 +79,8 @@ func (s *watchStream) Send(m *healthpb.HealthCheckResponse) error {
 	return nil
 }
 
-// TestWatchersShareOneTicker: the checks run once an interval for all watchers, each of which gets
-// each change; a watcher ends with its lifetime, and the ticker with the last one.
+// TestWatchersShareOneTicker: the checks run once an interval for all watchers, and each watcher
+// gets each change. A watcher stops after its lifetime, and the ticker with the last one.
 func TestWatchersShareOneTicker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -125,6 +125,6 @@ func TestWatchersShareOneTicker(t *testing.T) {
 		if most := int64(watchLifetime/time.Second) + 2; probes.Load() > most {
 			t.Errorf("the checks ran %d times, want at most %d", probes.Load(), most)
 		}
-		time.Sleep(time.Second) // in the bubble's own time, which must find the ticker gone
+		time.Sleep(time.Second) // in the bubble's time; the ticker must have stopped by then
 	})
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 )
 
-// echo answers with the path that it sees.
+// echo answers with the path that it gets.
 func echo(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, name+" "+r.Method+" "+r.URL.Path)
@@ -101,7 +101,7 @@ func TestMountsAreLoggedAsTheyAnswer(t *testing.T) {
 	}
 }
 
-// pipeListener accepts the ends of pipes, which hold nothing that is not read.
+// pipeListener accepts the ends of pipes, which do not buffer.
 type pipeListener chan net.Conn
 
 func (l pipeListener) Accept() (net.Conn, error) {
@@ -124,8 +124,8 @@ func (l pipeListener) get(t *testing.T, method, path string) net.Conn {
 	return client
 }
 
-// TestReadersThatDoNotRead: they take the few places of reads and none of anything else, and lose
-// them after some seconds.
+// TestReadersThatDoNotRead: such clients take only the few places of reads, and lose them after
+// some seconds.
 func TestReadersThatDoNotRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -171,7 +171,7 @@ func TestReadersThatDoNotRead(t *testing.T) {
 		if got := status("GET", "/api/v1/rootCert"); got != http.StatusOK {
 			t.Errorf("the API while all places of reads are taken: %d", got)
 		}
-		// A reader that takes a piece in time keeps its place; the other one does not.
+		// A reader that reads a piece in time keeps its place; the other one does not.
 		time.Sleep(stall - time.Second)
 		if _, err := io.CopyN(io.Discard, readers[0], 2*piece); err != nil {
 			t.Fatal(err)
@@ -194,7 +194,7 @@ func TestReadersThatDoNotRead(t *testing.T) {
 	})
 }
 
-// TestReadersTakeNoPlaceOfACertificate: a client that does not read the answer of an API keeps no
+// TestReadersTakeNoPlaceOfACertificate: a client that does not read the answer of an API holds no
 // place while its answer waits.
 func TestReadersTakeNoPlaceOfACertificate(t *testing.T) {
 	t.Parallel()
@@ -214,7 +214,7 @@ func TestReadersTakeNoPlaceOfACertificate(t *testing.T) {
 		if n := len(f.slots); n != 0 {
 			t.Errorf("20 clients that do not read keep %d of 8 places", n)
 		}
-		// They get their answers whole all the same, and no time without end.
+		// They still get complete answers, but only within a time limit.
 		answer, err := io.ReadAll(readers[0])
 		if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) || len(answer) < 12<<12 {
 			t.Errorf("a slow reader got %d bytes: %v", len(answer), err)
@@ -232,7 +232,7 @@ func TestReadersTakeNoPlaceOfACertificate(t *testing.T) {
 	})
 }
 
-// TestSteadyWriterWritesEverything: pieces change nothing of an answer.
+// TestSteadyWriterWritesEverything: writing in pieces does not change an answer.
 func TestSteadyWriterWritesEverything(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{0, 1, piece, piece + 1, 3 * piece} {

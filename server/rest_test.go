@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/proof"
 )
 
-// goodV2 is a request of API v2 that is as it should be.
+// goodV2 is a correct request of API v2.
 const goodV2 = `{"credentials":{"oidcIdentityToken":"a.b.c"},"publicKeyRequest":{"publicKey":{"algorithm":"ECDSA","content":"KEY"},"proofOfPossession":"AQID"}}`
 
 func TestSigningCertEmbedded(t *testing.T) {
@@ -51,8 +51,8 @@ func TestSigningCertDetachedHasEmptyBytesWithoutALog(t *testing.T) {
 	}
 }
 
-// TestSigningCertRequestForms holds the JSON that clients send against what the authority is
-// asked.
+// TestSigningCertRequestForms compares the JSON that clients send with the request that the
+// authority gets.
 func TestSigningCertRequestForms(t *testing.T) {
 	t.Parallel()
 	bytesWithBothAlphabets := []byte{0xfb, 0xff, 0xfe, 0x01}
@@ -144,8 +144,8 @@ func TestSigningCertRefusesMalformedBodies(t *testing.T) {
 	}
 }
 
-// TestBodyOverTheLimit is refused as malformed by every API, whether or not its length is
-// announced, and one of exactly the limit is read.
+// TestBodyOverTheLimit: every API refuses such a body as malformed, whether or not its length is
+// announced, and reads a body of exactly the limit.
 func TestBodyOverTheLimit(t *testing.T) {
 	t.Parallel()
 	const limit = 64 << 10

@@ -139,7 +139,7 @@ func FuzzDecodeV1(f *testing.F) {
 	})
 }
 
-// base64(1) breaks its lines, and v1 takes them.
+// base64(1) breaks its lines, and v1 accepts them.
 func TestDecodeV1TakesLineBreaksInBase64(t *testing.T) {
 	t.Parallel()
 	req, err := decodeV1([]byte(`{"publicKey":{"content":"aGVs\nbG8=\n"},"signedEmailAddress":"aGk=\r\n"}`))

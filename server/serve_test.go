@@ -37,7 +37,7 @@ type running struct {
 	stop            func() error // begins shutdown, and returns what Serve returned
 }
 
-// serve runs a fixture: with TLS or without, gRPC on a port of its own or on HTTP's.
+// serve runs a fixture, with or without TLS; gRPC has a separate port or HTTP's.
 func serve(t testing.TB, shared, useTLS bool, change func(*fixture, *Config)) *running {
 	t.Helper()
 	run := &running{}
@@ -84,8 +84,8 @@ func listen(t testing.TB) (net.Listener, string) {
 	return l, l.Addr().String()
 }
 
-// testTLS returns a server's configuration, whose certificate comes from GetCertificate as
-// it does where it is reloaded, and the roots of a client.
+// testTLS returns a server's configuration and the roots of a client. The certificate comes from
+// GetCertificate, as for a certificate that is reloaded.
 func testTLS(t testing.TB) (*tls.Config, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -112,8 +112,8 @@ func testTLS(t testing.TB) (*tls.Config, *x509.CertPool) {
 	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate, nil }}, roots
 }
 
-// client returns an HTTP client that speaks HTTP/1.1 or HTTP/2 and nothing else, and the
-// base URL of the server.
+// client returns an HTTP client that uses only HTTP/1.1 or only HTTP/2, and the base URL of the
+// server.
 func (r *running) client(t testing.TB, http2 bool) (*http.Client, string) {
 	t.Helper()
 	protocols := new(http.Protocols)
@@ -149,7 +149,7 @@ func (r *running) dial(t testing.TB) *grpc.ClientConn {
 	return conn
 }
 
-// TestModes asks everything in every way: separate and shared ports, with TLS and without,
+// TestModes calls everything in every mode: separate and shared ports, with and without TLS,
 // HTTP/1.1, HTTP/2 and gRPC.
 func TestModes(t *testing.T) {
 	t.Parallel()
@@ -171,7 +171,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// testREST asks each REST method once.
+// testREST calls each REST method once.
 func (r *running) testREST(t *testing.T, http2 bool) {
 	t.Helper()
 	client, base := r.client(t, http2)
@@ -213,7 +213,7 @@ func (r *running) testREST(t *testing.T, http2 bool) {
 	}
 }
 
-// testGRPC asks each gRPC method once.
+// testGRPC calls each gRPC method once.
 func (r *running) testGRPC(t *testing.T) {
 	t.Helper()
 	client := fulciov2.NewCAClient(r.dial(t))
@@ -279,8 +279,8 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// TestShutdownDrains ends a server while a request is in flight: that one gets its answer,
-// readiness changes at once, and nothing new is accepted.
+// TestShutdownDrains stops a server while a request is in flight. That request is answered,
+// readiness changes at once, and no new connection is accepted.
 func TestShutdownDrains(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
@@ -339,7 +339,7 @@ func TestShutdownDoesNotWaitForever(t *testing.T) {
 	run := serve(t, true, false, func(_ *fixture, c *Config) { c.DrainTimeout = 20 * time.Millisecond })
 	run.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) {
 		entered <- struct{}{}
-		<-release // whatever its context says
+		<-release // ignores its context
 		return nil, errors.New("too late")
 	}
 	client, base := run.client(t, false)

@@ -27,7 +27,7 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// graceful serves with a grace that only hurry ends.
+// graceful serves with a grace that only hurry stops.
 func graceful(t *testing.T, shared, useTLS bool) (run *running, hurry chan struct{}) {
 	t.Helper()
 	hurry = make(chan struct{})
@@ -36,8 +36,8 @@ func graceful(t *testing.T, shared, useTLS bool) (run *running, hurry chan struc
 	}), hurry
 }
 
-// TestGraceServesOn: after the signal, readiness fails everywhere and each request is answered,
-// over connections that were there and over new ones, and each answer closes its connection.
+// TestGraceServesOn: after the signal, readiness fails everywhere. Each request is answered, over
+// existing and new connections, and each answer closes its connection.
 func TestGraceServesOn(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
@@ -89,7 +89,7 @@ func TestGraceServesOn(t *testing.T) {
 	}
 }
 
-// certificateOnNewConnection gets a certificate, and expects that no connection is used twice.
+// certificateOnNewConnection gets a certificate, and requires that no connection is used twice.
 func (r *running) certificateOnNewConnection(t *testing.T, client *http.Client, base string) {
 	t.Helper()
 	trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
@@ -118,7 +118,7 @@ func (q *quiet) Accept() (net.Conn, error) { <-q.closed; return nil, net.ErrClos
 func (q *quiet) Close() error              { q.once.Do(func() { close(q.closed) }); return nil }
 func (q *quiet) Addr() net.Addr            { return &net.TCPAddr{} }
 
-// TestGraceEnds: by time, by a second signal, or at once where there is none.
+// TestGraceEnds: the grace stops after its time, by a second signal, or at once if it is zero.
 func TestGraceEnds(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct{ grace, hurry, want time.Duration }{
@@ -154,22 +154,22 @@ func TestGraceEnds(t *testing.T) {
 	}
 }
 
-// backend is a replica as a balancer knows it.
+// backend is a replica in the view of a balancer.
 type backend struct {
 	base    string
 	ready   bool
-	pending int           // requests under way
-	retired chan struct{} // closed when it is not ready and nothing is under way
+	pending int           // requests in progress
+	retired chan struct{} // closed when it is not ready and has no request in progress
 }
 
-// balancer sends each request to a replica that was ready when it was last asked.
+// balancer sends each request to a replica that was ready at its last check.
 type balancer struct {
 	mu       sync.Mutex
 	backends []*backend
 	turn     int
 }
 
-// watch asks a replica for its readiness until it stops answering.
+// watch checks a replica's readiness until it stops answering.
 func (b *balancer) watch(ctx context.Context, to *backend) {
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
@@ -185,7 +185,7 @@ func (b *balancer) watch(ctx context.Context, to *backend) {
 	}
 }
 
-// settle closes retired if it is time. It is called with mu held.
+// settle closes retired if the replica is not ready and has no request. The caller must hold mu.
 func (b *balancer) settle(to *backend) {
 	if to.ready || to.pending > 0 {
 		return
@@ -248,16 +248,16 @@ type replica struct {
 	hurry chan struct{}
 }
 
-// rollout is three replicas behind a balancer, with clients that ask for certificates.
+// rollout is three replicas behind a balancer, with clients that request certificates.
 type rollout struct {
 	balancer
 	replicas [3]replica
 	progress chan struct{} // gets an element for each answer
-	end      chan struct{} // closed to end the clients
+	end      chan struct{} // closed to stop the clients
 	running  sync.WaitGroup
 }
 
-// start starts a replica in a place of the balancer.
+// start starts a replica at index i of the balancer.
 func (o *rollout) start(ctx context.Context, t *testing.T, i int) {
 	run, hurry := graceful(t, true, false)
 	to := &backend{base: "http://" + run.http, ready: true, retired: make(chan struct{})}
@@ -268,7 +268,7 @@ func (o *rollout) start(ctx context.Context, t *testing.T, i int) {
 	o.running.Go(func() { o.watch(ctx, to) })
 }
 
-// client asks for certificates until the end.
+// client requests certificates until end is closed.
 func (o *rollout) client(t *testing.T, url string) {
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
@@ -289,7 +289,7 @@ func (o *rollout) client(t *testing.T, url string) {
 	}
 }
 
-// during lets the clients go on until done has an element or is closed.
+// during keeps the clients running until done has an element or is closed.
 func during[T any](o *rollout, done <-chan T) T {
 	for {
 		select {
@@ -301,8 +301,8 @@ func during[T any](o *rollout, done <-chan T) T {
 }
 
 // TestRollingRestartLosesNothing restarts three replicas behind a balancer, one after another,
-// while 16 clients ask for certificates. The grace of each is as long as the balancer needs to
-// see that it is not ready, and to get the answers to what it sent before.
+// while 16 clients request certificates. The grace of each lets the balancer see that it is not
+// ready, and get the answers to earlier requests.
 func TestRollingRestartLosesNothing(t *testing.T) {
 	t.Parallel()
 	o := &rollout{progress: make(chan struct{}), end: make(chan struct{})}

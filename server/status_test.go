@@ -68,8 +68,8 @@ func TestUnknownKindIsInternal(t *testing.T) {
 	}
 }
 
-// TestWhatNobodyMeantForAClientIsHidden is also CVE-like case 7: a key-management failure
-// that reached the client with the key's name.
+// TestWhatNobodyMeantForAClientIsHidden also covers the case of a key-management failure that
+// reached the client with the key's name.
 func TestWhatNobodyMeantForAClientIsHidden(t *testing.T) {
 	t.Parallel()
 	for name, err := range map[string]error{
