@@ -176,8 +176,8 @@ func TestLostAgain(t *testing.T) {
 	})
 }
 
-// A key whose calls never return is tried seldom once half of the calls are used up. It is used
-// again as soon as new calls get answers.
+// A key that never returns is tried seldom once half of the calls are used up. It is used again
+// as soon as new calls get answers.
 func TestCallsThatNeverReturn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

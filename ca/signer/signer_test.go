@@ -258,7 +258,7 @@ func TestCallerWhoGoesProvesNothing(t *testing.T) {
 	})
 }
 
-// A caller whose time ends with its attempt proves that the key gives no answer. A server that
+// A caller that waits as long as an attempt proves that the key gives no answer. A server that
 // signs through another process is such a caller.
 func TestCallerWhoseTimeEndsHasSeenSilence(t *testing.T) {
 	t.Parallel()

@@ -22,7 +22,7 @@ const (
 	// maxOpenings bounds the openings that are under way in a module. Those that hang count until
 	// they return, so that a module that hangs costs a bounded number of threads.
 	maxOpenings = 64
-	// settle is how long an opening whose ctx has ended may take to return its error.
+	// settle bounds the time in which an opening must return its error after ctx has ended.
 	settle = 50 * time.Millisecond
 )
 

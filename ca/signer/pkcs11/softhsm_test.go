@@ -122,7 +122,7 @@ type place struct {
 	pin string
 }
 
-// slot finds the token, whose slot changes whenever SoftHSM is initialized.
+// slot finds the token. Its slot changes whenever SoftHSM is initialized.
 func (p *place) slot(t testing.TB) uint {
 	t.Helper()
 	return slotWhere(t, func(info p11.TokenInfo) bool { return info.Label == p.Token })

@@ -15,7 +15,7 @@ import (
 )
 
 // listen creates a socket at path with mode, and returns its file's info. The mode is never wider:
-// on Linux the file takes the mode of the socket less the umask, and widen adds the rest after that.
+// on Linux the file takes the mode of the socket less the umask, and widen adds the rest later.
 // The umask, which all goroutines share, does not change.
 func listen(path string, mode fs.FileMode) (*net.UnixListener, fs.FileInfo, error) {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
