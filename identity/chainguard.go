@@ -11,8 +11,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// chainguardIdentity is the rule of type chainguard-identity: the provider's own path for
-// the caller, under the issuer URL.
+// chainguardIdentity is the rule of type chainguard-identity. It names the caller by the provider's
+// own path for the caller, under the issuer URL.
 type chainguardIdentity struct{}
 
 func (chainguardIdentity) identify(tok *oidc.Token, id *Identity) error {
@@ -28,13 +28,13 @@ func (chainguardIdentity) identify(tok *oidc.Token, id *Identity) error {
 		if !verified {
 			return unverified()
 		}
-		// Clients sign the address wherever the token has one; the SAN does not show it.
+		// Clients sign the address if the token has one; the SAN does not show it.
 		id.Challenge, id.ChallengeClaim = address, "email"
 	}
 	if err := checkActor(tok.Claims); err != nil {
 		return err
 	}
-	// The issuer URL is the operator's; a pattern fixes how many segments it has.
+	// The operator configures the issuer URL; a pattern fixes how many segments it has.
 	scheme, rest, _ := strings.Cut(strings.TrimRight(tok.IssuerURL, "/"), ":")
 	base := strings.ToLower(scheme) + ":" + rest
 	name := fixedName{
@@ -46,7 +46,7 @@ func (chainguardIdentity) identify(tok *oidc.Token, id *Identity) error {
 	return err
 }
 
-// checkActor refuses a claim `act`, which says on whose behalf the caller acts (RFC 8693,
+// checkActor refuses a claim `act`, which names the party for which the caller acts (RFC 8693,
 // section 4.1), unless it is an object of texts.
 func checkActor(claims oidc.Claims) error {
 	if claims["act"] == nil {

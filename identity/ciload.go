@@ -22,15 +22,15 @@ type ciLoader struct {
 	warnings, errs []error
 }
 
-// newCIProvider compiles the entry at path. It returns every mistake at once, and nil for the
-// provider if there is one.
+// newCIProvider compiles the entry at path. It returns every mistake at once; the provider is nil
+// if there is a mistake.
 func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider, warnings, errs []error) {
 	l := &ciLoader{ciProvider: &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues), constants: maps.Clone(config.Constants)}, path: path, compat: compat}
 	l.compileName(config)
 	for _, key := range slices.Sorted(maps.Keys(config.ExtensionTemplates)) {
 		source, path := config.ExtensionTemplates[key], at(path, "extension-templates", key)
 		if source == "" || key == "issuer" || key == "subject" {
-			continue // not set; or the token's own, whatever a template says
+			continue // not set; or the token's own, whatever a template states
 		}
 		extension, ok := certs.ExtensionByKey(key)
 		if !ok {
@@ -60,7 +60,7 @@ func newCIProvider(config CIProvider, path []string, compat bool) (r *ciProvider
 	return l.ciProvider, l.warnings, nil
 }
 
-// tolerate reports what the peer tolerates.
+// tolerate reports a fault that the peer tolerates.
 func (l *ciLoader) tolerate(err error) {
 	if l.compat {
 		l.warnings = append(l.warnings, err)
@@ -81,7 +81,7 @@ func (l *ciLoader) compile(source string, path []string) *claimTemplate {
 		return nil
 	}
 	if t.reads.nested != "" {
-		// Parses, and fails for every token.
+		// The template parses, but fails for every token.
 		l.tolerate(keypath.Errorf(path, "a claim is text to a template and has nothing inside, so that %s refuses whatever token it is read for; a claim whose name has a dot is {{index . \"name.with.dot\"}}", quote(t.reads.nested)))
 	}
 	if !strings.Contains(source, "{{") && (strings.ContainsAny(source, "{} ") || strings.Contains(source, "://")) {
@@ -118,7 +118,8 @@ func (l *ciLoader) compileName(config CIProvider) {
 	}
 }
 
-// checkName reports what of the SAN's template gives no token a name, or two callers one.
+// checkName reports faults of the SAN's template by which no token gets a name, or two callers get
+// one.
 func (l *ciLoader) checkName(distinct bool) {
 	path := at(l.path, "subject-alternative-name-template")
 	for _, name := range l.san.reads.shown {
@@ -130,20 +131,20 @@ func (l *ciLoader) checkName(distinct bool) {
 	l.tellApart(distinct, path)
 	l.warnOfHidden(path)
 	if len(l.errs) > 0 || l.san.reads.controls || l.san.reads.nested != "" || l.san.reads.unnamed {
-		return // reported, with its cause; or any claim may matter
+		return // reported, with its cause; or any claim may affect the name
 	}
 	if why, certain := l.hopeless(); why != nil {
 		err := keypath.Errorf(path, "no token gets a name by this template: with every text that was tried for its claims, %w", why)
 		if certain {
 			l.tolerate(err)
 		} else {
-			l.warnings = append(l.warnings, err) // another text may do
+			l.warnings = append(l.warnings, err) // another text may succeed
 		}
 	}
 }
 
-// tellApart reports the claims that the name does not keep apart, unless a token is refused
-// where it would not.
+// tellApart reports the claims that the name does not keep apart, unless a token is refused in that
+// case.
 func (l *ciLoader) tellApart(distinct bool, path []string) {
 	if distinct && l.san.full != nil {
 		l.errs = append(l.errs, keypath.Errorf(path, "distinct-claims is for a template of text, {{.claim}} and {{index . \"claim\"}}; this one has more"))
@@ -173,8 +174,8 @@ func (l *ciLoader) tellApart(distinct bool, path []string) {
 	}
 }
 
-// warnOfHidden warns of claims that the template reads and the name does not show: where no
-// branch does, or where the claim or another one decides which one.
+// warnOfHidden warns of claims that the template reads and the name does not show: because no
+// branch shows the claim, or because the claim or another one selects the branch.
 func (l *ciLoader) warnOfHidden(path []string) {
 	forms := l.san.forms()
 	for _, name := range l.sanNames {
@@ -187,7 +188,7 @@ func (l *ciLoader) warnOfHidden(path []string) {
 			}
 		}
 		decides := slices.Contains(l.san.reads.compared, name) && slices.Contains(l.required, name)
-		// Where another claim decides, a token is refused only if the claim has a default.
+		// If another claim selects the branch, a token is refused only if the claim has a default.
 		decided := slices.Contains(l.san.reads.needed, name) && !slices.Contains(l.optional, name)
 		if without > 0 && (decides || decided || with == 0) && !l.fixed(name) {
 			l.warn(path, "the name does not always show the claim %s itself, but what the template makes of it: tokens with different values could get the same name", quote(name))
@@ -195,7 +196,7 @@ func (l *ciLoader) warnOfHidden(path []string) {
 	}
 }
 
-// inseparable reports what distinct-claims cannot keep apart.
+// inseparable reports claims that distinct-claims cannot keep apart.
 func (l *ciLoader) inseparable(distinct bool, path []string, format string, args ...any) {
 	err := keypath.Errorf(path, format, args...)
 	if distinct {
@@ -206,15 +207,14 @@ func (l *ciLoader) inseparable(distinct bool, path []string, format string, args
 	}
 }
 
-// maxSamples bounds how often hopeless tries.
+// maxSamples limits the tries of hopeless.
 const maxSamples = 5_000
 
-// hopeless returns why no token gets a name: the first refusal of many texts for the claims
-// when all are refused, otherwise nil. It is certain of a concatenation of which it has tried
-// all texts.
+// hopeless returns why no token gets a name: the first refusal if many texts for the claims are all
+// refused, otherwise nil. It is certain for a concatenation if it has tried all texts.
 func (r *ciProvider) hopeless() (why error, certain bool) {
 	texts := append([]string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", strings.Repeat("a", 64), ""}, r.san.reads.texts...)
-	choices := len(texts) + 1 // the last is no claim
+	choices := len(texts) + 1 // the last means no claim
 	all := 1
 	for range r.sanNames {
 		all = min(all*choices, maxSamples+1)
@@ -228,7 +228,7 @@ func (r *ciProvider) hopeless() (why error, certain bool) {
 			if all > maxSamples {
 				chosen = random.IntN(choices)
 			}
-			if r.defaults[name] != "" { // which is the first to try
+			if r.defaults[name] != "" { // try the default first
 				chosen = (chosen + len(texts)) % choices
 			}
 			if chosen < len(texts) {
@@ -267,8 +267,8 @@ func (r *ciProvider) try(claims oidc.Claims) error {
 	return san.Check()
 }
 
-// checkConstants reports the constants that no template reads: most likely misspelt, so that
-// a claim would take the place of what was meant to be fixed.
+// checkConstants reports the constants that no template reads. They are most likely misspelt, so
+// that a claim would replace the value that the operator fixed.
 func (r *ciProvider) checkConstants(constants map[string]string, path []string) (errs []error) {
 	for _, name := range slices.Sorted(maps.Keys(constants)) {
 		if !r.unnamed && !slices.Contains(r.names, name) {

@@ -15,22 +15,22 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// ciProvider is the rule of type ci-provider: SAN and extensions from the operator's
-// templates, over the operator's constants, the token's claims and the operator's defaults,
-// all as text.
+// ciProvider is the rule of type ci-provider. It builds SAN and extensions by the operator's
+// templates from the operator's constants, the token's claims and the operator's defaults, all as
+// text.
 type ciProvider struct {
 	defaults   map[string]string
 	constants  map[string]string
 	san        *claimTemplate
 	extensions []extensionTemplate // ascending by arc
-	// names are the claims that some template names, sanNames those that the SAN's does, and
-	// required those of them that must not be empty; all sorted.
+	// names are the claims that some template names, sanNames those that the SAN's template names,
+	// and required those of sanNames that must not be empty; all sorted.
 	names, sanNames, required []string
 	// optional are the claims with a default that the SAN's template shows.
 	optional []string
 	// unnamed states that some template reads claims that it does not name.
 	unnamed bool
-	// separate states that no two lists of claims may make one name.
+	// separate states that no two lists of claims may result in the same name.
 	separate bool
 }
 
@@ -81,14 +81,14 @@ func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
 	return err
 }
 
-// name returns the SAN of raw, which its template has made of values. It refuses raw where
+// name returns the SAN of raw, which its template has rendered from values. It refuses raw if
 // another value of one of the claims could have the same SAN.
 func (r *ciProvider) name(raw string, values map[string]string, claims oidc.Claims) (certs.SAN, error) {
 	san, err := uriSAN(raw)
 	if err != nil {
 		return certs.SAN{}, err
 	}
-	if r.san.full != nil { // whose functions may print a control character as another one
+	if r.san.full != nil { // its functions may print a control character as another one
 		for _, name := range r.sanNames {
 			if r.claimed(name, claims) && strings.ContainsFunc(values[name], unicode.IsControl) {
 				return certs.SAN{}, claimRefusal(name, values[name], "text without control characters")
@@ -125,15 +125,15 @@ func (r *ciProvider) checkDistinct(raw, san string, values map[string]string, cl
 	return checkDistinct(raw, san, inName, false)
 }
 
-// fixed reports whether the operator has set what templates read under the name.
+// fixed reports whether the operator has set the value that templates read under the name.
 func (r *ciProvider) fixed(name string) bool { _, ok := r.constants[name]; return ok }
 
-// claimed reports whether the token decides what templates read under the name.
+// claimed reports whether the token decides the value that templates read under the name.
 func (r *ciProvider) claimed(name string, claims oidc.Claims) bool {
 	return claims[name] != nil && !r.fixed(name)
 }
 
-// fixesScheme reports whether the first n octets of the name are the operator's.
+// fixesScheme reports whether the operator fixes the first n octets of the name.
 func (r *ciProvider) fixesScheme(n int, values map[string]string, claims oidc.Claims) bool {
 	for _, p := range r.san.lead() {
 		text := p.text
@@ -150,7 +150,7 @@ func (r *ciProvider) fixesScheme(n int, values map[string]string, claims oidc.Cl
 	return false
 }
 
-// checkOptional refuses a claim that makes the SAN which its default makes.
+// checkOptional refuses a claim that results in the same SAN as its default.
 func (r *ciProvider) checkOptional(san certs.SAN, values map[string]string, claims oidc.Claims) error {
 	for _, name := range r.optional {
 		text, standard := values[name], r.defaults[name]
@@ -170,9 +170,9 @@ func (r *ciProvider) checkOptional(san certs.SAN, values map[string]string, clai
 	return nil
 }
 
-// values returns the texts that the templates read: the defaults, over them the claims, and
-// over all the constants, so that no token can put a name of its own into a certificate
-// where the operator has fixed one. A null claim is missing: its default counts, if it has one.
+// values returns the texts that the templates read. Claims override defaults, and constants
+// override both, so that no token can replace a name in a certificate that the operator has fixed.
+// A null claim is missing: its default applies, if it has one.
 func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
 	values := make(map[string]string, len(r.defaults)+len(r.names))
 	maps.Copy(values, r.defaults)
@@ -223,9 +223,9 @@ func claimText(name string, v any) (string, error) {
 	}
 }
 
-// numberText returns n in the decimal form that a float64 prints in. Readers of tokens
-// decode numbers into float64, which rounds: two numbers would have one text. Those that
-// rounding changes are refused, and all beyond 2^53.
+// numberText returns n in the decimal form that a float64 prints in. Readers of tokens decode
+// numbers into float64, which rounds, so that two numbers would have one text. numberText refuses
+// numbers that rounding changes, and all beyond 2^53.
 func numberText(n oidc.Number) (string, bool) {
 	const limit = 1 << 53
 	f, err := strconv.ParseFloat(string(n), 64)
@@ -238,11 +238,11 @@ func numberText(n oidc.Number) (string, bool) {
 	return text, digits == printed && exponent == scale
 }
 
-// decimal returns the significant digits of a JSON number, and the power of ten of the last
-// one. Only numbers that are equal, but for their sign, have both equal.
+// decimal returns the significant digits of a JSON number, and the power of ten of the last one.
+// Only numbers that are equal, except for their sign, have both equal.
 func decimal(number string) (digits string, exponent int) {
 	mantissa, power, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(number, "-")), "e")
-	exponent, _ = strconv.Atoi(power) // 0 without a power; out of range, the number is 0 as a float64, or refused
+	exponent, _ = strconv.Atoi(power) // 0 without a power; if out of range, the number is 0 as a float64, or refused
 	whole, fraction, _ := strings.Cut(mantissa, ".")
 	exponent -= len(fraction)
 	digits = strings.TrimLeft(whole+fraction, "0")

@@ -11,8 +11,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// renderOne renders one extension template (.9) over the claims, with a SAN that reads
-// nothing of them.
+// renderOne renders one extension template (.9) over the claims, with a SAN that reads none of
+// them.
 func renderOne(tb testing.TB, template string, claims oidc.Claims, defaults map[string]string) (string, error) {
 	tb.Helper()
 	rules := rulesOf(tb, ciEntry(), CIProvider{
@@ -258,7 +258,7 @@ func TestSANTemplateDefaultStandsIn(t *testing.T) {
 	}
 }
 
-// A template that could never do what its author means is told of when it is loaded.
+// A template that can never have its author's intended effect is reported when it is loaded.
 func TestTemplatesThatMeanNothing(t *testing.T) {
 	t.Parallel()
 	config := func(template string, compat bool) Config {

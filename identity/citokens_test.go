@@ -131,7 +131,7 @@ func buildkiteProvider() CIProvider {
 	}
 }
 
-// circleProvider has the two slips of the peer's own templates, which must give its bytes.
+// circleProvider has the two mistakes of the peer's own templates, and must give the peer's bytes.
 func circleProvider() CIProvider {
 	claim := func(name string) string { return `{{ index . "oidc.circleci.com/` + name + `" }}` }
 	definition := "{{.api_url}}/projects/" + claim("project-id") + "/pipeline-definitions/" + claim("pipeline-definition-id")

@@ -21,8 +21,8 @@ type claimPath []any
 //	name    = 1*( ALPHA / DIGIT / "_" / "-" / non-ASCII )
 //	index   = 1*9DIGIT
 //
-// Text between quotes holds no quote of its kind, and no backslash. Wildcards, slices,
-// filters and descent are refused: an issuer must be one, whatever the token holds.
+// Text between quotes holds no quote of its kind, and no backslash. parseClaimPath refuses
+// wildcards, slices, filters and descent, because the issuer must be one for every token.
 func parseClaimPath(s string) (claimPath, error) {
 	rest, ok := strings.CutPrefix(s, "$")
 	if !ok {
@@ -44,7 +44,7 @@ func parseClaimPath(s string) (claimPath, error) {
 
 var errClaimPathStep = errors.New(`only .name, ['name'], ["name"] and [0] are supported here, so that it names one value`)
 
-// cutStep cuts the first step off a path that is not empty.
+// cutStep removes the first step from a path that is not empty.
 func cutStep(s string) (step any, rest string, err error) {
 	if after, ok := strings.CutPrefix(s, "."); ok {
 		n := strings.IndexFunc(after, func(r rune) bool {

@@ -61,8 +61,8 @@ func TestClaimPathText(t *testing.T) {
 	}
 }
 
-// FuzzClaimPath: a path that parses means the same in its bracketed form, and reading by it
-// never panics.
+// FuzzClaimPath checks that a path that parses has the same meaning in its bracketed form, and that
+// reading by it never panics.
 func FuzzClaimPath(f *testing.F) {
 	for _, s := range []string{"$.a.b[1].c", `$["a b"]['c'][0]`, "$..*", "$[?(@.x)]", "$[", "$['a'"} {
 		f.Add(s)

@@ -10,7 +10,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// nonEmptyText is what most claims must be, as messages say it.
+// nonEmptyText is the requirement for most claims, as messages state it.
 const nonEmptyText = "non-empty text"
 
 // textClaim returns the claim name, which must be non-empty text.
@@ -18,8 +18,8 @@ func textClaim(claims oidc.Claims, name string) (string, error) {
 	return memberText(claims, name, fmt.Sprintf("claim %q", name))
 }
 
-// memberText returns the member name of object, which must be non-empty text; what says in
-// messages where it stands.
+// memberText returns the member name of object, which must be non-empty text; what is the object's
+// name in messages.
 func memberText(object map[string]any, name, what string) (string, error) {
 	v, present := object[name]
 	if s, ok := v.(string); ok && s != "" {
@@ -31,7 +31,7 @@ func memberText(object map[string]any, name, what string) (string, error) {
 	return "", unusable(what, v, nonEmptyText)
 }
 
-// memberObject returns the member name of object, which must be an object itself.
+// memberObject returns the member name of object, which must itself be an object.
 func memberObject(object map[string]any, name, what string) (map[string]any, error) {
 	v, present := object[name]
 	if !present {
@@ -44,7 +44,7 @@ func memberObject(object map[string]any, name, what string) (map[string]any, err
 	return member, nil
 }
 
-// claimRefusal refuses the claim name, which has the value v where want was wanted.
+// claimRefusal refuses the claim name, which has the value v instead of the required want.
 func claimRefusal(name string, v any, want string) *refusal.Error {
 	return unusable(fmt.Sprintf("claim %q", name), v, want)
 }
@@ -53,8 +53,8 @@ func missing(what, want string) *refusal.Error {
 	return refusal.New(refusal.ClaimMissing, "the token's %s is missing; it must be %s", what, want)
 }
 
-// unusable refuses a value that is there but does not do: null and empty text count as
-// missing, anything else as invalid.
+// unusable refuses a value that is present but unusable: null and empty text count as missing,
+// anything else as invalid.
 func unusable(what string, v any, want string) *refusal.Error {
 	reason := refusal.ClaimInvalid
 	if v == nil || v == "" {
@@ -86,8 +86,8 @@ func kindOf(v any) string {
 	}
 }
 
-// missingClaims refuses a token that lacks several claims at once, so that whoever mends it
-// sees them all; names is not empty.
+// missingClaims refuses a token that lacks several claims, so that the operator sees all of them at
+// once; names is not empty.
 func missingClaims(names []string) *refusal.Error {
 	quoted := make([]string, len(names))
 	for i, name := range names {
@@ -99,7 +99,7 @@ func missingClaims(names []string) *refusal.Error {
 	return refusal.New(refusal.ClaimMissing, "the token's claims %s are missing, empty or null; the issuer's type or templates need them", strings.Join(quoted, ", "))
 }
 
-// quote returns s for a message to the client: in double quotes, what does not print
+// quote returns s for a message to the client: in double quotes, with non-printing characters
 // escaped, and cut to 100 characters.
 func quote(s string) string {
 	const limit = 100

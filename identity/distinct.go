@@ -11,20 +11,18 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// No two callers share a name: another value of one claim gives another SAN, or a refusal.
-// This file keeps formatting from losing what a claim says; separate.go keeps two claims
-// apart.
+// No two callers share a name: another value of one claim gives another SAN, or a refusal. This
+// file ensures that formatting loses no part of a claim; separate.go keeps two claims apart.
 
 // claim is a claim of the token, as text, in a SAN.
 type claim struct{ name, text string }
 
-// checkDistinct refuses raw where another raw could be formatted as san too; joined states
-// that url.JoinPath has formatted it. net/url escapes what must not be in a URI and prints
-// the escapes of raw unchanged. If undoing the former in san returns raw, no other raw has
-// this san.
+// checkDistinct refuses raw if another raw could be formatted as san too; joined states that
+// url.JoinPath has formatted it. net/url escapes octets that a URI cannot hold, and prints the
+// escapes of raw unchanged. If undoing the former in san returns raw, no other raw has this san.
 //
-// Escapes in the operator's own text decide nothing, since they are the same for every token.
-// They are therefore undone in raw too, unless a claim holds such an escape.
+// Escapes in the operator's own text do not distinguish callers, because they are the same for
+// every token. checkDistinct therefore undoes them in raw too, unless a claim holds such an escape.
 func checkDistinct(raw, san string, claims []claim, joined bool) error {
 	if plain(raw, san) {
 		return nil
@@ -43,7 +41,7 @@ func checkDistinct(raw, san string, claims []claim, joined bool) error {
 	}
 	own, undone := undoEscapes(raw, joined, true), undoEscapes(san, joined, true)
 	if own == undone {
-		// A claim cannot choose the case of an escape that the operator's text begins.
+		// A claim cannot choose the case of an escape that starts in the operator's text.
 		if upper := upperEscapes(raw); raw != san && raw != upper {
 			return indistinct(raw, difference(raw, upper), claims)
 		}
@@ -58,13 +56,13 @@ func plain(raw, san string) bool {
 	return raw == san && !strings.Contains(raw, "%") && !strings.HasSuffix(raw, "#") && !strings.HasSuffix(raw, "?")
 }
 
-// undoEscapes replaces in the path and in the fragment of a URI the escapes that net/url may
-// have made. It escapes some octets always, and a few others beside one of those: where all
-// is not set, the latter stay if there is none of the former. %25 and %2F stay.
+// undoEscapes undoes in the path and in the fragment of a URI the escapes that net/url may have
+// made. net/url escapes some octets always, and a few others only beside one of those. Without all,
+// undoEscapes leaves the latter if there is none of the former. %25 and %2F always stay.
 func undoEscapes(uri string, joined, all bool) string {
 	head, fragment, hasFragment := strings.Cut(uri, "#")
 	path, query, hasQuery := strings.Cut(head, "?")
-	// Where no slash follows the scheme, net/url prints all of it unchanged.
+	// If no slash follows the scheme, net/url prints all of it unchanged.
 	if _, after, _ := strings.Cut(path, ":"); strings.HasPrefix(after, "/") {
 		if all || replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined, false) }) != path {
 			path = replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined, true) })
@@ -82,8 +80,8 @@ func undoEscapes(uri string, joined, all bool) string {
 	return path
 }
 
-// escapedInPath reports whether net/url escapes c in a path, or with beside, in one that holds
-// a space. A path that url.JoinPath is given may hold ? and #; otherwise these end it.
+// escapedInPath reports whether net/url escapes c in a path, or with beside, in a path that holds a
+// space. A path for url.JoinPath may hold ? and #; otherwise these end the path.
 func escapedInPath(c byte, joined, beside bool) bool {
 	if c == '?' || c == '#' {
 		return joined
@@ -93,8 +91,8 @@ func escapedInPath(c byte, joined, beside bool) bool {
 
 func escapedInFragment(c byte, beside bool) bool { return escapedAfter("https://h/#", c, beside) }
 
-// escapedAfter counts the quote ' among those that are always escaped: readers of URIs in
-// text take it for the end.
+// escapedAfter counts the quote ' among the octets that are always escaped, because readers of URIs
+// in text take it for the end of the URI.
 func escapedAfter(prefix string, c byte, beside bool) bool {
 	if beside {
 		prefix += " "
@@ -103,7 +101,7 @@ func escapedAfter(prefix string, c byte, beside bool) bool {
 	return c != '%' && (c == '\'' || err != nil || !strings.HasSuffix(u.String(), string([]byte{c})))
 }
 
-// replaceEscapes replaces the escapes of the octets that are chosen by the octets.
+// replaceEscapes replaces the escapes of the octets for which chosen is true by the octets.
 func replaceEscapes(s string, chosen func(byte) bool) string {
 	var b strings.Builder
 	for {
@@ -134,8 +132,8 @@ func upperEscapes(s string) string {
 	return string(b)
 }
 
-// escapeIn returns where text holds an escape that undoEscapes undoes, or the first part of
-// any escape, which the text after it would complete; -1 for neither.
+// escapeIn returns the index in text of an escape that undoEscapes undoes, or of the first part of
+// any escape that following text would complete; -1 for neither.
 func escapeIn(text string, joined, fragment bool) int {
 	for i := range len(text) {
 		if text[i] != '%' {
@@ -160,8 +158,8 @@ func difference(a, b string) int {
 	return i
 }
 
-// indistinct refuses raw, of which a name would not show the octet i. It names the claim that
-// holds it; if the operator's text does, all claims in the name.
+// indistinct refuses raw, because a name would not show its octet i. The refusal names the claim
+// that holds the octet, or all claims in the name if the operator's text holds it.
 func indistinct(raw string, i int, claims []claim) error {
 	if percent := strings.LastIndexByte(raw[:min(i, len(raw))], '%'); percent >= 0 && percent >= i-2 {
 		i = percent

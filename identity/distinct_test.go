@@ -11,13 +11,13 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// distinctCase is a rule, a token that it names, and the claims that the name is made of.
+// distinctCase is a rule, a token that it names, and the claims in the name.
 type distinctCase struct {
 	name   string
 	rules  *Rules
 	claims oidc.Claims
 	read   []string
-	// tuple states that no two lists of the claims may make one name.
+	// tuple states that no two lists of the claims may result in the same name.
 	tuple bool
 }
 
@@ -79,7 +79,7 @@ func (c *distinctCase) identified(t *testing.T, claims oidc.Claims) string {
 	return ""
 }
 
-// mutate returns text with one thing changed that a name may not show.
+// mutate returns text with one change that a name may not show.
 func mutate(r *rand.Rand, text string) string {
 	pieces := []string{"%20", "%c3%a9", "%C3%A9", "é", " ", "%", "#", "?", "/", "//", ":", "%2F", "%2f", "/../", "/./", "\"", "%22", "{", "%7B", "%7b", "\\", "%5C",
 		"'", "%27", "[", "%5B", "*", "^", "%25", "%41", "A", "-", "--", "@", "://", "https://", "HTTP", "2", "20", "7b", "7B", "/projects", "/projects/", "/pipelines/pipeline", "/-", ".", "+", "~", "\u00a0"}
@@ -106,8 +106,8 @@ func textOf(claims oidc.Claims, name string) string {
 	return text
 }
 
-// Of two tokens that differ in one claim of the name, or for a type or template of this
-// server in any of them, at least one is refused, or their names differ.
+// The test takes two tokens that differ in one claim of the name, or in any of them for a type or
+// template of this server. At least one is refused, or their names differ.
 func TestNoTwoCallersShareAName(t *testing.T) {
 	t.Parallel()
 	for i, c := range distinctCases(t) {
@@ -157,7 +157,7 @@ func TestNoTwoCallersShareAName(t *testing.T) {
 					}
 					names[san] = key
 				}
-				c.read = append(c.read[1:], c.read[0]) // another claim is the one that changes
+				c.read = append(c.read[1:], c.read[0]) // another claim changes
 			}
 			if accepted < 20 {
 				t.Errorf("only %d tokens were accepted", accepted)
@@ -182,7 +182,7 @@ func TestOneOfTwoIsRefused(t *testing.T) {
 		named   string // the SAN of one
 		named1  string // its claims over claims, as name=text
 		refused string // the other's
-		mention string // what the refusal names beside the claim
+		mention string // text of the refusal besides the claim
 	}{
 		{"empty fragment", path, nil, "https://ci.example/main", "a=main", "a=main#", `"#"`},
 		{"escape of a letter beyond ASCII", path, nil, "https://ci.example/gr%C3%B6%C3%9Fe", "a=größe", "a=gr%C3%B6%C3%9Fe", `"%C3"`},

@@ -10,13 +10,12 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// email is the rule of type email: a person, named by the address that the provider has
-// verified.
+// email is the rule of type email: a person, named by the address that the provider has verified.
 type email struct {
 	skipVerification bool
 	// domains are the allowed domains, lower case; empty allows all.
 	domains map[string]bool
-	// issuer, if not nil, is where the token names the provider behind the provider.
+	// issuer, if not nil, is the path to the claim that names the provider behind the provider.
 	issuer claimPath
 }
 
@@ -25,8 +24,8 @@ func (r *email) identify(tok *oidc.Token, id *Identity) error {
 	if err != nil {
 		return err
 	}
-	// Even where verification is skipped, a value that is neither true nor false shows a
-	// provider that means something else by it.
+	// Even if verification is skipped, a value that is neither true nor false shows that the
+	// provider gives the claim another meaning.
 	verified, err := emailVerified(tok.Claims)
 	if err != nil {
 		return err
@@ -76,10 +75,10 @@ func unverified() *refusal.Error {
 	return refusal.New(refusal.EmailUnverified, `the token's claim "email_verified" is missing or false; the provider must have verified the address, and say true`)
 }
 
-// isAddress tells whether s is an address as certificates hold it (RFC 5280, section
-// 4.2.1.6), in the form that has one spelling only: a dot-atom (RFC 5322, section 3.2.3) as
-// the local part, and a domain of at least two labels whose last one begins and ends with a
-// letter, so that no IP address passes. No quoted strings, comments or address literals.
+// isAddress reports whether s is an address as certificates hold it (RFC 5280, section 4.2.1.6), in
+// the form with only one spelling. The local part is a dot-atom (RFC 5322, section 3.2.3). The
+// domain has at least two labels. The last one begins and ends with a letter, so that no IP address
+// passes. Quoted strings, comments and address literals are refused.
 func isAddress(s string) bool {
 	local, domain, ok := strings.Cut(s, "@")
 	if !ok {
@@ -93,7 +92,8 @@ func isAddress(s string) bool {
 	return isDomain(domain)
 }
 
-// isASCII: an internationalized address would be an otherName (RFC 9598), and no rfc822Name.
+// isASCII reports whether s is ASCII. Other addresses need an otherName (RFC 9598) instead of an
+// rfc822Name.
 func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f })
 }
@@ -108,8 +108,8 @@ func isAtom(s string) bool {
 	return s != ""
 }
 
-// isDomain tells whether s is a host name of at least two labels (RFC 1123, section 2.1),
-// the last of which begins and ends with a letter.
+// isDomain reports whether s is a host name of at least two labels (RFC 1123, section 2.1), the
+// last of which begins and ends with a letter.
 func isDomain(s string) bool {
 	dot := strings.LastIndexByte(s, '.')
 	if dot < 0 {
@@ -143,7 +143,7 @@ func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 func isAlphanumeric(c byte) bool { return isLetter(c) || '0' <= c && c <= '9' }
 
-// looksLikeAddress tells whether a reader may take s for an email address: also one with
+// looksLikeAddress reports whether a reader may take s for an email address, including one with
 // letters beyond ASCII (RFC 6531).
 func looksLikeAddress(s string) bool {
 	return isAddress(strings.Map(func(r rune) rune {

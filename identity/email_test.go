@@ -153,8 +153,8 @@ func TestIsAddress(t *testing.T) {
 	}
 }
 
-// FuzzIsAddress: what is an address here has one "@", printable ASCII only, and is read as
-// the same bare address by net/mail, which knows all of RFC 5322.
+// FuzzIsAddress checks that every accepted address has one "@" and only printable ASCII. net/mail,
+// which implements all of RFC 5322, must read it as the same bare address.
 func FuzzIsAddress(f *testing.F) {
 	for _, s := range []string{"a@example.com", "a.b@c.d", `"a"@b.c`, "a@[1.2.3.4]", "A <a@b.c>", "a@b", "é@b.c", "a@b.c\n", "!#$@x.yz", "a@b.c0", "a(c)@d.e"} {
 		f.Add(s)

@@ -7,20 +7,19 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// fixedCI is the rule of the CI types that are older than ci-provider. What they put where
-// is fixed, and written in fixedcitypes.go; they take text only.
+// fixedCI is the rule of the CI types that are older than ci-provider. fixedcitypes.go defines
+// their names and extensions; they accept only text.
 type fixedCI struct {
-	// demands are the claims that must be non-empty text; the optional ones may be
-	// missing, null or empty.
+	// These claims must be non-empty text; the optional ones may be missing, null or empty.
 	demands, optional []string
-	// check refuses what the claims as text do not show; nil if there is nothing.
+	// check refuses claims that are invalid for a reason that their texts do not show; may be nil.
 	check func(claims oidc.Claims) error
 	// fill sets extensions and returns the name.
 	fill func(c map[string]string, e *certs.Extensions) (fixedName, error)
 }
 
-// fixedName is a SAN before it is formatted: the claims with the text between them, and what
-// formats their concatenation. No two lists of claims have the same SAN.
+// fixedName is a SAN before it is formatted: the claims with the text between them, and the format
+// of their concatenation. No two lists of claims have the same SAN.
 type fixedName struct {
 	parts  []part
 	format func(raw string) (string, error)
@@ -94,7 +93,7 @@ func (n *fixedName) san(texts map[string]string) (certs.SAN, error) {
 	return san, checkSeparate(raw, n.parts, texts, func(string) bool { return false })
 }
 
-// optionalText returns the claim name, which must be text if it is there and not null.
+// optionalText returns the claim name, which must be text if it is present and not null.
 func optionalText(claims oidc.Claims, name string) (string, error) {
 	switch v := claims[name].(type) {
 	case nil:
@@ -106,8 +105,8 @@ func optionalText(claims oidc.Claims, name string) (string, error) {
 	}
 }
 
-// joiner joins URLs for extensions, and keeps the first error, so that a list of
-// assignments stays one.
+// joiner joins URLs for extensions, and keeps the first error, so that the assignments can follow
+// each other.
 type joiner struct{ err error }
 
 func (j *joiner) join(base string, elements ...string) string {

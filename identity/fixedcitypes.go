@@ -122,8 +122,8 @@ func demandRunnerID(claims oidc.Claims) error {
 	return nil
 }
 
-// codefreshWorkflow is type codefresh-workflow. The claims for the names of account and
-// pipeline are not required, since the identifiers beside them are.
+// codefreshWorkflow is type codefresh-workflow. The claims with the names of account and pipeline
+// are not required, because their identifiers are.
 func codefreshWorkflow() *fixedCI {
 	return &fixedCI{
 		demands:  []string{"account_id", "pipeline_id", "workflow_id"},
@@ -147,8 +147,8 @@ func codefreshWorkflow() *fixedCI {
 				format: func(raw string) (string, error) { return joinPath(platform, strings.TrimPrefix(raw, platform)) },
 				joined: true,
 			}
-			// Joining drops an empty account with its slash. The first segment then has the
-			// colon of the pipeline, and otherwise no colon.
+			// Joining drops an empty account with its slash. The first segment then has the colon
+			// of the pipeline, and otherwise no colon.
 			if c["account_name"] == "" {
 				name.parts = slices.Delete(name.parts, 2, 4)
 				if strings.Contains(c["pipeline_name"], "/") {

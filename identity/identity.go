@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package identity turns a verified ID token into the identity that its certificate will
-// name: the subject alternative name, sigstore's extensions, and the claim that the caller
-// must have signed. One rule for each issuer type; the operator's settings choose the rule
-// of an issuer entry once, when Rules is built.
+// Package identity turns a verified ID token into the identity that its certificate will name: the
+// subject alternative name, sigstore's extensions, and the claim that the caller must have signed.
+// There is one rule for each issuer type. NewRules selects the rule of each issuer entry once, by
+// the operator's settings.
 //
-// Package ca may import it, and internal/app and cmd, which build it. It knows nothing of
-// signatures, keys, certificates' encoding or HTTP.
+// Package ca may import it, and internal/app and cmd, which build it. It does not handle
+// signatures, keys, the encoding of certificates or HTTP.
 package identity
 
 import (
@@ -20,8 +20,8 @@ import (
 
 // Identity is the verified caller, as a certificate will name it.
 type Identity struct {
-	// IssuerURL is the token's own `iss`. What extensions .1 and .8 hold is the same but
-	// for an email entry with an issuer-claim.
+	// IssuerURL is the token's own `iss`. Extensions .1 and .8 hold the same value, except for an
+	// email entry with an issuer-claim.
 	IssuerURL string
 	// Subject is the token's raw `sub`, as in extension .24.
 	Subject string
@@ -29,7 +29,7 @@ type Identity struct {
 	SAN certs.SAN
 	// Extensions always has .1, .8 and .24; the others depend on the issuer's type.
 	Extensions certs.Extensions
-	// Challenge is the text whose UTF-8 bytes the caller must have signed, and
+	// Challenge is the text that the caller must have signed, as UTF-8 bytes, and
 	// ChallengeClaim the claim that holds it: `email` or `sub`.
 	Challenge, ChallengeClaim string
 	// Policy is the decision of the issuer entry's policy.
@@ -42,30 +42,30 @@ type Rules struct {
 	observe func(entry, profile string, decision policy.Decision)
 }
 
-// entryKey is what a token says of the settings that verified it.
+// entryKey identifies the settings that verified a token.
 type entryKey struct{ entry, profile string }
 
-// entryRule is what is done with the tokens of an entry or a profile.
+// entryRule holds the settings for the tokens of an entry or a profile.
 type entryRule struct {
 	rule   rule
 	policy *policy.Policy
 }
 
-// rule is one issuer type's reading of a token. Implementations are immutable.
+// rule interprets the tokens of one issuer type. Implementations are immutable.
 type rule interface {
-	// identify sets id.SAN, and whatever else differs from what every identity has: id
-	// arrives complete but for its SAN, with `sub` as the challenge. A claim that does not
-	// do is a *refusal.Error.
+	// identify sets id.SAN, and everything else that differs from the common values of an identity.
+	// id is complete except for its SAN, with `sub` as the challenge. For an unusable claim,
+	// identify returns a *refusal.Error.
 	identify(tok *oidc.Token, id *Identity) error
 }
 
-// Identify returns the identity of tok by the rule of the issuer entry that verified it, if
-// the entry's policy allows it a certificate.
+// Identify returns the identity of tok by the rule of the issuer entry that verified it, if the
+// entry's policy allows it a certificate.
 //
-// A token that does not do is refused with CLAIM_MISSING (a claim that is missing, empty or
-// null), CLAIM_INVALID (one of the wrong kind, or of no use in a certificate),
-// EMAIL_UNVERIFIED, EMAIL_NOT_ASCII, or POLICY_DENIED (an address outside of
-// allowed-email-domains, or nobody that a rule allows).
+// Identify refuses an unusable token with CLAIM_MISSING (a claim that is missing, empty or null),
+// CLAIM_INVALID (a claim of the wrong kind, or unusable in a certificate), EMAIL_UNVERIFIED,
+// EMAIL_NOT_ASCII, or POLICY_DENIED (an address outside of allowed-email-domains, or a caller that
+// no rule allows).
 func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 	id, err := r.Name(tok)
 	if err != nil {
@@ -81,8 +81,8 @@ func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 	return id, nil
 }
 
-// Decide asks the policy of tok's issuer entry about the caller whom id names. It is a part
-// of Identify, for whoever explains what that does.
+// Decide returns the decision of the policy of tok's issuer entry about the caller that id names.
+// Identify includes it; programs that explain Identify call it separately.
 func (r *Rules) Decide(tok *oidc.Token, id *Identity) policy.Decision {
 	return r.byEntry[entryKey{tok.Entry, tok.Profile}].policy.Decide(policy.Input{
 		Claims: tok.Claims, SAN: id.SAN.Value, Issuer: id.Extensions[certs.IssuerV2],
@@ -120,17 +120,16 @@ func (id *Identity) setIssuer(issuer string) {
 	id.Extensions[certs.IssuerV2] = issuer
 }
 
-// maxText bounds each text that enters a certificate, in bytes. A token is not much larger,
-// but a template may repeat what it reads.
+// maxText limits each text that enters a certificate, in bytes. A token is not much larger, but a
+// template may repeat the values that it reads.
 const maxText = 8 << 10
 
-// maxTexts bounds all texts of a certificate together, in bytes. Logs accept certificates of
-// 64 KiB (ctlog/embedded): the rest is for the key and for what is the same in all certificates.
+// maxTexts limits all texts of a certificate together, in bytes. Logs accept certificates of 64 KiB
+// (ctlog/embedded): the rest is for the key and for the parts that all certificates share.
 const maxTexts = 48 << 10
 
-// check refuses whatever must never enter a certificate, by whichever rule it came. The
-// errors of package certs name the place and never what stands there, so that clients may
-// read them.
+// check refuses values that must never enter a certificate, from any rule. The errors of package
+// certs name the place and never the value, so that clients may read them.
 func (id *Identity) check() error {
 	total := len(id.SAN.Value)
 	for e, text := range id.Extensions.All() {

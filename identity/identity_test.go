@@ -48,8 +48,8 @@ func mustClaims(tb testing.TB, document string) oidc.Claims {
 	return claims
 }
 
-// with returns a copy of claims with the members of the JSON object over it; a member whose
-// text is "DELETE" is removed.
+// with returns a copy of claims that the members of the JSON object override; a member with the
+// text "DELETE" is removed.
 func with(tb testing.TB, claims oidc.Claims, document string) oidc.Claims {
 	tb.Helper()
 	changed := maps.Clone(claims)
@@ -82,8 +82,8 @@ func mustIdentify(tb testing.TB, rules *Rules, claims oidc.Claims) *Identity {
 	return id
 }
 
-// wantRefusal fails unless rules refuse the claims for the reason, in a message that holds
-// all of mentions.
+// wantRefusal fails unless rules refuse the claims for the reason, in a message that holds all of
+// mentions.
 func wantRefusal(tb testing.TB, rules *Rules, claims oidc.Claims, reason refusal.Reason, mentions ...string) {
 	tb.Helper()
 	id, err := rules.Identify(tokenOf(claims))
@@ -104,7 +104,7 @@ func wantRefusal(tb testing.TB, rules *Rules, claims oidc.Claims, reason refusal
 	}
 }
 
-// ext makes Extensions of pairs, with what every identity has.
+// ext creates Extensions from pairs, with the values that every identity has.
 func ext(issuer, subject string, others map[certs.Arc]string) certs.Extensions {
 	e := certs.Extensions{certs.IssuerV1: issuer, certs.IssuerV2: issuer, certs.TokenSubject: subject}
 	for arc, text := range others {
@@ -185,7 +185,8 @@ func TestControlsAndLengthNeverEnterACertificate(t *testing.T) {
 	}
 }
 
-// TestTextsTogetherFitACertificate: a template that repeats a claim stays below what logs accept.
+// TestTextsTogetherFitACertificate checks that a template that repeats a claim stays below the
+// limit of logs.
 func TestTextsTogetherFitACertificate(t *testing.T) {
 	t.Parallel()
 	id := Identity{SAN: certs.SAN{Kind: certs.SANURI, Value: "https://ci.example/x"}}

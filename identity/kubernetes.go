@@ -40,9 +40,9 @@ func (kubernetes) identify(tok *oidc.Token, id *Identity) error {
 	return err
 }
 
-// isServiceAccountName tells whether the API server takes s as the name of a service account:
-// labels joined by dots, of which it bounds the sum and not each (DNS-1123 subdomain,
-// Kubernetes documentation, "Object Names and IDs").
+// isServiceAccountName reports whether the API server accepts s as the name of a service account:
+// labels joined by dots, with a limit on their sum and not on each (DNS-1123 subdomain, Kubernetes
+// documentation, "Object Names and IDs").
 func isServiceAccountName(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
 		if !isLabelOfAnyLength(label) {

@@ -12,8 +12,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// A claim with a default may be empty where the template reads it only in conditions, or where
-// a condition ensures that it is not empty.
+// A claim with a default may be empty if the template reads it only in conditions, or if a
+// condition ensures that it is not empty.
 func TestOptionalPartOfAName(t *testing.T) {
 	t.Parallel()
 	const rest = "/o/r"
@@ -98,7 +98,7 @@ func TestEmptyClaimsThatStayRefused(t *testing.T) {
 	wantRefusal(t, rules, oidc.Claims{"sub": "s"}, refusal.ClaimMissing, `"x"`)
 }
 
-// A required claim whose default is empty may stand in a branch that the token does not take.
+// A required claim with an empty default may be in a branch that the token does not take.
 func TestRequiredClaimInABranchThatIsNotTaken(t *testing.T) {
 	t.Parallel()
 	provider := CIProvider{
@@ -123,7 +123,7 @@ func TestRequiredClaimInABranchThatIsNotTaken(t *testing.T) {
 	mustIdentify(t, rulesOf(t, ciEntry(), provider), oidc.Claims{"sub": "s", "tag": "", "branch": "main"})
 }
 
-// nameReports returns what NewRules reports at the template of the SAN.
+// nameReports returns the reports of NewRules for the template of the SAN.
 func nameReports(t *testing.T, provider CIProvider, compat bool) (warnings, mistakes []string) {
 	t.Helper()
 	_, warned, err := NewRules(Config{Compat: compat, Issuers: []IssuerConfig{ciEntry()}, CIProviders: map[string]CIProvider{"ci": provider}})
@@ -185,7 +185,7 @@ func TestTemplatesThatNameNoToken(t *testing.T) {
 			t.Errorf("%s under compat: warnings %q, mistakes %q, want %d", c.template, warnings, mistakes, c.warnings+c.mistakes)
 		}
 	}
-	// A constant can leave no name either.
+	// A constant can also have the effect that no token gets a name.
 	entry := ciEntry()
 	entry.Constants = map[string]string{"x": ""}
 	_, warnings, err := NewRules(Config{Issuers: []IssuerConfig{entry}, CIProviders: map[string]CIProvider{"ci": {SubjectAlternativeNameTemplate: "https://ci.example/{{.x}}"}}})
@@ -240,8 +240,8 @@ func TestWarningsOfClaimsThatANameDoesNotKeepApart(t *testing.T) {
 	}
 }
 
-// Claims that a template of the operator's does not keep apart are refused only where a
-// single claim loses something.
+// Claims that an operator's template does not keep apart are refused only if the name loses part of
+// a single claim.
 func TestAnOperatorsTemplateTakesItsSeparator(t *testing.T) {
 	t.Parallel()
 	rules := rulesOf(t, ciEntry(), CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}/{{.b}}"})

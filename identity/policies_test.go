@@ -16,8 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// No token takes a constant's place, whatever kind of claim it has there, and the entry's
-// constants count before the provider's.
+// No claim of any kind replaces a constant, and the entry's constants override the provider's.
 func TestConstants(t *testing.T) {
 	t.Parallel()
 	provider := CIProvider{
@@ -41,7 +40,7 @@ func TestConstants(t *testing.T) {
 			t.Errorf("%s, the entry's constants: %s", claims, got)
 		}
 	}
-	// The claims of other names are read as ever.
+	// The claims of other names are read as usual.
 	if got := mustIdentify(t, rulesOf(t, ciEntry(), provider), mustClaims(t, `{"sub":"s","project":"p","region":"asia"}`)).SAN.Value; got != "https://ci.example/asia/p" {
 		t.Error(got)
 	}
@@ -74,7 +73,7 @@ func TestMistakesInConstantsAndPolicies(t *testing.T) {
 		got = append(got, strings.Join(e.Path, " "))
 	}
 	slices.Sort(got)
-	got = slices.Compact(got) // CEL tells one slip twice
+	got = slices.Compact(got) // CEL reports one mistake twice
 	want := []string{
 		"ci-issuer-metadata odd constants url",
 		"ci-issuer-metadata odd constants urs",
@@ -89,8 +88,7 @@ func TestMistakesInConstantsAndPolicies(t *testing.T) {
 	}
 }
 
-// A policy sees the name and the issuer as the certificate will say them, and every
-// decision is observed.
+// A policy sees the name and the issuer of the certificate, and every decision is observed.
 func TestPolicyOfAnEntry(t *testing.T) {
 	t.Parallel()
 	entry := entryOf(TypeEmail)
@@ -122,7 +120,7 @@ func TestPolicyOfAnEntry(t *testing.T) {
 	if diff := cmp.Diff(want, seen); diff != "" {
 		t.Errorf("decisions (-want +got):\n%s", diff)
 	}
-	// Whoever cannot be named is refused for that, before any rule.
+	// A caller that cannot be named is refused for that reason, before any rule.
 	wantRefusal(t, rules, with(t, bad, `{"email_verified":false}`), refusal.EmailUnverified)
 	tok.Profile = "unknown"
 	if _, err := rules.Identify(tok); err == nil {

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// maxPrintf bounds what one printf in a template may make, roughly: enough for any result
-// that could enter a certificate.
+// maxPrintf is an approximate limit on the result of one printf in a template: enough for any
+// result that could enter a certificate.
 const maxPrintf = 16 * maxText
 
-// printf is the template built-in of that name with a bound. The built-in formats in memory
-// before anything can count what it writes, so that one width of a million, in an
-// operator's template or in a claim that it takes for its format, would cost a megabyte.
+// printf is the template built-in of that name with a limit. The built-in formats in memory before
+// any check of the size. A width of a million, in an operator's template or in a claim used as its
+// format, would then cost a megabyte.
 func printf(format string, args ...any) (string, error) {
 	if printfBound(format, args) > maxPrintf {
 		return "", errTooLong
@@ -22,8 +22,8 @@ func printf(format string, args ...any) (string, error) {
 	return fmt.Sprintf(format, args...), nil
 }
 
-// printfBound estimates how many bytes fmt.Sprintf would make: the format, its widths and
-// precisions, those that * takes from args, and the longest text once for every verb.
+// printfBound estimates the number of bytes that fmt.Sprintf would return: the format, its widths
+// and precisions, those that * takes from args, and the longest text once for every verb.
 func printfBound(format string, args []any) int {
 	longest, widest := 0, 0
 	for _, arg := range args {

@@ -9,7 +9,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// TestRefusedThoughThePeerAccepts holds every case that FACTS.md, section 4, decides so, by
+// TestRefusedThoughThePeerAccepts holds every case with this decision in FACTS.md, section 4, by
 // its name there. Other tests have their variations.
 func TestRefusedThoughThePeerAccepts(t *testing.T) {
 	t.Parallel()

@@ -14,9 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// NewRules builds the rule of every issuer entry. It finds all mistakes at once: err joins
-// keypath errors, with paths from the issuer file's root; warnings are keypath errors too,
-// also where err is not nil.
+// NewRules builds the rule of every issuer entry. It finds all mistakes at once: err joins keypath
+// errors, with paths from the issuer file's root. warnings are keypath errors too, and are returned
+// even if err is not nil.
 func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 	b := builder{providers: map[string]*ciProvider{}}
 	for _, name := range slices.Sorted(maps.Keys(config.CIProviders)) {
@@ -41,7 +41,7 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 	return &Rules{byEntry: byEntry, observe: config.Observe}, b.warnings, nil
 }
 
-// builder collects what NewRules finds.
+// builder collects the results of NewRules.
 type builder struct {
 	// providers has a nil provider for an entry with mistakes.
 	providers map[string]*ciProvider
@@ -117,7 +117,7 @@ func (e *entryBuilder) rule() rule {
 // checkStrayKeys reports the keys that the entry's type does not read.
 func (e *entryBuilder) checkStrayKeys() {
 	if !slices.Contains(Types(), e.Type) {
-		return // nothing is known of what it reads
+		return // the keys that it reads are unknown
 	}
 	for _, stray := range []struct {
 		key   string
@@ -215,8 +215,8 @@ func (e *entryBuilder) spiffe() rule {
 	return spiffe{domain}
 }
 
-// subjectDomain parses subject-domain, and holds it against the issuer URL of a static
-// entry; that of a wildcard entry is known with the token.
+// subjectDomain parses subject-domain, and checks it against the issuer URL of a static entry; that
+// of a wildcard entry is known only with the token.
 func (e *entryBuilder) subjectDomain(parse func(string) (subjectDomain, error)) subjectDomain {
 	if e.SubjectDomain == "" {
 		e.wrong("subject-domain", "subject-domain is missing; type %s needs the domain of its subjects", e.Type)

@@ -179,7 +179,7 @@ func TestSubjectDomainOfStaticEntries(t *testing.T) {
 		{TypeUsername, "https://example.com", "example.org", false},
 		{TypeUsername, "https://example.com", "com", false},
 	} {
-		for _, issuerURL := range []string{c.issuer, ""} { // "" leaves it to the key
+		for _, issuerURL := range []string{c.issuer, ""} { // if "", the key is the issuer URL
 			_, _, err := NewRules(Config{Issuers: []IssuerConfig{{Key: c.issuer, IssuerURL: issuerURL, Static: true, Type: c.issuerType, SubjectDomain: c.domain}}})
 			if (err == nil) != c.ok {
 				t.Errorf("%s with issuer-url %s and subject-domain %s: %v", c.issuerType, c.issuer, c.domain, err)

@@ -9,8 +9,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// shippedNames are the SAN templates of config/issuers.yaml in which several claims stand.
-// The claims in them are kept apart without distinct-claims.
+// shippedNames returns the SAN templates of config/issuers.yaml that hold several claims. Their
+// claims are kept apart without distinct-claims.
 func shippedNames() []string {
 	return []string{
 		"{{.url}}/{{.job_workflow_ref}}",
@@ -35,8 +35,8 @@ type pair struct {
 	offset        int    // of first in the result
 }
 
-// pairs returns the claims of a concatenation that another follows. Names that fixed reports
-// are the operator's text.
+// pairs returns each claim of a concatenation that another claim follows. Names for which fixed is
+// true are the operator's text.
 func pairs(parts []part, values map[string]string, fixed func(name string) bool) (all []pair) {
 	var open *pair
 	offset := 0
@@ -64,8 +64,8 @@ func pairs(parts []part, values map[string]string, fixed func(name string) bool)
 	return all
 }
 
-// checkSeparate refuses raw, the result of the parts, where other claims together could have
-// the same result. None could if each claim ends where its separator first begins.
+// checkSeparate refuses raw, the result of the parts, if other claims together could have the same
+// result. None could if each claim ends where its separator first begins.
 func checkSeparate(raw string, parts []part, values map[string]string, fixed func(name string) bool) error {
 	for _, p := range pairs(parts, values, fixed) {
 		if !ends(raw[p.offset:], values[p.first], p.separator) {

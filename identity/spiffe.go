@@ -10,7 +10,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// spiffe is the rule of type spiffe: a workload, by the SPIFFE ID that `sub` holds.
+// spiffe is the rule of type spiffe: a workload, named by the SPIFFE ID in `sub`.
 type spiffe struct{ trustDomain string }
 
 func (r spiffe) identify(_ *oidc.Token, id *Identity) error {

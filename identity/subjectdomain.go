@@ -16,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// uri is the rule of type uri: `sub` is a URL in the subject-domain, and the SAN byte for byte.
+// uri is the rule of type uri: `sub` is a URL in the subject-domain, and the SAN, byte for byte.
 type uri struct{ domain subjectDomain }
 
 func (r uri) identify(tok *oidc.Token, id *Identity) error {
@@ -42,8 +42,8 @@ func (r uri) identify(tok *oidc.Token, id *Identity) error {
 	return nil
 }
 
-// username is the rule of type username: `sub` is a name that means something only in the
-// subject-domain, and the SAN says both.
+// username is the rule of type username: `sub` is a name with a meaning only in the subject-domain,
+// and the SAN holds both.
 type username struct{ domain subjectDomain }
 
 func (r username) identify(tok *oidc.Token, id *Identity) error {
@@ -60,12 +60,12 @@ func (r username) identify(tok *oidc.Token, id *Identity) error {
 	return nil
 }
 
-// subjectDomain is the setting of that name: where the subjects of an issuer are at home.
+// subjectDomain is the setting of that name: the domain of an issuer's subjects.
 type subjectDomain struct {
 	text   string // as in the settings
 	scheme string // "" for user names
 	host   string // without port
-	// wildcard tells that the issuer URL is known from the token only.
+	// wildcard states that only the token shows the issuer URL.
 	wildcard bool
 }
 
@@ -92,9 +92,9 @@ func parseNameDomain(s string) (subjectDomain, error) {
 
 var errForeignDomain = errors.New("the hosts are neither equal nor of one registrable domain")
 
-// ofIssuer tells why the provider at issuerURL may not speak for the domain. It may if its
-// host is the domain's, or shares the registrable domain with it, and, for URLs, if the
-// schemes are equal; ports do not count.
+// ofIssuer returns why the provider at issuerURL may not name subjects of the domain. It may if its
+// host is the domain's, or shares the registrable domain with it. For URLs, the schemes must also
+// be equal; ports do not count.
 func (d subjectDomain) ofIssuer(issuerURL string) error {
 	u, err := url.Parse(issuerURL)
 	if err != nil {
@@ -109,7 +109,7 @@ func (d subjectDomain) ofIssuer(issuerURL string) error {
 	return nil
 }
 
-// vouchedBy is ofIssuer for the entries whose issuer URL the settings do not tell.
+// vouchedBy is ofIssuer for the entries with an issuer URL that the settings do not state.
 func (d subjectDomain) vouchedBy(issuerURL string) error {
 	if !d.wildcard {
 		return nil
@@ -120,9 +120,8 @@ func (d subjectDomain) vouchedBy(issuerURL string) error {
 	return nil
 }
 
-// sameOwner tells whether two hosts are equal, or both stand below one registrable domain,
-// as the Public Suffix List has it. IP addresses and single labels are nobody's parts: they
-// must be equal.
+// sameOwner reports whether two hosts are equal, or are both below one registrable domain of the
+// Public Suffix List. IP addresses and single labels have no such domain: they must be equal.
 func sameOwner(a, b string) bool {
 	a, b = strings.ToLower(a), strings.ToLower(b)
 	if a == b {
@@ -131,7 +130,7 @@ func sameOwner(a, b string) bool {
 	if isIPAddress(a) || isIPAddress(b) {
 		return false
 	}
-	// Without two labels, the function has an error.
+	// EffectiveTLDPlusOne returns an error if there are fewer than two labels.
 	domain, err := publicsuffix.EffectiveTLDPlusOne(a)
 	if err != nil {
 		return false
@@ -140,7 +139,7 @@ func sameOwner(a, b string) bool {
 	return err == nil && domain == other
 }
 
-// isIPAddress counts whatever ends in a number as an IPv4 address, as resolvers do that read
+// isIPAddress treats a name that ends in a number as an IPv4 address, as resolvers do that read
 // 127.1 as one.
 func isIPAddress(host string) bool {
 	if _, err := netip.ParseAddr(host); err == nil {

@@ -192,7 +192,7 @@ func TestParseSPIFFEID(t *testing.T) {
 	}
 }
 
-// FuzzSPIFFEID: what parses is a URL that nobody reads in another way.
+// FuzzSPIFFEID checks that an ID that parses is a URL with only one reading.
 func FuzzSPIFFEID(f *testing.F) {
 	for _, s := range []string{"spiffe://example.com/a/b", "spiffe://a", "spiffe://u@a/b", "spiffe://a/../b", "spiffe://a/%2e%2e", "SPIFFE://a", "spiffe://a//b", "spiffe://a..b/c"} {
 		f.Add(s)

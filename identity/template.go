@@ -10,12 +10,11 @@ import (
 	"text/template/parse"
 )
 
-// claimTemplate is one value of ci-issuer-metadata, parsed: text/template over the claims
-// as text, or, without "{{", the name of a claim. It is immutable and safe for concurrent
-// use.
+// claimTemplate is one parsed value of ci-issuer-metadata: text/template over the claims as text,
+// or, without "{{", the name of a claim. It is immutable and safe for concurrent use.
 type claimTemplate struct {
 	reads reads
-	// parts is the template as a concatenation, which most are; nil if it is more.
+	// parts is the template as a concatenation, which most templates are; otherwise nil.
 	parts []part
 	// full is the template if parts is nil.
 	full *template.Template
@@ -33,7 +32,7 @@ const (
 	literal  partKind = iota
 	field             // {{.claim}}, which must exist
 	indexed           // {{index . "claim"}}, which is empty if missing
-	computed          // anything else, in the forms of a template only
+	computed          // other expressions, only in the forms of a template
 )
 
 // parseTemplate parses source. Its errors are for the operator.
@@ -46,7 +45,7 @@ func parseTemplate(source string) (*claimTemplate, error) {
 	}
 	full, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{"printf": printf}).Parse(source)
 	if err != nil {
-		// Its own errors begin with the name of the template, which is empty, and the line.
+		// The errors of text/template begin with the template's name, which is empty, and the line.
 		return nil, fmt.Errorf("parsing the template: %s", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "template: :"), "1: "))
 	}
 	t := &claimTemplate{full: full}
@@ -59,9 +58,9 @@ func parseTemplate(source string) (*claimTemplate, error) {
 	return t, nil
 }
 
-// concatenation returns the parts of a template that is nothing but text, {{.claim}} and
-// {{index . "claim"}}: these print the claim's text as it is, so that concatenating them is
-// the same as executing the template.
+// concatenation returns the parts of a template that has only text, {{.claim}} and {{index .
+// "claim"}}. These print the claim's text unchanged, so that concatenating them is the same as
+// executing the template.
 func concatenation(tree *parse.Tree) ([]part, bool) {
 	parts := []part{}
 	for _, node := range tree.Root.Nodes {
@@ -101,7 +100,7 @@ func singleClaim(pipe *parse.PipeNode) (part, bool) {
 	return part{}, false
 }
 
-// forms returns the concatenations that the template can result in; nil if they are unknown.
+// forms returns the concatenations that can result from the template; nil if they are unknown.
 func (t *claimTemplate) forms() [][]part {
 	if t.full == nil {
 		return [][]part{t.parts}
@@ -109,7 +108,7 @@ func (t *claimTemplate) forms() [][]part {
 	return t.reads.forms
 }
 
-// lead returns what the template's result begins with, as far as that is a concatenation.
+// lead returns the beginning of the template's result, as far as it is a concatenation.
 func (t *claimTemplate) lead() []part {
 	if t.full == nil {
 		return t.parts
@@ -120,16 +119,16 @@ func (t *claimTemplate) lead() []part {
 	return nil
 }
 
-// errTooLong stops a template whose result could not enter a certificate.
+// errTooLong stops a template with a result that could not enter a certificate.
 var errTooLong = fmt.Errorf("the template's result is longer than %d bytes", maxText)
 
-// missingFieldsError says which claims a template demands and values lacks.
+// missingFieldsError holds the claims that a template requires and values lacks.
 type missingFieldsError []string
 
 func (e missingFieldsError) Error() string { return fmt.Sprintf("missing claims %q", []string(e)) }
 
 // render returns the template's result, neither trimmed nor escaped. Its error is a
-// missingFieldsError if claims are missing that the template demands.
+// missingFieldsError if claims are missing that the template requires.
 func (t *claimTemplate) render(values map[string]string) (string, error) {
 	if t.full != nil {
 		return t.execute(values)
@@ -173,7 +172,7 @@ func (t *claimTemplate) execute(values map[string]string) (string, error) {
 	return "", fmt.Errorf("executing the template: %w", err)
 }
 
-// limitedBuilder is a strings.Builder that takes at most maxText bytes.
+// limitedBuilder is a strings.Builder that accepts at most maxText bytes.
 type limitedBuilder struct{ strings.Builder }
 
 func (b *limitedBuilder) Write(p []byte) (int, error) {

@@ -50,7 +50,7 @@ func TestReads(t *testing.T) {
 		{`{{print "a" | index .}}`, reads{unnamed: true}},
 		{`{{index .}}`, reads{unnamed: true}},
 		{`{{(or . .a).b}}`, reads{fields: []string{"a", "b"}, unnamed: true}},
-		// A variable is set to the claims after, in a loop's text, it has been printed.
+		// A variable is set to the claims after the text of a loop has printed it.
 		{`{{$v := .a}}{{range 2}}{{$v}}{{$v = $}}{{end}}`, reads{fields: []string{"a"}, unnamed: true}},
 		{`{{$u := "x"}}{{$v := "x"}}{{range 3}}{{print $u}}{{$u = $v}}{{$v = $}}{{end}}`, reads{unnamed: true}},
 		{"{{.a}}\n", reads{fields: []string{"a"}, controls: true}},
@@ -110,7 +110,7 @@ func TestConcatenationsAreRecognized(t *testing.T) {
 	}
 }
 
-// textTemplate is the oracle: text/template itself.
+// textTemplate is the reference: text/template itself.
 func textTemplate(source string, values map[string]string) (string, error) {
 	parsed, err := template.New("").Option("missingkey=error").Parse(source)
 	if err != nil {
@@ -123,8 +123,8 @@ func textTemplate(source string, values map[string]string) (string, error) {
 	return b.String(), nil
 }
 
-// FuzzTemplate: a template renders as text/template renders it, whichever form it takes
-// here; and over any claims a rule neither panics nor lets through a SAN that must not be.
+// FuzzTemplate checks that a template renders as in text/template, in every form. Over any claims,
+// a rule must neither panic nor accept a forbidden SAN.
 func FuzzTemplate(f *testing.F) {
 	for _, source := range []string{
 		"{{.a}}/{{.b}}", `https://{{index . "a"}}/{{.b}}`, `{{if eq .a "x"}}https://x/{{.b}}{{end}}`, "{{.c}}", `{{printf "%s/%5s" .a .b}}`,
@@ -138,7 +138,7 @@ func FuzzTemplate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, source, a, b, empty string) {
 		if strings.Contains(source, "template") || strings.Contains(source, "block") ||
 			strings.Contains(source, "range") && (strings.ContainsAny(source, "0123456789'") || strings.Contains(source, "len")) {
-			return // recursion and loops that an operator may write cost time only
+			return // an operator's recursion and loops cost only time
 		}
 		values := map[string]string{"a": a, "b": b, "": empty}
 		parsed, err := parseTemplate(source)
@@ -158,7 +158,7 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
-// printfFree tells that the oracle has no function that costs more than ours.
+// printfFree reports whether the reference has no function that costs more than this package's.
 func printfFree(source string) bool { return !strings.Contains(source, "print") }
 
 func checkHostileSAN(t *testing.T, source string, claims oidc.Claims) {

@@ -7,7 +7,7 @@ import (
 	"text/template/parse"
 )
 
-// maxForms bounds the forms of a template, which its conditions double.
+// maxForms limits the forms of a template, which each condition doubles.
 const maxForms = 64
 
 // followed returns every form with each of next after it; nil if they are unknown or too many.
@@ -44,7 +44,7 @@ func (w *walker) condition(n parse.Node, s scope) (yes, no []string) {
 	}
 	last := len(p.Cmds) - 1
 	args := p.Cmds[last].Args
-	if last > 0 { // the value of the commands before is the last argument
+	if last > 0 { // the value of the previous commands is the last argument
 		args = append(slices.Clip(args), &parse.PipeNode{NodeType: parse.NodePipe, Cmds: p.Cmds[:last]})
 	}
 	if len(args) == 1 {
@@ -67,7 +67,7 @@ func (w *walker) condition(n parse.Node, s scope) (yes, no []string) {
 		yes, no = w.equal(args, s)
 	case "ne":
 		no, yes = w.equal(args, s)
-	case "len", "print", "html", "js", "urlquery": // of a text, empty or 0 where the text is empty
+	case "len", "print", "html", "js", "urlquery": // of a text; empty or 0 if the text is empty
 		if len(args) == 1 {
 			yes, _ = w.condition(args[0], s)
 		}
@@ -77,8 +77,8 @@ func (w *walker) condition(n parse.Node, s scope) (yes, no []string) {
 	return yes, no
 }
 
-// all is condition where every argument is true, or where one is not; with negated, where
-// every one is false, or where one is not.
+// all is condition for a list. every applies if all arguments are true, one if at least one is not;
+// with negated, if all arguments are false, or at least one is not.
 func (w *walker) all(args []parse.Node, s scope, negated bool) (every, one []string) {
 	for i, arg := range args {
 		yes, no := w.condition(arg, s)
@@ -102,7 +102,7 @@ func (w *walker) equal(args []parse.Node, s scope) (yes, no []string) {
 	first, isText := text(args[0])
 	name := w.operand(args[0], s).field
 	for _, arg := range args {
-		if w.operand(arg, s).field == "" { // what a function makes of a claim
+		if w.operand(arg, s).field == "" { // a function's result from a claim
 			w.operand(arg, s.comparing())
 		}
 	}

@@ -13,27 +13,27 @@ import (
 	"unicode"
 )
 
-// reads is what a template reads of the claims, found by walking its parse tree. Branches
-// that a certain token would not take count as well: what a template names, it names.
+// reads holds the reads of claims by a template, found by walking its parse tree. It includes
+// branches that a certain token would not take: every name in the template counts.
 type reads struct {
 	fields  []string // by .name, which stops the template if missing; sorted
 	indexed []string // by index . "name", which is empty if missing; sorted
-	// needed are those of both that are read other than in a condition, or in a branch in
-	// which a condition ensures that they are not empty; sorted.
+	// needed are the claims of both that are read outside of a condition and of branches in which a
+	// condition ensures that they are not empty; sorted.
 	needed []string
-	// shown are those that are read other than in a condition, and compared those of which a
-	// condition reads more than whether they are empty; sorted.
+	// shown are the claims that are read outside of a condition. compared are those of which a
+	// condition reads more than whether they are empty; both sorted.
 	shown, compared []string
-	// unnamed states that claims are also read without naming them in the source: under a
-	// name that is computed, or all together.
+	// unnamed states that claims are also read without their names in the source: under a computed
+	// name, or all together.
 	unnamed bool
 	// controls states that the template's own text holds a control character, such as the
 	// newline at the end of a YAML block, so that its result cannot enter a certificate.
 	controls bool
-	// nested is a field of a claim, as in .run.id, which a text does not have; "" for none.
+	// nested is a field of a claim, as in .run.id, which a text cannot have; "" for none.
 	nested string
-	// forms are the concatenations that the template's branches result in; nil if there are
-	// more than maxForms. texts are the texts in the template's expressions.
+	// forms are the concatenations that result from the template's branches; nil if there are more
+	// than maxForms. texts are the texts in the template's expressions.
 	forms [][]part
 	texts []string
 }
@@ -41,8 +41,8 @@ type reads struct {
 // readsOf walks t and every template that it defines and calls.
 func readsOf(t *template.Template) (reads, error) {
 	w := &walker{templates: t, fields: map[string]bool{}, indexed: map[string]bool{}, claimVars: map[string]bool{}, set: map[string]map[*parse.PipeNode]bool{}}
-	// A variable in a loop may be read before the node that sets it: walk until no new one
-	// turns out to hold the claims, or to be set a second time.
+	// A variable in a loop may be read before the node that sets it. Repeat the walk until it finds
+	// no new variable that holds the claims or is set a second time.
 	var forms [][]part
 	for known := -1; known != w.known(); {
 		known = w.known()
@@ -67,8 +67,8 @@ func readsOf(t *template.Template) (reads, error) {
 	}, nil
 }
 
-// value is what is known of an expression's value: that it may be the claims as a whole, as
-// dot is at the top, or that it is the text of one claim.
+// value is the known part of an expression's value: that it may be the claims as a whole, like dot
+// at the top, or that it is the text of one claim.
 type value struct {
 	claims bool
 	field  string
@@ -90,7 +90,7 @@ type walker struct {
 	walked          map[call][][]part                   // with the forms of each template
 }
 
-// known counts what later walks would do with other results.
+// known counts the findings that change the results of later walks.
 func (w *walker) known() int {
 	n := len(w.claimVars)
 	for _, places := range w.set {
@@ -99,14 +99,15 @@ func (w *walker) known() int {
 	return n
 }
 
-// call is a template with what it is given.
+// call is a template with its argument.
 type call struct {
 	name  string
 	given value
 }
 
-// scope is where an expression is: what dot and $ are, which claims cannot be empty there,
-// whether it is a condition, and whether that reads more of a claim than whether it is empty.
+// scope is the context of an expression: the values of dot and $, the claims that cannot be empty
+// there, whether it is a condition, and whether that condition reads more of a claim than whether
+// it is empty.
 type scope struct {
 	dot, dollar value
 	sure        []string
@@ -129,7 +130,7 @@ func (w *walker) template(name string, given value) [][]part {
 	if forms, ok := w.walked[c]; ok {
 		return forms
 	}
-	w.walked[c] = nil // what a template that calls itself results in is not known
+	w.walked[c] = nil // the result of a template that calls itself is unknown
 	t := w.templates.Lookup(name)
 	if t == nil || t.Tree == nil {
 		w.undefined = name
@@ -157,7 +158,7 @@ func (w *walker) list(list *parse.ListNode, s scope) [][]part {
 		case *parse.WithNode:
 			yes, no := w.condition(n.Pipe, s)
 			inner := s.with(yes)
-			inner.dot = w.pipe(n.Pipe, inner) // what is printed is read there, and not in a condition
+			inner.dot = w.pipe(n.Pipe, inner) // printed values are read there, and not in a condition
 			forms = followed(forms, either(w.list(n.List, inner), w.list(n.ElseList, s.with(no))))
 		case *parse.RangeNode:
 			if w.pipe(n.Pipe, s).claims {
@@ -214,13 +215,13 @@ func (w *walker) pipe(p *parse.PipeNode, s scope) value {
 		w.sets(v, p)
 	}
 	if len(p.Decl) == 1 && len(w.set[p.Decl[0].Ident[0]]) == 1 {
-		// A claim counts as read where the variable is.
+		// A claim counts as read at the use of the variable.
 		if v := w.commands(p, scope{s.dot, s.dollar, s.sure, true, s.compares}); v.field != "" {
 			w.fieldOf[p.Decl[0].Ident[0]] = v.field
 			return v
 		}
 	}
-	// What a variable is computed of may be printed anywhere.
+	// The values from which a variable is computed may be printed anywhere.
 	v := w.commands(p, scope{s.dot, s.dollar, s.sure, s.condition && len(p.Decl) == 0, s.compares})
 	if v.claims {
 		for _, declared := range p.Decl {
@@ -246,8 +247,8 @@ func (w *walker) commands(p *parse.PipeNode, s scope) value {
 	return v
 }
 
-// command walks one command of a pipeline; piped is the operand that the one before hands
-// on, if that is a mere operand.
+// command walks one command of a pipeline; piped is the operand that the previous command passes
+// on, if it is a single operand.
 func (w *walker) command(args []parse.Node, piped parse.Node, s scope) (v value) {
 	if function, ok := args[0].(*parse.IdentifierNode); ok && function.Ident == "index" && len(args) > 1 && w.operand(args[1], s).claims {
 		keys := args[2:]
@@ -271,7 +272,7 @@ func (w *walker) command(args []parse.Node, piped parse.Node, s scope) (v value)
 	}
 	for _, arg := range args {
 		if w.operand(arg, s).claims {
-			w.unnamed = true // a function that is handed them all
+			w.unnamed = true // a function that gets all of them
 		}
 	}
 	return v
@@ -317,7 +318,7 @@ func (w *walker) operand(n parse.Node, s scope) value {
 	return value{}
 }
 
-// again is v, read a second time.
+// again records a second read of v, and returns v.
 func (w *walker) again(v value, s scope) value {
 	if v.field != "" {
 		w.read(v.field, s)
@@ -325,7 +326,7 @@ func (w *walker) again(v value, s scope) value {
 	return v
 }
 
-// field walks a field of the claims, or of something that has none.
+// field walks a field of the claims, or of a value without fields.
 func (w *walker) field(names []string, ofClaims bool, s scope) value {
 	w.fields[names[0]] = true
 	w.read(names[0], s)

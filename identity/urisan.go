@@ -14,13 +14,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// uriSAN returns the URI SAN of raw, as net/url prints it: what a path cannot hold is
+// uriSAN returns the URI SAN of raw, as net/url prints it. Octets that a path cannot hold are
 // percent-encoded (a space is %20); the host's case, empty path segments and the query stay.
 //
-// It must have a scheme, and either a host or no authority at all (RFC 5280, section
-// 4.2.1.6), as arn:aws:iam::123456789012:role/build. Verifiers compare SANs as text or with
-// patterns, and read authority from the left. User-info and the segments "." and "..",
-// percent-encoded or not, are therefore refused: another reader may resolve them.
+// raw must have a scheme, and either a host or no authority (RFC 5280, section 4.2.1.6), as in
+// arn:aws:iam::123456789012:role/build. Verifiers compare SANs as text or with patterns, and read
+// the authority from the left. uriSAN therefore refuses user-info and the segments "." and "..",
+// percent-encoded or not: another reader may resolve them.
 func uriSAN(raw string) (certs.SAN, error) {
 	if raw == "" {
 		return certs.SAN{}, sanRefusal(raw, "is empty")
@@ -54,9 +54,9 @@ func isPrintable(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// needsHost reports whether the definition of the scheme requires an authority (RFC 9110,
-// section 4.2; RFC 6455, section 3; RFC 1738, section 3.2; SPIFFE-ID, section 2). Other
-// readers find one in https:ci.example.
+// needsHost reports whether the definition of the scheme requires an authority (RFC 9110, section
+// 4.2; RFC 6455, section 3; RFC 1738, section 3.2; SPIFFE-ID, section 2). Other readers find an
+// authority in https:ci.example.
 func needsHost(scheme string) bool {
 	return slices.Contains([]string{"https", "http", "wss", "ws", "ftp", "spiffe"}, scheme)
 }
@@ -75,8 +75,8 @@ func hasDotSegment(path string) bool {
 	return false
 }
 
-// joinPath is url.JoinPath with a refusal. An element with a malformed percent escape is an
-// error there, where (*url.URL).JoinPath would drop all elements and keep the bare base.
+// joinPath is url.JoinPath with a refusal. For an element with a malformed percent escape it
+// returns an error; (*url.URL).JoinPath would drop all elements and keep only the base.
 func joinPath(base string, elements ...string) (string, error) {
 	joined, err := url.JoinPath(base, elements...)
 	if err == nil && !isPrintable(base+strings.Join(elements, "/")) {

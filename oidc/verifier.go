@@ -17,8 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Issuer is one entry of the issuer file: an issuer or wildcard whose ID tokens are trusted, and
-// the audiences. Exactly one of URL and Pattern is set.
+// Issuer is one entry of the issuer file: a trusted issuer or wildcard, and the accepted audiences
+// of its ID tokens. Exactly one of URL and Pattern is set.
 type Issuer struct {
 	// Key is the entry's key in the issuer file and its identity here: Token.Entry and
 	// IssuerStatus.Entry repeat it. It is unique.

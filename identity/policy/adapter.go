@@ -12,8 +12,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// adapter makes CEL values of claims, when a rule reads them: text is a string, a whole
-// number an int, any other number a double, and objects and lists stay what they are.
+// adapter converts claims to CEL values when a rule reads them: text to a string, a whole number to
+// an int, any other number to a double. Objects and lists stay objects and lists.
 type adapter struct{}
 
 // NativeToValue implements types.Adapter.
@@ -30,8 +30,8 @@ func (a adapter) NativeToValue(value any) ref.Val {
 	}
 }
 
-// number reads the text of a JSON number. A whole number that no int holds is an error, and
-// so denies: rounded, two of them would be equal.
+// number reads the text of a JSON number. A whole number that fits no int is an error, and thus
+// denies: after rounding, two of them would be equal.
 func number(text string) ref.Val {
 	if strings.ContainsAny(text, ".eE") {
 		f, err := strconv.ParseFloat(text, 64)

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package policy decides who may have a certificate, by rules that the operator writes in
-// CEL (the Common Expression Language) beside an issuer. A rule allows; without any rule
-// everybody is allowed whom the issuer vouches for, and with one, only those that a rule
-// allows.
+// Package policy decides which callers may have a certificate, by rules that the operator writes in
+// CEL (the Common Expression Language) beside an issuer. A rule allows callers. Without rules,
+// every caller with a token of the issuer is allowed; otherwise only callers that a rule allows.
 //
 // Only package identity and internal/app may import it.
 package policy
@@ -24,20 +23,20 @@ import (
 
 // Rule is one entry of `allow`.
 type Rule struct {
-	// Name is `name`: what refusals and records call the rule. Unique in its policy.
+	// Name is `name`, the rule's name in refusals and records. Unique in its policy.
 	Name string
-	// When is `when`: a CEL expression over claims (a map of the token's claims), san (the
-	// certificate's name as text) and issuer (what the certificate will name as issuer),
-	// whose value is true or false.
+	// When is `when`: a CEL expression with the value true or false. It can read claims (a map of
+	// the token's claims), san (the certificate's name as text) and issuer (the issuer that the
+	// certificate will name).
 	When string
 }
 
 // Config is the policy of one issuer entry, or of one of its profiles.
 type Config struct {
-	// Allow is `allow`. A caller is allowed whom one of the rules allows.
+	// Allow is `allow`. A caller is allowed if one of the rules allows it.
 	Allow []Rule
-	// Mode is `mode`: enforce, which is the default, or audit, where a denial is recorded
-	// and the certificate issued all the same.
+	// Mode is `mode`: enforce, which is the default, or audit, in which a denial is recorded but
+	// the certificate is still issued.
 	Mode string
 }
 
@@ -47,8 +46,7 @@ const (
 	ModeAudit   = "audit"
 )
 
-// Bounds of what one rule may be and do. Tokens have 16 KiB, so that a sane rule costs
-// some thousands at most.
+// Limits of one rule. Tokens have 16 KiB, so that a reasonable rule costs at most some thousands.
 const (
 	maxRules      = 100
 	maxExpression = 64 << 10 // characters: 200 names of repositories are some 10 KiB
@@ -56,8 +54,8 @@ const (
 	maxRegex      = 1 << 12  // instructions of a compiled regular expression
 )
 
-// Policy is a compiled Config. It is immutable and safe for concurrent use. The nil Policy
-// has no rules and allows everybody.
+// Policy is a compiled Config. It is immutable and safe for concurrent use. The nil Policy has no
+// rules and allows every caller.
 type Policy struct {
 	audit bool
 	rules []compiled
@@ -68,8 +66,8 @@ type compiled struct {
 	program cel.Program
 }
 
-// New compiles a policy; nil for a Config without rules. Its errors are keypath errors, as
-// in ["allow", "0", "when"], joined: every mistake at once.
+// New compiles a policy; nil for a Config without rules. It reports every mistake at once. Its
+// joined errors are keypath errors, as in ["allow", "0", "when"].
 func New(config Config) (*Policy, error) {
 	var errs []error
 	switch config.Mode {
@@ -131,7 +129,7 @@ func newEnv() (*cel.Env, error) {
 	return env, nil
 }
 
-// compile checks an expression's types and plans it with its constants folded.
+// compile checks an expression's types, and plans it with constant folding.
 func compile(env *cel.Env, when string) (cel.Program, error) {
 	if strings.TrimSpace(when) == "" {
 		return nil, errors.New(`the rule has no expression; write one, such as claims.repository_owner == "example"`)
@@ -146,7 +144,7 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 			}
 			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s%s", where, issue.Location.Column()+1, oneLine(issue.Message), hint(issue.Message)))
 			if strings.HasPrefix(issue.Message, "Syntax error") {
-				break // what follows is most likely its echo
+				break // the rest is most likely a consequence
 			}
 		}
 		return nil, errors.Join(errs...)
@@ -164,7 +162,7 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 	return program, nil
 }
 
-// hint says what CEL writes for what people are used to from elsewhere.
+// hint suggests the CEL form of common expressions from other languages.
 func hint(message string) string {
 	for _, slip := range [][2]string{
 		{"error at: '=~", "san.matches(…)"}, {"error at: '=", "=="}, {"error at: '&", "&&"}, {"error at: '|", "||"},
@@ -179,30 +177,30 @@ func hint(message string) string {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// Input is what the rules see.
+// Input holds the values that the rules read.
 type Input struct {
 	// Claims are the token's, as oidc.ParseClaims returns them.
 	Claims map[string]any
-	// SAN is the certificate's name, and Issuer what it names as the issuer.
+	// SAN is the certificate's name, and Issuer the issuer that it names.
 	SAN, Issuer string
 }
 
-// Decision is the answer of a policy. The zero value is that of no policy: allowed.
+// Decision is the answer of a policy. The zero value is the answer without a policy: allowed.
 type Decision struct {
-	// Rules are the names of all rules, in their order; none where there is no policy.
+	// Rules are the names of all rules, in their order; none if there is no policy.
 	Rules []string
-	// Denied tells that no rule allowed the caller.
+	// Denied states that no rule allowed the caller.
 	Denied bool
-	// Rule is the rule that allowed.
+	// Rule is the rule that allowed the caller.
 	Rule string
-	// Audit tells that a denial is recorded only.
+	// Audit states that a denial is only recorded.
 	Audit bool
-	// Err joins what kept rules from being evaluated; such a rule does not allow. It may
-	// quote claims and is for the operator alone.
+	// Err joins the errors that prevented the evaluation of rules; such a rule does not allow. It
+	// may quote claims and is only for the operator.
 	Err error
 }
 
-// Decide asks the rules in their order until one allows.
+// Decide evaluates the rules in their order until one allows.
 func (p *Policy) Decide(in Input) Decision {
 	if p == nil {
 		return Decision{}
@@ -232,7 +230,7 @@ func (p *Policy) Decide(in Input) Decision {
 	return d
 }
 
-// Refusal returns the *refusal.Error of an enforced denial, and nil for anything else.
+// Refusal returns the *refusal.Error of an enforced denial, and nil for other decisions.
 func (d Decision) Refusal() error {
 	if !d.Denied || d.Audit {
 		return nil
@@ -265,8 +263,8 @@ func (d Decision) LogValue() slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
-// Result is the decision in one word: none, allowed, denied, or error where it was denied
-// and a rule could not be evaluated.
+// Result returns the decision in one word: none, allowed, denied, or error for a denial in which a
+// rule could not be evaluated.
 func (d Decision) Result() string {
 	switch {
 	case len(d.Rules) == 0:

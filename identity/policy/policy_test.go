@@ -35,7 +35,7 @@ func claimsOf(tb testing.TB, document string) map[string]any {
 	return claims
 }
 
-// What an expression sees of claims, by the kind of the claim.
+// Expressions see each kind of claim as follows.
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	claims := claimsOf(t, `{"sub":"s","text":"a/b","int":3,"big":9007199254740993,"huge":18446744073709551616,"half":1.5,"exp":1e2,
@@ -107,7 +107,7 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// A rule that costs more than its bound denies: a token cannot make it slow.
+// A rule that exceeds its cost limit denies: a token cannot slow it down.
 func TestCostIsLimited(t *testing.T) {
 	t.Parallel()
 	list := make([]any, 2000)
@@ -121,7 +121,7 @@ func TestCostIsLimited(t *testing.T) {
 	}
 }
 
-// Every mistake is told at once, each at its key.
+// New reports every mistake at once, each at its key.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{Mode: "shadow", Allow: []Rule{
@@ -180,7 +180,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// Whatever a rule is, it compiles or is refused, and decides on any claims without a panic.
+// Every rule either compiles or is refused, and decides on any claims without a panic.
 func FuzzPolicy(f *testing.F) {
 	f.Add(`claims.sub == "x"`, `{"sub":"x"}`)
 	f.Add(`claims.a.exists(x, x.b > 1)`, `{"a":[{"b":1.5},{"b":2}]}`)
@@ -202,7 +202,7 @@ func FuzzPolicy(f *testing.F) {
 	})
 }
 
-// BenchmarkDecide is the price of the policy of an organisation with 200 repositories.
+// BenchmarkDecide measures the policy of an organisation with 200 repositories.
 func BenchmarkDecide(b *testing.B) {
 	names := make([]string, 200)
 	for i := range names {
@@ -225,7 +225,7 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// What people write who are used to other languages.
+// These are habits from other languages.
 func TestHints(t *testing.T) {
 	t.Parallel()
 	for when, want := range map[string]string{
