@@ -120,8 +120,8 @@ func (l *serverLoader) checkListen() {
 	}
 }
 
-// overlap reports whether two addresses have the same port, and the same host or every interface,
-// which is IPv4 and IPv6 together for each of "", 0.0.0.0 and ::.
+// overlap reports whether two addresses have the same port, and the same host or every interface.
+// Each of "", 0.0.0.0 and :: is every interface, for IPv4 and IPv6 together.
 func overlap(a, b string) bool {
 	hostA, portA, _ := net.SplitHostPort(a)
 	hostB, portB, _ := net.SplitHostPort(b)

@@ -206,8 +206,8 @@ func parse(r *report, content []byte, form format) (*File, bool) {
 	return f, true
 }
 
-// firstNotText returns the index of the first byte that is no part of valid UTF-8 or is a
-// control character that neither YAML nor JSON permits unescaped, or -1.
+// firstNotText returns the index of the first byte that is not valid UTF-8, or is a control
+// character that YAML and JSON do not permit unescaped; or -1.
 func firstNotText(content []byte) int {
 	for i := 0; i < len(content); {
 		c := content[i]

@@ -215,7 +215,7 @@ func (l *issuerLoader) checkIssuerURL(p pair, e *Issuer) {
 }
 
 // readable reports whether an entry's key may be missing or empty, but is neither misspelt nor of a
-// kind reported before, so that each mistake is reported once.
+// kind reported before, so that reports do not repeat.
 func (l *issuerLoader) readable(entry pair, yaml, json string) bool {
 	if entry.value.kind != mapping {
 		return entry.value.isNull()

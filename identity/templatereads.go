@@ -28,7 +28,7 @@ type reads struct {
 	// name, or all together.
 	unnamed bool
 	// controls states that the template's own text holds a control character, such as the
-	// newline at the end of a YAML block, so that its result cannot enter a certificate.
+	// newline at the end of a YAML block. Its result cannot enter a certificate.
 	controls bool
 	// nested is a field of a claim, as in .run.id, which a text cannot have; "" for none.
 	nested string

@@ -116,7 +116,7 @@ func (e *entry) accepted(listed []string) []string {
 		}
 	}
 	if len(known) == 0 {
-		known = []string{"RS256"} // the one that Discovery, section 3, makes mandatory
+		known = []string{"RS256"} // Discovery, section 3, requires it
 	}
 	if len(e.SigningAlgorithms) == 0 {
 		return known

@@ -44,8 +44,8 @@ func TestFigureNewKeys(t *testing.T) {
 	})
 }
 
-// TestFigureBadTokens: 1,000 tokens with bad signatures, or with different unknown kids, or without
-// a kid, cause at most 2 fetches a minute, from a static issuer and from one under a pattern.
+// TestFigureBadTokens: 1,000 tokens with bad signatures, with different unknown kids, or without a
+// kid, cause at most 2 fetches a minute. The issuer is static or under a pattern.
 func TestFigureBadTokens(t *testing.T) {
 	t.Parallel()
 	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {

@@ -40,8 +40,8 @@ type pool struct {
 	entry  *entry
 
 	begun     *share.Places // lookups of the last lookupBurst/lookupRate seconds
-	lookups   *share.Places // first fetches under way
-	refreshes *share.Places // other fetches under way
+	lookups   *share.Places // current first fetches
+	refreshes *share.Places // other current fetches
 	lines     *share.Places // log lines of the last summaryInterval, for one client
 	checks    *share.Places // fetches of the last checkInterval for tokens that keys do not verify
 
