@@ -67,6 +67,8 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	case err = <-failed:
 	}
 	s.health.beginShutdown()
+	leave := time.AfterFunc(s.grace/2, func() { close(s.leaving) })
+	defer leave.Stop()
 	if err == nil && s.grace > 0 {
 		err = s.lastGrace(ctx, failed)
 	}
@@ -100,11 +102,16 @@ func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
 }
 
 // closing makes each answer close its connection once shutdown has begun, by Connection: close. For
-// HTTP/2, net/http converts that header to GOAWAY.
+// HTTP/2, net/http converts that header to GOAWAY, and only in the second half of the grace: a proxy
+// cannot repeat a request that crosses GOAWAY, and in the first half it notices that readiness fails.
 func (s *Server) closing(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := s.health.stopping
+		if r.ProtoMajor == 2 {
+			from = s.leaving
+		}
 		select {
-		case <-s.health.stopping:
+		case <-from:
 			w.Header().Set("Connection", "close")
 		default:
 		}

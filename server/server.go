@@ -100,6 +100,7 @@ type Server struct {
 	limits    Limits
 	grace     time.Duration
 	hurry     <-chan struct{}
+	leaving   chan struct{} // closed when half of the grace has passed
 	drain     time.Duration
 	logger    *slog.Logger
 	now       func() time.Time
@@ -149,6 +150,7 @@ func New(cfg Config) (*Server, error) {
 		limits:    limits,
 		grace:     cfg.Grace,
 		hurry:     cfg.Hurry,
+		leaving:   make(chan struct{}),
 		drain:     orDefault(cfg.DrainTimeout, 20*time.Second),
 		logger:    cfg.Logger,
 		now:       cfg.Now,

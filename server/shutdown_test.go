@@ -61,6 +61,9 @@ func TestGraceServesOn(t *testing.T) {
 				go func() { stopped <- run.stop() }()
 				expect(healthpb.HealthCheckResponse_NOT_SERVING)
 				for _, http2 := range []bool{false, true} {
+					if http2 {
+						close(run.leaving)
+					}
 					client, base := run.client(t, http2)
 					for range 3 {
 						run.certificateOnNewConnection(t, client, base)
@@ -117,6 +120,39 @@ type quiet struct {
 func (q *quiet) Accept() (net.Conn, error) { <-q.closed; return nil, net.ErrClosed }
 func (q *quiet) Close() error              { q.once.Do(func() { close(q.closed) }); return nil }
 func (q *quiet) Addr() net.Addr            { return &net.TCPAddr{} }
+
+// TestGraceLeavesHTTP2Later: a proxy cannot repeat a request that crosses GOAWAY, so it gets half of
+// the grace to notice that readiness fails. HTTP/1.1 has no such requests.
+func TestGraceLeavesHTTP2Later(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) { c.Grace = 8 * time.Second })
+		ctx, cancel := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		go func() { served <- f.Serve(ctx, Listeners{HTTP: &quiet{closed: make(chan struct{})}}) }()
+		handler := f.closing(http.NotFoundHandler())
+		expect := func(http1, http2 string) {
+			t.Helper()
+			for major, want := range map[int]string{1: http1, 2: http2} {
+				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
+				r.ProtoMajor = major
+				if handler.ServeHTTP(w, r); w.Header().Get("Connection") != want {
+					t.Errorf("HTTP/%d: Connection is %q, want %q", major, w.Header().Get("Connection"), want)
+				}
+			}
+		}
+		synctest.Wait()
+		expect("", "")
+		cancel()
+		time.Sleep(3 * time.Second)
+		expect("close", "")
+		time.Sleep(2 * time.Second)
+		expect("close", "close")
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // TestGraceEnds: the grace stops after its time, by a second signal, or at once if it is zero.
 func TestGraceEnds(t *testing.T) {
