@@ -68,7 +68,7 @@ type Issuer struct {
 	// that a client signs. It changes only that, never what must be signed, and is best omitted.
 	ChallengeClaim string
 	// SkipEmailVerification is `skip-email-verification`: accept addresses that the issuer does not
-	// call verified. False by default. If true, a user who registers any address at the issuer can
+	// call verified. False by default. If true, any user can register an address at the issuer and
 	// sign in its name, unless AllowedEmailDomains restricts it.
 	SkipEmailVerification bool
 	// AllowedEmailDomains is `allowed-email-domains` (ours): the domains, after the @, that an

@@ -205,7 +205,6 @@ func (l *setLoader) signer(s *Signer) reader {
 // required is a required key, its value and its purpose.
 type required struct{ key, value, what string }
 
-// demand records the required values that are missing.
 func (l *setLoader) demand(n *node, values ...required) {
 	for _, must := range values {
 		if must.value == "" {

@@ -22,7 +22,7 @@ import (
 )
 
 // TestInCluster: the transport uses the cluster's CA and token, reads them again, and sends the
-// token nowhere else; it reads keys at the fixed path.
+// token to no other server; it reads keys at the fixed path.
 func TestInCluster(t *testing.T) {
 	t.Parallel()
 	var jwksURI, token atomic.Value
