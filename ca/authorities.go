@@ -88,8 +88,8 @@ func (c *Chain) Equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.
 
 // CheckAt reports whether the set can be put in force at now. An authority must be active, and no
 // certificate of the one that signs may have expired. Verifiers must accept a leaf below the chain
-// of each authority that has not retired. Warnings are failures to expect later. Both have key paths with the
-// index that index returns for an authority's ID.
+// of each authority that has not retired. Warnings are failures to expect later. Both have key
+// paths with the index that index returns for an authority's ID.
 func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []error, err error) {
 	at := func(m Member, key, format string, args ...any) error {
 		return keypath.Errorf([]string{"authorities", strconv.Itoa(index(m.ID)), key}, format, args...)

@@ -70,7 +70,7 @@ func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
 }
 
 // signForLog returns the signature over the TBS of a precertificate, only for a log that verifies
-// it. The signature of a key in a process of this CA has not been verified.
+// it. For some keys it is not verified yet (see signer.Signer.Sign).
 func (a *Authority) signForLog(ctx context.Context, tbs []byte) ([]byte, error) {
 	signature, err := a.signer.Sign(ctx, tbs)
 	return signature, a.refusal(ctx, err)

@@ -72,8 +72,8 @@ func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 
 // admit decides. It decodes from message what differs between certificates, checks it, encodes it
 // again in the authority's name, and requires the same octets. So it needs no list of what else
-// message could hold: other extensions, criticalities, key usages, names, unique identifiers (RFC
-// 5280, section 4.1.2.8), another order, or another form (X.690, section 10).
+// message could hold. Examples are other extensions, criticalities, key usages, names, unique
+// identifiers (RFC 5280, section 4.1.2.8), another order, or another form (X.690, section 10).
 func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now time.Time) error {
 	v, err := decodeTBS(message)
 	if err != nil {

@@ -25,8 +25,8 @@ const (
 	backdate = 5 * time.Second
 )
 
-// Profile is the form of every certificate of this CA: a leaf for code signing with an empty
-// subject, one critical SAN, and a fixed lifetime. It is immutable.
+// Profile is the form of every certificate of this CA: a leaf for code signing. It has an empty
+// subject, one critical SAN, and a fixed lifetime. Profile is immutable.
 type Profile struct {
 	lifetime time.Duration
 }

@@ -273,7 +273,7 @@ func (e *stoppedError) Error() string {
 	return fmt.Sprintf("no authority is active: %q signs no more since %s, and none has succeeded it", e.id, stamp(e.at))
 }
 
-// TrustBundle returns the chains that verifiers must know at now: the active one first, then the
+// TrustBundle returns the chains that verifiers must know at now. The active one is first, then the
 // published ones, then the retired ones, the most recently active first.
 func (s *Set) TrustBundle(now time.Time) []*Chain {
 	var active, published, retired []*Chain

@@ -103,9 +103,9 @@ func (p *KeyPolicy) unsupported(found string) *refusal.Error {
 	return refusal.New(refusal.KeyUnsupported, "the public key is %s; this certificate authority accepts %s", found, accepted)
 }
 
-// smallOrder lists the y coordinates of all points whose order divides 8, little-endian and without
-// the sign of x, in each encoding that verifiers accept: 0; 1; the two of order 8; p−1; and 0 and 1
-// written as p and p+1. A signature for such a key needs no private key.
+// smallOrder lists the y coordinates of all points with an order that divides 8, little-endian and
+// without the sign of x. It has each encoding that verifiers accept: 0; 1; the two of order 8; p−1;
+// and 0 and 1 written as p and p+1. A signature for such a key needs no private key.
 const smallOrder = "" +
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
 	"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +

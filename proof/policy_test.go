@@ -116,8 +116,8 @@ func TestUnsupportedKeys(t *testing.T) {
 	}
 }
 
-// rocaNumber returns a number of the form of CVE-2017-15361 primes: k·M + (65537^a mod M), where M
-// is the product of the first 126 primes, as for keys of 2048 bits.
+// rocaNumber returns a number of the form of CVE-2017-15361 primes: k·M + (65537^a mod M). M is the
+// product of the first 126 primes, as for keys of 2048 bits.
 func rocaNumber(bits int, seed uint64) *big.Int {
 	m := big.NewInt(1)
 	for n, count := int64(2), 0; count < 126; n++ {
@@ -312,7 +312,7 @@ func TestPointsOffTheCurve(t *testing.T) {
 }
 
 // TestEd25519SmallOrder computes, with the curve's own addition law, that the points in the list
-// have an order that divides 8, and that no such point is missing.
+// have an order that divides 8. It also finds that no such point is missing.
 func TestEd25519SmallOrder(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)

@@ -156,8 +156,8 @@ func withConn(ctx context.Context, served net.Conn) context.Context {
 	return ctx
 }
 
-// keepBusy keeps a connection open while h answers a request on it: from the last byte of the
-// request's body to the first byte of the answer, which may wait for its client.
+// keepBusy keeps a connection open while h answers a request on it. It does so from the last byte
+// of the request's body to the first byte of the answer, which may wait for its client.
 func keepBusy(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(connKey{}).(*conn)

@@ -90,7 +90,7 @@ func (s *stage) Pop() any {
 
 func (s *group) first() *conn { return s.conns.Front().Value.(*conn) }
 
-// put adds c to stage i, in which c has been waiting since since.
+// put adds c to stage i; c has been waiting since the time since.
 func (p *connections) put(c *conn, i int, since time.Time) {
 	s, mine := &p.stages[i], &c.holder.groups[i]
 	c.stage, c.since = i, since

@@ -23,8 +23,9 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// framePrefix is the length of the prefix of a message: one byte that states whether it is
-// compressed, and four for its length (gRPC over HTTP/2, "Length-Prefixed-Message").
+// framePrefix is the length of the prefix of a message (gRPC over HTTP/2,
+// "Length-Prefixed-Message"). One byte states whether the message is compressed, and four give its
+// length.
 const framePrefix = 5
 
 // newGRPC returns the gRPC server. It runs only through its ServeHTTP, behind serveGRPC, on a

@@ -15,9 +15,9 @@ import (
 const handlersPerSlot = 3
 
 // bounded limits the HTTP/2 requests in progress: one for each connection, and a number for all
-// connections together, of which one client address gets at most half. The limit is for memory.
-// Without it, a client that sends bodies slowly, or gives answers no window, could hold connections
-// times streams.
+// connections together. One client address gets at most half of that number. The limit is for
+// memory. Without it, a client that sends bodies slowly, or gives answers no window, could hold
+// connections times streams.
 //
 // A request beyond the limit is reset, since any answer may wait for its client.
 func (s *Server) bounded(h http.Handler) http.Handler {

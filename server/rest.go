@@ -79,7 +79,7 @@ func (a *answer) send(w http.ResponseWriter) {
 func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
 	id := requestID(r.Header.Get(requestIDHeader))
 	w.Header().Set(requestIDHeader, id)
-	// A client that joins a base URL that ends in a slash with a path requests //api/….
+	// A client can join a base URL that ends in a slash with a path, and request //api/….
 	path := "/" + strings.TrimLeft(r.URL.Path, "/")
 	if s.serveHealth(w, r, path, id, false) {
 		return
