@@ -44,7 +44,7 @@ func TestCommands(t *testing.T) {
 }
 
 // world creates a provider, a log and the files of a CA in $WORK/world, with one token in
-// world/token, and sets REST, GRPC, OPS, OTHER and DEV to free addresses.
+// world/token. It sets REST, GRPC, OPS, OTHER and DEV to free addresses.
 func world(ts *testscript.TestScript, _ bool, _ []string) {
 	dir := ts.MkAbs("world")
 	ts.Check(os.Mkdir(dir, 0o700))

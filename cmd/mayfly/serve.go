@@ -50,9 +50,9 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 	return c
 }
 
-// gcPercent lets the heap grow to five times the live memory before a collection. A server has so
-// little live memory (about 10 MiB) that Go's default collects dozens of times a second under load,
-// which takes an eighth of all CPU time. With gcPercent it still stays below 100 MiB.
+// gcPercent lets the heap grow to five times the live memory before a collection. A server has
+// little live memory (about 10 MiB). Under load, Go's default would collect it dozens of times a
+// second, for an eighth of all CPU time. With gcPercent it still stays below 100 MiB.
 const gcPercent = 400
 
 // memoryLimit is the size of the process above which memory is collected more often than gcPercent

@@ -11,8 +11,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// checkChains reports the issuer entries of t with a kind of name that no verifier accepts below
-// the chain of an authority that signs or will sign.
+// checkChains reports the issuer entries of t with a kind of name that no verifier accepts below a
+// chain. It checks the chains of the authorities that sign or will sign.
 func (r *CheckReport) checkChains(t *trust, now time.Time) {
 	var errs []error
 	for _, m := range r.members {

@@ -16,8 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// askLogs requests the newest tree head of every remote log of cfg that is in use now or later, and
-// verifies it with the configured key. It submits nothing.
+// askLogs requests the newest tree head of every remote log of cfg that is in use now or later. The
+// configured key must verify it. askLogs submits nothing.
 func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()

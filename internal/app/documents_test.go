@@ -17,8 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 )
 
-// The documents of a server and of its configuration are the same bytes, for a CA in a file
-// and for a CA set, and they follow the issuers and the set while the server runs.
+// The documents of a server and of its configuration are the same bytes, for ca.file and for
+// ca.set. They follow the issuers and the set while the server runs.
 func TestDocuments(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(t *testing.T, dir, settings string) string{

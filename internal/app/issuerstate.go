@@ -14,8 +14,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// issuerHealth returns each issuer entry's state, for the public, and an error, for the operator,
-// where an entry's tokens are refused or its keys become old.
+// issuerHealth returns each issuer entry's state, for the public. Its error, for the operator,
+// lists the entries with refused tokens or old keys.
 func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
 	var states []string
 	for _, entry := range entries {

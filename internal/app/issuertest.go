@@ -15,9 +15,9 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// test runs one of the tests beside an entry or profile, through every check of a token with these
-// claims except its times and its signature. A policy in mode audit counts as if it were enforced,
-// since the test tries that policy. Its errors have key paths.
+// test runs one of the tests beside an entry or profile. It applies every check of a token to the
+// claims, except those of times and signature. A policy in mode audit counts as if it were
+// enforced, since the test tries that policy. Its errors have key paths.
 func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wrong []error) {
 	path := append(entry.Path(), "tests", strconv.Itoa(index))
 	fail := func(key, format string, args ...any) {

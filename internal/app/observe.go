@@ -14,9 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// checks are the checks of readiness. An issuer that is down does not affect the tokens of others,
-// so its failure is in the report and does not make the server unready. A key that does not sign,
-// or a CA that expires soon, does.
+// checks are the checks of readiness. The failure of an issuer does not affect the tokens of
+// others: the report shows it, and the server stays ready. A key that does not sign, or a CA that
+// expires soon, makes the server unready.
 func checks(rotation *rotation, profile *ca.Profile, live *live) []server.Check {
 	return append(rotation.checks(profile),
 		server.Check{

@@ -26,8 +26,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/demo"
 )
 
-// Three replicas that started at different times, with different clocks, and which get each new set
-// in a different way, serve many clients while an authority is added, activated and retired. No
+// Three replicas serve many clients while an authority is added, activated and retired. They
+// started at different times, their clocks differ, and each gets new sets in a different way. No
 // request fails. Every certificate verifies against a trust bundle that was fetched from another
 // replica up to a day before the request.
 //

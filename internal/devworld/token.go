@@ -46,9 +46,9 @@ func tokenHandler(p *provider.Provider) http.Handler {
 	})
 }
 
-// claimsOf turns a query into claims. A value is text by default; true and false are booleans, what
-// begins like a JSON object or array is one, the claims that are times are numbers, a name that
-// occurs twice is a list, and an empty value omits the claim.
+// claimsOf turns a query into claims. A value is text by default. true and false are booleans, what
+// begins like a JSON object or array is one, and time claims are numbers. A name that occurs twice
+// is a list, and an empty value omits the claim.
 func claimsOf(query url.Values) (map[string]any, error) {
 	claims := make(map[string]any)
 	for name, values := range query {

@@ -19,7 +19,7 @@ import (
 )
 
 // hostile is what a web page can try with a URL: attack resolves to the result of each attempt,
-// which must be "nothing". A JWT is a JavaScript expression: a page that knows the constant first
+// "nothing" if it failed. A JWT is a JavaScript expression: a page that knows the constant first
 // part declares a variable of its name and can observe the access to the other two parts.
 const hostile = `<!doctype html><title>hostile</title><a id="go" href="#">go</a><script>
 const settled = (name, start) => new Promise(done => { start(v => done([name, v])); setTimeout(() => done([name, "nothing"]), 3000) });

@@ -22,8 +22,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// keyGrace is for how long after its retirement an authority's key is still read, so that a process
-// whose clock is set back a little has it. Afterwards the key may be destroyed.
+// keyGrace is for how long after its retirement an authority's key is still read, in case a clock
+// is set back a little. Afterwards the key may be destroyed.
 const keyGrace = time.Hour
 
 const maxChainFile = 1 << 20

@@ -114,8 +114,7 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 }
 
 // identify returns what distinguishes one opened key from another: all that names it, and the
-// content of the files that open it, so that a changed PIN is tried at the reload, not when it
-// is next needed.
+// content of the files that open it. So a reload tries a changed PIN at once.
 func (r *Ring) identify(name string, named config.Signer, public crypto.PublicKey) (id [sha256.Size]byte, err error) {
 	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
