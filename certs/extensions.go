@@ -93,8 +93,8 @@ func valueLen(arc Arc, text string) int {
 
 // ParseExtensions returns sigstore's extensions from exts, all extensions of a certificate. It
 // ignores other arcs. It is strict: what it accepts encodes again to the same bytes in the same
-// order. An extension that is out of order, repeated, critical, empty, or at an arc that the table
-// lacks is an error.
+// order. An extension that breaks the order, or is repeated, critical, empty, or at an arc that the
+// table lacks, is an error.
 func ParseExtensions(exts []pkix.Extension) (Extensions, error) {
 	var e Extensions
 	last := Arc(0)

@@ -30,7 +30,7 @@ const (
 )
 
 // The values of the label and log attribute "method": the service's method, whichever API the
-// request used, and one value for everything else.
+// request used, and one value for all others.
 const (
 	methodCreate  = "CreateSigningCertificate"
 	methodTrust   = "GetTrustBundle"

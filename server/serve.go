@@ -102,8 +102,9 @@ func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
 }
 
 // closing makes each answer close its connection once shutdown has begun, by Connection: close. For
-// HTTP/2, net/http converts that header to GOAWAY, and only in the second half of the grace: a proxy
-// cannot repeat a request that crosses GOAWAY, and in the first half it notices that readiness fails.
+// HTTP/2, net/http converts that header to GOAWAY, so it is set only in the second half of the
+// grace. A proxy cannot repeat a request that crosses GOAWAY. In the first half it notices that
+// readiness fails.
 func (s *Server) closing(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := s.health.stopping
