@@ -27,8 +27,9 @@ const sendBuffer = 64 << 10
 // listener gives each connection that it accepts a place before reading from it.
 type listener struct {
 	net.Listener
-	conns  *connections
-	closed atomic.Bool
+	conns    *connections
+	stopping <-chan struct{} // closed once shutdown has begun
+	closed   atomic.Bool
 }
 
 // Accept returns the next connection once there is a place for it. Until then new connections wait
@@ -44,6 +45,11 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 	c := &conn{Conn: raw, conns: l.conns, stage: busy, ended: make(chan struct{})}
 	c.address, _ = share.Networks(remote)
+	select {
+	case <-l.stopping:
+		c.late = true
+	default:
+	}
 	if !l.conns.enter(c, descriptorOf(raw), l.closed.Load) {
 		return nil, errors.Join(net.ErrClosed, raw.Close())
 	}
@@ -64,6 +70,7 @@ type conn struct {
 	net.Conn
 	conns    *connections
 	address  netip.Prefix
+	late     bool         // accepted after shutdown had begun
 	received atomic.Bool  // bytes were read since the connection was accepted or became idle
 	writing  atomic.Int64 // when the current write began, in ns; 0 without one
 	streams  atomic.Int32 // HTTP/2 requests in progress

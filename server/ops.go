@@ -53,7 +53,7 @@ func ServeOps(ctx context.Context, cfg OpsConfig, l net.Listener) error {
 	}
 	ops := s.opsEndpoint(l)
 	failed := make(chan error, 1)
-	go func() { failed <- ops.serve() }()
+	go func() { failed <- ops.serve(nil) }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serving ops: %w", err)

@@ -56,7 +56,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	var running sync.WaitGroup
 	for _, e := range all {
 		running.Go(func() {
-			if err := e.serve(); !errors.Is(err, http.ErrServerClosed) {
+			if err := e.serve(s.health.stopping); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serving %s: %w", e.name, err)
 			}
 		})
@@ -102,13 +102,13 @@ func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
 }
 
 // closing makes each answer close its connection once shutdown has begun, by Connection: close. For
-// HTTP/2, net/http converts that header to GOAWAY, so it is set only in the second half of the
-// grace. A proxy cannot repeat a request that crosses GOAWAY. In the first half it notices that
-// readiness fails.
+// HTTP/2, net/http converts that header to GOAWAY. A proxy cannot repeat a request that crosses
+// GOAWAY, so connections from before get it in the second half of the grace: in the first half, the
+// proxy notices that readiness fails.
 func (s *Server) closing(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := s.health.stopping
-		if r.ProtoMajor == 2 {
+		if c, ok := r.Context().Value(connKey{}).(*conn); ok && r.ProtoMajor == 2 && !c.late {
 			from = s.leaving
 		}
 		select {
@@ -176,8 +176,8 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 }
 
 // serve accepts connections until the server is shut down.
-func (e *endpoint) serve() error {
-	l := &listener{Listener: e.listener, conns: e.conns}
+func (e *endpoint) serve(stopping <-chan struct{}) error {
+	l := &listener{Listener: e.listener, conns: e.conns, stopping: stopping}
 	if e.server.TLSConfig != nil {
 		return e.server.ServeTLS(l, "", "")
 	}

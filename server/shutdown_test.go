@@ -61,9 +61,6 @@ func TestGraceServesOn(t *testing.T) {
 				go func() { stopped <- run.stop() }()
 				expect(healthpb.HealthCheckResponse_NOT_SERVING)
 				for _, http2 := range []bool{false, true} {
-					if http2 {
-						close(run.leaving)
-					}
 					client, base := run.client(t, http2)
 					for range 3 {
 						run.certificateOnNewConnection(t, client, base)
@@ -121,8 +118,9 @@ func (q *quiet) Accept() (net.Conn, error) { <-q.closed; return nil, net.ErrClos
 func (q *quiet) Close() error              { q.once.Do(func() { close(q.closed) }); return nil }
 func (q *quiet) Addr() net.Addr            { return &net.TCPAddr{} }
 
-// TestGraceLeavesHTTP2Later: a proxy cannot repeat a request that crosses GOAWAY, so it gets half of
-// the grace to notice that readiness fails. HTTP/1.1 has no such requests.
+// TestGraceLeavesHTTP2Later: a proxy cannot repeat a request that crosses GOAWAY, so its
+// connections keep half of the grace, in which it notices that readiness fails. HTTP/1.1 has no such
+// requests.
 func TestGraceLeavesHTTP2Later(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -131,23 +129,24 @@ func TestGraceLeavesHTTP2Later(t *testing.T) {
 		served := make(chan error, 1)
 		go func() { served <- f.Serve(ctx, Listeners{HTTP: &quiet{closed: make(chan struct{})}}) }()
 		handler := f.closing(http.NotFoundHandler())
-		expect := func(http1, http2 string) {
+		expect := func(http1, http2, late string) {
 			t.Helper()
-			for major, want := range map[int]string{1: http1, 2: http2} {
+			for i, want := range []string{http1, http2, late} {
 				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
-				r.ProtoMajor = major
+				r.ProtoMajor = min(i+1, 2)
+				r = r.WithContext(context.WithValue(r.Context(), connKey{}, &conn{late: i == 2}))
 				if handler.ServeHTTP(w, r); w.Header().Get("Connection") != want {
-					t.Errorf("HTTP/%d: Connection is %q, want %q", major, w.Header().Get("Connection"), want)
+					t.Errorf("request %d: Connection is %q, want %q", i, w.Header().Get("Connection"), want)
 				}
 			}
 		}
 		synctest.Wait()
-		expect("", "")
+		expect("", "", "")
 		cancel()
 		time.Sleep(3 * time.Second)
-		expect("close", "")
+		expect("close", "", "close")
 		time.Sleep(2 * time.Second)
-		expect("close", "close")
+		expect("close", "close", "close")
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
