@@ -123,7 +123,7 @@ func (s *Set) CheckAt(now time.Time, index func(id string) int) (warnings []erro
 			continue
 		}
 		if len(m.Chain.Certificates) == 1 {
-			warnings = append(warnings, at(m, "chain", "the root itself signs certificates: some clients demand an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))
+			warnings = append(warnings, at(m, "chain", "the root itself signs certificates: some clients require an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))
 		}
 		if lead := m.ActivateAt.Sub(m.PublishAt); i > 0 && !m.ActivateAt.IsZero() && lead < PublicationLead && now.Before(m.ActivateAt.Add(PublicationLead)) {
 			warnings = append(warnings, at(m, "activate_at", "%q signs %s after it is published, which is less than %s: verifiers that have fetched the trust bundle before refuse its certificates until they fetch it again", m.ID, lead, PublicationLead))

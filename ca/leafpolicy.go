@@ -95,7 +95,7 @@ func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now t
 	t.SAN, t.Extensions = v.san, v.extensions
 	tbs, err := certs.NewTBS(t)
 	if err != nil {
-		return fmt.Errorf("encoding it anew: %w", err)
+		return fmt.Errorf("encoding it again: %w", err)
 	}
 	want := tbs.Certificate(v.sctList)
 	if v.poison {

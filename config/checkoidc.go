@@ -25,7 +25,7 @@ func (l *serverLoader) checkOIDC() {
 		l.wrong("oidc.key_refresh", "found %s, where 10s to 1h is wanted: a key that its issuer has withdrawn may be accepted that long", o.KeyRefresh)
 	}
 	if o.KeyLifetime < o.KeyRefresh || o.KeyLifetime > 7*24*time.Hour {
-		l.wrong("oidc.key_lifetime", "found %s, where key_refresh (%s) to 168h is wanted: keys that cannot be read anew are trusted that long", o.KeyLifetime, o.KeyRefresh)
+		l.wrong("oidc.key_lifetime", "found %s, where key_refresh (%s) to 168h is wanted: keys that cannot be read again are trusted that long", o.KeyLifetime, o.KeyRefresh)
 	}
 	if server := o.Kubernetes.APIServer; server != "" {
 		u, err := url.Parse(server)

@@ -285,7 +285,7 @@ func (l *serverLoader) checkEmbedded(i int, e *EmbeddedLog) {
 		}
 	}
 	if e.Submit != nil && e.Submit.TokenFile == "" {
-		l.wrong(logKey(i, "embedded.submit"), "embedded.submit.token_file is missing: without submit nobody may submit over HTTP, with it those who have the token")
+		l.wrong(logKey(i, "embedded.submit"), "embedded.submit.token_file is missing: without submit, no client may submit over HTTP; with it, clients with the token may")
 	}
 }
 

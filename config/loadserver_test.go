@@ -204,9 +204,9 @@ func TestServerMistakes(t *testing.T) {
 			"m:4:15: the value is not of the form http://host:port, https://host:port, or the same with a user name and password"}},
 		{"key times", least + "oidc: {key_refresh: 9s, key_lifetime: 8s}\n", []string{
 			"m:4:21: found 9s, where 10s to 1h is wanted: a key that its issuer has withdrawn may be accepted that long",
-			"m:4:39: found 8s, where key_refresh (9s) to 168h is wanted: keys that cannot be read anew are trusted that long"}},
+			"m:4:39: found 8s, where key_refresh (9s) to 168h is wanted: keys that cannot be read again are trusted that long"}},
 		{"key lifetime without end", least + "oidc: {key_lifetime: 169h}\n", []string{
-			"m:4:22: found 169h0m0s, where key_refresh (15m0s) to 168h is wanted: keys that cannot be read anew are trusted that long"}},
+			"m:4:22: found 169h0m0s, where key_refresh (15m0s) to 168h is wanted: keys that cannot be read again are trusted that long"}},
 		{"insecure hosts", least + "oidc:\n  insecure_hosts:\n    - http://dex-idp\n    - dex-idp:8888\n    - dex-idp/auth\n    - \"*.test\"\n    - \"\"\n    - [a]\n    - a@b\n    - fd00::5\n", []string{
 			`m:6:7: found "http://dex-idp"; the name or IP address of one host is expected, without a scheme, port, path or *`,
 			`m:7:7: found "dex-idp:8888"; the name or IP address of one host is expected, without a scheme, port, path or *`,
@@ -270,7 +270,7 @@ func TestServerMistakes(t *testing.T) {
 			"m:3:14: embedded.guard is missing: it is the file that keeps its newest tree head",
 			"m:3:14: embedded.key is missing: it is the file of its private key",
 			"m:3:14: embedded.origin is missing: it is its name in checkpoints",
-			"m:3:25: embedded.submit.token_file is missing: without submit nobody may submit over HTTP, with it those who have the token"}},
+			"m:3:25: embedded.submit.token_file is missing: without submit, no client may submit over HTTP; with it, clients with the token may"}},
 		{"embedded with durations of nothing", issuers + ca + embedded + ", batch_age: 0s, checkpoint_interval: 0ms}}]}\n", []string{
 			"m:3:82: found 0s, where a duration above zero is expected",
 			"m:3:107: found 0s, where a duration above zero is expected"}},

@@ -150,7 +150,7 @@ func unasked(p *plan) []error {
 func (l *Logs) succeeded(ctx context.Context, t *turn) {
 	l.observe(ctx, t, nil)
 	if t.breaker.Succeeded() {
-		l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log is well again: its breaker has closed", slog.String("log", t.Name()))
+		l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log has recovered: its breaker has closed", slog.String("log", t.Name()))
 	}
 }
 

@@ -194,7 +194,7 @@ func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, err
 func (s *Signer) succeeded(ctx context.Context) {
 	s.proven.Store(true)
 	if s.breaker.Succeeded() {
-		s.logger.LogAttrs(ctx, slog.LevelInfo, "the key of an authority is well again: its breaker has closed", slog.String("authority", s.name), slog.String("kind", s.kind))
+		s.logger.LogAttrs(ctx, slog.LevelInfo, "the key of an authority has recovered: its breaker has closed", slog.String("authority", s.name), slog.String("kind", s.kind))
 	}
 }
 

@@ -77,7 +77,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		}, []string{"authority", "kind"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_signer_attempts_total",
-			Help: "Attempts at a signature, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened anew), invalid (the signature does not verify), refused (somebody has to mend it), canceled (the client had gone), not_asked (the breaker was open) or busy (others were before).",
+			Help: "Attempts at a signature, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened again), invalid (the signature does not verify), refused (somebody has to mend it), canceled (the client had gone), not_asked (the breaker was open) or busy (others were before).",
 		}, []string{"authority", "kind", "result"}),
 		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_signer_opens_total",

@@ -106,7 +106,7 @@ func (s *Signer) drop(ctx context.Context, key Key, why error) {
 	if !s.breaker.Closed() {
 		level = slog.LevelDebug // it was logged before
 	}
-	s.logger.LogAttrs(ctx, level, "the key of an authority was lost, and is opened anew",
+	s.logger.LogAttrs(ctx, level, "the key of an authority was lost, and is opened again",
 		slog.String("authority", s.name), slog.String("kind", s.kind), slog.Any("error", why))
 	go func() { _ = key.Close() }() // Close may hang, and the key is no longer usable either way
 }

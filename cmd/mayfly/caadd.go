@@ -72,7 +72,7 @@ a key-management service (docs/signers.md).`,
 func (f *addFlags) check(c *cobra.Command) error {
 	elsewhere := f.signer.given()
 	if (f.root.dir == "") == (f.chain == "") || f.key != "" && (f.chain == "" || elsewhere) || f.chain != "" && f.key == "" && !elsewhere {
-		return usageError{errors.New("either --root, or --chain and --key or --signer are demanded; see mayfly ca add --help")}
+		return usageError{errors.New("either --root, or --chain and --key or --signer are required; see mayfly ca add --help")}
 	}
 	errs := []error{f.signer.excludes("password-file")}
 	if f.chain != "" {

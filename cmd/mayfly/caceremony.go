@@ -44,7 +44,7 @@ and after. No network is used: run it on a machine that has none.
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if planFile == "" || out == "" {
-				return usageError{errors.New("--plan and --out are demanded; see mayfly ca ceremony --help")}
+				return usageError{errors.New("--plan and --out are required; see mayfly ca ceremony --help")}
 			}
 			cfg, _, err := config.LoadCeremony(planFile)
 			if err != nil {
@@ -73,8 +73,8 @@ and after. No network is used: run it on a machine that has none.
 			return err
 		},
 	}
-	c.Flags().StringVar(&planFile, "plan", "", "the file that describes the ceremony, YAML (demanded)")
-	c.Flags().StringVar(&out, "out", "", "the folder that gets everything; it must not exist, or be empty (demanded)")
+	c.Flags().StringVar(&planFile, "plan", "", "the file that describes the ceremony, YAML (required)")
+	c.Flags().StringVar(&out, "out", "", "the folder that gets everything; it must not exist, or be empty (required)")
 	return c
 }
 

@@ -57,8 +57,8 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&config.Subject.Organization, "organization", "", "the O (demanded)")
-	f.StringVar(&config.Subject.CommonName, "common-name", "", "the CN (demanded)")
+	f.StringVar(&config.Subject.Organization, "organization", "", "the O (required)")
+	f.StringVar(&config.Subject.CommonName, "common-name", "", "the CN (required)")
 	f.StringVar(&config.Algorithm, "algorithm", "", "of the key (default "+ceremony.DefaultAlgorithm+")")
 	key.add(f, "signer", "where the key is instead of a file")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password for the key (default: one is drawn)")

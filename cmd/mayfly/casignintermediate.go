@@ -31,7 +31,7 @@ the root signs it and after. No network is used.`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if root.dir == "" || csr == "" || out == "" {
-				return usageError{errors.New("--root, --csr and --out are demanded; see mayfly ca sign-intermediate --help")}
+				return usageError{errors.New("--root, --csr and --out are required; see mayfly ca sign-intermediate --help")}
 			}
 			if err := root.check(); err != nil {
 				return usageError{err}
@@ -61,10 +61,10 @@ the root signs it and after. No network is used.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&root.dir, "root", "", "folder of the root: root.pem, and key.pem and pass, or signer.yaml (demanded)")
+	f.StringVar(&root.dir, "root", "", "folder of the root: root.pem, and key.pem and pass, or signer.yaml (required)")
 	f.StringVar(&root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
-	f.StringVar(&csr, "csr", "", "the certificate signing request, PEM (demanded)")
-	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (demanded)")
+	f.StringVar(&csr, "csr", "", "the certificate signing request, PEM (required)")
+	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (required)")
 	f.StringVar(&config.Subject.CommonName, "common-name", "", "instead of the request's CN")
 	f.StringVar(&config.Subject.Organization, "organization", "", "instead of the request's O")
 	f.StringVar(&notBefore, "not-before", "", "beginning of its validity (default: now)")

@@ -42,7 +42,7 @@ there are several. docs/ctlog.md explains how such a log is run.`,
 type ctlogFlags struct{ configFile, name string }
 
 func (f *ctlogFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.configFile, "config", "", "the server's configuration file (demanded)")
+	c.Flags().StringVar(&f.configFile, "config", "", "the server's configuration file (required)")
 	c.Flags().StringVar(&f.name, "name", "", "the log's name, where there are several")
 }
 
@@ -65,7 +65,7 @@ func (l *configuredLog) explain(err error) error {
 // log returns the selected log.
 func (f *ctlogFlags) log() (*configuredLog, error) {
 	if f.configFile == "" {
-		return nil, usageError{errors.New("--config is demanded: it has the log's settings")}
+		return nil, usageError{errors.New("--config is required: it has the log's settings")}
 	}
 	cfg, _, err := config.LoadServer(f.configFile, os.Environ())
 	if err != nil {
@@ -88,7 +88,7 @@ func (f *ctlogFlags) log() (*configuredLog, error) {
 	case len(found) == 0:
 		return nil, fmt.Errorf("%s has no embedded log %q; it has %s", f.configFile, f.name, strings.Join(names, ", "))
 	case len(found) > 1:
-		return nil, usageError{fmt.Errorf("--name is demanded, since there are several logs: %s", strings.Join(names, ", "))}
+		return nil, usageError{fmt.Errorf("--name is required, since there are several logs: %s", strings.Join(names, ", "))}
 	}
 	return found[0], nil
 }

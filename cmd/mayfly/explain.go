@@ -35,7 +35,7 @@ judged as if it had not. The exit code is 0 if a certificate would be issued, an
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if options.File == "" || (tokenFile == "") == (claimsFile == "") {
-				return usageError{errors.New("--config and either --token or --claims are demanded; see mayfly explain --help")}
+				return usageError{errors.New("--config and either --token or --claims are required; see mayfly explain --help")}
 			}
 			content, err := readInput(c.InOrStdin(), tokenFile+claimsFile)
 			if err != nil {
@@ -62,7 +62,7 @@ judged as if it had not. The exit code is 0 if a certificate would be issued, an
 			return err
 		},
 	}
-	c.Flags().StringVar(&options.File, "config", "", "an issuer file or a server configuration (demanded)")
+	c.Flags().StringVar(&options.File, "config", "", "an issuer file or a server configuration (required)")
 	c.Flags().StringVar(&tokenFile, "token", "", "the file with the ID token, - for standard input")
 	c.Flags().StringVar(&claimsFile, "claims", "", "a file with claims, JSON, - for standard input")
 	c.Flags().BoolVar(&options.Compat, "compat", false, "read an issuer file as config check --compat does")

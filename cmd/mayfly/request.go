@@ -47,12 +47,12 @@ variable ` + tokenVariable + `, never from a flag, since command lines are seen 
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.url, "url", "", "the CA, as in https://ca.example (demanded)")
+	f.StringVar(&o.url, "url", "", "the CA, as in https://ca.example (required)")
 	f.BoolVar(&o.grpc, "grpc", false, "ask over gRPC instead of REST")
 	f.BoolVar(&o.csr, "csr", false, "prove possession by a certificate signing request instead of a signed challenge")
 	f.StringVar(&o.tokenFile, "token-file", "", "file with the ID token; - is standard input")
 	f.StringVar(&o.keyType, "key-type", "ecdsa-p256", "kind of key to make: "+strings.Join(keyTypes, ", "))
-	f.StringVar(&o.keyFile, "key", "", "file for the new private key, PKCS#8 PEM, which must not exist (demanded)")
+	f.StringVar(&o.keyFile, "key", "", "file for the new private key, PKCS#8 PEM, which must not exist (required)")
 	f.StringVar(&o.certificateFile, "certificate", "-", "file for the certificate chain, leaf first; - is standard output")
 	f.StringVar(&o.challenge, "challenge", "", "what to sign, where it is neither the claim email nor sub")
 	f.StringVar(&o.caFile, "tls-ca", "", "PEM file of the certificates that may certify the CA's own TLS certificate; default: the system's")
@@ -61,7 +61,7 @@ variable ` + tokenVariable + `, never from a flag, since command lines are seen 
 
 func (o *requestOptions) run(c *cobra.Command) error {
 	if o.url == "" || o.keyFile == "" {
-		return usageError{errors.New("--url and --key are demanded; see mayfly request --help")}
+		return usageError{errors.New("--url and --key are required; see mayfly request --help")}
 	}
 	// Checked first: otherwise a certificate would be logged and then lost because the file exists.
 	if _, err := os.Lstat(o.keyFile); err == nil {

@@ -33,7 +33,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if file == "" {
-				return usageError{errors.New("--config is demanded; see mayfly serve --help")}
+				return usageError{errors.New("--config is required; see mayfly serve --help")}
 			}
 			signal.Ignore(syscall.SIGHUP) // SIGHUP asks some servers to reload files; it must not stop this one
 			collectLess()
@@ -46,7 +46,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 			})
 		},
 	}
-	c.Flags().StringVar(&file, "config", "", "the server's configuration file, YAML (demanded)")
+	c.Flags().StringVar(&file, "config", "", "the server's configuration file, YAML (required)")
 	return c
 }
 

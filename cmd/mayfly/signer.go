@@ -35,7 +35,7 @@ read the same CA set, and take up changes of it by themselves.`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if options.Set == "" || options.Socket == "" {
-				return usageError{errors.New("--set and --socket are demanded; see mayfly signer --help")}
+				return usageError{errors.New("--set and --socket are required; see mayfly signer --help")}
 			}
 			if options.AllowUIDs, err = userIDs(users); err != nil {
 				return err
@@ -51,8 +51,8 @@ read the same CA set, and take up changes of it by themselves.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&options.Set, "set", "", "the CA set: ca.yaml, or the folder that holds it (demanded)")
-	f.StringVar(&options.Socket, "socket", "", "the Unix socket to make (demanded)")
+	f.StringVar(&options.Set, "set", "", "the CA set: ca.yaml, or the folder that holds it (required)")
+	f.StringVar(&options.Socket, "socket", "", "the Unix socket to make (required)")
 	f.StringArrayVar(&users, "allow-user", nil, "a user, by name or number, who may ask; repeat it for more (default: the user that this runs as)")
 	f.StringVar(&options.Ops, "ops", "", "address of metrics and readiness, host:port (default: none)")
 	f.BoolVar(&options.WithoutCT, "without-ct", false, "also sign certificates that no log knows, for a server with ct.disabled")

@@ -54,7 +54,7 @@ are numbers, a name given twice is a list, and an empty value leaves the claim o
 	}
 	f := c.Flags()
 	f.StringVar(&world, "url", "http://"+devworld.DefaultListen, "the running mayfly dev")
-	f.StringVar(&email, "email", "", "who to be (default: "+devworld.DefaultEmail+", unless --claim sub=… names somebody)")
+	f.StringVar(&email, "email", "", "who to be (default: "+devworld.DefaultEmail+", unless --claim sub=… names a subject)")
 	// An array, not a slice: values may contain commas.
 	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
 	return c

@@ -44,7 +44,7 @@ Both need public_url in the configuration. Equal state gives equal bytes.`
 	c.Args = cobra.NoArgs
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if (configFile == "") == (running == "") {
-			return usageError{errors.New("either --config or --url is demanded; see " + c.CommandPath() + " --help")}
+			return usageError{errors.New("either --config or --url is required; see " + c.CommandPath() + " --help")}
 		}
 		var document []byte
 		var err error

@@ -49,7 +49,7 @@ func (e *RefusedError) Remedy() string {
 	case ReasonForked:
 		return "signing now would fork the log; if the directory that the guard belongs to still exists, put it back and start again; " + newLog
 	case ReasonGuard:
-		return "without the guard nobody can tell whether the directory is the newest; if the guard's newest file still exists, put it back and start again; " + newLog
+		return "without the guard it is unknown whether the directory is the newest; if the guard's newest file still exists, put it back and start again; " + newLog
 	default:
 		return "run mayfly ctlog fsck; if an undamaged copy of this very state exists, put it back and start again; " + newLog
 	}

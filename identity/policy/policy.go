@@ -73,7 +73,7 @@ func New(config Config) (*Policy, error) {
 	switch config.Mode {
 	case "", ModeEnforce, ModeAudit:
 	default:
-		errs = append(errs, keypath.Errorf([]string{"mode"}, "there is no mode %.100q; it is enforce, or audit to try the rules without refusing anybody", config.Mode))
+		errs = append(errs, keypath.Errorf([]string{"mode"}, "there is no mode %.100q; it is enforce, or audit to try the rules without a refusal", config.Mode))
 	}
 	if len(config.Allow) == 0 {
 		if config.Mode != "" {

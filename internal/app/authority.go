@@ -54,7 +54,7 @@ func newAuthority(ctx context.Context, cfg *config.Server, metrics *signer.Metri
 	}
 	if len(chain.Certificates) == 1 {
 		warnings = append(warnings, keypath.Errorf([]string{"ca", "file", "chain"},
-			"the root itself signs certificates: some clients demand an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))
+			"the root itself signs certificates: some clients require an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))
 	}
 	return authority, warnings, nil
 }

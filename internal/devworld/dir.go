@@ -111,7 +111,7 @@ func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (ke
 			return key, nil
 		}
 	}
-	return key, fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and begin anew", file)
+	return key, fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and start again", file)
 }
 
 func newP256() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }

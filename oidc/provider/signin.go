@@ -160,7 +160,7 @@ func checkRequest(form url.Values) (code, problem string) {
 	case !slices.Contains(strings.Fields(form.Get("scope")), "openid"):
 		return "invalid_scope", "the scope lacks openid"
 	case form.Get("code_challenge") == "":
-		return "invalid_request", "there is no code_challenge; this provider demands PKCE (RFC 7636)"
+		return "invalid_request", "there is no code_challenge; this provider requires PKCE (RFC 7636)"
 	case form.Get("code_challenge_method") != "S256":
 		return "invalid_request", fmt.Sprintf("the code_challenge_method is %q; it must be S256", form.Get("code_challenge_method"))
 	}

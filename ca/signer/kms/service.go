@@ -76,7 +76,7 @@ func (s Service) Explain(ctx context.Context, err error) error {
 	case v.Meaning == Absent:
 		err = fmt.Errorf("%s knows no key %s: %w; %s", s.Name, s.URI, short, s.Absence)
 	case v.Meaning == Passing:
-		return signer.Transient(fmt.Errorf("%s is in trouble: %w; the key is %s (kms.uri)", s.Name, short, s.URI), v.RetryAfter)
+		return signer.Transient(fmt.Errorf("%s fails: %w; the key is %s (kms.uri)", s.Name, short, s.URI), v.RetryAfter)
 	case errors.As(err, &certificate):
 		return fmt.Errorf("the certificate of %s is not trusted: %w; %s", s.Name, short, s.Trust)
 	case Unreached(err):

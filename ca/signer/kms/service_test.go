@@ -52,7 +52,7 @@ func TestExplain(t *testing.T) {
 		after  time.Duration
 	}{
 		{"other", boom, "Service: the key kms://key (kms.uri): boom", 0, 0},
-		{"passing", &told{boom, Verdict{Meaning: Passing, RetryAfter: time.Second}}, "Service is in trouble: boom; the key is kms://key (kms.uri)", signer.Retry, time.Second},
+		{"passing", &told{boom, Verdict{Meaning: Passing, RetryAfter: time.Second}}, "Service fails: boom; the key is kms://key (kms.uri)", signer.Retry, time.Second},
 		{"unauthenticated", &told{boom, Verdict{Meaning: Unauthenticated}}, "Service does not accept the credentials: boom; look at the credentials", 0, 0},
 		{"stale", &told{boom, Verdict{Meaning: Unauthenticated, Remedy: signer.Reopen}}, "Service does not accept the credentials: boom; look at the credentials", signer.Reopen, 0},
 		{"no token", &told{refused, Verdict{Meaning: Unauthenticated, Remedy: signer.Retry}}, "nobody vouches for us to Service: " + refused.Error() + "; if that does not pass, look at the credentials", signer.Retry, 0},

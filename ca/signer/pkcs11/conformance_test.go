@@ -78,7 +78,7 @@ func TestConformanceP256WithFaults(t *testing.T) {
 		fault("function failed", "fail C_Sign 6", true, "C_Sign answered CKR_FUNCTION_FAILED", "pkcs11.module"),
 		fault("no memory", "fail C_Sign 31", true, "CKR_DEVICE_MEMORY"),
 		fault("not logged in", "fail C_SignInit 101", true, "CKR_USER_NOT_LOGGED_IN", "pkcs11.pin_file"),
-		fault("session lost", "lose", true, "CKR_SESSION_HANDLE_INVALID", "opened anew"),
+		fault("session lost", "lose", true, "CKR_SESSION_HANDLE_INVALID", "opened again"),
 		fault("token removed", "absent", true, "token", "is not there any more"),
 		fault("key may not sign", "fail C_SignInit 68", false, "CKR_KEY_FUNCTION_NOT_PERMITTED", "pkcs11.label"),
 		fault("wrong signature", "flip", false, "does not verify"),

@@ -22,7 +22,7 @@ var (
 	// opens it.
 	ErrKeyExists = errors.New("the token has a private key already")
 
-	errAnotherLogin = errors.New("somebody logged in to the token (pkcs11.token) anew meanwhile, after which the key is looked up again")
+	errAnotherLogin = errors.New("another caller logged in to the token (pkcs11.token) meanwhile, after which the key is looked up again")
 )
 
 // failure adds to the error of a module's call what may help after it: see section 5.1.6 for the
@@ -92,11 +92,11 @@ func is(err error, codes ...p11.Error) bool {
 func advice(code p11.Error) (signer.Remedy, string) {
 	switch code {
 	case p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED, p11.CKR_KEY_HANDLE_INVALID, p11.CKR_OBJECT_HANDLE_INVALID:
-		return signer.Reopen, "the session or the key's handle was lost; the key is opened anew. If it recurs, look whether the key (pkcs11.label) is still in the token"
+		return signer.Reopen, "the session or the key's handle was lost; the key is opened again. If it recurs, look whether the key (pkcs11.label) is still in the token"
 	case p11.CKR_USER_NOT_LOGGED_IN:
-		return signer.Reopen, "the login was lost; mayfly logs in anew with the PIN in pkcs11.pin_file"
+		return signer.Reopen, "the login was lost; mayfly logs in again with the PIN in pkcs11.pin_file"
 	case p11.CKR_CRYPTOKI_NOT_INITIALIZED:
-		return signer.Reopen, "something in this process has finalized the module (pkcs11.module); it is initialized anew"
+		return signer.Reopen, "something in this process has finalized the module (pkcs11.module); it is initialized again"
 	case p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED, p11.CKR_DEVICE_REMOVED, p11.CKR_SLOT_ID_INVALID:
 		return signer.Reopen, "the token (pkcs11.token) is not there; put it in, or look at the connection to it"
 	case p11.CKR_DEVICE_ERROR, p11.CKR_GENERAL_ERROR:
@@ -122,7 +122,7 @@ func advice(code p11.Error) (signer.Remedy, string) {
 	case p11.CKR_USER_PIN_NOT_INITIALIZED:
 		return 0, "the token has no user PIN yet; the security officer has to set it: " + initPIN
 	case p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN, p11.CKR_USER_TOO_MANY_TYPES:
-		return signer.Retry, "somebody else, as the security officer, is logged in to the token (pkcs11.token) from this process; it has to log out"
+		return signer.Retry, "another user, the security officer, is logged in to the token (pkcs11.token) from this process; it has to log out"
 	default:
 		return 0, "see the manual of the module (pkcs11.module) for what it means"
 	}

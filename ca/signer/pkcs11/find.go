@@ -175,7 +175,7 @@ func (v *visit) publicObject(private p11.ObjectHandle, kind uint) (p11.ObjectHan
 		if len(id) > 0 {
 			option = fmt.Sprintf(" --id %x", id)
 		}
-		return 0, fmt.Errorf("its public key is not in the token, so that nobody can tell whether it is the certificate's; add it: openssl x509 -in CERTIFICATE -noout -pubkey | openssl pkey -pubin -outform DER -out public.der, and pkcs11-tool --module %s --token-label %q --login --write-object public.der --type pubkey --label %q%s", v.cfg.Module, v.cfg.Token, v.cfg.Label, option)
+		return 0, fmt.Errorf("its public key is not in the token, so that it is unknown whether it is the certificate's; add it: openssl x509 -in CERTIFICATE -noout -pubkey | openssl pkey -pubin -outform DER -out public.der, and pkcs11-tool --module %s --token-label %q --login --write-object public.der --type pubkey --label %q%s", v.cfg.Module, v.cfg.Token, v.cfg.Label, option)
 	case 1:
 		return found[0], nil
 	default:

@@ -70,7 +70,7 @@ func (t *token) alone(ctx context.Context) (release func(), err error) {
 	timer := time.AfterFunc(grace, t.revoke)
 	defer timer.Stop()
 	if err := t.use.Acquire(ctx, everybody); err != nil {
-		return nil, fmt.Errorf("waiting for calls under way to end, in order to log in anew: %w", err)
+		return nil, fmt.Errorf("waiting for calls under way to end, in order to log in again: %w", err)
 	}
 	return once(ctx, func() { t.use.Release(everybody) }), nil
 }

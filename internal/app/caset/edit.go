@@ -290,7 +290,7 @@ func replaceFile(path string, old, content []byte) (err error) {
 		return err
 	}
 	if now, err := os.ReadFile(target); err != nil || !bytes.Equal(now, old) {
-		return errors.Join(err, fmt.Errorf("%s was changed meanwhile by somebody else; look at it and try again", target))
+		return errors.Join(err, fmt.Errorf("%s was changed meanwhile by another command or person; look at it and try again", target))
 	}
 	if err := os.Rename(temporary, target); err != nil {
 		return err

@@ -31,9 +31,9 @@ func TestConformance(t *testing.T) {
 			internet.Down("AWS KMS is not reached", "connection refused", "kms.uri"),
 			aws.Fault("slow", kmstest.Trouble{Hangs: true}, true, "there was no answer in time"),
 			aws.Fault("forbidden", kmstest.Trouble{Status: 403}, false, uri+" (kms.uri)", "AccessDeniedException", "kms:Sign, kms:GetPublicKey and kms:DescribeKey"),
-			aws.Fault("overloaded", kmstest.Trouble{Status: 429}, true, "AWS KMS is in trouble", "ThrottlingException", uri+" (kms.uri)"),
-			aws.Fault("broken", kmstest.Trouble{Status: 500}, true, "AWS KMS is in trouble", "KMSInternalException"),
-			aws.Fault("bad gateway", kmstest.Trouble{Status: 502, RetryAfter: 1}, true, "AWS KMS is in trouble"),
+			aws.Fault("overloaded", kmstest.Trouble{Status: 429}, true, "AWS KMS fails", "ThrottlingException", uri+" (kms.uri)"),
+			aws.Fault("broken", kmstest.Trouble{Status: 500}, true, "AWS KMS fails", "KMSInternalException"),
+			aws.Fault("bad gateway", kmstest.Trouble{Status: 502, RetryAfter: 1}, true, "AWS KMS fails"),
 			aws.Fault("lies", kmstest.Trouble{Lies: true}, false, "it signed", "does not verify"),
 		},
 		Mistakes: []signertest.Mistake{

@@ -34,8 +34,8 @@ func TestConformance(t *testing.T) {
 			internet.Down("Azure Key Vault is not reached", "connection refused", "kms.uri"),
 			azure.Fault("slow", kmstest.Trouble{Hangs: true}, true, "there was no answer in time"),
 			azure.Fault("forbidden", kmstest.Trouble{Status: 403}, false, uri+" (kms.uri)", "Forbidden", "Key Vault Crypto User"),
-			azure.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, "Azure Key Vault is in trouble", "429", uri+" (kms.uri)"),
-			azure.Fault("broken", kmstest.Trouble{Status: 500}, true, "Azure Key Vault is in trouble", "500"),
+			azure.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, "Azure Key Vault fails", "429", uri+" (kms.uri)"),
+			azure.Fault("broken", kmstest.Trouble{Status: 500}, true, "Azure Key Vault fails", "500"),
 			azure.Fault("lies", kmstest.Trouble{Lies: true}, false, "it signed", "does not verify"),
 		},
 		Mistakes: []signertest.Mistake{

@@ -33,12 +33,12 @@ func TestConformance(t *testing.T) {
 	signertest.Run(t, signertest.Place{
 		Public: key.Public(), Open: opener(uri), Secrets: []string{"PRIVATE KEY", "Bearer"},
 		Faults: []signertest.Fault{
-			internet.Down("Google Cloud KMS is in trouble", "connection refused", uri+" (kms.uri)"),
+			internet.Down("Google Cloud KMS fails", "connection refused", uri+" (kms.uri)"),
 			google.Fault("slow", kmstest.Trouble{Hangs: true}, true, "there was no answer in time"),
 			google.Fault("forbidden", kmstest.Trouble{Status: 403}, false, uri+" (kms.uri)", "PermissionDenied", "roles/cloudkms.signerVerifier and roles/cloudkms.viewer"),
-			google.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, "Google Cloud KMS is in trouble", "ResourceExhausted", uri+" (kms.uri)"),
-			google.Fault("broken", kmstest.Trouble{Status: 500}, true, "Google Cloud KMS is in trouble", "Internal"),
-			google.Fault("unavailable", kmstest.Trouble{Status: 503}, true, "Google Cloud KMS is in trouble", "Unavailable"),
+			google.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, "Google Cloud KMS fails", "ResourceExhausted", uri+" (kms.uri)"),
+			google.Fault("broken", kmstest.Trouble{Status: 500}, true, "Google Cloud KMS fails", "Internal"),
+			google.Fault("unavailable", kmstest.Trouble{Status: 503}, true, "Google Cloud KMS fails", "Unavailable"),
 			google.Fault("lies", kmstest.Trouble{Lies: true}, false, "it signed", "does not verify"),
 		},
 		Mistakes: []signertest.Mistake{

@@ -51,9 +51,9 @@ func TestConformance(t *testing.T) {
 			vault.Down("Vault at "+vault.URL(), "is not reached", "connection refused", "kms.address"),
 			vault.Fault("slow", kmstest.Trouble{Hangs: true}, true, "there was no answer in time"),
 			vault.Fault("forbidden", kmstest.Trouble{Status: 403}, true, right.TokenFile, "kms.token_file", "update on transit/sign/ca/*", "read on transit/keys/ca"),
-			vault.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, "is in trouble", "kms.uri"),
-			vault.Fault("broken", kmstest.Trouble{Status: 500}, true, "is in trouble", "Code: 500"),
-			vault.Fault("sealed", kmstest.Trouble{Status: 503}, true, "is in trouble", "Code: 503"),
+			vault.Fault("overloaded", kmstest.Trouble{Status: 429, RetryAfter: 1}, true, " fails: ", "kms.uri"),
+			vault.Fault("broken", kmstest.Trouble{Status: 500}, true, " fails: ", "Code: 500"),
+			vault.Fault("sealed", kmstest.Trouble{Status: 503}, true, " fails: ", "Code: 503"),
 			vault.Fault("lies", kmstest.Trouble{Lies: true}, false, "it signed", "does not verify"),
 		},
 		Mistakes: []signertest.Mistake{
