@@ -214,9 +214,9 @@ func TestRefusesToStart(t *testing.T) {
 		"a marker of no version":   {Config{Dir: with(markerFile, "{}")}, "may not be a development world"},
 		"another host's":           {Config{Dir: with(markerFile, `{"format":1,"host":"localhost"}`)}, "--listen localhost:5555"},
 		"a file":                   {Config{Dir: file}, "name another with --dir"},
-		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "x")}, "begin anew"},
+		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "x")}, "start again"},
 		"a broken TUF of our own":  {Config{Dir: withTUF(t)}, "reading the TUF repository"},
-		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "begin anew"},
+		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "start again"},
 		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, tsaChain, "")}, "0 certificates instead of two"},
 		"a log without its folder": {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, ctKey, "x")}, "exists already"},
 	} {
