@@ -29,10 +29,10 @@ test: lint generate-check ## everything that must hold: vet, staticcheck, buf li
 
 .PHONY: test-signers
 test-signers: ## keys in SoftHSM2, at key-management services and in a process of their own, end to end (needs softhsm2)
-	$(GO) vet -tags $(ALL_SIGNERS) ./internal/app/... ./cmd/...
-	$(STATICCHECK) -tags $(ALL_SIGNERS) ./internal/app/... ./cmd/...
+	$(GO) vet -tags $(ALL_SIGNERS) ./app/... ./cmd/...
+	$(STATICCHECK) -tags $(ALL_SIGNERS) ./app/... ./cmd/...
 	MAYFLY_SOFTHSM=required $(GO) test -race -count=1 -timeout 10m ./ca/signer/pkcs11
-	MAYFLY_SOFTHSM=required $(GO) test -race -count=1 -timeout 10m -tags $(ALL_SIGNERS) -run Signer ./internal/app/... ./cmd/mayfly
+	MAYFLY_SOFTHSM=required $(GO) test -race -count=1 -timeout 10m -tags $(ALL_SIGNERS) -run Signer ./app/... ./cmd/mayfly
 
 .PHONY: lint
 lint:
@@ -79,31 +79,31 @@ bench-large-log: ## the embedded log with a million entries (3 GB of disk, some 
 
 .PHONY: rotation
 rotation: ## three replicas under 64 clients while an authority is added, activated and retired (ROTATION_SECONDS=…)
-	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./internal/app
+	ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -run TestRotationUnderLoad ./app
 
 .PHONY: rotation-signers
 rotation-signers: ## the same from a key in a file to one in a token of SoftHSM2
-	MAYFLY_SOFTHSM=required ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -tags pkcs11,hashivault -run TestSignerRotation ./internal/app
+	MAYFLY_SOFTHSM=required ROTATION_CLIENTS=$${ROTATION_CLIENTS:-64} ROTATION_SECONDS=$${ROTATION_SECONDS:-10} $(GO) test -count=1 -v -tags pkcs11,hashivault -run TestSignerRotation ./app
 
 .PHONY: figures-oidc
 figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
-	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./internal/app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+	@$(GO) test -count=1 -v -run 'TestFigure|TestFloodOfNames' ./oidc ./app | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
 
 .PHONY: bench
 bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
-	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./internal/testca
+	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./test/testca
 	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
-	GOGC=400 $(GO) test -run '^$$' -bench Embedded -benchtime 5s ./internal/testca # as mayfly serve sets it 2>/dev/null
+	GOGC=400 $(GO) test -run '^$$' -bench Embedded -benchtime 5s ./test/testca # as mayfly serve sets it 2>/dev/null
 	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
 
 .PHONY: bench-dev
 bench-dev: ## how long mayfly dev takes to be ready, with new keys
-	$(GO) test -run '^$$' -bench Ready -benchtime 50x ./internal/devworld 2>/dev/null
+	$(GO) test -run '^$$' -bench Ready -benchtime 50x ./dev 2>/dev/null
 
 .PHONY: bench-signer
 bench-signer: ## certificates a second with the CA's key in the server's process and in one of its own
-	@for round in 1 2 3 4 5; do GOGC=400 $(GO) test -run '^$$' -bench Split -benchtime 4000x ./internal/testca | grep certificates; done # as mayfly serve sets it
+	@for round in 1 2 3 4 5; do GOGC=400 $(GO) test -run '^$$' -bench Split -benchtime 4000x ./test/testca | grep certificates; done # as mayfly serve sets it
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000
-	$(GO) test -run '^$$' -bench Outage -benchtime 2000x ./internal/testca
+	$(GO) test -run '^$$' -bench Outage -benchtime 2000x ./test/testca

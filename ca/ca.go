@@ -4,7 +4,7 @@
 // certificate that names the caller. The precertificate is logged before the certificate exists.
 // Issue has every step.
 //
-// Packages server, internal/app and tests may import it. It does not depend on HTTP, gRPC or
+// Packages server, app and tests may import it. It does not depend on HTTP, gRPC or
 // configuration files.
 package ca
 

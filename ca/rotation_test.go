@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/internal/testca"
+	"github.com/mayfly-ca/mayfly/test/testca"
 )
 
 // meddlingSigner calls meddle between its first and its second signature of a request.

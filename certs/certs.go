@@ -7,7 +7,7 @@
 //
 // Packages identity and ca decide what a certificate contains. Package certs only encodes it, and
 // refuses everything that does not read back the same. Packages identity, ctlog, ca, server and
-// internal/app may import certs. It imports no other package of mayfly.
+// app may import certs. It imports no other package of mayfly.
 package certs
 
 import (

@@ -10,6 +10,6 @@
 // reported at once, as FILE:LINE:COLUMN and one sentence. Constructors elsewhere report mistakes as
 // key paths; Explain maps each to its place in the file.
 //
-// Only cmd and internal/app may import it, so that configuration stays there. It imports of this
+// Only cmd and app may import it, so that configuration stays there. It imports of this
 // module only internal/keypath, opens only the file that the caller names, and dials nothing.
 package config

@@ -5,7 +5,7 @@
 // are not trusted: this package checks every answer against the log's public key and against
 // the TBSCertificate that the caller built.
 //
-// Package ca and internal/app may import it. It does not depend on tokens, identities or
+// Package ca and app may import it. It does not depend on tokens, identities or
 // configuration files.
 package ctlog
 

@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	"github.com/mayfly-ca/mayfly/internal/testlog"
+	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
 type request = func(http.ResponseWriter, *http.Request) bool

@@ -14,7 +14,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	"github.com/mayfly-ca/mayfly/internal/testlog"
+	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
 // countingLog counts its submissions, and never returns an SCT.

@@ -5,7 +5,7 @@
 // There is one rule for each issuer type. NewRules selects the rule of each issuer entry once, by
 // the operator's settings.
 //
-// Package ca may import it, and internal/app and cmd, which build it. It does not handle
+// Package ca may import it, and app and cmd, which build it. It does not handle
 // signatures, keys, the encoding of certificates or HTTP.
 package identity
 

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/devworld"
+	"github.com/mayfly-ca/mayfly/dev"
 )
 
 // World is a running world. It is safe for concurrent use.
@@ -38,7 +38,7 @@ type World struct {
 	TUFMirror string
 
 	t             testing.TB
-	world         *devworld.World
+	world         *dev.World
 	trustedRoot   []byte
 	signingConfig []byte
 	tufRoot       []byte
@@ -51,7 +51,7 @@ const startLimit = 30 * time.Second
 func New(t testing.TB) *World {
 	t.Helper()
 	log := &output{}
-	world, err := devworld.New(t.Context(), devworld.Config{Listen: "127.0.0.1:0", LogOutput: log, Version: "test"})
+	world, err := dev.New(t.Context(), dev.Config{Listen: "127.0.0.1:0", LogOutput: log, Version: "test"})
 	if err != nil {
 		t.Fatalf("starting mayfly: %v", err)
 	}

@@ -3,7 +3,7 @@
 // Package oidc turns a raw ID token into a verified Token. It finds the configured issuer entry,
 // discovers the issuer's keys, and checks signature, times, audience and shape.
 //
-// Package identity interprets the claims for a certificate. Packages identity, ca and internal/app
+// Package identity interprets the claims for a certificate. Packages identity, ca and app
 // may import this one; of this module it imports only internal/refusal and internal/keypath.
 package oidc
 

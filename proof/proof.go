@@ -6,7 +6,7 @@
 //
 // All input comes from clients that are not trusted, so sizes are limited before parsing. Refusals
 // are *refusal.Error of kind Malformed; from the client's input they contain only short names.
-// Packages ca, server and internal/app may import proof. From mayfly it imports only the vocabulary
+// Packages ca, server and app may import proof. From mayfly it imports only the vocabulary
 // of errors.
 package proof
 

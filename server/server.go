@@ -5,7 +5,7 @@
 //
 // It is the only package that knows gRPC, HTTP and JSON. Every request of any API passes through
 // (*Server).run, which does admission, the deadline, panic recovery, metrics and the access log.
-// Every refusal becomes a status in status.go. Only package internal/app and package main may
+// Every refusal becomes a status in status.go. Only package app and package main may
 // import it.
 package server
 

@@ -6,7 +6,7 @@
 // retries what is transient, opens a lost key again, does not call a key that keeps failing, and
 // returns no signature that does not verify.
 //
-// It may be imported by ca, ca/ceremony, internal/app and the commands.
+// It may be imported by ca, ca/ceremony, app and the commands.
 package signer
 
 import (

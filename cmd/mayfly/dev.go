@@ -10,12 +10,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/internal/devworld"
+	"github.com/mayfly-ca/mayfly/dev"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func devCommand() *cobra.Command {
-	var cfg devworld.Config
+	var cfg dev.Config
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run the whole keyless world on this machine, for development",
@@ -30,7 +30,7 @@ alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
-			world, err := devworld.New(c.Context(), cfg)
+			world, err := dev.New(c.Context(), cfg)
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.Dir, "dir", "", "directory that keeps the world between runs; new, empty, or made by mayfly dev (default: a temporary one)")
-	f.StringVar(&cfg.Listen, "listen", devworld.DefaultListen, "loopback address and port to listen on; port 0 is a free one")
+	f.StringVar(&cfg.Listen, "listen", dev.DefaultListen, "loopback address and port to listen on; port 0 is a free one")
 	f.DurationVar(&cfg.CertificateLifetime, "certificate-lifetime", 10*time.Minute, "how long certificates are good, from 1m to 60m")
 	f.StringVar(&cfg.LogLevel, "log-level", "error", "what to log on standard error: debug, info, warn, error")
 	return c
@@ -63,7 +63,7 @@ Whoever can reach it can sign as anybody. It listens on loopback only. %s
 
 // printWorld prints that the world is ready, and the commands to paste. Without the root's
 // checksum, cosign warns.
-func printWorld(out io.Writer, w *devworld.World, root [sha256.Size]byte) {
+func printWorld(out io.Writer, w *dev.World, root [sha256.Size]byte) {
 	printable.Fprintf(out, `ready: %[1]s
 
 Paste into another terminal, for cosign 3. Once (a bare "cosign initialize" leads back to the public instance):
@@ -86,5 +86,5 @@ Sign and verify an image that you may push to, by its digest, after IMAGE=regist
   cosign verify --certificate-identity %[4]s --certificate-oidc-issuer %[5]s $IMAGE
 
 Also there: %[1]s/trusted_root.json and %[1]s/signing_config.v0.2.json. Stop with Ctrl-C.
-`, w.URL(), w.TUFMirror(), w.TokenURL(), devworld.DefaultEmail, w.IssuerURL(), root)
+`, w.URL(), w.TUFMirror(), w.TokenURL(), dev.DefaultEmail, w.IssuerURL(), root)
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/internal/app"
+	"github.com/mayfly-ca/mayfly/app"
 )
 
 func serveCommand(hurry <-chan struct{}) *cobra.Command {

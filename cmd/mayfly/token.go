@@ -15,7 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/internal/devworld"
+	"github.com/mayfly-ca/mayfly/dev"
 )
 
 func tokenCommand() *cobra.Command {
@@ -53,8 +53,8 @@ are numbers, a name given twice is a list, and an empty value leaves the claim o
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&world, "url", "http://"+devworld.DefaultListen, "the running mayfly dev")
-	f.StringVar(&email, "email", "", "who to be (default: "+devworld.DefaultEmail+", unless --claim sub=… names a subject)")
+	f.StringVar(&world, "url", "http://"+dev.DefaultListen, "the running mayfly dev")
+	f.StringVar(&email, "email", "", "who to be (default: "+dev.DefaultEmail+", unless --claim sub=… names a subject)")
 	// An array, not a slice: values may contain commas.
 	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
 	return c
@@ -70,7 +70,7 @@ const (
 func fetch(ctx context.Context, base, path string, query url.Values, absent string) ([]byte, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, usageError{fmt.Errorf("--url is %q; it looks like http://%s", base, devworld.DefaultListen)}
+		return nil, usageError{fmt.Errorf("--url is %q; it looks like http://%s", base, dev.DefaultListen)}
 	}
 	u.Path, u.RawQuery = strings.TrimRight(u.Path, "/")+path, query.Encode()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)

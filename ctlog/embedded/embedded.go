@@ -8,7 +8,7 @@
 // tree that continues everything signed before. It refuses a directory that is older than
 // what was signed, or has another history: see guard. Only Init creates a log.
 //
-// Package internal/app opens it and mounts its Handler; cmd uses Init, Inspect, Fsck and the
+// Package app opens it and mounts its Handler; cmd uses Init, Inspect, Fsck and the
 // Reader.
 package embedded
 

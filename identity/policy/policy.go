@@ -4,7 +4,7 @@
 // CEL (the Common Expression Language) beside an issuer. A rule allows callers. Without rules,
 // every caller with a token of the issuer is allowed; otherwise only callers that a rule allows.
 //
-// Only package identity and internal/app may import it.
+// Only package identity and app may import it.
 package policy
 
 import (

@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/internal/testlog"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
 // World is the running environment of a CA, and the files that configure a CA for it.

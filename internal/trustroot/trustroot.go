@@ -5,7 +5,7 @@
 // requests).
 //
 // Equal input gives equal bytes, so that a file can be compared, hashed and kept. Package
-// internal/app gathers the input; of the other packages, only internal/devworld and cmd may
+// app gathers the input; of the other packages, only dev and cmd may
 // import it.
 package trustroot
 

@@ -3,7 +3,7 @@
 // Package watch finds changed files by polling their content. Notifications of the operating
 // system miss a rename over the file and Kubernetes' swap of the `..data` symlink, and then
 // watch nothing. One watcher serves TLS certificates, issuer files and CA sets alike. It may
-// be imported by internal/app and cmd.
+// be imported by app and cmd.
 package watch
 
 import (

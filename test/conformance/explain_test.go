@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/certs"
-	"github.com/mayfly-ca/mayfly/internal/app"
 )
 
 // explained counts the tokens for which explain and serve have been compared.

@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/testlog"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
 // TestDiscovery answers discovery in ways that must not work, and in some that must.

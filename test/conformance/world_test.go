@@ -35,11 +35,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/internal/app"
-	"github.com/mayfly-ca/mayfly/internal/testlog"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
+	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
 // world is the environment of the CA, and two CAs: one configured in YAML with a log, REST and gRPC

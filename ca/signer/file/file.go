@@ -3,7 +3,7 @@
 // Package file opens a private key from a PEM file, encrypted or not. The key is then in this
 // process's memory; other packages under ca/signer serve keys outside of this process.
 //
-// internal/app and the commands may import it.
+// app and the commands may import it.
 package file
 
 import (

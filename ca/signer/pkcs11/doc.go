@@ -15,5 +15,5 @@
 // when they log in again, so that it costs a thread and a session. The calls of a signer.Signer and
 // maxOpenings bound the number of such calls.
 //
-// internal/app and the commands may import it.
+// app and the commands may import it.
 package pkcs11

@@ -4,7 +4,7 @@
 // a key that sends requests to it; a Server is the other end. The front, which reads tokens and
 // serves clients, then holds no key. It gets signatures only for what the other process permits.
 //
-// It may be imported by internal/app and the commands.
+// It may be imported by app and the commands.
 package socket
 
 import (

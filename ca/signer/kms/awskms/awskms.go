@@ -2,7 +2,7 @@
 
 // Package awskms opens a private key at AWS KMS.
 //
-// internal/app and the commands may import it.
+// app and the commands may import it.
 package awskms
 
 import (

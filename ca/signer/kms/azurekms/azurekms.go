@@ -2,7 +2,7 @@
 
 // Package azurekms opens a private key in Azure Key Vault or an Azure managed HSM.
 //
-// internal/app and the commands may import it.
+// app and the commands may import it.
 package azurekms
 
 import (

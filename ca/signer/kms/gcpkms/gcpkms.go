@@ -2,7 +2,7 @@
 
 // Package gcpkms opens a private key at Google Cloud KMS.
 //
-// internal/app and the commands may import it.
+// app and the commands may import it.
 package gcpkms
 
 import (

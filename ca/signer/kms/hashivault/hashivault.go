@@ -6,7 +6,7 @@
 // Vault that hangs would block every call for ever. It also knows the public key of the newest
 // version only, which after a rotation is not the version that signs.
 //
-// internal/app and the commands may import it.
+// app and the commands may import it.
 package hashivault
 
 import (

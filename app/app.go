@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package app builds the run-time objects from the configuration, in the order of a request:
+// issuers, identities, keys, CA signers, logs, and the listeners. It and cmd are the only importers
+// of package config; serve, demo and tests all use it.
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
+	"github.com/mayfly-ca/mayfly/internal/watch"
+	"github.com/mayfly-ca/mayfly/proof"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// Options are the inputs of a server.
+type Options struct {
+	// ConfigFile is the server's configuration file.
+	ConfigFile string
+	// Environ is the environment, as os.Environ gives it.
+	Environ []string
+	// LogOutput receives the log; nil for none.
+	LogOutput io.Writer
+	// Version is the version in the metric mayfly_build_info.
+	Version string
+	// Mounts are also served on the HTTP listener.
+	Mounts []server.Mount
+	// Modules are the PKCS#11 modules of a process in which more than one server runs; nil for the
+	// server's own.
+	Modules *keyring.Modules
+	// Hurry, when it is closed, stops shutdown.grace at once; nil for none.
+	Hurry <-chan struct{}
+	// Now is the clock for authorities' state changes and the begin of certificates; nil for time.Now.
+	Now func() time.Time
+
+	// report is the report of a check; nil for a start. See build.
+	report *CheckReport
+}
+
+func (o Options) now() func() time.Time {
+	if o.Now == nil {
+		return time.Now
+	}
+	return o.Now
+}
+
+// App is a server that has been built and does not run yet.
+type App struct {
+	// Config is the configuration that it was built from.
+	Config *config.Server
+
+	logger   *slog.Logger   // for lines that only the operator causes
+	callers  *slog.Logger   // for lines that callers can cause
+	warn     func(...error) // receives warnings for the operator
+	live     *live
+	rotation *rotation
+	server   *server.Server
+	watchers []*watch.Watcher
+	logs     *logSet
+	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
+	instance trustroot.Instance
+}
+
+// shutdownTimeout is how long the background tasks may take to stop after the edge has stopped.
+const shutdownTimeout = 15 * time.Second
+
+// Serve builds a server, listens, and serves until ctx ends. An end of ctx during the start is no
+// error.
+func Serve(ctx context.Context, options Options) error {
+	app, err := Build(ctx, options)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // a signal stopped the start; no file has a mistake
+		}
+		return err
+	}
+	listeners, err := app.Listen()
+	if err != nil {
+		return errors.Join(err, app.Close(ctx))
+	}
+	return app.Run(ctx, listeners)
+}
+
+// Build reads the configuration and creates all its objects. It opens no listener and sends no
+// request over the network. Every mistake in a file is returned with its place.
+func Build(ctx context.Context, options Options) (*App, error) {
+	app, err := build(ctx, options)
+	if err != nil {
+		if app != nil {
+			err = errors.Join(err, app.Close(ctx))
+		}
+		return nil, err
+	}
+	return app, nil
+}
+
+// build is Build, and may return the App beside an error. A start stops at the first part with a
+// mistake. A check builds all parts, opens nothing for writing and requests no signature, and its
+// report has the warnings. So a check refuses what a start refuses.
+func build(ctx context.Context, options Options) (*App, error) {
+	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
+	if err != nil {
+		if options.report != nil {
+			options.report.warn(asErrors(warnings)...)
+		}
+		return nil, err
+	}
+	logger := newLogger(cfg.Log, options.LogOutput)
+	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger)}
+	app.warn(asErrors(warnings)...)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
+	keyPolicy, profile, err := checkSettings(cfg)
+	edge := server.Config{
+		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
+		Registry: registry, Logger: app.callers,
+	}
+	errs := []error{cfg.Explain(err)}
+	for _, part := range []func() error{
+		func() error { return app.trust(ctx, registry) },
+		func() error { return app.rotate(ctx, options, registry) },
+		func() error { return cfg.Explain(app.openLogs(ctx, options, registry)) },
+		func() (err error) {
+			if app.logs != nil { // otherwise a key that cannot be read has been reported
+				app.instance, err = newInstance(cfg)
+			}
+			return cfg.Explain(err)
+		},
+		func() (err error) { edge.TLS, err = app.tlsConfig(registry); return cfg.Explain(err) },
+		func() (err error) { edge.Limits, err = limits(cfg); return cfg.Explain(err) },
+	} {
+		if options.report != nil || errors.Join(errs...) == nil {
+			errs = append(errs, part())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return app, err
+	}
+	return app, app.assemble(ctx, options, edge, ca.Config{KeyPolicy: keyPolicy, Profile: profile})
+}
+
+// assemble creates the authority and the edge from parts without mistakes.
+func (a *App) assemble(ctx context.Context, options Options, edge server.Config, base ca.Config) (err error) {
+	// The record of a certificate is complete, whatever its length: its caller is verified.
+	base.Authorities, base.Logs, base.Now, base.Logger = a.rotation.authorities, a.logs.logs, a.rotation.now, a.logger
+	if err := a.live.begin(ctx, base); err != nil {
+		return fmt.Errorf("%s: %w", a.Config.File().Name(), err)
+	}
+	registerCT(edge.Registry, a.Config, a.rotation.now)
+	edge.Registry.MustRegister(issuerMetrics{status: a.live.status})
+	edge.Authority, edge.Issuers, edge.Mounts = a.live, a.live.issuers, a.mounts(options)
+	edge.Checks = append(checks(a.rotation, base.Profile, a.live), a.logs.checks()...)
+	if a.server, err = server.New(edge); err != nil {
+		return a.Config.Explain(err)
+	}
+	return a.Config.Explain(a.checkDocuments())
+}
+
+// checkSettings creates the objects that the configuration alone decides. Its errors have key
+// paths.
+func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
+	keyPolicy, errPolicy := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
+	profile, errProfile := ca.NewProfile(cfg.Certificate.Lifetime)
+	errs := []error{keypath.Prefix(errPolicy, "keys"), keypath.Prefix(errProfile, "certificate", "lifetime")}
+	for i, entry := range cfg.CT.Logs {
+		path := []string{"ct", "logs", strconv.Itoa(i)}
+		if entry.Embedded != nil {
+			errs = append(errs, keypath.Prefix(embedded.CheckSettings(EmbeddedConfig(entry.Embedded)), append(path, "embedded")...))
+		} else {
+			_, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL})
+			errs = append(errs, keypath.Prefix(err, path...))
+		}
+		errs = append(errs, keypath.Prefix(ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}.Check(), path...))
+	}
+	return keyPolicy, profile, errors.Join(errs...)
+}
+
+// Close closes an App that does not run. Run calls it by itself. The App is unusable afterwards.
+func (a *App) Close(ctx context.Context) error {
+	var errs []error
+	if a.logs != nil {
+		errs = append(errs, a.logs.close(ctx))
+	}
+	if a.rotation != nil {
+		errs = append(errs, a.rotation.ring.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Listen opens the listeners that the configuration names.
+func (a *App) Listen() (server.Listeners, error) {
+	var l server.Listeners
+	var err error
+	open := func(key, address string) net.Listener {
+		if err != nil || address == "" {
+			return nil
+		}
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", address); err != nil {
+			err = fmt.Errorf("listening on listen.%s: %w", key, err)
+			return nil
+		}
+		return listener
+	}
+	addresses := a.Config.Listen
+	if listener := open("http", addresses.HTTP); listener != nil {
+		l.HTTP = listener
+	}
+	if addresses.GRPC != addresses.HTTP {
+		if listener := open("grpc", addresses.GRPC); listener != nil {
+			l.GRPC = listener
+		}
+	}
+	if listener := open("ops", addresses.Ops); listener != nil {
+		l.Ops = listener
+	}
+	if err != nil {
+		for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
+			if listener != nil {
+				err = errors.Join(err, listener.Close())
+			}
+		}
+		return server.Listeners{}, err
+	}
+	return l, nil
+}
+
+// Run serves on listeners until ctx ends or something fails, and returns when everything that it
+// started has stopped.
+func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
+	group, ctx := errgroup.WithContext(ctx)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	// Requests in flight still need keys and the newest TLS certificate while the edge drains, so the
+	// background tasks stop after it.
+	group.Go(func() error { return a.live.Run(background) })
+	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
+	for _, w := range a.watchers {
+		group.Go(func() error { w.Run(background); return nil })
+	}
+	group.Go(func() error {
+		defer stop()
+		return a.server.Serve(ctx, listeners)
+	})
+	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", addressAttrs(listeners)...)
+	err := errors.Join(group.Wait(), a.Close(ctx))
+	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
+	return err
+}
+
+func addressAttrs(l server.Listeners) []slog.Attr {
+	attrs := []slog.Attr{slog.String("http", l.HTTP.Addr().String())}
+	if l.GRPC != nil {
+		attrs = append(attrs, slog.String("grpc", l.GRPC.Addr().String()))
+	}
+	if l.Ops != nil {
+		attrs = append(attrs, slog.String("ops", l.Ops.Addr().String()))
+	}
+	return attrs
+}
+
+// tlsConfig returns nil where TLS is not configured. The certificate is loaded again when its files
+// change. If the new pair does not load, the last good one stays in use.
+func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
+	if a.Config.TLS.Certificate == "" {
+		return nil, nil
+	}
+	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
+	watcher := watch.New(watch.Config{
+		Name:   "TLS certificate",
+		Files:  []string{pair.certificateFile, pair.keyFile},
+		Reload: pair.load,
+		Logger: a.logger,
+	})
+	if err := pair.load(); err != nil {
+		return nil, err
+	}
+	a.watchers = append(a.watchers, watcher)
+	registry.MustRegister(pair)
+	minimum := uint16(tls.VersionTLS13)
+	if a.Config.TLS.Min == "1.2" {
+		minimum = tls.VersionTLS12
+	}
+	return &tls.Config{MinVersion: minimum, GetCertificate: pair.get}, nil
+}
+
+func newLogger(cfg config.Log, out io.Writer) *slog.Logger {
+	if out == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	var level slog.Level
+	// LoadServer has checked the level; the zero value is info.
+	_ = level.UnmarshalText([]byte(cfg.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.Format == "text" {
+		return slog.New(slog.NewTextHandler(out, options))
+	}
+	return slog.New(slog.NewJSONHandler(out, options))
+}
+
+func asErrors(mistakes []config.Mistake) []error {
+	errs := make([]error, 0, len(mistakes))
+	for _, mistake := range mistakes {
+		errs = append(errs, mistake)
+	}
+	return errs
+}
+
+// unjoin returns the errors that errors.Join combined.
+func unjoin(err error) []error {
+	if err == nil {
+		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// readSecret reads a file that holds one secret, without the newline at its end.
+func readSecret(name string) ([]byte, error) {
+	content, err := readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := textfile.Plain(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return bytes.TrimRight(secret, "\r\n"), nil
+}
+
+// readFile reads a file that an operator named, up to a size limit.
+func readFile(name string) ([]byte, error) {
+	const maxSize = 1 << 20
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxSize {
+		return nil, fmt.Errorf("%s has %d bytes; %d are the most that it can have", name, info.Size(), maxSize)
+	}
+	return os.ReadFile(name)
+}

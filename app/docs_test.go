@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/config"
+)
+
+// Every block of docs/issuers.md is an issuer file without a mistake or a warning, and the
+// tests in it pass.
+func TestIssuersDocument(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../docs/issuers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shipped, err := os.ReadFile("../config/issuers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, templates, found := strings.Cut(string(shipped), "\nci-issuer-metadata:\n")
+	if !found {
+		t.Fatal("config/issuers.yaml has no ci-issuer-metadata")
+	}
+	heading, blocks := "", 0
+	for _, part := range strings.Split(string(document), "\n#") {
+		heading, _, _ = strings.Cut(strings.TrimLeft(part, "# "), "\n")
+		for _, block := range strings.Split(part, "\n```yaml\n")[1:] {
+			block, _, closed := strings.Cut(block, "\n```\n")
+			if !closed {
+				t.Fatalf("%s: a block has no end", heading)
+			}
+			blocks++
+			if strings.Contains(block, "ci-provider") && !strings.Contains(block, "ci-issuer-metadata") {
+				block += "\nci-issuer-metadata:\n" + templates
+			}
+			file := filepath.Join(t.TempDir(), "issuers.yaml")
+			if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			report, err := app.Check(t.Context(), app.CheckOptions{File: file})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, wrong := range append(report.Mistakes, report.Warnings...) {
+				t.Errorf("%s: %v", heading, wrong)
+			}
+			if report.Tests < report.Entries || report.Tests == 0 {
+				t.Errorf("%s: %d tests for %d entries", heading, report.Tests, report.Entries)
+			}
+		}
+	}
+	for _, provider := range []string{
+		"Google Workspace", "Entra ID", "Okta", "Keycloak", "Dex", "GitHub\n", "GitHub Enterprise Server", "GitLab\n", "GitLab of your own",
+		"Buildkite", "CircleCI", "Jenkins", "EKS, GKE and AKS", "K3s", "The cluster that mayfly runs in", "SPIFFE", "AWS",
+	} {
+		if !strings.Contains(string(document), "# "+provider) && !strings.Contains(string(document), "# Microsoft "+provider) {
+			t.Errorf("%q has no section", provider)
+		}
+	}
+	if blocks < 18 {
+		t.Errorf("the document has %d blocks only", blocks)
+	}
+}
+
+// Every block of docs/signers.md that names a signer is read as part of a CA set. There is one for
+// each kind that a binary can be built with.
+func TestSignersDocument(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../docs/signers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const entry = "generation: 1\nauthorities:\n  - id: 2026-a\n    chain: chain.pem\n    publish_at: 2026-11-01T00:00:00Z\n"
+	kinds := map[string]bool{}
+	for _, block := range strings.Split(string(document), "\n```yaml\n")[1:] {
+		block, _, closed := strings.Cut(block, "\n```\n")
+		if !closed {
+			t.Fatal("a block has no end")
+		}
+		switch {
+		case strings.HasPrefix(block, "signer:"):
+			block = entry + "    " + strings.ReplaceAll(block, "\n", "\n    ")
+		case strings.HasPrefix(block, "authorities:"):
+			block = "generation: 1\n" + block
+		case strings.HasPrefix(block, "# mayfly.yaml"):
+			if _, _, err := config.ParseServer("mayfly.yaml", []byte(block+"\nissuers: i\nct: {disabled: true}\n"), nil); err != nil {
+				t.Errorf("%v in\n%s", err, block)
+			}
+			continue
+		}
+		set, _, err := config.ParseCASet("ca.yaml", []byte(block))
+		if err != nil {
+			t.Errorf("%v in\n%s", err, block)
+			continue
+		}
+		kinds[set.Authorities[0].Signer.Kind()] = true
+	}
+	for _, kind := range []string{"file", "pkcs11", "awskms", "gcpkms", "azurekms", "hashivault"} {
+		if !kinds[kind] {
+			t.Errorf("no block for %s", kind)
+		}
+	}
+}
+
+// Every row of docs/limits.md names the tests that check its bound, and their places.
+func TestLimitsDocument(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../docs/limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	group := regexp.MustCompile("((?:`(?:Test|Fuzz)\\w+`,? )+)\\(([\\w/]+)\\)")
+	name := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
+	rows := 0
+	for row := range strings.Lines(string(document)) {
+		cells := strings.Split(strings.TrimSpace(row), " | ")
+		if len(cells) != 4 || cells[0] == "| what" {
+			continue
+		}
+		rows++
+		groups := group.FindAllStringSubmatch(cells[3], -1)
+		if len(groups) == 0 {
+			t.Errorf("no test shows the bound of %q", cells[0])
+		}
+		named := 0
+		for _, g := range groups {
+			var source strings.Builder
+			for _, file := range must(filepath.Glob("../" + g[2] + "/*_test.go"))(t) {
+				source.Write(must(os.ReadFile(file))(t))
+			}
+			for _, match := range name.FindAllStringSubmatch(g[1], -1) {
+				named++
+				if !strings.Contains(source.String(), "\nfunc "+match[1]+"(") {
+					t.Errorf("%s has no %s, which %q names", g[2], match[1], cells[0])
+				}
+			}
+		}
+		if all := name.FindAllString(cells[3], -1); len(all) != named {
+			t.Errorf("%q names %d tests, and a folder for %d", cells[0], len(all), named)
+		}
+	}
+	if rows < 50 {
+		t.Errorf("the document has %d rows", rows)
+	}
+}

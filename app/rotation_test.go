@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app_test
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/set"
+	"github.com/mayfly-ca/mayfly/ca/signer/file"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/demo"
+)
+
+// Three replicas serve many clients while an authority is added, activated and retired. They
+// started at different times, their clocks differ, and each gets new sets in a different way. No
+// request fails. Every certificate verifies against a trust bundle that was fetched from another
+// replica up to a day before the request.
+//
+// ROTATION_CLIENTS and ROTATION_SECONDS (of load between two steps) increase the load.
+func TestRotationUnderLoad(t *testing.T) {
+	t.Parallel()
+	newRotationWorld(t).rotateUnderLoad((*rotationWorld).add)
+}
+
+func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
+	t := r.t
+	load := r.load(fromEnvironment("ROTATION_CLIENTS", 16))
+	pause := time.Duration(fromEnvironment("ROTATION_SECONDS", 1)) * time.Second
+	r.start(1, 400*time.Millisecond, kubernetesSwap)
+	load.run(pause)
+
+	// A new authority is published.
+	added := add(r)
+	r.distribute()
+	r.awaitGeneration(2)
+	r.start(2, -700*time.Millisecond, tornWrite)
+	load.run(pause)
+
+	// A day later it begins to sign, at an instant that the set names.
+	activated, err := r.editor().Activate(t.Context(), added, time.Time{})
+	r.must(err)
+	r.distribute()
+	r.awaitGeneration(3)
+	before := load.issuedBy(added)
+	r.jumpTo(activated.Member.ActivateAt.Add(-4 * time.Second))
+	load.await("certificates of the new authority from every replica", func() bool {
+		return load.replicasOf(added) == len(r.replicas)
+	})
+	if before != 0 {
+		t.Errorf("the new authority signed %d certificates before its time", before)
+	}
+
+	// The old one retires, and later its key is deleted.
+	_, err = r.editor().Retire(t.Context(), r.first, time.Time{})
+	r.must(err)
+	r.distribute()
+	r.awaitGeneration(4)
+	load.run(pause)
+	load.stop()
+
+	t.Logf("%d certificates, %d of %s and %d of %s; %d trust bundles; %d failed requests",
+		load.issuedBy(r.first)+load.issuedBy(added), load.issuedBy(r.first), r.first, load.issuedBy(added), added, load.bundles.Load(), load.failed.Load())
+	if load.failed.Load() != 0 || load.issuedBy(r.first) == 0 || load.issuedBy(added) == 0 {
+		t.Errorf("%d requests failed, or an authority has signed nothing", load.failed.Load())
+	}
+}
+
+func fromEnvironment(name string, fallback int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
+		return n
+	}
+	return fallback
+}
+
+// rotationWorld is an operator's folder with a CA set, and replicas with copies of it.
+type rotationWorld struct {
+	t        *testing.T
+	world    *demo.World
+	set      string // the operator's ca.yaml
+	first    string // the ID of the first authority
+	modules  *keyring.Modules
+	offset   atomic.Int64
+	mu       sync.Mutex
+	replicas []*replica
+}
+
+type replica struct {
+	url, ops string
+	dir      string
+	deliver  func(r *rotationWorld, rep *replica)
+	version  int
+}
+
+func newRotationWorld(t *testing.T) *rotationWorld {
+	dir := t.TempDir()
+	world, err := demo.NewWorld(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := world.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r := &rotationWorld{t: t, world: world, modules: keyring.NewModules(), set: filepath.Join(dir, "ca", "ca.yaml")}
+	set, _, err := config.LoadCASet(r.set)
+	r.must(err)
+	r.first = set.Authorities[0].ID
+	r.start(0, 0, atomicRename)
+	return r
+}
+
+func (r *rotationWorld) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// now is the clock that the replicas' clocks differ from by their skew. The test moves it.
+func (r *rotationWorld) now() time.Time { return time.Now().Add(time.Duration(r.offset.Load())) }
+
+func (r *rotationWorld) jumpTo(at time.Time) { r.offset.Store(int64(time.Until(at))) }
+
+func (r *rotationWorld) editor() caset.Editor {
+	return caset.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{Modules: r.modules})}
+}
+
+// add creates a second authority below the root and adds it to the operator's set.
+func (r *rotationWorld) add() string { return r.addAuthority("next") }
+
+func (r *rotationWorld) addAuthority(id string) string {
+	root := filepath.Join(filepath.Dir(r.set), "root")
+	signer, _, err := file.Open(file.Config{Key: filepath.Join(root, "key.pem"), PasswordFile: filepath.Join(root, "pass")})
+	r.must(err)
+	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
+		Dir:       filepath.Join(filepath.Dir(r.set), id),
+		Subject:   ceremony.Subject{CommonName: id + " intermediate", Organization: "mayfly demo"},
+		Algorithm: "ecdsa-p256",
+		Parent:    ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer},
+		NotBefore: r.now(),
+	})
+	r.must(err)
+	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{
+		ID: id, Chain: made.ChainFile,
+		Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}},
+	})
+	r.must(err)
+	return id
+}
+
+// start starts a replica with a copy of the operator's set.
+func (r *rotationWorld) start(i int, skew time.Duration, deliver func(*rotationWorld, *replica)) {
+	rep := &replica{dir: filepath.Join(r.world.Dir, fmt.Sprintf("replica-%d", i)), deliver: deliver}
+	r.must(os.Mkdir(rep.dir, 0o700))
+	if i == 2 {
+		atomicRename(r, rep) // a server does not start from half a file
+	} else {
+		deliver(r, rep)
+	}
+	configFile := filepath.Join(r.world.Dir, fmt.Sprintf("mayfly-%d.yaml", i))
+	text, err := os.ReadFile(r.world.ConfigFile)
+	r.must(err)
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(strings.TrimSpace(line), "file: {chain") {
+			line = "  set: " + filepath.Join(rep.dir, "ca.yaml") + "\n"
+		}
+		lines = append(lines, line)
+	}
+	r.must(os.WriteFile(configFile, []byte(strings.Join(lines, "")), 0o600))
+	server, err := app.Build(r.t.Context(), app.Options{ConfigFile: configFile, Modules: r.modules, Now: func() time.Time { return r.now().Add(skew) }})
+	r.must(err)
+	listeners, err := server.Listen()
+	r.must(err)
+	rep.url, rep.ops = "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.Ops.Addr().String()
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx, listeners) }()
+	r.t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			r.t.Error(err)
+		}
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.replicas = append(r.replicas, rep)
+}
+
+func (r *rotationWorld) running() []*replica {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.replicas[:len(r.replicas):len(r.replicas)]
+}
+
+func (r *rotationWorld) distribute() {
+	for _, rep := range r.replicas {
+		rep.deliver(r, rep)
+	}
+}
+
+// copyAuthorities copies everything but ca.yaml.
+func (r *rotationWorld) copyAuthorities(to string) {
+	from := filepath.Dir(r.set)
+	entries, err := os.ReadDir(from)
+	r.must(err)
+	for _, entry := range entries {
+		if _, err := os.Stat(filepath.Join(to, entry.Name())); err == nil || !entry.IsDir() || entry.Name() == "root" {
+			continue
+		}
+		r.must(os.CopyFS(filepath.Join(to, entry.Name()), os.DirFS(filepath.Join(from, entry.Name()))))
+	}
+}
+
+func (r *rotationWorld) content() []byte {
+	content, err := os.ReadFile(r.set)
+	r.must(err)
+	return content
+}
+
+// atomicRename delivers the set as an editor or a configuration management tool does.
+func atomicRename(r *rotationWorld, rep *replica) {
+	r.copyAuthorities(rep.dir)
+	r.must(os.WriteFile(filepath.Join(rep.dir, "ca.yaml.new"), r.content(), 0o600))
+	r.must(os.Rename(filepath.Join(rep.dir, "ca.yaml.new"), filepath.Join(rep.dir, "ca.yaml")))
+}
+
+// kubernetesSwap delivers the set as Kubernetes does: a new folder, and a symbolic link that is
+// replaced to point to it. The previous folder is removed.
+func kubernetesSwap(r *rotationWorld, rep *replica) {
+	old := fmt.Sprintf("..version-%d", rep.version)
+	rep.version++
+	version := fmt.Sprintf("..version-%d", rep.version)
+	r.must(os.Mkdir(filepath.Join(rep.dir, version), 0o700))
+	r.copyAuthorities(filepath.Join(rep.dir, version))
+	r.must(os.WriteFile(filepath.Join(rep.dir, version, "ca.yaml"), r.content(), 0o600))
+	entries, err := os.ReadDir(filepath.Join(rep.dir, version))
+	r.must(err)
+	r.must(os.Symlink(version, filepath.Join(rep.dir, "..data_tmp")))
+	r.must(os.Rename(filepath.Join(rep.dir, "..data_tmp"), filepath.Join(rep.dir, "..data")))
+	for _, entry := range entries {
+		link := filepath.Join(rep.dir, entry.Name())
+		if _, err := os.Lstat(link); err != nil {
+			r.must(os.Symlink(filepath.Join("..data", entry.Name()), link))
+		}
+	}
+	r.must(os.RemoveAll(filepath.Join(rep.dir, old)))
+}
+
+// tornWrite overwrites the file in place, and pauses half-way until the replica has read half a
+// file and reported it.
+func tornWrite(r *rotationWorld, rep *replica) {
+	r.copyAuthorities(rep.dir)
+	content, name := r.content(), filepath.Join(rep.dir, "ca.yaml")
+	r.must(os.WriteFile(name, content[:len(content)*2/3], 0o600))
+	r.await("the torn file to be noticed", func() bool { return r.metric(rep, "mayfly_ca_set_reload_failed") == "1" })
+	r.must(os.WriteFile(name, content, 0o600))
+}
+
+func (r *rotationWorld) await(what string, done func() bool) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for !done() {
+		select {
+		case <-ctx.Done():
+			r.t.Fatalf("waiting for %s: it has not happened in a minute", what)
+		case <-ticker.C:
+		}
+	}
+}
+
+func (r *rotationWorld) awaitGeneration(n int) {
+	r.t.Helper()
+	for _, rep := range r.replicas {
+		r.await(fmt.Sprintf("generation %d", n), func() bool { return r.metric(rep, "mayfly_ca_set_generation") == strconv.Itoa(n) })
+	}
+}
+
+func (r *rotationWorld) metric(rep *replica, name string) string {
+	body, err := get(rep.ops + "/metrics")
+	r.must(err)
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+func get(url string) ([]byte, error) {
+	response, err := http.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s: %s", url, response.Status, body)
+	}
+	return body, err
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build pkcs11 && cgo && hashivault
+
+package app_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/kms/kmstest"
+	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/client"
+)
+
+// softHSM returns the path of SoftHSM2's module.
+func softHSM(t *testing.T) string {
+	t.Helper()
+	for _, path := range []string{"/usr/lib/softhsm/libsofthsm2.so", "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so"} {
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	if os.Getenv("MAYFLY_SOFTHSM") == "required" {
+		t.Fatal("SoftHSM2 is not installed")
+	}
+	t.Skip("SoftHSM2 is not installed")
+	return ""
+}
+
+// newToken creates a token of SoftHSM2 and returns a signer in it. The key does not exist yet.
+func newToken(t *testing.T) config.Signer {
+	t.Helper()
+	module, dir := softHSM(t), t.TempDir()
+	conf, pin := filepath.Join(dir, "softhsm2.conf"), filepath.Join(dir, "pin")
+	if err := errors.Join(
+		os.Mkdir(filepath.Join(dir, "tokens"), 0o700),
+		os.WriteFile(conf, []byte("directories.tokendir = "+filepath.Join(dir, "tokens")+"\nlog.level = ERROR\n"), 0o600),
+		os.WriteFile(pin, []byte("7391-pin\n"), 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SOFTHSM2_CONF", conf)
+	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", "mayfly", "--pin", "7391-pin", "--so-pin", "so-7391-pin").CombinedOutput()
+	if err != nil {
+		t.Fatalf("making a token: %v: %s", err, out)
+	}
+	return config.Signer{PKCS11: &config.SignerPKCS11{Module: module, Token: "mayfly", Label: "next", PINFile: pin}}
+}
+
+// addElsewhere adds an authority. named opens its key.
+func (r *rotationWorld) addElsewhere(named config.Signer) string {
+	r.t.Helper()
+	ring := keyring.New(keyring.Config{Modules: r.modules})
+	parent, _, err := ring.Open(r.t.Context(), config.Signer{File: &config.SignerFile{Key: filepath.Join(filepath.Dir(r.set), "root", "key.pem"), PasswordFile: filepath.Join(filepath.Dir(r.set), "root", "pass")}})
+	r.must(err)
+	key, made, err := ring.Make(r.t.Context(), named, "ecdsa-p256")
+	r.must(err)
+	result, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
+		Dir:       filepath.Join(filepath.Dir(r.set), "next"),
+		Subject:   ceremony.Subject{CommonName: "next intermediate", Organization: "mayfly demo"},
+		Parent:    ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer.Crypto(r.t.Context(), parent)},
+		Signer:    &ceremony.ExternalKey{Signer: signer.Crypto(r.t.Context(), key), Made: made, Block: named.Flow},
+		NotBefore: r.now(),
+	})
+	r.must(err)
+	r.must(key.Close())
+	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{ID: "next", Chain: result.ChainFile, Signer: named})
+	r.must(err)
+	return "next"
+}
+
+// The keys move from files into a hardware module under load, and no request fails.
+func TestSignerRotationFromFileToPKCS11(t *testing.T) {
+	named := newToken(t)
+	newRotationWorld(t).rotateUnderLoad(func(r *rotationWorld) string { return r.addElsewhere(named) })
+}
+
+// vaultWorld is a server with its one active key at a Vault.
+type vaultWorld struct {
+	*rotationWorld
+	vault *kmstest.Vault
+	named config.Signer
+}
+
+func newVaultWorld(t *testing.T) *vaultWorld {
+	t.Helper()
+	w := &vaultWorld{rotationWorld: newRotationWorld(t), vault: kmstest.NewVault(t)}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	version := w.vault.Add("mayfly-secret-name", key)
+	token := filepath.Join(t.TempDir(), "token")
+	w.must(os.WriteFile(token, []byte(w.vault.Token()+"\n"), 0o600))
+	w.named = config.Signer{KMS: &config.SignerKMS{URI: "hashivault://mayfly-secret-name", Version: uint64(version), Address: w.vault.URL(), TokenFile: token}}
+	w.addElsewhere(w.named)
+	editor := w.editor()
+	editor.Force = true
+	_, err = editor.Activate(t.Context(), "next", w.now().Add(time.Second))
+	w.must(err)
+	w.distribute()
+	w.awaitGeneration(3)
+	w.await("the Vault's key to sign", func() bool {
+		return w.metric(w.replicas[0], `mayfly_ca_authority_state{authority="next",state="active"}`) == "1"
+	})
+	return w
+}
+
+// request requests one certificate, and returns the status and the body of a refusal.
+func (w *vaultWorld) request(key crypto.Signer) (*client.Certificate, error) {
+	token, err := w.world.Provider.Mint(map[string]any{"sub": "load", "email": "person@example.com", "email_verified": true})
+	w.must(err)
+	ca, err := client.New(client.Config{URL: w.replicas[0].url})
+	w.must(err)
+	return ca.SigningCertificate(w.t.Context(), client.Request{IDToken: token, Signer: key})
+}
+
+// Whatever error a service returns, the client is told to retry, the operator sees the cause, and
+// no process needs a restart.
+func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
+	w := newVaultWorld(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	down := func() (mend func()) { w.vault.Stop(); return w.vault.Start }
+	trouble := func(trouble kmstest.Trouble) func() func() {
+		return func() func() { return w.vault.Begin(trouble) }
+	}
+	for _, fault := range []struct {
+		name, operator string
+		begin          func() (mend func())
+	}{
+		{"down", "connection refused", down},
+		{"slow", "no answer in time", trouble(kmstest.Trouble{Hangs: true})},
+		{"403", "kms.token_file", trouble(kmstest.Trouble{Status: http.StatusForbidden})},
+		{"429", "429", trouble(kmstest.Trouble{Status: http.StatusTooManyRequests, RetryAfter: 1})},
+		{"500", "500", trouble(kmstest.Trouble{Status: http.StatusInternalServerError})},
+		{"wrong signature", "signature does not verify", trouble(kmstest.Trouble{Lies: true})},
+	} {
+		if _, err := w.request(key); err != nil {
+			t.Fatalf("before %s: %v", fault.name, err)
+		}
+		mend := fault.begin()
+		_, err := w.request(key)
+		var refused *client.Error
+		if !errors.As(err, &refused) || refused.Reason != "SIGNER_UNAVAILABLE" {
+			t.Fatalf("%s: got error %v", fault.name, err)
+		}
+		for _, detail := range []string{"secret-name", "hashivault", "kms", w.vault.Token(), w.vault.URL(), "403", "429"} {
+			if strings.Contains(refused.Message, detail) { // the request's ID may contain any number
+				t.Errorf("%s: the client learns of %q: %v", fault.name, detail, err)
+			}
+		}
+		signertest.Await(t, fault.name+": readiness that says why", func() error {
+			_, _ = w.request(key)
+			response, err := http.Get(w.replicas[0].ops + "/readyz?verbose")
+			if err != nil {
+				return err
+			}
+			defer response.Body.Close()
+			body, err := io.ReadAll(response.Body)
+			if err == nil && (response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), fault.operator)) {
+				err = fmt.Errorf("%s %s", response.Status, body)
+			}
+			return err
+		})
+		mend()
+		signertest.Await(t, fault.name+": certificates, once it is mended", func() error { _, err := w.request(key); return err })
+	}
+}
+
+// A service is killed and restarted under load. Requests are refused while it is down, none before,
+// none after, and no answer is wrong.
+func TestSignerServiceKilledUnderLoad(t *testing.T) {
+	w := newVaultWorld(t)
+	const clients = 16
+	var issued, refused [3]atomic.Int64 // before, while and after it is down
+	var phase atomic.Int32
+	end := make(chan struct{})
+	var all sync.WaitGroup
+	for range clients {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		w.must(err)
+		all.Go(func() {
+			for {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				before := phase.Load()
+				_, err := w.request(key)
+				if phase.Load() != before {
+					continue // it may have met either state
+				}
+				switch {
+				case err == nil:
+					issued[before].Add(1)
+				case strings.Contains(err.Error(), "SIGNER_UNAVAILABLE"):
+					refused[before].Add(1)
+				default:
+					t.Errorf("a request failed otherwise: %v", err)
+				}
+			}
+		})
+	}
+	enough := func(what string, counter *atomic.Int64, n int64) {
+		signertest.Await(t, what, func() error {
+			if got := counter.Load(); got < n {
+				return fmt.Errorf("%d", got)
+			}
+			return nil
+		})
+	}
+	enough("certificates before", &issued[0], 200)
+	phase.Store(1)
+	w.vault.Stop()
+	enough("refusals while it is away", &refused[1], 200)
+	n := issued[1].Load() // issued while the service stopped
+	w.vault.Start()
+	enough("certificates again", &issued[1], n+1)
+	phase.Store(2)
+	enough("certificates after", &issued[2], 200)
+	close(end)
+	all.Wait()
+	t.Logf("%d certificates before, %d refusals while it was away, %d certificates after", issued[0].Load(), refused[1].Load(), issued[2].Load())
+	if refused[0].Load() != 0 || refused[2].Load() != 0 {
+		t.Errorf("%d requests were refused before, %d after", refused[0].Load(), refused[2].Load())
+	}
+}
+
+// A set that replaces a service that is down is put in force meanwhile: by a server that runs, and
+// by one that was started without the service.
+func TestSignerWayOut(t *testing.T) {
+	w := newVaultWorld(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	w.vault.Stop()
+	w.start(1, 0, atomicRename)
+	w.addAuthority("away")
+	editor := w.editor()
+	editor.Force = true
+	_, err = editor.Activate(t.Context(), "away", w.now().Add(2*time.Second))
+	w.must(err)
+	w.distribute()
+	w.awaitGeneration(5)
+	for i, rep := range w.replicas {
+		w.await("the authority that leads away to sign", func() bool { return w.metric(rep, `mayfly_ca_authority_state{authority="away",state="active"}`) == "1" })
+		w.replicas[0], w.replicas[i] = w.replicas[i], w.replicas[0]
+		if _, err := w.request(key); err != nil {
+			t.Errorf("replica %d: %v", i, err)
+		}
+	}
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package caset
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+)
+
+// switchLead is the recommended time between the write of the set and a switch, so that every
+// replica has read the set: Kubernetes takes up to two minutes to show a changed secret.
+const switchLead = 5 * time.Minute
+
+// Editor edits the set in one file. It refuses what would break verifiers. With Force set, a
+// refusal is a warning.
+type Editor struct {
+	// Path is the set's file.
+	Path string
+	// Now is the current time.
+	Now time.Time
+	// Lead is how long an authority must be published before it signs. Zero means ca.PublicationLead.
+	Lead time.Duration
+	// Force turns refusals into warnings.
+	Force bool
+	// Ring opens the keys of the set. It is required.
+	Ring *keyring.Ring
+}
+
+// Result is what an edit did.
+type Result struct {
+	*Loaded
+	// Member is the edited authority, after the edit.
+	Member ca.Member
+	// Forced are the refusals that Force turned into warnings.
+	Forced []error
+}
+
+func (e Editor) lead() time.Duration {
+	if e.Lead == 0 {
+		return ca.PublicationLead
+	}
+	return e.Lead
+}
+
+// Add adds an authority. Its files must exist already.
+func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
+	old, objections, err := e.add(&entry)
+	if err != nil {
+		return nil, err
+	}
+	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, entry.ID, objections)
+}
+
+// CheckAdd reports whether Add would refuse the dates or the ID of entry, whose files need not
+// exist: the caller can check before it creates a key.
+func (e Editor) CheckAdd(entry config.CASetAuthority) error {
+	_, objections, err := e.add(&entry)
+	if err != nil {
+		return err
+	}
+	_, err = e.forced(objections)
+	return err
+}
+
+// add gives entry its dates, and returns the objections to them.
+func (e Editor) add(entry *config.CASetAuthority) (old *Loaded, objections []error, err error) {
+	if old, err = e.load(); err != nil {
+		return nil, nil, err
+	}
+	if old.File.Index(entry.ID) >= 0 {
+		return nil, nil, fmt.Errorf("%s has an authority %q already; give the new one another ID", e.Path, entry.ID)
+	}
+	if entry.PublishAt.IsZero() {
+		entry.PublishAt = e.Now
+	}
+	entry.PublishAt, entry.ActivateAt = seconds(entry.PublishAt), seconds(entry.ActivateAt)
+	if !entry.ActivateAt.IsZero() {
+		objections = append(objections, e.objectToActivation(later(entry.PublishAt, seconds(e.Now)), entry.ActivateAt))
+	}
+	return old, objections, nil
+}
+
+// forced returns objections as warnings if Force is set, and otherwise as an error.
+func (e Editor) forced(objections []error) (warnings []error, err error) {
+	if err = errors.Join(objections...); err != nil && !e.Force {
+		return nil, fmt.Errorf("%w (--force does it all the same)", err)
+	}
+	return unjoin(err), nil
+}
+
+// Activate sets the time at which the authority id begins to sign. A zero time means the earliest
+// time that breaks no verifier.
+func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result, error) {
+	old, m, err := e.find(id)
+	if err != nil {
+		return nil, err
+	}
+	switch state := m.StateAt(e.Now); state {
+	case ca.Active:
+		return nil, fmt.Errorf("authority %q signs already, since %s", id, stamp(m.ActivateAt))
+	case ca.Retired, ca.Compromised, ca.Expired:
+		return nil, fmt.Errorf("authority %q is %s, and does not come back: trust roots may name the end of its time; add a new one (mayfly ca add)", id, state)
+	}
+	if at.IsZero() {
+		at = later(m.PublishAt.Add(e.lead()), e.Now.Add(switchLead))
+	}
+	at = seconds(at)
+	objections := []error{e.objectToActivation(m.PublishAt, at)}
+	if at.Before(seconds(e.Now)) {
+		objections = append(objections, fmt.Errorf("%s is in the past: each replica would switch when it reads the file, and not all at the same instant", stamp(at)))
+	}
+	return e.apply(ctx, old, config.CASetEdit{ID: id, ActivateAt: &at}, id, objections)
+}
+
+// Retire sets the time at which the authority id stops signing. A zero time is the time at which
+// its successor begins; for an authority that never signed, now.
+func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, error) {
+	old, m, err := e.find(id)
+	if err != nil {
+		return nil, err
+	}
+	edit := config.CASetEdit{ID: id, RetireAt: &at}
+	var objections []error
+	switch state := m.StateAt(e.Now); {
+	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && !m.RetireAt.IsZero():
+		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(earlier(m.SignsUntil(), m.Chain.NotAfter)))
+	case state == ca.Retired:
+		at = m.SignsUntil() // stored, so that the file alone states the time
+	case state != ca.Active && (at.IsZero() || !at.After(m.ActivateAt)):
+		edit.ActivateAt = &time.Time{} // it must never sign
+		objections = append(objections, fmt.Errorf("authority %q has never signed, and once retired it does not come back; is it the right one?", id))
+	case at.IsZero():
+		at = m.SignsUntil()
+	}
+	if at.IsZero() {
+		at = e.Now
+	}
+	at = seconds(at)
+	return e.apply(ctx, old, edit, id, objections)
+}
+
+// Compromise records that an attacker may have the key of the authority id since the time given;
+// zero is now. The authority signs nothing more, and nothing that it signed since is trusted. What
+// this stops or breaks is a warning, not an objection: the key must stop first. A later Compromise
+// can only move the time to an earlier one.
+func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Result, error) {
+	old, m, err := e.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if since.IsZero() {
+		since = e.Now
+	}
+	since = seconds(since)
+	switch state := m.StateAt(e.Now); {
+	case state == ca.Expired:
+		return nil, fmt.Errorf("authority %q expired at %s, and no verifier accepts what its key signs now", id, stamp(m.Chain.NotAfter))
+	case since.After(e.Now):
+		return nil, fmt.Errorf("%s is in the future; name the earliest time at which the key may have been in other hands", stamp(since))
+	case state == ca.Compromised && !since.Before(m.CompromisedAt):
+		return nil, fmt.Errorf("authority %q is compromised since %s already; only an earlier time can be given (--since)", id, stamp(m.CompromisedAt))
+	}
+	edit := config.CASetEdit{ID: id, CompromisedAt: &since}
+	if m.ActivateAt.After(e.Now) {
+		edit.ActivateAt = &time.Time{} // it never signs, so it must not shorten its predecessor's time
+	}
+	e.Force = true
+	result, err := e.apply(ctx, old, edit, id, nil)
+	if err == nil {
+		result.Forced = nil // the set itself warns that no authority signs
+	}
+	return result, err
+}
+
+// objectToActivation returns what a first signature at would break, where verifiers can know the
+// authority since known.
+func (e Editor) objectToActivation(known, at time.Time) error {
+	lead := at.Sub(known)
+	if lead >= e.lead() {
+		return nil
+	}
+	return fmt.Errorf("it would sign %s after it is published, and the least is %s: a verifier that has fetched the trust bundle or the trusted root before, as most do once a day, refuses its certificates until it fetches again; the earliest time is %s",
+		max(lead, 0).Round(time.Second), e.lead(), stamp(known.Add(e.lead())))
+}
+
+// load reads the current set, without its keys. The set may be unfit: an edit may correct that.
+func (e Editor) load() (*Loaded, error) { return Read(e.Path, e.Now) }
+
+func (e Editor) find(id string) (*Loaded, ca.Member, error) {
+	old, err := e.load()
+	if err != nil {
+		return nil, ca.Member{}, err
+	}
+	m, err := old.member(id)
+	return old, m, err
+}
+
+// apply writes the edited set if there are no objections, and if it loads completely and may
+// replace the old one.
+func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, id string, objections []error) (*Result, error) {
+	content, err := old.File.Edit(edit)
+	if err != nil {
+		return nil, err
+	}
+	file, warnings, err := config.ParseCASet(e.Path, content)
+	if err != nil {
+		return nil, fmt.Errorf("checking what would be written: %w", err)
+	}
+	result := &Result{}
+	// An authority that will sign must be able to. The other keys are not checked: the edit may be the
+	// one that replaces a failing key.
+	starts := edit.Add != nil || edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
+	keys := Keys{
+		Ring:  e.Ring,
+		Opens: func(of string) bool { return starts && of == id },
+		Must:  func(ca.Member, error) bool { return !e.Force },
+	}
+	if result.Loaded, err = load(ctx, file, warnings, e.Now, keys); err != nil {
+		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
+	}
+	if result.Unfit != nil && old.Unfit == nil {
+		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", result.Unfit)
+	}
+	if err := result.Set.Succeeds(old.Set, e.Now); err != nil {
+		return nil, fmt.Errorf("the set is left as it was: %w", file.Explain(err))
+	}
+	if result.Member, err = result.member(id); err != nil {
+		return nil, err
+	}
+	if gap, ok := result.Set.Gap(e.Now); ok && old.Unfit == nil {
+		if before, had := old.Set.Gap(e.Now); !had || gap.Before(before) {
+			objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
+		}
+	}
+	if result.Forced, err = e.forced(objections); err != nil {
+		return nil, err
+	}
+	return result, replaceFile(e.Path, old.File.Content(), content)
+}
+
+func (l *Loaded) member(id string) (ca.Member, error) {
+	var known []string
+	for _, m := range l.Set.Members() {
+		if m.ID == id {
+			return m, nil
+		}
+		known = append(known, m.ID)
+	}
+	return ca.Member{}, fmt.Errorf("%s has no authority %q; it has %q", l.File.Name(), id, known)
+}
+
+// replaceFile replaces the content of the file at path by a rename, so that a reader sees the
+// complete old or new content. The temporary file beside it is also the lock against another edit
+// at the same time.
+func replaceFile(path string, old, content []byte) (err error) {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(target)
+	if err != nil {
+		return err
+	}
+	temporary := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".new")
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm())
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s is there: another edit runs, or one was interrupted; if none runs, remove it", temporary)
+	}
+	if err != nil {
+		return fmt.Errorf("writing beside %s: %w", target, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(temporary))
+		}
+	}()
+	_, err = f.Write(content)
+	// Neither the umask nor an edit by root must take the file from its readers.
+	if err := errors.Join(err, f.Chmod(info.Mode().Perm()), keepOwner(f, info), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if now, err := os.ReadFile(target); err != nil || !bytes.Equal(now, old) {
+		return errors.Join(err, fmt.Errorf("%s was changed meanwhile by another command or person; look at it and try again", target))
+	}
+	if err := os.Rename(temporary, target); err != nil {
+		return err
+	}
+	// The file is in place. Syncing its folder makes the name durable. A failure is no error: a caller
+	// that got one would undo files that the set now names.
+	if folder, err := os.Open(filepath.Dir(target)); err == nil {
+		_ = folder.Sync()
+		_ = folder.Close()
+	}
+	return nil
+}
+
+// keepOwner gives f the owner of the file that it replaces: a server that runs as another user than
+// the operator reads it too.
+func keepOwner(f *os.File, old os.FileInfo) error {
+	now, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	was, ok := old.Sys().(*syscall.Stat_t)
+	is, same := now.Sys().(*syscall.Stat_t)
+	if !ok || !same || was.Uid == is.Uid && was.Gid == is.Gid {
+		return nil
+	}
+	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil {
+		return fmt.Errorf("keeping the owner of the set: %w; run this as its owner, or as root", err)
+	}
+	return nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// seconds is t in whole seconds, the precision of the file.
+func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package dev is a complete keyless world in one process, for development: an OpenID provider
+// with a sign-in page that accepts any name, a CA with an embedded Certificate Transparency log, a
+// timestamp authority, a Rekor v2 log, and a TUF mirror that publishes all of them to clients. The
+// CA is the one of `mayfly serve`, built from files by package app. It serves the
+// additions of this package below /dev/.
+//
+// Package main uses it for `mayfly dev`, package mayflytest for tests. No production server may use
+// it.
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/dev/rekor"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// DefaultListen is the address on which a world listens by default.
+const DefaultListen = "127.0.0.1:5555"
+
+// The paths of the world's services, below its URL.
+const (
+	providerPath  = "/dev/oidc"
+	tokenPath     = "/dev/token"
+	timestampPath = "/dev/tsa/api/v1/timestamp"
+	rekorPath     = "/dev/rekor"
+	tufPath       = "/dev/tuf"
+)
+
+// Config is a world.
+type Config struct {
+	// Dir keeps the world between runs; "" for a temporary directory that is removed at the end.
+	Dir string
+	// Listen is a loopback address with a port, 0 for a free one; "" for DefaultListen.
+	Listen string
+	// CertificateLifetime is the lifetime of certificates, from 1m to 60m; 0 for 10m.
+	CertificateLifetime time.Duration
+	// LogOutput receives the server's log at LogLevel (debug, info, warn, error; "" for error); nil
+	// for none.
+	LogOutput io.Writer
+	LogLevel  string
+	// Version is the program's version.
+	Version string
+}
+
+// World is a world that listens, and answers once it runs.
+type World struct {
+	url      string
+	dir      string
+	config   Config
+	listener net.Listener
+	provider *provider.Provider
+	rekor    *rekor.Log
+	app      *app.App
+	undo     []func(context.Context) error // close calls them, the last first
+}
+
+// New creates a world, or reuses the one in Config.Dir, and listens. The caller must call Run or
+// Close afterwards.
+func New(ctx context.Context, cfg Config) (_ *World, err error) {
+	if cfg.Listen == "" {
+		cfg.Listen = DefaultListen
+	}
+	if cfg.CertificateLifetime == 0 {
+		cfg.CertificateLifetime = 10 * time.Minute
+	}
+	if cfg.LogLevel == "" {
+		cfg.LogLevel = "error"
+	}
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, cfg.LogLevel) {
+		return nil, fmt.Errorf("the log level is %q; it is one of debug, info, warn and error", cfg.LogLevel)
+	}
+	if d := cfg.CertificateLifetime; d < time.Minute || d > time.Hour || d%time.Second != 0 {
+		return nil, fmt.Errorf("the lifetime of certificates is %s; it is from 1m to 60m, in whole seconds", d)
+	}
+	w := &World{config: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close(ctx))
+		}
+	}()
+	host, err := loopbackHost(cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	// The directory before the port: a mistake in the directory is the more important one.
+	if err := w.claim(host); err != nil {
+		return nil, err
+	}
+	if err := w.listen(host); err != nil {
+		return nil, err
+	}
+	files, err := w.makeFiles(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
+	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: files.providerKey})
+	if err != nil {
+		return nil, fmt.Errorf("making the OpenID provider: %w", err)
+	}
+	w.rekor = files.rekor
+	w.app, err = app.Build(ctx, app.Options{
+		ConfigFile: files.config,
+		LogOutput:  cfg.LogOutput,
+		Version:    cfg.Version,
+		Mounts:     []server.Mount{{Path: "/dev/", Name: "dev", Handler: w.handler(files)}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.undo = append(w.undo, w.app.Close)
+	return w, w.publish(files)
+}
+
+// claim locks the world's directory, so that no other process uses it.
+func (w *World) claim(host string) error {
+	if w.dir = w.config.Dir; w.dir == "" {
+		dir, err := os.MkdirTemp("", "mayfly-dev-")
+		if err != nil {
+			return fmt.Errorf("making a temporary directory: %w", err)
+		}
+		w.dir = dir
+		w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
+	}
+	dir, err := filepath.Abs(w.dir)
+	if err != nil {
+		return err
+	}
+	if w.config.Dir != "" { // a temporary one is new, and this process owns it
+		if dir, err = ownDir(dir); err != nil {
+			return err
+		}
+	}
+	w.dir = dir
+	if err := claimDir(dir, host); err != nil {
+		return err
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return err
+	}
+	w.undo = append(w.undo, func(context.Context) error { return lock.Close() })
+	return nil
+}
+
+// loopbackHost returns the host of an address, which must be loopback: any client that reaches a
+// world can have any identity.
+func loopbackHost(address string) (string, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", fmt.Errorf("the address to listen on is %q; it looks like %s", address, DefaultListen)
+	}
+	if !loopback(host) {
+		return "", fmt.Errorf("the address to listen on is %q, which others could reach, and whoever reaches a development world can be anybody in it: use a loopback address, such as %s", address, DefaultListen)
+	}
+	return host, nil
+}
+
+// listen opens the world's port.
+func (w *World) listen(host string) (err error) {
+	if w.listener, err = net.Listen("tcp", w.config.Listen); err != nil {
+		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
+	}
+	w.undo = append(w.undo, func(context.Context) error {
+		if err := w.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the port that was free, for 0
+	if err != nil {
+		return err
+	}
+	w.url = "http://" + net.JoinHostPort(host, port)
+	return nil
+}
+
+// publish writes what clients must know into the TUF mirror.
+func (w *World) publish(files *files) error {
+	trustedRoot, err := w.TrustedRoot()
+	if err != nil {
+		return err
+	}
+	signingConfig, err := w.SigningConfig()
+	if err != nil {
+		return err
+	}
+	return writeTUF(files.tufDir, files.tufKey, map[string][]byte{
+		trustroot.TrustedRootName: trustedRoot, trustroot.SigningConfigName: signingConfig,
+	}, time.Now())
+}
+
+// handler serves the paths below /dev/. The prefix has been removed.
+func (w *World) handler(files *files) http.Handler {
+	below := func(path string) string { return strings.TrimPrefix(path, "/dev") }
+	mux := http.NewServeMux()
+	mux.HandleFunc(below(providerPath)+"/", func(rw http.ResponseWriter, r *http.Request) {
+		r = r.Clone(r.Context())
+		r.URL.Path = "/dev" + r.URL.Path // the provider expects the complete path
+		w.provider.ServeHTTP(rw, r)
+	})
+	mux.Handle(below(tokenPath), tokenHandler(w.provider))
+	mux.Handle(below(timestampPath), files.tsa)
+	mux.Handle(below(rekorPath)+"/", http.StripPrefix(below(rekorPath), w.rekor))
+	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(files.tufDir))))
+	return guard(below(providerPath)+provider.AuthorizationPath, mux)
+}
+
+// Run serves until ctx ends, and then stops everything. It calls ready once the world answers.
+func (w *World) Run(ctx context.Context, ready func()) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	awaited := make(chan struct{})
+	go func() {
+		defer close(awaited)
+		if w.awaitReady(ctx) == nil {
+			ready()
+		}
+	}()
+	err := w.app.Run(ctx, server.Listeners{HTTP: w.listener})
+	stop()
+	<-awaited
+	return errors.Join(err, w.Close(ctx))
+}
+
+// awaitReady polls the world until it is ready.
+func (w *World) awaitReady(ctx context.Context) error {
+	client := &http.Client{Transport: &http.Transport{}} // no proxy
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if response, err := client.Do(request); err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// closeTimeout is how long the logs may take to publish their last entries.
+const closeTimeout = 15 * time.Second
+
+// Close closes a world that does not run. It can be called again.
+func (w *World) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	var errs []error
+	for i := len(w.undo) - 1; i >= 0; i-- {
+		errs = append(errs, w.undo[i](ctx))
+	}
+	w.undo = nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testlog_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/client"
+	"github.com/google/certificate-transparency-go/jsonclient"
+	"github.com/google/go-cmp/cmp"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/test/testlog"
+)
+
+// world is a log, behind HTTP and with an independent client, and an authority that it accepts.
+type world struct {
+	log       *testlog.Log
+	authority *testlog.Authority
+	server    *httptest.Server
+	client    *client.LogClient
+}
+
+func newWorld(t *testing.T, change func(*testlog.Config)) *world {
+	t.Helper()
+	authority, err := testlog.NewAuthority(time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testlog.Config{Roots: []*x509.Certificate{authority.Root}}
+	if change != nil {
+		change(&cfg)
+	}
+	log, err := testlog.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(log)
+	t.Cleanup(server.Close)
+	lc, err := client.New(server.URL, server.Client(), jsonclient.Options{PublicKey: string(log.PublicKeyPEM())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{log: log, authority: authority, server: server, client: lc}
+}
+
+func (w *world) draft(t *testing.T) *testlog.Draft {
+	t.Helper()
+	d, err := w.authority.Draft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func asn1Certs(chain [][]byte) []ct.ASN1Cert {
+	var certs []ct.ASN1Cert
+	for _, der := range chain {
+		certs = append(certs, ct.ASN1Cert{Data: der})
+	}
+	return certs
+}
+
+// add submits over HTTP through the independent client, which verifies the SCT.
+func (w *world) add(t *testing.T, d *testlog.Draft) *ct.SignedCertificateTimestamp {
+	t.Helper()
+	sct, err := w.client.AddPreChain(t.Context(), asn1Certs(d.Submission.Chain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sct
+}
+
+func (w *world) sth(t *testing.T) *ct.SignedTreeHead {
+	t.Helper()
+	sth, err := w.client.GetSTH(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sth
+}
+
+func TestEveryEntryIsIncludedAndEveryTreeHeadConsistent(t *testing.T) {
+	t.Parallel()
+	for _, leafIndex := range []bool{false, true} {
+		t.Run(fmt.Sprintf("leaf index %t", leafIndex), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(c *testlog.Config) { c.LeafIndex = leafIndex })
+			const entries = 9
+			heads := []*ct.SignedTreeHead{w.sth(t)}
+			var drafts []*testlog.Draft
+			var scts []*ct.SignedCertificateTimestamp
+			for range entries {
+				d := w.draft(t)
+				drafts, scts = append(drafts, d), append(scts, w.add(t, d))
+				heads = append(heads, w.sth(t))
+			}
+			head := heads[entries]
+			if head.TreeSize != entries || w.log.Size() != entries {
+				t.Fatalf("tree size %d, log size %d, want %d", head.TreeSize, w.log.Size(), entries)
+			}
+			for i := range entries {
+				w.checkInclusion(t, drafts[i], scts[i], int64(i), head)
+			}
+			for i, older := range heads {
+				hashes, err := w.client.GetSTHConsistency(t.Context(), older.TreeSize, head.TreeSize)
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = proof.VerifyConsistency(rfc6962.DefaultHasher, older.TreeSize, head.TreeSize, hashes, older.SHA256RootHash[:], head.SHA256RootHash[:])
+				if err != nil {
+					t.Errorf("tree of %d to %d: %v", i, entries, err)
+				}
+			}
+		})
+	}
+}
+
+// checkInclusion recomputes the leaf from the draft and the SCT and proves it both ways.
+func (w *world) checkInclusion(t *testing.T, d *testlog.Draft, sct *ct.SignedCertificateTimestamp, index int64, head *ct.SignedTreeHead) {
+	t.Helper()
+	leaf, err := ct.MerkleTreeLeafFromRawChain(asn1Certs(d.Submission.Chain), ct.PrecertLogEntryType, sct.Timestamp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf.TimestampedEntry.Extensions = sct.Extensions
+	hash, err := ct.LeafHashForLeaf(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byHash, err := w.client.GetProofByHash(t.Context(), hash[:], head.TreeSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if byHash.LeafIndex != index {
+		t.Errorf("leaf index %d, want %d", byHash.LeafIndex, index)
+	}
+	err = proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(index), head.TreeSize, hash[:], byHash.AuditPath, head.SHA256RootHash[:])
+	if err != nil {
+		t.Errorf("get-proof-by-hash of %d: %v", index, err)
+	}
+	entry, err := w.client.GetEntryAndProof(t.Context(), uint64(index), head.TreeSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(index), head.TreeSize, rfc6962.DefaultHasher.HashLeaf(entry.LeafInput), entry.AuditPath, head.SHA256RootHash[:])
+	if err != nil {
+		t.Errorf("get-entry-and-proof of %d: %v", index, err)
+	}
+	entries, err := w.client.GetEntries(t.Context(), index, index+1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != int(head.TreeSize)-int(index) {
+		t.Errorf("get-entries from %d gave %d of a tree of %d", index, len(entries), head.TreeSize)
+	}
+	got := entries[0]
+	if !bytes.Equal(got.Precert.Submitted.Data, d.Submission.Chain[0]) || !bytes.Equal(got.Leaf.TimestampedEntry.PrecertEntry.TBSCertificate, d.Submission.TBS) {
+		t.Errorf("entry %d is another precertificate", index)
+	}
+	if diff := cmp.Diff(asn1Certs(d.Submission.Chain[1:]), got.Chain); diff != "" {
+		t.Errorf("chain of entry %d (-submitted +logged):\n%s", index, diff)
+	}
+}
+
+func TestRepetitionGetsTheFirstSCT(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	d := w.draft(t)
+	if diff := cmp.Diff(w.add(t, d), w.add(t, d)); diff != "" {
+		t.Errorf("the second SCT differs:\n%s", diff)
+	}
+	if w.log.Size() != 1 {
+		t.Errorf("the log has %d entries, want 1", w.log.Size())
+	}
+}
+
+func TestCertificateIsLogged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	d := w.draft(t)
+	sct, err := w.log.Submit(t.Context(), d.Submission)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := d.Certificate(sct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := [][]byte{certificate, w.authority.Intermediate.Raw} // the log finds the root
+	if _, err := w.client.AddChain(t.Context(), asn1Certs(chain)); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := w.log.Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ct.RawLogEntry{
+		Index: 1, Leaf: entries[1].Leaf, Cert: ct.ASN1Cert{Data: certificate},
+		Chain: asn1Certs([][]byte{w.authority.Intermediate.Raw, w.authority.Root.Raw}),
+	}
+	if diff := cmp.Diff(want, entries[1]); diff != "" {
+		t.Errorf("entry (-want +got):\n%s", diff)
+	}
+}
+
+func TestRoots(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	other, err := testlog.NewAuthority(time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := other.Draft()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.log.Submit(t.Context(), stranger.Submission); err == nil {
+		t.Error("a chain with a foreign root was accepted")
+	}
+	w.log.AddRoot(other.Root)
+	if _, err := w.log.Submit(t.Context(), stranger.Submission); err != nil {
+		t.Errorf("after AddRoot: %v", err)
+	}
+	roots, err := w.client.GetAcceptedRoots(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(asn1Certs([][]byte{w.authority.Root.Raw, other.Root.Raw}), roots); diff != "" {
+		t.Errorf("get-roots (-want +got):\n%s", diff)
+	}
+}
+
+func TestRefusedChains(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	d := w.draft(t)
+	chain := d.Submission.Chain
+	sct, err := w.log.Submit(t.Context(), d.Submission)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := d.Certificate(sct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := bytes.Clone(chain[0])
+	forged[len(forged)-1] ^= 1
+
+	for name, test := range map[string]struct {
+		path  string
+		chain [][]byte
+	}{
+		"nothing":                         {ct.AddPreChainPath, nil},
+		"not a certificate":               {ct.AddPreChainPath, [][]byte{[]byte("x"), chain[1], chain[2]}},
+		"signature that is wrong":         {ct.AddPreChainPath, [][]byte{forged, chain[1], chain[2]}},
+		"intermediate left out":           {ct.AddPreChainPath, [][]byte{chain[0], chain[2]}},
+		"order turned round":              {ct.AddPreChainPath, [][]byte{chain[0], chain[2], chain[1]}},
+		"root alone":                      {ct.AddChainPath, [][]byte{chain[2]}},
+		"precertificate to add-chain":     {ct.AddChainPath, chain},
+		"certificate to add-pre-chain":    {ct.AddPreChainPath, [][]byte{certificate, chain[1], chain[2]}},
+		"more certificates than accepted": {ct.AddPreChainPath, append(chain[:3:3], chain[2], chain[2], chain[2], chain[2], chain[2], chain[2])},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			body, err := json.Marshal(ct.AddChainRequest{Chain: test.chain})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status := post(t, w.server.URL+test.path, string(body)); status != http.StatusBadRequest {
+				t.Errorf("status %d, want 400", status)
+			}
+		})
+	}
+}
+
+func post(t *testing.T, url, body string) int {
+	t.Helper()
+	resp, err := http.Post(url, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
+}
+
+func TestRefusedRequests(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.add(t, w.draft(t))
+	hash := base64.RawURLEncoding.EncodeToString(make([]byte, sha256.Size))
+	for _, test := range []struct {
+		method, target string
+		want           int
+	}{
+		{"GET", ct.GetEntriesPath, 400},
+		{"GET", ct.GetEntriesPath + "?start=1&end=1", 400},
+		{"GET", ct.GetEntriesPath + "?start=1&end=0", 400},
+		{"GET", ct.GetEntriesPath + "?start=-1&end=0", 400},
+		{"GET", ct.GetEntriesPath + "?start=0&end=18446744073709551615", 400},
+		{"GET", ct.GetSTHConsistencyPath + "?first=0&second=2", 400},
+		{"GET", ct.GetSTHConsistencyPath + "?first=1&second=0", 400},
+		{"GET", ct.GetProofByHashPath + "?tree_size=1&hash=short", 400},
+		{"GET", ct.GetProofByHashPath + "?tree_size=1&hash=" + hash, 400},
+		{"GET", ct.GetEntryAndProofPath + "?leaf_index=1&tree_size=1", 400},
+		{"GET", ct.GetEntryAndProofPath + "?leaf_index=0&tree_size=2", 400},
+		{"GET", ct.AddPreChainPath, 405},
+		{"POST", ct.GetSTHPath, 405},
+		{"POST", ct.AddPreChainPath, 400}, // an empty body
+		{"GET", "/ct/v1/other", 404},
+	} {
+		recorder := httptest.NewRecorder()
+		w.log.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), test.method, test.target, nil))
+		if recorder.Code != test.want {
+			t.Errorf("%s %s: status %d, want %d", test.method, test.target, recorder.Code, test.want)
+		}
+	}
+}
+
+func TestSubmitRefusesTBSOfAnotherChain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a, b := w.draft(t).Submission, w.draft(t).Submission
+	a.TBS = b.TBS
+	if _, err := w.log.Submit(t.Context(), a); err == nil {
+		t.Error("another TBS was accepted")
+	}
+	b.IssuerKeyHash[0] ^= 1
+	if _, err := w.log.Submit(t.Context(), b); err == nil {
+		t.Error("another issuer key hash was accepted")
+	}
+}
+
+func TestUncheckedSubmitGivesGoodSCTs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *testlog.Config) { c.Unchecked, c.Roots = true, nil })
+	key, err := ctlog.ParsePublicKey(w.log.PublicKeyPEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := w.draft(t)
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			sct, err := w.log.Submit(context.Background(), d.Submission)
+			if err != nil {
+				t.Error(err)
+			} else if err := key.Verify(sct, d.Submission, time.Now()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if head := w.sth(t); head.TreeSize != 8 {
+		t.Errorf("tree size %d, want 8", head.TreeSize)
+	}
+}
+
+func TestSwitches(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.log.Fail(testlog.Down(http.StatusTeapot))
+	if status := post(t, w.server.URL+ct.AddPreChainPath, "{}"); status != http.StatusTeapot {
+		t.Errorf("down: status %d, want 418", status)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	entered := make(chan struct{})
+	w.log.Fail(func(rw http.ResponseWriter, r *http.Request) bool {
+		close(entered)
+		return testlog.Hang(rw, r)
+	})
+	go func() { <-entered; cancel() }()
+	if _, err := w.client.GetSTH(ctx); err == nil {
+		t.Error("hanging: the request was answered")
+	}
+	w.log.Fail(nil)
+	w.log.Alter(func(r *ct.AddChainResponse) { r.Timestamp++ })
+	if _, err := w.client.AddPreChain(t.Context(), asn1Certs(w.draft(t).Submission.Chain)); err == nil {
+		t.Error("altered: the SCT still verifies")
+	}
+	w.log.Alter(nil)
+	w.add(t, w.draft(t))
+}
+
+func TestNewRefusesOtherCurves(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := testlog.New(testlog.Config{Key: key}); err == nil {
+		t.Error("a P-384 key was accepted")
+	}
+}
