@@ -128,12 +128,12 @@ func TestCIIdentities(t *testing.T) {
 	}
 }
 
-func TestOlderCITypesDemandTheirClaims(t *testing.T) {
+func TestOlderCITypesRequireTheirClaims(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		issuerType string
 		claims     oidc.Claims
-		demanded   []string
+		required   []string
 	}{
 		{TypeGithubWorkflow, githubClaims(t), []string{
 			"job_workflow_ref", "job_workflow_sha", "event_name", "sha", "workflow", "repository", "ref", "runner_environment",
@@ -147,7 +147,7 @@ func TestOlderCITypesDemandTheirClaims(t *testing.T) {
 		{TypeBuildkiteJob, buildkiteClaims(t), []string{"organization_slug", "pipeline_slug"}},
 	} {
 		rules := rulesOf(t, entryOf(c.issuerType))
-		for _, name := range c.demanded {
+		for _, name := range c.required {
 			t.Run(c.issuerType+"/"+name, func(t *testing.T) {
 				t.Parallel()
 				wantRefusal(t, rules, with(t, c.claims, `{"`+name+`":"DELETE"}`), refusal.ClaimMissing, `"`+name+`"`)

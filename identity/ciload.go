@@ -4,7 +4,6 @@ package identity
 
 import (
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -128,70 +127,49 @@ func (l *ciLoader) checkName(distinct bool) {
 			l.optional = append(l.optional, name)
 		}
 	}
-	l.tellApart(distinct, path)
-	l.warnOfHidden(path)
-	if len(l.errs) > 0 || l.san.reads.controls || l.san.reads.nested != "" || l.san.reads.unnamed {
-		return // reported, with its cause; or any claim may affect the name
+	if l.san.full != nil {
+		l.checkExpressions(distinct, path)
+		return
 	}
-	if why, certain := l.hopeless(); why != nil {
-		err := keypath.Errorf(path, "no token gets a name by this template: with every text that was tried for its claims, %w", why)
-		if certain {
-			l.tolerate(err)
-		} else {
-			l.warnings = append(l.warnings, err) // another text may succeed
-		}
+	l.checkSeparators(distinct, path)
+	if len(l.errs) > 0 || l.san.reads.controls {
+		return // reported, with its cause
+	}
+	if err := l.refusesAll(); err != nil {
+		l.tolerate(keypath.Errorf(path, "no token gets a name by this template: with every text that was tried for its claims, %w", err))
 	}
 }
 
-// tellApart reports the claims that the name does not keep apart, unless a token is refused in that
-// case.
-func (l *ciLoader) tellApart(distinct bool, path []string) {
-	if distinct && l.san.full != nil {
+// checkExpressions warns of what mayfly cannot show for a template with conditions or functions:
+// that different claims make different names.
+func (l *ciLoader) checkExpressions(distinct bool, path []string) {
+	if distinct {
 		l.errs = append(l.errs, keypath.Errorf(path, "distinct-claims is for a template of text, {{.claim}} and {{index . \"claim\"}}; this one has more"))
 		return
 	}
-	l.separate = distinct || l.san.full == nil && isShippedName(l.san.parts)
-	remedy := ""
-	if l.san.full == nil {
-		remedy = "; with distinct-claims: true such a token is refused"
-	}
-	reported := map[pair]bool{}
-	for _, form := range l.san.forms() {
-		for _, p := range pairs(form, l.constants, l.fixed) {
-			p.offset = 0
-			standard, hasDefault := l.defaults[p.first]
-			switch {
-			case reported[p]:
-			case p.separator == "":
-				l.inseparable(distinct, path, "nothing separates the claims %s and %s in the name: other claims could make the same name; put a text between them that the first cannot contain", quote(p.first), quote(p.second))
-			case l.separate && hasDefault && standard != "" && !ends(standard+p.separator, standard, p.separator):
-				l.inseparable(distinct, path, "the default of %s holds %s, which separates it from the claim %s in the name: other claims could make the same name; make it a constant", quote(p.first), quote(p.separator), quote(p.second))
-			case !l.separate:
-				l.warn(path, "the claim %s may contain %s, which separates it from the claim %s in the name: other claims could make the same name%s", quote(p.first), quote(p.separator), quote(p.second), remedy)
-			}
-			reported[p] = true
+	for _, name := range l.sanNames {
+		if !l.fixed(name) && !slices.Contains(l.san.reads.shown, name) {
+			l.warn(path, "the name does not show the claim %s, but what a condition makes of it: tokens with different values could get the same name", quote(name))
 		}
+	}
+	if len(l.sanNames) > 1 || l.unnamed {
+		l.warn(path, "the template has conditions or functions, so that mayfly cannot check that different claims make different names; check it with tests beside the issuer")
 	}
 }
 
-// warnOfHidden warns of claims that the template reads and the name does not show: because no
-// branch shows the claim, or because the claim or another one selects the branch.
-func (l *ciLoader) warnOfHidden(path []string) {
-	forms := l.san.forms()
-	for _, name := range l.sanNames {
-		with, without := 0, 0
-		for _, form := range forms {
-			if slices.Contains(form, part{field, name}) || slices.Contains(form, part{indexed, name}) {
-				with++
-			} else if len(form) > 0 {
-				without++
-			}
-		}
-		decides := slices.Contains(l.san.reads.compared, name) && slices.Contains(l.required, name)
-		// If another claim selects the branch, a token is refused only if the claim has a default.
-		decided := slices.Contains(l.san.reads.needed, name) && !slices.Contains(l.optional, name)
-		if without > 0 && (decides || decided || with == 0) && !l.fixed(name) {
-			l.warn(path, "the name does not always show the claim %s itself, but what the template makes of it: tokens with different values could get the same name", quote(name))
+// checkSeparators reports the claims that the name does not keep apart, unless a token is refused in
+// that case.
+func (l *ciLoader) checkSeparators(distinct bool, path []string) {
+	l.separate = distinct || isShippedName(l.san.parts)
+	for _, p := range pairs(l.san.parts, l.constants, l.fixed) {
+		standard := l.defaults[p.first]
+		switch {
+		case p.separator == "":
+			l.inseparable(distinct, path, "nothing separates the claims %s and %s in the name: other claims could make the same name; put a text between them that the first cannot contain", quote(p.first), quote(p.second))
+		case l.separate && standard != "" && !ends(standard+p.separator, standard, p.separator):
+			l.inseparable(distinct, path, "the default of %s holds %s, which separates it from the claim %s in the name: other claims could make the same name; make it a constant", quote(p.first), quote(p.separator), quote(p.second))
+		case !l.separate:
+			l.warn(path, "the claim %s may contain %s, which separates it from the claim %s in the name: other claims could make the same name; with distinct-claims: true such a token is refused", quote(p.first), quote(p.separator), quote(p.second))
 		}
 	}
 }
@@ -207,64 +185,40 @@ func (l *ciLoader) inseparable(distinct bool, path []string, format string, args
 	}
 }
 
-// maxSamples limits the tries of hopeless.
-const maxSamples = 5_000
-
-// hopeless returns why no token gets a name: the first refusal if many texts for the claims are all
-// refused, otherwise nil. It is certain for a concatenation if it has tried all texts.
-func (r *ciProvider) hopeless() (why error, certain bool) {
-	texts := append([]string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", strings.Repeat("a", 64), ""}, r.san.reads.texts...)
-	choices := len(texts) + 1 // the last means no claim
-	all := 1
-	for range r.sanNames {
-		all = min(all*choices, maxSamples+1)
-	}
-	random := rand.New(rand.NewPCG(1, 1))
-	for sample := range min(all, maxSamples) {
-		claims := oidc.Claims{}
-		for _, name := range r.sanNames {
-			chosen := sample % choices
-			sample /= choices
-			if all > maxSamples {
-				chosen = random.IntN(choices)
-			}
-			if r.defaults[name] != "" { // try the default first
-				chosen = (chosen + len(texts)) % choices
-			}
-			if chosen < len(texts) {
-				claims[name] = texts[chosen]
-			}
+// refusesAll returns why no token gets a name by a template of text and claims: the first refusal
+// if all combinations of the texts are refused, otherwise nil. A template with more than four claims
+// is not tried.
+func (r *ciProvider) refusesAll() (why error) {
+	texts := []string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", ""}
+	var free []string
+	for _, name := range r.sanNames {
+		if r.defaults[name] == "" && !r.fixed(name) {
+			free = append(free, name)
 		}
-		err := r.try(claims)
+	}
+	if r.san.full != nil || len(free) > 4 {
+		return nil
+	}
+	named := *r
+	named.extensions = nil
+	for combination := range 1 << (3 * len(free)) { // three bits for the text of each claim
+		claims := oidc.Claims{}
+		for i, name := range free {
+			claims[name] = texts[combination>>(3*i)&7]
+		}
+		var id Identity
+		err := named.identify(&oidc.Token{Claims: claims}, &id)
 		if err == nil {
-			return nil, false
+			err = id.SAN.Check()
+		}
+		if err == nil {
+			return nil
 		}
 		if why == nil {
 			why = err
 		}
 	}
-	return why, all <= maxSamples && r.san.full == nil
-}
-
-// try returns why the claims get no SAN.
-func (r *ciProvider) try(claims oidc.Claims) error {
-	values, err := r.values(claims)
-	if err != nil {
-		return err
-	}
-	absent := slices.DeleteFunc(slices.Clone(r.required), func(name string) bool { return values[name] != "" })
-	if len(absent) > 0 {
-		return missingClaims(absent)
-	}
-	raw, err := r.san.render(values)
-	if err != nil {
-		return err
-	}
-	san, err := r.name(raw, values, claims)
-	if err != nil {
-		return err
-	}
-	return san.Check()
+	return why
 }
 
 // checkConstants reports the constants that no template reads. They are most likely misspelt, so

@@ -11,7 +11,7 @@ import (
 // their names and extensions; they accept only text.
 type fixedCI struct {
 	// These claims must be non-empty text; the optional ones may be missing, null or empty.
-	demands, optional []string
+	required, optional []string
 	// check refuses claims that are invalid for a reason that their texts do not show; may be nil.
 	check func(claims oidc.Claims) error
 	// fill sets extensions and returns the name.
@@ -27,9 +27,9 @@ type fixedName struct {
 }
 
 func (r *fixedCI) identify(tok *oidc.Token, id *Identity) error {
-	texts := make(map[string]string, len(r.demands)+len(r.optional))
+	texts := make(map[string]string, len(r.required)+len(r.optional))
 	var absent []string
-	for _, name := range r.demands {
+	for _, name := range r.required {
 		text, err := optionalText(tok.Claims, name)
 		if err != nil {
 			return err

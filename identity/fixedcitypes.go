@@ -17,7 +17,7 @@ import (
 func githubWorkflow() *fixedCI {
 	const github = "https://github.com"
 	return &fixedCI{
-		demands: []string{
+		required: []string{
 			"job_workflow_ref", "job_workflow_sha", "event_name", "sha", "workflow", "repository", "ref",
 			"runner_environment", "repository_id", "repository_owner", "repository_owner_id",
 			"workflow_ref", "workflow_sha", "run_id", "run_attempt", "repository_visibility",
@@ -57,12 +57,12 @@ func githubWorkflow() *fixedCI {
 func gitlabPipeline() *fixedCI {
 	const gitlab = "https://gitlab.com"
 	return &fixedCI{
-		demands: []string{
+		required: []string{
 			"ci_config_ref_uri", "runner_environment", "project_path", "sha", "ref", "ref_type", "project_id",
 			"namespace_path", "namespace_id", "pipeline_source", "job_id", "pipeline_id",
 		},
 		optional: []string{"ci_config_sha", "project_visibility"},
-		check:    demandRunnerID,
+		check:    checkRunnerID,
 		fill: func(c map[string]string, e *certs.Extensions) (fixedName, error) {
 			ref, err := gitlabRef(c["ref_type"], c["ref"])
 			if err != nil {
@@ -107,7 +107,7 @@ func gitlabRef(refType, ref string) (string, error) {
 	}
 }
 
-func demandRunnerID(claims oidc.Claims) error {
+func checkRunnerID(claims oidc.Claims) error {
 	const want = "a whole number, not 0"
 	v, present := claims["runner_id"]
 	number, ok := v.(oidc.Number)
@@ -126,7 +126,7 @@ func demandRunnerID(claims oidc.Claims) error {
 // are not required, because their identifiers are.
 func codefreshWorkflow() *fixedCI {
 	return &fixedCI{
-		demands:  []string{"account_id", "pipeline_id", "workflow_id"},
+		required: []string{"account_id", "pipeline_id", "workflow_id"},
 		optional: []string{"platform_url", "account_name", "pipeline_name", "runner_environment", "scm_repo_url", "scm_ref"},
 		fill: func(c map[string]string, e *certs.Extensions) (fixedName, error) {
 			if c["platform_url"] == "" {
@@ -165,7 +165,7 @@ func codefreshWorkflow() *fixedCI {
 // buildkiteJob is type buildkite-job, which fills in no extensions.
 func buildkiteJob() *fixedCI {
 	return &fixedCI{
-		demands: []string{"organization_slug", "pipeline_slug"},
+		required: []string{"organization_slug", "pipeline_slug"},
 		fill: func(map[string]string, *certs.Extensions) (fixedName, error) {
 			return fixedName{
 				parts:  []part{{literal, "https://buildkite.com/"}, {field, "organization_slug"}, {literal, "/"}, {field, "pipeline_slug"}},

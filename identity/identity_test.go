@@ -113,7 +113,7 @@ func ext(issuer, subject string, others map[certs.Arc]string) certs.Extensions {
 	return e
 }
 
-func TestIdentifyDemandsASubjectOfEveryType(t *testing.T) {
+func TestEveryTypeRequiresASubject(t *testing.T) {
 	t.Parallel()
 	for _, issuerType := range Types() {
 		t.Run(issuerType, func(t *testing.T) {

@@ -45,19 +45,16 @@ func pairs(parts []part, values map[string]string, fixed func(name string) bool)
 		if p.kind != literal {
 			text = values[p.text]
 		}
-		if p.kind == literal || p.kind != computed && fixed(p.text) {
+		if p.kind == literal || fixed(p.text) {
 			if open != nil {
 				open.separator += text
 			}
 		} else {
-			if open != nil && p.kind != computed {
+			if open != nil {
 				open.second = p.text
 				all = append(all, *open)
 			}
-			open = nil
-			if p.kind != computed {
-				open = &pair{first: p.text, offset: offset}
-			}
+			open = &pair{first: p.text, offset: offset}
 		}
 		offset += len(text)
 	}

@@ -5,6 +5,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"text/template"
 	"text/template/parse"
@@ -29,10 +30,9 @@ type part struct {
 type partKind uint8
 
 const (
-	literal  partKind = iota
-	field             // {{.claim}}, which must exist
-	indexed           // {{index . "claim"}}, which is empty if missing
-	computed          // other expressions, only in the forms of a template
+	literal partKind = iota
+	field            // {{.claim}}, which must exist
+	indexed          // {{index . "claim"}}, which is empty if missing
 )
 
 // parseTemplate parses source. Its errors are for the operator.
@@ -69,7 +69,7 @@ func concatenation(tree *parse.Tree) ([]part, bool) {
 			parts = append(parts, part{literal, string(node.Text)})
 		case *parse.ActionNode:
 			p, ok := singleClaim(node.Pipe)
-			if !ok {
+			if !ok || len(node.Pipe.Decl) > 0 {
 				return nil, false
 			}
 			parts = append(parts, p)
@@ -80,8 +80,9 @@ func concatenation(tree *parse.Tree) ([]part, bool) {
 	return parts, true
 }
 
+// singleClaim returns the claim that is the value of pipe, if it is one.
 func singleClaim(pipe *parse.PipeNode) (part, bool) {
-	if len(pipe.Decl) > 0 || len(pipe.Cmds) != 1 {
+	if len(pipe.Cmds) != 1 {
 		return part{}, false
 	}
 	switch args := pipe.Cmds[0].Args; len(args) {
@@ -98,14 +99,6 @@ func singleClaim(pipe *parse.PipeNode) (part, bool) {
 		}
 	}
 	return part{}, false
-}
-
-// forms returns the concatenations that can result from the template; nil if they are unknown.
-func (t *claimTemplate) forms() [][]part {
-	if t.full == nil {
-		return [][]part{t.parts}
-	}
-	return t.reads.forms
 }
 
 // lead returns the beginning of the template's result, as far as it is a concatenation.
@@ -170,6 +163,19 @@ func (t *claimTemplate) execute(values map[string]string) (string, error) {
 		return "", absent
 	}
 	return "", fmt.Errorf("executing the template: %w", err)
+}
+
+// wideVerb matches what makes printf's result longer than its operands: a width or a precision of
+// three digits or from an operand, and an operand that is named, and can so be printed many times.
+var wideVerb = regexp.MustCompile(`%[^a-zA-Z%]*([*\[]|[0-9]{3})`)
+
+// printf is the built-in of templates with a limit. The built-in formats in memory before any check
+// of the size, and its format may be a claim.
+func printf(format string, args ...any) (string, error) {
+	if len(format) > maxText || wideVerb.MatchString(format) {
+		return "", errTooLong
+	}
+	return fmt.Sprintf(format, args...), nil
 }
 
 // limitedBuilder is a strings.Builder that accepts at most maxText bytes.

@@ -21,42 +21,32 @@ func TestReads(t *testing.T) {
 		want     reads
 	}{
 		{"plain text {{/* nothing */}}", reads{}},
-		{"{{.a}}/{{.b}}{{.a}}", reads{fields: []string{"a", "b"}}},
-		{`{{index . "a/b"}}{{index $ "c"}}`, reads{indexed: []string{"a/b", "c"}}},
-		{"{{index . `raw`}}{{index (.) (\"p\")}}", reads{indexed: []string{"p", "raw"}}},
-		{`{{"a" | index .}}{{("b") | index $}}`, reads{indexed: []string{"a", "b"}}},
+		{"{{.b}}/{{.a}}{{.b}}", reads{fields: []string{"a", "b"}}},
+		{`{{index . "a/b"}}{{index $ "c"}}{{index (.) ("p")}}`, reads{indexed: []string{"a/b", "c", "p"}}},
 		{`{{index . "a" | printf "%s%s" .b}}`, reads{fields: []string{"b"}, indexed: []string{"a"}}},
-		{`{{index . "a" 0}}`, reads{indexed: []string{"a"}}},
 		{`{{if .a}}{{.b}}{{else if .c}}{{.d}}{{else}}{{.e}}{{end}}`, reads{fields: []string{"a", "b", "c", "d", "e"}}},
-		{`{{if .}}x{{end}}`, reads{}},
 		{`{{with .a}}{{.}}{{$.b}}{{else}}{{.c}}{{end}}`, reads{fields: []string{"a", "b", "c"}}},
-		{`{{with .}}{{.a}}{{index . "b"}}{{end}}`, reads{fields: []string{"a"}, indexed: []string{"b"}}},
-		{`{{with $v := .}}{{$v.a}}{{end}}`, reads{fields: []string{"a"}}},
 		{`{{with $v := .a}}{{$v}}{{index . "x"}}{{end}}`, reads{fields: []string{"a"}}},
 		{`{{$v := .a}}{{$v}}{{$w := $}}{{$w.b}}{{(.).c}}{{($w).d}}{{index $w "e"}}`, reads{fields: []string{"a", "b", "c", "d"}, indexed: []string{"e"}}},
 		{`{{define "t"}}{{.a}}{{$.b}}{{end}}{{template "t" .}}`, reads{fields: []string{"a", "b"}}},
 		{`{{define "t"}}{{.}}{{end}}{{template "t" .a}}`, reads{fields: []string{"a"}}},
 		{`{{define "t"}}{{.}}{{end}}{{template "t" .}}`, reads{unnamed: true}},
+		{`{{define "t"}}{{.}}{{end}}{{template "t" .a}}{{template "t" .}}`, reads{fields: []string{"a"}, unnamed: true}},
 		{`{{define "t"}}{{if .a}}{{template "t" .}}{{end}}{{end}}{{template "t" $}}`, reads{fields: []string{"a"}}},
-		{`{{block "t" .}}{{index . "a"}}{{end}}`, reads{indexed: []string{"a"}}},
 		{`{{range .a}}{{.}}{{else}}{{.b}}{{end}}`, reads{fields: []string{"a", "b"}}},
 		{`{{range $k, $v := .}}{{$k}}{{end}}`, reads{unnamed: true}},
+		{`{{with .}}{{.}}{{end}}`, reads{unnamed: true}},
 		{`{{.}}`, reads{unnamed: true}},
 		{`{{print .a .}}`, reads{fields: []string{"a"}, unnamed: true}},
 		{`{{. | print}}`, reads{unnamed: true}},
-		{`{{len $}}`, reads{unnamed: true}},
 		{`{{index . .a}}`, reads{fields: []string{"a"}, unnamed: true}},
-		{`{{.a | index .}}`, reads{fields: []string{"a"}, unnamed: true}},
 		{`{{print "a" | index .}}`, reads{unnamed: true}},
-		{`{{index .}}`, reads{unnamed: true}},
 		{`{{(or . .a).b}}`, reads{fields: []string{"a", "b"}, unnamed: true}},
 		// A variable is set to the claims after the text of a loop has printed it.
 		{`{{$v := .a}}{{range 2}}{{$v}}{{$v = $}}{{end}}`, reads{fields: []string{"a"}, unnamed: true}},
-		{`{{$u := "x"}}{{$v := "x"}}{{range 3}}{{print $u}}{{$u = $v}}{{$v = $}}{{end}}`, reads{unnamed: true}},
 		{"{{.a}}\n", reads{fields: []string{"a"}, controls: true}},
-		{"{{.a -}}\n", reads{fields: []string{"a"}}},
 		{"{{if .a}}\tx{{end}}", reads{fields: []string{"a"}, controls: true}},
-		{"{{range .a}}{{if .b}}{{break}}{{else}}{{continue}}{{end}}{{end}}", reads{fields: []string{"a", "b"}}},
+		{"{{.a.b}}", reads{fields: []string{"a"}, nested: ".a.b"}},
 	} {
 		t.Run(c.template, func(t *testing.T) {
 			t.Parallel()
@@ -68,7 +58,7 @@ func TestReads(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got.needed, got.shown, got.compared, got.forms, got.texts = nil, nil, nil, nil, nil
+			got.needed, got.shown = nil, nil
 			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(reads{})); diff != "" {
 				t.Errorf("reads (-want +got):\n%s", diff)
 			}
@@ -147,7 +137,7 @@ func FuzzTemplate(f *testing.F) {
 		}
 		got, gotErr := parsed.render(values)
 		if strings.Contains(source, "{{") {
-			if parsed.full == nil || printfFree(source) {
+			if parsed.full == nil || !strings.Contains(source, "print") { // the reference has no limit
 				want, wantErr := textTemplate(source, values)
 				if got != want || (gotErr == nil) != (wantErr == nil) {
 					t.Fatalf("%q over %q: got %q, %v, text/template has %q, %v", source, values, got, gotErr, want, wantErr)
@@ -157,9 +147,6 @@ func FuzzTemplate(f *testing.F) {
 		checkHostileSAN(t, source, oidc.Claims{"sub": "s", "a": a, "b": b, "": empty, "d": nil, "l": []any{a}})
 	})
 }
-
-// printfFree reports whether the reference has no function that costs more than this package's.
-func printfFree(source string) bool { return !strings.Contains(source, "print") }
 
 func checkHostileSAN(t *testing.T, source string, claims oidc.Claims) {
 	t.Helper()
