@@ -14,7 +14,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"strconv"
 	"time"
 
@@ -27,8 +26,8 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/proof"
@@ -345,7 +344,7 @@ func readSecret(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret, err := textfile.Plain(content)
+	secret, err := files.Text(content)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -354,13 +353,5 @@ func readSecret(name string) ([]byte, error) {
 
 // readFile reads a file that an operator named, up to a size limit.
 func readFile(name string) ([]byte, error) {
-	const maxSize = 1 << 20
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxSize {
-		return nil, fmt.Errorf("%s has %d bytes; %d are the most that it can have", name, info.Size(), maxSize)
-	}
-	return os.ReadFile(name)
+	return files.Read(name, 1<<20)
 }

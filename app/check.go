@@ -15,7 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
@@ -133,7 +133,7 @@ func (r *CheckReport) checkCluster(cfg *config.Server) {
 		}
 		content, err := readFile(named.file)
 		if err == nil && named.key == "ca_file" {
-			err = textfile.CertPool(x509.NewCertPool(), content)
+			err = pem.CertPool(x509.NewCertPool(), content)
 		} else if err == nil && len(bytes.TrimSpace(content)) == 0 {
 			err = fmt.Errorf("%s is empty", named.file)
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -114,7 +114,7 @@ func readPEM(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	blocks, _, err := textfile.PEM(text)
+	blocks, _, err := pem.Blocks(text)
 	if err == nil && len(blocks) == 0 {
 		err = errors.New("it holds no PEM")
 	}

@@ -5,7 +5,6 @@ package app
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -13,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // certificatePair is the listeners' TLS certificate with its key. A handshake uses the newest pair
@@ -56,12 +55,12 @@ func readPEMText(name string) (text []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	blocks, _, err := textfile.PEM(content)
+	blocks, _, err := pem.Blocks(content)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	for _, block := range blocks {
-		text = append(text, pem.EncodeToMemory(block)...)
+		text = append(text, pem.Encode(block.Type, block.Bytes)...)
 	}
 	return text, nil
 }

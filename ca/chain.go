@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	stdasn1 "encoding/asn1"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
@@ -21,7 +20,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // maxChainLength limits the certificates of one CA chain, the root included.
@@ -46,26 +45,12 @@ type Chain struct {
 // ParseChain parses a PEM file of certificates, the issuing CA first and the root last, and checks
 // it as NewChain does.
 func ParseChain(data []byte) (*Chain, error) {
-	var certificates []*x509.Certificate
-	blocks, rest, err := textfile.PEM(data)
+	certificates, err := pem.Certificates(data)
 	if err != nil {
-		return nil, fmt.Errorf("reading the chain: %w", err)
+		return nil, fmt.Errorf("reading the chain, the issuing CA first and the root last: %w", err)
 	}
-	if len(bytes.TrimSpace(rest)) != 0 {
-		return nil, errors.New("the chain has text that is no PEM block; it must hold certificates only, the issuing CA first and the root last")
-	}
-	for _, block := range blocks {
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("the chain holds a PEM block of type %q; it must hold certificates only", block.Type)
-		}
-		if len(certificates) == maxChainLength {
-			return nil, fmt.Errorf("the chain holds more than %d certificates", maxChainLength)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("parsing certificate %d of the chain: %w", len(certificates)+1, err)
-		}
-		certificates = append(certificates, c)
+	if len(certificates) > maxChainLength {
+		return nil, fmt.Errorf("the chain holds more than %d certificates", maxChainLength)
 	}
 	return NewChain(certificates)
 }
@@ -114,7 +99,7 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter, constraints: constraints}
 	for _, c := range certificates {
 		chain.DER = append(chain.DER, c.Raw)
-		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+		block := pem.Encode("CERTIFICATE", c.Raw)
 		chain.PEM = append(chain.PEM, string(bytes.TrimSuffix(block, []byte("\n"))))
 	}
 	return chain, nil

@@ -149,7 +149,7 @@ func TestParseChainRefuses(t *testing.T) {
 		"root missing":                {func(b *chainBuilder) { b.order = "iu" }, "must end in its root"},
 		"intermediate missing":        {func(b *chainBuilder) { b.order = "ir" }, "the order is issuing CA first"},
 		"root alone is twice there":   {func(b *chainBuilder) { b.order = "iurr" }, "authority key identifier"},
-		"nothing":                     {func(b *chainBuilder) { b.order = "" }, "holds no certificate"},
+		"nothing":                     {func(b *chainBuilder) { b.order = "" }, "holds no PEM certificate"},
 		"too many":                    {func(b *chainBuilder) { b.order = strings.Repeat("r", 9) }, "more than 8"},
 		"issuing is no CA":            {func(b *chainBuilder) { b.issuing.IsCA, b.issuing.MaxPathLenZero = false, false }, "certificate 1 of the chain (CN=issuing,O=mayfly test) is no CA"},
 		"root is no CA":               {func(b *chainBuilder) { b.root.IsCA = false }, "certificate 3 of the chain (CN=root,O=mayfly test) is no CA"},
@@ -276,13 +276,12 @@ func TestParseChainRefusesOtherText(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"text after":  {append(slices.Clone(data), "hello"...), "text that is no PEM block"},
 		"a key":       {append(slices.Clone(data), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte{1}})...), `type "PRIVATE KEY"`},
 		"broken DER":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{0x30, 0}}), "parsing certificate 1"},
-		"no PEM":      {[]byte("hello"), "text that is no PEM block"},
+		"no PEM":      {[]byte("hello"), "holds no PEM certificate"},
 		"indented":    {append([]byte("  "), data...), "the PEM block at line 1"},
 		"one in text": {append([]byte("issuing: "), data...), "the PEM block at line 1"},
-		"empty input": {nil, "holds no certificate"},
+		"empty input": {nil, "holds no PEM certificate"},
 	} {
 		if _, err := ParseChain(test.data); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)

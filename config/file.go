@@ -7,13 +7,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
@@ -152,12 +151,7 @@ func (f *File) nearest(path []string) (n *node, missing string) {
 
 // readFile returns the content of a file of at most maxFileSize bytes.
 func readFile(name string) ([]byte, error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("opening configuration: %w", err)
-	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	content, err := files.Read(name, maxFileSize)
 	if err != nil {
 		return nil, fmt.Errorf("reading configuration: %w", err)
 	}

@@ -15,13 +15,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
 	"golang.org/x/crypto/cryptobyte"
 
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -73,7 +73,7 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 	if err != nil {
 		return nil, nil, keypath.Errorf([]string{"url"}, "%w", err)
 	}
-	if base.Scheme == "http" && !isLoopback(base.Hostname()) {
+	if base.Scheme == "http" && !httputil.IsLoopback(base.Hostname()) {
 		if len(cfg.Token) > 0 {
 			return nil, nil, keypath.Errorf([]string{"url"}, "the log %s wants a token and is reached without TLS, where others could read it; use https", base)
 		}
@@ -139,11 +139,6 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("the log's URL %.100q holds the API's path; give %.100q alone", raw, base)
 	}
 	return u, nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // Name returns the log's base URL.
@@ -230,24 +225,10 @@ func (r *Remote) statusError(resp *http.Response, body []byte) error {
 	err := &StatusError{StatusCode: resp.StatusCode, Body: string(body[:min(len(body), maxExcerpt)])}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return &RetryableError{After: parseRetryAfter(resp.Header.Get("Retry-After"), r.now()), Err: err}
+		return &RetryableError{After: httputil.RetryAfter(resp.Header, r.now()), Err: err}
 	default:
 		return err
 	}
-}
-
-// parseRetryAfter returns zero for an absent, past or malformed value.
-//
-//	Retry-After = HTTP-date / delay-seconds    RFC 9110, section 10.2.3
-func parseRetryAfter(value string, now time.Time) time.Duration {
-	// For a number out of range, ParseUint returns the largest one beside its error.
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil || errors.Is(err, strconv.ErrRange) {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(value); err == nil {
-		return max(date.Sub(now), 0)
-	}
-	return 0
 }
 
 // parseAddChainResponse reads the JSON answer to add-chain and add-pre-chain (RFC 6962, section

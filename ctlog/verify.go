@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // How far an SCT's timestamp may be from this machine's clock. A log may answer a repeated
@@ -42,20 +42,14 @@ func ParsePublicKey(data []byte) (*PublicKey, error) {
 	if len(data) > maxPublicKeyPEM {
 		return nil, fmt.Errorf("the log's public key has %d bytes of PEM; more than %d is no key", len(data), maxPublicKeyPEM)
 	}
-	blocks, rest, err := textfile.PEM(data)
+	der, err := pem.One(data, "PUBLIC KEY")
 	switch {
-	case err != nil:
-		return nil, fmt.Errorf("reading the log's public key: %w", err)
 	case len(bytes.TrimSpace(data)) == 0:
 		return nil, errors.New("the log's public key is missing; without it no answer of the log can be verified")
-	case len(blocks) == 0:
-		return nil, errors.New("the log's public key is not PEM; it should begin with -----BEGIN PUBLIC KEY-----")
-	case blocks[0].Type != "PUBLIC KEY":
-		return nil, fmt.Errorf("the log's public key is a PEM block of type %.40q; it should be PUBLIC KEY", blocks[0].Type)
-	case len(blocks) > 1 || len(bytes.TrimSpace(rest)) > 0:
-		return nil, errors.New("something follows the PEM block of the log's public key; it should be the only block")
+	case err != nil:
+		return nil, fmt.Errorf("reading the log's public key: %w", err)
 	}
-	parsed, err := x509.ParsePKIXPublicKey(blocks[0].Bytes)
+	parsed, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the log's public key: %w", err)
 	}
@@ -69,7 +63,7 @@ func ParsePublicKey(data []byte) (*PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("marshalling the log's public key: %w", err)
 	}
-	if !bytes.Equal(spki, blocks[0].Bytes) {
+	if !bytes.Equal(spki, der) {
 		return nil, errors.New("the log's public key is not in the canonical DER encoding, so its log ID is ambiguous")
 	}
 	return &PublicKey{key: key, spki: spki, id: sha256.Sum256(spki)}, nil

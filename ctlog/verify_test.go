@@ -270,13 +270,13 @@ func TestParsePublicKey(t *testing.T) {
 		want string
 	}{
 		"missing":      {[]byte(" \n"), "is missing"},
-		"not PEM":      {block.Bytes, "is not PEM"},
+		"not PEM":      {block.Bytes, "holds no PEM"},
 		"P-384":        {spkiPEM(t, p384.Public()), "ECDSA P-384; it should be ECDSA P-256"},
 		"RSA":          {spkiPEM(t, rsaKey.Public()), "*rsa.PublicKey; it should be ECDSA P-256"},
 		"Ed25519":      {spkiPEM(t, edKey), "it should be ECDSA P-256"},
-		"private key":  {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), `"PRIVATE KEY"; it should be PUBLIC KEY`},
+		"private key":  {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), `"PRIVATE KEY"; it must hold one of type PUBLIC KEY`},
 		"hidden":       {append([]byte(" "), append(bytes.Clone(good), good...)...), "the PEM block at line 1"},
-		"two keys":     {append(bytes.Clone(good), good...), "only block"},
+		"two keys":     {append(bytes.Clone(good), good...), "more than one PEM block"},
 		"garbage":      {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "parsing the log's public key"},
 		"a huge file":  {bytes.Repeat(good, 200), "more than 16384"},
 		"trailing DER": {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: append(bytes.Clone(block.Bytes), 0)}), "public key"},

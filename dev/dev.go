@@ -25,6 +25,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/dev/rekor"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	"github.com/mayfly-ca/mayfly/server"
@@ -105,27 +106,27 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if err := w.listen(host); err != nil {
 		return nil, err
 	}
-	files, err := w.makeFiles(ctx)
+	made, err := w.makeFiles(ctx)
 	if err != nil {
 		return nil, err
 	}
 	// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
-	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: files.providerKey})
+	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: made.providerKey})
 	if err != nil {
 		return nil, fmt.Errorf("making the OpenID provider: %w", err)
 	}
-	w.rekor = files.rekor
+	w.rekor = made.rekor
 	w.app, err = app.Build(ctx, app.Options{
-		ConfigFile: files.config,
+		ConfigFile: made.config,
 		LogOutput:  cfg.LogOutput,
 		Version:    cfg.Version,
-		Mounts:     []server.Mount{{Path: "/dev/", Name: "dev", Handler: w.handler(files)}},
+		Mounts:     []server.Mount{{Path: "/dev/", Name: "dev", Handler: w.handler(made)}},
 	})
 	if err != nil {
 		return nil, err
 	}
 	w.undo = append(w.undo, w.app.Close)
-	return w, w.publish(files)
+	return w, w.publish(made)
 }
 
 // claim locks the world's directory, so that no other process uses it.
@@ -166,7 +167,7 @@ func loopbackHost(address string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the address to listen on is %q; it looks like %s", address, DefaultListen)
 	}
-	if !loopback(host) {
+	if !httputil.IsLoopback(host) {
 		return "", fmt.Errorf("the address to listen on is %q, which others could reach, and whoever reaches a development world can be anybody in it: use a loopback address, such as %s", address, DefaultListen)
 	}
 	return host, nil
@@ -192,7 +193,7 @@ func (w *World) listen(host string) (err error) {
 }
 
 // publish writes what clients must know into the TUF mirror.
-func (w *World) publish(files *files) error {
+func (w *World) publish(made *content) error {
 	trustedRoot, err := w.TrustedRoot()
 	if err != nil {
 		return err
@@ -201,13 +202,13 @@ func (w *World) publish(files *files) error {
 	if err != nil {
 		return err
 	}
-	return writeTUF(files.tufDir, files.tufKey, map[string][]byte{
+	return writeTUF(made.tufDir, made.tufKey, map[string][]byte{
 		trustroot.TrustedRootName: trustedRoot, trustroot.SigningConfigName: signingConfig,
 	}, time.Now())
 }
 
 // handler serves the paths below /dev/. The prefix has been removed.
-func (w *World) handler(files *files) http.Handler {
+func (w *World) handler(made *content) http.Handler {
 	below := func(path string) string { return strings.TrimPrefix(path, "/dev") }
 	mux := http.NewServeMux()
 	mux.HandleFunc(below(providerPath)+"/", func(rw http.ResponseWriter, r *http.Request) {
@@ -216,9 +217,9 @@ func (w *World) handler(files *files) http.Handler {
 		w.provider.ServeHTTP(rw, r)
 	})
 	mux.Handle(below(tokenPath), tokenHandler(w.provider))
-	mux.Handle(below(timestampPath), files.tsa)
+	mux.Handle(below(timestampPath), made.tsa)
 	mux.Handle(below(rekorPath)+"/", http.StripPrefix(below(rekorPath), w.rekor))
-	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(files.tufDir))))
+	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(made.tufDir))))
 	return guard(below(providerPath)+provider.AuthorizationPath, mux)
 }
 

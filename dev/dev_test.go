@@ -217,7 +217,7 @@ func TestRefusesToStart(t *testing.T) {
 		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "x")}, "start again"},
 		"a broken TUF of our own":  {Config{Dir: withTUF(t)}, "reading the TUF repository"},
 		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "start again"},
-		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, tsaChain, "")}, "0 certificates instead of two"},
+		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, tsaChain, "")}, "no PEM certificate"},
 		"a log without its folder": {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, ctKey, "x")}, "exists already"},
 	} {
 		t.Run(name, func(t *testing.T) {

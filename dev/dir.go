@@ -10,7 +10,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // markerFile marks a directory as a development world's.
@@ -25,6 +27,9 @@ const markerFile = ".mayfly-dev"
 
 // format is the version of the directory's content.
 const format = 1
+
+// maxFile bounds the size of a file that the development world reads again.
+const maxFile = 1 << 20
 
 // marker is the content of markerFile.
 type marker struct {
@@ -45,7 +50,7 @@ func claimDir(dir, host string) error {
 	if err != nil {
 		return fmt.Errorf("looking into the directory of the development world: %w; name another with --dir", err)
 	}
-	content, err := os.ReadFile(filepath.Join(dir, markerFile))
+	content, err := files.Read(filepath.Join(dir, markerFile), maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		if len(entries) > 0 {
 			return strangerError(dir, entries)
@@ -91,7 +96,7 @@ func writeMarker(dir, host string) error {
 // loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM. It creates the key if the file
 // does not exist.
 func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (key K, err error) {
-	text, err := os.ReadFile(file)
+	text, err := files.Read(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		if key, err = generate(); err != nil {
 			return key, err
@@ -105,8 +110,8 @@ func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (ke
 	if err != nil {
 		return key, err
 	}
-	if block, _ := pem.Decode(text); block != nil {
-		parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if der, err := pem.One(text, "PRIVATE KEY"); err == nil {
+		parsed, err := x509.ParsePKCS8PrivateKey(der)
 		if key, ok := parsed.(K); ok && err == nil {
 			return key, nil
 		}
@@ -121,23 +126,19 @@ func newRSA() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 204
 func writePEM(file, kind string, ders ...[]byte) error {
 	var text []byte
 	for _, der := range ders {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})...)
+		text = append(text, pem.Encode(kind, der)...)
 	}
 	return os.WriteFile(file, text, 0o600)
 }
 
 func readCertificates(file string) ([]*x509.Certificate, error) {
-	text, err := os.ReadFile(file)
+	text, err := files.Read(file, maxFile)
 	if err != nil {
 		return nil, err
 	}
-	var certificates []*x509.Certificate
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("parsing %s: %w", file, err)
-		}
-		certificates = append(certificates, c)
+	certificates, err := pem.Certificates(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}
 	return certificates, nil
 }

@@ -44,8 +44,8 @@ const (
 // ctName is the name of the embedded log.
 const ctName = "dev"
 
-// files is what was created in a directory, or found in it.
-type files struct {
+// content is what was created in a directory, or found in it.
+type content struct {
 	config      string
 	tufDir      string
 	providerKey *rsa.PrivateKey
@@ -56,8 +56,8 @@ type files struct {
 
 // makeFiles creates the missing files of the directory. It writes the settings again, since they
 // contain the address.
-func (w *World) makeFiles(ctx context.Context) (*files, error) {
-	f := &files{config: filepath.Join(w.dir, settingsFile), tufDir: filepath.Join(w.dir, tufFolder)}
+func (w *World) makeFiles(ctx context.Context) (*content, error) {
+	f := &content{config: filepath.Join(w.dir, settingsFile), tufDir: filepath.Join(w.dir, tufFolder)}
 	// An RSA key takes longer than all the others together.
 	var provider errgroup.Group
 	provider.Go(func() (err error) {
@@ -73,7 +73,7 @@ func (w *World) makeFiles(ctx context.Context) (*files, error) {
 
 // makeServices creates everything except the provider's key. It returns the path of the CA's chain,
 // and the entries of the timestamp authority and the Rekor log in the trusted root.
-func (w *World) makeServices(ctx context.Context, f *files) (chain string, authority, tlog json.RawMessage, err error) {
+func (w *World) makeServices(ctx context.Context, f *content) (chain string, authority, tlog json.RawMessage, err error) {
 	key := func(name string) *ecdsa.PrivateKey {
 		k, e := loadOrMakeKey(filepath.Join(w.dir, name), newP256)
 		err = errors.Join(err, e)
@@ -132,7 +132,7 @@ func (w *World) makeCTLog(ctx context.Context) error {
 const ctOrigin = "mayfly.invalid/ctlog/" + ctName
 
 // openRekor returns the log's entry in the trusted root.
-func (w *World) openRekor(ctx context.Context, f *files, key *ecdsa.PrivateKey) (json.RawMessage, error) {
+func (w *World) openRekor(ctx context.Context, f *content, key *ecdsa.PrivateKey) (json.RawMessage, error) {
 	u, err := url.Parse(w.url)
 	if err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (w *World) openRekor(ctx context.Context, f *files, key *ecdsa.PrivateKey) 
 func worldBegin() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // makeTSA returns the timestamp authority's entry in the trusted root.
-func (w *World) makeTSA(f *files, key *ecdsa.PrivateKey) (json.RawMessage, error) {
+func (w *World) makeTSA(f *content, key *ecdsa.PrivateKey) (json.RawMessage, error) {
 	file := filepath.Join(w.dir, tsaChain)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		chain, err := tsa.NewChain(key, time.Now())

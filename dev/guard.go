@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
 // guard keeps web pages of other origins away from next, which gives tokens to any caller. A
@@ -23,7 +25,7 @@ func guard(navigable string, next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Frame-Options", "DENY")
 		switch {
-		case !loopback(hostname(r.Host)):
+		case !httputil.IsLoopback(hostname(r.Host)):
 			// The owner of a name can make it lead to this machine (DNS rebinding).
 			http.Error(w, "a development world answers under loopback names only", http.StatusForbidden)
 		case foreign(r) && !(r.URL.Path == navigable && navigation(r)):
@@ -57,10 +59,4 @@ func hostname(host string) string {
 		return h
 	}
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-}
-
-// loopback reports whether a host is this machine, and unreachable from other machines.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }

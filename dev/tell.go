@@ -4,8 +4,9 @@ package dev
 
 import (
 	"maps"
-	"os"
 	"path/filepath"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // URL is the world's URL, without a slash at the end: REST and gRPC of the CA.
@@ -28,7 +29,7 @@ func (w *World) TUFMirror() string { return w.url + tufPath }
 
 // TUFRoot is the first root of trust of the TUF repository.
 func (w *World) TUFRoot() ([]byte, error) {
-	return os.ReadFile(filepath.Join(w.dir, tufFolder, "root.json"))
+	return files.Read(filepath.Join(w.dir, tufFolder, "root.json"), maxFile)
 }
 
 // TrustedRoot is trusted_root.json.

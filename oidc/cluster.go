@@ -6,14 +6,13 @@ import (
 	"bytes"
 	"crypto/x509"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"sync"
 
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // isAPIServer reports whether issuer is the API server of the cluster that this process runs in.
@@ -76,11 +75,11 @@ func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		return nil, fmt.Errorf("parsing issuer URL: %w", err)
 	}
 	if origin(req.URL) == origin(issuer) {
-		token, err := readSmallFile(c.tokenFile)
+		token, err := files.Read(c.tokenFile, maxDocument)
 		if err != nil {
 			return nil, fmt.Errorf("reading service account token: %w", err)
 		}
-		if token, err = textfile.Plain(token); err != nil {
+		if token, err = files.Text(token); err != nil {
 			return nil, fmt.Errorf("reading service account token: %s: %w", c.tokenFile, err)
 		}
 		if token = bytes.TrimSpace(token); len(token) == 0 {
@@ -93,7 +92,7 @@ func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 
 // current returns the transport for the present content of the CA file.
 func (c *clusterTransport) current() (http.RoundTripper, error) {
-	ca, err := readSmallFile(c.caFile)
+	ca, err := files.Read(c.caFile, maxDocument)
 	if err != nil {
 		return nil, fmt.Errorf("reading cluster CA: %w", err)
 	}
@@ -104,11 +103,11 @@ func (c *clusterTransport) current() (http.RoundTripper, error) {
 	}
 	// Without the system's roots, which sign certificates for any name.
 	roots := x509.NewCertPool()
-	if err := textfile.CertPool(roots, ca); err != nil {
+	if err := pem.CertPool(roots, ca); err != nil {
 		return nil, fmt.Errorf("reading cluster CA: %s: %w", c.caFile, err)
 	}
 	if len(c.extraCA) > 0 {
-		if err := textfile.CertPool(roots, c.extraCA); err != nil {
+		if err := pem.CertPool(roots, c.extraCA); err != nil {
 			return nil, fmt.Errorf("reading ca-cert: %w", err)
 		}
 	}
@@ -117,18 +116,4 @@ func (c *clusterTransport) current() (http.RoundTripper, error) {
 	}
 	c.ca, c.transport = ca, c.open(roots)
 	return c.transport, nil
-}
-
-// readSmallFile reads a file of at most maxDocument bytes.
-func readSmallFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
-	if err == nil && len(content) > maxDocument {
-		err = fmt.Errorf("%s exceeds %d bytes", name, maxDocument)
-	}
-	return content, err
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
 // Fetch is one fetch from an issuer, for metrics.
@@ -130,7 +132,7 @@ func (s *source) checkJWKSURI(uri string) error {
 	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
 		return fmt.Errorf("jwks_uri %s is not a usable URL", quote(uri))
 	}
-	loopback := s.allowLoopback && isLoopbackHost(u.Hostname())
+	loopback := s.allowLoopback && httputil.IsLoopback(u.Hostname())
 	insecure := strings.HasPrefix(s.issuerURL, "http:") && isListed(s.insecureHosts, u.Hostname())
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback && !insecure) {
 		return fmt.Errorf("jwks_uri %s is not https", quote(uri))

@@ -7,16 +7,16 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/share"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // inClusterURL is an issuer; its presence shows that this process runs in a cluster.
@@ -184,7 +184,7 @@ func (cfg *Config) checkURL(text string) error {
 		return errors.New("the issuer URL is not https")
 	case isListed(cfg.InsecureHosts, u.Hostname()):
 		return nil
-	case !isLoopbackHost(u.Hostname()):
+	case !httputil.IsLoopback(u.Hostname()):
 		return errors.New("the issuer URL is http; https is expected (http is accepted for the hosts in oidc.insecure_hosts, for development)")
 	case !cfg.AllowLoopback:
 		return errors.New("the issuer URL is http; https is expected (http on a loopback address is accepted where oidc.allow_loopback is set, for development)")
@@ -196,11 +196,6 @@ func (cfg *Config) checkURL(text string) error {
 // isListed reports whether host is one of hosts, without regard to case.
 func isListed(hosts []string, host string) bool {
 	return slices.ContainsFunc(hosts, func(listed string) bool { return strings.EqualFold(listed, host) })
-}
-
-func isLoopbackHost(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && addr.IsLoopback()
 }
 
 // checkOverlaps refuses two wildcards if only their order would decide between them.
@@ -224,7 +219,7 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 	var roots *x509.CertPool
 	if len(e.CACert) > 0 {
 		roots = systemRoots()
-		if err := textfile.CertPool(roots, e.CACert); err != nil {
+		if err := pem.CertPool(roots, e.CACert); err != nil {
 			return nil, keypath.Errorf(e.path("ca-cert"), "there is no certificate in it that can be used; PEM is expected: %w", err)
 		}
 	}

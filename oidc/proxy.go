@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/idna"
+
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
 // proxied connects to issuers through the operator's proxy, and directly to loopback hosts. The
@@ -32,7 +34,7 @@ func newProxied(proxy *url.URL, r reach, direct transportFunc) *proxied {
 // RoundTrip implements http.RoundTripper.
 func (p *proxied) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := asciiHost(req.URL.Hostname())
-	if isLoopbackHost(host) {
+	if httputil.IsLoopback(host) {
 		return p.direct.RoundTrip(req)
 	}
 	addr, err := netip.ParseAddr(host)

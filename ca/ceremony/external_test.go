@@ -93,7 +93,7 @@ func TestNoKeyIsMadeForAMistake(t *testing.T) {
 		"root: creating root: it would end":  run(func(p *ceremony.Plan, _ *token) { p.Root.NotAfter = now() }),
 		"intermediates: 1: the common name":  run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Subject.CommonName = long }),
 		"intermediates: 1: creating":         run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].NotAfter = late }),
-		"intermediates: 1: the request is":   run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Request = []byte("x") }),
+		"intermediates: 1: reading the":      run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Request = []byte("x") }),
 		"in the token as root, is named":     run(func(p *ceremony.Plan, k *token) { p.Intermediates[1].Signer = k.absent("root") }),
 		"intermediates: 0: the algorithm is": run(func(p *ceremony.Plan, k *token) { p.Intermediates[0].PlannedCertificate = contradiction(k) }),
 	} {

@@ -118,7 +118,7 @@ func TestRunLeavesNothingAfterAnError(t *testing.T) {
 	}{
 		"intermediate outlives the root": {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", PlannedCertificate: late}}}, "not within its parent's"},
 		"root without a name":            {ceremony.Plan{Root: ceremony.PlannedCertificate{}}, "root: the CA has no common name"},
-		"broken request":                 {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", Request: []byte("x")}}}, "intermediates: 0: the request is no PEM block"},
+		"broken request":                 {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", Request: []byte("x")}}}, "intermediates: 0: reading the"},
 		"same name as the root":          {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", PlannedCertificate: plannedCertificate("root")}}}, "different names"},
 	} {
 		dir := filepath.Join(t.TempDir(), "out")
@@ -151,7 +151,7 @@ func TestSignRequestRefuses(t *testing.T) {
 		request []byte
 		want    string
 	}{
-		"text":           {[]byte("hello"), "is no PEM block CERTIFICATE REQUEST"},
+		"text":           {[]byte("hello"), "must begin with -----BEGIN CERTIFICATE REQUEST"},
 		"two":            {append(bytes.Clone(good), good...), "more than one PEM block"},
 		"broken DER":     {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte{0x30}}), "parsing the request"},
 		"another's key":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: tampered}), "signature does not verify"},

@@ -6,13 +6,12 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // RequestConfig describes a key for an intermediate with a parent elsewhere.
@@ -62,7 +61,7 @@ func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 	if err != nil {
 		return "", err
 	}
-	request := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	request := pem.Encode("CERTIFICATE REQUEST", der)
 	if err := place.write(append(files, file{"", requestFile, publicMode, request})); err != nil {
 		return "", fmt.Errorf("writing the request to %s: %w", cfg.Dir, err)
 	}
@@ -113,17 +112,11 @@ func (cfg SignRequestConfig) intermediate() (IntermediateConfig, error) {
 }
 
 func parseRequest(content []byte) (*x509.CertificateRequest, error) {
-	blocks, _, err := textfile.PEM(content)
+	der, err := pem.One(content, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 	if err != nil {
-		return nil, fmt.Errorf("reading the request: %w", err)
+		return nil, fmt.Errorf("reading the certificate signing request: %w", err)
 	}
-	if len(blocks) == 0 || (blocks[0].Type != "CERTIFICATE REQUEST" && blocks[0].Type != "NEW CERTIFICATE REQUEST") {
-		return nil, errors.New("the request is no PEM block CERTIFICATE REQUEST")
-	}
-	if len(blocks) > 1 {
-		return nil, errors.New("the file holds more than one PEM block; it should hold one certificate signing request")
-	}
-	request, err := x509.ParseCertificateRequest(blocks[0].Bytes)
+	request, err := x509.ParseCertificateRequest(der)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the request: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 const (
@@ -90,9 +92,9 @@ func (p *place) release(err error) error {
 	return err
 }
 
-// write puts files into the folder in their order, whole folders at a time.
-func (p *place) write(files []file) error {
-	names, err := stage(p.staging, files)
+// write puts all files into the folder in their order, whole folders at a time.
+func (p *place) write(all []file) error {
+	names, err := stage(p.staging, all)
 	if err != nil {
 		return err
 	}
@@ -103,11 +105,11 @@ func (p *place) write(files []file) error {
 		}
 		p.done = append(p.done, target)
 	}
-	if err := errors.Join(os.Remove(p.staging), syncFolder(p.dir)); err != nil {
+	if err := errors.Join(os.Remove(p.staging), files.SyncFolder(p.dir)); err != nil {
 		return err
 	}
 	for _, path := range p.made {
-		if err := syncFolder(filepath.Dir(path)); err != nil {
+		if err := files.SyncFolder(filepath.Dir(path)); err != nil {
 			return err
 		}
 	}
@@ -115,9 +117,9 @@ func (p *place) write(files []file) error {
 }
 
 // stage writes and syncs files in staging, and returns the names that it then holds, in the
-// order of files.
-func stage(staging string, files []file) (names []string, err error) {
-	for _, f := range files {
+// order of all.
+func stage(staging string, all []file) (names []string, err error) {
+	for _, f := range all {
 		if err := f.write(staging); err != nil {
 			return nil, err
 		}
@@ -129,8 +131,8 @@ func stage(staging string, files []file) (names []string, err error) {
 			names = append(names, name)
 		}
 	}
-	for _, f := range files {
-		if err := syncFolder(filepath.Join(staging, f.folder)); err != nil {
+	for _, f := range all {
+		if err := files.SyncFolder(filepath.Join(staging, f.folder)); err != nil {
 			return nil, err
 		}
 	}
@@ -153,19 +155,5 @@ func (f file) write(staging string) error {
 	if err := os.MkdirAll(folder, folderMode); err != nil {
 		return err
 	}
-	out, err := os.OpenFile(filepath.Join(folder, f.name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(f.content)
-	return errors.Join(err, out.Sync(), out.Close())
-}
-
-// syncFolder makes the names in a folder durable.
-func syncFolder(path string) error {
-	folder, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return files.Create(filepath.Join(folder, f.name), f.content, f.mode)
 }

@@ -250,8 +250,8 @@ func TestLoadRefuses(t *testing.T) {
 	}{
 		"wrong password":        {func(f *folder) { f.write(filepath.Join(f.firstFolder, "pass"), "wrong-password\n") }, 0, "ca.yaml:7:57: the password in"},
 		"key of another":        {func(f *folder) { f.swapKeys() }, 0, "ca.yaml:7:26: "},
-		"chain is missing":      {func(f *folder) { f.remove("chain.pem") }, 0, "ca.yaml:6:12: reading the chain: stat"},
-		"key is missing":        {func(f *folder) { f.remove("key.pem") }, 0, "ca.yaml:7:26: opening the file"},
+		"chain is missing":      {func(f *folder) { f.remove("chain.pem") }, 0, "ca.yaml:6:12: reading the chain: open"},
+		"key is missing":        {func(f *folder) { f.remove("key.pem") }, 0, "ca.yaml:7:26: open"},
 		"wrong order":           {func(f *folder) { f.reverseChain() }, 0, "ca.yaml:6:12: "},
 		"chain without a root":  {func(f *folder) { f.cutChain() }, 0, "the chain must end in its root"},
 		"no code signing":       {func(f *folder) { f.craft(func(c, _ *x509.Certificate) { c.ExtKeyUsage = nil }, 256) }, 0, "has no extended key usage codeSigning"},

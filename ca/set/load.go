@@ -10,8 +10,6 @@ package caset
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -19,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -156,7 +155,7 @@ func readChains(cfg *config.CASet) ([]ca.Member, error) {
 	var members []ca.Member
 	for i, entry := range cfg.Authorities {
 		path := []string{"authorities", strconv.Itoa(i), "chain"}
-		data, err := readFile(entry.Chain)
+		data, err := files.Read(entry.Chain, maxChainFile)
 		if err != nil {
 			errs = append(errs, keypath.Errorf(path, "reading the chain: %w", err))
 			continue
@@ -307,19 +306,4 @@ func unjoin(err error) []error {
 		return joined.Unwrap()
 	}
 	return []error{err}
-}
-
-// readFile reads a file that an operator named, up to a size limit.
-func readFile(name string) ([]byte, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() { // reading a pipe would block
-		return nil, fmt.Errorf("%s is no regular file", name)
-	}
-	if info.Size() > maxChainFile {
-		return nil, fmt.Errorf("%s has %d bytes; %d are the most that it can have", name, info.Size(), maxChainFile)
-	}
-	return os.ReadFile(name)
 }

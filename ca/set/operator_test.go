@@ -53,7 +53,7 @@ func TestPipeIsNoChain(t *testing.T) {
 	if err := syscall.Mkfifo(chain, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(t.Context(), f.set, begin, testKeys()); err == nil || !strings.Contains(err.Error(), "no regular file") {
+	if _, err := Load(t.Context(), f.set, begin, testKeys()); err == nil || !strings.Contains(err.Error(), "is a pipe") {
 		t.Errorf("got error %v", err)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -91,7 +91,7 @@ func (p *planner) root() rootFolder {
 
 // read reads all files that the plan names except keys.
 func (p *planner) read(planFile string) error {
-	content, err := os.ReadFile(planFile)
+	content, err := files.Read(planFile, maxInput)
 	if err != nil {
 		return err
 	}

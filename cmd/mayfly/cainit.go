@@ -15,8 +15,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/printable"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 func caInitCommand() *cobra.Command {
@@ -86,7 +86,7 @@ func readPassword(c *cobra.Command, name string) ([]byte, error) {
 	}
 	data, err := readInput(c.InOrStdin(), name)
 	if err == nil {
-		data, err = textfile.Line(data)
+		data, err = files.Line(data)
 	}
 	if err != nil {
 		return nil, err

@@ -6,13 +6,13 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
@@ -52,7 +52,7 @@ the root signs it and after. No network is used.`,
 			if err != nil {
 				return err
 			}
-			if err := writeNew(out, chain); err != nil {
+			if err := files.Create(out, chain, 0o644); err != nil {
 				return err
 			}
 			_, err = printable.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject.String(), intermediate.SerialNumber,
@@ -85,17 +85,4 @@ func signRequest(c *cobra.Command, root rootFolder, config ceremony.SignRequestC
 		return err
 	})
 	return chain, intermediate, err
-}
-
-// writeNew writes a public file that must not exist yet.
-func writeNew(name string, content []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(name))
-	}
-	return nil
 }

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -21,8 +20,9 @@ import (
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/printable"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
 )
 
 // maxInput bounds how much a command reads from a file or standard input.
@@ -77,31 +77,23 @@ func printJSON(out io.Writer, value any) error {
 
 // readInput reads the file name, or standard input for "-", up to maxInput bytes,
 // without a byte order mark.
-func readInput(stdin io.Reader, name string) ([]byte, error) {
-	in := stdin
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
+func readInput(stdin io.Reader, name string) (data []byte, err error) {
+	if name == "-" {
+		data, err = files.ReadAll(stdin, maxInput)
+	} else {
+		data, err = files.Read(name, maxInput)
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxInput+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
-	if len(data) > maxInput {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxInput)
-	}
-	if data, err = textfile.Plain(data); err != nil {
+	if data, err = files.Text(data); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return data, nil
 }
 
 func firstCertificate(data []byte) (*x509.Certificate, error) {
-	blocks, _, err := textfile.PEM(data)
+	blocks, _, err := pem.Blocks(data)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -20,7 +19,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // tokenVariable is also where sigstore's clients look for an ID token.
@@ -78,7 +78,7 @@ func (o *requestOptions) run(c *cobra.Command) error {
 			return err
 		}
 		config.RootCAs = x509.NewCertPool()
-		if err := textfile.CertPool(config.RootCAs, data); err != nil {
+		if err := pem.CertPool(config.RootCAs, data); err != nil {
 			return fmt.Errorf("%s: %w", o.caFile, err)
 		}
 	}
@@ -113,11 +113,11 @@ func requestCertificate(ctx context.Context, ca *client.Client, req client.Reque
 		return nil, err
 	}
 	for i, text := range certificate.PEM {
-		block, rest := pem.Decode([]byte(text))
-		if block == nil || block.Type != "CERTIFICATE" || strings.TrimSpace(string(rest)) != "" {
-			return nil, errors.New("the CA's answer holds something other than one PEM certificate for each of the chain")
+		der, err := pem.One([]byte(text), "CERTIFICATE")
+		if err != nil {
+			return nil, fmt.Errorf("reading a certificate of the CA's answer: %w", err)
 		}
-		certificate.PEM[i] = strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})))
+		certificate.PEM[i] = strings.TrimSpace(string(pem.Encode("CERTIFICATE", der)))
 	}
 	leaf, err := firstCertificate([]byte(strings.Join(certificate.PEM, "\n")))
 	if err != nil {
@@ -179,12 +179,8 @@ func writeKey(name string, key crypto.Signer) error {
 	if err != nil {
 		return fmt.Errorf("encoding the private key: %w", err)
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if err := files.Create(name, pem.Encode("PRIVATE KEY", der), 0o600); err != nil {
 		return fmt.Errorf("writing the private key: %w", err)
 	}
-	if err := pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der}); err != nil {
-		return errors.Join(fmt.Errorf("writing the private key: %w", err), f.Close())
-	}
-	return f.Close()
+	return nil
 }

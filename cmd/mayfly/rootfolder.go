@@ -14,6 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // rootFolder is a root as mayfly ca init creates it: root.pem, and key.pem and, unless a password
@@ -35,7 +36,7 @@ func (r rootFolder) check() error {
 
 // parent reads the root's chain, and does not open its key.
 func (r rootFolder) parent() (ceremony.Parent, error) {
-	data, err := os.ReadFile(r.in("root.pem"))
+	data, err := files.Read(r.in("root.pem"), maxInput)
 	if err != nil {
 		return ceremony.Parent{}, fmt.Errorf("reading the root: %w", err)
 	}
@@ -67,7 +68,7 @@ func (r rootFolder) open(ctx context.Context, keys keys, parent *ceremony.Parent
 
 // signer is where the root's key is.
 func (r rootFolder) signer() (config.Signer, error) {
-	content, err := os.ReadFile(r.in("signer.yaml"))
+	content, err := files.Read(r.in("signer.yaml"), maxInput)
 	switch {
 	case err == nil:
 		return config.ParseSigner(r.in("signer.yaml"), content, r.dir)

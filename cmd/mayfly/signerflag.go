@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // signerFlag is a flag that names a key outside the key file.
@@ -52,7 +52,7 @@ func (f *signerFlag) parse() (err error) {
 	}
 	name, content, dir := "--"+f.name, []byte(f.value), "."
 	if path, isFile := strings.CutPrefix(f.value, "@"); isFile {
-		if content, err = os.ReadFile(path); err != nil {
+		if content, err = files.Read(path, maxInput); err != nil {
 			return fmt.Errorf("--%s: %w", f.name, err)
 		}
 		name, dir = path, filepath.Dir(path)

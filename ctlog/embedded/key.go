@@ -3,24 +3,22 @@
 package embedded
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // The code points that this log uses in signatures.
@@ -69,15 +67,10 @@ func describeKey(key crypto.PublicKey) string {
 
 // loadKey reads a PKCS#8 key, the one PEM block of its file, as Init writes it.
 func loadKey(path string) (*logKey, error) {
-	f, err := os.Open(path)
+	content, err := files.Read(path, maxKeyFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("the log's key %s does not exist; mayfly ctlog init makes a new log with its key, and nothing makes a new key for an old log", path)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the log's key: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	content, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the log's key: %w", err)
 	}
@@ -89,21 +82,11 @@ func loadKey(path string) (*logKey, error) {
 }
 
 func parseKey(content []byte) (*logKey, error) {
-	if len(content) > maxKeyFile {
-		return nil, fmt.Errorf("is larger than %d bytes, so it is no key", maxKeyFile)
-	}
-	blocks, rest, err := textfile.PEM(content)
-	switch {
-	case err != nil:
+	der, err := pem.One(content, "PRIVATE KEY")
+	if err != nil {
 		return nil, fmt.Errorf("cannot be read: %w", err)
-	case len(blocks) == 0:
-		return nil, errors.New("is not PEM; it should begin with -----BEGIN PRIVATE KEY-----")
-	case blocks[0].Type != "PRIVATE KEY":
-		return nil, fmt.Errorf("is a PEM block of type %.40q; it should be PRIVATE KEY (PKCS#8)", blocks[0].Type)
-	case len(blocks) > 1 || len(bytes.TrimSpace(rest)) > 0:
-		return nil, errors.New("holds more than one PEM block")
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(blocks[0].Bytes)
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be parsed: %w", err)
 	}
@@ -128,12 +111,12 @@ func generateKey() (*logKey, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+	return key, pem.Encode("PRIVATE KEY", der), nil
 }
 
 // publicPEM returns the public key as ctlog.LogConfig and trust roots take it.
 func (k *logKey) publicPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: k.spki})
+	return pem.Encode("PUBLIC KEY", k.spki)
 }
 
 func (k *logKey) sign(message []byte) ([]byte, error) {

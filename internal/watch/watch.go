@@ -10,11 +10,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // Interval is how often the watcher reads the files. It loads content once two readings in a
@@ -126,10 +126,10 @@ func (w *Watcher) files() []string {
 
 // digest is the SHA-256 over the length and content of each file; the error text of a file
 // that cannot be read counts as its content.
-func digest(files []string) (sum [sha256.Size]byte) {
+func digest(names []string) (sum [sha256.Size]byte) {
 	h := sha256.New()
-	for _, name := range files {
-		content, readErr := read(name)
+	for _, name := range names {
+		content, readErr := files.Read(name, maxFileSize)
 		if readErr != nil {
 			content = []byte(readErr.Error())
 		}
@@ -138,20 +138,4 @@ func digest(files []string) (sum [sha256.Size]byte) {
 	}
 	h.Sum(sum[:0])
 	return sum
-}
-
-func read(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(content) > maxFileSize {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxFileSize)
-	}
-	return content, nil
 }

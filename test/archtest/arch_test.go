@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable", "internal/textfile"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable", "internal/files", "internal/pem", "internal/httputil"}
 
 // allowed states which packages of this module a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -43,7 +43,9 @@ var allowed = map[string][]string{
 	"internal/breaker":   {},
 	"internal/share":     {},
 	"internal/suggest":   {},
-	"internal/textfile":  {},
+	"internal/files":     {},
+	"internal/pem":       {},
+	"internal/httputil":  {},
 	"internal/watch":     {},
 	"test/archtest":      {},
 	"test/testlog":       {"ctlog", "certs"},

@@ -16,7 +16,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/mayfly-ca/mayfly/ca/signer/secretfile"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -44,7 +44,7 @@ type Config struct {
 // errors have the key paths ["key"] and ["password_file"], and hold no part of the password or the
 // key.
 func Open(cfg Config) (signer crypto.Signer, warnings []error, err error) {
-	data, keyWarning, keyErr := secretfile.Read(cfg.Key, maxKeyFile)
+	data, keyWarning, keyErr := files.ReadSecret(cfg.Key, maxKeyFile)
 	password, passwordWarnings, passwordErr := readPassword(cfg)
 	if err := errors.Join(keypath.Prefix(keyErr, "key"), passwordErr); err != nil {
 		return nil, nil, err
@@ -80,7 +80,7 @@ func readPassword(cfg Config) (password []byte, warnings []error, err error) {
 	case len(cfg.Password) > 0:
 		return nil, nil, keypath.Errorf([]string{"password_file"}, "a password is given as well as a password file; give one of them")
 	}
-	password, warning, err := secretfile.Line(cfg.PasswordFile, "the key's password")
+	password, warning, err := files.ReadSecretLine(cfg.PasswordFile, "the key's password")
 	return password, at("password_file", warning), keypath.Prefix(err, "password_file")
 }
 

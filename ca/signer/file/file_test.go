@@ -296,7 +296,7 @@ func TestOpenReportsBothMissingFiles(t *testing.T) {
 	for name, cfg := range map[string]file.Config{
 		"no file is named": {},
 		"give one of them": {Key: vector(t, "ec.pem"), Password: []byte("a"), PasswordFile: write(t, "pass", []byte("b"))},
-		"is a directory":   {Key: folder},
+		"is a folder":      {Key: folder},
 	} {
 		if _, _, err := file.Open(cfg); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("error %v, want one with %q", err, name)

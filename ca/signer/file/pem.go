@@ -5,14 +5,13 @@ package file
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 const convert = "openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW"
@@ -65,7 +64,7 @@ func parse(data, password []byte) (key any, warnings []error, err error) {
 // onlyKey returns the block with the private key. No other block may be present, except the EC
 // PARAMETERS that openssl writes before a key. Text around the block is ignored.
 func onlyKey(data []byte) (*pem.Block, error) {
-	blocks, rest, err := textfile.PEM(data)
+	blocks, rest, err := pem.Blocks(data)
 	if err != nil {
 		return nil, err
 	}

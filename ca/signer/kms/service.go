@@ -10,11 +10,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
 // Meaning is what an error of a service means to the operator.
@@ -103,7 +103,7 @@ func JudgeStatus(status int, header http.Header) Verdict {
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return Verdict{Meaning: Passing, RetryAfter: retryAfter(header.Get("Retry-After"), time.Now())}
+		return Verdict{Meaning: Passing, RetryAfter: httputil.RetryAfter(header, time.Now())}
 	case http.StatusUnauthorized:
 		return Verdict{Meaning: Unauthenticated}
 	case http.StatusForbidden:
@@ -112,18 +112,6 @@ func JudgeStatus(status int, header http.Header) Verdict {
 		return Verdict{Meaning: Absent}
 	}
 	return Verdict{}
-}
-
-// retryAfter parses Retry-After (RFC 9110, section 10.2.3): seconds, or a date. Any other value,
-// or a date in the past, is zero.
-func retryAfter(value string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if date, err := http.ParseTime(value); err == nil {
-		return max(date.Sub(now), 0)
-	}
-	return 0
 }
 
 // maxErrorText bounds the length of a service's error text.

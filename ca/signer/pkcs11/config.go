@@ -7,7 +7,7 @@ package pkcs11
 import (
 	"errors"
 
-	"github.com/mayfly-ca/mayfly/ca/signer/secretfile"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -60,7 +60,7 @@ func (cfg Config) complete() error {
 
 // readPIN returns the PIN in a file, and a warning if too many users can reach the file.
 func readPIN(path string) (pin []byte, warnings []error, err error) {
-	pin, warning, err := secretfile.Line(path, "the user PIN of the token")
+	pin, warning, err := files.ReadSecretLine(path, "the user PIN of the token")
 	if err != nil {
 		return nil, nil, keypath.Errorf([]string{"pin_file"}, "%w", err)
 	}

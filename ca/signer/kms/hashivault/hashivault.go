@@ -16,7 +16,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/kms"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -187,7 +187,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 	case response.StatusCode != http.StatusOK: // a redirect that is not followed
 		return nil, fmt.Errorf("the answer is %q, which is not one of the transit engine", response.Status)
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
+	body, err := files.ReadAll(response.Body, maxAnswer)
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}

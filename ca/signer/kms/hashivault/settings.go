@@ -4,13 +4,13 @@ package hashivault
 
 import (
 	"errors"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
 	"unicode"
 
-	"github.com/mayfly-ca/mayfly/ca/signer/secretfile"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -68,16 +68,10 @@ func (cfg Config) address() (string, error) {
 	if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return "", keypath.Errorf([]string{"address"}, "%s should be a URL as in https://vault.example:8200", source)
 	}
-	if u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())) {
+	if u.Scheme != "https" && (u.Scheme != "http" || !httputil.IsLoopback(u.Hostname())) {
 		return "", keypath.Errorf([]string{"address"}, "%s is %s, and the token would go in clear; use https, or http to this machine's loopback address", source, address)
 	}
 	return address, nil
-}
-
-// loopback reports whether host is this machine for any resolver.
-func loopback(host string) bool {
-	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // firstOf returns value, otherwise the first of the environment variables that is set, and the
@@ -100,7 +94,7 @@ func (cfg Config) token() (token, source string, err error) {
 	if cfg.TokenFile != "" {
 		source = "the file " + cfg.TokenFile
 		var line []byte
-		line, _, err = secretfile.Line(cfg.TokenFile, "a token") // a helper such as Vault Agent sets the file's mode
+		line, _, err = files.ReadSecretLine(cfg.TokenFile, "a token") // a helper such as Vault Agent sets the file's mode
 		token = string(line)
 	} else if token, source = firstOf("", "", "VAULT_TOKEN", "BAO_TOKEN"); token == "" {
 		err = errors.New("no token is given; name a file that holds it here, or set VAULT_TOKEN or BAO_TOKEN")

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package textfile_test
+package pem_test
 
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/pem"
+	encoding "encoding/pem"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf16"
 
-	"github.com/mayfly-ca/mayfly/internal/textfile"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 const (
@@ -85,7 +85,7 @@ func TestPEM(t *testing.T) {
 		"UTF-16 big without a mark":    {utf16of(a, big), "UTF-16", ""},
 		"a block that is hidden later": {a + "x-----BEGIN A-----\nYQ==\n-----END A-----\n" + b, "line 4", ""},
 	} {
-		blocks, rest, err := textfile.PEM([]byte(test.data))
+		blocks, rest, err := pem.Blocks([]byte(test.data))
 		types := ""
 		for _, block := range blocks {
 			types += block.Type
@@ -99,30 +99,13 @@ func TestPEM(t *testing.T) {
 	}
 }
 
-func TestLine(t *testing.T) {
-	t.Parallel()
-	for data, want := range map[string]string{
-		"secret": "secret", "secret\n": "secret", "secret\r\n": "secret", "secret\n\n": "secret\n", " secret \n": " secret ",
-		mark + "secret\n": "secret", "a" + mark: "a" + mark, mark: "", "": "", "\n": "", "p": "p", "pw": "pw", "pässwörd\n": "pässwörd",
-	} {
-		if got, err := textfile.Line([]byte(data)); err != nil || string(got) != want {
-			t.Errorf("%q: got %q and error %v, want %q", data, got, err, want)
-		}
-	}
-	for _, data := range []string{"\xff\xfes\x00e\x00", "\xfe\xff\x00s\x00e", "s\x00e\x00c\x00", "\x00s\x00e\x00c", "\xff\xfe\x00\x00s\x00\x00\x00"} {
-		if got, err := textfile.Line([]byte(data)); err == nil {
-			t.Errorf("%q: got %q, want an error", data, got)
-		}
-	}
-}
-
 func TestCertPool(t *testing.T) {
 	t.Parallel()
 	for name, data := range map[string]string{
 		"nothing": "", "no PEM": "hello", "a key": "-----BEGIN PRIVATE KEY-----\nYQ==\n-----END PRIVATE KEY-----\n",
 		"no certificate": "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----\n", "hidden": " -----BEGIN CERTIFICATE-----\n",
 	} {
-		if err := textfile.CertPool(x509.NewCertPool(), []byte(data)); err == nil {
+		if err := pem.CertPool(x509.NewCertPool(), []byte(data)); err == nil {
 			t.Errorf("%s: got no error", name)
 		}
 	}
@@ -135,7 +118,7 @@ func FuzzPEM(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		blocks, rest, err := textfile.PEM(data)
+		blocks, rest, err := pem.Blocks(data)
 		if err != nil {
 			return
 		}
@@ -146,8 +129,8 @@ func FuzzPEM(f *testing.F) {
 			t.Errorf("the rest %q is not the end", rest)
 		}
 		for _, block := range blocks {
-			var decoded *pem.Block
-			decoded, data = pem.Decode(bytes.ReplaceAll(data, []byte(mark), nil))
+			var decoded *encoding.Block
+			decoded, data = encoding.Decode(bytes.ReplaceAll(data, []byte(mark), nil))
 			if decoded == nil || decoded.Type != block.Type || !slices.Equal(decoded.Bytes, block.Bytes) {
 				t.Errorf("got block %v, want %v", block, decoded)
 			}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package secretfile
+package files
 
 import (
 	"io/fs"
@@ -63,7 +63,7 @@ func TestReadFollowsMountedLinks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		content, warning, err := Read(link, 10)
+		content, warning, err := ReadSecret(link, 10)
 		if err != nil || string(content) != "secret" || (warning != nil) != warned {
 			t.Errorf("mode %04o: %q, %v, %v", mode, content, warning, err)
 		}
@@ -74,16 +74,33 @@ func TestReadFollowsMountedLinks(t *testing.T) {
 }
 
 // A byte order mark and one line ending are not part of a secret.
-func TestLine(t *testing.T) {
+func TestReadSecretLine(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "pass")
 	for content, want := range map[string]string{"\ufeffsecret\r\n": "secret", " secret \n\n": " secret \n", "\ufeff\n": "", "\xff\xfes\x00": ""} {
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		secret, _, err := Line(file, "a password")
+		secret, _, err := ReadSecretLine(file, "a password")
 		if string(secret) != want || (err == nil) != (want != "") {
 			t.Errorf("%q: got %q and error %v, want %q", content, secret, err, want)
+		}
+	}
+}
+
+func TestLine(t *testing.T) {
+	t.Parallel()
+	for data, want := range map[string]string{
+		"secret": "secret", "secret\n": "secret", "secret\r\n": "secret", "secret\n\n": "secret\n", " secret \n": " secret ",
+		"\ufeff" + "secret\n": "secret", "a" + "\ufeff": "a" + "\ufeff", "\ufeff": "", "": "", "\n": "", "p": "p", "pw": "pw", "pässwörd\n": "pässwörd",
+	} {
+		if got, err := Line([]byte(data)); err != nil || string(got) != want {
+			t.Errorf("%q: got %q and error %v, want %q", data, got, err, want)
+		}
+	}
+	for _, data := range []string{"\xff\xfes\x00e\x00", "\xfe\xff\x00s\x00e", "s\x00e\x00c\x00", "\x00s\x00e\x00c", "\xff\xfe\x00\x00s\x00\x00\x00"} {
+		if got, err := Line([]byte(data)); err == nil {
+			t.Errorf("%q: got %q, want an error", data, got)
 		}
 	}
 }
