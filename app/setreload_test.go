@@ -196,7 +196,7 @@ func TestStartFromABadSet(t *testing.T) {
 	server := write("mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca.yaml}\nct: {disabled: true}\n")
 	write("issuers.yaml", "oidc-issuers:\n  https://issuer.example: {issuer-url: https://issuer.example, client-id: sigstore, type: email}\n")
 	for name, test := range map[string]struct{ content, want string }{
-		"missing": {"", "mayfly.yaml:2:11: opening configuration"},
+		"missing": {"", "mayfly.yaml:2:11: reading configuration"},
 		"wrong":   {"generation: x\nauthorities: []\n", "ca.yaml:1:13: found text, where a whole number from 1 on is wanted"},
 		"none":    {"generation: 1\nauthorities: []\n", "ca.yaml:2:1: the set has no authority"},
 	} {
