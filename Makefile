@@ -11,8 +11,8 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 .PHONY: demo
-demo: ## a CA, an OpenID provider and a log in one process; a certificate over real sockets, verified and shown
-	@$(GO) run ./cmd/mayfly demo
+demo: ## a development world on a free port; a certificate over REST and over gRPC, shown; a refusal
+	@GO='$(GO)' test/demo.sh
 
 # Which signers beyond files a binary has, separated by commas: pkcs11 (needs cgo), awskms,
 # gcpkms, azurekms, hashivault.

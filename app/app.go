@@ -2,7 +2,7 @@
 
 // Package app builds the run-time objects from the configuration, in the order of a request:
 // issuers, identities, keys, CA signers, logs, and the listeners. It and cmd are the only importers
-// of package config; serve, demo and tests all use it.
+// of package config; serve, dev and tests all use it.
 package app
 
 import (

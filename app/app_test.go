@@ -22,7 +22,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/demo"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // writeTLS replaces cert.pem and key.pem in dir by a new pair, each by a rename, and
@@ -78,7 +78,7 @@ func must[T any](value T, err error) func(*testing.T) T {
 
 // serve runs the world's server until the test ends, and returns the address of its HTTP
 // listener.
-func serve(t *testing.T, w *demo.World, environ ...string) string {
+func serve(t *testing.T, w *testworld.World, environ ...string) string {
 	t.Helper()
 	built, err := app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile, Environ: environ})
 	if err != nil {
@@ -100,21 +100,17 @@ func serve(t *testing.T, w *demo.World, environ ...string) string {
 	return listeners.HTTP.Addr().String()
 }
 
-func newWorld(t *testing.T) *demo.World {
+func newWorld(t *testing.T) *testworld.World {
 	t.Helper()
-	w, err := demo.NewWorld(t.TempDir())
+	w, err := testworld.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(w.Close)
 	return w
 }
 
-func build(t *testing.T, w *demo.World) (*app.App, error) {
+func build(t *testing.T, w *testworld.World) (*app.App, error) {
 	t.Helper()
 	return app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile})
 }
@@ -176,30 +172,30 @@ func TestTLSOnOnePortAndReload(t *testing.T) {
 func TestBuildRefuses(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		change func(*testing.T, *demo.World)
+		change func(*testing.T, *testworld.World)
 		want   string
 	}{
-		"issuer file is gone": {func(t *testing.T, w *demo.World) { remove(t, w.Dir, "issuers.yaml") }, "issuers.yaml"},
-		"issuer without TLS": {func(t *testing.T, w *demo.World) {
+		"issuer file is gone": {func(t *testing.T, w *testworld.World) { remove(t, w.Dir, "issuers.yaml") }, "issuers.yaml"},
+		"issuer without TLS": {func(t *testing.T, w *testworld.World) {
 			edit(t, w, "issuers.yaml", w.Provider.IssuerURL(), "http://issuer.example")
 		}, "issuers.yaml:3:17: the issuer URL is http; https is expected"},
-		"unknown type": {func(t *testing.T, w *demo.World) { edit(t, w, "issuers.yaml", "type: email", "type: mail") }, "issuers.yaml:5:11: "},
-		"constants": {func(t *testing.T, w *demo.World) {
+		"unknown type": {func(t *testing.T, w *testworld.World) { edit(t, w, "issuers.yaml", "type: email", "type: mail") }, "issuers.yaml:5:11: "},
+		"constants": {func(t *testing.T, w *testworld.World) {
 			edit(t, w, "issuers.yaml", "type: email", "type: email\n    constants: {a: b}")
 		}, "issuers.yaml:6:"},
-		"loopback not allowed": {func(t *testing.T, w *demo.World) {
+		"loopback not allowed": {func(t *testing.T, w *testworld.World) {
 			edit(t, w, "mayfly.yaml", "oidc: {allow_loopback: true}", "")
 		}, "issuers.yaml:3:17: the issuer URL is http"},
-		"log key is gone":    {func(t *testing.T, w *demo.World) { remove(t, w.Dir, "log.pub") }, "mayfly.yaml:8:"},
-		"log key of the CA":  {func(t *testing.T, w *demo.World) { write(t, w, "log.pub", "hello") }, "mayfly.yaml:8:"},
-		"log without scheme": {func(t *testing.T, w *demo.World) { edit(t, w, "mayfly.yaml", w.LogURL, "log.example") }, "mayfly.yaml:8:"},
-		"embedded log": {func(t *testing.T, w *demo.World) {
+		"log key is gone":    {func(t *testing.T, w *testworld.World) { remove(t, w.Dir, "log.pub") }, "mayfly.yaml:8:"},
+		"log key of the CA":  {func(t *testing.T, w *testworld.World) { write(t, w, "log.pub", "hello") }, "mayfly.yaml:8:"},
+		"log without scheme": {func(t *testing.T, w *testworld.World) { edit(t, w, "mayfly.yaml", w.LogURL, "log.example") }, "mayfly.yaml:8:"},
+		"embedded log": {func(t *testing.T, w *testworld.World) {
 			edit(t, w, "mayfly.yaml", `{url: "`+w.LogURL+`", public_key: log.pub}`, "{embedded: {name: a, dir: d, guard: g, key: k, origin: o}}")
 		}, "mayfly.yaml:8:"},
-		"CA set is gone": {func(t *testing.T, w *demo.World) {
+		"CA set is gone": {func(t *testing.T, w *testworld.World) {
 			write(t, w, "mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca/missing.yaml}\nct: {disabled: true}\noidc: {allow_loopback: true}\n")
 		}, "mayfly.yaml:2:11: "},
-		"key of another certificate": {func(t *testing.T, w *demo.World) {
+		"key of another certificate": {func(t *testing.T, w *testworld.World) {
 			other := newWorld(t)
 			for _, name := range []string{"key.pem", "pass"} {
 				from := must(filepath.Glob(filepath.Join(other.Dir, "ca", "*-a", name)))(t)
@@ -209,7 +205,7 @@ func TestBuildRefuses(t *testing.T) {
 				}
 			}
 		}, "the key is not the key of the chain's first certificate"},
-		"wrong password": {func(t *testing.T, w *demo.World) {
+		"wrong password": {func(t *testing.T, w *testworld.World) {
 			pass := must(filepath.Glob(filepath.Join(w.Dir, "ca", "*-a", "pass")))(t)
 			if err := os.WriteFile(pass[0], []byte("another"), 0o600); err != nil {
 				t.Fatal(err)
@@ -235,7 +231,7 @@ func remove(t *testing.T, dir, name string) {
 	}
 }
 
-func write(t *testing.T, w *demo.World, name, content string) {
+func write(t *testing.T, w *testworld.World, name, content string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(w.Dir, name), []byte(content), 0o600); err != nil {
 		t.Fatal(err)
@@ -243,7 +239,7 @@ func write(t *testing.T, w *demo.World, name, content string) {
 }
 
 // edit replaces every old in a file, which must contain it.
-func edit(t *testing.T, w *demo.World, name, old, replacement string) {
+func edit(t *testing.T, w *testworld.World, name, old, replacement string) {
 	t.Helper()
 	content := string(must(os.ReadFile(filepath.Join(w.Dir, name)))(t))
 	if !strings.Contains(content, old) {

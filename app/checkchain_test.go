@@ -18,12 +18,12 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/app"
-	"github.com/mayfly-ca/mayfly/internal/demo"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // reissue replaces the world's chain: another root certifies the key of its authority, modified by
 // change.
-func reissue(t *testing.T, w *demo.World, change func(issuing *x509.Certificate)) {
+func reissue(t *testing.T, w *testworld.World, change func(issuing *x509.Certificate)) {
 	t.Helper()
 	file := must(filepath.Glob(filepath.Join(w.Dir, "ca", "*-a", "chain.pem")))(t)[0]
 	block, _ := pem.Decode(must(os.ReadFile(file))(t))

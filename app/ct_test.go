@@ -22,26 +22,26 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/demo"
 	"github.com/mayfly-ca/mayfly/test/testlog"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // outage is a server built from files, with two logs before that of its world.
 type outage struct {
 	t         *testing.T
-	world     *demo.World
+	world     *testworld.World
 	logs      []*testlog.Log // in order of preference, the world's last
 	urls      []string
 	rest, ops string
 }
 
 func newOutage(t *testing.T) *outage {
-	world, err := demo.NewWorld(t.TempDir())
+	world, err := testworld.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	o := &outage{t: t, world: world}
-	t.Cleanup(func() { _ = world.Close() })
+	t.Cleanup(world.Close)
 	var entries strings.Builder
 	for _, name := range []string{"first.pub", "second.pub"} {
 		log, err := testlog.New(testlog.Config{Roots: []*x509.Certificate{world.Root}})
@@ -224,11 +224,11 @@ func TestServeThroughAnOutageOfLogs(t *testing.T) {
 
 func TestReadinessSaysThatTransparencyIsDisabled(t *testing.T) {
 	t.Parallel()
-	world, err := demo.NewWorld(t.TempDir())
+	world, err := testworld.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = world.Close() })
+	t.Cleanup(world.Close)
 	text, err := os.ReadFile(world.ConfigFile)
 	if err != nil {
 		t.Fatal(err)

@@ -25,8 +25,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/demo"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // badIssuer is an issuer on a real socket that counts its requests, and misbehaves.
@@ -72,7 +72,7 @@ func mintEmail(t *testing.T, p *provider.Provider) string {
 
 // served is a complete server, on real sockets, built from files.
 type served struct {
-	world     *demo.World
+	world     *testworld.World
 	rest, ops string
 	took      time.Duration // from the start until ready
 }
@@ -82,10 +82,10 @@ func serveIssuers(t *testing.T, static []string, meta ...string) *served {
 	t.Helper()
 	s := &served{}
 	var err error
-	if s.world, err = demo.NewWorld(t.TempDir()); err != nil {
+	if s.world, err = testworld.New(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.world.Close() })
+	t.Cleanup(s.world.Close)
 	issuers := "oidc-issuers:\n"
 	for _, issuer := range append(static, s.world.Provider.IssuerURL()) {
 		issuers += fmt.Sprintf("  %[1]s: {issuer-url: %[1]s, client-id: sigstore, type: email}\n", issuer)

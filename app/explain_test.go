@@ -22,8 +22,8 @@ import (
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/demo"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // everyType is one issuer with a profile for every type, distinguished by audience.
@@ -210,7 +210,7 @@ var spans = regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s\b`)
 // explain agrees with serve: the same refusal, or the same name and extensions.
 func TestExplainAgreesWithServe(t *testing.T) {
 	t.Parallel()
-	r := start(t, func(w *demo.World) {
+	r := start(t, func(w *testworld.World) {
 		content := fmt.Sprintf(everyType, w.Provider.IssuerURL())
 		if err := os.WriteFile(filepath.Join(w.Dir, "issuers.yaml"), []byte(content), 0o600); err != nil {
 			t.Fatal(err)

@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/mayfly-ca/mayfly/internal/demo"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // ask posts a request without a key, which its token decides, as a proxy does for a client.
@@ -70,7 +70,7 @@ func TestFloodOfOneClient(t *testing.T) {
 				t.Fatal(err)
 			}
 			real.Store(good)
-			r := start(t, func(w *demo.World) {
+			r := start(t, func(w *testworld.World) {
 				edit(t, w, "issuers.yaml", "oidc-issuers:\n", fmt.Sprintf("meta-issuers:\n  \"%s/*\": {client-id: sigstore, type: email}\noidc-issuers:\n", issuers.URL))
 				if trusted {
 					replace(t, w.ConfigFile, "issuers: issuers.yaml", "issuers: issuers.yaml\ntrusted_proxies: [127.0.0.1]")

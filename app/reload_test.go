@@ -24,12 +24,12 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/demo"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // running is a server on real sockets with the files that it was built from.
 type running struct {
-	*demo.World
+	*testworld.World
 	rest, ops string
 	log       *buffer
 }
@@ -52,13 +52,13 @@ func (b *buffer) String() string {
 }
 
 // start starts the server of a new world. prepare may change the files before.
-func start(t *testing.T, prepare func(*demo.World)) *running {
+func start(t *testing.T, prepare func(*testworld.World)) *running {
 	t.Helper()
-	w, err := demo.NewWorld(t.TempDir())
+	w, err := testworld.New(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = w.Close() })
+	t.Cleanup(w.Close)
 	replace(t, w.ConfigFile, "level: error", "level: info")
 	if prepare != nil {
 		prepare(w)
@@ -210,7 +210,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
 	mount := configMap{}
 	var content string
-	r := start(t, func(w *demo.World) {
+	r := start(t, func(w *testworld.World) {
 		mount.dir = filepath.Join(w.Dir, "mounted")
 		plain, err := os.ReadFile(filepath.Join(w.Dir, "issuers.yaml"))
 		if err != nil {

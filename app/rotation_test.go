@@ -23,7 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/internal/demo"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // Three replicas serve many clients while an authority is added, activated and retired. They
@@ -90,7 +90,7 @@ func fromEnvironment(name string, fallback int) int {
 // rotationWorld is an operator's folder with a CA set, and replicas with copies of it.
 type rotationWorld struct {
 	t        *testing.T
-	world    *demo.World
+	world    *testworld.World
 	set      string // the operator's ca.yaml
 	first    string // the ID of the first authority
 	modules  *keyring.Modules
@@ -108,15 +108,11 @@ type replica struct {
 
 func newRotationWorld(t *testing.T) *rotationWorld {
 	dir := t.TempDir()
-	world, err := demo.NewWorld(dir)
+	world, err := testworld.New(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := world.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(world.Close)
 	r := &rotationWorld{t: t, world: world, modules: keyring.NewModules(), set: filepath.Join(dir, "ca", "ca.yaml")}
 	set, _, err := config.LoadCASet(r.set)
 	r.must(err)

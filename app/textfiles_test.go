@@ -9,13 +9,13 @@ import (
 	"testing"
 	"unicode/utf16"
 
-	"github.com/mayfly-ca/mayfly/internal/demo"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // textFiles are the files of a world that operators write, with the place of each in mayfly.yaml.
 var textFiles = map[string]string{"ca/*-a/chain.pem": ":5:", "ca/*-a/key.pem": ":5:", "ca/*-a/pass": ":5:", "log.pub": ":8:", "cert.pem": "TLS", "key.pem": "TLS"}
 
-func worldWithTLS(t *testing.T) *demo.World {
+func worldWithTLS(t *testing.T) *testworld.World {
 	t.Helper()
 	w := newWorld(t)
 	writeTLS(t, w.Dir, 1)
@@ -23,7 +23,7 @@ func worldWithTLS(t *testing.T) *demo.World {
 	return w
 }
 
-func rewrite(t *testing.T, w *demo.World, pattern string, change func(string) string) {
+func rewrite(t *testing.T, w *testworld.World, pattern string, change func(string) string) {
 	t.Helper()
 	file := must(filepath.Glob(filepath.Join(w.Dir, pattern)))(t)[0]
 	if err := os.WriteFile(file, []byte(change(string(must(os.ReadFile(file))(t)))), 0o600); err != nil {

@@ -58,7 +58,7 @@ a key-management service (docs/signers.md).`,
 	f.StringVar(&flags.root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
 	f.StringVar(&flags.chain, "chain", "", "PEM file of an authority made elsewhere: the issuing CA first, the root last")
 	f.StringVar(&flags.key, "key", "", "PEM file of its private key")
-	flags.signer.add(f, "signer", "where its key is instead of a file")
+	flags.signer.add(c, "signer", "where its key is instead of a file")
 	f.StringVar(&flags.passwordFile, "password-file", "", "file with the password of its key; with --root, of the key to be made")
 	f.StringVar(&flags.algorithm, "algorithm", "", "of the new key (default "+ceremony.DefaultAlgorithm+")")
 	f.StringVar(&flags.subject.CommonName, "common-name", "", "the CN of the new intermediate (default: ORGANIZATION intermediate ID)")

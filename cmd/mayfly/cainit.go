@@ -72,8 +72,8 @@ service it must be there (docs/signers.md).`,
 	f.StringVar(&config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
 	f.StringVar(&config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password for the intermediate's key")
-	key.add(f, "signer", "where the intermediate's key is instead of a file")
-	root.add(f, "root-signer", "where the root's key is instead of a file")
+	key.add(c, "signer", "where the intermediate's key is instead of a file")
+	root.add(c, "root-signer", "where the root's key is instead of a file")
 	f.StringVar(&rootPasswordFile, "root-password-file", "", "file with the password for the root's key, which is then written nowhere")
 	return c
 }

@@ -60,7 +60,7 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 	f.StringVar(&config.Subject.Organization, "organization", "", "the O (required)")
 	f.StringVar(&config.Subject.CommonName, "common-name", "", "the CN (required)")
 	f.StringVar(&config.Algorithm, "algorithm", "", "of the key (default "+ceremony.DefaultAlgorithm+")")
-	key.add(f, "signer", "where the key is instead of a file")
+	key.add(c, "signer", "where the key is instead of a file")
 	f.StringVar(&passwordFile, "password-file", "", "file with the password for the key (default: one is drawn)")
 	return c
 }

@@ -85,7 +85,7 @@ of direction, invisible ones.`,
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
-		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), demoCommand(), versionCommand())
+		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), versionCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		printable.Fprintf(errOut, "mayfly: %v\n", err)
 		if errors.As(err, new(usageError)) {

@@ -17,7 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/mayfly-ca/mayfly/internal/demo"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 func TestMain(m *testing.M) {
@@ -48,9 +48,9 @@ func TestCommands(t *testing.T) {
 func world(ts *testscript.TestScript, _ bool, _ []string) {
 	dir := ts.MkAbs("world")
 	ts.Check(os.Mkdir(dir, 0o700))
-	w, err := demo.NewWorld(dir)
+	w, err := testworld.New(dir)
 	ts.Check(err)
-	ts.Defer(func() { ts.Check(w.Close()) })
+	ts.Defer(w.Close)
 	token, err := w.Provider.Mint(map[string]any{"sub": "person-1", "email": "person@example.com", "email_verified": true})
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs("world/token"), []byte(token+"\n"), 0o600))

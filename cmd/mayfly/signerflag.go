@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
@@ -18,27 +18,27 @@ import (
 // signerFlag is a flag that names a key outside the key file.
 type signerFlag struct {
 	name, value string
-	flags       *pflag.FlagSet
+	command     *cobra.Command
 
 	named config.Signer
 	key   *ceremony.ExternalKey // set by parse; nil where the flag is not given
 }
 
-func (f *signerFlag) add(flags *pflag.FlagSet, name, usage string) {
-	f.name, f.flags = name, flags
-	flags.StringVar(&f.value, name, "", usage+`, as behind "signer:" in ca.yaml: '{pkcs11: {module: …, token: …, label: …, pin_file: …}}', or @FILE that holds it`)
+func (f *signerFlag) add(c *cobra.Command, name, usage string) {
+	f.name, f.command = name, c
+	c.Flags().StringVar(&f.value, name, "", usage+`, as behind "signer:" in ca.yaml: '{pkcs11: {module: …, token: …, label: …, pin_file: …}}', or @FILE that holds it`)
 }
 
 // given reports whether the flag is set, even to an empty value: if a script means a key elsewhere,
 // the command must not create it in a file.
-func (f *signerFlag) given() bool { return f.flags.Changed(f.name) }
+func (f *signerFlag) given() bool { return f.command.Flags().Changed(f.name) }
 
 // excludes refuses other flags beside this one: they describe a key in a file, and would be
 // ignored.
 func (f *signerFlag) excludes(others ...string) error {
 	var errs []error
 	for _, other := range others {
-		if f.given() && f.flags.Changed(other) {
+		if f.given() && f.command.Flags().Changed(other) {
 			errs = append(errs, usageError{fmt.Errorf("--%s is for a key in a file, and --%s names one that is elsewhere; give one of them", other, f.name)})
 		}
 	}

@@ -10,8 +10,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	"github.com/go-json-experiment/json/jsontext"
 	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	rekorpb "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
 	"github.com/sigstore/rekor-tiles/v2/pkg/types/hashedrekord"
@@ -69,7 +68,7 @@ func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmR
 	if len(envelope.GetSignatures()) > maxSignatures || len(request.GetVerifiers()) > maxSignatures {
 		return nil, fmt.Errorf("it has more than %d signatures or verifiers", maxSignatures)
 	}
-	signed := dsse.PAE(envelope.GetPayloadType(), envelope.GetPayload())
+	signed := preAuthEncoding(envelope.GetPayloadType(), envelope.GetPayload())
 	var signatures []*rekorpb.Signature
 	for i, s := range envelope.GetSignatures() {
 		var verified *rekorpb.Signature
@@ -99,6 +98,11 @@ func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmR
 
 const maxSignatures = 16
 
+// preAuthEncoding is what the signatures of an envelope sign (DSSE protocol, "PAE").
+func preAuthEncoding(payloadType string, payload []byte) []byte {
+	return fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload)
+}
+
 // verifySignature verifies a signature over signed by the rules for a hashedrekord.
 func verifySignature(signed []byte, s *rekorpb.Signature, permitted *signature.AlgorithmRegistryConfig) error {
 	details, err := signature.GetAlgorithmDetails(s.GetVerifier().GetKeyDetails())
@@ -121,8 +125,8 @@ func canonical(entry *rekorpb.Entry) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding entry: %w", err)
 	}
-	body, err := jsoncanonicalizer.Transform(text)
-	if err != nil {
+	body := jsontext.Value(text)
+	if err := body.Canonicalize(); err != nil {
 		return nil, fmt.Errorf("canonicalizing entry: %w", err)
 	}
 	return body, nil

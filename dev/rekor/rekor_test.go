@@ -21,7 +21,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	dssepb "github.com/sigstore/protobuf-specs/gen/pb-go/dsse"
 	rekorv1 "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
@@ -85,7 +84,7 @@ func hashedRekord(t testing.TB) *rekorpb.CreateEntryRequest {
 func dsseRequest(t testing.TB) *rekorpb.CreateEntryRequest {
 	t.Helper()
 	const kind, payload = "application/vnd.in-toto+json", `{"a":1}`
-	s := signed(t, dsse.PAE(kind, []byte(payload)))
+	s := signed(t, []byte("DSSEv1 28 "+kind+" 7 "+payload))
 	return &rekorpb.CreateEntryRequest{Spec: &rekorpb.CreateEntryRequest_DsseRequestV002{
 		DsseRequestV002: &rekorpb.DSSERequestV002{
 			Envelope: &dssepb.Envelope{PayloadType: kind, Payload: []byte(payload),

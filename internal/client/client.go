@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package client asks a keyless CA for a certificate, over REST v2 or gRPC, by signed
-// challenge or by CSR. It serves `mayfly request` and the demo, and may be imported by
-// cmd, internal/demo and tests.
+// challenge or by CSR. It serves `mayfly request`, and may be imported by cmd and tests.
 package client
 
 import (

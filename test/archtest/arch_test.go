@@ -50,8 +50,8 @@ var allowed = map[string][]string{
 	"test/archtest":      {},
 	"test/testlog":       {"ctlog", "certs"},
 	"test/testca":        {"*"},
+	"test/testworld":     {"*"},
 	"internal/client":    {"proto", "certs"},
-	"internal/demo":      {"*"},
 	"internal/trustroot": {},
 	"dev":                {"*"},
 	"mayflytest":         {"dev"},
@@ -64,8 +64,8 @@ var allowed = map[string][]string{
 // onlyFor lists the only importers of a package.
 var onlyFor = map[string][]string{
 	"config":             {"app", "ca/set", "cmd"},
-	"oidc/provider":      {"test/testca", "internal/demo", "dev", "cmd"},
-	"app":                {"ca/set", "test/testca", "internal/demo", "dev", "cmd"},
+	"oidc/provider":      {"test/testca", "test/testworld", "dev", "cmd"},
+	"app":                {"ca/set", "test/testca", "test/testworld", "dev", "cmd"},
 	"internal/trustroot": {"app", "dev", "cmd"},
 	"dev":                {"mayflytest", "cmd"},
 	// They import package testing.

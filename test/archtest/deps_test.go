@@ -60,3 +60,11 @@ func TestBinaryHoldsOnlyTheSignersAskedFor(t *testing.T) {
 		}
 	}
 }
+
+// The default binary has no code of tests: neither package testing nor a package of folder test.
+func TestBinaryHoldsNoTestCode(t *testing.T) {
+	t.Parallel()
+	if found := from(dependencies(t, ""), []string{"testing", module + "test/", module + "mayflytest"}); len(found) > 0 {
+		t.Errorf("the binary has the test packages %q", found)
+	}
+}
