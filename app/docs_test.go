@@ -5,7 +5,6 @@ package app_test
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -107,47 +106,5 @@ func TestSignersDocument(t *testing.T) {
 		if !kinds[kind] {
 			t.Errorf("no block for %s", kind)
 		}
-	}
-}
-
-// Every row of docs/limits.md names the tests that check its bound, and their places.
-func TestLimitsDocument(t *testing.T) {
-	t.Parallel()
-	document, err := os.ReadFile("../docs/limits.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	group := regexp.MustCompile("((?:`(?:Test|Fuzz)\\w+`,? )+)\\(([\\w/]+)\\)")
-	name := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`")
-	rows := 0
-	for row := range strings.Lines(string(document)) {
-		cells := strings.Split(strings.TrimSpace(row), " | ")
-		if len(cells) != 4 || cells[0] == "| what" {
-			continue
-		}
-		rows++
-		groups := group.FindAllStringSubmatch(cells[3], -1)
-		if len(groups) == 0 {
-			t.Errorf("no test shows the bound of %q", cells[0])
-		}
-		named := 0
-		for _, g := range groups {
-			var source strings.Builder
-			for _, file := range must(filepath.Glob("../" + g[2] + "/*_test.go"))(t) {
-				source.Write(must(os.ReadFile(file))(t))
-			}
-			for _, match := range name.FindAllStringSubmatch(g[1], -1) {
-				named++
-				if !strings.Contains(source.String(), "\nfunc "+match[1]+"(") {
-					t.Errorf("%s has no %s, which %q names", g[2], match[1], cells[0])
-				}
-			}
-		}
-		if all := name.FindAllString(cells[3], -1); len(all) != named {
-			t.Errorf("%q names %d tests, and a folder for %d", cells[0], len(all), named)
-		}
-	}
-	if rows < 50 {
-		t.Errorf("the document has %d rows", rows)
 	}
 }
