@@ -185,6 +185,7 @@ func (ca *CA) record(ctx context.Context, requestID string, token *oidc.Token, i
 // precertificate is a signed precertificate, which can become one certificate, once.
 type precertificate struct {
 	draft *draft
+	tbs   []byte
 	der   []byte
 	spent atomic.Bool
 }
@@ -204,7 +205,7 @@ func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertific
 	if err != nil {
 		return nil, err
 	}
-	return &precertificate{draft: d, der: certs.Assemble(tbs, d.authority.algorithm, signature)}, nil
+	return &precertificate{draft: d, tbs: tbs, der: certs.Assemble(tbs, d.authority.algorithm, signature)}, nil
 }
 
 // submission returns what a log gets: the precertificate and the whole chain, root included.
@@ -226,11 +227,12 @@ func (p *precertificate) finalize(ctx context.Context, sct ctlog.SCT) ([]byte, e
 	if err != nil {
 		return nil, fmt.Errorf("encoding the SCT list: %w", err)
 	}
-	return p.draft.finish(ctx, list, p.der)
+	return p.draft.finish(ctx, list, p.tbs)
 }
 
 // finish signs the certificate with sctList, or without an SCT list if it is nil. The TBS must have
-// the profile, and correspond to the precertificate if there is one. The signature must verify.
+// the profile, and correspond to the TBS of the precertificate, which is nil without a log. The
+// signature must verify.
 func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]byte, error) {
 	tbs := d.tbs.Certificate(sctList)
 	last := certs.OIDSCTList
@@ -241,7 +243,7 @@ func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]b
 		return nil, err
 	}
 	if precertificate != nil {
-		if err := correspond.Check(precertificate, certs.Assemble(tbs, d.authority.algorithm, nil)); err != nil {
+		if err := correspond.Check(precertificate, tbs); err != nil {
 			return nil, fmt.Errorf("comparing precertificate and certificate: %w", err)
 		}
 	}

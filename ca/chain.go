@@ -38,8 +38,8 @@ type Chain struct {
 	// NotBefore and NotAfter are the window in which every certificate of the chain is valid.
 	NotBefore, NotAfter time.Time
 
-	// constraints are those of the certificates that have any, in the same order.
-	constraints []*nameConstraints
+	// constrained are the certificates with name constraints, in the same order.
+	constrained []*x509.Certificate
 }
 
 // ParseChain parses a PEM file of certificates, the issuing CA first and the root last, and checks
@@ -64,13 +64,11 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 		return nil, errors.New("the chain holds no certificate; it must hold the issuing CA first and the root last")
 	}
 	var errs []error
-	var constraints []*nameConstraints
+	var constrained []*x509.Certificate
 	for i, c := range certificates {
 		name := fmt.Sprintf("certificate %d of the chain (%s)", i+1, c.Subject)
-		if n, err := parseNameConstraints(c); err != nil {
-			errs = append(errs, fmt.Errorf("%s %w", name, err))
-		} else if n != nil {
-			constraints = append(constraints, n)
+		if extension(c, oidNameConstraints) != nil {
+			constrained = append(constrained, c)
 		}
 		for _, err := range checkCA(c, i) {
 			errs = append(errs, fmt.Errorf("%s %w", name, err))
@@ -96,7 +94,7 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter, constraints: constraints}
+	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter, constrained: constrained}
 	for _, c := range certificates {
 		chain.DER = append(chain.DER, c.Raw)
 		block := pem.Encode("CERTIFICATE", c.Raw)
@@ -154,6 +152,9 @@ func checkCA(c *x509.Certificate, below int) (errs []error) {
 	}
 	if len(c.UnhandledCriticalExtensions) > 0 {
 		errs = append(errs, fmt.Errorf("has a critical extension that verifiers do not know (%s)", c.UnhandledCriticalExtensions[0]))
+	}
+	if err := checkNameConstraints(c); err != nil {
+		errs = append(errs, err)
 	}
 	if err := checkCAKey(c.PublicKey); err != nil {
 		errs = append(errs, err)
@@ -233,16 +234,11 @@ func checkAuthorityKeyID(child, parent *x509.Certificate) error {
 		!content.ReadOptionalASN1(&serial, &hasSerial, asn1.Tag(2).ContextSpecific()) || !content.Empty() {
 		return errors.New("has an authority key identifier that is not DER (RFC 5280, section 4.2.1.1)")
 	}
-	issuers, err := directoryNames(issuer)
-	if err != nil {
-		return fmt.Errorf("has an authority key identifier whose issuer is unreadable: %w", err)
-	}
-	var of pkix.RDNSequence
-	if _, err := stdasn1.Unmarshal(parent.RawIssuer, &of); err != nil {
-		return fmt.Errorf("has an issuer whose own issuer is unreadable: %w", err)
-	}
-	if hasSerial && new(big.Int).SetBytes(serial).Cmp(parent.SerialNumber) != 0 ||
-		len(issuers) > 0 && !(len(issuers[0]) == len(of) && isPrefix(issuers[0], of, true)) {
+	// GeneralNames with one directoryName, which is EXPLICIT as Name is a CHOICE.
+	var name cryptobyte.String
+	hasIssuer := !issuer.Empty()
+	if hasIssuer && !issuer.ReadASN1(&name, asn1.Tag(4).ContextSpecific().Constructed()) || !bytes.Equal(name, parent.RawIssuer) && hasIssuer ||
+		hasSerial && new(big.Int).SetBytes(serial).Cmp(parent.SerialNumber) != 0 {
 		return errors.New("has an authority key identifier with the issuer or serial number of another certificate than the next one; have it issued again, with the key identifier alone")
 	}
 	return nil

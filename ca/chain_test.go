@@ -183,6 +183,18 @@ func TestParseChainRefuses(t *testing.T) {
 		"basic constraints of the root not critical": {func(b *chainBuilder) {
 			b.root.ExtraExtensions = []pkix.Extension{raw(false, "\x30\x03\x01\x01\xff", 2, 5, 29, 19)}
 		}, "certificate 3 of the chain (CN=root,O=mayfly test) has basic constraints that are not critical"},
+		"name constraints with a minimum": {func(b *chainBuilder) {
+			constrain(b.issuing, true, []base{{tagEmail, "corp.example", "\x80\x01\x01"}}, nil)
+		}, "a minimum or maximum"},
+		"name constraints with a maximum": {func(b *chainBuilder) {
+			constrain(b.root, true, nil, []base{{tagEmail, "corp.example", "\x81\x01\x02"}})
+		}, "a minimum or maximum"},
+		"name constraints for user names": {func(b *chainBuilder) {
+			constrain(b.upper, false, nil, []base{{tag: tagOther, value: userNameBase}})
+		}, "tag [0]"},
+		"name constraints for directory names": {func(b *chainBuilder) {
+			constrain(b.upper, true, []base{{tag: tagDirectory, value: directoryName(t, b.root.Subject)}}, nil)
+		}, "tag [4]"},
 		"unknown critical extension": {func(b *chainBuilder) {
 			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}, "critical extension that verifiers do not know"},
@@ -219,7 +231,7 @@ func TestParseChainWithIssuerAndSerialNumber(t *testing.T) {
 	t.Parallel()
 	b := newChainBuilder(t)
 	b.root.SubjectKeyId = []byte{1, 2}
-	whole := authorityKeyID(t, pkix.Name{CommonName: "ROOT", Organization: []string{"mayfly  test"}}, 10)
+	whole := authorityKeyID(t, b.root.Subject, 10)
 	// The same without the key identifier, which an intermediate needs.
 	short := whole
 	short.Value = append([]byte{0x30, whole.Value[1] - 4}, whole.Value[6:]...)

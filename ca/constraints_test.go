@@ -92,80 +92,57 @@ func TestNameConstraints(t *testing.T) {
 	t.Parallel()
 	const far = "https://elsewhere.example/x"
 	for name, test := range map[string]struct {
-		constrain        func(t *testing.T, b *chainBuilder)
+		constrain        func(b *chainBuilder)
 		permits, forbids []certs.SAN
 	}{
-		"none":       {constrain: func(*testing.T, *chainBuilder) {}, permits: []certs.SAN{email("a@b.example"), uri("urn:x:y"), user("a!b")}},
-		"email host": {constrain: func(_ *testing.T, b *chainBuilder) { b.issuing.PermittedEmailAddresses = []string{"corp.example"} }, permits: []certs.SAN{email("ada@corp.example"), email("Ada@CORP.example"), uri(far), user("ada!other.example")}, forbids: []certs.SAN{email("ada@other.example"), email("ada@sub.corp.example"), email("ada@xcorp.example"), email("ada@corp.example.org"), uri("urn:x:y"), uri("https://192.0.2.1/x"), uri("https://[2001:db8::1]/x")}},
-		"email domain": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.PermittedEmailAddresses = []string{".corp.example"} },
+		"none":       {constrain: func(*chainBuilder) {}, permits: []certs.SAN{email("a@b.example"), uri("urn:x:y"), user("a!b")}},
+		"email host": {constrain: func(b *chainBuilder) { b.issuing.PermittedEmailAddresses = []string{"corp.example"} }, permits: []certs.SAN{email("ada@corp.example"), email("Ada@CORP.example"), uri(far), user("ada!other.example")}, forbids: []certs.SAN{email("ada@other.example"), email("ada@sub.corp.example"), email("ada@xcorp.example"), email("ada@corp.example.org"), uri("urn:x:y"), uri("https://192.0.2.1/x"), uri("https://[2001:db8::1]/x")}},
+		"email domain": {constrain: func(b *chainBuilder) { b.upper.PermittedEmailAddresses = []string{".corp.example"} },
 			permits: []certs.SAN{email("ada@sub.corp.example"), email("ada@a.b.corp.example")}, forbids: []certs.SAN{email("ada@corp.example"), email("ada@xcorp.example")}},
-		"email mailbox": {constrain: func(_ *testing.T, b *chainBuilder) {
+		"email mailbox": {constrain: func(b *chainBuilder) {
 			b.issuing.PermittedEmailAddresses = []string{"ada@corp.example", "b@x.example"}
 		},
 			permits: []certs.SAN{email("ada@corp.example"), email("ada@Corp.Example"), email("b@x.example")}, forbids: []certs.SAN{email("Ada@corp.example"), email("ada@sub.corp.example"), email("b@corp.example"), email("xada@corp.example")}},
-		"email excluded host": {constrain: func(_ *testing.T, b *chainBuilder) { b.issuing.ExcludedEmailAddresses = []string{"corp.example"} },
+		"email excluded host": {constrain: func(b *chainBuilder) { b.issuing.ExcludedEmailAddresses = []string{"corp.example"} },
 			permits: []certs.SAN{email("ada@xcorp.example"), uri(far)}, forbids: []certs.SAN{email("ada@corp.example"), email("ada@sub.corp.example"), email("ada@CORP.example")}},
-		"email excluded domain": {constrain: func(_ *testing.T, b *chainBuilder) { b.issuing.ExcludedEmailAddresses = []string{".corp.example"} },
+		"email excluded domain": {constrain: func(b *chainBuilder) { b.issuing.ExcludedEmailAddresses = []string{".corp.example"} },
 			permits: []certs.SAN{email("ada@corp.example")}, forbids: []certs.SAN{email("ada@sub.corp.example")}},
-		"email excluded mailbox": {constrain: func(_ *testing.T, b *chainBuilder) {
+		"email excluded mailbox": {constrain: func(b *chainBuilder) {
 			b.issuing.ExcludedEmailAddresses = []string{`"eve"@corp.example`, "mallory@corp.example"}
 		},
 			permits: []certs.SAN{email("ada@corp.example")}, forbids: []certs.SAN{email("eve@corp.example"), email("mallory@CORP.example")}},
-		"permitted but for a part": {constrain: func(_ *testing.T, b *chainBuilder) {
+		"permitted but for a part": {constrain: func(b *chainBuilder) {
 			b.issuing.PermittedEmailAddresses, b.issuing.ExcludedEmailAddresses = []string{".example"}, []string{"corp.example"}
 		}, permits: []certs.SAN{email("ada@other.example")}, forbids: []certs.SAN{email("ada@corp.example"), email("ada@other.org")}},
-		"root and issuing": {constrain: func(_ *testing.T, b *chainBuilder) {
+		"root and issuing": {constrain: func(b *chainBuilder) {
 			b.root.PermittedEmailAddresses, b.issuing.PermittedEmailAddresses = []string{".example"}, []string{"corp.example", "other.org"}
 		}, permits: []certs.SAN{email("ada@corp.example")}, forbids: []certs.SAN{email("ada@other.example"), email("ada@other.org")}},
-		"root alone": {constrain: func(_ *testing.T, b *chainBuilder) { b.root.PermittedURIDomains = []string{"ci.example"} },
+		"root alone": {constrain: func(b *chainBuilder) { b.root.PermittedURIDomains = []string{"ci.example"} },
 			permits: []certs.SAN{uri("https://ci.example/a"), uri("https://CI.example"), uri("spiffe://ci.example/x"), uri("https://ci.example:8443/a"), email("ada@x.example")},
 			forbids: []certs.SAN{uri("https://sub.ci.example/a"), uri(far), uri("https://ci.example/a:b"), uri("https://ci.example?a"), uri("urn:ci.example"), uri("https:ci.example/x")}},
-		"URI domain": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.PermittedURIDomains = []string{".ci.example"} },
+		"URI domain": {constrain: func(b *chainBuilder) { b.upper.PermittedURIDomains = []string{".ci.example"} },
 			permits: []certs.SAN{uri("https://a.ci.example/x"), uri("https://a.b.ci.example/")}, forbids: []certs.SAN{uri("https://ci.example/"), uri("https://xci.example/")}},
-		"URI wildcard": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.ExcludedURIDomains = []string{"a.ci.example"} },
+		"URI wildcard": {constrain: func(b *chainBuilder) { b.upper.ExcludedURIDomains = []string{"a.ci.example"} },
 			permits: []certs.SAN{uri("https://ci.example/")}, forbids: []certs.SAN{uri("https://*.ci.example/"), uri("https://a.ci.example/")}},
-		"URI excluded": {constrain: func(_ *testing.T, b *chainBuilder) { b.upper.ExcludedURIDomains = []string{"ci.example"} },
+		"URI excluded": {constrain: func(b *chainBuilder) { b.upper.ExcludedURIDomains = []string{"ci.example"} },
 			permits: []certs.SAN{uri("https://other.example/a:b"), uri("https://xci.example/")}, forbids: []certs.SAN{uri("https://ci.example/"), uri("https://sub.ci.example/"), uri("https://ci.example/a:b")}},
-		"everything excluded": {constrain: func(_ *testing.T, b *chainBuilder) {
+		"everything excluded": {constrain: func(b *chainBuilder) {
 			constrain(b.issuing, true, nil, []base{{tag: tagEmail}, {tag: tagURI}})
 		},
 			permits: []certs.SAN{user("ada!x.example")}, forbids: []certs.SAN{email("ada@x.example"), uri(far)}},
-		"empty base permitted": {constrain: func(_ *testing.T, b *chainBuilder) { constrain(b.issuing, true, []base{{tag: tagEmail}}, nil) },
+		"empty base permitted": {constrain: func(b *chainBuilder) { constrain(b.issuing, true, []base{{tag: tagEmail}}, nil) },
 			forbids: []certs.SAN{email("ada@x.example")}},
-		"DNS alone": {constrain: func(_ *testing.T, b *chainBuilder) { b.issuing.PermittedDNSDomains = []string{"corp.example"} },
+		"DNS alone": {constrain: func(b *chainBuilder) { b.issuing.PermittedDNSDomains = []string{"corp.example"} },
 			permits: []certs.SAN{email("a@b.example"), uri(far), user("a!b")}, forbids: []certs.SAN{uri("arn:aws:iam::1:role/x"), uri("https://127.0.0.1/")}},
-		"IP alone": {constrain: func(_ *testing.T, b *chainBuilder) {
+		"IP alone": {constrain: func(b *chainBuilder) {
 			b.issuing.ExcludedIPRanges = []*net.IPNet{{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}}
 		},
 			permits: []certs.SAN{email("a@b.example"), uri(far), user("a!b")}, forbids: []certs.SAN{uri("urn:x:y")}},
-		"minimum": {constrain: func(_ *testing.T, b *chainBuilder) {
-			constrain(b.issuing, true, []base{{tagEmail, "corp.example", "\x80\x01\x01"}, {tagURI, "ci.example", "\x80\x01\x00"}}, nil)
-		},
-			permits: []certs.SAN{uri("https://ci.example/"), user("a!b")}, forbids: []certs.SAN{email("ada@corp.example")}},
-		"maximum": {constrain: func(_ *testing.T, b *chainBuilder) {
-			constrain(b.issuing, true, nil, []base{{tagEmail, "corp.example", "\x81\x01\x02"}})
-		},
-			forbids: []certs.SAN{email("ada@x.example"), email("ada@corp.example")}},
-		"user names permitted": {constrain: func(_ *testing.T, b *chainBuilder) {
-			constrain(b.issuing, false, []base{{tag: tagOther, value: userNameBase}}, nil)
-		},
-			permits: []certs.SAN{email("a@b.example")}, forbids: []certs.SAN{user("ada!example.com")}},
-		"user names excluded": {constrain: func(_ *testing.T, b *chainBuilder) {
-			constrain(b.issuing, false, nil, []base{{tag: tagOther, value: userNameBase}})
-		},
-			permits: []certs.SAN{email("a@b.example")}, forbids: []certs.SAN{user("ada!x.example")}},
-		"another otherName": {constrain: func(_ *testing.T, b *chainBuilder) {
-			constrain(b.issuing, false, nil, []base{{tag: tagOther, value: "\x06\x03\x2a\x03\x04\xa0\x03\x0c\x01x"}})
-		},
-			permits: []certs.SAN{user("ada!x.example"), email("a@b.example")}},
-		"directory name": {constrain: func(t *testing.T, b *chainBuilder) {
-			constrain(b.root, false, []base{{tag: tagDirectory, value: directoryName(t, pkix.Name{Organization: []string{" Mayfly  TEST"}})}}, nil)
-		}, permits: []certs.SAN{email("a@b.example"), uri(far), user("a!b")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newChainBuilder(t)
-			test.constrain(t, b)
+			test.constrain(b)
 			chain := parsed(t, b)
 			for _, san := range test.permits {
 				if err := chain.Permits(san); err != nil {

@@ -5,9 +5,13 @@ package ca
 import (
 	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
@@ -60,82 +64,55 @@ func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	authority := certs.Template{SignatureAlgorithm: algorithm, Issuer: issuing.RawSubject, AuthorityKeyID: issuing.SubjectKeyId}
-	if err := p.admit(chain, authority, message, now); err != nil {
-		if why := explain(&authority, message); why != nil {
-			err = why
-		}
+	l, err := parseLeaf(message, algorithm)
+	if err == nil {
+		err = p.admit(chain, l, message, now)
+	}
+	if err != nil {
 		return fmt.Errorf("what is to be signed is no certificate of the profile: %w", err)
 	}
 	return nil
 }
 
-// admit decides. It decodes from message what differs between certificates, checks it, encodes it
-// again in the authority's name, and requires the same octets. So it needs no list of what else
-// message could hold. Examples are other extensions, criticalities, key usages, names, unique
-// identifiers (RFC 5280, section 4.1.2.8), another order, or another form (X.690, section 10).
-func (p *LeafPolicy) admit(chain *Chain, t certs.Template, message []byte, now time.Time) error {
-	v, err := decodeTBS(message)
-	if err != nil {
+// admit checks what differs between certificates, encodes it again in the authority's name, and
+// requires the same octets. So it needs no list of what else message could hold: unique
+// identifiers (RFC 5280, section 4.1.2.8), another order, another form (X.690, section 10).
+func (p *LeafPolicy) admit(chain *Chain, l *leaf, message []byte, now time.Time) error {
+	if err := checkValidity(l.NotBefore, l.NotAfter, chain, now); err != nil {
 		return err
 	}
-	if err := checkValidity(v.notBefore, v.notAfter, chain, now); err != nil {
+	if err := chain.Permits(l.template.SAN); err != nil {
 		return err
 	}
-	if err := p.checkLogged(v); err != nil {
+	if err := p.keys.Check(l.PublicKey); err != nil {
+		return fmt.Errorf("no such key is certified (RFC 5280, section 4.1.2.7): %w", err)
+	}
+	want := l.template
+	want.Issuer, want.AuthorityKeyID = chain.Certificates[0].RawSubject, chain.Certificates[0].SubjectKeyId
+	// crypto/x509 ignores octets after the parameters of a key's algorithm and after its integers.
+	var err error
+	if want.PublicKey, err = x509.MarshalPKIXPublicKey(l.PublicKey); err != nil {
 		return err
 	}
-	if err := chain.Permits(v.san); err != nil {
+	if err := l.matches(&want); err != nil {
 		return err
 	}
-	if t.PublicKey, err = p.publicKey(v.publicKey); err != nil {
-		return err
-	}
-	t.SerialNumber, t.NotBefore, t.NotAfter = v.serialNumber, v.notBefore, v.notAfter
-	t.SAN, t.Extensions = v.san, v.extensions
-	tbs, err := certs.NewTBS(t)
+	tbs, err := certs.NewTBS(want)
 	if err != nil {
 		return fmt.Errorf("encoding it again: %w", err)
 	}
-	want := tbs.Certificate(v.sctList)
-	if v.poison {
-		want = tbs.Precertificate()
+	again := tbs.Precertificate()
+	if !l.last.Id.Equal(certs.OIDPoison) {
+		list, err := p.sctList(l.last)
+		if err != nil {
+			return err
+		}
+		again = tbs.Certificate(list)
 	}
-	if !bytes.Equal(want, message) {
+	if !bytes.Equal(again, message) {
 		return errors.New("it has the fields of one, and is not their one encoding (X.690, section 10; RFC 5280, section 4.1)")
 	}
 	return nil
-}
-
-// publicKey checks the key in spki, and encodes it again. crypto/x509 ignores octets after the
-// parameters of its algorithm and after its integers.
-func (p *LeafPolicy) publicKey(spki []byte) ([]byte, error) {
-	key, err := x509.ParsePKIXPublicKey(spki)
-	if err != nil {
-		return nil, fmt.Errorf("parsing its public key (RFC 5280, section 4.1.2.7): %w", err)
-	}
-	if err := p.keys.Check(key); err != nil {
-		return nil, fmt.Errorf("no such key is certified (RFC 5280, section 4.1.2.7): %w", err)
-	}
-	return x509.MarshalPKIXPublicKey(key)
-}
-
-// explain returns why message was not admitted, with the same errors as all checks of the profile;
-// nil if it finds no reason. It decides nothing.
-func explain(t *certs.Template, message []byte) error {
-	l, err := parseLeaf(message, t)
-	if err != nil {
-		return err
-	}
-	if sign, size := l.SerialNumber.Sign(), l.SerialNumber.BitLen()/8+1; sign != 1 || size != certs.SerialNumberSize {
-		return fmt.Errorf("its serial number has the sign %d and %d octets; it is positive and of %d (RFC 5280, section 4.1.2.2)", sign, size, certs.SerialNumberSize)
-	}
-	switch end := l.Extensions[len(l.Extensions)-1]; {
-	case end.Id.Equal(certs.OIDPoison), end.Id.Equal(certs.OIDSCTList):
-		return l.checkExtensionList(end.Id)
-	default:
-		return l.checkExtensionList(nil)
-	}
 }
 
 // checkValidity checks RFC 5280, section 4.1.2.5, and the clock.
@@ -153,29 +130,31 @@ func checkValidity(notBefore, notAfter time.Time, chain *Chain, now time.Time) e
 	return nil
 }
 
-// checkLogged requires a poison, or an SCT list of exactly one SCT, since clients refuse others. If
-// unlogged is set, both may be absent. It cannot check that a log signed the SCT.
-func (p *LeafPolicy) checkLogged(v *variable) error {
-	switch {
-	case v.poison && v.sctList != nil:
-		return errors.New("it has both poison and SCT list (RFC 6962, sections 3.1 and 3.3)")
-	case v.poison, v.sctList == nil && p.unlogged:
-		return nil
-	case v.sctList == nil:
-		return errors.New("it has neither poison nor SCT list, and certificates of this CA are logged (RFC 6962, sections 3.1 and 3.3)")
+// sctList returns the SCT list in the last extension; the extension is zero if there is none. The
+// list holds exactly one SCT, since clients refuse others. If unlogged is set, it may be
+// absent. sctList cannot check that a log signed the SCT.
+func (p *LeafPolicy) sctList(last pkix.Extension) ([]byte, error) {
+	if last.Id == nil && p.unlogged {
+		return nil, nil
+	} else if last.Id == nil {
+		return nil, errors.New("it has neither poison nor SCT list, and certificates of this CA are logged (RFC 6962, sections 3.1 and 3.3)")
 	}
-	scts, err := ctlog.ParseSCTList(v.sctList)
+	value, list := cryptobyte.String(last.Value), cryptobyte.String(nil)
+	if !value.ReadASN1(&list, asn1.OCTET_STRING) || list.Empty() {
+		return nil, errors.New("its SCT list is not one OCTET STRING with a list in it (RFC 6962, section 3.3)")
+	}
+	scts, err := ctlog.ParseSCTList(list)
 	switch {
 	case err != nil:
-		return fmt.Errorf("reading its SCT list (RFC 6962, section 3.3): %w", err)
+		return nil, fmt.Errorf("reading its SCT list (RFC 6962, section 3.3): %w", err)
 	case len(scts) != 1:
-		return fmt.Errorf("its SCT list holds %d SCTs, not one (RFC 6962, section 3.3)", len(scts))
+		return nil, fmt.Errorf("its SCT list holds %d SCTs, not one (RFC 6962, section 3.3)", len(scts))
 	}
 	if n := len(scts[0].Signature); n < minSCTSignature || n > maxSCTSignature {
-		return fmt.Errorf("its SCT has a signature of %d octets, not of %d to %d (RFC 6962, section 2.1.4)", n, minSCTSignature, maxSCTSignature)
+		return nil, fmt.Errorf("its SCT has a signature of %d octets, not of %d to %d (RFC 6962, section 2.1.4)", n, minSCTSignature, maxSCTSignature)
 	}
 	if n := len(scts[0].Extensions); n != 0 && n != leafIndexExtension {
-		return fmt.Errorf("its SCT has extensions of %d octets, not none or one leaf index of %d (RFC 6962, section 3.2)", n, leafIndexExtension)
+		return nil, fmt.Errorf("its SCT has extensions of %d octets, not none or one leaf index of %d (RFC 6962, section 3.2)", n, leafIndexExtension)
 	}
-	return nil
+	return list, nil
 }

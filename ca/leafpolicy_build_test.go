@@ -186,7 +186,7 @@ func eku(purposes ...byte) []byte {
 	for _, purpose := range purposes {
 		ids = append(ids, []byte{6, 8, 0x2b, 6, 1, 5, 5, 7, 3, purpose})
 	}
-	return ext(oidExtKeyUsage, false, der(asn1.SEQUENCE, ids...)...)
+	return ext(stdasn1.ObjectIdentifier{2, 5, 29, 37}, false, der(asn1.SEQUENCE, ids...)...)
 }
 
 // critical returns an extension that was not critical as critical.

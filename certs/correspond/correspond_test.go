@@ -12,7 +12,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -20,15 +19,9 @@ import (
 	"github.com/mayfly-ca/mayfly/certs/correspond"
 )
 
-// certificate is a Certificate for encoding/asn1, so that tests can change one field of it at a
+// certificate is a TBSCertificate for encoding/asn1, so that tests can change one field of it at a
 // time.
 type certificate struct {
-	TBS       tbsCertificate
-	Algorithm pkix.AlgorithmIdentifier
-	Signature asn1.BitString
-}
-
-type tbsCertificate struct {
 	Version         int `asn1:"optional,explicit,default:0,tag:0"`
 	Serial          asn1.RawValue
 	Signature       pkix.AlgorithmIdentifier
@@ -43,7 +36,7 @@ type tbsCertificate struct {
 
 var sctList = []byte{0, 5, 0, 3, 1, 2, 3}
 
-// pair returns a precertificate and its certificate, without signatures.
+// pair returns the TBSCertificates of a precertificate and its certificate.
 func pair(t testing.TB) (pre, cert []byte) {
 	t.Helper()
 	pub, _, err := ed25519.GenerateKey(rand.Reader)
@@ -82,7 +75,7 @@ func pair(t testing.TB) (pre, cert []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return certs.Assemble(tbs.Precertificate(), alg, []byte("one signature")), certs.Assemble(tbs.Certificate(sctList), alg, nil)
+	return tbs.Precertificate(), tbs.Certificate(sctList)
 }
 
 // change returns der after f has changed it.
@@ -130,93 +123,72 @@ func TestCheckFindsOneChange(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
 	other := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}}
-	for name, test := range map[string]struct {
-		change func(*certificate)
-		want   string
-	}{
-		"version 2":               {func(c *certificate) { c.TBS.Version = 1 }, "version 3"},
-		"version 1":               {func(c *certificate) { c.TBS.Version = 0 }, "version 3"},
-		"serial number":           {func(c *certificate) { c.TBS.Serial = lastByte(c.TBS.Serial) }, "serial number"},
-		"inner algorithm":         {func(c *certificate) { c.TBS.Signature = other }, "differs from the one inside"},
-		"outer algorithm":         {func(c *certificate) { c.Algorithm = other }, "differs from the one inside"},
-		"both algorithms":         {func(c *certificate) { c.TBS.Signature, c.Algorithm = other, other }, "signature algorithm"},
-		"issuer":                  {func(c *certificate) { c.TBS.Issuer = lastByte(c.TBS.Issuer) }, "issuer"},
-		"validity":                {func(c *certificate) { c.TBS.Validity = lastByte(c.TBS.Validity) }, "validity"},
-		"subject":                 {func(c *certificate) { c.TBS.Subject = c.TBS.Issuer }, "subject"},
-		"public key":              {func(c *certificate) { c.TBS.PublicKey = lastByte(c.TBS.PublicKey) }, "public key"},
-		"issuer unique ID":        {func(c *certificate) { c.TBS.IssuerUniqueID = asn1.BitString{Bytes: []byte{1}, BitLength: 8} }, "unique identifier"},
-		"subject unique ID":       {func(c *certificate) { c.TBS.SubjectUniqueID = asn1.BitString{Bytes: []byte{1}, BitLength: 8} }, "unique identifier"},
-		"extension's value":       {func(c *certificate) { c.TBS.Extensions[2].Value[5] ^= 1 }, "extension 3"},
-		"extension's criticality": {func(c *certificate) { c.TBS.Extensions[1].Critical = true }, "extension 2"},
-		"extension's identifier":  {func(c *certificate) { c.TBS.Extensions[1].Id = asn1.ObjectIdentifier{2, 5, 29, 38} }, "extension 2"},
-		"extensions' order": {func(c *certificate) {
-			c.TBS.Extensions[5], c.TBS.Extensions[6] = c.TBS.Extensions[6], c.TBS.Extensions[5]
-		}, "extension 6"},
-		"extension more": {func(c *certificate) {
-			c.TBS.Extensions = append(c.TBS.Extensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}})
-		}, "extensions beside"},
-		"extension less": {func(c *certificate) { c.TBS.Extensions = slices.Delete(c.TBS.Extensions, 0, 1) }, "extensions beside"},
-		"no extensions":  {func(c *certificate) { c.TBS.Extensions = nil }, "extensions are missing"},
-		"poison and SCT list": {func(c *certificate) {
-			c.TBS.Extensions = append(c.TBS.Extensions, pkix.Extension{Id: certs.OIDPoison, Critical: true, Value: []byte{5, 0}},
+	for name, f := range map[string]func(*certificate){
+		"version 2":               func(c *certificate) { c.Version = 1 },
+		"version 1":               func(c *certificate) { c.Version = 0 },
+		"serial number":           func(c *certificate) { c.Serial = lastByte(c.Serial) },
+		"signature algorithm":     func(c *certificate) { c.Signature = other },
+		"issuer":                  func(c *certificate) { c.Issuer = lastByte(c.Issuer) },
+		"validity":                func(c *certificate) { c.Validity = lastByte(c.Validity) },
+		"subject":                 func(c *certificate) { c.Subject = c.Issuer },
+		"public key":              func(c *certificate) { c.PublicKey = lastByte(c.PublicKey) },
+		"issuer unique ID":        func(c *certificate) { c.IssuerUniqueID = asn1.BitString{Bytes: []byte{1}, BitLength: 8} },
+		"subject unique ID":       func(c *certificate) { c.SubjectUniqueID = asn1.BitString{Bytes: []byte{1}, BitLength: 8} },
+		"extension's value":       func(c *certificate) { c.Extensions[2].Value[5] ^= 1 },
+		"extension's criticality": func(c *certificate) { c.Extensions[1].Critical = true },
+		"extension's identifier":  func(c *certificate) { c.Extensions[1].Id = asn1.ObjectIdentifier{2, 5, 29, 38} },
+		"extensions' order": func(c *certificate) {
+			c.Extensions[5], c.Extensions[6] = c.Extensions[6], c.Extensions[5]
+		},
+		"extension more": func(c *certificate) {
+			c.Extensions = append(c.Extensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}})
+		},
+		"extension less": func(c *certificate) { c.Extensions = slices.Delete(c.Extensions, 0, 1) },
+		"no extensions":  func(c *certificate) { c.Extensions = nil },
+		"poison and SCT list": func(c *certificate) {
+			c.Extensions = append(c.Extensions, pkix.Extension{Id: certs.OIDPoison, Critical: true, Value: []byte{5, 0}},
 				pkix.Extension{Id: certs.OIDSCTList, Value: append([]byte{4, byte(len(sctList))}, sctList...)})
-		}, "change places"},
-		"last extension twice": {func(c *certificate) {
-			c.TBS.Extensions = append(c.TBS.Extensions, c.TBS.Extensions[len(c.TBS.Extensions)-1])
-		}, "2 times"},
-		"last extension missing": {func(c *certificate) {
-			c.TBS.Extensions = c.TBS.Extensions[:len(c.TBS.Extensions)-1]
-		}, "0 times"},
-		"last extension's criticality": {func(c *certificate) {
-			last := &c.TBS.Extensions[len(c.TBS.Extensions)-1]
+		},
+		"last extension twice": func(c *certificate) {
+			c.Extensions = append(c.Extensions, c.Extensions[len(c.Extensions)-1])
+		},
+		"last extension missing": func(c *certificate) {
+			c.Extensions = c.Extensions[:len(c.Extensions)-1]
+		},
+		"last extension's criticality": func(c *certificate) {
+			last := &c.Extensions[len(c.Extensions)-1]
 			last.Critical = !last.Critical
-		}, "critical"},
-		"last extension's value": {func(c *certificate) {
-			c.TBS.Extensions[len(c.TBS.Extensions)-1].Value = []byte{5, 0, 0}
-		}, "it is not"},
+		},
+		"last extension's value": func(c *certificate) {
+			c.Extensions[len(c.Extensions)-1].Value = []byte{5, 0, 0}
+		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			checkError(t, correspond.Check(pre, change(t, cert, test.change)), test.want)
-			checkError(t, correspond.Check(change(t, pre, test.change), cert), test.want)
-		})
-	}
-}
-
-func checkError(t *testing.T, err error, want string) {
-	t.Helper()
-	if err == nil {
-		t.Errorf("no error, want one with %q", want)
-	} else if !strings.Contains(err.Error(), want) {
-		t.Errorf("error %q, want one with %q", err, want)
+		if correspond.Check(pre, change(t, cert, f)) == nil || correspond.Check(change(t, pre, f), cert) == nil {
+			t.Errorf("%s: the change is not found", name)
+		}
 	}
 }
 
 func TestCheckSCTList(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
-	for name, test := range map[string]struct{ value, want string }{
-		"two SCTs":             {"\x04\x08\x00\x06\x00\x01a\x00\x01b", ""},
-		"no OCTET STRING":      {string(sctList), "OCTET STRING"},
-		"trailing":             {"\x04\x05\x00\x03\x00\x01a\x00", "OCTET STRING"},
-		"trailing inside":      {"\x04\x06\x00\x03\x00\x01a\x00", "one list"},
-		"empty list":           {"\x04\x02\x00\x00", "one list"},
-		"nothing":              {"\x04\x00", "one list"},
-		"empty SCT":            {"\x04\x04\x00\x02\x00\x00", "not an SCT"},
-		"SCT longer than list": {"\x04\x05\x00\x03\x00\x02a", "not an SCT"},
+	for name, test := range map[string]struct {
+		value string
+		valid bool
+	}{
+		"two SCTs":             {"\x04\x08\x00\x06\x00\x01a\x00\x01b", true},
+		"no OCTET STRING":      {string(sctList), false},
+		"trailing":             {"\x04\x05\x00\x03\x00\x01a\x00", false},
+		"trailing inside":      {"\x04\x06\x00\x03\x00\x01a\x00", false},
+		"empty list":           {"\x04\x02\x00\x00", false},
+		"nothing":              {"\x04\x00", false},
+		"empty SCT":            {"\x04\x04\x00\x02\x00\x00", false},
+		"SCT longer than list": {"\x04\x05\x00\x03\x00\x02a", false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			changed := change(t, cert, func(c *certificate) {
-				c.TBS.Extensions[at(c.TBS.Extensions, certs.OIDSCTList)].Value = []byte(test.value)
-			})
-			err := correspond.Check(pre, changed)
-			if test.want != "" {
-				checkError(t, err, test.want)
-			} else if err != nil {
-				t.Error(err)
-			}
-		})
+		changed := change(t, cert, func(c *certificate) { c.Extensions[at(c.Extensions, certs.OIDSCTList)].Value = []byte(test.value) })
+		if err := correspond.Check(pre, changed); (err == nil) != test.valid {
+			t.Errorf("%s: got error %v", name, err)
+		}
 	}
 }
 
@@ -225,47 +197,40 @@ func TestCheckPlaceOfThePoison(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
 	moved := change(t, pre, func(c *certificate) {
-		i := at(c.TBS.Extensions, certs.OIDPoison)
-		poison := c.TBS.Extensions[i]
-		c.TBS.Extensions = slices.Insert(slices.Delete(c.TBS.Extensions, i, i+1), 0, poison)
+		i := at(c.Extensions, certs.OIDPoison)
+		poison := c.Extensions[i]
+		c.Extensions = slices.Insert(slices.Delete(c.Extensions, i, i+1), 0, poison)
 	})
 	if err := correspond.Check(moved, cert); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestCheckRefusesWhatIsNotDER(t *testing.T) {
+func TestCheckRefusesOtherPairs(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
 	_, stranger := pair(t)
-	for name, test := range map[string]struct {
-		pre, cert []byte
-		want      string
-	}{
-		"nothing":             {nil, nil, "parsing the precertificate"},
-		"no certificate":      {pre, nil, "parsing the certificate"},
-		"two precertificates": {pre, pre, "change places"},
-		"two certificates":    {cert, cert, "change places"},
-		"exchanged":           {cert, pre, "change places"},
-		"another's":           {pre, stranger, "public key"},
-		"trailing":            {pre, append(bytes.Clone(cert), 0), "data follow it"},
-		"cut short":           {pre, cert[:len(cert)-1], "not a DER sequence"},
-		// critical FALSE, which DER omits, in the key usage.
-		"criticality written out": {bytes.Replace(pre, []byte("\x01\x01\xff"), []byte("\x01\x01\x00"), 1), cert, "criticality is not DER"},
+	for name, test := range map[string]struct{ pre, cert []byte }{
+		"nothing":             {nil, nil},
+		"no certificate":      {pre, nil},
+		"two precertificates": {pre, pre},
+		"two certificates":    {cert, cert},
+		"exchanged":           {cert, pre},
+		"another's":           {pre, stranger},
+		"trailing":            {pre, append(bytes.Clone(cert), 0)},
+		"cut short":           {pre, cert[:len(cert)-1]},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			checkError(t, correspond.Check(test.pre, test.cert), test.want)
-		})
+		if correspond.Check(test.pre, test.cert) == nil {
+			t.Errorf("%s corresponds", name)
+		}
 	}
 }
 
-// TestCheckFindsEveryByte changes each byte of the precertificate before its signature.
+// TestCheckFindsEveryByte changes each byte of the precertificate.
 func TestCheckFindsEveryByte(t *testing.T) {
 	t.Parallel()
 	pre, cert := pair(t)
-	const signature = "\x00one signature" // with its octet of unused bits
-	for i := range len(pre) - len(signature) {
+	for i := range pre {
 		for _, flip := range []byte{0x01, 0x20, 0x80, 0xff} {
 			changed := bytes.Clone(pre)
 			changed[i] ^= flip
