@@ -36,7 +36,8 @@ func checkDistinct(raw, san string, claims []claim, joined bool) error {
 	}
 	for _, c := range claims {
 		if i := escapeIn(c.text, joined, strings.Contains(raw, "#")); i >= 0 {
-			return indistinctClaim(c, i)
+			return refusal.New(refusal.ClaimInvalid, "the token's claim %s holds %s; with another text in its place, the name would be the same",
+				quote(c.name), character(c.text, i))
 		}
 	}
 	own, undone := undoEscapes(raw, joined, true), undoEscapes(san, joined, true)
@@ -158,20 +159,10 @@ func difference(a, b string) int {
 	return i
 }
 
-// indistinct refuses raw, because a name would not show its octet i. The refusal names the claim
-// that holds the octet, or all claims in the name if the operator's text holds it.
+// indistinct refuses raw, made of the claims, because a name would not show its octet i.
 func indistinct(raw string, i int, claims []claim) error {
 	if percent := strings.LastIndexByte(raw[:min(i, len(raw))], '%'); percent >= 0 && percent >= i-2 {
 		i = percent
-	}
-	for _, beside := range []int{0, 1} { // a separator can be lost because of the claim beside it
-		for _, c := range claims {
-			for at := max(0, i-len(c.text)-beside+1); at <= i && c.text != ""; at++ {
-				if strings.HasPrefix(raw[min(at, len(raw)):], c.text) {
-					return indistinctClaim(claim{c.name, raw[at:]}, i-at)
-				}
-			}
-		}
 	}
 	made := "by the issuer's template"
 	if len(claims) > 0 {
@@ -182,11 +173,6 @@ func indistinct(raw string, i int, claims []claim) error {
 		made = "of the token's claims " + strings.Join(names, ", ")
 	}
 	return refusal.New(refusal.ClaimInvalid, "the name made %s, %s, is the same with another text in place of its %s", made, quote(raw), character(raw, i))
-}
-
-func indistinctClaim(c claim, i int) error {
-	return refusal.New(refusal.ClaimInvalid, "the token's claim %s holds %s; with another text in its place, the name would be the same",
-		quote(c.name), character(c.text, i))
 }
 
 // character returns the character or the escape at s[i:], for a message.

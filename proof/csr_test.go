@@ -32,83 +32,6 @@ func csrDER(t testing.TB, key crypto.Signer, algorithm x509.SignatureAlgorithm) 
 	return der
 }
 
-func TestCSR(t *testing.T) {
-	t.Parallel()
-	policy := newPolicy(t)
-	for name, test := range map[string]struct {
-		key       crypto.Signer
-		algorithm x509.SignatureAlgorithm
-	}{
-		"P-256":    {ecdsaKey(t, elliptic.P256()), x509.ECDSAWithSHA256},
-		"P-384":    {ecdsaKey(t, elliptic.P384()), x509.ECDSAWithSHA384},
-		"P-521":    {ecdsaKey(t, elliptic.P521()), x509.ECDSAWithSHA512},
-		"RSA-2048": {rsaKey(t, 2048), x509.SHA256WithRSA},
-		"Ed25519":  {ed25519Key(t), x509.PureEd25519},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			der := csrDER(t, test.key, test.algorithm)
-			text := pemOf("CERTIFICATE REQUEST", der)
-			for form, input := range map[string][]byte{
-				"PEM":                text,
-				"NEW":                pemOf("NEW CERTIFICATE REQUEST", der),
-				"text in front":      append([]byte("Certificate Request:\n    Data:\n"), text...),
-				"text behind":        append(bytes.Clone(text), "the end"...),
-				"first of two":       append(bytes.Clone(text), pemOf("CERTIFICATE REQUEST", csrDER(t, ed25519Key(t), 0))...),
-				"base64 on one line": oneLine("CERTIFICATE REQUEST", der),
-				"CRLF":               bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n")),
-			} {
-				// A CSR contains no challenge, so none is necessary.
-				got, err := CSR{input}.Verify(policy, Challenge{})
-				if err != nil {
-					t.Errorf("%s: %v", form, err)
-					continue
-				}
-				if want := spki(t, test.key.Public()); !bytes.Equal(got.SPKI, want) {
-					t.Errorf("%s: another key came back", form)
-				}
-			}
-
-			der[len(der)-1] ^= 1
-			_, err := CSR{pemOf("CERTIFICATE REQUEST", der)}.Verify(policy, sub)
-			checkRefusal(t, err, refusal.ProofInvalid, "signature does not verify", "sign the CSR with the private key")
-		})
-	}
-}
-
-func TestCSRWithTheWrongAlgorithm(t *testing.T) {
-	t.Parallel()
-	policy := newPolicy(t)
-	p256, p384, rsa2048 := ecdsaKey(t, elliptic.P256()), ecdsaKey(t, elliptic.P384()), rsaKey(t, 2048)
-	for name, test := range map[string]struct {
-		key       crypto.Signer
-		algorithm x509.SignatureAlgorithm
-		words     []string
-	}{
-		"P-256 with SHA-512": {p256, x509.ECDSAWithSHA512, []string{"1.2.840.10045.4.3.4", "ECDSA on P-256", "ecdsa-with-SHA256 (1.2.840.10045.4.3.2)"}},
-		"P-256 with SHA-384": {p256, x509.ECDSAWithSHA384, []string{"ecdsa-with-SHA256"}},
-		"P-384 with SHA-256": {p384, x509.ECDSAWithSHA256, []string{"ecdsa-with-SHA384"}},
-		"RSA with SHA-384":   {rsa2048, x509.SHA384WithRSA, []string{"sha256WithRSAEncryption"}},
-		"RSA-PSS":            {rsa2048, x509.SHA256WithRSAPSS, []string{"1.2.840.113549.1.1.10", "sha256WithRSAEncryption"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, err := CSR{pemOf("CERTIFICATE REQUEST", csrDER(t, test.key, test.algorithm))}.Verify(policy, sub)
-			checkRefusal(t, err, refusal.CSRInvalid, test.words...)
-		})
-	}
-}
-
-func TestCSRKeyPolicy(t *testing.T) {
-	t.Parallel()
-	policy := newPolicy(t)
-	_, err := CSR{pemOf("CERTIFICATE REQUEST", csrDER(t, ecdsaKey(t, elliptic.P224()), 0))}.Verify(policy, sub)
-	checkRefusal(t, err, refusal.KeyUnsupported, "ECDSA on P-224")
-	weak := rebuild(t, ed25519Key(t), csrParts{spki: spkiOf(t, asn1.ObjectIdentifier{1, 3, 101, 112}, nil, make([]byte, 32))})
-	_, err = CSR{pemOf("CERTIFICATE REQUEST", weak)}.Verify(policy, sub)
-	checkRefusal(t, err, refusal.KeyWeak, "small order")
-}
-
 // csrParts are parts of a CSR, DER, that replace the correct ones.
 type csrParts struct {
 	version, subject, spki, attributes, algorithm []byte
@@ -213,11 +136,7 @@ func TestCSRForms(t *testing.T) {
 	}{
 		"missing":             {nil, "is missing; send a CSR"},
 		"too large":           {bytes.Repeat([]byte("a"), maxCSR+1), "16385 bytes; at most 16384"},
-		"DER":                 {der, "is not PEM"},
-		"text":                {[]byte("hello"), "is not PEM"},
 		"cut short":           {text[:len(text)-20], "PEM cannot be decoded"},
-		"a certificate":       {pemOf("CERTIFICATE", der), `of type "CERTIFICATE"`},
-		"a public key":        {pemOf("PUBLIC KEY", der), `of type "PUBLIC KEY"`},
 		"another block first": {append(pemOf("X509 CRL", der), text...), `of type "X509 CRL"`},
 		"a long type":         {pemOf(strings.Repeat("A", 300), der), "…"},
 	} {

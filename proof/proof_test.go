@@ -7,8 +7,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
@@ -30,118 +28,6 @@ func p1363(t testing.TB, sig []byte, size int) []byte {
 		t.Fatal(err)
 	}
 	return append(rs.R.FillBytes(make([]byte, size)), rs.S.FillBytes(make([]byte, size))...)
-}
-
-func TestSignedChallenge(t *testing.T) {
-	t.Parallel()
-	policy := newPolicy(t)
-	for name, test := range map[string]struct {
-		key  crypto.Signer
-		hash crypto.Hash
-		size int    // of r and s, for ECDSA
-		form string // the form that a refusal names
-	}{
-		"P-256":    {ecdsaKey(t, elliptic.P256()), crypto.SHA256, 32, "ECDSA and SHA-256, in ASN.1 DER or IEEE P1363"},
-		"P-384":    {ecdsaKey(t, elliptic.P384()), crypto.SHA384, 48, "ECDSA and SHA-384, in ASN.1 DER or IEEE P1363"},
-		"P-521":    {ecdsaKey(t, elliptic.P521()), crypto.SHA512, 66, "ECDSA and SHA-512, in ASN.1 DER or IEEE P1363"},
-		"RSA-2048": {rsaKey(t, 2048), crypto.SHA256, 0, "RSA PKCS #1 v1.5 and SHA-256"},
-		"Ed25519":  {ed25519Key(t), 0, 0, "Ed25519 over the value itself"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			der := spki(t, test.key.Public())
-			sig := sign(t, test.key, test.hash, sub.Value)
-			good := map[string][]byte{"as X.509 has it": sig}
-			bad := map[string][]byte{
-				"trailing byte":   append(bytes.Clone(sig), 0),
-				"cut short":       sig[:len(sig)-1],
-				"one bit changed": append(bytes.Clone(sig[:len(sig)-1]), sig[len(sig)-1]^1),
-				"all zeros":       make([]byte, len(sig)),
-				"over other text": sign(t, test.key, test.hash, sub.Value+" "),
-				"too long":        make([]byte, maxSignature+1),
-			}
-			if test.size != 0 {
-				raw := p1363(t, sig, test.size)
-				good["P1363"] = raw
-				bad["P1363 with a trailing byte"] = append(bytes.Clone(raw), 0)
-				bad["P1363 with two trailing bytes"] = append(bytes.Clone(raw), 0, 0)
-				bad["P1363 with padded halves"] = append(append([]byte{0}, raw[:test.size]...), append([]byte{0}, raw[test.size:]...)...)
-				bad["P1363 of zeros"] = make([]byte, 2*test.size)
-				bad["P1363 with halves exchanged"] = append(bytes.Clone(raw[test.size:]), raw[:test.size]...)
-				bad["P1363 cut short"] = raw[:2*test.size-2]
-			}
-			for how, signature := range good {
-				got, err := SignedChallenge{pemOf("PUBLIC KEY", der), signature}.Verify(policy, sub)
-				if err != nil {
-					t.Errorf("%s: %v", how, err)
-					continue
-				}
-				if !bytes.Equal(got.SPKI, der) || !test.key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(got.Key) {
-					t.Errorf("%s: another key came back", how)
-				}
-			}
-			for how, signature := range bad {
-				t.Run(how, func(t *testing.T) {
-					_, err := SignedChallenge{pemOf("PUBLIC KEY", der), signature}.Verify(policy, sub)
-					checkRefusal(t, err, refusal.ProofInvalid, `"sub"`, test.form)
-				})
-			}
-			_, err := SignedChallenge{PublicKey: der}.Verify(policy, sub)
-			checkRefusal(t, err, refusal.ProofInvalid, "is missing", `"sub"`, test.form)
-		})
-	}
-}
-
-func TestSignedChallengeWrongHash(t *testing.T) {
-	t.Parallel()
-	policy := newPolicy(t)
-	p256, p384, p521, rsa2048 := ecdsaKey(t, elliptic.P256()), ecdsaKey(t, elliptic.P384()), ecdsaKey(t, elliptic.P521()), rsaKey(t, 2048)
-	digest := sha256.Sum256([]byte(sub.Value))
-	pss, err := rsa.SignPSS(rand.Reader, rsa2048, crypto.SHA256, digest[:], nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, test := range map[string]struct {
-		key crypto.Signer
-		sig []byte
-	}{
-		"P-256 with SHA-384": {p256, sign(t, p256, crypto.SHA384, sub.Value)},
-		"P-384 with SHA-256": {p384, sign(t, p384, crypto.SHA256, sub.Value)},
-		"P-521 with SHA-256": {p521, sign(t, p521, crypto.SHA256, sub.Value)},
-		"RSA with SHA-512":   {rsa2048, sign(t, rsa2048, crypto.SHA512, sub.Value)},
-		"RSA-PSS":            {rsa2048, pss},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, err := SignedChallenge{spki(t, test.key.Public()), test.sig}.Verify(policy, sub)
-			checkRefusal(t, err, refusal.ProofInvalid, "does not verify", `claim "sub"`)
-		})
-	}
-	// Ed25519 over a hash of the message is a signature over another message.
-	key := ed25519Key(t)
-	_, err = SignedChallenge{spki(t, key.Public()), sign(t, key, 0, string(digest[:]))}.Verify(policy, sub)
-	checkRefusal(t, err, refusal.ProofInvalid, "not over a hash of it")
-}
-
-func TestSignedChallengeChallenges(t *testing.T) {
-	t.Parallel()
-	policy := newPolicy(t)
-	key := ecdsaKey(t, elliptic.P256())
-	der := spki(t, key.Public())
-
-	_, err := SignedChallenge{der, sign(t, key, crypto.SHA256, "")}.Verify(policy, Challenge{Claim: "email"})
-	checkRefusal(t, err, refusal.ProofInvalid, `claim "email"`, "missing or empty")
-
-	for _, value := range []string{"a", "älice@example.com", "a\x00b", " a "} {
-		c := Challenge{Claim: "email", Value: value}
-		if _, err := (SignedChallenge{der, sign(t, key, crypto.SHA256, value)}).Verify(policy, c); err != nil {
-			t.Errorf("%q: %v", value, err)
-		}
-	}
-
-	other := ecdsaKey(t, elliptic.P256())
-	_, err = SignedChallenge{der, sign(t, other, crypto.SHA256, sub.Value)}.Verify(policy, sub)
-	checkRefusal(t, err, refusal.ProofInvalid)
 }
 
 // TestPolicyComesBeforeTheProof: a key that the policy excludes is refused as such, whatever its
