@@ -84,7 +84,7 @@ func knownMetrics(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	registerCT(registry, &config.Server{}, time.Now)
-	registry.MustRegister(&certificatePair{})
+	registry.MustRegister((&certificatePair{}).metrics())
 	refusals(registry)
 	descs := make(chan *prometheus.Desc, 100)
 	registry.Describe(descs)

@@ -8,7 +8,6 @@ package app
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +16,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
@@ -56,6 +53,8 @@ type Options struct {
 
 	// report is the report of a check; nil for a start. See build.
 	report *CheckReport
+	// interval is how often changed files are looked for; 0 for watch.Interval.
+	interval time.Duration
 }
 
 func (o Options) now() func() time.Time {
@@ -77,6 +76,7 @@ type App struct {
 	rotation *rotation
 	server   *server.Server
 	watchers []*watch.Watcher
+	interval time.Duration
 	logs     *logSet
 	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
@@ -127,10 +127,9 @@ func build(ctx context.Context, options Options) (*App, error) {
 		return nil, err
 	}
 	logger := newLogger(cfg.Log, options.LogOutput)
-	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger)}
+	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger), interval: options.interval}
 	app.warn(asErrors(warnings)...)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
+	registry := newRegistry(options.Version)
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
@@ -168,9 +167,10 @@ func (a *App) assemble(ctx context.Context, options Options, edge server.Config,
 		return fmt.Errorf("%s: %w", a.Config.File().Name(), err)
 	}
 	registerCT(edge.Registry, a.Config, a.rotation.now)
-	edge.Registry.MustRegister(issuerMetrics{status: a.live.status})
+	edge.Registry.MustRegister(issuerMetrics(a.live.status))
 	edge.Authority, edge.Issuers, edge.Mounts = a.live, a.live.issuers, a.mounts(options)
-	edge.Checks = append(checks(a.rotation, base.Profile, a.live), a.logs.checks()...)
+	// A key that does not sign, or a CA that expires soon, makes the server unready.
+	edge.Checks = append(append(a.rotation.checks(base.Profile), issuerCheck(a.live.status), a.live.check()), a.logs.checks()...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.Explain(err)
 	}
@@ -209,39 +209,27 @@ func (a *App) Close(ctx context.Context) error {
 }
 
 // Listen opens the listeners that the configuration names.
-func (a *App) Listen() (server.Listeners, error) {
-	var l server.Listeners
-	var err error
-	open := func(key, address string) net.Listener {
-		if err != nil || address == "" {
-			return nil
-		}
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", address); err != nil {
-			err = fmt.Errorf("listening on listen.%s: %w", key, err)
-			return nil
-		}
-		return listener
-	}
+func (a *App) Listen() (l server.Listeners, err error) {
 	addresses := a.Config.Listen
-	if listener := open("http", addresses.HTTP); listener != nil {
-		l.HTTP = listener
+	if addresses.GRPC == addresses.HTTP {
+		addresses.GRPC = ""
 	}
-	if addresses.GRPC != addresses.HTTP {
-		if listener := open("grpc", addresses.GRPC); listener != nil {
-			l.GRPC = listener
+	for _, open := range []struct {
+		key, address string
+		listener     *net.Listener
+	}{{"http", addresses.HTTP, &l.HTTP}, {"grpc", addresses.GRPC, &l.GRPC}, {"ops", addresses.Ops, &l.Ops}} {
+		if open.address == "" {
+			continue
 		}
-	}
-	if listener := open("ops", addresses.Ops); listener != nil {
-		l.Ops = listener
-	}
-	if err != nil {
-		for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
-			if listener != nil {
-				err = errors.Join(err, listener.Close())
+		if *open.listener, err = net.Listen("tcp", open.address); err != nil {
+			err = fmt.Errorf("listening on listen.%s: %w", open.key, err)
+			for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
+				if listener != nil {
+					err = errors.Join(err, listener.Close())
+				}
 			}
+			return server.Listeners{}, err
 		}
-		return server.Listeners{}, err
 	}
 	return l, nil
 }
@@ -278,45 +266,6 @@ func addressAttrs(l server.Listeners) []slog.Attr {
 		attrs = append(attrs, slog.String("ops", l.Ops.Addr().String()))
 	}
 	return attrs
-}
-
-// tlsConfig returns nil where TLS is not configured. The certificate is loaded again when its files
-// change. If the new pair does not load, the last good one stays in use.
-func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
-	if a.Config.TLS.Certificate == "" {
-		return nil, nil
-	}
-	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
-	watcher := watch.New(watch.Config{
-		Name:   "TLS certificate",
-		Files:  []string{pair.certificateFile, pair.keyFile},
-		Reload: pair.load,
-		Logger: a.logger,
-	})
-	if err := pair.load(); err != nil {
-		return nil, err
-	}
-	a.watchers = append(a.watchers, watcher)
-	registry.MustRegister(pair)
-	minimum := uint16(tls.VersionTLS13)
-	if a.Config.TLS.Min == "1.2" {
-		minimum = tls.VersionTLS12
-	}
-	return &tls.Config{MinVersion: minimum, GetCertificate: pair.get}, nil
-}
-
-func newLogger(cfg config.Log, out io.Writer) *slog.Logger {
-	if out == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	var level slog.Level
-	// LoadServer has checked the level; the zero value is info.
-	_ = level.UnmarshalText([]byte(cfg.Level))
-	options := &slog.HandlerOptions{Level: level}
-	if cfg.Format == "text" {
-		return slog.New(slog.NewTextHandler(out, options))
-	}
-	return slog.New(slog.NewJSONHandler(out, options))
 }
 
 func asErrors(mistakes []config.Mistake) []error {

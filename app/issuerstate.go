@@ -3,6 +3,7 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,8 +12,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/oidc"
+	"github.com/mayfly-ca/mayfly/server"
 )
+
+// issuerCheck reports the state of the issuers. The failure of an issuer does not affect the tokens
+// of others, so the server stays ready.
+func issuerCheck(status func() []oidc.IssuerStatus) server.Check {
+	return server.Check{Name: "issuers", Probe: func(context.Context) (string, error) { return issuerHealth(status()) }}
+}
 
 // issuerHealth returns each issuer entry's state, for the public. Its error, for the operator,
 // lists the entries with refused tokens or old keys.
@@ -49,68 +58,44 @@ func describeIssuer(entry oidc.IssuerStatus) string {
 	}
 }
 
-// issuerMetrics publishes the state of the issuer entries at the moment of the scrape.
-type issuerMetrics struct {
-	status func() []oidc.IssuerStatus
-}
-
-func issuerDesc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("mayfly_oidc_"+name, help, append([]string{"entry"}, labels...), nil)
-}
-
-func issuerStateDesc() *prometheus.Desc {
-	return issuerDesc("issuer_state", "1 for the state that the issuer entry is in, 0 for the others: pending (not asked or not answered yet), "+
-		"ok, degraded (the last fetch failed, the last good keys are in use), failing (no usable keys, tokens are refused).", "state")
-}
-
-func issuerSuccessDesc() *prometheus.Desc {
-	return issuerDesc("issuer_last_success_timestamp_seconds", "When keys of the issuer entry were last read, in Unix time; 0 for never.")
-}
-
-func issuerKeyAgeDesc() *prometheus.Desc {
-	return issuerDesc("issuer_key_age_seconds", "Age of the keys of a static issuer entry that has some; they are trusted until oidc.key_lifetime.")
-}
-
-func issuersInUseDesc() *prometheus.Desc {
-	return issuerDesc("wildcard_issuers", "Issuers with usable keys that are in use under a wildcard entry.")
-}
-
-// Describe implements prometheus.Collector.
-func (issuerMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{issuerStateDesc(), issuerSuccessDesc(), issuerKeyAgeDesc(), issuersInUseDesc()} {
-		ch <- desc
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (m issuerMetrics) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
-	}
-	for _, entry := range m.status() {
-		for _, state := range oidc.States() {
-			value := 0.0
-			if state == entry.State {
-				value = 1
+// issuerMetrics publishes the state of the issuer entries.
+func issuerMetrics(status func() []oidc.IssuerStatus) *scraped {
+	const state, success = "mayfly_oidc_issuer_state", "mayfly_oidc_issuer_last_success_timestamp_seconds"
+	const age, inUse = "mayfly_oidc_issuer_key_age_seconds", "mayfly_oidc_wildcard_issuers"
+	return newScraped(func(set setGauge) {
+		for _, entry := range status() {
+			for _, s := range oidc.States() {
+				set(state, boolean(s == entry.State), entry.Entry, string(s))
 			}
-			gauge(issuerStateDesc(), value, entry.Entry, string(state))
+			at := 0.0
+			if !entry.LastSuccess.IsZero() {
+				at = float64(entry.LastSuccess.UnixMilli()) / 1000
+			}
+			set(success, at, entry.Entry)
+			switch {
+			case entry.IssuerURL == "":
+				set(inUse, float64(entry.Issuers), entry.Entry)
+			case !entry.LastSuccess.IsZero():
+				set(age, entry.KeyAge.Seconds(), entry.Entry)
+			}
 		}
-		success := 0.0
-		if !entry.LastSuccess.IsZero() {
-			success = float64(entry.LastSuccess.UnixMilli()) / 1000
-		}
-		gauge(issuerSuccessDesc(), success, entry.Entry)
-		switch {
-		case entry.IssuerURL == "":
-			gauge(issuersInUseDesc(), float64(entry.Issuers), entry.Entry)
-		case !entry.LastSuccess.IsZero():
-			gauge(issuerKeyAgeDesc(), entry.KeyAge.Seconds(), entry.Entry)
-		}
-	}
+	},
+		gauge{state, "1 for the state that the issuer entry is in, 0 for the others: pending (not asked or not answered yet), " +
+			"ok, degraded (the last fetch failed, the last good keys are in use), failing (no usable keys, tokens are refused).", []string{"entry", "state"}},
+		gauge{success, "When keys of the issuer entry were last read, in Unix time; 0 for never.", []string{"entry"}},
+		gauge{age, "Age of the keys of a static issuer entry that has some; they are trusted until oidc.key_lifetime.", []string{"entry"}},
+		gauge{inUse, "Issuers with usable keys that are in use under a wildcard entry.", []string{"entry"}},
+	)
 }
 
-// observeFetches counts and times the fetches from issuers.
-func observeFetches(registry prometheus.Registerer) func(oidc.Fetch) {
+// trustObserver receives the events of every generation. Its fields may be nil.
+type trustObserver struct {
+	fetch    func(oidc.Fetch)
+	decision func(entry, profile string, d policy.Decision)
+}
+
+// newTrustObserver counts and times the fetches from issuers, and counts the decisions of policies.
+func newTrustObserver(registry prometheus.Registerer) trustObserver {
 	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_oidc_fetches_total",
 		Help: "Fetches of discovery documents and key sets, by issuer entry, document, and result.",
@@ -120,13 +105,26 @@ func observeFetches(registry prometheus.Registerer) func(oidc.Fetch) {
 		Help:    "Time that fetches of discovery documents and key sets took, failed ones included.",
 		Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5},
 	}, []string{"entry", "document"})
-	registry.MustRegister(fetches, durations)
-	return func(f oidc.Fetch) {
-		result := "ok"
-		if f.Err != nil {
-			result = "error"
-		}
-		fetches.WithLabelValues(f.Entry, f.Document, result).Inc()
-		durations.WithLabelValues(f.Entry, f.Document).Observe(f.Duration.Seconds())
+	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_policy_decisions_total",
+		Help: "Decisions of the issuer entries' policies: allowed, denied, or error where no rule allowed and one could not be evaluated. In mode audit a denied caller gets its certificate.",
+	}, []string{"entry", "profile", "mode", "result"})
+	registry.MustRegister(fetches, durations, decisions)
+	return trustObserver{
+		fetch: func(f oidc.Fetch) {
+			result := "ok"
+			if f.Err != nil {
+				result = "error"
+			}
+			fetches.WithLabelValues(f.Entry, f.Document, result).Inc()
+			durations.WithLabelValues(f.Entry, f.Document).Observe(f.Duration.Seconds())
+		},
+		decision: func(entry, profile string, d policy.Decision) {
+			mode := policy.ModeEnforce
+			if d.Audit {
+				mode = policy.ModeAudit
+			}
+			decisions.WithLabelValues(entry, profile, mode, d.Result()).Inc()
+		},
 	}
 }

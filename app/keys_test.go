@@ -76,9 +76,7 @@ func (w *keyWorld) add(id string, after time.Duration) (keyFile string) {
 }
 
 func (w *keyWorld) reload() error {
-	err := w.rotation.reload(w.t.Context())
-	w.rotation.observe(err)
-	return err
+	return w.rotation.watcher.Reload()
 }
 
 func (w *keyWorld) signs() string {

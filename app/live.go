@@ -40,44 +40,38 @@ type live struct {
 	load func() (*trust, []config.Mistake, error)
 	// base is the CA without the parts of a generation: Verifier, Rules, Generation.
 	base    ca.Config
-	metrics *reloadMetrics
+	number  prometheus.Gauge // of the generation in use
 	logger  *slog.Logger
 	warn    func(...error)
+	watcher *watch.Watcher
 	first   *trust // what was read before base was set
 
 	current atomic.Pointer[generation]
-	// failed is why the current file is not in use; nil where it is.
-	failed atomic.Pointer[failedReload]
 	// swapped wakes Run; it has room for one.
 	swapped chan struct{}
 }
 
-type failedReload struct {
-	at  time.Time
-	err error
-}
-
 // trust reads the issuer file, and starts to watch it: each change creates a new generation.
-func (a *App) trust(ctx context.Context, registry prometheus.Registerer) error {
+func (a *App) trust(ctx context.Context, registry prometheus.Registerer) (err error) {
 	observer := newTrustObserver(registry)
 	a.live = &live{
 		load: func() (*trust, []config.Mistake, error) {
 			return loadTrust(a.Config, a.Config.Issuers, a.callers, observer)
 		},
-		metrics: newReloadMetrics(registry),
+		number: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "mayfly_config_generation",
+			Help: "Number of the issuer configuration in use, one more with each that was loaded since the start.",
+		}),
 		logger:  a.logger,
 		warn:    a.warn,
 		swapped: make(chan struct{}, 1),
 	}
+	registry.MustRegister(a.live.number)
 	// The watcher takes the current content as known, so it comes before the first read.
-	a.watchers = append(a.watchers, watch.New(watch.Config{
-		Name:    "issuers",
-		Files:   []string{a.Config.Issuers},
-		Reload:  func() error { return a.live.reload(context.WithoutCancel(ctx)) },
-		Observe: a.live.observe,
-		Logger:  a.logger,
-	}))
-	var err error
+	a.live.watcher = a.watch(watch.Config{
+		Name: "issuers", Files: []string{a.Config.Issuers}, Reload: func() error { return a.live.reload(context.WithoutCancel(ctx)) },
+		Metric: "mayfly_config", FailedMetric: "mayfly_config_stale", Registry: registry,
+	})
 	if a.live.first, err = a.live.read(); err != nil && !errors.As(err, new(config.Mistakes)) {
 		return a.Config.Explain(keypath.Errorf([]string{"issuers"}, "%w", err))
 	}
@@ -92,13 +86,7 @@ func (l *live) begin(ctx context.Context, base ca.Config) error {
 
 // reload puts the current issuer file into use, completely or not at all. Calls of it never
 // overlap.
-func (l *live) reload(ctx context.Context) (err error) {
-	// A panic in a parser of the file must not stop the server.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic while loading: %v", p)
-		}
-	}()
+func (l *live) reload(ctx context.Context) error {
 	t, err := l.read()
 	if err != nil {
 		return err
@@ -127,7 +115,7 @@ func (l *live) use(ctx context.Context, t *trust) error {
 		return err
 	}
 	l.current.Store(next)
-	l.metrics.generation.Set(float64(next.number))
+	l.number.Set(float64(next.number))
 	select {
 	case l.swapped <- struct{}{}:
 	default:
@@ -136,23 +124,6 @@ func (l *live) use(ctx context.Context, t *trust) error {
 		slog.Uint64("config_generation", next.number), slog.String("file", t.issuers.File.Name()),
 		slog.String("sha256", t.issuers.File.Digest()), slog.Int("entries", len(t.issuers.Entries)))
 	return nil
-}
-
-// observe records the result of each change of the file. An unreadable file, which is not reloaded,
-// is also a result.
-func (l *live) observe(err error) {
-	now := float64(l.base.Now().Unix())
-	if err != nil {
-		l.failed.Store(&failedReload{l.base.Now(), err})
-		l.metrics.reloads.WithLabelValues("error").Inc()
-		l.metrics.lastFailure.Set(now)
-		l.metrics.stale.Set(1)
-		return
-	}
-	l.failed.Store(nil)
-	l.metrics.reloads.WithLabelValues("ok").Inc()
-	l.metrics.lastSuccess.Set(now)
-	l.metrics.stale.Set(0)
 }
 
 // Run keeps the keys of the current generation's issuers fresh, and those of the previous ones for
@@ -201,13 +172,29 @@ func (l *live) issuers() []server.IssuerInfo { return l.current.Load().trust.inf
 // status is the state of the issuers of the current generation.
 func (l *live) status() []oidc.IssuerStatus { return l.current.Load().trust.verifier.Status() }
 
-// probe reports to readiness which generation serves. It fails while the current file does not
-// load: certificates are not affected, but an operator's change is not in use.
-func (l *live) probe(context.Context) (detail string, err error) {
-	g := l.current.Load()
-	detail = fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.trust.issuers.File.Digest())
-	if failed := l.failed.Load(); failed != nil {
-		return detail + "; the issuer file has changed since and could not be loaded", fmt.Errorf("reloading at %s: %w", failed.at.UTC().Format(time.RFC3339), failed.err)
-	}
-	return detail, nil
+// check reports to readiness which generation serves. It fails while the current file does not load:
+// certificates are not affected, but an operator's change is not in use.
+func (l *live) check() server.Check {
+	return reloadCheck("configuration", l.watcher, func() string {
+		g := l.current.Load()
+		return fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.trust.issuers.File.Digest())
+	})
+}
+
+// watch watches a group of files while the server runs.
+func (a *App) watch(config watch.Config) *watch.Watcher {
+	config.Logger, config.Interval = a.logger, a.interval
+	w := watch.New(config)
+	a.watchers = append(a.watchers, w)
+	return w
+}
+
+// reloadCheck reports the content in use, and fails while a newer one is on disk.
+func reloadCheck(name string, w *watch.Watcher, inUse func() string) server.Check {
+	return server.Check{Name: name, Probe: func(context.Context) (string, error) {
+		if err := w.Failure(); err != nil {
+			return inUse() + " is in use; what is on disk could not be loaded completely", err
+		}
+		return inUse(), nil
+	}}
 }

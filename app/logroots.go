@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 )
@@ -60,30 +58,4 @@ func checkRoots(ctx context.Context, entry config.CTLog, set *ca.Set, now time.T
 		}
 	}
 	return problems
-}
-
-// logRetirement is the metric of the logs that have a retirement date.
-type logRetirement struct {
-	logs []config.CTLog
-	now  func() time.Time
-}
-
-func logRetirementDesc() *prometheus.Desc {
-	return prometheus.NewDesc("mayfly_ct_log_seconds_to_retirement", "Seconds until each Certificate Transparency log is submitted to no more, for those that have a retire_at; negative from then on.", []string{"log"}, nil)
-}
-
-// Describe implements prometheus.Collector.
-func (logRetirement) Describe(ch chan<- *prometheus.Desc) { ch <- logRetirementDesc() }
-
-// Collect implements prometheus.Collector.
-func (c logRetirement) Collect(ch chan<- prometheus.Metric) {
-	for _, entry := range c.logs {
-		name := entry.URL
-		if entry.Embedded != nil {
-			name = entry.Embedded.Origin
-		}
-		if !entry.RetireAt.IsZero() {
-			ch <- prometheus.MustNewConstMetric(logRetirementDesc(), prometheus.GaugeValue, entry.RetireAt.Sub(c.now()).Seconds(), name)
-		}
-	}
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,10 +36,6 @@ type rotation struct {
 	watcher *watch.Watcher // nil for ca.file
 	now     func() time.Time
 	warn    func(...error)
-
-	reloads    *prometheus.CounterVec
-	lastFailed prometheus.Gauge
-	lastError  atomic.Pointer[error] // of the last reload; it points to nil after a success
 }
 
 // rotate loads `ca`, and starts to watch it.
@@ -71,16 +66,14 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 		}
 		r.warn(unjoin(cfg.Explain(errors.Join(warnings...)))...)
 		r.authorities = ca.NewAuthorities(ca.SetOf(authority))
-		r.register(registry)
+		registry.MustRegister(setMetrics(r.authorities, now))
 		return r, nil
 	}
 	r.watcher = watch.New(watch.Config{
-		Name:    "CA set",
-		Files:   []string{r.path},
-		More:    caset.Files(r.path, cfg.CA.SignerSocket == ""),
-		Reload:  func() error { return r.reload(context.WithoutCancel(ctx)) },
-		Observe: r.observe,
-		Logger:  logger,
+		Name: "CA set", Files: []string{r.path}, More: caset.Files(r.path, cfg.CA.SignerSocket == ""),
+		Reload: func() error { return r.reload(context.WithoutCancel(ctx)) },
+		Metric: "mayfly_ca_set", FailedMetric: "mayfly_ca_set_reload_failed", Registry: registry,
+		Logger: logger, Interval: options.interval,
 	})
 	// Only the key that must sign now prevents a start, and only if its error is not transient.
 	// Readiness reports the other keys, and each is retried every second.
@@ -97,7 +90,7 @@ func newRotation(ctx context.Context, cfg *config.Server, options Options, logge
 	}
 	r.warn(loaded.Warnings...)
 	r.authorities = ca.NewAuthorities(loaded.Set)
-	r.register(registry)
+	registry.MustRegister(setMetrics(r.authorities, now))
 	return r, nil
 }
 
@@ -153,18 +146,6 @@ func signersOf(set *ca.Set) (signers []*signer.Signer) {
 		}
 	}
 	return signers
-}
-
-func (r *rotation) observe(err error) {
-	r.lastError.Store(&err)
-	result := "ok"
-	if err != nil {
-		result = "error"
-		r.lastFailed.Set(1)
-	} else {
-		r.lastFailed.Set(0)
-	}
-	r.reloads.WithLabelValues(result).Inc()
 }
 
 // run tends the keys, logs which authority signs whenever that changes, and asks the logs, once for
@@ -250,16 +231,7 @@ func (r *rotation) checks(profile *ca.Profile) []server.Check {
 			},
 		},
 		{Name: "signers", Probe: r.checkSigners},
-		{
-			Name: "ca-set",
-			Probe: func(context.Context) (string, error) {
-				detail := fmt.Sprintf("generation %d", r.authorities.Set().Generation())
-				if err := r.lastError.Load(); err != nil && *err != nil {
-					return detail + " is in force; the set on disk cannot be", *err
-				}
-				return detail, nil
-			},
-		},
+		reloadCheck("ca-set", r.watcher, func() string { return fmt.Sprintf("generation %d", r.authorities.Set().Generation()) }),
 	}
 }
 

@@ -72,8 +72,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 		"a wrong password":              {made.PasswordFile, "something-else\n", "does not open the key"},
 	} {
 		write(test.file, test.content)
-		err := r.reload(t.Context())
-		r.observe(err)
+		err := r.watcher.Reload()
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
 		}
@@ -91,8 +90,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 		t.Errorf("the set as it was: %v", err)
 	}
 	write(made.SetFile, strings.Replace(set, "generation: 5", "generation: 6", 1)+"    retire_at: 2027-01-01T00:00:00Z\n")
-	err = r.reload(t.Context())
-	r.observe(err)
+	err = r.watcher.Reload()
 	if err != nil || r.authorities.Set().Generation() != 6 || values(t, registry, "mayfly_ca_set_reload_failed")[0] != 0 {
 		t.Errorf("a later set: %v, generation %d", err, r.authorities.Set().Generation())
 	}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -64,8 +63,7 @@ const skew = time.Minute
 func Sign(ctx context.Context, options SignerOptions) error {
 	logger := newLogger(options.Log, options.LogOutput)
 	callers := slog.New(CallerLines(logger.Handler()))
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(options.Version))
+	registry := newRegistry(options.Version)
 	cfg := &config.Server{CA: config.CA{Set: options.Set}}
 	policy, err := ca.NewLeafPolicy(options.WithoutCT)
 	if err != nil {

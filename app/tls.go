@@ -4,7 +4,6 @@ package app
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/pem"
+	"github.com/mayfly-ca/mayfly/internal/watch"
 )
 
 // certificatePair is the listeners' TLS certificate with its key. A handshake uses the newest pair
@@ -20,6 +20,28 @@ import (
 type certificatePair struct {
 	certificateFile, keyFile string
 	current                  atomic.Pointer[tls.Certificate]
+}
+
+// tlsConfig returns nil where TLS is not configured. The certificate is loaded again when its files
+// change.
+func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
+	if a.Config.TLS.Certificate == "" {
+		return nil, nil
+	}
+	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
+	a.watch(watch.Config{
+		Name: "TLS certificate", Files: []string{pair.certificateFile, pair.keyFile}, Reload: pair.load,
+		Metric: "mayfly_tls", FailedMetric: "mayfly_tls_reload_failed", Registry: registry,
+	})
+	if err := pair.load(); err != nil {
+		return nil, err
+	}
+	registry.MustRegister(pair.metrics())
+	minimum := uint16(tls.VersionTLS13)
+	if a.Config.TLS.Min == "1.2" {
+		minimum = tls.VersionTLS12
+	}
+	return &tls.Config{MinVersion: minimum, GetCertificate: pair.get}, nil
 }
 
 // load reads both files. It refuses a pair that does not match, or an expired certificate;
@@ -33,17 +55,12 @@ func (p *certificatePair) load() error {
 	if err != nil {
 		return keypath.Errorf([]string{"tls", "key"}, "reading the TLS key: %w", err)
 	}
-	pair, err := tls.X509KeyPair(certificate, key)
+	pair, err := tls.X509KeyPair(certificate, key) // sets Leaf
 	if err != nil {
 		return keypath.Errorf([]string{"tls", "certificate"}, "%s and %s are no TLS certificate with its key: %w", p.certificateFile, p.keyFile, err)
 	}
-	if pair.Leaf == nil {
-		if pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0]); err != nil {
-			return keypath.Errorf([]string{"tls", "certificate"}, "%s: %w", p.certificateFile, err)
-		}
-	}
-	if now := time.Now(); now.After(pair.Leaf.NotAfter) {
-		return keypath.Errorf([]string{"tls", "certificate"}, "%s ended at %s; renew it", p.certificateFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	if time.Now().After(pair.Leaf.NotAfter) {
+		return keypath.Errorf([]string{"tls", "certificate"}, "%s expired at %s; renew it", p.certificateFile, pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	p.current.Store(&pair)
 	return nil
@@ -66,23 +83,11 @@ func readPEMText(name string) (text []byte, err error) {
 }
 
 func (p *certificatePair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	pair := p.current.Load()
-	if pair == nil {
-		return nil, fmt.Errorf("no TLS certificate is loaded")
-	}
-	return pair, nil
+	return p.current.Load(), nil // tlsConfig has loaded one
 }
 
-// Describe and Collect publish the expiry of the pair as a metric.
-func (p *certificatePair) Describe(ch chan<- *prometheus.Desc) { ch <- tlsExpiryDesc() }
-
-// Collect implements prometheus.Collector.
-func (p *certificatePair) Collect(ch chan<- prometheus.Metric) {
-	if pair := p.current.Load(); pair != nil {
-		ch <- prometheus.MustNewConstMetric(tlsExpiryDesc(), prometheus.GaugeValue, time.Until(pair.Leaf.NotAfter).Seconds())
-	}
-}
-
-func tlsExpiryDesc() *prometheus.Desc {
-	return prometheus.NewDesc("mayfly_tls_certificate_seconds_to_expiry", "Seconds until the listeners' TLS certificate ends; negative once it has.", nil, nil)
+func (p *certificatePair) metrics() *scraped {
+	const expiry = "mayfly_tls_certificate_seconds_to_expiry"
+	return newScraped(func(set setGauge) { set(expiry, time.Until(p.current.Load().Leaf.NotAfter).Seconds()) },
+		gauge{expiry, "Seconds until the listeners' TLS certificate expires; negative once it has.", nil})
 }

@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	embedded.RouteTesseraLogs(slog.New(app.CallerLines(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))))
+	embedded.RouteTesseraLogs(app.NewCallerLogger(os.Stderr, slog.LevelWarn))
 	// gRPC itself logs only that clients have disconnected; callers receive errors.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	ctx, hurry := stopSignals()

@@ -3,7 +3,7 @@
 // Package watch finds changed files by polling their content. Notifications of the operating
 // system miss a rename over the file and Kubernetes' swap of the `..data` symlink, and then
 // watch nothing. One watcher serves TLS certificates, issuer files and CA sets alike. It may
-// be imported by app and cmd.
+// be imported by app.
 package watch
 
 import (
@@ -12,13 +12,16 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
-// Interval is how often the watcher reads the files. It loads content once two readings in a
-// row have found the same: a file that is still being written in place may be well-formed
+// Interval is how often the watcher reads the files by default. It loads content once two readings
+// in a row have found the same: a file that is still being written in place may be well-formed
 // half-way, such as a CA set that lacks its last line.
 const Interval = time.Second
 
@@ -42,18 +45,25 @@ type Config struct {
 	// More, where it is not nil, returns the other files of the group: those that the content
 	// of Files names. The watcher calls it before each reading.
 	More func() []string
-	// Reload loads the new content from the files. Where it returns an error, the loaded
+	// Reload loads the new content from the files. Where it returns an error or panics, the loaded
 	// content stays, the watcher logs the error, and calls Reload again at the next change or
 	// after a while.
 	Reload func() error
-	// Observe, where it is not nil, receives the outcome of each reload.
-	Observe func(error)
-	Logger  *slog.Logger
+	Logger *slog.Logger
+	// Interval is how often to read the files; 0 for the constant of that name.
+	Interval time.Duration
+	// Metric is the prefix of the counter `…_reloads_total`, and FailedMetric the name of the gauge
+	// that is 1 while the content on disk is not the one in use. Registry registers both.
+	Metric, FailedMetric string
+	Registry             prometheus.Registerer
 }
 
 // Watcher watches one group of files. Its Run may be called once.
 type Watcher struct {
-	config Config
+	config  Config
+	reloads *prometheus.CounterVec
+	failed  prometheus.Gauge
+	failure atomic.Pointer[error] // of the last reload; nil after a success
 	// digest is of the content at the last call of Reload, and latest of the last reading.
 	digest, latest [sha256.Size]byte
 	// retryAt is when to call Reload again for the same content, after failures times; zero if
@@ -65,7 +75,22 @@ type Watcher struct {
 // New returns a watcher that treats the present content of the files as known. Call it before
 // the files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
+	if config.Interval == 0 {
+		config.Interval = Interval
+	}
 	w := &Watcher{config: config}
+	w.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: config.Metric + "_reloads_total",
+		Help: "Reloads of the " + config.Name + " after a change, by result. After an error the last good one stays in use.",
+	}, []string{"result"})
+	w.failed = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: config.FailedMetric,
+		Help: "1 while the " + config.Name + " on disk has changed and could not be loaded completely.",
+	})
+	config.Registry.MustRegister(w.reloads, w.failed)
+	for _, result := range []string{"ok", "error"} {
+		w.reloads.WithLabelValues(result)
+	}
 	w.digest = digest(w.files())
 	w.latest = w.digest
 	return w
@@ -73,7 +98,7 @@ func New(config Config) *Watcher {
 
 // Run polls until ctx ends.
 func (w *Watcher) Run(ctx context.Context) {
-	ticker := time.NewTicker(Interval)
+	ticker := time.NewTicker(w.config.Interval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -88,8 +113,8 @@ func (w *Watcher) Run(ctx context.Context) {
 // poll reloads if the content differs from the content at the last call of Reload, and two
 // readings agree. Reload decides whether an unreadable file matters.
 func (w *Watcher) poll(ctx context.Context) {
-	files := w.files()
-	now := digest(files)
+	names := w.files()
+	now := digest(names)
 	resting := now == w.latest
 	w.latest = now
 	again := !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
@@ -100,20 +125,45 @@ func (w *Watcher) poll(ctx context.Context) {
 		w.failures = 0
 	}
 	w.digest, w.retryAt = now, time.Time{}
-	err := w.config.Reload()
-	if err != nil {
+	if err := w.Reload(); err != nil {
 		w.retryAt = time.Now().Add(min(FirstRetry<<min(w.failures, 10), RetryInterval))
 		w.failures++
-	}
-	if w.config.Observe != nil {
-		w.config.Observe(err)
-	}
-	if err != nil {
 		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use",
-			slog.String("what", w.config.Name), slog.Any("files", files), slog.String("error", err.Error()))
+			slog.String("what", w.config.Name), slog.Any("files", names), slog.String("error", err.Error()))
 		return
 	}
-	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", files))
+	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", names))
+}
+
+// Reload calls Config.Reload and records the result.
+func (w *Watcher) Reload() (err error) {
+	defer func() {
+		if p := recover(); p != nil { // a fault in a parser must not stop the process
+			err = fmt.Errorf("panic while loading: %v", p)
+		}
+		if err != nil {
+			w.reloads.WithLabelValues("error").Inc()
+			w.failed.Set(1)
+			w.failure.Store(&err)
+			return
+		}
+		w.reloads.WithLabelValues("ok").Inc()
+		w.failed.Set(0)
+		w.failure.Store(nil)
+	}()
+	return w.config.Reload()
+}
+
+// Failure is why the content on disk is not in use completely; nil where it is, and for a nil
+// Watcher.
+func (w *Watcher) Failure() error {
+	if w == nil {
+		return nil
+	}
+	if err := w.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // files returns the files that belong to the group now.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // write replaces name by an atomic rename.
@@ -51,34 +52,35 @@ func TestRenameOver(t *testing.T) {
 	write(t, name, "one")
 	synctest.Test(t, func(t *testing.T) {
 		var seen []string
-		var outcomes []string
 		w := New(Config{
 			Name:  "certificate",
 			Files: []string{name},
 			Reload: func() error {
 				content, err := os.ReadFile(name)
 				seen = append(seen, string(content))
-				if string(content) == "bad" {
+				switch string(content) {
+				case "bad":
 					return errors.New("bad")
+				case "panic":
+					panic("bad")
 				}
 				return err
 			},
-			Observe: func(err error) {
-				if err != nil {
-					outcomes = append(outcomes, "error")
-					return
-				}
-				outcomes = append(outcomes, "ok")
-			},
-			Logger: slog.New(slog.DiscardHandler),
+			Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); w.Run(ctx) }()
 		time.Sleep(Interval / 2) // between two readings
-		for _, content := range []string{"one", "two", "two", "bad", "bad", "three"} {
-			write(t, name, content)
+		for _, step := range []struct {
+			content string
+			fails   bool
+		}{{"one", false}, {"two", false}, {"two", false}, {"bad", true}, {"bad", true}, {"panic", true}, {"three", false}} {
+			write(t, name, step.content)
 			time.Sleep(3 * Interval) // the bubble's clock: no real time passes
+			if failed := w.Failure() != nil; failed != step.fails {
+				t.Errorf("after %q the failure is %v", step.content, w.Failure())
+			}
 		}
 		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
@@ -88,11 +90,8 @@ func TestRenameOver(t *testing.T) {
 		time.Sleep(2 * Interval)
 		cancel()
 		<-done
-		if diff := cmp.Diff([]string{"two", "bad", "bad", "three", "", "three"}, seen); diff != "" {
+		if diff := cmp.Diff([]string{"two", "bad", "bad", "panic", "three", "", "three"}, seen); diff != "" {
 			t.Errorf("contents that were loaded (-want +got):\n%s", diff)
-		}
-		if diff := cmp.Diff([]string{"ok", "error", "error", "ok", "error", "ok"}, outcomes); diff != "" {
-			t.Errorf("outcomes (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -113,7 +112,7 @@ func TestKubernetesSwapThreeTimes(t *testing.T) {
 			seen = append(seen, string(content))
 			return err
 		},
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
 	})
 	for i, content := range []string{"two", "three", "four"} {
 		swap(t, dir, "..2"+string(rune('a'+i)), content)
@@ -142,7 +141,7 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 				}
 				return nil
 			},
-			Logger: slog.New(slog.DiscardHandler),
+			Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
 		})
 		write(t, name, "two")
 		w.poll(t.Context()) // the change is noticed, and loaded once it rests
@@ -176,7 +175,7 @@ func TestFilesThatAFileNames(t *testing.T) {
 			return []string{string(content)}
 		},
 		Reload: func() error { reloads++; return nil },
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
 	})
 	for i, step := range []struct {
 		name, content string
@@ -204,7 +203,7 @@ func TestWaitsUntilTheContentRests(t *testing.T) {
 			seen = append(seen, string(content))
 			return err
 		},
-		Logger: slog.New(slog.DiscardHandler),
+		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
 	})
 	for _, content := range []string{"", "generation: 2\n", "generation: 2\nauthorities: []\n", "generation: 2\nauthorities: [a]\n"} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
