@@ -8,7 +8,7 @@ package pkcs11
 func (m *Modules) Openings() (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, module := range m.modules {
+	for _, module := range m.loaded {
 		n += len(module.openings)
 	}
 	return n

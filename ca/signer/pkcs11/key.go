@@ -7,7 +7,6 @@ package pkcs11
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"sync"
@@ -15,158 +14,150 @@ import (
 	p11 "github.com/miekg/pkcs11"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/certs"
 )
 
 // maxSessions bounds the signatures of one key that callers wait for at a time, one in each
-// session. One extra session keeps the login, which ends with the last session (section 5.6,
-// C_CloseSession).
+// session. One more session keeps the login, which ends with the last session (section 5.6).
 const maxSessions = 8
 
-// key is a private key in a token.
+// Open opens a key in a token: it loads the module, logs in and looks the key up. Errors have
+// the key paths ["module"], ["token"], ["pin_file"] and ["label"]. Calls of a module cannot be
+// interrupted; Open abandons a call that hangs when ctx ends.
+func (m *Modules) Open(ctx context.Context, cfg Config) (signer.Key, error) {
+	module, err := m.load(cfg)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case module.openings <- struct{}{}:
+	case <-ctx.Done():
+		return nil, at("module", "waiting for one of %d openings of keys, since calls of %s hang: %w", maxOpenings, module.path, ctx.Err())
+	}
+	var k *key
+	opened := make(chan error)
+	go func() {
+		defer func() { <-module.openings }()
+		made, err := module.open(ctx, cfg)
+		k = made
+		select {
+		case opened <- err:
+		case <-ctx.Done():
+			if err == nil {
+				_ = made.Close() // no caller has signed with it
+			}
+		}
+	}()
+	select {
+	case err := <-opened:
+		if err != nil {
+			return nil, err
+		}
+		return k, nil
+	case <-ctx.Done():
+		return nil, at("module", "a call of %s hangs while the key is opened: %w", module.path, ctx.Err())
+	}
+}
+
+func (m *module) open(ctx context.Context, cfg Config) (*key, error) {
+	s, err := m.session(ctx, cfg, 0)
+	if err != nil {
+		return nil, err
+	}
+	k := &key{session: *s, busy: make(chan struct{}, maxSessions)}
+	if k.private, k.public, err = s.find(); err == nil {
+		k.algorithm, err = certs.SignatureAlgorithmFor(k.public)
+	}
+	if err != nil {
+		s.end()
+		return nil, err
+	}
+	return k, nil
+}
+
+// key is a private key in a token. Its own session keeps the login, and signs nothing.
 type key struct {
-	visit // its session keeps the login and looks the key up; it signs nothing
-	how   scheme
+	session
+	private   p11.ObjectHandle
+	public    crypto.PublicKey
+	algorithm certs.SignatureAlgorithm
 
-	busy    chan struct{} // an element for each signature that a caller waits for
-	finding lock          // held while the visit's session is used
+	busy chan struct{} // an element for each signature that a caller waits for
 
-	mu     sync.Mutex // guards the fields below, and visit.login; not held in calls
-	handle p11.ObjectHandle
+	mu     sync.Mutex // guards the fields below; not held in calls
 	idle   []p11.SessionHandle
 	closed bool
-	lost   error // why the key must be opened again; nil if it need not. If set, the key is closed too
 }
 
 // Public returns the public key, as the token states it.
-func (k *key) Public() crypto.PublicKey { return k.how.public }
+func (k *key) Public() crypto.PublicKey { return k.public }
 
-// Sign implements signer.Key.
+// Sign implements signer.Key. A call that hangs when ctx ends takes only its session from others.
+// The caller of Sign bounds the number of such calls.
 func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
-	signature, err := k.signOnce(ctx, message)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	release, err := acquire(ctx, k.busy)
+	if err != nil {
+		return nil, signer.Busy(fmt.Errorf("waiting for one of %d signatures in the token: %w", maxSessions, err))
+	}
+	defer release()
+	signature, err := k.sign(message)
 	if err != nil {
 		return nil, fmt.Errorf("signing with the key %q (pkcs11.label) in the token %q: %w", k.cfg.Label, k.cfg.Token, err)
 	}
 	return signature, nil
 }
 
-// signOnce counts as a signature until ctx ends. A call that hangs after that takes only its
-// session from others. The caller of signOnce bounds the number of such calls.
-func (k *key) signOnce(ctx context.Context, message []byte) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+func (k *key) sign(message []byte) (signature []byte, err error) {
+	if k.token.logins.Load() != k.logins {
+		return nil, signer.Stale(errors.New("this process has logged in to the token again, after which the key is looked up again"))
 	}
-	select {
-	case k.busy <- struct{}{}:
-	case <-ctx.Done():
-		return nil, signer.Busy(fmt.Errorf("waiting for one of %d signatures in the token to end: %w", maxSessions, ctx.Err()))
-	}
-	defer once(ctx, func() { <-k.busy })()
 	session, err := k.take()
 	if err != nil {
 		return nil, err
 	}
-	signature, unharmed, err := k.signIn(ctx, session, message)
-	k.putBack(session, unharmed)
-	return signature, err
+	// After a failed call the state of a session is unknown.
+	defer func() { k.putBack(session, err == nil) }()
+	mechanism, input := input(k.public, k.algorithm.Hash(), message)
+	if err := k.lib.SignInit(session, []*p11.Mechanism{p11.NewMechanism(mechanism, nil)}, k.private); err != nil {
+		return nil, k.failed("C_SignInit", err)
+	}
+	raw, err := k.lib.Sign(session, input)
+	if err != nil {
+		return nil, k.failed("C_Sign", err)
+	}
+	return output(k.public, raw)
 }
 
-// signIn signs in a session, and reports whether that session is still usable. After a failed call
-// the state of a session is unknown.
-func (k *key) signIn(ctx context.Context, session p11.SessionHandle, message []byte) (signature []byte, unharmed bool, err error) {
-	share, err := k.token.share(ctx)
-	if err != nil {
-		return nil, true, err
+// failed returns the error of a call, which may mean that the login is lost.
+func (k *key) failed(call string, err error) error {
+	if remedy, _ := remedyFor(err); remedy == signer.Reopen && k.token.logins.Load() == k.logins {
+		k.token.doubted.Store(true)
 	}
-	handle, err := k.find(ctx, share.login)
-	if err != nil {
-		_ = share.end()
-		return nil, true, err
-	}
-	signature, err = k.sign(session, handle, k.how, message)
-	if revoked := share.end(); revoked != nil {
-		return nil, false, revoked
-	}
-	if err != nil && ctx.Err() == nil { // a late error says nothing about the key now
-		err = k.failed(err)
-	}
-	return signature, err == nil, err
-}
-
-// sign creates a signature, in the form that certificates hold.
-func (v *visit) sign(session p11.SessionHandle, handle p11.ObjectHandle, how scheme, message []byte) ([]byte, error) {
-	if err := v.lib.SignInit(session, []*p11.Mechanism{p11.NewMechanism(how.mechanism, nil)}, handle); err != nil {
-		return nil, failure("C_SignInit", err)
-	}
-	raw, err := v.lib.Sign(session, toBeSigned(how.public, how.algorithm.Hash(), message))
-	if err != nil {
-		return nil, failure("C_Sign", err)
-	}
-	if public, ec := how.public.(*ecdsa.PublicKey); ec {
-		return derSignature(raw, size(public.Curve))
-	}
-	return raw, nil
-}
-
-// find returns the key's handle in the login now. After another login it looks the key up again. So
-// a key survives a reload that tried a wrong PIN from its file. find detects void handles, since
-// the token cannot: it may have given their numbers to other objects.
-func (k *key) find(ctx context.Context, now uint64) (p11.ObjectHandle, error) {
-	if handle, ok := k.found(now); ok {
-		return handle, nil
-	}
-	if err := k.finding.acquire(ctx); err != nil {
-		return 0, fmt.Errorf("waiting for the key to be looked up again: %w", err)
-	}
-	defer k.finding.release()
-	if handle, ok := k.found(now); ok {
-		return handle, nil
-	}
-	if !k.token.keepsSessionsOf(k.login) {
-		return 0, k.lose(signer.Stale(errAnotherLogin))
-	}
-	handle, public, err := k.visit.find()
-	if err != nil {
-		return 0, k.lose(signer.Stale(fmt.Errorf("looking the key up after another login: %w", err)))
-	}
-	if same, ok := public.(interface{ Equal(crypto.PublicKey) bool }); !ok || !same.Equal(k.how.public) {
-		return 0, k.lose(signer.Stale(errors.New("there is another key of this label in the token since another login")))
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.handle, k.login = handle, now
-	return handle, nil
-}
-
-// found returns the handle, and whether it was found in login.
-func (k *key) found(login uint64) (p11.ObjectHandle, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.handle, k.login == login
+	return failure(call, err)
 }
 
 // take returns an unused session, opened if necessary. The caller must call putBack.
 func (k *key) take() (p11.SessionHandle, error) {
-	session, found, err := k.takeIdle()
-	if err != nil || found {
-		return session, err
-	}
-	session, err = k.lib.OpenSession(k.slot, p11.CKF_SERIAL_SESSION)
-	return session, k.failed(failure("C_OpenSession", err))
-}
-
-func (k *key) takeIdle() (session p11.SessionHandle, found bool, err error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch last := len(k.idle) - 1; {
-	case k.lost != nil:
-		return 0, false, k.lost
-	case k.closed:
-		return 0, false, signer.ErrClosed
-	case last >= 0:
-		session, k.idle = k.idle[last], k.idle[:last]
-		return session, true, nil
+	last, closed := len(k.idle)-1, k.closed
+	if last >= 0 {
+		defer k.mu.Unlock()
+		session := k.idle[last]
+		k.idle = k.idle[:last]
+		return session, nil
 	}
-	return 0, false, nil
+	k.mu.Unlock()
+	if closed {
+		return 0, signer.ErrClosed
+	}
+	session, err := k.lib.OpenSession(k.slot, p11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return 0, k.failed("C_OpenSession", err)
+	}
+	return session, nil
 }
 
 // putBack returns a session for reuse, or closes it.
@@ -182,46 +173,17 @@ func (k *key) putBack(session p11.SessionHandle, unharmed bool) {
 	}
 }
 
-// failed records what the failure of a call implies for the login and the key.
-func (k *key) failed(err error) error {
-	if is(err, p11.CKR_USER_NOT_LOGGED_IN, p11.CKR_DEVICE_ERROR, p11.CKR_GENERAL_ERROR, p11.CKR_DEVICE_REMOVED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED) {
-		k.mu.Lock()
-		login := k.login
-		k.mu.Unlock()
-		k.token.doubt(login)
-	}
-	return k.lose(err)
-}
-
-// lose makes every later signature fail like err, if err means that the key must be opened again:
-// a caller that still holds this key must then get the new one. lose closes the sessions first, as
-// the token may have no others.
-func (k *key) lose(err error) error {
-	if remedy(err) != signer.Reopen {
-		return err
-	}
-	k.mu.Lock()
-	if k.lost == nil && !k.closed {
-		k.lost = err
-	}
-	k.mu.Unlock()
-	_ = k.Close() // it returns no error
-	return err
-}
-
 // Close implements signer.Key. A session in use is closed after its signature.
 func (k *key) Close() error {
 	k.mu.Lock()
-	if k.closed {
-		k.mu.Unlock()
-		return nil
-	}
-	idle := k.idle
+	idle, closed := k.idle, k.closed
 	k.idle, k.closed = nil, true
 	k.mu.Unlock()
 	for _, session := range idle {
 		_ = k.lib.CloseSession(session) // an error changes nothing
 	}
-	k.end()
+	if !closed {
+		k.end()
+	}
 	return nil
 }

@@ -8,143 +8,155 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"os"
-	"path/filepath"
 	"sync"
-	"sync/atomic"
 
 	p11 "github.com/miekg/pkcs11"
 
-	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-// Modules holds the PKCS#11 modules that this process has loaded, and the logins to their tokens.
-// An application must have only one: two of them share a login, but a second one would not know
-// of it. Modules is safe for concurrent use.
-//
-// A loaded module stays, and is not finalized: C_Finalize ends all sessions in the process, and
-// its effect on calls under way is undefined (section 5.4); one of those may hang for ever. The
-// end of the process ends its sessions too.
-type Modules struct {
-	// secret is the key of the HMACs of refused PINs.
-	secret [32]byte
+// maxOpenings bounds the openings that are under way in a module. Those that hang count until they
+// return, so that a module that hangs costs a bounded number of threads.
+const maxOpenings = 64
 
-	mu      sync.Mutex // guards the fields below
-	modules map[string]*module
+// Modules are the PKCS#11 modules that this process has loaded, and the logins to their tokens. An
+// application must have only one, since a login belongs to the whole process. Modules is safe for
+// concurrent use.
+//
+// A loaded module stays, and is not finalized: the effect of C_Finalize on calls under way is
+// undefined (section 5.4), and one of those may hang for ever.
+type Modules struct {
+	secret [32]byte // the key of the HMACs of PINs
+
+	mu     sync.Mutex // guards loaded
+	loaded map[string]*module
 }
 
 // NewModules returns a Modules that has loaded nothing.
 func NewModules() *Modules {
-	m := &Modules{modules: map[string]*module{}}
+	m := &Modules{loaded: map[string]*module{}}
 	_, _ = rand.Read(m.secret[:]) // it never fails
 	return m
 }
 
 // module is one library.
 type module struct {
-	path   string
-	secret []byte
-	lib    *p11.Ctx
+	path     string
+	lib      *p11.Ctx
+	secret   []byte
+	openings chan struct{} // an element for each opening of a key under way
+	listing  lock          // held while slots are listed
 
-	openings    chan struct{} // an element for each opening of a key under way
-	starting    lock
-	initialized atomic.Bool
-
-	mu     sync.Mutex // guards the fields below; not held in calls
-	tokens map[tokenID]*token
-	seen   map[string]bool // labels of tokens that were present before
+	mu     sync.Mutex        // guards tokens; not held in calls
+	tokens map[string]*token // by label; each was present once
 }
 
-// load returns the module at path, and loads it if necessary.
-func (m *Modules) load(path string) (*module, error) {
-	path, err := modulePath(path)
+// load returns the module of cfg, and loads it if necessary.
+func (m *Modules) load(cfg Config) (*module, error) {
+	path, err := cfg.modulePath()
 	if err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if loaded := m.modules[path]; loaded != nil {
+	if loaded := m.loaded[path]; loaded != nil {
 		return loaded, nil
 	}
 	lib := p11.New(path)
 	if lib == nil {
-		return nil, keypath.Errorf([]string{"module"},
-			"%s is not a PKCS#11 module (it has no C_GetFunctionList), or cannot be loaded: it is for another machine, or a library that it needs is missing; run: ldd %[1]s", path)
+		return nil, at("module", "%s is not a PKCS#11 module, or a library that it needs is missing; run: ldd %[1]s", path)
 	}
-	loaded := &module{path: path, secret: m.secret[:], lib: lib, openings: make(chan struct{}, maxOpenings), starting: newLock(), tokens: map[tokenID]*token{}, seen: map[string]bool{}}
-	m.modules[path] = loaded
+	loaded := &module{path: path, lib: lib, secret: m.secret[:], openings: make(chan struct{}, maxOpenings), listing: newLock(), tokens: map[string]*token{}}
+	m.loaded[path] = loaded
 	return loaded, nil
 }
 
-// modulePath returns the real path of a module without symbolic links: the dynamic linker too loads
-// it only once.
-func modulePath(path string) (string, error) {
-	setting := []string{"module"}
-	if path == "" {
-		return "", keypath.Errorf(setting, "is missing; it should be the path of the token's PKCS#11 library, such as /usr/lib/softhsm/libsofthsm2.so")
-	}
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return "", keypath.Errorf(setting, "%w", err)
-	}
-	resolved, err := filepath.EvalSymlinks(absolute)
-	if err != nil {
-		return "", keypath.Errorf(setting, "looking for the token's PKCS#11 library: %w; install it, or name the path of the one that is installed", err)
-	}
-	info, err := os.Stat(resolved)
-	switch {
-	case err != nil:
-		return "", keypath.Errorf(setting, "looking for the token's PKCS#11 library: %w", err)
-	case !info.Mode().IsRegular():
-		return "", keypath.Errorf(setting, "%s is not a file; it should be the token's PKCS#11 library, which ends in .so", path)
-	}
-	return resolved, nil
-}
-
-// slots returns all slots. It initializes the module if necessary.
-func (m *module) slots(ctx context.Context) ([]uint, error) {
-	if err := m.starting.acquire(ctx); err != nil {
-		return nil, fmt.Errorf("waiting for the module to be initialized: %w", err)
-	}
-	defer once(ctx, m.starting.release)()
-	if !m.initialized.Load() {
-		if err := m.initialize(); err != nil {
-			return nil, err
-		}
-	}
-	slots, err := m.lib.GetSlotList(false)
-	if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) { // other code has finalized it
-		if err := m.initialize(); err != nil {
-			return nil, err
-		}
+// slots returns all slots, after C_Initialize if needed. One caller at a time lists them: SoftHSM
+// aborts the process if two threads find a new token.
+func (m *module) slots(ctx context.Context) (slots []uint, err error) {
+	err = m.listing.hold(ctx, func() error {
 		slots, err = m.lib.GetSlotList(false)
-	}
-	return slots, failure("C_GetSlotList", err)
+		if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) {
+			err = m.lib.Initialize(p11.InitializeWithFlags(p11.CKF_OS_LOCKING_OK)) // many threads call the module
+			if err != nil && !is(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+				return failure("C_Initialize", err)
+			}
+			slots, err = m.lib.GetSlotList(false)
+		}
+		return failure("C_GetSlotList", err)
+	})
+	return slots, err
 }
 
-// initialize makes the module use the locks of the operating system, as many threads call it.
-// Another Modules, or other code in this process, may have initialized it before.
-func (m *module) initialize() error {
-	err := m.lib.Initialize(p11.InitializeWithFlags(p11.CKF_OS_LOCKING_OK))
-	if err != nil && !is(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-		return failure("C_Initialize", err)
+// find returns the one token with a label, its slot, and its flags.
+func (m *module) find(ctx context.Context, label string) (_ *token, slot, flags uint, err error) {
+	slots, err := m.slots(ctx)
+	if err != nil {
+		return nil, 0, 0, at("module", "%s: %w", m.path, err)
 	}
-	m.initialized.Store(true)
-	return nil
+	var others []string
+	var failed error
+	found := 0
+	for _, s := range slots {
+		info, err := m.lib.GetTokenInfo(s)
+		switch {
+		case err != nil:
+			failed = failure("C_GetTokenInfo", err)
+		case info.Label == label:
+			slot, flags, found = s, info.Flags, found+1
+		case info.Flags&p11.CKF_TOKEN_INITIALIZED != 0:
+			others = append(others, info.Label)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := m.tokens[label]
+	switch {
+	case found > 1:
+		return nil, 0, 0, at("token", "%d tokens are labelled %q; give each a label of its own when it is initialized", found, label)
+	case found == 1 && known == nil:
+		known = &token{secret: m.secret, changing: newLock(), refused: map[string]bool{}}
+		m.tokens[label] = known
+	case found == 0 && known == nil && failed == nil && len(others) > 0: // the label is wrong
+		return nil, 0, 0, at("token", "no token is labelled %q; there are: %s", label, list(others))
+	case found == 0:
+		err := fmt.Errorf("no token is labelled %q now; insert it, or look at the connection to it", label)
+		if failed != nil {
+			err = fmt.Errorf("%w: a slot does not answer: %w", err, failed)
+		}
+		return nil, 0, 0, at("token", "%w", signer.Transient(err, 0))
+	}
+	return known, slot, flags, nil
 }
 
-// lock is a mutex with a wait that a context can end, as calls under it may hang.
+// lock is a mutex for calls that may hang.
 type lock chan struct{}
 
 func newLock() lock { return make(lock, 1) }
 
-func (l lock) acquire(ctx context.Context) error {
-	select {
-	case l <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// hold calls do while no other caller does. If ctx ends first, other callers go on beside the call
+// that hangs.
+func (l lock) hold(ctx context.Context, do func() error) error {
+	release, err := acquire(ctx, l)
+	if err != nil {
+		return signer.Transient(fmt.Errorf("waiting for another call of the module: %w", err), 0)
 	}
+	defer release()
+	return do()
 }
 
-func (l lock) release() { <-l }
+// acquire puts an element into places, and returns a function that takes it out again. The end of
+// ctx takes it out too, so that a call that hangs keeps no other call from its place.
+func acquire(ctx context.Context, places chan struct{}) (release func(), err error) {
+	select {
+	case places <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	give := sync.OnceFunc(func() { <-places })
+	stop := context.AfterFunc(ctx, give)
+	return func() {
+		stop()
+		give()
+	}, nil
+}

@@ -5,6 +5,7 @@
 package pkcs11_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	p11 "github.com/miekg/pkcs11"
 
@@ -228,7 +230,6 @@ func (p *place) rsa(t testing.TB, label string, id byte, bits int) {
 const (
 	p256 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
 	p384 = "\x06\x05\x2b\x81\x04\x00\x22"
-	p521 = "\x06\x05\x2b\x81\x04\x00\x23"
 )
 
 // open opens a key, which is closed at the test's end.
@@ -278,4 +279,36 @@ func (p *place) tells(t testing.TB, err error, wants ...string) {
 	if strings.Contains(err.Error(), p.pin) || strings.Contains(err.Error(), "guessed") {
 		t.Errorf("the error shows a PIN: %q", err)
 	}
+}
+
+// faultyToken returns a token with a key, behind the faulty module.
+func faultyToken(t testing.TB) *place {
+	t.Helper()
+	p := newToken(t)
+	p.ec(t, "ca", 1, p256)
+	p.Module = softHSM.faulty
+	return p
+}
+
+// with returns the Config with another PIN file.
+func (p *place) with(t testing.TB, pin string) pkcs11.Config {
+	t.Helper()
+	cfg := p.Config
+	cfg.PINFile = pinFile(t, pin)
+	return cfg
+}
+
+// relied returns a Signer of a key.
+func (p *place) relied(t testing.TB, m *pkcs11.Modules) *signer.Signer {
+	t.Helper()
+	cfg := p.Config
+	key, err := m.Open(t.Context(), cfg)
+	must(t, err)
+	s, err := signer.New(signer.Config{
+		Name: "ca", Kind: "pkcs11", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) { return m.Open(ctx, cfg) },
+		Timeout: 25 * time.Second, Attempt: 10 * time.Second, // for a busy machine
+	})
+	must(t, err, s.Prove(t.Context()), key.Close())
+	t.Cleanup(func() { must(t, s.Close()) })
+	return s
 }
