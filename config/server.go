@@ -95,8 +95,7 @@ type OIDC struct {
 	Proxy Secret // it may hold a password
 	// KeyRefresh is `oidc.key_refresh`, 15m by default, from 10s to 1h: the age at which an
 	// issuer's keys are read again, and thus the time for which a withdrawn key may still be
-	// accepted. An issuer with a smaller max-age in its answer is read sooner, at most once a
-	// minute.
+	// accepted.
 	KeyRefresh time.Duration
 	// KeyLifetime is `oidc.key_lifetime`, 24h by default, from key_refresh to 168h: the age after
 	// which the keys of an unreachable issuer are no longer trusted, and its tokens are refused.

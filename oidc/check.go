@@ -16,48 +16,39 @@ const notBeforeLeeway = 5 * time.Minute
 // which is far from overflowing time.Time.
 const maxSeconds = 1 << 53
 
-// issuerURL returns the claim `iss`.
-func (t *idToken) issuerURL() (string, error) { return t.text("iss") }
-
 // check checks the registered claims (RFC 7519, section 4.1, and OpenID Connect Core 1.0, section
-// 3.1.3.7) for entry at the time now. It returns the resulting token, of which only the signature
-// remains unchecked. With the zero time, check skips the times.
-func (t *idToken) check(entry *entry, now time.Time, steps tracer) (*Token, error) {
-	issuerURL, err := t.issuerURL()
-	if err != nil {
-		return nil, err
+// 3.1.3.7) at the time now. It returns the resulting token, of which only the signature remains
+// unchecked, and the entry of its issuer. With the zero time, check skips the times.
+func (v *Verifier) check(t *idToken, now time.Time, steps tracer) (verified *Token, e *entry, err error) {
+	verified = &Token{Claims: t.claims}
+	if verified.IssuerURL, err = t.text("iss"); err == nil {
+		e, err = v.entryOf(verified.IssuerURL)
 	}
-	var expiry time.Time
+	steps.issuer(verified.IssuerURL, e, err)
+	if err != nil {
+		return nil, nil, err
+	}
+	verified.Entry = e.Key
 	if !now.IsZero() {
-		expiry, err = t.checkTimes(now)
-		steps.times(expiry, now, err)
+		verified.Expiry, err = t.checkTimes(now)
+		steps.times(verified.Expiry, now, err)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	audience, err := t.audience()
-	profile := ""
-	if err == nil {
-		profile, err = entry.profileFor(audience, issuerURL)
+	if verified.Audience, err = t.audience(); err == nil {
+		verified.Profile, err = e.profileFor(verified.Audience, verified.IssuerURL)
 	}
-	steps.audience(audience, entry, profile, err)
+	steps.audience(verified, e, err)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	subject, err := t.text("sub")
-	steps.subject(subject, err)
+	verified.Subject, err = t.text("sub")
+	steps.subject(verified.Subject, err)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &Token{
-		Entry:     entry.Key,
-		Profile:   profile,
-		IssuerURL: issuerURL,
-		Subject:   subject,
-		Audience:  audience,
-		Expiry:    expiry,
-		Claims:    t.claims,
-	}, nil
+	return verified, e, nil
 }
 
 // checkTimes checks exp, nbf and iat, and returns exp.

@@ -33,8 +33,9 @@ const (
 // entry is a validated Issuer.
 type entry struct {
 	Issuer
-	pattern    Pattern           // only of a wildcard entry
-	pool       *pool             // only of a wildcard entry
+	issuer     *issuer           // of a static entry
+	pattern    Pattern           // of a wildcard entry
+	pool       *pool             // of a wildcard entry
 	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
 	inCluster  bool
 	client     *http.Client
@@ -51,14 +52,13 @@ func New(cfg Config) (*Verifier, error) { return newVerifier(cfg, newTransport) 
 
 func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	cfg.setDefaults()
-	common := &shared{
-		refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback, insecureHosts: cfg.InsecureHosts,
-		now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, callers: &callers{}, proxiesKnown: cfg.ProxiesKnown, waiting: share.New(cfg.MaxWaiting, 0),
-	}
 	v := &Verifier{
-		static:  make(map[string]*source),
-		now:     cfg.Now,
-		callers: common.callers,
+		shared: &shared{
+			refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback, insecureHosts: cfg.InsecureHosts,
+			now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, clients: &clients{}, proxiesKnown: cfg.ProxiesKnown,
+			waiting: share.New(cfg.MaxWaiting, 0),
+		},
+		static: make(map[string]*entry),
 	}
 	var errs []error
 	if len(cfg.Issuers) == 0 {
@@ -68,25 +68,26 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	errs = append(errs, err)
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
 	keys := make(map[string]bool)
-	for _, issuer := range cfg.Issuers {
-		e := &entry{Issuer: issuer, inCluster: isAPIServer(issuer, cfg.KubernetesAPIServer, inCluster), waiting: share.New(maxWaiting, 0)}
+	for _, settings := range cfg.Issuers {
+		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.KubernetesAPIServer, inCluster), waiting: share.New(maxWaiting, 0)}
 		errs = append(errs, e.validate(&cfg)...)
-		if keys[issuer.Key] {
+		if keys[e.Key] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
 		}
-		keys[issuer.Key] = true
+		keys[e.Key] = true
 		client, err := e.newClient(&cfg, proxy, transport)
 		errs = append(errs, err)
 		e.client = client
 		v.entries = append(v.entries, e)
 		switch {
-		case issuer.URL == "":
-			e.pool = newPool(common, e)
+		case e.URL == "":
+			e.pool = newPool(v.shared, e)
 			v.wildcards = append(v.wildcards, e)
-		case v.static[issuer.URL] != nil:
-			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%s has more than one entry", issuer.URL))
+		case v.static[e.URL] != nil:
+			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%s has more than one entry", e.URL))
 		default:
-			v.static[issuer.URL] = newSource(common, e, issuer.URL)
+			e.issuer = &issuer{shared: v.shared, url: e.URL, entry: e}
+			v.static[e.URL] = e
 		}
 	}
 	errs = append(errs, checkOverlaps(v.wildcards)...)

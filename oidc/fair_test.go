@@ -203,14 +203,14 @@ func TestReloadKnowsWhetherThereAreSeveralClients(t *testing.T) {
 	t.Parallel()
 	w := wildWorld(t)
 	now := time.Now()
-	w.verifier.callers.note(clientNumber(1), now)
-	w.verifier.callers.note(clientNumber(2), now)
+	w.verifier.clients.note(clientNumber(1), now)
+	w.verifier.clients.note(clientNumber(2), now)
 	next := newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}}, w.web)
-	if next.callers.several(now) {
+	if next.clients.several(now) {
 		t.Error("there are several clients before the first request")
 	}
 	next.Inherit(w.verifier)
-	if !next.callers.several(now) {
+	if !next.clients.several(now) {
 		t.Error("that there are several clients is lost")
 	}
 }

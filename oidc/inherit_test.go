@@ -3,7 +3,6 @@
 package oidc
 
 import (
-	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -27,7 +26,7 @@ func TestInheritFetchesNothing(t *testing.T) {
 		tenant, other := newProvider(t, provider.Config{IssuerURL: wild}), newProvider(t, provider.Config{IssuerURL: changed})
 		w.serve(wild, tenant)
 		w.serve(changed, other)
-		stop := runUntil(t, w.verifier)
+		stop := w.run(t)
 		synctest.Wait()
 		if err := w.verify(t, mint(t, tenant, nil)); err != nil {
 			t.Fatal(err)
@@ -42,8 +41,7 @@ func TestInheritFetchesNothing(t *testing.T) {
 		next := newTestVerifier(t, Config{Issuers: issuers}, w.web)
 		next.Inherit(w.verifier)
 		w.verifier = next
-		stopNext := runUntil(t, next)
-		stop()
+		stopNext := w.run(t) // requests under the old settings go on for a while
 		synctest.Wait()
 		fetched := map[string]int{}
 		for _, r := range w.sent()[before:] {
@@ -82,21 +80,9 @@ func TestInheritFetchesNothing(t *testing.T) {
 		if refreshed != 2 {
 			t.Errorf("%d fetches of the inherited issuer within its refresh interval, want 2", refreshed)
 		}
+		stop()
 		stopNext()
 	})
-}
-
-// runUntil runs v until the caller calls the returned function, which waits until Run returns.
-func runUntil(t *testing.T, v *Verifier) func() {
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- v.Run(ctx) }()
-	return func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 func TestProfilesAreToldByAudience(t *testing.T) {

@@ -62,7 +62,7 @@ func TestInsecureHostsAlone(t *testing.T) {
 	policies := map[http.RoundTripper]*addressPolicy{}
 	const listed = "http://dex-idp:8888/auth"
 	w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer(listed)}, InsecureHosts: []string{"dex-idp"}}, provider.Config{})
-	e := w.verifier.static[testIssuer].entry
+	e := w.verifier.static[testIssuer]
 	if _, err := e.newClient(&Config{InsecureHosts: []string{"dex-idp"}}, nil, func(r reach) http.RoundTripper {
 		own := roundTripper(func(*http.Request) (*http.Response, error) { return nil, http.ErrUseLastResponse })
 		policies[&own] = r.policy

@@ -161,7 +161,7 @@ func TestLargeKeySets(t *testing.T) {
 		t.Error("there is no warning")
 	}
 	pool := w.verifier.wildcards[0].pool
-	if large, others := pool.large.order.Len(), pool.proven.order.Len()+pool.unproven.order.Len(); large != maxLarge || others != 0 {
+	if large, others := pool.count(large), pool.count(proven)+pool.count(unproven); large != maxLarge || others != 0 {
 		t.Errorf("%d issuers with large key sets are kept, and %d others", large, others)
 	}
 	if status := w.verifier.Status()[0]; status.Issuers != maxLarge || status.State != StateOK {

@@ -15,14 +15,13 @@ import (
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
-	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// verifySignature verifies the token with keys, by go-oidc. The caller has checked everything else
-// about the token; go-oidc repeats some of these checks.
-func verifySignature(ctx context.Context, token *idToken, k *keys, now time.Time) error {
+// verify verifies the token with k, by go-oidc. Verifier.check has checked everything else about the
+// token; go-oidc repeats some of these checks.
+func (k *keys) verify(ctx context.Context, token *idToken, now time.Time) error {
 	set := &tokenKeySet{token: token, keys: k}
 	verifier := gooidc.NewVerifier(k.issuerURL, set, &gooidc.Config{
 		SkipClientIDCheck:    true, // one of several audiences is enough; check has verified it
@@ -36,10 +35,10 @@ func verifySignature(ctx context.Context, token *idToken, k *keys, now time.Time
 	case set.refusal != nil:
 		return set.refusal
 	default:
-		// The remaining cause is a header that go-jose cannot decode, for example with a broken
-		// x5c.
+		// go-oidc also decodes parameters and claims that this package does not read, such as x5c and
+		// at_hash.
 		return refusal.New(refusal.TokenMalformed,
-			"a registered parameter in the ID token's header has the wrong type or form").Because(err)
+			"a registered header parameter or claim of the ID token has the wrong type or form").Because(err)
 	}
 }
 
@@ -51,10 +50,7 @@ type tokenKeySet struct {
 }
 
 // VerifySignature implements gooidc.KeySet: it tries the keys that have the token's `kid`, or all
-// keys if the token has none.
-//
-// It does not return the token's payload, but only the claims that go-oidc checks, as ParseClaims
-// read them. go-oidc's own decoding is lax, and decoding all claims twice is slow.
+// keys if the token has none, and returns the token's payload.
 func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, error) {
 	if raw != s.token.raw {
 		return nil, errors.New("verifying another token than the one that was parsed")
@@ -71,26 +67,11 @@ func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, er
 		}
 		fitting++
 		if key.verify(s.token.alg, input, s.token.signature) {
-			return s.token.judged()
+			return s.token.payload, nil
 		}
 	}
 	s.refusal = s.explain(fitting)
 	return nil, s.refusal
-}
-
-// judged returns the claims that go-oidc checks, as JSON.
-func (t *idToken) judged() ([]byte, error) {
-	iss, _ := t.claims["iss"].(string)
-	sub, _ := t.claims["sub"].(string)
-	exp, _ := t.claims["exp"].(Number)
-	doc := append(make([]byte, 0, 256), `{"iss":`...)
-	doc, errIss := jsontext.AppendQuote(doc, iss)
-	doc, errSub := jsontext.AppendQuote(append(doc, `,"sub":`...), sub)
-	doc = append(append(doc, `,"exp":`...), exp...)
-	if nbf, ok := t.claims["nbf"].(Number); ok {
-		doc = append(append(doc, `,"nbf":`...), nbf...)
-	}
-	return append(doc, '}'), errors.Join(errIss, errSub)
 }
 
 // explain states why none of the keys verified the token; fitting is the number of keys tried.

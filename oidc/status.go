@@ -3,8 +3,26 @@
 package oidc
 
 import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
+)
+
+const (
+	// summaryInterval is the time between two lines about issuers that are failing.
+	summaryInterval = 10 * time.Minute
+	// maxNamed is the number of issuers that such a line names.
+	maxNamed = 10
+	// maxPatternLines is the number of lines about the issuers of one pattern in summaryInterval.
+	// Callers choose these issuers.
+	maxPatternLines = 20
+	// maxErrorText is the number of bytes kept of an error, which may quote the issuer's answer.
+	maxErrorText = 1 << 10
 )
 
 // State is the state of an issuer entry.
@@ -59,7 +77,7 @@ func (v *Verifier) Status() []IssuerStatus {
 		if e.pool != nil {
 			status = e.pool.status(now)
 		} else {
-			status = v.static[e.URL].status(now)
+			status = e.issuer.status(now)
 		}
 		status.Entry, status.IssuerURL = e.Key, e.URL
 		list = append(list, status)
@@ -67,31 +85,98 @@ func (v *Verifier) Status() []IssuerStatus {
 	return list
 }
 
-func (s *source) status(now time.Time) IssuerStatus {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	known := s.current.Load()
-	status := IssuerStatus{Usable: s.usable(known, now) != nil, LastSuccess: s.lastSuccess, LastFailure: s.lastFailure}
-	if known != nil {
-		status.KeyAge, status.Keys = max(now.Sub(known.fetchedAt), 0), len(known.list)
-		status.Usable = status.Usable && status.Keys > 0
+func (i *issuer) status(now time.Time) IssuerStatus {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	status := IssuerStatus{State: StatePending, LastFailure: i.lastFailure}
+	if i.lastErr != nil {
+		status.State, status.LastError = StateFailing, i.lastErr.Error()
 	}
-	if s.lastErr != nil {
-		status.LastError = s.lastErr.Error()
+	if i.keys == nil {
+		return status
 	}
+	status.LastSuccess, status.Keys, status.KeyAge = i.keys.fetchedAt, len(i.keys.list), max(now.Sub(i.keys.fetchedAt), 0)
+	status.Usable = i.usable(i.keys, now) && status.Keys > 0
 	switch {
-	case !status.Usable && known == nil && s.lastErr == nil:
-		status.State = StatePending
+	case status.Keys == 0:
+		// The issuer may withdraw every key; its key set was read.
+		status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
+		status.State = StateFailing
 	case !status.Usable:
 		status.State = StateFailing
-		if known != nil && status.Keys == 0 {
-			// The issuer may withdraw every key; its key set was read.
-			status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
-		}
-	case s.lastErr != nil:
+	case i.lastErr != nil:
 		status.State = StateDegraded
 	default:
 		status.State = StateOK
 	}
 	return status
+}
+
+// report writes a line if a fetch has changed the state of the issuer: at the first failure after a
+// success, and at the first success after failures, where failures counts this one. summarize
+// covers the failures between them.
+//
+// A token creates an issuer of a pattern, so a failure is no change unless the issuer was readable
+// before.
+func (i *issuer) report(failures int, readable bool, err error) {
+	level, message := slog.LevelDebug, "issuer cannot be reached, or its answer is not as expected"
+	attrs := []slog.Attr{slog.String("issuer_entry", i.entry.Key), slog.String("issuer_url", i.url), slog.Int("failures", failures)}
+	switch known := i.pool == nil || readable; {
+	case err == nil && failures == 0:
+		return
+	case err == nil:
+		message = "issuer can be reached again"
+		if known {
+			level = slog.LevelInfo
+		}
+	default:
+		attrs = append(attrs, slog.Any("error", err))
+		if known && failures == 1 {
+			level = slog.LevelWarn
+		}
+	}
+	if level > slog.LevelDebug && !i.mayLog() {
+		level = slog.LevelDebug
+	}
+	i.logger.LogAttrs(context.Background(), level, message, attrs...)
+}
+
+// mayLog reports whether a line may be written about the issuer; callers choose those of a pattern.
+func (i *issuer) mayLog() bool {
+	return i.pool == nil || i.pool.lines.Take(netip.Addr{}, i.now())
+}
+
+// summarize writes one line about the issuers that are failing, if there are any.
+func (v *Verifier) summarize() {
+	var names []string
+	for _, e := range v.entries {
+		switch {
+		case e.pool != nil:
+			names = append(names, e.pool.failing()...)
+		case e.issuer.failing():
+			names = append(names, e.URL)
+		}
+	}
+	if len(names) == 0 {
+		return
+	}
+	slices.Sort(names)
+	v.logger.LogAttrs(context.Background(), slog.LevelWarn, "issuers still cannot be reached; /readyz?verbose on the ops listener has their errors",
+		slog.Int("issuers", len(names)), slog.Any("issuer_urls", names[:min(len(names), maxNamed)]))
+}
+
+// brief returns err as shortened text, without references to other values.
+func brief(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if len(text) <= maxErrorText {
+		return errors.New(text)
+	}
+	end := maxErrorText
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return errors.New(text[:end] + "…")
 }

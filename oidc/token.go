@@ -22,6 +22,7 @@ type idToken struct {
 	raw       string // the three segments, without white space around them
 	alg       string // supportedAlgorithm accepts it
 	keyID     string // `kid`; "" if there is none
+	payload   []byte // the JSON text of claims
 	claims    Claims
 	signature []byte
 }
@@ -48,11 +49,11 @@ func parseToken(raw string) (*idToken, error) {
 	if err := token.readHeader(protected); err != nil {
 		return nil, err
 	}
-	decoded, err := decodeSegment(payload)
-	if err != nil {
+	var err error
+	if token.payload, err = decodeSegment(payload); err != nil {
 		return nil, malformed("claims", err)
 	}
-	if token.claims, err = ParseClaims(decoded); err != nil {
+	if token.claims, err = ParseClaims(token.payload); err != nil {
 		return nil, malformed("claims", err)
 	}
 	if signature == "" {

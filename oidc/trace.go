@@ -24,14 +24,8 @@ type Step struct {
 // observe, which may be nil, for each step. Judge is for tests of settings; its result proves
 // nothing.
 func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
-	steps := tracer(observe)
-	token := &idToken{claims: claims}
-	issuerURL, e, err := v.match(token)
-	steps.issuer(issuerURL, e, err)
-	if err != nil {
-		return nil, err
-	}
-	return token.check(e, time.Time{}, steps)
+	token, _, err := v.check(&idToken{claims: claims}, time.Time{}, tracer(observe))
+	return token, err
 }
 
 // UnverifiedClaims returns the claims of a token of the right form, without any verification.
@@ -81,11 +75,11 @@ func (t tracer) times(expiry, now time.Time, err error) {
 	})
 }
 
-func (t tracer) audience(found []string, e *entry, profile string, err error) {
+func (t tracer) audience(token *Token, e *entry, err error) {
 	t.step("audience", err, func() string {
-		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(found), quoteList(e.allAudiences()))
-		if profile != "" {
-			text += ", and this one is of profile " + quote(profile)
+		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(token.Audience), quoteList(e.allAudiences()))
+		if token.Profile != "" {
+			text += ", and this one is of profile " + quote(token.Profile)
 		}
 		return text
 	})
@@ -95,7 +89,7 @@ func (t tracer) subject(subject string, err error) {
 	t.step("subject", err, func() string { return "sub is " + quote(subject) })
 }
 
-func (t tracer) keys(token *idToken, k *keys, err error) {
+func (t tracer) keys(k *keys, err error) {
 	t.step("keys", err, func() string {
 		var ids []string
 		for _, key := range k.list {

@@ -8,9 +8,11 @@
 package oidc
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,8 +88,7 @@ type Config struct {
 	// the inner network.
 	Proxy string
 	// KeyRefresh is the age at which an issuer's keys are fetched again, and thus the time for
-	// which a withdrawn key may still be accepted; default 15 minutes. An issuer with a smaller
-	// max-age on its key set is fetched from sooner, at most once a minute.
+	// which a withdrawn key may still be accepted; default 15 minutes.
 	KeyRefresh time.Duration
 	// KeyLifetime is the age after which keys that could not be refreshed are no longer trusted;
 	// default 24 hours.
@@ -129,11 +130,10 @@ type Token struct {
 
 // Verifier verifies ID tokens. It is safe for concurrent use.
 type Verifier struct {
-	static    map[string]*source // by issuer URL
-	wildcards []*entry           // more literal labels and segments first
-	entries   []*entry           // in the order of Config.Issuers
-	now       func() time.Time
-	callers   *callers
+	*shared
+	static    map[string]*entry // by issuer URL
+	wildcards []*entry          // more literal labels and segments first
+	entries   []*entry          // in the order of Config.Issuers
 }
 
 // Verify checks rawIDToken, a compact JWS (RFC 7515, section 7.1) that only white space may
@@ -158,56 +158,46 @@ func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Ad
 	steps := tracer(observe)
 	// One reading of the clock applies to the whole token.
 	now := v.now()
-	v.callers.note(client, now)
+	v.clients.note(client, now)
 
 	token, err := parseToken(rawIDToken)
 	steps.form(token, err)
 	if err != nil {
 		return nil, err
 	}
-	issuerURL, e, err := v.match(token)
-	steps.issuer(issuerURL, e, err)
-	if err != nil {
-		return nil, err
-	}
 	// These checks are cheap and the signature is not, so they come first. A token with several
 	// faults gets the answer to one of them.
-	verified, err := token.check(e, now, steps)
+	verified, e, err := v.check(token, now, steps)
 	if err != nil {
 		return nil, err
 	}
-	src, err := v.source(issuerURL, client, e)
+	i, err := e.issuerFor(token, verified.IssuerURL, client, now)
 	if err != nil {
+		steps.keys(nil, err)
 		return nil, err
 	}
-	if err := src.verify(ctx, request{token, client, now}, steps); err != nil {
+	if err := i.verify(ctx, request{token, client, now}, steps); err != nil {
 		return nil, err
 	}
 	return verified, nil
 }
 
-// source returns the source of keys for issuerURL, which e matches, for a request of client.
-func (v *Verifier) source(issuerURL string, client netip.Addr, e *entry) (*source, error) {
-	if e.pool == nil {
-		return v.static[issuerURL], nil
+// issuerFor returns the issuer at issuerURL, which e matches, for a token and its client.
+func (e *entry) issuerFor(token *idToken, issuerURL string, client netip.Addr, now time.Time) (*issuer, error) {
+	if narrow := e.SigningAlgorithms; len(narrow) > 0 && !slices.Contains(narrow, token.alg) {
+		return nil, algorithmRefused(token.alg, narrow, issuerURL)
 	}
-	return e.pool.source(issuerURL, client, v.now())
-}
-
-// match returns the token's issuer URL and the matching entry.
-func (v *Verifier) match(token *idToken) (issuerURL string, e *entry, err error) {
-	if issuerURL, err = token.issuerURL(); err != nil {
-		return "", nil, err
+	if e.pool != nil {
+		return e.pool.issuer(issuerURL, client, now)
 	}
-	e, err = v.entryOf(issuerURL)
-	return issuerURL, e, err
+	return e.issuer, nil
 }
 
 // entryOf returns the static entry with exactly this URL, or otherwise the most specific wildcard
 // that matches it.
 func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
-	if src, ok := v.static[issuerURL]; ok {
-		return src.entry, nil
+	if e, ok := v.static[issuerURL]; ok {
+		return e, nil
 	}
 	if target, ok := parseIssuerURL(issuerURL); ok && len(issuerURL) <= maxIssuerURL {
 		for _, e := range v.wildcards {
@@ -227,4 +217,70 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 	}
 	return nil, refusal.New(refusal.IssuerNotConfigured,
 		"the token's issuer is %s, which is not among the issuers configured here", quote(issuerURL))
+}
+
+// Run discovers all static issuers at once and keeps their keys fresh until ctx ends; then it
+// returns nil. It must run while Verify is in use. It retries a failed issuer after 1 to 30
+// seconds, and fetches from a good one before its keys have the age of Config.KeyRefresh.
+//
+// A caller may call Verify before Run. Verify then waits only for the one issuer that it needs.
+func (v *Verifier) Run(ctx context.Context) error {
+	ticker := time.NewTicker(250 * time.Millisecond)
+	defer ticker.Stop()
+	for summary := v.now().Add(summaryInterval); ; {
+		now := v.now()
+		for _, e := range v.static {
+			_, _ = e.issuer.fetch(nil, netip.Addr{}, now) // an error states that it is not due
+		}
+		if !now.Before(summary) {
+			v.summarize()
+			summary = now.Add(summaryInterval)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Probe fetches document and keys of every static issuer once, all at the same time. It returns
+// when the last fetch is done or ctx ends; Status then shows the results. Probe is for checks of
+// settings, and does not replace Run.
+func (v *Verifier) Probe(ctx context.Context) {
+	var all []<-chan struct{}
+	for _, e := range v.static {
+		if done, err := e.issuer.fetch(nil, netip.Addr{}, v.now()); err == nil {
+			all = append(all, done)
+		}
+	}
+	for _, done := range all {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Inherit takes over from old the issuers for which both have the same connection settings, with
+// their keys, failures and limits. After a reload of the settings, v therefore fetches only what
+// changed, and no request waits. Both Verifiers then share these issuers. The caller calls Inherit
+// once, before v is used; old may be in use. Both have the same Config except for the Issuers.
+func (v *Verifier) Inherit(old *Verifier) {
+	v.clients, v.waiting = old.clients, old.waiting
+	for _, e := range v.entries {
+		for _, o := range old.entries {
+			if e.fetchesAs(o) {
+				e.issuer, e.pool, e.waiting = o.issuer, o.pool, o.waiting
+			}
+		}
+	}
+}
+
+// fetchesAs reports whether e's settings lead to the same fetches and limits as o's settings.
+func (e *entry) fetchesAs(o *entry) bool {
+	return e.Key == o.Key && e.URL == o.URL && e.Pattern == o.Pattern && e.inCluster == o.inCluster && e.SPIFFE == o.SPIFFE &&
+		e.AllowPrivateNetwork == o.AllowPrivateNetwork && bytes.Equal(e.CACert, o.CACert) &&
+		slices.Equal(e.SigningAlgorithms, o.SigningAlgorithms) && slices.Equal(e.JWKSHosts, o.JWKSHosts)
 }

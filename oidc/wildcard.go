@@ -3,9 +3,7 @@
 package oidc
 
 import (
-	"container/list"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,88 +20,121 @@ const (
 	maxUnproven  = 512  // other kept issuers, to prevent an immediate repeated fetch
 	maxLookups   = 32   // current fetches for issuers without keys
 	maxRefreshes = 16   // current fetches for the others
-	maxChecks    = 200  // fetches in checkInterval for tokens that the present keys do not verify
+	maxChecks    = 200  // checks in checkInterval
 	lookupRate   = 20   // lookups a second
 	lookupBurst  = 100  // lookups in lookupBurst/lookupRate seconds
 )
 
-// pool holds the issuers that one pattern matched: those that are kept, and the limits on their
-// fetches.
+// pool holds the issuers that one pattern matched, and the limits on their fetches.
 //
-// An issuer costs a lookup before the pool keeps anything of it. The clock, and not the callers,
+// The pool keeps an issuer only if it may start its first fetch. The clock, and not the callers,
 // thus limits the number of invented issuers in memory and of fetches for them. Client addresses
-// share lookups and fetches, so that one client cannot block another client's issuer. An issuer is
-// proven after its keys have been read. Invented issuers replace only each other, and never one
-// with a current lookup: there are fewer lookups in the time of a fetch than maxUnproven.
+// share the fetches, so that one client cannot block another client's issuer.
 type pool struct {
-	common *shared
-	entry  *entry
+	*shared
+	entry *entry
 
 	begun     *share.Places // lookups of the last lookupBurst/lookupRate seconds
-	lookups   *share.Places // current first fetches
+	lookups   *share.Places // current fetches for issuers without keys
 	refreshes *share.Places // other current fetches
+	checks    *share.Places // checks of the last checkInterval
 	lines     *share.Places // log lines of the last summaryInterval, for one client
-	checks    *share.Places // fetches of the last checkInterval for tokens that keys do not verify
 
 	mu          sync.Mutex // guards the fields below
-	proven      lru        // with at most maxKeys keys
-	large       lru        // with more than maxKeys keys
-	unproven    lru
+	kept        map[string]*kept
+	uses        uint64
 	lastSuccess time.Time
 	lastFailure time.Time
 	lastErr     error // error of lastFailure
 }
 
+// kept is an issuer in a pool.
+type kept struct {
+	*issuer
+	class   class
+	lastUse uint64 // pool.uses at its last use
+}
+
+// class divides the issuers of a pool. Those of one class replace only each other, so that invented
+// issuers replace no real ones.
+type class int
+
+const (
+	unproven class = iota // no keys have been read
+	proven
+	large // more than maxKeys keys have been read
+)
+
 func newPool(common *shared, e *entry) *pool {
 	return &pool{
-		common: common, entry: e,
+		shared: common, entry: e, kept: make(map[string]*kept),
 		begun:   share.New(lookupBurst, lookupBurst*time.Second/lookupRate),
 		lookups: share.New(maxLookups, 0), refreshes: share.New(maxRefreshes, 0),
 		checks: share.New(maxChecks, checkInterval), lines: share.New(2*maxPatternLines, summaryInterval),
-		proven: newLRU(maxProven), large: newLRU(maxLarge), unproven: newLRU(maxUnproven),
 	}
 }
 
-// source returns the only source of issuerURL, which the pattern matches, for a request of client.
-func (p *pool) source(issuerURL string, client netip.Addr, now time.Time) (*source, error) {
+// issuer returns the only issuer of issuerURL, which the pattern matches, for a request of client.
+// It starts the first fetch of a new one.
+func (p *pool) issuer(issuerURL string, client netip.Addr, now time.Time) (*issuer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, kept := range []lru{p.proven, p.large, p.unproven} {
-		if src := kept.get(issuerURL); src != nil {
-			return src, nil
+	k := p.kept[issuerURL]
+	if k == nil {
+		k = &kept{issuer: &issuer{shared: p.shared, url: issuerURL, entry: p.entry, pool: p}}
+		if _, err := k.fetch(nil, client, now); err != nil {
+			return nil, err
 		}
+		p.keep(k, unproven)
 	}
-	if !p.lookups.Room(client, now) {
-		return nil, p.common.tooMany(p.lookups, client, now)
-	}
-	if !p.begun.Take(client, now) {
-		return nil, p.common.tooMany(p.begun, client, now)
-	}
-	src := newSource(p.common, p.entry, issuerURL)
-	src.pool, src.paid = p, true
-	p.unproven.add(src)
-	return src, nil
+	p.uses++
+	k.lastUse = p.uses
+	return k.issuer, nil
 }
 
-// admit takes a place for a fetch of src, for a request of client; the caller holds src.mu and
-// releases the place. admit never waits. Its error is a refusal.
-func (p *pool) admit(src *source, client netip.Addr, now time.Time) (release func(), err error) {
-	places, paid := p.refreshes, true
-	if src.current.Load() == nil {
-		places, paid = p.lookups, src.paid
+// keep adds k with the given class. If the class is full, keep drops its least recently used
+// issuer. The caller holds p.mu.
+func (p *pool) keep(k *kept, c class) {
+	p.uses++
+	k.class, k.lastUse = c, p.uses
+	p.kept[k.url] = k
+	oldest, n := k, 0
+	for _, other := range p.kept {
+		if other.class == c {
+			n++
+			if other.lastUse < oldest.lastUse {
+				oldest = other
+			}
+		}
 	}
-	if !paid && places.Room(client, now) && !p.begun.Take(client, now) {
-		return nil, p.common.tooMany(p.begun, client, now)
+	if n > [...]int{unproven: maxUnproven, proven: maxProven, large: maxLarge}[c] {
+		delete(p.kept, oldest.url)
+	}
+}
+
+// admit takes a place for a fetch of an issuer, for a request of client; the caller releases it.
+// admit never waits. Its error is a refusal, or notYet for a check.
+func (p *pool) admit(check, hasKeys bool, client netip.Addr, now time.Time) (release func(), err error) {
+	if check && !p.checks.Take(client, now) {
+		_, wait := p.checks.State(client, now)
+		return nil, notYet(wait)
+	}
+	places := p.refreshes
+	if !hasKeys {
+		places = p.lookups
 	}
 	if !places.Take(client, now) {
-		return nil, p.common.tooMany(places, client, now)
+		return nil, p.tooMany(places, client, now)
 	}
-	src.paid = false
+	if !hasKeys && !p.begun.Take(client, now) {
+		places.Give(client)
+		return nil, p.tooMany(p.begun, client, now)
+	}
 	return func() { places.Give(client) }, nil
 }
 
-// landed records the result of a fetch of src.
-func (p *pool) landed(src *source, now time.Time, err error) {
+// record records the result of a fetch of i, which now has the keys known.
+func (p *pool) record(i *issuer, known *keys, now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
@@ -111,54 +142,51 @@ func (p *pool) landed(src *source, now time.Time, err error) {
 	} else {
 		p.lastFailure, p.lastErr = now, err
 	}
-	known := src.current.Load()
 	if known == nil {
 		return
 	}
-	kept, other := p.proven, p.large
+	c := proven
 	if len(known.list) > maxKeys {
-		kept, other = p.large, p.proven
+		c = large
 	}
-	if kept.get(src.issuerURL) == nil {
-		p.unproven.remove(src.issuerURL)
-		other.remove(src.issuerURL)
-		kept.add(src)
+	if k := p.kept[i.url]; k == nil || k.class != c {
+		p.keep(&kept{issuer: i}, c)
 	}
 }
 
 // status returns the pattern's status: invented issuers count only while there is no real one.
 func (p *pool) status(now time.Time) IssuerStatus {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	status := IssuerStatus{State: StatePending, Usable: true, LastSuccess: p.lastSuccess, LastFailure: p.lastFailure}
 	if p.lastErr != nil {
 		status.State, status.LastError = StateFailing, p.lastErr.Error()
 	}
-	p.mu.Unlock()
-
-	sources := slices.DeleteFunc(p.readable(), func(s *source) bool { return s.usable(s.current.Load(), now) == nil })
-	if status.Issuers = len(sources); status.Issuers == 0 {
-		return status
-	}
-	status.State, status.LastError = StateOK, ""
-	for _, s := range sources {
-		if one := s.status(now); one.State != StateOK {
+	for _, k := range p.kept {
+		one := k.status(now)
+		if one.LastSuccess.IsZero() || now.Sub(one.LastSuccess) >= p.lifetime {
+			continue
+		}
+		if status.Issuers++; status.Issuers == 1 {
+			status.State, status.LastError = StateOK, ""
+		}
+		if one.State != StateOK {
 			status.State, status.LastError = StateDegraded, one.LastError
-			break
 		}
 	}
 	return status
 }
 
-// readable returns the issuers with keys that have been read.
-func (p *pool) readable() (sources []*source) {
+// failing returns the URLs of the issuers whose keys have been read, but not by the last fetch.
+func (p *pool) failing() (urls []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, kept := range []lru{p.proven, p.large} {
-		for element := kept.order.Front(); element != nil; element = element.Next() {
-			sources = append(sources, element.Value.(*source))
+	for _, k := range p.kept {
+		if k.class != unproven && k.issuer.failing() {
+			urls = append(urls, k.url)
 		}
 	}
-	return sources
+	return urls
 }
 
 // tooMany returns the refusal of a request of client if places is full. It is RATE_LIMITED if
@@ -166,46 +194,39 @@ func (p *pool) readable() (sources []*source) {
 func (s *shared) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
 	used, next := places.State(client, now)
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
-	if used && (s.proxiesKnown || s.callers.several(now)) {
+	if used && (s.proxiesKnown || s.clients.several(now)) {
 		e = refusal.New(refusal.RateLimited, "too many issuers are being looked up for requests from the address of this client; try again later")
 	}
 	e.RetryAfter = max(next, time.Second)
 	return e
 }
 
-// lru is a set of sources by issuer URL, in the order of their use, of a bounded size.
-type lru struct {
-	most  int
-	order *list.List // of *source; the front was used last
-	byURL map[string]*list.Element
+// severalFor is the time for which a change of the client address shows that this process can
+// distinguish clients.
+const severalFor = 10 * time.Minute
+
+// clients remembers whether requests come from more than one client. If they do not, the one
+// address may belong to a proxy that trusted_proxies does not name. No client can then be blamed.
+type clients struct {
+	mu      sync.Mutex // guards the fields below
+	last    netip.Prefix
+	changed time.Time // time of the last change; zero before the second client
 }
 
-func newLRU(most int) lru {
-	return lru{most: most, order: list.New(), byURL: make(map[string]*list.Element)}
-}
-
-func (l lru) get(issuerURL string) *source {
-	element, ok := l.byURL[issuerURL]
-	if !ok {
-		return nil
+// note records that a request came from client.
+func (c *clients) note(client netip.Addr, now time.Time) {
+	own, _ := share.Networks(client)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.IsValid() && c.last != own {
+		c.changed = now
 	}
-	l.order.MoveToFront(element)
-	return element.Value.(*source)
+	c.last = own
 }
 
-// add adds src, which is not in the set. If the set is full, add drops the least recently used
-// source.
-func (l lru) add(src *source) {
-	l.byURL[src.issuerURL] = l.order.PushFront(src)
-	if l.order.Len() > l.most {
-		l.remove(l.order.Back().Value.(*source).issuerURL)
-	}
-}
-
-// remove does nothing if there is no such source.
-func (l lru) remove(issuerURL string) {
-	if element, ok := l.byURL[issuerURL]; ok {
-		l.order.Remove(element)
-		delete(l.byURL, issuerURL)
-	}
+// several reports whether requests of the last severalFor came from more than one client.
+func (c *clients) several(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.changed.IsZero() && now.Sub(c.changed) < severalFor
 }

@@ -78,10 +78,10 @@ func TestMadeUpIssuers(t *testing.T) {
 			t.Errorf("%d requests in a minute", n)
 		}
 		pool := w.verifier.wildcards[0].pool
-		if n := pool.unproven.order.Len(); n != maxUnproven || len(pool.unproven.byURL) != n {
+		if n := pool.count(unproven); n != maxUnproven {
 			t.Errorf("%d made-up issuers are kept, want %d", n, maxUnproven)
 		}
-		if n := pool.proven.order.Len(); n != 1 {
+		if n := pool.count(proven); n != 1 {
 			t.Errorf("%d good issuers are kept, want 1", n)
 		}
 	})
@@ -107,7 +107,7 @@ func TestManyIssuersOfOnePattern(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := w.verifier.wildcards[0].pool.proven.order.Len() + w.verifier.wildcards[1].pool.proven.order.Len(); n != maxProven+1 {
+		if n := w.verifier.wildcards[0].pool.count(proven) + w.verifier.wildcards[1].pool.count(proven); n != maxProven+1 {
 			t.Errorf("%d issuers are kept, want %d", n, maxProven+1)
 		}
 		before := len(w.sent())
@@ -128,20 +128,32 @@ func mimic(issuer string, p http.Handler) http.Handler {
 
 func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
 	t.Parallel()
-	l := newLRU(maxProven)
-	for i := range maxProven {
-		l.add(&source{issuerURL: fmt.Sprint(i)})
+	p := newPool(&shared{}, &entry{})
+	issuers := make([]*issuer, maxProven+1)
+	for n := range issuers {
+		issuers[n] = &issuer{url: fmt.Sprint(n)}
 	}
-	l.get("0")
-	l.add(&source{issuerURL: "new"})
-	if l.get("0") == nil || l.get("new") == nil || l.get("1") != nil {
+	p.keep(&kept{issuer: &issuer{url: "unproven"}}, unproven)
+	for _, i := range issuers[:maxProven] {
+		p.keep(&kept{issuer: i}, proven)
+	}
+	if i, err := p.issuer("0", unknownClient, time.Now()); i != issuers[0] || err != nil {
+		t.Fatal(i, err)
+	}
+	p.keep(&kept{issuer: issuers[maxProven]}, proven)
+	if p.kept["0"] == nil || p.kept[fmt.Sprint(maxProven)] == nil || p.kept["1"] != nil || p.kept["unproven"] == nil {
 		t.Error("the least recently used one was kept, or another was not")
 	}
-	l.remove("new")
-	l.remove("new")
-	if l.get("new") != nil || l.order.Len() != maxProven-1 {
-		t.Error("a source was not removed, or not one alone")
+}
+
+// count returns the number of issuers of a class.
+func (p *pool) count(c class) (n int) {
+	for _, k := range p.kept {
+		if k.class == c {
+			n++
+		}
 	}
+	return n
 }
 
 // TestFetchesForWildcardsAreBounded: beyond the limit, requests are refused, not queued. Refreshes
@@ -267,7 +279,7 @@ func TestBadTokensOfWildcardsCostNothing(t *testing.T) {
 	w := wildWorld(t)
 	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"aud": "another"})), refusal.AudienceMismatch)
 	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"exp": 1})), refusal.TokenExpired)
-	if n := w.verifier.wildcards[0].pool.unproven.order.Len() + len(w.sent()); n != 0 {
+	if n := w.verifier.wildcards[0].pool.count(unproven) + len(w.sent()); n != 0 {
 		t.Errorf("%d requests and issuers kept", n)
 	}
 }

@@ -28,6 +28,7 @@ func (w *world) run(t *testing.T) (stop func()) {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
+		time.Sleep(2 * fetchTimeout) // until its fetches have ended
 	}
 }
 

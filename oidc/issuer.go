@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oidc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/internal/share"
+)
+
+// Limits on the wait of requests and on the fetches that requests cause.
+const (
+	maxWait      = 3 * time.Second  // wait of a request for a fetch
+	firstBackoff = time.Second      // after the first failure
+	maxBackoff   = 30 * time.Second // after many failures
+	maxWaiting   = 128              // requests of one entry that wait up to maxWait
+	crowdedWait  = maxWait / 12     // wait of the other requests, for a static issuer
+
+	// Of two checks, the second starts checkInterval to checkInterval + checkJitter after the first.
+	// There are thus never three in a minute, and no new key waits for 35 s.
+	checkInterval = 31 * time.Second
+	checkJitter   = 3 * time.Second
+	// settled is the age up to which keys decide: a token that they do not verify is refused. It is
+	// not below fetchTimeout, so that keys from a current fetch always decide.
+	settled = fetchTimeout
+)
+
+// shared is what all issuers of a Verifier share.
+type shared struct {
+	refresh, lifetime time.Duration
+	allowLoopback     bool
+	insecureHosts     []string
+	now               func() time.Time
+	logger            *slog.Logger
+	observe           func(Fetch) // may be nil
+	clients           *clients
+	proxiesKnown      bool
+	waiting           *share.Places // requests of all wildcard entries that wait for a fetch
+}
+
+// keys are the keys of one issuer at one time. They are immutable.
+type keys struct {
+	issuerURL  string
+	jwksURI    string
+	algorithms []string // algorithms that the issuer signs with and the entry accepts
+	list       []publicKey
+	fetchedAt  time.Time // time of the request for them
+}
+
+// issuer holds the last good keys of one issuer URL, and decides when they are fetched again.
+type issuer struct {
+	*shared
+	url   string
+	entry *entry // only what entry.fetchesAs compares is read here
+	pool  *pool  // of the wildcard entry; nil for a static issuer
+
+	mu          sync.Mutex    // guards the fields below
+	keys        *keys         // nil before the first good answer
+	fetching    chan struct{} // closed when the current fetch ends; nil if there is none
+	failures    int           // consecutive failed fetches
+	lastErr     error         // of the last fetch; nil if it was good
+	lastFailure time.Time
+	due         time.Time    // no fetch but a check starts before, and while the issuer fails no check either
+	checkAt     time.Time    // no check starts before
+	checks      [2]time.Time // times at which the last two checks started
+}
+
+// request is a token with the client that sent it and the time when it came.
+type request struct {
+	token   *idToken
+	client  netip.Addr
+	arrived time.Time
+}
+
+// verify verifies the signature of r's token.
+//
+// A refusal is final only if the keys were read after the request came, or at most settled before
+// it: the issuer may have a new key, under a new `kid` or an old one. Otherwise verify reads older
+// keys again, or returns a refusal that the client can retry. It also reads newer keys again if
+// they lack the token's `kid` and the limit permits it.
+func (i *issuer) verify(ctx context.Context, r request, steps tracer) error {
+	known, err := i.keysFor(ctx, r)
+	steps.keys(known, err)
+	if err != nil {
+		return err
+	}
+	refused := known.verify(ctx, r.token, r.arrived)
+	age := r.arrived.Sub(known.fetchedAt)
+	if isSignatureInvalid(refused) && (age > settled || age >= 0 && !known.has(r.token.keyID)) {
+		refused = i.verifyAgain(ctx, r, known, refused)
+	}
+	steps.signature(r.token, refused)
+	return refused
+}
+
+// verifyAgain verifies with newer keys a token that the keys seen refused.
+func (i *issuer) verifyAgain(ctx context.Context, r request, seen *keys, refused error) error {
+	known, unread := i.newer(ctx, seen, r)
+	if known == nil {
+		return i.unreachable(errors.Join(unread, refused))
+	}
+	failed := false
+	if known != seen {
+		if refused = known.verify(ctx, r.token, r.arrived); refused == nil {
+			i.confirm()
+		}
+	} else {
+		var limited notYet
+		failed = unread != nil && !errors.As(unread, &limited) || i.failing()
+	}
+	if isSignatureInvalid(refused) && (failed || r.arrived.Sub(known.fetchedAt) > settled) {
+		return i.unreachable(errors.Join(unread, refused))
+	}
+	return refused
+}
+
+func isSignatureInvalid(err error) bool {
+	var e *refusal.Error
+	return errors.As(err, &e) && e.Reason == refusal.SignatureInvalid
+}
+
+// keysFor returns the present keys, or waits for a fetch if there are none or they are too old.
+//
+// Run refreshes the keys of static issuers. Each use of a wildcard issuer's keys refreshes them: in
+// the background once they are due, and while the request waits once they have the age of
+// Config.KeyRefresh. While the issuer fails, no request waits.
+func (i *issuer) keysFor(ctx context.Context, r request) (*keys, error) {
+	i.mu.Lock()
+	known, due, failing := i.keys, i.due, i.failures > 0
+	i.mu.Unlock()
+	if i.usable(known, r.arrived) {
+		if i.pool == nil || r.arrived.Before(due) {
+			return known, nil
+		}
+		if failing || r.arrived.Sub(known.fetchedAt) < i.refresh {
+			_, _ = i.fetch(nil, r.client, r.arrived) // for later requests
+			return known, nil
+		}
+	}
+	known, err := i.newer(ctx, nil, r)
+	if known == nil {
+		return nil, i.unreachable(err)
+	}
+	return known, nil
+}
+
+// newer waits for a fetch; see fetch for refused. It returns the keys that are usable then, or nil,
+// and an error if there was no fetch or the wait ended early.
+func (i *issuer) newer(ctx context.Context, refused *keys, r request) (*keys, error) {
+	done, err := i.fetch(refused, r.client, i.now())
+	if err == nil {
+		err = i.wait(ctx, done, r.client)
+	}
+	i.mu.Lock()
+	known := i.keys
+	i.mu.Unlock()
+	if !i.usable(known, i.now()) {
+		return nil, err
+	}
+	return known, err
+}
+
+// usable reports whether k are keys that are not too old.
+func (i *issuer) usable(k *keys, now time.Time) bool {
+	return k != nil && now.Sub(k.fetchedAt) < i.lifetime
+}
+
+// wait returns after done is closed, or with an error if ctx or the time for it ends first. Issuers
+// that hang must not fill the server's places for requests. Callers choose the issuers of a
+// pattern, so no client gets all of the pattern's places.
+func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Addr) error {
+	most, now := maxWait, i.now()
+	if i.pool != nil {
+		if !i.waiting.Take(client, now) {
+			return i.tooMany(i.waiting, client, now)
+		}
+		defer i.waiting.Give(client)
+	}
+	switch {
+	case i.entry.waiting.Take(client, now):
+		defer i.entry.waiting.Give(client)
+	case i.pool != nil:
+		return i.tooMany(i.entry.waiting, client, now)
+	default:
+		most = crowdedWait
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the issuer: %w", ctx.Err())
+	}
+}
+
+// fetch returns a channel that is closed when the current fetch ends. There is at most one at a
+// time; fetch joins it, or starts one for a request of client. It continues when the request ends,
+// because others wait for it.
+//
+// If refused is nil, fetch starts one only if it is due. Otherwise refused are the keys that do not
+// verify a token. The fetch is then a check whether the issuer has newer keys, and has a limit of
+// its own.
+func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan struct{}, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	check := refused != nil
+	switch wait := i.next(check).Sub(now); {
+	case i.fetching != nil:
+		return i.fetching, nil
+	case check && i.keys != refused:
+		return closed(), nil
+	case wait > 0:
+		return nil, notYet(wait)
+	}
+	release := func() {}
+	if i.pool != nil {
+		var err error
+		if release, err = i.pool.admit(check, i.keys != nil, client, now); err != nil {
+			return nil, err
+		}
+	}
+	if check {
+		// With jitter, replicas that received the same token do not connect at the same time.
+		i.checkAt = now.Add(checkInterval + rand.N(checkJitter))
+		i.checks = [2]time.Time{i.checks[1], now}
+	}
+	done := make(chan struct{})
+	i.fetching = done
+	go func() {
+		defer close(done)
+		defer release()
+		i.record(i.read(i.entry.client))
+	}()
+	return done, nil
+}
+
+func closed() <-chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+// next returns the time from which a request may cause a fetch. While the issuer fails, a check may
+// start at the time of the next retry. The caller holds i.mu.
+func (i *issuer) next(check bool) time.Time {
+	if check && i.failures == 0 {
+		return i.checkAt
+	}
+	return i.due
+}
+
+// confirm records that a check brought a new key. A second new key is then checked for without the
+// usual pause, so that an issuer may replace its key twice in a short time. No client can cause
+// this with tokens that the issuer did not sign.
+func (i *issuer) confirm() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.checks[1].Sub(i.checks[0]) > time.Minute {
+		i.checkAt = i.checks[1].Add(settled)
+	}
+}
+
+// notYet is the error if the next fetch is permitted only after this time.
+type notYet time.Duration
+
+func (w notYet) Error() string {
+	return fmt.Sprintf("the next fetch is permitted in %s", time.Duration(w))
+}
+
+func (i *issuer) failing() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.failures > 0
+}
+
+// record stores the result of the current fetch. It may get both good keys and the error of a
+// discovery document.
+func (i *issuer) record(k *keys, err error) {
+	now := i.now()
+	err = brief(err)
+	i.mu.Lock()
+	failures := i.failures
+	if k != nil {
+		i.keys = k
+	}
+	switch {
+	case err != nil:
+		failures++
+		i.failures, i.lastErr, i.lastFailure = failures, err, now
+		i.due = now.Add(backoff(failures))
+	case i.pool != nil:
+		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(i.refresh/2)
+	default:
+		// Early enough to finish within Config.KeyRefresh, which is a guarantee, even if the issuer
+		// is slow.
+		pause := i.refresh - i.refresh/10 - rand.N(i.refresh/10)
+		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(max(pause, firstBackoff))
+	}
+	i.fetching = nil
+	known := i.keys
+	i.mu.Unlock()
+	if i.pool != nil {
+		i.pool.record(i, known, now, err)
+	}
+	i.report(failures, known != nil, err)
+}
+
+// backoff returns the pause after the given number of consecutive failures: from firstBackoff to
+// maxBackoff, with jitter so that replicas do not connect at the same time.
+func backoff(failures int) time.Duration {
+	const longest = maxBackoff * 4 / 5
+	pause := longest
+	if failures < 6 {
+		pause = min(firstBackoff<<(failures-1), longest)
+	}
+	return pause + rand.N(pause/4)
+}
+
+// unreachable returns the refusal if the issuer's current keys are unavailable. cause, which may be
+// nil, is why this request has none; unreachable adds why the issuer has none.
+func (i *issuer) unreachable(cause error) error {
+	var tooMany *refusal.Error
+	if errors.As(cause, &tooMany) && tooMany.Reason.Kind() == refusal.SlowDown {
+		return tooMany
+	}
+	i.mu.Lock()
+	var wait notYet
+	if !errors.As(cause, &wait) && i.fetching == nil {
+		wait = notYet(i.next(true).Sub(i.now()))
+	}
+	lastErr := i.lastErr
+	i.mu.Unlock()
+	e := refusal.New(refusal.IssuerUnreachable,
+		"the current keys of the token's issuer %s cannot be read at this moment; try again later", quote(i.url))
+	e.RetryAfter = max(time.Duration(wait), time.Second)
+	return e.Because(errors.Join(cause, lastErr))
+}
