@@ -26,7 +26,7 @@ func withLog(t *testing.T, w *testworld.World) { embedLog(t, w) }
 func embedLog(t *testing.T, w *testworld.World) (publicKey []byte) {
 	t.Helper()
 	path := func(name string) string { return filepath.Join(w.Dir, name) }
-	created := must(embedded.Init(t.Context(), embedded.InitConfig{
+	created := must(embedded.Init(t.Context(), embedded.Config{
 		Name: "2026", Dir: path("log"), Guard: path("guard/2026.json"), Key: path("log.key"), Origin: "log.example/2026",
 	}))(t)
 	edit(t, w, "mayfly.yaml", remoteEntry(w), embeddedEntry)

@@ -30,7 +30,7 @@ func TestCheckOnlineAsksLogs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	dir := t.TempDir()
-	created := must(embedded.Init(t.Context(), embedded.InitConfig{
+	created := must(embedded.Init(t.Context(), embedded.Config{
 		Name: "a", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "log.key"), Origin: "log.example/a",
 	}))(t)
 	static := must(embedded.Open(t.Context(), embedded.Config{

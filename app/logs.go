@@ -140,14 +140,14 @@ func (s *logSet) openEmbedded(ctx context.Context, entry *config.EmbeddedLog, pa
 		if refused != nil {
 			s.warnings = append(s.warnings, keypath.Prefix(keypath.Errorf([]string{"dir"}, "the log would start and take no entry: %w", refused), path...))
 		}
-		return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey()}, nil
+		return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey(), TrustsSubmitter: true}, nil
 	}
 	log, err := embedded.Open(ctx, cfg)
 	if err != nil {
 		return ctlog.LogConfig{}, err
 	}
 	s.embedded = append(s.embedded, log)
-	return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey()}, nil
+	return ctlog.LogConfig{Log: log, PublicKey: log.PublicKey(), TrustsSubmitter: true}, nil
 }
 
 // close stops the embedded logs. Each stops in an order that loses no entry.

@@ -19,7 +19,7 @@ func TestReplicaSubmitsToAnothersEmbeddedLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	path := func(name string) string { return filepath.Join(w.Dir, name) }
-	created, err := embedded.Init(t.Context(), embedded.InitConfig{
+	created, err := embedded.Init(t.Context(), embedded.Config{
 		Name: "2026", Dir: path("log"), Guard: path("guard/2026.json"), Key: path("log.key"), Origin: "log.example/2026",
 	})
 	if err != nil {

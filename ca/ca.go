@@ -125,7 +125,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	} else {
 		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
 		//    check that can refuse comes before it.
-		pre, err := draft.precertificate(ctx, ca.logs.Trusting())
+		pre, err := draft.precertificate(ctx, ca.logs.TrustsSubmitter())
 		if err != nil {
 			return nil, err
 		}

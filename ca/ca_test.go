@@ -321,7 +321,7 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 func TestWrongSignatureDoesNotEnterOurLog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	init := embedded.InitConfig{Name: "ours", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/ours"}
+	init := embedded.Config{Name: "ours", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/ours"}
 	if _, err := embedded.Init(t.Context(), init); err != nil {
 		t.Fatal(err)
 	}

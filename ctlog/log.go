@@ -50,14 +50,6 @@ type Log interface {
 	Submit(ctx context.Context, sub Submission) (SCT, error)
 }
 
-// Trusting is a Log that does not verify the precertificate's signature, although RFC 6962,
-// section 3.1, requires it of logs: the submitter must have verified it.
-type Trusting interface {
-	Log
-	// Trusting does nothing.
-	Trusting()
-}
-
 // RetryableError is a failure that may be over soon, and that became apparent at once: no
 // connection, or a log that states that it is busy.
 type RetryableError struct {

@@ -50,6 +50,9 @@ type LogConfig struct {
 	Log Log
 	// PublicKey is PEM, ECDSA P-256. It is mandatory.
 	PublicKey []byte
+	// TrustsSubmitter: the log does not verify the precertificate's signature, although RFC 6962,
+	// section 3.1, requires it of logs. The submitter must have verified it.
+	TrustsSubmitter bool
 	// Window is when submissions to the log are allowed; by default always.
 	Window Window
 }
@@ -62,8 +65,8 @@ type Logs struct {
 	hedge  time.Duration
 	now    func() time.Time
 	logger *slog.Logger
-	// trusting is whether any log is Trusting, whatever its window.
-	trusting bool
+	// trustsSubmitter is whether any log does, whatever its window.
+	trustsSubmitter bool
 }
 
 // member is a log with its key, window, breaker and metrics.
@@ -115,9 +118,7 @@ func New(cfg Config) (*Logs, error) {
 			continue
 		}
 		l.logs = append(l.logs, m)
-		if _, ok := m.Log.(Trusting); ok {
-			l.trusting = true
-		}
+		l.trustsSubmitter = l.trustsSubmitter || lc.TrustsSubmitter
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -155,9 +156,9 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 	return m, nil
 }
 
-// Trusting reports whether one of the logs is Trusting: then the caller must verify a
+// TrustsSubmitter reports whether one of the logs does: then the caller must verify a
 // precertificate's signature before Add.
-func (l *Logs) Trusting() bool { return l.trusting }
+func (l *Logs) TrustsSubmitter() bool { return l.trustsSubmitter }
 
 // Add returns one verified SCT for sub, from the log that is the first to give one. Any
 // failure of the logs is a CT_UNAVAILABLE, which comes when the budget ends at the latest,

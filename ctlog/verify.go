@@ -4,6 +4,7 @@ package ctlog
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -13,6 +14,7 @@ import (
 	"math"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -26,9 +28,6 @@ const (
 	maxAhead = 10 * time.Second
 )
 
-// maxPublicKeyPEM bounds the input of ParsePublicKey; a P-256 key takes about 180 bytes.
-const maxPublicKeyPEM = 16 << 10
-
 // PublicKey is the key of a log, and its identity.
 type PublicKey struct {
 	key  *ecdsa.PublicKey
@@ -39,48 +38,59 @@ type PublicKey struct {
 // ParsePublicKey reads a log's public key: exactly one PEM block of type PUBLIC KEY with an
 // ECDSA P-256 key, since clients accept no other key of a log.
 func ParsePublicKey(data []byte) (*PublicKey, error) {
-	if len(data) > maxPublicKeyPEM {
-		return nil, fmt.Errorf("the log's public key has %d bytes of PEM; more than %d is no key", len(data), maxPublicKeyPEM)
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, errors.New("the log's public key is missing; without it no answer of the log can be verified")
 	}
 	der, err := pem.One(data, "PUBLIC KEY")
-	switch {
-	case len(bytes.TrimSpace(data)) == 0:
-		return nil, errors.New("the log's public key is missing; without it no answer of the log can be verified")
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("reading the log's public key: %w", err)
 	}
 	parsed, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the log's public key: %w", err)
 	}
-	key, ok := parsed.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("the log's public key is %s; it should be ECDSA P-256", describeKey(parsed))
+	key, err := NewPublicKey(parsed)
+	if err != nil {
+		return nil, err
 	}
 	// The log ID is a hash of these bytes: another encoding of the same key would be
 	// another log.
-	spki, err := x509.MarshalPKIXPublicKey(key)
+	if !bytes.Equal(key.spki, der) {
+		return nil, errors.New("the log's public key is not in the canonical DER encoding, so its log ID is ambiguous")
+	}
+	return key, nil
+}
+
+// NewPublicKey returns the key of a log; it must be ECDSA P-256.
+func NewPublicKey(key crypto.PublicKey) (*PublicKey, error) {
+	public, ok := key.(*ecdsa.PublicKey)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("the log's key is a %T; it must be ECDSA P-256", key)
+	case public.Curve != elliptic.P256():
+		return nil, fmt.Errorf("the log's key is ECDSA %s; it must be ECDSA P-256", public.Params().Name)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return nil, fmt.Errorf("marshalling the log's public key: %w", err)
 	}
-	if !bytes.Equal(spki, der) {
-		return nil, errors.New("the log's public key is not in the canonical DER encoding, so its log ID is ambiguous")
-	}
-	return &PublicKey{key: key, spki: spki, id: sha256.Sum256(spki)}, nil
-}
-
-func describeKey(key any) string {
-	if k, ok := key.(*ecdsa.PublicKey); ok {
-		return "ECDSA " + k.Curve.Params().Name
-	}
-	return fmt.Sprintf("a %T", key)
+	return &PublicKey{key: public, spki: spki, id: sha256.Sum256(spki)}, nil
 }
 
 // LogID returns the SHA-256 of the SubjectPublicKeyInfo (RFC 6962, section 3.2).
 func (k *PublicKey) LogID() [32]byte { return k.id }
 
-// SPKI returns a copy of the SubjectPublicKeyInfo, DER.
-func (k *PublicKey) SPKI() []byte { return bytes.Clone(k.spki) }
+// PEM returns the key as ParsePublicKey reads it.
+func (k *PublicKey) PEM() []byte { return pem.Encode("PUBLIC KEY", k.spki) }
+
+// VerifyTreeHead checks the signature of a tree head (RFC 6962, section 3.5).
+func (k *PublicKey) VerifyTreeHead(head ct.SignedTreeHead) error {
+	verifier, err := ct.NewSignatureVerifier(k.key)
+	if err == nil {
+		err = verifier.VerifySTHSignature(head)
+	}
+	return err
+}
 
 // Verify reports whether sct is this log's SCT for sub, given at about now. It checks the
 // signature last, as everything else is cheap. A failure is *InvalidSCTError.

@@ -245,7 +245,7 @@ func TestParsePublicKey(t *testing.T) {
 		t.Errorf("behind a byte order mark: %v", err)
 	}
 	block, _ := pem.Decode(good)
-	if key.LogID() != sha256.Sum256(block.Bytes) || !bytes.Equal(key.SPKI(), block.Bytes) {
+	if key.LogID() != sha256.Sum256(block.Bytes) || !bytes.Equal(key.PEM(), pem.EncodeToMemory(block)) {
 		t.Error("log ID and SPKI are not those of the key")
 	}
 
@@ -271,14 +271,13 @@ func TestParsePublicKey(t *testing.T) {
 	}{
 		"missing":      {[]byte(" \n"), "is missing"},
 		"not PEM":      {block.Bytes, "holds no PEM"},
-		"P-384":        {spkiPEM(t, p384.Public()), "ECDSA P-384; it should be ECDSA P-256"},
-		"RSA":          {spkiPEM(t, rsaKey.Public()), "*rsa.PublicKey; it should be ECDSA P-256"},
-		"Ed25519":      {spkiPEM(t, edKey), "it should be ECDSA P-256"},
+		"P-384":        {spkiPEM(t, p384.Public()), "ECDSA P-384; it must be ECDSA P-256"},
+		"RSA":          {spkiPEM(t, rsaKey.Public()), "*rsa.PublicKey; it must be ECDSA P-256"},
+		"Ed25519":      {spkiPEM(t, edKey), "it must be ECDSA P-256"},
 		"private key":  {pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), `"PRIVATE KEY"; it must hold one of type PUBLIC KEY`},
 		"hidden":       {append([]byte(" "), append(bytes.Clone(good), good...)...), "the PEM block at line 1"},
 		"two keys":     {append(bytes.Clone(good), good...), "more than one PEM block"},
 		"garbage":      {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")}), "parsing the log's public key"},
-		"a huge file":  {bytes.Repeat(good, 200), "more than 16384"},
 		"trailing DER": {pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: append(bytes.Clone(block.Bytes), 0)}), "public key"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -119,7 +119,7 @@ func (w *World) makeCTLog(ctx context.Context) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_, err := embedded.Init(ctx, embedded.InitConfig{
+	_, err := embedded.Init(ctx, embedded.Config{
 		Name: ctName, Dir: dir, Guard: filepath.Join(w.dir, ctGuard), Key: filepath.Join(w.dir, ctKey), Origin: ctOrigin,
 	})
 	if err != nil {

@@ -108,7 +108,7 @@ The public key is printed: verifiers need it before the log's first use.`,
 			if err != nil {
 				return err
 			}
-			created, err := embedded.Init(c.Context(), embedded.InitConfig{
+			created, err := embedded.Init(c.Context(), embedded.Config{
 				Name: log.Name, Dir: log.Dir, Guard: log.Guard, Key: log.Key, Origin: log.Origin, Now: time.Now,
 			})
 			if err != nil {
@@ -269,18 +269,14 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 	if s.query.Since, err = parseTime("since", s.since); err != nil {
 		return err
 	}
-	reader, err := embedded.OpenReader(log.Config)
-	if err != nil {
-		return log.explain(err)
-	}
 	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 	if !s.asJSON {
 		printable.Fprintf(w, "INDEX\tLOGGED\tIDENTITY\tISSUER\tSERIAL\n")
 	}
 	count := 0
-	for found, err := range reader.Search(c.Context(), s.query) {
+	for found, err := range embedded.Search(c.Context(), log.Config, s.query) {
 		if err != nil {
-			return errors.Join(err, w.Flush())
+			return errors.Join(log.explain(err), w.Flush())
 		}
 		row := foundCertificate{
 			Index: found.Index, Timestamp: found.Timestamp.UTC(),

@@ -29,6 +29,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 const (
@@ -276,7 +277,7 @@ func (c *chaos) judge(l *Log, cfg Config) {
 	}
 	roots := map[uint64][32]byte{}
 	for raw := range c.checkpoints {
-		checkpoint, err := verifyCheckpoint([]byte(raw), cfg.Origin, l.key)
+		checkpoint, err := parseCheckpoint([]byte(raw), l.verifier())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -298,7 +299,7 @@ func (c *chaos) judge(l *Log, cfg Config) {
 		}
 	}
 	judgeTiles(t, url, cfg.Origin, publicKey, newest)
-	leftovers, err := filepath.Glob(filepath.Join(cfg.Dir, issuerDir, "*"+temporarySuffix))
+	leftovers, err := filepath.Glob(filepath.Join(cfg.Dir, issuerDir, "*"+files.TemporarySuffix))
 	if err != nil || len(leftovers) > 0 {
 		t.Errorf("left over: %v, %v", leftovers, err)
 	}

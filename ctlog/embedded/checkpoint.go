@@ -3,24 +3,21 @@
 package embedded
 
 import (
-	"bytes"
-	"crypto/ecdsa"
+	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/tls"
+	"github.com/transparency-dev/tessera/client"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
-
-// algorithmTreeHead is the signature type of an RFC6962NoteSignature (static-ct-api, section
-// "Checkpoints").
-const algorithmTreeHead = 0x05
 
 // maxCheckpoint bounds the size of a checkpoint; this log's have about 250 bytes.
 const maxCheckpoint = 64 << 10
@@ -28,7 +25,7 @@ const maxCheckpoint = 64 << 10
 // treeHead is the state of a tree: its size and its root hash (RFC 6962, section 2.1).
 type treeHead struct {
 	size uint64
-	root [32]byte
+	root [hashSize]byte
 }
 
 func (h treeHead) String() string {
@@ -38,138 +35,105 @@ func (h treeHead) String() string {
 // emptyTree returns the head of a tree without entries: MTH({}) = SHA-256().
 func emptyTree() treeHead { return treeHead{root: sha256.Sum256(nil)} }
 
-// checkpoint is a signed tree head in its form as a note.
+// signed returns the tree head of RFC 6962, section 3.5.
+func (h treeHead) signed(timestamp uint64, signature ct.DigitallySigned) ct.SignedTreeHead {
+	return ct.SignedTreeHead{Version: ct.V1, TreeSize: h.size, Timestamp: timestamp, SHA256RootHash: h.root, TreeHeadSignature: signature}
+}
+
+// text returns the signed text of a checkpoint (C2SP tlog-checkpoint).
+func (h treeHead) text(origin string) string {
+	return fmt.Sprintf("%s\n%d\n%s\n", origin, h.size, base64.StdEncoding.EncodeToString(h.root[:]))
+}
+
+// parseText reads what text returns, and nothing else: the signature would not cover another
+// line.
+func parseText(text []byte, origin string) (h treeHead, err error) {
+	if lines := strings.Split(string(text), "\n"); len(lines) == 4 {
+		h.size, _ = strconv.ParseUint(lines[1], 10, 64)
+		root, _ := base64.StdEncoding.DecodeString(lines[2])
+		copy(h.root[:], root)
+	}
+	if h.text(origin) != string(text) {
+		return treeHead{}, fmt.Errorf("%.200q is no checkpoint of the log %s", text, origin)
+	}
+	return h, nil
+}
+
+// checkpoint is a verified tree head, and its form as a note.
 type checkpoint struct {
-	origin    string
 	head      treeHead
 	timestamp uint64 // milliseconds
 	signed    []byte // TreeHeadSignature, as a DigitallySigned
 	raw       []byte
 }
 
-// noteKeyID is the key ID of the log's signature line.
-//
-//	key ID = SHA-256(key name || 0x0A || 0x05 || LogID)[:4]          static-ct-api
-func noteKeyID(origin string, logID [32]byte) uint32 {
-	h := sha256.New()
-	h.Write([]byte(origin))
-	h.Write([]byte{'\n', algorithmTreeHead})
-	h.Write(logID[:])
-	return binary.BigEndian.Uint32(h.Sum(nil))
-}
+func (c *checkpoint) time() time.Time { return time.UnixMilli(int64(c.timestamp)).UTC() }
 
-// noteSignature is the body of the log's signature line, without the key ID.
-//
-//	struct {                                                         static-ct-api
-//	    uint64 timestamp;
-//	    TreeHeadSignature signature;
-//	} RFC6962NoteSignature;
-func noteSignature(timestamp uint64, signed []byte) []byte {
-	return append(binary.BigEndian.AppendUint64(nil, timestamp), signed...)
-}
-
-// parseCheckpointBody reads the signed text: exactly three lines, since the signature would
-// not cover an extension line.
-//
-//	<origin>\n<decimal size>\n<base64 root>\n                        tlog-checkpoint
-func parseCheckpointBody(text []byte) (origin string, h treeHead, err error) {
-	lines := strings.Split(string(text), "\n")
-	if len(lines) != 4 || lines[3] != "" {
-		return "", treeHead{}, fmt.Errorf("a checkpoint has three lines, this has %d", len(lines)-1)
-	}
-	h.size, err = strconv.ParseUint(lines[1], 10, 64)
-	if err != nil || strconv.FormatUint(h.size, 10) != lines[1] {
-		return "", treeHead{}, fmt.Errorf("%.40q is no tree size", lines[1])
-	}
-	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
-	if err != nil || len(root) != len(h.root) || len(lines[2]) != base64.StdEncoding.EncodedLen(len(root)) {
-		return "", treeHead{}, fmt.Errorf("%.60q is no root hash", lines[2])
-	}
-	copy(h.root[:], root)
-	return lines[0], h, nil
-}
-
-// parseCheckpoint reads a note and its signature line for origin and key ID. It does not
-// verify the signature: see (*logKey).verifyTreeHead.
-func parseCheckpoint(raw []byte, origin string, keyID uint32) (*checkpoint, error) {
+// parseCheckpoint reads a checkpoint that the log has signed. v verifies it.
+func parseCheckpoint(raw []byte, v noteVerifier) (*checkpoint, error) {
 	if len(raw) > maxCheckpoint {
-		return nil, fmt.Errorf("it has %d bytes", len(raw))
+		return nil, fmt.Errorf("a checkpoint of %d bytes", len(raw))
 	}
-	split := bytes.LastIndex(raw, []byte("\n\n"))
-	if split < 0 || !bytes.HasSuffix(raw, []byte("\n")) {
-		return nil, errors.New("it is no signed note")
-	}
-	c := &checkpoint{raw: raw}
-	var err error
-	if c.origin, c.head, err = parseCheckpointBody(raw[:split+1]); err != nil {
+	parsed, _, note, err := client.FetchCheckpoint(context.Background(), func(context.Context) ([]byte, error) { return raw, nil }, v, v.origin)
+	if err != nil {
 		return nil, err
 	}
-	if c.origin != origin {
-		return nil, fmt.Errorf("it is of the log %.100q, not %q", c.origin, origin)
+	signature, err := base64.StdEncoding.DecodeString(note.Sigs[0].Base64)
+	if err != nil {
+		return nil, err
 	}
-	for line := range strings.Lines(string(raw[split+2:])) {
-		rest, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "— "+origin+" ")
-		if !ok {
-			continue
-		}
-		signature, err := base64.StdEncoding.DecodeString(rest)
-		if err != nil || len(signature) < 4+8+4 || binary.BigEndian.Uint32(signature) != keyID {
-			continue
-		}
-		c.timestamp = binary.BigEndian.Uint64(signature[4:])
-		c.signed = signature[12:]
-		if c.timestamp > math.MaxInt64 {
-			return nil, errors.New("its timestamp is out of range")
-		}
-		return c, nil
-	}
-	return nil, errors.New("it has no signature of this log's key")
+	return &checkpoint{
+		head: treeHead{parsed.Size, [hashSize]byte(parsed.Hash)}, timestamp: binary.BigEndian.Uint64(signature[4:]),
+		signed: signature[4+8:], raw: raw,
+	}, nil
 }
 
 // VerifyCheckpoint checks that raw is a checkpoint of the log with this key, for any origin.
-func VerifyCheckpoint(raw []byte, publicKey *ctlog.PublicKey) error {
-	parsed, err := x509.ParsePKIXPublicKey(publicKey.SPKI())
-	public, ok := parsed.(*ecdsa.PublicKey)
-	if err != nil || !ok {
-		return fmt.Errorf("the key is a %T: %w", parsed, err)
-	}
-	key := &logKey{public: public, id: publicKey.LogID()}
+func VerifyCheckpoint(raw []byte, key *ctlog.PublicKey) error {
 	origin, _, _ := strings.Cut(string(raw[:min(len(raw), maxCheckpoint)]), "\n")
-	c, err := parseCheckpoint(raw, origin, noteKeyID(origin, key.id))
-	if err != nil {
-		return err
-	}
-	if !key.verifyTreeHead(c.timestamp, c.head, c.signed) {
-		return errors.New("its signature is not of this key")
-	}
-	return nil
+	_, err := parseCheckpoint(raw, noteVerifier{origin, key})
+	return err
 }
 
-// noteVerifier adapts the log's public key to golang.org/x/mod/sumdb/note.
+// noteVerifier is a log's key as the verifier of a note (golang.org/x/mod/sumdb/note).
 type noteVerifier struct {
 	origin string
-	key    *logKey
+	key    *ctlog.PublicKey
 }
 
 // Name returns the log's origin.
 func (v noteVerifier) Name() string { return v.origin }
 
-// KeyHash returns the key ID.
-func (v noteVerifier) KeyHash() uint32 { return noteKeyID(v.origin, v.key.id) }
+// KeyHash returns the key ID of the log's signature line (static-ct-api):
+//
+//	key ID = SHA-256(key name || 0x0A || 0x05 || LogID)[:4]
+func (v noteVerifier) KeyHash() uint32 {
+	id := v.key.LogID()
+	hash := sha256.Sum256(append([]byte(v.origin+"\n\x05"), id[:]...))
+	return binary.BigEndian.Uint32(hash[:])
+}
 
-// Verify reports whether signature, an RFC6962NoteSignature, is the log's over text.
+// Verify reports whether signature is the log's over text (static-ct-api).
+//
+//	struct {
+//	    uint64 timestamp;
+//	    TreeHeadSignature signature;
+//	} RFC6962NoteSignature;
 func (v noteVerifier) Verify(text, signature []byte) bool {
-	origin, head, err := parseCheckpointBody(text)
-	if err != nil || origin != v.origin || len(signature) < 8 {
+	head, err := parseText(text, v.origin)
+	if err != nil || len(signature) < 8 {
 		return false
 	}
-	return v.key.verifyTreeHead(binary.BigEndian.Uint64(signature), head, signature[8:])
+	var signed ct.DigitallySigned
+	rest, err := tls.Unmarshal(signature[8:], &signed)
+	return err == nil && len(rest) == 0 && v.key.VerifyTreeHead(head.signed(binary.BigEndian.Uint64(signature), signed)) == nil
 }
 
 // noteSigner signs checkpoints for Tessera, which does not know the guard: every signature
 // for Tessera passes through here.
 type noteSigner struct {
 	noteVerifier
+	key *logKey
 	// admit is called first; noteSigner signs only if it returns nil.
 	admit func(h treeHead) error
 	// timestamp returns the time of the next tree head in milliseconds.
@@ -178,20 +142,25 @@ type noteSigner struct {
 
 // Sign returns the RFC6962NoteSignature of a checkpoint's text.
 func (s noteSigner) Sign(text []byte) ([]byte, error) {
-	origin, head, err := parseCheckpointBody(text)
+	head, err := parseText(text, s.origin)
+	if err == nil {
+		err = s.admit(head)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("signing checkpoint: %w", err)
-	}
-	if origin != s.origin {
-		return nil, fmt.Errorf("signing checkpoint: it is of the log %q", origin)
-	}
-	if err := s.admit(head); err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
 	timestamp := s.timestamp()
-	signature, err := s.key.sign(treeHeadMessage(timestamp, head))
+	message, err := ct.SerializeSTHSignatureInput(head.signed(timestamp, ct.DigitallySigned{}))
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
-	return noteSignature(timestamp, digitallySigned(signature)), nil
+	signature, err := s.key.sign(message)
+	if err != nil {
+		return nil, fmt.Errorf("signing checkpoint: %w", err)
+	}
+	signed, err := digitallySigned(signature)
+	return append(binary.BigEndian.AppendUint64(nil, timestamp), signed...), err
 }
+
+// errNoCheckpoint: the directory holds no checkpoint that this log has signed.
+var errNoCheckpoint = fmt.Errorf("%w: its checkpoint is missing or unreadable", errDamaged)

@@ -19,6 +19,8 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 const (
@@ -55,7 +57,7 @@ type directory struct{ path string }
 // head returns the newest integrated tree. The rename that installed it may not be durable
 // yet: see commit.
 func (d directory) head() (treeHead, error) {
-	content, err := os.ReadFile(filepath.Join(d.path, treeStateFile))
+	content, err := files.Read(filepath.Join(d.path, treeStateFile), maxTreeState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return treeHead{}, fmt.Errorf("%w: %s is missing", errDamaged, treeStateFile)
 	}
@@ -66,7 +68,7 @@ func (d directory) head() (treeHead, error) {
 		Size uint64 `json:"size"`
 		Root []byte `json:"root"`
 	}
-	if err := json.Unmarshal(content, &state); err != nil || len(content) > maxTreeState || len(state.Root) != hashSize {
+	if err := json.Unmarshal(content, &state); err != nil || len(state.Root) != hashSize {
 		return treeHead{}, fmt.Errorf("%w: %s is unreadable", errDamaged, treeStateFile)
 	}
 	return treeHead{state.Size, [hashSize]byte(state.Root)}, nil
@@ -75,15 +77,26 @@ func (d directory) head() (treeHead, error) {
 // commit makes every tree head that head returned earlier durable. Tiles are durable before
 // Tessera writes the head.
 func (d directory) commit() error {
-	if err := syncDir(filepath.Join(d.path, stateDir)); err != nil {
+	if err := files.SyncFolder(filepath.Join(d.path, stateDir)); err != nil {
 		return fmt.Errorf("syncing tree head: %w", err)
 	}
 	return nil
 }
 
-// checkpoint returns the published checkpoint unverified.
-func (d directory) checkpoint() ([]byte, error) {
-	return os.ReadFile(filepath.Join(d.path, checkpointFile))
+// checkpoint returns the published checkpoint. v verifies it, unless it is the known one.
+func (d directory) checkpoint(v noteVerifier, known *checkpoint) (*checkpoint, error) {
+	raw, err := files.Read(filepath.Join(d.path, checkpointFile), maxCheckpoint)
+	if err == nil && known != nil && bytes.Equal(raw, known.raw) {
+		return known, nil
+	}
+	var c *checkpoint
+	if err == nil {
+		c, err = parseCheckpoint(raw, v)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoCheckpoint, err)
+	}
+	return c, nil
 }
 
 // width returns how many hashes a tile has in a tree of the given size (static-ct-api,
@@ -126,13 +139,14 @@ func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
 	}
 	defer func() { _ = file.Close() }()
 	content, err := io.ReadAll(io.LimitReader(file, tileWidth*hashSize+1))
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("reading tile: %w", err)
-	}
-	if len(content) < wide*hashSize || len(content) > tileWidth*hashSize {
+	case len(content) < wide*hashSize || len(content) > tileWidth*hashSize:
 		return nil, fmt.Errorf("%w: %s has %d bytes where %d are due", errDamaged, path(uint8(wide%tileWidth)), len(content), wide*hashSize)
+	default:
+		return content[:wide*hashSize], nil
 	}
-	return content[:wide*hashSize], nil
 }
 
 // dataTilePath returns the path of a tile's entries (static-ct-api, section "Log entries").
@@ -213,17 +227,19 @@ func (r *tileReader) explain(err error) error {
 	return fmt.Errorf("%w: %w", errDamaged, err)
 }
 
-// proofs returns a builder of proofs for trees of up to the given size.
-func (d directory) proofs(ctx context.Context, size uint64) (*client.ProofBuilder, *tileReader, error) {
-	return d.proofsFor(ctx, size, size)
-}
-
-// proofsFor returns a builder of proofs for the tree of the given size, from the tiles of a
-// later tree.
-func (d directory) proofsFor(ctx context.Context, size, later uint64) (*client.ProofBuilder, *tileReader, error) {
+// proof returns the hashes of a proof for the tree of the given size, from the tiles of a later
+// tree.
+func (d directory) proof(ctx context.Context, size, later uint64, build func(*client.ProofBuilder) ([][]byte, error)) ([][]byte, error) {
 	tiles := &tileReader{directory: d, size: later}
 	builder, err := client.NewProofBuilder(ctx, size, tiles.fetch)
-	return builder, tiles, err
+	var hashes [][]byte
+	if err == nil {
+		hashes, err = build(builder)
+	}
+	if err != nil {
+		return nil, tiles.explain(err)
+	}
+	return hashes, nil
 }
 
 // root computes the head of the tree of the given size from its right edge.
@@ -268,13 +284,11 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 		}
 		return nil
 	}
-	builder, tiles, err := d.proofs(ctx, newer.size)
+	hashes, err := d.proof(ctx, newer.size, newer.size, func(b *client.ProofBuilder) ([][]byte, error) {
+		return b.ConsistencyProof(ctx, older.size, newer.size)
+	})
 	if err != nil {
 		return err
-	}
-	hashes, err := builder.ConsistencyProof(ctx, older.size, newer.size)
-	if err != nil {
-		return tiles.explain(err)
 	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, older.size, newer.size, hashes, older.root[:], newer.root[:]); err != nil {
 		// The proof's own error lists the differing hashes on several lines.
@@ -285,21 +299,64 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 
 // stored proves that the entries from first to the end of the tree are on the disk, each with
 // the hash that the tree has for it.
-func (d directory) stored(first uint64, h treeHead) error {
-	for index := first / tileWidth; index*tileWidth < h.size; index++ {
-		hashes, err := d.hashTile(0, index, h.size)
-		if err != nil {
+func (d directory) stored(first, size uint64) error {
+	for index := first / tileWidth; index*tileWidth < size; index++ {
+		if err := d.checkEntries(index, first, size, func(*tileLeaf) error { return nil }); err != nil {
 			return err
-		}
-		for leaf, err := range d.entries(index, h.size) {
-			if err != nil {
-				return err
-			}
-			at := leaf.index % tileWidth * hashSize
-			if leaf.index >= first && !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
-				return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
-			}
 		}
 	}
 	return nil
+}
+
+// checkEntries checks the entries of a data tile, starting at index first, against the tile of their
+// hashes, and calls check for each.
+func (d directory) checkEntries(index, first, size uint64, check func(*tileLeaf) error) error {
+	hashes, err := d.hashTile(0, index, size)
+	if err != nil {
+		return err
+	}
+	for leaf, err := range d.entries(index, size) {
+		if err != nil {
+			return err
+		}
+		if leaf.index < first {
+			continue
+		}
+		if at := leaf.index % tileWidth * hashSize; !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
+			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
+		}
+		if err := check(leaf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verify proves that the directory continues the guard's tree and its own checkpoint, and is
+// complete at its right edge, where the next entries go. It changes nothing, and returns the
+// directory's tree.
+func (d directory) verify(ctx context.Context, guard, published treeHead) (treeHead, error) {
+	head, err := d.head()
+	if err != nil {
+		return head, err
+	}
+	if head.size < published.size {
+		return head, fmt.Errorf("%w: its tree has %d entries, its checkpoint %d", errOlder, head.size, published.size)
+	}
+	if head.size < guard.size {
+		return head, fmt.Errorf("%w: it has %d entries", errOlder, head.size)
+	}
+	computed, err := d.root(ctx, head.size)
+	if err == nil && computed != head {
+		err = fmt.Errorf("%w: its tiles do not add up to the root hash in %s", errDamaged, treeStateFile)
+	}
+	for _, older := range []treeHead{published, guard} {
+		if err == nil {
+			err = d.consistent(ctx, older, head)
+		}
+	}
+	if err == nil && head.size > 0 {
+		err = d.stored(min((head.size-1)/tileWidth*tileWidth, guard.size), head.size)
+	}
+	return head, err
 }

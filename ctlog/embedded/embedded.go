@@ -8,118 +8,43 @@
 // tree that continues everything signed before. It refuses a directory that is older than
 // what was signed, or has another history: see guard. Only Init creates a log.
 //
-// Package app opens it and mounts its Handler; cmd uses Init, Inspect, Fsck and the
-// Reader.
+// Package app opens it and mounts its Handler; cmd uses Init, Inspect, Fsck and Search.
 package embedded
 
 import (
 	"context"
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/ctonly"
+	"github.com/transparency-dev/tessera/storage/posix"
+	"k8s.io/klog/v2"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
-	"github.com/mayfly-ca/mayfly/internal/keypath"
-)
-
-// Config is one log. The same value serves Open, Inspect, Fsck and OpenReader.
-type Config struct {
-	// Name distinguishes the log in paths (/ctlog/NAME/), log lines and metrics: letters,
-	// digits, '.', '_' and '-'. It is mandatory.
-	Name string
-	// Dir is the directory that Init created, on a local disk. It is mandatory.
-	Dir string
-	// Guard is the file that Init created, outside Dir, and best on another disk: a restore
-	// of Dir from a backup must not restore the guard too. It is mandatory.
-	Guard string
-	// Key is the path of the log's key, PKCS#8 PEM, ECDSA P-256, as Init created it. Either
-	// it or Signer is mandatory.
-	Key string
-	// Signer is the key itself.
-	Signer crypto.Signer
-	// Origin is the log's submission prefix as a URL without scheme and trailing slash, such as
-	// log.example/2026. It never changes. It is mandatory.
-	Origin string
-
-	// BatchAge is how long an entry waits for others in its batch; zero for 10 ms. It is most
-	// of the latency of an add: 5 to 20 ms are useful.
-	BatchAge time.Duration
-	// CheckpointInterval is how often the log signs and publishes the tree head while the
-	// tree grows, from 100 ms to 10 s; zero for 1 s. Shutdown takes as long.
-	CheckpointInterval time.Duration
-	// MaxPending bounds the entries that wait to be stored; zero for 4096.
-	MaxPending int
-
-	// SubmitToken is the bearer token that submitters over HTTP must send, at least 16 bytes;
-	// an empty one turns submission over HTTP off.
-	SubmitToken []byte
-	// Roots returns the CA certificates in which chains submitted over HTTP must end; nil for
-	// none. The log calls it for each submission.
-	Roots func() []*x509.Certificate
-
-	// Now is the clock of SCTs and tree heads; nil for time.Now.
-	Now func() time.Time
-	// Logger receives refusals and failures; nil for none.
-	Logger *slog.Logger
-	// Registerer registers the metrics mayfly_ctlog_…; nil for none. Several logs may share
-	// one.
-	Registerer prometheus.Registerer
-
-	// reserve is minFree, except in tests.
-	reserve uint64
-}
-
-const (
-	defaultBatchAge           = 10 * time.Millisecond
-	defaultCheckpointInterval = time.Second
-	minCheckpointInterval     = 100 * time.Millisecond
-	maxCheckpointInterval     = 10 * time.Second
-	defaultMaxPending         = 4096
-	minSubmitToken            = 16
-	// maxBatch is the number of entries that flushes a batch before its age. Tessera rewrites
-	// the last, partial tile with each batch, so large batches are cheaper.
-	maxBatch = 512
-	// republishInterval is how often the log signs the tree head again while the tree does not
-	// grow.
-	republishInterval = 10 * time.Minute
-	// collectInterval is how often the log deletes partial tiles that full ones have
-	// replaced, 100 tiles a time: enough for 2,560 entries a second.
-	collectInterval = 10 * time.Second
 )
 
 // Log is a log that is open for writing. It implements ctlog.Log, and is safe for concurrent
 // use.
 type Log struct {
-	name     string
-	origin   string
-	reserve  uint64
-	maxQueue int64
-	now      func() time.Time
-	logger   *slog.Logger
-	failures breaker.Sparing // of requests
-	metrics  *metrics
-
+	cfg       Config
 	key       *logKey
 	directory directory
 	issuers   *issuers
 	guard     *guard
-	locks     []*lock
+	locks     []*os.File
 	front     *front
+	logger    *slog.Logger
+	failures  breaker.Sparing // of requests
+	metrics   *metrics
 
+	storage   atomic.Pointer[storage]      // the last check
 	refusal   atomic.Pointer[RefusedError] // set once
 	signError atomic.Pointer[string]       // why the last signing of a checkpoint failed; nil if it succeeded
 
@@ -131,7 +56,7 @@ type Log struct {
 	// add and finish are Tessera's; nil for a log that has refused to sign from the start.
 	add    func(context.Context, *ctonly.Entry) tessera.IndexFuture
 	finish func(context.Context) error
-	cancel context.CancelFunc
+	cancel context.CancelFunc // of the work in the background
 
 	// Under admission: closing is set once, and nothing enters pending after that.
 	admission sync.Mutex
@@ -156,27 +81,29 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := newMetrics(cfg.Registerer, cfg.Name)
+	f, err := cfg.checkStorage()
 	if err != nil {
 		return nil, err
 	}
 	l := &Log{
-		name: cfg.Name, origin: cfg.Origin, reserve: cfg.reserve, maxQueue: int64(cfg.MaxPending),
-		now: cfg.Now, logger: cfg.Logger.With(slog.String("log", cfg.Name)), metrics: metrics,
-		key:       key,
-		directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir),
-		cancel: func() {}, closed: make(chan struct{}),
+		cfg: cfg, key: key, directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir),
+		logger: cfg.Logger.With(slog.String("log", cfg.Name)), closed: make(chan struct{}),
+	}
+	if l.metrics, err = newMetrics(cfg.Registerer, cfg.Name); err != nil {
+		return nil, err
 	}
 	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
-	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: metrics.observeGuard}
-	l.front = newFront(l, cfg)
-	if err := l.checkStorage(ctx, cfg); err != nil {
-		return nil, err
+	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: l.metrics.observeGuard}
+	l.front = newFront(l)
+	if f.volatile {
+		l.logger.WarnContext(ctx, "the log will be lost when the machine restarts: it is stored in memory")
 	}
-	if err := l.lock(cfg); err != nil {
-		return nil, err
+	background, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	err = l.lock()
+	if err == nil {
+		err = l.start(ctx, background)
 	}
-	err = l.resume(ctx, cfg)
 	if err == nil {
 		err = l.issuers.sweep()
 	}
@@ -184,152 +111,212 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		l.cancel() // Tessera may run already
 		return nil, errors.Join(explain(cfg.Dir, err), l.unlock())
 	}
+	go l.watchStorage(background)
 	return l, nil
 }
 
-// CheckSettings validates cfg, and reads no file. Errors have key paths such as ["dir"].
-func CheckSettings(cfg Config) error { return cfg.withDefaults().checkSettings() }
-
-func (cfg Config) withDefaults() Config {
-	setDefault(&cfg.BatchAge, defaultBatchAge)
-	setDefault(&cfg.CheckpointInterval, defaultCheckpointInterval)
-	setDefault(&cfg.MaxPending, defaultMaxPending)
-	setDefault(&cfg.reserve, minFree)
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+// start checks the directory against the guard and hands it to Tessera, or refuses to sign. An
+// error that it returns is temporary, or is a wrong setting. Tessera's work in the background stops
+// with the context background, after Shutdown has drained it.
+func (l *Log) start(ctx, background context.Context) error {
+	s, err := l.cfg.examine(ctx, l.key)
+	newest := treeHead{}
+	if s.guard.Origin != "" {
+		newest = s.guard.head()
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
+	l.guard.file = s.guard
+	l.guard.newest.Store(&newest)
+	if err == nil {
+		l.signedSize, l.lastTimestamp = s.published.head.size, s.published.timestamp
+		err = l.guard.admit(ctx, s.head)
 	}
-	if cfg.Roots == nil {
-		cfg.Roots = func() []*x509.Certificate { return nil }
+	_ = l.checkStorage() // a full disk may have room later
+	if l.refuse(ctx, err) != nil {
+		return nil
 	}
-	return cfg
-}
-
-func (cfg Config) checkSettings() error {
-	errs := append(checkNames(cfg.Name, cfg.Origin), checkPaths(cfg.Dir, cfg.Guard)...)
-	if cfg.BatchAge < time.Millisecond || cfg.BatchAge > time.Second {
-		errs = append(errs, keypath.Errorf([]string{"batch_age"}, "%s is out of range; it is from 1ms to 1s, and 10ms is good", cfg.BatchAge))
-	}
-	if cfg.CheckpointInterval < minCheckpointInterval || cfg.CheckpointInterval > maxCheckpointInterval {
-		errs = append(errs, keypath.Errorf([]string{"checkpoint_interval"}, "%s is out of range; it is from 100ms to 10s, and 1s is good", cfg.CheckpointInterval))
-	}
-	if cfg.MaxPending < 1 {
-		errs = append(errs, keypath.Errorf([]string{"max_pending"}, "%d leaves no room for an entry", cfg.MaxPending))
-	}
-	if n := len(cfg.SubmitToken); n > 0 && n < minSubmitToken {
-		errs = append(errs, keypath.Errorf([]string{"submit", "token_file"}, "the token has %d bytes; it needs at least %d, such as from openssl rand -hex 32", n, minSubmitToken))
-	}
-	return errors.Join(errs...)
-}
-
-// complete sets the defaults, reads the key, and checks everything that needs no writing.
-func (cfg Config) complete() (Config, *logKey, error) {
-	cfg = cfg.withDefaults()
-	key, err := cfg.key()
-	if err = errors.Join(cfg.checkSettings(), keypath.Prefix(err, "key")); err != nil {
-		return cfg, nil, err
-	}
-	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
-		return cfg, nil, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init makes a new one, and nothing else creates one: if this one existed before, put its directory back", cfg.Dir)
-	} else if err != nil {
-		return cfg, nil, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err)
-	}
-	return cfg, key, nil
-}
-
-func setDefault[T comparable](value *T, fallback T) {
-	var zero T
-	if *value == zero {
-		*value = fallback
-	}
-}
-
-func (cfg Config) key() (*logKey, error) {
-	switch {
-	case cfg.Signer != nil && cfg.Key != "":
-		return nil, errors.New("there are two keys, a file and a signer")
-	case cfg.Signer != nil:
-		return newLogKey(cfg.Signer)
-	case cfg.Key == "":
-		return nil, errors.New("the path of the log's key is missing")
-	default:
-		return loadKey(cfg.Key)
-	}
-}
-
-// checkNames checks the names that appear in URLs and checkpoints.
-func checkNames(name, origin string) (errs []error) {
-	switch {
-	case name == "":
-		errs = append(errs, keypath.Errorf([]string{"name"}, "the log's name is missing"))
-	case len(name) > 64 || strings.Trim(name, nameCharacters) != "" || strings.Trim(name, ".") == "":
-		errs = append(errs, keypath.Errorf([]string{"name"}, "%.80q is no name for a log; use at most 64 letters, digits, '.', '_' and '-'", name))
-	}
-	switch {
-	case origin == "":
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "the log's origin is missing; it is the submission prefix without scheme, such as log.example/2026"))
-	case strings.Contains(origin, "://"):
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q has a scheme; an origin has none, as in log.example/2026", origin))
-	case strings.HasPrefix(origin, "/") || strings.HasSuffix(origin, "/"):
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q begins or ends with a slash; an origin does not, as in log.example/2026", origin))
-	case len(origin) > 255 || strings.Trim(origin, nameCharacters+"/:[]~%") != "":
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q is no origin; it is at most 255 characters of a URL, as in log.example/2026", origin))
-	}
-	return errs
-}
-
-const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
-
-// checkPaths refuses a guard inside the directory that it guards.
-func checkPaths(dir, guard string) (errs []error) {
-	if dir == "" {
-		errs = append(errs, keypath.Errorf([]string{"dir"}, "the log's directory is missing"))
-	}
-	if guard == "" {
-		errs = append(errs, keypath.Errorf([]string{"guard"}, "the log's guard is missing; it is a file outside the log's directory"))
-	}
-	if len(errs) > 0 {
-		return errs
-	}
-	inside, err := filepath.Rel(resolve(dir), resolve(guard))
-	if err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
-		errs = append(errs, keypath.Errorf([]string{"guard"}, "%s is inside the log's directory %s; a backup of the directory would bring back the guard too, so put it elsewhere", guard, dir))
-	}
-	return errs
-}
-
-// resolve follows the symbolic links in the existing part of path.
-func resolve(path string) string {
-	absolute, err := filepath.Abs(path)
 	if err != nil {
-		return path
+		return err
 	}
-	for existing, rest := absolute, ""; ; existing, rest = filepath.Dir(existing), filepath.Join(filepath.Base(existing), rest) {
-		if real, err := filepath.EvalSymlinks(existing); err == nil {
-			return filepath.Join(real, rest)
-		}
-		if existing == filepath.Dir(existing) {
-			return absolute
-		}
+	// No other part of this process holds a lock of Tessera's yet.
+	if _, err := l.tryOpen(treeStateLock); err != nil {
+		return err
 	}
+	driver, err := posix.New(background, posix.Config{Path: l.cfg.Dir})
+	if err != nil {
+		return fmt.Errorf("opening log %s: %w", l.cfg.Name, err)
+	}
+	options := tessera.NewAppendOptions().
+		WithCTLayout().
+		WithCheckpointSigner(noteSigner{l.verifier(), l.key, l.admitCheckpoint, l.nextTimestamp}).
+		WithBatching(maxBatch, l.cfg.BatchAge).
+		WithCheckpointInterval(l.cfg.CheckpointInterval).
+		WithCheckpointRepublishInterval(max(republishInterval, l.cfg.CheckpointInterval)).
+		WithGarbageCollectionInterval(collectInterval)
+	appender, finish, _, err := tessera.NewAppender(background, driver, options)
+	if err != nil {
+		return fmt.Errorf("opening log %s: %w", l.cfg.Name, err)
+	}
+	l.add, l.finish = tessera.NewCertificateTransparencyAppender(appender), finish
+	return nil
 }
+
+// RouteTesseraLogs sends Tessera's log lines, for the whole process, to logger instead of
+// standard error. This package reports most of it better: level Warn suffices for logger.
+// Package main calls it, once, before the first log is opened.
+func RouteTesseraLogs(logger *slog.Logger) { klog.SetSlogLogger(logger) }
 
 // Name returns the log's name in the configuration.
-func (l *Log) Name() string { return l.name }
-
-// Trusting implements ctlog.Trusting: the log verifies submissions over HTTP, but not those of
-// Submit.
-func (l *Log) Trusting() {}
-
-// Origin returns the log's submission prefix without scheme.
-func (l *Log) Origin() string { return l.origin }
-
-// LogID returns the SHA-256 of the public key's SubjectPublicKeyInfo.
-func (l *Log) LogID() [32]byte { return l.key.id }
+func (l *Log) Name() string { return l.cfg.Name }
 
 // PublicKey returns the log's public key, PEM, as ctlog.LogConfig takes it.
-func (l *Log) PublicKey() []byte { return l.key.publicPEM() }
+func (l *Log) PublicKey() []byte { return l.key.PEM() }
 
-var errNoCheckpoint = fmt.Errorf("%w: its checkpoint is missing or unreadable", errDamaged)
+func (l *Log) verifier() noteVerifier { return noteVerifier{l.cfg.Origin, l.key.PublicKey} }
+
+// admitCheckpoint decides whether Tessera may publish a tree head.
+func (l *Log) admitCheckpoint(head treeHead) error {
+	ctx := context.Background()
+	err := l.tryCheckpoint(ctx, head)
+	if err == nil {
+		l.signError.Store(nil)
+		return nil
+	}
+	if refusal := l.refuse(ctx, err); refusal != nil {
+		err = refusal
+	}
+	text := err.Error()
+	if before := l.signError.Swap(&text); before == nil || *before != text {
+		l.logger.ErrorContext(ctx, "publishing no checkpoint", slog.Any("error", err))
+	}
+	return err
+}
+
+func (l *Log) tryCheckpoint(ctx context.Context, head treeHead) error {
+	if refusal := l.refusal.Load(); refusal != nil {
+		return refusal
+	}
+	l.signMu.Lock()
+	defer l.signMu.Unlock()
+	if head.size < l.signedSize {
+		return fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.size, l.signedSize)
+	}
+	if err := l.guard.admit(ctx, head); err != nil {
+		return err
+	}
+	l.signedSize = head.size
+	l.metrics.size.Set(float64(head.size))
+	return nil
+}
+
+// nextTimestamp returns the current time, but always later than the one before (RFC 6962,
+// section 3.5).
+func (l *Log) nextTimestamp() uint64 {
+	l.signMu.Lock()
+	defer l.signMu.Unlock()
+	l.lastTimestamp = max(milliseconds(l.cfg.Now()), l.lastTimestamp+1)
+	return l.lastTimestamp
+}
+
+// milliseconds returns a time as RFC 6962 has it.
+func milliseconds(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
+
+// refuse stops all signing if err is permanent, and returns the reason. It returns nil for
+// any other error.
+func (l *Log) refuse(ctx context.Context, err error) *RefusedError {
+	refusal := refusalFor(l.cfg.Name, err)
+	if refusal == nil {
+		return nil
+	}
+	if l.refusal.CompareAndSwap(nil, refusal) {
+		l.metrics.refused.Set(1)
+		l.logger.ErrorContext(ctx, "the log refuses to sign", slog.String("reason", string(refusal.Reason)), slog.Any("error", refusal))
+	}
+	return l.refusal.Load()
+}
+
+// Shutdown stops the log in an order that loses nothing: it admits no new entries; the
+// pending ones are stored and get their SCTs; it publishes a checkpoint that covers them all;
+// then it cancels Tessera's work and releases the locks. If ctx ends first, it does the rest
+// without waiting: pending entries may be lost, but no submitter has an SCT for them.
+//
+// The Handler continues to serve what is published.
+func (l *Log) Shutdown(ctx context.Context) error {
+	l.admission.Lock()
+	again := l.closing
+	l.closing = true
+	l.admission.Unlock()
+	if again {
+		<-l.closed
+		return nil
+	}
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		l.pending.Wait()
+	}()
+	var err error
+	select {
+	case <-drained:
+		// A log that refuses to sign publishes nothing: the wait would never end.
+		if l.finish != nil && l.refusal.Load() == nil {
+			err = l.finish(ctx)
+		}
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	l.cancel()
+	close(l.closed)
+	if err != nil {
+		err = fmt.Errorf("shutting log %s down: %w", l.cfg.Name, err)
+	}
+	return errors.Join(err, l.unlock())
+}
+
+// Ready returns nil if the log can accept an entry. The error is for the operator.
+func (l *Log) Ready() error {
+	l.admission.Lock()
+	closing := l.closing
+	l.admission.Unlock()
+	text := l.signError.Load()
+	switch refusal := l.refusal.Load(); {
+	case refusal != nil:
+		return refusal
+	case closing:
+		return fmt.Errorf("log %s accepts no entries: %w", l.cfg.Name, errClosed)
+	case l.storage.Load().err != nil:
+		return l.storage.Load().err
+	case text != nil:
+		return fmt.Errorf("log %s publishes no checkpoint: %s", l.cfg.Name, *text)
+	default:
+		return nil
+	}
+}
+
+// Status is the state of a log.
+type Status struct {
+	Name   string `json:"name"`
+	Origin string `json:"origin"`
+	LogID  []byte `json:"log_id"`
+	// TreeSize and RootHash are of the newest tree for which the log may sign; an Inspection
+	// has those of the directory, even if they are refused.
+	TreeSize uint64 `json:"tree_size"`
+	RootHash []byte `json:"root_hash"`
+	// CheckpointSize and CheckpointTime are of the published checkpoint.
+	CheckpointSize uint64    `json:"checkpoint_size"`
+	CheckpointTime time.Time `json:"checkpoint_time"`
+	// Pending is how many entries wait to be stored.
+	Pending int `json:"pending"`
+	// FreeBytes is the free space on the disk.
+	FreeBytes uint64 `json:"free_bytes"`
+	// Err states why the log accepts no entry now, and what to do: *RefusedError,
+	// *StorageError or another. It is nil if the log is ready.
+	Err error `json:"-"`
+}
+
+// Status returns what Ready returns, and more.
+func (l *Log) Status() Status {
+	published, _ := l.front.checkpoint() // Ready reports an unreadable one, or fsck
+	s := l.cfg.status(l.key, state{published: published, head: *l.guard.newest.Load()})
+	s.Pending, s.FreeBytes, s.Err = int(l.queued.Load()), l.storage.Load().free, l.Ready()
+	return s
+}

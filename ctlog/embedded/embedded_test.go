@@ -24,8 +24,8 @@ func TestSubmit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if key.LogID() != l.LogID() || l.Name() != "2026" || l.Origin() != "log.example/2026" {
-		t.Errorf("%s %s %x", l.Name(), l.Origin(), l.LogID())
+	if key.LogID() != l.key.LogID() || l.Name() != "2026" {
+		t.Errorf("%s %x", l.Name(), l.key.LogID())
 	}
 	for i := range 3 {
 		sub := a.submission(t)
@@ -40,7 +40,7 @@ func TestSubmit(t *testing.T) {
 			t.Errorf("entry %d has index %d", i, index)
 		}
 		// The guard covers the entry before the SCT is returned.
-		if g, err := readGuard(cfg.Guard, cfg.Origin, l.key.id); err != nil || g.TreeSize != uint64(i)+1 {
+		if g, err := readGuard(cfg.Guard, cfg.Origin, l.key.LogID()); err != nil || g.TreeSize != uint64(i)+1 {
 			t.Errorf("the guard has %d entries: %v", g.TreeSize, err)
 		}
 	}
@@ -89,7 +89,7 @@ func TestOneMoveForABatch(t *testing.T) {
 	g := &guard{
 		directory: l.directory, path: filepath.Join(t.TempDir(), "guard.json"), now: time.Now,
 		observe: func(time.Duration) { moves.Add(1) },
-		file:    guardFile{Origin: cfg.Origin, LogID: l.key.id[:]},
+		file:    guardFile{Origin: cfg.Origin, LogID: make([]byte, 32)},
 	}
 	g.newest.Store(&empty)
 	var all sync.WaitGroup
@@ -104,7 +104,7 @@ func TestOneMoveForABatch(t *testing.T) {
 	if n := moves.Load(); n != 1 {
 		t.Errorf("the guard moved %d times", n)
 	}
-	if g, err := readGuard(g.path, cfg.Origin, l.key.id); err != nil || g.head() != *l.guard.newest.Load() {
+	if g, err := readGuard(g.path, cfg.Origin, [32]byte{}); err != nil || g.head() != *l.guard.newest.Load() {
 		t.Errorf("the guard says %s: %v", g.head(), err)
 	}
 }
@@ -140,7 +140,7 @@ func TestOvertakenCheckpoint(t *testing.T) {
 func TestTimestampsGrow(t *testing.T) {
 	t.Parallel()
 	clock := time.UnixMilli(1000)
-	l := &Log{now: func() time.Time { return clock }}
+	l := &Log{cfg: Config{Now: func() time.Time { return clock }}}
 	var got []uint64
 	for _, ms := range []int64{1000, 1000, 500, 2000, 1999} {
 		clock = time.UnixMilli(ms)

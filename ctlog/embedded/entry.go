@@ -3,17 +3,24 @@
 package embedded
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/crypto/cryptobyte"
 )
 
-// tileLeaf is one entry of a data tile, in slices of the tile.
+// maxTileLeaf bounds one entry: two certificates of maxCertificate, and a chain's hashes.
+const maxTileLeaf = 256 << 10
+
+// tileLeaf is one entry of a data tile.
 //
 //	struct {                                   static-ct-api, section "Log entries"
 //	    TimestampedEntry timestamped_entry;
@@ -41,107 +48,98 @@ type tileLeaf struct {
 	// timestamped is the encoding of the TimestampedEntry.
 	timestamped []byte
 	index       uint64
-	// issuers are SHA-256 hashes of certificates, one after the other.
-	issuers []byte
+	// issuers are the SHA-256 of the chain's certificates, the issuer first.
+	issuers [][sha256.Size]byte
 	// size is the number of bytes of the entry in the tile.
 	size int
 }
 
-// readTileLeaf removes one entry from s. It accepts an entry only if it has parsed every
-// byte.
-func readTileLeaf(s *cryptobyte.String) (*tileLeaf, error) {
-	var (
-		whole            = *s
-		leaf             tileLeaf
-		entryType        uint16
-		signed, precert  cryptobyte.String
-		extensions, data cryptobyte.String
-		extensionType    uint8
-		issuers          cryptobyte.String
-	)
-	if !s.ReadUint64(&leaf.timestamp) || !s.ReadUint16(&entryType) {
-		return nil, errTileLeaf
-	}
-	switch entryType {
-	case entryTypeX509:
-	case entryTypePrecert:
+// readTileLeaf reads one entry. It accepts an entry only if it has parsed every byte.
+func readTileLeaf(r io.Reader) (*tileLeaf, error) {
+	in := fieldReader{r: r}
+	leaf := tileLeaf{timestamp: in.number(8)}
+	switch kind := in.number(2); ct.LogEntryType(kind) {
+	case ct.X509LogEntryType:
+		leaf.certificate = in.vector(3)
+	case ct.PrecertLogEntryType:
 		leaf.precert = true
-		if !s.Skip(sha256.Size) {
-			return nil, errTileLeaf
-		}
+		in.next(sha256.Size) // of the issuer's key
+		in.vector(3)         // the TBSCertificate
 	default:
-		return nil, fmt.Errorf("an entry has the unknown type %d", entryType)
+		in.err = errors.Join(in.err, fmt.Errorf("an entry has the unknown type %d", kind))
 	}
-	if !s.ReadUint24LengthPrefixed(&signed) || !s.ReadUint16LengthPrefixed(&extensions) {
-		return nil, errTileLeaf
-	}
-	leaf.timestamped = whole[:len(whole)-len(*s)]
-	leaf.certificate = signed
+	extensions := in.vector(2)
+	leaf.timestamped = slices.Clip(in.fields)
 	if leaf.precert {
-		if !s.ReadUint24LengthPrefixed(&precert) {
-			return nil, errTileLeaf
-		}
-		leaf.certificate = precert
+		leaf.certificate = in.vector(3)
 	}
-	if !extensions.ReadUint8(&extensionType) || !extensions.ReadUint16LengthPrefixed(&data) || !extensions.Empty() ||
-		extensionType != extensionTypeLeafIndex || len(data) != 5 {
+	issuers := in.vector(2)
+	switch {
+	case in.err != nil:
+		return nil, in.err
+	case len(extensions) != 8 || !bytes.HasPrefix(extensions, leafIndexExtension(0)[:3]):
 		return nil, errors.New("an entry has other extensions than one leaf_index")
+	case len(issuers)%sha256.Size != 0:
+		return nil, errors.New("an entry has a part of an issuer")
 	}
-	for _, b := range data {
-		leaf.index = leaf.index<<8 | uint64(b)
+	leaf.index = decode(extensions[3:])
+	for fingerprint := range slices.Chunk(issuers, sha256.Size) {
+		leaf.issuers = append(leaf.issuers, [sha256.Size]byte(fingerprint))
 	}
-	if !s.ReadUint16LengthPrefixed(&issuers) || len(issuers)%sha256.Size != 0 {
-		return nil, errTileLeaf
-	}
-	leaf.issuers = issuers
+	leaf.size = len(in.fields)
 	return &leaf, nil
 }
 
-// errTileLeaf: all fields have a length, so that most damage appears as an early end of the
-// data.
-var errTileLeaf = errors.New("an entry ends early")
+// fieldReader reads the fields of one entry. After an error it reads nothing, and all fields are
+// empty.
+type fieldReader struct {
+	r      io.Reader
+	fields []byte // all that were read
+	err    error
+}
 
-const (
-	// windowSize is the size of one read of a data tile.
-	windowSize = 32 << 10
-	// maxTileLeaf bounds one entry: two certificates of maxCertificate, and a chain's hashes.
-	maxTileLeaf = 256 << 10
-)
+func (f *fieldReader) next(n int) []byte {
+	start := len(f.fields)
+	if f.err == nil && start+n > maxTileLeaf {
+		f.err = fmt.Errorf("an entry has more than %d bytes", maxTileLeaf)
+	}
+	if f.err != nil {
+		return nil
+	}
+	f.fields = slices.Grow(f.fields, n)[:start+n]
+	if _, f.err = io.ReadFull(f.r, f.fields[start:]); errors.Is(f.err, io.EOF) || errors.Is(f.err, io.ErrUnexpectedEOF) {
+		f.err = errors.New("an entry ends early")
+	}
+	return f.fields[start : start+n : start+n]
+}
+
+func (f *fieldReader) number(size int) uint64 { return decode(f.next(size)) }
+
+// vector reads a vector with a length of so many bytes.
+func (f *fieldReader) vector(size int) []byte { return f.next(int(f.number(size))) }
+
+func decode(bigEndian []byte) (n uint64) {
+	for _, b := range bigEndian {
+		n = n<<8 | uint64(b)
+	}
+	return n
+}
 
 // readTileLeaves yields the first count entries of a data tile; the first one must have the index
-// first. It stops after an error. It keeps only a window of the tile in memory: a tile of 256
-// large certificates has 32 MiB.
-func readTileLeaves(r io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, error] {
+// first. It stops after an error. It holds one entry in memory: a tile of 256 large certificates
+// has 32 MiB.
+func readTileLeaves(tile io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
-		var window cryptobyte.String // data that is read but not yet parsed
-		for i := range count {
-			index := first + uint64(i)
-			rest := window
-			leaf, err := readTileLeaf(&rest)
-			for errors.Is(err, errTileLeaf) && len(window) < maxTileLeaf {
-				// Entries that were yielded keep the old window.
-				wider := make([]byte, len(window)+max(len(window), windowSize))
-				n, errRead := io.ReadFull(r, wider[copy(wider, window):])
-				if n == 0 && errors.Is(errRead, io.EOF) {
-					break
-				}
-				if errRead != nil && !errors.Is(errRead, io.ErrUnexpectedEOF) {
-					err = fmt.Errorf("reading tile: %w", errRead)
-					break
-				}
-				window = wider[:len(window)+n]
-				rest = window
-				leaf, err = readTileLeaf(&rest)
-			}
+		r := bufio.NewReaderSize(tile, 32<<10)
+		for index := first; index < first+uint64(count); index++ {
+			leaf, err := readTileLeaf(r)
 			if err == nil && leaf.index != index {
-				err = fmt.Errorf("it says that it is entry %d", leaf.index)
+				err = fmt.Errorf("it has the index %d", leaf.index)
 			}
 			if err != nil {
 				yield(nil, fmt.Errorf("entry %d: %w", index, err))
 				return
 			}
-			leaf.size = len(window) - len(rest)
-			window = rest
 			if !yield(leaf, nil) {
 				return
 			}
@@ -158,21 +156,12 @@ func readTileLeaves(r io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, e
 //	    TimestampedEntry timestamped_entry;
 //	} MerkleTreeLeaf;
 func (l *tileLeaf) merkleTreeLeaf() []byte {
-	return append([]byte{versionV1, leafTypeTimestampedEntry}, l.timestamped...)
+	return append([]byte{byte(ct.V1), byte(ct.TimestampedEntryLeafType)}, l.timestamped...)
 }
 
 func (l *tileLeaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
 
-// fingerprints returns the hashes of the chain's certificates, the issuer first.
-func (l *tileLeaf) fingerprints() [][sha256.Size]byte {
-	all := make([][sha256.Size]byte, 0, len(l.issuers)/sha256.Size)
-	for rest := l.issuers; len(rest) >= sha256.Size; rest = rest[sha256.Size:] {
-		all = append(all, [sha256.Size]byte(rest))
-	}
-	return all
-}
-
-// extraData returns the extra_data of get-entries.
+// leafEntry returns the entry as get-entries has it. Its extra_data is one of
 //
 //	opaque ASN.1Cert<1..2^24-1>;               RFC 6962, section 3.1
 //	struct {
@@ -183,23 +172,25 @@ func (l *tileLeaf) fingerprints() [][sha256.Size]byte {
 //	    ASN.1Cert pre_certificate;
 //	    ASN.1Cert precertificate_chain<0..2^24-1>;
 //	} PrecertChainEntry;
-func (l *tileLeaf) extraData(issuer func([sha256.Size]byte) ([]byte, error)) ([]byte, error) {
+func (l *tileLeaf) leafEntry(issuers *issuers) (*ct.LeafEntry, error) {
 	b := cryptobyte.NewBuilder(nil)
+	add := func(der []byte) { b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(der) }) }
 	if l.precert {
-		b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(l.certificate) })
+		add(l.certificate)
 	}
-	var chain [][]byte
-	for _, fingerprint := range l.fingerprints() {
-		der, err := issuer(fingerprint)
+	chain := cryptobyte.NewBuilder(nil)
+	for _, fingerprint := range l.issuers {
+		der, err := issuers.get(fingerprint)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("entry %d: %w", l.index, err)
 		}
-		chain = append(chain, der)
+		chain.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(der) })
 	}
-	b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) {
-		for _, der := range chain {
-			b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(der) })
-		}
-	})
-	return b.Bytes()
+	encoded, err := chain.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	add(encoded)
+	extra, err := b.Bytes()
+	return &ct.LeafEntry{LeafInput: l.merkleTreeLeaf(), ExtraData: extra}, err
 }

@@ -137,7 +137,7 @@ func newConfigIn(t testing.TB, base string) Config {
 		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard", "2026.json"), Key: filepath.Join(base, "2026.key"),
 		CheckpointInterval: minCheckpointInterval, SubmitToken: []byte(testToken),
 	}
-	if _, err := Init(t.Context(), InitConfig{Name: cfg.Name, Dir: cfg.Dir, Guard: cfg.Guard, Key: cfg.Key, Origin: cfg.Origin}); err != nil {
+	if _, err := Init(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	return cfg

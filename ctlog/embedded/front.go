@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,14 +35,8 @@ const (
 // front is the log's HTTP side. Reads show the tree of the published checkpoint, and nothing
 // beyond it.
 type front struct {
-	log     *Log
-	roots   func() []*x509.Certificate
-	token   [sha256.Size]byte // of the submit token
-	submits bool              // a token is configured
-	replays *replays
-	gets    map[string]endpoint
-	posts   map[string]endpoint
-
+	log      *Log
+	replays  *replays
 	verified atomic.Pointer[checkpoint] // the newest one that was read
 	// compressors holds the idle compressors. Each has 1.2 MiB, so there are few; without an idle
 	// one, the log sends a tile uncompressed.
@@ -52,32 +46,34 @@ type front struct {
 // maxCompressors is how many data tiles are compressed at the same time.
 const maxCompressors = 4
 
-// endpoint answers a request, or returns an error that determines the status.
-type endpoint func(w http.ResponseWriter, r *http.Request) error
-
-func newFront(l *Log, cfg Config) *front {
-	f := &front{
-		log: l, roots: cfg.Roots, submits: len(cfg.SubmitToken) > 0, token: sha256.Sum256(cfg.SubmitToken),
-		replays: newReplays(maxReplays), compressors: make(chan *gzip.Writer, maxCompressors),
-	}
+func newFront(l *Log) *front {
+	f := &front{log: l, replays: newReplays(maxReplays), compressors: make(chan *gzip.Writer, maxCompressors)}
 	for range maxCompressors {
 		z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // fails for an unknown level only
 		f.compressors <- z
 	}
-	f.gets = map[string]endpoint{
-		"/checkpoint":                f.getCheckpoint,
-		"/ct/v1/get-sth":             f.getSTH,
-		"/ct/v1/get-entries":         f.getEntries,
-		"/ct/v1/get-sth-consistency": f.getConsistency,
-		"/ct/v1/get-entry-and-proof": f.getEntryAndProof,
-		"/ct/v1/get-proof-by-hash":   f.getProofByHash,
-		"/ct/v1/get-roots":           f.authorized(f.getRoots),
-	}
-	f.posts = map[string]endpoint{
-		"/ct/v1/add-chain":     f.authorized(f.addChain),
-		"/ct/v1/add-pre-chain": f.authorized(f.addPreChain),
-	}
 	return f
+}
+
+// endpoint answers a request, or returns an error that determines the status.
+type endpoint func(f *front, w http.ResponseWriter, r *http.Request) error
+
+// endpoints are what the log serves, by path: a path that ends in a slash is a prefix.
+var endpoints = map[string]struct {
+	post   bool
+	answer endpoint
+}{
+	"/checkpoint":                {false, (*front).getCheckpoint},
+	"/tile/":                     {false, (*front).getTile},
+	"/issuer/":                   {false, (*front).getIssuer},
+	"/ct/v1/get-sth":             {false, (*front).getSTH},
+	"/ct/v1/get-entries":         {false, (*front).getEntries},
+	"/ct/v1/get-sth-consistency": {false, (*front).getConsistency},
+	"/ct/v1/get-entry-and-proof": {false, (*front).getEntryAndProof},
+	"/ct/v1/get-proof-by-hash":   {false, (*front).getProofByHash},
+	"/ct/v1/get-roots":           {false, authorized((*front).getRoots)},
+	"/ct/v1/add-chain":           {true, authorized((*front).addChain)},
+	"/ct/v1/add-pre-chain":       {true, authorized((*front).addPreChain)},
 }
 
 // Handler serves the log under its prefix, which the caller strips: /checkpoint, /tile/…,
@@ -99,25 +95,23 @@ func (l *Log) Handler() http.Handler {
 
 func (f *front) serve(w http.ResponseWriter, r *http.Request) error {
 	path := r.URL.Path
-	read, allow := f.gets[path], "GET, HEAD"
-	switch {
-	case strings.HasPrefix(path, "/tile/"):
-		read = f.getTile
-	case strings.HasPrefix(path, "/issuer/"):
-		read = f.getIssuer
-	}
-	if post := f.posts[path]; post != nil {
-		if r.Method == http.MethodPost {
-			return post(w, r)
+	for _, prefix := range []string{"/tile/", "/issuer/"} {
+		if strings.HasPrefix(path, prefix) {
+			path = prefix
 		}
-		allow = "POST"
-	} else if read == nil {
-		return refuse(http.StatusNotFound, "there is nothing at %.100q; a static-ct-api log has checkpoint, tile/, issuer/ and ct/v1/", path)
-	} else if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return read(w, r)
 	}
-	w.Header().Set("Allow", allow)
-	return refuse(http.StatusMethodNotAllowed, "%.20q is not for this path; use %s", r.Method, allow)
+	e, found := endpoints[path]
+	switch {
+	case !found:
+		return refuse(http.StatusNotFound, "there is nothing at %.100q; a static-ct-api log has checkpoint, tile/, issuer/ and ct/v1/", r.URL.Path)
+	case e.post && r.Method != http.MethodPost:
+		w.Header().Set("Allow", "POST")
+	case !e.post && r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+	default:
+		return e.answer(f, w, r)
+	}
+	return refuse(http.StatusMethodNotAllowed, "%.20q is not for this path; use %s", r.Method, w.Header().Get("Allow"))
 }
 
 // httpError is an answer that reports an error.
@@ -135,24 +129,15 @@ func refuse(status int, format string, args ...any) error {
 }
 
 func (e *httpError) write(w http.ResponseWriter) {
-	// Operators read the body with curl: do not escape < and &.
-	var body bytes.Buffer
-	encoder := json.NewEncoder(&body)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(struct {
-		ErrorMessage string `json:"error_message"`
-	}{e.message}); err != nil {
-		body.WriteString("{}\n")
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", private)
-	h.Set("X-Content-Type-Options", "nosniff")
+	setHeader(w, "application/json", private)
 	if e.retryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.retryAfter.Seconds()))))
 	}
 	w.WriteHeader(e.status)
-	_, _ = w.Write(body.Bytes())
+	// Operators read the body with curl: do not escape < and &.
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	_ = encoder.Encode(map[string]string{"error_message": e.message})
 }
 
 // describeError is the only place that turns an error into an answer. Errors that are not
@@ -160,18 +145,16 @@ func (e *httpError) write(w http.ResponseWriter) {
 func describeError(err error) *httpError {
 	var (
 		answer    *httpError
-		refusal   *RefusedError
-		storage   *StorageError
 		retryable *ctlog.RetryableError
 	)
 	switch {
 	case errors.As(err, &answer):
 		return answer
-	case errors.As(err, &refusal):
+	case errors.As(err, new(*RefusedError)):
 		return &httpError{status: http.StatusServiceUnavailable, message: "this log signs nothing any more; its operator has been told why", retryAfter: time.Hour}
 	case errors.As(err, &retryable):
 		return &httpError{status: http.StatusServiceUnavailable, message: "this log is busy; try again", retryAfter: max(retryable.After, time.Second)}
-	case errors.As(err, &storage), errors.Is(err, errClosed):
+	case errors.As(err, new(*StorageError)), errors.Is(err, errClosed):
 		return &httpError{status: http.StatusServiceUnavailable, message: "this log takes no entries now; try again", retryAfter: 10 * time.Second}
 	case errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged):
 		return &httpError{status: http.StatusNotFound, message: "the log has no such tile, issuer or entry"}
@@ -183,14 +166,7 @@ func describeError(err error) *httpError {
 // checkpoint returns the published checkpoint. It verifies each one at the first read, so
 // that the log never serves a checkpoint that it did not sign.
 func (f *front) checkpoint() (*checkpoint, error) {
-	raw, err := f.log.directory.checkpoint()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoCheckpoint, err)
-	}
-	if c := f.verified.Load(); c != nil && bytes.Equal(c.raw, raw) {
-		return c, nil
-	}
-	c, err := verifyCheckpoint(raw, f.log.origin, f.log.key)
+	c, err := f.log.directory.checkpoint(f.log.verifier(), f.verified.Load())
 	if err != nil {
 		return nil, err
 	}
@@ -200,22 +176,34 @@ func (f *front) checkpoint() (*checkpoint, error) {
 
 func (f *front) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
 	c, err := f.checkpoint()
-	if err != nil {
-		return err
+	if err == nil {
+		content(w, r, "text/plain; charset=utf-8", mutable, c.raw)
 	}
-	content(w, r, "text/plain; charset=utf-8", mutable, c.raw)
-	return nil
+	return err
 }
 
-// content answers with a body in memory; http.ServeContent adds 304 and ranges.
-func content(w http.ResponseWriter, r *http.Request, kind, caching string, body []byte) {
+func setHeader(w http.ResponseWriter, kind, caching string) {
 	h := w.Header()
 	h.Set("Content-Type", kind)
 	h.Set("Cache-Control", caching)
 	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+// content answers with a body in memory; http.ServeContent adds 304 and ranges.
+func content(w http.ResponseWriter, r *http.Request, kind, caching string, body []byte) {
+	setHeader(w, kind, caching)
 	digest := sha256.Sum256(body)
-	h.Set("Etag", fmt.Sprintf(`"%x"`, digest[:16]))
+	w.Header().Set("Etag", fmt.Sprintf(`"%x"`, digest[:16]))
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+}
+
+func answerJSON(w http.ResponseWriter, r *http.Request, caching string, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding answer: %w", err)
+	}
+	content(w, r, "application/json", caching, append(body, '\n'))
+	return nil
 }
 
 func (f *front) getIssuer(w http.ResponseWriter, r *http.Request) error {
@@ -224,11 +212,10 @@ func (f *front) getIssuer(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusNotFound, "an issuer is named by the 64 lower-case hexadecimal digits of its SHA-256")
 	}
 	der, err := f.log.issuers.get(fingerprint)
-	if err != nil {
-		return err
+	if err == nil {
+		content(w, r, "application/pkix-cert", immutable, der)
 	}
-	content(w, r, "application/pkix-cert", immutable, der)
-	return nil
+	return err
 }
 
 // getTile serves tile/<L>/<N>[.p/<W>] and tile/data/<N>[.p/<W>].
@@ -247,18 +234,18 @@ func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
 	if width(level, index, c.head.size) < wide {
 		return refuse(http.StatusNotFound, "the tree of the checkpoint, with %d entries, has no such tile", c.head.size)
 	}
-	if !data {
-		body, err := f.log.directory.hashTile(level, index, c.head.size)
-		if err != nil {
-			return err
-		}
-		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
-		return nil
+	if data {
+		return f.sendDataTile(w, r, index, wide, c.head.size)
 	}
-	return f.sendDataTile(w, r, index, wide, c.head.size)
+	body, err := f.log.directory.hashTile(level, index, c.head.size)
+	if err == nil {
+		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
+	}
+	return err
 }
 
-// sendDataTile answers with the first wide entries of a data tile, from its file.
+// sendDataTile answers with the first wide entries of a data tile, from its file. After the status
+// has been sent, errors are the client's.
 func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64, wide int, size uint64) error {
 	file, _, err := f.log.directory.openData(index, size)
 	if err != nil {
@@ -275,16 +262,20 @@ func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint6
 		}
 	}
 	body := io.NewSectionReader(file, 0, length)
-	h := w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Cache-Control", immutable)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Vary", "Accept-Encoding")
+	setHeader(w, "application/octet-stream", immutable)
+	w.Header().Set("Vary", "Accept-Encoding")
 	if acceptsGzip(r) {
 		select {
 		case z := <-f.compressors:
 			defer func() { f.compressors <- z }()
-			sendCompressed(w, r, z, body)
+			w.Header().Set("Content-Encoding", "gzip")
+			if r.Method == http.MethodHead {
+				return nil
+			}
+			z.Reset(w)
+			if _, err := io.Copy(z, body); err == nil {
+				_ = z.Close()
+			}
 			return nil
 		default: // A client that accepts gzip accepts the tile as it is.
 		}
@@ -293,57 +284,29 @@ func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint6
 	return nil
 }
 
-// sendCompressed compresses body while it sends it. After the status has been sent, it ignores
-// errors, which are the client's.
-func sendCompressed(w http.ResponseWriter, r *http.Request, z *gzip.Writer, body io.Reader) {
-	w.Header().Set("Content-Encoding", "gzip")
-	if r.Method == http.MethodHead {
-		return
-	}
-	z.Reset(w)
-	if _, err := io.Copy(z, body); err == nil {
-		_ = z.Close()
-	}
-}
-
 // acceptsGzip reports whether a client accepts gzip without a weight, as clients of logs do.
 func acceptsGzip(r *http.Request) bool {
-	for _, coding := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
-		if strings.TrimSpace(coding) == "gzip" {
-			return true
-		}
-	}
-	return false
+	codings := strings.Split(strings.ReplaceAll(r.Header.Get("Accept-Encoding"), " ", ""), ",")
+	return slices.Contains(codings, "gzip")
 }
 
 // parseTilePath accepts exactly the names of static-ct-api: no leading zeros, no explicit
 // full width.
 func parseTilePath(path string) (data bool, level, index uint64, wide int, ok bool) {
-	rest := strings.TrimPrefix(path, "/tile/")
-	first, name, found := strings.Cut(rest, "/")
-	if !found {
-		return
-	}
-	if data = first == "data"; !data {
-		l, err := strconv.ParseUint(first, 10, 8)
-		if err != nil || l > maxTileLevel {
-			return
-		}
-		level = l
-	}
+	first, name, _ := strings.Cut(strings.TrimPrefix(path, "/tile/"), "/")
 	index, partial, err := layout.ParseTileIndexPartial(name)
 	if err != nil || index >= 1<<40 {
 		return
 	}
-	want := layout.TilePath(level, index, partial)
-	if data {
-		want = dataTilePath(index, partial)
-	}
-	if "/"+want != path {
-		return
+	want := dataTilePath(index, partial)
+	if data = first == "data"; !data {
+		if level, err = layout.ParseTileLevel(first); err != nil || level > maxTileLevel {
+			return
+		}
+		want = layout.TilePath(level, index, partial)
 	}
 	if wide = int(partial); wide == 0 {
 		wide = tileWidth
 	}
-	return data, level, index, wide, true
+	return data, level, index, wide, "/"+want == path
 }

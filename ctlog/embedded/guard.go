@@ -10,10 +10,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // maxGuardFile bounds the size of a guard; this log's has about 250 bytes.
@@ -38,30 +39,14 @@ func (f guardFile) marshal() ([]byte, error) {
 	return append(content, '\n'), nil
 }
 
-func (f guardFile) write(path string) error {
-	content, err := f.marshal()
-	if err != nil {
-		return err
-	}
-	if err := writeFile(path, content, 0o644); err != nil {
-		return explain(path, fmt.Errorf("writing guard: %w", err))
-	}
-	return nil
-}
-
 // readGuard reads the guard of the log that origin and logID name.
 func readGuard(path, origin string, logID [32]byte) (guardFile, error) {
-	f, err := os.Open(path)
+	content, err := files.Read(path, maxGuardFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return guardFile{}, fmt.Errorf("its guard %s is missing", path)
 	}
 	if err != nil {
 		return guardFile{}, fmt.Errorf("its guard cannot be read: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	content, err := io.ReadAll(io.LimitReader(f, maxGuardFile+1))
-	if err != nil {
-		return guardFile{}, fmt.Errorf("its guard %s cannot be read: %w", path, err)
 	}
 	g, err := parseGuard(content)
 	switch {
@@ -75,24 +60,17 @@ func readGuard(path, origin string, logID [32]byte) (guardFile, error) {
 	return g, nil
 }
 
-func parseGuard(content []byte) (guardFile, error) {
-	if len(content) > maxGuardFile {
-		return guardFile{}, fmt.Errorf("it has more than %d bytes", maxGuardFile)
-	}
-	var g guardFile
+func parseGuard(content []byte) (g guardFile, err error) {
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&g); err != nil {
-		return guardFile{}, fmt.Errorf("parsing it: %w", err)
+		return guardFile{}, err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return guardFile{}, errors.New("something follows its JSON object")
+		return guardFile{}, errors.New("more data follows its JSON object")
 	}
-	if len(g.LogID) != 32 || len(g.RootHash) != hashSize {
-		return guardFile{}, errors.New("its log_id or root_hash has not 32 bytes")
-	}
-	if g.TreeSize == 0 && g.head() != emptyTree() {
-		return guardFile{}, errors.New("its root_hash is not that of an empty tree")
+	if len(g.LogID) != hashSize || len(g.RootHash) != hashSize || g.TreeSize == 0 && g.head() != emptyTree() {
+		return guardFile{}, errors.New("its log_id or root_hash is no hash, or not that of an empty tree")
 	}
 	return g, nil
 }
@@ -169,58 +147,22 @@ func (g *guard) move(ctx context.Context, head treeHead) error {
 	if err := g.directory.consistent(ctx, newest, head); err != nil {
 		return err
 	}
-	if err := g.directory.stored(newest.size, head); err != nil {
+	if err := g.directory.stored(newest.size, head.size); err != nil {
 		return err
 	}
 	file := g.file
 	file.TreeSize, file.RootHash, file.Updated = head.size, head.root[:], g.now().UTC().Truncate(time.Millisecond)
-	if err := file.write(g.path); err != nil {
-		return err
+	content, err := file.marshal()
+	if err == nil {
+		err = files.WriteDurably(g.path, content, 0o644)
+	}
+	if err != nil {
+		return explain(g.path, fmt.Errorf("writing guard: %w", err))
 	}
 	g.file = file
 	g.newest.Store(&head)
 	g.observe(time.Since(start))
 	return nil
-}
-
-// check proves at the start that the directory is complete at its right edge, where the next
-// entries go, and continues the guard's tree. It then advances the guard.
-func (g *guard) check(ctx context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	head, err := g.directory.verify(ctx, *g.newest.Load())
-	if err != nil {
-		return err
-	}
-	return g.move(ctx, head)
-}
-
-// verify is the part of check that changes nothing. It returns the directory's tree.
-func (d directory) verify(ctx context.Context, newest treeHead) (treeHead, error) {
-	head, err := d.head()
-	if err != nil {
-		return treeHead{}, err
-	}
-	if head.size < newest.size {
-		return treeHead{}, fmt.Errorf("%w: it has %d entries", errOlder, head.size)
-	}
-	computed, err := d.root(ctx, head.size)
-	if err != nil {
-		return treeHead{}, err
-	}
-	if computed != head {
-		return treeHead{}, fmt.Errorf("%w: its tiles do not add up to the root hash in %s", errDamaged, treeStateFile)
-	}
-	if err := d.consistent(ctx, newest, head); err != nil {
-		return treeHead{}, err
-	}
-	if head.size > 0 {
-		lastTile := (head.size - 1) / tileWidth * tileWidth
-		if err := d.stored(min(lastTile, newest.size), head); err != nil {
-			return treeHead{}, err
-		}
-	}
-	return head, nil
 }
 
 // errOtherLog: a guard or a checkpoint is valid, but belongs to another log.

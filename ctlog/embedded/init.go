@@ -13,16 +13,9 @@ import (
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/storage/posix"
 
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
-
-// InitConfig describes a new log. None of its paths may exist yet.
-type InitConfig struct {
-	// Name, Dir, Guard, Key and Origin are as in Config. Key is the path of the new key file.
-	Name, Dir, Guard, Key, Origin string
-	// Now is the clock; nil for time.Now.
-	Now func() time.Time
-}
 
 // Created is a new log.
 type Created struct {
@@ -33,60 +26,53 @@ type Created struct {
 }
 
 // Init creates a log: its key (PKCS#8, mode 0600), its directory with the checkpoint of an
-// empty tree, and its guard. It refuses existing paths, and removes what it created if it
-// fails. Errors for settings have key paths such as ["dir"].
-func Init(ctx context.Context, cfg InitConfig) (*Created, error) {
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if err := cfg.check(); err != nil {
+// empty tree, and its guard. It uses only the names and paths of cfg. It refuses existing paths, and
+// removes what it created if it fails. Errors for settings have key paths such as ["dir"].
+func Init(ctx context.Context, cfg Config) (*Created, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.checkNew(); err != nil {
 		return nil, err
 	}
 	key, keyPEM, err := generateKey()
 	if err != nil {
 		return nil, err
 	}
-	var made []string
+	var created []string
 	undo := func(err error) error {
-		for _, path := range made {
+		for _, path := range created {
 			err = errors.Join(err, os.RemoveAll(path))
 		}
-		return fmt.Errorf("making log %s: %w", cfg.Name, err)
+		return fmt.Errorf("creating log %s: %w", cfg.Name, err)
 	}
 	// Init builds the directory under another name, and renames it last: after a crash in
 	// between, Open finds no log, and Init finds an existing path.
 	building := cfg.Dir + ".init"
-	if err := os.Mkdir(building, 0o755); err != nil {
-		return nil, undo(err)
-	}
-	made = append(made, building)
-	if err := cfg.fill(ctx, building, key); err != nil {
-		return nil, undo(err)
-	}
-	if err := createFile(cfg.Key, keyPEM, 0o600); err != nil {
-		return nil, undo(err)
-	}
-	made = append(made, cfg.Key)
-	empty := emptyTree()
-	guard, err := guardFile{Origin: cfg.Origin, LogID: key.id[:], RootHash: empty.root[:], Updated: cfg.Now().UTC().Truncate(time.Millisecond)}.marshal()
+	empty, id := emptyTree(), key.LogID()
+	guard, err := guardFile{Origin: cfg.Origin, LogID: id[:], RootHash: empty.root[:], Updated: cfg.Now().UTC().Truncate(time.Millisecond)}.marshal()
 	if err != nil {
-		return nil, undo(err)
+		return nil, err
 	}
-	if err := createFile(cfg.Guard, guard, 0o644); err != nil {
-		return nil, undo(err)
+	for _, step := range []struct {
+		path   string
+		create func() error
+	}{
+		{building, func() error { return os.Mkdir(building, 0o755) }},
+		{building, func() error { return cfg.fill(ctx, building, key) }},
+		{cfg.Key, func() error { return createFile(cfg.Key, keyPEM, 0o600) }},
+		{cfg.Guard, func() error { return createFile(cfg.Guard, guard, 0o644) }},
+		{cfg.Dir, func() error { return os.Rename(building, cfg.Dir) }},
+		{cfg.Dir, func() error { return files.SyncFolder(filepath.Dir(cfg.Dir)) }},
+	} {
+		if err := step.create(); err != nil {
+			return nil, undo(explain(step.path, err))
+		}
+		created = append(created, step.path)
 	}
-	made = append(made, cfg.Guard)
-	if err := os.Rename(building, cfg.Dir); err != nil {
-		return nil, undo(err)
-	}
-	if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
-		return nil, fmt.Errorf("making log %s: %w", cfg.Name, err)
-	}
-	return &Created{PublicKey: key.publicPEM(), LogID: key.id, Origin: cfg.Origin}, nil
+	return &Created{PublicKey: key.PEM(), LogID: id, Origin: cfg.Origin}, nil
 }
 
-// check checks the settings, and creates the parent directories.
-func (cfg InitConfig) check() error {
+// checkNew checks the settings of a new log, and creates the parent directories.
+func (cfg Config) checkNew() error {
 	errs := append(checkNames(cfg.Name, cfg.Origin), checkPaths(cfg.Dir, cfg.Guard)...)
 	if cfg.Key == "" {
 		errs = append(errs, keypath.Errorf([]string{"key"}, "the path of the log's key is missing"))
@@ -98,7 +84,7 @@ func (cfg InitConfig) check() error {
 		_, err := os.Lstat(it.path)
 		switch {
 		case err == nil:
-			errs = append(errs, keypath.Errorf([]string{it.key}, "%s exists already; a log is made once, and never over another: choose a new name, or move it away if it never was a log", it.path))
+			errs = append(errs, keypath.Errorf([]string{it.key}, "%s exists already; a log is created once, and never over another: choose a new name, or move it away if it never was a log", it.path))
 		case !errors.Is(err, os.ErrNotExist):
 			errs = append(errs, keypath.Errorf([]string{it.key}, "%w", err))
 		}
@@ -107,29 +93,24 @@ func (cfg InitConfig) check() error {
 		return errors.Join(errs...)
 	}
 	for _, it := range []struct{ key, path string }{{"dir", cfg.Dir}, {"guard", cfg.Guard}, {"key", cfg.Key}} {
-		if err := checkParent(filepath.Dir(it.path), it.key != "key"); err != nil {
+		parent := filepath.Dir(it.path)
+		err := explain(parent, os.MkdirAll(parent, 0o755))
+		if err == nil && it.key != "key" {
+			var f filesystem
+			if f, err = statFilesystem(parent); err == nil {
+				err = f.check(parent)
+			}
+		}
+		if err != nil {
 			errs = append(errs, keypath.Errorf([]string{it.key}, "%w", err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func checkParent(dir string, written bool) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return explain(dir, err)
-	}
-	if !written {
-		return nil
-	}
-	f, err := statFilesystem(dir)
-	if err != nil {
-		return err
-	}
-	return checkFilesystem(dir, f)
-}
-
-// fill lets Tessera create its own files, including the signed checkpoint of the empty tree.
-func (cfg InitConfig) fill(ctx context.Context, dir string, key *logKey) error {
+// fill fills a new directory. Tessera creates its own files, including the signed checkpoint of the
+// empty tree.
+func (cfg Config) fill(ctx context.Context, dir string, key *logKey) error {
 	if err := os.Mkdir(filepath.Join(dir, issuerDir), 0o755); err != nil {
 		return err
 	}
@@ -139,45 +120,37 @@ func (cfg InitConfig) fill(ctx context.Context, dir string, key *logKey) error {
 	if err != nil {
 		return err
 	}
+	verifier := noteVerifier{cfg.Origin, key.PublicKey}
 	signer := noteSigner{
-		noteVerifier: noteVerifier{origin: cfg.Origin, key: key},
+		noteVerifier: verifier, key: key, timestamp: func() uint64 { return milliseconds(cfg.Now()) },
 		admit: func(h treeHead) error {
 			if h != emptyTree() {
 				return errors.New("a new log is empty")
 			}
 			return nil
 		},
-		timestamp: func() uint64 { return uint64(max(cfg.Now().UnixMilli(), 0)) },
 	}
 	// The appender publishes the checkpoint before NewAppender returns; its other work stops
 	// with ctx. The long interval keeps that work from starting.
 	_, _, _, err = tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
 		WithCTLayout().WithCheckpointSigner(signer).
 		WithCheckpointInterval(time.Hour).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0))
-	if err != nil {
-		return explain(dir, err)
+	if err == nil {
+		_, err = directory{dir}.checkpoint(verifier, nil)
 	}
-	if _, err := readCheckpoint(directory{dir}, cfg.Origin, key); err != nil {
-		return err
+	if err == nil {
+		err = files.SyncFolder(dir)
 	}
-	return syncDir(dir)
+	return err
 }
 
 // createFile creates a new file durably, or leaves none.
 func createFile(path string, content []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return explain(path, err)
+	if err := files.Create(path, content, mode); err != nil {
+		return err
 	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err != nil {
-		return explain(path, errors.Join(err, os.Remove(path)))
+	if err := files.SyncFolder(filepath.Dir(path)); err != nil {
+		return errors.Join(err, os.Remove(path))
 	}
 	return nil
 }

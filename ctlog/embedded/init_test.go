@@ -24,7 +24,7 @@ import (
 func TestInit(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	cfg := InitConfig{
+	cfg := Config{
 		Name: "2026", Origin: "log.example/2026",
 		Dir: filepath.Join(base, "a", "log"), Guard: filepath.Join(base, "b", "guard.json"), Key: filepath.Join(base, "c", "log.key"),
 	}
@@ -41,10 +41,10 @@ func TestInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	block, _ := pem.Decode(created.PublicKey)
-	if sha256.Sum256(block.Bytes) != created.LogID || key.id != created.LogID || created.Origin != cfg.Origin {
+	if sha256.Sum256(block.Bytes) != created.LogID || key.LogID() != created.LogID || created.Origin != cfg.Origin {
 		t.Errorf("created %+v", created)
 	}
-	l := open(t, Config{Name: cfg.Name, Origin: cfg.Origin, Dir: cfg.Dir, Guard: cfg.Guard, Key: cfg.Key})
+	l := open(t, cfg)
 	if s := l.Status(); s.Err != nil || s.TreeSize != 0 || s.CheckpointTime.IsZero() {
 		t.Errorf("status: %+v", s)
 	}
@@ -55,11 +55,11 @@ func TestInit(t *testing.T) {
 	// The second time, each of the three paths alone must cause a refusal.
 	for _, test := range []struct {
 		key   string
-		renew func(*InitConfig)
+		renew func(*Config)
 	}{
-		{"dir", func(c *InitConfig) { c.Guard, c.Key = c.Guard+"2", c.Key+"2" }},
-		{"guard", func(c *InitConfig) { c.Dir, c.Key = c.Dir+"2", c.Key+"2" }},
-		{"key", func(c *InitConfig) { c.Guard, c.Dir = c.Guard+"2", c.Dir+"2" }},
+		{"dir", func(c *Config) { c.Guard, c.Key = c.Guard+"2", c.Key+"2" }},
+		{"guard", func(c *Config) { c.Dir, c.Key = c.Dir+"2", c.Key+"2" }},
+		{"key", func(c *Config) { c.Guard, c.Dir = c.Guard+"2", c.Dir+"2" }},
 	} {
 		again := cfg
 		test.renew(&again)
@@ -77,7 +77,7 @@ func TestInit(t *testing.T) {
 func TestInitUndoesWhatItMade(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	cfg := InitConfig{
+	cfg := Config{
 		Name: "2026", Origin: "log.example/2026",
 		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard.json"), Key: filepath.Join(base, strings.Repeat("long", 100)),
 	}
@@ -91,7 +91,7 @@ func TestInitUndoesWhatItMade(t *testing.T) {
 
 func TestInitRefusesWrongSettings(t *testing.T) {
 	t.Parallel()
-	_, err := Init(t.Context(), InitConfig{Origin: "https://log.example/"})
+	_, err := Init(t.Context(), Config{Origin: "https://log.example/"})
 	var paths []string
 	for _, e := range keypath.All(err) {
 		paths = append(paths, strings.Join(e.Path, "."))
@@ -134,7 +134,7 @@ func TestParseKey(t *testing.T) {
 		{"another block", strings.ReplaceAll(string(good), "PRIVATE", "EC PRIVATE"), "a PEM block of type"},
 		{"hidden", "key: " + string(good) + string(good), "the PEM block at line 1"},
 		{"two blocks", string(good) + string(good), "more than one PEM block"},
-		{"no PKCS#8", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})), "cannot be parsed"},
+		{"no PKCS#8", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})), "asn1"},
 		{"P-384", wrongCurve, "ECDSA P-384; it must be ECDSA P-256"},
 		{"Ed25519", encodeKey(t, "Ed25519"), "it must be ECDSA P-256"},
 	} {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // maxIssuers bounds the issuers of one log. A CA has a few in its life. The chains submitted
@@ -41,7 +43,11 @@ func (s *issuers) put(chain [][]byte) ([][sha256.Size]byte, error) {
 	fingerprints := make([][sha256.Size]byte, 0, len(chain))
 	for _, der := range chain {
 		fingerprint := sha256.Sum256(der)
-		if err := s.putOne(fingerprint, der); err != nil {
+		_, err := s.get(fingerprint)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = s.create(fingerprint, der)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("storing issuer: %w", err)
 		}
 		fingerprints = append(fingerprints, fingerprint)
@@ -49,20 +55,13 @@ func (s *issuers) put(chain [][]byte) ([][sha256.Size]byte, error) {
 	return fingerprints, nil
 }
 
-func (s *issuers) putOne(fingerprint [sha256.Size]byte, der []byte) error {
+func (s *issuers) create(fingerprint [sha256.Size]byte, der []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known[fingerprint] != nil {
-		return nil
-	}
-	_, err := s.load(fingerprint)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if len(s.known) >= maxIssuers {
-		return fmt.Errorf("the log already knows %d issuers, and takes no more", maxIssuers)
+		return fmt.Errorf("the log already has %d issuers, and accepts no more", maxIssuers)
 	}
-	if err := writeFile(s.path(fingerprint), der, 0o644); err != nil {
+	if err := files.WriteDurably(s.path(fingerprint), der, 0o644); err != nil {
 		return err
 	}
 	s.known[fingerprint] = der
@@ -76,12 +75,7 @@ func (s *issuers) get(fingerprint [sha256.Size]byte) ([]byte, error) {
 	if der := s.known[fingerprint]; der != nil {
 		return der, nil
 	}
-	return s.load(fingerprint)
-}
-
-// load reads a certificate from its file. The caller holds mu.
-func (s *issuers) load(fingerprint [sha256.Size]byte) ([]byte, error) {
-	der, err := os.ReadFile(s.path(fingerprint))
+	der, err := files.Read(s.path(fingerprint), maxCertificate)
 	if err != nil {
 		return nil, err
 	}
@@ -97,16 +91,12 @@ func (s *issuers) load(fingerprint [sha256.Size]byte) ([]byte, error) {
 // sweep deletes temporary files of a process that stopped while it wrote an issuer.
 func (s *issuers) sweep() error {
 	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("reading issuers: %w", err)
-	}
-	var errs []error
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), temporarySuffix) {
-			errs = append(errs, os.Remove(filepath.Join(s.dir, e.Name())))
+		if strings.HasSuffix(e.Name(), files.TemporarySuffix) {
+			err = errors.Join(err, os.Remove(filepath.Join(s.dir, e.Name())))
 		}
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // parseFingerprint reads 64 lower-case hexadecimal digits.

@@ -6,10 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"syscall"
+	"path/filepath"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // A lock may be held for a moment by a command that reads its holder, or by a process that is
@@ -19,85 +20,79 @@ const (
 	lockPause    = 20 * time.Millisecond
 )
 
-// lock is an exclusive lock on a file that names its holder. The kernel releases it whenever
-// the process ends; the content is then stale and has no effect.
-//
-// It is flock, which belongs to an open file: two logs within one process would share the
-// record locks (fcntl) that Tessera takes.
-type lock struct{ file *os.File }
-
-// acquire takes the lock of subject, with its file at path, or fails with *LockedError.
-func acquire(path, subject string, now time.Time) (*lock, error) {
-	// Open for reading only: a disk with files open for writing cannot be remounted read-only.
-	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
-	if err != nil {
-		return nil, explain(subject, fmt.Errorf("locking: %w", err))
-	}
-	for range lockAttempts {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EINTR) && !errors.Is(err, syscall.EWOULDBLOCK) {
-			break
-		}
-		time.Sleep(lockPause)
-	}
-	if errors.Is(err, syscall.EWOULDBLOCK) || errors.Is(err, syscall.EINTR) {
-		holder, _ := readHolder(f)
-		return nil, errors.Join(&LockedError{Path: subject, Holder: holder}, f.Close())
-	}
-	l := &lock{file: f}
-	if err == nil {
-		err = l.sign(now)
-	}
-	if err != nil {
-		return nil, errors.Join(explain(subject, fmt.Errorf("locking: %w", err)), l.release())
-	}
-	return l, nil
+// lockFiles returns the files that a log's only writer locks, by what they lock: two copies of a
+// directory may share a guard, and would otherwise fork. The lock is flock, which belongs to an
+// open file: two logs within one process would share the record locks (fcntl) that Tessera takes.
+func (cfg Config) lockFiles() [2]struct{ subject, path string } {
+	return [2]struct{ subject, path string }{{cfg.Dir, filepath.Join(cfg.Dir, lockFile)}, {cfg.Guard, cfg.Guard + ".lock"}}
 }
 
-// sign writes the holder into the lock's file. The lock itself does not depend on it.
-func (l *lock) sign(now time.Time) error {
+// lock locks the directory and the guard, or fails with *LockedError. Each file names its holder.
+// The kernel releases the lock when the process exits; the content is then stale and has no effect.
+func (l *Log) lock() error {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	content, err := json.Marshal(Holder{PID: os.Getpid(), Host: host, Since: now.UTC().Truncate(time.Second)})
+	holder := Holder{PID: os.Getpid(), Host: host, Since: l.cfg.Now().UTC().Truncate(time.Second)}
+	content, err := json.Marshal(holder)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(l.file.Name(), append(content, '\n'), 0o644)
-}
-
-func (l *lock) release() error {
-	if l == nil {
-		return nil
+	for _, it := range l.cfg.lockFiles() {
+		var held *os.File
+		for range lockAttempts {
+			if held, err = files.Lock(it.path, 0o644); !errors.Is(err, files.ErrLocked) {
+				break
+			}
+			time.Sleep(lockPause)
+		}
+		if errors.Is(err, files.ErrLocked) {
+			err = &LockedError{Path: it.subject, Holder: readHolder(it.path)}
+		}
+		if err == nil {
+			l.locks = append(l.locks, held)
+			err = os.WriteFile(it.path, append(content, '\n'), 0o644)
+		}
+		if err != nil {
+			return fmt.Errorf("opening log %s: %w", l.cfg.Name, explain(it.subject, err))
+		}
 	}
-	// Best effort: without a lock, the content has no effect.
-	_ = os.Truncate(l.file.Name(), 0)
-	return l.file.Close()
+	return nil
 }
 
-// readHolder reads what sign wrote, which may be incomplete or missing.
-func readHolder(r io.Reader) (Holder, error) {
-	var h Holder
-	err := json.NewDecoder(io.LimitReader(r, 4<<10)).Decode(&h)
-	return h, err
+func (l *Log) unlock() error {
+	var errs []error
+	for _, held := range l.locks {
+		// Best effort: without a lock, the content has no effect.
+		_ = os.Truncate(held.Name(), 0)
+		errs = append(errs, files.Unlock(held))
+	}
+	l.locks = nil
+	return errors.Join(errs...)
 }
 
-// holderOf returns the holder of the lock at path, without taking it; nil if there is none.
+// readHolder reads what lock writes, which may be incomplete or missing.
+func readHolder(path string) (h Holder) {
+	content, err := files.Read(path, 4<<10)
+	if err == nil {
+		_ = json.Unmarshal(content, &h)
+	}
+	return h
+}
+
+// holderOf returns the holder of the lock at path; nil if there is none.
 func holderOf(path string) (*Holder, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	// Shared, and for a moment only: a writer that starts meanwhile tries again.
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		h, _ := readHolder(f)
+	held, err := files.Lock(path, 0o644)
+	if errors.Is(err, files.ErrLocked) {
+		h := readHolder(path)
 		return &h, nil
+	}
+	if err == nil {
+		err = files.Unlock(held)
 	}
 	return nil, err
 }

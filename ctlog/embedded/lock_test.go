@@ -46,25 +46,3 @@ func TestLockHeld(t *testing.T) {
 	}
 	shutdown(t, open(t, cfg))
 }
-
-func TestCheckFilesystem(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name string
-		f    filesystem
-		says string
-	}{
-		{"a local disk", filesystem{free: 1 << 40}, ""},
-		{"memory", filesystem{kind: "memory (tmpfs)", volatile: true}, ""},
-		{"NFS", filesystem{kind: "NFS", remote: true}, "is on NFS, where neither locks nor durable writes can be relied on; a log needs a local disk"},
-		{"read-only", filesystem{readOnly: true}, "read-only"},
-	} {
-		err := checkFilesystem("/srv/log", test.f)
-		if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), "/srv/log "+test.says) && !strings.Contains(err.Error(), test.says) {
-			t.Errorf("%s: got %v, want %q", test.name, err, test.says)
-		}
-	}
-	if err := checkSpace("/srv/log", filesystem{free: minFree - 1}, minFree); err == nil {
-		t.Error("too little space is accepted")
-	}
-}

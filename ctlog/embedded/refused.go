@@ -3,6 +3,7 @@
 package embedded
 
 import (
+	"errors"
 	"fmt"
 	"time"
 )
@@ -55,6 +56,20 @@ func (e *RefusedError) Remedy() string {
 	}
 }
 
+// refusalFor returns the refusal that err is or causes; nil for any other error.
+func refusalFor(name string, err error) *RefusedError {
+	var refusal *RefusedError
+	if errors.As(err, &refusal) {
+		return refusal
+	}
+	for sentinel, reason := range map[error]Reason{errOlder: ReasonOlder, errDamaged: ReasonDamaged, errInconsistent: ReasonForked} {
+		if errors.Is(err, sentinel) {
+			return &RefusedError{Log: name, Reason: reason, Err: err}
+		}
+	}
+	return nil
+}
+
 // Holder is the process that has a log open for writing.
 type Holder struct {
 	PID   int       `json:"pid"`
@@ -72,11 +87,11 @@ type LockedError struct {
 
 // Error names the holder.
 func (e *LockedError) Error() string {
-	who := "another process"
+	holder := "another process"
 	if e.Holder.PID != 0 {
-		who = fmt.Sprintf("process %d on host %s (since %s)", e.Holder.PID, e.Holder.Host, e.Holder.Since.UTC().Format(time.RFC3339))
+		holder = fmt.Sprintf("process %d on host %s (since %s)", e.Holder.PID, e.Holder.Host, e.Holder.Since.UTC().Format(time.RFC3339))
 	}
-	return fmt.Sprintf("%s is in use by %s; a log has one writer only: stop that one, or submit to it over HTTP", e.Path, who)
+	return fmt.Sprintf("%s is in use by %s; a log has one writer only: stop that one, or submit to it over HTTP", e.Path, holder)
 }
 
 // StorageError states that a log's directory or guard cannot be written at present: the disk

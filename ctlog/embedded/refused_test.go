@@ -109,7 +109,7 @@ func TestRefusesToSign(t *testing.T) {
 		}, ReasonDamaged, "checkpoint is missing or unreadable"},
 		{"a forged checkpoint", func(t *testing.T, cfg Config, _ map[string]string) {
 			edit(t, filepath.Join(cfg.Dir, checkpointFile), "\n300\n", "\n301\n")
-		}, ReasonDamaged, "signature is wrong"},
+		}, ReasonDamaged, "invalid signature"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -3,6 +3,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"sync"
@@ -10,18 +11,19 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// maxReplays is how many submissions over HTTP the log remembers: about 8 MiB.
+// maxReplays is how many submissions over HTTP the log remembers: at most 16 MiB.
 const maxReplays = 32 << 10
 
 // replays answers a repeated submission with its first SCT (RFC 6962, section 3). It forgets
-// the oldest first, and all when the process ends. A precertificate is public in the log, and
-// a client with the token that submits it again after that adds an entry.
+// all when the process ends. A precertificate is public in the log, and a client with the token that
+// submits it again after that adds an entry.
 type replays struct {
-	size   int
-	mu     sync.Mutex
-	known  map[[sha256.Size]byte]*replay // under mu
-	order  [][sha256.Size]byte           // under mu: a ring of the keys of known, by age
-	oldest int                           // under mu
+	size int
+
+	mu sync.Mutex
+	// Under mu: when young has size submissions, it becomes old, and old is forgotten. So the last
+	// size submissions are known.
+	young, old map[[sha256.Size]byte]*replay
 }
 
 // replay is a submission that is running or has succeeded.
@@ -32,21 +34,24 @@ type replay struct {
 }
 
 func newReplays(size int) *replays {
-	return &replays{size: size, known: make(map[[sha256.Size]byte]*replay)}
+	return &replays{size: size, young: make(map[[sha256.Size]byte]*replay)}
 }
 
 // once calls submit for the first of several equal submissions and gives its SCT to all. It
 // forgets failures. A caller returns when its ctx ends; the submission continues without it.
 func (s *replays) once(ctx context.Context, key [sha256.Size]byte, submit func(context.Context) (ctlog.SCT, error)) (ctlog.SCT, error) {
 	s.mu.Lock()
-	known := s.known[key]
+	known := cmp.Or(s.young[key], s.old[key])
 	if known == nil {
 		known = &replay{done: make(chan struct{})}
-		s.remember(key, known)
+		if len(s.young) >= s.size {
+			s.young, s.old = make(map[[sha256.Size]byte]*replay), s.young
+		}
+		s.young[key] = known
 		go func() {
 			known.sct, known.err = submit(context.WithoutCancel(ctx))
 			if known.err != nil {
-				s.forget(key, known)
+				s.forget(key)
 			}
 			close(known.done)
 		}()
@@ -60,25 +65,10 @@ func (s *replays) once(ctx context.Context, key [sha256.Size]byte, submit func(c
 	}
 }
 
-// remember adds a submission in place of the oldest. The caller holds mu.
-func (s *replays) remember(key [sha256.Size]byte, r *replay) {
-	s.known[key] = r
-	if len(s.order) < s.size {
-		s.order = append(s.order, key)
-		return
-	}
-	if old := s.order[s.oldest]; old != key {
-		delete(s.known, old)
-	}
-	s.order[s.oldest] = key
-	s.oldest = (s.oldest + 1) % len(s.order)
-}
-
-// forget drops a failed submission. Its place in the order stays, and costs nothing.
-func (s *replays) forget(key [sha256.Size]byte, r *replay) {
+// forget drops a submission that has failed.
+func (s *replays) forget(key [sha256.Size]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known[key] == r {
-		delete(s.known, key)
-	}
+	delete(s.young, key)
+	delete(s.old, key)
 }

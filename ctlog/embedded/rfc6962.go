@@ -3,15 +3,13 @@
 package embedded
 
 import (
-	"bufio"
-	"encoding/base64"
 	"encoding/json"
-	"fmt"
+	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/transparency-dev/tessera/client"
 )
 
 // maxAnswer bounds an answer to get-entries, in bytes, which may have fewer entries than requested
@@ -19,26 +17,20 @@ import (
 // ordinary entries. A single entry is smaller.
 const maxAnswer = 4 << 20
 
-func answerJSON(w http.ResponseWriter, r *http.Request, caching string, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("encoding answer: %w", err)
+// question reads two decimal query parameters and the published checkpoint.
+func (f *front) question(r *http.Request, first, second string) (a, b uint64, c *checkpoint, err error) {
+	var numbers [2]uint64
+	for i, name := range []string{first, second} {
+		values := r.URL.Query()[name]
+		if len(values) != 1 {
+			return 0, 0, nil, refuse(http.StatusBadRequest, "the parameter %s is needed once", name)
+		}
+		if numbers[i], err = strconv.ParseUint(values[0], 10, 63); err != nil {
+			return 0, 0, nil, refuse(http.StatusBadRequest, "the parameter %s is %.40q; it should be a decimal number", name, values[0])
+		}
 	}
-	content(w, r, "application/json", caching, append(body, '\n'))
-	return nil
-}
-
-// number reads a decimal query parameter.
-func number(query url.Values, name string) (uint64, error) {
-	values := query[name]
-	if len(values) != 1 {
-		return 0, refuse(http.StatusBadRequest, "the parameter %s is needed once", name)
-	}
-	n, err := strconv.ParseUint(values[0], 10, 63)
-	if err != nil {
-		return 0, refuse(http.StatusBadRequest, "the parameter %s is %.40q; it should be a decimal number", name, values[0])
-	}
-	return n, nil
+	c, err = f.checkpoint()
+	return numbers[0], numbers[1], c, err
 }
 
 // getSTH serves the checkpoint in the form of RFC 6962, section 4.3. Both share one
@@ -54,17 +46,11 @@ func (f *front) getSTH(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// getEntries is RFC 6962, section 4.6.
+// getEntries is RFC 6962, section 4.6. It sends entries while it reads them, so that an answer holds
+// one entry in memory, even for a slow client. At a damaged entry it ends the answer early; a
+// request that starts at the damaged entry then gets the error.
 func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
-	start, err := number(r.URL.Query(), "start")
-	if err != nil {
-		return err
-	}
-	end, err := number(r.URL.Query(), "end")
-	if err != nil {
-		return err
-	}
-	c, err := f.checkpoint()
+	start, end, c, err := f.question(r, "start", "end")
 	switch {
 	case err != nil:
 		return err
@@ -73,75 +59,48 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 	case start >= c.head.size:
 		return refuse(http.StatusBadRequest, "start is %d, and the log has %d entries; the first is 0", start, c.head.size)
 	}
-	return f.sendEntries(w, r, start, end, c.head.size)
-}
-
-// sendEntries sends entries while it reads them, so that an answer holds one entry in memory,
-// even for a slow client. At a damaged entry it ends the answer early; a request that starts at
-// the damaged entry then gets the error.
-func (f *front) sendEntries(w http.ResponseWriter, r *http.Request, start, end, size uint64) error {
-	h := w.Header()
-	out := bufio.NewWriterSize(w, 4<<10)
 	sent := 0
-	for leaf, err := range f.log.directory.entriesFrom(start, size) {
-		var extra []byte
+	for leaf, err := range f.log.directory.entriesFrom(start, c.head.size) {
+		var body []byte
 		if err == nil {
-			extra, err = leaf.extraData(f.log.issuers.get)
+			body, err = f.encode(leaf)
 		}
 		if err != nil && sent == 0 {
-			return fmt.Errorf("entry %d: %w", start, err)
+			return err
 		}
-		if err != nil {
+		if err != nil || sent > 0 && sent+len(body) > maxAnswer {
 			break
 		}
-		input := leaf.merkleTreeLeaf()
-		length := base64.StdEncoding.EncodedLen(len(input)) + base64.StdEncoding.EncodedLen(len(extra)) + len(`,{"leaf_input":"","extra_data":""}`)
-		if sent > 0 && sent+length > maxAnswer {
-			break
-		}
-		opening := `,{"leaf_input":"`
+		opening := ","
 		if sent == 0 {
-			h.Set("Content-Type", "application/json")
-			h.Set("Cache-Control", mutable)
-			h.Set("X-Content-Type-Options", "nosniff")
-			opening = `{"entries":[{"leaf_input":"`
+			setHeader(w, "application/json", mutable)
+			opening = `{"entries":[`
 		}
 		if r.Method == http.MethodHead {
 			return nil
 		}
-		writeBase64(out, opening, input)
-		writeBase64(out, `","extra_data":"`, extra)
-		// After an error of the client every write returns that error.
-		if _, err := out.WriteString(`"}`); err != nil {
-			return nil
+		if _, err := w.Write(append([]byte(opening), body...)); err != nil {
+			return nil // the client's
 		}
-		if sent += length; leaf.index == end {
+		if sent += len(body); leaf.index == end {
 			break
 		}
 	}
-	_, _ = out.WriteString("]}\n")
-	_ = out.Flush()
+	_, _ = io.WriteString(w, "]}\n")
 	return nil
 }
 
-func writeBase64(w *bufio.Writer, before string, data []byte) {
-	_, _ = w.WriteString(before)
-	encoder := base64.NewEncoder(base64.StdEncoding, w)
-	_, _ = encoder.Write(data)
-	_ = encoder.Close()
+func (f *front) encode(leaf *tileLeaf) ([]byte, error) {
+	entry, err := leaf.leafEntry(f.log.issuers)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(entry)
 }
 
 // getConsistency is RFC 6962, section 4.4.
 func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
-	first, err := number(r.URL.Query(), "first")
-	if err != nil {
-		return err
-	}
-	second, err := number(r.URL.Query(), "second")
-	if err != nil {
-		return err
-	}
-	c, err := f.checkpoint()
+	first, second, c, err := f.question(r, "first", "second")
 	switch {
 	case err != nil:
 		return err
@@ -152,12 +111,10 @@ func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
 	}
 	answer := ct.GetSTHConsistencyResponse{Consistency: [][]byte{}}
 	if first > 0 && first < second {
-		builder, tiles, err := f.log.directory.proofs(r.Context(), c.head.size)
-		if err != nil {
+		if answer.Consistency, err = f.log.directory.proof(r.Context(), c.head.size, c.head.size, func(b *client.ProofBuilder) ([][]byte, error) {
+			return b.ConsistencyProof(r.Context(), first, second)
+		}); err != nil {
 			return err
-		}
-		if answer.Consistency, err = builder.ConsistencyProof(r.Context(), first, second); err != nil {
-			return tiles.explain(err)
 		}
 	}
 	return answerJSON(w, r, immutable, answer)
@@ -165,15 +122,7 @@ func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
 
 // getEntryAndProof is RFC 6962, section 4.8. Clients use it with the leaf_index of an SCT.
 func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
-	index, err := number(r.URL.Query(), "leaf_index")
-	if err != nil {
-		return err
-	}
-	size, err := number(r.URL.Query(), "tree_size")
-	if err != nil {
-		return err
-	}
-	c, err := f.checkpoint()
+	index, size, c, err := f.question(r, "leaf_index", "tree_size")
 	switch {
 	case err != nil:
 		return err
@@ -182,30 +131,23 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 	case size > c.head.size:
 		return refuse(http.StatusBadRequest, "tree_size is %d, and the newest signed tree has %d entries", size, c.head.size)
 	}
-	var leaf *tileLeaf
-	for leaf, err = range f.log.directory.entriesFrom(index, c.head.size) {
+	var entry *ct.LeafEntry
+	for leaf, err := range f.log.directory.entriesFrom(index, c.head.size) {
+		if err == nil {
+			entry, err = leaf.leafEntry(f.log.issuers)
+		}
 		if err != nil {
 			return err
 		}
 		break
 	}
-	extra, err := leaf.extraData(f.log.issuers.get)
-	if err != nil {
-		return fmt.Errorf("entry %d: %w", index, err)
-	}
-	// The builder's own tree is the proof's; the tiles are the newest.
-	builder, tiles, err := f.log.directory.proofsFor(r.Context(), size, c.head.size)
+	path, err := f.log.directory.proof(r.Context(), size, c.head.size, func(b *client.ProofBuilder) ([][]byte, error) {
+		return b.InclusionProof(r.Context(), index)
+	})
 	if err != nil {
 		return err
 	}
-	path, err := builder.InclusionProof(r.Context(), index)
-	if err != nil {
-		return tiles.explain(err)
-	}
-	if path == nil {
-		path = [][]byte{}
-	}
-	return answerJSON(w, r, immutable, ct.GetEntryAndProofResponse{LeafInput: leaf.merkleTreeLeaf(), ExtraData: extra, AuditPath: path})
+	return answerJSON(w, r, immutable, ct.GetEntryAndProofResponse{LeafInput: entry.LeafInput, ExtraData: entry.ExtraData, AuditPath: append([][]byte{}, path...)})
 }
 
 // getProofByHash is RFC 6962, section 4.5, which needs an index from leaf hashes to entries.

@@ -6,10 +6,17 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
 	"iter"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // Query states which certificates to find. An empty field matches all; every other field must
@@ -21,57 +28,77 @@ type Query struct {
 	Issuer string
 	// Serial is the serial number, big-endian, without leading zeros.
 	Serial []byte
-	// Since and Until bound the SCT's timestamp; Since is included, Until is not.
-	Since, Until time.Time
+	// Since is the earliest timestamp of the SCT.
+	Since time.Time
 }
 
 // Found is a matching entry.
 type Found struct {
-	*Entry
+	// Index is the entry's number, from 0; the leaf_index of its SCT.
+	Index uint64
+	// Timestamp is the SCT's timestamp, to the millisecond.
+	Timestamp time.Time
+	// DER is the submitted certificate or precertificate. It must not be changed.
+	DER         []byte
 	Certificate *x509.Certificate
 	SAN         certs.SAN
 	Extensions  certs.Extensions
-}
-
-// Search yields the entries that match q, the newest first. It skips entries that are not
-// this CA's certificates. It stops when ctx ends, and after an error.
-func (r *Reader) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
-	return func(yield func(*Found, error) bool) {
-		for e, err := range r.Entries(ctx) {
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if !q.Since.IsZero() && e.Timestamp.Before(q.Since.Add(-maxDisorder)) {
-				return
-			}
-			if !q.mayMatch(e) {
-				continue
-			}
-			c, san, extensions, err := e.Parse()
-			if err != nil || !q.matches(c, san, extensions) {
-				continue
-			}
-			if !yield(&Found{Entry: e, Certificate: c, SAN: san, Extensions: extensions}, nil) {
-				return
-			}
-		}
-	}
 }
 
 // maxDisorder is how much earlier than Since an entry must be to end a search: the log
 // assigns timestamps before indexes, and clocks may be adjusted.
 const maxDisorder = time.Hour
 
-// mayMatch searches for the bytes alone, and so costs a hundredth of parsing. DER holds the
-// text of a name, an issuer URL and a serial number unchanged.
-func (q *Query) mayMatch(e *Entry) bool {
-	return bytes.Contains(e.DER, []byte(q.Identity)) && bytes.Contains(e.DER, []byte(q.Issuer)) && bytes.Contains(e.DER, q.Serial) &&
-		(q.Since.IsZero() || !e.Timestamp.Before(q.Since)) && (q.Until.IsZero() || e.Timestamp.Before(q.Until))
+// Search yields the entries of the log in cfg.Dir that match q, the newest first, also while another
+// process writes the log. It sees every entry in the tree, published or not, and skips entries that
+// are not this CA's certificates. It stops when ctx ends, and after an error.
+func Search(ctx context.Context, cfg Config, q Query) iter.Seq2[*Found, error] {
+	return func(yield func(*Found, error) bool) {
+		d := directory{cfg.Dir}
+		if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
+			yield(nil, keypath.Errorf([]string{"dir"}, "%s holds no log", cfg.Dir))
+			return
+		}
+		head, err := d.head()
+		for tiles := (head.size + tileWidth - 1) / tileWidth; tiles > 0 && err == nil; tiles-- {
+			var leaves []*tileLeaf
+			for leaf, errLeaf := range d.entries(tiles-1, head.size) {
+				leaves, err = append(leaves, leaf), errLeaf
+			}
+			if err = errors.Join(err, ctx.Err()); err != nil {
+				break
+			}
+			for _, leaf := range slices.Backward(leaves) {
+				found := &Found{Index: leaf.index, Timestamp: time.UnixMilli(int64(leaf.timestamp)).UTC(), DER: leaf.certificate}
+				if found.Timestamp.Before(q.Since.Add(-maxDisorder)) || q.matches(found) && !yield(found, nil) {
+					return
+				}
+			}
+		}
+		if err != nil {
+			yield(nil, fmt.Errorf("searching the log in %s: %w", cfg.Dir, err))
+		}
+	}
 }
 
-func (q *Query) matches(c *x509.Certificate, san certs.SAN, extensions certs.Extensions) bool {
-	return (q.Identity == "" || san.Value == q.Identity) &&
-		(q.Issuer == "" || extensions[certs.IssuerV2] == q.Issuer) &&
-		(len(q.Serial) == 0 || bytes.Equal(c.SerialNumber.Bytes(), q.Serial))
+// matches parses the certificate of an entry that may match.
+func (q *Query) matches(e *Found) bool {
+	// DER holds the text of a name, an issuer URL and a serial number unchanged. To search for the
+	// bytes costs a hundredth of parsing.
+	if e.Timestamp.Before(q.Since) || !bytes.Contains(e.DER, []byte(q.Identity)) || !bytes.Contains(e.DER, []byte(q.Issuer)) || !bytes.Contains(e.DER, q.Serial) {
+		return false
+	}
+	var err error
+	if e.Certificate, err = x509.ParseCertificate(e.DER); err != nil {
+		return false
+	}
+	if e.SAN, err = certs.SANOf(e.Certificate); err != nil {
+		return false
+	}
+	if e.Extensions, err = certs.ParseExtensions(e.Certificate.Extensions); err != nil {
+		return false
+	}
+	return (q.Identity == "" || e.SAN.Value == q.Identity) &&
+		(q.Issuer == "" || e.Extensions[certs.IssuerV2] == q.Issuer) &&
+		(len(q.Serial) == 0 || bytes.Equal(e.Certificate.SerialNumber.Bytes(), q.Serial))
 }

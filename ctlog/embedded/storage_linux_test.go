@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mount returns a small filesystem of its own, or skips the test.
@@ -50,6 +52,42 @@ func checkStorage(t *testing.T, err error, says string) {
 	}
 }
 
+// waitForStorage waits until the check in the background has found that the log can store an entry,
+// or that it cannot.
+func waitForStorage(t *testing.T, l *Log, ready bool) {
+	t.Helper()
+	for (l.storage.Load().err == nil) != ready {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal(l.storage.Load().err)
+		}
+	}
+}
+
+func TestClassify(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		s    unix.Statfs_t
+		want filesystem
+		says string
+	}{
+		{"ext4", unix.Statfs_t{Type: unix.EXT4_SUPER_MAGIC, Bsize: 4096, Bavail: 3}, filesystem{free: 12288}, ""},
+		{"a reserve in use", unix.Statfs_t{Type: unix.EXT4_SUPER_MAGIC, Bsize: 4096, Bavail: ^uint64(0)}, filesystem{}, ""},
+		{"read-only", unix.Statfs_t{Type: unix.XFS_SUPER_MAGIC, Flags: unix.ST_RDONLY}, filesystem{readOnly: true}, "read-only"},
+		{"NFS", unix.Statfs_t{Type: unix.NFS_SUPER_MAGIC}, filesystem{remote: "NFS"}, "/srv/log is on NFS"},
+		{"SMB", unix.Statfs_t{Type: unix.CIFS_SUPER_MAGIC}, filesystem{remote: "SMB"}, "/srv/log is on SMB"},
+		{"memory", unix.Statfs_t{Type: unix.TMPFS_MAGIC}, filesystem{volatile: true}, ""},
+	} {
+		got := classify(test.s)
+		err := got.check("/srv/log")
+		if got != test.want || (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: got %+v and error %v, want %+v", test.name, got, err, test.want)
+		}
+	}
+}
+
 func TestReadOnlyDisk(t *testing.T) {
 	t.Parallel()
 	const size = 64
@@ -63,11 +101,13 @@ func TestReadOnlyDisk(t *testing.T) {
 	submit(t, l, a, 3)
 	waitForCheckpoint(t, l, 3)
 	remount(t, base, syscall.MS_RDONLY, size)
+	waitForStorage(t, l, false)
 	// Tessera's worker panics where it cannot open its lock: the log must refuse earlier.
 	_, err := l.Submit(t.Context(), a.submission(t))
 	checkStorage(t, err, "read-only")
 	checkStorage(t, l.Ready(), "read-only")
 	remount(t, base, 0, size)
+	waitForStorage(t, l, true)
 	submit(t, l, a, 3)
 	shutdown(t, l)
 
@@ -100,6 +140,7 @@ func TestReadOnlyGuard(t *testing.T) {
 	_, err := l.Submit(t.Context(), a.submission(t))
 	checkStorage(t, err, "read-only")
 	remount(t, base, 0, size)
+	waitForStorage(t, l, true)
 	// The entry is in the log, and no client has its SCT; the guard advances beyond it.
 	scts := submit(t, l, a, 1)
 	if index := leafIndex(t, scts[0].Extensions); index != 4 {
@@ -130,6 +171,9 @@ func TestFullDisk(t *testing.T) {
 
 			ballast := filepath.Join(base, "ballast")
 			fill(t, ballast, base)
+			if test.reserve == 0 {
+				waitForStorage(t, l, false)
+			}
 			_, err := l.Submit(t.Context(), a.submission(t))
 			if err == nil {
 				t.Fatal("an SCT came from a full disk")
@@ -140,6 +184,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			t.Log(err)
 			remove(t, ballast)
+			waitForStorage(t, l, true)
 			scts := submit(t, l, a, 2)
 			if index := leafIndex(t, scts[0].Extensions); index > 5 {
 				t.Errorf("the next entry is number %d", index)

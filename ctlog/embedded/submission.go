@@ -8,14 +8,18 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	ct "github.com/google/certificate-transparency-go"
+	ctx509 "github.com/google/certificate-transparency-go/x509"
 	"github.com/transparency-dev/tessera/ctonly"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -25,9 +29,9 @@ import (
 const maxSubmission = 256 << 10
 
 // authorized admits only clients with the submit token.
-func (f *front) authorized(next endpoint) endpoint {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if !f.submits {
+func authorized(next endpoint) endpoint {
+	return func(f *front, w http.ResponseWriter, r *http.Request) error {
+		if len(f.log.cfg.SubmitToken) == 0 {
 			return refuse(http.StatusForbidden, "this log takes no submissions over HTTP; its operator can allow them with submit: {token_file: …}")
 		}
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -36,18 +40,18 @@ func (f *front) authorized(next endpoint) endpoint {
 			return refuse(http.StatusUnauthorized, "submitting to this log needs its token, as in Authorization: Bearer TOKEN")
 		}
 		// Compares hashes, so that timing does not even reveal the length of the token.
-		sent := sha256.Sum256([]byte(token))
-		if subtle.ConstantTimeCompare(sent[:], f.token[:]) != 1 {
+		sent, want := sha256.Sum256([]byte(token)), sha256.Sum256(f.log.cfg.SubmitToken)
+		if subtle.ConstantTimeCompare(sent[:], want[:]) != 1 {
 			return refuse(http.StatusForbidden, "this is not the token for submitting to this log")
 		}
-		return next(w, r)
+		return next(f, w, r)
 	}
 }
 
 // getRoots is RFC 6962, section 4.7.
 func (f *front) getRoots(w http.ResponseWriter, r *http.Request) error {
 	answer := ct.GetRootsResponse{Certificates: []string{}}
-	for _, root := range f.roots() {
+	for _, root := range f.log.cfg.Roots() {
 		answer.Certificates = append(answer.Certificates, base64.StdEncoding.EncodeToString(root.Raw))
 	}
 	return answerJSON(w, r, mutable, answer)
@@ -65,9 +69,8 @@ func (f *front) addChain(w http.ResponseWriter, r *http.Request) error {
 
 func (f *front) addAny(w http.ResponseWriter, r *http.Request, precert bool) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
-	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
+	case errors.As(err, new(*http.MaxBytesError)):
 		return refuse(http.StatusRequestEntityTooLarge, "the submission has more than %d bytes", maxSubmission)
 	case err != nil:
 		return refuse(http.StatusBadRequest, "the submission could not be read to its end")
@@ -84,10 +87,13 @@ func (f *front) addAny(w http.ResponseWriter, r *http.Request, precert bool) err
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Cache-Control", private)
+	signature, err := digitallySigned(sct.Signature)
+	if err != nil {
+		return err
+	}
 	return answerJSON(w, r, private, ct.AddChainResponse{
 		SCTVersion: ct.V1, ID: sct.LogID[:], Timestamp: sct.Timestamp,
-		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: digitallySigned(sct.Signature),
+		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: signature,
 	})
 }
 
@@ -121,7 +127,7 @@ func (f *front) newEntry(chain [][]byte, precert bool) (*entry, error) {
 		}
 		certificates = append(certificates, c)
 	}
-	verified, err := verifyChain(certificates, f.roots())
+	verified, err := verifyChain(certificates, f.log.cfg.Roots())
 	if err != nil {
 		return nil, err
 	}
@@ -130,21 +136,28 @@ func (f *front) newEntry(chain [][]byte, precert bool) (*entry, error) {
 		e.chain = append(e.chain, c.Raw)
 	}
 	leaf := verified[0]
-	tbs, poisoned, err := withoutPoison(leaf.RawTBSCertificate)
+	poisoned := slices.ContainsFunc(leaf.Extensions, isPoison)
 	switch {
-	case err != nil:
-		return nil, refuse(http.StatusBadRequest, "the first certificate's TBSCertificate cannot be parsed")
 	case precert && !poisoned:
 		return nil, refuse(http.StatusBadRequest, "the first certificate is no precertificate; it has no poison extension: use add-chain")
 	case !precert && poisoned:
 		return nil, refuse(http.StatusBadRequest, "the first certificate is a precertificate; use add-pre-chain")
 	case !precert:
 		e.leaf = ctonly.Entry{Certificate: leaf.Raw}
-	default:
-		keyHash := sha256.Sum256(verified[1].RawSubjectPublicKeyInfo)
-		e.leaf = ctonly.Entry{IsPrecert: true, Precertificate: leaf.Raw, Certificate: tbs, IssuerKeyHash: keyHash[:]}
+		return e, nil
 	}
+	tbs, err := ctx509.RemoveCTPoison(leaf.RawTBSCertificate)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the first certificate's TBSCertificate cannot be parsed")
+	}
+	keyHash := sha256.Sum256(verified[1].RawSubjectPublicKeyInfo)
+	e.leaf = ctonly.Entry{IsPrecert: true, Precertificate: leaf.Raw, Certificate: tbs, IssuerKeyHash: keyHash[:]}
 	return e, nil
+}
+
+// isPoison reports whether an extension is the poison: critical, and NULL (RFC 6962, section 3.1).
+func isPoison(e pkix.Extension) bool {
+	return e.Critical && e.Id.Equal(asn1.ObjectIdentifier(ctx509.OIDExtensionCTPoison)) && bytes.Equal(e.Value, asn1.NullBytes)
 }
 
 // verifyChain returns the chain from the submitted leaf to an accepted root, which the
@@ -172,23 +185,10 @@ func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, err
 		return nil, refuse(http.StatusBadRequest, "the chain does not lead to a root that this log accepts; get-roots lists them")
 	}
 	for _, chain := range chains {
-		if len(chain) >= 2 && len(chain) <= maxChain && isPrefix(submitted, chain) {
+		complete := chain[:min(len(submitted), len(chain))] // without the root, if the submission leaves it out
+		if len(chain) >= 2 && len(chain) <= maxChain && len(chain)-len(submitted) <= 1 && slices.EqualFunc(submitted, complete, (*x509.Certificate).Equal) {
 			return chain, nil
 		}
 	}
 	return nil, refuse(http.StatusBadRequest, "the certificates of the chain are not in order; each should have signed the one before it, and the last be a root or signed by one")
-}
-
-// isPrefix reports whether the submitted certificates are the chain, with or without its
-// root.
-func isPrefix(submitted, chain []*x509.Certificate) bool {
-	if len(submitted) != len(chain) && len(submitted) != len(chain)-1 {
-		return false
-	}
-	for i, c := range submitted {
-		if !bytes.Equal(c.Raw, chain[i].Raw) {
-			return false
-		}
-	}
-	return true
 }

@@ -6,9 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/transparency-dev/tessera/ctonly"
@@ -22,9 +19,6 @@ const (
 	maxCertificate = 64 << 10
 	// maxChain bounds a submission's chain.
 	maxChain = 10
-	// spareFiles is how many files this process must still be able to open to accept an
-	// entry: Tessera panics where it cannot open its lock.
-	spareFiles = 64
 	// retryAfter is the backoff that a full queue asks for.
 	retryAfter = time.Second
 )
@@ -45,11 +39,13 @@ type entry struct {
 // Errors: *RefusedError and *StorageError where an operator must act; *ctlog.RetryableError
 // where the queue is full; an error that wraps ctx.Err() where ctx has ended.
 func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
-	if err := checkChain(sub.Chain); err != nil {
-		return ctlog.SCT{}, fmt.Errorf("submitting precertificate: %w", err)
+	if n := len(sub.Chain); n < 2 || n > maxChain {
+		return ctlog.SCT{}, fmt.Errorf("submitting precertificate: its chain has %d certificates; 2 to %d are expected", n, maxChain)
 	}
-	if n := len(sub.TBS); n == 0 || n > maxCertificate {
-		return ctlog.SCT{}, fmt.Errorf("submitting precertificate: its TBSCertificate has %d bytes", n)
+	for _, der := range append([][]byte{sub.TBS}, sub.Chain...) {
+		if n := len(der); n == 0 || n > maxCertificate {
+			return ctlog.SCT{}, fmt.Errorf("submitting precertificate: a certificate or TBSCertificate has %d bytes; at most %d are accepted", n, maxCertificate)
+		}
 	}
 	return l.submit(ctx, &entry{
 		leaf: ctonly.Entry{
@@ -62,18 +58,6 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 	})
 }
 
-func checkChain(chain [][]byte) error {
-	if n := len(chain); n < 2 || n > maxChain {
-		return fmt.Errorf("its chain has %d certificates; it should have from 2 to %d", n, maxChain)
-	}
-	for i, der := range chain {
-		if n := len(der); n == 0 || n > maxCertificate {
-			return fmt.Errorf("certificate %d of its chain has %d bytes; at most %d are accepted", i, n, maxCertificate)
-		}
-	}
-	return nil
-}
-
 // stored is the result of storing an entry.
 type stored struct {
 	index uint64
@@ -83,9 +67,9 @@ type stored struct {
 // submit stores an entry and signs its SCT.
 func (l *Log) submit(ctx context.Context, e *entry) (ctlog.SCT, error) {
 	if err := l.enter(); err != nil {
-		return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.name, err)
+		return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
 	}
-	e.leaf.Timestamp = uint64(max(l.now().UnixMilli(), 0))
+	e.leaf.Timestamp = milliseconds(l.cfg.Now())
 	done := make(chan stored, 1)
 	// Tessera's queue and its futures do not observe the request's end. This goroutine waits
 	// for them, and Shutdown waits for the goroutine.
@@ -103,12 +87,12 @@ func (l *Log) submit(ctx context.Context, e *entry) (ctlog.SCT, error) {
 	}()
 	select {
 	case <-ctx.Done():
-		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.name, ctx.Err())
+		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.cfg.Name, ctx.Err())
 	case <-l.closed:
-		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.name, errClosed)
+		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.cfg.Name, errClosed)
 	case s := <-done:
 		if s.err != nil {
-			return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.name, s.err)
+			return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, s.err)
 		}
 		return l.key.signSCT(&e.leaf, s.index)
 	}
@@ -119,7 +103,7 @@ func (l *Log) enter() error {
 	if refusal := l.refusal.Load(); refusal != nil {
 		return refusal
 	}
-	if err := l.preflight(); err != nil {
+	if err := l.storage.Load().err; err != nil {
 		return err
 	}
 	l.admission.Lock()
@@ -127,7 +111,7 @@ func (l *Log) enter() error {
 	if l.closing {
 		return errClosed
 	}
-	if n := l.queued.Load(); n >= l.maxQueue {
+	if n := l.queued.Load(); n >= int64(l.cfg.MaxPending) {
 		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("%d entries already wait to be stored", n)}
 	}
 	l.queued.Add(1)
@@ -173,59 +157,8 @@ func (l *Log) failed(ctx context.Context, err error) error {
 	if refusal := l.refuse(ctx, err); refusal != nil {
 		return refusal
 	}
-	if cause := l.preflight(); cause != nil {
+	if cause := l.checkStorage(); cause != nil {
 		return errors.Join(cause, err)
 	}
-	return explain(l.directory.path, err)
-}
-
-// preflight refuses an entry while the disk cannot store it.
-func (l *Log) preflight() error {
-	dir := l.directory.path
-	f, err := statFilesystem(dir)
-	if err == nil {
-		err = checkFilesystem(dir, f)
-	}
-	if err == nil {
-		err = checkSpace(dir, f, l.reserve)
-	}
-	if err != nil {
-		return err
-	}
-	return l.probe()
-}
-
-// probe avoids calls of Tessera where it cannot open its lock file: Tessera would panic in
-// its own goroutine and stop the process. probe uses another file beside it: when a process
-// closes any descriptor of a file, it loses all its record locks on that file.
-func (l *Log) probe() error {
-	descriptor, err := l.tryOpen(probeFile)
-	if err != nil {
-		return err
-	}
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return os.NewSyscallError("getrlimit", err)
-	}
-	return checkDescriptor(uint64(descriptor), limit.Cur)
-}
-
-// checkDescriptor uses a new descriptor's number to check that enough are free: the kernel
-// assigns the lowest free one.
-func checkDescriptor(descriptor, limit uint64) error {
-	if descriptor+spareFiles > limit {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit)}
-	}
-	return nil
-}
-
-// tryOpen opens a file as Tessera opens its locks, and closes it. It returns the descriptor's
-// number.
-func (l *Log) tryOpen(name string) (int, error) {
-	dir := l.directory.path
-	descriptor, err := syscall.Open(filepath.Join(dir, name), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)
-	if err != nil {
-		return 0, explain(dir, fmt.Errorf("opening %s: %w", name, err))
-	}
-	return descriptor, os.NewSyscallError("close", syscall.Close(descriptor))
+	return explain(l.cfg.Dir, err)
 }

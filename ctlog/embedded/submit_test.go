@@ -168,10 +168,10 @@ func TestSubmitRefusesOddSubmissions(t *testing.T) {
 		{"no chain", func(s *ctlog.Submission) { s.Chain = nil }, "has 0 certificates"},
 		{"no issuer", func(s *ctlog.Submission) { s.Chain = s.Chain[:1] }, "has 1 certificates"},
 		{"an endless chain", func(s *ctlog.Submission) { s.Chain = make([][]byte, 3000) }, "has 3000 certificates"},
-		{"an empty certificate", func(s *ctlog.Submission) { s.Chain = [][]byte{good.Chain[0], nil} }, "certificate 1 of its chain has 0 bytes"},
-		{"a huge precertificate", func(s *ctlog.Submission) { s.Chain = [][]byte{make([]byte, 1<<24), good.Chain[1]} }, "certificate 0"},
+		{"an empty certificate", func(s *ctlog.Submission) { s.Chain = [][]byte{good.Chain[0], nil} }, "has 0 bytes"},
+		{"a huge precertificate", func(s *ctlog.Submission) { s.Chain = [][]byte{make([]byte, 1<<24), good.Chain[1]} }, "has 16777216 bytes"},
 		{"no TBS", func(s *ctlog.Submission) { s.TBS = nil }, "has 0 bytes"},
-		{"a huge TBS", func(s *ctlog.Submission) { s.TBS = make([]byte, 1<<24) }, "TBSCertificate has 16777216 bytes"},
+		{"a huge TBS", func(s *ctlog.Submission) { s.TBS = make([]byte, 1<<24) }, "has 16777216 bytes"},
 	} {
 		sub := good
 		test.edit(&sub)

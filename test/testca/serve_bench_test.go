@@ -146,7 +146,7 @@ func newEmbeddedLog(b *testing.B) *embedded.Log {
 	b.Helper()
 	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) // its lines would appear among the figures
 	dir := b.TempDir()
-	init := embedded.InitConfig{
+	init := embedded.Config{
 		Name: "bench", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/bench",
 	}
 	if _, err := embedded.Init(b.Context(), init); err != nil {

@@ -25,23 +25,17 @@ var remoteKinds = map[int64]string{
 func statFilesystem(path string) (filesystem, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {
-		return filesystem{}, fmt.Errorf("looking at the filesystem of %s: %w", path, err)
+		return filesystem{}, fmt.Errorf("checking the filesystem of %s: %w", path, err)
 	}
 	return classify(s), nil
 }
 
 func classify(s unix.Statfs_t) filesystem {
+	f := filesystem{remote: remoteKinds[int64(s.Type)], readOnly: s.Flags&unix.ST_RDONLY != 0}
+	f.volatile = s.Type == unix.TMPFS_MAGIC || s.Type == unix.RAMFS_MAGIC
 	// Bavail may be "negative" where root uses the reserve; unsigned, it would look huge.
-	free := uint64(0)
 	if available := int64(s.Bavail); available > 0 {
-		free = uint64(available) * uint64(s.Bsize)
-	}
-	f := filesystem{readOnly: s.Flags&unix.ST_RDONLY != 0, free: free}
-	switch kind := int64(s.Type); {
-	case remoteKinds[kind] != "":
-		f.kind, f.remote = remoteKinds[kind], true
-	case kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC:
-		f.kind, f.volatile = "memory (tmpfs)", true
+		f.free = uint64(available) * uint64(s.Bsize)
 	}
 	return f
 }

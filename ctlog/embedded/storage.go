@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+const (
+	// minFree is the free space that the log requires before it accepts an entry: a batch writes
+	// a few MiB at most, and the disk must not fill up in the middle of one.
+	minFree = 32 << 20
+	// spareFiles is how many files this process must still be able to open to accept an entry.
+	spareFiles = 64
+	// storageInterval is how often an open log checks its storage.
+	storageInterval = time.Second
+)
+
+// filesystem describes the filesystem that holds a path.
+type filesystem struct {
+	// remote names the kind of a filesystem that other hosts may write, and on which locks and
+	// fsync may not be reliable; empty for any other.
+	remote string
+	// volatile: its content is lost at a restart of the machine.
+	volatile bool
+	readOnly bool
+	free     uint64 // bytes, for this user
+}
+
+// check refuses filesystems that are unsuitable for a log.
+func (f filesystem) check(path string) error {
+	switch {
+	case f.remote != "":
+		return &StorageError{path, fmt.Errorf("is on %s, where neither locks nor durable writes can be relied on; a log needs a local disk", f.remote)}
+	case f.readOnly:
+		return &StorageError{path, errReadOnly}
+	default:
+		return nil
+	}
+}
+
+var errReadOnly = errors.New("is on a filesystem that is mounted read-only; mount it writable, or look at the kernel's log for why it no longer is")
+
+// checkStorage refuses a log whose directory or guard is on an unsuitable filesystem. It returns
+// the filesystem of the directory.
+func (cfg Config) checkStorage() (filesystem, error) {
+	dir, err := statFilesystem(cfg.Dir)
+	if err != nil {
+		return dir, err
+	}
+	guard, err := statFilesystem(filepath.Dir(cfg.Guard))
+	if err != nil {
+		return dir, err
+	}
+	dir.volatile = dir.volatile || guard.volatile
+	return dir, errors.Join(dir.check(cfg.Dir), guard.check(filepath.Dir(cfg.Guard)))
+}
+
+// checkSpace refuses to accept an entry if less than the reserve is free.
+func (cfg Config) checkSpace(free uint64) error {
+	if free < cfg.reserve {
+		return &StorageError{cfg.Dir, fmt.Errorf("has %d MiB of free disk space left; at least %d MiB are needed to accept an entry: free some", free>>20, cfg.reserve>>20)}
+	}
+	return nil
+}
+
+// storage is the result of a check of the log's storage.
+type storage struct {
+	free uint64
+	err  error // nil if the log can store an entry
+}
+
+// watchStorage checks the storage until ctx ends. Submit reads only the result: without free file
+// descriptors, or on a disk that is read-only, Tessera would panic in a goroutine of its own.
+func (l *Log) watchStorage(ctx context.Context) {
+	ticker := time.NewTicker(storageInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			_ = l.checkStorage()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// checkStorage checks whether the log can store an entry now.
+func (l *Log) checkStorage() error {
+	f, err := l.cfg.checkStorage()
+	if err == nil {
+		err = l.cfg.checkSpace(f.free)
+	}
+	if err == nil {
+		err = l.checkDescriptors()
+	}
+	l.storage.Store(&storage{f.free, err})
+	return err
+}
+
+// checkDescriptors opens a file as Tessera opens its lock. It is another file: when a process
+// closes any descriptor of a file, it loses all its record locks on that file.
+func (l *Log) checkDescriptors() error {
+	descriptor, err := l.tryOpen(probeFile)
+	if err != nil {
+		return err
+	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	return checkDescriptor(uint64(descriptor), limit.Cur)
+}
+
+// checkDescriptor uses a new descriptor's number to check that enough are free: the kernel
+// assigns the lowest free one.
+func checkDescriptor(descriptor, limit uint64) error {
+	if descriptor+spareFiles > limit {
+		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit)}
+	}
+	return nil
+}
+
+// tryOpen opens a file as Tessera opens its locks, and closes it. It returns the descriptor's
+// number.
+func (l *Log) tryOpen(name string) (int, error) {
+	descriptor, err := syscall.Open(filepath.Join(l.cfg.Dir, name), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)
+	if err != nil {
+		return 0, explain(l.cfg.Dir, fmt.Errorf("opening %s: %w", name, err))
+	}
+	return descriptor, os.NewSyscallError("close", syscall.Close(descriptor))
+}
+
+// explain turns the error of a failed write into one that states what to do, where an
+// operator can fix the cause.
+func explain(path string, err error) error {
+	var explained *StorageError
+	switch {
+	case err == nil || errors.As(err, &explained):
+		return err
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &StorageError{path, fmt.Errorf("is on a full disk; free some space: %w", err)}
+	case errors.Is(err, syscall.EROFS):
+		return &StorageError{path, fmt.Errorf("%w: %w", errReadOnly, err)}
+	case errors.Is(err, fs.ErrPermission):
+		return &StorageError{path, fmt.Errorf("is not writable for this user: %w", err)}
+	default:
+		return err
+	}
+}
