@@ -8,16 +8,14 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
@@ -25,9 +23,7 @@ import (
 // change.
 func reissue(t *testing.T, w *testworld.World, change func(issuing *x509.Certificate)) {
 	t.Helper()
-	file := must(filepath.Glob(filepath.Join(w.Dir, "ca", "*-a", "chain.pem")))(t)[0]
-	block, _ := pem.Decode(must(os.ReadFile(file))(t))
-	old := must(x509.ParseCertificate(block.Bytes))(t)
+	old := must(pem.Certificates(must(os.ReadFile(path(w, chainFile)))(t)))(t)[0]
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	root := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "another root", Organization: []string{"tests"}},
@@ -43,13 +39,7 @@ func reissue(t *testing.T, w *testworld.World, change func(issuing *x509.Certifi
 	}
 	change(issuing)
 	der := must(x509.CreateCertificate(rand.Reader, issuing, root, old.PublicKey, key))(t)
-	var text []byte
-	for _, der := range [][]byte{der, rootDER} {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	written(chainFile, string(pem.Encode("CERTIFICATE", der))+string(pem.Encode("CERTIFICATE", rootDER)))(t, w)
 }
 
 // A chain below which no certificate verifies is a mistake in config check and stops serve. One
@@ -75,18 +65,10 @@ func TestChainThatExcludesAnIssuer(t *testing.T) {
 				w := newWorld(t)
 				reissue(t, w, test.change)
 				if set {
-					configuration := string(must(os.ReadFile(w.ConfigFile))(t))
-					before, rest, _ := strings.Cut(configuration, "  file: ")
-					_, after, _ := strings.Cut(rest, "\n")
-					write(t, w, "mayfly.yaml", before+"  set: ca/ca.yaml\n"+after)
+					withSet(t, w)
 				}
-				report, err := app.Check(t.Context(), app.CheckOptions{File: w.ConfigFile})
-				if err != nil {
-					t.Fatal(err)
-				}
-				expect(t, "config check", errors.Join(report.Mistakes...), test.check)
-				_, err = build(t, w)
-				expect(t, "serve", err, test.serve)
+				expect(t, "config check", errors.Join(check(t, w, nil).Mistakes...), test.check)
+				expect(t, "serve", build(t, w), test.serve)
 			})
 		}
 	}
@@ -103,12 +85,5 @@ func TestExplainNameConstraints(t *testing.T) {
 		if x.Reason != want {
 			t.Errorf("%s: got %q (%s), want %q", address, x.Reason, x.Message, want)
 		}
-	}
-}
-
-func expect(t *testing.T, what string, err error, want string) {
-	t.Helper()
-	if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-		t.Errorf("%s: got error %v, want one that says %q", what, err, want)
 	}
 }

@@ -40,9 +40,9 @@ func TestCheckOnlineAsksLogs(t *testing.T) {
 	other := must(testlog.New(testlog.Config{}))(t)
 	failing := must(testlog.New(testlog.Config{}))(t)
 	failing.Fail(testlog.Down(http.StatusInternalServerError))
-	write(t, w, "static.pub", string(created.PublicKey))
-	write(t, w, "other.pub", string(other.PublicKeyPEM()))
-	write(t, w, "broken.pub", "-----BEGIN")
+	written("static.pub", string(created.PublicKey))(t, w)
+	written("other.pub", string(other.PublicKeyPEM()))(t, w)
+	written("broken.pub", "-----BEGIN")(t, w)
 	serveLog := func(h http.Handler) string {
 		server := httptest.NewServer(h)
 		t.Cleanup(server.Close)
@@ -72,11 +72,8 @@ func TestCheckOnlineAsksLogs(t *testing.T) {
 		{"a log that is retired", "http://127.0.0.1:1", "log.pub", ", retire_at: 2020-01-01T00:00:00Z", "", "", 0},
 	} {
 		entry := "    - {url: \"" + test.url + "\", public_key: " + test.key + test.more + "}"
-		write(t, w, "mayfly.yaml", strings.Replace(original, line, entry, 1))
-		report, err := app.Check(t.Context(), app.CheckOptions{File: w.ConfigFile, Online: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		written("mayfly.yaml", strings.Replace(original, line, entry, 1))(t, w)
+		report := check(t, w, func(o *app.CheckOptions) { o.Online = true })
 		want := ""
 		if test.mistake != "" {
 			before, _, _ := strings.Cut(original, line)

@@ -40,7 +40,7 @@ func TestRotationUnderLoad(t *testing.T) {
 func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	t := r.t
 	load := r.load(fromEnvironment("ROTATION_CLIENTS", 16))
-	pause := time.Duration(fromEnvironment("ROTATION_SECONDS", 1)) * time.Second
+	pause := max(time.Duration(fromEnvironment("ROTATION_SECONDS", 0))*time.Second, 300*time.Millisecond)
 	r.start(1, 400*time.Millisecond, kubernetesSwap)
 	load.run(pause)
 
@@ -57,7 +57,7 @@ func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	r.distribute()
 	r.awaitGeneration(3)
 	before := load.issuedBy(added)
-	r.jumpTo(activated.Member.ActivateAt.Add(-4 * time.Second))
+	r.jumpTo(activated.Member.ActivateAt.Add(-2 * time.Second))
 	load.await("certificates of the new authority from every replica", func() bool {
 		return load.replicasOf(added) == len(r.replicas)
 	})
@@ -180,7 +180,7 @@ func (r *rotationWorld) start(i int, skew time.Duration, deliver func(*rotationW
 		lines = append(lines, line)
 	}
 	r.must(os.WriteFile(configFile, []byte(strings.Join(lines, "")), 0o600))
-	server, err := app.Build(r.t.Context(), app.Options{ConfigFile: configFile, Modules: r.modules, Now: func() time.Time { return r.now().Add(skew) }})
+	server, err := app.Build(r.t.Context(), app.Options{ConfigFile: configFile, Modules: r.modules, Now: func() time.Time { return r.now().Add(skew) }}.Quick())
 	r.must(err)
 	listeners, err := server.Listen()
 	r.must(err)

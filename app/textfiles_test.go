@@ -3,76 +3,48 @@
 package app_test
 
 import (
+	"errors"
 	"os"
-	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
-	"unicode/utf16"
 
-	"github.com/mayfly-ca/mayfly/test/testworld"
+	"github.com/mayfly-ca/mayfly/app"
 )
 
-// textFiles are the files of a world that operators write, with the place of each in mayfly.yaml.
-var textFiles = map[string]string{"ca/*-a/chain.pem": ":5:", "ca/*-a/key.pem": ":5:", "ca/*-a/pass": ":5:", "log.pub": ":8:", "cert.pem": "TLS", "key.pem": "TLS"}
-
-func worldWithTLS(t *testing.T) *testworld.World {
-	t.Helper()
-	w := newWorld(t)
-	writeTLS(t, w.Dir, 1)
-	write(t, w, "mayfly.yaml", string(must(os.ReadFile(w.ConfigFile))(t))+"tls: {certificate: cert.pem, key: key.pem}\n")
-	return w
-}
-
-func rewrite(t *testing.T, w *testworld.World, pattern string, change func(string) string) {
-	t.Helper()
-	file := must(filepath.Glob(filepath.Join(w.Dir, pattern)))(t)[0]
-	if err := os.WriteFile(file, []byte(change(string(must(os.ReadFile(file))(t)))), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A byte order mark, as Windows' editors write it, changes nothing.
-func TestByteOrderMarks(t *testing.T) {
+// Every file that an operator writes is read by the same rules, and a file that breaks them is
+// refused at its place: text that hides its content, a pipe that blocks, and a device without an end.
+// A byte order mark, as editors of Windows write it, changes nothing.
+func TestFilesOfOperators(t *testing.T) {
 	t.Parallel()
-	w := worldWithTLS(t)
-	for pattern := range textFiles {
-		rewrite(t, w, pattern, func(text string) string { return "\ufeff" + strings.ReplaceAll(text, "\n", "\r\n") })
-	}
-	for _, name := range []string{"mayfly.yaml", "issuers.yaml"} {
-		rewrite(t, w, name, func(text string) string { return "\ufeff" + text })
-	}
-	if _, err := build(t, w); err != nil {
-		t.Error(err)
-	}
-}
-
-// Text that hides a PEM block, and UTF-16, are refused with the file's name and place.
-func TestTextThatHidesABlock(t *testing.T) {
-	t.Parallel()
-	for pattern, place := range textFiles {
-		for name, change := range map[string]func(string) string{
-			"indented": func(text string) string { return " " + text },
-			"UTF-16": func(text string) string {
-				out := []byte("\xff\xfe")
-				for _, unit := range utf16.Encode([]rune(text)) {
-					out = append(out, byte(unit), byte(unit>>8))
-				}
-				return string(out)
-			},
+	w := newWorld(t, withTLS)
+	all := map[string]string{"mayfly.yaml": "mayfly.yaml", "issuers.yaml": "issuers.yaml", chainFile: ":5:", caKeyFile: ":5:", caPassword: ":5:", "log.pub": ":8:", "cert.pem": ":9:", "key.pem": ":9:"}
+	for pattern, place := range all {
+		file := path(w, pattern)
+		kept := string(must(os.ReadFile(file))(t))
+		put := func(content string) func() error {
+			return func() error { return os.WriteFile(file, []byte(content), 0o600) }
+		}
+		for want, change := range map[string]func() error{
+			"":         put("\ufeff" + strings.ReplaceAll(kept, "\n", "\r\n")),
+			"line 1":   put(" " + kept),
+			"UTF-16":   put("\xff\xfe" + strings.Join(strings.Split(kept, ""), "\x00") + "\x00"),
+			"a pipe":   func() error { return syscall.Mkfifo(file, 0o600) },
+			"a device": func() error { return os.Symlink("/dev/zero", file) },
 		} {
-			if strings.HasSuffix(pattern, "pass") && name == "indented" {
-				continue // another password
+			if want == "line 1" && !strings.HasPrefix(kept, "-----BEGIN") || want == "UTF-16" && strings.HasSuffix(file, ".yaml") {
+				continue // not of PEM; a test of package config
 			}
-			t.Run(pattern+" "+name, func(t *testing.T) {
-				t.Parallel()
-				w := worldWithTLS(t)
-				rewrite(t, w, pattern, change)
-				want := map[string]string{"indented": "line 1", "UTF-16": "UTF-16"}[name]
-				_, err := build(t, w)
-				if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), place) {
-					t.Errorf("got error %v, want one that says %q and %q", err, want, place)
-				}
-			})
+			must(0, errors.Join(os.Remove(file), change()))(t)
+			report, err := app.Check(t.Context(), app.CheckOptions{File: w.ConfigFile})
+			if err == nil {
+				err = errors.Join(report.Mistakes...)
+			}
+			expect(t, pattern, err, want)
+			if want != "" && err != nil && !strings.Contains(err.Error(), place) {
+				t.Errorf("%s: got error %v, want one at %s", pattern, err, place)
+			}
+			must(0, errors.Join(os.Remove(file), put(kept)()))(t)
 		}
 	}
 }

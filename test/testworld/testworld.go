@@ -9,6 +9,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/certificate-transparency-go/ctutil"
@@ -48,6 +50,10 @@ type World struct {
 	servers []*httptest.Server
 }
 
+// providerKey is the key of every world's provider: a new RSA key takes longer than the rest of a
+// world.
+var providerKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
 // New creates a world in dir, an empty directory, and starts its provider and its log. The caller
 // closes it.
 func New(dir string) (_ *World, err error) {
@@ -64,7 +70,11 @@ func New(dir string) (_ *World, err error) {
 	w.Root = result.Root
 	var issuer string
 	if issuer, err = w.serve(func(url string) (h http.Handler, err error) {
-		w.Provider, err = provider.New(provider.Config{IssuerURL: url})
+		key, err := providerKey()
+		if err != nil {
+			return nil, err
+		}
+		w.Provider, err = provider.New(provider.Config{IssuerURL: url, Key: key})
 		return w.Provider, err
 	}); err != nil {
 		return nil, err

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/test/testworld"
+)
+
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+// step changes the files of a world.
+type step func(*testing.T, *testworld.World)
+
+func newWorld(t *testing.T, steps ...step) *testworld.World {
+	t.Helper()
+	w := must(testworld.New(t.TempDir()))(t)
+	t.Cleanup(w.Close)
+	for _, change := range steps {
+		change(t, w)
+	}
+	return w
+}
+
+// path is the file of w that pattern matches, or, where there is none, the one that it names.
+func path(w *testworld.World, pattern string) string {
+	file := filepath.Join(w.Dir, pattern)
+	if found, err := filepath.Glob(file); err == nil && len(found) > 0 {
+		return found[0]
+	}
+	return file
+}
+
+func removed(pattern string) step {
+	return func(t *testing.T, w *testworld.World) { must(0, os.RemoveAll(path(w, pattern)))(t) }
+}
+
+func written(pattern, content string) step {
+	return func(t *testing.T, w *testworld.World) {
+		must(0, os.WriteFile(path(w, pattern), []byte(content), 0o600))(t)
+	}
+}
+
+// rewritten replaces the content of a file by what change makes of it.
+func rewritten(pattern string, change func(string) string) step {
+	return func(t *testing.T, w *testworld.World) {
+		written(pattern, change(string(must(os.ReadFile(path(w, pattern)))(t))))(t, w)
+	}
+}
+
+// edited replaces old in a file, which must contain it.
+func edited(pattern, old, replacement string) step {
+	return func(t *testing.T, w *testworld.World) {
+		rewritten(pattern, func(text string) string {
+			if !strings.Contains(text, old) {
+				t.Fatalf("%s does not contain %q", pattern, old)
+			}
+			return strings.ReplaceAll(text, old, replacement)
+		})(t, w)
+	}
+}
+
+// setting adds lines to mayfly.yaml, at line 9 of it.
+func setting(text string) step { return edited("mayfly.yaml", "log: {", text+"\nlog: {") }
+
+// running is a server on real sockets, and the world with the files that it was built from.
+type running struct {
+	*testworld.World
+	rest, ops string // URLs
+	log       *buffer
+}
+
+type buffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}
+
+// start serves w until the test ends.
+func start(t *testing.T, w *testworld.World, mounts ...server.Mount) *running {
+	t.Helper()
+	r := &running{World: w, log: &buffer{}}
+	built := must(app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile, LogOutput: r.log, Mounts: mounts}.Quick()))(t)
+	listeners := must(built.Listen())(t)
+	r.rest, r.ops = "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.Ops.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- built.Run(ctx, listeners) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("serving: %v", err)
+		}
+	})
+	return r
+}
+
+// request requests a certificate in the name of a person with these claims.
+func (r *running) request(ctx context.Context, claims map[string]any) ([]string, error) {
+	all := map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true}
+	for name, value := range claims {
+		all[name] = value
+	}
+	token, err := r.Provider.Mint(all)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(client.Config{URL: r.rest})
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := c.SigningCertificate(ctx, client.Request{IDToken: token, Signer: key})
+	if err != nil {
+		return nil, err
+	}
+	return certificate.PEM, nil
+}
+
+// certify requires a certificate that verifies.
+func (r *running) certify(t *testing.T) {
+	t.Helper()
+	chain, err := r.request(t.Context(), nil)
+	if err == nil {
+		err = r.Verify(chain)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// ask posts a request without a key, which its token decides, as a proxy does for a client. It
+// returns the reason.
+func (r *running) ask(t *testing.T, client, token string) (reason string, header http.Header) {
+	t.Helper()
+	body := fmt.Sprintf(`{"credentials":{"oidcIdentityToken":%q}}`, token)
+	request := must(http.NewRequestWithContext(t.Context(), http.MethodPost, r.rest+"/api/v2/signingCert", strings.NewReader(body)))(t)
+	request.Header.Set("X-Forwarded-For", client)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Error(err)
+		return "", nil
+	}
+	defer response.Body.Close()
+	var answer struct{ Details []struct{ Reason string } }
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		t.Error(err)
+	}
+	for _, detail := range answer.Details {
+		reason += detail.Reason
+	}
+	return reason, response.Header
+}
+
+// fetch returns the answer of a URL, with any status.
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	response := must(http.Get(url))(t)
+	defer response.Body.Close()
+	return string(must(io.ReadAll(response.Body))(t))
+}
+
+// metric returns a sample of /metrics, by its name with labels, or 0.
+func (r *running) metric(t *testing.T, name string) float64 {
+	t.Helper()
+	match := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (.+)$`).FindStringSubmatch(fetch(t, r.ops+"/metrics"))
+	if match == nil {
+		return 0
+	}
+	return must(strconv.ParseFloat(match[1], 64))(t)
+}
+
+// await polls until holds returns true.
+func await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not in time", what)
+		}
+	}
+}
+
+func (r *running) awaitGeneration(t *testing.T, n int) {
+	t.Helper()
+	await(t, fmt.Sprintf("generation %d", n), func() bool { return r.metric(t, "mayfly_config_generation") == float64(n) })
+}
+
+func mintEmail(t *testing.T, p *provider.Provider) string {
+	t.Helper()
+	return must(p.Mint(map[string]any{"sub": "person-1", "email": "person@example.com", "email_verified": true}))(t)
+}
