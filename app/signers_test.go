@@ -26,10 +26,10 @@ import (
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/signer"
-	"github.com/mayfly-ca/mayfly/ca/signer/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/test/vault"
 )
 
 // softHSM returns the path of SoftHSM2's module.
@@ -95,23 +95,36 @@ func TestSignerRotationFromFileToPKCS11(t *testing.T) {
 	newRotationWorld(t).rotateUnderLoad(func(r *rotationWorld) string { return r.addElsewhere(named) })
 }
 
+// liar is a key that can sign another digest.
+type liar struct {
+	crypto.Signer
+	lies atomic.Bool
+}
+
+func (l *liar) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if l.lies.Load() {
+		digest = make([]byte, len(digest))
+	}
+	return l.Signer.Sign(random, digest, opts)
+}
+
 // vaultWorld is a server with its one active key at a Vault.
 type vaultWorld struct {
 	*rotationWorld
-	vault *kmstest.Vault
-	named config.Signer
+	vault *vault.Vault
+	key   *liar
 }
 
 func newVaultWorld(t *testing.T) *vaultWorld {
 	t.Helper()
-	w := &vaultWorld{rotationWorld: newRotationWorld(t), vault: kmstest.NewVault(t)}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w := &vaultWorld{rotationWorld: newRotationWorld(t), vault: vault.New(t), key: &liar{Signer: key}}
 	w.must(err)
-	version := w.vault.Add("mayfly-secret-name", key)
+	version := w.vault.Add("mayfly-secret-name", w.key)
 	token := filepath.Join(t.TempDir(), "token")
 	w.must(os.WriteFile(token, []byte(w.vault.Token()+"\n"), 0o600))
-	w.named = config.Signer{KMS: &config.SignerKMS{URI: "hashivault://mayfly-secret-name", Version: uint64(version), Address: w.vault.URL(), TokenFile: token}}
-	w.addElsewhere(w.named)
+	named := config.Signer{KMS: &config.SignerKMS{URI: "hashivault://mayfly-secret-name", Version: uint64(version), Address: w.vault.URL(), TokenFile: token}}
+	w.addElsewhere(named)
 	editor := w.editor()
 	editor.Force = true
 	_, err = editor.Activate(t.Context(), "next", w.now().Add(time.Second))
@@ -140,19 +153,28 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	w.must(err)
 	down := func() (mend func()) { w.vault.Stop(); return w.vault.Start }
-	trouble := func(trouble kmstest.Trouble) func() func() {
-		return func() func() { return w.vault.Begin(trouble) }
+	status := func(status int) func() func() {
+		return func() func() {
+			return w.vault.Instead(func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "{}", status) })
+		}
 	}
+	hang := func() (mend func()) {
+		return w.vault.Instead(func(_ http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // otherwise the server does not see that the client goes
+			<-r.Context().Done()
+		})
+	}
+	lie := func() (mend func()) { w.key.lies.Store(true); return func() { w.key.lies.Store(false) } }
 	for _, fault := range []struct {
 		name, operator string
 		begin          func() (mend func())
 	}{
 		{"down", "connection refused", down},
-		{"slow", "no answer in time", trouble(kmstest.Trouble{Hangs: true})},
-		{"403", "kms.token_file", trouble(kmstest.Trouble{Status: http.StatusForbidden})},
-		{"429", "429", trouble(kmstest.Trouble{Status: http.StatusTooManyRequests, RetryAfter: 1})},
-		{"500", "500", trouble(kmstest.Trouble{Status: http.StatusInternalServerError})},
-		{"wrong signature", "signature does not verify", trouble(kmstest.Trouble{Lies: true})},
+		{"slow", "no answer in time", hang},
+		{"403", "kms.token_file", status(http.StatusForbidden)},
+		{"429", "429", status(http.StatusTooManyRequests)},
+		{"500", "500", status(http.StatusInternalServerError)},
+		{"wrong signature", "signature does not verify", lie},
 	} {
 		if _, err := w.request(key); err != nil {
 			t.Fatalf("before %s: %v", fault.name, err)

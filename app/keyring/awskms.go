@@ -14,6 +14,6 @@ import (
 
 func openAWSKMS() func(context.Context, *config.SignerKMS) (signer.Key, error) {
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return awskms.Open(ctx, awskms.Config{URI: named.URI})
+		return awskms.Open(ctx, named.URI)
 	}
 }

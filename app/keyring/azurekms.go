@@ -14,6 +14,6 @@ import (
 
 func openAzureKMS() func(context.Context, *config.SignerKMS) (signer.Key, error) {
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return azurekms.Open(ctx, azurekms.Config{URI: named.URI})
+		return azurekms.Open(ctx, named.URI)
 	}
 }

@@ -14,6 +14,6 @@ import (
 
 func openGCPKMS() func(context.Context, *config.SignerKMS) (signer.Key, error) {
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return gcpkms.Open(ctx, gcpkms.Config{URI: named.URI})
+		return gcpkms.Open(ctx, named.URI)
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/mayfly-ca/mayfly/ca/signer/kms/kmstest"
+	"github.com/mayfly-ca/mayfly/test/vault"
 )
 
 // softHSM returns the path of SoftHSM2's module, from the places that ca/signer/pkcs11 searches
@@ -40,13 +40,13 @@ func TestSignerCommands(t *testing.T) {
 		}
 		t.Skip("SoftHSM2 is not installed")
 	}
-	vault := kmstest.NewVault(t)
+	service := vault.New(t)
 	for _, name := range []string{"vault-root", "vault-a", "vault-b"} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
-		vault.Add(name, key)
+		service.Add(name, key)
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/signers",
@@ -55,8 +55,8 @@ func TestSignerCommands(t *testing.T) {
 			module := filepath.Join(env.WorkDir, "softhsm2.so") // a path that the files of a transcript can name
 			env.Setenv("MODULE", module)
 			env.Setenv("SOFTHSM2_CONF", conf)
-			env.Setenv("VAULT_ADDR", vault.URL())
-			env.Setenv("VAULT_TOKEN", vault.Token())
+			env.Setenv("VAULT_ADDR", service.URL())
+			env.Setenv("VAULT_TOKEN", service.Token())
 			if err := errors.Join(os.Mkdir(tokens, 0o700), os.Symlink(installed, module)); err != nil {
 				return err
 			}

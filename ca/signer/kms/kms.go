@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package kms holds what the keys of key-management services share: it computes the digest, stops
-// a call when its context ends, and explains errors to the operator. Each service has a package
-// below this one, so that a program links only the clients that it imports.
+// a call when its context ends, and classifies errors. Each service has a package below this one,
+// so that a program links only the clients that it imports.
 //
 // Only packages below it import it.
 package kms
@@ -10,18 +10,59 @@ package kms
 import (
 	"context"
 	"crypto"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
 
-	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/sigstore/sigstore/pkg/signature/kms"
 	"github.com/sigstore/sigstore/pkg/signature/options"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
+
+// Service is a key's service, for the operator.
+type Service struct {
+	// Name is the service's name, and URI the key's URI there (kms.uri).
+	Name, URI string
+	// Hint states what to look at if the service refuses: credentials and permissions.
+	Hint string
+	// Status returns the HTTP status and the header of the answer in an error of the service's
+	// client; zero if there was no answer.
+	Status func(error) (int, http.Header)
+}
+
+// maxErrorText bounds the length of a service's error text: some clients print whole responses.
+const maxErrorText = 1000
+
+// Explain returns err, of the service's client, as the text for an operator. It is a signer.Failure
+// if the service may recover.
+func (s Service) Explain(ctx context.Context, err error) error {
+	text := strings.ToValidUTF8(strings.Join(strings.Fields(err.Error()), " "), "?")
+	if len(text) > maxErrorText {
+		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("waiting for %s: %w (%s)", s.Name, ctx.Err(), text)
+	}
+	status, header := s.Status(err)
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return signer.Transient(fmt.Errorf("%s fails, with the key %s (kms.uri): %s", s.Name, s.URI, text), httputil.RetryAfter(header, time.Now()))
+	case 0:
+		if errors.As(err, new(net.Error)) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return signer.Transient(fmt.Errorf("%s is not reached, for the key %s (kms.uri): %s", s.Name, s.URI, text), 0)
+		}
+	}
+	return fmt.Errorf("%s does not let mayfly use the key %s (kms.uri): %s; %s", s.Name, s.URI, text, s.Hint)
+}
 
 // Config is a key at a service.
 type Config struct {
@@ -36,6 +77,28 @@ type Config struct {
 	Release func() error
 }
 
+// FromSigstore returns the key that sigstore's client of the service names. The service's hash
+// for the key must be the one that certificates use.
+func FromSigstore(ctx context.Context, client kms.SignerVerifier, service Service) (Config, error) {
+	public, err := client.PublicKey(options.WithContext(ctx))
+	if err != nil {
+		return Config{}, service.Explain(ctx, err)
+	}
+	_, hash, err := client.CryptoSigner(ctx, nil)
+	if err != nil {
+		return Config{}, service.Explain(ctx, err)
+	}
+	// New reports an error of this.
+	if algorithm, err := certs.SignatureAlgorithmFor(public); err == nil && algorithm.Hash() != 0 && hash.HashFunc() != algorithm.Hash() {
+		return Config{}, keypath.Errorf([]string{"uri"}, "%s is %s that signs with %s, and certificates of such a key take %s; create a key that signs with that",
+			service.URI, signer.Describe(public), hash.HashFunc(), algorithm.Hash())
+	}
+	sign := func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
+		return client.SignMessage(nil, options.WithContext(ctx), options.WithDigest(digest), options.WithCryptoSignerOpts(hash))
+	}
+	return Config{Public: public, Sign: sign, Service: service}, nil
+}
+
 // key is a key at a service.
 type key struct {
 	Config
@@ -48,11 +111,8 @@ type key struct {
 // a key, and no digests.
 func New(cfg Config) (signer.Key, error) {
 	algorithm, err := certs.SignatureAlgorithmFor(cfg.Public)
-	if err != nil {
-		return nil, keypath.Errorf([]string{"uri"}, "%s: %w; make the key an ECDSA or RSA key", cfg.Service.URI, err)
-	}
-	if _, ok := cfg.Public.(ed25519.PublicKey); ok {
-		return nil, keypath.Errorf([]string{"uri"}, "%s is %s, which is not supported at key-management services; make it an ECDSA key on P-256 or P-384, or an RSA key", cfg.Service.URI, signer.Describe(cfg.Public))
+	if err != nil || algorithm.Hash() == 0 {
+		return nil, keypath.Errorf([]string{"uri"}, "%s is %s, which is not supported at key-management services; create an ECDSA key on P-256, P-384 or P-521, or an RSA key", cfg.Service.URI, signer.Describe(cfg.Public))
 	}
 	k := &key{Config: cfg, hash: algorithm.Hash()}
 	k.life, k.end = context.WithCancel(context.Background())
@@ -62,7 +122,8 @@ func New(cfg Config) (signer.Key, error) {
 // Public implements signer.Key.
 func (k *key) Public() crypto.PublicKey { return k.Config.Public }
 
-// Sign implements signer.Key.
+// Sign implements signer.Key. After a refusal the key must be opened again, which reads the
+// credentials again.
 func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	// Not every client checks its context, so no request is sent for a caller that has gone.
 	if err := ctx.Err(); err != nil {
@@ -83,7 +144,10 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	case err == nil:
 		return signature, nil
 	}
-	return nil, k.Service.Explain(ctx, err)
+	if err = k.Service.Explain(ctx, err); ctx.Err() == nil && !signer.IsTransient(err) {
+		err = signer.Stale(err)
+	}
+	return nil, err
 }
 
 // Close implements signer.Key.
@@ -96,40 +160,4 @@ func (k *key) Close() error {
 		return nil
 	}
 	return k.Release()
-}
-
-// SignerVerifier is the part of sigstore's client of a service that this package uses.
-type SignerVerifier interface {
-	PublicKey(opts ...signature.PublicKeyOption) (crypto.PublicKey, error)
-	SignMessage(message io.Reader, opts ...signature.SignOption) ([]byte, error)
-	CryptoSigner(ctx context.Context, errFunc func(error)) (crypto.Signer, crypto.SignerOpts, error)
-}
-
-// FromSigstore returns the key that sigstore's client of the service names. The service's hash
-// for the key must be the one that certificates use.
-func FromSigstore(ctx context.Context, client SignerVerifier, service Service) (Config, error) {
-	public, err := client.PublicKey(options.WithContext(ctx))
-	if err != nil {
-		return Config{}, service.Explain(ctx, err)
-	}
-	if public == nil {
-		return Config{}, service.Explain(ctx, errors.New("the answer holds no public key"))
-	}
-	_, hash, err := client.CryptoSigner(ctx, nil)
-	if err != nil {
-		return Config{}, service.Explain(ctx, err)
-	}
-	// New reports an error of this.
-	if algorithm, err := certs.SignatureAlgorithmFor(public); err == nil && algorithm.Hash() != 0 && hash.HashFunc() != algorithm.Hash() {
-		return Config{}, keypath.Errorf([]string{"uri"}, "%s is %s that signs with %s, and certificates of such a key take %s; make a key that signs with that",
-			service.URI, signer.Describe(public), hash.HashFunc(), algorithm.Hash())
-	}
-	sign := func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
-		signature, err := client.SignMessage(nil, options.WithContext(ctx), options.WithDigest(digest), options.WithCryptoSignerOpts(hash))
-		if err != nil {
-			return nil, fmt.Errorf("signing: %w", err)
-		}
-		return signature, nil
-	}
-	return Config{Public: public, Sign: sign, Service: service}, nil
 }

@@ -8,50 +8,57 @@ package gcpkms
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/sigstore/sigstore/pkg/signature/kms/gcp"
 	"google.golang.org/api/option"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/kms"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Config names a key. The credentials are the application's default ones: of the file that
-// GOOGLE_APPLICATION_CREDENTIALS names, of gcloud's own file, or of the machine's service
-// account.
-type Config struct {
-	// URI is gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N. The
-	// version is mandatory: a rotation creates another key, which is not that of the certificate.
-	URI string
-}
-
-// Open requests the key's public half. Errors of the setting have the key path ["uri"].
-func Open(ctx context.Context, cfg Config) (signer.Key, error) {
-	if err := gcp.ValidReference(cfg.URI); err != nil {
-		return nil, keypath.Errorf([]string{"uri"}, "%q should be gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N", cfg.URI)
+// Open requests the public half of a key. uri is
+// gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N. The version is
+// mandatory: a rotation creates another key, which is not that of the certificate. The credentials
+// are the application's default ones. Errors of uri have the key path ["uri"].
+func Open(ctx context.Context, uri string) (signer.Key, error) {
+	if gcp.ValidReference(uri) != nil || !strings.Contains(uri, "/cryptoKeyVersions/") && !strings.Contains(uri, "/versions/") {
+		return nil, keypath.Errorf([]string{"uri"}, "%q should be gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N, with the version that belongs to the certificate", uri)
 	}
-	if !strings.Contains(cfg.URI, "/cryptoKeyVersions/") && !strings.Contains(cfg.URI, "/versions/") {
-		return nil, keypath.Errorf([]string{"uri"}, "%s names no version, and would be another key after a rotation; add /cryptoKeyVersions/N with the version that belongs to the certificate", cfg.URI)
+	service := kms.Service{
+		Name: "Google Cloud KMS", URI: uri, Status: httpStatus,
+		Hint: "look at the URI, at the application's default credentials (GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account), and at their roles on the key: roles/cloudkms.signerVerifier and roles/cloudkms.viewer",
 	}
 	w := &wire{opening: ctx}
 	// The client keeps this ctx for its lifetime, so it must outlive this call.
-	client, err := gcp.LoadSignerVerifier(context.WithoutCancel(ctx), cfg.URI, w.options()...)
+	client, err := gcp.LoadSignerVerifier(context.WithoutCancel(ctx), uri, w.options()...)
 	if err != nil {
-		// The client has only looked for credentials yet.
-		return nil, service(cfg.URI).Explain(ctx, &credentialsError{err})
+		return nil, service.Explain(ctx, err)
 	}
-	key, err := kms.FromSigstore(ctx, client, service(cfg.URI))
+	key, err := kms.FromSigstore(ctx, client, service)
 	if err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	key.Release = w.close
 	return kms.New(key)
+}
+
+// wire is between sigstore's client and Google.
+type wire struct {
+	// opening is the context in which the key is opened.
+	opening context.Context
+	conn    atomic.Pointer[grpc.ClientConn]
 }
 
 // options make Google's client use one connection and our timeouts.
@@ -69,14 +76,55 @@ func (w *wire) options() []option.ClientOption {
 	}
 }
 
-func service(uri string) kms.Service {
-	return kms.Service{
-		Name: "Google Cloud KMS", URI: uri,
-		Credentials: "look at the application's default credentials: GOOGLE_APPLICATION_CREDENTIALS, or the machine's service account",
-		Permission:  "the service account needs roles/cloudkms.signerVerifier and roles/cloudkms.viewer on the key",
-		Reach:       "kms.uri",
-		Absence:     "look at kms.uri",
-		Trust:       "see what stands between: a proxy's own authority may be missing in SSL_CERT_FILE",
-		Judge:       judge,
+// intercept is a grpc.UnaryClientInterceptor.
+func (w *wire) intercept(ctx context.Context, method string, request, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	w.conn.Store(conn)
+	signed, signs := reply.(*kmspb.AsymmetricSignResponse)
+	if !signs {
+		// Sigstore's client requests the key once, in the background, while the key is opened.
+		bounded, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(w.opening, cancel)()
+		ctx = bounded
 	}
+	if err := invoke(ctx, method, request, reply, conn, opts...); err != nil {
+		return &answerError{status.Convert(err)}
+	}
+	if signs && signed.GetSignatureCrc32C() == nil {
+		return errors.New("the answer has no checksum") // without one sigstore's client panics
+	}
+	return nil
+}
+
+// close closes the connection; sigstore's client has no such function.
+func (w *wire) close() error {
+	conn := w.conn.Swap(nil)
+	if conn == nil {
+		return nil
+	}
+	if err := conn.Close(); err != nil && status.Code(err) != codes.Canceled {
+		return fmt.Errorf("closing the connection to Google Cloud KMS: %w", err)
+	}
+	return nil
+}
+
+// answerError is an answer that is an error. It hides its kind from Google's client, which would
+// otherwise retry for a minute: a Signer retries, and bounds the retries.
+type answerError struct{ answer *status.Status }
+
+func (e *answerError) Error() string {
+	return fmt.Sprintf("%s: %s", e.answer.Code(), e.answer.Message())
+}
+
+// httpStatus implements kms.Service.Status: https://cloud.google.com/apis/design/errors.
+func httpStatus(err error) (int, http.Header) {
+	var answer *answerError
+	if !errors.As(err, &answer) {
+		return 0, nil
+	}
+	switch answer.answer.Code() {
+	case codes.Unavailable, codes.ResourceExhausted, codes.DeadlineExceeded, codes.Internal, codes.Aborted:
+		return http.StatusServiceUnavailable, nil
+	}
+	return http.StatusBadRequest, nil
 }

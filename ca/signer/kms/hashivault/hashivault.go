@@ -12,64 +12,50 @@ package hashivault
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/vault/api"
-	"github.com/sigstore/sigstore/pkg/signature/kms/hashivault"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/kms"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // maxAnswer bounds an answer of Vault: a key of a thousand versions takes 1 MiB.
 const maxAnswer = 4 << 20
 
-// Config names a key and its access.
-type Config struct {
-	// URI is hashivault://NAME or openbao://NAME, with the key's name in the transit engine.
-	URI string
-	// Version is the key's version that signs, from 1. It is mandatory: a rotation creates
-	// another key, which is not that of the certificate.
-	Version uint
-	// Address is Vault's, as in https://vault.example:8200. http is allowed for loopback only,
-	// as it sends the token in clear. Empty: VAULT_ADDR, or BAO_ADDR.
-	Address string
-	// TokenFile is the path of a file that holds the token and perhaps one line ending. Each
-	// opening of the key reads it, so the operator may replace it while the token in it is
-	// still valid. Empty: VAULT_TOKEN, or BAO_TOKEN.
-	TokenFile string
-	// Mount is the mount path of the transit engine; empty for "transit".
-	Mount string
-}
-
-// Open requests the key's public half. Errors have the key paths ["uri"], ["version"],
-// ["address"], ["token_file"] and ["mount"], and hold no part of the token.
+// Open requests the key's public half. Errors of settings have their key paths, and hold no part of
+// the token.
 //
 // Vault's client reads the environment too: VAULT_CACERT, VAULT_CAPATH, VAULT_CLIENT_CERT,
 // VAULT_CLIENT_KEY, VAULT_TLS_SERVER_NAME, VAULT_NAMESPACE, VAULT_PROXY_ADDR.
 func Open(ctx context.Context, cfg Config) (signer.Key, error) {
-	settings, err := cfg.check()
+	t := &transit{}
+	var err error
+	if t.settings, err = cfg.check(); err != nil {
+		return nil, err
+	}
+	client, err := t.newClient()
 	if err != nil {
 		return nil, err
 	}
-	client, err := newClient(settings)
-	if err != nil {
-		return nil, err
+	t.client = client.Logical()
+	service := kms.Service{
+		Name: "Vault at " + t.address, URI: cfg.URI, Status: status,
+		// Vault returns 403 also for a token that is unknown or has expired.
+		Hint: fmt.Sprintf("look at kms.uri and kms.mount (%s), and at %s (kms.token_file), which may have expired, and needs a policy with update on %[1]s/sign/%[3]s/* and read on %[1]s/keys/%[3]s", t.mount, t.tokenSource, t.name),
 	}
-	t := &transit{client: client.Logical(), settings: settings}
-	service := settings.service()
 	public, err := t.public(ctx)
 	if err != nil {
-		var mistake *keypath.Error
-		if errors.As(err, &mistake) {
+		if mistake := (*keypath.Error)(nil); errors.As(err, &mistake) {
 			return nil, err
 		}
 		return nil, service.Explain(ctx, err)
@@ -77,13 +63,19 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	return kms.New(kms.Config{Public: public, Sign: t.sign, Service: service})
 }
 
-func newClient(s settings) (*api.Client, error) {
+// transit is a key of the transit engine.
+type transit struct {
+	settings
+	client *api.Logical
+}
+
+func (s settings) newClient() (*api.Client, error) {
 	cfg := api.DefaultConfig()
 	if cfg.Error != nil {
 		return nil, keypath.Errorf([]string{"address"}, "reading the VAULT_… variables of the environment: %w", cfg.Error)
 	}
 	if cfg.TLSConfig().InsecureSkipVerify {
-		return nil, keypath.Errorf([]string{"address"}, "VAULT_SKIP_VERIFY is set in the environment, and would give the token to anybody; unset it, and name the authority of Vault's certificate in VAULT_CACERT")
+		return nil, keypath.Errorf([]string{"address"}, "VAULT_SKIP_VERIFY is set in the environment, and would give the token to any host; unset it, and name the authority of Vault's certificate in VAULT_CACERT")
 	}
 	cfg.Address, cfg.AgentAddress = s.address, ""
 	cfg.MaxRetries, cfg.Timeout, cfg.Limiter = 0, 0, nil // a Signer does this by the context
@@ -97,55 +89,7 @@ func newClient(s settings) (*api.Client, error) {
 	return client, nil
 }
 
-// service describes Vault for the operator.
-func (s settings) service() kms.Service {
-	return kms.Service{
-		Name: "Vault at " + s.address, URI: s.uri,
-		// Vault returns 403 also for a token that is unknown or has expired.
-		Permission: fmt.Sprintf("%s (kms.token_file) may have ended, and needs a policy with update on %s/sign/%s/* and read on %s/keys/%s",
-			s.tokenSource, s.mount, s.name, s.mount, s.name),
-		Reach:   "kms.address",
-		Absence: fmt.Sprintf("look at kms.uri, and at kms.mount, which is %q", s.mount),
-		Trust:   "name the file of its authority's certificate in VAULT_CACERT",
-		Judge:   judge,
-	}
-}
-
-// answerError is an answer of Vault that is an error.
-type answerError struct {
-	status int
-	header http.Header
-	err    error
-}
-
-func (e *answerError) Error() string { return e.err.Error() }
-func (e *answerError) Unwrap() error { return e.err }
-
-// judge classifies an answer: https://developer.hashicorp.com/vault/api-docs#http-status-codes.
-// A sealed Vault returns 503. Only the health endpoint returns 472 and 473.
-func judge(err error) kms.Verdict {
-	var answer *answerError
-	if !errors.As(err, &answer) {
-		return kms.Verdict{}
-	}
-	switch v := kms.JudgeStatus(answer.status, answer.header); answer.status {
-	case http.StatusPreconditionFailed: // a standby that lags behind
-		return kms.Verdict{Meaning: kms.Passing}
-	case http.StatusForbidden:
-		v.Remedy = signer.Reopen // the token may have been replaced in its file
-		return v
-	default:
-		return v
-	}
-}
-
-// transit is the transit engine of one Vault.
-type transit struct {
-	client *api.Logical
-	settings
-}
-
-// public returns the public key of the pinned version.
+// public returns the public key of the configured version.
 func (t *transit) public(ctx context.Context) (crypto.PublicKey, error) {
 	response, err := t.client.ReadRawWithContext(ctx, t.mount+"/keys/"+t.name)
 	body, err := read(response, err)
@@ -174,37 +118,80 @@ func (t *transit) sign(ctx context.Context, digest []byte, hash crypto.Hash) ([]
 	return parseSignature(body, t.version)
 }
 
+// answerError is an answer of Vault that is an error.
+type answerError struct {
+	response *api.Response
+	err      error
+}
+
+func (e *answerError) Error() string { return e.err.Error() }
+
+// status implements kms.Service.Status: https://developer.hashicorp.com/vault/api-docs#http-status-codes.
+func status(err error) (int, http.Header) {
+	var answer *answerError
+	if !errors.As(err, &answer) {
+		return 0, nil
+	}
+	status := answer.response.StatusCode
+	if status == http.StatusPreconditionFailed { // a standby that lags behind
+		status = http.StatusServiceUnavailable
+	}
+	return status, answer.response.Header
+}
+
 // read returns the body of an answer.
 func read(response *api.Response, err error) ([]byte, error) {
-	if response != nil {
-		defer func() { _ = response.Body.Close() }()
-	}
-	switch {
-	case err != nil && response != nil:
-		return nil, &answerError{response.StatusCode, response.Header, err}
-	case err != nil:
+	if response == nil {
 		return nil, err
-	case response.StatusCode != http.StatusOK: // a redirect that is not followed
-		return nil, fmt.Errorf("the answer is %q, which is not one of the transit engine", response.Status)
 	}
-	body, err := files.ReadAll(response.Body, maxAnswer)
+	defer func() { _ = response.Body.Close() }()
 	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
+		return nil, &answerError{response, err}
 	}
-	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("the answer is larger than %d bytes", maxAnswer)
+	if response.StatusCode != http.StatusOK { // a redirect that is not followed
+		return nil, &answerError{response, fmt.Errorf("the answer is %q", response.Status)}
 	}
-	return body, nil
+	return files.ReadAll(response.Body, maxAnswer)
 }
 
-// validURI reports whether uri has the form that sigstore's tools take.
-func validURI(uri string) (name string, ok bool) {
-	if hashivault.ValidReference(uri) != nil {
-		return "", false
+// parseKey returns the public key of version in the answer to a read of a transit key.
+func parseKey(body []byte, version uint) (crypto.PublicKey, error) {
+	var answer struct {
+		Data struct {
+			Type string
+			Keys map[string]json.RawMessage
+		}
 	}
-	_, name, ok = strings.Cut(uri, "://")
-	return name, ok
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("parsing the key: %w", err)
+	}
+	raw, ok := answer.Data.Keys[fmt.Sprint(version)]
+	if !ok {
+		return nil, keypath.Errorf([]string{"version"}, "the key has no version %d", version)
+	}
+	var key struct {
+		PublicKey string `json:"public_key"`
+	}
+	// The versions of a symmetric key are timestamps, and an Ed25519 key is not PEM.
+	err := json.Unmarshal(raw, &key)
+	der, pemErr := pem.One([]byte(key.PublicKey), "PUBLIC KEY")
+	if err != nil || pemErr != nil {
+		return nil, keypath.Errorf([]string{"uri"}, "the key is of type %q; name a key of type ecdsa-p256, ecdsa-p384, ecdsa-p521, rsa-2048, rsa-3072 or rsa-4096", answer.Data.Type)
+	}
+	return x509.ParsePKIXPublicKey(der)
 }
 
-// versionText returns version as Vault writes it.
-func versionText(version uint) string { return strconv.FormatUint(uint64(version), 10) }
+// parseSignature returns the signature in the answer to a signing request, which is
+// "vault:v" version ":" base64.
+func parseSignature(body []byte, version uint) ([]byte, error) {
+	var answer struct{ Data struct{ Signature string } }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("parsing the signature: %w", err)
+	}
+	encoded, ok := strings.CutPrefix(answer.Data.Signature, fmt.Sprintf("vault:v%d:", version))
+	signature, err := base64.StdEncoding.DecodeString(encoded)
+	if !ok || err != nil || len(signature) == 0 {
+		return nil, fmt.Errorf("the signature %.40q is not base64 behind vault:v%d:", answer.Data.Signature, version)
+	}
+	return signature, nil
+}

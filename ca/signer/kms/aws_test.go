@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kms_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ca/signer/kms/awskms"
+)
+
+const awsAccess, awsSecret = "AKIAEXAMPLE", "aws-secret"
+
+// aws is AWS KMS. It does not check the signatures of requests.
+type aws map[string]crypto.Signer // by ARN, and by alias
+
+// newAWS serves AWS KMS with keys by their IDs. The URI of one is awsURI(ID).
+func newAWS(t *testing.T, keys map[string]crypto.Signer) *switchable {
+	t.Setenv("AWS_ACCESS_KEY_ID", awsAccess)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", awsSecret)
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	service := aws{}
+	for id, key := range keys {
+		service[strings.TrimPrefix(awsURI(id), "awskms:///")] = key
+		service["alias/"+id] = key
+	}
+	s := &switchable{answer: service}
+	serve(t, awsHost, s)
+	serve(t, otherRegion, s)
+	return s
+}
+
+// awsURI returns the URI of a key, whose ID must be a UUID.
+func awsURI(id string) string {
+	return fmt.Sprintf("awskms:///arn:aws:kms:eu-north-1:111122223333:key/00000000-0000-0000-0000-%012x", id)
+}
+
+func (a aws) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var request struct {
+		KeyID                         string `json:"KeyId"`
+		Message                       []byte
+		MessageType, SigningAlgorithm string
+	}
+	body, _ := io.ReadAll(r.Body)
+	err := json.Unmarshal(body, &request)
+	key := a[request.KeyID]
+	refuse := func(code, message string) {
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]string{"__type": code, "message": message})
+	}
+	switch {
+	case !strings.Contains(r.Header.Get("Authorization"), "Credential="+awsAccess+"/"):
+		refuse("UnrecognizedClientException", "The security token included in the request is invalid.")
+		return
+	case err != nil || key == nil:
+		refuse("NotFoundException", fmt.Sprintf("Key '%s' does not exist, %v", request.KeyID, err))
+		return
+	}
+	algorithms, usage, spec := awsAlgorithms(request.KeyID, key), "SIGN_VERIFY", "RSA_2048"
+	if public, ok := key.Public().(*ecdsa.PublicKey); ok {
+		spec = fmt.Sprintf("ECC_NIST_P%d", public.Params().BitSize)
+	}
+	if algorithms == nil {
+		usage = "ENCRYPT_DECRYPT"
+	}
+	answer := map[string]any{"KeyId": request.KeyID, "Arn": request.KeyID, "KeyUsage": usage, "KeySpec": spec, "CustomerMasterKeySpec": spec, "SigningAlgorithms": algorithms}
+	switch r.Header.Get("X-Amz-Target") {
+	case "TrentService.GetPublicKey":
+		answer["PublicKey"], err = x509.MarshalPKIXPublicKey(key.Public())
+	case "TrentService.DescribeKey":
+		answer = map[string]any{"KeyMetadata": answer}
+	case "TrentService.Sign":
+		if !slices.Contains(algorithms, request.SigningAlgorithm) || request.MessageType != "DIGEST" {
+			refuse("InvalidKeyUsageException", request.SigningAlgorithm)
+			return
+		}
+		hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[request.SigningAlgorithm[len(request.SigningAlgorithm)-3:]]
+		var opts crypto.SignerOpts = hash
+		if strings.Contains(request.SigningAlgorithm, "PSS") {
+			opts = &rsa.PSSOptions{Hash: hash}
+		}
+		answer["Signature"], err = key.Sign(rand.Reader, request.Message, opts)
+	}
+	if err != nil {
+		refuse("ValidationException", err.Error())
+		return
+	}
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// awsAlgorithms lists the algorithms of a key, which some IDs restrict.
+func awsAlgorithms(id string, key crypto.Signer) []string {
+	if public, ok := key.Public().(*ecdsa.PublicKey); ok {
+		return []string{fmt.Sprintf("ECDSA_SHA_%d", min(public.Params().BitSize, 512))}
+	}
+	switch {
+	case "awskms:///"+id == awsURI("pss"):
+		return []string{"RSASSA_PSS_SHA_256"}
+	case "awskms:///"+id == awsURI("sha512"):
+		return []string{"RSASSA_PKCS1_V1_5_SHA_512"}
+	case "awskms:///"+id == awsURI("enc"):
+		return nil
+	}
+	return []string{"RSASSA_PKCS1_V1_5_SHA_256", "RSASSA_PKCS1_V1_5_SHA_384", "RSASSA_PSS_SHA_256"}
+}
+
+func TestAWS(t *testing.T) {
+	key := &liar{Signer: ecdsaKey(t, 256)}
+	rsaKey := rsaKey(t, 2048)
+	s := newAWS(t, map[string]crypto.Signer{"ca": key, "p384": ecdsaKey(t, 384), "p521": ecdsaKey(t, 521), "rsa": rsaKey, "pss": rsaKey, "sha512": rsaKey, "enc": rsaKey})
+	conform(t, place{
+		open: awskms.Open, uri: awsURI("ca"), key: key, instead: s.Instead, secrets: []string{awsSecret},
+		others: []string{awsURI("p384"), awsURI("p521"), awsURI("rsa"), "awskms://" + otherRegion + "/" + strings.TrimPrefix(awsURI("rsa"), "awskms:///")},
+		mistakes: map[string]string{
+			awsURI("none"):                    "NotFoundException",
+			awsURI("rsa"):                     "an RSA key of 2048 bits",
+			awsURI("pss"):                     "an RSA key of 2048 bits",
+			awsURI("sha512"):                  "SHA-512",
+			awsURI("enc"):                     "SIGN_VERIFY",
+			"awskms://alias-without-endpoint": "should be awskms:///KEY",
+			"awskms:///alias/ca":              "names no region",
+		},
+		environment: [][3]string{
+			{"AWS_ACCESS_KEY_ID", "", "credentials"}, {"AWS_ACCESS_KEY_ID", "AKIAANOTHER", "UnrecognizedClientException"}, {"AWS_TLS_INSECURE_SKIP_VERIFY", "1", "unset it"},
+		},
+	})
+	t.Run("alias", func(t *testing.T) {
+		t.Setenv("AWS_REGION", "eu-north-1")
+		selfTest(t, key.Public(), awskms.Open, "awskms:///alias/ca", "")
+	})
+	t.Run("PSS", func(t *testing.T) { selfTest(t, rsaKey.Public(), awskms.Open, awsURI("pss"), "does not verify") })
+	t.Run("throttled", func(t *testing.T) {
+		defer s.Instead(func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"__type": "ThrottlingException"}`, http.StatusBadRequest)
+		})()
+		transient(t, awskms.Open, awsURI("ca"))
+	})
+}

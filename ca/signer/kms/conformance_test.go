@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kms_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"errors"
+	"math/big"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/kms"
+	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
+)
+
+func ecdsaKey(t *testing.T, bits int) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(map[int]elliptic.Curve{256: elliptic.P256(), 384: elliptic.P384(), 521: elliptic.P521()}[bits], rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func rsaKey(t *testing.T, bits int) crypto.Signer {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+type openFunc = func(ctx context.Context, uri string) (signer.Key, error)
+
+// place is a service with keys.
+type place struct {
+	open    openFunc
+	uri     string
+	key     *liar
+	instead func(http.HandlerFunc) (mend func())
+	down    func() (mend func()) // nil for a network that is down
+	secrets []string
+	others  []string // URIs of keys of other kinds
+	// mistakes are URIs, with what the error holds when the key is opened in the place of key.
+	mistakes map[string]string
+	// environment lists variables, values and what the error holds.
+	environment [][3]string
+}
+
+// conform runs the conformance suite for a service, and lets each key sign a certificate.
+func conform(t *testing.T, p place) {
+	at := func(uri string) func(context.Context) (signer.Key, error) {
+		return func(ctx context.Context) (signer.Key, error) { return p.open(ctx, uri) }
+	}
+	if p.down == nil {
+		p.down = networkDown
+	}
+	down := signertest.Fault{Name: "down", Transient: true, Wants: []string{"kms.uri"}, Begin: func(*testing.T) func() { return p.down() }}
+	var mistakes []signertest.Mistake
+	for uri, want := range p.mistakes {
+		mistakes = append(mistakes, signertest.Mistake{Name: uri, Open: at(uri), Wants: []string{want}})
+	}
+	signertest.Run(t, signertest.Place{
+		Public: p.key.Public(), Open: at(p.uri), Secrets: p.secrets, Faults: append(faults(p.instead, p.key), down), Mistakes: mistakes,
+	})
+	for _, uri := range append(p.others, p.uri) {
+		t.Run("certificate of "+uri, func(t *testing.T) {
+			key, err := p.open(t.Context(), uri)
+			if err != nil {
+				t.Fatal(err)
+			}
+			template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+			der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), signer.Crypto(t.Context(), key)) // it verifies the signature
+			if err != nil || len(der) == 0 {
+				t.Error(err)
+			}
+			if err := key.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, variable := range p.environment {
+		t.Run("environment/"+variable[0]+"="+variable[1], func(t *testing.T) {
+			t.Setenv(variable[0], variable[1])
+			selfTest(t, p.key.Public(), p.open, p.uri, variable[2])
+		})
+	}
+}
+
+// selfTest has a Signer open the key and sign with it. It must fail with want in the error, or
+// succeed if that is empty.
+func selfTest(t *testing.T, public crypto.PublicKey, open openFunc, uri, want string) {
+	t.Helper()
+	s, err := signer.New(signer.Config{Name: "test", Kind: "kms", Public: public, Open: func(ctx context.Context) (signer.Key, error) { return open(ctx, uri) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Prove(t.Context())
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Errorf("%s: got error %v, want %q", uri, err, want)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func transient(t *testing.T, open openFunc, uri string) {
+	t.Helper()
+	if _, err := open(t.Context(), uri); !signer.IsTransient(err) {
+		t.Errorf("got %v, want a transient error", err)
+	}
+}
+
+// Close stops a signature that is under way, and releases the key once. The text of an error has
+// one line and a bounded length, and a refusal means that the key must be opened again.
+func TestKey(t *testing.T) {
+	t.Parallel()
+	asked, released := make(chan struct{}), 0
+	cfg := kms.Config{
+		Public:  ecdsaKey(t, 256).Public(),
+		Service: kms.Service{Name: "the service", URI: "kms://key", Hint: "look", Status: func(error) (int, http.Header) { return 400, nil }},
+		Sign: func(ctx context.Context, _ []byte, _ crypto.Hash) ([]byte, error) {
+			close(asked)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+		Release: func() error {
+			released++
+			return nil
+		},
+	}
+	key, err := kms.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error, 1)
+	go func() {
+		_, err := key.Sign(context.Background(), nil)
+		errs <- err
+	}()
+	<-asked
+	if err := errors.Join(key.Close(), key.Close()); err != nil || released != 1 {
+		t.Errorf("closing: %v, released %d times", err, released)
+	}
+	if err := <-errs; !errors.Is(err, signer.ErrClosed) {
+		t.Errorf("the signature under way ends with %v", err)
+	}
+	cfg.Sign = func(context.Context, []byte, crypto.Hash) ([]byte, error) {
+		return nil, errors.New("one\n two\xff" + strings.Repeat("é", 1000))
+	}
+	if key, err = kms.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	_, err = key.Sign(t.Context(), nil)
+	var f *signer.Failure
+	if !errors.As(err, &f) || f.Remedy != signer.Reopen || !strings.Contains(err.Error(), "one two?é") || len(err.Error()) > 1200 {
+		t.Errorf("got error %v", err)
+	}
+	if cfg.Public, _, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kms.New(cfg); err == nil {
+		t.Error("an Ed25519 key is accepted")
+	}
+}
