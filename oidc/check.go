@@ -3,6 +3,9 @@
 package oidc
 
 import (
+	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -12,49 +15,44 @@ import (
 // notBeforeLeeway is how far in the future `nbf` may be; clocks differ. `exp` has no leeway.
 const notBeforeLeeway = 5 * time.Minute
 
-// maxSeconds bounds NumericDates to what a float64 holds exactly (RFC 7493, section 2.2),
-// which is far from overflowing time.Time.
+// maxSeconds bounds NumericDates to what a float64 holds exactly (RFC 7493, section 2.2). Greater ones
+// overflow in go-oidc.
 const maxSeconds = 1 << 53
 
-// check checks the registered claims (RFC 7519, section 4.1, and OpenID Connect Core 1.0, section
-// 3.1.3.7) at the time now. It returns the resulting token, of which only the signature remains
-// unchecked, and the entry of its issuer. With the zero time, check skips the times.
-func (v *Verifier) check(t *idToken, now time.Time, steps tracer) (verified *Token, e *entry, err error) {
-	verified = &Token{Claims: t.claims}
-	if verified.IssuerURL, err = t.text("iss"); err == nil {
-		e, err = v.entryOf(verified.IssuerURL)
+// check checks the registered claims of x.token (RFC 7519, section 4.1, and OpenID Connect Core 1.0,
+// section 3.1.3.7) at x.now. It fills x.result, of which only the signature remains unchecked, and
+// x.entry.
+func (v *Verifier) check(x *examination) (err error) {
+	x.step = "issuer"
+	if x.result.IssuerURL, err = x.token.text("iss"); err != nil {
+		return err
 	}
-	steps.issuer(verified.IssuerURL, e, err)
-	if err != nil {
-		return nil, nil, err
+	if x.entry, err = v.entryOf(x.result.IssuerURL); err != nil {
+		return err
 	}
-	verified.Entry = e.Key
-	if !now.IsZero() {
-		verified.Expiry, err = t.checkTimes(now)
-		steps.times(verified.Expiry, now, err)
-		if err != nil {
-			return nil, nil, err
+	x.result.Entry, x.result.Claims = x.entry.Key, x.token.claims
+	if !x.now.IsZero() {
+		x.step = "times"
+		if x.result.Expiry, err = x.token.checkTimes(x.now); err != nil {
+			return err
 		}
 	}
-	if verified.Audience, err = t.audience(); err == nil {
-		verified.Profile, err = e.profileFor(verified.Audience, verified.IssuerURL)
+	x.step = "audience"
+	if x.result.Audience, err = x.token.audience(); err != nil {
+		return err
 	}
-	steps.audience(verified, e, err)
-	if err != nil {
-		return nil, nil, err
+	if x.result.Profile, err = x.entry.profileFor(x.result.Audience, x.result.IssuerURL); err != nil {
+		return err
 	}
-	verified.Subject, err = t.text("sub")
-	steps.subject(verified.Subject, err)
-	if err != nil {
-		return nil, nil, err
-	}
-	return verified, e, nil
+	x.step = "subject"
+	x.result.Subject, err = x.token.text("sub")
+	return err
 }
 
 // checkTimes checks exp, nbf and iat, and returns exp.
 func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 	if t.claims["exp"] == nil {
-		return time.Time{}, refusal.New(refusal.ClaimMissing, "the ID token has no claim exp, which says when it expires")
+		return time.Time{}, refusal.New(refusal.ClaimMissing, "the ID token has no claim exp, the time when it expires")
 	}
 	if expiry, err = t.date("exp"); err != nil {
 		return time.Time{}, err
@@ -71,7 +69,7 @@ func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 		}
 		if now.Add(notBeforeLeeway).Before(notBefore) {
 			return time.Time{}, refusal.New(refusal.TokenNotYetValid,
-				"the ID token is valid from %s on (nbf), in %s; at most %s are bridged",
+				"the ID token is valid from %s on (nbf), in %s; clocks may differ by at most %s",
 				notBefore.UTC().Format(time.RFC3339), notBefore.Sub(now).Round(time.Second), notBeforeLeeway)
 		}
 	}
@@ -86,30 +84,12 @@ func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 // date returns the claim name as a NumericDate in seconds since 1970, without its fraction.
 func (t *idToken) date(name string) (time.Time, error) {
 	number, ok := t.claims[name].(Number)
-	if !ok {
+	seconds, err := strconv.ParseFloat(string(number), 64)
+	if !ok || err != nil || math.Abs(seconds) >= maxSeconds {
 		return time.Time{}, refusal.New(refusal.TokenMalformed,
-			"the claim %s is not a number; wanted are seconds since 1970", name)
+			"the claim %s is %s; a number of seconds since 1970 is expected", name, quote(fmt.Sprint(t.claims[name])))
 	}
-	seconds, ok := wholeSeconds(string(number))
-	if !ok {
-		return time.Time{}, refusal.New(refusal.TokenMalformed,
-			"the claim %s is %s, which is out of range; wanted are seconds since 1970", name, quote(string(number)))
-	}
-	return time.Unix(seconds, 0), nil
-}
-
-// wholeSeconds reads the text of a JSON number as go-oidc does. It refuses numbers beyond
-// maxSeconds, which overflow in go-oidc.
-func wholeSeconds(text string) (int64, bool) {
-	seconds, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		f, err := strconv.ParseFloat(text, 64)
-		if err != nil || f > maxSeconds || f < -maxSeconds {
-			return 0, false
-		}
-		seconds = int64(f)
-	}
-	return seconds, -maxSeconds <= seconds && seconds <= maxSeconds
+	return time.Unix(int64(seconds), 0), nil
 }
 
 // audience returns the claim `aud`, a string or an array of strings; none if it is missing.
@@ -152,12 +132,21 @@ func (e *entry) profileFor(found []string, issuerURL string) (string, error) {
 	if matched {
 		return profile, nil
 	}
-	if len(found) == 0 {
-		return "", refusal.New(refusal.AudienceMismatch, "the ID token has no audience; from issuer %s wanted is %s",
-			quote(issuerURL), quoteList(e.allAudiences()))
+	text := "empty"
+	if len(found) > 0 {
+		text = quoteList(found)
 	}
-	return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s; from issuer %s wanted is %s",
-		quoteList(found), quote(issuerURL), quoteList(e.allAudiences()))
+	return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s; from issuer %s, %s is expected",
+		text, quote(issuerURL), quoteList(e.allAudiences()))
+}
+
+// allAudiences returns the audiences of the entry and its profiles.
+func (e *entry) allAudiences() []string {
+	all := slices.Clone(e.Audiences)
+	for _, p := range e.Profiles {
+		all = append(all, p.Audiences...)
+	}
+	return all
 }
 
 // text returns a claim that must be a non-empty string.

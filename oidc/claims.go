@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"unicode"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -29,23 +30,18 @@ const (
 
 // ParseClaims decodes one JSON object strictly. Only white space may follow it. It must be valid
 // UTF-8 without lone surrogates. No object at any level may have a member twice, or two members
-// that differ by case only.
+// that differ by case only: encoding/json, which go-oidc uses, would take the last of them. It has at
+// most MaxTokenSize bytes, 16 levels, and 4096 values.
 //
-// encoding/json, which go-oidc uses, folds case and takes the last member. {"iss":"a","ISS":"b"}
-// therefore means different things to different readers. ParseClaims refuses such a document.
-//
-// ParseClaims refuses more than MaxTokenSize bytes, 16 levels, or 4096 values. Its errors are for
-// the operator's log; they quote parts of the document.
+// The errors are for the operator's log; they quote parts of the document.
 func ParseClaims(document []byte) (Claims, error) {
 	if len(document) > MaxTokenSize {
 		return nil, fmt.Errorf("JSON document of %d bytes exceeds the limit of %d", len(document), MaxTokenSize)
 	}
 	p := claimsParser{
-		// The parser finds duplicates below, together with names that differ by case.
+		text: string(document),
+		// The parser itself finds duplicates, together with names that differ by case.
 		dec: jsontext.NewDecoder(bytes.NewBuffer(document), jsontext.AllowDuplicateNames(true)),
-	}
-	if kind := p.dec.PeekKind(); kind != jsontext.KindBeginObject && kind != jsontext.KindInvalid {
-		return nil, errors.New("the JSON document is not an object")
 	}
 	value, err := p.value(0)
 	if err != nil {
@@ -63,6 +59,7 @@ func ParseClaims(document []byte) (Claims, error) {
 
 // claimsParser walks the tokens of one document.
 type claimsParser struct {
+	text   string // the document
 	dec    *jsontext.Decoder
 	values int // number of values read
 }
@@ -72,30 +69,47 @@ func (p *claimsParser) value(depth int) (any, error) {
 	if p.values++; p.values > maxClaimsValues {
 		return nil, fmt.Errorf("the JSON document has more than %d values", maxClaimsValues)
 	}
-	token, err := p.dec.ReadToken()
-	if err != nil {
-		return nil, fmt.Errorf("reading JSON: %w", err)
-	}
-	switch token.Kind() {
-	case jsontext.KindNull:
-		return nil, nil
-	case jsontext.KindTrue, jsontext.KindFalse:
-		return token.Bool(), nil
+	kind := p.dec.PeekKind()
+	switch kind {
 	case jsontext.KindString:
-		return token.String(), nil
-	case jsontext.KindNumber:
-		return Number(token.String()), nil
+		return p.string()
 	case jsontext.KindBeginObject, jsontext.KindBeginArray:
 		if depth >= maxClaimsDepth {
 			return nil, fmt.Errorf("the JSON document is nested more than %d levels deep", maxClaimsDepth)
 		}
-		if token.Kind() == jsontext.KindBeginArray {
-			return p.array(depth + 1)
-		}
+	}
+	token, err := p.dec.ReadToken()
+	if err != nil {
+		return nil, fmt.Errorf("reading JSON: %w", err)
+	}
+	switch kind {
+	case jsontext.KindNull:
+		return nil, nil
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return token.Bool(), nil
+	case jsontext.KindNumber:
+		return Number(token.String()), nil
+	case jsontext.KindBeginArray:
+		return p.array(depth + 1)
+	case jsontext.KindBeginObject:
 		return p.object(depth + 1)
 	default:
-		return nil, fmt.Errorf("unexpected JSON token %q", token.Kind())
+		return nil, fmt.Errorf("unexpected JSON token %q", kind)
 	}
+}
+
+// string reads the next value, which must be a string. It is a part of text unless it has an escape.
+func (p *claimsParser) string() (string, error) {
+	raw, err := p.dec.ReadValue()
+	if err != nil {
+		return "", fmt.Errorf("reading JSON: %w", err)
+	}
+	if bytes.IndexByte(raw, '\\') >= 0 {
+		unquoted, err := jsontext.AppendUnquote(nil, raw)
+		return string(unquoted), err
+	}
+	end := p.dec.InputOffset()
+	return p.text[end-int64(len(raw))+1 : end-1], nil
 }
 
 func (p *claimsParser) array(depth int) ([]any, error) {
@@ -120,11 +134,10 @@ func (p *claimsParser) object(depth int) (Claims, error) {
 	// rare; all others are in members already.
 	var folded map[string]struct{}
 	for p.dec.PeekKind() != jsontext.KindEndObject {
-		token, err := p.dec.ReadToken()
+		name, err := p.string()
 		if err != nil {
-			return nil, fmt.Errorf("reading JSON: %w", err)
+			return nil, err
 		}
-		name := token.String()
 		fold := foldName(name)
 		_, plainTwice := members[fold]
 		_, foldedTwice := folded[fold]
@@ -149,21 +162,12 @@ func (p *claimsParser) object(depth int) (Claims, error) {
 // folding, by which encoding/json compares names: "ISS", "iss" and "iſs" have the same one. For
 // lower-case ASCII it returns name itself, at no cost.
 func foldName(name string) string {
-	plain := true
 	for i := range len(name) {
 		if c := name[i]; c >= 0x80 || 'A' <= c && c <= 'Z' {
-			plain = false
-			break
+			return strings.Map(foldRune, name)
 		}
 	}
-	if plain {
-		return name
-	}
-	folded := make([]rune, 0, len(name))
-	for _, r := range name {
-		folded = append(folded, foldRune(r))
-	}
-	return string(folded)
+	return name
 }
 
 // foldRune returns the ASCII lower-case letter among the runes that fold to r, or otherwise the

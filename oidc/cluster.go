@@ -5,11 +5,11 @@ package oidc
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"sync"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -45,65 +45,28 @@ func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
 	if err != nil || !inCluster || issuer.AllowPrivateNetwork || len(issuer.CACert) > 0 {
 		return false
 	}
-	inner := newAddressPolicy()
-	inner.public, inner.private, inner.loopback = false, true, true
-	return inner.allows(addr)
+	return (privateAddresses | loopbackAddresses).contain(addr)
 }
 
 // clusterTransport connects to a Kubernetes API server from inside its cluster. It trusts only the
-// cluster's CA (and the entry's own), and sends the pod's token only to the issuer's own origin.
+// cluster's CA (and the entry's own), and sends the pod's token only to the issuer's own origin. It
+// reads both files for each request.
 type clusterTransport struct {
 	caFile, tokenFile string
-	issuerURL         string
+	origin            string // of the issuer
 	extraCA           []byte // PEM
 	open              func(roots *x509.CertPool) http.RoundTripper
-
-	mu        sync.Mutex // guards the fields below
-	ca        []byte     // CA file that transport uses
-	transport http.RoundTripper
 }
 
 // RoundTrip implements http.RoundTripper.
 func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	transport, err := c.current()
-	if err != nil {
-		return nil, err
-	}
-	req = req.Clone(req.Context()) // a RoundTripper must not change its request
-	issuer, err := url.Parse(c.issuerURL)
-	if err != nil {
-		return nil, fmt.Errorf("parsing issuer URL: %w", err)
-	}
-	if origin(req.URL) == origin(issuer) {
-		token, err := files.Read(c.tokenFile, maxDocument)
-		if err != nil {
-			return nil, fmt.Errorf("reading service account token: %w", err)
-		}
-		if token, err = files.Text(token); err != nil {
-			return nil, fmt.Errorf("reading service account token: %s: %w", c.tokenFile, err)
-		}
-		if token = bytes.TrimSpace(token); len(token) == 0 {
-			return nil, fmt.Errorf("reading service account token: %s is empty", c.tokenFile)
-		}
-		req.Header.Set("Authorization", "Bearer "+string(token))
-	}
-	return transport.RoundTrip(req)
-}
-
-// current returns the transport for the present content of the CA file.
-func (c *clusterTransport) current() (http.RoundTripper, error) {
-	ca, err := files.Read(c.caFile, maxDocument)
-	if err != nil {
-		return nil, fmt.Errorf("reading cluster CA: %w", err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.transport != nil && bytes.Equal(ca, c.ca) {
-		return c.transport, nil
-	}
 	// Without the system's roots, which sign certificates for any name.
 	roots := x509.NewCertPool()
-	if err := pem.CertPool(roots, ca); err != nil {
+	ca, err := files.Read(c.caFile, maxDocument)
+	if err == nil {
+		err = pem.CertPool(roots, ca)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("reading cluster CA: %s: %w", c.caFile, err)
 	}
 	if len(c.extraCA) > 0 {
@@ -111,9 +74,19 @@ func (c *clusterTransport) current() (http.RoundTripper, error) {
 			return nil, fmt.Errorf("reading ca-cert: %w", err)
 		}
 	}
-	if old, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
-		old.CloseIdleConnections()
+	req = req.Clone(req.Context()) // a RoundTripper must not change its request
+	if origin(req.URL) == c.origin {
+		token, err := files.Read(c.tokenFile, maxDocument)
+		if err == nil {
+			token, err = files.Text(token)
+		}
+		if token = bytes.TrimSpace(token); err == nil && len(token) == 0 {
+			err = errors.New("the file is empty")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading service account token: %s: %w", c.tokenFile, err)
+		}
+		req.Header.Set("Authorization", "Bearer "+string(token))
 	}
-	c.ca, c.transport = ca, c.open(roots)
-	return c.transport, nil
+	return c.open(roots).RoundTrip(req)
 }

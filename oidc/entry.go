@@ -3,6 +3,7 @@
 package oidc
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -23,11 +24,8 @@ import (
 const inClusterURL = "https://kubernetes.default.svc"
 
 const (
-	defaultKubernetesCAFile    = "/var/run/fulcio/ca.crt"
-	defaultKubernetesTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-	defaultKeyRefresh          = 15 * time.Minute
-	defaultKeyLifetime         = 24 * time.Hour
-	defaultWaiting             = 256
+	defaultKeyRefresh  = 15 * time.Minute
+	defaultKeyLifetime = 24 * time.Hour
 )
 
 // entry is a validated Issuer.
@@ -53,11 +51,7 @@ func New(cfg Config) (*Verifier, error) { return newVerifier(cfg, newTransport) 
 func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	cfg.setDefaults()
 	v := &Verifier{
-		shared: &shared{
-			refresh: cfg.KeyRefresh, lifetime: cfg.KeyLifetime, allowLoopback: cfg.AllowLoopback, insecureHosts: cfg.InsecureHosts,
-			now: cfg.Now, logger: cfg.Logger, observe: cfg.ObserveFetch, clients: &clients{}, proxiesKnown: cfg.ProxiesKnown,
-			waiting: share.New(cfg.MaxWaiting, 0),
-		},
+		shared: &shared{cfg: &cfg, clients: &clients{}, waiting: share.New(cfg.MaxWaiting, 0)},
 		static: make(map[string]*entry),
 	}
 	var errs []error
@@ -67,20 +61,18 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	proxy, err := parseProxy(cfg.Proxy)
 	errs = append(errs, err)
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
-	keys := make(map[string]bool)
 	for _, settings := range cfg.Issuers {
 		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.KubernetesAPIServer, inCluster), waiting: share.New(maxWaiting, 0)}
 		errs = append(errs, e.validate(&cfg)...)
-		if keys[e.Key] {
+		if slices.ContainsFunc(v.entries, func(o *entry) bool { return o.Key == e.Key }) {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
 		}
-		keys[e.Key] = true
-		client, err := e.newClient(&cfg, proxy, transport)
+		e.client, err = e.newClient(&cfg, proxy, transport)
 		errs = append(errs, err)
-		e.client = client
 		v.entries = append(v.entries, e)
 		switch {
 		case e.URL == "":
+			errs = append(errs, e.checkOverlaps(v.wildcards)...)
 			e.pool = newPool(v.shared, e)
 			v.wildcards = append(v.wildcards, e)
 		case v.static[e.URL] != nil:
@@ -90,7 +82,6 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 			v.static[e.URL] = e
 		}
 	}
-	errs = append(errs, checkOverlaps(v.wildcards)...)
 	slices.SortStableFunc(v.wildcards, func(a, b *entry) int { return b.pattern.Specificity() - a.pattern.Specificity() })
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -99,26 +90,14 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 }
 
 func (cfg *Config) setDefaults() {
-	if cfg.KubernetesCAFile == "" {
-		cfg.KubernetesCAFile = defaultKubernetesCAFile
-	}
-	if cfg.KubernetesTokenFile == "" {
-		cfg.KubernetesTokenFile = defaultKubernetesTokenFile
-	}
-	if cfg.KeyRefresh <= 0 {
-		cfg.KeyRefresh = defaultKeyRefresh
-	}
-	if cfg.KeyLifetime <= 0 {
-		cfg.KeyLifetime = defaultKeyLifetime
-	}
-	if cfg.MaxWaiting <= 0 {
-		cfg.MaxWaiting = defaultWaiting
-	}
+	cfg.KubernetesCAFile = cmp.Or(cfg.KubernetesCAFile, "/var/run/fulcio/ca.crt")
+	cfg.KubernetesTokenFile = cmp.Or(cfg.KubernetesTokenFile, "/var/run/secrets/kubernetes.io/serviceaccount/token")
+	cfg.KeyRefresh = cmp.Or(cfg.KeyRefresh, defaultKeyRefresh)
+	cfg.KeyLifetime = cmp.Or(cfg.KeyLifetime, defaultKeyLifetime)
+	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 256)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 }
 
@@ -135,7 +114,7 @@ func (e *entry) path(keys ...string) []string {
 func (e *entry) validate(cfg *Config) (errs []error) {
 	switch {
 	case e.URL != "" && e.Pattern != "":
-		errs = append(errs, keypath.Errorf(e.path(), "the entry has both an issuer URL and a wildcard; wanted is one of them"))
+		errs = append(errs, keypath.Errorf(e.path(), "the entry has both an issuer URL and a wildcard; one of them is expected"))
 	case e.URL != "":
 		if err := cfg.checkURL(e.URL); err != nil {
 			errs = append(errs, keypath.Errorf(e.path("issuer-url"), "%w", err))
@@ -168,29 +147,55 @@ func (e *entry) validate(cfg *Config) (errs []error) {
 	return errs
 }
 
+// validateProfiles checks the profiles, and fills byAudience.
+func (e *entry) validateProfiles() (errs []error) {
+	e.byAudience = make(map[string]string)
+	for _, audience := range e.Audiences {
+		e.byAudience[audience] = ""
+	}
+	names := make(map[string]bool)
+	for i, p := range e.Profiles {
+		wrong := func(key, format string, args ...any) {
+			errs = append(errs, keypath.Errorf(e.path("profiles", strconv.Itoa(i), key), format, args...))
+		}
+		if p.Name == "" || names[p.Name] {
+			wrong("name", "the profile has no name, or that of another one")
+		}
+		names[p.Name] = true
+		if len(p.Audiences) == 0 || slices.Contains(p.Audiences, "") {
+			wrong("client-id", "the profile has no audience, or an empty one, so that no token selects it")
+		}
+		for _, audience := range p.Audiences {
+			if other, ok := e.byAudience[audience]; ok && other != p.Name {
+				wrong("client-id", "the audience %s already selects another profile of the issuer, or the entry itself", quote(audience))
+				continue
+			}
+			e.byAudience[audience] = p.Name
+		}
+	}
+	return errs
+}
+
 // checkURL checks an issuer URL (OpenID Connect Discovery 1.0, section 3: https, no query, no
 // fragment).
 func (cfg *Config) checkURL(text string) error {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
-		return errors.New("the issuer URL cannot be parsed; wanted is one like https://issuer.example/path")
+		return errors.New("the issuer URL cannot be parsed; one like https://issuer.example/path is expected")
 	case u.Hostname() == "" || u.Opaque != "":
-		return errors.New("the issuer URL has no host; wanted is one like https://issuer.example/path")
+		return errors.New("the issuer URL has no host; one like https://issuer.example/path is expected")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(text, "#"):
 		return errors.New("the issuer URL has user-info, a query or a fragment; an issuer has none of them")
 	case u.Scheme == "https":
 		return nil
 	case u.Scheme != "http":
 		return errors.New("the issuer URL is not https")
-	case isListed(cfg.InsecureHosts, u.Hostname()):
+	case isListed(cfg.InsecureHosts, u.Hostname()), cfg.AllowLoopback && httputil.IsLoopback(u.Hostname()):
 		return nil
-	case !httputil.IsLoopback(u.Hostname()):
-		return errors.New("the issuer URL is http; https is expected (http is accepted for the hosts in oidc.insecure_hosts, for development)")
-	case !cfg.AllowLoopback:
-		return errors.New("the issuer URL is http; https is expected (http on a loopback address is accepted where oidc.allow_loopback is set, for development)")
 	default:
-		return nil
+		return errors.New("the issuer URL is http; https is expected (for development, http is accepted for the hosts in " +
+			"oidc.insecure_hosts, and with oidc.allow_loopback on loopback addresses)")
 	}
 }
 
@@ -199,17 +204,13 @@ func isListed(hosts []string, host string) bool {
 	return slices.ContainsFunc(hosts, func(listed string) bool { return strings.EqualFold(listed, host) })
 }
 
-// checkOverlaps refuses two wildcards if only their order would decide between them.
-func checkOverlaps(wildcards []*entry) (errs []error) {
-	for i, e := range wildcards {
-		for _, earlier := range wildcards[:i] {
-			if e.pattern.text == "" || earlier.pattern.text == "" {
-				continue // did not parse
-			}
-			if e.pattern.Specificity() == earlier.pattern.Specificity() && e.pattern.Overlaps(earlier.pattern) {
-				errs = append(errs, keypath.Errorf(e.path(),
-					"some issuer URL matches both this wildcard and %q, and neither has more labels and segments without a *", earlier.Pattern))
-			}
+// checkOverlaps refuses a wildcard if only the order would decide between it and an earlier one.
+func (e *entry) checkOverlaps(wildcards []*entry) (errs []error) {
+	for _, earlier := range wildcards {
+		if e.pattern.Specificity() == earlier.pattern.Specificity() && e.pattern.Overlaps(earlier.pattern) &&
+			e.pattern.text != "" && earlier.pattern.text != "" { // both have been parsed
+			errs = append(errs, keypath.Errorf(e.path(),
+				"some issuer URL matches both this wildcard and %q, and neither has more labels and segments without a *", earlier.Pattern))
 		}
 	}
 	return errs
@@ -219,46 +220,45 @@ func checkOverlaps(wildcards []*entry) (errs []error) {
 func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) (*http.Client, error) {
 	var roots *x509.CertPool
 	if len(e.CACert) > 0 {
-		roots = systemRoots()
+		var err error
+		if roots, err = x509.SystemCertPool(); err != nil {
+			roots = x509.NewCertPool() // the system has none
+		}
 		if err := pem.CertPool(roots, e.CACert); err != nil {
 			return nil, keypath.Errorf(e.path("ca-cert"), "there is no certificate in it that can be used; PEM is expected: %w", err)
 		}
 	}
-	policy := newAddressPolicy()
-	policy.loopback = cfg.AllowLoopback
-	policy.private = e.AllowPrivateNetwork || e.inCluster
+	r := reach{allowed: publicAddresses, roots: roots}
+	if cfg.AllowLoopback {
+		r.allowed |= loopbackAddresses
+	}
+	if e.AllowPrivateNetwork || e.inCluster {
+		r.allowed |= privateAddresses
+	}
 	g := &guard{}
 	switch {
 	case e.inCluster:
+		u, err := url.Parse(e.URL)
+		if err != nil {
+			return nil, nil // isAPIServer has parsed it
+		}
 		g.https = &clusterTransport{
-			caFile: cfg.KubernetesCAFile, tokenFile: cfg.KubernetesTokenFile, issuerURL: e.URL, extraCA: e.CACert,
-			open: func(roots *x509.CertPool) http.RoundTripper { return transport(reach{policy: policy, roots: roots}) },
+			caFile: cfg.KubernetesCAFile, tokenFile: cfg.KubernetesTokenFile, origin: origin(u), extraCA: e.CACert,
+			open: func(roots *x509.CertPool) http.RoundTripper {
+				return transport(reach{allowed: r.allowed, roots: roots})
+			},
 		}
 	case proxy != nil && !e.AllowPrivateNetwork:
-		g.https = newProxied(proxy, reach{policy: policy, roots: roots}, transport)
+		g.https = newProxied(proxy, r, transport)
 	default:
-		g.https = transport(reach{policy: policy, roots: roots})
+		g.https = transport(r)
 	}
 	if len(cfg.InsecureHosts) > 0 && !e.inCluster { // the cluster's own issuer needs its token
 		g.insecureHosts = cfg.InsecureHosts
-		inner := newAddressPolicy()
-		inner.private, inner.loopback, inner.test = true, true, true
-		g.insecure = transport(reach{policy: inner, roots: roots})
+		g.insecure = transport(reach{allowed: publicAddresses | privateAddresses | loopbackAddresses | testAddresses, roots: roots})
 	}
 	if cfg.AllowLoopback {
-		onlyLoopback := newAddressPolicy()
-		onlyLoopback.public, onlyLoopback.loopback = false, true
-		g.http = transport(reach{policy: onlyLoopback})
+		g.http = transport(reach{allowed: loopbackAddresses})
 	}
 	return &http.Client{Transport: g, CheckRedirect: sameOriginRedirect}, nil
-}
-
-// systemRoots returns a copy of the system's CA certificates, or an empty pool if the system has
-// none.
-func systemRoots() *x509.CertPool {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		return x509.NewCertPool()
-	}
-	return roots
 }

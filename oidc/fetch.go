@@ -56,7 +56,7 @@ func (i *issuer) read(client *http.Client) (k *keys, err error) {
 		}
 		next.jwksURI, next.algorithms = last.jwksURI, last.algorithms
 	}
-	next.fetchedAt = i.now() // the age of the keys counts from the request, not from the answer
+	next.fetchedAt = i.cfg.Now() // the age of the keys counts from the request, not from the answer
 	err = i.timed("keys", func(ctx context.Context) (err error) {
 		next.list, err = i.readKeySet(ctx, client, next.jwksURI, last)
 		return err
@@ -71,10 +71,10 @@ func (i *issuer) read(client *http.Client) (k *keys, err error) {
 func (i *issuer) timed(document string, fetch func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
-	start := i.now()
+	start := i.cfg.Now()
 	err := fetch(ctx)
-	if i.observe != nil {
-		i.observe(Fetch{Entry: i.entry.Key, IssuerURL: i.url, Document: document, Duration: i.now().Sub(start), Err: err})
+	if i.cfg.ObserveFetch != nil {
+		i.cfg.ObserveFetch(Fetch{Entry: i.entry.Key, IssuerURL: i.url, Document: document, Duration: i.cfg.Now().Sub(start), Err: err})
 	}
 	return err
 }
@@ -128,8 +128,8 @@ func (i *issuer) checkJWKSURI(uri string) error {
 	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
 		return fmt.Errorf("jwks_uri %s is not a usable URL", quote(uri))
 	}
-	loopback := i.allowLoopback && httputil.IsLoopback(u.Hostname())
-	insecure := strings.HasPrefix(i.url, "http:") && isListed(i.insecureHosts, u.Hostname())
+	loopback := i.cfg.AllowLoopback && httputil.IsLoopback(u.Hostname())
+	insecure := strings.HasPrefix(i.url, "http:") && isListed(i.cfg.InsecureHosts, u.Hostname())
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback && !insecure) {
 		return fmt.Errorf("jwks_uri %s is not https", quote(uri))
 	}
@@ -174,11 +174,11 @@ func (i *issuer) readKeySet(ctx context.Context, client *http.Client, uri string
 	changed := last == nil || len(last.list) != len(list)
 	switch {
 	case len(list) > maxKeys && changed && i.mayLog():
-		i.logger.LogAttrs(ctx, slog.LevelWarn, "a key set is unusually large; a token without a kid is tried with its first 64 keys only", attrs...)
+		i.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "a key set is unusually large; a token without a kid is tried with its first 64 keys only", attrs...)
 	case len(list) == 0 && changed && i.pool == nil:
-		i.logger.LogAttrs(ctx, slog.LevelWarn, "a key set has no key that can verify signatures; all tokens of its issuer are refused", attrs...)
+		i.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "a key set has no key that can verify signatures; all tokens of its issuer are refused", attrs...)
 	case ignored > 0:
-		i.logger.LogAttrs(ctx, slog.LevelDebug, "keys in a key set cannot verify signatures and are ignored", attrs...)
+		i.cfg.Logger.LogAttrs(ctx, slog.LevelDebug, "keys in a key set cannot verify signatures and are ignored", attrs...)
 	}
 	return list, nil
 }

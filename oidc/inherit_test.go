@@ -93,25 +93,16 @@ func TestProfilesAreToldByAudience(t *testing.T) {
 	for _, test := range []struct {
 		audience any
 		profile  string
-		message  string
+		accepted bool
 	}{
-		{"sigstore", "", ""},
-		{"ship", "deploy", ""},
-		{[]string{"deploy", "ship", "unknown"}, "deploy", ""},
-		{[]string{"build"}, "build", ""},
-		{[]string{"build", "ship"}, "", "two profiles"},
-		{[]string{"sigstore", "build"}, "", "two profiles"},
-		{"unknown", "", `wanted is`},
+		{"sigstore", "", true}, {"ship", "deploy", true}, {[]string{"deploy", "ship", "unknown"}, "deploy", true}, {[]string{"build"}, "build", true},
+		{[]string{"build", "ship"}, "", false}, {[]string{"sigstore", "build"}, "", false}, {"unknown", "", false},
 	} {
 		token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": test.audience}), unknownClient)
-		if test.message == "" {
-			if err != nil || token.Profile != test.profile {
-				t.Errorf("%v: %+v, %v", test.audience, token, err)
-			}
-			continue
-		}
-		if e := wantReason(t, err, refusal.AudienceMismatch); !strings.Contains(e.Message, test.message) {
-			t.Errorf("%v: %s", test.audience, e.Message)
+		if !test.accepted {
+			wantReason(t, err, refusal.AudienceMismatch)
+		} else if err != nil || token.Profile != test.profile {
+			t.Errorf("%v: %+v, %v", test.audience, token, err)
 		}
 	}
 	issuer.Profiles = []Profile{{"", []string{"a"}}, {"b", nil}, {"c", []string{"sigstore"}}, {"d", []string{"a"}}}

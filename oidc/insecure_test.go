@@ -59,20 +59,20 @@ func TestInsecureHosts(t *testing.T) {
 func TestInsecureHostsAlone(t *testing.T) {
 	t.Parallel()
 	private := netip.MustParseAddr("10.0.0.5")
-	policies := map[http.RoundTripper]*addressPolicy{}
+	policies := map[http.RoundTripper]addresses{}
 	const listed = "http://dex-idp:8888/auth"
 	w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer(listed)}, InsecureHosts: []string{"dex-idp"}}, provider.Config{})
 	e := w.verifier.static[testIssuer]
 	if _, err := e.newClient(&Config{InsecureHosts: []string{"dex-idp"}}, nil, func(r reach) http.RoundTripper {
 		own := roundTripper(func(*http.Request) (*http.Response, error) { return nil, http.ErrUseLastResponse })
-		policies[&own] = r.policy
+		policies[&own] = r.allowed
 		return &own
 	}); err != nil {
 		t.Fatal(err)
 	}
 	allowed := 0
 	for _, policy := range policies {
-		if policy.allows(private) {
+		if policy.contain(private) {
 			allowed++
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -35,15 +34,9 @@ const (
 
 // shared is what all issuers of a Verifier share.
 type shared struct {
-	refresh, lifetime time.Duration
-	allowLoopback     bool
-	insecureHosts     []string
-	now               func() time.Time
-	logger            *slog.Logger
-	observe           func(Fetch) // may be nil
-	clients           *clients
-	proxiesKnown      bool
-	waiting           *share.Places // requests of all wildcard entries that wait for a fetch
+	cfg     *Config
+	clients *clients
+	waiting *share.Places // requests of all wildcard entries that wait for a fetch
 }
 
 // keys are the keys of one issuer at one time. They are immutable.
@@ -73,50 +66,42 @@ type issuer struct {
 	checks      [2]time.Time // times at which the last two checks started
 }
 
-// request is a token with the client that sent it and the time when it came.
-type request struct {
-	token   *idToken
-	client  netip.Addr
-	arrived time.Time
-}
-
-// verify verifies the signature of r's token.
+// verify verifies the signature of x.token for client.
 //
 // A refusal is final only if the keys were read after the request came, or at most settled before
 // it: the issuer may have a new key, under a new `kid` or an old one. Otherwise verify reads older
 // keys again, or returns a refusal that the client can retry. It also reads newer keys again if
 // they lack the token's `kid` and the limit permits it.
-func (i *issuer) verify(ctx context.Context, r request, steps tracer) error {
-	known, err := i.keysFor(ctx, r)
-	steps.keys(known, err)
-	if err != nil {
+func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) (err error) {
+	if x.keys, err = i.keysFor(ctx, client, x.now); err != nil {
 		return err
 	}
-	refused := known.verify(ctx, r.token, r.arrived)
-	age := r.arrived.Sub(known.fetchedAt)
-	if isSignatureInvalid(refused) && (age > settled || age >= 0 && !known.has(r.token.keyID)) {
-		refused = i.verifyAgain(ctx, r, known, refused)
+	x.step = "signature"
+	err = x.keys.verify(ctx, x.token, x.now)
+	age := x.now.Sub(x.keys.fetchedAt)
+	if isSignatureInvalid(err) && (age > settled || age >= 0 && !x.keys.has(x.token.keyID)) {
+		return i.verifyAgain(ctx, x, client, err)
 	}
-	steps.signature(r.token, refused)
-	return refused
+	return err
 }
 
-// verifyAgain verifies with newer keys a token that the keys seen refused.
-func (i *issuer) verifyAgain(ctx context.Context, r request, seen *keys, refused error) error {
-	known, unread := i.newer(ctx, seen, r)
+// verifyAgain verifies with newer keys a token that x.keys refused.
+func (i *issuer) verifyAgain(ctx context.Context, x *examination, client netip.Addr, refused error) error {
+	known, unread := i.newer(ctx, x.keys, client)
 	if known == nil {
 		return i.unreachable(errors.Join(unread, refused))
 	}
 	failed := false
-	if known != seen {
-		if refused = known.verify(ctx, r.token, r.arrived); refused == nil {
+	if known != x.keys {
+		x.keys = known
+		if refused = known.verify(ctx, x.token, x.now); refused == nil {
 			i.confirm()
 		}
 	} else {
 		var limited notYet
 		failed = unread != nil && !errors.As(unread, &limited) || i.failing()
 	}
-	if isSignatureInvalid(refused) && (failed || r.arrived.Sub(known.fetchedAt) > settled) {
+	if isSignatureInvalid(refused) && (failed || x.now.Sub(known.fetchedAt) > settled) {
 		return i.unreachable(errors.Join(unread, refused))
 	}
 	return refused
@@ -132,20 +117,20 @@ func isSignatureInvalid(err error) bool {
 // Run refreshes the keys of static issuers. Each use of a wildcard issuer's keys refreshes them: in
 // the background once they are due, and while the request waits once they have the age of
 // Config.KeyRefresh. While the issuer fails, no request waits.
-func (i *issuer) keysFor(ctx context.Context, r request) (*keys, error) {
+func (i *issuer) keysFor(ctx context.Context, client netip.Addr, now time.Time) (*keys, error) {
 	i.mu.Lock()
 	known, due, failing := i.keys, i.due, i.failures > 0
 	i.mu.Unlock()
-	if i.usable(known, r.arrived) {
-		if i.pool == nil || r.arrived.Before(due) {
+	if i.usable(known, now) {
+		if i.pool == nil || now.Before(due) {
 			return known, nil
 		}
-		if failing || r.arrived.Sub(known.fetchedAt) < i.refresh {
-			_, _ = i.fetch(nil, r.client, r.arrived) // for later requests
+		if failing || now.Sub(known.fetchedAt) < i.cfg.KeyRefresh {
+			_, _ = i.fetch(nil, client, now) // for later requests
 			return known, nil
 		}
 	}
-	known, err := i.newer(ctx, nil, r)
+	known, err := i.newer(ctx, nil, client)
 	if known == nil {
 		return nil, i.unreachable(err)
 	}
@@ -154,15 +139,15 @@ func (i *issuer) keysFor(ctx context.Context, r request) (*keys, error) {
 
 // newer waits for a fetch; see fetch for refused. It returns the keys that are usable then, or nil,
 // and an error if there was no fetch or the wait ended early.
-func (i *issuer) newer(ctx context.Context, refused *keys, r request) (*keys, error) {
-	done, err := i.fetch(refused, r.client, i.now())
+func (i *issuer) newer(ctx context.Context, refused *keys, client netip.Addr) (*keys, error) {
+	done, err := i.fetch(refused, client, i.cfg.Now())
 	if err == nil {
-		err = i.wait(ctx, done, r.client)
+		err = i.wait(ctx, done, client)
 	}
 	i.mu.Lock()
 	known := i.keys
 	i.mu.Unlock()
-	if !i.usable(known, i.now()) {
+	if !i.usable(known, i.cfg.Now()) {
 		return nil, err
 	}
 	return known, err
@@ -170,14 +155,14 @@ func (i *issuer) newer(ctx context.Context, refused *keys, r request) (*keys, er
 
 // usable reports whether k are keys that are not too old.
 func (i *issuer) usable(k *keys, now time.Time) bool {
-	return k != nil && now.Sub(k.fetchedAt) < i.lifetime
+	return k != nil && now.Sub(k.fetchedAt) < i.cfg.KeyLifetime
 }
 
 // wait returns after done is closed, or with an error if ctx or the time for it ends first. Issuers
 // that hang must not fill the server's places for requests. Callers choose the issuers of a
 // pattern, so no client gets all of the pattern's places.
 func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Addr) error {
-	most, now := maxWait, i.now()
+	most, now := maxWait, i.cfg.Now()
 	if i.pool != nil {
 		if !i.waiting.Take(client, now) {
 			return i.tooMany(i.waiting, client, now)
@@ -285,7 +270,7 @@ func (i *issuer) failing() bool {
 // record stores the result of the current fetch. It may get both good keys and the error of a
 // discovery document.
 func (i *issuer) record(k *keys, err error) {
-	now := i.now()
+	now := i.cfg.Now()
 	err = brief(err)
 	i.mu.Lock()
 	failures := i.failures
@@ -298,11 +283,11 @@ func (i *issuer) record(k *keys, err error) {
 		i.failures, i.lastErr, i.lastFailure = failures, err, now
 		i.due = now.Add(backoff(failures))
 	case i.pool != nil:
-		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(i.refresh/2)
+		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(i.cfg.KeyRefresh/2)
 	default:
 		// Early enough to finish within Config.KeyRefresh, which is a guarantee, even if the issuer
 		// is slow.
-		pause := i.refresh - i.refresh/10 - rand.N(i.refresh/10)
+		pause := i.cfg.KeyRefresh - i.cfg.KeyRefresh/10 - rand.N(i.cfg.KeyRefresh/10)
 		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(max(pause, firstBackoff))
 	}
 	i.fetching = nil
@@ -335,7 +320,7 @@ func (i *issuer) unreachable(cause error) error {
 	i.mu.Lock()
 	var wait notYet
 	if !errors.As(cause, &wait) && i.fetching == nil {
-		wait = notYet(i.next(true).Sub(i.now()))
+		wait = notYet(i.next(true).Sub(i.cfg.Now()))
 	}
 	lastErr := i.lastErr
 	i.mu.Unlock()

@@ -13,8 +13,6 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-
-	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 // Limits on a key set.
@@ -65,40 +63,25 @@ func parseKeySet(body []byte, spiffe bool) (list []publicKey, ignored int, err e
 		return nil, 0, errors.New("the document has no member keys, or one that is null")
 	}
 	for _, raw := range set.Keys {
-		var key publicKey
-		members, err := parseJWK(raw, spiffe)
-		switch {
-		case err != nil:
-		case len(list) < maxKeys:
-			key, err = members.publicKey()
-		default:
-			key = publicKey{id: members.Kid, alg: members.Alg, unparsed: members}
-		}
-		if err != nil {
-			ignored++
+		var members jwk
+		if json.Unmarshal(raw, &members, jsontext.AllowInvalidUTF8(true)) != nil || !members.verifiesTokens(spiffe) {
 			continue
 		}
-		list = append(list, key)
+		if len(list) >= maxKeys {
+			list = append(list, publicKey{id: members.Kid, alg: members.Alg, unparsed: &members})
+		} else if key, err := members.publicKey(); err == nil {
+			list = append(list, key)
+		}
 	}
-	return list, ignored, nil
+	return list, len(set.Keys) - len(list), nil
 }
 
-// parseJWK decodes a key of a set, and checks that it may verify tokens.
-func parseJWK(raw []byte, spiffe bool) (*jwk, error) {
-	var members jwk
-	if err := json.Unmarshal(raw, &members, jsontext.AllowInvalidUTF8(true)); err != nil {
-		return nil, fmt.Errorf("decoding: %w", err)
-	}
-	switch {
+// verifiesTokens reports whether the key is for verifying signatures of tokens.
+func (members *jwk) verifiesTokens(spiffe bool) bool {
 	// SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle has "jwt-svid" instead of "sig".
-	case members.Use != "" && members.Use != "sig" && !(spiffe && members.Use == "jwt-svid"):
-		return nil, errors.New("the key is not for signatures")
-	case members.KeyOps != nil && !slices.Contains(members.KeyOps, "verify"):
-		return nil, errors.New("the key is not for verifying")
-	case members.Alg != "" && !supportedAlgorithm(members.Alg):
-		return nil, errors.New("the key is for another algorithm")
-	}
-	return &members, nil
+	use := members.Use == "" || members.Use == "sig" || spiffe && members.Use == "jwt-svid"
+	return use && (members.KeyOps == nil || slices.Contains(members.KeyOps, "verify")) &&
+		(members.Alg == "" || supportedAlgorithm(members.Alg))
 }
 
 // publicKey returns the key that the members describe.
@@ -150,13 +133,4 @@ func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
 // has reports whether some key has the given `kid`; a token without a `kid` can try all keys.
 func (k *keys) has(keyID string) bool {
 	return keyID == "" || slices.ContainsFunc(k.list, func(key publicKey) bool { return key.id == keyID })
-}
-
-func algorithmRefused(alg string, accepted []string, issuerURL string) error {
-	if len(accepted) == 0 {
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token's alg is %s; issuer %s lists none of the algorithms that are accepted from it", quote(alg), quote(issuerURL))
-	}
-	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s, %s is expected",
-		quote(alg), quote(issuerURL), quoteList(accepted))
 }

@@ -218,21 +218,6 @@ func TestAlgorithmsOfDiscovery(t *testing.T) {
 	}
 }
 
-// TestKeyOfAnotherType: the refusal of a token that names an RSA key and is signed with ES256
-// states this.
-func TestKeyOfAnotherType(t *testing.T) {
-	t.Parallel()
-	public := publicJWK(t, "RS256")
-	w := newWeb()
-	w.serve(testIssuer, site(testIssuer, testIssuer+"/jwks", `,"id_token_signing_alg_values_supported":["RS256","ES256"]`,
-		`{"keys":[`+jwkOf(t, public.Key, map[string]any{"kid": "key-1"})+`]}`))
-	v := newTestVerifier(t, Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, w)
-	_, err := v.Verify(t.Context(), mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer}), nil), unknownClient)
-	if e := wantReason(t, err, refusal.SignatureInvalid); !strings.Contains(e.Message, `alg is ES256, for which key "key-1"`) {
-		t.Errorf("message %q", e.Message)
-	}
-}
-
 func TestWhereKeysMayBe(t *testing.T) {
 	t.Parallel()
 	static, wildcard, listed := staticIssuer(testIssuer), wildcardIssuer("https://*.example"), wildcardIssuer("https://*.example")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -27,9 +28,9 @@ const maxPattern = 2048
 type Pattern struct {
 	text     string
 	scheme   string
-	labels   []glob
-	port     string // with its colon; "" for none
-	segments []glob // nil for no path, one empty segment for "/"
+	labels   []string
+	port     string   // with its colon; "" for none
+	segments []string // nil for no path, one empty segment for "/"
 }
 
 // ParsePattern parses a wildcard issuer. Its errors state what is wrong with it.
@@ -61,15 +62,14 @@ func ParsePattern(text string) (Pattern, error) {
 		if label == "" || strings.ContainsFunc(label, func(r rune) bool { return r != '*' && !isHostChar(r) }) {
 			return Pattern{}, fmt.Errorf("the pattern's host has the label %q; wanted are lower-case letters, digits, - and *", label)
 		}
-		p.labels = append(p.labels, newGlob(label))
+		p.labels = append(p.labels, label)
 	}
 	if hasPath {
-		segments := strings.Split(path, "/")
-		for i, segment := range segments {
-			if segment == "." || segment == ".." || segment == "" && i < len(segments)-1 {
+		p.segments = strings.Split(path, "/")
+		for i, segment := range p.segments {
+			if segment == "." || segment == ".." || segment == "" && i < len(p.segments)-1 {
 				return Pattern{}, fmt.Errorf("the pattern's path has the segment %q, which no issuer URL should have", segment)
 			}
-			p.segments = append(p.segments, newGlob(segment))
 		}
 	}
 	return p, nil
@@ -83,20 +83,19 @@ func isPatternChar(r rune) bool {
 func isHostChar(r rune) bool { return isRunChar(r) && (r < 'A' || r > 'Z') }
 
 // isRunChar reports whether `*` may match r.
-func isRunChar(r rune) bool { return r < 0x80 && isBase64URL(byte(r)) }
+func isRunChar(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_'
+}
 
 // String returns the pattern as it was parsed.
 func (p Pattern) String() string { return p.text }
 
 // Specificity returns the number of labels and segments without a `*`. Of the patterns that match a
 // URL, the one with the highest number applies.
-func (p Pattern) Specificity() int {
-	n := 0
-	for _, parts := range [][]glob{p.labels, p.segments} {
-		for _, g := range parts {
-			if g.literal() {
-				n++
-			}
+func (p Pattern) Specificity() (n int) {
+	for _, part := range slices.Concat(p.labels, p.segments) {
+		if !strings.Contains(part, "*") {
+			n++
 		}
 	}
 	return n
@@ -118,15 +117,72 @@ func (p Pattern) matches(target issuerParts) bool {
 
 // matchParts reports whether s, split at separator, has as many parts as globs, and each glob
 // matches its part.
-func matchParts(globs []glob, s, separator string) bool {
-	for i, g := range globs {
+func matchParts(globs []string, s, separator string) bool {
+	for i, glob := range globs {
 		part, rest, more := strings.Cut(s, separator)
-		if more != (i < len(globs)-1) || !g.match(part) {
+		if more != (i < len(globs)-1) || !matchGlob(glob, part) {
 			return false
 		}
 		s = rest
 	}
 	return true
+}
+
+// matchGlob puts each literal piece of glob at the first place where it fits. No later place can be
+// better: the star before the piece would then cover the first place. The piece itself then consists
+// of run characters, and the star after it can cover the difference as well.
+func matchGlob(glob, s string) bool {
+	piece, glob, star := strings.Cut(glob, "*")
+	s, ok := strings.CutPrefix(s, piece)
+	for ok && star {
+		piece, glob, star = strings.Cut(glob, "*")
+		n := 0 // the length of the run before piece
+		if !star {
+			n = max(len(s)-len(piece), 0) // the last piece is at the end
+		} else if i := strings.Index(s[min(1, len(s)):], piece); i >= 0 {
+			n = 1 + i
+		}
+		if n == 0 || n > len(s) || !isRun(s[:n]) {
+			return false
+		}
+		s, ok = strings.CutPrefix(s[n:], piece)
+	}
+	return ok && s == ""
+}
+
+func isRun(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return !isRunChar(r) })
+}
+
+// Overlaps reports whether some issuer URL may match both patterns. It may report an overlap that
+// does not exist if the patterns have characters other than [-_A-Za-z0-9] between two stars.
+func (p Pattern) Overlaps(other Pattern) bool {
+	return p.scheme == other.scheme && p.port == other.port &&
+		(p.segments == nil) == (other.segments == nil) &&
+		slices.EqualFunc(p.labels, other.labels, globsOverlap) && slices.EqualFunc(p.segments, other.segments, globsOverlap)
+}
+
+// globsOverlap compares what is before the first star and after the last one. What the longer text
+// of the two has in addition must be a run, which the star of the other covers.
+func globsOverlap(a, b string) bool {
+	firstA, firstB := strings.IndexByte(a, '*'), strings.IndexByte(b, '*')
+	switch {
+	case firstA < 0:
+		return matchGlob(b, a)
+	case firstB < 0:
+		return matchGlob(a, b)
+	}
+	longer, start := a[:firstA], b[:firstB]
+	if len(longer) < len(start) {
+		longer, start = start, longer
+	}
+	rest, ok := strings.CutPrefix(longer, start)
+	longerEnd, end := a[strings.LastIndexByte(a, '*')+1:], b[strings.LastIndexByte(b, '*')+1:]
+	if len(longerEnd) < len(end) {
+		longerEnd, end = end, longerEnd
+	}
+	restOfEnd, endOK := strings.CutSuffix(longerEnd, end)
+	return ok && endOK && isRun(rest) && isRun(restOfEnd)
 }
 
 // issuerParts is a canonical issuer URL in parts.

@@ -20,7 +20,7 @@ import (
 // proxy resolves names, so only the proxy can check the resulting addresses. proxied checks literal
 // addresses.
 type proxied struct {
-	policy      *addressPolicy
+	allowed     addresses
 	via, direct http.RoundTripper
 }
 
@@ -28,29 +28,25 @@ func newProxied(proxy *url.URL, r reach, direct transportFunc) *proxied {
 	// The operator has configured the proxy's own address, which is usually private.
 	via := newHTTPTransport(&net.Dialer{Timeout: fetchTimeout, Resolver: r.resolver}, r.roots)
 	via.Proxy = http.ProxyURL(proxy)
-	return &proxied{policy: r.policy, via: via, direct: direct(r)}
+	return &proxied{allowed: r.allowed, via: via, direct: direct(r)}
 }
 
 // RoundTrip implements http.RoundTripper.
 func (p *proxied) RoundTrip(req *http.Request) (*http.Response, error) {
-	host := asciiHost(req.URL.Hostname())
+	host := req.URL.Hostname()
+	// net/http writes other forms of digits and dots as ASCII.
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil {
+		host = ascii
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if httputil.IsLoopback(host) {
 		return p.direct.RoundTrip(req)
 	}
 	addr, err := netip.ParseAddr(host)
-	if err == nil && !p.policy.allows(addr) || err != nil && (endsInNumber(host) || strings.HasSuffix(host, ".localhost")) {
+	if err == nil && !p.allowed.contain(addr) || err != nil && (endsInNumber(host) || strings.HasSuffix(host, ".localhost")) {
 		return nil, fmt.Errorf("address %s is refused for an issuer", quote(host))
 	}
 	return p.via.RoundTrip(req)
-}
-
-// asciiHost returns the host as a request names it, in lower case and without the dot of the root.
-// net/http writes other forms of digits and dots as ASCII.
-func asciiHost(host string) string {
-	if ascii, err := idna.Lookup.ToASCII(host); err == nil {
-		host = ascii
-	}
-	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
 
 // endsInNumber reports whether resolvers may read a name as an IPv4 address, such as 2852039166,

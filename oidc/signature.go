@@ -55,42 +55,40 @@ func (s *tokenKeySet) VerifySignature(_ context.Context, raw string) ([]byte, er
 	if raw != s.token.raw {
 		return nil, errors.New("verifying another token than the one that was parsed")
 	}
-	input := []byte(raw[:strings.LastIndexByte(raw, '.')]) // RFC 7515, section 5.2, step 8
-	if !slices.Contains(s.keys.algorithms, s.token.alg) {
-		s.refusal = algorithmRefused(s.token.alg, s.keys.algorithms, s.keys.issuerURL)
+	alg := s.token.alg
+	if !slices.Contains(s.keys.algorithms, alg) {
+		s.refusal = algorithmRefused(alg, s.keys.algorithms, s.keys.issuerURL)
 		return nil, s.refusal
 	}
-	fitting := 0
+	input := []byte(raw[:strings.LastIndexByte(raw, '.')]) // RFC 7515, section 5.2, step 8
 	for key := range s.keys.candidates(s.token.keyID) {
-		if !key.fits(s.token.alg) {
-			continue
-		}
-		fitting++
-		if key.verify(s.token.alg, input, s.token.signature) {
+		if key.verify(alg, input, s.token.signature) {
 			return s.token.payload, nil
 		}
 	}
-	s.refusal = s.explain(fitting)
+	issuer, keyID := quote(s.keys.issuerURL), quote(s.token.keyID)
+	switch {
+	case s.token.keyID == "":
+		s.refusal = refusal.New(refusal.SignatureInvalid,
+			"the ID token's signature verifies with none of the keys of issuer %s", issuer)
+	case s.keys.has(s.token.keyID):
+		s.refusal = refusal.New(refusal.SignatureInvalid,
+			"the ID token's signature, with alg %s, does not verify with key %s of issuer %s", alg, keyID, issuer)
+	default:
+		s.refusal = refusal.New(refusal.SignatureInvalid,
+			"the ID token names key %s, which is not among the keys of issuer %s", keyID, issuer)
+	}
 	return nil, s.refusal
 }
 
-// explain states why none of the keys verified the token; fitting is the number of keys tried.
-func (s *tokenKeySet) explain(fitting int) error {
-	issuer := quote(s.keys.issuerURL)
-	switch keyID := s.token.keyID; {
-	case keyID != "" && !s.keys.has(keyID):
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token names key %s, which is not among the keys of issuer %s", quote(keyID), issuer)
-	case keyID != "" && fitting == 0:
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token's alg is %s, for which key %s of issuer %s is not made", s.token.alg, quote(keyID), issuer)
-	case keyID != "":
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token's signature does not verify with key %s of issuer %s", quote(keyID), issuer)
-	default:
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token's signature verifies with none of the keys of issuer %s", issuer)
+// algorithmRefused returns the refusal of a token with an algorithm that is not accepted from its
+// issuer.
+func algorithmRefused(alg string, accepted []string, issuerURL string) error {
+	expected := "none of those that it lists is accepted"
+	if len(accepted) > 0 {
+		expected = quoteList(accepted) + " is expected"
 	}
+	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s, %s", quote(alg), quote(issuerURL), expected)
 }
 
 // fits reports whether alg can be an algorithm of the key. The key decides, never the token: each
@@ -103,16 +101,8 @@ func (k publicKey) fits(alg string) bool {
 	case *rsa.PublicKey:
 		return alg[:2] == "RS" || alg[:2] == "PS"
 	case *ecdsa.PublicKey:
-		switch key.Curve.Params().Name {
-		case "P-256":
-			return alg == "ES256"
-		case "P-384":
-			return alg == "ES384"
-		case "P-521":
-			return alg == "ES512"
-		default:
-			return false
-		}
+		size := key.Curve.Params().BitSize
+		return alg == "ES256" && size == 256 || alg == "ES384" && size == 384 || alg == "ES512" && size == 521
 	case ed25519.PublicKey:
 		return alg == "EdDSA"
 	default:
@@ -120,24 +110,18 @@ func (k publicKey) fits(alg string) bool {
 	}
 }
 
-// verify checks signature over input (RFC 7518, section 3, and RFC 8037, section 3.1). fits
-// has accepted alg.
+// verify checks signature over input (RFC 7518, section 3, and RFC 8037, section 3.1).
 func (k publicKey) verify(alg string, input, signature []byte) bool {
-	var hash crypto.Hash
-	switch alg[2:] {
-	case "256":
-		hash = crypto.SHA256
-	case "384":
-		hash = crypto.SHA384
-	case "512":
-		hash = crypto.SHA512
+	if !k.fits(alg) {
+		return false
 	}
-	var digest []byte
-	if hash != 0 {
-		h := hash.New()
-		h.Write(input)
-		digest = h.Sum(nil)
+	if key, ok := k.key.(ed25519.PublicKey); ok {
+		return ed25519.Verify(key, input, signature)
 	}
+	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[alg[2:]]
+	h := hash.New()
+	h.Write(input)
+	digest := h.Sum(nil)
 	switch key := k.key.(type) {
 	case *rsa.PublicKey:
 		if alg[:2] == "PS" {
@@ -152,8 +136,6 @@ func (k publicKey) verify(alg string, input, signature []byte) bool {
 		}
 		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
 		return ecdsa.Verify(key, digest, r, s)
-	case ed25519.PublicKey:
-		return ed25519.Verify(key, input, signature)
 	default:
 		return false
 	}

@@ -70,7 +70,7 @@ type IssuerStatus struct {
 
 // Status returns the state of every issuer entry, in the order of Config.Issuers.
 func (v *Verifier) Status() []IssuerStatus {
-	now := v.now()
+	now := v.cfg.Now()
 	list := make([]IssuerStatus, 0, len(v.entries))
 	for _, e := range v.entries {
 		var status IssuerStatus
@@ -138,12 +138,12 @@ func (i *issuer) report(failures int, readable bool, err error) {
 	if level > slog.LevelDebug && !i.mayLog() {
 		level = slog.LevelDebug
 	}
-	i.logger.LogAttrs(context.Background(), level, message, attrs...)
+	i.cfg.Logger.LogAttrs(context.Background(), level, message, attrs...)
 }
 
 // mayLog reports whether a line may be written about the issuer; callers choose those of a pattern.
 func (i *issuer) mayLog() bool {
-	return i.pool == nil || i.pool.lines.Take(netip.Addr{}, i.now())
+	return i.pool == nil || i.pool.lines.Take(netip.Addr{}, i.cfg.Now())
 }
 
 // summarize writes one line about the issuers that are failing, if there are any.
@@ -161,7 +161,7 @@ func (v *Verifier) summarize() {
 		return
 	}
 	slices.Sort(names)
-	v.logger.LogAttrs(context.Background(), slog.LevelWarn, "issuers still cannot be reached; /readyz?verbose on the ops listener has their errors",
+	v.cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "issuers still cannot be reached; /readyz?verbose on the ops listener has their errors",
 		slog.Int("issuers", len(names)), slog.Any("issuer_urls", names[:min(len(names), maxNamed)]))
 }
 

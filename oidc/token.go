@@ -5,6 +5,7 @@ package oidc
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -12,10 +13,6 @@ import (
 
 // MaxTokenSize is the largest ID token, in bytes, without the white space around it.
 const MaxTokenSize = 16 << 10
-
-// strictBase64 is base64url without padding that refuses non-zero trailing bits, so that no two
-// texts encode one token. It still skips line breaks; see isBase64URL.
-var strictBase64 = base64.RawURLEncoding.Strict()
 
 // idToken is a token of the right shape. No part of it is verified.
 type idToken struct {
@@ -40,42 +37,35 @@ func parseToken(raw string) (*idToken, error) {
 	}
 	if dots := strings.Count(raw, "."); dots != 2 {
 		return nil, refusal.New(refusal.TokenMalformed,
-			"the ID token has %d segments; a compact JWS has three, parted by dots", dots+1)
+			"the ID token has %d segments; a compact JWS has three, separated by dots", dots+1)
 	}
 	protected, rest, _ := strings.Cut(raw, ".")
 	payload, signature, _ := strings.Cut(rest, ".")
 
 	token := &idToken{raw: raw}
-	if err := token.readHeader(protected); err != nil {
+	_, header, err := decodeObject(protected)
+	if err != nil {
+		return nil, malformed("header", err)
+	}
+	if err := token.readHeader(header); err != nil {
 		return nil, err
 	}
-	var err error
-	if token.payload, err = decodeSegment(payload); err != nil {
-		return nil, malformed("claims", err)
-	}
-	if token.claims, err = ParseClaims(token.payload); err != nil {
+	if token.payload, token.claims, err = decodeObject(payload); err != nil {
 		return nil, malformed("claims", err)
 	}
 	if signature == "" {
 		return nil, refusal.New(refusal.SignatureInvalid, "the ID token has no signature")
 	}
 	if token.signature, err = decodeSegment(signature); err != nil {
-		return nil, malformed("signature", err)
+		return nil, refusal.New(refusal.TokenMalformed,
+			"the ID token's signature is not base64url without padding").Because(err)
 	}
 	return token, nil
 }
 
-// readHeader decodes the JOSE header (RFC 7515, section 4) and reads `alg` and `kid` from it. The
-// members jku, jwk, x5u and x5c, by which a token would name its own key, have no effect.
-func (t *idToken) readHeader(segment string) error {
-	decoded, err := decodeSegment(segment)
-	if err != nil {
-		return malformed("header", err)
-	}
-	header, err := ParseClaims(decoded)
-	if err != nil {
-		return malformed("header", err)
-	}
+// readHeader reads `alg` and `kid` from a JOSE header (RFC 7515, section 4). The members jku, jwk,
+// x5u and x5c, by which a token would name its own key, have no effect.
+func (t *idToken) readHeader(header Claims) error {
 	// RFC 7515, section 4.1.11: a recipient must refuse extensions that it does not understand, and
 	// this package understands none.
 	if _, ok := header["crit"]; ok {
@@ -87,20 +77,19 @@ func (t *idToken) readHeader(segment string) error {
 		return refusal.New(refusal.TokenMalformed,
 			"the ID token's header has the member b64; a JWT's payload is always base64url (RFC 7797, section 7)")
 	}
-	switch kid := header["kid"].(type) {
-	case string:
-		t.keyID = kid
-	default:
-		if _, ok := header["kid"]; ok {
-			return refusal.New(refusal.TokenMalformed, "the kid in the ID token's header is not a string")
-		}
+	keyID, hasKeyID := header["kid"]
+	if t.keyID, _ = keyID.(string); hasKeyID && keyID != t.keyID {
+		return refusal.New(refusal.TokenMalformed, "the kid in the ID token's header is not a string")
 	}
 	alg, ok := header["alg"].(string)
-	if !ok {
+	switch t.alg = alg; {
+	case !ok:
 		return refusal.New(refusal.TokenMalformed, "the ID token's header has no alg, or one that is not a string")
+	case !supportedAlgorithm(alg):
+		return refusal.New(refusal.SignatureInvalid,
+			"the ID token's alg is %s; signatures of %s are accepted", quote(alg), supportedAlgorithms)
 	}
-	t.alg = alg
-	return checkAlgorithm(alg)
+	return nil
 }
 
 // supportedAlgorithm reports whether tokens signed with alg may be accepted. Only digital
@@ -116,46 +105,57 @@ func supportedAlgorithm(alg string) bool {
 
 const supportedAlgorithms = "RS, PS and ES with 256, 384 or 512, and EdDSA"
 
-func checkAlgorithm(alg string) error {
-	switch {
-	case supportedAlgorithm(alg):
-		return nil
-	case strings.EqualFold(alg, "none"):
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token is unsigned (alg %s); signatures of %s are accepted", quote(alg), supportedAlgorithms)
-	case strings.HasPrefix(alg, "HS"):
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token is authenticated with a shared secret (alg %s); signatures of %s are accepted",
-			quote(alg), supportedAlgorithms)
-	default:
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token's alg is %s; signatures of %s are accepted", quote(alg), supportedAlgorithms)
+// decodeObject decodes a segment that is a JSON object.
+func decodeObject(segment string) (text []byte, object Claims, err error) {
+	if text, err = decodeSegment(segment); err != nil {
+		return nil, nil, err
 	}
+	object, err = ParseClaims(text)
+	return text, object, err
 }
 
-// decodeSegment decodes base64url without padding, line breaks or stray bits (RFC 7515,
-// section 2).
+// decodeSegment decodes base64url without padding, line breaks or non-zero trailing bits (RFC 7515,
+// section 2), so that no two texts encode one token.
 func decodeSegment(segment string) ([]byte, error) {
-	for i := range len(segment) {
-		if !isBase64URL(segment[i]) {
-			return nil, errors.New("a character outside base64url without padding")
-		}
+	if strings.IndexByte(segment, '\n') >= 0 || strings.IndexByte(segment, '\r') >= 0 { // package base64 skips them
+		return nil, errors.New("a line break")
 	}
-	return strictBase64.DecodeString(segment)
-}
-
-func isBase64URL(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+	return base64.RawURLEncoding.Strict().DecodeString(segment)
 }
 
 // malformed returns the refusal of a token part that cannot be decoded. The client gets the part
 // and the rules; the details are in the cause.
 func malformed(part string, cause error) error {
-	if part == "signature" {
-		return refusal.New(refusal.TokenMalformed,
-			"the ID token's signature is not base64url without padding").Because(cause)
-	}
 	return refusal.New(refusal.TokenMalformed,
-		"the ID token's %s cannot be read; wanted is base64url without padding of one JSON object in UTF-8, "+
+		"the ID token's %s cannot be read; base64url without padding of one JSON object in UTF-8 is expected, "+
 			"in which no member occurs twice, not even in another case", part).Because(cause)
+}
+
+// maxQuoted is the number of characters of a foreign string that a message repeats.
+const maxQuoted = 100
+
+// quote returns s for a message to the client: in double quotes, with non-printing characters
+// escaped, and cut to maxQuoted characters.
+func quote(s string) string {
+	n := 0
+	for i := range s {
+		if n++; n > maxQuoted {
+			return fmt.Sprintf("%q…", s[:i])
+		}
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// quoteList returns up to three of list, quoted as by quote, and the number of the others.
+func quoteList(list []string) string {
+	const shown = 3
+	var quoted []string
+	for _, s := range list[:min(len(list), shown)] {
+		quoted = append(quoted, quote(s))
+	}
+	text := strings.Join(quoted, ", ")
+	if more := len(list) - shown; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }

@@ -3,7 +3,9 @@
 package oidc
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -20,12 +22,20 @@ type Step struct {
 	Err error
 }
 
+// Trace is Verify, and calls observe, which may be nil, with each step in order. If a step fails,
+// it is the last one.
+func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
+	x, err := v.verify(ctx, rawIDToken, netip.Addr{})
+	return x.report(err, observe, "form", "issuer", "times", "audience", "subject", "keys", "signature")
+}
+
 // Judge checks claims as Verify checks those of a token, except times and signature. It calls
 // observe, which may be nil, for each step. Judge is for tests of settings; its result proves
 // nothing.
 func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
-	token, _, err := v.check(&idToken{claims: claims}, time.Time{}, tracer(observe))
-	return token, err
+	x := &examination{token: &idToken{claims: claims}}
+	err := v.check(x)
+	return x.report(err, observe, "issuer", "audience", "subject")
 }
 
 // UnverifiedClaims returns the claims of a token of the right form, without any verification.
@@ -37,71 +47,69 @@ func UnverifiedClaims(rawIDToken string) (Claims, error) {
 	return token.claims, nil
 }
 
-// tracer receives the steps of one token; a nil tracer does nothing, at no cost.
-type tracer func(Step)
+// examination is what the checks of one token have found so far.
+type examination struct {
+	step   string    // the current one
+	now    time.Time // zero: the times are not checked
+	token  *idToken
+	entry  *entry
+	result Token
+	keys   *keys
+}
 
-func (t tracer) step(name string, err error, found func() string) {
-	switch {
-	case t == nil:
-	case err != nil:
-		t(Step{Name: name, Err: err})
-	default:
-		t(Step{Name: name, Found: found()})
+// report calls observe, unless it is nil, with the steps so far, and returns the result. err is that
+// of the last step.
+func (x *examination) report(err error, observe func(Step), steps ...string) (*Token, error) {
+	for _, step := range steps {
+		if observe == nil {
+			break
+		}
+		if err != nil && step == x.step {
+			observe(Step{Name: step, Err: err})
+			break
+		}
+		observe(Step{Name: step, Found: x.found(step)})
 	}
+	if err != nil {
+		return nil, err
+	}
+	return &x.result, nil
 }
 
-func (t tracer) form(token *idToken, err error) {
-	t.step("form", err, func() string {
+// found returns what a step that has passed has found.
+func (x *examination) found(step string) string {
+	switch step {
+	case "form":
 		keyID := "no kid"
-		if token.keyID != "" {
-			keyID = "kid " + quote(token.keyID)
+		if x.token.keyID != "" {
+			keyID = "kid " + quote(x.token.keyID)
 		}
-		return fmt.Sprintf("a compact JWS of %d bytes, alg %s, %s, %d claims", len(token.raw), token.alg, keyID, len(token.claims))
-	})
-}
-
-func (t tracer) issuer(issuerURL string, e *entry, err error) {
-	t.step("issuer", err, func() string {
-		if e.URL != "" {
-			return fmt.Sprintf("iss is %s, which has an entry", quote(issuerURL))
+		return fmt.Sprintf("a compact JWS of %d bytes, alg %s, %s, %d claims", len(x.token.raw), x.token.alg, keyID, len(x.token.claims))
+	case "issuer":
+		if x.entry.URL != "" {
+			return fmt.Sprintf("iss is %s, which has an entry", quote(x.result.IssuerURL))
 		}
-		return fmt.Sprintf("iss is %s, which matches the wildcard %s", quote(issuerURL), quote(e.Pattern))
-	})
-}
-
-func (t tracer) times(expiry, now time.Time, err error) {
-	t.step("times", err, func() string {
-		return fmt.Sprintf("exp is %s, in %s", expiry.UTC().Format(time.RFC3339), expiry.Sub(now).Round(time.Second))
-	})
-}
-
-func (t tracer) audience(token *Token, e *entry, err error) {
-	t.step("audience", err, func() string {
-		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(token.Audience), quoteList(e.allAudiences()))
-		if token.Profile != "" {
-			text += ", and this one is of profile " + quote(token.Profile)
+		return fmt.Sprintf("iss is %s, which matches the wildcard %s", quote(x.result.IssuerURL), quote(x.entry.Pattern))
+	case "times":
+		return fmt.Sprintf("exp is %s, in %s", x.result.Expiry.UTC().Format(time.RFC3339), x.result.Expiry.Sub(x.now).Round(time.Second))
+	case "audience":
+		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(x.result.Audience), quoteList(x.entry.allAudiences()))
+		if x.result.Profile != "" {
+			text += ", and this one is of profile " + quote(x.result.Profile)
 		}
 		return text
-	})
-}
-
-func (t tracer) subject(subject string, err error) {
-	t.step("subject", err, func() string { return "sub is " + quote(subject) })
-}
-
-func (t tracer) keys(k *keys, err error) {
-	t.step("keys", err, func() string {
+	case "subject":
+		return "sub is " + quote(x.result.Subject)
+	case "keys":
 		var ids []string
-		for _, key := range k.list {
+		for _, key := range x.keys.list {
 			if key.id != "" && !slices.Contains(ids, key.id) {
 				ids = append(ids, key.id)
 			}
 		}
 		return fmt.Sprintf("%d keys of %s, kid %s; algorithms %s",
-			len(k.list), quote(k.jwksURI), quoteList(ids), strings.Join(k.algorithms, ", "))
-	})
-}
-
-func (t tracer) signature(token *idToken, err error) {
-	t.step("signature", err, func() string { return "it verifies with " + token.alg })
+			len(x.keys.list), quote(x.keys.jwksURI), quoteList(ids), strings.Join(x.keys.algorithms, ", "))
+	default:
+		return "it verifies with " + x.token.alg
+	}
 }

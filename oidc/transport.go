@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,24 +30,27 @@ const (
 
 // reach holds the settings of connections.
 type reach struct {
-	policy   *addressPolicy // for the addresses to dial
+	allowed  addresses      // that may be dialled
 	roots    *x509.CertPool // for TLS; nil for the system's
 	resolver *net.Resolver  // nil for the system's
 }
 
-// newTransport returns this package's own transport. It uses no proxy from the environment, checks
-// addresses when it dials them, and requests no compression.
+// newTransport returns this package's own transport. It uses no proxy from the environment, and
+// checks addresses when it dials them.
 func newTransport(r reach) http.RoundTripper {
-	dialer := &net.Dialer{
+	return newHTTPTransport(&net.Dialer{
 		Timeout:  fetchTimeout,
 		Resolver: r.resolver,
 		// The check runs after name resolution and for each address tried, so that no name can lead
 		// to an unchecked address.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-			return r.policy.checkDial(address)
+			to, err := netip.ParseAddrPort(address)
+			if err != nil || !r.allowed.contain(to.Addr()) {
+				return fmt.Errorf("address %s is refused for an issuer", to.Addr())
+			}
+			return nil
 		},
-	}
-	return newHTTPTransport(dialer, r.roots)
+	}, r.roots)
 }
 
 func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport {
@@ -78,85 +82,59 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 	}
 }
 
-// addressPolicy states which addresses may be dialled. It refuses all addresses without a field
-// here: link-local addresses with the metadata services of clouds, multicast, and reserved ranges.
-type addressPolicy struct {
-	public, private, loopback, test bool
+// addresses is a set of kinds of IP addresses. No set contains link-local addresses, the metadata
+// services of clouds, multicast, and reserved ranges.
+type addresses uint8
 
-	privateRanges []netip.Prefix
-	testRanges    []netip.Prefix // for documentation and benchmarks
-	refusedRanges []netip.Prefix
-	metadata      []netip.Prefix // of clouds
-	nat64         netip.Prefix
-}
+const (
+	publicAddresses addresses = 1 << iota
+	privateAddresses
+	loopbackAddresses
+	testAddresses // for documentation and benchmarks
+)
 
-// newAddressPolicy returns the policy that allows only public addresses.
-func newAddressPolicy() *addressPolicy {
-	prefixes := func(texts ...string) (list []netip.Prefix) {
-		for _, text := range texts {
-			list = append(list, netip.MustParsePrefix(text))
-		}
-		return list
-	}
-	return &addressPolicy{
-		public: true,
-		// RFC 1918, RFC 6598 and RFC 4193.
-		privateRanges: prefixes("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"),
-		// RFC 5737, RFC 2544, RFC 3849 and RFC 9637.
-		testRanges: prefixes("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15", "2001:db8::/32", "3fff::/20"),
-		refusedRanges: prefixes(
-			// Other ranges that RFC 6890 and its registries do not call globally reachable.
-			"0.0.0.0/8", "192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "100::/64", "5f00::/16", "fec0::/10",
-			// Addresses that contain IPv4 addresses: IPv4-compatible (RFC 4291, section 2.5.5.1),
-			// IPv4-translated (RFC 2765), local NAT64 (RFC 8215), Teredo (RFC 4380, in 2001::/23),
-			// 6to4 (RFC 3056).
-			"::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "2001::/23", "2002::/16"),
-		// Link-local addresses; those of Alibaba and Azure; for IPv6 those of AWS, Google, Oracle,
-		// Scaleway, Akamai (Linode) and Alibaba.
-		metadata: prefixes("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::/64",
-			"fd00:c1::/64", "fd00:42::/64", "fd00:a9fe:a9fe::/64", "fd00:100::/64"),
-		nat64: netip.MustParsePrefix("64:ff9b::/96"), // RFC 6052
-	}
-}
+// contain reports whether addr is of a kind in the set.
+func (a addresses) contain(addr netip.Addr) bool { return a&kindOf(addr) != 0 }
 
-func (p *addressPolicy) checkDial(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("parsing address: %w", err)
-	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		return fmt.Errorf("parsing address: %w", err)
-	}
-	if !p.allows(addr) {
-		return fmt.Errorf("address %s is refused for an issuer", addr)
-	}
-	return nil
-}
-
-// allows reports whether the policy allows a connection to addr.
-func (p *addressPolicy) allows(addr netip.Addr) bool {
+// kindOf returns the kind of an address; none if it must never be dialled.
+func kindOf(addr netip.Addr) addresses {
 	addr = addr.Unmap().WithZone("")
-	if p.nat64.Contains(addr) {
+	in := func(addr netip.Addr, prefixes ...string) bool {
+		return slices.ContainsFunc(prefixes, func(p string) bool { return netip.MustParsePrefix(p).Contains(addr) })
+	}
+	if in(addr, "64:ff9b::/96") { // RFC 6052
 		addr = lastFour(addr)
 	}
+	// Link-local addresses; those of Alibaba and Azure; for IPv6 those of AWS, Google, Oracle,
+	// Scaleway, Akamai (Linode) and Alibaba.
+	metadata := []string{"169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::/64",
+		"fd00:c1::/64", "fd00:42::/64", "fd00:a9fe:a9fe::/64", "fd00:100::/64"}
 	switch {
 	case addr.IsLoopback():
-		return p.loopback
+		return loopbackAddresses
 	case !addr.IsGlobalUnicast(): // link-local, multicast, unspecified, broadcast
-		return false
-	case contains(p.refusedRanges, addr), contains(p.metadata, addr): // some have private addresses
-		return false
-	case addr.Is6() && (isISATAP(addr) || contains(p.metadata, lastFour(addr))):
-		// A network translates IPv6 addresses to IPv4 ones by a prefix of its own choice, mostly of
-		// 96 bits (RFC 6052, section 3.3).
-		return false
-	case contains(p.privateRanges, addr):
-		return p.private
-	case contains(p.testRanges, addr):
-		return p.test
+		return 0
+	// Other ranges that RFC 6890 and its registries do not call globally reachable.
+	case in(addr, "0.0.0.0/8", "192.0.0.0/24", "192.88.99.0/24", "240.0.0.0/4", "100::/64", "5f00::/16", "fec0::/10"):
+		return 0
+	// Addresses that contain IPv4 addresses: IPv4-compatible (RFC 4291, section 2.5.5.1),
+	// IPv4-translated (RFC 2765), local NAT64 (RFC 8215), Teredo (RFC 4380, in 2001::/23), 6to4
+	// (RFC 3056).
+	case in(addr, "::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "2001::/23", "2002::/16"):
+		return 0
+	case in(addr, metadata...): // some have private addresses
+		return 0
+	// A network translates IPv6 addresses to IPv4 ones by a prefix of its own choice, mostly of 96
+	// bits (RFC 6052, section 3.3).
+	case addr.Is6() && (isISATAP(addr) || in(lastFour(addr), metadata...)):
+		return 0
+	case in(addr, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"): // RFC 1918, RFC 6598, RFC 4193
+		return privateAddresses
+	// RFC 5737, RFC 2544, RFC 3849 and RFC 9637.
+	case in(addr, "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15", "2001:db8::/32", "3fff::/20"):
+		return testAddresses
 	default:
-		return p.public
+		return publicAddresses
 	}
 }
 
@@ -171,15 +149,6 @@ func isISATAP(addr netip.Addr) bool {
 func lastFour(addr netip.Addr) netip.Addr {
 	octets := addr.As16()
 	return netip.AddrFrom4([4]byte(octets[12:]))
-}
-
-func contains(ranges []netip.Prefix, addr netip.Addr) bool {
-	for _, r := range ranges {
-		if r.Contains(addr) {
-			return true
-		}
-	}
-	return false
 }
 
 // guard is between go-oidc's HTTP client and the network. It passes answers that are a document of
@@ -208,61 +177,45 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK && !isRedirect(resp) {
-		resp.Body.Close()
+	if slices.Contains([]int{301, 302, 303, 307, 308}, resp.StatusCode) && resp.Header.Get("Location") != "" {
+		return resp, nil // http.Client follows or refuses it
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("unexpected status %d", resp.StatusCode)
 	}
-	if resp.ContentLength > maxDocument {
-		resp.Body.Close()
-		return nil, fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
+	document, err := readDocument(resp)
+	if err != nil {
+		return nil, err
 	}
-	var body io.Reader = io.LimitReader(resp.Body, maxDocument+1)
-	// Some servers have only a compressed copy, and send it without a request for it.
-	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
-		unzipped, err := gzip.NewReader(body)
-		if err != nil {
-			resp.Body.Close()
-			return nil, fmt.Errorf("decompressing the body: %w", err)
-		}
-		body = io.LimitReader(unzipped, maxDocument+1)
-	}
-	resp.Body = &limitedBody{ReadCloser: resp.Body, limited: bufio.NewReader(body)}
+	resp.Body = io.NopCloser(strings.NewReader(document))
 	return resp, nil
 }
 
-// isRedirect reports whether http.Client handles resp as a redirect, which it follows or refuses.
-func isRedirect(resp *http.Response) bool {
-	switch resp.StatusCode {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
-		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return resp.Header.Get("Location") != ""
-	default:
-		return false
+// readDocument reads a body of at most maxDocument bytes, compressed or not, and no byte more than
+// necessary. It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section 8.1)
+// and a JSON decoder refuses.
+func readDocument(resp *http.Response) (string, error) {
+	if resp.ContentLength > maxDocument {
+		return "", fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
 	}
-}
-
-// limitedBody fails after more than maxDocument bytes, and never reads more than one byte above it.
-// It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section 8.1) and a JSON
-// decoder refuses.
-type limitedBody struct {
-	io.ReadCloser
-	limited *bufio.Reader
-	started bool
-	read    int
-}
-
-func (b *limitedBody) Read(p []byte) (int, error) {
-	if !b.started {
-		b.started = true
-		if start, _ := b.limited.Peek(3); string(start) == "\ufeff" {
-			b.read, _ = b.limited.Discard(3)
+	body := io.LimitReader(resp.Body, maxDocument+1)
+	// Some servers have only a compressed copy, and send it without a request for it.
+	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		unzipped, err := gzip.NewReader(bufio.NewReader(body))
+		if err != nil {
+			return "", fmt.Errorf("decompressing the body: %w", err)
 		}
+		body = io.LimitReader(unzipped, maxDocument+1)
 	}
-	n, err := b.limited.Read(p)
-	if b.read += n; b.read > maxDocument {
-		return n, fmt.Errorf("the body exceeds %d bytes", maxDocument)
+	document, err := io.ReadAll(body)
+	if err != nil {
+		return "", fmt.Errorf("reading the body: %w", err)
 	}
-	return n, err
+	if len(document) > maxDocument {
+		return "", fmt.Errorf("the body exceeds %d bytes", maxDocument)
+	}
+	return strings.TrimPrefix(string(document), "\ufeff"), nil
 }
 
 // sameOriginRedirect permits only redirects within the origin of the request (CVE-2026-49478).
@@ -281,13 +234,6 @@ func origin(u *url.URL) string { return u.Scheme + "://" + hostPort(u) }
 
 // hostPort returns the host in lower case and the port, without the scheme's default port.
 func hostPort(u *url.URL) string {
-	host := strings.ToLower(u.Host)
-	switch u.Scheme {
-	case "https":
-		return strings.TrimSuffix(host, ":443")
-	case "http":
-		return strings.TrimSuffix(host, ":80")
-	default:
-		return host
-	}
+	defaultPort := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
+	return strings.TrimSuffix(strings.ToLower(u.Host), defaultPort)
 }

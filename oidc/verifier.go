@@ -145,41 +145,30 @@ type Verifier struct {
 // For a discovered static issuer it fetches only if the present keys do not verify the token, at
 // most twice a minute.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string, client netip.Addr) (*Token, error) {
-	return v.trace(ctx, rawIDToken, client, nil)
-}
-
-// Trace is Verify, and calls observe, which may be nil, with each step in order. If a step fails,
-// it is the last one.
-func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
-	return v.trace(ctx, rawIDToken, netip.Addr{}, observe)
-}
-
-func (v *Verifier) trace(ctx context.Context, rawIDToken string, client netip.Addr, observe func(Step)) (*Token, error) {
-	steps := tracer(observe)
-	// One reading of the clock applies to the whole token.
-	now := v.now()
-	v.clients.note(client, now)
-
-	token, err := parseToken(rawIDToken)
-	steps.form(token, err)
+	x, err := v.verify(ctx, rawIDToken, client)
 	if err != nil {
 		return nil, err
+	}
+	return &x.result, nil
+}
+
+func (v *Verifier) verify(ctx context.Context, rawIDToken string, client netip.Addr) (x *examination, err error) {
+	x = &examination{step: "form", now: v.cfg.Now()} // one reading of the clock applies to the whole token
+	v.clients.note(client, x.now)
+	if x.token, err = parseToken(rawIDToken); err != nil {
+		return x, err
 	}
 	// These checks are cheap and the signature is not, so they come first. A token with several
 	// faults gets the answer to one of them.
-	verified, e, err := v.check(token, now, steps)
+	if err := v.check(x); err != nil {
+		return x, err
+	}
+	x.step = "keys"
+	i, err := x.entry.issuerFor(x.token, x.result.IssuerURL, client, x.now)
 	if err != nil {
-		return nil, err
+		return x, err
 	}
-	i, err := e.issuerFor(token, verified.IssuerURL, client, now)
-	if err != nil {
-		steps.keys(nil, err)
-		return nil, err
-	}
-	if err := i.verify(ctx, request{token, client, now}, steps); err != nil {
-		return nil, err
-	}
-	return verified, nil
+	return x, i.verify(ctx, x, client)
 }
 
 // issuerFor returns the issuer at issuerURL, which e matches, for a token and its client.
@@ -227,8 +216,8 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 func (v *Verifier) Run(ctx context.Context) error {
 	ticker := time.NewTicker(250 * time.Millisecond)
 	defer ticker.Stop()
-	for summary := v.now().Add(summaryInterval); ; {
-		now := v.now()
+	for summary := v.cfg.Now().Add(summaryInterval); ; {
+		now := v.cfg.Now()
 		for _, e := range v.static {
 			_, _ = e.issuer.fetch(nil, netip.Addr{}, now) // an error states that it is not due
 		}
@@ -250,7 +239,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 func (v *Verifier) Probe(ctx context.Context) {
 	var all []<-chan struct{}
 	for _, e := range v.static {
-		if done, err := e.issuer.fetch(nil, netip.Addr{}, v.now()); err == nil {
+		if done, err := e.issuer.fetch(nil, netip.Addr{}, v.cfg.Now()); err == nil {
 			all = append(all, done)
 		}
 	}

@@ -164,7 +164,7 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	}
 	for _, k := range p.kept {
 		one := k.status(now)
-		if one.LastSuccess.IsZero() || now.Sub(one.LastSuccess) >= p.lifetime {
+		if one.LastSuccess.IsZero() || now.Sub(one.LastSuccess) >= p.cfg.KeyLifetime {
 			continue
 		}
 		if status.Issuers++; status.Issuers == 1 {
@@ -194,7 +194,7 @@ func (p *pool) failing() (urls []string) {
 func (s *shared) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
 	used, next := places.State(client, now)
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
-	if used && (s.proxiesKnown || s.clients.several(now)) {
+	if used && (s.cfg.ProxiesKnown || s.clients.several(now)) {
 		e = refusal.New(refusal.RateLimited, "too many issuers are being looked up for requests from the address of this client; try again later")
 	}
 	e.RetryAfter = max(next, time.Second)
