@@ -63,7 +63,7 @@ var breakages = []breakage{
 	{17, "    allow: [{name: a, when: claims.hd = 5}]", `the expression is wrong at character`, 0},
 	{17, "    allow: [{name: a, when: claims.hd}]", `compare it with what it must be`, 0},
 	{17, "    allow: [{nam: a, when: 'true'}]", `unknown key "nam"`, 0},
-	{17, "    profiles: [{name: a, client-id: sigstore, type: email}]", `stands for another profile`, 0},
+	{17, "    profiles: [{name: a, client-id: sigstore, type: email}]", `selects another profile`, 0},
 	{17, "    profiles: [{name: a, client-id: b, type: spiffe}]", `needs the trust domain`, 0},
 	{17, "    constants: {a: b}", `for type ci-provider`, 0},
 	{17, "    tests: [{claims: {sub: a}}]", `a test says either san`, 0},
