@@ -100,20 +100,15 @@ func logIn(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-func TestAzure(t *testing.T) {
-	t.Setenv("AZURE_TENANT_ID", azureTenant)
-	t.Setenv("AZURE_CLIENT_ID", "client")
-	t.Setenv("AZURE_CLIENT_SECRET", azureSecret)
-	t.Setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential") // the others are a virtual machine's, and programs
+func newAzure(t *testing.T) place {
 	key := &liar{Signer: ecdsaKey(t, 256)}
 	s := &switchable{answer: azure{
 		"ca/1": key, "ca/2": ecdsaKey(t, 256), "p384/1": ecdsaKey(t, 384), "p521/1": ecdsaKey(t, 521), "rsa/1": rsaKey(t, 2048), "rsa3072/1": rsaKey(t, 3072),
 	}}
-	login := &switchable{answer: http.HandlerFunc(logIn)}
 	serve(t, azureHost, s)
-	serve(t, azureLogin, login)
-	conform(t, place{
-		open: azurekms.Open, uri: azureURI("ca/1"), key: key, instead: s.Instead, secrets: []string{azureSecret, azureToken},
+	serve(t, azureLogin, http.HandlerFunc(logIn))
+	return place{
+		open: azurekms.Open, uri: azureURI("ca/1"), key: key, instead: s.Instead, down: func() func() { return disconnect(azureHost) }, secrets: []string{azureSecret, azureToken},
 		others: []string{azureURI("p384/1"), azureURI("p521/1"), azureURI("rsa/1")},
 		mistakes: map[string]string{
 			azureURI("none/1"):       "KeyNotFound",
@@ -125,13 +120,18 @@ func TestAzure(t *testing.T) {
 			"azurekms://mayfly/ca/1": "the whole host",
 			"azurekms://ca":          "should be azurekms://",
 		},
-		environment: [][3]string{{"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_ID"}, {"AZURE_CLIENT_SECRET", "another", "AADSTS7000215"}, {"AZURE_TENANT_ID", "another", "Azure Key Vault"}},
-	})
+	}
+}
+
+func TestAzure(t *testing.T) {
+	t.Parallel()
+	p := newAzure(t)
+	conform(t, p)
 	// Azure's client retries the login by itself, and only the context stops it.
-	defer login.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) })()
+	defer disconnect(azureLogin)()
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := azurekms.Open(ctx, azureURI("ca/1")); !signer.IsTransient(err) {
+	if _, err := p.open(ctx, p.uri); !signer.IsTransient(err) {
 		t.Errorf("an outage of the login is permanent: %v", err)
 	}
 }

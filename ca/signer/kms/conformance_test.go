@@ -49,22 +49,17 @@ type place struct {
 	uri     string
 	key     *liar
 	instead func(http.HandlerFunc) (mend func())
-	down    func() (mend func()) // nil for a network that is down
+	down    func() (mend func())
 	secrets []string
 	others  []string // URIs of keys of other kinds
 	// mistakes are URIs, with what the error holds when the key is opened in the place of key.
 	mistakes map[string]string
-	// environment lists variables, values and what the error holds.
-	environment [][3]string
 }
 
 // conform runs the conformance suite for a service, and lets each key sign a certificate.
 func conform(t *testing.T, p place) {
 	at := func(uri string) func(context.Context) (signer.Key, error) {
 		return func(ctx context.Context) (signer.Key, error) { return p.open(ctx, uri) }
-	}
-	if p.down == nil {
-		p.down = networkDown
 	}
 	down := signertest.Fault{Name: "down", Transient: true, Wants: []string{"kms.uri"}, Begin: func(*testing.T) func() { return p.down() }}
 	var mistakes []signertest.Mistake
@@ -90,10 +85,34 @@ func conform(t *testing.T, p place) {
 			}
 		})
 	}
-	for _, variable := range p.environment {
-		t.Run("environment/"+variable[0]+"="+variable[1], func(t *testing.T) {
-			t.Setenv(variable[0], variable[1])
-			selfTest(t, p.key.Public(), p.open, p.uri, variable[2])
+}
+
+// Wrong variables of the environment, and what the error holds. Not parallel.
+func TestEnvironment(t *testing.T) {
+	places := map[string]place{"AWS": newAWS(t), "AZURE": newAzure(t), "GOOGLE": newGoogle(t)}
+	unknown, err := googleCredentials(t.TempDir(), rsaKey(t, 2048))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ variable, value, want string }{
+		{"AWS_ACCESS_KEY_ID", "", "credentials"},
+		{"AWS_ACCESS_KEY_ID", "AKIAANOTHER", "UnrecognizedClientException"},
+		{"AWS_TLS_INSECURE_SKIP_VERIFY", "1", "unset it"},
+		{"AZURE_CLIENT_SECRET", "", "AZURE_CLIENT_ID"},
+		{"AZURE_CLIENT_SECRET", "another", "AADSTS7000215"},
+		{"AZURE_TENANT_ID", "another", "Azure Key Vault"},
+		{"GOOGLE_APPLICATION_CREDENTIALS", "/none.json", "/none.json"},
+		{"GOOGLE_APPLICATION_CREDENTIALS", unknown, "Unauthenticated"},
+		{"AWS_REGION", "eu-north-1", ""},
+	} {
+		t.Run(test.variable, func(t *testing.T) {
+			t.Setenv(test.variable, test.value)
+			service, _, _ := strings.Cut(test.variable, "_")
+			p := places[service]
+			if test.variable == "AWS_REGION" {
+				p.uri = "awskms:///alias/ca"
+			}
+			selfTest(t, p.key.Public(), p.open, p.uri, test.want)
 		})
 	}
 }
@@ -112,13 +131,6 @@ func selfTest(t *testing.T, public crypto.PublicKey, open openFunc, uri, want st
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
-	}
-}
-
-func transient(t *testing.T, open openFunc, uri string) {
-	t.Helper()
-	if _, err := open(t.Context(), uri); !signer.IsTransient(err) {
-		t.Errorf("got %v, want a transient error", err)
 	}
 }
 
@@ -172,5 +184,27 @@ func TestKey(t *testing.T) {
 	}
 	if _, err := kms.New(cfg); err == nil {
 		t.Error("an Ed25519 key is accepted")
+	}
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for status, remedy := range map[int]signer.Remedy{
+		0: 0, 400: 0, 401: 0, 403: 0, 404: 0, 408: signer.Retry, 409: 0, 429: signer.Retry, 500: signer.Retry, 501: 0, 502: signer.Retry, 503: signer.Retry, 504: signer.Retry,
+	} {
+		service := kms.Service{Status: func(error) (int, http.Header) { return status, http.Header{"Retry-After": {"7"}} }}
+		var f signer.Failure
+		if found := (*signer.Failure)(nil); errors.As(service.Explain(t.Context(), errors.New("boom")), &found) {
+			f = *found
+		}
+		if f.Remedy != remedy || f.RetryAfter != map[bool]time.Duration{true: 7 * time.Second}[remedy != 0] {
+			t.Errorf("%d: remedy %d after %s, want %d", status, f.Remedy, f.RetryAfter, remedy)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	service := kms.Service{Status: func(error) (int, http.Header) { return 503, nil }}
+	if err := service.Explain(ctx, errors.New("boom")); !errors.Is(err, context.Canceled) || signer.IsTransient(err) {
+		t.Errorf("after the end of the context, an error says something about the service: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
@@ -38,33 +39,37 @@ const googleAccount = "mayfly@project.iam.gserviceaccount.com"
 // google is Google Cloud KMS with keys by their URIs.
 type google struct {
 	kmspb.UnimplementedKeyManagementServiceServer
-	account crypto.Signer
-	keys    map[string]crypto.Signer
+	keys map[string]crypto.Signer
 }
 
 func googleURI(key string) string {
 	return "gcpkms://projects/project/locations/europe-north1/keyRings/ring/cryptoKeys/" + strings.Replace(key, "/", "/cryptoKeyVersions/", 1)
 }
 
-// credentials returns a file with the credentials of a service account.
-func credentials(t *testing.T, key crypto.Signer) string {
-	t.Helper()
+// googleKey is the key of the service account.
+var googleKey = sync.OnceValue(func() *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return key
+})
+
+// googleCredentials writes a file with the credentials of a service account.
+func googleCredentials(dir string, key crypto.Signer) (path string, err error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	file, err := json.Marshal(map[string]string{
 		"type": "service_account", "project_id": "project", "private_key_id": "1", "client_email": googleAccount, "client_id": "1",
 		"private_key": string(pem.Encode("PRIVATE KEY", der)), "token_uri": "https://oauth2.googleapis.com/token",
 	})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	path := filepath.Join(t.TempDir(), "credentials.json")
-	if err := os.WriteFile(path, file, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	path = filepath.Join(dir, "credentials.json")
+	return path, os.WriteFile(path, file, 0o600)
 }
 
 // refuseGRPC answers a call with a code (gRPC over HTTP2, Responses).
@@ -80,7 +85,7 @@ func (g *google) authenticate(ctx context.Context, request any, _ *grpc.UnarySer
 	token, err := jwt.ParseSigned(strings.TrimPrefix(header, "Bearer "), []jose.SignatureAlgorithm{jose.RS256})
 	var claims jwt.Claims
 	if err == nil {
-		err = token.Claims(g.account.Public(), &claims)
+		err = token.Claims(googleKey().Public(), &claims)
 	}
 	if err != nil || claims.Subject != googleAccount {
 		return nil, status.Errorf(codes.Unauthenticated, "Request had invalid authentication credentials: %v", err)
@@ -166,9 +171,9 @@ func castagnoli(data []byte) *wrapperspb.Int64Value {
 	return wrapperspb.Int64(int64(crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))))
 }
 
-func TestGoogle(t *testing.T) {
+func newGoogle(t *testing.T) place {
 	key, rsa := &liar{Signer: ecdsaKey(t, 256)}, rsaKey(t, 2048)
-	g := &google{account: rsa, keys: map[string]crypto.Signer{}}
+	g := &google{keys: map[string]crypto.Signer{}}
 	for name, key := range map[string]crypto.Signer{
 		"ca/1": key, "ca/2": ecdsaKey(t, 256), "p384/1": ecdsaKey(t, 384), "rsa/1": rsa, "pss/1": rsa, "sha512/1": rsa, "unchecked/1": key,
 	} {
@@ -178,9 +183,8 @@ func TestGoogle(t *testing.T) {
 	kmspb.RegisterKeyManagementServiceServer(server, g)
 	s := &switchable{answer: server}
 	serve(t, googleHost, s)
-	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", credentials(t, g.account))
-	conform(t, place{
-		open: gcpkms.Open, uri: googleURI("ca/1"), key: key, instead: s.Instead, secrets: []string{"PRIVATE KEY", "Bearer"},
+	return place{
+		open: gcpkms.Open, uri: googleURI("ca/1"), key: key, instead: s.Instead, down: func() func() { return disconnect(googleHost) }, secrets: []string{"PRIVATE KEY", "Bearer"},
 		others: []string{googleURI("p384/1"), googleURI("rsa/1")},
 		mistakes: map[string]string{
 			googleURI("none/1"):   "cryptoKeys/none",
@@ -191,36 +195,43 @@ func TestGoogle(t *testing.T) {
 			googleURI("ca"):       "the version that belongs to the certificate",
 			"gcpkms://ca":         "should be gcpkms://projects/P",
 		},
-		environment: [][3]string{{"GOOGLE_APPLICATION_CREDENTIALS", "/none.json", "/none.json"}, {"GOOGLE_APPLICATION_CREDENTIALS", credentials(t, rsaKey(t, 2048)), "Unauthenticated"}},
-	})
-	selfTest(t, rsa.Public(), gcpkms.Open, googleURI("pss/1"), "does not verify")
-	selfTest(t, key.Public(), gcpkms.Open, googleURI("unchecked/1"), "the answer has no checksum")
+	}
+}
+
+func TestGoogle(t *testing.T) {
+	t.Parallel()
+	p := newGoogle(t)
+	conform(t, p)
+	selfTest(t, p.key.Public(), p.open, googleURI("unchecked/1"), "the answer has no checksum")
+	rsa, err := p.open(t.Context(), googleURI("rsa/1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	selfTest(t, rsa.Public(), p.open, googleURI("pss/1"), "does not verify")
+	if err := rsa.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Keys that are closed, or that could not be opened, leave no connection behind: during an outage a
-// key is opened every second.
+// key is opened every second. Not parallel.
 func TestNothingStaysOfGoogle(t *testing.T) {
-	g := &google{account: rsaKey(t, 2048), keys: map[string]crypto.Signer{googleURI("ca/1"): ecdsaKey(t, 256)}}
-	server := grpc.NewServer(grpc.UnaryInterceptor(g.authenticate))
-	kmspb.RegisterKeyManagementServiceServer(server, g)
-	serve(t, googleHost, server)
-	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", credentials(t, g.account))
+	p := newGoogle(t)
 	before := runtime.NumGoroutine()
 	const times = 10
 	for range times {
-		key, err := gcpkms.Open(t.Context(), googleURI("ca/1"))
+		key, err := p.open(t.Context(), p.uri)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := key.Close(); err != nil {
 			t.Error(err)
 		}
-		if _, err := gcpkms.Open(t.Context(), googleURI("ca/10")); err == nil {
+		if _, err := p.open(t.Context(), googleURI("ca/7")); err == nil {
 			t.Error("a missing version opens")
 		}
 	}
-	setDown(true) // the proxy's ends
-	setDown(false)
+	disconnect(googleHost)() // the proxy's goroutines
 	signertest.Await(t, "the end of what was opened", func() error {
 		if now := runtime.NumGoroutine(); now > before+times/2 {
 			return fmt.Errorf("%d goroutines, and %d before", now, before)

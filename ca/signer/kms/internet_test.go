@@ -45,8 +45,8 @@ var internet struct {
 
 	mu    sync.Mutex // guards the fields below
 	hosts map[string]http.Handler
-	conns map[net.Conn]bool
-	down  bool
+	conns map[net.Conn]string // to their hosts
+	down  map[string]bool     // hosts
 }
 
 func TestMain(m *testing.M) {
@@ -82,7 +82,7 @@ func start(dir string) error {
 	if err != nil {
 		return err
 	}
-	internet.hosts, internet.conns = map[string]http.Handler{}, map[net.Conn]bool{}
+	internet.hosts, internet.conns, internet.down = map[string]http.Handler{}, map[net.Conn]string{}, map[string]bool{}
 	internet.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		internet.mu.Lock()
 		host := internet.hosts[strings.TrimSuffix(r.Host, ":443")]
@@ -101,7 +101,17 @@ func start(dir string) error {
 	if err := os.WriteFile(file, pem.Encode("CERTIFICATE", der), 0o600); err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "HOME": dir, "SSL_CERT_FILE": file, "SSL_CERT_DIR": filepath.Join(dir, "none")} {
+	credentials, err := googleCredentials(dir, googleKey())
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{
+		"HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "HOME": dir, "SSL_CERT_FILE": file, "SSL_CERT_DIR": filepath.Join(dir, "none"),
+		"AWS_ACCESS_KEY_ID": awsAccess, "AWS_SECRET_ACCESS_KEY": awsSecret, "AWS_EC2_METADATA_DISABLED": "true",
+		"AZURE_TENANT_ID": azureTenant, "AZURE_CLIENT_ID": "client", "AZURE_CLIENT_SECRET": azureSecret,
+		"AZURE_TOKEN_CREDENTIALS":        "EnvironmentCredential", // the others are a virtual machine's, and programs
+		"GOOGLE_APPLICATION_CREDENTIALS": credentials,
+	} {
 		if err := os.Setenv(name, value); err != nil {
 			return err
 		}
@@ -116,9 +126,10 @@ func tunnel(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = near.Close() }()
+	host := strings.TrimSuffix(r.Host, ":443")
 	internet.mu.Lock()
-	down := internet.down
-	internet.conns[near] = true
+	down := internet.down[host]
+	internet.conns[near] = host
 	internet.mu.Unlock()
 	if down || r.Method != http.MethodConnect {
 		return
@@ -136,20 +147,22 @@ func tunnel(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(near, far)
 }
 
-// networkDown lets no client reach a host until the caller calls mend.
-func networkDown() (mend func()) {
-	setDown(true)
-	return func() { setDown(false) }
-}
-
-func setDown(down bool) {
+// disconnect lets no client reach host until the caller calls mend.
+func disconnect(host string) (mend func()) {
 	internet.mu.Lock()
 	defer internet.mu.Unlock()
-	internet.down = down
-	for conn := range internet.conns {
-		_ = conn.Close()
+	internet.down[host] = true
+	for conn, to := range internet.conns {
+		if to == host {
+			_ = conn.Close()
+			delete(internet.conns, conn)
+		}
 	}
-	clear(internet.conns)
+	return func() {
+		internet.mu.Lock()
+		defer internet.mu.Unlock()
+		delete(internet.down, host)
+	}
 }
 
 // serve serves host until the test ends.
@@ -232,12 +245,12 @@ func faults(instead func(http.HandlerFunc) (mend func()), key *liar) []signertes
 			}
 		}},
 	}
-	for status, transient := range map[int]bool{403: false, 429: true, 500: true, 503: true} {
-		all = append(all, signertest.Fault{Name: fmt.Sprint(status), Transient: transient, Wants: []string{"kms.uri"}, Begin: func(*testing.T) func() {
+	for status, code := range map[int]string{403: "7", 503: "14"} {
+		all = append(all, signertest.Fault{Name: fmt.Sprint(status), Transient: status == 503, Wants: []string{"kms.uri"}, Begin: func(*testing.T) func() {
 			return instead(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Retry-After", "1")
 				if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-					refuseGRPC(w, map[int]string{403: "7", 429: "8", 500: "13", 503: "14"}[status])
+					refuseGRPC(w, code)
 					return
 				}
 				http.Error(w, `{"errors": ["a fault"]}`, status)

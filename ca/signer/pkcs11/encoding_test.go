@@ -6,7 +6,6 @@ package pkcs11
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,10 +13,6 @@ import (
 	"encoding/asn1"
 	"math/big"
 	"testing"
-
-	p11 "github.com/miekg/pkcs11"
-
-	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
 const paramsP256 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
@@ -102,31 +97,4 @@ func FuzzOutput(f *testing.F) {
 			t.Errorf("%x became %x", raw, back)
 		}
 	})
-}
-
-// PKCS #1 v1.5 without a hash pads its input, as CKM_RSA_PKCS does.
-func TestInputOfRSA(t *testing.T) {
-	t.Parallel()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, input := input(&key.PublicKey, crypto.SHA256, []byte("m"))
-	signature, err := rsa.SignPKCS1v15(nil, key, 0, input)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := crypto.SHA256.New()
-	h.Write([]byte("m"))
-	if err := rsa.VerifyPKCS1v15(&key.PublicKey, crypto.SHA256, h.Sum(nil), signature); err != nil {
-		t.Error(err)
-	}
-}
-
-// A code that the standard does not have is permanent.
-func TestVendorsCode(t *testing.T) {
-	t.Parallel()
-	if err := failure("C_Sign", p11.Error(0x80000001)); signer.IsTransient(err) {
-		t.Error(err)
-	}
 }

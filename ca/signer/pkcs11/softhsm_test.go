@@ -34,9 +34,6 @@ var softHSM struct {
 	lib     *p11.Ctx
 
 	tokens int // the number of tokens created
-
-	mu    sync.Mutex // guards the fields below
-	spare []string   // labels of tokens of tests that have ended
 }
 
 func TestMain(m *testing.M) {
@@ -160,27 +157,13 @@ func newToken(t testing.TB) *place {
 	return p
 }
 
-// initialize creates a token without a user PIN. It reuses the token of a test that has ended:
-// SoftHSM is slow with many.
+// initialize creates a token without a user PIN.
 func initialize(t testing.TB, label string) (slot uint) {
 	t.Helper()
-	softHSM.mu.Lock()
-	defer softHSM.mu.Unlock()
-	fits := func(info p11.TokenInfo) bool { return info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 }
-	if last := len(softHSM.spare) - 1; last >= 0 {
-		old := softHSM.spare[last]
-		softHSM.spare = softHSM.spare[:last]
-		fits = func(info p11.TokenInfo) bool { return info.Label == old }
-	}
-	slot = slotWhere(t, fits)
+	slot = slotWhere(t, func(info p11.TokenInfo) bool { return info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 })
 	must(t, softHSM.lib.InitToken(slot, "security officer", label))
 	_, err := softHSM.lib.GetSlotList(true) // this creates the next free slot
 	must(t, err)
-	t.Cleanup(func() {
-		softHSM.mu.Lock()
-		defer softHSM.mu.Unlock()
-		softHSM.spare = append(softHSM.spare, label)
-	})
 	return slot
 }
 
