@@ -191,43 +191,6 @@ func TestWhoseTokenItIs(t *testing.T) {
 	}
 }
 
-// TestClustersElsewhere: the issuer of another cluster is read like any issuer, at its own
-// jwks_uri, with the system's CAs. It gets no token, wherever this process runs.
-func TestClustersElsewhere(t *testing.T) {
-	t.Parallel()
-	w := newWeb()
-	p := newProvider(t, provider.Config{IssuerURL: "https://oidc.eks.eu-west-1.amazonaws.com/id/ABC"})
-	w.serve(p.IssuerURL(), p)
-	issuer := staticIssuer(p.IssuerURL())
-	issuer.Kubernetes = true
-	cluster := staticIssuer(inClusterURL)
-	cluster.Kubernetes = true
-	v, err := newVerifier(Config{
-		Issuers: []Issuer{issuer, cluster}, KubernetesCAFile: "/nowhere/ca", KubernetesTokenFile: "/nowhere/token",
-	}, func(r reach) http.RoundTripper {
-		if r.allowed&privateAddresses != 0 != (r.roots != nil) {
-			t.Errorf("reach %+v", r)
-		}
-		return w
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient); err != nil {
-		t.Error(err)
-	}
-	for _, r := range w.sent() {
-		if r.Header.Get("Authorization") != "" {
-			t.Errorf("%s got the cluster's token", r.URL)
-		}
-	}
-	// The API server itself must present a certificate of the cluster's CA.
-	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": inClusterURL}), unknownClient)
-	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "reading cluster CA") {
-		t.Errorf("cause %v", e.Cause)
-	}
-}
-
 // TestTheTokenNeedsTheClustersCA: a server with a certificate of another CA does not get the token,
 // even if the system or an entry trusts that CA.
 func TestTheTokenNeedsTheClustersCA(t *testing.T) {

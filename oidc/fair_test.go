@@ -197,20 +197,3 @@ func TestOneAddressForAllIsOverloaded(t *testing.T) {
 		wantReason(t, flood(3000), refusal.RateLimited)
 	})
 }
-
-// TestReloadKnowsWhetherThereAreSeveralClients: the reason of a refusal survives a reload.
-func TestReloadKnowsWhetherThereAreSeveralClients(t *testing.T) {
-	t.Parallel()
-	w := wildWorld(t)
-	now := time.Now()
-	w.verifier.clients.note(clientNumber(1), now)
-	w.verifier.clients.note(clientNumber(2), now)
-	next := newTestVerifier(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}}, w.web)
-	if next.clients.several(now) {
-		t.Error("there are several clients before the first request")
-	}
-	next.Inherit(w.verifier)
-	if !next.clients.several(now) {
-		t.Error("that there are several clients is lost")
-	}
-}

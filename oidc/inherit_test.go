@@ -40,6 +40,9 @@ func TestInheritFetchesNothing(t *testing.T) {
 		issuers[1].SigningAlgorithms = []string{"ES256"}
 		next := newTestVerifier(t, Config{Issuers: issuers}, w.web)
 		next.Inherit(w.verifier)
+		if next.static[testIssuer].issuer != w.verifier.static[testIssuer].issuer || next.wildcards[0].pool != w.verifier.wildcards[0].pool || next.clients != w.verifier.clients {
+			t.Error("an issuer, or what is known of clients, is not inherited with its limits")
+		}
 		w.verifier = next
 		stopNext := w.run(t) // requests under the old settings go on for a while
 		synctest.Wait()

@@ -78,54 +78,6 @@ func TestHangingIssuersDelayNobody(t *testing.T) {
 	})
 }
 
-func TestFirstRequestsShareOneDiscovery(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, Config{}, provider.Config{})
-		slow := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Second) // of the bubble's clock
-			w.provider.ServeHTTP(rw, r)
-		})
-		w.serve(testIssuer, slow)
-		token := mint(t, w.provider, nil)
-		var all sync.WaitGroup
-		for range 50 {
-			all.Go(func() {
-				if err := w.verify(t, token); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		all.Wait()
-		if d, k := w.provider.Discoveries(), w.provider.KeyFetches(); d != 1 || k != 1 {
-			t.Errorf("%d discoveries and %d key fetches for 50 requests, want one of each", d, k)
-		}
-	})
-}
-
-// TestWithdrawnKeyStopsWorking: a withdrawn key was once accepted until a restart.
-func TestWithdrawnKeyStopsWorking(t *testing.T) {
-	t.Parallel()
-	for _, issuer := range []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.example")} {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, Config{Issuers: []Issuer{issuer}}, provider.Config{Lifetime: time.Hour})
-			stop := w.run(t)
-			defer stop()
-			synctest.Wait()
-			token := mint(t, w.provider, nil)
-			if err := w.verify(t, token); err != nil {
-				t.Fatal(err)
-			}
-			if err := w.provider.Withdraw(w.provider.SigningKey().KeyID); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(defaultKeyRefresh)
-			synctest.Wait()
-			wantReason(t, w.verify(t, token), refusal.SignatureInvalid)
-		})
-	}
-}
-
 // TestLastGoodKeysAreKeptAndAge: an outage has no effect for 24 hours; then tokens are refused,
 // until the issuer recovers.
 func TestLastGoodKeysAreKeptAndAge(t *testing.T) {
@@ -246,57 +198,6 @@ func TestEndOfTheRequestEndsTheWait(t *testing.T) {
 			t.Errorf("waited %s, want 1s", passed)
 		}
 		time.Sleep(fetchTimeout) // the fetch itself continues, for the next request
-	})
-}
-
-// TestFailedDiscoveryKeepsTheLastDocument: keys are still refreshed at their old place.
-func TestFailedDiscoveryKeepsTheLastDocument(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, Config{}, provider.Config{Lifetime: time.Hour})
-		stop := w.run(t)
-		defer stop()
-		synctest.Wait()
-		w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
-				http.Error(rw, "broken", http.StatusInternalServerError)
-				return
-			}
-			w.provider.ServeHTTP(rw, r)
-		}))
-		if _, err := w.provider.Rotate(); err != nil {
-			t.Fatal(err)
-		}
-		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// TestRunHearsOfFailures: a fetch that failed for a request is retried within a second, not when
-// the next one is due.
-func TestRunHearsOfFailures(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, Config{}, provider.Config{})
-		stop := w.run(t)
-		defer stop()
-		synctest.Wait()
-		if _, err := w.provider.Rotate(); err != nil {
-			t.Fatal(err)
-		}
-		w.serve(testIssuer, nil)
-		wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
-		w.serve(testIssuer, w.provider)
-		time.Sleep(firstBackoff * 5 / 4)
-		synctest.Wait()
-		before := len(w.sent())
-		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
-			t.Error(err)
-		}
-		if n := len(w.sent()) - before; n != 0 {
-			t.Errorf("%d requests were sent for the token", n)
-		}
 	})
 }
 

@@ -15,7 +15,6 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
@@ -108,6 +107,18 @@ func TestParseKeySet(t *testing.T) {
 	}
 }
 
+// TestSPIFFEBundle: a bundle's keys for JWT-SVIDs verify tokens, and its keys for X.509-SVIDs none.
+func TestSPIFFEBundle(t *testing.T) {
+	t.Parallel()
+	key := func(use string) string {
+		return jwkOf(t, ecKey(t, elliptic.P256()).Public(), map[string]any{"use": use, "kid": use})
+	}
+	list, ignored, err := parseKeySet([]byte(`{"keys":[`+key("x509-svid")+`,`+key("jwt-svid")+`]}`), true)
+	if err != nil || ignored != 1 || len(list) != 1 || list[0].id != "jwt-svid" {
+		t.Errorf("used %v, ignored %d: %v", list, ignored, err)
+	}
+}
+
 func TestParseKeySetRefuses(t *testing.T) {
 	t.Parallel()
 	for name, document := range map[string]string{
@@ -176,45 +187,14 @@ func site(issuerURL, jwksURI, algorithms, keySet string) http.Handler {
 
 func TestAlgorithmsOfDiscovery(t *testing.T) {
 	t.Parallel()
-	key := newProvider(t, provider.Config{IssuerURL: testIssuer, Algorithm: "RS256"}).SigningKey()
-	keySet := `{"keys":[` + jwkOf(t, key.Public().Key, nil) + `]}`
-	for _, test := range []struct {
-		listed   string
-		narrowed []string
-		alg      string
-		accepted bool
-	}{
-		{``, nil, "RS256", true},
-		{``, nil, "PS256", false},
-		{`[]`, nil, "RS256", true},
-		{`["HS256","none"]`, nil, "RS256", true},
-		{`["HS256","none"]`, nil, "PS256", false},
-		{`["RS256","PS512","HS256"]`, nil, "PS512", true},
-		{`["PS512"]`, nil, "RS256", false},
-		{`["RS256","PS512"]`, []string{"PS512"}, "PS512", true},
-		{`["RS256","PS512"]`, []string{"PS512"}, "RS256", false},
-		{`["RS256"]`, []string{"PS512"}, "PS512", false},
-		{`["RS256"]`, []string{"PS512"}, "RS256", false},
-		{``, []string{"RS256"}, "RS256", true},
+	for _, test := range []struct{ listed, narrowed, want string }{
+		{"", "", "RS256"}, {"HS256 none", "", "RS256"}, {"RS256 PS512 HS256 RS256", "", "RS256 PS512"}, {"PS512", "", "PS512"},
+		{"RS256 PS512", "PS512", "PS512"}, {"RS256", "PS512", ""}, {"", "RS256", "RS256"},
 	} {
-		issuer := staticIssuer(testIssuer)
-		issuer.SigningAlgorithms = test.narrowed
-		w := newWeb()
-		listed := ""
-		if test.listed != "" {
-			listed = `,"id_token_signing_alg_values_supported":` + test.listed
+		e := &entry{Issuer: Issuer{SigningAlgorithms: strings.Fields(test.narrowed)}}
+		if got := strings.Join(e.accepted(strings.Fields(test.listed)), " "); got != test.want {
+			t.Errorf("listed %s, narrowed to %s: %s, want %s", test.listed, test.narrowed, got, test.want)
 		}
-		w.serve(testIssuer, site(testIssuer, testIssuer+"/jwks", listed, keySet))
-		v := newTestVerifier(t, Config{Issuers: []Issuer{issuer}}, w)
-		signing := jose.JSONWebKey{Key: key.Key, Algorithm: test.alg}
-		_, err := v.Verify(t.Context(), sign(t, signing, nil, payload("")), unknownClient)
-		if test.accepted {
-			if err != nil {
-				t.Errorf("listed %s, narrowed to %v: %s: %v", test.listed, test.narrowed, test.alg, err)
-			}
-			continue
-		}
-		wantReason(t, err, refusal.SignatureInvalid)
 	}
 }
 
@@ -224,11 +204,6 @@ func TestWhereKeysMayBe(t *testing.T) {
 	listed.JWKSHosts = []string{"keys.elsewhere.example", "Keys.Ports.example:8443"}
 	confined := static
 	confined.JWKSHosts = []string{"keys.elsewhere.example"}
-	p := newProvider(t, provider.Config{IssuerURL: testIssuer})
-	key := p.SigningKey()
-	key = key.Public()
-	keySet := `{"keys":[` + jwkOf(t, key.Key, map[string]any{"kid": key.KeyID}) + `]}`
-
 	for _, test := range []struct {
 		name          string
 		issuer        Issuer
@@ -258,29 +233,11 @@ func TestWhereKeysMayBe(t *testing.T) {
 		{"wildcard, a listed host and port", listed, "https://keys.ports.example:8443/jwks", false, true},
 		{"wildcard, a listed host, another port", listed, "https://keys.ports.example/jwks", false, false},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWeb()
-			handler := site(testIssuer, test.jwksURI, `,"id_token_signing_alg_values_supported":["ES256"]`, keySet)
-			for _, host := range []string{
-				testIssuer, testIssuer + ":8443", "http://issuer.example", "http://127.0.0.1:99", "https://www.elsewhere.example",
-				"https://keys.issuer.example", "https://keys.elsewhere.example", "https://keys.ports.example", "https://keys.ports.example:8443",
-			} {
-				w.serve(host, handler)
-			}
-			v := newTestVerifier(t, Config{Issuers: []Issuer{test.issuer}, AllowLoopback: test.allowLoopback}, w)
-			_, err := v.Verify(t.Context(), mint(t, p, nil), unknownClient)
-			if test.accepted {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-			wantReason(t, err, refusal.IssuerUnreachable)
-			if n := len(w.sent()); n != 1 {
-				t.Errorf("%d requests were sent, want the discovery alone", n)
-			}
-		})
+		v := newTestVerifier(t, Config{Issuers: []Issuer{test.issuer}, AllowLoopback: test.allowLoopback}, newWeb())
+		i := &issuer{shared: v.shared, url: testIssuer, entry: v.entries[0], pool: v.entries[0].pool}
+		if err := i.checkJWKSURI(test.jwksURI); (err == nil) != test.accepted {
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
 }
 

@@ -119,29 +119,6 @@ func TestKeySetInside(t *testing.T) {
 	}
 }
 
-// TestNameOfLoopbackWhereAllowed: the resolver of these tests works.
-func TestNameOfLoopbackWhereAllowed(t *testing.T) {
-	t.Parallel()
-	p, server := realWorld(t, nil)
-	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	issuer := staticIssuer("https://example.com:" + port) // httptest's certificate is for this name
-	issuer.CACert = certPEM(server)
-	server.Config.Handler.(*switchable).set(mimic(issuer.URL, p))
-	v, err := newVerifier(Config{Issuers: []Issuer{issuer}, AllowLoopback: true}, func(r reach) http.RoundTripper {
-		r.resolver = resolverTo("127.0.0.1")
-		return newTransport(r)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer.URL}), unknownClient); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestSlowDrip: a fetch from an issuer that sends a byte a second stops after 5 s, and the request
 // that waits for it sooner.
 func TestSlowDrip(t *testing.T) {

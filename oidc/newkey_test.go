@@ -242,29 +242,6 @@ func TestNewKeyGivesNoCredit(t *testing.T) {
 	})
 }
 
-// TestReloadKeepsTheLimit: a reload of the settings permits no further fetch.
-func TestReloadKeepsTheLimit(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := keyChanges(t)[0]
-		w := keyWorld(t, staticIssuer(testIssuer), c)
-		bad := sign(t, c.after.JSONWebKey, nil, lasting())
-		time.Sleep(settled + time.Second)
-		wantReason(t, w.verify(t, bad), refusal.SignatureInvalid)
-		before := len(w.sent())
-		for range 10 {
-			next := newTestVerifier(t, Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, w.web)
-			next.Inherit(w.verifier)
-			w.verifier = next
-			time.Sleep(2 * time.Second)
-			wantTemporary(t, w.verify(t, bad))
-		}
-		if n := len(w.sent()) - before; n != 0 {
-			t.Errorf("%d requests in 20 s", n)
-		}
-	})
-}
-
 // TestTotalOfAPattern: bad tokens that name many real issuers of a pattern cause fetches within the
 // pattern's total, of which one client gets half. Beyond it the refusal can be retried. The new key
 // of another client's issuer is found at once.
@@ -301,24 +278,6 @@ func TestTotalOfAPattern(t *testing.T) {
 			t.Errorf("another client's issuer: %v", err)
 		}
 	})
-}
-
-func TestTokenWithoutKidTriesAllKeys(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{}, provider.Config{})
-	first := w.provider.SigningKey()
-	for range 3 {
-		if _, err := w.provider.Rotate(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	first.KeyID = ""
-	if err := w.verify(t, sign(t, first, nil, payload(""))); err != nil {
-		t.Error(err)
-	}
-	if n := w.provider.KeyFetches(); n != 1 {
-		t.Errorf("%d key fetches, want 1", n)
-	}
 }
 
 // TestUnknownKeyWhileTheIssuerIsDown: the refusal does not blame the caller.

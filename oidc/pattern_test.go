@@ -131,22 +131,6 @@ func TestParsePatternRefuses(t *testing.T) {
 	}
 }
 
-func TestPatternSpecificity(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]int{
-		"https://*":                             0,
-		"https://a.example":                     2,
-		"https://*.example/*":                   1,
-		"https://oidc-*.example/x":              2,
-		"https://oidc.eks.*.amazonaws.com/id/*": 5,
-		"https://a.example/*/":                  3,
-	} {
-		if got := mustPattern(t, text).Specificity(); got != want {
-			t.Errorf("%q has specificity %d, want %d", text, got, want)
-		}
-	}
-}
-
 func TestPatternOverlaps(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -110,31 +110,6 @@ func TestCompressedDocuments(t *testing.T) {
 	wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)
 }
 
-// TestSPIFFEBundle: a bundle's keys for JWT-SVIDs verify tokens of type spiffe, and of no other
-// type; its keys for X.509-SVIDs verify none.
-func TestSPIFFEBundle(t *testing.T) {
-	t.Parallel()
-	for _, spiffe := range []bool{true, false} {
-		for _, use := range []string{"jwt-svid", "x509-svid"} {
-			issuer := staticIssuer(testIssuer)
-			issuer.SPIFFE = spiffe
-			key := jose.JSONWebKey{Key: ecKey(t, elliptic.P256()), KeyID: "a", Algorithm: "ES256"}
-			w := &world{web: newWeb()}
-			w.serve(testIssuer, site(testIssuer, testIssuer+"/keys", `,"id_token_signing_alg_values_supported":["ES256"]`,
-				`{"spiffe_sequence":1,"keys":[`+jwkOf(t, key.Public().Key, map[string]any{"kid": "a", "use": use})+`]}`))
-			w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{issuer}}, w.web)
-			err := w.verify(t, sign(t, key, nil, payload("")))
-			if spiffe && use == "jwt-svid" {
-				if err != nil {
-					t.Error(err)
-				}
-				continue
-			}
-			wantReason(t, err, refusal.SignatureInvalid)
-		}
-	}
-}
-
 // TestLargeKeySets: a key beyond the first 64 verifies only tokens that name it, and causes a
 // warning. Of a pattern's issuers with so many keys, only a few are kept.
 func TestLargeKeySets(t *testing.T) {

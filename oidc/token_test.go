@@ -20,26 +20,6 @@ import (
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
-func TestVerifyAcceptsEachAlgorithm(t *testing.T) {
-	t.Parallel()
-	for _, alg := range []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"} {
-		t.Run(alg, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, Config{}, provider.Config{Algorithm: alg})
-			token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil), unknownClient)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if token.IssuerURL != testIssuer || token.Subject != "someone" {
-				t.Errorf("got %+v", token)
-			}
-			forged := mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer, Algorithm: alg}), nil)
-			_, err = w.verifier.Verify(t.Context(), forged, unknownClient)
-			wantReason(t, err, refusal.SignatureInvalid)
-		})
-	}
-}
-
 func TestVerifyReturnsWhatTheTokenSays(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1_800_000_000, 0)
@@ -91,6 +71,7 @@ func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated
 	}
 }
 
+// TestTokenShape has the shapes with a reason of their own; conformance has many more.
 func TestTokenShape(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})
@@ -98,7 +79,6 @@ func TestTokenShape(t *testing.T) {
 	part := strings.Split(good, ".")
 	with := func(header string) string { return b64(header) + "." + part[1] + "." + part[2] }
 	claims := func(text string) string { return part[0] + "." + b64(text) + "." + part[2] }
-	deep := strings.Repeat(`{"a":`, 17) + "1" + strings.Repeat("}", 17)
 
 	for _, test := range []struct {
 		name, raw string
@@ -106,49 +86,18 @@ func TestTokenShape(t *testing.T) {
 	}{
 		{"empty", "", refusal.TokenMissing},
 		{"white space alone", " \r\n\t ", refusal.TokenMissing},
-		{"one segment", "abc", refusal.TokenMalformed},
 		{"two segments", part[0] + "." + part[1], refusal.TokenMalformed},
 		{"four segments", good + ".", refusal.TokenMalformed},
 		{"five segments, a JWE", good + ".a.b", refusal.TokenMalformed},
-		{"JSON serialization", `{"payload":"` + part[1] + `","protected":"` + part[0] + `","signature":"` + part[2] + `"}`, refusal.TokenMalformed},
 		{"too large", good + strings.Repeat("A", MaxTokenSize), refusal.TokenMalformed},
-		{"padding", part[0] + "=." + part[1] + "." + part[2], refusal.TokenMalformed},
 		{"a line break inside", part[0] + ".\n" + part[1] + "." + part[2], refusal.TokenMalformed},
 		{"a space in the signature", part[0] + "." + part[1] + ". " + part[2], refusal.TokenMalformed},
-		{"base64 of the other alphabet", part[0] + "." + part[1] + ".+/" + part[2][2:], refusal.TokenMalformed},
 		{"stray bits in the header", strings.TrimSuffix(b64(`{"alg":"ES256","a":12}`), "Q") + "R." + part[1] + "." + part[2], refusal.TokenMalformed},
-		{"empty header", "." + part[1] + "." + part[2], refusal.TokenMalformed},
-		{"empty claims", part[0] + ".." + part[2], refusal.TokenMalformed},
 		{"no signature", part[0] + "." + part[1] + ".", refusal.SignatureInvalid},
-		{"header no JSON", with("hello"), refusal.TokenMalformed},
-		{"header an array", with(`["ES256"]`), refusal.TokenMalformed},
 		{"header with alg twice", with(`{"alg":"ES256","alg":"ES256"}`), refusal.TokenMalformed},
-		{"header followed by more", with(`{"alg":"ES256"}{}`), refusal.TokenMalformed},
-		{"no alg", with(`{"kid":"key-1"}`), refusal.TokenMalformed},
-		{"alg in upper case", with(`{"ALG":"ES256"}`), refusal.TokenMalformed},
-		{"alg a number", with(`{"alg":256}`), refusal.TokenMalformed},
 		{"alg none", with(`{"alg":"none"}`), refusal.SignatureInvalid},
-		{"alg None", with(`{"alg":"None"}`), refusal.SignatureInvalid},
-		{"alg HS256", with(`{"alg":"HS256"}`), refusal.SignatureInvalid},
-		{"alg ES256K", with(`{"alg":"ES256K"}`), refusal.SignatureInvalid},
-		{"alg empty", with(`{"alg":""}`), refusal.SignatureInvalid},
-		{"alg of one letter", with(`{"alg":"E"}`), refusal.SignatureInvalid},
-		{"crit", with(`{"alg":"ES256","crit":["exp"]}`), refusal.TokenMalformed},
-		{"crit null", with(`{"alg":"ES256","crit":null}`), refusal.TokenMalformed},
-		{"b64 through crit", with(`{"alg":"ES256","b64":false,"crit":["b64"]}`), refusal.TokenMalformed},
-		{"b64 without crit", with(`{"alg":"ES256","b64":false}`), refusal.TokenMalformed},
-		{"kid a number", with(`{"alg":"ES256","kid":1}`), refusal.TokenMalformed},
-		{"claims no JSON", claims("hello"), refusal.TokenMalformed},
-		{"claims a string", claims(`"hello"`), refusal.TokenMalformed},
-		{"claims followed by more", claims(payload("") + "x"), refusal.TokenMalformed},
 		{"a claim twice", claims(payload(`,"sub":"someone"`)), refusal.TokenMalformed},
 		{"a claim twice but for case", claims(payload(`,"ISS":"https://good.example"`)), refusal.TokenMalformed},
-		{"a claim twice but for a long s", claims(payload(`,"iſs":"https://good.example"`)), refusal.TokenMalformed},
-		{"a nested claim twice", claims(payload(`,"a":[{"b":1,"B":2}]`)), refusal.TokenMalformed},
-		{"invalid UTF-8", claims(payload(`,"a":"` + "\xff" + `"`)), refusal.TokenMalformed},
-		{"a lone surrogate", claims(payload(`,"a":"\ud800"`)), refusal.TokenMalformed},
-		{"nested too deep", claims(payload(`,"a":` + deep)), refusal.TokenMalformed},
-		{"too many values", claims(payload(`,"a":[` + strings.Repeat("1,", maxClaimsValues) + `1]`)), refusal.TokenMalformed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -164,19 +113,6 @@ func TestTokenShape(t *testing.T) {
 	}
 	if got := len(w.sent()); got != 0 {
 		t.Errorf("%d requests were sent for malformed tokens", got)
-	}
-}
-
-func TestStrayBitsInTheSignatureAreRefused(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{}, provider.Config{}) // 64 bytes: the last character has 4 stray bits
-	good := mint(t, w.provider, nil)
-	alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-	last := strings.IndexByte(alphabet, good[len(good)-1])
-	_, err := w.verifier.Verify(t.Context(), good[:len(good)-1]+string(alphabet[last|1]), unknownClient)
-	wantReason(t, err, refusal.TokenMalformed)
-	if _, err := w.verifier.Verify(t.Context(), good, unknownClient); err != nil {
-		t.Errorf("the token itself: %v", err)
 	}
 }
 
@@ -197,28 +133,6 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	if n := evil.KeyFetches() + evil.Discoveries(); n != 0 {
 		t.Errorf("the attacker's host was asked %d times", n)
 	}
-}
-
-// TestAlgorithmIsBoundToTheKey: no key verifies a signature of another algorithm, whatever the
-// header states.
-func TestAlgorithmIsBoundToTheKey(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{}, provider.Config{Algorithm: "RS256"})
-	key := w.provider.SigningKey()
-	key.Algorithm = "PS256" // the JWK and discovery state RS256
-	_, err := w.verifier.Verify(t.Context(), sign(t, key, nil, payload("")), unknownClient)
-	e := wantReason(t, err, refusal.SignatureInvalid)
-	if !strings.Contains(e.Message, `"PS256"`) || !strings.Contains(e.Message, `"RS256"`) {
-		t.Errorf("message %q does not say what was found and wanted", e.Message)
-	}
-}
-
-func TestBrokenRegisteredHeaderParameterIsMalformed(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{}, provider.Config{})
-	header := map[jose.HeaderKey]any{"x5c": []string{"junk"}}
-	_, err := w.verifier.Verify(t.Context(), sign(t, w.provider.SigningKey(), header, payload("")), unknownClient)
-	wantReason(t, err, refusal.TokenMalformed)
 }
 
 func FuzzParseToken(f *testing.F) {

@@ -206,33 +206,6 @@ func TestFetchesForWildcardsAreBounded(t *testing.T) {
 	})
 }
 
-// TestMadeUpIssuersHoldUpNoGoodOne: a client could keep all fetches busy with issuers that do not
-// exist. A key that a good issuer has withdrawn would then stay valid for that time.
-func TestMadeUpIssuersHoldUpNoGoodOne(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := wildWorld(t)
-		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(defaultKeyRefresh)
-		for i := range maxLookups {
-			issuer := fmt.Sprintf("https://hanging-%d.example", i)
-			w.serve(issuer, http.HandlerFunc(hang))
-			raw := mint(t, w.provider, map[string]any{"iss": issuer})
-			go func() { _, _ = w.verifier.Verify(t.Context(), raw, clientNumber(i)) }()
-		}
-		synctest.Wait()
-		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
-			t.Error(err)
-		}
-		if n := w.provider.KeyFetches(); n != 2 {
-			t.Errorf("%d key fetches, want a second one at the age of refresh", n)
-		}
-		time.Sleep(2 * fetchTimeout)
-	})
-}
-
 // TestFailedWildcardIsNotAskedAgainAtOnce: failures are remembered for a moment, and longer after
 // each further one.
 func TestFailedWildcardIsNotAskedAgainAtOnce(t *testing.T) {
@@ -270,17 +243,6 @@ func TestLongIssuerURLsAreNobodys(t *testing.T) {
 	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"iss": long})), refusal.IssuerNotConfigured)
 	if n := len(w.sent()); n != 0 {
 		t.Errorf("%d requests", n)
-	}
-}
-
-// TestBadTokensOfWildcardsCostNothing: a token that can be refused without keys causes no fetch.
-func TestBadTokensOfWildcardsCostNothing(t *testing.T) {
-	t.Parallel()
-	w := wildWorld(t)
-	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"aud": "another"})), refusal.AudienceMismatch)
-	wantReason(t, w.verify(t, mint(t, w.provider, map[string]any{"exp": 1})), refusal.TokenExpired)
-	if n := w.verifier.wildcards[0].pool.count(unproven) + len(w.sent()); n != 0 {
-		t.Errorf("%d requests and issuers kept", n)
 	}
 }
 
