@@ -6,7 +6,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -285,19 +284,6 @@ func unjoin(err error) []error {
 		return joined.Unwrap()
 	}
 	return []error{err}
-}
-
-// readSecret reads a file that holds one secret, without the newline at its end.
-func readSecret(name string) ([]byte, error) {
-	content, err := readFile(name)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := files.Text(content)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return bytes.TrimRight(secret, "\r\n"), nil
 }
 
 // readFile reads a file that an operator named, up to a size limit.

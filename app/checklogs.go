@@ -3,13 +3,17 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -22,20 +26,26 @@ func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	warnings, mistakes := make([]error, len(cfg.CT.Logs)), make([]error, len(cfg.CT.Logs))
-	var asked sync.WaitGroup
-	for i, entry := range cfg.CT.Logs {
-		if entry.URL == "" || !entry.RetireAt.IsZero() && !time.Now().Before(entry.RetireAt) {
-			continue
-		}
-		r.Logs++
-		asked.Go(func() {
-			warning, err := askLog(ctx, entry)
-			warnings[i], mistakes[i] = keypath.Prefix(warning, "ct", "logs", strconv.Itoa(i)), keypath.Prefix(err, "ct", "logs", strconv.Itoa(i))
-		})
-	}
-	asked.Wait()
+	r.Logs = eachRemote(cfg, time.Now(), func(i int, entry config.CTLog) {
+		warning, err := askLog(ctx, entry)
+		warnings[i], mistakes[i] = keypath.Prefix(warning, "ct", "logs", strconv.Itoa(i)), keypath.Prefix(err, "ct", "logs", strconv.Itoa(i))
+	})
 	r.Warnings = append(r.Warnings, unjoin(cfg.Explain(errors.Join(warnings...)))...)
 	r.add(cfg.Explain(errors.Join(mistakes...)))
+}
+
+// eachRemote calls do for every remote log of cfg that is in use at now or later, for all at once. It
+// returns their number when all calls have returned.
+func eachRemote(cfg *config.Server, now time.Time, do func(i int, entry config.CTLog)) (n int) {
+	var all sync.WaitGroup
+	for i, entry := range cfg.CT.Logs {
+		if entry.URL != "" && (entry.RetireAt.IsZero() || now.Before(entry.RetireAt)) {
+			n++
+			all.Go(func() { do(i, entry) })
+		}
+	}
+	all.Wait()
+	return n
 }
 
 // askLog requests get-sth of RFC 6962 from one log; then the checkpoint, which a static-ct-api log
@@ -91,4 +101,40 @@ func notServed(err error) bool {
 	default:
 		return false
 	}
+}
+
+// CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that signs
+// or will sign, and returns the problems; nil where there are none. A log that does not accept a
+// root refuses every certificate below it.
+func CheckLogRoots(ctx context.Context, cfg *config.Server, set *ca.Set, now time.Time) (problems []error) {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	found := make([][]error, len(cfg.CT.Logs))
+	eachRemote(cfg, now, func(i int, entry config.CTLog) { found[i] = checkRoots(ctx, entry, set, now) })
+	return slices.Concat(found...)
+}
+
+func checkRoots(ctx context.Context, entry config.CTLog, set *ca.Set, now time.Time) (problems []error) {
+	log, _, err := newRemote(entry)
+	if err != nil {
+		return []error{err}
+	}
+	defer log.CloseIdleConnections()
+	roots, err := log.Roots(ctx)
+	if err != nil {
+		return []error{err}
+	}
+	for _, m := range set.Members() {
+		switch m.StateAt(now) {
+		case ca.Staged, ca.Published, ca.Active:
+		default:
+			continue
+		}
+		root := m.Chain.DER[len(m.Chain.DER)-1]
+		if !slices.ContainsFunc(roots, func(der []byte) bool { return bytes.Equal(der, root) }) {
+			problems = append(problems, fmt.Errorf("the log %s does not accept the root of authority %q (%s), and will refuse what it signs: have the log's operator add it",
+				entry.URL, m.ID, m.Chain.Certificates[len(m.Chain.Certificates)-1].Subject))
+		}
+	}
+	return problems
 }

@@ -76,52 +76,44 @@ func newInstance(cfg *config.Server) (trustroot.Instance, error) {
 }
 
 // trustedLog is the URL and the key of a log. Its errors have key paths.
-func trustedLog(entry config.CTLog, publicURL string) (trustroot.CTLog, error) {
+func trustedLog(entry config.CTLog, publicURL string) (log trustroot.CTLog, err error) {
 	if entry.Embedded == nil {
-		block, err := readPEM(entry.PublicKey)
-		if err != nil {
-			return trustroot.CTLog{}, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
+		if log.PublicKey, err = readPEM(entry.PublicKey, "PUBLIC KEY"); err != nil {
+			return log, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
 		}
-		return trustroot.CTLog{URL: entry.URL, PublicKey: block}, nil
+		log.URL = entry.URL
+		return log, nil
 	}
-	spki, err := publicHalf(entry.Embedded.Key)
+	der, err := readPEM(entry.Embedded.Key, "PRIVATE KEY")
+	var key any
+	if err == nil {
+		key, err = x509.ParsePKCS8PrivateKey(der)
+	}
+	if err == nil {
+		if signer, ok := key.(crypto.Signer); ok {
+			log.PublicKey, err = x509.MarshalPKIXPublicKey(signer.Public())
+		} else {
+			err = errors.New("it holds no key for signatures")
+		}
+	}
 	if err != nil {
-		return trustroot.CTLog{}, keypath.Errorf([]string{"embedded", "key"}, "reading the log's key: %w", err)
+		return log, keypath.Errorf([]string{"embedded", "key"}, "reading the log's key: %w", err)
 	}
-	return trustroot.CTLog{URL: strings.TrimRight(publicURL, "/") + logPath(entry.Embedded.Name), PublicKey: spki}, nil
+	log.URL = strings.TrimRight(publicURL, "/") + logPath(entry.Embedded.Name)
+	return log, nil
 }
 
-// publicHalf returns the SubjectPublicKeyInfo of a private key, PKCS#8 PEM.
-func publicHalf(name string) ([]byte, error) {
-	block, err := readPEM(name)
-	if err != nil {
-		return nil, err
-	}
-	private, err := x509.ParsePKCS8PrivateKey(block)
-	if err != nil {
-		return nil, fmt.Errorf("parsing %s: %w", name, err)
-	}
-	signer, ok := private.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("%s holds no signing key", name)
-	}
-	return x509.MarshalPKIXPublicKey(signer.Public())
-}
-
-// readPEM returns the content of the first PEM block of a file.
-func readPEM(name string) ([]byte, error) {
+// readPEM returns the content of the PEM block of a file.
+func readPEM(name, kind string) ([]byte, error) {
 	text, err := readFile(name)
 	if err != nil {
 		return nil, err
 	}
-	blocks, _, err := pem.Blocks(text)
-	if err == nil && len(blocks) == 0 {
-		err = errors.New("it holds no PEM")
-	}
+	der, err := pem.One(text, kind)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return blocks[0].Bytes, nil
+	return der, nil
 }
 
 // Instance returns the content of the documents, from the running server's state.

@@ -43,10 +43,8 @@ func issuerHealth(entries []oidc.IssuerStatus) (detail string, err error) {
 // describeIssuer returns the state of an entry, without the text of its errors.
 func describeIssuer(entry oidc.IssuerStatus) string {
 	switch {
-	case entry.IssuerURL == "" && entry.Issuers == 1:
-		return string(entry.State) + ", 1 issuer in use"
 	case entry.IssuerURL == "":
-		return fmt.Sprintf("%s, %d issuers in use", entry.State, entry.Issuers)
+		return string(entry.State) + ", " + count(entry.Issuers, "issuer", "issuers") + " in use"
 	case entry.LastSuccess.IsZero():
 		return string(entry.State) + ", no keys yet"
 	case !entry.Usable && entry.Keys == 0:

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -99,11 +102,8 @@ func (s *logSet) openRemote(entry config.CTLog, path []string) (ctlog.LogConfig,
 func newRemote(entry config.CTLog) (remote *ctlog.Remote, warnings []error, err error) {
 	var token []byte
 	if entry.TokenFile != "" {
-		if token, err = readSecret(entry.TokenFile); err != nil {
+		if token, _, err = files.ReadSecretLine(entry.TokenFile, "the log's token"); err != nil {
 			return nil, nil, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
-		}
-		if len(token) == 0 {
-			return nil, nil, keypath.Errorf([]string{"token_file"}, "%s is empty; write the log's token into it", entry.TokenFile)
 		}
 	}
 	return ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
@@ -121,12 +121,9 @@ func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
 func (s *logSet) openEmbedded(ctx context.Context, entry *config.EmbeddedLog, path []string, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
 	cfg := EmbeddedConfig(entry)
 	if submit := entry.Submit; submit != nil {
-		token, err := readSecret(submit.TokenFile)
+		token, _, err := files.ReadSecretLine(submit.TokenFile, "the token of submitters")
 		if err != nil {
 			return ctlog.LogConfig{}, keypath.Errorf([]string{"submit", "token_file"}, "reading the token: %w", err)
-		}
-		if len(token) == 0 {
-			return ctlog.LogConfig{}, keypath.Errorf([]string{"submit", "token_file"}, "%s is empty; write the token into it, or remove submit to take nothing over HTTP", submit.TokenFile)
 		}
 		cfg.SubmitToken = token
 	}
@@ -170,10 +167,16 @@ func (s *logSet) mounts() []server.Mount {
 	return mounts
 }
 
-// checks reports each log's state as its submitter sees it, and each embedded log's own state. A
-// log that takes no entry makes the server unready only where no other log exists.
+// checks reports each log's state as its submitter sees it, which never makes the server unready: only
+// the next certificate closes a breaker. They report each embedded log's own state too. One that takes
+// no entry makes the server unready where no other log exists.
 func (s *logSet) checks() []server.Check {
-	checks := []server.Check{ctCheck(s.logs)}
+	checks := []server.Check{{Name: "certificate-transparency", Probe: func(context.Context) (string, error) {
+		if s.logs == nil {
+			return "disabled by configuration", nil
+		}
+		return ctHealth(s.logs.Status())
+	}}}
 	for _, log := range s.embedded {
 		checks = append(checks, server.Check{
 			Name:     "ctlog " + log.Name(),
@@ -192,3 +195,26 @@ func (s *logSet) checks() []server.Check {
 
 // logPath is where an embedded log is served.
 func logPath(name string) string { return "/ctlog/" + name }
+
+// ctHealth returns each log's state, and the last error of each log that has failed since it last
+// gave an SCT.
+func ctHealth(logs []ctlog.LogStatus) (detail string, err error) {
+	var states []string
+	for _, log := range logs {
+		state := fmt.Sprintf("%s: breaker %s", log.Name, log.State)
+		if log.Failures > 0 {
+			state += ", " + count(log.Failures, "failure", "failures in a row")
+		}
+		if log.State == breaker.Open {
+			state += fmt.Sprintf(", probed in %.0f s", log.Probe.Seconds())
+		}
+		if log.Rest > 0 {
+			state += fmt.Sprintf(", receives nothing for %.0f s, as it asked", log.Rest.Seconds())
+		}
+		states = append(states, state)
+		if log.LastError != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", log.Name, log.LastError))
+		}
+	}
+	return strings.Join(states, "; "), err
+}
