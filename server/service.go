@@ -4,13 +4,13 @@ package server
 
 import (
 	"context"
-	"encoding/pem"
 	"errors"
 	"strings"
 
 	"google.golang.org/grpc/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/proof"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
@@ -127,7 +127,7 @@ func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, erro
 // chainPEM returns the certificate and its chain, leaf first and root last, one PEM block each,
 // without a newline at the end.
 func chainPEM(issued *ca.Issued) []string {
-	leaf := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: issued.Certificate})
+	leaf := pem.Encode("CERTIFICATE", issued.Certificate)
 	chain := make([]string, 0, 1+len(issued.Chain.PEM))
 	chain = append(chain, strings.TrimSuffix(string(leaf), "\n"))
 	return append(chain, issued.Chain.PEM...)

@@ -5,11 +5,12 @@ package ceremony
 import (
 	"crypto"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // InitConfig describes a new CA.
@@ -253,7 +254,7 @@ func rootKeyFiles(key crypto.Signer, external *ExternalKey, dir string, chosen [
 }
 
 func certificatePEM(c *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	return pem.Encode("CERTIFICATE", c.Raw)
 }
 
 // caSet returns a CA set of one authority with the key of block, published and active from

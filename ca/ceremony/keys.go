@@ -9,13 +9,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/youmark/pkcs8"
+
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // DefaultAlgorithm is the algorithm of a CA key if none is configured.
@@ -121,5 +122,5 @@ func encryptKey(key crypto.Signer, p password) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encrypting key: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: der}), nil
+	return pem.Encode("ENCRYPTED PRIVATE KEY", der), nil
 }

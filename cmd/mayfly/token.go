@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/dev"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 func tokenCommand() *cobra.Command {
@@ -87,7 +87,7 @@ func fetch(ctx context.Context, base, path string, query url.Values, absent stri
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxFetched))
+	body, err := files.ReadAll(response.Body, maxFetched)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer of %s: %w", base, err)

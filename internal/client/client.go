@@ -19,14 +19,15 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 const (
@@ -137,7 +138,7 @@ func prove(req Request) (evidence, error) {
 		if err != nil {
 			return evidence{}, fmt.Errorf("making a certificate signing request: %w", err)
 		}
-		return evidence{csr: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})}, nil
+		return evidence{csr: pem.Encode("CERTIFICATE REQUEST", der)}, nil
 	}
 	challenge := req.Challenge
 	if challenge == "" {
@@ -155,7 +156,7 @@ func prove(req Request) (evidence, error) {
 		return evidence{}, fmt.Errorf("encoding the public key: %w", err)
 	}
 	return evidence{
-		publicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})),
+		publicKey: string(pem.Encode("PUBLIC KEY", spki)),
 		signature: signature,
 	}, nil
 }
@@ -267,7 +268,7 @@ func (c *Client) overREST(ctx context.Context, token string, p evidence) (*Certi
 		return nil, fmt.Errorf("asking the CA: %w", err)
 	}
 	defer response.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(response.Body, maxResponseSize))
+	data, err := files.ReadAll(response.Body, maxResponseSize)
 	if err != nil {
 		return nil, fmt.Errorf("reading the CA's answer: %w", err)
 	}
