@@ -33,8 +33,10 @@ type Config struct {
 	Rules *identity.Rules
 	// KeyPolicy decides which keys may be certified.
 	KeyPolicy *proof.KeyPolicy
-	// Authorities is the CA set in force. The clock selects the authority that signs.
-	Authorities *Authorities
+	// Active returns the authority that signs at a time. Its refusal is CA_EXPIRING if there is none.
+	Active func(now time.Time) (*Authority, error)
+	// TrustBundle returns the chains that verifiers must know at a time, the active one first.
+	TrustBundle func(now time.Time) []*Chain
 	// Profile is the form of every certificate.
 	Profile *Profile
 	// Logs are the Certificate Transparency logs. Nil disables Certificate Transparency. Then the
@@ -48,63 +50,43 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// CA issues certificates. It is safe for concurrent use. It is immutable except for its
-// Authorities, of which each request takes one snapshot. A reload replaces a CA by another. So
-// neither a reload nor a rotation can happen between the two signatures of one certificate.
-type CA struct {
-	verifier    *oidc.Verifier
-	rules       *identity.Rules
-	keyPolicy   *proof.KeyPolicy
-	authorities *Authorities
-	profile     *Profile
-	logs        *ctlog.Logs
-	generation  uint64
-	now         func() time.Time
-	logger      *slog.Logger
-}
+// CA issues certificates. It is immutable, and safe for concurrent use. Each request asks once for
+// the active authority, and a reload replaces a CA by another. So neither a reload nor a rotation
+// can happen between the two signatures of one certificate.
+type CA struct{ config Config }
 
 // New returns a CA with the parts in config.
 func New(config Config) (*CA, error) {
-	if config.Verifier == nil || config.Rules == nil || config.KeyPolicy == nil || config.Authorities == nil ||
+	if config.Verifier == nil || config.Rules == nil || config.KeyPolicy == nil || config.Active == nil || config.TrustBundle == nil ||
 		config.Profile == nil || config.Now == nil || config.Logger == nil {
 		return nil, errors.New("a CA needs a verifier, rules, a key policy, authorities, a profile, a clock and a logger")
 	}
-	return &CA{
-		verifier:    config.Verifier,
-		rules:       config.Rules,
-		keyPolicy:   config.KeyPolicy,
-		authorities: config.Authorities,
-		profile:     config.Profile,
-		logs:        config.Logs,
-		generation:  config.Generation,
-		now:         config.Now,
-		logger:      config.Logger,
-	}, nil
+	return &CA{config}, nil
 }
 
 // TrustBundle returns the chains that verifiers of this CA's certificates must know, the active one
 // first.
-func (ca *CA) TrustBundle() []*Chain { return ca.authorities.Set().TrustBundle(ca.now()) }
+func (ca *CA) TrustBundle() []*Chain { return ca.config.TrustBundle(ca.config.Now()) }
 
 // Issue issues one certificate. Every error is a *refusal.Error, or is hidden from the client as
 // INTERNAL. If Issue returns an error, no certificate exists; a precertificate may exist, and be in
 // a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	// 1. Verify the token. Nothing is done for an unknown caller before this.
-	token, err := ca.verifier.Verify(ctx, req.IDToken, req.Client)
+	token, err := ca.config.Verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
 		return nil, err
 	}
 	req.verified()
 
 	// 2. Derive the caller's identity, and check that it may have a certificate.
-	id, err := ca.rules.Identify(token)
+	id, err := ca.config.Rules.Identify(token)
 	if err != nil {
 		return nil, err
 	}
 
 	// 3. Verify that the caller holds the key, and that the key is good enough.
-	key, err := req.Proof.Verify(ca.keyPolicy, proof.Challenge{Claim: id.ChallengeClaim, Value: id.Challenge})
+	key, err := req.Proof.Verify(ca.config.KeyPolicy, proof.Challenge{Claim: id.ChallengeClaim, Value: id.Challenge})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +99,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	}
 	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN}
 
-	if ca.logs == nil {
+	if ca.config.Logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
 		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
 			return nil, err
@@ -125,13 +107,13 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	} else {
 		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
 		//    check that can refuse comes before it.
-		pre, err := draft.precertificate(ctx, ca.logs.TrustsSubmitter())
+		pre, err := draft.precertificate(ctx, ca.config.Logs.TrustsSubmitter())
 		if err != nil {
 			return nil, err
 		}
 
 		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
-		sct, err := ca.logs.Add(ctx, pre.submission())
+		sct, err := ca.config.Logs.Add(ctx, pre.submission())
 		if err != nil {
 			return nil, err
 		}
@@ -156,27 +138,27 @@ func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error)
 	if err != nil {
 		return nil, fmt.Errorf("creating a serial number: %w", err)
 	}
-	now := ca.now()
-	authority, err := ca.authorities.Set().Active(now)
+	now := ca.config.Now()
+	authority, err := ca.config.Active(now)
 	if err != nil {
 		return nil, err
 	}
 	if err := authority.chain.Permits(id.SAN); err != nil {
 		return nil, err
 	}
-	return ca.profile.draft(authority, now, id, key, serial)
+	return ca.config.Profile.draft(authority, now, id, key, serial)
 }
 
 // record logs the one record of a certificate.
 func (ca *CA) record(ctx context.Context, requestID string, token *oidc.Token, id *identity.Identity, draft *draft) {
-	ca.logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued",
+	ca.config.Logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued",
 		slog.String("request_id", requestID),
 		slog.String("serial", fmt.Sprintf("%x", draft.template.SerialNumber)),
 		slog.String("issuer_url", id.IssuerURL),
 		slog.String("subject", id.Subject),
 		slog.String("san", id.SAN.Value),
 		slog.String("authority", draft.authority.id),
-		slog.Uint64("config_generation", ca.generation),
+		slog.Uint64("config_generation", ca.config.Generation),
 		slog.String("profile", token.Profile),
 		slog.Any("policy", id.Policy),
 		slog.Time("not_after", draft.template.NotAfter))

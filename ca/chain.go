@@ -103,6 +103,9 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	return chain, nil
 }
 
+// Equal reports whether both chains hold the same certificates.
+func (c *Chain) Equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.DER, bytes.Equal) }
+
 // ValidAt returns why the chain is not valid at now; nil if it is.
 func (c *Chain) ValidAt(now time.Time) error {
 	for _, c := range c.Certificates {

@@ -23,7 +23,7 @@ const (
 	// maxAge is how long before the clock's time a certificate may begin. It covers the log's
 	// answer, a queue, and clock differences.
 	maxAge = 10 * time.Minute
-	// maxLead is how long after the clock's time a certificate may begin. With maxLifetime it
+	// maxLead is how long after the clock's time a certificate may begin. With MaxLifetime it
 	// limits how long a certificate that passes now is valid.
 	maxLead = time.Minute
 
@@ -118,8 +118,8 @@ func (p *LeafPolicy) admit(chain *Chain, l *leaf, message []byte, now time.Time)
 // checkValidity checks RFC 5280, section 4.1.2.5, and the clock.
 func checkValidity(notBefore, notAfter time.Time, chain *Chain, now time.Time) error {
 	switch lifetime := notAfter.Sub(notBefore); {
-	case lifetime <= 0 || lifetime > maxLifetime:
-		return fmt.Errorf("it is valid for %s, not for up to %s (RFC 5280, section 4.1.2.5)", lifetime, maxLifetime)
+	case lifetime <= 0 || lifetime > MaxLifetime:
+		return fmt.Errorf("it is valid for %s, not for up to %s (RFC 5280, section 4.1.2.5)", lifetime, MaxLifetime)
 	case notBefore.Before(now.Add(-maxAge)) || notBefore.After(now.Add(maxLead)):
 		return fmt.Errorf("it is valid from %s, and now is %s; it may begin from %s before to %s after it (RFC 5280, section 4.1.2.5)",
 			stamp(notBefore), stamp(now), maxAge, maxLead)
@@ -158,3 +158,5 @@ func (p *LeafPolicy) sctList(last pkix.Extension) ([]byte, error) {
 	}
 	return list, nil
 }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

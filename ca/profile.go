@@ -17,7 +17,8 @@ const (
 	// DefaultLifetime is the lifetime that sigstore's verifiers and timestamps expect.
 	DefaultLifetime = 10 * time.Minute
 	minLifetime     = 1 * time.Minute
-	maxLifetime     = 60 * time.Minute
+	// MaxLifetime is the longest lifetime that a profile may have.
+	MaxLifetime = 60 * time.Minute
 
 	// backdate is how long before the clock's time a certificate begins. A verifier or timestamp
 	// authority with a slightly slow clock then still finds it valid.
@@ -36,8 +37,8 @@ func NewProfile(lifetime time.Duration) (*Profile, error) {
 	if lifetime == 0 {
 		lifetime = DefaultLifetime
 	}
-	if lifetime < minLifetime || lifetime > maxLifetime || lifetime%time.Second != 0 {
-		return nil, fmt.Errorf("the certificate lifetime is %s; it is a whole number of seconds from %s to %s", lifetime, minLifetime, maxLifetime)
+	if lifetime < minLifetime || lifetime > MaxLifetime || lifetime%time.Second != 0 {
+		return nil, fmt.Errorf("the certificate lifetime is %s; it is a whole number of seconds from %s to %s", lifetime, minLifetime, MaxLifetime)
 	}
 	return &Profile{lifetime: lifetime}, nil
 }

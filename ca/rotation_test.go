@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/test/testca"
 )
 
@@ -41,16 +41,14 @@ func TestSwitchBetweenTwoSignatures(t *testing.T) {
 		begin := w.Authority.Chain().NotBefore
 		// replace puts a set in force in which the other authority begins to sign at a time.
 		replace := func(generation uint64, at time.Time) {
-			set, err := ca.NewSet(generation, []ca.Member{
+			next, err := set.New(generation, []set.Member{
 				{ID: "old", Chain: w.Authority.Chain(), Authority: w.Authority, PublishAt: begin, ActivateAt: begin},
 				{ID: "next", Chain: other.Chain(), Authority: other, PublishAt: begin, ActivateAt: at},
 			})
-			if err == nil {
-				err = w.Authorities.Replace(set, clock())
-			}
 			if err != nil {
 				t.Error(err)
 			}
+			w.Set.Store(next)
 		}
 		replace(2, time.Now().Add(2*time.Minute))
 		meddle := func() { offset.Store(int64(3 * time.Minute)) }
@@ -65,7 +63,7 @@ func TestSwitchBetweenTwoSignatures(t *testing.T) {
 		if !bytes.Equal(issued.Chain.DER[0], w.Authority.Chain().DER[0]) {
 			t.Error("the certificate comes with another authority's chain")
 		}
-		if active, err := w.Authorities.Set().Active(clock()); err != nil || active != other {
+		if active, err := w.Set.Load().Active(clock()); err != nil || active != other {
 			t.Errorf("there was no switch (by the clock: %t): %v", byClock, err)
 		}
 	}

@@ -107,34 +107,6 @@ func TestTrialAtAnyTime(t *testing.T) {
 	}
 }
 
-// A set with an unusable chain is not put in force, unless the authority has retired.
-func TestSetWithAChainOfNoUse(t *testing.T) {
-	t.Parallel()
-	b := newChainBuilder(t)
-	b.issuing.ExtraExtensions = []pkix.Extension{raw(true, "\x30\x03\x80\x01\x00", 2, 5, 29, 36)}
-	bad, good := parsed(t, b), parsed(t, newChainBuilder(t))
-	now := good.NotBefore.Add(48 * time.Hour)
-	for name, test := range map[string]struct {
-		member   Member
-		warnings int
-		refused  bool
-	}{
-		"staged":    {Member{PublishAt: now.Add(time.Hour)}, 0, true},
-		"published": {Member{PublishAt: now.Add(-time.Hour)}, 0, true},
-		"retired":   {Member{PublishAt: now.Add(-time.Hour), RetireAt: now.Add(-time.Minute)}, 1, false},
-	} {
-		test.member.ID, test.member.Chain = "bad", bad
-		set, err := NewSet(1, []Member{{ID: "good", Chain: good, PublishAt: good.NotBefore, ActivateAt: good.NotBefore}, test.member})
-		if err != nil {
-			t.Fatal(err)
-		}
-		warnings, err := set.CheckAt(now, func(id string) int { return map[string]int{"good": 0, "bad": 1}[id] })
-		if (err != nil) != test.refused || len(warnings) != test.warnings {
-			t.Errorf("%s: got %v and error %v", name, warnings, err)
-		}
-	}
-}
-
 func BenchmarkTrial(b *testing.B) {
 	chain := parsed(b, newChainBuilder(b))
 	for b.Loop() {

@@ -31,6 +31,8 @@ type SignerFile struct {
 	// PasswordFile is `password_file`: the password of an encrypted key, without the
 	// newline at its end.
 	PasswordFile string
+	// Password is the value of MAYFLY_CA_FILE_PASSWORD, for `ca.file` alone.
+	Password Secret
 }
 
 // SignerPKCS11 is `signer.pkcs11`. Every key except ID and PINFile is required.

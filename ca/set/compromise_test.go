@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package caset
+package set
 
 import (
 	"strings"
@@ -31,7 +31,7 @@ func TestCompromise(t *testing.T) {
 		t.Errorf("the set is\n%s", content)
 	}
 	f.remove("key.pem") // nothing reads it
-	loaded, err := Load(t.Context(), f.set, now.Now, testKeys())
+	loaded, err := Load(t.Context(), Source{Path: f.set}, now.Now, testKeys())
 	if err != nil || len(loaded.Failed) > 0 {
 		t.Fatalf("a server does not load the stop, and signs on: %v, %+v", err, loaded)
 	}
@@ -62,7 +62,7 @@ func TestCompromise(t *testing.T) {
 
 	// The published successor was published long enough: it signs at once, without --force.
 	f.must(now.Activate(t.Context(), "2026-b", now.Now))
-	loaded, err = Load(t.Context(), f.set, now.Now, testKeys())
+	loaded, err = Load(t.Context(), Source{Path: f.set}, now.Now, testKeys())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestCompromiseBeforeTheFirstSignature(t *testing.T) {
 		t.Fatalf("%v, %+v", err, result)
 	}
 	later := begin.Add(48 * time.Hour)
-	loaded, err := Load(t.Context(), f.set, later, testKeys())
+	loaded, err := Load(t.Context(), Source{Path: f.set}, later, testKeys())
 	if err != nil {
 		t.Fatal(err)
 	}

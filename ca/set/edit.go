@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package caset
+package set
 
 import (
 	"bytes"
@@ -9,12 +9,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // switchLead is the recommended time between the write of the set and a switch, so that every
@@ -28,7 +27,7 @@ type Editor struct {
 	Path string
 	// Now is the current time.
 	Now time.Time
-	// Lead is how long an authority must be published before it signs. Zero means ca.PublicationLead.
+	// Lead is how long an authority must be published before it signs. Zero means PublicationLead.
 	Lead time.Duration
 	// Force turns refusals into warnings.
 	Force bool
@@ -40,14 +39,14 @@ type Editor struct {
 type Result struct {
 	*Loaded
 	// Member is the edited authority, after the edit.
-	Member ca.Member
+	Member Member
 	// Forced are the refusals that Force turned into warnings.
 	Forced []error
 }
 
 func (e Editor) lead() time.Duration {
 	if e.Lead == 0 {
-		return ca.PublicationLead
+		return PublicationLead
 	}
 	return e.Lead
 }
@@ -77,7 +76,7 @@ func (e Editor) add(entry *config.CASetAuthority) (old *Loaded, objections []err
 	if old, err = e.load(); err != nil {
 		return nil, nil, err
 	}
-	if old.File.Index(entry.ID) >= 0 {
+	if old.file.Index(entry.ID) >= 0 {
 		return nil, nil, fmt.Errorf("%s has an authority %q already; give the new one another ID", e.Path, entry.ID)
 	}
 	if entry.PublishAt.IsZero() {
@@ -106,9 +105,9 @@ func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result,
 		return nil, err
 	}
 	switch state := m.StateAt(e.Now); state {
-	case ca.Active:
+	case Active:
 		return nil, fmt.Errorf("authority %q signs already, since %s", id, stamp(m.ActivateAt))
-	case ca.Retired, ca.Compromised, ca.Expired:
+	case Retired, Compromised, Expired:
 		return nil, fmt.Errorf("authority %q is %s, and does not come back: trust roots may name the end of its time; add a new one (mayfly ca add)", id, state)
 	}
 	if at.IsZero() {
@@ -132,15 +131,15 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	edit := config.CASetEdit{ID: id, RetireAt: &at}
 	var objections []error
 	switch state := m.StateAt(e.Now); {
-	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && !m.RetireAt.IsZero():
-		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(earlier(m.SignsUntil(), m.Chain.NotAfter)))
-	case state == ca.Retired:
-		at = m.SignsUntil() // stored, so that the file alone states the time
-	case state != ca.Active && (at.IsZero() || !at.After(m.ActivateAt)):
+	case state == Expired, state == Compromised, state == Retired && !m.RetireAt.IsZero():
+		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(first(m.until, m.Chain.NotAfter)))
+	case state == Retired:
+		at = m.until // stored, so that the file alone states the time
+	case state != Active && (at.IsZero() || !at.After(m.ActivateAt)):
 		edit.ActivateAt = &time.Time{} // it must never sign
 		objections = append(objections, fmt.Errorf("authority %q has never signed, and once retired it does not come back; is it the right one?", id))
 	case at.IsZero():
-		at = m.SignsUntil()
+		at = m.until
 	}
 	if at.IsZero() {
 		at = e.Now
@@ -163,11 +162,11 @@ func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Re
 	}
 	since = seconds(since)
 	switch state := m.StateAt(e.Now); {
-	case state == ca.Expired:
+	case state == Expired:
 		return nil, fmt.Errorf("authority %q expired at %s, and no verifier accepts what its key signs now", id, stamp(m.Chain.NotAfter))
 	case since.After(e.Now):
 		return nil, fmt.Errorf("%s is in the future; name the earliest time at which the key may have been in other hands", stamp(since))
-	case state == ca.Compromised && !since.Before(m.CompromisedAt):
+	case state == Compromised && !since.Before(m.CompromisedAt):
 		return nil, fmt.Errorf("authority %q is compromised since %s already; only an earlier time can be given (--since)", id, stamp(m.CompromisedAt))
 	}
 	edit := config.CASetEdit{ID: id, CompromisedAt: &since}
@@ -194,12 +193,12 @@ func (e Editor) objectToActivation(known, at time.Time) error {
 }
 
 // load reads the current set, without its keys. The set may be unfit: an edit may correct that.
-func (e Editor) load() (*Loaded, error) { return Read(e.Path, e.Now) }
+func (e Editor) load() (*Loaded, error) { return Read(Source{Path: e.Path}, e.Now) }
 
-func (e Editor) find(id string) (*Loaded, ca.Member, error) {
+func (e Editor) find(id string) (*Loaded, Member, error) {
 	old, err := e.load()
 	if err != nil {
-		return nil, ca.Member{}, err
+		return nil, Member{}, err
 	}
 	m, err := old.member(id)
 	return old, m, err
@@ -208,7 +207,7 @@ func (e Editor) find(id string) (*Loaded, ca.Member, error) {
 // apply writes the edited set if there are no objections, and if it loads completely and may
 // replace the old one.
 func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, id string, objections []error) (*Result, error) {
-	content, err := old.File.Edit(edit)
+	content, err := old.file.Edit(edit)
 	if err != nil {
 		return nil, err
 	}
@@ -216,25 +215,28 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 	if err != nil {
 		return nil, fmt.Errorf("checking what would be written: %w", err)
 	}
-	result := &Result{}
+	next, err := ofFile(file, warnings).read(e.Now)
 	// An authority that will sign must be able to. The other keys are not checked: the edit may be the
 	// one that replaces a failing key.
 	starts := edit.Add != nil || edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
-	keys := Keys{
-		Ring:  e.Ring,
-		Opens: func(of string) bool { return starts && of == id },
-		Must:  func(ca.Member, error) bool { return !e.Force },
+	if err == nil {
+		err = next.open(ctx, e.Now, Keys{
+			Ring:  e.Ring,
+			Opens: func(of string) bool { return starts && of == id },
+			Must:  func(Member, error) bool { return !e.Force },
+		})
 	}
-	if result.Loaded, err = load(ctx, file, warnings, e.Now, keys); err != nil {
+	if err == nil && old.Unfit == nil {
+		err = next.Unfit
+	}
+	if err != nil {
 		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
 	}
-	if result.Unfit != nil && old.Unfit == nil {
-		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", result.Unfit)
-	}
-	if err := result.Set.Succeeds(old.Set, e.Now); err != nil {
+	if err := next.Set.Succeeds(old.Set, e.Now); err != nil {
 		return nil, fmt.Errorf("the set is left as it was: %w", file.Explain(err))
 	}
-	if result.Member, err = result.member(id); err != nil {
+	result := &Result{Loaded: next}
+	if result.Member, err = next.member(id); err != nil {
 		return nil, err
 	}
 	if gap, ok := result.Set.Gap(e.Now); ok && old.Unfit == nil {
@@ -245,84 +247,45 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 	if result.Forced, err = e.forced(objections); err != nil {
 		return nil, err
 	}
-	return result, replaceFile(e.Path, old.File.Content(), content)
+	return result, replaceFile(e.Path, old.file.Content(), content)
 }
 
-func (l *Loaded) member(id string) (ca.Member, error) {
+func (l *Loaded) member(id string) (Member, error) {
+	if m, found := l.Set.Member(id); found {
+		return m, nil
+	}
 	var known []string
-	for _, m := range l.Set.Members() {
-		if m.ID == id {
-			return m, nil
-		}
+	for _, m := range l.Set.members {
 		known = append(known, m.ID)
 	}
-	return ca.Member{}, fmt.Errorf("%s has no authority %q; it has %q", l.File.Name(), id, known)
+	return Member{}, fmt.Errorf("%s has no authority %q; it has %q", l.Name, id, known)
 }
 
-// replaceFile replaces the content of the file at path by a rename, so that a reader sees the
-// complete old or new content. The temporary file beside it is also the lock against another edit
-// at the same time.
+// replaceFile replaces the content of the file at path, unless another edit has changed it since
+// old was read.
 func replaceFile(path string, old, content []byte) (err error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(target)
-	if err != nil {
+	lock, err := files.Lock(target, 0o600)
+	if errors.Is(err, files.ErrLocked) {
+		return fmt.Errorf("another edit of %s runs; try again when it has finished", target)
+	} else if err != nil {
 		return err
 	}
-	temporary := filepath.Join(filepath.Dir(target), "."+filepath.Base(target)+".new")
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm())
-	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%s is there: another edit runs, or one was interrupted; if none runs, remove it", temporary)
-	}
-	if err != nil {
-		return fmt.Errorf("writing beside %s: %w", target, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(temporary))
-		}
-	}()
-	_, err = f.Write(content)
-	// Neither the umask nor an edit by root must take the file from its readers.
-	if err := errors.Join(err, f.Chmod(info.Mode().Perm()), keepOwner(f, info), f.Sync(), f.Close()); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, files.Unlock(lock)) }()
 	if now, err := os.ReadFile(target); err != nil || !bytes.Equal(now, old) {
 		return errors.Join(err, fmt.Errorf("%s was changed meanwhile by another command or person; look at it and try again", target))
 	}
-	if err := os.Rename(temporary, target); err != nil {
+	if err := files.Replace(target, content, 0o600); err != nil {
 		return err
 	}
-	// The file is in place. Syncing its folder makes the name durable. A failure is no error: a caller
-	// that got one would undo files that the set now names.
-	if folder, err := os.Open(filepath.Dir(target)); err == nil {
-		_ = folder.Sync()
-		_ = folder.Close()
-	}
+	// The file is in place. A failure to make its name durable is no error: a caller that got one
+	// would undo files that the set now names.
+	_ = files.SyncFolder(filepath.Dir(target))
 	return nil
 }
-
-// keepOwner gives f the owner of the file that it replaces: a server that runs as another user than
-// the operator reads it too.
-func keepOwner(f *os.File, old os.FileInfo) error {
-	now, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	was, ok := old.Sys().(*syscall.Stat_t)
-	is, same := now.Sys().(*syscall.Stat_t)
-	if !ok || !same || was.Uid == is.Uid && was.Gid == is.Gid {
-		return nil
-	}
-	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil {
-		return fmt.Errorf("keeping the owner of the set: %w; run this as its owner, or as root", err)
-	}
-	return nil
-}
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // seconds is t in whole seconds, the precision of the file.
 func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
@@ -332,11 +295,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || b.Before(a) {
-		return b
-	}
-	return a
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package caset
+package set
 
 import (
 	"errors"
@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/mayfly-ca/mayfly/ca"
 )
 
 // broken adds an authority to the folder's set and removes its key.
@@ -29,18 +27,18 @@ func TestKeysThatMustSign(t *testing.T) {
 	f := newFolder(t)
 	f.broken("2026-b")
 	now := begin.Add(2 * time.Hour)
-	_, err := Load(t.Context(), f.set, now, testKeys())
+	_, err := Load(t.Context(), Source{Path: f.set}, now, testKeys())
 	if err == nil || !strings.Contains(err.Error(), "2026-b/key.pem: no such file") || !strings.Contains(err.Error(), f.set+":") {
 		t.Errorf("all must sign: %v", err)
 	}
 
 	keys := testKeys()
 	var asked []string
-	keys.Must = func(m ca.Member, err error) bool {
+	keys.Must = func(m Member, err error) bool {
 		asked = append(asked, m.ID)
 		return err == nil
 	}
-	loaded, err := Load(t.Context(), f.set, now, keys)
+	loaded, err := Load(t.Context(), Source{Path: f.set}, now, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,13 +56,13 @@ func TestKeysThatMustSign(t *testing.T) {
 
 	// An authority that has signed in the set in force continues, even if its file has changed.
 	whole := newFolder(t)
-	current, err := Load(t.Context(), whole.set, now, testKeys())
+	current, err := Load(t.Context(), Source{Path: whole.set}, now, testKeys())
 	if err != nil {
 		t.Fatal(err)
 	}
 	whole.remove("key.pem")
 	keys.Current = current.Set
-	loaded, err = Load(t.Context(), whole.set, now, keys)
+	loaded, err = Load(t.Context(), Source{Path: whole.set}, now, keys)
 	if err != nil || len(loaded.Failed) != 1 {
 		t.Fatalf("%v, %+v", err, loaded)
 	}

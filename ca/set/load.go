@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package caset is a CA set on disk. It loads a set completely or not at all, and edits it so that
-// verifiers never meet a certificate that they do not expect. It is between config, which defines
-// the file's form, and ca, which defines what a set means.
-//
-// It may be imported by app and cmd.
-package caset
+package set
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -27,19 +24,41 @@ const keyGrace = time.Hour
 
 const maxChainFile = 1 << 20
 
-// Loaded is a set that can be put in force.
+// Source is where a set is defined: in a file of its own, or as `ca.file` of the server's
+// configuration, which is a set of one authority that signs for as long as its chain is valid.
+type Source struct {
+	// Path is the set's file; "" for `ca.file` of Server.
+	Path   string
+	Server *config.Server
+}
+
+// SourceOf returns where the configuration cfg defines the CA set.
+func SourceOf(cfg *config.Server) Source {
+	if cfg.CA.File != nil {
+		return Source{Server: cfg}
+	}
+	return Source{Path: cfg.CA.Set}
+}
+
+// Loaded is a set, and what its files define beyond it.
 type Loaded struct {
-	// File is the set as it is written.
-	File *config.CASet
-	// Set is the set at run time.
-	Set *ca.Set
+	// Name is the file that defines the set.
+	Name string
+	// Set is the set at run time; nil if the load failed.
+	Set *Set
+	// Files are the other files that the set names. They are known even if the load failed.
+	Files []string
 	// Warnings are for the operator; each states its place.
 	Warnings []error
 	// Failed are the keys that failed to sign and were not required; Warnings has them too.
 	Failed []error
 	// Unfit is why the set cannot be put in force at this time, though it is valid: no authority is
-	// active yet, or the active one has expired. Load returns it as its error.
+	// active yet, or the active one has expired. Load returns it as its error, Read does not.
 	Unfit error
+
+	entries []config.CASetAuthority
+	file    *config.CASet // nil for `ca.file`
+	explain func(error) error
 }
 
 // Keys defines how the keys of a set are opened, and which must sign before it is loaded. A key
@@ -54,122 +73,135 @@ type Keys struct {
 	Offline bool
 	// Must reports whether a set must not be loaded because the key of m failed with err; nil for
 	// always. A retired authority never prevents the load of a set.
-	Must func(m ca.Member, err error) bool
+	Must func(m Member, err error) bool
 	// Current is the set in force; nil for none. An authority keeps its signer from there if that is
 	// proven and the new one fails.
-	Current *ca.Set
+	Current *Set
 }
 
-// Load reads the set at path and every file that it names. Every chain must meet the certificate
+// Load reads the set and every file that it names. Every chain must meet the certificate
 // specification, every key is opened and creates a real signature, and an authority must be active
-// at now. Load returns all mistakes at once, each with its place in the file.
-func Load(ctx context.Context, path string, now time.Time, keys Keys) (*Loaded, error) {
-	cfg, warnings, err := config.LoadCASet(path)
-	if err != nil {
-		return nil, err
-	}
-	loaded, err := load(ctx, cfg, warnings, now, keys)
+// at now. Load returns all mistakes at once, each with its place in the file. Beside an error, it
+// may return the part that could be loaded.
+func Load(ctx context.Context, from Source, now time.Time, keys Keys) (*Loaded, error) {
+	l, err := Read(from, now)
 	if err == nil {
-		err = loaded.Unfit
+		err = errors.Join(l.open(ctx, now, keys), l.Unfit)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return loaded, nil
+	return l, err
 }
 
 // Read is Load without the keys, for a caller that only displays the set, which may be unfit. The
 // set that it returns signs nothing.
-func Read(path string, now time.Time) (*Loaded, error) {
-	cfg, mistakes, err := config.LoadCASet(path)
+func Read(from Source, now time.Time) (*Loaded, error) {
+	if from.Path == "" {
+		return ofOne(from.Server).read(now)
+	}
+	file, mistakes, err := config.LoadCASet(from.Path)
 	if err != nil {
 		return nil, err
 	}
-	members, err := readChains(cfg)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	return check(cfg, members, asErrors(mistakes), now)
+	return ofFile(file, mistakes).read(now)
 }
 
-func asErrors(mistakes []config.Mistake) []error {
-	var errs []error
+func ofFile(file *config.CASet, mistakes []config.Mistake) *Loaded {
+	l := &Loaded{Name: file.Name(), entries: file.Authorities, file: file, explain: file.Explain}
 	for _, m := range mistakes {
-		errs = append(errs, m)
+		l.Warnings = append(l.Warnings, m)
 	}
-	return errs
+	return l
 }
 
-// check creates the set of members, and returns what is wrong with it at now.
-func check(cfg *config.CASet, members []ca.Member, warnings []error, now time.Time) (*Loaded, error) {
-	set, err := ca.NewSet(cfg.Generation, members)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	more, unfit := set.CheckAt(now, cfg.Index)
-	return &Loaded{
-		File: cfg, Set: set, Unfit: cfg.Explain(unfit),
-		Warnings: append(warnings, unjoin(cfg.Explain(errors.Join(more...)))...),
-	}, nil
-}
-
-func load(ctx context.Context, cfg *config.CASet, mistakes []config.Mistake, now time.Time, keys Keys) (*Loaded, error) {
-	members, err := readChains(cfg)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	// A first set, without keys, shows which keys are needed.
-	set, err := ca.NewSet(cfg.Generation, members)
-	if err != nil {
-		return nil, cfg.Explain(err)
-	}
-	opened := keys.openAll(ctx, cfg, set, now)
-	var warnings, failed, errs []error
-	for i := range members {
-		o := opened[members[i].ID]
-		members[i].Authority = o.authority
-		for _, list := range []struct {
-			of   error
-			into *[]error
-		}{{errors.Join(o.warnings...), &warnings}, {o.failed, &failed}, {o.err, &errs}} {
-			if e := keypath.Prefix(list.of, "authorities", strconv.Itoa(i)); e != nil {
-				*list.into = append(*list.into, e)
+// ofOne is the set of one authority that `ca.file` of cfg defines.
+func ofOne(cfg *config.Server) *Loaded {
+	file := cfg.CA.File
+	entry := config.CASetAuthority{ID: "file", Chain: file.Chain, Signer: config.Signer{File: &config.SignerFile{Key: file.Key, PasswordFile: file.PasswordFile, Password: file.Password}}}
+	return &Loaded{Name: cfg.File().Name(), entries: []config.CASetAuthority{entry}, explain: func(err error) error {
+		var errs []error
+		for _, e := range keypath.All(err) {
+			path := []string{"ca", "file"}
+			if n := len(e.Path); n > 0 && slices.Contains([]string{"chain", "key", "password_file"}, e.Path[n-1]) {
+				path = append(path, e.Path[n-1])
 			}
+			errs = append(errs, keypath.Errorf(path, "%w", e.Err))
 		}
+		return cfg.Explain(errors.Join(errs...))
+	}}
+}
+
+// read reads the chains of l.entries, and creates the set.
+func (l *Loaded) read(now time.Time) (*Loaded, error) {
+	for _, entry := range l.entries {
+		l.Files = append(append(l.Files, entry.Chain), entry.Signer.Files()...)
+	}
+	var errs []error
+	var members []Member
+	for i, entry := range l.entries {
+		chain, err := readChain(entry.Chain)
+		for _, e := range unjoin(err) {
+			errs = append(errs, keypath.Errorf([]string{"authorities", strconv.Itoa(i), "chain"}, "%w", e))
+		}
+		m := Member{ID: entry.ID, Chain: chain, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt, RetireAt: entry.RetireAt, CompromisedAt: entry.CompromisedAt}
+		if l.file == nil && chain != nil {
+			m.PublishAt, m.ActivateAt = chain.NotBefore, chain.NotBefore
+		}
+		members = append(members, m)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, cfg.Explain(err)
+		return l, l.explain(err)
 	}
-	explained := unjoin(cfg.Explain(errors.Join(failed...)))
-	warnings = append(append(asErrors(mistakes), unjoin(cfg.Explain(errors.Join(warnings...)))...), explained...)
-	loaded, err := check(cfg, members, warnings, now)
-	if loaded != nil {
-		loaded.Failed = explained
+	generation := uint64(1)
+	if l.file != nil {
+		generation = l.file.Generation
 	}
-	return loaded, err
+	var err error
+	if l.Set, err = New(generation, members); err != nil {
+		return l, l.explain(err)
+	}
+	warnings, unfit := l.Set.CheckAt(now)
+	l.Unfit = l.explain(unfit)
+	l.Warnings = append(l.Warnings, unjoin(l.explain(errors.Join(warnings...)))...)
+	return l, nil
 }
 
-// readChains returns the members of the set without their keys.
-func readChains(cfg *config.CASet) ([]ca.Member, error) {
-	var errs []error
-	var members []ca.Member
-	for i, entry := range cfg.Authorities {
-		path := []string{"authorities", strconv.Itoa(i), "chain"}
-		data, err := files.Read(entry.Chain, maxChainFile)
-		if err != nil {
-			errs = append(errs, keypath.Errorf(path, "reading the chain: %w", err))
-			continue
-		}
-		chain, err := ca.ParseChain(data)
-		for _, e := range unjoin(err) {
-			errs = append(errs, keypath.Errorf(path, "%s: %w", entry.Chain, e))
-		}
-		members = append(members, ca.Member{
-			ID: entry.ID, Chain: chain, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt, RetireAt: entry.RetireAt,
-			CompromisedAt: entry.CompromisedAt,
-		})
+func readChain(name string) (*ca.Chain, error) {
+	data, err := files.Read(name, maxChainFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the chain: %w", err)
 	}
-	return members, errors.Join(errs...)
+	chain, err := ca.ParseChain(data)
+	var errs []error
+	for _, e := range unjoin(err) {
+		errs = append(errs, fmt.Errorf("%s: %w", name, e))
+	}
+	return chain, errors.Join(errs...)
+}
+
+// open opens the keys that are in use, and has each create a signature. It does so in parallel,
+// since some keys may be unreachable. The set has not been shared yet.
+func (l *Loaded) open(ctx context.Context, now time.Time, keys Keys) error {
+	opened := make([]opening, len(l.entries))
+	var all sync.WaitGroup
+	for _, m := range l.Set.members {
+		if inUse(m, now) && (keys.Opens == nil || keys.Opens(m.ID)) {
+			all.Go(func() { opened[m.index] = keys.open(ctx, l.entries[m.index], m, now) })
+		}
+	}
+	all.Wait()
+	for i := range l.Set.members {
+		m := &l.Set.members[i]
+		m.Authority = opened[m.index].authority
+	}
+	var warnings, failed, errs []error
+	for i, o := range opened { // in the order of the file
+		path := []string{"authorities", strconv.Itoa(i)}
+		warnings = append(warnings, keypath.Prefix(errors.Join(o.warnings...), path...))
+		failed = append(failed, keypath.Prefix(o.failed, path...))
+		errs = append(errs, keypath.Prefix(o.err, path...))
+	}
+	l.Failed = unjoin(l.explain(errors.Join(failed...)))
+	l.Warnings = slices.Concat(l.Warnings, unjoin(l.explain(errors.Join(warnings...))), l.Failed)
+	return l.explain(errors.Join(errs...))
 }
 
 // opening is the result of opening the key of one authority.
@@ -180,91 +212,46 @@ type opening struct {
 	err       error // what was not
 }
 
-// openAll opens the keys that are in use and has each create a signature. It does so in parallel,
-// since some keys may be unreachable.
-func (k Keys) openAll(ctx context.Context, cfg *config.CASet, set *ca.Set, now time.Time) map[string]opening {
-	members := set.Members()
-	results := make([]opening, len(members))
-	var all sync.WaitGroup
-	for i, m := range members {
-		if inUse(m, now) && (k.Opens == nil || k.Opens(m.ID)) {
-			all.Go(func() { results[i] = k.openOne(ctx, cfg.Authorities[cfg.Index(m.ID)], m, now) })
-		}
-	}
-	all.Wait()
-	opened := map[string]opening{}
-	for i, m := range members {
-		opened[m.ID] = results[i]
-	}
-	return opened
-}
-
 // inUse reports whether m signs at now or later, or may sign if a clock is set back a little.
-func inUse(m ca.Member, now time.Time) bool {
+func inUse(m Member, now time.Time) bool {
 	switch state := m.StateAt(now); {
-	case state == ca.Expired, state == ca.Compromised, state == ca.Retired && m.ActivateAt.IsZero():
+	case state == Expired, state == Compromised, state == Retired && m.ActivateAt.IsZero():
 		return false
 	default:
-		return m.SignsUntil().IsZero() || now.Before(m.SignsUntil().Add(keyGrace))
+		return m.until.IsZero() || now.Before(m.until.Add(keyGrace))
 	}
 }
 
-func (k Keys) openOne(ctx context.Context, entry config.CASetAuthority, m ca.Member, now time.Time) (o opening) {
-	authority, warnings, err := k.authority(entry, m.Chain)
-	o.warnings = warnings
-	fallback := authority // its signer retries by itself
-	told := err
-	if err == nil {
-		if k.Offline && !authority.Signer().Status().Local {
-			o.authority = authority
-			return o
-		}
-		if err = authority.Prove(ctx); err == nil {
-			o.authority = authority
-			return o
-		}
-		told = keypath.Prefix(err, "signer")
+func (k Keys) open(ctx context.Context, entry config.CASetAuthority, m Member, now time.Time) (o opening) {
+	var err error
+	o.authority, o.warnings, err = k.authority(entry, m.Chain)
+	o.err = err
+	if err == nil && (!k.Offline || o.authority.Signer().Status().Local) {
+		err = o.authority.Prove(ctx)
+		o.err = keypath.Prefix(err, "signer")
 	}
-	switch {
-	case k.must(m, err, now):
-		o.err = told
-	case m.StateAt(now) == ca.Retired:
-		o.warnings = append(o.warnings, cannotSign(entry.ID, told)) // and will hardly sign again
-		o.authority = k.proven(m, fallback)
-	default:
-		o.failed = cannotSign(entry.ID, told)
-		o.authority = k.proven(m, fallback)
+	if err == nil || m.StateAt(now) != Retired && (k.Must == nil || k.Must(m, err)) {
+		return o
+	}
+	// The authority's signer, if it could be opened, retries by itself.
+	var tolerated []error
+	for _, e := range keypath.All(o.err) {
+		tolerated = append(tolerated, keypath.Errorf(e.Path, "authority %q cannot sign now, and is tried again: %w", entry.ID, e.Err))
+	}
+	if o.err = nil; m.StateAt(now) == Retired { // and will hardly sign again
+		o.warnings = append(o.warnings, tolerated...)
+	} else {
+		o.failed = errors.Join(tolerated...)
+	}
+	if k.Current == nil {
+		return o
+	}
+	if other, found := k.Current.Member(entry.ID); found && other.Authority != nil && other.Chain.Equal(m.Chain) {
+		if status := other.Authority.Signer().Status(); status.Local || status.Proven {
+			o.authority = other.Authority
+		}
 	}
 	return o
-}
-
-func (k Keys) must(m ca.Member, err error, now time.Time) bool {
-	return m.StateAt(now) != ca.Retired && (k.Must == nil || k.Must(m, err))
-}
-
-// proven returns the authority of m in the set in force, if its signer is local or proven, and
-// otherwise fallback.
-func (k Keys) proven(m ca.Member, fallback *ca.Authority) *ca.Authority {
-	if k.Current == nil {
-		return fallback
-	}
-	for _, other := range k.Current.Members() {
-		if other.ID == m.ID && other.Chain.Equal(m.Chain) && other.Authority != nil {
-			if status := other.Authority.Signer().Status(); status.Local || status.Proven {
-				return other.Authority
-			}
-		}
-	}
-	return fallback
-}
-
-// cannotSign puts the authority's name before each part of err.
-func cannotSign(id string, err error) error {
-	var errs []error
-	for _, e := range keypath.All(err) {
-		errs = append(errs, keypath.Errorf(e.Path, "authority %q cannot sign now, and is tried again: %w", id, e.Err))
-	}
-	return errors.Join(errs...)
 }
 
 // authority returns the authority of an entry, which has not signed yet.
@@ -276,26 +263,10 @@ func (k Keys) authority(entry config.CASetAuthority, chain *ca.Chain) (authority
 	for i := range warnings {
 		warnings[i] = keypath.Prefix(warnings[i], "signer")
 	}
-	if err != nil {
-		return nil, warnings, keypath.Prefix(err, "signer")
+	if err == nil {
+		authority, err = ca.NewAuthority(entry.ID, chain, s)
 	}
-	authority, err = ca.NewAuthority(entry.ID, chain, s)
 	return authority, warnings, keypath.Prefix(err, "signer")
-}
-
-// Files returns a function for a watcher: it returns the files that the set at path names. While
-// the set is unreadable, it returns the files of the last readable one. Without keys, it omits what
-// only another process can read.
-func Files(path string, keys bool) func() []string {
-	var last []string
-	return func() []string {
-		if cfg, _, err := config.LoadCASet(path); err == nil {
-			if last = cfg.Chains(); keys {
-				last = cfg.Files()
-			}
-		}
-		return last
-	}
 }
 
 func unjoin(err error) []error {

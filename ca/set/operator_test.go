@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package caset
+package set
 
 import (
 	"crypto/x509"
@@ -53,7 +53,7 @@ func TestPipeIsNoChain(t *testing.T) {
 	if err := syscall.Mkfifo(chain, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(t.Context(), f.set, begin, testKeys()); err == nil || !strings.Contains(err.Error(), "is a pipe") {
+	if _, err := Load(t.Context(), Source{Path: f.set}, begin, testKeys()); err == nil || !strings.Contains(err.Error(), "is a pipe") {
 		t.Errorf("got error %v", err)
 	}
 }
@@ -78,7 +78,7 @@ func TestStatusTellsWhatKeepsASuccessorBack(t *testing.T) {
 	for addition, want := range map[string]string{"": "not decided when 2029-a begins", ", retire_at: 2029-12-01T00:00:00Z": "nothing succeeds authority 2026-a"} {
 		content := f.read(f.set)
 		f.write(f.set, strings.Replace(content, "publish_at: 2026-11-23T12:00:00Z}", "publish_at: 2026-11-23T12:00:00Z"+addition+"}", 1))
-		loaded, err := Read(f.set, begin.Add(late))
+		loaded, err := Read(Source{Path: f.set}, begin.Add(late))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package caset
+package set
 
 import (
 	"cmp"
@@ -11,7 +11,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
@@ -60,12 +59,9 @@ type Event struct {
 
 // StatusAt returns what the set does at now and later.
 func (l *Loaded) StatusAt(now time.Time) Status {
-	s := Status{Set: l.File.Name(), Generation: l.Set.Generation(), At: seconds(now), Authorities: []AuthorityStatus{}, Schedule: []Event{}, Warnings: []string{}}
+	s := Status{Set: l.Name, Generation: l.Set.Generation(), At: seconds(now), Authorities: []AuthorityStatus{}, Schedule: []Event{}, Warnings: []string{}}
 	for _, m := range l.Set.Members() {
-		a := AuthorityStatus{ID: m.ID, State: m.StateAt(now).String(), PublishAt: m.PublishAt, ActivateAt: known(m.ActivateAt), SignsUntil: known(m.SignsUntil()), CompromisedAt: known(m.CompromisedAt), ChainEnds: m.Chain.NotAfter.UTC()}
-		if i := l.File.Index(m.ID); i >= 0 {
-			a.Signer = l.File.Authorities[i].Signer.Kind()
-		}
+		a := AuthorityStatus{ID: m.ID, State: m.StateAt(now).String(), PublishAt: m.PublishAt, ActivateAt: known(m.ActivateAt), SignsUntil: known(m.SignsUntil()), CompromisedAt: known(m.CompromisedAt), ChainEnds: m.Chain.NotAfter.UTC(), Signer: l.entries[m.index].Signer.Kind()}
 		for _, c := range m.Chain.Certificates {
 			a.Certificates = append(a.Certificates, CertificateStatus{c.Subject.String(), c.NotAfter.UTC()})
 		}
@@ -91,13 +87,13 @@ func known(t time.Time) *time.Time {
 }
 
 // events are the future changes of m.
-func events(m ca.Member, now time.Time) (list []Event) {
+func events(m Member, now time.Time) (list []Event) {
 	add := func(at time.Time, does string) {
 		if !at.IsZero() && at.After(now) && !at.After(m.Chain.NotAfter) {
 			list = append(list, Event{at.UTC(), m.ID, does})
 		}
 	}
-	if m.StateAt(now) == ca.Compromised {
+	if m.StateAt(now) == Compromised {
 		return nil
 	}
 	add(m.PublishAt, "enters the trust bundle")
@@ -105,7 +101,7 @@ func events(m ca.Member, now time.Time) (list []Event) {
 	if !m.ActivateAt.IsZero() {
 		add(m.SignsUntil(), "signs no more; stays in the trust bundle")
 	}
-	if m.StateAt(now) != ca.Expired {
+	if m.StateAt(now) != Expired {
 		add(m.Chain.NotAfter, "ends, and leaves the trust bundle")
 	}
 	return list
@@ -114,13 +110,13 @@ func events(m ca.Member, now time.Time) (list []Event) {
 // ending warns of every certificate that expires soon in a chain that is still needed, and of a
 // missing successor.
 func (l *Loaded) ending(now time.Time) (warnings []string) {
-	var active, undecided *ca.Member
+	var active, undecided *Member
 	dated := false
 	for _, m := range l.Set.Members() {
 		switch m.StateAt(now) {
-		case ca.Active:
+		case Active:
 			active = &m
-		case ca.Published, ca.Staged:
+		case Published, Staged:
 			if m.ActivateAt.IsZero() && m.RetireAt.IsZero() {
 				undecided = &m
 			}
@@ -178,9 +174,9 @@ func (s Status) Write(out io.Writer) error {
 
 func (s Status) bundled(a AuthorityStatus) string {
 	switch a.State {
-	case ca.Staged.String():
+	case Staged.String():
 		return "from " + stamp(a.PublishAt)
-	case ca.Compromised.String(), ca.Expired.String():
+	case Compromised.String(), Expired.String():
 		return "no more"
 	default:
 		return "since " + stamp(a.PublishAt)
@@ -189,13 +185,13 @@ func (s Status) bundled(a AuthorityStatus) string {
 
 func (s Status) signs(a AuthorityStatus) string {
 	switch {
-	case a.State == ca.Compromised.String():
+	case a.State == Compromised.String():
 		return "no more, untrusted since " + stamp(*a.CompromisedAt)
 	case a.ActivateAt == nil && a.SignsUntil != nil:
 		return "never"
 	case a.ActivateAt == nil:
 		return "not decided (mayfly ca activate)"
-	case a.State == ca.Retired.String() || a.State == ca.Expired.String():
+	case a.State == Retired.String() || a.State == Expired.String():
 		if a.SignsUntil == nil {
 			return "no more"
 		}

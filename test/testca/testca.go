@@ -22,10 +22,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -79,9 +81,9 @@ type World struct {
 	Logs      []*testlog.Log
 	CT        *ctlog.Logs // nil if Certificate Transparency is disabled
 	Authority *ca.Authority
-	// Authorities is the set in force: Authority alone, until a test replaces it.
-	Authorities *ca.Authorities
-	Logger      *slog.Logger
+	// Set is the CA set in force: Authority alone, until a test replaces it.
+	Set    atomic.Pointer[set.Set]
+	Logger *slog.Logger
 
 	root *x509.Certificate
 	now  func() time.Time
@@ -97,7 +99,8 @@ func New(tb testing.TB, b Builder) *World {
 	b.setDefaults()
 	w := &World{now: b.Now, Logger: slog.New(slog.DiscardHandler)}
 	w.Authority, w.root = b.authority(tb)
-	w.Authorities = ca.NewAuthorities(ca.SetOf(w.Authority))
+	begin := w.Authority.Chain().NotBefore
+	w.Set.Store(must(set.New(1, []set.Member{{ID: "test", Chain: w.Authority.Chain(), Authority: w.Authority, PublishAt: begin, ActivateAt: begin}}))(tb))
 
 	providerServer := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.Provider.ServeHTTP(rw, r) }))
 	issuerURL := "http://" + providerServer.Listener.Addr().String()
@@ -128,7 +131,8 @@ func New(tb testing.TB, b Builder) *World {
 		Verifier:    verifier,
 		Rules:       rules,
 		KeyPolicy:   must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
-		Authorities: w.Authorities,
+		Active:      func(now time.Time) (*ca.Authority, error) { return w.Set.Load().Active(now) },
+		TrustBundle: func(now time.Time) []*ca.Chain { return w.Set.Load().TrustBundle(now) },
 		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
 		Logs:        w.CT,
 		Now:         b.Now,

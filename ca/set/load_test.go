@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package caset
+package set
 
 import (
 	"crypto/ecdsa"
@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 var begin = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
@@ -117,11 +118,11 @@ func TestRotate(t *testing.T) {
 	}
 	// A key that is destroyed within an hour after its retirement only causes a warning.
 	f.remove("key.pem")
-	loaded, err := Load(t.Context(), f.set, begin.Add(25*time.Hour+30*time.Minute), testKeys())
+	loaded, err := Load(t.Context(), Source{Path: f.set}, begin.Add(25*time.Hour+30*time.Minute), testKeys())
 	if err != nil || len(loaded.Failed) != 0 || !strings.Contains(errors.Join(loaded.Warnings...).Error(), `authority "2026-a" cannot sign now`) {
 		t.Errorf("an authority that has just retired, and whose key is gone: %v, %+v", err, loaded)
 	}
-	loaded, err = Load(t.Context(), f.set, begin.Add(27*time.Hour), testKeys())
+	loaded, err = Load(t.Context(), Source{Path: f.set}, begin.Add(27*time.Hour), testKeys())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestEditsThatAreRefused(t *testing.T) {
 	if err != nil || len(result.Forced) != 1 || len(result.Warnings) == 0 {
 		t.Fatalf("forced: %v, %+v", err, result)
 	}
-	loaded, err := Load(t.Context(), f.set, forced.Now, testKeys())
+	loaded, err := Load(t.Context(), Source{Path: f.set}, forced.Now, testKeys())
 	if err != nil {
 		t.Fatalf("a server would not load the stop, and sign on: %v", err)
 	}
@@ -194,7 +195,7 @@ func TestUnfitSetCanBeMended(t *testing.T) {
 	f := newFolder(t)
 	entry := f.entry("2026-b")
 	early := f.editor(-time.Hour)
-	loaded, err := Read(f.set, early.Now)
+	loaded, err := Read(Source{Path: f.set}, early.Now)
 	if err != nil || len(loaded.StatusAt(early.Now).Warnings) != 1 {
 		t.Fatalf("before its beginning: %v, %+v", err, loaded)
 	}
@@ -203,7 +204,7 @@ func TestUnfitSetCanBeMended(t *testing.T) {
 	f = newFolder(t)
 	late := f.editor(3*365*24*time.Hour + 48*time.Hour)
 	late.Force = true
-	if _, err := Load(t.Context(), f.set, late.Now, testKeys()); err == nil {
+	if _, err := Load(t.Context(), Source{Path: f.set}, late.Now, testKeys()); err == nil {
 		t.Fatal("a server loads a set whose only authority has ended")
 	}
 	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
@@ -219,7 +220,7 @@ func TestUnfitSetCanBeMended(t *testing.T) {
 	}
 	f.must(late.Add(t.Context(), config.CASetAuthority{ID: "2029-a", Chain: made.ChainFile, Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}))
 	f.must(late.Activate(t.Context(), "2029-a", late.Now.Add(time.Second)))
-	if _, err := Load(t.Context(), f.set, late.Now.Add(2*time.Second), testKeys()); err != nil {
+	if _, err := Load(t.Context(), Source{Path: f.set}, late.Now.Add(2*time.Second), testKeys()); err != nil {
 		t.Error(err)
 	}
 }
@@ -228,10 +229,13 @@ func TestEditsDoNotOverwriteEachOther(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
 	entry := f.entry("2026-b")
-	f.write(filepath.Join(f.dir, ".ca.yaml.new"), "")
-	_, err := f.editor(time.Hour).Add(t.Context(), entry)
-	f.refused(nil, err, "another edit runs")
-	if err := os.Remove(filepath.Join(f.dir, ".ca.yaml.new")); err != nil {
+	lock, err := files.Lock(f.set, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.editor(time.Hour).Add(t.Context(), entry)
+	f.refused(nil, err, "another edit")
+	if err := files.Unlock(lock); err != nil {
 		t.Fatal(err)
 	}
 	if err := replaceFile(f.set, []byte("what was read before"), []byte("new")); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
@@ -257,7 +261,7 @@ func TestLoadRefuses(t *testing.T) {
 		"no code signing":       {func(f *folder) { f.craft(func(c, _ *x509.Certificate) { c.ExtKeyUsage = nil }, 256) }, 0, "has no extended key usage codeSigning"},
 		"root that is no CA":    {func(f *folder) { f.craft(func(_, r *x509.Certificate) { r.IsCA = false }, 256) }, 0, "is no CA (basic constraints CA:TRUE is missing)"},
 		"weak CA key":           {func(f *folder) { f.craft(func(_, _ *x509.Certificate) {}, 224) }, 0, "has a key on the curve P-224; CA keys are P-256, P-384 or P-521"},
-		"expired chain":         {func(*folder) {}, 4 * 365 * 24 * time.Hour, "ca.yaml:6:12: authority \"2026-a\" is to sign: the CA certificate"},
+		"expired chain":         {func(*folder) {}, 4 * 365 * 24 * time.Hour, "ca.yaml:6:12: authority \"2026-a\" must sign: the CA certificate"},
 		"not yet valid chain":   {func(f *folder) { f.replace("_at: 2026-11-23", "_at: 2026-11-22") }, -24 * time.Hour, "are valid from 2026-11-23"},
 		"two with one activate": {func(f *folder) { f.double() }, time.Hour, "would both begin to sign at 2026-11-23T12:00:00Z"},
 		"unknown key":           {func(f *folder) { f.replace("publish_at", "published_at") }, 0, `ca.yaml:8:5: unknown key "published_at"; did you mean "publish_at"?`},
@@ -275,7 +279,7 @@ func TestLoadRefuses(t *testing.T) {
 			t.Parallel()
 			f := newFolder(t)
 			test.change(f)
-			_, err := Load(t.Context(), f.set, begin.Add(test.after), testKeys())
+			_, err := Load(t.Context(), Source{Path: f.set}, begin.Add(test.after), testKeys())
 			f.refused(nil, err, test.want)
 		})
 	}
@@ -369,7 +373,7 @@ func TestStatusWarnsInTime(t *testing.T) {
 		{30, []string{"intermediate 2026-a,O=mayfly ends in 30 days", "nothing succeeds authority 2026-a"}},
 	} {
 		now := begin.AddDate(3, 0, -test.daysBeforeTheEnd)
-		loaded, err := Read(f.set, now)
+		loaded, err := Read(Source{Path: f.set}, now)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ca
+// Package set is the CA set: the authorities of a CA, with the times at which each one is published,
+// signs and retires. It holds the rules of a set, its loading from ca.yaml, its edits and its
+// status. No edit lets verifiers meet a certificate that they do not expect.
+//
+// Packages app, cmd and tests may import it.
+package set
 
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -27,11 +32,11 @@ const (
 	Published
 	// Active: it signs.
 	Active
-	// Retired: it does not sign any more. It stays in the trust bundle, because verifiers need it
-	// for as long as its certificates are valid.
+	// Retired: it has stopped signing. It stays in the trust bundle, because verifiers need it for
+	// as long as its certificates are valid.
 	Retired
-	// Compromised: an attacker may have its key. It does not sign any more and has left the trust
-	// bundle. Its window in trusted_root.json ends at the time of the compromise.
+	// Compromised: an attacker may have its key. It has stopped signing and left the trust bundle.
+	// Its window in trusted_root.json ends at the time of the compromise.
 	Compromised
 	// Expired: a certificate of its chain has expired. It has left the trust bundle.
 	Expired
@@ -39,22 +44,11 @@ const (
 
 // String returns the state's name as commands and metrics show it.
 func (s State) String() string {
-	switch s {
-	case Staged:
-		return "staged"
-	case Published:
-		return "published"
-	case Active:
-		return "active"
-	case Retired:
-		return "retired"
-	case Compromised:
-		return "compromised"
-	case Expired:
-		return "expired"
-	default:
-		return "unknown"
+	names := [...]string{"unknown", "staged", "published", "active", "retired", "compromised", "expired"}
+	if int(s) >= len(names) {
+		s = 0
 	}
+	return names[s]
 }
 
 // Member is an authority of a set, and its dates.
@@ -62,10 +56,10 @@ type Member struct {
 	// ID is the authority's name in the set.
 	ID string
 	// Chain is the authority's chain.
-	Chain *Chain
+	Chain *ca.Chain
 	// Authority signs. It may be nil for an authority that will never sign again; its key need not
 	// be kept.
-	Authority *Authority
+	Authority *ca.Authority
 	// PublishAt is when it enters the trust bundle.
 	PublishAt time.Time
 	// ActivateAt is when it begins to sign; zero means not yet decided.
@@ -76,9 +70,8 @@ type Member struct {
 	// signed from then on is trusted.
 	CompromisedAt time.Time
 
-	// until is when it stops signing: the first of RetireAt, the next one's ActivateAt and
-	// CompromisedAt; zero if none is set.
-	until time.Time
+	until time.Time // see SignsUntil
+	index int       // in the list that New got
 }
 
 // SignsUntil returns when the authority stops signing: the first of its RetireAt, the next one's
@@ -87,30 +80,26 @@ func (m Member) SignsUntil() time.Time { return m.until }
 
 // StateAt returns the member's state at now.
 func (m Member) StateAt(now time.Time) State {
+	reached := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
 	switch {
 	case now.After(m.Chain.NotAfter):
 		return Expired
-	case m.compromised(now):
+	case reached(m.CompromisedAt):
 		return Compromised
 	case now.Before(m.PublishAt):
 		return Staged
-	case !m.until.IsZero() && !now.Before(m.until):
+	case reached(m.until):
 		return Retired
-	case !m.ActivateAt.IsZero() && !now.Before(m.ActivateAt):
+	case reached(m.ActivateAt):
 		return Active
 	default:
 		return Published
 	}
 }
 
-func (m Member) compromised(now time.Time) bool {
-	return !m.CompromisedAt.IsZero() && !now.Before(m.CompromisedAt)
-}
-
-// trustedBefore reports whether the authority could sign before its key was compromised. Such
-// signatures stay trusted.
-func (m Member) trustedBefore() bool {
-	return !m.ActivateAt.IsZero() && m.ActivateAt.Before(m.CompromisedAt)
+// keyPath returns the key path of one of the member's keys in the set's file.
+func (m Member) keyPath(key string) []string {
+	return []string{"authorities", strconv.Itoa(m.index), key}
 }
 
 // Set is the authorities of a CA. The state of each one follows from the clock alone. So all
@@ -118,13 +107,12 @@ func (m Member) trustedBefore() bool {
 type Set struct {
 	generation uint64
 	members    []Member // by ActivateAt; those without one are last
-	digest     [sha256.Size]byte
 }
 
-// NewSet returns the set of members. Its errors have key paths such as ["authorities", "1",
+// New returns the set of members. Its errors have key paths such as ["authorities", "1",
 // "activate_at"], with the member's index in members. It reports all errors at once. It does not
 // read the clock; CheckAt takes the time.
-func NewSet(generation uint64, members []Member) (*Set, error) {
+func New(generation uint64, members []Member) (*Set, error) {
 	var errs []error
 	if generation == 0 {
 		errs = append(errs, keypath.Errorf([]string{"generation"}, "the generation is missing; it is a whole number from 1 on that grows with every edit"))
@@ -132,16 +120,17 @@ func NewSet(generation uint64, members []Member) (*Set, error) {
 	if len(members) == 0 {
 		errs = append(errs, keypath.Errorf([]string{"authorities"}, "the set has no authority"))
 	}
-	for i, m := range members {
-		errs = append(errs, checkMember(i, m, members[:i])...)
+	s := &Set{generation: generation, members: slices.Clone(members)}
+	for i := range s.members {
+		s.members[i].index = i
+		errs = append(errs, s.members[i].check(s.members[:i])...)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	s := &Set{generation: generation, members: slices.Clone(members)}
 	slices.SortStableFunc(s.members, func(a, b Member) int {
-		if a.ActivateAt.IsZero() != b.ActivateAt.IsZero() {
-			return cmp.Compare(btoi(a.ActivateAt.IsZero()), btoi(b.ActivateAt.IsZero()))
+		if a.ActivateAt.IsZero() || b.ActivateAt.IsZero() { // the zero time sorts last
+			return cmp.Compare(b.ActivateAt.Unix(), a.ActivateAt.Unix())
 		}
 		return a.ActivateAt.Compare(b.ActivateAt)
 	})
@@ -152,7 +141,6 @@ func NewSet(generation uint64, members []Member) (*Set, error) {
 			m.until = first(m.until, s.members[i+1].ActivateAt)
 		}
 	}
-	s.digest = s.sum()
 	return s, nil
 }
 
@@ -164,26 +152,10 @@ func first(a, b time.Time) time.Time {
 	return a
 }
 
-func btoi(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-// SetOf returns a set of one authority that is published and signs for as long as its certificates
-// are valid.
-func SetOf(a *Authority) *Set {
-	begin := a.chain.NotBefore
-	s := &Set{generation: 1, members: []Member{{ID: a.id, Chain: a.chain, Authority: a, PublishAt: begin, ActivateAt: begin}}}
-	s.digest = s.sum()
-	return s
-}
-
-// checkMember returns what is wrong with the i-th member, alone and compared with those before it.
-func checkMember(i int, m Member, before []Member) (errs []error) {
+// check returns what is wrong with a member, alone and compared with those before it.
+func (m Member) check(before []Member) (errs []error) {
 	at := func(key, format string, args ...any) {
-		errs = append(errs, keypath.Errorf([]string{"authorities", strconv.Itoa(i), key}, format, args...))
+		errs = append(errs, keypath.Errorf(m.keyPath(key), format, args...))
 	}
 	switch {
 	case m.PublishAt.IsZero():
@@ -192,7 +164,7 @@ func checkMember(i int, m Member, before []Member) (errs []error) {
 		at("activate_at", "%q would sign from %s, before it is published at %s; verifiers have to know it first", m.ID, stamp(m.ActivateAt), stamp(m.PublishAt))
 	}
 	if !m.ActivateAt.IsZero() && !m.RetireAt.IsZero() && !m.RetireAt.After(m.ActivateAt) {
-		at("retire_at", "%q would retire at %s, and begins to sign only at %s; leave activate_at out if it is never to sign", m.ID, stamp(m.RetireAt), stamp(m.ActivateAt))
+		at("retire_at", "%q would retire at %s, and begins to sign only at %s; leave activate_at out if it must never sign", m.ID, stamp(m.RetireAt), stamp(m.ActivateAt))
 	}
 	if !m.ActivateAt.IsZero() && (m.ActivateAt.Before(m.Chain.NotBefore) || !m.ActivateAt.Before(m.Chain.NotAfter)) {
 		at("activate_at", "%q would sign from %s, and its certificates are valid from %s to %s; choose a time between them", m.ID, stamp(m.ActivateAt), stamp(m.Chain.NotBefore), stamp(m.Chain.NotAfter))
@@ -214,29 +186,23 @@ func checkMember(i int, m Member, before []Member) (errs []error) {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// sum is a digest of everything that verifiers and other replicas can see of the set. It excludes
-// where keys are stored and what opens them.
-func (s *Set) sum() (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for _, m := range s.members {
-		fmt.Fprintf(h, "%d %q %d %d %d %d\n", s.generation, m.ID, m.PublishAt.UnixNano(), m.ActivateAt.UnixNano(), m.RetireAt.UnixNano(), m.CompromisedAt.UnixNano())
-		for _, der := range m.Chain.DER {
-			fmt.Fprintf(h, "%d\n", len(der))
-			h.Write(der)
-		}
-	}
-	h.Sum(sum[:0])
-	return sum
-}
-
 // Generation grows with every edit of the set.
 func (s *Set) Generation() uint64 { return s.generation }
 
 // Members returns the authorities in the order in which they sign; those without a date are last.
 func (s *Set) Members() []Member { return slices.Clone(s.members) }
 
+// Member returns the authority id.
+func (s *Set) Member(id string) (m Member, found bool) {
+	i := slices.IndexFunc(s.members, func(m Member) bool { return m.ID == id })
+	if i < 0 {
+		return Member{}, false
+	}
+	return s.members[i], true
+}
+
 // Active returns the authority that signs at now. Its refusal is CA_EXPIRING if there is none.
-func (s *Set) Active(now time.Time) (*Authority, error) {
+func (s *Set) Active(now time.Time) (*ca.Authority, error) {
 	m, err := s.active(now)
 	if err == nil && m.Authority == nil {
 		err = fmt.Errorf("authority %q is active, and has no key: it could not be opened when the set was read, or the authority was retired then and the clock was set back", m.ID)
@@ -247,8 +213,14 @@ func (s *Set) Active(now time.Time) (*Authority, error) {
 	return m.Authority, nil
 }
 
+var (
+	errNoneYet = errors.New("no authority is active: the first one has not begun to sign")
+	// errStopped: the operator has decided that the last authority stops.
+	errStopped = errors.New("no authority is active")
+)
+
 // active returns the one member that signs at now. It does not check that its certificates are
-// still valid; Profile.draft checks that for each certificate.
+// still valid; Profile.draft of package ca checks that for each certificate.
 func (s *Set) active(now time.Time) (*Member, error) {
 	for i := len(s.members) - 1; i >= 0; i-- {
 		m := &s.members[i]
@@ -256,45 +228,36 @@ func (s *Set) active(now time.Time) (*Member, error) {
 			continue
 		}
 		if !m.until.IsZero() && !now.Before(m.until) {
-			return nil, &stoppedError{m.ID, m.until}
+			return nil, fmt.Errorf("%w: %q signs no more since %s, and none has succeeded it", errStopped, m.ID, stamp(m.until))
 		}
 		return m, nil
 	}
-	return nil, errors.New("no authority is active: the first one has not begun to sign")
-}
-
-// stoppedError states that the last authority has stopped signing, by decision of the operator.
-type stoppedError struct {
-	id string
-	at time.Time
-}
-
-func (e *stoppedError) Error() string {
-	return fmt.Sprintf("no authority is active: %q signs no more since %s, and none has succeeded it", e.id, stamp(e.at))
+	return nil, errNoneYet
 }
 
 // TrustBundle returns the chains that verifiers must know at now. The active one is first, then the
 // published ones, then the retired ones, the most recently active first.
-func (s *Set) TrustBundle(now time.Time) []*Chain {
-	var active, published, retired []*Chain
-	for _, m := range s.members {
-		switch m.StateAt(now) {
-		case Active:
-			active = append(active, m.Chain)
-		case Published:
-			published = append(published, m.Chain)
-		case Retired:
-			retired = append(retired, m.Chain)
-		}
+func (s *Set) TrustBundle(now time.Time) (chains []*ca.Chain) {
+	for _, m := range s.bundle(now) {
+		chains = append(chains, m.Chain)
 	}
-	slices.Reverse(retired)
-	return slices.Concat(active, published, retired)
+	return chains
+}
+
+// bundle returns the members with the chains of TrustBundle.
+func (s *Set) bundle(now time.Time) []Member {
+	by := map[State][]Member{}
+	for _, m := range s.members {
+		by[m.StateAt(now)] = append(by[m.StateAt(now)], m)
+	}
+	slices.Reverse(by[Retired])
+	return slices.Concat(by[Active], by[Published], by[Retired])
 }
 
 // Window is when verifiers may encounter certificates of a chain, as in trusted_root.json.
 type Window struct {
 	ID    string
-	Chain *Chain
+	Chain *ca.Chain
 	// Start is the beginning of the chain's own validity, not the activation. A certificate begins
 	// a few seconds before the request, and verifiers compare its beginning with Start.
 	Start time.Time
@@ -311,28 +274,22 @@ const windowGrace = 10 * time.Minute
 // Windows returns the windows of the trust bundle's chains at now, in the same order. Those of the
 // authorities with a compromised key follow. They end at the time of the compromise, or earlier if
 // the authority had retired before. An authority that signed nothing before has no window.
-func (s *Set) Windows(now time.Time) []Window {
-	var windows []Window
-	for _, chain := range s.TrustBundle(now) {
-		i := slices.IndexFunc(s.members, func(m Member) bool { return m.Chain == chain })
-		m := s.members[i]
-		w := Window{ID: m.ID, Chain: chain, Start: chain.NotBefore}
+func (s *Set) Windows(now time.Time) (windows []Window) {
+	retired := func(m Member) time.Time {
+		return first(m.until.Add(ca.MaxLifetime+windowGrace), m.Chain.NotAfter)
+	}
+	for _, m := range s.bundle(now) {
+		w := Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore}
 		if m.StateAt(now) == Retired {
-			w.End = m.retiredWindow()
+			w.End = retired(m)
 		}
 		windows = append(windows, w)
 	}
 	for _, m := range slices.Backward(s.members) {
-		if m.StateAt(now) == Compromised && m.trustedBefore() {
+		if m.StateAt(now) == Compromised && !m.ActivateAt.IsZero() && m.ActivateAt.Before(m.CompromisedAt) {
 			// A window that had ended before does not open again.
-			windows = append(windows, Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore, End: first(m.CompromisedAt, m.retiredWindow())})
+			windows = append(windows, Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore, End: first(m.CompromisedAt, retired(m))})
 		}
 	}
 	return windows
-}
-
-// retiredWindow is when the window of an authority that has stopped signing ends, unless a
-// compromise ends it sooner.
-func (m Member) retiredWindow() time.Time {
-	return first(m.until.Add(maxLifetime+windowGrace), m.Chain.NotAfter)
 }

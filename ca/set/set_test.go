@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ca
+package set
 
 import (
-	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
-	"math/rand/v2"
+	"fmt"
+	"math/big"
+	mathrand "math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +19,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -27,14 +35,45 @@ const chainEnd = 3*365 + 1 // 2028 is a leap year
 
 type dates struct{ publish, activate, retire float64 } // days; 0 for none
 
-func setMember(t testing.TB, id string, d dates) Member {
+func setMember(t testing.TB, id string, d dates) Member { return memberUntil(t, id, d, chainEnd) }
+
+// memberUntil returns a member with a new chain that expires on the day end.
+func memberUntil(t testing.TB, id string, d dates, end float64, more ...pkix.Extension) Member {
 	t.Helper()
-	b := newChainBuilder(t)
-	chain, err := ParseChain(b.make(t))
+	keys := [2]*ecdsa.PrivateKey{}
+	var certificates []*x509.Certificate
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: fmt.Sprint(id, i)}, NotBefore: day(0), NotAfter: day(end),
+			KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		}
+		parent := template
+		if i > 0 {
+			parent, template.ExtraExtensions = certificates[0], more
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, parent, keys[i].Public(), keys[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certificates = append([]*x509.Certificate{c}, certificates...)
+	}
+	chain, err := ca.NewChain(certificates)
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := NewAuthority(id, chain, local(t, b.issuingKey))
+	s, err := signer.Local(id, keys[1], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := ca.NewAuthority(id, chain, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,14 +88,14 @@ func setMember(t testing.TB, id string, d dates) Member {
 
 func mustSet(t testing.TB, generation uint64, members ...Member) *Set {
 	t.Helper()
-	s, err := NewSet(generation, members)
+	s, err := New(generation, members)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-func ids(s *Set, chains []*Chain) (list []string) {
+func ids(s *Set, chains []*ca.Chain) (list []string) {
 	for _, chain := range chains {
 		for _, m := range s.members {
 			if m.Chain == chain {
@@ -112,7 +151,7 @@ func TestStateFollowsFromTheClockAlone(t *testing.T) {
 // signs, and states only advance.
 func TestBundleIsMonotonic(t *testing.T) {
 	t.Parallel()
-	random := rand.New(rand.NewPCG(7, 7))
+	random := mathrand.New(mathrand.NewPCG(7, 7))
 	pool := make([]Member, 4)
 	for i := range pool {
 		pool[i] = setMember(t, string(rune('a'+i)), dates{})
@@ -130,7 +169,7 @@ func TestBundleIsMonotonic(t *testing.T) {
 				m.RetireAt = later(m.ActivateAt, m.PublishAt).Add(time.Duration(1+random.IntN(1000)) * time.Hour)
 			}
 		}
-		s, err := NewSet(1, members)
+		s, err := New(1, members)
 		if err != nil {
 			continue // two with the same activate_at
 		}
@@ -152,14 +191,7 @@ func TestBundleIsMonotonic(t *testing.T) {
 	}
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-func TestNewSetRefuses(t *testing.T) {
+func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	a := setMember(t, "a", dates{publish: 1, activate: 2})
 	same := func(change func(*Member)) Member {
@@ -181,18 +213,18 @@ func TestNewSetRefuses(t *testing.T) {
 		"signs before its day": {same(func(m *Member) { m.PublishAt, m.ActivateAt = day(-5), day(-1) }), "authorities 1 activate_at", "are valid from"},
 		"signs after its end":  {same(func(m *Member) { m.ActivateAt = day(chainEnd) }), "authorities 1 activate_at", "are valid from"},
 	} {
-		_, err := NewSet(1, []Member{a, test.second})
+		_, err := New(1, []Member{a, test.second})
 		all := keypath.All(err)
 		if len(all) != 1 || strings.Join(all[0].Path, " ") != test.path || !strings.Contains(all[0].Error(), test.want) {
 			t.Errorf("%s: got %v, want one at %s that says %q", name, err, test.path, test.want)
 		}
 	}
-	if _, err := NewSet(0, nil); err == nil || len(keypath.All(err)) != 2 {
+	if _, err := New(0, nil); err == nil || len(keypath.All(err)) != 2 {
 		t.Errorf("a set without anything: %v", err)
 	}
 }
 
-func TestReplace(t *testing.T) {
+func TestSucceeds(t *testing.T) {
 	t.Parallel()
 	a, b := setMember(t, "a", dates{publish: 1, activate: 1}), setMember(t, "b", dates{publish: 5, activate: 10})
 	moved := b
@@ -214,22 +246,20 @@ func TestReplace(t *testing.T) {
 		"one without what is published":     {mustSet(t, 4, a), `authority "b" is in the trust bundle until`},
 		"one that takes a publication back": {mustSet(t, 4, a, unpublished), `authority "b" is in the trust bundle until`},
 	} {
-		authorities := NewAuthorities(mustSet(t, 3, a, b))
-		before := authorities.Set()
-		err := authorities.Replace(test.next, now)
-		switch {
-		case test.want == "" && (err != nil || authorities.Set() != test.next):
-			t.Errorf("%s: %v", name, err)
-		case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want) || authorities.Set() != before):
-			t.Errorf("%s: got %v, want an error that says %q and the set that was", name, err, test.want)
+		err := test.next.Succeeds(mustSet(t, 3, b, a), now)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
 		}
 	}
 }
 
 func TestCheckAt(t *testing.T) {
 	t.Parallel()
-	index := func(id string) int { return int(id[0] - 'a') }
 	a := setMember(t, "a", dates{publish: 1, activate: 1})
+	// A policy that no other certificate of the chain has: no verifier accepts a leaf below it.
+	useless := func(d dates) Member {
+		return memberUntil(t, "b", d, chainEnd, pkix.Extension{Id: []int{2, 5, 29, 36}, Critical: true, Value: []byte("\x30\x03\x80\x01\x00")})
+	}
 	for name, test := range map[string]struct {
 		set      *Set
 		day      float64
@@ -238,17 +268,20 @@ func TestCheckAt(t *testing.T) {
 	}{
 		"well":                         {mustSet(t, 1, a), 2, "", nil},
 		"first one to come":            {mustSet(t, 1, a), 0.5, `"a" is next, at 2026-01-02`, nil},
-		"active one has ended":         {mustSet(t, 1, a), chainEnd + 1, "authorities: 0: chain: authority \"a\" is to sign: the CA certificate", nil},
-		"retired one has ended":        {mustSet(t, 1, a, setMemberEnding(t, "b", 4*365)), chainEnd + 2, "", nil},
+		"active one has ended":         {mustSet(t, 1, a), chainEnd + 1, "authorities: 0: chain: authority \"a\" must sign: the CA certificate", nil},
+		"retired one has ended":        {mustSet(t, 1, a, memberUntil(t, "b", dates{publish: chainEnd - 5, activate: chainEnd - 1}, 4*365)), chainEnd + 2, "", nil},
 		"lead is short":                {mustSet(t, 1, a, setMember(t, "b", dates{publish: 5, activate: 5.5})), 5.2, "", []string{`"b" signs 12h0m0s after it is published`}},
 		"lead was short long ago":      {mustSet(t, 1, a, setMember(t, "b", dates{publish: 5, activate: 5.5})), 8, "", nil},
 		"gap between two":              {mustSet(t, 1, setMember(t, "a", dates{1, 1, 4}), setMember(t, "b", dates{publish: 2, activate: 6})), 3, "", []string{"nothing signs from 2026-01-05"}},
 		"retires without a successor":  {mustSet(t, 1, setMember(t, "a", dates{1, 1, 4})), 3, "", []string{"nothing signs from 2026-01-05"}},
 		"stopped on purpose":           {mustSet(t, 1, setMember(t, "a", dates{1, 1, 4})), 5, "", []string{"every request is refused"}},
 		"nothing is ever to sign":      {mustSet(t, 1, setMember(t, "a", dates{publish: 1})), 5, "mayfly ca activate", nil},
+		"useless and staged":           {mustSet(t, 1, a, useless(dates{publish: 9})), 2, "invalid policies", nil},
+		"useless and published":        {mustSet(t, 1, a, useless(dates{publish: 1})), 2, "invalid policies", nil},
+		"useless and retired":          {mustSet(t, 1, a, useless(dates{publish: 1, retire: 1.5})), 2, "", []string{"invalid policies"}},
 		"successor retires as planned": {mustSet(t, 1, setMember(t, "a", dates{1, 1, 6}), setMember(t, "b", dates{publish: 2, activate: 6})), 3, "", nil},
 	} {
-		warnings, err := test.set.CheckAt(day(test.day), index)
+		warnings, err := test.set.CheckAt(day(test.day))
 		if (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 			t.Errorf("%s: got error %v, want %q", name, err, test.err)
 		}
@@ -262,22 +295,6 @@ func TestCheckAt(t *testing.T) {
 			}
 		}
 	}
-}
-
-// setMemberEnding is a member that takes over when the usual chains expire, and expires later.
-func setMemberEnding(t *testing.T, id string, end int) Member {
-	t.Helper()
-	b := newChainBuilder(t)
-	b.issuing.NotAfter = day(float64(end))
-	chain, err := ParseChain(b.make(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority, err := NewAuthority(id, chain, local(t, b.issuingKey))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return Member{ID: id, Chain: chain, Authority: authority, PublishAt: day(chainEnd - 5), ActivateAt: day(chainEnd - 1)}
 }
 
 // A key that was not loaded because it had retired is never used when a clock goes back.
@@ -347,7 +364,7 @@ func TestCompromised(t *testing.T) {
 	if _, err := never.Active(day(16)); err == nil {
 		t.Error("a retired authority signs again")
 	}
-	if warnings, err := s.CheckAt(day(16), func(string) int { return 0 }); err != nil || len(warnings) == 0 {
+	if warnings, err := s.CheckAt(day(16)); err != nil || len(warnings) == 0 {
 		t.Errorf("a server would not load it, and sign on: %v, %v", warnings, err)
 	}
 	if m := s.Members()[1]; m.StateAt(day(16)) != Compromised || m.StateAt(day(chainEnd+1)) != Expired || m.StateAt(day(11)) != Active {
@@ -375,7 +392,7 @@ func TestCompromisedAfterRetirement(t *testing.T) {
 
 // A set that compromises an authority in the bundle is put in force; one that trusts it again is
 // not.
-func TestReplaceByACompromise(t *testing.T) {
+func TestSucceedsByACompromise(t *testing.T) {
 	t.Parallel()
 	a, b := setMember(t, "a", dates{publish: 1, activate: 1}), setMember(t, "b", dates{publish: 2})
 	since := func(n float64) Member {
@@ -395,33 +412,12 @@ func TestReplaceByACompromise(t *testing.T) {
 		"taken back":             {[]Member{since(4), b}, []Member{a, b}, "is compromised since"},
 		"b is gone at that time": {[]Member{a, b}, []Member{since(4)}, `authority "b" is in the trust bundle until`},
 	} {
-		err := NewAuthorities(mustSet(t, 3, test.now...)).Replace(mustSet(t, 4, test.next...), day(6))
+		err := mustSet(t, 4, test.next...).Succeeds(mustSet(t, 3, test.now...), day(6))
 		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
 		}
 	}
 	if err := mustSet(t, 3, since(4)).Succeeds(mustSet(t, 3, a), day(6)); err == nil || !strings.Contains(err.Error(), "the content differs") {
 		t.Errorf("the same generation: %v", err)
-	}
-}
-
-func TestSetOfOne(t *testing.T) {
-	t.Parallel()
-	b := newChainBuilder(t)
-	chain, err := ParseChain(b.make(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var key crypto.Signer = b.issuingKey
-	authority, err := NewAuthority("file", chain, local(t, key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := SetOf(authority)
-	if got, err := s.Active(day(1)); err != nil || got != authority || len(s.TrustBundle(day(1))) != 1 {
-		t.Errorf("it does not sign (%v), or is in no trust bundle", err)
-	}
-	if warnings, err := s.CheckAt(day(1), func(string) int { return 0 }); err != nil || len(warnings) > 0 {
-		t.Errorf("it is not well: %v %v", warnings, err)
 	}
 }
