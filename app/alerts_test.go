@@ -80,7 +80,7 @@ func knownMetrics(t *testing.T) map[string]bool {
 		t.Fatal(err)
 	}
 	registry := prometheus.NewRegistry()
-	if _, err := newRotation(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{}, slog.New(slog.DiscardHandler), registry); err != nil {
+	if _, err := newCASet(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{}, slog.New(slog.DiscardHandler), registry); err != nil {
 		t.Fatal(err)
 	}
 	registerCT(registry, &config.Server{}, time.Now)

@@ -68,15 +68,15 @@ type App struct {
 	// Config is the configuration that it was built from.
 	Config *config.Server
 
-	logger   *slog.Logger   // for lines that only the operator causes
-	callers  *slog.Logger   // for lines that callers can cause
-	warn     func(...error) // receives warnings for the operator
-	live     *live
-	rotation *rotation
-	server   *server.Server
-	watchers []*watch.Watcher
-	interval time.Duration
-	logs     *logSet
+	logger      *slog.Logger   // for lines that only the operator causes
+	callers     *slog.Logger   // for lines that callers can cause
+	warn        func(...error) // receives warnings for the operator
+	live        *live
+	authorities *caSet
+	server      *server.Server
+	watchers    []*watch.Watcher
+	interval    time.Duration
+	logs        *logSet
 	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
 }
@@ -137,7 +137,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 	errs := []error{cfg.Explain(err)}
 	for _, part := range []func() error{
 		func() error { return app.trust(ctx, registry) },
-		func() error { return app.rotate(ctx, options, registry) },
+		func() error { return app.loadCA(ctx, options, registry) },
 		func() error { return cfg.Explain(app.openLogs(ctx, options, registry)) },
 		func() (err error) {
 			if app.logs != nil { // otherwise a key that cannot be read has been reported
@@ -161,15 +161,16 @@ func build(ctx context.Context, options Options) (*App, error) {
 // assemble creates the authority and the edge from parts without mistakes.
 func (a *App) assemble(ctx context.Context, options Options, edge server.Config, base ca.Config) (err error) {
 	// The record of a certificate is complete, whatever its length: its caller is verified.
-	base.Authorities, base.Logs, base.Now, base.Logger = a.rotation.authorities, a.logs.logs, a.rotation.now, a.logger
+	base.Active, base.TrustBundle, base.Now = a.authorities.Active, a.authorities.TrustBundle, a.authorities.now
+	base.Logs, base.Logger = a.logs.logs, a.logger
 	if err := a.live.begin(ctx, base); err != nil {
 		return fmt.Errorf("%s: %w", a.Config.File().Name(), err)
 	}
-	registerCT(edge.Registry, a.Config, a.rotation.now)
+	registerCT(edge.Registry, a.Config, a.authorities.now)
 	edge.Registry.MustRegister(issuerMetrics(a.live.status))
 	edge.Authority, edge.Issuers, edge.Mounts = a.live, a.live.issuers, a.mounts(options)
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
-	edge.Checks = append(append(a.rotation.checks(base.Profile), issuerCheck(a.live.status), a.live.check()), a.logs.checks()...)
+	edge.Checks = append(append(a.authorities.checks(base.Profile), issuerCheck(a.live.status), a.live.check()), a.logs.checks()...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.Explain(err)
 	}
@@ -201,8 +202,8 @@ func (a *App) Close(ctx context.Context) error {
 	if a.logs != nil {
 		errs = append(errs, a.logs.close(ctx))
 	}
-	if a.rotation != nil {
-		errs = append(errs, a.rotation.ring.Close())
+	if a.authorities != nil {
+		errs = append(errs, a.authorities.ring.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -242,7 +243,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	// Requests in flight still need keys and the newest TLS certificate while the edge drains, so the
 	// background tasks stop after it.
 	group.Go(func() error { return a.live.Run(background) })
-	group.Go(func() error { a.rotation.run(background, a.Config, a.logger); return nil })
+	group.Go(func() error { a.authorities.run(background, a.Config, a.logger); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -46,7 +46,7 @@ type CheckReport struct {
 	// Asked and Logs count the issuers and the logs that received a request, with Online.
 	Asked, Logs int
 
-	members []ca.Member // the authorities with chains that have been read
+	members []set.Member // the authorities with chains that have been read
 }
 
 // probeTimeout bounds what Online waits for all issuers together, and for all logs.
@@ -117,8 +117,8 @@ func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.
 		return nil, nil, r.addMistakes(err)
 	}
 	r.add(err)
-	if app.rotation != nil {
-		r.members = app.rotation.authorities.Set().Members()
+	if app.authorities != nil {
+		r.members = app.authorities.current.Load().Members()
 	}
 	r.checkCluster(app.Config)
 	return app.Config, app.live.first, app.Close(ctx)

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
@@ -16,7 +16,7 @@ import (
 func (r *CheckReport) checkChains(t *trust, now time.Time) {
 	var errs []error
 	for _, m := range r.members {
-		if state := m.StateAt(now); state != ca.Staged && state != ca.Published && state != ca.Active {
+		if state := m.StateAt(now); state != set.Staged && state != set.Published && state != set.Active {
 			continue
 		}
 		unusable, err := m.Chain.Trial(now)

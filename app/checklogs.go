@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -106,15 +106,15 @@ func notServed(err error) bool {
 // CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that signs
 // or will sign, and returns the problems; nil where there are none. A log that does not accept a
 // root refuses every certificate below it.
-func CheckLogRoots(ctx context.Context, cfg *config.Server, set *ca.Set, now time.Time) (problems []error) {
+func CheckLogRoots(ctx context.Context, cfg *config.Server, authorities *set.Set, now time.Time) (problems []error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	found := make([][]error, len(cfg.CT.Logs))
-	eachRemote(cfg, now, func(i int, entry config.CTLog) { found[i] = checkRoots(ctx, entry, set, now) })
+	eachRemote(cfg, now, func(i int, entry config.CTLog) { found[i] = checkRoots(ctx, entry, authorities, now) })
 	return slices.Concat(found...)
 }
 
-func checkRoots(ctx context.Context, entry config.CTLog, set *ca.Set, now time.Time) (problems []error) {
+func checkRoots(ctx context.Context, entry config.CTLog, authorities *set.Set, now time.Time) (problems []error) {
 	log, _, err := newRemote(entry)
 	if err != nil {
 		return []error{err}
@@ -124,9 +124,9 @@ func checkRoots(ctx context.Context, entry config.CTLog, set *ca.Set, now time.T
 	if err != nil {
 		return []error{err}
 	}
-	for _, m := range set.Members() {
+	for _, m := range authorities.Members() {
 		switch m.StateAt(now) {
-		case ca.Staged, ca.Published, ca.Active:
+		case set.Staged, set.Published, set.Active:
 		default:
 			continue
 		}

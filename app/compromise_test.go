@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
@@ -30,18 +29,18 @@ func TestServerTakesACompromise(t *testing.T) {
 	}
 	now = now.Add(24 * time.Hour)
 	registry := prometheus.NewRegistry()
-	r, err := newRotation(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{Now: func() time.Time { return now }}, slog.New(slog.DiscardHandler), registry)
+	r, err := newCASet(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{Now: func() time.Time { return now }}, slog.New(slog.DiscardHandler), registry)
 	if err != nil {
 		t.Fatal(err)
 	}
 	stolen := now.Add(-time.Hour)
-	if _, err := (caset.Editor{Path: made.SetFile, Now: now, Ring: keyring.New(keyring.Config{})}).Compromise(t.Context(), made.AuthorityID, stolen); err != nil {
+	if _, err := (set.Editor{Path: made.SetFile, Now: now, Ring: keyring.New(keyring.Config{})}).Compromise(t.Context(), made.AuthorityID, stolen); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	set := r.authorities.Set()
+	set := r.current.Load()
 	if _, err := set.Active(now); err == nil || len(set.TrustBundle(now)) != 0 {
 		t.Errorf("it signs on, or is in the trust bundle (%v)", err)
 	}
@@ -72,7 +71,7 @@ func TestServerStartsWithoutATrustedAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now().Add(time.Minute)
-	if _, err := (caset.Editor{Path: made.SetFile, Now: now, Ring: keyring.New(keyring.Config{})}).Compromise(t.Context(), made.AuthorityID, now.Add(-time.Hour)); err != nil {
+	if _, err := (set.Editor{Path: made.SetFile, Now: now, Ring: keyring.New(keyring.Config{})}).Compromise(t.Context(), made.AuthorityID, now.Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
@@ -101,7 +100,7 @@ func TestSignerAllowsNoSkewAtACompromise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	loaded, err := caset.Read(made.SetFile, now)
+	loaded, err := set.Read(set.Source{Path: made.SetFile}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +110,7 @@ func TestSignerAllowsNoSkewAtACompromise(t *testing.T) {
 		if m.RetireAt = now.Add(-time.Second); compromised {
 			m.CompromisedAt = m.RetireAt
 		}
-		set, err := ca.NewSet(2, []ca.Member{m})
+		set, err := set.New(2, []set.Member{m})
 		if err != nil {
 			t.Fatal(err)
 		}

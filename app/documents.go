@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -118,11 +117,11 @@ func readPEM(name, kind string) ([]byte, error) {
 
 // Instance returns the content of the documents, from the running server's state.
 func (a *App) Instance() trustroot.Instance {
-	return completeInstance(a.instance, a.rotation.authorities.Set().Windows(a.rotation.now()), a.live.issuers())
+	return completeInstance(a.instance, a.authorities.current.Load().Windows(a.authorities.now()), a.live.issuers())
 }
 
 // completeInstance adds the parts that may change at any time.
-func completeInstance(instance trustroot.Instance, windows []ca.Window, issuers []server.IssuerInfo) trustroot.Instance {
+func completeInstance(instance trustroot.Instance, windows []set.Window, issuers []server.IssuerInfo) trustroot.Instance {
 	for _, window := range windows {
 		instance.Authorities = append(instance.Authorities, trustroot.Authority{Chain: window.Chain.Certificates, End: window.End})
 	}
@@ -175,22 +174,10 @@ func (a *App) checkDocuments() error {
 
 // loadWindows reads the chains that the trust bundle has at now with their windows, without their
 // keys. Its errors state their place.
-func loadWindows(cfg *config.Server, now time.Time) ([]ca.Window, error) {
-	if cfg.CA.File == nil {
-		set, err := caset.Read(cfg.CA.Set, now)
-		if err != nil {
-			return nil, err
-		}
-		return set.Set.Windows(now), nil
-	}
-	path := []string{"ca", "file", "chain"}
-	data, err := readFile(cfg.CA.File.Chain)
+func loadWindows(cfg *config.Server, now time.Time) ([]set.Window, error) {
+	loaded, err := set.Read(set.SourceOf(cfg), now)
 	if err != nil {
-		return nil, cfg.Explain(keypath.Errorf(path, "reading the chain: %w", err))
+		return nil, err
 	}
-	chain, err := ca.ParseChain(data)
-	if err != nil {
-		return nil, cfg.Explain(keypath.Prefix(unjoinedInto("%s: %w", cfg.CA.File.Chain, err), path...))
-	}
-	return []ca.Window{{Chain: chain, Start: chain.NotBefore}}, nil
+	return loaded.Set.Windows(now), nil
 }

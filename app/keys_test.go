@@ -23,12 +23,12 @@ import (
 
 // keyWorld is a CA set of files, and a server's view of it.
 type keyWorld struct {
-	t        *testing.T
-	made     *ceremony.Result
-	now      time.Time
-	log      bytes.Buffer
-	registry *prometheus.Registry
-	rotation *rotation
+	t           *testing.T
+	made        *ceremony.Result
+	now         time.Time
+	log         bytes.Buffer
+	registry    *prometheus.Registry
+	authorities *caSet
 }
 
 func newKeyWorld(t *testing.T) *keyWorld {
@@ -50,13 +50,13 @@ func (w *keyWorld) must(err error) {
 // start loads the set as a server that starts.
 func (w *keyWorld) start() (err error) {
 	w.registry = prometheus.NewRegistry()
-	w.rotation, err = newRotation(w.t.Context(), &config.Server{CA: config.CA{Set: w.made.SetFile}}, Options{Now: func() time.Time { return w.now }},
+	w.authorities, err = newCASet(w.t.Context(), &config.Server{CA: config.CA{Set: w.made.SetFile}}, Options{Now: func() time.Time { return w.now }},
 		slog.New(slog.NewTextHandler(&w.log, nil)), w.registry)
 	return err
 }
 
-func (w *keyWorld) editor() caset.Editor {
-	return caset.Editor{Path: w.made.SetFile, Now: w.now, Lead: 1, Ring: keyring.New(keyring.Config{})}
+func (w *keyWorld) editor() set.Editor {
+	return set.Editor{Path: w.made.SetFile, Now: w.now, Lead: 1, Ring: keyring.New(keyring.Config{})}
 }
 
 // add adds an authority that begins to sign after the given time, and returns its key's file.
@@ -76,12 +76,12 @@ func (w *keyWorld) add(id string, after time.Duration) (keyFile string) {
 }
 
 func (w *keyWorld) reload() error {
-	return w.rotation.watcher.Reload()
+	return w.authorities.watcher.Reload()
 }
 
 func (w *keyWorld) signs() string {
 	w.t.Helper()
-	authority, err := w.rotation.authorities.Set().Active(w.now)
+	authority, err := w.authorities.current.Load().Active(w.now)
 	if err == nil {
 		err = authority.Prove(w.t.Context())
 	}
@@ -118,8 +118,8 @@ func TestReloadLeadsAwayFromALostKey(t *testing.T) {
 		t.Errorf("%s signs", got)
 	}
 	w.add("away", time.Hour)
-	if err := w.reload(); err == nil || w.rotation.authorities.Set().Generation() != 2 {
-		t.Errorf("generation %d is in force, and %v is told", w.rotation.authorities.Set().Generation(), err)
+	if err := w.reload(); err == nil || w.authorities.current.Load().Generation() != 2 {
+		t.Errorf("generation %d is in force, and %v is told", w.authorities.current.Load().Generation(), err)
 	}
 	if got := values(t, w.registry, "mayfly_ca_set_reload_failed"); got[0] != 1 {
 		t.Error("it is not told that a key fails")
@@ -136,8 +136,8 @@ func TestReloadLeadsAwayFromALostKey(t *testing.T) {
 	}
 
 	w.must(os.Remove(w.add("next", time.Hour)))
-	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "next/key.pem: no such file") || w.rotation.authorities.Set().Generation() != 2 {
-		t.Errorf("a new authority without a key: generation %d, error %v", w.rotation.authorities.Set().Generation(), err)
+	if err := w.reload(); err == nil || !strings.Contains(err.Error(), "next/key.pem: no such file") || w.authorities.current.Load().Generation() != 2 {
+		t.Errorf("a new authority without a key: generation %d, error %v", w.authorities.current.Load().Generation(), err)
 	}
 	if got := w.signs(); got != "away" {
 		t.Errorf("%s signs", got)

@@ -36,7 +36,7 @@ type logSet struct {
 
 // openLogs opens `ct.logs`. Its errors have key paths.
 func (a *App) openLogs(ctx context.Context, options Options, registry prometheus.Registerer) (err error) {
-	roots := func() []*x509.Certificate { return a.rotation.roots() }
+	roots := func() []*x509.Certificate { return a.authorities.roots() }
 	if a.logs, err = newLogs(ctx, a.Config, options.report != nil, roots, a.callers, registry); err == nil {
 		a.warn(unjoin(a.Config.Explain(errors.Join(a.logs.warnings...)))...)
 	}

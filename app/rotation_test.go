@@ -133,8 +133,8 @@ func (r *rotationWorld) now() time.Time { return time.Now().Add(time.Duration(r.
 
 func (r *rotationWorld) jumpTo(at time.Time) { r.offset.Store(int64(time.Until(at))) }
 
-func (r *rotationWorld) editor() caset.Editor {
-	return caset.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{Modules: r.modules})}
+func (r *rotationWorld) editor() set.Editor {
+	return set.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{Modules: r.modules})}
 }
 
 // add creates a second authority below the root and adds it to the operator's set.

@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/internal/client"
 )
 
@@ -97,7 +97,7 @@ func (l *load) client(i int) {
 		}
 		replicas := l.r.running()
 		// Half the clients fetch the bundle for each certificate, the others once a day.
-		if bundle == nil || i%2 == 0 || l.r.now().Sub(bundle.fetched) >= ca.PublicationLead-time.Minute {
+		if bundle == nil || i%2 == 0 || l.r.now().Sub(bundle.fetched) >= set.PublicationLead-time.Minute {
 			if bundle, err = l.fetch(replicas[(turn+1)%len(replicas)]); err != nil {
 				l.fail(err)
 				return

@@ -4,16 +4,14 @@ package app
 
 import (
 	"strconv"
-	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 // setMetrics publishes the content of the set in use, and when its certificates expire.
-func setMetrics(authorities *ca.Authorities, now func() time.Time) *scraped {
+func setMetrics(c *caSet) *scraped {
 	return newScraped(func(set setGauge) {
-		now, loaded := now(), authorities.Set()
+		now, loaded := c.now(), c.current.Load()
 		set("mayfly_ca_set_generation", float64(loaded.Generation()))
 		set("mayfly_ca_successor", boolean(loaded.Successor(now)))
 		for _, m := range loaded.Members() {

@@ -47,11 +47,11 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	write(made.SetFile, set)
 	var log bytes.Buffer
 	registry := prometheus.NewRegistry()
-	r, err := newRotation(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{Now: func() time.Time { return now }}, slog.New(slog.NewTextHandler(&log, nil)), registry)
+	r, err := newCASet(t.Context(), &config.Server{CA: config.CA{Set: made.SetFile}}, Options{Now: func() time.Time { return now }}, slog.New(slog.NewTextHandler(&log, nil)), registry)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := r.authorities.Set().Active(now)
+	first, err := r.current.Load().Active(now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
 		}
-		if signs, err := r.authorities.Set().Active(now); err != nil || signs != first || r.authorities.Set().Generation() != 5 {
+		if signs, err := r.current.Load().Active(now); err != nil || signs != first || r.current.Load().Generation() != 5 {
 			t.Errorf("%s: something else signs (%v)", name, err)
 		}
 		if got := values(t, registry, "mayfly_ca_set_reload_failed"); len(got) != 1 || got[0] != 1 {
@@ -91,8 +91,8 @@ func TestReloadKeepsTheLastGoodSet(t *testing.T) {
 	}
 	write(made.SetFile, strings.Replace(set, "generation: 5", "generation: 6", 1)+"    retire_at: 2027-01-01T00:00:00Z\n")
 	err = r.watcher.Reload()
-	if err != nil || r.authorities.Set().Generation() != 6 || values(t, registry, "mayfly_ca_set_reload_failed")[0] != 0 {
-		t.Errorf("a later set: %v, generation %d", err, r.authorities.Set().Generation())
+	if err != nil || r.current.Load().Generation() != 6 || values(t, registry, "mayfly_ca_set_reload_failed")[0] != 0 {
+		t.Errorf("a later set: %v, generation %d", err, r.current.Load().Generation())
 	}
 	if !strings.Contains(log.String(), "nothing signs from 2027-01-01") {
 		t.Errorf("the new set's warnings are not in the log: %s", log.String())
@@ -156,7 +156,7 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	cfg := &config.Server{CA: config.CA{Set: made.SetFile}, CT: config.CT{Logs: []config.CTLog{{URL: server.URL, TokenFile: tokenFile}}}}
 	lines := make(lineWriter, 10)
 	logger := slog.New(slog.NewTextHandler(lines, nil))
-	r, err := newRotation(t.Context(), cfg, Options{}, logger, prometheus.NewRegistry())
+	r, err := newCASet(t.Context(), cfg, Options{}, logger, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,11 +172,11 @@ func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
 	stop()
 	<-done
 	log.AddRoot(made.Root)
-	if problems := CheckLogRoots(t.Context(), cfg, r.authorities.Set(), time.Now()); len(problems) > 0 {
+	if problems := CheckLogRoots(t.Context(), cfg, r.current.Load(), time.Now()); len(problems) > 0 {
 		t.Errorf("a log that accepts the root: %v", problems)
 	}
 	log.Fail(testlog.Down(503))
-	if problems := CheckLogRoots(t.Context(), cfg, r.authorities.Set(), time.Now()); len(problems) != 1 {
+	if problems := CheckLogRoots(t.Context(), cfg, r.current.Load(), time.Now()); len(problems) != 1 {
 		t.Errorf("a log that is down: %v", problems)
 	}
 }
@@ -194,7 +194,7 @@ func TestStartFromABadSet(t *testing.T) {
 	server := write("mayfly.yaml", "issuers: issuers.yaml\nca: {set: ca.yaml}\nct: {disabled: true}\n")
 	write("issuers.yaml", "oidc-issuers:\n  https://issuer.example: {issuer-url: https://issuer.example, client-id: sigstore, type: email}\n")
 	for name, test := range map[string]struct{ content, want string }{
-		"missing": {"", "mayfly.yaml:2:11: reading configuration"},
+		"missing": {"", "reading configuration"},
 		"wrong":   {"generation: x\nauthorities: []\n", "ca.yaml:1:13: found text, where a whole number from 1 on is wanted"},
 		"none":    {"generation: 1\nauthorities: []\n", "ca.yaml:2:1: the set has no authority"},
 	} {

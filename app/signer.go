@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 	"github.com/mayfly-ca/mayfly/config"
@@ -49,10 +50,10 @@ type SignerOptions struct {
 // signing is a process that holds the keys of a CA set and signs for a server of this machine,
 // which an attacker may control.
 type signing struct {
-	rotation *rotation
-	policy   *ca.LeafPolicy
-	now      func() time.Time
-	members  atomic.Pointer[members] // of the set of the last request
+	authorities *caSet
+	policy      *ca.LeafPolicy
+	now         func() time.Time
+	members     atomic.Pointer[members] // of the set of the last request
 }
 
 // skew is the largest tolerated difference between the clocks of a server and this process where
@@ -70,12 +71,12 @@ func Sign(ctx context.Context, options SignerOptions) error {
 		return err
 	}
 	s := &signing{policy: policy, now: Options{Now: options.Now}.now()}
-	if s.rotation, err = newRotation(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
+	if s.authorities, err = newCASet(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
 	front, ops, err := s.listen(options, refusals(registry), callers)
 	if err != nil {
-		return errors.Join(err, s.rotation.ring.Close())
+		return errors.Join(err, s.authorities.ring.Close())
 	}
 	if len(options.AllowUIDs) == 0 || slices.Contains(options.AllowUIDs, uint32(os.Geteuid())) {
 		logger.LogAttrs(ctx, slog.LevelWarn, "a server that runs as the user of this process is signed for: who breaks into it can read the keys; run mayfly signer as a user of its own, and name the server's with --allow-user")
@@ -87,13 +88,13 @@ func Sign(ctx context.Context, options SignerOptions) error {
 		defer stop() // requests in flight still need keys while the socket drains
 		return front.Serve(ctx)
 	})
-	group.Go(func() error { s.rotation.run(background, cfg, logger); return nil })
-	group.Go(func() error { s.rotation.watcher.Run(background); return nil })
+	group.Go(func() error { s.authorities.run(background, cfg, logger); return nil })
+	group.Go(func() error { s.authorities.watcher.Run(background); return nil })
 	if ops != nil {
 		group.Go(func() error { return s.serveOps(ctx, ops, front, registry, callers) })
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
-	err = errors.Join(group.Wait(), s.rotation.ring.Close())
+	err = errors.Join(group.Wait(), s.authorities.ring.Close())
 	logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }
@@ -133,7 +134,7 @@ func (s *signing) serveOps(ctx context.Context, listener net.Listener, front *so
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	checks := append(s.rotation.checks(profile), server.Check{
+	checks := append(s.authorities.checks(profile), server.Check{
 		Name:     "socket",
 		Critical: true,
 		Probe:    func(ctx context.Context) (string, error) { return "servers can connect", front.Check(ctx) },
@@ -160,29 +161,29 @@ func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byt
 
 // activeAbout reports whether m signs at now, within the skew of a server's clock. A compromised
 // key signs nothing more, whatever the clocks show.
-func (s *signing) activeAbout(m ca.Member, now time.Time) bool {
-	if m.StateAt(now) == ca.Compromised {
+func (s *signing) activeAbout(m set.Member, now time.Time) bool {
+	if m.StateAt(now) == set.Compromised {
 		return false
 	}
-	return m.StateAt(now) == ca.Active || m.StateAt(now.Add(skew)) == ca.Active || m.StateAt(now.Add(-skew)) == ca.Active
+	return m.StateAt(now) == set.Active || m.StateAt(now.Add(skew)) == set.Active || m.StateAt(now.Add(-skew)) == set.Active
 }
 
 // members are the authorities of a set that can sign, by the IDs of their keys.
 type members struct {
-	set *ca.Set
-	by  map[[sha256.Size]byte]ca.Member
+	of *set.Set
+	by map[[sha256.Size]byte]set.Member
 }
 
 // member returns the authority of the set in force with the key ID given.
-func (s *signing) member(key [sha256.Size]byte) (ca.Member, error) {
-	set, known := s.rotation.authorities.Set(), s.members.Load()
-	if known == nil || known.set != set {
-		known = &members{set, map[[sha256.Size]byte]ca.Member{}}
-		for _, m := range set.Members() {
+func (s *signing) member(key [sha256.Size]byte) (set.Member, error) {
+	current, known := s.authorities.current.Load(), s.members.Load()
+	if known == nil || known.of != current {
+		known = &members{current, map[[sha256.Size]byte]set.Member{}}
+		for _, m := range current.Members() {
 			if m.Authority != nil {
 				id, err := socket.KeyID(m.Chain.Certificates[0].PublicKey)
 				if err != nil {
-					return ca.Member{}, err
+					return set.Member{}, err
 				}
 				known.by[id] = m
 			}
@@ -191,7 +192,7 @@ func (s *signing) member(key [sha256.Size]byte) (ca.Member, error) {
 	}
 	m, ok := known.by[key]
 	if !ok {
-		return m, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, set.Generation())
+		return m, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, current.Generation())
 	}
 	return m, nil
 }

@@ -232,8 +232,8 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 	if err != nil {
 		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
 	}
-	if err := next.Set.Succeeds(old.Set, e.Now); err != nil {
-		return nil, fmt.Errorf("the set is left as it was: %w", file.Explain(err))
+	if err := next.Succeeds(old.Set, e.Now); err != nil {
+		return nil, fmt.Errorf("the set is left as it was: %w", err)
 	}
 	result := &Result{Loaded: next}
 	if result.Member, err = next.member(id); err != nil {

@@ -3,6 +3,7 @@
 package set
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -44,10 +45,8 @@ func SourceOf(cfg *config.Server) Source {
 type Loaded struct {
 	// Name is the file that defines the set.
 	Name string
-	// Set is the set at run time; nil if the load failed.
+	// Set is the set at run time.
 	Set *Set
-	// Files are the other files that the set names. They are known even if the load failed.
-	Files []string
 	// Warnings are for the operator; each states its place.
 	Warnings []error
 	// Failed are the keys that failed to sign and were not required; Warnings has them too.
@@ -81,14 +80,19 @@ type Keys struct {
 
 // Load reads the set and every file that it names. Every chain must meet the certificate
 // specification, every key is opened and creates a real signature, and an authority must be active
-// at now. Load returns all mistakes at once, each with its place in the file. Beside an error, it
-// may return the part that could be loaded.
+// at now. Load returns all mistakes at once, each with its place in the file.
 func Load(ctx context.Context, from Source, now time.Time, keys Keys) (*Loaded, error) {
 	l, err := Read(from, now)
 	if err == nil {
-		err = errors.Join(l.open(ctx, now, keys), l.Unfit)
+		err = l.open(ctx, now, keys)
 	}
-	return l, err
+	if err == nil {
+		err = l.Unfit
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // Read is Load without the keys, for a caller that only displays the set, which may be unfit. The
@@ -98,6 +102,9 @@ func Read(from Source, now time.Time) (*Loaded, error) {
 		return ofOne(from.Server).read(now)
 	}
 	file, mistakes, err := config.LoadCASet(from.Path)
+	if _, ok := err.(config.Mistakes); err != nil && !ok {
+		err = fmt.Errorf("%s: %w", from.Path, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,9 +138,6 @@ func ofOne(cfg *config.Server) *Loaded {
 
 // read reads the chains of l.entries, and creates the set.
 func (l *Loaded) read(now time.Time) (*Loaded, error) {
-	for _, entry := range l.entries {
-		l.Files = append(append(l.Files, entry.Chain), entry.Signer.Files()...)
-	}
 	var errs []error
 	var members []Member
 	for i, entry := range l.entries {
@@ -148,7 +152,7 @@ func (l *Loaded) read(now time.Time) (*Loaded, error) {
 		members = append(members, m)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return l, l.explain(err)
+		return nil, l.explain(err)
 	}
 	generation := uint64(1)
 	if l.file != nil {
@@ -156,7 +160,7 @@ func (l *Loaded) read(now time.Time) (*Loaded, error) {
 	}
 	var err error
 	if l.Set, err = New(generation, members); err != nil {
-		return l, l.explain(err)
+		return nil, l.explain(err)
 	}
 	warnings, unfit := l.Set.CheckAt(now)
 	l.Unfit = l.explain(unfit)
@@ -267,6 +271,32 @@ func (k Keys) authority(entry config.CASetAuthority, chain *ca.Chain) (authority
 		authority, err = ca.NewAuthority(entry.ID, chain, s)
 	}
 	return authority, warnings, keypath.Prefix(err, "signer")
+}
+
+// Files returns a function for a watcher: it returns the files that the set at path names. While
+// the set is unreadable, it returns the files of the last readable one. Without keys, it omits what
+// only another process can read.
+func Files(path string, keys bool) func() []string {
+	var seen []byte
+	var named []string
+	return func() []string {
+		content, err := files.Read(path, maxChainFile)
+		if err != nil || bytes.Equal(content, seen) {
+			return named
+		}
+		seen = content
+		if file, _, err := config.ParseCASet(path, content); err == nil {
+			if named = file.Chains(); keys {
+				named = file.Files()
+			}
+		}
+		return named
+	}
+}
+
+// Succeeds is Set.Succeeds with the places in the set's file.
+func (l *Loaded) Succeeds(current *Set, now time.Time) error {
+	return l.explain(l.Set.Succeeds(current, now))
 }
 
 func unjoin(err error) []error {

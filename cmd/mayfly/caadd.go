@@ -125,7 +125,7 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 }
 
 // entry is the authority as the flags describe it.
-func (f *addFlags) entry(editor caset.Editor, id string) (entry config.CASetAuthority, err error) {
+func (f *addFlags) entry(editor set.Editor, id string) (entry config.CASetAuthority, err error) {
 	set, _, err := config.LoadCASet(editor.Path)
 	if err != nil {
 		return entry, err
@@ -151,7 +151,7 @@ func (f *addFlags) entry(editor caset.Editor, id string) (entry config.CASetAuth
 }
 
 // make creates the authority in a folder beside the set.
-func (f *addFlags) make(c *cobra.Command, editor caset.Editor, id string) (result *ceremony.AuthorityResult, err error) {
+func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string) (result *ceremony.AuthorityResult, err error) {
 	parent, err := f.root.parent()
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ those that are published, then those that have retired and have not ended.`,
 			if now.IsZero() {
 				now = time.Now()
 			}
-			loaded, err := caset.Read(path, now)
+			loaded, err := set.Read(set.Source{Path: path}, now)
 			if err != nil {
 				return err
 			}

@@ -44,7 +44,7 @@ would not load the set, or a log would refuse its certificates.`,
 			now := time.Now()
 			ring := keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket})
 			defer func() { err = errors.Join(err, ring.Close()) }()
-			loaded, err := caset.Load(c.Context(), path, now, caset.Keys{Ring: ring})
+			loaded, err := set.Load(c.Context(), set.Source{Path: path}, now, set.Keys{Ring: ring})
 			if err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ would not load the set, or a log would refuse its certificates.`,
 
 // departures reports where a chain differs from what mayfly itself would create, and which kinds of
 // name it excludes. A server loads it nevertheless.
-func departures(loaded *caset.Loaded, now time.Time) (warnings []error) {
+func departures(loaded *set.Loaded, now time.Time) (warnings []error) {
 	for _, m := range loaded.Set.Members() {
 		if unusable, err := m.Chain.Trial(now); err == nil {
 			for _, kind := range ca.SANKinds() {

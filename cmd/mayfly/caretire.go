@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/set"
 )
 
@@ -80,14 +79,14 @@ func (f *retireFlags) run(c *cobra.Command, id string) error {
 }
 
 // compromised states what the end of an authority's trust breaks, and the next steps.
-func compromised(result *caset.Result, now time.Time) (lines []string) {
+func compromised(result *set.Result, now time.Time) (lines []string) {
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	m := result.Member
 	since := m.CompromisedAt.UTC().Format(time.RFC3339)
 	add("Authority %s is compromised since %s. It signs no more, and has left the trust bundle.", m.ID, since)
 	windows := result.Set.Windows(now)
 	ended := false // before the compromise, with its retirement
-	if i := slices.IndexFunc(windows, func(w ca.Window) bool { return w.ID == m.ID }); i < 0 {
+	if i := slices.IndexFunc(windows, func(w set.Window) bool { return w.ID == m.ID }); i < 0 {
 		add("It has signed nothing that is trusted, and leaves trusted_root.json.")
 	} else {
 		ended = windows[i].End.Before(m.CompromisedAt)
@@ -98,13 +97,13 @@ func compromised(result *caset.Result, now time.Time) (lines []string) {
 	}
 	add("")
 	add("Now: bring this set to every server, and publish trusted_root.json to the verifiers. The runbook is in docs/rotation.md (A key was stolen).")
-	var published *ca.Member
+	var published *set.Member
 	for _, other := range result.Set.Members() {
 		switch other.StateAt(now) {
-		case ca.Active:
+		case set.Active:
 			add("Authority %s signs.", other.ID)
 			return lines
-		case ca.Published:
+		case set.Published:
 			if published == nil {
 				published = &other
 			}
@@ -115,7 +114,7 @@ func compromised(result *caset.Result, now time.Time) (lines []string) {
 	case published == nil:
 		add("Nothing signs. Run: mayfly ca add, then mayfly ca activate ID --at now --force")
 		return lines
-	case now.Sub(published.PublishAt) >= ca.PublicationLead:
+	case now.Sub(published.PublishAt) >= set.PublicationLead:
 		force = ""
 	}
 	add("Nothing signs. Run: mayfly ca activate %s --at now%s", published.ID, force)

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
@@ -37,7 +36,7 @@ func (f *setFlags) readFlags(c *cobra.Command) {
 // editFlags adds the other flags of an edit.
 func (f *setFlags) editFlags(c *cobra.Command) {
 	f.readFlags(c)
-	c.Flags().DurationVar(&f.minimumLead, "minimum-lead", ca.PublicationLead, "how long an authority must be published before it signs")
+	c.Flags().DurationVar(&f.minimumLead, "minimum-lead", set.PublicationLead, "how long an authority must be published before it signs")
 	c.Flags().BoolVar(&f.force, "force", false, "do it though it breaks verifiers or stops issuance")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print the set's status as JSON")
 }
@@ -70,16 +69,16 @@ func setFile(path string) string {
 	return path
 }
 
-func (f *setFlags) editor() (caset.Editor, error) {
+func (f *setFlags) editor() (set.Editor, error) {
 	path, err := f.path()
 	if f.minimumLead < 0 {
 		err = usageError{errors.New("--minimum-lead must not be negative")}
 	}
-	return caset.Editor{Path: path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force, Ring: keyring.New(keyring.Config{})}, err
+	return set.Editor{Path: path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force, Ring: keyring.New(keyring.Config{})}, err
 }
 
 // print shows what an edit did and what the set will do.
-func (f *setFlags) print(c *cobra.Command, result *caset.Result, done ...string) error {
+func (f *setFlags) print(c *cobra.Command, result *set.Result, done ...string) error {
 	for _, forced := range result.Forced {
 		printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}

@@ -34,7 +34,7 @@ replicas have loaded is in their metric mayfly_ca_set_generation.`,
 			if now.IsZero() {
 				now = time.Now()
 			}
-			loaded, err := caset.Read(path, now)
+			loaded, err := set.Read(set.Source{Path: path}, now)
 			if err != nil {
 				return err
 			}

@@ -8,14 +8,12 @@ import (
 	"log/slog"
 	"os/signal"
 	"os/user"
-	"slices"
 	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app"
-	"github.com/mayfly-ca/mayfly/config"
 )
 
 func signerCommand() *cobra.Command {
@@ -47,7 +45,7 @@ read the same CA set, and take up changes of it by themselves.`,
 			collectLess()
 			options.LogOutput, options.Version = c.ErrOrStderr(), version()
 			options.Set = setFile(options.Set)
-			return inSet(options.Set, app.Sign(c.Context(), options))
+			return app.Sign(c.Context(), options)
 		},
 	}
 	f := c.Flags()
@@ -59,22 +57,6 @@ read the same CA set, and take up changes of it by themselves.`,
 	f.StringVar(&options.Log.Format, "log-format", "json", "json or text")
 	f.StringVar(&options.Log.Level, "log-level", "info", "debug, info, warn or error")
 	return c
-}
-
-// inSet replaces ca.set by the name of the set's file in mistakes. A server attributes them to that
-// setting, and this command has no settings file.
-func inSet(set string, err error) error {
-	mistakes, ok := err.(config.Mistakes)
-	if !ok {
-		return err
-	}
-	mistakes = slices.Clone(mistakes)
-	for i := range mistakes {
-		if mistakes[i].File == "ca.set" {
-			mistakes[i].File = set
-		}
-	}
-	return mistakes
 }
 
 // userIDs returns the IDs of users, each given by name or by number.
