@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 const (
@@ -43,28 +42,24 @@ func States() []State { return []State{StatePending, StateOK, StateDegraded, Sta
 type IssuerStatus struct {
 	// Entry is Issuer.Key.
 	Entry string
-	// IssuerURL is Issuer.URL; "" for a wildcard entry. A wildcard entry is pending until a caller
-	// has named an issuer under it. It is failing while none of those is readable, ok if all
-	// issuers in use are ok, and otherwise degraded. Callers choose the issuers, so readiness must
-	// not depend on them.
+	// IssuerURL is Issuer.URL; "" for a wildcard entry.
 	IssuerURL string
-	State     State
+	// State of a wildcard entry is pending until a caller has named an issuer under it, failing while
+	// none of those is readable, ok if all issuers in use are ok, and otherwise degraded.
+	State State
 	// Usable reports whether tokens can be verified at this moment: the last good keys of a failing
-	// issuer are used until they are too old. A wildcard entry is always usable.
+	// issuer are used until they are too old. A wildcard entry is always usable: callers choose its
+	// issuers, so readiness must not depend on them.
 	Usable bool
 	// LastSuccess is the time of the last read of keys, LastFailure that of the last failed fetch;
 	// zero if there has been none.
 	LastSuccess, LastFailure time.Time
-	// Keys is the number of keys in the last good key set that can verify tokens; 0 for a wildcard
-	// entry.
-	Keys int
-	// KeyAge is the age of the keys, usable or not; zero if there are none, and for a wildcard
-	// entry.
+	// Keys and KeyAge are the number and age of a static entry's last good keys, usable or not.
+	Keys   int
 	KeyAge time.Duration
 	// Issuers is the number of issuers with usable keys that are in use under a wildcard entry.
 	Issuers int
-	// LastError is the text of the last failure, for the operator. It is "" if there is none since
-	// the last success, and for a pattern if all its issuers in use are ok.
+	// LastError is the text of the last failure, for the operator; "" if State is ok or pending.
 	LastError string
 }
 
@@ -99,9 +94,8 @@ func (i *issuer) status(now time.Time) IssuerStatus {
 	status.Usable = i.usable(i.keys, now) && status.Keys > 0
 	switch {
 	case status.Keys == 0:
-		// The issuer may withdraw every key; its key set was read.
+		status.State = StateFailing // the issuer may withdraw every key
 		status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
-		status.State = StateFailing
 	case !status.Usable:
 		status.State = StateFailing
 	case i.lastErr != nil:
@@ -114,31 +108,23 @@ func (i *issuer) status(now time.Time) IssuerStatus {
 
 // report writes a line if a fetch has changed the state of the issuer: at the first failure after a
 // success, and at the first success after failures, where failures counts this one. summarize
-// covers the failures between them.
-//
-// A token creates an issuer of a pattern, so a failure is no change unless the issuer was readable
-// before.
-func (i *issuer) report(failures int, readable bool, err error) {
+// covers the failures between them. A token creates an issuer of a pattern, so there is no line
+// unless its keys have been read.
+func (i *issuer) report(failures int, hasKeys bool, err error) {
 	level, message := slog.LevelDebug, "issuer cannot be reached, or its answer is not as expected"
-	attrs := []slog.Attr{slog.String("issuer_entry", i.entry.Key), slog.String("issuer_url", i.url), slog.Int("failures", failures)}
-	switch known := i.pool == nil || readable; {
+	switch {
 	case err == nil && failures == 0:
 		return
 	case err == nil:
-		message = "issuer can be reached again"
-		if known {
-			level = slog.LevelInfo
-		}
-	default:
-		attrs = append(attrs, slog.Any("error", err))
-		if known && failures == 1 {
-			level = slog.LevelWarn
-		}
+		level, message = slog.LevelInfo, "issuer can be reached again"
+	case failures == 1:
+		level = slog.LevelWarn
 	}
-	if level > slog.LevelDebug && !i.mayLog() {
+	if level > slog.LevelDebug && (i.pool != nil && !hasKeys || !i.mayLog()) {
 		level = slog.LevelDebug
 	}
-	i.cfg.Logger.LogAttrs(context.Background(), level, message, attrs...)
+	i.cfg.Logger.LogAttrs(context.Background(), level, message, slog.String("issuer_entry", i.entry.Key),
+		slog.String("issuer_url", i.url), slog.Int("failures", failures), slog.Any("error", err))
 }
 
 // mayLog reports whether a line may be written about the issuer; callers choose those of a pattern.
@@ -174,9 +160,5 @@ func brief(err error) error {
 	if len(text) <= maxErrorText {
 		return errors.New(text)
 	}
-	end := maxErrorText
-	for end > 0 && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return errors.New(text[:end] + "…")
+	return errors.New(strings.ToValidUTF8(text[:maxErrorText], "") + "…")
 }

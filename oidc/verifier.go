@@ -10,6 +10,7 @@ package oidc
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -22,11 +23,10 @@ import (
 // Issuer is one entry of the issuer file: a trusted issuer or wildcard, and the accepted audiences
 // of its ID tokens. Exactly one of URL and Pattern is set.
 type Issuer struct {
-	// Key is the entry's key in the issuer file and its identity here: Token.Entry and
-	// IssuerStatus.Entry repeat it. It is unique.
+	// Key is the entry's key in the issuer file; unique.
 	Key string
-	// URL is the issuer URL of a static entry, byte for byte as `iss` has it. It must be https.
-	// http is accepted for loopback hosts under Config.AllowLoopback, and for Config.InsecureHosts.
+	// URL is the issuer URL of a static entry, byte for byte as `iss` has it. It is https, except on
+	// loopback addresses under Config.AllowLoopback and for Config.InsecureHosts.
 	URL string
 	// Pattern is the wildcard of a wildcard entry; see ParsePattern.
 	Pattern string
@@ -38,8 +38,7 @@ type Issuer struct {
 	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all that the
 	// issuer's discovery document lists and this package supports.
 	SigningAlgorithms []string
-	// CACert is the PEM of CA certificates to which the issuer's TLS certificate may chain, in
-	// addition to the system's; if empty, only the system's apply.
+	// CACert is the PEM of further CA certificates for connections to the issuer.
 	CACert []byte
 	// Kubernetes states that the issuer is a Kubernetes cluster. If this process runs in that
 	// cluster, it connects from inside: see Config.KubernetesAPIServer.
@@ -47,12 +46,10 @@ type Issuer struct {
 	// SPIFFE states that the subjects are SPIFFE IDs. The key set may then be a SPIFFE bundle, in
 	// which keys for tokens have the `use` "jwt-svid".
 	SPIFFE bool
-	// AllowPrivateNetwork accepts private addresses for the issuer's hosts. Loopback addresses, and
-	// link-local ones with the metadata services of clouds, stay refused.
+	// AllowPrivateNetwork accepts private addresses for the issuer's hosts.
 	AllowPrivateNetwork bool
-	// JWKSHosts are further hosts for the jwks_uri of a wildcard issuer, with the port if it is not
-	// the scheme's default. The issuer's own host is always permitted. The jwks_uri of a static
-	// issuer may be anywhere, unless JWKSHosts is set.
+	// JWKSHosts are the hosts for the jwks_uri besides the issuer's own, with the port if it is not
+	// the scheme's default. If it is empty, the jwks_uri of a static issuer may be anywhere.
 	JWKSHosts []string
 }
 
@@ -70,22 +67,20 @@ type Config struct {
 	Issuers []Issuer
 	// AllowLoopback accepts loopback addresses, and http on them. For development only.
 	AllowLoopback bool
-	// InsecureHosts are host names or IP addresses for which http is accepted, in issuer URLs and
-	// in the jwks_uri of http issuers. Private and loopback addresses are accepted for them too.
-	// Metadata services stay refused. For development only.
+	// InsecureHosts are host names or IP addresses for which http, and private, loopback and test
+	// addresses are accepted, in issuer URLs and in the jwks_uri of http issuers. For development
+	// only.
 	InsecureHosts []string
 	// KubernetesAPIServer is a URL of the API server of the cluster that this process runs in, in
 	// addition to the built-in ones: see isAPIServer. Its path is ignored.
 	KubernetesAPIServer string
 	// KubernetesCAFile and KubernetesTokenFile are the cluster's CA certificates (PEM) and the
-	// pod's service account token, for connections to the cluster's own issuer. Each fetch reads
-	// both again, because they rotate. The defaults are /var/run/fulcio/ca.crt and
-	// /var/run/secrets/kubernetes.io/serviceaccount/token.
+	// pod's service account token, for connections to the cluster's own issuer; the defaults are
+	// Kubernetes'. Each fetch reads both again, because they rotate.
 	KubernetesCAFile, KubernetesTokenFile string
-	// Proxy is the URL of an HTTP proxy for connections to issuers; "" connects directly, whatever
-	// the environment states. Entries with AllowPrivateNetwork, the cluster's own issuer, and
-	// loopback addresses never use it. The proxy resolves the names, and must refuse addresses of
-	// the inner network.
+	// Proxy is the URL of an HTTP proxy for connections to issuers, except entries with
+	// AllowPrivateNetwork, the cluster's own issuer, and loopback addresses; "" for none, whatever
+	// the environment states. The proxy must refuse addresses of the inner network.
 	Proxy string
 	// KeyRefresh is the age at which an issuer's keys are fetched again, and thus the time for
 	// which a withdrawn key may still be accepted; default 15 minutes.
@@ -103,8 +98,7 @@ type Config struct {
 	Now func() time.Time
 	// Logger receives the operator's messages about issuers; default none.
 	Logger *slog.Logger
-	// ObserveFetch, if set, is called after each fetch of a discovery document or key set, from
-	// several goroutines. It is meant for metrics.
+	// ObserveFetch, if set, is called after each fetch of a document, from several goroutines.
 	ObserveFetch func(Fetch)
 }
 
@@ -113,8 +107,7 @@ type Config struct {
 type Token struct {
 	// Entry is Issuer.Key of the entry that the token's issuer matched.
 	Entry string
-	// Profile is Profile.Name of the profile that has the token's audience; "" for
-	// Issuer.Audiences.
+	// Profile is the profile that has the token's audience; "" for Issuer.Audiences.
 	Profile string
 	// IssuerURL is the claim `iss`.
 	IssuerURL string
@@ -141,8 +134,7 @@ type Verifier struct {
 // requester; the lookups of a wildcard entry's issuers are shared between these addresses. The zero
 // address is an unknown client.
 //
-// Verify fetches nothing for a token that no issuer entry matches, or with wrong times or audience.
-// For a discovered static issuer it fetches only if the present keys do not verify the token, at
+// For a discovered static issuer, Verify fetches only if the present keys do not verify the token, at
 // most twice a minute.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string, client netip.Addr) (*Token, error) {
 	x, err := v.verify(ctx, rawIDToken, client)
@@ -158,8 +150,7 @@ func (v *Verifier) verify(ctx context.Context, rawIDToken string, client netip.A
 	if x.token, err = parseToken(rawIDToken); err != nil {
 		return x, err
 	}
-	// These checks are cheap and the signature is not, so they come first. A token with several
-	// faults gets the answer to one of them.
+	// These checks are cheap and need no network, so they come before the signature.
 	if err := v.check(x); err != nil {
 		return x, err
 	}
@@ -199,20 +190,16 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 	if !slashed {
 		twin = issuerURL + "/"
 	}
+	hint := ""
 	if _, ok := v.static[twin]; ok {
-		return nil, refusal.New(refusal.IssuerNotConfigured,
-			"the token's issuer is %s, which is not configured here; %s is, and a slash at the end makes a difference",
-			quote(issuerURL), quote(twin))
+		hint = fmt.Sprintf("; %s is, and a slash at the end makes a difference", quote(twin))
 	}
-	return nil, refusal.New(refusal.IssuerNotConfigured,
-		"the token's issuer is %s, which is not among the issuers configured here", quote(issuerURL))
+	return nil, refusal.New(refusal.IssuerNotConfigured, "the token's issuer is %s, which is not configured here%s", quote(issuerURL), hint)
 }
 
 // Run discovers all static issuers at once and keeps their keys fresh until ctx ends; then it
 // returns nil. It must run while Verify is in use. It retries a failed issuer after 1 to 30
 // seconds, and fetches from a good one before its keys have the age of Config.KeyRefresh.
-//
-// A caller may call Verify before Run. Verify then waits only for the one issuer that it needs.
 func (v *Verifier) Run(ctx context.Context) error {
 	ticker := time.NewTicker(250 * time.Millisecond)
 	defer ticker.Stop()
@@ -252,10 +239,10 @@ func (v *Verifier) Probe(ctx context.Context) {
 	}
 }
 
-// Inherit takes over from old the issuers for which both have the same connection settings, with
-// their keys, failures and limits. After a reload of the settings, v therefore fetches only what
-// changed, and no request waits. Both Verifiers then share these issuers. The caller calls Inherit
-// once, before v is used; old may be in use. Both have the same Config except for the Issuers.
+// Inherit lets v share with old the issuers for which both have the same connection settings, with
+// their keys, failures and limits. After a reload, v therefore fetches only what changed, and no
+// request waits. The caller calls Inherit once, before v is used; old may be in use. Both have the
+// same Config except for the Issuers.
 func (v *Verifier) Inherit(old *Verifier) {
 	v.clients, v.waiting = old.clients, old.waiting
 	for _, e := range v.entries {

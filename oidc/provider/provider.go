@@ -6,11 +6,19 @@
 package provider
 
 import (
+	"cmp"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,8 +43,7 @@ type Config struct {
 	//	server.Config.Handler = p
 	//	server.Start()
 	IssuerURL string
-	// Algorithm signs the tokens: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
-	// ES512 or EdDSA; default RS256.
+	// Algorithm signs the tokens: RS, PS or ES with 256, 384 or 512, or EdDSA; default RS256.
 	Algorithm string
 	// Audience is the default `aud`; default "sigstore".
 	Audience string
@@ -51,19 +58,19 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Provider is an http.Handler that serves its discovery document and its key set. It mints the
-// tokens that verify with these keys. It is safe for concurrent use.
+// Provider is an http.Handler that serves its discovery document and its key set, and mints tokens.
+// It is safe for concurrent use.
 type Provider struct {
 	cfg  Config
 	base string // the path of IssuerURL, without a slash at the end
-	// signIn is nil unless Config.SignIn is set.
-	signIn *signIn
+	mux  *http.ServeMux
 
 	discoveries, keyFetches atomic.Int64
 
 	mu        sync.RWMutex // guards the fields below
-	current   *signingKey
-	published []*signingKey
+	current   jose.JSONWebKey
+	signer    jose.Signer // with current
+	published []jose.JSONWebKey
 	minted    int // number of keys created
 }
 
@@ -76,21 +83,23 @@ func New(cfg Config) (*Provider, error) {
 	if u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("parsing issuer URL: %q is not an absolute URL without query and fragment", cfg.IssuerURL)
 	}
-	if cfg.Algorithm == "" {
-		cfg.Algorithm = string(jose.RS256)
-	}
-	if cfg.Audience == "" {
-		cfg.Audience = "sigstore"
-	}
-	if cfg.Lifetime == 0 {
-		cfg.Lifetime = 10 * time.Minute
-	}
+	cfg.Algorithm = cmp.Or(cfg.Algorithm, string(jose.RS256))
+	cfg.Audience = cmp.Or(cfg.Audience, "sigstore")
+	cfg.Lifetime = cmp.Or(cfg.Lifetime, 10*time.Minute)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Provider{cfg: cfg, base: strings.TrimSuffix(u.Path, "/")}
+	p := &Provider{cfg: cfg, base: strings.TrimSuffix(u.Path, "/"), mux: http.NewServeMux()}
+	p.mux.HandleFunc("GET "+p.base+discoveryPath, func(w http.ResponseWriter, _ *http.Request) {
+		p.discoveries.Add(1)
+		writeJSON(w, http.StatusOK, p.discovery())
+	})
+	p.mux.HandleFunc("GET "+p.base+keysPath, func(w http.ResponseWriter, _ *http.Request) {
+		p.keyFetches.Add(1)
+		writeJSON(w, http.StatusOK, p.keySet())
+	})
 	if cfg.SignIn {
-		if p.signIn, err = newSignIn(p); err != nil {
+		if err := p.serveSignIn(); err != nil {
 			return nil, err
 		}
 	}
@@ -125,7 +134,7 @@ func (p *Provider) Mint(claims map[string]any) (string, error) {
 		return "", fmt.Errorf("encoding claims: %w", err)
 	}
 	p.mu.RLock()
-	signer := p.current.signer
+	signer := p.signer
 	p.mu.RUnlock()
 	signed, err := signer.Sign(payload)
 	if err != nil {
@@ -140,20 +149,22 @@ func (p *Provider) Rotate() (keyID string, err error) { return p.rotate(nil) }
 
 // rotate is Rotate with the given key; nil for a new one.
 func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
-	p.mu.Lock()
-	p.minted++
-	id := fmt.Sprintf("key-%d", p.minted)
-	p.mu.Unlock()
-	// Create the key without the lock, because an RSA key takes time.
-	key, err := newSigningKey(jose.SignatureAlgorithm(p.cfg.Algorithm), id, private)
-	if err != nil {
-		return "", err
+	alg := jose.SignatureAlgorithm(p.cfg.Algorithm)
+	if private == nil { // create the key without the lock, because an RSA key takes time
+		if private, err = generateKey(alg); err != nil {
+			return "", err
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.current = key
-	p.published = append(p.published, key)
-	return id, nil
+	p.minted++
+	key := jose.JSONWebKey{Key: private, KeyID: fmt.Sprintf("key-%d", p.minted), Algorithm: p.cfg.Algorithm, Use: "sig"}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", fmt.Errorf("creating signer: %w", err)
+	}
+	p.current, p.signer, p.published = key, signer, append(p.published, key)
+	return key.KeyID, nil
 }
 
 // Withdraw stops publishing the key. If this key signs now, it continues to sign, so that verifiers
@@ -161,13 +172,12 @@ func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
 func (p *Provider) Withdraw(keyID string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, key := range p.published {
-		if key.private.KeyID == keyID {
-			p.published = append(p.published[:i:i], p.published[i+1:]...)
-			return nil
-		}
+	before := len(p.published)
+	p.published = slices.DeleteFunc(p.published, func(key jose.JSONWebKey) bool { return key.KeyID == keyID })
+	if len(p.published) == before {
+		return fmt.Errorf("no published key is named %q", keyID)
 	}
-	return fmt.Errorf("no published key is named %q", keyID)
+	return nil
 }
 
 // SigningKey returns the private key that signs at present, with its `kid`. Tests use it to create
@@ -175,7 +185,7 @@ func (p *Provider) Withdraw(keyID string) error {
 func (p *Provider) SigningKey() jose.JSONWebKey {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	return p.current.private
+	return p.current
 }
 
 // Discoveries returns the number of times that the discovery document has been served.
@@ -187,71 +197,29 @@ func (p *Provider) KeyFetches() int64 { return p.keyFetches.Load() }
 // ServeHTTP implements http.Handler. The discovery document is at IssuerURL +
 // "/.well-known/openid-configuration", the key set at IssuerURL + "/keys"; with Config.SignIn,
 // the sign-in page at IssuerURL + "/auth" and the token endpoint at IssuerURL + "/token".
-func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path, ok := strings.CutPrefix(r.URL.Path, p.base)
-	if !ok {
-		http.NotFound(w, r)
-		return
-	}
-	if p.signIn != nil && path == AuthorizationPath {
-		p.signIn.authorize(w, r)
-		return
-	}
-	if p.signIn != nil && path == tokenPath {
-		p.signIn.token(w, r)
-		return
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
-	switch path {
-	case discoveryPath:
-		p.discoveries.Add(1)
-		writeJSON(w, p.discovery())
-	case keysPath:
-		p.keyFetches.Add(1)
-		writeJSON(w, p.keySet())
-	default:
-		http.NotFound(w, r)
-	}
-}
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.mux.ServeHTTP(w, r) }
 
-// discoveryDocument has the members that OpenID Connect Discovery 1.0, section 3, requires of a
-// provider, and those of its sign-in if it has one.
-type discoveryDocument struct {
-	Issuer        string   `json:"issuer"`
-	JWKSURI       string   `json:"jwks_uri"`
-	ResponseTypes []string `json:"response_types_supported"`
-	SubjectTypes  []string `json:"subject_types_supported"`
-	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
-
-	AuthorizationEndpoint string   `json:"authorization_endpoint,omitempty"`
-	TokenEndpoint         string   `json:"token_endpoint,omitempty"`
-	Scopes                []string `json:"scopes_supported,omitempty"`
-	GrantTypes            []string `json:"grant_types_supported,omitempty"`
-	ChallengeMethods      []string `json:"code_challenge_methods_supported,omitempty"`
-	ClientAuthentication  []string `json:"token_endpoint_auth_methods_supported,omitempty"`
-}
-
-func (p *Provider) discovery() discoveryDocument {
+// discovery returns the members that OpenID Connect Discovery 1.0, section 3, requires of a provider,
+// and those of its sign-in if it has one.
+func (p *Provider) discovery() map[string]any {
 	root := strings.TrimSuffix(p.cfg.IssuerURL, "/")
-	document := discoveryDocument{
-		Issuer:        p.cfg.IssuerURL,
-		JWKSURI:       root + keysPath,
-		ResponseTypes: []string{"id_token"},
-		SubjectTypes:  []string{"public"},
-		Algorithms:    []string{p.cfg.Algorithm},
+	document := map[string]any{
+		"issuer":                                p.cfg.IssuerURL,
+		"jwks_uri":                              root + keysPath,
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{p.cfg.Algorithm},
 	}
-	if p.signIn != nil {
-		document.AuthorizationEndpoint = root + AuthorizationPath
-		document.TokenEndpoint = root + tokenPath
-		document.ResponseTypes = []string{"code"}
-		document.Scopes = []string{"openid", "email"}
-		document.GrantTypes = []string{"authorization_code"}
-		document.ChallengeMethods = []string{"S256"}
-		document.ClientAuthentication = []string{"none"}
+	if p.cfg.SignIn {
+		maps.Copy(document, map[string]any{
+			"authorization_endpoint":                root + AuthorizationPath,
+			"token_endpoint":                        root + tokenPath,
+			"response_types_supported":              []string{"code"},
+			"scopes_supported":                      []string{"openid", "email"},
+			"grant_types_supported":                 []string{"authorization_code"},
+			"code_challenge_methods_supported":      []string{"S256"},
+			"token_endpoint_auth_methods_supported": []string{"none"},
+		})
 	}
 	return document
 }
@@ -262,16 +230,12 @@ func (p *Provider) keySet() jose.JSONWebKeySet {
 	defer p.mu.RUnlock()
 	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 	for _, key := range p.published {
-		set.Keys = append(set.Keys, key.private.Public())
+		set.Keys = append(set.Keys, key.Public())
 	}
 	return set
 }
 
-func writeJSON(w http.ResponseWriter, document any) {
-	writeJSONStatus(w, http.StatusOK, document)
-}
-
-func writeJSONStatus(w http.ResponseWriter, status int, document any) {
+func writeJSON(w http.ResponseWriter, status int, document any) {
 	body, err := json.Marshal(document)
 	if err != nil {
 		http.Error(w, "encoding failed", http.StatusInternalServerError)
@@ -280,4 +244,26 @@ func writeJSONStatus(w http.ResponseWriter, status int, document any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // fails only if the client is gone
+}
+
+// generateKey returns a new private key of the type that alg needs (RFC 7518, section 3.1).
+func generateKey(alg jose.SignatureAlgorithm) (key crypto.Signer, err error) {
+	switch alg {
+	case jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512:
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	case jose.ES256:
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case jose.ES384:
+		key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case jose.ES512:
+		key, err = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case jose.EdDSA:
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	default:
+		return nil, fmt.Errorf("choosing a key: %q is none of RS, PS and ES with 256, 384 or 512, and EdDSA", alg)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("generating key: %w", err)
+	}
+	return key, nil
 }

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -135,18 +134,6 @@ func TestMintFillsDefaults(t *testing.T) {
 	}
 }
 
-func TestEachAlgorithmSigns(t *testing.T) {
-	t.Parallel()
-	for _, alg := range []jose.SignatureAlgorithm{jose.RS256, jose.PS384, jose.ES256, jose.ES384, jose.ES512, jose.EdDSA} {
-		p := newProvider(t, provider.Config{Algorithm: string(alg)})
-		token, err := p.Mint(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		claimsOf(t, p, token, alg)
-	}
-}
-
 func TestRotateAndWithdraw(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, provider.Config{})
@@ -182,38 +169,6 @@ func TestRotateAndWithdraw(t *testing.T) {
 	}
 	if got := published(); len(got) != 0 || p.SigningKey().KeyID != second {
 		t.Errorf("%v is published, %s signs", got, p.SigningKey().KeyID)
-	}
-}
-
-func TestConcurrentUse(t *testing.T) {
-	t.Parallel()
-	p := newProvider(t, provider.Config{})
-	var all sync.WaitGroup
-	ids := make(chan string, 20)
-	for range 10 {
-		all.Go(func() {
-			id, err := p.Rotate()
-			if err != nil {
-				t.Error(err)
-			}
-			ids <- id
-			if _, err := p.Mint(nil); err != nil {
-				t.Error(err)
-			}
-			get[jose.JSONWebKeySet](t, p, "/dev/oidc/keys")
-			if err := p.Withdraw(id); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	all.Wait()
-	close(ids)
-	seen := make(map[string]bool)
-	for id := range ids {
-		if seen[id] {
-			t.Errorf("kid %s was given twice", id)
-		}
-		seen[id] = true
 	}
 }
 

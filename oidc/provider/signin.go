@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"net/mail"
 	"net/url"
@@ -57,12 +58,16 @@ type grant struct {
 	expires                              time.Time
 }
 
-func newSignIn(p *Provider) (*signIn, error) {
+func (p *Provider) serveSignIn() error {
 	page, err := template.New("signin").Parse(signInHTML)
 	if err != nil {
-		return nil, fmt.Errorf("parsing sign-in page: %w", err)
+		return fmt.Errorf("parsing sign-in page: %w", err)
 	}
-	return &signIn{provider: p, page: page, foreign: http.NewCrossOriginProtection(), codes: make(map[string]grant)}, nil
+	s := &signIn{provider: p, page: page, foreign: http.NewCrossOriginProtection(), codes: make(map[string]grant)}
+	p.mux.HandleFunc("GET "+p.base+AuthorizationPath, s.authorize)
+	p.mux.HandleFunc("POST "+p.base+AuthorizationPath, s.authorize)
+	p.mux.HandleFunc("POST "+p.base+tokenPath, s.token)
+	return nil
 }
 
 // pageData is what the page shows: a code, a form, or only a problem.
@@ -87,13 +92,8 @@ var requestFields = [...]string{"response_type", "client_id", "redirect_uri", "s
 
 // authorize answers the authorization endpoint: GET shows the form, POST accepts it.
 func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodPost {
-		w.Header().Set("Allow", "GET, POST")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
 	refuse := func(status int, problem string) {
-		s.show(w, status, pageData{Title: "Nobody can sign in here", Problem: problem})
+		s.show(w, status, pageData{Title: "Sign-in failed", Problem: problem})
 	}
 	if err := s.foreign.Check(r); err != nil {
 		refuse(http.StatusForbidden, "the form was sent from another site")
@@ -107,7 +107,7 @@ func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
 	// RFC 6749, section 4.1.2.1: if one of these two is wrong, do not redirect.
 	client, redirectURI := r.Form.Get("client_id"), r.Form.Get("redirect_uri")
 	if want := s.provider.cfg.Audience; client != want {
-		refuse(http.StatusBadRequest, fmt.Sprintf("the client_id is %q; this provider knows the client %q alone", client, want))
+		refuse(http.StatusBadRequest, fmt.Sprintf("the client_id is %q; the only client here is %q", client, want))
 		return
 	}
 	if !usableRedirect(redirectURI) {
@@ -154,20 +154,17 @@ func (s *signIn) askOrGrant(w http.ResponseWriter, r *http.Request, redirectURI 
 
 // checkRequest returns an error code of RFC 6749, section 4.1.2.1, and a sentence; or "".
 func checkRequest(form url.Values) (code, problem string) {
+	sum, err := base64.RawURLEncoding.Strict().DecodeString(form.Get("code_challenge"))
 	switch {
 	case form.Get("response_type") != "code":
-		return "unsupported_response_type", fmt.Sprintf("the response_type is %q; this provider answers code alone", form.Get("response_type"))
+		return "unsupported_response_type", fmt.Sprintf("the response_type is %q; only code is supported", form.Get("response_type"))
 	case !slices.Contains(strings.Fields(form.Get("scope")), "openid"):
 		return "invalid_scope", "the scope lacks openid"
-	case form.Get("code_challenge") == "":
-		return "invalid_request", "there is no code_challenge; this provider requires PKCE (RFC 7636)"
-	case form.Get("code_challenge_method") != "S256":
-		return "invalid_request", fmt.Sprintf("the code_challenge_method is %q; it must be S256", form.Get("code_challenge_method"))
+	case form.Get("code_challenge_method") != "S256" || err != nil || len(sum) != sha256.Size:
+		return "invalid_request", "a code_challenge with the code_challenge_method S256 is required (PKCE, RFC 7636): the base64url form of a SHA-256 hash"
+	default:
+		return "", ""
 	}
-	if sum, err := base64.RawURLEncoding.Strict().DecodeString(form.Get("code_challenge")); err != nil || len(sum) != sha256.Size {
-		return "invalid_request", "the code_challenge is not the base64url form of a SHA-256 hash"
-	}
-	return "", ""
 }
 
 // usableRedirect reports whether a code may be sent to uri, which must be on this machine (RFC
@@ -191,31 +188,21 @@ func redirect(w http.ResponseWriter, r *http.Request, uri string, values url.Val
 		return
 	}
 	query := u.Query()
-	for name, value := range values {
-		if value[0] != "" {
-			query.Set(name, value[0])
-		}
+	maps.Copy(query, values)
+	if query.Get("state") == "" {
+		query.Del("state")
 	}
 	u.RawQuery = query.Encode()
 	w.Header().Set("Cache-Control", "no-store")
 	http.Redirect(w, r, u.String(), http.StatusSeeOther)
 }
 
-// newCode stores g under a new code. It deletes expired codes and, if there are too many, the code
-// that expires first.
+// newCode stores g under a new code.
 func (s *signIn) newCode(g grant) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now, oldest := s.provider.cfg.Now(), ""
-	for code, other := range s.codes {
-		if other.expires.Before(now) {
-			delete(s.codes, code)
-		} else if oldest == "" || other.expires.Before(s.codes[oldest].expires) {
-			oldest = code
-		}
-	}
 	if len(s.codes) >= maxCodes {
-		delete(s.codes, oldest)
+		clear(s.codes) // their users sign in again
 	}
 	code := rand.Text()
 	s.codes[code] = g
@@ -235,12 +222,7 @@ func (s *signIn) spend(code string) (grant, bool) {
 func (s *signIn) token(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	refuse := func(code, problem string) {
-		writeJSONStatus(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": problem})
-	}
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", "POST")
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
-		return
+		writeJSON(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": problem})
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
@@ -255,7 +237,7 @@ func (s *signIn) token(w http.ResponseWriter, r *http.Request) {
 		client = name
 	}
 	if want := s.provider.cfg.Audience; client != want {
-		refuse("invalid_client", fmt.Sprintf("the client_id is %q; this provider knows the client %q alone", client, want))
+		refuse("invalid_client", fmt.Sprintf("the client_id is %q; the only client here is %q", client, want))
 		return
 	}
 	if form.Get("grant_type") != "authorization_code" {
@@ -294,7 +276,7 @@ func (s *signIn) answer(w http.ResponseWriter, g grant) {
 		http.Error(w, "minting the token failed", http.StatusInternalServerError)
 		return
 	}
-	writeJSONStatus(w, http.StatusOK, map[string]any{
+	writeJSON(w, http.StatusOK, map[string]any{
 		"id_token": idToken, "access_token": rand.Text(), "token_type": "Bearer",
 		"expires_in": int(s.provider.cfg.Lifetime.Seconds()),
 	})
