@@ -154,28 +154,6 @@ func TestTrace(t *testing.T) {
 	}
 }
 
-func TestJudge(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, Config{}, provider.Config{})
-	claims, err := UnverifiedClaims(mint(t, w.provider, map[string]any{"exp": 1}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := w.verifier.Judge(claims, nil)
-	if err != nil || token.Subject != "someone" || token.Entry != testIssuer {
-		t.Errorf("%+v, %v", token, err)
-	}
-	claims["aud"] = "x"
-	_, err = w.verifier.Judge(claims, nil)
-	wantReason(t, err, refusal.AudienceMismatch)
-	delete(claims, "iss")
-	_, err = w.verifier.Judge(claims, nil)
-	wantReason(t, err, refusal.ClaimMissing)
-	if len(w.sent()) > 0 {
-		t.Error("judging claims used the network")
-	}
-}
-
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -205,27 +204,6 @@ func TestErrorBodiesStayOut(t *testing.T) {
 	_, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); strings.Contains(e.Error(), "SECRET") || !strings.Contains(e.Error(), "418") {
 		t.Errorf("error %v", e)
-	}
-}
-
-func TestOrigin(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]string{
-		"https://A.example/x":      "https://a.example",
-		"https://a.example:443/x":  "https://a.example",
-		"https://a.example:8443":   "https://a.example:8443",
-		"http://a.example:80":      "http://a.example",
-		"http://a.example:443":     "http://a.example:443",
-		"https://[::1]:443/x":      "https://[::1]",
-		"https://user@a.example/x": "https://a.example",
-	} {
-		u, err := url.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := origin(u); got != want {
-			t.Errorf("origin of %s is %s, want %s", text, got, want)
-		}
 	}
 }
 
