@@ -141,7 +141,7 @@ func (i *issuer) keysFor(ctx context.Context, client netip.Addr, now time.Time) 
 // and an error if there was no fetch or the wait ended early.
 func (i *issuer) newer(ctx context.Context, refused *keys, client netip.Addr) (*keys, error) {
 	done, err := i.fetch(refused, client, i.cfg.Now())
-	if err == nil {
+	if done != nil {
 		err = i.wait(ctx, done, client)
 	}
 	i.mu.Lock()
@@ -192,8 +192,8 @@ func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Ad
 // because others wait for it.
 //
 // If refused is nil, fetch starts one only if it is due. Otherwise refused are the keys that do not
-// verify a token. The fetch is then a check whether the issuer has newer keys, and has a limit of
-// its own.
+// verify a token. The fetch is then a check for newer keys, with a limit of its own. If newer keys
+// are present already, fetch returns nil.
 func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan struct{}, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -202,7 +202,7 @@ func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan 
 	case i.fetching != nil:
 		return i.fetching, nil
 	case check && i.keys != refused:
-		return closed(), nil
+		return nil, nil
 	case wait > 0:
 		return nil, notYet(wait)
 	}
@@ -226,12 +226,6 @@ func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan 
 		i.record(i.read(i.entry.client))
 	}()
 	return done, nil
-}
-
-func closed() <-chan struct{} {
-	done := make(chan struct{})
-	close(done)
-	return done
 }
 
 // next returns the time from which a request may cause a fetch. While the issuer fails, a check may

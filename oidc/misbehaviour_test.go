@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -66,57 +67,6 @@ func answerDNS(conn io.ReadWriter, addresses []string) error {
 	}
 	_, err = conn.Write(append([]byte{byte(len(answer) >> 8), byte(len(answer))}, answer...))
 	return err
-}
-
-// TestNamesThatLeadInside: each address of a name is checked when it is dialled, for the key set as
-// for the discovery document.
-func TestNamesThatLeadInside(t *testing.T) {
-	t.Parallel()
-	for _, addresses := range [][]string{
-		{"127.0.0.1"}, {"::1"}, {"10.0.0.1"}, {"192.168.1.1", "fd00::1"}, {"169.254.169.254"}, {"fe80::1"}, {"0.0.0.0"}, {"100.100.100.200"},
-		{"::ffff:127.0.0.1"}, {"64:ff9b::7f00:1"}, {"172.16.0.1", "127.0.0.1", "::1"},
-	} {
-		v, err := newVerifier(Config{Issuers: []Issuer{staticIssuer(testIssuer), wildcardIssuer("https://*.wild.example")}}, func(r reach) http.RoundTripper {
-			r.resolver = resolverTo(addresses...)
-			return newTransport(r)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := newProvider(t, provider.Config{IssuerURL: testIssuer})
-		for _, issuer := range []string{testIssuer, "https://a.wild.example"} {
-			_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": issuer}), unknownClient)
-			e := wantReason(t, err, refusal.IssuerUnreachable)
-			if !strings.Contains(e.Cause.Error(), "is refused for an issuer") || strings.Contains(e.Message, addresses[0]) {
-				t.Errorf("%v: message %q, cause %v", addresses, e.Message, e.Cause)
-			}
-		}
-	}
-}
-
-// TestKeySetInside: a good issuer's document may name a host with an inner address.
-func TestKeySetInside(t *testing.T) {
-	t.Parallel()
-	good := newWeb()
-	p := newProvider(t, provider.Config{IssuerURL: testIssuer})
-	good.serve(testIssuer, site(testIssuer, "https://keys.elsewhere.example/jwks", "", `{"keys":[]}`))
-	v, err := newVerifier(Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, func(r reach) http.RoundTripper {
-		r.resolver = resolverTo("10.0.0.1")
-		real := newTransport(r)
-		return roundTripper(func(req *http.Request) (*http.Response, error) {
-			if req.URL.Host == "issuer.example" {
-				return good.RoundTrip(req)
-			}
-			return real.RoundTrip(req)
-		})
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
-	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "address 10.0.0.1 is refused") {
-		t.Errorf("cause %v", e.Cause)
-	}
 }
 
 // TestSlowDrip: a fetch from an issuer that sends a byte a second stops after 5 s, and the request
@@ -258,4 +208,79 @@ func TestCrowdDoesNotWait(t *testing.T) {
 		}
 		time.Sleep(fetchTimeout)
 	})
+}
+
+// TestDialledAddresses: each address of a name is checked when it is dialled. Only the settings for
+// it permit an inner address, and none that of a metadata service.
+func TestDialledAddresses(t *testing.T) {
+	t.Parallel()
+	plain := httptest.NewUnstartedServer(nil)
+	_, port, err := net.SplitHostPort(plain.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newProvider(t, provider.Config{IssuerURL: "http://dex-idp:" + port + "/auth"})
+	plain.Config.Handler = p
+	plain.Start()
+	defer plain.Close()
+	_, secure := realWorld(t, nil)
+	secure.Config.Handler.(*switchable).set(mimic("https://example.com", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/auth/keys"
+		p.ServeHTTP(rw, r)
+	}))) // the name in httptest's certificate
+	proxyTo := func(r reach) http.RoundTripper {
+		transport := newTransport(r).(*http.Transport)
+		dial := transport.DialContext
+		transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			host, _, _ := net.SplitHostPort(address)
+			if _, port, _ := net.SplitHostPort(secure.Listener.Addr().String()); host == "example.com" {
+				address = net.JoinHostPort(host, port)
+			}
+			return dial(ctx, network, address)
+		}
+		return transport
+	}
+
+	https, private := staticIssuer("https://example.com"), staticIssuer("https://example.com")
+	https.CACert, private.AllowPrivateNetwork = certPEM(secure), true
+	listed, wildcard := staticIssuer(p.IssuerURL()), wildcardIssuer("https://*.com")
+	insecure := Config{InsecureHosts: []string{"DEX-idp"}}
+	for _, test := range []struct {
+		cfg       Config
+		issuer    Issuer
+		addresses []string
+		accepted  bool
+	}{
+		{Config{AllowLoopback: true}, https, []string{"127.0.0.1"}, true},
+		{Config{}, https, []string{"127.0.0.1"}, false}, {Config{}, private, []string{"127.0.0.1"}, false}, {Config{}, wildcard, []string{"127.0.0.1"}, false},
+		{Config{}, https, []string{"10.0.0.1"}, false}, {Config{}, wildcard, []string{"192.168.1.1", "fd00::1"}, false},
+		{Config{AllowLoopback: true}, private, []string{"169.254.169.254"}, false}, {Config{AllowLoopback: true}, private, []string{"100.100.100.200"}, false},
+		{Config{}, wildcard, []string{"64:ff9b::7f00:1"}, false}, {Config{}, https, []string{"172.16.0.1", "127.0.0.1", "::1"}, false},
+		{insecure, listed, []string{"127.0.0.1"}, true}, {insecure, listed, []string{"169.254.169.254"}, false},
+		{insecure, listed, []string{"168.63.129.16"}, false}, {insecure, listed, []string{"fd00:ec2::254"}, false},
+		{insecure, listed, []string{"64:ff9b::a9fe:a9fe"}, false}, {insecure, listed, []string{"0.0.0.0"}, false},
+	} {
+		test.cfg.Issuers = []Issuer{test.issuer}
+		v, err := newVerifier(test.cfg, func(r reach) http.RoundTripper {
+			r.resolver = resolverTo(test.addresses...)
+			return proxyTo(r)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		iss := "https://example.com"
+		if test.issuer.URL == listed.URL {
+			iss = listed.URL
+		}
+		_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": iss}), unknownClient)
+		if test.accepted {
+			if err != nil {
+				t.Errorf("%s at %v: %v", iss, test.addresses, err)
+			}
+			continue
+		}
+		if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "is refused for an issuer") || strings.Contains(e.Message, test.addresses[0]) {
+			t.Errorf("%s at %v: message %q, cause %v", iss, test.addresses, e.Message, e.Cause)
+		}
+	}
 }

@@ -54,13 +54,13 @@ func ParsePattern(text string) (Pattern, error) {
 	host, port, hasPort := strings.Cut(host, ":")
 	if hasPort {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return Pattern{}, fmt.Errorf("the pattern's port is %q; wanted is a number", port)
+			return Pattern{}, fmt.Errorf("the pattern's port is %q; a number is expected", port)
 		}
 		p.port = ":" + port
 	}
 	for label := range strings.SplitSeq(host, ".") {
 		if label == "" || strings.ContainsFunc(label, func(r rune) bool { return r != '*' && !isHostChar(r) }) {
-			return Pattern{}, fmt.Errorf("the pattern's host has the label %q; wanted are lower-case letters, digits, - and *", label)
+			return Pattern{}, fmt.Errorf("the pattern's host has the label %q; lower-case letters, digits, - and * are expected", label)
 		}
 		p.labels = append(p.labels, label)
 	}

@@ -82,34 +82,6 @@ func certPEM(server *httptest.Server) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
 
-func TestLoopbackIsDialledWhereAllowedOnly(t *testing.T) {
-	t.Parallel()
-	p, server := realWorld(t, nil)
-	issuer := staticIssuer(p.IssuerURL())
-	issuer.CACert = certPEM(server)
-	for _, allow := range []bool{true, false} {
-		issuer.AllowPrivateNetwork = !allow // is not enough
-		v, err := New(Config{Issuers: []Issuer{issuer}, AllowLoopback: allow})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
-		if allow {
-			if err != nil {
-				t.Error(err)
-			}
-			continue
-		}
-		e := wantReason(t, err, refusal.IssuerUnreachable)
-		if !strings.Contains(e.Cause.Error(), "address 127.0.0.1 is refused") || strings.Contains(e.Message, "refused") {
-			t.Errorf("message %q, cause %v", e.Message, e.Cause)
-		}
-	}
-	if n := p.Discoveries(); n != 1 {
-		t.Errorf("%d discoveries, want one", n)
-	}
-}
-
 func TestUnknownCAIsRefused(t *testing.T) {
 	t.Parallel()
 	p, _ := realWorld(t, nil)
