@@ -19,8 +19,7 @@ import (
 // passphrase.
 const pipeTimeout = 30 * time.Second
 
-// ErrTooLarge: there are more bytes than the limit.
-var ErrTooLarge = errors.New("too large")
+var errTooLarge = errors.New("it is too large")
 
 // Read returns the content of a file of at most limit bytes. Every error names the file. Read
 // accepts a regular file, and a pipe that a process writes to, as the shell's <(command) is one. It
@@ -56,7 +55,7 @@ func read(name string, limit int64) (content []byte, info fs.FileInfo, err error
 	}
 	content, err = ReadAll(f, limit)
 	switch {
-	case errors.Is(err, ErrTooLarge):
+	case errors.Is(err, errTooLarge):
 		return nil, nil, fmt.Errorf("%s has more than %d bytes; is it the right file?", name, limit)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, nil, fmt.Errorf("%s is a pipe whose writer has not finished within %v", name, pipeTimeout)
@@ -68,14 +67,14 @@ func read(name string, limit int64) (content []byte, info fs.FileInfo, err error
 	return content, info, nil
 }
 
-// ReadAll reads r to its end, which must be within limit bytes; otherwise it returns ErrTooLarge.
+// ReadAll reads r to its end, which must be within limit bytes.
 func ReadAll(r io.Reader, limit int64) ([]byte, error) {
 	content, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, err
 	}
 	if int64(len(content)) > limit {
-		return nil, ErrTooLarge
+		return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
 	}
 	return content, nil
 }

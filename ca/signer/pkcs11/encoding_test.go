@@ -9,92 +9,51 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"encoding/asn1"
-	"math/big"
+	"slices"
 	"testing"
 )
 
-const paramsP256 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
-
-// Every point that parses must encode to the same octets.
-func FuzzParseEC(f *testing.F) {
+// A point is wrapped by the standard, and bare of some tokens. The conformance suite proves what
+// SoftHSM returns.
+func TestParseEC(t *testing.T) {
+	t.Parallel()
+	const p256, secp256k1 = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", "\x06\x05\x2b\x81\x04\x00\x0a"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	bare, err2 := key.PublicKey.Bytes()
-	wrapped, err3 := asn1.Marshal(bare)
-	if err != nil || err2 != nil || err3 != nil {
-		f.Fatal(err, err2, err3)
-	}
-	for _, form := range [][]byte{bare, wrapped} {
-		if public, err := parseEC([]byte(paramsP256), form); err != nil || !key.PublicKey.Equal(public) {
-			f.Errorf("%x became %v, error %v", form, public, err)
-		}
-		f.Add([]byte(paramsP256), form)
-		f.Add([]byte("\x06\x05\x2b\x81\x04\x00\x0a"), form) // secp256k1
-		f.Add([]byte(paramsP256), append(form, 0))
-	}
-	f.Fuzz(func(t *testing.T, params, form []byte) {
-		public, err := parseEC(params, form)
-		if err != nil {
-			return
-		}
-		key, ok := public.(*ecdsa.PublicKey)
-		if !ok {
-			t.Fatalf("it is a %T", public)
-		}
-		bare, err := key.Bytes()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if wrapped, _ := asn1.Marshal(bare); !bytes.Equal(form, bare) && !bytes.Equal(form, wrapped) {
-			t.Errorf("%x became %x", form, bare)
-		}
-	})
-}
-
-func FuzzParseRSA(f *testing.F) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		f.Fatal(err)
+		t.Fatal(err)
 	}
-	f.Add(key.N.Bytes(), []byte{1, 0, 1})
-	f.Add(append([]byte{0}, key.N.Bytes()...), []byte{0, 0, 0, 3})
-	f.Add(key.N.Bytes(), []byte{1, 0, 0, 0, 1})
-	f.Add([]byte{}, []byte{})
-	f.Fuzz(func(t *testing.T, modulus, exponent []byte) {
-		public, err := parseRSA(modulus, exponent)
-		if err != nil {
-			return
+	bare, err := key.PublicKey.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped, err := asn1.Marshal(bare)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offCurve := slices.Clone(bare)
+	offCurve[64] ^= 1
+	for name, test := range map[string]struct {
+		params string
+		point  []byte
+		valid  bool
+	}{
+		"bare": {p256, bare, true}, "wrapped": {p256, wrapped, true}, "off the curve": {p256, offCurve, false}, "short": {p256, bare[1:], false},
+		"trailing": {p256, append(slices.Clone(wrapped), 0), false}, "another curve": {secp256k1, bare, false}, "no curve": {"", bare, false}, "nothing": {p256, nil, false},
+	} {
+		if public, err := parseEC([]byte(test.params), test.point); (err == nil) != test.valid || test.valid && !key.PublicKey.Equal(public) {
+			t.Errorf("%s: got %v, error %v", name, public, err)
 		}
-		key := public.(*rsa.PublicKey)
-		if !bytes.Equal(key.N.Bytes(), bytes.TrimLeft(modulus, "\x00")) || !bytes.Equal(big.NewInt(int64(key.E)).Bytes(), bytes.TrimLeft(exponent, "\x00")) {
-			t.Errorf("%x, %x became %v", modulus, exponent, key)
+	}
+	for name, numbers := range map[string][2][]byte{"no modulus": {nil, {1, 0, 1}}, "no exponent": {{0x80, 1}, nil}, "large exponent": {{0x80, 1}, {1, 0, 0, 0, 1}}} {
+		if public, err := parseRSA(numbers[0], numbers[1]); err == nil {
+			t.Errorf("%s: got %v", name, public)
 		}
-	})
-}
-
-func FuzzOutput(f *testing.F) {
-	f.Add(make([]byte, 64))
-	f.Add(bytes.Repeat([]byte{0xff}, 64))
-	f.Add(make([]byte, 63))
-	public := &ecdsa.PublicKey{Curve: elliptic.P256()}
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		der, err := output(public, raw)
-		if (err == nil) != (len(raw) == 64) {
-			t.Errorf("%d octets: error %v", len(raw), err)
-		}
-		if err != nil {
-			return
-		}
-		var signature struct{ R, S *big.Int }
-		if rest, err := asn1.Unmarshal(der, &signature); err != nil || len(rest) > 0 {
-			t.Fatalf("%x is no Ecdsa-Sig-Value: %v", der, err)
-		}
-		back := make([]byte, 64)
-		signature.R.FillBytes(back[:32])
-		signature.S.FillBytes(back[32:])
-		if !bytes.Equal(back, raw) {
-			t.Errorf("%x became %x", raw, back)
-		}
-	})
+	}
+	if der, err := output(&key.PublicKey, make([]byte, 63)); err == nil {
+		t.Errorf("a signature of 63 octets became %x", der)
+	}
+	if der, err := output(&key.PublicKey, append(make([]byte, 63), 0x80)); err != nil || !bytes.Equal(der, []byte{0x30, 7, 2, 1, 0, 2, 2, 0, 0x80}) {
+		t.Errorf("a signature became %x, error %v", der, err)
+	}
 }

@@ -9,13 +9,10 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
-	"fmt"
 	"sync"
 	"sync/atomic"
 
 	p11 "github.com/miekg/pkcs11"
-
-	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
 // token is the login of this process to a token, which holds for all of its sessions (section 5.6).
@@ -33,8 +30,8 @@ type token struct {
 	mu sync.Mutex // guards the fields below; not held in calls
 	// accepted is the HMAC of the PIN of the login; "" if this package has not logged in.
 	accepted string
-	// refused holds the HMACs of PINs that must not be tried: true if the token has refused the
-	// PIN, false if C_Login has not returned.
+	// refused holds the HMACs of PINs that must not be tried: the token has refused the PIN, or
+	// C_Login has not returned.
 	refused map[string]bool
 }
 
@@ -92,7 +89,7 @@ func (s *session) logIn(pin []byte, flags uint) error {
 	mac := s.token.mac(pin)
 	s.token.mu.Lock()
 	accepted := s.token.accepted
-	refused, tried := s.token.refused[mac]
+	refused := s.token.refused[mac]
 	s.token.mu.Unlock()
 	in := info.State == p11.CKS_RO_USER_FUNCTIONS || info.State == p11.CKS_RW_USER_FUNCTIONS
 	switch {
@@ -101,9 +98,7 @@ func (s *session) logIn(pin []byte, flags uint) error {
 	case in && !s.token.doubted.Load():
 		return nil
 	case refused:
-		return at("pin_file", "the token %q has refused the PIN in %s; mayfly does not try it again, since a token locks itself after a few wrong ones: put the right one into the file or, if the token's PIN was set to this one since, restart mayfly", s.cfg.Token, s.cfg.PINFile)
-	case tried:
-		return at("token", "%w", signer.Transient(fmt.Errorf("C_Login of the token %q has not returned", s.cfg.Token), 0))
+		return at("pin_file", "the token %q has refused the PIN in %s, or C_Login has not returned; mayfly does not try it again, since a token locks itself after a few wrong ones: put the right one into the file or, if the token's PIN was set to this one since, restart mayfly", s.cfg.Token, s.cfg.PINFile)
 	case flags&p11.CKF_USER_PIN_FINAL_TRY != 0: // CK_TOKEN_INFO, section 3.2
 		return at("token", "one more wrong PIN locks the token, so mayfly does not try the one in %s; log in by hand once with the right PIN, which resets the count: pkcs11-tool --module %s --token-label %q --login --list-objects", s.cfg.PINFile, s.cfg.Module, s.cfg.Token)
 	case in:
@@ -119,7 +114,7 @@ func (s *session) try(pin []byte, mac string, flags uint) error {
 	t := s.token
 	t.logins.Add(1)
 	t.mu.Lock()
-	t.refused[mac] = false
+	t.refused[mac] = true
 	t.mu.Unlock()
 	err := s.lib.Login(s.handle, p11.CKU_USER, string(pin))
 	in := err == nil || is(err, p11.CKR_USER_ALREADY_LOGGED_IN)
@@ -128,7 +123,7 @@ func (s *session) try(pin []byte, mac string, flags uint) error {
 	refused := wrong || !in && (remedy == 0 || s.counted(flags)) // a module may answer otherwise to a wrong PIN
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.refused[mac] = true; !refused {
+	if !refused {
 		delete(t.refused, mac)
 	}
 	switch {
