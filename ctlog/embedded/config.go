@@ -141,15 +141,8 @@ func checkNames(name, origin string) (errs []error) {
 	case len(name) > 64 || strings.Trim(name, nameCharacters) != "" || strings.Trim(name, ".") == "":
 		errs = append(errs, keypath.Errorf([]string{"name"}, "%.80q is no name for a log; use at most 64 letters, digits, '.', '_' and '-'", name))
 	}
-	switch {
-	case origin == "":
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "the log's origin is missing; it is the submission prefix without scheme, such as log.example/2026"))
-	case strings.Contains(origin, "://"):
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q has a scheme; an origin has none, as in log.example/2026", origin))
-	case strings.HasPrefix(origin, "/") || strings.HasSuffix(origin, "/"):
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q begins or ends with a slash; an origin does not, as in log.example/2026", origin))
-	case len(origin) > 255 || strings.Trim(origin, nameCharacters+"/:[]~%") != "":
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q is no origin; it is at most 255 characters of a URL, as in log.example/2026", origin))
+	if len(origin) > 255 || strings.Trim(origin, nameCharacters+"/:[]~%") != "" || strings.Trim(origin, "/") != origin || strings.Contains(origin, "://") || origin == "" {
+		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q is no origin; it is the submission prefix without scheme and trailing slash, at most 255 characters, such as log.example/2026", origin))
 	}
 	return errs
 }
@@ -176,16 +169,10 @@ func checkPaths(dir, guard string) (errs []error) {
 
 // resolve follows the symbolic links in the existing part of path.
 func resolve(path string) string {
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return path
+	path, _ = filepath.Abs(path)
+	real, err := filepath.EvalSymlinks(path)
+	if parent := filepath.Dir(path); err != nil && parent != path {
+		return filepath.Join(resolve(parent), filepath.Base(path))
 	}
-	for existing, rest := absolute, ""; ; existing, rest = filepath.Dir(existing), filepath.Join(filepath.Base(existing), rest) {
-		if real, err := filepath.EvalSymlinks(existing); err == nil {
-			return filepath.Join(real, rest)
-		}
-		if existing == filepath.Dir(existing) {
-			return absolute
-		}
-	}
+	return real
 }

@@ -3,6 +3,7 @@
 package embedded
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -154,53 +155,54 @@ func dataTilePath(index uint64, partial uint8) string {
 	return "tile/data/" + layout.NWithSuffix(0, index, partial)
 }
 
-// openData opens a data tile in a tree of the given size, and returns how many of its entries
-// belong to the tree; the file may have more. Beyond the tree it returns fs.ErrNotExist.
-func (d directory) openData(index, size uint64) (*os.File, int, error) {
+// openData opens a data tile in a tree of the given size; the file may have entries of a later
+// tree. Beyond the tree it returns fs.ErrNotExist.
+func (d directory) openData(index, size uint64) (*os.File, error) {
 	wide := width(0, index, size)
 	if wide == 0 {
-		return nil, 0, fs.ErrNotExist
+		return nil, fs.ErrNotExist
 	}
-	file, err := d.open(func(partial uint8) string { return dataTilePath(index, partial) }, wide)
-	return file, wide, err
+	return d.open(func(partial uint8) string { return dataTilePath(index, partial) }, wide)
 }
 
-// entries yields the entries of a data tile in a tree of the given size. It stops after an
-// error, which is fs.ErrNotExist beyond the tree.
-func (d directory) entries(index, size uint64) iter.Seq2[*tileLeaf, error] {
+// entries yields the entries from first to before end of a tree of the given size. It stops after
+// an error. It holds one entry in memory: a tile of 256 large certificates has 32 MiB.
+func (d directory) entries(first, end, size uint64) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
-		file, wide, err := d.openData(index, size)
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer func() { _ = file.Close() }()
-		for leaf, err := range readTileLeaves(file, index*tileWidth, wide) {
-			if err != nil && !errors.As(err, new(*fs.PathError)) { // the file is readable, and holds no valid entry
-				err = fmt.Errorf("%w: %s: %w", errDamaged, dataTilePath(index, uint8(wide%tileWidth)), err)
-			}
-			if !yield(leaf, err) {
+		end = min(end, size)
+		for tile := first / tileWidth; tile*tileWidth < end; tile++ {
+			if !d.tileEntries(tile, end, size, func(leaf *tileLeaf, err error) bool {
+				return err == nil && leaf.index < first || yield(leaf, err)
+			}) {
 				return
 			}
 		}
 	}
 }
 
-// entriesFrom yields the entries of a tree of the given size, starting at index start. It stops
-// after an error.
-func (d directory) entriesFrom(start, size uint64) iter.Seq2[*tileLeaf, error] {
-	return func(yield func(*tileLeaf, error) bool) {
-		for index := start / tileWidth; index*tileWidth < size; index++ {
-			for leaf, err := range d.entries(index, size) {
-				if err == nil && leaf.index < start {
-					continue
-				}
-				if !yield(leaf, err) || err != nil {
-					return
-				}
-			}
+// tileEntries yields the entries of one data tile, up to before end. It reports whether it has read
+// all.
+func (d directory) tileEntries(tile, end, size uint64, yield func(*tileLeaf, error) bool) bool {
+	file, err := d.openData(tile, size)
+	if err != nil {
+		yield(nil, err)
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	r := bufio.NewReaderSize(file, 32<<10)
+	for index := tile * tileWidth; index < min(end, (tile+1)*tileWidth); index++ {
+		leaf, err := readTileLeaf(r)
+		if err == nil && leaf.index != index {
+			err = fmt.Errorf("it has the index %d", leaf.index)
+		}
+		if err != nil && !errors.As(err, new(*fs.PathError)) { // the file is readable, and holds no valid entry
+			err = fmt.Errorf("%w: %s: entry %d: %w", errDamaged, file.Name(), index, err)
+		}
+		if !yield(leaf, err) || err != nil {
+			return false
 		}
 	}
+	return true
 }
 
 // tileReader reads tiles for Tessera's client from the tree of one size, which may be larger
@@ -249,17 +251,15 @@ func (d directory) root(ctx context.Context, size uint64) (treeHead, error) {
 	}
 	tiles := &tileReader{directory: d, size: size}
 	hashes, err := client.FetchRangeNodes(ctx, size, tiles.fetch)
+	var root []byte
+	if err == nil {
+		var edge *compact.Range
+		if edge, err = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewRange(0, size, hashes); err == nil {
+			root, err = edge.GetRootHash(nil)
+		}
+	}
 	if err != nil {
 		return treeHead{}, tiles.explain(err)
-	}
-	factory := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
-	r, err := factory.NewRange(0, size, hashes)
-	if err != nil {
-		return treeHead{}, fmt.Errorf("%w: %w", errDamaged, err)
-	}
-	root, err := r.GetRootHash(nil)
-	if err != nil || len(root) != hashSize {
-		return treeHead{}, fmt.Errorf("%w: its root cannot be computed", errDamaged)
 	}
 	return treeHead{size, [hashSize]byte(root)}, nil
 }
@@ -273,16 +273,10 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 	switch {
 	case older.size > newer.size:
 		return fmt.Errorf("%w: %d entries cannot continue %d", errInconsistent, newer.size, older.size)
-	case older.size == 0:
-		if older != emptyTree() {
-			return fmt.Errorf("%w: the empty tree has another root", errInconsistent)
-		}
+	case older == newer, older == emptyTree():
 		return nil
-	case older.size == newer.size:
-		if older != newer {
-			return fmt.Errorf("%w: they have the same size %d and two roots", errInconsistent, older.size)
-		}
-		return nil
+	case older.size == newer.size, older.size == 0:
+		return fmt.Errorf("%w: they have the same size %d and two roots", errInconsistent, older.size)
 	}
 	hashes, err := d.proof(ctx, newer.size, newer.size, func(b *client.ProofBuilder) ([][]byte, error) {
 		return b.ConsistencyProof(ctx, older.size, newer.size)
@@ -297,32 +291,21 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 	return nil
 }
 
-// stored proves that the entries from first to the end of the tree are on the disk, each with
-// the hash that the tree has for it.
-func (d directory) stored(first, size uint64) error {
-	for index := first / tileWidth; index*tileWidth < size; index++ {
-		if err := d.checkEntries(index, first, size, func(*tileLeaf) error { return nil }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkEntries checks the entries of a data tile, starting at index first, against the tile of their
-// hashes, and calls check for each.
-func (d directory) checkEntries(index, first, size uint64, check func(*tileLeaf) error) error {
-	hashes, err := d.hashTile(0, index, size)
-	if err != nil {
-		return err
-	}
-	for leaf, err := range d.entries(index, size) {
+// checkEntries proves that the entries from first to before end are on the disk, each with the hash
+// that the tree has for it, and calls check for each.
+func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) error) error {
+	var hashes []byte
+	for leaf, err := range d.entries(first, end, size) {
 		if err != nil {
 			return err
 		}
-		if leaf.index < first {
-			continue
+		at := leaf.index % tileWidth * hashSize
+		if hashes == nil || at == 0 {
+			if hashes, err = d.hashTile(0, leaf.index/tileWidth, size); err != nil {
+				return err
+			}
 		}
-		if at := leaf.index % tileWidth * hashSize; !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
+		if !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
 			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
 		}
 		if err := check(leaf); err != nil {
@@ -330,6 +313,11 @@ func (d directory) checkEntries(index, first, size uint64, check func(*tileLeaf)
 		}
 	}
 	return nil
+}
+
+// stored is checkEntries up to the end of the tree.
+func (d directory) stored(first, size uint64) error {
+	return d.checkEntries(first, size, size, func(*tileLeaf) error { return nil })
 }
 
 // verify proves that the directory continues the guard's tree and its own checkpoint, and is

@@ -24,6 +24,7 @@ import (
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/ctonly"
 	"github.com/transparency-dev/tessera/storage/posix"
+	"golang.org/x/sync/semaphore"
 	"k8s.io/klog/v2"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -41,12 +42,12 @@ type Log struct {
 	locks     []*os.File
 	front     *front
 	logger    *slog.Logger
-	failures  breaker.Sparing // of requests
+	failures  breaker.Sparing
 	metrics   *metrics
 
 	storage   atomic.Pointer[storage]      // the last check
 	refusal   atomic.Pointer[RefusedError] // set once
-	signError atomic.Pointer[string]       // why the last signing of a checkpoint failed; nil if it succeeded
+	signError atomic.Pointer[error]        // why the last signing of a checkpoint failed; nil if it succeeded
 
 	// Under signMu: the content of the newest checkpoint.
 	signMu        sync.Mutex
@@ -58,12 +59,12 @@ type Log struct {
 	finish func(context.Context) error
 	cancel context.CancelFunc // of the work in the background
 
-	// Under admission: closing is set once, and nothing enters pending after that.
-	admission sync.Mutex
-	closing   bool
-	pending   sync.WaitGroup
-	queued    atomic.Int64
-	closed    chan struct{} // closed when Tessera has been stopped
+	// places are those of entries that wait to be stored. Shutdown takes all, and so waits for them.
+	places  *semaphore.Weighted
+	queued  atomic.Int64
+	closing atomic.Bool
+	stop    sync.Once
+	closed  chan struct{} // closed when Tessera has been stopped
 }
 
 var _ ctlog.Log = (*Log)(nil)
@@ -87,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	}
 	l := &Log{
 		cfg: cfg, key: key, directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir),
-		logger: cfg.Logger.With(slog.String("log", cfg.Name)), closed: make(chan struct{}),
+		logger: cfg.Logger.With(slog.String("log", cfg.Name)), places: semaphore.NewWeighted(int64(cfg.MaxPending)), closed: make(chan struct{}),
 	}
 	if l.metrics, err = newMetrics(cfg.Registerer, cfg.Name); err != nil {
 		return nil, err
@@ -177,17 +178,15 @@ func (l *Log) verifier() noteVerifier { return noteVerifier{l.cfg.Origin, l.key.
 func (l *Log) admitCheckpoint(head treeHead) error {
 	ctx := context.Background()
 	err := l.tryCheckpoint(ctx, head)
+	if refusal := l.refuse(ctx, err); refusal != nil {
+		err = refusal
+	}
 	if err == nil {
 		l.signError.Store(nil)
 		return nil
 	}
-	if refusal := l.refuse(ctx, err); refusal != nil {
-		err = refusal
-	}
-	text := err.Error()
-	if before := l.signError.Swap(&text); before == nil || *before != text {
-		l.logger.ErrorContext(ctx, "publishing no checkpoint", slog.Any("error", err))
-	}
+	l.signError.Store(&err)
+	l.failures.Log(ctx, slog.LevelError, "publishing no checkpoint", slog.Any("error", err))
 	return err
 }
 
@@ -240,56 +239,31 @@ func (l *Log) refuse(ctx context.Context, err error) *RefusedError {
 // without waiting: pending entries may be lost, but no submitter has an SCT for them.
 //
 // The Handler continues to serve what is published.
-func (l *Log) Shutdown(ctx context.Context) error {
-	l.admission.Lock()
-	again := l.closing
-	l.closing = true
-	l.admission.Unlock()
-	if again {
-		<-l.closed
-		return nil
-	}
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		l.pending.Wait()
-	}()
-	var err error
-	select {
-	case <-drained:
+func (l *Log) Shutdown(ctx context.Context) (err error) {
+	l.stop.Do(func() {
+		l.closing.Store(true)
+		err = l.places.Acquire(ctx, int64(l.cfg.MaxPending))
 		// A log that refuses to sign publishes nothing: the wait would never end.
-		if l.finish != nil && l.refusal.Load() == nil {
+		if err == nil && l.finish != nil && l.refusal.Load() == nil {
 			err = l.finish(ctx)
 		}
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	l.cancel()
-	close(l.closed)
-	if err != nil {
-		err = fmt.Errorf("shutting log %s down: %w", l.cfg.Name, err)
-	}
-	return errors.Join(err, l.unlock())
+		l.cancel()
+		close(l.closed)
+		if err != nil {
+			err = fmt.Errorf("shutting log %s down: %w", l.cfg.Name, err)
+		}
+		err = errors.Join(err, l.unlock())
+	})
+	return err
 }
 
 // Ready returns nil if the log can accept an entry. The error is for the operator.
 func (l *Log) Ready() error {
-	l.admission.Lock()
-	closing := l.closing
-	l.admission.Unlock()
-	text := l.signError.Load()
-	switch refusal := l.refusal.Load(); {
-	case refusal != nil:
-		return refusal
-	case closing:
-		return fmt.Errorf("log %s accepts no entries: %w", l.cfg.Name, errClosed)
-	case l.storage.Load().err != nil:
-		return l.storage.Load().err
-	case text != nil:
-		return fmt.Errorf("log %s publishes no checkpoint: %s", l.cfg.Name, *text)
-	default:
-		return nil
+	err, signError := l.usable(), l.signError.Load()
+	if err == nil && signError != nil {
+		err = fmt.Errorf("log %s publishes no checkpoint: %w", l.cfg.Name, *signError)
 	}
+	return err
 }
 
 // Status is the state of a log.

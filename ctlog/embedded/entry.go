@@ -3,18 +3,16 @@
 package embedded
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/tls"
 	"github.com/transparency-dev/merkle/rfc6962"
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // maxTileLeaf bounds one entry: two certificates of maxCertificate, and a chain's hashes.
@@ -30,16 +28,6 @@ const maxTileLeaf = 256 << 10
 //	    };
 //	    Fingerprint certificate_chain<0..2^16-1>;
 //	} TileLeaf;
-//
-//	struct {                                   RFC 6962, section 3.4
-//	    uint64 timestamp;
-//	    LogEntryType entry_type;
-//	    select(entry_type) {
-//	        case x509_entry: ASN.1Cert;
-//	        case precert_entry: PreCert;
-//	    } signed_entry;
-//	    CtExtensions extensions;
-//	} TimestampedEntry;
 type tileLeaf struct {
 	timestamp uint64
 	precert   bool
@@ -125,28 +113,6 @@ func decode(bigEndian []byte) (n uint64) {
 	return n
 }
 
-// readTileLeaves yields the first count entries of a data tile; the first one must have the index
-// first. It stops after an error. It holds one entry in memory: a tile of 256 large certificates
-// has 32 MiB.
-func readTileLeaves(tile io.Reader, first uint64, count int) iter.Seq2[*tileLeaf, error] {
-	return func(yield func(*tileLeaf, error) bool) {
-		r := bufio.NewReaderSize(tile, 32<<10)
-		for index := first; index < first+uint64(count); index++ {
-			leaf, err := readTileLeaf(r)
-			if err == nil && leaf.index != index {
-				err = fmt.Errorf("it has the index %d", leaf.index)
-			}
-			if err != nil {
-				yield(nil, fmt.Errorf("entry %d: %w", index, err))
-				return
-			}
-			if !yield(leaf, nil) {
-				return
-			}
-		}
-	}
-}
-
 // merkleTreeLeaf returns the leaf_input of get-entries, which is also the input of the leaf
 // hash.
 //
@@ -161,36 +127,20 @@ func (l *tileLeaf) merkleTreeLeaf() []byte {
 
 func (l *tileLeaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
 
-// leafEntry returns the entry as get-entries has it. Its extra_data is one of
-//
-//	opaque ASN.1Cert<1..2^24-1>;               RFC 6962, section 3.1
-//	struct {
-//	    ASN.1Cert leaf_certificate;            (not part of extra_data, section 4.6)
-//	    ASN.1Cert certificate_chain<0..2^24-1>;
-//	} X509ChainEntry;
-//	struct {
-//	    ASN.1Cert pre_certificate;
-//	    ASN.1Cert precertificate_chain<0..2^24-1>;
-//	} PrecertChainEntry;
+// leafEntry returns the entry as get-entries has it (RFC 6962, section 4.6).
 func (l *tileLeaf) leafEntry(issuers *issuers) (*ct.LeafEntry, error) {
-	b := cryptobyte.NewBuilder(nil)
-	add := func(der []byte) { b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(der) }) }
-	if l.precert {
-		add(l.certificate)
-	}
-	chain := cryptobyte.NewBuilder(nil)
+	chain := make([]ct.ASN1Cert, 0, len(l.issuers))
 	for _, fingerprint := range l.issuers {
 		der, err := issuers.get(fingerprint)
 		if err != nil {
-			return nil, fmt.Errorf("entry %d: %w", l.index, err)
+			return nil, fmt.Errorf("the issuer %x of entry %d: %w", fingerprint, l.index, err)
 		}
-		chain.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(der) })
+		chain = append(chain, ct.ASN1Cert{Data: der})
 	}
-	encoded, err := chain.Bytes()
-	if err != nil {
-		return nil, err
+	var extra any = ct.CertificateChain{Entries: chain}
+	if l.precert {
+		extra = ct.PrecertChainEntry{PreCertificate: ct.ASN1Cert{Data: l.certificate}, CertificateChain: chain}
 	}
-	add(encoded)
-	extra, err := b.Bytes()
-	return &ct.LeafEntry{LeafInput: l.merkleTreeLeaf(), ExtraData: extra}, err
+	encoded, err := tls.Marshal(extra)
+	return &ct.LeafEntry{LeafInput: l.merkleTreeLeaf(), ExtraData: encoded}, err
 }

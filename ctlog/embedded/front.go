@@ -247,19 +247,17 @@ func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
 // sendDataTile answers with the first wide entries of a data tile, from its file. After the status
 // has been sent, errors are the client's.
 func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64, wide int, size uint64) error {
-	file, _, err := f.log.directory.openData(index, size)
+	file, err := f.log.directory.openData(index, size)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }()
 	length := int64(0)
-	for leaf, err := range f.log.directory.entries(index, size) {
+	for leaf, err := range f.log.directory.entries(index*tileWidth, index*tileWidth+uint64(wide), size) {
 		if err != nil {
 			return err
 		}
-		if length += int64(leaf.size); leaf.index == index*tileWidth+uint64(wide)-1 {
-			break
-		}
+		length += int64(leaf.size)
 	}
 	body := io.NewSectionReader(file, 0, length)
 	setHeader(w, "application/octet-stream", immutable)

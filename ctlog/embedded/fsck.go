@@ -48,7 +48,10 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 	for level := uint64(0); level <= maxTileLevel; level++ {
 		for index := uint64(0); width(level, index, s.head.size) > 0 && ctx.Err() == nil; index++ {
 			if level == 0 {
-				found(d.checkEntries(index, 0, s.head.size, issuers.has))
+				found(d.checkEntries(index*tileWidth, (index+1)*tileWidth, s.head.size, func(leaf *tileLeaf) error {
+					_, err := leaf.leafEntry(issuers)
+					return err
+				}))
 			} else {
 				found(d.checkTile(level, index, s.head.size))
 			}
@@ -59,16 +62,6 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 		err = fmt.Errorf("checking log %s: %w", cfg.Name, errors.Join(findings...))
 	}
 	return s.head.size, err
-}
-
-// has checks that the log has the issuers of an entry.
-func (s *issuers) has(leaf *tileLeaf) error {
-	for _, fingerprint := range leaf.issuers {
-		if _, err := s.get(fingerprint); err != nil {
-			return fmt.Errorf("the issuer %x of entry %d: %w", fingerprint, leaf.index, err)
-		}
-	}
-	return nil
 }
 
 // checkTile checks a tile of hashes against the full tiles below it.

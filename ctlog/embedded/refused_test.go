@@ -342,7 +342,7 @@ func TestOpenRefusesWrongSettings(t *testing.T) {
 		set  func(*Config)
 		want string
 	}{
-		{"no name", func(c *Config) { c.Name = "" }, "name: the log's name is missing"},
+		{"no name", func(c *Config) { c.Name = "" }, "name: "},
 		{"a name with a slash", func(c *Config) { c.Name = "a/b" }, "is no name for a log"},
 		{"a name of dots", func(c *Config) { c.Name = ".." }, "is no name for a log"},
 		{"no directory", func(c *Config) { c.Dir = "" }, "dir: the log's directory is missing"},
@@ -352,7 +352,7 @@ func TestOpenRefusesWrongSettings(t *testing.T) {
 		{"no key", func(c *Config) { c.Key = "" }, "key: the path of the log's key is missing"},
 		{"an absent key", func(c *Config) { c.Key += "x" }, "does not exist; mayfly ctlog init"},
 		{"an origin with a scheme", func(c *Config) { c.Origin = "https://" + c.Origin }, "origin: "},
-		{"an origin with a slash", func(c *Config) { c.Origin += "/" }, "begins or ends with a slash"},
+		{"an origin with a slash", func(c *Config) { c.Origin += "/" }, "is no origin"},
 		{"an origin with a space", func(c *Config) { c.Origin = "a b" }, "is no origin"},
 		{"a batch age of an hour", func(c *Config) { c.BatchAge = 1 << 42 }, "batch_age: "},
 		{"a checkpoint interval too short", func(c *Config) { c.CheckpointInterval = 1 }, "checkpoint_interval: "},

@@ -60,7 +60,7 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusBadRequest, "start is %d, and the log has %d entries; the first is 0", start, c.head.size)
 	}
 	sent := 0
-	for leaf, err := range f.log.directory.entriesFrom(start, c.head.size) {
+	for leaf, err := range f.log.directory.entries(start, end+1, c.head.size) {
 		var body []byte
 		if err == nil {
 			body, err = f.encode(leaf)
@@ -82,9 +82,7 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 		if _, err := w.Write(append([]byte(opening), body...)); err != nil {
 			return nil // the client's
 		}
-		if sent += len(body); leaf.index == end {
-			break
-		}
+		sent += len(body)
 	}
 	_, _ = io.WriteString(w, "]}\n")
 	return nil
@@ -132,14 +130,13 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusBadRequest, "tree_size is %d, and the newest signed tree has %d entries", size, c.head.size)
 	}
 	var entry *ct.LeafEntry
-	for leaf, err := range f.log.directory.entriesFrom(index, c.head.size) {
+	for leaf, err := range f.log.directory.entries(index, index+1, c.head.size) {
 		if err == nil {
 			entry, err = leaf.leafEntry(f.log.issuers)
 		}
 		if err != nil {
 			return err
 		}
-		break
 	}
 	path, err := f.log.directory.proof(r.Context(), size, c.head.size, func(b *client.ProofBuilder) ([][]byte, error) {
 		return b.InclusionProof(r.Context(), index)

@@ -60,9 +60,9 @@ func Search(ctx context.Context, cfg Config, q Query) iter.Seq2[*Found, error] {
 			return
 		}
 		head, err := d.head()
-		for tiles := (head.size + tileWidth - 1) / tileWidth; tiles > 0 && err == nil; tiles-- {
+		for end := head.size; end > 0 && err == nil; end = (end - 1) / tileWidth * tileWidth {
 			var leaves []*tileLeaf
-			for leaf, errLeaf := range d.entries(tiles-1, head.size) {
+			for leaf, errLeaf := range d.entries((end-1)/tileWidth*tileWidth, end, head.size) {
 				leaves, err = append(leaves, leaf), errLeaf
 			}
 			if err = errors.Join(err, ctx.Err()); err != nil {

@@ -58,70 +58,67 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 	})
 }
 
-// stored is the result of storing an entry.
-type stored struct {
-	index uint64
-	err   error
-}
-
 // submit stores an entry and signs its SCT.
 func (l *Log) submit(ctx context.Context, e *entry) (ctlog.SCT, error) {
 	if err := l.enter(); err != nil {
 		return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
 	}
 	e.leaf.Timestamp = milliseconds(l.cfg.Now())
-	done := make(chan stored, 1)
+	var index uint64
+	done := make(chan error, 1)
 	// Tessera's queue and its futures do not observe the request's end. This goroutine waits
 	// for them, and Shutdown waits for the goroutine.
 	go func() {
 		defer l.leave()
 		start := time.Now()
-		index, err := l.store(context.WithoutCancel(ctx), e)
-		if err != nil {
+		var err error
+		if index, err = l.store(context.WithoutCancel(ctx), e); err != nil {
 			l.metrics.failed.Inc()
 		} else {
 			l.metrics.stored.Inc()
 			l.metrics.duration.Observe(time.Since(start).Seconds())
 		}
-		done <- stored{index, err}
+		done <- err
 	}()
 	select {
 	case <-ctx.Done():
 		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.cfg.Name, ctx.Err())
 	case <-l.closed:
 		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.cfg.Name, errClosed)
-	case s := <-done:
-		if s.err != nil {
-			return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, s.err)
+	case err := <-done:
+		if err != nil {
+			return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
 		}
-		return l.key.signSCT(&e.leaf, s.index)
+		return l.key.signSCT(&e.leaf, index)
 	}
 }
 
 // enter admits an entry; leave must follow.
 func (l *Log) enter() error {
-	if refusal := l.refusal.Load(); refusal != nil {
-		return refusal
-	}
-	if err := l.storage.Load().err; err != nil {
+	if err := l.usable(); err != nil {
 		return err
 	}
-	l.admission.Lock()
-	defer l.admission.Unlock()
-	if l.closing {
-		return errClosed
-	}
-	if n := l.queued.Load(); n >= int64(l.cfg.MaxPending) {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("%d entries already wait to be stored", n)}
+	if !l.places.TryAcquire(1) {
+		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("%d entries already wait to be stored", l.queued.Load())}
 	}
 	l.queued.Add(1)
-	l.pending.Add(1)
 	return nil
 }
 
 func (l *Log) leave() {
 	l.queued.Add(-1)
-	l.pending.Done()
+	l.places.Release(1)
+}
+
+// usable returns why the log accepts no entry; nil if it does.
+func (l *Log) usable() error {
+	if refusal := l.refusal.Load(); refusal != nil {
+		return refusal
+	}
+	if l.closing.Load() {
+		return errClosed
+	}
+	return l.storage.Load().err
 }
 
 // store adds an entry to the tree and makes the guard cover it.

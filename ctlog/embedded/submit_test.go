@@ -80,13 +80,7 @@ func TestShutdownDrains(t *testing.T) {
 	down := make(chan error)
 	go func() { down <- l.Shutdown(context.Background()) }()
 	// Once Shutdown has started, the log admits no new entry.
-	for {
-		l.admission.Lock()
-		closing := l.closing
-		l.admission.Unlock()
-		if closing {
-			break
-		}
+	for !l.closing.Load() {
 	}
 	if _, err := l.Submit(t.Context(), a.submission(t)); !errors.Is(err, errClosed) {
 		t.Errorf("got %v", err)
