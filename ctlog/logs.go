@@ -40,8 +40,7 @@ type Config struct {
 	// Logger receives the changes of each log's breaker, and failed attempts: one line a
 	// minute for each log and result. nil for none.
 	Logger *slog.Logger
-	// Registerer registers the metrics mayfly_ct_…; nil for none. A second Config may have
-	// the same one.
+	// Registerer registers the metrics mayfly_ct_…; nil for none.
 	Registerer prometheus.Registerer
 }
 
@@ -76,7 +75,7 @@ type member struct {
 	window   Window
 	breaker  *breaker.Breaker
 	log      breaker.Sparing
-	results  [resultCount]prometheus.Counter
+	results  map[result]prometheus.Counter
 	duration prometheus.Observer
 }
 
@@ -107,7 +106,7 @@ func New(cfg Config) (*Logs, error) {
 	if len(cfg.Logs) == 0 {
 		errs = append(errs, keypath.Errorf([]string{"logs"}, "there is no log; name one, or disable Certificate Transparency explicitly"))
 	}
-	metrics, err := newMetrics(cfg.Registerer)
+	metrics, err := newMetrics(cfg.Registerer, l)
 	if err != nil {
 		return nil, errors.Join(append(errs, err)...)
 	}
@@ -123,7 +122,6 @@ func New(cfg Config) (*Logs, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	metrics.breakers.watch(l)
 	return l, nil
 }
 
@@ -148,11 +146,8 @@ func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
 	}
 	m := &member{
 		Log: cfg.Log, key: key, window: cfg.Window, breaker: newBreaker(), log: breaker.Sparing{Logger: l.logger, Interval: lineInterval},
-		duration: metrics.duration.WithLabelValues(cfg.Log.Name()),
 	}
-	for r := range resultCount {
-		m.results[r] = metrics.submissions.WithLabelValues(cfg.Log.Name(), r.String())
-	}
+	m.results, m.duration = metrics.of(m.Name())
 	return m, nil
 }
 

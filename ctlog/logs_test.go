@@ -12,7 +12,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	ct "github.com/google/certificate-transparency-go"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -106,37 +105,6 @@ func TestAddOverHTTP(t *testing.T) {
 	f.log.Fail(testlog.Down(http.StatusInternalServerError))
 	_, err = logs.Add(t.Context(), sub)
 	wantUnavailable(t, err)
-}
-
-// This package never returns a falsified SCT.
-func TestAddRefusesFalsifiedSCTs(t *testing.T) {
-	t.Parallel()
-	other := newFixture(t, nil)
-	id := other.key.LogID()
-	for name, alter := range map[string]func(*ct.AddChainResponse){
-		"another log's ID":    func(r *ct.AddChainResponse) { r.ID = id[:] },
-		"stale timestamp":     func(r *ct.AddChainResponse) { r.Timestamp -= 121_000 },
-		"future timestamp":    func(r *ct.AddChainResponse) { r.Timestamp += 11_000 },
-		"other timestamp":     func(r *ct.AddChainResponse) { r.Timestamp++ },
-		"unsigned leaf index": func(r *ct.AddChainResponse) { r.Extensions = "AAAFAAAAAAE=" },
-		"unknown extension":   func(r *ct.AddChainResponse) { r.Extensions = "CQAA" },
-		"bad signature":       func(r *ct.AddChainResponse) { r.Signature[30] ^= 1 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := newFixture(t, nil)
-			f.log.Alter(alter)
-			logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: newRemote(t, serve(t, f.log)), PublicKey: f.log.PublicKeyPEM()}}})
-			sct, err := logs.Add(t.Context(), f.draft(t).Submission)
-			var invalid *ctlog.InvalidSCTError
-			if wantUnavailable(t, err); !errors.As(err, &invalid) {
-				t.Errorf("cause %v, want *InvalidSCTError", err)
-			}
-			if sct.Signature != nil {
-				t.Error("an SCT came with the error")
-			}
-		})
-	}
 }
 
 // TestAddWithinItsBudget runs on a clock that moves only while all goroutines wait.

@@ -6,58 +6,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
-// result is how one attempt ended.
-type result uint8
+// result is how one attempt ended: the value of the label "result".
+type result string
 
 const (
-	resultOther    result = iota // an unreadable answer, a broken connection, …
-	resultOK                     // a verified SCT
-	resultInvalid                // an SCT that does not verify
-	resultRefused                // a status other than 200
-	resultTimeout                // no answer within the time of the attempt
-	resultOutrun                 // no answer within the hedge delay, and another log had one
-	resultCanceled               // the race ended before the hedge delay had passed
-	resultCount
+	resultOK       result = "ok"          // a verified SCT
+	resultInvalid  result = "invalid_sct" // an SCT that does not verify
+	resultRefused  result = "refused"     // a status other than 200
+	resultTimeout  result = "timeout"     // no answer within the time of the attempt
+	resultOutrun   result = "outrun"      // no answer within the hedge delay, and another log had one
+	resultCanceled result = "canceled"    // the race ended before the hedge delay had passed
+	resultOther    result = "error"       // an unreadable answer, a broken connection, …
 )
 
-// String returns the value of the label "result".
-func (r result) String() string {
-	switch r {
-	case resultOK:
-		return "ok"
-	case resultInvalid:
-		return "invalid_sct"
-	case resultRefused:
-		return "refused"
-	case resultTimeout:
-		return "timeout"
-	case resultOutrun:
-		return "outrun"
-	case resultCanceled:
-		return "canceled"
-	default:
-		return "error"
-	}
-}
+var results = []result{resultOK, resultInvalid, resultRefused, resultTimeout, resultOutrun, resultCanceled, resultOther}
 
 func resultOf(err error) result {
-	var (
-		invalid *InvalidSCTError
-		status  *StatusError
-	)
 	switch {
 	case err == nil:
 		return resultOK
-	case errors.As(err, &invalid):
+	case errors.As(err, new(*InvalidSCTError)):
 		return resultInvalid
-	case errors.As(err, &status):
+	case errors.As(err, new(*StatusError)):
 		return resultRefused
 	case errors.Is(err, errOutrun):
 		return resultOutrun
@@ -73,12 +49,20 @@ func resultOf(err error) result {
 type metrics struct {
 	submissions *prometheus.CounterVec
 	duration    *prometheus.HistogramVec
-	breakers    *breakerCollector
 }
 
-// newMetrics registers the metrics, or finds those that an earlier configuration registered:
-// metrics outlive their configuration.
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+// of returns the metrics of one log. Every counter exists from the start: an alert on an increase
+// does not see the first value of a new one.
+func (m *metrics) of(log string) (counters map[result]prometheus.Counter, duration prometheus.Observer) {
+	counters = make(map[result]prometheus.Counter)
+	for _, r := range results {
+		counters[r] = m.submissions.WithLabelValues(log, string(r))
+	}
+	return counters, m.duration.WithLabelValues(log)
+}
+
+// newMetrics registers the metrics of the logs.
+func newMetrics(reg prometheus.Registerer, logs *Logs) (*metrics, error) {
 	m := &metrics{
 		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_ct_submissions_total",
@@ -89,65 +73,37 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help:    "How long an attempt to submit a precertificate took, verification of the SCT included, by log.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
 		}, []string{"log"}),
-		breakers: &breakerCollector{desc: prometheus.NewDesc("mayfly_ct_breaker_state",
-			"1 for the state that the breaker of a Certificate Transparency log is in: closed, half-open (the next submission asks it first) or open (asked only where no other log can be).",
-			[]string{"log", "state"}, nil)},
 	}
 	if reg == nil {
 		return m, nil
 	}
-	var err error
-	if m.submissions, err = register(reg, m.submissions); err != nil {
-		return nil, err
-	}
-	if m.duration, err = register(reg, m.duration); err != nil {
-		return nil, err
-	}
-	if m.breakers, err = register(reg, m.breakers); err != nil {
-		return nil, err
+	for _, c := range []prometheus.Collector{m.submissions, m.duration, breakerCollector{logs}} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering metrics: %w", err)
+		}
 	}
 	return m, nil
 }
 
 // breakerCollector reports the state of every breaker at the time of collection.
-type breakerCollector struct {
-	desc *prometheus.Desc
-	logs atomic.Pointer[Logs]
-}
+type breakerCollector struct{ logs *Logs }
 
-// watch replaces the logs of an earlier configuration with logs.
-func (c *breakerCollector) watch(logs *Logs) { c.logs.Store(logs) }
+var breakerDesc = prometheus.NewDesc("mayfly_ct_breaker_state",
+	"1 for the state that the breaker of a Certificate Transparency log is in: closed, half-open (the next submission asks it first) or open (asked only where no other log can be).",
+	[]string{"log", "state"}, nil)
 
 // Describe implements prometheus.Collector.
-func (c *breakerCollector) Describe(descs chan<- *prometheus.Desc) { descs <- c.desc }
+func (c breakerCollector) Describe(descs chan<- *prometheus.Desc) { descs <- breakerDesc }
 
 // Collect implements prometheus.Collector.
-func (c *breakerCollector) Collect(metrics chan<- prometheus.Metric) {
-	logs := c.logs.Load()
-	if logs == nil {
-		return
-	}
-	for _, log := range logs.Status() {
+func (c breakerCollector) Collect(metrics chan<- prometheus.Metric) {
+	for _, log := range c.logs.Status() {
 		for _, state := range breaker.States() {
 			var value float64
 			if log.State == state {
 				value = 1
 			}
-			metrics <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, value, log.Name, state.String())
+			metrics <- prometheus.MustNewConstMetric(breakerDesc, prometheus.GaugeValue, value, log.Name, state.String())
 		}
 	}
-}
-
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) (C, error) {
-	err := reg.Register(c)
-	if err == nil {
-		return c, nil
-	}
-	var known prometheus.AlreadyRegisteredError
-	if errors.As(err, &known) {
-		if existing, ok := known.ExistingCollector.(C); ok {
-			return existing, nil
-		}
-	}
-	return c, fmt.Errorf("registering metrics: %w", err)
 }

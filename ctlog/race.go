@@ -182,7 +182,7 @@ func (l *Logs) observe(ctx context.Context, t *turn, err error) {
 	case resultCanceled:
 		level = slog.LevelDebug
 	}
-	t.log.Log(ctx, level, "Certificate Transparency log gave no SCT: "+result.String(),
-		slog.String("log", t.Name()), slog.String("result", result.String()),
+	t.log.Log(ctx, level, "Certificate Transparency log gave no SCT: "+string(result),
+		slog.String("log", t.Name()), slog.String("result", string(result)),
 		slog.Duration("elapsed", elapsed), slog.Any("error", err))
 }

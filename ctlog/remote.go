@@ -59,11 +59,10 @@ type RemoteConfig struct {
 // Remote is a log behind RFC 6962's HTTP API, which static-ct-api logs share for
 // submissions. It implements Log.
 type Remote struct {
-	name     string
-	endpoint string
-	token    string
-	client   *http.Client
-	now      func() time.Time
+	name   string
+	token  string
+	client *http.Client
+	now    func() time.Time
 }
 
 // NewRemote returns a log that is reached over HTTP. It sends no request. The warnings and
@@ -85,12 +84,10 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 		now = time.Now
 	}
 	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
-	name := base.String()
 	return &Remote{
-		name:     name,
-		token:    string(cfg.Token),
-		endpoint: name + ct.AddPreChainPath,
-		now:      now,
+		name:  base.String(),
+		token: string(cfg.Token),
+		now:   now,
 		client: &http.Client{
 			Timeout: attemptTimeout,
 			// A redirect would turn the POST into a GET or send it elsewhere; it is an
@@ -160,13 +157,6 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the log answered %d %s: %q", e.StatusCode, http.StatusText(e.StatusCode), e.Body)
 }
 
-// authorize adds the token, if there is one.
-func (r *Remote) authorize(req *http.Request) {
-	if r.token != "" {
-		req.Header.Set("Authorization", "Bearer "+r.token)
-	}
-}
-
 // Submit posts the chain to add-pre-chain (RFC 6962, section 4.2). It returns a
 // *RetryableError for an answer of 429 or 503, and for a connection that fails before an
 // answer.
@@ -175,46 +165,55 @@ func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
 	if err != nil {
 		return SCT{}, fmt.Errorf("encoding add-pre-chain request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.endpoint, bytes.NewReader(body))
+	answer, err := r.do(ctx, http.MethodPost, ct.AddPreChainPath, body, maxResponse)
 	if err != nil {
-		return SCT{}, fmt.Errorf("making add-pre-chain request: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "mayfly")
-	r.authorize(req)
-	// net/http does not send a header that is present but empty, but may then send the
-	// request again where the log has just closed an idle connection.
-	req.Header["Idempotency-Key"] = []string{}
-
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return SCT{}, connectionError(ctx, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
-	switch {
-	case resp.StatusCode != http.StatusOK:
-		return SCT{}, r.statusError(resp, answer)
-	case err != nil:
-		return SCT{}, fmt.Errorf("reading the log's answer: %w", err)
-	case len(answer) > maxResponse:
-		return SCT{}, fmt.Errorf("the log's answer has more than %d bytes", maxResponse)
+		return SCT{}, err
 	}
 	return parseAddChainResponse(answer)
+}
+
+// do returns the answer to a request, of at most most bytes. Any status but 200 is a *StatusError.
+func (r *Remote) do(ctx context.Context, method, path string, body []byte, most int) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, r.name+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "mayfly")
+	if r.token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.token)
+	}
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", "application/json")
+		// net/http does not send a header that is present but empty, but may then send the
+		// request again where the log has just closed an idle connection.
+		req.Header["Idempotency-Key"] = []string{}
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, connectionError(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		return nil, r.statusError(resp, answer)
+	case err != nil:
+		return nil, fmt.Errorf("reading the log's answer: %w", err)
+	case len(answer) > most:
+		return nil, fmt.Errorf("the log's answer has more than %d bytes", most)
+	}
+	return answer, nil
 }
 
 // connectionError returns the error of a request without an answer. It is retryable unless
 // the time is up or the log's certificate is wrong.
 func connectionError(ctx context.Context, err error) error {
-	var (
-		timeout     net.Error
-		certificate *tls.CertificateVerificationError
-	)
+	var timeout net.Error
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("waiting for the log: %w", err)
-	case errors.As(err, &certificate), errors.As(err, &timeout) && timeout.Timeout():
+	case errors.As(err, new(*tls.CertificateVerificationError)), errors.As(err, &timeout) && timeout.Timeout():
 		return fmt.Errorf("connecting to the log: %w", err)
 	default:
 		return &RetryableError{Err: fmt.Errorf("connecting to the log: %w", err)}

@@ -142,7 +142,7 @@ func TestRemoteRefusesBadAnswers(t *testing.T) {
 		"SHA-1 signature":      {altered(func(r *ct.AddChainResponse) { r.Signature[0] = 2 }), 0, "hash 2 and algorithm 3"},
 		"RSA signature":        {altered(func(r *ct.AddChainResponse) { r.Signature[1] = 1 }), 0, "hash 4 and algorithm 1"},
 		"signature cut":        {altered(func(r *ct.AddChainResponse) { r.Signature = r.Signature[:4] }), 0, "signature ends early"},
-		"signature with tail":  {altered(func(r *ct.AddChainResponse) { r.Signature = append(r.Signature, 0) }), 0, "1 bytes follow"},
+		"signature with tail":  {altered(func(r *ct.AddChainResponse) { r.Signature = append(r.Signature, 0) }), 0, "more data follows"},
 		"no signature":         {altered(func(r *ct.AddChainResponse) { r.Signature = nil }), 0, "signature ends early"},
 	} {
 		t.Run(name, func(t *testing.T) {

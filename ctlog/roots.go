@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -17,41 +16,39 @@ const maxRootsResponse = 8 << 20
 
 // Roots asks the log which roots it accepts (RFC 6962, section 4.7), each as DER.
 func (r *Remote) Roots(ctx context.Context) ([][]byte, error) {
-	answer, err := r.get(ctx, ct.GetRootsPath, maxRootsResponse)
-	if err != nil {
-		return nil, fmt.Errorf("asking the log %s for its roots: %w", r.name, err)
-	}
 	var roots struct {
 		Certificates [][]byte `json:"certificates"`
 	}
-	if err := json.Unmarshal(answer, &roots); err != nil {
-		return nil, fmt.Errorf("parsing the roots of the log %s: %w", r.name, err)
-	}
-	return roots.Certificates, nil
+	err := r.get(ctx, ct.GetRootsPath, maxRootsResponse, &roots)
+	return roots.Certificates, err
 }
 
 // VerifyTreeHead asks the log for its newest tree head (RFC 6962, section 4.3), and verifies it
 // with key. A head that another key signed is an *InvalidHeadError; a log without get-sth, such
 // as a static-ct-api log, is a *StatusError.
 func (r *Remote) VerifyTreeHead(ctx context.Context, key *PublicKey) error {
-	answer, err := r.get(ctx, ct.GetSTHPath, maxResponse)
-	if err != nil {
-		return fmt.Errorf("asking the log %s for its tree head: %w", r.name, err)
+	var answer ct.GetSTHResponse
+	if err := r.get(ctx, ct.GetSTHPath, maxResponse, &answer); err != nil {
+		return err
 	}
-	var head ct.GetSTHResponse
-	if err := json.Unmarshal(answer, &head); err != nil {
-		return fmt.Errorf("parsing the tree head of the log %s: %w", r.name, err)
-	}
-	signed, err := head.ToSignedTreeHead()
+	head, err := answer.ToSignedTreeHead()
 	if err != nil {
 		return fmt.Errorf("parsing the tree head of the log %s: %w", r.name, err)
 	}
-	verifier, err := ct.NewSignatureVerifier(key.key)
-	if err == nil {
-		err = verifier.VerifySTHSignature(*signed)
-	}
-	if err != nil {
+	if err := key.VerifyTreeHead(*head); err != nil {
 		return &InvalidHeadError{Err: err}
+	}
+	return nil
+}
+
+// get parses the JSON answer to a request.
+func (r *Remote) get(ctx context.Context, path string, most int, answer any) error {
+	body, err := r.do(ctx, http.MethodGet, path, nil, most)
+	if err == nil {
+		err = json.Unmarshal(body, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("asking the log %s for %s: %w", r.name, path, err)
 	}
 	return nil
 }
@@ -59,7 +56,7 @@ func (r *Remote) VerifyTreeHead(ctx context.Context, key *PublicKey) error {
 // Checkpoint asks the log for its newest checkpoint (static-ct-api, section "Checkpoints"), and
 // does not verify it.
 func (r *Remote) Checkpoint(ctx context.Context) ([]byte, error) {
-	answer, err := r.get(ctx, "/checkpoint", maxResponse)
+	answer, err := r.do(ctx, http.MethodGet, "/checkpoint", nil, maxResponse)
 	if err != nil {
 		return nil, fmt.Errorf("asking the log %s for its checkpoint: %w", r.name, err)
 	}
@@ -74,28 +71,3 @@ func (e *InvalidHeadError) Error() string { return fmt.Sprintf("verifying tree h
 
 // Unwrap returns Err.
 func (e *InvalidHeadError) Unwrap() error { return e.Err }
-
-// get returns an answer of at most most bytes; any status but 200 is a *StatusError.
-func (r *Remote) get(ctx context.Context, path string, most int) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.name+path, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("User-Agent", "mayfly")
-	r.authorize(req)
-	resp, err := r.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
-	switch {
-	case resp.StatusCode != http.StatusOK:
-		return nil, r.statusError(resp, answer)
-	case err != nil:
-		return nil, fmt.Errorf("reading the answer: %w", err)
-	case len(answer) > most:
-		return nil, fmt.Errorf("the answer has more than %d bytes", most)
-	}
-	return answer, nil
-}

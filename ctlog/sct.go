@@ -18,7 +18,6 @@ const (
 	signatureECDSA            = 3 // enum { …, ecdsa(3), … } SignatureAlgorithm;               RFC 5246, section 7.4.1.4.1
 	extensionTypeLeafIndex    = 0 // enum { leaf_index(0), (255) } ExtensionType;              static-ct-api
 	leafIndexSize             = 5 // uint8 uint40[5]; uint40 LeafIndex;                        static-ct-api
-	maxVector16               = 1<<16 - 1
 	maxTBSCertificate         = 1<<24 - 1
 	sctFixedSize              = 1 + 32 + 8 + 2 + 2 + 2
 	maxECDSAP256SignatureSize = 72 // SEQUENCE of two INTEGERs of at most 33 bytes
@@ -56,13 +55,11 @@ func ParseSCT(b []byte) (SCT, error) {
 		version    uint8
 		extensions cryptobyte.String
 	)
-	switch {
-	case !s.ReadUint8(&version):
-		return SCT{}, errors.New("parsing SCT: it is empty")
-	case version != versionV1:
-		return SCT{}, fmt.Errorf("parsing SCT: its version is %d, not 0 (v1)", version)
-	case !s.CopyBytes(sct.LogID[:]) || !s.ReadUint64(&sct.Timestamp) || !s.ReadUint16LengthPrefixed(&extensions):
+	if !s.ReadUint8(&version) || !s.CopyBytes(sct.LogID[:]) || !s.ReadUint64(&sct.Timestamp) || !s.ReadUint16LengthPrefixed(&extensions) {
 		return SCT{}, errors.New("parsing SCT: it ends early")
+	}
+	if version != versionV1 {
+		return SCT{}, fmt.Errorf("parsing SCT: its version is %d, not 0 (v1)", version)
 	}
 	signature, err := parseDigitallySigned(s)
 	if err != nil {
@@ -86,15 +83,11 @@ func parseDigitallySigned(s cryptobyte.String) ([]byte, error) {
 		hash, algorithm uint8
 		signature       cryptobyte.String
 	)
-	switch {
-	case !s.ReadUint8(&hash) || !s.ReadUint8(&algorithm):
-		return nil, errors.New("its signature ends early")
-	case hash != hashSHA256 || algorithm != signatureECDSA:
+	if !s.ReadUint8(&hash) || !s.ReadUint8(&algorithm) || !s.ReadUint16LengthPrefixed(&signature) || !s.Empty() {
+		return nil, errors.New("its signature ends early, or more data follows it")
+	}
+	if hash != hashSHA256 || algorithm != signatureECDSA {
 		return nil, fmt.Errorf("it is signed with hash %d and algorithm %d, not 4 and 3 (SHA-256 and ECDSA)", hash, algorithm)
-	case !s.ReadUint16LengthPrefixed(&signature):
-		return nil, errors.New("its signature ends early")
-	case !s.Empty():
-		return nil, fmt.Errorf("%d bytes follow its signature", len(s))
 	}
 	return signature, nil
 }
@@ -115,20 +108,15 @@ func (sct SCT) marshal(b *cryptobyte.Builder) {
 	b.AddUint8(versionV1)
 	b.AddBytes(sct.LogID[:])
 	b.AddUint64(sct.Timestamp)
-	addVector16(b, sct.Extensions)
+	addVector(b, sct.Extensions)
 	b.AddUint8(hashSHA256)
 	b.AddUint8(signatureECDSA)
-	addVector16(b, sct.Signature)
+	addVector(b, sct.Signature)
 }
 
-// addVector16 adds opaque<0..2^16-1>.
-func addVector16(b *cryptobyte.Builder, content []byte) {
-	if len(content) > maxVector16 {
-		b.SetError(fmt.Errorf("a vector of %d bytes is longer than 65535", len(content)))
-		return
-	}
-	b.AddUint16(uint16(len(content)))
-	b.AddBytes(content)
+// addVector adds opaque<0..2^16-1>.
+func addVector(b *cryptobyte.Builder, content []byte) {
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(content) })
 }
 
 // MarshalSCTList returns the TLS encoding of a list of SCTs, as certs.TBS.Certificate takes
@@ -160,13 +148,8 @@ func MarshalSCTList(scts ...SCT) ([]byte, error) {
 func ParseSCTList(b []byte) ([]SCT, error) {
 	s := cryptobyte.String(b)
 	var list cryptobyte.String
-	switch {
-	case !s.ReadUint16LengthPrefixed(&list):
-		return nil, errors.New("parsing SCT list: it ends early")
-	case !s.Empty():
-		return nil, fmt.Errorf("parsing SCT list: %d bytes follow it", len(s))
-	case list.Empty():
-		return nil, errors.New("parsing SCT list: it is empty")
+	if !s.ReadUint16LengthPrefixed(&list) || !s.Empty() || list.Empty() {
+		return nil, errors.New("parsing SCT list: it is empty, it ends early, or more data follows it")
 	}
 	var scts []SCT
 	for !list.Empty() {

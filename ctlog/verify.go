@@ -192,6 +192,6 @@ func signedData(sct SCT, sub Submission) ([]byte, error) {
 	b.AddBytes(sub.IssuerKeyHash[:])
 	b.AddUint24(uint32(len(sub.TBS)))
 	b.AddBytes(sub.TBS)
-	addVector16(b, sct.Extensions)
+	addVector(b, sct.Extensions)
 	return b.Bytes()
 }

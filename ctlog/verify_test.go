@@ -203,23 +203,6 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
-// The signature is the expensive part: Verify must find cheaper failures before it.
-func TestVerifyChecksTheSignatureLast(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, nil)
-	sub := f.draft(t).Submission
-	bad := ctlog.SCT{LogID: f.key.LogID(), Timestamp: uint64(now().UnixMilli()), Signature: []byte{0x30, 0}}
-	for want, sct := range map[string]ctlog.SCT{
-		"log ID":     {Signature: bad.Signature},
-		"timestamp":  {LogID: bad.LogID, Signature: bad.Signature},
-		"leaf_index": {LogID: bad.LogID, Timestamp: bad.Timestamp, Extensions: []byte{9, 0, 0}, Signature: bad.Signature},
-	} {
-		if err := f.key.Verify(sct, sub, now()); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want one with %q", err, want)
-		}
-	}
-}
-
 func spkiPEM(t *testing.T, key crypto.PublicKey) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key)

@@ -75,27 +75,6 @@ func TestWindowOfALog(t *testing.T) {
 	}
 }
 
-func TestRoots(t *testing.T) {
-	t.Parallel()
-	log, err := testlog.New(testlog.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewServer(log)
-	t.Cleanup(server.Close)
-	remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL + "/"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if roots, err := remote.Roots(t.Context()); err != nil || len(roots) != 0 {
-		t.Errorf("got %d roots (%v), want none", len(roots), err)
-	}
-	log.Fail(testlog.Down(503))
-	if _, err := remote.Roots(t.Context()); err == nil || !strings.Contains(err.Error(), "503") {
-		t.Errorf("got error %v", err)
-	}
-}
-
 // TestRootsSendsTheToken: an embedded log shows its roots to its submitters alone.
 func TestRootsSendsTheToken(t *testing.T) {
 	t.Parallel()
