@@ -3,16 +3,12 @@
 package server
 
 import (
-	"container/list"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
-	"io"
 	"net"
 	"net/http"
-	"net/netip"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,7 +25,13 @@ type listener struct {
 	net.Listener
 	conns    *connections
 	stopping <-chan struct{} // closed once shutdown has begun
-	closed   atomic.Bool
+	ctx      context.Context // ends when the listener is closed
+	cancel   context.CancelFunc
+}
+
+func newListener(l net.Listener, conns *connections, stopping <-chan struct{}) *listener {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &listener{Listener: l, conns: conns, stopping: stopping, ctx: ctx, cancel: cancel}
 }
 
 // Accept returns the next connection once there is a place for it. Until then new connections wait
@@ -39,18 +41,13 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as an address, too
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer) // fails only if the connection is closed
 	}
-	c := &conn{Conn: raw, conns: l.conns, stage: busy, ended: make(chan struct{})}
-	c.address, _ = share.Networks(remote)
-	select {
-	case <-l.stopping:
-		c.late = true
-	default:
-	}
-	if !l.conns.enter(c, descriptorOf(raw), l.closed.Load) {
+	c := newConn(raw, l.conns, isClosed(l.stopping))
+	descriptor := -1
+	control(raw, func(fd uintptr) { descriptor = int(fd) })
+	if !l.conns.enter(l.ctx, c, descriptor) {
 		return nil, errors.Join(net.ErrClosed, raw.Close())
 	}
 	return c, nil
@@ -58,43 +55,42 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // Close stops accepting.
 func (l *listener) Close() error {
-	l.closed.Store(true)
-	l.conns.mu.Lock()
-	l.conns.changed.Broadcast()
-	l.conns.mu.Unlock()
+	l.cancel()
 	return l.Listener.Close()
 }
 
-// conn is a connection with a place.
+// conn is a connection with a place. Its stage follows from its fields, see (*conn).stage.
 type conn struct {
 	net.Conn
 	conns    *connections
-	address  netip.Prefix
-	late     bool         // accepted after shutdown had begun
-	received atomic.Bool  // bytes were read since the connection was accepted or became idle
-	writing  atomic.Int64 // when the current write began, in ns; 0 without one
-	streams  atomic.Int32 // HTTP/2 requests in progress
-	end      sync.Once
+	late     bool          // accepted after shutdown had begun
 	ended    chan struct{} // closed when the connection is closed
+	received atomic.Bool   // bytes were read since the connection was accepted or became idle
+	writing  atomic.Int64  // when the current write began, in ns; 0 without one
+	streams  atomic.Int32  // HTTP/2 requests in progress
 
 	// Guarded by conns.mu.
-	holder           *holder // nil after the place was given back
-	stage            int
-	since            time.Time
-	inStage, inGroup *list.Element
-	requests         int      // complete requests, until they are answered
-	answers          int      // answers that have begun and not finished
-	served           int      // complete requests until now
-	http2            bool     // the client speaks HTTP/2
-	spared           bool     // was chosen for closing once, but a request was arriving
-	closing          bool     // chosen to be closed, or closed
-	outer            net.Conn // what net/http serves: c, or TLS over it
+	client   *holder
+	index    int       // in conns.all; -1 after the place was given back
+	since    time.Time // when the connection began to wait for a request, or was spared
+	requests int       // complete requests, until their answers begin
+	answers  int       // answers that have begun and not finished
+	served   int       // complete requests until now
+	http2    bool      // the client speaks HTTP/2
+	spared   bool      // was chosen for closing once, but a request was arriving
+	closing  bool      // chosen to be closed, or closed
+	outer    net.Conn  // what net/http serves: the conn, or TLS over it
+}
+
+func newConn(raw net.Conn, conns *connections, late bool) *conn {
+	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as an address, too
+	own, _ := share.Networks(remote)
+	return &conn{Conn: raw, conns: conns, late: late, ended: make(chan struct{}), client: &holder{address: own}}
 }
 
 // Close closes the connection and gives its place back.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
-	c.end.Do(func() { close(c.ended) })
 	c.conns.leave(c)
 	return err
 }
@@ -138,18 +134,17 @@ func connState(served net.Conn, state http.ConnState) {
 	if c == nil {
 		return
 	}
-	p := c.conns
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
 	switch state {
 	case http.StateNew:
 		c.outer = served
 	case http.StateIdle:
 		// Only HTTP/2 is idle before a request, when its preface has been read.
 		c.http2 = c.http2 || c.served == 0
-		p.rest(c)
+		c.rest()
 	case http.StateActive: // a request's header has been read
-		p.rest(c)
+		c.rest()
 	}
 }
 
@@ -161,114 +156,6 @@ func withConn(ctx context.Context, served net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, c)
 	}
 	return ctx
-}
-
-// keepBusy keeps a connection open while h answers a request on it. It does so from the last byte
-// of the request's body to the first byte of the answer, which may wait for its client.
-func keepBusy(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, _ := r.Context().Value(connKey{}).(*conn)
-		if c == nil {
-			h.ServeHTTP(w, r)
-			return
-		}
-		body := &requestBody{ReadCloser: r.Body, conn: c, http2: r.ProtoMajor == 2}
-		busy := &busyWriter{ResponseWriter: w, body: body}
-		// An answer to an incomplete request, such as a refusal, counts too.
-		defer func() {
-			if body.begun || body.complete() {
-				c.conns.end(c, busy.answers)
-			}
-		}()
-		if r.ContentLength == 0 {
-			body.mustComplete()
-		} else {
-			r.Body = body
-		}
-		h.ServeHTTP(busy, r)
-	})
-}
-
-// busyWriter records when an answer begins.
-type busyWriter struct {
-	http.ResponseWriter
-	body    *requestBody
-	stays   bool // the connection stays busy until the end of the answer
-	answers bool // the answer has begun, so it no longer keeps the connection busy
-}
-
-// stayBusy keeps a connection open until the end of an answer. It is for answers of which few are
-// in progress at a time.
-func stayBusy(w http.ResponseWriter) {
-	if b, ok := w.(*busyWriter); ok {
-		b.stays = true
-	}
-}
-
-// WriteHeader, Write and Flush are those of the ResponseWriter.
-func (b *busyWriter) WriteHeader(status int) {
-	if status >= http.StatusOK {
-		b.begin()
-	}
-	b.ResponseWriter.WriteHeader(status)
-}
-func (b *busyWriter) Write(p []byte) (int, error) {
-	b.begin()
-	return b.ResponseWriter.Write(p)
-}
-func (b *busyWriter) Flush() {
-	b.begin()
-	_ = http.NewResponseController(b.ResponseWriter).Flush() // fails only without a connection
-}
-
-// Unwrap is for http.ResponseController.
-func (b *busyWriter) Unwrap() http.ResponseWriter { return b.ResponseWriter }
-
-func (b *busyWriter) begin() {
-	if !b.answers && !b.stays && b.body.begun {
-		b.answers = true
-		b.body.conn.conns.answer(b.body.conn)
-	}
-}
-
-// requestBody records when a request has been read completely.
-type requestBody struct {
-	io.ReadCloser
-	conn  *conn
-	http2 bool
-	begun bool
-}
-
-// Read aborts the handler if the connection is being closed before the end of the body.
-func (b *requestBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF && !b.begun {
-		b.mustComplete()
-	}
-	if err != nil && !b.begun && b.conn.conns.gone(b.conn) {
-		b.abort() // an incomplete request is not answered
-	}
-	return n, err
-}
-
-func (b *requestBody) complete() bool {
-	b.begun = b.conn.conns.begin(b.conn, b.http2)
-	return b.begun
-}
-
-// mustComplete aborts the handler if the connection is being closed. The client gets no answer, and
-// its request has had no effect.
-func (b *requestBody) mustComplete() {
-	if !b.complete() {
-		b.abort()
-	}
-}
-
-// abort aborts the handler once the connection is closed. Otherwise net/http would reset the stream
-// before the GOAWAY that permits the client to send the request again.
-func (b *requestBody) abort() {
-	<-b.conn.ended
-	panic(http.ErrAbortHandler)
 }
 
 // dismiss closes a connection that was chosen for closing. It sends a client of HTTP/2 a GOAWAY
@@ -314,13 +201,7 @@ func (c *conn) unread() (yes bool) {
 	return yes
 }
 
-// descriptorOf returns the number of a connection's file descriptor, or -1.
-func descriptorOf(c net.Conn) int {
-	number := -1
-	control(c, func(fd uintptr) { number = int(fd) })
-	return number
-}
-
+// control calls f with the file descriptor of a connection, if it has one.
 func control(c net.Conn, f func(fd uintptr)) {
 	if s, ok := c.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {

@@ -173,8 +173,7 @@ func TestRequestThatMeetsGoAway(t *testing.T) {
 	pingAll(t, framer) // its acknowledgement follows the end of the answer
 	p := run.conns
 	p.mu.Lock()
-	c := p.stages[idle].order.Front().Value.(*conn)
-	p.take(c)
+	c := p.all[0]
 	c.closing = true
 	outer, lastStream := c.outer, c.lastStream()
 	p.mu.Unlock()

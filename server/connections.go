@@ -3,22 +3,90 @@
 package server
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"log/slog"
 	"math"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// stage is what a connection waits for. At the limit, the first stage that is not empty loses a
+// connection.
+type stage int
+
+const (
+	stale    stage = iota // no complete request yet, for longer than freshFor
+	ripe                  // between requests for longer than idleFor
+	fresh                 // no complete request yet
+	idle                  // between requests
+	arriving              // just accepted or spared: never closed, or a flood would close its neighbors
+	busy                  // a request keeps the connection busy: never closed
+)
+
+// The times for which connections are spared. A client sends its first bytes once it is connected.
+// They arrive before the connection is accepted if that takes longer than the way to the client.
+// freshFor covers a TLS handshake from another continent.
+const (
+	arrivingFor = 100 * time.Millisecond
+	sparedFor   = 250 * time.Millisecond
+	freshFor    = time.Second
+	idleFor     = 5 * time.Second
+)
+
+// modest is the fraction of the limit below which client addresses count as equal. Clients behind
+// one address must not lose to an attacker that has a thousand addresses.
+const modest = 16
+
+// stage returns the stage of c. In stage arriving it also returns the time until stage fresh.
+func (c *conn) stage(now time.Time) (s stage, left time.Duration) {
+	spared := arrivingFor
+	if c.spared {
+		spared = sparedFor
+	}
+	age := now.Sub(c.since)
+	switch {
+	case c.closing || c.requests > 0:
+		return busy, 0
+	case c.served > 0 && age < idleFor:
+		return idle, 0
+	case c.served > 0:
+		return ripe, 0
+	case age < spared:
+		return arriving, spared - age
+	case age < freshFor:
+		return fresh, 0
+	default:
+		return stale, 0
+	}
+}
+
+// spare gives more time to a connection on which a request is arriving, since this process may be
+// too busy to have read it. It returns false if the connection may be closed.
+func (c *conn) spare(now time.Time) bool {
+	unread, first := c.unread(), c.served == 0
+	// HTTP/2 has other frames than requests, and GOAWAY for requests in transit.
+	heard := c.received.Load() && (first || !c.http2)
+	if unread && first || !c.spared && (unread || heard) {
+		c.spared, c.since = true, now
+		return true
+	}
+	return false
+}
+
+// holder is a client address, and the number of its connections.
+type holder struct {
+	address netip.Prefix
+	open    int
+}
+
 // connections are the open connections of the listeners that share a limit. At the limit a new
-// connection takes the place of one that no request keeps busy. The first nonempty stage in
-// closeOrder loses one: the longest waiting connection of the client address with the most
-// connections. Every operation takes O(log n) in the number of client addresses.
+// connection takes the place of one that no request keeps busy: of the first stage that is not
+// empty, the longest waiting connection of the client address with the most connections.
 type connections struct {
 	limit int
 	// descriptors, if not zero, is the first file descriptor of the reserve for logs, files and
@@ -27,15 +95,14 @@ type connections struct {
 	descriptors int
 	logger      *slog.Logger
 
-	turn chan struct{} // holds one element while a connection enters; the next one waits
+	turn    chan struct{} // holds one element while a connection enters; the next one waits
+	changed chan struct{} // has an element after a connection was closed, or may now be closed
 
 	mu      sync.Mutex
-	changed sync.Cond // of mu: a connection was closed, or may now be closed
-	open    int
+	all     []*conn
+	holders map[netip.Prefix]*holder
 	closed  uint64 // connections closed for new ones
 	logged  time.Time
-	stages  [stages]stage
-	holders map[netip.Prefix]*holder
 }
 
 // newConnections returns places for limit connections; zero means no limit.
@@ -43,32 +110,24 @@ func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
 	if limit == 0 {
 		limit = math.MaxInt
 	}
-	p := &connections{
+	return &connections{
 		limit: limit, descriptors: descriptors, logger: logger,
-		turn: make(chan struct{}, 1), holders: make(map[netip.Prefix]*holder),
+		turn: make(chan struct{}, 1), changed: make(chan struct{}, 1), holders: make(map[netip.Prefix]*holder),
 	}
-	p.changed.L = &p.mu
-	p.stages[arriving].spared, p.stages[arriving].next = arrivingFor, fresh
-	p.stages[trying].spared, p.stages[trying].next = tryingFor, fresh
-	p.stages[fresh].spared, p.stages[fresh].next = freshFor, stale
-	p.stages[idle].spared, p.stages[idle].next = idleFor, ripe
-	return p
 }
 
 // register registers the metrics of connections.
 func (p *connections) register(registry prometheus.Registerer) error {
-	locked := func(value func() float64) func() float64 {
-		return func() float64 {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			return value()
-		}
+	state := func() (open int, closed uint64) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.all), p.closed
 	}
 	return errors.Join(
 		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mayfly_connections",
 			Help: "Open connections to the HTTP and gRPC listeners.",
-		}, locked(func() float64 { return float64(p.open) }))),
+		}, func() float64 { open, _ := state(); return float64(open) })),
 		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mayfly_connections_limit",
 			Help: "Connections that may be open; one more takes the place of one without a request.",
@@ -76,45 +135,43 @@ func (p *connections) register(registry prometheus.Registerer) error {
 		registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "mayfly_connections_closed_total",
 			Help: "Connections without a request that were closed to make place for new ones.",
-		}, locked(func() float64 { return float64(p.closed) }))),
+		}, func() float64 { _, closed := state(); return float64(closed) })),
 	)
 }
 
-// enter gives c a place as soon as one is free. It returns false if stopped returns true first.
-func (p *connections) enter(c *conn, descriptor int, stopped func() bool) bool {
-	p.turn <- struct{}{}
-	defer func() { <-p.turn }()
+// enter gives c a place as soon as one is free. It returns false if ctx ends first.
+func (p *connections) enter(ctx context.Context, c *conn, descriptor int) bool {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most := p.limit - 1
 	if p.descriptors > 0 && descriptor >= p.descriptors {
 		// The reserve is in use: release more connections than enter.
-		most = min(most, max(p.open-2, 0))
+		most = min(most, max(len(p.all)-2, 0))
 	}
-	for p.open > most {
-		if stopped() {
+	for len(p.all) > most {
+		victim, wait := p.victim(time.Now())
+		if victim != nil {
+			p.evict(victim)
+			p.closed++
+			p.report()
+		} else if !p.await(ctx, wait) {
 			return false
 		}
-		now := time.Now()
-		if c := p.victim(now); c != nil {
-			p.evict(c)
-			p.report(now)
-		} else {
-			p.wait(now)
-		}
 	}
-	p.open++
-	h := p.holders[c.address]
-	if h == nil {
-		h = &holder{address: c.address}
-		for i := range h.groups {
-			h.groups[i].holder = h
-		}
-		p.holders[c.address] = h
+	if h := p.holders[c.client.address]; h != nil {
+		c.client = h
+	} else {
+		p.holders[c.client.address] = c.client
 	}
-	c.holder = h
-	p.count(h, 1)
-	p.put(c, arriving, time.Now())
+	c.client.open++
+	c.since, c.index = time.Now(), len(p.all)
+	p.all = append(p.all, c)
 	return true
 }
 
@@ -122,98 +179,99 @@ func (p *connections) enter(c *conn, descriptor int, stopped func() bool) bool {
 func (p *connections) leave(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.holder == nil {
+	if c.index < 0 {
 		return
 	}
-	p.take(c)
-	p.open--
-	p.count(c.holder, -1)
-	if c.holder.open == 0 {
-		delete(p.holders, c.holder.address)
+	last := len(p.all) - 1
+	p.all[c.index], p.all[last].index = p.all[last], c.index
+	p.all[last] = nil
+	p.all = p.all[:last]
+	if c.client.open--; c.client.open == 0 {
+		delete(p.holders, c.client.address)
 	}
-	c.holder, c.closing = nil, true
-	p.changed.Broadcast()
+	c.index, c.closing = -1, true
+	close(c.ended)
+	p.signal()
 }
 
-// count changes the number of a holder's connections, and its rank in each stage.
-func (p *connections) count(h *holder, by int) {
-	h.open += by
-	h.rank = max(h.open, p.limit/modest)
-	for i := range h.groups {
-		if h.groups[i].conns.Len() > 0 {
-			heap.Fix(&p.stages[i], h.groups[i].index)
+// signal wakes the connection that waits for a place.
+func (p *connections) signal() {
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// await waits until a connection was closed or became idle, at most for wait if it is not zero. It
+// releases mu meanwhile, and returns false if ctx ends.
+func (p *connections) await(ctx context.Context, wait time.Duration) bool {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	var timeout <-chan time.Time
+	if wait > 0 {
+		timeout = time.After(wait)
+	}
+	select {
+	case <-p.changed:
+	case <-timeout:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// victim returns the connection to close next. It returns nil if there is none now, and then the
+// time after which there may be one; zero means not before a connection changes.
+func (p *connections) victim(now time.Time) (*conn, time.Duration) {
+	for {
+		best, in, arrivals, wait := (*conn)(nil), arriving, 0, time.Duration(0)
+		for _, c := range p.all {
+			s, left := c.stage(now)
+			if s == arriving {
+				arrivals++
+				if wait == 0 || left < wait {
+					wait = left
+				}
+			}
+			if s < in || s == in && best != nil && p.before(c, best) {
+				best, in = c, s
+			}
 		}
-	}
-}
-
-// victim returns the connection to close next, or nil if there is none now.
-func (p *connections) victim(now time.Time) *conn {
-	p.grow(now)
-	for _, i := range closeOrder {
-		s := &p.stages[i]
-		if i == idle && p.stages[arriving].order.Len()+p.stages[trying].order.Len() >= max(p.limit/4, 1) {
+		if in == idle && arrivals >= max(p.limit/4, 1) {
 			// Enough of the arriving connections can be closed soon, or will have a request.
-			return nil
+			return nil, wait
 		}
-		for len(s.groups) > 0 {
-			c := s.groups[0].first()
-			unread := c.unread()
-			// HTTP/2 has other frames than requests, and GOAWAY for requests in transit.
-			heard := c.received.Load() && !(c.http2 && i >= idle)
-			if !(unread && i < idle) && (c.spared || !unread && !heard) {
-				return c
-			}
-			// A request is arriving, and this process may be too busy to have read it.
-			c.spared = true
-			p.take(c)
-			if i < idle {
-				p.put(c, trying, now)
-			} else {
-				p.put(c, idle, now)
-			}
+		if best == nil || !best.spare(now) {
+			return best, wait
 		}
 	}
-	return nil
 }
 
-// grow moves connections past the age of their stage to the next stage.
-func (p *connections) grow(now time.Time) {
-	for i := range p.stages {
-		s := &p.stages[i]
-		if s.spared == 0 {
-			continue
-		}
-		for e := s.order.Front(); e != nil && now.Sub(e.Value.(*conn).since) >= s.spared; e = s.order.Front() {
-			c := e.Value.(*conn)
-			p.take(c)
-			p.put(c, s.next, c.since)
-		}
+// before reports whether a is to be closed before b, which is in the same stage.
+func (p *connections) before(a, b *conn) bool {
+	most := p.limit / modest
+	if x, y := max(a.client.open, most), max(b.client.open, most); x != y {
+		return x > y
 	}
+	return a.since.Before(b.since)
 }
 
 // evict closes a connection that is not busy. It releases mu meanwhile.
 func (p *connections) evict(c *conn) {
-	p.take(c)
 	c.closing = true
-	p.closed++
 	outer, lastStream := c.outer, c.lastStream()
 	p.mu.Unlock()
 	c.dismiss(outer, lastStream)
 	p.mu.Lock()
 }
 
-// report logs at most once a minute that connections are closed for new ones. It releases mu
-// meanwhile.
-func (p *connections) report(now time.Time) {
-	if now.Sub(p.logged) < time.Minute {
-		return
+// report logs at most once a minute that connections are closed for new ones.
+func (p *connections) report() {
+	if now := time.Now(); now.Sub(p.logged) >= time.Minute {
+		p.logged = now
+		p.logger.Warn("the connection limit is reached, so connections without a request are closed for new ones",
+			slog.Int("open", len(p.all)), slog.Int("limit", p.limit), slog.Uint64("closed", p.closed))
 	}
-	p.logged = now
-	open, closed := p.open, p.closed
-	p.mu.Unlock()
-	defer p.mu.Lock()
-	p.logger.Warn("the connection limit is reached, so connections without a request are closed for new ones",
-		slog.Int("open", open), slog.Int("limit", p.limit), slog.Uint64("closed", closed))
 }
 
 // dismissStalled closes the connections that would otherwise use up the drain timeout of a server.
@@ -238,43 +296,21 @@ func (p *connections) dismissStalled(ctx context.Context) {
 func (p *connections) dismissWhere(where func(*conn) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var found []*conn
-	for i := range p.stages {
-		for e := p.stages[i].order.Front(); e != nil; e = e.Next() {
-			found = append(found, e.Value.(*conn))
-		}
-	}
-	for _, c := range found {
-		if c.stage != busy && where(c) { // mu was released meanwhile
+	for _, c := range slices.Clone(p.all) {
+		if c.requests == 0 && !c.closing && where(c) { // evict releases mu
 			p.evict(c)
 		}
 	}
 }
 
-// wait waits until a connection is closed or may be closed. It releases mu meanwhile.
-func (p *connections) wait(now time.Time) {
-	for _, s := range p.stages[arriving:fresh] {
-		if e := s.order.Front(); e != nil {
-			wake := time.AfterFunc(s.spared-now.Sub(e.Value.(*conn).since), func() {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				p.changed.Broadcast()
-			})
-			defer wake.Stop()
-		}
-	}
-	p.changed.Wait()
-}
-
 // begin records that a request has been read completely. It returns false if the connection is
 // being closed; then the request must have no effect.
-func (p *connections) begin(c *conn, http2 bool) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (c *conn) begin(http2 bool) bool {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
 	if c.closing {
 		return false
 	}
-	p.take(c)
 	c.requests++
 	c.served++
 	c.http2 = http2
@@ -282,41 +318,40 @@ func (p *connections) begin(c *conn, http2 bool) bool {
 }
 
 // gone reports whether the connection has lost its place, or is about to.
-func (p *connections) gone(c *conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (c *conn) gone() bool {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
 	return c.closing
 }
 
 // answer records that the answer to a request begins.
-func (p *connections) answer(c *conn) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (c *conn) answer() {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
 	c.requests--
 	c.answers++
-	p.rest(c)
+	c.rest()
 }
 
 // end records that a handler has returned; answered reports that its answer had begun.
-func (p *connections) end(c *conn, answered bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (c *conn) end(answered bool) {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
 	if answered {
 		c.answers--
 	} else {
 		c.requests--
 	}
-	p.rest(c)
+	c.rest()
 }
 
-// rest makes a connection idle from now on, unless it is busy or has not had a request yet.
-func (p *connections) rest(c *conn) {
+// rest makes a connection idle from now on, unless it is busy or has not had a request yet. The
+// caller holds mu.
+func (c *conn) rest() {
 	if c.closing || c.requests > 0 || c.served == 0 {
 		return
 	}
-	p.take(c)
-	p.put(c, idle, time.Now())
-	c.spared = false
+	c.since, c.spared = time.Now(), false
 	c.received.Store(false)
-	p.changed.Signal()
+	c.conns.signal()
 }

@@ -48,16 +48,17 @@ func (c *crowd) open(name, address string) *conn { return c.openAs(name, address
 // openAs opens a connection with this file descriptor.
 func (c *crowd) openAs(name, address string, descriptor int) *conn {
 	near, _ := net.Pipe()
-	it := &conn{Conn: &pipe{near, name, c}, conns: c.connections, stage: busy, ended: make(chan struct{})}
-	it.address, _ = share.Networks(netip.MustParseAddr(address))
-	c.enter(it, descriptor, func() bool { return false })
+	it := newConn(&pipe{near, name, c}, c.connections, false)
+	it.client.address, _ = share.Networks(netip.MustParseAddr(address))
+	c.enter(context.Background(), it, descriptor)
 	return it
 }
 
 // request answers a request on a connection, which makes it idle.
 func (c *crowd) request(it *conn) {
-	c.begin(it, false)
-	c.end(it, false)
+	it.begin(false)
+	it.end(false)
+	time.Sleep(time.Microsecond) // in the bubble's time, so that no two become idle at once
 }
 
 // TestPlacesAreGivenUpInOrder fills the places with connections of each kind, and opens others
@@ -67,7 +68,7 @@ func TestPlacesAreGivenUpInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(9, 0)
 		working := c.open("working", "192.0.2.9")
-		c.begin(working, false)
+		working.begin(false)
 		c.request(c.open("long idle", "192.0.2.1"))
 		time.Sleep(time.Second)
 		c.request(c.open("long idle of the noisy", "192.0.2.2"))
@@ -83,7 +84,7 @@ func TestPlacesAreGivenUpInOrder(t *testing.T) {
 		c.request(c.open("just idle", "192.0.2.5"))
 		for i := range 8 {
 			it := c.open(fmt.Sprint("new ", i), "192.0.2.6")
-			c.begin(it, false)
+			it.begin(false)
 		}
 		want := []string{
 			"no request", "newer without request", "no request, of another",
@@ -101,7 +102,7 @@ func TestPlacesAreGivenUpInOrder(t *testing.T) {
 			t.Error("a connection entered while all others have a request under way")
 		default:
 		}
-		c.end(working, false)
+		working.end(false)
 		<-entered
 		if got := c.closed[len(c.closed)-1]; got != "working" {
 			t.Errorf("closed %s", got)
@@ -128,10 +129,10 @@ func TestFloodLeavesNewcomersTime(t *testing.T) {
 			waited := time.Since(start)
 			it.received.Store(true) // the beginning of a handshake
 			time.Sleep(200 * time.Millisecond)
-			if !c.begin(it, false) || waited > 2*tryingFor {
+			if !it.begin(false) || waited > 2*sparedFor {
 				t.Fatalf("newcomer %d waited %v and was then closed %t", i, waited, it.closing)
 			}
-			c.end(it, false)
+			it.end(false)
 		}
 		<-flooding
 		if lines := strings.Count(c.log.String(), "\n"); lines == 0 || lines > 2 {
@@ -200,9 +201,9 @@ func TestDrainDismissesStalledClients(t *testing.T) {
 		c.open("silent", "192.0.2.1")
 		c.open("slow", "192.0.2.1").received.Store(true)
 		unread := c.open("unread", "192.0.2.1")
-		c.begin(unread, true)
-		c.answer(unread)
-		c.begin(c.open("busy", "192.0.2.1"), true)
+		unread.begin(true)
+		unread.answer()
+		c.open("busy", "192.0.2.1").begin(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go c.dismissStalled(ctx)
@@ -243,73 +244,31 @@ func TestReserveIsGivenBack(t *testing.T) {
 	})
 }
 
-// TestPlacesKeepCount runs random operations and compares with a plain search for the victim.
+// TestPlacesKeepCount: the counters of client addresses are those of open connections.
 func TestPlacesKeepCount(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCrowd(50, 0)
-		random := rand.New(rand.NewPCG(1, 2))
-		var all []*conn
-		for range 20000 {
-			switch n := random.IntN(10); {
-			case n < 3 && len(all) < 49:
-				all = append(all, c.open("", fmt.Sprintf("2001:db8:0:%x::%x", random.IntN(7), random.IntN(100))))
-			case n < 4 && len(all) > 0:
-				i := random.IntN(len(all))
-				_ = all[i].Close()
-				_ = all[i].Close() // as net/http does
-				all = append(all[:i], all[i+1:]...)
-			case n < 5 && len(all) > 0:
-				all[random.IntN(len(all))].received.Store(true)
-			case n < 8 && len(all) > 0:
-				if it := all[random.IntN(len(all))]; it.requests > 0 {
-					c.end(it, false)
-				} else {
-					c.begin(it, random.IntN(2) == 0)
-				}
-			default:
-				time.Sleep(time.Duration(random.IntN(1000)) * time.Millisecond)
-			}
-			c.mu.Lock()
-			got := c.victim(time.Now())
-			c.mu.Unlock()
-			if want := search(all); !same(got, want) {
-				t.Fatalf("the victim is %+v, want %+v", got, want)
-			}
+	c := newCrowd(1000, 0)
+	random := rand.New(rand.NewPCG(1, 2))
+	var all []*conn
+	for range 2000 {
+		if i := random.IntN(400); i >= len(all) {
+			all = append(all, c.open("", fmt.Sprintf("2001:db8:0:%x::%x", random.IntN(7), random.IntN(100))))
+		} else {
+			_ = all[i].Close()
+			_ = all[i].Close() // as net/http does
+			all = slices.Delete(all, i, i+1)
 		}
+		want := make(map[netip.Prefix]int)
 		for _, it := range all {
-			_ = it.Close()
+			want[it.client.address]++
 		}
-		if c.connections.open != 0 || len(c.holders) != 0 {
-			t.Errorf("%d places and %d holders are left", c.connections.open, len(c.holders))
+		if len(c.all) != len(all) || len(c.holders) != len(want) {
+			t.Fatalf("%d places and %d addresses, want %d and %d", len(c.all), len(c.holders), len(all), len(want))
 		}
-	})
-}
-
-func same(a, b *conn) bool {
-	return a == b || a != nil && b != nil && a.stage == b.stage && a.since.Equal(b.since) && a.holder.rank == b.holder.rank
-}
-
-// search does what victim does, over all connections.
-func search(all []*conn) (best *conn) {
-	order := map[int]int{stale: 4, ripe: 3, fresh: 2, idle: 1}
-	arrivals := 0
-	for _, c := range all {
-		if c.stage == arriving || c.stage == trying {
-			arrivals++
-		}
-		switch r := order[c.stage]; {
-		case r == 0:
-		case best == nil || r > order[best.stage]:
-			best = c
-		case r == order[best.stage] && c.holder.rank > best.holder.rank:
-			best = c
-		case r == order[best.stage] && c.holder.rank == best.holder.rank && c.since.Before(best.since):
-			best = c
+		for address, n := range want {
+			if c.holders[address].open != n {
+				t.Fatalf("%s has %d connections, want %d", address, c.holders[address].open, n)
+			}
 		}
 	}
-	if best != nil && best.stage == idle && arrivals >= 50/4 {
-		return nil
-	}
-	return best
 }

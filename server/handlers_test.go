@@ -138,7 +138,7 @@ func TestLargeBodiesHaveFewPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 16 }) // two places, one for a client
 		pipes := make(pipeListener)
-		edge := f.httpServer(f.Handler(), true, nil)
+		edge := f.httpServer(f.track(f.Handler()), true, nil)
 		done := make(chan error, 1)
 		go func() { done <- edge.Serve(pipes) }()
 		send := func(length, sent int) net.Conn {
@@ -183,7 +183,7 @@ func TestKernelHoldsLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &listener{Listener: tcp, conns: f.conns}
+	l := newListener(tcp, f.conns, nil)
 	t.Cleanup(func() { _ = l.Close() })
 	client, err := net.Dial("tcp", tcp.Addr().String())
 	if err != nil {
@@ -216,7 +216,7 @@ func TestRequestsOfOneConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edge := f.httpServer(f.bounded(f.Handler()), true, nil)
+	edge := f.httpServer(f.track(f.Handler()), true, nil)
 	go func() { _ = edge.Serve(l) }()
 	t.Cleanup(func() { _ = edge.Close() })
 	protocols := new(http.Protocols)

@@ -101,40 +101,21 @@ func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
 	return nil
 }
 
-// closing makes each answer close its connection once shutdown has begun, by Connection: close. For
-// HTTP/2, net/http converts that header to GOAWAY. A proxy cannot repeat a request that crosses
-// GOAWAY, so connections from before get it in the second half of the grace: in the first half, the
-// proxy notices that readiness fails.
-func (s *Server) closing(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from := s.health.stopping
-		if c, ok := r.Context().Value(connKey{}).(*conn); ok && r.ProtoMajor == 2 && !c.late {
-			from = s.leaving
-		}
-		select {
-		case <-from:
-			w.Header().Set("Connection", "close")
-		default:
-		}
-		h.ServeHTTP(w, r)
-	})
-}
-
 // apiEndpoints returns the endpoints of the APIs: a shared one, or one for REST and one for gRPC.
 func (s *Server) apiEndpoints(l Listeners) []*endpoint {
+	api := func(name string, l net.Listener, http1 bool, h http.HandlerFunc) *endpoint {
+		return &endpoint{name, l, s.httpServer(s.track(h), http1, s.tls), s.conns}
+	}
 	if l.GRPC == nil || l.GRPC == l.HTTP {
-		return []*endpoint{{"http and grpc", l.HTTP, s.httpServer(s.closing(s.bounded(s.Handler())), true, s.tls), s.conns}}
+		return []*endpoint{api("http and grpc", l.HTTP, true, s.serveBoth)}
 	}
-	return []*endpoint{
-		{"http", l.HTTP, s.httpServer(s.closing(s.bounded(http.HandlerFunc(s.serveREST))), true, s.tls), s.conns},
-		{"grpc", l.GRPC, s.httpServer(s.closing(s.bounded(http.HandlerFunc(s.serveGRPCOnly))), false, s.tls), s.conns},
-	}
+	return []*endpoint{api("http", l.HTTP, true, s.serveREST), api("grpc", l.GRPC, false, s.serveGRPCOnly)}
 }
 
 // opsEndpoint returns the endpoint of ops. It has places of its own, so that clients of the APIs
 // cannot make it unreachable.
 func (s *Server) opsEndpoint(l net.Listener) *endpoint {
-	return &endpoint{"ops", l, s.httpServer(s.OpsHandler(), true, nil), newConnections(opsConnections, 0, s.logger)}
+	return &endpoint{"ops", l, s.httpServer(keepBusy(s.OpsHandler()), true, nil), newConnections(opsConnections, 0, s.logger)}
 }
 
 // serveGRPCOnly answers requests to a port that serves only gRPC.
@@ -155,7 +136,7 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 	protocols.SetHTTP2(tlsConfig != nil)
 	protocols.SetUnencryptedHTTP2(tlsConfig == nil)
 	return &http.Server{
-		Handler:           keepBusy(h),
+		Handler:           h,
 		ConnContext:       withConn,
 		ConnState:         connState,
 		TLSConfig:         tlsConfig.Clone(), // nil stays nil
@@ -177,7 +158,7 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 
 // serve accepts connections until the server is shut down.
 func (e *endpoint) serve(stopping <-chan struct{}) error {
-	l := &listener{Listener: e.listener, conns: e.conns, stopping: stopping}
+	l := newListener(e.listener, e.conns, stopping)
 	if e.server.TLSConfig != nil {
 		return e.server.ServeTLS(l, "", "")
 	}
@@ -202,4 +183,14 @@ func (s *Server) shutdown(ctx context.Context, endpoints ...*endpoint) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// isClosed reports whether a channel that never has an element is closed.
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }

@@ -186,14 +186,14 @@ func New(cfg Config) (*Server, error) {
 }
 
 // Handler returns the handler of a listener for both REST and gRPC. gRPC needs HTTP/2.
-func (s *Server) Handler() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isGRPC(r) {
-			s.serveGRPC(w, r)
-			return
-		}
-		s.serveREST(w, r)
-	})
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveBoth) }
+
+func (s *Server) serveBoth(w http.ResponseWriter, r *http.Request) {
+	if isGRPC(r) {
+		s.serveGRPC(w, r)
+		return
+	}
+	s.serveREST(w, r)
 }
 
 // OpsHandler returns the handler of the ops listener: /metrics, and health with the errors of its

@@ -128,13 +128,13 @@ func TestGraceLeavesHTTP2Later(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		served := make(chan error, 1)
 		go func() { served <- f.Serve(ctx, Listeners{HTTP: &quiet{closed: make(chan struct{})}}) }()
-		handler := f.closing(http.NotFoundHandler())
+		handler := f.track(http.NotFoundHandler())
 		expect := func(http1, http2, late string) {
 			t.Helper()
 			for i, want := range []string{http1, http2, late} {
 				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
 				r.ProtoMajor = min(i+1, 2)
-				r = r.WithContext(context.WithValue(r.Context(), connKey{}, &conn{late: i == 2}))
+				r = r.WithContext(context.WithValue(r.Context(), connKey{}, &conn{late: i == 2, conns: f.conns}))
 				if handler.ServeHTTP(w, r); w.Header().Get("Connection") != want {
 					t.Errorf("request %d: Connection is %q, want %q", i, w.Header().Get("Connection"), want)
 				}
