@@ -185,14 +185,5 @@ func policyText(d policy.Decision) string {
 }
 
 func sanKind(kind certs.SANKind) string {
-	switch kind {
-	case certs.SANEmail:
-		return "an email address"
-	case certs.SANURI:
-		return "a URI"
-	case certs.SANUserName:
-		return "a user name"
-	default:
-		return "a name of no known kind"
-	}
+	return map[certs.SANKind]string{certs.SANEmail: "an email address", certs.SANURI: "a URI", certs.SANUserName: "a user name"}[kind]
 }

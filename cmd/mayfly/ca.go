@@ -8,10 +8,11 @@ import (
 
 func caCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "ca",
-		Short: "Make and keep the CA's own keys and certificates",
-		Args:  cobra.NoArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+		Use:     "ca",
+		Short:   "Make and keep the CA's own keys and certificates",
+		Example: "  mayfly ca init ./ca\n  mayfly ca status --set ca",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(caInitCommand(), caAddCommand(), caActivateCommand(), caRetireCommand(), caStatusCommand(), caBundleCommand(),
 		caCheckCommand(), caRequestCommand(), caSignIntermediateCommand(), caCeremonyCommand())

@@ -16,9 +16,10 @@ import (
 
 func configCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "config",
-		Short: "Look after configuration files",
-		Args:  cobra.NoArgs,
+		Use:     "config",
+		Short:   "Check configuration files",
+		Example: "  mayfly config check mayfly.yaml",
+		Args:    cobra.NoArgs,
 	}
 	c.AddCommand(configCheckCommand())
 	return c

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,128 +26,105 @@ import (
 func ctlogCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ctlog",
-		Short: "Make, check and search the embedded Certificate Transparency log",
-		Long: `Work with a log that mayfly serve runs itself (ct.logs: [{embedded: …}]). All of them read
-the log's settings from the server's configuration; --name tells which log is meant where
-there are several. docs/ctlog.md explains how such a log is run.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		Short: "Create, check and search the embedded Certificate Transparency log",
+		Long: `Work with a log that mayfly serve runs itself (ct.logs: [{embedded: …}]). All commands read
+the log's settings from the server's configuration. Where that has several logs, --name names
+one. docs/ctlog.md explains how to run such a log.`,
+		Example: "  mayfly ctlog status --config mayfly.yaml --name 2026",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(ctlogInitCommand(), ctlogStatusCommand(), ctlogFsckCommand(), ctlogSearchCommand())
 	return c
 }
 
-// ctlogFlags select a log.
-type ctlogFlags struct{ configFile, name string }
-
-func (f *ctlogFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.configFile, "config", "", "the server's configuration file (required)")
-	c.Flags().StringVar(&f.name, "name", "", "the log's name, where there are several")
-}
-
-// configuredLog is a log's settings, and their place in the file.
-type configuredLog struct {
-	embedded.Config
-	file *config.Server
-	path []string
-}
-
-// explain adds the place in the file to an error about a setting. An error about the log itself has
-// no place in the file.
-func (l *configuredLog) explain(err error) error {
-	if errors.As(err, new(*keypath.Error)) {
-		return l.file.Explain(keypath.Prefix(err, l.path...))
-	}
-	return err
-}
-
-// log returns the selected log.
-func (f *ctlogFlags) log() (*configuredLog, error) {
-	if f.configFile == "" {
-		return nil, usageError{errors.New("--config is required: it has the log's settings")}
-	}
-	cfg, _, err := config.LoadServer(f.configFile, os.Environ())
-	if err != nil {
-		return nil, err
-	}
-	var found []*configuredLog
-	var names []string
-	for i, entry := range cfg.CT.Logs {
-		if entry.Embedded == nil {
-			continue
+// logCommand completes a command that works with one log.
+func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) error) *cobra.Command {
+	var configFile, name string
+	c.Args = cobra.NoArgs
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, _, err := config.LoadServer(configFile, os.Environ())
+		if err != nil {
+			return err
 		}
-		names = append(names, entry.Embedded.Name)
-		if f.name == "" || f.name == entry.Embedded.Name {
-			found = append(found, &configuredLog{app.EmbeddedConfig(entry.Embedded), cfg, []string{"ct", "logs", strconv.Itoa(i), "embedded"}})
+		i, err := selectLog(cfg, configFile, name)
+		if err != nil {
+			return err
+		}
+		err = run(c, app.EmbeddedConfig(cfg.CT.Logs[i].Embedded))
+		if errors.As(err, new(*keypath.Error)) { // of a setting; an error of the log itself has no place in the file
+			err = cfg.Explain(keypath.Prefix(err, "ct", "logs", strconv.Itoa(i), "embedded"))
+		}
+		return err
+	}
+	c.Flags().StringVar(&configFile, "config", "", "the server's configuration file (required)")
+	c.Flags().StringVar(&name, "name", "", "the log's name, where there are several")
+	require(c, "config")
+	return c
+}
+
+// selectLog returns the index of the log called name, or of the only embedded one.
+func selectLog(cfg *config.Server, configFile, name string) (index int, err error) {
+	var names []string
+	index = -1
+	for i, entry := range cfg.CT.Logs {
+		if entry.Embedded != nil {
+			names = append(names, entry.Embedded.Name)
+			if name == "" || name == entry.Embedded.Name {
+				index = i
+			}
 		}
 	}
 	switch {
 	case len(names) == 0:
-		return nil, fmt.Errorf("%s has no embedded log under ct.logs; write one there first", f.configFile)
-	case len(found) == 0:
-		return nil, fmt.Errorf("%s has no embedded log %q; it has %s", f.configFile, f.name, strings.Join(names, ", "))
-	case len(found) > 1:
-		return nil, usageError{fmt.Errorf("--name is required, since there are several logs: %s", strings.Join(names, ", "))}
+		return 0, fmt.Errorf("%s has no embedded log under ct.logs; write one there first", configFile)
+	case index < 0:
+		return 0, fmt.Errorf("%s has no embedded log %q; it has %s", configFile, name, strings.Join(names, ", "))
+	case name == "" && len(names) > 1:
+		return 0, usageError{fmt.Errorf("--name is required, since there are several logs: %s", strings.Join(names, ", "))}
 	}
-	return found[0], nil
+	return index, nil
 }
 
 func ctlogInitCommand() *cobra.Command {
-	var f ctlogFlags
-	c := &cobra.Command{
+	return logCommand(&cobra.Command{
 		Use:   "init",
-		Short: "Make a new log: its key, directory and guard",
-		Long: `Make the log that the configuration names: a P-256 key of its own (PKCS#8, mode 0600), its
-directory and its guard. Nothing else ever makes a log, and nothing that exists is touched.
+		Short: "Create a new log: its key, directory and guard",
+		Long: `Create the log that the configuration names: a P-256 key of its own (PKCS#8, mode 0600), its
+directory and its guard. No other command creates a log, and nothing that exists is changed.
 The public key is printed: verifiers need it before the log's first use.`,
 		Example: "  mayfly ctlog init --config mayfly.yaml --name 2026 > ctlog-2026.pub",
-		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := f.log()
-			if err != nil {
-				return err
-			}
-			created, err := embedded.Init(c.Context(), embedded.Config{
-				Name: log.Name, Dir: log.Dir, Guard: log.Guard, Key: log.Key, Origin: log.Origin, Now: time.Now,
-			})
-			if err != nil {
-				return log.explain(err)
-			}
-			printable.Fprintf(c.ErrOrStderr(), "Log %s (%s) is made: directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
-				log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
-			_, err = c.OutOrStdout().Write(created.PublicKey)
+	}, func(c *cobra.Command, log embedded.Config) error {
+		log.Now = time.Now
+		created, err := embedded.Init(c.Context(), log)
+		if err != nil {
 			return err
-		},
-	}
-	f.add(c)
-	return c
+		}
+		printable.Fprintf(c.ErrOrStderr(), "Log %s (%s) is made: directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
+			log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
+		_, err = c.OutOrStdout().Write(created.PublicKey)
+		return err
+	})
 }
 
 func ctlogStatusCommand() *cobra.Command {
-	var f ctlogFlags
 	var asJSON bool
-	c := &cobra.Command{
+	c := logCommand(&cobra.Command{
 		Use:   "status",
-		Short: "Tell a log's state, and what to do if it takes no entry",
-		Long: `Tell the state of a log, in use or not: what is published, what the guard says, who writes
-it, and whether it would take an entry now. The exit code is 1 if it would not.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := f.log()
-			if err != nil {
-				return err
-			}
-			in, err := embedded.Inspect(c.Context(), log.Config)
-			if err != nil {
-				return log.explain(err)
-			}
-			if err := printInspection(c.OutOrStdout(), in, asJSON); err != nil {
-				return err
-			}
-			return in.Err
-		},
-	}
-	f.add(c)
+		Short: "Print a log's state, and what to do if it takes no entry",
+		Long: `Print the state of a log, in use or not: what is published, the state of the guard, which
+process writes it, and whether it would take an entry now. The exit code is 1 if it would not.`,
+		Example: "  mayfly ctlog status --config mayfly.yaml",
+	}, func(c *cobra.Command, log embedded.Config) error {
+		in, err := embedded.Inspect(c.Context(), log)
+		if err == nil {
+			err = printInspection(c.OutOrStdout(), in, asJSON)
+		}
+		if err != nil {
+			return err
+		}
+		return in.Err
+	})
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for a program")
 	return c
 }
@@ -164,75 +140,62 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 			Error string `json:"error,omitempty"`
 		}{in, problem})
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	printable.Fprintf(w, "Log\t%s (%s)\n", in.Name, in.Origin)
-	printable.Fprintf(w, "Log ID\t%x\n", in.LogID)
-	printable.Fprintf(w, "Entries\t%d\n", in.TreeSize)
-	printable.Fprintf(w, "Published\t%d at %s\n", in.CheckpointSize, in.CheckpointTime.UTC().Format(time.RFC3339))
-	printable.Fprintf(w, "Guard\t%d at %s\n", in.GuardSize, in.GuardTime.UTC().Format(time.RFC3339))
+	at := func(n uint64, t time.Time) string { return fmt.Sprintf("%d at %s", n, t.UTC().Format(time.RFC3339)) }
+	w := newTable(out)
+	w.row("Log", in.Name+" ("+in.Origin+")")
+	w.row("Log ID", fmt.Sprintf("%x", in.LogID))
+	w.row("Entries", in.TreeSize)
+	w.row("Published", at(in.CheckpointSize, in.CheckpointTime))
+	w.row("Guard", at(in.GuardSize, in.GuardTime))
 	if in.Holder != nil {
-		printable.Fprintf(w, "Written by\tprocess %d on %s since %s\n", in.Holder.PID, in.Holder.Host, in.Holder.Since.UTC().Format(time.RFC3339))
+		w.row("Written by", fmt.Sprintf("process %d on %s since %s", in.Holder.PID, in.Holder.Host, in.Holder.Since.UTC().Format(time.RFC3339)))
 	} else {
-		printable.Fprintf(w, "Written by\tnobody\n")
+		w.row("Written by", "nobody")
 	}
-	printable.Fprintf(w, "Free on disk\t%d MiB\n", in.FreeBytes>>20)
+	w.row("Free on disk", fmt.Sprintf("%d MiB", in.FreeBytes>>20))
 	for _, warning := range in.Warnings {
-		printable.Fprintf(w, "Warning\t%s\n", warning)
+		w.row("Warning", warning)
 	}
 	if in.Err == nil {
-		printable.Fprintf(w, "State\tready\n")
+		w.row("State", "ready")
 	} else {
-		printable.Fprintf(w, "State\ttakes no entry\n")
+		w.row("State", "takes no entry")
 	}
 	return w.Flush()
 }
 
 func ctlogFsckCommand() *cobra.Command {
-	var f ctlogFlags
-	c := &cobra.Command{
-		Use:   "fsck",
-		Short: "Prove a whole log: every entry, tile and issuer, and that it continues checkpoint and guard",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			log, err := f.log()
-			if err != nil {
-				return err
-			}
-			size, err := embedded.Fsck(c.Context(), log.Config)
-			if err != nil {
-				return log.explain(err)
-			}
+	return logCommand(&cobra.Command{
+		Use:     "fsck",
+		Short:   "Prove a whole log: every entry, tile and issuer, and that it continues checkpoint and guard",
+		Example: "  mayfly ctlog fsck --config mayfly.yaml",
+	}, func(c *cobra.Command, log embedded.Config) error {
+		size, err := embedded.Fsck(c.Context(), log)
+		if err == nil {
 			_, err = printable.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
-			return err
-		},
-	}
-	f.add(c)
-	return c
+		}
+		return err
+	})
 }
 
-// ctlogSearch is `mayfly ctlog search`.
+// ctlogSearch is the flags of `mayfly ctlog search`.
 type ctlogSearch struct {
-	ctlogFlags
-	query  embedded.Query
-	serial string
-	since  string
-	limit  int
-	asJSON bool
+	query         embedded.Query
+	serial, since string
+	limit         int
+	asJSON        bool
 }
 
 func ctlogSearchCommand() *cobra.Command {
 	var s ctlogSearch
-	c := &cobra.Command{
+	c := logCommand(&cobra.Command{
 		Use:   "search",
 		Short: "Find certificates by identity, issuer or serial number, newest first",
-		Long: `Find out who got a certificate in somebody's name: list the certificates in a log, newest
-first, also while it is in use. Without a filter all are listed, up to --limit.`,
+		Long: `Find out which certificates bear a name: list the certificates in a log, newest first, also
+while it is in use. Without a filter all are listed, up to --limit.`,
 		Example: `  mayfly ctlog search --config mayfly.yaml --identity person@example.com
   mayfly ctlog search --config mayfly.yaml --issuer https://token.actions.githubusercontent.com --json`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return s.run(c) },
-	}
-	s.add(c)
+	}, s.run)
 	f := c.Flags()
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name, exactly: an email address, a URI or user!domain")
 	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token, exactly")
@@ -254,29 +217,23 @@ type foundCertificate struct {
 	DER       []byte    `json:"der"`
 }
 
-func (s *ctlogSearch) run(c *cobra.Command) error {
-	log, err := s.log()
-	if err != nil {
-		return err
-	}
+func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
 	if s.serial != "" {
-		serial, err := hex.DecodeString(strings.ReplaceAll(s.serial, ":", ""))
-		if err != nil || len(serial) == 0 {
+		if s.query.Serial, err = hex.DecodeString(strings.ReplaceAll(s.serial, ":", "")); err != nil || len(s.query.Serial) == 0 {
 			return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
 		}
-		s.query.Serial = serial
 	}
 	if s.query.Since, err = parseTime("since", s.since); err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	w := newTable(c.OutOrStdout())
 	if !s.asJSON {
-		printable.Fprintf(w, "INDEX\tLOGGED\tIDENTITY\tISSUER\tSERIAL\n")
+		w.row("INDEX", "LOGGED", "IDENTITY", "ISSUER", "SERIAL")
 	}
 	count := 0
-	for found, err := range embedded.Search(c.Context(), log.Config, s.query) {
+	for found, err := range embedded.Search(c.Context(), log, s.query) {
 		if err != nil {
-			return errors.Join(log.explain(err), w.Flush())
+			return errors.Join(err, w.Flush())
 		}
 		row := foundCertificate{
 			Index: found.Index, Timestamp: found.Timestamp.UTC(),
@@ -286,12 +243,10 @@ func (s *ctlogSearch) run(c *cobra.Command) error {
 			IssuedBy: found.Certificate.Issuer.String(),
 			DER:      found.DER,
 		}
-		if s.asJSON {
-			if err := json.NewEncoder(c.OutOrStdout()).Encode(row); err != nil {
-				return err
-			}
-		} else {
-			printable.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", row.Index, row.Timestamp.Format(time.RFC3339), row.Identity.Value, row.Issuer, row.Serial)
+		if !s.asJSON {
+			w.row(row.Index, row.Timestamp.Format(time.RFC3339), row.Identity.Value, row.Issuer, row.Serial)
+		} else if err := json.NewEncoder(c.OutOrStdout()).Encode(row); err != nil {
+			return err
 		}
 		if count++; count == s.limit {
 			break

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -71,15 +70,15 @@ judged as if it had not. The exit code is 0 if a certificate would be issued, an
 }
 
 func printExplanation(out io.Writer, x *app.Explanation) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	w := newTable(out)
 	for _, step := range x.Steps {
 		result := "pass"
 		if !step.OK {
 			result = "FAIL"
 		}
-		printable.Fprintf(w, "%s\t%s\t%s\n", step.Name, result, step.Text)
+		w.row(step.Name, result, step.Text)
 		if step.Cause != "" {
-			printable.Fprintf(w, "\t\t%s\n", step.Cause)
+			w.row("", "", step.Cause)
 		}
 	}
 	if x.Unproven {
@@ -91,9 +90,9 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 		} else {
 			fmt.Fprintln(w, "\nThe certificate that is refused:")
 		}
-		printable.Fprintf(w, "SAN\t%s\n", c.SAN)
+		w.row("SAN", c.SAN)
 		for _, extension := range c.Extensions {
-			printable.Fprintf(w, "%s\t%s\n", extension.Name, extension.Value)
+			w.row(extension.Name, extension.Value)
 		}
 	}
 	return w.Flush()

@@ -9,24 +9,17 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/pem"
-	"github.com/mayfly-ca/mayfly/internal/printable"
 )
-
-// maxInput bounds how much a command reads from a file or standard input.
-const maxInput = 1 << 20
 
 func inspectCommand() *cobra.Command {
 	var asJSON bool
@@ -41,19 +34,16 @@ input. Nothing is verified: use a signing client to verify.`,
 		Example: "  mayfly inspect chain.pem\n  mayfly inspect --json chain.pem | jq .extensions",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			name := "-"
-			if len(args) == 1 {
-				name = args[0]
-			}
+			name := append(args, "-")[0]
 			data, err := readInput(c.InOrStdin(), name)
 			if err != nil {
 				return err
 			}
 			leaf, err := firstCertificate(data)
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+			var r *report
+			if err == nil {
+				r, err = inspect(leaf)
 			}
-			r, err := inspect(leaf)
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
@@ -65,31 +55,6 @@ input. Nothing is verified: use a signing client to verify.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for a program")
 	return c
-}
-
-// printJSON writes one value for a program, in a form that a person can read too.
-func printJSON(out io.Writer, value any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(value)
-}
-
-// readInput reads the file name, or standard input for "-", up to maxInput bytes,
-// without a byte order mark.
-func readInput(stdin io.Reader, name string) (data []byte, err error) {
-	if name == "-" {
-		data, err = files.ReadAll(stdin, maxInput)
-	} else {
-		data, err = files.Read(name, maxInput)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
-	}
-	if data, err = files.Text(data); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return data, nil
 }
 
 func firstCertificate(data []byte) (*x509.Certificate, error) {
@@ -161,36 +126,30 @@ func inspect(leaf *x509.Certificate) (*report, error) {
 		case e.Id.Equal(certs.OIDPoison):
 			r.Precertificate = true
 		case e.Id.Equal(certs.OIDSCTList):
-			// RFC 6962, section 3.3: the list is in an OCTET STRING of its own.
-			var list []byte
-			if rest, err := asn1.Unmarshal(e.Value, &list); err != nil || len(rest) > 0 {
-				return nil, errors.New("the SCT list extension holds no OCTET STRING")
-			}
-			scts, err := ctlog.ParseSCTList(list)
-			if err != nil {
+			if r.SCTs, err = parseSCTs(e.Value); err != nil {
 				return nil, err
-			}
-			for _, sct := range scts {
-				r.SCTs = append(r.SCTs, reportSCT{
-					LogID:     hex.EncodeToString(sct.LogID[:]),
-					Timestamp: time.UnixMilli(int64(sct.Timestamp)).UTC(),
-				})
 			}
 		}
 	}
 	return r, nil
 }
 
+// parseSCTs reads the extension of RFC 6962, section 3.3: the list is in an OCTET STRING of its own.
+func parseSCTs(extension []byte) (found []reportSCT, err error) {
+	var list []byte
+	if rest, err := asn1.Unmarshal(extension, &list); err != nil || len(rest) > 0 {
+		return nil, errors.New("the SCT list extension holds no OCTET STRING")
+	}
+	scts, err := ctlog.ParseSCTList(list)
+	for _, sct := range scts {
+		found = append(found, reportSCT{hex.EncodeToString(sct.LogID[:]), time.UnixMilli(int64(sct.Timestamp)).UTC()})
+	}
+	return found, err
+}
+
 // describeKind names a kind of SAN as sigstore's clients do.
 func describeKind(kind certs.SANKind) string {
-	switch kind {
-	case certs.SANEmail:
-		return "email"
-	case certs.SANURI:
-		return "uri"
-	default:
-		return "username"
-	}
+	return map[certs.SANKind]string{certs.SANEmail: "email", certs.SANURI: "uri", certs.SANUserName: "username"}[kind]
 }
 
 func describeKey(key any) string {
@@ -206,26 +165,26 @@ func describeKey(key any) string {
 
 // print writes the report for a person.
 func (r *report) print(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	printable.Fprintf(w, "Identity\t%s (%s)\n", r.SubjectAlternativeName.Value, r.SubjectAlternativeName.Type)
+	w := newTable(out)
+	w.row("Identity", fmt.Sprintf("%s (%s)", r.SubjectAlternativeName.Value, r.SubjectAlternativeName.Type))
 	for _, extension := range certs.Table() {
 		if value := r.Extensions[extension.Name]; value != "" {
-			printable.Fprintf(w, "%s\t%s\n", extension.Name, value)
+			w.row(extension.Name, value)
 		}
 	}
-	printable.Fprintf(w, "Valid\t%s to %s (%s)\n", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore))
-	printable.Fprintf(w, "Key\t%s\n", r.PublicKey)
-	printable.Fprintf(w, "Issued by\t%s\n", r.IssuedBy)
-	printable.Fprintf(w, "Serial number\t%s\n", r.SerialNumber)
-	printable.Fprintf(w, "SHA-256\t%s\n", r.SHA256Fingerprint)
-	if r.Precertificate {
-		printable.Fprintf(w, "Precertificate\tthis is no certificate: it has the poison extension\n")
-	}
+	w.row("Valid", fmt.Sprintf("%s to %s (%s)", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore)))
+	w.row("Key", r.PublicKey)
+	w.row("Issued by", r.IssuedBy)
+	w.row("Serial number", r.SerialNumber)
+	w.row("SHA-256", r.SHA256Fingerprint)
 	for _, sct := range r.SCTs {
-		printable.Fprintf(w, "Logged\t%s in log %s\n", sct.Timestamp.Format(time.RFC3339Nano), sct.LogID)
+		w.row("Logged", sct.Timestamp.Format(time.RFC3339Nano)+" in log "+sct.LogID)
 	}
-	if len(r.SCTs) == 0 && !r.Precertificate {
-		printable.Fprintf(w, "Logged\tno signed certificate timestamp is embedded\n")
+	switch {
+	case r.Precertificate:
+		w.row("Precertificate", "this is no certificate: it has the poison extension")
+	case len(r.SCTs) == 0:
+		w.row("Logged", "no signed certificate timestamp is embedded")
 	}
 	return w.Flush()
 }

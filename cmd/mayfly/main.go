@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -59,6 +60,26 @@ type stdio struct {
 // run runs one command line and returns its exit code: 0 for success, 1 for an error that it has
 // printed, 2 for a command line that is invalid.
 func run(ctx context.Context, args []string, std stdio) int {
+	root := newRoot(std)
+	// Certificates, tokens and servers' answers contain untrusted text. Every command writes it to a
+	// terminal through these two writers.
+	out, errOut := printable.NewWriter(std.out), printable.NewWriter(std.err)
+	defer func() { _, _ = out.Close(), errOut.Close() }()
+	root.SetArgs(args)
+	root.SetIn(std.in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	if err := root.ExecuteContext(ctx); err != nil {
+		printable.Fprintf(errOut, "mayfly: %v\n", err)
+		if errors.As(err, new(usageError)) {
+			return 2
+		}
+		return 1
+	}
+	return 0
+}
+
+func newRoot(std stdio) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "mayfly",
 		Short: "A keyless certificate authority",
@@ -69,31 +90,44 @@ Certificate Transparency log before it existed.
 Text of others, such as names in certificates and answers of servers, is printed with every
 character escaped as \uXXXX that a terminal would obey or hide: control characters, changes
 of direction, invisible ones.`,
+		Example:           "  mayfly dev\n  mayfly serve --config mayfly.yaml",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		PersistentPreRunE: checkRequired,
 	}
-	// Certificates, tokens and servers' answers contain untrusted text. Every command writes it to a
-	// terminal through these two writers.
-	out, errOut := printable.NewWriter(std.out), printable.NewWriter(std.err)
-	defer func() { _, _ = out.Close(), errOut.Close() }()
-	root.SetArgs(args)
-	root.SetIn(std.in)
-	root.SetOut(out)
-	root.SetErr(errOut)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
 	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
 		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), versionCommand())
-	if err := root.ExecuteContext(ctx); err != nil {
-		printable.Fprintf(errOut, "mayfly: %v\n", err)
-		if errors.As(err, new(usageError)) {
-			return 2
-		}
-		return 1
+	return root
+}
+
+// required is the annotation of a command that lists its mandatory flags.
+const required = "required flags"
+
+// require makes flags mandatory.
+func require(c *cobra.Command, flags ...string) {
+	c.Annotations = map[string]string{required: strings.Join(flags, " ")}
+}
+
+// checkRequired refuses a command line in which a mandatory flag is absent or empty.
+func checkRequired(c *cobra.Command, _ []string) error {
+	var names []string
+	missing := false
+	for _, name := range strings.Fields(c.Annotations[required]) {
+		names = append(names, "--"+name)
+		missing = missing || c.Flag(name).Value.String() == ""
 	}
-	return 0
+	switch {
+	case !missing:
+		return nil
+	case len(names) == 1:
+		return usageError{fmt.Errorf("%s is required; see %s --help", names[0], c.CommandPath())}
+	default:
+		return usageError{fmt.Errorf("%s and %s are required; see %s --help", strings.Join(names[:len(names)-1], ", "), names[len(names)-1], c.CommandPath())}
+	}
 }
 
 // usageError is an invalid command line.

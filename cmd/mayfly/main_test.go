@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -146,26 +145,56 @@ func waitMetric(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("usage: waitmetric URL PATTERN")
 	}
 	pattern := regexp.MustCompile("(?m)" + args[1])
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, args[0], nil)
-		ts.Check(err)
-		if response, err := http.DefaultClient.Do(request); err == nil {
-			body, err := io.ReadAll(response.Body)
-			_ = response.Body.Close()
-			if err == nil && pattern.Match(body) {
-				return
-			}
+	poll(ts, "no line of "+args[0]+" matches "+args[1], func() bool {
+		status, body := get(args[0])
+		return status == http.StatusOK && pattern.MatchString(body)
+	})
+}
+
+// waitReady polls readiness until the server of the URL is ready.
+func waitReady(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: waitready URL")
+	}
+	poll(ts, args[0]+" is not ready", func() bool {
+		status, _ := get(strings.TrimSuffix(args[0], "/") + "/readyz")
+		return status == http.StatusOK
+	})
+}
+
+// waitClosed connects to an address until the connection is refused.
+func waitClosed(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: waitclosed ADDRESS")
+	}
+	poll(ts, args[0]+" still accepts connections", func() bool {
+		conn, err := net.Dial("tcp", args[0])
+		if err == nil {
+			_ = conn.Close()
 		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			ts.Fatalf("no line of %s matches %s in time", args[0], args[1])
+		return err != nil
+	})
+}
+
+func poll(ts *testscript.TestScript, failure string, holds func() bool) {
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s in time", failure)
 		}
 	}
+}
+
+func get(url string) (status int, body string) {
+	response, err := http.Get(url)
+	if err != nil {
+		return 0, ""
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return 0, ""
+	}
+	return response.StatusCode, string(content)
 }
 
 // hold sends half a request to an address, and keeps the connection until the transcript stops.
@@ -180,45 +209,4 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	_, err = io.ReadFull(conn, make([]byte, 10)) // the server now waits for the body
 	ts.Check(err)
-}
-
-// waitClosed connects to an address until the connection is refused.
-func waitClosed(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: waitclosed ADDRESS")
-	}
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		conn, err := net.Dial("tcp", args[0])
-		if err != nil {
-			return
-		}
-		_ = conn.Close()
-	}
-	ts.Fatalf("%s still accepts connections", args[0])
-}
-
-// waitReady polls readiness until the server of the URL is ready.
-func waitReady(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: waitready URL")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(args[0], "/")+"/readyz", nil)
-		ts.Check(err)
-		if response, err := http.DefaultClient.Do(request); err == nil {
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return
-			}
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			ts.Fatalf("%s is not ready in time", args[0])
-		}
-	}
 }

@@ -46,6 +46,7 @@ variable ` + tokenVariable + `, never from a flag, since command lines are seen 
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
+	require(c, "url", "key")
 	f := c.Flags()
 	f.StringVar(&o.url, "url", "", "the CA, as in https://ca.example (required)")
 	f.BoolVar(&o.grpc, "grpc", false, "ask over gRPC instead of REST")
@@ -60,9 +61,6 @@ variable ` + tokenVariable + `, never from a flag, since command lines are seen 
 }
 
 func (o *requestOptions) run(c *cobra.Command) error {
-	if o.url == "" || o.keyFile == "" {
-		return usageError{errors.New("--url and --key are required; see mayfly request --help")}
-	}
 	// Checked first: otherwise a certificate would be logged and then lost because the file exists.
 	if _, err := os.Lstat(o.keyFile); err == nil {
 		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
@@ -151,20 +149,14 @@ func (o *requestOptions) token(c *cobra.Command) (string, error) {
 var keyTypes = []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
 
 func newKey(kind string) (crypto.Signer, error) {
-	switch kind {
-	case "ecdsa-p256":
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case "ecdsa-p384":
-		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case "ecdsa-p521":
-		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	case "rsa-2048":
-		return rsa.GenerateKey(rand.Reader, 2048)
-	case "rsa-3072":
-		return rsa.GenerateKey(rand.Reader, 3072)
-	case "rsa-4096":
-		return rsa.GenerateKey(rand.Reader, 4096)
-	case "ed25519":
+	curves := map[string]elliptic.Curve{"ecdsa-p256": elliptic.P256(), "ecdsa-p384": elliptic.P384(), "ecdsa-p521": elliptic.P521()}
+	sizes := map[string]int{"rsa-2048": 2048, "rsa-3072": 3072, "rsa-4096": 4096}
+	switch {
+	case curves[kind] != nil:
+		return ecdsa.GenerateKey(curves[kind], rand.Reader)
+	case sizes[kind] != 0:
+		return rsa.GenerateKey(rand.Reader, sizes[kind])
+	case kind == "ed25519":
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err
 	default:

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -32,9 +31,6 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 		Example: "  mayfly serve --config mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if file == "" {
-				return usageError{errors.New("--config is required; see mayfly serve --help")}
-			}
 			signal.Ignore(syscall.SIGHUP) // SIGHUP asks some servers to reload files; it must not stop this one
 			collectLess()
 			return app.Serve(c.Context(), app.Options{
@@ -47,6 +43,7 @@ from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`
 		},
 	}
 	c.Flags().StringVar(&file, "config", "", "the server's configuration file, YAML (required)")
+	require(c, "config")
 	return c
 }
 

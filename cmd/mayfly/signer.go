@@ -32,9 +32,6 @@ read the same CA set, and take up changes of it by themselves.`,
 		Example: "  mayfly signer --set ca/ca.yaml --socket /run/mayfly-signer/s --allow-user mayfly",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if options.Set == "" || options.Socket == "" {
-				return usageError{errors.New("--set and --socket are required; see mayfly signer --help")}
-			}
 			if options.AllowUIDs, err = userIDs(users); err != nil {
 				return err
 			}
@@ -48,6 +45,7 @@ read the same CA set, and take up changes of it by themselves.`,
 			return app.Sign(c.Context(), options)
 		},
 	}
+	require(c, "set", "socket")
 	f := c.Flags()
 	f.StringVar(&options.Set, "set", "", "the CA set: ca.yaml, or the folder that holds it (required)")
 	f.StringVar(&options.Socket, "socket", "", "the Unix socket to make (required)")

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// The help of every command shows an example that names the command, and only flags that it has.
+func TestHelpShowsAnExample(t *testing.T) {
+	t.Parallel()
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || c.Example == "" || !strings.Contains(c.Example, c.CommandPath()) {
+			t.Errorf("%s: short %q, example %q", c.CommandPath(), c.Short, c.Example)
+		}
+		for line := range strings.Lines(c.Example) {
+			words := strings.Fields(line)
+			if i := slices.Index(words, "|"); i >= 0 {
+				words = words[:i]
+			}
+			for _, word := range words {
+				if name, isFlag := strings.CutPrefix(word, "--"); isFlag && !c.HasSubCommands() && c.Flag(strings.TrimRight(name, ")")) == nil {
+					t.Errorf("%s has no flag %s, which its example shows", c.CommandPath(), word)
+				}
+			}
+		}
+		for _, name := range strings.Fields(c.Annotations[required]) {
+			if flag := c.Flag(name); flag == nil || !strings.Contains(flag.Usage, "(required)") {
+				t.Errorf("%s: --%s is required, and its usage does not state that", c.CommandPath(), name)
+			}
+		}
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() && sub.Name() != "completion" && sub.Name() != "help" {
+				walk(sub)
+			}
+		}
+	}
+	walk(newRoot(stdio{}))
+}
