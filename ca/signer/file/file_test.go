@@ -150,7 +150,7 @@ func TestPasswordFile(t *testing.T) {
 					t.Errorf("%s: path of the error:\n%s", key, diff)
 				}
 				if strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "Secret") {
-					t.Errorf("%s: the error tells the password: %v", key, err)
+					t.Errorf("%s: the error shows the password: %v", key, err)
 				}
 			}
 		})

@@ -25,7 +25,7 @@ const awsAccess, awsSecret = "AKIAEXAMPLE", "aws-secret"
 // aws is AWS KMS. It does not check the signatures of requests.
 type aws map[string]crypto.Signer // by ARN, and by alias
 
-// awsURI returns the URI of a key, whose ID must be a UUID.
+// awsURI returns the URI of a key. The ID must be a UUID.
 func awsURI(id string) string {
 	return fmt.Sprintf("awskms:///arn:aws:kms:eu-north-1:111122223333:key/00000000-0000-0000-0000-%012x", id)
 }

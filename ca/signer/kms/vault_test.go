@@ -162,7 +162,7 @@ func TestVaultReplacedToken(t *testing.T) {
 	}
 }
 
-// Over http, the token is sent nowhere else.
+// Over http, no other host gets the token.
 func TestVaultRedirect(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {

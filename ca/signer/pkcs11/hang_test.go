@@ -113,14 +113,14 @@ func TestHungOpenings(t *testing.T) {
 			p, modules := faultyToken(t), pkcs11.NewModules()
 			opens := func(ctx context.Context) error {
 				_, err := modules.Open(ctx, p.Config)
-				p.tells(t, err, "module: a call of", "hangs while the key is opened")
+				p.states(t, err, "module: a call of", "hangs while the key is opened")
 				return err
 			}
 			since := calls(t)
 			hang(t, function, opens)
 			if function == "C_Login" {
 				_, err := modules.Open(t.Context(), p.Config)
-				p.tells(t, err, "C_Login has not returned")
+				p.states(t, err, "C_Login has not returned")
 			} else {
 				must(t, p.relied(t, modules).Prove(t.Context()))
 			}
@@ -146,7 +146,7 @@ func TestOpenDuringAnOutage(t *testing.T) {
 	} {
 		misbehave(t, line)
 		_, err := pkcs11.NewModules().Open(t.Context(), p.Config)
-		p.tells(t, err)
+		p.states(t, err)
 		if !signer.IsTransient(err) {
 			t.Errorf("%s: it is permanent: %v", line, err)
 		}

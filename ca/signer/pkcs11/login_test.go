@@ -46,7 +46,7 @@ func TestRefusedPINIsNotTriedAgain(t *testing.T) {
 			mend := misbehave(t, test.line)
 			for range 2 {
 				_, err := modules.Open(t.Context(), cfg)
-				p.tells(t, err)
+				p.states(t, err)
 			}
 			mend()
 			key, err := modules.Open(t.Context(), cfg)
@@ -73,7 +73,7 @@ func TestAnotherPINWhileLoggedIn(t *testing.T) {
 	s, since := p.relied(t, modules), calls(t)
 	for range 3 {
 		_, err := modules.Open(t.Context(), p.with(t, "guessed"))
-		p.tells(t, err, "pin_file: ", "restart mayfly")
+		p.states(t, err, "pin_file: ", "restart mayfly")
 		must(t, s.Prove(t.Context()))
 	}
 	open(t, modules, p.Config)
@@ -110,7 +110,7 @@ func TestTokenFlags(t *testing.T) {
 			if test.tried {
 				must(t, err, key.Close())
 			} else {
-				p.tells(t, err, "one more wrong PIN locks the token")
+				p.states(t, err, "one more wrong PIN locks the token")
 			}
 			if tried := len(since()) > 0; tried != test.tried {
 				t.Errorf("the PIN was tried: %t", tried)

@@ -73,7 +73,7 @@ func TestUnusableKeys(t *testing.T) {
 			p := newToken(t)
 			test.make(t, p)
 			_, err := pkcs11.NewModules().Open(t.Context(), p.Config)
-			p.tells(t, err, test.want)
+			p.states(t, err, test.want)
 			if all := keypath.All(err); len(all) != 1 || strings.Join(all[0].Path, ".") != test.path {
 				t.Errorf("errors %v, want one at %s", all, test.path)
 			}
@@ -128,14 +128,14 @@ func TestGenerate(t *testing.T) {
 				t.Errorf("kind (-want +got):\n%s", diff)
 			}
 			_, err = modules.Generate(t.Context(), p.Config, algorithm)
-			p.tells(t, err, "already")
+			p.states(t, err, "already")
 			open(t, modules, p.Config)
 			p.holdsTheKeyFast(t)
 		})
 	}
 	p := newToken(t)
 	_, err := pkcs11.NewModules().Generate(t.Context(), p.Config, "ed25519")
-	p.tells(t, err, `unknown algorithm "ed25519"`)
+	p.states(t, err, `unknown algorithm "ed25519"`)
 }
 
 func (p *place) holdsTheKeyFast(t *testing.T) {

@@ -247,8 +247,8 @@ func calls(t testing.TB) func() []string {
 	return func() []string { return read()[before:] }
 }
 
-// tells checks that err holds wants and not the PIN.
-func (p *place) tells(t testing.TB, err error, wants ...string) {
+// states checks that err holds wants and not the PIN.
+func (p *place) states(t testing.TB, err error, wants ...string) {
 	t.Helper()
 	if err == nil {
 		t.Error("there is no error")
