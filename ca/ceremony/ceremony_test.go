@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ceremony_test
+package ceremony
 
 import (
 	"bytes"
@@ -21,36 +21,37 @@ import (
 	zx509 "github.com/zmap/zcrypto/x509"
 	"github.com/zmap/zlint/v3"
 	"github.com/zmap/zlint/v3/lint"
-
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
 )
 
 func now() time.Time { return time.Date(2026, 11, 5, 12, 0, 0, 987e6, time.FixedZone("", 3600)) }
 
-func subject(name string) ceremony.Subject {
-	return ceremony.Subject{CommonName: name, Organization: "mayfly tests"}
+func subject(name string) Subject {
+	return Subject{CommonName: name, Organization: "mayfly tests"}
 }
 
-func newKey(t testing.TB, algorithm string) crypto.Signer {
+func testKey(t testing.TB, algorithm string) crypto.Signer {
 	t.Helper()
-	key, err := ceremony.GenerateKey(algorithm)
+	key, err := GenerateKey(algorithm)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return key
 }
 
-func newChain(t testing.TB, algorithm string, begin time.Time) (root, intermediate *x509.Certificate) {
+func newTestRoot(t testing.TB, planned PlannedCertificate, algorithm string) (*x509.Certificate, crypto.Signer) {
 	t.Helper()
-	rootKey := newKey(t, algorithm)
-	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject("root"), Signer: rootKey, NotBefore: begin})
+	key := testKey(t, algorithm)
+	root, err := newRoot(planned, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	intermediate, err = ceremony.Intermediate(ceremony.IntermediateConfig{
-		Subject: subject("intermediate"), PublicKey: newKey(t, algorithm).Public(),
-		Parent: root, ParentSigner: rootKey, NotBefore: begin,
-	})
+	return root, key
+}
+
+func newChain(t testing.TB, algorithm string, begin time.Time) (root, intermediate *x509.Certificate) {
+	t.Helper()
+	root, key := newTestRoot(t, PlannedCertificate{Subject: subject("root"), NotBefore: begin}, algorithm)
+	intermediate, err := newIntermediate(PlannedCertificate{Subject: subject("intermediate"), NotBefore: begin}, testKey(t, algorithm).Public(), root, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +146,7 @@ func TestZlintFindsNothing(t *testing.T) {
 	}
 	found := make(map[string]bool)
 	for _, begin := range []time.Time{now(), time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2060, 1, 1, 0, 0, 0, 0, time.UTC)} {
-		for _, algorithm := range ceremony.Algorithms() {
+		for _, algorithm := range Algorithms() {
 			if algorithm == "rsa-4096" && begin.Year() > 2026 {
 				continue // each key takes a second, and dates do not depend on it
 			}
@@ -199,15 +200,8 @@ func TestDatesAroundTheYear2050(t *testing.T) {
 
 func TestIntermediateNeverOutlivesItsParent(t *testing.T) {
 	t.Parallel()
-	rootKey := newKey(t, "ecdsa-p256")
-	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject("root"), Signer: rootKey, NotBefore: now(), NotAfter: now().AddDate(1, 0, 0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := ceremony.IntermediateConfig{
-		Subject: subject("intermediate"), PublicKey: newKey(t, "ecdsa-p256").Public(), Parent: root, ParentSigner: rootKey, NotBefore: now(),
-	}
-	intermediate, err := ceremony.Intermediate(cfg)
+	root, key := newTestRoot(t, PlannedCertificate{Subject: subject("root"), NotBefore: now(), NotAfter: now().AddDate(1, 0, 0)}, "ecdsa-p256")
+	intermediate, err := newIntermediate(PlannedCertificate{Subject: subject("intermediate"), NotBefore: now()}, testKey(t, "ecdsa-p256").Public(), root, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,14 +212,16 @@ func TestIntermediateNeverOutlivesItsParent(t *testing.T) {
 
 func TestIntermediateRefuses(t *testing.T) {
 	t.Parallel()
-	rootKey := newKey(t, "ecdsa-p256")
-	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject("root"), Signer: rootKey, NotBefore: now()})
-	if err != nil {
-		t.Fatal(err)
+	type request struct {
+		PlannedCertificate
+		public crypto.PublicKey
+		parent *x509.Certificate
+		key    crypto.Signer
 	}
-	key := newKey(t, "ecdsa-p256")
-	good := ceremony.IntermediateConfig{Subject: subject("intermediate"), PublicKey: key.Public(), Parent: root, ParentSigner: rootKey, NotBefore: now()}
-	intermediate, err := ceremony.Intermediate(good)
+	root, rootKey := newTestRoot(t, PlannedCertificate{Subject: subject("root"), NotBefore: now()}, "ecdsa-p256")
+	key := testKey(t, "ecdsa-p256")
+	good := request{PlannedCertificate{Subject: subject("intermediate"), NotBefore: now()}, key.Public(), root, rootKey}
+	intermediate, err := newIntermediate(good.PlannedCertificate, good.public, good.parent, good.key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,31 +238,31 @@ func TestIntermediateRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct {
-		change func(*ceremony.IntermediateConfig)
+		change func(*request)
 		want   string
 	}{
-		"ends after its parent":        {func(c *ceremony.IntermediateConfig) { c.NotAfter = root.NotAfter.Add(time.Second) }, "not within its parent's"},
-		"begins before its parent":     {func(c *ceremony.IntermediateConfig) { c.NotBefore = root.NotBefore.Add(-time.Second) }, "not within its parent's"},
-		"begins after its parent ends": {func(c *ceremony.IntermediateConfig) { c.NotBefore = root.NotAfter.AddDate(1, 0, 0) }, "not after its beginning"},
-		"ends before it begins":        {func(c *ceremony.IntermediateConfig) { c.NotAfter = c.NotBefore }, "not after its beginning"},
-		"below another intermediate":   {func(c *ceremony.IntermediateConfig) { c.Parent, c.ParentSigner = intermediate, key }, "path length 0"},
-		"signed with another key":      {func(c *ceremony.IntermediateConfig) { c.ParentSigner = key }, "signing: x509"},
-		"named as its parent":          {func(c *ceremony.IntermediateConfig) { c.Subject = subject("root") }, "different names"},
-		"without a common name":        {func(c *ceremony.IntermediateConfig) { c.Subject.CommonName = "" }, "no common name"},
-		"without an organization":      {func(c *ceremony.IntermediateConfig) { c.Subject.Organization = "" }, "no organization"},
-		"with a control in its name":   {func(c *ceremony.IntermediateConfig) { c.Subject.CommonName = "a\nb" }, "cannot be printed"},
-		"with broken UTF-8":            {func(c *ceremony.IntermediateConfig) { c.Subject.CommonName = "a\xff" }, "not valid UTF-8"},
-		"with a name of 65 characters": {func(c *ceremony.IntermediateConfig) { c.Subject.Organization = strings.Repeat("ü", 65) }, "64 at most"},
-		"Ed25519":                      {func(c *ceremony.IntermediateConfig) { c.PublicKey = edKey }, "not all clients accept"},
-		"RSA of 1024 bits":             {func(c *ceremony.IntermediateConfig) { c.PublicKey = small.Public() }, "at least 2048 bits"},
-		"P-224":                        {func(c *ceremony.IntermediateConfig) { c.PublicKey = p224.Public() }, "P-256, P-384 or P-521"},
-		"below no CA":                  {func(c *ceremony.IntermediateConfig) { c.Parent = &x509.Certificate{} }, "is no CA"},
+		"ends after its parent":        {func(c *request) { c.NotAfter = root.NotAfter.Add(time.Second) }, "not within its parent's"},
+		"begins before its parent":     {func(c *request) { c.NotBefore = root.NotBefore.Add(-time.Second) }, "not within its parent's"},
+		"begins after its parent ends": {func(c *request) { c.NotBefore = root.NotAfter.AddDate(1, 0, 0) }, "not after its beginning"},
+		"ends before it begins":        {func(c *request) { c.NotAfter = c.NotBefore }, "not after its beginning"},
+		"below another intermediate":   {func(c *request) { c.parent, c.key = intermediate, key }, "path length 0"},
+		"signed with another key":      {func(c *request) { c.key = key }, "signing: x509"},
+		"named as its parent":          {func(c *request) { c.Subject = subject("root") }, "different names"},
+		"without a common name":        {func(c *request) { c.Subject.CommonName = "" }, "no common name"},
+		"without an organization":      {func(c *request) { c.Subject.Organization = "" }, "no organization"},
+		"with a control in its name":   {func(c *request) { c.Subject.CommonName = "a\nb" }, "cannot be printed"},
+		"with broken UTF-8":            {func(c *request) { c.Subject.CommonName = "a\xff" }, "not valid UTF-8"},
+		"with a name of 65 characters": {func(c *request) { c.Subject.Organization = strings.Repeat("ü", 65) }, "64 at most"},
+		"Ed25519":                      {func(c *request) { c.public = edKey }, "not all clients accept"},
+		"RSA of 1024 bits":             {func(c *request) { c.public = small.Public() }, "at least 2048 bits"},
+		"P-224":                        {func(c *request) { c.public = p224.Public() }, "P-256, P-384 or P-521"},
+		"below no CA":                  {func(c *request) { c.parent = &x509.Certificate{NotBefore: root.NotBefore, NotAfter: root.NotAfter} }, "is no CA"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := good
 			test.change(&cfg)
-			if _, err := ceremony.Intermediate(cfg); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := newIntermediate(cfg.PlannedCertificate, cfg.public, cfg.parent, cfg.key); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want one with %q", err, test.want)
 			}
 		})
@@ -276,10 +272,7 @@ func TestIntermediateRefuses(t *testing.T) {
 func TestNameOf64Characters(t *testing.T) {
 	t.Parallel()
 	name := strings.Repeat("ü", 64)
-	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject(name), Signer: newKey(t, "ecdsa-p256"), NotBefore: now()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	root, _ := newTestRoot(t, PlannedCertificate{Subject: subject(name), NotBefore: now()}, "ecdsa-p256")
 	if root.Subject.CommonName != name {
 		t.Errorf("common name %q", root.Subject.CommonName)
 	}
@@ -288,7 +281,7 @@ func TestNameOf64Characters(t *testing.T) {
 func TestGenerateKeyRefuses(t *testing.T) {
 	t.Parallel()
 	for _, algorithm := range []string{"", "ed25519", "rsa-2048", "ECDSA-P256"} {
-		if key, err := ceremony.GenerateKey(algorithm); err == nil || key != nil || !strings.Contains(err.Error(), "one of ecdsa-p384, ecdsa-p256, rsa-4096") {
+		if key, err := GenerateKey(algorithm); err == nil || key != nil || !strings.Contains(err.Error(), "one of ecdsa-p384, ecdsa-p256, rsa-4096") {
 			t.Errorf("%q: %v", algorithm, err)
 		}
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ceremony_test
+package ceremony
 
 import (
 	"crypto"
@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
 )
 
 // token holds keys that do not exist yet. It counts those that it generates.
@@ -20,35 +18,31 @@ type token struct {
 	made int
 }
 
-func (k *token) absent(name string) *ceremony.ExternalKey {
-	return &ceremony.ExternalKey{
+func (k *token) absent(name string) *ExternalKey {
+	return &ExternalKey{
 		Where: "in the token as " + name,
 		Block: func(string) (string, error) { return "{token: " + name + "}", nil },
 		Make: func(algorithm string) (crypto.Signer, bool, error) {
 			k.made++
-			return newKey(k.t, algorithm), true, nil
+			return testKey(k.t, algorithm), true, nil
 		},
 	}
 }
 
-func (k *token) present(name, algorithm string) *ceremony.ExternalKey {
+func (k *token) present(name, algorithm string) *ExternalKey {
 	key := k.absent(name)
-	key.Signer = newKey(k.t, algorithm)
+	key.Signer = testKey(k.t, algorithm)
 	return key
 }
 
-func planned(name string, key *ceremony.ExternalKey) ceremony.PlannedCertificate {
-	return ceremony.PlannedCertificate{Subject: subject(name), Signer: key}
+func planned(name string, key *ExternalKey) PlannedCertificate {
+	return PlannedCertificate{Subject: subject(name), Signer: key}
 }
 
-func newParent(t *testing.T) ceremony.Parent {
+func newParent(t *testing.T) Parent {
 	t.Helper()
-	key := newKey(t, "ecdsa-p256")
-	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject("root"), Signer: key, NotBefore: now()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ceremony.Parent{Chain: []*x509.Certificate{root}, Signer: key}
+	root, key := newTestRoot(t, PlannedCertificate{Subject: subject("root"), NotBefore: now()}, "ecdsa-p256")
+	return Parent{Chain: []*x509.Certificate{root}, Signer: key}
 }
 
 // Check and the function that generates a key find every mistake before a key is generated,
@@ -56,46 +50,46 @@ func newParent(t *testing.T) ceremony.Parent {
 func TestNoKeyIsMadeForAMistake(t *testing.T) {
 	t.Parallel()
 	long, late, parent := strings.Repeat("x", 65), now().AddDate(11, 0, 0), newParent(t)
-	init := func(change func(*ceremony.InitConfig)) func(string, *token) (func() error, func() error) {
+	init := func(change func(*InitConfig)) func(string, *token) (func() error, func() error) {
 		return func(dir string, k *token) (func() error, func() error) {
-			cfg := ceremony.InitConfig{Dir: dir, Now: now, RootSigner: k.absent("root"), Signer: k.absent("a")}
+			cfg := InitConfig{Dir: dir, Now: now, RootSigner: k.absent("root"), Signer: k.absent("a")}
 			change(&cfg)
-			return cfg.Check, func() error { _, err := ceremony.Init(cfg); return err }
+			return cfg.Check, func() error { _, err := Init(cfg); return err }
 		}
 	}
-	add := func(change func(*ceremony.AuthorityConfig)) func(string, *token) (func() error, func() error) {
+	add := func(change func(*AuthorityConfig)) func(string, *token) (func() error, func() error) {
 		return func(dir string, k *token) (func() error, func() error) {
-			cfg := ceremony.AuthorityConfig{Dir: dir, Subject: subject("b"), NotBefore: now(), Parent: parent, Signer: k.absent("b")}
+			cfg := AuthorityConfig{Dir: dir, Subject: subject("b"), NotBefore: now(), Parent: parent, Signer: k.absent("b")}
 			change(&cfg)
-			return cfg.Check, func() error { _, err := ceremony.NewAuthority(cfg); return err }
+			return cfg.Check, func() error { _, err := NewAuthority(cfg); return err }
 		}
 	}
-	run := func(change func(*ceremony.Plan, *token)) func(string, *token) (func() error, func() error) {
+	run := func(change func(*Plan, *token)) func(string, *token) (func() error, func() error) {
 		return func(dir string, k *token) (func() error, func() error) {
-			plan := ceremony.Plan{Dir: dir, Now: now(), Root: planned("root", k.absent("root")), Intermediates: []ceremony.PlannedIntermediate{
+			plan := Plan{Dir: dir, Now: now(), Root: planned("root", k.absent("root")), Intermediates: []PlannedIntermediate{
 				{ID: "a", PlannedCertificate: planned("a", k.absent("a"))}, {ID: "b", PlannedCertificate: planned("b", k.absent("b"))},
 			}}
 			change(&plan, k)
-			return plan.Check, func() error { _, err := ceremony.Run(plan); return err }
+			return plan.Check, func() error { _, err := Run(plan); return err }
 		}
 	}
 	for want, prepare := range map[string]func(string, *token) (check, do func() error){
-		"the common name has 65":             init(func(c *ceremony.InitConfig) { c.CommonName = long }),
-		"the password is for a key":          init(func(c *ceremony.InitConfig) { c.Password = []byte("a long password") }),
-		"the root password is for a key":     init(func(c *ceremony.InitConfig) { c.RootPassword = []byte("a long password") }),
-		`"md5" is not known`:                 init(func(c *ceremony.InitConfig) { c.Algorithm = "md5" }),
-		"in the token as a, is named twice":  init(func(c *ceremony.InitConfig) { c.RootSigner = c.Signer }),
-		"the CA has no organization":         add(func(c *ceremony.AuthorityConfig) { c.Subject.Organization = "" }),
-		"different names":                    add(func(c *ceremony.AuthorityConfig) { c.Subject = subject("root") }),
-		"which is not within":                add(func(c *ceremony.AuthorityConfig) { c.NotAfter = late }),
-		"is for a key in a file":             add(func(c *ceremony.AuthorityConfig) { c.Password = []byte("a long password") }),
-		"root: the common name has 65":       run(func(p *ceremony.Plan, _ *token) { p.Root.Subject.CommonName = long }),
-		"root: creating root: it would end":  run(func(p *ceremony.Plan, _ *token) { p.Root.NotAfter = now() }),
-		"intermediates: 1: the common name":  run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Subject.CommonName = long }),
-		"intermediates: 1: creating":         run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].NotAfter = late }),
-		"intermediates: 1: reading the":      run(func(p *ceremony.Plan, _ *token) { p.Intermediates[1].Request = []byte("x") }),
-		"in the token as root, is named":     run(func(p *ceremony.Plan, k *token) { p.Intermediates[1].Signer = k.absent("root") }),
-		"intermediates: 0: the algorithm is": run(func(p *ceremony.Plan, k *token) { p.Intermediates[0].PlannedCertificate = contradiction(k) }),
+		"the common name has 70":             init(func(c *InitConfig) { c.CommonName = long }),
+		"the password is for a key":          init(func(c *InitConfig) { c.Password = []byte("a long password") }),
+		"the root password is for a key":     init(func(c *InitConfig) { c.RootPassword = []byte("a long password") }),
+		`"md5" is not known`:                 init(func(c *InitConfig) { c.Algorithm = "md5" }),
+		"in the token as a, is named twice":  init(func(c *InitConfig) { c.RootSigner = c.Signer }),
+		"the CA has no organization":         add(func(c *AuthorityConfig) { c.Subject.Organization = "" }),
+		"different names":                    add(func(c *AuthorityConfig) { c.Subject = subject("root") }),
+		"which is not within":                add(func(c *AuthorityConfig) { c.NotAfter = late }),
+		"is for a key in a file":             add(func(c *AuthorityConfig) { c.Password = []byte("a long password") }),
+		"root: the common name has 65":       run(func(p *Plan, _ *token) { p.Root.Subject.CommonName = long }),
+		"root: creating root: it would end":  run(func(p *Plan, _ *token) { p.Root.NotAfter = now() }),
+		"intermediates: 1: the common name":  run(func(p *Plan, _ *token) { p.Intermediates[1].Subject.CommonName = long }),
+		"intermediates: 1: creating":         run(func(p *Plan, _ *token) { p.Intermediates[1].NotAfter = late }),
+		"intermediates: 1: reading the":      run(func(p *Plan, _ *token) { p.Intermediates[1].Request = []byte("x") }),
+		"in the token as root, is named":     run(func(p *Plan, k *token) { p.Intermediates[1].Signer = k.absent("root") }),
+		"intermediates: 0: the algorithm is": run(func(p *Plan, k *token) { p.Intermediates[0].PlannedCertificate = contradiction(k) }),
 	} {
 		t.Run(want, func(t *testing.T) {
 			t.Parallel()
@@ -113,18 +107,18 @@ func TestNoKeyIsMadeForAMistake(t *testing.T) {
 	}
 }
 
-func contradiction(k *token) ceremony.PlannedCertificate {
-	return ceremony.PlannedCertificate{Subject: subject("a"), Algorithm: "rsa-4096", Signer: k.present("a", "ecdsa-p256")}
+func contradiction(k *token) PlannedCertificate {
+	return PlannedCertificate{Subject: subject("a"), Algorithm: "rsa-4096", Signer: k.present("a", "ecdsa-p256")}
 }
 
 // An existing key determines its algorithm, and a different requested one is an error.
 func TestAlgorithmOfAKeyThatIsThere(t *testing.T) {
 	t.Parallel()
 	k := &token{t: t}
-	for _, algorithm := range ceremony.Algorithms() {
+	for _, algorithm := range Algorithms() {
 		key := k.present("a", algorithm)
-		for _, asked := range append(ceremony.Algorithms(), "") {
-			err := ceremony.RequestConfig{Dir: filepath.Join(t.TempDir(), "r"), Subject: subject("a"), Algorithm: asked, Signer: key}.Check()
+		for _, asked := range append(Algorithms(), "") {
+			err := RequestConfig{Dir: filepath.Join(t.TempDir(), "r"), Subject: subject("a"), Algorithm: asked, Signer: key}.Check()
 			if (err == nil) != (asked == "" || asked == algorithm) {
 				t.Errorf("%q of a key of %s: %v", asked, algorithm, err)
 			}
@@ -144,25 +138,25 @@ func TestKeysThatStay(t *testing.T) {
 	unwritable := k.absent("unwritable")
 	unwritable.Block = func(string) (string, error) { return "", errors.New("no block") }
 	other := k.absent("another kind")
-	other.Make = func(string) (crypto.Signer, bool, error) { return newKey(t, "ecdsa-p256"), true, nil }
+	other.Make = func(string) (crypto.Signer, bool, error) { return testKey(t, "ecdsa-p256"), true, nil }
 	for name, test := range map[string]struct {
 		do    func(dir string) error
 		wants []string
 	}{
 		"init": {func(dir string) error {
-			_, err := ceremony.Init(ceremony.InitConfig{Dir: dir, RootSigner: k.absent("root"), Signer: broken})
+			_, err := Init(InitConfig{Dir: dir, RootSigner: k.absent("root"), Signer: broken})
 			return err
 		}, []string{"the token is full", "a key was made before that, and stays in the token as root"}},
 		"add": {func(dir string) error {
-			_, err := ceremony.NewAuthority(ceremony.AuthorityConfig{Dir: dir, Subject: subject("a"), NotBefore: now(), Parent: newParent(t), Signer: unwritable})
+			_, err := NewAuthority(AuthorityConfig{Dir: dir, Subject: subject("a"), NotBefore: now(), Parent: newParent(t), Signer: unwritable})
 			return err
 		}, []string{"no block", "stays in the token as unwritable"}},
 		"request": {func(dir string) error {
-			_, err := ceremony.NewRequest(ceremony.RequestConfig{Dir: dir, Subject: subject("a"), Algorithm: "ecdsa-p384", Signer: other})
+			_, err := NewRequest(RequestConfig{Dir: dir, Subject: subject("a"), Algorithm: "ecdsa-p384", Signer: other})
 			return err
 		}, []string{"is to be ecdsa-p384", "stays in the token as another kind"}},
 		"ceremony": {func(dir string) error {
-			_, err := ceremony.Run(ceremony.Plan{Dir: dir, Now: now(), Root: planned("root", k.absent("root")), Intermediates: []ceremony.PlannedIntermediate{
+			_, err := Run(Plan{Dir: dir, Now: now(), Root: planned("root", k.absent("root")), Intermediates: []PlannedIntermediate{
 				{ID: "a", PlannedCertificate: planned("a", k.absent("a"))},
 				{ID: "b", PlannedCertificate: planned("b", broken)},
 			}})
@@ -190,7 +184,7 @@ func TestKeysAreMadeWhereTheyStay(t *testing.T) {
 	t.Parallel()
 	k := &token{t: t}
 	dir := filepath.Join(t.TempDir(), "ca")
-	result, err := ceremony.Init(ceremony.InitConfig{Dir: dir, Now: now, Algorithm: "ecdsa-p256", RootSigner: k.absent("root"), Signer: k.present("a", "ecdsa-p256")})
+	result, err := Init(InitConfig{Dir: dir, Now: now, Algorithm: "ecdsa-p256", RootSigner: k.absent("root"), Signer: k.present("a", "ecdsa-p256")})
 	if err != nil {
 		t.Fatal(err)
 	}

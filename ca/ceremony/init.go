@@ -3,14 +3,15 @@
 package ceremony
 
 import (
-	"crypto"
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/pem"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // InitConfig describes a new CA.
@@ -60,15 +61,29 @@ type Result struct {
 	Root, Intermediate *x509.Certificate
 }
 
-// The names of the files that Init writes, relative to Dir.
-const (
-	setFile      = "ca.yaml"
-	rootDir      = "root"
-	chainFile    = "chain.pem"
-	keyFile      = "key.pem"
-	passwordFile = "pass"
-	rootFile     = "root.pem"
-)
+// plan returns the plan of a root and one intermediate, which signs at once.
+func (cfg InitConfig) plan() Plan {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	now := cfg.Now()
+	id := fmt.Sprintf("%d-a", now.UTC().Year())
+	organization := cmp.Or(cfg.Organization, "mayfly")
+	planned := func(name string, password []byte, key *ExternalKey) PlannedCertificate {
+		return PlannedCertificate{Subject: Subject{cmp.Or(cfg.CommonName, organization) + name, organization}, Algorithm: cfg.Algorithm, Password: password, Signer: key}
+	}
+	return Plan{
+		Dir: cfg.Dir, Now: now, silent: true,
+		head: "# The CA set, made by mayfly ca init. Paths are relative to this file.\n# Nothing here reads " + rootDir + "/: take it offline.\n",
+		Root: planned(" root", cfg.RootPassword, cfg.RootSigner),
+		Intermediates: []PlannedIntermediate{
+			{PlannedCertificate: planned(" intermediate "+id, cfg.Password, cfg.Signer), ID: id},
+		},
+	}
+}
+
+// Check reports every mistake that can be found without opening or generating a key.
+func (cfg InitConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
 
 // Init creates a root, an intermediate and a CA set in an empty folder:
 //
@@ -79,195 +94,92 @@ const (
 // Folders have mode 0700, keys and passwords 0600. The files are durable when Init returns;
 // ca.yaml appears last. If Init fails, it leaves nothing behind except external keys that it
 // generated, which the error names. If the machine stops meanwhile, there is no ca.yaml.
-func Init(cfg InitConfig) (result *Result, err error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.Check(); err != nil {
-		return nil, err
-	}
-	defer func() { err = cfg.Signer.Stays(cfg.RootSigner.Stays(err)) }()
-	place, err := reserve(cfg.Dir)
+func Init(cfg InitConfig) (*Result, error) {
+	plan := cfg.plan()
+	c, err := plan.run()
 	if err != nil {
-		return nil, fmt.Errorf("writing the CA to %s: %w", cfg.Dir, err)
+		return nil, withoutPaths(err)
 	}
-	defer func() { err = place.release(err) }()
-	now := cfg.Now().UTC().Truncate(time.Second)
-	id := fmt.Sprintf("%d-a", now.Year())
-	rootKey, root, err := cfg.newRoot(now)
-	if err != nil {
-		return nil, err
-	}
-	key, intermediate, err := cfg.newIntermediate(id, root, rootKey)
-	if err != nil {
-		return nil, err
-	}
-	files, err := cfg.files(id, authority{rootKey, root}, authority{key, intermediate})
-	if err != nil {
-		return nil, err
-	}
-	if err := place.write(files); err != nil {
-		return nil, fmt.Errorf("writing the CA to %s: %w", cfg.Dir, err)
-	}
-	return cfg.result(id, root, intermediate), nil
-}
-
-func (cfg InitConfig) result(id string, root, intermediate *x509.Certificate) *Result {
+	dir, id := filepath.Clean(cfg.Dir), plan.Intermediates[0].ID
 	result := &Result{
 		AuthorityID:  id,
-		SetFile:      filepath.Join(cfg.Dir, setFile),
-		ChainFile:    filepath.Join(cfg.Dir, id, chainFile),
-		RootDir:      filepath.Join(cfg.Dir, rootDir),
-		Root:         root,
-		Intermediate: intermediate,
+		SetFile:      filepath.Join(dir, setFile),
+		ChainFile:    filepath.Join(dir, id, chainFile),
+		RootDir:      filepath.Join(dir, rootDir),
+		Root:         c.root.Chain[0],
+		Intermediate: c.intermediates[0],
 	}
 	if cfg.Signer == nil {
-		result.KeyFile, result.PasswordFile = filepath.Join(cfg.Dir, id, keyFile), filepath.Join(cfg.Dir, id, passwordFile)
+		result.KeyFile, result.PasswordFile = filepath.Join(dir, id, keyFile), filepath.Join(dir, id, passwordFile)
 	}
-	if cfg.RootSigner != nil {
-		result.Keys = append(result.Keys, "The key of root: "+cfg.RootSigner.describe()+".")
+	for _, key := range []struct {
+		of string
+		*ExternalKey
+	}{{"root", cfg.RootSigner}, {id, cfg.Signer}} {
+		if key.ExternalKey != nil {
+			result.Keys = append(result.Keys, "The key of "+key.of+": "+key.describe()+".")
+		}
 	}
-	if cfg.Signer != nil {
-		result.Keys = append(result.Keys, "The key of "+id+": "+cfg.Signer.describe()+".")
-	}
-	return result
+	return result, nil
 }
 
-func (cfg InitConfig) withDefaults() InitConfig {
-	if cfg.Dir != "" {
-		cfg.Dir = filepath.Clean(cfg.Dir)
-	}
-	if cfg.Organization == "" {
-		cfg.Organization = "mayfly"
-	}
-	if cfg.CommonName == "" {
-		cfg.CommonName = cfg.Organization
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	return cfg
+// AuthorityConfig describes a new authority for a CA set.
+type AuthorityConfig struct {
+	// Dir is the folder for chain.pem, key.pem and pass. It must not exist, or be empty.
+	Dir     string
+	Subject Subject
+	// Algorithm is of its key, one of Algorithms(); "" for DefaultAlgorithm, or for the algorithm
+	// of an existing key.
+	Algorithm string
+	// Password encrypts the key; empty to generate one. It is written beside the key.
+	Password []byte
+	// Signer is a key outside Dir's files; nil to generate one in Dir. It excludes Password.
+	Signer *ExternalKey
+	// Parent's Signer may be nil for Check.
+	Parent Parent
+	// NotBefore and NotAfter are as in PlannedCertificate.
+	NotBefore, NotAfter time.Time
+}
+
+// AuthorityResult is what NewAuthority created. KeyFile and PasswordFile are "" if the key is
+// an ExternalKey.
+type AuthorityResult struct {
+	ChainFile, KeyFile, PasswordFile string
+	Intermediate                     *x509.Certificate
+}
+
+func (cfg AuthorityConfig) plan() Plan {
+	return Plan{Dir: cfg.Dir, Now: cfg.NotBefore, Parent: &cfg.Parent, silent: true, Intermediates: []PlannedIntermediate{
+		{PlannedCertificate: PlannedCertificate{Subject: cfg.Subject, Algorithm: cfg.Algorithm, NotAfter: cfg.NotAfter, Password: cfg.Password, Signer: cfg.Signer}},
+	}}
 }
 
 // Check reports every mistake that can be found without opening or generating a key.
-func (cfg InitConfig) Check() error {
-	cfg = cfg.withDefaults()
+func (cfg AuthorityConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
+
+// NewAuthority creates a key and an intermediate below Parent, in their own folder. If it
+// fails, it leaves nothing behind except an ExternalKey that it generated, which the error
+// names.
+func NewAuthority(cfg AuthorityConfig) (*AuthorityResult, error) {
+	c, err := cfg.plan().run()
+	if err != nil {
+		return nil, withoutPaths(err)
+	}
+	result := &AuthorityResult{ChainFile: filepath.Join(cfg.Dir, chainFile), Intermediate: c.intermediates[0]}
+	if cfg.Signer == nil {
+		result.KeyFile, result.PasswordFile = filepath.Join(cfg.Dir, keyFile), filepath.Join(cfg.Dir, passwordFile)
+	}
+	return result, nil
+}
+
+// withoutPaths returns the errors of a plan that no file holds, each once: both certificates of a
+// CA share settings.
+func withoutPaths(err error) error {
 	var errs []error
-	if cfg.Dir == "" {
-		errs = append(errs, errors.New("no folder is named that should get the CA"))
-	} else if err := checkEmpty(cfg.Dir); err != nil {
-		errs = append(errs, err)
+	for _, e := range keypath.All(err) {
+		if !slices.ContainsFunc(errs, func(other error) bool { return other.Error() == e.Err.Error() }) {
+			errs = append(errs, e.Err)
+		}
 	}
-	errs = append(errs,
-		checkName("common name", cfg.CommonName, maxName-len(" intermediate 2026-a")),
-		checkName("organization", cfg.Organization, maxName),
-		checkAlgorithm(cfg.Algorithm),
-		checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password),
-		checkKeySource(cfg.RootSigner, cfg.Algorithm, "root password", cfg.RootPassword),
-		checkDistinct(cfg.RootSigner, cfg.Signer))
 	return errors.Join(errs...)
-}
-
-func (cfg InitConfig) newRoot(now time.Time) (crypto.Signer, *x509.Certificate, error) {
-	key, err := newKey(cfg.RootSigner, cfg.Algorithm)
-	if err != nil {
-		return nil, nil, err
-	}
-	root, err := Root(RootConfig{
-		Subject:   Subject{CommonName: cfg.CommonName + " root", Organization: cfg.Organization},
-		Signer:    key,
-		NotBefore: now,
-	})
-	return key, root, err
-}
-
-func (cfg InitConfig) newIntermediate(id string, root *x509.Certificate, rootKey crypto.Signer) (crypto.Signer, *x509.Certificate, error) {
-	key, err := newKey(cfg.Signer, cfg.Algorithm)
-	if err != nil {
-		return nil, nil, err
-	}
-	intermediate, err := Intermediate(IntermediateConfig{
-		Subject:      Subject{CommonName: cfg.CommonName + " intermediate " + id, Organization: cfg.Organization},
-		PublicKey:    key.Public(),
-		Parent:       root,
-		ParentSigner: rootKey,
-		NotBefore:    root.NotBefore,
-	})
-	return key, intermediate, err
-}
-
-// authority is a CA certificate and its key.
-type authority struct {
-	key         crypto.Signer
-	certificate *x509.Certificate
-}
-
-// files returns all files to write, in the order in which they may appear.
-func (cfg InitConfig) files(id string, root, intermediate authority) ([]file, error) {
-	rootPEM, intermediatePEM := certificatePEM(root.certificate), certificatePEM(intermediate.certificate)
-	rootKey, err := rootKeyFiles(root.key, cfg.RootSigner, filepath.Join(cfg.Dir, rootDir), cfg.RootPassword)
-	if err != nil {
-		return nil, err
-	}
-	key, block, err := keyFiles(id, intermediate.key, cfg.Signer, cfg.Dir, cfg.Password)
-	if err != nil {
-		return nil, err
-	}
-	files := append(rootKey, file{rootDir, rootFile, publicMode, rootPEM})
-	files = append(files, key...)
-	return append(files,
-		file{id, chainFile, publicMode, append(intermediatePEM, rootPEM...)},
-		file{"", setFile, publicMode, caSet(id, block, intermediate.certificate.NotBefore)}), nil
-}
-
-// keyFiles returns the files of an intermediate's key in folder, which is below dir, and the
-// `signer` that names it in a file of dir.
-func keyFiles(folder string, key crypto.Signer, external *ExternalKey, dir string, chosen []byte) (files []file, block string, err error) {
-	if external != nil {
-		block, err = external.Block(dir)
-		return nil, block, err
-	}
-	secret := newPassword(chosen)
-	encrypted, err := encryptKey(key, secret)
-	if err != nil {
-		return nil, "", err
-	}
-	return []file{{folder, passwordFile, secretMode, secret.file()}, {folder, keyFile, secretMode, encrypted}},
-		fmt.Sprintf("{file: {key: %[1]s/%[2]s, password_file: %[1]s/%[3]s}}", folder, keyFile, passwordFile), nil
-}
-
-// rootKeyFiles returns the files of a root's key. It writes no chosen password: a server that
-// starts unattended needs one, a root does not.
-func rootKeyFiles(key crypto.Signer, external *ExternalKey, dir string, chosen []byte) ([]file, error) {
-	if external != nil {
-		f, err := external.file(rootDir, dir)
-		return []file{f}, err
-	}
-	secret := newPassword(chosen)
-	encrypted, err := encryptKey(key, secret)
-	if err != nil {
-		return nil, err
-	}
-	files := []file{{rootDir, keyFile, secretMode, encrypted}}
-	if secret.drawn {
-		files = append(files, file{rootDir, passwordFile, secretMode, secret.file()})
-	}
-	return files, nil
-}
-
-func certificatePEM(c *x509.Certificate) []byte {
-	return pem.Encode("CERTIFICATE", c.Raw)
-}
-
-// caSet returns a CA set of one authority with the key of block, published and active from
-// begin.
-func caSet(id, block string, begin time.Time) []byte {
-	return fmt.Appendf(nil, `# The CA set, made by mayfly ca init. Paths are relative to this file.
-# Nothing here reads %[3]s/: take it offline.
-generation: 1
-authorities:
-  - id: %[1]s
-    chain: %[1]s/%[4]s # intermediate first, root last
-    signer: %[5]s
-    publish_at: %[2]s
-    activate_at: %[2]s
-`, id, begin.UTC().Format(time.RFC3339), rootDir, chainFile, block)
 }

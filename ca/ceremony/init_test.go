@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ceremony_test
+package ceremony
 
 import (
 	"bytes"
@@ -20,17 +20,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	signerfile "github.com/mayfly-ca/mayfly/ca/signer/file"
 )
 
-func initialize(t testing.TB, cfg ceremony.InitConfig) *ceremony.Result {
+func initialize(t testing.TB, cfg InitConfig) *Result {
 	t.Helper()
 	if cfg.Dir == "" {
 		cfg.Dir = filepath.Join(t.TempDir(), "ca")
 	}
 	cfg.Now = now
-	result, err := ceremony.Init(cfg)
+	result, err := Init(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,10 +102,10 @@ func opens(t testing.TB, cfg signerfile.Config, certificate *x509.Certificate) {
 
 func TestInitMakesAWholeCA(t *testing.T) {
 	t.Parallel()
-	for _, algorithm := range append(ceremony.Algorithms(), "") {
+	for _, algorithm := range append(Algorithms(), "") {
 		t.Run("algorithm "+algorithm, func(t *testing.T) {
 			t.Parallel()
-			result := initialize(t, ceremony.InitConfig{Algorithm: algorithm, Organization: "Example Corp"})
+			result := initialize(t, InitConfig{Algorithm: algorithm, Organization: "Example Corp"})
 			dir := filepath.Dir(result.SetFile)
 			want := []string{
 				"0700 ./", "0700 2026-a/", "0644 2026-a/chain.pem", "0600 2026-a/key.pem", "0600 2026-a/pass", "0644 ca.yaml",
@@ -137,7 +136,7 @@ func TestInitMakesAWholeCA(t *testing.T) {
 
 func TestInitWritesTheCASetOfTheDesign(t *testing.T) {
 	t.Parallel()
-	result := initialize(t, ceremony.InitConfig{Algorithm: "ecdsa-p256"})
+	result := initialize(t, InitConfig{Algorithm: "ecdsa-p256"})
 	type keyFile struct {
 		Key          string
 		PasswordFile string `yaml:"password_file"`
@@ -176,7 +175,7 @@ func TestInitWritesTheCASetOfTheDesign(t *testing.T) {
 func TestInitWithPasswords(t *testing.T) {
 	t.Parallel()
 	password, rootPassword := []byte("correct horse "), []byte("battery staple")
-	result := initialize(t, ceremony.InitConfig{Algorithm: "ecdsa-p256", Password: password, RootPassword: rootPassword})
+	result := initialize(t, InitConfig{Algorithm: "ecdsa-p256", Password: password, RootPassword: rootPassword})
 	opens(t, signerfile.Config{Key: result.KeyFile, PasswordFile: result.PasswordFile}, result.Intermediate)
 	opens(t, signerfile.Config{Key: result.KeyFile, Password: password}, result.Intermediate)
 	rootKey := filepath.Join(result.RootDir, "key.pem")
@@ -199,12 +198,12 @@ func TestInitIntoAnEmptyFolder(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil { // a fresh volume
 		t.Fatal(err)
 	}
-	result := initialize(t, ceremony.InitConfig{Dir: dir + "/", Algorithm: "ecdsa-p256"})
+	result := initialize(t, InitConfig{Dir: dir + "/", Algorithm: "ecdsa-p256"})
 	if want := filepath.Join(dir, "ca.yaml"); result.SetFile != want {
 		t.Errorf("the set is %s, want %s", result.SetFile, want)
 	}
 	// A second run would overwrite keys.
-	_, err := ceremony.Init(ceremony.InitConfig{Dir: dir, Algorithm: "ecdsa-p256"})
+	_, err := Init(InitConfig{Dir: dir, Algorithm: "ecdsa-p256"})
 	if err == nil || !strings.Contains(err.Error(), "nothing is ever overwritten") {
 		t.Errorf("the second time: %v", err)
 	}
@@ -228,22 +227,22 @@ func TestInitRefuses(t *testing.T) {
 	before := tree(t, place)
 	fresh := filepath.Join(place, "fresh")
 	for name, test := range map[string]struct {
-		cfg  ceremony.InitConfig
+		cfg  InitConfig
 		want []string
 	}{
-		"no folder":               {ceremony.InitConfig{}, []string{"no folder is named"}},
-		"folder that is occupied": {ceremony.InitConfig{Dir: occupied}, []string{`is not empty, it holds ".hidden"`}},
-		"folder of a broken init": {ceremony.InitConfig{Dir: interrupted}, []string{"left by a mayfly ca init that was interrupted"}},
-		"file":                    {ceremony.InitConfig{Dir: regular}, []string{"is a file"}},
-		"folder below a file":     {ceremony.InitConfig{Dir: filepath.Join(regular, "ca")}, []string{"not a directory"}},
+		"no folder":               {InitConfig{}, []string{"no folder is named"}},
+		"folder that is occupied": {InitConfig{Dir: occupied}, []string{`is not empty, it holds ".hidden"`}},
+		"folder of a broken init": {InitConfig{Dir: interrupted}, []string{"left by a mayfly ca init that was interrupted"}},
+		"file":                    {InitConfig{Dir: regular}, []string{"is a file"}},
+		"folder below a file":     {InitConfig{Dir: filepath.Join(regular, "ca")}, []string{"not a directory"}},
 		"everything at once": {
-			ceremony.InitConfig{Dir: fresh, Algorithm: "ed25519", CommonName: strings.Repeat("x", 45), Organization: "\x00", Password: []byte("short"), RootPassword: []byte("two\nlines")},
-			[]string{"should be one of ecdsa-p384", "has 45 characters; 44 at most", "cannot be printed", "the password has 5 characters; it should have 8", "the root password holds a line ending"},
+			InitConfig{Dir: fresh, Algorithm: "ed25519", CommonName: strings.Repeat("x", 65), Organization: "\x00", Password: []byte("short"), RootPassword: []byte("two\nlines")},
+			[]string{"should be one of ecdsa-p384", "has 70 characters; 64 at most", "cannot be printed", "the password has 5 characters; it should have 8", "the root password holds a line ending"},
 		},
-		"endless password": {ceremony.InitConfig{Dir: fresh, Password: make([]byte, 1025)}, []string{"has 1025 characters"}},
+		"endless password": {InitConfig{Dir: fresh, Password: make([]byte, 1025)}, []string{"has 1025 characters"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := ceremony.Init(test.cfg)
+			_, err := Init(test.cfg)
 			for _, want := range test.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("error %v, want one with %q", err, want)
@@ -267,7 +266,7 @@ func TestInitTwiceAtOnce(t *testing.T) {
 	const times = 4
 	for range times {
 		go func() {
-			_, err := ceremony.Init(ceremony.InitConfig{Dir: dir, Algorithm: "ecdsa-p256", Now: now})
+			_, err := Init(InitConfig{Dir: dir, Algorithm: "ecdsa-p256", Now: now})
 			results <- err
 		}()
 	}
@@ -295,8 +294,8 @@ func TestOpenSSLAgrees(t *testing.T) {
 	if err != nil {
 		t.Skip("openssl is not on PATH, so only Go's own verifier has looked at the chain")
 	}
-	for _, algorithm := range ceremony.Algorithms() {
-		result := initialize(t, ceremony.InitConfig{Algorithm: algorithm})
+	for _, algorithm := range Algorithms() {
+		result := initialize(t, InitConfig{Algorithm: algorithm})
 		run := func(arguments ...string) string {
 			out, err := exec.CommandContext(t.Context(), openssl, arguments...).CombinedOutput()
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -123,4 +124,47 @@ func encryptKey(key crypto.Signer, p password) ([]byte, error) {
 		return nil, fmt.Errorf("encrypting key: %w", err)
 	}
 	return pem.Encode("ENCRYPTED PRIVATE KEY", der), nil
+}
+
+// keyFiles returns the files of an intermediate's key in folder, which is below dir, and the
+// `signer` that names it in a file of dir.
+func keyFiles(folder string, key crypto.Signer, external *ExternalKey, dir string, chosen []byte) (files []file, block string, err error) {
+	if external != nil {
+		block, err = external.Block(dir)
+		return nil, block, err
+	}
+	secret := newPassword(chosen)
+	encrypted, err := encryptKey(key, secret)
+	if err != nil {
+		return nil, "", err
+	}
+	return []file{{folder, passwordFile, secretMode, secret.file()}, {folder, keyFile, secretMode, encrypted}},
+		fmt.Sprintf("{file: {key: %[1]s/%[2]s, password_file: %[1]s/%[3]s}}", folder, keyFile, passwordFile), nil
+}
+
+// rootKeyFiles returns the files of a root's key. It writes no chosen password: a server that
+// starts unattended needs one, a root does not.
+func rootKeyFiles(key crypto.Signer, external *ExternalKey, dir string, chosen []byte) ([]file, error) {
+	if external != nil {
+		f, err := external.file(rootDir, dir)
+		return []file{f}, err
+	}
+	secret := newPassword(chosen)
+	encrypted, err := encryptKey(key, secret)
+	if err != nil {
+		return nil, err
+	}
+	files := []file{{rootDir, keyFile, secretMode, encrypted}}
+	if secret.drawn {
+		files = append(files, file{rootDir, passwordFile, secretMode, secret.file()})
+	}
+	return files, nil
+}
+
+// chainPEM returns certificates as a PEM file.
+func chainPEM(certificates ...*x509.Certificate) (out []byte) {
+	for _, c := range certificates {
+		out = append(out, pem.Encode("CERTIFICATE", c.Raw)...)
+	}
+	return out
 }

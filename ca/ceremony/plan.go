@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -16,7 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Plan is a ceremony: a new or existing root, and intermediates below it.
+// Plan is a ceremony: a new or existing root, and intermediates below it. Init and NewAuthority are
+// plans too.
 type Plan struct {
 	// Dir is the folder for all files. It must not exist, or be empty.
 	Dir string
@@ -29,6 +31,18 @@ type Plan struct {
 	Now time.Time
 	// Notes begin the transcript: the program's version, the digest of the plan's file.
 	Notes []string
+
+	// head begins the comment of the CA set.
+	head string
+	// silent: no transcript is written.
+	silent bool
+}
+
+// Parent is a CA that certifies intermediates.
+type Parent struct {
+	// Chain has its certificate first, then those above it up to the root.
+	Chain  []*x509.Certificate
+	Signer crypto.Signer
 }
 
 // PlannedCertificate is a CA with a new key.
@@ -37,8 +51,8 @@ type PlannedCertificate struct {
 	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm, or for the algorithm of an
 	// existing key.
 	Algorithm string
-	// NotBefore is Plan.Now where it is zero; NotAfter as in RootConfig and
-	// IntermediateConfig.
+	// NotBefore is Plan.Now where it is zero. NotAfter is by default 10 years later for a root, and
+	// 3 years later, but no later than its parent's, for an intermediate.
 	NotBefore, NotAfter time.Time
 	// Password encrypts the key; empty to generate one, which is written beside it.
 	Password []byte
@@ -50,6 +64,7 @@ type PlannedCertificate struct {
 // PlannedIntermediate is a new intermediate.
 type PlannedIntermediate struct {
 	PlannedCertificate
+	// ID is its folder and its name in the CA set; "" for Dir itself, without a set.
 	ID string
 	// Request is a certificate signing request, PEM; empty to generate a key.
 	Request []byte
@@ -57,64 +72,111 @@ type PlannedIntermediate struct {
 	PublishAt, ActivateAt time.Time
 }
 
-// transcriptFile describes what the ceremony did.
-const transcriptFile = "transcript.txt"
+// The names of the files of a ceremony.
+const (
+	setFile        = "ca.yaml"
+	rootDir        = "root"
+	rootFile       = "root.pem"
+	chainFile      = "chain.pem"
+	keyFile        = "key.pem"
+	passwordFile   = "pass"
+	transcriptFile = "transcript.txt" // what the ceremony did
+)
 
-// ceremony is the state of a running Plan. It writes no file before all are created.
-type ceremony struct {
-	plan       Plan
-	transcript strings.Builder
-	files      []file
-	root       Parent
-	set        []string // entries of the CA set
+// Check reports every mistake that can be found without opening or generating a key: it rehearses
+// the whole ceremony with temporary keys. Its errors are those of Run.
+func (p Plan) Check() error {
+	errs := []error{checkEmpty(p.Dir)}
+	var keys []*ExternalKey // nil for a key in a file
+	if p.Parent == nil {
+		errs = append(errs, keypath.Prefix(p.Root.check("root password"), "root"))
+		keys = append(keys, p.Root.Signer)
+	}
+	for i, planned := range p.Intermediates {
+		if len(planned.Request) == 0 {
+			errs = append(errs, keypath.Prefix(planned.check("password"), "intermediates", strconv.Itoa(i)))
+		}
+		keys = append(keys, planned.Signer)
+	}
+	if err := errors.Join(append(errs, checkDistinct(keys...))...); err != nil {
+		return err
+	}
+	_, err := p.execute(false)
+	return err
+}
+
+func (p PlannedCertificate) check(password string) error {
+	return errors.Join(p.Subject.check(), checkAlgorithm(p.Algorithm), checkKeySource(p.Signer, p.Algorithm, password, p.Password))
 }
 
 // Run executes a plan and returns its transcript, which is also stored in Dir. If it fails, it
 // leaves nothing behind except external keys that it generated, which the error names. Errors
 // of the plan have key paths such as ["intermediates", "0", "not_after"].
 func Run(plan Plan) (transcript string, err error) {
-	if err := plan.Check(); err != nil {
-		return "", err
-	}
-	defer func() {
-		for _, key := range plan.keys() {
-			err = key.Stays(err)
-		}
-	}()
-	place, err := reserve(plan.Dir)
+	c, err := plan.run()
 	if err != nil {
-		return "", fmt.Errorf("writing the ceremony to %s: %w", plan.Dir, err)
-	}
-	defer func() { err = place.release(err) }()
-	plan.Now = plan.Now.UTC().Truncate(time.Second)
-	c := &ceremony{plan: plan}
-	if err := c.make(); err != nil {
 		return "", err
 	}
-	transcript = c.transcript.String()
-	c.files = append(c.files, file{"", transcriptFile, publicMode, []byte(transcript)})
-	if err := place.write(c.files); err != nil {
-		return "", fmt.Errorf("writing the ceremony to %s: %w", plan.Dir, err)
-	}
-	return transcript, nil
+	return c.transcript.String(), nil
 }
 
-// make creates everything in memory, except external keys.
-func (c *ceremony) make() error {
-	c.note("A ceremony for a certificate authority, at %s.", c.plan.Now.Format(time.RFC3339))
-	for _, note := range c.plan.Notes {
+func (p Plan) run() (c *ceremony, err error) {
+	if err := p.Check(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		err = p.Root.Signer.Stays(err)
+		for _, planned := range p.Intermediates {
+			err = planned.Signer.Stays(err)
+		}
+	}()
+	place, err := reserve(p.Dir)
+	if err == nil {
+		defer func() { err = place.release(err) }()
+		if c, err = p.execute(true); err != nil {
+			return nil, err
+		}
+		if !p.silent {
+			c.files = append(c.files, file{"", transcriptFile, publicMode, []byte(c.transcript.String())})
+		}
+		err = place.write(c.files)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("writing the CA to %s: %w", p.Dir, err)
+	}
+	return c, nil
+}
+
+// ceremony is the state of a running Plan, in memory.
+type ceremony struct {
+	plan Plan
+	// real is false for a rehearsal: absent keys are temporary, and no key of the CA signs.
+	real          bool
+	transcript    strings.Builder
+	files         []file
+	root          Parent
+	intermediates []*x509.Certificate
+	set           []string // entries of the CA set
+}
+
+// execute creates everything in memory, except external keys.
+func (p Plan) execute(real bool) (*ceremony, error) {
+	p.Now = p.Now.UTC().Truncate(time.Second)
+	c := &ceremony{plan: p, real: real}
+	c.note("A ceremony for a certificate authority, at %s.", stamp(p.Now))
+	for _, note := range p.Notes {
 		c.note("%s", note)
 	}
-	if err := c.makeRoot(); err != nil {
-		return keypath.Prefix(err, "root")
+	if err := c.addRoot(); err != nil {
+		return nil, keypath.Prefix(err, "root")
 	}
-	for i := range c.plan.Intermediates {
-		if err := c.makeIntermediate(i); err != nil {
-			return keypath.Prefix(err, "intermediates", strconv.Itoa(i))
+	for i, planned := range p.Intermediates {
+		if err := c.addIntermediate(planned); err != nil {
+			return nil, keypath.Prefix(err, "intermediates", strconv.Itoa(i))
 		}
 	}
 	if len(c.set) > 0 {
-		content := "# The CA set, made by mayfly ca ceremony. Paths are relative to this file.\ngeneration: 1\nauthorities:\n" + strings.Join(c.set, "")
+		content := cmp.Or(p.head, "# The CA set, made by mayfly ca ceremony. Paths are relative to this file.\n") + "generation: 1\nauthorities:\n" + strings.Join(c.set, "")
 		c.files = append(c.files, file{"", setFile, publicMode, []byte(content)})
 	}
 	c.note("\nFiles, with the SHA-256 of those that are public:")
@@ -125,85 +187,103 @@ func (c *ceremony) make() error {
 		}
 		c.note("  %s %s", filepath.Join(f.folder, f.name), digest)
 	}
-	return nil
+	return c, nil
 }
 
 func (c *ceremony) note(format string, args ...any) {
 	fmt.Fprintf(&c.transcript, format+"\n", args...)
 }
 
-// orNow returns t, or the time of the ceremony if t is zero.
-func (p Plan) orNow(t time.Time) time.Time {
-	if t.IsZero() {
-		return p.Now
+// key generates and records a key, or records the external one. In a rehearsal the signer is nil.
+func (c *ceremony) key(planned PlannedCertificate) (public crypto.PublicKey, key crypto.Signer, err error) {
+	switch {
+	case c.real:
+		key, err = newKey(planned.Signer, planned.Algorithm)
+	case planned.Signer != nil && planned.Signer.Signer != nil:
+		return planned.Signer.Signer.Public(), nil, nil
+	default:
+		temporary, err := GenerateKey("ecdsa-p256")
+		if err != nil {
+			return nil, nil, err
+		}
+		return temporary.Public(), nil, nil
 	}
-	return t
-}
-
-// newKey generates and records a key, or records the external one.
-func (c *ceremony) newKey(planned PlannedCertificate) (crypto.Signer, error) {
-	key, err := newKey(planned.Signer, planned.Algorithm)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	what := cmp.Or(planned.Algorithm, DefaultAlgorithm) + ", generated now"
 	if planned.Signer != nil {
 		what = planned.Signer.describe()
 	}
 	c.note("  key: %s; SHA-256 of its SubjectPublicKeyInfo %x", what, sha256.Sum256(spki))
-	return key, nil
+	return key.Public(), key, nil
 }
 
-func (c *ceremony) makeRoot() error {
+func (c *ceremony) addRoot() error {
 	c.note("\nRoot")
 	if c.plan.Parent != nil {
 		c.root = *c.plan.Parent
 		c.note("  it was there already")
 		c.describe(c.root.Chain[0])
-		return nil
+		if c.plan.silent { // mayfly ca add accepts a root of another origin
+			return nil
+		}
+		return Conform(c.root.Chain[len(c.root.Chain)-1], nil)
 	}
 	planned := c.plan.Root
-	key, err := c.newKey(planned)
+	if planned.NotBefore.IsZero() {
+		planned.NotBefore = c.plan.Now
+	}
+	public, key, err := c.key(planned)
 	if err != nil {
 		return err
 	}
-	root, err := Root(c.plan.root(key))
+	root, err := newRoot(planned, public, key)
 	if err != nil {
 		return err
 	}
 	c.note("  rehearsed with a key that was thrown away, and held against the certificate specification: it conforms")
 	c.describe(root)
 	c.root = Parent{Chain: []*x509.Certificate{root}, Signer: key}
-	c.files = append(c.files, file{rootDir, rootFile, publicMode, certificatePEM(root)})
+	c.files = append(c.files, file{rootDir, rootFile, publicMode, chainPEM(root)})
+	if !c.real {
+		return nil
+	}
 	files, err := rootKeyFiles(key, planned.Signer, filepath.Join(c.plan.Dir, rootDir), planned.Password)
 	c.files = append(c.files, files...)
 	return err
 }
 
-func (c *ceremony) makeIntermediate(i int) error {
-	planned := c.plan.Intermediates[i]
+func (c *ceremony) addIntermediate(planned PlannedIntermediate) error {
 	c.note("\nIntermediate %s", planned.ID)
-	var (
-		key          crypto.Signer
-		intermediate *x509.Certificate
-		err          error
-	)
+	if planned.NotBefore.IsZero() {
+		planned.NotBefore = c.plan.Now
+	}
+	var public crypto.PublicKey
+	var key crypto.Signer
+	var err error
 	if len(planned.Request) > 0 {
 		c.note("  key: elsewhere; the request has SHA-256 %x, and its own signature verifies", sha256.Sum256(planned.Request))
-		_, intermediate, err = SignRequest(c.plan.request(planned, c.root))
+		planned.Subject, public, err = parseRequest(planned.Request, planned.Subject)
 	} else {
-		if key, err = c.newKey(planned.PlannedCertificate); err != nil {
-			return err
-		}
-		intermediate, err = Intermediate(c.plan.intermediate(planned, c.root, key.Public()))
+		public, key, err = c.key(planned.PlannedCertificate)
 	}
 	if err != nil {
 		return err
 	}
+	parentKey := c.root.Signer
+	if !c.real {
+		parentKey = nil
+	}
+	intermediate, err := newIntermediate(planned.PlannedCertificate, public, c.root.Chain[0], parentKey)
+	if err != nil || !c.real {
+		return err
+	}
+	c.intermediates = append(c.intermediates, intermediate)
 	c.note("  rehearsed with a key that was thrown away, and held against the certificate specification: it conforms")
 	c.describe(intermediate)
 	chain := append([]*x509.Certificate{intermediate}, c.root.Chain...)
@@ -211,31 +291,30 @@ func (c *ceremony) makeIntermediate(i int) error {
 		return err
 	}
 	c.note("  verified to the root, for code signing")
-	c.files = append(c.files, file{planned.ID, chainFile, publicMode, ChainPEM(chain)})
+	c.files = append(c.files, file{planned.ID, chainFile, publicMode, chainPEM(chain...)})
 	if key == nil {
 		c.note("  add it where its key is: mayfly ca add %s --chain chain.pem --key …", planned.ID)
 		return nil
 	}
 	files, block, err := keyFiles(planned.ID, key, planned.Signer, c.plan.Dir, planned.Password)
-	if err != nil {
-		return err
+	if err == nil && planned.ID != "" {
+		c.addToSet(planned, block, intermediate)
 	}
-	c.addToSet(i, block, intermediate)
 	c.files = append(c.files, files...)
-	return nil
+	return err
 }
 
 // verifyChain verifies as a client does.
 func verifyChain(chain []*x509.Certificate) error {
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(chain[len(chain)-1])
-	for _, c := range chain[1 : len(chain)-1] {
-		intermediates.AddCert(c)
+	options := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: chain[0].NotBefore,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: chain[0].NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	})
-	if err != nil {
+	options.Roots.AddCert(chain[len(chain)-1])
+	for _, c := range chain[1 : len(chain)-1] {
+		options.Intermediates.AddCert(c)
+	}
+	if _, err := chain[0].Verify(options); err != nil {
 		return fmt.Errorf("verifying the chain: %w", err)
 	}
 	return nil
@@ -243,13 +322,12 @@ func verifyChain(chain []*x509.Certificate) error {
 
 func (c *ceremony) describe(certificate *x509.Certificate) {
 	c.note("  certificate: %s\n  serial number: %040x\n  valid from %s to %s\n  SHA-256: %x\n  held against the certificate specification after it was signed: it conforms",
-		certificate.Subject, certificate.SerialNumber, certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339), sha256.Sum256(certificate.Raw))
+		certificate.Subject, certificate.SerialNumber, stamp(certificate.NotBefore), stamp(certificate.NotAfter), sha256.Sum256(certificate.Raw))
 }
 
 // addToSet adds an entry to the CA set: the first one signs from its beginning, the others
 // are published.
-func (c *ceremony) addToSet(i int, block string, intermediate *x509.Certificate) {
-	planned := c.plan.Intermediates[i]
+func (c *ceremony) addToSet(planned PlannedIntermediate, block string, intermediate *x509.Certificate) {
 	publish, activate := planned.PublishAt, planned.ActivateAt
 	if publish.IsZero() {
 		publish = intermediate.NotBefore
@@ -258,9 +336,9 @@ func (c *ceremony) addToSet(i int, block string, intermediate *x509.Certificate)
 		activate = publish
 	}
 	entry := fmt.Sprintf("  - id: %[1]s\n    chain: %[1]s/%[2]s # intermediate first, root last\n    signer: %[3]s\n    publish_at: %[4]s\n",
-		planned.ID, chainFile, block, publish.UTC().Format(time.RFC3339))
+		planned.ID, chainFile, block, stamp(publish))
 	if !activate.IsZero() {
-		entry += "    activate_at: " + activate.UTC().Format(time.RFC3339) + "\n"
+		entry += "    activate_at: " + stamp(activate) + "\n"
 	}
 	c.set = append(c.set, entry)
 }

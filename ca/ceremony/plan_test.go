@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package ceremony_test
+package ceremony
 
 import (
 	"bytes"
@@ -22,12 +22,10 @@ import (
 	zx509 "github.com/zmap/zcrypto/x509"
 	"github.com/zmap/zlint/v3"
 	"github.com/zmap/zlint/v3/lint"
-
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
 )
 
-func plannedCertificate(name string) ceremony.PlannedCertificate {
-	return ceremony.PlannedCertificate{Subject: subject(name)}
+func plannedCertificate(name string) PlannedCertificate {
+	return PlannedCertificate{Subject: subject(name)}
 }
 
 func newRequest(t *testing.T, key any) []byte {
@@ -54,12 +52,12 @@ func TestRunAgainstZlintAndOpenSSL(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "out")
 		second := plannedCertificate("second")
 		second.Algorithm = "rsa-4096"
-		transcript, err := ceremony.Run(ceremony.Plan{
+		transcript, err := Run(Plan{
 			Dir: dir, Now: begin, Root: plannedCertificate("root"),
-			Intermediates: []ceremony.PlannedIntermediate{
+			Intermediates: []PlannedIntermediate{
 				{ID: "a", PlannedCertificate: plannedCertificate("first")},
 				{ID: "b", PlannedCertificate: second},
-				{ID: "c", Request: newRequest(t, newKey(t, "ecdsa-p384"))},
+				{ID: "c", Request: newRequest(t, testKey(t, "ecdsa-p384"))},
 			},
 		})
 		if err != nil {
@@ -113,17 +111,17 @@ func TestRunLeavesNothingAfterAnError(t *testing.T) {
 	late := plannedCertificate("late")
 	late.NotAfter = now().AddDate(11, 0, 0)
 	for name, test := range map[string]struct {
-		plan ceremony.Plan
+		plan Plan
 		want string
 	}{
-		"intermediate outlives the root": {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", PlannedCertificate: late}}}, "not within its parent's"},
-		"root without a name":            {ceremony.Plan{Root: ceremony.PlannedCertificate{}}, "root: the CA has no common name"},
-		"broken request":                 {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", Request: []byte("x")}}}, "intermediates: 0: reading the"},
-		"same name as the root":          {ceremony.Plan{Root: plannedCertificate("root"), Intermediates: []ceremony.PlannedIntermediate{{ID: "a", PlannedCertificate: plannedCertificate("root")}}}, "different names"},
+		"intermediate outlives the root": {Plan{Root: plannedCertificate("root"), Intermediates: []PlannedIntermediate{{ID: "a", PlannedCertificate: late}}}, "not within its parent's"},
+		"root without a name":            {Plan{Root: PlannedCertificate{}}, "root: the CA has no common name"},
+		"broken request":                 {Plan{Root: plannedCertificate("root"), Intermediates: []PlannedIntermediate{{ID: "a", Request: []byte("x")}}}, "intermediates: 0: reading the"},
+		"same name as the root":          {Plan{Root: plannedCertificate("root"), Intermediates: []PlannedIntermediate{{ID: "a", PlannedCertificate: plannedCertificate("root")}}}, "different names"},
 	} {
 		dir := filepath.Join(t.TempDir(), "out")
 		test.plan.Dir, test.plan.Now = dir, now()
-		if _, err := ceremony.Run(test.plan); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := Run(test.plan); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
 		}
 		if _, err := os.Stat(dir); err == nil {
@@ -134,12 +132,8 @@ func TestRunLeavesNothingAfterAnError(t *testing.T) {
 
 func TestSignRequestRefuses(t *testing.T) {
 	t.Parallel()
-	rootKey := newKey(t, "ecdsa-p256")
-	root, err := ceremony.Root(ceremony.RootConfig{Subject: subject("root"), Signer: rootKey, NotBefore: now()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	good := newRequest(t, newKey(t, "ecdsa-p256"))
+	root, rootKey := newTestRoot(t, PlannedCertificate{Subject: subject("root"), NotBefore: now()}, "ecdsa-p256")
+	good := newRequest(t, testKey(t, "ecdsa-p256"))
 	block, _ := pem.Decode(good)
 	tampered := bytes.Clone(block.Bytes)
 	tampered[len(tampered)-1] ^= 1
@@ -157,8 +151,8 @@ func TestSignRequestRefuses(t *testing.T) {
 		"another's key":  {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: tampered}), "signature does not verify"},
 		"an unknown key": {newRequest(t, p224), "P-256, P-384 or P-521"},
 	} {
-		_, _, err := ceremony.SignRequest(ceremony.SignRequestConfig{
-			Request: test.request, Parent: ceremony.Parent{Chain: []*x509.Certificate{root}, Signer: rootKey}, NotBefore: now(),
+		_, _, err := SignRequest(SignRequestConfig{
+			Request: test.request, Parent: Parent{Chain: []*x509.Certificate{root}, Signer: rootKey}, NotBefore: now(),
 		})
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want one that says %q", name, err, test.want)
@@ -170,10 +164,10 @@ func TestSignRequestRefuses(t *testing.T) {
 func TestConformNoticesEveryDeparture(t *testing.T) {
 	t.Parallel()
 	root, intermediate := newChain(t, "ecdsa-p256", now())
-	if err := ceremony.Conform(root, nil); err != nil {
+	if err := Conform(root, nil); err != nil {
 		t.Errorf("the root: %v", err)
 	}
-	if err := ceremony.Conform(intermediate, root); err != nil {
+	if err := Conform(intermediate, root); err != nil {
 		t.Errorf("the intermediate: %v", err)
 	}
 	for want, change := range map[string]func(root, intermediate *x509.Certificate){
@@ -198,9 +192,9 @@ func TestConformNoticesEveryDeparture(t *testing.T) {
 		r, i := *root, *intermediate
 		change(&r, &i)
 		which, text, _ := strings.Cut(want, ": ")
-		err := ceremony.Conform(&i, &r)
+		err := Conform(&i, &r)
 		if which == "root" {
-			err = ceremony.Conform(&r, nil)
+			err = Conform(&r, nil)
 		}
 		if text == "not within" {
 			text = "is not within its parent's"

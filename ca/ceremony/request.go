@@ -3,9 +3,9 @@
 package ceremony
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -52,7 +52,7 @@ func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 		return "", err
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{CommonName: cfg.Subject.CommonName, Organization: []string{cfg.Subject.Organization}},
+		Subject: cfg.Subject.name(),
 	}, key)
 	if err != nil {
 		return "", fmt.Errorf("making the request: %w", err)
@@ -81,48 +81,36 @@ type SignRequestConfig struct {
 // SignRequest returns the chain of the intermediate that the request asks for, as PEM, and
 // the intermediate.
 func SignRequest(cfg SignRequestConfig) (chain []byte, intermediate *x509.Certificate, err error) {
-	planned, err := cfg.intermediate()
+	subject, public, err := parseRequest(cfg.Request, cfg.Subject)
 	if err != nil {
 		return nil, nil, err
 	}
-	intermediate, err = Intermediate(planned)
+	intermediate, err = newIntermediate(PlannedCertificate{Subject: subject, NotBefore: cfg.NotBefore, NotAfter: cfg.NotAfter}, public, cfg.Parent.Chain[0], cfg.Parent.Signer)
 	if err != nil {
 		return nil, nil, err
 	}
-	return ChainPEM(append([]*x509.Certificate{intermediate}, cfg.Parent.Chain...)), intermediate, nil
+	return chainPEM(append([]*x509.Certificate{intermediate}, cfg.Parent.Chain...)...), intermediate, nil
 }
 
-// intermediate returns the configuration of the requested intermediate.
-func (cfg SignRequestConfig) intermediate() (IntermediateConfig, error) {
-	request, err := parseRequest(cfg.Request)
+// parseRequest returns the key of a request, whose signature proves that the requester holds it,
+// and its subject, of which parts that are set in subject are replaced.
+func parseRequest(content []byte, subject Subject) (Subject, crypto.PublicKey, error) {
+	der, err := pem.One(content, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 	if err != nil {
-		return IntermediateConfig{}, err
+		return subject, nil, fmt.Errorf("reading the request: %w", err)
 	}
-	subject := cfg.Subject
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return subject, nil, fmt.Errorf("parsing the request: %w", err)
+	}
+	if err := request.CheckSignature(); err != nil {
+		return subject, nil, fmt.Errorf("the request's own signature does not verify: %w", err)
+	}
 	if subject.CommonName == "" {
 		subject.CommonName = request.Subject.CommonName
 	}
 	if subject.Organization == "" && len(request.Subject.Organization) == 1 {
 		subject.Organization = request.Subject.Organization[0]
 	}
-	return IntermediateConfig{
-		Subject: subject, PublicKey: request.PublicKey, Parent: cfg.Parent.Chain[0], ParentSigner: cfg.Parent.Signer,
-		NotBefore: cfg.NotBefore, NotAfter: cfg.NotAfter,
-	}, nil
-}
-
-func parseRequest(content []byte) (*x509.CertificateRequest, error) {
-	der, err := pem.One(content, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
-	if err != nil {
-		return nil, fmt.Errorf("reading the certificate signing request: %w", err)
-	}
-	request, err := x509.ParseCertificateRequest(der)
-	if err != nil {
-		return nil, fmt.Errorf("parsing the request: %w", err)
-	}
-	// The signature proves that the requester holds the key.
-	if err := request.CheckSignature(); err != nil {
-		return nil, fmt.Errorf("the request's own signature does not verify: %w", err)
-	}
-	return request, nil
+	return subject, request.PublicKey, nil
 }

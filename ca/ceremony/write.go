@@ -33,6 +33,9 @@ type file struct {
 // checkEmpty accepts a folder that does not exist or is empty, except for what mkfs leaves in a
 // fresh volume.
 func checkEmpty(dir string) error {
+	if dir == "" {
+		return errors.New("no folder is named that should get the CA")
+	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
