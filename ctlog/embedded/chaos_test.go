@@ -123,7 +123,7 @@ func TestChaos(t *testing.T) {
 		kills = n
 	}
 	a, cfg := newAuthority(t), newConfig(t)
-	instructions, err := json.Marshal(childConfig{cfg.Name, cfg.Dir, cfg.Guard, cfg.Key, cfg.Origin, a.root.Raw})
+	instructions, err := json.Marshal(childConfig{cfg.Name, cfg.Dir, cfg.Guard, cfg.Key, cfg.Origin, a.Root.Raw})
 	if err != nil {
 		t.Fatal(err)
 	}

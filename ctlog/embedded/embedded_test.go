@@ -63,20 +63,6 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-// TestSubmitAsALog uses the log through ctlog.Logs, which verifies each SCT.
-func TestSubmitAsALog(t *testing.T) {
-	t.Parallel()
-	a, cfg := newAuthority(t), newConfig(t)
-	l := open(t, cfg)
-	logs, err := ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: l, PublicKey: l.PublicKey()}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := logs.Add(t.Context(), a.submission(t)); err != nil {
-		t.Error(err)
-	}
-}
-
 // TestOneMoveForABatch: all submitters of a batch wait for the same fsync.
 func TestOneMoveForABatch(t *testing.T) {
 	t.Parallel()

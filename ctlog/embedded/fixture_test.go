@@ -4,14 +4,8 @@ package embedded
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"log/slog"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,106 +16,38 @@ import (
 	"github.com/google/certificate-transparency-go/client"
 	"github.com/google/certificate-transparency-go/jsonclient"
 
-	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
 const testToken = "a token for submitting"
 
 // authority creates the chains that a log receives.
-type authority struct {
-	root, intermediate *x509.Certificate
-	key                *ecdsa.PrivateKey
-	algorithm          certs.SignatureAlgorithm
-	spki               []byte
-}
+type authority struct{ *testlog.Authority }
 
 func newAuthority(t testing.TB) *authority {
 	t.Helper()
-	a := &authority{}
-	newKey := func() *ecdsa.PrivateKey {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key
-	}
-	create := func(template, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) *x509.Certificate {
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
-	rootKey := newKey()
-	a.key = newKey()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root", Organization: []string{"test"}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, BasicConstraintsValid: true,
-	}
-	a.root = create(template, template, rootKey, rootKey)
-	template.SerialNumber, template.Subject.CommonName, template.MaxPathLenZero = big.NewInt(2), "intermediate", true
-	a.intermediate = create(template, a.root, a.key, rootKey)
-	var err error
-	if a.algorithm, err = certs.SignatureAlgorithmFor(a.key.Public()); err != nil {
-		t.Fatal(err)
-	}
-	if a.spki, err = x509.MarshalPKIXPublicKey(newKey().Public()); err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
-func (a *authority) roots() []*x509.Certificate { return []*x509.Certificate{a.root} }
-
-// tbs returns a certificate in the real profile, with a new serial number.
-func (a *authority) tbs(t testing.TB, san certs.SAN, issuer string) *certs.TBS {
-	t.Helper()
-	serial, err := certs.NewSerial(rand.Reader)
+	a, err := testlog.NewAuthority(time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var extensions certs.Extensions
-	extensions[certs.IssuerV1], extensions[certs.IssuerV2] = issuer, issuer
-	start := time.Now().Truncate(time.Second)
-	tbs, err := certs.NewTBS(certs.Template{
-		SerialNumber: serial, SignatureAlgorithm: a.algorithm, Issuer: a.intermediate.RawSubject,
-		NotBefore: start, NotAfter: start.Add(10 * time.Minute), PublicKey: a.spki,
-		AuthorityKeyID: a.intermediate.SubjectKeyId, SAN: san, Extensions: extensions,
-	})
+	return &authority{a}
+}
+
+func (a *authority) roots() []*x509.Certificate { return []*x509.Certificate{a.Root} }
+
+func (a *authority) draft(t testing.TB) *testlog.Draft {
+	t.Helper()
+	d, err := a.Draft()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tbs
-}
-
-func (a *authority) sign(t testing.TB, tbs []byte) []byte {
-	t.Helper()
-	signature, err := a.algorithm.Sign(rand.Reader, a.key, tbs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certs.Assemble(tbs, a.algorithm, signature)
-}
-
-func (a *authority) submissionFor(t testing.TB, san certs.SAN, issuer string) ctlog.Submission {
-	t.Helper()
-	tbs := a.tbs(t, san, issuer)
-	return ctlog.Submission{
-		Chain:         [][]byte{a.sign(t, tbs.Precertificate()), a.intermediate.Raw, a.root.Raw},
-		TBS:           tbs.Logged(),
-		IssuerKeyHash: sha256.Sum256(a.intermediate.RawSubjectPublicKeyInfo),
-	}
+	return d
 }
 
 func (a *authority) submission(t testing.TB) ctlog.Submission {
 	t.Helper()
-	return a.submissionFor(t, certs.SAN{Kind: certs.SANURI, Value: "https://build.example/workflow"}, "https://issuer.example")
+	return a.draft(t).Submission
 }
 
 // newConfig creates a log in a directory of the test and returns its configuration.

@@ -272,10 +272,11 @@ func TestIndependentSubmitter(t *testing.T) {
 	submitter := ctClient(t, serve(t, l), l.PublicKey())
 
 	roots, err := submitter.GetAcceptedRoots(t.Context())
-	if err != nil || len(roots) != 1 || !bytes.Equal(roots[0].Data, a.root.Raw) {
+	if err != nil || len(roots) != 1 || !bytes.Equal(roots[0].Data, a.Root.Raw) {
 		t.Errorf("get-roots: %v, %v", roots, err)
 	}
-	sub := a.submission(t)
+	d := a.draft(t)
+	sub := d.Submission
 	precert := []ct.ASN1Cert{{Data: sub.Chain[0]}, {Data: sub.Chain[1]}, {Data: sub.Chain[2]}}
 	first, err := submitter.AddPreChain(t.Context(), precert)
 	if err != nil {
@@ -295,7 +296,11 @@ func TestIndependentSubmitter(t *testing.T) {
 	if !bytes.Equal(first.Extensions, withoutRoot.Extensions) {
 		t.Errorf("the same chain without its root got another SCT: %v, %v", first, withoutRoot)
 	}
-	final := []ct.ASN1Cert{{Data: a.sign(t, sub.TBS)}, {Data: sub.Chain[1]}}
+	certificate, err := d.Certificate(ctlog.SCT{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	final := []ct.ASN1Cert{{Data: certificate}, {Data: sub.Chain[1]}}
 	sct, err := submitter.AddChain(t.Context(), final)
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,11 @@ func TestSearch(t *testing.T) {
 	issuers := []string{"https://one.example", "https://two.example", "https://two.example", "https://one.example", "https://two.example"}
 	var serials [][]byte
 	for i, san := range sans {
-		sub := a.submissionFor(t, san, issuers[i])
+		draft, err := a.DraftFor(san, issuers[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub := draft.Submission
 		submitAll(t, l, []ctlog.Submission{sub})
 		hour.Add(2)
 		c, err := x509.ParseCertificate(sub.Chain[0])
@@ -43,7 +47,7 @@ func TestSearch(t *testing.T) {
 		serials = append(serials, c.SerialNumber.Bytes())
 	}
 	// Search skips certificates of other CAs.
-	submitAll(t, l, []ctlog.Submission{{Chain: [][]byte{a.intermediate.Raw, a.root.Raw}, TBS: []byte("alice@example.com")}})
+	submitAll(t, l, []ctlog.Submission{{Chain: [][]byte{a.Intermediate.Raw, a.Root.Raw}, TBS: []byte("alice@example.com")}})
 	// No Shutdown: a search finds entries before they are published, and while a writer runs.
 	at := func(hours int) time.Time { return time.Date(2026, 1, 1, hours, 0, 0, 0, time.UTC) }
 	for _, test := range []struct {

@@ -32,13 +32,16 @@ type Authority struct {
 // a year. Its leaves begin at now().
 func NewAuthority(now func() time.Time) (*Authority, error) {
 	a := &Authority{now: now}
-	rootKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("generating root key: %w", err)
+	var keys [3]*ecdsa.PrivateKey // of the root, the intermediate and the leaves
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return nil, fmt.Errorf("generating key: %w", err)
+		}
 	}
-	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-		return nil, fmt.Errorf("generating intermediate key: %w", err)
-	}
+	rootKey := keys[0]
+	a.key = keys[1]
+	var err error
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "testlog root", Organization: []string{"testlog"}},
 		NotBefore: now().Add(-time.Hour), NotAfter: now().AddDate(1, 0, 0),
@@ -55,11 +58,7 @@ func NewAuthority(now func() time.Time) (*Authority, error) {
 	if a.algorithm, err = certs.SignatureAlgorithmFor(a.key.Public()); err != nil {
 		return nil, err
 	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("generating leaf key: %w", err)
-	}
-	if a.leafSPKI, err = x509.MarshalPKIXPublicKey(leafKey.Public()); err != nil {
+	if a.leafSPKI, err = x509.MarshalPKIXPublicKey(keys[2].Public()); err != nil {
 		return nil, fmt.Errorf("marshalling leaf key: %w", err)
 	}
 	return a, nil
@@ -81,18 +80,25 @@ type Draft struct {
 	tbs       *certs.TBS
 }
 
-// Draft signs a new precertificate.
+// Draft signs a new precertificate of a build.
 func (a *Authority) Draft() (*Draft, error) {
+	return a.DraftFor(certs.SAN{Kind: certs.SANURI, Value: "https://build.example/workflow"}, "https://issuer.example")
+}
+
+// DraftFor signs a new precertificate with this name and the URL of a token's issuer.
+func (a *Authority) DraftFor(san certs.SAN, issuer string) (*Draft, error) {
 	serial, err := certs.NewSerial(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
+	var extensions certs.Extensions
+	extensions[certs.IssuerV1], extensions[certs.IssuerV2] = issuer, issuer
 	notBefore := a.now().Truncate(time.Second)
 	tbs, err := certs.NewTBS(certs.Template{
 		SerialNumber: serial, SignatureAlgorithm: a.algorithm, Issuer: a.Intermediate.RawSubject,
 		NotBefore: notBefore, NotAfter: notBefore.Add(10 * time.Minute),
 		PublicKey: a.leafSPKI, AuthorityKeyID: a.Intermediate.SubjectKeyId,
-		SAN: certs.SAN{Kind: certs.SANURI, Value: "https://build.example/workflow"},
+		SAN: san, Extensions: extensions,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("assembling TBS: %w", err)

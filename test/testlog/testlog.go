@@ -38,8 +38,6 @@ type Config struct {
 	Name string
 	// Roots are the trust anchors that a submitted chain may end in; AddRoot adds to them.
 	Roots []*x509.Certificate
-	// Key is the log's P-256 key; nil for a new one.
-	Key *ecdsa.PrivateKey
 	// Now is the clock of SCTs and tree heads; nil for time.Now.
 	Now func() time.Time
 	// LeafIndex gives SCTs the leaf_index extension, as static-ct-api logs do.
@@ -69,18 +67,16 @@ type Log struct {
 	tree     *merkle.Tree
 	entries  []ct.LeafEntry
 	scts     map[[sha256.Size]byte]*ct.SignedCertificateTimestamp // by hash of type and certificate
-	byLeaf   map[[sha256.Size]byte]uint64                         // index by Merkle leaf hash
 	issuedBy map[[sha256.Size]byte][]*x509.Certificate            // verified issuing chains, by hash
 }
 
 // New returns an empty log.
 func New(cfg Config) (*Log, error) {
 	l := &Log{
-		name: cfg.Name, key: cfg.Key, now: cfg.Now, leafIndex: cfg.LeafIndex, unchecked: cfg.Unchecked,
+		name: cfg.Name, now: cfg.Now, leafIndex: cfg.LeafIndex, unchecked: cfg.Unchecked,
 		roots:    append([]*x509.Certificate(nil), cfg.Roots...),
 		tree:     merkle.New(rfc6962.DefaultHasher),
 		scts:     make(map[[sha256.Size]byte]*ct.SignedCertificateTimestamp),
-		byLeaf:   make(map[[sha256.Size]byte]uint64),
 		issuedBy: make(map[[sha256.Size]byte][]*x509.Certificate),
 	}
 	if l.name == "" {
@@ -90,13 +86,8 @@ func New(cfg Config) (*Log, error) {
 		l.now = time.Now
 	}
 	var err error
-	if l.key == nil {
-		if l.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			return nil, fmt.Errorf("generating log key: %w", err)
-		}
-	}
-	if l.key.Curve != elliptic.P256() {
-		return nil, errors.New("a log's key must be P-256")
+	if l.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, fmt.Errorf("generating log key: %w", err)
 	}
 	if l.spki, err = x509.MarshalPKIXPublicKey(l.key.Public()); err != nil {
 		return nil, fmt.Errorf("marshalling log key: %w", err)
@@ -151,23 +142,17 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 	if err := ctx.Err(); err != nil {
 		return ctlog.SCT{}, err
 	}
-	var (
-		sct *ct.SignedCertificateTimestamp
-		err error
-	)
-	if l.unchecked {
-		pre := &ct.PreCert{IssuerKeyHash: sub.IssuerKeyHash, TBSCertificate: sub.TBS}
-		sct, err = l.integrate(submission{precert: pre, chain: sub.Chain})
-	} else {
-		var s submission
-		if s, err = l.check(ct.PrecertLogEntryType, sub.Chain); err != nil {
-			return ctlog.SCT{}, err
+	s, err := submission{precert: &ct.PreCert{IssuerKeyHash: sub.IssuerKeyHash, TBSCertificate: sub.TBS}, chain: sub.Chain}, error(nil)
+	if !l.unchecked {
+		s, err = l.check(ct.PrecertLogEntryType, sub.Chain)
+		if err == nil && (!bytes.Equal(s.precert.TBSCertificate, sub.TBS) || s.precert.IssuerKeyHash != sub.IssuerKeyHash) {
+			err = errors.New("the submission's TBS or issuer key hash is not that of its chain")
 		}
-		if !bytes.Equal(s.precert.TBSCertificate, sub.TBS) || s.precert.IssuerKeyHash != sub.IssuerKeyHash {
-			return ctlog.SCT{}, errors.New("the submission's TBS or issuer key hash is not that of its chain")
-		}
-		sct, err = l.once(s)
 	}
+	if err != nil {
+		return ctlog.SCT{}, err
+	}
+	sct, err := l.once(s, l.unchecked)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
@@ -177,23 +162,21 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 	}, nil
 }
 
-// once answers a repetition with the first SCT.
-func (l *Log) once(s submission) (*ct.SignedCertificateTimestamp, error) {
-	id := sha256.Sum256(s.chain[0])
-	l.mu.RLock()
-	sct := l.scts[id]
-	l.mu.RUnlock()
-	if sct != nil {
-		return sct, nil
-	}
-	return l.integrate(s)
-}
-
-// integrate signs an SCT for s and adds s to the tree. It adds both of two concurrent
-// submissions of the same certificate: a log may do that.
-func (l *Log) integrate(s submission) (*ct.SignedCertificateTimestamp, error) {
+// once answers a repetition with the first SCT, unless again.
+func (l *Log) once(s submission, again bool) (*ct.SignedCertificateTimestamp, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	id := sha256.Sum256(s.chain[0])
+	if sct := l.scts[id]; sct != nil && !again {
+		return sct, nil
+	}
+	sct, err := l.integrate(s)
+	l.scts[id] = sct
+	return sct, err
+}
+
+// integrate signs an SCT for s and adds s to the tree. The caller holds mu.
+func (l *Log) integrate(s submission) (*ct.SignedCertificateTimestamp, error) {
 	index := uint64(len(l.entries))
 	entry := &ct.TimestampedEntry{Timestamp: uint64(l.now().UnixMilli())}
 	var extra any
@@ -231,11 +214,8 @@ func (l *Log) integrate(s submission) (*ct.SignedCertificateTimestamp, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serializing chain: %w", err)
 	}
-	hash := rfc6962.DefaultHasher.HashLeaf(leafInput)
-	l.tree.Append(hash)
+	l.tree.Append(rfc6962.DefaultHasher.HashLeaf(leafInput))
 	l.entries = append(l.entries, ct.LeafEntry{LeafInput: leafInput, ExtraData: extraData})
-	l.byLeaf[[sha256.Size]byte(hash)] = index
-	l.scts[sha256.Sum256(s.chain[0])] = sct
 	return sct, nil
 }
 
