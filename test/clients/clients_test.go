@@ -19,7 +19,6 @@ func TestClients(t *testing.T) {
 		{"cosign 3", testCosign3},
 		{"cosign 2", testCosign2},
 		{"npm", testNPM},
-		{"wire", testWire},
 	} {
 		t.Run(client.name, func(t *testing.T) {
 			t.Parallel()

@@ -35,7 +35,7 @@ func newCosign2(t *testing.T, w *world) *sandbox {
 
 // cosign2Sign are the arguments before the content to sign.
 func (w *world) cosign2Sign(command, token string, more ...string) []string {
-	return append([]string{command, "--yes", "--identity-token", token, "--fulcio-url", w.plain.url,
+	return append([]string{command, "--yes", "--identity-token", token, "--fulcio-url", w.mayfly,
 		"--timestamp-server-url", w.tsa, "--tlog-upload=false"}, more...)
 }
 

@@ -43,7 +43,7 @@ func (w *world) cosign3SignBlob(t *testing.T, s *sandbox, token string) (path, b
 func cosign3Initializes(t *testing.T, w *world) {
 	s := newCosign3(t, w)
 	out := trim(s.mustRun(t, w.tools.cosign3, "trusted-root", "create", "--with-default-services"))
-	for _, want := range []string{w.plain.url, w.tsa, w.rekor} {
+	for _, want := range []string{w.mayfly, w.tsa, w.rekor} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the trusted root that cosign took over lacks %s", want)
 		}

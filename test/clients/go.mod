@@ -7,13 +7,13 @@ replace github.com/mayfly-ca/mayfly => ../..
 require (
 	github.com/chromedp/cdproto v0.0.0-20250724212937-08a3db8b4327
 	github.com/chromedp/chromedp v0.14.2
-	github.com/google/certificate-transparency-go v1.4.0
+	github.com/google/certificate-transparency-go v1.4.0 // indirect
 	github.com/mayfly-ca/mayfly v0.0.0-00010101000000-000000000000
 	github.com/sigstore/protobuf-specs v0.5.2
 	github.com/sigstore/sigstore v1.10.8
 	github.com/sigstore/sigstore-go v1.3.0
 	github.com/theupdateframework/go-tuf/v2 v2.4.2
-	google.golang.org/grpc v1.85.0
+	google.golang.org/grpc v1.85.0 // indirect
 	google.golang.org/protobuf v1.36.12
 )
 

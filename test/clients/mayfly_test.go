@@ -4,23 +4,14 @@ package clients
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"fmt"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
-// The settings of both mayfly processes, after their listeners: what an operator would write.
+// The settings of mayfly, after its listeners: what an operator would write.
 const mayflySettings = `
 issuers: issuers.yaml
 oidc: {allow_loopback: true}
@@ -73,8 +64,8 @@ ci-issuer-metadata:
     subject-alternative-name-template: "{{ .url }}/{{ .job_workflow_ref }}"
 `
 
-// startMayfly creates a CA with `mayfly ca init` and starts two processes with it: one that listens
-// as the defaults do, one with TLS and one port for everything, as sigstore-java requires.
+// startMayfly creates a CA with `mayfly ca init` and serves it. The clients that are not installed here
+// send what test/conformance sends.
 func (w *world) startMayfly(t *testing.T, dir string) {
 	t.Helper()
 	ca := w.initCA(t, dir)
@@ -84,24 +75,17 @@ func (w *world) startMayfly(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 
-	ports := freePorts(t, 5)
-	w.plain = endpoint{url: "http://" + loopback(ports[0]), grpc: loopback(ports[1]), client: http.DefaultClient}
-	w.serve(t, dir, "mayfly-plain", w.plain, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}",
-		loopback(ports[0]), loopback(ports[1]), loopback(ports[2]))+settings)
-
-	roots := writeServerCertificate(t, dir)
-	w.shared = endpoint{url: "https://" + loopback(ports[3]), grpc: loopback(ports[3]), roots: roots, client: &http.Client{
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true},
-	}}
-	w.serve(t, dir, "mayfly-shared", w.shared, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}\ntls: {certificate: tls.pem, key: tls.key}",
-		loopback(ports[3]), loopback(ports[3]), loopback(ports[4]))+settings)
+	ports := freePorts(t, 3)
+	w.mayfly = "http://" + loopback(ports[0])
+	w.serve(t, dir, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}", loopback(ports[0]), loopback(ports[1]), loopback(ports[2]))+settings)
 }
 
 // serve starts `mayfly serve` and waits until it reports that it is ready, including issuers. At
 // the end of the test it requires a clean stop, and a log without a token: no header or payload of
 // a JWT, which all have the same beginning.
-func (w *world) serve(t *testing.T, dir, name string, at endpoint, config string) {
+func (w *world) serve(t *testing.T, dir, config string) {
 	t.Helper()
+	const name = "mayfly"
 	path := filepath.Join(dir, name+".yaml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -117,7 +101,7 @@ func (w *world) serve(t *testing.T, dir, name string, at endpoint, config string
 			t.Errorf("an ID token, or a part of one, is in the log of %s, or there is none: %v", name, err)
 		}
 	})
-	p.awaitReady(t, at.client, at.url+"/readyz")
+	p.awaitReady(t, http.DefaultClient, w.mayfly+"/readyz")
 }
 
 // caFiles are the paths of the files that `mayfly ca init` has created.
@@ -145,40 +129,4 @@ func (w *world) initCA(t *testing.T, dir string) caFiles {
 	w.ca, w.caChain = parseCertificates(t, text), files.chain
 	w.log.AddRoot(w.ca[len(w.ca)-1])
 	return files
-}
-
-// writeServerCertificate writes tls.pem and tls.key, a self-signed certificate for 127.0.0.1,
-// into dir, and returns the pool that trusts it.
-func writeServerCertificate(t *testing.T, dir string) *x509.CertPool {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "127.0.0.1"},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	writePEM(t, filepath.Join(dir, "tls.pem"), "CERTIFICATE", der)
-	writePEM(t, filepath.Join(dir, "tls.key"), "PRIVATE KEY", pkcs8)
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return pool
 }

@@ -48,7 +48,7 @@ func newNPM(t *testing.T, w *world) *sandbox {
 // npmServices are the options of sigstore.sign and sigstore.attest. These support only Rekor v1, so
 // the options disable the upload.
 func (w *world) npmServices() map[string]any {
-	return map[string]any{"fulcioURL": w.plain.url, "tsaServerURL": w.tsa, "tlogUpload": false}
+	return map[string]any{"fulcioURL": w.mayfly, "tsaServerURL": w.tsa, "tlogUpload": false}
 }
 
 // npmSign signs blob as alice and returns the paths of blob and bundle.

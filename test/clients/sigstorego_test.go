@@ -216,7 +216,7 @@ func goTakesSlash(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fulcio := sign.NewFulcio(&sign.FulcioOptions{BaseURL: w.plain.url + "/"})
+	fulcio := sign.NewFulcio(&sign.FulcioOptions{BaseURL: w.mayfly + "/"})
 	der, err := fulcio.GetCertificate(t.Context(), keypair, &sign.CertificateProviderOptions{IDToken: w.aliceToken(t)})
 	if err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func (w *world) writeTrust(t *testing.T, dir string, tsa []*x509.Certificate, re
 	anyOne := root.ServiceConfiguration{Selector: prototrustroot.ServiceSelector_ANY}
 	// The version of a certificate authority is 1, although the path of its REST API has v2.
 	signing, err := root.NewSigningConfig(root.SigningConfigMediaType02,
-		service(w.plain.url, 1), service(w.email.url, 1),
+		service(w.mayfly, 1), service(w.email.url, 1),
 		service(w.rekor, 2), anyOne,
 		service(w.tsa, 1), anyOne)
 	if err != nil {
@@ -49,7 +49,7 @@ func (w *world) newTrustedRoot(tsa []*x509.Certificate, rekor *ecdsa.PublicKey) 
 	last := len(w.ca) - 1
 	ca := &root.FulcioCertificateAuthority{
 		Root: w.ca[last], Intermediates: w.ca[:last],
-		ValidityPeriodStart: w.ca[0].NotBefore, URI: w.plain.url,
+		ValidityPeriodStart: w.ca[0].NotBefore, URI: w.mayfly,
 	}
 	last = len(tsa) - 1
 	stamps := &root.SigstoreTimestampingAuthority{

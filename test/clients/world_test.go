@@ -21,8 +21,7 @@ import (
 type world struct {
 	tools toolset
 
-	plain  endpoint // REST and gRPC on a port each, without TLS
-	shared endpoint // REST and gRPC on one port, with TLS
+	mayfly string // base URL
 
 	email    *issuer // type email
 	github   *issuer // type ci-provider, with the templates of issuerFile
@@ -43,14 +42,6 @@ type world struct {
 
 	// The flags of a REST v1 client take these one by one, as PEM files; the log's key is log.keyFile.
 	caChain, tsaChain string
-}
-
-// endpoint is the addresses of one mayfly process.
-type endpoint struct {
-	url    string // of REST
-	grpc   string // host and port
-	client *http.Client
-	roots  *x509.CertPool // for TLS; nil without
 }
 
 // newWorld starts all servers, and returns when each is ready.
@@ -166,14 +157,6 @@ func parseCertificates(t *testing.T, text []byte) []*x509.Certificate {
 		t.Fatalf("no certificate in %q", text)
 	}
 	return certs
-}
-
-func rawCertificates(certs []*x509.Certificate) [][]byte {
-	var raw [][]byte
-	for _, c := range certs {
-		raw = append(raw, c.Raw)
-	}
-	return raw
 }
 
 // pushImage puts an image of one small layer into the registry and returns its reference by
