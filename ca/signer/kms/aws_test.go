@@ -101,7 +101,7 @@ func awsAlgorithms(id string, key crypto.Signer) []string {
 }
 
 func newAWS(t *testing.T) place {
-	key, rsaKey := &liar{Signer: ecdsaKey(t, 256)}, rsaKey(t, 2048)
+	key, rsaKey := ecdsaKey(t, 256), rsaKey(t, 2048)
 	service := aws{}
 	for id, key := range map[string]crypto.Signer{"ca": key, "p384": ecdsaKey(t, 384), "p521": ecdsaKey(t, 521), "rsa": rsaKey, "pss": rsaKey, "sha512": rsaKey, "enc": rsaKey} {
 		service[strings.TrimPrefix(awsURI(id), "awskms:///")] = key

@@ -101,7 +101,7 @@ func logIn(w http.ResponseWriter, r *http.Request) {
 }
 
 func newAzure(t *testing.T) place {
-	key := &liar{Signer: ecdsaKey(t, 256)}
+	key := ecdsaKey(t, 256)
 	s := &switchable{answer: azure{
 		"ca/1": key, "ca/2": ecdsaKey(t, 256), "p384/1": ecdsaKey(t, 384), "p521/1": ecdsaKey(t, 521), "rsa/1": rsaKey(t, 2048), "rsa3072/1": rsaKey(t, 3072),
 	}}

@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,14 +33,25 @@ func ecdsaKey(t *testing.T, bits int) crypto.Signer {
 	return key
 }
 
+// rsaKey returns the key of the tests of that size: a new one takes long.
 func rsaKey(t *testing.T, bits int) crypto.Signer {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, bits)
-	if err != nil {
-		t.Fatal(err)
+	rsaKeys.Lock()
+	defer rsaKeys.Unlock()
+	if rsaKeys.key[bits] == nil {
+		key, err := rsa.GenerateKey(rand.Reader, bits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rsaKeys.key[bits] = key
 	}
-	return key
+	return rsaKeys.key[bits]
 }
+
+var rsaKeys = struct {
+	sync.Mutex
+	key map[int]crypto.Signer
+}{key: map[int]crypto.Signer{}}
 
 type openFunc = func(ctx context.Context, uri string) (signer.Key, error)
 
@@ -47,7 +59,7 @@ type openFunc = func(ctx context.Context, uri string) (signer.Key, error)
 type place struct {
 	open    openFunc
 	uri     string
-	key     *liar
+	key     crypto.Signer
 	instead func(http.HandlerFunc) (mend func())
 	down    func() (mend func())
 	secrets []string
@@ -61,13 +73,18 @@ func conform(t *testing.T, p place) {
 	at := func(uri string) func(context.Context) (signer.Key, error) {
 		return func(ctx context.Context) (signer.Key, error) { return p.open(ctx, uri) }
 	}
-	down := signertest.Fault{Name: "down", Transient: true, Wants: []string{"kms.uri"}, Begin: func(*testing.T) func() { return p.down() }}
 	var mistakes []signertest.Mistake
 	for uri, want := range p.mistakes {
 		mistakes = append(mistakes, signertest.Mistake{Name: uri, Open: at(uri), Wants: []string{want}})
 	}
 	signertest.Run(t, signertest.Place{
-		Public: p.key.Public(), Open: at(p.uri), Secrets: p.secrets, Faults: append(faults(p.instead, p.key), down), Mistakes: mistakes,
+		Public: p.key.Public(), Open: at(p.uri), Secrets: p.secrets, Faults: p.faults(), Mistakes: mistakes,
+	})
+	t.Run("403", func(t *testing.T) {
+		defer p.instead(answer(403))()
+		if _, err := p.open(t.Context(), p.uri); err == nil || signer.IsTransient(err) {
+			t.Errorf("got error %v, want a permanent one", err)
+		}
 	})
 	for _, uri := range append(p.others, p.uri) {
 		t.Run("certificate of "+uri, func(t *testing.T) {

@@ -172,7 +172,7 @@ func castagnoli(data []byte) *wrapperspb.Int64Value {
 }
 
 func newGoogle(t *testing.T) place {
-	key, rsa := &liar{Signer: ecdsaKey(t, 256)}, rsaKey(t, 2048)
+	key, rsa := ecdsaKey(t, 256), rsaKey(t, 2048)
 	g := &google{keys: map[string]crypto.Signer{}}
 	for name, key := range map[string]crypto.Signer{
 		"ca/1": key, "ca/2": ecdsaKey(t, 256), "p384/1": ecdsaKey(t, 384), "rsa/1": rsa, "pss/1": rsa, "sha512/1": rsa, "unchecked/1": key,

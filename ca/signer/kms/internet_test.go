@@ -3,15 +3,12 @@
 package kms_test
 
 import (
-	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"fmt"
 	"io"
 	"log"
 	"math/big"
@@ -201,38 +198,29 @@ func (s *switchable) Instead(answer http.HandlerFunc) (mend func()) {
 	return func() { s.Instead(nil) }
 }
 
-// liar is a key that can sign another digest.
-type liar struct {
-	crypto.Signer
-	mu   sync.Mutex
-	lies bool
-}
-
-func (l *liar) setLies(lies bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lies = lies
-}
-
-func (l *liar) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.lies {
-		digest = bytes.Repeat([]byte{1}, len(digest))
+// answer returns a handler that gives every request the status, or its equivalent in gRPC.
+func answer(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+			refuseGRPC(w, map[int]string{403: "7", 503: "14"}[status])
+			return
+		}
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, `{"errors": ["a fault"]}`, status)
 	}
-	return l.Signer.Sign(random, digest, opts)
 }
 
 // faults are the faults of every service.
-func faults(instead func(http.HandlerFunc) (mend func()), key *liar) []signertest.Fault {
-	all := []signertest.Fault{
-		{Name: "lies", Wants: []string{"does not verify"}, Begin: func(*testing.T) func() {
-			key.setLies(true)
-			return func() { key.setLies(false) }
-		}},
-		{Name: "hangs", Transient: true, Silent: true, Wants: []string{"there was no answer in time"}, Begin: func(t *testing.T) func() {
+func (p place) faults() []signertest.Fault {
+	fault := func(name, want string, begin func() (mend func())) signertest.Fault {
+		return signertest.Fault{Name: name, Transient: true, Silent: name == "hangs", Wants: []string{want}, Begin: func(*testing.T) func() { return begin() }}
+	}
+	return []signertest.Fault{
+		fault("503", "kms.uri", func() func() { return p.instead(answer(503)) }),
+		fault("down", "kms.uri", p.down),
+		fault("hangs", "there was no answer in time", func() func() {
 			over := make(chan struct{})
-			mend := instead(func(_ http.ResponseWriter, r *http.Request) {
+			mend := p.instead(func(_ http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body) // otherwise the server does not see that the client goes
 				select {
 				case <-over:
@@ -243,19 +231,6 @@ func faults(instead func(http.HandlerFunc) (mend func()), key *liar) []signertes
 				mend()
 				close(over)
 			}
-		}},
+		}),
 	}
-	for status, code := range map[int]string{403: "7", 503: "14"} {
-		all = append(all, signertest.Fault{Name: fmt.Sprint(status), Transient: status == 503, Wants: []string{"kms.uri"}, Begin: func(*testing.T) func() {
-			return instead(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Retry-After", "1")
-				if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-					refuseGRPC(w, code)
-					return
-				}
-				http.Error(w, `{"errors": ["a fault"]}`, status)
-			})
-		}})
-	}
-	return all
 }

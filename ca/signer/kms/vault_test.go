@@ -44,7 +44,7 @@ func opener(cfg hashivault.Config) openFunc {
 func TestVault(t *testing.T) {
 	t.Parallel()
 	v := vault.New(t)
-	key, rsa := &liar{Signer: ecdsaKey(t, 256)}, rsaKey(t, 2048)
+	key, rsa := ecdsaKey(t, 256), rsaKey(t, 2048)
 	for name, versions := range map[string][]crypto.Signer{"ca": {ecdsaKey(t, 256), key, ecdsaKey(t, 256)}, "p384": {ecdsaKey(t, 384)}, "p521": {ecdsaKey(t, 521)}, "rsa": {rsa}} {
 		for _, key := range versions {
 			v.Add(name, key)
