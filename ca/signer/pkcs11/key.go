@@ -31,8 +31,8 @@ func (m *Modules) Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	}
 	select {
 	case module.openings <- struct{}{}:
-	case <-ctx.Done():
-		return nil, at("module", "waiting for one of %d openings of keys, since calls of %s hang: %w", maxOpenings, module.path, ctx.Err())
+	default:
+		return nil, at("module", "%w", signer.Transient(fmt.Errorf("%d openings of keys hang in %s; restart mayfly", maxOpenings, module.path), 0))
 	}
 	var k *key
 	opened := make(chan error)
@@ -100,7 +100,7 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	}
 	release, err := acquire(ctx, k.busy)
 	if err != nil {
-		return nil, signer.Busy(fmt.Errorf("waiting for one of %d signatures in the token: %w", maxSessions, err))
+		return nil, signer.Busy(err)
 	}
 	defer release()
 	signature, err := k.sign(message)

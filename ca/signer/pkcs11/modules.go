@@ -45,7 +45,7 @@ type module struct {
 	lib      *p11.Ctx
 	secret   []byte
 	openings chan struct{} // an element for each opening of a key under way
-	listing  lock          // held while slots are listed
+	listing  chan struct{} // has an element while slots are listed
 
 	mu     sync.Mutex        // guards tokens; not held in calls
 	tokens map[string]*token // by label; each was present once
@@ -66,26 +66,28 @@ func (m *Modules) load(cfg Config) (*module, error) {
 	if lib == nil {
 		return nil, at("module", "%s is not a PKCS#11 module, or a library that it needs is missing; run: ldd %[1]s", path)
 	}
-	loaded := &module{path: path, lib: lib, secret: m.secret[:], openings: make(chan struct{}, maxOpenings), listing: newLock(), tokens: map[string]*token{}}
+	loaded := &module{path: path, lib: lib, secret: m.secret[:], openings: make(chan struct{}, maxOpenings), listing: make(chan struct{}, 1), tokens: map[string]*token{}}
 	m.loaded[path] = loaded
 	return loaded, nil
 }
 
 // slots returns all slots, after C_Initialize if needed. One caller at a time lists them: SoftHSM
 // aborts the process if two threads find a new token.
-func (m *module) slots(ctx context.Context) (slots []uint, err error) {
-	err = m.listing.hold(ctx, func() error {
-		slots, err = m.lib.GetSlotList(false)
-		if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) {
-			err = m.lib.Initialize(p11.InitializeWithFlags(p11.CKF_OS_LOCKING_OK)) // many threads call the module
-			if err != nil && !is(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
-				return failure("C_Initialize", err)
-			}
-			slots, err = m.lib.GetSlotList(false)
+func (m *module) slots(ctx context.Context) ([]uint, error) {
+	release, err := acquire(ctx, m.listing)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	slots, err := m.lib.GetSlotList(false)
+	if is(err, p11.CKR_CRYPTOKI_NOT_INITIALIZED) {
+		err = m.lib.Initialize(p11.InitializeWithFlags(p11.CKF_OS_LOCKING_OK)) // many threads call the module
+		if err != nil && !is(err, p11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+			return nil, failure("C_Initialize", err)
 		}
-		return failure("C_GetSlotList", err)
-	})
-	return slots, err
+		slots, err = m.lib.GetSlotList(false)
+	}
+	return slots, failure("C_GetSlotList", err)
 }
 
 // find returns the one token with a label, its slot, and its flags.
@@ -115,7 +117,7 @@ func (m *module) find(ctx context.Context, label string) (_ *token, slot, flags 
 	case found > 1:
 		return nil, 0, 0, at("token", "%d tokens are labelled %q; give each a label of its own when it is initialized", found, label)
 	case found == 1 && known == nil:
-		known = &token{secret: m.secret, changing: newLock(), refused: map[string]bool{}}
+		known = &token{secret: m.secret, changing: make(chan struct{}, 1), refused: map[string]bool{}}
 		m.tokens[label] = known
 	case found == 0 && known == nil && failed == nil && len(others) > 0: // the label is wrong
 		return nil, 0, 0, at("token", "no token is labelled %q; there are: %s", label, list(others))
@@ -129,29 +131,13 @@ func (m *module) find(ctx context.Context, label string) (_ *token, slot, flags 
 	return known, slot, flags, nil
 }
 
-// lock is a mutex for calls that may hang.
-type lock chan struct{}
-
-func newLock() lock { return make(lock, 1) }
-
-// hold calls do while no other caller does. If ctx ends first, other callers go on beside the call
-// that hangs.
-func (l lock) hold(ctx context.Context, do func() error) error {
-	release, err := acquire(ctx, l)
-	if err != nil {
-		return signer.Transient(fmt.Errorf("waiting for another call of the module: %w", err), 0)
-	}
-	defer release()
-	return do()
-}
-
 // acquire puts an element into places, and returns a function that takes it out again. The end of
 // ctx takes it out too, so that a call that hangs keeps no other call from its place.
 func acquire(ctx context.Context, places chan struct{}) (release func(), err error) {
 	select {
 	case places <- struct{}{}:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("waiting for other calls of the module: %w", ctx.Err())
 	}
 	give := sync.OnceFunc(func() { <-places })
 	stop := context.AfterFunc(ctx, give)

@@ -19,7 +19,7 @@ import (
 // While it lasts, C_Login checks no PIN.
 type token struct {
 	secret   []byte
-	changing lock // held while the login is checked or changed
+	changing chan struct{} // has an element while the login is checked or changed
 
 	// logins counts the logins. Handles of an earlier login are void, and their numbers may be
 	// those of other objects.
@@ -63,7 +63,7 @@ func (m *module) session(ctx context.Context, cfg Config, flags uint) (*session,
 	}
 	s := &session{cfg: cfg, lib: m.lib, token: token, slot: slot, handle: handle}
 	if tokenFlags&p11.CKF_LOGIN_REQUIRED != 0 {
-		err = token.changing.hold(ctx, func() error { return s.logIn(pin, tokenFlags) })
+		err = s.logIn(ctx, pin, tokenFlags)
 	}
 	if err != nil {
 		s.end()
@@ -78,10 +78,15 @@ func (s *session) end() { _ = s.lib.CloseSession(s.handle) }
 
 // logIn logs the process in with pin, unless it is logged in. A process that is logged in with
 // another PIN keeps that login: a change of the PIN takes a restart.
-func (s *session) logIn(pin []byte, flags uint) error {
+func (s *session) logIn(ctx context.Context, pin []byte, flags uint) error {
 	if pin == nil {
 		return at("pin_file", "is missing, and the token %q requires a login; name a file that holds its user PIN", s.cfg.Token)
 	}
+	release, err := acquire(ctx, s.token.changing)
+	if err != nil {
+		return at("token", "%w", err)
+	}
+	defer release()
 	info, err := s.lib.GetSessionInfo(s.handle)
 	if err != nil {
 		return at("token", "%w", failure("C_GetSessionInfo", err))
