@@ -128,7 +128,7 @@ func (p *claimsParser) array(depth int) ([]any, error) {
 func (p *claimsParser) object(depth int) (Claims, error) {
 	members := Claims{}
 	if depth == 1 {
-		members = make(Claims, 32) // CI systems write as many
+		members = make(Claims, min(len(p.text)/32, 32)) // CI systems write as many
 	}
 	// folded holds the folded forms of the names that differ from their folded form. Such names are
 	// rare; all others are in members already.

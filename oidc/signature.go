@@ -118,7 +118,13 @@ func (k publicKey) verify(alg string, input, signature []byte) bool {
 	if key, ok := k.key.(ed25519.PublicKey); ok {
 		return ed25519.Verify(key, input, signature)
 	}
-	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[alg[2:]]
+	hash := crypto.SHA256
+	switch alg[2:] {
+	case "384":
+		hash = crypto.SHA384
+	case "512":
+		hash = crypto.SHA512
+	}
 	h := hash.New()
 	h.Write(input)
 	digest := h.Sum(nil)
