@@ -4,6 +4,7 @@ package oidc
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -54,29 +55,24 @@ func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 	if t.claims["exp"] == nil {
 		return time.Time{}, refusal.New(refusal.ClaimMissing, "the ID token has no claim exp, the time when it expires")
 	}
-	if expiry, err = t.date("exp"); err != nil {
-		return time.Time{}, err
+	var dates [3]time.Time
+	for i, name := range [...]string{"exp", "nbf", "iat"} {
+		if _, ok := t.claims[name]; ok {
+			if dates[i], err = t.date(name); err != nil {
+				return time.Time{}, err
+			}
+		}
 	}
-	if expiry.Before(now) {
+	expiry, notBefore := dates[0], dates[1]
+	switch {
+	case expiry.Before(now):
 		return time.Time{}, refusal.New(refusal.TokenExpired,
 			"the ID token expired %s ago, at %s; get a new one for each request",
 			now.Sub(expiry).Round(time.Second), expiry.UTC().Format(time.RFC3339))
-	}
-	if _, ok := t.claims["nbf"]; ok {
-		notBefore, err := t.date("nbf")
-		if err != nil {
-			return time.Time{}, err
-		}
-		if now.Add(notBeforeLeeway).Before(notBefore) {
-			return time.Time{}, refusal.New(refusal.TokenNotYetValid,
-				"the ID token is valid from %s on (nbf), in %s; clocks may differ by at most %s",
-				notBefore.UTC().Format(time.RFC3339), notBefore.Sub(now).Round(time.Second), notBeforeLeeway)
-		}
-	}
-	if _, ok := t.claims["iat"]; ok {
-		if _, err := t.date("iat"); err != nil {
-			return time.Time{}, err
-		}
+	case now.Add(notBeforeLeeway).Before(notBefore): // zero without nbf
+		return time.Time{}, refusal.New(refusal.TokenNotYetValid,
+			"the ID token is valid from %s on (nbf), in %s; clocks may differ by at most %s",
+			notBefore.UTC().Format(time.RFC3339), notBefore.Sub(now).Round(time.Second), notBeforeLeeway)
 	}
 	return expiry, nil
 }
@@ -93,25 +89,19 @@ func (t *idToken) date(name string) (time.Time, error) {
 }
 
 // audience returns the claim `aud`, a string or an array of strings; none if it is missing.
-func (t *idToken) audience() ([]string, error) {
-	switch aud := t.claims["aud"].(type) {
-	case nil:
-		return nil, nil
-	case string:
-		return []string{aud}, nil
-	case []any:
-		list := make([]string, 0, len(aud))
-		for _, element := range aud {
-			s, ok := element.(string)
-			if !ok {
-				return nil, refusal.New(refusal.TokenMalformed, "the claim aud has an element that is not a string")
-			}
-			list = append(list, s)
-		}
-		return list, nil
-	default:
-		return nil, refusal.New(refusal.TokenMalformed, "the claim aud is neither a string nor an array of strings")
+func (t *idToken) audience() (list []string, err error) {
+	elements, ok := t.claims["aud"].([]any)
+	if !ok && t.claims["aud"] != nil {
+		elements = []any{t.claims["aud"]}
 	}
+	for _, element := range elements {
+		text, ok := element.(string)
+		if !ok {
+			return nil, refusal.New(refusal.TokenMalformed, "the claim aud is neither a string nor an array of strings")
+		}
+		list = append(list, text)
+	}
+	return list, nil
 }
 
 // profileFor returns the profile that has one of the audiences found; "" is the entry itself. It
@@ -137,29 +127,20 @@ func (e *entry) profileFor(found []string, issuerURL string) (string, error) {
 		text = quoteList(found)
 	}
 	return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is %s; from issuer %s, %s is expected",
-		text, quote(issuerURL), quoteList(e.allAudiences()))
+		text, quote(issuerURL), quoteList(e.audiences()))
 }
 
-// allAudiences returns the audiences of the entry and its profiles.
-func (e *entry) allAudiences() []string {
-	all := slices.Clone(e.Audiences)
-	for _, p := range e.Profiles {
-		all = append(all, p.Audiences...)
-	}
-	return all
-}
+// audiences returns the accepted audiences of the entry and its profiles.
+func (e *entry) audiences() []string { return slices.Sorted(maps.Keys(e.byAudience)) }
 
 // text returns a claim that must be a non-empty string.
 func (t *idToken) text(name string) (string, error) {
-	switch value := t.claims[name].(type) {
-	case string:
-		if value == "" {
-			return "", refusal.New(refusal.ClaimMissing, "the ID token's claim %s is empty", name)
-		}
-		return value, nil
-	case nil:
-		return "", refusal.New(refusal.ClaimMissing, "the ID token has no claim %s", name)
-	default:
+	value, ok := t.claims[name].(string)
+	switch {
+	case t.claims[name] == nil, ok && value == "":
+		return "", refusal.New(refusal.ClaimMissing, "the ID token has no claim %s, or an empty one", name)
+	case !ok:
 		return "", refusal.New(refusal.TokenMalformed, "the ID token's claim %s is not a string", name)
 	}
+	return value, nil
 }

@@ -153,15 +153,13 @@ func (e *entry) validateProfiles() (errs []error) {
 	for _, audience := range e.Audiences {
 		e.byAudience[audience] = ""
 	}
-	names := make(map[string]bool)
 	for i, p := range e.Profiles {
 		wrong := func(key, format string, args ...any) {
 			errs = append(errs, keypath.Errorf(e.path("profiles", strconv.Itoa(i), key), format, args...))
 		}
-		if p.Name == "" || names[p.Name] {
-			wrong("name", "the profile has no name, or that of another one")
+		if p.Name == "" {
+			wrong("name", "the profile has no name")
 		}
-		names[p.Name] = true
 		if len(p.Audiences) == 0 || slices.Contains(p.Audiences, "") {
 			wrong("client-id", "the profile has no audience, or an empty one, so that no token selects it")
 		}

@@ -21,12 +21,10 @@ import (
 
 // Fetch is one fetch from an issuer, for metrics.
 type Fetch struct {
-	// Entry is the issuer entry's key. IssuerURL is the issuer, which under a wildcard is text from
-	// outside.
-	Entry, IssuerURL string
+	// Entry is Issuer.Key.
+	Entry string
 	// Document is "discovery" or "keys".
 	Document string
-	// Duration is the time that the fetch took.
 	Duration time.Duration
 	// Err is nil if the document was read and accepted.
 	Err error
@@ -74,7 +72,7 @@ func (i *issuer) timed(document string, fetch func(context.Context) error) error
 	start := i.cfg.Now()
 	err := fetch(ctx)
 	if i.cfg.ObserveFetch != nil {
-		i.cfg.ObserveFetch(Fetch{Entry: i.entry.Key, IssuerURL: i.url, Document: document, Duration: i.cfg.Now().Sub(start), Err: err})
+		i.cfg.ObserveFetch(Fetch{Entry: i.entry.Key, Document: document, Duration: i.cfg.Now().Sub(start), Err: err})
 	}
 	return err
 }

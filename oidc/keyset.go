@@ -69,7 +69,7 @@ func parseKeySet(body []byte, spiffe bool) (list []publicKey, ignored int, err e
 		}
 		if len(list) >= maxKeys {
 			list = append(list, publicKey{id: members.Kid, alg: members.Alg, unparsed: &members})
-		} else if key, err := members.publicKey(); err == nil {
+		} else if key, ok := members.publicKey(); ok {
 			list = append(list, key)
 		}
 	}
@@ -84,23 +84,20 @@ func (members *jwk) verifiesTokens(spiffe bool) bool {
 		(members.Alg == "" || supportedAlgorithm(members.Alg))
 }
 
-// publicKey returns the key that the members describe.
-func (members *jwk) publicKey() (publicKey, error) {
+// publicKey returns the key that the members describe; ok is false if it is not usable.
+func (members *jwk) publicKey() (key publicKey, ok bool) {
 	public, err := json.Marshal(members)
 	if err != nil {
-		return publicKey{}, fmt.Errorf("encoding: %w", err)
+		return publicKey{}, false
 	}
 	var parsed jose.JSONWebKey
-	if err := parsed.UnmarshalJSON(public); err != nil {
-		return publicKey{}, fmt.Errorf("decoding key: %w", err)
-	}
-	if !parsed.Valid() || !parsed.IsPublic() {
-		return publicKey{}, errors.New("the key is no valid public key")
+	if err := parsed.UnmarshalJSON(public); err != nil || !parsed.Valid() || !parsed.IsPublic() {
+		return publicKey{}, false
 	}
 	if key, ok := parsed.Key.(*rsa.PublicKey); ok && (key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits) {
-		return publicKey{}, errors.New("the RSA key is too small or too large")
+		return publicKey{}, false
 	}
-	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, nil
+	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, true
 }
 
 // candidates yields the keys to try for a token: those with its `kid`, or without a `kid` all
@@ -116,14 +113,11 @@ func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
 				continue
 			}
 			left--
+			ok := true
 			if key.unparsed != nil {
-				parsed, err := key.unparsed.publicKey()
-				if err != nil {
-					continue
-				}
-				key = parsed
+				key, ok = key.unparsed.publicKey()
 			}
-			if !yield(key) {
+			if ok && !yield(key) {
 				return
 			}
 		}

@@ -148,14 +148,12 @@ func quote(s string) string {
 
 // quoteList returns up to three of list, quoted as by quote, and the number of the others.
 func quoteList(list []string) string {
-	const shown = 3
 	var quoted []string
-	for _, s := range list[:min(len(list), shown)] {
+	for i, s := range list {
+		if i == 3 {
+			return fmt.Sprintf("%s and %d more", strings.Join(quoted, ", "), len(list)-3)
+		}
 		quoted = append(quoted, quote(s))
 	}
-	text := strings.Join(quoted, ", ")
-	if more := len(list) - shown; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return text
+	return strings.Join(quoted, ", ")
 }

@@ -93,7 +93,7 @@ func (x *examination) found(step string) string {
 	case "times":
 		return fmt.Sprintf("exp is %s, in %s", x.result.Expiry.UTC().Format(time.RFC3339), x.result.Expiry.Sub(x.now).Round(time.Second))
 	case "audience":
-		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(x.result.Audience), quoteList(x.entry.allAudiences()))
+		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(x.result.Audience), quoteList(x.entry.audiences()))
 		if x.result.Profile != "" {
 			text += ", and this one is of profile " + quote(x.result.Profile)
 		}
