@@ -16,7 +16,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -53,7 +52,7 @@ func claimDir(dir, host string) error {
 	content, err := files.Read(filepath.Join(dir, markerFile), maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		if len(entries) > 0 {
-			return strangerError(dir, entries)
+			return fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
 		}
 		return writeMarker(dir, host)
 	}
@@ -71,18 +70,6 @@ func claimDir(dir, host string) error {
 		return fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s), or name another directory with --dir", dir, m.Host, net.JoinHostPort(m.Host, "5555"))
 	}
 	return nil
-}
-
-// strangerError describes the content of a directory that is not a development world's.
-func strangerError(dir string, entries []fs.DirEntry) error {
-	for _, e := range entries {
-		name := strings.ToLower(e.Name())
-		switch ext := filepath.Ext(name); {
-		case name == "ca.yaml", ext == ".pem", ext == ".key", ext == ".p12", ext == ".pfx":
-			return fmt.Errorf("%s holds %s, which may be of a real CA, and not the marker %s of a development world: mayfly dev leaves it alone; name a new or empty directory with --dir", dir, e.Name(), markerFile)
-		}
-	}
-	return fmt.Errorf("%s is not empty (it holds %s) and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
 }
 
 func writeMarker(dir, host string) error {

@@ -9,7 +9,6 @@
 package rekor
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -19,15 +18,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
-	"github.com/transparency-dev/merkle/rfc6962"
+	rekorv1 "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"github.com/transparency-dev/formats/log"
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
-
-	"github.com/transparency-dev/merkle/proof"
 )
 
 // Config is the configuration of a log.
@@ -86,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, fmt.Errorf("opening the Rekor log in %s: %w", cfg.Dir, err)
 	}
 	l.awaiter = tessera.NewPublicationAwaiter(running, l.reader.ReadCheckpoint, pollInterval)
-	l.routes()
+	l.routes(cfg.Dir)
 	return l, nil
 }
 
@@ -99,16 +96,8 @@ func (l *Log) Close(ctx context.Context) error {
 	return l.shutdown(ctx)
 }
 
-// included is an entry in the tree of a checkpoint.
-type included struct {
-	index, size uint64
-	root        []byte
-	hashes      [][]byte
-	checkpoint  []byte
-}
-
 // add appends an entry and returns its proof once a checkpoint covers it.
-func (l *Log) add(ctx context.Context, entry []byte) (*included, error) {
+func (l *Log) add(ctx context.Context, entry []byte) (*rekorv1.InclusionProof, error) {
 	type published struct {
 		index      tessera.Index
 		checkpoint []byte
@@ -135,20 +124,16 @@ func (l *Log) add(ctx context.Context, entry []byte) (*included, error) {
 	if p.err != nil {
 		return nil, fmt.Errorf("appending entry: %w", p.err)
 	}
-	return l.prove(ctx, entry, p.index.Index, p.checkpoint)
+	return l.prove(ctx, p.index.Index, p.checkpoint)
 }
 
 // prove builds the inclusion proof in the tree of checkpoint, which this log has just signed.
-func (l *Log) prove(ctx context.Context, entry []byte, index uint64, checkpoint []byte) (*included, error) {
-	lines := bytes.SplitN(checkpoint, []byte("\n"), 3) // origin, size, the rest
-	if len(lines) < 3 {
-		return nil, errors.New("the checkpoint is cut short")
-	}
-	size, err := strconv.ParseUint(string(lines[1]), 10, 64)
-	if err != nil {
+func (l *Log) prove(ctx context.Context, index uint64, checkpoint []byte) (*rekorv1.InclusionProof, error) {
+	var tree log.Checkpoint
+	if _, err := tree.Unmarshal(checkpoint); err != nil {
 		return nil, fmt.Errorf("reading checkpoint: %w", err)
 	}
-	builder, err := client.NewProofBuilder(ctx, size, l.reader.ReadTile)
+	builder, err := client.NewProofBuilder(ctx, tree.Size, l.reader.ReadTile)
 	if err != nil {
 		return nil, fmt.Errorf("building inclusion proof: %w", err)
 	}
@@ -156,11 +141,10 @@ func (l *Log) prove(ctx context.Context, entry []byte, index uint64, checkpoint 
 	if err != nil {
 		return nil, fmt.Errorf("building inclusion proof: %w", err)
 	}
-	root, err := proof.RootFromInclusionProof(rfc6962.DefaultHasher, index, size, rfc6962.DefaultHasher.HashLeaf(entry), hashes)
-	if err != nil {
-		return nil, fmt.Errorf("computing root: %w", err)
-	}
-	return &included{index: index, size: size, root: root, hashes: hashes, checkpoint: checkpoint}, nil
+	return &rekorv1.InclusionProof{
+		LogIndex: int64(index), TreeSize: int64(tree.Size), RootHash: tree.Hash, Hashes: hashes,
+		Checkpoint: &rekorv1.Checkpoint{Envelope: string(checkpoint)},
+	}, nil
 }
 
 // noteSigner signs checkpoints as Rekor v2 does with an ECDSA key: over the SHA-256 of the
