@@ -4,7 +4,9 @@ package config
 
 import (
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"strconv"
 	"time"
 )
 
@@ -13,9 +15,9 @@ import (
 type CASet struct {
 	// Generation is `generation`: a whole number that every edit increases. A server never loads an
 	// older generation, nor its present generation with another content.
-	Generation uint64
+	Generation uint64 `key:"generation" required:"it is a whole number from 1 on that increases with every edit"`
 	// Authorities is `authorities`, in the order of the file, which has no meaning.
-	Authorities []CASetAuthority
+	Authorities []CASetAuthority `key:"authorities"`
 
 	file    *File
 	content []byte
@@ -24,22 +26,22 @@ type CASet struct {
 // CASetAuthority is an entry of `authorities`. Each needs an id, a chain and publish_at.
 type CASetAuthority struct {
 	// ID is `id`: up to 64 lower-case letters, digits, dots, hyphens and underscores.
-	ID string
+	ID string `key:"id"`
 	// Chain is `chain`, a PEM file: the issuing CA first, the root last; the root must be included.
-	Chain string
+	Chain string `key:"chain" kind:"path" required:"it names the PEM file with the issuing CA first and the root last"`
 	// Signer is `signer`. It may be absent after the authority has retired.
-	Signer Signer
+	Signer Signer `key:"signer"`
 	// PublishAt is `publish_at`: from then on the authority is in the trust bundle.
-	PublishAt time.Time
+	PublishAt time.Time `key:"publish_at" required:"from then on the authority is in the trust bundle"`
 	// ActivateAt is `activate_at`: the authority signs from then on, until the next one's
 	// activate_at or its own retire_at. Without activate_at it does not sign.
-	ActivateAt time.Time
+	ActivateAt time.Time `key:"activate_at"`
 	// RetireAt is `retire_at`: the authority stops signing then, and stays in the trust bundle
 	// until its certificates expire. Without it, the authority signs until another one starts.
-	RetireAt time.Time
+	RetireAt time.Time `key:"retire_at"`
 	// CompromisedAt is `compromised_at`: from then on another party may have the key. The authority
 	// stops signing and leaves the trust bundle. Its window in trusted_root.json closes then.
-	CompromisedAt time.Time
+	CompromisedAt time.Time `key:"compromised_at"`
 }
 
 // LoadCASet reads the CA set from the file called path. Its errors and warnings are those of
@@ -62,17 +64,22 @@ func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
 		return nil, warnings, err
 	}
 	set := &CASet{file: file, content: content}
-	l := &setLoader{decoder: &decoder{report: r}, set: set, dir: filepath.Dir(name)}
-	l.object(
-		field{name: "generation", read: l.count(&set.Generation)},
-		field{name: "authorities", read: l.list(l.authority)},
-	)(file.root)
-	if _, ok := file.root.lookup("generation"); !ok {
-		r.mistake(file.root.at, "generation is missing: it is a whole number from 1 on that grows with every edit")
-	}
+	c := checks{decoder: &decoder{report: r, dir: filepath.Dir(name)}}
+	c.object(file.root, reflect.ValueOf(set).Elem())
+	c.tags(reflect.ValueOf(set).Elem(), nil)
 	if _, ok := file.root.lookup("authorities"); !ok {
-		r.mistake(file.root.at, "authorities is missing: it lists the authorities of the set")
+		c.wrong([]string{"authorities"}, "authorities is missing: it lists the authorities of the set")
 	}
+	for i, a := range set.Authorities {
+		path := []string{"authorities", strconv.Itoa(i)}
+		if !ValidAuthorityID(a.ID) {
+			c.wrong(join(path, "id"), "found the id %q, expected up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
+		}
+		if !a.Signer.IsZero() {
+			c.signer(a.Signer, join(path, "signer"))
+		}
+	}
+	c.report(file, file.Mistakes)
 	warnings, err := r.result()
 	if err != nil {
 		return nil, warnings, err
@@ -116,50 +123,7 @@ func (s *CASet) Chains() (files []string) {
 	return files
 }
 
-// setLoader reads a CA set.
-type setLoader struct {
-	*decoder
-	set *CASet
-	dir string
-}
-
 var authorityID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // ValidAuthorityID reports whether id is a valid ID of an authority.
 func ValidAuthorityID(id string) bool { return authorityID.MatchString(id) }
-
-func (l *setLoader) authority(_ int, n *node) {
-	var a CASetAuthority
-	before := len(l.mistakes)
-	l.object(
-		field{name: "id", read: l.text(&a.ID)},
-		field{name: "chain", read: l.path(&a.Chain)},
-		field{name: "signer", read: l.signer(&a.Signer)},
-		field{name: "publish_at", read: l.time(&a.PublishAt)},
-		field{name: "activate_at", read: l.time(&a.ActivateAt)},
-		field{name: "retire_at", read: l.time(&a.RetireAt)},
-		field{name: "compromised_at", read: l.time(&a.CompromisedAt)},
-	)(n)
-	l.set.Authorities = append(l.set.Authorities, a)
-	if len(l.mistakes) > before {
-		return
-	}
-	if !ValidAuthorityID(a.ID) {
-		l.mistake(n.at, "the authority has the id %q; an id has up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
-	}
-	if a.Chain == "" {
-		l.mistake(n.at, "authority %q has no chain", shorten(a.ID))
-	}
-	if a.PublishAt.IsZero() {
-		l.mistake(n.at, "authority %q has no publish_at", shorten(a.ID))
-	}
-}
-
-func (l *setLoader) path(into *string) reader {
-	return func(n *node) {
-		l.text(into)(n)
-		if *into != "" && !filepath.IsAbs(*into) {
-			*into = filepath.Join(l.dir, *into)
-		}
-	}
-}

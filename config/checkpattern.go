@@ -14,19 +14,19 @@ func (l *issuerLoader) checkPattern(key *node) {
 	pattern := key.value
 	switch {
 	case !strings.Contains(pattern, "*"):
-		l.warn(key.at, "the pattern %q has no *, and so is one issuer URL; it belongs under %s", shorten(pattern), l.spell("oidc-issuers", "OIDCIssuers"))
+		l.warn(key.at, "the pattern %q has no *, and so is one issuer URL; it belongs under %s", shorten(pattern), l.name("oidc-issuers", "OIDCIssuers"))
 		return
 	case strings.Contains(pattern, "**"):
-		l.tolerated(key.at, "** is a * of two characters at least, and reaches no further than it: each * stands for a part of one label or segment")
+		l.tolerated(key.at, "** matches what * matches: each * is a part of one label or segment")
 	}
 	_, rest, _ := strings.Cut(pattern, "://")
 	host, _, _ := strings.Cut(rest, "/")
 	host, _, _ = strings.Cut(host, ":")
 	switch open, registry := openDomain(host); {
 	case open && registry:
-		l.tolerated(key.at, "whoever registers a domain can have one that the host %q matches, and so be an issuer; the * must stand below a domain of the issuer's", shorten(host))
+		l.tolerated(key.at, "anyone can register a domain that the host %q matches, and so be an issuer; the * must be below a domain of the issuer", shorten(host))
 	case open:
-		l.warn(key.at, "names that the host %q matches are given to anybody by the service below which they stand, as far as the public suffix list knows", shorten(host))
+		l.warn(key.at, "the public suffix list states that a service gives names that the host %q matches to any customer", shorten(host))
 	}
 }
 

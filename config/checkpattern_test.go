@@ -14,13 +14,13 @@ import (
 func TestPatterns(t *testing.T) {
 	t.Parallel()
 	for pattern, want := range map[string]string{
-		"https://*.com":                                 "mistake: whoever registers a domain",
-		"https://accounts.*.com":                        "mistake: whoever registers a domain",
-		"https://login-*.co.uk/x":                       "mistake: whoever registers a domain",
-		"https://accounts.google.*":                     "mistake: whoever registers a domain",
-		"https://x.*.ck":                                "mistake: whoever registers a domain",
-		"https://*.example.com/**":                      "mistake: ** is a *",
-		"https://*.azurewebsites.net":                   "warning: names that the host",
+		"https://*.com":                                 "mistake: anyone can register a domain",
+		"https://accounts.*.com":                        "mistake: anyone can register a domain",
+		"https://login-*.co.uk/x":                       "mistake: anyone can register a domain",
+		"https://accounts.google.*":                     "mistake: anyone can register a domain",
+		"https://x.*.ck":                                "mistake: anyone can register a domain",
+		"https://*.example.com/**":                      "mistake: ** matches",
+		"https://*.azurewebsites.net":                   "warning: the public suffix list",
 		"https://a.example.com/x":                       "warning: the pattern",
 		"https://*.corp":                                "",
 		"https://*.cluster.local":                       "",

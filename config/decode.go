@@ -3,16 +3,35 @@
 package config
 
 import (
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// decoder fills Go values from nodes. It never stops at a mistake: it records the mistake and
-// continues, so that one reading reports every mistake.
+// decoder fills structs from nodes, by the tags of their fields:
+//
+//	key:"issuer-url"   the key in YAML; in JSON it is the field's name. Fields without it are not keys
+//	default:"10m"      the value without the key, as it would be written
+//	kind:"path"        a file name, relative to the file's folder
+//	kind:"hex"         bytes in hexadecimal digits
+//	oneof:"json text"  the permitted values
+//	min:"1s" max:"1h"  the range of a number or a duration
+//	required:"it …"    the key must be present; the sentence states its purpose
+//	nonempty:"…"       the list must not be empty; the text states what an empty list would mean
+//	in:"entry"         the key exists in this kind of mapping only (see decoder.in)
+//	items:"profile"    the kind of the mappings in the list
+//
+// It never stops at a mistake: it records the mistake and continues, so that one reading reports
+// every mistake. check.go checks the last five.
 type decoder struct {
 	*report
 	// json states that keys are spelled as in JSON.
@@ -20,44 +39,63 @@ type decoder struct {
 	// plain states that a number, a truth value or a date is accepted where text is required: the
 	// peer reads it as it is written.
 	plain bool
+	// dir is the directory to which paths are relative.
+	dir string
+	// in is the kind of mapping that is read: of the fields with a tag `in`, only those of this kind
+	// are keys.
+	in string
 }
-
-// reader reads the value of a key.
-type reader func(n *node)
 
 // field is a key of a mapping.
 type field struct {
-	name string // as spelled in YAML, and in every key path
-	json string // as spelled in JSON; "" if the key does not exist there
-	read reader
+	yaml  string // as spelled in YAML, and in every key path
+	json  string // as spelled in JSON; "" if the key does not exist there
+	tag   reflect.StructTag
+	index []int
 }
 
-// object reads a mapping with the keys of fields.
-func (d *decoder) object(fields ...field) reader {
-	return func(n *node) {
-		if n.isNull() {
-			return
+// fields returns the keys of a struct, with those of its embedded structs.
+func (d *decoder) fields(t reflect.Type) (fields []field) {
+	for _, f := range reflect.VisibleFields(t) {
+		key, ok := f.Tag.Lookup("key")
+		if in := f.Tag.Get("in"); !ok || in != "" && in != d.in {
+			continue
 		}
-		if n.kind != mapping {
-			d.mistake(n.at, "found %s, where a mapping with %s is wanted", n.what(), someOf(d.names(fields)))
-			return
+		fields = append(fields, field{key, f.Name, f.Tag, f.Index})
+	}
+	return fields
+}
+
+// object reads a mapping into a struct.
+func (d *decoder) object(n *node, into reflect.Value) {
+	fields := d.fields(into.Type())
+	d.keys(n, fields, func(i int, n *node) { d.value(n, into.FieldByIndex(fields[i].index), fields[i].tag) })
+}
+
+// keys reads a mapping with the keys of fields; read gets the index of each.
+func (d *decoder) keys(n *node, fields []field, read func(i int, n *node)) {
+	if n.isNull() {
+		return
+	}
+	if n.kind != mapping {
+		d.mistake(n.at, "found %s, expected a mapping with %s", n.what(), someOf(d.names(fields)))
+		return
+	}
+	seen := map[string]position{}
+	for _, p := range n.pairs {
+		i := d.match(n, p.key, fields)
+		if i < 0 {
+			continue
 		}
-		seen := map[string]position{}
-		for _, p := range n.pairs {
-			i := d.match(n, p.key, fields)
-			if i < 0 {
-				continue
-			}
-			if earlier, ok := seen[fields[i].name]; ok {
-				// These are two spellings of one key; the parser has found a repeated spelling.
-				d.tolerated(p.key.at, "the key %q stands twice, first in line %d, and the last one counts", shorten(p.key.value), earlier.line)
-			}
-			seen[fields[i].name] = p.key.at
-			if p.value.implied {
-				p.value.at = p.key.at
-			}
-			fields[i].read(p.value)
+		if earlier, ok := seen[fields[i].yaml]; ok {
+			// These are two spellings of one key; the parser has found a repeated spelling.
+			d.tolerated(p.key.at, "the key %q is repeated, first in line %d, and the last one counts", shorten(p.key.value), earlier.line)
 		}
+		seen[fields[i].yaml] = p.key.at
+		if p.value.implied {
+			p.value.at = p.key.at
+		}
+		read(i, p.value)
 	}
 }
 
@@ -76,7 +114,7 @@ func (d *decoder) match(in, key *node, fields []field) int {
 			if d.json {
 				return f.json != "" && same(f.json, key.value)
 			}
-			return same(f.name, key.value)
+			return same(f.yaml, key.value)
 		})
 	}
 	if i := spelled(func(a, b string) bool { return a == b }); i >= 0 {
@@ -93,7 +131,7 @@ func (d *decoder) match(in, key *node, fields []field) int {
 	hint := suggest.DidYouMean(key.value, known)
 	if meant := suggest.Closest(key.value, known); meant != "" {
 		// Key paths have YAML's names.
-		d.tell(in, fields[slices.IndexFunc(fields, func(f field) bool { return meant == f.name || d.json && meant == f.json })].name)
+		d.noteMissing(in, fields[slices.IndexFunc(fields, func(f field) bool { return meant == f.yaml || d.json && meant == f.json })].yaml)
 	}
 	if hint == "" && len(known) <= 8 {
 		hint = "; the keys here are " + strings.Join(known, ", ")
@@ -105,149 +143,294 @@ func (d *decoder) match(in, key *node, fields []field) int {
 func (d *decoder) names(fields []field) []string {
 	var names []string
 	for _, f := range fields {
-		switch {
-		case !d.json:
-			names = append(names, f.name)
-		case f.json != "":
-			names = append(names, f.json)
+		if name := d.spell(f); name != "" {
+			names = append(names, name)
 		}
 	}
 	return names
 }
 
+// spell returns a key as this file spells it.
+func (d *decoder) spell(f field) string {
+	if d.json {
+		return f.json
+	}
+	return f.yaml
+}
+
+// value reads a value into v, whose type decides its form. A null leaves the default.
+func (d *decoder) value(n *node, v reflect.Value, tag reflect.StructTag) {
+	switch into := v.Addr().Interface().(type) {
+	case *bool:
+		d.flag(n, into)
+		return
+	case *json.RawMessage:
+		d.raw(n, into)
+		return
+	case *string, *int, *uint64, *time.Duration, *time.Time, *Secret, *netip.Prefix:
+		d.scalar(n, v, tag)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		d.object(n, v)
+	case reflect.Pointer:
+		if n.isNull() {
+			return
+		}
+		if v.IsNil() {
+			v.Set(reflect.New(v.Type().Elem()))
+			setDefaults(v.Elem())
+		}
+		d.object(n, v.Elem())
+	case reflect.Slice:
+		d.list(n, v, tag)
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		d.entries(n, func(p pair) {
+			item := reflect.New(v.Type().Elem()).Elem()
+			d.value(p.value, item, "")
+			v.SetMapIndex(reflect.ValueOf(p.key.value), item)
+		})
+	default:
+		panic("config: a key of type " + v.Type().String()) // a fault of a struct, which every test finds
+	}
+}
+
+// list reads a list. An entry that has no keys must not be empty.
+func (d *decoder) list(n *node, v reflect.Value, tag reflect.StructTag) {
+	if n.isNull() || n.kind == sequence && len(n.items) == 0 {
+		if otherwise := tag.Get("nonempty"); otherwise != "" {
+			d.mistake(n.at, "this list is empty, and so %s; fill it, or remove the key", otherwise)
+		}
+		return
+	}
+	if n.kind != sequence {
+		d.mistake(n.at, "found %s, expected a list: one entry is a list too, written in brackets", n.what())
+		return
+	}
+	defer d.enter(tag)()
+	for _, item := range n.items {
+		before := len(d.mistakes)
+		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+		last := v.Index(v.Len() - 1)
+		setDefaults(last)
+		d.value(item, last, "")
+		if isStruct := last.Kind() == reflect.Struct && len(d.fields(last.Type())) > 0; !isStruct && last.IsZero() && len(d.mistakes) == before {
+			d.mistake(item.at, "an entry of this list is empty")
+		}
+	}
+}
+
+// enter changes the kind of mapping to that of a list's entries, until leave is called.
+func (d *decoder) enter(tag reflect.StructTag) (leave func()) {
+	before := d.in
+	if items := tag.Get("items"); items != "" {
+		d.in = items
+	}
+	return func() { d.in = before }
+}
+
 // entries reads a mapping with keys of the author's choice.
-func (d *decoder) entries(each func(p pair)) reader {
-	return func(n *node) {
-		if n.isNull() {
-			return
+func (d *decoder) entries(n *node, each func(p pair)) {
+	if n.isNull() {
+		return
+	}
+	if n.kind != mapping {
+		d.mistake(n.at, "found %s, expected a mapping", n.what())
+		return
+	}
+	for _, p := range n.pairs {
+		if p.value.implied {
+			p.value.at = p.key.at
 		}
-		if n.kind != mapping {
-			d.mistake(n.at, "found %s, where a mapping is wanted", n.what())
-			return
-		}
-		for _, p := range n.pairs {
-			if p.value.implied {
-				p.value.at = p.key.at
-			}
-			each(p)
-		}
+		each(p)
 	}
 }
 
-// list reads a list.
-func (d *decoder) list(each func(i int, n *node)) reader {
-	return func(n *node) {
+// scalar reads a value that has a text.
+func (d *decoder) scalar(n *node, v reflect.Value, tag reflect.StructTag) {
+	text := n.value // also of a number, even for a duration: the mistake is then the missing unit
+	switch v.Addr().Interface().(type) {
+	case *string, *Secret:
+		var ok bool
+		if text, ok = d.text(n, tag); !ok {
+			return
+		}
+	default:
 		if n.isNull() {
 			return
 		}
-		if n.kind != sequence {
-			d.mistake(n.at, "found %s, where a list is wanted: one entry is a list too, written in brackets", n.what())
+		if n.kind != scalar {
+			d.mistake(n.at, "found %s, expected %s", n.what(), formOf(v))
 			return
 		}
-		for i, item := range n.items {
-			each(i, item)
-		}
+	}
+	if tag.Get("kind") == "path" && text != "" && !filepath.IsAbs(text) {
+		text = filepath.Join(d.dir, text)
+	}
+	if problem := setText(v, tag, text); problem != "" {
+		d.mistake(n.at, "%s", problem)
 	}
 }
 
-// text reads a string. Null is the empty string, as in the peer.
-func (d *decoder) text(into *string) reader {
-	return func(n *node) {
-		switch {
-		case n.kind != scalar:
-			d.mistake(n.at, "found %s, where text is wanted", n.what())
-			return
-		case n.isNull():
-			*into = ""
-			return
-		}
-		switch n.tag {
-		case tagString:
-		case tagInt, tagFloat, tagBool, tagTimestamp:
-			// The peer's YAML reader uses the text as written; encoding/json does not.
-			if d.json || !d.plain {
-				d.mistake(n.at, "found %s, where text is wanted: write it in quotes", n.what())
-				return
-			}
-			d.warn(n.at, "found %s, where text is wanted: it is taken as it is written here; write it in quotes", n.what())
-		default:
-			d.mistake(n.at, "found %s, where text is wanted", n.what())
-			return
-		}
-		*into = n.value
+// text returns a string. Null is the empty string, as in the peer, and leaves a default.
+func (d *decoder) text(n *node, tag reflect.StructTag) (text string, ok bool) {
+	switch {
+	case n.kind != scalar:
+		d.mistake(n.at, "found %s, expected text", n.what())
+		return "", false
+	case n.isNull():
+		return "", tag.Get("default") == ""
 	}
+	switch n.tag {
+	case tagString:
+	case tagInt, tagFloat, tagBool, tagTimestamp:
+		if tag.Get("kind") == "hex" { // YAML may read the digits as a number
+			break
+		}
+		// The peer's YAML reader uses the text as written; encoding/json does not.
+		if d.json || !d.plain {
+			d.mistake(n.at, "found %s, expected text: write it in quotes", n.what())
+			return "", false
+		}
+		d.warn(n.at, "found %s, expected text: it is taken as it is written here; write it in quotes", n.what())
+	default:
+		d.mistake(n.at, "found %s, expected text", n.what())
+		return "", false
+	}
+	return n.value, true
 }
 
 // flag reads a truth value. Null is false.
-func (d *decoder) flag(into *bool) reader {
-	return func(n *node) {
-		switch {
-		case n.isNull():
-			*into = false
-		case n.kind == scalar && n.tag == tagBool:
-			*into = strings.EqualFold(n.value, "true")
-		case n.kind == scalar && !d.json && slices.Contains([]string{"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"}, n.value):
-			d.tolerated(n.at, "found %q, where true or false is wanted", n.value)
-			*into = true
-		case n.kind == scalar && !d.json && slices.Contains([]string{"n", "N", "no", "No", "NO", "off", "Off", "OFF"}, n.value):
-			d.tolerated(n.at, "found %q, where true or false is wanted", n.value)
-			*into = false
-		default:
-			d.mistake(n.at, "found %s, where true or false is wanted", n.what())
-		}
+func (d *decoder) flag(n *node, into *bool) {
+	switch {
+	case n.isNull():
+		*into = false
+	case n.kind == scalar && n.tag == tagBool:
+		*into = strings.EqualFold(n.value, "true")
+	case n.kind == scalar && !d.json && slices.Contains([]string{"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"}, n.value):
+		d.tolerated(n.at, "found %q, expected true or false", n.value)
+		*into = true
+	case n.kind == scalar && !d.json && slices.Contains([]string{"n", "N", "no", "No", "NO", "off", "Off", "OFF"}, n.value):
+		d.tolerated(n.at, "found %q, expected true or false", n.value)
+		*into = false
+	default:
+		d.mistake(n.at, "found %s, expected true or false", n.what())
 	}
 }
 
-// texts reads a list of strings, none of them empty.
-func (d *decoder) texts(into *[]string) reader {
-	return d.list(func(_ int, n *node) {
-		var s string
-		before := len(d.mistakes)
-		d.text(&s)(n)
-		if s == "" && len(d.mistakes) == before {
-			d.mistake(n.at, "an entry of this list is empty")
-		}
-		*into = append(*into, s)
-	})
-}
-
-// time reads a time in the format of RFC 3339. It refuses fractions of a second, because
-// certificates have none.
-func (d *decoder) time(into *time.Time) reader {
-	return func(n *node) {
-		if n.isNull() {
-			return
-		}
-		t, err := time.Parse(time.RFC3339, strings.TrimSpace(n.value))
-		if n.kind != scalar || err != nil || t.Nanosecond() != 0 {
-			d.mistake(n.at, "found %s, where a time with its zone and whole seconds is wanted, such as 2026-11-08T00:00:00Z", n.what())
-			return
-		}
-		*into = t.UTC()
+// formOf describes the values of v's type.
+func formOf(v reflect.Value) string {
+	switch v.Addr().Interface().(type) {
+	case *bool:
+		return "true or false"
+	case *int:
+		return "a whole number"
+	case *uint64:
+		return "a whole number from 1 on"
+	case *time.Duration:
+		return "a duration with its unit, such as 10m"
+	case *time.Time:
+		return "a time with its zone and whole seconds, such as 2026-11-08T00:00:00Z"
+	case *netip.Prefix:
+		return "a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32"
+	default:
+		return "text"
 	}
 }
 
-// textMap reads a mapping from any key to a string.
-func (d *decoder) textMap(into *map[string]string) reader {
-	return func(n *node) {
-		*into = map[string]string{}
-		d.entries(func(p pair) {
-			var s string
-			d.text(&s)(p.value)
-			(*into)[p.key.value] = s
-		})(n)
+// setText sets v to the value that text has for v's type. problem is "" or a sentence; v then stays.
+func setText(v reflect.Value, tag reflect.StructTag, text string) (problem string) {
+	before := reflect.ValueOf(v.Interface())
+	var err error
+	switch into := v.Addr().Interface().(type) {
+	case *string:
+		if tag.Get("kind") == "hex" {
+			if _, err := hex.DecodeString(text); err != nil {
+				return fmt.Sprintf("found %q, expected pairs of hexadecimal digits, in quotes, such as \"01ab\"", shorten(text))
+			}
+		}
+		*into = text
+	case *Secret:
+		if *into = (Secret{}); text != "" {
+			*into = Secret{&text}
+		}
+	case *bool:
+		*into, err = strconv.ParseBool(text)
+	case *int:
+		*into, err = strconv.Atoi(text)
+	case *uint64:
+		if *into, err = strconv.ParseUint(text, 10, 63); *into == 0 {
+			err = strconv.ErrRange
+		}
+	case *time.Duration:
+		*into, err = time.ParseDuration(text)
+	case *time.Time:
+		// Certificates have no fractions of a second.
+		if *into, err = time.Parse(time.RFC3339, strings.TrimSpace(text)); err == nil && into.Nanosecond() != 0 {
+			err = strconv.ErrRange
+		}
+		*into = into.UTC()
+	case *netip.Prefix:
+		return setNetwork(into, text)
+	}
+	if err != nil {
+		v.Set(before)
+		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(v))
+	}
+	return ""
+}
+
+// setNetwork reads a CIDR, or an address as a network of only that address. IPv4-mapped IPv6 is
+// IPv4.
+func setNetwork(into *netip.Prefix, text string) (problem string) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		*into = netip.PrefixFrom(addr, addr.BitLen())
+		return ""
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(reflect.ValueOf(into).Elem()))
+	}
+	if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
+	}
+	*into = prefix
+	if prefix != prefix.Masked() {
+		return fmt.Sprintf("%s has bits beyond its length: write %s for the network, or %s/%d for the one address",
+			prefix, prefix.Masked(), prefix.Addr(), prefix.Addr().BitLen())
+	}
+	return ""
+}
+
+// setDefaults gives the fields of a struct, and of the structs in it, their defaults.
+func setDefaults(v reflect.Value) {
+	if v.Kind() != reflect.Struct {
+		return
+	}
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if _, ok := f.Tag.Lookup("key"); !ok {
+			continue
+		}
+		if text, ok := f.Tag.Lookup("default"); ok {
+			if problem := setText(v.FieldByIndex(f.Index), f.Tag, text); problem != "" {
+				panic("config: the default of " + f.Name + ": " + problem) // a fault of the struct, which every test finds
+			}
+		} else {
+			setDefaults(v.FieldByIndex(f.Index))
+		}
 	}
 }
 
 // raw reads a mapping as a JSON object, with its numbers as they are written.
-func (d *decoder) raw(into *json.RawMessage) reader {
-	return func(n *node) {
-		if n.kind != mapping {
-			d.mistake(n.at, "found %s, where a mapping is wanted", n.what())
-			return
-		}
-		*into = d.appendJSON(nil, n)
+func (d *decoder) raw(n *node, into *json.RawMessage) {
+	if n.kind != mapping {
+		d.mistake(n.at, "found %s, expected a mapping", n.what())
+		return
 	}
+	*into = d.appendJSON(nil, n)
 }
 
 // appendJSON appends the JSON form of n to b.
@@ -285,7 +468,7 @@ func (d *decoder) appendJSON(b []byte, n *node) []byte {
 			return append(b, n.value...)
 		}
 	}
-	d.mistake(n.at, "found %s, which JSON cannot say: write it as JSON does, or in quotes", n.what())
+	d.mistake(n.at, "found %s, which JSON does not have: write it as JSON does, or in quotes", n.what())
 	return append(b, "null"...)
 }
 

@@ -106,15 +106,15 @@ func (f *File) Mistakes(err error) Mistakes {
 	return mistakes
 }
 
-// withoutEchoes is Mistakes(err) without consequences of a mistake in r: one about the same value,
-// and one about a key that is missing because it is misspelt.
-func (f *File) withoutEchoes(err error, r *report) Mistakes {
+// withoutEchoes is find(err) without consequences of a mistake in r: one about the same value, and
+// one about a key that is missing because it is misspelt.
+func (f *File) withoutEchoes(err error, r *report, find func(error) Mistakes) Mistakes {
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
-		m := f.Mistakes(e)[0]
+		m := find(e)[0]
 		n, missing := f.nearest(e.Path)
-		echo := missing != "" && r.knows(n, missing)
-		if missing == "" {
+		echo := missing != "" && r.isReported(n, missing)
+		if missing == "" || n.kind == scalar {
 			echo = slices.ContainsFunc(r.mistakes, func(k Mistake) bool { return k.Line == n.at.line && k.Column == n.at.column })
 		}
 		if !echo {
@@ -194,7 +194,7 @@ func parse(r *report, content []byte, form format) (*File, bool) {
 		r.mistake(position{1, 1}, "the file is empty")
 		return nil, false
 	case f.root.kind != mapping:
-		r.mistake(f.root.at, "found %s, where the file's keys are wanted", f.root.what())
+		r.mistake(f.root.at, "found %s, expected the file's keys", f.root.what())
 		return nil, false
 	}
 	return f, true

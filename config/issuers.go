@@ -37,114 +37,114 @@ type Issuer struct {
 
 	// IssuerURL is `issuer-url`. In a static entry it must equal the key, including a last slash;
 	// in a wildcard entry it is "" and, if written, must equal the pattern.
-	IssuerURL string
+	IssuerURL string `key:"issuer-url" in:"entry"`
 	// ClientID is `client-id`: the audience that a token must name. It is required, and
 	// GetConfiguration returns it for clients to request.
-	ClientID string
+	ClientID string `key:"client-id" required:"it is the audience that a token must name"`
 	// Audiences is `audiences` (ours): further audiences, one of which a token may name instead of
 	// ClientID. None by default.
-	Audiences []string
+	Audiences []string `key:"audiences"`
 	// SigningAlgorithms is `signing-algorithms` (ours): the JOSE algorithms accepted from this
 	// issuer, such as RS256. By default, and at most, those that its discovery document lists.
-	SigningAlgorithms []string
+	SigningAlgorithms []string `key:"signing-algorithms" in:"entry"`
 
 	// Type is `type`: email, ci-provider, kubernetes, spiffe, uri, username, github-workflow,
 	// gitlab-pipeline, codefresh-workflow, buildkite-job or chainguard-identity. It decides which
 	// claims are required and which name the certificate has.
-	Type string
+	Type string `key:"type"`
 	// CIProvider is `ci-provider`: the key in `ci-issuer-metadata`. Type ci-provider requires it;
 	// no other type reads it.
-	CIProvider string
+	CIProvider string `key:"ci-provider"`
 	// IssuerClaim is `issuer-claim`: a JSONPath such as $.federated_claims.connector_id to
 	// the claim that replaces the issuer URL in certificates. Type email only.
-	IssuerClaim string
+	IssuerClaim string `key:"issuer-claim"`
 	// SubjectDomain is `subject-domain`: for type uri the scheme and host that every subject must
 	// have, for type username the domain after the `!`. Both types require it.
-	SubjectDomain string
+	SubjectDomain string `key:"subject-domain"`
 	// SPIFFETrustDomain is `spiffe-trust-domain`: the trust domain that every subject must belong
 	// to, as a name or a SPIFFE ID. Type spiffe requires it.
-	SPIFFETrustDomain string
+	SPIFFETrustDomain string `key:"spiffe-trust-domain"`
 	// ChallengeClaim is `challenge-claim`: the name that GetConfiguration returns for the claim
 	// that a client signs. It changes only that, never what must be signed, and is best omitted.
-	ChallengeClaim string
+	ChallengeClaim string `key:"challenge-claim"`
 	// SkipEmailVerification is `skip-email-verification`: accept addresses that the issuer does not
 	// call verified. False by default. If true, any user can register an address at the issuer and
 	// sign in its name, unless AllowedEmailDomains restricts it.
-	SkipEmailVerification bool
+	SkipEmailVerification bool `key:"skip-email-verification"`
 	// AllowedEmailDomains is `allowed-email-domains` (ours): the domains, after the @, that an
 	// address may have. Any by default. Type email only.
-	AllowedEmailDomains []string
+	AllowedEmailDomains []string `key:"allowed-email-domains" nonempty:"would allow every domain"`
 
 	// CACert is `ca-cert`: CA certificates, as PEM text, to which the issuer's server may chain, in
 	// addition to the system's.
-	CACert string
+	CACert string `key:"ca-cert" in:"entry"`
 	// AllowPrivateNetwork is `allow-private-network` (ours): discovery and keys may be read from
 	// private addresses, and never through oidc.proxy. Link-local addresses and metadata services
 	// stay refused. False by default, because an issuer name that resolves to a private address can
 	// make a server connect to its own network.
-	AllowPrivateNetwork bool
+	AllowPrivateNetwork bool `key:"allow-private-network" in:"entry"`
 	// JWKSHosts is `jwks-hosts` (ours): the hosts besides their own on which a wildcard entry's
 	// issuers may keep their keys. None by default. A static entry's issuer may keep them on any
 	// host.
-	JWKSHosts []string
+	JWKSHosts []string `key:"jwks-hosts" in:"entry"`
 
 	// Constants is `constants` (ours): values by name that the entry's templates read and that no
 	// claim of a token can replace, such as the URL of an issuer's own server. They override those
 	// of the CI provider. None by default. Type ci-provider only.
-	Constants map[string]string
+	Constants map[string]string `key:"constants"`
 
 	// Allow is `allow` (ours): rules, one of which must allow the caller. Without rules, the
 	// default, every caller with a token of the issuer is allowed.
-	Allow []AllowRule
+	Allow []AllowRule `key:"allow" nonempty:"would allow every caller"`
 	// Mode is `mode` (ours): enforce, which is the default, or audit, in which denials of Allow are
 	// counted and recorded, but no caller is refused.
-	Mode string
+	Mode string `key:"mode"`
 
 	// Name is `name` of a profile; "" for an entry.
-	Name string
+	Name string `key:"name" in:"profile" required:"it is the name of the profile in records"`
 	// Profiles is `profiles` (ours): settings for tokens of the same issuer for other audiences. A
 	// profile has a name and its own keys from ClientID to Tests, and inherits none. It has no keys
 	// about the connection to the issuer (signing-algorithms, ca-cert, allow-private-network,
 	// jwks-hosts). The entry itself applies to tokens for its own ClientID and Audiences. No
 	// audience may be in two of them.
-	Profiles []Issuer
+	Profiles []Issuer `key:"profiles" in:"entry" items:"profile"`
 	// Index is the index of a profile in its list; 0 for an entry.
 	Index int
 
 	// Tests is `tests` (ours): claim sets with their expected results, which `mayfly config check`
 	// tries.
-	Tests []IssuerTest
+	Tests []IssuerTest `key:"tests"`
 
 	// Description, Contact and Environment are `description`, `contact` and `environment`: notes
 	// for readers of the file, without any effect.
-	Description string
-	Contact     string
-	Environment string
+	Description string `key:"description"`
+	Contact     string `key:"contact"`
+	Environment string `key:"environment"`
 }
 
 // AllowRule is a rule that allows callers a certificate.
 type AllowRule struct {
 	// Name is `name`, the rule's name in refusals and records. It is required, and must differ from
 	// those of the other rules of the list.
-	Name string
+	Name string `key:"name"`
 	// When is `when`: an expression in CEL over claims, san and issuer that is true or
 	// false, as in claims.repository_owner == "example".
-	When string
+	When string `key:"when"`
 }
 
 // IssuerTest is a claim set and its expected result: a certificate's name, or a refusal.
 type IssuerTest struct {
 	// Claims is `claims`, a JSON object with the claims of a token. If `iss` or `aud` is absent,
 	// the entry's own issuer URL or client ID replaces it.
-	Claims json.RawMessage
+	Claims json.RawMessage `key:"claims" required:"it holds the claims of a token"`
 	// SAN is `san`, the subject alternative name that the certificate must have. It excludes
 	// Reason; one of the two is required.
-	SAN string
+	SAN string `key:"san"`
 	// Extensions is `extensions`: values that the certificate must have, by the extension's key. An
 	// extension that is not named may have any value. It requires SAN.
-	Extensions map[string]string
+	Extensions map[string]string `key:"extensions"`
 	// Reason is `reason`, the stable code of the refusal, as in CLAIM_MISSING.
-	Reason string
+	Reason string `key:"reason"`
 }
 
 // CIProvider defines how a certificate is built from the claims of a CI provider. A template is
@@ -152,20 +152,20 @@ type IssuerTest struct {
 type CIProvider struct {
 	// DefaultTemplateValues is `default-template-values`: the value that a template reads if the
 	// token has no claim of that name. An empty default makes a claim optional.
-	DefaultTemplateValues map[string]string
+	DefaultTemplateValues map[string]string `key:"default-template-values"`
 	// Constants is `constants` (ours): the value that a template reads under a name, whatever the
 	// token claims. None by default.
-	Constants map[string]string
+	Constants map[string]string `key:"constants"`
 	// ExtensionTemplates is `extension-templates`: a template by the extension's key, spelled as
 	// Issuers.ExtensionNames states.
-	ExtensionTemplates map[string]string
+	ExtensionTemplates map[string]string `key:"extension-templates"`
 	// SubjectAlternativeNameTemplate is `subject-alternative-name-template`, the template of the
 	// certificate's only name, a URI.
-	SubjectAlternativeNameTemplate string
+	SubjectAlternativeNameTemplate string `key:"subject-alternative-name-template"`
 	// DistinctClaims is `distinct-claims` (ours): refuse a token in which a claim of the name holds
 	// the text that separates it from the next claim. False by default. It has no effect on the
 	// templates of config/issuers.yaml, for which such tokens are always refused.
-	DistinctClaims bool
+	DistinctClaims bool `key:"distinct-claims"`
 }
 
 // Path returns the path of the entry or profile in the file, as Explain expects it.

@@ -5,12 +5,8 @@ package config_test
 import (
 	"encoding/json"
 	"os"
-	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"text/template"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -91,88 +87,4 @@ func readJSON(t *testing.T, path string, into any) {
 	if err := json.Unmarshal(content, into); err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
-}
-
-// TestShippedTemplates renders the templates over claim sets from the providers' documentation. It
-// has its own small implementation of the peer's rules; other tests check package identity against
-// the same files.
-func TestShippedTemplates(t *testing.T) {
-	t.Parallel()
-	issuers := shipped(t)
-	files, err := filepath.Glob("testdata/claims/*.json")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("claim sets: %v, %v", files, err)
-	}
-	used := map[string]bool{}
-	for _, file := range files {
-		var claims map[string]any
-		readJSON(t, file, &claims)
-		var want expectation
-		readJSON(t, filepath.Join("testdata/want", filepath.Base(file)), &want)
-		i := slices.IndexFunc(issuers.Entries, func(i config.Issuer) bool { return i.Key == want.Entry })
-		if i < 0 {
-			t.Errorf("%s: no entry %q", file, want.Entry)
-			continue
-		}
-		entry := issuers.Entries[i]
-		if entry.Type != "ci-provider" {
-			continue
-		}
-		provider, ok := issuers.CIProviders[entry.CIProvider]
-		if !ok {
-			t.Errorf("%s: no provider %q", file, entry.CIProvider)
-			continue
-		}
-		used[entry.CIProvider] = true
-		got := expectation{Entry: entry.Key, Issuer: claims["iss"].(string), Extensions: map[string]string{}}
-		got.SAN = render(t, provider, claims, provider.SubjectAlternativeNameTemplate)
-		for key, text := range provider.ExtensionTemplates {
-			if value := render(t, provider, claims, text); value != "" {
-				got.Extensions[key] = value
-			}
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", file, diff)
-		}
-	}
-	for name := range issuers.CIProviders {
-		if !used[name] {
-			t.Errorf("no claim set for %s", name)
-		}
-	}
-}
-
-func render(t *testing.T, provider config.CIProvider, claims map[string]any, text string) string {
-	t.Helper()
-	values := map[string]string{}
-	for name, value := range provider.DefaultTemplateValues {
-		values[name] = value
-	}
-	for name, value := range claims {
-		switch v := value.(type) {
-		case string:
-			values[name] = v
-		case bool:
-			values[name] = strconv.FormatBool(v)
-		case float64:
-			values[name] = strconv.FormatFloat(v, 'f', -1, 64)
-		}
-	}
-	if !strings.Contains(text, "{{") {
-		value, ok := values[text]
-		if !ok {
-			t.Errorf("%q names neither a claim nor a default", text)
-		}
-		return value
-	}
-	parsed, err := template.New("").Option("missingkey=error").Parse(text)
-	if err != nil {
-		t.Errorf("%q: %v", text, err)
-		return ""
-	}
-	var out strings.Builder
-	if err := parsed.Execute(&out, values); err != nil {
-		t.Errorf("%q: %v", text, err)
-	}
-	return out.String()
 }

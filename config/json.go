@@ -129,7 +129,7 @@ func (p *jsonParser) children(n *node, open json.Delim, depth int) {
 			return
 		}
 		if earlier := n.put(seen, key, value); earlier != nil {
-			p.tolerated(key.at, "the key %q stands twice, first in line %d, and the last one counts", shorten(key.value), earlier.at.line)
+			p.tolerated(key.at, "the key %q is repeated, first in line %d, and the last one counts", shorten(key.value), earlier.at.line)
 		}
 	}
 	if !p.stopped {

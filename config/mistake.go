@@ -70,25 +70,20 @@ type report struct {
 	compat   bool
 	mistakes Mistakes
 	warnings Mistakes
-	// told has, by mapping, the keys that have been reported as missing or misspelt; everyKey
-	// states that all have been.
-	told map[*node][]string
+	// missing has, by mapping, the missing keys that have been reported, as missing or as misspelt.
+	missing map[*node][]string
 }
 
-const everyKey = ""
-
-// tell notes that a mistake about a key that the mapping n lacks has been recorded.
-func (r *report) tell(n *node, key string) {
-	if r.told == nil {
-		r.told = make(map[*node][]string)
+// noteMissing notes that a mistake about a key that the mapping n lacks has been recorded.
+func (r *report) noteMissing(n *node, key string) {
+	if r.missing == nil {
+		r.missing = make(map[*node][]string)
 	}
-	r.told[n] = append(r.told[n], key)
+	r.missing[n] = append(r.missing[n], key)
 }
 
-// knows reports whether tell has noted a key that n lacks.
-func (r *report) knows(n *node, key string) bool {
-	return slices.Contains(r.told[n], key) || slices.Contains(r.told[n], everyKey)
-}
+// isReported reports whether noteMissing has noted a key that n lacks.
+func (r *report) isReported(n *node, key string) bool { return slices.Contains(r.missing[n], key) }
 
 // mistake records a fault that makes the file unusable.
 func (r *report) mistake(at position, format string, args ...any) {

@@ -73,29 +73,6 @@ ci-issuer-metadata:
 	}
 }
 
-func TestProfileMistakes(t *testing.T) {
-	t.Parallel()
-	for content, want := range map[string]string{
-		"    profiles: {}\n":                                              "f:6:15: found a mapping, where a list is wanted",
-		"    profiles: [{client-id: x}]\n":                                "f:6:16: the profile has no name",
-		"    profiles: [{name: x}]\n":                                     "f:6:16: client-id is missing",
-		"    profiles: [x]\n":                                             "f:6:16: found text",
-		"    profiles: [{name: x, client-id: x, ca-cert: y}]":             `f:6:40: unknown key "ca-cert"`,
-		"    profiles: [{name: x, client-id: x, profiles: []}]":           `f:6:40: unknown key "profiles"`,
-		"    profiles: [{name: x, client-id: x},{name: x, client-id: y}]": `f:6:47: another profile of the entry has the name "x" already`,
-		"    allow: [{name: x, whne: 'true'}]":                            `f:6:23: unknown key "whne"; did you mean "when"?`,
-		"    allow: {name: x}":                                            "f:6:12: found a mapping, where a list is wanted",
-		"    allow: []":                                                   "f:6:12: this list is empty, and so would allow everybody",
-		"    allow:":                                                      "f:6:5: this list is empty",
-		"    allowed-email-domains: []":                                   "f:6:28: this list is empty, and so would allow every domain",
-	} {
-		_, _, err := config.ParseIssuers("f", []byte(good+content), false)
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %s", content, err, want)
-		}
-	}
-}
-
 // BuildIssuers returns mistakes of build with those of the file itself, in the order of the file,
 // without likely consequences of other mistakes.
 func TestBuildIssuers(t *testing.T) {

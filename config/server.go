@@ -17,36 +17,36 @@ import (
 // value, and is named after the key's path: listen.http is MAYFLY_LISTEN_HTTP. A variable overrides
 // the file, and an empty one has no effect. Only the file can set lists.
 type Server struct {
-	Listen Listen
-	TLS    TLS
+	Listen Listen `key:"listen"`
+	TLS    TLS    `key:"tls"`
 
 	// PublicURL is `public_url`: the URL at which clients reach this server, for trusted_root.json
 	// and signing_config.v0.2.json. Without it, the default, the server does not render those two
 	// documents.
-	PublicURL string
+	PublicURL string `key:"public_url"`
 	// Issuers is `issuers`: the file of trusted issuers, see Issuers. It is required. The server
 	// reads the file again when its content changes.
-	Issuers string
+	Issuers string `key:"issuers" kind:"path" required:"it names the file of trusted issuers"`
 	// Compat is `compat`, false by default. If true, faults that the peer tolerates in an issuer
 	// file, such as an unknown key, are warnings instead of mistakes.
-	Compat bool
+	Compat bool `key:"compat"`
 
 	// TrustedProxies is `trusted_proxies`, a list of networks as CIDRs, empty by default: the
 	// proxies in front of this server. For a request from one of them, the client is the rightmost
 	// address of X-Forwarded-For that is not a trusted proxy's. The log shows the client's address,
 	// and lookups are shared between clients by it. An address without a length is only that
 	// address.
-	TrustedProxies []netip.Prefix
+	TrustedProxies []netip.Prefix `key:"trusted_proxies"`
 
-	OIDC        OIDC
-	CA          CA
-	Certificate Certificate
-	Keys        Keys
-	CT          CT
-	Trust       Trust
-	Limits      Limits
-	Shutdown    Shutdown
-	Log         Log
+	OIDC        OIDC        `key:"oidc"`
+	CA          CA          `key:"ca"`
+	Certificate Certificate `key:"certificate"`
+	Keys        Keys        `key:"keys"`
+	CT          CT          `key:"ct"`
+	Trust       Trust       `key:"trust"`
+	Limits      Limits      `key:"limits"`
+	Shutdown    Shutdown    `key:"shutdown"`
+	Log         Log         `key:"log"`
 
 	file *File
 	// env has, by the path of a key, the variable that has set it.
@@ -56,25 +56,25 @@ type Server struct {
 // Listen is `listen`: the addresses, each as host:port. An empty host is every interface.
 type Listen struct {
 	// HTTP is `listen.http`, 127.0.0.1:5555 by default: the REST API.
-	HTTP string
+	HTTP string `key:"http" default:"127.0.0.1:5555"`
 	// GRPC is `listen.grpc`, 127.0.0.1:5554 by default: the gRPC API. If it equals HTTP,
 	// both are served on one port, which sigstore-java needs.
-	GRPC string
+	GRPC string `key:"grpc" default:"127.0.0.1:5554"`
 	// Ops is `listen.ops`, 127.0.0.1:2112 by default: metrics and readiness. Clients must never
 	// reach it, and it must differ from the other two.
-	Ops string
+	Ops string `key:"ops" default:"127.0.0.1:2112"`
 }
 
 // TLS is `tls`: the certificate of the HTTP and gRPC listeners. Without it, the default, both serve
 // plain text and a component in front of them must terminate TLS.
 type TLS struct {
 	// Certificate is `tls.certificate`, a PEM file, leaf first. It requires Key.
-	Certificate string
+	Certificate string `key:"certificate" kind:"path"`
 	// Key is `tls.key`, the PEM file of its private key. The server reads both files again when
 	// their content changes.
-	Key string
+	Key string `key:"key" kind:"path"`
 	// Min is `tls.min`, the oldest TLS version accepted: "1.3" by default, or "1.2".
-	Min string
+	Min string `key:"min" default:"1.3" oneof:"1.2 1.3"`
 }
 
 // OIDC is `oidc`: the connections to providers.
@@ -82,27 +82,27 @@ type OIDC struct {
 	// AllowLoopback is `oidc.allow_loopback`, false by default. True permits http issuers on
 	// loopback addresses. It is for development: any program that can listen on the machine can
 	// then be an issuer.
-	AllowLoopback bool
+	AllowLoopback bool `key:"allow_loopback"`
 	// InsecureHosts is `oidc.insecure_hosts`: names or IP addresses of hosts, without a port, for
 	// which http issuers, and private and loopback addresses, are permitted. None by default. It
 	// is for development in a private network: any party on the way to such a host can be an
 	// issuer. Metadata services of clouds stay refused.
-	InsecureHosts []string
+	InsecureHosts []string `key:"insecure_hosts"`
 	// Proxy is `oidc.proxy`: the http or https URL of a proxy for connections to issuers; none by
 	// default, whatever HTTPS_PROXY is. The proxy resolves the names of issuers, so it must refuse
 	// those that lead into the inner network. Connections to entries with allow-private-network,
 	// the cluster's own issuer and loopback addresses are direct.
-	Proxy Secret // it may hold a password
+	Proxy Secret `key:"proxy"` // it may hold a password
 	// KeyRefresh is `oidc.key_refresh`, 15m by default, from 10s to 1h: the age at which an
 	// issuer's keys are read again, and thus the time for which a withdrawn key may still be
 	// accepted.
-	KeyRefresh time.Duration
+	KeyRefresh time.Duration `key:"key_refresh" default:"15m" min:"10s" max:"1h"`
 	// KeyLifetime is `oidc.key_lifetime`, 24h by default, from key_refresh to 168h: the age after
 	// which the keys of an unreachable issuer are no longer trusted, and its tokens are refused.
-	KeyLifetime time.Duration
+	KeyLifetime time.Duration `key:"key_lifetime" default:"24h" min:"10s" max:"168h"`
 	// Kubernetes configures the connection to the issuer of the cluster that this server runs in.
 	// Neither file is read unless such an issuer is configured.
-	Kubernetes Kubernetes
+	Kubernetes Kubernetes `key:"kubernetes"`
 }
 
 // Kubernetes is `oidc.kubernetes`.
@@ -112,42 +112,39 @@ type Kubernetes struct {
 	// are https://kubernetes.default.svc and https://kubernetes.default.svc.cluster.local, and
 	// loopback and private IP addresses if https://kubernetes.default.svc is configured. None by
 	// default. Issuers of other clusters get no token, and are read like any other issuer.
-	APIServer string
+	APIServer string `key:"api_server"`
 	// CAFile is `oidc.kubernetes.ca_file`: the PEM certificates to which the API server's
 	// certificate may chain, besides only the entry's own ca-cert. By default
 	// /var/run/fulcio/ca.crt, as in the peer. It is read again for each use.
-	CAFile string
+	CAFile string `key:"ca_file" kind:"path" default:"/var/run/fulcio/ca.crt"`
 	// TokenFile is `oidc.kubernetes.token_file`: the bearer token sent to the API server's origin,
 	// and to no other server. By default /var/run/secrets/kubernetes.io/serviceaccount/token. It is
 	// read again for each use, because Kubernetes replaces it.
-	TokenFile string
+	TokenFile string `key:"token_file" kind:"path" default:"/var/run/secrets/kubernetes.io/serviceaccount/token"`
 }
 
 // CA is `ca`: the signing authorities. Exactly one of File and Set is present.
 type CA struct {
 	// File is `ca.file`: one authority with its key in a file. It excludes Set.
-	File *CAFile
+	File *CAFile `key:"file"`
 	// Set is `ca.set`: a CA set (ca.yaml), written by `mayfly ca`. The clock selects the authority
 	// in it that signs. It excludes File.
-	Set string
+	Set string `key:"set" kind:"path"`
 	// SignerSocket is `ca.signer_socket`: the Unix socket of a `mayfly signer` that holds the keys
 	// of Set. This process then opens none of them. By default this process opens them itself.
-	SignerSocket string
+	SignerSocket string `key:"signer_socket" kind:"path"`
 }
 
 // CAFile is `ca.file`.
 type CAFile struct {
 	// Chain is `ca.file.chain`, a PEM file: the issuing CA first, the root last; the root must be
 	// included. It is required.
-	Chain string
+	Chain string `key:"chain" kind:"path" required:"it names the PEM file with the issuing CA first and the root last"`
 	// Key is `ca.file.key`: the issuing CA's private key, PEM. It is required.
-	Key string
+	Key string `key:"key" kind:"path" required:"it names the PEM file of the issuing CA's private key"`
 	// PasswordFile is `ca.file.password_file`: the password of an encrypted key, without the
 	// newline at its end. By default the key is not encrypted.
-	PasswordFile string
-	// Password is the password itself, only from the environment variable MAYFLY_CA_FILE_PASSWORD:
-	// it must not be in a file that operators edit. It excludes PasswordFile.
-	Password Secret
+	PasswordFile string `key:"password_file" kind:"path"`
 }
 
 // Certificate is `certificate`: the properties of every certificate.
@@ -155,14 +152,14 @@ type Certificate struct {
 	// Lifetime is `certificate.lifetime`, 10m by default, from 1m to 60m, whole seconds. Any value
 	// except ten minutes causes a warning. Clients and verifiers were built for ten minutes, and a
 	// longer lifetime extends the use of a stolen key.
-	Lifetime time.Duration
+	Lifetime time.Duration `key:"lifetime" default:"10m" min:"1m" max:"60m"`
 }
 
 // Keys is `keys`: which public keys are certified.
 type Keys struct {
 	// Algorithms is `keys.algorithms`, out of rsa-2048, rsa-3072, rsa-4096, ecdsa-p256, ecdsa-p384,
 	// ecdsa-p521 and ed25519. All of them by default, which is nil here.
-	Algorithms []string
+	Algorithms []string `key:"algorithms" nonempty:"would certify no key"`
 }
 
 // CT is `ct`: the Certificate Transparency logs. Either Disabled is set or Logs has an entry, so
@@ -170,31 +167,31 @@ type Keys struct {
 type CT struct {
 	// Disabled is `ct.disabled`, false by default. If true, the server issues certificates that are
 	// in no log and that most verifiers refuse. It excludes Logs.
-	Disabled bool
+	Disabled bool `key:"disabled"`
 	// Logs is `ct.logs`, in order of preference. A certificate gets one SCT, from the log that
 	// answers first; docs/ct.md states when each log gets a request.
-	Logs []CTLog
+	Logs []CTLog `key:"logs"`
 }
 
 // CTLog is an entry of `ct.logs`: a remote log (URL and PublicKey) or an embedded one.
 type CTLog struct {
 	// URL is `url`: the remote log's base URL, to which /ct/v1/add-pre-chain is added. It requires
 	// PublicKey and excludes Embedded.
-	URL string
+	URL string `key:"url"`
 	// PublicKey is `public_key`: the PEM file of the remote log's key. It is required, because the
 	// server verifies every SCT before it returns a certificate.
-	PublicKey string
+	PublicKey string `key:"public_key" kind:"path"`
 	// TokenFile is `token_file`: the bearer token that the remote log requires of submitters, as an
 	// embedded log of another replica does (embedded.submit). None by default.
-	TokenFile string
+	TokenFile string `key:"token_file" kind:"path"`
 	// ActivateAt is `activate_at`: nothing is submitted before, so that verifiers can first get the
 	// log's key from trusted_root.json. By default the log is used at once.
-	ActivateAt time.Time
+	ActivateAt time.Time `key:"activate_at"`
 	// RetireAt is `retire_at`: nothing is submitted from then on. Set it for a log with a limited
 	// period; the gauge mayfly_ct_log_seconds_to_retirement then shows the remaining time.
-	RetireAt time.Time
+	RetireAt time.Time `key:"retire_at"`
 	// Embedded is `embedded`: a log in this process. It excludes URL.
-	Embedded *EmbeddedLog
+	Embedded *EmbeddedLog `key:"embedded"`
 }
 
 // EmbeddedLog is `embedded`: a static-ct-api log in this process. The first five are required;
@@ -202,40 +199,40 @@ type CTLog struct {
 type EmbeddedLog struct {
 	// Name is `name`: the log is served under /ctlog/NAME/. Letters, digits, dots, hyphens and
 	// underscores; no other embedded log may have it.
-	Name string
+	Name string `key:"name" required:"it is the path under which the log is served"`
 	// Dir is `dir`: the directory of the log's entries, on a local disk, with one writer.
-	Dir string
+	Dir string `key:"dir" kind:"path" required:"it is the directory of the log's entries"`
 	// Guard is `guard`: the file that keeps the newest tree head, so that a log restored from a
 	// backup is not continued differently. It must be outside Dir, best on another disk, and never
 	// be restored together with it.
-	Guard string
+	Guard string `key:"guard" kind:"path" required:"it is the file that keeps the newest tree head"`
 	// Key is `key`: the log's own P-256 key, PKCS#8 PEM. It is never a CA's.
-	Key string
+	Key string `key:"key" kind:"path" required:"it is the file of the log's private key"`
 	// Origin is `origin`: the name of the log in checkpoints, by custom its URL without the scheme.
-	Origin string
+	Origin string `key:"origin" required:"it is the log's name in checkpoints"`
 	// BatchAge is `batch_age`, 10ms by default, from 1ms to 1s: the time that an entry waits for
 	// others, to be written with them. It delays each certificate by that time.
-	BatchAge time.Duration
+	BatchAge time.Duration `key:"batch_age" default:"10ms" min:"1ms" max:"1s"`
 	// CheckpointInterval is `checkpoint_interval`, 1s by default, from 100ms to 10s: the interval
 	// at which new tree heads are published.
-	CheckpointInterval time.Duration
+	CheckpointInterval time.Duration `key:"checkpoint_interval" default:"1s" min:"100ms" max:"10s"`
 	// Submit is `submit`: access to submissions over HTTP. No client may submit by default.
-	Submit *Submit
+	Submit *Submit `key:"submit"`
 }
 
 // Submit is `submit` of an embedded log.
 type Submit struct {
 	// TokenFile is `token_file`: the bearer token that a submitter must send. It is required.
-	TokenFile string
+	TokenFile string `key:"token_file" kind:"path" required:"without submit, no client may submit over HTTP; with it, clients with the token may"`
 }
 
 // Trust is `trust`: entries that trusted_root.json contains unchanged. Each is a JSON object of the
 // form that protobuf-specs defines. None by default.
 type Trust struct {
 	// TimestampAuthorities is `trust.timestamp_authorities`.
-	TimestampAuthorities []json.RawMessage
+	TimestampAuthorities []json.RawMessage `key:"timestamp_authorities"`
 	// TLogs is `trust.tlogs`.
-	TLogs []json.RawMessage
+	TLogs []json.RawMessage `key:"tlogs"`
 }
 
 // Limits is `limits`: limits on simultaneous use by clients (docs/limits.md).
@@ -243,32 +240,32 @@ type Limits struct {
 	// Connections is `limits.connections`: the number of connections that the HTTP and gRPC
 	// listeners keep open together. 0, the default, derives it from the limit on file descriptors,
 	// at most 2048. At the limit, a new connection replaces one without a request.
-	Connections int
+	Connections int `key:"connections" min:"0"`
 	// Idle is `limits.idle`, 650s by default: the time that a connection may stay open without a
 	// request. It must be longer than load balancers in front keep idle connections, or requests
 	// are lost; 600s is the longest of the common ones.
-	Idle time.Duration
+	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
 	// InFlight is `limits.in_flight`, 512 by default: the number of requests answered at a time.
 	// One more is refused with OVERLOADED.
-	InFlight int
+	InFlight int `key:"in_flight" default:"512" min:"1"`
 }
 
 // Shutdown is `shutdown`: the steps between SIGTERM and the exit (docs/operations.md).
 type Shutdown struct {
 	// Grace is `shutdown.grace`, 0s by default: the time for which the server still serves new
 	// connections while readiness fails, so that load balancers can notice.
-	Grace time.Duration
+	Grace time.Duration `key:"grace" default:"0s" min:"0s" max:"1h"`
 	// Drain is `shutdown.drain`, 20s by default: the time limit for requests in flight after the
 	// grace, when the server accepts no new ones.
-	Drain time.Duration
+	Drain time.Duration `key:"drain" default:"20s" min:"1s" max:"1h"`
 }
 
 // Log is `log`: the log records on the server's standard error.
 type Log struct {
 	// Format is `log.format`: json, the default, or text.
-	Format string
+	Format string `key:"format" default:"json" oneof:"json text"`
 	// Level is `log.level`: debug, info (the default), warn or error.
-	Level string
+	Level string `key:"level" default:"info" oneof:"debug info warn error"`
 }
 
 // Sets reports whether the file or a variable sets a key, given as its path joined with dots.

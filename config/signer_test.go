@@ -55,31 +55,6 @@ func absolute(t *testing.T) func(string) string {
 	return func(path string) string { return relativeTo(t.TempDir(), path) }
 }
 
-func TestParseSignerRefuses(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]string{
-		"{}": "s:1:1: a signer has exactly one of the keys file, pkcs11 and kms; found 0",
-		"{file: {key: k}, kms: {uri: 'awskms:///alias/a'}}": "exactly one of the keys file, pkcs11 and kms; found 2",
-		"{hsm: {}}":                                          `s:1:2: unknown key "hsm"; the keys here are file, pkcs11, kms`,
-		"{pkcs11: {token: t, label: l}}":                     "s:1:10: module is missing",
-		"{pkcs11: {module: m, token: t}}":                    "label is missing",
-		"{pkcs11: {module: m, token: t, label: l, slot: 0}}": `unknown key "slot"`,
-		"{pkcs11: {module: m, token: t, label: l, id: 0x}}":  "pairs of hexadecimal digits",
-		"{kms: {}}":                                     "uri is missing",
-		"{kms: {uri: 'tink://x'}}":                      `found the uri "tink://x"`,
-		"{kms: {uri: 'hashivault://a'}}":                "version is missing",
-		"{kms: {uri: 'hashivault://a', version: 0}}":    "s:1:40: found the number 0, where a whole number from 1 on is wanted",
-		"{kms: {uri: 'awskms:///alias/a', version: 1}}": "mean nothing to awskms",
-		"text": "found text",
-		"{":    "the file is not YAML",
-	} {
-		_, err := ParseSigner("s", []byte(text), "dir")
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got error %v, want one that says %q", text, err, want)
-		}
-	}
-}
-
 func TestSignerSocketNeedsASet(t *testing.T) {
 	t.Parallel()
 	const rest = "issuers: i\nct: {disabled: true}\n"

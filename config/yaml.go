@@ -80,7 +80,7 @@ func (b *yamlBuilder) build(y *yaml.Node, depth int) *node {
 	switch y.Kind {
 	case yaml.AliasNode:
 		if b.open[y.Alias] {
-			return b.stop(at, "the alias *"+shorten(y.Value)+" stands inside of what it stands for")
+			return b.stop(at, "the alias *"+shorten(y.Value)+" is inside its own anchor")
 		}
 		n := b.build(y.Alias, depth+1)
 		n.at = at // the place of its use; the contents keep the place where they are written
@@ -121,12 +121,12 @@ func (b *yamlBuilder) mapping(y *yaml.Node, depth int) *node {
 		case b.stopped:
 			return n
 		case key.kind != scalar:
-			b.mistake(key.at, "%s stands as a key, where text is wanted", key.what())
+			b.mistake(key.at, "found %s as a key, expected text", key.what())
 		case key.tag == tagMerge:
 			merges = append(merges, value)
 		default:
 			if earlier := n.put(seen, key, value); earlier != nil {
-				b.mistake(key.at, "the key %q stands twice, first in line %d", shorten(key.value), earlier.at.line)
+				b.mistake(key.at, "the key %q is repeated, first in line %d", shorten(key.value), earlier.at.line)
 			}
 		}
 	}
@@ -149,13 +149,13 @@ func (b *yamlBuilder) merge(n *node, seen map[string]int, from *node) {
 	case sequence:
 		for _, item := range from.items {
 			if item.kind != mapping {
-				b.mistake(item.at, "found %s, where << wants a mapping", item.what())
+				b.mistake(item.at, "found %s, expected a mapping for <<", item.what())
 				continue
 			}
 			b.merge(n, seen, item)
 		}
 	default:
-		b.mistake(from.at, "found %s, where << wants a mapping or a list of mappings", from.what())
+		b.mistake(from.at, "found %s, expected a mapping or a list of mappings for <<", from.what())
 	}
 }
 
@@ -178,7 +178,7 @@ func yamlSyntaxError(err error, content []byte) (position, string) {
 	if rest, ok := strings.CutPrefix(text, "unknown anchor '"); ok {
 		name := strings.TrimSuffix(rest, "' referenced")
 		if i := bytes.Index(content, []byte("*"+name)); i >= 0 {
-			return positionAt(content, i), "the alias *" + shorten(name) + " stands for nothing: no anchor &" + shorten(name) + " comes before it"
+			return positionAt(content, i), "the alias *" + shorten(name) + " has no anchor &" + shorten(name) + " before it"
 		}
 	}
 	at, hint := yamlHint(text, line, content)
@@ -191,17 +191,17 @@ func yamlHint(text string, line int, content []byte) (position, string) {
 	here := lineOf(content, line)
 	switch {
 	case strings.HasPrefix(strings.TrimLeft(here, " "), "\t"):
-		return position{line, len(here) - len(strings.TrimLeft(here, " ")) + 1}, "; a tab stands here, and YAML is indented by blanks alone"
+		return position{line, len(here) - len(strings.TrimLeft(here, " ")) + 1}, "; there is a tab here, and YAML is indented with spaces only"
 	case strings.ContainsRune(here, '\u00a0'):
 		before, _, _ := strings.Cut(here, "\u00a0")
-		return position{line, utf8.RuneCountInString(before) + 1}, "; a no-break space stands here, which looks like a blank and is none"
+		return position{line, utf8.RuneCountInString(before) + 1}, "; there is a no-break space here, which YAML does not read as a space"
 	case strings.HasPrefix(text, "mapping values"):
 		// A key without a space after its colon is text, which the next line appears to continue.
 		above := strings.TrimSpace(lineOf(content, line-1))
 		if key, value, ok := strings.Cut(above, ":"); ok && value != "" && value[0] != ' ' && !strings.ContainsAny(key, " \"'#") {
-			return position{line - 1, indentation(content, line-1) + len(key) + 1}, "; a blank is wanted after this colon"
+			return position{line - 1, indentation(content, line-1) + len(key) + 1}, "; a space must follow this colon"
 		}
-		return at, "; is the line indented like its neighbours, and is text with a colon and a blank in it in quotes?"
+		return at, "; is the line indented like its neighbours, and is text with a colon and a space in it in quotes?"
 	case text == "found unexpected end of stream":
 		return at, "; is a quote or a bracket missing that ends what begins here?"
 	}
