@@ -195,7 +195,7 @@ func TestStartFromABadSet(t *testing.T) {
 	write("issuers.yaml", "oidc-issuers:\n  https://issuer.example: {issuer-url: https://issuer.example, client-id: sigstore, type: email}\n")
 	for name, test := range map[string]struct{ content, want string }{
 		"missing": {"", "reading configuration"},
-		"wrong":   {"generation: x\nauthorities: []\n", "ca.yaml:1:13: found text, where a whole number from 1 on is wanted"},
+		"wrong":   {"generation: x\nauthorities: []\n", `ca.yaml:1:13: found "x", expected a whole number`},
 		"none":    {"generation: 1\nauthorities: []\n", "ca.yaml:2:1: the set has no authority"},
 	} {
 		if test.content != "" {

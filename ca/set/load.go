@@ -122,7 +122,7 @@ func ofFile(file *config.CASet, mistakes []config.Mistake) *Loaded {
 // ofOne is the set of one authority that `ca.file` of cfg defines.
 func ofOne(cfg *config.Server) *Loaded {
 	file := cfg.CA.File
-	entry := config.CASetAuthority{ID: "file", Chain: file.Chain, Signer: config.Signer{File: &config.SignerFile{Key: file.Key, PasswordFile: file.PasswordFile, Password: file.Password}}}
+	entry := config.CASetAuthority{ID: "file", Chain: file.Chain, Signer: config.Signer{File: &config.SignerFile{Key: file.Key, PasswordFile: file.PasswordFile}}}
 	return &Loaded{Name: cfg.File().Name(), entries: []config.CASetAuthority{entry}, explain: func(err error) error {
 		var errs []error
 		for _, e := range keypath.All(err) {

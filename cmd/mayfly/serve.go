@@ -23,11 +23,10 @@ served on for shutdown.grace. After that no new ones are accepted, those in flig
 most shutdown.drain, and the server stops. A second signal skips the rest of the grace, a
 third stops the server at once.
 
-The configuration file says where to listen, whom to trust, what to sign with and where to
-log. Changed files are taken up without a signal, and SIGHUP is ignored;
-config/mayfly.example.yaml explains each setting. A scalar setting can also come from
-the environment, as in MAYFLY_LISTEN_HTTP=127.0.0.1:5555. The password of the CA key comes
-from the file that ca.file.password_file names or from MAYFLY_CA_FILE_PASSWORD.`,
+The configuration file states the addresses, the trusted issuers, the CA's keys and the logs;
+docs/configuration.md describes each key. Changed files are loaded without a signal, and SIGHUP
+is ignored. An environment variable can set a scalar key, as in
+MAYFLY_LISTEN_HTTP=127.0.0.1:5555.`,
 		Example: "  mayfly serve --config mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
