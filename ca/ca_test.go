@@ -363,19 +363,3 @@ func TestIssueStopsWhenTheClientGoes(t *testing.T) {
 		t.Error("there is a certificate that nobody waits for")
 	}
 }
-
-func TestTrustBundleHoldsTheWholeChain(t *testing.T) {
-	t.Parallel()
-	w := testca.New(t, testca.Builder{})
-	bundle := w.CA.TrustBundle()
-	if len(bundle) != 1 || len(bundle[0].Certificates) != 2 || !bundle[0].Certificates[1].Equal(w.Root()) {
-		t.Errorf("the trust bundle is %v", bundle)
-	}
-}
-
-func TestNewDemandsItsParts(t *testing.T) {
-	t.Parallel()
-	if _, err := ca.New(ca.Config{}); err == nil {
-		t.Error("a CA without parts was made")
-	}
-}

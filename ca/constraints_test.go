@@ -262,13 +262,6 @@ func TestNameConstraintIsNamed(t *testing.T) {
 	}
 }
 
-func TestPermitsAllocatesNothingWithoutConstraints(t *testing.T) {
-	chain, san := parsed(t, newChainBuilder(t)), uri("https://ci.example/x")
-	if n := testing.AllocsPerRun(100, func() { _ = chain.Permits(san) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 // crypto/x509 verifies every name that Permits accepts.
 func FuzzPermits(f *testing.F) {
 	f.Add("corp.example", ".example", "x.example", uint8(1), "ada@corp.example")

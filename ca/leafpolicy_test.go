@@ -69,16 +69,6 @@ func TestLeafPolicyLetsTheProfilePass(t *testing.T) {
 	}
 }
 
-// Every certificate that this CA issues passes: the policy and the profile describe the same
-// certificates.
-func TestLeafPolicyLetsDraftsPass(t *testing.T) {
-	t.Parallel()
-	d := testDraft(t)
-	if err := newPolicy(t, false).Check(d.authority.chain, d.tbs.Precertificate(), d.template.NotBefore.Add(backdate)); err != nil {
-		t.Error(err)
-	}
-}
-
 // Each change to the fields of a certificate is refused, whether or not certificates are logged.
 func TestLeafPolicyRefusesTemplates(t *testing.T) {
 	t.Parallel()
@@ -399,19 +389,4 @@ func FuzzLeafPolicy(f *testing.F) {
 			}
 		}
 	})
-}
-
-func BenchmarkLeafPolicy(b *testing.B) {
-	bench := newPolicyBench(b)
-	for name, tbs := range map[string][]byte{"precertificate": bench.precertificate(b), "certificate": bench.certificate(b)} {
-		b.Run(name, func(b *testing.B) {
-			p := newPolicy(b, false)
-			b.ReportAllocs()
-			for b.Loop() {
-				if err := p.Check(bench.chain, tbs, bench.now); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
 }

@@ -106,12 +106,3 @@ func TestTrialAtAnyTime(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkTrial(b *testing.B) {
-	chain := parsed(b, newChainBuilder(b))
-	for b.Loop() {
-		if _, err := chain.Trial(chain.NotBefore); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

@@ -13,8 +13,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"errors"
-	"io"
 	"math/big"
 	"testing"
 )
@@ -155,21 +153,4 @@ func TestSignatureAlgorithmForOtherKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkError(t, alg.Verify(ed25519.PublicKey("short"), nil, make([]byte, 64)), "32 bytes")
-}
-
-type brokenSigner struct{ crypto.Signer }
-
-func (brokenSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("the token is gone")
-}
-
-func TestSignReturnsTheSignersError(t *testing.T) {
-	t.Parallel()
-	key := ecdsaKey(t, elliptic.P256())
-	alg, err := SignatureAlgorithmFor(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = alg.Sign(rand.Reader, brokenSigner{key}, []byte("x"))
-	checkError(t, err, "the token is gone")
 }

@@ -5,7 +5,6 @@ package certs
 import (
 	"bytes"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"slices"
 	"strings"
 	"testing"
@@ -43,59 +42,6 @@ func readExtensions(der []byte) (exts []pkix.Extension, ok bool) {
 		exts = append(exts, e)
 	}
 	return exts, true
-}
-
-func TestExtensionsBytes(t *testing.T) {
-	t.Parallel()
-	var want []byte
-	e := full()
-	e[SourceRepositoryURI] = strings.Repeat("long", 100) // lengths of one, two and three octets
-	e[GithubWorkflowRef] = strings.Repeat("x", 70_000)
-	e[RunnerEnvironment] = strings.Repeat("y", 200)
-	e[DeploymentEnvironment] = ""
-	e[BuildTrigger] = "Grüße, 世界"
-	for _, extension := range Table() {
-		text := e[extension.Arc]
-		if text == "" {
-			continue
-		}
-		value := []byte(text)
-		if !extension.Raw {
-			var err error
-			if value, err = asn1.MarshalWithParams(text, "utf8"); err != nil {
-				t.Fatal(err)
-			}
-		}
-		id := append(slices.Clone(OIDSigstore), int(extension.Arc))
-		der, err := asn1.Marshal(pkix.Extension{Id: id, Value: value})
-		if err != nil {
-			t.Fatal(err)
-		}
-		want = append(want, der...)
-	}
-	got := e.append(nil)
-	if !bytes.Equal(got, want) {
-		t.Errorf("encoded as\n%x\nwant\n%x", got, want)
-	}
-	if e.size() != len(got) {
-		t.Errorf("size() = %d for %d octets", e.size(), len(got))
-	}
-}
-
-func TestExtensionsAll(t *testing.T) {
-	t.Parallel()
-	var e Extensions
-	e[TokenSubject], e[IssuerV1], e[BuildTrigger] = "sub", "iss", "push"
-	var got []string
-	for extension, text := range e.All() {
-		got = append(got, extension.Name+"="+text)
-	}
-	if diff := cmp.Diff([]string{"Issuer=iss", "BuildTrigger=push", "TokenSubject=sub"}, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
-	for range e.All() {
-		break
-	}
 }
 
 func TestExtensionsCheck(t *testing.T) {

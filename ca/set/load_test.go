@@ -3,14 +3,8 @@
 package set
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +45,9 @@ func (f *folder) editor(after time.Duration) Editor {
 }
 
 // entry creates an authority below the folder's root.
-func (f *folder) entry(id string) config.CASetAuthority {
+func (f *folder) entry(id string) config.CASetAuthority { return f.entryFrom(id, begin) }
+
+func (f *folder) entryFrom(id string, from time.Time) config.CASetAuthority {
 	f.t.Helper()
 	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
 	if err != nil {
@@ -59,7 +55,7 @@ func (f *folder) entry(id string) config.CASetAuthority {
 	}
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
 		Dir: filepath.Join(f.dir, id), Subject: ceremony.Subject{CommonName: id, Organization: "tests"}, Algorithm: "ecdsa-p256",
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: begin,
+		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: from,
 	})
 	if err != nil {
 		f.t.Fatal(err)
@@ -207,18 +203,7 @@ func TestUnfitSetCanBeMended(t *testing.T) {
 	if _, err := Load(t.Context(), Source{Path: f.set}, late.Now, testKeys()); err == nil {
 		t.Fatal("a server loads a set whose only authority has ended")
 	}
-	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir: filepath.Join(f.dir, "2029-a"), Subject: ceremony.Subject{CommonName: "b", Organization: "tests"}, Algorithm: "ecdsa-p256",
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: late.Now,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.must(late.Add(t.Context(), config.CASetAuthority{ID: "2029-a", Chain: made.ChainFile, Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}))
+	f.must(late.Add(t.Context(), f.entryFrom("2029-a", late.Now)))
 	f.must(late.Activate(t.Context(), "2029-a", late.Now.Add(time.Second)))
 	if _, err := Load(t.Context(), Source{Path: f.set}, late.Now.Add(2*time.Second), testKeys()); err != nil {
 		t.Error(err)
@@ -252,28 +237,14 @@ func TestLoadRefuses(t *testing.T) {
 		after  time.Duration
 		want   string
 	}{
-		"wrong password":        {func(f *folder) { f.write(filepath.Join(f.firstFolder, "pass"), "wrong-password\n") }, 0, "ca.yaml:7:57: the password in"},
-		"key of another":        {func(f *folder) { f.swapKeys() }, 0, "ca.yaml:7:26: "},
-		"chain is missing":      {func(f *folder) { f.remove("chain.pem") }, 0, "ca.yaml:6:12: reading the chain: open"},
-		"key is missing":        {func(f *folder) { f.remove("key.pem") }, 0, "ca.yaml:7:26: open"},
-		"wrong order":           {func(f *folder) { f.reverseChain() }, 0, "ca.yaml:6:12: "},
-		"chain without a root":  {func(f *folder) { f.cutChain() }, 0, "the chain must end in its root"},
-		"no code signing":       {func(f *folder) { f.craft(func(c, _ *x509.Certificate) { c.ExtKeyUsage = nil }, 256) }, 0, "has no extended key usage codeSigning"},
-		"root that is no CA":    {func(f *folder) { f.craft(func(_, r *x509.Certificate) { r.IsCA = false }, 256) }, 0, "is no CA (basic constraints CA:TRUE is missing)"},
-		"weak CA key":           {func(f *folder) { f.craft(func(_, _ *x509.Certificate) {}, 224) }, 0, "has a key on the curve P-224; CA keys are P-256, P-384 or P-521"},
-		"expired chain":         {func(*folder) {}, 4 * 365 * 24 * time.Hour, "ca.yaml:6:12: authority \"2026-a\" must sign: the CA certificate"},
-		"not yet valid chain":   {func(f *folder) { f.replace("_at: 2026-11-23", "_at: 2026-11-22") }, -24 * time.Hour, "are valid from 2026-11-23"},
-		"two with one activate": {func(f *folder) { f.double() }, time.Hour, "would both begin to sign at 2026-11-23T12:00:00Z"},
-		"unknown key":           {func(f *folder) { f.replace("publish_at", "published_at") }, 0, `ca.yaml:8:5: unknown key "published_at"; did you mean "publish_at"?`},
-		"no generation":         {func(f *folder) { f.replace("generation: 1\n", "") }, 0, "generation is missing"},
-		"generation of zero":    {func(f *folder) { f.replace("generation: 1", "generation: 0") }, 0, `ca.yaml:3:13: found "0"`},
-		"time without a zone":   {func(f *folder) { f.replace("activate_at: 2026-11-23T12:00:00Z", "activate_at: 2026-11-23") }, 0, `ca.yaml:9:18: found "2026-11-23"`},
-		"no signer":             {func(f *folder) { f.replace("    signer:", "    # signer:") }, 0, "has no signer"},
-		"signer of another way": {func(f *folder) { f.replace("signer: {file:", "signer: {cloud:") }, 0, `unknown key "cloud"`},
-		"bad ID":                {func(f *folder) { f.replace("id: 2026-a", "id: ../a") }, 0, `ca.yaml:5:9: found the id "../a"`},
-		"empty":                 {func(f *folder) { f.write(f.set, "") }, 0, "the file is empty"},
-		"half a file":           {func(f *folder) { c := f.read(f.set); f.write(f.set, c[:len(c)/2]) }, 0, "ca.yaml:"},
-		"nothing is active":     {func(f *folder) { f.replace("    activate_at: 2026-11-23T12:00:00Z\n", "") }, time.Hour, "no authority is active"},
+		"wrong password":      {func(f *folder) { f.write(filepath.Join(f.firstFolder, "pass"), "wrong-password\n") }, 0, "ca.yaml:7:57: the password in"},
+		"key of another":      {func(f *folder) { f.swapKeys() }, 0, "ca.yaml:7:26: "},
+		"chain is missing":    {func(f *folder) { f.remove("chain.pem") }, 0, "ca.yaml:6:12: reading the chain: open"},
+		"key is missing":      {func(f *folder) { f.remove("key.pem") }, 0, "ca.yaml:7:26: open"},
+		"expired chain":       {func(*folder) {}, 4 * 365 * 24 * time.Hour, "ca.yaml:6:12: authority \"2026-a\" must sign: the CA certificate"},
+		"not yet valid chain": {func(f *folder) { f.replace("_at: 2026-11-23", "_at: 2026-11-22") }, -24 * time.Hour, "are valid from 2026-11-23"},
+		"no signer":           {func(f *folder) { f.replace("    signer:", "    # signer:") }, 0, "has no signer"},
+		"nothing is active":   {func(f *folder) { f.replace("    activate_at: 2026-11-23T12:00:00Z\n", "") }, time.Hour, "no authority is active"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -282,6 +253,21 @@ func TestLoadRefuses(t *testing.T) {
 			_, err := Load(t.Context(), Source{Path: f.set}, begin.Add(test.after), testKeys())
 			f.refused(nil, err, test.want)
 		})
+	}
+}
+
+// Each file that cannot be read has its own line.
+func TestLoadNamesEveryUnreadableFile(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	f.must(f.editor(time.Hour).Add(t.Context(), f.entry("2026-b")))
+	f.remove("chain.pem")
+	if err := os.Remove(filepath.Join(f.dir, "2026-b", "chain.pem")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(t.Context(), Source{Path: f.set}, begin.Add(2*time.Hour), testKeys())
+	if err == nil || strings.Count(err.Error(), "no such file") != 2 || strings.Count(err.Error(), "\n"+f.set+":") != 1 {
+		t.Errorf("got error %v", err)
 	}
 }
 
@@ -303,62 +289,6 @@ func (f *folder) swapKeys() {
 	entry := f.entry("2026-b")
 	f.write(filepath.Join(f.firstFolder, "key.pem"), f.read(entry.Signer.File.Key))
 	f.write(filepath.Join(f.firstFolder, "pass"), f.read(entry.Signer.File.PasswordFile))
-}
-
-func (f *folder) chain() (intermediate, root string) {
-	const end = "-----END CERTIFICATE-----\n"
-	parts := strings.SplitAfter(f.read(filepath.Join(f.firstFolder, "chain.pem")), end)
-	return parts[0], parts[1]
-}
-
-// craft replaces the chain by one that violates the specification.
-func (f *folder) craft(change func(intermediate, root *x509.Certificate), bits int) {
-	curve := elliptic.P256()
-	if bits == 224 {
-		curve = elliptic.P224()
-	}
-	template := func(name string) *x509.Certificate {
-		return &x509.Certificate{
-			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name, Organization: []string{"tests"}},
-			NotBefore: begin, NotAfter: begin.AddDate(1, 0, 0), KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true,
-		}
-	}
-	root, intermediate := template("root"), template("intermediate")
-	intermediate.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-	change(intermediate, root)
-	var chain []byte
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	for _, template := range []*x509.Certificate{intermediate, root} {
-		der, err := x509.CreateCertificate(rand.Reader, template, root, key.Public(), key)
-		if err != nil {
-			f.t.Fatal(err)
-		}
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-	}
-	f.write(filepath.Join(f.firstFolder, "chain.pem"), string(chain))
-}
-
-func (f *folder) reverseChain() {
-	intermediate, root := f.chain()
-	f.write(filepath.Join(f.firstFolder, "chain.pem"), root+intermediate)
-}
-
-func (f *folder) cutChain() {
-	intermediate, _ := f.chain()
-	f.write(filepath.Join(f.firstFolder, "chain.pem"), intermediate)
-}
-
-func (f *folder) double() {
-	f.entry("2026-b")
-	f.write(f.set, f.read(f.set)+`  - id: 2026-b
-    chain: 2026-b/chain.pem
-    signer: {file: {key: 2026-b/key.pem, password_file: 2026-b/pass}}
-    publish_at: 2026-11-23T12:00:00Z
-    activate_at: 2026-11-23T12:00:00Z
-`)
 }
 
 func TestStatusWarnsInTime(t *testing.T) {

@@ -3,16 +3,11 @@
 package set
 
 import (
-	"crypto/x509"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/ca/signer/file"
 )
 
 // An edit keeps the read permissions of the set, whatever the umask.
@@ -42,38 +37,13 @@ func TestEditKeepsTheMode(t *testing.T) {
 	}
 }
 
-// Reading a pipe in the place of a chain would block without a timeout.
-func TestPipeIsNoChain(t *testing.T) {
-	t.Parallel()
-	f := newFolder(t)
-	chain := filepath.Join(f.firstFolder, "chain.pem")
-	if err := os.Remove(chain); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mkfifo(chain, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Load(t.Context(), Source{Path: f.set}, begin, testKeys()); err == nil || !strings.Contains(err.Error(), "is a pipe") {
-		t.Errorf("got error %v", err)
-	}
-}
-
 // Status warns of an authority that waits for its date while there is time to act. An authority
 // that will never sign is no successor.
 func TestStatusTellsWhatKeepsASuccessorBack(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
 	const late = 3*365*24*time.Hour - 30*24*time.Hour
-	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir: filepath.Join(f.dir, "2029-a"), Subject: ceremony.Subject{CommonName: "2029-a", Organization: "tests"}, Algorithm: "ecdsa-p256",
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: begin.Add(24 * time.Hour),
-	}); err != nil {
-		t.Fatal(err)
-	}
+	f.entryFrom("2029-a", begin.Add(24*time.Hour))
 	f.write(f.set, f.read(f.set)+"  - {id: 2029-a, chain: 2029-a/chain.pem, publish_at: 2026-11-23T12:00:00Z}\n")
 	for addition, want := range map[string]string{"": "not decided when 2029-a begins", ", retire_at: 2029-12-01T00:00:00Z": "nothing succeeds authority 2026-a"} {
 		content := f.read(f.set)
