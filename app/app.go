@@ -168,7 +168,8 @@ func (a *App) assemble(ctx context.Context, options Options, edge server.Config,
 	}
 	registerCT(edge.Registry, a.Config, a.authorities.now)
 	edge.Registry.MustRegister(issuerMetrics(a.live.status))
-	edge.Authority, edge.Issuers, edge.Mounts = a.live, a.live.issuers, a.mounts(options)
+	edge.Issue, edge.TrustBundle = a.live.Issue, a.live.TrustBundle
+	edge.Issuers, edge.Mounts = a.live.issuers, a.mounts(options)
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
 	edge.Checks = append(append(a.authorities.checks(base.Profile), issuerCheck(a.live.status), a.live.check()), a.logs.checks()...)
 	if a.server, err = server.New(edge); err != nil {

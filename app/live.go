@@ -158,12 +158,12 @@ func (l *live) Run(ctx context.Context) error {
 	}
 }
 
-// Issue implements server.Authority.
+// Issue issues a certificate under the current generation.
 func (l *live) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
 	return l.current.Load().ca.Issue(ctx, req)
 }
 
-// TrustBundle implements server.Authority.
+// TrustBundle is the trust bundle of the current generation.
 func (l *live) TrustBundle() []*ca.Chain { return l.current.Load().ca.TrustBundle() }
 
 // issuers is the content of GetConfiguration.

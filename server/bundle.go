@@ -5,7 +5,6 @@ package server
 import (
 	"slices"
 	"strings"
-	"sync/atomic"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -21,18 +20,15 @@ type bundle struct {
 	pem     []byte                // REST v1
 }
 
-// bundleCache is the newest bundle. Chains are immutable and compared by address, so a new bundle
-// is created only when an authority is added, removed or moved.
-type bundleCache struct{ newest atomic.Pointer[bundle] }
-
-// trustBundle returns all forms of the authority's current trust bundle.
+// trustBundle returns all forms of the current trust bundle. Chains are immutable and compared by
+// address, so a new bundle is created only when an authority is added, removed or moved.
 func (s *Server) trustBundle() *bundle {
-	chains := s.authority.TrustBundle()
-	if b := s.bundle.newest.Load(); b != nil && slices.Equal(b.chains, chains) {
+	chains := s.chains()
+	if b := s.bundle.Load(); b != nil && slices.Equal(b.chains, chains) {
 		return b
 	}
 	b := newBundle(chains)
-	s.bundle.newest.Store(b)
+	s.bundle.Store(b)
 	return b
 }
 

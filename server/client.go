@@ -7,12 +7,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-
-	"google.golang.org/grpc/metadata"
 )
 
-// forwardedFor is the header to which each proxy appends the address of its peer. gRPC metadata has
-// the same name in lower case.
+// forwardedFor is the header to which each proxy appends the address of its peer.
 const forwardedFor = "X-Forwarded-For"
 
 // clientAddr returns the address of the client of r. It is the peer's address, unless the peer is a
@@ -62,10 +59,4 @@ func parseHop(text string) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return addr.Unmap().WithZone(""), true
-}
-
-// clientOf returns the address that clientAddr found, from the metadata that this package set.
-func clientOf(md metadata.MD) netip.Addr {
-	client, _ := netip.ParseAddr(firstOf(md, strings.ToLower(forwardedFor))) // zero if there is none
-	return client
 }

@@ -18,8 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// requestIDHeader carries the request ID in both directions, over HTTP and as gRPC metadata, which
-// has the name in lower case.
+// requestIDHeader carries the request ID in both directions.
 const requestIDHeader = "X-Request-Id"
 
 // The values of the label and log attribute "api".
@@ -44,47 +43,76 @@ const (
 	reasonCanceled = "CANCELED" // the client disconnected before there was an answer
 )
 
-// call is one request as metrics and the access log record it.
-type call struct {
-	api, method, requestID, peer string
-	client                       netip.Addr // from clientAddr
-	// slots admits the request. Mounts have slots of their own, so that readers of a log take none
-	// from callers that need a certificate. Nil means the server's slots.
-	slots chan struct{}
-	// answered returns the reason of an answer that the handler wrote itself; nil means OK.
-	answered func() string
+// request is one request of any API, as its handler, the metrics and the access log need it.
+type request struct {
+	id          string
+	peer        string
+	client      netip.Addr // from clientAddr
+	api, method string
+	route       route // of a REST API
+	body        []byte
+	// The headers that can carry an ID token, beside the message. Only gRPC has the second.
+	authorization, token []string
+	err                  error // the request cannot be handled; the refusal has this reason
 }
 
-// run passes a request of any API to its handler; no request bypasses it. It admits the request,
-// limits its time, recovers its panics, counts it, and logs it in the access log. It returns nil,
-// or the refusal for the client.
-func (s *Server) run(ctx context.Context, c call, handle func(context.Context) error) *refusal.Error {
+// requestKey is the context key of a *request. The gRPC server and the gateway pass it on to the
+// handlers of the service.
+type requestKey struct{}
+
+// newRequest begins the answer to r: every answer has the request ID.
+func (s *Server) newRequest(w http.ResponseWriter, r *http.Request) *request {
+	q := &request{id: requestID(r.Header.Get(requestIDHeader)), peer: r.RemoteAddr, client: s.clientAddr(r)}
+	w.Header().Set(requestIDHeader, q.id)
+	return q
+}
+
+// with returns a context that carries q.
+func (q *request) with(ctx context.Context) context.Context {
+	return context.WithValue(ctx, requestKey{}, q)
+}
+
+// requestOf returns the request that ctx carries.
+func requestOf(ctx context.Context) *request {
+	q, _ := ctx.Value(requestKey{}).(*request)
+	return q
+}
+
+// run passes a request of any API to its handler; no request bypasses it. It admits the request if
+// slots has room, limits its time, recovers its panics, counts it, and logs it in the access log. It
+// returns nil, or the refusal for the client. If handle succeeds, answered returns the reason of an
+// answer that it wrote itself; nil means OK.
+func (s *Server) run(ctx context.Context, q *request, slots chan struct{}, answered func() string, handle func(context.Context) error) *refusal.Error {
 	start := s.now()
-	err := s.admit(ctx, c.slots, handle)
+	err := q.err
+	if err == nil {
+		err = s.admit(ctx, slots, handle)
+	}
 	took := s.now().Sub(start)
 	if err == nil {
 		reason := reasonOK
-		if c.answered != nil {
-			reason = c.answered()
+		if answered != nil {
+			reason = answered()
 		}
-		s.record(ctx, c, reason, took, nil)
+		s.record(ctx, q, reason, took, nil)
 		return nil
 	}
 	refused := disclose(err)
-	reason := string(refused.Reason)
-	if ctx.Err() != nil && ours(refused.Reason.Kind()) {
-		// The failure follows from the client's disconnect, and no client reads the answer.
-		reason = reasonCanceled
-	}
-	s.record(ctx, c, reason, took, refused)
+	s.record(ctx, q, reasonOf(ctx, refused), took, refused)
 	return refused
 }
 
-// admit runs handle if a slot is free, for at most Limits.Answer.
-func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(context.Context) error) (err error) {
-	if slots == nil {
-		slots = s.slots
+// reasonOf returns the reason of a refusal as it is counted. A failure may follow from the client's
+// disconnect; then no client reads the answer.
+func reasonOf(ctx context.Context, refused *refusal.Error) string {
+	if ctx.Err() != nil && ours(refused.Reason.Kind()) {
+		return reasonCanceled
 	}
+	return string(refused.Reason)
+}
+
+// admit runs handle if a slot is free, for at most Limits.Answer.
+func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(context.Context) error) error {
 	select {
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
@@ -93,18 +121,10 @@ func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(
 	}
 	ctx, cancel := context.WithTimeout(caller, s.limits.Answer)
 	defer cancel()
-	defer func() {
-		switch p := recover(); p {
-		case nil:
-		case http.ErrAbortHandler: // the connection is being closed
-			panic(p)
-		default:
-			err = panicked(p)
-		}
-	}()
-	err = handle(ctx)
+	err := recovered(func() error { return handle(ctx) })
 	var e *refusal.Error
-	if err != nil && ctx.Err() != nil && caller.Err() == nil && !errors.As(err, &e) {
+	var p *panicError
+	if err != nil && ctx.Err() != nil && caller.Err() == nil && !errors.As(err, &e) && !errors.As(err, &p) {
 		return refusal.New(refusal.Overloaded, "there was no answer within %v; try again in a moment", s.limits.Answer).Because(err)
 	}
 	return err
@@ -115,13 +135,10 @@ func (s *Server) admit(caller context.Context, slots chan struct{}, handle func(
 func disclose(err error) *refusal.Error {
 	refused := refusal.From(err)
 	if refused.Reason.Kind() == refusal.Internal && refused.Reason != refusal.InternalError {
-		return refusal.From(errUnlisted).Because(err)
+		return refusal.From(errors.New("unlisted reason")).Because(err)
 	}
 	return refused
 }
-
-// errUnlisted replaces a refusal with a reason that the table of package refusal lacks.
-var errUnlisted = errors.New("unlisted reason")
 
 // ours reports whether the operator must act on refusals of kind k.
 func ours(k refusal.Kind) bool { return k == refusal.Internal || k == refusal.Unavailable }
@@ -132,36 +149,46 @@ type panicError struct {
 	stack []byte
 }
 
-// panicked returns the error for a panic that is being recovered. Its stack begins with the
-// function that panicked, because a log line has no room for the whole stack.
-func panicked(value any) *panicError {
-	stack := debug.Stack()
-	if _, below, ok := bytes.Cut(stack, []byte("\npanic(")); ok {
-		if lines := bytes.SplitN(below, []byte("\n"), 3); len(lines) == 3 {
-			stack = lines[2]
-		}
-	}
-	return &panicError{value: value, stack: stack}
-}
-
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 
+// recovered calls f and returns its panic as an error. Its stack begins with the function that
+// panicked, because a log line has no room for the whole stack.
+func recovered(f func() error) (err error) {
+	defer func() {
+		value := recover()
+		if value == http.ErrAbortHandler { // the connection is being closed
+			panic(value)
+		}
+		if value == nil {
+			return
+		}
+		stack := debug.Stack()
+		if _, below, ok := bytes.Cut(stack, []byte("\npanic(")); ok {
+			if lines := bytes.SplitN(below, []byte("\n"), 3); len(lines) == 3 {
+				stack = lines[2]
+			}
+		}
+		err = &panicError{value, stack}
+	}()
+	return f()
+}
+
 // record counts one request and logs it in the access log.
-func (s *Server) record(ctx context.Context, c call, reason string, took time.Duration, refused *refusal.Error) {
-	s.metrics.requests.WithLabelValues(c.api, c.method, reason).Inc()
-	s.metrics.duration.WithLabelValues(c.api, c.method).Observe(took.Seconds())
+func (s *Server) record(ctx context.Context, q *request, reason string, took time.Duration, refused *refusal.Error) {
+	s.metrics.requests.WithLabelValues(q.api, q.method, reason).Inc()
+	s.metrics.duration.WithLabelValues(q.api, q.method).Observe(took.Seconds())
 	level := slog.LevelInfo
 	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs,
-		slog.String("request_id", c.requestID),
-		slog.String("api", c.api),
-		slog.String("method", c.method),
-		slog.String("peer", c.peer),
+		slog.String("request_id", q.id),
+		slog.String("api", q.api),
+		slog.String("method", q.method),
+		slog.String("peer", q.peer),
 		slog.String("reason", reason),
 		slog.Duration("duration", took),
 	)
-	if c.client.IsValid() {
-		attrs = append(attrs, slog.String("client", c.client.String()))
+	if q.client.IsValid() {
+		attrs = append(attrs, slog.String("client", q.client.String()))
 	}
 	if refused != nil {
 		attrs = append(attrs, slog.String("message", refused.Message))
@@ -196,9 +223,6 @@ func requestID(callers string) string {
 // usableRequestID reports whether id is 1 to 128 characters of [A-Za-z0-9._-], which is safe in a
 // header, in a log and on a terminal.
 func usableRequestID(id string) bool {
-	if len(id) < 1 || len(id) > 128 {
-		return false
-	}
 	for _, c := range []byte(id) {
 		switch {
 		case 'A' <= c && c <= 'Z', 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
@@ -206,5 +230,5 @@ func usableRequestID(id string) bool {
 			return false
 		}
 	}
-	return true
+	return len(id) >= 1 && len(id) <= 128
 }

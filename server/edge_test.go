@@ -223,20 +223,3 @@ func TestVerifiedRequestsAreCounted(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
-
-func TestNewReportsEveryMistake(t *testing.T) {
-	t.Parallel()
-	_, err := New(Config{
-		Limits:       Limits{Body: -1, Answer: -1, Connections: -1},
-		DrainTimeout: -1,
-		Checks:       []Check{{}},
-	})
-	if err == nil {
-		t.Fatal("accepted")
-	}
-	for _, want := range []string{"Authority", "Limits.Body", "Limits.Answer", "Limits.Connections", "DrainTimeout", "check 0"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("%q is not in %v", want, err)
-		}
-	}
-}

@@ -62,10 +62,11 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 		bundle: func() []*ca.Chain { return []*ca.Chain{chain} },
 	}
 	f.config = Config{
-		Authority: f.authority,
-		Issuers:   func() []IssuerInfo { return nil },
-		Registry:  f.registry,
-		Logger:    slog.New(slog.NewJSONHandler(f.log, nil)),
+		Issue:       f.authority.Issue,
+		TrustBundle: f.authority.TrustBundle,
+		Issuers:     func() []IssuerInfo { return nil },
+		Registry:    f.registry,
+		Logger:      slog.New(slog.NewJSONHandler(f.log, nil)),
 	}
 	if change != nil {
 		change(&f.config)

@@ -14,7 +14,6 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -26,70 +25,45 @@ import (
 // newGateway returns the in-process gateway from JSON to the service. It decodes, calls and
 // encodes; serveREST handles paths, methods, headers and errors.
 func newGateway(s *Server) (*runtime.ServeMux, error) {
+	noHeader := func(string) (string, bool) { return "", false }
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{s}),
-		runtime.WithMetadata(gatewayMetadata),
 		runtime.WithIncomingHeaderMatcher(noHeader),
 		runtime.WithOutgoingHeaderMatcher(noHeader),
 		runtime.WithOutgoingTrailerMatcher(noHeader),
 		runtime.WithErrorHandler(keepError),
-		runtime.WithRoutingErrorHandler(keepRoutingError),
+		runtime.WithRoutingErrorHandler(func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, _ http.ResponseWriter, _ *http.Request, httpStatus int) {
+			requestOf(ctx).err = fmt.Errorf("gateway: no handler: HTTP status %d", httpStatus) // serveREST routes none to it
+		}),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
-		runtime.WithWriteContentLength(),
 	)
 	return mux, fulciov2.RegisterCAHandlerServer(context.Background(), mux, service{Server: s})
 }
 
-// serveGateway passes a request to the gateway. The inner request contains only the body, the
-// token, the request ID and the client address. The caller's Accept, Content-Type, TE,
-// Grpc-Timeout, Grpc-Metadata-… and other headers have no meaning here.
-func (s *Server) serveGateway(ctx context.Context, a *answer, r *http.Request) error {
+// serveGateway passes a request to the gateway. The inner request contains only the body. The
+// caller's Accept, Content-Type, TE, Grpc-Timeout, Grpc-Metadata-… and other headers have no
+// meaning here.
+func (s *Server) serveGateway(ctx context.Context, a *answer, q *request) error {
 	inner := &http.Request{
-		Method: s.routes[a.path].verb,
-		URL:    &url.URL{Path: a.path},
-		Header: http.Header{
-			"Authorization": r.Header["Authorization"],
-			requestIDHeader: {a.requestID},
-			forwardedFor:    {a.client.String()},
-		},
-		Body: io.NopCloser(bytes.NewReader(a.body)),
+		Method: q.route.verb,
+		URL:    &url.URL{Path: q.route.path},
+		Header: http.Header{},
+		Body:   io.NopCloser(bytes.NewReader(q.body)),
 	}
-	s.gateway.ServeHTTP(a, inner.WithContext(ctx))
-	return a.err
+	s.gateway.ServeHTTP(a, inner.WithContext(q.with(ctx)))
+	return q.err
 }
-
-// gatewayMetadata returns the metadata that the service reads as a gRPC request's.
-func gatewayMetadata(_ context.Context, inner *http.Request) metadata.MD {
-	return metadata.MD{
-		metadataAuthorization: inner.Header["Authorization"],
-		"x-request-id":        inner.Header[requestIDHeader],
-		"x-forwarded-for":     inner.Header[forwardedFor],
-	}
-}
-
-// noHeader stops all headers at the gateway, in both directions.
-func noHeader(string) (string, bool) { return "", false }
 
 // keepError passes an error to serveREST. The gateway's own error always means that a body could
 // not be decoded. Its text quotes the body, which may hold a token, so it is dropped.
-func keepError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
-	a, ok := w.(*answer)
-	if !ok {
-		w.WriteHeader(http.StatusInternalServerError)
-		return
-	}
+func keepError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, _ http.ResponseWriter, _ *http.Request, err error) {
+	q := requestOf(ctx)
 	var refused *refusal.Error
 	if !errors.As(err, &refused) && status.Code(err) == codes.InvalidArgument {
-		err = malformedJSON(a.body)
+		err = malformedJSON(q.body)
 	}
-	a.err = err
-}
-
-// keepRoutingError handles requests for which the gateway has no handler; serveREST routes none to
-// it.
-func keepRoutingError(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
-	keepError(ctx, mux, m, w, r, fmt.Errorf("gateway: no handler: HTTP status %d", httpStatus))
+	q.err = err
 }
 
 // malformedJSON returns what is wrong with a body that is not the JSON of a request.
@@ -118,7 +92,7 @@ func (m jsonMarshaler) Marshal(v any) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("marshaling %T, which is not a message", v)
 	}
-	if b := m.s.bundle.newest.Load(); b != nil && len(b.json) > 0 && message == proto.Message(b.message) {
+	if b := m.s.bundle.Load(); b != nil && len(b.json) > 0 && message == proto.Message(b.message) {
 		return b.json, nil
 	}
 	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
@@ -145,14 +119,7 @@ func (m jsonMarshaler) NewDecoder(r io.Reader) runtime.Decoder {
 	})
 }
 
-// NewEncoder encodes messages without separators.
-func (m jsonMarshaler) NewEncoder(w io.Writer) runtime.Encoder {
-	return runtime.EncoderFunc(func(v any) error {
-		data, err := m.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(data)
-		return err
-	})
+// NewEncoder is required by the interface. The gateway does not call it for unary methods.
+func (m jsonMarshaler) NewEncoder(io.Writer) runtime.Encoder {
+	return runtime.EncoderFunc(func(any) error { return errors.ErrUnsupported })
 }

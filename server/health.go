@@ -150,15 +150,12 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id st
 	default:
 		return false
 	}
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodOptions:
-		w.Header().Set("Allow", allow(http.MethodGet))
-		w.WriteHeader(http.StatusNoContent)
+	if r.Method == http.MethodOptions {
+		writeOptions(w, http.MethodGet)
 		return true
-	default:
-		w.Header().Set("Allow", allow(http.MethodGet))
-		writeRefusal(w, refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes GET", printableMethod(r.Method)), id)
+	}
+	if err := checkVerb(w, r, http.MethodGet); err != nil {
+		writeRefusal(w, refusal.From(err), id)
 		return true
 	}
 	rep.Status = serving
@@ -171,7 +168,7 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id st
 	}
 	verbose := path == "/readyz" && r.URL.Query().Has("verbose")
 	w.Header().Set("Cache-Control", "no-store")
-	writeJSON(w, httpStatus, rep.render(verbose, ops))
+	write(w, httpStatus, "application/json", rep.render(verbose, ops))
 	return true
 }
 

@@ -4,13 +4,11 @@ package server
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -31,18 +29,7 @@ const (
 type grpcHealth struct {
 	healthpb.UnimplementedHealthServer
 	health   *health
-	watchers *watchers
-}
-
-// watchers are the streams of Health.Watch. One ticker serves all of them.
-type watchers struct {
-	// Client addresses share the places, so that one client gets at most half.
-	places *share.Places
-
-	mu      sync.Mutex
-	count   int
-	changed chan struct{} // closed and replaced at each change of readiness
-	ticking bool          // tick is running
+	watchers *share.Places // one client gets at most half
 }
 
 func newGRPCHealth(h *health, connections int) grpcHealth {
@@ -50,7 +37,7 @@ func newGRPCHealth(h *health, connections int) grpcHealth {
 	if connections > 0 {
 		most = min(most, max(connections/4, 2))
 	}
-	return grpcHealth{health: h, watchers: &watchers{places: share.New(most, 0), changed: make(chan struct{})}}
+	return grpcHealth{health: h, watchers: share.New(most, 0)}
 }
 
 // known reports whether a service is the server as a whole, or its CA.
@@ -63,43 +50,39 @@ func (g grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest)
 	if !known(req.GetService()) {
 		return nil, refusal.New(refusal.PathNotFound, "there is no such service here; ask for \"\" or %q", fulciov2.CA_ServiceDesc.ServiceName)
 	}
-	return &healthpb.HealthCheckResponse{Status: g.status(ctx)}, nil
+	return &healthpb.HealthCheckResponse{Status: g.status(ctx, "")}, nil
 }
 
 // Watch sends the readiness of the server, now and at each change, for watchLifetime or until the
-// server drains.
+// server drains. The checks run once an interval, however many watchers there are.
 func (g grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx := stream.Context()
-	md, _ := metadata.FromIncomingContext(ctx)
-	client := clientOf(md)
-	if !g.watchers.places.Take(client, time.Now()) {
+	client := requestOf(ctx).client
+	if !g.watchers.Take(client, time.Now()) {
 		return refusal.New(refusal.Overloaded, "the server has as many health watchers as it can; use Check instead, or watch again later")
 	}
-	defer g.watchers.places.Give(client)
-	g.join()
-	defer g.watchers.leave()
+	defer g.watchers.Give(client)
 	lifetime := time.NewTimer(watchLifetime)
 	defer lifetime.Stop()
-	sent := healthpb.HealthCheckResponse_UNKNOWN
+	ticker := time.NewTicker(g.health.interval)
+	defer ticker.Stop()
+	stopping, sent := g.health.stopping, healthpb.HealthCheckResponse_UNKNOWN
 	for {
-		changed := g.watchers.next() // before the status is read, so that no change is missed
-		now := healthpb.HealthCheckResponse_SERVICE_UNKNOWN
-		if known(req.GetService()) {
-			now = g.status(ctx)
-		}
-		if now != sent {
+		if now := g.status(ctx, req.GetService()); now != sent {
 			if err := stream.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
 				return err
 			}
 			sent = now
 		}
 		select {
-		case <-changed:
+		case <-ticker.C:
+		case <-stopping:
+			stopping = nil // once is enough
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case <-g.health.draining:
-			if known(req.GetService()) && sent != healthpb.HealthCheckResponse_NOT_SERVING {
-				_ = stream.Send(&healthpb.HealthCheckResponse{Status: healthpb.HealthCheckResponse_NOT_SERVING})
+			if now := g.status(ctx, req.GetService()); now != sent {
+				_ = stream.Send(&healthpb.HealthCheckResponse{Status: now})
 			}
 			return status.Error(codes.Unavailable, "the server is shutting down")
 		case <-lifetime.C:
@@ -108,69 +91,13 @@ func (g grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerSt
 	}
 }
 
-// status returns the server's readiness.
-func (g grpcHealth) status(ctx context.Context) healthpb.HealthCheckResponse_ServingStatus {
+// status returns the readiness of a service.
+func (g grpcHealth) status(ctx context.Context, service string) healthpb.HealthCheckResponse_ServingStatus {
+	if !known(service) {
+		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN
+	}
 	if g.health.report(ctx).Status == serving {
 		return healthpb.HealthCheckResponse_SERVING
 	}
 	return healthpb.HealthCheckResponse_NOT_SERVING
-}
-
-// join adds a watcher, and starts the ticker with the first one.
-func (g grpcHealth) join() {
-	ws := g.watchers
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.count++
-	if !ws.ticking {
-		ws.ticking = true
-		go g.tick()
-	}
-}
-
-// leave removes a watcher.
-func (ws *watchers) leave() {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	ws.count--
-}
-
-// tick checks for changes of readiness until there is no watcher.
-func (g grpcHealth) tick() {
-	ticker := time.NewTicker(g.health.interval)
-	defer ticker.Stop()
-	stopping := g.health.stopping
-	last := ""
-	for {
-		select {
-		case <-ticker.C:
-		case <-stopping:
-			stopping = nil // once is enough
-		}
-		now := g.health.report(context.Background()).Status
-		if g.watchers.update(now != last) {
-			return
-		}
-		last = now
-	}
-}
-
-// update wakes the watchers after a change. It returns true if there is no watcher; then tick
-// returns.
-func (ws *watchers) update(change bool) (done bool) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if change {
-		close(ws.changed)
-		ws.changed = make(chan struct{})
-	}
-	ws.ticking = ws.count > 0
-	return !ws.ticking
-}
-
-// next returns a channel that is closed at the next change.
-func (ws *watchers) next() <-chan struct{} {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	return ws.changed
 }

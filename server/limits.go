@@ -3,8 +3,8 @@
 package server
 
 import (
+	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"time"
@@ -50,46 +50,18 @@ type Limits struct {
 // opsConnections is the number of open connections of the ops listener.
 const opsConnections = 32
 
-// withDefaults returns l with defaults in its zero fields, and the errors in its other fields.
-func (l Limits) withDefaults() (Limits, []error) {
-	var errs []error
-	if l.Connections < 0 || l.Descriptors < 0 {
-		errs = append(errs, errors.New("server: Limits.Connections and Limits.Descriptors must not be negative"))
-	}
-	for _, n := range []struct {
-		name     string
-		value    *int
-		fallback int
-	}{
-		{"Body", &l.Body, 64 << 10},
-		{"Header", &l.Header, 32 << 10},
-		{"InFlight", &l.InFlight, 512},
-		{"Streams", &l.Streams, 100},
-	} {
-		if *n.value < 0 {
-			errs = append(errs, fmt.Errorf("server: Limits.%s must not be negative", n.name))
-		}
-		if *n.value == 0 {
-			*n.value = n.fallback
-		}
-	}
-	for _, d := range []struct {
-		name     string
-		value    *time.Duration
-		fallback time.Duration
-	}{
-		{"Answer", &l.Answer, 4500 * time.Millisecond},
-		{"ReadHeader", &l.ReadHeader, 5 * time.Second},
-		{"Read", &l.Read, 10 * time.Second},
-		{"Write", &l.Write, 20 * time.Second},
-		{"Idle", &l.Idle, 650 * time.Second},
-	} {
-		if *d.value < 0 {
-			errs = append(errs, fmt.Errorf("server: Limits.%s must not be negative", d.name))
-		}
-		*d.value = orDefault(*d.value, d.fallback)
-	}
-	return l, errs
+// withDefaults returns l with defaults in its zero fields.
+func (l Limits) withDefaults() Limits {
+	l.Body = cmp.Or(l.Body, 64<<10)
+	l.Header = cmp.Or(l.Header, 32<<10)
+	l.InFlight = cmp.Or(l.InFlight, 512)
+	l.Answer = cmp.Or(l.Answer, 4500*time.Millisecond)
+	l.ReadHeader = cmp.Or(l.ReadHeader, 5*time.Second)
+	l.Read = cmp.Or(l.Read, 10*time.Second)
+	l.Write = cmp.Or(l.Write, 20*time.Second)
+	l.Idle = cmp.Or(l.Idle, 650*time.Second)
+	l.Streams = cmp.Or(l.Streams, 100)
+	return l
 }
 
 const (

@@ -56,12 +56,3 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 		conns.register(registry),
 	)
 }
-
-// countIssued counts one certificate.
-func (m *metrics) countIssued(sctEmbedded bool) {
-	if sctEmbedded {
-		m.issued.WithLabelValues("embedded").Inc()
-		return
-	}
-	m.issued.WithLabelValues("none").Inc()
-}

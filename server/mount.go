@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func checkMounts(mounts []Mount) error {
 	return errors.Join(errs...)
 }
 
-// mount is a Mount and the places for its reads.
+// mount is a Mount and the places for its reads, far fewer than for certificates.
 type mount struct {
 	Mount
 	reads *share.Places
@@ -65,40 +66,30 @@ func (s *Server) mountOf(path string) (found *mount) {
 
 // serveMount answers a request for a mount. A read needs a place among the reads of the mount: an
 // answer may be large, and its client slow.
-func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, m *mount, path, id string) {
+func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, q *request, m *mount, path string) {
 	handler := m.Handler
-	r = r.Clone(r.Context())
-	r.URL.Path, r.URL.RawPath = path, ""
 	if prefix, ok := strings.CutSuffix(m.Path, "/"); ok {
 		handler = http.StripPrefix(prefix, handler)
 	}
 	stayBusy(w)
-	steady := s.steady(w)
-	a := &answer{ResponseWriter: steady, requestID: id, path: m.Path}
-	answered := func() string {
-		if steady.err != nil {
-			return reasonCanceled
-		}
-		return a.reason()
-	}
-	c := call{api: m.Name, method: methodUnknown, requestID: id, peer: r.RemoteAddr, client: s.clientAddr(r), slots: s.mountSlots, answered: answered}
-	refused := s.run(r.Context(), c, func(ctx context.Context) error {
+	a := s.steady(w)
+	q.api, q.method = m.Name, methodUnknown
+	refused := s.run(r.Context(), q, s.mountSlots, a.reason, func(ctx context.Context) error {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			if !m.reads.Take(c.client, time.Time{}) {
+			if !m.reads.Take(q.client, time.Time{}) {
 				return refusal.New(refusal.Overloaded, "the server is answering as many reads of this path as it can; try again in a moment")
 			}
-			defer m.reads.Give(c.client)
+			defer m.reads.Give(q.client)
 		}
-		handler.ServeHTTP(a, r.WithContext(ctx))
+		inner := r.Clone(ctx)
+		inner.URL.Path, inner.URL.RawPath = path, ""
+		handler.ServeHTTP(a, inner)
 		return nil
 	})
-	if refused != nil && !a.wrote {
-		writeRefusal(w, refused, id)
+	if refused != nil && a.status == 0 {
+		writeRefusal(w, refused, q.id)
 	}
 }
-
-// newReads returns the places for the reads of one mount, far fewer than for certificates.
-func newReads(inFlight int) *share.Places { return share.New(max(inFlight/16, 2), 0) }
 
 const (
 	// stall limits the time in which a client must read a piece of an answer.
@@ -113,6 +104,7 @@ type steadyWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	end     time.Time // of the whole answer
+	status  int       // of the answer; 0 until it begins
 	err     error     // of the first write that failed
 }
 
@@ -120,8 +112,15 @@ func (s *Server) steady(w http.ResponseWriter) *steadyWriter {
 	return &steadyWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(s.limits.Write)}
 }
 
+// WriteHeader records the status.
+func (w *steadyWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
 // Write writes p in pieces, each of them within stall.
 func (w *steadyWriter) Write(p []byte) (n int, err error) {
+	w.status = cmp.Or(w.status, http.StatusOK)
 	for {
 		deadline := time.Now().Add(stall)
 		if deadline.After(w.end) {
@@ -139,11 +138,15 @@ func (w *steadyWriter) Write(p []byte) (n int, err error) {
 	}
 }
 
-// reason returns the access log's reason for an answer that a mount wrote itself: OK, or its
-// status, as in HTTP_403. It also keeps the number of metrics' labels small.
-func (a *answer) reason() string {
-	if a.status < http.StatusBadRequest || a.status > 599 {
+// reason returns the reason of the answer for the access log: OK, its status, as in HTTP_403, or
+// CANCELED. It also keeps the number of metrics' labels small.
+func (w *steadyWriter) reason() string {
+	switch {
+	case w.err != nil:
+		return reasonCanceled
+	case w.status < http.StatusBadRequest || w.status > 599:
 		return reasonOK
+	default:
+		return fmt.Sprintf("HTTP_%d", w.status)
 	}
-	return fmt.Sprintf("HTTP_%d", a.status)
 }

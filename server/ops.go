@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,12 +42,8 @@ type OpsConfig struct {
 // ServeOps serves on l what the ops listener of a Server serves, for a process without an API,
 // until ctx ends or l fails. It closes l, and returns nil after an orderly shutdown.
 func ServeOps(ctx context.Context, cfg OpsConfig, l net.Listener) error {
-	limits, errs := Limits{}.withDefaults()
-	if err := errors.Join(errs...); err != nil {
-		return errors.Join(err, l.Close())
-	}
 	s := &Server{
-		limits: limits, drain: time.Second, logger: cfg.Logger, registry: cfg.Registry,
+		limits: Limits{}.withDefaults(), drain: time.Second, logger: cfg.Logger, registry: cfg.Registry,
 		health: newHealth(cfg.Checks, time.Second, time.Now),
 	}
 	ops := s.opsEndpoint(l)

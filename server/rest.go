@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,137 +16,104 @@ import (
 
 // route is one path of the REST APIs.
 type route struct {
-	api, method string // as in call
-	verb        string // GET or POST
-	handle      func(s *Server, ctx context.Context, a *answer, r *http.Request) error
+	path, api, method string
+	verb              string // GET or POST
+	handle            func(s *Server, ctx context.Context, a *answer, q *request) error
 }
 
-// newRoutes returns the REST APIs. Health is not among them: it is answered even when all slots are
-// in use.
-func newRoutes(*Server) map[string]route {
-	return map[string]route{
-		"/api/v2/signingCert":   {apiRESTv2, methodCreate, http.MethodPost, (*Server).serveGateway},
-		"/api/v2/trustBundle":   {apiRESTv2, methodTrust, http.MethodGet, (*Server).serveGateway},
-		"/api/v2/configuration": {apiRESTv2, methodConfig, http.MethodGet, (*Server).serveGateway},
-		"/api/v1/signingCert":   {apiRESTv1, methodCreate, http.MethodPost, (*Server).serveSigningCertV1},
-		"/api/v1/rootCert":      {apiRESTv1, methodTrust, http.MethodGet, (*Server).serveRootCertV1},
-	}
+// routes are the REST APIs. Health is not among them: it is answered even when all slots are in use.
+var routes = []route{
+	{"/api/v2/signingCert", apiRESTv2, methodCreate, http.MethodPost, (*Server).serveGateway},
+	{"/api/v2/trustBundle", apiRESTv2, methodTrust, http.MethodGet, (*Server).serveGateway},
+	{"/api/v2/configuration", apiRESTv2, methodConfig, http.MethodGet, (*Server).serveGateway},
+	{"/api/v1/signingCert", apiRESTv1, methodCreate, http.MethodPost, (*Server).serveSigningCertV1},
+	{"/api/v1/rootCert", apiRESTv1, methodTrust, http.MethodGet, (*Server).serveRootCertV1},
 }
 
-// answer is the response to one REST request while its handler writes it. It keeps an error instead
-// of writing it, so that only serveREST writes refusals.
-//
-// It also keeps an answer of the APIs until the request has given back its slot. So a client that
-// does not read its answer blocks no other client.
+// answer keeps the answer of an API until the request has given back its slot. So a client that does
+// not read its answer blocks no other client.
 type answer struct {
-	http.ResponseWriter
-	requestID string
-	client    netip.Addr // from clientAddr
-	path      string     // of the route
-	body      []byte     // of the request
-	err       error
-	wrote     bool
-	status    int           // set by the handler; 0 if it did not
-	kept      *bytes.Buffer // the answer of an API; nil where a mount writes it
+	header http.Header
+	status int // 0 means 200
+	body   bytes.Buffer
 }
 
-// WriteHeader records that there is an answer.
-func (a *answer) WriteHeader(status int) {
-	a.wrote, a.status = true, status
-	if a.kept == nil {
-		a.ResponseWriter.WriteHeader(status)
-	}
-}
-
-// Write records that there is an answer.
-func (a *answer) Write(p []byte) (int, error) {
-	a.wrote = true
-	if a.kept != nil {
-		return a.kept.Write(p)
-	}
-	return a.ResponseWriter.Write(p)
-}
-
-// send writes the answer that was kept.
-func (a *answer) send(w http.ResponseWriter) {
-	w.Header().Set("Content-Length", strconv.Itoa(a.kept.Len()))
-	w.WriteHeader(cmp.Or(a.status, http.StatusOK))
-	_, _ = w.Write(a.kept.Bytes()) // an error means that the client has disconnected
-}
+// Header, WriteHeader and Write implement http.ResponseWriter.
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(status int)      { a.status = status }
+func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // serveREST answers every HTTP request that is not gRPC.
 func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
-	id := requestID(r.Header.Get(requestIDHeader))
-	w.Header().Set(requestIDHeader, id)
+	q := s.newRequest(w, r)
 	// A client can join a base URL that ends in a slash with a path, and request //api/….
 	path := "/" + strings.TrimLeft(r.URL.Path, "/")
-	if s.serveHealth(w, r, path, id, false) {
+	if s.serveHealth(w, r, path, q.id, false) {
 		return
 	}
 	if m := s.mountOf(path); m != nil {
-		s.serveMount(w, r, m, path, id)
+		s.serveMount(w, r, q, m, path)
 		return
 	}
-	to, found := s.routes[path]
-	c := call{api: to.api, method: to.method, requestID: id, peer: r.RemoteAddr, client: s.clientAddr(r)}
-	if !found {
-		c.api, c.method = apiOf(path), methodUnknown
-	}
-	if found && r.Method == http.MethodOptions {
-		w.Header().Set("Allow", allow(to.verb))
-		w.WriteHeader(http.StatusNoContent)
-		return
-	}
-	a := &answer{ResponseWriter: w, requestID: id, client: c.client, path: path, kept: new(bytes.Buffer)}
-	err := s.acceptREST(a, r, to, found)
-	refused := s.run(r.Context(), c, func(ctx context.Context) error {
-		if err != nil {
-			return err
+	q.api, q.method = apiOf(path), methodUnknown
+	if i := slices.IndexFunc(routes, func(to route) bool { return to.path == path }); i >= 0 {
+		q.route = routes[i]
+		q.api, q.method = q.route.api, q.route.method
+		if r.Method == http.MethodOptions {
+			writeOptions(w, q.route.verb)
+			return
 		}
-		return to.handle(s, ctx, a, r)
-	})
+	}
+	q.authorization = r.Header["Authorization"]
+	q.err = s.acceptREST(w, r, q)
+	a := &answer{header: w.Header()}
+	refused := s.run(r.Context(), q, s.slots, nil, func(ctx context.Context) error { return q.route.handle(s, ctx, a, q) })
 	if refused != nil {
-		writeRefusal(w, refused, id)
+		writeRefusal(w, refused, q.id)
 		return
 	}
-	a.send(s.steady(w))
+	write(s.steady(w), cmp.Or(a.status, http.StatusOK), a.header.Get("Content-Type"), a.body.Bytes())
 }
 
 // acceptREST checks the request line, and reads the body of a POST.
-func (s *Server) acceptREST(a *answer, r *http.Request, to route, found bool) (err error) {
-	if !found {
+func (s *Server) acceptREST(w http.ResponseWriter, r *http.Request, q *request) (err error) {
+	if q.route.handle == nil {
 		return refusal.New(refusal.PathNotFound, "there is nothing at this path; the APIs are at /api/v2/signingCert, /api/v2/trustBundle, /api/v2/configuration, /api/v1/signingCert and /api/v1/rootCert")
 	}
-	if !slices.Contains(verbs(to.verb), r.Method) {
-		a.Header().Set("Allow", allow(to.verb)) // RFC 9110, section 15.5.6
-		return refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes %s", printableMethod(r.Method), to.verb)
+	if err := checkVerb(w, r, q.route.verb); err != nil {
+		return err
 	}
-	if to.verb == http.MethodPost {
-		a.body, err = s.readBody(a.ResponseWriter, r, 0)
+	if q.route.verb == http.MethodPost {
+		q.body, err = s.readBody(w, r, 0)
 	}
 	return err
 }
 
-// verbs returns the HTTP methods that a route for verb answers, without OPTIONS.
-func verbs(verb string) []string {
-	if verb == http.MethodGet {
-		return []string{http.MethodGet, http.MethodHead}
+// checkVerb refuses a request with another method than verb. A path for GET also takes HEAD.
+func checkVerb(w http.ResponseWriter, r *http.Request, verb string) error {
+	if r.Method == verb || verb == http.MethodGet && r.Method == http.MethodHead {
+		return nil
 	}
-	return []string{verb}
+	w.Header().Set("Allow", allow(verb)) // RFC 9110, section 15.5.6
+	method := r.Method                   // token characters only, since net/http has parsed it (RFC 9110, section 5.6.2)
+	if len(method) > 20 {
+		method = method[:20] + "…"
+	}
+	return refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes %s", method, verb)
 }
 
-// allow returns the Allow header of a route for verb.
+// writeOptions answers OPTIONS.
+func writeOptions(w http.ResponseWriter, verb string) {
+	w.Header().Set("Allow", allow(verb))
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// allow returns the Allow header of a path for verb.
 func allow(verb string) string {
-	return strings.Join(append(verbs(verb), http.MethodOptions), ", ")
-}
-
-// printableMethod shortens an invented method. It holds token characters only, since net/http has
-// parsed it (RFC 9110, section 5.6.2).
-func printableMethod(m string) string {
-	if len(m) > 20 {
-		return m[:20] + "…"
+	if verb == http.MethodGet {
+		verb = "GET, HEAD"
 	}
-	return m
+	return verb + ", OPTIONS"
 }
 
 // apiOf returns the API that counts a request for a path that is not a route.
@@ -156,4 +122,12 @@ func apiOf(path string) string {
 		return apiRESTv1
 	}
 	return apiRESTv2
+}
+
+// write writes a complete answer.
+func write(w http.ResponseWriter, httpStatus int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(httpStatus)
+	_, _ = w.Write(body) // an error means that the client has disconnected
 }

@@ -5,12 +5,10 @@ package server
 import (
 	"context"
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -58,33 +56,21 @@ func decodeV1(body []byte) (*requestV1, error) {
 
 // serveSigningCertV1 answers POST /api/v1/signingCert: 201, the leaf first and the root last. There
 // is no SCT header, since an SCT is either embedded or absent.
-func (s *Server) serveSigningCertV1(ctx context.Context, a *answer, r *http.Request) error {
-	req, err := decodeV1(a.body)
+func (s *Server) serveSigningCertV1(ctx context.Context, a *answer, q *request) error {
+	req, err := decodeV1(q.body)
 	if err != nil {
 		return err
 	}
-	token, err := idToken("", metadata.MD{metadataAuthorization: r.Header["Authorization"]})
+	issued, err := s.issue(ctx, q, "", req.proof())
 	if err != nil {
 		return err
 	}
-	issued, err := s.issue(ctx, ca.Request{IDToken: token, Proof: req.proof(), RequestID: a.requestID, Client: a.client})
-	if err != nil {
-		return err
-	}
-	writePEM(a, http.StatusCreated, []byte(strings.Join(chainPEM(issued), "\n")))
+	write(a, http.StatusCreated, pemChain, []byte(strings.Join(chainPEM(issued), "\n")))
 	return nil
 }
 
 // serveRootCertV1 answers GET /api/v1/rootCert: every chain of the trust bundle.
-func (s *Server) serveRootCertV1(_ context.Context, a *answer, _ *http.Request) error {
-	writePEM(a, http.StatusOK, s.trustBundle().pem)
+func (s *Server) serveRootCertV1(_ context.Context, a *answer, _ *request) error {
+	write(a, http.StatusOK, pemChain, s.trustBundle().pem)
 	return nil
-}
-
-// writePEM answers with certificates.
-func writePEM(w http.ResponseWriter, httpStatus int, body []byte) {
-	w.Header().Set("Content-Type", pemChain)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(httpStatus)
-	_, _ = w.Write(body) // an error means that the client has disconnected
 }

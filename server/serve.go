@@ -124,9 +124,8 @@ func (s *Server) serveGRPCOnly(w http.ResponseWriter, r *http.Request) {
 		s.serveGRPC(w, r)
 		return
 	}
-	id := requestID(r.Header.Get(requestIDHeader))
-	w.Header().Set(requestIDHeader, id)
-	writeRefusal(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"), id)
+	q := s.newRequest(w, r)
+	writeRefusal(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"), q.id)
 }
 
 // httpServer returns the server of one listener. All listeners have the same limits.

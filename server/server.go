@@ -10,6 +10,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -28,17 +30,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
-
-// Authority is the certificate authority behind the edge. Its methods are called concurrently.
-type Authority interface {
-	// Issue returns a certificate, or an error. The *refusal.Error in the error's chain is meant
-	// for the client; any other error reaches the client as INTERNAL. Issue returns soon after ctx
-	// ends.
-	Issue(ctx context.Context, req ca.Request) (*ca.Issued, error)
-	// TrustBundle returns the chains that verifiers must trust, in the order in which they are
-	// served. It is called for each request, so it must be fast. Returned chains are immutable.
-	TrustBundle() []*ca.Chain
-}
 
 // IssuerInfo is what GetConfiguration reports about one issuer entry.
 type IssuerInfo struct {
@@ -57,8 +48,14 @@ type IssuerInfo struct {
 
 // Config is the configuration of a Server.
 type Config struct {
-	// Authority issues the certificates. Mandatory.
-	Authority Authority
+	// Issue returns a certificate, or an error. The *refusal.Error in the error's chain is meant for
+	// the client; any other error reaches the client as INTERNAL. Issue returns soon after ctx ends.
+	// It is called concurrently. Mandatory.
+	Issue func(ctx context.Context, req ca.Request) (*ca.Issued, error)
+	// TrustBundle returns the chains that verifiers must trust, in the order in which they are
+	// served. It is called for each request, so it must be fast. Returned chains are immutable.
+	// Mandatory.
+	TrustBundle func() []*ca.Chain
 	// Issuers returns the issuer entries for GetConfiguration. It is called for each such request,
 	// so that a reloaded configuration is served at once. Mandatory.
 	Issuers func() []IssuerInfo
@@ -94,16 +91,17 @@ type Config struct {
 
 // Server is the edge. New returns one. It is safe for concurrent use.
 type Server struct {
-	authority Authority
-	issuers   func() []IssuerInfo
-	tls       *tls.Config
-	limits    Limits
-	grace     time.Duration
-	hurry     <-chan struct{}
-	leaving   chan struct{} // closed when half of the grace has passed
-	drain     time.Duration
-	logger    *slog.Logger
-	now       func() time.Time
+	issuer  func(context.Context, ca.Request) (*ca.Issued, error)
+	chains  func() []*ca.Chain
+	issuers func() []IssuerInfo
+	tls     *tls.Config
+	limits  Limits
+	grace   time.Duration
+	hurry   <-chan struct{}
+	leaving chan struct{} // closed when half of the grace has passed
+	drain   time.Duration
+	logger  *slog.Logger
+	now     func() time.Time
 
 	conns   *connections  // of HTTP and gRPC
 	slots   chan struct{} // one element for each admitted request
@@ -111,51 +109,41 @@ type Server struct {
 	health  *health
 	mounts  []mount
 
-	mountSlots chan struct{} // like slots, for mounts
-	handlers   *share.Places // for HTTP/2 requests in progress
-	large      *share.Places // for arriving bodies of more than ordinaryBody
-	bundle     bundleCache
+	mountSlots chan struct{}          // like slots, for mounts
+	handlers   *share.Places          // for HTTP/2 requests in progress
+	large      *share.Places          // for arriving bodies of more than ordinaryBody
+	bundle     atomic.Pointer[bundle] // the newest
 	registry   *prometheus.Registry
 	gateway    *runtime.ServeMux
 	grpc       *grpc.Server
-	routes     map[string]route
 
 	trustedProxies []netip.Prefix
 }
 
 // New returns a Server, or all errors in cfg at once.
 func New(cfg Config) (*Server, error) {
-	limits, errs := cfg.Limits.withDefaults()
-	if cfg.Authority == nil || cfg.Issuers == nil || cfg.Registry == nil {
-		errs = append(errs, errors.New("server: Authority, Issuers and Registry are mandatory"))
+	if cfg.Issue == nil || cfg.TrustBundle == nil || cfg.Issuers == nil || cfg.Registry == nil {
+		return nil, errors.New("server: Issue, TrustBundle, Issuers and Registry are mandatory")
 	}
-	if cfg.HealthInterval < 0 || cfg.Grace < 0 || cfg.DrainTimeout < 0 {
-		errs = append(errs, errors.New("server: HealthInterval, Grace and DrainTimeout must not be negative"))
-	}
+	limits := cfg.Limits.withDefaults()
 	tlsConfig, err := serverTLS(cfg.TLS)
-	errs = append(errs, err)
-	for i, c := range cfg.Checks {
-		if c.Name == "" || c.Probe == nil {
-			errs = append(errs, fmt.Errorf("server: check %d lacks a name or a probe", i))
-		}
-	}
-	errs = append(errs, checkMounts(cfg.Mounts))
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(err, checkMounts(cfg.Mounts)); err != nil {
 		return nil, err
 	}
 	s := &Server{
-		authority: cfg.Authority,
-		issuers:   cfg.Issuers,
-		tls:       tlsConfig,
-		limits:    limits,
-		grace:     cfg.Grace,
-		hurry:     cfg.Hurry,
-		leaving:   make(chan struct{}),
-		drain:     orDefault(cfg.DrainTimeout, 20*time.Second),
-		logger:    cfg.Logger,
-		now:       cfg.Now,
-		slots:     make(chan struct{}, limits.InFlight),
-		registry:  cfg.Registry,
+		issuer:   cfg.Issue,
+		chains:   cfg.TrustBundle,
+		issuers:  cfg.Issuers,
+		tls:      tlsConfig,
+		limits:   limits,
+		grace:    cfg.Grace,
+		hurry:    cfg.Hurry,
+		leaving:  make(chan struct{}),
+		drain:    cmp.Or(cfg.DrainTimeout, 20*time.Second),
+		logger:   cfg.Logger,
+		now:      cfg.Now,
+		slots:    make(chan struct{}, limits.InFlight),
+		registry: cfg.Registry,
 
 		trustedProxies: slices.Clone(cfg.TrustedProxies),
 		// As many again for mounts, which have separate places for reads.
@@ -164,7 +152,7 @@ func New(cfg Config) (*Server, error) {
 		large:      share.New(max(limits.InFlight/slotsPerLarge, 2), 0),
 	}
 	for _, m := range cfg.Mounts {
-		s.mounts = append(s.mounts, mount{Mount: m, reads: newReads(limits.InFlight)})
+		s.mounts = append(s.mounts, mount{Mount: m, reads: share.New(max(limits.InFlight/16, 2), 0)})
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
@@ -172,7 +160,7 @@ func New(cfg Config) (*Server, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.health = newHealth(cfg.Checks, orDefault(cfg.HealthInterval, time.Second), s.now)
+	s.health = newHealth(cfg.Checks, cmp.Or(cfg.HealthInterval, time.Second), s.now)
 	s.conns = newConnections(limits.Connections, limits.Descriptors, s.logger)
 	if s.metrics, err = newMetrics(cfg.Registry, s.slots, s.conns); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
@@ -181,7 +169,6 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("registering the gateway: %w", err)
 	}
 	s.grpc = newGRPC(s)
-	s.routes = newRoutes(s)
 	return s, nil
 }
 
@@ -217,11 +204,4 @@ func serverTLS(cfg *tls.Config) (*tls.Config, error) {
 		return nil, keypath.Errorf([]string{"tls", "certificate"}, "TLS is on but there is no certificate")
 	}
 	return cfg, nil
-}
-
-func orDefault(d, fallback time.Duration) time.Duration {
-	if d == 0 {
-		return fallback
-	}
-	return d
 }

@@ -4,10 +4,7 @@ package server
 
 import (
 	"context"
-	"errors"
 	"strings"
-
-	"google.golang.org/grpc/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -25,17 +22,7 @@ type service struct {
 
 // CreateSigningCertificate issues a certificate.
 func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	token, err := idToken(req.GetCredentials().GetOidcIdentityToken(), md)
-	if err != nil {
-		return nil, err
-	}
-	issued, err := s.issue(ctx, ca.Request{
-		IDToken:   token,
-		Proof:     proofOf(req),
-		RequestID: firstOf(md, strings.ToLower(requestIDHeader)),
-		Client:    clientOf(md),
-	})
+	issued, err := s.issue(ctx, requestOf(ctx), req.GetCredentials().GetOidcIdentityToken(), proofOf(req))
 	if err != nil {
 		return nil, err
 	}
@@ -77,26 +64,31 @@ func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationReq
 	return &fulciov2.Configuration{Issuers: out}, nil
 }
 
-// issue calls the authority, and counts the outcome.
-func (s *Server) issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+// issue gets a certificate, and counts the outcome. The ID token is message, or in a header.
+func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Proof) (*ca.Issued, error) {
+	token, err := idToken(message, q.authorization, q.token)
+	if err != nil {
+		return nil, err
+	}
 	verified, reason := false, string(refusal.InternalError) // for a panic
-	req.Verified = func() { verified = true }
 	defer func() {
 		if verified {
 			s.metrics.verified.WithLabelValues(reason).Inc()
 		}
 	}()
-	issued, err := s.authority.Issue(ctx, req)
+	issued, err := s.issuer(ctx, ca.Request{
+		IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Verified: func() { verified = true },
+	})
 	if err != nil {
-		refused := disclose(err)
-		reason = string(refused.Reason)
-		if errors.Is(ctx.Err(), context.Canceled) && ours(refused.Reason.Kind()) {
-			reason = reasonCanceled
-		}
+		reason = reasonOf(ctx, disclose(err))
 		return nil, err
 	}
 	reason = reasonOK
-	s.metrics.countIssued(issued.SCTEmbedded)
+	sct := "none"
+	if issued.SCTEmbedded {
+		sct = "embedded"
+	}
+	s.metrics.issued.WithLabelValues(sct).Inc()
 	return issued, nil
 }
 
@@ -131,12 +123,4 @@ func chainPEM(issued *ca.Issued) []string {
 	chain := make([]string, 0, 1+len(issued.Chain.PEM))
 	chain = append(chain, strings.TrimSuffix(string(leaf), "\n"))
 	return append(chain, issued.Chain.PEM...)
-}
-
-// firstOf returns the first value of key in md, or "".
-func firstOf(md metadata.MD, key string) string {
-	if values := md[key]; len(values) > 0 {
-		return values[0]
-	}
-	return ""
 }

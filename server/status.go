@@ -3,7 +3,7 @@
 package server
 
 import (
-	"encoding/base64"
+	"cmp"
 	"math"
 	"net/http"
 	"strconv"
@@ -51,9 +51,9 @@ func codeOf(k refusal.Kind) (codes.Code, int) {
 func retryAfter(e *refusal.Error) time.Duration {
 	switch e.Reason.Kind() {
 	case refusal.SlowDown:
-		return orDefault(e.RetryAfter, time.Second)
+		return cmp.Or(e.RetryAfter, time.Second)
 	case refusal.Unavailable:
-		return orDefault(e.RetryAfter, 2*time.Second)
+		return cmp.Or(e.RetryAfter, 2*time.Second)
 	default:
 		return 0
 	}
@@ -86,55 +86,11 @@ func writeRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
 	if err != nil {
 		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"","details":[]}`)
 	}
-	setRetryAfter(w.Header(), e)
+	if d := retryAfter(e); d > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
+	}
 	if httpStatus == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 15.5.2
 	}
-	writeJSON(w, httpStatus, body)
-}
-
-// writeGRPCRefusal answers a gRPC request that the gRPC server did not get with a refusal. It
-// writes header fields with the request ID, no message, and the status in trailers (gRPC over
-// HTTP/2, "Responses").
-func writeGRPCRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
-	st := statusOf(e, requestID)
-	h := w.Header()
-	h.Set("Content-Type", "application/grpc")
-	h["Trailer"] = []string{"Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin"}
-	w.WriteHeader(http.StatusOK)
-	h.Set("Grpc-Status", strconv.Itoa(int(st.GetCode())))
-	h.Set("Grpc-Message", percentEncode(st.GetMessage()))
-	if details, err := proto.Marshal(st); err == nil {
-		h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(details))
-	}
-}
-
-// percentEncode encodes a status message (gRPC over HTTP/2, "Status-Message"). It encodes the
-// percent sign and every byte outside space to tilde.
-func percentEncode(message string) string {
-	const digits = "0123456789ABCDEF"
-	var b strings.Builder
-	for _, c := range []byte(message) {
-		if c < ' ' || c > '~' || c == '%' {
-			b.Write([]byte{'%', digits[c>>4], digits[c&15]})
-			continue
-		}
-		b.WriteByte(c)
-	}
-	return b.String()
-}
-
-// setRetryAfter sets the Retry-After header in whole seconds, rounded up.
-func setRetryAfter(h http.Header, e *refusal.Error) {
-	if d := retryAfter(e); d > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
-	}
-}
-
-// writeJSON writes a complete JSON answer.
-func writeJSON(w http.ResponseWriter, httpStatus int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(httpStatus)
-	_, _ = w.Write(body) // an error means that the client has disconnected
+	write(w, httpStatus, "application/json", body)
 }

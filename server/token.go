@@ -5,24 +5,15 @@ package server
 import (
 	"strings"
 
-	"google.golang.org/grpc/metadata"
-
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// The gRPC metadata in which a request can carry its ID token, besides its message. The first is
-// also the HTTP header that the gateway passes on.
-const (
-	metadataAuthorization = "authorization"
-	metadataToken         = "oidcidentitytoken"
-)
-
-// idToken returns the one ID token of a request, from its message or from md. The same token may be
-// in several places. Two different tokens are refused, because the caller could mean either.
-func idToken(message string, md metadata.MD) (string, error) {
+// idToken returns the one ID token of a request, from its message or from a header. The same token
+// may be in several places. Two different tokens are refused, because the caller could mean either.
+func idToken(message string, authorization, headers []string) (string, error) {
 	token := strings.TrimSpace(message)
 	foreign := false // an Authorization header of another scheme, which may be a proxy's
-	for _, value := range md[metadataAuthorization] {
+	for _, value := range authorization {
 		found, ok := bearer(value)
 		if !ok {
 			foreign = true
@@ -32,7 +23,7 @@ func idToken(message string, md metadata.MD) (string, error) {
 			return "", err
 		}
 	}
-	for _, value := range md[metadataToken] {
+	for _, value := range headers {
 		if err := sameToken(&token, strings.TrimSpace(value)); err != nil {
 			return "", err
 		}

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc/metadata"
-
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
@@ -43,7 +41,7 @@ func TestIDToken(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := idToken(tt.message, metadata.MD{"authorization": tt.authorization, "oidcidentitytoken": tt.metadata})
+			got, err := idToken(tt.message, tt.authorization, tt.metadata)
 			if tt.refused != "" {
 				refused := refusal.From(err)
 				if err == nil || refused.Reason != tt.refused {

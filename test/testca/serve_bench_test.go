@@ -38,10 +38,11 @@ type restClient struct {
 func newRESTClient(b *testing.B, w *testca.World) *restClient {
 	b.Helper()
 	edge, err := server.New(server.Config{
-		Authority: w.CA,
-		Issuers:   func() []server.IssuerInfo { return nil },
-		Registry:  prometheus.NewRegistry(),
-		Logger:    slog.New(slog.NewJSONHandler(io.Discard, nil)),
+		Issue:       w.CA.Issue,
+		TrustBundle: w.CA.TrustBundle,
+		Issuers:     func() []server.IssuerInfo { return nil },
+		Registry:    prometheus.NewRegistry(),
+		Logger:      slog.New(slog.NewJSONHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		b.Fatal(err)
