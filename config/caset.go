@@ -16,14 +16,14 @@ type CASet struct {
 	// Generation is `generation`: a whole number that every edit increases. A server never loads an
 	// older generation, nor its present generation with another content.
 	Generation uint64 `key:"generation" required:"it is a whole number from 1 on that increases with every edit"`
-	// Authorities is `authorities`, in the order of the file, which has no meaning.
+	// Authorities are the authorities of the set; their order has no meaning.
 	Authorities []CASetAuthority `key:"authorities"`
 
 	file    *File
 	content []byte
 }
 
-// CASetAuthority is an entry of `authorities`. Each needs an id, a chain and publish_at.
+// CASetAuthority is an entry of `authorities`.
 type CASetAuthority struct {
 	// ID is `id`: up to 64 lower-case letters, digits, dots, hyphens and underscores.
 	ID string `key:"id"`

@@ -20,47 +20,47 @@ type Ceremony struct {
 
 // CeremonyCertificate holds the keys that root and intermediates share.
 type CeremonyCertificate struct {
-	// CommonName is `common_name`. An intermediate's is "ORGANIZATION intermediate ID" by
-	// default.
+	// CommonName is the common name of the certificate. By default an intermediate's is "ORGANIZATION
+	// intermediate ID".
 	CommonName string `key:"common_name"`
-	// Organization is `organization`. An intermediate's is the root's by default.
+	// Organization is the organization of the certificate, by default the root's.
 	Organization string `key:"organization"`
-	// Algorithm is `algorithm` of a new key: ecdsa-p384 (the default), ecdsa-p256 or
+	// Algorithm is the algorithm of a new key: ecdsa-p384 (the default), ecdsa-p256 or
 	// rsa-4096.
 	Algorithm string `key:"algorithm"`
-	// NotBefore is `not_before`, by default the time of the ceremony.
+	// NotBefore is the start of the validity, by default the time of the ceremony.
 	NotBefore time.Time `key:"not_before"`
-	// NotAfter is `not_after`, by default ten years later for a root; for an intermediate
+	// NotAfter is the end of the validity, by default ten years later for a root; for an intermediate
 	// three years later, or the root's end.
 	NotAfter time.Time `key:"not_after"`
 	// PasswordFile is `password_file`: the password of the key. By default the ceremony generates
 	// one and writes it beside the key. It never writes a given password of a root.
 	PasswordFile string `key:"password_file" kind:"path"`
 	// Signer is `signer`: the key is in a hardware module or at a service. A module that has no key
-	// of this label generates it. It excludes PasswordFile.
+	// of this label generates it. It excludes password_file.
 	Signer Signer `key:"signer"`
 }
 
-// CeremonyRoot is `root`.
+// CeremonyRoot is `root`: a new root, or the folder of an existing one.
 type CeremonyRoot struct {
 	CeremonyCertificate
 	// Folder is `folder`: an existing root, as a folder with root.pem and key.pem. It excludes
-	// everything except PasswordFile.
+	// everything except password_file.
 	Folder string `key:"folder" kind:"path"`
 }
 
-// CeremonyIntermediate is an entry of `intermediates`.
+// CeremonyIntermediate is an entry of `intermediates`: an issuing CA below the root.
 type CeremonyIntermediate struct {
 	CeremonyCertificate
 	// ID is `id`: the authority's ID in the CA set.
 	ID string `key:"id"`
 	// Request is `request`: the certificate signing request of a key that is elsewhere. It excludes
-	// Algorithm and PasswordFile.
+	// algorithm and password_file.
 	Request string `key:"request" kind:"path"`
-	// PublishAt and ActivateAt are `publish_at` and `activate_at`, for the CA set. By default the
-	// first intermediate is published and signs from its NotBefore, and the others are only
-	// published.
-	PublishAt  time.Time `key:"publish_at"`
+	// PublishAt is that of the authority in the CA set, by default its NotBefore.
+	PublishAt time.Time `key:"publish_at"`
+	// ActivateAt is that of the authority in the CA set. By default the first intermediate signs from
+	// its NotBefore, and the others have none.
 	ActivateAt time.Time `key:"activate_at"`
 }
 

@@ -35,22 +35,20 @@ type Issuer struct {
 	// always takes precedence over a wildcard entry.
 	Wildcard bool
 
-	// IssuerURL is `issuer-url`. In a static entry it must equal the key, including a last slash;
-	// in a wildcard entry it is "" and, if written, must equal the pattern.
+	// IssuerURL must equal the key of the entry, a trailing slash included. Under meta-issuers it may
+	// be absent.
 	IssuerURL string `key:"issuer-url" in:"entry"`
-	// ClientID is `client-id`: the audience that a token must name. It is required, and
-	// GetConfiguration returns it for clients to request.
+	// ClientID is the audience that a token must name. GetConfiguration returns it for clients to
+	// request.
 	ClientID string `key:"client-id" required:"it is the audience that a token must name"`
-	// Audiences is `audiences` (ours): further audiences, one of which a token may name instead of
-	// ClientID. None by default.
+	// Audiences are further audiences, one of which a token may name instead of client-id.
 	Audiences []string `key:"audiences"`
-	// SigningAlgorithms is `signing-algorithms` (ours): the JOSE algorithms accepted from this
-	// issuer, such as RS256. By default, and at most, those that its discovery document lists.
+	// SigningAlgorithms are the JOSE algorithms accepted from this issuer, such as RS256. Without the
+	// list, and at most, those that its discovery document lists.
 	SigningAlgorithms []string `key:"signing-algorithms" in:"entry"`
 
-	// Type is `type`: email, ci-provider, kubernetes, spiffe, uri, username, github-workflow,
-	// gitlab-pipeline, codefresh-workflow, buildkite-job or chainguard-identity. It decides which
-	// claims are required and which name the certificate has.
+	// Type decides which claims are required and which name the certificate has: email, ci-provider, kubernetes, spiffe, uri, username, github-workflow,
+	// gitlab-pipeline, codefresh-workflow, buildkite-job or chainguard-identity.
 	Type string `key:"type"`
 	// CIProvider is `ci-provider`: the key in `ci-issuer-metadata`. Type ci-provider requires it;
 	// no other type reads it.
@@ -67,12 +65,11 @@ type Issuer struct {
 	// ChallengeClaim is `challenge-claim`: the name that GetConfiguration returns for the claim
 	// that a client signs. It changes only that, never what must be signed, and is best omitted.
 	ChallengeClaim string `key:"challenge-claim"`
-	// SkipEmailVerification is `skip-email-verification`: accept addresses that the issuer does not
-	// call verified. False by default. If true, any user can register an address at the issuer and
-	// sign in its name, unless AllowedEmailDomains restricts it.
+	// SkipEmailVerification accepts addresses that the issuer does not call verified. Any user can register an address at the issuer and
+	// sign in its name, unless allowed-email-domains restricts it.
 	SkipEmailVerification bool `key:"skip-email-verification"`
 	// AllowedEmailDomains is `allowed-email-domains` (ours): the domains, after the @, that an
-	// address may have. Any by default. Type email only.
+	// address may have. Type email only.
 	AllowedEmailDomains []string `key:"allowed-email-domains" nonempty:"would allow every domain"`
 
 	// CACert is `ca-cert`: CA certificates, as PEM text, to which the issuer's server may chain, in
@@ -90,23 +87,22 @@ type Issuer struct {
 
 	// Constants is `constants` (ours): values by name that the entry's templates read and that no
 	// claim of a token can replace, such as the URL of an issuer's own server. They override those
-	// of the CI provider. None by default. Type ci-provider only.
+	// of the CI provider. Type ci-provider only.
 	Constants map[string]string `key:"constants"`
 
-	// Allow is `allow` (ours): rules, one of which must allow the caller. Without rules, the
-	// default, every caller with a token of the issuer is allowed.
+	// Allow is `allow` (ours): rules, one of which must allow the caller. Without rules,
+	// every caller with a token of the issuer is allowed.
 	Allow []AllowRule `key:"allow" nonempty:"would allow every caller"`
-	// Mode is `mode` (ours): enforce, which is the default, or audit, in which denials of Allow are
+	// Mode is `mode` (ours): enforce, which is the default, or audit, in which denials by allow are
 	// counted and recorded, but no caller is refused.
 	Mode string `key:"mode"`
 
-	// Name is `name` of a profile; "" for an entry.
+	// Name is the name of the profile in records. An entry has none.
 	Name string `key:"name" in:"profile" required:"it is the name of the profile in records"`
-	// Profiles is `profiles` (ours): settings for tokens of the same issuer for other audiences. A
-	// profile has a name and its own keys from ClientID to Tests, and inherits none. It has no keys
-	// about the connection to the issuer (signing-algorithms, ca-cert, allow-private-network,
-	// jwks-hosts). The entry itself applies to tokens for its own ClientID and Audiences. No
-	// audience may be in two of them.
+	// Profiles are settings for tokens of the same issuer for other audiences. A profile has a name and
+	// its own keys, and inherits none. It lacks issuer-url and the keys about the connection to the
+	// issuer: signing-algorithms, ca-cert, allow-private-network and jwks-hosts. The entry itself
+	// applies to tokens for its own client-id and audiences. No audience may be in two of them.
 	Profiles []Issuer `key:"profiles" in:"entry" items:"profile"`
 	// Index is the index of a profile in its list; 0 for an entry.
 	Index int
@@ -115,17 +111,18 @@ type Issuer struct {
 	// tries.
 	Tests []IssuerTest `key:"tests"`
 
-	// Description, Contact and Environment are `description`, `contact` and `environment`: notes
-	// for readers of the file, without any effect.
+	// Description is a note for readers of the file.
 	Description string `key:"description"`
-	Contact     string `key:"contact"`
+	// Contact is a note for readers of the file.
+	Contact string `key:"contact"`
+	// Environment is a note for readers of the file.
 	Environment string `key:"environment"`
 }
 
 // AllowRule is a rule that allows callers a certificate.
 type AllowRule struct {
-	// Name is `name`, the rule's name in refusals and records. It is required, and must differ from
-	// those of the other rules of the list.
+	// Name is `name`, the rule's name in refusals and records. It must differ from those of the
+	// other rules of the list.
 	Name string `key:"name"`
 	// When is `when`: an expression in CEL over claims, san and issuer that is true or
 	// false, as in claims.repository_owner == "example".
@@ -138,10 +135,10 @@ type IssuerTest struct {
 	// the entry's own issuer URL or client ID replaces it.
 	Claims json.RawMessage `key:"claims" required:"it holds the claims of a token"`
 	// SAN is `san`, the subject alternative name that the certificate must have. It excludes
-	// Reason; one of the two is required.
+	// reason; one of the two is required.
 	SAN string `key:"san"`
 	// Extensions is `extensions`: values that the certificate must have, by the extension's key. An
-	// extension that is not named may have any value. It requires SAN.
+	// extension that is not named may have any value. It requires san.
 	Extensions map[string]string `key:"extensions"`
 	// Reason is `reason`, the stable code of the refusal, as in CLAIM_MISSING.
 	Reason string `key:"reason"`
@@ -154,16 +151,16 @@ type CIProvider struct {
 	// token has no claim of that name. An empty default makes a claim optional.
 	DefaultTemplateValues map[string]string `key:"default-template-values"`
 	// Constants is `constants` (ours): the value that a template reads under a name, whatever the
-	// token claims. None by default.
+	// token claims.
 	Constants map[string]string `key:"constants"`
-	// ExtensionTemplates is `extension-templates`: a template by the extension's key, spelled as
-	// Issuers.ExtensionNames states.
+	// ExtensionTemplates has a template by the extension's key, as in oids.md; in JSON by the
+	// extension's name.
 	ExtensionTemplates map[string]string `key:"extension-templates"`
 	// SubjectAlternativeNameTemplate is `subject-alternative-name-template`, the template of the
 	// certificate's only name, a URI.
 	SubjectAlternativeNameTemplate string `key:"subject-alternative-name-template"`
-	// DistinctClaims is `distinct-claims` (ours): refuse a token in which a claim of the name holds
-	// the text that separates it from the next claim. False by default. It has no effect on the
+	// DistinctClaims refuses a token in which a claim of the name holds
+	// the text that separates it from the next claim. It has no effect on the
 	// templates of config/issuers.yaml, for which such tokens are always refused.
 	DistinctClaims bool `key:"distinct-claims"`
 }

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// Server is the server configuration, the file that `mayfly serve --config` names.
+// Server is the server configuration, the file that `mayfly serve --config` names. The comments and
+// tags of its fields are the source of docs/configuration.md.
 //
 // Paths are relative to the file that names them; those of an environment variable, to the working
 // directory. LoadServer has resolved them. An environment variable can set every key that holds one
@@ -19,23 +20,17 @@ import (
 type Server struct {
 	Listen Listen `key:"listen"`
 	TLS    TLS    `key:"tls"`
-
-	// PublicURL is `public_url`: the URL at which clients reach this server, for trusted_root.json
-	// and signing_config.v0.2.json. Without it, the default, the server does not render those two
-	// documents.
+	// PublicURL is the URL at which clients reach this server, for trusted_root.json and
+	// signing_config.v0.2.json. Without it, the server does not serve these two documents.
 	PublicURL string `key:"public_url"`
-	// Issuers is `issuers`: the file of trusted issuers, see Issuers. It is required. The server
-	// reads the file again when its content changes.
+	// Issuers is the file of trusted issuers. The server reads it again when its content changes.
 	Issuers string `key:"issuers" kind:"path" required:"it names the file of trusted issuers"`
-	// Compat is `compat`, false by default. If true, faults that the peer tolerates in an issuer
-	// file, such as an unknown key, are warnings instead of mistakes.
+	// Compat turns faults that Fulcio tolerates in an issuer file, such as an unknown key, into
+	// warnings.
 	Compat bool `key:"compat"`
-
-	// TrustedProxies is `trusted_proxies`, a list of networks as CIDRs, empty by default: the
-	// proxies in front of this server. For a request from one of them, the client is the rightmost
-	// address of X-Forwarded-For that is not a trusted proxy's. The log shows the client's address,
-	// and lookups are shared between clients by it. An address without a length is only that
-	// address.
+	// TrustedProxies are the networks of the proxies in front of this server, as CIDRs or single
+	// addresses. For a request from one of them, the client is the rightmost address of
+	// X-Forwarded-For that is not a trusted proxy's: the log shows it, and limits apply to it.
 	TrustedProxies []netip.Prefix `key:"trusted_proxies"`
 
 	OIDC        OIDC        `key:"oidc"`
@@ -55,216 +50,204 @@ type Server struct {
 
 // Listen is `listen`: the addresses, each as host:port. An empty host is every interface.
 type Listen struct {
-	// HTTP is `listen.http`, 127.0.0.1:5555 by default: the REST API.
+	// HTTP is the address of the REST API.
 	HTTP string `key:"http" default:"127.0.0.1:5555"`
-	// GRPC is `listen.grpc`, 127.0.0.1:5554 by default: the gRPC API. If it equals HTTP,
-	// both are served on one port, which sigstore-java needs.
+	// GRPC is the address of the gRPC API. If it equals http, both are served on one port, which
+	// sigstore-java needs.
 	GRPC string `key:"grpc" default:"127.0.0.1:5554"`
-	// Ops is `listen.ops`, 127.0.0.1:2112 by default: metrics and readiness. Clients must never
-	// reach it, and it must differ from the other two.
+	// Ops is the address of metrics and readiness. Clients must never reach it, and it must differ
+	// from the other two.
 	Ops string `key:"ops" default:"127.0.0.1:2112"`
 }
 
-// TLS is `tls`: the certificate of the HTTP and gRPC listeners. Without it, the default, both serve
-// plain text and a component in front of them must terminate TLS.
+// TLS is `tls`: the certificate of the HTTP and gRPC listeners. Without it, both serve plain text,
+// and a component in front of them must terminate TLS.
 type TLS struct {
-	// Certificate is `tls.certificate`, a PEM file, leaf first. It requires Key.
+	// Certificate is a PEM file, leaf first. It requires key.
 	Certificate string `key:"certificate" kind:"path"`
-	// Key is `tls.key`, the PEM file of its private key. The server reads both files again when
-	// their content changes.
+	// Key is the PEM file of its private key. The server reads both files again when their content
+	// changes.
 	Key string `key:"key" kind:"path"`
-	// Min is `tls.min`, the oldest TLS version accepted: "1.3" by default, or "1.2".
+	// Min is the oldest TLS version accepted.
 	Min string `key:"min" default:"1.3" oneof:"1.2 1.3"`
 }
 
 // OIDC is `oidc`: the connections to providers.
 type OIDC struct {
-	// AllowLoopback is `oidc.allow_loopback`, false by default. True permits http issuers on
-	// loopback addresses. It is for development: any program that can listen on the machine can
-	// then be an issuer.
+	// AllowLoopback permits http issuers on loopback addresses. It is for development: any program
+	// that can listen on the machine can then be an issuer.
 	AllowLoopback bool `key:"allow_loopback"`
-	// InsecureHosts is `oidc.insecure_hosts`: names or IP addresses of hosts, without a port, for
-	// which http issuers, and private and loopback addresses, are permitted. None by default. It
-	// is for development in a private network: any party on the way to such a host can be an
-	// issuer. Metadata services of clouds stay refused.
+	// InsecureHosts are names or IP addresses of hosts, without a port, for which http issuers, and
+	// private and loopback addresses, are permitted. It is for development in a private network: any
+	// party on the way to such a host can be an issuer. Metadata services of clouds stay refused.
 	InsecureHosts []string `key:"insecure_hosts"`
-	// Proxy is `oidc.proxy`: the http or https URL of a proxy for connections to issuers; none by
-	// default, whatever HTTPS_PROXY is. The proxy resolves the names of issuers, so it must refuse
-	// those that lead into the inner network. Connections to entries with allow-private-network,
-	// the cluster's own issuer and loopback addresses are direct.
-	Proxy Secret `key:"proxy"` // it may hold a password
-	// KeyRefresh is `oidc.key_refresh`, 15m by default, from 10s to 1h: the age at which an
-	// issuer's keys are read again, and thus the time for which a withdrawn key may still be
-	// accepted.
+	// Proxy is the http or https URL of a proxy for connections to issuers; HTTPS_PROXY has no
+	// effect. The proxy resolves the names of issuers, so it must refuse those that lead into the
+	// inner network. Connections to entries with allow-private-network, the cluster's own issuer and
+	// loopback addresses are direct. It may hold a password.
+	Proxy Secret `key:"proxy"`
+	// KeyRefresh is the age at which an issuer's keys are read again, and thus the time for which a
+	// withdrawn key may still be accepted.
 	KeyRefresh time.Duration `key:"key_refresh" default:"15m" min:"10s" max:"1h"`
-	// KeyLifetime is `oidc.key_lifetime`, 24h by default, from key_refresh to 168h: the age after
-	// which the keys of an unreachable issuer are no longer trusted, and its tokens are refused.
+	// KeyLifetime is the age after which the keys of an unreachable issuer are no longer trusted, and
+	// its tokens are refused. It is at least key_refresh.
 	KeyLifetime time.Duration `key:"key_lifetime" default:"24h" min:"10s" max:"168h"`
-	// Kubernetes configures the connection to the issuer of the cluster that this server runs in.
-	// Neither file is read unless such an issuer is configured.
-	Kubernetes Kubernetes `key:"kubernetes"`
+	Kubernetes  Kubernetes    `key:"kubernetes"`
 }
 
-// Kubernetes is `oidc.kubernetes`.
+// Kubernetes is `oidc.kubernetes`: the connection to the issuer of the cluster that this server runs
+// in. Neither file is read unless such an issuer is configured; both are read again for each use.
 type Kubernetes struct {
-	// APIServer is `oidc.kubernetes.api_server`: the URL of the cluster's API server, for static
-	// issuers of type kubernetes that it serves under other names than the built-in ones. Built-in
-	// are https://kubernetes.default.svc and https://kubernetes.default.svc.cluster.local, and
-	// loopback and private IP addresses if https://kubernetes.default.svc is configured. None by
-	// default. Issuers of other clusters get no token, and are read like any other issuer.
+	// APIServer is the URL of the cluster's API server, for static issuers of type kubernetes that it
+	// serves under other names than the built-in ones. Built-in are https://kubernetes.default.svc
+	// and https://kubernetes.default.svc.cluster.local, and loopback and private IP addresses if
+	// https://kubernetes.default.svc is configured. Issuers of other clusters get no token.
 	APIServer string `key:"api_server"`
-	// CAFile is `oidc.kubernetes.ca_file`: the PEM certificates to which the API server's
-	// certificate may chain, besides only the entry's own ca-cert. By default
-	// /var/run/fulcio/ca.crt, as in the peer. It is read again for each use.
+	// CAFile holds the PEM certificates to which the API server's certificate may chain, besides
+	// only the entry's own ca-cert. The default is Fulcio's.
 	CAFile string `key:"ca_file" kind:"path" default:"/var/run/fulcio/ca.crt"`
-	// TokenFile is `oidc.kubernetes.token_file`: the bearer token sent to the API server's origin,
-	// and to no other server. By default /var/run/secrets/kubernetes.io/serviceaccount/token. It is
-	// read again for each use, because Kubernetes replaces it.
+	// TokenFile holds the bearer token that is sent to the API server's origin, and to no other
+	// server.
 	TokenFile string `key:"token_file" kind:"path" default:"/var/run/secrets/kubernetes.io/serviceaccount/token"`
 }
 
-// CA is `ca`: the signing authorities. Exactly one of File and Set is present.
+// CA is `ca`: the authorities that sign. Exactly one of file and set is present.
 type CA struct {
-	// File is `ca.file`: one authority with its key in a file. It excludes Set.
+	// File is one authority with its key in a file. It excludes set.
 	File *CAFile `key:"file"`
-	// Set is `ca.set`: a CA set (ca.yaml), written by `mayfly ca`. The clock selects the authority
-	// in it that signs. It excludes File.
+	// Set is a CA set (ca.yaml), written by `mayfly ca`. The clock selects the authority in it that
+	// signs. It excludes file.
 	Set string `key:"set" kind:"path"`
-	// SignerSocket is `ca.signer_socket`: the Unix socket of a `mayfly signer` that holds the keys
-	// of Set. This process then opens none of them. By default this process opens them itself.
+	// SignerSocket is the Unix socket of a `mayfly signer` that holds the keys of set. This process
+	// then opens none of them.
 	SignerSocket string `key:"signer_socket" kind:"path"`
 }
 
 // CAFile is `ca.file`.
 type CAFile struct {
-	// Chain is `ca.file.chain`, a PEM file: the issuing CA first, the root last; the root must be
-	// included. It is required.
+	// Chain is a PEM file: the issuing CA first, the root last; the root must be included.
 	Chain string `key:"chain" kind:"path" required:"it names the PEM file with the issuing CA first and the root last"`
-	// Key is `ca.file.key`: the issuing CA's private key, PEM. It is required.
+	// Key is the PEM file of the issuing CA's private key.
 	Key string `key:"key" kind:"path" required:"it names the PEM file of the issuing CA's private key"`
-	// PasswordFile is `ca.file.password_file`: the password of an encrypted key, without the
-	// newline at its end. By default the key is not encrypted.
+	// PasswordFile holds the password of an encrypted key; a newline at its end does not count.
 	PasswordFile string `key:"password_file" kind:"path"`
 }
 
 // Certificate is `certificate`: the properties of every certificate.
 type Certificate struct {
-	// Lifetime is `certificate.lifetime`, 10m by default, from 1m to 60m, whole seconds. Any value
-	// except ten minutes causes a warning. Clients and verifiers were built for ten minutes, and a
-	// longer lifetime extends the use of a stolen key.
+	// Lifetime is in whole seconds. Any value except ten minutes causes a warning: clients and
+	// verifiers were built for ten minutes, and a longer lifetime extends the use of a stolen key.
 	Lifetime time.Duration `key:"lifetime" default:"10m" min:"1m" max:"60m"`
 }
 
 // Keys is `keys`: which public keys are certified.
 type Keys struct {
-	// Algorithms is `keys.algorithms`, out of rsa-2048, rsa-3072, rsa-4096, ecdsa-p256, ecdsa-p384,
-	// ecdsa-p521 and ed25519. All of them by default, which is nil here.
+	// Algorithms are out of rsa-2048, rsa-3072, rsa-4096, ecdsa-p256, ecdsa-p384, ecdsa-p521 and
+	// ed25519. Without the list, all of them.
 	Algorithms []string `key:"algorithms" nonempty:"would certify no key"`
 }
 
-// CT is `ct`: the Certificate Transparency logs. Either Disabled is set or Logs has an entry, so
-// that logs are never missing by oversight.
+// CT is `ct`: the Certificate Transparency logs. Either disabled is set or logs has an entry, so that
+// logs are never missing by oversight.
 type CT struct {
-	// Disabled is `ct.disabled`, false by default. If true, the server issues certificates that are
-	// in no log and that most verifiers refuse. It excludes Logs.
+	// Disabled makes the server issue certificates that are in no log and that most verifiers
+	// refuse. It excludes logs.
 	Disabled bool `key:"disabled"`
-	// Logs is `ct.logs`, in order of preference. A certificate gets one SCT, from the log that
-	// answers first; docs/ct.md states when each log gets a request.
+	// Logs are in order of preference. A certificate gets one SCT, from the log that answers first;
+	// ct.md states when each log gets a request.
 	Logs []CTLog `key:"logs"`
 }
 
-// CTLog is an entry of `ct.logs`: a remote log (URL and PublicKey) or an embedded one.
+// CTLog is an entry of `ct.logs`: a remote log (url and public_key) or an embedded one.
 type CTLog struct {
-	// URL is `url`: the remote log's base URL, to which /ct/v1/add-pre-chain is added. It requires
-	// PublicKey and excludes Embedded.
+	// URL is the remote log's base URL, to which /ct/v1/add-pre-chain is added. It requires
+	// public_key and excludes embedded.
 	URL string `key:"url"`
-	// PublicKey is `public_key`: the PEM file of the remote log's key. It is required, because the
-	// server verifies every SCT before it returns a certificate.
+	// PublicKey is the PEM file of the remote log's key. The server verifies every SCT with it before
+	// it returns a certificate.
 	PublicKey string `key:"public_key" kind:"path"`
-	// TokenFile is `token_file`: the bearer token that the remote log requires of submitters, as an
-	// embedded log of another replica does (embedded.submit). None by default.
+	// TokenFile holds the bearer token that the remote log requires of submitters, as an embedded log
+	// of another replica does (submit).
 	TokenFile string `key:"token_file" kind:"path"`
-	// ActivateAt is `activate_at`: nothing is submitted before, so that verifiers can first get the
-	// log's key from trusted_root.json. By default the log is used at once.
+	// ActivateAt is the time before which nothing is submitted, so that verifiers can first get the
+	// log's key from trusted_root.json. Without it, the log is used at once.
 	ActivateAt time.Time `key:"activate_at"`
-	// RetireAt is `retire_at`: nothing is submitted from then on. Set it for a log with a limited
-	// period; the gauge mayfly_ct_log_seconds_to_retirement then shows the remaining time.
+	// RetireAt is the time from which nothing is submitted. Set it for a log with a limited period;
+	// the metric mayfly_ct_log_seconds_to_retirement then shows the remaining time.
 	RetireAt time.Time `key:"retire_at"`
-	// Embedded is `embedded`: a log in this process. It excludes URL.
+	// Embedded is a log in this process. It excludes url.
 	Embedded *EmbeddedLog `key:"embedded"`
 }
 
-// EmbeddedLog is `embedded`: a static-ct-api log in this process. The first five are required;
-// `mayfly ctlog init` creates the key, the directory and the guard.
+// EmbeddedLog is `embedded`: a static-ct-api log in this process. `mayfly ctlog init` creates the key,
+// the directory and the guard.
 type EmbeddedLog struct {
-	// Name is `name`: the log is served under /ctlog/NAME/. Letters, digits, dots, hyphens and
-	// underscores; no other embedded log may have it.
+	// Name is part of the log's path, /ctlog/NAME/. Letters, digits, dots, hyphens and underscores;
+	// no other embedded log may have it.
 	Name string `key:"name" required:"it is the path under which the log is served"`
-	// Dir is `dir`: the directory of the log's entries, on a local disk, with one writer.
+	// Dir is the directory of the log's entries, on a local disk, with one writer.
 	Dir string `key:"dir" kind:"path" required:"it is the directory of the log's entries"`
-	// Guard is `guard`: the file that keeps the newest tree head, so that a log restored from a
-	// backup is not continued differently. It must be outside Dir, best on another disk, and never
-	// be restored together with it.
+	// Guard is the file that keeps the newest tree head, so that a log restored from a backup is not
+	// continued differently. It must be outside dir, best on another disk, and never be restored
+	// together with it.
 	Guard string `key:"guard" kind:"path" required:"it is the file that keeps the newest tree head"`
-	// Key is `key`: the log's own P-256 key, PKCS#8 PEM. It is never a CA's.
+	// Key is the log's own P-256 key, PKCS#8 PEM. It is never a CA's.
 	Key string `key:"key" kind:"path" required:"it is the file of the log's private key"`
-	// Origin is `origin`: the name of the log in checkpoints, by custom its URL without the scheme.
+	// Origin is the name of the log in checkpoints, by custom its URL without the scheme.
 	Origin string `key:"origin" required:"it is the log's name in checkpoints"`
-	// BatchAge is `batch_age`, 10ms by default, from 1ms to 1s: the time that an entry waits for
-	// others, to be written with them. It delays each certificate by that time.
+	// BatchAge is the time that an entry waits for others, to be written with them. It delays each
+	// certificate by that time.
 	BatchAge time.Duration `key:"batch_age" default:"10ms" min:"1ms" max:"1s"`
-	// CheckpointInterval is `checkpoint_interval`, 1s by default, from 100ms to 10s: the interval
-	// at which new tree heads are published.
+	// CheckpointInterval is the interval at which new tree heads are published.
 	CheckpointInterval time.Duration `key:"checkpoint_interval" default:"1s" min:"100ms" max:"10s"`
-	// Submit is `submit`: access to submissions over HTTP. No client may submit by default.
+	// Submit permits submissions over HTTP. Without it, no client may submit.
 	Submit *Submit `key:"submit"`
 }
 
 // Submit is `submit` of an embedded log.
 type Submit struct {
-	// TokenFile is `token_file`: the bearer token that a submitter must send. It is required.
+	// TokenFile holds the bearer token that a submitter must send.
 	TokenFile string `key:"token_file" kind:"path" required:"without submit, no client may submit over HTTP; with it, clients with the token may"`
 }
 
 // Trust is `trust`: entries that trusted_root.json contains unchanged. Each is a JSON object of the
-// form that protobuf-specs defines. None by default.
+// form that protobuf-specs defines.
 type Trust struct {
-	// TimestampAuthorities is `trust.timestamp_authorities`.
+	// TimestampAuthorities are timestamp authorities.
 	TimestampAuthorities []json.RawMessage `key:"timestamp_authorities"`
-	// TLogs is `trust.tlogs`.
+	// TLogs are signature logs (Rekor).
 	TLogs []json.RawMessage `key:"tlogs"`
 }
 
-// Limits is `limits`: limits on simultaneous use by clients (docs/limits.md).
+// Limits is `limits`: limits on simultaneous use by clients (limits.md).
 type Limits struct {
-	// Connections is `limits.connections`: the number of connections that the HTTP and gRPC
-	// listeners keep open together. 0, the default, derives it from the limit on file descriptors,
-	// at most 2048. At the limit, a new connection replaces one without a request.
+	// Connections is the number of connections that the HTTP and gRPC listeners keep open together.
+	// 0 derives it from the limit on file descriptors, at most 2048. At the limit, a new connection
+	// replaces one without a request.
 	Connections int `key:"connections" min:"0"`
-	// Idle is `limits.idle`, 650s by default: the time that a connection may stay open without a
-	// request. It must be longer than load balancers in front keep idle connections, or requests
-	// are lost; 600s is the longest of the common ones.
+	// Idle is the time that a connection may stay open without a request. It must be longer than load
+	// balancers in front keep idle connections, or requests are lost; 600s is the longest of the
+	// common ones.
 	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
-	// InFlight is `limits.in_flight`, 512 by default: the number of requests answered at a time.
-	// One more is refused with OVERLOADED.
+	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED.
 	InFlight int `key:"in_flight" default:"512" min:"1"`
 }
 
-// Shutdown is `shutdown`: the steps between SIGTERM and the exit (docs/operations.md).
+// Shutdown is `shutdown`: the steps between SIGTERM and the exit (operations.md).
 type Shutdown struct {
-	// Grace is `shutdown.grace`, 0s by default: the time for which the server still serves new
-	// connections while readiness fails, so that load balancers can notice.
+	// Grace is the time for which the server still serves new connections while readiness fails, so
+	// that load balancers can notice.
 	Grace time.Duration `key:"grace" default:"0s" min:"0s" max:"1h"`
-	// Drain is `shutdown.drain`, 20s by default: the time limit for requests in flight after the
-	// grace, when the server accepts no new ones.
+	// Drain is the time limit for requests in flight after the grace, when the server accepts no new
+	// ones.
 	Drain time.Duration `key:"drain" default:"20s" min:"1s" max:"1h"`
 }
 
 // Log is `log`: the log records on the server's standard error.
 type Log struct {
-	// Format is `log.format`: json, the default, or text.
+	// Format is the form of records.
 	Format string `key:"format" default:"json" oneof:"json text"`
-	// Level is `log.level`: debug, info (the default), warn or error.
+	// Level is the least level that is written.
 	Level string `key:"level" default:"info" oneof:"debug info warn error"`
 }
 

@@ -13,8 +13,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Signer is `signer`: the place of a private key. Exactly one of its fields is present;
-// docs/signers.md has a working block for each.
+// Signer is the place of a private key. Exactly one of the keys is present; signers.md has a block
+// for each.
 type Signer struct {
 	// File is `file`: the key is in a file, and in the memory of the signing process.
 	File *SignerFile `key:"file"`
@@ -26,14 +26,14 @@ type Signer struct {
 
 // SignerFile is `signer.file`.
 type SignerFile struct {
-	// Key is `key`, the PEM file of the private key. It is required.
+	// Key is `key`, the PEM file of the private key.
 	Key string `key:"key" kind:"path" required:"it names the PEM file of the private key"`
 	// PasswordFile is `password_file`: the password of an encrypted key, without the
 	// newline at its end.
 	PasswordFile string `key:"password_file" kind:"path"`
 }
 
-// SignerPKCS11 is `signer.pkcs11`. Every key except ID and PINFile is required.
+// SignerPKCS11 is `signer.pkcs11`.
 type SignerPKCS11 struct {
 	// Module is `module`: the file of the PKCS#11 library.
 	Module string `key:"module" kind:"path" required:"it names the file of the PKCS#11 library"`
@@ -51,20 +51,19 @@ type SignerPKCS11 struct {
 
 // SignerKMS is `signer.kms`.
 type SignerKMS struct {
-	// URI is `uri`: awskms://…, gcpkms://…, azurekms://…, hashivault://NAME or openbao://NAME. It
-	// is required, and names one version of the key if the service has versions in its URIs.
+	// URI is the key, as in awskms://…, gcpkms://…, azurekms://…, hashivault://NAME or openbao://NAME.
+	// It names one version of the key if the service has versions in its URIs.
 	URI string `key:"uri" required:"it names the key, as in awskms://…, gcpkms://…, azurekms://…, hashivault://NAME or openbao://NAME"`
 	// Version is `version`: the version of the key, from 1 on. hashivault and openbao require it,
 	// and no other service permits it.
 	Version uint64 `key:"version"`
-	// Address is `address`, of hashivault and openbao: the service's URL. By default
+	// Address is the URL of hashivault and openbao. By default
 	// VAULT_ADDR or BAO_ADDR.
 	Address string `key:"address"`
-	// TokenFile is `token_file`, of hashivault and openbao: the file of the token, read again
+	// TokenFile is the file of the token of hashivault and openbao, read again
 	// whenever the service refuses the previous one. By default VAULT_TOKEN or BAO_TOKEN.
 	TokenFile string `key:"token_file" kind:"path"`
-	// Mount is `mount`, of hashivault and openbao: the path of the transit engine, transit
-	// by default.
+	// Mount is the path of the transit engine of hashivault and openbao, by default transit.
 	Mount string `key:"mount"`
 }
 
