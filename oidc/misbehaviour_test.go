@@ -72,8 +72,7 @@ func answerDNS(conn io.ReadWriter, addresses []string) error {
 // TestSlowDrip: a fetch from an issuer that sends a byte a second stops after 5 s, and the request
 // that waits for it sooner.
 func TestSlowDrip(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		drip := roundTripper(func(req *http.Request) (*http.Response, error) {
 			r, w := io.Pipe()
 			go func() {
@@ -123,12 +122,7 @@ func TestIssuerThatTurnsBad(t *testing.T) {
 		"lies about its issuer":    lies,
 		"hangs":                    func(*world) http.Handler { return http.HandlerFunc(hang) },
 		"redirects elsewhere":      func(*world) http.Handler { return http.RedirectHandler("https://evil.example/", http.StatusFound) },
-		"redirects in a circle":    func(*world) http.Handler { return http.RedirectHandler("/", http.StatusFound) },
-		"answers 404":              func(*world) http.Handler { return http.NotFoundHandler() },
-		"answers 204":              func(*world) http.Handler { return statusHandler(http.StatusNoContent) },
 		"answers HTML":             func(*world) http.Handler { return body("<html>maintenance</html>") },
-		"answers null":             func(*world) http.Handler { return body("null") },
-		"serves no keys member":    keySet(`{}`),
 		"serves a huge key set":    keySet(`{"keys":["` + strings.Repeat("x", maxDocument) + `"]}`),
 		"serves half a key set":    keySet(`{"keys":[`),
 		"moves keys to plain text": func(*world) http.Handler { return site(testIssuer, "http://issuer.example/keys", "", `{"keys":[]}`) },
@@ -173,15 +167,10 @@ func TestIssuerThatTurnsBad(t *testing.T) {
 	}
 }
 
-func statusHandler(status int) http.Handler {
-	return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(status) })
-}
-
 // TestCrowdDoesNotWait: most of many requests for an issuer that hangs are answered soon, which
 // leaves places for other requests.
 func TestCrowdDoesNotWait(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		other := newProvider(t, provider.Config{IssuerURL: "https://other.example"})
 		w := newWorld(t, Config{Issuers: []Issuer{staticIssuer(testIssuer), staticIssuer(other.IssuerURL())}}, provider.Config{})
 		w.serve(testIssuer, http.HandlerFunc(hang))

@@ -70,9 +70,7 @@ func keyWorld(t *testing.T, issuer Issuer, c change) *world {
 	w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{issuer}}, w.web)
 	t.Cleanup(w.run(t))
 	synctest.Wait()
-	if err := w.verify(t, sign(t, c.before.JSONWebKey, nil, lasting())); err != nil {
-		t.Fatal(err)
-	}
+	w.accept(t, sign(t, c.before.JSONWebKey, nil, lasting()))
 	return w
 }
 
@@ -155,8 +153,7 @@ func TestNewKeyAmongHostileTokens(t *testing.T) {
 // TestKeyReplacedAgain: the second of two replacements within a minute is found as soon as the
 // first one. The third waits for the limiter, and never causes a final refusal.
 func TestKeyReplacedAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		c := keyChanges(t)[1]
 		w := keyWorld(t, staticIssuer(testIssuer), c)
 		time.Sleep(10 * time.Minute)
@@ -185,21 +182,16 @@ func TestKeyReplacedAgain(t *testing.T) {
 // pattern's total, of which one client gets half. Beyond it the refusal can be retried. The new key
 // of another client's issuer is found at once.
 func TestTotalOfAPattern(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		w := wildWorld(t)
-		if err := w.verify(t, mint(t, w.provider, nil)); err != nil {
-			t.Fatal(err)
-		}
+		w.accept(t, mint(t, w.provider, nil))
 		stranger := newProvider(t, provider.Config{IssuerURL: testIssuer, Lifetime: time.Hour})
 		var bad []string
 		for i := range 2 * maxChecks {
 			issuer := fmt.Sprintf("https://real-%d.example", i)
 			w.serve(issuer, mimic(issuer, w.provider))
 			time.Sleep(time.Second)
-			if err := w.verify(t, mint(t, w.provider, map[string]any{"iss": issuer})); err != nil {
-				t.Fatal(err)
-			}
+			w.accept(t, mint(t, w.provider, map[string]any{"iss": issuer}))
 			bad = append(bad, mint(t, stranger, map[string]any{"iss": issuer}))
 		}
 		time.Sleep(settled + time.Second)
@@ -210,9 +202,7 @@ func TestTotalOfAPattern(t *testing.T) {
 		if n := w.provider.KeyFetches() - before; n != maxChecks/2 {
 			t.Errorf("%d fetches for one client, want %d", n, maxChecks/2)
 		}
-		if _, err := w.provider.Rotate(); err != nil {
-			t.Fatal(err)
-		}
+		w.rotate(t)
 		if _, err := w.verifier.Verify(t.Context(), mint(t, w.provider, nil), netip.MustParseAddr("192.0.2.7")); err != nil {
 			t.Errorf("another client's issuer: %v", err)
 		}
@@ -224,12 +214,8 @@ func TestUnknownKeyWhileTheIssuerIsDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})
 	old := mint(t, w.provider, nil)
-	if err := w.verify(t, old); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.provider.Rotate(); err != nil {
-		t.Fatal(err)
-	}
+	w.accept(t, old)
+	w.rotate(t)
 	w.serve(testIssuer, nil)
 	for range 2 { // the second is within the limit on fetches
 		wantReason(t, w.verify(t, mint(t, w.provider, nil)), refusal.IssuerUnreachable)

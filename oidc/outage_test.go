@@ -48,8 +48,7 @@ func (l *logLines) take() []string {
 // TestOutageIsALineForEachChange: 20 unreachable issuers cause 20 lines, then one line in ten
 // minutes, and one line for each that is reachable again.
 func TestOutageIsALineForEachChange(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		const issuers = 20
 		var log logLines
 		cfg := Config{Logger: log.logger()}
@@ -57,8 +56,7 @@ func TestOutageIsALineForEachChange(t *testing.T) {
 			cfg.Issuers = append(cfg.Issuers, staticIssuer(fmt.Sprintf("https://down-%d.example", i)))
 		}
 		w := newWorld(t, cfg, provider.Config{})
-		stop := w.run(t)
-		defer stop()
+		defer w.run(t)()
 		time.Sleep(22 * time.Second)
 		if lines := log.take(); len(lines) != issuers {
 			t.Errorf("%d lines in 22 s: %s", len(lines), strings.Join(lines, "\n"))
@@ -86,16 +84,14 @@ func TestOutageIsALineForEachChange(t *testing.T) {
 // TestOddKeySetIsOneLine: a key set causes one line when it loses its last usable key, and not one
 // for each fetch.
 func TestOddKeySetIsOneLine(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var log logLines
 		w := newWorld(t, Config{Logger: log.logger(), Issuers: []Issuer{staticIssuer(testIssuer)}}, provider.Config{})
 		mux := http.NewServeMux()
 		mux.Handle("/.well-known/", mimic(testIssuer, w.provider))
 		mux.Handle("/keys", body(`{"keys":[]}`))
 		w.serve(testIssuer, mux)
-		stop := w.run(t)
-		defer stop()
+		defer w.run(t)()
 		time.Sleep(6 * time.Hour)
 		if lines := log.take(); len(lines) != 1 || len(w.sent()) < 20 {
 			t.Errorf("%d lines of %d requests: %s", len(lines), len(w.sent()), strings.Join(lines, "\n"))
@@ -106,13 +102,11 @@ func TestOddKeySetIsOneLine(t *testing.T) {
 // TestIssuersOfAPatternFillNoLog: a caller can own many issuers of a pattern, and let them fail and
 // recover.
 func TestIssuersOfAPatternFillNoLog(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		var log logLines
 		w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}, Logger: log.logger()},
 			provider.Config{Lifetime: 24 * time.Hour})
-		stop := w.run(t)
-		defer stop()
+		defer w.run(t)()
 		const issuers = 50
 		tokens := make([]string, issuers)
 		verifyAll := func(up bool) {
@@ -152,8 +146,7 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 // TestErrorsOfIssuersAreKeptShort: an issuer's answer may cause an error of a megabyte, and errors
 // about certificates contain the certificates.
 func TestErrorsOfIssuersAreKeptShort(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		w := wildWorld(t)
 		long := strings.Repeat("ä", 1<<17)
 		w.serve(testIssuer, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {

@@ -68,9 +68,7 @@ func TestDocumentsAsProvidersServeThem(t *testing.T) {
 				w := &world{web: newWeb()}
 				w.serve(testIssuer, docs)
 				w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{issuer}}, w.web)
-				if err := w.verify(t, token); err != nil {
-					t.Error(err)
-				}
+				w.accept(t, token)
 			})
 		}
 	}
@@ -125,9 +123,7 @@ func TestLargeKeySets(t *testing.T) {
 	for i := range maxLarge + 8 {
 		issuer := fmt.Sprintf("https://large-%d.example", i)
 		w.serve(issuer, site(issuer, issuer+"/keys", `,"id_token_signing_alg_values_supported":["ES256"]`, keySet))
-		if err := w.verify(t, mint(t, p, map[string]any{"iss": issuer})); err != nil {
-			t.Fatal(err)
-		}
+		w.accept(t, mint(t, p, map[string]any{"iss": issuer}))
 	}
 	w.serve(testIssuer, site(testIssuer, testIssuer+"/keys", `,"id_token_signing_alg_values_supported":["ES256"]`, keySet))
 	key.KeyID = ""
