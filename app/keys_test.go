@@ -65,8 +65,9 @@ func (w *keyWorld) add(id string, after time.Duration) (keyFile string) {
 	root, _, err := file.Open(file.Config{Key: filepath.Join(w.made.RootDir, "key.pem"), PasswordFile: filepath.Join(w.made.RootDir, "pass")})
 	w.must(err)
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir: filepath.Join(filepath.Dir(w.made.SetFile), id), Subject: ceremony.Subject{CommonName: id, Organization: "o"}, Algorithm: "ecdsa-p256",
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{w.made.Root}, Signer: root}, NotBefore: w.now,
+		Dir:                filepath.Join(filepath.Dir(w.made.SetFile), id),
+		PlannedCertificate: ceremony.PlannedCertificate{Subject: ceremony.Subject{CommonName: id, Organization: "o"}, Algorithm: "ecdsa-p256", NotBefore: w.now},
+		Parent:             ceremony.Parent{Chain: []*x509.Certificate{w.made.Root}, Signer: root},
 	})
 	w.must(err)
 	entry := config.CASetAuthority{ID: id, Chain: made.ChainFile, Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}, ActivateAt: w.now.Add(after)}

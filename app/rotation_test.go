@@ -145,11 +145,11 @@ func (r *rotationWorld) addAuthority(id string) string {
 	signer, _, err := file.Open(file.Config{Key: filepath.Join(root, "key.pem"), PasswordFile: filepath.Join(root, "pass")})
 	r.must(err)
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir:       filepath.Join(filepath.Dir(r.set), id),
-		Subject:   ceremony.Subject{CommonName: id + " intermediate", Organization: "mayfly demo"},
-		Algorithm: "ecdsa-p256",
-		Parent:    ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer},
-		NotBefore: r.now(),
+		Dir: filepath.Join(filepath.Dir(r.set), id),
+		PlannedCertificate: ceremony.PlannedCertificate{
+			Subject: ceremony.Subject{CommonName: id + " intermediate", Organization: "mayfly demo"}, Algorithm: "ecdsa-p256", NotBefore: r.now(),
+		},
+		Parent: ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer},
 	})
 	r.must(err)
 	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{

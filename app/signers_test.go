@@ -76,11 +76,12 @@ func (r *rotationWorld) addElsewhere(named config.Signer) string {
 	key, made, err := ring.Make(r.t.Context(), named, "ecdsa-p256")
 	r.must(err)
 	result, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir:       filepath.Join(filepath.Dir(r.set), "next"),
-		Subject:   ceremony.Subject{CommonName: "next intermediate", Organization: "mayfly demo"},
-		Parent:    ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer.Crypto(r.t.Context(), parent)},
-		Signer:    &ceremony.ExternalKey{Signer: signer.Crypto(r.t.Context(), key), Made: made, Block: named.Flow},
-		NotBefore: r.now(),
+		Dir: filepath.Join(filepath.Dir(r.set), "next"),
+		PlannedCertificate: ceremony.PlannedCertificate{
+			Subject: ceremony.Subject{CommonName: "next intermediate", Organization: "mayfly demo"}, NotBefore: r.now(),
+			Signer: &ceremony.ExternalKey{Signer: signer.Crypto(r.t.Context(), key), Made: made, Block: named.Flow},
+		},
+		Parent: ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer.Crypto(r.t.Context(), parent)},
 	})
 	r.must(err)
 	r.must(key.Close())

@@ -48,16 +48,6 @@ func (k *ExternalKey) describe() string {
 	return signer.Describe(k.Signer.Public()) + ", " + origin
 }
 
-// file returns signer.yaml of a root in the folder dir.
-func (k *ExternalKey) file(folder, dir string) (file, error) {
-	block, err := k.Block(dir)
-	if err != nil {
-		return file{}, err
-	}
-	content := "# Where the key of this root is. Paths are relative to this file.\n" + block + "\n"
-	return file{folder, signerFile, publicMode, []byte(content)}, nil
-}
-
 // Stays adds to err, unless it is nil, that the key was generated before the error and stays:
 // the ceremony cannot delete it. k may be nil.
 func (k *ExternalKey) Stays(err error) error {
@@ -130,7 +120,7 @@ func checkKeySource(external *ExternalKey, algorithm, what string, password []by
 
 // checkDistinct refuses two names for one key: each CA needs its own, or the root's key cannot
 // be kept offline. Any of keys may be nil.
-func checkDistinct(keys ...*ExternalKey) error {
+func checkDistinct(keys []*ExternalKey) error {
 	for i, k := range keys {
 		for _, other := range keys[:i] {
 			if k == nil || other == nil || !k.is(other) {

@@ -59,7 +59,7 @@ func TestNoKeyIsMadeForAMistake(t *testing.T) {
 	}
 	add := func(change func(*AuthorityConfig)) func(string, *token) (func() error, func() error) {
 		return func(dir string, k *token) (func() error, func() error) {
-			cfg := AuthorityConfig{Dir: dir, Subject: subject("b"), NotBefore: now(), Parent: parent, Signer: k.absent("b")}
+			cfg := AuthorityConfig{Dir: dir, PlannedCertificate: PlannedCertificate{Subject: subject("b"), NotBefore: now(), Signer: k.absent("b")}, Parent: parent}
 			change(&cfg)
 			return cfg.Check, func() error { _, err := NewAuthority(cfg); return err }
 		}
@@ -118,7 +118,7 @@ func TestAlgorithmOfAKeyThatIsThere(t *testing.T) {
 	for _, algorithm := range Algorithms() {
 		key := k.present("a", algorithm)
 		for _, asked := range append(Algorithms(), "") {
-			err := RequestConfig{Dir: filepath.Join(t.TempDir(), "r"), Subject: subject("a"), Algorithm: asked, Signer: key}.Check()
+			err := RequestConfig{filepath.Join(t.TempDir(), "r"), PlannedCertificate{Subject: subject("a"), Algorithm: asked, Signer: key}}.Check()
 			if (err == nil) != (asked == "" || asked == algorithm) {
 				t.Errorf("%q of a key of %s: %v", asked, algorithm, err)
 			}
@@ -148,11 +148,11 @@ func TestKeysThatStay(t *testing.T) {
 			return err
 		}, []string{"the token is full", "a key was made before that, and stays in the token as root"}},
 		"add": {func(dir string) error {
-			_, err := NewAuthority(AuthorityConfig{Dir: dir, Subject: subject("a"), NotBefore: now(), Parent: newParent(t), Signer: unwritable})
+			_, err := NewAuthority(AuthorityConfig{Dir: dir, PlannedCertificate: PlannedCertificate{Subject: subject("a"), NotBefore: now(), Signer: unwritable}, Parent: newParent(t)})
 			return err
 		}, []string{"no block", "stays in the token as unwritable"}},
 		"request": {func(dir string) error {
-			_, err := NewRequest(RequestConfig{Dir: dir, Subject: subject("a"), Algorithm: "ecdsa-p384", Signer: other})
+			_, err := NewRequest(RequestConfig{dir, PlannedCertificate{Subject: subject("a"), Algorithm: "ecdsa-p384", Signer: other}})
 			return err
 		}, []string{"is to be ecdsa-p384", "stays in the token as another kind"}},
 		"ceremony": {func(dir string) error {

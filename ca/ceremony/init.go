@@ -126,19 +126,10 @@ func Init(cfg InitConfig) (*Result, error) {
 // AuthorityConfig describes a new authority for a CA set.
 type AuthorityConfig struct {
 	// Dir is the folder for chain.pem, key.pem and pass. It must not exist, or be empty.
-	Dir     string
-	Subject Subject
-	// Algorithm is of its key, one of Algorithms(); "" for DefaultAlgorithm, or for the algorithm
-	// of an existing key.
-	Algorithm string
-	// Password encrypts the key; empty to generate one. It is written beside the key.
-	Password []byte
-	// Signer is a key outside Dir's files; nil to generate one in Dir. It excludes Password.
-	Signer *ExternalKey
+	Dir string
+	PlannedCertificate
 	// Parent's Signer may be nil for Check.
 	Parent Parent
-	// NotBefore and NotAfter are as in PlannedCertificate.
-	NotBefore, NotAfter time.Time
 }
 
 // AuthorityResult is what NewAuthority created. KeyFile and PasswordFile are "" if the key is
@@ -149,9 +140,7 @@ type AuthorityResult struct {
 }
 
 func (cfg AuthorityConfig) plan() Plan {
-	return Plan{Dir: cfg.Dir, Now: cfg.NotBefore, Parent: &cfg.Parent, silent: true, Intermediates: []PlannedIntermediate{
-		{PlannedCertificate: PlannedCertificate{Subject: cfg.Subject, Algorithm: cfg.Algorithm, NotAfter: cfg.NotAfter, Password: cfg.Password, Signer: cfg.Signer}},
-	}}
+	return Plan{Dir: cfg.Dir, Now: cfg.NotBefore, Parent: &cfg.Parent, silent: true, Intermediates: []PlannedIntermediate{{PlannedCertificate: cfg.PlannedCertificate}}}
 }
 
 // Check reports every mistake that can be found without opening or generating a key.

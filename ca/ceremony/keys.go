@@ -10,8 +10,8 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -73,30 +73,6 @@ const (
 	maxPassword = 1024
 )
 
-// password decrypts a key file.
-type password struct {
-	text  []byte
-	drawn bool
-}
-
-// newPassword returns chosen, or generates a password if it is empty.
-func newPassword(chosen []byte) password {
-	if len(chosen) > 0 {
-		return password{text: chosen}
-	}
-	return password{text: []byte(rand.Text()), drawn: true}
-}
-
-func (p password) iterations() int {
-	if p.drawn {
-		return iterationsForDrawn
-	}
-	return iterationsForChosen
-}
-
-// file returns the password file's content: the password and a newline.
-func (p password) file() []byte { return append(bytes.Clone(p.text), '\n') }
-
 // checkPassword refuses a password that a password file cannot hold, or that is too short.
 func checkPassword(what string, text []byte) error {
 	switch {
@@ -111,14 +87,12 @@ func checkPassword(what string, text []byte) error {
 }
 
 // encryptKey returns key as a PEM block of type ENCRYPTED PRIVATE KEY: PKCS#8 under PBES2 with
-// PBKDF2-HMAC-SHA-256 and AES-256-CBC, which openssl can also decrypt.
-func encryptKey(key crypto.Signer, p password) ([]byte, error) {
-	if len(p.text) == 0 { // for the library, an empty one means "do not encrypt"
-		return nil, errors.New("encrypting key: the password is empty")
-	}
-	der, err := pkcs8.MarshalPrivateKey(key, p.text, &pkcs8.Opts{
+// PBKDF2-HMAC-SHA-256 and AES-256-CBC, which openssl can also decrypt. The password is not empty:
+// for the library, an empty one means "do not encrypt".
+func encryptKey(key crypto.Signer, password []byte, iterations int) ([]byte, error) {
+	der, err := pkcs8.MarshalPrivateKey(key, password, &pkcs8.Opts{
 		Cipher:  pkcs8.AES256CBC,
-		KDFOpts: pkcs8.PBKDF2Opts{SaltSize: 16, IterationCount: p.iterations(), HMACHash: crypto.SHA256},
+		KDFOpts: pkcs8.PBKDF2Opts{SaltSize: 16, IterationCount: iterations, HMACHash: crypto.SHA256},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encrypting key: %w", err)
@@ -126,39 +100,34 @@ func encryptKey(key crypto.Signer, p password) ([]byte, error) {
 	return pem.Encode("ENCRYPTED PRIVATE KEY", der), nil
 }
 
-// keyFiles returns the files of an intermediate's key in folder, which is below dir, and the
-// `signer` that names it in a file of dir.
-func keyFiles(folder string, key crypto.Signer, external *ExternalKey, dir string, chosen []byte) (files []file, block string, err error) {
-	if external != nil {
-		block, err = external.Block(dir)
-		return nil, block, err
+// keyFiles returns the files of the key of planned in folder, which is below dir, and the `signer`
+// that names the key in a file of dir. A chosen password of a root is not written: a server that
+// starts unattended needs one, a root does not.
+func keyFiles(folder string, key crypto.Signer, planned PlannedCertificate, dir string) (all []file, block string, err error) {
+	isRoot := folder == rootDir
+	if planned.Signer != nil {
+		if !isRoot {
+			block, err = planned.Signer.Block(dir)
+			return nil, block, err
+		}
+		block, err = planned.Signer.Block(filepath.Join(dir, rootDir))
+		content := "# Where the key of this root is. Paths are relative to this file.\n" + block + "\n"
+		return []file{{rootDir, signerFile, publicMode, []byte(content)}}, block, err
 	}
-	secret := newPassword(chosen)
-	encrypted, err := encryptKey(key, secret)
+	text, iterations := planned.Password, iterationsForChosen
+	drawn := len(text) == 0
+	if drawn {
+		text, iterations = []byte(rand.Text()), iterationsForDrawn
+	}
+	encrypted, err := encryptKey(key, text, iterations)
 	if err != nil {
 		return nil, "", err
 	}
-	return []file{{folder, passwordFile, secretMode, secret.file()}, {folder, keyFile, secretMode, encrypted}},
-		fmt.Sprintf("{file: {key: %[1]s/%[2]s, password_file: %[1]s/%[3]s}}", folder, keyFile, passwordFile), nil
-}
-
-// rootKeyFiles returns the files of a root's key. It writes no chosen password: a server that
-// starts unattended needs one, a root does not.
-func rootKeyFiles(key crypto.Signer, external *ExternalKey, dir string, chosen []byte) ([]file, error) {
-	if external != nil {
-		f, err := external.file(rootDir, dir)
-		return []file{f}, err
+	all = []file{{folder, keyFile, secretMode, encrypted}}
+	if drawn || !isRoot {
+		all = append(all, file{folder, passwordFile, secretMode, append(bytes.Clone(text), '\n')})
 	}
-	secret := newPassword(chosen)
-	encrypted, err := encryptKey(key, secret)
-	if err != nil {
-		return nil, err
-	}
-	files := []file{{rootDir, keyFile, secretMode, encrypted}}
-	if secret.drawn {
-		files = append(files, file{rootDir, passwordFile, secretMode, secret.file()})
-	}
-	return files, nil
+	return all, fmt.Sprintf("{file: {key: %[1]s/%[2]s, password_file: %[1]s/%[3]s}}", folder, keyFile, passwordFile), nil
 }
 
 // chainPEM returns certificates as a PEM file.

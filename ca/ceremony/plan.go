@@ -87,22 +87,30 @@ const (
 // the whole ceremony with temporary keys. Its errors are those of Run.
 func (p Plan) Check() error {
 	errs := []error{checkEmpty(p.Dir)}
-	var keys []*ExternalKey // nil for a key in a file
 	if p.Parent == nil {
 		errs = append(errs, keypath.Prefix(p.Root.check("root password"), "root"))
-		keys = append(keys, p.Root.Signer)
 	}
 	for i, planned := range p.Intermediates {
 		if len(planned.Request) == 0 {
 			errs = append(errs, keypath.Prefix(planned.check("password"), "intermediates", strconv.Itoa(i)))
 		}
-		keys = append(keys, planned.Signer)
 	}
-	if err := errors.Join(append(errs, checkDistinct(keys...))...); err != nil {
+	if err := errors.Join(append(errs, checkDistinct(p.keys()))...); err != nil {
 		return err
 	}
 	_, err := p.execute(false)
 	return err
+}
+
+// keys returns the external keys, the root's first; nil for a key in a file.
+func (p Plan) keys() (keys []*ExternalKey) {
+	if p.Parent == nil {
+		keys = append(keys, p.Root.Signer)
+	}
+	for _, planned := range p.Intermediates {
+		keys = append(keys, planned.Signer)
+	}
+	return keys
 }
 
 func (p PlannedCertificate) check(password string) error {
@@ -124,27 +132,17 @@ func (p Plan) run() (c *ceremony, err error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		err = p.Root.Signer.Stays(err)
-		for _, planned := range p.Intermediates {
-			err = planned.Signer.Stays(err)
-		}
-	}()
-	place, err := reserve(p.Dir)
-	if err == nil {
-		defer func() { err = place.release(err) }()
+	err = create(p.Dir, p.keys(), func() ([]file, error) {
+		var err error
 		if c, err = p.execute(true); err != nil {
 			return nil, err
 		}
 		if !p.silent {
 			c.files = append(c.files, file{"", transcriptFile, publicMode, []byte(c.transcript.String())})
 		}
-		err = place.write(c.files)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("writing the CA to %s: %w", p.Dir, err)
-	}
-	return c, nil
+		return c.files, nil
+	})
+	return c, err
 }
 
 // ceremony is the state of a running Plan, in memory.
@@ -253,7 +251,7 @@ func (c *ceremony) addRoot() error {
 	if !c.real {
 		return nil
 	}
-	files, err := rootKeyFiles(key, planned.Signer, filepath.Join(c.plan.Dir, rootDir), planned.Password)
+	files, _, err := keyFiles(rootDir, key, planned, c.plan.Dir)
 	c.files = append(c.files, files...)
 	return err
 }
@@ -296,7 +294,7 @@ func (c *ceremony) addIntermediate(planned PlannedIntermediate) error {
 		c.note("  add it where its key is: mayfly ca add %s --chain chain.pem --key …", planned.ID)
 		return nil
 	}
-	files, block, err := keyFiles(planned.ID, key, planned.Signer, c.plan.Dir, planned.Password)
+	files, block, err := keyFiles(planned.ID, key, planned.PlannedCertificate, c.plan.Dir)
 	if err == nil && planned.ID != "" {
 		c.addToSet(planned, block, intermediate)
 	}

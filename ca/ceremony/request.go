@@ -14,23 +14,19 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
-// RequestConfig describes a key for an intermediate with a parent elsewhere.
+// RequestConfig describes a key for an intermediate with a parent elsewhere. The validity is the
+// parent's to decide.
 type RequestConfig struct {
 	// Dir is the folder for request.csr, key.pem and pass. It must not exist, or be empty.
-	Dir     string
-	Subject Subject
-	// Algorithm and Password are as in AuthorityConfig.
-	Algorithm string
-	Password  []byte
-	// Signer is a key outside Dir's files; nil to generate one in Dir. It excludes Password.
-	Signer *ExternalKey
+	Dir string
+	PlannedCertificate
 }
 
 const requestFile = "request.csr"
 
 // Check reports every mistake that can be found without opening or generating a key.
 func (cfg RequestConfig) Check() error {
-	return errors.Join(checkEmpty(cfg.Dir), cfg.Subject.check(), checkAlgorithm(cfg.Algorithm), checkKeySource(cfg.Signer, cfg.Algorithm, "password", cfg.Password))
+	return errors.Join(checkEmpty(cfg.Dir), cfg.check("password"))
 }
 
 // NewRequest creates a key and a certificate signing request for it, and returns the request's
@@ -41,31 +37,18 @@ func NewRequest(cfg RequestConfig) (requestPath string, err error) {
 	if err := cfg.Check(); err != nil {
 		return "", err
 	}
-	defer func() { err = cfg.Signer.Stays(err) }()
-	place, err := reserve(cfg.Dir)
-	if err != nil {
-		return "", fmt.Errorf("writing the request to %s: %w", cfg.Dir, err)
-	}
-	defer func() { err = place.release(err) }()
-	key, err := newKey(cfg.Signer, cfg.Algorithm)
-	if err != nil {
-		return "", err
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: cfg.Subject.name(),
-	}, key)
-	if err != nil {
-		return "", fmt.Errorf("making the request: %w", err)
-	}
-	files, _, err := keyFiles("", key, cfg.Signer, cfg.Dir, cfg.Password)
-	if err != nil {
-		return "", err
-	}
-	request := pem.Encode("CERTIFICATE REQUEST", der)
-	if err := place.write(append(files, file{"", requestFile, publicMode, request})); err != nil {
-		return "", fmt.Errorf("writing the request to %s: %w", cfg.Dir, err)
-	}
-	return filepath.Join(cfg.Dir, requestFile), nil
+	return filepath.Join(cfg.Dir, requestFile), create(cfg.Dir, []*ExternalKey{cfg.Signer}, func() ([]file, error) {
+		key, err := newKey(cfg.Signer, cfg.Algorithm)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: cfg.Subject.name()}, key)
+		if err != nil {
+			return nil, fmt.Errorf("making the request: %w", err)
+		}
+		files, _, err := keyFiles("", key, cfg.PlannedCertificate, cfg.Dir)
+		return append(files, file{"", requestFile, publicMode, pem.Encode("CERTIFICATE REQUEST", der)}), err
+	})
 }
 
 // SignRequestConfig is a certificate signing request of an intermediate.

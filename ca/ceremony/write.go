@@ -58,6 +58,29 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
+// create puts the files that build returns into dir, which is empty or does not exist. If it fails,
+// it leaves nothing behind except the keys that build generated, which the error names.
+func create(dir string, keys []*ExternalKey, build func() ([]file, error)) (err error) {
+	defer func() {
+		for _, key := range keys {
+			err = key.Stays(err)
+		}
+	}()
+	place, err := reserve(dir)
+	if err != nil {
+		return fmt.Errorf("writing to %s: %w", dir, err)
+	}
+	defer func() { err = place.release(err) }()
+	files, err := build()
+	if err != nil {
+		return err
+	}
+	if err := place.write(files); err != nil {
+		return fmt.Errorf("writing to %s: %w", dir, err)
+	}
+	return nil
+}
+
 // place is the target folder of files. They are written and synced in a staging folder inside
 // it, so that it may be a mounted volume, and then moved to their places.
 type place struct {

@@ -54,8 +54,9 @@ func (f *folder) entryFrom(id string, from time.Time) config.CASetAuthority {
 		f.t.Fatal(err)
 	}
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir: filepath.Join(f.dir, id), Subject: ceremony.Subject{CommonName: id, Organization: "tests"}, Algorithm: "ecdsa-p256",
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer}, NotBefore: from,
+		Dir:                filepath.Join(f.dir, id),
+		PlannedCertificate: ceremony.PlannedCertificate{Subject: ceremony.Subject{CommonName: id, Organization: "tests"}, Algorithm: "ecdsa-p256", NotBefore: from},
+		Parent:             ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer},
 	})
 	if err != nil {
 		f.t.Fatal(err)

@@ -161,13 +161,11 @@ func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string) (result 
 		return nil, err
 	}
 	cfg := ceremony.AuthorityConfig{
-		Dir:       filepath.Join(filepath.Dir(editor.Path), id),
-		Subject:   subjectOr(f.subject, parent.Chain[0], id),
-		Algorithm: f.algorithm,
-		Password:  password,
-		Signer:    f.signer.key,
-		Parent:    parent,
-		NotBefore: editor.Now,
+		Dir: filepath.Join(filepath.Dir(editor.Path), id),
+		PlannedCertificate: ceremony.PlannedCertificate{
+			Subject: subjectOr(f.subject, parent.Chain[0], id), Algorithm: f.algorithm, Password: password, Signer: f.signer.key, NotBefore: editor.Now,
+		},
+		Parent: parent,
 	}
 	if err := cfg.Check(); err != nil {
 		return nil, err
