@@ -191,7 +191,7 @@ func parseSignature(body []byte, version uint) ([]byte, error) {
 	encoded, ok := strings.CutPrefix(answer.Data.Signature, fmt.Sprintf("vault:v%d:", version))
 	signature, err := base64.StdEncoding.DecodeString(encoded)
 	if !ok || err != nil || len(signature) == 0 {
-		return nil, fmt.Errorf("the signature %.40q is not base64 behind vault:v%d:", answer.Data.Signature, version)
+		return nil, fmt.Errorf("the signature %.40q is not vault:v%d: and base64", answer.Data.Signature, version)
 	}
 	return signature, nil
 }
