@@ -62,7 +62,7 @@ func (w *keyWorld) editor() set.Editor {
 // add adds an authority that begins to sign after the given time, and returns its key's file.
 func (w *keyWorld) add(id string, after time.Duration) (keyFile string) {
 	w.t.Helper()
-	root, _, err := file.Open(file.Config{Key: filepath.Join(w.made.RootDir, "key.pem"), PasswordFile: filepath.Join(w.made.RootDir, "pass")})
+	root, _, err := file.Open(filepath.Join(w.made.RootDir, "key.pem"), filepath.Join(w.made.RootDir, "pass"))
 	w.must(err)
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
 		Dir:                filepath.Join(filepath.Dir(w.made.SetFile), id),

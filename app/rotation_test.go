@@ -142,7 +142,7 @@ func (r *rotationWorld) add() string { return r.addAuthority("next") }
 
 func (r *rotationWorld) addAuthority(id string) string {
 	root := filepath.Join(filepath.Dir(r.set), "root")
-	signer, _, err := file.Open(file.Config{Key: filepath.Join(root, "key.pem"), PasswordFile: filepath.Join(root, "pass")})
+	signer, _, err := file.Open(filepath.Join(root, "key.pem"), filepath.Join(root, "pass"))
 	r.must(err)
 	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
 		Dir: filepath.Join(filepath.Dir(r.set), id),

@@ -171,7 +171,7 @@ func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, w
 }
 
 func openFile(named *config.SignerFile) (crypto.Signer, []error, error) {
-	key, warnings, err := file.Open(file.Config{Key: named.Key, PasswordFile: named.PasswordFile})
+	key, warnings, err := file.Open(named.Key, named.PasswordFile)
 	for i := range warnings {
 		warnings[i] = keypath.Prefix(warnings[i], "file")
 	}

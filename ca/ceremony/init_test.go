@@ -89,14 +89,14 @@ func certificates(t testing.TB, path string) []*x509.Certificate {
 }
 
 // opens checks that the key belongs to the certificate, and opens without a warning.
-func opens(t testing.TB, cfg signerfile.Config, certificate *x509.Certificate) {
+func opens(t testing.TB, keyFile, passwordFile string, certificate *x509.Certificate) {
 	t.Helper()
-	signer, warnings, err := signerfile.Open(cfg)
+	signer, warnings, err := signerfile.Open(keyFile, passwordFile)
 	if err != nil || len(warnings) > 0 {
-		t.Fatalf("opening %s: %v, warnings %v", cfg.Key, err, warnings)
+		t.Fatalf("opening %s: %v, warnings %v", keyFile, err, warnings)
 	}
 	if !signer.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(certificate.PublicKey) {
-		t.Errorf("%s is not the key of %s", cfg.Key, certificate.Subject)
+		t.Errorf("%s is not the key of %s", keyFile, certificate.Subject)
 	}
 }
 
@@ -125,8 +125,8 @@ func TestInitMakesAWholeCA(t *testing.T) {
 				t.Error("root.pem is not the root")
 			}
 			verify(t, chain[1], chain[0], now())
-			opens(t, signerfile.Config{Key: result.KeyFile, PasswordFile: result.PasswordFile}, result.Intermediate)
-			opens(t, signerfile.Config{Key: filepath.Join(result.RootDir, "key.pem"), PasswordFile: filepath.Join(result.RootDir, "pass")}, result.Root)
+			opens(t, result.KeyFile, result.PasswordFile, result.Intermediate)
+			opens(t, filepath.Join(result.RootDir, "key.pem"), filepath.Join(result.RootDir, "pass"), result.Root)
 			if bytes.Equal(readFile(t, result.PasswordFile), readFile(t, filepath.Join(result.RootDir, "pass"))) {
 				t.Error("the online password opens the root as well")
 			}
@@ -176,10 +176,13 @@ func TestInitWithPasswords(t *testing.T) {
 	t.Parallel()
 	password, rootPassword := []byte("correct horse "), []byte("battery staple")
 	result := initialize(t, InitConfig{Algorithm: "ecdsa-p256", Password: password, RootPassword: rootPassword})
-	opens(t, signerfile.Config{Key: result.KeyFile, PasswordFile: result.PasswordFile}, result.Intermediate)
-	opens(t, signerfile.Config{Key: result.KeyFile, Password: password}, result.Intermediate)
+	opens(t, result.KeyFile, result.PasswordFile, result.Intermediate)
 	rootKey := filepath.Join(result.RootDir, "key.pem")
-	opens(t, signerfile.Config{Key: rootKey, Password: rootPassword}, result.Root)
+	rootPass := filepath.Join(t.TempDir(), "pass")
+	if err := os.WriteFile(rootPass, rootPassword, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opens(t, rootKey, rootPass, result.Root)
 	if _, err := os.Stat(filepath.Join(result.RootDir, "pass")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the root's password was written: %v", err)
 	}
@@ -280,8 +283,8 @@ func TestInitTwiceAtOnce(t *testing.T) {
 		t.Fatalf("%d succeeded, want 1", won)
 	}
 	chain := certificates(t, filepath.Join(dir, "2026-a", "chain.pem"))
-	opens(t, signerfile.Config{Key: filepath.Join(dir, "2026-a", "key.pem"), PasswordFile: filepath.Join(dir, "2026-a", "pass")}, chain[0])
-	opens(t, signerfile.Config{Key: filepath.Join(dir, "root", "key.pem"), PasswordFile: filepath.Join(dir, "root", "pass")}, chain[1])
+	opens(t, filepath.Join(dir, "2026-a", "key.pem"), filepath.Join(dir, "2026-a", "pass"), chain[0])
+	opens(t, filepath.Join(dir, "root", "key.pem"), filepath.Join(dir, "root", "pass"), chain[1])
 	if _, err := os.Stat(filepath.Join(dir, "ca.yaml")); err != nil {
 		t.Error(err)
 	}

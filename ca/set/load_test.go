@@ -49,7 +49,7 @@ func (f *folder) entry(id string) config.CASetAuthority { return f.entryFrom(id,
 
 func (f *folder) entryFrom(id string, from time.Time) config.CASetAuthority {
 	f.t.Helper()
-	signer, _, err := file.Open(file.Config{Key: filepath.Join(f.dir, "root", "key.pem"), PasswordFile: filepath.Join(f.dir, "root", "pass")})
+	signer, _, err := file.Open(filepath.Join(f.dir, "root", "key.pem"), filepath.Join(f.dir, "root", "pass"))
 	if err != nil {
 		f.t.Fatal(err)
 	}

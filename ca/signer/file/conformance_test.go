@@ -15,9 +15,9 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	path := vector(t, "pbes2-default.pem")
 	open := func(path, password string) func(context.Context) (signer.Key, error) {
-		cfg := file.Config{Key: path, Password: []byte(password)}
+		passwordFile := write(t, "pass", []byte(password))
 		return func(context.Context) (signer.Key, error) {
-			key, _, err := file.Open(cfg)
+			key, _, err := file.Open(path, passwordFile)
 			if err != nil {
 				return nil, err
 			}
@@ -32,7 +32,7 @@ func TestConformance(t *testing.T) {
 	signertest.Run(t, signertest.Place{
 		Public: key.Public(), Open: right, Secrets: []string{"secret", "guessed"},
 		Mistakes: []signertest.Mistake{
-			{Name: "wrong password", Open: open(path, "guessed"), Wants: []string{"pbes2-default.pem", "password does not open the key"}},
+			{Name: "wrong password", Open: open(path, "guessed"), Wants: []string{"pbes2-default.pem", "does not open the key"}},
 			{Name: "no file", Open: open(path+".not-there", "secret"), Wants: []string{"pbes2-default.pem.not-there", "no such file"}},
 		},
 	})

@@ -14,7 +14,7 @@ import (
 
 // errWrongPassword also covers a damaged file, since the encryption has no checksum, and a kind of
 // key that crypto/x509 does not read.
-var errWrongPassword = errors.New("the password does not open the key, or the key is damaged or of a kind that is not supported")
+var errWrongPassword = errors.New("wrong password")
 
 var errDamaged = errors.New("it is not the DER of an encrypted PKCS#8 key; the file is damaged")
 

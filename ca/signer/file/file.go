@@ -29,37 +29,26 @@ const (
 	convert    = "openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -in OLD -out NEW"
 )
 
-// Config names a private key and its password.
-type Config struct {
-	// Key is the path of a PEM file with exactly one private key: ENCRYPTED PRIVATE KEY
-	// (PKCS#8, PBES2), or PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY. The last two may also
-	// have the older encryption in PEM headers. The key is ECDSA on P-256, P-384 or P-521, RSA of
-	// 2048 to 8192 bits, or Ed25519.
-	Key string
-	// PasswordFile is the path of a file that holds the password: its whole content without
-	// one line ending at its end. It excludes Password.
-	PasswordFile string
-	// Password is the password itself. Open keeps no copy of it.
-	Password []byte
-}
-
-// Open reads the key. Warnings are about keys that open but are badly protected. Warnings and
-// errors have the key paths ["key"] and ["password_file"], and hold no part of the password or the
-// key.
-func Open(cfg Config) (signer crypto.Signer, warnings []error, err error) {
+// Open reads the private key in the PEM file keyFile, which has exactly one: ENCRYPTED PRIVATE KEY
+// (PKCS#8, PBES2), or PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY. The last two may also have the
+// older encryption in PEM headers. The key is ECDSA on P-256, P-384 or P-521, RSA of 2048 to 8192
+// bits, or Ed25519. passwordFile holds the password: its whole content without one line ending at its
+// end; "" for no password.
+//
+// Warnings are about keys that open but are badly protected. Warnings and errors have the key paths
+// ["key"] and ["password_file"], and hold no part of the password or the key.
+func Open(keyFile, passwordFile string) (signer crypto.Signer, warnings []error, err error) {
 	warn := func(setting string, warning error) {
 		if warning != nil {
 			warnings = append(warnings, keypath.Errorf([]string{setting}, "%w", warning))
 		}
 	}
-	data, warning, keyErr := files.ReadSecret(cfg.Key, maxKeyFile)
+	data, warning, keyErr := files.ReadSecret(keyFile, maxKeyFile)
 	warn("key", warning)
-	password, passwordErr := cfg.Password, error(nil)
-	if cfg.PasswordFile != "" {
-		if len(cfg.Password) > 0 {
-			return nil, nil, keypath.Errorf([]string{"password_file"}, "a password is given as well as a password file; give one of them")
-		}
-		password, warning, passwordErr = files.ReadSecretLine(cfg.PasswordFile, "the key's password")
+	var password []byte
+	var passwordErr error
+	if passwordFile != "" {
+		password, warning, passwordErr = files.ReadSecretLine(passwordFile, "the key's password")
 		warn("password_file", warning)
 	}
 	if err := errors.Join(keypath.Prefix(keyErr, "key"), keypath.Prefix(passwordErr, "password_file")); err != nil {
@@ -67,20 +56,20 @@ func Open(cfg Config) (signer crypto.Signer, warnings []error, err error) {
 	}
 	parsed, warning, err := parse(data, password)
 	if warning != nil {
-		warn("key", fmt.Errorf("%s: %w", cfg.Key, warning))
+		warn("key", fmt.Errorf("%s: %w", keyFile, warning))
 	}
 	if err == nil {
 		signer, err = check(parsed)
 	}
 	switch {
-	case errors.Is(err, errWrongPassword) && cfg.PasswordFile != "":
+	case errors.Is(err, errWrongPassword):
 		hint := ""
 		if bytes.ContainsAny(password, "\r\n") {
-			hint = "; it has more than one line, and all of them count"
+			hint = "; the file has more than one line, and all of them count"
 		}
-		return nil, nil, keypath.Errorf([]string{"password_file"}, "the password in %s does not open the key %s, or the key is damaged or of a kind that is not supported%s", cfg.PasswordFile, cfg.Key, hint)
+		return nil, nil, keypath.Errorf([]string{"password_file"}, "the password in %s does not open the key %s, or the key is damaged or of a kind that is not supported%s", passwordFile, keyFile, hint)
 	case err != nil:
-		return nil, nil, keypath.Errorf([]string{"key"}, "%s: %w", cfg.Key, err)
+		return nil, nil, keypath.Errorf([]string{"key"}, "%s: %w", keyFile, err)
 	}
 	return signer, warnings, nil
 }
