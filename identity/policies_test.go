@@ -127,10 +127,3 @@ func TestPolicyOfAnEntry(t *testing.T) {
 		t.Error("a token of an unknown profile was identified")
 	}
 }
-
-func TestAddressesBeyondASCII(t *testing.T) {
-	t.Parallel()
-	for _, address := range []string{"ädä@example.com", "ada@exämple.com", "ада@example.com", "ada@example.com\u200b", "á@b"} {
-		wantRefusal(t, rulesOf(t, entryOf(TypeEmail)), mustClaims(t, `{"sub":"s","email":"`+address+`","email_verified":true}`), refusal.EmailNotASCII, "ASCII")
-	}
-}
