@@ -5,7 +5,6 @@ package identity
 import (
 	"testing"
 
-
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 

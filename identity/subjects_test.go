@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"testing"
 
-
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
