@@ -134,19 +134,19 @@ func build(ctx context.Context, options Options) (*App, error) {
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
 		Registry: registry, Logger: app.callers,
 	}
-	errs := []error{cfg.Explain(err)}
+	errs := []error{cfg.WithPlaces(err)}
 	for _, part := range []func() error{
 		func() error { return app.trust(ctx, registry) },
 		func() error { return app.loadCA(ctx, options, registry) },
-		func() error { return cfg.Explain(app.openLogs(ctx, options, registry)) },
+		func() error { return cfg.WithPlaces(app.openLogs(ctx, options, registry)) },
 		func() (err error) {
 			if app.logs != nil { // otherwise a key that cannot be read has been reported
 				app.instance, err = newInstance(cfg)
 			}
-			return cfg.Explain(err)
+			return cfg.WithPlaces(err)
 		},
-		func() (err error) { edge.TLS, err = app.tlsConfig(registry); return cfg.Explain(err) },
-		func() (err error) { edge.Limits, err = limits(cfg); return cfg.Explain(err) },
+		func() (err error) { edge.TLS, err = app.tlsConfig(registry); return cfg.WithPlaces(err) },
+		func() (err error) { edge.Limits, err = limits(cfg); return cfg.WithPlaces(err) },
 	} {
 		if options.report != nil || errors.Join(errs...) == nil {
 			errs = append(errs, part())
@@ -173,9 +173,9 @@ func (a *App) assemble(ctx context.Context, options Options, edge server.Config,
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
 	edge.Checks = append(append(a.authorities.checks(base.Profile), issuerCheck(a.live.status), a.live.check()), a.logs.checks()...)
 	if a.server, err = server.New(edge); err != nil {
-		return a.Config.Explain(err)
+		return a.Config.WithPlaces(err)
 	}
-	return a.Config.Explain(a.checkDocuments())
+	return a.Config.WithPlaces(a.checkDocuments())
 }
 
 // checkSettings creates the objects that the configuration alone decides. Its errors have key

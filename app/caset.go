@@ -51,7 +51,7 @@ func (a *App) loadCA(ctx context.Context, options Options, registry prometheus.R
 func newCASet(ctx context.Context, cfg *config.Server, options Options, logger *slog.Logger, registry prometheus.Registerer) (*caSet, error) {
 	if path := cfg.CA.SignerSocket; path != "" {
 		if err := socket.CheckPath(path); err != nil {
-			return nil, cfg.Explain(keypath.Errorf([]string{"ca", "signer_socket"}, "%w", err))
+			return nil, cfg.WithPlaces(keypath.Errorf([]string{"ca", "signer_socket"}, "%w", err))
 		}
 	}
 	c := &caSet{
@@ -73,7 +73,7 @@ func newCASet(ctx context.Context, cfg *config.Server, options Options, logger *
 	}})
 	if err != nil {
 		if _, ok := err.(config.Mistakes); !ok && cfg.File() != nil { // the file itself cannot be read
-			err = cfg.Explain(keypath.Errorf([]string{"ca", "set"}, "%w", err))
+			err = cfg.WithPlaces(keypath.Errorf([]string{"ca", "set"}, "%w", err))
 		}
 		return nil, errors.Join(err, c.ring.Close())
 	}

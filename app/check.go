@@ -78,7 +78,7 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	if options.Online {
 		wrong = append(wrong, report.ask(ctx, t)...)
 	}
-	report.add(t.issuers.Explain(errors.Join(wrong...)))
+	report.add(t.issuers.WithPlaces(errors.Join(wrong...)))
 	return report, nil
 }
 
@@ -102,7 +102,7 @@ func (r *CheckReport) load(ctx context.Context, options CheckOptions) (*config.S
 		r.warn(asErrors(warnings)...)
 		_, _, errSettings := checkSettings(cfg)
 		_, errLimits := limits(cfg)
-		r.add(cfg.Explain(errors.Join(errSettings, errLimits)))
+		r.add(cfg.WithPlaces(errors.Join(errSettings, errLimits)))
 		file = cfg.Issuers
 	}
 	t, warnings, err := loadTrust(cfg, file, slog.New(slog.DiscardHandler), trustObserver{})
@@ -139,7 +139,7 @@ func (r *CheckReport) checkCluster(cfg *config.Server) {
 		}
 		if err != nil {
 			path := []string{"oidc", "kubernetes", named.key}
-			r.warn(unjoin(cfg.Explain(keypath.Errorf(path, "the cluster's issuer cannot be asked with this file: %w", err)))...)
+			r.warn(unjoin(cfg.WithPlaces(keypath.Errorf(path, "the cluster's issuer cannot be asked with this file: %w", err)))...)
 		}
 	}
 }

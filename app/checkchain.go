@@ -31,5 +31,5 @@ func (r *CheckReport) checkChains(t *trust, now time.Time) {
 			}
 		}
 	}
-	r.add(t.issuers.Explain(errors.Join(errs...)))
+	r.add(t.issuers.WithPlaces(errors.Join(errs...)))
 }

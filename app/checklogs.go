@@ -30,8 +30,8 @@ func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 		warning, err := askLog(ctx, entry)
 		warnings[i], mistakes[i] = keypath.Prefix(warning, "ct", "logs", strconv.Itoa(i)), keypath.Prefix(err, "ct", "logs", strconv.Itoa(i))
 	})
-	r.Warnings = append(r.Warnings, unjoin(cfg.Explain(errors.Join(warnings...)))...)
-	r.add(cfg.Explain(errors.Join(mistakes...)))
+	r.Warnings = append(r.Warnings, unjoin(cfg.WithPlaces(errors.Join(warnings...)))...)
+	r.add(cfg.WithPlaces(errors.Join(mistakes...)))
 }
 
 // eachRemote calls do for every remote log of cfg that is in use at now or later, for all at once. It

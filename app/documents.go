@@ -45,7 +45,7 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	}
 	instance, err := newInstance(cfg)
 	if err != nil {
-		return trustroot.Instance{}, cfg.Explain(err)
+		return trustroot.Instance{}, cfg.WithPlaces(err)
 	}
 	windows, err := loadWindows(cfg, options.now()())
 	if err != nil {

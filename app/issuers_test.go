@@ -34,7 +34,7 @@ func TestShippedIssuers(t *testing.T) {
 	}
 	trust, err := newTrust(&config.Server{}, issuers, slog.New(slog.DiscardHandler), trustObserver{})
 	if err != nil {
-		t.Fatal(issuers.Explain(err))
+		t.Fatal(issuers.WithPlaces(err))
 	}
 	if len(warnings)+len(trust.warnings) > 0 {
 		t.Errorf("the shipped issuers have warnings: %v %v", warnings, trust.warnings)

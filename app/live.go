@@ -73,7 +73,7 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) (err er
 		Metric: "mayfly_config", FailedMetric: "mayfly_config_stale", Registry: registry,
 	})
 	if a.live.first, err = a.live.read(); err != nil && !errors.As(err, new(config.Mistakes)) {
-		return a.Config.Explain(keypath.Errorf([]string{"issuers"}, "%w", err))
+		return a.Config.WithPlaces(keypath.Errorf([]string{"issuers"}, "%w", err))
 	}
 	return err
 }

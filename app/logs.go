@@ -38,7 +38,7 @@ type logSet struct {
 func (a *App) openLogs(ctx context.Context, options Options, registry prometheus.Registerer) (err error) {
 	roots := func() []*x509.Certificate { return a.authorities.roots() }
 	if a.logs, err = newLogs(ctx, a.Config, options.report != nil, roots, a.callers, registry); err == nil {
-		a.warn(unjoin(a.Config.Explain(errors.Join(a.logs.warnings...)))...)
+		a.warn(unjoin(a.Config.WithPlaces(errors.Join(a.logs.warnings...)))...)
 	}
 	return err
 }

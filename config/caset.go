@@ -103,8 +103,8 @@ func (s *CASet) Index(id string) int {
 	return -1
 }
 
-// Explain maps every keypath error in err to its place in the file; nil for nil.
-func (s *CASet) Explain(err error) error { return s.file.Mistakes(err).asError() }
+// WithPlaces maps every keypath error in err to its place in the file; nil for nil.
+func (s *CASet) WithPlaces(err error) error { return s.file.Mistakes(err).asError() }
 
 // Files returns the other files that the set names.
 func (s *CASet) Files() []string {

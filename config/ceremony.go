@@ -93,8 +93,8 @@ func LoadCeremony(path string) (*Ceremony, []Mistake, error) {
 	return plan, warnings, nil
 }
 
-// Explain maps every keypath error in err to its place in the file; nil for nil.
-func (c *Ceremony) Explain(err error) error { return c.file.Mistakes(err).asError() }
+// WithPlaces maps every keypath error in err to its place in the file; nil for nil.
+func (c *Ceremony) WithPlaces(err error) error { return c.file.Mistakes(err).asError() }
 
 // ceremony checks what the tags of a ceremony do not state.
 func (c *checks) ceremony(plan *Ceremony) {

@@ -16,10 +16,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Explain maps every keypath error in err, which may be joined with errors.Join, to its place in
+// WithPlaces maps every keypath error in err, which may be joined with errors.Join, to its place in
 // the file, or to the environment variable that has set the key. It returns them as Mistakes; nil
 // for nil. Paths begin at the file's root, as in ["ca", "file", "chain"].
-func (s *Server) Explain(err error) error { return s.mistakes(err).asError() }
+func (s *Server) WithPlaces(err error) error { return s.mistakes(err).asError() }
 
 func (s *Server) mistakes(err error) Mistakes {
 	var mistakes Mistakes

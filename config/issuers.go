@@ -165,7 +165,7 @@ type CIProvider struct {
 	DistinctClaims bool `key:"distinct-claims"`
 }
 
-// Path returns the path of the entry or profile in the file, as Explain expects it.
+// Path returns the path of the entry or profile in the file, as WithPlaces expects it.
 func (i *Issuer) Path() []string {
 	section := "oidc-issuers"
 	if i.Wildcard {
@@ -181,10 +181,10 @@ func (i *Issuer) Path() []string {
 // All returns the entry itself and its profiles.
 func (i *Issuer) All() []Issuer { return append([]Issuer{*i}, i.Profiles...) }
 
-// Explain maps every keypath error in err, which may be joined with errors.Join, to its place in
+// WithPlaces maps every keypath error in err, which may be joined with errors.Join, to its place in
 // the file, and returns them as Mistakes; nil for nil. Paths begin at the file's root and use
 // YAML's keys, as in ["oidc-issuers", "https://a.example", "type"].
-func (i *Issuers) Explain(err error) error { return i.File.Mistakes(err).asError() }
+func (i *Issuers) WithPlaces(err error) error { return i.File.Mistakes(err).asError() }
 
 // Locate returns the line and the column of a path; see File.Locate.
 func (i *Issuers) Locate(path []string) (line, column int) { return i.File.Locate(path) }

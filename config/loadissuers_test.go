@@ -263,7 +263,7 @@ oidc-issuers:
 	}
 }
 
-func TestIssuersExplain(t *testing.T) {
+func TestIssuersWithPlaces(t *testing.T) {
 	t.Parallel()
 	paths := [][]string{
 		{"oidc-issuers", "https://a.example", "type"},
@@ -303,10 +303,10 @@ func TestIssuersExplain(t *testing.T) {
 			if parseErr != nil {
 				t.Fatal(parseErr)
 			}
-			if diff := cmp.Diff(tt.want, lines(issuers.Explain(err))); diff != "" {
+			if diff := cmp.Diff(tt.want, lines(issuers.WithPlaces(err))); diff != "" {
 				t.Errorf("places (-want +got):\n%s", diff)
 			}
-			if err := issuers.Explain(nil); err != nil {
+			if err := issuers.WithPlaces(nil); err != nil {
 				t.Errorf("no error is explained as %v", err)
 			}
 			if line, column := issuers.Locate(paths[0]); !strings.HasPrefix(tt.want[0], fmt.Sprintf("f:%d:%d:", line, column)) {

@@ -272,13 +272,13 @@ func TestSecretIsNeverShown(t *testing.T) {
 	}
 }
 
-func TestServerExplain(t *testing.T) {
+func TestServerWithPlaces(t *testing.T) {
 	t.Parallel()
 	server, _, err := config.ParseServer("m", []byte(least), []string{"MAYFLY_CA_FILE_KEY=k"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := server.Explain(errors.Join(
+	got := server.WithPlaces(errors.Join(
 		keypath.Errorf([]string{"ca", "file", "chain"}, "expired"),
 		keypath.Errorf([]string{"ca", "file", "key"}, "no key"),
 		keypath.Errorf([]string{"ct", "logs", "0", "public_key"}, "no key"),
@@ -289,7 +289,7 @@ func TestServerExplain(t *testing.T) {
 	if diff := cmp.Diff(want, lines(got)); diff != "" {
 		t.Errorf("places (-want +got):\n%s", diff)
 	}
-	if err := server.Explain(nil); err != nil {
+	if err := server.WithPlaces(nil); err != nil {
 		t.Errorf("no error is explained as %v", err)
 	}
 }

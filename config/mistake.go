@@ -30,7 +30,7 @@ func (m Mistake) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", m.File, m.Line, m.Column, m.Text)
 }
 
-// Mistakes are all mistakes of a file, in the order of the file. Both loaders and Explain return it
+// Mistakes are all mistakes of a file, in the order of the file. Both loaders and WithPlaces return it
 // as their error; errors.As finds it.
 type Mistakes []Mistake
 

@@ -112,7 +112,7 @@ func Read(from Source, now time.Time) (*Loaded, error) {
 }
 
 func ofFile(file *config.CASet, mistakes []config.Mistake) *Loaded {
-	l := &Loaded{Name: file.Name(), entries: file.Authorities, file: file, explain: file.Explain}
+	l := &Loaded{Name: file.Name(), entries: file.Authorities, file: file, explain: file.WithPlaces}
 	for _, m := range mistakes {
 		l.Warnings = append(l.Warnings, m)
 	}
@@ -132,7 +132,7 @@ func ofOne(cfg *config.Server) *Loaded {
 			}
 			errs = append(errs, keypath.Errorf(path, "%w", e.Err))
 		}
-		return cfg.Explain(errors.Join(errs...))
+		return cfg.WithPlaces(errors.Join(errs...))
 	}}
 }
 

@@ -56,7 +56,7 @@ and after. No network is used: run it on a machine that has none.
 			}
 			planner.plan.Dir = out
 			if err := planner.plan.Check(); err != nil {
-				return cfg.Explain(err)
+				return cfg.WithPlaces(err)
 			}
 			var transcript string
 			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
@@ -64,7 +64,7 @@ and after. No network is used: run it on a machine that has none.
 					return err
 				}
 				transcript, err = ceremony.Run(planner.plan)
-				return cfg.Explain(err)
+				return cfg.WithPlaces(err)
 			})
 			if err != nil {
 				return err
@@ -131,7 +131,7 @@ func (p *planner) readRoot() (err error) {
 		return err
 	}
 	if err := p.root().check(); err != nil {
-		return p.cfg.Explain(keypath.Prefix(err, "root", "password_file"))
+		return p.cfg.WithPlaces(keypath.Prefix(err, "root", "password_file"))
 	}
 	parent, err := p.root().parent()
 	p.plan.Parent = &parent
@@ -166,7 +166,7 @@ func (p *planner) look(ctx context.Context, keys keys) error {
 		}
 		warnings, err := keys.look(ctx, named, key, func(err error) error { return keypath.Prefix(err, "signer") })
 		for _, warning := range warnings {
-			keys.warn(p.cfg.Explain(keypath.Prefix(warning, path...)))
+			keys.warn(p.cfg.WithPlaces(keypath.Prefix(warning, path...)))
 		}
 		errs = append(errs, keypath.Prefix(err, path...))
 	}
@@ -174,5 +174,5 @@ func (p *planner) look(ctx context.Context, keys keys) error {
 	for i, entry := range p.cfg.Intermediates {
 		look(entry.Signer, p.plan.Intermediates[i].Signer, "intermediates", strconv.Itoa(i))
 	}
-	return p.cfg.Explain(errors.Join(errs...))
+	return p.cfg.WithPlaces(errors.Join(errs...))
 }

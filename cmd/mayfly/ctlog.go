@@ -53,7 +53,7 @@ func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) erro
 		}
 		err = run(c, app.EmbeddedConfig(cfg.CT.Logs[i].Embedded))
 		if errors.As(err, new(*keypath.Error)) { // of a setting; an error of the log itself has no place in the file
-			err = cfg.Explain(keypath.Prefix(err, "ct", "logs", strconv.Itoa(i), "embedded"))
+			err = cfg.WithPlaces(keypath.Prefix(err, "ct", "logs", strconv.Itoa(i), "embedded"))
 		}
 		return err
 	}
