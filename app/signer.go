@@ -120,7 +120,7 @@ func (s *signing) listen(options SignerOptions, refused func(socket.Refusal), lo
 func refusals(registry prometheus.Registerer) func(socket.Refusal) {
 	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_signer_refused_total",
-		Help: "What mayfly signer refused: connection (of one who is not allowed, or one too many), malformed (a request that is none), not_permitted (to sign what is no certificate of the profile and of now) or unknown_key.",
+		Help: "What mayfly signer refused: connection (of a user that is not allowed, or one too many), malformed (not a request of this release), not_permitted (not a current certificate of the profile) or unknown_key.",
 	}, []string{"refusal"})
 	registry.MustRegister(refused)
 	for _, r := range socket.Refusals() {

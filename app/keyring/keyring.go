@@ -105,7 +105,7 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 	if r.cfg.Socket != "" {
 		kind, open = "socket", func(ctx context.Context) (signer.Key, error) { return openSocket(ctx, r.cfg.Socket, public) }
 	}
-	s, err = signer.New(signer.Config{Name: name, Kind: kind, Public: public, Open: open, Metrics: r.cfg.Metrics, Logger: r.cfg.Logger})
+	s, err = signer.New(signer.Config{Name: name, Kind: kind, Public: public, Open: open, Verified: kind == "socket", Metrics: r.cfg.Metrics, Logger: r.cfg.Logger})
 	if err != nil {
 		return nil, warnings, err
 	}

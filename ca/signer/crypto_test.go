@@ -115,10 +115,10 @@ func TestMetrics(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	metrics := signer.NewMetrics(registry)
 	p := &place{key: newKey(t)}
-	errs := map[int]error{0: errTransient, 1: signer.Stale(errPermanent), 3: errPermanent}
+	errs := map[int]error{0: errTransient, 2: signer.Stale(errPermanent), 4: errPermanent}
 	p.onSign = func(_ context.Context, n int) error { return errs[n] }
 	s := p.signerOf(t, signer.Config{Metrics: metrics})
-	for range 2 {
+	for range 3 {
 		_, _ = s.Sign(t.Context(), message)
 	}
 	p.wrong.Store(true)
@@ -138,9 +138,9 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for series, want := range map[string]uint64{
-		"mayfly_signer_attempts_total 2026-a test ok": 1, "mayfly_signer_attempts_total 2026-a test transient": 1,
+		"mayfly_signer_attempts_total 2026-a test ok": 2, "mayfly_signer_attempts_total 2026-a test transient": 1,
 		"mayfly_signer_attempts_total 2026-a test lost": 1, "mayfly_signer_attempts_total 2026-a test refused": 1,
-		"mayfly_signer_attempts_total 2026-a test invalid": 1, "mayfly_signer_opens_total 2026-a test ok": 2, "mayfly_signer_duration_seconds 2026-a test": 1,
+		"mayfly_signer_attempts_total 2026-a test invalid": 1, "mayfly_signer_opens_total 2026-a test ok": 2, "mayfly_signer_duration_seconds 2026-a test": 2,
 	} {
 		if got[series] != want {
 			t.Errorf("%s is %d, want %d; there are %v", series, got[series], want, got)

@@ -4,6 +4,7 @@ package signer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,17 +15,8 @@ import (
 // begins with the octet of a SEQUENCE.
 const SelfTestMessage = "mayfly signer self-test"
 
-const (
-	// selfTestInterval is the age of the last result at which Tend starts a self-test. A key that
-	// serves requests needs no other test.
-	selfTestInterval = 15 * time.Second
-	// retestInterval is that age for a key that has failed or has never signed.
-	retestInterval = time.Second
-	// hangingInterval is for a failed key of which more than half of the possible calls hang: that
-	// age is one such interval for each call beyond half. Calls may never return, and once all
-	// hang the key cannot be tried again. This makes the calls last for hours.
-	hangingInterval = 30 * time.Second
-)
+// selfTestInterval is the age of the last result at which Tend tests a key that has not failed.
+const selfTestInterval = 15 * time.Second
 
 // SelfTest opens the key if necessary, then creates and verifies a signature. It ignores the
 // breaker.
@@ -36,12 +28,12 @@ func (s *Signer) Prove(ctx context.Context) error {
 	return s.selfTest(ctx, limits{proveTimeout, openTimeout})
 }
 
-func (s *Signer) selfTest(ctx context.Context, l limits) error {
+func (s *Signer) selfTest(ctx context.Context, l limits) (err error) {
 	if s.local != nil {
-		_, err := s.signLocally(ctx, []byte(SelfTestMessage), true)
-		return err
+		_, err = s.signLocally(ctx, []byte(SelfTestMessage), true)
+	} else {
+		_, err = s.try(ctx, []byte(SelfTestMessage), true, l)
 	}
-	_, err := s.try(ctx, []byte(SelfTestMessage), true, l)
 	return err
 }
 
@@ -52,13 +44,10 @@ func (s *Signer) Tend(ctx context.Context) {
 		return
 	}
 	interval := selfTestInterval
-	switch {
-	case s.hanging():
-		interval = time.Duration(len(s.calls)-cap(s.calls)/2) * hangingInterval
-	case s.breaker.StatusAt(time.Now()).Failures > 0 || !s.proven.Load():
-		interval = retestInterval
+	if !s.healthy() {
+		interval = probeInterval + s.probeDelay()
 	}
-	if time.Since(s.epoch)-time.Duration(s.learned.Load()) < interval || s.breaker.Rest().After(time.Now()) || !s.tending.CompareAndSwap(false, true) {
+	if s.resultAge() < interval || s.breaker.Rest().After(time.Now()) || !s.tending.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {
@@ -67,10 +56,18 @@ func (s *Signer) Tend(ctx context.Context) {
 	}()
 }
 
-// hanging reports whether the breaker is not closed and more than half of the possible calls are
-// under way.
-func (s *Signer) hanging() bool {
-	return len(s.calls) > cap(s.calls)/2 && !s.breaker.Closed()
+// resultAge returns the age of the last result that says something about the key.
+func (s *Signer) resultAge() time.Duration {
+	return time.Since(s.epoch) - time.Duration(s.lastResult.Load())
+}
+
+// probeDelay is the additional interval between two probes of a failed key. Calls may never return,
+// and once all hang the key cannot be tried again: this makes them last for half an hour.
+func (s *Signer) probeDelay() time.Duration { return time.Duration(len(s.calls)) * probeInterval }
+
+// healthy reports whether the last result that says something about the key was a success.
+func (s *Signer) healthy() bool {
+	return s.proven.Load() && s.breaker.StatusAt(time.Now()).Failures == 0
 }
 
 // Status is the state of a Signer at one moment.
@@ -100,7 +97,7 @@ func (s *Signer) Check(ctx context.Context) error {
 	case !status.Proven && status.LastError != nil:
 		return fmt.Errorf("it has never signed: %w", status.LastError)
 	case !status.Proven:
-		return fmt.Errorf("it has never signed")
+		return errors.New("it has never signed")
 	}
 	return nil
 }

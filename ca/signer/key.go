@@ -38,16 +38,6 @@ type Key interface {
 	Close() error
 }
 
-// Near is a Key in another process of ours on this machine. Its Sign returns as soon as its ctx
-// ends and does not panic, so its caller needs no extra goroutine. The other process verifies the
-// signatures that it gets from outside. Signer.Sign may therefore return them without
-// verification, like those of a key in memory.
-type Near interface {
-	Key
-	// Near does nothing.
-	Near()
-}
-
 // Remedy is what may help after a failure.
 type Remedy uint8
 

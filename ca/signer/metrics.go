@@ -11,48 +11,33 @@ import (
 )
 
 // result is the result of an attempt at a signature, as the label states it.
-type result uint8
+type result string
 
 const (
-	resultOK result = iota
-	// resultTransient: the attempt failed in a manner that may pass by itself.
-	resultTransient
-	// resultTimeout: the attempt used up its time without an answer.
-	resultTimeout
-	// resultLost: the key must be opened again.
-	resultLost
-	// resultInvalid: the signature does not verify.
-	resultInvalid
-	// resultRefused: the attempt failed in a manner that the operator must mend.
-	resultRefused
-	// resultCanceled: the caller has gone.
-	resultCanceled
-	// resultKeptAway: the key was not called, as the breaker was open or a RetryAfter ran.
-	resultKeptAway
-	// resultBusy: the key was not called or gave no answer, as other calls were before this one.
-	resultBusy
-	resultCount
+	resultOK        result = "ok"
+	resultTransient result = "transient" // it may pass by itself
+	resultTimeout   result = "timeout"   // the time was used up without an answer
+	resultLost      result = "lost"      // the key must be opened again
+	resultInvalid   result = "invalid"   // the signature does not verify
+	resultRefused   result = "refused"   // the operator must mend it
+	resultCanceled  result = "canceled"  // the caller has left
+	resultNotTried  result = "not_asked" // the breaker was open, or a RetryAfter ran
+	resultBusy      result = "busy"      // other calls were before this one
 )
 
-func (r result) String() string {
-	return [resultCount]string{"ok", "transient", "timeout", "lost", "invalid", "refused", "canceled", "not_asked", "busy"}[r]
-}
+var results = []result{resultOK, resultTransient, resultTimeout, resultLost, resultInvalid, resultRefused, resultCanceled, resultNotTried, resultBusy}
 
 func resultOf(err error) result {
 	var f *Failure
 	switch {
 	case err == nil:
 		return resultOK
-	case errors.Is(err, errSlow):
+	case errors.Is(err, errNoAnswer):
 		return resultTimeout
 	case errors.As(err, new(*invalidError)):
 		return resultInvalid
-	case errors.As(err, &f) && f.Remedy == Reopen:
-		return resultLost
-	case f != nil && f.Remedy == Wait:
-		return resultBusy
-	case f != nil:
-		return resultTransient
+	case errors.As(err, &f):
+		return map[Remedy]result{Retry: resultTransient, Reopen: resultLost, Wait: resultBusy}[f.Remedy]
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return resultCanceled
 	default:
@@ -72,16 +57,16 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mayfly_signer_duration_seconds",
-			Help:    "How long signatures took that were made, by authority and kind of signer.",
+			Help:    "Duration of successful signatures, by authority and kind of signer.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
 		}, []string{"authority", "kind"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_signer_attempts_total",
-			Help: "Attempts at a signature, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened again), invalid (the signature does not verify), refused (somebody has to mend it), canceled (the client had gone), not_asked (the breaker was open) or busy (others were before).",
+			Help: "Attempts at a signature, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened again), invalid (the signature does not verify), refused (the operator must mend it), canceled (the client has left), not_asked (the breaker was open) or busy (other signatures were before).",
 		}, []string{"authority", "kind", "result"}),
 		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_signer_opens_total",
-			Help: "Times that a key outside of this process was opened (logged in to, connected to), by authority, kind of signer and result: ok or error.",
+			Help: "Openings of a key outside of this process (login, look-up), by authority, kind of signer and result: ok or error.",
 		}, []string{"authority", "kind", "result"}),
 	}
 	registry.MustRegister(m.duration, m.attempts, m.opens)
@@ -92,7 +77,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 // since the rate of a series that begins with 1 is 0.
 type observer struct {
 	duration     prometheus.Observer // nil without metrics
-	results      [resultCount]prometheus.Counter
+	results      map[result]prometheus.Counter
 	ok, notOpens prometheus.Counter
 }
 
@@ -101,8 +86,9 @@ func (m *Metrics) observer(name, kind string) (o observer) {
 		return o
 	}
 	o.duration = m.duration.WithLabelValues(name, kind)
-	for r := range resultCount {
-		o.results[r] = m.attempts.WithLabelValues(name, kind, r.String())
+	o.results = map[result]prometheus.Counter{}
+	for _, r := range results {
+		o.results[r] = m.attempts.WithLabelValues(name, kind, string(r))
 	}
 	o.ok, o.notOpens = m.opens.WithLabelValues(name, kind, "ok"), m.opens.WithLabelValues(name, kind, "error")
 	return o

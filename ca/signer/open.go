@@ -10,62 +10,62 @@ import (
 	"log/slog"
 )
 
-// opening is an attempt to open the key. All callers that need the key wait for it.
-type opening struct {
-	done chan struct{} // closed when key and err are set
-	key  Key
-	err  error
+// get returns the key, and opens it if necessary. One opening serves all callers that wait for it.
+func (s *Signer) get(ctx context.Context) (Key, error) {
+	if key, err := s.opened(); key != nil || err != nil {
+		return key, err
+	}
+	opening := s.openings.DoChan("", func() (any, error) { return s.openKey(context.WithoutCancel(ctx)) })
+	select {
+	case result := <-opening:
+		key, _ := result.Val.(Key)
+		return key, result.Err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("opening the key continues: %w", ctx.Err())
+	}
 }
 
-// get returns the key, and opens it if necessary.
-func (s *Signer) get(ctx context.Context) (Key, error) {
+// opened returns the key if it is open, and ErrClosed after Close.
+func (s *Signer) opened() (Key, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.closed {
-		s.mu.Unlock()
 		return nil, ErrClosed
 	}
-	if key := s.key; key != nil {
-		s.mu.Unlock()
-		return key, nil
-	}
-	o := s.opening
-	if o == nil {
-		o = &opening{done: make(chan struct{})}
-		s.opening = o
-		go s.openKey(context.WithoutCancel(ctx), o)
-	}
-	s.mu.Unlock()
-	select {
-	case <-o.done:
-		return o.key, o.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("opening the key goes on: %w", ctx.Err())
-	}
+	return s.key, nil
 }
 
-// openKey opens the key for all callers that wait for o.
-func (s *Signer) openKey(ctx context.Context, o *opening) {
+func (s *Signer) isClosed() bool {
+	_, err := s.opened()
+	return err != nil
+}
+
+// openKey opens the key for all callers.
+func (s *Signer) openKey(ctx context.Context) (Key, error) {
+	if key, err := s.opened(); key != nil || err != nil {
+		return key, err // an earlier opening has just succeeded
+	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	o.key, o.err = s.openMatching(ctx)
-	if o.err != nil && ctx.Err() != nil && !IsTransient(o.err) || errors.Is(o.err, context.DeadlineExceeded) {
-		o.err = Transient(fmt.Errorf("opening the key: %w: %w", errSlow, o.err), 0)
+	key, err := s.openMatching(ctx)
+	if err != nil && ctx.Err() != nil && !IsTransient(err) || errors.Is(err, context.DeadlineExceeded) {
+		err = Transient(fmt.Errorf("opening the key: %w: %w", errNoAnswer, err), 0)
 	}
+	s.observe.opened(err)
+	if err != nil {
+		return nil, err
+	}
+	s.logger.LogAttrs(ctx, slog.LevelDebug, "the key of an authority was opened", slog.String("authority", s.name), slog.String("kind", s.kind))
 	s.mu.Lock()
-	s.opening = nil
 	closed := s.closed
-	if o.err == nil && !closed {
-		s.key = o.key
+	if !closed {
+		s.key = key
 	}
 	s.mu.Unlock()
-	s.observe.opened(o.err)
-	close(o.done)
-	switch {
-	case o.err == nil && closed:
-		_ = o.key.Close() // no caller has signed with it
-	case o.err == nil:
-		s.logger.LogAttrs(ctx, slog.LevelDebug, "the key of an authority was opened", slog.String("authority", s.name), slog.String("kind", s.kind))
+	if closed {
+		return nil, errors.Join(ErrClosed, key.Close())
 	}
+	return key, nil
 }
 
 func (s *Signer) openMatching(ctx context.Context) (key Key, err error) {
@@ -74,8 +74,7 @@ func (s *Signer) openMatching(ctx context.Context) (key Key, err error) {
 			key, err = nil, fmt.Errorf("opening the key: panic: %v", p)
 		}
 	}()
-	key, err = s.open(ctx)
-	if err != nil {
+	if key, err = s.open(ctx); err != nil {
 		return nil, err
 	}
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(s.public) {
@@ -85,21 +84,15 @@ func (s *Signer) openMatching(ctx context.Context) (key Key, err error) {
 	return key, nil
 }
 
-func (s *Signer) isClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
-
-// drop forgets key, so that the next attempt opens the key again.
+// drop closes key, so that the next attempt opens the key again.
 func (s *Signer) drop(ctx context.Context, key Key, why error) {
 	s.mu.Lock()
-	lost := s.key == key
-	if lost {
+	current := s.key == key
+	if current {
 		s.key = nil
 	}
 	s.mu.Unlock()
-	if !lost {
+	if !current {
 		return // another caller was first
 	}
 	level := slog.LevelWarn

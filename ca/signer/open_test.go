@@ -58,7 +58,7 @@ func TestOpening(t *testing.T) {
 		"and it fails":     {func(context.Context, int) error { time.Sleep(time.Millisecond); return errPermanent }, "403", 1},
 		"and it may pass":  {failing(1, errTransient), "", 2},
 		"and panics":       {func(context.Context, int) error { time.Sleep(time.Millisecond); panic("out of its mind") }, "panic: out of its mind", 1},
-		"and never comes":  {func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }, "opening the key goes on: context deadline exceeded", 1},
+		"and never comes":  {func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }, "opening the key continues: context deadline exceeded", 1},
 		"once it answered": {func(_ context.Context, n int) error { time.Sleep(time.Duration(n) * time.Hour); return nil }, "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {

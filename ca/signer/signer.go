@@ -3,6 +3,7 @@
 package signer
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
@@ -21,10 +24,8 @@ const (
 	defaultTimeout = 1500 * time.Millisecond
 	// defaultAttempt bounds one attempt, so that there is time for another.
 	defaultAttempt = 700 * time.Millisecond
-	// maxAttempts is the number of attempts at one signature.
-	maxAttempts = 3
-	// firstPause precedes the second attempt; the third attempt waits three times as long.
-	firstPause = 25 * time.Millisecond
+	// retryPause precedes the second attempt.
+	retryPause = 25 * time.Millisecond
 	// openTimeout bounds the opening of a key, which may log in, list and look up.
 	openTimeout = 5 * time.Second
 	// proveTimeout bounds the first signature of a key. Only a start or a reload waits for it.
@@ -52,6 +53,9 @@ type Config struct {
 	Open func(ctx context.Context) (Key, error)
 	// Timeout bounds a signature, Attempt one attempt at it; zero for 1.5 s and 700 ms.
 	Timeout, Attempt time.Duration
+	// Verified states that the place of the key has verified its signatures, as another process of
+	// ours has. Sign may then skip that, as with a key in memory.
+	Verified bool
 	// Concurrency bounds the calls that are under way; zero for 64.
 	Concurrency int
 	// Metrics receives the results of attempts; nil for none.
@@ -68,6 +72,7 @@ type Signer struct {
 	algorithm  certs.SignatureAlgorithm
 	local      Key // the key if it is in this process's memory, otherwise nil
 	open       func(context.Context) (Key, error)
+	verified   bool
 	limits     limits
 	calls      chan struct{} // an element for each call under way
 	breaker    breaker.Breaker
@@ -76,15 +81,15 @@ type Signer struct {
 
 	proven  atomic.Bool // a signature has verified
 	tending atomic.Bool // a self-test of Tend is under way
-	// learned is when an attempt last gave a result about the key, and signed when one last
-	// succeeded, in nanoseconds since epoch.
-	learned, signed atomic.Int64
-	epoch           time.Time
+	// lastResult is when an attempt last gave a result that says something about the key, in
+	// nanoseconds since epoch.
+	lastResult atomic.Int64
+	epoch      time.Time
+	openings   singleflight.Group
 
-	mu      sync.Mutex // guards the fields below
-	key     Key        // nil until it is opened, and after it was lost
-	opening *opening   // nil if no opening is under way
-	closed  bool
+	mu     sync.Mutex // guards the fields below
+	key    Key        // nil until it is opened, and after it was lost
+	closed bool
 }
 
 // limits bound a signature with all its attempts, and one attempt.
@@ -97,9 +102,9 @@ func New(cfg Config) (*Signer, error) {
 		return nil, err
 	}
 	s := &Signer{
-		name: cfg.Name, kind: cfg.Kind, public: cfg.Public, algorithm: algorithm, open: cfg.Open,
-		limits:  limits{orDefault(cfg.Timeout, defaultTimeout), orDefault(cfg.Attempt, defaultAttempt)},
-		calls:   make(chan struct{}, orDefault(cfg.Concurrency, defaultConcurrency)),
+		name: cfg.Name, kind: cfg.Kind, public: cfg.Public, algorithm: algorithm, open: cfg.Open, verified: cfg.Verified,
+		limits:  limits{cmp.Or(cfg.Timeout, defaultTimeout), cmp.Or(cfg.Attempt, defaultAttempt)},
+		calls:   make(chan struct{}, cmp.Or(cfg.Concurrency, defaultConcurrency)),
 		breaker: breaker.Breaker{Threshold: breakerThreshold, Interval: probeInterval, MaxRest: maxRest},
 		observe: cfg.Metrics.observer(cfg.Name, cfg.Kind), logger: cfg.Logger, epoch: time.Now(),
 	}
@@ -120,14 +125,6 @@ func Local(name string, key crypto.Signer, metrics *Metrics) (*Signer, error) {
 	return s, nil
 }
 
-func orDefault[T comparable](value, fallback T) T {
-	var zero T
-	if value == zero {
-		return fallback
-	}
-	return value
-}
-
 // Name returns the name of the authority.
 func (s *Signer) Name() string { return s.name }
 
@@ -138,24 +135,10 @@ func (s *Signer) Public() crypto.PublicKey { return s.public }
 func (s *Signer) Algorithm() certs.SignatureAlgorithm { return s.algorithm }
 
 // Sign returns the signature over message, which is not hashed. Sign has verified the signature,
-// unless the key is in this process's memory, or is Near with no failure counted against it. The
-// caller may then send the signature only to a log, which verifies it.
+// unless the key is in this process's memory, or is Verified and has not failed. The caller may then
+// send the signature only to a log, which verifies it.
 func (s *Signer) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	return s.sign(ctx, message, false)
-}
-
-func (s *Signer) sign(ctx context.Context, message []byte, always bool) ([]byte, error) {
-	if s.local != nil {
-		return s.signLocally(ctx, message, always)
-	}
-	now := time.Now()
-	if rest := s.breaker.Rest().Sub(now); rest > 0 {
-		return nil, s.keptAway(rest, "wants to be left alone")
-	}
-	if !s.breaker.Closed() && (s.hanging() || !s.breaker.Probe(now)) {
-		return nil, s.keptAway(s.breaker.StatusAt(now).Probe, "has failed several times in a row")
-	}
-	return s.try(ctx, message, always, s.limits)
 }
 
 // SignVerified is Sign, but always verifies the signature.
@@ -163,10 +146,24 @@ func (s *Signer) SignVerified(ctx context.Context, message []byte) ([]byte, erro
 	return s.sign(ctx, message, true)
 }
 
-func (s *Signer) signLocally(ctx context.Context, message []byte, always bool) (signature []byte, err error) {
+func (s *Signer) sign(ctx context.Context, message []byte, verify bool) ([]byte, error) {
+	if s.local != nil {
+		return s.signLocally(ctx, message, verify)
+	}
+	now := time.Now()
+	if rest := s.breaker.Rest().Sub(now); rest > 0 {
+		return nil, s.notTried(rest, "asked not to be called")
+	}
+	if !s.breaker.Closed() && (s.resultAge() < s.probeDelay() || !s.breaker.Probe(now)) {
+		return nil, s.notTried(s.breaker.StatusAt(now).Probe, "has failed several times in a row")
+	}
+	return s.try(ctx, message, verify, s.limits)
+}
+
+func (s *Signer) signLocally(ctx context.Context, message []byte, verify bool) (signature []byte, err error) {
 	began := time.Now()
 	signature, err = s.local.Sign(ctx, message)
-	if err == nil && always {
+	if err == nil && verify {
 		err = s.verify(signature, message)
 	}
 	s.observe.attempt(resultOf(err), time.Since(began))
@@ -190,12 +187,12 @@ type invalidError struct{ error }
 
 func (e *invalidError) Unwrap() error { return e.error }
 
-// keptAway returns the error of a signature that was not tried.
-func (s *Signer) keptAway(rest time.Duration, why string) error {
-	err := fmt.Errorf("the key was not asked: it %s", why)
+// notTried returns the error of a signature for which the key was not called.
+func (s *Signer) notTried(rest time.Duration, why string) error {
+	err := fmt.Errorf("the key was not called: it %s", why)
 	if last := s.breaker.StatusAt(time.Now()).LastError; last != nil {
 		err = fmt.Errorf("%w, the last time with: %w", err, last)
 	}
-	s.observe.attempt(resultKeptAway, 0)
+	s.observe.attempt(resultNotTried, 0)
 	return Transient(err, max(rest, time.Millisecond))
 }

@@ -134,8 +134,7 @@ func TestAttempts(t *testing.T) {
 	}{
 		"at once":                   {nil, 1, ""},
 		"after a transient failure": {failing(1, errTransient), 2, ""},
-		"after two":                 {failing(2, errTransient), 3, ""},
-		"not after three":           {failing(3, errTransient), 3, "500: it is out of order"},
+		"not after two":             {failing(2, errTransient), 2, "500: it is out of order"},
 		"not after a permanent one": {failing(1, errPermanent), 1, "403: allow it in kms.uri"},
 		"not after a Retry-After":   {failing(1, signer.Transient(errors.New("429"), time.Second)), 1, "429"},
 		"closed by somebody else":   {failing(1, signer.ErrClosed), 2, ""},

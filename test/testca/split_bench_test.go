@@ -97,7 +97,7 @@ func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
-	s, err := signer.New(signer.Config{Name: "bench", Kind: "socket", Public: key.Public(), Open: func(ctx context.Context) (signer.Key, error) {
+	s, err := signer.New(signer.Config{Name: "bench", Kind: "socket", Public: key.Public(), Verified: true, Open: func(ctx context.Context) (signer.Key, error) {
 		return socket.Open(ctx, socket.Config{Path: filepath.Join(dir, "s"), Public: key.Public()})
 	}})
 	if err != nil {

@@ -233,12 +233,12 @@ func (p Place) survives(t *testing.T, f Fault) {
 	}
 	mend()
 	for _, s := range []*signer.Signer{s, late} {
-		Await(t, "a signature after the fault", func() error {
-			_, err := s.Sign(t.Context(), []byte("mended"))
-			return err
-		})
+		Await(t, "a self-test after the fault", func() error { return s.SelfTest(t.Context()) })
+		if _, err := s.Sign(t.Context(), []byte("mended")); err != nil {
+			t.Errorf("a signature after the fault: %v", err)
+		}
 		if err := s.Check(t.Context()); err != nil {
-			t.Errorf("readiness does not know that it is over: %v", err)
+			t.Errorf("readiness after the fault: %v", err)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -66,8 +65,8 @@ func (p *place) gone(t *testing.T) func() {
 	return func() { p.start() }
 }
 
-// replaced puts another server at the socket, which answers a request with said and hangs up.
-func (p *place) replaced(said []byte) func(*testing.T) func() {
+// replaced puts another server at the socket, which answers each request with answer and disconnects.
+func (p *place) replaced(answer string) func(*testing.T) func() {
 	return func(t *testing.T) func() {
 		p.stop(t)
 		l, err := net.Listen("unix", p.path)
@@ -83,7 +82,7 @@ func (p *place) replaced(said []byte) func(*testing.T) func() {
 				go func() {
 					defer func() { _ = c.Close() }()
 					if _, err := c.Read(make([]byte, 4096)); err == nil {
-						_, _ = c.Write(said)
+						_, _ = io.WriteString(c, answer)
 					}
 				}()
 			}
@@ -113,7 +112,8 @@ func TestConformance(t *testing.T) {
 	file := newPath(t)
 	write(t, file)
 
-	const running = "is mayfly signer running? it makes the socket that ca.signer_socket names"
+	const running, release = "is mayfly signer running?", "this release"
+	ok := "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n"
 	answers := func(err error) func(*testing.T) func() {
 		return p.signs(func(context.Context, [sha256.Size]byte, []byte) ([]byte, error) { return nil, err })
 	}
@@ -122,12 +122,13 @@ func TestConformance(t *testing.T) {
 		Faults: []signertest.Fault{
 			{Name: "not running", Begin: p.gone, Transient: true, Wants: []string{p.path, "no such file", running}},
 			{Name: "hangs", Begin: p.signs(hang), Transient: true, Silent: true, Wants: []string{"deadline exceeded"}},
-			{Name: "hangs up", Begin: p.replaced(nil), Transient: true, Wants: []string{p.path, running}},
-			{Name: "hangs up midway", Begin: p.replaced([]byte{0, 0, 0, 84, 1, 0}), Transient: true, Wants: []string{p.path, "went away while it answered", running}},
-			{Name: "is something else", Begin: p.replaced([]byte("HTTP/1.1 400 Bad Request\r\n")), Wants: []string{p.path, "does another program listen there"}},
-			{Name: "answers what nobody asked", Begin: p.replaced([]byte{0, 0, 0, 13, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1}), Wants: []string{p.path, "it is for nobody"}},
-			{Name: "is another release", Begin: p.replaced([]byte{0, 0, 0, 13, 2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}), Wants: []string{p.path, "version is 2, not 1"}},
-			{Name: "its own key is out", Begin: answers(signer.Transient(errors.New("the token was taken out"), 0)), Transient: true, Wants: []string{p.path, "cannot be used right now", "the token was taken out"}},
+			{Name: "disconnects", Begin: p.replaced(""), Transient: true, Wants: []string{p.path, release}},
+			{Name: "disconnects within an answer", Begin: p.replaced(ok), Transient: true, Wants: []string{p.path, release}},
+			{Name: "is another program", Begin: p.replaced("220 ready\r\n"), Transient: true, Wants: []string{p.path, release}},
+			{Name: "is the release before", Begin: p.replaced("\x00\x00\x00\x0d\x01\x05\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00."), Transient: true, Wants: []string{p.path, release}},
+			{Name: "is a later release", Begin: p.replaced(ok + "Mayfly-Signer-Version: 3\r\n\r\n."), Wants: []string{p.path, `version "3"`, "run the same release"}},
+			{Name: "sends too much", Begin: p.replaced("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"), Transient: true, Wants: []string{p.path, "5000 octets"}},
+			{Name: "its own key is out", Begin: answers(signer.Transient(errors.New("the token was taken out"), 0)), Transient: true, Wants: []string{p.path, "its key is unavailable", "the token was taken out"}},
 			{Name: "has not taken up the key", Begin: answers(socket.ErrUnknownKey), Transient: true, Wants: []string{p.path, "does not have the key", "does it read the same one?"}},
 			{Name: "does not permit it", Begin: answers(errors.Join(socket.ErrNotPermitted, errPolicy)), Wants: []string{p.path, "it may not sign this", "it has basic constraints"}},
 			{Name: "signs wrongly", Begin: p.signs(signWrongly(p)), Wants: []string{"does not verify"}},
@@ -238,76 +239,6 @@ func TestWhatIsSaidOfTheKeyIsHeard(t *testing.T) {
 				t.Errorf("%d failures count, want %d", n, test.failures)
 			}
 		})
-	}
-}
-
-// Connections are reused, for requests in sequence and for concurrent ones.
-func TestConnectionsAreKept(t *testing.T) {
-	t.Parallel()
-	key, path := newKey(t), newPath(t)
-	server := serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, key)})
-	opened := open(t, path, key)
-	most := (runtime.GOMAXPROCS(0) + 3) / 4
-	for range most { // each request that needs a missing connection opens one
-		_, err := opened.Sign(t.Context(), []byte("first"))
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	var wg sync.WaitGroup
-	for i := range 20 {
-		wg.Go(func() {
-			for range 20 {
-				signature, err := opened.Sign(t.Context(), []byte{byte(i)})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				verify(t, key, []byte{byte(i)}, signature)
-			}
-		})
-	}
-	wg.Wait()
-	if got := server.log.count("has connected"); got > most {
-		t.Errorf("400 signatures took %d connections, want at most %d", got, most)
-	}
-}
-
-// A caller that stops waiting for its answer leaves the connection usable for the others.
-func TestAbandonedRequestsHarmNobody(t *testing.T) {
-	t.Parallel()
-	key, path := newKey(t), newPath(t)
-	asked, answer := make(chan struct{}), make(chan struct{})
-	sign := signWith(t, key)
-	server := serve(t, socket.ServerConfig{Path: path, Sign: func(ctx context.Context, id [sha256.Size]byte, message []byte) ([]byte, error) {
-		if string(message) == "abandoned" {
-			asked <- struct{}{}
-			<-answer
-		}
-		return sign(ctx, id, message)
-	}})
-	opened := open(t, path, key)
-	for range 3 {
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() {
-			_, err := opened.Sign(ctx, []byte("abandoned"))
-			ended <- err
-		}()
-		<-asked
-		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("got error %v", err)
-		}
-		answer <- struct{}{}
-		signature, err := opened.Sign(t.Context(), []byte("message"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		verify(t, key, []byte("message"), signature)
-	}
-	if got, most := server.log.count("has connected"), (runtime.GOMAXPROCS(0)+3)/4; got > most {
-		t.Errorf("it took %d connections, want at most %d", got, most)
 	}
 }
 

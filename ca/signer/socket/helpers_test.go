@@ -17,9 +17,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
@@ -121,34 +121,12 @@ func (r *record) count(text string) int {
 // await waits until the log holds text.
 func (r *record) await(t *testing.T, text string) {
 	t.Helper()
-	await(t, "the log with "+text, func() error {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if !strings.Contains(r.all.String(), text) {
-			return fmt.Errorf("the log is:\n%s", r.all.String())
+	signertest.Await(t, "a line in the log", func() error {
+		if r.count(text) == 0 {
+			return fmt.Errorf("no line has %q", text)
 		}
 		return nil
 	})
-}
-
-// await calls try for some seconds until it returns nil.
-func await(t *testing.T, what string, try func() error) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-deadline.C:
-			t.Fatalf("%s: %v", what, err)
-		case <-tick.C:
-		}
-	}
 }
 
 func open(t testing.TB, path string, key *ecdsa.PrivateKey) signer.Key {

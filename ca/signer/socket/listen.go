@@ -10,11 +10,27 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 )
 
-// staleTimeout bounds the wait for a socket that another process may use.
-const staleTimeout = time.Second
+// overflowID is the ID that Linux shows for every user or group of another user namespace
+// (user_namespaces(7)).
+const overflowID = 65534
+
+// listen creates the socket at path with mode. checkFolder has ensured that no other user can
+// replace the file, and the server admits only allowed users whatever its mode.
+func listen(path string, mode fs.FileMode) (listener *net.UnixListener, file fs.FileInfo, err error) {
+	if listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
+		return nil, nil, err
+	}
+	listener.SetUnlinkOnClose(false) // stopListening first checks that the file is its own
+	if err = os.Chmod(path, mode); err == nil {
+		file, err = os.Lstat(path)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, listener.Close(), os.Remove(path))
+	}
+	return listener, file, nil
+}
 
 // checkFolder requires that no other user can replace the socket at path. A sticky folder is not
 // enough: any user can then create the socket before the signer does.
@@ -23,17 +39,17 @@ func checkFolder(path string) error {
 	info, err := os.Stat(folder)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the folder %s of the socket is not there; make it with mode 0750, belonging to the signer's user and the server's group: all who can reach the socket can keep the server from it", folder)
+		return fmt.Errorf("the folder %s of the socket does not exist; create it with mode 0750, for the signer's user and the server's group: any process that can connect can keep the server from it", folder)
 	case err != nil:
-		return fmt.Errorf("asking for the mode of the socket's folder: %w", err)
+		return fmt.Errorf("reading the mode of the socket's folder: %w", err)
 	case !info.IsDir():
 		return fmt.Errorf("%s, in which the socket is to be, is no folder", folder)
 	}
 	if own, owner := uint32(os.Geteuid()), ownerOf(info); owner != 0 && owner != own {
-		return fmt.Errorf("the folder %s belongs to uid %d, who can put another socket in the place of this one; run: chown %d %[1]s", folder, owner, own)
+		return fmt.Errorf("the folder %s belongs to uid %d, which can replace the socket; run: chown %d %[1]s", folder, owner, own)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("others than its owner may write to %s, whose mode is %04o, and so put another socket in the place of this one; run: chmod go-w %[1]s", folder, mode)
+		return fmt.Errorf("users other than its owner may write to %s, whose mode is %04o, and can replace the socket; run: chmod go-w %[1]s", folder, mode)
 	}
 	return nil
 }
@@ -46,22 +62,18 @@ func ownerOf(info fs.FileInfo) uint32 {
 	return overflowID
 }
 
-func another(path string) error {
-	return fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
-}
-
-// lock locks path against other signers until unlock, or until the process exits. The file stays:
-// if it were removed, one signer could lock it while another creates and locks a new one.
+// lock locks path against other signers until the file is closed, or the process exits. The file
+// stays: if it were removed, one signer could lock it while another creates and locks a new one.
 func lock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path+".lock", os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("locking the path of the socket: %w; the folder and that file have to belong to the signer's user", err)
+		return nil, fmt.Errorf("locking the path of the socket: %w; the folder and that file must belong to the signer's user", err)
 	}
 	switch err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
 	case err == nil:
 		return file, nil
 	case errors.Is(err, syscall.EWOULDBLOCK):
-		err = another(path)
+		err = fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
 	default:
 		err = fmt.Errorf("locking %s: %w", file.Name(), err)
 	}
@@ -73,8 +85,8 @@ func unlock(file *os.File) error {
 	return errors.Join(syscall.Flock(int(file.Fd()), syscall.LOCK_UN), file.Close())
 }
 
-// removeStale removes the file at path only if it is a socket without a listener. Its caller holds
-// the lock of path. Programs other than mayfly signer do not take that lock.
+// removeStale removes the socket that an earlier signer left at path. Its caller holds the lock of
+// path, so that no signer listens there.
 func removeStale(path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -83,19 +95,10 @@ func removeStale(path string) error {
 	case err != nil:
 		return fmt.Errorf("looking for an older socket: %w", err)
 	case info.Mode()&fs.ModeSocket == 0:
-		return fmt.Errorf("%s is there, and is no socket; it stays: name another path, or move it away", path)
+		return fmt.Errorf("%s exists and is no socket; it stays: name another path, or move it away", path)
 	}
-	c, err := net.DialTimeout("unix", path, staleTimeout)
-	switch {
-	case err == nil:
-		_ = c.Close()
-		return another(path)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("removing the socket of one that has gone: %w", err)
-		}
-		return nil
-	default:
-		return fmt.Errorf("asking whether another mayfly signer runs at %s: %w", path, err)
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("removing the socket of an earlier signer: %w", err)
 	}
+	return nil
 }

@@ -63,19 +63,19 @@ func TestListenAndWhatIsThere(t *testing.T) {
 		"another signer": {before: func(t *testing.T, path string) {
 			serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
 		}, want: "another mayfly signer runs at", stays: true},
-		"a file": {before: func(t *testing.T, path string) { write(t, path) }, want: "is no socket; it stays", stays: true},
+		"a file": {before: func(t *testing.T, path string) { write(t, path) }, want: "is no socket", stays: true},
 		"a link": {before: func(t *testing.T, path string) {
 			write(t, path+".key")
 			if err := os.Symlink(path+".key", path); err != nil {
 				t.Fatal(err)
 			}
-		}, want: "is no socket; it stays", stays: true},
-		"a folder":          {before: func(t *testing.T, path string) { mkdir(t, path, 0o755) }, want: "is no socket; it stays", stays: true},
+		}, want: "is no socket", stays: true},
+		"a folder":          {before: func(t *testing.T, path string) { mkdir(t, path, 0o755) }, want: "is no socket", stays: true},
 		"an open folder":    {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o757) }, want: "run: chmod go-w"},
 		"a group's folder":  {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o775) }, want: "run: chmod go-w"},
 		"a sticky folder":   {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky) }, want: "run: chmod go-w"},
 		"another's folder":  {before: func(t *testing.T, path string) { chown(t, filepath.Dir(path), 4711) }, want: "belongs to uid 4711"},
-		"no folder":         {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)) }, want: "make it with mode 0750"},
+		"no folder":         {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)) }, want: "mode 0750"},
 		"a file for folder": {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)); write(t, filepath.Dir(path)) }, want: "is no folder"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,5 +230,5 @@ func TestCheck(t *testing.T) {
 	}
 	holds(t, s.Check(t.Context()), "--socket", path, "restart mayfly signer")
 	stale(t, path)
-	holds(t, s.Check(t.Context()), "--socket", path, "something else in the place", "restart mayfly signer")
+	holds(t, s.Check(t.Context()), "--socket", path, "replaced", "restart mayfly signer")
 }

@@ -8,35 +8,49 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log"
 	"log/slog"
-	"math"
 	"net"
+	"net/http"
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 const (
-	defaultConnections = 64
-	defaultIdle        = 2 * time.Minute
-	defaultRead        = 5 * time.Second
-	defaultRequest     = 5 * time.Second
-	defaultShutdown    = 5 * time.Second
+	keyIDSize = sha256.Size
 
-	// acceptPause is how long a server that cannot accept waits for a free file descriptor or free
-	// memory.
-	acceptPause = 50 * time.Millisecond
-	// abandonPause bounds the wait for requests after their cancellation.
-	abandonPause = time.Second
+	// defaultConnections has room for the calls of several servers and keys.
+	defaultConnections = 256
+	maxHeader          = 4 << 10
+	// readTimeout bounds the arrival of a request, requestTimeout the signing.
+	readTimeout     = 5 * time.Second
+	requestTimeout  = 5 * time.Second
+	idleTimeout     = 2 * time.Minute
+	defaultShutdown = 5 * time.Second
 
-	// overflowID is the ID that Linux shows for every user or group of another user namespace
-	// (user_namespaces(7)).
-	overflowID = 65534
+	// lineInterval is the minimum interval between lines with the same message.
+	lineInterval = time.Second
 )
+
+// Refusal is a kind of refusal by a Server: the value of a label.
+type Refusal string
+
+// The refusals. A peer that is not allowed can cause only the first one.
+const (
+	RefusedConnection   Refusal = "connection"    // a peer that is not allowed, or one too many
+	RefusedMalformed    Refusal = "malformed"     // a request that does not parse
+	RefusedNotPermitted Refusal = "not_permitted" // Sign returned ErrNotPermitted
+	RefusedUnknownKey   Refusal = "unknown_key"   // Sign returned ErrUnknownKey
+)
+
+// Refusals returns all of them, for metrics.
+func Refusals() []Refusal {
+	return []Refusal{RefusedConnection, RefusedMalformed, RefusedNotPermitted, RefusedUnknownKey}
+}
 
 // ServerConfig is the configuration of a Server.
 type ServerConfig struct {
@@ -61,15 +75,9 @@ type ServerConfig struct {
 	// Refused is called for each refusal, also for those that are not logged; nil for none. Its
 	// calls may be concurrent.
 	Refused func(Refusal)
-	// MaxConnections bounds the connections; zero for 64. Further connections are closed at
+	// MaxConnections bounds the connections; zero for 256. Further connections are closed at
 	// once.
 	MaxConnections int
-	// IdleTimeout is how long a connection is kept without a request, or while the peer reads no
-	// answer; zero for 2 min. It may be half of that.
-	IdleTimeout time.Duration
-	// ReadTimeout bounds the arrival of a request after its first octet, RequestTimeout the
-	// signing of a request; zero for 5 s each.
-	ReadTimeout, RequestTimeout time.Duration
 	// ShutdownTimeout bounds the requests that are under way when the Server must stop; zero for
 	// 5 s.
 	ShutdownTimeout time.Duration
@@ -83,10 +91,12 @@ type Server struct {
 	file     fs.FileInfo // of the socket that listener created
 	lock     *os.File    // held while it listens
 
-	closing  atomic.Bool
-	mu       sync.Mutex                 // guards the fields below
-	open     map[*net.UnixConn]struct{} // every connection
-	handlers sync.WaitGroup             // one for each connection
+	http     http.Server
+	requests context.Context // ends when no request may continue
+	cancel   context.CancelFunc
+
+	mu   sync.Mutex // guards the field below
+	open map[net.Conn]http.ConnState
 }
 
 // NewServer returns a Server that does nothing yet.
@@ -95,10 +105,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("--socket: %w", err)
 	}
 	if cfg.Sign == nil {
-		return nil, errors.New("a server needs something that signs")
+		return nil, errors.New("Sign is required")
 	}
 	if slices.Contains(cfg.AllowUIDs, overflowID) {
-		return nil, fmt.Errorf("--allow-user: the ID %d is nobody's: the kernel shows everybody under it who is of another user namespace; allow the IDs that they have here", overflowID)
+		return nil, fmt.Errorf("--allow-user: the kernel shows the ID %d for every user of another user namespace; allow the IDs that they have here", overflowID)
 	}
 	if len(cfg.AllowUIDs) == 0 {
 		cfg.AllowUIDs = []uint32{uint32(os.Geteuid())}
@@ -106,15 +116,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.MaxConnections == 0 {
 		cfg.MaxConnections = defaultConnections
 	}
-	for _, d := range []struct {
-		value    *time.Duration
-		fallback time.Duration
-	}{
-		{&cfg.IdleTimeout, defaultIdle}, {&cfg.ReadTimeout, defaultRead}, {&cfg.RequestTimeout, defaultRequest}, {&cfg.ShutdownTimeout, defaultShutdown},
-	} {
-		if *d.value == 0 {
-			*d.value = d.fallback
-		}
+	if cfg.ShutdownTimeout == 0 {
+		cfg.ShutdownTimeout = defaultShutdown
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -122,17 +125,21 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Refused == nil {
 		cfg.Refused = func(Refusal) {}
 	}
-	return &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}, open: map[*net.UnixConn]struct{}{}}, nil
+	s := &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}, open: map[net.Conn]http.ConnState{}}
+	s.requests, s.cancel = context.WithCancel(context.Background())
+	s.http = http.Server{
+		Handler: http.HandlerFunc(s.answer), ConnState: s.changed, ErrorLog: log.New(errorLog{s}, "", 0),
+		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: readTimeout + 2*requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+	}
+	return s, nil
 }
 
-// mode returns the mode of the socket's file: as narrow as AllowUIDs permits. If other users are
-// allowed, every user can connect, and allowed decides.
-func (s *Server) mode() fs.FileMode {
-	own := uint32(os.Geteuid())
-	if !slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
-		return 0o600
-	}
-	return 0o666
+// errorLog receives the errors of net/http: of accepting connections.
+type errorLog struct{ s *Server }
+
+func (l errorLog) Write(line []byte) (int, error) {
+	l.s.log.Log(l.s.requests, slog.LevelError, "error in the server of the signer's socket", slog.String("error", cut(string(line), maxLogged)))
+	return len(line), nil
 }
 
 // Listen creates the socket. Clients that connect wait until Serve is called.
@@ -154,9 +161,14 @@ func (s *Server) listen() error {
 	if err := removeStale(s.cfg.Path); err != nil {
 		return errors.Join(err, unlock(lock))
 	}
-	listener, file, err := listen(s.cfg.Path, s.mode())
+	// If other users are allowed, every user can connect, and Accept decides.
+	mode, own := fs.FileMode(0o600), uint32(os.Geteuid())
+	if slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
+		mode = 0o666
+	}
+	listener, file, err := listen(s.cfg.Path, mode)
 	if err != nil {
-		return errors.Join(fmt.Errorf("making the socket %s: %w", s.cfg.Path, err), unlock(lock))
+		return errors.Join(fmt.Errorf("creating the socket %s: %w", s.cfg.Path, err), unlock(lock))
 	}
 	s.listener, s.file, s.lock = listener, file, lock
 	return nil
@@ -167,9 +179,9 @@ func (s *Server) listen() error {
 func (s *Server) Check(context.Context) error {
 	switch now, err := os.Lstat(s.cfg.Path); {
 	case err != nil:
-		return fmt.Errorf("--socket: looking for the socket: %w; no server can connect any more: restart mayfly signer", err)
+		return fmt.Errorf("--socket: looking for the socket: %w; no server can connect: restart mayfly signer", err)
 	case !os.SameFile(now, s.file):
-		return fmt.Errorf("--socket: somebody has put something else in the place of %s, and no server can connect any more: find out who, and restart mayfly signer", s.cfg.Path)
+		return fmt.Errorf("--socket: another process has replaced %s, and no server can connect: find that process, and restart mayfly signer", s.cfg.Path)
 	}
 	return nil
 }
@@ -180,121 +192,48 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.listener == nil {
 		return errors.New("serving before listening")
 	}
-	// Requests continue for a while after ctx has ended.
-	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	stopListening := sync.OnceFunc(s.stopListening)
-	defer context.AfterFunc(ctx, stopListening)()
-	for !s.closing.Load() {
-		c, err := s.listener.AcceptUnix()
-		switch {
-		case err == nil:
-			s.admit(requests, c)
-		case !s.closing.Load():
-			s.log.Log(ctx, slog.LevelError, "a connection to the signer's socket could not be accepted", slog.Any("error", err))
-			select {
-			case <-time.After(acceptPause):
-			case <-ctx.Done():
-			}
-		}
+	defer s.cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- s.http.Serve(admitting{s}) }()
+	var serving error
+	select {
+	case <-ctx.Done():
+	case serving = <-failed:
 	}
-	stopListening() // waits for it to return: a successor may listen when Serve has returned
-	return s.finish(cancel)
+	s.stopListening()
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
+	defer cancel()
+	if err := s.http.Shutdown(bounded); err != nil {
+		s.cancel()
+		return errors.Join(serving, fmt.Errorf("requests were still under way %s after the stop, and got no answer", s.cfg.ShutdownTimeout), s.http.Close())
+	}
+	return serving
 }
 
-// stopListening removes the socket while it still listens. So the removed socket cannot be that of
-// a successor, which would still find ours alive.
+// stopListening removes the socket before another signer can listen, which the lock prevents until
+// then. It closes connections without a request: http.Server would wait for one.
 func (s *Server) stopListening() {
-	s.closing.Store(true)
 	if now, err := os.Lstat(s.cfg.Path); err == nil && os.SameFile(now, s.file) {
 		_ = os.Remove(s.cfg.Path)
 	}
 	_ = s.listener.Close()
 	_ = unlock(s.lock)
-}
-
-// finish wakes the handlers that wait for a request, and waits for the others.
-func (s *Server) finish(cancel context.CancelFunc) error {
-	s.each(func(c *net.UnixConn) { _ = c.SetReadDeadline(time.Unix(1, 0)) })
-	done := make(chan struct{})
-	go func() {
-		s.handlers.Wait()
-		close(done)
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-time.After(s.cfg.ShutdownTimeout):
-	}
-	cancel()
-	s.each(func(c *net.UnixConn) { _ = c.Close() })
-	select {
-	case <-done:
-	case <-time.After(abandonPause):
-	}
-	return fmt.Errorf("requests were still under way %s after the end, and got no answer", s.cfg.ShutdownTimeout)
-}
-
-func (s *Server) each(do func(*net.UnixConn)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.open {
-		do(c)
-	}
-}
-
-// admit starts a handler for c if its peer is allowed and a connection is free.
-func (s *Server) admit(ctx context.Context, c *net.UnixConn) {
-	p, err := peerOf(c)
-	refuse := func(why string) {
-		s.cfg.Refused(RefusedConnection)
-		s.log.Log(ctx, slog.LevelWarn, why, p.attrs(), slog.Any("error", err))
-		_ = c.Close()
-	}
-	switch {
-	case err != nil:
-		refuse("a process whose user the kernel does not tell was turned away from the signer's socket")
-		return
-	case !s.allowed(p):
-		refuse("a process that is not allowed was turned away from the signer's socket")
-		return
-	}
-	s.mu.Lock()
-	full := len(s.open) >= s.cfg.MaxConnections
-	if !full {
-		s.open[c] = struct{}{}
-	}
-	s.mu.Unlock()
-	if full {
-		refuse("a process was turned away from the signer's socket, which has as many connections as it may")
-		return
-	}
-	s.log.Log(ctx, slog.LevelDebug, "a process has connected to the signer's socket", p.attrs())
-	s.handlers.Go(func() {
-		defer func() {
-			s.mu.Lock()
-			delete(s.open, c)
-			s.mu.Unlock()
+	for c, state := range s.open {
+		if state == http.StateNew {
 			_ = c.Close()
-		}()
-		s.handle(ctx, c, p)
-	})
+		}
+	}
 }
 
-// allowed reports whether p may request signatures.
-func (s *Server) allowed(p peer) bool {
-	return p.uid != overflowID && slices.Contains(s.cfg.AllowUIDs, p.uid)
+// changed keeps the set of open connections.
+func (s *Server) changed(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state == http.StateClosed {
+		delete(s.open, c)
+	} else {
+		s.open[c] = state
+	}
 }
-
-// peer is the process at the other end, as the kernel recorded it at the connection.
-type peer struct {
-	pid      int32
-	uid, gid uint32
-}
-
-func (p peer) attrs() slog.Attr {
-	return slog.Group("peer", slog.Int("pid", int(p.pid)), slog.Int64("uid", int64(p.uid)), slog.Int64("gid", int64(p.gid)))
-}
-
-// nobody is the peer if the kernel reports none.
-func nobody() peer { return peer{pid: -1, uid: math.MaxUint32, gid: math.MaxUint32} }

@@ -4,6 +4,11 @@
 // a key that sends requests to it; a Server is the other end. The front, which reads tokens and
 // serves clients, then holds no key. It gets signatures only for what the other process permits.
 //
+// The protocol is HTTP/1.1. A request is a POST of the message, which is not hashed, to /sign/ and
+// the KeyID in hexadecimal digits. The answer is the signature, as certificates hold it, with
+// status 200. Any other status has a text for the operator. Both carry the version of the protocol
+// in a header, and each side refuses another version.
+//
 // It may be imported by app and the commands.
 package socket
 
@@ -14,9 +19,34 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
+)
+
+const (
+	// version changes with every change of the protocol. Version 1 was not HTTP.
+	version       = "2"
+	versionHeader = "Mayfly-Signer-Version"
+	// timeoutHeader states for how many milliseconds the client waits.
+	timeoutHeader = "Mayfly-Signer-Timeout"
+	// restHeader states for how many milliseconds the key should not be called.
+	restHeader = "Mayfly-Signer-Rest"
+
+	signPath = "/sign/"
+
+	// MaxMessage is the size of the longest message, in octets.
+	MaxMessage   = 64 << 10
+	maxSignature = 2 << 10 // RSA of 16384 bits
+	maxText      = 4 << 10
+
+	statusNotPermitted = http.StatusForbidden
+	statusUnknownKey   = http.StatusNotFound
+	statusUnavailable  = http.StatusServiceUnavailable
+	statusBusy         = http.StatusTooManyRequests
+	statusFailed       = http.StatusInternalServerError
+	statusMalformed    = http.StatusBadRequest
 )
 
 var (
@@ -44,11 +74,9 @@ func KeyID(public crypto.PublicKey) ([sha256.Size]byte, error) {
 	return sha256.Sum256(spki), nil
 }
 
-// Open connects to the signing process. It does not check whether that process has the key: Sign
-// does. The key's Sign returns as soon as its ctx ends, and it verifies no signature.
-//
-// After a restart of the signing process the key stays usable: Sign connects again.
-func Open(ctx context.Context, cfg Config) (signer.Key, error) {
+// Open returns a key of the signing process. Sign connects to the process, and again after its
+// restart. Sign returns as soon as its ctx ends, and it verifies no signature.
+func Open(_ context.Context, cfg Config) (signer.Key, error) {
 	if _, err := certs.SignatureAlgorithmFor(cfg.Public); err != nil {
 		return nil, err
 	}
@@ -59,11 +87,7 @@ func Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := newKey(cfg.Path, cfg.Public, id)
-	if _, _, err := k.link(ctx); err != nil {
-		return nil, err
-	}
-	return k, nil
+	return newKey(cfg.Path, cfg.Public, id), nil
 }
 
 // maxPath is the longest path that fits into a socket's address, with the NUL at its end (unix(7)).
@@ -75,7 +99,7 @@ func CheckPath(path string) error {
 	case path == "":
 		return errors.New("no socket is named")
 	case path[0] == '@', path[0] == 0:
-		return fmt.Errorf("the path %q is of an abstract socket, which anybody may take before mayfly signer does; name a file, such as /run/mayfly-signer/s", path)
+		return fmt.Errorf("the path %q is of an abstract socket, which any user can create before mayfly signer does; name a file, such as /run/mayfly-signer/s", path)
 	case len(path) > maxPath:
 		return fmt.Errorf("the path %s has %d octets, and that of a socket has %d at most; choose a shorter one, such as /run/mayfly-signer/s", path, len(path), maxPath)
 	}
