@@ -151,11 +151,8 @@ func (s *Signer) sign(ctx context.Context, message []byte, verify bool) ([]byte,
 		return s.signLocally(ctx, message, verify)
 	}
 	now := time.Now()
-	if rest := s.breaker.Rest().Sub(now); rest > 0 {
-		return nil, s.notTried(rest, "asked not to be called")
-	}
 	if !s.breaker.Closed() && (s.resultAge() < s.probeDelay() || !s.breaker.Probe(now)) {
-		return nil, s.notTried(s.breaker.StatusAt(now).Probe, "has failed several times in a row")
+		return nil, s.notTried(now)
 	}
 	return s.try(ctx, message, verify, s.limits)
 }
@@ -188,11 +185,8 @@ type invalidError struct{ error }
 func (e *invalidError) Unwrap() error { return e.error }
 
 // notTried returns the error of a signature for which the key was not called.
-func (s *Signer) notTried(rest time.Duration, why string) error {
-	err := fmt.Errorf("the key was not called: it %s", why)
-	if last := s.breaker.StatusAt(time.Now()).LastError; last != nil {
-		err = fmt.Errorf("%w, the last time with: %w", err, last)
-	}
+func (s *Signer) notTried(now time.Time) error {
+	status := s.breaker.StatusAt(now)
 	s.observe.attempt(resultNotTried, 0)
-	return Transient(err, max(rest, time.Millisecond))
+	return Transient(fmt.Errorf("the key was not called, as it has failed several times in a row, the last time with: %w", status.LastError), max(status.Probe, status.Rest, time.Millisecond))
 }

@@ -7,13 +7,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/http"
 	"runtime/debug"
-	"strconv"
 	"strings"
-	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	peers "google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
@@ -21,115 +24,92 @@ import (
 // maxLogged bounds the logged text of an error, in octets: it may quote data from peers.
 const maxLogged = 1 << 10
 
-// request is a parsed request.
-type request struct {
-	key     [keyIDSize]byte
-	message []byte
-	timeout time.Duration
-}
-
-// parse returns the request in r.
-func parse(r *http.Request) (q request, err error) {
-	if found := r.Header.Get(versionHeader); found != version {
-		return q, fmt.Errorf("it has version %q of the protocol, and mayfly signer has %s; run the same release on both sides", found, version)
-	}
-	path, found := strings.CutPrefix(r.RequestURI, signPath)
-	id, err := hex.DecodeString(path)
-	if r.Method != http.MethodPost || !found || err != nil || len(id) != keyIDSize {
-		return q, errors.New("it is no POST to /sign/ and the ID of a key")
-	}
-	copy(q.key[:], id)
-	if q.timeout = requestTimeout; len(r.Header[timeoutHeader]) > 0 {
-		ms, err := strconv.ParseUint(r.Header.Get(timeoutHeader), 10, 32)
-		if err != nil {
-			return q, fmt.Errorf("the timeout: %w", err)
-		}
-		q.timeout = min(time.Duration(ms)*time.Millisecond, requestTimeout)
-	}
-	if r.ContentLength < 0 || r.ContentLength > MaxMessage {
-		return q, fmt.Errorf("its message has %d octets, and must have a length of at most %d", r.ContentLength, MaxMessage)
-	}
-	q.message = make([]byte, r.ContentLength)
-	_, err = io.ReadFull(r.Body, q.message)
-	return q, err
-}
-
 // answer answers one request. It continues if the client disconnects: a key that gives no answer in
 // the client's time has failed.
-func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
-	w.Header()[versionHeader] = []string{version}
-	w.Header()["Content-Type"] = nil
-	q, err := parse(r)
-	if err != nil {
-		s.cfg.Refused(RefusedMalformed)
-		s.log.Log(s.requests, slog.LevelWarn, "a request to the signer is malformed", slog.String("peer", r.RemoteAddr), slog.String("error", cut(err.Error(), maxLogged)))
-		w.Header()["Connection"] = []string{"close"} // do not wait for the rest of it
-		sendText(w, statusMalformed, err.Error())
-		return
+func (s *Server) answer(_ any, client context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	var sent []byte
+	if err := decode(&sent); err != nil {
+		return nil, s.malformed(client, err.Error())
 	}
-	ctx, cancel := context.WithTimeout(s.requests, q.timeout)
+	if len(sent) < keyIDSize || len(sent) > keyIDSize+MaxMessage {
+		return nil, s.malformed(client, fmt.Sprintf("it has %d octets", len(sent)))
+	}
+	ctx, cancel := context.WithTimeout(s.requests, requestTimeout)
 	defer cancel()
-	signature, err := s.sign(ctx, q)
+	if deadline, ok := client.Deadline(); ok {
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	signature, err := s.sign(ctx, [keyIDSize]byte(sent), sent[keyIDSize:])
 	if err == nil && (len(signature) == 0 || len(signature) > maxSignature) {
 		err = fmt.Errorf("the signature has %d octets, which is invalid", len(signature))
 	}
 	if err != nil {
-		s.explain(ctx, w, r.RemoteAddr, q, err)
-		return
+		return nil, s.explain(ctx, peerName(client), sent, err)
 	}
-	send(w, http.StatusOK, signature)
+	return &signature, nil
 }
 
-func (s *Server) sign(ctx context.Context, q request) (signature []byte, err error) {
+// otherMethod refuses a request for another method than that of this release.
+func (s *Server) otherMethod(_ any, stream grpc.ServerStream) error {
+	name, _ := grpc.MethodFromServerStream(stream)
+	_ = s.malformed(stream.Context(), "the method is "+name)
+	return status.Errorf(codes.Unimplemented, "it has /%s/%s only", service, method)
+}
+
+// malformed counts and logs a request that is not one of this release.
+func (s *Server) malformed(client context.Context, why string) error {
+	s.cfg.Refused(RefusedMalformed)
+	s.log.Log(client, slog.LevelWarn, "a request to the signer is malformed", slog.String("peer", peerName(client)), slog.String("error", cut(why, maxLogged)))
+	return status.Error(codeMalformed, "the request is malformed: "+cut(why, maxLogged))
+}
+
+// peerName returns the process that sent a request.
+func peerName(client context.Context) string {
+	p, _ := peers.FromContext(client)
+	return p.Addr.String()
+}
+
+func (s *Server) sign(ctx context.Context, key [keyIDSize]byte, message []byte) (signature []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.Log(ctx, slog.LevelError, "panic while signing", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 			signature, err = nil, errors.New("internal error; its log has more")
 		}
 	}()
-	return s.cfg.Sign(ctx, q.key, q.message)
+	return s.cfg.Sign(ctx, key, message)
 }
 
-// explain sends and logs err.
-func (s *Server) explain(ctx context.Context, w http.ResponseWriter, peer string, q request, err error) {
+// explain logs err, and returns the status for it.
+func (s *Server) explain(ctx context.Context, peer string, sent []byte, err error) error {
 	text := err.Error()
-	line := func(level slog.Level, message string) {
-		s.log.Log(ctx, level, message, slog.String("peer", peer), slog.String("key", hex.EncodeToString(q.key[:])), slog.Int("octets", len(q.message)), slog.String("error", cut(text, maxLogged)))
+	refuse := func(code codes.Code, level slog.Level, message string) *status.Status {
+		s.log.Log(ctx, level, message, slog.String("peer", peer), slog.String("key", hex.EncodeToString(sent[:keyIDSize])), slog.Int("octets", len(sent)-keyIDSize), slog.String("error", cut(text, maxLogged)))
+		return status.New(code, cut(text, maxText))
 	}
 	var f *signer.Failure
 	switch {
 	case errors.Is(err, ErrNotPermitted):
 		s.cfg.Refused(RefusedNotPermitted)
-		line(slog.LevelError, "the signer refused a request that its policy does not permit: an attacker may control the server, or it is of another release")
-		sendText(w, statusNotPermitted, strings.TrimPrefix(text, ErrNotPermitted.Error()+": "))
+		text = strings.TrimPrefix(text, ErrNotPermitted.Error()+": ")
+		return refuse(codeNotPermitted, slog.LevelError, "the signer refused a request that its policy does not permit: an attacker may control the server, or it is of another release").Err()
 	case errors.Is(err, ErrUnknownKey):
 		s.cfg.Refused(RefusedUnknownKey)
-		line(slog.LevelWarn, "the signer refused a request for a key that it does not have")
-		sendText(w, statusUnknownKey, strings.TrimPrefix(text, ErrUnknownKey.Error()+": "))
+		text = strings.TrimPrefix(text, ErrUnknownKey.Error()+": ")
+		return refuse(codeUnknownKey, slog.LevelWarn, "the signer refused a request for a key that it does not have").Err()
 	case errors.As(err, &f) && f.Remedy == signer.Wait:
-		line(slog.LevelWarn, "the signer got more requests than it can sign at a time")
-		sendText(w, statusBusy, text)
+		return refuse(codeBusy, slog.LevelWarn, "the signer got more requests than it can sign at a time").Err()
 	case signer.IsTransient(err), ctx.Err() != nil: // the request timed out, or the server stops
-		line(slog.LevelWarn, "the signer's key is unavailable")
-		if f != nil {
-			w.Header()[restHeader] = []string{milliseconds(max(f.RetryAfter, 0))}
+		unavailable := refuse(codeUnavailable, slog.LevelWarn, "the signer's key is unavailable")
+		if f != nil && f.RetryAfter > 0 {
+			if withRest, err := unavailable.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(f.RetryAfter)}); err == nil {
+				unavailable = withRest
+			}
 		}
-		sendText(w, statusUnavailable, text)
+		return unavailable.Err()
 	default:
-		line(slog.LevelError, "the signer could not sign")
-		sendText(w, statusFailed, text)
+		return refuse(codeFailed, slog.LevelError, "the signer could not sign").Err()
 	}
-}
-
-func sendText(w http.ResponseWriter, status int, text string) {
-	send(w, status, []byte(cut(text, maxText)))
-}
-
-// send sends an answer. net/http closes the connection after an error.
-func send(w http.ResponseWriter, status int, body []byte) {
-	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
 }
 
 // cut returns text as UTF-8 of at most limit octets.

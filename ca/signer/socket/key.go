@@ -3,51 +3,52 @@
 package socket
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 )
 
-const (
-	// keptConnections is how many idle connections a key keeps: as many as a Signer has calls.
-	keptConnections = 64
-	// clientIdle is how long it keeps them. The server keeps them longer.
-	clientIdle = idleTimeout / 2
-)
-
 // key is a signer.Key in another process.
 type key struct {
-	path      string
-	public    crypto.PublicKey
-	url       *url.URL
-	transport *http.Transport
-	open      context.Context // ends with Close
-	close     context.CancelFunc
+	path   string
+	public crypto.PublicKey
+	id     [keyIDSize]byte
+	conn   *grpc.ClientConn
+	closed atomic.Bool
+	dialed atomic.Pointer[error] // of the last attempt to connect
 }
 
-func newKey(path string, public crypto.PublicKey, id [keyIDSize]byte) *key {
-	k := &key{path: path, public: public, url: &url.URL{Scheme: "http", Host: "signer", Path: fmt.Sprintf("%s%x", signPath, id)}}
-	k.open, k.close = context.WithCancel(context.Background())
-	k.transport = &http.Transport{
-		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return k.dial(ctx) },
-		MaxIdleConnsPerHost: keptConnections, IdleConnTimeout: clientIdle,
-		DisableCompression: true, MaxResponseHeaderBytes: maxHeader,
-	}
-	return k
+func newKey(path string, public crypto.PublicKey, id [keyIDSize]byte) (_ *key, err error) {
+	k := &key{path: path, public: public, id: id}
+	k.conn, err = grpc.NewClient("passthrough:signer",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			c, err := k.dial(ctx)
+			k.dialed.Store(&err)
+			return c, err
+		}),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // dial checks the other process
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 2, MaxDelay: 500 * time.Millisecond}, MinConnectTimeout: time.Second}),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(octets{}), grpc.MaxCallRecvMsgSize(maxSignature)),
+		grpc.WithMaxHeaderListSize(maxHeader), grpc.WithDisableServiceConfig())
+	return k, err
 }
 
 // Public implements signer.Key.
@@ -55,9 +56,10 @@ func (k *key) Public() crypto.PublicKey { return k.public }
 
 // Close implements signer.Key.
 func (k *key) Close() error {
-	k.close()
-	k.transport.CloseIdleConnections()
-	return nil
+	if k.closed.Swap(true) {
+		return nil
+	}
+	return k.conn.Close()
 }
 
 // Sign implements signer.Key.
@@ -65,87 +67,52 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if len(message) > MaxMessage {
 		return nil, &signer.MessageError{Err: fmt.Errorf("the message has %d octets, and mayfly signer takes %d at most", len(message), MaxMessage)}
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(k.open, cancel)()
-	response, text, err := k.post(ctx, message)
-	switch dialed := (*dialError)(nil); {
-	case k.open.Err() != nil:
-		return nil, signer.ErrClosed
+	request, signature := slices.Concat(k.id[:], message), []byte(nil)
+	err := k.conn.Invoke(ctx, "/"+service+"/"+method, &request, &signature)
+	switch {
 	case err == nil:
-		return k.result(response, text)
+		return signature, nil
+	case k.closed.Load():
+		return nil, signer.ErrClosed
 	case ctx.Err() != nil:
 		return nil, k.errorf("waiting for its answer: %w", ctx.Err())
-	case errors.As(err, &dialed):
-		return nil, dialed.error
-	default:
-		return nil, signer.Transient(k.errorf("it closed the connection or sent no proper answer: %w; it must run, allow uid %d (--allow-user), and be of this release", err, os.Getuid()), 0)
 	}
+	return nil, k.explain(status.Convert(err))
 }
 
-// post sends message, and returns the answer with its whole body. The transport sends the request
-// again if a kept connection has died before the answer, as after a restart of the other process. A
-// second signature does no harm.
-func (k *key) post(ctx context.Context, message []byte) (*http.Response, []byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://signer", bytes.NewReader(message))
-	if err != nil {
-		return nil, nil, err
+// explain returns the error of an answer.
+func (k *key) explain(s *status.Status) error {
+	text := s.Message()
+	switch s.Code() {
+	case codeNotPermitted:
+		return &signer.MessageError{Err: k.errorf("%w: %s", ErrNotPermitted, text)}
+	case codeUnknownKey:
+		return signer.Transient(k.errorf("%w: %s; it may not have loaded the CA set yet: does it read the same one?", ErrUnknownKey, text), 0)
+	case codeUnavailable:
+		rest := time.Millisecond // prevents a retry here: the other side has already retried
+		for _, detail := range s.Details() {
+			if retry, ok := detail.(*errdetails.RetryInfo); ok {
+				rest = max(rest, retry.GetRetryDelay().AsDuration())
+			}
+		}
+		return signer.Transient(k.errorf("its key is unavailable: %s", text), rest)
+	case codeBusy:
+		return signer.Busy(k.errorf("it has too much to sign: %s", text))
+	case codeFailed, codeMalformed:
+		return k.errorf("%s", text)
+	case codes.Unimplemented:
+		return k.errorf("it does not have the method of this release: %s; run the same release on both sides", text)
+	case codes.Unavailable:
+		if dialed := k.dialed.Load(); dialed != nil && *dialed != nil {
+			return *dialed
+		}
 	}
-	request.URL = k.url
-	request.Header = http.Header{
-		versionHeader:     {version},
-		"Idempotency-Key": {}, // is not sent, and lets the transport send the request again
-	}
-	if deadline, ok := ctx.Deadline(); ok {
-		request.Header[timeoutHeader] = []string{milliseconds(max(time.Until(deadline), time.Millisecond))}
-	}
-	response, err := k.transport.RoundTrip(request)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.ContentLength < 0 || response.ContentLength > maxText {
-		return nil, nil, fmt.Errorf("its answer has %d octets", response.ContentLength)
-	}
-	body := make([]byte, response.ContentLength)
-	_, err = io.ReadFull(response.Body, body)
-	return response, body, err
-}
-
-// result returns the signature or the error in an answer.
-func (k *key) result(response *http.Response, body []byte) ([]byte, error) {
-	if found := response.Header.Get(versionHeader); found != version {
-		return nil, k.errorf("its answer has version %q of the protocol, and this release has %s; run the same release on both sides", found, version)
-	}
-	switch response.StatusCode {
-	case http.StatusOK:
-		return body, nil
-	case statusNotPermitted:
-		return nil, &signer.MessageError{Err: k.errorf("%w: %s", ErrNotPermitted, body)}
-	case statusUnknownKey:
-		return nil, signer.Transient(k.errorf("%w: %s; it may not have loaded the CA set yet: does it read the same one?", ErrUnknownKey, body), 0)
-	case statusUnavailable:
-		// The other side has already retried. A rest above zero prevents a retry here.
-		rest, _ := strconv.Atoi(response.Header.Get(restHeader))
-		return nil, signer.Transient(k.errorf("its key is unavailable: %s", body), max(time.Duration(rest), 1)*time.Millisecond)
-	case statusBusy:
-		return nil, signer.Busy(k.errorf("it has too much to sign: %s", body))
-	default:
-		return nil, k.errorf("%s", body)
-	}
-}
-
-// milliseconds rounds d up, so that a positive d never becomes zero.
-func milliseconds(d time.Duration) string {
-	return strconv.FormatInt(((d + time.Millisecond - 1) / time.Millisecond).Nanoseconds(), 10)
+	return signer.Transient(k.errorf("it closed the connection or sent no proper answer: %s; it must run, allow uid %d (--allow-user), and be of this release", text, os.Getuid()), 0)
 }
 
 func (k *key) errorf(format string, args ...any) error {
 	return fmt.Errorf("mayfly signer at %s: %w", k.path, fmt.Errorf(format, args...))
 }
-
-// dialError is the error of a connection that was not established.
-type dialError struct{ error }
 
 // dial opens a connection to a trusted process.
 func (k *key) dial(ctx context.Context) (net.Conn, error) {
@@ -154,11 +121,11 @@ func (k *key) dial(ctx context.Context) (net.Conn, error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return nil, &dialError{k.errorf("connecting: %w; let mayfly signer allow uid %d, under which this process runs, and the folders above the socket admit it", err, os.Getuid())}
+		return nil, k.errorf("connecting: %w; let mayfly signer allow uid %d, under which this process runs, and the folders above the socket admit it", err, os.Getuid())
 	case errors.Is(err, syscall.ECONNREFUSED) && !isSocket(k.path):
-		return nil, &dialError{k.errorf("connecting: it is no socket; name in ca.signer_socket the one that mayfly signer creates (--socket)")}
+		return nil, k.errorf("connecting: it is no socket; name in ca.signer_socket the one that mayfly signer creates (--socket)")
 	default:
-		return nil, &dialError{signer.Transient(k.errorf("connecting: %w; is mayfly signer running? it creates the socket that ca.signer_socket names", err), 0)}
+		return nil, signer.Transient(k.errorf("connecting: %w; is mayfly signer running? it creates the socket that ca.signer_socket names", err), 0)
 	}
 	unix, ok := c.(*net.UnixConn)
 	if !ok {
@@ -166,7 +133,7 @@ func (k *key) dial(ctx context.Context) (net.Conn, error) {
 	}
 	if err := k.checkListener(unix); err != nil {
 		_ = unix.Close()
-		return nil, &dialError{err}
+		return nil, err
 	}
 	return unix, nil
 }

@@ -8,26 +8,25 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 const (
-	keyIDSize = sha256.Size
-
-	// defaultConnections has room for the calls of several servers and keys.
-	defaultConnections = 256
-	maxHeader          = 4 << 10
-	// readTimeout bounds the arrival of a request, requestTimeout the signing.
-	readTimeout     = 5 * time.Second
+	defaultConnections = 64
+	// maxStreams bounds the requests of one connection: as many as a Signer has calls.
+	maxStreams = 64
+	// helloTimeout bounds the begin of a connection, requestTimeout the signing.
+	helloTimeout    = time.Second
 	requestTimeout  = 5 * time.Second
 	idleTimeout     = 2 * time.Minute
 	defaultShutdown = 5 * time.Second
@@ -75,7 +74,7 @@ type ServerConfig struct {
 	// Refused is called for each refusal, also for those that are not logged; nil for none. Its
 	// calls may be concurrent.
 	Refused func(Refusal)
-	// MaxConnections bounds the connections; zero for 256. Further connections are closed at
+	// MaxConnections bounds the connections; zero for 64. Further connections are closed at
 	// once.
 	MaxConnections int
 	// ShutdownTimeout bounds the requests that are under way when the Server must stop; zero for
@@ -91,12 +90,10 @@ type Server struct {
 	file     fs.FileInfo // of the socket that listener created
 	lock     *os.File    // held while it listens
 
-	http     http.Server
+	grpc     *grpc.Server
 	requests context.Context // ends when no request may continue
 	cancel   context.CancelFunc
-
-	mu   sync.Mutex // guards the field below
-	open map[net.Conn]http.ConnState
+	open     atomic.Int64 // connections
 }
 
 // NewServer returns a Server that does nothing yet.
@@ -125,21 +122,16 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if cfg.Refused == nil {
 		cfg.Refused = func(Refusal) {}
 	}
-	s := &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}, open: map[net.Conn]http.ConnState{}}
+	s := &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}}
 	s.requests, s.cancel = context.WithCancel(context.Background())
-	s.http = http.Server{
-		Handler: http.HandlerFunc(s.answer), ConnState: s.changed, ErrorLog: log.New(errorLog{s}, "", 0),
-		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: readTimeout + 2*requestTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-	}
+	s.grpc = grpc.NewServer(grpc.ForceServerCodecV2(octets{}), grpc.UnknownServiceHandler(s.otherMethod),
+		grpc.MaxRecvMsgSize(2*MaxMessage), grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(helloTimeout), grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout}))
+	s.grpc.RegisterService(&grpc.ServiceDesc{
+		ServiceName: service, HandlerType: (*any)(nil),
+		Methods: []grpc.MethodDesc{{MethodName: method, Handler: s.answer}},
+	}, nil)
 	return s, nil
-}
-
-// errorLog receives the errors of net/http: of accepting connections.
-type errorLog struct{ s *Server }
-
-func (l errorLog) Write(line []byte) (int, error) {
-	l.s.log.Log(l.s.requests, slog.LevelError, "error in the server of the signer's socket", slog.String("error", cut(string(line), maxLogged)))
-	return len(line), nil
 }
 
 // Listen creates the socket. Clients that connect wait until Serve is called.
@@ -194,46 +186,35 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	defer s.cancel()
 	failed := make(chan error, 1)
-	go func() { failed <- s.http.Serve(admitting{s}) }()
-	var serving error
+	go func() { failed <- s.grpc.Serve(admitting{s.listener, s}) }()
 	select {
 	case <-ctx.Done():
-	case serving = <-failed:
+		s.stopListening()
+	case err := <-failed:
+		s.stopListening()
+		return err
 	}
-	s.stopListening()
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownTimeout)
-	defer cancel()
-	if err := s.http.Shutdown(bounded); err != nil {
+	stopped := make(chan struct{})
+	go func() {
+		s.grpc.GracefulStop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+		return nil
+	case <-time.After(s.cfg.ShutdownTimeout):
 		s.cancel()
-		return errors.Join(serving, fmt.Errorf("requests were still under way %s after the stop, and got no answer", s.cfg.ShutdownTimeout), s.http.Close())
+		s.grpc.Stop()
+		return fmt.Errorf("requests were still under way %s after the stop, and got no answer", s.cfg.ShutdownTimeout)
 	}
-	return serving
 }
 
 // stopListening removes the socket before another signer can listen, which the lock prevents until
-// then. It closes connections without a request: http.Server would wait for one.
+// then.
 func (s *Server) stopListening() {
 	if now, err := os.Lstat(s.cfg.Path); err == nil && os.SameFile(now, s.file) {
 		_ = os.Remove(s.cfg.Path)
 	}
 	_ = s.listener.Close()
 	_ = unlock(s.lock)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c, state := range s.open {
-		if state == http.StateNew {
-			_ = c.Close()
-		}
-	}
-}
-
-// changed keeps the set of open connections.
-func (s *Server) changed(c net.Conn, state http.ConnState) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if state == http.StateClosed {
-		delete(s.open, c)
-	} else {
-		s.open[c] = state
-	}
 }

@@ -3,7 +3,6 @@
 package socket_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -11,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -20,8 +18,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
@@ -101,92 +102,95 @@ func dial(t *testing.T, path string) net.Conn {
 	return c
 }
 
-// send writes a request to c, and returns the answer.
-func send(c net.Conn, request string) (status int, answer string, err error) {
-	if _, err := io.WriteString(c, request); err != nil {
-		return 0, "", err
-	}
-	response, err := http.ReadResponse(bufio.NewReader(c), nil)
+// octets is the codec of a plain client.
+type octets struct{}
+
+func (octets) Name() string                       { return "octets" }
+func (octets) Marshal(v any) ([]byte, error)      { return v.([]byte), nil }
+func (octets) Unmarshal(data []byte, v any) error { *v.(*[]byte) = bytes.Clone(data); return nil }
+
+// plain returns a plain client, which sends anything.
+func plain(t testing.TB, path string) func(method string, request []byte) ([]byte, error) {
+	t.Helper()
+	c, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return 0, "", err
+		t.Fatal(err)
 	}
-	body, err := io.ReadAll(response.Body)
-	return response.StatusCode, string(body), err
+	t.Cleanup(func() { _ = c.Close() })
+	return func(method string, request []byte) (answer []byte, err error) {
+		err = c.Invoke(t.Context(), method, request, &answer, grpc.ForceCodec(octets{}))
+		return answer, err
+	}
 }
 
-var (
-	path    = "/sign/" + strings.Repeat("0f", 32)
-	request = "POST " + path + " HTTP/1.1\r\nHost: signer\r\nMayfly-Signer-Version: 2\r\nContent-Length: 7\r\n\r\nmessage"
-)
+const sign = "/mayfly.signer.v2/Sign"
 
 // The server signs only the one form of a request, and states what is wrong with any other.
 func TestServerRefusesWhatIsMalformed(t *testing.T) {
 	t.Parallel()
-	at := newPath(t)
+	path := newPath(t)
 	var asked atomic.Int32
-	server := serve(t, socket.ServerConfig{Path: at, Sign: func(context.Context, [sha256.Size]byte, []byte) ([]byte, error) {
+	var refused refusals
+	server := serve(t, socket.ServerConfig{Path: path, Refused: refused.add, Sign: func(_ context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {
 		asked.Add(1)
-		return []byte("signature"), nil
+		return message, nil
 	}})
-	if status, answer, err := send(dial(t, at), request); status != http.StatusOK || answer != "signature" || err != nil {
-		t.Fatalf("status %d, %q, error %v", status, answer, err)
+	send := plain(t, path)
+	key := make([]byte, sha256.Size)
+	if answer, err := send(sign, append(key, "message"...)); string(answer) != "message" || err != nil {
+		t.Fatalf("%q, error %v", answer, err)
 	}
-	for name, test := range map[string]struct{ from, to, want string }{
-		"a later release":  {"Version: 2", "Version: 3", "run the same release on both sides"},
-		"no version":       {"Mayfly-Signer-Version", "X", "run the same release on both sides"},
-		"another method":   {"POST", "PUT", "it is no POST"},
-		"another path":     {"/sign/", "/keys/", "it is no POST"},
-		"a longer key":     {path, path + "00", "it is no POST"},
-		"no key":           {path, "/sign/", "it is no POST"},
-		"a wrong timeout":  {"Host: signer", "Host: signer\r\nMayfly-Signer-Timeout: -1", "the timeout"},
-		"too long":         {"Length: 7", "Length: 65537", "65537 octets"},
-		"no length":        {"Content-Length: 7", "Transfer-Encoding: chunked", "must have a length"},
-		"too large a head": {"Host: signer", "Host: signer\r\nX: " + strings.Repeat("x", 20<<10), ""},
-		"not HTTP":         {"POST", "\x16\x03\x01", ""},
+	for want, test := range map[string]struct {
+		method  string
+		request []byte
+	}{
+		"it has /mayfly.signer.v2/Sign only": {"/mayfly.signer.v3/Sign", key},
+		"it has 31 octets":                   {sign, key[:31]},
+		"it has 65569 octets":                {sign, make([]byte, sha256.Size+64<<10+1)},
 	} {
-		status, answer, err := send(dial(t, at), strings.Replace(request, test.from, test.to, 1))
-		if err != nil || status < 400 || !strings.Contains(answer, test.want) {
-			t.Errorf("%s: status %d, %q, error %v; want %q", name, status, answer, err, test.want)
-		}
+		_, err := send(test.method, test.request)
+		holds(t, err, want)
 	}
+	refused.check(t, map[socket.Refusal]int{socket.RefusedMalformed: 3})
+	_, err := send(sign, make([]byte, 1<<20)) // gRPC refuses it
+	holds(t, err, "larger than max")
 	if n := asked.Load(); n != 1 {
 		t.Errorf("%d malformed requests were signed", n-1)
 	}
 	server.log.await(t, "is malformed")
 }
 
-// A client of the release before, whose protocol was not HTTP, gets an answer in that protocol.
-func TestReleaseBeforeIsRefused(t *testing.T) {
+// The server closes connections that are not gRPC, as those of the release before.
+func TestOtherProtocolsAreRefused(t *testing.T) {
 	t.Parallel()
-	at := newPath(t)
-	serve(t, socket.ServerConfig{Path: at, Sign: signWith(t, newKey(t))})
-	c := dial(t, at)
-	if _, err := c.Write(append([]byte{0, 0, 0, 44, 1, 1, 0, 0}, make([]byte, 40)...)); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := io.ReadAll(c)
-	if !bytes.HasPrefix(answer[1:], []byte{0, 0, byte(len(answer) - 4), 1, 5}) || !bytes.HasSuffix(answer, []byte("run the same release on both sides")) {
-		t.Errorf("answer %q, error %v", answer, err)
+	path := newPath(t)
+	serve(t, socket.ServerConfig{Path: path, Sign: signWith(t, newKey(t))})
+	for _, sent := range []string{"\x00\x00\x00\x2c\x01\x01\x00\x00" + strings.Repeat("\x00", 40), "POST / HTTP/1.1\r\nHost: signer\r\n\r\n", "half"} {
+		c := dial(t, path)
+		if _, err := io.WriteString(c, sent); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%q: the connection stays", sent)
+		}
 	}
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
-	at := newPath(t)
-	server := serve(t, socket.ServerConfig{Path: at, MaxConnections: 2, Sign: func(context.Context, [sha256.Size]byte, []byte) ([]byte, error) { return []byte("s"), nil }})
-	try := func(c net.Conn) error { _, _, err := send(c, request); return err }
-	first, second := dial(t, at), dial(t, at)
+	key, path := newKey(t), newPath(t)
+	server := serve(t, socket.ServerConfig{Path: path, MaxConnections: 2, Sign: signWith(t, key)})
+	try := func(k signer.Key) error { _, err := k.Sign(t.Context(), []byte("message")); return err }
+	first, second := open(t, path, key), open(t, path, key)
 	if err := errors.Join(try(first), try(second)); err != nil {
 		t.Fatal(err)
 	}
-	if err := try(dial(t, at)); err == nil {
-		t.Error("there is a third connection")
+	if err := try(open(t, path, key)); !signer.IsTransient(err) {
+		t.Errorf("a third connection: %v", err)
 	}
 	server.log.await(t, "the maximum of connections")
 	_ = first.Close()
-	for try(dial(t, at)) != nil {
-		time.Sleep(time.Millisecond)
-	}
+	signertest.Await(t, "a free connection", func() error { return try(open(t, path, key)) })
 }
 
 // The client's remaining time bounds the server's work for it, and so does the server's own limit.
@@ -255,7 +259,7 @@ func TestErrorsComeThrough(t *testing.T) {
 	}{
 		{fmt.Errorf("%w: %w", socket.ErrNotPermitted, errPolicy), socket.ErrNotPermitted, 0, 0, "it has basic constraints"},
 		{fmt.Errorf("%w: 01020304", socket.ErrUnknownKey), socket.ErrUnknownKey, signer.Retry, 0, "01020304"},
-		{signer.Transient(errors.New("throttled"), 1500*time.Microsecond), nil, signer.Retry, 2 * time.Millisecond, "throttled"},
+		{signer.Transient(errors.New("throttled"), 1500*time.Millisecond), nil, signer.Retry, 1500 * time.Millisecond, "throttled"},
 		{fmt.Errorf("late: %w", context.DeadlineExceeded), nil, signer.Retry, time.Millisecond, "late"},
 		{signer.Busy(errors.New("busy")), nil, signer.Wait, 0, "busy"},
 		{errors.New("permanent"), nil, 0, 0, "permanent"},
@@ -310,7 +314,7 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 		}
 		return nil, fmt.Errorf("%w: %s", refusal, strings.Repeat("x", 240<<10))
 	}})
-	opened := open(t, at, key)
+	opened, send := open(t, at, key), plain(t, at)
 	const each = 50
 	for range each {
 		for _, message := range []string{"not permitted", "of another key"} {
@@ -318,9 +322,8 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 				t.Fatal("it was signed")
 			}
 		}
-		if status, _, err := send(dial(t, at), strings.Replace(request, path, "/"+strings.Repeat("x", 3<<10), 1)); status != http.StatusBadRequest {
-			t.Fatal(status, err)
-		}
+		_, err := send("/"+strings.Repeat("x", 3<<10)+"/x", nil)
+		holds(t, err, "only")
 	}
 	refused.check(t, map[socket.Refusal]int{socket.RefusedNotPermitted: each, socket.RefusedUnknownKey: each, socket.RefusedMalformed: each})
 	most := 3 * (1 + int(time.Since(began)/time.Second))
@@ -332,24 +335,20 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 	}
 }
 
-// No request reaches the key without its ID and a message within the bounds.
+// No request reaches the key unless it is the ID of a key and a message within the bounds.
 func FuzzRequest(f *testing.F) {
-	f.Add([]byte(request))
-	f.Add([]byte(strings.Replace(request, "Length: 7", "Length: 8", 1)))
-	f.Add([]byte("\x00\x00\x00\x2c\x01\x01"))
-	at := newPath(f)
-	serve(f, socket.ServerConfig{Path: at, Sign: func(_ context.Context, id [sha256.Size]byte, message []byte) ([]byte, error) {
-		return append(id[:], message...), nil
+	f.Add(sign, []byte(strings.Repeat("k", 32)+"message"))
+	f.Add("/mayfly.signer.v1/Sign", []byte("k"))
+	path := newPath(f)
+	serve(f, socket.ServerConfig{Path: path, Sign: func(_ context.Context, id [sha256.Size]byte, message []byte) ([]byte, error) {
+		sum := sha256.Sum256(append(id[:], message...))
+		return sum[:], nil
 	}})
-	f.Fuzz(func(t *testing.T, sent []byte) {
-		c := dial(t, at)
-		_, err1 := c.Write(sent)
-		err2 := c.(*net.UnixConn).CloseWrite()
-		if response, err := http.ReadResponse(bufio.NewReader(c), nil); errors.Join(err1, err2, err) == nil && response.StatusCode == http.StatusOK {
-			answer, err := io.ReadAll(response.Body)
-			if err != nil || len(answer) < sha256.Size || !bytes.Contains(bytes.ToLower(sent), fmt.Appendf(nil, "/sign/%x", answer[:sha256.Size])) || !bytes.Contains(sent, answer[sha256.Size:]) {
-				t.Errorf("%q signed %q (%v)", sent, answer, err)
-			}
+	f.Fuzz(func(t *testing.T, method string, request []byte) {
+		answer, err := plain(t, path)(method, request)
+		proper := method == sign && len(request) >= sha256.Size && len(request) <= sha256.Size+socket.MaxMessage
+		if sum := sha256.Sum256(request); (err == nil) != proper || proper && !bytes.Equal(answer, sum[:]) {
+			t.Errorf("method %q, request %q: answer %x, error %v", method, request, answer, err)
 		}
 	})
 }

@@ -4,10 +4,9 @@
 // a key that sends requests to it; a Server is the other end. The front, which reads tokens and
 // serves clients, then holds no key. It gets signatures only for what the other process permits.
 //
-// The protocol is HTTP/1.1. A request is a POST of the message, which is not hashed, to /sign/ and
-// the KeyID in hexadecimal digits. The answer is the signature, as certificates hold it, with
-// status 200. Any other status has a text for the operator. Both carry the version of the protocol
-// in a header, and each side refuses another version.
+// The protocol is gRPC with one method, whose name holds the version of the protocol. A request is
+// the KeyID and the message, which is not hashed; the answer is the signature, as certificates hold
+// it. The status of an error has a text for the operator.
 //
 // It may be imported by app and the commands.
 package socket
@@ -19,35 +18,51 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/http"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
 const (
-	// version changes with every change of the protocol. Version 1 was not HTTP.
-	version       = "2"
-	versionHeader = "Mayfly-Signer-Version"
-	// timeoutHeader states for how many milliseconds the client waits.
-	timeoutHeader = "Mayfly-Signer-Timeout"
-	// restHeader states for how many milliseconds the key should not be called.
-	restHeader = "Mayfly-Signer-Rest"
+	// service and method change with every change of the protocol. Version 1 was not gRPC.
+	service = "mayfly.signer.v2"
+	method  = "Sign"
 
-	signPath = "/sign/"
-
+	keyIDSize = sha256.Size
 	// MaxMessage is the size of the longest message, in octets.
 	MaxMessage   = 64 << 10
 	maxSignature = 2 << 10 // RSA of 16384 bits
-	maxText      = 4 << 10
+	maxText      = 2 << 10
+	maxHeader    = 16 << 10 // has room for an escaped text
 
-	statusNotPermitted = http.StatusForbidden
-	statusUnknownKey   = http.StatusNotFound
-	statusUnavailable  = http.StatusServiceUnavailable
-	statusBusy         = http.StatusTooManyRequests
-	statusFailed       = http.StatusInternalServerError
-	statusMalformed    = http.StatusBadRequest
+	// The codes of the errors. gRPC itself uses others.
+	codeNotPermitted = codes.PermissionDenied
+	codeUnknownKey   = codes.NotFound
+	codeUnavailable  = codes.Aborted
+	codeBusy         = codes.OutOfRange
+	codeFailed       = codes.FailedPrecondition
+	codeMalformed    = codes.InvalidArgument
 )
+
+// octets is the codec of messages, which are *[]byte.
+type octets struct{}
+
+// Name implements encoding.CodecV2.
+func (octets) Name() string { return "octets" }
+
+// Marshal implements encoding.CodecV2.
+func (octets) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
+}
+
+// Unmarshal implements encoding.CodecV2. It copies: a key that hangs may read its message later.
+func (octets) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
+}
 
 var (
 	// ErrNotPermitted means that the signing process does not sign the message. Sign of a
@@ -87,7 +102,7 @@ func Open(_ context.Context, cfg Config) (signer.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newKey(cfg.Path, cfg.Public, id), nil
+	return newKey(cfg.Path, cfg.Public, id)
 }
 
 // maxPath is the longest path that fits into a socket's address, with the NUL at its end (unix(7)).
