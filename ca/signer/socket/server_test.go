@@ -185,12 +185,13 @@ func TestConnectionsAreBounded(t *testing.T) {
 	if err := errors.Join(try(first), try(second)); err != nil {
 		t.Fatal(err)
 	}
-	if err := try(open(t, path, key)); !signer.IsTransient(err) {
+	third := open(t, path, key)
+	if err := try(third); !signer.IsTransient(err) {
 		t.Errorf("a third connection: %v", err)
 	}
 	server.log.await(t, "the maximum of connections")
 	_ = first.Close()
-	signertest.Await(t, "a free connection", func() error { return try(open(t, path, key)) })
+	signertest.Await(t, "a free connection", func() error { return try(third) })
 }
 
 // The client's remaining time bounds the server's work for it, and so does the server's own limit.
