@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -25,7 +23,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	"github.com/mayfly-ca/mayfly/proof"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
@@ -67,51 +64,6 @@ func checkGRPCRefusal(t testing.TB, err error, header metadata.MD, reason refusa
 		t.Errorf("details have reason %q and request ID %q, want %q and %q", gotReason, gotID, reason, id)
 	}
 	return st.Message()
-}
-
-func TestGRPCTokens(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name, message string
-		metadata      []string
-		want          string
-		refused       refusal.Reason
-	}{
-		{"in the message", "a.b.c", nil, "a.b.c", ""},
-		{"in authorization", "", []string{"authorization", "bearer  a.b.c"}, "a.b.c", ""},
-		{"in oidcidentitytoken", "", []string{"oidcidentitytoken", "a.b.c"}, "a.b.c", ""},
-		{"everywhere", "a.b.c", []string{"oidcidentitytoken", "a.b.c", "authorization", "Bearer a.b.c"}, "a.b.c", ""},
-		{"two that differ", "a.b.c", []string{"authorization", "Bearer a.b.d"}, "", refusal.RequestMalformed},
-		{"none", "", nil, "", refusal.TokenMissing},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			run := serve(t, false, false, nil)
-			ctx := metadata.AppendToOutgoingContext(t.Context(), append(tt.metadata, "x-request-id", "id-1")...)
-			var header metadata.MD
-			_, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(ctx, csrRequest(tt.message), grpc.Header(&header))
-			if tt.refused != "" {
-				checkGRPCRefusal(t, err, header, tt.refused)
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := header.Get("x-request-id"); len(got) != 1 || got[0] != "id-1" {
-				t.Errorf("x-request-id is %q", got)
-			}
-			want := ca.Request{IDToken: tt.want, Proof: proof.CSR{PEM: []byte("CSR")}, RequestID: "id-1"}
-			if diff := cmp.Diff(want, run.asked(t), cmpopts.IgnoreFields(ca.Request{}, "Client")); diff != "" {
-				t.Error(diff)
-			}
-			if got := run.count(t, "grpc", "CreateSigningCertificate", "OK"); got != 1 {
-				t.Errorf("counted %v times", got)
-			}
-			if record := run.log.request(t, "id-1"); record["api"] != "grpc" || !strings.HasPrefix(fmt.Sprint(record["peer"]), "127.0.0.1:") {
-				t.Errorf("record is %v", record)
-			}
-		})
-	}
 }
 
 func TestGRPCRefusals(t *testing.T) {
@@ -228,14 +180,6 @@ func TestGRPCWithoutTheFramework(t *testing.T) {
 			t.Errorf("%s: message %q, header %v", tt.name, message, resp.Header)
 		}
 	}
-}
-
-func TestGRPCUnknownMethodThroughAClient(t *testing.T) {
-	t.Parallel()
-	run := serve(t, false, true, nil)
-	var header metadata.MD
-	err := run.dial(t).Invoke(t.Context(), "/a.b/C", &healthpb.HealthCheckRequest{}, &healthpb.HealthCheckResponse{}, grpc.Header(&header))
-	checkGRPCRefusal(t, err, header, refusal.MethodNotPermitted)
 }
 
 func TestGRPCClientThatWentAway(t *testing.T) {

@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -189,187 +188,86 @@ func TestGraceEnds(t *testing.T) {
 	}
 }
 
-// backend is a replica in the view of a balancer.
-type backend struct {
-	base    string
-	ready   bool
-	pending int           // requests in progress
-	retired chan struct{} // closed when it is not ready and has no request in progress
-}
-
-// balancer sends each request to a replica that was ready at its last check.
-type balancer struct {
-	mu       sync.Mutex
-	backends []*backend
-	turn     int
-}
-
-// watch checks a replica's readiness until it stops answering.
-func (b *balancer) watch(ctx context.Context, to *backend) {
-	client := &http.Client{Transport: &http.Transport{}}
-	defer client.CloseIdleConnections()
-	for tick := time.NewTicker(5 * time.Millisecond); ctx.Err() == nil; <-tick.C {
-		resp, err := client.Get(to.base + "/readyz")
-		if err == nil {
-			_ = resp.Body.Close()
-		}
-		b.mu.Lock()
-		to.ready = err == nil && resp.StatusCode == http.StatusOK
-		b.settle(to)
-		b.mu.Unlock()
-	}
-}
-
-// settle closes retired if the replica is not ready and has no request. The caller must hold mu.
-func (b *balancer) settle(to *backend) {
-	if to.ready || to.pending > 0 {
-		return
-	}
-	select {
-	case <-to.retired:
-	default:
-		close(to.retired)
-	}
-}
-
-func (b *balancer) pick() *backend {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for range b.backends {
-		b.turn++
-		if to := b.backends[b.turn%len(b.backends)]; to.ready {
-			to.pending++
-			return to
-		}
-	}
-	return nil
-}
-
-func (b *balancer) handler(t *testing.T) http.Handler {
-	target := make(map[*backend]*httputil.ReverseProxy)
-	var mu sync.Mutex
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		to := b.pick()
-		if to == nil {
-			http.Error(w, "no replica is ready", http.StatusBadGateway)
-			return
-		}
-		defer func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			to.pending--
-			b.settle(to)
-		}()
-		mu.Lock()
-		proxy := target[to]
-		if proxy == nil {
-			base, err := url.Parse(to.base)
-			if err != nil {
-				t.Error(err)
-			}
-			proxy = httputil.NewSingleHostReverseProxy(base)
-			proxy.Transport = &http.Transport{MaxIdleConnsPerHost: 16}
-			target[to] = proxy
-		}
-		mu.Unlock()
-		proxy.ServeHTTP(w, r)
-	})
-}
-
-// replica is a server behind a balancer.
-type replica struct {
-	run   *running
-	to    *backend
-	hurry chan struct{}
-}
-
-// rollout is three replicas behind a balancer, with clients that request certificates.
-type rollout struct {
-	balancer
-	replicas [3]replica
-	progress chan struct{} // gets an element for each answer
-	end      chan struct{} // closed to stop the clients
-	running  sync.WaitGroup
-}
-
-// start starts a replica at index i of the balancer.
-func (o *rollout) start(ctx context.Context, t *testing.T, i int) {
-	run, hurry := graceful(t, true, false)
-	to := &backend{base: "http://" + run.http, ready: true, retired: make(chan struct{})}
-	o.replicas[i] = replica{run, to, hurry}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.backends[i] = to
-	o.running.Go(func() { o.watch(ctx, to) })
-}
-
-// client requests certificates until end is closed.
-func (o *rollout) client(t *testing.T, url string) {
-	client := &http.Client{Transport: &http.Transport{}}
-	defer client.CloseIdleConnections()
-	for {
-		resp, err := client.Post(url+"/api/v2/signingCert", "", strings.NewReader(goodV2))
-		if err == nil {
-			_, err = io.Copy(io.Discard, resp.Body)
-			err = errors.Join(err, resp.Body.Close())
-		}
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Errorf("a request was lost: %v %v", resp, err)
-		}
-		select {
-		case <-o.end:
-			return
-		case o.progress <- struct{}{}:
-		}
-	}
-}
-
-// during keeps the clients running until done has an element or is closed.
-func during[T any](o *rollout, done <-chan T) T {
-	for {
-		select {
-		case <-o.progress:
-		case it := <-done:
-			return it
-		}
-	}
-}
-
-// TestRollingRestartLosesNothing restarts three replicas behind a balancer, one after another,
-// while 16 clients request certificates. The grace of each lets the balancer see that it is not
-// ready, and get the answers to earlier requests.
+// TestRollingRestartLosesNothing restarts three replicas behind a proxy, one after another, while 16
+// clients request certificates. The proxy sends requests to a replica until it is not ready.
 func TestRollingRestartLosesNothing(t *testing.T) {
 	t.Parallel()
-	o := &rollout{progress: make(chan struct{}), end: make(chan struct{})}
-	o.backends = make([]*backend, len(o.replicas))
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	for i := range o.replicas {
-		o.start(ctx, t, i)
-	}
-	proxy := httptest.NewServer(o.handler(t))
+	var mu sync.Mutex
+	var ready []string // base URLs
+	turn := 0
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Transport: &http.Transport{MaxIdleConnsPerHost: 16},
+		Rewrite: func(r *httputil.ProxyRequest) {
+			mu.Lock()
+			defer mu.Unlock()
+			turn++
+			to, _ := url.Parse(ready[turn%len(ready)])
+			r.SetURL(to)
+		},
+	})
 	defer proxy.Close()
+	var replicas []*running
+	var hurries []chan struct{}
+	begin := func() {
+		run, hurry := graceful(t, true, false)
+		replicas, hurries = append(replicas, run), append(hurries, hurry)
+		mu.Lock()
+		defer mu.Unlock()
+		ready = append(ready, "http://"+run.http)
+	}
+	for range 3 {
+		begin()
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	progress := make(chan struct{})
+	var clients sync.WaitGroup
 	for range 16 {
-		o.running.Go(func() { o.client(t, proxy.URL) })
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				resp, err := http.Post(proxy.URL+"/api/v2/signingCert", "", strings.NewReader(goodV2))
+				if err != nil || resp.StatusCode != http.StatusOK {
+					t.Errorf("a request was lost: %v %v", resp, err)
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+				select {
+				case <-ctx.Done():
+				case progress <- struct{}{}:
+				}
+			}
+		})
 	}
-	for i := range 2 * len(o.replicas) {
-		for range 100 {
-			<-o.progress
+	answers := func(n int) {
+		for range n {
+			<-progress
 		}
-		old := o.replicas[i%3]
+	}
+	for i := range 6 {
+		answers(100)
 		stopped := make(chan error, 1)
-		go func() { stopped <- old.run.stop() }()
-		during(o, old.to.retired)
-		close(old.hurry)
-		if err := during(o, stopped); err != nil {
-			t.Errorf("replica %d: %v", i%3, err)
+		go func() { stopped <- replicas[i].stop() }()
+		<-replicas[i].health.stopping
+		answers(20) // before the proxy notices
+		mu.Lock()
+		ready = ready[1:]
+		mu.Unlock()
+		answers(20) // those that the proxy had sent are answered
+		close(hurries[i])
+		for done := false; !done; {
+			select {
+			case <-progress:
+			case err := <-stopped:
+				if done = true; err != nil {
+					t.Errorf("replica %d: %v", i, err)
+				}
+			}
 		}
-		o.start(ctx, t, i%3)
+		begin()
 	}
-	close(o.end)
-	cancel()
-	o.running.Wait()
-	for _, r := range o.replicas {
-		close(r.hurry)
+	stop()
+	clients.Wait()
+	for _, hurry := range hurries[6:] {
+		close(hurry)
 	}
 }

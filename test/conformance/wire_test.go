@@ -150,6 +150,7 @@ func wireCases() []wireCase {
 		post(v1, "no algorithm", "201", `{"publicKey":{"content":"PEM64"},"signedEmailAddress":"PROOF"}`, bearer...),
 		post(v1, "another algorithm", "201", `{"publicKey":{"content":"PEM64","algorithm":"rsa4096"},"signedEmailAddress":"PROOF"}`, bearer...),
 		post(v1, "DER", "201", `{"publicKey":{"content":"DER64","algorithm":""},"signedEmailAddress":"PROOF"}`, bearer...),
+		post(v1, "base64 with line breaks", "201", `{"publicKey":{"content":"PEMLINES"},"signedEmailAddress":"PROOFLINES"}`, bearer...),
 		post(v1, "CSR", "201", `{"certificateSigningRequest":"CSR"}`, bearer...),
 		post(v1, "CSR and null key", "201", `{"publicKey":null,"signedEmailAddress":null,"certificateSigningRequest":"CSR"}`, bearer...),
 		post(v1, "empty CSR and a key", "201", "{"+key1+`,"certificateSigningRequest":""}`, bearer...),
@@ -195,12 +196,14 @@ func wireCases() []wireCase {
 		}
 	}
 	for path, only := range map[string]string{v2: "POST", v1: "POST", "/api/v2/trustBundle": "GET", "/api/v2/configuration": "GET", "/api/v1/rootCert": "GET", "/healthz": "GET", "/livez": "GET", "/readyz": "GET"} {
-		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "FOO", "TRACE"} {
+		for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "FOO", "TRACE"} {
 			want := "405 METHOD_NOT_ALLOWED"
 			switch {
-			case method == only && only == "POST", method == "HEAD" && only == "POST":
+			case method == only && only == "POST":
 				continue
-			case method == only, method == "HEAD":
+			case method == "OPTIONS":
+				want = "204"
+			case method == only, method == "HEAD" && only == "GET":
 				want = "200"
 			}
 			cases = append(cases, wireCase{"method", method, path, "", nil, want})
@@ -240,8 +243,13 @@ func TestWire(t *testing.T) {
 			if code == "200" && tt.method == "POST" || code == "201" {
 				g.certificate(t, c, key.Public(), w.base+"/email", "subject", personName)
 			}
-			if code == "405" && g.header.Get("Allow") == "" {
-				t.Error("405 without Allow")
+			if (code == "405" || code == "204") && g.header.Get("Allow") == "" {
+				t.Errorf("%s without Allow", code)
+			}
+			for _, parser := range []string{"proto:", "syntax", "unexpected", "invalid character"} {
+				if strings.Contains(g.message, parser) {
+					t.Errorf("the message has text of a parser: %s", g.message)
+				}
 			}
 			if tt.method == "HEAD" && g.body != "" {
 				t.Error("HEAD with a body")
