@@ -217,7 +217,7 @@ func TestGRPCHealth(t *testing.T) {
 			down <- nil
 			run := serve(t, shared, false, func(_ *fixture, c *Config) {
 				c.HealthInterval = time.Millisecond
-				c.Limits.Read, c.Limits.Write = 2*time.Second, 2*time.Second
+				c.Limits.Read, c.Limits.Write = 500*time.Millisecond, 500*time.Millisecond
 				c.Checks = []Check{{Name: "ct-log", Critical: true, Probe: func(context.Context) (string, error) {
 					err := <-down
 					down <- err
@@ -251,7 +251,7 @@ func TestGRPCHealth(t *testing.T) {
 			down <- errors.New("down")
 			expect(healthpb.HealthCheckResponse_NOT_SERVING)
 			// Longer than the timeouts of one request: a watcher outlives them.
-			back := time.AfterFunc(2500*time.Millisecond, func() { <-down; down <- nil })
+			back := time.AfterFunc(800*time.Millisecond, func() { <-down; down <- nil })
 			defer back.Stop()
 			expect(healthpb.HealthCheckResponse_SERVING)
 			stopped := make(chan error, 1)

@@ -162,8 +162,9 @@ func TestModes(t *testing.T) {
 					client, base := run.client(t, http2)
 					resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
 					if err != nil || resp.StatusCode != http.StatusOK || (resp.ProtoMajor == 2) != http2 {
-						t.Errorf("HTTP/2 %t: %v %v", http2, resp, err)
+						t.Fatalf("HTTP/2 %t: %v %v", http2, resp, err)
 					}
+					readAll(t, resp)
 				}
 				if got, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(t.Context(), csrRequest("a.b.c")); err != nil || len(got.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()) != 3 {
 					t.Errorf("gRPC: %v %v", got, err)
@@ -336,7 +337,7 @@ func TestSlowlorisIsCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			run := serve(t, true, false, func(_ *fixture, c *Config) {
-				c.Limits.ReadHeader, c.Limits.Read = time.Minute, 2*time.Second // of the body too
+				c.Limits.ReadHeader, c.Limits.Read = time.Minute, 500*time.Millisecond // of the body too
 				if name == "half a header" {
 					c.Limits.ReadHeader = 500 * time.Millisecond
 				}
