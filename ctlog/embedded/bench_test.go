@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -78,8 +76,8 @@ func fsyncTime(b *testing.B, dir string) time.Duration {
 // entriesVariable is how large BenchmarkLargeLog makes its log; 1,000,000 if it is not set.
 const entriesVariable = "MAYFLY_ENTRIES"
 
-// BenchmarkLargeLog measures an entry's cost and a process's memory with a million entries in
-// its log, beside those of an empty log. Run it with -benchtime=1x: creating the log takes
+// BenchmarkLargeLog measures an entry's cost with a million entries in its log, beside that of an
+// empty log. Run it with -benchtime=1x: creating the log takes
 // minutes and 3 GB of disk.
 func BenchmarkLargeLog(b *testing.B) {
 	entries := 1_000_000
@@ -96,8 +94,6 @@ func BenchmarkLargeLog(b *testing.B) {
 	measureAdds(b, l, a, 4*maxBatch, entries)
 	b.Logf("%d entries in %s", entries, time.Since(start).Round(time.Second))
 	shutdown(b, l)
-	debug.FreeOSMemory()
-	resetPeak(b)
 
 	start = time.Now()
 	l = open(b, cfg)
@@ -106,7 +102,6 @@ func BenchmarkLargeLog(b *testing.B) {
 	large := measureAdds(b, l, a, 64, 6400)
 	loneLarge := measureAdds(b, l, a, 1, 100)
 	b.StopTimer()
-	peak := peakMemory(b)
 	start = time.Now()
 	for _, err := range Search(b.Context(), cfg, Query{Identity: "no-one@example.com"}) {
 		b.Fatal(err)
@@ -118,7 +113,6 @@ func BenchmarkLargeLog(b *testing.B) {
 	}
 	b.ReportMetric(time.Since(start).Seconds(), "fsck-s")
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(peak, "peak-MiB")
 	b.ReportMetric(inMilliseconds(opened), "open-ms")
 	b.ReportMetric(inMilliseconds(empty), "empty64-p50-ms")
 	b.ReportMetric(inMilliseconds(large), "large64-p50-ms")
@@ -168,32 +162,4 @@ func load(b *testing.B, l *Log, submissions []ctlog.Submission, clients, n int) 
 		}
 	}
 	return latencies
-}
-
-// resetPeak resets the kernel's peak of the process's memory.
-func resetPeak(b *testing.B) {
-	b.Helper()
-	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-		b.Logf("the peak of memory includes the making of the log: %v", err)
-	}
-}
-
-// peakMemory returns the peak of resident memory, in MiB.
-func peakMemory(b *testing.B) float64 {
-	b.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		b.Log(err)
-		return 0
-	}
-	for line := range strings.Lines(string(status)) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmHWM:" {
-			kilobytes, err := strconv.ParseFloat(fields[1], 64)
-			if err != nil {
-				b.Fatal(err)
-			}
-			return kilobytes / 1024
-		}
-	}
-	return 0
 }

@@ -142,61 +142,60 @@ func TestRefusals(t *testing.T) {
 		header       map[string]string
 		body         string
 		status       int
-		says         string
 	}{
-		{"GET", "/", nil, "", 404, "there is nothing at"},
-		{"GET", "/nothing", nil, "", 404, "there is nothing at"},
-		{"GET", "//checkpoint", nil, "", 404, "there is nothing at"},
-		{"POST", "/checkpoint", nil, "", 405, "use GET, HEAD"},
-		{"DELETE", "/tile/0/000", nil, "", 405, "use GET, HEAD"},
-		{"GET", "/ct/v1/add-pre-chain", authorization, "", 405, "use POST"},
-		{"GET", "/tile/0/001", nil, "", 404, "with 300 entries, has no such tile"},
-		{"GET", "/tile/0/001.p/45", nil, "", 404, "has no such tile"},
-		{"GET", "/tile/0/002.p/1", nil, "", 404, "has no such tile"},
-		{"GET", "/tile/2/000.p/1", nil, "", 404, "has no such tile"},
-		{"GET", "/tile/data/001", nil, "", 404, "has no such tile"},
-		{"GET", "/tile/6/000", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/00/000", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/0/0", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/0/000.p/0", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/0/000.p/256", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/0/000.p/01", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/0/x000/000", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/0/../../.state/treeState", nil, "", 404, "a tile is named"},
-		{"GET", "/tile/entries/000", nil, "", 404, "a tile is named"},
-		{"GET", "/issuer/", nil, "", 404, "64 lower-case hexadecimal digits"},
-		{"GET", "/issuer/" + strings.Repeat("AB", 32), nil, "", 404, "64 lower-case hexadecimal digits"},
-		{"GET", "/issuer/" + strings.Repeat("ab", 32), nil, "", 404, "no such tile, issuer or entry"},
-		{"GET", "/issuer/../../../" + strings.Repeat("a", 55), nil, "", 404, "64 lower-case hexadecimal digits"},
-		{"GET", "/ct/v1/get-entries", nil, "", 400, "the parameter start is needed once"},
-		{"GET", "/ct/v1/get-entries?start=0&start=1&end=1", nil, "", 400, "the parameter start is needed once"},
-		{"GET", "/ct/v1/get-entries?start=-1&end=1", nil, "", 400, `start is "-1"`},
-		{"GET", "/ct/v1/get-entries?start=0&end=99999999999999999999", nil, "", 400, "should be a decimal number"},
-		{"GET", "/ct/v1/get-entries?start=2&end=1", nil, "", 400, "not before start"},
-		{"GET", "/ct/v1/get-entries?start=300&end=300", nil, "", 400, "the log has 300 entries"},
-		{"GET", "/ct/v1/get-sth-consistency?first=2&second=1", nil, "", 400, "should not be smaller"},
-		{"GET", "/ct/v1/get-sth-consistency?first=2&second=301", nil, "", 400, "has 300 entries"},
-		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=5", nil, "", 400, "one less than its size"},
-		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=301", nil, "", 400, "has 300 entries"},
-		{"GET", "/ct/v1/get-proof-by-hash?hash=AA==&tree_size=1", nil, "", 501, "use get-entry-and-proof"},
-		{"GET", "/ct/v1/get-roots", nil, "", 401, "needs its token"},
-		{"POST", "/ct/v1/add-pre-chain", nil, "{}", 401, "needs its token"},
-		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Basic " + testToken}, "{}", 401, "needs its token"},
-		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer wrong"}, "{}", 403, "is not the token"},
-		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer " + testToken + "x"}, "{}", 403, "is not the token"},
-		{"POST", "/ct/v1/add-pre-chain", authorization, "{", 400, "is not a JSON object"},
-		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["A"]}`, 400, "is not a JSON object"},
-		{"POST", "/ct/v1/add-pre-chain", authorization, `{}`, 400, "has 0 certificates"},
-		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["AAAA"]}`, 400, "certificate 0 of the chain cannot be parsed"},
-		{"POST", "/ct/v1/add-chain", authorization, `{"chain":["` + strings.Repeat("A", maxSubmission) + `"]}`, 413, "more than 262144 bytes"},
+		{"GET", "/", nil, "", 404},
+		{"GET", "/nothing", nil, "", 404},
+		{"GET", "//checkpoint", nil, "", 404},
+		{"POST", "/checkpoint", nil, "", 405},
+		{"DELETE", "/tile/0/000", nil, "", 405},
+		{"GET", "/ct/v1/add-pre-chain", authorization, "", 405},
+		{"GET", "/tile/0/001", nil, "", 404},
+		{"GET", "/tile/0/001.p/45", nil, "", 404},
+		{"GET", "/tile/0/002.p/1", nil, "", 404},
+		{"GET", "/tile/2/000.p/1", nil, "", 404},
+		{"GET", "/tile/data/001", nil, "", 404},
+		{"GET", "/tile/6/000", nil, "", 404},
+		{"GET", "/tile/00/000", nil, "", 404},
+		{"GET", "/tile/0/0", nil, "", 404},
+		{"GET", "/tile/0/000.p/0", nil, "", 404},
+		{"GET", "/tile/0/000.p/256", nil, "", 404},
+		{"GET", "/tile/0/000.p/01", nil, "", 404},
+		{"GET", "/tile/0/x000/000", nil, "", 404},
+		{"GET", "/tile/0/../../.state/treeState", nil, "", 404},
+		{"GET", "/tile/entries/000", nil, "", 404},
+		{"GET", "/issuer/", nil, "", 404},
+		{"GET", "/issuer/" + strings.Repeat("AB", 32), nil, "", 404},
+		{"GET", "/issuer/" + strings.Repeat("ab", 32), nil, "", 404},
+		{"GET", "/issuer/../../../" + strings.Repeat("a", 55), nil, "", 404},
+		{"GET", "/ct/v1/get-entries", nil, "", 400},
+		{"GET", "/ct/v1/get-entries?start=0&start=1&end=1", nil, "", 400},
+		{"GET", "/ct/v1/get-entries?start=-1&end=1", nil, "", 400},
+		{"GET", "/ct/v1/get-entries?start=0&end=99999999999999999999", nil, "", 400},
+		{"GET", "/ct/v1/get-entries?start=2&end=1", nil, "", 400},
+		{"GET", "/ct/v1/get-entries?start=300&end=300", nil, "", 400},
+		{"GET", "/ct/v1/get-sth-consistency?first=2&second=1", nil, "", 400},
+		{"GET", "/ct/v1/get-sth-consistency?first=2&second=301", nil, "", 400},
+		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=5", nil, "", 400},
+		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=301", nil, "", 400},
+		{"GET", "/ct/v1/get-proof-by-hash?hash=AA==&tree_size=1", nil, "", 501},
+		{"GET", "/ct/v1/get-roots", nil, "", 401},
+		{"POST", "/ct/v1/add-pre-chain", nil, "{}", 401},
+		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Basic " + testToken}, "{}", 401},
+		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer wrong"}, "{}", 403},
+		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer " + testToken + "x"}, "{}", 403},
+		{"POST", "/ct/v1/add-pre-chain", authorization, "{", 400},
+		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["A"]}`, 400},
+		{"POST", "/ct/v1/add-pre-chain", authorization, `{}`, 400},
+		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["AAAA"]}`, 400},
+		{"POST", "/ct/v1/add-chain", authorization, `{"chain":["` + strings.Repeat("A", maxSubmission) + `"]}`, 413},
 	} {
 		status, header, body := do(t, test.method, url+test.path, []byte(test.body), test.header)
 		var answer struct {
 			ErrorMessage string `json:"error_message"`
 		}
-		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != test.status || !strings.Contains(answer.ErrorMessage, test.says) ||
+		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != test.status || answer.ErrorMessage == "" ||
 			header.Get("Content-Type") != "application/json" || header.Get("Cache-Control") != private {
-			t.Errorf("%s %s: %d %q, want %d %q (%v)", test.method, test.path, status, body, test.status, test.says, header)
+			t.Errorf("%s %s: %d %q, want %d (%v)", test.method, test.path, status, body, test.status, header)
 		}
 	}
 }
@@ -241,17 +240,12 @@ func TestRefusesChains(t *testing.T) {
 	if s := l.Status(); s.TreeSize != 0 {
 		t.Errorf("%d of them are in the log", s.TreeSize)
 	}
-}
-
-func TestSubmissionIsOffWithoutToken(t *testing.T) {
-	t.Parallel()
-	a, cfg := newAuthority(t), newConfig(t)
-	cfg.SubmitToken, cfg.Roots = nil, a.roots
-	url := serve(t, open(t, cfg))
+	shutdown(t, l)
+	cfg.SubmitToken = nil // submission is off
+	url = serve(t, open(t, cfg))
 	for _, token := range []string{"", testToken} {
-		status, _, body := post(t, url+"/ct/v1/add-pre-chain", token, chainJSON(t, a.submission(t).Chain))
-		if status != http.StatusForbidden || !strings.Contains(body, "takes no submissions over HTTP") {
-			t.Errorf("%d %s", status, body)
+		if status, _, body := post(t, url+"/ct/v1/add-pre-chain", token, chainJSON(t, sub.Chain)); status != http.StatusForbidden {
+			t.Errorf("without a token in the configuration: %d %s", status, body)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -315,64 +316,44 @@ func TestGuardBehindIsMovedOn(t *testing.T) {
 	}
 }
 
+// TestOpenRefusesWrongSettings: each mistake has the path of its key.
 func TestOpenRefusesWrongSettings(t *testing.T) {
 	t.Parallel()
-	cfg := newConfig(t)
+	good, other := newConfig(t), newConfig(t)
 	for _, test := range []struct {
-		name string
-		set  func(*Config)
-		want string
-	}{
-		{"no name", func(c *Config) { c.Name = "" }, "name: "},
-		{"a name with a slash", func(c *Config) { c.Name = "a/b" }, "is no name for a log"},
-		{"a name of dots", func(c *Config) { c.Name = ".." }, "is no name for a log"},
-		{"no directory", func(c *Config) { c.Dir = "" }, "dir: the log's directory is missing"},
-		{"a directory without a log", func(c *Config) { c.Dir = t.TempDir() }, "dir: "},
-		{"no guard", func(c *Config) { c.Guard = "" }, "guard: the log's guard is missing"},
-		{"the guard in the directory", func(c *Config) { c.Guard = filepath.Join(c.Dir, "x", "..", "g.json") }, "is inside the log's directory"},
-		{"no key", func(c *Config) { c.Key = "" }, "key: the path of the log's key is missing"},
-		{"an absent key", func(c *Config) { c.Key += "x" }, "does not exist; mayfly ctlog init"},
-		{"an origin with a scheme", func(c *Config) { c.Origin = "https://" + c.Origin }, "origin: "},
-		{"an origin with a slash", func(c *Config) { c.Origin += "/" }, "is no origin"},
-		{"an origin with a space", func(c *Config) { c.Origin = "a b" }, "is no origin"},
-		{"a batch age of an hour", func(c *Config) { c.BatchAge = 1 << 42 }, "batch_age: "},
-		{"a checkpoint interval too short", func(c *Config) { c.CheckpointInterval = 1 }, "checkpoint_interval: "},
-		{"a short token", func(c *Config) { c.SubmitToken = []byte("secret") }, "submit: token_file: the token has 6 bytes"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			cfg := cfg
-			test.set(&cfg)
-			l, err := Open(t.Context(), cfg)
-			if err == nil {
-				shutdown(t, l)
-			}
-			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, want %q", err, test.want)
-			}
-		})
-	}
-}
-
-func TestOpenRefusesAnotherLogsKey(t *testing.T) {
-	t.Parallel()
-	cfg, other := newConfig(t), newConfig(t)
-	for _, test := range []struct {
-		name string
+		path string
 		set  func(*Config)
 	}{
-		{"key", func(c *Config) { c.Key = other.Key }},
-		{"origin", func(c *Config) { c.Origin = "log.example/2025" }},
+		{"name", func(c *Config) { c.Name = "" }},
+		{"name", func(c *Config) { c.Name = "a/b" }},
+		{"name", func(c *Config) { c.Name = ".." }},
+		{"dir", func(c *Config) { c.Dir = "" }},
+		{"dir", func(c *Config) { c.Dir = t.TempDir() }}, // holds no log
+		{"guard", func(c *Config) { c.Guard = "" }},
+		{"guard", func(c *Config) { c.Guard = filepath.Join(c.Dir, "x", "..", "g.json") }},
+		{"key", func(c *Config) { c.Key = "" }},
+		{"key", func(c *Config) { c.Key += "x" }},      // is absent
+		{"key", func(c *Config) { c.Key = other.Key }}, // another log's
+		{"key", func(c *Config) { c.Origin = "log.example/2025" }},
+		{"origin", func(c *Config) { c.Origin = "https://" + c.Origin }},
+		{"origin", func(c *Config) { c.Origin += "/" }},
+		{"origin", func(c *Config) { c.Origin = "a b" }},
+		{"batch_age", func(c *Config) { c.BatchAge = time.Hour }},
+		{"checkpoint_interval", func(c *Config) { c.CheckpointInterval = 1 }},
+		{"submit.token_file", func(c *Config) { c.SubmitToken = []byte("secret") }},
 	} {
-		wrong := cfg
-		test.set(&wrong)
-		_, err := Open(t.Context(), wrong)
+		cfg := good
+		test.set(&cfg)
+		l, err := Open(t.Context(), cfg)
+		if err == nil {
+			shutdown(t, l)
+		}
 		var at *keypath.Error
-		if !errors.As(err, &at) || at.Path[0] != "key" || !strings.Contains(err.Error(), "key or origin are another log's") {
-			t.Errorf("another log's %s: got %v", test.name, err)
+		if !errors.As(err, &at) || strings.Join(at.Path, ".") != test.path {
+			t.Errorf("got %v, want a mistake at %s", err, test.path)
 		}
 	}
-	shutdown(t, open(t, cfg))
+	shutdown(t, open(t, good))
 }
 
 // TestOpenNeverMakesALog: Open must not replace a lost directory with an empty log.

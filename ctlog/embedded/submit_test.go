@@ -9,7 +9,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/transparency-dev/tessera"
@@ -154,26 +153,24 @@ func TestSubmitRefusesOddSubmissions(t *testing.T) {
 	a, cfg := newAuthority(t), newConfig(t)
 	l := open(t, cfg)
 	good := a.submission(t)
-	for _, test := range []struct {
-		name string
-		edit func(*ctlog.Submission)
-		says string
-	}{
-		{"no chain", func(s *ctlog.Submission) { s.Chain = nil }, "has 0 certificates"},
-		{"no issuer", func(s *ctlog.Submission) { s.Chain = s.Chain[:1] }, "has 1 certificates"},
-		{"an endless chain", func(s *ctlog.Submission) { s.Chain = make([][]byte, 3000) }, "has 3000 certificates"},
-		{"an empty certificate", func(s *ctlog.Submission) { s.Chain = [][]byte{good.Chain[0], nil} }, "has 0 bytes"},
-		{"a huge precertificate", func(s *ctlog.Submission) { s.Chain = [][]byte{make([]byte, 1<<24), good.Chain[1]} }, "has 16777216 bytes"},
-		{"no TBS", func(s *ctlog.Submission) { s.TBS = nil }, "has 0 bytes"},
-		{"a huge TBS", func(s *ctlog.Submission) { s.TBS = make([]byte, 1<<24) }, "has 16777216 bytes"},
+	for name, edit := range map[string]func(*ctlog.Submission){
+		"no chain":              func(s *ctlog.Submission) { s.Chain = nil },
+		"no issuer":             func(s *ctlog.Submission) { s.Chain = s.Chain[:1] },
+		"an endless chain":      func(s *ctlog.Submission) { s.Chain = make([][]byte, 3000) },
+		"an empty certificate":  func(s *ctlog.Submission) { s.Chain = [][]byte{good.Chain[0], nil} },
+		"a huge precertificate": func(s *ctlog.Submission) { s.Chain = [][]byte{make([]byte, 1<<24), good.Chain[1]} },
+		"no TBS":                func(s *ctlog.Submission) { s.TBS = nil },
+		"a huge TBS":            func(s *ctlog.Submission) { s.TBS = make([]byte, 1<<24) },
 	} {
 		sub := good
-		test.edit(&sub)
-		if _, err := l.Submit(t.Context(), sub); err == nil || !strings.Contains(err.Error(), test.says) {
-			t.Errorf("%s: got %v, want %q", test.name, err, test.says)
+		edit(&sub)
+		if _, err := l.Submit(t.Context(), sub); err == nil {
+			t.Errorf("%s is accepted", name)
 		}
 	}
-	submit(t, l, a, 1)
+	if size := l.Status().TreeSize; size != 0 {
+		t.Errorf("%d of them are in the log", size)
+	}
 }
 
 // TestCheckDescriptor: Tessera panics where it cannot open its lock file.
