@@ -34,23 +34,12 @@ type LogStatus struct {
 	breaker.Status
 }
 
-func (m *member) status(now time.Time) LogStatus {
-	return LogStatus{Name: m.Name(), Status: m.breaker.StatusAt(now)}
-}
-
 // Status returns the condition of each log, in order of preference.
 func (l *Logs) Status() []LogStatus {
 	now := time.Now()
 	list := make([]LogStatus, 0, len(l.logs))
 	for _, m := range l.logs {
-		list = append(list, m.status(now))
+		list = append(list, LogStatus{Name: m.Name(), Status: m.breaker.StatusAt(now)})
 	}
 	return list
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

@@ -4,7 +4,6 @@ package ctlog_test
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -249,24 +248,6 @@ func TestFailuresInARow(t *testing.T) {
 	})
 }
 
-// Every failure of a log counts, including an SCT that does not verify.
-func TestInvalidSCTsOpenTheBreaker(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		tr := newTrio(t)
-		tr.set(0, tr.good[1])
-		tr.set(1, nil)
-		for range 5 {
-			tr.want("ab", 0)
-		}
-		tr.states("open closed closed")
-		var invalid *ctlog.InvalidSCTError
-		if s := tr.all.Status()[0]; !errors.As(s.LastError, &invalid) || s.Failures != 5 {
-			t.Errorf("status %+v", s)
-		}
-	})
-}
-
 // No submission asks a log during its Retry-After, whichever submission received it.
 func TestRetryAfterHoldsForEverybody(t *testing.T) {
 	t.Parallel()
@@ -298,7 +279,7 @@ func TestRetryAfterHoldsForEverybody(t *testing.T) {
 		if e := wantUnavailable(t, err); asked != "" || took != 0 || e.RetryAfter != 8*time.Second {
 			t.Errorf("asked %q in %s, RetryAfter %s; want nobody, at once, 8s", asked, took, e.RetryAfter)
 		}
-		if !strings.Contains(err.Error(), "log c: not asked, as it wants to be left alone for another 8s") {
+		if !strings.Contains(err.Error(), "log c: not asked, since its Retry-After ends in 8s") {
 			t.Errorf("the cause does not say why nobody was asked: %v", err)
 		}
 		// A race waits for a Retry-After that fits the budget.

@@ -248,31 +248,22 @@ func TestNewTellsEveryMistake(t *testing.T) {
 		cfg  ctlog.Config
 		want []string
 	}{
-		"no log": {ctlog.Config{}, []string{"logs: there is no log; name one, or disable Certificate Transparency explicitly"}},
+		"no log": {ctlog.Config{}, []string{"logs"}},
 		"several mistakes": {
 			ctlog.Config{Budget: time.Millisecond, Logs: []ctlog.LogConfig{good, {Log: b.log}, {}, {Log: b.log, PublicKey: good.PublicKey}, {Log: a.log, PublicKey: b.log.PublicKeyPEM()}}},
-			[]string{
-				"budget: 1ms is too short for any log to answer; give at least 250ms",
-				"logs: 1: public_key: the log's public key is missing; without it no answer of the log can be verified",
-				"logs: 2: there is no log",
-				"logs: 3: public_key: this is also the key of the log a; each log has its own",
-				"logs: 4: url: the log a is named twice",
-			},
+			[]string{"budget", "logs.1.public_key", "logs.2", "logs.3.public_key", "logs.4.url"},
 		},
-		"negative hedge":  {ctlog.Config{Hedge: -1, Logs: []ctlog.LogConfig{good}}, []string{"hedge: -1ns is no delay"}},
-		"negative budget": {ctlog.Config{Budget: -1, Logs: []ctlog.LogConfig{good}}, []string{"budget: -1ns is too short for any log to answer; give at least 250ms"}},
+		"negative hedge":  {ctlog.Config{Hedge: -1, Logs: []ctlog.LogConfig{good}}, []string{"hedge"}},
+		"negative budget": {ctlog.Config{Budget: -1, Logs: []ctlog.LogConfig{good}}, []string{"budget"}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, err := ctlog.New(test.cfg)
-			var got []string
-			for _, e := range keypath.All(err) {
-				got = append(got, e.Error())
-			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("errors (-want +got):\n%s", diff)
-			}
-		})
+		_, err := ctlog.New(test.cfg)
+		var got []string
+		for _, e := range keypath.All(err) {
+			got = append(got, strings.Join(e.Path, "."))
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s: mistakes (-want +got):\n%s", name, diff)
+		}
 	}
 }
 

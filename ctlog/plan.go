@@ -5,6 +5,7 @@ package ctlog
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -76,7 +77,7 @@ func (p *plan) next(now time.Time) (i int, wait time.Duration) {
 	if i < 0 {
 		return -1, -1
 	}
-	wait = later(p.due, p.turns[i].at).Sub(now)
+	wait = max(p.due.Sub(now), p.turns[i].at.Sub(now))
 	switch {
 	case wait <= 0:
 		return i, 0
@@ -108,19 +109,14 @@ func (p *plan) failed(i int, now time.Time, pause time.Duration) {
 // postpone keeps a log from being asked before until. A past time changes nothing: such a log
 // keeps its place before those that were asked already.
 func (p *plan) postpone(i int, now, until time.Time) {
-	if until.After(now) {
-		p.turns[i].at = later(p.turns[i].at, until)
+	if until.After(now) && until.After(p.turns[i].at) {
+		p.turns[i].at = until
 	}
 }
 
 // pending reports whether an answer may still come.
 func (p *plan) pending() bool {
-	for i := range p.turns {
-		if p.turns[i].pending {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.turns, func(t turn) bool { return t.pending })
 }
 
 // pauseAfter returns how long to wait after a log's failed attempt before the log is asked

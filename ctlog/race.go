@@ -134,13 +134,10 @@ func unasked(p *plan) []error {
 	var errs []error
 	for i := range p.turns {
 		t := &p.turns[i]
-		if t.attempts > 0 {
-			continue
-		}
-		if rest := time.Until(t.breaker.Rest()); rest > 0 {
-			errs = append(errs, fmt.Errorf("log %s: not asked, as it wants to be left alone for another %s", t.Name(), rest.Round(time.Millisecond)))
-		} else {
-			errs = append(errs, fmt.Errorf("log %s: not asked, as there was no time left", t.Name()))
+		if rest := time.Until(t.breaker.Rest()); t.attempts == 0 && rest > 0 {
+			errs = append(errs, fmt.Errorf("log %s: not asked, since its Retry-After ends in %s", t.Name(), rest.Round(time.Millisecond)))
+		} else if t.attempts == 0 {
+			errs = append(errs, fmt.Errorf("log %s: not asked, since there was no time left", t.Name()))
 		}
 	}
 	return errs

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
-	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -240,10 +239,10 @@ func parseAddChainResponse(body []byte) (SCT, error) {
 	if resp.SCTVersion != ct.V1 {
 		return SCT{}, fmt.Errorf("parsing the log's answer: sct_version is %d, not 0 (v1)", resp.SCTVersion)
 	}
-	sct := SCT{Timestamp: resp.Timestamp}
-	if copy(sct.LogID[:], resp.ID) != len(sct.LogID) || len(resp.ID) != len(sct.LogID) {
+	if len(resp.ID) != len(SCT{}.LogID) {
 		return SCT{}, fmt.Errorf("parsing the log's answer: id has %d bytes, not 32", len(resp.ID))
 	}
+	sct := SCT{LogID: [32]byte(resp.ID), Timestamp: resp.Timestamp}
 	extensions, err := base64.StdEncoding.DecodeString(resp.Extensions)
 	if err != nil {
 		return SCT{}, fmt.Errorf("parsing the log's answer: extensions: %w", err)
@@ -251,7 +250,7 @@ func parseAddChainResponse(body []byte) (SCT, error) {
 	if len(extensions) > 0 {
 		sct.Extensions = extensions
 	}
-	if sct.Signature, err = parseDigitallySigned(cryptobyte.String(resp.Signature)); err != nil {
+	if sct.Signature, err = parseDigitallySigned(resp.Signature); err != nil {
 		return SCT{}, fmt.Errorf("parsing the log's answer: %w", err)
 	}
 	return sct, nil

@@ -211,43 +211,29 @@ func TestRemoteConnectionErrors(t *testing.T) {
 	t.Parallel()
 	sub := newFixture(t, nil).draft(t).Submission
 
-	t.Run("nobody listens", func(t *testing.T) {
-		t.Parallel()
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		url := "http://" + listener.Addr().String()
-		_ = listener.Close()
-		_, err = newRemote(t, url).Submit(t.Context(), sub)
-		var retryable *ctlog.RetryableError
-		if !errors.As(err, &retryable) {
-			t.Errorf("error %v, want *RetryableError", err)
-		}
-	})
-	t.Run("connection cut before an answer", func(t *testing.T) {
-		t.Parallel()
-		url := serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
-		_, err := newRemote(t, url).Submit(t.Context(), sub)
-		var retryable *ctlog.RetryableError
-		if !errors.As(err, &retryable) {
-			t.Errorf("error %v, want *RetryableError", err)
-		}
-	})
-	t.Run("connection cut within an answer", func(t *testing.T) {
-		t.Parallel()
-		url := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = listener.Close()
+	var retryable *ctlog.RetryableError
+	for name, test := range map[string]struct {
+		url   string
+		retry bool
+	}{
+		"no listener":          {"http://" + listener.Addr().String(), true},
+		"cut before an answer": {serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })), true},
+		"cut within an answer": {serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			_, _ = io.WriteString(w, "{")
 			_ = http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
-		}))
-		_, err := newRemote(t, url).Submit(t.Context(), sub)
-		var retryable *ctlog.RetryableError
-		if err == nil || errors.As(err, &retryable) {
-			t.Errorf("error %v, want one that is not to be repeated", err)
+		})), false},
+	} {
+		if _, err := newRemote(t, test.url).Submit(t.Context(), sub); err == nil || errors.As(err, &retryable) != test.retry {
+			t.Errorf("%s: error %v, want a retryable one: %v", name, err, test.retry)
 		}
-	})
+	}
 	t.Run("hanging until the context ends", func(t *testing.T) {
 		t.Parallel()
 		f := newFixture(t, nil)

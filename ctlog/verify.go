@@ -169,17 +169,9 @@ func checkExtensions(extensions []byte) error {
 //	    SignatureType signature_type = certificate_timestamp;
 //	    uint64 timestamp;
 //	    LogEntryType entry_type;
-//	    select(entry_type) {
-//	        case x509_entry: ASN.1Cert;
-//	        case precert_entry: PreCert;
-//	    } signed_entry;
+//	    PreCert signed_entry;                  opaque issuer_key_hash[32]; opaque TBSCertificate<1..2^24-1>;
 //	    CtExtensions extensions;
 //	};
-//	opaque TBSCertificate<1..2^24-1>;
-//	struct {
-//	    opaque issuer_key_hash[32];
-//	    TBSCertificate tbs_certificate;
-//	} PreCert;
 func signedData(sct SCT, sub Submission) ([]byte, error) {
 	if n := len(sub.TBS); n == 0 || n > maxTBSCertificate {
 		return nil, fmt.Errorf("the submission's TBSCertificate has %d bytes", n)

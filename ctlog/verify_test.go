@@ -19,10 +19,6 @@ import (
 	"testing"
 	"time"
 
-	ct "github.com/google/certificate-transparency-go"
-	cttls "github.com/google/certificate-transparency-go/tls"
-	ctx509 "github.com/google/certificate-transparency-go/x509"
-
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/test/testlog"
 )
@@ -65,68 +61,6 @@ func (f *fixture) draft(t testing.TB) *testlog.Draft {
 		t.Fatal(err)
 	}
 	return d
-}
-
-// An independent reader extracts the SCT from the finished certificate, rebuilds the logged
-// entry, and verifies.
-func TestVerifiedSCTVerifiesInTheCertificate(t *testing.T) {
-	t.Parallel()
-	for name, leafIndex := range map[string]bool{"RFC 6962": false, "static-ct-api": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f := newFixture(t, func(c *testlog.Config) { c.LeafIndex = leafIndex })
-			d := f.draft(t)
-			sct, err := f.log.Submit(t.Context(), d.Submission)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if leafIndex != (len(sct.Extensions) > 0) {
-				t.Fatalf("the SCT's extensions are %x", sct.Extensions)
-			}
-			if err := f.key.Verify(sct, d.Submission, now()); err != nil {
-				t.Fatal(err)
-			}
-			der, err := d.Certificate(sct)
-			if err != nil {
-				t.Fatal(err)
-			}
-			f.verifyEmbedded(t, der)
-		})
-	}
-}
-
-func (f *fixture) verifyEmbedded(t *testing.T, der []byte) {
-	t.Helper()
-	var chain []*ctx509.Certificate
-	for _, der := range [][]byte{der, f.authority.Intermediate.Raw, f.authority.Root.Raw} {
-		c, err := ctx509.ParseCertificate(der)
-		if ctx509.IsFatal(err) {
-			t.Fatal(err)
-		}
-		chain = append(chain, c)
-	}
-	if n := len(chain[0].SCTList.SCTList); n != 1 {
-		t.Fatalf("the certificate holds %d SCTs, want 1", n)
-	}
-	var sct ct.SignedCertificateTimestamp
-	if rest, err := cttls.Unmarshal(chain[0].SCTList.SCTList[0].Val, &sct); err != nil || len(rest) > 0 {
-		t.Fatalf("reading the SCT: %v, %d bytes left", err, len(rest))
-	}
-	leaf, err := ct.MerkleTreeLeafForEmbeddedSCT(chain, sct.Timestamp)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, _, _, err := ct.PublicKeyFromPEM(f.log.PublicKeyPEM())
-	if err != nil {
-		t.Fatal(err)
-	}
-	verifier, err := ct.NewSignatureVerifier(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := verifier.VerifySCTSignature(sct, ct.LogEntry{Leaf: *leaf}); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestVerifyRefuses(t *testing.T) {

@@ -92,7 +92,7 @@ func ctlogInitCommand() *cobra.Command {
 		Short: "Create a new log: its key, directory and guard",
 		Long: `Create the log that the configuration names: a P-256 key of its own (PKCS#8, mode 0600), its
 directory and its guard. No other command creates a log, and nothing that exists is changed.
-The public key is printed: verifiers need it before the log's first use.`,
+It prints the public key: verifiers need it before the first use of the log.`,
 		Example: "  mayfly ctlog init --config mayfly.yaml --name 2026 > ctlog-2026.pub",
 	}, func(c *cobra.Command, log embedded.Config) error {
 		log.Now = time.Now

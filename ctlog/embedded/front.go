@@ -72,8 +72,8 @@ var endpoints = map[string]struct {
 	"/ct/v1/get-entry-and-proof": {false, (*front).getEntryAndProof},
 	"/ct/v1/get-proof-by-hash":   {false, (*front).getProofByHash},
 	"/ct/v1/get-roots":           {false, authorized((*front).getRoots)},
-	"/ct/v1/add-chain":           {true, authorized((*front).addChain)},
-	"/ct/v1/add-pre-chain":       {true, authorized((*front).addPreChain)},
+	"/ct/v1/add-chain":           {true, addChain(false)},
+	"/ct/v1/add-pre-chain":       {true, addChain(true)},
 }
 
 // Handler serves the log under its prefix, which the caller strips: /checkpoint, /tile/…,

@@ -94,19 +94,8 @@ func (k *logKey) sign(message []byte) ([]byte, error) {
 	return signature, nil
 }
 
-// signSCT returns the SCT of the entry at index. Its signature covers (RFC 6962, section 3.2)
-//
-//	digitally-signed struct {
-//	    Version sct_version;
-//	    SignatureType signature_type = certificate_timestamp;
-//	    uint64 timestamp;
-//	    LogEntryType entry_type;
-//	    select(entry_type) { … } signed_entry;
-//	    CtExtensions extensions;
-//	};
-//
-// The last four are the TimestampedEntry of the leaf, which follows the leaf's version and type
-// (section 3.4).
+// signSCT returns the SCT of the entry at index. After the version and the type, its signature covers
+// the TimestampedEntry of the leaf (RFC 6962, sections 3.2 and 3.4).
 func (k *logKey) signSCT(e *ctonly.Entry, index uint64) (ctlog.SCT, error) {
 	message := append([]byte{byte(ct.V1), byte(ct.CertificateTimestampSignatureType)}, e.MerkleTreeLeaf(index)[2:]...)
 	signature, err := k.sign(message)

@@ -57,17 +57,12 @@ func (f *front) getRoots(w http.ResponseWriter, r *http.Request) error {
 	return answerJSON(w, r, mutable, answer)
 }
 
-// addPreChain is RFC 6962, section 4.2.
-func (f *front) addPreChain(w http.ResponseWriter, r *http.Request) error {
-	return f.addAny(w, r, true)
+// addChain returns the endpoint of add-pre-chain (RFC 6962, section 4.2) or add-chain (section 4.1).
+func addChain(precert bool) endpoint {
+	return authorized(func(f *front, w http.ResponseWriter, r *http.Request) error { return f.addChain(w, r, precert) })
 }
 
-// addChain is RFC 6962, section 4.1.
-func (f *front) addChain(w http.ResponseWriter, r *http.Request) error {
-	return f.addAny(w, r, false)
-}
-
-func (f *front) addAny(w http.ResponseWriter, r *http.Request, precert bool) error {
+func (f *front) addChain(w http.ResponseWriter, r *http.Request, precert bool) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
 	switch {
 	case errors.As(err, new(*http.MaxBytesError)):
@@ -99,16 +94,11 @@ func (f *front) addAny(w http.ResponseWriter, r *http.Request, precert bool) err
 
 // identity returns the hash under which two submissions count as the same.
 func identity(e *entry) [sha256.Size]byte {
-	h := sha256.New()
 	leaf := e.leaf.Certificate
 	if e.leaf.IsPrecert {
 		leaf = e.leaf.Precertificate
 	}
-	for _, der := range append([][]byte{leaf}, e.chain...) {
-		sum := sha256.Sum256(der)
-		h.Write(sum[:])
-	}
-	return [sha256.Size]byte(h.Sum(nil))
+	return sha256.Sum256(append(bytes.Clone(leaf), bytes.Join(e.chain, nil)...))
 }
 
 // newEntry checks a chain that a client submits.
