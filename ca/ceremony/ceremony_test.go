@@ -18,9 +18,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	zx509 "github.com/zmap/zcrypto/x509"
-	"github.com/zmap/zlint/v3"
-	"github.com/zmap/zlint/v3/lint"
 )
 
 func now() time.Time { return time.Date(2026, 11, 5, 12, 0, 0, 987e6, time.FixedZone("", 3600)) }
@@ -137,67 +134,6 @@ func TestCertificatesFollowTheSpecification(t *testing.T) {
 	}
 }
 
-func TestZlintFindsNothing(t *testing.T) {
-	t.Parallel()
-	// The findings, and why they do not matter for this CA.
-	ignored := map[string]string{
-		"e_ca_country_name_missing":      "CA/B Forum BR 7.1.2: CAs for web servers; our specification asks for CN and O",
-		"n_ca_digital_signature_not_set": "for a root that signs OCSP answers; our specification asks for certSign and cRLSign alone",
-	}
-	found := make(map[string]bool)
-	for _, begin := range []time.Time{now(), time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2060, 1, 1, 0, 0, 0, 0, time.UTC)} {
-		for _, algorithm := range Algorithms() {
-			if algorithm == "rsa-4096" && begin.Year() > 2026 {
-				continue // each key takes a second, and dates do not depend on it
-			}
-			root, intermediate := newChain(t, algorithm, begin)
-			for _, c := range []*x509.Certificate{root, intermediate} {
-				parsed, err := zx509.ParseCertificate(c.Raw)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for name, result := range zlint.LintCertificate(parsed).Results {
-					if result.Status < lint.Notice {
-						continue
-					}
-					found[name] = true
-					if ignored[name] == "" {
-						t.Errorf("%d %s %s: %s: %s %s", begin.Year(), algorithm, c.Subject.CommonName, name, result.Status, result.Details)
-					}
-				}
-			}
-		}
-	}
-	for name := range ignored {
-		if !found[name] {
-			t.Errorf("%s is ignored, and was not found", name)
-		}
-	}
-}
-
-// From 2050 on, dates have four digits for the year (RFC 5280, section 4.1.2.5).
-func TestDatesAroundTheYear2050(t *testing.T) {
-	t.Parallel()
-	for _, begin := range []time.Time{
-		time.Date(2039, 12, 31, 23, 59, 59, 0, time.UTC), // the root's last second is UTCTime's last
-		time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC),
-		time.Date(2048, 2, 29, 12, 0, 0, 0, time.UTC),
-		time.Date(2055, 6, 1, 0, 0, 0, 0, time.UTC),
-	} {
-		root, intermediate := newChain(t, "ecdsa-p256", begin)
-		verify(t, root, intermediate, begin)
-		for _, c := range []*x509.Certificate{root, intermediate} {
-			for _, date := range []time.Time{c.NotBefore, c.NotAfter} {
-				utc := []byte("\x17\x0d" + date.Format("060102150405Z"))
-				generalized := []byte("\x18\x0f" + date.Format("20060102150405Z"))
-				if date.Year() < 2050 && !bytes.Contains(c.RawTBSCertificate, utc) || date.Year() >= 2050 && !bytes.Contains(c.RawTBSCertificate, generalized) {
-					t.Errorf("%s: %s is in the wrong form", c.Subject, date)
-				}
-			}
-		}
-	}
-}
-
 func TestIntermediateNeverOutlivesItsParent(t *testing.T) {
 	t.Parallel()
 	root, key := newTestRoot(t, PlannedCertificate{Subject: subject("root"), NotBefore: now(), NotAfter: now().AddDate(1, 0, 0)}, "ecdsa-p256")
@@ -266,15 +202,6 @@ func TestIntermediateRefuses(t *testing.T) {
 				t.Errorf("error %v, want one with %q", err, test.want)
 			}
 		})
-	}
-}
-
-func TestNameOf64Characters(t *testing.T) {
-	t.Parallel()
-	name := strings.Repeat("ü", 64)
-	root, _ := newTestRoot(t, PlannedCertificate{Subject: subject(name), NotBefore: now()}, "ecdsa-p256")
-	if root.Subject.CommonName != name {
-		t.Errorf("common name %q", root.Subject.CommonName)
 	}
 }
 

@@ -51,7 +51,9 @@ func TestRunAgainstZlintAndOpenSSL(t *testing.T) {
 	for _, begin := range []time.Time{now(), time.Date(2049, 12, 31, 0, 0, 0, 0, time.UTC), time.Date(2061, 1, 1, 0, 0, 0, 0, time.UTC)} {
 		dir := filepath.Join(t.TempDir(), "out")
 		second := plannedCertificate("second")
-		second.Algorithm = "rsa-4096"
+		if begin.Year() == 2026 { // an RSA key takes a second
+			second.Algorithm = "rsa-4096"
+		}
 		transcript, err := Run(Plan{
 			Dir: dir, Now: begin, Root: plannedCertificate("root"),
 			Intermediates: []PlannedIntermediate{

@@ -5,11 +5,8 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/mayfly-ca/mayfly/ca/set"
 )
 
 func caBundleCommand() *cobra.Command {
@@ -23,18 +20,7 @@ those that are published, then those that have retired and have not ended.`,
 		Example: "  mayfly ca bundle --set ca > bundle.pem",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := flags.path()
-			if err != nil {
-				return err
-			}
-			now, err := parseTime("at", at)
-			if err != nil {
-				return err
-			}
-			if now.IsZero() {
-				now = time.Now()
-			}
-			loaded, err := set.Read(set.Source{Path: path}, now)
+			loaded, now, err := flags.read(at)
 			if err != nil {
 				return err
 			}

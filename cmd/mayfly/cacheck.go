@@ -31,7 +31,7 @@ would not load the set, or a log would refuse its certificates.`,
 		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			path, err := flags.path()
+			source, err := flags.source()
 			if err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ would not load the set, or a log would refuse its certificates.`,
 			now := time.Now()
 			ring := keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket})
 			defer func() { err = errors.Join(err, ring.Close()) }()
-			loaded, err := set.Load(c.Context(), set.Source{Path: path}, now, set.Keys{Ring: ring})
+			loaded, err := set.Load(c.Context(), source, now, set.Keys{Ring: ring})
 			if err != nil {
 				return err
 			}
@@ -53,9 +53,9 @@ would not load the set, or a log would refuse its certificates.`,
 			}
 			authority, err := loaded.Set.Active(now)
 			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
+				return fmt.Errorf("%s: %w", loaded.Name, err)
 			}
-			printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", path, loaded.Set.Generation(), authority.ID())
+			printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
 			if flags.config == "" {
 				return nil
 			}

@@ -41,24 +41,38 @@ func (f *setFlags) editFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print the set's status as JSON")
 }
 
-// path returns the set's file.
-func (f *setFlags) path() (string, error) {
+// source returns where the set is defined.
+func (f *setFlags) source() (set.Source, error) {
 	switch {
 	case f.set != "" && f.config != "":
-		return "", usageError{errors.New("--set and --config exclude each other")}
+		return set.Source{}, usageError{errors.New("--set and --config exclude each other")}
 	case f.config != "":
 		cfg, _, err := config.LoadServer(f.config, os.Environ())
 		if err != nil {
-			return "", err
+			return set.Source{}, err
 		}
-		if cfg.CA.Set == "" {
-			return "", fmt.Errorf("%s names no CA set under ca.set; with ca.file there is one authority, and nothing to rotate", f.config)
-		}
-		return cfg.CA.Set, nil
+		return set.SourceOf(cfg), nil
 	case f.set == "":
-		return "ca.yaml", nil
+		return set.Source{Path: "ca.yaml"}, nil
 	}
-	return setFile(f.set), nil
+	return set.Source{Path: setFile(f.set)}, nil
+}
+
+// read reads the set without its keys, at the time that the flag --at names; "" is now.
+func (f *setFlags) read(at string) (*set.Loaded, time.Time, error) {
+	source, err := f.source()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	when, err := parseTime("at", at)
+	if err != nil {
+		return nil, when, err
+	}
+	if when.IsZero() {
+		when = time.Now()
+	}
+	loaded, err := set.Read(source, when)
+	return loaded, when, err
 }
 
 // setFile is the CA set that path names: ca.yaml in a folder, or the file itself.
@@ -70,11 +84,14 @@ func setFile(path string) string {
 }
 
 func (f *setFlags) editor() (set.Editor, error) {
-	path, err := f.path()
-	if f.minimumLead < 0 {
+	source, err := f.source()
+	switch {
+	case err == nil && source.Path == "":
+		err = fmt.Errorf("%s names no CA set under ca.set; with ca.file there is one authority, and nothing to rotate", f.config)
+	case f.minimumLead < 0:
 		err = usageError{errors.New("--minimum-lead must not be negative")}
 	}
-	return set.Editor{Path: path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force, Ring: keyring.New(keyring.Config{})}, err
+	return set.Editor{Path: source.Path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force, Ring: keyring.New(keyring.Config{})}, err
 }
 
 // print shows what an edit did and what the set will do.

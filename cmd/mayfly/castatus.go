@@ -3,11 +3,7 @@
 package main
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
-
-	"github.com/mayfly-ca/mayfly/ca/set"
 )
 
 func caStatusCommand() *cobra.Command {
@@ -23,18 +19,7 @@ replicas have loaded is in their metric mayfly_ca_set_generation.`,
 		Example: "  mayfly ca status --set ca/ca.yaml\n  mayfly ca status --config mayfly.yaml --json\n  mayfly ca status --set ca --at +48h",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := flags.path()
-			if err != nil {
-				return err
-			}
-			now, err := parseTime("at", at)
-			if err != nil {
-				return err
-			}
-			if now.IsZero() {
-				now = time.Now()
-			}
-			loaded, err := set.Read(set.Source{Path: path}, now)
+			loaded, now, err := flags.read(at)
 			if err != nil {
 				return err
 			}
