@@ -92,7 +92,7 @@ func TestOddKeySetIsOneLine(t *testing.T) {
 		mux.Handle("/keys", body(`{"keys":[]}`))
 		w.serve(testIssuer, mux)
 		defer w.run(t)()
-		time.Sleep(6 * time.Hour)
+		time.Sleep(3 * time.Hour)
 		if lines := log.take(); len(lines) != 1 || len(w.sent()) < 20 {
 			t.Errorf("%d lines of %d requests: %s", len(lines), len(w.sent()), strings.Join(lines, "\n"))
 		}

@@ -201,7 +201,7 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 // returns nil. It must run while Verify is in use. It retries a failed issuer after 1 to 30
 // seconds, and fetches from a good one before its keys have the age of Config.KeyRefresh.
 func (v *Verifier) Run(ctx context.Context) error {
-	ticker := time.NewTicker(250 * time.Millisecond)
+	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
 	for summary := v.cfg.Now().Add(summaryInterval); ; {
 		now := v.cfg.Now()

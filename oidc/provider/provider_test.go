@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
@@ -104,34 +103,6 @@ func claimsOf(t *testing.T, p *provider.Provider, token string, alg jose.Signatu
 		t.Fatal(err)
 	}
 	return claims
-}
-
-func TestMintFillsDefaults(t *testing.T) {
-	t.Parallel()
-	now := func() time.Time { return time.Unix(1_800_000_000, 0) }
-	p := newProvider(t, provider.Config{Now: now})
-	const issuer = "https://issuer.example/dev/oidc"
-	for _, test := range []struct {
-		name         string
-		claims, want map[string]any
-	}{
-		{"none", nil, map[string]any{"iss": issuer, "aud": "sigstore", "iat": 1.8e9, "exp": 1.8e9 + 600}},
-		{"some", map[string]any{"sub": "a", "aud": []string{"b"}, "exp": 5},
-			map[string]any{"iss": issuer, "sub": "a", "aud": []any{"b"}, "iat": 1.8e9, "exp": 5.0}},
-		{"deleted", map[string]any{"iss": nil, "aud": nil, "iat": nil, "exp": nil, "x": nil}, map[string]any{}},
-		{"null", map[string]any{"iss": nil, "aud": nil, "iat": nil, "exp": json.RawMessage("null")}, map[string]any{"exp": nil}},
-	} {
-		token, err := p.Mint(test.claims)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(test.want, claimsOf(t, p, token, jose.ES256)); diff != "" {
-			t.Errorf("%s: %s", test.name, diff)
-		}
-	}
-	if _, err := p.Mint(map[string]any{"x": make(chan int)}); err == nil {
-		t.Error("a channel was minted")
-	}
 }
 
 func TestRotateAndWithdraw(t *testing.T) {
