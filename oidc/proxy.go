@@ -5,7 +5,6 @@ package oidc
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -25,10 +24,7 @@ type proxied struct {
 }
 
 func newProxied(proxy *url.URL, r reach, direct transportFunc) *proxied {
-	// The operator has configured the proxy's own address, which is usually private.
-	via := newHTTPTransport(&net.Dialer{Timeout: fetchTimeout, Resolver: r.resolver}, r.roots)
-	via.Proxy = http.ProxyURL(proxy)
-	return &proxied{allowed: r.allowed, via: via, direct: direct(r)}
+	return &proxied{allowed: r.allowed, via: newTransport(reach{roots: r.roots, resolver: r.resolver, proxy: proxy}), direct: direct(r)}
 }
 
 // RoundTrip implements http.RoundTripper.

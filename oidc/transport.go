@@ -30,36 +30,32 @@ const (
 
 // reach holds the settings of connections.
 type reach struct {
-	allowed  addresses      // that may be dialled
+	allowed  addresses      // that may be dialled; not checked with proxy
 	roots    *x509.CertPool // for TLS; nil for the system's
 	resolver *net.Resolver  // nil for the system's
+	proxy    *url.URL       // nil for none; the environment's is not used
 }
 
-// newTransport returns this package's own transport. It uses no proxy from the environment, and
-// checks addresses when it dials them.
+// newTransport returns this package's own transport, which checks addresses when it dials them.
 func newTransport(r reach) http.RoundTripper {
-	return newHTTPTransport(&net.Dialer{
-		Timeout:  fetchTimeout,
-		Resolver: r.resolver,
+	dialer := &net.Dialer{Timeout: fetchTimeout, Resolver: r.resolver}
+	if r.proxy == nil {
 		// The check runs after name resolution and for each address tried, so that no name can lead
 		// to an unchecked address.
-		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil || !r.allowed.contain(to.Addr()) {
 				return fmt.Errorf("address %s is refused for an issuer", to.Addr())
 			}
 			return nil
-		},
-	}, r.roots)
-}
-
-func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport {
+		}
+	}
 	// HTTP/2 has no benefit for two small documents in a quarter of an hour. A server can also keep
 	// an HTTP/2 connection busy for ever with frames that belong to no request.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Transport{
-		Proxy: nil,
+		Proxy: func(*http.Request) (*url.URL, error) { return r.proxy, nil },
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
 			if tcp, ok := conn.(*net.TCPConn); ok {
@@ -68,7 +64,7 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool) *http.Transport 
 			}
 			return conn, err
 		},
-		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:       &tls.Config{RootCAs: r.roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   fetchTimeout,
 		ResponseHeaderTimeout: fetchTimeout,
 		IdleConnTimeout:       30 * time.Second,

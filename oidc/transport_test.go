@@ -189,7 +189,8 @@ func TestProxyOfTheEnvironmentIsNotUsed(t *testing.T) {
 	defer proxy.Close()
 	t.Setenv("HTTPS_PROXY", "http://"+proxy.Addr().String())
 	transport, ok := newTransport(reach{allowed: publicAddresses}).(*http.Transport)
-	if !ok || transport.Proxy != nil || transport.Protocols.HTTP2() {
+	used, _ := transport.Proxy(httptest.NewRequest(http.MethodGet, testIssuer, nil))
+	if !ok || used != nil || transport.Protocols.HTTP2() {
 		t.Error("the transport has a proxy or HTTP/2")
 	}
 	if _, err := transport.DialContext(context.Background(), "tcp", proxy.Addr().String()); err == nil {
