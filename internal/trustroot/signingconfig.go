@@ -55,39 +55,34 @@ func (i Instance) SigningConfig() ([]byte, error) {
 	for _, url := range i.Providers {
 		document.OIDCURLs = append(document.OIDCURLs, at(url, versionProvider))
 	}
-	for _, raw := range i.TLogs {
-		var log struct {
-			BaseURL   string
-			PublicKey struct{ ValidFor openRange }
-		}
-		if err := json.Unmarshal(raw, &log); err != nil {
-			return nil, fmt.Errorf("reading a transparency log of the trusted root: %w", err)
-		}
-		if log.BaseURL != "" && log.PublicKey.ValidFor.open() {
-			document.RekorTLogURLs = append(document.RekorTLogURLs, at(log.BaseURL, versionRekor))
-			document.RekorTLogConfig = &selection{"ANY"}
-		}
+	var err error
+	if document.RekorTLogURLs, document.RekorTLogConfig, err = open(i.TLogs, versionRekor, at); err != nil {
+		return nil, fmt.Errorf("reading a transparency log of the trusted root: %w", err)
 	}
-	for _, raw := range i.TimestampAuthorities {
-		var authority struct {
-			URI      string
-			ValidFor openRange
-		}
-		if err := json.Unmarshal(raw, &authority); err != nil {
-			return nil, fmt.Errorf("reading a timestamp authority of the trusted root: %w", err)
-		}
-		if authority.URI != "" && authority.ValidFor.open() {
-			document.TSAURLs = append(document.TSAURLs, at(authority.URI, versionTimestamp))
-			document.TSAConfig = &selection{"ANY"}
-		}
+	if document.TSAURLs, document.TSAConfig, err = open(i.TimestampAuthorities, versionTimestamp, at); err != nil {
+		return nil, fmt.Errorf("reading a timestamp authority of the trusted root: %w", err)
 	}
 	return marshal(document, "  ")
 }
 
-// openRange is the timeRange of an entry that another program has written.
-type openRange struct{ End *time.Time }
-
-func (r openRange) open() bool { return r.End == nil }
+// open returns the services of the trusted root's entries that have a URL and no end.
+func open(entries []json.RawMessage, version int, at func(string, int) service) (services []service, selected *selection, err error) {
+	type validity struct{ End *time.Time }
+	for _, raw := range entries {
+		var entry struct {
+			BaseURL, URI string // of a log, of a timestamp authority
+			ValidFor     validity
+			PublicKey    struct{ ValidFor validity }
+		}
+		if err := json.Unmarshal(raw, &entry); err != nil {
+			return nil, nil, err
+		}
+		if url := entry.BaseURL + entry.URI; url != "" && entry.ValidFor.End == nil && entry.PublicKey.ValidFor.End == nil {
+			services, selected = append(services, at(url, version)), &selection{"ANY"}
+		}
+	}
+	return services, selected, nil
+}
 
 // ErrNotRendered states that an instance has no public URL, which the documents require.
 var ErrNotRendered = errors.New("public_url is not set, and trusted_root.json and signing_config.v0.2.json would have to say it: add public_url, the URL at which clients reach this server")

@@ -12,8 +12,6 @@ package trustroot
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -153,28 +151,28 @@ func NewTransparencyLog(url string, spki []byte, start time.Time) (TransparencyL
 	}, nil
 }
 
-// keyDetails is the name that protobuf-specs' PublicKeyDetails has for a key.
+// keyDetails is the name that protobuf-specs' PublicKeyDetails has for a key. No client knows the ID
+// of a log with an Ed25519 key by the key alone.
 func keyDetails(spki []byte) (string, error) {
 	key, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
 		return "", fmt.Errorf("parsing public key: %w", err)
 	}
+	kind := fmt.Sprintf("%T", key)
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
-		switch key.Curve {
-		case elliptic.P256():
-			return "PKIX_ECDSA_P256_SHA_256", nil
-		case elliptic.P384():
-			return "PKIX_ECDSA_P384_SHA_384", nil
-		}
+		kind = "ECDSA " + key.Curve.Params().Name
 	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits == 2048 || bits == 3072 || bits == 4096 {
-			return fmt.Sprintf("PKIX_RSA_PKCS1V15_%d_SHA256", bits), nil
-		}
-	case ed25519.PublicKey:
-		return "", errors.New("it is Ed25519, and no client knows such a log's ID by the key alone")
+		kind = fmt.Sprintf("RSA %d", key.N.BitLen())
 	}
-	return "", errors.New("it is none of ECDSA P-256, P-384, RSA 2048, 3072 and 4096")
+	details := map[string]string{
+		"ECDSA P-256": "PKIX_ECDSA_P256_SHA_256", "ECDSA P-384": "PKIX_ECDSA_P384_SHA_384",
+		"RSA 2048": "PKIX_RSA_PKCS1V15_2048_SHA256", "RSA 3072": "PKIX_RSA_PKCS1V15_3072_SHA256", "RSA 4096": "PKIX_RSA_PKCS1V15_4096_SHA256",
+	}[kind]
+	if details == "" {
+		return "", fmt.Errorf("it is %s; it must be ECDSA P-256 or P-384, or RSA 2048, 3072 or 4096", kind)
+	}
+	return details, nil
 }
 
 // TrustedRoot renders trusted_root.json.
