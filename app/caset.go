@@ -204,7 +204,7 @@ func (c *caSet) checks(profile *ca.Profile) []server.Check {
 				if err != nil {
 					return "no authority signs now", err
 				}
-				if err := authority.ValidAt(now); err != nil {
+				if err := authority.Chain().ValidAt(now); err != nil {
 					return "a CA certificate is not valid now", err
 				}
 				end := authority.Chain().NotAfter

@@ -8,7 +8,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/certs"
@@ -59,9 +58,6 @@ func (a *Authority) Prove(ctx context.Context) error {
 	}
 	return nil
 }
-
-// ValidAt returns why the authority's chain is not valid at now; nil if it is.
-func (a *Authority) ValidAt(now time.Time) error { return a.chain.ValidAt(now) }
 
 // sign returns the verified signature over a TBS.
 func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {

@@ -58,7 +58,7 @@ type draft struct {
 // refusal is CA_EXPIRING, if the certificate would outlive a CA above it or the chain is not valid
 // now.
 func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identity, key *proof.PublicKey, serial []byte) (*draft, error) {
-	if err := authority.ValidAt(now); err != nil {
+	if err := authority.chain.ValidAt(now); err != nil {
 		return nil, refusal.New(refusal.CAExpiring, "the certificate authority's own certificate is not valid now; tell its operator").Because(err)
 	}
 	notBefore := now.Add(-backdate).UTC().Truncate(time.Second)

@@ -60,28 +60,22 @@ func Table() []Extension {
 
 // ExtensionByKey returns the extension that has the YAML key.
 func ExtensionByKey(key string) (Extension, bool) {
-	for _, e := range table() {
-		if e.Key == key && key != "" {
-			return e, true
-		}
-	}
-	return Extension{}, false
+	return find(func(e *Extension) bool { return e.Key == key && key != "" })
 }
 
 // ExtensionByName returns the extension that has the JSON name; the match is case-sensitive.
 func ExtensionByName(name string) (Extension, bool) {
-	for _, e := range table() {
-		if e.Name == name {
-			return e, true
-		}
-	}
-	return Extension{}, false
+	return find(func(e *Extension) bool { return e.Name == name })
 }
 
 // ExtensionByArc returns the extension at arc.
 func ExtensionByArc(arc Arc) (Extension, bool) {
+	return find(func(e *Extension) bool { return e.Arc == arc })
+}
+
+func find(match func(*Extension) bool) (Extension, bool) {
 	for _, e := range table() {
-		if e.Arc == arc {
+		if match(&e) {
 			return e, true
 		}
 	}
