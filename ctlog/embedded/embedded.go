@@ -96,6 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
 	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: l.metrics.observeGuard}
 	l.front = newFront(l)
+	l.storage.Store(&storage{free: f.free})
 	if f.volatile {
 		l.logger.WarnContext(ctx, "the log will be lost when the machine restarts: it is stored in memory")
 	}
@@ -112,7 +113,6 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		l.cancel() // Tessera may run already
 		return nil, errors.Join(explain(cfg.Dir, err), l.unlock())
 	}
-	go l.watchStorage(background)
 	return l, nil
 }
 
@@ -131,13 +131,14 @@ func (l *Log) start(ctx, background context.Context) error {
 		l.signedSize, l.lastTimestamp = s.published.head.size, s.published.timestamp
 		err = l.guard.admit(ctx, s.head)
 	}
-	_ = l.checkStorage() // a full disk may have room later
 	if l.refuse(ctx, err) != nil {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	_ = l.checkStorage() // a full disk may have room later
+	go l.watchStorage(background)
 	// No other part of this process holds a lock of Tessera's yet.
 	if _, err := l.tryOpen(treeStateLock); err != nil {
 		return err
