@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -77,6 +79,7 @@ type App struct {
 	watchers    []*watch.Watcher
 	interval    time.Duration
 	logs        *logSet
+	registry    *prometheus.Registry
 	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
 }
@@ -129,6 +132,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger), interval: options.interval}
 	app.warn(asErrors(warnings)...)
 	registry := newRegistry(options.Version)
+	app.registry = registry
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
