@@ -44,7 +44,7 @@ func TestCallerLinesAreAHandler(t *testing.T) {
 func oddTexts() []string {
 	texts := []string{"", "x"}
 	for _, piece := range []string{"x", `"`, `\`, "\n", "\x00", "\x7f", "\xff", "\xe2\x82", "ä", "€", "\u2028", "\u202e", "\U000e0001", "😀", "</script>", "a=b "} {
-		for _, length := range []int{100, 3000} {
+		for _, length := range []int{3000} {
 			texts = append(texts, strings.Repeat(piece, length))
 		}
 	}
