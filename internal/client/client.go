@@ -13,21 +13,31 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
+	_ "crypto/sha256" // for crypto.Hash
+	_ "crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/files"
-	"github.com/mayfly-ca/mayfly/internal/pem"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
 const (
@@ -115,50 +125,57 @@ func (e *Error) Error() string {
 
 // SigningCertificate asks for a certificate. It returns a refusal of the CA as an *Error.
 func (c *Client) SigningCertificate(ctx context.Context, req Request) (*Certificate, error) {
-	p, err := prove(req)
+	request, err := prove(req)
 	if err != nil {
 		return nil, err
 	}
+	ask := c.overREST
 	if c.grpc {
-		return c.overGRPC(ctx, req.IDToken, p)
+		ask = c.overGRPC
 	}
-	return c.overREST(ctx, req.IDToken, p)
+	answer, err := ask(ctx, req.IDToken, request)
+	if err != nil {
+		return nil, err
+	}
+	if detached := answer.GetSignedCertificateDetachedSct(); detached != nil {
+		return &Certificate{PEM: detached.GetChain().GetCertificates(), DetachedSCT: detached.GetSignedCertificateTimestamp()}, nil
+	}
+	if len(answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()) == 0 {
+		return nil, errors.New("the CA's answer holds no certificate")
+	}
+	return &Certificate{PEM: answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()}, nil
 }
 
-// evidence is the key and the proof of possession in the form in which the client sends them.
-type evidence struct {
-	publicKey string // PEM
-	signature []byte
-	csr       []byte // PEM; where set, the other two are not
-}
-
-func prove(req Request) (evidence, error) {
+// prove returns a request with the key and its proof of possession, without the token.
+func prove(req Request) (*fulciov2.CreateSigningCertificateRequest, error) {
 	if req.CSR {
 		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, req.Signer)
 		if err != nil {
-			return evidence{}, fmt.Errorf("making a certificate signing request: %w", err)
+			return nil, fmt.Errorf("creating a certificate signing request: %w", err)
 		}
-		return evidence{csr: pem.Encode("CERTIFICATE REQUEST", der)}, nil
+		return &fulciov2.CreateSigningCertificateRequest{Key: &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{
+			CertificateSigningRequest: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+		}}, nil
 	}
 	challenge := req.Challenge
 	if challenge == "" {
 		var err error
 		if challenge, err = challengeOf(req.IDToken); err != nil {
-			return evidence{}, err
+			return nil, err
 		}
 	}
 	signature, err := signChallenge(req.Signer, challenge)
 	if err != nil {
-		return evidence{}, err
+		return nil, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(req.Signer.Public())
 	if err != nil {
-		return evidence{}, fmt.Errorf("encoding the public key: %w", err)
+		return nil, fmt.Errorf("encoding the public key: %w", err)
 	}
-	return evidence{
-		publicKey: string(pem.Encode("PUBLIC KEY", spki)),
-		signature: signature,
-	}, nil
+	return &fulciov2.CreateSigningCertificateRequest{Key: &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
+		PublicKey:         &fulciov2.PublicKey{Content: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))},
+		ProofOfPossession: signature,
+	}}}, nil
 }
 
 // challengeOf reads, without verifying, the claim of the token that clients sign.
@@ -188,10 +205,10 @@ func challengeOf(token string) (string, error) {
 }
 
 func signChallenge(signer crypto.Signer, challenge string) ([]byte, error) {
-	message, hash := []byte(challenge), crypto.SHA256
+	hash := crypto.SHA256
 	switch key := signer.Public().(type) {
 	case ed25519.PublicKey:
-		return signer.Sign(rand.Reader, message, crypto.Hash(0))
+		return signer.Sign(rand.Reader, []byte(challenge), crypto.Hash(0))
 	case *ecdsa.PublicKey:
 		switch key.Curve {
 		case elliptic.P384():
@@ -203,18 +220,9 @@ func signChallenge(signer crypto.Signer, challenge string) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("a key of type %T cannot sign a challenge", key)
 	}
-	var digest []byte
-	switch hash {
-	case crypto.SHA384:
-		sum := sha512.Sum384(message)
-		digest = sum[:]
-	case crypto.SHA512:
-		sum := sha512.Sum512(message)
-		digest = sum[:]
-	default:
-		sum := sha256.Sum256(message)
-		digest = sum[:]
-	}
+	h := hash.New()
+	h.Write([]byte(challenge))
+	digest := h.Sum(nil)
 	signature, err := signer.Sign(rand.Reader, digest, hash)
 	if err != nil {
 		return nil, fmt.Errorf("signing the challenge: %w", err)
@@ -222,38 +230,8 @@ func signChallenge(signer crypto.Signer, challenge string) ([]byte, error) {
 	return signature, nil
 }
 
-// restRequest and restAnswer are the JSON of REST v2.
-type restRequest struct {
-	PublicKeyRequest *restPublicKeyRequest `json:"publicKeyRequest,omitempty"`
-	CSR              []byte                `json:"certificateSigningRequest,omitempty"`
-}
-
-type restPublicKeyRequest struct {
-	PublicKey struct {
-		Content string `json:"content"`
-	} `json:"publicKey"`
-	ProofOfPossession []byte `json:"proofOfPossession"`
-}
-
-type restChain struct {
-	Chain struct {
-		Certificates []string `json:"certificates"`
-	} `json:"chain"`
-	SCT []byte `json:"signedCertificateTimestamp"`
-}
-
-type restAnswer struct {
-	Embedded *restChain `json:"signedCertificateEmbeddedSct"`
-	Detached *restChain `json:"signedCertificateDetachedSct"`
-}
-
-func (c *Client) overREST(ctx context.Context, token string, p evidence) (*Certificate, error) {
-	body := restRequest{CSR: p.csr}
-	if p.csr == nil {
-		body.PublicKeyRequest = &restPublicKeyRequest{ProofOfPossession: p.signature}
-		body.PublicKeyRequest.PublicKey.Content = p.publicKey
-	}
-	encoded, err := json.Marshal(body)
+func (c *Client) overREST(ctx context.Context, token string, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
+	encoded, err := protojson.Marshal(req)
 	if err != nil {
 		return nil, err
 	}
@@ -268,43 +246,63 @@ func (c *Client) overREST(ctx context.Context, token string, p evidence) (*Certi
 		return nil, fmt.Errorf("asking the CA: %w", err)
 	}
 	defer response.Body.Close()
-	data, err := files.ReadAll(response.Body, maxResponseSize)
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxResponseSize))
 	if err != nil {
 		return nil, fmt.Errorf("reading the CA's answer: %w", err)
 	}
+	lenient := protojson.UnmarshalOptions{DiscardUnknown: true}
 	if response.StatusCode != http.StatusOK {
-		return nil, refusal(response, data)
+		var refused spb.Status
+		if err := lenient.Unmarshal(data, &refused); err != nil || refused.GetMessage() == "" {
+			return nil, &Error{Message: fmt.Sprintf("it answers %s; is this the URL of a keyless CA?", response.Status)}
+		}
+		return nil, refusal(&refused)
 	}
-	var answer restAnswer
-	if err := json.Unmarshal(data, &answer); err != nil {
+	var answer fulciov2.SigningCertificate
+	if err := lenient.Unmarshal(data, &answer); err != nil {
 		return nil, fmt.Errorf("decoding the CA's answer: %w", err)
 	}
-	switch {
-	case answer.Embedded != nil:
-		return &Certificate{PEM: answer.Embedded.Chain.Certificates}, nil
-	case answer.Detached != nil:
-		return &Certificate{PEM: answer.Detached.Chain.Certificates, DetachedSCT: answer.Detached.SCT}, nil
-	default:
-		return nil, errors.New("the CA's answer holds no certificate")
-	}
+	return &answer, nil
 }
 
-// refusal reads the error from an answer of the CA that is not a certificate.
-func refusal(response *http.Response, data []byte) error {
-	var answer struct {
-		Message string `json:"message"`
-		Details []struct {
-			Reason    string `json:"reason"`
-			RequestID string `json:"requestId"`
-		} `json:"details"`
+func (c *Client) overGRPC(ctx context.Context, token string, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	transport, port := credentials.NewTLS(c.tls), "443"
+	if c.base.Scheme == "http" {
+		transport, port = insecure.NewCredentials(), "80"
 	}
-	if err := json.Unmarshal(data, &answer); err != nil || answer.Message == "" {
-		return &Error{Message: fmt.Sprintf("it answers %s; is this the URL of a keyless CA?", response.Status)}
+	target := c.base.Host
+	if c.base.Port() == "" {
+		target = net.JoinHostPort(c.base.Hostname(), port)
 	}
-	e := &Error{Message: answer.Message}
-	for _, detail := range answer.Details {
-		e.Reason += detail.Reason
-		e.RequestID += detail.RequestID
+	connection, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(transport),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponseSize)))
+	if err != nil {
+		return nil, fmt.Errorf("asking the CA: %w", err)
+	}
+	defer connection.Close()
+	req.Credentials = &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: token}}
+	answer, err := fulciov2.NewCAClient(connection).CreateSigningCertificate(ctx, req)
+	if err != nil {
+		if e := refusal(status.Convert(err).Proto()); e.Reason != "" {
+			return nil, e
+		}
+		return nil, fmt.Errorf("asking the CA: %w", err)
+	}
+	return answer, nil
+}
+
+// refusal reads reason and request ID from the details of a status.
+func refusal(s *spb.Status) *Error {
+	e := &Error{Message: s.GetMessage()}
+	for _, detail := range status.FromProto(s).Details() {
+		switch detail := detail.(type) {
+		case *errdetails.ErrorInfo:
+			e.Reason = detail.GetReason()
+		case *errdetails.RequestInfo:
+			e.RequestID = detail.GetRequestId()
+		}
 	}
 	return e
 }
