@@ -4,15 +4,12 @@ package server
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // stage is what a connection waits for. At the limit, the first stage that is not empty loses a
@@ -116,27 +113,11 @@ func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
 	}
 }
 
-// register registers the metrics of connections.
-func (p *connections) register(registry prometheus.Registerer) error {
-	state := func() (open int, closed uint64) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return len(p.all), p.closed
-	}
-	return errors.Join(
-		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "mayfly_connections",
-			Help: "Open connections to the HTTP and gRPC listeners.",
-		}, func() float64 { open, _ := state(); return float64(open) })),
-		registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "mayfly_connections_limit",
-			Help: "Connections that may be open; one more takes the place of one without a request.",
-		}, func() float64 { return float64(p.limit) })),
-		registry.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "mayfly_connections_closed_total",
-			Help: "Connections without a request that were closed to make place for new ones.",
-		}, func() float64 { _, closed := state(); return float64(closed) })),
-	)
+// count returns the number of open connections, and of those that were closed for new ones.
+func (p *connections) count() (open int, closed uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.all), p.closed
 }
 
 // enter gives c a place as soon as one is free. It returns false if ctx ends first.

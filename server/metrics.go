@@ -2,11 +2,7 @@
 
 package server
 
-import (
-	"errors"
-
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // metrics are the metrics of the edge. Every label has its values from a fixed set: api and method
 // from edge.go, reason from package refusal and edge.go.
@@ -18,7 +14,7 @@ type metrics struct {
 }
 
 // newMetrics registers the metrics; slots holds one element for each admitted request.
-func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *connections) (*metrics, error) {
+func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *connections) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_requests_total",
@@ -38,21 +34,18 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 			Help: "Requests for a certificate whose ID token was verified, by reason (OK, the reason of the refusal, or CANCELED). No client without a token of a configured issuer changes it.",
 		}, []string{"reason"}),
 	}
-	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_requests_in_flight",
-		Help: "Requests being answered now.",
-	}, func() float64 { return float64(len(slots)) })
-	limit := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_requests_in_flight_limit",
-		Help: "Requests that may be answered at the same time; one more is refused with OVERLOADED.",
-	}, func() float64 { return float64(cap(slots)) })
-	return m, errors.Join(
-		registry.Register(m.requests),
-		registry.Register(m.duration),
-		registry.Register(m.issued),
-		registry.Register(m.verified),
-		registry.Register(inFlight),
-		registry.Register(limit),
-		conns.register(registry),
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+	}
+	registry.MustRegister(m.requests, m.duration, m.issued, m.verified,
+		gauge("mayfly_requests_in_flight", "Requests being answered now.", func() int { return len(slots) }),
+		gauge("mayfly_requests_in_flight_limit", "Requests that may be answered at the same time; one more is refused with OVERLOADED.", func() int { return cap(slots) }),
+		gauge("mayfly_connections", "Open connections to the HTTP and gRPC listeners.", func() int { open, _ := conns.count(); return open }),
+		gauge("mayfly_connections_limit", "Connections that may be open; one more takes the place of one without a request.", func() int { return conns.limit }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "mayfly_connections_closed_total",
+			Help: "Connections without a request that were closed to make place for new ones.",
+		}, func() float64 { _, closed := conns.count(); return float64(closed) }),
 	)
+	return m
 }

@@ -162,9 +162,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.health = newHealth(cfg.Checks, cmp.Or(cfg.HealthInterval, time.Second), s.now)
 	s.conns = newConnections(limits.Connections, limits.Descriptors, s.logger)
-	if s.metrics, err = newMetrics(cfg.Registry, s.slots, s.conns); err != nil {
-		return nil, fmt.Errorf("registering metrics: %w", err)
-	}
+	s.metrics = newMetrics(cfg.Registry, s.slots, s.conns)
 	if s.gateway, err = newGateway(s); err != nil {
 		return nil, fmt.Errorf("registering the gateway: %w", err)
 	}
