@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 // overflowID is the ID that Linux shows for every user or group of another user namespace
@@ -62,27 +64,16 @@ func ownerOf(info fs.FileInfo) uint32 {
 	return overflowID
 }
 
-// lock locks path against other signers until the file is closed, or the process exits. The file
-// stays: if it were removed, one signer could lock it while another creates and locks a new one.
+// lock locks path against other signers until files.Unlock, or until the process exits.
 func lock(path string) (*os.File, error) {
-	file, err := os.OpenFile(path+".lock", os.O_RDONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("locking the path of the socket: %w; the folder and that file must belong to the signer's user", err)
+	file, err := files.Lock(path+".lock", 0o600)
+	switch {
+	case errors.Is(err, files.ErrLocked):
+		return nil, fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
+	case err != nil:
+		return nil, fmt.Errorf("%w; the folder and that file must belong to the signer's user", err)
 	}
-	switch err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
-	case err == nil:
-		return file, nil
-	case errors.Is(err, syscall.EWOULDBLOCK):
-		err = fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
-	default:
-		err = fmt.Errorf("locking %s: %w", file.Name(), err)
-	}
-	return nil, errors.Join(err, file.Close())
-}
-
-// unlock releases the lock. Otherwise a child that has not reached its exec yet would keep it.
-func unlock(file *os.File) error {
-	return errors.Join(syscall.Flock(int(file.Fd()), syscall.LOCK_UN), file.Close())
+	return file, nil
 }
 
 // removeStale removes the socket that an earlier signer left at path. Its caller holds the lock of

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/mayfly-ca/mayfly/internal/breaker"
+	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 const (
@@ -151,7 +152,7 @@ func (s *Server) listen() error {
 		return err
 	}
 	if err := removeStale(s.cfg.Path); err != nil {
-		return errors.Join(err, unlock(lock))
+		return errors.Join(err, files.Unlock(lock))
 	}
 	// If other users are allowed, every user can connect, and Accept decides.
 	mode, own := fs.FileMode(0o600), uint32(os.Geteuid())
@@ -160,7 +161,7 @@ func (s *Server) listen() error {
 	}
 	listener, file, err := listen(s.cfg.Path, mode)
 	if err != nil {
-		return errors.Join(fmt.Errorf("creating the socket %s: %w", s.cfg.Path, err), unlock(lock))
+		return errors.Join(fmt.Errorf("creating the socket %s: %w", s.cfg.Path, err), files.Unlock(lock))
 	}
 	s.listener, s.file, s.lock = listener, file, lock
 	return nil
@@ -216,5 +217,5 @@ func (s *Server) stopListening() {
 		_ = os.Remove(s.cfg.Path)
 	}
 	_ = s.listener.Close()
-	_ = unlock(s.lock)
+	_ = files.Unlock(s.lock)
 }
