@@ -77,7 +77,12 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	case ctx.Err() != nil:
 		return nil, k.errorf("waiting for its answer: %w", ctx.Err())
 	}
-	return nil, k.explain(status.Convert(err))
+	answer := status.Convert(err)
+	if code := answer.Code(); code == codes.DeadlineExceeded || code == codes.Canceled {
+		// The other process has counted the time that is left as used up a moment before.
+		return nil, k.errorf("waiting for its answer: %w", context.DeadlineExceeded)
+	}
+	return nil, k.explain(answer)
 }
 
 // explain returns the error of an answer.
