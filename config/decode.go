@@ -125,7 +125,8 @@ func (d *decoder) match(in, key *node, fields []field) int {
 	}
 	known := d.names(fields)
 	hint := suggest.DidYouMean(key.value, known)
-	if meant := suggest.Closest(key.value, known); meant != "" {
+	if meant := suggest.Closest(key.value, known); meant != "" && !d.compat {
+		// Under compat the unknown key is only a warning, and the missing one must be reported.
 		// Key paths have YAML's names.
 		d.noteMissing(in, fields[slices.IndexFunc(fields, func(f field) bool { return meant == f.yaml || d.json && meant == f.json })].yaml)
 	}

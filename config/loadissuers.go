@@ -157,7 +157,7 @@ func (l *issuerLoader) checkAudiences(e *Issuer) {
 func (l *issuerLoader) checkIssuerURL(e *Issuer) {
 	path, name := join(e.Path(), "issuer-url"), l.name("issuer-url", "IssuerURL")
 	switch {
-	case strings.Contains(e.IssuerURL, "/.well-known/"):
+	case strings.Contains(e.IssuerURL, "/.well-known/") && (e.Wildcard || e.IssuerURL == e.Key):
 		l.peers(path, "this is where the issuer's discovery document is; the issuer URL is the part before /.well-known")
 	case e.IssuerURL == e.Key:
 	case e.Wildcard && e.IssuerURL != "":

@@ -213,6 +213,22 @@ func fullIssuers(signer, visibility string) *config.Issuers {
 	}
 }
 
+// TestCompatStillRequires tests that under compat a warning never hides a mistake: a misspelt key is
+// also a missing one.
+func TestCompatStillRequires(t *testing.T) {
+	t.Parallel()
+	for content, want := range map[string]string{
+		"{issuer-url: https://a.example, cliet-id: x, type: email}":                     "f:2:3: client-id is missing",
+		"{isuer-url: https://a.example, client-id: x, type: email}":                     "f:2:3: issuer-url is missing",
+		"{issuer-url: https://b.example/.well-known/openid, client-id: x, type: email}": "f:2:35: issuer-url \"https://b.example/",
+	} {
+		_, _, err := config.ParseIssuers("f", []byte("oidc-issuers:\n  https://a.example: "+content+"\n"), true)
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, expected %s", content, err, want)
+		}
+	}
+}
+
 func TestYAMLAndJSONSayTheSame(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
