@@ -136,7 +136,7 @@ func (c *serverChecks) oidc() {
 			c.at("oidc.proxy", "the value is not of the form http://host:port, https://host:port, or the same with a user name and password")
 		}
 	}
-	if o.KeyLifetime < o.KeyRefresh {
+	if o.KeyLifetime >= 10*time.Second && o.KeyLifetime < o.KeyRefresh {
 		c.at("oidc.key_lifetime", "found %s, expected at least key_refresh (%s)", o.KeyLifetime, o.KeyRefresh)
 	}
 	if server := o.Kubernetes.APIServer; server != "" && (!strings.HasPrefix(server, "https://") || baseURL(server) != "") {

@@ -112,7 +112,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 			}
 			in := f.tag.Get("items")
 			below = append(below, func() {
-				fmt.Fprintf(d, "\n### `%s`\n\n%s\n", strings.TrimSuffix(next, "."), strings.TrimSpace(d.sentence(owner.Name()+"."+goField.Name)+" "+d.sentence(kind.Name())))
+				fmt.Fprintf(d, "\n### `%s`\n\n%s\n", strings.TrimSuffix(next, "."), strings.TrimSpace(d.sentence(kind.Name())+" "+d.sentence(owner.Name()+"."+goField.Name)))
 				if first := d.written[kind]; first != "" {
 					fmt.Fprintf(d, "\nThe keys are those of %s.\n", first)
 					return
@@ -137,7 +137,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 		if f.tag.Get("required") != "" {
 			meaning += " **Required.**"
 		}
-		fmt.Fprintf(d, "| `%s` | %s | %s | %s |", path, meaning, code(f.tag.Get("default")), permitted(goField.Type, f.tag))
+		fmt.Fprintf(d, "| `%s` | %s | %s | %s |", path, meaning, byDefault(goField.Type, f.tag), permitted(goField.Type, f.tag))
 		if variables {
 			variable := code(variable(path))
 			if goField.Type.Kind() == reflect.Slice {
@@ -159,6 +159,14 @@ func code(text string) string {
 	return "`" + text + "`"
 }
 
+// byDefault describes the value without the key.
+func byDefault(of reflect.Type, tag reflect.StructTag) string {
+	if of.Kind() == reflect.Bool && tag.Get("default") == "" {
+		return "`false`"
+	}
+	return code(tag.Get("default"))
+}
+
 // permitted describes the values of a key.
 func permitted(of reflect.Type, tag reflect.StructTag) string {
 	switch choices := strings.Fields(tag.Get("oneof")); {
@@ -170,6 +178,8 @@ func permitted(of reflect.Type, tag reflect.StructTag) string {
 		return "from " + tag.Get("min") + " on"
 	case tag.Get("kind") == "path":
 		return "a path"
+	case tag.Get("kind") == "address":
+		return "host:port"
 	case tag.Get("kind") == "hex":
 		return "hexadecimal digits"
 	}

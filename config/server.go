@@ -51,13 +51,13 @@ type Server struct {
 // Listen is `listen`: the addresses, each as host:port. An empty host is every interface.
 type Listen struct {
 	// HTTP is the address of the REST API.
-	HTTP string `key:"http" default:"127.0.0.1:5555"`
+	HTTP string `key:"http" kind:"address" default:"127.0.0.1:5555"`
 	// GRPC is the address of the gRPC API. If it equals http, both are served on one port, which
 	// sigstore-java needs.
-	GRPC string `key:"grpc" default:"127.0.0.1:5554"`
+	GRPC string `key:"grpc" kind:"address" default:"127.0.0.1:5554"`
 	// Ops is the address of metrics and readiness. Clients must never reach it, and it must differ
 	// from the other two.
-	Ops string `key:"ops" default:"127.0.0.1:2112"`
+	Ops string `key:"ops" kind:"address" default:"127.0.0.1:2112"`
 }
 
 // TLS is `tls`: the certificate of the HTTP and gRPC listeners. Without it, both serve plain text,
@@ -135,14 +135,14 @@ type CAFile struct {
 
 // Certificate is `certificate`: the properties of every certificate.
 type Certificate struct {
-	// Lifetime is in whole seconds. Any value except ten minutes causes a warning: clients and
+	// Lifetime is the time for which certificates are valid, in whole seconds. Any value except ten minutes causes a warning: clients and
 	// verifiers were built for ten minutes, and a longer lifetime extends the use of a stolen key.
 	Lifetime time.Duration `key:"lifetime" default:"10m" min:"1m" max:"60m"`
 }
 
 // Keys is `keys`: which public keys are certified.
 type Keys struct {
-	// Algorithms are out of rsa-2048, rsa-3072, rsa-4096, ecdsa-p256, ecdsa-p384, ecdsa-p521 and
+	// Algorithms are the permitted ones, out of rsa-2048, rsa-3072, rsa-4096, ecdsa-p256, ecdsa-p384, ecdsa-p521 and
 	// ed25519. Without the list, all of them.
 	Algorithms []string `key:"algorithms" nonempty:"would certify no key"`
 }
@@ -175,7 +175,7 @@ type CTLog struct {
 	// RetireAt is the time from which nothing is submitted. Set it for a log with a limited period;
 	// the metric mayfly_ct_log_seconds_to_retirement then shows the remaining time.
 	RetireAt time.Time `key:"retire_at"`
-	// Embedded is a log in this process. It excludes url.
+	// Embedded excludes url.
 	Embedded *EmbeddedLog `key:"embedded"`
 }
 
@@ -204,7 +204,7 @@ type EmbeddedLog struct {
 	Submit *Submit `key:"submit"`
 }
 
-// Submit is `submit` of an embedded log.
+// Submit is `submit`.
 type Submit struct {
 	// TokenFile holds the bearer token that a submitter must send.
 	TokenFile string `key:"token_file" kind:"path" required:"without submit, no client may submit over HTTP; with it, clients with the token may"`

@@ -162,7 +162,13 @@ func ParseSigner(name string, content []byte, dir string) (Signer, error) {
 	c.object(file.root, reflect.ValueOf(&s).Elem())
 	c.tags(reflect.ValueOf(s), nil)
 	c.signer(s, nil)
-	c.report(file, file.Mistakes)
+	c.report(file, func(err error) Mistakes {
+		mistakes := file.Mistakes(err)
+		for i := range mistakes {
+			mistakes[i].Line, mistakes[i].Column = max(mistakes[i].Line, 1), max(mistakes[i].Column, 1) // the signer as a whole
+		}
+		return mistakes
+	})
 	if _, err := r.result(); err != nil {
 		return Signer{}, err
 	}

@@ -31,7 +31,7 @@ func configCheckCommand() *cobra.Command {
 		Use:   "check [--compat] [--no-files] [--online] FILE",
 		Short: "Find every mistake in an issuer file or a server configuration",
 		Long: `Read an issuer file, or a server configuration and all files that it names, as mayfly serve
-does, and run the tests that stand beside issuers. Each mistake is one line,
+does, and run the tests beside issuers. Each mistake is one line,
 FILE:LINE:COLUMN: and a sentence. The exit code is 0 where there is none, and 1 where there
 is one or the file cannot be read.
 
