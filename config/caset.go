@@ -75,7 +75,7 @@ func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
 		if !ValidAuthorityID(a.ID) {
 			c.wrong(join(path, "id"), "found the id %q, expected up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
 		}
-		if _, missing := file.nearest(join(path, "signer")); missing == "" {
+		if _, _, missing := file.walk(join(path, "signer")); missing == "" {
 			c.signer(a.Signer, join(path, "signer"))
 		}
 	}

@@ -45,7 +45,7 @@ func (c *checks) report(file *File, find func(error) Mistakes) {
 	c.mistakes = append(c.mistakes, file.withoutEchoes(errors.Join(c.errs...), c.decoder.report, find)...)
 	c.warnings = append(c.warnings, find(errors.Join(c.warns...))...)
 	for _, e := range keypath.All(errors.Join(c.errs...)) {
-		if n, missing := file.nearest(e.Path); missing != "" {
+		if _, n, missing := file.walk(e.Path); missing != "" {
 			c.noteMissing(n, missing)
 		}
 	}

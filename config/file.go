@@ -43,26 +43,33 @@ func (f *File) JSON() bool { return f.json }
 // For a scalar, the place is that of the value, and otherwise that of the key. If the file lacks
 // the end of the path, it is the nearest parent's place.
 func (f *File) Locate(path []string) (line, column int) {
-	at, n := f.root.at, f.root
+	at, _, _ := f.walk(path)
+	return at.line, at.column
+}
+
+// walk returns the place of path, and the value there; or those of the innermost value on the path,
+// and the key that is missing in it.
+func (f *File) walk(path []string) (at position, n *node, missing string) {
+	at, n = f.root.at, f.root
 	for _, key := range path {
 		switch n.kind {
 		case mapping:
 			p, ok := f.find(n, key)
 			if !ok {
-				return at.line, at.column
+				return at, n, key
 			}
 			at, n = p.place(), p.value
 		case sequence:
 			i, err := strconv.Atoi(key)
 			if err != nil || i < 0 || i >= len(n.items) {
-				return at.line, at.column
+				return at, n, key
 			}
 			at, n = n.items[i].at, n.items[i]
 		default:
-			return at.line, at.column
+			return at, n, key
 		}
 	}
-	return at.line, at.column
+	return at, n, ""
 }
 
 // place returns the place that mistakes about the pair show: for a scalar that of the value, for a
@@ -112,7 +119,7 @@ func (f *File) withoutEchoes(err error, r *report, find func(error) Mistakes) Mi
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
 		m := find(e)[0]
-		n, missing := f.nearest(e.Path)
+		_, n, missing := f.walk(e.Path)
 		echo := missing != "" && r.isReported(n, missing)
 		if missing == "" || n.kind == scalar {
 			echo = slices.ContainsFunc(r.mistakes, func(k Mistake) bool { return k.Line == n.at.line && k.Column == n.at.column })
@@ -122,31 +129,6 @@ func (f *File) withoutEchoes(err error, r *report, find func(error) Mistakes) Mi
 		}
 	}
 	return mistakes
-}
-
-// nearest returns the value at path, or the innermost one on the path and the key that is missing
-// there.
-func (f *File) nearest(path []string) (n *node, missing string) {
-	n = f.root
-	for _, key := range path {
-		switch n.kind {
-		case mapping:
-			p, ok := f.find(n, key)
-			if !ok {
-				return n, key
-			}
-			n = p.value
-		case sequence:
-			i, err := strconv.Atoi(key)
-			if err != nil || i < 0 || i >= len(n.items) {
-				return n, key
-			}
-			n = n.items[i]
-		default:
-			return n, key
-		}
-	}
-	return n, ""
 }
 
 // readFile returns the content of a file of at most maxFileSize bytes.
