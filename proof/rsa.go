@@ -40,8 +40,8 @@ type rsaChecks struct {
 func newRSAChecks() rsaChecks {
 	c := rsaChecks{smallPrimes: big.NewInt(1), sieve: big.NewInt(63 * 65 * 11), squares: map[int64][]bool{}, composites: newComposites()}
 	for n := int64(2); n < smallPrimeLimit; n++ {
-		if prime := big.NewInt(n); prime.ProbablyPrime(0) { // exact below 2^64
-			c.smallPrimes.Mul(c.smallPrimes, prime)
+		if isPrime(n) {
+			c.smallPrimes.Mul(c.smallPrimes, big.NewInt(n))
 			if n > 2 && n <= maxPower {
 				c.powers = append(c.powers, newPower(n))
 			}
@@ -128,11 +128,21 @@ const maxPower = 431
 type power struct{ k, r *big.Int }
 
 func newPower(k int64) power {
-	r := big.NewInt(2*k + 1)
-	for !r.ProbablyPrime(0) {
-		r.Add(r, big.NewInt(2*k))
+	r := 2*k + 1
+	for !isPrime(r) {
+		r += 2 * k
 	}
-	return power{big.NewInt(k), r}
+	return power{big.NewInt(k), big.NewInt(r)}
+}
+
+// isPrime is for small numbers: each start computes a few thousand.
+func isPrime(n int64) bool {
+	for d := int64(2); d*d <= n; d++ {
+		if n%d == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // isPower reports whether n is x^k for some x and an odd prime k up to maxPower; closePrimes finds
