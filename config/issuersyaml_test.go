@@ -3,8 +3,6 @@
 package config_test
 
 import (
-	"encoding/json"
-	"os"
 	"strings"
 	"testing"
 
@@ -67,24 +65,5 @@ func TestShippedIssuers(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("issuers (-want +got):\n%s", diff)
-	}
-}
-
-// expectation is a file of testdata/want: the expected result for the claim set of the same name.
-type expectation struct {
-	Entry      string            // the key of the issuer entry
-	Issuer     string            // extensions .1 and .8
-	SAN        string            // the certificate's name
-	Extensions map[string]string // .2 to .23 by their YAML key; an extension not named is absent
-}
-
-func readJSON(t *testing.T, path string, into any) {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(content, into); err != nil {
-		t.Fatalf("%s: %v", path, err)
 	}
 }

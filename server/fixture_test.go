@@ -207,12 +207,6 @@ func decodeJSON(t testing.TB, resp *http.Response) map[string]any {
 	return v
 }
 
-// httpStatus is the expected status of an answer with reason.
-func httpStatus(reason refusal.Reason) int {
-	_, status := codeOf(reason.Kind())
-	return status
-}
-
 // checkRefusal checks all properties that every refusal over HTTP must have, and returns its
 // message.
 func checkRefusal(t testing.TB, resp *http.Response, reason refusal.Reason) string {
