@@ -101,6 +101,7 @@ func FuzzCASet(f *testing.F) {
 	f.Add([]byte(exampleSet))
 	f.Add([]byte("generation: 1\nauthorities: [{id: a, chain: c, publish_at: 2026-11-01T00:00:00Z}]\n"))
 	f.Add([]byte("generation: &g 1\nauthorities: &a [{id: a, chain: c, publish_at: !!str 2026-11-01T00:00:00Z}]\n"))
+	f.Add([]byte("generation: 1\nauthorities: [{id: a, chain: c, publish_at: 2026-11-01T00:00:00Z, compromised_at}]\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		set, _, err := ParseCASet("/d/s", content)
 		if err != nil || len(set.Authorities) == 0 {

@@ -37,6 +37,7 @@ func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 	if generation == nil || authorities == nil || authorities.Kind != yaml.SequenceNode {
 		return nil, fmt.Errorf("%s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name())
 	}
+	spellNulls(root)
 	generation.SetString(strconv.FormatUint(s.Generation+1, 10))
 	generation.Tag = tagInt
 	if edit.Add != nil {
@@ -58,6 +59,16 @@ func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 		return nil, fmt.Errorf("writing %s: %w", s.Name(), err)
 	}
 	return out.Bytes(), nil
+}
+
+// spellNulls writes missing values in braces out, which the YAML package would write as empty text.
+func spellNulls(n *yaml.Node) {
+	for _, child := range n.Content {
+		if n.Style&yaml.FlowStyle != 0 && child.Tag == tagNull && child.Value == "" {
+			child.Value = "null"
+		}
+		spellNulls(child)
+	}
 }
 
 // valueOf returns the value of a key that the mapping itself has.

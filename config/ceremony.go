@@ -104,7 +104,7 @@ func (c *checks) ceremony(plan *Ceremony) {
 	if root.Folder != "" && described != (CeremonyCertificate{}) {
 		c.wrong([]string{"root"}, "folder names an existing root, and excludes every other key but password_file")
 	}
-	c.ceremonyKey(root.CeremonyCertificate, []string{"root"})
+	c.ceremonyKey(plan, root.CeremonyCertificate, []string{"root"})
 	seen := map[string]bool{}
 	for i, m := range plan.Intermediates {
 		path := []string{"intermediates", strconv.Itoa(i)}
@@ -118,13 +118,14 @@ func (c *checks) ceremony(plan *Ceremony) {
 			c.wrong(path, "request is for a key that is elsewhere, and excludes algorithm, password_file and signer")
 			continue
 		}
-		c.ceremonyKey(m.CeremonyCertificate, path)
+		c.ceremonyKey(plan, m.CeremonyCertificate, path)
 	}
 }
 
-func (c *checks) ceremonyKey(m CeremonyCertificate, path []string) {
+func (c *checks) ceremonyKey(plan *Ceremony, m CeremonyCertificate, path []string) {
+	_, _, missing := plan.file.walk(join(path, "signer"))
 	switch {
-	case m.Signer.IsZero():
+	case missing != "": // a signer without a kind must not become a key in a file
 		return
 	case m.Signer.File != nil:
 		c.wrong(join(path, "signer"), "the ceremony creates a key in a file itself: remove signer")

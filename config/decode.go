@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -195,8 +196,10 @@ func (d *decoder) value(n *node, v reflect.Value, tag reflect.StructTag) {
 	}
 }
 
-// list reads a list. An entry that has no keys must not be empty.
+// list reads a list. An entry that has no keys must not be empty. Of a repeated key, the last list
+// counts.
 func (d *decoder) list(n *node, v reflect.Value, tag reflect.StructTag) {
+	v.SetZero()
 	if n.isNull() || n.kind == sequence && len(n.items) == 0 {
 		if otherwise := tag.Get("nonempty"); otherwise != "" {
 			d.mistake(n.at, "this list is empty, and so %s; fill it, or remove the key", otherwise)
@@ -284,7 +287,9 @@ func (d *decoder) appendJSON(b []byte, n *node) []byte {
 	case tagNull:
 		return append(b, "null"...)
 	case tagBool:
-		return append(b, strings.ToLower(n.value)...)
+		if value, ok := n.truth(); ok {
+			return strconv.AppendBool(b, value)
+		}
 	case tagInt, tagFloat:
 		if json.Valid([]byte(n.value)) {
 			return append(b, n.value...)

@@ -229,6 +229,20 @@ func TestCompatStillRequires(t *testing.T) {
 	}
 }
 
+// Under compat, the last spelling of a list counts, as in the peer's JSON reader: an audience of the
+// first one is not trusted.
+func TestCompatTakesTheLastList(t *testing.T) {
+	t.Parallel()
+	issuers, _, err := config.ParseIssuers("f", []byte(`{"OIDCIssuers": {"https://a.example": {"IssuerURL": "https://a.example",
+		"ClientID": "x", "Type": "email", "Audiences": ["old"], "audiences": ["new"]}}}`), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"new"}, issuers.Entries[0].Audiences); diff != "" {
+		t.Errorf("audiences (-want +got):\n%s", diff)
+	}
+}
+
 func TestYAMLAndJSONSayTheSame(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -2,6 +2,8 @@
 
 package config
 
+import "strings"
+
 // Limits of a file. They are far above any file that an operator maintains, and low enough that a
 // hostile file costs no more than a moment.
 const (
@@ -69,6 +71,12 @@ func (n *node) put(seen map[string]int, key, value *node) (earlier *node) {
 
 // isNull reports whether the value is absent or null.
 func (n *node) isNull() bool { return n.kind == scalar && n.tag == tagNull }
+
+// truth returns the value of true or false. A tag in the file does not make other text one.
+func (n *node) truth() (value, ok bool) {
+	value = strings.EqualFold(n.value, "true")
+	return value, n.kind == scalar && n.tag == tagBool && (value || strings.EqualFold(n.value, "false"))
+}
 
 // what describes the value for a sentence that states what was found.
 func (n *node) what() string {

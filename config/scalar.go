@@ -70,11 +70,11 @@ func (d *decoder) text(n *node, tag reflect.StructTag) (text string, ok bool) {
 
 // flag reads a truth value. Null is false.
 func (d *decoder) flag(n *node, into *bool) {
-	switch {
+	switch value, ok := n.truth(); {
 	case n.isNull():
 		*into = false
-	case n.kind == scalar && n.tag == tagBool:
-		*into = strings.EqualFold(n.value, "true")
+	case ok:
+		*into = value
 	case n.kind == scalar && !d.json && slices.Contains([]string{"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"}, n.value):
 		d.tolerated(n.at, "found %q, expected true or false", n.value)
 		*into = true
