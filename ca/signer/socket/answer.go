@@ -28,7 +28,9 @@ const maxLogged = 1 << 10
 // the client's time has failed.
 func (s *Server) answer(_ any, client context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	var sent []byte
-	if err := decode(&sent); err != nil {
+	if err := decode(&sent); client.Err() != nil { // it disconnected, or its time is over
+		return nil, status.FromContextError(client.Err()).Err()
+	} else if err != nil {
 		return nil, s.malformed(client, err.Error())
 	}
 	if len(sent) < keyIDSize || len(sent) > keyIDSize+MaxMessage {

@@ -19,7 +19,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
@@ -158,6 +160,32 @@ func TestServerRefusesWhatIsMalformed(t *testing.T) {
 		t.Errorf("%d malformed requests were signed", n-1)
 	}
 	server.log.await(t, "is malformed")
+}
+
+// A client that disconnects before it has sent its message does not count as an attacker.
+func TestAbandonedRequestIsNotMalformed(t *testing.T) {
+	t.Parallel()
+	key, path := newKey(t), newPath(t)
+	var refused refusals
+	server := serve(t, socket.ServerConfig{Path: path, Refused: refused.add, Sign: signWith(t, key)})
+	c, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodec(octets{})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, abandon := context.WithCancel(t.Context())
+	if _, err := c.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, sign); err != nil {
+		t.Fatal(err)
+	}
+	for _, next := range []func(){abandon, func() { _ = server.stop() }} {
+		// The server answers in the order of the connection: it has read what was sent before.
+		var answer []byte
+		if err := c.Invoke(t.Context(), sign, make([]byte, sha256.Size), &answer); status.Code(err) != codes.NotFound {
+			t.Fatal(err)
+		}
+		next()
+	}
+	refused.check(t, map[socket.Refusal]int{socket.RefusedUnknownKey: 2})
 }
 
 // The server closes connections that are not gRPC, as those of the release before.
