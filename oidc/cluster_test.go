@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
 // TestInCluster: the transport uses the cluster's CA and token, reads them again, and sends the
@@ -204,6 +205,48 @@ func TestTheTokenNeedsTheClustersCA(t *testing.T) {
 	_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
 	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "certificate") || asked.Load() != 0 {
 		t.Errorf("asked %d times, cause %v", asked.Load(), e.Cause)
+	}
+}
+
+// TestClustersElsewhere: only the cluster's own API server is read at private addresses, and gets
+// the token; an issuer of another cluster is read like any other.
+func TestClustersElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWeb()
+	p := newProvider(t, provider.Config{IssuerURL: "https://oidc.eks.eu-west-1.amazonaws.com/id/ABC"})
+	w.serve(p.IssuerURL(), p)
+	issuer, cluster := staticIssuer(p.IssuerURL()), staticIssuer(inClusterURL)
+	issuer.Kubernetes, cluster.Kubernetes = true, true
+	dir := t.TempDir()
+	caFile, tokenFile := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "token")
+	for name, content := range map[string][]byte{caFile: clusterCA(t), tokenFile: []byte("secret")} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := newVerifier(Config{
+		Issuers: []Issuer{issuer, cluster}, KubernetesCAFile: caFile, KubernetesTokenFile: tokenFile,
+	}, func(r reach) http.RoundTripper {
+		if private := r.allowed&privateAddresses != 0; private != (r.roots != nil) {
+			t.Errorf("reach %+v", r)
+		}
+		return w
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	accept(t, v, mint(t, p, nil))
+	_, err = v.Verify(t.Context(), mint(t, p, map[string]any{"iss": inClusterURL}), unknownClient)
+	wantReason(t, err, refusal.IssuerUnreachable)
+	seen := make(map[string]bool)
+	for _, r := range w.sent() {
+		seen[origin(r.URL)] = true
+		if got := r.Header.Get("Authorization") != ""; got != (origin(r.URL) == inClusterURL) {
+			t.Errorf("%s got the cluster's token: %v", r.URL, got)
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("requests to %v", seen)
 	}
 }
 

@@ -273,3 +273,30 @@ func TestDialledAddresses(t *testing.T) {
 		}
 	}
 }
+
+// TestKeySetInside: the addresses of the host that a discovery document names for the keys are checked too.
+func TestKeySetInside(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, provider.Config{IssuerURL: testIssuer})
+	for _, address := range []string{"10.0.0.1", "127.0.0.1", "169.254.169.254", "fd00::1"} {
+		good := newWeb()
+		good.serve(testIssuer, site(testIssuer, "https://keys.elsewhere.example/jwks", "", `{"keys":[]}`))
+		v, err := newVerifier(Config{Issuers: []Issuer{staticIssuer(testIssuer)}}, func(r reach) http.RoundTripper {
+			r.resolver = resolverTo(address)
+			real := newTransport(r)
+			return roundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.URL.Host == "issuer.example" {
+					return good.RoundTrip(req)
+				}
+				return real.RoundTrip(req)
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = v.Verify(t.Context(), mint(t, p, nil), unknownClient)
+		if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "is refused for an issuer") {
+			t.Errorf("%s: cause %v", address, e.Cause)
+		}
+	}
+}
