@@ -16,24 +16,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
-type step = func(context.Context, ctlog.Submission) (ctlog.SCT, error)
-
-// switchable is a log with the behaviour that the test has set.
-type switchable struct {
-	name string
-	now  step // guarded by the test, which changes it while no submission runs
-}
-
-func (s *switchable) Name() string { return s.name }
-
-func (s *switchable) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
-	return s.now(ctx, sub)
-}
-
 // trio is three logs, each with its own key, on the fake clock of a synctest bubble.
 type trio struct {
 	t        *testing.T
-	logs     []*switchable
+	logs     []*scripted // the test changes their steps while no submission runs
 	good     []step
 	all      *ctlog.Logs
 	registry *prometheus.Registry
@@ -52,7 +38,7 @@ func newTrio(t *testing.T) *trio {
 	for _, name := range []string{"a", "b", "c"} {
 		other := newFixture(t, nil)
 		other.log.AddRoot(f.authority.Root)
-		log := &switchable{name: name, now: other.log.Submit}
+		log := &scripted{name: name, steps: []step{other.log.Submit}}
 		tr.logs, tr.good = append(tr.logs, log), append(tr.good, other.log.Submit)
 		cfg.Logs = append(cfg.Logs, ctlog.LogConfig{Log: log, PublicKey: other.log.PublicKeyPEM()})
 	}
@@ -66,7 +52,7 @@ func (tr *trio) set(i int, behaviour step) {
 		behaviour = tr.good[i]
 	}
 	name := tr.logs[i].name
-	tr.logs[i].now = func(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
+	tr.logs[i].steps = []step{func(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
 		tr.mu.Lock()
 		tr.asked += name
 		tr.running++
@@ -77,7 +63,7 @@ func (tr *trio) set(i int, behaviour step) {
 			tr.mu.Unlock()
 		}()
 		return behaviour(ctx, sub)
-	}
+	}}
 }
 
 // add returns which logs a submission asked, how long it took, and its error. No losing
@@ -333,7 +319,7 @@ func TestHedgeFitsTheBudget(t *testing.T) {
 	sub := f.draft(t).Submission
 	synctest.Test(t, func(t *testing.T) {
 		logs := newLogs(t, ctlog.Config{Budget: 400 * time.Millisecond, Logs: []ctlog.LogConfig{
-			{Log: &switchable{name: "a", now: hanging}, PublicKey: newFixture(t, nil).log.PublicKeyPEM()},
+			{Log: &scripted{name: "a", steps: []step{hanging}}, PublicKey: newFixture(t, nil).log.PublicKeyPEM()},
 			{Log: f.log, PublicKey: f.log.PublicKeyPEM()},
 		}})
 		start := time.Now()

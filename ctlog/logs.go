@@ -3,6 +3,7 @@
 package ctlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,19 +83,10 @@ type member struct {
 // New returns the logs of cfg. It makes no request. Errors have key paths such as ["budget"]
 // and ["logs", "0", "public_key"].
 func New(cfg Config) (*Logs, error) {
-	l := &Logs{budget: cfg.Budget, hedge: cfg.Hedge, now: cfg.Now, logger: cfg.Logger}
-	if l.budget == 0 {
-		l.budget = defaultBudget
-	}
-	if l.hedge == 0 {
-		l.hedge = defaultHedge
-	}
-	l.hedge = min(l.hedge, l.budget/2)
+	l := &Logs{budget: cmp.Or(cfg.Budget, defaultBudget), now: cfg.Now, logger: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))}
+	l.hedge = min(cmp.Or(cfg.Hedge, defaultHedge), l.budget/2)
 	if l.now == nil {
 		l.now = time.Now
-	}
-	if l.logger == nil {
-		l.logger = slog.New(slog.DiscardHandler)
 	}
 	var errs []error
 	if l.budget < minAttempt {

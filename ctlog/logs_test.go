@@ -21,25 +21,27 @@ import (
 	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
+// step is how a log answers a submission.
+type step = func(context.Context, ctlog.Submission) (ctlog.SCT, error)
+
 // scripted is a log with scripted attempts; the last step repeats.
 type scripted struct {
 	name     string
-	steps    []func(context.Context, ctlog.Submission) (ctlog.SCT, error)
+	steps    []step
 	attempts atomic.Int64
 }
 
 func (s *scripted) Name() string { return s.name }
 
 func (s *scripted) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
-	step := s.steps[min(int(s.attempts.Add(1)), len(s.steps))-1]
-	return step(ctx, sub)
+	return s.steps[min(int(s.attempts.Add(1)), len(s.steps))-1](ctx, sub)
 }
 
-func failing(err error) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+func failing(err error) step {
 	return func(context.Context, ctlog.Submission) (ctlog.SCT, error) { return ctlog.SCT{}, err }
 }
 
-func busy(after time.Duration) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+func busy(after time.Duration) step {
 	return failing(&ctlog.RetryableError{After: after, Err: &ctlog.StatusError{StatusCode: 429}})
 }
 
@@ -48,12 +50,12 @@ func hanging(ctx context.Context, _ ctlog.Submission) (ctlog.SCT, error) {
 	return ctlog.SCT{}, ctx.Err()
 }
 
-// after waits before the step, as a slow log does.
-func after(d time.Duration, step func(context.Context, ctlog.Submission) (ctlog.SCT, error)) func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
+// after waits before the behaviour, as a slow log does.
+func after(d time.Duration, behaviour step) step {
 	return func(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
 		select {
 		case <-time.After(d):
-			return step(ctx, sub)
+			return behaviour(ctx, sub)
 		case <-ctx.Done():
 			return ctlog.SCT{}, ctx.Err()
 		}
@@ -111,7 +113,7 @@ func TestAddOverHTTP(t *testing.T) {
 func TestAddWithinItsBudget(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	type steps = []func(context.Context, ctlog.Submission) (ctlog.SCT, error)
+	type steps = []step
 	good := f.log.Submit
 	for name, test := range map[string]struct {
 		logs       []steps
@@ -203,7 +205,7 @@ func TestAddEndsWithItsCaller(t *testing.T) {
 	sub := f.draft(t).Submission
 	key := f.log.PublicKeyPEM()
 	synctest.Test(t, func(t *testing.T) {
-		log := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){failing(errDown)}}
+		log := &scripted{name: "log", steps: []step{failing(errDown)}}
 		logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}})
 		ctx, cancel := context.WithTimeout(t.Context(), 270*time.Millisecond) // time for one pause, not for two
 		defer cancel()
@@ -278,7 +280,7 @@ func BenchmarkAdd(b *testing.B) {
 	}
 	cfg := ctlog.Config{Registerer: prometheus.NewRegistry()}
 	for i, key := range [][]byte{f.log.PublicKeyPEM(), newFixture(b, nil).log.PublicKeyPEM(), newFixture(b, nil).log.PublicKeyPEM()} {
-		log := &scripted{name: "log " + string(rune('a'+i)), steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){
+		log := &scripted{name: "log " + string(rune('a'+i)), steps: []step{
 			func(context.Context, ctlog.Submission) (ctlog.SCT, error) { return sct, nil },
 		}}
 		cfg.Logs = append(cfg.Logs, ctlog.LogConfig{Log: log, PublicKey: key})

@@ -87,7 +87,7 @@ func TestOutageOfALogIsFewLines(t *testing.T) {
 	sub, key := f.draft(t).Submission, f.log.PublicKeyPEM()
 	synctest.Test(t, func(t *testing.T) {
 		var lines bytes.Buffer
-		down := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){failing(errRefused)}}
+		down := &scripted{name: "log", steps: []step{failing(errRefused)}}
 		logs := newLogs(t, ctlog.Config{
 			Logs: []ctlog.LogConfig{{Log: down, PublicKey: key}}, Logger: slog.New(slog.NewTextHandler(&lines, nil)),
 		})
@@ -107,7 +107,7 @@ func TestMetricResults(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	sub, key := f.draft(t).Submission, f.log.PublicKeyPEM()
-	for want, step := range map[string]func(context.Context, ctlog.Submission) (ctlog.SCT, error){
+	for want, answer := range map[string]step{
 		"ok":       f.log.Submit,
 		"refused":  failing(errRefused),
 		"error":    failing(errors.New("parsing")),
@@ -116,7 +116,7 @@ func TestMetricResults(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
-			log := &scripted{name: "log", steps: []func(context.Context, ctlog.Submission) (ctlog.SCT, error){step}}
+			log := &scripted{name: "log", steps: []step{answer}}
 			logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}, Registerer: registry})
 			_, _ = logs.Add(t.Context(), sub)
 			got := counters(t, registry)

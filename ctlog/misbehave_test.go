@@ -51,71 +51,49 @@ func drip(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // misbehaviours are the ways in which a log over HTTP misbehaves in this test.
-func misbehaviours() map[string]func(*testlog.Config, *testlog.Log) {
-	fail := func(f request) func(*testlog.Config, *testlog.Log) {
-		return func(_ *testlog.Config, log *testlog.Log) {
-			if log != nil {
-				log.Fail(f)
-			}
-		}
-	}
-	alter := func(f func(*ct.AddChainResponse)) func(*testlog.Config, *testlog.Log) {
-		return func(_ *testlog.Config, log *testlog.Log) {
-			if log != nil {
-				log.Alter(f)
-			}
-		}
-	}
-	clock := func(shift time.Duration) func(*testlog.Config, *testlog.Log) {
-		return func(cfg *testlog.Config, log *testlog.Log) {
-			if log == nil {
-				cfg.Now = func() time.Time { return now().Add(shift) }
-			}
-		}
-	}
-	return map[string]func(*testlog.Config, *testlog.Log){
-		"hangs":                        fail(testlog.Hang),
-		"hangs within its answer":      fail(drip),
-		"cuts the connection":          fail(func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }),
-		"429 with Retry-After":         fail(answering(429, "3", "")),
-		"429 with a long Retry-After":  fail(answering(429, "86400", "")),
-		"503 without Retry-After":      fail(answering(503, "", "")),
-		"500":                          fail(answering(500, "", "down")),
-		"404":                          fail(answering(404, "", "no such log")),
-		"garbage":                      fail(answering(200, "", "<html>")),
-		"an empty answer":              fail(answering(200, "", "")),
-		"an empty object":              fail(answering(200, "", "{}")),
-		"a huge answer":                fail(answering(200, "", strings.Repeat("{", 1<<20))),
-		"another log's SCT":            func(cfg *testlog.Config, log *testlog.Log) {}, // its key is not the configured one
-		"another log's SCT as its own": alter(func(r *ct.AddChainResponse) { r.Signature[20] ^= 1 }),
-		"a stale timestamp, signed":    clock(-121 * time.Second),
-		"a future timestamp, signed":   clock(11 * time.Second),
-		"an unknown extension":         alter(func(r *ct.AddChainResponse) { r.Extensions = "CQAA" }),
-		"an unsigned leaf index":       alter(func(r *ct.AddChainResponse) { r.Extensions = "AAAFAAAAAAE=" }),
-		"a bad signature":              alter(func(r *ct.AddChainResponse) { r.Signature[30] ^= 1 }),
-		"no signature":                 alter(func(r *ct.AddChainResponse) { r.Signature = r.Signature[:4] }),
-		"version 2":                    alter(func(r *ct.AddChainResponse) { r.SCTVersion = 1 }),
-	}
+var misbehaviours = map[string]misbehaviour{
+	"hangs":                        {fail: testlog.Hang},
+	"hangs within its answer":      {fail: drip},
+	"cuts the connection":          {fail: func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }},
+	"429 with Retry-After":         {fail: answering(429, "3", "")},
+	"429 with a long Retry-After":  {fail: answering(429, "86400", "")},
+	"503 without Retry-After":      {fail: answering(503, "", "")},
+	"500":                          {fail: answering(500, "", "down")},
+	"garbage":                      {fail: answering(200, "", "<html>")},
+	"another log's SCT":            {}, // its key is not the configured one
+	"another log's SCT as its own": {alter: func(r *ct.AddChainResponse) { r.Signature[20] ^= 1 }},
+	"a stale timestamp, signed":    {clock: -121 * time.Second},
+	"a future timestamp, signed":   {clock: 11 * time.Second},
+	"an unknown extension":         {alter: func(r *ct.AddChainResponse) { r.Extensions = "CQAA" }},
+	"an unsigned leaf index":       {alter: func(r *ct.AddChainResponse) { r.Extensions = "AAAFAAAAAAE=" }},
+	"a bad signature":              {alter: func(r *ct.AddChainResponse) { r.Signature[30] ^= 1 }},
+}
+
+type misbehaviour struct {
+	fail  request
+	alter func(*ct.AddChainResponse)
+	clock time.Duration // how far it is wrong
 }
 
 // TestMisbehavingLogs uses real sockets, and runs alone, so that every goroutine that it
 // finds at the end is its own.
 func TestMisbehavingLogs(t *testing.T) {
 	before := runtime.NumGoroutine()
-	for name, misbehave := range misbehaviours() {
+	for name, misbehave := range misbehaviours {
 		t.Run(name, func(t *testing.T) { testMisbehavingLog(t, name, misbehave) })
 	}
 	waitForGoroutines(t, before)
 }
 
-func testMisbehavingLog(t *testing.T, name string, misbehave func(*testlog.Config, *testlog.Log)) {
+func testMisbehavingLog(t *testing.T, name string, misbehave misbehaviour) {
 	// Alone, the bad log gets a short budget; beside a good one, the budget suffices for a busy
 	// machine.
 	const short, budget, hedge = 500 * time.Millisecond, time.Minute, 50 * time.Millisecond
 	good := newFixture(t, nil)
-	bad := newFixture(t, func(c *testlog.Config) { misbehave(c, nil) })
+	bad := newFixture(t, func(c *testlog.Config) { c.Now = func() time.Time { return now().Add(misbehave.clock) } })
 	bad.log.AddRoot(good.authority.Root)
-	misbehave(nil, bad.log)
+	bad.log.Fail(misbehave.fail)
+	bad.log.Alter(misbehave.alter)
 	badKey := bad.log.PublicKeyPEM()
 	if name == "another log's SCT" {
 		badKey = newFixture(t, nil).log.PublicKeyPEM()

@@ -70,6 +70,10 @@ func (p *plan) next(now time.Time) (i int, wait time.Duration) {
 		if t.pending || t.out || t.attempts == maxAttempts {
 			continue
 		}
+		// A log whose rest is over keeps its place before those that were asked already.
+		if rest := t.breaker.Rest(); rest.After(now) && rest.After(t.at) {
+			t.at = rest
+		}
 		if i < 0 || t.at.Before(p.turns[i].at) {
 			i = k
 		}
@@ -104,14 +108,6 @@ func (p *plan) failed(i int, now time.Time, pause time.Duration) {
 	t.out = pause < 0
 	t.at = now.Add(pause)
 	p.due = now
-}
-
-// postpone keeps a log from being asked before until. A past time changes nothing: such a log
-// keeps its place before those that were asked already.
-func (p *plan) postpone(i int, now, until time.Time) {
-	if until.After(now) && until.After(p.turns[i].at) {
-		p.turns[i].at = until
-	}
 }
 
 // pending reports whether an answer may still come.

@@ -39,9 +39,6 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	var failures []error
 	for ctx.Err() == nil {
 		now := time.Now()
-		for i := range p.turns {
-			p.postpone(i, now, p.turns[i].breaker.Rest())
-		}
 		i, wait := p.next(now)
 		if i >= 0 {
 			p.asked(i, now)

@@ -3,7 +3,6 @@
 package ctlog_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -14,36 +13,16 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	"github.com/mayfly-ca/mayfly/test/testlog"
 )
-
-// countingLog counts its submissions, and never returns an SCT.
-type countingLog struct {
-	name  string
-	asked int
-}
-
-func (l *countingLog) Name() string { return l.name }
-
-func (l *countingLog) Submit(context.Context, ctlog.Submission) (ctlog.SCT, error) {
-	l.asked++
-	return ctlog.SCT{}, errors.New("no")
-}
 
 // A log is asked within its window only. Where no log's window is open, the failure is an
 // outage and there is no certificate.
 func TestWindowOfALog(t *testing.T) {
 	t.Parallel()
 	first := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
-	old, next := &countingLog{name: "old"}, &countingLog{name: "next"}
+	old, next := &scripted{name: "old", steps: []step{failing(errRefused)}}, &scripted{name: "next", steps: []step{failing(errRefused)}}
 	now := first
-	key := func() []byte {
-		log, err := testlog.New(testlog.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return log.PublicKeyPEM()
-	}
+	key := func() []byte { return newFixture(t, nil).log.PublicKeyPEM() }
 	logs, err := ctlog.New(ctlog.Config{
 		Logs: []ctlog.LogConfig{
 			{Log: old, PublicKey: key(), Window: ctlog.Window{End: first.Add(2 * time.Hour)}},
@@ -56,17 +35,18 @@ func TestWindowOfALog(t *testing.T) {
 	}
 	for _, test := range []struct {
 		after     time.Duration
-		old, next int
+		old, next int64
 	}{{0, 1, 0}, {time.Hour, 1, 1}, {2 * time.Hour, 0, 1}, {3 * time.Hour, 0, 0}} {
-		old.asked, next.asked = 0, 0
+		old.attempts.Store(0)
+		next.attempts.Store(0)
 		now = first.Add(test.after)
 		_, err := logs.Add(t.Context(), ctlog.Submission{Chain: [][]byte{{1}, {2}}, TBS: []byte{1}})
 		var refused *refusal.Error
 		if !errors.As(err, &refused) || refused.Reason != refusal.CTUnavailable {
 			t.Errorf("after %s: got error %v, want a refusal for CT_UNAVAILABLE", test.after, err)
 		}
-		if old.asked != test.old || next.asked != test.next {
-			t.Errorf("after %s: the old log was asked %d times and the next one %d, want %d and %d", test.after, old.asked, next.asked, test.old, test.next)
+		if o, n := old.attempts.Load(), next.attempts.Load(); o != test.old || n != test.next {
+			t.Errorf("after %s: the old log was asked %d times and the next one %d, want %d and %d", test.after, o, n, test.old, test.next)
 		}
 	}
 	_, err = ctlog.New(ctlog.Config{Logs: []ctlog.LogConfig{{Log: old, PublicKey: key(), Window: ctlog.Window{Begin: first, End: first}}}})

@@ -161,6 +161,3 @@ func (s noteSigner) Sign(text []byte) ([]byte, error) {
 	signed, err := digitallySigned(signature)
 	return append(binary.BigEndian.AppendUint64(nil, timestamp), signed...), err
 }
-
-// errNoCheckpoint: the directory holds no checkpoint that this log has signed.
-var errNoCheckpoint = fmt.Errorf("%w: its checkpoint is missing or unreadable", errDamaged)

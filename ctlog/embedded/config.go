@@ -88,12 +88,10 @@ func (cfg Config) withDefaults() Config {
 	cfg.BatchAge = cmp.Or(cfg.BatchAge, defaultBatchAge)
 	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, defaultCheckpointInterval)
 	cfg.MaxPending = cmp.Or(cfg.MaxPending, defaultMaxPending)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	cfg.reserve = cmp.Or(cfg.reserve, minFree)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Roots == nil {
 		cfg.Roots = func() []*x509.Certificate { return nil }

@@ -56,7 +56,7 @@ var errDamaged = errors.New("the log's directory is damaged")
 type directory struct{ path string }
 
 // head returns the newest integrated tree. The rename that installed it may not be durable
-// yet: see commit.
+// yet: see guard.move.
 func (d directory) head() (treeHead, error) {
 	content, err := files.Read(filepath.Join(d.path, treeStateFile), maxTreeState)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,15 +75,6 @@ func (d directory) head() (treeHead, error) {
 	return treeHead{state.Size, [hashSize]byte(state.Root)}, nil
 }
 
-// commit makes every tree head that head returned earlier durable. Tiles are durable before
-// Tessera writes the head.
-func (d directory) commit() error {
-	if err := files.SyncFolder(filepath.Join(d.path, stateDir)); err != nil {
-		return fmt.Errorf("syncing tree head: %w", err)
-	}
-	return nil
-}
-
 // checkpoint returns the published checkpoint. v verifies it, unless it is the known one.
 func (d directory) checkpoint(v noteVerifier, known *checkpoint) (*checkpoint, error) {
 	raw, err := files.Read(filepath.Join(d.path, checkpointFile), maxCheckpoint)
@@ -95,7 +86,7 @@ func (d directory) checkpoint(v noteVerifier, known *checkpoint) (*checkpoint, e
 		c, err = parseCheckpoint(raw, v)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoCheckpoint, err)
+		return nil, fmt.Errorf("%w: its checkpoint is missing or unreadable: %w", errDamaged, err)
 	}
 	return c, nil
 }
@@ -292,7 +283,7 @@ func (d directory) consistent(ctx context.Context, older, newer treeHead) error 
 }
 
 // checkEntries proves that the entries from first to before end are on the disk, each with the hash
-// that the tree has for it, and calls check for each.
+// that the tree has for it, and calls check for each, unless it is nil.
 func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) error) error {
 	var hashes []byte
 	for leaf, err := range d.entries(first, end, size) {
@@ -308,16 +299,14 @@ func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) e
 		if !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
 			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
 		}
+		if check == nil {
+			continue
+		}
 		if err := check(leaf); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// stored is checkEntries up to the end of the tree.
-func (d directory) stored(first, size uint64) error {
-	return d.checkEntries(first, size, size, func(*tileLeaf) error { return nil })
 }
 
 // verify proves that the directory continues the guard's tree and its own checkpoint, and is
@@ -344,7 +333,7 @@ func (d directory) verify(ctx context.Context, guard, published treeHead) (treeH
 		}
 	}
 	if err == nil && head.size > 0 {
-		err = d.stored(min((head.size-1)/tileWidth*tileWidth, guard.size), head.size)
+		err = d.checkEntries(min((head.size-1)/tileWidth*tileWidth, guard.size), head.size, head.size, nil)
 	}
 	return head, err
 }

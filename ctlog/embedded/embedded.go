@@ -94,7 +94,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, err
 	}
 	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
-	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: l.metrics.observeGuard}
+	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: func(d time.Duration) { l.metrics.guard.Observe(d.Seconds()) }}
 	l.front = newFront(l)
 	l.storage.Store(&storage{free: f.free})
 	if f.volatile {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,13 +142,14 @@ func (g *guard) move(ctx context.Context, head treeHead) error {
 		return nil
 	}
 	start := time.Now()
-	if err := g.directory.commit(); err != nil {
-		return err
+	// Makes the tree head durable. Tiles are durable before Tessera writes the head.
+	if err := files.SyncFolder(filepath.Join(g.directory.path, stateDir)); err != nil {
+		return fmt.Errorf("syncing tree head: %w", err)
 	}
 	if err := g.directory.consistent(ctx, newest, head); err != nil {
 		return err
 	}
-	if err := g.directory.stored(newest.size, head.size); err != nil {
+	if err := g.directory.checkEntries(newest.size, head.size, head.size, nil); err != nil {
 		return err
 	}
 	file := g.file

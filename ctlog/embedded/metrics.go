@@ -4,7 +4,6 @@ package embedded
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -54,5 +53,3 @@ func newMetrics(reg prometheus.Registerer, name string) (*metrics, error) {
 	}
 	return m, nil
 }
-
-func (m *metrics) observeGuard(d time.Duration) { m.guard.Observe(d.Seconds()) }

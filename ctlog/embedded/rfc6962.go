@@ -61,9 +61,13 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 	}
 	sent := 0
 	for leaf, err := range f.log.directory.entries(start, end+1, c.head.size) {
+		var entry *ct.LeafEntry
+		if err == nil {
+			entry, err = leaf.leafEntry(f.log.issuers)
+		}
 		var body []byte
 		if err == nil {
-			body, err = f.encode(leaf)
+			body, err = json.Marshal(entry)
 		}
 		if err != nil && sent == 0 {
 			return err
@@ -86,14 +90,6 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 	}
 	_, _ = io.WriteString(w, "]}\n")
 	return nil
-}
-
-func (f *front) encode(leaf *tileLeaf) ([]byte, error) {
-	entry, err := leaf.leafEntry(f.log.issuers)
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(entry)
 }
 
 // getConsistency is RFC 6962, section 4.4.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/transparency-dev/tessera"
@@ -17,44 +18,52 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// hang replaces Tessera by an appender with futures that stay open until the channel is
-// closed, as the real ones do after the appender's context has ended.
-func hang(l *Log) (added <-chan struct{}, release chan struct{}) {
-	entered, release := make(chan struct{}, 16), make(chan struct{})
-	real := l.add
+// waiting is an open log with one entry in Tessera, whose future stays open until release, as the
+// real ones do after the appender's context has ended.
+type waiting struct {
+	*Log
+	*authority
+	release func()
+	answer  <-chan error // of the entry's Submit
+}
+
+func newWaiting(t *testing.T, ctx context.Context, cfg Config) waiting {
+	t.Helper()
+	l, a := open(t, cfg), newAuthority(t)
+	added, released, answer := make(chan struct{}, 16), make(chan struct{}), make(chan error, 1)
+	release := sync.OnceFunc(func() { close(released) })
+	t.Cleanup(release)
+	add := l.add
 	l.add = func(ctx context.Context, e *ctonly.Entry) tessera.IndexFuture {
-		entered <- struct{}{}
+		added <- struct{}{}
 		return func() (tessera.Index, error) {
-			<-release
-			return real(ctx, e)()
+			<-released
+			return add(ctx, e)()
 		}
 	}
-	return entered, release
+	sub := a.submission(t)
+	go func() {
+		_, err := l.Submit(ctx, sub)
+		answer <- err
+	}()
+	<-added
+	return waiting{l, a, release, answer}
 }
 
 func TestSubmitReturnsWhenTheRequestHasGone(t *testing.T) {
 	t.Parallel()
-	a, cfg := newAuthority(t), newConfig(t)
-	l := open(t, cfg)
-	added, release := hang(l)
 	ctx, cancel := context.WithCancel(t.Context())
-	failed := make(chan error)
-	sub := a.submission(t)
-	go func() {
-		_, err := l.Submit(ctx, sub)
-		failed <- err
-	}()
-	<-added
+	l := newWaiting(t, ctx, newConfig(t))
 	cancel()
-	if err := <-failed; !errors.Is(err, context.Canceled) {
+	if err := <-l.answer; !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 	if n := l.Status().Pending; n != 1 {
 		t.Errorf("%d entries are pending, not 1", n)
 	}
 	// The log still stores the entry, and Shutdown waits for that.
-	close(release)
-	shutdown(t, l)
+	l.release()
+	shutdown(t, l.Log)
 	if s := l.Status(); s.CheckpointSize != 1 {
 		t.Errorf("status: %+v", s)
 	}
@@ -62,33 +71,18 @@ func TestSubmitReturnsWhenTheRequestHasGone(t *testing.T) {
 
 func TestShutdownDrains(t *testing.T) {
 	t.Parallel()
-	a, cfg := newAuthority(t), newConfig(t)
-	l := open(t, cfg)
-	added, release := hang(l)
-	sub := a.submission(t)
-	type answer struct {
-		sct ctlog.SCT
-		err error
-	}
-	answers := make(chan answer)
-	go func() {
-		sct, err := l.Submit(context.Background(), sub)
-		answers <- answer{sct, err}
-	}()
-	<-added
+	cfg := newConfig(t)
+	l := newWaiting(t, context.Background(), cfg)
 	down := make(chan error)
 	go func() { down <- l.Shutdown(context.Background()) }()
 	// Once Shutdown has started, the log admits no new entry.
 	for !l.closing.Load() {
 	}
-	if _, err := l.Submit(t.Context(), a.submission(t)); !errors.Is(err, errClosed) {
+	if _, err := l.Submit(t.Context(), l.submission(t)); !errors.Is(err, errClosed) {
 		t.Errorf("got %v", err)
 	}
-	close(release)
-	if got := <-answers; got.err != nil {
-		t.Errorf("the entry under way: %v", got.err)
-	}
-	if err := <-down; err != nil {
+	l.release()
+	if err := errors.Join(<-l.answer, <-down); err != nil {
 		t.Error(err)
 	}
 	if s := l.Status(); s.CheckpointSize != 1 {
@@ -97,53 +91,35 @@ func TestShutdownDrains(t *testing.T) {
 	if err := l.Ready(); !errors.Is(err, errClosed) {
 		t.Errorf("a closed log is ready: %v", err)
 	}
-	shutdown(t, l) // a second call does nothing
+	shutdown(t, l.Log) // a second call does nothing
 	shutdown(t, open(t, cfg))
 }
 
 func TestShutdownGivesUpInTime(t *testing.T) {
 	t.Parallel()
-	a, cfg := newAuthority(t), newConfig(t)
-	l := open(t, cfg)
-	added, release := hang(l)
-	defer close(release)
-	sub := a.submission(t)
-	failed := make(chan error)
-	go func() {
-		_, err := l.Submit(context.Background(), sub)
-		failed <- err
-	}()
-	<-added
+	l := newWaiting(t, context.Background(), newConfig(t))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := l.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if err := <-failed; !errors.Is(err, errClosed) {
+	if err := <-l.answer; !errors.Is(err, errClosed) {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestSubmitBoundsItsQueue(t *testing.T) {
 	t.Parallel()
-	a, cfg := newAuthority(t), newConfig(t)
+	cfg := newConfig(t)
 	cfg.MaxPending = 1
-	l := open(t, cfg)
-	added, release := hang(l)
-	sub := a.submission(t)
-	done := make(chan error)
-	go func() {
-		_, err := l.Submit(context.Background(), sub)
-		done <- err
-	}()
-	<-added
-	_, err := l.Submit(t.Context(), a.submission(t))
+	l := newWaiting(t, context.Background(), cfg)
+	_, err := l.Submit(t.Context(), l.submission(t))
 	var retryable *ctlog.RetryableError
 	if !errors.As(err, &retryable) || retryable.After == 0 {
 		t.Errorf("got %v", err)
 	}
-	close(release)
-	if err := <-done; err != nil {
+	l.release()
+	if err := <-l.answer; err != nil {
 		t.Error(err)
 	}
 }
