@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/set"
-	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
@@ -31,15 +29,9 @@ would not load the set, or a log would refuse its certificates.`,
 		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			source, err := flags.source()
+			source, cfg, err := flags.source()
 			if err != nil {
 				return err
-			}
-			cfg := &config.Server{}
-			if flags.config != "" {
-				if cfg, _, err = config.LoadServer(flags.config, os.Environ()); err != nil {
-					return err
-				}
 			}
 			now := time.Now()
 			ring := keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket})
@@ -48,9 +40,7 @@ would not load the set, or a log would refuse its certificates.`,
 			if err != nil {
 				return err
 			}
-			for _, warning := range append(loaded.Warnings, departures(loaded, now)...) {
-				printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: %v\n", warning)
-			}
+			keys{err: c.ErrOrStderr()}.warn(append(loaded.Warnings, departures(loaded, now)...)...)
 			authority, err := loaded.Set.Active(now)
 			if err != nil {
 				return fmt.Errorf("%s: %w", loaded.Name, err)

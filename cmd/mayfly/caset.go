@@ -41,26 +41,26 @@ func (f *setFlags) editFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print the set's status as JSON")
 }
 
-// source returns where the set is defined.
-func (f *setFlags) source() (set.Source, error) {
+// source returns where the set is defined, and the configuration of --config, empty without it.
+func (f *setFlags) source() (set.Source, *config.Server, error) {
 	switch {
 	case f.set != "" && f.config != "":
-		return set.Source{}, usageError{errors.New("--set and --config exclude each other")}
+		return set.Source{}, nil, usageError{errors.New("--set and --config exclude each other")}
 	case f.config != "":
 		cfg, _, err := config.LoadServer(f.config, os.Environ())
 		if err != nil {
-			return set.Source{}, err
+			return set.Source{}, nil, err
 		}
-		return set.SourceOf(cfg), nil
+		return set.SourceOf(cfg), cfg, nil
 	case f.set == "":
-		return set.Source{Path: "ca.yaml"}, nil
+		return set.Source{Path: "ca.yaml"}, &config.Server{}, nil
 	}
-	return set.Source{Path: setFile(f.set)}, nil
+	return set.Source{Path: setFile(f.set)}, &config.Server{}, nil
 }
 
 // read reads the set without its keys, at the time that the flag --at names; "" is now.
 func (f *setFlags) read(at string) (*set.Loaded, time.Time, error) {
-	source, err := f.source()
+	source, _, err := f.source()
 	if err != nil {
 		return nil, time.Time{}, err
 	}
@@ -84,7 +84,7 @@ func setFile(path string) string {
 }
 
 func (f *setFlags) editor() (set.Editor, error) {
-	source, err := f.source()
+	source, _, err := f.source()
 	switch {
 	case err == nil && source.Path == "":
 		err = fmt.Errorf("%s names no CA set under ca.set; with ca.file there is one authority, and nothing to rotate", f.config)
