@@ -72,7 +72,7 @@ func (ca *CA) TrustBundle() []*Chain { return ca.config.TrustBundle(ca.config.No
 // INTERNAL. If Issue returns an error, no certificate exists; a precertificate may exist, and be in
 // a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
-	// 1. Verify the token. Nothing is done for an unknown caller before this.
+	// 1. Verify the token. No key signs and no log is contacted for a caller without one.
 	token, err := ca.config.Verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
 		return nil, err
@@ -106,7 +106,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		}
 	} else {
 		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
-		//    check that can refuse comes before it.
+		//    check of the request comes before it.
 		pre, err := draft.precertificate(ctx, ca.config.Logs.TrustsSubmitter())
 		if err != nil {
 			return nil, err
@@ -120,14 +120,14 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 
 		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
 		//    the precertificate signs it, so that a second certificate for one precertificate
-		//    cannot be expressed.
+		//    is refused.
 		if issued.Certificate, err = pre.finalize(ctx, sct); err != nil {
 			return nil, err
 		}
 		issued.SCTEmbedded = true
 	}
 
-	// 8. Log the result.
+	// 8. Record the result.
 	ca.record(ctx, req.RequestID, token, id, draft)
 	return issued, nil
 }
