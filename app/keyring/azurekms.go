@@ -4,16 +4,6 @@
 
 package keyring
 
-import (
-	"context"
+import "github.com/mayfly-ca/mayfly/ca/signer/kms/azurekms"
 
-	"github.com/mayfly-ca/mayfly/ca/signer"
-	"github.com/mayfly-ca/mayfly/ca/signer/kms/azurekms"
-	"github.com/mayfly-ca/mayfly/config"
-)
-
-func openAzureKMS() func(context.Context, *config.SignerKMS) (signer.Key, error) {
-	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return azurekms.Open(ctx, named.URI)
-	}
-}
+func (built) azurekms() opener { return byURI(azurekms.Open) }

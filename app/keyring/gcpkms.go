@@ -4,16 +4,6 @@
 
 package keyring
 
-import (
-	"context"
+import "github.com/mayfly-ca/mayfly/ca/signer/kms/gcpkms"
 
-	"github.com/mayfly-ca/mayfly/ca/signer"
-	"github.com/mayfly-ca/mayfly/ca/signer/kms/gcpkms"
-	"github.com/mayfly-ca/mayfly/config"
-)
-
-func openGCPKMS() func(context.Context, *config.SignerKMS) (signer.Key, error) {
-	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return gcpkms.Open(ctx, named.URI)
-	}
-}
+func (built) gcpkms() opener { return byURI(gcpkms.Open) }

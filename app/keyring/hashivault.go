@@ -12,7 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-func openHashivault() func(context.Context, *config.SignerKMS) (signer.Key, error) {
+func (built) hashivault() opener {
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
 		return hashivault.Open(ctx, hashivault.Config{URI: named.URI, Version: uint(named.Version), Address: named.Address, TokenFile: named.TokenFile, Mount: named.Mount})
 	}

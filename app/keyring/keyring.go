@@ -26,6 +26,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
+	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -103,7 +104,9 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 	kind := named.Kind()
 	open := func(ctx context.Context) (signer.Key, error) { key, _, err := r.Open(ctx, named); return key, err }
 	if r.cfg.Socket != "" {
-		kind, open = "socket", func(ctx context.Context) (signer.Key, error) { return openSocket(ctx, r.cfg.Socket, public) }
+		kind, open = "socket", func(ctx context.Context) (signer.Key, error) {
+			return socket.Open(ctx, socket.Config{Path: r.cfg.Socket, Public: public})
+		}
 	}
 	s, err = signer.New(signer.Config{Name: name, Kind: kind, Public: public, Open: open, Verified: kind == "socket", Metrics: r.cfg.Metrics, Logger: r.cfg.Logger})
 	if err != nil {

@@ -12,23 +12,38 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// kmsKind is a key-management service, whether or not this binary was built with it.
-type kmsKind struct {
-	scheme string
-	// tag is the build tag that adds it.
-	tag string
-	// open is nil where it was not built in.
-	open func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
+// opener opens the key of a key-management service.
+type opener func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
+
+// byURI returns the opener of a service whose keys only a URI names.
+func byURI(open func(ctx context.Context, uri string) (signer.Key, error)) opener {
+	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) { return open(ctx, named.URI) }
 }
 
-// kmsKinds are all services. Each comes from a file that its tag builds.
-func kmsKinds() []kmsKind {
-	return []kmsKind{
-		{"awskms", "awskms", openAWSKMS()},
-		{"gcpkms", "gcpkms", openGCPKMS()},
-		{"azurekms", "azurekms", openAzureKMS()},
-		{"hashivault", "hashivault", openHashivault()},
-		{"openbao", "hashivault", openHashivault()},
+// built has the openers of this binary: a file with the build tag of a service declares the method
+// that replaces the one of absent.
+type built struct{ absent }
+
+type absent struct{}
+
+func (absent) awskms() opener     { return nil }
+func (absent) gcpkms() opener     { return nil }
+func (absent) azurekms() opener   { return nil }
+func (absent) hashivault() opener { return nil }
+
+// service is a key-management service, whether or not this binary was built with it.
+type service struct {
+	scheme, tag string
+	open        opener // nil where the service was not built in
+}
+
+func services() []service {
+	return []service{
+		{"awskms", "awskms", built{}.awskms()},
+		{"gcpkms", "gcpkms", built{}.gcpkms()},
+		{"azurekms", "azurekms", built{}.azurekms()},
+		{"hashivault", "hashivault", built{}.hashivault()},
+		{"openbao", "hashivault", built{}.hashivault()},
 	}
 }
 
@@ -38,7 +53,7 @@ func Kinds() []string {
 	if builtWithPKCS11 {
 		kinds = append(kinds, "pkcs11")
 	}
-	for _, kind := range kmsKinds() {
+	for _, kind := range services() {
 		if kind.open != nil {
 			kinds = append(kinds, kind.scheme)
 		}
@@ -57,7 +72,7 @@ func (r *Ring) check(named config.Signer) (warnings []error, err error) {
 		}
 		return warnings, keypath.Prefix(err, "pkcs11")
 	case named.KMS != nil:
-		_, err := findKMS(named.KMS)
+		_, err := openerOf(named.KMS)
 		return nil, keypath.Prefix(err, "kms")
 	default:
 		return nil, nil
@@ -68,24 +83,25 @@ func notBuilt(tag string) string {
 	return fmt.Sprintf("this binary was built without %s; build one that has it: make build SIGNERS=%[1]s (docs/signers.md)", tag)
 }
 
-func findKMS(named *config.SignerKMS) (kmsKind, error) {
+// openerOf returns the opener of the service that the URI of named selects.
+func openerOf(named *config.SignerKMS) (opener, error) {
 	scheme, _, _ := strings.Cut(named.URI, "://")
-	for _, kind := range kmsKinds() {
+	for _, service := range services() {
 		switch {
-		case kind.scheme != scheme:
-		case kind.open == nil:
-			return kind, keypath.Errorf([]string{"uri"}, "%s", notBuilt(kind.tag))
+		case service.scheme != scheme:
+		case service.open == nil:
+			return nil, keypath.Errorf([]string{"uri"}, "%s", notBuilt(service.tag))
 		default:
-			return kind, nil
+			return service.open, nil
 		}
 	}
-	return kmsKind{}, keypath.Errorf([]string{"uri"}, "the service %.40q is not known", scheme)
+	return nil, keypath.Errorf([]string{"uri"}, "the service %.40q is not known", scheme)
 }
 
 func openKMS(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-	kind, err := findKMS(named)
+	open, err := openerOf(named)
 	if err != nil {
 		return nil, err
 	}
-	return kind.open(ctx, named)
+	return open(ctx, named)
 }

@@ -169,7 +169,7 @@ func (p Place) opensAnew(t *testing.T) {
 // noPatience is how long it waits for an answer that does not come.
 const (
 	patience   = 10 * time.Second
-	noPatience = 400 * time.Millisecond
+	noPatience = 200 * time.Millisecond
 )
 
 // signer returns a Signer. Each of its attempts takes patience at most.
