@@ -12,7 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-func (built) hashivault() opener {
+func (built) Hashivault() opener {
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
 		return hashivault.Open(ctx, hashivault.Config{URI: named.URI, Version: uint(named.Version), Address: named.Address, TokenFile: named.TokenFile, Mount: named.Mount})
 	}

@@ -15,8 +15,13 @@ import (
 // opener opens the key of a key-management service.
 type opener func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
 
-// byURI returns the opener of a service whose keys only a URI names.
-func byURI(open func(ctx context.Context, uri string) (signer.Key, error)) opener {
+// uriOpener opens the key of a service whose keys only a URI names.
+type uriOpener func(ctx context.Context, uri string) (signer.Key, error)
+
+func byURI(open uriOpener) opener {
+	if open == nil {
+		return nil
+	}
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) { return open(ctx, named.URI) }
 }
 
@@ -26,10 +31,10 @@ type built struct{ absent }
 
 type absent struct{}
 
-func (absent) awskms() opener     { return nil }
-func (absent) gcpkms() opener     { return nil }
-func (absent) azurekms() opener   { return nil }
-func (absent) hashivault() opener { return nil }
+func (absent) AWSKMS() uriOpener   { return nil }
+func (absent) GCPKMS() uriOpener   { return nil }
+func (absent) AzureKMS() uriOpener { return nil }
+func (absent) Hashivault() opener  { return nil }
 
 // service is a key-management service, whether or not this binary was built with it.
 type service struct {
@@ -38,12 +43,13 @@ type service struct {
 }
 
 func services() []service {
+	b := built{absent{}}
 	return []service{
-		{"awskms", "awskms", built{}.awskms()},
-		{"gcpkms", "gcpkms", built{}.gcpkms()},
-		{"azurekms", "azurekms", built{}.azurekms()},
-		{"hashivault", "hashivault", built{}.hashivault()},
-		{"openbao", "hashivault", built{}.hashivault()},
+		{"awskms", "awskms", byURI(b.AWSKMS())},
+		{"gcpkms", "gcpkms", byURI(b.GCPKMS())},
+		{"azurekms", "azurekms", byURI(b.AzureKMS())},
+		{"hashivault", "hashivault", b.Hashivault()},
+		{"openbao", "hashivault", b.Hashivault()},
 	}
 }
 
