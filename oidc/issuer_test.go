@@ -140,7 +140,7 @@ func TestLastGoodKeysAreKeptAndAge(t *testing.T) {
 }
 
 // TestWildcardKeysAreRefreshedByUse: requests neither wait nor fetch while keys are young; a
-// hanging issuer then delays at most one round of requests.
+// hanging issuer then delays at most one round of requests. A withdrawn key stops working.
 func TestWildcardKeysAreRefreshedByUse(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld(t, Config{Issuers: []Issuer{wildcardIssuer("https://*.example")}}, provider.Config{Lifetime: 10 * time.Hour})
@@ -170,6 +170,14 @@ func TestWildcardKeysAreRefreshedByUse(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		verify(3, 0)
 		time.Sleep(2 * fetchTimeout) // until the fetch that the last one started has timed out
+		time.Sleep(maxBackoff)
+		w.serve(testIssuer, w.provider)
+		verify(4, 0) // in the background; the issuer has recovered
+		if err := w.provider.Withdraw(w.provider.SigningKey().KeyID); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(defaultKeyRefresh)
+		wantReason(t, w.verify(t, token), refusal.SignatureInvalid)
 	})
 }
 
