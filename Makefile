@@ -25,7 +25,7 @@ build: ## the binary, ./mayfly (SIGNERS=pkcs11,awskms,… for keys beyond files)
 
 .PHONY: test
 test: lint generate-check ## everything that must hold: vet, staticcheck, buf lint, generated code, tests with -race
-	$(GO) test -race -p 4 -timeout 10m ./... # packages wait more than they compute
+	$(GO) test -race -timeout 10m ./...
 
 .PHONY: test-signers
 test-signers: ## keys in SoftHSM2, at key-management services and in a process of their own, end to end (needs softhsm2)

@@ -45,7 +45,7 @@ func newKey(path string, public crypto.PublicKey, id [keyIDSize]byte) (_ *key, e
 			return c, err
 		}),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // dial checks the other process
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 2, MaxDelay: 500 * time.Millisecond}, MinConnectTimeout: time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 2, MaxDelay: 100 * time.Millisecond}, MinConnectTimeout: time.Second}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(octets{}), grpc.MaxCallRecvMsgSize(maxSignature)),
 		grpc.WithMaxHeaderListSize(maxHeader), grpc.WithDisableServiceConfig())
 	return k, err
