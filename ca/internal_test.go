@@ -72,6 +72,39 @@ func TestRefusesToFinalizeTwice(t *testing.T) {
 	}
 }
 
+// Both signatures come after the checks: of the TBS against the draft, and of the certificate against
+// its precertificate. None is made if one fails.
+func TestNothingIsSignedUnchecked(t *testing.T) {
+	t.Parallel()
+	sct := ctlog.SCT{Timestamp: 1, Signature: []byte{1}}
+	signed := func(change func(*precertificate)) error {
+		pre, err := testDraft(t).precertificate(t.Context(), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(pre)
+		_, err = pre.finalize(t.Context(), sct)
+		return err
+	}
+	if err := signed(func(*precertificate) {}); err != nil {
+		t.Error(err)
+	}
+	if err := signed(func(p *precertificate) { p.draft.template.SAN.Value = "other@example.com" }); err == nil {
+		t.Error("a certificate that is not the draft's is signed")
+	}
+	if err := signed(func(p *precertificate) { p.tbs = testDraft(t).tbs.Precertificate() }); err == nil {
+		t.Error("a certificate is signed that does not correspond to its precertificate")
+	}
+	d := testDraft(t)
+	d.template.SAN.Value = "other@example.com"
+	if _, err := d.precertificate(t.Context(), false); err == nil {
+		t.Error("a precertificate that is not the draft's is signed")
+	}
+	if _, err := d.finish(t.Context(), nil, nil); err == nil {
+		t.Error("an unlogged certificate that is not the draft's is signed")
+	}
+}
+
 // A draft with another template than its TBS simulates an encoder with a bug. Each difference must
 // be noticed before anything is signed.
 func TestCheckNoticesEveryDifference(t *testing.T) {
