@@ -83,6 +83,29 @@ func TestInheritFetchesNothing(t *testing.T) {
 	})
 }
 
+// A reload that changes how an issuer is reached, or which keys count, keeps nothing of it.
+func TestChangedIssuersAreNotInherited(t *testing.T) {
+	t.Parallel()
+	_, server := realWorld(t, nil)
+	for name, change := range map[string]func(*Issuer){
+		"nothing":               func(*Issuer) {},
+		"ca-cert":               func(i *Issuer) { i.CACert = certPEM(server) },
+		"allow-private-network": func(i *Issuer) { i.AllowPrivateNetwork = true },
+		"type spiffe":           func(i *Issuer) { i.SPIFFE = true },
+		"signing-algorithms":    func(i *Issuer) { i.SigningAlgorithms = []string{"ES256"} },
+		"jwks-hosts":            func(i *Issuer) { i.JWKSHosts = []string{"keys.example"} },
+	} {
+		before, after := staticIssuer(testIssuer), staticIssuer(testIssuer)
+		change(&after)
+		old := newTestVerifier(t, Config{Issuers: []Issuer{before}}, newWeb())
+		next := newTestVerifier(t, Config{Issuers: []Issuer{after}}, newWeb())
+		next.Inherit(old)
+		if kept := next.static[testIssuer].issuer == old.static[testIssuer].issuer; kept != (name == "nothing") {
+			t.Errorf("%s changed: inherited %v", name, kept)
+		}
+	}
+}
+
 func TestProfilesAreToldByAudience(t *testing.T) {
 	t.Parallel()
 	issuer := staticIssuer(testIssuer)

@@ -95,6 +95,8 @@ func TestTokenShape(t *testing.T) {
 		{"stray bits in the header", strings.TrimSuffix(b64(`{"alg":"ES256","a":12}`), "Q") + "R." + part[1] + "." + part[2], refusal.TokenMalformed},
 		{"no signature", part[0] + "." + part[1] + ".", refusal.SignatureInvalid},
 		{"header with alg twice", with(`{"alg":"ES256","alg":"ES256"}`), refusal.TokenMalformed},
+		{"crit", with(`{"alg":"ES256","crit":["exp"]}`), refusal.TokenMalformed},
+		{"b64 without crit", with(`{"alg":"ES256","b64":false}`), refusal.TokenMalformed},
 		{"alg none", with(`{"alg":"none"}`), refusal.SignatureInvalid},
 		{"a claim twice", claims(payload(`,"sub":"someone"`)), refusal.TokenMalformed},
 		{"a claim twice but for case", claims(payload(`,"ISS":"https://good.example"`)), refusal.TokenMalformed},
