@@ -42,6 +42,14 @@ func TestPolicyComesBeforeTheProof(t *testing.T) {
 	checkRefusal(t, err, refusal.KeyUnsupported, "ECDSA on P-256", "accepts ed25519")
 }
 
+// TestEmptyChallenge: a signature over nothing proves nothing.
+func TestEmptyChallenge(t *testing.T) {
+	t.Parallel()
+	key := ecdsaKey(t, elliptic.P256())
+	_, err := SignedChallenge{spki(t, key.Public()), sign(t, key, crypto.SHA256, "")}.Verify(newPolicy(t), Challenge{Claim: "email"})
+	checkRefusal(t, err, refusal.ProofInvalid)
+}
+
 func TestNoPolicyAllowsNothing(t *testing.T) {
 	t.Parallel()
 	key := ecdsaKey(t, elliptic.P256())
