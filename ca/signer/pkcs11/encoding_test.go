@@ -9,6 +9,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/asn1"
 	"slices"
 	"testing"
@@ -56,4 +57,33 @@ func TestParseEC(t *testing.T) {
 	if der, err := output(&key.PublicKey, append(make([]byte, 63), 0x80)); err != nil || !bytes.Equal(der, []byte{0x30, 7, 2, 1, 0, 2, 2, 0, 0x80}) {
 		t.Errorf("a signature became %x, error %v", der, err)
 	}
+}
+
+// What a module returns may be of any form: a key or signature is read whole, or refused.
+func FuzzEncodings(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	bare, err := key.PublicKey.Bytes()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte("\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"), bare)
+	f.Add([]byte{1, 0, 1}, make([]byte, 64))
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		if public, err := parseEC(a, b); err == nil {
+			if ec, ok := public.(*ecdsa.PublicKey); !ok || ec.Curve == nil {
+				t.Errorf("%x, %x: got %v", a, b, public)
+			} else if point, err := ec.Bytes(); err != nil || !bytes.HasSuffix(b, point) {
+				t.Errorf("%x became %x, error %v", b, point, err)
+			}
+		}
+		if public, err := parseRSA(a, b); err == nil && (public.(*rsa.PublicKey).N.Sign() <= 0 || public.(*rsa.PublicKey).E <= 0) {
+			t.Errorf("%x, %x: got %v", a, b, public)
+		}
+		if der, err := output(&key.PublicKey, b); err == nil && !bytes.HasPrefix(der, []byte{0x30}) {
+			t.Errorf("%x became %x", b, der)
+		}
+	})
 }
