@@ -79,7 +79,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 		return errors.Join(err, s.authorities.ring.Close())
 	}
 	if len(options.AllowUIDs) == 0 || slices.Contains(options.AllowUIDs, uint32(os.Geteuid())) {
-		logger.LogAttrs(ctx, slog.LevelWarn, "a server that runs as the user of this process is signed for: who breaks into it can read the keys; run mayfly signer as a user of its own, and name the server's with --allow-user")
+		logger.LogAttrs(ctx, slog.LevelWarn, "servers that run as the user of this process may use its keys: an intruder in such a server can also read them; run mayfly signer as another user, and name the server's user with --allow-user")
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -198,7 +198,7 @@ func checkLink(child, parent *x509.Certificate) (errs []error) {
 	// give an attacker another CA below the same root.
 	switch child.SignatureAlgorithm {
 	case x509.SHA1WithRSA, x509.ECDSAWithSHA1:
-		errs = append(errs, fmt.Errorf("is signed with %s, which verifiers refuse; SHA-256 or longer is wanted", child.SignatureAlgorithm))
+		errs = append(errs, fmt.Errorf("is signed with %s, which verifiers refuse; SHA-256 or longer is expected", child.SignatureAlgorithm))
 	}
 	// RFC 5280, section 4.2.1.1: all but self-signed certificates identify the key that signed
 	// them.

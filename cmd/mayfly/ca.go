@@ -9,7 +9,7 @@ import (
 func caCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "ca",
-		Short:   "Make and keep the CA's own keys and certificates",
+		Short:   "Create and rotate the CA's keys and certificates",
 		Example: "  mayfly ca init ./ca\n  mayfly ca status --set ca",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },

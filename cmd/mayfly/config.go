@@ -43,7 +43,7 @@ that has no other.`,
 		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("one file is wanted; see mayfly config check --help")}
+				return usageError{errors.New("exactly one file is expected; see mayfly config check --help")}
 			}
 			return nil
 		},

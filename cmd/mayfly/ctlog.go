@@ -100,7 +100,7 @@ It prints the public key: verifiers need it before the first use of the log.`,
 		if err != nil {
 			return err
 		}
-		printable.Fprintf(c.ErrOrStderr(), "Log %s (%s) is made: directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
+		printable.Fprintf(c.ErrOrStderr(), "Created log %s (%s): directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
 			log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
 		_, err = c.OutOrStdout().Write(created.PublicKey)
 		return err

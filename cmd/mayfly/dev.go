@@ -18,7 +18,7 @@ func devCommand() *cobra.Command {
 	var cfg dev.Config
 	c := &cobra.Command{
 		Use:   "dev",
-		Short: "Run the whole keyless world on this machine, for development",
+		Short: "Run all services for keyless signing on this machine, for development",
 		Long: `Run everything that keyless signing needs in one process, until it is told to stop: an
 OpenID provider with a sign-in page, the CA, a Certificate Transparency log, a timestamp
 authority, a Rekor log, and a TUF mirror by which clients find them. An unmodified cosign

@@ -22,7 +22,7 @@ func explainCommand() *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "explain --config FILE (--token FILE|- | --claims FILE|-)",
-		Short: "Say what a token would get, and why not",
+		Short: "Print what a token would get, or why it gets nothing",
 		Long: `Judge an ID token as mayfly serve does, step by step, and show the certificate that it
 would get. Nothing is issued, and the token is never printed. The settings are those of an
 issuer file or of a server configuration.
@@ -43,7 +43,7 @@ judged as if it had not. The exit code is 0 if a certificate would be issued, an
 			if claimsFile != "" {
 				options.Claims = content
 			} else if options.Token = string(content); strings.TrimSpace(options.Token) == "" {
-				return fmt.Errorf("%s is empty, where an ID token is wanted", tokenFile)
+				return fmt.Errorf("%s is empty; an ID token is expected", tokenFile)
 			}
 			options.Environ = os.Environ()
 			x, err := app.Explain(c.Context(), options)

@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/printable"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 func main() {
@@ -88,13 +89,23 @@ into a ten-minute code-signing certificate that names the caller and was written
 Certificate Transparency log before it existed.
 
 Text of others, such as names in certificates and answers of servers, is printed with every
-character escaped as \uXXXX that a terminal would obey or hide: control characters, changes
-of direction, invisible ones.`,
+control, direction and invisible character escaped as \uXXXX.`,
 		Example:           "  mayfly dev\n  mayfly serve --config mayfly.yaml",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		PersistentPreRunE: checkRequired,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			var names []string
+			for _, command := range c.Commands() {
+				names = append(names, command.Name())
+			}
+			return usageError{fmt.Errorf("unknown command %q; see mayfly --help%s", args[0], suggest.DidYouMean(args[0], names))}
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}

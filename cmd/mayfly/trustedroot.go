@@ -25,7 +25,7 @@ repositories publish it under this name.`,
 func signingConfigCommand() *cobra.Command {
 	return documentCommand(&cobra.Command{
 		Use:   "signing-config",
-		Short: "Print signing_config.v0.2.json, where signers go",
+		Short: "Print signing_config.v0.2.json, the services for signers",
 		Long: `Print signing_config.v0.2.json: the CA, the providers at which people sign in (the static
 issuers of type email for the audience sigstore), and the Rekor v2 logs and timestamp
 authorities of trust: in the configuration that have no end. Signers take it (cosign sign

@@ -51,7 +51,7 @@ func checkFolder(path string) error {
 		return fmt.Errorf("the folder %s belongs to uid %d, which can replace the socket; run: chown %d %[1]s", folder, owner, own)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("users other than its owner may write to %s, whose mode is %04o, and can replace the socket; run: chmod go-w %[1]s", folder, mode)
+		return fmt.Errorf("users other than its owner may write to %s, whose mode is %04o, and can replace the socket; use a folder that only its owner may write to, such as /run/mayfly", folder, mode)
 	}
 	return nil
 }

@@ -71,9 +71,9 @@ func TestListenAndWhatIsThere(t *testing.T) {
 			}
 		}, want: "is no socket", stays: true},
 		"a folder":          {before: func(t *testing.T, path string) { mkdir(t, path, 0o755) }, want: "is no socket", stays: true},
-		"an open folder":    {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o757) }, want: "run: chmod go-w"},
-		"a group's folder":  {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o775) }, want: "run: chmod go-w"},
-		"a sticky folder":   {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky) }, want: "run: chmod go-w"},
+		"an open folder":    {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o757) }, want: "only its owner may write"},
+		"a group's folder":  {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o775) }, want: "only its owner may write"},
+		"a sticky folder":   {before: func(t *testing.T, path string) { mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky) }, want: "only its owner may write"},
 		"another's folder":  {before: func(t *testing.T, path string) { chown(t, filepath.Dir(path), 4711) }, want: "belongs to uid 4711"},
 		"no folder":         {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)) }, want: "mode 0750"},
 		"a file for folder": {before: func(t *testing.T, path string) { _ = os.Remove(filepath.Dir(path)); write(t, filepath.Dir(path)) }, want: "is no folder"},
