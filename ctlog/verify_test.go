@@ -15,6 +15,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,16 @@ func TestParsePublicKey(t *testing.T) {
 	block, _ := pem.Decode(good)
 	if key.LogID() != sha256.Sum256(block.Bytes) || !bytes.Equal(key.PEM(), pem.EncodeToMemory(block)) {
 		t.Error("log ID and SPKI are not those of the key")
+	}
+	// crypto/x509 ignores octets after the parameters, which make another log ID of the same key.
+	const parameters = 2 + 2 + 0x13
+	odd := slices.Concat(block.Bytes[:parameters], []byte{5, 0}, block.Bytes[parameters:])
+	odd[1], odd[3] = odd[1]+2, odd[3]+2
+	if _, err := x509.ParsePKIXPublicKey(odd); err != nil {
+		t.Fatalf("the key is not one that crypto/x509 reads: %v", err)
+	}
+	if _, err := ctlog.ParsePublicKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: odd})); err == nil {
+		t.Error("a key with two log IDs is accepted")
 	}
 
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)

@@ -37,7 +37,8 @@ func TestInheritFetchesNothing(t *testing.T) {
 		issuers[1].SigningAlgorithms = []string{"ES256"}
 		next := newTestVerifier(t, Config{Issuers: issuers}, w.web)
 		next.Inherit(w.verifier)
-		if next.static[testIssuer].issuer != w.verifier.static[testIssuer].issuer || next.wildcards[0].pool != w.verifier.wildcards[0].pool || next.clients != w.verifier.clients {
+		if next.static[testIssuer].issuer != w.verifier.static[testIssuer].issuer || next.wildcards[0].pool != w.verifier.wildcards[0].pool ||
+			next.clients != w.verifier.clients || next.waiting != w.verifier.waiting {
 			t.Error("an issuer, or what is known of clients, is not inherited with its limits")
 		}
 		w.verifier = next

@@ -231,6 +231,7 @@ func TestRefusesChains(t *testing.T) {
 		{"a certificate as a precertificate", "add-pre-chain", [][]byte{final, sub.Chain[1]}, "has no poison extension: use add-chain"},
 		{"a precertificate as a certificate", "add-chain", sub.Chain, "is a precertificate; use add-pre-chain"},
 		{"too many", "add-chain", slices.Repeat([][]byte{a.Root.Raw}, 11), "has 11 certificates"},
+		{"too large", "add-chain", [][]byte{make([]byte, maxCertificate+1)}, "certificate 0 of the chain has 65537 bytes"},
 	} {
 		status, _, body := post(t, url+"/ct/v1/"+test.path, testToken, chainJSON(t, test.chain))
 		if status != http.StatusBadRequest || !strings.Contains(body, test.says) {
