@@ -21,6 +21,7 @@ import (
 //	kind:"path"        a file name, relative to the file's folder
 //	kind:"hex"         bytes in hexadecimal digits
 //	kind:"address"     host:port, for the manual
+//	kind:"secret"      text that no mistake shows
 //	oneof:"json text"  the permitted values
 //	min:"1s" max:"1h"  the range of a number or a duration
 //	required:"it …"    the key must be present; the sentence states its purpose

@@ -42,9 +42,13 @@ func (d *decoder) scalar(n *node, v reflect.Value, tag reflect.StructTag) {
 
 // text returns a string. Null is the empty string, as in the peer, and leaves a default.
 func (d *decoder) text(n *node, tag reflect.StructTag) (text string, ok bool) {
+	found := n.what()
+	if tag.Get("kind") == "secret" {
+		found = "another value"
+	}
 	switch {
 	case n.kind != scalar:
-		d.mistake(n.at, "found %s, expected text", n.what())
+		d.mistake(n.at, "found %s, expected text", found)
 		return "", false
 	case n.isNull():
 		return "", tag.Get("default") == ""
@@ -57,12 +61,12 @@ func (d *decoder) text(n *node, tag reflect.StructTag) (text string, ok bool) {
 		}
 		// The peer's YAML reader uses the text as written; encoding/json does not.
 		if d.json || !d.plain {
-			d.mistake(n.at, "found %s, expected text: write it in quotes", n.what())
+			d.mistake(n.at, "found %s, expected text: write it in quotes", found)
 			return "", false
 		}
-		d.warn(n.at, "found %s, expected text: it is taken as it is written here; write it in quotes", n.what())
+		d.warn(n.at, "found %s, expected text: it is taken as it is written here; write it in quotes", found)
 	default:
-		d.mistake(n.at, "found %s, expected text", n.what())
+		d.mistake(n.at, "found %s, expected text", found)
 		return "", false
 	}
 	return n.value, true

@@ -85,7 +85,7 @@ type OIDC struct {
 	// effect. The proxy resolves the names of issuers, so it must refuse those that lead into the
 	// inner network. Connections to entries with allow-private-network, the cluster's own issuer and
 	// loopback addresses are direct. It may hold a password.
-	Proxy Secret `key:"proxy"`
+	Proxy Secret `key:"proxy" kind:"secret"`
 	// KeyRefresh is the age at which an issuer's keys are read again, and thus the time for which a
 	// withdrawn key may still be accepted.
 	KeyRefresh time.Duration `key:"key_refresh" default:"15m" min:"10s" max:"1h"`
