@@ -116,16 +116,19 @@ func devBrowser(t *testing.T, w *world, d *dev) {
 	})
 }
 
-// startChromium returns the context of a browser that runs until the test's end.
+// startChromium returns the context of a browser that runs until the test's end. Its profile is in a
+// folder of chromedp's: its processes may still write there for a moment, so that the removal of a
+// folder of the test's would fail.
 func startChromium(t *testing.T, path string) context.Context {
 	t.Helper()
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(commandLimit))
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.WSURLReadTimeout(commandLimit))
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
 	t.Cleanup(cancel)
 	ctx, cancelAllocator := chromedp.NewExecAllocator(ctx, options...)
 	t.Cleanup(cancelAllocator)
 	ctx, cancelBrowser := chromedp.NewContext(ctx)
 	t.Cleanup(cancelBrowser)
+	t.Cleanup(func() { _ = chromedp.Cancel(ctx) }) // closes the browser instead of killing it
 	return ctx
 }
 
