@@ -5,6 +5,9 @@ CACHE := $(CURDIR)/.cache
 # Tools are separate modules, so that mayfly's module contains none of their dependencies.
 STATICCHECK := $(GO) tool -modfile=tools/go.mod staticcheck
 BUF := $(GO) tool -modfile=tools/buf/go.mod buf
+# A race-built process otherwise sleeps a second when it ends, in case another thread still has a
+# race to report: the transcripts start hundreds of processes.
+export GORACE ?= atexit_sleep_ms=0
 
 .PHONY: help
 help: ## this list
