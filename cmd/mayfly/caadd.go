@@ -20,12 +20,11 @@ import (
 // addFlags are the flags of mayfly ca add.
 type addFlags struct {
 	setFlags
-	root                     rootFolder
-	chain, key, passwordFile string
-	algorithm                string
-	subject                  ceremony.Subject
-	publishAt, activateAt    string
-	signer                   signerFlag
+	root                  rootFolder
+	chain, key, algorithm string
+	subject               ceremony.Subject
+	publishAt, activateAt time.Time
+	signer                signerFlag
 }
 
 func caAddCommand() *cobra.Command {
@@ -58,13 +57,12 @@ a key-management service (docs/signers.md).`,
 	f.StringVar(&flags.root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
 	f.StringVar(&flags.chain, "chain", "", "PEM file of an authority made elsewhere: the issuing CA first, the root last")
 	f.StringVar(&flags.key, "key", "", "PEM file of its private key")
-	flags.signer.add(c, "signer", "where its key is instead of a file")
-	f.StringVar(&flags.passwordFile, "password-file", "", "file with the password of its key; with --root, of the key to be made")
+	flags.signer.add(c, "signer", "where its key is instead of a file", "password-file", "file with the password of its key; with --root, of the key to be made")
 	f.StringVar(&flags.algorithm, "algorithm", "", "of the new key (default "+ceremony.DefaultAlgorithm+")")
 	f.StringVar(&flags.subject.CommonName, "common-name", "", "the CN of the new intermediate (default: ORGANIZATION intermediate ID)")
 	f.StringVar(&flags.subject.Organization, "organization", "", "its O (default: the root's)")
-	f.StringVar(&flags.publishAt, "publish-at", "", "when it enters the trust bundle (default: now)")
-	f.StringVar(&flags.activateAt, "activate-at", "", "when it begins to sign (default: not decided)")
+	addTime(c, &flags.publishAt, "publish-at", "when it enters the trust bundle (default: now)")
+	addTime(c, &flags.activateAt, "activate-at", "when it begins to sign (default: not decided)")
 	return c
 }
 
@@ -74,7 +72,7 @@ func (f *addFlags) check(c *cobra.Command) error {
 	if (f.root.dir == "") == (f.chain == "") || f.key != "" && (f.chain == "" || elsewhere) || f.chain != "" && f.key == "" && !elsewhere {
 		return usageError{errors.New("either --root, or --chain and --key or --signer are required; see mayfly ca add --help")}
 	}
-	errs := []error{f.signer.excludes("password-file")}
+	var errs []error
 	if f.chain != "" {
 		for _, name := range []string{"root-password-file", "algorithm", "common-name", "organization"} {
 			if c.Flags().Changed(name) {
@@ -89,7 +87,11 @@ func (f *addFlags) check(c *cobra.Command) error {
 }
 
 func (f *addFlags) run(c *cobra.Command, id string) (err error) {
-	if err := errors.Join(f.check(c), f.signer.parse()); err != nil {
+	if err := f.check(c); err != nil {
+		return err
+	}
+	key, password, err := f.signer.parse()
+	if err != nil {
 		return err
 	}
 	editor, err := f.editor()
@@ -105,12 +107,12 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 		if err := editor.CheckAdd(entry); err != nil {
 			return err // before it creates a key for nothing
 		}
-		made, err := f.make(c, editor, entry.ID)
+		made, err := f.make(c, editor, entry.ID, key, password)
 		if err != nil {
 			return err
 		}
 		entry.Chain = made.ChainFile
-		if f.signer.key == nil {
+		if key == nil {
 			entry.Signer.File = &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
 		}
 	}
@@ -119,7 +121,7 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 		if f.root.dir != "" { // no other file or set uses what was created
 			err = errors.Join(err, os.RemoveAll(filepath.Dir(entry.Chain)))
 		}
-		return f.signer.key.Stays(err)
+		return key.Stays(err)
 	}
 	return f.print(c, result, fmt.Sprintf("Authority %s was added.", entry.ID))
 }
@@ -130,9 +132,9 @@ func (f *addFlags) entry(editor set.Editor, id string) (entry config.CASetAuthor
 	if err != nil {
 		return entry, err
 	}
-	entry = config.CASetAuthority{ID: id, Chain: f.chain, Signer: f.signer.named}
+	entry = config.CASetAuthority{ID: id, Chain: f.chain, Signer: f.signer.named, PublishAt: f.publishAt, ActivateAt: f.activateAt}
 	if f.key != "" {
-		entry.Signer.File = &config.SignerFile{Key: f.key, PasswordFile: f.passwordFile}
+		entry.Signer.File = &config.SignerFile{Key: f.key, PasswordFile: f.signer.passwordFile}
 	}
 	if entry.ID == "" {
 		entry.ID = nextID(set, editor.Now)
@@ -143,27 +145,19 @@ func (f *addFlags) entry(editor set.Editor, id string) (entry config.CASetAuthor
 	if set.Index(entry.ID) >= 0 {
 		return entry, fmt.Errorf("%s has an authority %q already; give the new one another ID", editor.Path, entry.ID)
 	}
-	if entry.PublishAt, err = parseTime("publish-at", f.publishAt); err != nil {
-		return entry, err
-	}
-	entry.ActivateAt, err = parseTime("activate-at", f.activateAt)
-	return entry, err
+	return entry, nil
 }
 
 // make creates the authority in a folder beside the set.
-func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string) (result *ceremony.AuthorityResult, err error) {
+func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string, key *ceremony.ExternalKey, password []byte) (result *ceremony.AuthorityResult, err error) {
 	parent, err := f.root.parent()
-	if err != nil {
-		return nil, err
-	}
-	password, err := readPassword(c, f.passwordFile)
 	if err != nil {
 		return nil, err
 	}
 	cfg := ceremony.AuthorityConfig{
 		Dir: filepath.Join(filepath.Dir(editor.Path), id),
 		PlannedCertificate: ceremony.PlannedCertificate{
-			Subject: subjectOr(f.subject, parent.Chain[0], id), Algorithm: f.algorithm, Password: password, Signer: f.signer.key, NotBefore: editor.Now,
+			Subject: subjectOr(f.subject, parent.Chain[0], id), Algorithm: f.algorithm, Password: password, Signer: key, NotBefore: editor.Now,
 		},
 		Parent: parent,
 	}

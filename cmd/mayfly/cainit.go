@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/printable"
@@ -21,7 +19,6 @@ import (
 
 func caInitCommand() *cobra.Command {
 	var config ceremony.InitConfig
-	var passwordFile, rootPasswordFile string
 	var key, root signerFlag
 	c := &cobra.Command{
 		Use:   "init DIR",
@@ -38,29 +35,22 @@ and DIR holds no secret of it. A PKCS#11 token makes a key that it does not have
 service it must be there (docs/signers.md).`,
 		Example: "  mayfly ca init ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) (err error) {
+		RunE: func(c *cobra.Command, args []string) error {
+			var err, rootErr error
+			config.Signer, config.Password, err = key.parse()
+			config.RootSigner, config.RootPassword, rootErr = root.parse()
+			if err := errors.Join(err, rootErr); err != nil {
+				return err
+			}
 			config.Dir, config.Now = args[0], time.Now
-			if err := errors.Join(key.excludes("password-file"), root.excludes("root-password-file"), key.parse(), root.parse()); err != nil {
-				return err
-			}
-			config.Signer, config.RootSigner = key.key, root.key
-			if config.Password, err = readPassword(c, passwordFile); err != nil {
-				return err
-			}
-			if config.RootPassword, err = readPassword(c, rootPasswordFile); err != nil {
-				return err
-			}
 			if err := config.Check(); err != nil {
 				return err
 			}
 			var result *ceremony.Result
-			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
-				if err := keys.lookAll(ctx, &root, &key); err != nil {
-					return err
-				}
+			err = withNewKeys(c, func() (err error) {
 				result, err = ceremony.Init(config)
 				return err
-			})
+			}, &root, &key)
 			if err != nil {
 				return err
 			}
@@ -71,10 +61,8 @@ service it must be there (docs/signers.md).`,
 	f.StringVar(&config.Organization, "organization", "", `the O of both certificates (default "mayfly")`)
 	f.StringVar(&config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
 	f.StringVar(&config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
-	f.StringVar(&passwordFile, "password-file", "", "file with the password for the intermediate's key")
-	key.add(c, "signer", "where the intermediate's key is instead of a file")
-	root.add(c, "root-signer", "where the root's key is instead of a file")
-	f.StringVar(&rootPasswordFile, "root-password-file", "", "file with the password for the root's key, which is then written nowhere")
+	key.add(c, "signer", "where the intermediate's key is instead of a file", "password-file", "file with the password for the intermediate's key")
+	root.add(c, "root-signer", "where the root's key is instead of a file", "root-password-file", "file with the password for the root's key, which is then written nowhere")
 	return c
 }
 
@@ -107,7 +95,7 @@ Its root is in %[5]s: move that folder to a place that is offline.
 To sign with it, write this in mayfly.yaml (paths are relative to that file):
 
 ca: {set: %[6]s}
-`, filepath.Dir(r.SetFile), r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), r.RootDir, r.SetFile, lines(r.Keys))
+`, filepath.Dir(r.SetFile), r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), r.RootDir, r.SetFile, strings.Join(append(r.Keys, ""), "\n"))
 	if err != nil || r.KeyFile == "" {
 		return err
 	}
@@ -118,12 +106,4 @@ ca:
   file: {chain: %s, key: %s, password_file: %s}
 `, r.ChainFile, r.KeyFile, r.PasswordFile)
 	return err
-}
-
-// lines is each text on a line of its own.
-func lines(texts []string) (all string) {
-	for _, text := range texts {
-		all += text + "\n"
-	}
-	return all
 }

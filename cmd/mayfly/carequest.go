@@ -3,19 +3,14 @@
 package main
 
 import (
-	"context"
-	"errors"
-
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caRequestCommand() *cobra.Command {
 	var config ceremony.RequestConfig
-	var passwordFile string
 	var key signerFlag
 	c := &cobra.Command{
 		Use:   "request DIR",
@@ -31,24 +26,17 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			config.Dir = args[0]
-			if err := errors.Join(key.excludes("password-file"), key.parse()); err != nil {
-				return err
-			}
-			config.Signer = key.key
-			if config.Password, err = readPassword(c, passwordFile); err != nil {
+			if config.Signer, config.Password, err = key.parse(); err != nil {
 				return err
 			}
 			if err := config.Check(); err != nil {
 				return err
 			}
 			var path string
-			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
-				if err := keys.lookAll(ctx, &key); err != nil {
-					return err
-				}
+			err = withNewKeys(c, func() (err error) {
 				path, err = ceremony.NewRequest(config)
 				return err
-			})
+			}, &key)
 			if err != nil {
 				return err
 			}
@@ -60,7 +48,6 @@ the request alone; then mayfly ca add --chain … --signer ….`,
 	f.StringVar(&config.Subject.Organization, "organization", "", "the O (required)")
 	f.StringVar(&config.Subject.CommonName, "common-name", "", "the CN (required)")
 	f.StringVar(&config.Algorithm, "algorithm", "", "of the key (default "+ceremony.DefaultAlgorithm+")")
-	key.add(c, "signer", "where the key is instead of a file")
-	f.StringVar(&passwordFile, "password-file", "", "file with the password for the key (default: one is drawn)")
+	key.add(c, "signer", "where the key is instead of a file", "password-file", "file with the password for the key (default: one is drawn)")
 	return c
 }

@@ -16,7 +16,7 @@ import (
 // retireFlags are the flags of mayfly ca retire.
 type retireFlags struct {
 	setFlags
-	at, since   string
+	at, since   time.Time
 	compromised bool
 }
 
@@ -39,39 +39,31 @@ if no other authority is active. docs/rotation.md has the runbook.`,
 		RunE:    func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.editFlags(c)
-	c.Flags().StringVar(&flags.at, "at", "", "when: a time, a duration from now such as +36h, or now")
+	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h, or now")
 	c.Flags().BoolVar(&flags.compromised, "compromised", false, "its key may be in other hands: stop it now, and end its trust at --since")
-	c.Flags().StringVar(&flags.since, "since", "", "with --compromised: the earliest time at which the key may have been in other hands, or a duration such as -2h (default: now)")
+	addTime(c, &flags.since, "since", "with --compromised: the earliest time at which the key may have been in other hands, or a duration such as -2h (default: now)")
 	return c
 }
 
 func (f *retireFlags) run(c *cobra.Command, id string) error {
 	switch {
-	case f.since != "" && !f.compromised:
+	case !f.since.IsZero() && !f.compromised:
 		return usageError{errors.New("--since needs --compromised")}
-	case f.at != "" && f.compromised:
+	case !f.at.IsZero() && f.compromised:
 		return usageError{errors.New("--at and --compromised exclude each other: a compromised authority stops now; --since names when its trust ends")}
 	}
 	editor, err := f.editor()
 	if err != nil {
 		return err
 	}
-	at, err := parseTime("at", f.at)
-	if err != nil {
-		return err
-	}
-	since, err := parseTime("since", f.since)
-	if err != nil {
-		return err
-	}
 	if f.compromised {
-		result, err := editor.Compromise(c.Context(), id, since)
+		result, err := editor.Compromise(c.Context(), id, f.since)
 		if err != nil {
 			return err
 		}
 		return f.print(c, result, compromised(result, editor.Now)...)
 	}
-	result, err := editor.Retire(c.Context(), id, at)
+	result, err := editor.Retire(c.Context(), id, f.at)
 	if err != nil {
 		return err
 	}

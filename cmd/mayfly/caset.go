@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,21 +57,17 @@ func (f *setFlags) source() (set.Source, *config.Server, error) {
 	return set.Source{Path: setFile(f.set)}, &config.Server{}, nil
 }
 
-// read reads the set without its keys, at the time that the flag --at names; "" is now.
-func (f *setFlags) read(at string) (*set.Loaded, time.Time, error) {
+// read reads the set without its keys, at a time, which it returns; the zero time is now.
+func (f *setFlags) read(at time.Time) (*set.Loaded, time.Time, error) {
 	source, _, err := f.source()
 	if err != nil {
-		return nil, time.Time{}, err
+		return nil, at, err
 	}
-	when, err := parseTime("at", at)
-	if err != nil {
-		return nil, when, err
+	if at.IsZero() {
+		at = time.Now()
 	}
-	if when.IsZero() {
-		when = time.Now()
-	}
-	loaded, err := set.Read(source, when)
-	return loaded, when, err
+	loaded, err := set.Read(source, at)
+	return loaded, at, err
 }
 
 // setFile is the CA set that path names: ca.yaml in a folder, or the file itself.
@@ -108,26 +103,32 @@ func (f *setFlags) print(c *cobra.Command, result *set.Result, done ...string) e
 	return result.StatusAt(time.Now()).Write(c.OutOrStdout())
 }
 
-// parseTime reads a time flag: RFC 3339, "now", or a duration from now such as +36h or -2h. "" is
+// timeFlag is the value of a flag: RFC 3339, "now", or a duration from now such as +36h or -2h. "" is
 // the zero time.
-func parseTime(flag, text string) (time.Time, error) {
-	switch {
+type timeFlag time.Time
+
+func addTime(c *cobra.Command, t *time.Time, name, usage string) {
+	c.Flags().Var((*timeFlag)(t), name, usage)
+}
+
+func (t *timeFlag) Type() string   { return "time" }
+func (t *timeFlag) String() string { return "" }
+
+func (t *timeFlag) Set(text string) error {
+	when, err := time.Parse(time.RFC3339, text)
+	switch offset, offsetErr := time.ParseDuration(text); {
 	case text == "":
-		return time.Time{}, nil
+		when, err = time.Time{}, nil
 	case text == "now":
-		return time.Now(), nil
-	case strings.HasPrefix(text, "+"), strings.HasPrefix(text, "-"):
-		d, err := time.ParseDuration(text)
-		if err != nil {
-			return time.Time{}, usageError{fmt.Errorf("--%s: %w", flag, err)}
-		}
-		return time.Now().Add(d), nil
+		when, err = time.Now(), nil
+	case offsetErr == nil && (text[0] == '+' || text[0] == '-'):
+		when, err = time.Now().Add(offset), nil
 	}
-	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return time.Time{}, usageError{fmt.Errorf("--%s is %q; it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h or -2h, or now", flag, text)}
+		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h or -2h, or now")
 	}
-	return t, nil
+	*t = timeFlag(when)
+	return nil
 }
 
 // subjectOr completes subject with the parent's organization and a common name.

@@ -19,7 +19,7 @@ import (
 func caSignIntermediateCommand() *cobra.Command {
 	var config ceremony.SignRequestConfig
 	var root rootFolder
-	var csr, out, notBefore, notAfter string
+	var csr, out string
 	c := &cobra.Command{
 		Use:   "sign-intermediate",
 		Short: "Sign the request of an intermediate with the root, offline",
@@ -39,14 +39,8 @@ the root signs it and after. No network is used.`,
 			if config.Request, err = readInput(c.InOrStdin(), csr); err != nil {
 				return err
 			}
-			if config.NotBefore, err = parseTime("not-before", notBefore); err != nil {
-				return err
-			}
 			if config.NotBefore.IsZero() {
 				config.NotBefore = time.Now()
-			}
-			if config.NotAfter, err = parseTime("not-after", notAfter); err != nil {
-				return err
 			}
 			chain, intermediate, err := signRequest(c, root, config)
 			if err != nil {
@@ -67,8 +61,8 @@ the root signs it and after. No network is used.`,
 	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (required)")
 	f.StringVar(&config.Subject.CommonName, "common-name", "", "instead of the request's CN")
 	f.StringVar(&config.Subject.Organization, "organization", "", "instead of the request's O")
-	f.StringVar(&notBefore, "not-before", "", "beginning of its validity (default: now)")
-	f.StringVar(&notAfter, "not-after", "", "end of its validity (default: three years, or the root's end)")
+	addTime(c, &config.NotBefore, "not-before", "beginning of its validity (default: now)")
+	addTime(c, &config.NotAfter, "not-after", "end of its validity (default: three years, or the root's end)")
 	return c
 }
 

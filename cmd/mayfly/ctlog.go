@@ -180,10 +180,10 @@ func ctlogFsckCommand() *cobra.Command {
 
 // ctlogSearch is the flags of `mayfly ctlog search`.
 type ctlogSearch struct {
-	query         embedded.Query
-	serial, since string
-	limit         int
-	asJSON        bool
+	query  embedded.Query
+	serial string
+	limit  int
+	asJSON bool
 }
 
 func ctlogSearchCommand() *cobra.Command {
@@ -200,7 +200,7 @@ while it is in use. Without a filter all are listed, up to --limit.`,
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name, exactly: an email address, a URI or user!domain")
 	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token, exactly")
 	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
-	f.StringVar(&s.since, "since", "", "only those that were logged at this time or later; a duration such as -2h is from now")
+	addTime(c, &s.query.Since, "since", "only those that were logged at this time or later; a duration such as -2h is from now")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
 	f.BoolVar(&s.asJSON, "json", false, "print one JSON object a line")
 	return c
@@ -222,9 +222,6 @@ func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
 		if s.query.Serial, err = hex.DecodeString(strings.ReplaceAll(s.serial, ":", "")); err != nil || len(s.query.Serial) == 0 {
 			return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
 		}
-	}
-	if s.query.Since, err = parseTime("since", s.since); err != nil {
-		return err
 	}
 	w := newTable(c.OutOrStdout())
 	if !s.asJSON {

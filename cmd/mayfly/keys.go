@@ -36,6 +36,16 @@ func withKeys(c *cobra.Command, ring *keyring.Ring, do func(context.Context, key
 	return do(ctx, keys{ring, c.ErrOrStderr()})
 }
 
+// withNewKeys calls create once the keys of flags are opened that exist.
+func withNewKeys(c *cobra.Command, create func() error, flags ...*signerFlag) error {
+	return withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) error {
+		if err := keys.lookAll(ctx, flags...); err != nil {
+			return err
+		}
+		return create()
+	})
+}
+
 func (k keys) warn(warnings ...error) {
 	for _, warning := range warnings {
 		printable.Fprintf(k.err, "mayfly: warning: %v\n", warning)

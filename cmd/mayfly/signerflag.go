@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -15,17 +14,21 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
-// signerFlag is a flag that names a key outside the key file.
+// signerFlag is a flag that names a key outside the key file, and the flag that it excludes: of the
+// password of a key in a file.
 type signerFlag struct {
-	name, value string
-	command     *cobra.Command
+	name, value                string
+	passwordName, passwordFile string
+	command                    *cobra.Command
 
 	named config.Signer
 	key   *ceremony.ExternalKey // set by parse; nil where the flag is not given
 }
 
-func (f *signerFlag) add(c *cobra.Command, name, usage string) {
-	f.name, f.command = name, c
+// add adds both flags. Their usages describe the key and the password file.
+func (f *signerFlag) add(c *cobra.Command, name, usage, passwordName, passwordUsage string) {
+	f.name, f.passwordName, f.command = name, passwordName, c
+	c.Flags().StringVar(&f.passwordFile, passwordName, "", passwordUsage)
 	c.Flags().StringVar(&f.value, name, "", usage+`, as behind "signer:" in ca.yaml: '{pkcs11: {module: …, token: …, label: …, pin_file: …}}', or @FILE that holds it`)
 }
 
@@ -33,34 +36,27 @@ func (f *signerFlag) add(c *cobra.Command, name, usage string) {
 // the command must not create it in a file.
 func (f *signerFlag) given() bool { return f.command.Flags().Changed(f.name) }
 
-// excludes refuses other flags beside this one: they describe a key in a file, and would be
-// ignored.
-func (f *signerFlag) excludes(others ...string) error {
-	var errs []error
-	for _, other := range others {
-		if f.given() && f.command.Flags().Changed(other) {
-			errs = append(errs, usageError{fmt.Errorf("--%s is for a key in a file, and --%s names one that is elsewhere; give one of them", other, f.name)})
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// parse parses the value of the flag, and opens nothing.
-func (f *signerFlag) parse() (err error) {
+// parse returns the key that the flag names, which it does not open; without the flag, the password
+// for a key in a file, nil if none is given.
+func (f *signerFlag) parse() (key *ceremony.ExternalKey, password []byte, err error) {
 	if !f.given() {
-		return nil
+		password, err = readPassword(f.command, f.passwordFile)
+		return nil, password, err
+	}
+	if f.command.Flags().Changed(f.passwordName) {
+		return nil, nil, usageError{fmt.Errorf("--%s is for a key in a file, and --%s names one that is elsewhere; give one of them", f.passwordName, f.name)}
 	}
 	name, content, dir := "--"+f.name, []byte(f.value), "."
 	if path, isFile := strings.CutPrefix(f.value, "@"); isFile {
 		if content, err = files.Read(path, maxInput); err != nil {
-			return fmt.Errorf("--%s: %w", f.name, err)
+			return nil, nil, f.place(err)
 		}
 		name, dir = path, filepath.Dir(path)
 	}
 	if f.named, err = config.ParseSigner(name, content, dir); err == nil {
 		f.key = newExternal(f.named)
 	}
-	return err
+	return f.key, nil, err
 }
 
 // place adds the name of the flag to err.
