@@ -14,15 +14,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// InitConfig describes a new CA.
+// InitConfig describes a new CA: a root, valid for 10 years, and one intermediate, valid for 3.
 type InitConfig struct {
 	// Dir is the folder for the CA. It must not exist, or be empty.
 	Dir string
-	// Organization is the O of both certificates; "" for "mayfly".
-	Organization string
-	// CommonName begins the CN of both, which end in "root" and "intermediate" and the
-	// authority's ID; "" for Organization.
-	CommonName string
+	// Organization is the O of both certificates; "" for "mayfly". CommonName begins the CN of
+	// both; "" for Organization.
+	Organization, CommonName string
 	// Algorithm is of both keys, one of Algorithms(); "" for DefaultAlgorithm, or for the
 	// algorithm of an existing key.
 	Algorithm string
@@ -35,30 +33,39 @@ type InitConfig struct {
 	// Signer and RootSigner are keys outside the CA's files; nil to generate one in a file.
 	// They exclude Password and RootPassword.
 	Signer, RootSigner *ExternalKey
-	// Now is the clock; nil for time.Now. The root is valid for 10 years from then, the
-	// intermediate for 3.
+	// Now is the clock; nil for time.Now.
 	Now func() time.Time
 }
 
-// Result is what Init created. All paths begin with InitConfig.Dir. It holds no secret.
+// AuthorityConfig describes a new authority for a CA set.
+type AuthorityConfig struct {
+	// Dir is the folder for chain.pem, key.pem and pass. It must not exist, or be empty.
+	Dir string
+	PlannedCertificate
+	// Parent's Signer may be nil for Check.
+	Parent Parent
+}
+
+// Result is what Init or NewAuthority created, in paths below Dir. It holds no secret.
 type Result struct {
-	// AuthorityID names the authority in the CA set, as in 2026-a.
-	AuthorityID string
-	// SetFile is the CA set, ca.yaml.
-	SetFile string
 	// ChainFile is PEM, the intermediate first and the root last.
 	ChainFile string
 	// KeyFile is the intermediate's encrypted key, PasswordFile its password; "" if the key is
 	// an ExternalKey.
 	KeyFile, PasswordFile string
+	Intermediate          *x509.Certificate
+
+	// What follows is of Init alone. AuthorityID names the authority in the CA set, as in 2026-a.
+	AuthorityID string
+	// SetFile is the CA set, ca.yaml.
+	SetFile string
 	// RootDir holds root.pem, the root's encrypted key as key.pem, and pass if the password
 	// was generated; for an ExternalKey, signer.yaml in their place. The operator must take
 	// it offline: the server never reads it.
 	RootDir string
+	Root    *x509.Certificate
 	// Keys describe each ExternalKey, the root's first.
 	Keys []string
-	// Root and Intermediate are the new certificates.
-	Root, Intermediate *x509.Certificate
 }
 
 // plan returns the plan of a root and one intermediate, which signs at once.
@@ -82,8 +89,15 @@ func (cfg InitConfig) plan() Plan {
 	}
 }
 
+func (cfg AuthorityConfig) plan() Plan {
+	return Plan{Dir: cfg.Dir, Now: cfg.NotBefore, Parent: &cfg.Parent, silent: true, Intermediates: []PlannedIntermediate{{PlannedCertificate: cfg.PlannedCertificate}}}
+}
+
 // Check reports every mistake that can be found without opening or generating a key.
 func (cfg InitConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
+
+// Check reports every mistake that can be found without opening or generating a key.
+func (cfg AuthorityConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
 
 // Init creates a root, an intermediate and a CA set in an empty folder:
 //
@@ -96,67 +110,35 @@ func (cfg InitConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
 // generated, which the error names. If the machine stops meanwhile, there is no ca.yaml.
 func Init(cfg InitConfig) (*Result, error) {
 	plan := cfg.plan()
-	c, err := plan.run()
+	result, err := plan.single()
 	if err != nil {
-		return nil, withoutPaths(err)
+		return nil, err
 	}
-	dir, id := filepath.Clean(cfg.Dir), plan.Intermediates[0].ID
-	result := &Result{
-		AuthorityID:  id,
-		SetFile:      filepath.Join(dir, setFile),
-		ChainFile:    filepath.Join(dir, id, chainFile),
-		RootDir:      filepath.Join(dir, rootDir),
-		Root:         c.root.Chain[0],
-		Intermediate: c.intermediates[0],
+	result.AuthorityID, result.SetFile, result.RootDir = plan.Intermediates[0].ID, filepath.Join(cfg.Dir, setFile), filepath.Join(cfg.Dir, rootDir)
+	if cfg.RootSigner != nil {
+		result.Keys = append(result.Keys, "The key of root: "+cfg.RootSigner.describe()+".")
 	}
-	if cfg.Signer == nil {
-		result.KeyFile, result.PasswordFile = filepath.Join(dir, id, keyFile), filepath.Join(dir, id, passwordFile)
-	}
-	for _, key := range []struct {
-		of string
-		*ExternalKey
-	}{{"root", cfg.RootSigner}, {id, cfg.Signer}} {
-		if key.ExternalKey != nil {
-			result.Keys = append(result.Keys, "The key of "+key.of+": "+key.describe()+".")
-		}
+	if cfg.Signer != nil {
+		result.Keys = append(result.Keys, "The key of "+result.AuthorityID+": "+cfg.Signer.describe()+".")
 	}
 	return result, nil
 }
 
-// AuthorityConfig describes a new authority for a CA set.
-type AuthorityConfig struct {
-	// Dir is the folder for chain.pem, key.pem and pass. It must not exist, or be empty.
-	Dir string
-	PlannedCertificate
-	// Parent's Signer may be nil for Check.
-	Parent Parent
-}
-
-// AuthorityResult is what NewAuthority created. KeyFile and PasswordFile are "" if the key is
-// an ExternalKey.
-type AuthorityResult struct {
-	ChainFile, KeyFile, PasswordFile string
-	Intermediate                     *x509.Certificate
-}
-
-func (cfg AuthorityConfig) plan() Plan {
-	return Plan{Dir: cfg.Dir, Now: cfg.NotBefore, Parent: &cfg.Parent, silent: true, Intermediates: []PlannedIntermediate{{PlannedCertificate: cfg.PlannedCertificate}}}
-}
-
-// Check reports every mistake that can be found without opening or generating a key.
-func (cfg AuthorityConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
-
 // NewAuthority creates a key and an intermediate below Parent, in their own folder. If it
 // fails, it leaves nothing behind except an ExternalKey that it generated, which the error
 // names.
-func NewAuthority(cfg AuthorityConfig) (*AuthorityResult, error) {
-	c, err := cfg.plan().run()
+func NewAuthority(cfg AuthorityConfig) (*Result, error) { return cfg.plan().single() }
+
+// single executes a plan with one intermediate, which no file holds.
+func (p Plan) single() (*Result, error) {
+	c, err := p.run()
 	if err != nil {
 		return nil, withoutPaths(err)
 	}
-	result := &AuthorityResult{ChainFile: filepath.Join(cfg.Dir, chainFile), Intermediate: c.intermediates[0]}
-	if cfg.Signer == nil {
-		result.KeyFile, result.PasswordFile = filepath.Join(cfg.Dir, keyFile), filepath.Join(cfg.Dir, passwordFile)
+	in := func(name string) string { return filepath.Join(p.Dir, p.Intermediates[0].ID, name) }
+	result := &Result{ChainFile: in(chainFile), Intermediate: c.intermediates[0], Root: c.root.Chain[len(c.root.Chain)-1]}
+	if p.Intermediates[0].Signer == nil {
+		result.KeyFile, result.PasswordFile = in(keyFile), in(passwordFile)
 	}
 	return result, nil
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -247,30 +246,5 @@ func TestInitTwiceAtOnce(t *testing.T) {
 	opens(t, filepath.Join(dir, "root", "key.pem"), filepath.Join(dir, "root", "pass"), chain[1])
 	if _, err := os.Stat(filepath.Join(dir, "ca.yaml")); err != nil {
 		t.Error(err)
-	}
-}
-
-// openssl is the verifier that operators have.
-func TestOpenSSLAgrees(t *testing.T) {
-	t.Parallel()
-	openssl, err := exec.LookPath("openssl")
-	if err != nil {
-		t.Skip("openssl is not on PATH, so only Go's own verifier has looked at the chain")
-	}
-	for _, algorithm := range Algorithms() {
-		result := initialize(t, InitConfig{Algorithm: algorithm})
-		run := func(arguments ...string) string {
-			out, err := exec.CommandContext(t.Context(), openssl, arguments...).CombinedOutput()
-			if err != nil {
-				t.Errorf("openssl %s: %v\n%s", strings.Join(arguments, " "), err, out)
-			}
-			return string(out)
-		}
-		root := filepath.Join(result.RootDir, "root.pem")
-		run("verify", "-x509_strict", "-check_ss_sig", "-attime", fmt.Sprint(now().Unix()), "-CAfile", root, result.ChainFile)
-		out := run("pkey", "-in", result.KeyFile, "-passin", "file:"+result.PasswordFile, "-pubout")
-		if block, _ := pem.Decode([]byte(out)); block == nil || !bytes.Equal(block.Bytes, result.Intermediate.RawSubjectPublicKeyInfo) {
-			t.Errorf("%s: openssl opens another key:\n%s", algorithm, out)
-		}
 	}
 }

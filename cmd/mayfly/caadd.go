@@ -149,7 +149,7 @@ func (f *addFlags) entry(editor set.Editor, id string) (entry config.CASetAuthor
 }
 
 // make creates the authority in a folder beside the set.
-func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string, key *ceremony.ExternalKey, password []byte) (result *ceremony.AuthorityResult, err error) {
+func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string, key *ceremony.ExternalKey, password []byte) (result *ceremony.Result, err error) {
 	parent, err := f.root.parent()
 	if err != nil {
 		return nil, err
