@@ -191,7 +191,7 @@ func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
 	for i, entry := range cfg.CT.Logs {
 		path := []string{"ct", "logs", strconv.Itoa(i)}
 		if entry.Embedded != nil {
-			errs = append(errs, keypath.Prefix(embedded.CheckSettings(EmbeddedConfig(entry.Embedded)), append(path, "embedded")...))
+			errs = append(errs, keypath.Prefix(embedded.CheckSettings(*entry.Embedded), append(path, "embedded")...))
 		} else {
 			_, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL})
 			errs = append(errs, keypath.Prefix(err, path...))

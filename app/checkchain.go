@@ -4,6 +4,7 @@ package app
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/set"
@@ -26,7 +27,7 @@ func (r *CheckReport) checkChains(t *trust, now time.Time) {
 		for _, entry := range t.issuers.Entries {
 			for _, profile := range entry.All() {
 				if cause := unusable[identity.SANKind(profile.Type)]; cause != nil {
-					errs = append(errs, keypath.Errorf(append(profile.Path(), "type"), "the chain of authority %q accepts no certificate of this issuer: %w", m.ID, cause))
+					errs = append(errs, keypath.Errorf(append(slices.Clip(profile.Path), "type"), "the chain of authority %q accepts no certificate of this issuer: %w", m.ID, cause))
 				}
 			}
 		}

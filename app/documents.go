@@ -41,7 +41,7 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	}
 	var infos []server.IssuerInfo
 	for _, issuer := range issuers.Entries {
-		infos = append(infos, issuerInfo(issuer))
+		infos = append(infos, issuerInfo(&issuer.Profile))
 	}
 	instance, err := newInstance(cfg)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 // test runs one of the tests beside an entry or profile. It applies every check of a token to the
 // claims, except those of times and signature. A policy in mode audit counts as if it were
 // enforced, since the test tries that policy. Its errors have key paths.
-func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wrong []error) {
-	path := append(entry.Path(), "tests", strconv.Itoa(index))
+func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (wrong []error) {
+	path := append(slices.Clip(entry.Path), "tests", strconv.Itoa(index))
 	fail := func(key, format string, args ...any) {
 		wrong = append(wrong, keypath.Errorf(append(slices.Clip(path), key), format, args...))
 	}
@@ -49,9 +49,6 @@ func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wr
 	}
 	for _, key := range slices.Sorted(maps.Keys(test.Extensions)) {
 		extension, ok := certs.ExtensionByKey(key)
-		if t.issuers.ExtensionNames {
-			extension, ok = certs.ExtensionByName(key)
-		}
 		at := append(slices.Clip(path), "extensions", key)
 		if !ok {
 			wrong = append(wrong, keypath.Errorf(at, "there is no extension %q; docs/oids.md lists them", key))
@@ -64,9 +61,9 @@ func (t *trust) test(entry config.Issuer, index int, test config.IssuerTest) (wr
 
 // complete adds the claims that the author of a test may omit: the issuer and the audience of the
 // token.
-func complete(claims oidc.Claims, entry config.Issuer) {
-	if _, ok := claims["iss"]; !ok && !entry.Wildcard {
-		claims["iss"] = entry.IssuerURL
+func complete(claims oidc.Claims, entry *config.Profile) {
+	if _, ok := claims["iss"]; !ok && entry.Static {
+		claims["iss"] = entry.Key
 	}
 	if _, ok := claims["aud"]; !ok {
 		claims["aud"] = entry.ClientID
@@ -74,12 +71,12 @@ func complete(claims oidc.Claims, entry config.Issuer) {
 }
 
 // identify is the identity for a token with these claims, which must match entry.
-func (t *trust) identify(claims oidc.Claims, entry config.Issuer) (*identity.Identity, error) {
+func (t *trust) identify(claims oidc.Claims, entry *config.Profile) (*identity.Identity, error) {
 	token, err := t.verifier.Judge(claims, nil)
 	if err != nil {
 		return nil, err
 	}
-	if token.Entry != entry.Key || token.Profile != entry.Name {
+	if token.Entry != entry.Key || token.Profile != entry.Profile {
 		other := "the entry " + strconv.Quote(token.Entry)
 		if token.Profile != "" {
 			other += ", profile " + strconv.Quote(token.Profile)

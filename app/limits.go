@@ -38,7 +38,7 @@ func limits(cfg *config.Server) (server.Limits, error) {
 func limitsWithin(cfg *config.Server, descriptors int) (server.Limits, error) {
 	reserve := ownDescriptors + logDescriptors*len(cfg.CT.Logs)
 	room := descriptors - reserve
-	l := server.Limits{Connections: cfg.Limits.Connections, Idle: cfg.Limits.Idle, InFlight: cfg.Limits.InFlight}
+	l := cfg.Limits
 	sum := fmt.Sprintf("this process may have %d file descriptors (ulimit -n), of which %d are reserved (%d, and %d for each of %d logs)",
 		descriptors, reserve, ownDescriptors, logDescriptors, len(cfg.CT.Logs))
 	var errs []error

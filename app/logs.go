@@ -63,7 +63,7 @@ func newLogs(ctx context.Context, cfg *config.Server, check bool, roots func() [
 		var err error
 		if entry.Embedded != nil {
 			path = append(path, "embedded")
-			opened, err = set.openEmbedded(ctx, entry.Embedded, path, roots, logger, registry)
+			opened, err = set.openEmbedded(ctx, *entry.Embedded, path, roots, logger, registry)
 		} else {
 			opened, err = set.openRemote(entry, path)
 		}
@@ -109,18 +109,8 @@ func newRemote(entry config.CTLog) (remote *ctlog.Remote, warnings []error, err 
 	return ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
 }
 
-// EmbeddedConfig is the configuration of the log of an `embedded` entry, for the commands that
-// inspect a log and for serving it.
-func EmbeddedConfig(entry *config.EmbeddedLog) embedded.Config {
-	return embedded.Config{
-		Name: entry.Name, Dir: entry.Dir, Guard: entry.Guard, Key: entry.Key, Origin: entry.Origin,
-		BatchAge: entry.BatchAge, CheckpointInterval: entry.CheckpointInterval,
-	}
-}
-
-func (s *logSet) openEmbedded(ctx context.Context, entry *config.EmbeddedLog, path []string, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
-	cfg := EmbeddedConfig(entry)
-	if submit := entry.Submit; submit != nil {
+func (s *logSet) openEmbedded(ctx context.Context, cfg embedded.Config, path []string, roots func() []*x509.Certificate, logger *slog.Logger, registry prometheus.Registerer) (ctlog.LogConfig, error) {
+	if submit := cfg.Submit; submit != nil {
 		token, _, err := files.ReadSecretLine(submit.TokenFile, "the token of submitters")
 		if err != nil {
 			return ctlog.LogConfig{}, keypath.Errorf([]string{"submit", "token_file"}, "reading the token: %w", err)

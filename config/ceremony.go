@@ -43,7 +43,7 @@ type CeremonyCertificate struct {
 
 // CeremonyRoot is `root`: a new root, or the folder of an existing one.
 type CeremonyRoot struct {
-	CeremonyCertificate
+	CeremonyCertificate `key:""`
 	// Folder is `folder`: an existing root, as a folder with root.pem and key.pem. It excludes
 	// everything except password_file.
 	Folder string `key:"folder" kind:"path"`
@@ -51,7 +51,7 @@ type CeremonyRoot struct {
 
 // CeremonyIntermediate is an entry of `intermediates`: an issuing CA below the root.
 type CeremonyIntermediate struct {
-	CeremonyCertificate
+	CeremonyCertificate `key:""`
 	// ID is `id`: the authority's ID in the CA set.
 	ID string `key:"id"`
 	// Request is `request`: the certificate signing request of a key that is elsewhere. It excludes

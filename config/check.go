@@ -70,9 +70,7 @@ func (c *checks) tags(v reflect.Value, path []string) {
 		for _, f := range c.fields(v.Type()) {
 			value, at := v.FieldByIndex(f.index), join(path, f.yaml)
 			c.field(value, f, at)
-			leave := c.enter(f.tag)
 			c.tags(value, at)
-			leave()
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -175,9 +176,9 @@ func (c *serverChecks) ct() {
 }
 
 // embedded returns the embedded log, or one without any value.
-func (l CTLog) embedded() EmbeddedLog {
+func (l CTLog) embedded() embedded.Config {
 	if l.Embedded == nil {
-		return EmbeddedLog{}
+		return embedded.Config{}
 	}
 	return *l.Embedded
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
@@ -22,15 +23,14 @@ import (
 //	kind:"hex"         bytes in hexadecimal digits
 //	kind:"address"     host:port, for the manual
 //	kind:"secret"      text that no mistake shows
+//	kind:"extension"   a mapping with keys of extensions, or in JSON their names
 //	oneof:"json text"  the permitted values
 //	min:"1s" max:"1h"  the range of a number or a duration
 //	required:"it …"    the key must be present; the sentence states its purpose
 //	nonempty:"…"       the list must not be empty; the text states what an empty list would mean
-//	in:"entry"         the key exists in this kind of mapping only (see decoder.in)
-//	items:"profile"    the kind of the mappings in the list
 //
 // It never stops at a mistake: it records the mistake and continues, so that one reading reports
-// every mistake. check.go checks the last five.
+// every mistake. check.go checks the last four.
 type decoder struct {
 	*report
 	// json states that keys are spelled as in JSON.
@@ -40,9 +40,6 @@ type decoder struct {
 	plain bool
 	// dir is the directory to which paths are relative.
 	dir string
-	// in is the kind of mapping that is read: of the fields with a tag `in`, only those of this kind
-	// are keys.
-	in string
 }
 
 // field is a key of a mapping.
@@ -53,14 +50,20 @@ type field struct {
 	index []int
 }
 
-// fields returns the keys of a struct, with those of its embedded structs.
+// fields returns the keys of a struct, with those of structs in it whose key is "".
 func (d *decoder) fields(t reflect.Type) (fields []field) {
-	for _, f := range reflect.VisibleFields(t) {
-		key, ok := f.Tag.Lookup("key")
-		if in := f.Tag.Get("in"); !ok || in != "" && in != d.in {
-			continue
+	for i := range t.NumField() {
+		f := t.Field(i)
+		switch key, ok := f.Tag.Lookup("key"); {
+		case !ok:
+		case key == "":
+			for _, inner := range d.fields(f.Type) {
+				inner.index = append([]int{i}, inner.index...)
+				fields = append(fields, inner)
+			}
+		default:
+			fields = append(fields, field{key, f.Name, f.Tag, f.Index})
 		}
-		fields = append(fields, field{key, f.Name, f.Tag, f.Index})
 	}
 	return fields
 }
@@ -167,7 +170,7 @@ func (d *decoder) value(n *node, v reflect.Value, tag reflect.StructTag) {
 	case *json.RawMessage:
 		d.raw(n, into)
 		return
-	case *string, *int, *uint64, *time.Duration, *time.Time, *Secret, *netip.Prefix:
+	case *string, *[]byte, *int, *uint64, *time.Duration, *time.Time, *Secret, *netip.Prefix:
 		d.scalar(n, v, tag)
 		return
 	}
@@ -190,7 +193,11 @@ func (d *decoder) value(n *node, v reflect.Value, tag reflect.StructTag) {
 		d.entries(n, func(p pair) {
 			item := reflect.New(v.Type().Elem()).Elem()
 			d.value(p.value, item, "")
-			v.SetMapIndex(reflect.ValueOf(p.key.value), item)
+			name := p.key.value
+			if d.json && tag.Get("kind") == "extension" {
+				name = extensionKey(name)
+			}
+			v.SetMapIndex(reflect.ValueOf(name), item)
 		})
 	default:
 		panic("config: a key of type " + v.Type().String()) // a fault of a struct, which every test finds
@@ -211,7 +218,6 @@ func (d *decoder) list(n *node, v reflect.Value, tag reflect.StructTag) {
 		d.mistake(n.at, "found %s, expected a list: one entry is a list too, written in brackets", n.what())
 		return
 	}
-	defer d.enter(tag)()
 	for _, item := range n.items {
 		before := len(d.mistakes)
 		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
@@ -224,13 +230,18 @@ func (d *decoder) list(n *node, v reflect.Value, tag reflect.StructTag) {
 	}
 }
 
-// enter changes the kind of mapping to that of a list's entries, until leave is called.
-func (d *decoder) enter(tag reflect.StructTag) (leave func()) {
-	before := d.in
-	if items := tag.Get("items"); items != "" {
-		d.in = items
+// extensionKey returns the key in YAML of the extension with the name given. A file never sets issuer
+// and subject.
+func extensionKey(name string) string {
+	extension, ok := certs.ExtensionByName(name)
+	switch {
+	case !ok && name != "Subject":
+		return name
+	case extension.Key == "":
+		return "subject"
+	default:
+		return extension.Key
 	}
-	return func() { d.in = before }
 }
 
 // entries reads a mapping with keys of the author's choice.

@@ -17,6 +17,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/identity"
 )
 
 const documentHead = `# Configuration: each key
@@ -36,7 +39,7 @@ relative to the working directory.
 // document writes docs/configuration.md from the structs, their tags and their comments.
 type document struct {
 	strings.Builder
-	comments map[string]string       // of types, and of fields as Type.Field
+	comments map[string]string       // of types as package.Type, and of fields as package.Type.Field
 	written  map[reflect.Type]string // the section with the keys of a struct
 	decoder
 }
@@ -44,9 +47,13 @@ type document struct {
 func readComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
+	var files []string
+	for _, folder := range []string{".", "../oidc", "../identity", "../identity/policy", "../server", "../ctlog/embedded"} {
+		inFolder, err := filepath.Glob(folder + "/*.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, inFolder...)
 	}
 	for _, file := range files {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
@@ -59,11 +66,12 @@ func readComments(t *testing.T) map[string]string {
 				return true
 			}
 			spec := decl.Specs[0].(*ast.TypeSpec)
-			comments[spec.Name.Name] = decl.Doc.Text()
+			of := parsed.Name.Name + "." + spec.Name.Name
+			comments[of] = decl.Doc.Text()
 			if s, ok := spec.Type.(*ast.StructType); ok {
 				for _, f := range s.Fields.List {
 					for _, name := range f.Names {
-						comments[spec.Name.Name+"."+name.Name] = f.Doc.Text()
+						comments[of+"."+name.Name] = f.Doc.Text()
 					}
 				}
 			}
@@ -75,9 +83,10 @@ func readComments(t *testing.T) map[string]string {
 
 var subject = regexp.MustCompile("^\\w+ (?:(?:is|are) )?(?:`[^`]*`(?: \\(ours\\))?[.:,]? ?)?")
 
-// sentence returns a comment without its subject, on one line.
+// sentence returns the first paragraph of a comment without its subject, on one line.
 func (d *document) sentence(name string) string {
-	text := strings.Join(strings.Fields(d.comments[name]), " ")
+	paragraph, _, _ := strings.Cut(d.comments[name], "\n\n")
+	text := strings.Join(strings.Fields(paragraph), " ")
 	text = strings.ReplaceAll(subject.ReplaceAllString(text, ""), "|", "\\|")
 	if text == "" {
 		return ""
@@ -88,11 +97,12 @@ func (d *document) sentence(name string) string {
 // section writes the keys of a struct: those of its own in a table, and a section for each struct
 // below. prefix is that of the keys, with environment variables if variables is set.
 func (d *document) section(t *testing.T, of reflect.Type, prefix string, variables bool) {
-	d.written[of] = "an entry"
+	name := "an entry"
 	if prefix != "" {
-		d.written[of] = "`" + strings.TrimSuffix(prefix, ".") + "`"
+		name = "`" + strings.TrimSuffix(prefix, ".") + "`"
 	}
-	header := false
+	d.written[of] = name
+	header, others := false, ""
 	var below []func()
 	for _, f := range d.fields(of) {
 		goField := of.FieldByIndex(f.index)
@@ -100,6 +110,11 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 		for _, i := range f.index[:len(f.index)-1] {
 			owner = owner.Field(i).Type
 		}
+		if first := d.written[owner]; first != "" && first != name {
+			others = "\nThe other keys are those of " + first + ".\n"
+			continue
+		}
+		d.written[owner] = name
 		kind, path, listed := goField.Type, prefix+f.yaml, false
 		for kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Slice && kind.Elem().Kind() == reflect.Struct {
 			listed = listed || kind.Kind() == reflect.Slice
@@ -110,19 +125,13 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 			if listed {
 				next = path + "[]."
 			}
-			in := f.tag.Get("items")
 			below = append(below, func() {
-				fmt.Fprintf(d, "\n### `%s`\n\n%s\n", strings.TrimSuffix(next, "."), strings.TrimSpace(d.sentence(kind.Name())+" "+d.sentence(owner.Name()+"."+goField.Name)))
+				fmt.Fprintf(d, "\n### `%s`\n\n%s\n", strings.TrimSuffix(next, "."), strings.TrimSpace(d.sentence(kind.String())+" "+d.sentence(owner.String()+"."+goField.Name)))
 				if first := d.written[kind]; first != "" {
 					fmt.Fprintf(d, "\nThe keys are those of %s.\n", first)
 					return
 				}
-				before := d.in
-				if in != "" {
-					d.in = in
-				}
-				d.section(t, kind, next, variables && !listed && kind != reflect.TypeFor[EmbeddedLog]())
-				d.in = before
+				d.section(t, kind, next, variables && !listed && kind != reflect.TypeFor[embedded.Config]())
 			})
 			continue
 		}
@@ -130,7 +139,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 			fmt.Fprintf(d, "\n| key | meaning | default | permitted |%s\n|---|---|---|---|%s\n", map[bool]string{true: " variable |"}[variables], map[bool]string{true: "---|"}[variables])
 			header = true
 		}
-		meaning := d.sentence(owner.Name() + "." + goField.Name)
+		meaning := d.sentence(owner.String() + "." + goField.Name)
 		if meaning == "" {
 			t.Errorf("%s.%s has no comment", owner.Name(), goField.Name)
 		}
@@ -147,6 +156,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 		}
 		d.WriteByte('\n')
 	}
+	d.WriteString(others)
 	for _, write := range below {
 		write()
 	}
@@ -192,6 +202,8 @@ func permitted(of reflect.Type, tag reflect.StructTag) string {
 		return "a time"
 	case reflect.TypeFor[json.RawMessage]():
 		return "a mapping"
+	case reflect.TypeFor[[]byte]():
+		return "text"
 	}
 	switch of.Kind() {
 	case reflect.Slice:
@@ -211,11 +223,10 @@ func TestConfigurationDocument(t *testing.T) {
 	d.WriteString("\n## The server configuration\n\n`mayfly serve --config mayfly.yaml`; `config/mayfly.example.yaml` is an example.\n")
 	d.section(t, reflect.TypeFor[Server](), "", true)
 	d.WriteString("\n## The issuer file\n\nThe file that `issuers` names, YAML or JSON. In JSON, keys are in CamelCase: `issuer-url` is `IssuerURL`. A top-level key\n`define` may hold YAML anchors. [issuers.md](issuers.md) has an entry for each common provider.\n")
-	d.in = "entry"
 	d.WriteString("\n### Entries of `oidc-issuers` and `meta-issuers`\n\nThe key of an entry is the issuer URL or, under `meta-issuers`, a pattern, in which a `*` matches one run of `[-_A-Za-z0-9]`.\nAn entry of `oidc-issuers` that matches a token takes precedence.\n")
 	d.section(t, reflect.TypeFor[Issuer](), "", false)
-	d.WriteString("\n### Entries of `ci-issuer-metadata`\n\n" + d.sentence("CIProvider") + "\n")
-	d.section(t, reflect.TypeFor[CIProvider](), "", false)
+	d.WriteString("\n### Entries of `ci-issuer-metadata`\n\n" + d.sentence("identity.CIProvider") + "\n")
+	d.section(t, reflect.TypeFor[identity.CIProvider](), "", false)
 	d.WriteString("\n## The CA set\n\nThe file that `ca.set` names, written by `mayfly ca`. [rotation.md](rotation.md) describes its use, and [signers.md](signers.md) has a block for each signer.\n")
 	d.section(t, reflect.TypeFor[CASet](), "", false)
 	d.WriteString("\n## The plan of a ceremony\n\nThe file of `mayfly ca ceremony --plan`. Signers are those of the CA set.\n")

@@ -32,11 +32,11 @@ func TestShippedIssuers(t *testing.T) {
 		if i.Wildcard != strings.Contains(i.Key, "*") {
 			t.Errorf("%s: wildcard %v", i.Key, i.Wildcard)
 		}
-		if i.SkipEmailVerification || i.AllowPrivateNetwork || i.CACert != "" {
+		if i.SkipEmailVerification || i.Connection.AllowPrivateNetwork || i.Connection.CACert != nil {
 			t.Errorf("%s: %+v", i.Key, i)
 		}
 		// The peer reads this file too and has none of these keys.
-		if i.Audiences != nil || i.SigningAlgorithms != nil || i.AllowedEmailDomains != nil || i.JWKSHosts != nil || i.Tests != nil || i.Constants != nil {
+		if i.Audiences != nil || i.Connection.SigningAlgorithms != nil || i.AllowedEmailDomains != nil || i.Connection.JWKSHosts != nil || i.Tests != nil || i.Constants != nil {
 			t.Errorf("%s has keys that the peer does not know", i.Key)
 		}
 		got = append(got, entry{i.Key, i.Type, i.CIProvider})

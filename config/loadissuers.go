@@ -3,11 +3,14 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/identity"
 )
 
 // LoadIssuers reads the issuer configuration from the file called path. With compat, mistakes that
@@ -45,8 +48,8 @@ func parseIssuers(name string, content []byte, compat bool, build func(*Issuers)
 		return nil, warnings, err
 	}
 	l := &issuerLoader{
-		checks:  checks{decoder: &decoder{report: r, json: file.json, plain: true, in: "entry"}},
-		issuers: &Issuers{File: file, CIProviders: map[string]CIProvider{}, ExtensionNames: file.json},
+		checks:  checks{decoder: &decoder{report: r, json: file.json, plain: true}},
+		issuers: &Issuers{File: file, CIProviders: map[string]identity.CIProvider{}},
 	}
 	l.root(file.root)
 	l.report(file, file.Mistakes)
@@ -106,7 +109,12 @@ func (l *issuerLoader) section(n *node, wildcard bool) {
 // entry reads an issuer and makes the checks that need only the file; the constructors of oidc and
 // identity check the rest.
 func (l *issuerLoader) entry(p pair, wildcard bool) {
-	e := Issuer{Key: p.key.value, Wildcard: wildcard}
+	e := Issuer{Wildcard: wildcard}
+	section := "oidc-issuers"
+	if wildcard {
+		section = "meta-issuers"
+	}
+	e.Profile.IssuerConfig = identity.IssuerConfig{Key: p.key.value, Static: !wildcard, Path: []string{section, p.key.value}}
 	if !wildcard && strings.Contains(e.Key, "*") {
 		l.mistake(p.key.at, "the issuer URL %q holds a *, which is read as a pattern only under %s", shorten(e.Key), l.name("meta-issuers", "MetaIssuers"))
 	}
@@ -114,26 +122,23 @@ func (l *issuerLoader) entry(p pair, wildcard bool) {
 	l.checkIssuerURL(&e)
 	if wildcard {
 		l.checkPattern(p.key)
-		e.IssuerURL = ""
 	}
-	l.tags(reflect.ValueOf(&e).Elem(), e.Path())
-	l.checkAudiences(&e)
-	l.checkTests(&e)
+	l.tags(reflect.ValueOf(&e).Elem(), e.Path)
+	seen := map[string]bool{}
 	for i := range e.Profiles {
 		f := &e.Profiles[i]
-		f.Key, f.Wildcard, f.IssuerURL, f.Index = e.Key, e.Wildcard, e.IssuerURL, i
-		for _, other := range e.Profiles[:i] {
-			if other.Name == f.Name {
-				l.wrong(join(e.Path(), "profiles", strconv.Itoa(i), "name"), "another profile of the entry has the name %q already", shorten(f.Name))
-				f.Name = "" // so that it is not reported again
-				break
-			}
+		f.IssuerConfig.Key, f.Static, f.Path = e.Key, e.Static, join(e.Path, "profiles", strconv.Itoa(i))
+		f.IssuerConfig.Profile = f.Name
+		if seen[f.Name] {
+			l.wrong(join(f.Path, "name"), "another profile of the entry has the name %q already", shorten(f.Name))
+			f.IssuerConfig.Profile = "" // so that it is not reported again
 		}
-		if f.Name == "" {
-			f.Name = strconv.Itoa(i)
-		}
-		l.checkAudiences(f)
-		l.checkTests(f)
+		f.IssuerConfig.Profile = cmp.Or(f.IssuerConfig.Profile, strconv.Itoa(i))
+		seen[f.Name] = f.Name != ""
+	}
+	for _, profile := range e.All() {
+		l.checkAudiences(profile)
+		l.checkTests(profile)
 	}
 	if p.value.kind == mapping {
 		l.issuers.Entries = append(l.issuers.Entries, e)
@@ -144,10 +149,10 @@ func (l *issuerLoader) entry(p pair, wildcard bool) {
 func (l *issuerLoader) name(yaml, json string) string { return l.spell(field{yaml: yaml, json: json}) }
 
 // checkAudiences reports audiences that no token has.
-func (l *issuerLoader) checkAudiences(e *Issuer) {
-	for _, audience := range append([]string{e.ClientID}, e.Audiences...) {
+func (l *issuerLoader) checkAudiences(e *Profile) {
+	for _, audience := range e.Accepted() {
 		if strings.TrimSpace(audience) != audience {
-			l.peers(join(e.Path(), "client-id"), "the audience %q begins or ends with white space, and no token's does", shorten(audience))
+			l.peers(join(e.Path, "client-id"), "the audience %q begins or ends with white space, and no token's does", shorten(audience))
 		}
 	}
 }
@@ -155,7 +160,7 @@ func (l *issuerLoader) checkAudiences(e *Issuer) {
 // checkIssuerURL compares an entry's issuer URL with its key: a lookup of a static entry uses its
 // key, so that a different URL would never be used.
 func (l *issuerLoader) checkIssuerURL(e *Issuer) {
-	path, name := join(e.Path(), "issuer-url"), l.name("issuer-url", "IssuerURL")
+	path, name := join(e.Path, "issuer-url"), l.name("issuer-url", "IssuerURL")
 	switch {
 	case strings.Contains(e.IssuerURL, "/.well-known/") && (e.Wildcard || e.IssuerURL == e.Key):
 		l.peers(path, "this is where the issuer's discovery document is; the issuer URL is the part before /.well-known")
@@ -171,9 +176,9 @@ func (l *issuerLoader) checkIssuerURL(e *Issuer) {
 }
 
 // checkTests checks the tests of an entry or a profile.
-func (l *issuerLoader) checkTests(e *Issuer) {
+func (l *issuerLoader) checkTests(e *Profile) {
 	for i, t := range e.Tests {
-		path := join(e.Path(), "tests", strconv.Itoa(i))
+		path := join(e.Path, "tests", strconv.Itoa(i))
 		switch {
 		case (t.SAN == "") == (t.Reason == ""):
 			l.wrong(path, "a test needs either %s, the certificate's name, or %s, the code of the refusal", l.name("san", "SAN"), l.name("reason", "Reason"))

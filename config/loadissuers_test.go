@@ -14,7 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 const good = `oidc-issuers:
@@ -65,8 +67,8 @@ second: document
 			t.Errorf("warnings (-want +got):\n%s", diff)
 		}
 		wantIssuers := []config.Issuer{
-			{Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "42", Type: "email", SkipEmailVerification: true},
-			{Key: "https://*.example", Wildcard: true, ClientID: "sigstore"},
+			entry("https://a.example", func(e *config.Issuer) { e.ClientID, e.Type, e.SkipEmailVerification = "42", "email", true }),
+			entry("https://*.example", func(e *config.Issuer) { e.ClientID, e.IssuerURL = "sigstore", "https://x.example" }),
 		}
 		if diff := cmp.Diff(wantIssuers, issuers.Entries); diff != "" {
 			t.Errorf("issuers (-want +got):\n%s", diff)
@@ -89,7 +91,7 @@ second: document
 		if diff := cmp.Diff(want, lines(config.Mistakes(warnings))); diff != "" {
 			t.Errorf("warnings (-want +got):\n%s", diff)
 		}
-		wantIssuers := []config.Issuer{{Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "sigstore"}}
+		wantIssuers := []config.Issuer{entry("https://a.example", func(e *config.Issuer) { e.ClientID = "sigstore" })}
 		if diff := cmp.Diff(wantIssuers, issuers.Entries); diff != "" {
 			t.Errorf("issuers (-want +got):\n%s", diff)
 		}
@@ -178,35 +180,47 @@ const fullJSON = `{
 }
 `
 
-// fullIssuers returns the content of full; key spells the extension keys.
-func fullIssuers(signer, visibility string) *config.Issuers {
+// entry returns the entry of a key, completed by set.
+func entry(key string, set func(*config.Issuer)) config.Issuer {
+	e := config.Issuer{Wildcard: strings.Contains(key, "*")}
+	e.IssuerConfig = identity.IssuerConfig{Key: key, Static: !e.Wildcard, Path: []string{"meta-issuers", key}}
+	if e.Static {
+		e.Path[0], e.IssuerURL = "oidc-issuers", key
+	}
+	set(&e)
+	return e
+}
+
+// fullIssuers returns the content of full.
+func fullIssuers() *config.Issuers {
 	return &config.Issuers{
-		Entries: []config.Issuer{{
-			Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "sigstore",
-			Audiences: []string{"other", "third"}, SigningAlgorithms: []string{"ES256"},
-			Type: "ci-provider", CIProvider: "github-workflow", IssuerClaim: "$.a",
-			SubjectDomain: "https://a.example", SPIFFETrustDomain: "a.example", ChallengeClaim: "sub",
-			SkipEmailVerification: true, AllowedEmailDomains: []string{"a.example"},
-			CACert:              "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
-			AllowPrivateNetwork: true, JWKSHosts: []string{"keys.a.example"},
-			Constants: map[string]string{"url": "https://a.example"},
-			Tests: []config.IssuerTest{
-				{
-					Claims:     []byte(`{"sub":"x","n":1536140711,"f":1.5,"b":true,"z":null,"l":[1,"\u003ca\u003e"],"o":{"p":"q"}}`),
-					SAN:        "https://a.example/x",
-					Extensions: map[string]string{signer: "https://a.example/y"},
-				},
-				{Claims: []byte(`{}`), Reason: "CLAIM_MISSING"},
-			},
-			Description: "own", Contact: "me", Environment: "prod",
-		}, {
-			Key: "https://*.a.example", Wildcard: true, ClientID: "sigstore", Type: "kubernetes",
-		}},
-		CIProviders: map[string]config.CIProvider{"github-workflow": {
+		Entries: []config.Issuer{
+			entry("https://a.example", func(e *config.Issuer) {
+				e.ClientID, e.Audiences = "sigstore", []string{"other", "third"}
+				e.Connection = oidc.Issuer{
+					SigningAlgorithms: []string{"ES256"}, CACert: []byte("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"),
+					AllowPrivateNetwork: true, JWKSHosts: []string{"keys.a.example"},
+				}
+				e.Type, e.CIProvider, e.IssuerClaim, e.SubjectDomain = "ci-provider", "github-workflow", "$.a", "https://a.example"
+				e.SPIFFETrustDomain, e.ChallengeClaim, e.SkipEmailVerification = "a.example", "sub", true
+				e.AllowedEmailDomains, e.Constants = []string{"a.example"}, map[string]string{"url": "https://a.example"}
+				e.Tests = []config.IssuerTest{
+					{
+						Claims:     []byte(`{"sub":"x","n":1536140711,"f":1.5,"b":true,"z":null,"l":[1,"\u003ca\u003e"],"o":{"p":"q"}}`),
+						SAN:        "https://a.example/x",
+						Extensions: map[string]string{"build-signer-uri": "https://a.example/y"},
+					},
+					{Claims: []byte(`{}`), Reason: "CLAIM_MISSING"},
+				}
+				e.Description, e.Contact, e.Environment = "own", "me", "prod"
+			}),
+			entry("https://*.a.example", func(e *config.Issuer) { e.ClientID, e.Type = "sigstore", "kubernetes" }),
+		},
+		CIProviders: map[string]identity.CIProvider{"github-workflow": {
 			DefaultTemplateValues: map[string]string{"url": "https://github.com", "Environment": "", "oidc.example/a-b": "x"},
 			ExtensionTemplates: map[string]string{
-				signer:     "{{ .url }}/{{ .job_workflow_ref }}",
-				visibility: "repository_visibility",
+				"build-signer-uri":                        "{{ .url }}/{{ .job_workflow_ref }}",
+				"source-repository-visibility-at-signing": "repository_visibility",
 			},
 			SubjectAlternativeNameTemplate: "{{ .url }}/{{ .sub }}",
 		}},
@@ -245,30 +259,19 @@ func TestCompatTakesTheLastList(t *testing.T) {
 
 func TestYAMLAndJSONSayTheSame(t *testing.T) {
 	t.Parallel()
-	for _, tt := range []struct {
-		name, content, signer, visibility string
-		json                              bool
-	}{
-		{"YAML", full, "build-signer-uri", "source-repository-visibility-at-signing", false},
-		{"YAML after a byte order mark", "\ufeff" + full, "build-signer-uri", "source-repository-visibility-at-signing", false},
-		{"JSON", fullJSON, "BuildSignerURI", "SourceRepositoryVisibilityAtSigning", true},
-		{"JSON after space", " \n\t" + fullJSON, "BuildSignerURI", "SourceRepositoryVisibilityAtSigning", true},
+	for name, content := range map[string]string{
+		"YAML":                         full,
+		"YAML after a byte order mark": "\ufeff" + full,
+		"JSON":                         fullJSON,
+		"JSON after space":             " \n\t" + fullJSON,
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			got, warnings, err := config.ParseIssuers("f", []byte(tt.content), false)
-			if err != nil || len(warnings) > 0 {
-				t.Fatalf("mistakes %v, warnings %v", err, warnings)
-			}
-			want := fullIssuers(tt.signer, tt.visibility)
-			want.ExtensionNames = tt.json
-			if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(config.Issuers{}, "File")); diff != "" {
-				t.Errorf("issuers (-want +got):\n%s", diff)
-			}
-			if got.File.JSON() != tt.json {
-				t.Errorf("JSON() = %v", got.File.JSON())
-			}
-		})
+		got, warnings, err := config.ParseIssuers("f", []byte(content), false)
+		if err != nil || len(warnings) > 0 {
+			t.Fatalf("%s: mistakes %v, warnings %v", name, err, warnings)
+		}
+		if diff := cmp.Diff(fullIssuers(), got, cmpopts.IgnoreFields(config.Issuers{}, "File")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }
 
@@ -287,7 +290,7 @@ oidc-issuers:
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []config.Issuer{{Key: "https://x.example", IssuerURL: "https://x.example", ClientID: "a", Contact: "a", Type: "own", Description: "b"}}
+	want := []config.Issuer{entry("https://x.example", func(e *config.Issuer) { e.ClientID, e.Contact, e.Type, e.Description = "a", "a", "own", "b" })}
 	if diff := cmp.Diff(want, issuers.Entries); diff != "" {
 		t.Errorf("issuers (-want +got):\n%s", diff)
 	}

@@ -19,7 +19,10 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/oidc"
+	edge "github.com/mayfly-ca/mayfly/server"
 )
 
 // least is the smallest server configuration.
@@ -34,21 +37,21 @@ func leastServer(dir string) *config.Server {
 		Listen:  config.Listen{HTTP: "127.0.0.1:5555", GRPC: "127.0.0.1:5554", Ops: "127.0.0.1:2112"},
 		TLS:     config.TLS{Min: "1.3"},
 		Issuers: filepath.Join(dir, "issuers.yaml"),
-		OIDC: config.OIDC{KeyRefresh: 15 * time.Minute, KeyLifetime: 24 * time.Hour, Kubernetes: config.Kubernetes{
+		OIDC: config.OIDC{Config: oidc.Config{KeyRefresh: 15 * time.Minute, KeyLifetime: 24 * time.Hour, Kubernetes: oidc.Kubernetes{
 			CAFile:    "/var/run/fulcio/ca.crt",
 			TokenFile: "/var/run/secrets/kubernetes.io/serviceaccount/token",
-		}},
+		}}},
 		CA:          config.CA{File: &config.CAFile{Chain: filepath.Join(dir, "chain.pem"), Key: filepath.Join(dir, "key.pem")}},
 		Certificate: config.Certificate{Lifetime: 10 * time.Minute},
 		CT:          config.CT{Logs: []config.CTLog{{URL: "https://log.example/2026", PublicKey: filepath.Join(dir, "log.pub")}}},
-		Limits:      config.Limits{Idle: 650 * time.Second, InFlight: 512},
+		Limits:      edge.Limits{Idle: 650 * time.Second, InFlight: 512},
 		Shutdown:    config.Shutdown{Drain: 20 * time.Second},
 		Log:         config.Log{Format: "json", Level: "info"},
 	}
 }
 
 var serverOptions = cmp.Options{
-	cmpopts.IgnoreUnexported(config.Server{}),
+	cmpopts.IgnoreUnexported(config.Server{}, embedded.Config{}),
 	cmpopts.EquateComparable(netip.Prefix{}),
 	cmp.Comparer(func(a, b config.Secret) bool { return a.Reveal() == b.Reveal() }),
 }
@@ -105,27 +108,27 @@ log: {format: text, level: debug}
 		Compat:    true,
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.7/32"),
 			netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("172.16.0.0/12")},
-		OIDC: config.OIDC{AllowLoopback: true, InsecureHosts: []string{"dex-idp", "10.0.0.5"}, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
-			Kubernetes: config.Kubernetes{APIServer: "https://api.example:6443", CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}},
+		OIDC: config.OIDC{Config: oidc.Config{AllowLoopback: true, InsecureHosts: []string{"dex-idp", "10.0.0.5"}, KeyRefresh: time.Minute, KeyLifetime: 2 * time.Hour,
+			Kubernetes: oidc.Kubernetes{APIServer: "https://api.example:6443", CAFile: "/etc/k/ca", TokenFile: "/etc/k/token"}}},
 		CA:          config.CA{Set: "/etc/ca.yaml"},
 		Certificate: config.Certificate{Lifetime: 5 * time.Minute},
 		Keys:        config.Keys{Algorithms: []string{"ed25519"}},
 		CT: config.CT{Logs: []config.CTLog{
 			{URL: "https://log.example", PublicKey: "/etc/log.pub"},
-			{Embedded: &config.EmbeddedLog{
+			{Embedded: &embedded.Config{
 				Name: "2026", Dir: "/etc/ctlog/2026", Guard: "/etc/guard/2026.json", Key: "/etc/ctlog.key", Origin: "log.example/2026",
 				BatchAge: 10 * time.Millisecond, CheckpointInterval: time.Second,
 			}},
-			{Embedded: &config.EmbeddedLog{
+			{Embedded: &embedded.Config{
 				Name: "b", Dir: "/etc/ctlog/b", Guard: "/etc/guard/b.json", Key: "/etc/b.key", Origin: "b",
-				BatchAge: 20 * time.Millisecond, CheckpointInterval: 2 * time.Second, Submit: &config.Submit{TokenFile: "/etc/token"},
+				BatchAge: 20 * time.Millisecond, CheckpointInterval: 2 * time.Second, Submit: &embedded.Submit{TokenFile: "/etc/token"},
 			}},
 		}},
 		Trust: config.Trust{
 			TimestampAuthorities: []json.RawMessage{json.RawMessage(`{"uri":"https://tsa.example","n":1}`)},
 			TLogs:                []json.RawMessage{json.RawMessage(`{"baseUrl":"x"}`), json.RawMessage(`{}`)},
 		},
-		Limits:   config.Limits{Connections: 900, Idle: 11 * time.Minute, InFlight: 300},
+		Limits:   edge.Limits{Connections: 900, Idle: 11 * time.Minute, InFlight: 300},
 		Shutdown: config.Shutdown{Grace: 8 * time.Second, Drain: 15 * time.Second},
 		Log:      config.Log{Format: "text", Level: "debug"},
 	}
@@ -262,7 +265,7 @@ func TestSecretIsNeverShown(t *testing.T) {
 	}
 	slog.New(slog.NewTextHandler(&shown, nil)).Info("config", "proxy", server.OIDC.Proxy, "server", server)
 	slog.New(slog.NewJSONHandler(&shown, nil)).Info("config", "proxy", server.OIDC.Proxy, "server", server)
-	if err := json.NewEncoder(&shown).Encode(server); err != nil {
+	if err := json.NewEncoder(&shown).Encode(server.OIDC.Proxy); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err = config.ParseServer("m", []byte(least+"oidc: {proxy: \"socks5://user:"+password+"@proxy:1080\"}\n"), nil)

@@ -6,26 +6,31 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // Profiles, rules and constants are read equally from YAML and JSON, and have their places.
 func TestProfilesAndRules(t *testing.T) {
 	t.Parallel()
-	want := config.Issuer{
-		Key: "https://a.example", IssuerURL: "https://a.example", ClientID: "sigstore", Type: "email",
-		Mode: "audit", Allow: []config.AllowRule{{Name: "ours", When: `claims.hd == "x"`}},
-		Profiles: []config.Issuer{
-			{Key: "https://a.example", IssuerURL: "https://a.example", Name: "one", ClientID: "one", Type: "ci-provider", Constants: map[string]string{"url": "u"}},
-			{Key: "https://a.example", IssuerURL: "https://a.example", Name: "two", ClientID: "two", Audiences: []string{"too"}, Index: 1},
-		},
-	}
+	want := entry("https://a.example", func(e *config.Issuer) {
+		e.ClientID, e.Type = "sigstore", "email"
+		e.Policy = policy.Config{Mode: "audit", Allow: []policy.Rule{{Name: "ours", When: `claims.hd == "x"`}}}
+		e.Profiles = make([]config.NamedProfile, 2)
+		for i, name := range []string{"one", "two"} {
+			p := &e.Profiles[i]
+			p.Name, p.ClientID, p.IssuerConfig.Profile, p.Key, p.Static = name, name, name, e.Key, true
+			p.Path = []string{"oidc-issuers", "https://a.example", "profiles", strconv.Itoa(i)}
+		}
+		e.Profiles[0].Type, e.Profiles[0].Constants, e.Profiles[1].Audiences = "ci-provider", map[string]string{"url": "u"}, []string{"too"}
+	})
 	for name, content := range map[string]string{
 		"yaml": `oidc-issuers:
   https://a.example:
@@ -60,10 +65,7 @@ ci-issuer-metadata:
 			t.Errorf("%s: distinct-claims was not read", name)
 		}
 		all := issuers.Entries[0].All()
-		if diff := cmp.Diff([]string{"oidc-issuers", "https://a.example", "profiles", "1"}, all[2].Path()); diff != "" {
-			t.Errorf("%s: path:\n%s", name, diff)
-		}
-		line, column := issuers.Locate(append(all[2].Path(), "client-id"))
+		line, column := issuers.Locate(append(all[2].Path, "client-id"))
 		if found := strings.Split(content, "\n")[line-1][column-1:]; !strings.HasPrefix(found, "two") && !strings.HasPrefix(found, `"two"`) {
 			t.Errorf("%s: the second profile's client-id is at %q", name, found)
 		}

@@ -18,7 +18,7 @@ import (
 func (d *decoder) scalar(n *node, v reflect.Value, tag reflect.StructTag) {
 	text := n.value // also of a number, even for a duration: the mistake is then the missing unit
 	switch v.Addr().Interface().(type) {
-	case *string, *Secret:
+	case *string, *[]byte, *Secret:
 		var ok bool
 		if text, ok = d.text(n, tag); !ok {
 			return
@@ -122,6 +122,8 @@ func setText(v reflect.Value, tag reflect.StructTag, text string) (problem strin
 			}
 		}
 		*into = text
+	case *[]byte:
+		*into = []byte(text)
 	case *Secret:
 		if *into = (Secret{}); text != "" {
 			*into = Secret{&text}
@@ -180,16 +182,13 @@ func setDefaults(v reflect.Value) {
 	if v.Kind() != reflect.Struct {
 		return
 	}
-	for _, f := range reflect.VisibleFields(v.Type()) {
-		if _, ok := f.Tag.Lookup("key"); !ok {
-			continue
-		}
-		if text, ok := f.Tag.Lookup("default"); ok {
-			if problem := setText(v.FieldByIndex(f.Index), f.Tag, text); problem != "" {
-				panic("config: the default of " + f.Name + ": " + problem) // a fault of the struct, which every test finds
+	for _, f := range (&decoder{}).fields(v.Type()) {
+		if text, ok := f.tag.Lookup("default"); ok {
+			if problem := setText(v.FieldByIndex(f.index), f.tag, text); problem != "" {
+				panic("config: the default of " + f.yaml + ": " + problem) // a fault of the struct, which every test finds
 			}
 		} else {
-			setDefaults(v.FieldByIndex(f.Index))
+			setDefaults(v.FieldByIndex(f.index))
 		}
 	}
 }

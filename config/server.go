@@ -8,6 +8,10 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/oidc"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 // Server is the server configuration, the file that `mayfly serve --config` names. The comments and
@@ -33,15 +37,15 @@ type Server struct {
 	// X-Forwarded-For that is not a trusted proxy's: the log shows it, and limits apply to it.
 	TrustedProxies []netip.Prefix `key:"trusted_proxies"`
 
-	OIDC        OIDC        `key:"oidc"`
-	CA          CA          `key:"ca"`
-	Certificate Certificate `key:"certificate"`
-	Keys        Keys        `key:"keys"`
-	CT          CT          `key:"ct"`
-	Trust       Trust       `key:"trust"`
-	Limits      Limits      `key:"limits"`
-	Shutdown    Shutdown    `key:"shutdown"`
-	Log         Log         `key:"log"`
+	OIDC        OIDC          `key:"oidc"`
+	CA          CA            `key:"ca"`
+	Certificate Certificate   `key:"certificate"`
+	Keys        Keys          `key:"keys"`
+	CT          CT            `key:"ct"`
+	Trust       Trust         `key:"trust"`
+	Limits      server.Limits `key:"limits"`
+	Shutdown    Shutdown      `key:"shutdown"`
+	Log         Log           `key:"log"`
 
 	file *File
 	// env has, by the path of a key, the variable that has set it.
@@ -74,41 +78,12 @@ type TLS struct {
 
 // OIDC is `oidc`: the connections to providers.
 type OIDC struct {
-	// AllowLoopback permits http issuers on loopback addresses. It is for development: any program
-	// that can listen on the machine can then be an issuer.
-	AllowLoopback bool `key:"allow_loopback"`
-	// InsecureHosts are names or IP addresses of hosts, without a port, for which http issuers, and
-	// private and loopback addresses, are permitted. It is for development in a private network: any
-	// party on the way to such a host can be an issuer. Metadata services of clouds stay refused.
-	InsecureHosts []string `key:"insecure_hosts"`
+	oidc.Config `key:""`
 	// Proxy is the http or https URL of a proxy for connections to issuers; HTTPS_PROXY has no
 	// effect. The proxy resolves the names of issuers, so it must refuse those that lead into the
 	// inner network. Connections to entries with allow-private-network, the cluster's own issuer and
 	// loopback addresses are direct. It may hold a password.
 	Proxy Secret `key:"proxy" kind:"secret"`
-	// KeyRefresh is the age at which an issuer's keys are read again, and thus the time for which a
-	// withdrawn key may still be accepted.
-	KeyRefresh time.Duration `key:"key_refresh" default:"15m" min:"10s" max:"1h"`
-	// KeyLifetime is the age after which the keys of an unreachable issuer are no longer trusted, and
-	// its tokens are refused. It is at least key_refresh.
-	KeyLifetime time.Duration `key:"key_lifetime" default:"24h" min:"10s" max:"168h"`
-	Kubernetes  Kubernetes    `key:"kubernetes"`
-}
-
-// Kubernetes is `oidc.kubernetes`: the connection to the issuer of the cluster that this server runs
-// in. Neither file is read unless such an issuer is configured; both are read again for each use.
-type Kubernetes struct {
-	// APIServer is the URL of the cluster's API server, for static issuers of type kubernetes that it
-	// serves under other names than the built-in ones. Built-in are https://kubernetes.default.svc
-	// and https://kubernetes.default.svc.cluster.local, and loopback and private IP addresses if
-	// https://kubernetes.default.svc is configured. Issuers of other clusters get no token.
-	APIServer string `key:"api_server"`
-	// CAFile holds the PEM certificates to which the API server's certificate may chain, besides
-	// only the entry's own ca-cert. The default is Fulcio's.
-	CAFile string `key:"ca_file" kind:"path" default:"/var/run/fulcio/ca.crt"`
-	// TokenFile holds the bearer token that is sent to the API server's origin, and to no other
-	// server.
-	TokenFile string `key:"token_file" kind:"path" default:"/var/run/secrets/kubernetes.io/serviceaccount/token"`
 }
 
 // CA is `ca`: the authorities that sign. Exactly one of file and set is present.
@@ -176,38 +151,7 @@ type CTLog struct {
 	// the metric mayfly_ct_log_seconds_to_retirement then shows the remaining time.
 	RetireAt time.Time `key:"retire_at"`
 	// Embedded excludes url.
-	Embedded *EmbeddedLog `key:"embedded"`
-}
-
-// EmbeddedLog is `embedded`: a static-ct-api log in this process. `mayfly ctlog init` creates the key,
-// the directory and the guard.
-type EmbeddedLog struct {
-	// Name is part of the log's path, /ctlog/NAME/. Letters, digits, dots, hyphens and underscores;
-	// no other embedded log may have it.
-	Name string `key:"name" required:"it is the path under which the log is served"`
-	// Dir is the directory of the log's entries, on a local disk, with one writer.
-	Dir string `key:"dir" kind:"path" required:"it is the directory of the log's entries"`
-	// Guard is the file that keeps the newest tree head, so that a log restored from a backup is not
-	// continued differently. It must be outside dir, best on another disk, and never be restored
-	// together with it.
-	Guard string `key:"guard" kind:"path" required:"it is the file that keeps the newest tree head"`
-	// Key is the log's own P-256 key, PKCS#8 PEM. It is never a CA's.
-	Key string `key:"key" kind:"path" required:"it is the file of the log's private key"`
-	// Origin is the name of the log in checkpoints, by custom its URL without the scheme.
-	Origin string `key:"origin" required:"it is the log's name in checkpoints"`
-	// BatchAge is the time that an entry waits for others, to be written with them. It delays each
-	// certificate by that time.
-	BatchAge time.Duration `key:"batch_age" default:"10ms" min:"1ms" max:"1s"`
-	// CheckpointInterval is the interval at which new tree heads are published.
-	CheckpointInterval time.Duration `key:"checkpoint_interval" default:"1s" min:"100ms" max:"10s"`
-	// Submit permits submissions over HTTP. Without it, no client may submit.
-	Submit *Submit `key:"submit"`
-}
-
-// Submit is `submit`.
-type Submit struct {
-	// TokenFile holds the bearer token that a submitter must send.
-	TokenFile string `key:"token_file" kind:"path" required:"without submit, no client may submit over HTTP; with it, clients with the token may"`
+	Embedded *embedded.Config `key:"embedded"`
 }
 
 // Trust is `trust`: entries that trusted_root.json contains unchanged. Each is a JSON object of the
@@ -217,20 +161,6 @@ type Trust struct {
 	TimestampAuthorities []json.RawMessage `key:"timestamp_authorities"`
 	// TLogs are signature logs (Rekor).
 	TLogs []json.RawMessage `key:"tlogs"`
-}
-
-// Limits is `limits`: limits on simultaneous use by clients (limits.md).
-type Limits struct {
-	// Connections is the number of connections that the HTTP and gRPC listeners keep open together.
-	// 0 derives it from the limit on file descriptors, at most 2048. At the limit, a new connection
-	// replaces one without a request.
-	Connections int `key:"connections" min:"0"`
-	// Idle is the time that a connection may stay open without a request. It must be longer than load
-	// balancers in front keep idle connections, or requests are lost; 600s is the longest of the
-	// common ones.
-	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
-	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED.
-	InFlight int `key:"in_flight" default:"512" min:"1"`
 }
 
 // Shutdown is `shutdown`: the steps between SIGTERM and the exit (operations.md).

@@ -68,7 +68,8 @@ type Config struct {
 	Compat bool
 }
 
-// IssuerConfig is one entry of oidc-issuers or meta-issuers. Each field names its key.
+// IssuerConfig is one entry of oidc-issuers or meta-issuers, or one of its profiles. The fields with
+// tags are keys of the issuer file.
 type IssuerConfig struct {
 	// Key is the entry's key in its map: the issuer URL, or for a wildcard entry the pattern.
 	// oidc.Token.Entry holds it, so that no two entries may share it.
@@ -81,59 +82,65 @@ type IssuerConfig struct {
 	Path []string
 	// Static states that the entry is in oidc-issuers; otherwise it is in meta-issuers.
 	Static bool
-	// IssuerURL (issuer-url) is the URL of a static entry; Key if it is empty. The issuer URL of a
-	// wildcard entry is the token's `iss`.
+	// IssuerURL is the URL of a static entry; Key if it is empty. The issuer URL of a wildcard entry
+	// is the token's `iss`.
 	IssuerURL string
-	// Type (type) is one of Types.
-	Type string
-	// CIProvider (ci-provider) names an entry of CIProviders. Type ci-provider requires it.
-	CIProvider string
-	// IssuerClaim (issuer-claim) is a JSONPath to the claim that replaces the issuer URL in
-	// extensions .1 and .8: $ and then .name, ['name'], ["name"] or [0]. It is for type email. With
-	// another type it is a mistake in a static entry, and a warning in a wildcard entry.
-	IssuerClaim string
-	// SubjectDomain (subject-domain) is the domain of the subjects: a URL for type uri, a host name
-	// for type username. Both types require it, with the issuer URL's host or registrable domain.
-	SubjectDomain string
-	// SPIFFETrustDomain (spiffe-trust-domain) is the name of a trust domain, or a SPIFFE ID in it.
-	// Type spiffe requires it.
-	SPIFFETrustDomain string
-	// ChallengeClaim (challenge-claim) is the name that GetConfiguration returns. It does not
-	// change what must be signed; a difference between the two causes a warning.
-	ChallengeClaim string
-	// SkipEmailVerification (skip-email-verification) lets type email accept addresses that the
-	// provider has not verified. There is a warning if AllowedEmailDomains is empty.
-	SkipEmailVerification bool
-	// AllowedEmailDomains (allowed-email-domains) are the domains of the addresses that type email
-	// accepts, verified or not, in any case and without subdomains; all if empty.
-	AllowedEmailDomains []string
-	// Constants (constants) are values that templates read under a name, whatever the token claims.
-	// They override those of the CI provider. Type ci-provider only.
-	Constants map[string]string
-	// Policy (allow, mode) decides which of the issuer's callers may have a certificate.
-	Policy policy.Config
+
+	// Type decides which claims are required and which name the certificate has: email, ci-provider,
+	// kubernetes, spiffe, uri, username, github-workflow, gitlab-pipeline, codefresh-workflow,
+	// buildkite-job or chainguard-identity.
+	Type string `key:"type"`
+	// CIProvider is `ci-provider`: the key in `ci-issuer-metadata`. Type ci-provider requires it;
+	// no other type reads it.
+	CIProvider string `key:"ci-provider"`
+	// IssuerClaim is `issuer-claim`: a JSONPath such as $.federated_claims.connector_id to
+	// the claim that replaces the issuer URL in certificates. Type email only.
+	IssuerClaim string `key:"issuer-claim"`
+	// SubjectDomain is `subject-domain`: for type uri the scheme and host that every subject must
+	// have, for type username the domain after the `!`. Both types require it.
+	SubjectDomain string `key:"subject-domain"`
+	// SPIFFETrustDomain is `spiffe-trust-domain`: the trust domain that every subject must belong
+	// to, as a name or a SPIFFE ID. Type spiffe requires it.
+	SPIFFETrustDomain string `key:"spiffe-trust-domain"`
+	// ChallengeClaim is `challenge-claim`: the name that GetConfiguration returns for the claim
+	// that a client signs. It changes only that, never what must be signed, and is best omitted.
+	ChallengeClaim string `key:"challenge-claim"`
+	// SkipEmailVerification accepts addresses that the issuer does not call verified. Any user can
+	// register an address at the issuer and sign in its name, unless allowed-email-domains restricts
+	// it.
+	SkipEmailVerification bool `key:"skip-email-verification"`
+	// AllowedEmailDomains is `allowed-email-domains` (ours): the domains, after the @, that an
+	// address may have. Type email only.
+	AllowedEmailDomains []string `key:"allowed-email-domains" nonempty:"would allow every domain"`
+	// Constants is `constants` (ours): values by name that the entry's templates read and that no
+	// claim of a token can replace, such as the URL of an issuer's own server. They override those
+	// of the CI provider. Type ci-provider only.
+	Constants map[string]string `key:"constants"`
+	// Policy decides which of the issuer's callers may have a certificate.
+	Policy policy.Config `key:""`
 }
 
-// CIProvider is one entry of ci-issuer-metadata. A template is text/template with its built-in
-// functions; a value without "{{" is the name of a claim or default, which must exist.
+// CIProvider defines how a certificate is built from the claims of a CI provider. A template is
+// Go's text/template over claims and defaults; a value without `{{` names a claim or a default.
 type CIProvider struct {
-	// DefaultTemplateValues (default-template-values) replace claims that the token lacks.
-	DefaultTemplateValues map[string]string
-	// Constants (constants) replace claims whether the token has them or not. A template must read
-	// each of them, and none may also be a default.
-	Constants map[string]string
-	// ExtensionTemplates (extension-templates) are by the YAML keys of package certs' table;
-	// `issuer` and `subject` are ignored, and an empty template sets nothing.
-	ExtensionTemplates map[string]string
-	// SubjectAlternativeNameTemplate (subject-alternative-name-template) must result in an absolute
-	// URI, with a host if it has an authority. The claims that it names must not be empty.
-	// Exceptions are claims with a default that only conditions read, or that a condition ensures
-	// are not empty.
-	SubjectAlternativeNameTemplate string
-	// DistinctClaims (distinct-claims) refuses a token in which a claim of the name holds the text
-	// that separates it from the next claim. By default this applies only to the shipped templates.
-	// It is for concatenations of text and claims.
-	DistinctClaims bool
+	// DefaultTemplateValues is `default-template-values`: the value that a template reads if the
+	// token has no claim of that name. An empty default makes a claim optional.
+	DefaultTemplateValues map[string]string `key:"default-template-values"`
+	// Constants is `constants` (ours): the value that a template reads under a name, whatever the
+	// token claims.
+	//
+	// A template must read each of them, and none may also be a default.
+	Constants map[string]string `key:"constants"`
+	// ExtensionTemplates has a template by the extension's key, as in oids.md; in JSON by the
+	// extension's name.
+	ExtensionTemplates map[string]string `key:"extension-templates" kind:"extension"`
+	// SubjectAlternativeNameTemplate is `subject-alternative-name-template`, the template of the
+	// certificate's only name, a URI.
+	SubjectAlternativeNameTemplate string `key:"subject-alternative-name-template"`
+	// DistinctClaims refuses a token in which a claim of the name holds
+	// the text that separates it from the next claim. It has no effect on the
+	// templates of config/issuers.yaml, for which such tokens are always refused.
+	DistinctClaims bool `key:"distinct-claims"`
 }
 
 // path returns the path of the entry in the issuer file.

@@ -57,7 +57,7 @@ func TestInCluster(t *testing.T) {
 	issuer.Kubernetes = true
 	v, err := New(Config{
 		Issuers: []Issuer{issuer, staticIssuer(inClusterURL)}, AllowLoopback: true,
-		KubernetesCAFile: caFile, KubernetesTokenFile: tokenFile,
+		Kubernetes: Kubernetes{CAFile: caFile, TokenFile: tokenFile},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -197,7 +197,7 @@ func TestTheTokenNeedsTheClustersCA(t *testing.T) {
 	issuer.Kubernetes = true
 	v, err := New(Config{
 		Issuers: []Issuer{issuer, staticIssuer(inClusterURL)}, AllowLoopback: true,
-		KubernetesCAFile: caFile, KubernetesTokenFile: tokenFile,
+		Kubernetes: Kubernetes{CAFile: caFile, TokenFile: tokenFile},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestClustersElsewhere(t *testing.T) {
 		}
 	}
 	v, err := newVerifier(Config{
-		Issuers: []Issuer{issuer, cluster}, KubernetesCAFile: caFile, KubernetesTokenFile: tokenFile,
+		Issuers: []Issuer{issuer, cluster}, Kubernetes: Kubernetes{CAFile: caFile, TokenFile: tokenFile},
 	}, func(r reach) http.RoundTripper {
 		if private := r.allowed&privateAddresses != 0; private != (r.roots != nil) {
 			t.Errorf("reach %+v", r)

@@ -62,7 +62,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	errs = append(errs, err)
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.URL == inClusterURL })
 	for _, settings := range cfg.Issuers {
-		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.KubernetesAPIServer, inCluster), waiting: share.New(maxWaiting, 0)}
+		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.Kubernetes.APIServer, inCluster), waiting: share.New(maxWaiting, 0)}
 		errs = append(errs, e.validate(&cfg)...)
 		if slices.ContainsFunc(v.entries, func(o *entry) bool { return o.Key == e.Key }) {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
@@ -90,8 +90,8 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 }
 
 func (cfg *Config) setDefaults() {
-	cfg.KubernetesCAFile = cmp.Or(cfg.KubernetesCAFile, "/var/run/fulcio/ca.crt")
-	cfg.KubernetesTokenFile = cmp.Or(cfg.KubernetesTokenFile, "/var/run/secrets/kubernetes.io/serviceaccount/token")
+	cfg.Kubernetes.CAFile = cmp.Or(cfg.Kubernetes.CAFile, "/var/run/fulcio/ca.crt")
+	cfg.Kubernetes.TokenFile = cmp.Or(cfg.Kubernetes.TokenFile, "/var/run/secrets/kubernetes.io/serviceaccount/token")
 	cfg.KeyRefresh = cmp.Or(cfg.KeyRefresh, defaultKeyRefresh)
 	cfg.KeyLifetime = cmp.Or(cfg.KeyLifetime, defaultKeyLifetime)
 	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 256)
@@ -241,7 +241,7 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 			return nil, nil // isAPIServer has parsed it
 		}
 		g.https = &clusterTransport{
-			caFile: cfg.KubernetesCAFile, tokenFile: cfg.KubernetesTokenFile, origin: origin(u), extraCA: e.CACert,
+			caFile: cfg.Kubernetes.CAFile, tokenFile: cfg.Kubernetes.TokenFile, origin: origin(u), extraCA: e.CACert,
 			open: func(roots *x509.CertPool) http.RoundTripper {
 				return transport(reach{allowed: r.allowed, roots: roots})
 			},

@@ -21,7 +21,7 @@ import (
 )
 
 // Issuer is one entry of the issuer file: a trusted issuer or wildcard, and the accepted audiences
-// of its ID tokens. Exactly one of URL and Pattern is set.
+// of its ID tokens. Exactly one of URL and Pattern is set. The fields with tags are keys of the file.
 type Issuer struct {
 	// Key is the entry's key in the issuer file; unique.
 	Key string
@@ -35,22 +35,28 @@ type Issuer struct {
 	// Profiles distinguish tokens for further audiences from tokens for Audiences. No audience may
 	// be in two places.
 	Profiles []Profile
-	// SigningAlgorithms narrows the accepted algorithms, as in "ES256"; empty accepts all that the
-	// issuer's discovery document lists and this package supports.
-	SigningAlgorithms []string
-	// CACert is the PEM of further CA certificates for connections to the issuer.
-	CACert []byte
 	// Kubernetes states that the issuer is a Kubernetes cluster. If this process runs in that
-	// cluster, it connects from inside: see Config.KubernetesAPIServer.
+	// cluster, it connects from inside: see Config.Kubernetes.
 	Kubernetes bool
 	// SPIFFE states that the subjects are SPIFFE IDs. The key set may then be a SPIFFE bundle, in
 	// which keys for tokens have the `use` "jwt-svid".
 	SPIFFE bool
-	// AllowPrivateNetwork accepts private addresses for the issuer's hosts.
-	AllowPrivateNetwork bool
-	// JWKSHosts are the hosts for the jwks_uri besides the issuer's own, with the port if it is not
-	// the scheme's default. If it is empty, the jwks_uri of a static issuer may be anywhere.
-	JWKSHosts []string
+
+	// SigningAlgorithms are the JOSE algorithms accepted from this issuer, such as RS256. Without the
+	// list, and at most, those that its discovery document lists.
+	SigningAlgorithms []string `key:"signing-algorithms"`
+	// CACert is `ca-cert`: CA certificates, as PEM text, to which the issuer's server may chain, in
+	// addition to the system's.
+	CACert []byte `key:"ca-cert"`
+	// AllowPrivateNetwork is `allow-private-network` (ours): discovery and keys may be read from
+	// private addresses, and never through oidc.proxy. Link-local addresses and metadata services
+	// stay refused. False by default, because an issuer name that resolves to a private address can
+	// make a server connect to its own network.
+	AllowPrivateNetwork bool `key:"allow-private-network"`
+	// JWKSHosts is `jwks-hosts` (ours): the hosts besides their own on which a wildcard entry's
+	// issuers may keep their keys, with the port if it is not the scheme's default. None by default.
+	// A static entry's issuer may keep them on any host.
+	JWKSHosts []string `key:"jwks-hosts"`
 }
 
 // Profile is a purpose of an issuer's tokens, which their audience selects.
@@ -61,33 +67,29 @@ type Profile struct {
 	Audiences []string
 }
 
-// Config is the setting of a Verifier.
+// Config is the setting of a Verifier. The fields with tags are keys of `oidc`: the connections to
+// providers.
 type Config struct {
 	// Issuers are the trusted issuers; at least one.
 	Issuers []Issuer
-	// AllowLoopback accepts loopback addresses, and http on them. For development only.
-	AllowLoopback bool
-	// InsecureHosts are host names or IP addresses for which http, and private, loopback and test
-	// addresses are accepted, in issuer URLs and in the jwks_uri of http issuers. For development
-	// only.
-	InsecureHosts []string
-	// KubernetesAPIServer is a URL of the API server of the cluster that this process runs in, in
-	// addition to the built-in ones: see isAPIServer. Its path is ignored.
-	KubernetesAPIServer string
-	// KubernetesCAFile and KubernetesTokenFile are the cluster's CA certificates (PEM) and the
-	// pod's service account token, for connections to the cluster's own issuer; the defaults are
-	// Kubernetes'. Each fetch reads both again, because they rotate.
-	KubernetesCAFile, KubernetesTokenFile string
+	// AllowLoopback permits http issuers on loopback addresses. It is for development: any program
+	// that can listen on the machine can then be an issuer.
+	AllowLoopback bool `key:"allow_loopback"`
+	// InsecureHosts are names or IP addresses of hosts, without a port, for which http issuers, and
+	// private and loopback addresses, are permitted. It is for development in a private network: any
+	// party on the way to such a host can be an issuer. Metadata services of clouds stay refused.
+	InsecureHosts []string `key:"insecure_hosts"`
 	// Proxy is the URL of an HTTP proxy for connections to issuers, except entries with
 	// AllowPrivateNetwork, the cluster's own issuer, and loopback addresses; "" for none, whatever
 	// the environment states. The proxy must refuse addresses of the inner network.
 	Proxy string
-	// KeyRefresh is the age at which an issuer's keys are fetched again, and thus the time for
-	// which a withdrawn key may still be accepted; default 15 minutes.
-	KeyRefresh time.Duration
-	// KeyLifetime is the age after which keys that could not be refreshed are no longer trusted;
-	// default 24 hours.
-	KeyLifetime time.Duration
+	// KeyRefresh is the age at which an issuer's keys are read again, and thus the time for which a
+	// withdrawn key may still be accepted.
+	KeyRefresh time.Duration `key:"key_refresh" default:"15m" min:"10s" max:"1h"`
+	// KeyLifetime is the age after which the keys of an unreachable issuer are no longer trusted, and
+	// its tokens are refused. It is at least key_refresh.
+	KeyLifetime time.Duration `key:"key_lifetime" default:"24h" min:"10s" max:"168h"`
+	Kubernetes  Kubernetes    `key:"kubernetes"`
 	// MaxWaiting limits the calls of Verify that wait for issuers of wildcard entries at the same
 	// time; default 256. One client address gets half of them.
 	MaxWaiting int
@@ -100,6 +102,22 @@ type Config struct {
 	Logger *slog.Logger
 	// ObserveFetch, if set, is called after each fetch of a document, from several goroutines.
 	ObserveFetch func(Fetch)
+}
+
+// Kubernetes is `oidc.kubernetes`: the connection to the issuer of the cluster that this server runs
+// in. Neither file is read unless such an issuer is configured; both are read again for each use.
+type Kubernetes struct {
+	// APIServer is the URL of the cluster's API server, for static issuers of type kubernetes that it
+	// serves under other names than the built-in ones. Built-in are https://kubernetes.default.svc
+	// and https://kubernetes.default.svc.cluster.local, and loopback and private IP addresses if
+	// https://kubernetes.default.svc is configured. Issuers of other clusters get no token.
+	APIServer string `key:"api_server"`
+	// CAFile holds the PEM certificates to which the API server's certificate may chain, besides
+	// only the entry's own ca-cert. The default is Fulcio's.
+	CAFile string `key:"ca_file" kind:"path" default:"/var/run/fulcio/ca.crt"`
+	// TokenFile holds the bearer token that is sent to the API server's origin, and to no other
+	// server.
+	TokenFile string `key:"token_file" kind:"path" default:"/var/run/secrets/kubernetes.io/serviceaccount/token"`
 }
 
 // Token is an ID token with checked signature, times, audience and subject. It is not changed after

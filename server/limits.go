@@ -12,8 +12,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Limits limit what a caller can make the server do. They are the same for REST and gRPC, on
-// separate ports or a shared one. A zero field means its default.
+// Limits are limits on simultaneous use by clients (limits.md).
+//
+// They are the same for REST and gRPC, on separate ports or a shared one. A zero field means its
+// default. The fields with tags are keys of `limits`.
 type Limits struct {
 	// Body is the size of the largest request body or gRPC message, in bytes. A larger one is
 	// refused as malformed. Default 65536.
@@ -21,9 +23,6 @@ type Limits struct {
 	// Header is the approximate size of all header fields together, in bytes. Default 32768, enough
 	// for the largest ID token.
 	Header int
-	// InFlight is the number of requests that may be answered at the same time. One more is refused
-	// at once with OVERLOADED. Default 512.
-	InFlight int
 	// Answer is the time limit for an answer after its request has been read. npm times out after 5
 	// s. Default 4.5 s.
 	Answer time.Duration
@@ -32,16 +31,18 @@ type Limits struct {
 	ReadHeader, Read time.Duration
 	// Write limits the time from a request's header to the end of its answer. Default 20 s.
 	Write time.Duration
-	// Idle is how long a connection may stay open without a request. The default of 650 s exceeds
-	// the longest idle timeout of a load balancer, 600 s: the side that sends requests must close
-	// first.
-	Idle time.Duration
 	// Streams is the number of requests in progress on one HTTP/2 connection. Default 100.
 	Streams int
-	// Connections is the number of open connections of the HTTP and gRPC listeners together. At
-	// this limit a new one takes the place of one without a request, see connections. Zero means no
-	// limit. The ops listener has its own limit, opsConnections.
-	Connections int
+	// Connections is the number of connections that the HTTP and gRPC listeners keep open together.
+	// 0 derives it from the limit on file descriptors, at most 2048. At the limit, a new connection
+	// replaces one without a request.
+	Connections int `key:"connections" min:"0"`
+	// Idle is the time that a connection may stay open without a request. It must be longer than load
+	// balancers in front keep idle connections, or requests are lost; 600s is the longest of the
+	// common ones.
+	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
+	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED.
+	InFlight int `key:"in_flight" default:"512" min:"1"`
 	// Descriptors, if not zero, is the lowest file descriptor that connections leave free for all
 	// other uses, see connections.
 	Descriptors int

@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -51,7 +50,7 @@ func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) erro
 		if err != nil {
 			return err
 		}
-		err = run(c, app.EmbeddedConfig(cfg.CT.Logs[i].Embedded))
+		err = run(c, *cfg.CT.Logs[i].Embedded)
 		if errors.As(err, new(*keypath.Error)) { // of a setting; an error of the log itself has no place in the file
 			err = cfg.WithPlaces(keypath.Prefix(err, "ct", "logs", strconv.Itoa(i), "embedded"))
 		}

@@ -18,29 +18,35 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Config is one log. The same value serves Open, Inspect, Fsck and OpenReader.
+// Config is a static-ct-api log in this process. `mayfly ctlog init` creates the key, the directory
+// and the guard.
+//
+// The same value serves Open, Inspect, Fsck and OpenReader. The fields with tags are
+// keys of `ct.logs[].embedded`.
 type Config struct {
-	// Name distinguishes the log in paths (/ctlog/NAME/), log lines and metrics: letters,
-	// digits, '.', '_' and '-'. It is mandatory.
-	Name string
-	// Dir is the directory that Init created, on a local disk. It is mandatory.
-	Dir string
-	// Guard is the file that Init created, outside Dir, and best on another disk: a restore
-	// of Dir from a backup must not restore the guard too. It is mandatory.
-	Guard string
-	// Key is the path of the log's key, PKCS#8 PEM, ECDSA P-256, as Init created it. It is
-	// mandatory.
-	Key string
-	// Origin is the log's submission prefix as a URL without scheme and trailing slash, such as
-	// log.example/2026. It never changes. It is mandatory.
-	Origin string
+	// Name is part of the log's path, /ctlog/NAME/. Letters, digits, dots, hyphens and underscores;
+	// no other embedded log may have it.
+	Name string `key:"name" required:"it is the path under which the log is served"`
+	// Dir is the directory of the log's entries, on a local disk, with one writer.
+	Dir string `key:"dir" kind:"path" required:"it is the directory of the log's entries"`
+	// Guard is the file that keeps the newest tree head, so that a log restored from a backup is not
+	// continued differently. It must be outside dir, best on another disk, and never be restored
+	// together with it.
+	Guard string `key:"guard" kind:"path" required:"it is the file that keeps the newest tree head"`
+	// Key is the log's own P-256 key, PKCS#8 PEM. It is never a CA's.
+	Key string `key:"key" kind:"path" required:"it is the file of the log's private key"`
+	// Origin is the name of the log in checkpoints, by custom its URL without the scheme.
+	Origin string `key:"origin" required:"it is the log's name in checkpoints"`
+	// BatchAge is the time that an entry waits for others, to be written with them. It delays each
+	// certificate by that time.
+	BatchAge time.Duration `key:"batch_age" default:"10ms" min:"1ms" max:"1s"`
+	// CheckpointInterval is the interval at which new tree heads are published.
+	CheckpointInterval time.Duration `key:"checkpoint_interval" default:"1s" min:"100ms" max:"10s"`
+	// Submit permits submissions over HTTP. Without it, no client may submit.
+	//
+	// Open reads SubmitToken and not this file.
+	Submit *Submit `key:"submit"`
 
-	// BatchAge is how long an entry waits for others in its batch; zero for 10 ms. It is most
-	// of the latency of an add: 5 to 20 ms are useful.
-	BatchAge time.Duration
-	// CheckpointInterval is how often the log signs and publishes the tree head while the
-	// tree grows, from 100 ms to 10 s; zero for 1 s. Shutdown takes as long.
-	CheckpointInterval time.Duration
 	// MaxPending bounds the entries that wait to be stored; zero for 4096.
 	MaxPending int
 
@@ -61,6 +67,12 @@ type Config struct {
 
 	// reserve is minFree, except in tests.
 	reserve uint64
+}
+
+// Submit is `submit`.
+type Submit struct {
+	// TokenFile holds the bearer token that a submitter must send.
+	TokenFile string `key:"token_file" kind:"path" required:"without submit, no client may submit over HTTP; with it, clients with the token may"`
 }
 
 const (

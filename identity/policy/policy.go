@@ -21,23 +21,23 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Rule is one entry of `allow`.
+// Rule is a rule that allows callers a certificate.
 type Rule struct {
-	// Name is `name`, the rule's name in refusals and records. Unique in its policy.
-	Name string
-	// When is `when`: a CEL expression with the value true or false. It can read claims (a map of
-	// the token's claims), san (the certificate's name as text) and issuer (the issuer that the
-	// certificate will name).
-	When string
+	// Name is `name`, the rule's name in refusals and records. It must differ from those of the
+	// other rules of the list.
+	Name string `key:"name"`
+	// When is `when`: an expression in CEL over claims, san and issuer that is true or false, as in claims.repository_owner == "example".
+	When string `key:"when"`
 }
 
 // Config is the policy of one issuer entry, or of one of its profiles.
 type Config struct {
-	// Allow is `allow`. A caller is allowed if one of the rules allows it.
-	Allow []Rule
-	// Mode is `mode`: enforce, which is the default, or audit, in which a denial is recorded but
-	// the certificate is still issued.
-	Mode string
+	// Allow is `allow` (ours): rules, one of which must allow the caller. Without rules,
+	// every caller with a token of the issuer is allowed.
+	Allow []Rule `key:"allow" nonempty:"would allow every caller"`
+	// Mode is `mode` (ours): enforce, which is the default, or audit, in which denials by allow are
+	// counted and recorded, but no caller is refused.
+	Mode string `key:"mode"`
 }
 
 // The modes.

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"certs":              {},
 	"certs/correspond":   {},
 	"proof":              {},
-	"config":             {},
+	"config":             {"oidc", "identity", "ctlog/embedded", "certs", "server"},
 	"proto":              {},
 	"oidc":               {},
 	"oidc/provider":      {},
