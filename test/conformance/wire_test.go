@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +26,7 @@ import (
 	"github.com/google/certificate-transparency-go/ctutil"
 	ctx509 "github.com/google/certificate-transparency-go/x509"
 	"github.com/google/certificate-transparency-go/x509util"
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -34,161 +36,37 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// wireCase is one HTTP request; TOKEN, KEY (PEM as in a JSON string), PROOF, CSR, PEM64 (of the
-// key) and DER64 stand for valid ones. want is a status, and a reason or nothing.
+// wireCase is one HTTP request; want is a status, and a reason or nothing.
 type wireCase struct {
-	name, method, path, body string
-	header                   []string
-	want                     string
+	Name, method, path, Body string
+	Header                   []string
+	Want                     string
 }
 
+// wireCases are those of testdata/wire.yaml, which describes its form, and those that are computed.
 func wireCases() []wireCase {
-	const (
-		v2    = "/api/v2/signingCert"
-		v1    = "/api/v1/signingCert"
-		creds = `"credentials":{"oidcIdentityToken":"TOKEN"}`
-		pkr   = `"publicKeyRequest":{"publicKey":{"algorithm":"ECDSA","content":"KEY"},"proofOfPossession":"PROOF"}`
-		csr   = `"certificateSigningRequest":"CSR"`
-		key1  = `"publicKey":{"content":"PEM64","algorithm":"ecdsa"},"signedEmailAddress":"PROOF"`
-	)
-	bearer := []string{"Authorization", "Bearer TOKEN"}
-	post := func(path, name, want, body string, header ...string) wireCase {
-		return wireCase{name, "POST", path, body, header, want}
+	const v2, v1 = "/api/v2/signingCert", "/api/v1/signingCert"
+	var groups map[string][]wireCase
+	if err := yaml.Unmarshal(must(os.ReadFile("testdata/wire.yaml")), &groups); err != nil {
+		panic(err)
 	}
-	cases := []wireCase{
-		// v2: names, enums, oneofs.
-		post(v2, "as the clients do", "200", "{"+creds+","+pkr+"}"),
-		post(v2, "token in the header", "200", "{"+pkr+"}", bearer...),
-		post(v2, "token in both", "200", "{"+creds+","+pkr+"}", bearer...),
-		post(v2, "two tokens", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+"}", "Authorization", "Bearer x.y.z"),
-		post(v2, "two headers, equal", "200", "{"+pkr+"}", "Authorization", "Bearer TOKEN", "Authorization", "Bearer TOKEN"),
-		post(v2, "two headers that differ", "400", "{"+pkr+"}", "Authorization", "Bearer TOKEN", "Authorization", "Bearer x.y.z"),
-		post(v2, "bearer in lower case", "200", "{"+pkr+"}", "Authorization", "bearer TOKEN"),
-		post(v2, "bearer and spaces", "200", "{"+pkr+"}", "Authorization", "Bearer   TOKEN "),
-		post(v2, "Basic beside the body's", "200", "{"+creds+","+pkr+"}", "Authorization", "Basic eDp5"),
-		post(v2, "Basic alone", "401 TOKEN_MISSING", "{"+pkr+"}", "Authorization", "Basic eDp5"),
-		post(v2, "empty Bearer", "401 TOKEN_MISSING", "{"+pkr+"}", "Authorization", "Bearer "),
-		post(v2, "no token", "401 TOKEN_MISSING", "{"+pkr+"}"),
-		post(v2, "empty token", "401 TOKEN_MISSING", `{"credentials":{"oidcIdentityToken":""},`+pkr+"}"),
-		post(v2, "null token", "401 TOKEN_MISSING", `{"credentials":{"oidcIdentityToken":null},`+pkr+"}"),
-		post(v2, "null credentials", "401 TOKEN_MISSING", `{"credentials":null,`+pkr+"}"),
-		post(v2, "empty credentials and a header", "200", `{"credentials":{},`+pkr+"}", bearer...),
-		post(v2, "empty token and a header", "200", `{"credentials":{"oidcIdentityToken":""},`+pkr+"}", bearer...),
-		post(v2, "oidcidentitytoken is gRPC's", "401 TOKEN_MISSING", "{"+pkr+"}", "oidcidentitytoken", "TOKEN"),
-		post(v2, "Grpc-Metadata means nothing", "401 TOKEN_MISSING", "{"+pkr+"}", "Grpc-Metadata-Oidcidentitytoken", "TOKEN", "Grpc-Metadata-Authorization", "Bearer TOKEN"),
-		post(v2, "white space around the token", "200", strings.Replace("{"+creds+","+pkr+"}", "TOKEN", ` TOKEN\n`, 1)),
-		post(v2, "snake_case", "200", `{"credentials":{"oidc_identity_token":"TOKEN"},"public_key_request":{"public_key":{"algorithm":"ECDSA","content":"KEY"},"proof_of_possession":"PROOF"}}`),
-		post(v2, "snake_case CSR", "200", "{"+creds+`,"certificate_signing_request":"CSR"}`),
-		post(v2, "both spellings", "400 REQUEST_MALFORMED", "{"+creds+","+csr+`,"certificate_signing_request":"CSR"}`),
-		post(v2, "duplicate field", "400 REQUEST_MALFORMED", "{"+creds+","+creds+","+pkr+"}"),
-		post(v2, "duplicate field inside", "400 REQUEST_MALFORMED", `{"credentials":{"oidcIdentityToken":"TOKEN","oidcIdentityToken":"TOKEN"},`+pkr+"}"),
-		post(v2, "duplicate oneof", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+","+pkr+"}"),
-		post(v2, "both members", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+","+csr+"}"),
-		post(v2, "one member null", "200", "{"+creds+","+pkr+`,"certificateSigningRequest":null}`),
-		post(v2, "other member null", "200", "{"+creds+","+csr+`,"publicKeyRequest":null}`),
-		post(v2, "one member empty", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+`,"certificateSigningRequest":""}`),
-		post(v2, "neither", "400", "{"+creds+"}"),
-		post(v2, "empty CSR", "400", "{"+creds+`,"certificateSigningRequest":""}`),
-		post(v2, "empty key request", "400", "{"+creds+`,"publicKeyRequest":{}}`),
-		post(v2, "empty key", "400", "{"+creds+`,"publicKeyRequest":{"publicKey":{},"proofOfPossession":"PROOF"}}`),
-		post(v2, "no proof", "400 PROOF_INVALID", "{"+creds+`,"publicKeyRequest":{"publicKey":{"content":"KEY"}}}`),
-		post(v2, "unknown fields", "200", `{"x":[1,{"y":null}],`+creds+","+pkr+"}"),
-		post(v2, "unknown fields inside", "200", `{"credentials":{"oidcIdentityToken":"TOKEN","z":{}},`+strings.Replace(pkr, `"content"`, `"format":"pem","content"`, 1)+"}"),
-		post(v2, "fields in another case are unknown", "401 TOKEN_MISSING", `{"Credentials":{"oidcIdentityToken":"TOKEN"},`+pkr+"}"),
-		post(v2, "escaped names", "200", strings.Replace("{"+creds+","+pkr+"}", "credentials", `\u0063redentials`, 1)),
-		post(v2, "white space", "200", " \r\n\t{ "+creds+" ,\n"+pkr+" } \n"),
-		// v2: base64.
-		post(v2, "URL-safe base64", "200", "{"+creds+","+strings.Replace(pkr, "PROOF", "PROOFURL", 1)+"}"),
-		post(v2, "base64 without padding", "200", "{"+creds+","+strings.Replace(pkr, "PROOF", "PROOFRAW", 1)+"}"),
-		post(v2, "URL-safe CSR without padding", "200", "{"+creds+`,"certificateSigningRequest":"CSRRAWURL"}`),
-		post(v2, "proof not base64", "400 REQUEST_MALFORMED", "{"+creds+","+strings.Replace(pkr, "PROOF", "!!", 1)+"}"),
-		post(v2, "CSR as PEM text", "400 REQUEST_MALFORMED", "{"+creds+`,"certificateSigningRequest":"-----BEGIN "}`),
-		post(v2, "proof an array", "400 REQUEST_MALFORMED", "{"+creds+","+strings.Replace(pkr, `"PROOF"`, "[1,2]", 1)+"}"),
-		// v2: invalid bodies.
-		post(v2, "no body", "400 REQUEST_MALFORMED", "", bearer...),
-		post(v2, "white space alone", "400 REQUEST_MALFORMED", "  \n", bearer...),
-		post(v2, "null", "400", "null", bearer...),
-		post(v2, "empty object", "400", "{}", bearer...),
-		post(v2, "empty object without a token", "401 TOKEN_MISSING", "{}"),
-		post(v2, "array", "400 REQUEST_MALFORMED", "[{"+creds+","+pkr+"}]"),
-		post(v2, "string", "400 REQUEST_MALFORMED", `"x"`),
-		post(v2, "cut", "400 REQUEST_MALFORMED", "{"+creds+","),
-		post(v2, "garbage", "400 REQUEST_MALFORMED", "\x00\x01\xff"),
-		post(v2, "trailing comma", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+",}"),
-		post(v2, "two objects", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+"}{}"),
-		post(v2, "text behind", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+"} x"),
-		post(v2, "comments", "400 REQUEST_MALFORMED", "{/**/"+creds+","+pkr+"}"),
-		post(v2, "single quotes", "400 REQUEST_MALFORMED", strings.ReplaceAll("{"+creds+","+pkr+"}", `"`, "'")),
-		post(v2, "invalid UTF-8", "400 REQUEST_MALFORMED", `{"x":"`+"\xff"+`",`+creds+","+pkr+"}"),
-		post(v2, "byte order mark", "400 REQUEST_MALFORMED", "\ufeff{"+creds+","+pkr+"}"),
-		post(v2, "credentials a string", "400 REQUEST_MALFORMED", `{"credentials":"TOKEN",`+pkr+"}"),
-		post(v2, "token a number", "400 REQUEST_MALFORMED", `{"credentials":{"oidcIdentityToken":1},`+pkr+"}"),
-		post(v2, "token an array", "400 REQUEST_MALFORMED", `{"credentials":{"oidcIdentityToken":["TOKEN"]},`+pkr+"}"),
-		post(v2, "deep nesting", "400 REQUEST_MALFORMED", strings.Repeat(`{"credentials":`, 10001)),
-		post(v2, "deep unknown nesting", "400 REQUEST_MALFORMED", `{"x":`+strings.Repeat("[", 20000)+strings.Repeat("]", 20000)+"}"),
-		post(v2, "content null", "400", "{"+creds+","+strings.Replace(pkr, `"KEY"`, "null", 1)+"}"),
-		post(v2, "too large", "400 REQUEST_MALFORMED", "{"+creds+","+pkr+`,"pad":"`+strings.Repeat("p", 64<<10)+`"}`),
-		post(v2, "large", "200", "{"+creds+","+pkr+`,"pad":"`+strings.Repeat("p", 60<<10)+`"}`),
-		post(v2, "large header", "200", "{"+creds+","+pkr+"}", "X-Pad", strings.Repeat("p", 20<<10)),
-		// v2: headers that have no effect.
-		post(v2, "Accept PEM", "200", "{"+creds+","+pkr+"}", "Accept", "application/pem-certificate-chain"),
-		post(v2, "Accept nothing", "200", "{"+creds+","+pkr+"}", "Accept", "text/html;q=0, */*;q=0"),
-		post(v2, "Content-Type form", "200", "{"+creds+","+pkr+"}", "Content-Type", "application/x-www-form-urlencoded"),
-		post(v2, "Content-Type text", "200", "{"+creds+","+pkr+"}", "Content-Type", "text/plain; charset=utf-16"),
-		post(v2, "Content-Type broken", "200", "{"+creds+","+pkr+"}", "Content-Type", ";;;"),
-		post(v2, "Content-Type grpc over HTTP/1.1", "200", "{"+creds+","+pkr+"}", "Content-Type", "application/grpc"),
-		post(v2, "Content-Type protobuf", "200", "{"+creds+","+pkr+"}", "Content-Type", "application/x-protobuf"),
-		post(v2, "method override", "200", "{"+creds+","+pkr+"}", "X-HTTP-Method-Override", "GET"),
-		post(v2, "Grpc-Timeout", "200", "{"+creds+","+pkr+"}", "Grpc-Timeout", "1n"),
-		post(v2, "Grpc-Timeout broken", "200", "{"+creds+","+pkr+"}", "Grpc-Timeout", "x"),
-		post(v2, "Te and Connection", "200", "{"+creds+","+pkr+"}", "TE", "trailers"),
-		post(v2, "Expect", "200", "{"+creds+","+pkr+"}", "Expect", "100-continue"),
-		post(v2, "Origin", "200", "{"+creds+","+pkr+"}", "Origin", "https://evil.example"),
-		post(v2, "Host", "200", "{"+creds+","+pkr+"}", "Host", "evil.example"),
-		post(v2, "query", "200", "{"+creds+","+pkr+"}"),
-		// v1.
-		post(v1, "as the clients do", "201", "{"+key1+`,"certificateSigningRequest":null}`, bearer...),
-		post(v1, "no algorithm", "201", `{"publicKey":{"content":"PEM64"},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "another algorithm", "201", `{"publicKey":{"content":"PEM64","algorithm":"rsa4096"},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "DER", "201", `{"publicKey":{"content":"DER64","algorithm":""},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "base64 with line breaks", "201", `{"publicKey":{"content":"PEMLINES"},"signedEmailAddress":"PROOFLINES"}`, bearer...),
-		post(v1, "CSR", "201", `{"certificateSigningRequest":"CSR"}`, bearer...),
-		post(v1, "CSR and null key", "201", `{"publicKey":null,"signedEmailAddress":null,"certificateSigningRequest":"CSR"}`, bearer...),
-		post(v1, "empty CSR and a key", "201", "{"+key1+`,"certificateSigningRequest":""}`, bearer...),
-		post(v1, "CSR wins", "201", `{"publicKey":{"content":"AAAA"},"signedEmailAddress":"AAAA","certificateSigningRequest":"CSR"}`, bearer...),
-		post(v1, "unknown fields", "201", "{"+key1+`,"x":{"y":[1]}}`, bearer...),
-		post(v1, "bearer in lower case", "201", "{"+key1+"}", "Authorization", "bearer TOKEN"),
-		post(v1, "Accept JSON", "201", "{"+key1+"}", append([]string{"Accept", "application/json"}, bearer...)...),
-		post(v1, "Content-Type text", "201", "{"+key1+"}", append([]string{"Content-Type", "text/plain"}, bearer...)...),
-		post(v1, "no token", "401 TOKEN_MISSING", "{"+key1+"}"),
-		post(v1, "Basic", "401 TOKEN_MISSING", "{"+key1+"}", "Authorization", "Basic eDp5"),
-		post(v1, "token in the body is not v1", "401 TOKEN_MISSING", "{"+creds+","+key1+"}"),
-		post(v1, "snake_case is not v1", "400", `{"public_key":{"content":"PEM64"},"signed_email_address":"PROOF"}`, bearer...),
-		post(v1, "v2's body", "400", "{"+pkr+"}", bearer...),
-		post(v1, "no body", "400 REQUEST_MALFORMED", "", bearer...),
-		post(v1, "empty object", "400", "{}", bearer...),
-		post(v1, "array", "400 REQUEST_MALFORMED", "[]", bearer...),
-		post(v1, "cut", "400 REQUEST_MALFORMED", "{"+key1, bearer...),
-		post(v1, "text behind", "400 REQUEST_MALFORMED", "{"+key1+"}x", bearer...),
-		post(v1, "not base64", "400 REQUEST_MALFORMED", `{"publicKey":{"content":"-----BEGIN PUBLIC KEY"},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "content a number", "400 REQUEST_MALFORMED", `{"publicKey":{"content":1},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "publicKey a string", "400 REQUEST_MALFORMED", `{"publicKey":"PEM64","signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "no proof", "400 PROOF_INVALID", `{"publicKey":{"content":"PEM64"}}`, bearer...),
-		post(v1, "empty content", "400", `{"publicKey":{"content":""},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "too large", "400 REQUEST_MALFORMED", "{"+key1+`,"pad":"`+strings.Repeat("p", 64<<10)+`"}`, bearer...),
-		post(v1, "wrong proof", "400 PROOF_INVALID", `{"publicKey":{"content":"PEM64"},"signedEmailAddress":"AAAA"}`, bearer...),
-		post(v1, "URL-safe base64", "400 REQUEST_MALFORMED", `{"publicKey":{"content":"PEM64"},"signedEmailAddress":"PROOFURL"}`, bearer...),
-		post(v1, "without padding", "400 REQUEST_MALFORMED", `{"publicKey":{"content":"PEM64"},"signedEmailAddress":"PROOFRAW"}`, bearer...),
-		post(v1, "algorithm null", "201", `{"publicKey":{"content":"PEM64","algorithm":null},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "algorithm number", "201", `{"publicKey":{"content":"PEM64","algorithm":1},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "duplicate field", "400 REQUEST_MALFORMED", "{"+key1+`,"signedEmailAddress":"AAAA"}`, bearer...),
-		post(v1, "PEM key upper-case field", "400", `{"PublicKey":{"content":"PEM64"},"signedEmailAddress":"PROOF"}`, bearer...),
-		post(v1, "null body", "400", "null", bearer...),
-		// Paths and methods.
-		post("//api/v2/signingCert", "double slash", "200", "{"+creds+","+pkr+"}"),
-		post("///api/v2/signingCert", "triple slash", "200", "{"+creds+","+pkr+"}"),
-		post("//api/v1/signingCert", "double slash v1", "201", "{"+key1+"}", bearer...),
-		post(v2+"?x=y&oidcIdentityToken=z", "query string", "200", "{"+creds+","+pkr+"}"),
+	padded := func(head string, n int) string { return head + `,"pad":"` + strings.Repeat("p", n) + `"}` }
+	bearer := []string{"Authorization", "Bearer TOKEN"}
+	groups[v2] = append(groups[v2],
+		wireCase{Name: "garbage", Want: "400 REQUEST_MALFORMED", Body: "\x00\x01\xff"},
+		wireCase{Name: "invalid UTF-8", Want: "400 REQUEST_MALFORMED", Body: `{"x":"` + "\xff" + `",CREDENTIALS,KEYREQUEST}`},
+		wireCase{Name: "deep nesting", Want: "400 REQUEST_MALFORMED", Body: strings.Repeat(`{"credentials":`, 10001)},
+		wireCase{Name: "deep unknown nesting", Want: "400 REQUEST_MALFORMED", Body: `{"x":` + strings.Repeat("[", 20000) + strings.Repeat("]", 20000) + "}"},
+		wireCase{Name: "too large", Want: "400 REQUEST_MALFORMED", Body: padded("{CREDENTIALS,KEYREQUEST", 64<<10)},
+		wireCase{Name: "large", Want: "200", Body: padded("{CREDENTIALS,KEYREQUEST", 60<<10)},
+		wireCase{Name: "large header", Want: "200", Body: "V2", Header: []string{"X-Pad", strings.Repeat("p", 20<<10)}})
+	groups[v1] = append(groups[v1], wireCase{Name: "too large", Want: "400 REQUEST_MALFORMED", Body: padded("{KEY1", 64<<10), Header: bearer})
+	var cases []wireCase
+	for _, path := range slices.Sorted(maps.Keys(groups)) {
+		for _, c := range groups[path] {
+			c.method, c.path = "POST", path
+			cases = append(cases, c)
+		}
 	}
 	for _, p := range []string{"/", "/api", "/api/v2", "/api/v2/", "/api/v2/signingCert/", "/api/v2/signingcert", "/api/v2//signingCert", "/api/v3/signingCert", "/api/v2/signingCert.json", "/api/v2/trustbundle", "/api/v1/rootCert/", "/x/../api/v2/trustBundle", "/metrics",
 		"/debug/pprof/", "/dev.sigstore.fulcio.v2.CA/GetTrustBundle", "/dev/token", "/ctlog/x/checkpoint", "/favicon.ico", "/api/v2/signingCert;x", "/swaggerui/", "/ct/v1/get-sth", "/%2fapi/v2/trustBundle%00", "/.well-known/openid-configuration"} {
@@ -226,20 +104,24 @@ func TestWire(t *testing.T) {
 	text := publicPEM(key.Public())
 	std := base64.StdEncoding
 	block, _ := pem.Decode([]byte(text))
+	parts := strings.NewReplacer("V2", "{CREDENTIALS,KEYREQUEST}")
+	fields := strings.NewReplacer("CREDENTIALS", `"credentials":{"oidcIdentityToken":"TOKEN"}`,
+		"KEYREQUEST", `"publicKeyRequest":{"publicKey":{"algorithm":"ECDSA","content":"KEY"},"proofOfPossession":"PROOF"}`,
+		"KEY1", `"publicKey":{"content":"PEM64","algorithm":"ecdsa"},"signedEmailAddress":"PROOF"`)
 	fill := strings.NewReplacer("TOKEN_", "TOKEN_", "TOKEN", token, `"KEY"`, quoted(text), "PROOFLINES", lines(std.EncodeToString(proof)), "PEMLINES", lines(std.EncodeToString([]byte(text))), "CSRLINES", lines(std.EncodeToString([]byte(csr))), "PROOFURL", base64.URLEncoding.EncodeToString(proof), "PROOFRAW", base64.RawStdEncoding.EncodeToString(proof),
 		"PROOF", std.EncodeToString(proof), "CSRRAWURL", base64.RawURLEncoding.EncodeToString([]byte(csr)), `"CSR"`, quoted(std.EncodeToString([]byte(csr))), "PEM64", std.EncodeToString([]byte(text)), "DER64", std.EncodeToString(block.Bytes))
 	for i, tt := range wireCases() {
 		c := []*ca{w.logged, w.unlogged}[i%2]
-		t.Run(fmt.Sprintf("%s %s/%s", tt.method, tt.path, tt.name), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s %s/%s", tt.method, tt.path, tt.Name), func(t *testing.T) {
 			t.Parallel()
 			var header []string
-			for _, h := range tt.header {
+			for _, h := range tt.Header {
 				header = append(header, fill.Replace(h))
 			}
-			g := c.http(t, tt.method, tt.path, fill.Replace(tt.body), header...)
-			code, reason, _ := strings.Cut(tt.want, " ")
+			g := c.http(t, tt.method, tt.path, fill.Replace(fields.Replace(parts.Replace(tt.Body))), header...)
+			code, reason, _ := strings.Cut(tt.Want, " ")
 			if fmt.Sprint(g.http) != code || reason != "" && g.reason != reason && tt.method != "HEAD" {
-				t.Errorf("got %d %s (%s), want %s", g.http, g.reason, g.message, tt.want)
+				t.Errorf("got %d %s (%s), want %s", g.http, g.reason, g.message, tt.Want)
 			}
 			if code == "200" && tt.method == "POST" || code == "201" {
 				g.certificate(t, c, key.Public(), w.base+"/email", "subject", personName)
