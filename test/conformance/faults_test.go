@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rogpeppe/go-internal/txtar"
+
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	"github.com/mayfly-ca/mayfly/test/testlog"
 )
@@ -179,44 +181,8 @@ func TestLogFaults(t *testing.T) {
 // TestStartRefused lists what must stop the start.
 func TestStartRefused(t *testing.T) {
 	t.Parallel()
-	entry := func(rest string) string {
-		return fmt.Sprintf("oidc-issuers:\n  https://i.example.com:\n    {issuer-url: https://i.example.com, client-id: sigstore, %s}\n", rest)
-	}
-	for name, issuers := range map[string]string{
-		"empty":                                  "",
-		"no entry":                               "oidc-issuers: {}\n",
-		"unknown type":                           entry("type: github"),
-		"no type":                                entry("description: x"),
-		"unknown key":                            entry("type: email, isuer-claim: x"),
-		"issuer-claim on another":                entry("type: kubernetes, issuer-claim: $.x"),
-		"issuer-claim broken":                    entry("type: email, issuer-claim: x["),
-		"uri without domain":                     entry("type: uri"),
-		"uri of another scheme":                  entry("type: uri, subject-domain: 'http://i.example.com'"),
-		"uri of another domain":                  entry("type: uri, subject-domain: 'https://other.org'"),
-		"uri without scheme":                     entry("type: uri, subject-domain: example.com"),
-		"uri of a public suffix":                 "oidc-issuers:\n  https://a.co.uk:\n    {issuer-url: https://a.co.uk, client-id: sigstore, type: uri, subject-domain: 'https://b.co.uk'}\n",
-		"uri of another IP":                      "oidc-issuers:\n  https://10.0.0.1:\n    {issuer-url: https://10.0.0.1, client-id: sigstore, type: uri, subject-domain: 'https://9.0.0.1'}\n",
-		"username with scheme":                   entry("type: username, subject-domain: 'https://example.com'"),
-		"username of another domain":             entry("type: username, subject-domain: other.org"),
-		"username without domain":                entry("type: username"),
-		"spiffe without domain":                  entry("type: spiffe"),
-		"spiffe, broken domain":                  entry("type: spiffe, spiffe-trust-domain: 'Example.com/x'"),
-		"spiffe as a wildcard":                   "meta-issuers:\n  https://*.example.com: {client-id: sigstore, type: spiffe, spiffe-trust-domain: example.com}\n",
-		"ci-provider without name":               entry("type: ci-provider"),
-		"ci-provider unknown":                    entry("type: ci-provider, ci-provider: nobody"),
-		"key and url differ":                     "oidc-issuers:\n  https://a.example: {issuer-url: https://b.example, client-id: sigstore, type: email}\n",
-		"key and url differ by slash":            "oidc-issuers:\n  https://a.example: {issuer-url: https://a.example/, client-id: sigstore, type: email}\n",
-		"no client-id":                           "oidc-issuers:\n  https://a.example: {issuer-url: https://a.example, type: email}\n",
-		"http":                                   "oidc-issuers:\n  http://a.example: {issuer-url: http://a.example, client-id: sigstore, type: email}\n",
-		"twice":                                  entry("type: email") + "  https://i.example.com: {issuer-url: https://i.example.com, client-id: sigstore, type: email}\n",
-		"overlapping wildcards":                  "meta-issuers:\n  https://a.example/*/x: {client-id: sigstore, type: email}\n  https://a.example/y/*: {client-id: sigstore, type: email}\n",
-		"template that does not parse":           entry("type: ci-provider, ci-provider: c") + "ci-issuer-metadata: {c: {subject-alternative-name-template: 'https://x/{{ .a'}}\n",
-		"extension template that does not parse": entry("type: ci-provider, ci-provider: c") + "ci-issuer-metadata: {c: {subject-alternative-name-template: 'https://x/{{ .a }}', extension-templates: {build-signer-uri: '{{ nofunc .a }}'}}}\n",
-		"no SAN template":                        entry("type: ci-provider, ci-provider: c") + "ci-issuer-metadata: {c: {extension-templates: {build-signer-uri: a}}}\n",
-		"template of nobody":                     entry("type: email") + "ci-issuer-metadata: {c: {subject-alternative-name-template: '{{'}}\n",
-		"not YAML":                               "oidc-issuers: [\n",
-		"ca-cert without one":                    entry("type: email, ca-cert: hello"),
-	} {
+	for _, file := range must(txtar.ParseFile("testdata/refused.txtar")).Files {
+		name, issuers := file.Name, string(file.Data)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cmd, _ := command(t, "r"+strings.NewReplacer(" ", "", ",", "").Replace(name), issuers, "ct: {disabled: true}\n")
@@ -229,33 +195,8 @@ func TestStartRefused(t *testing.T) {
 			}
 		})
 	}
-	good := entry("type: uri, subject-domain: 'https://sub.example.com:8443'")
-	start(t, "peersfile", `# an alias as a key, merge keys, numbers and booleans as defaults
-define:
-  - &ci "github-workflow"
-  - &base {client-id: sigstore, type: ci-provider}
-oidc-issuers:
-  https://a.example:
-    issuer-url: https://a.example
-    client-id: sigstore
-    type: ci-provider
-    ci-provider: *ci
-  ? https://b.example
-  : issuer-url: "https://b.example"
-    client-id: 'sigstore'
-    type: email
-meta-issuers:
-  https://*.c.example/*:
-    issuer-url: https://*.c.example/*
-    client-id: sigstore
-    type: kubernetes
-ci-issuer-metadata:
-  *ci :
-    default-template-values: {n: 5, b: true, f: 1.5, e: ""}
-    extension-templates:
-      build-signer-uri: "{{ .n }}{{ .b }}{{ .f }}"
-    subject-alternative-name-template: "https://x/{{ .y }}"
-`, "compat: true\nct: {disabled: true}\n")
+	const good = "oidc-issuers:\n  https://i.example.com: {issuer-url: https://i.example.com, client-id: sigstore, type: uri, subject-domain: 'https://sub.example.com:8443'}\n"
+	start(t, "peersfile", string(must(os.ReadFile("testdata/compat.yaml"))), "compat: true\nct: {disabled: true}\n")
 	start(t, "goodstart", good, "ct: {disabled: true}\n")
 	cmd, _ := command(t, "noct", good, "")
 	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "noct.yaml") {

@@ -14,7 +14,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -31,7 +30,6 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -137,19 +135,14 @@ func newWorld(dir string) (_ *world, stop func(), err error) {
 	if err := w.startProviders(&stops); err != nil {
 		return nil, stop, err
 	}
-	var doc yaml.Node
-	text := strings.ReplaceAll(string(must(os.ReadFile("testdata/issuers.yaml"))), "BASE", w.base)
-	if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
-		return nil, stop, err
-	}
-	jsonText := must(json.MarshalIndent(toJSON(doc.Content[0], 0), "", "  "))
 	write := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			panic(err)
 		}
 	}
-	write("issuers.yaml", text)
-	write("issuers.json", string(jsonText))
+	for _, name := range []string{"issuers.yaml", "issuers.json"} { // one configuration, in two forms
+		write(name, strings.ReplaceAll(string(must(os.ReadFile("testdata/"+name))), "BASE", w.base))
+	}
 	write("log.pub", string(w.log.PublicKeyPEM()))
 	w.config = fmt.Sprintf("ca: {file: {chain: %s, key: %s, password_file: %s}}\noidc: {allow_loopback: true}\n", made.ChainFile, made.KeyFile, made.PasswordFile)
 	p := freePorts(5)
@@ -300,60 +293,6 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
-}
-
-// toJSON renames the keys of an issuer file to those of JSON.
-func toJSON(n *yaml.Node, depth int) any {
-	switch n.Kind {
-	case yaml.AliasNode:
-		return toJSON(n.Alias, depth)
-	case yaml.MappingNode:
-		m := map[string]any{}
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			key := n.Content[i].Value
-			if name, ok := jsonNames[key]; ok && depth != 1 {
-				key = name
-			}
-			if key == "define" {
-				continue
-			}
-			next := depth + 1
-			if key == "DefaultTemplateValues" {
-				next = 1
-			}
-			m[key] = toJSON(n.Content[i+1], next)
-		}
-		return m
-	case yaml.SequenceNode:
-		list := []any{}
-		for _, c := range n.Content {
-			list = append(list, toJSON(c, depth+1))
-		}
-		return list
-	default:
-		if n.Tag == "!!bool" {
-			return n.Value == "true"
-		}
-		return n.Value
-	}
-}
-
-// jsonNames are the keys of an issuer file in YAML and in JSON.
-var jsonNames = map[string]string{
-	"issuer": "Issuer", "subject": "Subject",
-	"oidc-issuers": "OIDCIssuers", "meta-issuers": "MetaIssuers", "ci-issuer-metadata": "CIIssuerMetadata",
-	"issuer-url": "IssuerURL", "client-id": "ClientID", "type": "Type", "ci-provider": "CIProvider", "issuer-claim": "IssuerClaim",
-	"subject-domain": "SubjectDomain", "spiffe-trust-domain": "SPIFFETrustDomain", "challenge-claim": "ChallengeClaim",
-	"description": "Description", "contact": "Contact", "environment": "Environment", "ca-cert": "CACert",
-	"skip-email-verification": "SkipEmailVerification", "allowed-email-domains": "AllowedEmailDomains", "audiences": "Audiences",
-	"default-template-values": "DefaultTemplateValues", "extension-templates": "ExtensionTemplates", "subject-alternative-name-template": "SubjectAlternativeNameTemplate",
-	"github-workflow-trigger": "GithubWorkflowTrigger", "github-workflow-sha": "GithubWorkflowSHA", "github-workflow-name": "GithubWorkflowName",
-	"github-workflow-repository": "GithubWorkflowRepository", "github-workflow-ref": "GithubWorkflowRef", "build-signer-uri": "BuildSignerURI",
-	"build-signer-digest": "BuildSignerDigest", "runner-environment": "RunnerEnvironment", "source-repository-uri": "SourceRepositoryURI",
-	"source-repository-digest": "SourceRepositoryDigest", "source-repository-ref": "SourceRepositoryRef", "source-repository-identifier": "SourceRepositoryIdentifier",
-	"source-repository-owner-uri": "SourceRepositoryOwnerURI", "source-repository-owner-identifier": "SourceRepositoryOwnerIdentifier",
-	"build-config-uri": "BuildConfigURI", "build-config-digest": "BuildConfigDigest", "build-trigger": "BuildTrigger", "run-invocation-uri": "RunInvocationURI",
-	"source-repository-visibility-at-signing": "SourceRepositoryVisibilityAtSigning", "deployment-environment": "DeploymentEnvironment",
 }
 
 func newKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
