@@ -185,7 +185,7 @@ func (a *App) assemble(ctx context.Context, options Options, edge server.Config,
 // checkSettings creates the objects that the configuration alone decides. Its errors have key
 // paths.
 func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
-	keyPolicy, errPolicy := proof.NewKeyPolicy(proof.KeyPolicyConfig{Algorithms: cfg.Keys.Algorithms})
+	keyPolicy, errPolicy := proof.NewKeyPolicy(cfg.Keys.Algorithms...)
 	profile, errProfile := ca.NewProfile(cfg.Certificate.Lifetime)
 	errs := []error{keypath.Prefix(errPolicy, "keys"), keypath.Prefix(errProfile, "certificate", "lifetime")}
 	for i, entry := range cfg.CT.Logs {

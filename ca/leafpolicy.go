@@ -45,7 +45,7 @@ type LeafPolicy struct {
 // NewLeafPolicy returns the policy. If unlogged is set, certificates without poison and SCT list
 // pass too, only for a CA without Certificate Transparency.
 func NewLeafPolicy(unlogged bool) (*LeafPolicy, error) {
-	keys, err := proof.NewKeyPolicy(proof.KeyPolicyConfig{}) // the most that a server may allow
+	keys, err := proof.NewKeyPolicy() // the most that a server may allow
 	if err != nil {
 		return nil, err
 	}

@@ -3,10 +3,8 @@
 package proof
 
 import (
-	"bytes"
+	"crypto/x509"
 	stdasn1 "encoding/asn1"
-	"encoding/pem"
-	"errors"
 	"fmt"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -26,9 +24,6 @@ type CSR struct {
 // which a CSR does not contain. Its refusals are CSR_INVALID (unreadable, or signed with the wrong
 // algorithm), KEY_UNSUPPORTED, KEY_WEAK and PROOF_INVALID (the signature does not verify).
 func (p CSR) Verify(policy *KeyPolicy, _ Challenge) (*PublicKey, error) {
-	if policy == nil {
-		return nil, errors.New("verifying a CSR: there is no key policy")
-	}
 	request, err := parseCSR(p.PEM)
 	if err != nil {
 		return nil, refuse(refusal.CSRInvalid, "the CSR cannot be used", err)
@@ -43,7 +38,7 @@ func (p CSR) Verify(policy *KeyPolicy, _ Challenge) (*PublicKey, error) {
 	wanted := schemeOf(key)
 	if !request.signedWith(wanted) {
 		return nil, refusal.New(refusal.CSRInvalid, "the CSR is signed with the algorithm %s; its key is %s, which needs %s (%s)",
-			shorten(request.oid.String()), wanted.title, wanted.oidName, wanted.oid)
+			shorten(request.oid.String()), wanted.title, wanted.x509, wanted.oid)
 	}
 	if !wanted.verify(key, request.info, request.signature) {
 		return nil, refusal.New(refusal.ProofInvalid, "the CSR's signature does not verify with the public key inside of it; sign the CSR with the private key of that public key")
@@ -65,24 +60,18 @@ type request struct {
 func (r *request) signedWith(s scheme) bool {
 	null := string(r.parameters) == "\x05\x00"
 	// RFC 8410, section 3: for Ed25519 the parameters must be absent.
-	return r.oid.String() == s.oid && (r.parameters.Empty() || null && s.hash != 0)
+	return r.oid.String() == s.oid && (r.parameters.Empty() || null && s.x509 != x509.PureEd25519)
 }
 
 func parseCSR(input []byte) (*request, error) {
+	block, err := pemBlock(input, maxCSR)
 	switch {
-	case len(input) == 0:
-		return nil, malformed("it is missing; send a CSR in PEM, or a public key with its proof of possession")
-	case len(input) > maxCSR:
-		return nil, malformed(fmt.Sprintf("it has %d bytes; at most %d are read", len(input), maxCSR))
-	}
-	block, _ := pem.Decode(input)
-	switch {
-	case block == nil && bytes.Contains(input, []byte("-----BEGIN ")):
-		return nil, malformed("its PEM cannot be decoded; wanted are a BEGIN line, base64, and an END line of the same type")
+	case err != nil:
+		return nil, err
 	case block == nil:
-		return nil, malformed("it is not PEM; wanted is a block of type CERTIFICATE REQUEST")
+		return nil, malformed("it is not PEM; a block of type CERTIFICATE REQUEST is expected")
 	case block.Type != "CERTIFICATE REQUEST" && block.Type != "NEW CERTIFICATE REQUEST":
-		return nil, malformed(fmt.Sprintf("its PEM is of type %q; wanted is CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST", shorten(block.Type)))
+		return nil, malformed(fmt.Sprintf("its PEM is of type %q; CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST is expected", shorten(block.Type)))
 	}
 	return parseCSRDER(block.Bytes)
 }

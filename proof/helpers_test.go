@@ -9,8 +9,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -23,75 +21,48 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-func ecdsaKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
+// must returns value, or fails the test if there is an error.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
 	}
-	return key
+}
+
+func ecdsaKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
+	return must(ecdsa.GenerateKey(curve, rand.Reader))(t)
 }
 
 func rsaKey(t testing.TB, bits int) *rsa.PrivateKey {
-	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, bits)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return must(rsa.GenerateKey(rand.Reader, bits))(t)
 }
 
 func ed25519Key(t testing.TB) ed25519.PrivateKey {
-	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return must(key, err)(t)
 }
 
 func newPolicy(t testing.TB, algorithms ...string) *KeyPolicy {
-	t.Helper()
-	policy, err := NewKeyPolicy(KeyPolicyConfig{Algorithms: algorithms})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return policy
+	return must(NewKeyPolicy(algorithms...))(t)
 }
 
-func spki(t testing.TB, pub crypto.PublicKey) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
+func spki(t testing.TB, pub crypto.PublicKey) []byte { return must(x509.MarshalPKIXPublicKey(pub))(t) }
 
 func pemOf(blockType string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: blockType, Bytes: der})
 }
 
-// sign signs message with key over hash; with hash 0 it signs the message itself.
-func sign(t testing.TB, key crypto.Signer, hash crypto.Hash, message string) []byte {
-	t.Helper()
-	digest := []byte(message)
-	switch hash {
-	case crypto.SHA256:
-		sum := sha256.Sum256(digest)
-		digest = sum[:]
-	case crypto.SHA384:
-		sum := sha512.Sum384(digest)
-		digest = sum[:]
-	case crypto.SHA512:
-		sum := sha512.Sum512(digest)
-		digest = sum[:]
+// sign signs message with key over the hash of its scheme.
+func sign(t testing.TB, key crypto.Signer, message string) []byte {
+	hash := map[string]crypto.Hash{"ecdsa-p384": crypto.SHA384, "ecdsa-p521": crypto.SHA512, "ed25519": 0}
+	opts, ok := hash[schemeOf(key.Public()).algorithm]
+	if !ok {
+		opts = crypto.SHA256
 	}
-	sig, err := key.Sign(rand.Reader, digest, hash)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sig
+	return must(crypto.SignMessage(key, rand.Reader, []byte(message), opts))(t)
 }
 
 // checkRefusal checks that err is a refusal with reason and words, and fit for a client.
@@ -137,7 +108,7 @@ func number(bits int, seed uint64) *big.Int {
 		n.SetBit(n, 0, 1)
 		n.SetBit(n, bits-1, 1)
 		n.SetBit(n, bits-2, 1)
-		if new(big.Int).GCD(nil, nil, n, primes).Cmp(big.NewInt(1)) == 0 {
+		if coprime(n, primes) {
 			return n
 		}
 	}

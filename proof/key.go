@@ -10,7 +10,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	stdasn1 "encoding/asn1"
-	"encoding/pem"
 	"fmt"
 	"math/big"
 	"strings"
@@ -26,28 +25,20 @@ import (
 // parsePublicKey parses the key of a signed challenge. policy affects only the text of the
 // refusals.
 func parsePublicKey(policy *KeyPolicy, input []byte) (crypto.PublicKey, error) {
+	block, err := pemBlock(input, maxPublicKey)
 	switch {
-	case len(input) == 0:
-		return nil, malformed("it is missing; send a public key in PEM with its proof of possession, or a CSR")
-	case len(input) > maxPublicKey:
-		return nil, malformed(fmt.Sprintf("it has %d bytes; at most %d are read", len(input), maxPublicKey))
-	}
-	block, _ := pem.Decode(input)
-	if block == nil {
-		if bytes.Contains(input, []byte("-----BEGIN ")) {
-			return nil, malformed("its PEM cannot be decoded; wanted are a BEGIN line, base64, and an END line of the same type")
-		}
+	case err != nil:
+		return nil, err
+	case block == nil:
 		return parseKeyDER(policy, input)
-	}
-	switch {
 	case block.Type == "PUBLIC KEY":
 		return parseSPKI(policy, block.Bytes)
 	case block.Type == "RSA PUBLIC KEY":
 		return parsePKCS1(block.Bytes)
 	case strings.HasSuffix(block.Type, "PRIVATE KEY"):
-		return nil, malformed("it is a private key, which must never leave its owner: make a new pair, and send its public key")
+		return nil, malformed("it is a private key, which must never leave its owner; generate a new pair, and send its public key")
 	default:
-		return nil, malformed(fmt.Sprintf("its PEM is of type %q; wanted is PUBLIC KEY or RSA PUBLIC KEY", shorten(block.Type)))
+		return nil, malformed(fmt.Sprintf("its PEM is of type %q; PUBLIC KEY or RSA PUBLIC KEY is expected", shorten(block.Type)))
 	}
 }
 
@@ -97,23 +88,7 @@ func parseSPKI(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
 		}
 		return ed25519.PublicKey(bytes.Clone(key)), nil
 	default:
-		return nil, policy.unsupported("of the algorithm " + algorithmName(name))
-	}
-}
-
-// algorithmName returns a name for the OIDs of key algorithms that clients try; otherwise the OID.
-func algorithmName(oid string) string {
-	switch oid {
-	case "1.2.840.10040.4.1":
-		return "DSA"
-	case "1.2.840.113549.1.1.10":
-		return "RSASSA-PSS (an RSA key must be of the algorithm rsaEncryption)"
-	case "1.3.101.110":
-		return "X25519"
-	case "1.3.101.113":
-		return "Ed448"
-	default:
-		return shorten(oid)
+		return nil, policy.unsupported("of the algorithm " + shorten(name))
 	}
 }
 
@@ -134,11 +109,11 @@ func parsePKCS1(der []byte) (crypto.PublicKey, error) {
 	if n.Sign() <= 0 {
 		return nil, refusal.New(refusal.KeyWeak, "the RSA key's modulus is not a positive number")
 	}
-	// The exponent is checked here because an int cannot hold every exponent.
-	if e.Cmp(big.NewInt(rsaExponent)) != 0 {
-		return nil, unsupportedExponent()
+	public := &rsa.PublicKey{N: n}
+	if e.Cmp(big.NewInt(rsaExponent)) == 0 { // an int cannot hold every exponent; the policy refuses 0
+		public.E = rsaExponent
 	}
-	return &rsa.PublicKey{N: n, E: rsaExponent}, nil
+	return public, nil
 }
 
 // parseEC reads the point of a named curve (RFC 5480, section 2.1.1):
@@ -163,10 +138,6 @@ func parseEC(policy *KeyPolicy, parameters cryptobyte.String, point []byte) (cry
 		curve = elliptic.P384()
 	case "1.3.132.0.35":
 		curve = elliptic.P521()
-	case "1.3.132.0.33":
-		return nil, policy.unsupported("ECDSA on P-224")
-	case "1.3.132.0.10":
-		return nil, policy.unsupported("ECDSA on secp256k1")
 	default:
 		return nil, policy.unsupported("ECDSA on the curve " + shorten(name))
 	}

@@ -4,6 +4,7 @@ package proof
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -17,15 +18,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// Algorithms returns the names of all key algorithms that a policy can allow.
-func Algorithms() []string {
+// algorithms returns the names of all key algorithms that a policy can allow.
+func algorithms() []string {
 	return []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}
-}
-
-// KeyPolicyConfig states which keys are certified.
-type KeyPolicyConfig struct {
-	// Algorithms are names from Algorithms(), each at most once; none means all.
-	Algorithms []string
 }
 
 // KeyPolicy decides which keys are certified: by algorithm and size, and never a weak key. It is
@@ -33,33 +28,30 @@ type KeyPolicyConfig struct {
 type KeyPolicy struct {
 	allowed  []string
 	accepted string // allowed, for messages
-	rsa      rsaChecks
+	rsa      *rsaChecks
 }
 
-// NewKeyPolicy returns the policy of config. Its errors have the paths ["algorithms", i].
-func NewKeyPolicy(config KeyPolicyConfig) (*KeyPolicy, error) {
-	known := Algorithms()
-	if len(config.Algorithms) == 0 {
-		config.Algorithms = known
+// NewKeyPolicy returns the policy that allows the algorithms with these names, each at most once;
+// none means all. Its errors have the paths ["algorithms", i].
+func NewKeyPolicy(names ...string) (*KeyPolicy, error) {
+	known := algorithms()
+	if len(names) == 0 {
+		names = known
 	}
 	var errs []error
-	for i, name := range config.Algorithms {
+	for i, name := range names {
 		path := []string{"algorithms", strconv.Itoa(i)}
 		switch {
 		case !slices.Contains(known, name):
 			errs = append(errs, keypath.Errorf(path, "there is no key algorithm %q; there are %s", name, strings.Join(known, ", ")))
-		case slices.Contains(config.Algorithms[:i], name):
+		case slices.Contains(names[:i], name):
 			errs = append(errs, keypath.Errorf(path, "%q is listed twice", name))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &KeyPolicy{
-		allowed:  slices.Clone(config.Algorithms),
-		accepted: strings.Join(config.Algorithms, ", "),
-		rsa:      newRSAChecks(),
-	}, nil
+	return &KeyPolicy{slices.Clone(names), strings.Join(names, ", "), newRSAChecks()}, nil
 }
 
 // Check returns nil if policy allows pub; otherwise a refusal. KEY_UNSUPPORTED is for an algorithm,
@@ -70,16 +62,14 @@ func (p *KeyPolicy) Check(pub crypto.PublicKey) error {
 	if s.algorithm == "" {
 		return p.unsupported("of an unknown kind")
 	}
-	// The exponent is checked first because it does not depend on the policy.
-	key, isRSA := pub.(*rsa.PublicKey)
-	if isRSA && key.E != rsaExponent {
-		return unsupportedExponent()
-	}
-	if p == nil || !slices.Contains(p.allowed, s.algorithm) {
+	if !slices.Contains(p.allowed, s.algorithm) {
 		return p.unsupported(s.title)
 	}
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:
+		if pub.E != rsaExponent {
+			return refusal.New(refusal.KeyUnsupported, "the RSA key's public exponent is not %d, the only one accepted", rsaExponent)
+		}
 		return p.rsa.check(pub)
 	case *ecdsa.PublicKey:
 		// NIST SP 800-56A, section 5.6.2.3.3: on the curve, and not infinity. All three curves have
@@ -96,11 +86,7 @@ func (p *KeyPolicy) Check(pub crypto.PublicKey) error {
 }
 
 func (p *KeyPolicy) unsupported(found string) *refusal.Error {
-	accepted := "none"
-	if p != nil && p.accepted != "" {
-		accepted = p.accepted
-	}
-	return refusal.New(refusal.KeyUnsupported, "the public key is %s; this certificate authority accepts %s", found, accepted)
+	return refusal.New(refusal.KeyUnsupported, "the public key is %s; this certificate authority accepts %s", found, cmp.Or(p.accepted, "none"))
 }
 
 // smallOrder lists the y coordinates of all points with an order that divides 8, little-endian and
@@ -123,7 +109,7 @@ func checkEd25519(pub ed25519.PublicKey) error {
 	y[31] &= 0x7f
 	for i := 0; i < len(smallOrder); i += len(y) {
 		if string(y) == smallOrder[i:i+len(y)] {
-			return refusal.New(refusal.KeyWeak, "the Ed25519 public key is a point of small order, whose signatures anybody can make")
+			return refusal.New(refusal.KeyWeak, "the Ed25519 public key is a point of small order, for which anyone can create signatures")
 		}
 	}
 	return nil

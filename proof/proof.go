@@ -11,8 +11,10 @@
 package proof
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 
@@ -58,9 +60,6 @@ type SignedChallenge struct {
 // are REQUEST_MALFORMED (no readable key), KEY_UNSUPPORTED, KEY_WEAK and PROOF_INVALID, which names
 // the claim.
 func (p SignedChallenge) Verify(policy *KeyPolicy, c Challenge) (*PublicKey, error) {
-	if policy == nil {
-		return nil, errors.New("verifying a signed challenge: there is no key policy")
-	}
 	key, err := parsePublicKey(policy, p.PublicKey)
 	if err != nil {
 		return nil, refuse(refusal.RequestMalformed, "the public key cannot be used", err)
@@ -68,20 +67,28 @@ func (p SignedChallenge) Verify(policy *KeyPolicy, c Challenge) (*PublicKey, err
 	if err := policy.Check(key); err != nil {
 		return nil, err
 	}
-	wanted := schemeOf(key)
-	switch {
-	case c.Value == "":
-		return nil, refusal.New(refusal.ProofInvalid, "the token's claim %q, which has to be signed, is missing or empty", c.Claim)
-	case len(p.Signature) == 0:
-		return nil, refusal.New(refusal.ProofInvalid, "the proof of possession is missing: sign the value of the token's claim %q with %s", c.Claim, wanted.challengeForm)
-	case len(p.Signature) > maxSignature:
-		return nil, refusal.New(refusal.ProofInvalid, "the proof of possession has %d bytes; it must be the signature alone, over the value of the token's claim %q, with %s",
-			len(p.Signature), c.Claim, wanted.challengeForm)
-	case !wanted.verify(key, []byte(c.Value), p.Signature) && !wanted.verifyP1363(key, []byte(c.Value), p.Signature):
+	wanted, value := schemeOf(key), []byte(c.Value)
+	switch n := len(p.Signature); {
+	case len(value) == 0:
+		return nil, refusal.New(refusal.ProofInvalid, "the token's claim %q, which must be signed, is missing or empty", c.Claim)
+	case n == 0 || n > maxSignature || !wanted.verify(key, value, p.Signature) && !wanted.verifyP1363(key, value, p.Signature):
 		return nil, refusal.New(refusal.ProofInvalid,
-			"the proof of possession does not verify with the public key: it must be the signature over the value of the token's claim %q, with %s", c.Claim, wanted.challengeForm)
+			"the proof of possession (%d bytes) does not verify with the public key; it must be the signature alone, over the value of the token's claim %q, with %s",
+			n, c.Claim, wanted.challengeForm)
 	}
 	return canonical(key)
+}
+
+// pemBlock returns the first PEM block of input; nil if input is not PEM.
+func pemBlock(input []byte, limit int) (*pem.Block, error) {
+	if n := len(input); n == 0 || n > limit {
+		return nil, malformed(fmt.Sprintf("it has %d bytes, not 1 to %d; send a public key in PEM with its proof of possession, or a CSR in PEM", n, limit))
+	}
+	block, _ := pem.Decode(input)
+	if block == nil && bytes.Contains(input, []byte("-----BEGIN ")) {
+		return nil, malformed("its PEM cannot be decoded; a BEGIN line, base64, and an END line of the same type are expected")
+	}
+	return block, nil
 }
 
 // canonical returns key with its SPKI.

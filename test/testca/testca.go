@@ -130,7 +130,7 @@ func New(tb testing.TB, b Builder) *World {
 	w.CA = must(ca.New(ca.Config{
 		Verifier:    verifier,
 		Rules:       rules,
-		KeyPolicy:   must(proof.NewKeyPolicy(proof.KeyPolicyConfig{}))(tb),
+		KeyPolicy:   must(proof.NewKeyPolicy())(tb),
 		Active:      func(now time.Time) (*ca.Authority, error) { return w.Set.Load().Active(now) },
 		TrustBundle: func(now time.Time) []*ca.Chain { return w.Set.Load().TrustBundle(now) },
 		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
