@@ -4,6 +4,7 @@ package clients
 
 import (
 	"context"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -21,44 +22,9 @@ import (
 // hostile is what a web page can try with a URL: attack resolves to the result of each attempt,
 // "nothing" if it failed. A JWT is a JavaScript expression: a page that knows the constant first
 // part declares a variable of its name and can observe the access to the other two parts.
-const hostile = `<!doctype html><title>hostile</title><a id="go" href="#">go</a><script>
-const settled = (name, start) => new Promise(done => { start(v => done([name, v])); setTimeout(() => done([name, "nothing"]), 3000) });
-const element = (tag, key, url, loaded) => done => {
-  const e = document.createElement(tag);
-  e.onload = () => done(loaded(e)); e.onerror = () => done("nothing");
-  if (tag == "link") e.rel = "stylesheet";
-  e[key] = url; document.body.append(e);
-};
-const inside = e => { try { return e.contentDocument ? "read: " + e.contentDocument.body.innerText : "nothing" } catch { return "nothing" } };
-const sandboxed = (done, url) => {
-  addEventListener("message", m => done(m.data), {once: true});
-  const e = document.createElement("iframe");
-  e.sandbox = "allow-scripts";
-  e.srcdoc = "<script>fetch(" + JSON.stringify(url) + ").then(r => r.text()).then(t => parent.postMessage(t, '*'), () => parent.postMessage('nothing', '*'))</" + "script>";
-  document.body.append(e);
-};
-async function attack(url, header) {
-  const leaked = [];
-  const spy = new Proxy({}, {get: (_, name) => { leaked.push(String(name)); return spy }});
-  window[header] = spy;
-  const script = await settled("script", element("script", "src", url, () => "runs: " + leaked.join()));
-  return Object.fromEntries([script, ...await Promise.all([
-    settled("fetch", done => fetch(url).then(r => r.text()).then(done, () => done("nothing"))),
-    settled("fetch no-cors", done => fetch(url, {mode: "no-cors"}).then(r => done(r.type), () => done("nothing"))),
-    settled("fetch with a header", done => fetch(url, {headers: {"X-A": "b"}}).then(r => r.text()).then(done, () => done("nothing"))),
-    settled("post", done => fetch(url, {method: "POST", mode: "no-cors", body: "a"}).then(r => done(r.type), () => done("nothing"))),
-    settled("img", element("img", "src", url, () => "loaded")),
-    settled("style", element("link", "href", url, () => "loaded")),
-    settled("iframe", element("iframe", "src", url, inside)),
-    settled("object", element("object", "data", url, e => inside(e))),
-    settled("sandbox", done => sandboxed(done, url)),
-    settled("worker", done => { try { const w = new Worker(url); w.onmessage = () => done("runs"); w.onerror = () => done("nothing") } catch { done("nothing") } }),
-    settled("module", done => import(url).then(() => done("runs"), () => done("nothing"))),
-    settled("events", done => { const e = new EventSource(url); e.onopen = () => done("open"); e.onerror = () => done("nothing") }),
-    settled("socket", done => { const s = new WebSocket(url.replace("http", "ws")); s.onopen = () => done("open"); s.onerror = () => done("nothing") }),
-  ])]);
-}
-</script>`
+//
+//go:embed testdata/hostile.html
+var hostile string
 
 // TestDevKeepsPagesOut opens pages of other origins in a browser. They get no token of a
 // development world, and a person can still sign in from one.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -20,58 +21,18 @@ ct: {logs: [{url: %q, public_key: %s}]}
 log: {format: json, level: info}
 `
 
-// The issuer file, with the keys of the peer's: one issuer of each kind of SAN.
-const issuerFile = `
-oidc-issuers:
-  %[1]s:
-    issuer-url: %[1]s
-    client-id: sigstore
-    type: email
-  %[2]s:
-    issuer-url: %[2]s
-    client-id: sigstore
-    type: ci-provider
-    ci-provider: github-workflow
-  %[3]s:
-    issuer-url: %[3]s
-    client-id: sigstore
-    type: username
-    subject-domain: 127.0.0.1
-ci-issuer-metadata:
-  github-workflow:
-    default-template-values:
-      url: https://github.com
-    extension-templates:
-      github-workflow-trigger: event_name
-      github-workflow-sha: sha
-      github-workflow-name: workflow
-      github-workflow-repository: repository
-      github-workflow-ref: ref
-      build-signer-uri: "{{ .url }}/{{ .job_workflow_ref }}"
-      build-signer-digest: job_workflow_sha
-      runner-environment: runner_environment
-      source-repository-uri: "{{ .url }}/{{ .repository }}"
-      source-repository-digest: sha
-      source-repository-ref: ref
-      source-repository-identifier: repository_id
-      source-repository-owner-uri: "{{ .url }}/{{ .repository_owner }}"
-      source-repository-owner-identifier: repository_owner_id
-      build-config-uri: "{{ .url }}/{{ .workflow_ref }}"
-      build-config-digest: workflow_sha
-      build-trigger: event_name
-      run-invocation-uri: "{{ .url }}/{{ .repository }}/actions/runs/{{ .run_id }}/attempts/{{ .run_attempt }}"
-      source-repository-visibility-at-signing: repository_visibility
-    subject-alternative-name-template: "{{ .url }}/{{ .job_workflow_ref }}"
-`
-
 // startMayfly creates a CA with `mayfly ca init` and serves it. The clients that are not installed here
 // send what test/conformance sends.
 func (w *world) startMayfly(t *testing.T, dir string) {
 	t.Helper()
 	ca := w.initCA(t, dir)
 	settings := fmt.Sprintf(mayflySettings, ca.chain, ca.key, ca.password, w.log.url, w.log.keyFile)
-	issuers := fmt.Sprintf(issuerFile, w.email.url, w.github.url, w.username.url)
-	if err := os.WriteFile(filepath.Join(dir, "issuers.yaml"), []byte(issuers), 0o600); err != nil {
+	issuers, err := os.ReadFile("testdata/issuers.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.NewReplacer("EMAIL", w.email.url, "GITHUB", w.github.url, "USERNAME", w.username.url).Replace(string(issuers))
+	if err := os.WriteFile(filepath.Join(dir, "issuers.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 
