@@ -70,7 +70,7 @@ func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 		var checkpoint []byte
 		if checkpoint, err = log.Checkpoint(ctx); err == nil {
 			if err = embedded.VerifyCheckpoint(checkpoint, key); err != nil {
-				err = &ctlog.InvalidHeadError{Err: err}
+				err = &ctlog.InvalidError{Err: err}
 			}
 		}
 	}
@@ -79,7 +79,7 @@ func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 			return keypath.Errorf(atURL, "the log serves no tree head at this URL, so its key was not verified; the first certificate will show whether it is right"), nil
 		}
 	}
-	var invalid *ctlog.InvalidHeadError
+	var invalid *ctlog.InvalidError
 	switch {
 	case errors.As(err, &invalid):
 		return nil, keypath.Errorf(atKey, "the tree head of the log %s does not verify with this key, so its SCTs will not either; take the key from the log's operator: %w", entry.URL, err)

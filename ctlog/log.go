@@ -64,13 +64,13 @@ func (e *RetryableError) Error() string { return e.Err.Error() }
 // Unwrap returns Err.
 func (e *RetryableError) Unwrap() error { return e.Err }
 
-// InvalidSCTError is an answer of a log that is no SCT of this log for this submission. It
+// InvalidError is an SCT or a tree head that is not this log's, or not for this submission. It
 // indicates a wrong key in the configuration, a wrong clock, or a misbehaving log. A retry
 // never helps.
-type InvalidSCTError struct{ Err error }
+type InvalidError struct{ Err error }
 
-// Error states what is wrong with the SCT.
-func (e *InvalidSCTError) Error() string { return fmt.Sprintf("verifying SCT: %v", e.Err) }
+// Error states what is wrong.
+func (e *InvalidError) Error() string { return fmt.Sprintf("verifying the log's answer: %v", e.Err) }
 
 // Unwrap returns Err.
-func (e *InvalidSCTError) Unwrap() error { return e.Err }
+func (e *InvalidError) Unwrap() error { return e.Err }

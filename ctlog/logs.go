@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
@@ -23,6 +22,17 @@ const (
 	defaultBudget = 4 * time.Second
 	// defaultHedge is how long a race waits for a log before it asks the next one too.
 	defaultHedge = 300 * time.Millisecond
+	// breakerThreshold is how many failures in a row open a breaker. While it is open, a race asks the
+	// log only after all others; while it is half-open, the next submission asks this log first.
+	breakerThreshold = 5
+	// probeInterval is how long a breaker stays open before one submission tries the log
+	// again. The probe costs that submission the hedge delay at most.
+	probeInterval = 5 * time.Second
+	// maxRest bounds a log's Retry-After, so that a mistake of the log does not end its use.
+	maxRest = time.Minute
+	// lineInterval is the minimum time between log lines about failures of one log with the
+	// same result.
+	lineInterval = time.Minute
 )
 
 // Config names the logs to submit to.
@@ -57,16 +67,30 @@ type LogConfig struct {
 	Window Window
 }
 
+// Window is when submissions to a log are allowed. Verifiers must know a log's key before its
+// first timestamp, as they must know an intermediate before its first certificate: until
+// Begin the log is only in the trusted root.
+type Window struct {
+	Begin time.Time // of the first submission; zero for at once
+	End   time.Time // of submissions; zero for never
+}
+
+// Check refuses a window that ends before it begins. Its errors have key paths.
+func (w Window) Check() error {
+	if !w.End.IsZero() && !w.End.After(w.Begin) {
+		return keypath.Errorf([]string{"retire_at"}, "the log would retire before it is used; retire_at must be after activate_at")
+	}
+	return nil
+}
+
 // Logs submits precertificates and verifies the answers. It is safe for concurrent use; only
 // each log's breaker changes.
 type Logs struct {
-	logs   []*member
-	budget time.Duration
-	hedge  time.Duration
-	now    func() time.Time
-	logger *slog.Logger
-	// trustsSubmitter is whether any log does, whatever its window.
-	trustsSubmitter bool
+	logs            []*member
+	budget, hedge   time.Duration
+	now             func() time.Time
+	logger          *slog.Logger
+	trustsSubmitter bool // whether any log does, whatever its window
 }
 
 // member is a log with its key, window, breaker and metrics.
@@ -98,49 +122,37 @@ func New(cfg Config) (*Logs, error) {
 	if len(cfg.Logs) == 0 {
 		errs = append(errs, keypath.Errorf([]string{"logs"}, "there is no log; name one, or disable Certificate Transparency explicitly"))
 	}
-	metrics, err := newMetrics(cfg.Registerer, l)
-	if err != nil {
-		return nil, errors.Join(append(errs, err)...)
-	}
 	for i, lc := range cfg.Logs {
-		m, err := l.newMember(lc, metrics)
-		if err != nil {
-			errs = append(errs, keypath.Prefix(err, "logs", strconv.Itoa(i)))
-			continue
-		}
-		l.logs = append(l.logs, m)
-		l.trustsSubmitter = l.trustsSubmitter || lc.TrustsSubmitter
+		errs = append(errs, keypath.Prefix(l.addMember(lc), "logs", strconv.Itoa(i)))
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
-	return l, nil
+	return l, l.register(cfg.Registerer)
 }
 
-func (l *Logs) newMember(cfg LogConfig, metrics *metrics) (*member, error) {
+func (l *Logs) addMember(cfg LogConfig) error {
 	if cfg.Log == nil {
-		return nil, errors.New("there is no log")
+		return errors.New("there is no log")
 	}
 	key, err := ParsePublicKey(cfg.PublicKey)
 	if err != nil {
-		return nil, keypath.Errorf([]string{"public_key"}, "%w", err)
+		return keypath.Errorf([]string{"public_key"}, "%w", err)
 	}
 	for _, other := range l.logs {
 		if other.Name() == cfg.Log.Name() {
-			return nil, keypath.Errorf([]string{"url"}, "the log %s is named twice", cfg.Log.Name())
+			return keypath.Errorf([]string{"url"}, "the log %s is named twice", cfg.Log.Name())
 		}
 		if other.key.id == key.id {
-			return nil, keypath.Errorf([]string{"public_key"}, "this is also the key of the log %s; each log has its own", other.Name())
+			return keypath.Errorf([]string{"public_key"}, "this is also the key of the log %s; each log has its own", other.Name())
 		}
 	}
-	if err := cfg.Window.Check(); err != nil {
-		return nil, err
-	}
-	m := &member{
-		Log: cfg.Log, key: key, window: cfg.Window, breaker: newBreaker(), log: breaker.Sparing{Logger: l.logger, Interval: lineInterval},
-	}
-	m.results, m.duration = metrics.of(m.Name())
-	return m, nil
+	l.logs = append(l.logs, &member{
+		Log: cfg.Log, key: key, window: cfg.Window, log: breaker.Sparing{Logger: l.logger, Interval: lineInterval},
+		breaker: &breaker.Breaker{Threshold: breakerThreshold, Interval: probeInterval, MaxRest: maxRest},
+	})
+	l.trustsSubmitter = l.trustsSubmitter || cfg.TrustsSubmitter
+	return cfg.Window.Check()
 }
 
 // TrustsSubmitter reports whether one of the logs does: then the caller must verify a
@@ -149,11 +161,8 @@ func (l *Logs) TrustsSubmitter() bool { return l.trustsSubmitter }
 
 // Add returns one verified SCT for sub, from the log that is the first to give one. Any
 // failure of the logs is a CT_UNAVAILABLE, which comes when the budget ends at the latest,
-// and its cause holds the failure of each log. Any other error is a mistake in sub.
+// and its cause holds the failure of each log.
 func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
-	if len(sub.Chain) < 2 || len(sub.TBS) == 0 {
-		return SCT{}, fmt.Errorf("submitting precertificate: a chain of %d and a TBSCertificate of %d bytes are not enough", len(sub.Chain), len(sub.TBS))
-	}
 	ctx, cancel := context.WithTimeout(ctx, l.budget)
 	defer cancel()
 	sct, err := l.race(ctx, sub)
@@ -171,7 +180,33 @@ func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 func (l *Logs) rest() time.Duration {
 	now, least := time.Now(), time.Duration(maxRest)
 	for _, m := range l.open() {
-		least = min(least, m.breaker.Rest().Sub(now))
+		least = min(least, m.breaker.StatusAt(now).Rest)
 	}
-	return max(least, 0)
+	return least
+}
+
+// open returns the logs to which submissions are allowed now.
+func (l *Logs) open() (list []*member) {
+	now := l.now()
+	for _, m := range l.logs {
+		if w := m.window; !now.Before(w.Begin) && (w.End.IsZero() || now.Before(w.End)) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// LogStatus is the condition of a log at one moment. LastError may quote the log's answer.
+type LogStatus struct {
+	Name string
+	breaker.Status
+}
+
+// Status returns the condition of each log, in order of preference.
+func (l *Logs) Status() (list []LogStatus) {
+	now := time.Now()
+	for _, m := range l.logs {
+		list = append(list, LogStatus{Name: m.Name(), Status: m.breaker.StatusAt(now)})
+	}
+	return list
 }

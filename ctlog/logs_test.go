@@ -5,7 +5,6 @@ package ctlog_test
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,23 +91,6 @@ func wantUnavailable(t *testing.T, err error) *refusal.Error {
 	return e
 }
 
-func TestAddOverHTTP(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, nil)
-	logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: newRemote(t, serve(t, f.log)), PublicKey: f.log.PublicKeyPEM()}}})
-	sub := f.draft(t).Submission
-	sct, err := logs.Add(t.Context(), sub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.key.Verify(sct, sub, now()); err != nil {
-		t.Error(err)
-	}
-	f.log.Fail(testlog.Down(http.StatusInternalServerError))
-	_, err = logs.Add(t.Context(), sub)
-	wantUnavailable(t, err)
-}
-
 // TestAddWithinItsBudget runs on a clock that moves only while all goroutines wait.
 func TestAddWithinItsBudget(t *testing.T) {
 	t.Parallel()
@@ -169,7 +151,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 				if name == "first of two good" {
 					cfg.Logs[0].PublicKey, cfg.Logs[1].PublicKey = cfg.Logs[1].PublicKey, cfg.Logs[0].PublicKey
 				}
-				sub := f.draft(t).Submission
+				sub := f.submission(t)
 				start := time.Now()
 				sct, err := newLogs(t, cfg).Add(t.Context(), sub)
 				took := time.Since(start)
@@ -202,7 +184,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 func TestAddEndsWithItsCaller(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	sub := f.draft(t).Submission
+	sub := f.submission(t)
 	key := f.log.PublicKeyPEM()
 	synctest.Test(t, func(t *testing.T) {
 		log := &scripted{name: "log", steps: []step{failing(errDown)}}
@@ -224,20 +206,28 @@ func TestAddEndsWithItsCaller(t *testing.T) {
 	})
 }
 
-func TestAddRefusesEmptySubmissions(t *testing.T) {
+// A log is asked within its window only. Where no log's window is open, the failure is an
+// outage and there is no certificate.
+func TestWindowOfALog(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, nil)
-	logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: f.log, PublicKey: f.log.PublicKeyPEM()}}})
-	for _, change := range []func(*ctlog.Submission){
-		func(s *ctlog.Submission) { s.Chain = s.Chain[:1] },
-		func(s *ctlog.Submission) { s.TBS = nil },
-	} {
-		sub := f.draft(t).Submission
-		change(&sub)
-		_, err := logs.Add(t.Context(), sub)
-		var e *refusal.Error
-		if err == nil || errors.As(err, &e) {
-			t.Errorf("error %v, want a mistake of ours", err)
+	f, first := newFixture(t, nil), now()
+	old, next := &scripted{name: "old", steps: []step{failing(errRefused)}}, &scripted{name: "next", steps: []step{failing(errRefused)}}
+	at := first
+	logs := newLogs(t, ctlog.Config{Now: func() time.Time { return at }, Logs: []ctlog.LogConfig{
+		{Log: old, PublicKey: f.log.PublicKeyPEM(), Window: ctlog.Window{End: first.Add(2 * time.Hour)}},
+		{Log: next, PublicKey: newFixture(t, nil).log.PublicKeyPEM(), Window: ctlog.Window{Begin: first.Add(time.Hour), End: first.Add(3 * time.Hour)}},
+	}})
+	for _, test := range []struct {
+		after     time.Duration
+		old, next int64
+	}{{0, 1, 0}, {time.Hour, 1, 1}, {2 * time.Hour, 0, 1}, {3 * time.Hour, 0, 0}} {
+		old.attempts.Store(0)
+		next.attempts.Store(0)
+		at = first.Add(test.after)
+		_, err := logs.Add(t.Context(), f.submission(t))
+		wantUnavailable(t, err)
+		if o, n := old.attempts.Load(), next.attempts.Load(); o != test.old || n != test.next {
+			t.Errorf("after %s: the old log was asked %d times and the next one %d, want %d and %d", test.after, o, n, test.old, test.next)
 		}
 	}
 }
@@ -254,6 +244,9 @@ func TestNewTellsEveryMistake(t *testing.T) {
 		"several mistakes": {
 			ctlog.Config{Budget: time.Millisecond, Logs: []ctlog.LogConfig{good, {Log: b.log}, {}, {Log: b.log, PublicKey: good.PublicKey}, {Log: a.log, PublicKey: b.log.PublicKeyPEM()}}},
 			[]string{"budget", "logs.1.public_key", "logs.2", "logs.3.public_key", "logs.4.url"},
+		},
+		"a window that ends first": {
+			ctlog.Config{Logs: []ctlog.LogConfig{{Log: a.log, PublicKey: good.PublicKey, Window: ctlog.Window{Begin: now(), End: now()}}}}, []string{"logs.0.retire_at"},
 		},
 		"negative hedge":  {ctlog.Config{Hedge: -1, Logs: []ctlog.LogConfig{good}}, []string{"hedge"}},
 		"negative budget": {ctlog.Config{Budget: -1, Logs: []ctlog.LogConfig{good}}, []string{"budget"}},
@@ -273,7 +266,7 @@ func TestNewTellsEveryMistake(t *testing.T) {
 // BenchmarkVerify is the bookkeeping for three logs.
 func BenchmarkAdd(b *testing.B) {
 	f := newFixture(b, nil)
-	sub := f.draft(b).Submission
+	sub := f.submission(b)
 	sct, err := f.log.Submit(b.Context(), sub)
 	if err != nil {
 		b.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -31,7 +33,7 @@ func resultOf(err error) result {
 	switch {
 	case err == nil:
 		return resultOK
-	case errors.As(err, new(*InvalidSCTError)):
+	case errors.As(err, new(*InvalidError)):
 		return resultInvalid
 	case errors.As(err, new(*StatusError)):
 		return resultRefused
@@ -46,64 +48,61 @@ func resultOf(err error) result {
 	}
 }
 
-type metrics struct {
-	submissions *prometheus.CounterVec
-	duration    *prometheus.HistogramVec
-}
-
-// of returns the metrics of one log. Every counter exists from the start: an alert on an increase
-// does not see the first value of a new one.
-func (m *metrics) of(log string) (counters map[result]prometheus.Counter, duration prometheus.Observer) {
-	counters = make(map[result]prometheus.Counter)
-	for _, r := range results {
-		counters[r] = m.submissions.WithLabelValues(log, string(r))
+// observe counts and logs how an attempt ended.
+func (m *member) observe(ctx context.Context, elapsed time.Duration, err error) {
+	result, level := resultOf(err), slog.LevelWarn
+	m.results[result].Inc()
+	m.duration.Observe(elapsed.Seconds())
+	switch result {
+	case resultOK:
+		return
+	case resultInvalid:
+		level = slog.LevelError
+	case resultCanceled:
+		level = slog.LevelDebug
 	}
-	return counters, m.duration.WithLabelValues(log)
+	m.log.Log(ctx, level, "Certificate Transparency log gave no SCT: "+string(result), slog.String("log", m.Name()),
+		slog.String("result", string(result)), slog.Duration("elapsed", elapsed), slog.Any("error", err))
 }
 
-// newMetrics registers the metrics of the logs.
-func newMetrics(reg prometheus.Registerer, logs *Logs) (*metrics, error) {
-	m := &metrics{
-		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ct_submissions_total",
-			Help: "Attempts to submit a precertificate to a Certificate Transparency log, by log and result.",
-		}, []string{"log", "result"}),
-		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "mayfly_ct_submission_duration_seconds",
-			Help:    "How long an attempt to submit a precertificate took, verification of the SCT included, by log.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
-		}, []string{"log"}),
+// register creates the metrics of all logs, and gives every log its own. Every counter exists from
+// the start: an alert on an increase does not see the first value of a new one.
+func (l *Logs) register(reg prometheus.Registerer) error {
+	submissions := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_ct_submissions_total",
+		Help: "Attempts to submit a precertificate to a Certificate Transparency log, by log and result.",
+	}, []string{"log", "result"})
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "mayfly_ct_submission_duration_seconds",
+		Help:    "How long an attempt to submit a precertificate took, verification of the SCT included, by log.",
+		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
+	}, []string{"log"})
+	collectors := []prometheus.Collector{submissions, duration}
+	for _, m := range l.logs {
+		m.results, m.duration = make(map[result]prometheus.Counter), duration.WithLabelValues(m.Name())
+		for _, r := range results {
+			m.results[r] = submissions.WithLabelValues(m.Name(), string(r))
+		}
+		for _, state := range breaker.States() {
+			collectors = append(collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name:        "mayfly_ct_breaker_state",
+				Help:        "1 for the state that the breaker of a Certificate Transparency log is in: closed, half-open (the next submission asks it first) or open (asked only where no other log can be).",
+				ConstLabels: prometheus.Labels{"log": m.Name(), "state": string(state)},
+			}, func() float64 {
+				if m.breaker.StatusAt(time.Now()).State == state {
+					return 1
+				}
+				return 0
+			}))
+		}
 	}
 	if reg == nil {
-		return m, nil
+		return nil
 	}
-	for _, c := range []prometheus.Collector{m.submissions, m.duration, breakerCollector{logs}} {
+	for _, c := range collectors {
 		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("registering metrics: %w", err)
+			return fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	return m, nil
-}
-
-// breakerCollector reports the state of every breaker at the time of collection.
-type breakerCollector struct{ logs *Logs }
-
-var breakerDesc = prometheus.NewDesc("mayfly_ct_breaker_state",
-	"1 for the state that the breaker of a Certificate Transparency log is in: closed, half-open (the next submission asks it first) or open (asked only where no other log can be).",
-	[]string{"log", "state"}, nil)
-
-// Describe implements prometheus.Collector.
-func (c breakerCollector) Describe(descs chan<- *prometheus.Desc) { descs <- breakerDesc }
-
-// Collect implements prometheus.Collector.
-func (c breakerCollector) Collect(metrics chan<- prometheus.Metric) {
-	for _, log := range c.logs.Status() {
-		for _, state := range breaker.States() {
-			var value float64
-			if log.State == state {
-				value = 1
-			}
-			metrics <- prometheus.MustNewConstMetric(breakerDesc, prometheus.GaugeValue, value, log.Name, state.String())
-		}
-	}
+	return nil
 }

@@ -7,176 +7,197 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"slices"
 	"time"
 )
 
-// errOutrun is the error of a log that had not answered when another log had.
-var errOutrun = errors.New("another log answered")
+const (
+	// maxAttempts is how often one log is asked at most within one race.
+	maxAttempts = 4
+	// firstBackoff precedes a log's second attempt; each further one waits three times as long.
+	firstBackoff = 100 * time.Millisecond
+	// minAttempt is the time that must be left after a wait for an attempt to make sense.
+	minAttempt = 250 * time.Millisecond
+)
 
-// answer is the result of one submission.
-type answer struct {
-	turn int
-	sct  SCT
-	err  error
+var (
+	errNoLogNow = errors.New("no log is in its time: each has retired, or is not active yet")
+	// errOutrun is the error of a log that had not answered when another log had.
+	errOutrun = errors.New("another log answered")
+)
+
+// turn is a log in a race.
+type turn struct {
+	*member
+	attempts int       // that have been started
+	at       time.Time // the log must not be asked earlier
 }
 
-// race asks logs according to its plan, and returns the first SCT that verifies. Add, which
-// has given ctx its deadline, then cancels ctx, and with it the other attempts: race neither
-// waits for them nor verifies their SCTs. Without an SCT, race returns the error of each log
-// when the plan or ctx ends.
-//
-// Only submit runs in other goroutines. The caller's goroutine alone changes the plan, the
-// breakers and the metrics.
+// answer is the result of one attempt.
+type answer struct {
+	*turn
+	sct SCT
+	err error
+}
+
+// race returns the first SCT that verifies. It asks the first log at once, and each further log when
+// the last one has had the hedge delay, or as soon as any has failed. When all have been asked, it
+// asks those with a temporary failure again in the same manner, after a pause. With an SCT it cancels
+// the other attempts and does not wait for them. Without one, it returns the error of each log.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
-	open := l.open()
-	if len(open) == 0 {
+	waiting := l.order(time.Now())
+	if len(waiting) == 0 {
 		return SCT{}, errNoLogNow
 	}
-	deadline, _ := ctx.Deadline()
-	p := &plan{turns: order(open, time.Now()), hedge: l.hedge, deadline: deadline}
-	// The buffer has room for every submission, so that none ever blocks on its answer.
-	answers := make(chan answer, maxAttempts*len(p.turns))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errOutrun)
+	// The buffer has room for every answer, so that no attempt ever blocks on it.
+	answers := make(chan answer, maxAttempts*len(waiting))
 	var failures []error
+	var due time.Time // when the next log may be asked
+	running := 0
 	for ctx.Err() == nil {
-		now := time.Now()
-		i, wait := p.next(now)
-		if i >= 0 {
-			p.asked(i, now)
-			go func(m *member) { answers <- submit(ctx, m, sub, i) }(p.turns[i].member)
-			continue
-		}
-		if wait < 0 && !p.pending() {
+		t, wait := l.next(ctx, waiting, due)
+		if t == nil && running == 0 {
 			break
 		}
-		a, ok := receive(ctx, answers, wait)
-		if !ok {
-			continue // the next log's turn has come, or ctx has ended
-		}
-		t := &p.turns[a.turn]
-		if a.err == nil {
-			a.err = t.key.Verify(a.sct, sub, l.now())
-		}
-		if a.err == nil {
-			t.pending = false
-			l.succeeded(ctx, t)
-			l.abandon(ctx, p, errOutrun)
-			return a.sct, nil
-		}
-		if ctx.Err() != nil {
-			break // the end of ctx causes the failure, and is the same for all
-		}
-		failures = append(failures, fmt.Errorf("log %s: %w", t.Name(), a.err))
-		l.failed(ctx, t, a.err)
-		p.failed(a.turn, time.Now(), pauseAfter(a.err, t.attempts))
-	}
-	failures = append(failures, l.abandon(ctx, p, ctx.Err())...)
-	return SCT{}, errors.Join(append(failures, unasked(p)...)...)
-}
-
-// receive returns the next answer. It returns none after the wait, unless that is negative,
-// and none when ctx ends.
-func receive(ctx context.Context, answers <-chan answer, wait time.Duration) (answer, bool) {
-	var turn <-chan time.Time
-	if wait >= 0 {
-		timer := time.NewTimer(wait)
-		defer timer.Stop()
-		turn = timer.C
-	}
-	select {
-	case a := <-answers:
-		return a, true
-	case <-turn:
-	case <-ctx.Done():
-	}
-	return answer{}, false
-}
-
-// submit makes one attempt. It runs in its own goroutine, so a panic that it did not turn into
-// an error would stop the process.
-func submit(ctx context.Context, m *member, sub Submission, turn int) (a answer) {
-	a.turn = turn
-	defer func() {
-		if p := recover(); p != nil {
-			a.err = fmt.Errorf("panic: %v", p)
-		}
-	}()
-	a.sct, a.err = m.Submit(ctx, sub)
-	return a
-}
-
-// abandon settles the attempts that still run when a race ends for the given reason, and
-// returns their errors. A log that was silent for the whole hedge delay has failed; a log
-// that had less time has not.
-func (l *Logs) abandon(ctx context.Context, p *plan, reason error) []error {
-	var silent []error
-	for i := range p.turns {
-		t := &p.turns[i]
-		if !t.pending {
+		if t != nil && wait == 0 {
+			waiting = slices.DeleteFunc(waiting, func(other *turn) bool { return other == t })
+			t.attempts++
+			running++
+			due = time.Now().Add(l.hedge)
+			go func() { answers <- l.attempt(ctx, t, sub) }()
 			continue
 		}
-		elapsed := time.Since(t.started)
-		err := fmt.Errorf("no answer within %s: %w", elapsed.Round(time.Millisecond), reason)
-		if elapsed >= l.hedge {
-			l.failed(ctx, t, err)
-		} else {
-			l.observe(ctx, t, context.Canceled)
+		var turned <-chan time.Time
+		if t != nil {
+			turned = time.After(wait)
 		}
-		silent = append(silent, fmt.Errorf("log %s: %w", t.Name(), err))
-	}
-	return silent
-}
-
-// unasked returns, for each log that was never asked, the reason.
-func unasked(p *plan) []error {
-	var errs []error
-	for i := range p.turns {
-		t := &p.turns[i]
-		if rest := time.Until(t.breaker.Rest()); t.attempts == 0 && rest > 0 {
-			errs = append(errs, fmt.Errorf("log %s: not asked, since its Retry-After ends in %s", t.Name(), rest.Round(time.Millisecond)))
-		} else if t.attempts == 0 {
-			errs = append(errs, fmt.Errorf("log %s: not asked, since there was no time left", t.Name()))
+		select {
+		case <-turned:
+		case <-ctx.Done():
+		case a := <-answers:
+			running--
+			if a.err == nil {
+				return a.sct, nil
+			}
+			failures = append(failures, fmt.Errorf("log %s: %w", a.Name(), a.err))
+			due = time.Time{}
+			if pause := pauseAfter(a.err, a.attempts); pause >= 0 && a.attempts < maxAttempts {
+				a.at = time.Now().Add(pause)
+				waiting = append(waiting, a.turn)
+			}
 		}
 	}
-	return errs
-}
-
-// succeeded counts an attempt that returned a verified SCT.
-func (l *Logs) succeeded(ctx context.Context, t *turn) {
-	l.observe(ctx, t, nil)
-	if t.breaker.Succeeded() {
-		l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log has recovered: its breaker has closed", slog.String("log", t.Name()))
+	for ; running > 0; running-- { // they end with ctx
+		a := <-answers
+		failures = append(failures, fmt.Errorf("log %s: %w", a.Name(), a.err))
 	}
+	for _, t := range waiting {
+		if t.attempts == 0 {
+			rest := max(time.Until(t.breaker.Rest()), 0)
+			failures = append(failures, fmt.Errorf("log %s: not asked in the time left; its Retry-After ends in %s", t.Name(), rest.Round(time.Millisecond)))
+		}
+	}
+	return SCT{}, errors.Join(failures...)
 }
 
-// failed counts a failed attempt, and honours the log's Retry-After.
-func (l *Logs) failed(ctx context.Context, t *turn, err error) {
-	l.observe(ctx, t, err)
-	var rest time.Duration
+// order returns the logs to which submissions are allowed now, in the order in which a race asks
+// them: first a log with a half-open breaker, then those with closed breakers by preference, and
+// last those with open breakers. A race probes one log at most, so that a log which still hangs
+// costs at most the hedge delay.
+func (l *Logs) order(now time.Time) []*turn {
+	turns := make([]*turn, 0, len(l.logs))
+	var probe, hidden []*turn
+	for _, m := range l.open() {
+		switch {
+		case m.breaker.Closed():
+			turns = append(turns, &turn{member: m})
+		case probe == nil && m.breaker.Probe(now):
+			probe = []*turn{{member: m}}
+		default:
+			hidden = append(hidden, &turn{member: m})
+		}
+	}
+	return append(append(probe, turns...), hidden...)
+}
+
+// next returns the log to ask next and how long to wait before that; nil if too little time would be
+// left. A log that has not been asked comes before one that has.
+func (l *Logs) next(ctx context.Context, waiting []*turn, due time.Time) (*turn, time.Duration) {
+	if len(waiting) == 0 {
+		return nil, 0
+	}
+	now := time.Now()
+	wait := func(t *turn) time.Duration { return max(t.at.Sub(now), t.breaker.Rest().Sub(now), 0) }
+	t := slices.MinFunc(waiting, func(a, b *turn) int { return int(wait(a) - wait(b)) })
+	rest := max(wait(t), due.Sub(now))
+	deadline, _ := ctx.Deadline()
+	if rest > 0 && deadline.Sub(now)-rest < min(minAttempt, l.hedge) {
+		return nil, 0
+	}
+	return t, rest
+}
+
+// attempt asks a log once, and counts and logs how that ended.
+func (l *Logs) attempt(ctx context.Context, t *turn, sub Submission) answer {
+	started := time.Now()
+	sct, err := submit(ctx, t.member, sub)
+	failed := true
+	switch {
+	case ctx.Err() != nil:
+		// A log that was silent for the whole hedge delay has failed. A log that had less time has not.
+		elapsed, cause := time.Since(started), context.Cause(ctx)
+		if failed = elapsed >= l.hedge; !failed {
+			cause = context.Canceled
+		}
+		err = fmt.Errorf("no answer within %s: %w", elapsed.Round(time.Millisecond), cause)
+	case err == nil:
+		err = t.key.Verify(sct, sub, l.now())
+	}
+	t.observe(ctx, time.Since(started), err)
+	name := slog.String("log", t.Name())
 	var retryable *RetryableError
-	if errors.As(err, &retryable) {
-		rest = retryable.After
+	switch {
+	case err == nil:
+		if t.breaker.Succeeded() {
+			l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log has recovered: its breaker has closed", name)
+		}
+	case failed:
+		var rest time.Duration
+		if errors.As(err, &retryable) {
+			rest = retryable.After
+		}
+		if t.breaker.Failed(time.Now(), err, rest) {
+			l.logger.LogAttrs(ctx, slog.LevelError, "Certificate Transparency log has failed several times in a row: its breaker has opened",
+				name, slog.Int("failures", breakerThreshold), slog.Any("error", err))
+		}
 	}
-	if t.breaker.Failed(time.Now(), err, rest) {
-		l.logger.LogAttrs(ctx, slog.LevelError, "Certificate Transparency log has failed several times in a row: its breaker has opened",
-			slog.String("log", t.Name()), slog.Int("failures", breakerThreshold), slog.Any("error", err))
-	}
+	return answer{t, sct, err}
 }
 
-// observe counts and logs how the attempt ended.
-func (l *Logs) observe(ctx context.Context, t *turn, err error) {
-	elapsed, result := time.Since(t.started), resultOf(err)
-	t.results[result].Inc()
-	t.duration.Observe(elapsed.Seconds())
-	level := slog.LevelWarn
-	switch result {
-	case resultOK:
-		return
-	case resultInvalid:
-		level = slog.LevelError
-	case resultCanceled:
-		level = slog.LevelDebug
+// submit turns a panic of a log into an error: it would stop the process.
+func submit(ctx context.Context, m *member, sub Submission) (sct SCT, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return m.Submit(ctx, sub)
+}
+
+// pauseAfter returns how long to wait after a log's failed attempt before the log is asked
+// again; a negative time means never. It takes up to a half off at random, so that requests
+// which failed together are not retried together.
+func pauseAfter(err error, attempts int) time.Duration {
+	var retryable *RetryableError
+	if !errors.As(err, &retryable) {
+		return -1
 	}
-	t.log.Log(ctx, level, "Certificate Transparency log gave no SCT: "+string(result),
-		slog.String("log", t.Name()), slog.String("result", string(result)),
-		slog.Duration("elapsed", elapsed), slog.Any("error", err))
+	backoff := firstBackoff
+	for range attempts - 1 {
+		backoff *= 3
+	}
+	return max(backoff-rand.N(backoff/2), min(retryable.After, maxRest))
 }

@@ -27,6 +27,8 @@ import (
 const (
 	// maxResponse bounds how much of an answer is read; one with an SCT has about 300 bytes.
 	maxResponse = 64 << 10
+	// maxRootsResponse bounds the answer to get-roots; logs of the Web PKI list hundreds.
+	maxRootsResponse = 8 << 20
 	// maxExcerpt bounds how much an error quotes of an answer that was not 200.
 	maxExcerpt = 200
 	// connectTimeout bounds each of dialling and the TLS handshake.
@@ -40,14 +42,12 @@ const (
 
 // RemoteConfig states how to reach a log over HTTP.
 type RemoteConfig struct {
-	// URL is the log's base URL (static-ct-api: the submission prefix), without /ct/v1. It is
-	// https. http is for logs on this machine or inside a cluster; inside a cluster it causes
-	// a warning, since an attacker can then delay or drop a log's answers (but not forge
-	// them). A trailing slash makes no difference.
+	// URL is the log's base URL (static-ct-api: the submission prefix), without /ct/v1. It is https.
+	// http is for logs on this machine or inside a cluster, where it causes a warning: an attacker
+	// can then delay or drop a log's answers, but not forge them.
 	URL string
-	// Token is sent as a bearer token with each request; nil for none. Public logs need none;
-	// an embedded log of another replica does. The token is never sent over plain http to
-	// another machine.
+	// Token is sent as a bearer token with each request; nil for none. Public logs need none; an
+	// embedded log of another replica does. It is never sent over plain http to another machine.
 	Token []byte
 	// RootCAs are the roots that verify the log's TLS certificate; nil for the system's.
 	RootCAs *x509.CertPool
@@ -112,36 +112,24 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 	}, warnings, nil
 }
 
-// parseURL returns raw without its trailing slashes, or a sentence that states what to
-// change.
+// parseURL returns raw without its trailing slashes.
 func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
-	case raw == "":
-		return nil, errors.New("the log's URL is missing")
 	case err != nil:
 		return nil, fmt.Errorf("the log's URL cannot be read: %w", errors.Unwrap(err))
-	case u.Scheme != "https" && u.Scheme != "http":
-		return nil, fmt.Errorf("the log's URL %.100q should begin with https://", u.Redacted())
-	case u.User != nil:
-		return nil, fmt.Errorf("the log's URL %.100q holds a user name or password; logs take none", u.Redacted())
-	case u.Hostname() == "":
-		return nil, fmt.Errorf("the log's URL %.100q has no host", raw)
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(raw, "#"):
-		return nil, fmt.Errorf("the log's URL %.100q holds a query or a fragment; it should end with its path", raw)
+	case u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.User != nil, u.RawQuery != "", u.ForceQuery, strings.Contains(raw, "#"),
+		strings.Contains(u.Path+"/", "/ct/v1/"):
+		return nil, fmt.Errorf("the log's URL is %.100q; it must be https://HOST/PATH, without a user name, query, fragment and the API's path /ct/v1", u.Redacted())
 	}
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
-	if base, _, found := strings.Cut(u.String()+"/", "/ct/v1/"); found {
-		return nil, fmt.Errorf("the log's URL %.100q holds the API's path; give %.100q alone", raw, base)
-	}
 	return u, nil
 }
 
 // Name returns the log's base URL.
 func (r *Remote) Name() string { return r.name }
 
-// CloseIdleConnections closes the idle connections, for instance after a new configuration
-// has replaced this log.
+// CloseIdleConnections closes the idle connections of a log that is no longer used.
 func (r *Remote) CloseIdleConnections() { r.client.CloseIdleConnections() }
 
 // StatusError is an answer with a status other than 200.
@@ -154,6 +142,10 @@ type StatusError struct {
 // Error returns the status and the beginning of the body.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("the log answered %d %s: %q", e.StatusCode, http.StatusText(e.StatusCode), e.Body)
+}
+
+func statusError(resp *http.Response, body []byte) error {
+	return &StatusError{StatusCode: resp.StatusCode, Body: string(body[:min(len(body), maxExcerpt)])}
 }
 
 // Submit posts the chain to add-pre-chain (RFC 6962, section 4.2). It returns a
@@ -195,8 +187,10 @@ func (r *Remote) do(ctx context.Context, method, path string, body []byte, most 
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
 	switch {
+	case resp.StatusCode == http.StatusTooManyRequests, resp.StatusCode == http.StatusServiceUnavailable:
+		return nil, &RetryableError{After: httputil.RetryAfter(resp.Header, r.now()), Err: statusError(resp, answer)}
 	case resp.StatusCode != http.StatusOK:
-		return nil, r.statusError(resp, answer)
+		return nil, statusError(resp, answer)
 	case err != nil:
 		return nil, fmt.Errorf("reading the log's answer: %w", err)
 	case len(answer) > most:
@@ -219,39 +213,73 @@ func connectionError(ctx context.Context, err error) error {
 	}
 }
 
-func (r *Remote) statusError(resp *http.Response, body []byte) error {
-	err := &StatusError{StatusCode: resp.StatusCode, Body: string(body[:min(len(body), maxExcerpt)])}
-	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return &RetryableError{After: httputil.RetryAfter(resp.Header, r.now()), Err: err}
-	default:
-		return err
-	}
-}
-
 // parseAddChainResponse reads the JSON answer to add-chain and add-pre-chain (RFC 6962, section
 // 4.1): sct_version, id, timestamp, extensions, and as signature a DigitallySigned.
 func parseAddChainResponse(body []byte) (SCT, error) {
 	var resp ct.AddChainResponse
-	if err := json.Unmarshal(body, &resp); err != nil {
-		return SCT{}, fmt.Errorf("parsing the log's answer: %w", err)
+	err := json.Unmarshal(body, &resp)
+	extensions, errExtensions := base64.StdEncoding.DecodeString(resp.Extensions)
+	signature, errSignature := parseDigitallySigned(resp.Signature)
+	switch {
+	case err != nil:
+	case errExtensions != nil:
+		err = fmt.Errorf("extensions: %w", errExtensions)
+	case resp.SCTVersion != ct.V1 || len(resp.ID) != len(SCT{}.LogID):
+		err = fmt.Errorf("sct_version is %d, and id has %d bytes; 0 (v1) and 32 are expected", resp.SCTVersion, len(resp.ID))
+	default:
+		err = errSignature
 	}
-	if resp.SCTVersion != ct.V1 {
-		return SCT{}, fmt.Errorf("parsing the log's answer: sct_version is %d, not 0 (v1)", resp.SCTVersion)
-	}
-	if len(resp.ID) != len(SCT{}.LogID) {
-		return SCT{}, fmt.Errorf("parsing the log's answer: id has %d bytes, not 32", len(resp.ID))
-	}
-	sct := SCT{LogID: [32]byte(resp.ID), Timestamp: resp.Timestamp}
-	extensions, err := base64.StdEncoding.DecodeString(resp.Extensions)
 	if err != nil {
-		return SCT{}, fmt.Errorf("parsing the log's answer: extensions: %w", err)
-	}
-	if len(extensions) > 0 {
-		sct.Extensions = extensions
-	}
-	if sct.Signature, err = parseDigitallySigned(resp.Signature); err != nil {
 		return SCT{}, fmt.Errorf("parsing the log's answer: %w", err)
 	}
-	return sct, nil
+	return SCT{LogID: [32]byte(resp.ID), Timestamp: resp.Timestamp, Extensions: extensions, Signature: signature}, nil
+}
+
+// get parses the JSON answer to a request of at most most bytes.
+func (r *Remote) get(ctx context.Context, path string, most int, answer any) error {
+	body, err := r.do(ctx, http.MethodGet, path, nil, most)
+	if err == nil {
+		err = json.Unmarshal(body, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("asking the log %s for %s: %w", r.name, path, err)
+	}
+	return nil
+}
+
+// Roots asks the log which roots it accepts (RFC 6962, section 4.7), each as DER.
+func (r *Remote) Roots(ctx context.Context) ([][]byte, error) {
+	var roots struct {
+		Certificates [][]byte `json:"certificates"`
+	}
+	err := r.get(ctx, ct.GetRootsPath, maxRootsResponse, &roots)
+	return roots.Certificates, err
+}
+
+// VerifyTreeHead asks the log for its newest tree head (RFC 6962, section 4.3), and verifies it
+// with key. A head that another key signed is an *InvalidError; a log without get-sth, such
+// as a static-ct-api log, is a *StatusError.
+func (r *Remote) VerifyTreeHead(ctx context.Context, key *PublicKey) error {
+	var answer ct.GetSTHResponse
+	if err := r.get(ctx, ct.GetSTHPath, maxResponse, &answer); err != nil {
+		return err
+	}
+	head, err := answer.ToSignedTreeHead()
+	if err != nil {
+		return fmt.Errorf("parsing the tree head of the log %s: %w", r.name, err)
+	}
+	if err := key.VerifyTreeHead(*head); err != nil {
+		return &InvalidError{Err: err}
+	}
+	return nil
+}
+
+// Checkpoint asks the log for its newest checkpoint (static-ct-api, section "Checkpoints"), and
+// does not verify it.
+func (r *Remote) Checkpoint(ctx context.Context) ([]byte, error) {
+	answer, err := r.do(ctx, http.MethodGet, "/checkpoint", nil, maxResponse)
+	if err != nil {
+		return nil, fmt.Errorf("asking the log %s for its checkpoint: %w", r.name, err)
+	}
+	return answer, nil
 }

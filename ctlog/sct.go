@@ -37,9 +37,7 @@ type SCT struct {
 	Signature []byte
 }
 
-// ParseSCT reads the TLS encoding of one SCT, which must be the whole of b. Marshal returns
-// every accepted encoding byte for byte. ParseSCT checks no signature and no extensions;
-// (*PublicKey).Verify does both.
+// parseSCT reads the TLS encoding of one SCT, which must be the whole of s.
 //
 //	struct {                                   RFC 6962, section 3.2
 //	    Version sct_version;
@@ -48,28 +46,18 @@ type SCT struct {
 //	    CtExtensions extensions;               opaque CtExtensions<0..2^16-1>;
 //	    digitally-signed struct { … };
 //	} SignedCertificateTimestamp;
-func ParseSCT(b []byte) (SCT, error) {
-	var (
-		s          = cryptobyte.String(b)
-		sct        SCT
-		version    uint8
-		extensions cryptobyte.String
-	)
+func parseSCT(s cryptobyte.String) (sct SCT, err error) {
+	var version uint8
+	var extensions cryptobyte.String
 	if !s.ReadUint8(&version) || !s.CopyBytes(sct.LogID[:]) || !s.ReadUint64(&sct.Timestamp) || !s.ReadUint16LengthPrefixed(&extensions) {
-		return SCT{}, errors.New("parsing SCT: it ends early")
+		return SCT{}, errors.New("an SCT ends early")
 	}
 	if version != versionV1 {
-		return SCT{}, fmt.Errorf("parsing SCT: its version is %d, not 0 (v1)", version)
+		return SCT{}, fmt.Errorf("the version of an SCT is %d, not 0 (v1)", version)
 	}
-	signature, err := parseDigitallySigned(s)
-	if err != nil {
-		return SCT{}, fmt.Errorf("parsing SCT: %w", err)
-	}
-	sct.Signature = signature
-	if len(extensions) > 0 {
-		sct.Extensions = extensions
-	}
-	return sct, nil
+	sct.Extensions = extensions
+	sct.Signature, err = parseDigitallySigned(s)
+	return sct, err
 }
 
 // parseDigitallySigned reads the whole of s and returns the signature inside.
@@ -144,20 +132,19 @@ func MarshalSCTList(scts ...SCT) ([]byte, error) {
 	return list, nil
 }
 
-// ParseSCTList reads what MarshalSCTList writes, the whole of b.
-func ParseSCTList(b []byte) ([]SCT, error) {
+// ParseSCTList reads what MarshalSCTList writes, the whole of b. It checks no signature and no
+// extensions; (*PublicKey).Verify does both.
+func ParseSCTList(b []byte) (scts []SCT, err error) {
 	s := cryptobyte.String(b)
-	var list cryptobyte.String
+	var list, serialized cryptobyte.String
 	if !s.ReadUint16LengthPrefixed(&list) || !s.Empty() || list.Empty() {
 		return nil, errors.New("parsing SCT list: it is empty, it ends early, or more data follows it")
 	}
-	var scts []SCT
 	for !list.Empty() {
-		var serialized cryptobyte.String
 		if !list.ReadUint16LengthPrefixed(&serialized) {
 			return nil, errors.New("parsing SCT list: it ends early")
 		}
-		sct, err := ParseSCT(serialized)
+		sct, err := parseSCT(serialized)
 		if err != nil {
 			return nil, fmt.Errorf("parsing SCT list: %w", err)
 		}

@@ -93,10 +93,10 @@ func (k *PublicKey) VerifyTreeHead(head ct.SignedTreeHead) error {
 }
 
 // Verify reports whether sct is this log's SCT for sub, given at about now. It checks the
-// signature last, as everything else is cheap. A failure is *InvalidSCTError.
+// signature last, as everything else is cheap. A failure is *InvalidError.
 func (k *PublicKey) Verify(sct SCT, sub Submission, now time.Time) error {
 	if err := k.verify(sct, sub, now); err != nil {
-		return &InvalidSCTError{Err: err}
+		return &InvalidError{Err: err}
 	}
 	return nil
 }
@@ -105,8 +105,10 @@ func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 	if sct.LogID != k.id {
 		return fmt.Errorf("its log ID is %x, not %x", sct.LogID, k.id)
 	}
-	if err := checkTimestamp(sct.Timestamp, now); err != nil {
-		return err
+	// Both ends are included, in whole milliseconds.
+	oldest, newest := now.Add(-maxAge).UnixMilli(), now.Add(maxAhead).UnixMilli()
+	if sct.Timestamp > math.MaxInt64 || int64(sct.Timestamp) > newest || int64(sct.Timestamp) < oldest {
+		return fmt.Errorf("its timestamp is %d; from %s before to %s after our clock's %d is accepted", sct.Timestamp, maxAge, maxAhead, now.UnixMilli())
 	}
 	if err := checkExtensions(sct.Extensions); err != nil {
 		return err
@@ -125,18 +127,6 @@ func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 	return nil
 }
 
-// checkTimestamp compares in whole milliseconds, both ends included.
-func checkTimestamp(timestamp uint64, now time.Time) error {
-	oldest, newest := now.Add(-maxAge).UnixMilli(), now.Add(maxAhead).UnixMilli()
-	if timestamp > math.MaxInt64 || int64(timestamp) > newest {
-		return fmt.Errorf("its timestamp %d is more than %s after our clock's %d", timestamp, maxAhead, now.UnixMilli())
-	}
-	if int64(timestamp) < oldest {
-		return fmt.Errorf("its timestamp %d is more than %s before our clock's %d", timestamp, maxAge, now.UnixMilli())
-	}
-	return nil
-}
-
 // checkExtensions accepts no extension, or exactly one leaf_index.
 //
 //	struct {                                   static-ct-api, section "SCT Extension"
@@ -145,18 +135,13 @@ func checkTimestamp(timestamp uint64, now time.Time) error {
 //	} Extension;
 //	Extension CTExtensions<0..2^16-1>;
 func checkExtensions(extensions []byte) error {
-	if len(extensions) == 0 {
-		return nil
-	}
+	s := cryptobyte.String(extensions)
 	var (
-		s             = cryptobyte.String(extensions)
 		extensionType uint8
 		data          cryptobyte.String
 	)
-	if !s.ReadUint8(&extensionType) || !s.ReadUint16LengthPrefixed(&data) {
-		return errors.New("its extensions end early")
-	}
-	if extensionType != extensionTypeLeafIndex || len(data) != leafIndexSize || !s.Empty() {
+	if len(s) > 0 && (!s.ReadUint8(&extensionType) || !s.ReadUint16LengthPrefixed(&data) || !s.Empty() ||
+		extensionType != extensionTypeLeafIndex || len(data) != leafIndexSize) {
 		return fmt.Errorf("its extensions are %.32x; only one leaf_index of %d bytes is known", extensions, leafIndexSize)
 	}
 	return nil

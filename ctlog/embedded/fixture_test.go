@@ -27,27 +27,14 @@ type authority struct{ *testlog.Authority }
 
 func newAuthority(t testing.TB) *authority {
 	t.Helper()
-	a, err := testlog.NewAuthority(time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{a}
+	return &authority{testlog.NewAuthority(t, time.Now)}
 }
 
 func (a *authority) roots() []*x509.Certificate { return []*x509.Certificate{a.Root} }
 
-func (a *authority) draft(t testing.TB) *testlog.Draft {
-	t.Helper()
-	d, err := a.Draft()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
 func (a *authority) submission(t testing.TB) ctlog.Submission {
 	t.Helper()
-	return a.draft(t).Submission
+	return a.Draft(t).Submission
 }
 
 // newConfig creates a log in a directory of the test and returns its configuration.

@@ -208,12 +208,9 @@ func TestRefusesChains(t *testing.T) {
 	l := open(t, cfg)
 	url := serve(t, l)
 	stranger := newAuthority(t)
-	d := a.draft(t)
+	d := a.Draft(t)
 	sub := d.Submission
-	final, err := d.Certificate(ctlog.SCT{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	final := d.Certificate(t, ctlog.SCT{})
 	forged := bytes.Clone(sub.Chain[0])
 	forged[len(forged)-1] ^= 1
 	for _, test := range []struct {

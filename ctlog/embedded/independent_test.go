@@ -275,7 +275,7 @@ func TestIndependentSubmitter(t *testing.T) {
 	if err != nil || len(roots) != 1 || !bytes.Equal(roots[0].Data, a.Root.Raw) {
 		t.Errorf("get-roots: %v, %v", roots, err)
 	}
-	d := a.draft(t)
+	d := a.Draft(t)
 	sub := d.Submission
 	precert := []ct.ASN1Cert{{Data: sub.Chain[0]}, {Data: sub.Chain[1]}, {Data: sub.Chain[2]}}
 	first, err := submitter.AddPreChain(t.Context(), precert)
@@ -296,10 +296,7 @@ func TestIndependentSubmitter(t *testing.T) {
 	if !bytes.Equal(first.Extensions, withoutRoot.Extensions) {
 		t.Errorf("the same chain without its root got another SCT: %v, %v", first, withoutRoot)
 	}
-	certificate, err := d.Certificate(ctlog.SCT{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	certificate := d.Certificate(t, ctlog.SCT{})
 	final := []ct.ASN1Cert{{Data: certificate}, {Data: sub.Chain[1]}}
 	sct, err := submitter.AddChain(t.Context(), final)
 	if err != nil {

@@ -33,11 +33,7 @@ func TestSearch(t *testing.T) {
 	issuers := []string{"https://one.example", "https://two.example", "https://two.example", "https://one.example", "https://two.example"}
 	var serials [][]byte
 	for i, san := range sans {
-		draft, err := a.DraftFor(san, issuers[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		sub := draft.Submission
+		sub := a.DraftFor(t, san, issuers[i]).Submission
 		submitAll(t, l, []ctlog.Submission{sub})
 		hour.Add(2)
 		c, err := x509.ParseCertificate(sub.Chain[0])

@@ -8,31 +8,21 @@
 package breaker
 
 import (
+	"context"
+	"log/slog"
 	"sync"
 	"time"
 )
 
-// State is the state of a breaker.
-type State uint8
+// State is the state of a breaker, and the value of the label "state".
+type State string
 
 // The states. A new breaker is closed.
 const (
-	Closed   State = iota // fewer failures in a row than the threshold
-	Open                  // several attempts in a row failed
-	HalfOpen              // it was open for the interval: one attempt finds out whether the service has recovered
+	Closed   State = "closed"    // fewer failures in a row than the threshold
+	Open     State = "open"      // several attempts in a row failed
+	HalfOpen State = "half-open" // it was open for the interval: one attempt finds out whether the service has recovered
 )
-
-// String returns the value of the label "state".
-func (s State) String() string {
-	switch s {
-	case Closed:
-		return "closed"
-	case HalfOpen:
-		return "half-open"
-	default:
-		return "open"
-	}
-}
 
 // States returns all states, for metrics.
 func States() []State { return []State{Closed, HalfOpen, Open} }
@@ -40,29 +30,15 @@ func States() []State { return []State{Closed, HalfOpen, Open} }
 // Breaker is a breaker. It reads no clock: now always comes from time.Now, so that changes of
 // the wall clock do not affect it. It is safe for concurrent use.
 type Breaker struct {
-	// Threshold is how many failures in a row open the breaker.
-	Threshold int
-	// Interval is how long the breaker stays open before one attempt may be made again.
-	Interval time.Duration
-	// MaxRest bounds the backoff that a service can ask for.
-	MaxRest time.Duration
+	Threshold int           // how many failures in a row open the breaker
+	Interval  time.Duration // how long the breaker stays open before one attempt may be made again
+	MaxRest   time.Duration // bounds the backoff that a service can ask for
 
 	mu        sync.Mutex // guards the fields below
 	failures  int        // in a row
 	lastError error      // of the last failure
 	probeAt   time.Time  // when an open breaker becomes half-open
 	restUntil time.Time  // until then, the service asks for no attempts
-}
-
-func (b *Breaker) stateAt(now time.Time) State {
-	switch {
-	case b.failures < b.Threshold:
-		return Closed
-	case now.Before(b.probeAt):
-		return Open
-	default:
-		return HalfOpen
-	}
 }
 
 // Closed reports whether the breaker is closed.
@@ -78,7 +54,7 @@ func (b *Breaker) Closed() bool {
 func (b *Breaker) Probe(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stateAt(now) != HalfOpen || now.Before(b.restUntil) {
+	if b.failures < b.Threshold || now.Before(b.probeAt) || now.Before(b.restUntil) {
 		return false
 	}
 	b.probeAt = now.Add(b.Interval)
@@ -115,28 +91,65 @@ func (b *Breaker) Rest() time.Time {
 	return b.restUntil
 }
 
-// Status is the condition of a breaker at one moment.
+// Status is the condition of a breaker.
 type Status struct {
-	State State
-	// Failures is how many attempts have failed since the last success.
-	Failures int
-	// LastError is the error of the last failure, for the operator. It is nil where Failures
-	// is zero.
-	LastError error
-	// Probe is how long an open breaker remains open; zero for any other state.
-	Probe time.Duration
-	// Rest is the remaining backoff that the service has asked for (Retry-After); zero for
-	// none.
-	Rest time.Duration
+	State     State
+	Failures  int           // since the last success
+	LastError error         // for the operator; nil where Failures is zero
+	Probe     time.Duration // how long an open breaker remains open
+	Rest      time.Duration // the remaining backoff that the service has asked for (Retry-After)
 }
 
 // StatusAt returns the breaker's status at now.
 func (b *Breaker) StatusAt(now time.Time) Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := Status{State: b.stateAt(now), Failures: b.failures, LastError: b.lastError, Rest: max(b.restUntil.Sub(now), 0)}
-	if s.State == Open {
-		s.Probe = b.probeAt.Sub(now)
+	s := Status{State: HalfOpen, Failures: b.failures, LastError: b.lastError, Rest: max(b.restUntil.Sub(now), 0)}
+	if b.failures < b.Threshold {
+		s.State = Closed
+	} else if now.Before(b.probeAt) {
+		s.State, s.Probe = Open, b.probeAt.Sub(now)
 	}
 	return s
+}
+
+// Sparing is a log whose size neither an outage nor a client can inflate. It is safe for
+// concurrent use.
+type Sparing struct {
+	Logger   *slog.Logger
+	Interval time.Duration // the minimum time between two lines with the same message
+
+	mu    sync.Mutex
+	lines map[string]line // under mu; by message, of which there are few
+}
+
+// line is the last line with a message, and how many were left out since.
+type line struct {
+	at   time.Time
+	left int
+}
+
+// Log logs a record. It leaves out a warning or worse that comes too soon after another with
+// the same message; the next line states how many it left out.
+func (s *Sparing) Log(ctx context.Context, level slog.Level, message string, attrs ...slog.Attr) {
+	if level >= slog.LevelWarn {
+		s.mu.Lock()
+		last, next := s.lines[message], line{at: time.Now()}
+		tooSoon := next.at.Sub(last.at) < s.Interval
+		if tooSoon {
+			next = line{last.at, last.left + 1}
+		}
+		if s.lines == nil {
+			s.lines = make(map[string]line)
+		}
+		s.lines[message] = next
+		s.mu.Unlock()
+		if tooSoon {
+			return
+		}
+		if last.left > 0 {
+			attrs = append(attrs, slog.Int("left_out", last.left))
+		}
+	}
+	s.Logger.LogAttrs(ctx, level, message, attrs...)
 }

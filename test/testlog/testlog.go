@@ -5,7 +5,7 @@
 // It forgets everything when the process ends and integrates an entry at once, so that every
 // SCT can be traced to its tree head.
 //
-// Tests, benchmarks and the demo may import it; packages that serve must not.
+// Tests and benchmarks may import it.
 package testlog
 
 import (
@@ -16,12 +16,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -40,8 +41,6 @@ type Config struct {
 	Roots []*x509.Certificate
 	// Now is the clock of SCTs and tree heads; nil for time.Now.
 	Now func() time.Time
-	// LeafIndex gives SCTs the leaf_index extension, as static-ct-api logs do.
-	LeafIndex bool
 	// Unchecked makes Submit use the submission's own TBS and issuer key hash, without
 	// checking its chain or for repetitions: for benchmarks of the code before the log.
 	// Requests over HTTP are always checked.
@@ -54,30 +53,23 @@ type Log struct {
 	name      string
 	key       *ecdsa.PrivateKey
 	spki      []byte
-	id        [sha256.Size]byte
 	now       func() time.Time
-	leafIndex bool
 	unchecked bool
-	mux       *http.ServeMux
+	fail      atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+	alter     atomic.Pointer[func(*ct.AddChainResponse)]
 
-	mu       sync.RWMutex // guards the fields below
-	roots    []*x509.Certificate
-	fail     func(http.ResponseWriter, *http.Request) bool
-	alter    func(*ct.AddChainResponse)
-	tree     *merkle.Tree
-	entries  []ct.LeafEntry
-	scts     map[[sha256.Size]byte]*ct.SignedCertificateTimestamp // by hash of type and certificate
-	issuedBy map[[sha256.Size]byte][]*x509.Certificate            // verified issuing chains, by hash
+	mu      sync.RWMutex // guards the fields below
+	roots   []*x509.Certificate
+	tree    *merkle.Tree
+	entries []ct.LeafEntry
+	scts    map[[sha256.Size]byte]*ct.SignedCertificateTimestamp // by hash of the certificate
 }
 
 // New returns an empty log.
 func New(cfg Config) (*Log, error) {
 	l := &Log{
-		name: cfg.Name, now: cfg.Now, leafIndex: cfg.LeafIndex, unchecked: cfg.Unchecked,
-		roots:    append([]*x509.Certificate(nil), cfg.Roots...),
-		tree:     merkle.New(rfc6962.DefaultHasher),
-		scts:     make(map[[sha256.Size]byte]*ct.SignedCertificateTimestamp),
-		issuedBy: make(map[[sha256.Size]byte][]*x509.Certificate),
+		name: cfg.Name, now: cfg.Now, unchecked: cfg.Unchecked, roots: slices.Clone(cfg.Roots),
+		tree: merkle.New(rfc6962.DefaultHasher), scts: make(map[[sha256.Size]byte]*ct.SignedCertificateTimestamp),
 	}
 	if l.name == "" {
 		l.name = "testlog"
@@ -89,12 +81,8 @@ func New(cfg Config) (*Log, error) {
 	if l.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, fmt.Errorf("generating log key: %w", err)
 	}
-	if l.spki, err = x509.MarshalPKIXPublicKey(l.key.Public()); err != nil {
-		return nil, fmt.Errorf("marshalling log key: %w", err)
-	}
-	l.id = sha256.Sum256(l.spki)
-	l.mux = l.routes()
-	return l, nil
+	l.spki, err = x509.MarshalPKIXPublicKey(l.key.Public())
+	return l, err
 }
 
 // Name returns the log's name.
@@ -122,7 +110,7 @@ func (l *Log) Size() int {
 // Entries returns every decoded entry in order, with the certificate as it was submitted.
 func (l *Log) Entries() ([]ct.RawLogEntry, error) {
 	l.mu.RLock()
-	leaves := l.entries[:len(l.entries):len(l.entries)]
+	leaves := slices.Clip(l.entries)
 	l.mu.RUnlock()
 	entries := make([]ct.RawLogEntry, 0, len(leaves))
 	for i := range leaves {
@@ -142,63 +130,46 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 	if err := ctx.Err(); err != nil {
 		return ctlog.SCT{}, err
 	}
-	s, err := submission{precert: &ct.PreCert{IssuerKeyHash: sub.IssuerKeyHash, TBSCertificate: sub.TBS}, chain: sub.Chain}, error(nil)
-	if !l.unchecked {
-		s, err = l.check(ct.PrecertLogEntryType, sub.Chain)
-		if err == nil && (!bytes.Equal(s.precert.TBSCertificate, sub.TBS) || s.precert.IssuerKeyHash != sub.IssuerKeyHash) {
-			err = errors.New("the submission's TBS or issuer key hash is not that of its chain")
+	var sct *ct.SignedCertificateTimestamp
+	var err error
+	if l.unchecked {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		precert := &ct.PreCert{IssuerKeyHash: sub.IssuerKeyHash, TBSCertificate: sub.TBS}
+		sct, err = l.integrate(&ct.TimestampedEntry{EntryType: ct.PrecertLogEntryType, PrecertEntry: precert}, sub.Chain)
+	} else {
+		entry, chain, errChain := l.check(ct.PrecertLogEntryType, sub.Chain)
+		if errChain != nil {
+			return ctlog.SCT{}, errChain
 		}
+		if !bytes.Equal(entry.PrecertEntry.TBSCertificate, sub.TBS) || entry.PrecertEntry.IssuerKeyHash != sub.IssuerKeyHash {
+			return ctlog.SCT{}, errors.New("the submission's TBS or issuer key hash is not that of its chain")
+		}
+		sct, err = l.once(entry, chain)
 	}
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	sct, err := l.once(s, l.unchecked)
-	if err != nil {
-		return ctlog.SCT{}, err
-	}
-	return ctlog.SCT{
-		LogID: sct.LogID.KeyID, Timestamp: sct.Timestamp,
-		Extensions: sct.Extensions, Signature: sct.Signature.Signature,
-	}, nil
+	return ctlog.SCT{LogID: sct.LogID.KeyID, Timestamp: sct.Timestamp, Extensions: sct.Extensions, Signature: sct.Signature.Signature}, nil
 }
 
-// once answers a repetition with the first SCT, unless again.
-func (l *Log) once(s submission, again bool) (*ct.SignedCertificateTimestamp, error) {
+// once answers a repetition with the first SCT.
+func (l *Log) once(entry *ct.TimestampedEntry, chain [][]byte) (sct *ct.SignedCertificateTimestamp, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	id := sha256.Sum256(s.chain[0])
-	if sct := l.scts[id]; sct != nil && !again {
-		return sct, nil
+	id := sha256.Sum256(chain[0])
+	if sct = l.scts[id]; sct == nil {
+		sct, err = l.integrate(entry, chain)
+		l.scts[id] = sct
 	}
-	sct, err := l.integrate(s)
-	l.scts[id] = sct
 	return sct, err
 }
 
-// integrate signs an SCT for s and adds s to the tree. The caller holds mu.
-func (l *Log) integrate(s submission) (*ct.SignedCertificateTimestamp, error) {
-	index := uint64(len(l.entries))
-	entry := &ct.TimestampedEntry{Timestamp: uint64(l.now().UnixMilli())}
-	var extra any
-	issuers := make([]ct.ASN1Cert, 0, maxChain)
-	for _, der := range s.chain[1:] {
-		issuers = append(issuers, ct.ASN1Cert{Data: der})
-	}
-	if s.precert != nil {
-		entry.EntryType, entry.PrecertEntry = ct.PrecertLogEntryType, s.precert
-		extra = ct.PrecertChainEntry{PreCertificate: ct.ASN1Cert{Data: s.chain[0]}, CertificateChain: issuers}
-	} else {
-		entry.EntryType, entry.X509Entry = ct.X509LogEntryType, &ct.ASN1Cert{Data: s.chain[0]}
-		extra = ct.CertificateChain{Entries: issuers}
-	}
-	if l.leafIndex {
-		// Extension leaf_index: type 0, length 5, a 40-bit number (static-ct-api).
-		entry.Extensions = append([]byte{0, 0, 5}, binary.BigEndian.AppendUint64(nil, index)[3:]...)
-	}
+// integrate signs an SCT for an entry and adds the entry to the tree. The caller holds mu.
+func (l *Log) integrate(entry *ct.TimestampedEntry, chain [][]byte) (*ct.SignedCertificateTimestamp, error) {
+	entry.Timestamp = uint64(l.now().UnixMilli())
 	leaf := ct.MerkleTreeLeaf{Version: ct.V1, LeafType: ct.TimestampedEntryLeafType, TimestampedEntry: entry}
-	sct := &ct.SignedCertificateTimestamp{
-		SCTVersion: ct.V1, LogID: ct.LogID{KeyID: l.id}, Timestamp: entry.Timestamp, Extensions: entry.Extensions,
-	}
+	sct := &ct.SignedCertificateTimestamp{SCTVersion: ct.V1, LogID: ct.LogID{KeyID: sha256.Sum256(l.spki)}, Timestamp: entry.Timestamp}
 	input, err := ct.SerializeSCTSignatureInput(*sct, ct.LogEntry{Leaf: leaf})
 	if err != nil {
 		return nil, fmt.Errorf("serializing entry: %w", err)
@@ -206,28 +177,30 @@ func (l *Log) integrate(s submission) (*ct.SignedCertificateTimestamp, error) {
 	if sct.Signature, err = l.sign(input); err != nil {
 		return nil, err
 	}
-	leafInput, err := cttls.Marshal(leaf)
-	if err != nil {
-		return nil, fmt.Errorf("serializing leaf: %w", err)
+	var extra any = ct.CertificateChain{Entries: asn1Certs(chain[1:])}
+	if entry.EntryType == ct.PrecertLogEntryType {
+		extra = ct.PrecertChainEntry{PreCertificate: ct.ASN1Cert{Data: chain[0]}, CertificateChain: asn1Certs(chain[1:])}
 	}
-	extraData, err := cttls.Marshal(extra)
-	if err != nil {
-		return nil, fmt.Errorf("serializing chain: %w", err)
+	leafInput, err := cttls.Marshal(leaf)
+	extraData, errExtra := cttls.Marshal(extra)
+	if err := errors.Join(err, errExtra); err != nil {
+		return nil, fmt.Errorf("serializing entry: %w", err)
 	}
 	l.tree.Append(rfc6962.DefaultHasher.HashLeaf(leafInput))
 	l.entries = append(l.entries, ct.LeafEntry{LeafInput: leafInput, ExtraData: extraData})
 	return sct, nil
 }
 
+func asn1Certs(chain [][]byte) (certs []ct.ASN1Cert) {
+	for _, der := range chain {
+		certs = append(certs, ct.ASN1Cert{Data: der})
+	}
+	return certs
+}
+
 // sign signs with ECDSA over SHA-256.
 func (l *Log) sign(data []byte) (ct.DigitallySigned, error) {
 	digest := sha256.Sum256(data)
 	signature, err := ecdsa.SignASN1(rand.Reader, l.key, digest[:])
-	if err != nil {
-		return ct.DigitallySigned{}, fmt.Errorf("signing: %w", err)
-	}
-	return ct.DigitallySigned{
-		Algorithm: cttls.SignatureAndHashAlgorithm{Hash: cttls.SHA256, Signature: cttls.ECDSA},
-		Signature: signature,
-	}, nil
+	return ct.DigitallySigned{Algorithm: cttls.SignatureAndHashAlgorithm{Hash: cttls.SHA256, Signature: cttls.ECDSA}, Signature: signature}, err
 }
