@@ -65,6 +65,18 @@ func (o Options) now() func() time.Time {
 	return o.Now
 }
 
+// warner returns the receiver of warnings: the report of a check, or logger.
+func (o Options) warner(logger *slog.Logger) func(...error) {
+	if o.report != nil {
+		return o.report.warn
+	}
+	return func(warnings ...error) {
+		for _, warning := range warnings {
+			logger.LogAttrs(context.Background(), slog.LevelWarn, warning.Error())
+		}
+	}
+}
+
 // App is a server that has been built and does not run yet.
 type App struct {
 	// Config is the configuration that it was built from.
@@ -141,7 +153,13 @@ func build(ctx context.Context, options Options) (*App, error) {
 	errs := []error{cfg.WithPlaces(err)}
 	for _, part := range []func() error{
 		func() error { return app.trust(ctx, registry) },
-		func() error { return app.loadCA(ctx, options, registry) },
+		func() (err error) {
+			app.authorities, err = newCASet(ctx, cfg, options, logger, registry)
+			if err == nil && app.authorities.watcher != nil {
+				app.watchers = append(app.watchers, app.authorities.watcher)
+			}
+			return err
+		},
 		func() error { return cfg.WithPlaces(app.openLogs(ctx, options, registry)) },
 		func() (err error) {
 			if app.logs != nil { // otherwise a key that cannot be read has been reported
@@ -248,7 +266,7 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 	// Requests in flight still need keys and the newest TLS certificate while the edge drains, so the
 	// background tasks stop after it.
 	group.Go(func() error { return a.live.Run(background) })
-	group.Go(func() error { a.authorities.run(background, a.Config, a.logger); return nil })
+	group.Go(func() error { a.authorities.run(background); return nil })
 	for _, w := range a.watchers {
 		group.Go(func() error { w.Run(background); return nil })
 	}

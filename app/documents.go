@@ -175,7 +175,7 @@ func (a *App) checkDocuments() error {
 // loadWindows reads the chains that the trust bundle has at now with their windows, without their
 // keys. Its errors state their place.
 func loadWindows(cfg *config.Server, now time.Time) ([]set.Window, error) {
-	loaded, err := set.Read(set.SourceOf(cfg), now)
+	loaded, err := set.Read(cfg, now)
 	if err != nil {
 		return nil, err
 	}

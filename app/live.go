@@ -69,7 +69,7 @@ func (a *App) trust(ctx context.Context, registry prometheus.Registerer) (err er
 	registry.MustRegister(a.live.number)
 	// The watcher takes the current content as known, so it comes before the first read.
 	a.live.watcher = a.watch(watch.Config{
-		Name: "issuers", Files: []string{a.Config.Issuers}, Reload: func() error { return a.live.reload(context.WithoutCancel(ctx)) },
+		Name: "issuers", Files: func() []string { return []string{a.Config.Issuers} }, Reload: func() error { return a.live.reload(context.WithoutCancel(ctx)) },
 		Metric: "mayfly_config", FailedMetric: "mayfly_config_stale", Registry: registry,
 	})
 	if a.live.first, err = a.live.read(); err != nil && !errors.As(err, new(config.Mistakes)) {

@@ -88,7 +88,7 @@ func Sign(ctx context.Context, options SignerOptions) error {
 		defer stop() // requests in flight still need keys while the socket drains
 		return front.Serve(ctx)
 	})
-	group.Go(func() error { s.authorities.run(background, cfg, logger); return nil })
+	group.Go(func() error { s.authorities.run(background); return nil })
 	group.Go(func() error { s.authorities.watcher.Run(background); return nil })
 	if ops != nil {
 		group.Go(func() error { return s.serveOps(ctx, ops, front, registry, callers) })

@@ -30,7 +30,7 @@ func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
 	}
 	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
 	a.watch(watch.Config{
-		Name: "TLS certificate", Files: []string{pair.certificateFile, pair.keyFile}, Reload: pair.load,
+		Name: "TLS certificate", Files: func() []string { return []string{pair.certificateFile, pair.keyFile} }, Reload: pair.load,
 		Metric: "mayfly_tls", FailedMetric: "mayfly_tls_reload_failed", Registry: registry,
 	})
 	if err := pair.load(); err != nil {

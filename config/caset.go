@@ -106,23 +106,6 @@ func (s *CASet) Index(id string) int {
 // WithPlaces maps every keypath error in err to its place in the file; nil for nil.
 func (s *CASet) WithPlaces(err error) error { return s.file.Mistakes(err).asError() }
 
-// Files returns the other files that the set names.
-func (s *CASet) Files() []string {
-	var files []string
-	for _, a := range s.Authorities {
-		files = append(append(files, a.Chain), a.Signer.Files()...)
-	}
-	return files
-}
-
-// Chains returns the chain files that the set names.
-func (s *CASet) Chains() (files []string) {
-	for _, a := range s.Authorities {
-		files = append(files, a.Chain)
-	}
-	return files
-}
-
 var authorityID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // ValidAuthorityID reports whether id is a valid ID of an authority.

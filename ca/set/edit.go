@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
@@ -27,11 +28,11 @@ type Editor struct {
 	Path string
 	// Now is the current time.
 	Now time.Time
-	// Lead is how long an authority must be published before it signs. Zero means PublicationLead.
+	// Lead is how long an authority must be published before it signs.
 	Lead time.Duration
 	// Force turns refusals into warnings.
 	Force bool
-	// Ring opens the keys of the set. It is required.
+	// Ring opens the keys of the set.
 	Ring *keyring.Ring
 }
 
@@ -44,57 +45,41 @@ type Result struct {
 	Forced []error
 }
 
-func (e Editor) lead() time.Duration {
-	if e.Lead == 0 {
-		return PublicationLead
-	}
-	return e.Lead
-}
-
-// Add adds an authority. Its files must exist already.
-func (e Editor) Add(ctx context.Context, entry config.CASetAuthority) (*Result, error) {
-	old, objections, err := e.add(&entry)
+// Add adds an authority. create, if it is not nil, creates its files and completes entry: nothing is
+// created for an authority with an ID or dates that are refused.
+func (e Editor) Add(ctx context.Context, entry config.CASetAuthority, create func(entry *config.CASetAuthority) error) (*Result, error) {
+	old, err := e.load()
 	if err != nil {
 		return nil, err
 	}
-	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, entry.ID, objections)
-}
-
-// CheckAdd reports whether Add would refuse the dates or the ID of entry, whose files need not
-// exist: the caller can check before it creates a key.
-func (e Editor) CheckAdd(entry config.CASetAuthority) error {
-	_, objections, err := e.add(&entry)
-	if err != nil {
-		return err
-	}
-	_, err = e.forced(objections)
-	return err
-}
-
-// add gives entry its dates, and returns the objections to them.
-func (e Editor) add(entry *config.CASetAuthority) (old *Loaded, objections []error, err error) {
-	if old, err = e.load(); err != nil {
-		return nil, nil, err
-	}
 	if old.file.Index(entry.ID) >= 0 {
-		return nil, nil, fmt.Errorf("%s has an authority %q already; give the new one another ID", e.Path, entry.ID)
+		return nil, fmt.Errorf("%s has an authority %q already; give the new one another ID", e.Path, entry.ID)
 	}
 	if entry.PublishAt.IsZero() {
 		entry.PublishAt = e.Now
 	}
 	entry.PublishAt, entry.ActivateAt = seconds(entry.PublishAt), seconds(entry.ActivateAt)
+	var objections []error
 	if !entry.ActivateAt.IsZero() {
-		objections = append(objections, e.objectToActivation(later(entry.PublishAt, seconds(e.Now)), entry.ActivateAt))
+		objections = e.objectToActivation(slices.MaxFunc([]time.Time{entry.PublishAt, seconds(e.Now)}, time.Time.Compare), entry.ActivateAt)
 	}
-	return old, objections, nil
+	if _, err := e.forced(objections); err != nil {
+		return nil, err
+	}
+	if create != nil {
+		if err := create(&entry); err != nil {
+			return nil, err
+		}
+	}
+	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, objections)
 }
 
 // forced returns objections as warnings if Force is set, and otherwise as an error.
 func (e Editor) forced(objections []error) (warnings []error, err error) {
-	if err = errors.Join(objections...); err != nil && !e.Force {
-		return nil, fmt.Errorf("%w (--force does it all the same)", err)
+	if len(objections) > 0 && !e.Force {
+		return nil, fmt.Errorf("%w (--force does it all the same)", errors.Join(objections...))
 	}
-	return unjoin(err), nil
+	return objections, nil
 }
 
 // Activate sets the time at which the authority id begins to sign. A zero time means the earliest
@@ -104,21 +89,31 @@ func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result,
 	if err != nil {
 		return nil, err
 	}
-	switch state := m.StateAt(e.Now); state {
-	case Active:
+	switch state := m.StateAt(e.Now); {
+	case state == Active:
 		return nil, fmt.Errorf("authority %q signs already, since %s", id, stamp(m.ActivateAt))
-	case Retired, Compromised, Expired:
+	case state > Active:
 		return nil, fmt.Errorf("authority %q is %s, and does not come back: trust roots may name the end of its time; add a new one (mayfly ca add)", id, state)
-	}
-	if at.IsZero() {
-		at = later(m.PublishAt.Add(e.lead()), e.Now.Add(switchLead))
+	case at.IsZero():
+		at = slices.MaxFunc([]time.Time{m.PublishAt.Add(e.Lead), e.Now.Add(switchLead)}, time.Time.Compare)
 	}
 	at = seconds(at)
-	objections := []error{e.objectToActivation(m.PublishAt, at)}
+	objections := e.objectToActivation(m.PublishAt, at)
 	if at.Before(seconds(e.Now)) {
 		objections = append(objections, fmt.Errorf("%s is in the past: each replica would switch when it reads the file, and not all at the same instant", stamp(at)))
 	}
-	return e.apply(ctx, old, config.CASetEdit{ID: id, ActivateAt: &at}, id, objections)
+	return e.apply(ctx, old, config.CASetEdit{ID: id, ActivateAt: &at}, objections)
+}
+
+// objectToActivation returns what a first signature at would break, where verifiers can know the
+// authority since known.
+func (e Editor) objectToActivation(known, at time.Time) []error {
+	lead := at.Sub(known)
+	if lead >= e.Lead {
+		return nil
+	}
+	return []error{fmt.Errorf("it would sign %s after it is published, and the least is %s: a verifier that has fetched the trust bundle or the trusted root before, as most do once a day, refuses its certificates until it fetches again; the earliest time is %s",
+		max(lead, 0).Round(time.Second), e.Lead, stamp(known.Add(e.Lead)))}
 }
 
 // Retire sets the time at which the authority id stops signing. A zero time is the time at which
@@ -131,7 +126,7 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	edit := config.CASetEdit{ID: id, RetireAt: &at}
 	var objections []error
 	switch state := m.StateAt(e.Now); {
-	case state == Expired, state == Compromised, state == Retired && !m.RetireAt.IsZero():
+	case state > Retired, state == Retired && !m.RetireAt.IsZero():
 		return nil, fmt.Errorf("authority %q is %s since %s already", id, state, stamp(first(m.until, m.Chain.NotAfter)))
 	case state == Retired:
 		at = m.until // stored, so that the file alone states the time
@@ -145,7 +140,7 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 		at = e.Now
 	}
 	at = seconds(at)
-	return e.apply(ctx, old, edit, id, objections)
+	return e.apply(ctx, old, edit, objections)
 }
 
 // Compromise records that an attacker may have the key of the authority id since the time given;
@@ -174,39 +169,32 @@ func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Re
 		edit.ActivateAt = &time.Time{} // it never signs, so it must not shorten its predecessor's time
 	}
 	e.Force = true
-	result, err := e.apply(ctx, old, edit, id, nil)
+	result, err := e.apply(ctx, old, edit, nil)
 	if err == nil {
 		result.Forced = nil // the set itself warns that no authority signs
 	}
 	return result, err
 }
 
-// objectToActivation returns what a first signature at would break, where verifiers can know the
-// authority since known.
-func (e Editor) objectToActivation(known, at time.Time) error {
-	lead := at.Sub(known)
-	if lead >= e.lead() {
-		return nil
-	}
-	return fmt.Errorf("it would sign %s after it is published, and the least is %s: a verifier that has fetched the trust bundle or the trusted root before, as most do once a day, refuses its certificates until it fetches again; the earliest time is %s",
-		max(lead, 0).Round(time.Second), e.lead(), stamp(known.Add(e.lead())))
+// load reads the current set, without its keys. It may be inactive: an edit may correct that.
+func (e Editor) load() (*Loaded, error) {
+	return Read(&config.Server{CA: config.CA{Set: e.Path}}, e.Now)
 }
-
-// load reads the current set, without its keys. The set may be unfit: an edit may correct that.
-func (e Editor) load() (*Loaded, error) { return Read(Source{Path: e.Path}, e.Now) }
 
 func (e Editor) find(id string) (*Loaded, Member, error) {
 	old, err := e.load()
 	if err != nil {
 		return nil, Member{}, err
 	}
-	m, err := old.member(id)
-	return old, m, err
+	if m, found := old.Set.Member(id); found {
+		return old, m, nil
+	}
+	return nil, Member{}, fmt.Errorf("%s has no authority %q; mayfly ca status lists them", old.Name, id)
 }
 
 // apply writes the edited set if there are no objections, and if it loads completely and may
 // replace the old one.
-func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, id string, objections []error) (*Result, error) {
+func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, objections []error) (*Result, error) {
 	content, err := old.file.Edit(edit)
 	if err != nil {
 		return nil, err
@@ -215,19 +203,18 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 	if err != nil {
 		return nil, fmt.Errorf("checking what would be written: %w", err)
 	}
-	next, err := ofFile(file, warnings).read(e.Now)
-	// An authority that will sign must be able to. The other keys are not checked: the edit may be the
-	// one that replaces a failing key.
-	starts := edit.Add != nil || edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
-	if err == nil {
-		err = next.open(ctx, e.Now, Keys{
-			Ring:  e.Ring,
-			Opens: func(of string) bool { return starts && of == id },
-			Must:  func(Member, error) bool { return !e.Force },
-		})
+	id, starts := edit.ID, edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
+	if edit.Add != nil {
+		id, starts = edit.Add.ID, true
 	}
-	if err == nil && old.Unfit == nil {
-		err = next.Unfit
+	next, err := readFile(file, warnings, e.Now)
+	if err == nil && starts {
+		// An authority that will sign must be able to. The other keys are not checked: the edit may be
+		// the one that replaces a failing key.
+		err = next.open(ctx, e.Now, Keys{Ring: e.Ring, Required: func(Member, error) bool { return !e.Force }}, id)
+	}
+	if err == nil && old.Inactive == nil {
+		err = next.Inactive
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the set would not be valid, and is left as it was:\n%w", err)
@@ -236,29 +223,14 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, i
 		return nil, fmt.Errorf("the set is left as it was: %w", err)
 	}
 	result := &Result{Loaded: next}
-	if result.Member, err = next.member(id); err != nil {
-		return nil, err
-	}
-	if gap, ok := result.Set.Gap(e.Now); ok && old.Unfit == nil {
-		if before, had := old.Set.Gap(e.Now); !had || gap.Before(before) {
-			objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
-		}
+	result.Member, _ = next.Set.Member(id)
+	if gap := next.Set.Gap(e.Now); old.Inactive == nil && gap.Before(old.Set.Gap(e.Now)) {
+		objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
 	}
 	if result.Forced, err = e.forced(objections); err != nil {
 		return nil, err
 	}
 	return result, replaceFile(e.Path, old.file.Content(), content)
-}
-
-func (l *Loaded) member(id string) (Member, error) {
-	if m, found := l.Set.Member(id); found {
-		return m, nil
-	}
-	var known []string
-	for _, m := range l.Set.members {
-		known = append(known, m.ID)
-	}
-	return Member{}, fmt.Errorf("%s has no authority %q; it has %q", l.Name, id, known)
 }
 
 // replaceFile replaces the content of the file at path, unless another edit has changed it since
@@ -289,10 +261,3 @@ func replaceFile(path string, old, content []byte) (err error) {
 
 // seconds is t in whole seconds, the precision of the file.
 func seconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}

@@ -15,6 +15,10 @@ import (
 // signature. Verifiers need it by then, and many fetch the bundle once a day.
 const PublicationLead = 24 * time.Hour
 
+// endsSoon is how long before the expiry of a certificate the status warns, and half of the time before
+// nothing signs: a successor takes a ceremony and a publication.
+const endsSoon = 90 * 24 * time.Hour
+
 // Succeeds returns why s must not replace current at now; nil if it may. The generation never
 // decreases, and one generation has one content. A chain in the trust bundle stays there until it
 // expires, because verifiers rely on it. A compromised key is never trusted again. The errors have
@@ -33,17 +37,19 @@ func (s *Set) Succeeds(current *Set, now time.Time) error {
 	}
 	bundle := s.TrustBundle(now)
 	for _, m := range current.members {
-		state, compromised := m.StateAt(now), false // in s
-		i := slices.IndexFunc(s.members, func(next Member) bool { return next.Chain.Equal(m.Chain) })
-		if i >= 0 {
-			at := s.members[i].CompromisedAt
-			compromised = !at.IsZero() && !now.Before(at)
-			if state == Compromised && (at.IsZero() || at.After(m.CompromisedAt)) {
+		var next Member // m in s
+		if i := slices.IndexFunc(s.members, func(other Member) bool { return other.Chain.Equal(m.Chain) }); i >= 0 {
+			next = s.members[i]
+		}
+		switch m.StateAt(now) {
+		case Compromised:
+			if at := next.CompromisedAt; next.Chain != nil && (at.IsZero() || at.After(m.CompromisedAt)) {
 				object("the key of authority %q is compromised since %s, and this set trusts it again or for longer; if that was a mistake, restart each server with this set", m.ID, stamp(m.CompromisedAt))
 			}
-		}
-		if (state == Published || state == Active || state == Retired) && !slices.ContainsFunc(bundle, m.Chain.Equal) && !compromised {
-			object("authority %q is in the trust bundle until %s, and this set takes it out; verifiers would refuse what it signed: keep it, with the same chain and publish_at, and retire it", m.ID, stamp(m.Chain.NotAfter))
+		case Published, Active, Retired:
+			if !slices.ContainsFunc(bundle, m.Chain.Equal) && !reached(next.CompromisedAt, now) {
+				object("authority %q is in the trust bundle until %s, and this set takes it out; verifiers would refuse what it signed: keep it, with the same chain and publish_at, and retire it", m.ID, stamp(m.Chain.NotAfter))
+			}
 		}
 	}
 	return errors.Join(errs...)
@@ -58,97 +64,72 @@ func (m Member) looksLike(other Member) bool {
 
 // CheckAt reports whether the set can be put in force at now. An authority must be active, and no
 // certificate of the one that signs may have expired. Verifiers must accept a leaf below the chain
-// of each authority that has not retired. Warnings are failures to expect later. Both have key
-// paths.
+// of each authority that has not retired. Warnings are failures to expect later. Both have key paths.
 func (s *Set) CheckAt(now time.Time) (warnings []error, err error) {
-	set := []string{"authorities"}
 	var errs []error
-	signs, err := s.active(now)
+	warn := func(err error) { warnings = append(warnings, err) }
+	last, err := s.last(now)
 	switch {
-	case errors.Is(err, errStopped):
-		// This is the last resort after a key was stolen. A server that refused the set would
-		// continue to sign.
-		warnings = append(warnings, keypath.Errorf(set, "every request is refused: %w", err))
+	case err != nil && last != nil:
+		// The last resort after a key was stolen: a server that refused the set would continue to sign.
+		warn(keypath.Errorf([]string{"authorities"}, "every request is refused: %w", err))
 	case err != nil:
-		errs = append(errs, keypath.Errorf(set, "%w; %s", err, s.howToActivate(now)))
+		errs = append(errs, keypath.Errorf([]string{"authorities"}, "%w; wait for its time (mayfly ca status), or give one an earlier activate_at (mayfly ca activate)", err))
 	default:
-		if err := signs.Chain.ValidAt(now); err != nil {
-			errs = append(errs, keypath.Errorf(signs.keyPath("chain"), "authority %q must sign: %w", signs.ID, err))
+		if err := last.Chain.ValidAt(now); err != nil {
+			errs = append(errs, last.errorf("chain", "authority %q must sign: %w", last.ID, err))
 		}
 	}
 	for i, m := range s.members {
 		state := m.StateAt(now)
-		if state == Expired || state == Compromised {
+		if state > Retired {
 			continue
 		}
-		if _, err := m.Chain.Trial(now); err != nil {
-			err = keypath.Errorf(m.keyPath("chain"), "authority %q: %w", m.ID, err)
-			if state == Retired {
-				warnings = append(warnings, err)
-			} else {
-				errs = append(errs, err)
-			}
+		_, unusable := m.Chain.Trial(now)
+		if unusable != nil {
+			unusable = m.errorf("chain", "authority %q: %w", m.ID, unusable)
 		}
 		if state == Retired {
+			warnings = append(warnings, unjoin(unusable)...)
 			continue
 		}
+		errs = append(errs, unusable)
 		if len(m.Chain.Certificates) == 1 {
-			warnings = append(warnings, keypath.Errorf(m.keyPath("chain"), "the root itself signs certificates: some clients require an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))
+			warn(m.errorf("chain", "the root itself signs certificates: some clients require an intermediate, and a root that is online cannot be rotated; mayfly ca init makes both"))
 		}
 		if lead := m.ActivateAt.Sub(m.PublishAt); i > 0 && !m.ActivateAt.IsZero() && lead < PublicationLead && now.Before(m.ActivateAt.Add(PublicationLead)) {
-			warnings = append(warnings, keypath.Errorf(m.keyPath("activate_at"), "%q signs %s after it is published, which is less than %s: verifiers that have fetched the trust bundle before refuse its certificates until they fetch it again", m.ID, lead, PublicationLead))
+			warn(m.errorf("activate_at", "%q signs %s after it is published, which is less than %s: verifiers that have fetched the trust bundle before refuse its certificates until they fetch it again", m.ID, lead, PublicationLead))
 		}
 	}
-	if from, found := s.Gap(now); found && signs != nil && len(errs) == 0 {
-		warnings = append(warnings, keypath.Errorf(set, "nothing signs from %s on, and every request will be refused: no other authority has begun by then", stamp(from)))
+	err = errors.Join(errs...)
+	if gap := s.Gap(now); err == nil && gap.After(now) && gap.Sub(now) < 2*endsSoon {
+		warn(keypath.Errorf([]string{"authorities"}, "nothing signs from %s on, and every request will be refused: no other authority has begun by then; add one (mayfly ca add) or activate it (mayfly ca activate)", stamp(gap)))
 	}
-	return warnings, errors.Join(errs...)
+	return warnings, err
 }
 
-func (s *Set) howToActivate(now time.Time) string {
-	for _, m := range s.members {
-		if m.ActivateAt.After(now) {
-			return "\"" + m.ID + "\" is next, at " + stamp(m.ActivateAt) + ": give it an earlier activate_at, or wait"
-		}
-	}
-	return "give an authority an activate_at (mayfly ca activate)"
-}
-
-// Gap returns the first time from now on at which no authority signs, because one stops and no
-// other has begun. It returns false if there is no such time before the certificates of the last
-// one expire.
-func (s *Set) Gap(now time.Time) (from time.Time, found bool) {
+// Gap returns the first time from now on at which no authority signs, because one stops or its chain
+// expires, and no other has begun.
+func (s *Set) Gap(now time.Time) time.Time {
 	at := now
-	for i, m := range s.members {
-		if m.ActivateAt.IsZero() {
+	for _, m := range s.members {
+		if m.ActivateAt.IsZero() || m.ActivateAt.After(at) {
 			break
 		}
-		if m.ActivateAt.After(at) {
-			return at, true
-		}
 		// No certificate may outlive the chain, so the last one begins before the chain expires.
-		end := first(m.until, m.Chain.NotAfter.Add(-ca.MaxLifetime))
-		if !end.After(at) {
-			continue // has stopped signing, or never signs
+		if end := first(m.until, m.Chain.NotAfter.Add(-ca.MaxLifetime)); end.After(at) {
+			at = end
 		}
-		last := i+1 == len(s.members) || s.members[i+1].ActivateAt.IsZero()
-		if last && m.until.IsZero() {
-			return time.Time{}, false
-		}
-		at = end
 	}
-	return at, true
+	return at
 }
 
 // Successor reports whether a published or staged authority can take over from the one that signs
 // at now: it may still sign, and expires later.
 func (s *Set) Successor(now time.Time) bool {
-	active, _ := s.active(now)
+	last, err := s.last(now)
 	return slices.ContainsFunc(s.members, func(m Member) bool {
-		if state := m.StateAt(now); state != Published && state != Staged {
-			return false
-		}
 		never := m.ActivateAt.IsZero() && !m.RetireAt.IsZero()
-		return !never && (active == nil || m.Chain.NotAfter.After(active.Chain.NotAfter))
+		return m.StateAt(now) < Active && !never && (err != nil || m.Chain.NotAfter.After(last.Chain.NotAfter))
 	})
 }

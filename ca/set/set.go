@@ -32,11 +32,9 @@ const (
 	Published
 	// Active: it signs.
 	Active
-	// Retired: it has stopped signing. It stays in the trust bundle, because verifiers need it for
-	// as long as its certificates are valid.
+	// Retired: it signs no more. It stays in the trust bundle for as long as its certificates are valid.
 	Retired
-	// Compromised: an attacker may have its key. It has stopped signing and left the trust bundle.
-	// Its window in trusted_root.json ends at the time of the compromise.
+	// Compromised: an attacker may have its key. It signs no more and has left the trust bundle.
 	Compromised
 	// Expired: a certificate of its chain has expired. It has left the trust bundle.
 	Expired
@@ -44,11 +42,7 @@ const (
 
 // String returns the state's name as commands and metrics show it.
 func (s State) String() string {
-	names := [...]string{"unknown", "staged", "published", "active", "retired", "compromised", "expired"}
-	if int(s) >= len(names) {
-		s = 0
-	}
-	return names[s]
+	return [...]string{"unknown", "staged", "published", "active", "retired", "compromised", "expired"}[s]
 }
 
 // Member is an authority of a set, and its dates.
@@ -57,8 +51,7 @@ type Member struct {
 	ID string
 	// Chain is the authority's chain.
 	Chain *ca.Chain
-	// Authority signs. It may be nil for an authority that will never sign again; its key need not
-	// be kept.
+	// Authority signs. It is nil for an authority that will never sign again: its key need not be kept.
 	Authority *ca.Authority
 	// PublishAt is when it enters the trust bundle.
 	PublishAt time.Time
@@ -78,40 +71,46 @@ type Member struct {
 // ActivateAt and its CompromisedAt; zero if none is set.
 func (m Member) SignsUntil() time.Time { return m.until }
 
+// reached reports whether now is at or after a time that is set.
+func reached(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
+
 // StateAt returns the member's state at now.
 func (m Member) StateAt(now time.Time) State {
-	reached := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
 	switch {
 	case now.After(m.Chain.NotAfter):
 		return Expired
-	case reached(m.CompromisedAt):
+	case reached(m.CompromisedAt, now):
 		return Compromised
 	case now.Before(m.PublishAt):
 		return Staged
-	case reached(m.until):
+	case reached(m.until, now):
 		return Retired
-	case reached(m.ActivateAt):
+	case reached(m.ActivateAt, now):
 		return Active
 	default:
 		return Published
 	}
 }
 
-// keyPath returns the key path of one of the member's keys in the set's file.
-func (m Member) keyPath(key string) []string {
-	return []string{"authorities", strconv.Itoa(m.index), key}
+// at returns err with its place in the set's file, below the member.
+func (m Member) at(err error) error {
+	return keypath.Prefix(err, "authorities", strconv.Itoa(m.index))
 }
 
-// Set is the authorities of a CA. The state of each one follows from the clock alone. So all
-// replicas with the same set switch at the same instant, without communication. Set is immutable.
+// errorf returns an error at one of the member's keys in the set's file.
+func (m Member) errorf(key, format string, args ...any) error {
+	return m.at(keypath.Errorf([]string{key}, format, args...))
+}
+
+// Set is the authorities of a CA. The state of each one follows from the clock alone, so all replicas
+// with the same set switch at the same instant, without communication. Set is immutable.
 type Set struct {
 	generation uint64
 	members    []Member // by ActivateAt; those without one are last
 }
 
-// New returns the set of members. Its errors have key paths such as ["authorities", "1",
-// "activate_at"], with the member's index in members. It reports all errors at once. It does not
-// read the clock; CheckAt takes the time.
+// New returns the set of members. Its errors have key paths with the member's index in members, and
+// it reports all errors at once. It does not read the clock; CheckAt takes the time.
 func New(generation uint64, members []Member) (*Set, error) {
 	var errs []error
 	if generation == 0 {
@@ -154,31 +153,29 @@ func first(a, b time.Time) time.Time {
 
 // check returns what is wrong with a member, alone and compared with those before it.
 func (m Member) check(before []Member) (errs []error) {
-	at := func(key, format string, args ...any) {
-		errs = append(errs, keypath.Errorf(m.keyPath(key), format, args...))
+	object := func(key, format string, args ...any) { errs = append(errs, m.errorf(key, format, args...)) }
+	signs := !m.ActivateAt.IsZero()
+	if m.PublishAt.IsZero() {
+		object("publish_at", "publish_at is missing: it is when %q enters the trust bundle", m.ID)
+	} else if signs && m.ActivateAt.Before(m.PublishAt) {
+		object("activate_at", "%q would sign from %s, before it is published at %s; verifiers have to know it first", m.ID, stamp(m.ActivateAt), stamp(m.PublishAt))
 	}
-	switch {
-	case m.PublishAt.IsZero():
-		at("publish_at", "publish_at is missing: it is when %q enters the trust bundle", m.ID)
-	case !m.ActivateAt.IsZero() && m.ActivateAt.Before(m.PublishAt):
-		at("activate_at", "%q would sign from %s, before it is published at %s; verifiers have to know it first", m.ID, stamp(m.ActivateAt), stamp(m.PublishAt))
+	if signs && !m.RetireAt.IsZero() && !m.RetireAt.After(m.ActivateAt) {
+		object("retire_at", "%q would retire at %s, and begins to sign only at %s; leave activate_at out if it must never sign", m.ID, stamp(m.RetireAt), stamp(m.ActivateAt))
 	}
-	if !m.ActivateAt.IsZero() && !m.RetireAt.IsZero() && !m.RetireAt.After(m.ActivateAt) {
-		at("retire_at", "%q would retire at %s, and begins to sign only at %s; leave activate_at out if it must never sign", m.ID, stamp(m.RetireAt), stamp(m.ActivateAt))
-	}
-	if !m.ActivateAt.IsZero() && (m.ActivateAt.Before(m.Chain.NotBefore) || !m.ActivateAt.Before(m.Chain.NotAfter)) {
-		at("activate_at", "%q would sign from %s, and its certificates are valid from %s to %s; choose a time between them", m.ID, stamp(m.ActivateAt), stamp(m.Chain.NotBefore), stamp(m.Chain.NotAfter))
+	if signs && (m.ActivateAt.Before(m.Chain.NotBefore) || !m.ActivateAt.Before(m.Chain.NotAfter)) {
+		object("activate_at", "%q would sign from %s, and its certificates are valid from %s to %s; choose a time between them", m.ID, stamp(m.ActivateAt), stamp(m.Chain.NotBefore), stamp(m.Chain.NotAfter))
 	}
 	for _, other := range before {
 		if other.ID == m.ID {
-			at("id", "two authorities have the ID %q; each needs its own", m.ID)
+			object("id", "two authorities have the ID %q; each needs its own", m.ID)
 			continue
 		}
-		if !m.ActivateAt.IsZero() && other.ActivateAt.Equal(m.ActivateAt) {
-			at("activate_at", "%q and %q would both begin to sign at %s; one of them must begin at another time", other.ID, m.ID, stamp(m.ActivateAt))
+		if signs && other.ActivateAt.Equal(m.ActivateAt) {
+			object("activate_at", "%q and %q would both begin to sign at %s; one of them must begin at another time", other.ID, m.ID, stamp(m.ActivateAt))
 		}
 		if bytes.Equal(other.Chain.Certificates[0].RawSubjectPublicKeyInfo, m.Chain.Certificates[0].RawSubjectPublicKeyInfo) {
-			at("chain", "%q has the key of %q; a new authority needs a new key", m.ID, other.ID)
+			object("chain", "%q has the key of %q; a new authority needs a new key", m.ID, other.ID)
 		}
 	}
 	return errs
@@ -203,7 +200,7 @@ func (s *Set) Member(id string) (m Member, found bool) {
 
 // Active returns the authority that signs at now. Its refusal is CA_EXPIRING if there is none.
 func (s *Set) Active(now time.Time) (*ca.Authority, error) {
-	m, err := s.active(now)
+	m, err := s.last(now)
 	if err == nil && m.Authority == nil {
 		err = fmt.Errorf("authority %q is active, and has no key: it could not be opened when the set was read, or the authority was retired then and the clock was set back", m.ID)
 	}
@@ -213,26 +210,20 @@ func (s *Set) Active(now time.Time) (*ca.Authority, error) {
 	return m.Authority, nil
 }
 
-var (
-	errNoneYet = errors.New("no authority is active: the first one has not begun to sign")
-	// errStopped: the operator has decided that the last authority stops.
-	errStopped = errors.New("no authority is active")
-)
-
-// active returns the one member that signs at now. It does not check that its certificates are
-// still valid; Profile.draft of package ca checks that for each certificate.
-func (s *Set) active(now time.Time) (*Member, error) {
+// last returns the last member that has begun to sign, or nil, and an error if it does not sign at
+// now. It does not check that its certificates are still valid: package ca does for each certificate.
+func (s *Set) last(now time.Time) (*Member, error) {
 	for i := len(s.members) - 1; i >= 0; i-- {
 		m := &s.members[i]
-		if m.ActivateAt.IsZero() || now.Before(m.ActivateAt) {
+		if !reached(m.ActivateAt, now) {
 			continue
 		}
-		if !m.until.IsZero() && !now.Before(m.until) {
-			return nil, fmt.Errorf("%w: %q signs no more since %s, and none has succeeded it", errStopped, m.ID, stamp(m.until))
+		if reached(m.until, now) {
+			return m, fmt.Errorf("no authority is active: %q signs no more since %s, and none has succeeded it", m.ID, stamp(m.until))
 		}
 		return m, nil
 	}
-	return nil, errNoneYet
+	return nil, errors.New("no authority is active: the first one has not begun to sign")
 }
 
 // TrustBundle returns the chains that verifiers must know at now. The active one is first, then the
@@ -254,16 +245,12 @@ func (s *Set) bundle(now time.Time) []Member {
 	return slices.Concat(by[Active], by[Published], by[Retired])
 }
 
-// Window is when verifiers may encounter certificates of a chain, as in trusted_root.json.
+// Window is when verifiers may encounter certificates of a chain, as in trusted_root.json. It begins
+// with the chain's own validity: a certificate begins a few seconds before its request.
 type Window struct {
-	ID    string
-	Chain *ca.Chain
-	// Start is the beginning of the chain's own validity, not the activation. A certificate begins
-	// a few seconds before the request, and verifiers compare its beginning with Start.
-	Start time.Time
-	// End is zero for an authority that signs or will sign. It is never a future time that an
-	// operator can still change. Only a retirement that has happened, the end of the chain, or a
-	// compromise ends a window.
+	Member
+	// End is zero for an authority that signs or will sign. It is never a future time that an operator
+	// can still change: only a retirement that has happened, the end of the chain, or a compromise.
 	End time.Time
 }
 
@@ -271,24 +258,23 @@ type Window struct {
 // stays open, for replicas with slow clocks.
 const windowGrace = 10 * time.Minute
 
-// Windows returns the windows of the trust bundle's chains at now, in the same order. Those of the
-// authorities with a compromised key follow. They end at the time of the compromise, or earlier if
-// the authority had retired before. An authority that signed nothing before has no window.
+// Windows returns the windows of the trust bundle's chains at now, in the same order, and then those
+// of the authorities with a compromised key that had signed before. They end at the time of the
+// compromise, or earlier if the authority had retired before.
 func (s *Set) Windows(now time.Time) (windows []Window) {
-	retired := func(m Member) time.Time {
-		return first(m.until.Add(ca.MaxLifetime+windowGrace), m.Chain.NotAfter)
-	}
-	for _, m := range s.bundle(now) {
-		w := Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore}
-		if m.StateAt(now) == Retired {
-			w.End = retired(m)
+	add := func(m Member, compromised time.Time) {
+		w := Window{Member: m}
+		if m.StateAt(now) >= Retired {
+			w.End = first(compromised, first(m.until.Add(ca.MaxLifetime+windowGrace), m.Chain.NotAfter))
 		}
 		windows = append(windows, w)
 	}
+	for _, m := range s.bundle(now) {
+		add(m, time.Time{})
+	}
 	for _, m := range slices.Backward(s.members) {
 		if m.StateAt(now) == Compromised && !m.ActivateAt.IsZero() && m.ActivateAt.Before(m.CompromisedAt) {
-			// A window that had ended before does not open again.
-			windows = append(windows, Window{ID: m.ID, Chain: m.Chain, Start: m.Chain.NotBefore, End: first(m.CompromisedAt, retired(m))})
+			add(m, m.CompromisedAt)
 		}
 	}
 	return windows

@@ -103,47 +103,46 @@ func (f *addFlags) run(c *cobra.Command, id string) (err error) {
 	if err != nil {
 		return err
 	}
+	created := "" // a folder that no other set uses
+	var create func(*config.CASetAuthority) error
 	if f.root.dir != "" {
-		if err := editor.CheckAdd(entry); err != nil {
-			return err // before it creates a key for nothing
-		}
-		made, err := f.make(c, editor, entry.ID, key, password)
-		if err != nil {
-			return err
-		}
-		entry.Chain = made.ChainFile
-		if key == nil {
-			entry.Signer.File = &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
+		create = func(entry *config.CASetAuthority) error {
+			made, err := f.make(c, editor, entry.ID, key, password)
+			if err != nil {
+				return err
+			}
+			entry.Chain, created = made.ChainFile, filepath.Dir(made.ChainFile)
+			if key == nil {
+				entry.Signer.File = &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}
+			}
+			return nil
 		}
 	}
-	result, err := editor.Add(c.Context(), entry)
+	result, err := editor.Add(c.Context(), entry, create)
+	if err != nil && created != "" {
+		err = key.Stays(errors.Join(err, os.RemoveAll(created)))
+	}
 	if err != nil {
-		if f.root.dir != "" { // no other file or set uses what was created
-			err = errors.Join(err, os.RemoveAll(filepath.Dir(entry.Chain)))
-		}
-		return key.Stays(err)
+		return err
 	}
 	return f.print(c, result, fmt.Sprintf("Authority %s was added.", entry.ID))
 }
 
 // entry is the authority as the flags describe it.
 func (f *addFlags) entry(editor set.Editor, id string) (entry config.CASetAuthority, err error) {
-	set, _, err := config.LoadCASet(editor.Path)
-	if err != nil {
-		return entry, err
-	}
 	entry = config.CASetAuthority{ID: id, Chain: f.chain, Signer: f.signer.named, PublishAt: f.publishAt, ActivateAt: f.activateAt}
 	if f.key != "" {
 		entry.Signer.File = &config.SignerFile{Key: f.key, PasswordFile: f.signer.passwordFile}
 	}
 	if entry.ID == "" {
+		set, _, err := config.LoadCASet(editor.Path)
+		if err != nil {
+			return entry, err
+		}
 		entry.ID = nextID(set, editor.Now)
 	}
 	if !config.ValidAuthorityID(entry.ID) {
 		return entry, usageError{fmt.Errorf("the ID %q should be up to 64 lower-case letters, digits, dots, hyphens and underscores", entry.ID)}
-	}
-	if set.Index(entry.ID) >= 0 {
-		return entry, fmt.Errorf("%s has an authority %q already; give the new one another ID", editor.Path, entry.ID)
 	}
 	return entry, nil
 }

@@ -29,14 +29,14 @@ would not load the set, or a log would refuse its certificates.`,
 		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			source, cfg, err := flags.source()
+			cfg, err := flags.server()
 			if err != nil {
 				return err
 			}
 			now := time.Now()
 			ring := keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket})
 			defer func() { err = errors.Join(err, ring.Close()) }()
-			loaded, err := set.Load(c.Context(), source, now, set.Keys{Ring: ring})
+			loaded, err := set.Load(c.Context(), cfg, now, set.Keys{Ring: ring})
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -40,33 +41,28 @@ func (f *setFlags) editFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print the set's status as JSON")
 }
 
-// source returns where the set is defined, and the configuration of --config, empty without it.
-func (f *setFlags) source() (set.Source, *config.Server, error) {
+// server returns the configuration of --config, or one that names the set alone.
+func (f *setFlags) server() (*config.Server, error) {
 	switch {
 	case f.set != "" && f.config != "":
-		return set.Source{}, nil, usageError{errors.New("--set and --config exclude each other")}
+		return nil, usageError{errors.New("--set and --config exclude each other")}
 	case f.config != "":
 		cfg, _, err := config.LoadServer(f.config, os.Environ())
-		if err != nil {
-			return set.Source{}, nil, err
-		}
-		return set.SourceOf(cfg), cfg, nil
-	case f.set == "":
-		return set.Source{Path: "ca.yaml"}, &config.Server{}, nil
+		return cfg, err
 	}
-	return set.Source{Path: setFile(f.set)}, &config.Server{}, nil
+	return &config.Server{CA: config.CA{Set: setFile(cmp.Or(f.set, "ca.yaml"))}}, nil
 }
 
 // read reads the set without its keys, at a time, which it returns; the zero time is now.
 func (f *setFlags) read(at time.Time) (*set.Loaded, time.Time, error) {
-	source, _, err := f.source()
+	cfg, err := f.server()
 	if err != nil {
 		return nil, at, err
 	}
 	if at.IsZero() {
 		at = time.Now()
 	}
-	loaded, err := set.Read(source, at)
+	loaded, err := set.Read(cfg, at)
 	return loaded, at, err
 }
 
@@ -79,14 +75,16 @@ func setFile(path string) string {
 }
 
 func (f *setFlags) editor() (set.Editor, error) {
-	source, _, err := f.source()
+	cfg, err := f.server()
 	switch {
-	case err == nil && source.Path == "":
+	case err != nil:
+		return set.Editor{}, err
+	case cfg.CA.Set == "":
 		err = fmt.Errorf("%s names no CA set under ca.set; with ca.file there is one authority, and nothing to rotate", f.config)
 	case f.minimumLead < 0:
 		err = usageError{errors.New("--minimum-lead must not be negative")}
 	}
-	return set.Editor{Path: source.Path, Now: time.Now(), Lead: max(f.minimumLead, 1), Force: f.force, Ring: keyring.New(keyring.Config{})}, err
+	return set.Editor{Path: cfg.CA.Set, Now: time.Now(), Lead: f.minimumLead, Force: f.force, Ring: keyring.New(keyring.Config{})}, err
 }
 
 // print shows what an edit did and what the set will do.

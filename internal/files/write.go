@@ -106,13 +106,13 @@ func Lock(name string, mode fs.FileMode) (*os.File, error) {
 			break
 		}
 	}
-	switch {
-	case err == nil:
-		return f, nil
-	case errors.Is(err, syscall.EWOULDBLOCK):
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		err = ErrLocked
 	}
-	return nil, errors.Join(fmt.Errorf("locking %s: %w", name, err), f.Close())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", name, err), f.Close())
+	}
+	return f, nil
 }
 
 // Unlock releases a lock. Otherwise a child process that has not reached its exec yet would keep it.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package watch finds changed files by polling their content. Notifications of the operating
-// system miss a rename over the file and Kubernetes' swap of the `..data` symlink, and then
-// watch nothing. One watcher serves TLS certificates, issuer files and CA sets alike. It may
-// be imported by app.
+// Package watch finds changed files by polling their content. Notifications of the operating system
+// miss a rename over the file and Kubernetes' swap of the `..data` symlink. It may be imported by app.
 package watch
 
 import (
@@ -11,7 +9,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,12 +22,11 @@ import (
 // half-way, such as a CA set that lacks its last line.
 const Interval = time.Second
 
-// The watcher retries content that fails to load, first after FirstRetry, then after twice as
-// long each time, up to RetryInterval. The failure may have another cause: no free file
-// descriptor, an unreachable signer, or a signer that has not loaded the same content yet.
+// Content that failed to load is retried first after firstRetry, then after twice as long each time,
+// up to retryInterval: the cause may be outside of the files, such as a signer that cannot be reached.
 const (
-	FirstRetry    = 2 * time.Second
-	RetryInterval = 30 * time.Second
+	firstRetry    = 2 * time.Second
+	retryInterval = 30 * time.Second
 )
 
 // maxFileSize bounds what is read of one file.
@@ -40,20 +36,15 @@ const maxFileSize = 4 << 20
 type Config struct {
 	// Name names the files in log records, as in "TLS certificate".
 	Name string
-	// Files are read together: Reload is called once for a change in any of them.
-	Files []string
-	// More, where it is not nil, returns the other files of the group: those that the content
-	// of Files names. The watcher calls it before each reading.
-	More func() []string
-	// Reload loads the new content from the files. Where it returns an error or panics, the loaded
-	// content stays, the watcher logs the error, and calls Reload again at the next change or
-	// after a while.
+	// Files returns the files of the group. The watcher calls it before each reading.
+	Files func() []string
+	// Reload loads the new content. While it returns an error or panics, the loaded content stays.
 	Reload func() error
 	Logger *slog.Logger
 	// Interval is how often to read the files; 0 for the constant of that name.
 	Interval time.Duration
 	// Metric is the prefix of the counter `…_reloads_total`, and FailedMetric the name of the gauge
-	// that is 1 while the content on disk is not the one in use. Registry registers both.
+	// that is 1 while the content on disk is not the one in use.
 	Metric, FailedMetric string
 	Registry             prometheus.Registerer
 }
@@ -64,16 +55,15 @@ type Watcher struct {
 	reloads *prometheus.CounterVec
 	failed  prometheus.Gauge
 	failure atomic.Pointer[error] // of the last reload; nil after a success
-	// digest is of the content at the last call of Reload, and latest of the last reading.
-	digest, latest [sha256.Size]byte
-	// retryAt is when to call Reload again for the same content, after failures times; zero if
-	// Reload succeeded.
+	// loaded is the digest of the content at the last call of Reload, and latest of the last reading.
+	loaded, latest [sha256.Size]byte
+	// retryAt is when to load the same content again, after failures times; zero after a success.
 	retryAt  time.Time
 	failures int
 }
 
-// New returns a watcher that treats the present content of the files as known. Call it before
-// the files are loaded for the first time, so that no change falls in between.
+// New returns a watcher that treats the present content of the files as known. Call it before the
+// files are loaded for the first time, so that no change falls in between.
 func New(config Config) *Watcher {
 	if config.Interval == 0 {
 		config.Interval = Interval
@@ -91,8 +81,8 @@ func New(config Config) *Watcher {
 	for _, result := range []string{"ok", "error"} {
 		w.reloads.WithLabelValues(result)
 	}
-	w.digest = digest(w.files())
-	w.latest = w.digest
+	w.loaded = digest(config.Files())
+	w.latest = w.loaded
 	return w
 }
 
@@ -110,29 +100,29 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// poll reloads if the content differs from the content at the last call of Reload, and two
-// readings agree. Reload decides whether an unreadable file matters.
+// poll loads content that is new or to be retried, if two readings agree. Reload decides whether an
+// unreadable file matters.
 func (w *Watcher) poll(ctx context.Context) {
-	names := w.files()
+	names := w.config.Files()
 	now := digest(names)
-	resting := now == w.latest
+	rests := now == w.latest
 	w.latest = now
-	again := !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
-	if !resting || now == w.digest && !again {
+	retry := !w.retryAt.IsZero() && !time.Now().Before(w.retryAt)
+	if !rests || now == w.loaded && !retry {
 		return
 	}
-	if now != w.digest {
+	if now != w.loaded {
 		w.failures = 0
 	}
-	w.digest, w.retryAt = now, time.Time{}
+	w.loaded, w.retryAt = now, time.Time{}
+	what := []slog.Attr{slog.String("what", w.config.Name), slog.Any("files", names)}
 	if err := w.Reload(); err != nil {
-		w.retryAt = time.Now().Add(min(FirstRetry<<min(w.failures, 10), RetryInterval))
+		w.retryAt = time.Now().Add(min(firstRetry<<min(w.failures, 10), retryInterval))
 		w.failures++
-		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use",
-			slog.String("what", w.config.Name), slog.Any("files", names), slog.String("error", err.Error()))
+		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use", append(what, slog.String("error", err.Error()))...)
 		return
 	}
-	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", slog.String("what", w.config.Name), slog.Any("files", names))
+	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", what...)
 }
 
 // Reload calls Config.Reload and records the result.
@@ -154,8 +144,7 @@ func (w *Watcher) Reload() (err error) {
 	return w.config.Reload()
 }
 
-// Failure is why the content on disk is not in use completely; nil where it is, and for a nil
-// Watcher.
+// Failure is why the content on disk is not in use completely; nil where it is, and for a nil Watcher.
 func (w *Watcher) Failure() error {
 	if w == nil {
 		return nil
@@ -166,24 +155,16 @@ func (w *Watcher) Failure() error {
 	return nil
 }
 
-// files returns the files that belong to the group now.
-func (w *Watcher) files() []string {
-	if w.config.More == nil {
-		return w.config.Files
-	}
-	return slices.Concat(w.config.Files, w.config.More())
-}
-
-// digest is the SHA-256 over the length and content of each file; the error text of a file
-// that cannot be read counts as its content.
+// digest is the SHA-256 over the length and content of each file; the error text of a file that
+// cannot be read counts as its content.
 func digest(names []string) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, name := range names {
-		content, readErr := files.Read(name, maxFileSize)
-		if readErr != nil {
-			content = []byte(readErr.Error())
+		content, err := files.Read(name, maxFileSize)
+		if err != nil {
+			content = []byte(err.Error())
 		}
-		fmt.Fprintf(h, "%d %t\n", len(content), readErr == nil)
+		fmt.Fprintf(h, "%d %t\n", len(content), err == nil)
 		h.Write(content)
 	}
 	h.Sum(sum[:0])

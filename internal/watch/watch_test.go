@@ -16,61 +16,68 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// write replaces name by an atomic rename.
-func write(t *testing.T, name, content string) {
-	t.Helper()
-	temporary := name + ".new"
-	if err := os.WriteFile(temporary, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
+// group is a watched group of files, and the contents of the first one at each reload.
+type group struct {
+	*Watcher
+	t    *testing.T
+	seen []string
+}
+
+// watch watches names. The first one's content decides how a reload fails.
+func watch(t *testing.T, names ...string) *group {
+	g := &group{t: t}
+	g.Watcher = New(Config{
+		Files: func() []string { return names },
+		Reload: func() error {
+			content, err := os.ReadFile(names[0])
+			g.seen = append(g.seen, string(content))
+			switch string(content) {
+			case "bad":
+				return errors.New("bad")
+			case "panic":
+				panic("bad")
+			}
+			return err
+		},
+		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
+	})
+	return g
+}
+
+// polled polls n times, and requires the contents that have been loaded by then.
+func (g *group) polled(n int, want ...string) {
+	g.t.Helper()
+	for range n {
+		g.poll(g.t.Context())
 	}
-	if err := os.Rename(temporary, name); err != nil {
+	if diff := cmp.Diff(want, g.seen); diff != "" {
+		g.t.Errorf("contents that were loaded (-want +got):\n%s", diff)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// swap points the directory's ..data at a new folder that holds key, as Kubernetes does.
-func swap(t *testing.T, dir, version, content string) {
+// write replaces name by an atomic rename.
+func write(t *testing.T, name, content string) {
 	t.Helper()
-	if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, version, "tls.key"), []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(version, filepath.Join(dir, "..data_tmp")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(name+".new", []byte(content), 0o600))
+	must(t, os.Rename(name+".new", name))
 }
 
 func TestRenameOver(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	name := filepath.Join(dir, "cert.pem")
+	name := filepath.Join(t.TempDir(), "cert.pem")
 	write(t, name, "one")
 	synctest.Test(t, func(t *testing.T) {
-		var seen []string
-		w := New(Config{
-			Name:  "certificate",
-			Files: []string{name},
-			Reload: func() error {
-				content, err := os.ReadFile(name)
-				seen = append(seen, string(content))
-				switch string(content) {
-				case "bad":
-					return errors.New("bad")
-				case "panic":
-					panic("bad")
-				}
-				return err
-			},
-			Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
-		})
+		g := watch(t, name)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { defer close(done); w.Run(ctx) }()
+		go func() { defer close(done); g.Run(ctx) }()
 		time.Sleep(Interval / 2) // between two readings
 		for _, step := range []struct {
 			content string
@@ -78,75 +85,58 @@ func TestRenameOver(t *testing.T) {
 		}{{"one", false}, {"two", false}, {"two", false}, {"bad", true}, {"bad", true}, {"panic", true}, {"three", false}} {
 			write(t, name, step.content)
 			time.Sleep(3 * Interval) // the bubble's clock: no real time passes
-			if failed := w.Failure() != nil; failed != step.fails {
-				t.Errorf("after %q the failure is %v", step.content, w.Failure())
+			if failed := g.Failure() != nil; failed != step.fails {
+				t.Errorf("after %q the failure is %v", step.content, g.Failure())
 			}
 		}
-		if err := os.Remove(name); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(name))
 		time.Sleep(3 * Interval)
 		write(t, name, "three")
 		time.Sleep(2 * Interval)
 		cancel()
 		<-done
-		if diff := cmp.Diff([]string{"two", "bad", "bad", "panic", "three", "", "three"}, seen); diff != "" {
-			t.Errorf("contents that were loaded (-want +got):\n%s", diff)
-		}
+		g.polled(0, "two", "bad", "bad", "panic", "three", "", "three")
 	})
 }
 
+// Kubernetes replaces the link ..data by one to a new folder.
 func TestKubernetesSwapThreeTimes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	swap(t, dir, "..1", "one")
+	swap := func(content string) {
+		must(t, os.Mkdir(filepath.Join(dir, "..of-"+content), 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, "..of-"+content, "tls.key"), []byte(content), 0o600))
+		must(t, os.Symlink("..of-"+content, filepath.Join(dir, "..data_tmp")))
+		must(t, os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+	}
+	swap("one")
 	name := filepath.Join(dir, "tls.key")
-	if err := os.Symlink(filepath.Join("..data", "tls.key"), name); err != nil {
-		t.Fatal(err)
-	}
-	var seen []string
-	w := New(Config{
-		Files: []string{name},
-		Reload: func() error {
-			content, err := os.ReadFile(name)
-			seen = append(seen, string(content))
-			return err
-		},
-		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
-	})
-	for i, content := range []string{"two", "three", "four"} {
-		swap(t, dir, "..2"+string(rune('a'+i)), content)
-		w.poll(t.Context())
-		w.poll(t.Context())
-	}
-	if diff := cmp.Diff([]string{"two", "three", "four"}, seen); diff != "" {
-		t.Errorf("contents that were loaded (-want +got):\n%s", diff)
-	}
+	must(t, os.Symlink(filepath.Join("..data", "tls.key"), name))
+	g := watch(t, name)
+	swap("two")
+	g.polled(2, "two")
+	swap("three")
+	g.polled(2, "two", "three")
+	swap("four")
+	g.polled(2, "two", "three", "four")
 }
 
-// A reload that failed for another reason than the content must not wait for the next change,
-// which may be months away.
+// A reload that failed for another reason than the content must not wait for the next change, which
+// may be months away. The content of any file of the group counts.
 func TestFailedReloadIsTriedAgain(t *testing.T) {
 	t.Parallel()
-	name := filepath.Join(t.TempDir(), "cert.pem")
-	write(t, name, "one")
+	name, other := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	write(t, name, "bad")
 	synctest.Test(t, func(t *testing.T) {
-		second := 0
+		g := watch(t, name, other)
+		write(t, other, "two")
+		g.polled(1) // the change is noticed, and loaded once it rests
 		var calls []int
-		w := New(Config{
-			Files: []string{name},
-			Reload: func() error {
-				if calls = append(calls, second); len(calls) < 8 {
-					return errors.New("too many open files")
-				}
-				return nil
-			},
-			Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
-		})
-		write(t, name, "two")
-		w.poll(t.Context()) // the change is noticed, and loaded once it rests
-		for second = range 300 {
-			w.poll(t.Context())
+		for second := range 125 {
+			before := len(g.seen)
+			if g.poll(t.Context()); len(g.seen) > before {
+				calls = append(calls, second)
+			}
 			time.Sleep(Interval) // the bubble's clock
 		}
 		if diff := cmp.Diff([]int{0, 2, 6, 14, 30, 60, 90, 120}, calls); diff != "" {
@@ -155,68 +145,15 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 	})
 }
 
-// The watcher also watches the files that the content of one file names, as soon as it names
-// them.
-func TestFilesThatAFileNames(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	list, one, two := filepath.Join(dir, "list"), filepath.Join(dir, "one"), filepath.Join(dir, "two")
-	write(t, list, one)
-	write(t, one, "1")
-	write(t, two, "1")
-	reloads := 0
-	w := New(Config{
-		Files: []string{list},
-		More: func() []string {
-			content, err := os.ReadFile(list)
-			if err != nil {
-				return nil
-			}
-			return []string{string(content)}
-		},
-		Reload: func() error { reloads++; return nil },
-		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
-	})
-	for i, step := range []struct {
-		name, content string
-		want          int
-	}{{two, "2", 0}, {one, "2", 1}, {list, two, 2}, {one, "3", 2}, {two, "3", 3}} {
-		write(t, step.name, step.content)
-		w.poll(t.Context())
-		w.poll(t.Context())
-		if reloads != step.want {
-			t.Errorf("after step %d: %d reloads, want %d", i, reloads, step.want)
-		}
-	}
-}
-
 // A file that is written in place, line by line, can be well-formed long before it is complete.
 func TestWaitsUntilTheContentRests(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "ca.yaml")
 	write(t, name, "generation: 1\n")
-	var seen []string
-	w := New(Config{
-		Files: []string{name},
-		Reload: func() error {
-			content, err := os.ReadFile(name)
-			seen = append(seen, string(content))
-			return err
-		},
-		Logger: slog.New(slog.DiscardHandler), Metric: "m", FailedMetric: "m_failed", Registry: prometheus.NewRegistry(),
-	})
+	g := watch(t, name)
 	for _, content := range []string{"", "generation: 2\n", "generation: 2\nauthorities: []\n", "generation: 2\nauthorities: [a]\n"} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		w.poll(t.Context())
+		must(t, os.WriteFile(name, []byte(content), 0o600))
+		g.polled(1)
 	}
-	if len(seen) != 0 {
-		t.Errorf("what was still being written was loaded: %q", seen)
-	}
-	w.poll(t.Context())
-	w.poll(t.Context())
-	if diff := cmp.Diff([]string{"generation: 2\nauthorities: [a]\n"}, seen); diff != "" {
-		t.Errorf("contents that were loaded (-want +got):\n%s", diff)
-	}
+	g.polled(2, "generation: 2\nauthorities: [a]\n")
 }
