@@ -242,7 +242,7 @@ func (c *caSet) metrics() *scraped {
 			status := m.Authority.Signer().Status()
 			set("mayfly_signer_proven", boolean(status.Proven), m.ID, state, status.Kind)
 			for _, b := range breaker.States() {
-				set("mayfly_signer_breaker_state", boolean(b == status.State), m.ID, state, status.Kind, b.String())
+				set("mayfly_signer_breaker_state", boolean(b == status.State), m.ID, state, status.Kind, string(b))
 			}
 		}
 	},
