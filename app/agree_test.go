@@ -13,8 +13,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
@@ -51,6 +54,13 @@ func withSet(t *testing.T, w *testworld.World) {
 	rewritten("mayfly.yaml", func(text string) string {
 		return regexp.MustCompile(`(?m)^  file: .*$`).ReplaceAllString(text, "  set: ca/ca.yaml")
 	})(t, w)
+}
+
+// compromised ends the trust in the only authority of the set.
+func compromised(t *testing.T, w *testworld.World) {
+	file := path(w, "ca/ca.yaml")
+	editor := set.Editor{Path: file, Now: time.Now(), Ring: keyring.New(keyring.Config{})}
+	must(editor.Compromise(t.Context(), filepath.Base(filepath.Dir(path(w, chainFile))), time.Now().Add(-time.Hour)))(t)
 }
 
 func withTLS(t *testing.T, w *testworld.World) {
@@ -149,6 +159,8 @@ var agreement = map[string]struct {
 	// ca.set.
 	"no ca.yaml":           {"mayfly.yaml:5:", []step{withSet, removed("ca/ca.yaml")}},
 	"an empty ca.yaml":     {"ca.yaml:1:1: ", []step{withSet, written("ca/ca.yaml", "")}},
+	"no authorities":       {"ca.yaml:2:1: ", []step{withSet, written("ca/ca.yaml", "generation: 1\nauthorities: []\n")}},
+	"its key compromised":  {"", []step{withSet, setting("public_url: https://ca.example"), compromised}}, // an edit brings another, without a restart
 	"an authority's chain": {"ca.yaml:", []step{withSet, removed(chainFile)}},
 	"an authority's key":   {"ca.yaml:", []step{withSet, removed(caKeyFile)}},
 	"its wrong password":   {"ca.yaml:", []step{withSet, written(caPassword, "x")}},

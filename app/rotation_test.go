@@ -4,7 +4,6 @@ package app_test
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,9 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/app/keyring"
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/set"
-	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
@@ -134,28 +131,19 @@ func (r *rotationWorld) now() time.Time { return time.Now().Add(time.Duration(r.
 func (r *rotationWorld) jumpTo(at time.Time) { r.offset.Store(int64(time.Until(at))) }
 
 func (r *rotationWorld) editor() set.Editor {
-	return set.Editor{Path: r.set, Now: r.now(), Ring: keyring.New(keyring.Config{Modules: r.modules})}
+	return set.Editor{Path: r.set, Now: r.now(), Lead: set.PublicationLead, Ring: keyring.New(keyring.Config{Modules: r.modules})}
 }
 
 // add creates a second authority below the root and adds it to the operator's set.
 func (r *rotationWorld) add() string { return r.addAuthority("next") }
 
 func (r *rotationWorld) addAuthority(id string) string {
-	root := filepath.Join(filepath.Dir(r.set), "root")
-	signer, _, err := file.Open(filepath.Join(root, "key.pem"), filepath.Join(root, "pass"))
-	r.must(err)
-	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir: filepath.Join(filepath.Dir(r.set), id),
-		PlannedCertificate: ceremony.PlannedCertificate{
-			Subject: ceremony.Subject{CommonName: id + " intermediate", Organization: "mayfly demo"}, Algorithm: "ecdsa-p256", NotBefore: r.now(),
-		},
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer},
-	})
+	made, err := testworld.NewAuthority(filepath.Dir(r.set), id, r.now())
 	r.must(err)
 	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{
 		ID: id, Chain: made.ChainFile,
 		Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}},
-	})
+	}, nil)
 	r.must(err)
 	return id
 }

@@ -85,7 +85,7 @@ func (r *rotationWorld) addElsewhere(named config.Signer) string {
 	})
 	r.must(err)
 	r.must(key.Close())
-	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{ID: "next", Chain: result.ChainFile, Signer: named})
+	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{ID: "next", Chain: result.ChainFile, Signer: named}, nil)
 	r.must(err)
 	return "next"
 }

@@ -3,65 +3,83 @@
 package set
 
 import (
-	"crypto/x509"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 var begin = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-// folder is a CA as mayfly ca init creates it.
+// folder is a CA as mayfly ca init creates it, with the authority 2026-a.
 type folder struct {
-	t           *testing.T
-	dir, set    string
-	root        *x509.Certificate
-	firstFolder string
+	t        *testing.T
+	dir, set string
 }
 
 func newFolder(t *testing.T) *folder {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "ca")
-	result, err := ceremony.Init(ceremony.InitConfig{Dir: dir, Algorithm: "ecdsa-p256", Now: func() time.Time { return begin }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &folder{t, dir, result.SetFile, result.Root, filepath.Join(dir, "2026-a")}
+	f := &folder{t: t, dir: filepath.Join(t.TempDir(), "ca")}
+	result, err := ceremony.Init(ceremony.InitConfig{Dir: f.dir, Algorithm: "ecdsa-p256", Now: func() time.Time { return begin }})
+	f.must(nil, err)
+	f.set = result.SetFile
+	return f
 }
 
 func testKeys() Keys { return Keys{Ring: keyring.New(keyring.Config{})} }
 
 func (f *folder) editor(after time.Duration) Editor {
-	return Editor{Path: f.set, Now: begin.Add(after), Ring: keyring.New(keyring.Config{})}
+	return Editor{Path: f.set, Now: begin.Add(after), Lead: PublicationLead, Ring: keyring.New(keyring.Config{})}
 }
 
-// entry creates an authority below the folder's root.
-func (f *folder) entry(id string) config.CASetAuthority { return f.entryFrom(id, begin) }
+func (f *folder) forced(after time.Duration) Editor {
+	e := f.editor(after)
+	e.Force = true
+	return e
+}
 
-func (f *folder) entryFrom(id string, from time.Time) config.CASetAuthority {
+// entry creates an authority below the folder's root, which begins some time after the first.
+func (f *folder) entry(id string, after time.Duration) config.CASetAuthority {
 	f.t.Helper()
-	signer, _, err := file.Open(filepath.Join(f.dir, "root", "key.pem"), filepath.Join(f.dir, "root", "pass"))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	made, err := ceremony.NewAuthority(ceremony.AuthorityConfig{
-		Dir:                filepath.Join(f.dir, id),
-		PlannedCertificate: ceremony.PlannedCertificate{Subject: ceremony.Subject{CommonName: id, Organization: "tests"}, Algorithm: "ecdsa-p256", NotBefore: from},
-		Parent:             ceremony.Parent{Chain: []*x509.Certificate{f.root}, Signer: signer},
-	})
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	made, err := testworld.NewAuthority(f.dir, id, begin.Add(after))
+	f.must(nil, err)
 	return config.CASetAuthority{ID: id, Chain: made.ChainFile, Signer: config.Signer{File: &config.SignerFile{Key: made.KeyFile, PasswordFile: made.PasswordFile}}}
+}
+
+// add creates an authority and adds it.
+func (f *folder) add(after time.Duration, id string) {
+	f.t.Helper()
+	f.must(f.editor(after).Add(f.t.Context(), f.entry(id, 0), nil))
+}
+
+func (f *folder) at(after time.Duration) (cfg *config.Server, now time.Time) {
+	return &config.Server{CA: config.CA{Set: f.set}}, begin.Add(after)
+}
+
+// load loads the set as a server with keys does, some time after its beginning.
+func (f *folder) load(after time.Duration, keys Keys) (*Loaded, error) {
+	cfg, now := f.at(after)
+	return Load(f.t.Context(), cfg, now, keys)
+}
+
+// signs requires that the authority id signs; "" for none.
+func (f *folder) signs(after time.Duration, id string) *Loaded {
+	f.t.Helper()
+	loaded, err := f.load(after, testKeys())
+	f.must(nil, err)
+	if signs, _ := at(f.t, loaded.Set, begin.Add(after)); signs != id || len(loaded.Failed) > 0 {
+		f.t.Errorf("after %s %q signs, want %q; failed keys: %v", after, signs, id, loaded.Failed)
+	}
+	return loaded
 }
 
 func (f *folder) must(_ *Result, err error) {
@@ -73,37 +91,40 @@ func (f *folder) must(_ *Result, err error) {
 
 func (f *folder) read(name string) string {
 	f.t.Helper()
-	content, err := os.ReadFile(name)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	content, err := os.ReadFile(filepath.Join(f.dir, name))
+	f.must(nil, err)
 	return string(content)
 }
 
 func (f *folder) write(name, content string) {
 	f.t.Helper()
-	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-		f.t.Fatal(err)
-	}
+	f.must(nil, os.WriteFile(filepath.Join(f.dir, name), []byte(content), 0o600))
 }
 
-func (f *folder) refused(_ *Result, err error, want string) {
+func (f *folder) remove(name string) {
 	f.t.Helper()
-	if err == nil || !strings.Contains(err.Error(), want) {
-		f.t.Errorf("got error %v, want one that says %q", err, want)
-	}
+	f.must(nil, os.Remove(filepath.Join(f.dir, name)))
 }
 
-// The life of a set, from one authority to the next.
+func (f *folder) replace(old, replacement string) {
+	f.t.Helper()
+	content := f.read("ca.yaml")
+	if !strings.Contains(content, old) {
+		f.t.Fatalf("the set lacks %q:\n%s", old, content)
+	}
+	f.write("ca.yaml", strings.ReplaceAll(content, old, replacement))
+}
+
+// The life of a set, from one authority to the next. Edits keep the operator's comments and the mode.
 func TestRotate(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	f.write(f.set, "# A comment of the operator's.\n"+f.read(f.set))
-	entry := f.entry("2026-b")
-	f.must(f.editor(time.Hour).Add(t.Context(), entry))
+	f.write("ca.yaml", "# A comment of the operator's.\n"+f.read("ca.yaml"))
+	f.must(nil, os.Chmod(f.set, 0o666)) // the umask does not decide
+	f.add(time.Hour, "2026-b")
 	f.must(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
 	f.must(f.editor(26*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
-	content := f.read(f.set)
+	content := f.read("ca.yaml")
 	for _, want := range []string{
 		"# A comment of the operator's.\n", "generation: 4\n", "# intermediate first, root last",
 		"chain: 2026-b/chain.pem\n", "signer: {file: {key: 2026-b/key.pem, password_file: 2026-b/pass}}\n",
@@ -113,17 +134,15 @@ func TestRotate(t *testing.T) {
 			t.Errorf("the set lacks %q:\n%s", want, content)
 		}
 	}
+	if info, err := os.Stat(f.set); err != nil || info.Mode().Perm() != 0o666 {
+		t.Errorf("the edited set has mode %v (%v)", info.Mode(), err)
+	}
 	// A key that is destroyed within an hour after its retirement only causes a warning.
-	f.remove("key.pem")
-	loaded, err := Load(t.Context(), Source{Path: f.set}, begin.Add(25*time.Hour+30*time.Minute), testKeys())
-	if err != nil || len(loaded.Failed) != 0 || !strings.Contains(errors.Join(loaded.Warnings...).Error(), `authority "2026-a" cannot sign now`) {
-		t.Errorf("an authority that has just retired, and whose key is gone: %v, %+v", err, loaded)
+	f.remove("2026-a/key.pem")
+	if loaded := f.signs(25*time.Hour+30*time.Minute, "2026-b"); !strings.Contains(errors.Join(loaded.Warnings...).Error(), `authority "2026-a" cannot sign now`) {
+		t.Errorf("an authority that has just retired, and whose key is gone: %v", loaded.Warnings)
 	}
-	loaded, err = Load(t.Context(), Source{Path: f.set}, begin.Add(27*time.Hour), testKeys())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(loaded.Failed) != 0 || len(loaded.Set.TrustBundle(begin.Add(27*time.Hour))) != 2 {
+	if loaded := f.signs(27*time.Hour, "2026-b"); len(loaded.Set.TrustBundle(begin.Add(27*time.Hour))) != 2 {
 		t.Error("the retired authority has left the trust bundle")
 	}
 	entries, err := os.ReadDir(f.dir)
@@ -132,105 +151,96 @@ func TestRotate(t *testing.T) {
 	}
 }
 
-// An edit that would break verifiers or stop issuance is refused. The error states the correction.
+// An edit that would break verifiers or stop issuance is refused, and changes nothing. The error states
+// the correction.
 func TestEditsThatAreRefused(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	entry := f.entry("2026-b")
-	soon := entry
-	soon.ActivateAt = begin.Add(3 * time.Hour)
-	backdated := entry
-	backdated.PublishAt, backdated.ActivateAt = begin, begin.Add(24*time.Hour)
-	add := func(e config.CASetAuthority) (*Result, error) { return f.editor(time.Hour).Add(t.Context(), e) }
-	must := f.read(f.set)
-	refused := func(r *Result, err error) func(string) {
-		return func(want string) { t.Helper(); f.refused(r, err, want) }
+	entry := f.entry("2026-b", 0)
+	refused := func(want string) func(*Result, error) {
+		before := f.read("ca.yaml")
+		return func(_ *Result, err error) {
+			t.Helper()
+			if expect(t, "an edit", err, want); f.read("ca.yaml") != before {
+				t.Errorf("%s: the refused edit has changed the set", want)
+			}
+		}
 	}
-	refused(add(soon))("the earliest time is 2026-11-24T13:00:00Z")
-	refused(add(backdated))("it would sign 23h0m0s after it is published")
-	refused(f.editor(time.Hour).Activate(t.Context(), "2026-x", time.Time{}))(`has no authority "2026-x"`)
-	refused(f.editor(time.Hour).Activate(t.Context(), "2026-a", time.Time{}))("signs already")
-	refused(f.editor(time.Hour).Retire(t.Context(), "2026-a", time.Time{}))("nothing would sign from 2026-11-23T13:00:00Z on")
-	wrongKey := entry
-	wrongKey.ID, wrongKey.Signer.File = "2026-c", &config.SignerFile{Key: filepath.Join(f.firstFolder, "key.pem"), PasswordFile: filepath.Join(f.firstFolder, "pass")}
-	refused(add(wrongKey))("is not the key of the chain's first certificate")
-	if f.read(f.set) != must {
-		t.Error("a refused edit has changed the set")
+	add := func(change func(*config.CASetAuthority)) (*Result, error) {
+		e := entry
+		change(&e)
+		return f.editor(time.Hour).Add(t.Context(), e, nil)
 	}
+	refused("the earliest time is 2026-11-24T13:00:00Z")(f.editor(time.Hour).Add(t.Context(), config.CASetAuthority{ID: "2026-c", ActivateAt: begin.Add(3 * time.Hour)}, func(*config.CASetAuthority) error {
+		t.Error("files are created for an authority that is refused")
+		return nil
+	}))
+	refused("it would sign 23h0m0s after it is published")(add(func(e *config.CASetAuthority) { e.PublishAt, e.ActivateAt = begin, begin.Add(24*time.Hour) }))
+	refused("is not the key of the chain's first certificate")(add(func(e *config.CASetAuthority) {
+		e.Signer.File = &config.SignerFile{Key: filepath.Join(f.dir, "2026-a/key.pem"), PasswordFile: filepath.Join(f.dir, "2026-a/pass")}
+	}))
+	refused(`has no authority "2026-x"`)(f.editor(time.Hour).Activate(t.Context(), "2026-x", time.Time{}))
+	refused("signs already")(f.editor(time.Hour).Activate(t.Context(), "2026-a", time.Time{}))
+	refused("nothing would sign from 2026-11-23T13:00:00Z on")(f.editor(time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
 
-	f.must(add(entry))
-	refused(add(entry))("has an authority \"2026-b\" already")
-	refused(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", begin.Add(3*time.Hour)))("the least is 24h0m0s")
-	refused(f.editor(48*time.Hour).Activate(t.Context(), "2026-b", begin.Add(47*time.Hour)))("is in the past")
+	f.must(f.editor(time.Hour).Add(t.Context(), entry, nil))
+	refused("has an authority \"2026-b\" already")(add(func(*config.CASetAuthority) {}))
+	refused("the least is 24h0m0s")(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", begin.Add(3*time.Hour)))
+	refused("is in the past")(f.editor(48*time.Hour).Activate(t.Context(), "2026-b", begin.Add(47*time.Hour)))
 	f.must(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
-	refused(f.editor(2*time.Hour).Retire(t.Context(), "2026-a", begin.Add(3*time.Hour)))("nothing would sign from 2026-11-23T15:00:00Z on")
+	refused("nothing would sign from 2026-11-23T15:00:00Z on")(f.editor(2*time.Hour).Retire(t.Context(), "2026-a", begin.Add(3*time.Hour)))
 	f.must(f.editor(3*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
-	refused(f.editor(3*time.Hour).Retire(t.Context(), "2026-b", time.Time{}))("nothing would sign from 2026-11-24T13:00:00Z on")
-	refused(f.editor(3*time.Hour).Retire(t.Context(), "2026-b", time.Time{}))("has never signed")
-	refused(f.editor(30*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))("is retired since 2026-11-24T13:00:00Z already")
-	refused(f.editor(30*time.Hour).Activate(t.Context(), "2026-a", time.Time{}))("does not come back")
+	refused("nothing would sign from 2026-11-24T13:00:00Z on")(f.editor(3*time.Hour).Retire(t.Context(), "2026-b", time.Time{}))
+	refused("has never signed")(f.editor(3*time.Hour).Retire(t.Context(), "2026-b", time.Time{}))
+	refused("is retired since 2026-11-24T13:00:00Z already")(f.editor(30*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
+	refused("does not come back")(f.editor(30*time.Hour).Activate(t.Context(), "2026-a", time.Time{}))
 
-	forced := f.editor(30 * time.Hour)
-	forced.Force = true
-	result, err := forced.Retire(t.Context(), "2026-b", forced.Now)
+	result, err := f.forced(30*time.Hour).Retire(t.Context(), "2026-b", begin.Add(30*time.Hour))
 	if err != nil || len(result.Forced) != 1 || len(result.Warnings) == 0 {
 		t.Fatalf("forced: %v, %+v", err, result)
 	}
-	loaded, err := Load(t.Context(), Source{Path: f.set}, forced.Now, testKeys())
-	if err != nil {
-		t.Fatalf("a server would not load the stop, and sign on: %v", err)
-	}
-	if _, err := loaded.Set.Active(forced.Now); err == nil {
-		t.Error("something signs after everything was retired")
-	}
+	f.signs(30*time.Hour, "")
 }
 
 // An operator can show and correct a set that no server would load now: one that is not active yet,
 // and one whose authority expired before its successor existed.
-func TestUnfitSetCanBeMended(t *testing.T) {
+func TestInactiveSetCanBeMended(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	entry := f.entry("2026-b")
-	early := f.editor(-time.Hour)
-	loaded, err := Read(Source{Path: f.set}, early.Now)
-	if err != nil || len(loaded.StatusAt(early.Now).Warnings) != 1 {
+	loaded, err := Read(f.at(-time.Hour))
+	if err != nil || len(loaded.StatusAt(begin.Add(-time.Hour)).Warnings) != 1 {
 		t.Fatalf("before its beginning: %v, %+v", err, loaded)
 	}
-	f.must(early.Add(t.Context(), entry))
+	f.add(-time.Hour, "2026-b")
 
 	f = newFolder(t)
-	late := f.editor(3*365*24*time.Hour + 48*time.Hour)
-	late.Force = true
-	if _, err := Load(t.Context(), Source{Path: f.set}, late.Now, testKeys()); err == nil {
+	const late = 3*365*24*time.Hour + 48*time.Hour
+	if _, err := f.load(late, testKeys()); err == nil {
 		t.Fatal("a server loads a set whose only authority has ended")
 	}
-	f.must(late.Add(t.Context(), f.entryFrom("2029-a", late.Now)))
-	f.must(late.Activate(t.Context(), "2029-a", late.Now.Add(time.Second)))
-	if _, err := Load(t.Context(), Source{Path: f.set}, late.Now.Add(2*time.Second), testKeys()); err != nil {
-		t.Error(err)
-	}
+	f.must(f.forced(late).Add(t.Context(), f.entry("2029-a", late), nil))
+	f.must(f.forced(late).Activate(t.Context(), "2029-a", begin.Add(late+time.Second)))
+	f.signs(late+2*time.Second, "2029-a")
 }
 
 func TestEditsDoNotOverwriteEachOther(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	entry := f.entry("2026-b")
+	entry := f.entry("2026-b", 0)
 	lock, err := files.Lock(f.set, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.editor(time.Hour).Add(t.Context(), entry)
-	f.refused(nil, err, "another edit")
-	if err := files.Unlock(lock); err != nil {
-		t.Fatal(err)
-	}
-	if err := replaceFile(f.set, []byte("what was read before"), []byte("new")); err == nil || !strings.Contains(err.Error(), "changed meanwhile") {
-		t.Errorf("got error %v", err)
-	}
-	f.must(f.editor(time.Hour).Add(t.Context(), entry))
+	f.must(nil, err)
+	_, err = f.editor(time.Hour).Add(t.Context(), entry, nil)
+	expect(t, "beside another edit", err, "another edit")
+	f.must(nil, files.Unlock(lock))
+	_, err = f.editor(time.Hour).Add(t.Context(), entry, func(*config.CASetAuthority) error {
+		f.replace("generation: 1", "generation: 2")
+		return nil
+	})
+	expect(t, "after another edit", err, "changed meanwhile")
+	f.must(f.editor(time.Hour).Add(t.Context(), entry, nil))
 }
 
-// Invalid inputs: each error names the file, the place and the correction.
+// Each error names the file, the place and the correction; all mistakes are reported at once.
 func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -238,85 +248,165 @@ func TestLoadRefuses(t *testing.T) {
 		after  time.Duration
 		want   string
 	}{
-		"wrong password":      {func(f *folder) { f.write(filepath.Join(f.firstFolder, "pass"), "wrong-password\n") }, 0, "ca.yaml:7:57: the password in"},
-		"key of another":      {func(f *folder) { f.swapKeys() }, 0, "ca.yaml:7:26: "},
-		"chain is missing":    {func(f *folder) { f.remove("chain.pem") }, 0, "ca.yaml:6:12: reading the chain: open"},
-		"key is missing":      {func(f *folder) { f.remove("key.pem") }, 0, "ca.yaml:7:26: open"},
+		"wrong password": {func(f *folder) { f.write("2026-a/pass", "wrong-password\n") }, 0, "ca.yaml:7:57: the password in"},
+		"key of another": {func(f *folder) {
+			f.entry("2026-b", 0)
+			f.write("2026-a/key.pem", f.read("2026-b/key.pem"))
+			f.write("2026-a/pass", f.read("2026-b/pass"))
+		}, 0, "ca.yaml:7:26: "},
+		"chain is missing":    {func(f *folder) { f.remove("2026-a/chain.pem") }, 0, "ca.yaml:6:12: reading the chain: open"},
+		"key is missing":      {func(f *folder) { f.remove("2026-a/key.pem") }, 0, "ca.yaml:7:26: open"},
 		"expired chain":       {func(*folder) {}, 4 * 365 * 24 * time.Hour, "ca.yaml:6:12: authority \"2026-a\" must sign: the CA certificate"},
 		"not yet valid chain": {func(f *folder) { f.replace("_at: 2026-11-23", "_at: 2026-11-22") }, -24 * time.Hour, "are valid from 2026-11-23"},
 		"no signer":           {func(f *folder) { f.replace("    signer:", "    # signer:") }, 0, "has no signer"},
 		"nothing is active":   {func(f *folder) { f.replace("    activate_at: 2026-11-23T12:00:00Z\n", "") }, time.Hour, "no authority is active"},
+		"two chains are missing": {func(f *folder) {
+			f.add(0, "2026-b")
+			f.remove("2026-a/chain.pem")
+			f.remove("2026-b/chain.pem")
+		}, 0, "2026-a/chain.pem: no such file or directory\n" + "ca.yaml:11:12: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFolder(t)
 			test.change(f)
-			_, err := Load(t.Context(), Source{Path: f.set}, begin.Add(test.after), testKeys())
-			f.refused(nil, err, test.want)
+			_, err := f.load(test.after, testKeys())
+			if err != nil {
+				err = errors.New(strings.ReplaceAll(err.Error(), f.dir+"/", ""))
+			}
+			expect(t, name, err, test.want)
 		})
 	}
 }
 
-// Each file that cannot be read has its own line.
-func TestLoadNamesEveryUnreadableFile(t *testing.T) {
-	t.Parallel()
-	f := newFolder(t)
-	f.must(f.editor(time.Hour).Add(t.Context(), f.entry("2026-b")))
-	f.remove("chain.pem")
-	if err := os.Remove(filepath.Join(f.dir, "2026-b", "chain.pem")); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Load(t.Context(), Source{Path: f.set}, begin.Add(2*time.Hour), testKeys())
-	if err == nil || strings.Count(err.Error(), "no such file") != 2 || strings.Count(err.Error(), "\n"+f.set+":") != 1 {
-		t.Errorf("got error %v", err)
-	}
-}
-
-func (f *folder) replace(old, new string) {
-	content := f.read(f.set)
-	if !strings.Contains(content, old) {
-		f.t.Fatalf("the set lacks %q:\n%s", old, content)
-	}
-	f.write(f.set, strings.ReplaceAll(content, old, new))
-}
-
-func (f *folder) remove(name string) {
-	if err := os.Remove(filepath.Join(f.firstFolder, name)); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
-func (f *folder) swapKeys() {
-	entry := f.entry("2026-b")
-	f.write(filepath.Join(f.firstFolder, "key.pem"), f.read(entry.Signer.File.Key))
-	f.write(filepath.Join(f.firstFolder, "pass"), f.read(entry.Signer.File.PasswordFile))
-}
-
+// Status warns while there is time to act: of certificates that end, and if nothing signs afterwards.
+// An authority without a date, or one that will never sign, does not change that.
 func TestStatusWarnsInTime(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
+	f.entry("2029-a", 0)
 	for _, test := range []struct {
-		daysBeforeTheEnd int
-		want             []string
+		days int // before the end
+		more string
+		want []string
 	}{
-		{400, nil},
-		{170, []string{"nothing succeeds authority 2026-a"}},
-		{30, []string{"intermediate 2026-a,O=mayfly ends in 30 days", "nothing succeeds authority 2026-a"}},
+		{400, "", nil},
+		{170, "", []string{"nothing signs from 2029-11-2"}},
+		{30, "", []string{"nothing signs from 2029-11-2", "intermediate 2026-a,O=mayfly ends in 30 days"}},
+		{170, ", publish_at: 2026-11-24T12:00:00Z}", []string{"nothing signs from 2029-11-2"}},
+		{170, ", publish_at: 2026-11-24T12:00:00Z, retire_at: 2029-12-01T00:00:00Z}", []string{"nothing signs from 2029-11-2"}},
 	} {
-		now := begin.AddDate(3, 0, -test.daysBeforeTheEnd)
-		loaded, err := Read(Source{Path: f.set}, now)
-		if err != nil {
-			t.Fatal(err)
+		before := f.read("ca.yaml")
+		if test.more != "" {
+			f.write("ca.yaml", before+"  - {id: 2029-a, chain: 2029-a/chain.pem"+test.more+"\n")
 		}
+		now := begin.AddDate(3, 0, -test.days)
+		loaded, err := Read(f.at(now.Sub(begin)))
+		f.must(nil, err)
 		got := loaded.StatusAt(now).Warnings
-		if len(got) != len(test.want) {
-			t.Errorf("%d days before: %q, want %q", test.daysBeforeTheEnd, got, test.want)
-			continue
+		if !slices.EqualFunc(got, test.want, strings.Contains) {
+			t.Errorf("%d days before: %q, want %q", test.days, got, test.want)
 		}
-		for i := range got {
-			if !strings.Contains(got[i], test.want[i]) {
-				t.Errorf("%d days before: %q, want %q", test.daysBeforeTheEnd, got, test.want)
-			}
-		}
+		f.write("ca.yaml", before)
+	}
+}
+
+// The caller decides which keys must sign: a failure of one refuses the set, or is a warning.
+func TestKeysThatMustSign(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	f.add(time.Hour, "2026-b")
+	f.remove("2026-b/key.pem")
+	_, err := f.load(2*time.Hour, testKeys())
+	expect(t, "all must sign", err, "2026-b/key.pem: no such file")
+
+	keys := testKeys()
+	var asked []string
+	keys.Required = func(m Member, err error) bool {
+		asked = append(asked, m.ID)
+		return err == nil
+	}
+	loaded, err := f.load(2*time.Hour, keys)
+	f.must(nil, err)
+	if !slices.Equal(asked, []string{"2026-b"}) || len(loaded.Failed) != 1 || !slices.Contains(loaded.Warnings, loaded.Failed[0]) {
+		t.Errorf("asked about %q; failed: %v, warnings: %v", asked, loaded.Failed, loaded.Warnings)
+	}
+	if text := loaded.Failed[0].Error(); !strings.Contains(text, `authority "2026-b" cannot sign now, and is tried again: `) || !strings.Contains(text, f.set+":") {
+		t.Errorf("it is told as %s", text)
+	}
+
+	// An authority that has signed in the set in force continues, even if its file has changed.
+	whole := newFolder(t)
+	current := whole.signs(0, "2026-a")
+	whole.remove("2026-a/key.pem")
+	keys.Current = current.Set
+	loaded, err = whole.load(0, keys)
+	if err != nil || len(loaded.Failed) != 1 || loaded.Set.members[0].Authority != current.Set.members[0].Authority {
+		t.Errorf("another authority signs: %v, %+v", err, loaded)
+	}
+}
+
+// An edit requires the key of the authority that will sign, and no other: the edit may replace a
+// lost key.
+func TestEditsBesideABrokenKey(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	f.add(time.Hour, "2026-b")
+	f.remove("2026-a/key.pem")
+	f.remove("2026-b/key.pem")
+	f.add(2*time.Hour, "2026-c")
+	f.must(f.editor(2*time.Hour).Activate(t.Context(), "2026-c", time.Time{}))
+	f.must(f.editor(2*time.Hour).Retire(t.Context(), "2026-a", time.Time{}))
+	_, err := f.editor(3*time.Hour).Activate(t.Context(), "2026-b", begin.Add(72*time.Hour))
+	expect(t, "activating an authority without a key", err, "2026-b/key.pem: no such file")
+	if result, err := f.forced(3*time.Hour).Activate(t.Context(), "2026-b", begin.Add(72*time.Hour)); err != nil || len(result.Failed) != 1 {
+		t.Errorf("forced: %v, %+v", err, result)
+	}
+}
+
+// An authority with a stolen key stops without --force, and its key is not read again. The time of the
+// compromise moves to an earlier one only, and nothing reactivates the authority.
+func TestCompromise(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	f.add(time.Hour, "2026-b")
+	now, stolen := f.editor(30*time.Hour), begin.Add(28*time.Hour)
+	compromise := func(id string, since time.Time, want string) *Result {
+		t.Helper()
+		result, err := now.Compromise(t.Context(), id, since)
+		expect(t, id, err, want)
+		return result
+	}
+	compromise("2026-x", time.Time{}, `has no authority "2026-x"`)
+	compromise("2026-a", now.Now.Add(time.Minute), "is in the future")
+	result := compromise("2026-a", stolen.Add(900*time.Millisecond), "")
+	if len(result.Forced) > 0 || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0].Error(), "every request is refused") {
+		t.Errorf("forced %v, warnings %v", result.Forced, result.Warnings)
+	}
+	f.remove("2026-a/key.pem") // nothing reads it
+	loaded := f.signs(30*time.Hour, "")
+	if windows := loaded.Set.Windows(now.Now); len(windows) != 2 || windows[1].ID != "2026-a" || !windows[1].End.Equal(stolen) {
+		t.Errorf("the windows are %+v", windows)
+	}
+	compromise("2026-a", stolen, "is compromised since 2026-11-24T16:00:00Z already")
+	_, err := now.Retire(t.Context(), "2026-a", time.Time{})
+	expect(t, "retiring it", err, "is compromised since")
+	_, err = now.Activate(t.Context(), "2026-a", time.Time{})
+	expect(t, "activating it", err, "does not come back")
+	compromise("2026-a", stolen.Add(-time.Hour), "")
+	// The published successor was published long enough: it signs at once, without --force.
+	f.must(now.Activate(t.Context(), "2026-b", now.Now))
+	f.signs(30*time.Hour, "2026-b")
+
+	// An authority with a key that was stolen before it signed never signs. The active one continues.
+	f = newFolder(t)
+	f.add(time.Hour, "2026-b")
+	f.must(f.editor(2*time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
+	result, err = f.editor(3*time.Hour).Compromise(t.Context(), "2026-b", time.Time{})
+	if err != nil || len(result.Forced) > 0 {
+		t.Fatalf("%v, %+v", err, result)
+	}
+	if loaded := f.signs(48*time.Hour, "2026-a"); len(loaded.Set.Windows(begin.Add(48*time.Hour))) != 1 {
+		t.Error("an authority that never signed has a window")
 	}
 }

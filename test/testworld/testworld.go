@@ -26,6 +26,7 @@ import (
 	"github.com/google/certificate-transparency-go/x509util"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
@@ -192,4 +193,26 @@ func (w *World) Verify(chain []string) error {
 		return err
 	}
 	return ctutil.VerifySCT(key, logged, scts[0], true)
+}
+
+// NewAuthority creates the authority id below the root of the CA in the folder dir, as `mayfly ca add`
+// does, without adding it to the set. Its certificates begin at from.
+func NewAuthority(dir, id string, from time.Time) (*ceremony.Result, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "root", "root.pem"))
+	if err != nil {
+		return nil, err
+	}
+	root, err := pem.Certificates(text)
+	if err != nil {
+		return nil, err
+	}
+	signer, _, err := file.Open(filepath.Join(dir, "root", "key.pem"), filepath.Join(dir, "root", "pass"))
+	if err != nil {
+		return nil, err
+	}
+	return ceremony.NewAuthority(ceremony.AuthorityConfig{
+		Dir:                filepath.Join(dir, id),
+		PlannedCertificate: ceremony.PlannedCertificate{Subject: ceremony.Subject{CommonName: id + " intermediate", Organization: "mayfly demo"}, Algorithm: "ecdsa-p256", NotBefore: from},
+		Parent:             ceremony.Parent{Chain: root, Signer: signer},
+	})
 }
