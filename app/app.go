@@ -186,7 +186,7 @@ func (a *App) assemble(ctx context.Context, options Options, edge server.Config,
 	base.Active, base.TrustBundle, base.Now = a.authorities.Active, a.authorities.TrustBundle, a.authorities.now
 	base.Logs, base.Logger = a.logs.logs, a.logger
 	if err := a.live.begin(ctx, base); err != nil {
-		return fmt.Errorf("%s: %w", a.Config.File().Name(), err)
+		return fmt.Errorf("%s: %w", a.Config.Name(), err)
 	}
 	registerCT(edge.Registry, a.Config, a.authorities.now)
 	edge.Registry.MustRegister(issuerMetrics(a.live.status))

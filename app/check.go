@@ -128,7 +128,7 @@ func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.
 // starts without them: Kubernetes replaces them, and each use reads them.
 func (r *CheckReport) checkCluster(cfg *config.Server) {
 	for _, named := range []struct{ key, file string }{{"ca_file", cfg.OIDC.Kubernetes.CAFile}, {"token_file", cfg.OIDC.Kubernetes.TokenFile}} {
-		if !cfg.Sets("oidc.kubernetes." + named.key) {
+		if !cfg.Sets("oidc", "kubernetes", named.key) {
 			continue
 		}
 		content, err := readFile(named.file)

@@ -33,9 +33,9 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 		return trustroot.Instance{}, err
 	}
 	if cfg.PublicURL == "" {
-		return trustroot.Instance{}, fmt.Errorf("%s: %w", cfg.File().Name(), trustroot.ErrNotRendered)
+		return trustroot.Instance{}, fmt.Errorf("%s: %w", cfg.Name(), trustroot.ErrNotRendered)
 	}
-	issuers, _, err := config.LoadIssuers(cfg.Issuers, cfg.Compat)
+	issuers, _, err := config.LoadIssuers(cfg.Issuers, cfg.Compat, nil)
 	if err != nil {
 		return trustroot.Instance{}, err
 	}

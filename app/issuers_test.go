@@ -28,7 +28,7 @@ type expectation struct {
 // real matching, the real rules and the real table.
 func TestShippedIssuers(t *testing.T) {
 	t.Parallel()
-	issuers, warnings, err := config.LoadIssuers("../config/issuers.yaml", false)
+	issuers, warnings, err := config.LoadIssuers("../config/issuers.yaml", false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +94,10 @@ func entryOf(t *testing.T, issuers *config.Issuers, issuerURL string) string {
 	t.Helper()
 	var found []string
 	for _, issuer := range issuers.Entries {
-		if !issuer.Wildcard && issuer.Key == issuerURL {
+		if issuer.Static && issuer.Key == issuerURL {
 			return issuer.Key
 		}
-		if !issuer.Wildcard {
+		if issuer.Static {
 			continue
 		}
 		pattern, err := oidc.ParsePattern(issuer.Key)

@@ -16,7 +16,7 @@ import (
 // leaves nothing behind: a remaining goroutine would fail the bubble.
 func TestLiveRunEndsEveryGeneration(t *testing.T) {
 	t.Parallel()
-	issuers, _, err := config.ParseIssuers("f", []byte("meta-issuers: {https://*.example.com: {client-id: a, type: email}}"), false)
+	issuers, _, err := config.ParseIssuers("f", []byte("meta-issuers: {https://*.example.com: {client-id: a, type: email}}"), false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

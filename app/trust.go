@@ -28,7 +28,7 @@ type trust struct {
 // states why the file cannot be read.
 func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe trustObserver) (*trust, []config.Mistake, error) {
 	var t *trust
-	issuers, warnings, err := config.BuildIssuers(name, cfg.Compat, func(issuers *config.Issuers) ([]error, error) {
+	issuers, warnings, err := config.LoadIssuers(name, cfg.Compat, func(issuers *config.Issuers) ([]error, error) {
 		var err error
 		t, err = newTrust(cfg, issuers, logger, observe)
 		return t.warnings, err
@@ -48,7 +48,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	verifier.Proxy, verifier.ProxiesKnown = cfg.OIDC.Proxy.Reveal(), len(cfg.TrustedProxies) > 0
 	verifier.MaxWaiting = cfg.Limits.InFlight / 2 // leaves room for requests that wait for no issuer
 	verifier.Now, verifier.Logger, verifier.ObserveFetch = time.Now, logger, observe.fetch
-	rules := identity.Config{CIProviders: issuers.CIProviders, Compat: cfg.Compat, Observe: observe.decision}
+	rules := identity.Config{CIProviders: issuers.CIIssuerMetadata, Compat: cfg.Compat, Observe: observe.decision}
 	for _, entry := range issuers.Entries {
 		verifier.Issuers = append(verifier.Issuers, verifierIssuer(entry))
 		for _, profile := range entry.All() {
@@ -66,7 +66,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 func verifierIssuer(entry config.Issuer) oidc.Issuer {
 	i := entry.Connection
 	i.Key, i.Audiences = entry.Key, entry.Accepted()
-	if entry.Wildcard {
+	if !entry.Static {
 		i.Pattern = entry.Key
 	} else {
 		i.URL = entry.Key // issuer-url equals it, or package config has reported a mistake

@@ -3,10 +3,8 @@
 package config
 
 import (
-	"path/filepath"
-	"reflect"
 	"regexp"
-	"strconv"
+	"slices"
 	"time"
 )
 
@@ -19,7 +17,7 @@ type CASet struct {
 	// Authorities are the authorities of the set; their order has no meaning.
 	Authorities []CASetAuthority `key:"authorities"`
 
-	file    *File
+	*File
 	content []byte
 }
 
@@ -46,65 +44,36 @@ type CASetAuthority struct {
 
 // LoadCASet reads the CA set from the file called path. Its errors and warnings are those of
 // LoadServer. It opens no other file.
-func LoadCASet(path string) (*CASet, []Mistake, error) {
-	content, err := readFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	return ParseCASet(path, content)
-}
+func LoadCASet(path string) (*CASet, []Mistake, error) { return loaded(path, ParseCASet) }
 
 // ParseCASet is LoadCASet for a file that has been read already. Relative paths in it are relative
 // to the directory of name; mistakes give name as the file.
 func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
-	r := &report{file: name}
-	file, ok := parse(r, content, yamlOnly)
-	if !ok {
-		warnings, err := r.result()
-		return nil, warnings, err
-	}
-	set := &CASet{file: file, content: content}
-	c := checks{decoder: &decoder{report: r, dir: filepath.Dir(name)}}
-	c.object(file.root, reflect.ValueOf(set).Elem())
-	c.tags(reflect.ValueOf(set).Elem(), nil)
-	if _, ok := file.root.lookup("authorities"); !ok {
-		c.wrong([]string{"authorities"}, "authorities is missing: it lists the authorities of the set")
-	}
-	for i, a := range set.Authorities {
-		path := []string{"authorities", strconv.Itoa(i)}
-		if !ValidAuthorityID(a.ID) {
-			c.wrong(join(path, "id"), "found the id %q, expected up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
-		}
-		if _, _, missing := file.walk(join(path, "signer")); missing == "" {
-			c.signer(a.Signer, join(path, "signer"))
-		}
-	}
-	c.report(file, file.Mistakes)
-	warnings, err := r.result()
-	if err != nil {
-		return nil, warnings, err
-	}
-	return set, warnings, nil
+	d := newDecoder(name)
+	set := &CASet{File: d.File, content: content}
+	d.read(content, false, set)
+	return result(d, set)
 }
 
-// Name returns the file's name as the caller gave it to the loader.
-func (s *CASet) Name() string { return s.file.name }
+func (s *CASet) check(d *decoder, path []string) {
+	if !d.Sets("authorities") {
+		d.wrong([]string{"authorities"}, "authorities is missing: it lists the authorities of the set")
+	}
+}
+
+func (a *CASetAuthority) check(d *decoder, path []string) {
+	if !ValidAuthorityID(a.ID) {
+		d.wrong(join(path, "id"), "found the id %q, expected up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a", shorten(a.ID))
+	}
+}
 
 // Content returns the file's content as the loader read it.
 func (s *CASet) Content() []byte { return s.content }
 
 // Index returns the place of the authority id in Authorities, or -1.
 func (s *CASet) Index(id string) int {
-	for i, a := range s.Authorities {
-		if a.ID == id {
-			return i
-		}
-	}
-	return -1
+	return slices.IndexFunc(s.Authorities, func(a CASetAuthority) bool { return a.ID == id })
 }
-
-// WithPlaces maps every keypath error in err to its place in the file; nil for nil.
-func (s *CASet) WithPlaces(err error) error { return s.file.Mistakes(err).asError() }
 
 var authorityID = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 

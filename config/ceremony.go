@@ -3,8 +3,7 @@
 package config
 
 import (
-	"path/filepath"
-	"reflect"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -15,7 +14,7 @@ type Ceremony struct {
 	Root          CeremonyRoot           `key:"root"`
 	Intermediates []CeremonyIntermediate `key:"intermediates"`
 
-	file *File
+	*File
 }
 
 // CeremonyCertificate holds the keys that root and intermediates share.
@@ -66,71 +65,52 @@ type CeremonyIntermediate struct {
 
 // LoadCeremony reads the plan of a ceremony. Its errors and warnings are those of
 // LoadServer. It opens no other file.
-func LoadCeremony(path string) (*Ceremony, []Mistake, error) {
-	content, err := readFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	r := &report{file: path}
-	file, ok := parse(r, content, yamlOnly)
-	if !ok {
-		warnings, err := r.result()
-		return nil, warnings, err
-	}
-	plan := &Ceremony{file: file}
-	c := checks{decoder: &decoder{report: r, dir: filepath.Dir(path)}}
-	c.object(file.root, reflect.ValueOf(plan).Elem())
-	c.tags(reflect.ValueOf(plan).Elem(), nil)
-	if _, ok := file.root.lookup("root"); !ok {
-		c.wrong([]string{"root"}, "root is missing: it describes a new root, or names the folder of one")
-	}
-	c.ceremony(plan)
-	c.report(file, file.Mistakes)
-	warnings, err := r.result()
-	if err != nil {
-		return nil, warnings, err
-	}
-	return plan, warnings, nil
+func LoadCeremony(path string) (*Ceremony, []Mistake, error) { return loaded(path, parseCeremony) }
+
+func parseCeremony(name string, content []byte) (*Ceremony, []Mistake, error) {
+	d := newDecoder(name)
+	plan := &Ceremony{File: d.File}
+	d.read(content, false, plan)
+	return result(d, plan)
 }
 
-// WithPlaces maps every keypath error in err to its place in the file; nil for nil.
-func (c *Ceremony) WithPlaces(err error) error { return c.file.Mistakes(err).asError() }
+func (c *Ceremony) check(d *decoder, _ []string) {
+	if !d.Sets("root") {
+		d.wrong([]string{"root"}, "root is missing: it describes a new root, or names the folder of one")
+	}
+	for i, m := range c.Intermediates {
+		if slices.ContainsFunc(c.Intermediates[:i], func(other CeremonyIntermediate) bool { return other.ID == m.ID }) {
+			d.wrong([]string{"intermediates", strconv.Itoa(i), "id"}, "two intermediates have the id %q", shorten(m.ID))
+		}
+	}
+}
 
-// ceremony checks what the tags of a ceremony do not state.
-func (c *checks) ceremony(plan *Ceremony) {
-	root := plan.Root
-	described := root.CeremonyCertificate
+func (c *CeremonyRoot) check(d *decoder, path []string) {
+	described := c.CeremonyCertificate
 	described.PasswordFile = ""
-	if root.Folder != "" && described != (CeremonyCertificate{}) {
-		c.wrong([]string{"root"}, "folder names an existing root, and excludes every other key but password_file")
+	if c.Folder != "" && described != (CeremonyCertificate{}) {
+		d.wrong(path, "folder names an existing root, and excludes every other key but password_file")
 	}
-	c.ceremonyKey(plan, root.CeremonyCertificate, []string{"root"})
-	seen := map[string]bool{}
-	for i, m := range plan.Intermediates {
-		path := []string{"intermediates", strconv.Itoa(i)}
-		if !ValidAuthorityID(m.ID) || m.ID == "root" {
-			c.wrong(join(path, "id"), "found the id %q, expected up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a, and not root", shorten(m.ID))
-		} else if seen[m.ID] {
-			c.wrong(join(path, "id"), "two intermediates have the id %q", shorten(m.ID))
-		}
-		seen[m.ID] = true
-		if m.Request != "" && (m.Algorithm != "" || m.PasswordFile != "" || !m.Signer.IsZero()) {
-			c.wrong(path, "request is for a key that is elsewhere, and excludes algorithm, password_file and signer")
-			continue
-		}
-		c.ceremonyKey(plan, m.CeremonyCertificate, path)
-	}
+	c.CeremonyCertificate.check(d, path)
 }
 
-func (c *checks) ceremonyKey(plan *Ceremony, m CeremonyCertificate, path []string) {
-	_, _, missing := plan.file.walk(join(path, "signer"))
-	switch {
-	case missing != "": // a signer without a kind must not become a key in a file
-		return
-	case m.Signer.File != nil:
-		c.wrong(join(path, "signer"), "the ceremony creates a key in a file itself: remove signer")
-	case m.PasswordFile != "":
-		c.wrong(join(path, "password_file"), "password_file is for a key in a file, and excludes signer")
+func (c *CeremonyIntermediate) check(d *decoder, path []string) {
+	if !ValidAuthorityID(c.ID) || c.ID == "root" {
+		d.wrong(join(path, "id"), "found the id %q, expected up to 64 lower-case letters, digits, dots, hyphens and underscores, as in 2026-a, and not root", shorten(c.ID))
 	}
-	c.signer(m.Signer, join(path, "signer"))
+	if c.Request != "" && (c.Algorithm != "" || c.PasswordFile != "" || !c.Signer.IsZero()) {
+		d.wrong(path, "request is for a key that is elsewhere, and excludes algorithm, password_file and signer")
+		return
+	}
+	c.CeremonyCertificate.check(d, path)
+}
+
+func (c *CeremonyCertificate) check(d *decoder, path []string) {
+	switch {
+	case !d.Sets(join(path, "signer")...):
+	case c.Signer.File != nil:
+		d.wrong(join(path, "signer"), "the ceremony creates a key in a file itself: remove signer")
+	case c.PasswordFile != "":
+		d.wrong(join(path, "password_file"), "password_file is for a key in a file, and excludes signer")
+	}
 }

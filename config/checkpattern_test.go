@@ -33,7 +33,7 @@ func TestPatterns(t *testing.T) {
 	} {
 		for _, compat := range []bool{false, true} {
 			content := fmt.Sprintf("meta-issuers:\n  %q:\n    client-id: sigstore\n    type: kubernetes\n", pattern)
-			_, warnings, err := config.ParseIssuers("f", []byte(content), compat)
+			_, warnings, err := config.ParseIssuers("f", []byte(content), compat, nil)
 			got := ""
 			if err != nil {
 				got += "mistake: " + err.Error()
@@ -63,7 +63,7 @@ ci-issuer-metadata:
   ci:
     default-template-values: {n: 5, hex: 0x1F, octal: 010, float: 1.50, yes: yes, off: off}
 `
-	issuers, warnings, err := config.ParseIssuers("f", []byte(content), false)
+	issuers, warnings, err := config.ParseIssuers("f", []byte(content), false, nil)
 	if err != nil || len(warnings) != 6 {
 		t.Fatalf("error %v, warnings %v", err, warnings)
 	}
@@ -71,7 +71,7 @@ ci-issuer-metadata:
 		t.Errorf("entry %+v", e)
 	}
 	for name, want := range map[string]string{"n": "5", "hex": "0x1F", "octal": "010", "float": "1.50", "yes": "yes", "off": "off"} {
-		if got := issuers.CIProviders["ci"].DefaultTemplateValues[name]; got != want {
+		if got := issuers.CIIssuerMetadata["ci"].DefaultTemplateValues[name]; got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
@@ -81,7 +81,7 @@ ci-issuer-metadata:
 func TestMistakesOfOneLine(t *testing.T) {
 	t.Parallel()
 	content := `{"OIDCIssuers":{"https://a.example":{"IssuerURL":"https://b.example","ClientID":[],"Type":"email"},"https://c.example":{"IssuerURL":"https://c.example","Client_ID":"x","Type":7}}}`
-	_, _, err := config.ParseIssuers("f", []byte(content), false)
+	_, _, err := config.ParseIssuers("f", []byte(content), false, nil)
 	if got := lines(err); len(got) != 4 {
 		t.Errorf("got %q, want four mistakes", got)
 	}

@@ -3,103 +3,71 @@
 package config
 
 import (
-	"cmp"
-	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
-	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// WithPlaces maps every keypath error in err, which may be joined with errors.Join, to its place in
-// the file, or to the environment variable that has set the key. It returns them as Mistakes; nil
-// for nil. Paths begin at the file's root, as in ["ca", "file", "chain"].
-func (s *Server) WithPlaces(err error) error { return s.mistakes(err).asError() }
-
-func (s *Server) mistakes(err error) Mistakes {
-	var mistakes Mistakes
-	for _, e := range keypath.All(err) {
-		if name, ok := s.env[strings.Join(e.Path, ".")]; ok {
-			mistakes = append(mistakes, Mistake{File: name, Text: e.Err.Error()})
-			continue
-		}
-		mistakes = append(mistakes, s.file.Mistakes(e)...)
+func (s *Server) check(d *decoder, _ []string) {
+	if s.PublicURL != "" {
+		d.baseURL([]string{"public_url"}, s.PublicURL)
 	}
-	return mistakes
-}
-
-// serverChecks are the checks of the server configuration that need more than one key, or more than
-// tags state.
-type serverChecks struct {
-	checks
-	*Server
-}
-
-// at reports a mistake at a key, given as its path joined with dots.
-func (c *serverChecks) at(key, format string, args ...any) {
-	c.wrong(strings.Split(key, "."), format, args...)
-}
-
-// warnAt reports a warning at a key.
-func (c *serverChecks) warnAt(key, format string, args ...any) {
-	c.caution(strings.Split(key, "."), format, args...)
-}
-
-func (c *serverChecks) all() {
-	c.tags(reflect.ValueOf(c.Server).Elem(), nil)
-	c.listen()
-	switch t := c.TLS; {
-	case t.Certificate != "" && t.Key == "":
-		c.at("tls.key", "tls.certificate requires tls.key, the file of its private key")
-	case t.Key != "" && t.Certificate == "":
-		c.at("tls.certificate", "tls.key requires tls.certificate, the file of the certificate")
-	}
-	if c.PublicURL != "" {
-		if problem := baseURL(c.PublicURL); problem != "" {
-			c.at("public_url", "%s", problem)
-		}
-	}
-	for i, prefix := range c.TrustedProxies {
+	for i, prefix := range s.TrustedProxies {
 		if prefix.IsValid() && prefix.Bits() < 8 {
-			c.warnAt("trusted_proxies."+strconv.Itoa(i), "%s is more than networks of proxies have: each client in it can forge its own address with X-Forwarded-For", prefix)
+			d.caution([]string{"trusted_proxies", strconv.Itoa(i)}, "%s is more than networks of proxies have: each client in it can forge its own address with X-Forwarded-For", prefix)
 		}
 	}
-	c.oidc()
-	c.ca()
-	switch d := c.Certificate.Lifetime; {
-	case d%time.Second != 0:
-		c.at("certificate.lifetime", "found %s, expected whole seconds: certificates have no smaller unit", d)
-	case d != 10*time.Minute:
-		c.warnAt("certificate.lifetime", "certificates are valid for %s and not for the ten minutes that clients and verifiers were built for", d)
+	if l := s.Limits; l.Connections > 0 && l.Connections < l.InFlight {
+		d.wrong([]string{"limits", "connections"}, "found %d, which is less than limits.in_flight (%d): each request needs a connection of its own", l.Connections, l.InFlight)
 	}
-	if l := c.Limits; l.Connections > 0 && l.Connections < l.InFlight {
-		c.at("limits.connections", "found %d, which is less than limits.in_flight (%d): each request needs a connection of its own", l.Connections, l.InFlight)
-	}
-	c.ct()
 }
 
-func (c *serverChecks) listen() {
-	s := c.Listen
-	for _, a := range []struct{ key, address string }{
-		{"listen.http", s.HTTP}, {"listen.grpc", s.GRPC}, {"listen.ops", s.Ops},
-	} {
+func (l *Listen) check(d *decoder, path []string) {
+	for _, a := range []struct{ key, address string }{{"http", l.HTTP}, {"grpc", l.GRPC}, {"ops", l.Ops}} {
+		at := join(path, a.key)
 		_, port, err := net.SplitHostPort(a.address)
 		if number, numberErr := strconv.ParseUint(port, 10, 16); err != nil || numberErr != nil {
-			c.at(a.key, "found %q, expected host:port with a numeric port", shorten(a.address))
-		} else if number != 0 && a.key == "listen.ops" && (a.address == s.HTTP || a.address == s.GRPC) {
-			c.at(a.key, "the address %s is also that of the API, whose clients must not reach metrics and the causes of failures: use another port", a.address)
+			d.wrong(at, "found %q, expected host:port with a numeric port", shorten(a.address))
+		} else if number != 0 && a.key == "ops" && (a.address == l.HTTP || a.address == l.GRPC) {
+			d.wrong(at, "the address %s is also that of the API, whose clients must not reach metrics and the causes of failures: use another port", a.address)
 		}
-		for _, other := range []string{s.HTTP, s.GRPC} {
-			if a.key != "listen.http" && a.address != other && overlap(a.address, other) {
-				c.at(a.key, "%s and the other listener's %s exclude each other: an address of every interface needs another port", a.address, other)
+		for _, other := range []string{l.HTTP, l.GRPC} {
+			if a.key != "http" && a.address != other && overlap(a.address, other) {
+				d.wrong(at, "%s and the other listener's %s exclude each other: an address of every interface needs another port", a.address, other)
 			}
 		}
+	}
+}
+
+func (t *TLS) check(d *decoder, path []string) {
+	if t.Certificate != "" && t.Key == "" {
+		d.wrong(join(path, "key"), "tls.certificate requires tls.key, the file of its private key")
+	} else if t.Key != "" && t.Certificate == "" {
+		d.wrong(join(path, "certificate"), "tls.key requires tls.certificate, the file of the certificate")
+	}
+}
+
+func (c *CA) check(d *decoder, path []string) {
+	switch {
+	case c.File != nil && c.Set != "":
+		d.wrong(join(path, "set"), "ca.file and ca.set exclude each other: keep the one that holds the authority")
+	case c.SignerSocket != "" && c.Set == "":
+		d.wrong(join(path, "signer_socket"), "ca.signer_socket is for the keys of a CA set: name it with ca.set")
+	case c.File == nil && c.Set == "":
+		d.wrong(path, "no certificate authority: name one with ca.file (chain and key) or a CA set with ca.set")
+	}
+}
+
+func (c *Certificate) check(d *decoder, path []string) {
+	if at := join(path, "lifetime"); c.Lifetime%time.Second != 0 {
+		d.wrong(at, "found %s, expected whole seconds: certificates have no smaller unit", c.Lifetime)
+	} else if c.Lifetime != 10*time.Minute {
+		d.caution(at, "certificates are valid for %s and not for the ten minutes that clients and verifiers were built for", c.Lifetime)
 	}
 }
 
@@ -116,118 +84,92 @@ func overlap(a, b string) bool {
 	return err == nil && number != 0 && portA == portB && (hostA == hostB || every(hostA) || every(hostB))
 }
 
-func (c *serverChecks) oidc() {
-	o := c.OIDC
+func (o *OIDC) check(d *decoder, path []string) {
 	if o.AllowLoopback {
-		c.warnAt("oidc.allow_loopback", "any program that can listen on a loopback address of this machine can be an issuer: for development only")
+		d.caution(join(path, "allow_loopback"), "any program that can listen on a loopback address of this machine can be an issuer: for development only")
 	}
 	if len(o.InsecureHosts) > 0 {
-		c.warnAt("oidc.insecure_hosts", "any party on the network between this server and %s can be an issuer: for development only", strings.Join(o.InsecureHosts, ", "))
+		d.caution(join(path, "insecure_hosts"), "any party on the network between this server and %s can be an issuer: for development only", strings.Join(o.InsecureHosts, ", "))
 	}
 	for i, host := range o.InsecureHosts {
 		u, err := url.Parse("http://" + host)
 		if _, notIP := netip.ParseAddr(host); notIP != nil && (err != nil || u.Hostname() != host || strings.Contains(host, "*")) {
-			c.at("oidc.insecure_hosts."+strconv.Itoa(i), "found %q; the name or IP address of one host is expected, without a scheme, port, path or *", shorten(host))
+			d.wrong(join(path, "insecure_hosts", strconv.Itoa(i)), "found %q; the name or IP address of one host is expected, without a scheme, port, path or *", shorten(host))
 		}
 	}
-	if !o.Proxy.IsZero() {
-		u, err := url.Parse(o.Proxy.Reveal())
+	if proxy := o.Proxy.Reveal(); proxy != "" {
+		u, err := url.Parse(proxy)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
 			// The value may hold a password.
-			c.at("oidc.proxy", "the value is not of the form http://host:port, https://host:port, or the same with a user name and password")
+			d.wrong(join(path, "proxy"), "the value is not of the form http://host:port, https://host:port, or the same with a user name and password")
 		}
 	}
-	if o.KeyLifetime >= 10*time.Second && o.KeyLifetime < o.KeyRefresh {
-		c.at("oidc.key_lifetime", "found %s, expected at least key_refresh (%s)", o.KeyLifetime, o.KeyRefresh)
+	if o.KeyLifetime < o.KeyRefresh {
+		d.wrong(join(path, "key_lifetime"), "found %s, expected at least key_refresh (%s)", o.KeyLifetime, o.KeyRefresh)
 	}
-	if server := o.Kubernetes.APIServer; server != "" && (!strings.HasPrefix(server, "https://") || baseURL(server) != "") {
-		c.at("oidc.kubernetes.api_server", "found %q, expected an https URL", shorten(server))
-	}
-}
-
-func (c *serverChecks) ca() {
-	switch file, set := c.CA.File, c.CA.Set; {
-	case file != nil && set != "":
-		c.at("ca.set", "ca.file and ca.set exclude each other: keep the one that holds the authority")
-	case c.CA.SignerSocket != "" && set == "":
-		c.at("ca.signer_socket", "ca.signer_socket is for the keys of a CA set: name it with ca.set")
-	case file == nil && set == "":
-		c.at("ca", "no certificate authority: name one with ca.file (chain and key) or a CA set with ca.set")
+	if api := o.Kubernetes.APIServer; strings.HasPrefix(api, "http://") {
+		d.wrong(join(path, "kubernetes", "api_server"), "found %q, expected an https URL", shorten(api))
+	} else if api != "" {
+		d.baseURL(join(path, "kubernetes", "api_server"), api)
 	}
 }
 
-func (c *serverChecks) ct() {
-	switch ct := c.CT; {
-	case ct.Disabled && len(ct.Logs) > 0:
-		c.at("ct.disabled", "ct.disabled and ct.logs exclude each other: remove the one that is not meant")
-	case ct.Disabled:
-		c.warnAt("ct.disabled", "Certificate Transparency is disabled: certificates are issued that are in no log and that most verifiers refuse")
-	case len(ct.Logs) == 0:
-		c.at("ct.logs", "no Certificate Transparency log: list one under ct.logs, or write ct: {disabled: true} to issue certificates that are in no log")
-	}
-	for i, log := range c.CT.Logs {
-		c.log(fmt.Sprintf("ct.logs.%d", i), log)
-	}
-	c.unique("url", func(l CTLog) string { return strings.TrimRight(l.URL, "/") })
-	c.unique("embedded.name", func(l CTLog) string { return l.embedded().Name })
-	c.unique("embedded.dir", func(l CTLog) string { return l.embedded().Dir })
-	c.unique("embedded.guard", func(l CTLog) string { return l.embedded().Guard })
-	c.unique("embedded.key", func(l CTLog) string { return l.embedded().Key })
-}
-
-// embedded returns the embedded log, or one without any value.
-func (l CTLog) embedded() embedded.Config {
-	if l.Embedded == nil {
-		return embedded.Config{}
-	}
-	return *l.Embedded
-}
-
-// unique reports values that two logs share.
-func (c *serverChecks) unique(key string, value func(CTLog) string) {
-	first := map[string]int{}
-	for i, log := range c.CT.Logs {
-		v := value(log)
-		if j, ok := first[v]; ok && v != "" {
-			c.at(fmt.Sprintf("ct.logs.%d.%s", i, key), "%q is also that of log %d in this list", shorten(v), j+1)
-			continue
-		}
-		first[v] = i
-	}
-}
-
-// log checks one entry of ct.logs; package ctlog/embedded checks the values of an embedded log.
-func (c *serverChecks) log(key string, log CTLog) {
+func (c *CT) check(d *decoder, path []string) {
 	switch {
-	case log.URL != "" && log.Embedded != nil:
-		c.at(key+".embedded", "url and embedded exclude each other: a log is remote or in this process, and two logs are two entries")
-	case log.URL == "" && log.Embedded == nil:
-		c.at(key+".url", "the log has neither a url, for a remote log, nor embedded, for one in this process")
-	case log.Embedded != nil && log.TokenFile != "":
-		c.at(key+".token_file", "token_file is for a remote log: an embedded log in this process takes entries without one")
-	case log.Embedded != nil && log.PublicKey != "":
-		c.at(key+".public_key", "public_key is for a remote log: an embedded log has its key in embedded.key")
-	case log.Embedded == nil:
-		if problem := baseURL(log.URL); problem != "" {
-			c.at(key+".url", "%s", problem)
+	case c.Disabled && len(c.Logs) > 0:
+		d.wrong(join(path, "disabled"), "ct.disabled and ct.logs exclude each other: remove the one that is not meant")
+	case c.Disabled:
+		d.caution(join(path, "disabled"), "Certificate Transparency is disabled: certificates are issued that are in no log and that most verifiers refuse")
+	case len(c.Logs) == 0:
+		d.wrong(join(path, "logs"), "no Certificate Transparency log: list one under ct.logs, or write ct: {disabled: true} to issue certificates that are in no log")
+	}
+	first := map[string]int{} // by a key and its value
+	for i, log := range c.Logs {
+		e := log.Embedded
+		if e == nil {
+			e = &embedded.Config{}
 		}
-		if log.PublicKey == "" {
-			c.at(key+".public_key", "public_key is missing: it names the PEM file of the log's key, with which every SCT is verified")
+		for _, own := range [][]string{
+			{strings.TrimRight(log.URL, "/"), "url"},
+			{e.Name, "embedded", "name"}, {e.Dir, "embedded", "dir"}, {e.Guard, "embedded", "guard"}, {e.Key, "embedded", "key"},
+		} {
+			if j, ok := first[joined(own)]; ok && own[0] != "" {
+				d.wrong(join(path, append([]string{"logs", strconv.Itoa(i)}, own[1:]...)...), "%q is also that of log %d in this list", shorten(own[0]), j+1)
+			} else {
+				first[joined(own)] = i
+			}
 		}
 	}
 }
 
-// baseURL states what is wrong with the URL of a server, or returns "".
-func baseURL(text string) string {
+// check checks one entry of ct.logs; package ctlog/embedded checks the values of an embedded log.
+func (l *CTLog) check(d *decoder, path []string) {
+	switch {
+	case l.URL != "" && l.Embedded != nil:
+		d.wrong(join(path, "embedded"), "url and embedded exclude each other: a log is remote or in this process, and two logs are two entries")
+	case l.URL == "" && l.Embedded == nil:
+		d.wrong(join(path, "url"), "the log has neither a url, for a remote log, nor embedded, for one in this process")
+	case l.Embedded != nil && l.TokenFile != "":
+		d.wrong(join(path, "token_file"), "token_file is for a remote log: an embedded log in this process takes entries without one")
+	case l.Embedded != nil && l.PublicKey != "":
+		d.wrong(join(path, "public_key"), "public_key is for a remote log: an embedded log has its key in embedded.key")
+	case l.Embedded == nil:
+		d.baseURL(join(path, "url"), l.URL)
+		if l.PublicKey == "" {
+			d.wrong(join(path, "public_key"), "public_key is missing: it names the PEM file of the log's key, with which every SCT is verified")
+		}
+	}
+}
+
+// baseURL reports what is wrong with the URL of a server.
+func (d *decoder) baseURL(path []string, text string) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil:
-		return fmt.Sprintf("found %q, which is no URL", shorten(text))
+		d.wrong(path, "found %q, which is no URL", shorten(text))
 	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "":
-		return fmt.Sprintf("found %q, expected an https URL", shorten(text))
-	case cmp.Or(u.RawQuery, u.Fragment) != "" || u.ForceQuery || u.User != nil:
-		return "the URL has a query, a fragment or user information, and must have none" // user information may be a secret
-	default:
-		return ""
+		d.wrong(path, "found %q, expected an https URL", shorten(text))
+	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || u.User != nil:
+		d.wrong(path, "the URL has a query, a fragment or user information, and must have none") // user information may be a secret
 	}
 }

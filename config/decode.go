@@ -3,43 +3,182 @@
 package config
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
-	"net/netip"
+	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/spf13/viper"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// decoder fills structs from nodes, by the tags of their fields:
+// decoder fills structs from nodes and variables, by the tags of their fields:
 //
-//	key:"issuer-url"   the key in YAML; in JSON it is the field's name. Fields without it are not keys
+//	key:"issuer-url"   the key in YAML; in JSON it is the field's name. Fields without it are not keys;
+//	                   the keys of a struct with key:"" are keys of the struct around it
 //	default:"10m"      the value without the key, as it would be written
 //	kind:"path"        a file name, relative to the file's folder
 //	kind:"hex"         bytes in hexadecimal digits
 //	kind:"address"     host:port, for the manual
 //	kind:"secret"      text that no mistake shows
 //	kind:"extension"   a mapping with keys of extensions, or in JSON their names
+//	kind:"entries"     a mapping that is read into a list; the items get their key from their path
+//	kind:"ignored"     a key of YAML whose value is not read
 //	oneof:"json text"  the permitted values
 //	min:"1s" max:"1h"  the range of a number or a duration
 //	required:"it …"    the key must be present; the sentence states its purpose
 //	nonempty:"…"       the list must not be empty; the text states what an empty list would mean
 //
-// It never stops at a mistake: it records the mistake and continues, so that one reading reports
-// every mistake. check.go checks the last four.
+// A struct's method check, if it has one, makes the checks that need more. The decoder never stops at a mistake: it
+// records the mistake and continues, so that one reading reports every mistake.
 type decoder struct {
-	*report
+	*File
+	// dir is the directory to which paths are relative.
+	dir string
+	// compat turns what the peer tolerates into warnings.
+	compat bool
 	// json states that keys are spelled as in JSON.
 	json bool
 	// plain states that a number, a truth value or a date is accepted where text is required: the
 	// peer reads it as it is written.
 	plain bool
-	// dir is the directory to which paths are relative.
-	dir string
+	// variables has the values of environment variables by their key, and the names by their key.
+	variables *viper.Viper
+	named     map[string]string
+
+	mistakes, warnings Mistakes
+	// wrongAt has the paths with a mistake. True: what is below has not been read. A mistake that is
+	// found there later is a consequence.
+	wrongAt map[string]bool
+}
+
+func newDecoder(name string) *decoder {
+	return &decoder{dir: filepath.Dir(name), File: &File{name: name, places: map[string]Mistake{"": {File: name, Line: 1, Column: 1}}}, wrongAt: map[string]bool{}}
+}
+
+// read reads content into the struct that into points to.
+func (d *decoder) read(content []byte, orJSON bool, into any) {
+	if root := d.tree(content, orJSON); root != nil {
+		d.places[""] = d.at(root.at)
+		d.object(root, nil, reflect.ValueOf(into).Elem())
+	}
+}
+
+// tree returns the tree of a file, which is a mapping; nil if there is none. With orJSON, a file whose
+// first character is a brace is JSON.
+func (d *decoder) tree(content []byte, orJSON bool) *node {
+	if len(content) > maxFileSize {
+		d.mistakes = append(d.mistakes, Mistake{File: d.name, Text: "the file is larger than 1 MiB"})
+		return nil
+	}
+	d.digest = sha256.Sum256(content)
+	content = bytes.TrimPrefix(content, []byte("\ufeff"))
+	if i := firstNotText(content); i >= 0 {
+		d.mistake(positionAt(content, i), "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
+		return nil
+	}
+	d.json = orJSON && bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{"))
+	switch root := d.parse(content); {
+	case root == nil:
+	case root.isNull():
+		d.mistake(position{1, 1}, "the file is empty")
+	case root.kind != yaml.MappingNode:
+		d.mistake(root.at, "found %s, expected the file's keys", root.what())
+	default:
+		return root
+	}
+	return nil
+}
+
+// result returns doc, or nil beside an error that is Mistakes.
+func result[T any](d *decoder, doc *T) (*T, []Mistake, error) {
+	if len(d.mistakes) > 0 {
+		return nil, d.inOrder(d.warnings), d.inOrder(d.mistakes)
+	}
+	return doc, d.inOrder(d.warnings), nil
+}
+
+func (d *decoder) at(p position) Mistake {
+	return Mistake{File: d.name, Line: p.line, Column: p.column}
+}
+
+func (m Mistake) with(format string, args ...any) Mistake {
+	m.Text = fmt.Sprintf(format, args...)
+	return m
+}
+
+// mistake records a fault that makes the file unusable.
+func (d *decoder) mistake(at position, format string, args ...any) {
+	d.mistakes = append(d.mistakes, d.at(at).with(format, args...))
+}
+
+// tolerated records a fault that the peer accepts silently: a mistake, or under compat a warning.
+func (d *decoder) tolerated(at position, format string, args ...any) {
+	if d.compat {
+		d.warnings = append(d.warnings, d.at(at).with(format, args...))
+	} else {
+		d.mistake(at, format, args...)
+	}
+}
+
+// mismatch records that the value at path is not of the expected kind.
+func (d *decoder) mismatch(n *node, path []string, format string, args ...any) {
+	d.wrongAt[joined(path)] = true
+	d.mistake(n.at, format, args...)
+}
+
+// wrong records a mistake at a path, unless it is the consequence of another.
+func (d *decoder) wrong(path []string, format string, args ...any) {
+	if !d.isEcho(path) {
+		d.mistakes = append(d.mistakes, d.locate(path).with(format, args...))
+		d.wrongAt[joined(path)] = false
+	}
+}
+
+// isEcho reports whether a mistake at path is the consequence of a recorded one.
+func (d *decoder) isEcho(path []string) bool {
+	_, echo := d.wrongAt[joined(path)]
+	for n := 0; n < len(path) && !echo; n++ {
+		echo = d.wrongAt[joined(path[:n])]
+	}
+	return echo
+}
+
+// caution records a warning at a path, unless it is the consequence of a mistake.
+func (d *decoder) caution(path []string, format string, args ...any) {
+	if !d.isEcho(path) {
+		d.warnings = append(d.warnings, d.locate(path).with(format, args...))
+	}
+}
+
+// peers records a fault at a path that the peer accepts silently.
+func (d *decoder) peers(path []string, format string, args ...any) {
+	if d.compat {
+		d.caution(path, format, args...)
+	} else {
+		d.wrong(path, format, args...)
+	}
+}
+
+// add records the keypath errors of a constructor, and its warnings.
+func (d *decoder) add(err error, warnings []error) {
+	for _, e := range keypath.All(err) {
+		if !d.isEcho(e.Path) {
+			d.mistakes = append(d.mistakes, d.WithPlaces(e).(Mistakes)...)
+		}
+	}
+	for _, warning := range warnings {
+		d.warnings = append(d.warnings, d.WithPlaces(warning).(Mistakes)...)
+	}
 }
 
 // field is a key of a mapping.
@@ -51,54 +190,98 @@ type field struct {
 }
 
 // fields returns the keys of a struct, with those of structs in it whose key is "".
-func (d *decoder) fields(t reflect.Type) (fields []field) {
+func fields(t reflect.Type) (all []field) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		switch key, ok := f.Tag.Lookup("key"); {
 		case !ok:
 		case key == "":
-			for _, inner := range d.fields(f.Type) {
+			for _, inner := range fields(f.Type) {
 				inner.index = append([]int{i}, inner.index...)
-				fields = append(fields, inner)
+				all = append(all, inner)
 			}
+		case f.Tag.Get("kind") == "ignored":
+			all = append(all, field{key, "", f.Tag, f.Index})
 		default:
-			fields = append(fields, field{key, f.Name, f.Tag, f.Index})
+			all = append(all, field{key, f.Name, f.Tag, f.Index})
 		}
 	}
-	return fields
+	return all
 }
 
-// object reads a mapping into a struct.
-func (d *decoder) object(n *node, into reflect.Value) {
-	fields := d.fields(into.Type())
-	d.keys(n, fields, func(i int, n *node) { d.value(n, into.FieldByIndex(fields[i].index), fields[i].tag) })
+// value reads n, which is nil for an absent key, into v, whose type decides its form.
+func (d *decoder) value(n *node, path []string, v reflect.Value, tag reflect.StructTag) {
+	raw, isRaw := v.Addr().Interface().(*json.RawMessage)
+	switch {
+	case tag.Get("kind") == "ignored":
+	case isRaw && n == nil:
+	case isRaw && n.kind != yaml.MappingNode:
+		d.mismatch(n, path, "found %s, expected a mapping", n.what())
+	case isRaw:
+		*raw = d.appendJSON(nil, n)
+	case isScalar(v.Type()):
+		d.scalar(n, path, v, tag)
+	case v.Kind() == reflect.Struct:
+		d.object(n, path, v)
+	case v.Kind() == reflect.Pointer:
+		if !n.isNull() || d.variablesBelow(path) {
+			v.Set(reflect.New(v.Type().Elem()))
+			d.object(n, path, v.Elem())
+		}
+	case v.Kind() == reflect.Slice && tag.Get("kind") == "entries":
+		d.entries(n, path, v)
+	case v.Kind() == reflect.Slice:
+		d.list(n, path, v, tag)
+	case v.Kind() == reflect.Map && n != nil:
+		v.Set(reflect.MakeMap(v.Type()))
+		d.mapping(n, path, func(p pair) {
+			name, item := p.key.value, reflect.New(v.Type().Elem()).Elem()
+			if d.json && tag.Get("kind") == "extension" {
+				name = extensionKey(name)
+			}
+			at := join(path, name)
+			d.places[joined(at)] = d.at(p.place())
+			d.value(p.value, at, item, "")
+			v.SetMapIndex(reflect.ValueOf(name), item)
+		})
+	}
 }
 
-// keys reads a mapping with the keys of fields; read gets the index of each.
-func (d *decoder) keys(n *node, fields []field, read func(i int, n *node)) {
-	if n.isNull() {
-		return
-	}
-	if n.kind != mapping {
-		d.mistake(n.at, "found %s, expected a mapping with %s", n.what(), someOf(d.names(fields)))
-		return
-	}
-	seen := map[string]position{}
-	for _, p := range n.pairs {
-		i := d.match(n, p.key, fields)
-		if i < 0 {
-			continue
+// object reads a mapping into a struct: n is nil or null for one without a key in the file.
+func (d *decoder) object(n *node, path []string, v reflect.Value) {
+	all := fields(v.Type())
+	found := make([]pair, len(all))
+	if !n.isNull() {
+		if n.kind != yaml.MappingNode {
+			d.mismatch(n, path, "found %s, expected a mapping with %s", n.what(), someOf(d.names(all)))
+			return
 		}
-		if earlier, ok := seen[fields[i].yaml]; ok {
-			// These are two spellings of one key; the parser has found a repeated spelling.
-			d.tolerated(p.key.at, "the key %q is repeated, first in line %d, and the last one counts", shorten(p.key.value), earlier.line)
+		for _, p := range n.pairs {
+			i := d.match(p.key, path, all)
+			if i < 0 {
+				continue
+			}
+			if earlier := found[i].key; earlier != nil { // two spellings; parse has found a repeated one
+				d.repeated(p.key, earlier.at)
+			}
+			found[i] = p
+			d.places[joined(join(path, all[i].yaml))] = d.at(p.place())
 		}
-		seen[fields[i].yaml] = p.key.at
-		if p.value.implied {
-			p.value.at = p.key.at
-		}
-		read(i, p.value)
 	}
+	for i, f := range all {
+		at, into := join(path, f.yaml), v.FieldByIndex(f.index)
+		d.value(found[i].value, at, into, f.tag)
+		if sentence := f.tag.Get("required"); sentence != "" && into.IsZero() {
+			d.wrong(at, "%s is missing: %s", d.spell(f.yaml, f.json), sentence)
+		}
+	}
+	if s, ok := v.Addr().Interface().(interface{ check(*decoder, []string) }); ok {
+		s.check(d, path)
+	}
+}
+
+func (d *decoder) repeated(key *node, first position) {
+	d.tolerated(key.at, "the key %q is repeated, first in line %d, and the last one counts", shorten(key.value), first.line)
 }
 
 // someOf lists keys of a mapping, as many as fit in a sentence.
@@ -109,14 +292,12 @@ func someOf(names []string) string {
 	return "the keys " + strings.Join(names, ", ")
 }
 
-// match returns the index of the field that key, of the mapping in, names, or -1.
-func (d *decoder) match(in, key *node, fields []field) int {
+// match returns the index of the field that key, of the mapping at path, names, or -1.
+func (d *decoder) match(key *node, path []string, all []field) int {
 	spelled := func(same func(a, b string) bool) int {
-		return slices.IndexFunc(fields, func(f field) bool {
-			if d.json {
-				return f.json != "" && same(f.json, key.value)
-			}
-			return same(f.yaml, key.value)
+		return slices.IndexFunc(all, func(f field) bool {
+			name := d.spell(f.yaml, f.json)
+			return name != "" && same(name, key.value)
 		})
 	}
 	if i := spelled(func(a, b string) bool { return a == b }); i >= 0 {
@@ -125,16 +306,16 @@ func (d *decoder) match(in, key *node, fields []field) int {
 	// encoding/json, with which the peer reads JSON, folds case; the peer's YAML reader does not.
 	if d.json {
 		if i := spelled(strings.EqualFold); i >= 0 {
-			d.tolerated(key.at, "the key %q is spelled %q", shorten(key.value), fields[i].json)
+			d.tolerated(key.at, "the key %q is spelled %q", shorten(key.value), all[i].json)
 			return i
 		}
 	}
-	known := d.names(fields)
+	known := d.names(all)
 	hint := suggest.DidYouMean(key.value, known)
 	if meant := suggest.Closest(key.value, known); meant != "" && !d.compat {
-		// Under compat the unknown key is only a warning, and the missing one must be reported.
-		// Key paths have YAML's names.
-		d.noteMissing(in, fields[slices.IndexFunc(fields, func(f field) bool { return meant == f.yaml || d.json && meant == f.json })].yaml)
+		// The key that is meant is not missing too. Under compat, where the unknown key is only a
+		// warning, its absence must be reported.
+		d.wrongAt[joined(join(path, all[spelled(func(a, _ string) bool { return a == meant })].yaml))] = true
 	}
 	if hint == "" && len(known) <= 8 {
 		hint = "; the keys here are " + strings.Join(known, ", ")
@@ -143,10 +324,10 @@ func (d *decoder) match(in, key *node, fields []field) int {
 	return -1
 }
 
-func (d *decoder) names(fields []field) []string {
-	var names []string
-	for _, f := range fields {
-		if name := d.spell(f); name != "" {
+// names returns the keys that exist in this file.
+func (d *decoder) names(all []field) (names []string) {
+	for _, f := range all {
+		if name := d.spell(f.yaml, f.json); name != "" {
 			names = append(names, name)
 		}
 	}
@@ -154,79 +335,79 @@ func (d *decoder) names(fields []field) []string {
 }
 
 // spell returns a key as this file spells it.
-func (d *decoder) spell(f field) string {
+func (d *decoder) spell(yaml, json string) string {
 	if d.json {
-		return f.json
+		return json
 	}
-	return f.yaml
+	return yaml
 }
 
-// value reads a value into v, whose type decides its form. A null leaves the default.
-func (d *decoder) value(n *node, v reflect.Value, tag reflect.StructTag) {
-	switch into := v.Addr().Interface().(type) {
-	case *bool:
-		d.flag(n, into)
-		return
-	case *json.RawMessage:
-		d.raw(n, into)
-		return
-	case *string, *[]byte, *int, *uint64, *time.Duration, *time.Time, *Secret, *netip.Prefix:
-		d.scalar(n, v, tag)
+// list reads a list. An entry that has no keys must not be empty.
+func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.StructTag) {
+	if n == nil {
 		return
 	}
-	switch v.Kind() {
-	case reflect.Struct:
-		d.object(n, v)
-	case reflect.Pointer:
-		if n.isNull() {
-			return
-		}
-		if v.IsNil() {
-			v.Set(reflect.New(v.Type().Elem()))
-			setDefaults(v.Elem())
-		}
-		d.object(n, v.Elem())
-	case reflect.Slice:
-		d.list(n, v, tag)
-	case reflect.Map:
-		v.Set(reflect.MakeMap(v.Type()))
-		d.entries(n, func(p pair) {
-			item := reflect.New(v.Type().Elem()).Elem()
-			d.value(p.value, item, "")
-			name := p.key.value
-			if d.json && tag.Get("kind") == "extension" {
-				name = extensionKey(name)
-			}
-			v.SetMapIndex(reflect.ValueOf(name), item)
-		})
-	default:
-		panic("config: a key of type " + v.Type().String()) // a fault of a struct, which every test finds
-	}
-}
-
-// list reads a list. An entry that has no keys must not be empty. Of a repeated key, the last list
-// counts.
-func (d *decoder) list(n *node, v reflect.Value, tag reflect.StructTag) {
-	v.SetZero()
-	if n.isNull() || n.kind == sequence && len(n.items) == 0 {
+	if n.isNull() || n.kind == yaml.SequenceNode && len(n.items) == 0 {
 		if otherwise := tag.Get("nonempty"); otherwise != "" {
-			d.mistake(n.at, "this list is empty, and so %s; fill it, or remove the key", otherwise)
+			d.mismatch(n, path, "this list is empty, and so %s; fill it, or remove the key", otherwise)
 		}
 		return
 	}
-	if n.kind != sequence {
-		d.mistake(n.at, "found %s, expected a list: one entry is a list too, written in brackets", n.what())
+	if n.kind != yaml.SequenceNode {
+		d.mismatch(n, path, "found %s, expected a list: one entry is a list too, written in brackets", n.what())
 		return
 	}
-	for _, item := range n.items {
-		before := len(d.mistakes)
+	for i, item := range n.items {
+		at := join(path, strconv.Itoa(i))
+		d.places[joined(at)] = d.at(item.at)
 		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
-		last := v.Index(v.Len() - 1)
-		setDefaults(last)
-		d.value(item, last, "")
-		if isStruct := last.Kind() == reflect.Struct && len(d.fields(last.Type())) > 0; !isStruct && last.IsZero() && len(d.mistakes) == before {
-			d.mistake(item.at, "an entry of this list is empty")
+		last := v.Index(i)
+		d.value(item, at, last, "")
+		if last.IsZero() && (isScalar(last.Type()) || last.Kind() != reflect.Struct) {
+			d.wrong(at, "an entry of this list is empty")
 		}
+	}
+}
+
+// entries reads a mapping with keys of the author's choice into a list of structs.
+func (d *decoder) entries(n *node, path []string, v reflect.Value) {
+	keys := d.names(fields(v.Type().Elem()))
+	isKey := func(p pair) bool { return slices.Contains(keys, p.key.value) }
+	flat := n != nil && slices.ContainsFunc(n.pairs, isKey)
+	d.mapping(n, path, func(p pair) {
+		switch {
+		case isKey(p):
+			// Without indentation, an entry is empty, and its keys look like entries.
+			if flat {
+				d.mistake(p.key.at, "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", p.key.value)
+			}
+			flat = false
+		case p.value.isNull():
+			if !slices.ContainsFunc(n.pairs, isKey) {
+				d.mistake(p.value.at, "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
+			}
+		default:
+			entry, at := reflect.New(v.Type().Elem()).Elem(), join(path, p.key.value)
+			d.places[joined(at)] = d.at(p.place())
+			d.value(p.value, at, entry, "")
+			if p.value.kind == yaml.MappingNode {
+				v.Set(reflect.Append(v, entry))
+			}
+		}
+	})
+}
+
+// mapping reads a mapping with keys of the author's choice.
+func (d *decoder) mapping(n *node, path []string, each func(p pair)) {
+	if n.isNull() {
+		return
+	}
+	if n.kind != yaml.MappingNode {
+		d.mismatch(n, path, "found %s, expected a mapping", n.what())
+		return
+	}
+	for _, p := range n.pairs {
+		each(p)
 	}
 }
 
@@ -244,74 +425,5 @@ func extensionKey(name string) string {
 	}
 }
 
-// entries reads a mapping with keys of the author's choice.
-func (d *decoder) entries(n *node, each func(p pair)) {
-	if n.isNull() {
-		return
-	}
-	if n.kind != mapping {
-		d.mistake(n.at, "found %s, expected a mapping", n.what())
-		return
-	}
-	for _, p := range n.pairs {
-		if p.value.implied {
-			p.value.at = p.key.at
-		}
-		each(p)
-	}
-}
-
-// raw reads a mapping as a JSON object, with its numbers as they are written.
-func (d *decoder) raw(n *node, into *json.RawMessage) {
-	if n.kind != mapping {
-		d.mistake(n.at, "found %s, expected a mapping", n.what())
-		return
-	}
-	*into = d.appendJSON(nil, n)
-}
-
-// appendJSON appends the JSON form of n to b.
-func (d *decoder) appendJSON(b []byte, n *node) []byte {
-	switch n.kind {
-	case mapping:
-		b = append(b, '{')
-		for i, p := range n.pairs {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(quoteJSON(b, p.key.value), ':')
-			b = d.appendJSON(b, p.value)
-		}
-		return append(b, '}')
-	case sequence:
-		b = append(b, '[')
-		for i, item := range n.items {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = d.appendJSON(b, item)
-		}
-		return append(b, ']')
-	}
-	switch n.tag {
-	case tagString, tagTimestamp:
-		return quoteJSON(b, n.value)
-	case tagNull:
-		return append(b, "null"...)
-	case tagBool:
-		if value, ok := n.truth(); ok {
-			return strconv.AppendBool(b, value)
-		}
-	case tagInt, tagFloat:
-		if json.Valid([]byte(n.value)) {
-			return append(b, n.value...)
-		}
-	}
-	d.mistake(n.at, "found %s, which JSON does not have: write it as JSON does, or in quotes", n.what())
-	return append(b, "null"...)
-}
-
-func quoteJSON(b []byte, s string) []byte {
-	quoted, _ := json.Marshal(s) // a string always has a JSON form
-	return append(b, quoted...)
-}
+// join returns path with more keys.
+func join(path []string, keys ...string) []string { return append(slices.Clip(path), keys...) }

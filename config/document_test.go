@@ -41,7 +41,6 @@ type document struct {
 	strings.Builder
 	comments map[string]string       // of types as package.Type, and of fields as package.Type.Field
 	written  map[reflect.Type]string // the section with the keys of a struct
-	decoder
 }
 
 func readComments(t *testing.T) map[string]string {
@@ -104,7 +103,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 	d.written[of] = name
 	header, others := false, ""
 	var below []func()
-	for _, f := range d.fields(of) {
+	for _, f := range fields(of) {
 		goField := of.FieldByIndex(f.index)
 		owner := of
 		for _, i := range f.index[:len(f.index)-1] {
@@ -120,7 +119,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 			listed = listed || kind.Kind() == reflect.Slice
 			kind = kind.Elem()
 		}
-		if kind.Kind() == reflect.Struct && len(d.fields(kind)) > 0 {
+		if kind.Kind() == reflect.Struct && len(fields(kind)) > 0 {
 			next := path + "."
 			if listed {
 				next = path + "[]."

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,94 +15,62 @@ import (
 
 const envPrefix = "MAYFLY_"
 
-// variable returns the environment variable of a key: listen.http is MAYFLY_LISTEN_HTTP.
+// variable returns the environment variable of a key, its path joined with dots: listen.http is
+// MAYFLY_LISTEN_HTTP.
 func variable(key string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
-// scalars are the keys of the server configuration that hold one value and have one place in the
-// file. viper supplies their defaults, and the environment's values, which override the file's.
-type scalars struct {
-	*report
-	viper *viper.Viper
-	all   []scalarKey
-	env   map[string]string // the texts of variables, by key
-}
-
-// scalarKey is a key, its path joined with dots.
-type scalarKey struct {
-	key   string
-	value reflect.Value
-	tag   reflect.StructTag
-}
-
-// newScalars finds the scalar keys of server, and reads environ in the form of os.Environ. An unknown
-// MAYFLY_ variable is a warning, because it has no effect; the warning never shows its value.
-func newScalars(r *report, server reflect.Value, environ []string) *scalars {
-	s := &scalars{report: r, viper: viper.New(), env: map[string]string{}}
-	s.find(server, "")
+// environment reads the variables of document's scalar keys from environ, in the form of os.Environ.
+// viper has the keys with their defaults, and the variables' values. An unknown MAYFLY_ variable is a
+// warning, because it has no effect; the warning never shows its value.
+func (d *decoder) environment(document reflect.Type, environ []string) {
+	d.variables, d.named = viper.New(), map[string]string{}
 	byVariable := map[string]string{}
-	var known []string
-	for _, k := range s.all {
-		s.viper.SetDefault(k.key, k.tag.Get("default"))
-		byVariable[variable(k.key)] = k.key
-		known = append(known, variable(k.key))
-	}
+	scalarKeys(document, "", func(key string, f field) {
+		d.variables.SetDefault(key, f.tag.Get("default"))
+		byVariable[variable(key)] = key
+	})
 	inKubernetes := slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "KUBERNETES_SERVICE_HOST=") })
 	for _, assignment := range environ {
 		name, value, ok := strings.Cut(assignment, "=")
+		key, known := byVariable[name]
 		switch {
 		case !ok || !strings.HasPrefix(name, envPrefix) || value == "":
-		case byVariable[name] != "":
-			s.env[byVariable[name]] = value
+		case known:
+			d.variables.Set(key, value) // not BindEnv, which reads the process's environment and not environ
+			d.named[key] = name
 		case inKubernetes && isServiceLink(name):
 		default:
-			r.warnings = append(r.warnings, Mistake{File: name, Text: "unknown environment variable" + suggest.DidYouMean(name, known)})
-		}
-	}
-	return s
-}
-
-// find adds the scalar keys of the struct v.
-func (s *scalars) find(v reflect.Value, prefix string) {
-	if v.Kind() == reflect.Pointer {
-		v = v.Elem()
-	}
-	for _, f := range (&decoder{}).fields(v.Type()) {
-		value := v.FieldByIndex(f.index)
-		switch _, secret := value.Interface().(Secret); {
-		case secret, !slices.Contains([]reflect.Kind{reflect.Struct, reflect.Pointer, reflect.Slice}, value.Kind()):
-			s.all = append(s.all, scalarKey{prefix + f.yaml, value, f.tag})
-		case value.Kind() != reflect.Slice:
-			s.find(value, prefix+f.yaml+".")
+			hint := suggest.DidYouMean(name, slices.Sorted(maps.Keys(byVariable)))
+			d.warnings = append(d.warnings, Mistake{File: name, Text: "unknown environment variable" + hint})
 		}
 	}
 }
 
-// defaults sets the defaults.
-func (s *scalars) defaults() {
-	for _, k := range s.all {
-		if k.tag.Get("default") != "" {
-			setText(k.value, k.tag, s.viper.GetString(k.key))
+// scalarKeys calls do for each key of a struct that holds one value and has one place in the file.
+func scalarKeys(t reflect.Type, prefix string, do func(key string, f field)) {
+	for _, f := range fields(t) {
+		of, key := t.FieldByIndex(f.index).Type, prefix+f.yaml
+		if of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		if isScalar(of) {
+			do(key, f)
+		} else if of.Kind() == reflect.Struct {
+			scalarKeys(of, key+".", do)
 		}
 	}
 }
 
-// variables sets the environment's values, and returns their variables by key.
-func (s *scalars) variables() map[string]string {
-	env := map[string]string{}
-	for _, k := range s.all {
-		text, ok := s.env[k.key]
-		if !ok {
-			continue
-		}
-		s.viper.Set(k.key, text) // not BindEnv, which reads the process's environment and not environ
-		env[k.key] = variable(k.key)
-		if problem := setText(k.value, k.tag, s.viper.GetString(k.key)); problem != "" {
-			s.mistakes = append(s.mistakes, Mistake{File: variable(k.key), Text: problem})
+// variablesBelow reports whether a variable sets a key below path.
+func (d *decoder) variablesBelow(path []string) bool {
+	for key := range d.named {
+		if strings.HasPrefix(key, strings.Join(path, ".")+".") {
+			return true
 		}
 	}
-	return env
+	return false
 }
 
 // isServiceLink reports whether Kubernetes sets such a variable for every Service with a name that

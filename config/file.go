@@ -1,134 +1,149 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package config reads mayfly's files. They are the server configuration (LoadServer), the issuer
+// configuration (LoadIssuers), the CA set (LoadCASet), and the plan of a ceremony (LoadCeremony).
+// The peer's identity file, unchanged, is a valid issuer configuration.
+//
+// The structs are the manual: each is declared beside the code that uses it, and its fields state
+// their meaning, default, range and effects. All files are read strictly. An unknown key, a repeated
+// key or a value of the wrong kind is a mistake. Every mistake of a file is reported at once, as
+// FILE:LINE:COLUMN and one sentence. Constructors elsewhere report mistakes as key paths; WithPlaces
+// maps each to its place in the file.
+//
+// Only cmd, app and ca/set may import it, so that configuration stays there. It opens only the file
+// that the caller names, and dials nothing.
 package config
 
 import (
-	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
-	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // File is a configuration file as it was read. It knows the place of each of its keys.
 type File struct {
-	name string
-	json bool
-	root *node
-	// digest is the SHA-256 of the content.
+	name   string
 	digest [sha256.Size]byte
+	// places has, by key path, the place of each key that the file or a variable sets, with Text "".
+	places map[string]Mistake
 }
+
+// Name returns the file's name as the caller gave it to the loader.
+func (f *File) Name() string { return f.name }
 
 // Digest returns the start of the content's SHA-256, in hex, so that operators can compare
 // replicas.
 func (f *File) Digest() string { return hex.EncodeToString(f.digest[:8]) }
 
-// Name returns the file's name as the caller gave it to the loader.
-func (f *File) Name() string { return f.name }
-
-// JSON reports whether the file was read as JSON, in which keys are written in CamelCase.
-func (f *File) JSON() bool { return f.json }
-
-// Locate returns the line and the column of a path of keys, both from 1. List entries are found by
-// their index, as in ["ct", "logs", "0", "url"]. Keys have their YAML form; in a JSON file Locate
-// finds their CamelCase equals.
-//
-// For a scalar, the place is that of the value, and otherwise that of the key. If the file lacks
-// the end of the path, it is the nearest parent's place.
-func (f *File) Locate(path []string) (line, column int) {
-	at, _, _ := f.walk(path)
-	return at.line, at.column
+// Sets reports whether the file or a variable sets a key, given as its path.
+func (f *File) Sets(path ...string) bool {
+	_, ok := f.places[joined(path)]
+	return ok
 }
 
-// walk returns the place of path, and the value there; or those of the innermost value on the path,
-// and the key that is missing in it.
-func (f *File) walk(path []string) (at position, n *node, missing string) {
-	at, n = f.root.at, f.root
-	for _, key := range path {
-		switch n.kind {
-		case mapping:
-			p, ok := f.find(n, key)
-			if !ok {
-				return at, n, key
-			}
-			at, n = p.place(), p.value
-		case sequence:
-			i, err := strconv.Atoi(key)
-			if err != nil || i < 0 || i >= len(n.items) {
-				return at, n, key
-			}
-			at, n = n.items[i].at, n.items[i]
-		default:
-			return at, n, key
-		}
-	}
-	return at, n, ""
-}
+// joined returns a key path as a key of a map.
+func joined(path []string) string { return strings.Join(path, "\x00") }
 
-// place returns the place that mistakes about the pair show: for a scalar that of the value, for a
-// mapping or a list that of its key, because the contents have places of their own.
-func (p pair) place() position {
-	if p.value.kind == scalar && !p.value.implied {
-		return p.value.at
-	}
-	return p.key.at
-}
-
-// find returns the pair of a key by its YAML name.
-func (f *File) find(n *node, key string) (pair, bool) {
-	p, ok := n.lookup(key)
-	if ok || !f.json {
-		return p, ok
-	}
-	for _, p := range n.pairs {
-		if strings.ToLower(p.key.value) == suggest.Fold(key) {
-			return p, true
-		}
-	}
-	return pair{}, false
-}
-
-// Mistakes maps every keypath error in err, which may be joined with errors.Join, to its place in
-// the file. An error without a path applies to the file as a whole.
-func (f *File) Mistakes(err error) Mistakes {
+// WithPlaces maps every keypath error in err, which may be joined with errors.Join, to its place in
+// the file, or to the environment variable that has set the key. It returns them as Mistakes; nil
+// for nil. Paths begin at the file's root and use YAML's keys, as in ["ct", "logs", "0", "url"]. If
+// the file lacks the end of the path, the place is the nearest parent's. An error without a path
+// applies to the file as a whole.
+func (f *File) WithPlaces(err error) error {
 	var mistakes Mistakes
 	for _, e := range keypath.All(err) {
-		if f == nil { // for a value that no file has
-			mistakes = append(mistakes, Mistake{File: strings.Join(e.Path, "."), Text: e.Err.Error()})
-			continue
+		m := Mistake{File: strings.Join(e.Path, ".")} // of a value that no file has
+		if f != nil && len(e.Path) > 0 {
+			m = f.locate(e.Path)
+		} else if f != nil {
+			m.File = f.name
 		}
-		m := Mistake{File: f.name, Text: e.Err.Error()}
-		if len(e.Path) > 0 {
-			m.Line, m.Column = f.Locate(e.Path)
-		}
+		m.Text = e.Err.Error()
 		mistakes = append(mistakes, m)
 	}
-	return mistakes
+	return mistakes.asError()
 }
 
-// withoutEchoes is find(err) without consequences of a mistake in r: one about the same value, and
-// one about a key that is missing because it is misspelt.
-func (f *File) withoutEchoes(err error, r *report, find func(error) Mistakes) Mistakes {
-	var mistakes Mistakes
-	for _, e := range keypath.All(err) {
-		m := find(e)[0]
-		_, n, missing := f.walk(e.Path)
-		echo := missing != "" && r.isReported(n, missing)
-		if missing == "" || n.kind == scalar {
-			echo = slices.ContainsFunc(r.mistakes, func(k Mistake) bool { return k.Line == n.at.line && k.Column == n.at.column })
-		}
-		if !echo {
-			mistakes = append(mistakes, m)
+// locate returns the place of a path. For a scalar, it is that of the value, and otherwise that of
+// the key.
+func (f *File) locate(path []string) Mistake {
+	for n := len(path); n > 0; n-- {
+		if at, ok := f.places[joined(path[:n])]; ok {
+			return at
 		}
 	}
-	return mistakes
+	return f.places[""]
+}
+
+// Mistake is one mistake of a file, and its place.
+type Mistake struct {
+	// File is the file's name as the caller gave it to the loader; for a mistake in an environment
+	// variable, the variable's name.
+	File string
+	// Line and Column count from 1, Column in characters; both are 0 if the mistake has no line.
+	Line, Column int
+	// Text is one sentence that states what was found and what was expected.
+	Text string
+}
+
+// Error returns FILE:LINE:COLUMN: and the sentence, the form that editors and terminals link.
+func (m Mistake) Error() string {
+	if m.Line == 0 {
+		return m.File + ": " + m.Text
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", m.File, m.Line, m.Column, m.Text)
+}
+
+// Mistakes are all mistakes of a file, in the order of the file. The loaders and WithPlaces return it
+// as their error; errors.As finds it.
+type Mistakes []Mistake
+
+// Error returns one mistake per line.
+func (m Mistakes) Error() string {
+	lines := make([]string, len(m))
+	for i := range m {
+		lines[i] = m[i].Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns the mistakes one by one.
+func (m Mistakes) Unwrap() []error {
+	errs := make([]error, len(m))
+	for i := range m {
+		errs[i] = m[i]
+	}
+	return errs
+}
+
+// asError returns nil for no mistakes, so that the error is nil.
+func (m Mistakes) asError() error {
+	if len(m) == 0 {
+		return nil
+	}
+	return m
+}
+
+// maxMistakes is the number of a file's mistakes that are reported. A file with more is probably of
+// another kind than its author assumes.
+const maxMistakes = 100
+
+// inOrder returns mistakes in the order of the file.
+func (f *File) inOrder(list Mistakes) Mistakes {
+	slices.SortStableFunc(list, func(a, b Mistake) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	list = slices.Compact(list) // two constructors may find the same mistake
+	if more := len(list) - maxMistakes; more > 0 {
+		return append(list[:maxMistakes:maxMistakes], Mistake{File: f.name, Text: fmt.Sprintf("and %d more", more)})
+	}
+	return list
 }
 
 // readFile returns the content of a file of at most maxFileSize bytes.
@@ -140,63 +155,14 @@ func readFile(name string) ([]byte, error) {
 	return content, nil
 }
 
-// format is the syntax of a file.
-type format uint8
-
-const (
-	yamlOnly   format = iota // whatever it begins with
-	yamlOrJSON               // JSON if its first character is a brace
-)
-
-// parse reads content into a tree. If it returns false, the reason is in r.
-func parse(r *report, content []byte, form format) (*File, bool) {
-	if len(content) > maxFileSize {
-		r.mistake(position{}, "the file is larger than 1 MiB")
-		return nil, false
+// loaded is parse for a file that has not been read. Its error may also state why the file is
+// unreadable.
+func loaded[T any](path string, parse func(name string, content []byte) (*T, []Mistake, error)) (*T, []Mistake, error) {
+	content, err := readFile(path)
+	if err != nil {
+		return nil, nil, err
 	}
-	digest := sha256.Sum256(content)
-	content = bytes.TrimPrefix(content, []byte("\ufeff"))
-	if i := firstNotText(content); i >= 0 {
-		r.mistake(positionAt(content, i), "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
-		return nil, false
-	}
-	f := &File{name: r.file, digest: digest}
-	if form == yamlOrJSON {
-		f.json = bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{"))
-	}
-	if f.json {
-		f.root = parseJSON(r, content)
-	} else {
-		f.root = parseYAML(r, content)
-	}
-	switch {
-	case f.root == nil:
-		return nil, false
-	case f.root.isNull():
-		r.mistake(position{1, 1}, "the file is empty")
-		return nil, false
-	case f.root.kind != mapping:
-		r.mistake(f.root.at, "found %s, expected the file's keys", f.root.what())
-		return nil, false
-	}
-	return f, true
-}
-
-// firstNotText returns the index of the first byte that is not valid UTF-8, or is a control
-// character that YAML and JSON do not permit unescaped; or -1.
-func firstNotText(content []byte) int {
-	for i := 0; i < len(content); {
-		c := content[i]
-		if c < 0x20 && c != '\t' && c != '\n' && c != '\r' || c == 0x7f {
-			return i
-		}
-		r, size := utf8.DecodeRune(content[i:])
-		if r == utf8.RuneError && size == 1 {
-			return i
-		}
-		i += size
-	}
-	return -1
+	return parse(path, content)
 }
 
 // IsServer reports whether the file called path is a server configuration. If not, the caller reads
@@ -207,14 +173,9 @@ func IsServer(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	file, ok := parse(&report{file: path}, content, yamlOrJSON)
-	if !ok {
-		return false, nil
-	}
-	for _, key := range []string{"listen", "issuers", "ca", "ct"} {
-		if _, ok := file.root.lookup(key); ok {
-			return true, nil
-		}
-	}
-	return false, nil
+	d := newDecoder(path)
+	root := d.tree(content, true)
+	return root != nil && slices.ContainsFunc(root.pairs, func(p pair) bool {
+		return slices.Contains([]string{"listen", "issuers", "ca", "ct"}, p.key.value)
+	}), nil
 }

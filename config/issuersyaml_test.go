@@ -13,7 +13,7 @@ import (
 
 func shipped(t *testing.T) *config.Issuers {
 	t.Helper()
-	issuers, warnings, err := config.LoadIssuers("issuers.yaml", false)
+	issuers, warnings, err := config.LoadIssuers("issuers.yaml", false, nil)
 	if err != nil || len(warnings) > 0 {
 		t.Fatalf("mistakes %v, warnings %v", err, warnings)
 	}
@@ -29,8 +29,8 @@ func TestShippedIssuers(t *testing.T) {
 		if i.ClientID != "sigstore" {
 			t.Errorf("%s: client-id %q", i.Key, i.ClientID)
 		}
-		if i.Wildcard != strings.Contains(i.Key, "*") {
-			t.Errorf("%s: wildcard %v", i.Key, i.Wildcard)
+		if i.Static == strings.Contains(i.Key, "*") {
+			t.Errorf("%s: static %v", i.Key, i.Static)
 		}
 		if i.SkipEmailVerification || i.Connection.AllowPrivateNetwork || i.Connection.CACert != nil {
 			t.Errorf("%s: %+v", i.Key, i)

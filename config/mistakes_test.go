@@ -32,8 +32,8 @@ func TestMistakes(t *testing.T) {
 	}
 	for archive, parse := range map[string]func([]byte) error{
 		"server":       func(c []byte) error { _, _, err := ParseServer("m", c, nil); return err },
-		"issuers":      func(c []byte) error { _, _, err := ParseIssuers("m", c, false); return err },
-		"issuers-json": func(c []byte) error { _, _, err := ParseIssuers("m", c, false); return err },
+		"issuers":      func(c []byte) error { _, _, err := ParseIssuers("m", c, false, nil); return err },
+		"issuers-json": func(c []byte) error { _, _, err := ParseIssuers("m", c, false, nil); return err },
 		"caset":        func(c []byte) error { _, _, err := ParseCASet("m", c); return err },
 		"signer":       func(c []byte) error { _, err := ParseSigner("m", c, "dir"); return err },
 		"ceremony":     ceremony,

@@ -51,21 +51,22 @@ ci-issuer-metadata:
 			{"Name": "two", "ClientID": "two", "Audiences": ["too"]}]}},
 			"CIIssuerMetadata": {"ci": {"Constants": {"a": "b"}, "DistinctClaims": true}}}`,
 	} {
-		issuers, warnings, err := config.ParseIssuers("f", []byte(content), false)
+		issuers, warnings, err := config.ParseIssuers("f", []byte(content), false, nil)
 		if err != nil || len(warnings) > 0 {
 			t.Fatalf("%s: %v %v", name, err, warnings)
 		}
 		if diff := cmp.Diff([]config.Issuer{want}, issuers.Entries); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
-		if got := issuers.CIProviders["ci"].Constants["a"]; got != "b" {
+		if got := issuers.CIIssuerMetadata["ci"].Constants["a"]; got != "b" {
 			t.Errorf("%s: constant %q", name, got)
 		}
-		if !issuers.CIProviders["ci"].DistinctClaims {
+		if !issuers.CIIssuerMetadata["ci"].DistinctClaims {
 			t.Errorf("%s: distinct-claims was not read", name)
 		}
 		all := issuers.Entries[0].All()
-		line, column := issuers.Locate(append(all[2].Path, "client-id"))
+		place := issuers.WithPlaces(keypath.Errorf(append(all[2].Path, "client-id"), "")).(config.Mistakes)[0]
+		line, column := place.Line, place.Column
 		if found := strings.Split(content, "\n")[line-1][column-1:]; !strings.HasPrefix(found, "two") && !strings.HasPrefix(found, `"two"`) {
 			t.Errorf("%s: the second profile's client-id is at %q", name, found)
 		}
@@ -84,7 +85,7 @@ func TestBuildIssuers(t *testing.T) {
 	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	issuers, warnings, err := config.BuildIssuers(file, false, func(i *config.Issuers) ([]error, error) {
+	issuers, warnings, err := config.LoadIssuers(file, false, func(i *config.Issuers) ([]error, error) {
 		if len(i.Entries) != 2 {
 			t.Errorf("%d entries", len(i.Entries))
 		}
@@ -108,7 +109,7 @@ func TestBuildIssuers(t *testing.T) {
 	if len(warnings) != 1 || warnings[0].Line != 8 {
 		t.Errorf("warnings %v", warnings)
 	}
-	if _, _, err := config.BuildIssuers(file+"x", false, nil); err == nil {
+	if _, _, err := config.LoadIssuers(file+"x", false, nil); err == nil {
 		t.Error("a file that is not there was read")
 	}
 }

@@ -4,7 +4,9 @@ package config
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"reflect"
@@ -12,98 +14,103 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// scalar reads a value that has a text.
-func (d *decoder) scalar(n *node, v reflect.Value, tag reflect.StructTag) {
-	text := n.value // also of a number, even for a duration: the mistake is then the missing unit
-	switch v.Addr().Interface().(type) {
-	case *string, *[]byte, *Secret:
-		var ok bool
-		if text, ok = d.text(n, tag); !ok {
-			return
-		}
+// isScalar reports whether one text is a value of t.
+func isScalar(t reflect.Type) bool {
+	switch reflect.Zero(t).Interface().(type) {
+	case bool, string, []byte, int, uint64, time.Duration, time.Time, Secret, netip.Prefix:
+		return true
 	default:
-		if n.isNull() {
-			return
-		}
-		if n.kind != scalar {
-			d.mistake(n.at, "found %s, expected %s", n.what(), formOf(v))
-			return
-		}
-	}
-	if tag.Get("kind") == "path" && text != "" && !filepath.IsAbs(text) {
-		text = filepath.Join(d.dir, text)
-	}
-	if problem := setText(v, tag, text); problem != "" {
-		d.mistake(n.at, "%s", problem)
+		return false
 	}
 }
 
-// text returns a string. Null is the empty string, as in the peer, and leaves a default.
-func (d *decoder) text(n *node, tag reflect.StructTag) (text string, ok bool) {
+// scalar sets v to the value of the variable, or else of the file, or else to the default; and checks
+// it. Null is no value, and thus the default.
+func (d *decoder) scalar(n *node, path []string, v reflect.Value, tag reflect.StructTag) {
+	text, ok := tag.Lookup("default")
+	if key := strings.Join(path, "."); d.named[key] != "" {
+		text, ok = d.variables.GetString(key), true
+		d.places[joined(path)] = Mistake{File: d.named[key]}
+	} else if !n.isNull() {
+		if text, ok = d.text(n, path, v, tag); ok && tag.Get("kind") == "path" && text != "" && !filepath.IsAbs(text) {
+			text = filepath.Join(d.dir, text)
+		}
+	}
+	if !ok {
+		return
+	}
+	problem := setText(v, tag, text)
+	if problem == "" {
+		problem = outOfRange(v, tag)
+	}
+	if problem != "" {
+		d.wrong(path, "%s", problem)
+	}
+}
+
+// text returns the text of a value that is not null. ok is false if it has a mistake.
+func (d *decoder) text(n *node, path []string, v reflect.Value, tag reflect.StructTag) (text string, ok bool) {
 	found := n.what()
 	if tag.Get("kind") == "secret" {
 		found = "another value"
 	}
+	isText := v.Kind() == reflect.String || v.Kind() == reflect.Slice || v.Type() == reflect.TypeFor[Secret]()
 	switch {
-	case n.kind != scalar:
-		d.mistake(n.at, "found %s, expected text", found)
+	case n.kind != yaml.ScalarNode:
+	case v.Kind() == reflect.Bool:
+		return d.flag(n, path)
+	case !isText: // a number too, even for a duration: the mistake is then the missing unit
+		return n.value, true
+	case n.tag == tagString, tag.Get("kind") == "hex": // YAML may read hexadecimal digits as a number
+		return n.value, true
+	case n.tag != tagInt && n.tag != tagFloat && n.tag != tagBool && n.tag != tagTimestamp:
+	case d.json || !d.plain: // the peer's YAML reader uses the text as written; encoding/json does not
+		d.mismatch(n, path, "found %s, expected text: write it in quotes", found)
 		return "", false
-	case n.isNull():
-		return "", tag.Get("default") == ""
-	}
-	switch n.tag {
-	case tagString:
-	case tagInt, tagFloat, tagBool, tagTimestamp:
-		if tag.Get("kind") == "hex" { // YAML may read the digits as a number
-			break
-		}
-		// The peer's YAML reader uses the text as written; encoding/json does not.
-		if d.json || !d.plain {
-			d.mistake(n.at, "found %s, expected text: write it in quotes", found)
-			return "", false
-		}
-		d.warn(n.at, "found %s, expected text: it is taken as it is written here; write it in quotes", found)
 	default:
-		d.mistake(n.at, "found %s, expected text", found)
-		return "", false
+		d.caution(path, "found %s, expected text: it is taken as it is written here; write it in quotes", found)
+		return n.value, true
 	}
-	return n.value, true
+	d.mismatch(n, path, "found %s, expected %s", found, formOf(v))
+	return "", false
 }
 
-// flag reads a truth value. Null is false.
-func (d *decoder) flag(n *node, into *bool) {
-	switch value, ok := n.truth(); {
-	case n.isNull():
-		*into = false
+// flag returns the text of a truth value.
+func (d *decoder) flag(n *node, path []string) (text string, ok bool) {
+	value, ok := n.truth()
+	yes := slices.Contains([]string{"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"}, n.value)
+	switch no := slices.Contains([]string{"n", "N", "no", "No", "NO", "off", "Off", "OFF"}, n.value); {
 	case ok:
-		*into = value
-	case n.kind == scalar && !d.json && slices.Contains([]string{"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"}, n.value):
+	case !d.json && (yes || no):
 		d.tolerated(n.at, "found %q, expected true or false", n.value)
-		*into = true
-	case n.kind == scalar && !d.json && slices.Contains([]string{"n", "N", "no", "No", "NO", "off", "Off", "OFF"}, n.value):
-		d.tolerated(n.at, "found %q, expected true or false", n.value)
-		*into = false
+		value = yes
 	default:
-		d.mistake(n.at, "found %s, expected true or false", n.what())
+		d.mismatch(n, path, "found %s, expected true or false", n.what())
+		return "", false
 	}
+	return strconv.FormatBool(value), true
 }
 
 // formOf describes the values of v's type.
 func formOf(v reflect.Value) string {
-	switch v.Addr().Interface().(type) {
-	case *bool:
+	switch v.Interface().(type) {
+	case bool:
 		return "true or false"
-	case *int:
+	case int:
 		return "a whole number"
-	case *uint64:
+	case uint64:
 		return "a whole number from 1 on"
-	case *time.Duration:
+	case time.Duration:
 		return "a duration with its unit, such as 10m"
-	case *time.Time:
+	case time.Time:
 		return "a time with its zone and whole seconds, such as 2026-11-08T00:00:00Z"
-	case *netip.Prefix:
+	case netip.Prefix:
 		return "a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32"
 	default:
 		return "text"
@@ -164,7 +171,7 @@ func setNetwork(into *netip.Prefix, text string) (problem string) {
 	}
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {
-		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(reflect.ValueOf(into).Elem()))
+		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(reflect.ValueOf(*into)))
 	}
 	if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
 		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
@@ -177,18 +184,88 @@ func setNetwork(into *netip.Prefix, text string) (problem string) {
 	return ""
 }
 
-// setDefaults gives the fields of a struct, and of the structs in it, their defaults.
-func setDefaults(v reflect.Value) {
-	if v.Kind() != reflect.Struct {
-		return
+// outOfRange checks v by the tags oneof, min and max. problem is "" or a sentence.
+func outOfRange(v reflect.Value, tag reflect.StructTag) (problem string) {
+	if choices := strings.Fields(tag.Get("oneof")); len(choices) > 0 && !slices.Contains(choices, v.String()) {
+		return fmt.Sprintf("found %q, expected one of %s%s", shorten(v.String()), strings.Join(choices, ", "), suggest.DidYouMean(v.String(), choices))
 	}
-	for _, f := range (&decoder{}).fields(v.Type()) {
-		if text, ok := f.tag.Lookup("default"); ok {
-			if problem := setText(v.FieldByIndex(f.index), f.tag, text); problem != "" {
-				panic("config: the default of " + f.yaml + ": " + problem) // a fault of the struct, which every test finds
-			}
-		} else {
-			setDefaults(v.FieldByIndex(f.index))
+	least, most := tag.Get("min"), tag.Get("max")
+	switch value := v.Interface().(type) {
+	case time.Duration:
+		lower, _ := time.ParseDuration(least)
+		if upper, err := time.ParseDuration(most); err == nil && (value < lower || value > upper) {
+			return fmt.Sprintf("found %s, expected %s to %s", value, least, most)
+		}
+	case int:
+		if lower, err := strconv.Atoi(least); err == nil && value < lower {
+			return fmt.Sprintf("found %d, expected a number from %d on", value, lower)
 		}
 	}
+	return ""
 }
+
+// appendJSON appends the JSON form of n to b, with its numbers as they are written.
+func (d *decoder) appendJSON(b []byte, n *node) []byte {
+	quote := func(s string) []byte {
+		quoted, _ := json.Marshal(s) // a string always has a JSON form
+		return quoted
+	}
+	switch n.kind {
+	case yaml.MappingNode:
+		b = append(b, '{')
+		for i, p := range n.pairs {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(append(b, quote(p.key.value)...), ':')
+			b = d.appendJSON(b, p.value)
+		}
+		return append(b, '}')
+	case yaml.SequenceNode:
+		b = append(b, '[')
+		for i, item := range n.items {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = d.appendJSON(b, item)
+		}
+		return append(b, ']')
+	}
+	switch value, isTruth := n.truth(); {
+	case n.tag == tagString, n.tag == tagTimestamp:
+		return append(b, quote(n.value)...)
+	case n.isNull():
+		return append(b, "null"...)
+	case isTruth:
+		return strconv.AppendBool(b, value)
+	case (n.tag == tagInt || n.tag == tagFloat) && json.Valid([]byte(n.value)):
+		return append(b, n.value...)
+	}
+	d.mistake(n.at, "found %s, which JSON does not have: write it as JSON does, or in quotes", n.what())
+	return append(b, "null"...)
+}
+
+// Secret is a string that no log and no error shows.
+//
+// It holds a pointer because package fmt shows the fields of a struct, even with a Formatter, if a
+// verb does not fit the surrounding value.
+type Secret struct{ value *string }
+
+// Reveal returns the secret itself, "" if there is none.
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
+
+const concealed = "(secret)"
+
+// Format writes no part of the secret, for any verb.
+func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, concealed) }
+
+// LogValue returns the text that log/slog writes.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(concealed) }
+
+// MarshalText returns the text that encoding/json and others write.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(concealed), nil }

@@ -4,9 +4,8 @@ package config
 
 import (
 	"encoding/json"
-	"fmt"
-	"log/slog"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -47,9 +46,7 @@ type Server struct {
 	Shutdown    Shutdown      `key:"shutdown"`
 	Log         Log           `key:"log"`
 
-	file *File
-	// env has, by the path of a key, the variable that has set it.
-	env map[string]string
+	*File
 }
 
 // Listen is `listen`: the addresses, each as host:port. An empty host is every interface.
@@ -181,39 +178,23 @@ type Log struct {
 	Level string `key:"level" default:"info" oneof:"debug info warn error"`
 }
 
-// Sets reports whether the file or a variable sets a key, given as its path joined with dots.
-func (s *Server) Sets(key string) bool {
-	_, inFile := s.find(key)
-	return inFile || s.env[key] != ""
-}
-
-// File returns the file of the configuration.
-func (s *Server) File() *File { return s.file }
-
-// Secret is a string that no log and no error shows.
+// LoadServer reads the server configuration from the file called path, and the MAYFLY_ variables of
+// environ, which has the form of os.Environ.
 //
-// It holds a pointer because package fmt shows the fields of a struct, even with a Formatter, if a
-// verb does not fit the surrounding value.
-type Secret struct{ value *string }
-
-// Reveal returns the secret itself, "" if there is none.
-func (s Secret) Reveal() string {
-	if s.value == nil {
-		return ""
-	}
-	return *s.value
+// An error is Mistakes, with every mistake of the file and the variables; or it states why the file
+// is unreadable. LoadServer returns warnings in both cases; the caller should log them at start.
+func LoadServer(path string, environ []string) (*Server, []Mistake, error) {
+	return loaded(path, func(name string, content []byte) (*Server, []Mistake, error) {
+		return ParseServer(name, content, environ)
+	})
 }
 
-// IsZero reports whether there is no secret.
-func (s Secret) IsZero() bool { return s.value == nil }
-
-const concealed = "(secret)"
-
-// Format writes no part of the secret, for any verb.
-func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, concealed) }
-
-// LogValue returns the text that log/slog writes.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(concealed) }
-
-// MarshalText returns the text that encoding/json and others write.
-func (s Secret) MarshalText() ([]byte, error) { return []byte(concealed), nil }
+// ParseServer is LoadServer for a file that has been read already. Relative paths in it are
+// relative to the directory of name; mistakes give name as the file.
+func ParseServer(name string, content []byte, environ []string) (*Server, []Mistake, error) {
+	d := newDecoder(name)
+	s := &Server{File: d.File}
+	d.environment(reflect.TypeOf(*s), environ)
+	d.read(content, false, s)
+	return result(d, s)
+}

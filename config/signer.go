@@ -3,11 +3,8 @@
 package config
 
 import (
-	"bytes"
-	"fmt"
-	"path/filepath"
 	"reflect"
-	"strconv"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -86,97 +83,45 @@ func (s Signer) Kind() string {
 }
 
 // Files returns the files that it names and that may change, for a watcher.
-func (s Signer) Files() (files []string) {
-	for _, file := range s.paths() {
-		if *file != "" && (s.PKCS11 == nil || file != &s.PKCS11.Module) {
-			files = append(files, *file)
-		}
-	}
-	return files
-}
-
-// paths returns those of its values that are paths.
-func (s Signer) paths() []*string {
+func (s Signer) Files() []string {
+	var files []string
 	switch {
 	case s.File != nil:
-		return []*string{&s.File.Key, &s.File.PasswordFile}
+		files = []string{s.File.Key, s.File.PasswordFile}
 	case s.PKCS11 != nil:
-		return []*string{&s.PKCS11.Module, &s.PKCS11.PINFile}
+		files = []string{s.PKCS11.PINFile}
 	case s.KMS != nil:
-		return []*string{&s.KMS.TokenFile}
-	default:
-		return nil
+		files = []string{s.KMS.TokenFile}
 	}
+	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
 }
 
 // Flow returns the signer as one line of YAML, with its paths as written in a file of the folder
 // dir: relative if they are below it, and absolute elsewhere.
 func (s Signer) Flow(dir string) (string, error) {
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	if err := encoder.Encode(s.node(func(path string) string { return relativeTo(dir, path) })); err != nil {
-		return "", fmt.Errorf("writing a signer: %w", err)
-	}
-	return strings.TrimSpace(out.String()), nil
-}
-
-// node returns the signer as YAML in flow style, with paths as relative returns them.
-func (s Signer) node(relative func(string) string) *yaml.Node {
-	return flowNode(reflect.ValueOf(s), relative)
-}
-
-// flowNode returns the keys of the struct v that are set, as YAML in flow style.
-func flowNode(v reflect.Value, relative func(string) string) *yaml.Node {
-	whole := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: yaml.FlowStyle}
-	for _, f := range (&decoder{}).fields(v.Type()) {
-		value := v.FieldByIndex(f.index)
-		var node *yaml.Node
-		switch {
-		case value.IsZero():
-			continue
-		case value.Kind() == reflect.Pointer:
-			node = flowNode(value.Elem(), relative)
-		case value.Kind() == reflect.Uint64:
-			node = &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.FormatUint(value.Uint(), 10)}
-		case f.tag.Get("kind") == "path":
-			node = textNode(relative(value.String()))
-		default:
-			node = textNode(value.String())
-		}
-		whole.Content = append(whole.Content, textNode(f.yaml), node)
-	}
-	return whole
+	out, err := yaml.Marshal(yamlOf(reflect.ValueOf(s), dir, yaml.FlowStyle))
+	return strings.TrimSpace(string(out)), err
 }
 
 // ParseSigner reads a separate signer, from a flag or a small file: the value of `signer:` in a CA
 // set. Relative paths are relative to dir. Mistakes give name as the file.
 func ParseSigner(name string, content []byte, dir string) (Signer, error) {
-	r := &report{file: name}
-	file, ok := parse(r, content, yamlOnly)
-	if !ok {
-		_, err := r.result()
+	d := newDecoder(name)
+	d.dir = dir
+	s := &Signer{}
+	d.read(content, false, s)
+	s, _, err := result(d, s)
+	if err != nil {
 		return Signer{}, err
 	}
-	var s Signer
-	c := checks{decoder: &decoder{report: r, dir: dir}}
-	c.object(file.root, reflect.ValueOf(&s).Elem())
-	c.tags(reflect.ValueOf(s), nil)
-	c.signer(s, nil)
-	c.report(file, func(err error) Mistakes {
-		mistakes := file.Mistakes(err)
-		for i := range mistakes {
-			mistakes[i].Line, mistakes[i].Column = max(mistakes[i].Line, 1), max(mistakes[i].Column, 1) // the signer as a whole
-		}
-		return mistakes
-	})
-	if _, err := r.result(); err != nil {
-		return Signer{}, err
-	}
-	return s, nil
+	return *s, nil
 }
 
-// signer checks what the tags of a signer do not state.
-func (c *checks) signer(s Signer, path []string) {
+// check makes the checks of a signer that is present.
+func (s *Signer) check(d *decoder, path []string) {
+	if !d.Sets(path...) {
+		return
+	}
 	places := 0
 	for _, there := range []bool{s.File != nil, s.PKCS11 != nil, s.KMS != nil} {
 		if there {
@@ -184,7 +129,7 @@ func (c *checks) signer(s Signer, path []string) {
 		}
 	}
 	if places != 1 {
-		c.wrong(path, "a signer has exactly one of the keys file, pkcs11 and kms; found %d", places)
+		d.wrong(path, "a signer has exactly one of the keys file, pkcs11 and kms; found %d", places)
 	}
 	if s.KMS == nil || s.KMS.URI == "" {
 		return
@@ -193,27 +138,10 @@ func (c *checks) signer(s Signer, path []string) {
 	scheme, _, _ := strings.Cut(k.URI, "://")
 	switch vault := scheme == "hashivault" || scheme == "openbao"; {
 	case !vault && scheme != "awskms" && scheme != "gcpkms" && scheme != "azurekms":
-		c.wrong(join(at, "uri"), "found %q, expected a URI that begins with awskms://, gcpkms://, azurekms://, hashivault:// or openbao://", shorten(k.URI))
+		d.wrong(join(at, "uri"), "found %q, expected a URI that begins with awskms://, gcpkms://, azurekms://, hashivault:// or openbao://", shorten(k.URI))
 	case !vault && (k.Version > 0 || k.Address != "" || k.TokenFile != "" || k.Mount != ""):
-		c.wrong(at, "version, address, token_file and mount are for hashivault and openbao, not for %s", scheme)
+		d.wrong(at, "version, address, token_file and mount are for hashivault and openbao, not for %s", scheme)
 	case vault && k.Version == 0:
-		c.wrong(join(at, "version"), "version is missing: keys of %s have versions, and a rotation makes the newest one another key; a new key begins with version 1", scheme)
+		d.wrong(join(at, "version"), "version is missing: keys of %s have versions, and a rotation makes the newest one another key; a new key begins with version 1", scheme)
 	}
-}
-
-// relativeTo returns path as written in a file of the folder dir. It is relative below dir and
-// absolute elsewhere, so that its meaning does not depend on the working directory.
-func relativeTo(dir, path string) string {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return path
-	}
-	absolute, err := filepath.Abs(path)
-	if err != nil {
-		return path
-	}
-	if rel, err := filepath.Rel(dir, absolute); err == nil && filepath.IsLocal(rel) {
-		return rel
-	}
-	return absolute
 }

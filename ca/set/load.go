@@ -78,12 +78,12 @@ func Load(ctx context.Context, cfg *config.Server, now time.Time, keys Keys) (*L
 func Read(cfg *config.Server, now time.Time) (*Loaded, error) {
 	if file := cfg.CA.File; file != nil {
 		entry := config.CASetAuthority{ID: "file", Chain: file.Chain, Signer: config.Signer{File: &config.SignerFile{Key: file.Key, PasswordFile: file.PasswordFile}}}
-		l := &Loaded{Name: cfg.File().Name(), entries: []config.CASetAuthority{entry}, places: func(err error) error { return cfg.WithPlaces(atFile(err)) }}
+		l := &Loaded{Name: cfg.Name(), entries: []config.CASetAuthority{entry}, places: func(err error) error { return cfg.WithPlaces(atFile(err)) }}
 		return l.read(1, now)
 	}
 	file, mistakes, err := config.LoadCASet(cfg.CA.Set)
 	if _, ok := err.(config.Mistakes); err != nil && !ok { // the file itself cannot be read
-		if err = fmt.Errorf("%s: %w", cfg.CA.Set, err); cfg.File() != nil {
+		if err = fmt.Errorf("%s: %w", cfg.CA.Set, err); cfg.File != nil {
 			err = cfg.WithPlaces(keypath.Errorf([]string{"ca", "set"}, "%w", err))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -33,15 +34,16 @@ func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", s.Name(), err)
 	}
 	root := document.Content[0]
-	generation, authorities := valueOf(root, "generation"), valueOf(root, "authorities")
-	if generation == nil || authorities == nil || authorities.Kind != yaml.SequenceNode {
+	g, a := indexOf(root, "generation"), indexOf(root, "authorities")
+	if g < 0 || a < 0 || root.Content[a].Kind != yaml.SequenceNode {
 		return nil, fmt.Errorf("%s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name())
 	}
 	spellNulls(root)
+	generation, authorities := root.Content[g], root.Content[a]
 	generation.SetString(strconv.FormatUint(s.Generation+1, 10))
 	generation.Tag = tagInt
 	if edit.Add != nil {
-		authorities.Content = append(authorities.Content, s.authorityNode(edit.Add))
+		authorities.Content = append(authorities.Content, yamlOf(reflect.ValueOf(*edit.Add), filepath.Dir(s.Name()), 0))
 	}
 	if edit.ID != "" {
 		i := s.Index(edit.ID)
@@ -71,14 +73,14 @@ func spellNulls(n *yaml.Node) {
 	}
 }
 
-// valueOf returns the value of a key that the mapping itself has.
-func valueOf(mapping *yaml.Node, key string) *yaml.Node {
+// indexOf returns the index of the value of a key that the mapping itself has; or -1.
+func indexOf(mapping *yaml.Node, key string) int {
 	for i := 0; i+1 < len(mapping.Content); i += 2 {
 		if mapping.Content[i].Value == key {
-			return mapping.Content[i+1]
+			return i + 1
 		}
 	}
-	return nil
+	return -1
 }
 
 // setTime sets, adds or removes a time of an authority.
@@ -86,20 +88,15 @@ func setTime(authority *yaml.Node, key string, to *time.Time) {
 	if to == nil {
 		return
 	}
-	for i := 0; i+1 < len(authority.Content); i += 2 {
-		if authority.Content[i].Value != key {
-			continue
-		}
-		if to.IsZero() {
-			authority.Content = append(authority.Content[:i], authority.Content[i+2:]...)
-			return
-		}
-		old, written := authority.Content[i+1], timeNode(*to)
+	switch i := indexOf(authority, key); {
+	case to.IsZero() && i >= 0:
+		authority.Content = append(authority.Content[:i-1], authority.Content[i+1:]...)
+	case to.IsZero():
+	case i >= 0:
+		old, written := authority.Content[i], timeNode(*to)
 		written.HeadComment, written.LineComment, written.FootComment = old.HeadComment, old.LineComment, old.FootComment
-		authority.Content[i+1] = written
-		return
-	}
-	if !to.IsZero() {
+		authority.Content[i] = written
+	default:
 		authority.Content = append(authority.Content, textNode(key), timeNode(*to))
 	}
 }
@@ -114,25 +111,47 @@ func timeNode(t time.Time) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagTimestamp, Value: t.UTC().Format(time.RFC3339)}
 }
 
-func (s *CASet) authorityNode(a *CASetAuthority) *yaml.Node {
-	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-	put := func(to *yaml.Node, key string, value *yaml.Node) {
-		to.Content = append(to.Content, textNode(key), value)
-	}
-	put(n, "id", textNode(a.ID))
-	put(n, "chain", textNode(s.relative(a.Chain)))
-	if !a.Signer.IsZero() {
-		put(n, "signer", a.Signer.node(s.relative))
-	}
-	put(n, "publish_at", timeNode(a.PublishAt))
-	if !a.ActivateAt.IsZero() {
-		put(n, "activate_at", timeNode(a.ActivateAt))
-	}
-	if !a.RetireAt.IsZero() {
-		put(n, "retire_at", timeNode(a.RetireAt))
+// yamlOf returns the keys of a struct that are set, with its paths as written in a file of the folder
+// dir. Structs in it are in flow style.
+func yamlOf(v reflect.Value, dir string, style yaml.Style) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: style}
+	for _, f := range fields(v.Type()) {
+		value := v.FieldByIndex(f.index)
+		if value.IsZero() {
+			continue
+		}
+		var written *yaml.Node
+		switch of := reflect.Indirect(value).Interface().(type) {
+		case time.Time:
+			written = timeNode(of)
+		case uint64:
+			written = &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.FormatUint(of, 10)}
+		case string:
+			if f.tag.Get("kind") == "path" {
+				of = relativeTo(dir, of)
+			}
+			written = textNode(of)
+		default:
+			written = yamlOf(reflect.Indirect(value), dir, yaml.FlowStyle)
+		}
+		n.Content = append(n.Content, textNode(f.yaml), written)
 	}
 	return n
 }
 
-// relative returns path as it is written in the file.
-func (s *CASet) relative(path string) string { return relativeTo(filepath.Dir(s.Name()), path) }
+// relativeTo returns path as written in a file of the folder dir. It is relative below dir and
+// absolute elsewhere, so that its meaning does not depend on the working directory.
+func relativeTo(dir, path string) string {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return path
+	}
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	if rel, err := filepath.Rel(dir, absolute); err == nil && filepath.IsLocal(rel) {
+		return rel
+	}
+	return absolute
+}
