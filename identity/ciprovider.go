@@ -15,16 +15,15 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// ciProvider is the rule of type ci-provider. It builds SAN and extensions by the operator's
-// templates from the operator's constants, the token's claims and the operator's defaults, all as
-// text.
+// ciProvider is the rule of type ci-provider and of the older CI types. It builds SAN and extensions
+// by templates from constants, the token's claims and defaults, all as text.
 type ciProvider struct {
 	defaults   map[string]string
 	constants  map[string]string
 	san        *claimTemplate
 	extensions []extensionTemplate // ascending by arc
 	// names are the claims that some template names, sanNames those that the SAN's template names,
-	// and required those of sanNames that must not be empty; all sorted.
+	// and required those that must not be empty; all sorted.
 	names, sanNames, required []string
 	// optional are the claims with a default that the SAN's template shows.
 	optional []string
@@ -32,6 +31,8 @@ type ciProvider struct {
 	unnamed bool
 	// separate states that no two lists of claims may result in the same name.
 	separate bool
+	// older is set for the types of oldertypes.yaml.
+	older *olderType
 }
 
 type extensionTemplate struct {
@@ -40,89 +41,91 @@ type extensionTemplate struct {
 }
 
 func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
-	values, err := r.values(tok.Claims)
+	values, absent, err := r.values(tok.Claims)
 	if err != nil {
 		return err
 	}
-	absent := map[string]bool{}
-	for _, name := range r.required {
-		if values[name] == "" {
-			absent[name] = true
+	san := r.san
+	if r.older != nil {
+		if len(absent) > 0 {
+			return missingClaims(absent.sorted())
+		}
+		if san, err = r.older.prepare(r.san, tok.Claims, values); err != nil {
+			return err
 		}
 	}
-	render := func(t *claimTemplate, what string) (string, error) {
-		text, err := t.render(values)
-		var fields missingFieldsError
-		switch {
-		case errors.As(err, &fields):
-			for _, name := range fields {
-				absent[name] = true
-			}
-		case errors.Is(err, errTooLong):
-			return "", refusal.New(refusal.ClaimInvalid, "the token's claims make %s longer than %d bytes", what, maxText)
-		case err != nil:
-			return "", refusal.New(refusal.ClaimInvalid, "the issuer's template for %s does not work with the token's claims", what).Because(err)
-		}
-		return text, nil
-	}
-	san, err := render(r.san, "the subject alternative name")
+	raw, err := r.render(san, "the subject alternative name", values, absent)
 	if err != nil {
 		return err
 	}
 	for _, e := range r.extensions {
-		if id.Extensions[e.extension.Arc], err = render(e.template, e.extension.Key); err != nil {
+		text, err := r.render(e.template, e.extension.Key, values, absent)
+		if err == nil && r.older != nil {
+			text, _, err = olderURL(e.template.parts, text, values)
+		}
+		if err != nil {
 			return err
 		}
+		id.Extensions[e.extension.Arc] = text
 	}
 	if len(absent) > 0 {
-		return missingClaims(slices.Sorted(maps.Keys(absent)))
+		return missingClaims(absent.sorted())
 	}
-	id.SAN, err = r.name(san, values, tok.Claims)
+	id.SAN, err = r.name(san, raw, values, tok.Claims)
 	return err
 }
 
-// name returns the SAN of raw, which its template has rendered from values. It refuses raw if
-// another value of one of the claims could have the same SAN.
-func (r *ciProvider) name(raw string, values map[string]string, claims oidc.Claims) (certs.SAN, error) {
-	san, err := uriSAN(raw)
-	if err != nil {
-		return certs.SAN{}, err
+// render returns the template's result. It adds the claims that it lacks to absent.
+func (r *ciProvider) render(t *claimTemplate, what string, values map[string]string, absent set) (string, error) {
+	text, err := t.render(values)
+	if err == nil {
+		return text, nil
 	}
-	if r.san.full != nil { // its functions may print a control character as another one
-		for _, name := range r.sanNames {
-			if r.claimed(name, claims) && strings.ContainsFunc(values[name], unicode.IsControl) {
-				return certs.SAN{}, claimRefusal(name, values[name], "text without control characters")
-			}
+	var fields missingFieldsError
+	if errors.As(err, &fields) {
+		for _, name := range fields {
+			absent[name] = true
 		}
+		return "", nil
 	}
-	if !plain(raw, san.Value) {
-		if err := r.checkDistinct(raw, san.Value, values, claims); err != nil {
-			return certs.SAN{}, err
-		}
-	}
-	if r.separate {
-		if err := checkSeparate(raw, r.san.parts, values, r.fixed); err != nil {
-			return certs.SAN{}, err
-		}
-	}
-	return san, r.checkOptional(san, values, claims)
+	return "", refusal.New(refusal.ClaimInvalid, "the issuer's template for %s does not work with the token's claims, or makes more than %d bytes", what, maxText).Because(err)
 }
 
-func (r *ciProvider) checkDistinct(raw, san string, values map[string]string, claims oidc.Claims) error {
+// name returns the SAN of raw, which t has rendered from values. It refuses raw if another value of
+// one of the claims could have the same SAN.
+func (r *ciProvider) name(t *claimTemplate, raw string, values map[string]string, claims oidc.Claims) (certs.SAN, error) {
+	formatted, joined := raw, false
+	if r.older != nil {
+		var err error
+		if formatted, joined, err = olderURL(t.parts, raw, values); err != nil {
+			return certs.SAN{}, err
+		}
+	}
 	names := r.sanNames
-	if r.san.reads.unnamed {
+	if t.reads.unnamed {
 		names = slices.Sorted(maps.Keys(claims))
 	}
 	var inName []claim
 	for _, name := range names {
-		if r.claimed(name, claims) {
-			inName = append(inName, claim{name, values[name]})
+		if !r.claimed(name, claims) {
+			continue
+		}
+		// The functions of a template may print a control character as another one.
+		if t.full != nil && strings.ContainsFunc(values[name], unicode.IsControl) {
+			return certs.SAN{}, claimRefusal(name, values[name], "text without control characters")
+		}
+		inName = append(inName, claim{name, values[name]})
+	}
+	san, err := distinctSAN(raw, formatted, inName, joined)
+	if err != nil {
+		return certs.SAN{}, err
+	}
+	if r.separate {
+		if err := checkSeparate(raw, t.parts, values, r.constants); err != nil {
+			return certs.SAN{}, err
 		}
 	}
-	if scheme, rest, _ := strings.Cut(raw, ":"); r.fixesScheme(len(scheme), values, claims) {
-		raw = strings.ToLower(scheme) + ":" + rest
-	}
-	return checkDistinct(raw, san, inName, false)
+	return san, r.checkOptional(san, values, claims)
 }
 
 // fixed reports whether the operator has set the value that templates read under the name.
@@ -131,23 +134,6 @@ func (r *ciProvider) fixed(name string) bool { _, ok := r.constants[name]; retur
 // claimed reports whether the token decides the value that templates read under the name.
 func (r *ciProvider) claimed(name string, claims oidc.Claims) bool {
 	return claims[name] != nil && !r.fixed(name)
-}
-
-// fixesScheme reports whether the operator fixes the first n octets of the name.
-func (r *ciProvider) fixesScheme(n int, values map[string]string, claims oidc.Claims) bool {
-	for _, p := range r.san.lead() {
-		text := p.text
-		if p.kind != literal {
-			if r.claimed(p.text, claims) {
-				return false
-			}
-			text = values[p.text]
-		}
-		if n -= len(text); n < 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // checkOptional refuses a claim that results in the same SAN as its default.
@@ -170,39 +156,42 @@ func (r *ciProvider) checkOptional(san certs.SAN, values map[string]string, clai
 	return nil
 }
 
-// values returns the texts that the templates read. Claims override defaults, and constants
-// override both, so that no token can replace a name in a certificate that the operator has fixed.
-// A null claim is missing: its default applies, if it has one.
-func (r *ciProvider) values(claims oidc.Claims) (map[string]string, error) {
-	values := make(map[string]string, len(r.defaults)+len(r.names))
+// values returns the texts that the templates read, and the required claims that are absent. Claims
+// override defaults, and constants override both, so that no token can replace a name in a
+// certificate that the operator has fixed. A null claim is missing: its default applies, if it has
+// one. For an older type, an empty claim is missing too.
+func (r *ciProvider) values(claims oidc.Claims) (values map[string]string, absent set, err error) {
+	values, absent = make(map[string]string, len(r.defaults)+len(r.names)), set{}
 	maps.Copy(values, r.defaults)
 	names := r.names
 	if r.unnamed {
 		names = slices.Sorted(maps.Keys(claims))
 	}
-	var null []string
 	for _, name := range names {
 		v, present := claims[name]
-		if _, fixed := r.constants[name]; fixed || !present {
+		if !present || r.fixed(name) {
 			continue
 		}
-		if v == nil {
+		if v == nil || v == "" && r.older != nil {
 			if _, ok := r.defaults[name]; !ok {
-				null = append(null, name)
+				absent[name] = true
 			}
 			continue
 		}
-		text, err := claimText(name, v)
-		if err != nil {
-			return nil, err
+		if _, ok := v.(string); !ok && r.older != nil {
+			return nil, nil, claimRefusal(name, v, "text")
 		}
-		values[name] = text
-	}
-	if null != nil {
-		return nil, missingClaims(null)
+		if values[name], err = claimText(name, v); err != nil {
+			return nil, nil, err
+		}
 	}
 	maps.Copy(values, r.constants)
-	return values, nil
+	for _, name := range r.required {
+		if values[name] == "" {
+			absent[name] = true
+		}
+	}
+	return values, absent, nil
 }
 
 // claimText returns a claim's value as templates see it.

@@ -4,6 +4,8 @@ package identity
 
 import (
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -15,33 +17,19 @@ const nonEmptyText = "non-empty text"
 
 // textClaim returns the claim name, which must be non-empty text.
 func textClaim(claims oidc.Claims, name string) (string, error) {
-	return memberText(claims, name, fmt.Sprintf("claim %q", name))
-}
-
-// memberText returns the member name of object, which must be non-empty text; what is the object's
-// name in messages.
-func memberText(object map[string]any, name, what string) (string, error) {
-	v, present := object[name]
-	if s, ok := v.(string); ok && s != "" {
+	if s, _ := claims[name].(string); s != "" {
 		return s, nil
 	}
-	if !present {
-		return "", missing(what, nonEmptyText)
-	}
-	return "", unusable(what, v, nonEmptyText)
+	return "", claimRefusal(name, claims[name], nonEmptyText)
 }
 
-// memberObject returns the member name of object, which must itself be an object.
-func memberObject(object map[string]any, name, what string) (map[string]any, error) {
-	v, present := object[name]
-	if !present {
-		return nil, missing(what, "an object")
+// optionalText returns the claim name, which must be text if it is present and not null.
+func optionalText(claims oidc.Claims, name string) (string, error) {
+	s, ok := claims[name].(string)
+	if !ok && claims[name] != nil {
+		return "", claimRefusal(name, claims[name], "text")
 	}
-	member, ok := v.(map[string]any)
-	if !ok {
-		return nil, unusable(what, v, "an object")
-	}
-	return member, nil
+	return s, nil
 }
 
 // claimRefusal refuses the claim name, which has the value v instead of the required want.
@@ -49,12 +37,7 @@ func claimRefusal(name string, v any, want string) *refusal.Error {
 	return unusable(fmt.Sprintf("claim %q", name), v, want)
 }
 
-func missing(what, want string) *refusal.Error {
-	return refusal.New(refusal.ClaimMissing, "the token's %s is missing; it must be %s", what, want)
-}
-
-// unusable refuses a value that is present but unusable: null and empty text count as missing,
-// anything else as invalid.
+// unusable refuses a value: nil and empty text count as missing, anything else as invalid.
 func unusable(what string, v any, want string) *refusal.Error {
 	reason := refusal.ClaimInvalid
 	if v == nil || v == "" {
@@ -63,11 +46,11 @@ func unusable(what string, v any, want string) *refusal.Error {
 	return refusal.New(reason, "the token's %s is %s; it must be %s", what, kindOf(v), want)
 }
 
-// kindOf names the JSON kind of a claim's value, as in "it is null".
+// kindOf names the JSON kind of a claim's value, as in "it is empty".
 func kindOf(v any) string {
 	switch v := v.(type) {
 	case nil:
-		return "null"
+		return "missing or null"
 	case string:
 		if v == "" {
 			return "empty"
@@ -79,24 +62,19 @@ func kindOf(v any) string {
 		return "a boolean"
 	case []any:
 		return "a list"
-	case map[string]any:
-		return "an object"
 	default:
-		return "of an unknown kind"
+		return "an object"
 	}
 }
 
-// missingClaims refuses a token that lacks several claims, so that the operator sees all of them at
-// once; names is not empty.
+// missingClaims refuses a token that lacks claims. It names all of them at once.
 func missingClaims(names []string) *refusal.Error {
 	quoted := make([]string, len(names))
 	for i, name := range names {
 		quoted[i] = quote(name)
 	}
-	if len(names) == 1 {
-		return refusal.New(refusal.ClaimMissing, "the token's claim %s is missing, empty or null; the issuer's type or templates need it", quoted[0])
-	}
-	return refusal.New(refusal.ClaimMissing, "the token's claims %s are missing, empty or null; the issuer's type or templates need them", strings.Join(quoted, ", "))
+	return refusal.New(refusal.ClaimMissing,
+		"the issuer's type or templates need claims that are missing, empty or null in the token: %s", strings.Join(quoted, ", "))
 }
 
 // quote returns s for a message to the client: in double quotes, with non-printing characters
@@ -110,4 +88,74 @@ func quote(s string) string {
 		}
 	}
 	return fmt.Sprintf("%q", s)
+}
+
+// claimPath is a JSONPath that names one value: the members (string) and indexes (int) that lead to
+// it.
+type claimPath []any
+
+// claimStep is one step of a claimPath: .name, ['name'], ["name"] or [index].
+var claimStep = regexp.MustCompile(`^(?:\.([-_0-9A-Za-z\x{80}-\x{10FFFF}]+)|\['([^'\\]+)'\]|\["([^"\\]+)"\]|\[([0-9]{1,9})\])`)
+
+// parseClaimPath parses the part of JSONPath (RFC 9535) that names exactly one value: $ and then
+// claimSteps. It refuses wildcards, slices, filters and descent, because the issuer must be one for
+// every token.
+func parseClaimPath(s string) (claimPath, error) {
+	rest, ok := strings.CutPrefix(s, "$")
+	if !ok || rest == "" {
+		return nil, fmt.Errorf("the JSONPath %s does not begin with $ and name one claim, as in $.federated_claims.connector_id", quote(s))
+	}
+	var path claimPath
+	for rest != "" {
+		step := claimStep.FindStringSubmatch(rest)
+		if step == nil {
+			return nil, fmt.Errorf(`the JSONPath %s cannot be used at %s: only .name, ['name'], ["name"] and [0] are supported here, so that it names one value`, quote(s), quote(rest))
+		}
+		rest = rest[len(step[0]):]
+		if index, err := strconv.Atoi(step[4]); err == nil {
+			path = append(path, index)
+		} else {
+			path = append(path, step[1]+step[2]+step[3])
+		}
+	}
+	return path, nil
+}
+
+// text returns the text that p names in claims.
+func (p claimPath) text(claims oidc.Claims) (string, error) {
+	var v any = claims
+	for i, step := range p {
+		parent := v
+		v = nil
+		switch parent := parent.(type) {
+		case map[string]any:
+			if name, ok := step.(string); ok {
+				v = parent[name]
+			}
+		case []any:
+			if index, ok := step.(int); ok && index < len(parent) {
+				v = parent[index]
+			}
+		case nil:
+		default:
+			return "", unusable("claim at "+p[:i].String(), parent, "an object or a list")
+		}
+	}
+	if s, _ := v.(string); s != "" {
+		return s, nil
+	}
+	return "", unusable("claim at "+p.String(), v, nonEmptyText)
+}
+
+// String returns the path in its bracketed form.
+func (p claimPath) String() string {
+	text := "$"
+	for _, step := range p {
+		if name, ok := step.(string); ok {
+			text += "['" + name + "']"
+		} else {
+			text += fmt.Sprintf("[%d]", step)
+		}
+	}
+	return text
 }

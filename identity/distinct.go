@@ -4,79 +4,81 @@ package identity
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-// No two callers share a name: another value of one claim gives another SAN, or a refusal. This
-// file ensures that formatting loses no part of a claim; separate.go keeps two claims apart.
+// No two callers share a name: another value of one claim gives another SAN, or a refusal.
+// distinctSAN ensures that formatting loses no part of a claim, and checkSeparate that two claims of
+// a name stay apart.
 
 // claim is a claim of the token, as text, in a SAN.
 type claim struct{ name, text string }
 
-// checkDistinct refuses raw if another raw could be formatted as san too; joined states that
-// url.JoinPath has formatted it. net/url escapes octets that a URI cannot hold, and prints the
-// escapes of raw unchanged. If undoing the former in san returns raw, no other raw has this san.
+// distinctSAN returns the SAN of formatted, which is raw after formatting, if no other claims give
+// the same SAN; joined states that url.JoinPath has formatted it.
 //
-// Escapes in the operator's own text do not distinguish callers, because they are the same for
-// every token. checkDistinct therefore undoes them in raw too, unless a claim holds such an escape.
-func checkDistinct(raw, san string, claims []claim, joined bool) error {
-	if plain(raw, san) {
-		return nil
+// net/url escapes octets that a URI cannot hold, and prints the escapes of raw unchanged. If undoing
+// the former in the SAN returns raw, no other raw has this SAN. Escapes in the operator's own text
+// are the same for every token. distinctSAN therefore undoes them in raw too, and no claim may hold
+// one.
+func distinctSAN(raw, formatted string, claims []claim, joined bool) (certs.SAN, error) {
+	san, err := uriSAN(formatted)
+	if err != nil || raw == san.Value && !strings.Contains(raw, "%") && !endsEmpty(raw, joined) {
+		return san, err
 	}
-	if !joined && (strings.HasSuffix(raw, "#") || strings.HasSuffix(raw, "?")) {
-		return indistinct(raw, len(raw)-1, claims)
-	}
-	undone := undoEscapes(san, joined, false)
-	if undone == raw {
-		return nil
+	undone := undoEscapes(san.Value, joined, false)
+	if undone == raw && !endsEmpty(raw, joined) {
+		return san, nil
 	}
 	for _, c := range claims {
-		if i := escapeIn(c.text, joined, strings.Contains(raw, "#")); i >= 0 {
-			return refusal.New(refusal.ClaimInvalid, "the token's claim %s holds %s; with another text in its place, the name would be the same",
-				quote(c.name), character(c.text, i))
+		if escape := escapeIn(c.text, joined, strings.Contains(raw, "#")); escape != "" {
+			return san, refusal.New(refusal.ClaimInvalid, "the token's claim %s holds %s; with another text in its place, the name would be the same", quote(c.name), quote(escape))
 		}
 	}
-	own, undone := undoEscapes(raw, joined, true), undoEscapes(san, joined, true)
-	if own == undone {
-		// A claim cannot choose the case of an escape that starts in the operator's text.
-		if upper := upperEscapes(raw); raw != san && raw != upper {
-			return indistinct(raw, difference(raw, upper), claims)
-		}
-		return nil
+	// A claim cannot choose the case of an escape that starts in the operator's text.
+	cased := raw == san.Value || raw == upperEscapes(raw)
+	if cased && !endsEmpty(raw, joined) && undoEscapes(raw, joined, true) == undoEscapes(san.Value, joined, true) {
+		return san, nil
 	}
-	return indistinct(own, difference(own, undone), claims)
+	names := make([]string, len(claims))
+	for i, c := range claims {
+		names[i] = quote(c.name)
+	}
+	return san, refusal.New(refusal.ClaimInvalid, "the name made of the token's claims (%s), %s, is printed as %s, and so is another text; a name must be in the form in which it is printed, and not end in # or ?",
+		strings.Join(names, ", "), quote(raw), quote(san.Value))
 }
 
-// plain reports whether raw has no escape and no empty fragment or query, and formatting has
-// not changed it.
-func plain(raw, san string) bool {
-	return raw == san && !strings.Contains(raw, "%") && !strings.HasSuffix(raw, "#") && !strings.HasSuffix(raw, "?")
+// endsEmpty reports whether raw ends in an empty fragment or query, which others may drop.
+func endsEmpty(raw string, joined bool) bool {
+	return !joined && (strings.HasSuffix(raw, "#") || strings.HasSuffix(raw, "?"))
 }
 
 // undoEscapes undoes in the path and in the fragment of a URI the escapes that net/url may have
 // made. net/url escapes some octets always, and a few others only beside one of those. Without all,
 // undoEscapes leaves the latter if there is none of the former. %25 and %2F always stay.
 func undoEscapes(uri string, joined, all bool) string {
+	undo := func(s string, escaped func(c byte, beside bool) bool) string {
+		if all || replaceEscapes(s, func(c byte) bool { return escaped(c, false) }) != s {
+			return replaceEscapes(s, func(c byte) bool { return escaped(c, true) })
+		}
+		return s
+	}
 	head, fragment, hasFragment := strings.Cut(uri, "#")
 	path, query, hasQuery := strings.Cut(head, "?")
 	// If no slash follows the scheme, net/url prints all of it unchanged.
 	if _, after, _ := strings.Cut(path, ":"); strings.HasPrefix(after, "/") {
-		if all || replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined, false) }) != path {
-			path = replaceEscapes(path, func(c byte) bool { return escapedInPath(c, joined, true) })
-		}
+		path = undo(path, func(c byte, beside bool) bool { return escapedInPath(c, joined, beside) })
 	}
 	if hasQuery {
 		path += "?" + query
 	}
 	if hasFragment {
-		if all || replaceEscapes(fragment, func(c byte) bool { return escapedInFragment(c, false) }) != fragment {
-			fragment = replaceEscapes(fragment, func(c byte) bool { return escapedInFragment(c, true) })
-		}
-		path += "#" + fragment
+		path += "#" + undo(fragment, escapedInFragment)
 	}
 	return path
 }
@@ -104,22 +106,25 @@ func escapedAfter(prefix string, c byte, beside bool) bool {
 
 // replaceEscapes replaces the escapes of the octets for which chosen is true by the octets.
 func replaceEscapes(s string, chosen func(byte) bool) string {
-	var b strings.Builder
-	for {
-		i := strings.IndexByte(s, '%')
-		if i < 0 || i+3 > len(s) {
-			b.WriteString(s)
-			return b.String()
-		}
-		b.WriteString(s[:i])
-		if c, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil && chosen(byte(c)) {
-			b.WriteByte(byte(c))
-			s = s[i+3:]
+	var b []byte
+	for i := 0; i < len(s); i++ {
+		if c, ok := escapedAt(s, i); ok && chosen(c) {
+			b = append(b, c)
+			i += 2
 		} else {
-			b.WriteByte('%')
-			s = s[i+1:]
+			b = append(b, s[i])
 		}
 	}
+	return string(b)
+}
+
+// escapedAt returns the octet of the escape at s[i:], if there is one.
+func escapedAt(s string, i int) (byte, bool) {
+	if s[i] != '%' || i+3 > len(s) {
+		return 0, false
+	}
+	c, err := strconv.ParseUint(s[i+1:i+3], 16, 8)
+	return byte(c), err == nil
 }
 
 // upperEscapes returns s with the escapes spelled as net/url spells its own.
@@ -133,56 +138,84 @@ func upperEscapes(s string) string {
 	return string(b)
 }
 
-// escapeIn returns the index in text of an escape that undoEscapes undoes, or of the first part of
-// any escape that following text would complete; -1 for neither.
-func escapeIn(text string, joined, fragment bool) int {
+// escapeIn returns an escape in text that undoEscapes undoes, or the first part of any escape that
+// following text would complete; "" for neither.
+func escapeIn(text string, joined, fragment bool) string {
 	for i := range len(text) {
-		if text[i] != '%' {
-			continue
-		}
-		if i+3 > len(text) {
-			return i
-		}
-		if c, err := strconv.ParseUint(text[i+1:i+3], 16, 8); err == nil && (escapedInPath(byte(c), joined, true) || fragment && escapedInFragment(byte(c), true)) {
-			return i
+		c, ok := escapedAt(text, i)
+		switch {
+		case text[i] == '%' && i+3 > len(text):
+			return text[i:]
+		case ok && (escapedInPath(c, joined, true) || fragment && escapedInFragment(c, true)):
+			return text[i : i+3]
 		}
 	}
-	return -1
+	return ""
 }
 
-// difference returns the index of the first octet that a and b do not share.
-func difference(a, b string) int {
-	i := 0
-	for i < len(a) && i < len(b) && a[i] == b[i] {
-		i++
-	}
-	return i
+// isShippedName reports whether a SAN template is one of config/issuers.yaml that holds several
+// claims. Its claims are kept apart without distinct-claims.
+func isShippedName(template string) bool {
+	return slices.Contains([]string{
+		"{{.url}}/{{.job_workflow_ref}}",
+		"{{.platform_url}}/{{.account_name}}/{{.pipeline_name}}:{{.account_id}}/{{.pipeline_id}}",
+		"{{.url}}/{{.organization_slug}}/{{.pipeline_slug}}",
+		`{{.api_url}}/projects/{{index."oidc.circleci.com/project-id"}}/pipeline-definitions/{{index."oidc.circleci.com/pipeline-definition-id"}}`,
+		"{{.base_url}}/{{.workspace_domain}}/{{.project_name}}/pipelines/pipeline/{{.pipeline_id}}",
+	}, strings.ReplaceAll(template, " ", ""))
 }
 
-// indistinct refuses raw, made of the claims, because a name would not show its octet i.
-func indistinct(raw string, i int, claims []claim) error {
-	if percent := strings.LastIndexByte(raw[:min(i, len(raw))], '%'); percent >= 0 && percent >= i-2 {
-		i = percent
-	}
-	made := "by the issuer's template"
-	if len(claims) > 0 {
-		names := make([]string, len(claims))
-		for i, c := range claims {
-			names[i] = quote(c.name)
+// pair is a claim in a concatenation, and the claim that follows it.
+type pair struct {
+	first, second string
+	separator     string // the fixed text between them
+	offset        int    // of first in the result
+}
+
+// pairs returns each claim of a concatenation that another claim follows. The constants are the
+// operator's text.
+func pairs(parts []part, values, constants map[string]string) (all []pair) {
+	var open *pair
+	offset := 0
+	for _, p := range parts {
+		text, fixed := p.text, p.kind == literal
+		if !fixed {
+			text = values[p.text]
+			_, fixed = constants[p.text]
 		}
-		made = "of the token's claims " + strings.Join(names, ", ")
+		switch {
+		case !fixed:
+			if open != nil {
+				open.second = p.text
+				all = append(all, *open)
+			}
+			open = &pair{first: p.text, offset: offset}
+		case open != nil:
+			open.separator += text
+		}
+		offset += len(text)
 	}
-	return refusal.New(refusal.ClaimInvalid, "the name made %s, %s, is the same with another text in place of its %s", made, quote(raw), character(raw, i))
+	return all
 }
 
-// character returns the character or the escape at s[i:], for a message.
-func character(s string, i int) string {
-	if i >= len(s) {
-		return "end"
+// checkSeparate refuses raw, the result of the parts, if other claims together could have the same
+// result. None could if each claim ends where its separator first begins.
+func checkSeparate(raw string, parts []part, values, constants map[string]string) error {
+	for _, p := range pairs(parts, values, constants) {
+		if !ends(raw[p.offset:], values[p.first], p.separator) {
+			return refusal.New(refusal.ClaimInvalid, "the token's claim %s, %s, holds %s, which separates it from the claim %s in the name; other claims could make the same name",
+				quote(p.first), quote(values[p.first]), quote(p.separator), quote(p.second))
+		}
 	}
-	if s[i] == '%' {
-		return quote(s[i:min(i+3, len(s))])
+	return nil
+}
+
+// ends reports whether the text at the beginning of s ends where the separator is first found
+// in s. The separator in the scheme of a URL does not count.
+func ends(s, text, separator string) bool {
+	skip := 0
+	if scheme, _, ok := strings.Cut(s, "://"); ok && !strings.ContainsAny(scheme, "/:?#") {
+		skip = len(scheme) + len("://")
 	}
-	_, n := utf8.DecodeRuneInString(s[i:])
-	return quote(s[i : i+n])
+	return separator != "" && skip+strings.Index(s[skip:], separator) == len(text)
 }

@@ -3,7 +3,11 @@
 package identity
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -22,49 +26,52 @@ type distinctCase struct {
 }
 
 func distinctCases(tb testing.TB) []distinctCase {
-	operator := func(template string, defaults map[string]string, constants map[string]string) *Rules {
-		return rulesOf(tb, ciEntry(), CIProvider{SubjectAlternativeNameTemplate: template, DefaultTemplateValues: defaults, Constants: constants})
+	operator := func(template string, defaults, constants map[string]string) *Rules {
+		return ciRules(tb, CIProvider{SubjectAlternativeNameTemplate: template, DefaultTemplateValues: defaults, Constants: constants})
 	}
 	distinct := CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}--{{.b}}/-/{{.c}}", DistinctClaims: true}
 	wildcard := entryOf(TypeChainguardIdentity)
 	wildcard.Static = false
-	abc := func() oidc.Claims { return oidc.Claims{"sub": "s", "a": "x", "b": "y", "c": "z"} }
-	return []distinctCase{
-		{"email", rulesOf(tb, entryOf(TypeEmail)), mustClaims(tb, `{"sub":"s","email":"a@example.com","email_verified":true}`), []string{"email"}, true},
-		{"uri", rulesOf(tb, uriEntry()), oidc.Claims{"sub": "https://users.example.com/a"}, []string{"sub"}, true},
-		{"username", rulesOf(tb, usernameEntry()), oidc.Claims{"sub": "a"}, []string{"sub"}, true},
-		{"spiffe", rulesOf(tb, spiffeEntry()), oidc.Claims{"sub": "spiffe://example.com/a"}, []string{"sub"}, true},
-		{"kubernetes", rulesOf(tb, entryOf(TypeKubernetes)), oidc.Claims{"sub": "s", "namespace": "a", "name": "b"}, []string{"namespace", "name"}, true},
-		{"chainguard-identity", rulesOf(tb, wildcard), oidc.Claims{"sub": "a/b"}, []string{"sub"}, true},
-		{"github-workflow", rulesOf(tb, entryOf(TypeGithubWorkflow)), githubClaims(tb), []string{"job_workflow_ref"}, true},
-		{"gitlab-pipeline", rulesOf(tb, entryOf(TypeGitlabPipeline)), gitlabClaims(tb), []string{"ci_config_ref_uri"}, true},
-		{"codefresh-workflow", rulesOf(tb, entryOf(TypeCodefreshWorkflow)), codefreshClaims(tb), []string{"platform_url", "account_name", "pipeline_name", "account_id", "pipeline_id"}, true},
-		{"buildkite-job", rulesOf(tb, entryOf(TypeBuildkiteJob)), buildkiteClaims(tb), []string{"organization_slug", "pipeline_slug"}, true},
-		{"ci-provider, GitHub", rulesOf(tb, ciEntry(), githubProvider()), githubClaims(tb), []string{"url", "job_workflow_ref"}, true},
-		{"ci-provider, GitLab", rulesOf(tb, ciEntry(), gitlabProvider()), gitlabClaims(tb), []string{"ci_config_ref_uri"}, true},
-		{"ci-provider, Codefresh", rulesOf(tb, ciEntry(), codefreshProvider()), codefreshClaims(tb), []string{"platform_url", "account_name", "pipeline_name", "account_id", "pipeline_id"}, true},
-		{"ci-provider, Buildkite", rulesOf(tb, ciEntry(), buildkiteProvider()), buildkiteClaims(tb), []string{"url", "organization_slug", "pipeline_slug"}, true},
-		{"ci-provider, CircleCI", rulesOf(tb, ciEntry(), circleProvider()), circleClaims(tb), []string{"api_url", "oidc.circleci.com/project-id", "oidc.circleci.com/pipeline-definition-id"}, true},
-		{"ci-provider, Buddy", rulesOf(tb, ciEntry(), buddyProvider()), buddyClaims(tb), []string{"base_url", "workspace_domain", "project_name", "pipeline_id"}, true},
-		{"distinct-claims", rulesOf(tb, ciEntry(), distinct), abc(), []string{"a", "b", "c"}, true},
-		{"an operator's path", operator("https://ci.example/{{.a}}/{{.b}}-{{.c}}", nil, nil), abc(), []string{"a", "b", "c"}, false},
-		{"a claim twice", operator("https://ci.example/{{.a}}/{{.a}}?{{.b}}", nil, nil), abc(), []string{"a", "b"}, false},
+	abc := oidc.Claims{"sub": "s", "a": "x", "b": "y", "c": "z"}
+	cases := []distinctCase{
+		{TypeEmail, rulesOf(tb, entryOf(TypeEmail)), mustClaims(tb, `{"sub":"s","email":"a@example.com","email_verified":true}`), []string{"email"}, true},
+		{TypeURI, rulesOf(tb, entryOf(TypeURI)), oidc.Claims{"sub": "https://users.example.com/a"}, []string{"sub"}, true},
+		{TypeUsername, rulesOf(tb, entryOf(TypeUsername)), oidc.Claims{"sub": "a"}, []string{"sub"}, true},
+		{TypeSPIFFE, rulesOf(tb, entryOf(TypeSPIFFE)), oidc.Claims{"sub": "spiffe://example.com/a"}, []string{"sub"}, true},
+		{TypeKubernetes, rulesOf(tb, entryOf(TypeKubernetes)), oidc.Claims{"sub": "s", "namespace": "a", "name": "b"}, []string{"namespace", "name"}, true},
+		{TypeChainguardIdentity, rulesOf(tb, wildcard), oidc.Claims{"sub": "a/b"}, []string{"sub"}, true},
+		{"distinct-claims", ciRules(tb, distinct), abc, []string{"a", "b", "c"}, true},
+		{"an operator's path", operator("https://ci.example/{{.a}}/{{.b}}-{{.c}}", nil, nil), abc, []string{"a", "b", "c"}, false},
+		{"a claim twice", operator("https://ci.example/{{.a}}/{{.a}}?{{.b}}", nil, nil), abc, []string{"a", "b"}, false},
 		{"a whole URI", operator("{{.a}}", nil, nil), oidc.Claims{"sub": "s", "a": "https://x"}, []string{"a"}, false},
 		{"a host", operator("https://{{.a}}:{{.b}}/x", nil, nil), oidc.Claims{"sub": "s", "a": "x", "b": "1"}, []string{"a", "b"}, false},
 		{"a scheme", operator("{{.a}}:{{.b}}", nil, nil), oidc.Claims{"sub": "s", "a": "urn", "b": "x"}, []string{"a", "b"}, false},
-		{"a query and a fragment", operator("https://ci.example/?{{.a}}#{{.b}}", nil, nil), abc(), []string{"a", "b"}, false},
-		{"escapes in the operator's text", operator("HTTPS://ci.example/my%20org/{{.a}}/%c3%A9{{.b}}%2F%{{.c}}", nil, nil), oidc.Claims{"sub": "s", "a": "x", "b": "y", "c": "7B"}, []string{"a", "b", "c"}, false},
-		{"escapes in a constant", operator("{{.url}}/{{.a}}", nil, map[string]string{"url": "HTTPS://ci.example/my%20org"}), abc(), []string{"a"}, false},
-		{"escapes in a default", operator("{{.a}}/{{.b}}", map[string]string{"a": "HTTPS://ci.example/my%20org"}, nil), oidc.Claims{"sub": "s", "b": "x"}, []string{"a", "b"}, false},
+		{"a query and a fragment", operator("https://ci.example/?{{.a}}#{{.b}}", nil, nil), abc, []string{"a", "b"}, false},
+		{"escapes in the operator's text", operator("https://ci.example/my%20org/{{.a}}/%c3%A9{{.b}}%2F%{{.c}}", nil, nil), oidc.Claims{"sub": "s", "a": "x", "b": "y", "c": "7B"}, []string{"a", "b", "c"}, false},
+		{"escapes in a constant", operator("{{.url}}/{{.a}}", nil, map[string]string{"url": "https://ci.example/my%20org"}), abc, []string{"a"}, false},
+		{"escapes in a default", operator("{{.a}}/{{.b}}", map[string]string{"a": "https://ci.example/my%20org"}, nil), oidc.Claims{"sub": "s", "b": "x"}, []string{"a", "b"}, false},
 		{"an optional part", operator(`{{if .a}}https://{{.a}}.ghe.com{{else}}{{.b}}{{end}}/my%20org/{{.c}}`, map[string]string{"a": "", "b": "https://github.com"}, nil), oidc.Claims{"sub": "s", "c": "z"}, []string{"a", "c"}, false},
-		{"functions", operator(`https://ci.example/{{urlquery .a}}/{{printf "%s" .b}}/{{html .c}}`, nil, nil), abc(), []string{"a", "b"}, false},
+		{"functions", operator(`https://ci.example/{{urlquery .a}}/{{printf "%s" .b}}/{{html .c}}`, nil, nil), abc, []string{"a", "b"}, false},
 	}
+	for name, read := range map[string]string{
+		"github-workflow": "url job_workflow_ref", "gitlab-pipeline": "ci_config_ref_uri",
+		"codefresh-workflow": "platform_url account_name pipeline_name account_id pipeline_id", "buildkite-job": "url organization_slug pipeline_slug",
+		"circleci-job": "api_url oidc.circleci.com/project-id oidc.circleci.com/pipeline-definition-id", "buddy-pipeline": "base_url workspace_domain project_name pipeline_id",
+	} {
+		claims := ciClaims(tb, name)
+		cases = append(cases, distinctCase{"shipped " + name, ciRules(tb, shipped(tb, name)), claims, strings.Fields(read), true})
+		if slices.Contains(Types(), name) {
+			cases = append(cases, distinctCase{name, rulesOf(tb, entryOf(name)), claims, strings.Fields(strings.TrimPrefix(read, "url ")), true})
+		}
+	}
+	slices.SortFunc(cases, func(a, b distinctCase) int { return strings.Compare(a.name, b.name) })
+	return cases
 }
 
 // identified returns the claims' SAN; "" for a refusal, which must be for a claim.
 func (c *distinctCase) identified(t *testing.T, claims oidc.Claims) string {
 	t.Helper()
-	if c.name == "kubernetes" {
+	if c.name == TypeKubernetes {
 		claims = oidc.Claims{"sub": "s", "kubernetes.io": map[string]any{"namespace": claims["namespace"], "serviceaccount": map[string]any{"name": claims["name"]}}}
 	}
 	id, err := c.rules.Identify(tokenOf(claims))
@@ -120,19 +127,13 @@ func TestNoTwoCallersShareAName(t *testing.T) {
 			accepted := 0
 			for range 100 {
 				names := map[string]string{}
-				base := oidc.Claims{}
-				for name, v := range c.claims {
-					base[name] = v
-				}
+				base := maps.Clone(c.claims)
 				for range r.IntN(4) {
 					name := c.read[r.IntN(len(c.read))]
 					base[name] = mutate(r, textOf(base, name))
 				}
 				for range 40 {
-					token := oidc.Claims{}
-					for name, v := range base {
-						token[name] = v
-					}
+					token := maps.Clone(base)
 					name := c.read[r.IntN(len(c.read))]
 					if !c.tuple {
 						name = c.read[0]
@@ -166,69 +167,34 @@ func TestNoTwoCallersShareAName(t *testing.T) {
 	}
 }
 
-// The two members of each pair would have one name by formatting alone, or by concatenation.
 func TestOneOfTwoIsRefused(t *testing.T) {
 	t.Parallel()
-	provider := func(template string, defaults map[string]string) *Rules {
-		return rulesOf(t, ciEntry(), CIProvider{SubjectAlternativeNameTemplate: template, DefaultTemplateValues: defaults})
+	var cases []struct {
+		Template, Type, Shipped, Token, SAN string
+		Defaults                            map[string]string
+		Distinct                            bool
+		First, Second                       map[string]any
 	}
-	path := provider("https://ci.example/{{.a}}", nil)
-	distinct := rulesOf(t, ciEntry(), CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}--{{.b}}", DistinctClaims: true})
-	optional := provider(`{{if .a}}https://{{.a}}.ghe.com{{else}}{{.url}}{{end}}/{{.b}}`, map[string]string{"a": "", "url": "https://x.ghe.com"})
-	for _, c := range []struct {
-		name    string
-		rules   *Rules
-		claims  oidc.Claims
-		named   string // the SAN of one
-		named1  string // its claims over claims, as name=text
-		refused string // the other's
-		mention string // text of the refusal besides the claim
-	}{
-		{"empty fragment", path, nil, "https://ci.example/main", "a=main", "a=main#", `"#"`},
-		{"escape of a letter beyond ASCII", path, nil, "https://ci.example/gr%C3%B6%C3%9Fe", "a=größe", "a=gr%C3%B6%C3%9Fe", `"%C3"`},
-		{"escape of a space", path, nil, "https://ci.example/a%20b", "a=a b", "a=a%20b", `"%20"`},
-		{"escaped slash beside a space", path, nil, "https://ci.example/a/b%20c", "a=a/b c", "a=a%2Fb c", `"%2F"`},
-		{"escaped letter beside a space", path, nil, "https://ci.example/a%20c", "a=a c", "a=%61 c", `"%61"`},
-		{"lower-case escape beside a space", path, nil, "https://ci.example/%3F%20c", "a=%3F c", "a=%3f c", `"%3f"`},
-		{"escaped hash in a fragment", path, nil, "https://ci.example/a#b%23c", "a=a#b#c", "a=a#b%23c", `"%23"`},
-		{"case of the scheme", provider("{{.a}}", nil), nil, "https://h/x", "a=https://h/x", "a=HTTPS://h/x", `"H"`},
-		{"case of the scheme, without an authority", provider("{{.a}}", nil), nil, "urn:x:Y", "a=urn:x:Y", "a=URN:x:Y", `"U"`},
-		{"escape that the operator's text begins", provider("https://ci.example/%{{.a}}", nil), nil, "https://ci.example/%7B%20", "a=7B ", "a=7b ", ""},
-		{"escape beside one in the operator's text", provider("https://ci.example/my%20org/{{.a}}", nil), nil, "https://ci.example/my%20org/%22", `a="`, "a=%22", `"%22"`},
-		{"escape that is printed only beside another", path, nil, "https://ci.example/a%28b%20c", "a=a(b c", "a=a%28b c", `"%28"`},
-		{"control character that a function prints as another", provider("https://ci.example/{{html .a}}", nil), nil, "https://ci.example/%EF%BF%BD", "a=\ufffd", "a=\x00", ""},
-		{"quote", path, nil, "https://ci.example/it's", "a=it's", "a=it%27s", `"%27"`},
-		{"default in another form", provider("{{.a}}/{{.b}}", map[string]string{"a": "HTTPS://ci.example/my%20org"}), oidc.Claims{"b": "x"}, "https://ci.example/my%20org/x", "", "a=https://ci.example/my org", ""},
-		{"optional part that makes the default", optional, oidc.Claims{"b": "y"}, "https://x.ghe.com/y", "", "a=x", ""},
-		{"separator that a claim's end completes", distinct, oidc.Claims{"b": "y"}, "https://ci.example/x--y", "a=x", "a=x-", `"--"`},
-		{"separator in a claim", distinct, oidc.Claims{"b": "y"}, "https://ci.example/x--y", "a=x", "a=x--z", `"--"`},
-		{"type uri, space", rulesOf(t, uriEntry()), nil, "https://users.example.com/a%20b", "sub=https://users.example.com/a%20b", "sub=https://users.example.com/a b", `" "`},
-		{"type uri, empty fragment", rulesOf(t, uriEntry()), nil, "https://users.example.com/a", "sub=https://users.example.com/a", "sub=https://users.example.com/a#", `"#"`},
-		{"chainguard-identity, slashes", rulesOf(t, entryOf(TypeChainguardIdentity)), nil, issuerURL + "/a/b", "sub=a/b", "sub=a//b", `"/"`},
-		{"chainguard-identity, escaped question mark", rulesOf(t, entryOf(TypeChainguardIdentity)), nil, issuerURL + "/a%3Fb", "sub=a?b", "sub=a%3Fb", `"%3F"`},
-		{"gitlab-pipeline, scheme", rulesOf(t, entryOf(TypeGitlabPipeline)), gitlabClaims(t), "https://gitlab.com/g", "ci_config_ref_uri=gitlab.com/g", "ci_config_ref_uri=http://gitlab.com/g", `"h"`},
-		{"codefresh-workflow, slash of the platform", rulesOf(t, entryOf(TypeCodefreshWorkflow)), codefreshClaims(t),
-			"https://h/codefresh-inc/oidc-test/get-token:628a80b693a15c0f9c13ab75/65e6d5551e47e5bc243ca93f", "platform_url=https://h", "platform_url=https://h/", `"/"`},
-		{"CircleCI, separator that a claim's end completes", rulesOf(t, ciEntry(), circleProvider()), circleClaims(t),
-			"https://h/projects/c1d2/pipeline-definitions/7f8a", "api_url=https://h", "api_url=https://h/projects", `"/projects/"`},
-	} {
-		t.Run(c.name, func(t *testing.T) {
+	readYAML(t, "testdata/pairs.yaml", &cases)
+	for _, c := range cases {
+		t.Run(fmt.Sprint(c.Template, c.Type, c.Shipped, c.Second), func(t *testing.T) {
 			t.Parallel()
-			claims := func(change string) oidc.Claims {
-				all := oidc.Claims{"sub": "s"}
-				for name, v := range c.claims {
-					all[name] = v
-				}
-				if name, text, ok := strings.Cut(change, "="); ok {
-					all[name] = text
-				}
-				return all
+			provider := CIProvider{SubjectAlternativeNameTemplate: cmp.Or(c.Template, "x"), DefaultTemplateValues: c.Defaults, DistinctClaims: c.Distinct}
+			if c.Shipped != "" {
+				provider = shipped(t, c.Shipped)
 			}
-			if got := mustIdentify(t, c.rules, claims(c.named1)).SAN.Value; got != c.named {
-				t.Errorf("the SAN is %q, want %q", got, c.named)
+			rules := rulesOf(t, entryOf(cmp.Or(c.Type, TypeCIProvider)), provider)
+			token := oidc.Claims{"sub": "s"}
+			if c.Token != "" {
+				token = ciClaims(t, c.Token)
 			}
-			name, _, _ := strings.Cut(c.refused, "=")
-			wantRefusal(t, c.rules, claims(c.refused), refusal.ClaimInvalid, `"`+name+`"`, c.mention)
+			first, second := maps.Clone(token), maps.Clone(token)
+			maps.Copy(first, c.First)
+			maps.Copy(second, c.Second)
+			if got := mustIdentify(t, rules, first).SAN.Value; got != c.SAN {
+				t.Errorf("the SAN is %q, want %q", got, c.SAN)
+			}
+			wantRefusal(t, rules, second, refusal.ClaimInvalid)
 		})
 	}
 }
@@ -246,10 +212,7 @@ func FuzzDistinct(f *testing.F) {
 		first, second := c.read[int(position)%len(c.read)], c.read[int(position/16)%len(c.read)]
 		names := map[string][2]string{}
 		for _, texts := range [][2]string{{a, ""}, {b, ""}, {undoEscapes(a, false, true), ""}, {undoEscapes(a, true, false), ""}, {upperEscapes(a), ""}, {strings.ToLower(a), ""}, {a, b}, {b, a}, {a, a}} {
-			token := oidc.Claims{}
-			for name, v := range c.claims {
-				token[name] = v
-			}
+			token := maps.Clone(c.claims)
 			token[first] = texts[0]
 			if texts[1] != "" {
 				if !c.tuple || first == second {

@@ -58,15 +58,15 @@ func (r *email) identify(tok *oidc.Token, id *Identity) error {
 // emailVerified reads the claim email_verified, which some providers send as text.
 func emailVerified(claims oidc.Claims) (bool, error) {
 	v, present := claims["email_verified"]
-	if !present {
-		return false, nil
-	}
 	switch v {
 	case true, "true", "True":
 		return true, nil
 	case false, "false", "False":
 		return false, nil
 	default:
+		if !present {
+			return false, nil
+		}
 		return false, refusal.New(refusal.ClaimInvalid, `the token's claim "email_verified" is %s that is neither true nor false; it must be true`, kindOf(v))
 	}
 }
@@ -81,15 +81,10 @@ func unverified() *refusal.Error {
 // passes. Quoted strings, comments and address literals are refused.
 func isAddress(s string) bool {
 	local, domain, ok := strings.Cut(s, "@")
-	if !ok {
-		return false
-	}
 	for atom := range strings.SplitSeq(local, ".") {
-		if !isAtom(atom) {
-			return false
-		}
+		ok = ok && consists(atom, "!#$%&'*+-/=?^_`{|}~")
 	}
-	return isDomain(domain)
+	return ok && isDomain(domain)
 }
 
 // isASCII reports whether s is ASCII. Other addresses need an otherName (RFC 9598) instead of an
@@ -98,50 +93,36 @@ func isASCII(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f })
 }
 
-// isAtom: atom = 1*atext (RFC 5322, section 3.2.3).
-func isAtom(s string) bool {
-	for i := range len(s) {
-		if !isAlphanumeric(s[i]) && strings.IndexByte("!#$%&'*+-/=?^_`{|}~", s[i]) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
 // isDomain reports whether s is a host name of at least two labels (RFC 1123, section 2.1), the
 // last of which begins and ends with a letter.
 func isDomain(s string) bool {
-	dot := strings.LastIndexByte(s, '.')
-	if dot < 0 {
-		return false
-	}
 	for label := range strings.SplitSeq(s, ".") {
 		if !isLabel(label) {
 			return false
 		}
 	}
-	top := s[dot+1:]
-	return isLetter(top[0]) && isLetter(top[len(top)-1])
+	dot := strings.LastIndexByte(s, '.')
+	return dot >= 0 && isLetter(s[dot+1]) && isLetter(s[len(s)-1])
 }
 
 // isLabel: letters, digits and inner hyphens, at most 63 (RFC 1123, section 2.1).
 func isLabel(s string) bool { return len(s) <= 63 && isLabelOfAnyLength(s) }
 
 func isLabelOfAnyLength(s string) bool {
-	if s == "" || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	for i := range len(s) {
-		if !isAlphanumeric(s[i]) && s[i] != '-' {
-			return false
-		}
-	}
-	return true
+	return consists(s, "-") && s[0] != '-' && s[len(s)-1] != '-'
 }
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
-func isAlphanumeric(c byte) bool { return isLetter(c) || '0' <= c && c <= '9' }
+// consists reports whether s is not empty, and holds only ASCII letters, digits and the others.
+func consists(s, others string) bool {
+	for i := range len(s) {
+		if !isLetter(s[i]) && (s[i] < '0' || s[i] > '9') && strings.IndexByte(others, s[i]) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}
 
 // looksLikeAddress reports whether a reader may take s for an email address, including one with
 // letters beyond ASCII (RFC 6531).

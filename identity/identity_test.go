@@ -3,10 +3,14 @@
 package identity
 
 import (
+	"cmp"
 	"errors"
 	"maps"
+	"os"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -15,18 +19,20 @@ import (
 
 const issuerURL = "https://issuer.example.com"
 
-// entryOf returns a static entry of the type for issuerURL.
+// entryOf returns a static entry of the type for issuerURL, with the settings that the type requires.
 func entryOf(issuerType string) IssuerConfig {
-	return IssuerConfig{Key: issuerURL, IssuerURL: issuerURL, Static: true, Type: issuerType}
-}
-
-func mustRules(tb testing.TB, config Config) *Rules {
-	tb.Helper()
-	rules, _, err := NewRules(config)
-	if err != nil {
-		tb.Fatalf("NewRules: %v", err)
+	entry := IssuerConfig{Key: issuerURL, IssuerURL: issuerURL, Static: true, Type: issuerType}
+	switch issuerType {
+	case TypeCIProvider:
+		entry.CIProvider = "ci"
+	case TypeSPIFFE:
+		entry.SPIFFETrustDomain = "example.com"
+	case TypeURI:
+		entry.SubjectDomain = "https://users.example.com"
+	case TypeUsername:
+		entry.SubjectDomain = "example.com"
 	}
-	return rules
+	return entry
 }
 
 // rulesOf returns the rules of one entry, with the CI provider "ci" if one is given.
@@ -36,7 +42,51 @@ func rulesOf(tb testing.TB, entry IssuerConfig, ci ...CIProvider) *Rules {
 	for _, provider := range ci {
 		config.CIProviders["ci"] = provider
 	}
-	return mustRules(tb, config)
+	rules, _, err := NewRules(config)
+	if err != nil {
+		tb.Fatalf("NewRules: %v", err)
+	}
+	return rules
+}
+
+// ciRules returns the rules of an entry of type ci-provider.
+func ciRules(tb testing.TB, provider CIProvider) *Rules {
+	return rulesOf(tb, entryOf(TypeCIProvider), provider)
+}
+
+// readYAML reads a file of YAML into v.
+func readYAML(tb testing.TB, file string, v any) {
+	tb.Helper()
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = yaml.Unmarshal(text, v)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// shipped returns the templates of that name in config/issuers.yaml.
+func shipped(tb testing.TB, name string) CIProvider {
+	tb.Helper()
+	var file struct {
+		Providers map[string]struct {
+			Defaults   map[string]string `yaml:"default-template-values"`
+			Extensions map[string]string `yaml:"extension-templates"`
+			Name       string            `yaml:"subject-alternative-name-template"`
+		} `yaml:"ci-issuer-metadata"`
+	}
+	readYAML(tb, "../config/issuers.yaml", &file)
+	p := file.Providers[name]
+	return CIProvider{DefaultTemplateValues: p.Defaults, ExtensionTemplates: p.Extensions, SubjectAlternativeNameTemplate: p.Name}
+}
+
+// ciClaims returns the claims of a token for those templates.
+func ciClaims(tb testing.TB, name string) oidc.Claims {
+	tb.Helper()
+	var documents map[string]string
+	readYAML(tb, "testdata/tokens.yaml", &documents)
+	return mustClaims(tb, documents[name])
 }
 
 func mustClaims(tb testing.TB, document string) oidc.Claims {
@@ -53,13 +103,8 @@ func mustClaims(tb testing.TB, document string) oidc.Claims {
 func with(tb testing.TB, claims oidc.Claims, document string) oidc.Claims {
 	tb.Helper()
 	changed := maps.Clone(claims)
-	for name, v := range mustClaims(tb, document) {
-		if v == "DELETE" {
-			delete(changed, name)
-		} else {
-			changed[name] = v
-		}
-	}
+	maps.Copy(changed, mustClaims(tb, document))
+	maps.DeleteFunc(changed, func(_ string, v any) bool { return v == "DELETE" })
 	return changed
 }
 
@@ -91,11 +136,8 @@ func wantRefusal(tb testing.TB, rules *Rules, claims oidc.Claims, reason refusal
 		tb.Fatalf("got the SAN %q, want a refusal with %s", id.SAN.Value, reason)
 	}
 	var refused *refusal.Error
-	if !errors.As(err, &refused) {
-		tb.Fatalf("got the error %v, want a refusal", err)
-	}
-	if refused.Reason != reason {
-		tb.Errorf("got %s (%s), want %s", refused.Reason, refused.Message, reason)
+	if !errors.As(err, &refused) || refused.Reason != reason {
+		tb.Fatalf("got %v, want %s", err, reason)
 	}
 	for _, mention := range mentions {
 		if !strings.Contains(refused.Message, mention) {
@@ -104,54 +146,31 @@ func wantRefusal(tb testing.TB, rules *Rules, claims oidc.Claims, reason refusal
 	}
 }
 
-// ext creates Extensions from pairs, with the values that every identity has.
-func ext(issuer, subject string, others map[certs.Arc]string) certs.Extensions {
-	e := certs.Extensions{certs.IssuerV1: issuer, certs.IssuerV2: issuer, certs.TokenSubject: subject}
-	for arc, text := range others {
-		e[arc] = text
-	}
-	return e
-}
-
 func TestEveryTypeRequiresASubject(t *testing.T) {
 	t.Parallel()
 	for _, issuerType := range Types() {
 		t.Run(issuerType, func(t *testing.T) {
 			t.Parallel()
-			entry := entryOf(issuerType)
-			switch issuerType {
-			case TypeCIProvider:
-				entry.CIProvider = "ci"
-			case TypeSPIFFE:
-				entry.SPIFFETrustDomain = "example.com"
-			case TypeURI:
-				entry.SubjectDomain = issuerURL
-			case TypeUsername:
-				entry.SubjectDomain = "example.com"
+			rules := rulesOf(t, entryOf(issuerType), CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.sha}}"})
+			for _, claims := range []string{`{}`, `{"sub":""}`, `{"sub":null}`} {
+				wantRefusal(t, rules, mustClaims(t, claims), refusal.ClaimMissing, `"sub"`)
 			}
-			rules := rulesOf(t, entry, CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.sha}}"})
-			wantRefusal(t, rules, mustClaims(t, `{}`), refusal.ClaimMissing, `"sub"`, "missing")
-			wantRefusal(t, rules, mustClaims(t, `{"sub":""}`), refusal.ClaimMissing, `"sub"`, "empty")
-			wantRefusal(t, rules, mustClaims(t, `{"sub":null}`), refusal.ClaimMissing, `"sub"`, "null")
-			wantRefusal(t, rules, mustClaims(t, `{"sub":7}`), refusal.ClaimInvalid, `"sub"`, "a number")
+			wantRefusal(t, rules, mustClaims(t, `{"sub":7}`), refusal.ClaimInvalid, `"sub"`)
 		})
 	}
 }
 
-func TestIdentifyUnknownEntryIsOurFault(t *testing.T) {
+func TestTokensOfNoEntryOrIssuer(t *testing.T) {
 	t.Parallel()
-	rules := rulesOf(t, entryOf(TypeEmail))
-	_, err := rules.Identify(&oidc.Token{Entry: "https://other.example", IssuerURL: issuerURL, Claims: mustClaims(t, `{"sub":"s"}`)})
-	if got := refusal.From(err).Reason; got != refusal.InternalError {
-		t.Errorf("got %s (%v), want INTERNAL", got, err)
-	}
-}
-
-func TestIdentifyWithoutIssuerURL(t *testing.T) {
-	t.Parallel()
-	_, err := rulesOf(t, entryOf(TypeBuildkiteJob)).Identify(&oidc.Token{Entry: issuerURL, Claims: mustClaims(t, `{"sub":"s"}`)})
-	if got := refusal.From(err).Reason; got != refusal.ClaimMissing {
-		t.Errorf("got %s (%v), want CLAIM_MISSING", got, err)
+	rules := rulesOf(t, entryOf(TypeBuildkiteJob))
+	claims := mustClaims(t, `{"sub":"s"}`)
+	for reason, tok := range map[refusal.Reason]*oidc.Token{
+		refusal.InternalError: {Entry: "https://other.example", IssuerURL: issuerURL, Claims: claims},
+		refusal.ClaimMissing:  {Entry: issuerURL, Claims: claims},
+	} {
+		if _, err := rules.Identify(tok); refusal.From(err).Reason != reason {
+			t.Errorf("%+v: %v, want %s", tok, err, reason)
+		}
 	}
 }
 
@@ -172,7 +191,9 @@ func TestControlsAndLengthNeverEnterACertificate(t *testing.T) {
 		{"NUL in iss", email, with(t, address, `{"iss":"https://a\u0000b"}`), "Issuer"},
 		{"long sub", email, with(t, address, `{"sub":"`+long+`x"}`), "TokenSubject"},
 		{"long email", email, with(t, address, `{"email":"`+long+`@example.com"}`), "subject alternative name"},
-		{"escape in a workflow's name", github, with(t, githubClaims(t), `{"workflow":"\u001b[31mred"}`), "GithubWorkflowName"},
+		{"escape in a workflow's name", github, with(t, ciClaims(t, TypeGithubWorkflow), `{"workflow":"\u001b[31mred"}`), "GithubWorkflowName"},
+		{"C1 control in a joined URL", github, with(t, ciClaims(t, TypeGithubWorkflow), `{"repository":"o/\u0085r"}`), "control"},
+		{"C1 control in a URL", rulesOf(t, entryOf(TypeGitlabPipeline)), with(t, ciClaims(t, TypeGitlabPipeline), `{"ci_config_ref_uri":"gitlab.com/\u0085"}`), "URI"},
 		{"invalid UTF-8 in sub", email, oidc.Claims{"sub": "a\xff", "email": "a@example.com", "email_verified": true}, "TokenSubject"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -204,16 +225,55 @@ func TestTextsTogetherFitACertificate(t *testing.T) {
 	}
 }
 
-func TestChallengeIsSubButForEmail(t *testing.T) {
+func TestRefusedThoughThePeerAccepts(t *testing.T) {
 	t.Parallel()
-	id := mustIdentify(t, rulesOf(t, entryOf(TypeGithubWorkflow)), githubClaims(t))
-	if id.ChallengeClaim != "sub" || id.Challenge != id.Subject || id.Subject != githubClaims(t)["sub"] {
-		t.Errorf("challenge %q of claim %q, want the sub", id.Challenge, id.ChallengeClaim)
+	var cases []struct {
+		Name, Type, Template, Claims string
+		Reason                       refusal.Reason
 	}
-	if got := ChallengeClaim(TypeEmail); got != "email" {
-		t.Errorf("ChallengeClaim(email) = %q", got)
+	readYAML(t, "testdata/refused.yaml", &cases)
+	for _, c := range cases {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			provider := CIProvider{ExtensionTemplates: map[string]string{"build-trigger": "y"}}
+			provider.SubjectAlternativeNameTemplate = cmp.Or(c.Template, "https://ci.example/{{.y}}")
+			wantRefusal(t, rulesOf(t, entryOf(cmp.Or(c.Type, TypeCIProvider)), provider), mustClaims(t, c.Claims), c.Reason)
+		})
 	}
-	if got := ChallengeClaim(TypeChainguardIdentity); got != "sub" {
-		t.Errorf("ChallengeClaim(chainguard-identity) = %q", got)
+	for _, document := range []string{`{"sub":"a","SUB":"b"}`, `{"sub":"a","sub":"b"}`, `{"kubernetes.io":{"namespace":"a","Namespace":"b"}}`} {
+		if claims, err := oidc.ParseClaims([]byte(document)); err == nil {
+			t.Errorf("%s decodes to %v", document, claims)
+		}
+	}
+}
+
+func TestMessagesHoldClaimsOnlyShortAndQuoted(t *testing.T) {
+	t.Parallel()
+	_, err := rulesOf(t, entryOf(TypeSPIFFE)).Identify(tokenOf(oidc.Claims{"sub": "spiffe://" + string(make([]byte, 4000))}))
+	if message := refusal.From(err).Message; len(message) > 1000 || strings.ContainsFunc(message, func(r rune) bool { return r < ' ' }) {
+		t.Errorf("the message has %d bytes: %q", len(message), message)
+	}
+}
+
+func BenchmarkIdentify(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		rules  *Rules
+		claims oidc.Claims
+	}{
+		{"GithubProvider", ciRules(b, shipped(b, "github-workflow")), ciClaims(b, "github-workflow")},
+		{"GitlabProvider", ciRules(b, shipped(b, "gitlab-pipeline")), ciClaims(b, "gitlab-pipeline")},
+		{"GithubWorkflow", rulesOf(b, entryOf(TypeGithubWorkflow)), ciClaims(b, "github-workflow")},
+		{"Email", rulesOf(b, entryOf(TypeEmail)), mustClaims(b, `{"sub":"s","email":"a@example.com","email_verified":true}`)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			tok := tokenOf(c.claims)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.rules.Identify(tok); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

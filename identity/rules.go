@@ -18,12 +18,10 @@ import (
 // errors, with paths from the issuer file's root. warnings are keypath errors too, and are returned
 // even if err is not nil.
 func NewRules(config Config) (rules *Rules, warnings []error, err error) {
-	b := builder{providers: map[string]*ciProvider{}}
+	b := &builder{compat: config.Compat}
+	providers := map[string]*ciProvider{}
 	for _, name := range slices.Sorted(maps.Keys(config.CIProviders)) {
-		provider, warned, errs := newCIProvider(config.CIProviders[name], []string{"ci-issuer-metadata", name}, config.Compat)
-		b.providers[name] = provider
-		b.warnings = append(b.warnings, warned...)
-		b.errs = append(b.errs, errs...)
+		providers[name] = b.provider(config.CIProviders[name], []string{"ci-issuer-metadata", name})
 	}
 	byEntry := make(map[entryKey]entryRule, len(config.Issuers))
 	for _, entry := range config.Issuers {
@@ -31,9 +29,14 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 		if _, ok := byEntry[key]; ok {
 			b.errorf(entry.path(), "another entry has the same key; give each entry its own")
 		}
-		e := entryBuilder{builder: &b, IssuerConfig: entry}
+		e := entryBuilder{b, entry, providers}
 		e.checkStrayKeys()
-		byEntry[key] = entryRule{e.rule(), e.policy()}
+		r := e.rule()
+		p, err := policy.New(entry.Policy)
+		if err != nil {
+			b.errs = append(b.errs, keypath.Prefix(err, entry.path()...))
+		}
+		byEntry[key] = entryRule{r, p}
 	}
 	if len(b.errs) > 0 {
 		return nil, b.warnings, errors.Join(b.errs...)
@@ -41,12 +44,10 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 	return &Rules{byEntry: byEntry, observe: config.Observe}, b.warnings, nil
 }
 
-// builder collects the results of NewRules.
+// builder collects the mistakes and warnings of NewRules.
 type builder struct {
-	// providers has a nil provider for an entry with mistakes.
-	providers map[string]*ciProvider
-	warnings  []error
-	errs      []error
+	compat         bool
+	warnings, errs []error
 }
 
 func (b *builder) errorf(path []string, format string, args ...any) {
@@ -57,10 +58,20 @@ func (b *builder) warnf(path []string, format string, args ...any) {
 	b.warnings = append(b.warnings, keypath.Errorf(path, format, args...))
 }
 
+// tolerate reports a fault that the peer tolerates.
+func (b *builder) tolerate(path []string, format string, args ...any) {
+	if b.compat {
+		b.warnf(path, format, args...)
+	} else {
+		b.errorf(path, format, args...)
+	}
+}
+
 // entryBuilder builds the rule of one entry.
 type entryBuilder struct {
 	*builder
 	IssuerConfig
+	providers map[string]*ciProvider // nil for one with mistakes
 }
 
 // wrong and warn report about the entry's key.
@@ -72,15 +83,6 @@ func (e *entryBuilder) warn(key, format string, args ...any) {
 	e.warnf(at(e.path(), key), format, args...)
 }
 
-// policy compiles allow and mode.
-func (e *entryBuilder) policy() *policy.Policy {
-	p, err := policy.New(e.Policy)
-	if err != nil {
-		e.errs = append(e.errs, keypath.Prefix(err, e.path()...))
-	}
-	return p
-}
-
 // rule returns the entry's rule; nil if it has mistakes.
 func (e *entryBuilder) rule() rule {
 	switch e.Type {
@@ -88,14 +90,8 @@ func (e *entryBuilder) rule() rule {
 		return e.email()
 	case TypeCIProvider:
 		return e.ciProvider()
-	case TypeGithubWorkflow:
-		return githubWorkflow()
-	case TypeGitlabPipeline:
-		return gitlabPipeline()
-	case TypeCodefreshWorkflow:
-		return codefreshWorkflow()
-	case TypeBuildkiteJob:
-		return buildkiteJob()
+	case TypeGithubWorkflow, TypeGitlabPipeline, TypeCodefreshWorkflow, TypeBuildkiteJob:
+		return e.olderType(e.Type)
 	case TypeKubernetes:
 		return kubernetes{}
 	case TypeSPIFFE:
@@ -114,37 +110,33 @@ func (e *entryBuilder) rule() rule {
 	return nil
 }
 
-// checkStrayKeys reports the keys that the entry's type does not read.
+// checkStrayKeys reports the keys that the entry's type does not read. A key that would change or
+// restrict certificates is a mistake.
 func (e *entryBuilder) checkStrayKeys() {
 	if !slices.Contains(Types(), e.Type) {
 		return // the keys that it reads are unknown
 	}
 	for _, stray := range []struct {
-		key   string
-		set   bool
-		types []string
+		key     string
+		set     bool
+		mistake bool
+		types   []string
 	}{
-		{"ci-provider", e.CIProvider != "", []string{TypeCIProvider}},
-		{"subject-domain", e.SubjectDomain != "", []string{TypeURI, TypeUsername}},
-		{"spiffe-trust-domain", e.SPIFFETrustDomain != "", []string{TypeSPIFFE}},
-		{"skip-email-verification", e.SkipEmailVerification, []string{TypeEmail}},
+		{"ci-provider", e.CIProvider != "", false, []string{TypeCIProvider}},
+		{"subject-domain", e.SubjectDomain != "", false, []string{TypeURI, TypeUsername}},
+		{"spiffe-trust-domain", e.SPIFFETrustDomain != "", false, []string{TypeSPIFFE}},
+		{"skip-email-verification", e.SkipEmailVerification, false, []string{TypeEmail}},
+		{"issuer-claim", e.IssuerClaim != "", e.Static, []string{TypeEmail}},
+		{"allowed-email-domains", len(e.AllowedEmailDomains) > 0, true, []string{TypeEmail}},
+		{"constants", len(e.Constants) > 0, true, []string{TypeCIProvider}},
 	} {
+		report := e.warn
+		if stray.mistake {
+			report = e.wrong
+		}
 		if stray.set && !slices.Contains(stray.types, e.Type) {
-			e.warn(stray.key, "this key has no effect on type %s; it is for %s", e.Type, strings.Join(stray.types, " and "))
+			report(stray.key, "this key is for type %s, and has no effect on type %s; remove it", strings.Join(stray.types, " and "), e.Type)
 		}
-	}
-	if e.Type != TypeEmail {
-		if e.IssuerClaim != "" && e.Static {
-			e.wrong("issuer-claim", "this key is for type email; remove it from an entry of type %s", e.Type)
-		} else if e.IssuerClaim != "" {
-			e.warn("issuer-claim", "this key has no effect on type %s; it is for email", e.Type)
-		}
-		if len(e.AllowedEmailDomains) > 0 {
-			e.wrong("allowed-email-domains", "this key is for type email, and would restrict nothing on type %s; remove it", e.Type)
-		}
-	}
-	if e.Type != TypeCIProvider && len(e.Constants) > 0 {
-		e.wrong("constants", "this key is for type ci-provider, whose templates read it; remove it from an entry of type %s", e.Type)
 	}
 	if e.ChallengeClaim != "" && e.ChallengeClaim != ChallengeClaim(e.Type) {
 		e.warn("challenge-claim", "this only changes what clients are told: what must be signed for type %s stays the claim %s", e.Type, quote(ChallengeClaim(e.Type)))
@@ -177,22 +169,16 @@ func (e *entryBuilder) ciProvider() rule {
 	case e.CIProvider == "":
 		e.wrong("ci-provider", "ci-provider is missing; name an entry of ci-issuer-metadata")
 	case !ok:
-		known := "which has none"
-		names := slices.Sorted(maps.Keys(e.providers))
-		if len(names) > 0 {
-			known = "which has " + strings.Join(names, ", ")
-		}
-		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, %s%s", quote(e.CIProvider), known, suggest.DidYouMean(e.CIProvider, names))
+		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata%s", quote(e.CIProvider),
+			suggest.DidYouMeanOr(e.CIProvider, slices.Sorted(maps.Keys(e.providers)), "it has"))
 	}
 	if provider == nil || len(e.Constants) == 0 {
 		return provider
 	}
-	e.errs = append(e.errs, provider.checkConstants(e.Constants, at(e.path(), "constants"))...)
+	e.checkConstants(provider, e.Constants, at(e.path(), "constants"))
 	own := *provider
-	own.constants = maps.Clone(provider.constants)
-	if own.constants == nil {
-		own.constants = make(map[string]string)
-	}
+	own.constants = make(map[string]string)
+	maps.Copy(own.constants, provider.constants)
 	maps.Copy(own.constants, e.Constants)
 	if why := own.refusesAll(); why != nil {
 		e.warn("constants", "no token gets a name with these constants: with every text that was tried for its claims, %w", why)

@@ -12,7 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 // paths returns the paths of keypath errors, each joined with " > ".
@@ -21,7 +23,7 @@ func paths(err error) []string {
 	for _, e := range keypath.All(err) {
 		all = append(all, strings.Join(e.Path, " > "))
 	}
-	return all
+	return slices.Compact(all) // CEL reports some mistakes twice
 }
 
 func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
@@ -33,13 +35,16 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 			{Key: "https://c.example", Static: true, Type: TypeCIProvider},
 			{Key: "https://d.example", Static: true, Type: TypeCIProvider, CIProvider: "absent"},
 			{Key: "https://e.example", Static: true, Type: TypeCIProvider, CIProvider: "broken"},
-			{Key: "https://f.example", Static: true, Type: TypeGithubWorkflow, IssuerClaim: "$.a", AllowedEmailDomains: []string{"example.com"}},
+			{Key: "https://f.example", Static: true, Type: TypeGithubWorkflow, IssuerClaim: "$.a", AllowedEmailDomains: []string{"example.com"}, Constants: map[string]string{"a": "b"}},
 			{Key: "https://g.example", Static: true, Type: TypeEmail, IssuerClaim: "$..a", AllowedEmailDomains: []string{"*.example.com", "ok.example", "@b.example"}},
 			{Key: "https://h.example", Static: true, Type: TypeSPIFFE},
 			{Key: "https://*.example", Type: TypeSPIFFE, SPIFFETrustDomain: "Example.com"},
 			{Key: "https://i.example", Static: true, Type: TypeURI},
 			{Key: "https://j.example", Static: true, Type: TypeUsername, SubjectDomain: "https://j.example"},
 			{Key: "https://j.example", Static: false, Type: TypeEmail},
+			{Key: "https://k.example", Static: true, Type: TypeEmail, Policy: policy.Config{Allow: []policy.Rule{{Name: "a", When: "claims."}}}},
+			{Key: "https://k.example", Profile: "p", Path: []string{"k", "profiles", "0"}, Type: TypeEmail, Policy: policy.Config{Mode: "odit"}},
+			{Key: "https://l.example", Static: true, Type: TypeCIProvider, CIProvider: "url", Constants: map[string]string{"ulr": "x"}},
 		},
 		CIProviders: map[string]CIProvider{
 			"broken": {
@@ -48,7 +53,11 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 					"build-trigger": "{{nofunction .a}}", "build-triger": "{{.a}}", "issuer": "{{", "subject": "{{", "run-invocation-uri": `{{template "t"}}`,
 				},
 			},
+			"constant": {
+				SubjectAlternativeNameTemplate: "{{.url}}", DefaultTemplateValues: map[string]string{"url": "x"}, Constants: map[string]string{"url": "x", "urs": "y"},
+			},
 			"nameless": {},
+			"url":      {SubjectAlternativeNameTemplate: "{{.url}}"},
 		},
 	}
 	rules, warnings, err := NewRules(config)
@@ -60,6 +69,8 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 		"ci-issuer-metadata > broken > extension-templates > build-triger",
 		"ci-issuer-metadata > broken > extension-templates > build-trigger",
 		"ci-issuer-metadata > broken > extension-templates > run-invocation-uri",
+		"ci-issuer-metadata > constant > constants > urs",
+		"ci-issuer-metadata > constant > constants > url",
 		"ci-issuer-metadata > nameless > subject-alternative-name-template",
 		"oidc-issuers > https://a.example > type",
 		"oidc-issuers > https://b.example > type",
@@ -67,6 +78,7 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 		"oidc-issuers > https://d.example > ci-provider",
 		"oidc-issuers > https://f.example > issuer-claim",
 		"oidc-issuers > https://f.example > allowed-email-domains",
+		"oidc-issuers > https://f.example > constants",
 		"oidc-issuers > https://g.example > allowed-email-domains > 0",
 		"oidc-issuers > https://g.example > allowed-email-domains > 2",
 		"oidc-issuers > https://g.example > issuer-claim",
@@ -76,14 +88,12 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 		"oidc-issuers > https://i.example > subject-domain",
 		"oidc-issuers > https://j.example > subject-domain",
 		"meta-issuers > https://j.example",
+		"oidc-issuers > https://k.example > allow > 0 > when",
+		"k > profiles > 0 > mode",
+		"oidc-issuers > https://l.example > constants > ulr",
 	}
 	if diff := cmp.Diff(want, paths(err)); diff != "" {
 		t.Errorf("paths (-want +got):\n%s\n%v", diff, err)
-	}
-	for _, mention := range []string{"username", `"build-triger"; did you mean "build-trigger"?`, `"absent"`, "broken, nameless", "nofunction", `"t"`} {
-		if !strings.Contains(err.Error(), mention) {
-			t.Errorf("no error mentions %q:\n%v", mention, err)
-		}
 	}
 }
 
@@ -97,17 +107,15 @@ func TestNewRulesWarnings(t *testing.T) {
 			{Key: "https://c.example", Static: true, Type: TypeCIProvider, CIProvider: "ci", SubjectDomain: "c.example", SPIFFETrustDomain: "c.example", SkipEmailVerification: true},
 			{Key: "https://d.example", Static: true, Type: TypeGithubWorkflow, CIProvider: "ci"},
 			{Key: "https://*.mail.example", Type: TypeEmail, IssuerClaim: "$.connector"},
+			// By its constant, no token gets a name.
+			{Key: "https://e.example", Static: true, Type: TypeCIProvider, CIProvider: "ci", Constants: map[string]string{"a": ""}},
 		},
-		CIProviders: map[string]CIProvider{"ci": {
-			SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}",
-			ExtensionTemplates:             map[string]string{"build-trigger": "{{.a}}\n", "deployment-environment": ""},
-		}},
+		CIProviders: map[string]CIProvider{"ci": {SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}"}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		"ci-issuer-metadata > ci > extension-templates > build-trigger",
 		"oidc-issuers > https://a.example > challenge-claim",
 		"oidc-issuers > https://a.example > skip-email-verification",
 		"meta-issuers > https://*.example > issuer-claim",
@@ -116,33 +124,10 @@ func TestNewRulesWarnings(t *testing.T) {
 		"oidc-issuers > https://c.example > spiffe-trust-domain",
 		"oidc-issuers > https://c.example > skip-email-verification",
 		"oidc-issuers > https://d.example > ci-provider",
+		"oidc-issuers > https://e.example > constants",
 	}
 	if diff := cmp.Diff(want, paths(errors.Join(warnings...))); diff != "" {
 		t.Errorf("paths (-want +got):\n%s\n%v", diff, warnings)
-	}
-}
-
-func TestCompatWarnsOfUnknownExtensionTemplates(t *testing.T) {
-	t.Parallel()
-	config := Config{
-		Issuers: []IssuerConfig{ciEntry()},
-		CIProviders: map[string]CIProvider{"ci": {
-			SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}",
-			ExtensionTemplates:             map[string]string{"build-triger": "a", "build-trigger": "a"},
-		}},
-	}
-	want := []string{"ci-issuer-metadata > ci > extension-templates > build-triger"}
-	if _, _, err := NewRules(config); !slices.Equal(paths(err), want) {
-		t.Errorf("got %v, want an error at %v", err, want)
-	}
-	config.Compat = true
-	rules, warnings, err := NewRules(config)
-	if err != nil || !slices.Equal(paths(errors.Join(warnings...)), want) {
-		t.Fatalf("with compat: warnings %v and error %v, want a warning at %v", warnings, err, want)
-	}
-	id := mustIdentify(t, rules, mustClaims(t, `{"sub":"s","a":"x"}`))
-	if got := id.Extensions[certs.BuildTrigger]; got != "x" {
-		t.Errorf("extension .20 is %q, want x", got)
 	}
 }
 
@@ -153,21 +138,28 @@ func TestSubjectDomainOfStaticEntries(t *testing.T) {
 		ok                         bool
 	}{
 		{TypeURI, "https://accounts.example.com", "https://example.com", true},
-		{TypeURI, "https://accounts.example.com:8443", "https://users.example.com:9443", true},
+		{TypeURI, "https://accounts.example.com:8443", "https://users.EXAMPLE.com:9443", true},
 		{TypeURI, "https://example.com/path", "https://example.com/other", true},
 		{TypeURI, "https://accounts.example.com", "http://example.com", false},
 		{TypeURI, "https://accounts.example.com", "https://example.org", false},
-		{TypeURI, "https://a.co.uk", "https://b.co.uk", false},
+		{TypeURI, "https://a.co.uk", "https://b.co.uk", false}, // the last two labels are equal, and a public suffix
+		{TypeURI, "https://a.b.co.uk", "https://b.co.uk", true},
+		{TypeURI, "https://a.github.io", "https://b.github.io", false},
+		{TypeURI, "https://a.internal", "https://b.a.internal", true},
+		{TypeURI, "https://example.com.", "https://a.example.com.", false},
 		{TypeURI, "https://accounts.example.com", "example.com", false},
 		{TypeURI, "https://accounts.example.com", "https://u@example.com", false},
 		{TypeURI, "https://accounts.example.com", "https://", false},
 		{TypeURI, "https://accounts.example.com", "https://%zz", false},
 		{TypeURI, "http://127.0.0.1:5555/dev", "http://127.0.0.1", true},
 		{TypeURI, "http://127.0.0.1", "http://127.0.0.2", false},
+		{TypeURI, "http://1.10.0.1", "http://2.10.0.1", false},
+		{TypeURI, "http://9.10.1", "http://8.10.1", false},
 		{TypeURI, "http://localhost:8080", "http://localhost:9090", true},
+		{TypeURI, "http://localhost", "http://a.localhost", false},
 		{TypeURI, "http://[::1]:8080", "http://[::1]", true},
+		{TypeURI, "http://[::1]", "http://[::2]", false},
 		{TypeURI, "spiffe://example.com", "spiffe://a.example.com", true},
-		{TypeUsername, "https://accounts.example.com", "example.com", true},
 		{TypeUsername, "https://example.com", "users.example.com", true},
 		{TypeUsername, "http://example.com:8080", "example.com", true},
 		{TypeUsername, "https://example.com", "example.com:8080", true},
@@ -190,38 +182,10 @@ func TestSubjectDomainOfStaticEntries(t *testing.T) {
 	}
 }
 
-func TestSPIFFETrustDomainSetting(t *testing.T) {
-	t.Parallel()
-	for setting, ok := range map[string]bool{
-		"example.com": true, "spiffe://example.com": true, "spiffe://example.com/any/path": true,
-		"Example.com": false, "https://example.com": false, "spiffe://example.com/": false, "example.com/a": false, "example.com:80": false,
-	} {
-		entry := entryOf(TypeSPIFFE)
-		entry.SPIFFETrustDomain = setting
-		rules, _, err := NewRules(Config{Issuers: []IssuerConfig{entry}})
-		if (err == nil) != ok {
-			t.Errorf("%s: %v", setting, err)
-		}
-		if err == nil {
-			mustIdentify(t, rules, mustClaims(t, `{"sub":"spiffe://example.com/a"}`))
-		}
-	}
-}
-
-func TestTypesAreTheTypesThatNewRulesKnows(t *testing.T) {
-	t.Parallel()
-	for _, issuerType := range Types() {
-		_, _, err := NewRules(Config{Issuers: []IssuerConfig{{Key: "https://a.example", Static: true, Type: issuerType}}})
-		if err != nil && strings.Contains(err.Error(), "there is no issuer type") {
-			t.Errorf("%s: %v", issuerType, err)
-		}
-	}
-}
-
 func TestEveryExtensionKeyCanBeATemplate(t *testing.T) {
 	t.Parallel()
 	provider := CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.sub}}", ExtensionTemplates: map[string]string{}}
-	want := ext(issuerURL, "s", nil)
+	want := certs.Extensions{certs.IssuerV1: issuerURL, certs.IssuerV2: issuerURL, certs.TokenSubject: "s"}
 	for _, e := range certs.Table() {
 		if e.Key != "" {
 			provider.ExtensionTemplates[e.Key] = fmt.Sprintf(`{{"%d"}}`, e.Arc)
@@ -231,7 +195,76 @@ func TestEveryExtensionKeyCanBeATemplate(t *testing.T) {
 	if len(provider.ExtensionTemplates) != 20 {
 		t.Errorf("the table has %d keys, want 20", len(provider.ExtensionTemplates))
 	}
-	if got := mustIdentify(t, rulesOf(t, ciEntry(), provider), mustClaims(t, `{"sub":"s"}`)); got.Extensions != want {
+	if got := mustIdentify(t, ciRules(t, provider), mustClaims(t, `{"sub":"s"}`)); got.Extensions != want {
 		t.Errorf("got %q, want %q", got.Extensions, want)
+	}
+}
+
+// No claim of any kind replaces a constant, and the entry's constants override the provider's.
+func TestConstants(t *testing.T) {
+	t.Parallel()
+	provider := CIProvider{
+		DefaultTemplateValues:          map[string]string{"region": "eu"},
+		Constants:                      map[string]string{"url": "https://ci.example"},
+		SubjectAlternativeNameTemplate: "{{.url}}/{{.region}}/{{.project}}",
+	}
+	own := entryOf(TypeCIProvider)
+	own.Constants = map[string]string{"url": "https://own.example", "region": "us"}
+	for claims, want := range map[string][2]string{
+		`{"sub":"s","project":"p"}`:                              {"https://ci.example/eu/p", "https://own.example/us/p"},
+		`{"sub":"s","project":"p","url":"https://evil.example"}`: {"https://ci.example/eu/p", "https://own.example/us/p"},
+		`{"sub":"s","project":"p","url":null}`:                   {"https://ci.example/eu/p", "https://own.example/us/p"},
+		`{"sub":"s","project":"p","url":["x"]}`:                  {"https://ci.example/eu/p", "https://own.example/us/p"},
+		`{"sub":"s","project":"p","url":""}`:                     {"https://ci.example/eu/p", "https://own.example/us/p"},
+		`{"sub":"s","project":"p","region":"asia"}`:              {"https://ci.example/asia/p", "https://own.example/us/p"},
+	} {
+		for i, entry := range []IssuerConfig{entryOf(TypeCIProvider), own} {
+			if got := mustIdentify(t, rulesOf(t, entry, provider), mustClaims(t, claims)).SAN.Value; got != want[i] {
+				t.Errorf("%s: %s, want %s", claims, got, want[i])
+			}
+		}
+	}
+}
+
+// A policy sees the name and the issuer of the certificate, and every decision is observed.
+func TestPolicyOfAnEntry(t *testing.T) {
+	t.Parallel()
+	entry := entryOf(TypeEmail)
+	entry.IssuerClaim = "$.connector"
+	entry.Policy = policy.Config{Allow: []policy.Rule{
+		{Name: "upstream", When: `issuer == "https://upstream.example" && san.endsWith("@example.com") && claims.iss == "` + issuerURL + `"`},
+	}}
+	shadow := entry
+	shadow.Profile, shadow.Policy.Mode = "shadow", policy.ModeAudit
+	var seen []string
+	rules, _, err := NewRules(Config{
+		Issuers: []IssuerConfig{entry, shadow},
+		Observe: func(entry, profile string, d policy.Decision) {
+			seen = append(seen, fmt.Sprint(entry, " ", profile, " ", d.Result(), " ", d.Audit))
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := mustClaims(t, `{"iss":"`+issuerURL+`","sub":"s","email":"a@example.com","email_verified":true,"connector":"https://upstream.example"}`)
+	if id := mustIdentify(t, rules, good); id.Policy.Rule != "upstream" || id.Extensions[certs.IssuerV1] != "https://upstream.example" {
+		t.Errorf("%+v", id)
+	}
+	bad := with(t, good, `{"connector":"https://other.example"}`)
+	wantRefusal(t, rules, bad, refusal.PolicyDenied, `"upstream"`)
+	tok := tokenOf(bad)
+	tok.Profile = "shadow"
+	if id, err := rules.Identify(tok); err != nil || !id.Policy.Denied || id.Policy.Rule != "" {
+		t.Errorf("%+v, %v", id, err)
+	}
+	want := []string{issuerURL + "  allowed false", issuerURL + "  denied false", issuerURL + " shadow denied true"}
+	if diff := cmp.Diff(want, seen); diff != "" {
+		t.Errorf("decisions (-want +got):\n%s", diff)
+	}
+	// A caller that cannot be named is refused for that reason, before any rule.
+	wantRefusal(t, rules, with(t, bad, `{"email_verified":false}`), refusal.EmailUnverified)
+	tok.Profile = "unknown"
+	if _, err := rules.Identify(tok); err == nil {
+		t.Error("a token of an unknown profile was identified")
 	}
 }

@@ -24,17 +24,14 @@ func (r uri) identify(tok *oidc.Token, id *Identity) error {
 		return err
 	}
 	u, err := url.Parse(id.Subject)
-	if err != nil {
-		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is not a URL; this issuer's subjects are URLs`, quote(id.Subject)).Because(err)
-	}
-	if u.Scheme != r.domain.scheme || u.Hostname() != r.domain.host {
-		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is not in the issuer's subject-domain; it must begin with %s://%s`, quote(id.Subject), r.domain.scheme, r.domain.host)
+	if err != nil || u.Scheme != r.domain.scheme || u.Hostname() != r.domain.host {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is not in the issuer's subject-domain; it must begin with %s://%s`, quote(id.Subject), r.domain.scheme, r.domain.host).Because(err)
 	}
 	if id.SAN, err = uriSAN(id.Subject); err != nil {
 		return err
 	}
-	if formatted := id.SAN.Value; formatted != id.Subject {
-		return indistinct(id.Subject, difference(id.Subject, formatted), []claim{{"sub", id.Subject}})
+	if id.SAN.Value != id.Subject {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is printed as %s; it must be in the form in which it is printed`, quote(id.Subject), quote(id.SAN.Value))
 	}
 	return nil
 }
@@ -47,11 +44,8 @@ func (r username) identify(tok *oidc.Token, id *Identity) error {
 	if err := r.domain.vouchedBy(tok.IssuerURL); err != nil {
 		return err
 	}
-	if strings.Contains(id.Subject, "!") {
-		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, has an exclamation mark, which parts a user name from its domain; it must have none`, quote(id.Subject))
-	}
-	if looksLikeAddress(id.Subject) {
-		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, is an email address; it must be a user name, which nobody can take for an address`, quote(id.Subject))
+	if strings.Contains(id.Subject, "!") || looksLikeAddress(id.Subject) {
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "sub", %s, must be a user name, without an exclamation mark, which parts it from its domain, and not in the form of an email address`, quote(id.Subject))
 	}
 	id.SAN = certs.SAN{Kind: certs.SANUserName, Value: id.Subject + "!" + r.domain.text}
 	return nil
@@ -69,10 +63,7 @@ type subjectDomain struct {
 // parseURLDomain parses the subject-domain of type uri, a URL.
 func parseURLDomain(s string) (subjectDomain, error) {
 	u, err := url.Parse(s)
-	if err != nil {
-		return subjectDomain{}, fmt.Errorf("the subject-domain is not a URL: %w", err)
-	}
-	if u.Scheme == "" || u.Hostname() == "" || u.User != nil {
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || u.User != nil {
 		return subjectDomain{}, fmt.Errorf("the subject-domain %s must be a URL with scheme and host, such as https://example.com", quote(s))
 	}
 	return subjectDomain{text: s, scheme: u.Scheme, host: u.Hostname()}, nil
@@ -87,8 +78,6 @@ func parseNameDomain(s string) (subjectDomain, error) {
 	return subjectDomain{text: s, host: u.Hostname()}, nil
 }
 
-var errForeignDomain = errors.New("the hosts are neither equal nor of one registrable domain")
-
 // ofIssuer returns why the provider at issuerURL may not name subjects of the domain. It may if its
 // host is the domain's, or shares the registrable domain with it. For URLs, the schemes must also
 // be equal; ports do not count.
@@ -101,7 +90,7 @@ func (d subjectDomain) ofIssuer(issuerURL string) error {
 		return fmt.Errorf("the schemes %q and %q differ", d.scheme, u.Scheme)
 	}
 	if !sameOwner(d.host, u.Hostname()) {
-		return errForeignDomain
+		return errors.New("the hosts are neither equal nor of one registrable domain")
 	}
 	return nil
 }
@@ -129,11 +118,8 @@ func sameOwner(a, b string) bool {
 	}
 	// EffectiveTLDPlusOne returns an error if there are fewer than two labels.
 	domain, err := publicsuffix.EffectiveTLDPlusOne(a)
-	if err != nil {
-		return false
-	}
-	other, err := publicsuffix.EffectiveTLDPlusOne(b)
-	return err == nil && domain == other
+	other, otherErr := publicsuffix.EffectiveTLDPlusOne(b)
+	return err == nil && otherErr == nil && domain == other
 }
 
 // isIPAddress treats a name that ends in a number as an IPv4 address, as resolvers do that read

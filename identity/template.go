@@ -38,8 +38,9 @@ const (
 // parseTemplate parses source. Its errors are for the operator.
 func parseTemplate(source string) (*claimTemplate, error) {
 	if !strings.Contains(source, "{{") {
+		names := set{source: true}
 		return &claimTemplate{
-			reads: reads{fields: []string{source}},
+			reads: reads{names: names, fields: names, shown: names, needed: names},
 			parts: []part{{field, source}},
 		}, nil
 	}
@@ -69,7 +70,7 @@ func concatenation(tree *parse.Tree) ([]part, bool) {
 			parts = append(parts, part{literal, string(node.Text)})
 		case *parse.ActionNode:
 			p, ok := singleClaim(node.Pipe)
-			if !ok || len(node.Pipe.Decl) > 0 {
+			if !ok {
 				return nil, false
 			}
 			parts = append(parts, p)
@@ -80,9 +81,9 @@ func concatenation(tree *parse.Tree) ([]part, bool) {
 	return parts, true
 }
 
-// singleClaim returns the claim that is the value of pipe, if it is one.
+// singleClaim returns the claim that pipe prints, if it prints one.
 func singleClaim(pipe *parse.PipeNode) (part, bool) {
-	if len(pipe.Cmds) != 1 {
+	if len(pipe.Cmds) != 1 || len(pipe.Decl) > 0 {
 		return part{}, false
 	}
 	switch args := pipe.Cmds[0].Args; len(args) {
@@ -101,17 +102,6 @@ func singleClaim(pipe *parse.PipeNode) (part, bool) {
 	return part{}, false
 }
 
-// lead returns the beginning of the template's result, as far as it is a concatenation.
-func (t *claimTemplate) lead() []part {
-	if t.full == nil {
-		return t.parts
-	}
-	if first, ok := t.full.Root.Nodes[0].(*parse.TextNode); ok {
-		return []part{{literal, string(first.Text)}}
-	}
-	return nil
-}
-
 // errTooLong stops a template with a result that could not enter a certificate.
 var errTooLong = fmt.Errorf("the template's result is longer than %d bytes", maxText)
 
@@ -126,8 +116,9 @@ func (t *claimTemplate) render(values map[string]string) (string, error) {
 	if t.full != nil {
 		return t.execute(values)
 	}
-	var b strings.Builder
+	texts := make([]string, 0, 16)
 	var absent missingFieldsError
+	length := 0
 	for _, p := range t.parts {
 		text := p.text
 		if p.kind != literal {
@@ -136,15 +127,15 @@ func (t *claimTemplate) render(values map[string]string) (string, error) {
 				absent = append(absent, p.text)
 			}
 		}
-		if b.Len()+len(text) > maxText {
+		if length += len(text); length > maxText {
 			return "", errTooLong
 		}
-		b.WriteString(text)
+		texts = append(texts, text)
 	}
 	if absent != nil {
 		return "", absent
 	}
-	return b.String(), nil
+	return strings.Join(texts, ""), nil
 }
 
 func (t *claimTemplate) execute(values map[string]string) (string, error) {
@@ -154,7 +145,7 @@ func (t *claimTemplate) execute(values map[string]string) (string, error) {
 		return b.String(), nil
 	}
 	var absent missingFieldsError
-	for _, name := range t.reads.fields {
+	for name := range t.reads.fields {
 		if _, ok := values[name]; !ok {
 			absent = append(absent, name)
 		}

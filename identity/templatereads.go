@@ -13,14 +13,20 @@ import (
 	"unicode"
 )
 
+// set is a set of claims' names.
+type set map[string]bool
+
+func (s set) sorted() []string { return slices.Sorted(maps.Keys(s)) }
+
 // reads holds the claims that a template reads, found by walking its parse tree. It includes the
-// branches that a certain token would not take. All lists are sorted.
+// branches that a certain token would not take.
 type reads struct {
-	fields  []string // by .name, which stops the template if missing
-	indexed []string // by index . "name", which is empty if missing
-	// shown are the claims of both that are read outside of conditions. needed are those of shown
-	// that no condition around them mentions, so that an empty claim would be missing in the result.
-	shown, needed []string
+	// names are all claims that the source names. Those of fields are read by .name, which stops the
+	// template if missing; the others by index . "name", which is empty if missing.
+	names, fields set
+	// shown are the claims that are read outside of conditions. needed are those of shown that no
+	// condition around them mentions, so that an empty claim would be missing in the result.
+	shown, needed set
 	// unnamed states that claims are also read without their names in the source: under a computed
 	// name, or all together.
 	unnamed bool
@@ -31,25 +37,18 @@ type reads struct {
 	nested string
 }
 
-// readsOf walks t and every template that it defines and calls.
+// readsOf walks t and every template that it calls.
 func readsOf(t *template.Template) (reads, error) {
-	w := &walker{templates: t, walked: map[call]bool{}, variables: map[string]string{}, claimVariables: map[string]bool{},
-		fields: map[string]bool{}, indexed: map[string]bool{}, shown: map[string]bool{}, needed: map[string]bool{}}
-	if err := w.template(t.Name(), true); err != nil {
-		return reads{}, err
-	}
-	w.reads.fields, w.reads.indexed = slices.Sorted(maps.Keys(w.fields)), slices.Sorted(maps.Keys(w.indexed))
-	w.reads.shown, w.reads.needed = slices.Sorted(maps.Keys(w.shown)), slices.Sorted(maps.Keys(w.needed))
-	return w.reads, nil
+	w := &walker{reads: reads{names: set{}, fields: set{}, shown: set{}, needed: set{}}, templates: t, walked: map[call]bool{}}
+	w.call(t.Name(), true)
+	return w.reads, w.err
 }
 
 type walker struct {
 	reads
-	templates                      *template.Template
-	walked                         map[call]bool
-	fields, indexed, shown, needed map[string]bool
-	variables                      map[string]string // the claim in each variable that was set to one
-	claimVariables                 map[string]bool   // variables that hold all claims
+	templates *template.Template
+	walked    map[call]bool
+	err       error
 }
 
 // call is a template, and whether its argument is the claims.
@@ -58,114 +57,128 @@ type call struct {
 	claims bool
 }
 
-// scope is the context of an expression: whether dot and $ are the claims, the claims that the
-// conditions around it mention, and whether it is itself a condition.
+// scope is the context of a node: whether dot is the claims, the claims that the conditions around
+// it mention, and whether it is itself a condition.
 type scope struct {
-	dot, dollar bool
-	mentioned   []string
-	condition   bool
+	dot       bool
+	mentioned []string
+	condition bool
 }
 
-func (w *walker) template(name string, claims bool) error {
+func (w *walker) call(name string, claims bool) {
 	if w.walked[call{name, claims}] {
-		return nil
+		return
 	}
 	w.walked[call{name, claims}] = true
-	t := w.templates.Lookup(name)
-	if t == nil || t.Tree == nil {
-		return fmt.Errorf("the template calls the template %s, which it does not define", quote(name))
+	if t := w.templates.Lookup(name); t != nil && t.Tree != nil {
+		w.list(t.Root, scope{dot: claims})
+	} else {
+		w.err = fmt.Errorf("the template calls the template %s, which it does not define", quote(name))
 	}
-	return w.list(t.Root, scope{dot: claims, dollar: claims})
 }
 
-func (w *walker) list(list *parse.ListNode, s scope) (err error) {
+func (w *walker) list(list *parse.ListNode, s scope) {
 	if list == nil {
-		return nil
+		return
 	}
 	for _, n := range list.Nodes {
 		switch n := n.(type) {
 		case *parse.TextNode:
 			w.controls = w.controls || bytes.ContainsFunc(n.Text, unicode.IsControl)
 		case *parse.ActionNode:
-			if _, claims := w.pipe(n.Pipe, s); claims && len(n.Pipe.Decl) == 0 {
-				w.unnamed = true // prints them all
-			}
+			_, claims := w.value(n.Pipe, s)
+			w.unnamed = w.unnamed || claims // prints them all, or sets a variable to them
 		case *parse.IfNode:
-			err = w.branch(&n.BranchNode, s)
+			w.branch(&n.BranchNode, s)
 		case *parse.WithNode:
-			err = w.branch(&n.BranchNode, s)
+			w.branch(&n.BranchNode, s)
 		case *parse.RangeNode:
-			err = w.branch(&n.BranchNode, s)
+			w.branch(&n.BranchNode, s)
 		case *parse.TemplateNode:
-			_, claims := w.pipe(n.Pipe, s)
-			err = w.template(n.Name, claims)
+			claims := false
+			if n.Pipe != nil {
+				_, claims = w.value(n.Pipe, s)
+			}
+			w.call(n.Name, claims)
 		case *parse.CommentNode, *parse.BreakNode, *parse.ContinueNode:
 		default:
 			w.unnamed = true // a node that this walk does not know may read anything
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
-func (w *walker) branch(n *parse.BranchNode, s scope) error {
+func (w *walker) branch(n *parse.BranchNode, s scope) {
 	condition := s
 	condition.condition = true
-	mentioned, claims := w.pipe(n.Pipe, condition)
+	mentioned, claims := w.value(n.Pipe, condition)
 	s.mentioned = append(slices.Clip(s.mentioned), mentioned...)
 	inner := s
+	if n.NodeType != parse.NodeIf || len(n.Pipe.Decl) > 0 {
+		w.value(n.Pipe, s) // dot or a variable is the value or a part of it, and may be printed
+	}
 	if n.NodeType != parse.NodeIf {
-		w.pipe(n.Pipe, s) // dot is the value or a part of it, and may be printed
 		inner.dot = claims && n.NodeType == parse.NodeWith
-		w.unnamed = w.unnamed || claims && n.NodeType == parse.NodeRange
 	}
-	if err := w.list(n.List, inner); err != nil {
-		return err
-	}
-	return w.list(n.ElseList, s)
+	w.unnamed = w.unnamed || claims && (n.NodeType == parse.NodeRange || len(n.Pipe.Decl) > 0)
+	w.list(n.List, inner)
+	w.list(n.ElseList, s)
 }
 
-// pipe walks p. It returns the claims that p names, and whether its value is all claims.
-func (w *walker) pipe(p *parse.PipeNode, s scope) (names []string, claims bool) {
-	if p == nil {
-		return nil, false
-	}
-	if p.IsAssign {
-		defer func() { w.unnamed = w.unnamed || claims }() // the variable may have been printed before
-	} else if len(p.Decl) == 1 {
-		variable := p.Decl[0].Ident[0]
-		if c, ok := singleClaim(p); ok && s.dot && w.variables[variable] == "" {
-			// The claim counts as read at the use of the variable.
-			w.variables[variable] = c.text
-			s.condition = true
+// value walks an expression. It returns the claims that it names, and whether its value is all
+// claims. It takes every field for one of the claims, because no other value has fields.
+func (w *walker) value(n parse.Node, s scope) (names []string, claims bool) {
+	switch n := n.(type) {
+	case *parse.PipeNode:
+		if len(n.Cmds) == 1 && len(n.Cmds[0].Args) == 1 {
+			return w.value(n.Cmds[0].Args[0], s)
 		}
-		defer func() { w.claimVariables[variable] = w.claimVariables[variable] || claims }()
-	}
-	if len(p.Cmds) == 1 && len(p.Cmds[0].Args) == 1 {
-		return w.operand(p.Cmds[0].Args[0], s)
-	}
-	for _, command := range p.Cmds {
-		args := command.Args
-		if function, ok := args[0].(*parse.IdentifierNode); ok && function.Ident == "index" && len(args) == 3 {
-			if name, ok := text(args[2]); ok {
-				if _, ofClaims := w.operand(args[1], s); ofClaims {
-					w.indexed[name] = true
-					names, args = append(names, w.read(name, s)...), nil
-				}
-			}
+		for _, command := range n.Cmds {
+			names = append(names, w.function(command.Args, s)...)
 		}
-		for _, arg := range args {
-			named, all := w.operand(arg, s)
-			names = append(names, named...)
-			w.unnamed = w.unnamed || all // a function that gets all of them
+		return names, false
+	case *parse.DotNode:
+		return nil, s.dot
+	case *parse.FieldNode:
+		return w.field(n.Ident, s), false
+	case *parse.VariableNode:
+		if len(n.Ident) > 1 {
+			return w.field(n.Ident[1:], s), false
+		}
+		return nil, n.Ident[0] == "$" // the claims in any other variable are unnamed already
+	case *parse.ChainNode:
+		names, _ = w.value(n.Node, s)
+		return append(names, w.field(n.Field, s)...), false
+	}
+	return nil, false
+}
+
+// function walks a call of a function.
+func (w *walker) function(args []parse.Node, s scope) (names []string) {
+	if function, ok := args[0].(*parse.IdentifierNode); ok && function.Ident == "index" && len(args) == 3 {
+		key, literal := args[2].(*parse.StringNode)
+		if _, claims := w.value(args[1], s); claims && literal {
+			return w.read(key.Text, s)
 		}
 	}
-	return names, false
+	for _, arg := range args {
+		named, claims := w.value(arg, s)
+		names = append(names, named...)
+		w.unnamed = w.unnamed || claims // the function gets all of them
+	}
+	return names
+}
+
+// field walks a field of the claims.
+func (w *walker) field(names []string, s scope) []string {
+	w.fields[names[0]] = true
+	if len(names) > 1 {
+		w.nested = "." + strings.Join(names, ".")
+	}
+	return w.read(names[0], s)
 }
 
 func (w *walker) read(name string, s scope) []string {
+	w.names[name] = true
 	if !s.condition {
 		w.shown[name] = true
 		if !slices.Contains(s.mentioned, name) {
@@ -173,52 +186,4 @@ func (w *walker) read(name string, s scope) []string {
 		}
 	}
 	return []string{name}
-}
-
-// operand walks n, and returns as pipe does.
-func (w *walker) operand(n parse.Node, s scope) (names []string, claims bool) {
-	switch n := n.(type) {
-	case *parse.DotNode:
-		return nil, s.dot
-	case *parse.FieldNode:
-		return w.field(n.Ident, s.dot, s), false
-	case *parse.VariableNode:
-		variable := n.Ident[0]
-		ofClaims := variable == "$" && s.dollar || w.claimVariables[variable]
-		switch {
-		case len(n.Ident) > 1:
-			return w.field(n.Ident[1:], ofClaims, s), false
-		case w.variables[variable] != "":
-			return w.read(w.variables[variable], s), false
-		}
-		return nil, ofClaims
-	case *parse.ChainNode:
-		before, claims := w.operand(n.Node, s)
-		return append(before, w.field(n.Field, claims, s)...), false
-	case *parse.PipeNode:
-		return w.pipe(n, s)
-	}
-	return nil, false
-}
-
-// field walks a field of the claims, or of a value without fields.
-func (w *walker) field(names []string, ofClaims bool, s scope) []string {
-	w.fields[names[0]] = true
-	if len(names) > 1 && ofClaims {
-		w.nested = "." + strings.Join(names, ".")
-	}
-	return w.read(names[0], s)
-}
-
-// text returns the text of a string literal, in parentheses or not.
-func text(n parse.Node) (string, bool) {
-	switch n := n.(type) {
-	case *parse.StringNode:
-		return n.Text, true
-	case *parse.PipeNode:
-		if len(n.Decl) == 0 && len(n.Cmds) == 1 && len(n.Cmds[0].Args) == 1 {
-			return text(n.Cmds[0].Args[0])
-		}
-	}
-	return "", false
 }

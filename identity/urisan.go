@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"errors"
 	"net/url"
 	"slices"
 	"strings"
@@ -22,9 +21,6 @@ import (
 // the authority from the left. uriSAN therefore refuses user-info and the segments "." and "..",
 // percent-encoded or not: another reader may resolve them.
 func uriSAN(raw string) (certs.SAN, error) {
-	if raw == "" {
-		return certs.SAN{}, sanRefusal(raw, "is empty")
-	}
 	if !isPrintable(raw) {
 		return certs.SAN{}, sanRefusal(raw, "holds a control character, or is not UTF-8")
 	}
@@ -75,16 +71,13 @@ func hasDotSegment(path string) bool {
 	return false
 }
 
-// joinPath is url.JoinPath with a refusal. For an element with a malformed percent escape it
-// returns an error; (*url.URL).JoinPath would drop all elements and keep only the base.
-func joinPath(base string, elements ...string) (string, error) {
-	joined, err := url.JoinPath(base, elements...)
-	if err == nil && !isPrintable(base+strings.Join(elements, "/")) {
-		err = errors.New("it holds a control character, or is not UTF-8")
-	}
-	if err != nil {
+// joinPath is url.JoinPath of base and the rest of raw, which begins with base. For a rest with a
+// malformed percent escape it refuses; (*url.URL).JoinPath would drop the rest.
+func joinPath(base, raw string) (string, error) {
+	joined, err := url.JoinPath(base, strings.TrimPrefix(raw, base))
+	if err != nil || !isPrintable(raw) {
 		return "", refusal.New(refusal.ClaimInvalid,
-			"the token's claims do not make a URL: joining %s to %s finds no valid URL, a control character, or a malformed percent escape", quote(strings.Join(elements, "/")), quote(base)).Because(err)
+			"the token's claims do not make a URL: %s, to be joined to %s, is no valid URL, or holds a control character or a malformed percent escape", quote(raw), quote(base)).Because(err)
 	}
 	return joined, nil
 }
