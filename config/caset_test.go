@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 )
 
 const exampleSet = `# Kept.
@@ -55,15 +57,21 @@ func TestEditCASet(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Date(2027, 10, 9, 8, 7, 6, 0, time.UTC)
-	content, err := set.Edit(CASetEdit{
-		ID: "2026-a", ActivateAt: &at, RetireAt: &time.Time{},
-		Add: &CASetAuthority{ID: "c", Chain: "dir/c/chain.pem", Signer: Signer{File: &SignerFile{Key: "/c/key.pem"}}, PublishAt: at, RetireAt: at},
-	})
+	entry := set.Authorities[0]
+	entry.ActivateAt, entry.RetireAt = at, time.Time{}
+	content, err := set.Edit(entry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set, _, err = ParseCASet("dir/ca.yaml", content); err != nil {
+		t.Fatal(err)
+	}
+	content, err = set.Edit(CASetAuthority{ID: "c", Chain: "dir/c/chain.pem", Signer: Signer{File: &SignerFile{Key: "/c/key.pem"}}, PublishAt: at, RetireAt: at})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `# Kept.
-generation: 8
+generation: 9
 authorities:
   - id: 2026-a
     chain: 2026-a/chain.pem # this too
@@ -80,14 +88,11 @@ authorities:
 	if diff := cmp.Diff(want, string(content)); diff != "" {
 		t.Errorf("the edited set (-want +got):\n%s", diff)
 	}
-	if _, err := set.Edit(CASetEdit{ID: "x", RetireAt: &at}); err == nil {
-		t.Error("an authority that is not there was edited")
-	}
 	merged, _, err := ParseCASet("s", []byte("<<: {generation: 1}\nauthorities: []\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := merged.Edit(CASetEdit{}); err == nil || !strings.Contains(err.Error(), "edit it by hand") {
+	if _, err := merged.Edit(CASetAuthority{ID: "a"}); err == nil || !strings.Contains(err.Error(), "edit it by hand") {
 		t.Errorf("a set with merge keys: %v", err)
 	}
 }
@@ -105,7 +110,9 @@ func FuzzCASet(f *testing.F) {
 			return
 		}
 		at := time.Date(2027, 10, 9, 8, 7, 6, 0, time.UTC)
-		edited, err := set.Edit(CASetEdit{ID: set.Authorities[0].ID, RetireAt: &at})
+		entry := set.Authorities[0]
+		entry.RetireAt = at
+		edited, err := set.Edit(entry)
 		if err != nil {
 			return
 		}
@@ -137,10 +144,11 @@ func TestLoadCeremony(t *testing.T) {
 	}
 	dir := filepath.Dir(name)
 	want := &Ceremony{
-		Root: CeremonyRoot{Folder: filepath.Join(dir, "root"), CeremonyCertificate: CeremonyCertificate{PasswordFile: filepath.Join(dir, "pass")}},
+		Root: CeremonyRoot{Folder: filepath.Join(dir, "root"), CeremonyKey: CeremonyKey{PasswordFile: filepath.Join(dir, "pass")}},
 		Intermediates: []CeremonyIntermediate{{
-			ID: "a", Request: filepath.Join(dir, "a.csr"),
-			CeremonyCertificate: CeremonyCertificate{CommonName: "A", NotAfter: time.Date(2055, 1, 1, 0, 0, 0, 0, time.UTC)},
+			Request: filepath.Join(dir, "a.csr"),
+			Planned: ceremony.PlannedIntermediate{ID: "a", PlannedCertificate: ceremony.PlannedCertificate{
+				Subject: ceremony.Subject{CommonName: "A"}, NotAfter: time.Date(2055, 1, 1, 0, 0, 0, 0, time.UTC)}},
 		}},
 	}
 	if diff := cmp.Diff(want, plan, cmpopts.IgnoreFields(Ceremony{}, "File")); diff != "" {

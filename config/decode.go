@@ -218,7 +218,7 @@ func (d *decoder) value(n *node, path []string, v reflect.Value, tag reflect.Str
 	case isRaw && n.kind != yaml.MappingNode:
 		d.mismatch(n, path, "found %s, expected a mapping", n.what())
 	case isRaw:
-		*raw = d.appendJSON(nil, n)
+		*raw, _ = json.Marshal(d.jsonOf(n)) // which always has a JSON form
 	case isScalar(v.Type()):
 		d.scalar(n, path, v, tag)
 	case v.Kind() == reflect.Struct:

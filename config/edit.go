@@ -7,53 +7,42 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// CASetEdit is one edit of a CA set.
-type CASetEdit struct {
-	// Add, if it is not nil, is appended. Its paths are as Go opens them, and are written relative
-	// to the file if they are below it.
-	Add *CASetAuthority
-	// ID is that of the authority with the new times below; "" for none.
-	ID string
-	// ActivateAt, RetireAt and CompromisedAt are the new times: nil leaves the old one, a zero time
-	// removes it.
-	ActivateAt, RetireAt, CompromisedAt *time.Time
-}
-
-// Edit returns the content of the file after an edit, under the next generation. Comments, order
-// and style of unchanged parts stay. Edit checks only the form: the caller loads the result before
-// writing it.
-func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
+// Edit returns the content of the file with entry in place of the authority of its ID, or with entry
+// as a new authority, under the next generation. Comments, order and style of unchanged parts stay.
+// Paths in entry are as Go opens them, and are written relative to the file if they are below it.
+// Edit checks only the form: the caller loads the result before writing it.
+func (s *CASet) Edit(entry CASetAuthority) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(s.content, &document); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Name(), err)
 	}
 	root := document.Content[0]
-	g, a := indexOf(root, "generation"), indexOf(root, "authorities")
-	if g < 0 || a < 0 || root.Content[a].Kind != yaml.SequenceNode {
-		return nil, fmt.Errorf("%s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name())
+	generation, authorities := indexOf(root, "generation"), indexOf(root, "authorities")
+	if generation < 0 || authorities < 0 || root.Content[authorities].Kind != yaml.SequenceNode {
+		return nil, s.notByCommand("the set")
 	}
 	spellNulls(root)
-	generation, authorities := root.Content[g], root.Content[a]
-	generation.SetString(strconv.FormatUint(s.Generation+1, 10))
-	generation.Tag = tagInt
-	if edit.Add != nil {
-		authorities.Content = append(authorities.Content, yamlOf(reflect.ValueOf(*edit.Add), filepath.Dir(s.Name()), 0))
+	root.Content[generation].SetString(strconv.FormatUint(s.Generation+1, 10))
+	root.Content[generation].Tag = tagInt
+	list, old := root.Content[authorities], CASetAuthority{}
+	i := s.Index(entry.ID)
+	if i < 0 {
+		i = len(list.Content)
+		list.Content = append(list.Content, &yaml.Node{Kind: yaml.MappingNode})
+	} else {
+		old = s.Authorities[i]
 	}
-	if edit.ID != "" {
-		i := s.Index(edit.ID)
-		if i < 0 || i >= len(authorities.Content) || authorities.Content[i].Kind != yaml.MappingNode {
-			return nil, fmt.Errorf("%s has no authority %q that a command can edit", s.Name(), edit.ID)
-		}
-		setTime(authorities.Content[i], "activate_at", edit.ActivateAt)
-		setTime(authorities.Content[i], "retire_at", edit.RetireAt)
-		setTime(authorities.Content[i], "compromised_at", edit.CompromisedAt)
+	if list.Content[i].Kind != yaml.MappingNode {
+		return nil, s.notByCommand("authority " + strconv.Quote(entry.ID))
 	}
+	write(list.Content[i], reflect.ValueOf(old), reflect.ValueOf(entry), filepath.Dir(s.Name()))
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
@@ -61,6 +50,10 @@ func (s *CASet) Edit(edit CASetEdit) ([]byte, error) {
 		return nil, fmt.Errorf("writing %s: %w", s.Name(), err)
 	}
 	return out.Bytes(), nil
+}
+
+func (s *CASet) notByCommand(what string) error {
+	return fmt.Errorf("%s: %s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name(), what)
 }
 
 // spellNulls writes missing values in braces out, which the YAML package would write as empty text.
@@ -83,21 +76,43 @@ func indexOf(mapping *yaml.Node, key string) int {
 	return -1
 }
 
-// setTime sets, adds or removes a time of an authority.
-func setTime(authority *yaml.Node, key string, to *time.Time) {
-	if to == nil {
-		return
+// write writes the keys of a struct into mapping, where their values differ from those of old. Paths
+// are written as in a file of the folder dir.
+func write(mapping *yaml.Node, old, v reflect.Value, dir string) {
+	for _, f := range fields(v.Type()) {
+		value, i := v.FieldByIndex(f.index), indexOf(mapping, f.yaml)
+		switch {
+		case reflect.DeepEqual(old.FieldByIndex(f.index).Interface(), value.Interface()):
+		case value.IsZero() && i >= 0:
+			mapping.Content = slices.Delete(mapping.Content, i-1, i+1)
+		case value.IsZero():
+		case i >= 0:
+			was, written := mapping.Content[i], yamlOf(value, f, dir)
+			written.HeadComment, written.LineComment, written.FootComment = was.HeadComment, was.LineComment, was.FootComment
+			mapping.Content[i] = written
+		default:
+			mapping.Content = append(mapping.Content, textNode(f.yaml), yamlOf(value, f, dir))
+		}
 	}
-	switch i := indexOf(authority, key); {
-	case to.IsZero() && i >= 0:
-		authority.Content = append(authority.Content[:i-1], authority.Content[i+1:]...)
-	case to.IsZero():
-	case i >= 0:
-		old, written := authority.Content[i], timeNode(*to)
-		written.HeadComment, written.LineComment, written.FootComment = old.HeadComment, old.LineComment, old.FootComment
-		authority.Content[i] = written
+}
+
+// yamlOf returns the value of a key. A struct is in flow style.
+func yamlOf(value reflect.Value, f field, dir string) *yaml.Node {
+	value = reflect.Indirect(value)
+	switch of := value.Interface().(type) {
+	case time.Time:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagTimestamp, Value: of.UTC().Format(time.RFC3339)}
+	case uint64:
+		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.FormatUint(of, 10)}
+	case string:
+		if f.tag.Get("kind") == "path" {
+			of = relativeTo(dir, of)
+		}
+		return textNode(of)
 	default:
-		authority.Content = append(authority.Content, textNode(key), timeNode(*to))
+		n := &yaml.Node{Kind: yaml.MappingNode, Style: yaml.FlowStyle}
+		write(n, reflect.Zero(value.Type()), value, dir)
+		return n
 	}
 }
 
@@ -107,47 +122,12 @@ func textNode(text string) *yaml.Node {
 	return n
 }
 
-func timeNode(t time.Time) *yaml.Node {
-	return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagTimestamp, Value: t.UTC().Format(time.RFC3339)}
-}
-
-// yamlOf returns the keys of a struct that are set, with its paths as written in a file of the folder
-// dir. Structs in it are in flow style.
-func yamlOf(v reflect.Value, dir string, style yaml.Style) *yaml.Node {
-	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map", Style: style}
-	for _, f := range fields(v.Type()) {
-		value := v.FieldByIndex(f.index)
-		if value.IsZero() {
-			continue
-		}
-		var written *yaml.Node
-		switch of := reflect.Indirect(value).Interface().(type) {
-		case time.Time:
-			written = timeNode(of)
-		case uint64:
-			written = &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.FormatUint(of, 10)}
-		case string:
-			if f.tag.Get("kind") == "path" {
-				of = relativeTo(dir, of)
-			}
-			written = textNode(of)
-		default:
-			written = yamlOf(reflect.Indirect(value), dir, yaml.FlowStyle)
-		}
-		n.Content = append(n.Content, textNode(f.yaml), written)
-	}
-	return n
-}
-
 // relativeTo returns path as written in a file of the folder dir. It is relative below dir and
 // absolute elsewhere, so that its meaning does not depend on the working directory.
 func relativeTo(dir, path string) string {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return path
-	}
-	absolute, err := filepath.Abs(path)
-	if err != nil {
+	dir, errDir := filepath.Abs(dir)
+	absolute, errPath := filepath.Abs(path)
+	if errDir != nil || errPath != nil {
 		return path
 	}
 	if rel, err := filepath.Rel(dir, absolute); err == nil && filepath.IsLocal(rel) {

@@ -206,7 +206,7 @@ func fullIssuers() *config.Issuers {
 				e.AllowedEmailDomains, e.Constants = []string{"a.example"}, map[string]string{"url": "https://a.example"}
 				e.Tests = []config.IssuerTest{
 					{
-						Claims:     []byte(`{"sub":"x","n":1536140711,"f":1.5,"b":true,"z":null,"l":[1,"\u003ca\u003e"],"o":{"p":"q"}}`),
+						Claims:     []byte(`{"b":true,"f":1.5,"l":[1,"\u003ca\u003e"],"n":1536140711,"o":{"p":"q"},"sub":"x","z":null}`),
 						SAN:        "https://a.example/x",
 						Extensions: map[string]string{"build-signer-uri": "https://a.example/y"},
 					},

@@ -126,7 +126,7 @@ log: {format: text, level: debug}
 			}},
 		}},
 		Trust: config.Trust{
-			TimestampAuthorities: []json.RawMessage{json.RawMessage(`{"uri":"https://tsa.example","n":1}`)},
+			TimestampAuthorities: []json.RawMessage{json.RawMessage(`{"n":1,"uri":"https://tsa.example"}`)},
 			TLogs:                []json.RawMessage{json.RawMessage(`{"baseUrl":"x"}`), json.RawMessage(`{}`)},
 		},
 		Limits:   edge.Limits{Connections: 900, Idle: 11 * time.Minute, InFlight: 300},

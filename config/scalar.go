@@ -204,45 +204,32 @@ func outOfRange(v reflect.Value, tag reflect.StructTag) (problem string) {
 	return ""
 }
 
-// appendJSON appends the JSON form of n to b, with its numbers as they are written.
-func (d *decoder) appendJSON(b []byte, n *node) []byte {
-	quote := func(s string) []byte {
-		quoted, _ := json.Marshal(s) // a string always has a JSON form
-		return quoted
-	}
-	switch n.kind {
-	case yaml.MappingNode:
-		b = append(b, '{')
-		for i, p := range n.pairs {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(append(b, quote(p.key.value)...), ':')
-			b = d.appendJSON(b, p.value)
-		}
-		return append(b, '}')
-	case yaml.SequenceNode:
-		b = append(b, '[')
-		for i, item := range n.items {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = d.appendJSON(b, item)
-		}
-		return append(b, ']')
-	}
+// jsonOf returns n as encoding/json writes it, with its numbers as they are written.
+func (d *decoder) jsonOf(n *node) any {
 	switch value, isTruth := n.truth(); {
-	case n.tag == tagString, n.tag == tagTimestamp:
-		return append(b, quote(n.value)...)
+	case n.kind == yaml.MappingNode:
+		object := map[string]any{}
+		for _, p := range n.pairs {
+			object[p.key.value] = d.jsonOf(p.value)
+		}
+		return object
+	case n.kind == yaml.SequenceNode:
+		list := []any{}
+		for _, item := range n.items {
+			list = append(list, d.jsonOf(item))
+		}
+		return list
 	case n.isNull():
-		return append(b, "null"...)
+		return nil
+	case n.tag == tagString, n.tag == tagTimestamp:
+		return n.value
 	case isTruth:
-		return strconv.AppendBool(b, value)
+		return value
 	case (n.tag == tagInt || n.tag == tagFloat) && json.Valid([]byte(n.value)):
-		return append(b, n.value...)
+		return json.Number(n.value)
 	}
 	d.mistake(n.at, "found %s, which JSON does not have: write it as JSON does, or in quotes", n.what())
-	return append(b, "null"...)
+	return nil
 }
 
 // Secret is a string that no log and no error shows.

@@ -99,7 +99,7 @@ func (s Signer) Files() []string {
 // Flow returns the signer as one line of YAML, with its paths as written in a file of the folder
 // dir: relative if they are below it, and absolute elsewhere.
 func (s Signer) Flow(dir string) (string, error) {
-	out, err := yaml.Marshal(yamlOf(reflect.ValueOf(s), dir, yaml.FlowStyle))
+	out, err := yaml.Marshal(yamlOf(reflect.ValueOf(s), field{}, dir))
 	return strings.TrimSpace(string(out)), err
 }
 

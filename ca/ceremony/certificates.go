@@ -35,8 +35,11 @@ const (
 
 // Subject is the name of a CA. Both parts are mandatory.
 type Subject struct {
-	CommonName   string
-	Organization string
+	// CommonName is the common name of the certificate. By default an intermediate's is "ORGANIZATION
+	// intermediate ID".
+	CommonName string `key:"common_name"`
+	// Organization is the organization of the certificate, by default the root's.
+	Organization string `key:"organization"`
 }
 
 func (s Subject) check() error {

@@ -45,15 +45,17 @@ type Parent struct {
 	Signer crypto.Signer
 }
 
-// PlannedCertificate is a CA with a new key.
+// PlannedCertificate is a CA with a new key. The fields with tags are keys of the plan's file.
 type PlannedCertificate struct {
-	Subject Subject
-	// Algorithm is one of Algorithms(); "" for DefaultAlgorithm, or for the algorithm of an
-	// existing key.
-	Algorithm string
-	// NotBefore is Plan.Now where it is zero. NotAfter is by default 10 years later for a root, and
-	// 3 years later, but no later than its parent's, for an intermediate.
-	NotBefore, NotAfter time.Time
+	Subject Subject `key:""`
+	// Algorithm is the algorithm of a new key: ecdsa-p384 (the default), ecdsa-p256 or
+	// rsa-4096.
+	Algorithm string `key:"algorithm"`
+	// NotBefore is the start of the validity, by default the time of the ceremony.
+	NotBefore time.Time `key:"not_before"`
+	// NotAfter is the end of the validity, by default ten years later for a root; for an intermediate
+	// three years later, or the root's end.
+	NotAfter time.Time `key:"not_after"`
 	// Password encrypts the key; empty to generate one, which is written beside it.
 	Password []byte
 	// Signer is a key outside the ceremony's files; nil to generate one in a file. It
@@ -63,13 +65,18 @@ type PlannedCertificate struct {
 
 // PlannedIntermediate is a new intermediate.
 type PlannedIntermediate struct {
-	PlannedCertificate
-	// ID is its folder and its name in the CA set; "" for Dir itself, without a set.
-	ID string
+	PlannedCertificate `key:""`
+	// ID is the authority's ID in the CA set.
+	//
+	// It is also its folder; "" for Dir itself, without a set.
+	ID string `key:"id"`
 	// Request is a certificate signing request, PEM; empty to generate a key.
 	Request []byte
-	// PublishAt and ActivateAt go into the CA set; zero for the defaults.
-	PublishAt, ActivateAt time.Time
+	// PublishAt is that of the authority in the CA set, by default its NotBefore.
+	PublishAt time.Time `key:"publish_at"`
+	// ActivateAt is that of the authority in the CA set. By default the first intermediate signs from
+	// its NotBefore, and the others have none.
+	ActivateAt time.Time `key:"activate_at"`
 }
 
 // The names of the files of a ceremony.

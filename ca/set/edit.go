@@ -71,7 +71,7 @@ func (e Editor) Add(ctx context.Context, entry config.CASetAuthority, create fun
 			return nil, err
 		}
 	}
-	return e.apply(ctx, old, config.CASetEdit{Add: &entry}, objections)
+	return e.apply(ctx, old, entry, true, objections)
 }
 
 // forced returns objections as warnings if Force is set, and otherwise as an error.
@@ -102,7 +102,9 @@ func (e Editor) Activate(ctx context.Context, id string, at time.Time) (*Result,
 	if at.Before(seconds(e.Now)) {
 		objections = append(objections, fmt.Errorf("%s is in the past: each replica would switch when it reads the file, and not all at the same instant", stamp(at)))
 	}
-	return e.apply(ctx, old, config.CASetEdit{ID: id, ActivateAt: &at}, objections)
+	entry := old.entry(id)
+	entry.ActivateAt = at
+	return e.apply(ctx, old, entry, true, objections)
 }
 
 // objectToActivation returns what a first signature at would break, where verifiers can know the
@@ -123,7 +125,7 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	if err != nil {
 		return nil, err
 	}
-	edit := config.CASetEdit{ID: id, RetireAt: &at}
+	entry := old.entry(id)
 	var objections []error
 	switch state := m.StateAt(e.Now); {
 	case state > Retired, state == Retired && !m.RetireAt.IsZero():
@@ -131,7 +133,7 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	case state == Retired:
 		at = m.until // stored, so that the file alone states the time
 	case state != Active && (at.IsZero() || !at.After(m.ActivateAt)):
-		edit.ActivateAt = &time.Time{} // it must never sign
+		entry.ActivateAt = time.Time{} // it must never sign
 		objections = append(objections, fmt.Errorf("authority %q has never signed, and once retired it does not come back; is it the right one?", id))
 	case at.IsZero():
 		at = m.until
@@ -139,8 +141,8 @@ func (e Editor) Retire(ctx context.Context, id string, at time.Time) (*Result, e
 	if at.IsZero() {
 		at = e.Now
 	}
-	at = seconds(at)
-	return e.apply(ctx, old, edit, objections)
+	entry.RetireAt = seconds(at)
+	return e.apply(ctx, old, entry, false, objections)
 }
 
 // Compromise records that an attacker may have the key of the authority id since the time given;
@@ -164,12 +166,13 @@ func (e Editor) Compromise(ctx context.Context, id string, since time.Time) (*Re
 	case state == Compromised && !since.Before(m.CompromisedAt):
 		return nil, fmt.Errorf("authority %q is compromised since %s already; only an earlier time can be given (--since)", id, stamp(m.CompromisedAt))
 	}
-	edit := config.CASetEdit{ID: id, CompromisedAt: &since}
+	entry := old.entry(id)
+	entry.CompromisedAt = since
 	if m.ActivateAt.After(e.Now) {
-		edit.ActivateAt = &time.Time{} // it never signs, so it must not shorten its predecessor's time
+		entry.ActivateAt = time.Time{} // it never signs, so it must not shorten its predecessor's time
 	}
 	e.Force = true
-	result, err := e.apply(ctx, old, edit, nil)
+	result, err := e.apply(ctx, old, entry, false, nil)
 	if err == nil {
 		result.Forced = nil // the set itself warns that no authority signs
 	}
@@ -192,10 +195,13 @@ func (e Editor) find(id string) (*Loaded, Member, error) {
 	return nil, Member{}, fmt.Errorf("%s has no authority %q; mayfly ca status lists them", old.Name, id)
 }
 
-// apply writes the edited set if there are no objections, and if it loads completely and may
-// replace the old one.
-func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, objections []error) (*Result, error) {
-	content, err := old.file.Edit(edit)
+// entry returns the authority id as the file states it.
+func (l *Loaded) entry(id string) config.CASetAuthority { return l.entries[l.file.Index(id)] }
+
+// apply writes the set with entry if there are no objections, and if it loads completely and may
+// replace the old one. starts states that entry will sign.
+func (e Editor) apply(ctx context.Context, old *Loaded, entry config.CASetAuthority, starts bool, objections []error) (*Result, error) {
+	content, err := old.file.Edit(entry)
 	if err != nil {
 		return nil, err
 	}
@@ -203,15 +209,11 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, o
 	if err != nil {
 		return nil, fmt.Errorf("checking what would be written: %w", err)
 	}
-	id, starts := edit.ID, edit.ActivateAt != nil && !edit.ActivateAt.IsZero()
-	if edit.Add != nil {
-		id, starts = edit.Add.ID, true
-	}
 	next, err := readFile(file, warnings, e.Now)
 	if err == nil && starts {
 		// An authority that will sign must be able to. The other keys are not checked: the edit may be
 		// the one that replaces a failing key.
-		err = next.open(ctx, e.Now, Keys{Ring: e.Ring, Required: func(Member, error) bool { return !e.Force }}, id)
+		err = next.open(ctx, e.Now, Keys{Ring: e.Ring, Required: func(Member, error) bool { return !e.Force }}, entry.ID)
 	}
 	if err == nil && old.Inactive == nil {
 		err = next.Inactive
@@ -223,7 +225,7 @@ func (e Editor) apply(ctx context.Context, old *Loaded, edit config.CASetEdit, o
 		return nil, fmt.Errorf("the set is left as it was: %w", err)
 	}
 	result := &Result{Loaded: next}
-	result.Member, _ = next.Set.Member(id)
+	result.Member, _ = next.Set.Member(entry.ID)
 	if gap := next.Set.Gap(e.Now); old.Inactive == nil && gap.Before(old.Set.Gap(e.Now)) {
 		objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
 	}

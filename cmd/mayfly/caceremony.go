@@ -107,8 +107,8 @@ func (p *planner) read(planFile string) error {
 		organization = p.plan.Parent.Chain[0].Subject.Organization[0]
 	}
 	for _, entry := range p.cfg.Intermediates {
-		intermediate := ceremony.PlannedIntermediate{ID: entry.ID, PublishAt: entry.PublishAt, ActivateAt: entry.ActivateAt}
-		if intermediate.PlannedCertificate, err = p.certificate(entry.CeremonyCertificate); err != nil {
+		intermediate := entry.Planned
+		if err := p.complete(&intermediate.PlannedCertificate, entry.CeremonyKey); err != nil {
 			return err
 		}
 		if entry.Request != "" {
@@ -118,7 +118,7 @@ func (p *planner) read(planFile string) error {
 		} else {
 			subject := &intermediate.Subject
 			subject.Organization = cmp.Or(subject.Organization, organization)
-			subject.CommonName = cmp.Or(subject.CommonName, subject.Organization+" intermediate "+entry.ID)
+			subject.CommonName = cmp.Or(subject.CommonName, subject.Organization+" intermediate "+intermediate.ID)
 		}
 		p.plan.Intermediates = append(p.plan.Intermediates, intermediate)
 	}
@@ -127,8 +127,8 @@ func (p *planner) read(planFile string) error {
 
 func (p *planner) readRoot() (err error) {
 	if p.cfg.Root.Folder == "" {
-		p.plan.Root, err = p.certificate(p.cfg.Root.CeremonyCertificate)
-		return err
+		p.plan.Root = p.cfg.Root.Planned
+		return p.complete(&p.plan.Root, p.cfg.Root.CeremonyKey)
 	}
 	if err := p.root().check(); err != nil {
 		return p.cfg.WithPlaces(keypath.Prefix(err, "root", "password_file"))
@@ -138,18 +138,13 @@ func (p *planner) readRoot() (err error) {
 	return err
 }
 
-func (p *planner) certificate(cfg config.CeremonyCertificate) (planned ceremony.PlannedCertificate, err error) {
-	planned = ceremony.PlannedCertificate{
-		Subject:   ceremony.Subject{CommonName: cfg.CommonName, Organization: cfg.Organization},
-		Algorithm: cfg.Algorithm,
-		NotBefore: cfg.NotBefore,
-		NotAfter:  cfg.NotAfter,
+// complete adds the key to what the file states.
+func (p *planner) complete(planned *ceremony.PlannedCertificate, key config.CeremonyKey) (err error) {
+	if !key.Signer.IsZero() {
+		planned.Signer = newExternal(key.Signer)
 	}
-	if !cfg.Signer.IsZero() {
-		planned.Signer = newExternal(cfg.Signer)
-	}
-	planned.Password, err = readPassword(p.c, cfg.PasswordFile)
-	return planned, err
+	planned.Password, err = readPassword(p.c, key.PasswordFile)
+	return err
 }
 
 // look opens the keys that exist, and returns the errors of all that it cannot open.
