@@ -17,10 +17,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,6 +36,9 @@ const (
 	// linger is how long a key stays open after the set in force no longer names it: requests that
 	// began before may still sign with it.
 	linger = 10 * time.Second
+	// closeTimeout is how long keys may take to close: a module that hangs must not keep a process from
+	// stopping.
+	closeTimeout = 2 * time.Second
 	// maxSecret bounds the files whose content distinguishes one opened key from another.
 	maxSecret = 64 << 10
 )
@@ -53,8 +56,7 @@ type Config struct {
 
 // Ring opens keys. It is safe for concurrent use.
 type Ring struct {
-	cfg     Config
-	modules *Modules
+	cfg Config
 
 	mu        sync.Mutex // guards what follows
 	open      map[[sha256.Size]byte]*signer.Signer
@@ -63,11 +65,10 @@ type Ring struct {
 
 // New returns a Ring.
 func New(cfg Config) *Ring {
-	r := &Ring{cfg: cfg, modules: cfg.Modules, open: map[[sha256.Size]byte]*signer.Signer{}}
-	if r.modules == nil {
-		r.modules = NewModules()
+	if cfg.Modules == nil {
+		cfg.Modules = NewModules()
 	}
-	return r
+	return &Ring{cfg: cfg, open: map[[sha256.Size]byte]*signer.Signer{}}
 }
 
 // Signer returns the signer that authority name uses. public is the key of its certificate. Signer
@@ -75,7 +76,14 @@ func New(cfg Config) *Ring {
 // already is returned again, so that a reload of a set interrupts nothing. Errors and warnings have
 // key paths such as ["file", "key"].
 func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey) (s *signer.Signer, warnings []error, err error) {
-	if r.cfg.Socket == "" && named.File != nil {
+	cfg := signer.Config{Name: name, Kind: named.Kind(), Public: public, Metrics: r.cfg.Metrics, Logger: r.cfg.Logger}
+	switch {
+	case r.cfg.Socket != "":
+		cfg.Kind, cfg.Verified = "socket", true
+		cfg.Open = func(ctx context.Context) (signer.Key, error) {
+			return socket.Open(ctx, socket.Config{Path: r.cfg.Socket, Public: public})
+		}
+	case named.File != nil:
 		key, warnings, err := openFile(named.File)
 		if err != nil {
 			return nil, warnings, err
@@ -86,11 +94,11 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 		}
 		s, err := signer.Local(name, key, r.cfg.Metrics)
 		return s, warnings, err
-	}
-	if r.cfg.Socket == "" {
+	default:
 		if warnings, err = r.check(named); err != nil {
 			return nil, warnings, err
 		}
+		cfg.Open = func(ctx context.Context) (signer.Key, error) { key, _, err := r.Open(ctx, named); return key, err }
 	}
 	id, err := r.identify(name, named, public)
 	if err != nil {
@@ -101,19 +109,10 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 	if s := r.open[id]; s != nil {
 		return s, warnings, nil
 	}
-	kind := named.Kind()
-	open := func(ctx context.Context) (signer.Key, error) { key, _, err := r.Open(ctx, named); return key, err }
-	if r.cfg.Socket != "" {
-		kind, open = "socket", func(ctx context.Context) (signer.Key, error) {
-			return socket.Open(ctx, socket.Config{Path: r.cfg.Socket, Public: public})
-		}
+	if s, err = signer.New(cfg); err == nil {
+		r.open[id] = s
 	}
-	s, err = signer.New(signer.Config{Name: name, Kind: kind, Public: public, Open: open, Verified: kind == "socket", Metrics: r.cfg.Metrics, Logger: r.cfg.Logger})
-	if err != nil {
-		return nil, warnings, err
-	}
-	r.open[id] = s
-	return s, warnings, nil
+	return s, warnings, err
 }
 
 // identify returns what distinguishes one opened key from another: all that names it, and the
@@ -124,30 +123,19 @@ func (r *Ring) identify(name string, named config.Signer, public crypto.PublicKe
 		return id, err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %x\n", name, r.cfg.Socket, spki)
-	if r.cfg.Socket == "" {
+	fmt.Fprintf(h, "%q %x\n", name, spki)
+	if r.cfg.Socket == "" { // otherwise only the process at the socket opens keys
 		flow, err := named.Flow("")
 		if err != nil {
 			return id, err
 		}
 		fmt.Fprintf(h, "%q\n", flow)
 		for _, path := range named.Files() {
-			if err := addFile(h, path); err != nil {
-				fmt.Fprintf(h, "%v\n", err) // opening the key gives a better error
-			}
+			content, err := files.Read(path, maxSecret) // opening the key gives a better error
+			fmt.Fprintf(h, "%q %q %v\n", path, content, err)
 		}
 	}
-	h.Sum(id[:0])
-	return id, nil
-}
-
-func addFile(h io.Writer, path string) error {
-	content, err := files.Read(path, maxSecret)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(h, "%q %q\n", path, content)
-	return err
+	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
 // Open opens a key for a few signatures, as a command does. Errors and warnings have key paths such
@@ -163,33 +151,17 @@ func (r *Ring) Open(ctx context.Context, named config.Signer) (key signer.Key, w
 		return signer.InMemory(key), warnings, nil
 	case named.PKCS11 != nil:
 		warnings, _ := r.check(named) // opening finds the same errors
-		key, err := r.modules.open(ctx, named.PKCS11)
+		key, err := r.cfg.Modules.open(ctx, named.PKCS11)
 		return key, warnings, at(err, "pkcs11")
 	case named.KMS != nil:
-		key, err := openKMS(ctx, named.KMS)
+		open, err := openerOf(named.KMS)
+		if err == nil {
+			key, err = open(ctx, named.KMS)
+		}
 		return key, nil, at(err, "kms")
 	default:
 		return nil, nil, errors.New("no signer is named")
 	}
-}
-
-func openFile(named *config.SignerFile) (crypto.Signer, []error, error) {
-	key, warnings, err := file.Open(named.Key, named.PasswordFile)
-	for i := range warnings {
-		warnings[i] = keypath.Prefix(warnings[i], "file")
-	}
-	return key, warnings, keypath.Prefix(err, "file")
-}
-
-// at puts prefix before the key path of err. A Failure stays a Failure.
-func at(err error, prefix string) error {
-	var f *signer.Failure
-	wasFailure := errors.As(err, &f)
-	err = keypath.Prefix(err, prefix)
-	if wasFailure && !errors.As(err, new(*signer.Failure)) {
-		return &signer.Failure{Remedy: f.Remedy, RetryAfter: f.RetryAfter, Err: err}
-	}
-	return err
 }
 
 // Make opens a key, or creates it if it does not exist. It creates keys only in a PKCS#11 token,
@@ -200,8 +172,40 @@ func (r *Ring) Make(ctx context.Context, named config.Signer, algorithm string) 
 		key, _, err := r.Open(ctx, named)
 		return key, false, err
 	}
-	key, made, err = r.modules.make(ctx, named.PKCS11, algorithm)
+	key, made, err = r.cfg.Modules.make(ctx, named.PKCS11, algorithm)
 	return key, made, at(err, "pkcs11")
+}
+
+func openFile(named *config.SignerFile) (crypto.Signer, []error, error) {
+	key, warnings, err := file.Open(named.Key, named.PasswordFile)
+	return key, prefixed(warnings, "file"), keypath.Prefix(err, "file")
+}
+
+// check finds what is wrong with a key outside of this process without opening it: a kind that this
+// binary was not built with, or an unreadable file.
+func (r *Ring) check(named config.Signer) (warnings []error, err error) {
+	if named.PKCS11 != nil {
+		warnings, err = r.cfg.Modules.check(named.PKCS11)
+		return prefixed(warnings, "pkcs11"), keypath.Prefix(err, "pkcs11")
+	}
+	_, err = openerOf(named.KMS)
+	return nil, keypath.Prefix(err, "kms")
+}
+
+func prefixed(warnings []error, prefix string) []error {
+	for i := range warnings {
+		warnings[i] = keypath.Prefix(warnings[i], prefix)
+	}
+	return warnings
+}
+
+// at puts prefix before the key path of err. A Failure stays a Failure.
+func at(err error, prefix string) error {
+	var f *signer.Failure
+	if errors.As(err, &f) {
+		return &signer.Failure{Remedy: f.Remedy, RetryAfter: f.RetryAfter, Err: keypath.Prefix(err, prefix)}
+	}
+	return keypath.Prefix(err, prefix)
 }
 
 // Retain closes, after linger, all keys except those that used signs with.
@@ -214,20 +218,14 @@ func (r *Ring) Retain(used []*signer.Signer) {
 		}
 		delete(r.open, id)
 		r.lingering = append(r.lingering, s)
-		time.AfterFunc(linger, func() { r.discard(s) })
+		time.AfterFunc(linger, func() {
+			r.mu.Lock()
+			r.lingering = slices.DeleteFunc(r.lingering, func(other *signer.Signer) bool { return other == s })
+			r.mu.Unlock()
+			_ = s.Close() // no longer used, so an error does not matter
+		})
 	}
 }
-
-func (r *Ring) discard(s *signer.Signer) {
-	r.mu.Lock()
-	r.lingering = slices.DeleteFunc(r.lingering, func(other *signer.Signer) bool { return other == s })
-	r.mu.Unlock()
-	_ = s.Close() // no longer used, so an error does not matter
-}
-
-// closeTimeout is how long keys may take to close: a module that hangs must not keep a process from
-// stopping.
-const closeTimeout = 2 * time.Second
 
 // Close closes all keys, and does not wait longer than closeTimeout.
 func (r *Ring) Close() error {
@@ -236,19 +234,87 @@ func (r *Ring) Close() error {
 	clear(r.open)
 	r.lingering = nil
 	r.mu.Unlock()
-	closed := make(chan error, len(signers))
-	for _, s := range signers {
-		go func() { closed <- s.Close() }()
+	closed := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, s := range signers {
+			errs = append(errs, s.Close())
+		}
+		closed <- errors.Join(errs...)
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("keys were still being closed after %s", closeTimeout)
 	}
-	timeout := time.After(closeTimeout)
-	var errs []error
-	for range signers {
-		select {
-		case err := <-closed:
-			errs = append(errs, err)
-		case <-timeout:
-			return errors.Join(append(errs, fmt.Errorf("keys were still being closed after %s", closeTimeout))...)
+}
+
+// opener opens the key of a key-management service.
+type opener func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
+
+// byURI is an opener for a service whose keys only a URI names.
+func byURI(open func(ctx context.Context, uri string) (signer.Key, error)) opener {
+	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) { return open(ctx, named.URI) }
+}
+
+// built has the openers of this binary: a file with the build tag of a service declares the method
+// that replaces the one of absent.
+type built struct{ absent }
+
+type absent struct{}
+
+func (absent) AWSKMS() opener     { return nil }
+func (absent) GCPKMS() opener     { return nil }
+func (absent) AzureKMS() opener   { return nil }
+func (absent) Hashivault() opener { return nil }
+
+// service is a key-management service, whether or not this binary was built with it.
+type service struct {
+	scheme, tag string
+	open        opener // nil where the service was not built in
+}
+
+func services() []service {
+	b := built{absent{}}
+	return []service{
+		{"awskms", "awskms", b.AWSKMS()},
+		{"gcpkms", "gcpkms", b.GCPKMS()},
+		{"azurekms", "azurekms", b.AzureKMS()},
+		{"hashivault", "hashivault", b.Hashivault()},
+		{"openbao", "hashivault", b.Hashivault()},
+	}
+}
+
+// Kinds are the kinds of signers that this binary was built with.
+func Kinds() []string {
+	kinds := []string{"file"}
+	if builtWithPKCS11 {
+		kinds = append(kinds, "pkcs11")
+	}
+	for _, kind := range services() {
+		if kind.open != nil {
+			kinds = append(kinds, kind.scheme)
 		}
 	}
-	return errors.Join(errs...)
+	return kinds
+}
+
+func notBuilt(tag string) error {
+	return fmt.Errorf("this binary was built without %s; build one that has it: make build SIGNERS=%[1]s (docs/signers.md)", tag)
+}
+
+// openerOf returns the opener of the service that the URI of named selects. Package config knows the
+// same services.
+func openerOf(named *config.SignerKMS) (opener, error) {
+	scheme, _, _ := strings.Cut(named.URI, "://")
+	i := slices.IndexFunc(services(), func(s service) bool { return s.scheme == scheme })
+	if i < 0 {
+		return nil, keypath.Errorf([]string{"uri"}, "the service %.40q is not known", scheme)
+	}
+	found := services()[i]
+	if found.open == nil {
+		return nil, keypath.Prefix(notBuilt(found.tag), "uri")
+	}
+	return found.open, nil
 }

@@ -6,7 +6,6 @@ package keyring
 
 import (
 	"context"
-	"errors"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
@@ -21,15 +20,15 @@ type Modules struct{}
 func NewModules() *Modules { return &Modules{} }
 
 func (*Modules) check(*config.SignerPKCS11) ([]error, error) {
-	return nil, errors.New(notBuilt("pkcs11"))
+	return nil, notBuilt("pkcs11")
 }
 
 func (*Modules) open(context.Context, *config.SignerPKCS11) (signer.Key, error) {
-	return nil, errors.New(notBuilt("pkcs11"))
+	return nil, notBuilt("pkcs11")
 }
 
 func (*Modules) make(context.Context, *config.SignerPKCS11, string) (signer.Key, bool, error) {
-	return nil, false, errors.New(notBuilt("pkcs11"))
+	return nil, false, notBuilt("pkcs11")
 }
 
 // NoKey reports whether the only error in err, of Ring.Open, is a missing key, which Ring.Make

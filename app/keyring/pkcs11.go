@@ -17,19 +17,16 @@ import (
 
 const builtWithPKCS11 = true
 
-// Modules are PKCS#11 modules. A process loads each once, with one login to each token, and servers
-// in one process share them.
+// Modules are PKCS#11 modules. A process loads each once, when a key first needs it, with one login to
+// each token; servers in one process share them.
 type Modules struct{ loaded *pkcs11.Modules }
 
-// NewModules returns no loaded module: each is loaded when a key first needs it.
+// NewModules returns no loaded module.
 func NewModules() *Modules { return &Modules{pkcs11.NewModules()} }
 
 func configOf(named *config.SignerPKCS11) (pkcs11.Config, error) {
 	id, err := hex.DecodeString(named.ID)
-	if err != nil {
-		return pkcs11.Config{}, keypath.Errorf([]string{"id"}, "%w", err)
-	}
-	return pkcs11.Config{Module: named.Module, Token: named.Token, Label: named.Label, PINFile: named.PINFile, ID: id}, nil
+	return pkcs11.Config{Module: named.Module, Token: named.Token, Label: named.Label, PINFile: named.PINFile, ID: id}, keypath.Prefix(err, "id")
 }
 
 // check finds what is wrong without a call to the module.
@@ -49,20 +46,12 @@ func (m *Modules) open(ctx context.Context, named *config.SignerPKCS11) (signer.
 	return m.loaded.Open(ctx, cfg)
 }
 
-// NoKey reports whether the only error in err, of Ring.Open, is a missing key, which Ring.Make
-// creates.
-func NoKey(err error) bool { return errors.Is(err, pkcs11.ErrNoKey) }
-
 // make opens the key, or creates it.
 func (m *Modules) make(ctx context.Context, named *config.SignerPKCS11, algorithm string) (key signer.Key, made bool, err error) {
-	key, err = m.open(ctx, named)
-	if !NoKey(err) {
+	if key, err = m.open(ctx, named); !NoKey(err) {
 		return key, false, err
 	}
-	cfg, err := configOf(named)
-	if err != nil {
-		return nil, false, err
-	}
+	cfg, _ := configOf(named) // open has checked it
 	if key, err = m.loaded.Generate(ctx, cfg, algorithm); err != nil {
 		// The complete message has a key path: it may state that the key was created, although the call
 		// fails.
@@ -70,3 +59,7 @@ func (m *Modules) make(ctx context.Context, named *config.SignerPKCS11, algorith
 	}
 	return key, true, nil
 }
+
+// NoKey reports whether the only error in err, of Ring.Open, is a missing key, which Ring.Make
+// creates.
+func NoKey(err error) bool { return errors.Is(err, pkcs11.ErrNoKey) }
