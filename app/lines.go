@@ -19,7 +19,7 @@ const (
 	// newline.
 	maxLine = 2 << 10
 	// leastValue is the shortest length to which a value is cut: the cut value states the original
-	// length.
+	// length. The values that a logger adds to each of its lines are cut to it at once.
 	leastValue = 32
 )
 
@@ -53,101 +53,88 @@ func CallerLines(h slog.Handler) slog.Handler {
 
 // lines is the handler of newLogger.
 type lines struct {
-	out     *lockedWriter
+	slog.Handler // renders into the line of pen
+	*pen
 	limited bool
-	// plain writes to out. render returns an equal handler that writes to w and calls replace.
-	plain  slog.Handler
-	render func(w io.Writer, replace func([]string, slog.Attr) slog.Attr) slog.Handler
+}
+
+// pen is what all handlers of a process share.
+type pen struct {
+	mu   sync.Mutex // guards what follows
+	out  io.Writer
+	root slog.Handler // renders into line
+	line bytes.Buffer
+	size int // values of line are cut to this length; 0 for none
 }
 
 func newLines(out io.Writer, level slog.Level, text bool) lines {
-	l := lines{out: &lockedWriter{w: out}}
-	l.render = func(w io.Writer, replace func([]string, slog.Attr) slog.Attr) slog.Handler {
-		options := &slog.HandlerOptions{Level: level, ReplaceAttr: replace}
-		if text {
-			return slog.NewTextHandler(w, options)
-		}
-		return slog.NewJSONHandler(w, options)
+	p := &pen{out: out}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: p.cut}
+	if p.root = slog.NewJSONHandler(&p.line, options); text {
+		p.root = slog.NewTextHandler(&p.line, options)
 	}
-	l.plain = l.render(l.out, nil)
-	return l
-}
-
-// lockedWriter is shared by handlers, each of which writes a line by one call.
-type lockedWriter struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (l *lockedWriter) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
-}
-
-// Enabled implements slog.Handler.
-func (l lines) Enabled(ctx context.Context, level slog.Level) bool {
-	return l.plain.Enabled(ctx, level)
+	return lines{Handler: p.root, pen: p}
 }
 
 // WithAttrs implements slog.Handler.
 func (l lines) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return l.with(func(h slog.Handler) slog.Handler { return h.WithAttrs(attrs) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size = 0; l.limited {
+		l.size = leastValue
+	}
+	l.Handler = l.Handler.WithAttrs(attrs)
+	return l
 }
 
 // WithGroup implements slog.Handler.
 func (l lines) WithGroup(name string) slog.Handler {
-	return l.with(func(h slog.Handler) slog.Handler { return h.WithGroup(name) })
-}
-
-func (l lines) with(change func(slog.Handler) slog.Handler) slog.Handler {
-	render := l.render
-	l.plain = change(l.plain)
-	l.render = func(w io.Writer, replace func([]string, slog.Attr) slog.Attr) slog.Handler {
-		return change(render(w, replace))
-	}
+	l.Handler = l.Handler.WithGroup(name)
 	return l
 }
 
 // Handle implements slog.Handler. It cuts the values shorter until the line fits.
 func (l lines) Handle(ctx context.Context, r slog.Record) error {
-	if !l.limited {
-		return l.plain.Handle(ctx, r)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size = 0; l.limited {
+		l.size = maxLine
 	}
-	var line bytes.Buffer
-	for size := maxLine; size >= leastValue; size = size * 3 / 4 {
-		line.Reset()
-		if err := l.render(&line, cutTo(size)).Handle(ctx, r); err != nil {
+	for h := l.Handler; ; {
+		l.line.Reset()
+		if err := h.Handle(ctx, r); err != nil {
 			return err
 		}
-		if line.Len() <= maxLine {
-			_, err := l.out.Write(line.Bytes())
+		if !l.limited || l.line.Len() <= maxLine {
+			_, err := l.out.Write(l.line.Bytes())
 			return err
 		}
+		if l.size = l.size * 3 / 4; l.size < leastValue { // more attributes than fit
+			few := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+			few.AddAttrs(slog.Int("left_out", r.NumAttrs()))
+			h, r, l.size = l.root, few, leastValue
+		}
 	}
-	// More attributes than fit.
-	few := slog.NewRecord(r.Time, r.Level, cut(r.Message, leastValue), r.PC)
-	few.AddAttrs(slog.Int("left_out", r.NumAttrs()))
-	return newLines(l.out, slog.LevelDebug, false).plain.Handle(ctx, few)
 }
 
-// cutTo returns a function for slog.HandlerOptions.ReplaceAttr that cuts texts longer than size.
-func cutTo(size int) func([]string, slog.Attr) slog.Attr {
-	return func(_ []string, a slog.Attr) slog.Attr {
-		switch a.Value.Kind() {
-		case slog.KindString:
-			a.Value = slog.StringValue(cut(a.Value.String(), size))
-		case slog.KindAny:
-			value := a.Value.Any()
-			if b, ok := value.([]byte); ok {
-				value = string(b)
-			}
-			if text := fmt.Sprintf("%+v", value); len(text) > size { // otherwise a list or an object in JSON
-				a.Value = slog.StringValue(cut(text, size))
-			}
-		}
+// cut is for slog.HandlerOptions.ReplaceAttr: it cuts texts longer than size.
+func (p *pen) cut(_ []string, a slog.Attr) slog.Attr {
+	if p.size == 0 {
 		return a
 	}
+	switch a.Value.Kind() {
+	case slog.KindString:
+		a.Value = slog.StringValue(cut(a.Value.String(), p.size))
+	case slog.KindAny:
+		value := a.Value.Any()
+		if b, ok := value.([]byte); ok {
+			value = string(b)
+		}
+		if text := fmt.Sprintf("%+v", value); len(text) > p.size { // otherwise a list or an object in JSON
+			a.Value = slog.StringValue(cut(text, p.size))
+		}
+	}
+	return a
 }
 
 // cut returns text, or its beginning with a note of its length, in at most size bytes.

@@ -6,4 +6,4 @@ package keyring
 
 import "github.com/mayfly-ca/mayfly/ca/signer/kms/awskms"
 
-func (built) AWSKMS() opener { return byURI(awskms.Open) }
+func (built) AWSKMS() uriOpener { return awskms.Open }

@@ -6,4 +6,4 @@ package keyring
 
 import "github.com/mayfly-ca/mayfly/ca/signer/kms/azurekms"
 
-func (built) AzureKMS() opener { return byURI(azurekms.Open) }
+func (built) AzureKMS() uriOpener { return azurekms.Open }

@@ -6,4 +6,4 @@ package keyring
 
 import "github.com/mayfly-ca/mayfly/ca/signer/kms/gcpkms"
 
-func (built) GCPKMS() opener { return byURI(gcpkms.Open) }
+func (built) GCPKMS() uriOpener { return gcpkms.Open }

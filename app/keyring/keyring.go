@@ -253,8 +253,13 @@ func (r *Ring) Close() error {
 // opener opens the key of a key-management service.
 type opener func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
 
-// byURI is an opener for a service whose keys only a URI names.
-func byURI(open func(ctx context.Context, uri string) (signer.Key, error)) opener {
+// uriOpener opens the key of a service whose keys only a URI names.
+type uriOpener func(ctx context.Context, uri string) (signer.Key, error)
+
+func byURI(open uriOpener) opener {
+	if open == nil {
+		return nil
+	}
 	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) { return open(ctx, named.URI) }
 }
 
@@ -264,10 +269,10 @@ type built struct{ absent }
 
 type absent struct{}
 
-func (absent) AWSKMS() opener     { return nil }
-func (absent) GCPKMS() opener     { return nil }
-func (absent) AzureKMS() opener   { return nil }
-func (absent) Hashivault() opener { return nil }
+func (absent) AWSKMS() uriOpener   { return nil }
+func (absent) GCPKMS() uriOpener   { return nil }
+func (absent) AzureKMS() uriOpener { return nil }
+func (absent) Hashivault() opener  { return nil }
 
 // service is a key-management service, whether or not this binary was built with it.
 type service struct {
@@ -278,9 +283,9 @@ type service struct {
 func services() []service {
 	b := built{absent{}}
 	return []service{
-		{"awskms", "awskms", b.AWSKMS()},
-		{"gcpkms", "gcpkms", b.GCPKMS()},
-		{"azurekms", "azurekms", b.AzureKMS()},
+		{"awskms", "awskms", byURI(b.AWSKMS())},
+		{"gcpkms", "gcpkms", byURI(b.GCPKMS())},
+		{"azurekms", "azurekms", byURI(b.AzureKMS())},
 		{"hashivault", "hashivault", b.Hashivault()},
 		{"openbao", "hashivault", b.Hashivault()},
 	}
