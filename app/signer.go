@@ -139,7 +139,7 @@ func (s *signing) serveOps(ctx context.Context, listener net.Listener, front *so
 		Critical: true,
 		Probe:    func(ctx context.Context) (string, error) { return "servers can connect", front.Check(ctx) },
 	})
-	return server.ServeOps(ctx, server.OpsConfig{Checks: checks, Registry: registry, Logger: logger}, listener)
+	return server.ServeOps(ctx, server.Config{Checks: checks, Registry: registry, Logger: logger}, listener)
 }
 
 // sign signs message with the key of the set that has the ID given, if the policy permits it: a

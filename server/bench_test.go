@@ -19,7 +19,7 @@ func benchFixture(b *testing.B) (*fixture, string) {
 	f := newFixture(b, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })
 	certificate := strings.Repeat("c", 600)
 	issued := &ca.Issued{Certificate: []byte(certificate), Chain: fakeChain(certificate, certificate), SCTEmbedded: true}
-	f.authority.issue = fixedIssue(issued)
+	f.issue = fixedIssue(issued)
 	body := strings.Replace(goodV2, "a.b.c", strings.Repeat("t", 1200), 1)
 	return f, body
 }
@@ -53,10 +53,10 @@ func BenchmarkREST(b *testing.B) {
 // BenchmarkGRPC measures a whole call over a socket, both sides, with an authority that costs
 // nothing.
 func BenchmarkGRPC(b *testing.B) {
-	run := serve(b, true, false, func(f *fixture, c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })
+	run := serve(b, true, false, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })
 	certificate := strings.Repeat("c", 600)
-	run.authority.issue = fixedIssue(&ca.Issued{Certificate: []byte(certificate), Chain: fakeChain(certificate, certificate), SCTEmbedded: true})
-	client, req := fulciov2.NewCAClient(run.dial(b)), csrRequest(strings.Repeat("t", 1200))
+	run.issue = fixedIssue(&ca.Issued{Certificate: []byte(certificate), Chain: fakeChain(certificate, certificate), SCTEmbedded: true})
+	client, req := fulciov2.NewCAClient(run.dial(b, "127.0.0.1")), csrRequest(strings.Repeat("t", 1200))
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := client.CreateSigningCertificate(b.Context(), req); err != nil {

@@ -23,15 +23,14 @@ const sendBuffer = 64 << 10
 // listener gives each connection that it accepts a place before reading from it.
 type listener struct {
 	net.Listener
-	conns    *connections
-	stopping <-chan struct{} // closed once shutdown has begun
-	ctx      context.Context // ends when the listener is closed
-	cancel   context.CancelFunc
+	conns  *connections
+	ctx    context.Context // ends when the listener is closed
+	cancel context.CancelFunc
 }
 
-func newListener(l net.Listener, conns *connections, stopping <-chan struct{}) *listener {
+func newListener(l net.Listener, conns *connections) *listener {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &listener{Listener: l, conns: conns, stopping: stopping, ctx: ctx, cancel: cancel}
+	return &listener{l, conns, ctx, cancel}
 }
 
 // Accept returns the next connection once there is a place for it. Until then new connections wait
@@ -44,7 +43,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if tcp, ok := raw.(*net.TCPConn); ok {
 		_ = tcp.SetWriteBuffer(sendBuffer) // fails only if the connection is closed
 	}
-	c := newConn(raw, l.conns, isClosed(l.stopping))
+	c := newConn(raw, l.conns)
 	descriptor := -1
 	control(raw, func(fd uintptr) { descriptor = int(fd) })
 	if !l.conns.enter(l.ctx, c, descriptor) {
@@ -63,7 +62,6 @@ func (l *listener) Close() error {
 type conn struct {
 	net.Conn
 	conns    *connections
-	late     bool          // accepted after shutdown had begun
 	ended    chan struct{} // closed when the connection is closed
 	received atomic.Bool   // bytes were read since the connection was accepted or became idle
 	writing  atomic.Int64  // when the current write began, in ns; 0 without one
@@ -71,7 +69,6 @@ type conn struct {
 
 	// Guarded by conns.mu.
 	client   *holder
-	index    int       // in conns.all; -1 after the place was given back
 	since    time.Time // when the connection began to wait for a request, or was spared
 	requests int       // complete requests, until their answers begin
 	answers  int       // answers that have begun and not finished
@@ -82,10 +79,10 @@ type conn struct {
 	outer    net.Conn  // what net/http serves: the conn, or TLS over it
 }
 
-func newConn(raw net.Conn, conns *connections, late bool) *conn {
+func newConn(raw net.Conn, conns *connections) *conn {
 	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as an address, too
 	own, _ := share.Networks(remote)
-	return &conn{Conn: raw, conns: conns, late: late, ended: make(chan struct{}), client: &holder{address: own}}
+	return &conn{Conn: raw, conns: conns, ended: make(chan struct{}), client: &holder{address: own}}
 }
 
 // Close closes the connection and gives its place back.
@@ -152,10 +149,53 @@ func connState(served net.Conn, state http.ConnState) {
 type connKey struct{}
 
 func withConn(ctx context.Context, served net.Conn) context.Context {
-	if c := connOf(served); c != nil {
-		return context.WithValue(ctx, connKey{}, c)
+	return context.WithValue(ctx, connKey{}, connOf(served))
+}
+
+// begin records that a request has been read completely. It returns false if the connection is
+// being closed; then the request must have no effect.
+func (c *conn) begin(http2 bool) bool {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
+	if c.closing {
+		return false
 	}
-	return ctx
+	c.requests++
+	c.served++
+	c.http2 = http2
+	return true
+}
+
+// answer records that the answer to a request begins, which may wait for its client.
+func (c *conn) answer() {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
+	c.requests--
+	c.answers++
+	c.rest()
+}
+
+// end records that a handler has returned; answered reports that its answer had begun.
+func (c *conn) end(answered bool) {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
+	if answered {
+		c.answers--
+	} else {
+		c.requests--
+	}
+	c.rest()
+}
+
+// rest makes a connection idle from now on, unless it is busy or has not had a request yet. The
+// caller holds mu.
+func (c *conn) rest() {
+	if c.closing || c.requests > 0 || c.served == 0 {
+		return
+	}
+	c.since, c.spared = time.Now(), false
+	c.received.Store(false)
+	c.conns.signal()
 }
 
 // dismiss closes a connection that was chosen for closing. It sends a client of HTTP/2 a GOAWAY

@@ -4,25 +4,23 @@ package server
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/net/http2"
-
-	"github.com/mayfly-ca/mayfly/ca"
-	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
 // crowded serves with at most n connections.
 func crowded(t *testing.T, n int, useTLS bool) *running {
-	return serve(t, false, useTLS, func(_ *fixture, c *Config) { c.Limits.Connections = n })
+	return serve(t, false, useTLS, func(c *Config) { c.Limits.Connections = n })
 }
 
 // opened is a connection that a test can watch until the server closes it.
@@ -105,14 +103,12 @@ func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
 					}
 					for _, http2 := range []bool{false, true} {
 						client, base := run.client(t, http2)
-						resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
-						if err != nil || resp.StatusCode != http.StatusOK {
-							t.Fatalf("HTTP/2 %t: %v %v", http2, resp, err)
+						if err := post(client, base); err != nil {
+							t.Fatalf("HTTP/2 %t: %v", http2, err)
 						}
-						readAll(t, resp)
 						client.CloseIdleConnections()
 					}
-					if _, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(t.Context(), csrRequest("a.b.c")); err != nil {
+					if err := run.create(t); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -142,13 +138,9 @@ func TestIdleConnectionGetsGoAway(t *testing.T) {
 				if err := run.open(t, run.http, "http/1.1").ask(t); err != nil {
 					t.Fatal(err)
 				}
-				frame, err := framer.ReadFrame()
-				for err == nil && frame.Header().Type == http2.FrameWindowUpdate {
-					frame, err = framer.ReadFrame()
-				}
-				goAway, ok := frame.(*http2.GoAwayFrame)
-				if err != nil || !ok || goAway.ErrCode != http2.ErrCodeNo || int(goAway.LastStreamID) != max(2*requests-1, 0) {
-					t.Errorf("got %v, %v", frame, err)
+				goAway, ok := nextFrame(t, framer).(*http2.GoAwayFrame)
+				if !ok || goAway.ErrCode != http2.ErrCodeNo || int(goAway.LastStreamID) != max(2*requests-1, 0) {
+					t.Errorf("got %v", goAway)
 				}
 				if frame, err := framer.ReadFrame(); err == nil {
 					t.Errorf("after it came %v", frame)
@@ -165,15 +157,14 @@ func TestRequestThatMeetsGoAway(t *testing.T) {
 	run := crowded(t, 2, false)
 	framer := run.openHTTP2(t)
 	sendGet(t, framer, 1)
-	for {
-		if d, ok := nextFrame(t, framer).(*http2.DataFrame); ok && d.StreamEnded() {
-			break
-		}
+	for answered := false; !answered; {
+		d, ok := nextFrame(t, framer).(*http2.DataFrame)
+		answered = ok && d.StreamEnded()
 	}
 	pingAll(t, framer) // its acknowledgement follows the end of the answer
 	p := run.conns
 	p.mu.Lock()
-	c := p.all[0]
+	c := slices.Collect(maps.Keys(p.all))[0]
 	c.closing = true
 	outer, lastStream := c.outer, c.lastStream()
 	p.mu.Unlock()
@@ -246,28 +237,16 @@ func nextFrame(t *testing.T, framer *http2.Framer) http2.Frame {
 // waits until the first request ends, and ops is served.
 func TestBusyConnectionIsNeverClosed(t *testing.T) {
 	t.Parallel()
-	entered, release := make(chan struct{}), make(chan struct{})
 	run := crowded(t, 2, false)
-	run.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) {
-		entered <- struct{}{}
-		<-release
-		return &ca.Issued{Certificate: []byte("leaf"), Chain: fakeChain("root")}, nil
-	}
-	busy := make(chan error, 2)
+	entered, release := run.hold()
+	busy, answered := make(chan error, 2), make(chan error, 1)
 	client, base := run.client(t, false)
 	for range 2 {
-		go func() {
-			resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
-			if err == nil && resp.StatusCode != http.StatusOK {
-				err = errors.New(resp.Status)
-			}
-			busy <- err
-		}()
+		go func() { busy <- post(client, base) }()
 		<-entered
 	}
-	answered := make(chan error, 1)
 	go func() { answered <- run.open(t, run.http).ask(t) }()
-	resp, err := http.Get("http://" + run.ops + "/readyz")
+	resp, err := http.Get("http://" + run.opsAddress + "/readyz")
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Errorf("ops: %v %v", resp, err)
 	}
@@ -277,41 +256,7 @@ func TestBusyConnectionIsNeverClosed(t *testing.T) {
 	default:
 	}
 	close(release)
-	for range 2 {
-		if err := <-busy; err != nil {
-			t.Error(err)
-		}
-	}
-	if err := <-answered; err != nil {
-		t.Error(err)
-	}
-}
-
-// TestAddressWithMostLosesItsConnections opens more, and newer, connections from 127.0.0.2 than
-// from 127.0.0.1.
-func TestAddressWithMostLosesItsConnections(t *testing.T) {
-	t.Parallel()
-	run := crowded(t, 4, false)
-	from := func(address string) *opened {
-		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
-		conn, err := dialer.Dial("tcp", run.http)
-		if err != nil {
-			t.Skipf("no second loopback address: %v", err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		o := &opened{conn, bufio.NewReader(conn)}
-		if err := o.ask(t); err != nil {
-			t.Fatal(err)
-		}
-		return o
-	}
-	honest := from("127.0.0.1")
-	noisy := []*opened{from("127.0.0.2"), from("127.0.0.2"), from("127.0.0.2")}
-	from("127.0.0.3")
-	noisy[0].ended()
-	from("127.0.0.4")
-	noisy[1].ended()
-	if err := errors.Join(honest.ask(t), noisy[2].ask(t)); err != nil {
+	if err := errors.Join(<-busy, <-busy, <-answered); err != nil {
 		t.Error(err)
 	}
 }

@@ -5,11 +5,14 @@ package server
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
 // stage is what a connection waits for. At the limit, the first stage that is not empty loses a
@@ -90,16 +93,15 @@ type connections struct {
 	// outgoing connections. The kernel assigns the lowest free number. A connection with a number
 	// from here on shows that all lower ones are in use.
 	descriptors int
-	logger      *slog.Logger
+	log         *breaker.Sparing
 
 	turn    chan struct{} // holds one element while a connection enters; the next one waits
 	changed chan struct{} // has an element after a connection was closed, or may now be closed
 
 	mu      sync.Mutex
-	all     []*conn
+	all     map[*conn]bool
 	holders map[netip.Prefix]*holder
 	closed  uint64 // connections closed for new ones
-	logged  time.Time
 }
 
 // newConnections returns places for limit connections; zero means no limit.
@@ -108,8 +110,9 @@ func newConnections(limit, descriptors int, logger *slog.Logger) *connections {
 		limit = math.MaxInt
 	}
 	return &connections{
-		limit: limit, descriptors: descriptors, logger: logger,
-		turn: make(chan struct{}, 1), changed: make(chan struct{}, 1), holders: make(map[netip.Prefix]*holder),
+		limit: limit, descriptors: descriptors, log: &breaker.Sparing{Logger: logger, Interval: time.Minute},
+		turn: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		all: make(map[*conn]bool), holders: make(map[netip.Prefix]*holder),
 	}
 }
 
@@ -140,7 +143,8 @@ func (p *connections) enter(ctx context.Context, c *conn, descriptor int) bool {
 		if victim != nil {
 			p.evict(victim)
 			p.closed++
-			p.report()
+			p.log.Log(ctx, slog.LevelWarn, "the connection limit is reached, so connections without a request are closed for new ones",
+				slog.Int("open", len(p.all)), slog.Int("limit", p.limit), slog.Uint64("closed", p.closed))
 		} else if !p.await(ctx, wait) {
 			return false
 		}
@@ -151,8 +155,7 @@ func (p *connections) enter(ctx context.Context, c *conn, descriptor int) bool {
 		p.holders[c.client.address] = c.client
 	}
 	c.client.open++
-	c.since, c.index = time.Now(), len(p.all)
-	p.all = append(p.all, c)
+	c.since, p.all[c] = time.Now(), true
 	return true
 }
 
@@ -160,17 +163,14 @@ func (p *connections) enter(ctx context.Context, c *conn, descriptor int) bool {
 func (p *connections) leave(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if c.index < 0 {
+	if !p.all[c] {
 		return
 	}
-	last := len(p.all) - 1
-	p.all[c.index], p.all[last].index = p.all[last], c.index
-	p.all[last] = nil
-	p.all = p.all[:last]
+	delete(p.all, c)
 	if c.client.open--; c.client.open == 0 {
 		delete(p.holders, c.client.address)
 	}
-	c.index, c.closing = -1, true
+	c.closing = true
 	close(c.ended)
 	p.signal()
 }
@@ -206,7 +206,7 @@ func (p *connections) await(ctx context.Context, wait time.Duration) bool {
 func (p *connections) victim(now time.Time) (*conn, time.Duration) {
 	for {
 		best, in, arrivals, wait := (*conn)(nil), arriving, 0, time.Duration(0)
-		for _, c := range p.all {
+		for c := range p.all {
 			s, left := c.stage(now)
 			if s == arriving {
 				arrivals++
@@ -246,15 +246,6 @@ func (p *connections) evict(c *conn) {
 	p.mu.Lock()
 }
 
-// report logs at most once a minute that connections are closed for new ones.
-func (p *connections) report() {
-	if now := time.Now(); now.Sub(p.logged) >= time.Minute {
-		p.logged = now
-		p.logger.Warn("the connection limit is reached, so connections without a request are closed for new ones",
-			slog.Int("open", len(p.all)), slog.Int("limit", p.limit), slog.Uint64("closed", p.closed))
-	}
-}
-
 // dismissStalled closes the connections that would otherwise use up the drain timeout of a server.
 // It closes at once the connections of clients that have sent nothing. Every second until ctx ends
 // it closes the connections that no request kept busy for idleFor. Their clients do not read their
@@ -277,62 +268,9 @@ func (p *connections) dismissStalled(ctx context.Context) {
 func (p *connections) dismissWhere(where func(*conn) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, c := range slices.Clone(p.all) {
+	for _, c := range slices.Collect(maps.Keys(p.all)) {
 		if c.requests == 0 && !c.closing && where(c) { // evict releases mu
 			p.evict(c)
 		}
 	}
-}
-
-// begin records that a request has been read completely. It returns false if the connection is
-// being closed; then the request must have no effect.
-func (c *conn) begin(http2 bool) bool {
-	c.conns.mu.Lock()
-	defer c.conns.mu.Unlock()
-	if c.closing {
-		return false
-	}
-	c.requests++
-	c.served++
-	c.http2 = http2
-	return true
-}
-
-// gone reports whether the connection has lost its place, or is about to.
-func (c *conn) gone() bool {
-	c.conns.mu.Lock()
-	defer c.conns.mu.Unlock()
-	return c.closing
-}
-
-// answer records that the answer to a request begins.
-func (c *conn) answer() {
-	c.conns.mu.Lock()
-	defer c.conns.mu.Unlock()
-	c.requests--
-	c.answers++
-	c.rest()
-}
-
-// end records that a handler has returned; answered reports that its answer had begun.
-func (c *conn) end(answered bool) {
-	c.conns.mu.Lock()
-	defer c.conns.mu.Unlock()
-	if answered {
-		c.answers--
-	} else {
-		c.requests--
-	}
-	c.rest()
-}
-
-// rest makes a connection idle from now on, unless it is busy or has not had a request yet. The
-// caller holds mu.
-func (c *conn) rest() {
-	if c.closing || c.requests > 0 || c.served == 0 {
-		return
-	}
-	c.since, c.spared = time.Now(), false
-	c.received.Store(false)
-	c.conns.signal()
 }

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
 // crowd is places with connections that are pipes, for tests of which one loses its place.
@@ -28,9 +26,11 @@ type crowd struct {
 // pipe is a connection of a crowd.
 type pipe struct {
 	net.Conn
-	name  string
-	crowd *crowd
+	name, address string
+	crowd         *crowd
 }
+
+func (p *pipe) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.ParseIP(p.address)} }
 
 func (p *pipe) Close() error {
 	p.crowd.closed = append(p.crowd.closed, p.name)
@@ -48,8 +48,7 @@ func (c *crowd) open(name, address string) *conn { return c.openAs(name, address
 // openAs opens a connection with this file descriptor.
 func (c *crowd) openAs(name, address string, descriptor int) *conn {
 	near, _ := net.Pipe()
-	it := newConn(&pipe{near, name, c}, c.connections, false)
-	it.client.address, _ = share.Networks(netip.MustParseAddr(address))
+	it := newConn(&pipe{near, name, address, c}, c.connections)
 	c.enter(context.Background(), it, descriptor)
 	return it
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
-var update = flag.Bool("update", false, "write docs/errors.md anew")
+var update = flag.Bool("update", false, "write docs/errors.md again")
 
 // TestErrorsDocument compares docs/errors.md with the table of reasons and the table of statuses;
 // -update writes it again.

@@ -5,101 +5,113 @@ package server
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"log/slog"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// fakeAuthority answers with its functions. Without them it answers with a certificate of the
-// fixture's chain, and with that chain.
-type fakeAuthority struct {
-	issue  func(context.Context, ca.Request) (*ca.Issued, error)
-	bundle func() []*ca.Chain
+// goodV1 and goodV2 are correct requests of the APIs.
+const (
+	goodV1 = `{"publicKey":{"content":"S0VZ","algorithm":"ecdsa"},"signedEmailAddress":"AQID","certificateSigningRequest":null}`
+	goodV2 = `{"credentials":{"oidcIdentityToken":"a.b.c"},"publicKeyRequest":{"publicKey":{"algorithm":"ECDSA","content":"KEY"},"proofOfPossession":"AQID"}}`
+)
+
+// csrRequest is a request with token and a CSR of three bytes.
+func csrRequest(token string) *fulciov2.CreateSigningCertificateRequest {
+	return &fulciov2.CreateSigningCertificateRequest{
+		Credentials: &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: token}},
+		Key:         &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{CertificateSigningRequest: []byte("CSR")},
+	}
 }
 
-func (f *fakeAuthority) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
-	return f.issue(ctx, req)
-}
-func (f *fakeAuthority) TrustBundle() []*ca.Chain { return f.bundle() }
-
-// fixture is a Server over a fake authority, with its logs and metrics.
+// fixture is a Server over a fake authority, with its log.
 type fixture struct {
 	*Server
-	config    Config
-	authority *fakeAuthority
-	log       *logBuffer
-	registry  *prometheus.Registry
-
-	mu   sync.Mutex
-	seen []ca.Request // requests to the authority; guarded by mu
+	issue  func(context.Context, ca.Request) (*ca.Issued, error) // by default, a certificate
+	bundle func() []*ca.Chain
+	log    logBuffer
 }
 
 // newFixture returns a fixture; change, if not nil, changes its Config first.
 func newFixture(t testing.TB, change func(*Config)) *fixture {
 	t.Helper()
-	f := &fixture{log: new(logBuffer), registry: prometheus.NewRegistry()}
 	chain := fakeChain("intermediate", "root")
-	f.authority = &fakeAuthority{
-		issue: func(_ context.Context, req ca.Request) (*ca.Issued, error) {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			req.Verified = nil
-			f.seen = append(f.seen, req)
-			return &ca.Issued{Certificate: []byte("leaf"), Chain: chain, SCTEmbedded: true}, nil
-		},
+	f := &fixture{
+		issue:  fixedIssue(&ca.Issued{Certificate: []byte("leaf"), Chain: chain, SCTEmbedded: true}),
 		bundle: func() []*ca.Chain { return []*ca.Chain{chain} },
 	}
-	f.config = Config{
-		Issue:       f.authority.Issue,
-		TrustBundle: f.authority.TrustBundle,
+	config := Config{
+		Issue:       func(ctx context.Context, req ca.Request) (*ca.Issued, error) { return f.issue(ctx, req) },
+		TrustBundle: func() []*ca.Chain { return f.bundle() },
 		Issuers:     func() []IssuerInfo { return nil },
-		Registry:    f.registry,
-		Logger:      slog.New(slog.NewJSONHandler(f.log, nil)),
+		Registry:    prometheus.NewRegistry(),
+		Logger:      slog.New(slog.NewJSONHandler(&f.log, nil)),
 	}
 	if change != nil {
-		change(&f.config)
+		change(&config)
 	}
-	s, err := New(f.config)
-	if err != nil {
+	var err error
+	if f.Server, err = New(config); err != nil {
 		t.Fatal(err)
 	}
-	f.Server = s
 	return f
 }
 
-// asked returns the one request that the authority got.
-func (f *fixture) asked(t testing.TB) ca.Request {
-	t.Helper()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.seen) != 1 {
-		t.Fatalf("the authority was asked %d times, want once", len(f.seen))
-	}
-	return f.seen[0]
+// fixedIssue returns the same certificate for every request.
+func fixedIssue(issued *ca.Issued) func(context.Context, ca.Request) (*ca.Issued, error) {
+	return func(context.Context, ca.Request) (*ca.Issued, error) { return issued, nil }
 }
 
 // refuse makes the authority refuse every request with err.
 func (f *fixture) refuse(err error) {
-	f.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) { return nil, err }
+	f.issue = func(context.Context, ca.Request) (*ca.Issued, error) { return nil, err }
 }
 
-// do sends a request to the server's handler. headers are name, value, name, value.
-func (f *fixture) do(t testing.TB, method, path, body string, headers ...string) *http.Response {
+// hold makes the authority wait: each request sends to entered, and is answered when release is
+// closed.
+func (f *fixture) hold() (entered, release chan struct{}) {
+	entered, release = make(chan struct{}), make(chan struct{})
+	answer := f.issue
+	f.issue = func(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+		entered <- struct{}{}
+		<-release // ignores its context
+		return answer(ctx, req)
+	}
+	return entered, release
+}
+
+// do sends a request to a handler, the server's by default. headers are name, value, name, value.
+func (f *fixture) do(t testing.TB, method, target, body string, headers ...string) *http.Response {
 	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), method, "http://ca.example/", strings.NewReader(body))
-	r.URL.Path, r.RequestURI = path, path
+	r := httptest.NewRequestWithContext(t.Context(), method, "http://ca.example"+target, strings.NewReader(body))
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Add(headers[i], headers[i+1])
 	}
@@ -108,29 +120,23 @@ func (f *fixture) do(t testing.TB, method, path, body string, headers ...string)
 	return w.Result()
 }
 
-// count returns how many requests were counted with these labels.
-func (f *fixture) count(t testing.TB, api, method, reason string) float64 {
+// ops sends a GET to the ops handler.
+func (f *fixture) ops(t *testing.T, target string) *http.Response {
 	t.Helper()
-	families, err := f.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{"api": api, "method": method, "reason": reason}
-	for _, family := range families {
-		if family.GetName() != "mayfly_requests_total" {
-			continue
-		}
-	metrics:
-		for _, m := range family.GetMetric() {
-			for _, l := range m.GetLabel() {
-				if want[l.GetName()] != l.GetValue() {
-					continue metrics
-				}
-			}
-			return m.GetCounter().GetValue()
+	w := httptest.NewRecorder()
+	f.begin(f.serveOps).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", target, nil))
+	return w.Result()
+}
+
+// metrics returns the lines of /metrics that begin with prefix.
+func (f *fixture) metric(t *testing.T, prefix string) (lines string) {
+	t.Helper()
+	for line := range strings.Lines(readAll(t, f.ops(t, "/metrics"))) {
+		if strings.HasPrefix(line, prefix) {
+			lines += line
 		}
 	}
-	return 0
+	return lines
 }
 
 // fakeChain is a chain of fake certificates, which do not parse.
@@ -138,14 +144,9 @@ func fakeChain(names ...string) *ca.Chain {
 	c := &ca.Chain{}
 	for _, name := range names {
 		c.DER = append(c.DER, []byte(name))
-		c.PEM = append(c.PEM, fakePEM(name))
+		c.PEM = append(c.PEM, strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(name)}))))
 	}
 	return c
-}
-
-// fakePEM is the PEM of a fake certificate, without a newline at its end.
-func fakePEM(name string) string {
-	return strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(name)})))
 }
 
 // logBuffer holds log records, one JSON object a line.
@@ -193,83 +194,219 @@ func readAll(t testing.TB, resp *http.Response) string {
 	return string(body)
 }
 
-// decodeJSON returns an answer's body, which must be a JSON object.
-func decodeJSON(t testing.TB, resp *http.Response) map[string]any {
-	t.Helper()
-	body := readAll(t, resp)
-	var v map[string]any
-	if err := json.Unmarshal([]byte(body), &v); err != nil {
-		t.Fatalf("%v in %q", err, body)
-	}
-	if got := resp.Header.Get("Content-Type"); got != "application/json" {
-		t.Errorf("Content-Type is %q, want application/json", got)
-	}
-	return v
-}
-
 // checkRefusal checks all properties that every refusal over HTTP must have, and returns its
 // message.
 func checkRefusal(t testing.TB, resp *http.Response, reason refusal.Reason) string {
 	t.Helper()
-	code, status := codeOf(reason.Kind())
-	if resp.StatusCode != status {
-		t.Errorf("HTTP status is %d, want %d", resp.StatusCode, status)
+	if _, want := codeOf(reason.Kind()); resp.StatusCode != want || resp.Header.Get("Content-Type") != typeJSON {
+		t.Errorf("HTTP status is %d with %s, want %d", resp.StatusCode, resp.Header.Get("Content-Type"), want)
 	}
-	id := resp.Header.Get("X-Request-Id")
-	if id == "" {
-		t.Error("no X-Request-Id")
+	var st spb.Status
+	if err := protojson.Unmarshal([]byte(readAll(t, resp)), &st); err != nil {
+		t.Fatal(err)
 	}
-	for name := range resp.Header {
-		if strings.HasPrefix(name, "Grpc-") {
-			t.Errorf("header %s in the answer", name)
-		}
-	}
-	body := decodeJSON(t, resp)
-	if len(body) != 3 {
-		t.Errorf("the error has %d members, want code, message and details: %v", len(body), body)
-	}
-	if got, _ := body["code"].(float64); codes.Code(got) != code {
-		t.Errorf("code is %v, want %d", body["code"], code)
-	}
-	details, _ := body["details"].([]any)
-	var gotReason, gotID string
-	for _, d := range details {
-		detail, _ := d.(map[string]any)
-		switch detail["@type"] {
-		case "type.googleapis.com/google.rpc.ErrorInfo":
-			gotReason, _ = detail["reason"].(string)
-			if detail["domain"] != "mayfly-ca.dev" {
-				t.Errorf("domain is %v", detail["domain"])
-			}
-		case "type.googleapis.com/google.rpc.RequestInfo":
-			gotID, _ = detail["requestId"].(string)
-		}
-	}
-	if gotReason != string(reason) {
-		t.Errorf("reason is %q, want %q", gotReason, reason)
-	}
-	if gotID != id {
-		t.Errorf("RequestInfo has %q, and X-Request-Id is %q", gotID, id)
-	}
-	message, _ := body["message"].(string)
-	if message == "" {
-		t.Error("no message")
-	}
-	return message
+	return checkStatus(t, status.FromProto(&st), resp.Header.Get("X-Request-Id"), reason)
 }
 
-// doWithLength posts a body and announces its length as length; -1 announces none.
-func (f *fixture) doWithLength(t testing.TB, path, body string, length int64) *http.Response {
+// checkStatus checks all properties of the status of a refusal, and returns its message.
+func checkStatus(t testing.TB, st *status.Status, id string, reason refusal.Reason) string {
 	t.Helper()
-	r := httptest.NewRequestWithContext(t.Context(), "POST", path, io.MultiReader(strings.NewReader(body)))
-	r.ContentLength = length
-	r.Header.Set("Authorization", "Bearer a.b.c")
-	w := httptest.NewRecorder()
-	f.Handler().ServeHTTP(w, r)
-	return w.Result()
+	want, _ := codeOf(reason.Kind())
+	var gotReason, gotID string
+	retry := false
+	for _, d := range st.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			gotReason = d.GetDomain() + " " + d.GetReason()
+		case *errdetails.RequestInfo:
+			gotID = d.GetRequestId()
+		case *errdetails.RetryInfo:
+			retry = d.GetRetryDelay().AsDuration() >= time.Second
+		}
+	}
+	if st.Code() != want || gotReason != "mayfly-ca.dev "+string(reason) || gotID != id || id == "" || st.Message() == "" {
+		t.Errorf("the status is %v with %q and ID %q; want %s for %q", st, gotReason, gotID, reason, id)
+	}
+	if kind := reason.Kind(); retry != (kind == refusal.SlowDown || kind == refusal.Unavailable) {
+		t.Errorf("%s: RetryInfo is %t", reason, retry)
+	}
+	return st.Message()
 }
 
-// fixedIssue returns the same certificate for every request.
-func fixedIssue(issued *ca.Issued) func(context.Context, ca.Request) (*ca.Issued, error) {
-	return func(context.Context, ca.Request) (*ca.Issued, error) { return issued, nil }
+// running is a fixture that serves on real sockets.
+type running struct {
+	*fixture
+	http, grpc, opsAddress string
+	roots                  *x509.CertPool
+	stop                   func() error // begins shutdown, and returns what Serve returned
+}
+
+// serve runs a fixture, with or without TLS; gRPC has a separate port or HTTP's.
+func serve(t testing.TB, shared, useTLS bool, change func(*Config)) *running {
+	t.Helper()
+	run := &running{}
+	run.fixture = newFixture(t, func(c *Config) {
+		if useTLS {
+			c.TLS, run.roots = testTLS(t)
+		}
+		if change != nil {
+			change(c)
+		}
+	})
+	var l Listeners
+	l.HTTP, run.http = listen(t)
+	l.Ops, run.opsAddress = listen(t)
+	l.GRPC, run.grpc = l.HTTP, run.http
+	if !shared {
+		l.GRPC, run.grpc = listen(t)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- run.Serve(ctx, l) }()
+	stopped := false
+	run.stop = func() error {
+		stopped = true
+		cancel()
+		return <-served
+	}
+	t.Cleanup(func() {
+		if !stopped {
+			if err := run.stop(); err != nil {
+				t.Errorf("Serve returned %v", err)
+			}
+		}
+	})
+	return run
+}
+
+func listen(t testing.TB) (net.Listener, string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, l.Addr().String()
+}
+
+// testTLS returns a server's configuration and the roots of a client. The certificate comes from
+// GetCertificate, as for a certificate that is reloaded.
+func testTLS(t testing.TB) (*tls.Config, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf)
+	certificate := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate, nil }}, roots
+}
+
+// client returns an HTTP client that uses only HTTP/1.1 or only HTTP/2, and the base URL of the
+// server.
+func (r *running) client(t testing.TB, http2 bool) (*http.Client, string) {
+	t.Helper()
+	protocols, scheme := new(http.Protocols), "http://"
+	protocols.SetHTTP1(!http2)
+	protocols.SetHTTP2(http2 && r.roots != nil)
+	protocols.SetUnencryptedHTTP2(http2 && r.roots == nil)
+	if r.roots != nil {
+		scheme = "https://"
+	}
+	transport := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{RootCAs: r.roots}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}, scheme + r.http
+}
+
+// post requests a certificate.
+func post(client *http.Client, base string) error {
+	resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+// dial returns a gRPC connection from a loopback address.
+func (r *running) dial(t testing.TB, from string) *grpc.ClientConn {
+	t.Helper()
+	creds := insecure.NewCredentials()
+	if r.roots != nil {
+		creds = credentials.NewTLS(&tls.Config{RootCAs: r.roots})
+	}
+	conn, err := grpc.NewClient("passthrough:"+r.grpc, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(func(ctx context.Context, to string) (net.Conn, error) {
+		return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext(ctx, "tcp", to)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// create requests a certificate over gRPC.
+func (r *running) create(t testing.TB) error {
+	t.Helper()
+	_, err := fulciov2.NewCAClient(r.dial(t, "127.0.0.1")).CreateSigningCertificate(t.Context(), csrRequest("a.b.c"))
+	return err
+}
+
+// pipeListener accepts the ends of pipes, which do not buffer, so that tests can use a bubble's time.
+type pipeListener chan net.Conn
+
+func (l pipeListener) Accept() (net.Conn, error) {
+	if c, ok := <-l; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+func (l pipeListener) Close() error   { close(l); return nil }
+func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// open opens a connection and sends text.
+func (l pipeListener) open(t *testing.T, text string) net.Conn {
+	t.Helper()
+	server, client := net.Pipe()
+	l <- server
+	if _, err := io.WriteString(client, text); err != nil {
+		t.Error(err)
+	}
+	return client
+}
+
+// get sends a request without a body, whose answer can then be read.
+func (l pipeListener) get(t *testing.T, method, path string) net.Conn {
+	t.Helper()
+	return l.open(t, method+" "+path+" HTTP/1.1\r\nHost: ca.example\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+}
+
+// servePipes runs a fixture on pipes; stop ends it.
+func (f *fixture) servePipes(t *testing.T) (pipes pipeListener, stop func()) {
+	pipes = make(pipeListener)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(ctx, Listeners{HTTP: pipes}) }()
+	return pipes, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
 }

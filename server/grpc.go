@@ -4,92 +4,48 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// framePrefix is the length of the prefix of a message (gRPC over HTTP/2,
-// "Length-Prefixed-Message"). One byte states whether the message is compressed, and four give its
-// length.
+// This file is gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md) as far as the service needs it: one
+// message per request, read within the limits of REST. So a large message is malformed, where a gRPC
+// server reports RESOURCE_EXHAUSTED, which clients retry.
+
+// framePrefix is the length of the prefix of a message ("Length-Prefixed-Message"). One byte states
+// whether the message is compressed, and four give its length.
 const framePrefix = 5
 
-// newGRPC returns the gRPC server. It runs only through its ServeHTTP, behind serveGRPC, on a
-// separate or a shared port. So the limits of net/http apply to gRPC too. serveGRPC also finds first
-// what grpc-go would refuse, such as a large message with RESOURCE_EXHAUSTED, which clients retry.
-func newGRPC(s *Server) *grpc.Server {
-	g := grpc.NewServer(
-		grpc.StreamInterceptor(s.interceptStream),
-		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-			return s.grpcError(s.run(stream.Context(), requestOf(stream.Context()), s.slots, nil, nil), stream.Context())
-		}),
-	)
-	g.RegisterService(s.wrap(fulciov2.CA_ServiceDesc), service{Server: s})
-	g.RegisterService(s.wrap(healthpb.Health_ServiceDesc), newGRPCHealth(s.health, s.limits.Connections))
-	return g
-}
+const (
+	// maxWatchers limits the streams of Health.Watch, since none of them stops by itself and each
+	// keeps a connection busy. A quarter of Limits.Connections replaces it if smaller.
+	maxWatchers = 256
+	// watchLifetime limits a watcher's stream. Clients of gRPC's health service start again at once
+	// when a stream that had reported a state ends.
+	watchLifetime = 30 * time.Minute
+)
 
-// wrap returns a service whose methods pass through run, and whose errors become a status. Health
-// requests are not counted, and not refused when all slots are in use.
-func (s *Server) wrap(desc grpc.ServiceDesc) *grpc.ServiceDesc {
-	desc.Methods = slices.Clone(desc.Methods)
-	for i, m := range desc.Methods {
-		desc.Methods[i].Handler = func(srv any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
-			q := requestOf(ctx)
-			handle := func(ctx context.Context) (err error) {
-				resp, err = m.Handler(srv, ctx, q.decode, nil)
-				return err
-			}
-			var refused *refusal.Error
-			if desc.ServiceName == fulciov2.CA_ServiceDesc.ServiceName {
-				refused = s.run(ctx, q, s.slots, nil, handle)
-			} else if err := recovered(func() error { return handle(ctx) }); err != nil {
-				refused = disclose(err)
-			}
-			return resp, s.grpcError(refused, ctx)
-		}
-	}
-	return &desc
-}
-
-// decode reads the message of a gRPC request. The gRPC server would report a mistake with the text
-// of its parser, so it does not get the body.
-func (q *request) decode(message any) error {
-	m, ok := message.(proto.Message)
-	if !ok {
-		return fmt.Errorf("decoding into %T, which is not a message", message)
-	}
-	if err := proto.Unmarshal(q.body[framePrefix:], m); err != nil {
-		return refusal.New(refusal.RequestMalformed, "the message could not be decoded; it must be a %s", m.ProtoReflect().Descriptor().FullName()).Because(err)
-	}
-	return nil
-}
-
-// decodedStream is the stream of Health.Watch, whose one message decode reads.
-type decodedStream struct{ grpc.ServerStream }
-
-// RecvMsg implements grpc.ServerStream.
-func (d decodedStream) RecvMsg(message any) error { return requestOf(d.Context()).decode(message) }
-
-// grpcError returns the status of a refusal; nil for nil.
-func (s *Server) grpcError(refused *refusal.Error, ctx context.Context) error {
-	if refused == nil {
-		return nil
-	}
-	return status.FromProto(statusOf(refused, requestOf(ctx).id)).Err()
+// grpcMethods are the methods. Requests for health are not counted, and not refused when all slots
+// are in use.
+var grpcMethods = map[string]route{
+	fulciov2.CA_CreateSigningCertificate_FullMethodName: {api: apiGRPC, method: methodCreate, handle: (*Server).createV2},
+	fulciov2.CA_GetTrustBundle_FullMethodName:           {api: apiGRPC, method: methodTrust, handle: (*Server).getTrustBundle},
+	fulciov2.CA_GetConfiguration_FullMethodName:         {api: apiGRPC, method: methodConfig, handle: (*Server).getConfiguration},
+	healthpb.Health_Check_FullMethodName:                {api: apiGRPC, method: methodUnknown, handle: (*Server).checkHealth},
+	healthpb.Health_Watch_FullMethodName:                {api: apiGRPC, method: methodUnknown, handle: (*Server).checkHealth},
 }
 
 // isGRPC reports whether a request is gRPC: HTTP/2 with content type application/grpc, or
@@ -99,74 +55,115 @@ func isGRPC(r *http.Request) bool {
 	return ok && r.ProtoMajor == 2 && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
-// serveGRPC passes a request to the gRPC server. It makes the checks that the gRPC server would
-// answer itself, and reads the whole message first, within the limits. A request that does not pass
-// is one for an unknown method, which the gRPC server answers with the refusal.
-func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
-	q := s.newRequest(w, r)
-	q.api, q.method = apiGRPC, grpcMethods[r.URL.Path]
+// serveGRPCOnly answers requests to a port that serves only gRPC.
+func (s *Server) serveGRPCOnly(w http.ResponseWriter, r *http.Request, q *request) {
+	if isGRPC(r) {
+		s.serveGRPC(w, r, q)
+		return
+	}
+	q.refuse(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"))
+}
+
+// serveGRPC answers a request of gRPC.
+func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, q *request) {
+	found := false
+	if q.route, found = grpcMethods[r.URL.Path]; !found || r.Method != http.MethodPost {
+		q.route = route{api: apiGRPC, method: methodUnknown}
+	}
 	q.authorization, q.token = r.Header["Authorization"], r.Header["Oidcidentitytoken"]
-	inner := &http.Request{
-		Method: http.MethodPost, URL: &url.URL{Path: r.URL.Path}, ProtoMajor: 2, RemoteAddr: r.RemoteAddr, Body: http.NoBody,
-		Header: http.Header{"Content-Type": r.Header["Content-Type"]},
+	timeout, err := s.acceptGRPC(w, r, q)
+	q.err = err
+	w.Header()["Content-Type"] = r.Header["Content-Type"]
+	if err == nil && r.URL.Path == healthpb.Health_Watch_FullMethodName {
+		endGRPC(w, s.serveWatch(w, r, q))
+		return
 	}
-	if q.err = s.acceptGRPC(w, r, q); q.err != nil {
-		inner.URL.Path = "/refused/refused"
-	} else if timeout := r.Header["Grpc-Timeout"]; timeout != nil {
-		inner.Header["Grpc-Timeout"] = timeout // no other header of the caller has a meaning here
-	}
-	if inner.URL.Path == healthpb.Health_Watch_FullMethodName {
-		stayBusy(w)
-		// A watcher stays longer than the timeouts of other requests. The last deadline is for a
-		// watcher that does not read.
-		rc := http.NewResponseController(w)
-		end := time.Now().Add(watchLifetime + s.limits.Write)
-		if err := errors.Join(rc.SetReadDeadline(time.Time{}), rc.SetWriteDeadline(end)); err != nil {
-			s.logger.DebugContext(r.Context(), "lifting deadlines of a health watcher", "request_id", q.id, "error", err)
-		}
-	}
-	s.grpc.ServeHTTP(w, inner.WithContext(q.with(r.Context())))
-}
-
-// grpcMethods are the methods and their values of the label "method".
-var grpcMethods = map[string]string{
-	fulciov2.CA_CreateSigningCertificate_FullMethodName: methodCreate,
-	fulciov2.CA_GetTrustBundle_FullMethodName:           methodTrust,
-	fulciov2.CA_GetConfiguration_FullMethodName:         methodConfig,
-	healthpb.Health_Check_FullMethodName:                methodUnknown,
-	healthpb.Health_Watch_FullMethodName:                methodUnknown,
-}
-
-// acceptGRPC checks a request as far as possible without decoding its message, and reads it.
-func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) (err error) {
-	if q.method == "" || r.Method != http.MethodPost {
-		q.method = methodUnknown
-		return refusal.New(refusal.MethodNotPermitted, "there is no such gRPC method here; the service is %s", fulciov2.CA_ServiceDesc.ServiceName)
-	}
-	if e := r.Header.Get("Grpc-Encoding"); e != "" && e != "identity" {
-		return errCompressed()
-	}
-	if t := r.Header.Get("Grpc-Timeout"); t != "" && !wellFormedTimeout(t) {
-		return refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
-	}
-	if q.body, err = s.readBody(w, r, framePrefix); err != nil {
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	var body []byte
+	var refused *refusal.Error
+	handle := func(ctx context.Context) (err error) {
+		body, err = q.handle(s, ctx, q)
 		return err
 	}
-	return checkFrame(q.body)
+	if q.err != nil || q.method != methodUnknown {
+		refused = s.run(ctx, q, s.slots, handle)
+	} else if err := handle(ctx); err != nil {
+		refused = disclose(err)
+	}
+	q.answer()
+	if refused != nil {
+		endGRPC(w, statusOf(refused, q.id))
+		return
+	}
+	_, _ = s.steady(w).Write(frame(body)) // an error means that the client has disconnected
+	endGRPC(w, &spb.Status{})
 }
 
-// checkFrame checks that a request body is one message that is not compressed.
-func checkFrame(body []byte) error {
+// endGRPC ends an answer with its status, in trailers.
+func endGRPC(w http.ResponseWriter, st *spb.Status) {
+	_ = http.NewResponseController(w).Flush() // what follows is no header; fails only without a connection
+	trailer := func(name, value string) { w.Header().Set(http.TrailerPrefix+name, value) }
+	trailer("Grpc-Status", strconv.Itoa(int(st.GetCode())))
+	if st.GetMessage() != "" {
+		trailer("Grpc-Message", percentEncoded(st.GetMessage()))
+	}
+	if encoded, err := proto.Marshal(st); err == nil && len(st.GetDetails()) > 0 {
+		trailer("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(encoded))
+	}
+}
+
+// percentEncoded returns a message as a header can hold it ("Percent-Encoded").
+func percentEncoded(message string) string {
+	var b strings.Builder
+	for _, c := range []byte(message) {
+		if c < ' ' || c > '~' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// frame returns a message with its prefix.
+func frame(message []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 1, framePrefix+len(message)), uint32(len(message))), message...)
+}
+
+// acceptGRPC checks a request as far as possible without decoding its message, and reads it. It
+// returns the time that the client gives it.
+func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) (timeout time.Duration, err error) {
+	if q.handle == nil {
+		return 0, refusal.New(refusal.MethodNotPermitted, "there is no such gRPC method here; the service is %s", fulciov2.CA_ServiceDesc.ServiceName)
+	}
+	if e := r.Header.Get("Grpc-Encoding"); e != "" && e != "identity" {
+		return 0, errCompressed()
+	}
+	timeout, ok := parseTimeout(r.Header.Get("Grpc-Timeout"))
+	if !ok {
+		return 0, refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
+	}
+	body, err := s.readBody(w, r, q, framePrefix)
+	if err == nil {
+		q.body, err = unframe(body)
+	}
+	return timeout, err
+}
+
+// unframe returns the message of a request body, which must be one that is not compressed.
+func unframe(body []byte) ([]byte, error) {
 	if len(body) < framePrefix {
-		return refusal.New(refusal.RequestMalformed, "the request ended after %d bytes, before its message began", len(body))
+		return nil, refusal.New(refusal.RequestMalformed, "the request ended after %d bytes, before its message began", len(body))
 	}
 	if body[0] != 0 {
-		return errCompressed()
+		return nil, errCompressed()
 	}
-	if length := binary.BigEndian.Uint32(body[1:]); uint64(length) != uint64(len(body)-framePrefix) {
-		return refusal.New(refusal.RequestMalformed, "the message's prefix gives its length as %d bytes, but %d bytes follow; a request holds exactly one message", length, len(body)-framePrefix)
+	message := body[framePrefix:]
+	if length := binary.BigEndian.Uint32(body[1:]); uint64(length) != uint64(len(message)) {
+		return nil, refusal.New(refusal.RequestMalformed, "the message's prefix gives its length as %d bytes, but %d bytes follow; a request holds exactly one message", length, len(message))
 	}
-	return nil
+	return message, nil
 }
 
 // errCompressed refuses a compressed message. Compression saves nothing on a few kilobytes, and the
@@ -175,24 +172,100 @@ func errCompressed() error {
 	return refusal.New(refusal.RequestMalformed, "the message is compressed (grpc-encoding); send it as it is")
 }
 
-// wellFormedTimeout reports whether t is a timeout (gRPC over HTTP/2, "Timeout").
-func wellFormedTimeout(t string) bool {
-	digits, unit := t[:len(t)-1], t[len(t)-1]
-	return len(digits) >= 1 && len(digits) <= 8 && strings.Trim(digits, "0123456789") == "" && strings.IndexByte("HMSmun", unit) >= 0
+// parseTimeout returns the time that a header gives ("Timeout"), a day at most, and for an empty one.
+func parseTimeout(header string) (time.Duration, bool) {
+	const most = 24 * time.Hour
+	if header == "" {
+		return most, true
+	}
+	digits, unit := header[:len(header)-1], header[len(header)-1]
+	of := map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}[unit]
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || len(digits) > 8 || of == 0 {
+		return 0, false
+	}
+	return of * min(time.Duration(n), most/of), true
 }
 
-// interceptStream recovers the panics of Health.Watch, the one streaming method, and converts its
-// refusals to a status.
-func (s *Server) interceptStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	err := recovered(func() error { return handler(srv, decodedStream{stream}) })
-	var p *panicError
-	var refused *refusal.Error
-	if !errors.As(err, &p) && !errors.As(err, &refused) {
+// healthOf returns the readiness of a service: of the server as a whole, or its CA.
+func (s *Server) healthOf(ctx context.Context, service string) healthpb.HealthCheckResponse_ServingStatus {
+	switch {
+	case service != "" && service != fulciov2.CA_ServiceDesc.ServiceName:
+		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN
+	case s.health.report(ctx).Status == serving:
+		return healthpb.HealthCheckResponse_SERVING
+	default:
+		return healthpb.HealthCheckResponse_NOT_SERVING
+	}
+}
+
+// checkHealth is Check of grpc.health.v1.
+func (s *Server) checkHealth(ctx context.Context, q *request) ([]byte, error) {
+	var req healthpb.HealthCheckRequest
+	if err := q.decode(&req); err != nil {
+		return nil, err
+	}
+	now := s.healthOf(ctx, req.GetService())
+	if now == healthpb.HealthCheckResponse_SERVICE_UNKNOWN {
+		return nil, refusal.New(refusal.PathNotFound, "there is no such service here; ask for \"\" or %q", fulciov2.CA_ServiceDesc.ServiceName)
+	}
+	return q.encode(&healthpb.HealthCheckResponse{Status: now})
+}
+
+// serveWatch answers Watch of grpc.health.v1, and returns its last status. Its connection stays busy.
+func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, q *request) *spb.Status {
+	var req healthpb.HealthCheckRequest
+	if err := q.decode(&req); err != nil {
+		return statusOf(disclose(err), q.id)
+	}
+	if !s.watchers.Take(q.client, time.Now()) {
+		return statusOf(refusal.New(refusal.Overloaded, "the server has as many health watchers as it can; use Check instead, or watch again later"), q.id)
+	}
+	defer s.watchers.Give(q.client)
+	// A watcher stays longer than the timeouts of other requests. The last deadline is for a
+	// watcher that does not read. They fail only without a connection.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
+	_ = control.SetWriteDeadline(time.Now().Add(watchLifetime + writeTimeout))
+	return s.watch(r.Context(), req.GetService(), func(now healthpb.HealthCheckResponse_ServingStatus) error {
+		body, err := q.encode(&healthpb.HealthCheckResponse{Status: now})
+		if err == nil {
+			_, err = w.Write(frame(body))
+		}
+		if err == nil {
+			err = control.Flush()
+		}
 		return err
+	})
+}
+
+// watch sends the readiness of a service, now and at each change, for watchLifetime or until the
+// server drains. The checks run once an interval, however many watchers there are.
+func (s *Server) watch(ctx context.Context, service string, send func(healthpb.HealthCheckResponse_ServingStatus) error) *spb.Status {
+	lifetime, ticker := time.After(watchLifetime), time.NewTicker(s.health.interval)
+	defer ticker.Stop()
+	stopping, sent := s.health.stopping, healthpb.HealthCheckResponse_UNKNOWN
+	var end *spb.Status
+	for {
+		if now := s.healthOf(ctx, service); now != sent {
+			if err := send(now); err != nil {
+				return &spb.Status{Code: int32(codes.Canceled)} // the client has disconnected
+			}
+			sent = now
+		}
+		if end != nil {
+			return end
+		}
+		select {
+		case <-ticker.C:
+		case <-stopping:
+			stopping = nil // once is enough
+		case <-ctx.Done():
+			return &spb.Status{Code: int32(codes.Canceled)}
+		case <-s.health.draining:
+			end = &spb.Status{Code: int32(codes.Unavailable), Message: "the server is shutting down"}
+		case <-lifetime:
+			return &spb.Status{Code: int32(codes.Unavailable), Message: fmt.Sprintf("a watcher stays for %v at most; watch again", watchLifetime)}
+		}
 	}
-	ctx := stream.Context()
-	if p != nil {
-		s.logger.ErrorContext(ctx, "health watcher", "request_id", requestOf(ctx).id, "cause", p.Error(), "stack", string(p.stack))
-	}
-	return s.grpcError(disclose(err), ctx)
 }

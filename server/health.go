@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +39,7 @@ type Check struct {
 // report is the result of the checks at one moment.
 type report struct {
 	Status string        `json:"status"`
-	Checks []checkReport `json:"checks"`
+	Checks []checkReport `json:"checks,omitempty"`
 }
 
 // checkReport is the result of one check.
@@ -55,8 +55,7 @@ type checkReport struct {
 // requests ask.
 type health struct {
 	checks   []Check
-	interval time.Duration
-	now      func() time.Time
+	interval time.Duration // how long a report is reused
 	stopping chan struct{} // closed when shutdown begins
 	draining chan struct{} // closed when the drain begins
 
@@ -65,37 +64,27 @@ type health struct {
 	at   time.Time // of last
 }
 
-func newHealth(checks []Check, interval time.Duration, now func() time.Time) *health {
+func newHealth(checks []Check) *health {
 	return &health{
 		checks:   checks,
-		interval: interval,
-		now:      now,
+		interval: time.Second,
 		stopping: make(chan struct{}),
 		draining: make(chan struct{}),
 		turn:     make(chan struct{}, 1),
 	}
 }
 
-// beginShutdown makes the server not ready permanently. It is called once.
-func (h *health) beginShutdown() { close(h.stopping) }
-
-// beginDrain stops watchers. It is called once.
-func (h *health) beginDrain() { close(h.draining) }
-
 // report returns the result of the checks, which is less than an interval old. The caller must not
 // change its Checks.
 func (h *health) report(ctx context.Context) report {
 	h.turn <- struct{}{}
 	defer func() { <-h.turn }()
-	if h.at.IsZero() || h.now().Sub(h.at) >= h.interval {
-		h.last = h.probeAll(ctx)
-		h.at = h.now()
+	if h.at.IsZero() || time.Since(h.at) >= h.interval {
+		h.last, h.at = h.probeAll(ctx), time.Now()
 	}
 	r := h.last
-	select {
-	case <-h.stopping:
+	if isClosed(h.stopping) {
 		r.Status = notServing
-	default:
 	}
 	return r
 }
@@ -143,8 +132,7 @@ func (c Check) run(ctx context.Context) (r checkReport) {
 //	/readyz   the same; with ?verbose every check
 //
 // A server that is not ready answers 503. The text of a check's error is for ops only.
-func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id string, ops bool) bool {
-	var rep report
+func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, q *request, path string, ops bool) bool {
 	switch path {
 	case "/livez", "/healthz", "/readyz":
 	default:
@@ -155,10 +143,10 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id st
 		return true
 	}
 	if err := checkVerb(w, r, http.MethodGet); err != nil {
-		writeRefusal(w, refusal.From(err), id)
+		q.refuse(w, refusal.From(err))
 		return true
 	}
-	rep.Status = serving
+	rep := report{Status: serving}
 	if path != "/livez" {
 		rep = s.health.report(r.Context())
 	}
@@ -166,28 +154,17 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, path, id st
 	if rep.Status != serving {
 		httpStatus = http.StatusServiceUnavailable
 	}
-	verbose := path == "/readyz" && r.URL.Query().Has("verbose")
-	w.Header().Set("Cache-Control", "no-store")
-	write(w, httpStatus, "application/json", rep.render(verbose, ops))
-	return true
-}
-
-// render returns the report's JSON.
-func (r report) render(verbose, ops bool) []byte {
-	if !verbose {
-		return []byte(`{"status":"` + r.Status + `"}`)
+	rep.Checks = slices.Clone(rep.Checks) // the original is shared
+	if path != "/readyz" || !r.URL.Query().Has("verbose") {
+		rep.Checks = nil
 	}
-	shown := report{Status: r.Status, Checks: make([]checkReport, len(r.Checks))}
-	for i, c := range r.Checks {
+	for i := range rep.Checks {
 		if !ops {
-			c.Error = ""
+			rep.Checks[i].Error = ""
 		}
-		c.Detail = strings.ToValidUTF8(c.Detail, "\uFFFD")
-		shown.Checks[i] = c
 	}
-	body, err := json.Marshal(shown)
-	if err != nil {
-		return []byte(`{"status":"` + r.Status + `"}`)
-	}
-	return body
+	body, _ := json.Marshal(rep) // holds strings and booleans, so this cannot fail
+	w.Header().Set("Cache-Control", "no-store")
+	q.write(w, httpStatus, typeJSON, body)
+	return true
 }

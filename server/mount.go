@@ -71,10 +71,9 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, q *request, 
 	if prefix, ok := strings.CutSuffix(m.Path, "/"); ok {
 		handler = http.StripPrefix(prefix, handler)
 	}
-	stayBusy(w)
 	a := s.steady(w)
 	q.api, q.method = m.Name, methodUnknown
-	refused := s.run(r.Context(), q, s.mountSlots, a.reason, func(ctx context.Context) error {
+	refused := s.run(r.Context(), q, s.mountSlots, func(ctx context.Context) error {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			if !m.reads.Take(q.client, time.Time{}) {
 				return refusal.New(refusal.Overloaded, "the server is answering as many reads of this path as it can; try again in a moment")
@@ -84,10 +83,11 @@ func (s *Server) serveMount(w http.ResponseWriter, r *http.Request, q *request, 
 		inner := r.Clone(ctx)
 		inner.URL.Path, inner.URL.RawPath = path, ""
 		handler.ServeHTTP(a, inner)
+		q.reason = a.reason()
 		return nil
 	})
 	if refused != nil && a.status == 0 {
-		writeRefusal(w, refused, q.id)
+		q.refuse(w, refused)
 	}
 }
 
@@ -109,7 +109,7 @@ type steadyWriter struct {
 }
 
 func (s *Server) steady(w http.ResponseWriter) *steadyWriter {
-	return &steadyWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(s.limits.Write)}
+	return &steadyWriter{ResponseWriter: w, control: http.NewResponseController(w), end: time.Now().Add(writeTimeout)}
 }
 
 // WriteHeader records the status.

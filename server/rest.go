@@ -3,88 +3,88 @@
 package server
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/proof"
 )
 
-// route is one path of the REST APIs.
+// The media types of answers (RFC 8555, section 9.1, for v1's).
+const (
+	typeJSON = "application/json"
+	typePEM  = "application/pem-certificate-chain"
+)
+
+// route is a path of an API.
 type route struct {
-	path, api, method string
-	verb              string // GET or POST
-	handle            func(s *Server, ctx context.Context, a *answer, q *request) error
+	api, method string
+	handle      func(s *Server, ctx context.Context, q *request) ([]byte, error)
+	// For REST: GET or POST, and the media type and the status of the answer.
+	verb, mediaType string
+	status          int
 }
 
-// routes are the REST APIs. Health is not among them: it is answered even when all slots are in use.
-var routes = []route{
-	{"/api/v2/signingCert", apiRESTv2, methodCreate, http.MethodPost, (*Server).serveGateway},
-	{"/api/v2/trustBundle", apiRESTv2, methodTrust, http.MethodGet, (*Server).serveGateway},
-	{"/api/v2/configuration", apiRESTv2, methodConfig, http.MethodGet, (*Server).serveGateway},
-	{"/api/v1/signingCert", apiRESTv1, methodCreate, http.MethodPost, (*Server).serveSigningCertV1},
-	{"/api/v1/rootCert", apiRESTv1, methodTrust, http.MethodGet, (*Server).serveRootCertV1},
+// routes are the REST APIs by their paths. Health is not among them: it is answered even when all
+// slots are in use.
+var routes = map[string]route{
+	"/api/v2/signingCert":   {apiRESTv2, methodCreate, (*Server).createV2, http.MethodPost, typeJSON, http.StatusOK},
+	"/api/v2/trustBundle":   {apiRESTv2, methodTrust, (*Server).getTrustBundle, http.MethodGet, typeJSON, http.StatusOK},
+	"/api/v2/configuration": {apiRESTv2, methodConfig, (*Server).getConfiguration, http.MethodGet, typeJSON, http.StatusOK},
+	"/api/v1/signingCert":   {apiRESTv1, methodCreate, (*Server).createV1, http.MethodPost, typePEM, http.StatusCreated},
+	"/api/v1/rootCert":      {apiRESTv1, methodTrust, (*Server).getTrustBundle, http.MethodGet, typePEM, http.StatusOK},
 }
-
-// answer keeps the answer of an API until the request has given back its slot. So a client that does
-// not read its answer blocks no other client.
-type answer struct {
-	header http.Header
-	status int // 0 means 200
-	body   bytes.Buffer
-}
-
-// Header, WriteHeader and Write implement http.ResponseWriter.
-func (a *answer) Header() http.Header         { return a.header }
-func (a *answer) WriteHeader(status int)      { a.status = status }
-func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // serveREST answers every HTTP request that is not gRPC.
-func (s *Server) serveREST(w http.ResponseWriter, r *http.Request) {
-	q := s.newRequest(w, r)
+func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 	// A client can join a base URL that ends in a slash with a path, and request //api/….
 	path := "/" + strings.TrimLeft(r.URL.Path, "/")
-	if s.serveHealth(w, r, path, q.id, false) {
+	if s.serveHealth(w, r, q, path, false) {
 		return
 	}
 	if m := s.mountOf(path); m != nil {
 		s.serveMount(w, r, q, m, path)
 		return
 	}
-	q.api, q.method = apiOf(path), methodUnknown
-	if i := slices.IndexFunc(routes, func(to route) bool { return to.path == path }); i >= 0 {
-		q.route = routes[i]
-		q.api, q.method = q.route.api, q.route.method
-		if r.Method == http.MethodOptions {
-			writeOptions(w, q.route.verb)
-			return
-		}
+	found := false
+	if q.route, found = routes[path]; !found {
+		q.route = route{api: apiOf(path), method: methodUnknown}
+	} else if r.Method == http.MethodOptions {
+		writeOptions(w, q.verb)
+		return
 	}
 	q.authorization = r.Header["Authorization"]
 	q.err = s.acceptREST(w, r, q)
-	a := &answer{header: w.Header()}
-	refused := s.run(r.Context(), q, s.slots, nil, func(ctx context.Context) error { return q.route.handle(s, ctx, a, q) })
+	var body []byte
+	refused := s.run(r.Context(), q, s.slots, func(ctx context.Context) (err error) {
+		body, err = q.handle(s, ctx, q)
+		return err
+	})
 	if refused != nil {
-		writeRefusal(w, refused, q.id)
+		q.refuse(w, refused)
 		return
 	}
-	write(s.steady(w), cmp.Or(a.status, http.StatusOK), a.header.Get("Content-Type"), a.body.Bytes())
+	// The request has given back its slot: a client that does not read its answer blocks no other.
+	q.write(s.steady(w), q.status, q.mediaType, body)
 }
 
 // acceptREST checks the request line, and reads the body of a POST.
 func (s *Server) acceptREST(w http.ResponseWriter, r *http.Request, q *request) (err error) {
-	if q.route.handle == nil {
+	if q.handle == nil {
 		return refusal.New(refusal.PathNotFound, "there is nothing at this path; the APIs are at /api/v2/signingCert, /api/v2/trustBundle, /api/v2/configuration, /api/v1/signingCert and /api/v1/rootCert")
 	}
-	if err := checkVerb(w, r, q.route.verb); err != nil {
+	if err := checkVerb(w, r, q.verb); err != nil {
 		return err
 	}
-	if q.route.verb == http.MethodPost {
-		q.body, err = s.readBody(w, r, 0)
+	if q.verb == http.MethodPost {
+		q.body, err = s.readBody(w, r, q, 0)
 	}
 	return err
 }
@@ -124,10 +124,63 @@ func apiOf(path string) string {
 	return apiRESTv2
 }
 
-// write writes a complete answer.
-func write(w http.ResponseWriter, httpStatus int, contentType string, body []byte) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(httpStatus)
-	_, _ = w.Write(body) // an error means that the client has disconnected
+// decodeJSON reads the message of a request of REST v2: exactly one JSON value. It ignores unknown
+// fields and unknown names of an enum.
+func decodeJSON(body []byte, message proto.Message) error {
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, message); err != nil {
+		// The parser's text quotes the body, which may hold a token, so it is dropped.
+		return refusal.New(refusal.RequestMalformed, "the request body is not what API v2 takes: one JSON object with credentials and either publicKeyRequest or certificateSigningRequest, each field given once and with a value of its type")
+	}
+	return nil
+}
+
+// encodeJSON returns a message as clients of REST v2 know it.
+func encodeJSON(message proto.Message) ([]byte, error) {
+	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
+}
+
+// requestV1 is the body of POST /api/v1/signingCert. Names match exactly, unknown names are
+// ignored, and bytes are standard base64.
+type requestV1 struct {
+	PublicKey struct {
+		// Content is PEM or DER. The algorithm next to it is ignored; the key determines it.
+		Content []byte `json:"content"`
+	} `json:"publicKey"`
+	// SignedEmailAddress is the proof of possession; the name is older than other challenges.
+	SignedEmailAddress []byte `json:"signedEmailAddress"`
+	// CertificateSigningRequest is PEM. If it is not empty, the other fields are ignored.
+	CertificateSigningRequest []byte `json:"certificateSigningRequest"`
+}
+
+// decodeV1 returns the proof of possession in a request. It refuses duplicate names and trailing
+// data.
+func decodeV1(body []byte) (ca.Proof, error) {
+	var req requestV1
+	// Clients of v1 could always send base64 with line breaks, as base64(1) writes it.
+	if err := json.Unmarshal(body, &req, jsonv1.ParseBytesWithLooseRFC4648(true)); err != nil {
+		// The parser's text may quote the body, so it is dropped.
+		return nil, refusal.New(refusal.RequestMalformed, "the request body is not what API v1 takes: one JSON object with publicKey.content and signedEmailAddress, or with certificateSigningRequest, each given once and in standard base64")
+	}
+	switch {
+	case len(req.CertificateSigningRequest) > 0:
+		return proof.CSR{PEM: req.CertificateSigningRequest}, nil
+	case len(req.PublicKey.Content) > 0:
+		return proof.SignedChallenge{PublicKey: req.PublicKey.Content, Signature: req.SignedEmailAddress}, nil
+	default:
+		return noProof{}, nil
+	}
+}
+
+// createV1 answers with the leaf first and the root last. There is no SCT header, since an SCT is
+// either embedded or absent.
+func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
+	p, err := decodeV1(q.body)
+	if err != nil {
+		return nil, err
+	}
+	issued, err := s.issue(ctx, q, "", p)
+	if err != nil {
+		return nil, err
+	}
+	return []byte(strings.Join(chainPEM(issued), "\n")), nil
 }

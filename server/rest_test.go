@@ -4,78 +4,91 @@ package server
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// goodV1 is a correct request of API v1.
-const goodV1 = `{"publicKey":{"content":"S0VZ","algorithm":"ecdsa"},"signedEmailAddress":"AQID","certificateSigningRequest":null}`
-
-// goodV2 is a correct request of API v2.
-const goodV2 = `{"credentials":{"oidcIdentityToken":"a.b.c"},"publicKeyRequest":{"publicKey":{"algorithm":"ECDSA","content":"KEY"},"proofOfPossession":"AQID"}}`
-
-// TestBodyOverTheLimit: every API refuses such a body as malformed, whether or not its length is
-// announced, and reads a body of exactly the limit.
-func TestBodyOverTheLimit(t *testing.T) {
-	t.Parallel()
-	const limit = 64 << 10
-	for _, path := range []string{"/api/v2/signingCert", "/api/v1/signingCert"} {
-		for name, length := range map[string]int64{"announced": limit + 1, "not announced": -1} {
-			t.Run(path+" "+name, func(t *testing.T) {
-				t.Parallel()
-				f := newFixture(t, nil)
-				resp := f.doWithLength(t, path, strings.Repeat(" ", limit+1), length)
-				if message := checkRefusal(t, resp, refusal.RequestMalformed); !strings.Contains(message, "65536") {
-					t.Errorf("the message does not name the limit: %q", message)
-				}
-			})
-		}
-		t.Run(path+" at the limit", func(t *testing.T) {
-			t.Parallel()
-			f := newFixture(t, nil)
-			body := goodV2
-			if strings.Contains(path, "v1") {
-				body = `{"certificateSigningRequest":"AQID"}`
-			}
-			resp := f.do(t, "POST", path, body+strings.Repeat(" ", limit-len(body)), "Authorization", "Bearer a.b.c")
-			if resp.StatusCode >= 300 {
-				t.Errorf("status is %d: %s", resp.StatusCode, readAll(t, resp))
-			}
-		})
-	}
-}
-
+// TestTrustBundle: a bundle is kept only while its chains are the same.
 func TestTrustBundle(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
-	chains := []*ca.Chain{fakeChain("i1", "r1"), fakeChain("i2", "r2")}
-	f.authority.bundle = func() []*ca.Chain { return chains }
-	get := func() any { return decodeJSON(t, f.do(t, "GET", "/api/v2/trustBundle", ""))["chains"] }
-	chain := func(names ...string) any {
-		var all []any
-		for _, name := range names {
-			all = append(all, fakePEM(name)+"\n")
+	one, two := fakeChain("i1", "r1"), fakeChain("i2", "r2")
+	for _, chains := range [][]*ca.Chain{{one, two}, {one, two}, {two, one}, nil} {
+		f.bundle = func() []*ca.Chain { return chains }
+		var got fulciov2.TrustBundle
+		if err := protojson.Unmarshal([]byte(readAll(t, f.do(t, "GET", "/api/v2/trustBundle", ""))), &got); err != nil || len(got.GetChains()) != len(chains) {
+			t.Fatalf("%v, %v", &got, err)
 		}
-		return map[string]any{"certificates": all}
-	}
-	for range 2 { // the second answer is from memory
-		if diff := cmp.Diff(any([]any{chain("i1", "r1"), chain("i2", "r2")}), get()); diff != "" {
-			t.Error(diff)
+		for i, chain := range chains {
+			if listed := strings.Join(got.GetChains()[i].GetCertificates(), ""); listed != strings.Join(chain.PEM, "\n")+"\n" {
+				t.Errorf("chain %d of %d is %s", i, len(chains), listed)
+			}
 		}
 	}
-	chains = []*ca.Chain{chains[1], chains[0]}
-	if diff := cmp.Diff(any([]any{chain("i2", "r2"), chain("i1", "r1")}), get()); diff != "" {
-		t.Errorf("after the authorities changed places: %s", diff)
+}
+
+// echo answers with the path that it gets.
+func echo(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/refused" { // must not look like a success in the log
+			w.WriteHeader(http.StatusForbidden)
+		}
+		_, _ = io.WriteString(w, name+" "+r.Method+" "+r.URL.Path)
+	})
+}
+
+func TestMounts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) {
+		c.Mounts = []Mount{
+			{Path: "/ctlog/a/", Name: "ctlog", Handler: echo("a")},
+			{Path: "/ctlog/a/b/", Name: "ctlog", Handler: echo("b")},
+			{Path: "/trusted_root.json", Name: "trust", Handler: echo("t")},
+			{Path: "/panics/", Name: "panics", Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret") })},
+		}
+	})
+	for _, test := range []struct {
+		method, path string
+		status       int
+		want, logged string
+	}{
+		{"GET", "/ctlog/a/tile/0/000", 200, "a GET /tile/0/000", "OK"},
+		{"GET", "/ctlog/a/refused", 403, "a GET /refused", "HTTP_403"},
+		{"POST", "//ctlog/a/ct/v1/add-chain", 200, "a POST /ct/v1/add-chain", "OK"},
+		{"GET", "/ctlog/a/b/x", 200, "b GET /x", "OK"},
+		{"GET", "/trusted_root.json", 200, "t GET /trusted_root.json", "OK"},
+		{"GET", "/trusted_root.json/x", 404, "NOT_FOUND", "NOT_FOUND"},
+		{"GET", "/ctlog/", 404, "NOT_FOUND", "NOT_FOUND"},
+		{"GET", "/panics/", 500, "INTERNAL", "INTERNAL"},
+	} {
+		resp := f.do(t, test.method, test.path, "")
+		body := readAll(t, resp)
+		if resp.StatusCode != test.status || !strings.Contains(body, test.want) || strings.Contains(body, "secret") {
+			t.Errorf("%s %s: got %d %s, want %d with %q", test.method, test.path, resp.StatusCode, body, test.status, test.want)
+		}
+		if record := f.log.request(t, resp.Header.Get("X-Request-Id")); record["reason"] != test.logged {
+			t.Errorf("%s: record %v, want %s", test.path, record, test.logged)
+		}
 	}
-	chains = nil
-	if diff := cmp.Diff(any([]any{}), get()); diff != "" {
-		t.Errorf("of an empty bundle: %s", diff)
+	for _, mounts := range [][]Mount{
+		{{Path: "/", Name: "x", Handler: echo("")}},
+		{{Path: "/api/v2/", Name: "x", Handler: echo("")}},
+		{{Path: "ctlog/", Name: "x", Handler: echo("")}},
+		{{Path: "/ctlog/", Name: "x"}},
+		{{Path: "/ctlog/", Handler: echo("")}},
+		{{Path: "/ctlog/", Name: "x", Handler: echo("")}, {Path: "/ctlog/", Name: "y", Handler: echo("")}},
+	} {
+		if checkMounts(mounts) == nil {
+			t.Errorf("the mounts %+v: got no error", mounts)
+		}
 	}
 }
 
@@ -105,18 +118,11 @@ func FuzzDecodeV1(f *testing.F) {
 	f.Add([]byte(`{"publicKey":null,"signedEmailAddress":null}`))
 	f.Add([]byte(`{"PublicKey":{}} `))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		req, err := decodeV1(body)
-		if err != nil {
-			if refusal.From(err).Reason != refusal.RequestMalformed {
-				t.Fatalf("refused with %v", err)
-			}
-			return
-		}
-		if req.proof() == nil {
+		switch p, err := decodeV1(body); {
+		case err != nil && refusal.From(err).Reason != refusal.RequestMalformed:
+			t.Fatalf("refused with %v", err)
+		case err == nil && p == nil:
 			t.Fatal("no proof")
-		}
-		if len(req.CertificateSigningRequest)+len(req.PublicKey.Content)+len(req.SignedEmailAddress) > len(body) {
-			t.Fatal("more bytes out than in")
 		}
 	})
 }

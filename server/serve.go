@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
@@ -38,25 +40,46 @@ type endpoint struct {
 // Serve serves until ctx ends or a listener fails. It can be called once. It returns nil after an
 // orderly shutdown, which has three steps:
 //  1. Readiness fails. New connections are still served for Config.Grace, so that load balancers
-//     have time to notice. Each answer closes its connection.
-//  2. The listeners close, and requests in flight get DrainTimeout.
+//     have time to notice. Each answer of HTTP/1.1 closes its connection.
+//  2. The listeners close, HTTP/2 clients get GOAWAY, and requests in flight get DrainTimeout.
 //  3. Connections that are still open are closed.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.HTTP == nil {
 		return errors.New("server: Listeners.HTTP is mandatory")
 	}
-	api := s.apiEndpoints(l)
+	api := func(name string, l net.Listener, http1 bool, serve serveFunc) *endpoint {
+		return &endpoint{name, l, s.httpServer(s.handler(serve), http1, s.cfg.TLS), s.conns}
+	}
+	var endpoints []*endpoint
+	if l.GRPC == nil || l.GRPC == l.HTTP {
+		endpoints = []*endpoint{api("http and grpc", l.HTTP, true, s.serveBoth)}
+	} else {
+		endpoints = []*endpoint{api("http", l.HTTP, true, s.serveREST), api("grpc", l.GRPC, false, s.serveGRPCOnly)}
+	}
+	return s.serve(ctx, endpoints, l.Ops)
+}
+
+// ServeOps serves on l what the ops listener of a Server serves, for a process without an API,
+// until ctx ends or l fails. Of cfg it uses Checks, Registry and Logger. It closes l, and returns
+// nil after an orderly shutdown.
+func ServeOps(ctx context.Context, cfg Config, l net.Listener) error {
+	cfg.DrainTimeout = time.Second
+	return (&Server{cfg: cfg, conns: newConnections(0, 0, cfg.Logger), health: newHealth(cfg.Checks)}).serve(ctx, nil, l)
+}
+
+func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Listener) error {
 	all := api
-	var ops *endpoint
-	if l.Ops != nil {
-		ops = s.opsEndpoint(l.Ops)
-		all = append(all[:len(all):len(all)], ops)
+	var ops []*endpoint
+	if opsListener != nil { // with places of its own, so that clients of the APIs cannot make it unreachable
+		handler := s.begin(func(w http.ResponseWriter, r *http.Request, q *request) { s.serveOps(w, r, q) })
+		ops = []*endpoint{{"ops", opsListener, s.httpServer(handler, true, nil), newConnections(opsConnections, 0, s.cfg.Logger)}}
+		all = append(all[:len(all):len(all)], ops...)
 	}
 	failed := make(chan error, len(all))
 	var running sync.WaitGroup
 	for _, e := range all {
 		running.Go(func() {
-			if err := e.serve(s.health.stopping); !errors.Is(err, http.ErrServerClosed) {
+			if err := e.serve(); !errors.Is(err, http.ErrServerClosed) {
 				failed <- fmt.Errorf("serving %s: %w", e.name, err)
 			}
 		})
@@ -66,66 +89,24 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	s.health.beginShutdown()
-	leave := time.AfterFunc(s.grace/2, func() { close(s.leaving) })
-	defer leave.Stop()
-	if err == nil && s.grace > 0 {
-		err = s.lastGrace(ctx, failed)
+	close(s.health.stopping)
+	if err == nil && s.cfg.Grace > 0 {
+		s.cfg.Logger.InfoContext(ctx, "not ready any more, and still serving", "grace", s.cfg.Grace)
+		select {
+		case <-time.After(s.cfg.Grace):
+		case <-s.cfg.Hurry:
+		case err = <-failed:
+		}
 	}
-	s.logger.InfoContext(ctx, "draining", "limit", s.drain)
-	s.health.beginDrain()
+	s.cfg.Logger.InfoContext(ctx, "draining", "limit", s.cfg.DrainTimeout)
+	close(s.health.draining)
 	drained, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	go s.conns.dismissStalled(drained)
-	// Ops stops last, so that the drain stays visible. The gRPC server has no connections of its
-	// own.
-	errs := []error{err, s.shutdown(ctx, api...)}
-	if ops != nil {
-		errs = append(errs, s.shutdown(ctx, ops))
-	}
+	// Ops stops last, so that the drain stays visible.
+	err = errors.Join(err, s.shutdown(ctx, api), s.shutdown(ctx, ops))
 	running.Wait()
-	return errors.Join(errs...)
-}
-
-// lastGrace waits until the grace has passed or hurry is closed, or until a listener fails.
-func (s *Server) lastGrace(ctx context.Context, failed <-chan error) error {
-	s.logger.InfoContext(ctx, "not ready any more, and still serving", "grace", s.grace)
-	timer := time.NewTimer(s.grace)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-s.hurry:
-	case err := <-failed:
-		return err
-	}
-	return nil
-}
-
-// apiEndpoints returns the endpoints of the APIs: a shared one, or one for REST and one for gRPC.
-func (s *Server) apiEndpoints(l Listeners) []*endpoint {
-	api := func(name string, l net.Listener, http1 bool, h http.HandlerFunc) *endpoint {
-		return &endpoint{name, l, s.httpServer(s.track(h), http1, s.tls), s.conns}
-	}
-	if l.GRPC == nil || l.GRPC == l.HTTP {
-		return []*endpoint{api("http and grpc", l.HTTP, true, s.serveBoth)}
-	}
-	return []*endpoint{api("http", l.HTTP, true, s.serveREST), api("grpc", l.GRPC, false, s.serveGRPCOnly)}
-}
-
-// opsEndpoint returns the endpoint of ops. It has places of its own, so that clients of the APIs
-// cannot make it unreachable.
-func (s *Server) opsEndpoint(l net.Listener) *endpoint {
-	return &endpoint{"ops", l, s.httpServer(keepBusy(s.OpsHandler()), true, nil), newConnections(opsConnections, 0, s.logger)}
-}
-
-// serveGRPCOnly answers requests to a port that serves only gRPC.
-func (s *Server) serveGRPCOnly(w http.ResponseWriter, r *http.Request) {
-	if isGRPC(r) {
-		s.serveGRPC(w, r)
-		return
-	}
-	q := s.newRequest(w, r)
-	writeRefusal(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"), q.id)
+	return err
 }
 
 // httpServer returns the server of one listener. All listeners have the same limits.
@@ -140,24 +121,24 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 		ConnState:         connState,
 		TLSConfig:         tlsConfig.Clone(), // nil stays nil
 		Protocols:         protocols,
-		ReadHeaderTimeout: s.limits.ReadHeader,
-		ReadTimeout:       s.limits.Read,
-		WriteTimeout:      s.limits.Write,
-		IdleTimeout:       s.limits.Idle,
-		MaxHeaderBytes:    s.limits.Header,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       s.cfg.Limits.Idle,
+		MaxHeaderBytes:    maxHeader,
 		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:      s.limits.Streams,
-			MaxReceiveBufferPerStream: s.limits.Body + framePrefix,
-			WriteByteTimeout:          min(stall, s.limits.Write),
+			MaxConcurrentStreams:      maxStreams,
+			MaxReceiveBufferPerStream: maxBody + framePrefix,
+			WriteByteTimeout:          stall,
 		},
 		// Failed handshakes and protocol errors of clients, noise for most operators.
-		ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 }
 
 // serve accepts connections until the server is shut down.
-func (e *endpoint) serve(stopping <-chan struct{}) error {
-	l := newListener(e.listener, e.conns, stopping)
+func (e *endpoint) serve() error {
+	l := newListener(e.listener, e.conns)
 	if e.server.TLSConfig != nil {
 		return e.server.ServeTLS(l, "", "")
 	}
@@ -166,8 +147,8 @@ func (e *endpoint) serve(stopping <-chan struct{}) error {
 
 // shutdown stops endpoints together: at once if nothing is in flight, otherwise when all requests
 // have finished or DrainTimeout has passed.
-func (s *Server) shutdown(ctx context.Context, endpoints ...*endpoint) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.drain)
+func (s *Server) shutdown(ctx context.Context, endpoints []*endpoint) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
 	errs := make([]error, len(endpoints))
 	var wg sync.WaitGroup
@@ -175,13 +156,26 @@ func (s *Server) shutdown(ctx context.Context, endpoints ...*endpoint) error {
 		wg.Go(func() {
 			if err := e.server.Shutdown(ctx); err != nil {
 				errs[i] = errors.Join(
-					fmt.Errorf("draining %s: requests were cut off after %v: %w", e.name, s.drain, err),
+					fmt.Errorf("draining %s: requests were cut off after %v: %w", e.name, s.cfg.DrainTimeout, err),
 					e.server.Close())
 			}
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// serveOps answers the ops listener, which is for the operator only: /metrics, and health with the
+// errors of its checks.
+func (s *Server) serveOps(w http.ResponseWriter, r *http.Request, q *request) {
+	switch {
+	case s.serveHealth(w, r, q, r.URL.Path, true):
+	case r.URL.Path == "/metrics":
+		q.answer()
+		promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{Registry: s.cfg.Registry}).ServeHTTP(w, r)
+	default:
+		q.refuse(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has /metrics, /livez, /healthz and /readyz?verbose"))
+	}
 }
 
 // isClosed reports whether a channel that never has an element is closed.

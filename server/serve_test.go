@@ -3,199 +3,38 @@
 package server
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
-	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// running is a fixture that serves on real sockets.
-type running struct {
-	*fixture
-	http, grpc, ops string // addresses
-	roots           *x509.CertPool
-	stop            func() error // begins shutdown, and returns what Serve returned
-}
-
-// serve runs a fixture, with or without TLS; gRPC has a separate port or HTTP's.
-func serve(t testing.TB, shared, useTLS bool, change func(*fixture, *Config)) *running {
-	t.Helper()
-	run := &running{}
-	run.fixture = newFixture(t, func(c *Config) {
-		if useTLS {
-			c.TLS, run.roots = testTLS(t)
-		}
-		if change != nil {
-			change(run.fixture, c)
-		}
-	})
-	var l Listeners
-	l.HTTP, run.http = listen(t)
-	l.Ops, run.ops = listen(t)
-	l.GRPC, run.grpc = l.HTTP, run.http
-	if !shared {
-		l.GRPC, run.grpc = listen(t)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- run.Serve(ctx, l) }()
-	stopped := false
-	run.stop = func() error {
-		stopped = true
-		cancel()
-		return <-served
-	}
-	t.Cleanup(func() {
-		if !stopped {
-			if err := run.stop(); err != nil {
-				t.Errorf("Serve returned %v", err)
-			}
-		}
-	})
-	return run
-}
-
-func listen(t testing.TB) (net.Listener, string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l, l.Addr().String()
-}
-
-// testTLS returns a server's configuration and the roots of a client. The certificate comes from
-// GetCertificate, as for a certificate that is reloaded.
-func testTLS(t testing.TB) (*tls.Config, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore:    time.Now().Add(-time.Hour),
-		NotAfter:     time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	certificate := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate, nil }}, roots
-}
-
-// client returns an HTTP client that uses only HTTP/1.1 or only HTTP/2, and the base URL of the
-// server.
-func (r *running) client(t testing.TB, http2 bool) (*http.Client, string) {
-	t.Helper()
-	protocols := new(http.Protocols)
-	scheme := "http://"
-	if r.roots != nil {
-		scheme = "https://"
-	}
-	switch {
-	case !http2:
-		protocols.SetHTTP1(true)
-	case r.roots != nil:
-		protocols.SetHTTP2(true)
-	default:
-		protocols.SetUnencryptedHTTP2(true)
-	}
-	transport := &http.Transport{Protocols: protocols, TLSClientConfig: &tls.Config{RootCAs: r.roots}}
-	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}, scheme + r.http
-}
-
-// dial returns a gRPC connection.
-func (r *running) dial(t testing.TB) *grpc.ClientConn {
-	t.Helper()
-	creds := insecure.NewCredentials()
-	if r.roots != nil {
-		creds = credentials.NewTLS(&tls.Config{RootCAs: r.roots})
-	}
-	conn, err := grpc.NewClient(r.grpc, grpc.WithTransportCredentials(creds))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// TestModes gets a certificate in every mode: separate and shared ports, with and without TLS,
-// HTTP/1.1, HTTP/2 and gRPC.
-func TestModes(t *testing.T) {
-	t.Parallel()
-	for _, shared := range []bool{false, true} {
-		for _, useTLS := range []bool{false, true} {
-			t.Run(fmt.Sprintf("shared=%t TLS=%t", shared, useTLS), func(t *testing.T) {
-				t.Parallel()
-				run := serve(t, shared, useTLS, nil)
-				for _, http2 := range []bool{false, true} {
-					client, base := run.client(t, http2)
-					resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
-					if err != nil || resp.StatusCode != http.StatusOK || (resp.ProtoMajor == 2) != http2 {
-						t.Fatalf("HTTP/2 %t: %v %v", http2, resp, err)
-					}
-					readAll(t, resp)
-				}
-				if got, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(t.Context(), csrRequest("a.b.c")); err != nil || len(got.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()) != 3 {
-					t.Errorf("gRPC: %v %v", got, err)
-				}
-				resp, err := http.Get("http://" + run.ops + "/healthz")
-				if err != nil || resp.StatusCode != http.StatusOK {
-					t.Errorf("ops: %v %v", resp, err)
-				}
-			})
-		}
-	}
-}
-
-func TestGRPCPortServesNothingElse(t *testing.T) {
+// TestPortsServeOneProtocolUnlessShared: gRPC's port serves nothing else, and HTTP's no gRPC.
+func TestPortsServeOneProtocolUnlessShared(t *testing.T) {
 	t.Parallel()
 	run := serve(t, false, false, nil)
-	run.http = run.grpc
+	run.http, run.grpc = run.grpc, run.http
 	client, base := run.client(t, true)
 	resp, err := client.Get(base + "/api/v2/trustBundle")
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkRefusal(t, resp, refusal.PathNotFound)
-}
-
-func TestHTTPPortServesNoGRPCUnlessShared(t *testing.T) {
-	t.Parallel()
-	run := serve(t, false, false, nil)
-	run.grpc = run.http
-	if got, err := fulciov2.NewCAClient(run.dial(t)).GetTrustBundle(t.Context(), nil); err == nil {
-		t.Errorf("got %v", got)
+	if run.create(t) == nil {
+		t.Error("HTTP's port issued over gRPC")
 	}
 }
 
@@ -212,7 +51,7 @@ func TestTLSVersions(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			run := serve(t, true, true, func(_ *fixture, c *Config) { c.TLS.MinVersion = tt.min })
+			run := serve(t, true, true, func(c *Config) { c.TLS.MinVersion = tt.min })
 			conn, err := tls.Dial("tcp", run.http, &tls.Config{RootCAs: run.roots, MaxVersion: tt.max})
 			if (err == nil) != tt.works {
 				t.Errorf("error is %v", err)
@@ -229,88 +68,50 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// TestShutdownDrains stops a server while a request is in flight. That request is answered,
-// readiness changes at once, and no new connection is accepted.
+// TestShutdownDrains stops a server while requests are in flight. They are answered, readiness
+// changes at once, and no new connection is accepted. Requests that take too long are cut off.
 func TestShutdownDrains(t *testing.T) {
 	t.Parallel()
-	for _, shared := range []bool{false, true} {
-		t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
-			t.Parallel()
-			entered, release := make(chan struct{}), make(chan struct{})
-			run := serve(t, shared, false, nil)
-			run.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) {
-				entered <- struct{}{}
-				<-release
-				return &ca.Issued{Certificate: []byte("leaf"), Chain: fakeChain("root")}, nil
-			}
-			client, base := run.client(t, false)
-			restDone, grpcDone, stopped := make(chan error, 1), make(chan error, 1), make(chan error, 1)
-			go func() {
-				resp, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
-				if err == nil && resp.StatusCode != http.StatusOK {
-					err = errors.New(resp.Status)
-				}
-				restDone <- err
-			}()
-			go func() {
-				_, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(t.Context(), csrRequest("a.b.c"))
-				grpcDone <- err
-			}()
-			<-entered
-			<-entered
-			go func() { stopped <- run.stop() }()
-			<-run.health.stopping
-			resp, err := http.Get("http://" + run.ops + "/readyz")
-			if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
-				t.Errorf("readiness during shutdown: %v %v", resp, err)
-			}
-			close(release)
-			if err := <-restDone; err != nil {
-				t.Errorf("REST: %v", err)
-			}
-			if err := <-grpcDone; err != nil {
-				t.Errorf("gRPC: %v", err)
-			}
-			if err := <-stopped; err != nil {
-				t.Errorf("Serve returned %v", err)
-			}
-			if conn, err := net.Dial("tcp", run.http); err == nil {
-				_ = conn.Close()
-				t.Error("the port is still open")
-			}
-		})
+	run := serve(t, true, false, nil)
+	entered, release := run.hold()
+	client, base := run.client(t, false)
+	done, stopped := make(chan error, 2), make(chan error, 1)
+	go func() { done <- post(client, base) }()
+	go func() { done <- run.create(t) }()
+	<-entered
+	<-entered
+	go func() { stopped <- run.stop() }()
+	<-run.health.stopping
+	resp, err := http.Get("http://" + run.opsAddress + "/readyz")
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("readiness during shutdown: %v %v", resp, err)
+	}
+	close(release)
+	if err := errors.Join(<-done, <-done, <-stopped); err != nil {
+		t.Error(err)
+	}
+	if conn, err := net.Dial("tcp", run.http); err == nil {
+		_ = conn.Close()
+		t.Error("the port is still open")
 	}
 }
 
 func TestShutdownDoesNotWaitForever(t *testing.T) {
 	t.Parallel()
-	entered, release := make(chan struct{}, 2), make(chan struct{})
-	t.Cleanup(func() { close(release) })
-	run := serve(t, true, false, func(_ *fixture, c *Config) { c.DrainTimeout = 20 * time.Millisecond })
-	run.authority.issue = func(context.Context, ca.Request) (*ca.Issued, error) {
-		entered <- struct{}{}
-		<-release // ignores its context
-		return nil, errors.New("too late")
-	}
+	run := serve(t, true, false, func(c *Config) { c.DrainTimeout = 20 * time.Millisecond })
+	entered, release := run.hold()
+	defer close(release)
 	client, base := run.client(t, false)
 	done := make(chan error, 2)
-	go func() {
-		_, err := client.Post(base+"/api/v2/signingCert", "", strings.NewReader(goodV2))
-		done <- err
-	}()
-	go func() {
-		_, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(t.Context(), csrRequest("a.b.c"))
-		done <- err
-	}()
+	go func() { done <- post(client, base) }()
+	go func() { done <- run.create(t) }()
 	<-entered
 	<-entered
 	if err := run.stop(); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("Serve returned %v", err)
 	}
-	for range 2 {
-		if err := <-done; err == nil {
-			t.Error("a request got an answer")
-		}
+	if <-done == nil || <-done == nil {
+		t.Error("a request got an answer")
 	}
 }
 
@@ -322,68 +123,101 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	if err := f.Serve(t.Context(), Listeners{HTTP: l}); err == nil || !strings.Contains(err.Error(), "serving http and grpc") {
 		t.Errorf("error is %v", err)
 	}
-	if err := f.Serve(t.Context(), Listeners{}); err == nil {
-		t.Error("served without a listener")
+}
+
+// TestGraceServesOn: after the signal, readiness fails everywhere. Each request is answered, over
+// existing and new connections, and each answer of HTTP/1.1 closes its connection.
+func TestGraceServesOn(t *testing.T) {
+	t.Parallel()
+	for _, shared := range []bool{false, true} {
+		for _, useTLS := range []bool{false, true} {
+			t.Run(fmt.Sprintf("shared=%t TLS=%t", shared, useTLS), func(t *testing.T) {
+				t.Parallel()
+				hurry := make(chan struct{})
+				run := serve(t, shared, useTLS, func(c *Config) { c.Grace, c.Hurry = 24*time.Hour, hurry })
+				run.health.interval = time.Millisecond
+				watch, err := healthpb.NewHealthClient(run.dial(t, "127.0.0.1")).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				expect := func(want healthpb.HealthCheckResponse_ServingStatus) {
+					t.Helper()
+					if got, err := watch.Recv(); err != nil || got.GetStatus() != want {
+						t.Fatalf("the watcher got %v, %v, want %v", got, err, want)
+					}
+				}
+				expect(healthpb.HealthCheckResponse_SERVING)
+				stopped := make(chan error, 1)
+				go func() { stopped <- run.stop() }()
+				expect(healthpb.HealthCheckResponse_NOT_SERVING)
+				for _, http2 := range []bool{false, true} {
+					client, base := run.client(t, http2)
+					for i := range 3 {
+						trace := &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+							if got.Reused != (http2 && i > 0) {
+								t.Errorf("HTTP/2 %t: request %d on a connection that was used before: %t", http2, i, got.Reused)
+							}
+						}}
+						req, err := http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), trace), "POST", base+"/api/v2/signingCert", strings.NewReader(goodV2))
+						if err != nil {
+							t.Fatal(err)
+						}
+						resp, err := client.Do(req)
+						if err != nil || resp.StatusCode != http.StatusOK {
+							t.Fatalf("during the grace: %v %v", resp, err)
+						}
+						readAll(t, resp)
+					}
+					resp, err := client.Get(base + "/readyz")
+					if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+						t.Errorf("readiness: %v %v", resp, err)
+					}
+				}
+				if err := run.create(t); err != nil {
+					t.Error(err)
+				}
+				close(hurry)
+				if got, err := watch.Recv(); status.Code(err) != codes.Unavailable {
+					t.Errorf("the watch ended with %v, %v", got, err)
+				}
+				if err := <-stopped; err != nil {
+					t.Errorf("Serve returned %v", err)
+				}
+			})
+		}
 	}
 }
 
-// TestSlowlorisIsCutOff sends half a header, and half a body, and waits.
-func TestSlowlorisIsCutOff(t *testing.T) {
+// TestGraceEnds: the grace stops after its time, by a second signal, or at once if it is zero.
+func TestGraceEnds(t *testing.T) {
 	t.Parallel()
-	for name, sent := range map[string]string{
-		"half a header": "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-		"half a body":   "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+	for name, tt := range map[string]struct{ grace, hurry, want time.Duration }{
+		"by time":            {8 * time.Second, 0, 8 * time.Second},
+		"by a second signal": {8 * time.Second, 3 * time.Second, 3 * time.Second},
+		"without one":        {0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			run := serve(t, true, false, func(_ *fixture, c *Config) {
-				c.Limits.ReadHeader, c.Limits.Read = time.Minute, 500*time.Millisecond // of the body too
-				if name == "half a header" {
-					c.Limits.ReadHeader = 500 * time.Millisecond
+			synctest.Test(t, func(t *testing.T) {
+				hurry := make(chan struct{})
+				f := newFixture(t, func(c *Config) { c.Grace, c.Hurry = tt.grace, hurry })
+				l := make(pipeListener)
+				ctx, cancel := context.WithCancel(t.Context())
+				served := make(chan error, 1)
+				go func() { served <- f.Serve(ctx, Listeners{HTTP: l}) }()
+				start := time.Now()
+				cancel()
+				if tt.hurry > 0 {
+					time.AfterFunc(tt.hurry, func() { close(hurry) })
+				}
+				<-l // closed
+				if took := time.Since(start); took != tt.want {
+					t.Errorf("the listener closed after %v, want %v", took, tt.want)
+				}
+				if err := <-served; err != nil {
+					t.Error(err)
 				}
 			})
-			conn, err := net.Dial("tcp", run.http)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			if _, err := conn.Write([]byte(sent)); err != nil {
-				t.Fatal(err)
-			}
-			var got bytes.Buffer
-			if _, err := got.ReadFrom(conn); err != nil { // until the server closes
-				t.Fatal(err)
-			}
-			if name == "half a header" {
-				return // net/http just closes
-			}
-			resp, err := http.ReadResponse(bufio.NewReader(&got), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			checkRefusal(t, resp, refusal.RequestMalformed)
 		})
-	}
-}
-
-func TestHeadersOverTheLimit(t *testing.T) {
-	t.Parallel()
-	run := serve(t, true, false, nil)
-	for _, http2 := range []bool{false, true} {
-		client, base := run.client(t, http2)
-		for size, want := range map[int]bool{17 << 10: true, 64 << 10: false} {
-			req, err := http.NewRequestWithContext(t.Context(), "GET", base+"/api/v2/trustBundle", nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Header.Set("Authorization", "Bearer "+strings.Repeat("a", size))
-			resp, err := client.Do(req)
-			if ok := err == nil && resp.StatusCode == http.StatusOK; ok != want {
-				t.Errorf("HTTP/2 %t, %d bytes: %v %v", http2, size, resp, err)
-			}
-			if err == nil {
-				_ = resp.Body.Close()
-			}
-		}
 	}
 }

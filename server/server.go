@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package server is the edge of the certificate authority: gRPC v2, the same methods as
-// JSON through an in-process grpc-gateway, REST v1, health and metrics.
+// Package server is the edge of the certificate authority: gRPC v2, the same methods as JSON (REST
+// v2), REST v1, health and metrics.
 //
 // It is the only package that knows gRPC, HTTP and JSON. Every request of any API passes through
 // (*Server).run, which does admission, the deadline, panic recovery, metrics and the access log.
@@ -14,17 +14,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -56,16 +52,12 @@ type Config struct {
 	// served. It is called for each request, so it must be fast. Returned chains are immutable.
 	// Mandatory.
 	TrustBundle func() []*ca.Chain
-	// Issuers returns the issuer entries for GetConfiguration. It is called for each such request,
-	// so that a reloaded configuration is served at once. Mandatory.
+	// Issuers returns the issuer entries for GetConfiguration, for each such request. Mandatory.
 	Issuers func() []IssuerInfo
 	// Checks are the conditions of readiness. Without any, the server is ready until it shuts down.
 	Checks []Check
 	// Mounts are served on the HTTP listener beside the APIs.
 	Mounts []Mount
-	// HealthInterval is how long a readiness report is reused before the checks run again. A gRPC
-	// health watcher also checks this often. Default 1 s.
-	HealthInterval time.Duration
 	// TrustedProxies are the addresses of the proxies that may set X-Forwarded-For.
 	TrustedProxies []netip.Prefix
 	// TLS, if set, is used for the HTTP and gRPC listeners, never for ops. It must supply its own
@@ -85,39 +77,53 @@ type Config struct {
 	Registry *prometheus.Registry
 	// Logger gets one record for each request. Default: nothing is logged.
 	Logger *slog.Logger
-	// Now is the clock for durations. Default time.Now.
-	Now func() time.Time
 }
+
+// Limits are limits on simultaneous use by clients (limits.md).
+//
+// A zero field means its default. The fields with tags are keys of `limits`.
+type Limits struct {
+	// Connections is the number of connections that the HTTP and gRPC listeners keep open together.
+	// 0 derives it from the limit on file descriptors, at most 2048. At the limit, a new connection
+	// replaces one without a request.
+	Connections int `key:"connections" min:"0"`
+	// Idle is the time that a connection may stay open without a request. It must be longer than load
+	// balancers in front keep idle connections, or requests are lost; 600s is the longest of the
+	// common ones.
+	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
+	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED.
+	InFlight int `key:"in_flight" default:"512" min:"1"`
+	// Descriptors, if not zero, is the lowest file descriptor that connections leave free for all
+	// other uses, see connections.
+	Descriptors int
+}
+
+// The other limits.
+const (
+	maxBody        = 64 << 10 // of a request's body, or a message of gRPC; a larger one is malformed
+	maxHeader      = 32 << 10 // of all header fields together, about; enough for the largest ID token
+	maxStreams     = 100      // requests in progress on one HTTP/2 connection
+	opsConnections = 32
+
+	answerTimeout     = 4500 * time.Millisecond // from a request to its answer; npm times out after 5 s
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 10 * time.Second // of a whole request
+	writeTimeout      = 20 * time.Second // from a request's header to the end of its answer
+)
 
 // Server is the edge. New returns one. It is safe for concurrent use.
 type Server struct {
-	issuer  func(context.Context, ca.Request) (*ca.Issued, error)
-	chains  func() []*ca.Chain
-	issuers func() []IssuerInfo
-	tls     *tls.Config
-	limits  Limits
-	grace   time.Duration
-	hurry   <-chan struct{}
-	leaving chan struct{} // closed when half of the grace has passed
-	drain   time.Duration
-	logger  *slog.Logger
-	now     func() time.Time
-
-	conns   *connections  // of HTTP and gRPC
-	slots   chan struct{} // one element for each admitted request
-	metrics *metrics
-	health  *health
-	mounts  []mount
-
-	mountSlots chan struct{}          // like slots, for mounts
-	handlers   *share.Places          // for HTTP/2 requests in progress
-	large      *share.Places          // for arriving bodies of more than ordinaryBody
+	cfg        Config
+	slots      chan struct{} // one element for each admitted request
+	mountSlots chan struct{} // like slots, for mounts
+	mounts     []mount
+	handlers   *share.Places // for HTTP/2 requests in progress
+	large      *share.Places // for arriving bodies of more than ordinaryBody
+	watchers   *share.Places // for Health.Watch
+	conns      *connections  // of HTTP and gRPC
+	metrics    *metrics
+	health     *health
 	bundle     atomic.Pointer[bundle] // the newest
-	registry   *prometheus.Registry
-	gateway    *runtime.ServeMux
-	grpc       *grpc.Server
-
-	trustedProxies []netip.Prefix
 }
 
 // New returns a Server, or all errors in cfg at once.
@@ -125,65 +131,47 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Issue == nil || cfg.TrustBundle == nil || cfg.Issuers == nil || cfg.Registry == nil {
 		return nil, errors.New("server: Issue, TrustBundle, Issuers and Registry are mandatory")
 	}
-	limits := cfg.Limits.withDefaults()
-	tlsConfig, err := serverTLS(cfg.TLS)
+	var err error
+	cfg.TLS, err = serverTLS(cfg.TLS)
 	if err := errors.Join(err, checkMounts(cfg.Mounts)); err != nil {
 		return nil, err
 	}
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 20*time.Second)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.Limits.InFlight = cmp.Or(cfg.Limits.InFlight, 512)
+	cfg.Limits.Idle = cmp.Or(cfg.Limits.Idle, 650*time.Second)
+	inFlight, watchers := cfg.Limits.InFlight, maxWatchers
+	if cfg.Limits.Connections > 0 {
+		watchers = min(watchers, max(cfg.Limits.Connections/4, 2))
+	}
 	s := &Server{
-		issuer:   cfg.Issue,
-		chains:   cfg.TrustBundle,
-		issuers:  cfg.Issuers,
-		tls:      tlsConfig,
-		limits:   limits,
-		grace:    cfg.Grace,
-		hurry:    cfg.Hurry,
-		leaving:  make(chan struct{}),
-		drain:    cmp.Or(cfg.DrainTimeout, 20*time.Second),
-		logger:   cfg.Logger,
-		now:      cfg.Now,
-		slots:    make(chan struct{}, limits.InFlight),
-		registry: cfg.Registry,
-
-		trustedProxies: slices.Clone(cfg.TrustedProxies),
+		cfg:   cfg,
+		slots: make(chan struct{}, inFlight),
 		// As many again for mounts, which have separate places for reads.
-		mountSlots: make(chan struct{}, limits.InFlight),
-		handlers:   share.New(handlersPerSlot*limits.InFlight, 0),
-		large:      share.New(max(limits.InFlight/slotsPerLarge, 2), 0),
+		mountSlots: make(chan struct{}, inFlight),
+		handlers:   share.New(handlersPerSlot*inFlight, 0),
+		large:      share.New(max(inFlight/slotsPerLarge, 2), 0),
+		watchers:   share.New(watchers, 0),
+		conns:      newConnections(cfg.Limits.Connections, cfg.Limits.Descriptors, cfg.Logger),
+		health:     newHealth(cfg.Checks),
 	}
 	for _, m := range cfg.Mounts {
-		s.mounts = append(s.mounts, mount{Mount: m, reads: share.New(max(limits.InFlight/16, 2), 0)})
+		s.mounts = append(s.mounts, mount{Mount: m, reads: share.New(max(inFlight/16, 2), 0)})
 	}
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
-	if s.now == nil {
-		s.now = time.Now
-	}
-	s.health = newHealth(cfg.Checks, cmp.Or(cfg.HealthInterval, time.Second), s.now)
-	s.conns = newConnections(limits.Connections, limits.Descriptors, s.logger)
 	s.metrics = newMetrics(cfg.Registry, s.slots, s.conns)
-	if s.gateway, err = newGateway(s); err != nil {
-		return nil, fmt.Errorf("registering the gateway: %w", err)
-	}
-	s.grpc = newGRPC(s)
 	return s, nil
 }
 
 // Handler returns the handler of a listener for both REST and gRPC. gRPC needs HTTP/2.
-func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveBoth) }
+func (s *Server) Handler() http.Handler { return s.handler(s.serveBoth) }
 
-func (s *Server) serveBoth(w http.ResponseWriter, r *http.Request) {
+func (s *Server) serveBoth(w http.ResponseWriter, r *http.Request, q *request) {
 	if isGRPC(r) {
-		s.serveGRPC(w, r)
+		s.serveGRPC(w, r, q)
 		return
 	}
-	s.serveREST(w, r)
+	s.serveREST(w, r, q)
 }
-
-// OpsHandler returns the handler of the ops listener: /metrics, and health with the errors of its
-// checks.
-func (s *Server) OpsHandler() http.Handler { return http.HandlerFunc(s.serveOps) }
 
 // serverTLS returns a copy of cfg that is fit for HTTP/1.1 and HTTP/2; nil for nil.
 func serverTLS(cfg *tls.Config) (*tls.Config, error) {

@@ -4,7 +4,11 @@ package server
 
 import (
 	"context"
+	"net/http"
+	"slices"
 	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -13,38 +17,55 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// service is the v2 API behind both gRPC and the gateway. Its errors are those of the authority.
-// status.go converts them for both APIs.
-type service struct {
-	fulciov2.UnimplementedCAServer
-	*Server
+// decode reads the message of a request of gRPC or REST v2.
+func (q *request) decode(message proto.Message) error {
+	switch {
+	case q.verb == http.MethodGet:
+		return nil
+	case q.api != apiGRPC:
+		return decodeJSON(q.body, message)
+	}
+	if err := proto.Unmarshal(q.body, message); err != nil {
+		return refusal.New(refusal.RequestMalformed, "the message could not be decoded; it must be a %s", message.ProtoReflect().Descriptor().FullName()).Because(err)
+	}
+	return nil
 }
 
-// CreateSigningCertificate issues a certificate.
-func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
-	issued, err := s.issue(ctx, requestOf(ctx), req.GetCredentials().GetOidcIdentityToken(), proofOf(req))
+// encode returns the message of an answer of gRPC or REST v2.
+func (q *request) encode(message proto.Message) ([]byte, error) {
+	if q.api == apiGRPC {
+		return proto.Marshal(message)
+	}
+	return encodeJSON(message)
+}
+
+// createV2 issues a certificate.
+func (s *Server) createV2(ctx context.Context, q *request) ([]byte, error) {
+	var req fulciov2.CreateSigningCertificateRequest
+	if err := q.decode(&req); err != nil {
+		return nil, err
+	}
+	issued, err := s.issue(ctx, q, req.GetCredentials().GetOidcIdentityToken(), proofOf(&req))
 	if err != nil {
 		return nil, err
 	}
 	chain := &fulciov2.CertificateChain{Certificates: chainPEM(issued)}
 	if !issued.SCTEmbedded {
-		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
+		return q.encode(&fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
 			SignedCertificateDetachedSct: &fulciov2.SigningCertificateDetachedSCT{Chain: chain},
-		}}, nil
+		}})
 	}
-	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
+	return q.encode(&fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
 		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: chain},
-	}}, nil
+	}})
 }
 
-// GetTrustBundle returns the chains to trust.
-func (s service) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
-	return s.trustBundle().message, nil
-}
-
-// GetConfiguration returns the trusted issuers.
-func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
-	issuers := s.issuers()
+// getConfiguration returns the trusted issuers.
+func (s *Server) getConfiguration(_ context.Context, q *request) ([]byte, error) {
+	if err := q.decode(&fulciov2.GetConfigurationRequest{}); err != nil {
+		return nil, err
+	}
+	issuers := s.cfg.Issuers()
 	out := make([]*fulciov2.OIDCIssuer, len(issuers))
 	for i, entry := range issuers {
 		out[i] = &fulciov2.OIDCIssuer{
@@ -61,7 +82,56 @@ func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationReq
 			out[i].Issuer = &fulciov2.OIDCIssuer_IssuerUrl{IssuerUrl: entry.URL}
 		}
 	}
-	return &fulciov2.Configuration{Issuers: out}, nil
+	return q.encode(&fulciov2.Configuration{Issuers: out})
+}
+
+// getTrustBundle returns the chains to trust.
+func (s *Server) getTrustBundle(_ context.Context, q *request) ([]byte, error) {
+	if err := q.decode(&fulciov2.GetTrustBundleRequest{}); err != nil {
+		return nil, err
+	}
+	chains := s.cfg.TrustBundle()
+	b := s.bundle.Load()
+	// Chains are immutable and compared by address, so a bundle is rendered only when an authority is
+	// added, removed or moved.
+	if b == nil || !slices.Equal(b.chains, chains) {
+		var err error
+		if b, err = newBundle(chains); err != nil {
+			return nil, err
+		}
+		s.bundle.Store(b)
+	}
+	return b.forms[q.api], nil
+}
+
+// bundle is a trust bundle in every form in which it is served, by API. It is immutable.
+type bundle struct {
+	chains []*ca.Chain
+	forms  map[string][]byte
+}
+
+func newBundle(chains []*ca.Chain) (*bundle, error) {
+	message := &fulciov2.TrustBundle{}
+	var all []string
+	for _, chain := range chains {
+		lines := make([]string, len(chain.PEM))
+		for i, block := range chain.PEM {
+			lines[i] = block + "\n" // v2 has a newline after each here, but not in signingCert
+		}
+		message.Chains = append(message.Chains, &fulciov2.CertificateChain{Certificates: lines})
+		all = append(all, chain.PEM...)
+	}
+	inGRPC, err := proto.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	inJSON, err := encodeJSON(message)
+	if err != nil {
+		return nil, err
+	}
+	// v1 has an empty line between certificates and no newline at the end.
+	inPEM := []byte(strings.Join(all, "\n\n"))
+	return &bundle{slices.Clone(chains), map[string][]byte{apiGRPC: inGRPC, apiRESTv2: inJSON, apiRESTv1: inPEM}}, nil
 }
 
 // issue gets a certificate, and counts the outcome. The ID token is message, or in a header.
@@ -76,7 +146,7 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 			s.metrics.verified.WithLabelValues(reason).Inc()
 		}
 	}()
-	issued, err := s.issuer(ctx, ca.Request{
+	issued, err := s.cfg.Issue(ctx, ca.Request{
 		IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Verified: func() { verified = true },
 	})
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -79,10 +78,10 @@ func statusOf(e *refusal.Error, requestID string) *spb.Status {
 	return st
 }
 
-// writeRefusal answers an HTTP request with a refusal: {"code", "message", "details"}.
-func writeRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
+// refuse answers an HTTP request with a refusal: {"code", "message", "details"}.
+func (q *request) refuse(w http.ResponseWriter, e *refusal.Error) {
 	_, httpStatus := codeOf(e.Reason.Kind())
-	body, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(statusOf(e, requestID))
+	body, err := encodeJSON(statusOf(e, q.id))
 	if err != nil {
 		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"","details":[]}`)
 	}
@@ -92,5 +91,5 @@ func writeRefusal(w http.ResponseWriter, e *refusal.Error, requestID string) {
 	if httpStatus == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 15.5.2
 	}
-	write(w, httpStatus, "application/json", body)
+	q.write(w, httpStatus, typeJSON, body)
 }

@@ -3,8 +3,8 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/mayfly-ca/mayfly/ca"
 )
 
 // streamClient is an HTTP/2 client that gives answers no window.
@@ -32,12 +34,8 @@ type streamClient struct {
 
 func newStreamClient(t *testing.T, l pipeListener) *streamClient {
 	t.Helper()
-	server, client := net.Pipe()
-	l <- server
+	client := l.open(t, http2.ClientPreface)
 	c := &streamClient{conn: client, framer: http2.NewFramer(client, client), answered: make(map[uint32]bool), reset: make(map[uint32]bool)}
-	if _, err := io.WriteString(client, http2.ClientPreface); err != nil {
-		t.Fatal(err)
-	}
 	go func() {
 		for {
 			frame, err := c.framer.ReadFrame()
@@ -87,10 +85,7 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 10 }) // 30 requests, 15 for one client
-		pipes := make(pipeListener)
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- f.Serve(ctx, Listeners{HTTP: pipes}) }()
+		pipes, stop := f.servePipes(t)
 		var answered, reset int
 		var clients []*streamClient
 		for range 3 {
@@ -110,24 +105,22 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 		if answer, err := io.ReadAll(http1); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
 			t.Errorf("a client of HTTP/1.1: %v\n%s", err, answer)
 		}
-		time.Sleep(f.limits.Write + time.Second)
+		time.Sleep(writeTimeout + time.Second)
 		synctest.Wait()
 		for free := 30; free > 15; free-- {
 			if !f.handlers.Take(netip.MustParseAddr("192.0.2.1"), time.Time{}) {
 				t.Fatalf("%d of 30 places are taken when every answer has run out of time", 30-free)
 			}
 		}
-		if got := f.count(t, apiRESTv2, methodUnknown, "OVERLOADED"); got != 12 {
-			t.Errorf("%v requests were counted as OVERLOADED, want 12", got)
+		const counted = `mayfly_requests_total{api="rest_v2",method="unknown",reason="OVERLOADED"} 12`
+		if got := f.metric(t, "mayfly_requests_total"); strings.TrimSpace(got) != counted {
+			t.Errorf("counted %s, want %s", got, counted)
 		}
 		for _, c := range clients {
 			_ = c.conn.Close()
 		}
 		_ = http1.Close()
 		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -137,18 +130,9 @@ func TestLargeBodiesHaveFewPlaces(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 16 }) // two places, one for a client
-		pipes := make(pipeListener)
-		edge := f.httpServer(f.track(f.Handler()), true, nil)
-		done := make(chan error, 1)
-		go func() { done <- edge.Serve(pipes) }()
+		pipes, stop := f.servePipes(t)
 		send := func(length, sent int) net.Conn {
-			server, client := net.Pipe()
-			pipes <- server
-			_, err := io.WriteString(client, fmt.Sprintf("POST /api/v2/signingCert HTTP/1.1\r\nHost: ca.example\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", length, strings.Repeat(" ", sent)))
-			if err != nil {
-				t.Error(err)
-			}
-			return client
+			return pipes.open(t, fmt.Sprintf("POST /api/v2/signingCert HTTP/1.1\r\nHost: ca.example\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", length, strings.Repeat(" ", sent)))
 		}
 		status := func(client net.Conn) string {
 			answer, _ := io.ReadAll(client) // the server may close it before the end of the body
@@ -164,14 +148,13 @@ func TestLargeBodiesHaveFewPlaces(t *testing.T) {
 		if got := status(send(ordinaryBody-1, ordinaryBody-1)); !strings.Contains(got, " 400 ") {
 			t.Errorf("an ordinary body: %q", got)
 		}
-		time.Sleep(f.limits.Read + time.Second)
+		time.Sleep(readTimeout + time.Second)
 		_ = slow.Close()
 		synctest.Wait()
 		if got := status(send(40_000, 40_000)); !strings.Contains(got, " 400 ") {
 			t.Errorf("a large body after the slow one has run out of time: %q", got)
 		}
-		_ = edge.Close()
-		<-done
+		stop()
 	})
 }
 
@@ -183,7 +166,7 @@ func TestKernelHoldsLittle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newListener(tcp, f.conns, nil)
+	l := newListener(tcp, f.conns)
 	t.Cleanup(func() { _ = l.Close() })
 	client, err := net.Dial("tcp", tcp.Addr().String())
 	if err != nil {
@@ -208,35 +191,122 @@ func TestKernelHoldsLittle(t *testing.T) {
 	}
 }
 
-// TestRequestsOfOneConnection: an ordinary HTTP/2 client gets complete answers.
-func TestRequestsOfOneConnection(t *testing.T) {
+// TestReadersThatDoNotRead: such clients take only the few places of reads, and lose them after
+// some seconds.
+func TestReadersThatDoNotRead(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, nil)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	edge := f.httpServer(f.track(f.Handler()), true, nil)
-	go func() { _ = edge.Serve(l) }()
-	t.Cleanup(func() { _ = edge.Close() })
-	protocols := new(http.Protocols)
-	protocols.SetUnencryptedHTTP2(true)
-	client := &http.Client{Transport: &http.Transport{Protocols: protocols}}
-	t.Cleanup(client.CloseIdleConnections)
-	var running sync.WaitGroup
-	for range 50 {
-		running.Go(func() {
-			response, err := client.Get("http://" + l.Addr().String() + "/healthz")
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) {
+			c.Limits.InFlight = 64 // four places for reads
+			c.Mounts = []Mount{{Path: "/ctlog/a/", Name: "ctlog", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet {
+					_, _ = w.Write(make([]byte, 1<<20))
+				}
+			})}}
+		})
+		pipes, stop := f.servePipes(t)
+		status := func(method, path string) int {
+			client := pipes.get(t, method, path)
+			defer func() { _ = client.Close() }()
+			answer, err := http.ReadResponse(bufio.NewReader(client), nil)
 			if err != nil {
-				t.Error(err)
-				return
+				t.Fatal(err)
 			}
-			defer func() { _ = response.Body.Close() }()
-			body, err := io.ReadAll(response.Body)
-			if err != nil || string(body) != `{"status":"SERVING"}` || response.ContentLength != int64(len(body)) {
-				t.Errorf("got %q with a length of %d: %v", body, response.ContentLength, err)
+			defer func() { _ = answer.Body.Close() }()
+			if n, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode == http.StatusOK && method == http.MethodGet && n < 100 {
+				t.Errorf("%s %s: %d bytes, %v", method, path, n, err)
 			}
+			if answer.StatusCode == http.StatusTooManyRequests && answer.Header.Get("Retry-After") == "" {
+				t.Error("a read without a place has no Retry-After")
+			}
+			return answer.StatusCode
+		}
+		var readers []net.Conn
+		for range 2 { // one client gets half of the places
+			readers = append(readers, pipes.get(t, "GET", "/ctlog/a/x"))
+		}
+		synctest.Wait()
+		if got := status("GET", "/ctlog/a/x"); got != http.StatusTooManyRequests {
+			t.Errorf("a read beyond the places: %d", got)
+		}
+		if got := status("POST", "/ctlog/a/x"); got != http.StatusOK {
+			t.Errorf("a submission while all places of reads are taken: %d", got)
+		}
+		if got := status("GET", "/api/v1/rootCert"); got != http.StatusOK {
+			t.Errorf("the API while all places of reads are taken: %d", got)
+		}
+		// A reader that reads a piece in time keeps its place; the other one does not.
+		time.Sleep(stall - time.Second)
+		if _, err := io.CopyN(io.Discard, readers[0], 2*piece); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if got := status("GET", "/ctlog/a/x"); got != http.StatusOK {
+			t.Errorf("a read after a reader was cut off: %d", got)
+		}
+		if n, err := io.Copy(io.Discard, readers[0]); err != nil || n < 1<<20-2*piece {
+			t.Errorf("a slow reader got %d bytes more: %v", n, err)
+		}
+		if logged := f.log.String(); !strings.Contains(logged, `"reason":"CANCELED"`) {
+			t.Errorf("the access log does not say that an answer was cut off:\n%s", logged)
+		}
+		for _, c := range readers {
+			_ = c.Close()
+		}
+		stop()
+	})
+}
+
+// TestReadersTakeNoPlaceOfACertificate: a client that does not read the answer of an API holds no
+// place while its answer waits.
+func TestReadersTakeNoPlaceOfACertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 8 })
+		chain := fakeChain(strings.Repeat("intermediate", 1<<12), "root") // more than net/http buffers
+		f.bundle = func() []*ca.Chain { return []*ca.Chain{chain} }
+		pipes, stop := f.servePipes(t)
+		var readers []net.Conn
+		for i := range 20 {
+			readers = append(readers, pipes.get(t, "GET", []string{"/api/v2/trustBundle", "/api/v1/rootCert"}[i%2]))
+		}
+		synctest.Wait()
+		if n := len(f.slots); n != 0 {
+			t.Errorf("20 clients that do not read keep %d of 8 places", n)
+		}
+		// They still get complete answers, but only within a time limit.
+		answer, err := io.ReadAll(readers[0])
+		if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 200 ")) || len(answer) < 12<<12 {
+			t.Errorf("a slow reader got %d bytes: %v", len(answer), err)
+		}
+		time.Sleep(stall + time.Second)
+		synctest.Wait()
+		if answer, _ := io.ReadAll(readers[1]); len(answer) > 12<<12 {
+			t.Error("a client that read nothing for a long time was not cut off")
+		}
+		for _, c := range readers {
+			_ = c.Close()
+		}
+		stop()
+	})
+}
+
+// TestSlowlorisIsCutOff sends half a header, and half a body, and waits.
+func TestSlowlorisIsCutOff(t *testing.T) {
+	t.Parallel()
+	for sent, want := range map[string]time.Duration{
+		"POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nX-Slow: ":                     readHeaderTimeout,
+		"POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{": readTimeout,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			pipes, stop := newFixture(t, nil).servePipes(t)
+			begin := time.Now()
+			client := pipes.open(t, sent)
+			answer, _ := io.ReadAll(client)
+			if took := time.Since(begin); took != want || want == readTimeout && !bytes.Contains(answer, []byte("REQUEST_MALFORMED")) {
+				t.Errorf("after %v: %s", took, answer)
+			}
+			stop()
 		})
 	}
-	running.Wait()
 }

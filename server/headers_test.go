@@ -3,6 +3,7 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
@@ -25,7 +27,7 @@ func proxies() []netip.Prefix {
 // trusted proxy.
 func TestClientAddress(t *testing.T) {
 	t.Parallel()
-	s := &Server{trustedProxies: proxies()}
+	s := &Server{cfg: Config{TrustedProxies: proxies()}}
 	for _, tt := range []struct {
 		name, peer string
 		lines      []string
@@ -66,43 +68,36 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// TestClientAddressReachesAuthorityAndLog checks each API.
+// TestClientAddressReachesAuthorityAndLog checks REST and gRPC.
 func TestClientAddressReachesAuthorityAndLog(t *testing.T) {
 	t.Parallel()
-	const forwarded = "198.51.100.1, 2001:db8::9"
-	for path, body := range map[string]string{"/api/v1/signingCert": `{}`, "/api/v2/signingCert": goodV2} {
-		for _, trusted := range []bool{true, false} {
-			f := newFixture(t, func(c *Config) {
-				if trusted {
-					c.TrustedProxies = proxies()
-				}
-			})
-			want := map[bool]string{true: "2001:db8::9", false: "192.0.2.1"}[trusted]
-			f.do(t, "POST", path, body, "Authorization", "Bearer a.b.c", "X-Request-Id", "id-1", "X-Forwarded-For", forwarded)
-			if got := f.asked(t).Client.String(); got != want {
-				t.Errorf("%s: the authority gets %s, want %s", path, got, want)
-			}
-			if record := f.log.request(t, "id-1"); record["client"] != want || !strings.HasPrefix(record["peer"].(string), "192.0.2.1:") {
-				t.Errorf("%s: record %v, want client %s", path, record, want)
-			}
-		}
-	}
 	for _, trusted := range []bool{true, false} {
-		run := serve(t, false, false, func(_ *fixture, c *Config) {
+		run := serve(t, false, false, func(c *Config) {
 			if trusted {
 				c.TrustedProxies = proxies()
 			}
 		})
-		want := map[bool]string{true: "2001:db8::9", false: "127.0.0.1"}[trusted]
-		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-forwarded-for", "198.51.100.1", "x-forwarded-for", "2001:db8::9", "x-request-id", "id-1")
-		if _, err := fulciov2.NewCAClient(run.dial(t)).CreateSigningCertificate(ctx, csrRequest("a.b.c")); err != nil {
+		var asked []string
+		issue := run.issue
+		run.issue = func(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+			asked = append(asked, req.RequestID+" "+req.Client.String())
+			return issue(ctx, req)
+		}
+		const forwarded = "198.51.100.1, 2001:db8::9"
+		run.do(t, "POST", "/api/v1/signingCert", goodV1, "Authorization", "Bearer a.b.c", "X-Request-Id", "id-1", "X-Forwarded-For", forwarded)
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-forwarded-for", "198.51.100.1", "x-forwarded-for", "2001:db8::9", "x-request-id", "id-2")
+		if _, err := fulciov2.NewCAClient(run.dial(t, "127.0.0.1")).CreateSigningCertificate(ctx, csrRequest("a.b.c")); err != nil {
 			t.Fatal(err)
 		}
-		if got := run.asked(t).Client.String(); got != want {
-			t.Errorf("gRPC: the authority gets %s, want %s", got, want)
+		want := "id-1 192.0.2.1|id-2 127.0.0.1"
+		if trusted {
+			want = "id-1 2001:db8::9|id-2 2001:db8::9"
 		}
-		if record := run.log.request(t, "id-1"); record["client"] != want {
-			t.Errorf("gRPC: record %v, want client %s", record, want)
+		if got := strings.Join(asked, "|"); got != want {
+			t.Errorf("the authority gets %s, want %s", got, want)
+		}
+		if record := run.log.request(t, "id-1"); "id-1 "+record["client"].(string) != asked[0] || !strings.HasPrefix(record["peer"].(string), "192.0.2.1:") {
+			t.Errorf("record %v, want client of %s", record, asked[0])
 		}
 	}
 }
@@ -113,7 +108,7 @@ func FuzzClientAddress(f *testing.F) {
 	for _, seed := range []string{"", "203.0.113.9", "10.0.0.1,", "[::1]:1", "a, b", "fe80::1%a,b", "\x00", "[[", "]", ":", "1.2.3.4:5,"} {
 		f.Add(seed)
 	}
-	s := &Server{trustedProxies: proxies()}
+	s := &Server{cfg: Config{TrustedProxies: proxies()}}
 	f.Fuzz(func(t *testing.T, sent string) {
 		client := netip.MustParseAddr("203.0.113.9")
 		for _, lines := range [][]string{{sent + ", 203.0.113.9"}, {sent, "203.0.113.9, 10.0.0.2"}} {
@@ -124,6 +119,29 @@ func FuzzClientAddress(f *testing.F) {
 		got := s.clientAddr(&http.Request{RemoteAddr: "10.0.0.1:1", Header: http.Header{forwardedFor: {sent}}})
 		if !got.IsValid() || got.Zone() != "" || got.Is4In6() {
 			t.Errorf("%q: %s", sent, got)
+		}
+	})
+}
+
+func FuzzBearer(f *testing.F) {
+	f.Add("Bearer a.b.c")
+	f.Add("bearer\ta.b.c ")
+	f.Add("Basic eDp5")
+	f.Add("Bearer")
+	f.Add("bearera")
+	f.Fuzz(func(t *testing.T, header string) {
+		token, ok := bearer(header)
+		if !ok {
+			if token != "" {
+				t.Fatalf("a token without the scheme: %q", token)
+			}
+			return
+		}
+		if token != strings.TrimSpace(token) || !strings.Contains(header, token) {
+			t.Fatalf("%q became %q", header, token)
+		}
+		if again, ok := bearer("BEARER " + token); !ok || again != token {
+			t.Fatalf("%q does not survive: %q", token, again)
 		}
 	})
 }
