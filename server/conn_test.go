@@ -59,9 +59,6 @@ func (o *opened) ask(t *testing.T) error {
 	return nil
 }
 
-// ended waits until the server has closed the connection.
-func (o *opened) ended() { _, _ = io.Copy(io.Discard, o.r) }
-
 // TestHeldConnectionsKeepNoClientOut holds many more connections than there are places, in every
 // state that needs no complete request, over both listeners. Each new client is answered.
 func TestHeldConnectionsKeepNoClientOut(t *testing.T) {
