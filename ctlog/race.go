@@ -108,36 +108,38 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 // last those with open breakers. A race probes one log at most, so that a log which still hangs
 // costs at most the hedge delay.
 func (l *Logs) order(now time.Time) []*turn {
-	turns := make([]*turn, 0, len(l.logs))
-	var probe, hidden []*turn
-	for _, m := range l.open() {
+	open := l.open()
+	turns := make([]turn, len(open))
+	var probe, closed, hidden []*turn
+	for i, m := range open {
+		t := &turns[i]
+		t.member = m
 		switch {
 		case m.breaker.Closed():
-			turns = append(turns, &turn{member: m})
+			closed = append(closed, t)
 		case probe == nil && m.breaker.Probe(now):
-			probe = []*turn{{member: m}}
+			probe = append(probe, t)
 		default:
-			hidden = append(hidden, &turn{member: m})
+			hidden = append(hidden, t)
 		}
 	}
-	return append(append(probe, turns...), hidden...)
+	return slices.Concat(probe, closed, hidden)
 }
 
 // next returns the log to ask next and how long to wait before that; nil if too little time would be
 // left. A log that has not been asked comes before one that has.
-func (l *Logs) next(ctx context.Context, waiting []*turn, due time.Time) (*turn, time.Duration) {
-	if len(waiting) == 0 {
-		return nil, 0
-	}
+func (l *Logs) next(ctx context.Context, waiting []*turn, due time.Time) (t *turn, wait time.Duration) {
 	now := time.Now()
-	wait := func(t *turn) time.Duration { return max(t.at.Sub(now), t.breaker.Rest().Sub(now), 0) }
-	t := slices.MinFunc(waiting, func(a, b *turn) int { return int(wait(a) - wait(b)) })
-	rest := max(wait(t), due.Sub(now))
-	deadline, _ := ctx.Deadline()
-	if rest > 0 && deadline.Sub(now)-rest < min(minAttempt, l.hedge) {
+	for _, other := range waiting {
+		if rest := max(other.at.Sub(now), other.breaker.Rest().Sub(now), 0); t == nil || rest < wait {
+			t, wait = other, rest
+		}
+	}
+	wait = max(wait, due.Sub(now))
+	if deadline, _ := ctx.Deadline(); wait > 0 && deadline.Sub(now)-wait < min(minAttempt, l.hedge) {
 		return nil, 0
 	}
-	return t, rest
+	return t, wait
 }
 
 // attempt asks a log once, and counts and logs how that ended.

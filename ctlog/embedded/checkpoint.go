@@ -3,7 +3,6 @@
 package embedded
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -14,7 +13,7 @@ import (
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/google/certificate-transparency-go/tls"
-	"github.com/transparency-dev/tessera/client"
+	"github.com/transparency-dev/formats/log"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
@@ -74,7 +73,7 @@ func parseCheckpoint(raw []byte, v noteVerifier) (*checkpoint, error) {
 	if len(raw) > maxCheckpoint {
 		return nil, fmt.Errorf("a checkpoint of %d bytes", len(raw))
 	}
-	parsed, _, note, err := client.FetchCheckpoint(context.Background(), func(context.Context) ([]byte, error) { return raw, nil }, v, v.origin)
+	parsed, _, note, err := log.ParseCheckpoint(raw, v.origin, v)
 	if err != nil {
 		return nil, err
 	}
@@ -133,28 +132,24 @@ func (v noteVerifier) Verify(text, signature []byte) bool {
 // for Tessera passes through here.
 type noteSigner struct {
 	noteVerifier
-	key *logKey
-	// admit is called first; noteSigner signs only if it returns nil.
-	admit func(h treeHead) error
-	// timestamp returns the time of the next tree head in milliseconds.
-	timestamp func() uint64
+	log *Log
 }
 
-// Sign returns the RFC6962NoteSignature of a checkpoint's text.
+// Sign returns the RFC6962NoteSignature of a checkpoint's text, if the log admits it.
 func (s noteSigner) Sign(text []byte) ([]byte, error) {
 	head, err := parseText(text, s.origin)
-	if err == nil {
-		err = s.admit(head)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
-	timestamp := s.timestamp()
+	timestamp, err := s.log.admitCheckpoint(head)
+	if err != nil {
+		return nil, fmt.Errorf("signing checkpoint: %w", err)
+	}
 	message, err := ct.SerializeSTHSignatureInput(head.signed(timestamp, ct.DigitallySigned{}))
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
-	signature, err := s.key.sign(message)
+	signature, err := s.log.key.sign(message)
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}

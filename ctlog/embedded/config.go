@@ -65,8 +65,9 @@ type Config struct {
 	// one.
 	Registerer prometheus.Registerer
 
-	// reserve is minFree, except in tests.
-	reserve uint64
+	// reserve is minFree, and maxPending is defaultMaxPending, except in tests.
+	reserve    uint64
+	maxPending int
 }
 
 // Submit is `submit`.
@@ -76,12 +77,9 @@ type Submit struct {
 }
 
 const (
-	defaultBatchAge           = 10 * time.Millisecond
-	defaultCheckpointInterval = time.Second
-	minCheckpointInterval     = 100 * time.Millisecond
-	maxCheckpointInterval     = 10 * time.Second
-	defaultMaxPending         = 4096
-	minSubmitToken            = 16
+	// defaultMaxPending bounds the entries that wait to be stored.
+	defaultMaxPending = 4096
+	minSubmitToken    = 16
 	// maxBatch is the number of entries that flushes a batch before its age. Tessera rewrites
 	// the last, partial tile with each batch, so large batches are cheaper.
 	maxBatch = 512
@@ -93,15 +91,12 @@ const (
 	collectInterval = 10 * time.Second
 )
 
-// CheckSettings validates cfg, and reads no file. Errors have key paths such as ["dir"].
-func CheckSettings(cfg Config) error { return cfg.withDefaults().checkSettings() }
-
 func (cfg Config) withDefaults() Config {
-	cfg.BatchAge = cmp.Or(cfg.BatchAge, defaultBatchAge)
-	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, defaultCheckpointInterval)
-	cfg.MaxPending = cmp.Or(cfg.MaxPending, defaultMaxPending)
-	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.BatchAge = cmp.Or(cfg.BatchAge, 10*time.Millisecond)
+	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, time.Second)
+	cfg.maxPending = cmp.Or(cfg.maxPending, defaultMaxPending)
 	cfg.reserve = cmp.Or(cfg.reserve, minFree)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -111,70 +106,41 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-func (cfg Config) checkSettings() error {
-	errs := append(checkNames(cfg.Name, cfg.Origin), checkPaths(cfg.Dir, cfg.Guard)...)
-	if cfg.BatchAge < time.Millisecond || cfg.BatchAge > time.Second {
-		errs = append(errs, keypath.Errorf([]string{"batch_age"}, "%s is out of range; it is from 1ms to 1s, and 10ms is good", cfg.BatchAge))
+const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
+// CheckSettings validates cfg, and reads no file but to resolve paths. Package config validates the
+// times. Errors have key paths such as ["dir"].
+func CheckSettings(cfg Config) error {
+	var errs []error
+	mistake := func(key, format string, args ...any) {
+		errs = append(errs, keypath.Errorf(strings.Split(key, "."), format, args...))
 	}
-	if cfg.CheckpointInterval < minCheckpointInterval || cfg.CheckpointInterval > maxCheckpointInterval {
-		errs = append(errs, keypath.Errorf([]string{"checkpoint_interval"}, "%s is out of range; it is from 100ms to 10s, and 1s is good", cfg.CheckpointInterval))
+	if len(cfg.Name) > 64 || strings.Trim(cfg.Name, nameCharacters) != "" || strings.Trim(cfg.Name, ".") == "" {
+		mistake("name", "%.80q is no name for a log; use at most 64 letters, digits, '.', '_' and '-'", cfg.Name)
 	}
-	if cfg.MaxPending < 1 {
-		errs = append(errs, keypath.Errorf([]string{"max_pending"}, "%d leaves no room for an entry", cfg.MaxPending))
+	if o := cfg.Origin; len(o) > 255 || strings.Trim(o, nameCharacters+"/:[]~%") != "" || strings.Trim(o, "/") != o || strings.Contains(o, "://") || o == "" {
+		mistake("origin", "%.100q is no origin; it is the submission prefix without scheme and trailing slash, at most 255 characters, such as log.example/2026", o)
+	}
+	for _, it := range cfg.paths() {
+		if it.path == "" {
+			mistake(it.key, "the path of the log's %s is missing", it.key)
+		}
+	}
+	if cfg.Dir != "" && cfg.Guard != "" {
+		inside, err := filepath.Rel(resolve(cfg.Dir), resolve(cfg.Guard))
+		if err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
+			mistake("guard", "%s is inside the log's directory %s; a backup of the directory would bring back the guard too, so put it elsewhere", cfg.Guard, cfg.Dir)
+		}
 	}
 	if n := len(cfg.SubmitToken); n > 0 && n < minSubmitToken {
-		errs = append(errs, keypath.Errorf([]string{"submit", "token_file"}, "the token has %d bytes; it needs at least %d, such as from openssl rand -hex 32", n, minSubmitToken))
+		mistake("submit.token_file", "the token has %d bytes; it needs at least %d, such as from openssl rand -hex 32", n, minSubmitToken)
 	}
 	return errors.Join(errs...)
 }
 
-// complete sets the defaults, reads the key, and checks everything that needs no writing.
-func (cfg Config) complete() (Config, *logKey, error) {
-	cfg = cfg.withDefaults()
-	key, err := loadKey(cfg.Key)
-	if err = errors.Join(cfg.checkSettings(), keypath.Prefix(err, "key")); err != nil {
-		return cfg, nil, err
-	}
-	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
-		return cfg, nil, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init creates a new one, and nothing else creates one: if this one existed before, put its directory back", cfg.Dir)
-	} else if err != nil {
-		return cfg, nil, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err)
-	}
-	return cfg, key, nil
-}
-
-// checkNames checks the names that appear in URLs and checkpoints.
-func checkNames(name, origin string) (errs []error) {
-	switch {
-	case name == "":
-		errs = append(errs, keypath.Errorf([]string{"name"}, "the log's name is missing"))
-	case len(name) > 64 || strings.Trim(name, nameCharacters) != "" || strings.Trim(name, ".") == "":
-		errs = append(errs, keypath.Errorf([]string{"name"}, "%.80q is no name for a log; use at most 64 letters, digits, '.', '_' and '-'", name))
-	}
-	if len(origin) > 255 || strings.Trim(origin, nameCharacters+"/:[]~%") != "" || strings.Trim(origin, "/") != origin || strings.Contains(origin, "://") || origin == "" {
-		errs = append(errs, keypath.Errorf([]string{"origin"}, "%.100q is no origin; it is the submission prefix without scheme and trailing slash, at most 255 characters, such as log.example/2026", origin))
-	}
-	return errs
-}
-
-const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
-
-// checkPaths refuses a guard inside the directory that it guards.
-func checkPaths(dir, guard string) (errs []error) {
-	if dir == "" {
-		errs = append(errs, keypath.Errorf([]string{"dir"}, "the log's directory is missing"))
-	}
-	if guard == "" {
-		errs = append(errs, keypath.Errorf([]string{"guard"}, "the log's guard is missing; it is a file outside the log's directory"))
-	}
-	if len(errs) > 0 {
-		return errs
-	}
-	inside, err := filepath.Rel(resolve(dir), resolve(guard))
-	if err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
-		errs = append(errs, keypath.Errorf([]string{"guard"}, "%s is inside the log's directory %s; a backup of the directory would bring back the guard too, so put it elsewhere", guard, dir))
-	}
-	return errs
+// paths returns the paths of a log with their keys.
+func (cfg Config) paths() []struct{ key, path string } {
+	return []struct{ key, path string }{{"dir", cfg.Dir}, {"guard", cfg.Guard}, {"key", cfg.Key}}
 }
 
 // resolve follows the symbolic links in the existing part of path.
@@ -185,4 +151,22 @@ func resolve(path string) string {
 		return filepath.Join(resolve(parent), filepath.Base(path))
 	}
 	return real
+}
+
+// complete sets the defaults, reads the key, and checks everything that needs no writing.
+func (cfg Config) complete() (Config, *logKey, error) {
+	cfg = cfg.withDefaults()
+	if err := CheckSettings(cfg); err != nil {
+		return cfg, nil, err
+	}
+	key, err := loadKey(cfg.Key)
+	if err != nil {
+		return cfg, nil, keypath.Prefix(err, "key")
+	}
+	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
+		return cfg, nil, keypath.Errorf([]string{"dir"}, "%s holds no log; mayfly ctlog init creates a new one, and nothing else creates one: if this one existed before, put its directory back", cfg.Dir)
+	} else if err != nil {
+		return cfg, nil, keypath.Errorf([]string{"dir"}, "looking for the log: %w", err)
+	}
+	return cfg, key, nil
 }

@@ -5,7 +5,6 @@ package embedded
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,12 +13,12 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
-	"github.com/transparency-dev/tessera/client"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
@@ -45,8 +44,14 @@ const (
 	lockFile       = "writer.lock"
 )
 
-// errDamaged: the files on the disk cannot be those that the log wrote.
-var errDamaged = errors.New("the log's directory is damaged")
+var (
+	// errDamaged: the files on the disk cannot be those that the log wrote.
+	errDamaged = errors.New("the log's directory is damaged")
+	// errOlder: the directory is behind the guard.
+	errOlder = errors.New("its directory is older than its guard")
+	// errInconsistent: one of two trees does not continue the other.
+	errInconsistent = errors.New("the trees are inconsistent")
+)
 
 // directory reads the files that Tessera writes. It holds no state.
 //
@@ -76,12 +81,11 @@ func (d directory) head() (treeHead, error) {
 }
 
 // checkpoint returns the published checkpoint. v verifies it, unless it is the known one.
-func (d directory) checkpoint(v noteVerifier, known *checkpoint) (*checkpoint, error) {
+func (d directory) checkpoint(v noteVerifier, known *checkpoint) (c *checkpoint, err error) {
 	raw, err := files.Read(filepath.Join(d.path, checkpointFile), maxCheckpoint)
 	if err == nil && known != nil && bytes.Equal(raw, known.raw) {
 		return known, nil
 	}
-	var c *checkpoint
 	if err == nil {
 		c, err = parseCheckpoint(raw, v)
 	}
@@ -101,15 +105,19 @@ func width(level, index, size uint64) int {
 	return 0
 }
 
-// open opens a file of the tree of the given size: the one with the tile's exact width, or the
-// full one once the tile is full.
+// open opens a tile of the tree of the given size: the file with the tile's exact width, or the full
+// one once the tile is full. Beyond the tree it returns fs.ErrNotExist.
 func (d directory) open(path func(partial uint8) string, wide int) (*os.File, error) {
-	file, err := os.Open(filepath.Join(d.path, path(uint8(wide%tileWidth))))
+	if wide == 0 {
+		return nil, fs.ErrNotExist
+	}
+	exact := path(uint8(wide % tileWidth))
+	file, err := os.Open(filepath.Join(d.path, exact))
 	if errors.Is(err, fs.ErrNotExist) && wide < tileWidth {
 		file, err = os.Open(filepath.Join(d.path, path(0)))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s is missing", errDamaged, path(uint8(wide%tileWidth)))
+		return nil, fmt.Errorf("%w: %s is missing", errDamaged, exact)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading tile: %w", err)
@@ -120,12 +128,8 @@ func (d directory) open(path func(partial uint8) string, wide int) (*os.File, er
 // hashTile returns the hashes of a tile, exactly as many as it has in a tree of the given
 // size. Beyond the tree it returns fs.ErrNotExist.
 func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
-	wide := width(level, index, size)
-	if wide == 0 || level > maxTileLevel {
-		return nil, fs.ErrNotExist
-	}
-	path := func(partial uint8) string { return layout.TilePath(level, index, partial) }
-	file, err := d.open(path, wide)
+	length := width(level, index, size) * hashSize
+	file, err := d.open(func(partial uint8) string { return layout.TilePath(level, index, partial) }, length/hashSize)
 	if err != nil {
 		return nil, err
 	}
@@ -134,10 +138,10 @@ func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading tile: %w", err)
-	case len(content) < wide*hashSize || len(content) > tileWidth*hashSize:
-		return nil, fmt.Errorf("%w: %s has %d bytes where %d are due", errDamaged, path(uint8(wide%tileWidth)), len(content), wide*hashSize)
+	case len(content) < length || len(content) > tileWidth*hashSize:
+		return nil, fmt.Errorf("%w: %s has %d bytes; %d are expected", errDamaged, file.Name(), len(content), length)
 	default:
-		return content[:wide*hashSize], nil
+		return content[:length], nil
 	}
 }
 
@@ -149,11 +153,7 @@ func dataTilePath(index uint64, partial uint8) string {
 // openData opens a data tile in a tree of the given size; the file may have entries of a later
 // tree. Beyond the tree it returns fs.ErrNotExist.
 func (d directory) openData(index, size uint64) (*os.File, error) {
-	wide := width(0, index, size)
-	if wide == 0 {
-		return nil, fs.ErrNotExist
-	}
-	return d.open(func(partial uint8) string { return dataTilePath(index, partial) }, wide)
+	return d.open(func(partial uint8) string { return dataTilePath(index, partial) }, width(0, index, size))
 }
 
 // entries yields the entries from first to before end of a tree of the given size. It stops after
@@ -196,90 +196,78 @@ func (d directory) tileEntries(tile, end, size uint64, yield func(*tileLeaf, err
 	return true
 }
 
-// tileReader reads tiles for Tessera's client from the tree of one size, which may be larger
-// than the tree of a proof. It keeps the error, since the client drops its kind.
-type tileReader struct {
-	directory
-	size uint64
-	err  error
-}
-
-func (r *tileReader) fetch(_ context.Context, level, index uint64, _ uint8) ([]byte, error) {
-	content, err := r.hashTile(level, index, r.size)
-	if err != nil && r.err == nil {
-		r.err = err
-	}
-	return content, err
-}
-
-// explain returns the cause of err, an error of Tessera's client.
-func (r *tileReader) explain(err error) error {
-	if r.err != nil {
-		return r.err
-	}
-	return fmt.Errorf("%w: %w", errDamaged, err)
-}
-
-// proof returns the hashes of a proof for the tree of the given size, from the tiles of a later
-// tree.
-func (d directory) proof(ctx context.Context, size, later uint64, build func(*client.ProofBuilder) ([][]byte, error)) ([][]byte, error) {
-	tiles := &tileReader{directory: d, size: later}
-	builder, err := client.NewProofBuilder(ctx, size, tiles.fetch)
-	var hashes [][]byte
-	if err == nil {
-		hashes, err = build(builder)
-	}
-	if err != nil {
-		return nil, tiles.explain(err)
+// nodes returns the hashes of nodes from the tiles of the tree of the given size.
+func (d directory) nodes(ids []compact.NodeID, size uint64) ([][]byte, error) {
+	hashes := make([][]byte, 0, len(ids))
+	tiles := map[[2]uint64][]byte{}
+	for _, id := range ids {
+		level, index, inLevel, inIndex := layout.NodeCoordsToTileAddress(uint64(id.Level), id.Index)
+		tile := tiles[[2]uint64{level, index}]
+		if tile == nil {
+			var err error
+			if tile, err = d.hashTile(level, index, size); err != nil {
+				return nil, err
+			}
+			tiles[[2]uint64{level, index}] = tile
+		}
+		length := uint64(hashSize) << inLevel
+		hashes = append(hashes, subtreeRoot(tile[inIndex*length:(inIndex+1)*length]))
 	}
 	return hashes, nil
 }
 
+// subtreeRoot returns the root of a perfect subtree from its leaves.
+func subtreeRoot(hashes []byte) []byte {
+	if len(hashes) == hashSize {
+		return hashes
+	}
+	middle := len(hashes) / 2
+	return rfc6962.DefaultHasher.HashChildren(subtreeRoot(hashes[:middle]), subtreeRoot(hashes[middle:]))
+}
+
+// proof returns the hashes of a proof, from the tiles of a tree that is large enough.
+func (d directory) proof(nodes proof.Nodes, size uint64) ([][]byte, error) {
+	hashes, err := d.nodes(nodes.IDs, size)
+	if err != nil {
+		return nil, err
+	}
+	return nodes.Rehash(hashes, rfc6962.DefaultHasher.HashChildren)
+}
+
 // root computes the head of the tree of the given size from its right edge.
-func (d directory) root(ctx context.Context, size uint64) (treeHead, error) {
+func (d directory) root(size uint64) (treeHead, error) {
 	if size == 0 {
 		return emptyTree(), nil
 	}
-	tiles := &tileReader{directory: d, size: size}
-	hashes, err := client.FetchRangeNodes(ctx, size, tiles.fetch)
-	var root []byte
-	if err == nil {
-		var edge *compact.Range
-		if edge, err = (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewRange(0, size, hashes); err == nil {
-			root, err = edge.GetRootHash(nil)
-		}
-	}
+	hashes, err := d.nodes(compact.RangeNodes(0, size, nil), size)
 	if err != nil {
-		return treeHead{}, tiles.explain(err)
+		return treeHead{}, err
+	}
+	last := len(hashes) - 1
+	root := hashes[last]
+	for _, left := range slices.Backward(hashes[:last]) {
+		root = rfc6962.DefaultHasher.HashChildren(left, root)
 	}
 	return treeHead{size, [hashSize]byte(root)}, nil
 }
 
-// errInconsistent: one of two trees does not continue the other.
-var errInconsistent = errors.New("the trees are inconsistent")
-
 // consistent proves with the tiles of the tree newer that newer continues the tree older (RFC
 // 6962, section 2.1.2).
-func (d directory) consistent(ctx context.Context, older, newer treeHead) error {
-	switch {
-	case older.size > newer.size:
-		return fmt.Errorf("%w: %d entries cannot continue %d", errInconsistent, newer.size, older.size)
-	case older == newer, older == emptyTree():
+func (d directory) consistent(older, newer treeHead) error {
+	if older == newer || older == emptyTree() {
 		return nil
-	case older.size == newer.size, older.size == 0:
-		return fmt.Errorf("%w: they have the same size %d and two roots", errInconsistent, older.size)
 	}
-	hashes, err := d.proof(ctx, newer.size, newer.size, func(b *client.ProofBuilder) ([][]byte, error) {
-		return b.ConsistencyProof(ctx, older.size, newer.size)
-	})
-	if err != nil {
-		return err
+	nodes, err := proof.Consistency(older.size, newer.size)
+	if err == nil && older.size > 0 && older.size < newer.size {
+		hashes, errTiles := d.proof(nodes, newer.size)
+		if errTiles != nil {
+			return errTiles
+		}
+		if proof.VerifyConsistency(rfc6962.DefaultHasher, older.size, newer.size, hashes, older.root[:], newer.root[:]) == nil {
+			return nil
+		}
 	}
-	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, older.size, newer.size, hashes, older.root[:], newer.root[:]); err != nil {
-		// The proof's own error lists the differing hashes on several lines.
-		return fmt.Errorf("%w: %d entries do not continue %d", errInconsistent, newer.size, older.size)
-	}
-	return nil
+	return fmt.Errorf("%w: %d entries do not continue %d", errInconsistent, newer.size, older.size)
 }
 
 // checkEntries proves that the entries from first to before end are on the disk, each with the hash
@@ -299,11 +287,10 @@ func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) e
 		if !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
 			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
 		}
-		if check == nil {
-			continue
-		}
-		if err := check(leaf); err != nil {
-			return err
+		if check != nil {
+			if err := check(leaf); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -312,24 +299,21 @@ func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) e
 // verify proves that the directory continues the guard's tree and its own checkpoint, and is
 // complete at its right edge, where the next entries go. It changes nothing, and returns the
 // directory's tree.
-func (d directory) verify(ctx context.Context, guard, published treeHead) (treeHead, error) {
+func (d directory) verify(guard, published treeHead) (treeHead, error) {
 	head, err := d.head()
 	if err != nil {
 		return head, err
 	}
-	if head.size < published.size {
-		return head, fmt.Errorf("%w: its tree has %d entries, its checkpoint %d", errOlder, head.size, published.size)
+	if most := max(guard.size, published.size); head.size < most {
+		return head, fmt.Errorf("%w: its tree has %d entries, its checkpoint or its guard %d", errOlder, head.size, most)
 	}
-	if head.size < guard.size {
-		return head, fmt.Errorf("%w: it has %d entries", errOlder, head.size)
-	}
-	computed, err := d.root(ctx, head.size)
+	computed, err := d.root(head.size)
 	if err == nil && computed != head {
 		err = fmt.Errorf("%w: its tiles do not add up to the root hash in %s", errDamaged, treeStateFile)
 	}
 	for _, older := range []treeHead{published, guard} {
 		if err == nil {
-			err = d.consistent(ctx, older, head)
+			err = d.consistent(older, head)
 		}
 	}
 	if err == nil && head.size > 0 {

@@ -12,9 +12,11 @@
 package embedded
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -24,7 +26,6 @@ import (
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/ctonly"
 	"github.com/transparency-dev/tessera/storage/posix"
-	"golang.org/x/sync/semaphore"
 	"k8s.io/klog/v2"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -40,7 +41,6 @@ type Log struct {
 	issuers   *issuers
 	guard     *guard
 	locks     []*os.File
-	front     *front
 	logger    *slog.Logger
 	failures  breaker.Sparing
 	metrics   *metrics
@@ -59,15 +59,38 @@ type Log struct {
 	finish func(context.Context) error
 	cancel context.CancelFunc // of the work in the background
 
-	// places are those of entries that wait to be stored. Shutdown takes all, and so waits for them.
-	places  *semaphore.Weighted
-	queued  atomic.Int64
+	// The reads over HTTP show the tree of the published checkpoint, and nothing beyond it.
+	replays     *replays
+	verified    atomic.Pointer[checkpoint] // the newest one that was read
+	compressors chan *gzip.Writer          // the idle ones; without one, the log sends a tile uncompressed
+
+	// places holds an element for each entry that waits to be stored. Shutdown fills it, and so waits
+	// for them.
+	places  chan struct{}
 	closing atomic.Bool
-	stop    sync.Once
 	closed  chan struct{} // closed when Tessera has been stopped
 }
 
 var _ ctlog.Log = (*Log)(nil)
+
+// newLog returns a log that does nothing yet.
+func newLog(cfg Config, key *logKey) (l *Log, err error) {
+	l = &Log{
+		cfg: cfg, key: key, directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir), logger: cfg.Logger.With(slog.String("log", cfg.Name)),
+		places: make(chan struct{}, cfg.maxPending), closed: make(chan struct{}),
+		replays: newReplays(maxReplays), compressors: make(chan *gzip.Writer, maxCompressors),
+	}
+	if l.metrics, err = newMetrics(cfg.Registerer, cfg.Name); err != nil {
+		return nil, err
+	}
+	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
+	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: func(d time.Duration) { l.metrics.guard.Observe(d.Seconds()) }}
+	for range maxCompressors {
+		z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // fails for an unknown level only
+		l.compressors <- z
+	}
+	return l, nil
+}
 
 // Open opens a log that Init created. Errors for settings have key paths such as ["dir"];
 // *LockedError and *StorageError report the state of the machine.
@@ -78,36 +101,19 @@ var _ ctlog.Log = (*Log)(nil)
 //
 // The log runs until Shutdown; ctx is for opening only.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
-	cfg, key, err := cfg.complete()
+	cfg, key, free, err := cfg.openable()
 	if err != nil {
 		return nil, err
 	}
-	f, err := cfg.checkStorage()
+	l, err := newLog(cfg, key)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{
-		cfg: cfg, key: key, directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir),
-		logger: cfg.Logger.With(slog.String("log", cfg.Name)), places: semaphore.NewWeighted(int64(cfg.MaxPending)), closed: make(chan struct{}),
-	}
-	if l.metrics, err = newMetrics(cfg.Registerer, cfg.Name); err != nil {
-		return nil, err
-	}
-	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
-	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: func(d time.Duration) { l.metrics.guard.Observe(d.Seconds()) }}
-	l.front = newFront(l)
-	l.storage.Store(&storage{free: f.free})
-	if f.volatile {
-		l.logger.WarnContext(ctx, "the log will be lost when the machine restarts: it is stored in memory")
-	}
+	l.storage.Store(&storage{free: free})
 	background, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
-	err = l.lock()
-	if err == nil {
+	if err = l.lock(); err == nil {
 		err = l.start(ctx, background)
-	}
-	if err == nil {
-		err = l.issuers.sweep()
 	}
 	if err != nil {
 		l.cancel() // Tessera may run already
@@ -120,16 +126,11 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 // error that it returns is temporary, or is a wrong setting. Tessera's work in the background stops
 // with the context background, after Shutdown has drained it.
 func (l *Log) start(ctx, background context.Context) error {
-	s, err := l.cfg.examine(ctx, l.key)
-	newest := treeHead{}
-	if s.guard.Origin != "" {
-		newest = s.guard.head()
-	}
-	l.guard.file = s.guard
-	l.guard.newest.Store(&newest)
+	s, err := l.cfg.examine(l.key)
+	l.guard.newest.Store(s.guard)
 	if err == nil {
 		l.signedSize, l.lastTimestamp = s.published.head.size, s.published.timestamp
-		err = l.guard.admit(ctx, s.head)
+		err = l.guard.admit(s.head)
 	}
 	if l.refuse(ctx, err) != nil {
 		return nil
@@ -143,23 +144,25 @@ func (l *Log) start(ctx, background context.Context) error {
 	if _, err := l.tryOpen(treeStateLock); err != nil {
 		return err
 	}
-	driver, err := posix.New(background, posix.Config{Path: l.cfg.Dir})
-	if err != nil {
-		return fmt.Errorf("opening log %s: %w", l.cfg.Name, err)
-	}
-	options := tessera.NewAppendOptions().
-		WithCTLayout().
-		WithCheckpointSigner(noteSigner{l.verifier(), l.key, l.admitCheckpoint, l.nextTimestamp}).
+	appender, finish, err := l.newAppender(background, tessera.NewAppendOptions().
 		WithBatching(maxBatch, l.cfg.BatchAge).
 		WithCheckpointInterval(l.cfg.CheckpointInterval).
 		WithCheckpointRepublishInterval(max(republishInterval, l.cfg.CheckpointInterval)).
-		WithGarbageCollectionInterval(collectInterval)
-	appender, finish, _, err := tessera.NewAppender(background, driver, options)
+		WithGarbageCollectionInterval(collectInterval))
 	if err != nil {
 		return fmt.Errorf("opening log %s: %w", l.cfg.Name, err)
 	}
 	l.add, l.finish = tessera.NewCertificateTransparencyAppender(appender), finish
 	return nil
+}
+
+func (l *Log) newAppender(ctx context.Context, options *tessera.AppendOptions) (*tessera.Appender, func(context.Context) error, error) {
+	driver, err := posix.New(ctx, posix.Config{Path: l.cfg.Dir})
+	if err != nil {
+		return nil, nil, err
+	}
+	appender, finish, _, err := tessera.NewAppender(ctx, driver, options.WithCTLayout().WithCheckpointSigner(noteSigner{l.verifier(), l}))
+	return appender, finish, err
 }
 
 // RouteTesseraLogs sends Tessera's log lines, for the whole process, to logger instead of
@@ -175,46 +178,39 @@ func (l *Log) PublicKey() []byte { return l.key.PEM() }
 
 func (l *Log) verifier() noteVerifier { return noteVerifier{l.cfg.Origin, l.key.PublicKey} }
 
-// admitCheckpoint decides whether Tessera may publish a tree head.
-func (l *Log) admitCheckpoint(head treeHead) error {
+// admitCheckpoint decides whether Tessera may publish a tree head, and returns its timestamp.
+func (l *Log) admitCheckpoint(head treeHead) (timestamp uint64, err error) {
 	ctx := context.Background()
-	err := l.tryCheckpoint(ctx, head)
+	timestamp, err = l.tryCheckpoint(head)
 	if refusal := l.refuse(ctx, err); refusal != nil {
 		err = refusal
 	}
 	if err == nil {
 		l.signError.Store(nil)
-		return nil
+		return timestamp, nil
 	}
 	l.signError.Store(&err)
 	l.failures.Log(ctx, slog.LevelError, "publishing no checkpoint", slog.Any("error", err))
-	return err
+	return 0, err
 }
 
-func (l *Log) tryCheckpoint(ctx context.Context, head treeHead) error {
+// tryCheckpoint returns the current time, but always later than that of the checkpoint before (RFC
+// 6962, section 3.5).
+func (l *Log) tryCheckpoint(head treeHead) (timestamp uint64, err error) {
 	if refusal := l.refusal.Load(); refusal != nil {
-		return refusal
+		return 0, refusal
 	}
 	l.signMu.Lock()
 	defer l.signMu.Unlock()
 	if head.size < l.signedSize {
-		return fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.size, l.signedSize)
+		return 0, fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.size, l.signedSize)
 	}
-	if err := l.guard.admit(ctx, head); err != nil {
-		return err
+	if err := l.guard.admit(head); err != nil {
+		return 0, err
 	}
-	l.signedSize = head.size
+	l.signedSize, l.lastTimestamp = head.size, max(milliseconds(l.cfg.Now()), l.lastTimestamp+1)
 	l.metrics.size.Set(float64(head.size))
-	return nil
-}
-
-// nextTimestamp returns the current time, but always later than the one before (RFC 6962,
-// section 3.5).
-func (l *Log) nextTimestamp() uint64 {
-	l.signMu.Lock()
-	defer l.signMu.Unlock()
-	l.lastTimestamp = max(milliseconds(l.cfg.Now()), l.lastTimestamp+1)
-	return l.lastTimestamp
+	return l.lastTimestamp, nil
 }
 
 // milliseconds returns a time as RFC 6962 has it.
@@ -237,25 +233,31 @@ func (l *Log) refuse(ctx context.Context, err error) *RefusedError {
 // Shutdown stops the log in an order that loses nothing: it admits no new entries; the
 // pending ones are stored and get their SCTs; it publishes a checkpoint that covers them all;
 // then it cancels Tessera's work and releases the locks. If ctx ends first, it does the rest
-// without waiting: pending entries may be lost, but no submitter has an SCT for them.
+// without waiting: pending entries may be lost, but no submitter has an SCT for them. A second
+// call does nothing.
 //
 // The Handler continues to serve what is published.
 func (l *Log) Shutdown(ctx context.Context) (err error) {
-	l.stop.Do(func() {
-		l.closing.Store(true)
-		err = l.places.Acquire(ctx, int64(l.cfg.MaxPending))
-		// A log that refuses to sign publishes nothing: the wait would never end.
-		if err == nil && l.finish != nil && l.refusal.Load() == nil {
-			err = l.finish(ctx)
+	if l.closing.Swap(true) {
+		return nil
+	}
+	for range cap(l.places) {
+		select {
+		case l.places <- struct{}{}:
+		case <-ctx.Done():
+			err = ctx.Err()
 		}
-		l.cancel()
-		close(l.closed)
-		if err != nil {
-			err = fmt.Errorf("shutting log %s down: %w", l.cfg.Name, err)
-		}
-		err = errors.Join(err, l.unlock())
-	})
-	return err
+	}
+	// A log that refuses to sign publishes nothing: the wait would never end.
+	if err == nil && l.finish != nil && l.refusal.Load() == nil {
+		err = l.finish(ctx)
+	}
+	l.cancel()
+	close(l.closed)
+	if err != nil {
+		err = fmt.Errorf("shutting log %s down: %w", l.cfg.Name, err)
+	}
+	return errors.Join(err, l.unlock())
 }
 
 // Ready returns nil if the log can accept an entry. The error is for the operator.
@@ -267,31 +269,10 @@ func (l *Log) Ready() error {
 	return err
 }
 
-// Status is the state of a log.
-type Status struct {
-	Name   string `json:"name"`
-	Origin string `json:"origin"`
-	LogID  []byte `json:"log_id"`
-	// TreeSize and RootHash are of the newest tree for which the log may sign; an Inspection
-	// has those of the directory, even if they are refused.
-	TreeSize uint64 `json:"tree_size"`
-	RootHash []byte `json:"root_hash"`
-	// CheckpointSize and CheckpointTime are of the published checkpoint.
-	CheckpointSize uint64    `json:"checkpoint_size"`
-	CheckpointTime time.Time `json:"checkpoint_time"`
-	// Pending is how many entries wait to be stored.
-	Pending int `json:"pending"`
-	// FreeBytes is the free space on the disk.
-	FreeBytes uint64 `json:"free_bytes"`
-	// Err states why the log accepts no entry now, and what to do: *RefusedError,
-	// *StorageError or another. It is nil if the log is ready.
-	Err error `json:"-"`
-}
-
 // Status returns what Ready returns, and more.
 func (l *Log) Status() Status {
-	published, _ := l.front.checkpoint() // Ready reports an unreadable one, or fsck
-	s := l.cfg.status(l.key, state{published: published, head: *l.guard.newest.Load()})
-	s.Pending, s.FreeBytes, s.Err = int(l.queued.Load()), l.storage.Load().free, l.Ready()
+	published, _ := l.checkpoint() // Ready reports an unreadable one, or fsck
+	s := l.cfg.status(l.key, state{published: published, head: l.guard.newest.Load().head()})
+	s.Pending, s.FreeBytes, s.Err = len(l.places), l.storage.Load().free, l.Ready()
 	return s
 }

@@ -20,7 +20,11 @@ import (
 	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
-const testToken = "a token for submitting"
+const (
+	testToken             = "a token for submitting"
+	minCheckpointInterval = 100 * time.Millisecond // Tessera's
+	maxCheckpointInterval = 10 * time.Second
+)
 
 // authority creates the chains that a log receives.
 type authority struct{ *testlog.Authority }

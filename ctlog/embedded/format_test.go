@@ -7,10 +7,10 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/crypto/cryptobyte"
@@ -21,9 +21,8 @@ import (
 func signCheckpoint(t testing.TB, key *logKey, text string) []byte {
 	t.Helper()
 	raw, err := note.Sign(&note.Note{Text: text}, noteSigner{
-		noteVerifier: noteVerifier{testOrigin, key.PublicKey}, key: key,
-		admit:     func(treeHead) error { return nil },
-		timestamp: func() uint64 { return 1_767_225_600_000 },
+		noteVerifier{testOrigin, key.PublicKey},
+		newTestLog(t, key, emptyTree()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -77,22 +76,33 @@ func newKey(t testing.TB) *logKey {
 	return key
 }
 
-// TestNoteSignerAsksFirst: noteSigner signs nothing that the guard does not admit.
+// newTestLog returns a log without files that may sign one tree.
+func newTestLog(t testing.TB, key *logKey, head treeHead) *Log {
+	t.Helper()
+	l, err := newLog(Config{Origin: testOrigin, Now: func() time.Time { return time.UnixMilli(1_767_225_600_000) }}.withDefaults(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.guard.newest.Store((&guardFile{}).at(head, time.Now()))
+	return l
+}
+
+// TestNoteSignerAsksFirst: noteSigner signs nothing that the guard does not admit, and each time with a
+// later timestamp.
 func TestNoteSignerAsksFirst(t *testing.T) {
 	t.Parallel()
-	refused := errors.New("refused")
-	var asked treeHead
-	signer := noteSigner{
-		noteVerifier: noteVerifier{origin: testOrigin},
-		admit:        func(h treeHead) error { asked = h; return refused },
-		timestamp:    func() uint64 { t.Error("a timestamp was taken"); return 0 },
+	key := newKey(t)
+	l := newTestLog(t, key, emptyTree())
+	signer := noteSigner{l.verifier(), l}
+	for i := range uint64(3) {
+		signature, err := signer.Sign([]byte(emptyCheckpoint))
+		if err != nil || binary.BigEndian.Uint64(signature) != 1_767_225_600_000+i {
+			t.Errorf("%x, %v", signature, err)
+		}
 	}
-	if _, err := signer.Sign([]byte(emptyCheckpoint)); !errors.Is(err, refused) || asked != emptyTree() {
-		t.Errorf("got %v for %v", err, asked)
-	}
-	for _, text := range []string{"", "x", strings.Replace(emptyCheckpoint, "log", "other", 1)} {
-		if _, err := signer.Sign([]byte(text)); err == nil || errors.Is(err, refused) {
-			t.Errorf("%q: got %v", text, err)
+	for _, text := range []string{"", "x", strings.Replace(emptyCheckpoint, "log", "other", 1), treeHead{size: 1}.text(testOrigin)} {
+		if _, err := signer.Sign([]byte(text)); err == nil {
+			t.Errorf("%q is signed", text)
 		}
 	}
 }
@@ -173,8 +183,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 }
 
 func FuzzParseGuard(f *testing.F) {
-	empty := emptyTree()
-	good, err := guardFile{Origin: "log.example/2026", LogID: make([]byte, 32), RootHash: empty.root[:]}.marshal()
+	good, err := (&guardFile{Origin: "log.example/2026", LogID: make([]byte, 32)}).at(emptyTree(), time.Now()).marshal()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -4,7 +4,6 @@ package embedded
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -17,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/transparency-dev/tessera/api/layout"
@@ -32,46 +30,26 @@ const (
 	private   = "no-store"
 )
 
-// front is the log's HTTP side. Reads show the tree of the published checkpoint, and nothing
-// beyond it.
-type front struct {
-	log      *Log
-	replays  *replays
-	verified atomic.Pointer[checkpoint] // the newest one that was read
-	// compressors holds the idle compressors. Each has 1.2 MiB, so there are few; without an idle
-	// one, the log sends a tile uncompressed.
-	compressors chan *gzip.Writer
-}
-
-// maxCompressors is how many data tiles are compressed at the same time.
+// maxCompressors is how many data tiles are compressed at the same time. A compressor has 1.2 MiB.
 const maxCompressors = 4
 
-func newFront(l *Log) *front {
-	f := &front{log: l, replays: newReplays(maxReplays), compressors: make(chan *gzip.Writer, maxCompressors)}
-	for range maxCompressors {
-		z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // fails for an unknown level only
-		f.compressors <- z
-	}
-	return f
-}
-
 // endpoint answers a request, or returns an error that determines the status.
-type endpoint func(f *front, w http.ResponseWriter, r *http.Request) error
+type endpoint func(l *Log, w http.ResponseWriter, r *http.Request) error
 
 // endpoints are what the log serves, by path: a path that ends in a slash is a prefix.
 var endpoints = map[string]struct {
 	post   bool
 	answer endpoint
 }{
-	"/checkpoint":                {false, (*front).getCheckpoint},
-	"/tile/":                     {false, (*front).getTile},
-	"/issuer/":                   {false, (*front).getIssuer},
-	"/ct/v1/get-sth":             {false, (*front).getSTH},
-	"/ct/v1/get-entries":         {false, (*front).getEntries},
-	"/ct/v1/get-sth-consistency": {false, (*front).getConsistency},
-	"/ct/v1/get-entry-and-proof": {false, (*front).getEntryAndProof},
-	"/ct/v1/get-proof-by-hash":   {false, (*front).getProofByHash},
-	"/ct/v1/get-roots":           {false, authorized((*front).getRoots)},
+	"/checkpoint":                {false, (*Log).getCheckpoint},
+	"/tile/":                     {false, (*Log).getTile},
+	"/issuer/":                   {false, (*Log).getIssuer},
+	"/ct/v1/get-sth":             {false, (*Log).getSTH},
+	"/ct/v1/get-entries":         {false, (*Log).getEntries},
+	"/ct/v1/get-sth-consistency": {false, (*Log).getConsistency},
+	"/ct/v1/get-entry-and-proof": {false, (*Log).getEntryAndProof},
+	"/ct/v1/get-proof-by-hash":   {false, (*Log).getProofByHash},
+	"/ct/v1/get-roots":           {false, authorized((*Log).getRoots)},
 	"/ct/v1/add-chain":           {true, addChain(false)},
 	"/ct/v1/add-pre-chain":       {true, addChain(true)},
 }
@@ -81,7 +59,7 @@ var endpoints = map[string]struct {
 // error_message (RFC 6962, section 4).
 func (l *Log) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := l.front.serve(w, r)
+		err := l.serve(w, r)
 		if err == nil {
 			return
 		}
@@ -93,7 +71,7 @@ func (l *Log) Handler() http.Handler {
 	})
 }
 
-func (f *front) serve(w http.ResponseWriter, r *http.Request) error {
+func (l *Log) serve(w http.ResponseWriter, r *http.Request) error {
 	path := r.URL.Path
 	for _, prefix := range []string{"/tile/", "/issuer/"} {
 		if strings.HasPrefix(path, prefix) {
@@ -109,7 +87,7 @@ func (f *front) serve(w http.ResponseWriter, r *http.Request) error {
 	case !e.post && r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 	default:
-		return e.answer(f, w, r)
+		return e.answer(l, w, r)
 	}
 	return refuse(http.StatusMethodNotAllowed, "%.20q is not for this path; use %s", r.Method, w.Header().Get("Allow"))
 }
@@ -165,17 +143,17 @@ func describeError(err error) *httpError {
 
 // checkpoint returns the published checkpoint. It verifies each one at the first read, so
 // that the log never serves a checkpoint that it did not sign.
-func (f *front) checkpoint() (*checkpoint, error) {
-	c, err := f.log.directory.checkpoint(f.log.verifier(), f.verified.Load())
+func (l *Log) checkpoint() (*checkpoint, error) {
+	c, err := l.directory.checkpoint(l.verifier(), l.verified.Load())
 	if err != nil {
 		return nil, err
 	}
-	f.verified.Store(c)
+	l.verified.Store(c)
 	return c, nil
 }
 
-func (f *front) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
-	c, err := f.checkpoint()
+func (l *Log) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
+	c, err := l.checkpoint()
 	if err == nil {
 		content(w, r, "text/plain; charset=utf-8", mutable, c.raw)
 	}
@@ -206,12 +184,12 @@ func answerJSON(w http.ResponseWriter, r *http.Request, caching string, v any) e
 	return nil
 }
 
-func (f *front) getIssuer(w http.ResponseWriter, r *http.Request) error {
+func (l *Log) getIssuer(w http.ResponseWriter, r *http.Request) error {
 	fingerprint, ok := parseFingerprint(strings.TrimPrefix(r.URL.Path, "/issuer/"))
 	if !ok {
 		return refuse(http.StatusNotFound, "an issuer is named by the 64 lower-case hexadecimal digits of its SHA-256")
 	}
-	der, err := f.log.issuers.get(fingerprint)
+	der, err := l.issuers.get(fingerprint)
 	if err == nil {
 		content(w, r, "application/pkix-cert", immutable, der)
 	}
@@ -222,12 +200,12 @@ func (f *front) getIssuer(w http.ResponseWriter, r *http.Request) error {
 //
 // getTile cuts a partial tile from the newest one. So the tile is right even where an
 // interrupted batch left a file of that name, and available after its own file is deleted.
-func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
+func (l *Log) getTile(w http.ResponseWriter, r *http.Request) error {
 	data, level, index, wide, ok := parseTilePath(r.URL.Path)
 	if !ok {
 		return refuse(http.StatusNotFound, "a tile is named tile/<level>/<index>[.p/<width>] or tile/data/<index>[.p/<width>]")
 	}
-	c, err := f.checkpoint()
+	c, err := l.checkpoint()
 	if err != nil {
 		return err
 	}
@@ -235,9 +213,9 @@ func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusNotFound, "the tree of the checkpoint, with %d entries, has no such tile", c.head.size)
 	}
 	if data {
-		return f.sendDataTile(w, r, index, wide, c.head.size)
+		return l.sendDataTile(w, r, index, wide, c.head.size)
 	}
-	body, err := f.log.directory.hashTile(level, index, c.head.size)
+	body, err := l.directory.hashTile(level, index, c.head.size)
 	if err == nil {
 		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
 	}
@@ -246,14 +224,14 @@ func (f *front) getTile(w http.ResponseWriter, r *http.Request) error {
 
 // sendDataTile answers with the first wide entries of a data tile, from its file. After the status
 // has been sent, errors are the client's.
-func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64, wide int, size uint64) error {
-	file, err := f.log.directory.openData(index, size)
+func (l *Log) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64, wide int, size uint64) error {
+	file, err := l.directory.openData(index, size)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }()
 	length := int64(0)
-	for leaf, err := range f.log.directory.entries(index*tileWidth, index*tileWidth+uint64(wide), size) {
+	for leaf, err := range l.directory.entries(index*tileWidth, index*tileWidth+uint64(wide), size) {
 		if err != nil {
 			return err
 		}
@@ -264,8 +242,8 @@ func (f *front) sendDataTile(w http.ResponseWriter, r *http.Request, index uint6
 	w.Header().Set("Vary", "Accept-Encoding")
 	if acceptsGzip(r) {
 		select {
-		case z := <-f.compressors:
-			defer func() { f.compressors <- z }()
+		case z := <-l.compressors:
+			defer func() { l.compressors <- z }()
 			w.Header().Set("Content-Encoding", "gzip")
 			if r.Method == http.MethodHead {
 				return nil

@@ -225,10 +225,10 @@ func TestRefusesChains(t *testing.T) {
 		{"out of order", "add-pre-chain", [][]byte{sub.Chain[0], sub.Chain[2], sub.Chain[1]}, "are not in order"},
 		{"a certificate too many", "add-pre-chain", append(slices.Clone(sub.Chain), stranger.Root.Raw), "are not in order"},
 		{"the root alone", "add-chain", [][]byte{a.Root.Raw}, "are not in order"},
-		{"a certificate as a precertificate", "add-pre-chain", [][]byte{final, sub.Chain[1]}, "has no poison extension: use add-chain"},
-		{"a precertificate as a certificate", "add-chain", sub.Chain, "is a precertificate; use add-pre-chain"},
+		{"a certificate as a precertificate", "add-pre-chain", [][]byte{final, sub.Chain[1]}, "with the poison extension"},
+		{"a precertificate as a certificate", "add-chain", sub.Chain, "with the poison extension"},
 		{"too many", "add-chain", slices.Repeat([][]byte{a.Root.Raw}, 11), "has 11 certificates"},
-		{"too large", "add-chain", [][]byte{make([]byte, maxCertificate+1)}, "certificate 0 of the chain has 65537 bytes"},
+		{"too large", "add-chain", [][]byte{make([]byte, maxCertificate+1)}, "more than 65536 bytes"},
 	} {
 		status, _, body := post(t, url+"/ct/v1/"+test.path, testToken, chainJSON(t, test.chain))
 		if status != http.StatusBadRequest || !strings.Contains(body, test.says) {
@@ -253,13 +253,16 @@ func TestRefusesChains(t *testing.T) {
 func TestSubmittedTBS(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
-	f := &front{log: &Log{cfg: Config{Roots: a.roots}}}
 	sub := a.submission(t)
-	e, err := f.newEntry(sub.Chain, true)
+	chain, err := checkChain(sub.Chain, a.roots())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(e.leaf.Certificate, sub.TBS) || !bytes.Equal(e.leaf.IssuerKeyHash, sub.IssuerKeyHash[:]) || !bytes.Equal(e.leaf.Precertificate, sub.Chain[0]) {
+	e, err := newEntry(chain, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(e.Certificate, sub.TBS) || !bytes.Equal(e.IssuerKeyHash, sub.IssuerKeyHash[:]) || !bytes.Equal(e.Precertificate, sub.Chain[0]) {
 		t.Error("the entry is not the one that Submit would log")
 	}
 }

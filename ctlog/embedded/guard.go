@@ -4,7 +4,6 @@ package embedded
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,9 +29,20 @@ type guardFile struct {
 	Updated  time.Time `json:"updated"`
 }
 
-func (f guardFile) head() treeHead { return treeHead{f.TreeSize, [hashSize]byte(f.RootHash)} }
+// at returns f for another tree.
+func (f guardFile) at(head treeHead, now time.Time) *guardFile {
+	f.TreeSize, f.RootHash, f.Updated = head.size, head.root[:], now.UTC().Truncate(time.Millisecond)
+	return &f
+}
 
-func (f guardFile) marshal() ([]byte, error) {
+// head returns the tree; zero for a guard that could not be read.
+func (f *guardFile) head() (h treeHead) {
+	h.size = f.TreeSize
+	copy(h.root[:], f.RootHash)
+	return h
+}
+
+func (f *guardFile) marshal() ([]byte, error) {
 	content, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("marshalling guard: %w", err)
@@ -40,38 +50,40 @@ func (f guardFile) marshal() ([]byte, error) {
 	return append(content, '\n'), nil
 }
 
+// errOtherLog: a guard is valid, but belongs to another log.
+var errOtherLog = errors.New("its files are of different logs")
+
 // readGuard reads the guard of the log that origin and logID name.
-func readGuard(path, origin string, logID [32]byte) (guardFile, error) {
+func readGuard(path, origin string, logID [32]byte) (*guardFile, error) {
 	content, err := files.Read(path, maxGuardFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return guardFile{}, fmt.Errorf("its guard %s is missing", path)
+		return &guardFile{}, fmt.Errorf("its guard %s is missing", path)
 	}
-	if err != nil {
-		return guardFile{}, fmt.Errorf("its guard cannot be read: %w", err)
+	var g *guardFile
+	if err == nil {
+		g, err = parseGuard(content)
 	}
-	g, err := parseGuard(content)
 	switch {
 	case err != nil:
-		return guardFile{}, fmt.Errorf("its guard %s cannot be used: %w", path, err)
-	case g.Origin != origin:
-		return guardFile{}, fmt.Errorf("%w: its guard %s is that of the log %.100q, not of %q", errOtherLog, path, g.Origin, origin)
-	case string(g.LogID) != string(logID[:]):
-		return guardFile{}, fmt.Errorf("%w: its guard %s is that of a log with another key (log ID %x, not %x)", errOtherLog, path, g.LogID, logID)
+		return &guardFile{}, fmt.Errorf("its guard %s cannot be used: %w", path, err)
+	case g.Origin != origin || string(g.LogID) != string(logID[:]):
+		return &guardFile{}, fmt.Errorf("%w: its guard %s is that of the log %.100q with the log ID %x, not of %q with %x", errOtherLog, path, g.Origin, g.LogID, origin, logID)
 	}
 	return g, nil
 }
 
-func parseGuard(content []byte) (g guardFile, err error) {
+func parseGuard(content []byte) (*guardFile, error) {
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&g); err != nil {
-		return guardFile{}, err
+	g := &guardFile{}
+	if err := decoder.Decode(g); err != nil {
+		return nil, err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return guardFile{}, errors.New("more data follows its JSON object")
+		return nil, errors.New("more data follows its JSON object")
 	}
 	if len(g.LogID) != hashSize || len(g.RootHash) != hashSize || g.TreeSize == 0 && g.head() != emptyTree() {
-		return guardFile{}, errors.New("its log_id or root_hash is no hash, or not that of an empty tree")
+		return nil, errors.New("its log_id or root_hash is no hash, or not that of an empty tree")
 	}
 	return g, nil
 }
@@ -93,22 +105,20 @@ type guard struct {
 	now       func() time.Time
 	observe   func(time.Duration)
 
-	newest atomic.Pointer[treeHead] // the content of the file; written under mu
-
-	mu   sync.Mutex // held while the guard advances
-	file guardFile  // under mu
+	mu     sync.Mutex                // held while the guard advances
+	newest atomic.Pointer[guardFile] // the content of the file; written under mu
 }
 
 // cover returns nil as soon as the guard covers a tree of at least the given size; from then
 // on, the log may promise the entries below it. Callers that arrive while the guard advances
 // wait, and mostly the next advance covers all of them: one fsync a batch.
-func (g *guard) cover(ctx context.Context, size uint64) error {
-	if g.newest.Load().size >= size {
+func (g *guard) cover(size uint64) error {
+	if g.newest.Load().TreeSize >= size {
 		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.newest.Load().size >= size {
+	if g.newest.Load().TreeSize >= size {
 		return nil
 	}
 	head, err := g.directory.head()
@@ -118,26 +128,26 @@ func (g *guard) cover(ctx context.Context, size uint64) error {
 	if head.size < size {
 		return fmt.Errorf("%w: it has %d entries, though entry %d has just been stored", errOlder, head.size, size-1)
 	}
-	return g.move(ctx, head)
+	return g.move(head)
 }
 
 // admit returns nil if a tree head may be signed: the guard covers it, and it is a part of
 // the guard's history.
-func (g *guard) admit(ctx context.Context, head treeHead) error {
+func (g *guard) admit(head treeHead) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	newest := *g.newest.Load()
+	newest := g.newest.Load().head()
 	if head.size >= newest.size {
-		return g.move(ctx, head)
+		return g.move(head)
 	}
 	// Another batch has advanced the guard beyond this checkpoint.
-	return g.directory.consistent(ctx, head, newest)
+	return g.directory.consistent(head, newest)
 }
 
 // move proves that head continues the guard's tree and is on the disk, and then writes it to
 // the file. The caller holds mu.
-func (g *guard) move(ctx context.Context, head treeHead) error {
-	newest := *g.newest.Load()
+func (g *guard) move(head treeHead) error {
+	newest := g.newest.Load().head()
 	if head == newest {
 		return nil
 	}
@@ -146,14 +156,13 @@ func (g *guard) move(ctx context.Context, head treeHead) error {
 	if err := files.SyncFolder(filepath.Join(g.directory.path, stateDir)); err != nil {
 		return fmt.Errorf("syncing tree head: %w", err)
 	}
-	if err := g.directory.consistent(ctx, newest, head); err != nil {
+	if err := g.directory.consistent(newest, head); err != nil {
 		return err
 	}
 	if err := g.directory.checkEntries(newest.size, head.size, head.size, nil); err != nil {
 		return err
 	}
-	file := g.file
-	file.TreeSize, file.RootHash, file.Updated = head.size, head.root[:], g.now().UTC().Truncate(time.Millisecond)
+	file := g.newest.Load().at(head, g.now())
 	content, err := file.marshal()
 	if err == nil {
 		err = files.WriteDurably(g.path, content, 0o644)
@@ -161,14 +170,7 @@ func (g *guard) move(ctx context.Context, head treeHead) error {
 	if err != nil {
 		return explain(g.path, fmt.Errorf("writing guard: %w", err))
 	}
-	g.file = file
-	g.newest.Store(&head)
+	g.newest.Store(file)
 	g.observe(time.Since(start))
 	return nil
 }
-
-// errOtherLog: a guard or a checkpoint is valid, but belongs to another log.
-var errOtherLog = errors.New("its files are of different logs")
-
-// errOlder: the directory is behind the guard.
-var errOlder = errors.New("its directory is older than its guard")

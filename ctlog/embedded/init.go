@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/transparency-dev/tessera"
-	"github.com/transparency-dev/tessera/storage/posix"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -37,6 +36,12 @@ func Init(ctx context.Context, cfg Config) (*Created, error) {
 	if err != nil {
 		return nil, err
 	}
+	id := key.LogID()
+	guard := (&guardFile{Origin: cfg.Origin, LogID: id[:]}).at(emptyTree(), cfg.Now())
+	guardJSON, err := guard.marshal()
+	if err != nil {
+		return nil, err
+	}
 	var created []string
 	undo := func(err error) error {
 		for _, path := range created {
@@ -46,21 +51,17 @@ func Init(ctx context.Context, cfg Config) (*Created, error) {
 	}
 	// Init builds the directory under another name, and renames it last: after a crash in
 	// between, Open finds no log, and Init finds an existing path.
-	building := cfg.Dir + ".init"
-	empty, id := emptyTree(), key.LogID()
-	guard, err := guardFile{Origin: cfg.Origin, LogID: id[:], RootHash: empty.root[:], Updated: cfg.Now().UTC().Truncate(time.Millisecond)}.marshal()
-	if err != nil {
-		return nil, err
-	}
+	building := cfg
+	building.Dir += ".init"
 	for _, step := range []struct {
 		path   string
 		create func() error
 	}{
-		{building, func() error { return os.Mkdir(building, 0o755) }},
-		{building, func() error { return cfg.fill(ctx, building, key) }},
+		{building.Dir, func() error { return os.Mkdir(building.Dir, 0o755) }},
+		{building.Dir, func() error { return building.fill(ctx, key, guard) }},
 		{cfg.Key, func() error { return createFile(cfg.Key, keyPEM, 0o600) }},
-		{cfg.Guard, func() error { return createFile(cfg.Guard, guard, 0o644) }},
-		{cfg.Dir, func() error { return os.Rename(building, cfg.Dir) }},
+		{cfg.Guard, func() error { return createFile(cfg.Guard, guardJSON, 0o644) }},
+		{cfg.Dir, func() error { return os.Rename(building.Dir, cfg.Dir) }},
 		{cfg.Dir, func() error { return files.SyncFolder(filepath.Dir(cfg.Dir)) }},
 	} {
 		if err := step.create(); err != nil {
@@ -73,14 +74,12 @@ func Init(ctx context.Context, cfg Config) (*Created, error) {
 
 // checkNew checks the settings of a new log, and creates the parent directories.
 func (cfg Config) checkNew() error {
-	errs := append(checkNames(cfg.Name, cfg.Origin), checkPaths(cfg.Dir, cfg.Guard)...)
-	if cfg.Key == "" {
-		errs = append(errs, keypath.Errorf([]string{"key"}, "the path of the log's key is missing"))
+	if err := CheckSettings(cfg); err != nil {
+		return err
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	for _, it := range []struct{ key, path string }{{"dir", cfg.Dir}, {"dir", cfg.Dir + ".init"}, {"guard", cfg.Guard}, {"key", cfg.Key}} {
+	var errs []error
+	paths := append(cfg.paths(), struct{ key, path string }{"dir", cfg.Dir + ".init"})
+	for _, it := range paths {
 		_, err := os.Lstat(it.path)
 		switch {
 		case err == nil:
@@ -92,14 +91,11 @@ func (cfg Config) checkNew() error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	for _, it := range []struct{ key, path string }{{"dir", cfg.Dir}, {"guard", cfg.Guard}, {"key", cfg.Key}} {
+	for _, it := range paths {
 		parent := filepath.Dir(it.path)
 		err := explain(parent, os.MkdirAll(parent, 0o755))
 		if err == nil && it.key != "key" {
-			var f filesystem
-			if f, err = statFilesystem(parent); err == nil {
-				err = f.check(parent)
-			}
+			_, err = statFilesystem(parent)
 		}
 		if err != nil {
 			errs = append(errs, keypath.Errorf([]string{it.key}, "%w", err))
@@ -109,39 +105,29 @@ func (cfg Config) checkNew() error {
 }
 
 // fill fills a new directory. Tessera creates its own files, including the signed checkpoint of the
-// empty tree.
-func (cfg Config) fill(ctx context.Context, dir string, key *logKey) error {
-	if err := os.Mkdir(filepath.Join(dir, issuerDir), 0o755); err != nil {
+// empty tree, which is all that the guard admits.
+func (cfg Config) fill(ctx context.Context, key *logKey, guard *guardFile) error {
+	if err := os.Mkdir(filepath.Join(cfg.Dir, issuerDir), 0o755); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	driver, err := posix.New(ctx, posix.Config{Path: dir})
+	cfg.Registerer = nil
+	l, err := newLog(cfg, key)
 	if err != nil {
 		return err
 	}
-	verifier := noteVerifier{cfg.Origin, key.PublicKey}
-	signer := noteSigner{
-		noteVerifier: verifier, key: key, timestamp: func() uint64 { return milliseconds(cfg.Now()) },
-		admit: func(h treeHead) error {
-			if h != emptyTree() {
-				return errors.New("a new log is empty")
-			}
-			return nil
-		},
-	}
+	l.guard.newest.Store(guard)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	// The appender publishes the checkpoint before NewAppender returns; its other work stops
 	// with ctx. The long interval keeps that work from starting.
-	_, _, _, err = tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
-		WithCTLayout().WithCheckpointSigner(signer).
-		WithCheckpointInterval(time.Hour).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0))
-	if err == nil {
-		_, err = directory{dir}.checkpoint(verifier, nil)
+	if _, _, err = l.newAppender(ctx, tessera.NewAppendOptions().
+		WithCheckpointInterval(time.Hour).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0)); err != nil {
+		return err
 	}
-	if err == nil {
-		err = files.SyncFolder(dir)
+	if _, err = l.directory.checkpoint(l.verifier(), nil); err != nil {
+		return err
 	}
-	return err
+	return files.SyncFolder(cfg.Dir)
 }
 
 // createFile creates a new file durably, or leaves none.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -86,17 +85,6 @@ func (s *issuers) get(fingerprint [sha256.Size]byte) ([]byte, error) {
 		s.known[fingerprint] = der
 	}
 	return der, nil
-}
-
-// sweep deletes temporary files of a process that stopped while it wrote an issuer.
-func (s *issuers) sweep() error {
-	entries, err := os.ReadDir(s.dir)
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), files.TemporarySuffix) {
-			err = errors.Join(err, os.Remove(filepath.Join(s.dir, e.Name())))
-		}
-	}
-	return err
 }
 
 // parseFingerprint reads 64 lower-case hexadecimal digits.

@@ -20,6 +20,27 @@ const (
 	lockPause    = 20 * time.Millisecond
 )
 
+// Holder is the process that has a log open for writing.
+type Holder struct {
+	PID   int       `json:"pid"`
+	Host  string    `json:"host"`
+	Since time.Time `json:"since"`
+}
+
+// LockedError states that another process has the log open for writing.
+type LockedError struct {
+	// Path is the directory or the guard that is locked.
+	Path string
+	// Holder is the process that locked it; its PID is zero if unknown.
+	Holder Holder
+}
+
+// Error names the holder.
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("%s is in use by process %d on host %s (since %s); a log has one writer only: stop that one, or submit to it over HTTP",
+		e.Path, e.Holder.PID, e.Holder.Host, e.Holder.Since.UTC().Format(time.RFC3339))
+}
+
 // lockFiles returns the files that a log's only writer locks, by what they lock: two copies of a
 // directory may share a guard, and would otherwise fork. The lock is flock, which belongs to an
 // open file: two logs within one process would share the record locks (fcntl) that Tessera takes.
@@ -30,12 +51,8 @@ func (cfg Config) lockFiles() [2]struct{ subject, path string } {
 // lock locks the directory and the guard, or fails with *LockedError. Each file names its holder.
 // The kernel releases the lock when the process exits; the content is then stale and has no effect.
 func (l *Log) lock() error {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	holder := Holder{PID: os.Getpid(), Host: host, Since: l.cfg.Now().UTC().Truncate(time.Second)}
-	content, err := json.Marshal(holder)
+	host, _ := os.Hostname()
+	content, err := json.Marshal(Holder{PID: os.Getpid(), Host: host, Since: l.cfg.Now().UTC().Truncate(time.Second)})
 	if err != nil {
 		return err
 	}
@@ -64,8 +81,6 @@ func (l *Log) lock() error {
 func (l *Log) unlock() error {
 	var errs []error
 	for _, held := range l.locks {
-		// Best effort: without a lock, the content has no effect.
-		_ = os.Truncate(held.Name(), 0)
 		errs = append(errs, files.Unlock(held))
 	}
 	l.locks = nil

@@ -5,7 +5,6 @@ package embedded
 import (
 	"errors"
 	"fmt"
-	"time"
 )
 
 // Reason is why a log no longer signs.
@@ -43,17 +42,13 @@ func (e *RefusedError) Unwrap() error { return e.Err }
 
 // Remedy returns what the operator should do, in one sentence.
 func (e *RefusedError) Remedy() string {
-	const newLog = "otherwise create a new log with a new name and key (mayfly ctlog init), publish its key and switch to it: see \"When a log refuses to sign\" in docs/ctlog.md"
-	switch e.Reason {
-	case ReasonOlder:
-		return "signing now would give other entries the places of those that are missing; if the newest directory still exists, put it back and start again; " + newLog
-	case ReasonForked:
-		return "signing now would fork the log; if the directory that the guard belongs to still exists, put it back and start again; " + newLog
-	case ReasonGuard:
-		return "without the guard it is unknown whether the directory is the newest; if the guard's newest file still exists, put it back and start again; " + newLog
-	default:
-		return "run mayfly ctlog fsck; if an undamaged copy of this very state exists, put it back and start again; " + newLog
-	}
+	first := map[Reason]string{
+		ReasonOlder:   "signing now would give other entries the places of those that are missing; if the newest directory still exists, put it back and start again",
+		ReasonForked:  "signing now would fork the log; if the directory that the guard belongs to still exists, put it back and start again",
+		ReasonGuard:   "without the guard it is unknown whether the directory is the newest; if the guard's newest file still exists, put it back and start again",
+		ReasonDamaged: "run mayfly ctlog fsck; if an undamaged copy of this very state exists, put it back and start again",
+	}[e.Reason]
+	return first + "; otherwise create a new log with a new name and key (mayfly ctlog init), publish its key and switch to it: see \"When a log refuses to sign\" in docs/ctlog.md"
 }
 
 // refusalFor returns the refusal that err is or causes; nil for any other error.
@@ -69,40 +64,3 @@ func refusalFor(name string, err error) *RefusedError {
 	}
 	return nil
 }
-
-// Holder is the process that has a log open for writing.
-type Holder struct {
-	PID   int       `json:"pid"`
-	Host  string    `json:"host"`
-	Since time.Time `json:"since"`
-}
-
-// LockedError states that another process has the log open for writing.
-type LockedError struct {
-	// Path is the directory or the guard that is locked.
-	Path string
-	// Holder is the process that locked it; its PID is zero if unknown.
-	Holder Holder
-}
-
-// Error names the holder.
-func (e *LockedError) Error() string {
-	holder := "another process"
-	if e.Holder.PID != 0 {
-		holder = fmt.Sprintf("process %d on host %s (since %s)", e.Holder.PID, e.Holder.Host, e.Holder.Since.UTC().Format(time.RFC3339))
-	}
-	return fmt.Sprintf("%s is in use by %s; a log has one writer only: stop that one, or submit to it over HTTP", e.Path, holder)
-}
-
-// StorageError states that a log's directory or guard cannot be written at present: the disk
-// is full or read-only, or of a kind that is unsafe for a log.
-type StorageError struct {
-	Path string
-	Err  error
-}
-
-// Error returns the path and the sentence.
-func (e *StorageError) Error() string { return fmt.Sprintf("%s %v", e.Path, e.Err) }
-
-// Unwrap returns the sentence without the path.
-func (e *StorageError) Unwrap() error { return e.Err }

@@ -9,7 +9,7 @@ import (
 	"strconv"
 
 	ct "github.com/google/certificate-transparency-go"
-	"github.com/transparency-dev/tessera/client"
+	"github.com/transparency-dev/merkle/proof"
 )
 
 // maxAnswer bounds an answer to get-entries, in bytes, which may have fewer entries than requested
@@ -18,7 +18,7 @@ import (
 const maxAnswer = 4 << 20
 
 // question reads two decimal query parameters and the published checkpoint.
-func (f *front) question(r *http.Request, first, second string) (a, b uint64, c *checkpoint, err error) {
+func (l *Log) question(r *http.Request, first, second string) (a, b uint64, c *checkpoint, err error) {
 	var numbers [2]uint64
 	for i, name := range []string{first, second} {
 		values := r.URL.Query()[name]
@@ -29,14 +29,14 @@ func (f *front) question(r *http.Request, first, second string) (a, b uint64, c 
 			return 0, 0, nil, refuse(http.StatusBadRequest, "the parameter %s is %.40q; it should be a decimal number", name, values[0])
 		}
 	}
-	c, err = f.checkpoint()
+	c, err = l.checkpoint()
 	return numbers[0], numbers[1], c, err
 }
 
 // getSTH serves the checkpoint in the form of RFC 6962, section 4.3. Both share one
 // signature.
-func (f *front) getSTH(w http.ResponseWriter, r *http.Request) error {
-	c, err := f.checkpoint()
+func (l *Log) getSTH(w http.ResponseWriter, r *http.Request) error {
+	c, err := l.checkpoint()
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,8 @@ func (f *front) getSTH(w http.ResponseWriter, r *http.Request) error {
 // getEntries is RFC 6962, section 4.6. It sends entries while it reads them, so that an answer holds
 // one entry in memory, even for a slow client. At a damaged entry it ends the answer early; a
 // request that starts at the damaged entry then gets the error.
-func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
-	start, end, c, err := f.question(r, "start", "end")
+func (l *Log) getEntries(w http.ResponseWriter, r *http.Request) error {
+	start, end, c, err := l.question(r, "start", "end")
 	switch {
 	case err != nil:
 		return err
@@ -60,10 +60,10 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusBadRequest, "start is %d, and the log has %d entries; the first is 0", start, c.head.size)
 	}
 	sent := 0
-	for leaf, err := range f.log.directory.entries(start, end+1, c.head.size) {
+	for leaf, err := range l.directory.entries(start, end+1, c.head.size) {
 		var entry *ct.LeafEntry
 		if err == nil {
-			entry, err = leaf.leafEntry(f.log.issuers)
+			entry, err = leaf.leafEntry(l.issuers)
 		}
 		var body []byte
 		if err == nil {
@@ -93,8 +93,8 @@ func (f *front) getEntries(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getConsistency is RFC 6962, section 4.4.
-func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
-	first, second, c, err := f.question(r, "first", "second")
+func (l *Log) getConsistency(w http.ResponseWriter, r *http.Request) error {
+	first, second, c, err := l.question(r, "first", "second")
 	switch {
 	case err != nil:
 		return err
@@ -105,9 +105,11 @@ func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
 	}
 	answer := ct.GetSTHConsistencyResponse{Consistency: [][]byte{}}
 	if first > 0 && first < second {
-		if answer.Consistency, err = f.log.directory.proof(r.Context(), c.head.size, c.head.size, func(b *client.ProofBuilder) ([][]byte, error) {
-			return b.ConsistencyProof(r.Context(), first, second)
-		}); err != nil {
+		nodes, err := proof.Consistency(first, second)
+		if err == nil {
+			answer.Consistency, err = l.directory.proof(nodes, c.head.size)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -115,8 +117,8 @@ func (f *front) getConsistency(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getEntryAndProof is RFC 6962, section 4.8. Clients use it with the leaf_index of an SCT.
-func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
-	index, size, c, err := f.question(r, "leaf_index", "tree_size")
+func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
+	index, size, c, err := l.question(r, "leaf_index", "tree_size")
 	switch {
 	case err != nil:
 		return err
@@ -126,17 +128,19 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusBadRequest, "tree_size is %d, and the newest signed tree has %d entries", size, c.head.size)
 	}
 	var entry *ct.LeafEntry
-	for leaf, err := range f.log.directory.entries(index, index+1, c.head.size) {
+	for leaf, err := range l.directory.entries(index, index+1, c.head.size) {
 		if err == nil {
-			entry, err = leaf.leafEntry(f.log.issuers)
+			entry, err = leaf.leafEntry(l.issuers)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	path, err := f.log.directory.proof(r.Context(), size, c.head.size, func(b *client.ProofBuilder) ([][]byte, error) {
-		return b.InclusionProof(r.Context(), index)
-	})
+	nodes, err := proof.Inclusion(index, size)
+	if err != nil {
+		return err
+	}
+	path, err := l.directory.proof(nodes, c.head.size)
 	if err != nil {
 		return err
 	}
@@ -145,6 +149,6 @@ func (f *front) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 
 // getProofByHash is RFC 6962, section 4.5, which needs an index from leaf hashes to entries.
 // Every SCT of this log names its entry, so that clients do not need that index.
-func (*front) getProofByHash(http.ResponseWriter, *http.Request) error {
+func (*Log) getProofByHash(http.ResponseWriter, *http.Request) error {
 	return refuse(http.StatusNotImplemented, "this log keeps no index of leaf hashes; the leaf_index extension of the SCT says which entry it is: use get-entry-and-proof?leaf_index=…&tree_size=…")
 }

@@ -14,17 +14,38 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
+// Status is the state of a log.
+type Status struct {
+	Name   string `json:"name"`
+	Origin string `json:"origin"`
+	LogID  []byte `json:"log_id"`
+	// TreeSize and RootHash are of the newest tree for which the log may sign; an Inspection
+	// has those of the directory, even if they are refused.
+	TreeSize uint64 `json:"tree_size"`
+	RootHash []byte `json:"root_hash"`
+	// CheckpointSize and CheckpointTime are of the published checkpoint.
+	CheckpointSize uint64    `json:"checkpoint_size"`
+	CheckpointTime time.Time `json:"checkpoint_time"`
+	// Pending is how many entries wait to be stored.
+	Pending int `json:"pending"`
+	// FreeBytes is the free space on the disk.
+	FreeBytes uint64 `json:"free_bytes"`
+	// Err states why the log accepts no entry now, and what to do: *RefusedError,
+	// *StorageError or another. It is nil if the log is ready.
+	Err error `json:"-"`
+}
+
 // state is what the log's files say.
 type state struct {
 	published *checkpoint // nil if it cannot be read
-	guard     guardFile
+	guard     *guardFile
 	head      treeHead // of the directory
 }
 
 // examine reads guard, checkpoint and directory, and proves that they belong together. It changes
 // nothing, and the log may be in use. Its error is *RefusedError if the log must not sign; any other
 // error is temporary, or is a wrong setting.
-func (cfg Config) examine(ctx context.Context, key *logKey) (s state, err error) {
+func (cfg Config) examine(key *logKey) (s state, err error) {
 	// In this order: a log in use grows meanwhile, but guard and checkpoint never pass its tree.
 	d := directory{cfg.Dir}
 	var guardErr error
@@ -34,12 +55,10 @@ func (cfg Config) examine(ctx context.Context, key *logKey) (s state, err error)
 	case errors.Is(guardErr, errOtherLog) && err != nil:
 		return s, keypath.Errorf([]string{"key"}, "neither %s nor %s is of the log %s with this key: key or origin are another log's (%w)", cfg.Dir, cfg.Guard, cfg.Origin, guardErr)
 	case guardErr == nil && err == nil:
-		s.head, err = d.verify(ctx, s.guard.head(), s.published.head)
+		s.head, err = d.verify(s.guard.head(), s.published.head)
 	default:
 		// An operator needs the size of a refused log to find the newest copy of a directory.
-		if head, errHead := d.head(); errHead == nil {
-			s.head = head
-		}
+		s.head, _ = d.head()
 	}
 	if guardErr != nil {
 		return s, &RefusedError{Log: cfg.Name, Reason: ReasonGuard, Err: guardErr}
@@ -77,7 +96,7 @@ type Inspection struct {
 
 // Inspect reads a log and changes nothing. Its Err is the error with which Open would refuse
 // the log now.
-func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
+func Inspect(_ context.Context, cfg Config) (*Inspection, error) {
 	cfg, key, err := cfg.complete()
 	if err != nil {
 		return nil, err
@@ -86,14 +105,15 @@ func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("inspecting log %s: %w", cfg.Name, err)
 	}
-	f, storageErr := cfg.checkStorage()
-	s, err := cfg.examine(ctx, key)
+	free, storageErr := cfg.checkStorage()
+	s, err := cfg.examine(key)
 	in := &Inspection{Status: cfg.status(key, s), Holder: holder, GuardSize: s.guard.TreeSize, GuardTime: s.guard.Updated}
-	in.FreeBytes = f.free
+	in.FreeBytes = free
 	if in.Err = err; err == nil {
-		in.Err = errors.Join(storageErr, cfg.checkSpace(f.free))
+		in.Err = errors.Join(storageErr, cfg.checkSpace(free))
 	}
-	if sameDevice(cfg.Dir, filepath.Dir(cfg.Guard)) {
+	var dir, guard syscall.Stat_t
+	if syscall.Stat(cfg.Dir, &dir) == nil && syscall.Stat(filepath.Dir(cfg.Guard), &guard) == nil && dir.Dev == guard.Dev {
 		in.Warnings = append(in.Warnings, fmt.Sprintf("the guard %s is on the same disk as the log; what restores the disk would restore both, and mayfly could not detect it", cfg.Guard))
 	}
 	return in, nil
@@ -103,52 +123,51 @@ func Inspect(ctx context.Context, cfg Config) (*Inspection, error) {
 // err is the error that Open would return, except for locks. refused is why the opened log would
 // accept no entry; nil if it would accept entries. The returned log has a name and a key, and
 // nothing else works.
-func Check(ctx context.Context, cfg Config) (log *Log, refused, err error) {
-	cfg, key, err := cfg.complete()
-	if err != nil {
-		return nil, nil, err
-	}
-	f, err := cfg.checkStorage()
-	if err == nil {
-		err = cfg.checkWritable()
-	}
+func Check(_ context.Context, cfg Config) (log *Log, refused, err error) {
+	cfg, key, free, err := cfg.openable()
 	if err != nil {
 		return nil, nil, err
 	}
 	log = &Log{cfg: cfg, key: key}
-	_, err = cfg.examine(ctx, key)
+	_, err = cfg.examine(key)
 	switch {
 	case errors.As(err, new(*RefusedError)):
 		return log, err, nil
 	case err != nil:
 		return nil, nil, explain(cfg.Dir, err)
 	default:
-		return log, cfg.checkSpace(f.free), nil
+		return log, cfg.checkSpace(free), nil
 	}
+}
+
+// openable checks all that stops a log from being opened, but its locks.
+func (cfg Config) openable() (_ Config, key *logKey, free uint64, err error) {
+	if cfg, key, err = cfg.complete(); err != nil {
+		return cfg, nil, 0, err
+	}
+	if free, err = cfg.checkStorage(); err == nil {
+		err = cfg.checkWritable()
+	}
+	return cfg, key, free, err
 }
 
 // checkWritable checks that this process may lock and change the log, without doing either.
 func (cfg Config) checkWritable() error {
-	const write = 2 // W_OK
-	for _, path := range []string{cfg.Dir, filepath.Join(cfg.Dir, issuerDir), filepath.Dir(cfg.Guard)} {
+	paths := []string{cfg.Dir, filepath.Join(cfg.Dir, issuerDir), filepath.Dir(cfg.Guard)}
+	for _, it := range cfg.lockFiles() {
+		info, err := os.Lstat(it.path)
+		if err == nil && !info.Mode().IsRegular() {
+			return fmt.Errorf("opening log %s: %s is no regular file", cfg.Name, it.path)
+		}
+		if err == nil {
+			paths = append(paths, it.path)
+		}
+	}
+	for _, path := range paths {
+		const write = 2 // W_OK
 		if err := syscall.Access(path, write); err != nil {
 			return explain(path, fmt.Errorf("opening log %s: writing to %s: %w", cfg.Name, path, err))
 		}
 	}
-	for _, it := range cfg.lockFiles() {
-		err := syscall.Access(it.path, write)
-		if info, statErr := os.Lstat(it.path); statErr == nil && !info.Mode().IsRegular() {
-			err = errors.New("it is no regular file")
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return explain(it.path, fmt.Errorf("opening log %s: locking %s: %w", cfg.Name, it.path, err))
-		}
-	}
 	return nil
-}
-
-// sameDevice reports whether both are on one device; false if that is unknown.
-func sameDevice(a, b string) bool {
-	var x, y syscall.Stat_t
-	return syscall.Stat(a, &x) == nil && syscall.Stat(b, &y) == nil && x.Dev == y.Dev
 }

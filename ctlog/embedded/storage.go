@@ -25,44 +25,33 @@ const (
 	storageInterval = time.Second
 )
 
-// filesystem describes the filesystem that holds a path.
-type filesystem struct {
-	// remote names the kind of a filesystem that other hosts may write, and on which locks and
-	// fsync may not be reliable; empty for any other.
-	remote string
-	// volatile: its content is lost at a restart of the machine.
-	volatile bool
-	readOnly bool
-	free     uint64 // bytes, for this user
-}
-
-// check refuses filesystems that are unsuitable for a log.
-func (f filesystem) check(path string) error {
-	switch {
-	case f.remote != "":
-		return &StorageError{path, fmt.Errorf("is on %s, where neither locks nor durable writes can be relied on; a log needs a local disk", f.remote)}
-	case f.readOnly:
-		return &StorageError{path, errReadOnly}
-	default:
-		return nil
-	}
-}
-
 var errReadOnly = errors.New("is on a filesystem that is mounted read-only; mount it writable, or look at the kernel's log for why it no longer is")
 
+// StorageError states that a log's directory or guard cannot be written at present: the disk
+// is full or read-only, or of a kind that is unsafe for a log.
+type StorageError struct {
+	Path string
+	Err  error
+}
+
+// Error returns the path and the sentence.
+func (e *StorageError) Error() string { return fmt.Sprintf("%s %v", e.Path, e.Err) }
+
+// Unwrap returns the sentence without the path.
+func (e *StorageError) Unwrap() error { return e.Err }
+
+// storage is the result of a check of the log's storage.
+type storage struct {
+	free uint64 // bytes, for this user
+	err  error  // nil if the log can store an entry
+}
+
 // checkStorage refuses a log whose directory or guard is on an unsuitable filesystem. It returns
-// the filesystem of the directory.
-func (cfg Config) checkStorage() (filesystem, error) {
-	dir, err := statFilesystem(cfg.Dir)
-	if err != nil {
-		return dir, err
-	}
-	guard, err := statFilesystem(filepath.Dir(cfg.Guard))
-	if err != nil {
-		return dir, err
-	}
-	dir.volatile = dir.volatile || guard.volatile
-	return dir, errors.Join(dir.check(cfg.Dir), guard.check(filepath.Dir(cfg.Guard)))
+// the free space for the directory.
+func (cfg Config) checkStorage() (free uint64, err error) {
+	free, err = statFilesystem(cfg.Dir)
+	_, errGuard := statFilesystem(filepath.Dir(cfg.Guard))
+	return free, errors.Join(err, errGuard)
 }
 
 // checkSpace refuses to accept an entry if less than the reserve is free.
@@ -71,12 +60,6 @@ func (cfg Config) checkSpace(free uint64) error {
 		return &StorageError{cfg.Dir, fmt.Errorf("has %d MiB of free disk space left; at least %d MiB are needed to accept an entry: free some", free>>20, cfg.reserve>>20)}
 	}
 	return nil
-}
-
-// storage is the result of a check of the log's storage.
-type storage struct {
-	free uint64
-	err  error // nil if the log can store an entry
 }
 
 // watchStorage checks the storage until ctx ends. Submit reads only the result: without free file
@@ -96,14 +79,14 @@ func (l *Log) watchStorage(ctx context.Context) {
 
 // checkStorage checks whether the log can store an entry now.
 func (l *Log) checkStorage() error {
-	f, err := l.cfg.checkStorage()
+	free, err := l.cfg.checkStorage()
 	if err == nil {
-		err = l.cfg.checkSpace(f.free)
+		err = l.cfg.checkSpace(free)
 	}
 	if err == nil {
 		err = l.checkDescriptors()
 	}
-	l.storage.Store(&storage{f.free, err})
+	l.storage.Store(&storage{free, err})
 	return err
 }
 
@@ -143,9 +126,8 @@ func (l *Log) tryOpen(name string) (int, error) {
 // explain turns the error of a failed write into one that states what to do, where an
 // operator can fix the cause.
 func explain(path string, err error) error {
-	var explained *StorageError
 	switch {
-	case err == nil || errors.As(err, &explained):
+	case errors.As(err, new(*StorageError)):
 		return err
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return &StorageError{path, fmt.Errorf("is on a full disk; free some space: %w", err)}

@@ -4,6 +4,7 @@ package embedded
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -17,6 +18,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 
 	ct "github.com/google/certificate-transparency-go"
 	ctx509 "github.com/google/certificate-transparency-go/x509"
@@ -25,13 +27,17 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// maxSubmission bounds the body of add-chain and add-pre-chain: JSON in base64.
-const maxSubmission = 256 << 10
+const (
+	// maxSubmission bounds the body of add-chain and add-pre-chain: JSON in base64.
+	maxSubmission = 256 << 10
+	// maxReplays is how many submissions over HTTP the log remembers: at most 16 MiB.
+	maxReplays = 32 << 10
+)
 
 // authorized admits only clients with the submit token.
 func authorized(next endpoint) endpoint {
-	return func(f *front, w http.ResponseWriter, r *http.Request) error {
-		if len(f.log.cfg.SubmitToken) == 0 {
+	return func(l *Log, w http.ResponseWriter, r *http.Request) error {
+		if len(l.cfg.SubmitToken) == 0 {
 			return refuse(http.StatusForbidden, "this log takes no submissions over HTTP; its operator can allow them with submit: {token_file: …}")
 		}
 		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -40,18 +46,18 @@ func authorized(next endpoint) endpoint {
 			return refuse(http.StatusUnauthorized, "submitting to this log needs its token, as in Authorization: Bearer TOKEN")
 		}
 		// Compares hashes, so that timing does not even reveal the length of the token.
-		sent, want := sha256.Sum256([]byte(token)), sha256.Sum256(f.log.cfg.SubmitToken)
+		sent, want := sha256.Sum256([]byte(token)), sha256.Sum256(l.cfg.SubmitToken)
 		if subtle.ConstantTimeCompare(sent[:], want[:]) != 1 {
 			return refuse(http.StatusForbidden, "this is not the token for submitting to this log")
 		}
-		return next(f, w, r)
+		return next(l, w, r)
 	}
 }
 
 // getRoots is RFC 6962, section 4.7.
-func (f *front) getRoots(w http.ResponseWriter, r *http.Request) error {
+func (l *Log) getRoots(w http.ResponseWriter, r *http.Request) error {
 	answer := ct.GetRootsResponse{Certificates: []string{}}
-	for _, root := range f.log.cfg.Roots() {
+	for _, root := range l.cfg.Roots() {
 		answer.Certificates = append(answer.Certificates, base64.StdEncoding.EncodeToString(root.Raw))
 	}
 	return answerJSON(w, r, mutable, answer)
@@ -59,10 +65,10 @@ func (f *front) getRoots(w http.ResponseWriter, r *http.Request) error {
 
 // addChain returns the endpoint of add-pre-chain (RFC 6962, section 4.2) or add-chain (section 4.1).
 func addChain(precert bool) endpoint {
-	return authorized(func(f *front, w http.ResponseWriter, r *http.Request) error { return f.addChain(w, r, precert) })
+	return authorized(func(l *Log, w http.ResponseWriter, r *http.Request) error { return l.addChain(w, r, precert) })
 }
 
-func (f *front) addChain(w http.ResponseWriter, r *http.Request, precert bool) error {
+func (l *Log) addChain(w http.ResponseWriter, r *http.Request, precert bool) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
 	switch {
 	case errors.As(err, new(*http.MaxBytesError)):
@@ -74,11 +80,21 @@ func (f *front) addChain(w http.ResponseWriter, r *http.Request, precert bool) e
 	if err := json.Unmarshal(body, &request); err != nil {
 		return refuse(http.StatusBadRequest, `the submission is not a JSON object of the form {"chain":["BASE64", …]}`)
 	}
-	e, err := f.newEntry(request.Chain, precert)
+	chain, err := checkChain(request.Chain, l.cfg.Roots())
 	if err != nil {
 		return err
 	}
-	sct, err := f.replays.once(r.Context(), identity(e), func(ctx context.Context) (ctlog.SCT, error) { return f.log.submit(ctx, e) })
+	e, err := newEntry(chain, precert)
+	if err != nil {
+		return err
+	}
+	var ders [][]byte
+	for _, c := range chain {
+		ders = append(ders, c.Raw)
+	}
+	sct, err := l.replays.once(r.Context(), sha256.Sum256(bytes.Join(ders, nil)), func(ctx context.Context) (ctlog.SCT, error) {
+		return l.submit(ctx, e, ders[1:])
+	})
 	if err != nil {
 		return err
 	}
@@ -92,81 +108,28 @@ func (f *front) addChain(w http.ResponseWriter, r *http.Request, precert bool) e
 	})
 }
 
-// identity returns the hash under which two submissions count as the same.
-func identity(e *entry) [sha256.Size]byte {
-	leaf := e.leaf.Certificate
-	if e.leaf.IsPrecert {
-		leaf = e.leaf.Precertificate
-	}
-	return sha256.Sum256(append(bytes.Clone(leaf), bytes.Join(e.chain, nil)...))
-}
-
-// newEntry checks a chain that a client submits.
-func (f *front) newEntry(chain [][]byte, precert bool) (*entry, error) {
-	if n := len(chain); n < 1 || n > maxChain {
+// checkChain returns the chain from the submitted leaf to an accepted root, which the submission may
+// leave out (RFC 6962, section 3.1).
+func checkChain(ders [][]byte, roots []*x509.Certificate) ([]*x509.Certificate, error) {
+	if n := len(ders); n < 1 || n > maxChain {
 		return nil, refuse(http.StatusBadRequest, "the chain has %d certificates; it should have from 2 to %d", n, maxChain)
 	}
-	certificates := make([]*x509.Certificate, 0, len(chain))
-	for i, der := range chain {
-		if len(der) > maxCertificate {
-			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain has %d bytes; at most %d are accepted", i, len(der), maxCertificate)
-		}
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain cannot be parsed", i)
-		}
-		certificates = append(certificates, c)
-	}
-	verified, err := verifyChain(certificates, f.log.cfg.Roots())
-	if err != nil {
-		return nil, err
-	}
-	e := &entry{}
-	for _, c := range verified[1:] {
-		e.chain = append(e.chain, c.Raw)
-	}
-	leaf := verified[0]
-	poisoned := slices.ContainsFunc(leaf.Extensions, isPoison)
-	switch {
-	case precert && !poisoned:
-		return nil, refuse(http.StatusBadRequest, "the first certificate is no precertificate; it has no poison extension: use add-chain")
-	case !precert && poisoned:
-		return nil, refuse(http.StatusBadRequest, "the first certificate is a precertificate; use add-pre-chain")
-	case !precert:
-		e.leaf = ctonly.Entry{Certificate: leaf.Raw}
-		return e, nil
-	}
-	tbs, err := ctx509.RemoveCTPoison(leaf.RawTBSCertificate)
-	if err != nil {
-		return nil, refuse(http.StatusBadRequest, "the first certificate's TBSCertificate cannot be parsed")
-	}
-	keyHash := sha256.Sum256(verified[1].RawSubjectPublicKeyInfo)
-	e.leaf = ctonly.Entry{IsPrecert: true, Precertificate: leaf.Raw, Certificate: tbs, IssuerKeyHash: keyHash[:]}
-	return e, nil
-}
-
-// isPoison reports whether an extension is the poison: critical, and NULL (RFC 6962, section 3.1).
-func isPoison(e pkix.Extension) bool {
-	return e.Critical && e.Id.Equal(asn1.ObjectIdentifier(ctx509.OIDExtensionCTPoison)) && bytes.Equal(e.Value, asn1.NullBytes)
-}
-
-// verifyChain returns the chain from the submitted leaf to an accepted root, which the
-// submission may leave out (RFC 6962, section 3.1).
-func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, error) {
-	options := x509.VerifyOptions{
-		Roots:         x509.NewCertPool(),
-		Intermediates: x509.NewCertPool(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-		// A log accepts every issued certificate, even if it has expired.
-		CurrentTime: submitted[0].NotBefore,
-	}
+	options := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 	for _, root := range roots {
 		options.Roots.AddCert(root)
 	}
-	for _, c := range submitted[1:] {
+	var submitted []*x509.Certificate
+	for i, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil || len(der) > maxCertificate {
+			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain cannot be parsed, or has more than %d bytes", i, maxCertificate)
+		}
+		submitted = append(submitted, c)
 		options.Intermediates.AddCert(c)
 	}
 	leaf := *submitted[0]
+	// A log accepts every issued certificate, even if it has expired.
+	options.CurrentTime = leaf.NotBefore
 	// The poison is unknown on purpose; any other critical extension (a SAN of a form that
 	// crypto/x509 does not know) is a matter for the relying party.
 	leaf.UnhandledCriticalExtensions = nil
@@ -181,4 +144,79 @@ func verifyChain(submitted, roots []*x509.Certificate) ([]*x509.Certificate, err
 		}
 	}
 	return nil, refuse(http.StatusBadRequest, "the certificates of the chain are not in order; each should have signed the one before it, and the last be a root or signed by one")
+}
+
+// newEntry returns the entry of a verified chain.
+func newEntry(chain []*x509.Certificate, precert bool) (*ctonly.Entry, error) {
+	leaf := chain[0]
+	if poisoned := slices.ContainsFunc(leaf.Extensions, isPoison); poisoned != precert {
+		return nil, refuse(http.StatusBadRequest, "add-pre-chain takes a precertificate first, with the poison extension, and add-chain a certificate without it")
+	}
+	if !precert {
+		return &ctonly.Entry{Certificate: leaf.Raw}, nil
+	}
+	tbs, err := ctx509.RemoveCTPoison(leaf.RawTBSCertificate)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "the first certificate's TBSCertificate cannot be parsed")
+	}
+	keyHash := sha256.Sum256(chain[1].RawSubjectPublicKeyInfo)
+	return &ctonly.Entry{IsPrecert: true, Precertificate: leaf.Raw, Certificate: tbs, IssuerKeyHash: keyHash[:]}, nil
+}
+
+// isPoison reports whether an extension is the poison: critical, and NULL (RFC 6962, section 3.1).
+func isPoison(e pkix.Extension) bool {
+	return e.Critical && e.Id.Equal(asn1.ObjectIdentifier(ctx509.OIDExtensionCTPoison)) && bytes.Equal(e.Value, asn1.NullBytes)
+}
+
+// replays answers a repeated submission with its first SCT (RFC 6962, section 3). It forgets
+// all when the process ends. A precertificate is public in the log, and a client with the token that
+// submits it again after that adds an entry.
+type replays struct {
+	size int
+
+	mu sync.Mutex
+	// Under mu: when young has size submissions, it becomes old, and old is forgotten. So the last
+	// size submissions are known.
+	young, old map[[sha256.Size]byte]*replay
+}
+
+// replay is a submission that is running or has succeeded.
+type replay struct {
+	done chan struct{} // closed when sct and err are set
+	sct  ctlog.SCT
+	err  error
+}
+
+func newReplays(size int) *replays {
+	return &replays{size: size, young: make(map[[sha256.Size]byte]*replay)}
+}
+
+// once calls submit for the first of several equal submissions and gives its SCT to all. It
+// forgets failures. A caller returns when its ctx ends; the submission continues without it.
+func (s *replays) once(ctx context.Context, key [sha256.Size]byte, submit func(context.Context) (ctlog.SCT, error)) (ctlog.SCT, error) {
+	s.mu.Lock()
+	known := cmp.Or(s.young[key], s.old[key])
+	if known == nil {
+		known = &replay{done: make(chan struct{})}
+		if len(s.young) >= s.size {
+			s.young, s.old = make(map[[sha256.Size]byte]*replay), s.young
+		}
+		s.young[key] = known
+		go func() {
+			defer close(known.done)
+			if known.sct, known.err = submit(context.WithoutCancel(ctx)); known.err != nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				delete(s.young, key)
+				delete(s.old, key)
+			}
+		}()
+	}
+	s.mu.Unlock()
+	select {
+	case <-known.done:
+		return known.sct, known.err
+	case <-ctx.Done():
+		return ctlog.SCT{}, ctx.Err()
+	}
 }

@@ -26,12 +26,6 @@ const (
 // errClosed: Shutdown has started.
 var errClosed = errors.New("it is shutting down")
 
-// entry is a log entry before its chain is replaced by fingerprints.
-type entry struct {
-	leaf  ctonly.Entry
-	chain [][]byte // the issuer first
-}
-
 // Submit stores the precertificate and returns its SCT, as soon as the entry is durable and
 // the guard covers it. It returns at once if ctx ends, but the entry may still be logged. It
 // trusts the caller, which is the CA, to submit parts that belong together and verify.
@@ -47,32 +41,33 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 			return ctlog.SCT{}, fmt.Errorf("submitting precertificate: a certificate or TBSCertificate has %d bytes; at most %d are accepted", n, maxCertificate)
 		}
 	}
-	return l.submit(ctx, &entry{
-		leaf: ctonly.Entry{
-			IsPrecert:      true,
-			Precertificate: sub.Chain[0],
-			Certificate:    sub.TBS,
-			IssuerKeyHash:  sub.IssuerKeyHash[:],
-		},
-		chain: sub.Chain[1:],
-	})
+	e := &ctonly.Entry{IsPrecert: true, Precertificate: sub.Chain[0], Certificate: sub.TBS, IssuerKeyHash: sub.IssuerKeyHash[:]}
+	return l.submit(ctx, e, sub.Chain[1:])
 }
 
-// submit stores an entry and signs its SCT.
-func (l *Log) submit(ctx context.Context, e *entry) (ctlog.SCT, error) {
-	if err := l.enter(); err != nil {
+// submit stores an entry and signs its SCT. The issuers of the entry are in their order.
+func (l *Log) submit(ctx context.Context, e *ctonly.Entry, issuers [][]byte) (ctlog.SCT, error) {
+	err := l.usable()
+	if err == nil {
+		select {
+		case l.places <- struct{}{}:
+		default:
+			err = &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("%d entries already wait to be stored", len(l.places))}
+		}
+	}
+	if err != nil {
 		return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
 	}
-	e.leaf.Timestamp = milliseconds(l.cfg.Now())
+	e.Timestamp = milliseconds(l.cfg.Now())
 	var index uint64
 	done := make(chan error, 1)
 	// Tessera's queue and its futures do not observe the request's end. This goroutine waits
 	// for them, and Shutdown waits for the goroutine.
 	go func() {
-		defer l.leave()
+		defer func() { <-l.places }()
 		start := time.Now()
 		var err error
-		if index, err = l.store(context.WithoutCancel(ctx), e); err != nil {
+		if index, err = l.store(context.WithoutCancel(ctx), e, issuers); err != nil {
 			l.metrics.failed.Inc()
 		} else {
 			l.metrics.stored.Inc()
@@ -82,32 +77,15 @@ func (l *Log) submit(ctx context.Context, e *entry) (ctlog.SCT, error) {
 	}()
 	select {
 	case <-ctx.Done():
-		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.cfg.Name, ctx.Err())
+		err = ctx.Err()
 	case <-l.closed:
-		return ctlog.SCT{}, fmt.Errorf("waiting for log %s to store the entry: %w", l.cfg.Name, errClosed)
-	case err := <-done:
-		if err != nil {
-			return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
+		err = errClosed
+	case err = <-done:
+		if err == nil {
+			return l.key.signSCT(e, index)
 		}
-		return l.key.signSCT(&e.leaf, index)
 	}
-}
-
-// enter admits an entry; leave must follow.
-func (l *Log) enter() error {
-	if err := l.usable(); err != nil {
-		return err
-	}
-	if !l.places.TryAcquire(1) {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("%d entries already wait to be stored", l.queued.Load())}
-	}
-	l.queued.Add(1)
-	return nil
-}
-
-func (l *Log) leave() {
-	l.queued.Add(-1)
-	l.places.Release(1)
+	return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
 }
 
 // usable returns why the log accepts no entry; nil if it does.
@@ -122,15 +100,13 @@ func (l *Log) usable() error {
 }
 
 // store adds an entry to the tree and makes the guard cover it.
-func (l *Log) store(ctx context.Context, e *entry) (uint64, error) {
-	fingerprints, err := l.issuers.put(e.chain)
-	if err != nil {
+func (l *Log) store(ctx context.Context, e *ctonly.Entry, issuers [][]byte) (_ uint64, err error) {
+	if e.FingerprintsChain, err = l.issuers.put(issuers); err != nil {
 		return 0, l.failed(ctx, err)
 	}
-	e.leaf.FingerprintsChain = fingerprints
-	taken := l.guard.newest.Load().size
+	taken := l.guard.newest.Load().TreeSize
 	// A crash from here on leaves the entry in the log or not; its SCT does not exist yet.
-	index, err := l.add(ctx, &e.leaf)()
+	index, err := l.add(ctx, e)()
 	if err != nil {
 		return 0, l.failed(ctx, fmt.Errorf("storing entry: %w", err))
 	}
@@ -141,7 +117,7 @@ func (l *Log) store(ctx context.Context, e *entry) (uint64, error) {
 	}
 	// The entry is durable. A crash from here on leaves it in the log, and the guard at this
 	// tree or at an earlier one.
-	if err := l.guard.cover(ctx, index.Index+1); err != nil {
+	if err := l.guard.cover(index.Index + 1); err != nil {
 		return 0, l.failed(ctx, err)
 	}
 	// Now the log may send the SCT.

@@ -111,7 +111,7 @@ func TestShutdownGivesUpInTime(t *testing.T) {
 func TestSubmitBoundsItsQueue(t *testing.T) {
 	t.Parallel()
 	cfg := newConfig(t)
-	cfg.MaxPending = 1
+	cfg.maxPending = 1
 	l := newWaiting(t, context.Background(), cfg)
 	_, err := l.Submit(t.Context(), l.submission(t))
 	var retryable *ctlog.RetryableError
@@ -172,14 +172,10 @@ func TestInterruptedBatchIsNotServed(t *testing.T) {
 	for _, path := range []string{"tile/0/000.p/12", "tile/data/000.p/12", "tile/0/000", "tile/data/000", "tile/0/000.p/10123456", ".state/treeState98765"} {
 		write(t, filepath.Join(cfg.Dir, path), []byte("of a tree that never was"))
 	}
-	write(t, filepath.Join(cfg.Dir, issuerDir, "half.tmp"), nil)
 	l = open(t, cfg)
 	url := serve(t, l)
 	submit(t, l, a, 5)
 	shutdown(t, l)
-	if _, err := os.Stat(filepath.Join(cfg.Dir, issuerDir, "half.tmp")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the half-written issuer is still there: %v", err)
-	}
 	source := httpSource{url}
 	whole, err := source.ReadTile(t.Context(), 0, 0, 15)
 	if err != nil {
