@@ -65,12 +65,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 // verifierIssuer completes what an entry states about the connection to its issuer.
 func verifierIssuer(entry config.Issuer) oidc.Issuer {
 	i := entry.Connection
-	i.Key, i.Audiences = entry.Key, entry.Accepted()
-	if !entry.Static {
-		i.Pattern = entry.Key
-	} else {
-		i.URL = entry.Key // issuer-url equals it, or package config has reported a mistake
-	}
+	i.Key, i.Wildcard, i.Audiences = entry.Key, !entry.Static, entry.Accepted() // issuer-url equals Key, or package config has reported a mistake
 	for _, profile := range entry.All() {
 		i.Kubernetes = i.Kubernetes || profile.Type == identity.TypeKubernetes
 		i.SPIFFE = i.SPIFFE || profile.Type == identity.TypeSPIFFE

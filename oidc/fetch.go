@@ -3,20 +3,29 @@
 package oidc
 
 import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	"github.com/go-json-experiment/json"
 
 	"github.com/mayfly-ca/mayfly/internal/httputil"
+)
+
+// Limits on one fetch.
+const (
+	maxDocument  = 256 << 10 // bytes of a discovery document or key set
+	maxRedirects = 3
+	fetchTimeout = 5 * time.Second
 )
 
 // Fetch is one fetch from an issuer, for metrics.
@@ -33,19 +42,15 @@ type Fetch struct {
 // read reads the discovery document, then the key set. If the document is unreadable now but was
 // readable earlier, read reads the key set at its last place and also returns the error. It treats a
 // panic of a parser as a failure of the issuer; the process continues.
-func (i *issuer) read(client *http.Client) (k *keys, err error) {
+func (i *issuer) read(last *keys) (k *keys, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			k, err = nil, fmt.Errorf("panic while reading the issuer's answer: %v", p)
 		}
 	}()
-	i.mu.Lock()
-	last := i.keys
-	i.mu.Unlock()
-	next := keys{issuerURL: i.url}
-	discovery := i.timed("discovery", func(ctx context.Context) (err error) {
-		next.jwksURI, next.algorithms, err = i.discover(gooidc.ClientContext(ctx, client))
-		return err
+	next := &keys{issuerURL: i.url}
+	discovery := i.document("discovery", strings.TrimSuffix(i.url, "/")+"/.well-known/openid-configuration", func(body []byte) error {
+		return i.discover(body, next)
 	})
 	if discovery != nil {
 		discovery = fmt.Errorf("discovering %s: %w", quote(i.url), discovery)
@@ -55,69 +60,109 @@ func (i *issuer) read(client *http.Client) (k *keys, err error) {
 		next.jwksURI, next.algorithms = last.jwksURI, last.algorithms
 	}
 	next.fetchedAt = i.cfg.Now() // the age of the keys counts from the request, not from the answer
-	err = i.timed("keys", func(ctx context.Context) (err error) {
-		next.list, err = i.readKeySet(ctx, client, next.jwksURI, last)
+	err = i.document("keys", next.jwksURI, func(body []byte) (err error) {
+		most := len(body)
+		if i.pool != nil { // callers choose the issuers, of which many are kept
+			most = maxKeys
+		}
+		next.list, err = parseKeySet(body, i.entry.SPIFFE, most)
 		return err
 	})
 	if err != nil {
 		return nil, errors.Join(discovery, fmt.Errorf("reading the key set of %s: %w", quote(i.url), err))
 	}
-	return &next, discovery
+	return next, discovery
 }
 
-// timed runs the fetch of a document within fetchTimeout, and reports it to Config.ObserveFetch.
-func (i *issuer) timed(document string, fetch func(context.Context) error) error {
+// document gets a document within fetchTimeout, passes it to parse, and reports the fetch to
+// Config.ObserveFetch.
+func (i *issuer) document(name, at string, parse func(body []byte) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
 	start := i.cfg.Now()
-	err := fetch(ctx)
+	body, err := get(ctx, i.entry.client, at)
+	if err == nil {
+		err = parse(body)
+	}
 	if i.cfg.ObserveFetch != nil {
-		i.cfg.ObserveFetch(Fetch{Entry: i.entry.Key, Document: document, Duration: i.cfg.Now().Sub(start), Err: err})
+		i.cfg.ObserveFetch(Fetch{Entry: i.entry.Key, Document: name, Duration: i.cfg.Now().Sub(start), Err: err})
 	}
 	return err
 }
 
-// discover reads the discovery document (OpenID Connect Discovery 1.0, section 3); go-oidc compares
-// its issuer with the issuer URL, byte for byte.
-func (i *issuer) discover(ctx context.Context) (jwksURI string, algorithms []string, err error) {
-	provider, err := gooidc.NewProvider(ctx, i.url)
-	var mismatch *gooidc.IssuerMismatchError
-	if errors.As(err, &mismatch) {
-		return "", nil, fmt.Errorf("the discovery document is that of issuer %s", quote(mismatch.Discovered))
-	}
+// get returns the document at a URL. Errors do not contain the answer.
+func get(ctx context.Context, client *http.Client, at string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
-		return "", nil, err
+		return nil, fmt.Errorf("creating request: %w", err)
 	}
-	var members struct {
+	req.Header.Set("Accept", "application/json, application/jwk-set+json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("unexpected status %d", resp.StatusCode)
+	}
+	return readDocument(resp)
+}
+
+// readDocument reads a body of at most maxDocument bytes, compressed or not, and no byte more than
+// necessary. It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section 8.1)
+// and a JSON decoder refuses.
+func readDocument(resp *http.Response) ([]byte, error) {
+	body := io.LimitReader(resp.Body, maxDocument+1)
+	// Some servers have only a compressed copy, and send it without a request for it.
+	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		unzipped, err := gzip.NewReader(bufio.NewReader(body))
+		if err != nil {
+			return nil, fmt.Errorf("decompressing the body: %w", err)
+		}
+		body = io.LimitReader(unzipped, maxDocument+1)
+	}
+	document, err := io.ReadAll(body)
+	if err != nil {
+		return nil, fmt.Errorf("reading the body: %w", err)
+	}
+	if len(document) > maxDocument {
+		return nil, fmt.Errorf("the body exceeds %d bytes", maxDocument)
+	}
+	return bytes.TrimPrefix(document, []byte("\ufeff")), nil
+}
+
+// discover parses the discovery document (OpenID Connect Discovery 1.0, section 3), whose issuer must
+// be the issuer URL, byte for byte.
+func (i *issuer) discover(body []byte, next *keys) error {
+	var document struct {
+		Issuer     string   `json:"issuer"`
 		JWKSURI    string   `json:"jwks_uri"`
 		Algorithms []string `json:"id_token_signing_alg_values_supported"`
 	}
-	if err := provider.Claims(&members); err != nil {
-		return "", nil, fmt.Errorf("decoding: %w", err)
+	if err := json.Unmarshal(body, &document, lenient); err != nil {
+		return fmt.Errorf("decoding: %w", err)
 	}
+	if document.Issuer != i.url {
+		return fmt.Errorf("the discovery document is that of issuer %s", quote(document.Issuer))
+	}
+	next.jwksURI, next.algorithms = document.JWKSURI, i.entry.accepted(document.Algorithms)
 	if i.entry.inCluster {
 		// The document of an API server names an address that may be unreachable.
-		members.JWKSURI = strings.TrimSuffix(i.url, "/") + "/openid/v1/jwks"
+		next.jwksURI = strings.TrimSuffix(i.url, "/") + "/openid/v1/jwks"
 	}
-	return members.JWKSURI, i.entry.accepted(members.Algorithms), i.checkJWKSURI(members.JWKSURI)
+	return i.checkJWKSURI(next.jwksURI)
 }
 
 // accepted returns the algorithms of listed that this package supports and the entry accepts. If
-// listed is empty, RS256 replaces it.
+// it supports none of them, RS256 replaces them.
 func (e *entry) accepted(listed []string) []string {
-	var known []string
-	for _, alg := range listed {
-		if supportedAlgorithm(alg) && !slices.Contains(known, alg) {
-			known = append(known, alg)
-		}
-	}
+	known := slices.DeleteFunc(listed, func(alg string) bool { return !supportedAlgorithm(alg) })
 	if len(known) == 0 {
 		known = []string{"RS256"} // Discovery, section 3, requires it
 	}
-	if len(e.SigningAlgorithms) == 0 {
-		return known
-	}
-	return slices.DeleteFunc(known, func(alg string) bool { return !slices.Contains(e.SigningAlgorithms, alg) })
+	return slices.DeleteFunc(known, func(alg string) bool {
+		return len(e.SigningAlgorithms) > 0 && !slices.Contains(e.SigningAlgorithms, alg)
+	})
 }
 
 // checkJWKSURI checks that keys may be read at uri.
@@ -135,48 +180,14 @@ func (i *issuer) checkJWKSURI(uri string) error {
 	if i.pool == nil && len(i.entry.JWKSHosts) == 0 {
 		return nil
 	}
+	for _, host := range i.entry.JWKSHosts {
+		if origin(u) == originOf(u.Scheme+"://"+host) {
+			return nil
+		}
+	}
 	issuer, err := url.Parse(i.url)
-	if err != nil {
-		return fmt.Errorf("parsing issuer URL: %w", err)
+	if err != nil || hostPort(u) != hostPort(issuer) {
+		return fmt.Errorf("jwks_uri %s is neither on the issuer's host nor on one of the entry's jwks-hosts", quote(uri))
 	}
-	host := hostPort(u)
-	if host == hostPort(issuer) || slices.ContainsFunc(i.entry.JWKSHosts, func(h string) bool {
-		return host == hostPort(&url.URL{Scheme: u.Scheme, Host: h})
-	}) {
-		return nil
-	}
-	return fmt.Errorf("jwks_uri %s is neither on the issuer's host nor on one of the entry's jwks-hosts", quote(uri))
-}
-
-// readKeySet fetches and decodes a JWK Set. last are the keys before, or nil.
-func (i *issuer) readKeySet(ctx context.Context, client *http.Client, uri string, last *keys) ([]publicKey, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
-	if err != nil {
-		return nil, fmt.Errorf("creating request: %w", err)
-	}
-	req.Header.Set("Accept", "application/json, application/jwk-set+json")
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body) // guard limits the size
-	if err != nil {
-		return nil, fmt.Errorf("reading body: %w", err)
-	}
-	list, ignored, err := parseKeySet(body, i.entry.SPIFFE)
-	if err != nil {
-		return nil, err
-	}
-	attrs := []slog.Attr{slog.String("issuer_url", i.url), slog.Int("used", len(list)), slog.Int("ignored", ignored)}
-	changed := last == nil || len(last.list) != len(list)
-	switch {
-	case len(list) > maxKeys && changed && i.mayLog():
-		i.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "a key set is unusually large; a token without a kid is tried with its first 64 keys only", attrs...)
-	case len(list) == 0 && changed && i.pool == nil:
-		i.cfg.Logger.LogAttrs(ctx, slog.LevelWarn, "a key set has no key that can verify signatures; all tokens of its issuer are refused", attrs...)
-	case ignored > 0:
-		i.cfg.Logger.LogAttrs(ctx, slog.LevelDebug, "keys in a key set cannot verify signatures and are ignored", attrs...)
-	}
-	return list, nil
+	return nil
 }

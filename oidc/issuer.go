@@ -35,17 +35,7 @@ const (
 // shared is what all issuers of a Verifier share.
 type shared struct {
 	cfg     *Config
-	clients *clients
 	waiting *share.Places // requests of all wildcard entries that wait for a fetch
-}
-
-// keys are the keys of one issuer at one time. They are immutable.
-type keys struct {
-	issuerURL  string
-	jwksURI    string
-	algorithms []string // algorithms that the issuer signs with and the entry accepts
-	list       []publicKey
-	fetchedAt  time.Time // time of the request for them
 }
 
 // issuer holds the last good keys of one issuer URL, and decides when they are fetched again.
@@ -55,15 +45,18 @@ type issuer struct {
 	entry *entry // only what entry.fetchesAs compares is read here
 	pool  *pool  // of the wildcard entry; nil for a static issuer
 
+	proven  bool   // keys have been read once; guarded by pool.mu
+	lastUse uint64 // pool.uses at the last use; guarded by pool.mu
+
 	mu          sync.Mutex    // guards the fields below
 	keys        *keys         // nil before the first good answer
 	fetching    chan struct{} // closed when the current fetch ends; nil if there is none
 	failures    int           // consecutive failed fetches
 	lastErr     error         // of the last fetch; nil if it was good
 	lastFailure time.Time
-	due         time.Time    // no fetch but a check starts before, and while the issuer fails no check either
-	checkAt     time.Time    // no check starts before
-	checks      [2]time.Time // times at which the last two checks started
+	due         time.Time // no fetch but a check starts before, and while the issuer fails no check either
+	checkAt     time.Time // no check starts before
+	reported    State     // after the last fetch; "" before the first
 }
 
 // verify verifies the signature of x.token for client.
@@ -77,31 +70,22 @@ func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) 
 		return err
 	}
 	x.step = "signature"
-	err = x.keys.verify(ctx, x.token, x.now)
+	refused := x.keys.verify(ctx, x.token, x.now)
 	age := x.now.Sub(x.keys.fetchedAt)
-	if isSignatureInvalid(err) && (age > settled || age >= 0 && !x.keys.has(x.token.keyID)) {
-		return i.verifyAgain(ctx, x, client, err)
+	if !isSignatureInvalid(refused) || age <= settled && (age < 0 || x.keys.has(x.token.keyID)) {
+		return refused
 	}
-	return err
-}
-
-// verifyAgain verifies with newer keys a token that x.keys refused.
-func (i *issuer) verifyAgain(ctx context.Context, x *examination, client netip.Addr, refused error) error {
 	known, unread := i.newer(ctx, x.keys, client)
-	if known == nil {
-		return i.unreachable(errors.Join(unread, refused))
-	}
-	failed := false
-	if known != x.keys {
+	failed := known == nil
+	switch {
+	case failed:
+	case known != x.keys:
 		x.keys = known
-		if refused = known.verify(ctx, x.token, x.now); refused == nil {
-			i.confirm()
-		}
-	} else {
-		var limited notYet
-		failed = unread != nil && !errors.As(unread, &limited) || i.failing()
+		refused = known.verify(ctx, x.token, x.now)
+	default:
+		failed = !errors.As(unread, new(notYet)) || i.failing()
 	}
-	if isSignatureInvalid(refused) && (failed || x.now.Sub(known.fetchedAt) > settled) {
+	if isSignatureInvalid(refused) && (failed || x.now.Sub(x.keys.fetchedAt) > settled) {
 		return i.unreachable(errors.Join(unread, refused))
 	}
 	return refused
@@ -165,7 +149,7 @@ func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Ad
 	most, now := maxWait, i.cfg.Now()
 	if i.pool != nil {
 		if !i.waiting.Take(client, now) {
-			return i.tooMany(i.waiting, client, now)
+			return i.pool.tooMany(i.waiting, client, now)
 		}
 		defer i.waiting.Give(client)
 	}
@@ -173,7 +157,7 @@ func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Ad
 	case i.entry.waiting.Take(client, now):
 		defer i.entry.waiting.Give(client)
 	case i.pool != nil:
-		return i.tooMany(i.entry.waiting, client, now)
+		return i.pool.tooMany(i.entry.waiting, client, now)
 	default:
 		most = crowdedWait
 	}
@@ -197,11 +181,11 @@ func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Ad
 func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan struct{}, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	check := refused != nil
+	check, last := refused != nil, i.keys
 	switch wait := i.next(check).Sub(now); {
 	case i.fetching != nil:
 		return i.fetching, nil
-	case check && i.keys != refused:
+	case check && last != refused:
 		return nil, nil
 	case wait > 0:
 		return nil, notYet(wait)
@@ -209,21 +193,20 @@ func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan 
 	release := func() {}
 	if i.pool != nil {
 		var err error
-		if release, err = i.pool.admit(check, i.keys != nil, client, now); err != nil {
+		if release, err = i.pool.admit(check, last != nil, client, now); err != nil {
 			return nil, err
 		}
 	}
 	if check {
 		// With jitter, replicas that received the same token do not connect at the same time.
 		i.checkAt = now.Add(checkInterval + rand.N(checkJitter))
-		i.checks = [2]time.Time{i.checks[1], now}
 	}
 	done := make(chan struct{})
 	i.fetching = done
 	go func() {
 		defer close(done)
 		defer release()
-		i.record(i.read(i.entry.client))
+		i.record(i.read(last))
 	}()
 	return done, nil
 }
@@ -235,17 +218,6 @@ func (i *issuer) next(check bool) time.Time {
 		return i.checkAt
 	}
 	return i.due
-}
-
-// confirm records that a check brought a new key. A second new key is then checked for without the
-// usual pause, so that an issuer may replace its key twice in a short time. No client can cause
-// this with tokens that the issuer did not sign.
-func (i *issuer) confirm() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.checks[1].Sub(i.checks[0]) > time.Minute {
-		i.checkAt = i.checks[1].Add(settled)
-	}
 }
 
 // notYet is the error if the next fetch is permitted only after this time.
@@ -267,40 +239,39 @@ func (i *issuer) record(k *keys, err error) {
 	now := i.cfg.Now()
 	err = brief(err)
 	i.mu.Lock()
-	failures := i.failures
 	if k != nil {
 		i.keys = k
 	}
-	switch {
-	case err != nil:
-		failures++
-		i.failures, i.lastErr, i.lastFailure = failures, err, now
-		i.due = now.Add(backoff(failures))
-	case i.pool != nil:
-		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(i.cfg.KeyRefresh/2)
-	default:
-		// Early enough to finish within Config.KeyRefresh, which is a guarantee, even if the issuer
-		// is slow.
-		pause := i.cfg.KeyRefresh - i.cfg.KeyRefresh/10 - rand.N(i.cfg.KeyRefresh/10)
-		i.failures, i.lastErr, i.due = 0, nil, k.fetchedAt.Add(max(pause, firstBackoff))
+	if i.lastErr = err; err != nil {
+		i.failures++
+		i.lastFailure, i.due = now, now.Add(backoff(i.failures))
+	} else {
+		i.failures, i.due = 0, k.fetchedAt.Add(i.pause())
 	}
 	i.fetching = nil
-	known := i.keys
+	before, status := i.reported, i.status(now)
+	i.reported = status.State
 	i.mu.Unlock()
 	if i.pool != nil {
-		i.pool.record(i, known, now, err)
+		i.pool.record(i, status, err)
 	}
-	i.report(failures, known != nil, err)
+	i.report(before, status)
+}
+
+// pause returns the time from one fetch to the next.
+func (i *issuer) pause() time.Duration {
+	refresh := i.cfg.KeyRefresh
+	if i.pool != nil {
+		return refresh / 2
+	}
+	// Early enough to finish within Config.KeyRefresh, which is a guarantee, even if the issuer is slow.
+	return max(refresh-refresh/10-rand.N(refresh/10), firstBackoff)
 }
 
 // backoff returns the pause after the given number of consecutive failures: from firstBackoff to
 // maxBackoff, with jitter so that replicas do not connect at the same time.
 func backoff(failures int) time.Duration {
-	const longest = maxBackoff * 4 / 5
-	pause := longest
-	if failures < 6 {
-		pause = min(firstBackoff<<(failures-1), longest)
-	}
+	pause := min(firstBackoff<<min(failures-1, 5), maxBackoff*4/5)
 	return pause + rand.N(pause/4)
 }
 

@@ -4,11 +4,14 @@ package oidc
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"errors"
 	"fmt"
-	"iter"
+	"math/big"
 	"slices"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-json-experiment/json"
@@ -17,19 +20,30 @@ import (
 
 // Limits on a key set.
 const (
-	maxKeys    = 64   // keys parsed when the set is read, and tried for a token without a `kid`
+	maxKeys    = 64   // keys that are tried for a token, and keys of an issuer that a wildcard matches
 	minRSABits = 2048 // RFC 7518, sections 3.3 and 3.5
 	maxRSABits = 8192 // the time for a signature grows with the square
 )
+
+// keys are the keys of one issuer at one time. They are immutable.
+type keys struct {
+	issuerURL  string
+	jwksURI    string
+	algorithms []string // algorithms that the issuer signs with and the entry accepts
+	list       []publicKey
+	fetchedAt  time.Time // time of the request for them
+}
+
+// has reports whether some key has the given `kid`; a token without a `kid` can try all keys.
+func (k *keys) has(keyID string) bool {
+	return keyID == "" || slices.ContainsFunc(k.list, func(key publicKey) bool { return key.id == keyID })
+}
 
 // publicKey is a key that an issuer may sign tokens with.
 type publicKey struct {
 	id  string // `kid`; may be empty or shared by several keys
 	alg string // the only algorithm of the JWK; "" if it names none
 	key crypto.PublicKey
-	// unparsed is set, and key is not, after the first maxKeys keys of a set. Only a token that
-	// names such a key causes its parsing.
-	unparsed *jwk
 }
 
 // jwk has the members of a JSON Web Key (RFC 7517 and RFC 7518, section 6) that describe the public
@@ -47,51 +61,45 @@ type jwk struct {
 	E      string   `json:"e,omitzero"`
 }
 
-// parseKeySet decodes a JWK Set (RFC 7517, section 5). As that section requires, it skips keys of
-// unknown kinds and broken keys; ignored is their number. If spiffe is set, the set may be a SPIFFE
-// bundle.
-func parseKeySet(body []byte, spiffe bool) (list []publicKey, ignored int, err error) {
+// lenient decodes documents in which members that this package does not read have text that is not
+// UTF-8, or occur twice.
+var lenient = json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+
+// parseKeySet decodes at most the given number of keys of a JWK Set (RFC 7517, section 5). As that
+// section requires, it skips keys of unknown kinds and broken keys. If spiffe is set, the set may be a
+// SPIFFE bundle.
+func parseKeySet(body []byte, spiffe bool, most int) (list []publicKey, err error) {
 	var set struct {
 		Keys []jsontext.Value `json:"keys"`
 	}
-	// Text that is not UTF-8, or a doubled member, affects at most one key below, and not the set.
-	lenient := json.JoinOptions(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 	if err := json.Unmarshal(body, &set, lenient); err != nil {
-		return nil, 0, fmt.Errorf("decoding: %w", err)
+		return nil, fmt.Errorf("decoding: %w", err)
 	}
 	if set.Keys == nil {
-		return nil, 0, errors.New("the document has no member keys, or one that is null")
+		return nil, errors.New("the document has no member keys, or one that is null")
 	}
 	for _, raw := range set.Keys {
-		var members jwk
-		if json.Unmarshal(raw, &members, jsontext.AllowInvalidUTF8(true)) != nil || !members.verifiesTokens(spiffe) {
-			continue
-		}
-		if len(list) >= maxKeys {
-			list = append(list, publicKey{id: members.Kid, alg: members.Alg, unparsed: &members})
-		} else if key, ok := members.publicKey(); ok {
+		if key, ok := parseKey(raw, spiffe); ok && len(list) < most {
 			list = append(list, key)
 		}
 	}
-	return list, len(set.Keys) - len(list), nil
+	return list, nil
 }
 
-// verifiesTokens reports whether the key is for verifying signatures of tokens.
-func (members *jwk) verifiesTokens(spiffe bool) bool {
-	// SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle has "jwt-svid" instead of "sig".
-	use := members.Use == "" || members.Use == "sig" || spiffe && members.Use == "jwt-svid"
-	return use && (members.KeyOps == nil || slices.Contains(members.KeyOps, "verify")) &&
-		(members.Alg == "" || supportedAlgorithm(members.Alg))
-}
-
-// publicKey returns the key that the members describe; ok is false if it is not usable.
-func (members *jwk) publicKey() (key publicKey, ok bool) {
-	public, err := json.Marshal(members)
-	if err != nil {
+// parseKey decodes a JWK; ok is false if it is not usable for verifying signatures of tokens.
+func parseKey(raw jsontext.Value, spiffe bool) (key publicKey, ok bool) {
+	var members jwk
+	if json.Unmarshal(raw, &members, jsontext.AllowInvalidUTF8(true)) != nil {
 		return publicKey{}, false
 	}
+	// SPIFFE Trust Domain and Bundle, section 4.2.2: a bundle has "jwt-svid" instead of "sig".
+	use := members.Use == "" || members.Use == "sig" || spiffe && members.Use == "jwt-svid"
+	if !use || members.KeyOps != nil && !slices.Contains(members.KeyOps, "verify") || members.Alg != "" && !supportedAlgorithm(members.Alg) {
+		return publicKey{}, false
+	}
+	public, err := json.Marshal(members)
 	var parsed jose.JSONWebKey
-	if err := parsed.UnmarshalJSON(public); err != nil || !parsed.Valid() || !parsed.IsPublic() {
+	if err != nil || parsed.UnmarshalJSON(public) != nil || !parsed.Valid() || !parsed.IsPublic() {
 		return publicKey{}, false
 	}
 	if key, ok := parsed.Key.(*rsa.PublicKey); ok && (key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits) {
@@ -100,31 +108,58 @@ func (members *jwk) publicKey() (key publicKey, ok bool) {
 	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, true
 }
 
-// candidates yields the keys to try for a token: those with its `kid`, or without a `kid` all
-// parsed keys. It yields at most maxKeys.
-func (k *keys) candidates(keyID string) iter.Seq[publicKey] {
-	return func(yield func(publicKey) bool) {
-		left := maxKeys
-		for _, key := range k.list {
-			if left == 0 || keyID == "" && key.unparsed != nil {
-				return
-			}
-			if keyID != "" && key.id != keyID {
-				continue
-			}
-			left--
-			ok := true
-			if key.unparsed != nil {
-				key, ok = key.unparsed.publicKey()
-			}
-			if ok && !yield(key) {
-				return
-			}
-		}
+// fits reports whether alg can be an algorithm of the key. The key decides, never the token: each
+// algorithm belongs to one type of key, and for ECDSA keys to one curve.
+func (k publicKey) fits(alg string) bool {
+	if k.alg != "" && k.alg != alg {
+		return false
+	}
+	switch key := k.key.(type) {
+	case *rsa.PublicKey:
+		return alg[:2] == "RS" || alg[:2] == "PS"
+	case *ecdsa.PublicKey:
+		size := key.Curve.Params().BitSize
+		return alg == "ES256" && size == 256 || alg == "ES384" && size == 384 || alg == "ES512" && size == 521
+	case ed25519.PublicKey:
+		return alg == "EdDSA"
+	default:
+		return false
 	}
 }
 
-// has reports whether some key has the given `kid`; a token without a `kid` can try all keys.
-func (k *keys) has(keyID string) bool {
-	return keyID == "" || slices.ContainsFunc(k.list, func(key publicKey) bool { return key.id == keyID })
+// verify checks signature over input (RFC 7518, section 3, and RFC 8037, section 3.1).
+func (k publicKey) verify(alg string, input, signature []byte) bool {
+	if !k.fits(alg) {
+		return false
+	}
+	if key, ok := k.key.(ed25519.PublicKey); ok {
+		return ed25519.Verify(key, input, signature)
+	}
+	hash := crypto.SHA256
+	switch alg[2:] {
+	case "384":
+		hash = crypto.SHA384
+	case "512":
+		hash = crypto.SHA512
+	}
+	h := hash.New()
+	h.Write(input)
+	digest := h.Sum(nil)
+	switch key := k.key.(type) {
+	case *rsa.PublicKey:
+		if alg[:2] == "PS" {
+			return rsa.VerifyPSS(key, hash, digest, signature, nil) == nil
+		}
+		return rsa.VerifyPKCS1v15(key, hash, digest, signature) == nil
+	case *ecdsa.PublicKey:
+		// R and S are of equal, full length (RFC 7518, section 3.4).
+		size := (key.Curve.Params().BitSize + 7) / 8
+		if len(signature) != 2*size {
+			return false
+		}
+		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
+		return ecdsa.Verify(key, digest, r, s)
+	default:
+		return false
+	}
 }

@@ -7,19 +7,15 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 )
 
 const (
-	// summaryInterval is the time between two lines about issuers that are failing.
-	summaryInterval = 10 * time.Minute
-	// maxNamed is the number of issuers that such a line names.
-	maxNamed = 10
-	// maxPatternLines is the number of lines about the issuers of one pattern in summaryInterval.
+	// maxPatternLines is the number of lines about the issuers of one pattern in linesInterval.
 	// Callers choose these issuers.
 	maxPatternLines = 20
+	linesInterval   = 10 * time.Minute
 	// maxErrorText is the number of bytes kept of an error, which may quote the issuer's answer.
 	maxErrorText = 1 << 10
 )
@@ -42,7 +38,7 @@ func States() []State { return []State{StatePending, StateOK, StateDegraded, Sta
 type IssuerStatus struct {
 	// Entry is Issuer.Key.
 	Entry string
-	// IssuerURL is Issuer.URL; "" for a wildcard entry.
+	// IssuerURL is Issuer.Key; "" for a wildcard entry.
 	IssuerURL string
 	// State of a wildcard entry is pending until a caller has named an issuer under it, failing while
 	// none of those is readable, ok if all issuers in use are ok, and otherwise degraded.
@@ -72,17 +68,23 @@ func (v *Verifier) Status() []IssuerStatus {
 		if e.pool != nil {
 			status = e.pool.status(now)
 		} else {
-			status = e.issuer.status(now)
+			status = e.issuer.statusAt(now)
+			status.IssuerURL = e.Key
 		}
-		status.Entry, status.IssuerURL = e.Key, e.URL
+		status.Entry = e.Key
 		list = append(list, status)
 	}
 	return list
 }
 
-func (i *issuer) status(now time.Time) IssuerStatus {
+func (i *issuer) statusAt(now time.Time) IssuerStatus {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	return i.status(now)
+}
+
+// status returns the issuer's status. The caller holds i.mu.
+func (i *issuer) status(now time.Time) IssuerStatus {
 	status := IssuerStatus{State: StatePending, LastFailure: i.lastFailure}
 	if i.lastErr != nil {
 		status.State, status.LastError = StateFailing, i.lastErr.Error()
@@ -92,10 +94,10 @@ func (i *issuer) status(now time.Time) IssuerStatus {
 	}
 	status.LastSuccess, status.Keys, status.KeyAge = i.keys.fetchedAt, len(i.keys.list), max(now.Sub(i.keys.fetchedAt), 0)
 	status.Usable = i.usable(i.keys, now) && status.Keys > 0
-	switch {
-	case status.Keys == 0:
-		status.State = StateFailing // the issuer may withdraw every key
+	if status.Keys == 0 { // the issuer may withdraw every key
 		status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
+	}
+	switch {
 	case !status.Usable:
 		status.State = StateFailing
 	case i.lastErr != nil:
@@ -106,49 +108,23 @@ func (i *issuer) status(now time.Time) IssuerStatus {
 	return status
 }
 
-// report writes a line if a fetch has changed the state of the issuer: at the first failure after a
-// success, and at the first success after failures, where failures counts this one. summarize
-// covers the failures between them. A token creates an issuer of a pattern, so there is no line
-// unless its keys have been read.
-func (i *issuer) report(failures int, hasKeys bool, err error) {
+// report writes a line if a fetch has changed the state of the issuer. A token creates an issuer of a
+// pattern, so there is no line unless its keys have been read.
+func (i *issuer) report(before State, now IssuerStatus) {
 	level, message := slog.LevelDebug, "issuer cannot be reached, or its answer is not as expected"
 	switch {
-	case err == nil && failures == 0:
+	case now.State == StateOK && (before == StateOK || before == ""):
 		return
-	case err == nil:
+	case now.State == StateOK:
 		level, message = slog.LevelInfo, "issuer can be reached again"
-	case failures == 1:
+	case now.State != before:
 		level = slog.LevelWarn
 	}
-	if level > slog.LevelDebug && (i.pool != nil && !hasKeys || !i.mayLog()) {
+	if level > slog.LevelDebug && i.pool != nil && (now.LastSuccess.IsZero() || !i.pool.lines.Take(netip.Addr{}, i.cfg.Now())) {
 		level = slog.LevelDebug
 	}
 	i.cfg.Logger.LogAttrs(context.Background(), level, message, slog.String("issuer_entry", i.entry.Key),
-		slog.String("issuer_url", i.url), slog.Int("failures", failures), slog.Any("error", err))
-}
-
-// mayLog reports whether a line may be written about the issuer; callers choose those of a pattern.
-func (i *issuer) mayLog() bool {
-	return i.pool == nil || i.pool.lines.Take(netip.Addr{}, i.cfg.Now())
-}
-
-// summarize writes one line about the issuers that are failing, if there are any.
-func (v *Verifier) summarize() {
-	var names []string
-	for _, e := range v.entries {
-		switch {
-		case e.pool != nil:
-			names = append(names, e.pool.failing()...)
-		case e.issuer.failing():
-			names = append(names, e.URL)
-		}
-	}
-	if len(names) == 0 {
-		return
-	}
-	slices.Sort(names)
-	v.cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "issuers still cannot be reached; /readyz?verbose on the ops listener has their errors",
-		slog.Int("issuers", len(names)), slog.Any("issuer_urls", names[:min(len(names), maxNamed)]))
+		slog.String("issuer_url", i.url), slog.String("state", string(now.State)), slog.String("error", now.LastError))
 }
 
 // brief returns err as shortened text, without references to other values.

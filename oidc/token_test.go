@@ -4,6 +4,7 @@ package oidc
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"math"
 	"runtime"
@@ -28,10 +29,6 @@ func TestVerifyReturnsWhatTheTokenSays(t *testing.T) {
 		"aud": []string{"other", "sigstore"}, "n": 1.5, "big": 12345678901234567, "ok": true,
 		"kubernetes.io": map[string]any{"namespace": "ns", "list": []any{"a"}},
 	})
-	token, err := w.verifier.Verify(t.Context(), " \n"+raw+"\r\n\t", unknownClient)
-	if err != nil {
-		t.Fatal(err)
-	}
 	want := &Token{
 		Entry: testIssuer, IssuerURL: testIssuer, Subject: "someone", Audience: []string{"other", "sigstore"},
 		Expiry: now.Add(10 * time.Minute),
@@ -41,7 +38,7 @@ func TestVerifyReturnsWhatTheTokenSays(t *testing.T) {
 			"kubernetes.io": Claims{"namespace": "ns", "list": []any{"a"}},
 		},
 	}
-	if diff := cmp.Diff(want, token); diff != "" {
+	if diff := cmp.Diff(want, must(w.verifier.Verify(t.Context(), " \n"+raw+"\r\n\t", unknownClient))(t)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -60,7 +57,7 @@ func TestTokenOfMillionsOfDots(t *testing.T) { // not parallel: counts allocated
 		for range 10 {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			_, err := w.verifier.Verify(t.Context(), raw, unknownClient)
+			err := w.verify(t, raw)
 			runtime.ReadMemStats(&after)
 			wantReason(t, err, refusal.TokenMalformed)
 			least = min(least, after.TotalAlloc-before.TotalAlloc)
@@ -78,40 +75,23 @@ func TestTokenShape(t *testing.T) {
 	good := mint(t, w.provider, nil)
 	part := strings.Split(good, ".")
 	with := func(header string) string { return b64(header) + "." + part[1] + "." + part[2] }
-	claims := func(text string) string { return part[0] + "." + b64(text) + "." + part[2] }
-
-	for _, test := range []struct {
-		name, raw string
-		want      refusal.Reason
-	}{
-		{"empty", "", refusal.TokenMissing},
-		{"white space alone", " \r\n\t ", refusal.TokenMissing},
-		{"two segments", part[0] + "." + part[1], refusal.TokenMalformed},
-		{"four segments", good + ".", refusal.TokenMalformed},
-		{"five segments, a JWE", good + ".a.b", refusal.TokenMalformed},
-		{"too large", good + strings.Repeat("A", MaxTokenSize), refusal.TokenMalformed},
-		{"a line break inside", part[0] + ".\n" + part[1] + "." + part[2], refusal.TokenMalformed},
-		{"a space in the signature", part[0] + "." + part[1] + ". " + part[2], refusal.TokenMalformed},
-		{"stray bits in the header", strings.TrimSuffix(b64(`{"alg":"ES256","a":12}`), "Q") + "R." + part[1] + "." + part[2], refusal.TokenMalformed},
-		{"no signature", part[0] + "." + part[1] + ".", refusal.SignatureInvalid},
-		{"header with alg twice", with(`{"alg":"ES256","alg":"ES256"}`), refusal.TokenMalformed},
-		{"crit", with(`{"alg":"ES256","crit":["exp"]}`), refusal.TokenMalformed},
-		{"b64 without crit", with(`{"alg":"ES256","b64":false}`), refusal.TokenMalformed},
-		{"alg none", with(`{"alg":"none"}`), refusal.SignatureInvalid},
-		{"a claim twice", claims(payload(`,"sub":"someone"`)), refusal.TokenMalformed},
-		{"a claim twice but for case", claims(payload(`,"ISS":"https://good.example"`)), refusal.TokenMalformed},
+	for raw, want := range map[string]refusal.Reason{
+		" \r\n\t ":                               refusal.TokenMissing,
+		good + ".":                               refusal.TokenMalformed,
+		good + strings.Repeat("A", MaxTokenSize): refusal.TokenMalformed,
+		part[0] + ".\n" + part[1] + "." + part[2]: refusal.TokenMalformed,
+		// stray bits in the header
+		strings.TrimSuffix(b64(`{"alg":"ES256","a":12}`), "Q") + "R." + part[1] + "." + part[2]: refusal.TokenMalformed,
+		part[0] + "." + part[1] + ".":          refusal.SignatureInvalid,
+		with(`{"alg":"ES256","crit":["exp"]}`): refusal.TokenMalformed,
+		with(`{"alg":"ES256","b64":false}`):    refusal.TokenMalformed,
+		with(`{"alg":"ES256","kid":1}`):        refusal.TokenMalformed,
+		with(`{"alg":"none"}`):                 refusal.SignatureInvalid,
+		part[0] + "." + b64(payload(`,"ISS":"https://good.example"`)) + "." + part[2]: refusal.TokenMalformed,
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			token, err := w.verifier.Verify(t.Context(), test.raw, unknownClient)
-			if token != nil {
-				t.Error("a token was returned")
-			}
-			e := wantReason(t, err, test.want)
-			if strings.Contains(e.Message, part[2]) || len(e.Message) > 500 {
-				t.Errorf("message %q has too much of the token", e.Message)
-			}
-		})
+		if e := w.refuse(t, raw, want); strings.Contains(e.Message, part[2]) || len(e.Message) > 500 {
+			t.Errorf("message %q has too much of the token", e.Message)
+		}
 	}
 	if got := len(w.sent()); got != 0 {
 		t.Errorf("%d requests were sent for malformed tokens", got)
@@ -124,24 +104,132 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	w := newWorld(t, Config{}, provider.Config{})
 	evil := newProvider(t, provider.Config{IssuerURL: "https://evil.example"})
 	w.serve("https://evil.example", evil)
-	evilKey, goodKey := evil.SigningKey(), w.provider.SigningKey()
+	evilKey := evil.SigningKey()
 	header := map[jose.HeaderKey]any{"jku": "https://evil.example/keys", "x5u": "https://evil.example/keys", "jwk": evilKey.Public()}
-
-	_, err := w.verifier.Verify(t.Context(), sign(t, evilKey, header, payload("")), unknownClient)
-	wantReason(t, err, refusal.SignatureInvalid)
-	if _, err := w.verifier.Verify(t.Context(), sign(t, goodKey, header, payload("")), unknownClient); err != nil {
-		t.Errorf("signed by the issuer: %v", err)
-	}
+	w.refuse(t, sign(t, evilKey, header, payload("")), refusal.SignatureInvalid)
+	w.accept(t, sign(t, w.provider.SigningKey(), header, payload("")))
 	if n := evil.KeyFetches() + evil.Discoveries(); n != 0 {
 		t.Errorf("the attacker's host was asked %d times", n)
+	}
+}
+
+func TestRegisteredClaims(t *testing.T) {
+	t.Parallel()
+	const now = 1_800_000_000
+	raw := func(text string) json.RawMessage { return json.RawMessage(text) }
+	// half a second past now: `exp` has no leeway, not even that of rounding
+	clock := func() time.Time { return time.Unix(now, 500_000_000) }
+	w := newWorld(t, Config{Now: clock}, provider.Config{Now: clock})
+	for _, test := range []struct {
+		claim string
+		value any
+		want  refusal.Reason // "" for accepted
+	}{
+		{"exp", now + 1, ""},
+		{"exp", now, refusal.TokenExpired},
+		{"exp", raw("1800000001.25"), ""},
+		{"exp", raw("1800000000.99"), refusal.TokenExpired},
+		{"exp", raw("1.8000001e9"), ""},
+		{"exp", raw("9007199254740991"), ""},
+		{"exp", raw("9007199254740992"), refusal.TokenMalformed}, // 2^53
+		{"exp", raw("9223372036854775807"), refusal.TokenMalformed},
+		{"exp", raw("1e400"), refusal.TokenMalformed},
+		{"exp", raw("-1e300"), refusal.TokenMalformed},
+		{"nbf", now + 300, ""},
+		{"nbf", now + 301, refusal.TokenNotYetValid},
+		{"NBF", now + 3600, refusal.TokenMalformed}, // go-oidc reads it
+		{"iat", "x", refusal.TokenMalformed},
+		{"sub", "", refusal.ClaimMissing},
+		{"aud", []string{"a", "b", "c", "d", "e"}, refusal.AudienceMismatch},
+		{"iss", testIssuer + "/", refusal.IssuerNotConfigured},
+		{"iss", "https://" + strings.Repeat("a", 5000), refusal.IssuerNotConfigured},
+		{"iss", "https://a\n\x1b[31m", refusal.IssuerNotConfigured},
+		{"nonce", 5, refusal.TokenMalformed}, // go-oidc refuses it
+	} {
+		err := w.verify(t, mint(t, w.provider, map[string]any{test.claim: test.value}))
+		if test.want == "" && err != nil {
+			t.Errorf("%s %s: %v", test.claim, test.value, err)
+		} else if test.want != "" {
+			if e := wantReason(t, err, test.want); len(e.Message) > 400 || strings.ContainsAny(e.Message, "\n\x1b") {
+				t.Errorf("message %q", e.Message)
+			}
+		}
+	}
+}
+
+// TestCheapChecksCauseNoFetch: an expired or misdirected token causes no fetch.
+func TestCheapChecksCauseNoFetch(t *testing.T) {
+	t.Parallel()
+	w, _ := wildWorld(t)
+	long := "https://" + strings.Repeat("a", maxIssuerURL) + ".example"
+	for _, claims := range []map[string]any{
+		{"exp": 1}, {"aud": "other"}, {"sub": nil}, {"nbf": time.Now().Add(time.Hour).Unix()}, {"iss": "https://nobody.elsewhere"}, {"iss": long},
+	} {
+		if err := w.verify(t, mint(t, w.provider, claims)); err == nil {
+			t.Errorf("%v was accepted", claims)
+		}
+	}
+	if n := len(w.verifier.wildcards[0].pool.kept) + len(w.sent()); n != 0 {
+		t.Errorf("%d requests were sent and issuers kept", n)
+	}
+}
+
+func TestProfilesAreToldByAudience(t *testing.T) {
+	t.Parallel()
+	entry := issuers(testIssuer)
+	entry[0].Profiles = []Profile{{"deploy", []string{"deploy", "ship"}}, {"build", []string{"build"}}}
+	w := newWorld(t, Config{Issuers: entry}, provider.Config{})
+	for _, test := range []struct {
+		audience []string
+		profile  string
+		accepted bool
+	}{
+		{[]string{"sigstore"}, "", true}, {[]string{"deploy", "ship", "unknown"}, "deploy", true}, {[]string{"build"}, "build", true},
+		{[]string{"build", "ship"}, "", false}, {[]string{"sigstore", "build"}, "", false}, {[]string{"unknown"}, "", false},
+	} {
+		token, err := w.verifier.Verify(t.Context(), mint(t, w.provider, map[string]any{"aud": test.audience}), unknownClient)
+		if !test.accepted {
+			wantReason(t, err, refusal.AudienceMismatch)
+		} else if err != nil || token.Profile != test.profile {
+			t.Errorf("%v: %+v, %v", test.audience, token, err)
+		}
+	}
+}
+
+// A trace shows every step up to the failure, and never the token.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Config{}, provider.Config{})
+	all := strings.Fields("form issuer times audience subject keys signature")
+	for token, failed := range map[string]string{
+		mint(t, w.provider, nil): "",
+		mint(t, newProvider(t, provider.Config{IssuerURL: testIssuer}), nil): "signature",
+		w.tokenOf(t, "https://stranger.example"):                             "issuer",
+		"nonsense":                                                           "form",
+		mint(t, w.provider, map[string]any{"exp": 1}):                        "times",
+		mint(t, w.provider, map[string]any{"aud": "x"}):                      "audience",
+		mint(t, w.provider, map[string]any{"sub": ""}):                       "subject",
+	} {
+		var steps []string
+		result, err := w.verifier.Trace(t.Context(), token, func(s Step) {
+			steps = append(steps, s.Name)
+			if (s.Err != nil) != (s.Name == failed) || s.Err == nil && s.Found == "" || strings.Contains(s.Found, token[len(token)-8:]) {
+				t.Errorf("%s failed: step %+v", failed, s)
+			}
+			if s.Name == failed {
+				steps = append(steps, all[len(steps):]...)
+			}
+		})
+		if diff := cmp.Diff(all, steps); diff != "" || (err == nil) != (result != nil) || (err == nil) != (failed == "") {
+			t.Errorf("%s failed: %v (-want +got):\n%s", failed, err, diff)
+		}
 	}
 }
 
 func FuzzParseToken(f *testing.F) {
 	good := mint(f, newProvider(f, provider.Config{IssuerURL: testIssuer}), githubClaims())
 	for _, seed := range []string{
-		good, "", "..", "a.b.c", strings.Repeat(".", 100), good + "=", "\n" + good,
-		b64(`{"alg":"none"}`) + "." + b64(`{}`) + ".", b64(`{"alg":"RS256","crit":["b64"],"b64":false}`) + ".e30.e30",
+		good, "", "..", strings.Repeat(".", 100), good + "=", "\n" + good, b64(`{"alg":"RS256","crit":["b64"],"b64":false}`) + ".e30.e30",
 		b64(`{"alg":"ES256","jwk":{"kty":"EC"}}`) + "." + b64(payload("")) + ".AAAA",
 	} {
 		f.Add(seed)
@@ -155,13 +243,10 @@ func FuzzParseToken(f *testing.F) {
 			}
 			return
 		}
-		if !supportedAlgorithm(token.alg) {
-			t.Errorf("alg %q got through", token.alg)
-		}
 		// A text that parses is the only encoding of its parts.
 		part := strings.Split(strings.TrimSpace(raw), ".")
-		if len(part) != 3 || len(token.raw) > MaxTokenSize {
-			t.Fatalf("%d segments, %d bytes got through", len(part), len(token.raw))
+		if len(part) != 3 || len(token.raw) > MaxTokenSize || !supportedAlgorithm(token.alg) {
+			t.Fatalf("%d segments, %d bytes, alg %q got through", len(part), len(token.raw), token.alg)
 		}
 		for _, p := range part {
 			decoded, err := base64.RawURLEncoding.DecodeString(p)

@@ -3,14 +3,11 @@
 package oidc
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,13 +16,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
-)
 
-// Limits on one fetch.
-const (
-	maxDocument  = 256 << 10 // bytes of a discovery document or key set
-	maxRedirects = 3
-	fetchTimeout = 5 * time.Second
+	"golang.org/x/net/idna"
+
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // reach holds the settings of connections.
@@ -36,12 +33,14 @@ type reach struct {
 	proxy    *url.URL       // nil for none; the environment's is not used
 }
 
+// transportFunc opens connections.
+type transportFunc func(reach) http.RoundTripper
+
 // newTransport returns this package's own transport, which checks addresses when it dials them.
 func newTransport(r reach) http.RoundTripper {
 	dialer := &net.Dialer{Timeout: fetchTimeout, Resolver: r.resolver}
 	if r.proxy == nil {
-		// The check runs after name resolution and for each address tried, so that no name can lead
-		// to an unchecked address.
+		// After name resolution, and for each address tried: no name leads to an unchecked address.
 		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil || !r.allowed.contain(to.Addr()) {
@@ -50,8 +49,7 @@ func newTransport(r reach) http.RoundTripper {
 			return nil
 		}
 	}
-	// HTTP/2 has no benefit for two small documents in a quarter of an hour. A server can also keep
-	// an HTTP/2 connection busy for ever with frames that belong to no request.
+	// A server can keep an HTTP/2 connection busy for ever with frames that belong to no request.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
 	return &http.Transport{
@@ -78,6 +76,211 @@ func newTransport(r reach) http.RoundTripper {
 	}
 }
 
+// newClient returns the only HTTP client that connects to the entry's issuers.
+func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) (*http.Client, error) {
+	var roots *x509.CertPool
+	if len(e.CACert) > 0 {
+		var err error
+		if roots, err = x509.SystemCertPool(); err != nil {
+			roots = x509.NewCertPool() // the system has none
+		}
+		if err := pem.CertPool(roots, e.CACert); err != nil {
+			return nil, keypath.Errorf(e.path("ca-cert"), "there is no certificate in it that can be used; PEM is expected: %w", err)
+		}
+	}
+	allowed := publicAddresses
+	if cfg.AllowLoopback {
+		allowed |= loopbackAddresses
+	}
+	if e.AllowPrivateNetwork || e.inCluster {
+		allowed |= privateAddresses
+	}
+	direct := func(allowed addresses) http.RoundTripper { return transport(reach{allowed: allowed, roots: roots}) }
+	r := &router{https: direct(allowed)}
+	switch {
+	case e.inCluster:
+		r.https = &clusterTransport{
+			caFile: cfg.Kubernetes.CAFile, tokenFile: cfg.Kubernetes.TokenFile, origin: originOf(e.Key), extraCA: e.CACert,
+			open: func(roots *x509.CertPool) http.RoundTripper { return transport(reach{allowed: allowed, roots: roots}) },
+		}
+	case proxy != nil && !e.AllowPrivateNetwork:
+		r.https = &proxied{allowed: allowed, via: newTransport(reach{roots: roots, proxy: proxy}), direct: r.https}
+	}
+	if len(cfg.InsecureHosts) > 0 && !e.inCluster { // the cluster's own issuer needs its token
+		r.insecureHosts = cfg.InsecureHosts
+		r.insecure = direct(publicAddresses | privateAddresses | loopbackAddresses | testAddresses)
+	}
+	if cfg.AllowLoopback {
+		r.http = transport(reach{allowed: loopbackAddresses})
+	}
+	return &http.Client{Transport: r, CheckRedirect: sameOriginRedirect}, nil
+}
+
+// router selects the connection for a request.
+type router struct {
+	https         http.RoundTripper
+	http          http.RoundTripper // to loopback addresses; nil refuses http
+	insecure      http.RoundTripper // to the insecureHosts, by http and https
+	insecureHosts []string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (r *router) RoundTrip(req *http.Request) (*http.Response, error) {
+	transport := r.https
+	switch {
+	case isListed(r.insecureHosts, req.URL.Hostname()):
+		transport = r.insecure
+	case req.URL.Scheme != "https":
+		transport = r.http
+	}
+	if transport == nil {
+		return nil, fmt.Errorf("scheme %s is refused for an issuer", req.URL.Scheme)
+	}
+	return transport.RoundTrip(req)
+}
+
+// sameOriginRedirect permits only redirects within the origin of the request (CVE-2026-49478).
+func sameOriginRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	if origin(req.URL) != origin(via[0].URL) {
+		return errors.New("redirect to another origin")
+	}
+	return nil
+}
+
+// origin returns scheme, host and port (RFC 6454, section 4).
+func origin(u *url.URL) string { return u.Scheme + "://" + hostPort(u) }
+
+// originOf returns the origin of a URL with a host, and "" for any other text.
+func originOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return origin(u)
+}
+
+// hostPort returns the host in lower case and the port, without the scheme's default port.
+func hostPort(u *url.URL) string {
+	defaultPort := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
+	return strings.TrimSuffix(strings.ToLower(u.Host), defaultPort)
+}
+
+// proxied connects to issuers through the operator's proxy, and directly to loopback hosts. The
+// proxy resolves names, so only the proxy can check the resulting addresses. proxied checks literal
+// addresses.
+type proxied struct {
+	allowed     addresses
+	via, direct http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (p *proxied) RoundTrip(req *http.Request) (*http.Response, error) {
+	host := req.URL.Hostname()
+	// net/http writes other forms of digits and dots as ASCII.
+	if ascii, err := idna.Lookup.ToASCII(host); err == nil {
+		host = ascii
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if httputil.IsLoopback(host) {
+		return p.direct.RoundTrip(req)
+	}
+	addr, err := netip.ParseAddr(host)
+	if err == nil && !p.allowed.contain(addr) || err != nil && (endsInNumber(host) || strings.HasSuffix(host, ".localhost")) {
+		return nil, fmt.Errorf("address %s is refused for an issuer", quote(host))
+	}
+	return p.via.RoundTrip(req)
+}
+
+// endsInNumber reports whether resolvers may read a name as an IPv4 address, such as 2852039166,
+// 0xa9.0xfe.43518 and 127.1 (WHATWG URL, section 3.5). The DNS has no such name.
+func endsInNumber(host string) bool {
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	hex, isHex := strings.CutPrefix(last, "0x")
+	return isHex && strings.Trim(hex, "0123456789abcdef") == "" || last != "" && strings.Trim(last, "0123456789") == ""
+}
+
+// parseProxy returns nil for "". Its errors never repeat the URL, which may hold a password.
+func parseProxy(text string) (*url.URL, error) {
+	if text == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" {
+		return nil, errors.New("the proxy's URL is not of the form http://host:port")
+	}
+	return u, nil
+}
+
+// isAPIServer reports whether issuer is the API server of the cluster that this process runs in.
+// Only that server gets the pod's token: a reader of another cluster's traffic could use it to act in
+// this one. The issuer is the API server if it is a static Kubernetes entry at
+//
+//   - https://kubernetes.default.svc or https://kubernetes.default.svc.cluster.local, which
+//     the cluster's own name service resolves,
+//   - the origin of apiServer, which the operator has configured, or
+//   - a loopback or private IP address, if https://kubernetes.default.svc is configured too
+//     (inCluster) and the entry has neither ca-cert nor allow-private-network, which show
+//     that it belongs to another cluster.
+//
+// In every case the server must present a certificate of the cluster's CA: see clusterTransport.
+func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
+	u, err := url.Parse(issuer.Key)
+	if err != nil || issuer.Wildcard || !issuer.Kubernetes || u.Scheme != "https" || u.Host == "" {
+		return false
+	}
+	switch origin(u) {
+	case inClusterURL, inClusterURL + ".cluster.local", originOf(apiServer):
+		return true
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && (privateAddresses | loopbackAddresses).contain(addr) &&
+		inCluster && !issuer.AllowPrivateNetwork && len(issuer.CACert) == 0
+}
+
+// clusterTransport connects to a Kubernetes API server from inside its cluster. It trusts only the
+// cluster's CA (and the entry's own), and sends the pod's token only to the issuer's own origin. It
+// reads both files for each request.
+type clusterTransport struct {
+	caFile, tokenFile string
+	origin            string // of the issuer
+	extraCA           []byte // PEM
+	open              func(roots *x509.CertPool) http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *clusterTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	roots := x509.NewCertPool() // without the system's roots, which sign certificates for any name
+	ca, err := files.Read(c.caFile, maxDocument)
+	if err == nil {
+		err = pem.CertPool(roots, ca)
+	}
+	if err == nil && len(c.extraCA) > 0 {
+		err = pem.CertPool(roots, c.extraCA)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading cluster CA: %s: %w", c.caFile, err)
+	}
+	req = req.Clone(req.Context()) // a RoundTripper must not change its request
+	if origin(req.URL) == c.origin {
+		token, err := files.Read(c.tokenFile, maxDocument)
+		if err == nil {
+			token, err = files.Text(token)
+		}
+		text := strings.TrimSpace(string(token))
+		if err == nil && text == "" {
+			err = errors.New("the file is empty")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading service account token: %s: %w", c.tokenFile, err)
+		}
+		req.Header.Set("Authorization", "Bearer "+text)
+	}
+	return c.open(roots).RoundTrip(req)
+}
+
 // addresses is a set of kinds of IP addresses. No set contains link-local addresses, the metadata
 // services of clouds, multicast, and reserved ranges.
 type addresses uint8
@@ -98,13 +301,16 @@ func kindOf(addr netip.Addr) addresses {
 	in := func(addr netip.Addr, prefixes ...string) bool {
 		return slices.ContainsFunc(prefixes, func(p string) bool { return netip.MustParsePrefix(p).Contains(addr) })
 	}
+	octets := addr.As16()
+	lastFour := netip.AddrFrom4([4]byte(octets[12:]))
 	if in(addr, "64:ff9b::/96") { // RFC 6052
-		addr = lastFour(addr)
+		return kindOf(lastFour)
 	}
 	// Link-local addresses; those of Alibaba and Azure; for IPv6 those of AWS, Google, Oracle,
 	// Scaleway, Akamai (Linode) and Alibaba.
 	metadata := []string{"169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::/64",
 		"fd00:c1::/64", "fd00:42::/64", "fd00:a9fe:a9fe::/64", "fd00:100::/64"}
+	isISATAP := octets[8]&^2 == 0 && octets[9] == 0 && octets[10] == 0x5e && octets[11] == 0xfe // RFC 5214, section 6.1
 	switch {
 	case addr.IsLoopback():
 		return loopbackAddresses
@@ -122,7 +328,7 @@ func kindOf(addr netip.Addr) addresses {
 		return 0
 	// A network translates IPv6 addresses to IPv4 ones by a prefix of its own choice, mostly of 96
 	// bits (RFC 6052, section 3.3).
-	case addr.Is6() && (isISATAP(addr) || in(lastFour(addr), metadata...)):
+	case addr.Is6() && (isISATAP || in(lastFour, metadata...)):
 		return 0
 	case in(addr, "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"): // RFC 1918, RFC 6598, RFC 4193
 		return privateAddresses
@@ -132,104 +338,4 @@ func kindOf(addr netip.Addr) addresses {
 	default:
 		return publicAddresses
 	}
-}
-
-// isISATAP reports whether packets to an IPv6 address go through a tunnel to the IPv4 address
-// inside it (RFC 5214, section 6.1).
-func isISATAP(addr netip.Addr) bool {
-	id := addr.As16()
-	return id[8]&^2 == 0 && id[9] == 0 && id[10] == 0x5e && id[11] == 0xfe
-}
-
-// lastFour returns the IPv4 address in the last four octets of an IPv6 address.
-func lastFour(addr netip.Addr) netip.Addr {
-	octets := addr.As16()
-	return netip.AddrFrom4([4]byte(octets[12:]))
-}
-
-// guard is between go-oidc's HTTP client and the network. It passes answers that are a document of
-// bounded size, or a redirect. It turns all other answers into errors without their bodies.
-type guard struct {
-	https http.RoundTripper
-	http  http.RoundTripper // to loopback addresses; nil refuses http
-	// insecure connects to the insecureHosts, by http and https.
-	insecure      http.RoundTripper
-	insecureHosts []string
-}
-
-// RoundTrip implements http.RoundTripper.
-func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	transport := g.https
-	switch {
-	case isListed(g.insecureHosts, req.URL.Hostname()):
-		transport = g.insecure
-	case req.URL.Scheme != "https":
-		transport = g.http
-	}
-	if transport == nil {
-		return nil, fmt.Errorf("scheme %s is refused for an issuer", req.URL.Scheme)
-	}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if slices.Contains([]int{301, 302, 303, 307, 308}, resp.StatusCode) && resp.Header.Get("Location") != "" {
-		return resp, nil // http.Client follows or refuses it
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("unexpected status %d", resp.StatusCode)
-	}
-	document, err := readDocument(resp)
-	if err != nil {
-		return nil, err
-	}
-	resp.Body = io.NopCloser(strings.NewReader(document))
-	return resp, nil
-}
-
-// readDocument reads a body of at most maxDocument bytes, compressed or not, and no byte more than
-// necessary. It skips a byte order mark, which a reader of JSON may ignore (RFC 8259, section 8.1)
-// and a JSON decoder refuses.
-func readDocument(resp *http.Response) (string, error) {
-	if resp.ContentLength > maxDocument {
-		return "", fmt.Errorf("the body has %d bytes, and exceeds %d", resp.ContentLength, maxDocument)
-	}
-	body := io.LimitReader(resp.Body, maxDocument+1)
-	// Some servers have only a compressed copy, and send it without a request for it.
-	if strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
-		unzipped, err := gzip.NewReader(bufio.NewReader(body))
-		if err != nil {
-			return "", fmt.Errorf("decompressing the body: %w", err)
-		}
-		body = io.LimitReader(unzipped, maxDocument+1)
-	}
-	document, err := io.ReadAll(body)
-	if err != nil {
-		return "", fmt.Errorf("reading the body: %w", err)
-	}
-	if len(document) > maxDocument {
-		return "", fmt.Errorf("the body exceeds %d bytes", maxDocument)
-	}
-	return strings.TrimPrefix(string(document), "\ufeff"), nil
-}
-
-// sameOriginRedirect permits only redirects within the origin of the request (CVE-2026-49478).
-func sameOriginRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) > maxRedirects {
-		return fmt.Errorf("more than %d redirects", maxRedirects)
-	}
-	if origin(req.URL) != origin(via[0].URL) {
-		return errors.New("redirect to another origin")
-	}
-	return nil
-}
-
-// origin returns scheme, host and port (RFC 6454, section 4).
-func origin(u *url.URL) string { return u.Scheme + "://" + hostPort(u) }
-
-// hostPort returns the host in lower case and the port, without the scheme's default port.
-func hostPort(u *url.URL) string {
-	defaultPort := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
-	return strings.TrimSuffix(strings.ToLower(u.Host), defaultPort)
 }

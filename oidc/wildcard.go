@@ -14,9 +14,7 @@ import (
 // Limits on the issuers of one pattern; any client can invent their URLs. Each pattern has its own
 // limits, so that no pattern can use up those of another.
 const (
-	maxIssuerURL = 2048 // bytes; discovery of a longer one would fail anyway
 	maxProven    = 1000 // kept issuers with keys that have been read
-	maxLarge     = 32   // of these, those with more than maxKeys keys
 	maxUnproven  = 512  // other kept issuers, to prevent an immediate repeated fetch
 	maxLookups   = 32   // current fetches for issuers without keys
 	maxRefreshes = 16   // current fetches for the others
@@ -38,39 +36,22 @@ type pool struct {
 	lookups   *share.Places // current fetches for issuers without keys
 	refreshes *share.Places // other current fetches
 	checks    *share.Places // checks of the last checkInterval
-	lines     *share.Places // log lines of the last summaryInterval, for one client
+	lines     *share.Places // log lines of the last linesInterval, for one client
 
 	mu          sync.Mutex // guards the fields below
-	kept        map[string]*kept
+	kept        map[string]*issuer
 	uses        uint64
 	lastSuccess time.Time
 	lastFailure time.Time
 	lastErr     error // error of lastFailure
 }
 
-// kept is an issuer in a pool.
-type kept struct {
-	*issuer
-	class   class
-	lastUse uint64 // pool.uses at its last use
-}
-
-// class divides the issuers of a pool. Those of one class replace only each other, so that invented
-// issuers replace no real ones.
-type class int
-
-const (
-	unproven class = iota // no keys have been read
-	proven
-	large // more than maxKeys keys have been read
-)
-
 func newPool(common *shared, e *entry) *pool {
 	return &pool{
-		shared: common, entry: e, kept: make(map[string]*kept),
+		shared: common, entry: e, kept: make(map[string]*issuer),
 		begun:   share.New(lookupBurst, lookupBurst*time.Second/lookupRate),
 		lookups: share.New(maxLookups, 0), refreshes: share.New(maxRefreshes, 0),
-		checks: share.New(maxChecks, checkInterval), lines: share.New(2*maxPatternLines, summaryInterval),
+		checks: share.New(maxChecks, checkInterval), lines: share.New(2*maxPatternLines, linesInterval),
 	}
 }
 
@@ -79,35 +60,38 @@ func newPool(common *shared, e *entry) *pool {
 func (p *pool) issuer(issuerURL string, client netip.Addr, now time.Time) (*issuer, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := p.kept[issuerURL]
-	if k == nil {
-		k = &kept{issuer: &issuer{shared: p.shared, url: issuerURL, entry: p.entry, pool: p}}
-		if _, err := k.fetch(nil, client, now); err != nil {
+	i := p.kept[issuerURL]
+	if i == nil {
+		i = &issuer{shared: p.shared, url: issuerURL, entry: p.entry, pool: p}
+		if _, err := i.fetch(nil, client, now); err != nil {
 			return nil, err
 		}
-		p.keep(k, unproven)
+		p.keep(i, false)
 	}
 	p.uses++
-	k.lastUse = p.uses
-	return k.issuer, nil
+	i.lastUse = p.uses
+	return i, nil
 }
 
-// keep adds k with the given class. If the class is full, keep drops its least recently used
-// issuer. The caller holds p.mu.
-func (p *pool) keep(k *kept, c class) {
+// keep adds i. If there are too many that are proven, or not, as i is, keep drops the least recently
+// used one of them: invented issuers replace no real ones. The caller holds p.mu.
+func (p *pool) keep(i *issuer, proven bool) {
 	p.uses++
-	k.class, k.lastUse = c, p.uses
-	p.kept[k.url] = k
-	oldest, n := k, 0
+	i.proven, i.lastUse = proven, p.uses
+	p.kept[i.url] = i
+	oldest, room := i, maxUnproven
+	if proven {
+		room = maxProven
+	}
 	for _, other := range p.kept {
-		if other.class == c {
-			n++
+		if other.proven == proven {
+			room--
 			if other.lastUse < oldest.lastUse {
 				oldest = other
 			}
 		}
 	}
-	if n > [...]int{unproven: maxUnproven, proven: maxProven, large: maxLarge}[c] {
+	if room < 0 {
 		delete(p.kept, oldest.url)
 	}
 }
@@ -116,7 +100,7 @@ func (p *pool) keep(k *kept, c class) {
 // admit never waits. Its error is a refusal, or notYet for a check.
 func (p *pool) admit(check, hasKeys bool, client netip.Addr, now time.Time) (release func(), err error) {
 	if check && !p.checks.Take(client, now) {
-		_, wait := p.checks.State(client, now)
+		_, _, wait := p.checks.State(client, now)
 		return nil, notYet(wait)
 	}
 	places := p.refreshes
@@ -133,24 +117,17 @@ func (p *pool) admit(check, hasKeys bool, client netip.Addr, now time.Time) (rel
 	return func() { places.Give(client) }, nil
 }
 
-// record records the result of a fetch of i, which now has the keys known.
-func (p *pool) record(i *issuer, known *keys, now time.Time, err error) {
+// record records the result of a fetch of i, which now has the given status.
+func (p *pool) record(i *issuer, status IssuerStatus, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
-		p.lastSuccess = now
+		p.lastSuccess = status.LastSuccess
 	} else {
-		p.lastFailure, p.lastErr = now, err
+		p.lastFailure, p.lastErr = status.LastFailure, err
 	}
-	if known == nil {
-		return
-	}
-	c := proven
-	if len(known.list) > maxKeys {
-		c = large
-	}
-	if k := p.kept[i.url]; k == nil || k.class != c {
-		p.keep(&kept{issuer: i}, c)
+	if kept := p.kept[i.url]; !status.LastSuccess.IsZero() && (kept == nil || !kept.proven) {
+		p.keep(i, true)
 	}
 }
 
@@ -162,9 +139,9 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	if p.lastErr != nil {
 		status.State, status.LastError = StateFailing, p.lastErr.Error()
 	}
-	for _, k := range p.kept {
-		one := k.status(now)
-		if one.LastSuccess.IsZero() || now.Sub(one.LastSuccess) >= p.cfg.KeyLifetime {
+	for _, i := range p.kept {
+		one := i.statusAt(now)
+		if one.LastSuccess.IsZero() || one.KeyAge >= p.cfg.KeyLifetime {
 			continue
 		}
 		if status.Issuers++; status.Issuers == 1 {
@@ -177,56 +154,16 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	return status
 }
 
-// failing returns the URLs of the issuers whose keys have been read, but not by the last fetch.
-func (p *pool) failing() (urls []string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, k := range p.kept {
-		if k.class != unproven && k.issuer.failing() {
-			urls = append(urls, k.url)
-		}
-	}
-	return urls
-}
-
 // tooMany returns the refusal of a request of client if places is full. It is RATE_LIMITED if
-// client has used its share, unless the address may belong to a proxy.
-func (s *shared) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
-	used, next := places.State(client, now)
+// client has used its share. Where no other client has a place, nor has begun a lookup, the one address
+// may belong to a proxy that Config.ProxiesKnown does not cover, and no client is blamed.
+func (p *pool) tooMany(places *share.Places, client netip.Addr, now time.Time) error {
+	own, others, next := places.State(client, now)
+	_, recent, _ := p.begun.State(client, now)
 	e := refusal.New(refusal.Overloaded, "too many issuers are being looked up at this moment; try again")
-	if used && (s.cfg.ProxiesKnown || s.clients.several(now)) {
+	if own && (others || recent || p.cfg.ProxiesKnown) {
 		e = refusal.New(refusal.RateLimited, "too many issuers are being looked up for requests from the address of this client; try again later")
 	}
 	e.RetryAfter = max(next, time.Second)
 	return e
-}
-
-// severalFor is the time for which a change of the client address shows that this process can
-// distinguish clients.
-const severalFor = 10 * time.Minute
-
-// clients remembers whether requests come from more than one client. If they do not, the one
-// address may belong to a proxy that trusted_proxies does not name. No client can then be blamed.
-type clients struct {
-	mu      sync.Mutex // guards the fields below
-	last    netip.Prefix
-	changed time.Time // time of the last change; zero before the second client
-}
-
-// note records that a request came from client.
-func (c *clients) note(client netip.Addr, now time.Time) {
-	own, _ := share.Networks(client)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.last.IsValid() && c.last != own {
-		c.changed = now
-	}
-	c.last = own
-}
-
-// several reports whether requests of the last severalFor came from more than one client.
-func (c *clients) several(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.changed.IsZero() && now.Sub(c.changed) < severalFor
 }

@@ -63,13 +63,6 @@ func (p *Places) Take(client netip.Addr, now time.Time) bool {
 	return true
 }
 
-// Room reports whether Take would succeed.
-func (p *Places) Room(client netip.Addr, now time.Time) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.hasRoom(client, now)
-}
-
 // Give gives a place back that client took, where no time does.
 func (p *Places) Give(client netip.Addr) {
 	p.mu.Lock()
@@ -77,22 +70,27 @@ func (p *Places) Give(client netip.Addr) {
 	p.count(client, -1)
 }
 
-// State returns whether client holds a place, and when the next one is free by itself.
-func (p *Places) State(client netip.Addr, now time.Time) (holds bool, next time.Duration) {
+// State returns whether client holds a place, whether others do, and when the next one is free by itself.
+func (p *Places) State(client netip.Addr, now time.Time) (holds, others bool, next time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.queue) > 0 {
+	if p.expire(now); len(p.queue) > 0 {
 		next = p.queue[0].until.Sub(now)
 	}
 	own, _ := Networks(client)
-	return p.held[own] > 0, next
+	return p.held[own] > 0, p.held[own] < p.taken, next
 }
 
-func (p *Places) hasRoom(client netip.Addr, now time.Time) bool {
+// expire frees the places that are free by themselves at now.
+func (p *Places) expire(now time.Time) {
 	for len(p.queue) > 0 && !now.Before(p.queue[0].until) {
 		p.count(p.queue[0].client, -1)
 		p.queue = p.queue[1:]
 	}
+}
+
+func (p *Places) hasRoom(client netip.Addr, now time.Time) bool {
+	p.expire(now)
 	own, wide := Networks(client)
 	free, least := p.places-p.taken, 1
 	switch {

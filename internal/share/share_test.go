@@ -94,7 +94,7 @@ func TestPlacesAreShared(t *testing.T) {
 	if n := hog(timed, clientNumber(0)); n != 5 {
 		t.Fatalf("one address holds %d of 10 places", n)
 	}
-	if _, next := timed.State(clientNumber(0), now.Add(time.Second)); next != 59*time.Second {
+	if _, _, next := timed.State(clientNumber(0), now.Add(time.Second)); next != 59*time.Second {
 		t.Errorf("the next place is free in %s", next)
 	}
 	now = now.Add(time.Minute)

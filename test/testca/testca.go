@@ -115,7 +115,7 @@ func New(tb testing.TB, b Builder) *World {
 	}
 	w.Log, w.CT = w.Logs[0], b.logs(tb, w)
 	verifier := must(oidc.New(oidc.Config{
-		Issuers:       []oidc.Issuer{{Key: issuerURL, URL: issuerURL, Audiences: []string{"sigstore"}}},
+		Issuers:       []oidc.Issuer{{Key: issuerURL, Audiences: []string{"sigstore"}}},
 		AllowLoopback: true,
 		Now:           b.Now,
 		Logger:        w.Logger,
