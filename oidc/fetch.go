@@ -53,7 +53,6 @@ func (i *issuer) read(last *keys) (k *keys, err error) {
 		return i.discover(body, next)
 	})
 	if discovery != nil {
-		discovery = fmt.Errorf("discovering %s: %w", quote(i.url), discovery)
 		if last == nil {
 			return nil, discovery
 		}
@@ -69,7 +68,7 @@ func (i *issuer) read(last *keys) (k *keys, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(discovery, fmt.Errorf("reading the key set of %s: %w", quote(i.url), err))
+		return nil, errors.Join(discovery, err)
 	}
 	return next, discovery
 }
@@ -83,6 +82,9 @@ func (i *issuer) document(name, at string, parse func(body []byte) error) error 
 	body, err := get(ctx, i.entry.client, at)
 	if err == nil {
 		err = parse(body)
+	}
+	if err != nil {
+		err = fmt.Errorf("reading %s %s: %w", name, quote(at), err)
 	}
 	if i.cfg.ObserveFetch != nil {
 		i.cfg.ObserveFetch(Fetch{Entry: i.entry.Key, Document: name, Duration: i.cfg.Now().Sub(start), Err: err})
