@@ -19,12 +19,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app"
-	"github.com/mayfly-ca/mayfly/dev/rekor"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
@@ -66,9 +65,9 @@ type World struct {
 	config   Config
 	listener net.Listener
 	provider *provider.Provider
-	rekor    *rekor.Log
 	app      *app.App
-	undo     []func(context.Context) error // close calls them, the last first
+	content
+	undo []func(context.Context) error // close calls them, the last first
 }
 
 // New creates a world, or reuses the one in Config.Dir, and listens. The caller must call Run or
@@ -83,12 +82,6 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if cfg.LogLevel == "" {
 		cfg.LogLevel = "error"
 	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, cfg.LogLevel) {
-		return nil, fmt.Errorf("the log level is %q; it is one of debug, info, warn and error", cfg.LogLevel)
-	}
-	if d := cfg.CertificateLifetime; d < time.Minute || d > time.Hour || d%time.Second != 0 {
-		return nil, fmt.Errorf("the lifetime of certificates is %s; it is from 1m to 60m, in whole seconds", d)
-	}
 	w := &World{config: cfg}
 	defer func() {
 		if err != nil {
@@ -99,65 +92,51 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// The directory before the port: a mistake in the directory is the more important one.
+	// The directory comes before the port: its mistakes are the more important ones.
 	if err := w.claim(host); err != nil {
 		return nil, err
 	}
 	if err := w.listen(host); err != nil {
 		return nil, err
 	}
-	made, err := w.makeFiles(ctx)
-	if err != nil {
+	if err := w.makeFiles(ctx); err != nil {
 		return nil, err
 	}
 	// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
-	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: made.providerKey})
+	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: w.providerKey})
 	if err != nil {
 		return nil, fmt.Errorf("making the OpenID provider: %w", err)
 	}
-	w.rekor = made.rekor
 	w.app, err = app.Build(ctx, app.Options{
-		ConfigFile: made.config,
+		ConfigFile: w.path(settingsFile),
 		LogOutput:  cfg.LogOutput,
 		Version:    cfg.Version,
-		Mounts:     []server.Mount{{Path: "/dev/", Name: "dev", Handler: w.handler(made)}},
+		Mounts:     []server.Mount{{Path: "/dev/", Name: "dev", Handler: w.handler()}},
 	})
 	if err != nil {
 		return nil, err
 	}
 	w.undo = append(w.undo, w.app.Close)
-	return w, w.publish(made)
+	return w, w.publish()
 }
 
 // claim locks the world's directory, so that no other process uses it.
 func (w *World) claim(host string) error {
-	if w.dir = w.config.Dir; w.dir == "" {
-		dir, err := os.MkdirTemp("", "mayfly-dev-")
-		if err != nil {
-			return fmt.Errorf("making a temporary directory: %w", err)
+	if w.config.Dir != "" {
+		dir, lock, err := openDir(w.config.Dir, host)
+		if err == nil {
+			w.dir = dir
+			w.undo = append(w.undo, func(context.Context) error { return lock.Close() })
 		}
-		w.dir = dir
-		w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
-	}
-	dir, err := filepath.Abs(w.dir)
-	if err != nil {
 		return err
 	}
-	if w.config.Dir != "" { // a temporary one is new, and this process owns it
-		if dir, err = ownDir(dir); err != nil {
-			return err
-		}
+	dir, err := os.MkdirTemp("", "mayfly-dev-") // it is new, and this process owns it
+	if err != nil {
+		return fmt.Errorf("making a temporary directory: %w", err)
 	}
 	w.dir = dir
-	if err := claimDir(dir, host); err != nil {
-		return err
-	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return err
-	}
-	w.undo = append(w.undo, func(context.Context) error { return lock.Close() })
-	return nil
+	w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
+	return writeMarker(dir, host)
 }
 
 // loopbackHost returns the host of an address, which must be loopback: any client that reaches a
@@ -193,7 +172,7 @@ func (w *World) listen(host string) (err error) {
 }
 
 // publish writes what clients must know into the TUF mirror.
-func (w *World) publish(made *content) error {
+func (w *World) publish() error {
 	trustedRoot, err := w.TrustedRoot()
 	if err != nil {
 		return err
@@ -202,13 +181,13 @@ func (w *World) publish(made *content) error {
 	if err != nil {
 		return err
 	}
-	return writeTUF(made.tufDir, made.tufKey, map[string][]byte{
+	return writeTUF(w.path(tufFolder), w.tufKey, map[string][]byte{
 		trustroot.TrustedRootName: trustedRoot, trustroot.SigningConfigName: signingConfig,
 	}, time.Now())
 }
 
 // handler serves the paths below /dev/. The prefix has been removed.
-func (w *World) handler(made *content) http.Handler {
+func (w *World) handler() http.Handler {
 	below := func(path string) string { return strings.TrimPrefix(path, "/dev") }
 	mux := http.NewServeMux()
 	mux.HandleFunc(below(providerPath)+"/", func(rw http.ResponseWriter, r *http.Request) {
@@ -217,9 +196,9 @@ func (w *World) handler(made *content) http.Handler {
 		w.provider.ServeHTTP(rw, r)
 	})
 	mux.Handle(below(tokenPath), tokenHandler(w.provider))
-	mux.Handle(below(timestampPath), made.tsa)
+	mux.Handle(below(timestampPath), w.tsa)
 	mux.Handle(below(rekorPath)+"/", http.StripPrefix(below(rekorPath), w.rekor))
-	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(made.tufDir))))
+	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(w.path(tufFolder)))))
 	return guard(below(providerPath)+provider.AuthorizationPath, mux)
 }
 
@@ -278,4 +257,39 @@ func (w *World) Close(ctx context.Context) error {
 	}
 	w.undo = nil
 	return errors.Join(errs...)
+}
+
+// URL is the world's URL, without a slash at the end: REST and gRPC of the CA.
+func (w *World) URL() string { return w.url }
+
+// IssuerURL is the URL of the issuer that the CA trusts.
+func (w *World) IssuerURL() string { return w.url + providerPath }
+
+// TokenURL is the URL at which scripts get ID tokens.
+func (w *World) TokenURL() string { return w.url + tokenPath }
+
+// TimestampURL is the URL for timestamp requests.
+func (w *World) TimestampURL() string { return w.url + timestampPath }
+
+// RekorURL is the base URL of the Rekor v2 log.
+func (w *World) RekorURL() string { return w.url + rekorPath }
+
+// TUFMirror is the URL of the TUF repository; its root of trust is root.json there.
+func (w *World) TUFMirror() string { return w.url + tufPath }
+
+// TUFRoot is the first root of trust of the TUF repository.
+func (w *World) TUFRoot() ([]byte, error) {
+	return files.Read(filepath.Join(w.path(tufFolder), "root.json"), maxFile)
+}
+
+// TrustedRoot is trusted_root.json.
+func (w *World) TrustedRoot() ([]byte, error) { return w.app.Instance().TrustedRoot() }
+
+// SigningConfig is signing_config.v0.2.json.
+func (w *World) SigningConfig() ([]byte, error) { return w.app.Instance().SigningConfig() }
+
+// Token returns an ID token with claims. It adds the other claims of a person's token if they are
+// absent.
+func (w *World) Token(claims map[string]any) (string, error) {
+	return w.provider.Mint(complete(claims))
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -75,38 +77,54 @@ func TestAWorldIsWhole(t *testing.T) {
 	t.Parallel()
 	w, stop := run(t, Config{})
 	dir := w.dir
-	for _, path := range []string{
-		"/healthz", "/readyz", "/api/v2/trustBundle", "/api/v2/configuration",
-		"/dev/oidc/.well-known/openid-configuration", "/dev/oidc/keys", "/dev/token",
-		"/dev/rekor/api/v2/checkpoint", "/dev/rekor/healthz", "/dev/tuf/root.json", "/dev/tuf/timestamp.json",
-		"/trusted_root.json", "/signing_config.v0.2.json", "/ctlog/dev/checkpoint", "/ctlog/dev/ct/v1/get-sth",
+	for path, status := range map[string]int{
+		"/healthz": 200, "/readyz": 200, "/api/v2/trustBundle": 200, "/api/v2/configuration": 200, "/signing_config.v0.2.json": 200,
+		"/ctlog/dev/checkpoint": 200, "/ctlog/dev/ct/v1/get-sth": 200, "/ctlog.key": 404, "/dev/tuf/../tuf.key": 404,
 	} {
-		if body := get(t, w.URL()+path, http.StatusOK); body == "" {
+		if body := get(t, w.URL()+path, status); body == "" {
 			t.Errorf("%s is empty", path)
 		}
-	}
-	for _, path := range []string{"/dev/", "/dev/tuf/2.root.json", "/dev/x", "/ctlog.key", "/dev/tuf/../tuf.key"} {
-		get(t, w.URL()+path, http.StatusNotFound)
 	}
 	trusted, err := w.TrustedRoot()
 	if err != nil || get(t, w.URL()+"/trusted_root.json", 200) != string(trusted) {
 		t.Errorf("the trusted root is not what is served: %v", err)
 	}
-
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.TokenURL(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Host = "evil.example" // the owner of this name may point it to this machine
-	response, err := http.DefaultClient.Do(request)
-	if err != nil || response.StatusCode != http.StatusForbidden {
-		t.Errorf("under another name: %v, %v", response.Status, err)
-	}
-	_ = response.Body.Close()
-
 	stop()
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left behind: %v", dir, err)
+	}
+}
+
+// TestEveryDevAnswerIsGuarded asks a world: each path below /dev/, found or not.
+func TestEveryDevAnswerIsGuarded(t *testing.T) {
+	t.Parallel()
+	w, _ := run(t, Config{})
+	for path, status := range map[string]int{
+		"/dev/token": 200, "/dev/token?exp=soon": 400, "/dev/oidc/keys": 200, "/dev/oidc/.well-known/openid-configuration": 200,
+		"/dev/oidc/auth": 400, "/dev/oidc/token": 405, "/dev/rekor/api/v2/checkpoint": 200, "/dev/rekor/healthz": 200,
+		"/dev/tuf/root.json": 200, "/dev/tuf/timestamp.json": 200, "/dev/tuf/2.root.json": 404,
+		"/dev/tsa/api/v1/timestamp": 405, "/dev/": 404, "/dev/nothing": 404, "//dev/token": 200, "/dev//token": 307,
+	} {
+		for _, site := range []string{"", "cross-site"} {
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := status
+			if site != "" {
+				request.Header.Set("Sec-Fetch-Site", site)
+				want = http.StatusForbidden
+			}
+			response, err := http.DefaultTransport.RoundTrip(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != want {
+				t.Errorf("%s from %q: %s, want %d", path, site, response.Status, want)
+			}
+			wantGuarded(t, path+" from "+site, response.Header)
+		}
 	}
 }
 
@@ -187,37 +205,43 @@ func TestRefusesToStart(t *testing.T) {
 	with := func(names ...string) string {
 		dir := t.TempDir()
 		for i := 0; i < len(names); i += 2 {
-			if err := os.WriteFile(filepath.Join(dir, names[i]), []byte(names[i+1]), 0o600); err != nil {
+			file := filepath.Join(dir, names[i])
+			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(names[i+1]), 0o600)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		return dir
 	}
 	file := filepath.Join(with("file", ""), "file")
+	world := func(host string) string { return fmt.Sprintf(`{"format":1,"host":%q}`, host) }
+	linked := with(markerFile, world("127.0.0.1"))
+	if err := os.Symlink(file, filepath.Join(linked, settingsFile)); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		cfg  Config
 		want string
 	}{
-		"a port that is taken":     {Config{Listen: taken.Addr().String()}, "choose another port with --listen"},
-		"every interface":          {Config{Listen: "0.0.0.0:0"}, "use a loopback address"},
-		"every interface, short":   {Config{Listen: ":0"}, "use a loopback address"},
-		"another machine's":        {Config{Listen: "192.0.2.1:0"}, "use a loopback address"},
-		"a name like loopback":     {Config{Listen: "localhost.example:0"}, "use a loopback address"},
-		"no port":                  {Config{Listen: "127.0.0.1"}, "it looks like 127.0.0.1:5555"},
-		"a level that is none":     {Config{LogLevel: "loud"}, "one of debug"},
-		"a lifetime too long":      {Config{CertificateLifetime: 1 << 62}, "from 1m to 60m"},
-		"somebody's files":         {Config{Dir: with("notes.txt", "")}, "holds notes.txt, which may be of a real CA"},
+		"a port that is taken":     {Config{Listen: taken.Addr().String()}, "--listen"},
+		"every interface":          {Config{Listen: "0.0.0.0:0"}, "loopback"},
+		"every interface, short":   {Config{Listen: ":0"}, "loopback"},
+		"another machine's":        {Config{Listen: "192.0.2.1:0"}, "loopback"},
+		"a name like loopback":     {Config{Listen: "localhost.example:0"}, "loopback"},
+		"no port":                  {Config{Listen: "127.0.0.1"}, "127.0.0.1:5555"},
+		"a level that is none":     {Config{LogLevel: "loud"}, "debug"},
+		"a lifetime too long":      {Config{CertificateLifetime: 1 << 62}, "60m"},
 		"a CA's files":             {Config{Dir: with("ca.yaml", "")}, "may be of a real CA"},
-		"another version's":        {Config{Dir: with(markerFile, `{"format":2}`)}, "made by another version"},
-		"a marker that is none":    {Config{Dir: with(markerFile, "x")}, "may not be a development world"},
-		"a marker of no version":   {Config{Dir: with(markerFile, "{}")}, "may not be a development world"},
-		"another host's":           {Config{Dir: with(markerFile, `{"format":1,"host":"localhost"}`)}, "--listen localhost:5555"},
-		"a file":                   {Config{Dir: file}, "name another with --dir"},
-		"a broken key of our own":  {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "x")}, "start again"},
-		"a broken TUF of our own":  {Config{Dir: withTUF(t)}, "reading the TUF repository"},
-		"another key of our own":   {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "start again"},
-		"a chain that is cut":      {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, tsaChain, "")}, "no PEM certificate"},
-		"a log without its folder": {Config{Dir: with(markerFile, `{"format":1,"host":"127.0.0.1"}`, ctKey, "x")}, "exists already"},
+		"another version's":        {Config{Dir: with(markerFile, `{"format":2}`)}, "delete"},
+		"a marker that is none":    {Config{Dir: with(markerFile, "x")}, "delete"},
+		"a marker of no version":   {Config{Dir: with(markerFile, "{}")}, "delete"},
+		"another host's":           {Config{Dir: with(markerFile, world("localhost"))}, "--listen localhost:5555"},
+		"a file":                   {Config{Dir: file}, "--dir"},
+		"a link":                   {Config{Dir: linked}, settingsFile},
+		"a broken key of our own":  {Config{Dir: with(markerFile, world("127.0.0.1"), rekorKey, "x")}, "start again"},
+		"a broken TUF of our own":  {Config{Dir: with(markerFile, world("127.0.0.1"), tufFolder+"/timestamp.json", "{")}, "TUF"},
+		"another key of our own":   {Config{Dir: with(markerFile, world("127.0.0.1"), rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "start again"},
+		"a chain that is cut":      {Config{Dir: with(markerFile, world("127.0.0.1"), tsaChain, "")}, tsaChain},
+		"a log without its folder": {Config{Dir: with(markerFile, world("127.0.0.1"), ctKey, "x")}, "exists already"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -233,16 +257,6 @@ func TestRefusesToStart(t *testing.T) {
 			}
 		})
 	}
-}
-
-func withTUF(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := errors.Join(writeMarker(dir, "127.0.0.1"), os.Mkdir(filepath.Join(dir, tufFolder), 0o700),
-		os.WriteFile(filepath.Join(dir, tufFolder, "timestamp.json"), []byte("{"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }
 
 func TestClaims(t *testing.T) {
@@ -274,16 +288,27 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-func TestTokensOverHTTP(t *testing.T) {
-	t.Parallel()
-	w, _ := run(t, Config{})
-	if token := get(t, w.TokenURL()+"?email=a@example.com", http.StatusOK); strings.Count(token, ".") != 2 || strings.ContainsAny(token, " \n") {
-		t.Errorf("%q is no bare token", token)
+// BenchmarkReady is the time from the start to a world that answers, including fresh keys, and the
+// longest of all.
+func BenchmarkReady(b *testing.B) {
+	var slowest time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		w, err := New(b.Context(), Config{Listen: "127.0.0.1:0"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(b.Context())
+		ready, done := make(chan struct{}), make(chan error, 1)
+		go func() { done <- w.Run(ctx, func() { close(ready) }) }()
+		<-ready
+		b.StopTimer()
+		slowest = max(slowest, time.Since(begin))
+		stop()
+		if err := <-done; err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
-	get(t, w.TokenURL()+"?exp=soon", http.StatusBadRequest)
-	response, err := http.Post(w.TokenURL(), "", nil)
-	if err != nil || response.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("POST: %v, %v", response.Status, err)
-	}
-	_ = response.Body.Close()
+	b.ReportMetric(float64(slowest.Milliseconds()), "slowest-ms")
 }

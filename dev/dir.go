@@ -3,12 +3,6 @@
 package dev
 
 import (
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,9 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
-	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // markerFile marks a directory as a development world's.
@@ -39,20 +33,36 @@ type marker struct {
 	Note string `json:"note"`
 }
 
-const markerNote = "A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."
+// openDir creates dir, if it is missing, for a world on host, or checks that it is one, and locks
+// it until the file is closed. It returns dir without symbolic links.
+func openDir(dir, host string) (string, *os.File, error) {
+	dir, err := ownDir(dir)
+	if err != nil {
+		return "", nil, fmt.Errorf("checking the directory of the development world: %w; name another with --dir", err)
+	}
+	if err := claimDir(dir, host); err != nil {
+		return "", nil, err
+	}
+	lock, err := files.Lock(filepath.Join(dir, "lock"), 0o600)
+	if errors.Is(err, files.ErrLocked) {
+		err = fmt.Errorf("another mayfly dev uses %s: stop it, or name another directory with --dir", dir)
+	}
+	return dir, lock, err
+}
 
 // claimDir makes an empty dir a development world's, or checks that it is one. It refuses any other
 // directory. Keys of a production CA and of a development world must never be mistaken for each
 // other, nor be in one directory.
 func claimDir(dir, host string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("looking into the directory of the development world: %w; name another with --dir", err)
-	}
-	content, err := files.Read(filepath.Join(dir, markerFile), maxFile)
+	file := filepath.Join(dir, markerFile)
+	content, err := files.Read(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		if len(entries) > 0 {
-			return fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
+		entries, err := os.ReadDir(dir)
+		if err == nil && len(entries) > 0 {
+			err = fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
+		}
+		if err != nil {
+			return err
 		}
 		return writeMarker(dir, host)
 	}
@@ -60,11 +70,8 @@ func claimDir(dir, host string) error {
 		return fmt.Errorf("reading the marker of the development world: %w", err)
 	}
 	var m marker
-	if err := json.Unmarshal(content, &m); err != nil || m.Format < 1 {
-		return fmt.Errorf("%s is unreadable, so %s may not be a development world: name a new directory with --dir", filepath.Join(dir, markerFile), dir)
-	}
-	if m.Format != format {
-		return fmt.Errorf("%s was made by another version of mayfly (its format is %d, and this version's %d): name a new directory with --dir, or delete this one if nothing in it is needed", dir, m.Format, format)
+	if err := json.Unmarshal(content, &m); err != nil || m.Format != format {
+		return fmt.Errorf("%s does not mark a development world of this version of mayfly (format %d): name a new directory with --dir, or delete this one if nothing in it is needed", file, format)
 	}
 	if m.Host != host {
 		return fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s), or name another directory with --dir", dir, m.Host, net.JoinHostPort(m.Host, "5555"))
@@ -73,59 +80,80 @@ func claimDir(dir, host string) error {
 }
 
 func writeMarker(dir, host string) error {
-	content, err := json.Marshal(marker{format, host, markerNote})
+	content, err := json.Marshal(marker{format, host,
+		"A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."})
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, markerFile), append(content, '\n'), 0o600)
 }
 
-// loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM. It creates the key if the file
-// does not exist.
-func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (key K, err error) {
-	text, err := files.Read(file, maxFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		if key, err = generate(); err != nil {
-			return key, err
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
+// ownDir creates dir if it is missing, and returns it without symbolic links. Only this process's
+// user, and root, can change its content or which directory its new name means, and no link leads
+// out of it. Later writes below it, also by libraries, then follow no link of another user. The
+// check precedes every other access, since a name that another user chose may block.
+func ownDir(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", err
+	}
+	for parent := dir; parent != "/"; {
+		parent = filepath.Dir(parent)
+		info, err := os.Lstat(parent)
 		if err != nil {
-			return key, err
+			return "", err
 		}
-		return key, writePEM(file, "PRIVATE KEY", der)
-	}
-	if err != nil {
-		return key, err
-	}
-	if der, err := pem.One(text, "PRIVATE KEY"); err == nil {
-		parsed, err := x509.ParsePKCS8PrivateKey(der)
-		if key, ok := parsed.(K); ok && err == nil {
-			return key, nil
+		// Others may create files in a sticky directory, such as /tmp, and replace none.
+		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 && int(uid) != os.Geteuid() || writableByOthers(info) && info.Mode()&fs.ModeSticky == 0 {
+			return "", fmt.Errorf("%s belongs to user %d and has mode %04o, so that other users can replace what is in it", parent, uid, info.Mode().Perm())
 		}
 	}
-	return key, fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and start again", file)
+	return dir, checkTree(dir)
 }
 
-func newP256() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
-
-func newRSA() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
-
-func writePEM(file, kind string, ders ...[]byte) error {
-	var text []byte
-	for _, der := range ders {
-		text = append(text, pem.Encode(kind, der)...)
-	}
-	return os.WriteFile(file, text, 0o600)
+// checkTree checks dir and, if it is a development world's, everything in it.
+func checkTree(dir string) error {
+	_, err := os.Lstat(filepath.Join(dir, markerFile))
+	inside, private := !errors.Is(err, fs.ErrNotExist), false
+	return filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = entry.Info()
+		}
+		if errors.Is(err, fs.ErrNotExist) && name != dir {
+			return nil // another mayfly dev renames its files: the lock will report it
+		}
+		if err != nil {
+			return err
+		}
+		stat := info.Sys().(*syscall.Stat_t)
+		switch {
+		case !info.IsDir() && (!info.Mode().IsRegular() || stat.Nlink > 1):
+			return fmt.Errorf("%s is a link or no file (%s, %d names), and mayfly dev creates no such thing", name, info.Mode().Type(), stat.Nlink)
+		case int(stat.Uid) != os.Geteuid():
+			return fmt.Errorf("%s belongs to user %d, and this process runs as user %d", name, stat.Uid, os.Geteuid())
+		case !private && writableByOthers(info):
+			return fmt.Errorf("%s has mode %04o, so that other users can change it: run chmod go-w on it, if no other user has used it", name, info.Mode().Perm())
+		case name == dir: // the umask decides the mode of files in a directory that others cannot enter
+			private = info.Mode().Perm()&0o077 == 0
+		}
+		if !inside {
+			return fs.SkipAll // claimDir refuses it unless it is empty
+		}
+		return nil
+	})
 }
 
-func readCertificates(file string) ([]*x509.Certificate, error) {
-	text, err := files.Read(file, maxFile)
-	if err != nil {
-		return nil, err
-	}
-	certificates, err := pem.Certificates(text)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", file, err)
-	}
-	return certificates, nil
+// writableByOthers reports whether the mode lets other users write. The group of a user alone,
+// which many systems create with the user's own number, has no other member.
+func writableByOthers(info fs.FileInfo) bool {
+	mode, group := info.Mode().Perm(), int(info.Sys().(*syscall.Stat_t).Gid)
+	alone := group == os.Geteuid() && group == os.Getegid()
+	return mode&0o002 != 0 || mode&0o020 != 0 && !alone
 }

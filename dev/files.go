@@ -4,8 +4,12 @@ package dev
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +25,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/dev/rekor"
 	"github.com/mayfly-ca/mayfly/dev/tsa"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 )
 
@@ -41,141 +47,133 @@ const (
 	settingsFile = "mayfly.yaml"
 )
 
-// ctName is the name of the embedded log.
-const ctName = "dev"
+// The name and the origin of the embedded log. The origin never changes, but the address may.
+const (
+	ctName   = "dev"
+	ctOrigin = "mayfly.invalid/ctlog/" + ctName
+)
 
 // content is what was created in a directory, or found in it.
 type content struct {
-	config      string
-	tufDir      string
-	providerKey *rsa.PrivateKey
-	tufKey      *ecdsa.PrivateKey
-	tsa         *tsa.Authority
-	rekor       *rekor.Log
+	providerKey    *rsa.PrivateKey
+	tufKey         *ecdsa.PrivateKey
+	tsa            *tsa.Authority
+	rekor          *rekor.Log
+	chain          string // the path of the CA's chain, relative to the directory
+	authority, log json.RawMessage
 }
+
+func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
 
 // makeFiles creates the missing files of the directory. It writes the settings again, since they
 // contain the address.
-func (w *World) makeFiles(ctx context.Context) (*content, error) {
-	f := &content{config: filepath.Join(w.dir, settingsFile), tufDir: filepath.Join(w.dir, tufFolder)}
+func (w *World) makeFiles(ctx context.Context) error {
 	// An RSA key takes longer than all the others together.
 	var provider errgroup.Group
 	provider.Go(func() (err error) {
-		f.providerKey, err = loadOrMakeKey(filepath.Join(w.dir, providerKey), newRSA)
+		w.providerKey, err = loadOrMakeKey(w.path(providerKey), func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 		return err
 	})
-	chain, authority, tlog, err := w.makeServices(ctx, f)
+	err := w.makeServices(ctx)
 	if err := errors.Join(err, provider.Wait()); err != nil {
-		return nil, err
-	}
-	return f, w.writeSettings(chain, authority, tlog)
-}
-
-// makeServices creates everything except the provider's key. It returns the path of the CA's chain,
-// and the entries of the timestamp authority and the Rekor log in the trusted root.
-func (w *World) makeServices(ctx context.Context, f *content) (chain string, authority, tlog json.RawMessage, err error) {
-	key := func(name string) *ecdsa.PrivateKey {
-		k, e := loadOrMakeKey(filepath.Join(w.dir, name), newP256)
-		err = errors.Join(err, e)
-		return k
-	}
-	timestampKey, logKey := key(tsaKey), key(rekorKey)
-	if f.tufKey = key(tufKey); err != nil {
-		return "", nil, nil, err
-	}
-	if chain, err = w.makeCA(); err != nil {
-		return "", nil, nil, fmt.Errorf("making the CA: %w", err)
-	}
-	if err = w.makeCTLog(ctx); err != nil {
-		return "", nil, nil, err
-	}
-	if tlog, err = w.openRekor(ctx, f, logKey); err != nil {
-		return "", nil, nil, err
-	}
-	authority, err = w.makeTSA(f, timestampKey)
-	return chain, authority, tlog, err
-}
-
-// makeCA returns the path of the CA's chain, relative to the directory.
-func (w *World) makeCA() (string, error) {
-	chains, err := filepath.Glob(filepath.Join(w.dir, caFolder, "*", "chain.pem"))
-	if err != nil {
-		return "", err
-	}
-	if len(chains) > 0 {
-		return filepath.Rel(w.dir, chains[len(chains)-1])
-	}
-	result, err := ceremony.Init(ceremony.InitConfig{
-		Dir: filepath.Join(w.dir, caFolder), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
-	})
-	if err != nil {
-		return "", err
-	}
-	return filepath.Rel(w.dir, result.ChainFile)
-}
-
-func (w *World) makeCTLog(ctx context.Context) error {
-	dir := filepath.Join(w.dir, ctFolder)
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_, err := embedded.Init(ctx, embedded.Config{
-		Name: ctName, Dir: dir, Guard: filepath.Join(w.dir, ctGuard), Key: filepath.Join(w.dir, ctKey), Origin: ctOrigin,
-	})
-	if err != nil {
-		return fmt.Errorf("making the Certificate Transparency log: %w", err)
-	}
-	return nil
+	return w.writeSettings()
 }
 
-// ctOrigin never changes, but the address may.
-const ctOrigin = "mayfly.invalid/ctlog/" + ctName
+// makeServices creates everything except the provider's key.
+func (w *World) makeServices(ctx context.Context) error {
+	var errs [3]error
+	var keys [3]*ecdsa.PrivateKey
+	for i, name := range []string{tsaKey, rekorKey, tufKey} {
+		keys[i], errs[i] = loadOrMakeKey(w.path(name), func() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	w.tufKey = keys[2]
+	if err := w.makeCA(); err != nil {
+		return fmt.Errorf("making the CA: %w", err)
+	}
+	if _, err := os.Stat(w.path(ctFolder)); errors.Is(err, fs.ErrNotExist) {
+		_, err := embedded.Init(ctx, embedded.Config{Name: ctName, Dir: w.path(ctFolder), Guard: w.path(ctGuard), Key: w.path(ctKey), Origin: ctOrigin})
+		if err != nil {
+			return fmt.Errorf("making the Certificate Transparency log: %w", err)
+		}
+	}
+	if err := w.openRekor(ctx, keys[1]); err != nil {
+		return err
+	}
+	return w.makeTSA(keys[0])
+}
 
-// openRekor returns the log's entry in the trusted root.
-func (w *World) openRekor(ctx context.Context, f *content, key *ecdsa.PrivateKey) (json.RawMessage, error) {
+func (w *World) makeCA() error {
+	chains, err := filepath.Glob(filepath.Join(w.path(caFolder), "*", "chain.pem"))
+	if err != nil {
+		return err
+	}
+	if len(chains) == 0 {
+		result, err := ceremony.Init(ceremony.InitConfig{
+			Dir: w.path(caFolder), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
+		})
+		if err != nil {
+			return err
+		}
+		chains = []string{result.ChainFile}
+	}
+	w.chain, err = filepath.Rel(w.dir, chains[len(chains)-1])
+	return err
+}
+
+// openRekor also creates the log's entry in the trusted root.
+func (w *World) openRekor(ctx context.Context, key *ecdsa.PrivateKey) error {
 	u, err := url.Parse(w.url)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if f.rekor, err = rekor.Open(ctx, rekor.Config{Dir: filepath.Join(w.dir, rekorFolder), Origin: u.Hostname(), Key: key}); err != nil {
-		return nil, err
+	if w.rekor, err = rekor.Open(ctx, rekor.Config{Dir: w.path(rekorFolder), Origin: u.Hostname(), Key: key}); err != nil {
+		return err
 	}
-	w.undo = append(w.undo, f.rekor.Close)
-	entry, err := trustroot.NewTransparencyLog(w.RekorURL(), f.rekor.PublicKey(), worldBegin())
+	w.undo = append(w.undo, w.rekor.Close)
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) // before the first entry of every world
+	entry, err := trustroot.NewTransparencyLog(w.RekorURL(), w.rekor.PublicKey(), begin)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return trustroot.Marshal(entry)
+	w.log, err = trustroot.Marshal(entry)
+	return err
 }
 
-// worldBegin is before the first entry of every development world.
-func worldBegin() time.Time { return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) }
-
-// makeTSA returns the timestamp authority's entry in the trusted root.
-func (w *World) makeTSA(f *content, key *ecdsa.PrivateKey) (json.RawMessage, error) {
-	file := filepath.Join(w.dir, tsaChain)
+// makeTSA also creates the timestamp authority's entry in the trusted root.
+func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
+	file := w.path(tsaChain)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		chain, err := tsa.NewChain(key, time.Now())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if err := writePEM(file, "CERTIFICATE", chain...); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	chain, err := readCertificates(file)
+	text, err := files.Read(file, maxFile)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if f.tsa, err = tsa.New(chain, key, nil); err != nil {
-		return nil, err
+	chain, err := pem.Certificates(text)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", file, err)
 	}
-	return trustroot.Marshal(trustroot.NewCertificateAuthority(w.TimestampURL(), chain))
+	if w.tsa, err = tsa.New(chain, key, nil); err != nil {
+		return err
+	}
+	w.authority, err = trustroot.Marshal(trustroot.NewCertificateAuthority(w.TimestampURL(), chain))
+	return err
 }
 
 // writeSettings writes the files that `mayfly serve` would read.
-func (w *World) writeSettings(chain string, authority, tlog json.RawMessage) error {
-	caDir := filepath.Dir(chain)
+func (w *World) writeSettings() error {
+	caDir := filepath.Dir(w.chain)
 	settings := fmt.Sprintf(`# Written by mayfly dev at each start.
 listen: {http: %[1]q, grpc: %[1]q, ops: "127.0.0.1:0"}
 public_url: %[2]q
@@ -189,12 +187,46 @@ trust:
   timestamp_authorities: [%[12]s]
   tlogs: [%[13]s]
 certificate: {lifetime: %[15]s}
-log: {format: text, level: %[14]s}
+log: {format: text, level: %[14]q}
 `, w.listener.Addr(), w.url, issuersFile,
-		chain, filepath.Join(caDir, "key.pem"), filepath.Join(caDir, "pass"),
-		ctName, ctFolder, ctGuard, ctKey, ctOrigin, authority, tlog, w.config.LogLevel, w.config.CertificateLifetime)
+		w.chain, filepath.Join(caDir, "key.pem"), filepath.Join(caDir, "pass"),
+		ctName, ctFolder, ctGuard, ctKey, ctOrigin, w.authority, w.log, w.config.LogLevel, w.config.CertificateLifetime)
 	issuers := fmt.Sprintf("oidc-issuers:\n  %[1]q:\n    issuer-url: %[1]q\n    client-id: sigstore\n    type: email\n", w.IssuerURL())
 	return errors.Join(
-		os.WriteFile(filepath.Join(w.dir, issuersFile), []byte(issuers), 0o600),
-		os.WriteFile(filepath.Join(w.dir, settingsFile), []byte(settings), 0o600))
+		os.WriteFile(w.path(issuersFile), []byte(issuers), 0o600),
+		os.WriteFile(w.path(settingsFile), []byte(settings), 0o600))
+}
+
+// loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM. It creates the key if the file
+// does not exist.
+func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (key K, err error) {
+	text, err := files.Read(file, maxFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		if key, err = generate(); err != nil {
+			return key, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return key, err
+		}
+		return key, writePEM(file, "PRIVATE KEY", der)
+	}
+	if err != nil {
+		return key, err
+	}
+	if der, err := pem.One(text, "PRIVATE KEY"); err == nil {
+		parsed, err := x509.ParsePKCS8PrivateKey(der)
+		if key, ok := parsed.(K); ok && err == nil {
+			return key, nil
+		}
+	}
+	return key, fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and start again", file)
+}
+
+func writePEM(file, kind string, ders ...[]byte) error {
+	var text []byte
+	for _, der := range ders {
+		text = append(text, pem.Encode(kind, der)...)
+	}
+	return os.WriteFile(file, text, 0o600)
 }

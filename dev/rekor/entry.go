@@ -43,17 +43,9 @@ func parseRequest(body []byte) (*rekorpb.Entry, error) {
 	}
 	switch {
 	case request.GetHashedRekordRequestV002() != nil:
-		entry, err := hashedrekord.ToLogEntry(request.GetHashedRekordRequestV002(), permitted)
-		if err != nil {
-			return nil, fmt.Errorf("reading the hashedrekord: %w", err)
-		}
-		return entry, nil
+		return hashedrekord.ToLogEntry(request.GetHashedRekordRequestV002(), permitted)
 	case request.GetDsseRequestV002() != nil:
-		entry, err := dsseEntry(request.GetDsseRequestV002(), permitted)
-		if err != nil {
-			return nil, fmt.Errorf("reading the dsse envelope: %w", err)
-		}
-		return entry, nil
+		return dsseEntry(request.GetDsseRequestV002(), permitted)
 	default:
 		return nil, errors.New("the request has neither hashedRekordRequestV002 nor dsseRequestV002")
 	}
@@ -62,32 +54,29 @@ func parseRequest(body []byte) (*rekorpb.Entry, error) {
 // dsseEntry verifies every signature of an envelope with one of the verifiers.
 func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmRegistryConfig) (*rekorpb.Entry, error) {
 	envelope := request.GetEnvelope()
-	if len(envelope.GetSignatures()) == 0 || len(request.GetVerifiers()) == 0 {
-		return nil, errors.New("it lacks signatures or verifiers")
+	n, m := len(envelope.GetSignatures()), len(request.GetVerifiers())
+	if min(n, m) == 0 || max(n, m) > maxSignatures {
+		return nil, fmt.Errorf("the envelope has %d signatures and %d verifiers; each must be from 1 to %d", n, m, maxSignatures)
 	}
-	if len(envelope.GetSignatures()) > maxSignatures || len(request.GetVerifiers()) > maxSignatures {
-		return nil, fmt.Errorf("it has more than %d signatures or verifiers", maxSignatures)
-	}
-	signed := preAuthEncoding(envelope.GetPayloadType(), envelope.GetPayload())
+	kind, payload := envelope.GetPayloadType(), envelope.GetPayload()
+	signed := fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(payload), payload) // DSSE protocol, "PAE"
 	var signatures []*rekorpb.Signature
 	for i, s := range envelope.GetSignatures() {
-		var verified *rekorpb.Signature
 		var errs []error
 		for _, verifier := range request.GetVerifiers() {
 			candidate := &rekorpb.Signature{Content: s.GetSig(), Verifier: verifier}
-			if err := verifySignature(signed, candidate, permitted); err != nil {
-				errs = append(errs, err)
-				continue
+			err := verifySignature(signed, candidate, permitted)
+			if err == nil {
+				signatures = append(signatures, candidate)
+				break
 			}
-			verified = candidate
-			break
+			errs = append(errs, err)
 		}
-		if verified == nil {
+		if len(signatures) != i+1 {
 			return nil, fmt.Errorf("no verifier verifies signature %d: %w", i, errors.Join(errs...))
 		}
-		signatures = append(signatures, verified)
 	}
-	payloadHash := sha256.Sum256(envelope.GetPayload())
+	payloadHash := sha256.Sum256(payload)
 	return &rekorpb.Entry{Kind: "dsse", ApiVersion: "0.0.2", Spec: &rekorpb.Spec{Spec: &rekorpb.Spec_DsseV002{
 		DsseV002: &rekorpb.DSSELogEntryV002{
 			PayloadHash: &common.HashOutput{Algorithm: common.HashAlgorithm_SHA2_256, Digest: payloadHash[:]},
@@ -97,11 +86,6 @@ func dsseEntry(request *rekorpb.DSSERequestV002, permitted *signature.AlgorithmR
 }
 
 const maxSignatures = 16
-
-// preAuthEncoding is what the signatures of an envelope sign (DSSE protocol, "PAE").
-func preAuthEncoding(payloadType string, payload []byte) []byte {
-	return fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload)
-}
 
 // verifySignature verifies a signature over signed by the rules for a hashedrekord.
 func verifySignature(signed []byte, s *rekorpb.Signature, permitted *signature.AlgorithmRegistryConfig) error {

@@ -10,21 +10,28 @@ package rekor
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
+	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	rekorv1 "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	"github.com/sigstore/rekor-tiles/v2/pkg/note"
+	"github.com/sigstore/sigstore/pkg/signature"
 	"github.com/transparency-dev/formats/log"
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/storage/posix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // Config is the configuration of a log.
@@ -39,7 +46,8 @@ type Config struct {
 }
 
 const (
-	batchAge = 10 * time.Millisecond
+	maxRequest = 4 << 20
+	batchAge   = 10 * time.Millisecond
 	// checkpointInterval is the shortest that the driver accepts. It is most of the time that a signer
 	// waits.
 	checkpointInterval = 100 * time.Millisecond
@@ -48,8 +56,8 @@ const (
 
 // Log is an http.Handler for the API below /api/v2/. It is safe for concurrent use.
 type Log struct {
-	mux      *http.ServeMux
-	id       [sha256.Size]byte
+	*http.ServeMux
+	id       []byte
 	spki     []byte
 	appender *tessera.Appender
 	awaiter  *tessera.PublicationAwaiter
@@ -60,30 +68,43 @@ type Log struct {
 }
 
 // Open opens the log, which runs until Close.
-func Open(ctx context.Context, cfg Config) (*Log, error) {
-	spki, err := x509.MarshalPKIXPublicKey(cfg.Key.Public())
-	if err != nil {
-		return nil, fmt.Errorf("marshalling log key: %w", err)
-	}
+func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	l := &Log{id: sha256.Sum256(spki), spki: spki, cancel: cancel, done: running.Done()}
+	defer func() {
+		if err != nil {
+			cancel()
+			err = fmt.Errorf("opening the Rekor log in %s: %w", cfg.Dir, err)
+		}
+	}()
+	l := &Log{cancel: cancel, done: running.Done()}
+	if l.spki, err = x509.MarshalPKIXPublicKey(cfg.Key.Public()); err != nil {
+		return nil, err
+	}
+	if _, l.id, err = note.KeyHash(cfg.Origin, cfg.Key.Public()); err != nil {
+		return nil, err
+	}
+	key, err := signature.LoadECDSASigner(cfg.Key, crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := note.NewNoteSigner(running, cfg.Origin, key)
+	if err != nil {
+		return nil, err
+	}
 	driver, err := posix.New(running, posix.Config{Path: cfg.Dir})
 	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("opening the Rekor log: %w", err)
+		return nil, err
 	}
 	options := tessera.NewAppendOptions().
-		WithCheckpointSigner(noteSigner{cfg.Origin, cfg.Key, l.id}).
+		WithCheckpointSigner(signer).
 		WithBatching(256, batchAge).
 		WithCheckpointInterval(checkpointInterval).
 		WithCheckpointRepublishInterval(10 * time.Minute)
-	l.appender, l.shutdown, l.reader, err = tessera.NewAppender(running, driver, options)
-	if err != nil {
-		cancel()
-		return nil, fmt.Errorf("opening the Rekor log in %s: %w", cfg.Dir, err)
+	if l.appender, l.shutdown, l.reader, err = tessera.NewAppender(running, driver, options); err != nil {
+		return nil, err
 	}
 	l.awaiter = tessera.NewPublicationAwaiter(running, l.reader.ReadCheckpoint, pollInterval)
-	l.routes(cfg.Dir)
+	l.ServeMux = l.routes(cfg.Dir)
 	return l, nil
 }
 
@@ -94,6 +115,69 @@ func (l *Log) PublicKey() []byte { return l.spki }
 func (l *Log) Close(ctx context.Context) error {
 	defer l.cancel()
 	return l.shutdown(ctx)
+}
+
+// routes serves Rekor v2's REST API. The driver's files are the answers of the reading side.
+func (l *Log) routes(dir string) *http.ServeMux {
+	tiles := http.StripPrefix("/api/v2/tile", http.FileServerFS(os.DirFS(filepath.Join(dir, "tile"))))
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v2/log/entries", l.createEntry)
+	mux.HandleFunc("GET /api/v2/tile/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		tiles.ServeHTTP(w, r)
+	})
+	mux.HandleFunc("GET /api/v2/checkpoint", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-cache")
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		http.ServeFile(w, r, filepath.Join(dir, "checkpoint"))
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"status":"SERVING"}`)
+	})
+	return mux
+}
+
+// createEntry answers with the TransparencyLogEntry that clients put into bundles, or in the form of a
+// gRPC gateway.
+func (l *Log) createEntry(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	refuse := func(status int, code codes.Code, err error) {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"code": code, "message": err.Error(), "details": []any{}})
+	}
+	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		refuse(http.StatusBadRequest, codes.InvalidArgument, fmt.Errorf("reading the request: %w", err))
+		return
+	}
+	entry, err := parseRequest(request)
+	if err != nil {
+		refuse(http.StatusBadRequest, codes.InvalidArgument, err)
+		return
+	}
+	body, err := canonical(entry)
+	var proof *rekorv1.InclusionProof
+	if err == nil {
+		proof, err = l.add(r.Context(), body)
+	}
+	if err != nil {
+		refuse(http.StatusServiceUnavailable, codes.Unavailable, err)
+		return
+	}
+	answer, err := protojson.Marshal(&rekorv1.TransparencyLogEntry{
+		LogIndex:          proof.GetLogIndex(),
+		LogId:             &common.LogId{KeyId: l.id},
+		KindVersion:       &rekorv1.KindVersion{Kind: entry.GetKind(), Version: entry.GetApiVersion()},
+		InclusionProof:    proof,
+		CanonicalizedBody: body,
+	})
+	if err != nil {
+		refuse(http.StatusServiceUnavailable, codes.Unavailable, err)
+		return
+	}
+	w.WriteHeader(http.StatusCreated)
+	_, _ = w.Write(answer)
 }
 
 // add appends an entry and returns its proof once a checkpoint covers it.
@@ -145,19 +229,4 @@ func (l *Log) prove(ctx context.Context, index uint64, checkpoint []byte) (*reko
 		LogIndex: int64(index), TreeSize: int64(tree.Size), RootHash: tree.Hash, Hashes: hashes,
 		Checkpoint: &rekorv1.Checkpoint{Envelope: string(checkpoint)},
 	}, nil
-}
-
-// noteSigner signs checkpoints as Rekor v2 does with an ECDSA key: over the SHA-256 of the
-// text, under a key ID that is the beginning of the log ID.
-type noteSigner struct {
-	origin string
-	key    *ecdsa.PrivateKey
-	id     [sha256.Size]byte
-}
-
-func (s noteSigner) Name() string    { return s.origin }
-func (s noteSigner) KeyHash() uint32 { return binary.BigEndian.Uint32(s.id[:]) }
-func (s noteSigner) Sign(text []byte) ([]byte, error) {
-	digest := sha256.Sum256(text)
-	return ecdsa.SignASN1(rand.Reader, s.key, digest[:])
 }

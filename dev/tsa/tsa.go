@@ -13,10 +13,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/big"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/digitorus/timestamp"
@@ -32,11 +34,8 @@ type Authority struct {
 // New returns the authority of a chain, signing certificate first and root last, and its key.
 // now may be nil.
 func New(chain []*x509.Certificate, key *ecdsa.PrivateKey, now func() time.Time) (*Authority, error) {
-	if len(chain) < 2 {
-		return nil, fmt.Errorf("the timestamp authority's chain has %d certificates instead of two", len(chain))
-	}
-	if !key.PublicKey.Equal(chain[0].PublicKey) {
-		return nil, fmt.Errorf("the timestamp authority's key is not that of %s", chain[0].Subject)
+	if len(chain) < 2 || !key.PublicKey.Equal(chain[0].PublicKey) {
+		return nil, fmt.Errorf("the timestamp authority's chain of %d certificates is not one of two or more for its key", len(chain))
 	}
 	if now == nil {
 		now = time.Now
@@ -67,8 +66,8 @@ func NewChain(key *ecdsa.PrivateKey, now time.Time) ([][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the timestamp authority's root: %w", err)
 	}
-	if root, err = x509.ParseCertificate(rootDER); err != nil {
-		return nil, fmt.Errorf("making the timestamp authority's root: %w", err)
+	if root, err = x509.ParseCertificate(rootDER); err != nil { // with its key identifier
+		return nil, err
 	}
 	leaf := template("mayfly development timestamps")
 	leaf.KeyUsage = x509.KeyUsageDigitalSignature
@@ -93,10 +92,11 @@ func serialNumber() *big.Int {
 	return new(big.Int).SetBytes(b[:])
 }
 
-// policy is the policy that sigstore's timestamp authorities name.
-func policy() asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2} }
-
-const maxRequest = 64 << 10
+// The limits of a request. That of JSON bounds the cost of parsing a nonce, which is a decimal.
+const (
+	maxRequest = 64 << 10
+	maxJSON    = 1 << 10
+)
 
 // ServeHTTP answers a timestamp request.
 func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -105,14 +105,13 @@ func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a timestamp is asked for with POST", http.StatusMethodNotAllowed)
 		return
 	}
+	var answer []byte
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err == nil {
+		answer, err = a.answer(body, r.Header.Get("Content-Type"))
+	}
 	if err != nil {
 		http.Error(w, "reading the timestamp request: "+err.Error(), http.StatusBadRequest)
-		return
-	}
-	answer, err := a.answer(body, r.Header.Get("Content-Type"))
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "application/timestamp-reply")
@@ -120,19 +119,52 @@ func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer)
 }
 
+// answer signs the timestamp that a request in DER or, if its content type says so, in JSON asks for.
+// The answer is DER either way.
 func (a *Authority) answer(body []byte, contentType string) ([]byte, error) {
-	request, err := parseRequest(body, contentType)
+	parse := timestamp.ParseRequest
+	if media, _, _ := strings.Cut(contentType, ";"); strings.TrimSpace(media) == "application/json" {
+		parse = parseJSON
+	}
+	request, err := parse(body)
 	if err != nil {
-		return nil, fmt.Errorf("reading the timestamp request: %w", err)
+		return nil, err
+	}
+	switch request.HashAlgorithm {
+	case crypto.SHA256, crypto.SHA384, crypto.SHA512:
+	default:
+		return nil, fmt.Errorf("its hash is %s, and none of SHA-256, SHA-384 and SHA-512", request.HashAlgorithm)
+	}
+	if want := request.HashAlgorithm.Size(); len(request.HashedMessage) != want {
+		return nil, fmt.Errorf("its hash has %d bytes; %s has %d", len(request.HashedMessage), request.HashAlgorithm, want)
 	}
 	stamp := timestamp.Timestamp{
 		HashAlgorithm: request.HashAlgorithm, HashedMessage: request.HashedMessage, Nonce: request.Nonce,
-		Time: a.now(), SerialNumber: serialNumber(), Policy: policy(), Ordering: false, Accuracy: time.Second,
+		Time: a.now(), SerialNumber: serialNumber(), Ordering: false, Accuracy: time.Second,
+		Policy:            asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2}, // as sigstore's timestamp authorities
 		AddTSACertificate: request.Certificates, Certificates: a.chain[1:],
 	}
-	answer, err := stamp.CreateResponseWithOpts(a.chain[0], a.key, crypto.SHA256)
-	if err != nil {
-		return nil, fmt.Errorf("signing the timestamp: %w", err)
+	return stamp.CreateResponseWithOpts(a.chain[0], a.key, crypto.SHA256)
+}
+
+// parseJSON parses a timestamp request as sigstore-js sends it: a format of sigstore's timestamp
+// authority that RFC 3161 does not define.
+func parseJSON(body []byte) (*timestamp.Request, error) {
+	if len(body) > maxJSON {
+		return nil, fmt.Errorf("it has %d bytes of JSON; %d are the most", len(body), maxJSON)
 	}
-	return answer, nil
+	var asked struct {
+		ArtifactHash  []byte   `json:"artifactHash"`
+		HashAlgorithm string   `json:"hashAlgorithm"`
+		Nonce         *big.Int `json:"nonce"`
+		Certificates  bool     `json:"certificates"`
+	}
+	if err := json.Unmarshal(body, &asked); err != nil {
+		return nil, err
+	}
+	algorithms := map[string]crypto.Hash{"sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}
+	return &timestamp.Request{
+		HashAlgorithm: algorithms[strings.ToLower(asked.HashAlgorithm)], HashedMessage: asked.ArtifactHash,
+		Nonce: asked.Nonce, Certificates: asked.Certificates,
+	}, nil
 }
