@@ -13,9 +13,8 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +26,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
-	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -82,16 +80,17 @@ type App struct {
 	// Config is the configuration that it was built from.
 	Config *config.Server
 
+	options     Options
 	logger      *slog.Logger   // for lines that only the operator causes
 	callers     *slog.Logger   // for lines that callers can cause
 	warn        func(...error) // receives warnings for the operator
+	registry    *prometheus.Registry
 	live        *live
 	authorities *caSet
+	logs        *ctlog.Logs // nil where Certificate Transparency is disabled
+	embedded    []*embedded.Log
 	server      *server.Server
-	watchers    []*watch.Watcher
-	interval    time.Duration
-	logs        *logSet
-	registry    *prometheus.Registry
+	tasks       []func(context.Context) // run in the background until the edge has stopped
 	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
 }
@@ -141,33 +140,25 @@ func build(ctx context.Context, options Options) (*App, error) {
 		return nil, err
 	}
 	logger := newLogger(cfg.Log, options.LogOutput)
-	app := &App{Config: cfg, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger), interval: options.interval}
+	app := &App{
+		Config: cfg, options: options, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger),
+		registry: newRegistry(options.Version),
+	}
 	app.warn(asErrors(warnings)...)
-	registry := newRegistry(options.Version)
-	app.registry = registry
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
-		Registry: registry, Logger: app.callers,
+		Registry: app.registry, Logger: app.callers,
 	}
 	errs := []error{cfg.WithPlaces(err)}
 	for _, part := range []func() error{
-		func() error { return app.trust(ctx, registry) },
+		func() error { return app.trust(ctx) },
 		func() (err error) {
-			app.authorities, err = newCASet(ctx, cfg, options, logger, registry)
-			if err == nil && app.authorities.watcher != nil {
-				app.watchers = append(app.watchers, app.authorities.watcher)
-			}
+			app.authorities, err = newCASet(ctx, cfg, options, logger, app.registry)
 			return err
 		},
-		func() error { return cfg.WithPlaces(app.openLogs(ctx, options, registry)) },
-		func() (err error) {
-			if app.logs != nil { // otherwise a key that cannot be read has been reported
-				app.instance, err = newInstance(cfg)
-			}
-			return cfg.WithPlaces(err)
-		},
-		func() (err error) { edge.TLS, err = app.tlsConfig(registry); return cfg.WithPlaces(err) },
+		func() error { return cfg.WithPlaces(app.openLogs(ctx)) },
+		func() (err error) { edge.TLS, err = app.tlsConfig(); return cfg.WithPlaces(err) },
 		func() (err error) { edge.Limits, err = limits(cfg); return cfg.WithPlaces(err) },
 	} {
 		if options.report != nil || errors.Join(errs...) == nil {
@@ -177,23 +168,24 @@ func build(ctx context.Context, options Options) (*App, error) {
 	if err := errors.Join(errs...); err != nil {
 		return app, err
 	}
-	return app, app.assemble(ctx, options, edge, ca.Config{KeyPolicy: keyPolicy, Profile: profile})
+	return app, app.assemble(ctx, edge, ca.Config{KeyPolicy: keyPolicy, Profile: profile})
 }
 
 // assemble creates the authority and the edge from parts without mistakes.
-func (a *App) assemble(ctx context.Context, options Options, edge server.Config, base ca.Config) (err error) {
+func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) (err error) {
 	// The record of a certificate is complete, whatever its length: its caller is verified.
 	base.Active, base.TrustBundle, base.Now = a.authorities.Active, a.authorities.TrustBundle, a.authorities.now
-	base.Logs, base.Logger = a.logs.logs, a.logger
-	if err := a.live.begin(ctx, base); err != nil {
+	base.Logs, base.Logger = a.logs, a.logger
+	a.live.base = base
+	if err := a.live.use(ctx, a.live.first); err != nil {
 		return fmt.Errorf("%s: %w", a.Config.Name(), err)
 	}
-	registerCT(edge.Registry, a.Config, a.authorities.now)
-	edge.Registry.MustRegister(issuerMetrics(a.live.status))
+	a.tasks = append(a.tasks, a.live.Run, a.authorities.run)
+	a.registry.MustRegister(ctMetrics(a.Config, a.authorities.now), issuerMetrics(a.live.status))
 	edge.Issue, edge.TrustBundle = a.live.Issue, a.live.TrustBundle
-	edge.Issuers, edge.Mounts = a.live.issuers, a.mounts(options)
+	edge.Issuers, edge.Mounts = a.live.issuers, a.mounts()
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
-	edge.Checks = append(append(a.authorities.checks(base.Profile), issuerCheck(a.live.status), a.live.check()), a.logs.checks()...)
+	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), issuerCheck(a.live.status), a.live.check()), a.logChecks()...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.WithPlaces(err)
 	}
@@ -221,9 +213,11 @@ func checkSettings(cfg *config.Server) (*proof.KeyPolicy, *ca.Profile, error) {
 
 // Close closes an App that does not run. Run calls it by itself. The App is unusable afterwards.
 func (a *App) Close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
 	var errs []error
-	if a.logs != nil {
-		errs = append(errs, a.logs.close(ctx))
+	for _, log := range a.embedded { // each stops in an order that loses no entry
+		errs = append(errs, log.Shutdown(ctx))
 	}
 	if a.authorities != nil {
 		errs = append(errs, a.authorities.ring.Close())
@@ -260,35 +254,29 @@ func (a *App) Listen() (l server.Listeners, err error) {
 // Run serves on listeners until ctx ends or something fails, and returns when everything that it
 // started has stopped.
 func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
-	group, ctx := errgroup.WithContext(ctx)
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	// Requests in flight still need keys and the newest TLS certificate while the edge drains, so the
-	// background tasks stop after it.
-	group.Go(func() error { return a.live.Run(background) })
-	group.Go(func() error { a.authorities.run(background); return nil })
-	for _, w := range a.watchers {
-		group.Go(func() error { w.Run(background); return nil })
+	attrs := []slog.Attr{slog.String("http", listeners.HTTP.Addr().String())}
+	for name, listener := range map[string]net.Listener{"grpc": listeners.GRPC, "ops": listeners.Ops} {
+		if listener != nil {
+			attrs = append(attrs, slog.String(name, listener.Addr().String()))
+		}
 	}
-	group.Go(func() error {
-		defer stop()
-		return a.server.Serve(ctx, listeners)
-	})
-	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", addressAttrs(listeners)...)
-	err := errors.Join(group.Wait(), a.Close(ctx))
+	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
+	err := errors.Join(run(ctx, a.tasks, func(ctx context.Context) error { return a.server.Serve(ctx, listeners) }), a.Close(ctx))
 	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }
 
-func addressAttrs(l server.Listeners) []slog.Attr {
-	attrs := []slog.Attr{slog.String("http", l.HTTP.Addr().String())}
-	if l.GRPC != nil {
-		attrs = append(attrs, slog.String("grpc", l.GRPC.Addr().String()))
+// run calls front until ctx ends, and tasks until front has returned: requests in flight still need
+// keys and the newest TLS certificate while the edge drains.
+func run(ctx context.Context, tasks []func(context.Context), front func(context.Context) error) error {
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	for _, task := range tasks {
+		all.Go(func() { task(background) })
 	}
-	if l.Ops != nil {
-		attrs = append(attrs, slog.String("ops", l.Ops.Addr().String()))
-	}
-	return attrs
+	return front(ctx)
 }
 
 func asErrors(mistakes []config.Mistake) []error {

@@ -127,13 +127,16 @@ func (c *caSet) reload(ctx context.Context) error {
 	return errors.Join(loaded.Failed...)
 }
 
-// run tends the keys, logs which authority signs whenever that changes, and asks the logs, once for
+// run watches the set, tends the keys, logs which authority signs whenever that changes, and asks the logs, once for
 // each generation, whether they accept the set's roots. It returns when ctx ends.
 func (c *caSet) run(ctx context.Context) {
 	var asked uint64
 	var signs string
-	var asking sync.WaitGroup // a log that hangs must not delay the tending of keys
+	var asking sync.WaitGroup // beside the tending of keys, which a log that hangs must not delay
 	defer asking.Wait()
+	if c.watcher != nil {
+		asking.Go(func() { c.watcher.Run(ctx) })
+	}
 	ticker := time.NewTicker(watch.Interval)
 	defer ticker.Stop()
 	for {
@@ -174,7 +177,7 @@ func (c *caSet) roots() (roots []*x509.Certificate) {
 }
 
 // checks are the readiness checks of the set.
-func (c *caSet) checks(profile *ca.Profile) []server.Check {
+func (c *caSet) checks(lifetime time.Duration) []server.Check {
 	probeActive := func(probe func(context.Context, *ca.Authority) (string, error)) func(context.Context) (string, error) {
 		return func(ctx context.Context) (string, error) {
 			authority, err := c.Active(c.now())
@@ -193,7 +196,7 @@ func (c *caSet) checks(profile *ca.Profile) []server.Check {
 			if err := authority.Chain().ValidAt(now); err != nil {
 				return "a CA certificate is not valid now", err
 			}
-			if now.Add(profile.Lifetime()).After(end) {
+			if now.Add(lifetime).After(end) {
 				return "a CA certificate ends before a new certificate would", fmt.Errorf("authority %s ends at %s", authority.ID(), end.UTC().Format(time.RFC3339))
 			}
 			return "valid until " + end.UTC().Format(time.RFC3339), nil

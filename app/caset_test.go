@@ -254,7 +254,7 @@ func TestSignerAllowsNoSkewAtACompromise(t *testing.T) {
 		}
 		set, err := set.New(2, []set.Member{m})
 		w.must(err)
-		if got := (&signing{}).activeAbout(set.Members()[0], w.now); got != want {
+		if got := activeAbout(set.Members()[0], w.now); got != want {
 			t.Errorf("compromised %t: signs %t, want %t", compromised, got, want)
 		}
 	}

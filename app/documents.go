@@ -3,17 +3,17 @@
 package app
 
 import (
-	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/set"
+	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -47,11 +47,11 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	if err != nil {
 		return trustroot.Instance{}, cfg.WithPlaces(err)
 	}
-	windows, err := loadWindows(cfg, options.now()())
+	loaded, err := set.Read(cfg, options.now()())
 	if err != nil {
 		return trustroot.Instance{}, err
 	}
-	return completeInstance(instance, windows, infos), nil
+	return completeInstance(instance, loaded.Set.Windows(options.now()()), infos), nil
 }
 
 // newInstance is the part that never changes while a server runs. Its errors have key paths.
@@ -77,42 +77,25 @@ func newInstance(cfg *config.Server) (trustroot.Instance, error) {
 // trustedLog is the URL and the key of a log. Its errors have key paths.
 func trustedLog(entry config.CTLog, publicURL string) (log trustroot.CTLog, err error) {
 	if entry.Embedded == nil {
-		if log.PublicKey, err = readPEM(entry.PublicKey, "PUBLIC KEY"); err != nil {
+		text, err := readFile(entry.PublicKey)
+		if err == nil {
+			log.PublicKey, err = pem.One(text, "PUBLIC KEY")
+		}
+		if err != nil {
 			return log, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
 		}
 		log.URL = entry.URL
 		return log, nil
 	}
-	der, err := readPEM(entry.Embedded.Key, "PRIVATE KEY")
-	var key any
+	key, _, err := file.Open(entry.Embedded.Key, "") // package embedded has checked it
 	if err == nil {
-		key, err = x509.ParsePKCS8PrivateKey(der)
-	}
-	if err == nil {
-		if signer, ok := key.(crypto.Signer); ok {
-			log.PublicKey, err = x509.MarshalPKIXPublicKey(signer.Public())
-		} else {
-			err = errors.New("it holds no key for signatures")
-		}
+		log.PublicKey, err = x509.MarshalPKIXPublicKey(key.Public())
 	}
 	if err != nil {
-		return log, keypath.Errorf([]string{"embedded", "key"}, "reading the log's key: %w", err)
+		return log, keypath.Errorf([]string{"embedded", "key"}, "reading the log's key: %w", keypath.All(err)[0].Err)
 	}
 	log.URL = strings.TrimRight(publicURL, "/") + logPath(entry.Embedded.Name)
 	return log, nil
-}
-
-// readPEM returns the content of the PEM block of a file.
-func readPEM(name, kind string) ([]byte, error) {
-	text, err := readFile(name)
-	if err != nil {
-		return nil, err
-	}
-	der, err := pem.One(text, kind)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return der, nil
 }
 
 // Instance returns the content of the documents, from the running server's state.
@@ -135,8 +118,11 @@ func completeInstance(instance trustroot.Instance, windows []set.Window, issuers
 
 // mounts returns what is served beside the APIs: the embedded logs, the two documents if the
 // server's public URL is configured, and the mounts of the options.
-func (a *App) mounts(options Options) []server.Mount {
-	mounts := append(a.logs.mounts(), options.Mounts...)
+func (a *App) mounts() []server.Mount {
+	mounts := slices.Clone(a.options.Mounts)
+	for _, log := range a.embedded {
+		mounts = append(mounts, server.Mount{Path: logPath(log.Name()) + "/", Name: "ctlog", Handler: log.Handler()})
+	}
 	if a.Config.PublicURL == "" {
 		return mounts
 	}
@@ -170,14 +156,4 @@ func (a *App) checkDocuments() error {
 		return keypath.Errorf([]string{"trust"}, "rendering %s and %s: %w", trustroot.TrustedRootName, trustroot.SigningConfigName, err)
 	}
 	return nil
-}
-
-// loadWindows reads the chains that the trust bundle has at now with their windows, without their
-// keys. Its errors state their place.
-func loadWindows(cfg *config.Server, now time.Time) ([]set.Window, error) {
-	loaded, err := set.Read(cfg, now)
-	if err != nil {
-		return nil, err
-	}
-	return loaded.Set.Windows(now), nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -144,8 +145,12 @@ func (x *Explanation) permit(cfg *config.Server, now time.Time) {
 	if x.Certificate == nil || cfg.CA.File == nil && cfg.CA.Set == "" {
 		return
 	}
-	if windows, err := loadWindows(cfg, now); err == nil && len(windows) > 0 {
-		if err := windows[0].Chain.Permits(x.name); err != nil {
+	loaded, err := set.Read(cfg, now)
+	if err != nil {
+		return
+	}
+	if bundle := loaded.Set.TrustBundle(now); len(bundle) > 0 {
+		if err := bundle[0].Permits(x.name); err != nil {
 			x.step("name constraints", "", err)
 		}
 	}

@@ -36,15 +36,13 @@ type generation struct {
 
 // live is the authority that the edge uses: at each moment, the newest generation that loaded.
 type live struct {
-	// load reads the issuer file again.
-	load func() (*trust, []config.Mistake, error)
+	app *App
 	// base is the CA without the parts of a generation: Verifier, Rules, Generation.
-	base    ca.Config
-	number  prometheus.Gauge // of the generation in use
-	logger  *slog.Logger
-	warn    func(...error)
-	watcher *watch.Watcher
-	first   *trust // what was read before base was set
+	base     ca.Config
+	observer trustObserver
+	number   prometheus.Gauge // of the generation in use
+	watcher  *watch.Watcher
+	first    *trust // what was read before base was set
 
 	current atomic.Pointer[generation]
 	// swapped wakes Run; it has room for one.
@@ -52,56 +50,38 @@ type live struct {
 }
 
 // trust reads the issuer file, and starts to watch it: each change creates a new generation.
-func (a *App) trust(ctx context.Context, registry prometheus.Registerer) (err error) {
-	observer := newTrustObserver(registry)
-	a.live = &live{
-		load: func() (*trust, []config.Mistake, error) {
-			return loadTrust(a.Config, a.Config.Issuers, a.callers, observer)
-		},
-		number: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "mayfly_config_generation",
-			Help: "Number of the issuer configuration in use, one more with each that was loaded since the start.",
-		}),
-		logger:  a.logger,
-		warn:    a.warn,
-		swapped: make(chan struct{}, 1),
-	}
-	registry.MustRegister(a.live.number)
+func (a *App) trust(ctx context.Context) (err error) {
+	l := &live{app: a, observer: newTrustObserver(a.registry), swapped: make(chan struct{}, 1), number: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "mayfly_config_generation",
+		Help: "Number of the issuer configuration in use, one more with each that was loaded since the start.",
+	})}
+	a.live = l
+	a.registry.MustRegister(l.number)
 	// The watcher takes the current content as known, so it comes before the first read.
-	a.live.watcher = a.watch(watch.Config{
-		Name: "issuers", Files: func() []string { return []string{a.Config.Issuers} }, Reload: func() error { return a.live.reload(context.WithoutCancel(ctx)) },
-		Metric: "mayfly_config", FailedMetric: "mayfly_config_stale", Registry: registry,
+	l.watcher = a.watch(watch.Config{
+		Name: "issuers", Files: func() []string { return []string{a.Config.Issuers} }, Reload: func() error {
+			t, err := l.read()
+			if err != nil {
+				return err
+			}
+			return l.use(context.WithoutCancel(ctx), t)
+		},
+		Metric: "mayfly_config", FailedMetric: "mayfly_config_stale",
 	})
-	if a.live.first, err = a.live.read(); err != nil && !errors.As(err, new(config.Mistakes)) {
+	if l.first, err = l.read(); err != nil && !errors.As(err, new(config.Mistakes)) {
 		return a.Config.WithPlaces(keypath.Errorf([]string{"issuers"}, "%w", err))
 	}
 	return err
 }
 
-// begin puts the issuers of the first read into use, with base as the rest of the CA.
-func (l *live) begin(ctx context.Context, base ca.Config) error {
-	l.base = base
-	return l.use(ctx, l.first)
-}
-
-// reload puts the current issuer file into use, completely or not at all. Calls of it never
-// overlap.
-func (l *live) reload(ctx context.Context) error {
-	t, err := l.read()
-	if err != nil {
-		return err
-	}
-	return l.use(ctx, t)
-}
-
 // read reads the issuer file, and passes its warnings to warn.
 func (l *live) read() (*trust, error) {
-	t, warnings, err := l.load()
-	l.warn(asErrors(warnings)...)
+	t, warnings, err := loadTrust(l.app.Config, l.app.Config.Issuers, l.app.callers, l.observer)
+	l.app.warn(asErrors(warnings)...)
 	return t, err
 }
 
-// use puts t into use as the next generation.
+// use puts t into use as the next generation, completely or not at all. Calls of it never overlap.
 func (l *live) use(ctx context.Context, t *trust) error {
 	next := &generation{number: 1, loaded: l.base.Now(), trust: t}
 	if last := l.current.Load(); last != nil {
@@ -120,30 +100,22 @@ func (l *live) use(ctx context.Context, t *trust) error {
 	case l.swapped <- struct{}{}:
 	default:
 	}
-	l.logger.LogAttrs(ctx, slog.LevelInfo, "issuers loaded",
+	l.app.logger.LogAttrs(ctx, slog.LevelInfo, "issuers loaded",
 		slog.Uint64("config_generation", next.number), slog.String("file", t.issuers.File.Name()),
 		slog.String("sha256", t.issuers.File.Digest()), slog.Int("entries", len(t.issuers.Entries)))
 	return nil
 }
 
 // Run keeps the keys of the current generation's issuers fresh, and those of the previous ones for
-// as long as requests may need them. It returns nil when ctx has ended.
-func (l *live) Run(ctx context.Context) error {
+// as long as requests may need them. It returns when ctx has ended.
+func (l *live) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	var running *generation
 	stop := func() {}
 	for {
 		if g := l.current.Load(); g != running {
-			if replaced := stop; running != nil {
-				all.Go(func() {
-					defer replaced()
-					select {
-					case <-time.After(linger):
-					case <-ctx.Done():
-					}
-				})
-			}
+			time.AfterFunc(linger, stop)
 			var own context.Context
 			own, stop = context.WithCancel(ctx)
 			running = g
@@ -153,7 +125,7 @@ func (l *live) Run(ctx context.Context) error {
 		case <-l.swapped:
 		case <-ctx.Done():
 			stop()
-			return nil
+			return
 		}
 	}
 }
@@ -183,9 +155,9 @@ func (l *live) check() server.Check {
 
 // watch watches a group of files while the server runs.
 func (a *App) watch(config watch.Config) *watch.Watcher {
-	config.Logger, config.Interval = a.logger, a.interval
+	config.Logger, config.Interval, config.Registry = a.logger, a.options.interval, a.registry
 	w := watch.New(config)
-	a.watchers = append(a.watchers, w)
+	a.tasks = append(a.tasks, w.Run)
 	return w
 }
 

@@ -69,9 +69,9 @@ func boolean(b bool) float64 {
 	return 0
 }
 
-// registerCT publishes whether certificates are logged, and when logs retire.
-func registerCT(registry prometheus.Registerer, cfg *config.Server, now func() time.Time) {
-	registry.MustRegister(newScraped(func(set setGauge) {
+// ctMetrics publishes whether certificates are logged, and when logs retire.
+func ctMetrics(cfg *config.Server, now func() time.Time) *scraped {
+	return newScraped(func(set setGauge) {
 		set("mayfly_ct_disabled", boolean(cfg.CT.Disabled))
 		for _, entry := range cfg.CT.Logs {
 			name := entry.URL
@@ -85,5 +85,5 @@ func registerCT(registry prometheus.Registerer, cfg *config.Server, now func() t
 	},
 		gauge{"mayfly_ct_disabled", "1 if certificates are issued without Certificate Transparency.", nil},
 		gauge{"mayfly_ct_log_seconds_to_retirement", "Seconds until the retire_at of each Certificate Transparency log that has one; negative from then on, and the log receives no more submissions.", []string{"log"}},
-	))
+	)
 }

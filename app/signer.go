@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,8 +51,6 @@ type SignerOptions struct {
 type signing struct {
 	authorities *caSet
 	policy      *ca.LeafPolicy
-	now         func() time.Time
-	members     atomic.Pointer[members] // of the set of the last request
 }
 
 // skew is the largest tolerated difference between the clocks of a server and this process where
@@ -65,13 +62,12 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	logger := newLogger(options.Log, options.LogOutput)
 	callers := slog.New(CallerLines(logger.Handler()))
 	registry := newRegistry(options.Version)
-	cfg := &config.Server{CA: config.CA{Set: options.Set}}
 	policy, err := ca.NewLeafPolicy(options.WithoutCT)
 	if err != nil {
 		return err
 	}
-	s := &signing{policy: policy, now: Options{Now: options.Now}.now()}
-	if s.authorities, err = newCASet(ctx, cfg, Options{Now: options.Now}, logger, registry); err != nil {
+	s := &signing{policy: policy}
+	if s.authorities, err = newCASet(ctx, &config.Server{CA: config.CA{Set: options.Set}}, Options{Now: options.Now}, logger, registry); err != nil {
 		return err
 	}
 	front, ops, err := s.listen(options, refusals(registry), callers)
@@ -81,20 +77,21 @@ func Sign(ctx context.Context, options SignerOptions) error {
 	if len(options.AllowUIDs) == 0 || slices.Contains(options.AllowUIDs, uint32(os.Geteuid())) {
 		logger.LogAttrs(ctx, slog.LevelWarn, "servers that run as the user of this process may use its keys: an intruder in such a server can also read them; run mayfly signer as another user, and name the server's user with --allow-user")
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	group.Go(func() error {
-		defer stop() // requests in flight still need keys while the socket drains
-		return front.Serve(ctx)
-	})
-	group.Go(func() error { s.authorities.run(background); return nil })
-	group.Go(func() error { s.authorities.watcher.Run(background); return nil })
-	if ops != nil {
-		group.Go(func() error { return s.serveOps(ctx, ops, front, registry, callers) })
-	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
-	err = errors.Join(group.Wait(), s.authorities.ring.Close())
+	err = run(ctx, []func(context.Context){s.authorities.run}, func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return front.Serve(ctx) })
+		if ops != nil {
+			checks := append(s.authorities.checks(ca.DefaultLifetime), server.Check{Name: "socket", Critical: true, Probe: func(ctx context.Context) (string, error) {
+				return "servers can connect", front.Check(ctx)
+			}})
+			group.Go(func() error {
+				return server.ServeOps(ctx, server.Config{Checks: checks, Registry: registry, Logger: callers}, ops)
+			})
+		}
+		return group.Wait()
+	})
+	err = errors.Join(err, s.authorities.ring.Close())
 	logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }
@@ -129,70 +126,33 @@ func refusals(registry prometheus.Registerer) func(socket.Refusal) {
 	return func(r socket.Refusal) { refused.WithLabelValues(string(r)).Inc() }
 }
 
-func (s *signing) serveOps(ctx context.Context, listener net.Listener, front *socket.Server, registry *prometheus.Registry, logger *slog.Logger) error {
-	profile, err := ca.NewProfile(0)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	checks := append(s.authorities.checks(profile), server.Check{
-		Name:     "socket",
-		Critical: true,
-		Probe:    func(ctx context.Context) (string, error) { return "servers can connect", front.Check(ctx) },
-	})
-	return server.ServeOps(ctx, server.Config{Checks: checks, Registry: registry, Logger: logger}, listener)
-}
-
 // sign signs message with the key of the set that has the ID given, if the policy permits it: a
 // certificate only in the name of the authority that signs now.
 func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
-	now := s.now()
-	member, err := s.member(key)
-	if err != nil {
-		return nil, err
+	now, current := s.authorities.now(), s.authorities.current.Load()
+	members := current.Members()
+	i := slices.IndexFunc(members, func(m set.Member) bool {
+		id, err := socket.KeyID(m.Chain.Certificates[0].PublicKey)
+		return err == nil && id == key && m.Authority != nil
+	})
+	if i < 0 {
+		return nil, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, current.Generation())
 	}
-	if err := s.policy.Check(member.Chain, message, now); err != nil {
+	m := members[i]
+	if err := s.policy.Check(m.Chain, message, now); err != nil {
 		return nil, fmt.Errorf("%w: %w", socket.ErrNotPermitted, err)
 	}
-	if string(message) != signer.SelfTestMessage && !s.activeAbout(member, now) {
-		return nil, fmt.Errorf("%w: authority %q is %s at %s, and only the active one signs certificates", socket.ErrNotPermitted, member.ID, member.StateAt(now), now.UTC().Format(time.RFC3339))
+	if string(message) != signer.SelfTestMessage && !activeAbout(m, now) {
+		return nil, fmt.Errorf("%w: authority %q is %s at %s, and only the active one signs certificates", socket.ErrNotPermitted, m.ID, m.StateAt(now), now.UTC().Format(time.RFC3339))
 	}
-	return member.Authority.Signer().Sign(ctx, message)
+	return m.Authority.Signer().Sign(ctx, message)
 }
 
 // activeAbout reports whether m signs at now, within the skew of a server's clock. A compromised
 // key signs nothing more, whatever the clocks show.
-func (s *signing) activeAbout(m set.Member, now time.Time) bool {
+func activeAbout(m set.Member, now time.Time) bool {
 	if m.StateAt(now) == set.Compromised {
 		return false
 	}
 	return m.StateAt(now) == set.Active || m.StateAt(now.Add(skew)) == set.Active || m.StateAt(now.Add(-skew)) == set.Active
-}
-
-// members are the authorities of a set that can sign, by the IDs of their keys.
-type members struct {
-	of *set.Set
-	by map[[sha256.Size]byte]set.Member
-}
-
-// member returns the authority of the set in force with the key ID given.
-func (s *signing) member(key [sha256.Size]byte) (set.Member, error) {
-	current, known := s.authorities.current.Load(), s.members.Load()
-	if known == nil || known.of != current {
-		known = &members{current, map[[sha256.Size]byte]set.Member{}}
-		for _, m := range current.Members() {
-			if m.Authority != nil {
-				id, err := socket.KeyID(m.Chain.Certificates[0].PublicKey)
-				if err != nil {
-					return set.Member{}, err
-				}
-				known.by[id] = m
-			}
-		}
-		s.members.Store(known)
-	}
-	m, ok := known.by[key]
-	if !ok {
-		return m, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, current.Generation())
-	}
-	return m, nil
 }

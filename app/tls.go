@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/watch"
@@ -24,24 +22,28 @@ type certificatePair struct {
 
 // tlsConfig returns nil where TLS is not configured. The certificate is loaded again when its files
 // change.
-func (a *App) tlsConfig(registry prometheus.Registerer) (*tls.Config, error) {
+func (a *App) tlsConfig() (*tls.Config, error) {
 	if a.Config.TLS.Certificate == "" {
 		return nil, nil
 	}
 	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
 	a.watch(watch.Config{
 		Name: "TLS certificate", Files: func() []string { return []string{pair.certificateFile, pair.keyFile} }, Reload: pair.load,
-		Metric: "mayfly_tls", FailedMetric: "mayfly_tls_reload_failed", Registry: registry,
+		Metric: "mayfly_tls", FailedMetric: "mayfly_tls_reload_failed",
 	})
 	if err := pair.load(); err != nil {
 		return nil, err
 	}
-	registry.MustRegister(pair.metrics())
+	const expiry = "mayfly_tls_certificate_seconds_to_expiry"
+	a.registry.MustRegister(newScraped(func(set setGauge) { set(expiry, time.Until(pair.current.Load().Leaf.NotAfter).Seconds()) },
+		gauge{expiry, "Seconds until the listeners' TLS certificate expires; negative once it has.", nil}))
 	minimum := uint16(tls.VersionTLS13)
 	if a.Config.TLS.Min == "1.2" {
 		minimum = tls.VersionTLS12
 	}
-	return &tls.Config{MinVersion: minimum, GetCertificate: pair.get}, nil
+	return &tls.Config{MinVersion: minimum, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return pair.current.Load(), nil
+	}}, nil
 }
 
 // load reads both files. It refuses a pair that does not match, or an expired certificate;
@@ -80,14 +82,4 @@ func readPEMText(name string) (text []byte, err error) {
 		text = append(text, pem.Encode(block.Type, block.Bytes)...)
 	}
 	return text, nil
-}
-
-func (p *certificatePair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	return p.current.Load(), nil // tlsConfig has loaded one
-}
-
-func (p *certificatePair) metrics() *scraped {
-	const expiry = "mayfly_tls_certificate_seconds_to_expiry"
-	return newScraped(func(set setGauge) { set(expiry, time.Until(p.current.Load().Leaf.NotAfter).Seconds()) },
-		gauge{expiry, "Seconds until the listeners' TLS certificate expires; negative once it has.", nil})
 }
