@@ -166,24 +166,12 @@ func (c *conn) begin(http2 bool) bool {
 	return true
 }
 
-// answer records that the answer to a request begins, which may wait for its client.
-func (c *conn) answer() {
+// count changes the numbers of requests and answers, when an answer begins or a handler returns.
+func (c *conn) count(requests, answers int) {
 	c.conns.mu.Lock()
 	defer c.conns.mu.Unlock()
-	c.requests--
-	c.answers++
-	c.rest()
-}
-
-// end records that a handler has returned; answered reports that its answer had begun.
-func (c *conn) end(answered bool) {
-	c.conns.mu.Lock()
-	defer c.conns.mu.Unlock()
-	if answered {
-		c.answers--
-	} else {
-		c.requests--
-	}
+	c.requests += requests
+	c.answers += answers
 	c.rest()
 }
 

@@ -246,31 +246,25 @@ func (p *connections) evict(c *conn) {
 	p.mu.Lock()
 }
 
-// dismissStalled closes the connections that would otherwise use up the drain timeout of a server.
-// It closes at once the connections of clients that have sent nothing. Every second until ctx ends
-// it closes the connections that no request kept busy for idleFor. Their clients do not read their
-// answers, or do not send their requests.
+// dismissStalled closes the connections that would otherwise use up the drain timeout of a server,
+// every second until ctx ends: those of clients that have sent nothing, and those that no request
+// kept busy for idleFor. Their clients do not read their answers, or do not send their requests.
 func (p *connections) dismissStalled(ctx context.Context) {
-	p.dismissWhere(func(c *conn) bool { return c.served == 0 && !c.received.Load() && !c.unread() })
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
-	for {
+	for now := time.Now(); ; {
+		p.mu.Lock()
+		for _, c := range slices.Collect(maps.Keys(p.all)) { // evict releases mu
+			silent := c.served == 0 && !c.received.Load() && !c.unread()
+			if c.requests == 0 && !c.closing && (silent || now.Sub(c.since) >= idleFor) {
+				p.evict(c)
+			}
+		}
+		p.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-ticker.C:
-			p.dismissWhere(func(c *conn) bool { return now.Sub(c.since) >= idleFor })
-		}
-	}
-}
-
-// dismissWhere closes the connections that are not busy and for which where returns true.
-func (p *connections) dismissWhere(where func(*conn) bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range slices.Collect(maps.Keys(p.all)) {
-		if c.requests == 0 && !c.closing && where(c) { // evict releases mu
-			p.evict(c)
+		case now = <-ticker.C:
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (c *crowd) openAs(name, address string, descriptor int) *conn {
 // request answers a request on a connection, which makes it idle.
 func (c *crowd) request(it *conn) {
 	it.begin(false)
-	it.end(false)
+	it.count(-1, 0)
 	time.Sleep(time.Microsecond) // in the bubble's time, so that no two become idle at once
 }
 
@@ -101,7 +101,7 @@ func TestPlacesAreGivenUpInOrder(t *testing.T) {
 			t.Error("a connection entered while all others have a request under way")
 		default:
 		}
-		working.end(false)
+		working.count(-1, 0)
 		<-entered
 		if got := c.closed[len(c.closed)-1]; got != "working" {
 			t.Errorf("closed %s", got)
@@ -131,7 +131,7 @@ func TestFloodLeavesNewcomersTime(t *testing.T) {
 			if !it.begin(false) || waited > 2*sparedFor {
 				t.Fatalf("newcomer %d waited %v and was then closed %t", i, waited, it.closing)
 			}
-			it.end(false)
+			it.count(-1, 0)
 		}
 		<-flooding
 		if lines := strings.Count(c.log.String(), "\n"); lines == 0 || lines > 2 {
@@ -201,7 +201,7 @@ func TestDrainDismissesStalledClients(t *testing.T) {
 		c.open("slow", "192.0.2.1").received.Store(true)
 		unread := c.open("unread", "192.0.2.1")
 		unread.begin(true)
-		unread.answer()
+		unread.count(-1, 1)
 		c.open("busy", "192.0.2.1").begin(true)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -212,6 +212,7 @@ func TestDrainDismissesStalledClients(t *testing.T) {
 		}
 		time.Sleep(4 * time.Second)
 		late := c.open("late", "192.0.2.1")
+		late.received.Store(true)
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		c.mu.Lock()

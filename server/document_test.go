@@ -44,8 +44,8 @@ the configuration must change first, or, for TOKEN_NOT_YET_VALID, time must pass
 |---|---|---|---|
 `)
 	for _, entry := range refusal.Table() {
-		code, status := codeOf(entry.Kind)
-		fmt.Fprintf(&b, "| `%s` | %d | %s | %s |\n", entry.Reason, status, code, entry.Doc)
+		answer := answers[entry.Kind]
+		fmt.Fprintf(&b, "| `%s` | %d | %s | %s |\n", entry.Reason, answer.http, answer.code, entry.Doc)
 	}
 	const path = "../docs/errors.md"
 	if *update {

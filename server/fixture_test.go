@@ -198,7 +198,7 @@ func readAll(t testing.TB, resp *http.Response) string {
 // message.
 func checkRefusal(t testing.TB, resp *http.Response, reason refusal.Reason) string {
 	t.Helper()
-	if _, want := codeOf(reason.Kind()); resp.StatusCode != want || resp.Header.Get("Content-Type") != typeJSON {
+	if want := answers[reason.Kind()].http; resp.StatusCode != want || resp.Header.Get("Content-Type") != typeJSON {
 		t.Errorf("HTTP status is %d with %s, want %d", resp.StatusCode, resp.Header.Get("Content-Type"), want)
 	}
 	var st spb.Status
@@ -211,7 +211,7 @@ func checkRefusal(t testing.TB, resp *http.Response, reason refusal.Reason) stri
 // checkStatus checks all properties of the status of a refusal, and returns its message.
 func checkStatus(t testing.TB, st *status.Status, id string, reason refusal.Reason) string {
 	t.Helper()
-	want, _ := codeOf(reason.Kind())
+	want := answers[reason.Kind()].code
 	var gotReason, gotID string
 	retry := false
 	for _, d := range st.Details() {

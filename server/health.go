@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -108,20 +107,15 @@ func (h *health) probeAll(ctx context.Context) report {
 }
 
 // run runs one check. A panic is a failure.
-func (c Check) run(ctx context.Context) (r checkReport) {
-	r = checkReport{Name: c.Name, State: "failed", Critical: c.Critical}
-	defer func() {
-		if p := recover(); p != nil {
-			r.Error = fmt.Sprintf("panic: %v", p)
-		}
-	}()
-	detail, err := c.Probe(ctx)
-	r.Detail = detail
+func (c Check) run(ctx context.Context) checkReport {
+	r := checkReport{Name: c.Name, State: "ok", Critical: c.Critical}
+	err := recovered(func() (err error) {
+		r.Detail, err = c.Probe(ctx)
+		return err
+	})
 	if err != nil {
-		r.Error = err.Error()
-		return r
+		r.State, r.Error = "failed", err.Error()
 	}
-	r.State = "ok"
 	return r
 }
 
@@ -138,11 +132,9 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, q *request,
 	default:
 		return false
 	}
-	if r.Method == http.MethodOptions {
-		writeOptions(w, http.MethodGet)
+	if done, err := checkVerb(w, r, http.MethodGet); done {
 		return true
-	}
-	if err := checkVerb(w, r, http.MethodGet); err != nil {
+	} else if err != nil {
 		q.refuse(w, refusal.From(err))
 		return true
 	}

@@ -5,7 +5,6 @@ package server
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -19,31 +18,14 @@ import (
 // are admitted, limited in time, counted and logged like those of the APIs. The handler limits the
 // bodies that it reads, and the memory of an answer while it is written.
 type Mount struct {
-	// Path is the path of the handler. A path that ends in a slash includes everything below it;
-	// the handler gets such paths without that prefix. Any other path is exact.
+	// Path is the path of the handler, not below /api/, and no other mount's. A path that ends in a
+	// slash includes everything below it; the handler gets such paths without that prefix. Any other
+	// path is exact.
 	Path string
 	// Name is the mount's value of the label "api" in metrics and logs, a short constant.
 	Name string
 	// Handler answers its requests.
 	Handler http.Handler
-}
-
-// checkMounts returns what is wrong with mounts.
-func checkMounts(mounts []Mount) error {
-	var errs []error
-	seen := make(map[string]bool)
-	for _, m := range mounts {
-		switch {
-		case !strings.HasPrefix(m.Path, "/") || m.Path == "/" || strings.HasPrefix(m.Path, "/api/"):
-			errs = append(errs, fmt.Errorf("server: nothing can be mounted at %q", m.Path))
-		case m.Handler == nil || m.Name == "":
-			errs = append(errs, fmt.Errorf("server: the mount at %q lacks a name or a handler", m.Path))
-		case seen[m.Path]:
-			errs = append(errs, fmt.Errorf("server: two handlers are mounted at %q", m.Path))
-		}
-		seen[m.Path] = true
-	}
-	return errors.Join(errs...)
 }
 
 // mount is a Mount and the places for its reads, far fewer than for certificates.

@@ -124,14 +124,16 @@ func (q *request) begin() {
 func (q *request) answer() {
 	if q.begun && !q.answered {
 		q.answered = true
-		q.conn.answer()
+		q.conn.count(-1, 1)
 	}
 }
 
 func (q *request) end() {
-	// An answer to an incomplete request, such as a refusal, counts too.
-	if q.begun || q.conn != nil && q.conn.begin(q.http2) {
-		q.conn.end(q.answered)
+	switch {
+	case q.answered:
+		q.conn.count(0, -1)
+	case q.begun || q.conn != nil && q.conn.begin(q.http2): // an answer to an incomplete request counts too
+		q.conn.count(-1, 0)
 	}
 }
 
@@ -163,7 +165,7 @@ func (s *Server) handler(serve serveFunc) http.Handler {
 		}
 		if q.conn == nil || q.conn.streams.Add(1) > 1 {
 			if !s.handlers.Take(q.client, time.Now()) {
-				s.metrics.requests.WithLabelValues(apiOf(r.URL.Path), methodUnknown, string(refusal.Overloaded)).Inc()
+				s.metrics.requests.WithLabelValues(apiRESTv2, methodUnknown, string(refusal.Overloaded)).Inc()
 				panic(http.ErrAbortHandler)
 			}
 			defer s.handlers.Give(q.client)

@@ -39,11 +39,10 @@ func TestEveryReasonHasItsStatus(t *testing.T) {
 		refusal.SlowDown:         {codes.ResourceExhausted, 429},
 		refusal.Unavailable:      {codes.Unavailable, 503},
 		refusal.Internal:         {codes.Internal, 500},
-		refusal.Kind(200):        {codes.Internal, 500},
 	}
 	for kind, w := range want {
-		if code, httpStatus := codeOf(kind); code != w.code || httpStatus != w.http {
-			t.Errorf("kind %d: %v, %d, want %v, %d", kind, code, httpStatus, w.code, w.http)
+		if got := answers[kind]; got.code != w.code || got.http != w.http {
+			t.Errorf("kind %d: %v, want %v", kind, got, w)
 		}
 	}
 	run := serve(t, true, true, nil)

@@ -53,15 +53,16 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 		s.serveMount(w, r, q, m, path)
 		return
 	}
-	found := false
+	var found, done bool
 	if q.route, found = routes[path]; !found {
-		q.route = route{api: apiOf(path), method: methodUnknown}
-	} else if r.Method == http.MethodOptions {
-		writeOptions(w, q.verb)
+		q.route = route{api: apiRESTv2, method: methodUnknown}
+		q.err = refusal.New(refusal.PathNotFound, "there is nothing at this path; the APIs are at /api/v2/signingCert, /api/v2/trustBundle, /api/v2/configuration, /api/v1/signingCert and /api/v1/rootCert")
+	} else if done, q.err = checkVerb(w, r, q.verb); done {
 		return
+	} else if q.err == nil && q.verb == http.MethodPost {
+		q.body, q.err = s.readBody(w, r, q, 0)
 	}
 	q.authorization = r.Header["Authorization"]
-	q.err = s.acceptREST(w, r, q)
 	var body []byte
 	refused := s.run(r.Context(), q, s.slots, func(ctx context.Context) (err error) {
 		body, err = q.handle(s, ctx, q)
@@ -75,53 +76,21 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 	q.write(s.steady(w), q.status, q.mediaType, body)
 }
 
-// acceptREST checks the request line, and reads the body of a POST.
-func (s *Server) acceptREST(w http.ResponseWriter, r *http.Request, q *request) (err error) {
-	if q.handle == nil {
-		return refusal.New(refusal.PathNotFound, "there is nothing at this path; the APIs are at /api/v2/signingCert, /api/v2/trustBundle, /api/v2/configuration, /api/v1/signingCert and /api/v1/rootCert")
-	}
-	if err := checkVerb(w, r, q.verb); err != nil {
-		return err
-	}
-	if q.verb == http.MethodPost {
-		q.body, err = s.readBody(w, r, q, 0)
-	}
-	return err
-}
-
-// checkVerb refuses a request with another method than verb. A path for GET also takes HEAD.
-func checkVerb(w http.ResponseWriter, r *http.Request, verb string) error {
-	if r.Method == verb || verb == http.MethodGet && r.Method == http.MethodHead {
-		return nil
-	}
-	w.Header().Set("Allow", allow(verb)) // RFC 9110, section 15.5.6
-	method := r.Method                   // token characters only, since net/http has parsed it (RFC 9110, section 5.6.2)
-	if len(method) > 20 {
-		method = method[:20] + "…"
-	}
-	return refusal.New(refusal.MethodNotPermitted, "the method of the request was %s, and this path takes %s", method, verb)
-}
-
-// writeOptions answers OPTIONS.
-func writeOptions(w http.ResponseWriter, verb string) {
-	w.Header().Set("Allow", allow(verb))
-	w.WriteHeader(http.StatusNoContent)
-}
-
-// allow returns the Allow header of a path for verb.
-func allow(verb string) string {
+// checkVerb answers OPTIONS, and refuses any other method than verb. A path for GET also takes HEAD.
+func checkVerb(w http.ResponseWriter, r *http.Request, verb string) (done bool, err error) {
+	also := "OPTIONS"
 	if verb == http.MethodGet {
-		verb = "GET, HEAD"
+		also = "HEAD, OPTIONS"
 	}
-	return verb + ", OPTIONS"
-}
-
-// apiOf returns the API that counts a request for a path that is not a route.
-func apiOf(path string) string {
-	if strings.HasPrefix(path, "/api/v1/") {
-		return apiRESTv1
+	if r.Method == verb || verb == http.MethodGet && r.Method == http.MethodHead {
+		return false, nil
 	}
-	return apiRESTv2
+	w.Header().Set("Allow", verb+", "+also) // RFC 9110, section 15.5.6
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return true, nil
+	}
+	return false, refusal.New(refusal.MethodNotPermitted, "the method of the request was %.20s, and this path takes %s", r.Method, verb)
 }
 
 // decodeJSON reads the message of a request of REST v2: exactly one JSON value. It ignores unknown

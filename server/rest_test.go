@@ -78,18 +78,6 @@ func TestMounts(t *testing.T) {
 			t.Errorf("%s: record %v, want %s", test.path, record, test.logged)
 		}
 	}
-	for _, mounts := range [][]Mount{
-		{{Path: "/", Name: "x", Handler: echo("")}},
-		{{Path: "/api/v2/", Name: "x", Handler: echo("")}},
-		{{Path: "ctlog/", Name: "x", Handler: echo("")}},
-		{{Path: "/ctlog/", Name: "x"}},
-		{{Path: "/ctlog/", Handler: echo("")}},
-		{{Path: "/ctlog/", Name: "x", Handler: echo("")}, {Path: "/ctlog/", Name: "y", Handler: echo("")}},
-	} {
-		if checkMounts(mounts) == nil {
-			t.Errorf("the mounts %+v: got no error", mounts)
-		}
-	}
 }
 
 func FuzzRESTv2(f *testing.F) {

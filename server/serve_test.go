@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -35,36 +34,6 @@ func TestPortsServeOneProtocolUnlessShared(t *testing.T) {
 	checkRefusal(t, resp, refusal.PathNotFound)
 	if run.create(t) == nil {
 		t.Error("HTTP's port issued over gRPC")
-	}
-}
-
-func TestTLSVersions(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name     string
-		min, max uint16 // of the server, of the client
-		works    bool
-	}{
-		{"1.3 by default", 0, tls.VersionTLS13, true},
-		{"1.2 is refused by default", 0, tls.VersionTLS12, false},
-		{"1.2 if configured", tls.VersionTLS12, tls.VersionTLS12, true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			run := serve(t, true, true, func(c *Config) { c.TLS.MinVersion = tt.min })
-			conn, err := tls.Dial("tcp", run.http, &tls.Config{RootCAs: run.roots, MaxVersion: tt.max})
-			if (err == nil) != tt.works {
-				t.Errorf("error is %v", err)
-			}
-			if err == nil {
-				_ = conn.Close()
-			}
-		})
-	}
-	for _, cfg := range []*tls.Config{{MinVersion: tls.VersionTLS11}, {}} {
-		if _, err := serverTLS(cfg); err == nil {
-			t.Errorf("accepted %v", cfg)
-		}
 	}
 }
 

@@ -23,7 +23,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
@@ -61,8 +60,7 @@ type Config struct {
 	// TrustedProxies are the addresses of the proxies that may set X-Forwarded-For.
 	TrustedProxies []netip.Prefix
 	// TLS, if set, is used for the HTTP and gRPC listeners, never for ops. It must supply its own
-	// certificate: GetCertificate, or Certificates. Its MinVersion must be 1.2 or higher; zero
-	// means 1.3.
+	// certificate: GetCertificate, or Certificates.
 	TLS *tls.Config
 	// Limits limit what a caller can make the server do; zero fields get the defaults.
 	Limits Limits
@@ -126,15 +124,10 @@ type Server struct {
 	bundle     atomic.Pointer[bundle] // the newest
 }
 
-// New returns a Server, or all errors in cfg at once.
+// New returns a Server.
 func New(cfg Config) (*Server, error) {
 	if cfg.Issue == nil || cfg.TrustBundle == nil || cfg.Issuers == nil || cfg.Registry == nil {
 		return nil, errors.New("server: Issue, TrustBundle, Issuers and Registry are mandatory")
-	}
-	var err error
-	cfg.TLS, err = serverTLS(cfg.TLS)
-	if err := errors.Join(err, checkMounts(cfg.Mounts)); err != nil {
-		return nil, err
 	}
 	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 20*time.Second)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
@@ -171,23 +164,4 @@ func (s *Server) serveBoth(w http.ResponseWriter, r *http.Request, q *request) {
 		return
 	}
 	s.serveREST(w, r, q)
-}
-
-// serverTLS returns a copy of cfg that is fit for HTTP/1.1 and HTTP/2; nil for nil.
-func serverTLS(cfg *tls.Config) (*tls.Config, error) {
-	if cfg == nil {
-		return nil, nil
-	}
-	cfg = cfg.Clone()
-	switch {
-	case cfg.MinVersion == 0:
-		cfg.MinVersion = tls.VersionTLS13
-	case cfg.MinVersion < tls.VersionTLS12:
-		// RFC 8996 forbids 1.0 and 1.1; RFC 9113, section 9.2 requires 1.2 for HTTP/2.
-		return nil, keypath.Errorf([]string{"tls", "min"}, "the lowest TLS version is %s; it must be 1.2 or 1.3", tls.VersionName(cfg.MinVersion))
-	}
-	if cfg.GetCertificate == nil && cfg.GetConfigForClient == nil && len(cfg.Certificates) == 0 {
-		return nil, keypath.Errorf([]string{"tls", "certificate"}, "TLS is on but there is no certificate")
-	}
-	return cfg, nil
 }

@@ -3,7 +3,6 @@
 package server
 
 import (
-	"cmp"
 	"math"
 	"net/http"
 	"strconv"
@@ -23,45 +22,35 @@ import (
 // errorDomain is the domain of every google.rpc.ErrorInfo. Reasons are unique within it.
 const errorDomain = "mayfly-ca.dev"
 
-// codeOf is the only table from the kind of a refusal to its gRPC code and HTTP status.
-func codeOf(k refusal.Kind) (codes.Code, int) {
-	switch k {
-	case refusal.Malformed:
-		return codes.InvalidArgument, http.StatusBadRequest
-	case refusal.Unauthenticated:
-		return codes.Unauthenticated, http.StatusUnauthorized
-	case refusal.Denied:
-		return codes.PermissionDenied, http.StatusForbidden
-	case refusal.SlowDown:
-		return codes.ResourceExhausted, http.StatusTooManyRequests
-	case refusal.Unavailable:
-		return codes.Unavailable, http.StatusServiceUnavailable
-	case refusal.NotFound:
-		return codes.NotFound, http.StatusNotFound
-	case refusal.MethodNotAllowed:
-		// gRPC also requires this code for a method that a server lacks.
-		return codes.Unimplemented, http.StatusMethodNotAllowed
-	default:
-		return codes.Internal, http.StatusInternalServerError
-	}
+// answers is the only table from the kind of a refusal to its gRPC code and HTTP status, and to when
+// the client can retry by default; zero if a retry is useless.
+var answers = map[refusal.Kind]struct {
+	code  codes.Code
+	http  int
+	retry time.Duration
+}{
+	refusal.Internal:         {codes.Internal, http.StatusInternalServerError, 0},
+	refusal.Malformed:        {codes.InvalidArgument, http.StatusBadRequest, 0},
+	refusal.Unauthenticated:  {codes.Unauthenticated, http.StatusUnauthorized, 0},
+	refusal.Denied:           {codes.PermissionDenied, http.StatusForbidden, 0},
+	refusal.SlowDown:         {codes.ResourceExhausted, http.StatusTooManyRequests, time.Second},
+	refusal.Unavailable:      {codes.Unavailable, http.StatusServiceUnavailable, 2 * time.Second},
+	refusal.NotFound:         {codes.NotFound, http.StatusNotFound, 0},
+	refusal.MethodNotAllowed: {codes.Unimplemented, http.StatusMethodNotAllowed, 0}, // of gRPC, too
 }
 
 // retryAfter returns when the client can retry; zero if a retry is useless.
 func retryAfter(e *refusal.Error) time.Duration {
-	switch e.Reason.Kind() {
-	case refusal.SlowDown:
-		return cmp.Or(e.RetryAfter, time.Second)
-	case refusal.Unavailable:
-		return cmp.Or(e.RetryAfter, 2*time.Second)
-	default:
-		return 0
+	retry := answers[e.Reason.Kind()].retry
+	if retry > 0 && e.RetryAfter > 0 {
+		return e.RetryAfter
 	}
+	return retry
 }
 
 // statusOf returns the status of a refusal in every API: the message, and in the details ErrorInfo,
 // RequestInfo and, if the client can retry, RetryInfo.
 func statusOf(e *refusal.Error, requestID string) *spb.Status {
-	code, _ := codeOf(e.Reason.Kind())
 	details := []proto.Message{
 		&errdetails.ErrorInfo{Reason: string(e.Reason), Domain: errorDomain},
 		&errdetails.RequestInfo{RequestId: requestID},
@@ -69,7 +58,7 @@ func statusOf(e *refusal.Error, requestID string) *spb.Status {
 	if d := retryAfter(e); d > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
 	}
-	st := &spb.Status{Code: int32(code), Message: strings.ToValidUTF8(e.Message, "\uFFFD")}
+	st := &spb.Status{Code: int32(answers[e.Reason.Kind()].code), Message: strings.ToValidUTF8(e.Message, "\uFFFD")}
 	for _, d := range details {
 		if packed, err := anypb.New(d); err == nil {
 			st.Details = append(st.Details, packed)
@@ -80,7 +69,7 @@ func statusOf(e *refusal.Error, requestID string) *spb.Status {
 
 // refuse answers an HTTP request with a refusal: {"code", "message", "details"}.
 func (q *request) refuse(w http.ResponseWriter, e *refusal.Error) {
-	_, httpStatus := codeOf(e.Reason.Kind())
+	httpStatus := answers[e.Reason.Kind()].http
 	body, err := encodeJSON(statusOf(e, q.id))
 	if err != nil {
 		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"","details":[]}`)
