@@ -11,72 +11,42 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"github.com/mayfly-ca/mayfly/ca"
 )
 
 // streamClient is an HTTP/2 client that gives answers no window.
 type streamClient struct {
-	conn     net.Conn
-	framer   *http2.Framer
-	mu       sync.Mutex
-	answered map[uint32]bool
-	reset    map[uint32]bool
+	*http2.Framer
+	answered, reset atomic.Int32
 }
 
 func newStreamClient(t *testing.T, l pipeListener) *streamClient {
 	t.Helper()
 	client := l.open(t, http2.ClientPreface)
-	c := &streamClient{conn: client, framer: http2.NewFramer(client, client), answered: make(map[uint32]bool), reset: make(map[uint32]bool)}
+	t.Cleanup(func() { _ = client.Close() })
+	c := &streamClient{Framer: http2.NewFramer(client, client)}
 	go func() {
-		for {
-			frame, err := c.framer.ReadFrame()
-			if err != nil {
-				return
-			}
-			c.mu.Lock()
-			switch f := frame.(type) {
+		for frame, err := c.ReadFrame(); err == nil; frame, err = c.ReadFrame() {
+			switch frame.(type) {
 			case *http2.HeadersFrame:
-				c.answered[f.StreamID] = true
+				c.answered.Add(1)
 			case *http2.RSTStreamFrame:
-				c.reset[f.StreamID] = true
+				c.reset.Add(1)
 			}
-			c.mu.Unlock()
 		}
 	}()
-	if err := c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+	if err := c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
 		t.Fatal(err)
 	}
 	return c
-}
-
-// get sends a request on a new stream.
-func (c *streamClient) get(t *testing.T, stream uint32, path string) {
-	t.Helper()
-	var block bytes.Buffer
-	encoder := hpack.NewEncoder(&block)
-	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "ca.example"}, {Name: ":path", Value: path}} {
-		if err := encoder.WriteField(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: true}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (c *streamClient) count() (answered, reset int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.answered), len(c.reset)
 }
 
 // TestRequestsUnderWayAreBounded: the limit applies to all connections together, also while answers
@@ -86,17 +56,14 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 10 }) // 30 requests, 15 for one client
 		pipes, stop := f.servePipes(t)
-		var answered, reset int
-		var clients []*streamClient
+		var answered, reset int32
 		for range 3 {
 			c := newStreamClient(t, pipes)
-			clients = append(clients, c)
 			for i := range uint32(10) {
-				c.get(t, 2*i+1, "/healthz")
+				sendGet(t, c.Framer, 2*i+1)
 			}
 			synctest.Wait()
-			a, r := c.count()
-			answered, reset = answered+a, reset+r
+			answered, reset = answered+c.answered.Load(), reset+c.reset.Load()
 		}
 		if answered != 3+15 || reset != 12 { // one for each connection
 			t.Errorf("of 30 requests without a window, %d were answered and %d reset", answered, reset)
@@ -115,9 +82,6 @@ func TestRequestsUnderWayAreBounded(t *testing.T) {
 		const counted = `mayfly_requests_total{api="rest_v2",method="unknown",reason="OVERLOADED"} 12`
 		if got := f.metric(t, "mayfly_requests_total"); strings.TrimSpace(got) != counted {
 			t.Errorf("counted %s, want %s", got, counted)
-		}
-		for _, c := range clients {
-			_ = c.conn.Close()
 		}
 		_ = http1.Close()
 		stop()

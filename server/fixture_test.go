@@ -5,9 +5,6 @@ package server
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -15,7 +12,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -247,7 +243,7 @@ func serve(t testing.TB, shared, useTLS bool, change func(*Config)) *running {
 	run := &running{}
 	run.fixture = newFixture(t, func(c *Config) {
 		if useTLS {
-			c.TLS, run.roots = testTLS(t)
+			c.TLS, run.roots = testTLS()
 		}
 		if change != nil {
 			change(c)
@@ -290,28 +286,13 @@ func listen(t testing.TB) (net.Listener, string) {
 
 // testTLS returns a server's configuration and the roots of a client. The certificate comes from
 // GetCertificate, as for a certificate that is reloaded.
-func testTLS(t testing.TB) (*tls.Config, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+func testTLS() (*tls.Config, *x509.CertPool) {
+	other := httptest.NewTLSServer(nil)
+	defer other.Close()
 	roots := x509.NewCertPool()
-	roots.AddCert(leaf)
-	certificate := &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate, nil }}, roots
+	roots.AddCert(other.Certificate())
+	certificate := other.TLS.Certificates[0]
+	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &certificate, nil }}, roots
 }
 
 // client returns an HTTP client that uses only HTTP/1.1 or only HTTP/2, and the base URL of the

@@ -105,7 +105,7 @@ func TestGRPCTimeout(t *testing.T) {
 	run := serve(t, false, false, nil)
 	run.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
 		<-ctx.Done()
-		return nil, ctx.Err()
+		return nil, refusal.New(refusal.CTUnavailable, "no log answered").Because(ctx.Err())
 	}
 	run.http = run.grpc
 	client, base := run.client(t, true)
@@ -123,7 +123,7 @@ func TestGRPCTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	readAll(t, resp)
-	if record := run.log.request(t, "id-1"); record["reason"] != "CANCELED" || resp.Trailer.Get("Grpc-Status") == "0" {
+	if record := run.log.request(t, "id-1"); record["reason"] != "CANCELED" || record["level"] != "INFO" || resp.Trailer.Get("Grpc-Status") == "0" {
 		t.Errorf("record %v, trailer %v", record, resp.Trailer)
 	}
 }

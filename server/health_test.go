@@ -7,15 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 // check returns a check that fails with the error that failing points to.
@@ -103,20 +100,4 @@ func TestHangingCheckFailsInTime(t *testing.T) {
 			t.Errorf("%d probes took %v, want one and %v", calls.Load(), took, probeTimeout)
 		}
 	})
-}
-
-func TestOps(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, nil)
-	f.do(t, "POST", "/api/v2/signingCert", goodV2)
-	body := readAll(t, f.ops(t, "/metrics"))
-	for _, want := range []string{
-		`mayfly_request_duration_seconds_count{api="rest_v2",method="CreateSigningCertificate"} 1`, `mayfly_certificates_issued_total{sct="embedded"} 1`,
-		`mayfly_requests_in_flight 0`, `mayfly_requests_in_flight_limit 512`, `mayfly_connections 0`, `mayfly_connections_closed_total 0`,
-	} {
-		if !strings.Contains(body, want) {
-			t.Errorf("no %s in the metrics", want)
-		}
-	}
-	checkRefusal(t, f.ops(t, "/api/v2/trustBundle"), refusal.PathNotFound)
 }

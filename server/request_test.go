@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -157,22 +156,6 @@ func TestAnswerHasADeadline(t *testing.T) {
 		refused = refusal.New(refusal.CTUnavailable, "no log answered")
 		checkRefusal(t, f.do(t, "POST", "/api/v2/signingCert", goodV2), refusal.CTUnavailable)
 	})
-}
-
-func TestClientThatWentAwayIsNobodysFault(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	f.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
-		cancel()
-		return nil, refusal.New(refusal.CTUnavailable, "no log answered").Because(ctx.Err())
-	}
-	r := httptest.NewRequestWithContext(ctx, "POST", "/api/v2/signingCert", strings.NewReader(goodV2))
-	r.Header.Set("X-Request-Id", "id-1")
-	f.Handler().ServeHTTP(httptest.NewRecorder(), r)
-	if record := f.log.request(t, "id-1"); record["level"] != "INFO" || record["reason"] != "CANCELED" {
-		t.Errorf("record is %v", record)
-	}
 }
 
 func TestAccessLogHasOneLineAndNoToken(t *testing.T) {

@@ -70,10 +70,7 @@ func statusOf(e *refusal.Error, requestID string) *spb.Status {
 // refuse answers an HTTP request with a refusal: {"code", "message", "details"}.
 func (q *request) refuse(w http.ResponseWriter, e *refusal.Error) {
 	httpStatus := answers[e.Reason.Kind()].http
-	body, err := encodeJSON(statusOf(e, q.id))
-	if err != nil {
-		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"","details":[]}`)
-	}
+	body, _ := encodeJSON(statusOf(e, q.id)) // its texts are valid UTF-8, so this cannot fail
 	if d := retryAfter(e); d > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
 	}
