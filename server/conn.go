@@ -201,9 +201,9 @@ func (c *conn) dismiss(outer net.Conn, lastStream int) {
 	_ = c.Close()
 }
 
-// lastStream returns the last HTTP/2 stream that was answered. It returns -1 for HTTP/1.1, and
-// during an answer, when a frame may be written in part. A client numbers its streams 1, 3, 5 (RFC
-// 9113, section 5.1.1). A client that skips numbers has also got all answers.
+// lastStream returns the last HTTP/2 stream that was answered; -1 for HTTP/1.1, and during an answer,
+// when a frame may be written in part. Streams are numbered 1, 3, 5 (RFC 9113, section 5.1.1). A
+// client that skips numbers has also got all answers.
 func (c *conn) lastStream() int {
 	if !c.http2 || c.answers > 0 {
 		return -1

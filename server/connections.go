@@ -85,13 +85,13 @@ type holder struct {
 }
 
 // connections are the open connections of the listeners that share a limit. At the limit a new
-// connection takes the place of one that no request keeps busy: of the first stage that is not
-// empty, the longest waiting connection of the client address with the most connections.
+// connection takes the place of the longest waiting one of the client address with the most, in the
+// first stage that is not empty.
 type connections struct {
 	limit int
 	// descriptors, if not zero, is the first file descriptor of the reserve for logs, files and
-	// outgoing connections. The kernel assigns the lowest free number. A connection with a number
-	// from here on shows that all lower ones are in use.
+	// outgoing connections. The kernel assigns the lowest free number, so all lower ones are in use
+	// when a connection gets one from here on.
 	descriptors int
 	log         *breaker.Sparing
 

@@ -55,17 +55,12 @@ func isGRPC(r *http.Request) bool {
 	return ok && r.ProtoMajor == 2 && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
-// serveGRPCOnly answers requests to a port that serves only gRPC.
-func (s *Server) serveGRPCOnly(w http.ResponseWriter, r *http.Request, q *request) {
-	if isGRPC(r) {
-		s.serveGRPC(w, r, q)
-		return
-	}
-	q.refuse(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"))
-}
-
 // serveGRPC answers a request of gRPC.
 func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, q *request) {
+	if !isGRPC(r) {
+		q.refuse(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"))
+		return
+	}
 	found := false
 	if q.route, found = grpcMethods[r.URL.Path]; !found || r.Method != http.MethodPost {
 		q.route = route{api: apiGRPC, method: methodUnknown}
@@ -82,13 +77,9 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, q *request) {
 	defer cancel()
 	var body []byte
 	var refused *refusal.Error
-	handle := func(ctx context.Context) (err error) {
-		body, err = q.handle(s, ctx, q)
-		return err
-	}
 	if q.err != nil || q.method != methodUnknown {
-		refused = s.run(ctx, q, s.slots, handle)
-	} else if err := handle(ctx); err != nil {
+		body, refused = s.call(ctx, q)
+	} else if body, err = q.handle(s, ctx, q); err != nil {
 		refused = disclose(err)
 	}
 	q.answer()

@@ -40,7 +40,10 @@ const forwardedFor = "X-Forwarded-For"
 // that reported it counts as the client. The zero address means a peer without an IP address.
 func (s *Server) clientAddr(r *http.Request) netip.Addr {
 	client, ok := parseHop(r.RemoteAddr)
-	if !ok || !s.trusts(client) {
+	trusted := func(addr netip.Addr) bool {
+		return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}
+	if !ok || !trusted(client) {
 		return client
 	}
 	for _, line := range slices.Backward(r.Header[forwardedFor]) {
@@ -51,17 +54,12 @@ func (s *Server) clientAddr(r *http.Request) netip.Addr {
 			if !ok {
 				return client
 			}
-			if client = hop; !s.trusts(client) {
+			if client = hop; !trusted(client) {
 				return client
 			}
 		}
 	}
 	return client
-}
-
-// trusts reports whether addr is a trusted proxy's.
-func (s *Server) trusts(addr netip.Addr) bool {
-	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // parseHop parses an address, with or without a port, IPv6 with or without brackets. Brackets are

@@ -65,43 +65,33 @@ type health struct {
 
 func newHealth(checks []Check) *health {
 	return &health{
-		checks:   checks,
-		interval: time.Second,
-		stopping: make(chan struct{}),
-		draining: make(chan struct{}),
-		turn:     make(chan struct{}, 1),
+		checks: checks, interval: time.Second,
+		stopping: make(chan struct{}), draining: make(chan struct{}), turn: make(chan struct{}, 1),
 	}
 }
 
-// report returns the result of the checks, which is less than an interval old. The caller must not
-// change its Checks.
+// report returns the result of the checks, which is less than an interval old. They run concurrently,
+// and do not fail when the caller disconnects. The caller must not change the report's Checks.
 func (h *health) report(ctx context.Context) report {
 	h.turn <- struct{}{}
 	defer func() { <-h.turn }()
 	if h.at.IsZero() || time.Since(h.at) >= h.interval {
-		h.last, h.at = h.probeAll(ctx), time.Now()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+		defer cancel()
+		h.last = report{Status: serving, Checks: make([]checkReport, len(h.checks))}
+		var wg sync.WaitGroup
+		for i, c := range h.checks {
+			wg.Go(func() { h.last.Checks[i] = c.run(ctx) })
+		}
+		wg.Wait()
+		if slices.ContainsFunc(h.last.Checks, func(c checkReport) bool { return c.Critical && c.State != "ok" }) {
+			h.last.Status = notServing
+		}
+		h.at = time.Now()
 	}
 	r := h.last
 	if isClosed(h.stopping) {
 		r.Status = notServing
-	}
-	return r
-}
-
-// probeAll runs all checks concurrently. They do not fail when the caller disconnects.
-func (h *health) probeAll(ctx context.Context) report {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
-	defer cancel()
-	r := report{Status: serving, Checks: make([]checkReport, len(h.checks))}
-	var wg sync.WaitGroup
-	for i, c := range h.checks {
-		wg.Go(func() { r.Checks[i] = c.run(ctx) })
-	}
-	wg.Wait()
-	for _, c := range r.Checks {
-		if c.Critical && c.State != "ok" {
-			r.Status = notServing
-		}
 	}
 	return r
 }

@@ -26,8 +26,7 @@ const (
 	apiRESTv1 = "rest_v1"
 )
 
-// The values of the label and log attribute "method": the service's method, whichever API the
-// request used, and one value for all others.
+// The values of the label and log attribute "method", whichever API the request used.
 const (
 	methodCreate  = "CreateSigningCertificate"
 	methodTrust   = "GetTrustBundle"
@@ -42,9 +41,8 @@ const (
 )
 
 const (
-	// handlersPerSlot is the number of HTTP/2 requests that may be in progress for each slot. The
-	// others send their bodies, read their answers, watch the server's health, or read a mount. The
-	// share of one client address, which may be a proxy's, is larger than all slots. So many fast
+	// handlersPerSlot is the number of HTTP/2 requests that may be in progress for each slot. The share
+	// of one client address, which may be a proxy's, is larger than all slots, so that many fast
 	// requests get OVERLOADED instead of a reset.
 	handlersPerSlot = 3
 	// ordinaryBody is the expected limit of a request body. A larger body needs a place, because a
@@ -147,10 +145,9 @@ func (q *request) write(w http.ResponseWriter, httpStatus int, contentType strin
 }
 
 // handler returns the handler of a listener of the APIs. It limits the HTTP/2 requests in progress:
-// one for each connection, and a number for all connections together. One client address gets at
-// most half of that number. Without this limit, a client that sends bodies slowly, or gives answers
-// no window, could hold connections times streams in memory. A request beyond the limit is reset,
-// since any answer may wait for its client.
+// one for each connection, and a number for all connections together, of which one client address
+// gets at most half. Otherwise slow clients could hold connections times streams in memory. A request
+// beyond the limit is reset, since any answer may wait for its client.
 func (s *Server) handler(serve serveFunc) http.Handler {
 	return s.begin(func(w http.ResponseWriter, r *http.Request, q *request) {
 		if !q.http2 { // one request for each connection in any case
@@ -221,6 +218,15 @@ func (s *Server) run(ctx context.Context, q *request, slots chan struct{}, handl
 	refused := disclose(err)
 	s.record(ctx, q, reasonOf(ctx, refused), took, refused)
 	return refused
+}
+
+// call runs a request of an API, and returns its answer or the refusal.
+func (s *Server) call(ctx context.Context, q *request) (body []byte, refused *refusal.Error) {
+	refused = s.run(ctx, q, s.slots, func(ctx context.Context) (err error) {
+		body, err = q.handle(s, ctx, q)
+		return err
+	})
+	return body, refused
 }
 
 // reasonOf returns the reason of a refusal as it is counted. A failure may follow from the client's
@@ -299,15 +305,8 @@ func (s *Server) record(ctx context.Context, q *request, reason string, took tim
 	s.metrics.requests.WithLabelValues(q.api, q.method, reason).Inc()
 	s.metrics.duration.WithLabelValues(q.api, q.method).Observe(took.Seconds())
 	level := slog.LevelInfo
-	attrs := make([]slog.Attr, 0, 10)
-	attrs = append(attrs,
-		slog.String("request_id", q.id),
-		slog.String("api", q.api),
-		slog.String("method", q.method),
-		slog.String("peer", q.peer),
-		slog.String("reason", reason),
-		slog.Duration("duration", took),
-	)
+	attrs := append(make([]slog.Attr, 0, 10), slog.String("request_id", q.id), slog.String("api", q.api), slog.String("method", q.method),
+		slog.String("peer", q.peer), slog.String("reason", reason), slog.Duration("duration", took))
 	if q.client.IsValid() {
 		attrs = append(attrs, slog.String("client", q.client.String()))
 	}

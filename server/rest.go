@@ -63,11 +63,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 		q.body, q.err = s.readBody(w, r, q, 0)
 	}
 	q.authorization = r.Header["Authorization"]
-	var body []byte
-	refused := s.run(r.Context(), q, s.slots, func(ctx context.Context) (err error) {
-		body, err = q.handle(s, ctx, q)
-		return err
-	})
+	body, refused := s.call(r.Context(), q)
 	if refused != nil {
 		q.refuse(w, refused)
 		return

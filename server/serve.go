@@ -54,7 +54,7 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.GRPC == nil || l.GRPC == l.HTTP {
 		endpoints = []*endpoint{api("http and grpc", l.HTTP, true, s.serveBoth)}
 	} else {
-		endpoints = []*endpoint{api("http", l.HTTP, true, s.serveREST), api("grpc", l.GRPC, false, s.serveGRPCOnly)}
+		endpoints = []*endpoint{api("http", l.HTTP, true, s.serveREST), api("grpc", l.GRPC, false, s.serveGRPC)}
 	}
 	return s.serve(ctx, endpoints, l.Ops)
 }
@@ -71,8 +71,7 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	all := api
 	var ops []*endpoint
 	if opsListener != nil { // with places of its own, so that clients of the APIs cannot make it unreachable
-		handler := s.begin(func(w http.ResponseWriter, r *http.Request, q *request) { s.serveOps(w, r, q) })
-		ops = []*endpoint{{"ops", opsListener, s.httpServer(handler, true, nil), newConnections(opsConnections, 0, s.cfg.Logger)}}
+		ops = []*endpoint{{"ops", opsListener, s.httpServer(s.begin(s.serveOps), true, nil), newConnections(opsConnections, 0, s.cfg.Logger)}}
 		all = append(all[:len(all):len(all)], ops...)
 	}
 	failed := make(chan error, len(all))
