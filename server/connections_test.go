@@ -50,6 +50,7 @@ func (c *crowd) openAs(name, address string, descriptor int) *conn {
 	near, _ := net.Pipe()
 	it := newConn(&pipe{near, name, address, c}, c.connections)
 	c.enter(context.Background(), it, descriptor)
+	time.Sleep(time.Microsecond) // in the bubble's time, so that no two are opened at once
 	return it
 }
 
@@ -57,7 +58,7 @@ func (c *crowd) openAs(name, address string, descriptor int) *conn {
 func (c *crowd) request(it *conn) {
 	it.begin(false)
 	it.count(-1, 0)
-	time.Sleep(time.Microsecond) // in the bubble's time, so that no two become idle at once
+	time.Sleep(time.Microsecond) // nor become idle at once
 }
 
 // TestPlacesAreGivenUpInOrder fills the places with connections of each kind, and opens others
