@@ -219,7 +219,7 @@ func (d *decoder) value(n *node, path []string, v reflect.Value, tag reflect.Str
 		d.mismatch(n, path, "found %s, expected a mapping", n.what())
 	case isRaw:
 		*raw, _ = json.Marshal(d.jsonOf(n)) // which always has a JSON form
-	case isScalar(v.Type()):
+	case formOf(v.Type()) != "":
 		d.scalar(n, path, v, tag)
 	case v.Kind() == reflect.Struct:
 		d.object(n, path, v)
@@ -363,7 +363,7 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 		last := v.Index(i)
 		d.value(item, at, last, "")
-		if last.IsZero() && (isScalar(last.Type()) || last.Kind() != reflect.Struct) {
+		if last.IsZero() && (formOf(last.Type()) != "" || last.Kind() != reflect.Struct) {
 			d.wrong(at, "an entry of this list is empty")
 		}
 	}
@@ -372,27 +372,24 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 // entries reads a mapping with keys of the author's choice into a list of structs.
 func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 	keys := d.names(fields(v.Type().Elem()))
-	isKey := func(p pair) bool { return slices.Contains(keys, p.key.value) }
-	flat := n != nil && slices.ContainsFunc(n.pairs, isKey)
+	if n != nil {
+		// Without indentation, an entry is empty, and its keys look like entries.
+		if i := slices.IndexFunc(n.pairs, func(p pair) bool { return slices.Contains(keys, p.key.value) }); i >= 0 {
+			key := n.pairs[i].key
+			d.mistake(key.at, "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
+			return
+		}
+	}
 	d.mapping(n, path, func(p pair) {
-		switch {
-		case isKey(p):
-			// Without indentation, an entry is empty, and its keys look like entries.
-			if flat {
-				d.mistake(p.key.at, "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", p.key.value)
-			}
-			flat = false
-		case p.value.isNull():
-			if !slices.ContainsFunc(n.pairs, isKey) {
-				d.mistake(p.value.at, "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
-			}
-		default:
-			entry, at := reflect.New(v.Type().Elem()).Elem(), join(path, p.key.value)
-			d.places[joined(at)] = d.at(p.place())
-			d.value(p.value, at, entry, "")
-			if p.value.kind == yaml.MappingNode {
-				v.Set(reflect.Append(v, entry))
-			}
+		if p.value.isNull() {
+			d.mistake(p.value.at, "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
+			return
+		}
+		entry, at := reflect.New(v.Type().Elem()).Elem(), join(path, p.key.value)
+		d.places[joined(at)] = d.at(p.place())
+		d.value(p.value, at, entry, "")
+		if p.value.kind == yaml.MappingNode {
+			v.Set(reflect.Append(v, entry))
 		}
 	})
 }

@@ -40,7 +40,9 @@ func (d *decoder) environment(document reflect.Type, environ []string) {
 		case known:
 			d.variables.Set(key, value) // not BindEnv, which reads the process's environment and not environ
 			d.named[key] = name
-		case inKubernetes && isServiceLink(name):
+		case inKubernetes && (strings.Contains(name, "_PORT") || strings.Contains(name, "_SERVICE_")):
+			// Kubernetes sets such variables for every Service with a name that begins with "mayfly":
+			// MAYFLY_SERVICE_HOST, MAYFLY_PORT_5555_TCP_ADDR. No key of mayfly has that form.
 		default:
 			hint := suggest.DidYouMean(name, slices.Sorted(maps.Keys(byVariable)))
 			d.warnings = append(d.warnings, Mistake{File: name, Text: "unknown environment variable" + hint})
@@ -55,7 +57,7 @@ func scalarKeys(t reflect.Type, prefix string, do func(key string, f field)) {
 		if of.Kind() == reflect.Pointer {
 			of = of.Elem()
 		}
-		if isScalar(of) {
+		if formOf(of) != "" {
 			do(key, f)
 		} else if of.Kind() == reflect.Struct {
 			scalarKeys(of, key+".", do)
@@ -71,15 +73,4 @@ func (d *decoder) variablesBelow(path []string) bool {
 		}
 	}
 	return false
-}
-
-// isServiceLink reports whether Kubernetes sets such a variable for every Service with a name that
-// begins with "mayfly": MAYFLY_SERVICE_HOST, MAYFLY_SERVICE_PORT_HTTP, MAYFLY_PORT,
-// MAYFLY_PORT_5555_TCP_ADDR. No key of mayfly has that form.
-func isServiceLink(name string) bool {
-	if strings.HasSuffix(name, "_SERVICE_HOST") || strings.HasSuffix(name, "_PORT") || strings.Contains(name, "_SERVICE_PORT") {
-		return true
-	}
-	_, after, ok := strings.Cut(name, "_PORT_")
-	return ok && after != "" && '0' <= after[0] && after[0] <= '9'
 }

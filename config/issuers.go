@@ -227,11 +227,8 @@ func checkPattern(d *decoder, path []string) {
 // names below its own.
 func openDomain(host string) (open, registry bool) {
 	labels := strings.Split(host, ".")
-	if len(labels) < 2 {
-		return false, false
-	}
-	if strings.Contains(labels[len(labels)-1], "*") {
-		return true, true
+	if last := labels[len(labels)-1]; strings.Contains(last, "*") {
+		return len(labels) > 1, true
 	}
 	// No public suffix has a label such as this one.
 	concrete := strings.ReplaceAll(strings.ToLower(host), "*", "mayfly-any")
@@ -239,9 +236,6 @@ func openDomain(host string) (open, registry bool) {
 	if !icann && !strings.Contains(suffix, ".") {
 		return false, false // a domain of an inner network, which has no registry
 	}
-	if strings.Contains(suffix, "mayfly-any") { // a rule such as *.ck
-		return true, icann
-	}
-	registered, err := publicsuffix.EffectiveTLDPlusOne(concrete)
-	return err == nil && strings.Contains(strings.SplitN(registered, ".", 2)[0], "mayfly-any"), icann
+	registered, _ := publicsuffix.EffectiveTLDPlusOne(concrete) // "" if the host is a suffix itself
+	return strings.Contains(suffix+strings.TrimSuffix(registered, suffix), "mayfly-any"), icann
 }

@@ -241,12 +241,12 @@ func TestServiceLinksOfKubernetesAreNoMistakes(t *testing.T) {
 	t.Parallel()
 	_, warnings, err := config.ParseServer("m", []byte(least), []string{
 		"KUBERNETES_SERVICE_HOST=10.0.0.1", "MAYFLY_SERVICE_HOST=10.0.0.2", "MAYFLY_SERVICE_PORT_HTTP=5555", "MAYFLY_OPS_PORT=tcp://10.0.0.2:5555",
-		"MAYFLY_PORT_5555_TCP_ADDR=10.0.0.2", "MAYFLY_PORTS=x",
+		"MAYFLY_PORT_5555_TCP_ADDR=10.0.0.2", "MAYFLY_PROT=x",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"MAYFLY_PORTS: unknown environment variable"}, lines(config.Mistakes(warnings))); diff != "" {
+	if diff := cmp.Diff([]string{"MAYFLY_PROT: unknown environment variable"}, lines(config.Mistakes(warnings))); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
 }

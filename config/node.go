@@ -264,22 +264,18 @@ func (b *treeBuilder) mapping(n *node, y *yaml.Node, depth int) {
 // merge adds the pairs that n lacks. Of several mappings in a list, an earlier one overrides a
 // later one (https://yaml.org/type/merge.html).
 func (b *treeBuilder) merge(n *node, seen map[string]int, from *node) {
-	switch from.kind {
-	case yaml.MappingNode:
-		for _, p := range from.pairs {
+	sources, expected := []*node{from}, "a mapping or a list of mappings"
+	if from.kind == yaml.SequenceNode {
+		sources, expected = from.items, "a mapping"
+	}
+	for _, source := range sources {
+		if source.kind != yaml.MappingNode {
+			b.mistake(source.at, "found %s, expected %s for <<", source.what(), expected)
+		}
+		for _, p := range source.pairs {
 			if _, ok := seen[p.key.value]; !ok {
 				n.put(seen, p)
 			}
 		}
-	case yaml.SequenceNode:
-		for _, item := range from.items {
-			if item.kind != yaml.MappingNode {
-				b.mistake(item.at, "found %s, expected a mapping for <<", item.what())
-				continue
-			}
-			b.merge(n, seen, item)
-		}
-	default:
-		b.mistake(from.at, "found %s, expected a mapping or a list of mappings for <<", from.what())
 	}
 }

@@ -20,16 +20,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// isScalar reports whether one text is a value of t.
-func isScalar(t reflect.Type) bool {
-	switch reflect.Zero(t).Interface().(type) {
-	case bool, string, []byte, int, uint64, time.Duration, time.Time, Secret, netip.Prefix:
-		return true
-	default:
-		return false
-	}
-}
-
 // scalar sets v to the value of the variable, or else of the file, or else to the default; and checks
 // it. Null is no value, and thus the default.
 func (d *decoder) scalar(n *node, path []string, v reflect.Value, tag reflect.StructTag) {
@@ -60,12 +50,12 @@ func (d *decoder) text(n *node, path []string, v reflect.Value, tag reflect.Stru
 	if tag.Get("kind") == "secret" {
 		found = "another value"
 	}
-	isText := v.Kind() == reflect.String || v.Kind() == reflect.Slice || v.Type() == reflect.TypeFor[Secret]()
+	form := formOf(v.Type())
 	switch {
 	case n.kind != yaml.ScalarNode:
 	case v.Kind() == reflect.Bool:
 		return d.flag(n, path)
-	case !isText: // a number too, even for a duration: the mistake is then the missing unit
+	case form != "text": // a number too, even for a duration: the mistake is then the missing unit
 		return n.value, true
 	case n.tag == tagString, tag.Get("kind") == "hex": // YAML may read hexadecimal digits as a number
 		return n.value, true
@@ -77,7 +67,7 @@ func (d *decoder) text(n *node, path []string, v reflect.Value, tag reflect.Stru
 		d.caution(path, "found %s, expected text: it is taken as it is written here; write it in quotes", found)
 		return n.value, true
 	}
-	d.mismatch(n, path, "found %s, expected %s", found, formOf(v))
+	d.mismatch(n, path, "found %s, expected %s", found, form)
 	return "", false
 }
 
@@ -97,9 +87,11 @@ func (d *decoder) flag(n *node, path []string) (text string, ok bool) {
 	return strconv.FormatBool(value), true
 }
 
-// formOf describes the values of v's type.
-func formOf(v reflect.Value) string {
-	switch v.Interface().(type) {
+// formOf describes the values of a type of which one text is a value; "" for other types.
+func formOf(t reflect.Type) string {
+	switch reflect.Zero(t).Interface().(type) {
+	case string, []byte, Secret:
+		return "text"
 	case bool:
 		return "true or false"
 	case int:
@@ -112,9 +104,8 @@ func formOf(v reflect.Value) string {
 		return "a time with its zone and whole seconds, such as 2026-11-08T00:00:00Z"
 	case netip.Prefix:
 		return "a network as a CIDR, such as 10.0.0.0/8 or 2001:db8::/32"
-	default:
-		return "text"
 	}
+	return ""
 }
 
 // setText sets v to the value that text has for v's type. problem is "" or a sentence; v then stays.
@@ -156,7 +147,7 @@ func setText(v reflect.Value, tag reflect.StructTag, text string) (problem strin
 	}
 	if err != nil {
 		v.Set(before)
-		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(v))
+		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(v.Type()))
 	}
 	return ""
 }
@@ -171,7 +162,7 @@ func setNetwork(into *netip.Prefix, text string) (problem string) {
 	}
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {
-		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(reflect.ValueOf(*into)))
+		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(reflect.TypeOf(prefix)))
 	}
 	if prefix.Addr().Is4In6() && prefix.Bits() >= 96 {
 		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96)
