@@ -26,7 +26,7 @@ func (s *CASet) Edit(entry CASetAuthority) ([]byte, error) {
 	root := document.Content[0]
 	generation, authorities := indexOf(root, "generation"), indexOf(root, "authorities")
 	if generation < 0 || authorities < 0 || root.Content[authorities].Kind != yaml.SequenceNode {
-		return nil, s.notByCommand("the set")
+		return nil, fmt.Errorf("%s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name())
 	}
 	spellNulls(root)
 	root.Content[generation].SetString(strconv.FormatUint(s.Generation+1, 10))
@@ -39,9 +39,6 @@ func (s *CASet) Edit(entry CASetAuthority) ([]byte, error) {
 	} else {
 		old = s.Authorities[i]
 	}
-	if list.Content[i].Kind != yaml.MappingNode {
-		return nil, s.notByCommand("authority " + strconv.Quote(entry.ID))
-	}
 	write(list.Content[i], reflect.ValueOf(old), reflect.ValueOf(entry), filepath.Dir(s.Name()))
 	var out bytes.Buffer
 	encoder := yaml.NewEncoder(&out)
@@ -50,10 +47,6 @@ func (s *CASet) Edit(entry CASetAuthority) ([]byte, error) {
 		return nil, fmt.Errorf("writing %s: %w", s.Name(), err)
 	}
 	return out.Bytes(), nil
-}
-
-func (s *CASet) notByCommand(what string) error {
-	return fmt.Errorf("%s: %s is written with aliases or merge keys, which cannot be edited by a command; edit it by hand, and count the generation up", s.Name(), what)
 }
 
 // spellNulls writes missing values in braces out, which the YAML package would write as empty text.
