@@ -10,7 +10,6 @@ package ca
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -134,10 +133,6 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 
 // draft returns the draft that both signatures of one certificate cover.
 func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error) {
-	serial, err := certs.NewSerial(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("creating a serial number: %w", err)
-	}
 	now := ca.config.Now()
 	authority, err := ca.config.Active(now)
 	if err != nil {
@@ -146,7 +141,7 @@ func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error)
 	if err := authority.chain.Permits(id.SAN); err != nil {
 		return nil, err
 	}
-	return ca.config.Profile.draft(authority, now, id, key, serial)
+	return ca.config.Profile.draft(authority, now, id, key)
 }
 
 // record logs the one record of a certificate.

@@ -49,8 +49,7 @@ func testDraft(t *testing.T) *draft {
 	id := &identity.Identity{SAN: certs.SAN{Kind: certs.SANEmail, Value: "person@example.com"}}
 	id.Extensions[certs.IssuerV1] = "https://issuer.example"
 	id.Extensions[certs.IssuerV2] = "https://issuer.example"
-	serial := append([]byte{0x7f}, make([]byte, 19)...)
-	d, err := profile.draft(authority, chain.NotBefore.Add(time.Hour), id, &proof.PublicKey{Key: key.Public(), SPKI: spki}, serial)
+	d, err := profile.draft(authority, chain.NotBefore.Add(time.Hour), id, &proof.PublicKey{Key: key.Public(), SPKI: spki})
 	if err != nil {
 		t.Fatal(err)
 	}

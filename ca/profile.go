@@ -57,7 +57,7 @@ type draft struct {
 // draft returns the certificate that names id and holds key, issued by authority at now. Its
 // refusal is CA_EXPIRING, if the certificate would outlive a CA above it or the chain is not valid
 // now.
-func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identity, key *proof.PublicKey, serial []byte) (*draft, error) {
+func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identity, key *proof.PublicKey) (*draft, error) {
 	if err := authority.chain.ValidAt(now); err != nil {
 		return nil, refusal.New(refusal.CAExpiring, "the certificate authority's own certificate is not valid now; tell its operator").Because(err)
 	}
@@ -75,7 +75,7 @@ func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identi
 	}
 	issuing := authority.chain.Certificates[0]
 	template := certs.Template{
-		SerialNumber:       serial,
+		SerialNumber:       certs.NewSerial(),
 		SignatureAlgorithm: authority.algorithm,
 		Issuer:             issuing.RawSubject,
 		NotBefore:          notBefore,

@@ -109,11 +109,7 @@ func (a *Authority) try(kind certs.SANKind, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	serial, err := certs.NewSerial(rand.Reader)
-	if err != nil {
-		return err
-	}
-	draft, err := profile.draft(a, now, &identity.Identity{SAN: san}, &proof.PublicKey{SPKI: spki}, serial)
+	draft, err := profile.draft(a, now, &identity.Identity{SAN: san}, &proof.PublicKey{SPKI: spki})
 	if err != nil {
 		return fmt.Errorf("issuing a trial leaf: %w", err)
 	}

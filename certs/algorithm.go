@@ -8,8 +8,6 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -45,6 +43,9 @@ func SignatureAlgorithmFor(pub crypto.PublicKey) (SignatureAlgorithm, error) {
 		// RFC 4055, section 5: the parameters are NULL.
 		return SignatureAlgorithm{x509.SHA256WithRSA, crypto.SHA256, "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00"}, nil
 	case ed25519.PublicKey:
+		if len(pub) != ed25519.PublicKeySize { // crypto/ed25519 panics
+			return SignatureAlgorithm{}, errors.New("the Ed25519 key is not of 32 bytes")
+		}
 		// RFC 8410, section 3: no parameters.
 		return SignatureAlgorithm{x509.PureEd25519, 0, "\x30\x05\x06\x03\x2b\x65\x70"}, nil
 	default:
@@ -70,7 +71,7 @@ func (a SignatureAlgorithm) Sign(rand io.Reader, signer crypto.Signer, tbs []byt
 	if err := a.fits(signer.Public()); err != nil {
 		return nil, err
 	}
-	return signer.Sign(rand, a.digest(tbs), a.hash)
+	return crypto.SignMessage(signer, rand, tbs, a.hash)
 }
 
 // Verify returns nil if sig is pub's signature over tbs, which is not hashed.
@@ -78,16 +79,8 @@ func (a SignatureAlgorithm) Verify(pub crypto.PublicKey, tbs, sig []byte) error 
 	if err := a.fits(pub); err != nil {
 		return err
 	}
-	valid := false
-	switch pub := pub.(type) {
-	case *ecdsa.PublicKey:
-		valid = ecdsa.VerifyASN1(pub, a.digest(tbs), sig)
-	case *rsa.PublicKey:
-		valid = rsa.VerifyPKCS1v15(pub, a.hash, a.digest(tbs), sig) == nil
-	case ed25519.PublicKey:
-		valid = ed25519.Verify(pub, tbs, sig)
-	}
-	if !valid {
+	c := x509.Certificate{PublicKey: pub}
+	if c.CheckSignature(a.x509, tbs, sig) != nil {
 		return fmt.Errorf("the %s signature does not verify", a)
 	}
 	return nil
@@ -95,31 +88,8 @@ func (a SignatureAlgorithm) Verify(pub crypto.PublicKey, tbs, sig []byte) error 
 
 func (a SignatureAlgorithm) fits(pub crypto.PublicKey) error {
 	wanted, err := SignatureAlgorithmFor(pub)
-	if err != nil {
-		return err
+	if err == nil && a != wanted {
+		err = fmt.Errorf("the key signs with %s, not with %s", wanted, a)
 	}
-	if a != wanted {
-		return fmt.Errorf("the key signs with %s, not with %s", wanted, a)
-	}
-	// ed25519.Verify panics on a key of another length.
-	if key, ok := pub.(ed25519.PublicKey); ok && len(key) != ed25519.PublicKeySize {
-		return errors.New("the Ed25519 key is not of 32 bytes")
-	}
-	return nil
-}
-
-func (a SignatureAlgorithm) digest(tbs []byte) []byte {
-	switch a.hash {
-	case crypto.SHA256:
-		sum := sha256.Sum256(tbs)
-		return sum[:]
-	case crypto.SHA384:
-		sum := sha512.Sum384(tbs)
-		return sum[:]
-	case crypto.SHA512:
-		sum := sha512.Sum512(tbs)
-		return sum[:]
-	default:
-		return tbs
-	}
+	return err
 }

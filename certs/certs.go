@@ -32,40 +32,21 @@ var (
 	OIDSCTList = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2}
 )
 
-// checkText returns why a certificate cannot hold s; nil if it can. s must be non-empty UTF-8
-// without control characters, C0 and C1 alike: verifiers show the text on terminals and compare it.
-func checkText(s string) error {
+// checkText returns why a certificate cannot hold s; nil if it can. s must be non-empty UTF-8, or
+// ASCII for an IA5String, without control characters, C0 and C1 alike: verifiers show the text on
+// terminals and compare it.
+func checkText(s string, ascii bool) error {
 	if s == "" {
 		return errors.New("is empty")
 	}
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRuneInString(s[i:])
-			if r == utf8.RuneError && size == 1 {
-				return fmt.Errorf("is not UTF-8 at byte %d", i)
-			}
-			if unicode.IsControl(r) {
-				return fmt.Errorf("holds the control character %U at byte %d", r, i)
-			}
-			i += size
-			continue
-		}
-		if c < ' ' || c == 0x7f {
-			return fmt.Errorf("holds the control character %U at byte %d", rune(c), i)
-		}
-		i++
+	if !utf8.ValidString(s) {
+		return errors.New("is not UTF-8")
 	}
-	return nil
-}
-
-// checkIA5 is checkText for an IA5String, which holds ASCII only.
-func checkIA5(s string) error {
-	if err := checkText(s); err != nil {
-		return err
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] >= utf8.RuneSelf {
+	for i, r := range s {
+		if unicode.IsControl(r) {
+			return fmt.Errorf("holds the control character %U at byte %d", r, i)
+		}
+		if ascii && r >= utf8.RuneSelf {
 			return fmt.Errorf("holds a character beyond ASCII at byte %d", i)
 		}
 	}

@@ -5,25 +5,23 @@ package certs
 import "golang.org/x/crypto/cryptobyte/asn1"
 
 // All lengths in a certificate are known before it is written, so it is written into one buffer
-// from front to back. Certificates are assembled on the request path. cryptobyte's builder learns a
-// length only afterwards and allocates for each nested element. It takes seven times as long (8.5
-// µs against 1.2 for a full set of extensions).
+// from front to back, on the request path. cryptobyte's builder takes seven times as long: it learns
+// a length only afterwards, and allocates for each nested element.
 
-// headerLen returns how many octets the identifier and the definite length take for n content
-// octets (X.690, sections 8.1.3 and 10.1).
-func headerLen(n int) int {
-	length := 2
+// sizeOf returns the octets of an element with n content octets (X.690, sections 8.1.3 and 10.1).
+func sizeOf(n int) int {
+	size := 2 + n
 	if n >= 0x80 {
 		for ; n > 0; n >>= 8 {
-			length++
+			size++
 		}
 	}
-	return length
+	return size
 }
 
 // appendHeader appends the identifier and the definite, minimal length of n content octets.
 func appendHeader(b []byte, tag asn1.Tag, n int) []byte {
-	octets := headerLen(n) - 2
+	octets := sizeOf(n) - n - 2
 	if octets == 0 {
 		return append(b, byte(tag), byte(n))
 	}
@@ -34,7 +32,10 @@ func appendHeader(b []byte, tag asn1.Tag, n int) []byte {
 	return b
 }
 
-const derTrue = "\x01\x01\xff"
+// appendElement appends a whole element.
+func appendElement[T string | []byte](b []byte, tag asn1.Tag, contents T) []byte {
+	return append(appendHeader(b, tag, len(contents)), contents...)
+}
 
 // appendExtensionHeader appends an extension up to the n content octets of its value:
 //
@@ -45,7 +46,8 @@ const derTrue = "\x01\x01\xff"
 //
 // oid is the whole OBJECT IDENTIFIER element, DER.
 func appendExtensionHeader(b []byte, oid string, critical bool, n int) []byte {
-	length := len(oid) + headerLen(n) + n
+	const derTrue = "\x01\x01\xff"
+	length := len(oid) + sizeOf(n)
 	if critical {
 		length += len(derTrue)
 	}

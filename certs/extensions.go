@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -36,11 +37,11 @@ func (e *Extensions) Check() error {
 		if text == "" {
 			continue
 		}
-		if !Arc(i).inTable() {
+		if i < int(IssuerV1) || i == int(userNameArc) {
 			return fmt.Errorf("there is no extension .%d", i)
 		}
-		if err := checkText(text); err != nil {
-			extension, _ := ExtensionByArc(Arc(i))
+		if err := checkText(text, false); err != nil {
+			extension, _ := find(func(e *Extension) bool { return e.Arc == Arc(i) })
 			return fmt.Errorf("extension %s (.%d) %w", extension.Name, i, err)
 		}
 	}
@@ -51,44 +52,21 @@ func (e *Extensions) Check() error {
 // for the whole table.
 const sigstoreOID = "\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01"
 
-// size returns the number of octets that append appends.
-func (e *Extensions) size() int {
-	size := 0
-	for i, text := range e {
-		if text != "" {
-			value := valueLen(Arc(i), text)
-			content := len(sigstoreOID) + 1 + headerLen(value) + value
-			size += headerLen(content) + content
-		}
-	}
-	return size
-}
-
 // append appends the extensions that are present, ascending by arc, DER. e has passed Check.
 func (e *Extensions) append(b []byte) []byte {
 	for i, text := range e {
 		if text == "" {
 			continue
 		}
-		arc, value := Arc(i), valueLen(Arc(i), text)
-		oid := [len(sigstoreOID) + 1]byte{}
+		oid := [len(sigstoreOID) + 1]byte{len(sigstoreOID): byte(i)}
 		copy(oid[:], sigstoreOID)
-		oid[len(sigstoreOID)] = byte(arc)
-		b = appendExtensionHeader(b, string(oid[:]), false, value)
-		if !arc.raw() {
-			b = appendHeader(b, asn1.UTF8String, len(text))
+		if Arc(i).Raw() {
+			b = append(appendExtensionHeader(b, string(oid[:]), false, len(text)), text...)
+		} else {
+			b = appendElement(appendExtensionHeader(b, string(oid[:]), false, sizeOf(len(text))), asn1.UTF8String, text)
 		}
-		b = append(b, text...)
 	}
 	return b
-}
-
-// valueLen returns the length of the contents of extnValue for text.
-func valueLen(arc Arc, text string) int {
-	if arc.raw() {
-		return len(text)
-	}
-	return headerLen(len(text)) + len(text)
 }
 
 // ParseExtensions returns sigstore's extensions from exts, all extensions of a certificate. It
@@ -99,19 +77,16 @@ func ParseExtensions(exts []pkix.Extension) (Extensions, error) {
 	var e Extensions
 	last := Arc(0)
 	for _, ext := range exts {
-		if !hasPrefix(ext.Id, OIDSigstore) {
+		if len(ext.Id) <= len(OIDSigstore) || !slices.Equal(ext.Id[:len(OIDSigstore)], OIDSigstore) {
 			continue
 		}
-		number := ext.Id[len(ext.Id)-1]
-		if len(ext.Id) != len(OIDSigstore)+1 || number < 0 || number > int(maxArc) || !Arc(number).inTable() {
+		number := ext.Id[len(OIDSigstore)]
+		if len(ext.Id) != len(OIDSigstore)+1 || number < int(IssuerV1) || number > int(maxArc) || Arc(number) == userNameArc {
 			return Extensions{}, fmt.Errorf("extension %s is not one of the table", ext.Id)
 		}
 		arc := Arc(number)
-		if arc <= last {
-			return Extensions{}, fmt.Errorf("extension .%d follows .%d, against the ascending order", arc, last)
-		}
-		if ext.Critical {
-			return Extensions{}, fmt.Errorf("extension .%d is critical", arc)
+		if arc <= last || ext.Critical {
+			return Extensions{}, fmt.Errorf("extension .%d follows .%d and has critical %t; they ascend, and none is critical", arc, last, ext.Critical)
 		}
 		text, err := parseValue(arc, ext.Value)
 		if err != nil {
@@ -123,7 +98,7 @@ func ParseExtensions(exts []pkix.Extension) (Extensions, error) {
 }
 
 func parseValue(arc Arc, value []byte) (string, error) {
-	if !arc.raw() {
+	if !arc.Raw() {
 		in := cryptobyte.String(value)
 		var text cryptobyte.String
 		if !in.ReadASN1(&text, asn1.UTF8String) || !in.Empty() {
@@ -131,21 +106,8 @@ func parseValue(arc Arc, value []byte) (string, error) {
 		}
 		value = text
 	}
-	if err := checkText(string(value)); err != nil {
+	if err := checkText(string(value), false); err != nil {
 		return "", fmt.Errorf("its text %w", err)
 	}
 	return string(value), nil
-}
-
-// hasPrefix reports whether oid is below prefix.
-func hasPrefix(oid, prefix []int) bool {
-	if len(oid) <= len(prefix) {
-		return false
-	}
-	for i, arc := range prefix {
-		if oid[i] != arc {
-			return false
-		}
-	}
-	return true
 }

@@ -5,14 +5,38 @@ package certs
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 )
+
+// must returns value, or fails the test if there is an error.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
+
+func checkError(t *testing.T, err error, want string) {
+	t.Helper()
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		t.Errorf("got error %v, want one with %q", err, want)
+	}
+}
+
+func ecdsaKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
+	return must(ecdsa.GenerateKey(curve, rand.Reader))(t)
+}
 
 // authority is a CA for tests; a test changes one field of its template and checks the result.
 type authority struct {
@@ -25,10 +49,6 @@ func newAuthority(t testing.TB) *authority { return authorityWith(t, ecdsaKey(t,
 
 func authorityWith(t testing.TB, key crypto.Signer) *authority {
 	t.Helper()
-	alg, err := SignatureAlgorithmFor(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{Organization: []string{"mayfly"}, CommonName: "mayfly test authority"},
@@ -37,66 +57,37 @@ func authorityWith(t testing.TB, key crypto.Signer) *authority {
 		KeyUsage:     x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		IsCA:         true, BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{key, alg, cert}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t)
+	return &authority{key, must(SignatureAlgorithmFor(key.Public()))(t), must(x509.ParseCertificate(der))(t)}
 }
 
 func (a *authority) template(t testing.TB) Template {
 	t.Helper()
-	spki, err := x509.MarshalPKIXPublicKey(ecdsaKey(t, elliptic.P256()).Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := NewSerial(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return Template{
-		SerialNumber:       serial,
+		SerialNumber:       NewSerial(),
 		SignatureAlgorithm: a.alg,
 		Issuer:             a.cert.RawSubject,
 		NotBefore:          time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		NotAfter:           time.Date(2026, 3, 1, 12, 10, 0, 0, time.UTC),
-		PublicKey:          spki,
+		PublicKey:          must(x509.MarshalPKIXPublicKey(ecdsaKey(t, elliptic.P256()).Public()))(t),
 		AuthorityKeyID:     a.cert.SubjectKeyId,
 		SAN:                SAN{SANURI, "https://github.com/owner/repo/.github/workflows/release.yml@refs/tags/v1.0.0"},
 		Extensions:         full(),
 	}
 }
 
-// sign returns the certificate, signed.
-func (a *authority) sign(t testing.TB, tbs []byte) []byte {
-	t.Helper()
-	sig, err := a.alg.Sign(rand.Reader, a.key, tbs)
-	if err != nil {
-		t.Fatal(err)
+// full returns extensions with a different text at every arc of the table.
+func full() Extensions {
+	var e Extensions
+	for _, extension := range Table() {
+		e[extension.Arc] = "value of " + extension.Name
 	}
-	return Assemble(tbs, a.alg, sig)
+	return e
 }
 
 func newTBS(t testing.TB, template Template) *TBS {
 	t.Helper()
-	tbs, err := NewTBS(template)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tbs
-}
-
-func parse(t testing.TB, der []byte) *x509.Certificate {
-	t.Helper()
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	return must(NewTBS(template))(t)
 }
 
 var sctList = append([]byte{0, 121, 0, 119}, bytes.Repeat([]byte{0xab}, 119)...)

@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -21,76 +22,50 @@ import (
 // x509TBS is the TBS that crypto/x509 creates from template; last is its last extension, or nil.
 func x509TBS(t *testing.T, ca *authority, template Template, last *pkix.Extension) []byte {
 	t.Helper()
-	key, err := x509.ParsePKIXPublicKey(template.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyID, err := SubjectKeyID(template.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(x509.ParsePKIXPublicKey(template.PublicKey))(t)
 	c := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(template.SerialNumber),
 		NotBefore:    template.NotBefore, NotAfter: template.NotAfter,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		SubjectKeyId: keyID,
+		SubjectKeyId: must(SubjectKeyID(template.PublicKey))(t),
 	}
 	switch template.SAN.Kind {
 	case SANEmail:
 		c.EmailAddresses = []string{template.SAN.Value}
 	case SANURI:
-		uri, err := url.Parse(template.SAN.Value)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.URIs = []*url.URL{uri}
+		c.URIs = []*url.URL{must(url.Parse(template.SAN.Value))(t)}
 	case SANUserName:
 		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: OIDSubjectAltName, Critical: true, Value: otherName(t, template.SAN.Value)})
 	}
 	for extension, text := range template.Extensions.All() {
 		value := []byte(text)
-		if !extension.Raw {
-			if value, err = asn1.MarshalWithParams(text, "utf8"); err != nil {
-				t.Fatal(err)
-			}
+		if !extension.Arc.Raw() {
+			value = must(asn1.MarshalWithParams(text, "utf8"))(t)
 		}
 		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: append(slices.Clone(OIDSigstore), int(extension.Arc)), Value: value})
 	}
 	if last != nil {
 		c.ExtraExtensions = append(c.ExtraExtensions, *last)
 	}
-	der, err := x509.CreateCertificate(rand.Reader, c, ca.cert, key, ca.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return parse(t, der).RawTBSCertificate
+	der := must(x509.CreateCertificate(rand.Reader, c, ca.cert, key, ca.key))(t)
+	return must(x509.ParseCertificate(der))(t).RawTBSCertificate
 }
 
 // otherName encodes the SAN's value with encoding/asn1.
 func otherName(t *testing.T, text string) []byte {
 	t.Helper()
-	name, err := asn1.MarshalWithParams(struct {
+	name := must(asn1.MarshalWithParams(struct {
 		ID    asn1.ObjectIdentifier
 		Value string `asn1:"utf8,explicit,tag:0"`
-	}{OIDUserName, text}, "tag:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := asn1.Marshal([]asn1.RawValue{{FullBytes: name}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
+	}{OIDUserName, text}, "tag:0"))(t)
+	return must(asn1.Marshal([]asn1.RawValue{{FullBytes: name}}))(t)
 }
 
 // TestTBSIsWhatX509Writes: an independent encoder gives the same bytes for each shape.
 func TestTBSIsWhatX509Writes(t *testing.T) {
 	t.Parallel()
-	list, err := asn1.Marshal(sctList)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, key := range []crypto.Signer{ecdsaKey(t, elliptic.P256()), ecdsaKey(t, elliptic.P384()), ecdsaKey(t, elliptic.P521()), rsaKey(t), ed25519Key(t)} {
+	list, rsaKey := must(asn1.Marshal(sctList))(t), must(rsa.GenerateKey(rand.Reader, 2048))(t)
+	for _, key := range []crypto.Signer{ecdsaKey(t, elliptic.P256()), ecdsaKey(t, elliptic.P384()), ecdsaKey(t, elliptic.P521()), rsaKey, ed25519Key(t)} {
 		ca := authorityWith(t, key)
 		for name, change := range map[string]func(*Template){
 			"full":             func(*Template) {},
@@ -102,13 +77,7 @@ func TestTBSIsWhatX509Writes(t *testing.T) {
 			"across 2050":      func(t *Template) { t.NotAfter = time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC) },
 			"another zone":     func(t *Template) { t.NotBefore = t.NotBefore.In(time.FixedZone("", 5*3600+1800)) },
 			"large extensions": func(t *Template) { t.Extensions[BuildConfigURI] = strings.Repeat("x", 70_000) },
-			"RSA leaf": func(template *Template) {
-				spki, err := x509.MarshalPKIXPublicKey(rsaKey(t).Public())
-				if err != nil {
-					t.Fatal(err)
-				}
-				template.PublicKey = spki
-			},
+			"RSA leaf":         func(template *Template) { template.PublicKey = must(x509.MarshalPKIXPublicKey(rsaKey.Public()))(t) },
 		} {
 			t.Run(ca.alg.String()+"/"+name, func(t *testing.T) {
 				t.Parallel()

@@ -3,10 +3,13 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -51,13 +54,13 @@ func (s SAN) Check() error {
 	var err error
 	switch s.Kind {
 	case SANEmail:
-		err = checkIA5(s.Value)
+		err = checkText(s.Value, true)
 	case SANURI:
-		if err = checkIA5(s.Value); err == nil {
+		if err = checkText(s.Value, true); err == nil {
 			err = checkURI(s.Value)
 		}
 	case SANUserName:
-		err = checkText(s.Value)
+		err = checkText(s.Value, false)
 	default:
 		return fmt.Errorf("the subject alternative name has the unknown kind %d", s.Kind)
 	}
@@ -75,26 +78,23 @@ func checkURI(value string) error {
 		// The error of net/url holds the value.
 		return errors.New("does not parse as a URL")
 	}
-	for host, more := uri.Host, uri.Host != ""; more; {
-		var label string
-		label, host, more = strings.Cut(host, ".")
-		if label == "" {
-			return errors.New("has an empty label in its host name")
-		}
-		for i := 0; i < len(label); i++ {
-			if label[i] <= ' ' || label[i] > '~' {
-				return errors.New("has a host name beyond printable ASCII")
-			}
+	unprintable := func(r rune) bool { return r <= ' ' || r > '~' }
+	for label := range strings.SplitSeq(uri.Host, ".") {
+		if uri.Host != "" && (label == "" || strings.ContainsFunc(label, unprintable)) {
+			return errors.New("has a host name with an empty label, or beyond printable ASCII")
 		}
 	}
 	return nil
 }
 
 var (
-	tagOtherName  = asn1.Tag(0).ContextSpecific().Constructed()
-	tagRFC822Name = asn1.Tag(1).ContextSpecific()
-	tagURI        = asn1.Tag(6).ContextSpecific()
+	tagOtherName      = asn1.Tag(0).ContextSpecific().Constructed()
+	tagOtherNameValue = asn1.Tag(0).ContextSpecific().Constructed()
+	tagRFC822Name     = asn1.Tag(1).ContextSpecific()
+	tagURI            = asn1.Tag(6).ContextSpecific()
 )
+
+const userNameOID = sigstoreOID + "\x07"
 
 // appendSAN appends the subjectAltName extension. It is critical because the subject is empty (RFC
 // 5280, section 4.2.1.6). s has passed Check.
@@ -111,42 +111,37 @@ var (
 //
 // The value of sigstore's otherName is a UTF8String.
 func appendSAN(b []byte, s SAN) []byte {
-	const userNameOID = sigstoreOID + "\x07"
-	text := len(s.Value)
-	utf8String := headerLen(text) + text
-	otherName := len(userNameOID) + headerLen(utf8String) + utf8String
-
-	tag, name := tagURI, text
+	text := sizeOf(len(s.Value))
+	otherName := len(userNameOID) + sizeOf(text)
+	names, tag := text, tagURI
 	switch s.Kind {
 	case SANEmail:
 		tag = tagRFC822Name
 	case SANUserName:
-		tag, name = tagOtherName, otherName
+		names = sizeOf(otherName)
 	}
-	names := headerLen(name) + name
-	b = appendExtensionHeader(b, "\x06\x03\x55\x1d\x11", true, headerLen(names)+names)
+	b = appendExtensionHeader(b, "\x06\x03\x55\x1d\x11", true, sizeOf(names))
 	b = appendHeader(b, asn1.SEQUENCE, names)
-	b = appendHeader(b, tag, name)
-	if s.Kind == SANUserName {
-		b = append(b, userNameOID...)
-		b = appendHeader(b, asn1.Tag(0).ContextSpecific().Constructed(), utf8String)
-		b = appendHeader(b, asn1.UTF8String, text)
+	if s.Kind != SANUserName {
+		return appendElement(b, tag, s.Value)
 	}
-	return append(b, s.Value...)
+	b = append(appendHeader(b, tagOtherName, otherName), userNameOID...)
+	return appendElement(appendHeader(b, tagOtherNameValue, text), asn1.UTF8String, s.Value)
 }
 
-// ParseSAN returns the name in the value of a subjectAltName extension. The value must hold exactly
-// one name, of a kind that mayfly issues. ParseSAN is strict: what it accepts encodes again to the
-// same bytes.
-func ParseSAN(der []byte) (SAN, error) {
-	in := cryptobyte.String(der)
+// SANOf returns the one subject alternative name of c, of a kind that mayfly issues. It is strict:
+// what it accepts encodes again to the same bytes.
+func SANOf(c *x509.Certificate) (SAN, error) {
+	// crypto/x509 refuses two extensions with one OID.
+	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(OIDSubjectAltName) })
+	if i < 0 {
+		return SAN{}, errors.New("the certificate has no subjectAltName extension")
+	}
+	in := cryptobyte.String(c.Extensions[i].Value)
 	var names, name cryptobyte.String
 	var tag asn1.Tag
-	if !in.ReadASN1(&names, asn1.SEQUENCE) || !in.Empty() || !names.ReadAnyASN1(&name, &tag) {
-		return SAN{}, errors.New("the subject alternative name is not a DER sequence of at least one name")
-	}
-	if !names.Empty() {
-		return SAN{}, errors.New("the subject alternative name holds more than one name")
+	if !in.ReadASN1(&names, asn1.SEQUENCE) || !in.Empty() || !names.ReadAnyASN1(&name, &tag) || !names.Empty() {
+		return SAN{}, errors.New("the subject alternative name is not a DER sequence of one name")
 	}
 	var s SAN
 	switch tag {
@@ -155,11 +150,12 @@ func ParseSAN(der []byte) (SAN, error) {
 	case tagURI:
 		s = SAN{SANURI, string(name)}
 	case tagOtherName:
-		text, err := parseUserName(name)
-		if err != nil {
-			return SAN{}, err
+		var value, text cryptobyte.String
+		if !bytes.HasPrefix(name, []byte(userNameOID)) || !name.Skip(len(userNameOID)) || !name.ReadASN1(&value, tagOtherNameValue) || !name.Empty() ||
+			!value.ReadASN1(&text, asn1.UTF8String) || !value.Empty() {
+			return SAN{}, fmt.Errorf("the otherName is not one DER UTF8String of the type %s", OIDUserName)
 		}
-		s = SAN{SANUserName, text}
+		s = SAN{SANUserName, string(text)}
 	default:
 		return SAN{}, fmt.Errorf("the subject alternative name has the tag %#x, which is neither rfc822Name, URI nor otherName", uint8(tag))
 	}
@@ -167,37 +163,4 @@ func ParseSAN(der []byte) (SAN, error) {
 		return SAN{}, err
 	}
 	return s, nil
-}
-
-func parseUserName(otherName cryptobyte.String) (string, error) {
-	var typeID, value, text cryptobyte.String
-	if !otherName.ReadASN1Element(&typeID, asn1.OBJECT_IDENTIFIER) ||
-		!otherName.ReadASN1(&value, asn1.Tag(0).ContextSpecific().Constructed()) || !otherName.Empty() {
-		return "", errors.New("the otherName is not an identifier and a value in DER")
-	}
-	if string(typeID) != sigstoreOID+"\x07" {
-		return "", fmt.Errorf("the otherName is not of type %s", OIDUserName)
-	}
-	if !value.ReadASN1(&text, asn1.UTF8String) || !value.Empty() {
-		return "", errors.New("the otherName does not hold one DER UTF8String")
-	}
-	return string(text), nil
-}
-
-// SANOf returns the one subject alternative name of c.
-func SANOf(c *x509.Certificate) (SAN, error) {
-	var der []byte
-	for _, ext := range c.Extensions {
-		if !ext.Id.Equal(OIDSubjectAltName) {
-			continue
-		}
-		if der != nil {
-			return SAN{}, errors.New("the certificate has two subjectAltName extensions")
-		}
-		der = ext.Value
-	}
-	if der == nil {
-		return SAN{}, errors.New("the certificate has no subjectAltName extension")
-	}
-	return ParseSAN(der)
 }

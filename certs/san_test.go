@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -21,12 +20,16 @@ func sanValue(t testing.TB, s SAN) []byte {
 	return exts[0].Value
 }
 
+func parseSAN(der []byte) (SAN, error) {
+	return SANOf(&x509.Certificate{Extensions: []pkix.Extension{{Id: OIDSCTList}, {Id: OIDSubjectAltName, Critical: true, Value: der}}})
+}
+
 func TestSANLengths(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, 100, 110, 120, 126, 127, 128, 240, 255, 256, 65_535, 65_536} {
 		for _, kind := range []SANKind{SANEmail, SANURI, SANUserName} {
 			want := SAN{kind, strings.Repeat("a", n)}
-			if got, err := ParseSAN(sanValue(t, want)); err != nil || got != want {
+			if got, err := parseSAN(sanValue(t, want)); err != nil || got != want {
 				t.Errorf("%v of %d octets came back as %d octets, %v", kind, n, len(got.Value), err)
 			}
 		}
@@ -72,28 +75,28 @@ func TestSANCheck(t *testing.T) {
 	}
 }
 
-func TestParseSANIsStrict(t *testing.T) {
+func TestSANOfIsStrict(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ der, want string }{
-		"nothing":             {"", "not a DER sequence"},
-		"no name":             {"\x30\x00", "not a DER sequence"},
-		"two names":           {"\x30\x06\x81\x01a\x81\x01b", "more than one name"},
-		"trailing":            {"\x30\x03\x81\x01a\x00", "not a DER sequence"},
-		"long-form length":    {"\x30\x81\x03\x81\x01a", "not a DER sequence"},
-		"indefinite length":   {"\x30\x80\x81\x01a\x00\x00", "not a DER sequence"},
+		"nothing":             {"", "one name"},
+		"no name":             {"\x30\x00", "one name"},
+		"two names":           {"\x30\x06\x81\x01a\x81\x01b", "one name"},
+		"trailing":            {"\x30\x03\x81\x01a\x00", "one name"},
+		"long-form length":    {"\x30\x81\x03\x81\x01a", "one name"},
+		"indefinite length":   {"\x30\x80\x81\x01a\x00\x00", "one name"},
 		"DNS name":            {"\x30\x03\x82\x01a", "tag 0x82"},
 		"constructed email":   {"\x30\x03\xa1\x01a", "tag 0xa1"},
 		"primitive otherName": {"\x30\x03\x80\x01a", "tag 0x80"},
 		"empty email":         {"\x30\x02\x81\x00", "is empty"},
-		"another otherName":   {"\x30\x12\xa0\x10\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x14\x02\x03\xa0\x03\x0c\x01a", "DER"},
-		"arc 8 as otherName":  {"\x30\x13\xa0\x11\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x08\xa0\x03\x0c\x01a", "not of type 1.3.6.1.4.1.57264.1.7"},
-		"IA5String inside":    {"\x30\x13\xa0\x11\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07\xa0\x03\x16\x01a", "one DER UTF8String"},
-		"two strings inside":  {"\x30\x16\xa0\x14\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07\xa0\x06\x0c\x01a\x0c\x01a", "one DER UTF8String"},
-		"value missing":       {"\x30\x0e\xa0\x0c\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07", "identifier and a value"},
+		"another otherName":   {"\x30\x13\xa0\x11\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x14\x02\x03\xa0\x03\x0c\x01a", "otherName"},
+		"arc 8 as otherName":  {"\x30\x13\xa0\x11\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x08\xa0\x03\x0c\x01a", "otherName"},
+		"IA5String inside":    {"\x30\x13\xa0\x11\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07\xa0\x03\x16\x01a", "otherName"},
+		"two strings inside":  {"\x30\x16\xa0\x14\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07\xa0\x06\x0c\x01a\x0c\x01a", "otherName"},
+		"value missing":       {"\x30\x0e\xa0\x0c\x06\x0a\x2b\x06\x01\x04\x01\x83\xbf\x30\x01\x07", "otherName"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := ParseSAN([]byte(test.der))
+			got, err := parseSAN([]byte(test.der))
 			checkError(t, err, test.want)
 			if got != (SAN{}) {
 				t.Errorf("returns %v beside the error", got)
@@ -102,28 +105,14 @@ func TestParseSANIsStrict(t *testing.T) {
 	}
 }
 
-func TestSANOf(t *testing.T) {
-	t.Parallel()
-	san := SAN{SANEmail, "a@b.cd"}
-	ext := pkix.Extension{Id: OIDSubjectAltName, Critical: true, Value: sanValue(t, san)}
-	other := pkix.Extension{Id: slices.Clone(OIDSCTList)}
-	if got, err := SANOf(&x509.Certificate{Extensions: []pkix.Extension{other, ext}}); err != nil || got != san {
-		t.Errorf("SANOf = %v, %v", got, err)
-	}
-	_, err := SANOf(&x509.Certificate{Extensions: []pkix.Extension{other}})
-	checkError(t, err, "no subjectAltName")
-	_, err = SANOf(&x509.Certificate{Extensions: []pkix.Extension{ext, ext}})
-	checkError(t, err, "two subjectAltName")
-}
-
-// FuzzParseSAN: what parses encodes again to the same bytes.
-func FuzzParseSAN(f *testing.F) {
+// FuzzSANOf: what parses encodes again to the same bytes.
+func FuzzSANOf(f *testing.F) {
 	for _, san := range []SAN{{SANEmail, "a@b.cd"}, {SANURI, "https://a.example/b"}, {SANUserName, "é!b.c"}} {
 		f.Add(sanValue(f, san))
 	}
 	f.Add([]byte("\x30\x06\x81\x01a\x81\x01b"))
 	f.Fuzz(func(t *testing.T, der []byte) {
-		san, err := ParseSAN(der)
+		san, err := parseSAN(der)
 		if err != nil {
 			return
 		}
@@ -136,31 +125,31 @@ func FuzzParseSAN(f *testing.F) {
 	})
 }
 
-// FuzzSAN: what Check accepts reads back the same, and crypto/x509 parses the certificate that
-// holds it.
-func FuzzSAN(f *testing.F) {
-	f.Add(uint8(1), "a@b.cd")
-	f.Add(uint8(2), "https://a.example:8443/b%20c?d#e")
-	f.Add(uint8(2), "https://[::1%25eth0]:1/")
-	f.Add(uint8(3), "é!b.c")
+// FuzzTBS: what Check accepts reads back the same from a certificate that crypto/x509 parses.
+func FuzzTBS(f *testing.F) {
+	f.Add(uint8(1), "a@b.cd", "push", uint8(24), "subject")
+	f.Add(uint8(2), "https://a.example:8443/b%20c?d#e", "", uint8(7), "a\nb")
+	f.Add(uint8(2), "https://[::1%25eth0]:1/", "Grüße", uint8(9), strings.Repeat("x", 300))
+	f.Add(uint8(3), "é!b.c", "", uint8(0), "")
 	ca := newAuthority(f)
 	template := ca.template(f)
-	f.Fuzz(func(t *testing.T, kind uint8, value string) {
+	f.Fuzz(func(t *testing.T, kind uint8, value, raw string, arc uint8, text string) {
 		template := template
-		template.SAN = SAN{SANKind(kind), value}
+		template.SAN, template.Extensions = SAN{SANKind(kind), value}, Extensions{GithubWorkflowName: raw}
+		template.Extensions[int(arc)%len(template.Extensions)] = text
 		tbs, err := NewTBS(template)
-		if refused := template.SAN.Check() != nil; refused != (err != nil) {
+		if refused := template.SAN.Check() != nil || template.Extensions.Check() != nil; refused != (err != nil) {
 			t.Fatalf("Check refuses: %v; NewTBS: %v", refused, err)
 		}
 		if err != nil {
 			return
 		}
-		c, err := x509.ParseCertificate(Assemble(tbs.Logged(), template.SignatureAlgorithm, nil))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := must(x509.ParseCertificate(Assemble(tbs.Logged(), template.SignatureAlgorithm, nil)))(t)
 		if got, err := SANOf(c); err != nil || got != template.SAN {
 			t.Fatalf("%q came back as %q, %v", template.SAN, got, err)
+		}
+		if got, err := ParseExtensions(c.Extensions); err != nil || got != template.Extensions {
+			t.Fatalf("%q came back as %q, %v", template.Extensions, got, err)
 		}
 	})
 }

@@ -3,10 +3,10 @@
 package certs
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -17,31 +17,19 @@ import (
 // 4.1.2.2, allows. With the top bit clear a serial number has 159 bits.
 const SerialNumberSize = 20
 
-// NewSerial returns a serial number of SerialNumberSize octets, read from rand. The top bit is
-// clear and the first octet is not zero, so that its DER always has the same length.
-func NewSerial(rand io.Reader) ([]byte, error) {
+// NewSerial returns a random serial number of SerialNumberSize octets. The top bit is clear and the
+// first octet is not zero, so that its DER always has the same length.
+func NewSerial() []byte {
 	serial := make([]byte, SerialNumberSize)
-	if _, err := io.ReadFull(rand, serial); err != nil {
-		return nil, fmt.Errorf("reading random bytes: %w", err)
-	}
-	// One first octet in 128 is read again. The limit keeps a source of zeros from blocking the
-	// caller forever.
-	for range 32 {
-		serial[0] &= 0x7f
-		if serial[0] != 0 {
-			return serial, nil
-		}
-		if _, err := io.ReadFull(rand, serial[:1]); err != nil {
-			return nil, fmt.Errorf("reading random bytes: %w", err)
-		}
-	}
-	return nil, errors.New("the source of random bytes gives only zeros")
+	_, _ = rand.Read(serial) // it never returns an error
+	serial[0] = max(serial[0]&0x7f, 1)
+	return serial
 }
 
 // Template holds everything that differs between two certificates.
 type Template struct {
 	// SerialNumber is a positive integer, big-endian, of exactly SerialNumberSize octets. Its first
-	// octet is from 0x01 to 0x7f. NewSerial returns one.
+	// octet is from 0x01 to 0x7f.
 	SerialNumber []byte
 	// SignatureAlgorithm is the issuing CA's.
 	SignatureAlgorithm SignatureAlgorithm
@@ -95,16 +83,22 @@ func NewTBS(template Template) (*TBS, error) {
 	head := make([]byte, 0, len(version)+serialHeader+SerialNumberSize+len(t.SignatureAlgorithm.identifier)+
 		len(t.Issuer)+validity+len(emptySubject)+len(t.PublicKey))
 	head = append(head, version...)
-	head = append(appendHeader(head, asn1.INTEGER, SerialNumberSize), t.SerialNumber...)
+	head = appendElement(head, asn1.INTEGER, t.SerialNumber)
 	head = append(head, t.SignatureAlgorithm.identifier...)
 	head = append(head, t.Issuer...)
 	head = appendValidity(head, t.NotBefore.UTC(), t.NotAfter.UTC())
 	head = append(head, emptySubject...)
 	head = append(head, t.PublicKey...)
 
-	const standard = 128 // the five standard extensions without the SAN's value, and some
-	extensions := make([]byte, 0, standard+len(t.AuthorityKeyID)+len(t.SAN.Value)+t.Extensions.size())
-	extensions = append(extensions, keyUsage...)
+	// The five standard extensions without the SAN's value have fewer than 128 octets, and each of
+	// sigstore's has at most 24 around a text below 64 KiB.
+	size := 128 + len(t.AuthorityKeyID) + len(t.SAN.Value)
+	for _, text := range t.Extensions {
+		if text != "" {
+			size += 24 + len(text)
+		}
+	}
+	extensions := append(make([]byte, 0, size), keyUsage...)
 	extensions = append(extensions, extKeyUsage...)
 	extensions = appendKeyIDs(extensions, subjectKeyID, t.AuthorityKeyID)
 	extensions = appendSAN(extensions, t.SAN)
@@ -160,34 +154,21 @@ func (t *Template) check() (subjectKeyID []byte, err error) {
 	return SubjectKeyID(t.PublicKey)
 }
 
-// appendValidity appends both dates, UTC.
+// appendValidity appends both dates, UTC: a UTCTime until 2049 and a GeneralizedTime from 2050 on
+// (RFC 5280, section 4.1.2.5).
 //
 //	Validity ::= SEQUENCE { notBefore Time, notAfter Time }
 //	Time ::= CHOICE { utcTime UTCTime, generalTime GeneralizedTime }
-func appendValidity(b []byte, notBefore, notAfter time.Time) []byte {
-	b = appendHeader(b, asn1.SEQUENCE, timeLen(notBefore)+timeLen(notAfter))
-	return appendTime(appendTime(b, notBefore), notAfter)
-}
-
-const (
-	utcTimeLayout         = "060102150405Z"
-	generalizedTimeLayout = "20060102150405Z"
-)
-
-func timeLen(t time.Time) int {
-	if t.Year() < 2050 {
-		return headerLen(0) + len(utcTimeLayout)
+func appendValidity(b []byte, dates ...time.Time) []byte {
+	contents := make([]byte, 0, 2*17)
+	for _, date := range dates {
+		tag, layout := asn1.UTCTime, "060102150405Z"
+		if date.Year() >= 2050 {
+			tag, layout = asn1.GeneralizedTime, "20060102150405Z"
+		}
+		contents = date.AppendFormat(appendHeader(contents, tag, len(layout)), layout)
 	}
-	return headerLen(0) + len(generalizedTimeLayout)
-}
-
-// appendTime appends a UTCTime until 2049 and a GeneralizedTime from 2050 on (RFC 5280, section
-// 4.1.2.5).
-func appendTime(b []byte, t time.Time) []byte {
-	if t.Year() < 2050 {
-		return t.AppendFormat(appendHeader(b, asn1.UTCTime, len(utcTimeLayout)), utcTimeLayout)
-	}
-	return t.AppendFormat(appendHeader(b, asn1.GeneralizedTime, len(generalizedTimeLayout)), generalizedTimeLayout)
+	return appendElement(b, asn1.SEQUENCE, contents)
 }
 
 // appendKeyIDs appends the extensions of RFC 5280, sections 4.2.1.2 and 4.2.1.1. The authority key
@@ -197,13 +178,12 @@ func appendTime(b []byte, t time.Time) []byte {
 //	KeyIdentifier ::= OCTET STRING
 //	AuthorityKeyIdentifier ::= SEQUENCE { keyIdentifier [0] IMPLICIT KeyIdentifier OPTIONAL, … }
 func appendKeyIDs(b []byte, subject, authority []byte) []byte {
-	b = appendExtensionHeader(b, "\x06\x03\x55\x1d\x0e", false, headerLen(len(subject))+len(subject))
-	b = append(appendHeader(b, asn1.OCTET_STRING, len(subject)), subject...)
-
-	keyID := headerLen(len(authority)) + len(authority)
-	b = appendExtensionHeader(b, "\x06\x03\x55\x1d\x23", false, headerLen(keyID)+keyID)
+	b = appendExtensionHeader(b, "\x06\x03\x55\x1d\x0e", false, sizeOf(len(subject)))
+	b = appendElement(b, asn1.OCTET_STRING, subject)
+	keyID := sizeOf(len(authority))
+	b = appendExtensionHeader(b, "\x06\x03\x55\x1d\x23", false, sizeOf(keyID))
 	b = appendHeader(b, asn1.SEQUENCE, keyID)
-	return append(appendHeader(b, asn1.Tag(0).ContextSpecific(), len(authority)), authority...)
+	return appendElement(b, asn1.Tag(0).ContextSpecific(), authority)
 }
 
 // Precertificate returns the TBSCertificate, DER, with the poison as its last extension.
@@ -221,21 +201,18 @@ func (t *TBS) Certificate(sctList []byte) []byte {
 	if len(sctList) == 0 {
 		return t.splice(nil)
 	}
-	octets := headerLen(len(sctList)) + len(sctList)
-	last := make([]byte, 0, len(sctList)+40)
-	last = appendExtensionHeader(last, sctListOID, false, octets)
-	last = append(appendHeader(last, asn1.OCTET_STRING, len(sctList)), sctList...)
-	return t.splice(last)
+	last := appendExtensionHeader(make([]byte, 0, len(sctList)+40), sctListOID, false, sizeOf(len(sctList)))
+	return t.splice(appendElement(last, asn1.OCTET_STRING, sctList))
 }
 
 // splice appends last to the other extensions, and puts the lengths of the three enclosing elements
 // before them.
 func (t *TBS) splice(last []byte) []byte {
 	list := len(t.extensions) + len(last)
-	explicit := headerLen(list) + list
-	content := len(t.head) + headerLen(explicit) + explicit
+	explicit := sizeOf(list)
+	content := len(t.head) + sizeOf(explicit)
 
-	b := make([]byte, 0, headerLen(content)+content)
+	b := make([]byte, 0, sizeOf(content))
 	b = append(appendHeader(b, asn1.SEQUENCE, content), t.head...)
 	b = appendHeader(b, asn1.Tag(3).ContextSpecific().Constructed(), explicit)
 	b = append(appendHeader(b, asn1.SEQUENCE, list), t.extensions...)
@@ -252,9 +229,9 @@ func (t *TBS) splice(last []byte) []byte {
 func Assemble(tbs []byte, alg SignatureAlgorithm, sig []byte) []byte {
 	const unusedBits = "\x00"
 	bits := len(unusedBits) + len(sig)
-	content := len(tbs) + len(alg.identifier) + headerLen(bits) + bits
+	content := len(tbs) + len(alg.identifier) + sizeOf(bits)
 
-	b := make([]byte, 0, headerLen(content)+content)
+	b := make([]byte, 0, sizeOf(content))
 	b = append(appendHeader(b, asn1.SEQUENCE, content), tbs...)
 	b = append(b, alg.identifier...)
 	b = append(appendHeader(b, asn1.BIT_STRING, bits), unusedBits...)

@@ -4,6 +4,7 @@ package certs
 
 import (
 	"bytes"
+	"encoding/hex"
 	"slices"
 	"testing"
 	"time"
@@ -76,6 +77,40 @@ func TestNewTBSRefuses(t *testing.T) {
 				t.Error("returns a TBS beside the error")
 			}
 		})
+	}
+}
+
+func TestNewSerial(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for range 1000 {
+		serial := NewSerial()
+		if len(serial) != SerialNumberSize || serial[0] == 0 || serial[0] > 0x7f || seen[string(serial)] {
+			t.Fatalf("serial number %x", serial)
+		}
+		seen[string(serial)] = true
+	}
+}
+
+func TestSubjectKeyID(t *testing.T) {
+	t.Parallel()
+	// The key is from RFC 8032, section 7.1, test 1; the hash is from openssl sha256 over its 32
+	// octets.
+	spki := must(hex.DecodeString("302a300506032b6570032100" + "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))(t)
+	if got := must(SubjectKeyID(spki))(t); hex.EncodeToString(got) != "21fe31dfa154a261626bf854046fd2271b7bed4b" {
+		t.Errorf("SubjectKeyID = %x", got)
+	}
+	for name, der := range map[string]string{
+		"no key":      "\x30\x02\x30\x00",
+		"empty key":   "\x30\x05\x30\x00\x03\x01\x00",
+		"no bits":     "\x30\x04\x30\x00\x03\x00",
+		"unused bits": "\x30\x06\x30\x00\x03\x02\x01\x00",
+		"more inside": "\x30\x08\x30\x00\x03\x02\x00\x01\x05\x00",
+		"trailing":    "\x30\x06\x30\x00\x03\x02\x00\x01\x00",
+	} {
+		if got, err := SubjectKeyID([]byte(der)); err == nil {
+			t.Errorf("%s: SubjectKeyID = %x", name, got)
+		}
 	}
 }
 

@@ -144,10 +144,6 @@ func newTemplate(planned PlannedCertificate, key crypto.PublicKey, end time.Time
 	if !end.After(begin) {
 		return nil, fmt.Errorf("it would end at %s, which is not after its beginning at %s", stamp(end), stamp(begin))
 	}
-	serial, err := certs.NewSerial(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("drawing serial number: %w", err)
-	}
 	spki, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("marshalling public key: %w", err)
@@ -157,7 +153,7 @@ func newTemplate(planned PlannedCertificate, key crypto.PublicKey, end time.Time
 		return nil, fmt.Errorf("computing subject key identifier: %w", err)
 	}
 	return &x509.Certificate{
-		SerialNumber:          new(big.Int).SetBytes(serial),
+		SerialNumber:          new(big.Int).SetBytes(certs.NewSerial()),
 		Subject:               planned.Subject.name(),
 		NotBefore:             begin,
 		NotAfter:              end,

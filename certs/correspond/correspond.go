@@ -15,12 +15,11 @@ import (
 )
 
 const (
-	// The poison: 1.3.6.1.4.1.11129.2.4.3, critical, NULL (RFC 6962, section 3.1). It has one
-	// encoding.
-	poison = "\x30\x13\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03\x01\x01\xff\x04\x02\x05\x00"
-	// 1.3.6.1.4.1.11129.2.4.2 and .3 (sections 3.3 and 3.1).
-	sctListOID = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02"
+	// 1.3.6.1.4.1.11129.2.4.3 and .2 (RFC 6962, sections 3.1 and 3.3).
 	poisonOID  = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03"
+	sctListOID = "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02"
+	// The poison, critical, NULL. It has one encoding.
+	poison = "\x30\x13" + poisonOID + "\x01\x01\xff\x04\x02\x05\x00"
 )
 
 // Check returns nil if and only if certificate corresponds to precertificate (RFC 6962, section
@@ -30,11 +29,11 @@ const (
 // poison is removed from the precertificate and exactly one SCT list from the certificate. The
 // other extensions must be equal and in the same order. The error names the first difference.
 func Check(precertificate, certificate []byte) error {
-	preFields, preExtensions, err := split(precertificate)
+	preFields, preExtensions, poisons, err := split(precertificate, poisonOID, sctListOID)
 	if err != nil {
 		return fmt.Errorf("parsing the precertificate: %w", err)
 	}
-	fields, extensions, err := split(certificate)
+	fields, extensions, lists, err := split(certificate, sctListOID, poisonOID)
 	if err != nil {
 		return fmt.Errorf("parsing the certificate: %w", err)
 	}
@@ -43,16 +42,11 @@ func Check(precertificate, certificate []byte) error {
 			return fmt.Errorf("the %s of precertificate and certificate differ", name)
 		}
 	}
-	preExtensions, poisons := without(preExtensions, poisonOID)
-	extensions, lists := without(extensions, sctListOID)
 	if len(poisons) != 1 || string(poisons[0]) != poison {
 		return fmt.Errorf("the precertificate has not one critical poison with the value NULL, but %x", poisons)
 	}
-	if len(lists) != 1 {
-		return fmt.Errorf("the certificate has %d SCT lists instead of one", len(lists))
-	}
-	if err := checkSCTList(lists[0]); err != nil {
-		return fmt.Errorf("the certificate's SCT list: %w", err)
+	if len(lists) != 1 || !isSCTList(lists[0]) {
+		return fmt.Errorf("the certificate has not one uncritical SCT list in an OCTET STRING, but %x", lists)
 	}
 	if len(preExtensions) != len(extensions) {
 		return fmt.Errorf("the precertificate has %d extensions beside the poison, the certificate %d beside the SCT list", len(preExtensions), len(extensions))
@@ -61,14 +55,12 @@ func Check(precertificate, certificate []byte) error {
 		if !bytes.Equal(preExtensions[i], extensions[i]) {
 			return fmt.Errorf("extension %d of precertificate and certificate differ", i+1)
 		}
-		if id := identifier(extensions[i]); string(id) == poisonOID || string(id) == sctListOID {
-			return errors.New("the other one of poison and SCT list is present too")
-		}
 	}
 	return nil
 }
 
-// split returns the fields before the extensions, and the extensions; each is a whole DER element.
+// split returns the fields before the extensions, the extensions with the OID last, and the others;
+// each is a whole DER element.
 //
 //	TBSCertificate  ::=  SEQUENCE  {
 //	     version         [0]  EXPLICIT Version DEFAULT v1,
@@ -81,9 +73,9 @@ func Check(precertificate, certificate []byte) error {
 //	     extensions      [3]  EXPLICIT Extensions OPTIONAL }
 //	Extensions  ::=  SEQUENCE SIZE (1..MAX) OF Extension
 //
-// Unique identifiers before the extensions, which conforming CAs must not generate (RFC 5280,
-// section 4.1.2.8), are an error.
-func split(tbs []byte) (fields [7]cryptobyte.String, extensions []cryptobyte.String, err error) {
+// An extension with the OID never is an error, and so are unique identifiers before the extensions,
+// which conforming CAs must not generate (RFC 5280, section 4.1.2.8).
+func split(tbs []byte, last, never string) (fields [7]cryptobyte.String, others, lasts []cryptobyte.String, err error) {
 	in := cryptobyte.String(tbs)
 	var content, explicit, list cryptobyte.String
 	ok := in.ReadASN1(&content, asn1.SEQUENCE) && in.Empty()
@@ -94,57 +86,29 @@ func split(tbs []byte) (fields [7]cryptobyte.String, extensions []cryptobyte.Str
 		content.ReadASN1(&explicit, asn1.Tag(3).ContextSpecific().Constructed()) && content.Empty() &&
 		explicit.ReadASN1(&list, asn1.SEQUENCE) && explicit.Empty()
 	for ok && !list.Empty() {
-		var extension cryptobyte.String
-		ok = list.ReadASN1Element(&extension, asn1.SEQUENCE)
-		extensions = append(extensions, extension)
+		var extension, inside, id cryptobyte.String
+		if ok = list.ReadASN1Element(&extension, asn1.SEQUENCE); !ok {
+			break
+		}
+		rest := extension
+		ok = rest.ReadASN1(&inside, asn1.SEQUENCE) && inside.ReadASN1Element(&id, asn1.OBJECT_IDENTIFIER) && string(id) != never
+		if string(id) == last {
+			lasts = append(lasts, extension)
+		} else {
+			others = append(others, extension)
+		}
 	}
 	if !ok {
-		return fields, nil, errors.New("it is not a TBSCertificate of version 3 with extensions, in DER")
+		err = errors.New("it is not a TBSCertificate of version 3 with extensions, and with only one of poison and SCT list, in DER")
 	}
-	return fields, extensions, nil
+	return fields, others, lasts, err
 }
 
-// identifier returns the OBJECT IDENTIFIER of an extension, the whole element; nil if there is
-// none.
-func identifier(extension cryptobyte.String) (id cryptobyte.String) {
-	if extension.ReadASN1(&extension, asn1.SEQUENCE) {
-		extension.ReadASN1Element(&id, asn1.OBJECT_IDENTIFIER)
-	}
-	return id
-}
-
-// without returns extensions without those that have the identifier oid, and the latter.
-func without(extensions []cryptobyte.String, oid string) (rest, removed []cryptobyte.String) {
-	rest = make([]cryptobyte.String, 0, len(extensions))
-	for _, e := range extensions {
-		if string(identifier(e)) == oid {
-			removed = append(removed, e)
-		} else {
-			rest = append(rest, e)
-		}
-	}
-	return rest, removed
-}
-
-// checkSCTList applies RFC 6962, section 3.3: the extension is not critical, and its value is a
-// nested OCTET STRING that holds a SignedCertificateTimestampList:
-//
-//	opaque SerializedSCT<1..2^16-1>;
-//	struct { SerializedSCT sct_list <1..2^16-1>; } SignedCertificateTimestampList;
-func checkSCTList(extension cryptobyte.String) error {
-	var content, value, octets, list, sct cryptobyte.String
-	if !extension.ReadASN1(&content, asn1.SEQUENCE) || !content.SkipASN1(asn1.OBJECT_IDENTIFIER) ||
-		!content.ReadASN1(&value, asn1.OCTET_STRING) || !content.Empty() ||
-		!value.ReadASN1(&octets, asn1.OCTET_STRING) || !value.Empty() {
-		return errors.New("it is not an uncritical OCTET STRING")
-	}
-	if !octets.ReadUint16LengthPrefixed(&list) || !octets.Empty() || list.Empty() {
-		return errors.New("it is not one list of at least one SCT")
-	}
-	for !list.Empty() {
-		if !list.ReadUint16LengthPrefixed(&sct) || sct.Empty() {
-			return errors.New("it holds something that is not an SCT")
-		}
-	}
-	return nil
+// isSCTList reports whether extension, which has the OID of an SCT list, is not critical and holds a
+// list in a nested OCTET STRING (RFC 6962, section 3.3).
+func isSCTList(extension cryptobyte.String) bool {
+	var content, value, list cryptobyte.String
+	return extension.ReadASN1(&content, asn1.SEQUENCE) && content.SkipASN1(asn1.OBJECT_IDENTIFIER) &&
+		content.ReadASN1(&value, asn1.OCTET_STRING) && content.Empty() &&
+		value.ReadASN1(&list, asn1.OCTET_STRING) && value.Empty() && !list.Empty()
 }

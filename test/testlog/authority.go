@@ -84,7 +84,7 @@ func (a *Authority) DraftFor(tb testing.TB, san certs.SAN, issuer string) *Draft
 	extensions[certs.IssuerV1], extensions[certs.IssuerV2] = issuer, issuer
 	notBefore := a.now().Truncate(time.Second)
 	tbs := must(certs.NewTBS(certs.Template{
-		SerialNumber: must(certs.NewSerial(rand.Reader))(tb), SignatureAlgorithm: must(certs.SignatureAlgorithmFor(a.key.Public()))(tb),
+		SerialNumber: certs.NewSerial(), SignatureAlgorithm: must(certs.SignatureAlgorithmFor(a.key.Public()))(tb),
 		Issuer: a.Intermediate.RawSubject, NotBefore: notBefore, NotAfter: notBefore.Add(10 * time.Minute),
 		PublicKey: must(x509.MarshalPKIXPublicKey(a.leafKey.Public()))(tb), AuthorityKeyID: a.Intermediate.SubjectKeyId,
 		SAN: san, Extensions: extensions,
