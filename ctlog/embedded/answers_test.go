@@ -140,7 +140,7 @@ func TestDamageEndsAnAnswer(t *testing.T) {
 		}
 		at += leaf.size
 	}
-	flip(t, filepath.Join(cfg.Dir, dataTilePath(0, 20)), at+9) // the type of entry 7
+	flip(t, filepath.Join(cfg.Dir, "tile/data/000.p/20"), at+9) // the type of entry 7
 	url := serve(t, l)
 	for _, test := range []struct {
 		path    string

@@ -136,23 +136,24 @@ type noteSigner struct {
 }
 
 // Sign returns the RFC6962NoteSignature of a checkpoint's text, if the log admits it.
-func (s noteSigner) Sign(text []byte) ([]byte, error) {
+func (s noteSigner) Sign(text []byte) (signature []byte, err error) {
 	head, err := parseText(text, s.origin)
+	var timestamp uint64
+	if err == nil {
+		timestamp, err = s.log.admitCheckpoint(head)
+	}
+	var message []byte
+	if err == nil {
+		message, err = ct.SerializeSTHSignatureInput(head.signed(timestamp, ct.DigitallySigned{}))
+	}
+	if err == nil {
+		signature, err = s.log.key.sign(message)
+	}
+	if err == nil {
+		signature, err = digitallySigned(signature)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
-	timestamp, err := s.log.admitCheckpoint(head)
-	if err != nil {
-		return nil, fmt.Errorf("signing checkpoint: %w", err)
-	}
-	message, err := ct.SerializeSTHSignatureInput(head.signed(timestamp, ct.DigitallySigned{}))
-	if err != nil {
-		return nil, fmt.Errorf("signing checkpoint: %w", err)
-	}
-	signature, err := s.log.key.sign(message)
-	if err != nil {
-		return nil, fmt.Errorf("signing checkpoint: %w", err)
-	}
-	signed, err := digitallySigned(signature)
-	return append(binary.BigEndian.AppendUint64(nil, timestamp), signed...), err
+	return append(binary.BigEndian.AppendUint64(nil, timestamp), signature...), nil
 }

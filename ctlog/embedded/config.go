@@ -21,8 +21,8 @@ import (
 // Config is a static-ct-api log in this process. `mayfly ctlog init` creates the key, the directory
 // and the guard.
 //
-// The same value serves Open, Inspect, Fsck and OpenReader. The fields with tags are
-// keys of `ct.logs[].embedded`.
+// The same value serves Open, Inspect, Check, Fsck and Search. The fields with tags are keys of
+// `ct.logs[].embedded`.
 type Config struct {
 	// Name is part of the log's path, /ctlog/NAME/. Letters, digits, dots, hyphens and underscores;
 	// no other embedded log may have it.
@@ -47,9 +47,6 @@ type Config struct {
 	// Open reads SubmitToken and not this file.
 	Submit *Submit `key:"submit"`
 
-	// MaxPending bounds the entries that wait to be stored; zero for 4096.
-	MaxPending int
-
 	// SubmitToken is the bearer token that submitters over HTTP must send, at least 16 bytes;
 	// an empty one turns submission over HTTP off.
 	SubmitToken []byte
@@ -57,17 +54,13 @@ type Config struct {
 	// none. The log calls it for each submission.
 	Roots func() []*x509.Certificate
 
-	// Now is the clock of SCTs and tree heads; nil for time.Now.
-	Now func() time.Time
-	// Logger receives refusals and failures; nil for none.
-	Logger *slog.Logger
-	// Registerer registers the metrics mayfly_ctlog_…; nil for none. Several logs may share
-	// one.
-	Registerer prometheus.Registerer
+	Now        func() time.Time      // the clock of SCTs and tree heads; nil for time.Now
+	Logger     *slog.Logger          // receives refusals and failures; nil for none
+	Registerer prometheus.Registerer // of the metrics mayfly_ctlog_…; nil for none; several logs may share one
 
-	// reserve is minFree, and maxPending is defaultMaxPending, except in tests.
-	reserve    uint64
-	maxPending int
+	// Tests change these: minFree, defaultSpareFiles, defaultMaxPending.
+	reserve, spareFiles uint64
+	maxPending          int
 }
 
 // Submit is `submit`.
@@ -96,6 +89,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, time.Second)
 	cfg.maxPending = cmp.Or(cfg.maxPending, defaultMaxPending)
 	cfg.reserve = cmp.Or(cfg.reserve, minFree)
+	cfg.spareFiles = cmp.Or(cfg.spareFiles, defaultSpareFiles)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -108,8 +102,8 @@ func (cfg Config) withDefaults() Config {
 
 const nameCharacters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
-// CheckSettings validates cfg, and reads no file but to resolve paths. Package config validates the
-// times. Errors have key paths such as ["dir"].
+// CheckSettings validates what package config does not know, and reads no file but to resolve paths.
+// Errors have key paths such as ["guard"].
 func CheckSettings(cfg Config) error {
 	var errs []error
 	mistake := func(key, format string, args ...any) {
@@ -121,26 +115,14 @@ func CheckSettings(cfg Config) error {
 	if o := cfg.Origin; len(o) > 255 || strings.Trim(o, nameCharacters+"/:[]~%") != "" || strings.Trim(o, "/") != o || strings.Contains(o, "://") || o == "" {
 		mistake("origin", "%.100q is no origin; it is the submission prefix without scheme and trailing slash, at most 255 characters, such as log.example/2026", o)
 	}
-	for _, it := range cfg.paths() {
-		if it.path == "" {
-			mistake(it.key, "the path of the log's %s is missing", it.key)
-		}
-	}
-	if cfg.Dir != "" && cfg.Guard != "" {
-		inside, err := filepath.Rel(resolve(cfg.Dir), resolve(cfg.Guard))
-		if err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
-			mistake("guard", "%s is inside the log's directory %s; a backup of the directory would bring back the guard too, so put it elsewhere", cfg.Guard, cfg.Dir)
-		}
+	inside, err := filepath.Rel(resolve(cfg.Dir), resolve(cfg.Guard))
+	if err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
+		mistake("guard", "%s is inside the log's directory %s; a backup of the directory would bring back the guard too, so put it elsewhere", cfg.Guard, cfg.Dir)
 	}
 	if n := len(cfg.SubmitToken); n > 0 && n < minSubmitToken {
 		mistake("submit.token_file", "the token has %d bytes; it needs at least %d, such as from openssl rand -hex 32", n, minSubmitToken)
 	}
 	return errors.Join(errs...)
-}
-
-// paths returns the paths of a log with their keys.
-func (cfg Config) paths() []struct{ key, path string } {
-	return []struct{ key, path string }{{"dir", cfg.Dir}, {"guard", cfg.Guard}, {"key", cfg.Key}}
 }
 
 // resolve follows the symbolic links in the existing part of path.

@@ -95,26 +95,41 @@ func (d directory) checkpoint(v noteVerifier, known *checkpoint) (c *checkpoint,
 	return c, nil
 }
 
-// width returns how many hashes a tile has in a tree of the given size (static-ct-api,
+// tile names a tile of hashes, or of entries, which has level 0.
+type tile struct {
+	data         bool
+	level, index uint64
+}
+
+// path returns the tile's name (static-ct-api); partial is 0 for a full tile.
+func (t tile) path(partial uint8) string {
+	if t.data {
+		return "tile/data/" + layout.NWithSuffix(0, t.index, partial)
+	}
+	return layout.TilePath(t.level, t.index, partial)
+}
+
+// width returns how many hashes or entries a tile has in a tree of the given size (static-ct-api,
 // section "Partial Tiles").
-func width(level, index, size uint64) int {
-	atLevel := size >> (layout.TileHeight * level)
-	if first := index * tileWidth; first < atLevel {
+func (t tile) width(size uint64) int {
+	atLevel := size >> (layout.TileHeight * t.level)
+	if first := t.index * tileWidth; first < atLevel {
 		return int(min(atLevel-first, tileWidth))
 	}
 	return 0
 }
 
 // open opens a tile of the tree of the given size: the file with the tile's exact width, or the full
-// one once the tile is full. Beyond the tree it returns fs.ErrNotExist.
-func (d directory) open(path func(partial uint8) string, wide int) (*os.File, error) {
+// one once the tile is full. It may have more than the tree. Beyond the tree it returns fs.ErrNotExist.
+func (d directory) open(t tile, size uint64) (*os.File, error) {
+	wide := t.width(size)
 	if wide == 0 {
 		return nil, fs.ErrNotExist
 	}
-	exact := path(uint8(wide % tileWidth))
+	exact := t.path(uint8(wide % tileWidth))
 	file, err := os.Open(filepath.Join(d.path, exact))
 	if errors.Is(err, fs.ErrNotExist) && wide < tileWidth {
-		file, err = os.Open(filepath.Join(d.path, path(0)))
+		file, err = os.Open(filepath.Join(d.path, t.path(0)))
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s is missing", errDamaged, exact)
@@ -125,16 +140,15 @@ func (d directory) open(path func(partial uint8) string, wide int) (*os.File, er
 	return file, nil
 }
 
-// hashTile returns the hashes of a tile, exactly as many as it has in a tree of the given
-// size. Beyond the tree it returns fs.ErrNotExist.
-func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
-	length := width(level, index, size) * hashSize
-	file, err := d.open(func(partial uint8) string { return layout.TilePath(level, index, partial) }, length/hashSize)
+// hashTile returns the hashes of a tile, exactly as many as it has in a tree of the given size.
+func (d directory) hashTile(t tile, size uint64) ([]byte, error) {
+	file, err := d.open(t, size)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
 	content, err := io.ReadAll(io.LimitReader(file, tileWidth*hashSize+1))
+	length := t.width(size) * hashSize
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading tile: %w", err)
@@ -145,24 +159,13 @@ func (d directory) hashTile(level, index, size uint64) ([]byte, error) {
 	}
 }
 
-// dataTilePath returns the path of a tile's entries (static-ct-api, section "Log entries").
-func dataTilePath(index uint64, partial uint8) string {
-	return "tile/data/" + layout.NWithSuffix(0, index, partial)
-}
-
-// openData opens a data tile in a tree of the given size; the file may have entries of a later
-// tree. Beyond the tree it returns fs.ErrNotExist.
-func (d directory) openData(index, size uint64) (*os.File, error) {
-	return d.open(func(partial uint8) string { return dataTilePath(index, partial) }, width(0, index, size))
-}
-
 // entries yields the entries from first to before end of a tree of the given size. It stops after
 // an error. It holds one entry in memory: a tile of 256 large certificates has 32 MiB.
 func (d directory) entries(first, end, size uint64) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
 		end = min(end, size)
-		for tile := first / tileWidth; tile*tileWidth < end; tile++ {
-			if !d.tileEntries(tile, end, size, func(leaf *tileLeaf, err error) bool {
+		for index := first / tileWidth; index*tileWidth < end; index++ {
+			if !d.tileEntries(index, end, size, func(leaf *tileLeaf, err error) bool {
 				return err == nil && leaf.index < first || yield(leaf, err)
 			}) {
 				return
@@ -173,15 +176,15 @@ func (d directory) entries(first, end, size uint64) iter.Seq2[*tileLeaf, error] 
 
 // tileEntries yields the entries of one data tile, up to before end. It reports whether it has read
 // all.
-func (d directory) tileEntries(tile, end, size uint64, yield func(*tileLeaf, error) bool) bool {
-	file, err := d.openData(tile, size)
+func (d directory) tileEntries(tileIndex, end, size uint64, yield func(*tileLeaf, error) bool) bool {
+	file, err := d.open(tile{data: true, index: tileIndex}, size)
 	if err != nil {
 		yield(nil, err)
 		return false
 	}
 	defer func() { _ = file.Close() }()
 	r := bufio.NewReaderSize(file, 32<<10)
-	for index := tile * tileWidth; index < min(end, (tile+1)*tileWidth); index++ {
+	for index := tileIndex * tileWidth; index < min(end, (tileIndex+1)*tileWidth); index++ {
 		leaf, err := readTileLeaf(r)
 		if err == nil && leaf.index != index {
 			err = fmt.Errorf("it has the index %d", leaf.index)
@@ -199,19 +202,19 @@ func (d directory) tileEntries(tile, end, size uint64, yield func(*tileLeaf, err
 // nodes returns the hashes of nodes from the tiles of the tree of the given size.
 func (d directory) nodes(ids []compact.NodeID, size uint64) ([][]byte, error) {
 	hashes := make([][]byte, 0, len(ids))
-	tiles := map[[2]uint64][]byte{}
+	tiles := map[tile][]byte{}
 	for _, id := range ids {
 		level, index, inLevel, inIndex := layout.NodeCoordsToTileAddress(uint64(id.Level), id.Index)
-		tile := tiles[[2]uint64{level, index}]
-		if tile == nil {
-			var err error
-			if tile, err = d.hashTile(level, index, size); err != nil {
+		t := tile{level: level, index: index}
+		if tiles[t] == nil {
+			content, err := d.hashTile(t, size)
+			if err != nil {
 				return nil, err
 			}
-			tiles[[2]uint64{level, index}] = tile
+			tiles[t] = content
 		}
 		length := uint64(hashSize) << inLevel
-		hashes = append(hashes, subtreeRoot(tile[inIndex*length:(inIndex+1)*length]))
+		hashes = append(hashes, subtreeRoot(tiles[t][inIndex*length:(inIndex+1)*length]))
 	}
 	return hashes, nil
 }
@@ -280,7 +283,7 @@ func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) e
 		}
 		at := leaf.index % tileWidth * hashSize
 		if hashes == nil || at == 0 {
-			if hashes, err = d.hashTile(0, leaf.index/tileWidth, size); err != nil {
+			if hashes, err = d.hashTile(tile{index: leaf.index / tileWidth}, size); err != nil {
 				return err
 			}
 		}

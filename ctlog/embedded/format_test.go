@@ -209,13 +209,10 @@ func FuzzParseTilePath(f *testing.F) {
 		f.Add(path)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		data, level, index, wide, ok := parseTilePath(path)
-		if !ok {
-			return
-		}
-		if level > maxTileLevel || wide < 1 || wide > tileWidth || index >= 1<<40 || data && level != 0 ||
-			strings.Contains(path, "..") || strings.ContainsFunc(path, func(r rune) bool { return r > 'z' || r < '.' }) {
-			t.Errorf("%q: %v %d %d %d", path, data, level, index, wide)
+		tile, wide, ok := parseTilePath(path)
+		if ok && (tile.level > maxTileLevel || wide < 1 || wide > tileWidth || tile.index >= 1<<40 || tile.data && tile.level != 0 ||
+			strings.Contains(path, "..") || strings.ContainsFunc(path, func(r rune) bool { return r > 'z' || r < '.' })) {
+			t.Errorf("%q: %v %d", path, tile, wide)
 		}
 	})
 }

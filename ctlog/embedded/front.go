@@ -5,6 +5,7 @@ package embedded
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -185,11 +186,12 @@ func answerJSON(w http.ResponseWriter, r *http.Request, caching string, v any) e
 }
 
 func (l *Log) getIssuer(w http.ResponseWriter, r *http.Request) error {
-	fingerprint, ok := parseFingerprint(strings.TrimPrefix(r.URL.Path, "/issuer/"))
-	if !ok {
-		return refuse(http.StatusNotFound, "an issuer is named by the 64 lower-case hexadecimal digits of its SHA-256")
+	name := strings.TrimPrefix(r.URL.Path, "/issuer/")
+	fingerprint, _ := hex.DecodeString(name)
+	if len(fingerprint) != sha256.Size || hex.EncodeToString(fingerprint) != name {
+		return fs.ErrNotExist
 	}
-	der, err := l.issuers.get(fingerprint)
+	der, err := l.issuers.get([sha256.Size]byte(fingerprint))
 	if err == nil {
 		content(w, r, "application/pkix-cert", immutable, der)
 	}
@@ -201,21 +203,21 @@ func (l *Log) getIssuer(w http.ResponseWriter, r *http.Request) error {
 // getTile cuts a partial tile from the newest one. So the tile is right even where an
 // interrupted batch left a file of that name, and available after its own file is deleted.
 func (l *Log) getTile(w http.ResponseWriter, r *http.Request) error {
-	data, level, index, wide, ok := parseTilePath(r.URL.Path)
+	t, wide, ok := parseTilePath(r.URL.Path)
 	if !ok {
-		return refuse(http.StatusNotFound, "a tile is named tile/<level>/<index>[.p/<width>] or tile/data/<index>[.p/<width>]")
+		return fs.ErrNotExist
 	}
 	c, err := l.checkpoint()
 	if err != nil {
 		return err
 	}
-	if width(level, index, c.head.size) < wide {
-		return refuse(http.StatusNotFound, "the tree of the checkpoint, with %d entries, has no such tile", c.head.size)
+	if t.width(c.head.size) < wide {
+		return fs.ErrNotExist
 	}
-	if data {
-		return l.sendDataTile(w, r, index, wide, c.head.size)
+	if t.data {
+		return l.sendDataTile(w, r, t, wide, c.head.size)
 	}
-	body, err := l.directory.hashTile(level, index, c.head.size)
+	body, err := l.directory.hashTile(t, c.head.size)
 	if err == nil {
 		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
 	}
@@ -224,14 +226,14 @@ func (l *Log) getTile(w http.ResponseWriter, r *http.Request) error {
 
 // sendDataTile answers with the first wide entries of a data tile, from its file. After the status
 // has been sent, errors are the client's.
-func (l *Log) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64, wide int, size uint64) error {
-	file, err := l.directory.openData(index, size)
+func (l *Log) sendDataTile(w http.ResponseWriter, r *http.Request, t tile, wide int, size uint64) error {
+	file, err := l.directory.open(t, size)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = file.Close() }()
 	length := int64(0)
-	for leaf, err := range l.directory.entries(index*tileWidth, index*tileWidth+uint64(wide), size) {
+	for leaf, err := range l.directory.entries(t.index*tileWidth, t.index*tileWidth+uint64(wide), size) {
 		if err != nil {
 			return err
 		}
@@ -240,7 +242,9 @@ func (l *Log) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64,
 	body := io.NewSectionReader(file, 0, length)
 	setHeader(w, "application/octet-stream", immutable)
 	w.Header().Set("Vary", "Accept-Encoding")
-	if acceptsGzip(r) {
+	// Clients of logs accept gzip without a weight, and then also a tile as it is.
+	codings := strings.Split(strings.ReplaceAll(r.Header.Get("Accept-Encoding"), " ", ""), ",")
+	if slices.Contains(codings, "gzip") {
 		select {
 		case z := <-l.compressors:
 			defer func() { l.compressors <- z }()
@@ -253,36 +257,27 @@ func (l *Log) sendDataTile(w http.ResponseWriter, r *http.Request, index uint64,
 				_ = z.Close()
 			}
 			return nil
-		default: // A client that accepts gzip accepts the tile as it is.
+		default:
 		}
 	}
 	http.ServeContent(w, r, "", time.Time{}, body)
 	return nil
 }
 
-// acceptsGzip reports whether a client accepts gzip without a weight, as clients of logs do.
-func acceptsGzip(r *http.Request) bool {
-	codings := strings.Split(strings.ReplaceAll(r.Header.Get("Accept-Encoding"), " ", ""), ",")
-	return slices.Contains(codings, "gzip")
-}
-
 // parseTilePath accepts exactly the names of static-ct-api: no leading zeros, no explicit
 // full width.
-func parseTilePath(path string) (data bool, level, index uint64, wide int, ok bool) {
+func parseTilePath(path string) (t tile, wide int, ok bool) {
 	first, name, _ := strings.Cut(strings.TrimPrefix(path, "/tile/"), "/")
 	index, partial, err := layout.ParseTileIndexPartial(name)
-	if err != nil || index >= 1<<40 {
-		return
+	t = tile{data: first == "data", index: index}
+	if err == nil && !t.data {
+		t.level, err = layout.ParseTileLevel(first)
 	}
-	want := dataTilePath(index, partial)
-	if data = first == "data"; !data {
-		if level, err = layout.ParseTileLevel(first); err != nil || level > maxTileLevel {
-			return
-		}
-		want = layout.TilePath(level, index, partial)
+	if err != nil || t.level > maxTileLevel || index >= 1<<40 {
+		return t, 0, false
 	}
 	if wide = int(partial); wide == 0 {
 		wide = tileWidth
 	}
-	return data, level, index, wide, "/"+want == path
+	return t, wide, "/"+t.path(partial) == path
 }

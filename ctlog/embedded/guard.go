@@ -3,11 +3,9 @@
 package embedded
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"sync"
@@ -73,14 +71,9 @@ func readGuard(path, origin string, logID [32]byte) (*guardFile, error) {
 }
 
 func parseGuard(content []byte) (*guardFile, error) {
-	decoder := json.NewDecoder(bytes.NewReader(content))
-	decoder.DisallowUnknownFields()
 	g := &guardFile{}
-	if err := decoder.Decode(g); err != nil {
+	if err := json.Unmarshal(content, g); err != nil {
 		return nil, err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more data follows its JSON object")
 	}
 	if len(g.LogID) != hashSize || len(g.RootHash) != hashSize || g.TreeSize == 0 && g.head() != emptyTree() {
 		return nil, errors.New("its log_id or root_hash is no hash, or not that of an empty tree")

@@ -59,8 +59,10 @@ func Init(ctx context.Context, cfg Config) (*Created, error) {
 	}{
 		{building.Dir, func() error { return os.Mkdir(building.Dir, 0o755) }},
 		{building.Dir, func() error { return building.fill(ctx, key, guard) }},
-		{cfg.Key, func() error { return createFile(cfg.Key, keyPEM, 0o600) }},
-		{cfg.Guard, func() error { return createFile(cfg.Guard, guardJSON, 0o644) }},
+		{cfg.Key, func() error { return files.Create(cfg.Key, keyPEM, 0o600) }},
+		{cfg.Key, func() error { return files.SyncFolder(filepath.Dir(cfg.Key)) }},
+		{cfg.Guard, func() error { return files.Create(cfg.Guard, guardJSON, 0o644) }},
+		{cfg.Guard, func() error { return files.SyncFolder(filepath.Dir(cfg.Guard)) }},
 		{cfg.Dir, func() error { return os.Rename(building.Dir, cfg.Dir) }},
 		{cfg.Dir, func() error { return files.SyncFolder(filepath.Dir(cfg.Dir)) }},
 	} {
@@ -78,7 +80,7 @@ func (cfg Config) checkNew() error {
 		return err
 	}
 	var errs []error
-	paths := append(cfg.paths(), struct{ key, path string }{"dir", cfg.Dir + ".init"})
+	paths := []struct{ key, path string }{{"dir", cfg.Dir}, {"dir", cfg.Dir + ".init"}, {"guard", cfg.Guard}, {"key", cfg.Key}}
 	for _, it := range paths {
 		_, err := os.Lstat(it.path)
 		switch {
@@ -128,15 +130,4 @@ func (cfg Config) fill(ctx context.Context, key *logKey, guard *guardFile) error
 		return err
 	}
 	return files.SyncFolder(cfg.Dir)
-}
-
-// createFile creates a new file durably, or leaves none.
-func createFile(path string, content []byte, mode os.FileMode) error {
-	if err := files.Create(path, content, mode); err != nil {
-		return err
-	}
-	if err := files.SyncFolder(filepath.Dir(path)); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
 }

@@ -89,18 +89,6 @@ func TestInitUndoesWhatItMade(t *testing.T) {
 	}
 }
 
-func TestInitRefusesWrongSettings(t *testing.T) {
-	t.Parallel()
-	_, err := Init(t.Context(), Config{Origin: "https://log.example/"})
-	var paths []string
-	for _, e := range keypath.All(err) {
-		paths = append(paths, strings.Join(e.Path, "."))
-	}
-	if diff := cmp.Diff([]string{"name", "origin", "dir", "guard", "key"}, paths); diff != "" {
-		t.Errorf("all mistakes at once (-want +got):\n%s\n%v", diff, err)
-	}
-}
-
 func names(t *testing.T, dir string) (all []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
@@ -38,12 +37,10 @@ func (s *issuers) path(fingerprint [sha256.Size]byte) string {
 
 // put makes the certificates durable and returns their fingerprints. The log calls it before
 // it adds the entry that refers to them.
-func (s *issuers) put(chain [][]byte) ([][sha256.Size]byte, error) {
-	fingerprints := make([][sha256.Size]byte, 0, len(chain))
+func (s *issuers) put(chain [][]byte) (fingerprints [][sha256.Size]byte, err error) {
 	for _, der := range chain {
 		fingerprint := sha256.Sum256(der)
-		_, err := s.get(fingerprint)
-		if errors.Is(err, fs.ErrNotExist) {
+		if _, err = s.get(fingerprint); errors.Is(err, fs.ErrNotExist) {
 			err = s.create(fingerprint, der)
 		}
 		if err != nil {
@@ -60,11 +57,11 @@ func (s *issuers) create(fingerprint [sha256.Size]byte, der []byte) error {
 	if len(s.known) >= maxIssuers {
 		return fmt.Errorf("the log already has %d issuers, and accepts no more", maxIssuers)
 	}
-	if err := files.WriteDurably(s.path(fingerprint), der, 0o644); err != nil {
-		return err
+	err := files.WriteDurably(s.path(fingerprint), der, 0o644)
+	if err == nil {
+		s.known[fingerprint] = der
 	}
-	s.known[fingerprint] = der
-	return nil
+	return err
 }
 
 // get returns a certificate; fs.ErrNotExist if there is none.
@@ -85,13 +82,4 @@ func (s *issuers) get(fingerprint [sha256.Size]byte) ([]byte, error) {
 		s.known[fingerprint] = der
 	}
 	return der, nil
-}
-
-// parseFingerprint reads 64 lower-case hexadecimal digits.
-func parseFingerprint(s string) (fingerprint [sha256.Size]byte, ok bool) {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != len(fingerprint) || strings.ToLower(s) != s {
-		return fingerprint, false
-	}
-	return [sha256.Size]byte(b), true
 }

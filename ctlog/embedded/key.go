@@ -3,7 +3,6 @@
 package embedded
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,22 +27,18 @@ const maxKeyFile = 16 << 10
 // logKey is the log's key, which is also the log's identity.
 type logKey struct {
 	*ctlog.PublicKey
-	signer crypto.Signer
+	private *ecdsa.PrivateKey
 }
 
 // loadKey reads a PKCS#8 key, the one PEM block of its file, as Init writes it.
-func loadKey(path string) (*logKey, error) {
-	if path == "" {
-		return nil, errors.New("the path of the log's key is missing")
-	}
+func loadKey(path string) (key *logKey, err error) {
 	content, err := files.Read(path, maxKeyFile)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("the log's key %s does not exist; mayfly ctlog init creates a new log with its key, and nothing creates a new key for an old log", path)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the log's key: %w", err)
+	if err == nil {
+		key, err = parseKey(content)
 	}
-	key, err := parseKey(content)
 	if err != nil {
 		return nil, fmt.Errorf("reading the log's key %s: %w", path, err)
 	}
@@ -59,19 +54,16 @@ func parseKey(content []byte) (*logKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	signer, ok := parsed.(crypto.Signer)
+	private, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("the log's key is a %T; it must be ECDSA P-256", parsed)
+		return nil, fmt.Errorf("it is a %T; it must be ECDSA P-256", parsed)
 	}
-	public, err := ctlog.NewPublicKey(signer.Public())
-	if err != nil {
-		return nil, err
-	}
-	return &logKey{public, signer}, nil
+	public, err := ctlog.NewPublicKey(private.Public())
+	return &logKey{public, private}, err
 }
 
 // generateKey returns a new key and its PKCS#8 PEM.
-func generateKey() (*logKey, []byte, error) {
+func generateKey() (key *logKey, encoded []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("generating the log's key: %w", err)
@@ -80,18 +72,14 @@ func generateKey() (*logKey, []byte, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("marshalling the log's key: %w", err)
 	}
-	encoded := pem.Encode("PRIVATE KEY", der)
-	key, err := parseKey(encoded)
+	encoded = pem.Encode("PRIVATE KEY", der)
+	key, err = parseKey(encoded)
 	return key, encoded, err
 }
 
 func (k *logKey) sign(message []byte) ([]byte, error) {
 	digest := sha256.Sum256(message)
-	signature, err := k.signer.Sign(rand.Reader, digest[:], crypto.SHA256)
-	if err != nil {
-		return nil, fmt.Errorf("signing with the log's key: %w", err)
-	}
-	return signature, nil
+	return ecdsa.SignASN1(rand.Reader, k.private, digest[:])
 }
 
 // signSCT returns the SCT of the entry at index. After the version and the type, its signature covers
@@ -99,10 +87,7 @@ func (k *logKey) sign(message []byte) ([]byte, error) {
 func (k *logKey) signSCT(e *ctonly.Entry, index uint64) (ctlog.SCT, error) {
 	message := append([]byte{byte(ct.V1), byte(ct.CertificateTimestampSignatureType)}, e.MerkleTreeLeaf(index)[2:]...)
 	signature, err := k.sign(message)
-	if err != nil {
-		return ctlog.SCT{}, err
-	}
-	return ctlog.SCT{LogID: k.LogID(), Timestamp: e.Timestamp, Extensions: leafIndexExtension(index), Signature: signature}, nil
+	return ctlog.SCT{LogID: k.LogID(), Timestamp: e.Timestamp, Extensions: leafIndexExtension(index), Signature: signature}, err
 }
 
 // leafIndexExtension returns the CtExtensions of an SCT and of a leaf.

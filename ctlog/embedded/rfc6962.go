@@ -17,8 +17,9 @@ import (
 // ordinary entries. A single entry is smaller.
 const maxAnswer = 4 << 20
 
-// question reads two decimal query parameters and the published checkpoint.
-func (l *Log) question(r *http.Request, first, second string) (a, b uint64, c *checkpoint, err error) {
+// question reads two decimal query parameters, which must be in the given range of the published
+// checkpoint.
+func (l *Log) question(r *http.Request, first, second string, inRange func(a, b, size uint64) bool) (a, b uint64, c *checkpoint, err error) {
 	var numbers [2]uint64
 	for i, name := range []string{first, second} {
 		values := r.URL.Query()[name]
@@ -29,8 +30,13 @@ func (l *Log) question(r *http.Request, first, second string) (a, b uint64, c *c
 			return 0, 0, nil, refuse(http.StatusBadRequest, "the parameter %s is %.40q; it should be a decimal number", name, values[0])
 		}
 	}
-	c, err = l.checkpoint()
-	return numbers[0], numbers[1], c, err
+	if c, err = l.checkpoint(); err != nil {
+		return 0, 0, nil, err
+	}
+	if a, b = numbers[0], numbers[1]; !inRange(a, b, c.head.size) {
+		return 0, 0, nil, refuse(http.StatusBadRequest, "there is nothing from %s=%d to %s=%d in the newest signed tree, which has %d entries", first, a, second, b, c.head.size)
+	}
+	return a, b, c, nil
 }
 
 // getSTH serves the checkpoint in the form of RFC 6962, section 4.3. Both share one
@@ -50,14 +56,9 @@ func (l *Log) getSTH(w http.ResponseWriter, r *http.Request) error {
 // one entry in memory, even for a slow client. At a damaged entry it ends the answer early; a
 // request that starts at the damaged entry then gets the error.
 func (l *Log) getEntries(w http.ResponseWriter, r *http.Request) error {
-	start, end, c, err := l.question(r, "start", "end")
-	switch {
-	case err != nil:
+	start, end, c, err := l.question(r, "start", "end", func(start, end, size uint64) bool { return start <= end && start < size })
+	if err != nil {
 		return err
-	case start > end:
-		return refuse(http.StatusBadRequest, "start is %d and end %d; end is the last entry wanted, and not before start", start, end)
-	case start >= c.head.size:
-		return refuse(http.StatusBadRequest, "start is %d, and the log has %d entries; the first is 0", start, c.head.size)
 	}
 	sent := 0
 	for leaf, err := range l.directory.entries(start, end+1, c.head.size) {
@@ -94,14 +95,9 @@ func (l *Log) getEntries(w http.ResponseWriter, r *http.Request) error {
 
 // getConsistency is RFC 6962, section 4.4.
 func (l *Log) getConsistency(w http.ResponseWriter, r *http.Request) error {
-	first, second, c, err := l.question(r, "first", "second")
-	switch {
-	case err != nil:
+	first, second, c, err := l.question(r, "first", "second", func(first, second, size uint64) bool { return first <= second && second <= size })
+	if err != nil {
 		return err
-	case first > second:
-		return refuse(http.StatusBadRequest, "first is %d and second %d; the second tree should not be smaller", first, second)
-	case second > c.head.size:
-		return refuse(http.StatusBadRequest, "second is %d, and the newest signed tree has %d entries", second, c.head.size)
 	}
 	answer := ct.GetSTHConsistencyResponse{Consistency: [][]byte{}}
 	if first > 0 && first < second {
@@ -118,14 +114,9 @@ func (l *Log) getConsistency(w http.ResponseWriter, r *http.Request) error {
 
 // getEntryAndProof is RFC 6962, section 4.8. Clients use it with the leaf_index of an SCT.
 func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
-	index, size, c, err := l.question(r, "leaf_index", "tree_size")
-	switch {
-	case err != nil:
+	index, size, c, err := l.question(r, "leaf_index", "tree_size", func(index, size, most uint64) bool { return index < size && size <= most })
+	if err != nil {
 		return err
-	case index >= size:
-		return refuse(http.StatusBadRequest, "leaf_index is %d and tree_size %d; the last entry of a tree is one less than its size", index, size)
-	case size > c.head.size:
-		return refuse(http.StatusBadRequest, "tree_size is %d, and the newest signed tree has %d entries", size, c.head.size)
 	}
 	var entry *ct.LeafEntry
 	for leaf, err := range l.directory.entries(index, index+1, c.head.size) {

@@ -22,24 +22,17 @@ import (
 // Query states which certificates to find. An empty field matches all; every other field must
 // match.
 type Query struct {
-	// Identity is the name in the SAN, exactly: an email address, a URI, or user!domain.
-	Identity string
-	// Issuer is the issuer URL of the token, exactly (extension .8).
-	Issuer string
-	// Serial is the serial number, big-endian, without leading zeros.
-	Serial []byte
-	// Since is the earliest timestamp of the SCT.
-	Since time.Time
+	Identity string    // the name in the SAN, exactly: an email address, a URI, or user!domain
+	Issuer   string    // the issuer URL of the token, exactly (extension .8)
+	Serial   []byte    // the serial number, big-endian, without leading zeros
+	Since    time.Time // the earliest timestamp of the SCT
 }
 
 // Found is a matching entry.
 type Found struct {
-	// Index is the entry's number, from 0; the leaf_index of its SCT.
-	Index uint64
-	// Timestamp is the SCT's timestamp, to the millisecond.
-	Timestamp time.Time
-	// DER is the submitted certificate or precertificate. It must not be changed.
-	DER         []byte
+	Index       uint64    // the entry's number, from 0; the leaf_index of its SCT
+	Timestamp   time.Time // of the SCT, to the millisecond
+	DER         []byte    // the submitted certificate or precertificate; it must not be changed
 	Certificate *x509.Certificate
 	SAN         certs.SAN
 	Extensions  certs.Extensions
@@ -89,16 +82,13 @@ func (q *Query) matches(e *Found) bool {
 		return false
 	}
 	var err error
-	if e.Certificate, err = x509.ParseCertificate(e.DER); err != nil {
-		return false
+	if e.Certificate, err = x509.ParseCertificate(e.DER); err == nil {
+		e.SAN, err = certs.SANOf(e.Certificate)
 	}
-	if e.SAN, err = certs.SANOf(e.Certificate); err != nil {
-		return false
+	if err == nil {
+		e.Extensions, err = certs.ParseExtensions(e.Certificate.Extensions)
 	}
-	if e.Extensions, err = certs.ParseExtensions(e.Certificate.Extensions); err != nil {
-		return false
-	}
-	return (q.Identity == "" || e.SAN.Value == q.Identity) &&
+	return err == nil && (q.Identity == "" || e.SAN.Value == q.Identity) &&
 		(q.Issuer == "" || e.Extensions[certs.IssuerV2] == q.Issuer) &&
 		(len(q.Serial) == 0 || bytes.Equal(e.Certificate.SerialNumber.Bytes(), q.Serial))
 }

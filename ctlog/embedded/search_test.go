@@ -136,7 +136,7 @@ func TestFsckChecksWhatNoCheckpointCovers(t *testing.T) {
 	if n, err := Fsck(t.Context(), cfg); err != nil || n != head.size {
 		t.Fatalf("fsck read %d of %d entries: %v", n, head.size, err)
 	}
-	flip(t, filepath.Join(cfg.Dir, dataTilePath(head.size/tileWidth, uint8(head.size%tileWidth))), 200)
+	flip(t, filepath.Join(cfg.Dir, tile{data: true, index: head.size / tileWidth}.path(uint8(head.size%tileWidth))), 200)
 	if _, err := Fsck(t.Context(), cfg); err == nil {
 		t.Error("an entry was altered, and fsck found nothing")
 	}

@@ -19,8 +19,8 @@ const (
 	// minFree is the free space that the log requires before it accepts an entry: a batch writes
 	// a few MiB at most, and the disk must not fill up in the middle of one.
 	minFree = 32 << 20
-	// spareFiles is how many files this process must still be able to open to accept an entry.
-	spareFiles = 64
+	// defaultSpareFiles is how many files this process must still be able to open to accept an entry.
+	defaultSpareFiles = 64
 	// storageInterval is how often an open log checks its storage.
 	storageInterval = time.Second
 )
@@ -91,7 +91,8 @@ func (l *Log) checkStorage() error {
 }
 
 // checkDescriptors opens a file as Tessera opens its lock. It is another file: when a process
-// closes any descriptor of a file, it loses all its record locks on that file.
+// closes any descriptor of a file, it loses all its record locks on that file. The kernel assigns the
+// lowest free number, so the descriptor's number shows whether enough are free.
 func (l *Log) checkDescriptors() error {
 	descriptor, err := l.tryOpen(probeFile)
 	if err != nil {
@@ -101,14 +102,8 @@ func (l *Log) checkDescriptors() error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return os.NewSyscallError("getrlimit", err)
 	}
-	return checkDescriptor(uint64(descriptor), limit.Cur)
-}
-
-// checkDescriptor uses a new descriptor's number to check that enough are free: the kernel
-// assigns the lowest free one.
-func checkDescriptor(descriptor, limit uint64) error {
-	if descriptor+spareFiles > limit {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit)}
+	if uint64(descriptor)+l.cfg.spareFiles > limit.Cur {
+		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit.Cur)}
 	}
 	return nil
 }

@@ -149,14 +149,14 @@ func TestSubmitRefusesOddSubmissions(t *testing.T) {
 	}
 }
 
-// TestCheckDescriptor: Tessera panics where it cannot open its lock file.
-func TestCheckDescriptor(t *testing.T) {
+// TestFewDescriptors: Tessera panics where it cannot open its lock file.
+func TestFewDescriptors(t *testing.T) {
 	t.Parallel()
-	if err := checkDescriptor(1024-spareFiles, 1024); err != nil {
-		t.Error(err)
-	}
-	var retryable *ctlog.RetryableError
-	if err := checkDescriptor(1024-spareFiles+1, 1024); !errors.As(err, &retryable) {
+	cfg := newConfig(t)
+	cfg.spareFiles = 1 << 40
+	l := open(t, cfg)
+	_, err := l.Submit(t.Context(), newAuthority(t).submission(t))
+	if !errors.As(err, new(*ctlog.RetryableError)) {
 		t.Errorf("got %v", err)
 	}
 }
