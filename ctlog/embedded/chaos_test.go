@@ -6,35 +6,31 @@ import (
 	"bufio"
 	"context"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
-	ct "github.com/google/certificate-transparency-go"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 const (
-	// childVariable holds the child's instructions: see childConfig.
+	// childVariable is the folder of the log that a child process serves.
 	childVariable = "MAYFLY_CTLOG_CHILD"
+	// rootFile in that folder is the root that the log accepts, DER.
+	rootFile = "root.der"
 	// chaosVariable is how often TestChaos kills the process; make chaos sets it to 50.
 	chaosVariable = "MAYFLY_CHAOS"
 	chaosShort    = 6
@@ -45,16 +41,10 @@ const (
 	chaosLongRound = 600
 )
 
-// childConfig is the log that a child process serves.
-type childConfig struct {
-	Name, Dir, Guard, Key, Origin string
-	Root                          []byte // DER
-}
-
 func TestMain(m *testing.M) {
 	RouteTesseraLogs(discard())
-	if instructions := os.Getenv(childVariable); instructions != "" {
-		if err := child([]byte(instructions)); err != nil {
+	if base := os.Getenv(childVariable); base != "" {
+		if err := child(base); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -64,21 +54,18 @@ func TestMain(m *testing.M) {
 }
 
 // child is a server with only a log. It prints its URL as soon as it serves.
-func child(instructions []byte) error {
-	var c childConfig
-	if err := json.Unmarshal(instructions, &c); err != nil {
-		return err
-	}
-	root, err := x509.ParseCertificate(c.Root)
+func child(base string) error {
+	der, err := os.ReadFile(filepath.Join(base, rootFile))
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	l, err := Open(ctx, Config{
-		Name: c.Name, Dir: c.Dir, Guard: c.Guard, Key: c.Key, Origin: c.Origin, CheckpointInterval: minCheckpointInterval,
-		SubmitToken: []byte(testToken), Roots: func() []*x509.Certificate { return []*x509.Certificate{root} },
-	})
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		return err
+	}
+	cfg := configIn(base)
+	cfg.Roots = func() []*x509.Certificate { return []*x509.Certificate{root} }
+	l, err := Open(context.Background(), cfg)
 	if err != nil {
 		return err
 	}
@@ -89,11 +76,8 @@ func child(instructions []byte) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: l.Handler(), ReadHeaderTimeout: time.Minute}
-	go func() { _ = server.Serve(listener) }()
 	fmt.Printf("http://%s\n", listener.Addr())
-	<-ctx.Done()
-	return l.Shutdown(context.Background())
+	return (&http.Server{Handler: l.Handler(), ReadHeaderTimeout: time.Minute}).Serve(listener)
 }
 
 // receipt is what a client has received.
@@ -106,7 +90,7 @@ type receipt struct {
 type chaos struct {
 	t         *testing.T
 	authority *authority
-	child     string // childConfig, JSON
+	base      string // the child's folder
 
 	mu          sync.Mutex
 	receipts    []receipt
@@ -122,12 +106,10 @@ func TestChaos(t *testing.T) {
 	if n, err := strconv.Atoi(os.Getenv(chaosVariable)); err == nil && n > 0 {
 		kills = n
 	}
-	a, cfg := newAuthority(t), newConfig(t)
-	instructions, err := json.Marshal(childConfig{cfg.Name, cfg.Dir, cfg.Guard, cfg.Key, cfg.Origin, a.Root.Raw})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &chaos{t: t, authority: a, child: string(instructions), checkpoints: map[string]bool{}}
+	a, base := newAuthority(t), t.TempDir()
+	cfg := newConfigIn(t, base)
+	write(t, filepath.Join(base, rootFile), a.Root.Raw)
+	c := &chaos{t: t, authority: a, base: base, checkpoints: map[string]bool{}}
 	for i := range kills {
 		most := chaosRound
 		if i%2 == 1 && kills > chaosShort {
@@ -152,7 +134,7 @@ func (c *chaos) round(most int) {
 	t := c.t
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^$")
-	command.Env = append(os.Environ(), childVariable+"="+c.child)
+	command.Env = append(os.Environ(), childVariable+"="+c.base)
 	command.Stderr = testWriter{t}
 	stdout, err := command.StdoutPipe()
 	if err != nil {
@@ -167,12 +149,17 @@ func (c *chaos) round(most int) {
 	}
 	url = strings.TrimSpace(url)
 
+	remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: url, Token: []byte(testToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer remote.CloseIdleConnections()
 	received := make(chan struct{}, 1<<16)
 	var clients sync.WaitGroup
 	for range chaosClients {
-		clients.Go(func() { c.client(url, received) })
+		clients.Go(func() { c.client(remote, received) })
 	}
-	clients.Go(func() { c.monitor(url) })
+	clients.Go(func() { c.monitor(remote) })
 	gone := make(chan struct{})
 	go func() {
 		clients.Wait()
@@ -195,71 +182,39 @@ func (c *chaos) round(most int) {
 }
 
 // client submits until the log is down.
-func (c *chaos) client(url string, received chan<- struct{}) {
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
+func (c *chaos) client(remote *ctlog.Remote, received chan<- struct{}) {
 	for {
 		sub := c.authority.submission(c.t)
-		body, err := json.Marshal(ct.AddChainRequest{Chain: sub.Chain})
-		if err != nil {
-			c.t.Error(err)
-			return
-		}
-		var answer ct.AddChainResponse
-		if err := c.fetch(transport, http.MethodPost, url+"/ct/v1/add-pre-chain", body, func(b []byte) error { return json.Unmarshal(b, &answer) }); err != nil {
-			return
-		}
-		extensions, err := base64.StdEncoding.DecodeString(answer.Extensions)
-		if err != nil {
-			c.t.Error(err)
+		sct, err := remote.Submit(c.t.Context(), sub)
+		if c.down(err) {
 			return
 		}
 		c.mu.Lock()
-		c.receipts = append(c.receipts, receipt{sub, ctlog.SCT{
-			LogID: [32]byte(answer.ID), Timestamp: answer.Timestamp, Extensions: extensions, Signature: answer.Signature[4:],
-		}})
+		c.receipts = append(c.receipts, receipt{sub, sct})
 		c.mu.Unlock()
 		received <- struct{}{}
 	}
 }
 
 // monitor reads checkpoints until the log is down.
-func (c *chaos) monitor(url string) {
-	transport := &http.Transport{}
-	defer transport.CloseIdleConnections()
+func (c *chaos) monitor(remote *ctlog.Remote) {
 	for {
-		if err := c.fetch(transport, http.MethodGet, url+"/checkpoint", nil, func(b []byte) error {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.checkpoints[string(b)] = true
-			return nil
-		}); err != nil {
+		raw, err := remote.Checkpoint(c.t.Context())
+		if c.down(err) {
 			return
 		}
+		c.mu.Lock()
+		c.checkpoints[string(raw)] = true
+		c.mu.Unlock()
 	}
 }
 
-// fetch returns an error if the log is down; any other failure fails the test too.
-func (c *chaos) fetch(transport *http.Transport, method, url string, body []byte, take func([]byte) error) error {
-	request, err := http.NewRequestWithContext(c.t.Context(), method, url, strings.NewReader(string(body)))
-	if err != nil {
-		return err
+// down reports whether the log is down; an answer that reports an error fails the test too.
+func (c *chaos) down(err error) bool {
+	if errors.As(err, new(*ctlog.StatusError)) {
+		c.t.Error(err)
 	}
-	request.Header.Set("Authorization", "Bearer "+testToken)
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		c.t.Errorf("%s: %s: %s", url, response.Status, answer)
-		return fmt.Errorf("status %s", response.Status)
-	}
-	return take(answer)
+	return err != nil
 }
 
 // judge checks the log against all that clients received from it.
@@ -299,8 +254,4 @@ func (c *chaos) judge(l *Log, cfg Config) {
 		}
 	}
 	judgeTiles(t, url, cfg.Origin, publicKey, newest)
-	leftovers, err := filepath.Glob(filepath.Join(cfg.Dir, issuerDir, "*"+files.TemporarySuffix))
-	if err != nil || len(leftovers) > 0 {
-		t.Errorf("left over: %v, %v", leftovers, err)
-	}
 }

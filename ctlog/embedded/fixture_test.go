@@ -8,13 +8,16 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/certificate-transparency-go/client"
 	"github.com/google/certificate-transparency-go/jsonclient"
+	tiles "github.com/transparency-dev/tessera/client"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/test/testlog"
@@ -49,15 +52,20 @@ func newConfig(t testing.TB) Config {
 
 func newConfigIn(t testing.TB, base string) Config {
 	t.Helper()
-	cfg := Config{
-		Name: "2026", Origin: "log.example/2026",
-		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard", "2026.json"), Key: filepath.Join(base, "2026.key"),
-		CheckpointInterval: minCheckpointInterval, SubmitToken: []byte(testToken),
-	}
+	cfg := configIn(base)
 	if _, err := Init(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	return cfg
+}
+
+// configIn is the configuration of a log in base.
+func configIn(base string) Config {
+	return Config{
+		Name: "2026", Origin: testOrigin,
+		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard", "2026.json"), Key: filepath.Join(base, "2026.key"),
+		CheckpointInterval: minCheckpointInterval, SubmitToken: []byte(testToken),
+	}
 }
 
 // open opens a log until the test ends; by then, the log must not have refused to sign.
@@ -130,13 +138,29 @@ func submitAll(t testing.TB, l *Log, submissions []ctlog.Submission) []ctlog.SCT
 	return scts
 }
 
-// withToken adds the submit token, which certificate-transparency-go does not support.
-type withToken struct{ token string }
+// asStatic adds the submit token, which certificate-transparency-go does not support, and reads
+// entries at the path of static-ct-api, which Tessera does not support.
+type asStatic struct{}
 
-func (w withToken) RoundTrip(r *http.Request) (*http.Response, error) {
+func (asStatic) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+w.token)
+	r.Header.Set("Authorization", "Bearer "+testToken)
+	r.URL.Path = strings.Replace(r.URL.Path, "/tile/entries/", "/tile/data/", 1)
 	return http.DefaultTransport.RoundTrip(r)
+}
+
+// tileClient returns Tessera's reader of tiles.
+func tileClient(t testing.TB, base string) *tiles.HTTPFetcher {
+	t.Helper()
+	root, err := url.Parse(base + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := tiles.NewHTTPFetcher(root, &http.Client{Transport: asStatic{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // serve serves a log's reads, which continue after its Shutdown.
@@ -150,7 +174,7 @@ func serve(t testing.TB, l *Log) string {
 // ctClient returns the independent client that verifies the log.
 func ctClient(t testing.TB, url string, publicKey []byte) *client.LogClient {
 	t.Helper()
-	c, err := client.New(url, &http.Client{Transport: withToken{testToken}}, jsonclient.Options{PublicKey: string(publicKey)})
+	c, err := client.New(url, &http.Client{Transport: asStatic{}}, jsonclient.Options{PublicKey: string(publicKey)})
 	if err != nil {
 		t.Fatal(err)
 	}

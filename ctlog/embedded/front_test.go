@@ -10,13 +10,17 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
@@ -72,47 +76,57 @@ func published(t *testing.T, n int) (string, Config, *authority) {
 	return serve(t, l), cfg, a
 }
 
-func TestReads(t *testing.T) {
+var update = flag.Bool("update", false, "write the answers in testdata/requests.txt")
+
+// TestRequests compares the answers to the requests in testdata/requests.txt with those behind them.
+// An error is JSON with an error_message, and not cached.
+func TestRequests(t *testing.T) {
 	t.Parallel()
 	url, _, a := published(t, 300)
-	fingerprint := hex.EncodeToString(sum(a.Intermediate.Raw))
-	for _, test := range []struct {
-		path    string
-		kind    string
-		caching string
-		size    int // of the body; 0 for any
-	}{
-		{"/checkpoint", "text/plain; charset=utf-8", mutable, 0},
-		{"/tile/0/000", "application/octet-stream", immutable, 256 * 32},
-		{"/tile/0/001.p/44", "application/octet-stream", immutable, 44 * 32},
-		{"/tile/0/001.p/7", "application/octet-stream", immutable, 7 * 32},
-		{"/tile/0/000.p/255", "application/octet-stream", immutable, 255 * 32},
-		{"/tile/1/000.p/1", "application/octet-stream", immutable, 32},
-		{"/tile/data/000", "application/octet-stream", immutable, 0},
-		{"/tile/data/001.p/44", "application/octet-stream", immutable, 0},
-		{"/tile/data/001.p/1", "application/octet-stream", immutable, 0},
-		{"/issuer/" + fingerprint, "application/pkix-cert", immutable, len(a.Intermediate.Raw)},
-		{"/ct/v1/get-sth", "application/json", mutable, 0},
-		{"/ct/v1/get-entries?start=0&end=0", "application/json", mutable, 0},
-		{"/ct/v1/get-sth-consistency?first=1&second=300", "application/json", immutable, 0},
-		{"/ct/v1/get-sth-consistency?first=0&second=300", "application/json", immutable, len("{\"consistency\":[]}\n")},
-		{"/ct/v1/get-sth-consistency?first=300&second=300", "application/json", immutable, len("{\"consistency\":[]}\n")},
-		{"/ct/v1/get-entry-and-proof?leaf_index=299&tree_size=300", "application/json", immutable, 0},
-		{"/ct/v1/get-entry-and-proof?leaf_index=0&tree_size=1", "application/json", immutable, 0},
-	} {
-		status, header, body := do(t, http.MethodGet, url+test.path, nil, nil)
-		if status != http.StatusOK || header.Get("Content-Type") != test.kind || header.Get("Cache-Control") != test.caching || test.size > 0 && len(body) != test.size {
-			t.Errorf("%s: %d, %d bytes, %v", test.path, status, len(body), header)
+	const file = "testdata/requests.txt"
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expand := strings.NewReplacer("$TOKEN", testToken, "$ISSUER", hex.EncodeToString(sum(a.Intermediate.Raw)), "$LONG", strings.Repeat("A", maxSubmission))
+	var got strings.Builder
+	for line := range strings.Lines(string(want)) {
+		request, _, found := strings.Cut(line, " -> ")
+		if !found {
+			got.WriteString(line)
+			continue
 		}
-		status, head, _ := do(t, http.MethodHead, url+test.path, nil, nil)
-		if status != http.StatusOK || head.Get("Content-Type") != test.kind {
-			t.Errorf("HEAD %s: %d, %v", test.path, status, head)
+		part := append(strings.Split(expand.Replace(request), " | "), "", "")
+		method, path, _ := strings.Cut(part[0], " ")
+		status, header, body := do(t, method, url+path, []byte(part[2]), map[string]string{"Authorization": part[1]})
+		fmt.Fprintf(&got, "%s -> %d %s, %s", request, status, header.Get("Content-Type"), header.Get("Cache-Control"))
+		if strings.Contains(path, "/tile/") && !strings.Contains(path, "data") && status == http.StatusOK || len(body) < 20 {
+			fmt.Fprintf(&got, ", %d bytes", len(body))
+		}
+		got.WriteString("\n")
+		var answer struct {
+			ErrorMessage string `json:"error_message"`
+		}
+		if _ = json.Unmarshal([]byte(body), &answer); (status >= 400) != (answer.ErrorMessage != "" && header.Get("Cache-Control") == private) {
+			t.Errorf("%s: %d %s %v", request, status, body, header)
+		}
+		if status != http.StatusOK {
+			continue
+		}
+		if head, headHeader, _ := do(t, http.MethodHead, url+path, nil, nil); head != status || headHeader.Get("Content-Type") != header.Get("Content-Type") {
+			t.Errorf("HEAD %s: %d, %v", path, head, headHeader)
 		}
 		if etag := header.Get("Etag"); etag != "" {
-			if status, _, _ := do(t, http.MethodGet, url+test.path, nil, map[string]string{"If-None-Match": etag}); status != http.StatusNotModified {
-				t.Errorf("%s with its own ETag: %d", test.path, status)
+			if status, _, _ := do(t, http.MethodGet, url+path, nil, map[string]string{"If-None-Match": etag}); status != http.StatusNotModified {
+				t.Errorf("%s with its own ETag: %d", path, status)
 			}
 		}
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" && !*update {
+		t.Errorf("answers (-want +got):\n%s", diff)
+	}
+	if *update {
+		write(t, file, []byte(got.String()))
 	}
 }
 
@@ -130,73 +144,6 @@ func TestDataTilesAreCompressed(t *testing.T) {
 	}
 	if got, err := io.ReadAll(z); err != nil || string(got) != plain || len(body) >= len(plain) {
 		t.Errorf("%d bytes became %d: %v", len(plain), len(body), err)
-	}
-}
-
-func TestRefusals(t *testing.T) {
-	t.Parallel()
-	url, _, _ := published(t, 300)
-	authorization := map[string]string{"Authorization": "Bearer " + testToken}
-	for _, test := range []struct {
-		method, path string
-		header       map[string]string
-		body         string
-		status       int
-	}{
-		{"GET", "/", nil, "", 404},
-		{"GET", "/nothing", nil, "", 404},
-		{"GET", "//checkpoint", nil, "", 404},
-		{"POST", "/checkpoint", nil, "", 405},
-		{"DELETE", "/tile/0/000", nil, "", 405},
-		{"GET", "/ct/v1/add-pre-chain", authorization, "", 405},
-		{"GET", "/tile/0/001", nil, "", 404},
-		{"GET", "/tile/0/001.p/45", nil, "", 404},
-		{"GET", "/tile/0/002.p/1", nil, "", 404},
-		{"GET", "/tile/2/000.p/1", nil, "", 404},
-		{"GET", "/tile/data/001", nil, "", 404},
-		{"GET", "/tile/6/000", nil, "", 404},
-		{"GET", "/tile/00/000", nil, "", 404},
-		{"GET", "/tile/0/0", nil, "", 404},
-		{"GET", "/tile/0/000.p/0", nil, "", 404},
-		{"GET", "/tile/0/000.p/256", nil, "", 404},
-		{"GET", "/tile/0/000.p/01", nil, "", 404},
-		{"GET", "/tile/0/x000/000", nil, "", 404},
-		{"GET", "/tile/0/../../.state/treeState", nil, "", 404},
-		{"GET", "/tile/entries/000", nil, "", 404},
-		{"GET", "/issuer/", nil, "", 404},
-		{"GET", "/issuer/" + strings.Repeat("AB", 32), nil, "", 404},
-		{"GET", "/issuer/" + strings.Repeat("ab", 32), nil, "", 404},
-		{"GET", "/issuer/../../../" + strings.Repeat("a", 55), nil, "", 404},
-		{"GET", "/ct/v1/get-entries", nil, "", 400},
-		{"GET", "/ct/v1/get-entries?start=0&start=1&end=1", nil, "", 400},
-		{"GET", "/ct/v1/get-entries?start=-1&end=1", nil, "", 400},
-		{"GET", "/ct/v1/get-entries?start=0&end=99999999999999999999", nil, "", 400},
-		{"GET", "/ct/v1/get-entries?start=2&end=1", nil, "", 400},
-		{"GET", "/ct/v1/get-entries?start=300&end=300", nil, "", 400},
-		{"GET", "/ct/v1/get-sth-consistency?first=2&second=1", nil, "", 400},
-		{"GET", "/ct/v1/get-sth-consistency?first=2&second=301", nil, "", 400},
-		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=5", nil, "", 400},
-		{"GET", "/ct/v1/get-entry-and-proof?leaf_index=5&tree_size=301", nil, "", 400},
-		{"GET", "/ct/v1/get-proof-by-hash?hash=AA==&tree_size=1", nil, "", 501},
-		{"GET", "/ct/v1/get-roots", nil, "", 401},
-		{"POST", "/ct/v1/add-pre-chain", nil, "{}", 401},
-		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Basic " + testToken}, "{}", 401},
-		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer wrong"}, "{}", 403},
-		{"POST", "/ct/v1/add-pre-chain", map[string]string{"Authorization": "Bearer " + testToken + "x"}, "{}", 403},
-		{"POST", "/ct/v1/add-pre-chain", authorization, "{", 400},
-		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["A"]}`, 400},
-		{"POST", "/ct/v1/add-pre-chain", authorization, `{}`, 400},
-		{"POST", "/ct/v1/add-pre-chain", authorization, `{"chain":["AAAA"]}`, 400},
-		{"POST", "/ct/v1/add-chain", authorization, `{"chain":["` + strings.Repeat("A", maxSubmission) + `"]}`, 413},
-	} {
-		status, header, body := do(t, test.method, url+test.path, []byte(test.body), test.header)
-		var answer struct {
-			ErrorMessage string `json:"error_message"`
-		}
-		if err := json.Unmarshal([]byte(body), &answer); err != nil || status != test.status || answer.ErrorMessage == "" ||
-			header.Get("Content-Type") != "application/json" || header.Get("Cache-Control") != private {
-			t.Errorf("%s %s: %d %q, want %d (%v)", test.method, test.path, status, body, test.status, header)
-		}
 	}
 }
 
@@ -245,25 +192,6 @@ func TestRefusesChains(t *testing.T) {
 		if status, _, body := post(t, url+"/ct/v1/add-pre-chain", token, chainJSON(t, sub.Chain)); status != http.StatusForbidden {
 			t.Errorf("without a token in the configuration: %d %s", status, body)
 		}
-	}
-}
-
-// TestSubmittedTBS: for a precertificate over HTTP, the log stores the same TBSCertificate
-// that the CA submits to its own log.
-func TestSubmittedTBS(t *testing.T) {
-	t.Parallel()
-	a := newAuthority(t)
-	sub := a.submission(t)
-	chain, err := checkChain(sub.Chain, a.roots())
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := newEntry(chain, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(e.Certificate, sub.TBS) || !bytes.Equal(e.IssuerKeyHash, sub.IssuerKeyHash[:]) || !bytes.Equal(e.Precertificate, sub.Chain[0]) {
-		t.Error("the entry is not the one that Submit would log")
 	}
 }
 

@@ -4,11 +4,11 @@ package embedded
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -18,24 +18,25 @@ import (
 
 // history is a log of 300 entries that has been shut down, in base/log, with copies of its directory
 // from before the last entries: empty; older, with the guard older.json; and younger, which has more
-// entries than its checkpoint.
+// entries than its checkpoint. other.json is the guard of another log.
 type history struct {
 	Config
 	base string
 }
 
 func (h history) at(base string) history {
-	h.base, h.Dir, h.Guard, h.Key = base, filepath.Join(base, "log"), filepath.Join(base, "guard", "2026.json"), filepath.Join(base, "2026.key")
-	return h
+	moved := history{configIn(base), base}
+	moved.Roots = h.Roots
+	return moved
 }
 
 func (h history) file(name string) string { return filepath.Join(h.base, name) }
 
 func newHistory(t *testing.T, a *authority) history {
 	t.Helper()
-	h := history{Config: newConfig(t)}
+	base := t.TempDir()
+	h := history{newConfigIn(t, base), base}
 	h.Roots = a.roots
-	h = h.at(filepath.Dir(h.Key))
 	copyDir(t, h.Dir, h.file("empty"))
 	l := open(t, h.Config)
 	submit(t, l, a, 260)
@@ -50,107 +51,81 @@ func newHistory(t *testing.T, a *authority) history {
 	younger := h.Config
 	younger.Dir, younger.Guard, younger.CheckpointInterval = h.file("younger"), h.file("younger.json"), maxCheckpointInterval
 	growUnpublished(t, a, younger)
+	copyFile(t, newConfig(t).Guard, h.file("other.json"))
 	return h
 }
 
-// spoil changes a history between two starts.
-type spoil func(t *testing.T, h history)
-
-func restored(backup string) spoil {
-	return func(t *testing.T, h history) {
+// spoil changes a history between two starts. In the texts of edit, ~ is a space and \n a line's end.
+func (h history) spoil(t *testing.T, command string) {
+	t.Helper()
+	part := append(strings.Fields(command), "", "")
+	n, _ := strconv.Atoi(part[2])
+	text := strings.NewReplacer("~", " ", `\n`, "\n")
+	file := h.file(part[1])
+	switch part[0] {
+	case "restore":
 		if err := os.RemoveAll(h.Dir); err != nil {
 			t.Fatal(err)
 		}
-		copyDir(t, h.file(backup), h.Dir)
-	}
-}
-
-// forked continues the older copy under a guard of the same age, as another process would.
-func forked(entries int) spoil {
-	return func(t *testing.T, h history) {
+		copyDir(t, file, h.Dir)
+	case "fork":
+		// Another process has continued the older copy under a guard of the same age.
+		entries, _ := strconv.Atoi(part[1])
 		other := h.Config
 		other.Dir, other.Guard = h.file("older"), h.file("older.json")
 		l := open(t, other)
 		submit(t, l, newAuthority(t), entries)
 		shutdown(t, l)
-		restored("older")(t, h)
-	}
-}
-
-func removed(name string) spoil { return func(t *testing.T, h history) { remove(t, h.file(name)) } }
-
-func emptied(name string) spoil { return cut(name, 0) }
-
-func cut(name string, size int64) spoil {
-	return func(t *testing.T, h history) {
-		if err := os.Truncate(h.file(name), size); err != nil {
+		h.spoil(t, "restore older")
+	case "copy":
+		copyFile(t, file, h.file(part[2]))
+	case "remove":
+		remove(t, file)
+	case "cut":
+		if err := os.Truncate(file, int64(n)); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func flipped(name string, at int) spoil {
-	return func(t *testing.T, h history) { flip(t, h.file(name), at) }
-}
-
-func edited(name, from, to string) spoil {
-	return func(t *testing.T, h history) {
-		content, err := os.ReadFile(h.file(name))
+	case "flip":
+		flip(t, file, n)
+	case "edit":
+		content, err := os.ReadFile(file)
+		from, to := text.Replace(part[2]), text.Replace(part[3])
 		if err != nil || !bytes.Contains(content, []byte(from)) {
-			t.Fatalf("%s holds no %q: %v", name, from, err)
+			t.Fatalf("%s holds no %q: %v", file, from, err)
 		}
-		write(t, h.file(name), bytes.Replace(content, []byte(from), []byte(to), 1))
+		write(t, file, bytes.Replace(content, []byte(from), []byte(to), 1))
+	default:
+		t.Fatalf("unknown command %q", command)
 	}
 }
 
 // TestRefusesToSign: changes to a directory or its guard between two starts.
 func TestRefusesToSign(t *testing.T) {
 	t.Parallel()
-	const guard, hashes, data, state, checkpoint = "guard/2026.json", "log/tile/0/001.p/44", "log/tile/data/001.p/44", "log/" + treeStateFile, "log/" + checkpointFile
 	a := newAuthority(t)
 	original := newHistory(t, a)
-	for _, test := range []struct {
-		name   string
-		spoil  spoil
-		reason Reason
-	}{
-		{"restored from a backup older than the last checkpoint", restored("older"), ReasonOlder},
-		{"restored from a backup younger than the last checkpoint", restored("younger"), ReasonOlder},
-		{"restored empty", restored("empty"), ReasonOlder},
-		{"the tree state alone is older", func(t *testing.T, h history) { copyFile(t, h.file("older/"+treeStateFile), h.file(state)) }, ReasonOlder},
-		{"the guard is ahead by one entry", edited(guard, `"tree_size": 300`, `"tree_size": 301`), ReasonOlder},
-		{"another history", forked(60), ReasonForked},
-		{"another history of the same size", forked(300 - 260), ReasonForked},
-		{"no guard", removed(guard), ReasonGuard},
-		{"an empty guard", emptied(guard), ReasonGuard},
-		{"a guard cut short", cut(guard, 100), ReasonGuard},
-		{"the guard of another log", func(t *testing.T, h history) { copyFile(t, newConfig(t).Guard, h.Guard) }, ReasonGuard},
-		{"the guard of another origin", edited(guard, testOrigin, "log.example/2025"), ReasonGuard},
-		{"a truncated hash tile", cut(hashes, 32*40), ReasonDamaged},
-		{"a hash tile cut in the middle of a hash", cut(hashes, 1400), ReasonDamaged},
-		{"an altered hash tile", flipped(hashes, 40), ReasonDamaged},
-		{"a missing hash tile", removed("log/tile/1/000.p/1"), ReasonDamaged},
-		{"a truncated data tile", cut(data, 20000), ReasonDamaged},
-		{"an altered data tile", flipped(data, 200), ReasonDamaged},
-		{"a missing data tile", removed(data), ReasonDamaged},
-		{"an empty tree state", emptied(state), ReasonDamaged},
-		{"a missing tree state", removed(state), ReasonDamaged},
-		{"a missing checkpoint", removed(checkpoint), ReasonDamaged},
-		{"a checkpoint cut short", cut(checkpoint, 60), ReasonDamaged},
-		{"a forged checkpoint", edited(checkpoint, "\n300\n", "\n301\n"), ReasonDamaged},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	cases, err := os.ReadFile("testdata/refused.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(cases)) {
+		part := strings.SplitN(strings.TrimSpace(line), ": ", 3)
+		if len(part) != 3 {
+			continue
+		}
+		reason := Reason(part[0])
+		t.Run(part[1], func(t *testing.T) {
 			t.Parallel()
 			h := original.at(t.TempDir())
 			copyDir(t, original.base, h.base)
-			test.spoil(t, h)
+			h.spoil(t, part[2])
 			before := snapshot(h.Config)
 
 			inspected, err := Inspect(t.Context(), h.Config)
 			if err != nil {
 				t.Fatal(err)
 			}
-			checkRefusal(t, inspected.Err, test.reason)
+			checkRefusal(t, inspected.Err, reason)
 			if head, err := (directory{h.Dir}).head(); err == nil && inspected.TreeSize != head.size {
 				t.Errorf("the directory has %d entries, and the inspection shows %d", head.size, inspected.TreeSize)
 			}
@@ -158,16 +133,16 @@ func TestRefusesToSign(t *testing.T) {
 				t.Error("fsck finds the log whole")
 			}
 			l := openSpoilt(t, h.Config)
-			checkRefusal(t, l.Ready(), test.reason)
-			checkRefusal(t, l.Status().Err, test.reason)
+			checkRefusal(t, l.Ready(), reason)
+			checkRefusal(t, l.Status().Err, reason)
 			_, err = l.Submit(t.Context(), a.submission(t))
-			checkRefusal(t, err, test.reason)
+			checkRefusal(t, err, reason)
 			url := serve(t, l)
 			status, header, body := post(t, url+"/ct/v1/add-pre-chain", testToken, chainJSON(t, a.submission(t).Chain))
 			if status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" || strings.Contains(body, h.base) || !strings.Contains(body, "error_message") {
 				t.Errorf("a submitter over HTTP gets %d %v %s", status, header, body)
 			}
-			if test.reason != ReasonDamaged {
+			if reason != ReasonDamaged {
 				if _, err := ctClient(t, url, l.PublicKey()).GetSTH(t.Context()); err != nil {
 					t.Errorf("what was published cannot be read any more: %v", err)
 				}
@@ -229,47 +204,34 @@ func snapshot(cfg Config) string {
 // TestRefusesWhileRunning: changes to a directory while a process writes it.
 func TestRefusesWhileRunning(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct {
-		name   string
-		spoil  func(t *testing.T, cfg Config, backup string)
-		reason Reason
-	}{
-		{"an older copy is put over it", func(t *testing.T, cfg Config, backup string) {
-			copyFile(t, filepath.Join(backup, treeStateFile), filepath.Join(cfg.Dir, treeStateFile))
-		}, ReasonOlder},
-		{"a hash tile is altered", func(t *testing.T, cfg Config, _ string) {
-			flip(t, filepath.Join(cfg.Dir, "tile/0/000.p/40"), 40)
-		}, ReasonForked},
-		{"a data tile is cut short", func(t *testing.T, cfg Config, _ string) {
-			if err := os.Truncate(filepath.Join(cfg.Dir, "tile/data/000.p/40"), 9000); err != nil {
-				t.Fatal(err)
-			}
-		}, ReasonDamaged},
+	for command, reason := range map[string]Reason{
+		"copy older/.state/treeState log/.state/treeState": ReasonOlder,
+		"flip log/tile/0/000.p/40 40":                      ReasonForked,
+		"cut log/tile/data/000.p/40 9000":                  ReasonDamaged,
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(command, func(t *testing.T) {
 			t.Parallel()
-			a, cfg := newAuthority(t), newConfig(t)
-			l := open(t, cfg)
+			a, base := newAuthority(t), t.TempDir()
+			h := history{newConfigIn(t, base), base}
+			l := open(t, h.Config)
 			submit(t, l, a, 20)
 			shutdown(t, l)
-			backup := filepath.Join(t.TempDir(), "backup")
-			copyDir(t, cfg.Dir, backup)
-			l = openSpoilt(t, cfg)
+			copyDir(t, h.Dir, h.file("older"))
+			l = openSpoilt(t, h.Config)
 			// One batch, so that the tile of 40 is the newest.
 			submit(t, l, a, 20)
 			published := waitForCheckpoint(t, l, 40)
 
-			test.spoil(t, cfg, backup)
+			h.spoil(t, command)
 			_, err := l.Submit(t.Context(), a.submission(t))
-			checkRefusal(t, err, test.reason)
+			checkRefusal(t, err, reason)
 			_, err = l.admitCheckpoint(treeHead{size: 1 << 20})
-			checkRefusal(t, err, test.reason)
+			checkRefusal(t, err, reason)
 			shutdown(t, l)
 			if c, err := l.checkpoint(); err != nil || !bytes.Equal(c.raw, published.raw) {
 				t.Errorf("the checkpoint has been replaced: %v, %v", c, err)
 			}
-			_, err = ctClient(t, serve(t, l), l.PublicKey()).GetSTH(t.Context())
-			if err != nil {
+			if _, err = ctClient(t, serve(t, l), l.PublicKey()).GetSTH(t.Context()); err != nil {
 				t.Errorf("what was published cannot be read any more: %v", err)
 			}
 		})
@@ -292,33 +254,24 @@ func waitForCheckpoint(t *testing.T, l *Log, size uint64) *checkpoint {
 	return nil
 }
 
+// A guard of a process that stopped before the write, or from an older backup, is moved on.
 func TestGuardBehindIsMovedOn(t *testing.T) {
 	t.Parallel()
 	a, cfg := newAuthority(t), newConfig(t)
-	l := open(t, cfg)
-	submit(t, l, a, 5)
-	shutdown(t, l)
 	old, err := os.ReadFile(cfg.Guard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l = open(t, cfg)
+	l := open(t, cfg)
 	submit(t, l, a, 600)
 	shutdown(t, l)
-	// The guard of a process that stopped before the write, or of an older backup.
 	write(t, cfg.Guard, old)
 	l = open(t, cfg)
-	if s := l.Status(); s.Err != nil || s.TreeSize != 605 {
+	if s := l.Status(); s.Err != nil || s.TreeSize != 600 {
 		t.Errorf("status: %+v", s)
 	}
-	submit(t, l, a, 1)
 	shutdown(t, l)
-	var g guardFile
-	content, err := os.ReadFile(cfg.Guard)
-	if err == nil {
-		err = json.Unmarshal(content, &g)
-	}
-	if err != nil || g.TreeSize != 606 {
+	if g, err := readGuard(cfg.Guard, cfg.Origin, l.key.LogID()); err != nil || g.TreeSize != 600 {
 		t.Errorf("the guard has %d entries: %v", g.TreeSize, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -176,7 +177,7 @@ func TestInterruptedBatchIsNotServed(t *testing.T) {
 	url := serve(t, l)
 	submit(t, l, a, 5)
 	shutdown(t, l)
-	source := httpSource{url}
+	source := tileClient(t, url)
 	whole, err := source.ReadTile(t.Context(), 0, 0, 15)
 	if err != nil {
 		t.Fatal(err)
@@ -194,9 +195,9 @@ func TestInterruptedBatchIsNotServed(t *testing.T) {
 			t.Errorf("the data tile of width %d has not the hashes of its tile: %v", width, err)
 		}
 	}
-	for _, path := range []string{"tile/0/000", "tile/data/000", "tile/0/000.p/16", "tile/1/000.p/1"} {
-		if _, err := source.get(t.Context(), path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s: got %v, want 404", path, err)
+	for _, path := range []string{"/tile/0/000", "/tile/data/000", "/tile/0/000.p/16", "/tile/1/000.p/1"} {
+		if status, _, _ := do(t, http.MethodGet, url+path, nil, nil); status != http.StatusNotFound {
+			t.Errorf("%s: got %d, want 404", path, status)
 		}
 	}
 	if _, err := Fsck(t.Context(), cfg); err != nil {
