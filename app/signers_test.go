@@ -64,7 +64,7 @@ func newToken(t *testing.T) config.Signer {
 	if err != nil {
 		t.Fatalf("making a token: %v: %s", err, out)
 	}
-	return config.Signer{PKCS11: &config.SignerPKCS11{Module: module, Token: "mayfly", Label: "next", PINFile: pin}}
+	return config.Signer{PKCS11: &signer.PKCS11{Module: module, Token: "mayfly", Label: "next", PINFile: pin}}
 }
 
 // addElsewhere adds an authority. named opens its key.
@@ -124,7 +124,7 @@ func newVaultWorld(t *testing.T) *vaultWorld {
 	version := w.vault.Add("mayfly-secret-name", w.key)
 	token := filepath.Join(t.TempDir(), "token")
 	w.must(os.WriteFile(token, []byte(w.vault.Token()+"\n"), 0o600))
-	named := config.Signer{KMS: &config.SignerKMS{URI: "hashivault://mayfly-secret-name", Version: uint64(version), Address: w.vault.URL(), TokenFile: token}}
+	named := config.Signer{KMS: &signer.KMS{URI: "hashivault://mayfly-secret-name", Version: uint64(version), Address: w.vault.URL(), TokenFile: token}}
 	w.addElsewhere(named)
 	editor := w.editor()
 	editor.Force = true

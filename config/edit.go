@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -97,6 +98,8 @@ func yamlOf(value reflect.Value, f field, dir string) *yaml.Node {
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagTimestamp, Value: of.UTC().Format(time.RFC3339)}
 	case uint64:
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: tagInt, Value: strconv.FormatUint(of, 10)}
+	case []byte:
+		return textNode(hex.EncodeToString(of))
 	case string:
 		if f.tag.Get("kind") == "path" {
 			of = relativeTo(dir, of)

@@ -105,6 +105,8 @@ func outcomeOf(kind, name string, content []byte, environ []string) (outcome, te
 func show(out *strings.Builder, path string, v reflect.Value) {
 	switch kind := v.Kind(); {
 	case v.IsZero():
+	case kind == reflect.Slice && strings.HasSuffix(path, "pkcs11.id"):
+		fmt.Fprintf(out, "%s = %x\n", path, v.Bytes())
 	case v.Type() == reflect.TypeFor[json.RawMessage](), v.Type() == reflect.TypeFor[[]byte]():
 		fmt.Fprintf(out, "%s = %s\n", path, strings.TrimSpace(string(v.Bytes())))
 	case kind == reflect.Pointer:

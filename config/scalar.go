@@ -114,14 +114,14 @@ func setText(v reflect.Value, tag reflect.StructTag, text string) (problem strin
 	var err error
 	switch into := v.Addr().Interface().(type) {
 	case *string:
-		if tag.Get("kind") == "hex" {
-			if _, err := hex.DecodeString(text); err != nil {
-				return fmt.Sprintf("found %q, expected pairs of hexadecimal digits, in quotes, such as \"01ab\"", shorten(text))
-			}
-		}
 		*into = text
 	case *[]byte:
 		*into = []byte(text)
+		if tag.Get("kind") == "hex" {
+			if *into, err = hex.DecodeString(text); err != nil {
+				return fmt.Sprintf("found %q, expected pairs of hexadecimal digits, in quotes, such as \"01ab\"", shorten(text))
+			}
+		}
 	case *Secret:
 		if *into = (Secret{}); text != "" {
 			*into = Secret{&text}

@@ -9,11 +9,10 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/kms/hashivault"
-	"github.com/mayfly-ca/mayfly/config"
 )
 
 func (built) Hashivault() opener {
-	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) {
-		return hashivault.Open(ctx, hashivault.Config{URI: named.URI, Version: uint(named.Version), Address: named.Address, TokenFile: named.TokenFile, Mount: named.Mount})
+	return func(ctx context.Context, named *signer.KMS) (signer.Key, error) {
+		return hashivault.Open(ctx, hashivault.Config(*named))
 	}
 }

@@ -251,7 +251,7 @@ func (r *Ring) Close() error {
 }
 
 // opener opens the key of a key-management service.
-type opener func(ctx context.Context, named *config.SignerKMS) (signer.Key, error)
+type opener func(ctx context.Context, named *signer.KMS) (signer.Key, error)
 
 // uriOpener opens the key of a service whose keys only a URI names.
 type uriOpener func(ctx context.Context, uri string) (signer.Key, error)
@@ -260,7 +260,7 @@ func byURI(open uriOpener) opener {
 	if open == nil {
 		return nil
 	}
-	return func(ctx context.Context, named *config.SignerKMS) (signer.Key, error) { return open(ctx, named.URI) }
+	return func(ctx context.Context, named *signer.KMS) (signer.Key, error) { return open(ctx, named.URI) }
 }
 
 // built has the openers of this binary: a file with the build tag of a service declares the method
@@ -311,7 +311,7 @@ func notBuilt(tag string) error {
 
 // openerOf returns the opener of the service that the URI of named selects. Package config knows the
 // same services.
-func openerOf(named *config.SignerKMS) (opener, error) {
+func openerOf(named *signer.KMS) (opener, error) {
 	scheme, _, _ := strings.Cut(named.URI, "://")
 	i := slices.IndexFunc(services(), func(s service) bool { return s.scheme == scheme })
 	if i < 0 {

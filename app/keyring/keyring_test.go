@@ -82,12 +82,12 @@ func TestNotBuilt(t *testing.T) {
 	t.Parallel()
 	ring, key := keyring.New(keyring.Config{}), newKey(t)
 	for kind, named := range map[string]config.Signer{
-		"pkcs11":     {PKCS11: &config.SignerPKCS11{Module: "m", Token: "t", Label: "l"}},
-		"awskms":     {KMS: &config.SignerKMS{URI: "awskms:///alias/a"}},
-		"gcpkms":     {KMS: &config.SignerKMS{URI: "gcpkms://projects/p"}},
-		"azurekms":   {KMS: &config.SignerKMS{URI: "azurekms://v/k"}},
-		"hashivault": {KMS: &config.SignerKMS{URI: "hashivault://k", Version: 1}},
-		"openbao":    {KMS: &config.SignerKMS{URI: "openbao://k", Version: 1}},
+		"pkcs11":     {PKCS11: &signer.PKCS11{Module: "m", Token: "t", Label: "l"}},
+		"awskms":     {KMS: &signer.KMS{URI: "awskms:///alias/a"}},
+		"gcpkms":     {KMS: &signer.KMS{URI: "gcpkms://projects/p"}},
+		"azurekms":   {KMS: &signer.KMS{URI: "azurekms://v/k"}},
+		"hashivault": {KMS: &signer.KMS{URI: "hashivault://k", Version: 1}},
+		"openbao":    {KMS: &signer.KMS{URI: "openbao://k", Version: 1}},
 	} {
 		if slices.Contains(keyring.Kinds(), kind) {
 			continue

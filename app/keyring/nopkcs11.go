@@ -8,7 +8,6 @@ import (
 	"context"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
-	"github.com/mayfly-ca/mayfly/config"
 )
 
 const builtWithPKCS11 = false
@@ -19,15 +18,15 @@ type Modules struct{}
 // NewModules returns none.
 func NewModules() *Modules { return &Modules{} }
 
-func (*Modules) check(*config.SignerPKCS11) ([]error, error) {
+func (*Modules) check(*signer.PKCS11) ([]error, error) {
 	return nil, notBuilt("pkcs11")
 }
 
-func (*Modules) open(context.Context, *config.SignerPKCS11) (signer.Key, error) {
+func (*Modules) open(context.Context, *signer.PKCS11) (signer.Key, error) {
 	return nil, notBuilt("pkcs11")
 }
 
-func (*Modules) make(context.Context, *config.SignerPKCS11, string) (signer.Key, bool, error) {
+func (*Modules) make(context.Context, *signer.PKCS11, string) (signer.Key, bool, error) {
 	return nil, false, notBuilt("pkcs11")
 }
 

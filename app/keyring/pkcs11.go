@@ -6,12 +6,10 @@ package keyring
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/pkcs11"
-	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -24,35 +22,21 @@ type Modules struct{ loaded *pkcs11.Modules }
 // NewModules returns no loaded module.
 func NewModules() *Modules { return &Modules{pkcs11.NewModules()} }
 
-func configOf(named *config.SignerPKCS11) (pkcs11.Config, error) {
-	id, err := hex.DecodeString(named.ID)
-	return pkcs11.Config{Module: named.Module, Token: named.Token, Label: named.Label, PINFile: named.PINFile, ID: id}, keypath.Prefix(err, "id")
-}
-
 // check finds what is wrong without a call to the module.
-func (*Modules) check(named *config.SignerPKCS11) (warnings []error, err error) {
-	cfg, err := configOf(named)
-	if err != nil {
-		return nil, err
-	}
-	return pkcs11.Check(cfg)
+func (*Modules) check(named *signer.PKCS11) (warnings []error, err error) {
+	return pkcs11.Check(pkcs11.Config(*named))
 }
 
-func (m *Modules) open(ctx context.Context, named *config.SignerPKCS11) (signer.Key, error) {
-	cfg, err := configOf(named)
-	if err != nil {
-		return nil, err
-	}
-	return m.loaded.Open(ctx, cfg)
+func (m *Modules) open(ctx context.Context, named *signer.PKCS11) (signer.Key, error) {
+	return m.loaded.Open(ctx, pkcs11.Config(*named))
 }
 
 // make opens the key, or creates it.
-func (m *Modules) make(ctx context.Context, named *config.SignerPKCS11, algorithm string) (key signer.Key, made bool, err error) {
+func (m *Modules) make(ctx context.Context, named *signer.PKCS11, algorithm string) (key signer.Key, made bool, err error) {
 	if key, err = m.open(ctx, named); !NoKey(err) {
 		return key, false, err
 	}
-	cfg, _ := configOf(named) // open has checked it
-	if key, err = m.loaded.Generate(ctx, cfg, algorithm); err != nil {
+	if key, err = m.loaded.Generate(ctx, pkcs11.Config(*named), algorithm); err != nil {
 		// The complete message has a key path: it may state that the key was created, although the call
 		// fails.
 		return nil, false, keypath.Errorf([]string{"label"}, "making the key: %w", err)

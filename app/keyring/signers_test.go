@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
@@ -20,7 +21,7 @@ func TestSignerServices(t *testing.T) {
 	t.Parallel()
 	ring := keyring.New(keyring.Config{})
 	for _, scheme := range []string{"awskms", "gcpkms", "azurekms", "hashivault", "openbao"} {
-		_, _, err := ring.Open(t.Context(), config.Signer{KMS: &config.SignerKMS{URI: scheme + "://"}})
+		_, _, err := ring.Open(t.Context(), config.Signer{KMS: &signer.KMS{URI: scheme + "://"}})
 		var mistake *keypath.Error
 		if !errors.As(err, &mistake) || strings.Join(mistake.Path, ".") != "kms.uri" || !strings.Contains(err.Error(), "should be "+strings.Replace(scheme, "openbao", "hashivault", 1)+"://") {
 			t.Errorf("%s: got error %v", scheme, err)

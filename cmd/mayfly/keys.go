@@ -100,8 +100,8 @@ func whereIs(named config.Signer) string {
 	switch {
 	case named.PKCS11 != nil:
 		key := fmt.Sprintf("%q", named.PKCS11.Label)
-		if named.PKCS11.ID != "" {
-			key += " with the ID " + named.PKCS11.ID
+		if id := named.PKCS11.ID; id != nil {
+			key += fmt.Sprintf(" with the ID %x", id)
 		}
 		return fmt.Sprintf("in the token %q as %s, by %s", named.PKCS11.Token, key, named.PKCS11.Module)
 	case named.KMS != nil && named.KMS.Version > 0:

@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"certs":              {},
 	"certs/correspond":   {},
 	"proof":              {},
-	"config":             {"oidc", "identity", "ctlog/embedded", "certs", "server", "ca/ceremony"},
+	"config":             {"oidc", "identity", "ctlog/embedded", "certs", "server", "ca/ceremony", "ca/signer"},
 	"proto":              {},
 	"oidc":               {},
 	"oidc/provider":      {},

@@ -36,7 +36,7 @@ func opener(cfg hashivault.Config) openFunc {
 	return func(ctx context.Context, uri string) (signer.Key, error) {
 		name, version, _ := strings.Cut(uri, "?")
 		named := cfg
-		named.URI, named.Version = name, uint(len(version))
+		named.URI, named.Version = name, uint64(len(version))
 		return hashivault.Open(ctx, named)
 	}
 }

@@ -10,33 +10,19 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 // Config names a key and its access.
-type Config struct {
-	// URI is hashivault://NAME or openbao://NAME, with the key's name in the transit engine.
-	URI string
-	// Version is the key's version that signs, from 1. It is mandatory: a rotation creates
-	// another key, which is not that of the certificate.
-	Version uint
-	// Address is Vault's, as in https://vault.example:8200. http is allowed for loopback only,
-	// as it sends the token in clear. Empty: VAULT_ADDR, or BAO_ADDR.
-	Address string
-	// TokenFile is the path of a file that holds the token and perhaps one line ending. Each
-	// opening of the key reads it, so the operator may replace it while the token in it is
-	// still valid. Empty: VAULT_TOKEN, or BAO_TOKEN.
-	TokenFile string
-	// Mount is the mount path of the transit engine; empty for "transit".
-	Mount string
-}
+type Config signer.KMS
 
 // settings is a Config after its check, with the values from the environment.
 type settings struct {
 	name, address, mount, token, tokenSource string
-	version                                  uint
+	version                                  uint64
 }
 
 var (

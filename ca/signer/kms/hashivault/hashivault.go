@@ -155,7 +155,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 }
 
 // parseKey returns the public key of version in the answer to a read of a transit key.
-func parseKey(body []byte, version uint) (crypto.PublicKey, error) {
+func parseKey(body []byte, version uint64) (crypto.PublicKey, error) {
 	var answer struct {
 		Data struct {
 			Type string
@@ -183,7 +183,7 @@ func parseKey(body []byte, version uint) (crypto.PublicKey, error) {
 
 // parseSignature returns the signature in the answer to a signing request, which is
 // "vault:v" version ":" base64.
-func parseSignature(body []byte, version uint) ([]byte, error) {
+func parseSignature(body []byte, version uint64) ([]byte, error) {
 	var answer struct{ Data struct{ Signature string } }
 	if err := json.Unmarshal(body, &answer); err != nil {
 		return nil, fmt.Errorf("parsing the signature: %w", err)

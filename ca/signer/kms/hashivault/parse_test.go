@@ -18,7 +18,7 @@ const p256 = `-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEiY
 
 // A parsed key is parsed again from an answer that holds it.
 func FuzzParseKey(f *testing.F) {
-	f.Add([]byte(`{"data":{"type":"ecdsa-p256","keys":{"1":{"public_key":"`+p256+`"}}}}`), uint(1))
+	f.Add([]byte(`{"data":{"type":"ecdsa-p256","keys":{"1":{"public_key":"`+p256+`"}}}}`), uint64(1))
 	for _, body := range []string{
 		`<html>`, `null`, `{"data":{"keys":{"3":{}}}}`, `{"data":{"type":"aes256-gcm96","keys":{"1":1767225600}}}`, `{"data":{"type":"ed25519","keys":{"1":{"public_key":"AAAA"}}}}`,
 		`{"data":{"keys":{"1":{"public_key":"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"}}}}`,
@@ -26,9 +26,9 @@ func FuzzParseKey(f *testing.F) {
 		if _, err := parseKey([]byte(body), 1); err == nil {
 			f.Errorf("%s: got no error", body)
 		}
-		f.Add([]byte(body), uint(1))
+		f.Add([]byte(body), uint64(1))
 	}
-	f.Fuzz(func(t *testing.T, body []byte, version uint) {
+	f.Fuzz(func(t *testing.T, body []byte, version uint64) {
 		public, err := parseKey(body, version)
 		if err != nil {
 			return
@@ -50,14 +50,14 @@ func FuzzParseKey(f *testing.F) {
 
 // A parsed signature is parsed again from an answer that holds it.
 func FuzzParseSignature(f *testing.F) {
-	f.Add([]byte(`{"data":{"signature":"vault:v1:MEUCIQ=="}}`), uint(1))
+	f.Add([]byte(`{"data":{"signature":"vault:v1:MEUCIQ=="}}`), uint64(1))
 	for _, body := range []string{`<html>`, `{"data":{}}`, `{"data":{"signature":"vault:v11:AAAA"}}`, `{"data":{"signature":"vault:v1:*"}}`, `{"data":{"signature":"vault:v1:"}}`} {
 		if _, err := parseSignature([]byte(body), 1); err == nil {
 			f.Errorf("%s: got no error", body)
 		}
-		f.Add([]byte(body), uint(1))
+		f.Add([]byte(body), uint64(1))
 	}
-	f.Fuzz(func(t *testing.T, body []byte, version uint) {
+	f.Fuzz(func(t *testing.T, body []byte, version uint64) {
 		signature, err := parseSignature(body, version)
 		if err != nil {
 			return
