@@ -12,60 +12,47 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
+// yamlBlocks returns the blocks of YAML in a document.
+func yamlBlocks(t *testing.T, document string) (blocks []string) {
+	t.Helper()
+	for _, block := range strings.Split(document, "\n```yaml\n")[1:] {
+		block, _, closed := strings.Cut(block, "\n```\n")
+		if !closed {
+			t.Fatalf("a block has no end: %s", block)
+		}
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
 // Every block of docs/issuers.md is an issuer file without a mistake or a warning, and the
 // tests in it pass.
 func TestIssuersDocument(t *testing.T) {
 	t.Parallel()
-	document, err := os.ReadFile("../docs/issuers.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	shipped, err := os.ReadFile("../config/issuers.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, templates, found := strings.Cut(string(shipped), "\nci-issuer-metadata:\n")
-	if !found {
-		t.Fatal("config/issuers.yaml has no ci-issuer-metadata")
-	}
-	heading, blocks := "", 0
-	for _, part := range strings.Split(string(document), "\n#") {
-		heading, _, _ = strings.Cut(strings.TrimLeft(part, "# "), "\n")
-		for _, block := range strings.Split(part, "\n```yaml\n")[1:] {
-			block, _, closed := strings.Cut(block, "\n```\n")
-			if !closed {
-				t.Fatalf("%s: a block has no end", heading)
-			}
-			blocks++
-			if strings.Contains(block, "ci-provider") && !strings.Contains(block, "ci-issuer-metadata") {
-				block += "\nci-issuer-metadata:\n" + templates
-			}
-			file := filepath.Join(t.TempDir(), "issuers.yaml")
-			if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			report, err := app.Check(t.Context(), app.CheckOptions{File: file})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, wrong := range append(report.Mistakes, report.Warnings...) {
-				t.Errorf("%s: %v", heading, wrong)
-			}
-			if report.Tests < report.Entries || report.Tests == 0 {
-				t.Errorf("%s: %d tests for %d entries", heading, report.Tests, report.Entries)
-			}
+	document := string(must(os.ReadFile("../docs/issuers.md"))(t))
+	_, templates, _ := strings.Cut(string(must(os.ReadFile("../config/issuers.yaml"))(t)), "\nci-issuer-metadata:\n")
+	blocks := yamlBlocks(t, document)
+	for _, block := range blocks {
+		if strings.Contains(block, "ci-provider") && !strings.Contains(block, "ci-issuer-metadata") {
+			block += "\nci-issuer-metadata:\n" + templates
+		}
+		file := filepath.Join(t.TempDir(), "issuers.yaml")
+		must(0, os.WriteFile(file, []byte(block), 0o600))(t)
+		report := must(app.Check(t.Context(), app.CheckOptions{File: file}))(t)
+		if len(report.Mistakes)+len(report.Warnings) > 0 || report.Tests < report.Entries || report.Tests == 0 {
+			t.Errorf("mistakes %v, warnings %v, %d tests for %d entries in\n%s", report.Mistakes, report.Warnings, report.Tests, report.Entries, block)
 		}
 	}
 	for _, provider := range []string{
 		"Google Workspace", "Entra ID", "Okta", "Keycloak", "Dex", "GitHub\n", "GitHub Enterprise Server", "GitLab\n", "GitLab of your own",
 		"Buildkite", "CircleCI", "Jenkins", "EKS, GKE and AKS", "K3s", "The cluster that mayfly runs in", "SPIFFE", "AWS",
 	} {
-		if !strings.Contains(string(document), "# "+provider) && !strings.Contains(string(document), "# Microsoft "+provider) {
+		if !strings.Contains(document, "# "+provider) && !strings.Contains(document, "# Microsoft "+provider) {
 			t.Errorf("%q has no section", provider)
 		}
 	}
-	if blocks < 18 {
-		t.Errorf("the document has %d blocks only", blocks)
+	if len(blocks) < 18 {
+		t.Errorf("the document has %d blocks only", len(blocks))
 	}
 }
 
@@ -73,17 +60,9 @@ func TestIssuersDocument(t *testing.T) {
 // each kind that a binary can be built with.
 func TestSignersDocument(t *testing.T) {
 	t.Parallel()
-	document, err := os.ReadFile("../docs/signers.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	const entry = "generation: 1\nauthorities:\n  - id: 2026-a\n    chain: chain.pem\n    publish_at: 2026-11-01T00:00:00Z\n"
 	kinds := map[string]bool{}
-	for _, block := range strings.Split(string(document), "\n```yaml\n")[1:] {
-		block, _, closed := strings.Cut(block, "\n```\n")
-		if !closed {
-			t.Fatal("a block has no end")
-		}
+	for _, block := range yamlBlocks(t, string(must(os.ReadFile("../docs/signers.md"))(t))) {
 		switch {
 		case strings.HasPrefix(block, "signer:"):
 			block = entry + "    " + strings.ReplaceAll(block, "\n", "\n    ")

@@ -96,7 +96,8 @@ type failing struct{ text string }
 
 func (f *failing) Error() string { return f.text }
 
-// TestShortLinesAreUnchanged: the limit does not change a line that is short enough.
+// TestShortLinesAreUnchanged: the limit does not change a line that is short enough. A longer one states
+// what was cut.
 func TestShortLinesAreUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"json", "text"} {
@@ -113,21 +114,11 @@ func TestShortLinesAreUnchanged(t *testing.T) {
 		if lines[0] != lines[1] {
 			t.Errorf("%s: %s instead of %s", format, lines[1], lines[0])
 		}
-	}
-}
-
-// TestLongValuesStateTheirLength: the line states what was cut.
-func TestLongValuesStateTheirLength(t *testing.T) {
-	t.Parallel()
-	var out bytes.Buffer
-	_, callers := logTo("json", &out)
-	callers.Info("request", "cause", strings.Repeat("x", 58_000), "reason", "TOKEN_MALFORMED")
-	var line map[string]string
-	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
-		t.Fatal(err)
-	}
-	if !strings.HasSuffix(line["cause"], "x… (58000 bytes)") || len(line["cause"]) < maxLine/2 || line["reason"] != "TOKEN_MALFORMED" {
-		t.Errorf("line %s", out.String())
+		out.Reset()
+		callers.Info("request", "cause", strings.Repeat("x", 58_000), "reason", "TOKEN_MALFORMED")
+		if line := out.String(); !strings.Contains(line, strings.Repeat("x", maxLine/2)+"x") || !strings.Contains(line, "x… (58000 bytes)") || !strings.Contains(line, "TOKEN_MALFORMED") {
+			t.Errorf("%s: line %s", format, line)
+		}
 	}
 }
 

@@ -3,14 +3,11 @@
 package app_test
 
 import (
-	"context"
+	"bytes"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,7 +28,7 @@ import (
 // ROTATION_CLIENTS and ROTATION_SECONDS (of load between two steps) increase the load.
 func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
-	newRotationWorld(t).rotateUnderLoad((*rotationWorld).add)
+	newRotationWorld(t).rotateUnderLoad(func(r *rotationWorld) string { return r.add("next") })
 }
 
 func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
@@ -39,25 +36,21 @@ func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	load := r.load(fromEnvironment("ROTATION_CLIENTS", 16))
 	pause := max(time.Duration(fromEnvironment("ROTATION_SECONDS", 0))*time.Second, 300*time.Millisecond)
 	r.start(1, 400*time.Millisecond, kubernetesSwap)
-	load.run(pause)
+	time.Sleep(pause)
 
 	// A new authority is published.
 	added := add(r)
-	r.distribute()
-	r.awaitGeneration(2)
+	r.distribute(2)
 	r.start(2, -700*time.Millisecond, tornWrite)
-	load.run(pause)
+	time.Sleep(pause)
 
 	// A day later it begins to sign, at an instant that the set names.
 	activated, err := r.editor().Activate(t.Context(), added, time.Time{})
 	r.must(err)
-	r.distribute()
-	r.awaitGeneration(3)
+	r.distribute(3)
 	before := load.issuedBy(added)
-	r.jumpTo(activated.Member.ActivateAt.Add(-2 * time.Second))
-	load.await("certificates of the new authority from every replica", func() bool {
-		return load.replicasOf(added) == len(r.replicas)
-	})
+	r.offset.Store(int64(time.Until(activated.Member.ActivateAt.Add(-2 * time.Second))))
+	await(t, "certificates of the new authority from every replica", func() bool { return load.replicasOf(added) == len(r.replicas) })
 	if before != 0 {
 		t.Errorf("the new authority signed %d certificates before its time", before)
 	}
@@ -65,9 +58,8 @@ func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	// The old one retires, and later its key is deleted.
 	_, err = r.editor().Retire(t.Context(), r.first, time.Time{})
 	r.must(err)
-	r.distribute()
-	r.awaitGeneration(4)
-	load.run(pause)
+	r.distribute(4)
+	time.Sleep(pause)
 	load.stop()
 
 	t.Logf("%d certificates, %d of %s and %d of %s; %d trust bundles; %d failed requests",
@@ -86,34 +78,27 @@ func fromEnvironment(name string, fallback int) int {
 
 // rotationWorld is an operator's folder with a CA set, and replicas with copies of it.
 type rotationWorld struct {
-	t        *testing.T
-	world    *testworld.World
-	set      string // the operator's ca.yaml
-	first    string // the ID of the first authority
-	modules  *keyring.Modules
-	offset   atomic.Int64
-	mu       sync.Mutex
+	*testworld.World
+	t       *testing.T
+	set     string // the operator's ca.yaml
+	first   string // the ID of the first authority
+	modules *keyring.Modules
+	offset  atomic.Int64
+
+	mu       sync.Mutex // guards the list
 	replicas []*replica
 }
 
 type replica struct {
-	url, ops string
-	dir      string
-	deliver  func(r *rotationWorld, rep *replica)
-	version  int
+	*running
+	dir     string
+	deliver func(r *rotationWorld, rep *replica)
+	version int
 }
 
 func newRotationWorld(t *testing.T) *rotationWorld {
-	dir := t.TempDir()
-	world, err := testworld.New(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(world.Close)
-	r := &rotationWorld{t: t, world: world, modules: keyring.NewModules(), set: filepath.Join(dir, "ca", "ca.yaml")}
-	set, _, err := config.LoadCASet(r.set)
-	r.must(err)
-	r.first = set.Authorities[0].ID
+	w := newWorld(t, withSet)
+	r := &rotationWorld{t: t, World: w, modules: keyring.NewModules(), set: path(w, "ca/ca.yaml"), first: filepath.Base(filepath.Dir(path(w, chainFile)))}
 	r.start(0, 0, atomicRename)
 	return r
 }
@@ -128,16 +113,12 @@ func (r *rotationWorld) must(err error) {
 // now is the clock that the replicas' clocks differ from by their skew. The test moves it.
 func (r *rotationWorld) now() time.Time { return time.Now().Add(time.Duration(r.offset.Load())) }
 
-func (r *rotationWorld) jumpTo(at time.Time) { r.offset.Store(int64(time.Until(at))) }
-
 func (r *rotationWorld) editor() set.Editor {
 	return set.Editor{Path: r.set, Now: r.now(), Lead: set.PublicationLead, Ring: keyring.New(keyring.Config{Modules: r.modules})}
 }
 
-// add creates a second authority below the root and adds it to the operator's set.
-func (r *rotationWorld) add() string { return r.addAuthority("next") }
-
-func (r *rotationWorld) addAuthority(id string) string {
+// add creates an authority below the root and adds it to the operator's set.
+func (r *rotationWorld) add(id string) string {
 	made, err := testworld.NewAuthority(filepath.Dir(r.set), id, r.now())
 	r.must(err)
 	_, err = r.editor().Add(r.t.Context(), config.CASetAuthority{
@@ -150,38 +131,18 @@ func (r *rotationWorld) addAuthority(id string) string {
 
 // start starts a replica with a copy of the operator's set.
 func (r *rotationWorld) start(i int, skew time.Duration, deliver func(*rotationWorld, *replica)) {
-	rep := &replica{dir: filepath.Join(r.world.Dir, fmt.Sprintf("replica-%d", i)), deliver: deliver}
+	rep := &replica{dir: filepath.Join(r.Dir, fmt.Sprintf("replica-%d", i)), deliver: deliver}
 	r.must(os.Mkdir(rep.dir, 0o700))
 	if i == 2 {
 		atomicRename(r, rep) // a server does not start from half a file
 	} else {
 		deliver(r, rep)
 	}
-	configFile := filepath.Join(r.world.Dir, fmt.Sprintf("mayfly-%d.yaml", i))
-	text, err := os.ReadFile(r.world.ConfigFile)
+	configFile := path(r.World, fmt.Sprintf("mayfly-%d.yaml", i))
+	text, err := os.ReadFile(r.ConfigFile)
 	r.must(err)
-	var lines []string
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(strings.TrimSpace(line), "file: {chain") {
-			line = "  set: " + filepath.Join(rep.dir, "ca.yaml") + "\n"
-		}
-		lines = append(lines, line)
-	}
-	r.must(os.WriteFile(configFile, []byte(strings.Join(lines, "")), 0o600))
-	server, err := app.Build(r.t.Context(), app.Options{ConfigFile: configFile, Modules: r.modules, Now: func() time.Time { return r.now().Add(skew) }}.Quick())
-	r.must(err)
-	listeners, err := server.Listen()
-	r.must(err)
-	rep.url, rep.ops = "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.Ops.Addr().String()
-	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx, listeners) }()
-	r.t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			r.t.Error(err)
-		}
-	})
+	r.must(os.WriteFile(configFile, bytes.Replace(text, []byte("ca/ca.yaml"), []byte(filepath.Join(rep.dir, "ca.yaml")), 1), 0o600))
+	rep.running = startAs(r.t, r.World, app.Options{ConfigFile: configFile, Modules: r.modules, Now: func() time.Time { return r.now().Add(skew) }})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.replicas = append(r.replicas, rep)
@@ -193,9 +154,14 @@ func (r *rotationWorld) running() []*replica {
 	return r.replicas[:len(r.replicas):len(r.replicas)]
 }
 
-func (r *rotationWorld) distribute() {
+// distribute delivers the operator's set to all replicas, and waits until they have loaded it.
+func (r *rotationWorld) distribute(generation int) {
+	r.t.Helper()
 	for _, rep := range r.replicas {
 		rep.deliver(r, rep)
+	}
+	for _, rep := range r.replicas {
+		await(r.t, fmt.Sprintf("generation %d", generation), func() bool { return rep.metric(r.t, "mayfly_ca_set_generation") == float64(generation) })
 	}
 }
 
@@ -212,16 +178,10 @@ func (r *rotationWorld) copyAuthorities(to string) {
 	}
 }
 
-func (r *rotationWorld) content() []byte {
-	content, err := os.ReadFile(r.set)
-	r.must(err)
-	return content
-}
-
 // atomicRename delivers the set as an editor or a configuration management tool does.
 func atomicRename(r *rotationWorld, rep *replica) {
 	r.copyAuthorities(rep.dir)
-	r.must(os.WriteFile(filepath.Join(rep.dir, "ca.yaml.new"), r.content(), 0o600))
+	r.must(os.WriteFile(filepath.Join(rep.dir, "ca.yaml.new"), must(os.ReadFile(r.set))(r.t), 0o600))
 	r.must(os.Rename(filepath.Join(rep.dir, "ca.yaml.new"), filepath.Join(rep.dir, "ca.yaml")))
 }
 
@@ -233,7 +193,7 @@ func kubernetesSwap(r *rotationWorld, rep *replica) {
 	version := fmt.Sprintf("..version-%d", rep.version)
 	r.must(os.Mkdir(filepath.Join(rep.dir, version), 0o700))
 	r.copyAuthorities(filepath.Join(rep.dir, version))
-	r.must(os.WriteFile(filepath.Join(rep.dir, version, "ca.yaml"), r.content(), 0o600))
+	r.must(os.WriteFile(filepath.Join(rep.dir, version, "ca.yaml"), must(os.ReadFile(r.set))(r.t), 0o600))
 	entries, err := os.ReadDir(filepath.Join(rep.dir, version))
 	r.must(err)
 	r.must(os.Symlink(version, filepath.Join(rep.dir, "..data_tmp")))
@@ -251,54 +211,8 @@ func kubernetesSwap(r *rotationWorld, rep *replica) {
 // file and reported it.
 func tornWrite(r *rotationWorld, rep *replica) {
 	r.copyAuthorities(rep.dir)
-	content, name := r.content(), filepath.Join(rep.dir, "ca.yaml")
+	content, name := must(os.ReadFile(r.set))(r.t), filepath.Join(rep.dir, "ca.yaml")
 	r.must(os.WriteFile(name, content[:len(content)*2/3], 0o600))
-	r.await("the torn file to be noticed", func() bool { return r.metric(rep, "mayfly_ca_set_reload_failed") == "1" })
+	await(r.t, "the torn file to be noticed", func() bool { return rep.metric(r.t, "mayfly_ca_set_reload_failed") == 1 })
 	r.must(os.WriteFile(name, content, 0o600))
-}
-
-func (r *rotationWorld) await(what string, done func() bool) {
-	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
-	defer cancel()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for !done() {
-		select {
-		case <-ctx.Done():
-			r.t.Fatalf("waiting for %s: it has not happened in a minute", what)
-		case <-ticker.C:
-		}
-	}
-}
-
-func (r *rotationWorld) awaitGeneration(n int) {
-	r.t.Helper()
-	for _, rep := range r.replicas {
-		r.await(fmt.Sprintf("generation %d", n), func() bool { return r.metric(rep, "mayfly_ca_set_generation") == strconv.Itoa(n) })
-	}
-}
-
-func (r *rotationWorld) metric(rep *replica, name string) string {
-	body, err := get(rep.ops + "/metrics")
-	r.must(err)
-	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
-}
-
-func get(url string) ([]byte, error) {
-	response, err := http.Get(url)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s answers %s: %s", url, response.Status, body)
-	}
-	return body, err
 }

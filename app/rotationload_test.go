@@ -50,15 +50,6 @@ func (l *load) stop() {
 	l.clients.Wait()
 }
 
-// run lets the load continue for d.
-func (l *load) run(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	<-timer.C
-}
-
-func (l *load) await(what string, done func() bool) { l.r.await(what, done) }
-
 func (l *load) issuedBy(authority string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -82,7 +73,7 @@ func (l *load) client(i int) {
 		l.fail(err)
 		return
 	}
-	token, err := l.r.world.Provider.Mint(map[string]any{"sub": "load", "email": fmt.Sprintf("client-%d@example.com", i), "email_verified": true})
+	token, err := l.r.Provider.Mint(map[string]any{"sub": "load", "email": fmt.Sprintf("client-%d@example.com", i), "email_verified": true})
 	if err != nil {
 		l.fail(err)
 		return
@@ -105,7 +96,7 @@ func (l *load) client(i int) {
 		}
 		to := replicas[turn%len(replicas)]
 		if clients[to] == nil {
-			if clients[to], err = client.New(client.Config{URL: to.url}); err != nil {
+			if clients[to], err = client.New(client.Config{URL: to.rest}); err != nil {
 				l.fail(err)
 				return
 			}
@@ -136,14 +127,10 @@ func (l *load) fetch(from *replica) (*bundle, error) {
 	l.mu.Lock()
 	atLeast := l.seen[from]
 	l.mu.Unlock()
-	body, err := get(from.url + "/api/v2/trustBundle")
-	if err != nil {
-		return nil, err
-	}
 	var answer struct {
 		Chains []struct{ Certificates []string }
 	}
-	if err := json.Unmarshal(body, &answer); err != nil {
+	if err := json.Unmarshal([]byte(fetch(l.r.t, from.rest+"/api/v2/trustBundle")), &answer); err != nil {
 		return nil, err
 	}
 	for _, chain := range answer.Chains {

@@ -119,8 +119,14 @@ func (b *buffer) String() string {
 // start serves w until the test ends.
 func start(t *testing.T, w *testworld.World, mounts ...server.Mount) *running {
 	t.Helper()
+	return startAs(t, w, app.Options{ConfigFile: w.ConfigFile, Mounts: mounts})
+}
+
+func startAs(t *testing.T, w *testworld.World, options app.Options) *running {
+	t.Helper()
 	r := &running{World: w, log: &buffer{}}
-	built := must(app.Build(t.Context(), app.Options{ConfigFile: w.ConfigFile, LogOutput: r.log, Mounts: mounts}.Quick()))(t)
+	options.LogOutput = r.log
+	built := must(app.Build(t.Context(), options.Quick()))(t)
 	listeners := must(built.Listen())(t)
 	r.rest, r.ops = "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.Ops.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())

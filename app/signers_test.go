@@ -81,7 +81,7 @@ func (r *rotationWorld) addElsewhere(named config.Signer) string {
 			Subject: ceremony.Subject{CommonName: "next intermediate", Organization: "mayfly demo"}, NotBefore: r.now(),
 			Signer: &ceremony.ExternalKey{Signer: signer.Crypto(r.t.Context(), key), Made: made, Block: named.Flow},
 		},
-		Parent: ceremony.Parent{Chain: []*x509.Certificate{r.world.Root}, Signer: signer.Crypto(r.t.Context(), parent)},
+		Parent: ceremony.Parent{Chain: []*x509.Certificate{r.Root}, Signer: signer.Crypto(r.t.Context(), parent)},
 	})
 	r.must(err)
 	r.must(key.Close())
@@ -130,29 +130,30 @@ func newVaultWorld(t *testing.T) *vaultWorld {
 	editor.Force = true
 	_, err = editor.Activate(t.Context(), "next", w.now().Add(time.Second))
 	w.must(err)
-	w.distribute()
-	w.awaitGeneration(3)
-	w.await("the Vault's key to sign", func() bool {
-		return w.metric(w.replicas[0], `mayfly_ca_authority_state{authority="next",state="active"}`) == "1"
-	})
+	w.distribute(3)
+	w.activated("next")
 	return w
 }
 
-// request requests one certificate, and returns the status and the body of a refusal.
-func (w *vaultWorld) request(key crypto.Signer) (*client.Certificate, error) {
-	token, err := w.world.Provider.Mint(map[string]any{"sub": "load", "email": "person@example.com", "email_verified": true})
-	w.must(err)
-	ca, err := client.New(client.Config{URL: w.replicas[0].url})
-	w.must(err)
-	return ca.SigningCertificate(w.t.Context(), client.Request{IDToken: token, Signer: key})
+// activated waits until the authority id signs everywhere.
+func (w *vaultWorld) activated(id string) {
+	for _, rep := range w.replicas {
+		await(w.t, id+" to sign", func() bool {
+			return rep.metric(w.t, fmt.Sprintf("mayfly_ca_authority_state{authority=%q,state=\"active\"}", id)) == 1
+		})
+	}
+}
+
+// request requests one certificate.
+func (w *vaultWorld) request() error {
+	_, err := w.replicas[0].request(w.t.Context(), nil)
+	return err
 }
 
 // Whatever error a service returns, the client is told to retry, the operator sees the cause, and
 // no process needs a restart.
 func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 	w := newVaultWorld(t)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	w.must(err)
 	down := func() (mend func()) { w.vault.Stop(); return w.vault.Start }
 	status := func(status int) func() func() {
 		return func() func() {
@@ -177,11 +178,11 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 		{"500", "500", status(http.StatusInternalServerError)},
 		{"wrong signature", "signature does not verify", lie},
 	} {
-		if _, err := w.request(key); err != nil {
+		if err := w.request(); err != nil {
 			t.Fatalf("before %s: %v", fault.name, err)
 		}
 		mend := fault.begin()
-		_, err := w.request(key)
+		err := w.request()
 		var refused *client.Error
 		if !errors.As(err, &refused) || refused.Reason != "SIGNER_UNAVAILABLE" {
 			t.Fatalf("%s: got error %v", fault.name, err)
@@ -192,7 +193,7 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 			}
 		}
 		signertest.Await(t, fault.name+": readiness that says why", func() error {
-			_, _ = w.request(key)
+			_ = w.request()
 			response, err := http.Get(w.replicas[0].ops + "/readyz?verbose")
 			if err != nil {
 				return err
@@ -205,7 +206,7 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 			return err
 		})
 		mend()
-		signertest.Await(t, fault.name+": certificates, once it is mended", func() error { _, err := w.request(key); return err })
+		signertest.Await(t, fault.name+": certificates, once it is mended", w.request)
 	}
 }
 
@@ -219,8 +220,6 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 	end := make(chan struct{})
 	var all sync.WaitGroup
 	for range clients {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		w.must(err)
 		all.Go(func() {
 			for {
 				select {
@@ -229,7 +228,7 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 				default:
 				}
 				before := phase.Load()
-				_, err := w.request(key)
+				err := w.request()
 				if phase.Load() != before {
 					continue // it may have met either state
 				}
@@ -273,21 +272,17 @@ func TestSignerServiceKilledUnderLoad(t *testing.T) {
 // by one that was started without the service.
 func TestSignerWayOut(t *testing.T) {
 	w := newVaultWorld(t)
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	w.must(err)
 	w.vault.Stop()
 	w.start(1, 0, atomicRename)
-	w.addAuthority("away")
+	w.add("away")
 	editor := w.editor()
 	editor.Force = true
-	_, err = editor.Activate(t.Context(), "away", w.now().Add(2*time.Second))
+	_, err := editor.Activate(t.Context(), "away", w.now().Add(2*time.Second))
 	w.must(err)
-	w.distribute()
-	w.awaitGeneration(5)
+	w.distribute(5)
+	w.activated("away")
 	for i, rep := range w.replicas {
-		w.await("the authority that leads away to sign", func() bool { return w.metric(rep, `mayfly_ca_authority_state{authority="away",state="active"}`) == "1" })
-		w.replicas[0], w.replicas[i] = w.replicas[i], w.replicas[0]
-		if _, err := w.request(key); err != nil {
+		if _, err := rep.request(t.Context(), nil); err != nil {
 			t.Errorf("replica %d: %v", i, err)
 		}
 	}
