@@ -140,10 +140,10 @@ func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byt
 	}
 	m := members[i]
 	if err := s.policy.Check(m.Chain, message, now); err != nil {
-		return nil, fmt.Errorf("%w: %w", socket.ErrNotPermitted, err)
+		return nil, fmt.Errorf("%w: %w", signer.ErrNotPermitted, err)
 	}
 	if string(message) != signer.SelfTestMessage && !activeAbout(m, now) {
-		return nil, fmt.Errorf("%w: authority %q is %s at %s, and only the active one signs certificates", socket.ErrNotPermitted, m.ID, m.StateAt(now), now.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("%w: authority %q is %s at %s, and only the active one signs certificates", signer.ErrNotPermitted, m.ID, m.StateAt(now), now.UTC().Format(time.RFC3339))
 	}
 	return m.Authority.Signer().Sign(ctx, message)
 }

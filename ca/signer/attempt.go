@@ -4,35 +4,37 @@ package signer
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 )
 
+// retryPause precedes the second attempt.
+const retryPause = 25 * time.Millisecond
+
 // errNoAnswer is the error of a call that used up its time without an answer.
 var errNoAnswer = errors.New("there was no answer in time")
 
 // try creates a signature in at most two attempts.
-func (s *Signer) try(ctx context.Context, message []byte, verify bool, l limits) ([]byte, error) {
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
+func (s *Signer) try(ctx context.Context, message []byte, verify bool, timeout, attempt time.Duration) ([]byte, error) {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	signature, err := s.attempt(ctx, bounded, message, verify, l.attempt)
+	signature, err := s.attempt(ctx, bounded, message, verify, attempt)
 	var f *Failure
 	if !errors.As(err, &f) || f.Remedy == Wait || f.RetryAfter > 0 {
 		return signature, err
 	}
-	timer := time.NewTimer(retryPause)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
-		if deadline, ok := bounded.Deadline(); ok && time.Until(deadline) < l.attempt/2 {
-			return nil, err
-		}
-		return s.attempt(ctx, bounded, message, verify, l.attempt)
+	case <-time.After(retryPause):
 	case <-bounded.Done():
 		return nil, err
 	}
+	if deadline, _ := bounded.Deadline(); time.Until(deadline) < attempt/2 {
+		return nil, err
+	}
+	return s.attempt(ctx, bounded, message, verify, attempt)
 }
 
 // attempt makes one attempt, and counts its result. It verifies the signature, unless verify is
@@ -42,7 +44,7 @@ func (s *Signer) attempt(caller, ctx context.Context, message []byte, verify boo
 	select {
 	case s.calls <- struct{}{}:
 	case <-ctx.Done(): // which is not the key's fault
-		s.observe.attempt(resultBusy, 0)
+		s.series.count(resultBusy, 0)
 		return nil, Busy(fmt.Errorf("%d signatures were under way, and none of them finished in time: %w", cap(s.calls), ctx.Err()))
 	}
 	began := time.Now()
@@ -52,31 +54,31 @@ func (s *Signer) attempt(caller, ctx context.Context, message []byte, verify boo
 	var signature []byte
 	if err != nil {
 		<-s.calls
-	} else if signature, err = s.call(ctx, key, message); err == nil && (verify || !s.verified || !s.healthy()) {
+	} else if signature, err = call(ctx, s.calls, func() ([]byte, error) { return key.Sign(ctx, message) }); err == nil && (verify || !s.cfg.Verified || !s.healthy()) {
 		err = s.verify(signature, message)
 	}
+	took := time.Since(began)
 	if err != nil {
-		err = s.classify(caller, ctx, time.Since(began), err)
+		err = s.classify(caller, ctx, took, err)
 		s.failed(caller, key, message, err)
 		signature = nil
 	} else {
 		s.succeeded(ctx)
 	}
-	s.observe.attempt(resultOf(err), time.Since(began))
+	s.series.count(resultOf(err), took)
 	return signature, err
 }
 
-// call calls the key in a new goroutine, since not every kind of key can be interrupted, and does
-// not wait for it after ctx has ended. It releases the slot in calls that its caller took when the
-// call of the key has really returned.
-func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, error) {
+// call calls do in a new goroutine, since not every kind of key can be interrupted, and does not
+// wait for it after ctx has ended. It takes an element out of underWay when do has really returned.
+func call[T any](ctx context.Context, underWay <-chan struct{}, do func() (T, error)) (T, error) {
 	type answer struct {
-		signature []byte
-		err       error
+		result T
+		err    error
 	}
 	answers := make(chan answer, 1) // has room for an answer that arrives too late
 	go func() {
-		defer func() { <-s.calls }()
+		defer func() { <-underWay }()
 		var a answer
 		defer func() {
 			if p := recover(); p != nil {
@@ -84,13 +86,13 @@ func (s *Signer) call(ctx context.Context, key Key, message []byte) ([]byte, err
 			}
 			answers <- a
 		}()
-		a.signature, a.err = key.Sign(ctx, message)
+		a.result, a.err = do()
 	}()
 	select {
 	case a := <-answers:
-		return a.signature, a.err
+		return a.result, a.err
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return *new(T), ctx.Err()
 	}
 }
 
@@ -102,7 +104,7 @@ func (s *Signer) classify(caller, ctx context.Context, took time.Duration, err e
 		return Stale(err) // another attempt has dropped the key meanwhile
 	case ctx.Err() == nil, errors.As(err, new(*Failure)), errors.Is(caller.Err(), context.Canceled):
 		return err
-	case took < s.limits.attempt/2:
+	case took < s.cfg.Attempt/2:
 		return Busy(fmt.Errorf("too little time was left for an answer: %w", err))
 	}
 	return Transient(fmt.Errorf("%w (%s): %w", errNoAnswer, took.Round(time.Millisecond), err), 0)
@@ -110,10 +112,11 @@ func (s *Signer) classify(caller, ctx context.Context, took time.Duration, err e
 
 // succeeded counts a success.
 func (s *Signer) succeeded(ctx context.Context) {
-	s.proven.Store(true)
-	s.lastResult.Store(int64(time.Since(s.epoch)))
+	s.mu.Lock()
+	s.proven, s.lastResult = true, time.Now()
+	s.mu.Unlock()
 	if s.breaker.Succeeded() {
-		s.logger.LogAttrs(ctx, slog.LevelInfo, "the key of an authority has recovered: its breaker has closed", slog.String("authority", s.name), slog.String("kind", s.kind))
+		s.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "the key of an authority has recovered: its breaker has closed")
 	}
 }
 
@@ -124,21 +127,123 @@ func (s *Signer) failed(caller context.Context, key Key, message []byte, err err
 	switch {
 	case failure && f.Remedy == Wait, !failure && caller.Err() != nil:
 		return
-	case errors.As(err, new(*MessageError)) && string(message) != SelfTestMessage: // every key can sign a self-test
+	case errors.Is(err, ErrNotPermitted) && string(message) != SelfTestMessage: // every key can sign a self-test
 		return
 	}
-	s.lastResult.Store(int64(time.Since(s.epoch)))
+	now := time.Now()
+	s.mu.Lock()
+	s.lastResult = now
+	s.mu.Unlock()
 	var rest time.Duration
 	// A service near its quota sends a Retry-After now and then, which is for one caller only.
-	if failure && s.breaker.StatusAt(time.Now()).Failures+1 >= breakerThreshold {
+	if failure && s.breaker.StatusAt(now).Failures+1 >= breakerThreshold {
 		rest = f.RetryAfter
 	}
-	if s.breaker.Failed(time.Now(), err, rest) {
-		s.logger.LogAttrs(caller, slog.LevelError, "the key of an authority has failed several times in a row: its breaker has opened",
-			slog.String("authority", s.name), slog.String("kind", s.kind), slog.Int("failures", breakerThreshold), slog.Any("error", err))
+	if s.breaker.Failed(now, err, rest) {
+		s.cfg.Logger.LogAttrs(caller, slog.LevelError, "the key of an authority has failed several times in a row: its breaker has opened",
+			slog.Int("failures", breakerThreshold), slog.Any("error", err))
 	}
 	// While no caller gets an answer, the connection of the key may lead nowhere.
 	if key != nil && (failure && f.Remedy == Reopen || errors.Is(err, errNoAnswer) && !s.breaker.Closed()) {
 		s.drop(caller, key, err)
 	}
+}
+
+// get returns the key, and opens it if necessary. One opening serves all callers that wait for it.
+func (s *Signer) get(ctx context.Context) (Key, error) {
+	if key, err := s.opened(); key != nil || err != nil {
+		return key, err
+	}
+	opening := s.openings.DoChan("", func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+		defer cancel()
+		select {
+		case s.hung <- struct{}{}:
+		default:
+			return nil, Transient(fmt.Errorf("%d openings of the key hang; restart mayfly", cap(s.hung)), 0)
+		}
+		key, err := call(ctx, s.hung, func() (Key, error) { return s.open(ctx) })
+		if err != nil && ctx.Err() != nil && !errors.As(err, new(*Failure)) || errors.Is(err, context.DeadlineExceeded) {
+			err = Transient(fmt.Errorf("opening the key: %w: %w", errNoAnswer, err), 0)
+		}
+		return key, err
+	})
+	select {
+	case result := <-opening:
+		key, _ := result.Val.(Key)
+		return key, result.Err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("opening the key continues: %w", ctx.Err())
+	}
+}
+
+// opened returns the key if it is open, and ErrClosed after Close.
+func (s *Signer) opened() (Key, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrClosed
+	}
+	return s.key, nil
+}
+
+func (s *Signer) isClosed() bool {
+	_, err := s.opened()
+	return err != nil
+}
+
+// open opens the key for all callers. It keeps a key that comes too late for this opening.
+func (s *Signer) open(ctx context.Context) (Key, error) {
+	if key, err := s.opened(); key != nil || err != nil {
+		return key, err // an earlier opening has just succeeded
+	}
+	key, err := s.cfg.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(s.cfg.Public) {
+		err := fmt.Errorf("it is not the key of the authority's certificate: found %s, and the certificate has %s; name the key that belongs to it", Describe(key.Public()), Describe(s.cfg.Public))
+		return nil, errors.Join(err, key.Close())
+	}
+	s.mu.Lock()
+	needed := !s.closed && s.key == nil
+	if needed {
+		s.key = key
+	}
+	s.mu.Unlock()
+	if !needed {
+		return nil, errors.Join(ErrClosed, key.Close())
+	}
+	return key, nil
+}
+
+// drop closes key, so that the next attempt opens the key again.
+func (s *Signer) drop(ctx context.Context, key Key, why error) {
+	s.mu.Lock()
+	current := s.key == key
+	if current {
+		s.key = nil
+	}
+	s.mu.Unlock()
+	if !current {
+		return // another caller was first
+	}
+	level := slog.LevelWarn
+	if !s.breaker.Closed() {
+		level = slog.LevelDebug // it was logged before
+	}
+	s.cfg.Logger.LogAttrs(ctx, level, "the key of an authority was lost, and is opened again", slog.Any("error", why))
+	go func() { _ = key.Close() }() // Close may hang, and the key is no longer usable either way
+}
+
+// Close closes the key. The Signer refuses later signatures.
+func (s *Signer) Close() error {
+	s.mu.Lock()
+	key := s.key
+	s.key, s.closed = nil, true
+	s.mu.Unlock()
+	if key == nil {
+		return nil
+	}
+	return key.Close()
 }

@@ -12,8 +12,13 @@ package signer
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/certs"
@@ -82,45 +87,79 @@ func Busy(err error) error { return &Failure{Remedy: Wait, Err: err} }
 // Stale marks err as the error of a Key that must be opened again.
 func Stale(err error) error { return &Failure{Remedy: Reopen, Err: err} }
 
-// MessageError is the refusal of one message. It says nothing about the Key or other messages.
-type MessageError struct{ Err error }
-
-// Error returns the text of the reason.
-func (e *MessageError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the reason.
-func (e *MessageError) Unwrap() error { return e.Err }
-
 // IsTransient reports whether err may pass by itself: a Failure, or a deadline.
 func IsTransient(err error) bool {
-	var f *Failure
-	return errors.As(err, &f) || errors.Is(err, context.DeadlineExceeded)
+	return errors.As(err, new(*Failure)) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// ErrClosed is the error of a Key that has been closed.
-var ErrClosed = errors.New("the key has been closed")
+var (
+	// ErrNotPermitted is the refusal of one message. It says nothing about the Key or other messages.
+	ErrNotPermitted = errors.New("it may not sign this")
+	// ErrClosed is the error of a Key that has been closed.
+	ErrClosed = errors.New("the key has been closed")
+)
 
 // inMemory is a Key in this process's memory.
-type inMemory struct{ key crypto.Signer }
+type inMemory struct{ crypto.Signer }
 
 // InMemory returns the Key of a private key in this process's memory: an *ecdsa.PrivateKey,
 // *rsa.PrivateKey or ed25519.PrivateKey. Close does not erase the key.
 func InMemory(key crypto.Signer) Key { return inMemory{key} }
 
-func (k inMemory) Public() crypto.PublicKey { return k.key.Public() }
-
+// Sign implements Key.
 func (k inMemory) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	algorithm, err := certs.SignatureAlgorithmFor(k.key.Public())
+	algorithm, err := certs.SignatureAlgorithmFor(k.Public())
 	if err != nil {
 		return nil, err
 	}
-	return algorithm.Sign(rand.Reader, k.key, message)
+	return algorithm.Sign(rand.Reader, k.Signer, message)
 }
 
+// Close implements Key.
 func (inMemory) Close() error { return nil }
 
-// InMemory marks a Key that has nothing to release.
-func (inMemory) InMemory() {}
+// Crypto returns key in the form that crypto/x509 takes to create certificates and requests:
+// those of the CA itself, once in years. ctx bounds each signature. The only scheme is the key's
+// own (certs.SignatureAlgorithmFor); every other scheme is refused.
+func Crypto(ctx context.Context, key Key) crypto.MessageSigner { return messageSigner{ctx, key} }
+
+type messageSigner struct {
+	ctx context.Context
+	key Key
+}
+
+func (s messageSigner) Public() crypto.PublicKey { return s.key.Public() }
+
+// Sign always refuses: a digest does not show what is signed.
+func (messageSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("this key signs messages, not digests")
+}
+
+// SignMessage implements crypto.MessageSigner.
+func (s messageSigner) SignMessage(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	algorithm, err := certs.SignatureAlgorithmFor(s.key.Public())
+	if err != nil {
+		return nil, err
+	}
+	if _, pss := opts.(*rsa.PSSOptions); pss || opts.HashFunc() != algorithm.Hash() {
+		return nil, fmt.Errorf("the key signs with %s alone", algorithm)
+	}
+	return s.key.Sign(s.ctx, message)
+}
+
+// Describe returns the kind of public for errors: "an ECDSA key on P-256", "an RSA key of 4096 bits".
+func Describe(public crypto.PublicKey) string {
+	switch public := public.(type) {
+	case *ecdsa.PublicKey:
+		return "an ECDSA key on " + public.Curve.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("an RSA key of %d bits", public.N.BitLen())
+	case ed25519.PublicKey:
+		return "an Ed25519 key"
+	default:
+		return fmt.Sprintf("a key of type %T", public)
+	}
+}

@@ -10,34 +10,32 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// result is the result of an attempt at a signature, as the label states it.
-type result string
-
+// The results of an attempt at a signature, as the label states them.
 const (
-	resultOK        result = "ok"
-	resultTransient result = "transient" // it may pass by itself
-	resultTimeout   result = "timeout"   // the time was used up without an answer
-	resultLost      result = "lost"      // the key must be opened again
-	resultInvalid   result = "invalid"   // the signature does not verify
-	resultRefused   result = "refused"   // the operator must mend it
-	resultCanceled  result = "canceled"  // the caller has left
-	resultNotTried  result = "not_asked" // the breaker was open, or a RetryAfter ran
-	resultBusy      result = "busy"      // other calls were before this one
+	resultOK        = "ok"
+	resultTransient = "transient" // it may pass by itself
+	resultTimeout   = "timeout"   // the time was used up without an answer
+	resultLost      = "lost"      // the key must be opened again
+	resultInvalid   = "invalid"   // the signature does not verify
+	resultRefused   = "refused"   // the operator must mend it
+	resultCanceled  = "canceled"  // the caller has left
+	resultNotTried  = "not_asked" // the breaker was open, or a RetryAfter ran
+	resultBusy      = "busy"      // other calls were before this one
 )
 
-var results = []result{resultOK, resultTransient, resultTimeout, resultLost, resultInvalid, resultRefused, resultCanceled, resultNotTried, resultBusy}
+var results = []string{resultOK, resultTransient, resultTimeout, resultLost, resultInvalid, resultRefused, resultCanceled, resultNotTried, resultBusy}
 
-func resultOf(err error) result {
+func resultOf(err error) string {
 	var f *Failure
 	switch {
 	case err == nil:
 		return resultOK
 	case errors.Is(err, errNoAnswer):
 		return resultTimeout
-	case errors.As(err, new(*invalidError)):
+	case errors.Is(err, errInvalid):
 		return resultInvalid
 	case errors.As(err, &f):
-		return map[Remedy]result{Retry: resultTransient, Reopen: resultLost, Wait: resultBusy}[f.Remedy]
+		return map[Remedy]string{Retry: resultTransient, Reopen: resultLost, Wait: resultBusy}[f.Remedy]
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return resultCanceled
 	default:
@@ -45,11 +43,10 @@ func resultOf(err error) result {
 	}
 }
 
-// Metrics counts and times attempts at signatures. A nil Metrics does nothing.
+// Metrics counts and times attempts at signatures.
 type Metrics struct {
 	duration *prometheus.HistogramVec
 	attempts *prometheus.CounterVec
-	opens    *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics.
@@ -64,52 +61,33 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			Name: "mayfly_signer_attempts_total",
 			Help: "Attempts at a signature, by authority, kind of signer and result: ok, transient, timeout, lost (the key is opened again), invalid (the signature does not verify), refused (the operator must mend it), canceled (the client has left), not_asked (the breaker was open) or busy (other signatures were before).",
 		}, []string{"authority", "kind", "result"}),
-		opens: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_signer_opens_total",
-			Help: "Openings of a key outside of this process (login, look-up), by authority, kind of signer and result: ok or error.",
-		}, []string{"authority", "kind", "result"}),
 	}
-	registry.MustRegister(m.duration, m.attempts, m.opens)
+	registry.MustRegister(m.duration, m.attempts)
 	return m
 }
 
-// observer holds the metrics of one Signer, looked up once. Every series exists from the start,
-// since the rate of a series that begins with 1 is 0.
-type observer struct {
-	duration     prometheus.Observer // nil without metrics
-	results      map[result]prometheus.Counter
-	ok, notOpens prometheus.Counter
+// series holds the metrics of one Signer, looked up once. Every series exists from the start, since
+// the rate of a series that begins with 1 is 0.
+type series struct {
+	duration prometheus.Observer
+	attempts map[string]prometheus.Counter
 }
 
-func (m *Metrics) observer(name, kind string) (o observer) {
+func (m *Metrics) series(name, kind string) series {
 	if m == nil {
-		return o
+		m = NewMetrics(prometheus.NewRegistry())
 	}
-	o.duration = m.duration.WithLabelValues(name, kind)
-	o.results = map[result]prometheus.Counter{}
+	s := series{m.duration.WithLabelValues(name, kind), map[string]prometheus.Counter{}}
 	for _, r := range results {
-		o.results[r] = m.attempts.WithLabelValues(name, kind, string(r))
+		s.attempts[r] = m.attempts.WithLabelValues(name, kind, r)
 	}
-	o.ok, o.notOpens = m.opens.WithLabelValues(name, kind, "ok"), m.opens.WithLabelValues(name, kind, "error")
-	return o
+	return s
 }
 
-func (o *observer) attempt(r result, took time.Duration) {
-	if o.duration == nil {
-		return
-	}
-	o.results[r].Inc()
-	if r == resultOK {
-		o.duration.Observe(took.Seconds())
-	}
-}
-
-func (o *observer) opened(err error) {
-	switch {
-	case o.duration == nil:
-	case err == nil:
-		o.ok.Inc()
-	default:
-		o.notOpens.Inc()
+// count counts an attempt.
+func (s series) count(result string, took time.Duration) {
+	s.attempts[result].Inc()
+	if result == resultOK {
+		s.duration.Observe(took.Seconds())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -281,11 +282,11 @@ func TestCallerWhoseTimeEndsHasSeenSilence(t *testing.T) {
 func TestRefusedMessage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		refused := &signer.MessageError{Err: errors.New("it is too long")}
+		refused := fmt.Errorf("%w: it is too long", signer.ErrNotPermitted)
 		p := &place{key: newKey(t), onSign: func(context.Context, int) error { return refused }}
 		s := p.signer(t)
 		for range 10 {
-			if _, err := s.Sign(t.Context(), message); !errors.Is(err, refused.Err) {
+			if _, err := s.Sign(t.Context(), message); !errors.Is(err, refused) {
 				t.Errorf("error %v", err)
 			}
 		}

@@ -30,7 +30,7 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	signertest.Run(t, signertest.Place{
-		Public: key.Public(), Open: right, Secrets: []string{"secret", "guessed"},
+		Public: key.Public(), Open: right, InMemory: true, Secrets: []string{"secret", "guessed"},
 		Mistakes: []signertest.Mistake{
 			{Name: "wrong password", Open: open(path, "guessed"), Wants: []string{"pbes2-default.pem", "does not open the key"}},
 			{Name: "no file", Open: open(path+".not-there", "secret"), Wants: []string{"pbes2-default.pem.not-there", "no such file"}},

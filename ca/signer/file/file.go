@@ -14,8 +14,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/youmark/pkcs8"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -27,7 +33,15 @@ const (
 	minRSABits = 2048
 	maxRSABits = 8192
 	convert    = "openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -in OLD -out NEW"
+
+	// The most work that opening a key may take: about two seconds of one core, and 256 MiB.
+	maxPBKDF2 = 10_000_000 // iterations
+	maxScrypt = 2 << 20    // N·r·p; the memory is 128·N·r octets
 )
+
+// errWrongPassword also covers a damaged file, since the encryption has no checksum, and a kind of
+// key that crypto/x509 does not read.
+var errWrongPassword = errors.New("wrong password")
 
 // Open reads the private key in the PEM file keyFile, which has exactly one: ENCRYPTED PRIVATE KEY
 // (PKCS#8, PBES2), or PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY. The last two may also have the
@@ -90,8 +104,8 @@ func parse(data, password []byte) (key any, warning, err error) {
 	case inHeaders:
 		warning = errors.New("its encryption is of the older kind, in PEM headers, which hardly slows guessing down; run: " + convert)
 		//lint:ignore SA1019 see above
-		if der, err = x509.DecryptPEMBlock(block, password); errors.Is(err, x509.IncorrectPasswordError) {
-			err = errWrongPassword
+		if der, err = x509.DecryptPEMBlock(block, password); err != nil {
+			return nil, nil, errWrongPassword
 		}
 	case encrypted:
 		key, err = decrypt(der, password)
@@ -100,9 +114,6 @@ func parse(data, password []byte) (key any, warning, err error) {
 		warning = errors.New("it is not encrypted, so its password is not used; encrypt it (run: " + convert + ") or remove password_file")
 	default:
 		warning = errors.New("it is not encrypted; run: " + convert)
-	}
-	if err != nil {
-		return nil, nil, err
 	}
 	switch block.Type {
 	case "PRIVATE KEY":
@@ -123,46 +134,106 @@ func parse(data, password []byte) (key any, warning, err error) {
 
 // onlyKey returns the block with the private key. No other block may be present, except the EC
 // PARAMETERS that openssl writes before a key. Text around the block is ignored.
-func onlyKey(data []byte) (found *pem.Block, err error) {
+func onlyKey(data []byte) (*pem.Block, error) {
 	blocks, _, err := pem.Blocks(data)
 	if err != nil {
 		return nil, err
 	}
+	blocks = slices.DeleteFunc(blocks, func(b *pem.Block) bool { return b.Type == "EC PARAMETERS" })
+	types := []string{"ENCRYPTED PRIVATE KEY", "PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"}
+	if len(blocks) == 1 && slices.Contains(types, blocks[0].Type) {
+		return blocks[0], nil
+	}
+	var found []string
 	for _, block := range blocks {
-		switch block.Type {
-		case "EC PARAMETERS":
+		found = append(found, fmt.Sprintf("%.40q", block.Type))
+	}
+	return nil, fmt.Errorf("it holds %d PEM blocks %v; it should hold one private key, ENCRYPTED PRIVATE KEY, and nothing else; to convert a key, run: %s (for DER, add -inform DER; for a key of OpenSSH, run: ssh-keygen -p -m PKCS8 -f KEY)", len(blocks), found, convert)
+}
+
+// decrypt returns the key in an EncryptedPrivateKeyInfo.
+func decrypt(der, password []byte) (key any, err error) {
+	defer func() {
+		if recover() != nil { // the library panics on an initialization vector or data of a wrong length
+			key, err = nil, fmt.Errorf("the file is damaged; run: %s", convert)
+		}
+	}()
+	if err = affordable(der); err == nil {
+		key, err = pkcs8.ParsePKCS8PrivateKey(der, password)
+	}
+	switch {
+	case err == nil:
+		return key, nil
+	case strings.Contains(err.Error(), "incorrect password"):
+		return nil, errWrongPassword
+	}
+	return nil, fmt.Errorf("decrypting it: %w; run: %s", err, convert)
+}
+
+var oidPBKDF2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
+
+// affordable refuses a key whose file asks for too much work, which the library would do: a hostile
+// file could otherwise keep a server from starting.
+//
+//	EncryptedPrivateKeyInfo ::= SEQUENCE {              RFC 5958, section 3
+//	    encryptionAlgorithm  EncryptionAlgorithmIdentifier,
+//	    encryptedData        OCTET STRING }
+//	PBES2-params ::= SEQUENCE {                         RFC 8018, appendix A.4
+//	    keyDerivationFunc AlgorithmIdentifier {{PBES2-KDFs}},
+//	    encryptionScheme AlgorithmIdentifier {{PBES2-Encs}} }
+//
+// All integers in the parameters of PBKDF2 (appendix A.2) and scrypt (RFC 7914, section 7.1) are
+// factors of the work.
+func affordable(der []byte) error {
+	var info struct {
+		Algorithm struct {
+			PBES2  asn1.ObjectIdentifier
+			Scheme struct {
+				KDF struct {
+					Algorithm  asn1.ObjectIdentifier
+					Parameters []asn1.RawValue
+				}
+				Cipher pkix.AlgorithmIdentifier
+			}
+		}
+		Data []byte
+	}
+	if rest, err := asn1.Unmarshal(der, &info); err != nil || len(rest) > 0 {
+		return errors.New("it is not encrypted with PBES2, or the file is damaged")
+	}
+	kdf, work, most := info.Algorithm.Scheme.KDF, int64(1), int64(maxScrypt)
+	if kdf.Algorithm.Equal(oidPBKDF2) {
+		most = maxPBKDF2
+	}
+	for _, parameter := range kdf.Parameters {
+		if parameter.Class != asn1.ClassUniversal || parameter.Tag != asn1.TagInteger {
 			continue
-		case "ENCRYPTED PRIVATE KEY", "PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY":
-		default:
-			return nil, fmt.Errorf("it holds a %.40q block; it should hold one private key, ENCRYPTED PRIVATE KEY; to convert one, run: %s (ssh-keygen -p -m PKCS8 -f KEY for one of OpenSSH)", block.Type, convert)
 		}
-		if found != nil {
-			return nil, errors.New("it holds two private keys; it should hold one and nothing else")
+		var factor int64
+		if _, err := asn1.Unmarshal(parameter.FullBytes, &factor); err != nil || factor < 1 || factor > most/work {
+			return fmt.Errorf("its key derivation asks for more work than the %d steps that are allowed, or for none", most)
 		}
-		found = block
+		work *= factor
 	}
-	if found == nil {
-		return nil, errors.New("it holds no PEM block; it should begin with -----BEGIN ENCRYPTED PRIVATE KEY-----; to convert DER, add -inform DER to: " + convert)
-	}
-	return found, nil
+	return nil
 }
 
 // check accepts the kinds of keys that a CA may have.
 func check(parsed any) (crypto.Signer, error) {
+	found := fmt.Sprintf("a %T", parsed)
 	switch key := parsed.(type) {
 	case *ecdsa.PrivateKey:
-		if curve := key.Curve; curve != elliptic.P256() && curve != elliptic.P384() && curve != elliptic.P521() {
-			return nil, fmt.Errorf("it is an ECDSA key on %s; the curve should be P-256, P-384 or P-521", curve.Params().Name)
+		if curve := key.Curve; curve == elliptic.P256() || curve == elliptic.P384() || curve == elliptic.P521() {
+			return key, nil
 		}
-		return key, nil
+		found = "an ECDSA key on " + key.Curve.Params().Name
 	case *rsa.PrivateKey:
-		if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits {
-			return nil, fmt.Errorf("it is an RSA key of %d bits; it should have %d to %d", bits, minRSABits, maxRSABits)
+		if bits := key.N.BitLen(); bits >= minRSABits && bits <= maxRSABits {
+			return key, nil
 		}
-		return key, nil
+		found = fmt.Sprintf("an RSA key of %d bits", key.N.BitLen())
 	case ed25519.PrivateKey:
 		return key, nil
-	default:
-		return nil, fmt.Errorf("it is a %T, which does not sign; the key should be ECDSA, RSA or Ed25519", parsed)
 	}
+	return nil, fmt.Errorf("it is %s; it should be ECDSA on P-256, P-384 or P-521, RSA of %d to %d bits, or Ed25519", found, minRSABits, maxRSABits)
 }

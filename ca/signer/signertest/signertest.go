@@ -9,6 +9,7 @@ package signertest
 import (
 	"context"
 	"crypto"
+	"crypto/ed25519"
 	"errors"
 	"strings"
 	"sync"
@@ -23,8 +24,9 @@ import (
 type Place struct {
 	// Public is the public key of that key.
 	Public crypto.PublicKey
-	// Open opens the key.
-	Open func(ctx context.Context) (signer.Key, error)
+	// Open opens the key. InMemory states that Close of the key has nothing to release.
+	Open     func(ctx context.Context) (signer.Key, error)
+	InMemory bool
 	// Secrets must not be in any error: a PIN, a token.
 	Secrets []string
 	// Faults are the faults that the place can have.
@@ -59,16 +61,21 @@ type Mistake struct {
 // Run runs the suite. The subtests run one after another, since a fault affects all of them.
 func Run(t *testing.T, p Place) {
 	t.Run("signs", p.signs)
-	t.Run("signs concurrently", p.signsConcurrently)
-	t.Run("ends with its context", p.endsWithItsContext)
 	t.Run("closes", p.closes)
-	t.Run("opens anew", p.opensAnew)
-	t.Run("refuses another key", p.refusesAnotherKey)
+	t.Run("refuses another key", func(t *testing.T) {
+		other, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.demand(t, p.signer(t, patience, other, p.Open).SelfTest(t.Context()), "it is not the key of the authority's certificate")
+	})
 	for _, f := range p.Faults {
 		t.Run("fault/"+f.Name, func(t *testing.T) { p.survives(t, f) })
 	}
 	for _, m := range p.Mistakes {
-		t.Run("mistake/"+m.Name, func(t *testing.T) { p.tells(t, m) })
+		t.Run("mistake/"+m.Name, func(t *testing.T) {
+			p.demand(t, p.signer(t, patience, p.Public, m.Open).SelfTest(t.Context()), m.Wants...)
+		})
 	}
 }
 
@@ -99,69 +106,43 @@ func (p Place) verify(ctx context.Context, key signer.Key, message []byte) error
 	return algorithm.Verify(p.Public, message, signature)
 }
 
+// signs signs messages of all sizes, at a time, and none for a caller that has gone.
 func (p Place) signs(t *testing.T) {
 	key := p.mustOpen(t)
 	if public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(p.Public) {
 		t.Fatalf("the public key is %v, want %v", key.Public(), p.Public)
 	}
-	for _, size := range []int{0, 1, 31, 32, 33, 1500, 64 << 10} {
-		message := []byte(strings.Repeat("m", size))
-		if err := p.verify(t.Context(), key, message); err != nil {
-			t.Errorf("a message of %d bytes: %v", size, err)
-		}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if signature, err := key.Sign(ctx, []byte("late")); err == nil || signature != nil {
+		t.Errorf("it signed for a caller that had gone: %x, error %v", signature, err)
 	}
-}
-
-func (p Place) signsConcurrently(t *testing.T) {
-	key := p.mustOpen(t)
 	var clients sync.WaitGroup
-	for i := range 24 {
-		clients.Go(func() {
-			for range 4 {
-				if err := p.verify(t.Context(), key, []byte{byte(i)}); err != nil {
-					t.Error(err)
+	for range 12 {
+		for _, size := range []int{0, 1, 31, 32, 33, 1500, 64 << 10} {
+			clients.Go(func() {
+				if err := p.verify(t.Context(), key, []byte(strings.Repeat("m", size))); err != nil {
+					t.Errorf("a message of %d bytes: %v", size, err)
 				}
-			}
-		})
+			})
+		}
 	}
 	clients.Wait()
 }
 
-func (p Place) endsWithItsContext(t *testing.T) {
-	key := p.mustOpen(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if signature, err := key.Sign(ctx, []byte("late")); err == nil || signature != nil {
-		t.Errorf("it signed for somebody who had gone: %x, error %v", signature, err)
-	}
-	if err := p.verify(t.Context(), key, []byte("next")); err != nil {
-		t.Errorf("the next signature: %v", err)
-	}
-}
-
+// closes closes one of two keys, which affects the other not, and opens a third.
 func (p Place) closes(t *testing.T) {
-	key := p.mustOpen(t)
-	if err := errors.Join(key.Close(), key.Close()); err != nil {
+	first, second := p.mustOpen(t), p.mustOpen(t)
+	if err := errors.Join(first.Close(), first.Close()); err != nil {
 		t.Error(err)
 	}
-	if _, memory := key.(interface{ InMemory() }); memory {
-		return // nothing is released
-	}
-	if signature, err := key.Sign(t.Context(), []byte("closed")); err == nil || signature != nil {
+	if signature, err := first.Sign(t.Context(), []byte("closed")); !p.InMemory && (err == nil || signature != nil) {
 		t.Errorf("a closed key signed: %x, error %v", signature, err)
 	}
-}
-
-func (p Place) opensAnew(t *testing.T) {
-	first, second := p.mustOpen(t), p.mustOpen(t)
-	if err := first.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := p.verify(t.Context(), second, []byte("second")); err != nil {
-		t.Errorf("while the first one was open, and is closed: %v", err)
-	}
-	if err := p.verify(t.Context(), p.mustOpen(t), []byte("third")); err != nil {
-		t.Errorf("opened anew: %v", err)
+	for _, key := range []signer.Key{second, p.mustOpen(t)} {
+		if err := p.verify(t.Context(), key, []byte("open")); err != nil {
+			t.Errorf("after another key was closed: %v", err)
+		}
 	}
 }
 
@@ -187,14 +168,6 @@ func (p Place) signer(t *testing.T, patience time.Duration, public crypto.Public
 	return s
 }
 
-func (p Place) refusesAnotherKey(t *testing.T) {
-	other, err := otherKey(p.Public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.demand(t, p.signer(t, patience, other, p.Open).SelfTest(t.Context()), "it is not the key of the authority's certificate")
-}
-
 // survives checks that a fault gives an error that helps the operator. After the mend everything
 // must work again without any other action.
 func (p Place) survives(t *testing.T, f Fault) {
@@ -202,7 +175,7 @@ func (p Place) survives(t *testing.T, f Fault) {
 	if f.Silent {
 		patience = noPatience
 	}
-	s := p.signer(t, patience, p.Public, p.Open)
+	s, late := p.signer(t, patience, p.Public, p.Open), p.signer(t, patience, p.Public, p.Open)
 	if err := s.Prove(t.Context()); err != nil {
 		t.Fatalf("before the fault: %v", err)
 	}
@@ -213,7 +186,7 @@ func (p Place) survives(t *testing.T, f Fault) {
 		t.Errorf("it signed: %x", signature)
 	}
 	p.demand(t, err, f.Wants...)
-	if err != nil && signer.IsTransient(err) != f.Transient {
+	if signer.IsTransient(err) != f.Transient {
 		t.Errorf("transient is %t: %v", !f.Transient, err)
 	}
 	var tests sync.WaitGroup
@@ -222,29 +195,17 @@ func (p Place) survives(t *testing.T, f Fault) {
 	}
 	tests.Wait()
 	if err := s.Check(t.Context()); err == nil {
-		t.Error("readiness knows nothing of it")
+		t.Error("readiness does not show it")
 	}
-	// late starts during the fault.
-	late := p.signer(t, patience, p.Public, p.Open)
-	if err := late.SelfTest(t.Context()); err == nil {
-		t.Error("a signer that is new signs")
-	} else {
-		p.demand(t, err)
-	}
+	p.demand(t, late.SelfTest(t.Context())) // a Signer that begins during the fault
 	mend()
 	for _, s := range []*signer.Signer{s, late} {
 		Await(t, "a self-test after the fault", func() error { return s.SelfTest(t.Context()) })
-		if _, err := s.Sign(t.Context(), []byte("mended")); err != nil {
-			t.Errorf("a signature after the fault: %v", err)
-		}
-		if err := s.Check(t.Context()); err != nil {
-			t.Errorf("readiness after the fault: %v", err)
+		_, err := s.Sign(t.Context(), []byte("mended"))
+		if err := errors.Join(err, s.Check(t.Context())); err != nil {
+			t.Errorf("after the fault: %v", err)
 		}
 	}
-}
-
-func (p Place) tells(t *testing.T, m Mistake) {
-	p.demand(t, p.signer(t, patience, p.Public, m.Open).SelfTest(t.Context()), m.Wants...)
 }
 
 // demand checks that err holds wants and no secret.
@@ -269,19 +230,13 @@ func (p Place) demand(t *testing.T, err error, wants ...string) {
 // Await calls try for some seconds until it returns nil.
 func Await(t *testing.T, what string, try func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		err := try()
 		if err == nil {
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if time.Now().After(end) {
 			t.Fatalf("%s: %v", what, err)
-		case <-ticker.C:
 		}
 	}
 }

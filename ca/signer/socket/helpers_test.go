@@ -5,6 +5,7 @@ package socket_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,36 +19,36 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/signertest"
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
-// TestMain also runs the test binary in its role as another process.
-func TestMain(m *testing.M) {
-	if role := os.Getenv(roleVariable); role != "" {
-		os.Exit(play(role))
+var message = []byte("message")
+
+// must fails the test.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
 	}
-	m.Run()
 }
 
 // newPath returns a path for a socket. The path of t.TempDir can be too long for a socket.
 func newPath(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "m")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return filepath.Join(dir, "s")
 }
 
-func newKey(t testing.TB) *ecdsa.PrivateKey {
+func newKey(t testing.TB) crypto.Signer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return key
 }
 
@@ -55,39 +56,40 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 type signFunc = func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error)
 
 // signWith signs every message with key, and refuses other keys.
-func signWith(t testing.TB, key *ecdsa.PrivateKey) signFunc {
+func signWith(t testing.TB, key crypto.Signer) signFunc {
 	t.Helper()
 	id, err := socket.KeyID(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	memory := signer.InMemory(key)
-	return func(ctx context.Context, key [sha256.Size]byte, message []byte) ([]byte, error) {
-		if key != id {
-			return nil, fmt.Errorf("%w: there is no %x", socket.ErrUnknownKey, key[:4])
+	must(t, err)
+	return func(ctx context.Context, asked [sha256.Size]byte, message []byte) ([]byte, error) {
+		if asked != id {
+			return nil, fmt.Errorf("%w: there is no %x", socket.ErrUnknownKey, asked[:4])
 		}
-		return memory.Sign(ctx, message)
+		return signer.InMemory(key).Sign(ctx, message)
 	}
 }
 
 // running is a server that serves until stop.
 type running struct {
-	log  *record
 	stop func() error
+
+	mu      sync.Mutex // guards the fields below
+	log     bytes.Buffer
+	refused map[socket.Refusal]int
 }
 
 // serve starts a server. It stops with the test at the latest.
 func serve(t testing.TB, cfg socket.ServerConfig) *running {
 	t.Helper()
-	r := &running{log: &record{}}
-	cfg.Logger = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	r := &running{refused: map[socket.Refusal]int{}}
+	cfg.Logger = slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg.Refused = func(what socket.Refusal) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.refused[what]++
+	}
 	s, err := socket.NewServer(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Listen(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, s.Listen())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx) }()
@@ -99,27 +101,22 @@ func serve(t testing.TB, cfg socket.ServerConfig) *running {
 	return r
 }
 
-// record is a log.
-type record struct {
-	mu  sync.Mutex
-	all bytes.Buffer
-}
-
-func (r *record) Write(line []byte) (int, error) {
+// Write receives the log.
+func (r *running) Write(line []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.all.Write(line)
+	return r.log.Write(line)
 }
 
 // count returns how often the log holds text.
-func (r *record) count(text string) int {
+func (r *running) count(text string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return strings.Count(r.all.String(), text)
+	return strings.Count(r.log.String(), text)
 }
 
 // await waits until the log holds text.
-func (r *record) await(t *testing.T, text string) {
+func (r *running) await(t *testing.T, text string) {
 	t.Helper()
 	signertest.Await(t, "a line in the log", func() error {
 		if r.count(text) == 0 {
@@ -129,12 +126,20 @@ func (r *record) await(t *testing.T, text string) {
 	})
 }
 
-func open(t testing.TB, path string, key *ecdsa.PrivateKey) signer.Key {
+// hasRefused checks what the server has counted.
+func (r *running) hasRefused(t *testing.T, want map[socket.Refusal]int) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if diff := cmp.Diff(want, r.refused); diff != "" {
+		t.Errorf("refused (-want +got):\n%s", diff)
+	}
+}
+
+func open(t testing.TB, path string, key crypto.Signer) signer.Key {
 	t.Helper()
 	opened, err := socket.Open(t.Context(), socket.Config{Path: path, Public: key.Public()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		if err := opened.Close(); err != nil {
 			t.Error(err)
@@ -143,26 +148,18 @@ func open(t testing.TB, path string, key *ecdsa.PrivateKey) signer.Key {
 	return opened
 }
 
+// sign requests a signature over message.
+func sign(t testing.TB, key signer.Key) error {
+	_, err := key.Sign(t.Context(), message)
+	return err
+}
+
 // holds checks that err holds wants.
 func holds(t testing.TB, err error, wants ...string) {
 	t.Helper()
-	if err == nil {
-		t.Error("there is no error")
-		return
-	}
 	for _, want := range wants {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error is %q; it should hold %q", err, want)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error is %v; it should hold %q", err, want)
 		}
 	}
 }
-
-func verify(t testing.TB, key *ecdsa.PrivateKey, message, signature []byte) {
-	t.Helper()
-	digest := sha256.Sum256(message)
-	if !ecdsa.VerifyASN1(&key.PublicKey, digest[:], signature) {
-		t.Error("the signature does not verify")
-	}
-}
-
-var errPolicy = errors.New("it has basic constraints")

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
@@ -18,20 +21,34 @@ import (
 // (user_namespaces(7)).
 const overflowID = 65534
 
-// listen creates the socket at path with mode. checkFolder has ensured that no other user can
-// replace the file, and the server admits only allowed users whatever its mode.
-func listen(path string, mode fs.FileMode) (listener *net.UnixListener, file fs.FileInfo, err error) {
-	if listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err != nil {
-		return nil, nil, err
+// listen creates the socket at path with mode, and locks path against other signers until
+// files.Unlock, or until the process exits. checkFolder has ensured that no other user can replace
+// the socket, and the server admits only allowed users whatever its mode.
+func listen(path string, mode fs.FileMode) (listener *net.UnixListener, socket fs.FileInfo, lock *os.File, err error) {
+	lock, err = files.Lock(path+".lock", 0o600)
+	switch {
+	case errors.Is(err, files.ErrLocked):
+		return nil, nil, nil, fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
+	case err != nil:
+		return nil, nil, nil, fmt.Errorf("%w; the folder and that file must belong to the signer's user", err)
 	}
-	listener.SetUnlinkOnClose(false) // stopListening first checks that the file is its own
-	if err = os.Chmod(path, mode); err == nil {
-		file, err = os.Lstat(path)
+	if old, err := os.Lstat(path); err == nil && old.Mode()&fs.ModeSocket == 0 {
+		return nil, nil, nil, errors.Join(fmt.Errorf("%s exists and is no socket; it stays: name another path, or move it away", path), files.Unlock(lock))
+	}
+	_ = os.Remove(path) // the socket of an earlier signer, which the lock shows to have stopped
+	if listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"}); err == nil {
+		listener.SetUnlinkOnClose(false) // stopListening first checks that the socket is its own
+		if err = os.Chmod(path, mode); err == nil {
+			socket, err = os.Lstat(path)
+		}
+		if err != nil {
+			err = errors.Join(err, listener.Close(), os.Remove(path))
+		}
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, listener.Close(), os.Remove(path))
+		return nil, nil, nil, errors.Join(fmt.Errorf("creating the socket: %w", err), files.Unlock(lock))
 	}
-	return listener, file, nil
+	return listener, socket, lock, nil
 }
 
 // checkFolder requires that no other user can replace the socket at path. A sticky folder is not
@@ -39,13 +56,11 @@ func listen(path string, mode fs.FileMode) (listener *net.UnixListener, file fs.
 func checkFolder(path string) error {
 	folder := filepath.Dir(path)
 	info, err := os.Stat(folder)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("the folder %s of the socket does not exist; create it with mode 0750, for the signer's user and the server's group: any process that can connect can keep the server from it", folder)
-	case err != nil:
-		return fmt.Errorf("reading the mode of the socket's folder: %w", err)
-	case !info.IsDir():
-		return fmt.Errorf("%s, in which the socket is to be, is no folder", folder)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err != nil {
+		return fmt.Errorf("the folder of the socket: %w; create %s with mode 0750, for the signer's user and the server's group: any process that can connect can keep the server from it", err, folder)
 	}
 	if own, owner := uint32(os.Geteuid()), ownerOf(info); owner != 0 && owner != own {
 		return fmt.Errorf("the folder %s belongs to uid %d, which can replace the socket; run: chown %d %[1]s", folder, owner, own)
@@ -64,32 +79,59 @@ func ownerOf(info fs.FileInfo) uint32 {
 	return overflowID
 }
 
-// lock locks path against other signers until files.Unlock, or until the process exits.
-func lock(path string) (*os.File, error) {
-	file, err := files.Lock(path+".lock", 0o600)
-	switch {
-	case errors.Is(err, files.ErrLocked):
-		return nil, fmt.Errorf("another mayfly signer runs at %s; stop it first, or name another path", path)
-	case err != nil:
-		return nil, fmt.Errorf("%w; the folder and that file must belong to the signer's user", err)
-	}
-	return file, nil
+// peer is the process at the other end, as the kernel recorded it at the connection. It is the
+// remote address of requests.
+type peer struct {
+	pid      int32
+	uid, gid uint32
 }
 
-// removeStale removes the socket that an earlier signer left at path. Its caller holds the lock of
-// path, so that no signer listens there.
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("looking for an older socket: %w", err)
-	case info.Mode()&fs.ModeSocket == 0:
-		return fmt.Errorf("%s exists and is no socket; it stays: name another path, or move it away", path)
+// Network implements net.Addr.
+func (peer) Network() string { return "unix" }
+
+// String implements net.Addr.
+func (p peer) String() string { return fmt.Sprintf("pid=%d uid=%d gid=%d", p.pid, p.uid, p.gid) }
+
+// admitting is a listener that accepts only allowed peers, and only MaxConnections of them.
+type admitting struct {
+	*net.UnixListener
+	s *Server
+}
+
+// Accept implements net.Listener.
+func (a admitting) Accept() (net.Conn, error) {
+	for {
+		c, err := a.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		p, err := peerOf(c)
+		why := "its user is not allowed"
+		if err == nil && p.uid != overflowID && slices.Contains(a.s.cfg.AllowUIDs, p.uid) {
+			if a.s.open.Add(1) <= int64(a.s.cfg.MaxConnections) {
+				return conn{c, p, sync.OnceFunc(func() { a.s.open.Add(-1) })}, nil
+			}
+			a.s.open.Add(-1)
+			why = "the socket has the maximum of connections"
+		}
+		a.s.cfg.Refused(RefusedConnection)
+		a.s.log.Log(a.s.requests, slog.LevelWarn, "a process was refused at the signer's socket: "+why, slog.String("peer", p.String()))
+		_ = c.Close()
 	}
-	if err := os.Remove(path); err != nil {
-		return fmt.Errorf("removing the socket of an earlier signer: %w", err)
-	}
-	return nil
+}
+
+// conn is an accepted connection.
+type conn struct {
+	*net.UnixConn
+	peer    peer
+	release func()
+}
+
+// RemoteAddr implements net.Conn.
+func (c conn) RemoteAddr() net.Addr { return c.peer }
+
+// Close implements net.Conn.
+func (c conn) Close() error {
+	c.release()
+	return c.UnixConn.Close()
 }

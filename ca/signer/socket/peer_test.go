@@ -1,210 +1,141 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package socket_test
+package socket
 
 import (
-	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
-	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 )
 
-// roleVariable makes the test binary act as another process.
-const roleVariable = "MAYFLY_SOCKET_TEST_ROLE"
+const stranger = 65533
 
-// play runs the role of the other process.
-func play(role string) int {
-	var err error
-	switch role {
-	case "ask":
-		err = ask()
-	case "listen":
-		err = listen()
-	default:
-		err = fmt.Errorf("there is no role %q", role)
-	}
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	return 0
-}
-
-// ask requests a signature as any key does.
-func ask() error {
-	der, err := base64.StdEncoding.DecodeString(os.Getenv("KEY"))
-	if err != nil {
-		return err
-	}
-	public, err := x509.ParsePKIXPublicKey(der)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	key, err := socket.Open(ctx, socket.Config{Path: os.Getenv("SOCKET"), Public: public})
-	if err == nil {
-		_, err = key.Sign(ctx, []byte("message"))
-	}
-	if err != nil {
-		return fmt.Errorf("transient %t: %w", signer.IsTransient(err), err)
-	}
-	fmt.Println("signed")
-	return nil
-}
-
-// listen listens and sends nothing until its input ends.
-func listen() error {
-	path := os.Getenv("SOCKET")
-	l, err := net.Listen("unix", path)
-	if err == nil {
-		err = os.Chmod(path, 0o666)
-	}
-	if err != nil {
-		return err
-	}
-	fmt.Println("ready")
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return errors.Join(err, l.Close())
-}
-
-// playAs returns the command that plays role as the user uid.
-func playAs(t *testing.T, uid uint32, role, path string) *exec.Cmd {
+// as calls do in a thread of the user uid: the kernel records the user of the thread that connects
+// or listens. The thread ends with do.
+func as(t *testing.T, uid int, do func() error) error {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("only root can be another user")
 	}
-	// The other user may be unable to reach the folder of the test binary.
-	binary := filepath.Join(filepath.Dir(path), "t")
-	copyFile(t, os.Args[0], binary)
-	if err := os.Chmod(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(t.Context(), binary)
-	command.Env = append(os.Environ(), roleVariable+"="+role, "SOCKET="+path)
-	command.Dir = "/"
-	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
-	return command
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		_, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0))
+		if errno != 0 {
+			done <- errno
+			return
+		}
+		done <- do()
+	}()
+	return <-done
 }
 
-// askAs requests a signature as the user uid, and returns the output.
-func askAs(t *testing.T, uid uint32, path string, key *ecdsa.PrivateKey) string {
+// folder returns the path of a socket in a folder with an owner and a mode.
+func folder(t *testing.T, owner int, mode fs.FileMode) (path string) {
 	t.Helper()
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := playAs(t, uid, "ask", path)
-	command.Env = append(command.Env, "KEY="+base64.StdEncoding.EncodeToString(public))
-	out, err := command.CombinedOutput()
-	if err != nil && !errors.As(err, new(*exec.ExitError)) {
-		t.Fatal(err)
-	}
-	return string(out)
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	content, err := os.ReadFile(from)
+	dir, err := os.MkdirTemp("", "m")
 	if err == nil {
-		// Otherwise a child of another test would keep the file open for writing until its exec,
-		// and the exec of the copy would fail (ETXTBSY).
-		syscall.ForkLock.RLock()
-		err = os.WriteFile(to, content, 0o755)
-		syscall.ForkLock.RUnlock()
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		err = errors.Join(os.Chown(dir, owner, -1), os.Chmod(dir, mode))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	return filepath.Join(dir, "s")
 }
 
+// hello is how a client of gRPC begins.
+const hello = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+// The server accepts only the users that it allows. Root is not special. Refused connections are
+// counted, and do not fill the log.
 func TestPeersAreChecked(t *testing.T) {
 	t.Parallel()
-	const stranger = 65533
 	own := uint32(os.Getuid())
 	for name, test := range map[string]struct {
 		uids  []uint32
 		chmod bool // the socket was opened for all users
-		wants []string
-		log   string
+		user  int
+		want  string // what the client meets: "no permission", "refused" or ""
 	}{
-		"own user alone":      {wants: []string{"transient false", "permission denied", "uid 65533"}},
-		"own user, open file": {chmod: true, wants: []string{"transient true", "uid 65533", "--allow-user"}, log: "uid=65533"},
-		"another user":        {uids: []uint32{own, 4711}, wants: []string{"transient true", "uid 65533"}, log: "its user is not allowed"},
-		"the user":            {uids: []uint32{own, stranger}, wants: []string{"signed"}},
+		"another user, own file":     {nil, false, stranger, "no permission"},
+		"another user, open file":    {nil, true, stranger, "refused"},
+		"another user than the user": {[]uint32{own, 4711}, false, stranger, "refused"},
+		"root, which is not allowed": {[]uint32{4711}, false, 0, "refused"},
+		"the user":                   {[]uint32{own, stranger}, false, stranger, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			key, path := newKey(t), newPath(t)
-			var asked atomic.Int32
-			sign := signWith(t, key)
-			server := serve(t, socket.ServerConfig{Path: path, AllowUIDs: test.uids, Sign: func(ctx context.Context, id [sha256.Size]byte, message []byte) ([]byte, error) {
-				asked.Add(1)
-				return sign(ctx, id, message)
-			}})
+			var refused sync.Map
+			var lines strings.Builder
+			path := folder(t, os.Getuid(), 0o755)
+			s, err := NewServer(ServerConfig{Path: path, AllowUIDs: test.uids, Refused: func(r Refusal) { refused.Store(r, true) }, Logger: slog.New(slog.NewTextHandler(&lines, nil))})
+			if err == nil {
+				err = s.Listen()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			if test.chmod {
 				if err := os.Chmod(path, 0o666); err != nil {
 					t.Fatal(err)
 				}
 			}
-			got := askAs(t, stranger, path, key)
-			for _, want := range test.wants {
-				if !strings.Contains(got, want) {
-					t.Errorf("the other user got %q, want %q", got, want)
+			ctx, cancel := context.WithCancel(t.Context())
+			served := make(chan error, 1)
+			go func() { served <- s.Serve(ctx) }()
+			k := &key{Config: Config{Path: path}}
+			for range 10 {
+				err := as(t, test.user, func() error {
+					c, err := k.dial(t.Context())
+					if err != nil {
+						return err
+					}
+					defer func() { _ = c.Close() }()
+					_, _ = io.WriteString(c, hello)
+					_, err = c.Read(make([]byte, 1))
+					return err
+				})
+				got := ""
+				switch {
+				case errors.Is(err, fs.ErrPermission) && !signer.IsTransient(err):
+					got = "no permission"
+				case err != nil:
+					got = "refused"
+				}
+				if got != test.want {
+					t.Fatalf("got %q (%v), want %q", got, err, test.want)
 				}
 			}
-			if test.log != "" {
-				server.log.await(t, test.log)
+			cancel()
+			<-served
+			if _, counted := refused.Load(RefusedConnection); counted != (test.want == "refused") {
+				t.Errorf("a refusal was counted: %t", counted)
 			}
-			if signed := got == "signed\n"; signed != (asked.Load() == 1) {
-				t.Errorf("the signer was asked %d times", asked.Load())
+			if n := strings.Count(lines.String(), "its user is not allowed"); (n > 0) != (test.want == "refused") || n > 5 {
+				t.Errorf("the log has %d lines", n)
 			}
 		})
-	}
-}
-
-// Root is not special: only the named users are allowed. Their connections do not fill the log.
-func TestOtherUsersAreRefused(t *testing.T) {
-	t.Parallel()
-	key, path, began := newKey(t), newPath(t), time.Now()
-	var refused refusals
-	server := serve(t, socket.ServerConfig{Path: path, AllowUIDs: []uint32{4711}, Refused: refused.add, Sign: signWith(t, key)})
-	for range 100 {
-		if n, err := dial(t, path).Read(make([]byte, 1)); n > 0 || err == nil {
-			t.Fatalf("read %d octets, error %v", n, err)
-		}
-	}
-	refused.check(t, map[socket.Refusal]int{socket.RefusedConnection: 100})
-	if _, err := open(t, path, key).Sign(t.Context(), []byte("message")); !signer.IsTransient(err) {
-		t.Errorf("error %v", err)
-	}
-	if n, most := server.log.count("its user is not allowed"), 1+int(time.Since(began)/time.Second); n < 1 || n > most {
-		t.Errorf("there are %d lines, want at most %d", n, most)
 	}
 }
 
 // A process that created the socket before the signer, in a folder that allows it, gets no request.
 func TestListenersAreChecked(t *testing.T) {
 	t.Parallel()
-	const stranger = 65533
 	for name, test := range map[string]struct {
 		owner   int // of the folder
 		refused bool
@@ -214,30 +145,63 @@ func TestListenersAreChecked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := newPath(t)
-			command := playAs(t, stranger, "listen", path)
-			chown(t, filepath.Dir(path), test.owner)
-			mkdir(t, filepath.Dir(path), 0o777|fs.ModeSticky)
-			input, err1 := command.StdinPipe()
-			output, err2 := command.StdoutPipe()
-			if err := errors.Join(err1, err2, command.Start()); err != nil {
+			var l net.Listener
+			var path string
+			if err := as(t, 0, func() error { path = folder(t, test.owner, 0o777|fs.ModeSticky); return nil }); err != nil {
 				t.Fatal(err)
 			}
-			defer func() {
-				_ = input.Close()
-				if err := command.Wait(); err != nil {
-					t.Error(err)
-				}
-			}()
-			if line, err := bufio.NewReader(output).ReadString('\n'); line != "ready\n" {
-				t.Fatalf("the other process says %q (%v)", line, err)
+			err := as(t, stranger, func() (err error) { l, err = net.Listen("unix", path); return err })
+			if err != nil {
+				t.Fatal(err)
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			_, err := open(t, path, newKey(t)).Sign(ctx, []byte("message")) // the listener does not answer
-			if refused := err != nil && strings.Contains(err.Error(), "uid 65533 listens there"); refused != test.refused {
+			defer func() { _ = l.Close() }()
+			c, err := (&key{Config: Config{Path: path}}).dial(t.Context())
+			if (err != nil) != test.refused || err != nil && !strings.Contains(err.Error(), "uid 65533 listens there") {
 				t.Errorf("error %v", err)
+			}
+			if err == nil {
+				_ = c.Close()
 			}
 		})
 	}
+}
+
+// oneConnection is a listener that accepts one connection.
+type oneConnection chan net.Conn
+
+func (l oneConnection) Accept() (net.Conn, error) {
+	if c, ok := <-l; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (oneConnection) Close() error   { return nil }
+func (oneConnection) Addr() net.Addr { return peer{} }
+
+// The server closes a connection that has no request for two minutes.
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, err := NewServer(ServerConfig{Path: "s"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, accepted := net.Pipe()
+		l := make(oneConnection, 1)
+		l <- accepted
+		served := make(chan error, 1)
+		go func() { served <- s.grpc.Serve(l) }()
+		began := time.Now()
+		go func() { _, _ = io.WriteString(client, hello) }()
+		if _, err := io.Copy(io.Discard, client); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < 2*time.Minute || took > 4*time.Minute {
+			t.Errorf("the idle connection was closed after %s, want 2 minutes and the time for its client to finish", took)
+		}
+		close(l)
+		s.grpc.Stop()
+		<-served
+	})
 }

@@ -12,7 +12,6 @@
 package socket
 
 import (
-	"context"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -21,9 +20,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
-
-	"github.com/mayfly-ca/mayfly/ca/signer"
-	"github.com/mayfly-ca/mayfly/certs"
 )
 
 const (
@@ -64,21 +60,9 @@ func (octets) Unmarshal(data mem.BufferSlice, v any) error {
 	return nil
 }
 
-var (
-	// ErrNotPermitted means that the signing process does not sign the message. Sign of a
-	// ServerConfig returns an error that wraps it, and so does Sign of a key from Open.
-	ErrNotPermitted = errors.New("it may not sign this")
-	// ErrUnknownKey means that the signing process does not have the key, likewise.
-	ErrUnknownKey = errors.New("it does not have the key")
-)
-
-// Config names a key and the socket of its signing process.
-type Config struct {
-	// Path is that of the socket.
-	Path string
-	// Public is the key: the signing process has one with the same SubjectPublicKeyInfo.
-	Public crypto.PublicKey
-}
+// ErrUnknownKey means that the signing process does not have the key. Sign of a ServerConfig returns
+// an error that wraps it, and so does Sign of a key from Open.
+var ErrUnknownKey = errors.New("it does not have the key")
 
 // KeyID returns the ID of a key at both ends: the SHA-256 of its SubjectPublicKeyInfo.
 func KeyID(public crypto.PublicKey) ([sha256.Size]byte, error) {
@@ -89,34 +73,14 @@ func KeyID(public crypto.PublicKey) ([sha256.Size]byte, error) {
 	return sha256.Sum256(spki), nil
 }
 
-// Open returns a key of the signing process. Sign connects to the process, and again after its
-// restart. Sign returns as soon as its ctx ends, and it verifies no signature.
-func Open(_ context.Context, cfg Config) (signer.Key, error) {
-	if _, err := certs.SignatureAlgorithmFor(cfg.Public); err != nil {
-		return nil, err
-	}
-	if err := CheckPath(cfg.Path); err != nil {
-		return nil, fmt.Errorf("ca.signer_socket: %w", err)
-	}
-	id, err := KeyID(cfg.Public)
-	if err != nil {
-		return nil, err
-	}
-	return newKey(cfg.Path, cfg.Public, id)
-}
-
 // maxPath is the longest path that fits into a socket's address, with the NUL at its end (unix(7)).
 const maxPath = 107
 
-// CheckPath returns an error if path is unsuitable for a socket.
+// CheckPath returns an error if path is unsuitable for a socket. Any user can create an abstract
+// socket before mayfly signer does.
 func CheckPath(path string) error {
-	switch {
-	case path == "":
-		return errors.New("no socket is named")
-	case path[0] == '@', path[0] == 0:
-		return fmt.Errorf("the path %q is of an abstract socket, which any user can create before mayfly signer does; name a file, such as /run/mayfly-signer/s", path)
-	case len(path) > maxPath:
-		return fmt.Errorf("the path %s has %d octets, and that of a socket has %d at most; choose a shorter one, such as /run/mayfly-signer/s", path, len(path), maxPath)
+	if path == "" || path[0] == '@' || path[0] == 0 || len(path) > maxPath {
+		return fmt.Errorf("found %q; name the path of a file of 1 to %d octets, such as /run/mayfly-signer/s, and no abstract socket", path, maxPath)
 	}
 	return nil
 }
