@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -45,14 +44,11 @@ func ParseClaims(document []byte) (Claims, error) {
 	}
 	value, err := p.value(0)
 	if err != nil {
-		return nil, err
-	}
-	if _, err := p.dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("the JSON object is followed by something else")
+		return nil, fmt.Errorf("reading JSON: %w", err)
 	}
 	claims, ok := value.(Claims)
-	if !ok {
-		return nil, errors.New("the JSON document is not an object")
+	if _, err := p.dec.ReadToken(); !ok || !errors.Is(err, io.EOF) {
+		return nil, errors.New("the JSON document is not one object")
 	}
 	return claims, nil
 }
@@ -66,35 +62,29 @@ type claimsParser struct {
 
 // value reads the next value, which is inside depth objects and arrays.
 func (p *claimsParser) value(depth int) (any, error) {
-	if p.values++; p.values > maxClaimsValues {
-		return nil, fmt.Errorf("the JSON document has more than %d values", maxClaimsValues)
-	}
 	kind := p.dec.PeekKind()
-	switch kind {
-	case jsontext.KindString:
+	container := kind == jsontext.KindBeginObject || kind == jsontext.KindBeginArray
+	switch p.values++; {
+	case p.values > maxClaimsValues || depth >= maxClaimsDepth && container:
+		return nil, fmt.Errorf("there are more than %d values, or %d levels", maxClaimsValues, maxClaimsDepth)
+	case kind == jsontext.KindString:
 		return p.string()
-	case jsontext.KindBeginObject, jsontext.KindBeginArray:
-		if depth >= maxClaimsDepth {
-			return nil, fmt.Errorf("the JSON document is nested more than %d levels deep", maxClaimsDepth)
-		}
 	}
 	token, err := p.dec.ReadToken()
 	if err != nil {
-		return nil, fmt.Errorf("reading JSON: %w", err)
+		return nil, err
 	}
 	switch kind {
 	case jsontext.KindNull:
 		return nil, nil
-	case jsontext.KindTrue, jsontext.KindFalse:
-		return token.Bool(), nil
 	case jsontext.KindNumber:
 		return Number(token.String()), nil
 	case jsontext.KindBeginArray:
 		return p.array(depth + 1)
 	case jsontext.KindBeginObject:
 		return p.object(depth + 1)
-	default:
-		return nil, fmt.Errorf("unexpected JSON token %q", kind)
+	default: // no other token begins a value
+		return token.Bool(), nil
 	}
 }
 
@@ -102,7 +92,7 @@ func (p *claimsParser) value(depth int) (any, error) {
 func (p *claimsParser) string() (string, error) {
 	raw, err := p.dec.ReadValue()
 	if err != nil {
-		return "", fmt.Errorf("reading JSON: %w", err)
+		return "", err
 	}
 	if bytes.IndexByte(raw, '\\') >= 0 {
 		unquoted, err := jsontext.AppendUnquote(nil, raw)
@@ -132,23 +122,22 @@ func (p *claimsParser) object(depth int) (Claims, error) {
 	}
 	// folded holds the folded forms of the names that differ from their folded form. Such names are
 	// rare; all others are in members already.
-	var folded map[string]struct{}
+	var folded map[string]bool
 	for p.dec.PeekKind() != jsontext.KindEndObject {
 		name, err := p.string()
 		if err != nil {
 			return nil, err
 		}
 		fold := foldName(name)
-		_, plainTwice := members[fold]
-		_, foldedTwice := folded[fold]
-		if plainTwice || foldedTwice {
+		_, twice := members[fold]
+		if twice || folded[fold] {
 			return nil, fmt.Errorf("member %s occurs twice, or once more in another case", quote(name))
 		}
 		if fold != name {
 			if folded == nil {
-				folded = make(map[string]struct{})
+				folded = make(map[string]bool)
 			}
-			folded[fold] = struct{}{}
+			folded[fold] = true
 		}
 		if members[name], err = p.value(depth); err != nil {
 			return nil, err
@@ -164,21 +153,8 @@ func (p *claimsParser) object(depth int) (Claims, error) {
 func foldName(name string) string {
 	for i := range len(name) {
 		if c := name[i]; c >= 0x80 || 'A' <= c && c <= 'Z' {
-			return strings.Map(foldRune, name)
+			return strings.ToLower(strings.ToUpper(name))
 		}
 	}
 	return name
-}
-
-// foldRune returns the ASCII lower-case letter among the runes that fold to r, or otherwise the
-// smallest of them.
-func foldRune(r rune) rune {
-	least := r
-	for next := unicode.SimpleFold(r); next != r; next = unicode.SimpleFold(next) {
-		least = min(least, next)
-	}
-	if 'A' <= least && least <= 'Z' {
-		least += 'a' - 'A'
-	}
-	return least
 }

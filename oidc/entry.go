@@ -66,7 +66,7 @@ type Profile struct {
 // Config is the setting of a Verifier. The fields with tags are keys of `oidc`: the connections to
 // providers.
 type Config struct {
-	// Issuers are the trusted issuers; at least one.
+	// Issuers are the trusted issuers.
 	Issuers []Issuer
 	// AllowLoopback permits http issuers on loopback addresses. It is for development: any program
 	// that can listen on the machine can then be an issuer.
@@ -142,15 +142,18 @@ type entry struct {
 func New(cfg Config) (*Verifier, error) { return newVerifier(cfg, newTransport) }
 
 func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
-	cfg.setDefaults()
+	cfg.KeyRefresh = cmp.Or(cfg.KeyRefresh, defaultKeyRefresh)
+	cfg.KeyLifetime = cmp.Or(cfg.KeyLifetime, defaultKeyLifetime)
+	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 256)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	v := &Verifier{
 		shared: &shared{cfg: &cfg, waiting: share.New(cfg.MaxWaiting, 0)},
 		static: make(map[string]*entry),
 	}
 	var errs []error
-	if len(cfg.Issuers) == 0 {
-		errs = append(errs, keypath.Errorf([]string{"oidc-issuers"}, "no issuer is configured, so that every request would be refused"))
-	}
 	proxy, err := parseProxy(cfg.Proxy)
 	errs = append(errs, err)
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.Key == inClusterURL })
@@ -173,18 +176,6 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 		return nil, err
 	}
 	return v, nil
-}
-
-func (cfg *Config) setDefaults() {
-	cfg.Kubernetes.CAFile = cmp.Or(cfg.Kubernetes.CAFile, "/var/run/fulcio/ca.crt")
-	cfg.Kubernetes.TokenFile = cmp.Or(cfg.Kubernetes.TokenFile, "/var/run/secrets/kubernetes.io/serviceaccount/token")
-	cfg.KeyRefresh = cmp.Or(cfg.KeyRefresh, defaultKeyRefresh)
-	cfg.KeyLifetime = cmp.Or(cfg.KeyLifetime, defaultKeyLifetime)
-	cfg.MaxWaiting = cmp.Or(cfg.MaxWaiting, 256)
-	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
 }
 
 // path returns the path of the entry, or of a key in it, in the issuer file.

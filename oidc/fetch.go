@@ -167,10 +167,11 @@ func (e *entry) accepted(listed []string) []string {
 	})
 }
 
-// checkJWKSURI checks that keys may be read at uri.
+// checkJWKSURI checks that keys may be read at uri. A wildcard trusts every host that it matches, but
+// only for the issuers on that host.
 func (i *issuer) checkJWKSURI(uri string) error {
 	u, err := url.Parse(uri)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.Opaque != "" {
+	if err != nil || u.Hostname() == "" || u.User != nil {
 		return fmt.Errorf("jwks_uri %s is not a usable URL", quote(uri))
 	}
 	loopback := i.cfg.AllowLoopback && httputil.IsLoopback(u.Hostname())
@@ -178,17 +179,10 @@ func (i *issuer) checkJWKSURI(uri string) error {
 	if u.Scheme != "https" && (u.Scheme != "http" || !loopback && !insecure) {
 		return fmt.Errorf("jwks_uri %s is not https", quote(uri))
 	}
-	// A wildcard trusts every host that it matches, but only for the issuers on that host.
-	if i.pool == nil && len(i.entry.JWKSHosts) == 0 {
-		return nil
-	}
-	for _, host := range i.entry.JWKSHosts {
-		if origin(u) == originOf(u.Scheme+"://"+host) {
-			return nil
-		}
-	}
-	issuer, err := url.Parse(i.url)
-	if err != nil || hostPort(u) != hostPort(issuer) {
+	anywhere := i.pool == nil && len(i.entry.JWKSHosts) == 0
+	if !anywhere && origin(u) != originOf(i.url) && !slices.ContainsFunc(i.entry.JWKSHosts, func(host string) bool {
+		return origin(u) == originOf(u.Scheme+"://"+host)
+	}) {
 		return fmt.Errorf("jwks_uri %s is neither on the issuer's host nor on one of the entry's jwks-hosts", quote(uri))
 	}
 	return nil

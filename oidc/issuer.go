@@ -48,23 +48,21 @@ type issuer struct {
 	proven  bool   // keys have been read once; guarded by pool.mu
 	lastUse uint64 // pool.uses at the last use; guarded by pool.mu
 
-	mu          sync.Mutex    // guards the fields below
-	keys        *keys         // nil before the first good answer
-	fetching    chan struct{} // closed when the current fetch ends; nil if there is none
-	failures    int           // consecutive failed fetches
-	lastErr     error         // of the last fetch; nil if it was good
-	lastFailure time.Time
-	due         time.Time // no fetch but a check starts before, and while the issuer fails no check either
-	checkAt     time.Time // no check starts before
-	reported    State     // after the last fetch; "" before the first
+	mu       sync.Mutex    // guards the fields below
+	keys     *keys         // nil before the first good answer
+	fetching chan struct{} // closed when the current fetch ends; nil if there is none
+	failures int           // consecutive failed fetches
+	lastErr  error         // of the last fetch; nil if it was good
+	due      time.Time     // no fetch but a check starts before, and while the issuer fails no check either
+	checkAt  time.Time     // no check starts before
+	reported State         // after the last fetch; "" before the first
 }
 
 // verify verifies the signature of x.token for client.
 //
 // A refusal is final only if the keys were read after the request came, or at most settled before
-// it: the issuer may have a new key, under a new `kid` or an old one. Otherwise verify reads older
-// keys again, or returns a refusal that the client can retry. It also reads newer keys again if
-// they lack the token's `kid` and the limit permits it.
+// it: the issuer may have a new key, under a new `kid` or an old one. verify reads older keys again,
+// and newer ones that lack the token's `kid`, or returns a refusal that the client can retry.
 func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) (err error) {
 	if x.keys, err = i.keysFor(ctx, client, x.now); err != nil {
 		return err
@@ -72,7 +70,7 @@ func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) 
 	x.step = "signature"
 	refused := x.keys.verify(ctx, x.token, x.now)
 	age := x.now.Sub(x.keys.fetchedAt)
-	if !isSignatureInvalid(refused) || age <= settled && (age < 0 || x.keys.has(x.token.keyID)) {
+	if !isInvalid(refused) || age <= settled && (age < 0 || x.keys.has(x.token.keyID)) {
 		return refused
 	}
 	known, unread := i.newer(ctx, x.keys, client)
@@ -85,22 +83,20 @@ func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) 
 	default:
 		failed = !errors.As(unread, new(notYet)) || i.failing()
 	}
-	if isSignatureInvalid(refused) && (failed || x.now.Sub(x.keys.fetchedAt) > settled) {
+	if isInvalid(refused) && (failed || x.now.Sub(x.keys.fetchedAt) > settled) {
 		return i.unreachable(errors.Join(unread, refused))
 	}
 	return refused
 }
 
-func isSignatureInvalid(err error) bool {
-	var e *refusal.Error
-	return errors.As(err, &e) && e.Reason == refusal.SignatureInvalid
+func isInvalid(err error) bool {
+	return err != nil && refusal.From(err).Reason == refusal.SignatureInvalid
 }
 
-// keysFor returns the present keys, or waits for a fetch if there are none or they are too old.
-//
-// Run refreshes the keys of static issuers. Each use of a wildcard issuer's keys refreshes them: in
-// the background once they are due, and while the request waits once they have the age of
-// Config.KeyRefresh. While the issuer fails, no request waits.
+// keysFor returns the present keys, or waits for a fetch if there are none or they are too old. Run
+// refreshes the keys of static issuers, and each use those of a wildcard issuer: in the background
+// once they are due, and while the request waits once they have the age of Config.KeyRefresh. While
+// the issuer fails, no request waits.
 func (i *issuer) keysFor(ctx context.Context, client netip.Addr, now time.Time) (*keys, error) {
 	i.mu.Lock()
 	known, due, failing := i.keys, i.due, i.failures > 0
@@ -172,11 +168,8 @@ func (i *issuer) wait(ctx context.Context, done <-chan struct{}, client netip.Ad
 }
 
 // fetch returns a channel that is closed when the current fetch ends. There is at most one at a
-// time; fetch joins it, or starts one for a request of client. It continues when the request ends,
-// because others wait for it.
-//
-// If refused is nil, fetch starts one only if it is due. Otherwise refused are the keys that do not
-// verify a token. The fetch is then a check for newer keys, with a limit of its own. If newer keys
+// time; fetch joins it, or starts one for a request of client if it is due. With refused, the keys that
+// do not verify a token, the fetch is a check for newer keys, with a limit of its own. If newer keys
 // are present already, fetch returns nil.
 func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan struct{}, error) {
 	i.mu.Lock()
@@ -244,7 +237,7 @@ func (i *issuer) record(k *keys, err error) {
 	}
 	if i.lastErr = err; err != nil {
 		i.failures++
-		i.lastFailure, i.due = now, now.Add(backoff(i.failures))
+		i.due = now.Add(backoff(i.failures))
 	} else {
 		i.failures, i.due = 0, k.fetchedAt.Add(i.pause())
 	}

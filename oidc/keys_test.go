@@ -138,11 +138,11 @@ func TestTotalOfAPattern(t *testing.T) {
 			bad = append(bad, mint(t, stranger, map[string]any{"iss": issuer}))
 		}
 		time.Sleep(settled + time.Second)
-		before := w.provider.KeyFetches()
+		before := w.provider.KeyFetches.Load()
 		for _, token := range bad {
 			wantTemporary(t, w.verify(t, token))
 		}
-		if n := w.provider.KeyFetches() - before; n != maxChecks/2 {
+		if n := w.provider.KeyFetches.Load() - before; n != maxChecks/2 {
 			t.Errorf("%d fetches for one client, want %d", n, maxChecks/2)
 		}
 		w.rotate(t)
@@ -180,13 +180,13 @@ func TestFigureBadTokens(t *testing.T) {
 		for range 1000 {
 			w.refuse(t, tokens[0], refusal.SignatureInvalid)
 		}
-		if n := w.provider.KeyFetches(); n != 1 {
+		if n := w.provider.KeyFetches.Load(); n != 1 {
 			t.Errorf("%d fetches, with those for bad tokens with a known kid just after a fetch", n)
 		}
 		time.Sleep(settled + time.Second)
-		before, start, worst := w.provider.KeyFetches(), time.Now(), int64(0)
+		before, start, worst := w.provider.KeyFetches.Load(), time.Now(), int64(0)
 		for range 5 { // minutes
-			minute := w.provider.KeyFetches()
+			minute := w.provider.KeyFetches.Load()
 			for i := range 59 {
 				crowd := tokens[:6]
 				if i == 0 {
@@ -200,13 +200,13 @@ func TestFigureBadTokens(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 			w.accept(t, good)
-			worst = max(worst, w.provider.KeyFetches()-minute)
+			worst = max(worst, w.provider.KeyFetches.Load()-minute)
 			time.Sleep(time.Second)
 		}
-		n := w.provider.KeyFetches() - before
+		n := w.provider.KeyFetches.Load() - before
 		t.Logf("%s, bad tokens every second for 5 minutes: %d fetches in all, %d at most in a minute", issuer[0].Key, n, worst)
-		if most := int64(time.Since(start)/checkInterval) + 1; n > most || n < 8 || worst > 2 || w.provider.Discoveries() > n+2 {
-			t.Errorf("%d fetches in all, %d in one minute, %d discoveries", n, worst, w.provider.Discoveries())
+		if most := int64(time.Since(start)/checkInterval) + 1; n > most || n < 8 || worst > 2 || w.provider.Discoveries.Load() > n+2 {
+			t.Errorf("%d fetches in all, %d in one minute, %d discoveries", n, worst, w.provider.Discoveries.Load())
 		}
 	})
 }

@@ -3,6 +3,7 @@
 package oidc
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -11,11 +12,15 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 // Limits on a key set.
@@ -108,58 +113,121 @@ func parseKey(raw jsontext.Value, spiffe bool) (key publicKey, ok bool) {
 	return publicKey{id: members.Kid, alg: members.Alg, key: parsed.Key}, true
 }
 
-// fits reports whether alg can be an algorithm of the key. The key decides, never the token: each
-// algorithm belongs to one type of key, and for ECDSA keys to one curve.
-func (k publicKey) fits(alg string) bool {
+// algorithm is how a JOSE algorithm signs (RFC 7518, section 3.1, and RFC 8037, section 3.1).
+type algorithm struct {
+	family string
+	hash   crypto.Hash // 0 for none
+	bits   int         // of the curve of an ECDSA key
+}
+
+// algorithms are those that tokens may be signed with: only digital signatures.
+var algorithms = map[string]algorithm{
+	"RS256": {"RS", crypto.SHA256, 0}, "RS384": {"RS", crypto.SHA384, 0}, "RS512": {"RS", crypto.SHA512, 0},
+	"PS256": {"PS", crypto.SHA256, 0}, "PS384": {"PS", crypto.SHA384, 0}, "PS512": {"PS", crypto.SHA512, 0},
+	"ES256": {"ES", crypto.SHA256, 256}, "ES384": {"ES", crypto.SHA384, 384}, "ES512": {"ES", crypto.SHA512, 521},
+	"EdDSA": {"EdDSA", 0, 0},
+}
+
+const supportedAlgorithms = "RS, PS and ES with 256, 384 or 512, and EdDSA"
+
+func supportedAlgorithm(alg string) bool { return algorithms[alg].family != "" }
+
+// verify checks signature over input. The key decides about the algorithm, never the token: each
+// belongs to one type of key, and for ECDSA keys to one curve.
+func (k publicKey) verify(alg string, input, signature []byte) bool {
+	a := algorithms[alg]
 	if k.alg != "" && k.alg != alg {
 		return false
 	}
+	digest := input
+	if a.hash != 0 {
+		h := a.hash.New()
+		h.Write(input)
+		digest = h.Sum(nil)
+	}
 	switch key := k.key.(type) {
 	case *rsa.PublicKey:
-		return alg[:2] == "RS" || alg[:2] == "PS"
+		return a.family == "RS" && rsa.VerifyPKCS1v15(key, a.hash, digest, signature) == nil ||
+			a.family == "PS" && rsa.VerifyPSS(key, a.hash, digest, signature, nil) == nil
 	case *ecdsa.PublicKey:
-		size := key.Curve.Params().BitSize
-		return alg == "ES256" && size == 256 || alg == "ES384" && size == 384 || alg == "ES512" && size == 521
+		// R and S are of equal, full length (RFC 7518, section 3.4).
+		size := (a.bits + 7) / 8
+		if a.bits != key.Curve.Params().BitSize || len(signature) != 2*size {
+			return false
+		}
+		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
+		return ecdsa.Verify(key, digest, r, s)
 	case ed25519.PublicKey:
-		return alg == "EdDSA"
+		return a.family == "EdDSA" && ed25519.Verify(key, input, signature)
 	default:
 		return false
 	}
 }
 
-// verify checks signature over input (RFC 7518, section 3, and RFC 8037, section 3.1).
-func (k publicKey) verify(alg string, input, signature []byte) bool {
-	if !k.fits(alg) {
-		return false
-	}
-	if key, ok := k.key.(ed25519.PublicKey); ok {
-		return ed25519.Verify(key, input, signature)
-	}
-	hash := crypto.SHA256
-	switch alg[2:] {
-	case "384":
-		hash = crypto.SHA384
-	case "512":
-		hash = crypto.SHA512
-	}
-	h := hash.New()
-	h.Write(input)
-	digest := h.Sum(nil)
-	switch key := k.key.(type) {
-	case *rsa.PublicKey:
-		if alg[:2] == "PS" {
-			return rsa.VerifyPSS(key, hash, digest, signature, nil) == nil
-		}
-		return rsa.VerifyPKCS1v15(key, hash, digest, signature) == nil
-	case *ecdsa.PublicKey:
-		// R and S are of equal, full length (RFC 7518, section 3.4).
-		size := (key.Curve.Params().BitSize + 7) / 8
-		if len(signature) != 2*size {
-			return false
-		}
-		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
-		return ecdsa.Verify(key, digest, r, s)
+// verify verifies the token with k, by go-oidc. Verifier.check has checked everything else about the
+// token; go-oidc repeats some of these checks. go-oidc gets the token with detached content (RFC
+// 7515, appendix F), so that it does not decode the payload from base64 again.
+func (k *keys) verify(ctx context.Context, token *idToken, now time.Time) error {
+	set := &tokenKeySet{token: token, keys: k}
+	verifier := gooidc.NewVerifier(k.issuerURL, set, &gooidc.Config{
+		SkipClientIDCheck:    true, // one of several audiences is enough; check has verified it
+		SupportedSigningAlgs: []string{token.alg},
+		Now:                  func() time.Time { return now },
+	})
+	_, err := verifier.Verify(ctx, token.raw[:strings.IndexByte(token.raw, '.')+1]+token.raw[strings.LastIndexByte(token.raw, '.'):])
+	switch {
+	case err == nil:
+		return nil
+	case set.refusal != nil:
+		return set.refusal
 	default:
-		return false
+		// go-oidc also decodes parameters and claims that this package does not read, such as x5c and
+		// at_hash.
+		return refusal.New(refusal.TokenMalformed,
+			"a registered header parameter or claim of the ID token has the wrong type or form").Because(err)
 	}
+}
+
+// tokenKeySet is a gooidc.KeySet for one parsed token. It uses no network.
+type tokenKeySet struct {
+	token   *idToken
+	keys    *keys
+	refusal error // why VerifySignature failed
+}
+
+// VerifySignature implements gooidc.KeySet: it tries the keys that have the token's `kid`, or all
+// keys if the token has none, maxKeys at most, and returns the token's payload.
+func (s *tokenKeySet) VerifySignature(context.Context, string) ([]byte, error) {
+	alg, keyID := s.token.alg, s.token.keyID
+	if !slices.Contains(s.keys.algorithms, alg) {
+		s.refusal = algorithmRefused(alg, s.keys.algorithms, s.keys.issuerURL)
+		return nil, s.refusal
+	}
+	input := []byte(s.token.raw[:strings.LastIndexByte(s.token.raw, '.')]) // RFC 7515, section 5.2, step 8
+	tries := maxKeys
+	for _, key := range s.keys.list {
+		if keyID != "" && key.id != keyID {
+			continue
+		}
+		if tries--; tries < 0 {
+			break
+		}
+		if key.verify(alg, input, s.token.signature) {
+			return s.token.payload, nil
+		}
+	}
+	if s.keys.has(keyID) {
+		s.refusal = refusal.New(refusal.SignatureInvalid, "the ID token's signature, with alg %s and kid %s, verifies with none of the keys of issuer %s",
+			alg, quote(keyID), quote(s.keys.issuerURL))
+	} else {
+		s.refusal = refusal.New(refusal.SignatureInvalid,
+			"the ID token names key %s, which is not among the keys of issuer %s", quote(keyID), quote(s.keys.issuerURL))
+	}
+	return nil, s.refusal
+}
+
+// algorithmRefused returns the refusal of a token with an algorithm that is not accepted from its
+// issuer.
+func algorithmRefused(alg string, accepted []string, issuerURL string) error {
+	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s, one of [%s] is expected", quote(alg), quote(issuerURL), quoteList(accepted))
 }

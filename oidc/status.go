@@ -3,6 +3,7 @@
 package oidc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -47,9 +48,8 @@ type IssuerStatus struct {
 	// issuer are used until they are too old. A wildcard entry is always usable: callers choose its
 	// issuers, so readiness must not depend on them.
 	Usable bool
-	// LastSuccess is the time of the last read of keys, LastFailure that of the last failed fetch;
-	// zero if there has been none.
-	LastSuccess, LastFailure time.Time
+	// LastSuccess is the time of the last read of keys; zero if there has been none.
+	LastSuccess time.Time
 	// Keys and KeyAge are the number and age of a static entry's last good keys, usable or not.
 	Keys   int
 	KeyAge time.Duration
@@ -85,7 +85,7 @@ func (i *issuer) statusAt(now time.Time) IssuerStatus {
 
 // status returns the issuer's status. The caller holds i.mu.
 func (i *issuer) status(now time.Time) IssuerStatus {
-	status := IssuerStatus{State: StatePending, LastFailure: i.lastFailure}
+	status := IssuerStatus{State: StatePending}
 	if i.lastErr != nil {
 		status.State, status.LastError = StateFailing, i.lastErr.Error()
 	}
@@ -95,7 +95,7 @@ func (i *issuer) status(now time.Time) IssuerStatus {
 	status.LastSuccess, status.Keys, status.KeyAge = i.keys.fetchedAt, len(i.keys.list), max(now.Sub(i.keys.fetchedAt), 0)
 	status.Usable = i.usable(i.keys, now) && status.Keys > 0
 	if status.Keys == 0 { // the issuer may withdraw every key
-		status.LastError = strings.TrimPrefix(status.LastError+"\nthe key set has no key that tokens can be verified with", "\n")
+		status.LastError = cmp.Or(status.LastError, "the key set has no key that tokens can be verified with")
 	}
 	switch {
 	case !status.Usable:

@@ -3,10 +3,17 @@
 package oidc
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -41,77 +48,61 @@ func parseToken(raw string) (*idToken, error) {
 	}
 	protected, rest, _ := strings.Cut(raw, ".")
 	payload, signature, _ := strings.Cut(rest, ".")
-
 	token := &idToken{raw: raw}
-	_, header, err := decodeObject(protected)
+	_, header, err := decodeObject("header", protected)
 	if err != nil {
-		return nil, malformed("header", err)
+		return nil, err
 	}
 	if err := token.readHeader(header); err != nil {
 		return nil, err
 	}
-	if token.payload, token.claims, err = decodeObject(payload); err != nil {
-		return nil, malformed("claims", err)
+	if token.payload, token.claims, err = decodeObject("claims", payload); err != nil {
+		return nil, err
 	}
 	if signature == "" {
 		return nil, refusal.New(refusal.SignatureInvalid, "the ID token has no signature")
 	}
 	if token.signature, err = decodeSegment(signature); err != nil {
-		return nil, refusal.New(refusal.TokenMalformed,
-			"the ID token's signature is not base64url without padding").Because(err)
+		return nil, refusal.New(refusal.TokenMalformed, "the ID token's signature is not base64url without padding").Because(err)
 	}
 	return token, nil
 }
 
 // readHeader reads `alg` and `kid` from a JOSE header (RFC 7515, section 4). The members jku, jwk,
 // x5u and x5c, by which a token would name its own key, have no effect.
+//
+// It refuses crit, as this package understands no extensions (section 4.1.11), and b64, which some
+// verifiers obey without crit (RFC 7797, section 6).
 func (t *idToken) readHeader(header Claims) error {
-	// RFC 7515, section 4.1.11: a recipient must refuse extensions that it does not understand, and
-	// this package understands none.
-	if _, ok := header["crit"]; ok {
-		return refusal.New(refusal.TokenMalformed,
-			"the ID token's header has the member crit; no critical extensions are supported")
-	}
-	// RFC 7797, section 6, requires crit beside b64, but go-jose obeys b64 without it.
-	if b64, ok := header["b64"]; ok && b64 != true {
-		return refusal.New(refusal.TokenMalformed,
-			"the ID token's header has the member b64; a JWT's payload is always base64url (RFC 7797, section 7)")
-	}
+	_, critical := header["crit"]
+	b64, hasB64 := header["b64"]
 	keyID, hasKeyID := header["kid"]
-	if t.keyID, _ = keyID.(string); hasKeyID && keyID != t.keyID {
-		return refusal.New(refusal.TokenMalformed, "the kid in the ID token's header is not a string")
-	}
-	alg, ok := header["alg"].(string)
-	switch t.alg = alg; {
-	case !ok:
-		return refusal.New(refusal.TokenMalformed, "the ID token's header has no alg, or one that is not a string")
+	alg, hasAlg := header["alg"].(string)
+	t.alg = alg
+	t.keyID, _ = keyID.(string)
+	switch {
+	case critical || hasB64 && b64 != true:
+		return refusal.New(refusal.TokenMalformed, "the ID token's header has the member crit or b64; no such extensions are supported")
+	case !hasAlg || hasKeyID && keyID != t.keyID:
+		return refusal.New(refusal.TokenMalformed, "the ID token's header has no alg, or an alg or a kid that is not a string")
 	case !supportedAlgorithm(alg):
-		return refusal.New(refusal.SignatureInvalid,
-			"the ID token's alg is %s; signatures of %s are accepted", quote(alg), supportedAlgorithms)
+		return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; signatures of %s are accepted", quote(alg), supportedAlgorithms)
 	}
 	return nil
 }
 
-// supportedAlgorithm reports whether tokens signed with alg may be accepted. Only digital
-// signatures are supported (RFC 7518, section 3.1, and RFC 8037).
-func supportedAlgorithm(alg string) bool {
-	switch alg {
-	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA":
-		return true
-	default:
-		return false
+// decodeObject decodes the part of a token that is a JSON object. The details of an error are in its
+// cause, because they may quote the part.
+func decodeObject(part, segment string) (text []byte, object Claims, err error) {
+	if text, err = decodeSegment(segment); err == nil {
+		object, err = ParseClaims(text)
 	}
-}
-
-const supportedAlgorithms = "RS, PS and ES with 256, 384 or 512, and EdDSA"
-
-// decodeObject decodes a segment that is a JSON object.
-func decodeObject(segment string) (text []byte, object Claims, err error) {
-	if text, err = decodeSegment(segment); err != nil {
-		return nil, nil, err
+	if err != nil {
+		return nil, nil, refusal.New(refusal.TokenMalformed,
+			"the ID token's %s cannot be read; base64url without padding of one JSON object in UTF-8 is expected, "+
+				"in which no member occurs twice, not even in another case", part).Because(err)
 	}
-	object, err = ParseClaims(text)
-	return text, object, err
+	return text, object, nil
 }
 
 // decodeSegment decodes base64url without padding, line breaks or non-zero trailing bits (RFC 7515,
@@ -121,14 +112,6 @@ func decodeSegment(segment string) ([]byte, error) {
 		return nil, errors.New("a line break")
 	}
 	return base64.RawURLEncoding.Strict().DecodeString(segment)
-}
-
-// malformed returns the refusal of a token part that cannot be decoded. The client gets the part
-// and the rules; the details are in the cause.
-func malformed(part string, cause error) error {
-	return refusal.New(refusal.TokenMalformed,
-		"the ID token's %s cannot be read; base64url without padding of one JSON object in UTF-8 is expected, "+
-			"in which no member occurs twice, not even in another case", part).Because(cause)
 }
 
 // maxQuoted is the number of characters of a foreign string that a message repeats.
@@ -149,11 +132,228 @@ func quote(s string) string {
 // quoteList returns up to three of list, quoted as by quote, and the number of the others.
 func quoteList(list []string) string {
 	var quoted []string
-	for i, s := range list {
-		if i == 3 {
-			return fmt.Sprintf("%s and %d more", strings.Join(quoted, ", "), len(list)-3)
-		}
+	for _, s := range list[:min(len(list), 3)] {
 		quoted = append(quoted, quote(s))
 	}
-	return strings.Join(quoted, ", ")
+	text := strings.Join(quoted, ", ")
+	if len(list) > 3 {
+		text += fmt.Sprintf(" and %d more", len(list)-3)
+	}
+	return text
+}
+
+// notBeforeLeeway is how far in the future `nbf` may be; clocks differ. `exp` has no leeway.
+const notBeforeLeeway = 5 * time.Minute
+
+// maxSeconds bounds NumericDates to what a float64 holds exactly (RFC 7493, section 2.2). Greater ones
+// overflow in go-oidc.
+const maxSeconds = 1 << 53
+
+// check checks the registered claims of x.token (RFC 7519, section 4.1, and OpenID Connect Core 1.0,
+// section 3.1.3.7) at x.now. It fills x.result, of which only the signature remains unchecked, and
+// x.entry.
+func (v *Verifier) check(x *examination) (err error) {
+	x.step = "issuer"
+	if x.result.IssuerURL, err = x.token.text("iss"); err != nil {
+		return err
+	}
+	if x.entry, err = v.entryOf(x.result.IssuerURL); err != nil {
+		return err
+	}
+	x.result.Entry, x.result.Claims = x.entry.Key, x.token.claims
+	if !x.now.IsZero() {
+		x.step = "times"
+		if x.result.Expiry, err = x.token.checkTimes(x.now); err != nil {
+			return err
+		}
+	}
+	x.step = "audience"
+	if x.result.Audience, err = x.token.audience(); err != nil {
+		return err
+	}
+	if x.result.Profile, err = x.entry.profileFor(x.result.Audience, x.result.IssuerURL); err != nil {
+		return err
+	}
+	x.step = "subject"
+	x.result.Subject, err = x.token.text("sub")
+	return err
+}
+
+// checkTimes checks exp, nbf and iat, and returns exp.
+func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
+	if t.claims["exp"] == nil {
+		return time.Time{}, refusal.New(refusal.ClaimMissing, "the ID token has no claim exp, the time when it expires")
+	}
+	var dates [3]time.Time
+	for i, name := range [...]string{"exp", "nbf", "iat"} {
+		if _, ok := t.claims[name]; ok {
+			if dates[i], err = t.date(name); err != nil {
+				return time.Time{}, err
+			}
+		}
+	}
+	expiry, notBefore := dates[0], dates[1]
+	switch {
+	case expiry.Before(now):
+		return time.Time{}, refusal.New(refusal.TokenExpired,
+			"the ID token expired %s ago, at %s; get a new one for each request",
+			now.Sub(expiry).Round(time.Second), expiry.UTC().Format(time.RFC3339))
+	case now.Add(notBeforeLeeway).Before(notBefore): // zero without nbf
+		return time.Time{}, refusal.New(refusal.TokenNotYetValid,
+			"the ID token is valid from %s on (nbf), in %s; clocks may differ by at most %s",
+			notBefore.UTC().Format(time.RFC3339), notBefore.Sub(now).Round(time.Second), notBeforeLeeway)
+	}
+	return expiry, nil
+}
+
+// date returns the claim name as a NumericDate in seconds since 1970, without its fraction.
+func (t *idToken) date(name string) (time.Time, error) {
+	number, ok := t.claims[name].(Number)
+	seconds, err := strconv.ParseFloat(string(number), 64)
+	if !ok || err != nil || math.Abs(seconds) >= maxSeconds {
+		return time.Time{}, refusal.New(refusal.TokenMalformed,
+			"the claim %s is %s; a number of seconds since 1970 is expected", name, quote(fmt.Sprint(t.claims[name])))
+	}
+	return time.Unix(int64(seconds), 0), nil
+}
+
+// audience returns the claim `aud`, a string or an array of strings; none if it is missing.
+func (t *idToken) audience() (list []string, err error) {
+	elements, ok := t.claims["aud"].([]any)
+	if !ok && t.claims["aud"] != nil {
+		elements = []any{t.claims["aud"]}
+	}
+	for _, element := range elements {
+		text, ok := element.(string)
+		if !ok {
+			return nil, refusal.New(refusal.TokenMalformed, "the claim aud is neither a string nor an array of strings")
+		}
+		list = append(list, text)
+	}
+	return list, nil
+}
+
+// profileFor returns the profile that has one of the audiences found; "" is the entry itself. It
+// refuses a token for two of them, because either choice would guess the caller's identity.
+func (e *entry) profileFor(found []string, issuerURL string) (profile string, err error) {
+	matches := 0
+	for _, audience := range found {
+		if p, ok := e.byAudience[audience]; ok && (matches == 0 || p != profile) {
+			profile = p
+			matches++
+		}
+	}
+	if matches != 1 {
+		return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is [%s]; from issuer %s, %s is expected, of one profile only",
+			quoteList(found), quote(issuerURL), quoteList(e.audiences()))
+	}
+	return profile, nil
+}
+
+// audiences returns the accepted audiences of the entry and its profiles.
+func (e *entry) audiences() []string { return slices.Sorted(maps.Keys(e.byAudience)) }
+
+// text returns a claim that must be a non-empty string.
+func (t *idToken) text(name string) (string, error) {
+	value, ok := t.claims[name].(string)
+	switch {
+	case t.claims[name] == nil, ok && value == "":
+		return "", refusal.New(refusal.ClaimMissing, "the ID token has no claim %s, or an empty one", name)
+	case !ok:
+		return "", refusal.New(refusal.TokenMalformed, "the ID token's claim %s is not a string", name)
+	}
+	return value, nil
+}
+
+// Step is one check of a token, for the examination of a refusal.
+type Step struct {
+	// Name is the name of the check: form, issuer, times, audience, subject, keys, signature.
+	Name string
+	// Found states the compared values. It may quote claims, and never holds the token. It is "" if
+	// Err states everything.
+	Found string
+	// Err is the refusal; nil if the token passed.
+	Err error
+}
+
+// Trace is Verify, and calls observe, which may be nil, with each step in order. If a step fails,
+// it is the last one.
+func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(Step)) (*Token, error) {
+	x, err := v.verify(ctx, rawIDToken, netip.Addr{})
+	return x.report(err, observe, "form", "issuer", "times", "audience", "subject", "keys", "signature")
+}
+
+// Judge checks claims as Verify checks those of a token, except times and signature. It calls
+// observe, which may be nil, for each step. Judge is for tests of settings; its result proves
+// nothing.
+func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
+	x := &examination{token: &idToken{claims: claims}}
+	err := v.check(x)
+	return x.report(err, observe, "issuer", "audience", "subject")
+}
+
+// UnverifiedClaims returns the claims of a token of the right form, without any verification.
+func UnverifiedClaims(rawIDToken string) (Claims, error) {
+	token, err := parseToken(rawIDToken)
+	if err != nil {
+		return nil, err
+	}
+	return token.claims, nil
+}
+
+// examination is what the checks of one token have found so far.
+type examination struct {
+	step   string    // the current one
+	now    time.Time // zero: the times are not checked
+	token  *idToken
+	entry  *entry
+	result Token
+	keys   *keys
+}
+
+// report calls observe, unless it is nil, with the steps so far, and returns the result. err is that
+// of the last step.
+func (x *examination) report(err error, observe func(Step), steps ...string) (*Token, error) {
+	for _, step := range steps {
+		if observe == nil {
+			break
+		}
+		if err != nil && step == x.step {
+			observe(Step{Name: step, Err: err})
+			break
+		}
+		observe(Step{Name: step, Found: x.found(step)})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &x.result, nil
+}
+
+// found returns what a step that has passed has found.
+func (x *examination) found(step string) string {
+	switch step {
+	case "form":
+		return fmt.Sprintf("a compact JWS of %d bytes, alg %s, kid %s, %d claims", len(x.token.raw), x.token.alg, quote(x.token.keyID), len(x.token.claims))
+	case "issuer":
+		return fmt.Sprintf("iss is %s, of the entry %s", quote(x.result.IssuerURL), quote(x.entry.Key))
+	case "times":
+		return fmt.Sprintf("exp is %s, in %s", x.result.Expiry.UTC().Format(time.RFC3339), x.result.Expiry.Sub(x.now).Round(time.Second))
+	case "audience":
+		text := fmt.Sprintf("aud is %s; accepted is %s", quoteList(x.result.Audience), quoteList(x.entry.audiences()))
+		if x.result.Profile != "" {
+			text += ", and this one is of profile " + quote(x.result.Profile)
+		}
+		return text
+	case "subject":
+		return "sub is " + quote(x.result.Subject)
+	case "keys":
+		var ids []string
+		for _, key := range x.keys.list {
+			ids = append(ids, key.id)
+		}
+		return fmt.Sprintf("%d keys of %s, kid %s; algorithms %s", len(ids), quote(x.keys.jwksURI), quoteList(ids), strings.Join(x.keys.algorithms, ", "))
+	default:
+		return "it verifies with " + x.token.alg
+	}
 }

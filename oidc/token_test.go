@@ -108,7 +108,7 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	header := map[jose.HeaderKey]any{"jku": "https://evil.example/keys", "x5u": "https://evil.example/keys", "jwk": evilKey.Public()}
 	w.refuse(t, sign(t, evilKey, header, payload("")), refusal.SignatureInvalid)
 	w.accept(t, sign(t, w.provider.SigningKey(), header, payload("")))
-	if n := evil.KeyFetches() + evil.Discoveries(); n != 0 {
+	if n := evil.KeyFetches.Load() + evil.Discoveries.Load(); n != 0 {
 		t.Errorf("the attacker's host was asked %d times", n)
 	}
 }

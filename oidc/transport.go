@@ -169,8 +169,7 @@ func hostPort(u *url.URL) string {
 }
 
 // proxied connects to issuers through the operator's proxy, and directly to loopback hosts. The
-// proxy resolves names, so only the proxy can check the resulting addresses. proxied checks literal
-// addresses.
+// proxy resolves names and must check their addresses; proxied checks literal addresses.
 type proxied struct {
 	allowed     addresses
 	via, direct http.RoundTripper
@@ -214,18 +213,10 @@ func parseProxy(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// isAPIServer reports whether issuer is the API server of the cluster that this process runs in.
-// Only that server gets the pod's token: a reader of another cluster's traffic could use it to act in
-// this one. The issuer is the API server if it is a static Kubernetes entry at
-//
-//   - https://kubernetes.default.svc or https://kubernetes.default.svc.cluster.local, which
-//     the cluster's own name service resolves,
-//   - the origin of apiServer, which the operator has configured, or
-//   - a loopback or private IP address, if https://kubernetes.default.svc is configured too
-//     (inCluster) and the entry has neither ca-cert nor allow-private-network, which show
-//     that it belongs to another cluster.
-//
-// In every case the server must present a certificate of the cluster's CA: see clusterTransport.
+// isAPIServer reports whether issuer is the API server of the cluster that this process runs in: see
+// Kubernetes.APIServer. Only that server gets the pod's token; the operator of another cluster could
+// use it to act in this one. A private address of an entry with ca-cert or allow-private-network is
+// another cluster's. inCluster states that https://kubernetes.default.svc is configured.
 func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
 	u, err := url.Parse(issuer.Key)
 	if err != nil || issuer.Wildcard || !issuer.Kubernetes || u.Scheme != "https" || u.Host == "" {
@@ -241,8 +232,7 @@ func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
 }
 
 // clusterTransport connects to a Kubernetes API server from inside its cluster. It trusts only the
-// cluster's CA (and the entry's own), and sends the pod's token only to the issuer's own origin. It
-// reads both files for each request.
+// cluster's CA and the entry's own, and sends the pod's token only to the issuer's own origin.
 type clusterTransport struct {
 	caFile, tokenFile string
 	origin            string // of the issuer

@@ -227,7 +227,7 @@ func TestRedirectsStayOnTheOrigin(t *testing.T) {
 			if accepted != (err == nil) || err != nil && refusal.From(err).Reason != refusal.IssuerUnreachable {
 				t.Errorf("%s to %s: %v", redirected, location, err)
 			}
-			if n := evil.Discoveries() + evil.KeyFetches(); n != 0 || len(w.sent()) > 2+maxRedirects {
+			if n := evil.Discoveries.Load() + evil.KeyFetches.Load(); n != 0 || len(w.sent()) > 2+maxRedirects {
 				t.Errorf("%s to %s: another origin was asked %d times, %d requests", redirected, location, n, len(w.sent()))
 			}
 		}

@@ -8,9 +8,9 @@
 package oidc
 
 import (
-	"bytes"
 	"context"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -46,11 +46,9 @@ type Verifier struct {
 
 // Verify checks rawIDToken, a compact JWS (RFC 7515, section 7.1) that only white space may
 // surround, and returns its content. Its refusals are *refusal.Error. client is the address of the
-// requester; the lookups of a wildcard entry's issuers are shared between these addresses. The zero
-// address is an unknown client.
-//
-// For a discovered static issuer, Verify fetches only if the present keys do not verify the token, at
-// most twice a minute.
+// requester, between which the lookups of a wildcard entry's issuers are shared; the zero address is an
+// unknown client. For a discovered static issuer, Verify fetches only if the present keys do not verify
+// the token, at most twice a minute.
 func (v *Verifier) Verify(ctx context.Context, rawIDToken string, client netip.Addr) (*Token, error) {
 	x, err := v.verify(ctx, rawIDToken, client)
 	if err != nil {
@@ -116,9 +114,8 @@ func (v *Verifier) Run(ctx context.Context) error {
 	}
 }
 
-// Probe fetches document and keys of every static issuer once, all at the same time. It returns
-// when the last fetch is done or ctx ends; Status then shows the results. Probe is for checks of
-// settings, and does not replace Run.
+// Probe fetches document and keys of every static issuer once, all at the same time, or until ctx
+// ends; Status then shows the results. Probe is for checks of settings, and does not replace Run.
 func (v *Verifier) Probe(ctx context.Context) {
 	var all []<-chan struct{}
 	for _, e := range v.static {
@@ -136,9 +133,8 @@ func (v *Verifier) Probe(ctx context.Context) {
 }
 
 // Inherit lets v share with old the issuers for which both have the same connection settings, with
-// their keys, failures and limits. After a reload, v therefore fetches only what changed, and no
-// request waits. The caller calls Inherit once, before v is used; old may be in use. Both have the
-// same Config except for the Issuers.
+// their keys, failures and limits: after a reload, v fetches only what changed. The caller calls
+// Inherit once, before v is used; old may be in use. Both have the same Config except for the Issuers.
 func (v *Verifier) Inherit(old *Verifier) {
 	v.waiting = old.waiting
 	for _, e := range v.entries {
@@ -152,7 +148,7 @@ func (v *Verifier) Inherit(old *Verifier) {
 
 // fetchesAs reports whether e's settings lead to the same fetches and limits as o's settings.
 func (e *entry) fetchesAs(o *entry) bool {
-	return e.Key == o.Key && e.Wildcard == o.Wildcard && e.inCluster == o.inCluster && e.SPIFFE == o.SPIFFE &&
-		e.AllowPrivateNetwork == o.AllowPrivateNetwork && bytes.Equal(e.CACert, o.CACert) &&
-		slices.Equal(e.SigningAlgorithms, o.SigningAlgorithms) && slices.Equal(e.JWKSHosts, o.JWKSHosts)
+	a, b := e.Issuer, o.Issuer
+	a.Audiences, a.Profiles, b.Audiences, b.Profiles = nil, nil, nil, nil
+	return e.inCluster == o.inCluster && reflect.DeepEqual(a, b)
 }

@@ -3,13 +3,124 @@
 package oidc
 
 import (
+	"fmt"
 	"net/netip"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
+
+// maxIssuerURL is the longest wildcard, and the longest issuer URL that one matches, in bytes.
+const maxIssuerURL = 2048
+
+// Pattern is a wildcard issuer: a canonical issuer URL in which each `*` matches one non-empty run of
+// [-_A-Za-z0-9]. A run has no dot and no slash, so a `*` stays within its label of the host or its
+// segment of the path. Everything else must match byte for byte.
+//
+// Match never applies a regular expression to the URL, and never matches one that is not canonical
+// (CVE-2026-22772).
+type Pattern struct{ text string }
+
+// ParsePattern parses a wildcard issuer.
+func ParsePattern(text string) (Pattern, error) {
+	if !isCanonical(strings.ReplaceAll(text, "*", "x")) {
+		return Pattern{}, fmt.Errorf("the pattern %s is not like https://*.issuer.example/id/*: a host in lower case and a path, "+
+			"without user-info, query, fragment, percent-encoding and empty labels or segments", quote(text))
+	}
+	return Pattern{text}, nil
+}
+
+// isCanonical reports whether text is an http or https URL as net/url writes it, with a lower-case
+// host name, and without user-info, query, fragment, percent-encoding, and segments that are empty
+// or consist of dots. A slash may be at the end.
+func isCanonical(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || len(text) > maxIssuerURL || u.String() != text || strings.ContainsAny(text, "?#%@") ||
+		u.Scheme != "https" && u.Scheme != "http" {
+		return false
+	}
+	host, port, hasPort := strings.Cut(u.Host, ":")
+	if n, err := strconv.ParseUint(port, 10, 16); hasPort && (err != nil || n == 0) {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || !isRun(label) || strings.ToLower(label) != label {
+			return false
+		}
+	}
+	return u.Path == "" || strings.TrimSuffix(u.Path, "/") == strings.TrimSuffix(path.Clean(u.Path), "/")
+}
+
+// isRun reports whether a `*` may match s, or a part of it.
+func isRun(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+	})
+}
+
+// specificity returns the number of labels and segments without a `*`. Of the patterns that match a
+// URL, the one with the highest number applies.
+func (p Pattern) specificity() (n int) {
+	_, rest, _ := strings.Cut(p.text, "://")
+	host, segments, _ := strings.Cut(rest, "/")
+	for _, part := range append(strings.Split(host, "."), strings.Split(segments, "/")...) {
+		if !strings.Contains(part, "*") {
+			n++
+		}
+	}
+	return n
+}
+
+// Match reports whether issuerURL is canonical and the pattern matches it.
+func (p Pattern) Match(issuerURL string) bool { return isCanonical(issuerURL) && p.matches(issuerURL) }
+
+// matches puts each literal piece of the pattern at the first place where it fits. No later place can
+// be better: the star before the piece would then cover the first place. The piece itself then
+// consists of run characters, and the star after it can cover the difference as well.
+func (p Pattern) matches(s string) bool {
+	piece, glob, star := strings.Cut(p.text, "*")
+	s, ok := strings.CutPrefix(s, piece)
+	for ok && star {
+		piece, glob, star = strings.Cut(glob, "*")
+		n := 0 // the length of the run before piece
+		if !star {
+			n = max(len(s)-len(piece), 0) // the last piece is at the end
+		} else if i := strings.Index(s[min(1, len(s)):], piece); i >= 0 {
+			n = 1 + i
+		}
+		if n == 0 || n > len(s) || !isRun(s[:n]) {
+			return false
+		}
+		s, ok = strings.CutPrefix(s[n:], piece)
+	}
+	return ok && s == ""
+}
+
+// overlaps reports whether some text matches both patterns. It reads both from the left: common[j]
+// states whether some text matches what it has read of p and the first j bytes of the other.
+func (p Pattern) overlaps(other Pattern) bool {
+	common := make([]bool, len(other.text)+1)
+	common[0] = true
+	for i := range len(p.text) {
+		next, a := make([]bool, len(common)), p.text[i:i+1]
+		for j := range len(other.text) {
+			switch b := other.text[j : j+1]; {
+			case a == "*" && (b == "*" || isRun(b)), b == "*" && isRun(a):
+				next[j+1] = common[j] || a == "*" && next[j] || b == "*" && common[j+1]
+			default:
+				next[j+1] = a == b && common[j]
+			}
+		}
+		common = next
+	}
+	return common[len(other.text)]
+}
 
 // Limits on the issuers of one pattern; any client can invent their URLs. Each pattern has its own
 // limits, so that no pattern can use up those of another.
@@ -23,11 +134,9 @@ const (
 	lookupBurst  = 100  // lookups in lookupBurst/lookupRate seconds
 )
 
-// pool holds the issuers that one pattern matched, and the limits on their fetches.
-//
-// The pool keeps an issuer only if it may start its first fetch. The clock, and not the callers,
-// thus limits the number of invented issuers in memory and of fetches for them. Client addresses
-// share the fetches, so that one client cannot block another client's issuer.
+// pool holds the issuers that one pattern matched, and the limits on their fetches. It keeps an issuer
+// only if it may start its first fetch: the clock, and not the callers, limits the number of invented
+// issuers. Client addresses share the fetches, so that one client cannot block another's issuer.
 type pool struct {
 	*shared
 	entry *entry
@@ -42,8 +151,7 @@ type pool struct {
 	kept        map[string]*issuer
 	uses        uint64
 	lastSuccess time.Time
-	lastFailure time.Time
-	lastErr     error // error of lastFailure
+	lastErr     error // of the last fetch that failed
 }
 
 func newPool(common *shared, e *entry) *pool {
@@ -96,8 +204,8 @@ func (p *pool) keep(i *issuer, proven bool) {
 	}
 }
 
-// admit takes a place for a fetch of an issuer, for a request of client; the caller releases it.
-// admit never waits. Its error is a refusal, or notYet for a check.
+// admit takes a place for a fetch of an issuer, for a request of client; the caller releases it. Its
+// error is a refusal, or notYet for a check.
 func (p *pool) admit(check, hasKeys bool, client netip.Addr, now time.Time) (release func(), err error) {
 	if check && !p.checks.Take(client, now) {
 		_, _, wait := p.checks.State(client, now)
@@ -124,7 +232,7 @@ func (p *pool) record(i *issuer, status IssuerStatus, err error) {
 	if err == nil {
 		p.lastSuccess = status.LastSuccess
 	} else {
-		p.lastFailure, p.lastErr = status.LastFailure, err
+		p.lastErr = err
 	}
 	if kept := p.kept[i.url]; !status.LastSuccess.IsZero() && (kept == nil || !kept.proven) {
 		p.keep(i, true)
@@ -135,7 +243,7 @@ func (p *pool) record(i *issuer, status IssuerStatus, err error) {
 func (p *pool) status(now time.Time) IssuerStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	status := IssuerStatus{State: StatePending, Usable: true, LastSuccess: p.lastSuccess, LastFailure: p.lastFailure}
+	status := IssuerStatus{State: StatePending, Usable: true, LastSuccess: p.lastSuccess}
 	if p.lastErr != nil {
 		status.State, status.LastError = StateFailing, p.lastErr.Error()
 	}

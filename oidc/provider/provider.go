@@ -27,6 +27,9 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
+// audience is the default `aud`, and the only client of the sign-in.
+const audience = "sigstore"
+
 // The paths below the issuer URL.
 const (
 	discoveryPath = "/.well-known/openid-configuration"
@@ -36,17 +39,10 @@ const (
 // Config is the setting of a Provider.
 type Config struct {
 	// IssuerURL is `iss`. The provider serves the paths below it. With a test server, take it from
-	// the listener before the server starts:
-	//
-	//	server := httptest.NewUnstartedServer(nil)
-	//	p, err := provider.New(provider.Config{IssuerURL: "http://" + server.Listener.Addr().String()})
-	//	server.Config.Handler = p
-	//	server.Start()
+	// the listener before the server starts.
 	IssuerURL string
 	// Algorithm signs the tokens: RS, PS or ES with 256, 384 or 512, or EdDSA; default RS256.
 	Algorithm string
-	// Audience is the default `aud`; default "sigstore".
-	Audience string
 	// Lifetime is the time from `iat` to the default `exp`; default 10 minutes.
 	Lifetime time.Duration
 	// SignIn adds the authorization-code flow with PKCE and a page that accepts any email address.
@@ -62,46 +58,46 @@ type Config struct {
 // It is safe for concurrent use.
 type Provider struct {
 	cfg  Config
-	base string // the path of IssuerURL, without a slash at the end
+	root string // IssuerURL without a slash at the end
+	base string // the path of root
 	mux  *http.ServeMux
 
-	discoveries, keyFetches atomic.Int64
+	// Discoveries and KeyFetches are the numbers of times that the documents have been served.
+	Discoveries, KeyFetches atomic.Int64
 
 	mu        sync.RWMutex // guards the fields below
 	current   jose.JSONWebKey
-	signer    jose.Signer // with current
-	published []jose.JSONWebKey
-	minted    int // number of keys created
+	published []jose.JSONWebKey // public halves
+	minted    int               // number of keys created
+	codes     map[string]grant  // of the sign-in
 }
 
 // New returns a provider with one published key.
 func New(cfg Config) (*Provider, error) {
 	u, err := url.Parse(cfg.IssuerURL)
-	if err != nil {
-		return nil, fmt.Errorf("parsing issuer URL: %w", err)
-	}
-	if u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme == "" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("parsing issuer URL: %q is not an absolute URL without query and fragment", cfg.IssuerURL)
 	}
 	cfg.Algorithm = cmp.Or(cfg.Algorithm, string(jose.RS256))
-	cfg.Audience = cmp.Or(cfg.Audience, "sigstore")
 	cfg.Lifetime = cmp.Or(cfg.Lifetime, 10*time.Minute)
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Provider{cfg: cfg, base: strings.TrimSuffix(u.Path, "/"), mux: http.NewServeMux()}
+	p := &Provider{cfg: cfg, root: strings.TrimSuffix(cfg.IssuerURL, "/"), base: strings.TrimSuffix(u.Path, "/"), mux: http.NewServeMux(), codes: make(map[string]grant)}
 	p.mux.HandleFunc("GET "+p.base+discoveryPath, func(w http.ResponseWriter, _ *http.Request) {
-		p.discoveries.Add(1)
+		p.Discoveries.Add(1)
 		writeJSON(w, http.StatusOK, p.discovery())
 	})
 	p.mux.HandleFunc("GET "+p.base+keysPath, func(w http.ResponseWriter, _ *http.Request) {
-		p.keyFetches.Add(1)
-		writeJSON(w, http.StatusOK, p.keySet())
+		p.KeyFetches.Add(1)
+		p.mu.RLock()
+		defer p.mu.RUnlock()
+		writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: p.published})
 	})
 	if cfg.SignIn {
-		if err := p.serveSignIn(); err != nil {
-			return nil, err
-		}
+		p.mux.HandleFunc("GET "+p.base+AuthorizationPath, p.authorize)
+		p.mux.HandleFunc("POST "+p.base+AuthorizationPath, p.authorize)
+		p.mux.HandleFunc("POST "+p.base+tokenPath, p.token)
 	}
 	if _, err := p.rotate(cfg.Key); err != nil {
 		return nil, err
@@ -117,25 +113,20 @@ func (p *Provider) IssuerURL() string { return p.cfg.IssuerURL }
 func (p *Provider) Mint(claims map[string]any) (string, error) {
 	now := p.cfg.Now()
 	all := map[string]any{
-		"iss": p.cfg.IssuerURL,
-		"aud": p.cfg.Audience,
-		"iat": now.Unix(),
-		"exp": now.Add(p.cfg.Lifetime).Unix(),
+		"iss": p.cfg.IssuerURL, "aud": audience,
+		"iat": now.Unix(), "exp": now.Add(p.cfg.Lifetime).Unix(),
 	}
-	for name, value := range claims {
-		if value == nil {
-			delete(all, name)
-		} else {
-			all[name] = value
-		}
-	}
+	maps.Copy(all, claims)
+	maps.DeleteFunc(all, func(_ string, value any) bool { return value == nil })
 	payload, err := json.Marshal(all)
 	if err != nil {
 		return "", fmt.Errorf("encoding claims: %w", err)
 	}
-	p.mu.RLock()
-	signer := p.signer
-	p.mu.RUnlock()
+	key := jose.SigningKey{Algorithm: jose.SignatureAlgorithm(p.cfg.Algorithm), Key: p.SigningKey()}
+	signer, err := jose.NewSigner(key, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", fmt.Errorf("creating signer: %w", err)
+	}
 	signed, err := signer.Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("signing token: %w", err)
@@ -149,22 +140,17 @@ func (p *Provider) Rotate() (keyID string, err error) { return p.rotate(nil) }
 
 // rotate is Rotate with the given key; nil for a new one.
 func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
-	alg := jose.SignatureAlgorithm(p.cfg.Algorithm)
 	if private == nil { // create the key without the lock, because an RSA key takes time
-		if private, err = generateKey(alg); err != nil {
+		if private, err = generateKey(p.cfg.Algorithm); err != nil {
 			return "", err
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.minted++
-	key := jose.JSONWebKey{Key: private, KeyID: fmt.Sprintf("key-%d", p.minted), Algorithm: p.cfg.Algorithm, Use: "sig"}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, (&jose.SignerOptions{}).WithType("JWT"))
-	if err != nil {
-		return "", fmt.Errorf("creating signer: %w", err)
-	}
-	p.current, p.signer, p.published = key, signer, append(p.published, key)
-	return key.KeyID, nil
+	p.current = jose.JSONWebKey{Key: private, KeyID: fmt.Sprintf("key-%d", p.minted), Algorithm: p.cfg.Algorithm, Use: "sig"}
+	p.published = append(p.published, p.current.Public())
+	return p.current.KeyID, nil
 }
 
 // Withdraw stops publishing the key. If this key signs now, it continues to sign, so that verifiers
@@ -172,11 +158,11 @@ func (p *Provider) rotate(private crypto.Signer) (keyID string, err error) {
 func (p *Provider) Withdraw(keyID string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	before := len(p.published)
-	p.published = slices.DeleteFunc(p.published, func(key jose.JSONWebKey) bool { return key.KeyID == keyID })
-	if len(p.published) == before {
+	i := slices.IndexFunc(p.published, func(key jose.JSONWebKey) bool { return key.KeyID == keyID })
+	if i < 0 {
 		return fmt.Errorf("no published key is named %q", keyID)
 	}
+	p.published = slices.Delete(p.published, i, i+1)
 	return nil
 }
 
@@ -188,32 +174,28 @@ func (p *Provider) SigningKey() jose.JSONWebKey {
 	return p.current
 }
 
-// Discoveries returns the number of times that the discovery document has been served.
-func (p *Provider) Discoveries() int64 { return p.discoveries.Load() }
-
-// KeyFetches returns the number of times that the key set has been served.
-func (p *Provider) KeyFetches() int64 { return p.keyFetches.Load() }
-
 // ServeHTTP implements http.Handler. The discovery document is at IssuerURL +
 // "/.well-known/openid-configuration", the key set at IssuerURL + "/keys"; with Config.SignIn,
 // the sign-in page at IssuerURL + "/auth" and the token endpoint at IssuerURL + "/token".
-func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.mux.ServeHTTP(w, r) }
+func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	p.mux.ServeHTTP(w, r)
+}
 
 // discovery returns the members that OpenID Connect Discovery 1.0, section 3, requires of a provider,
 // and those of its sign-in if it has one.
 func (p *Provider) discovery() map[string]any {
-	root := strings.TrimSuffix(p.cfg.IssuerURL, "/")
 	document := map[string]any{
 		"issuer":                                p.cfg.IssuerURL,
-		"jwks_uri":                              root + keysPath,
+		"jwks_uri":                              p.root + keysPath,
 		"response_types_supported":              []string{"id_token"},
 		"subject_types_supported":               []string{"public"},
 		"id_token_signing_alg_values_supported": []string{p.cfg.Algorithm},
 	}
 	if p.cfg.SignIn {
 		maps.Copy(document, map[string]any{
-			"authorization_endpoint":                root + AuthorizationPath,
-			"token_endpoint":                        root + tokenPath,
+			"authorization_endpoint":                p.root + AuthorizationPath,
+			"token_endpoint":                        p.root + tokenPath,
 			"response_types_supported":              []string{"code"},
 			"scopes_supported":                      []string{"openid", "email"},
 			"grant_types_supported":                 []string{"authorization_code"},
@@ -224,46 +206,27 @@ func (p *Provider) discovery() map[string]any {
 	return document
 }
 
-// keySet returns the public halves of the published keys (RFC 7517, section 5).
-func (p *Provider) keySet() jose.JSONWebKeySet {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
-	for _, key := range p.published {
-		set.Keys = append(set.Keys, key.Public())
-	}
-	return set
-}
-
 func writeJSON(w http.ResponseWriter, status int, document any) {
-	body, err := json.Marshal(document)
-	if err != nil {
-		http.Error(w, "encoding failed", http.StatusInternalServerError)
-		return
-	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // fails only if the client is gone
+	_ = json.NewEncoder(w).Encode(document) // fails only if the client is gone
 }
 
 // generateKey returns a new private key of the type that alg needs (RFC 7518, section 3.1).
-func generateKey(alg jose.SignatureAlgorithm) (key crypto.Signer, err error) {
+func generateKey(alg string) (crypto.Signer, error) {
 	switch alg {
-	case jose.RS256, jose.RS384, jose.RS512, jose.PS256, jose.PS384, jose.PS512:
-		key, err = rsa.GenerateKey(rand.Reader, 2048)
-	case jose.ES256:
-		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case jose.ES384:
-		key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case jose.ES512:
-		key, err = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	case jose.EdDSA:
-		_, key, err = ed25519.GenerateKey(rand.Reader)
+	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512":
+		return rsa.GenerateKey(rand.Reader, 2048)
+	case "ES256":
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "ES384":
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case "ES512":
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case "EdDSA":
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
 	default:
 		return nil, fmt.Errorf("choosing a key: %q is none of RS, PS and ES with 256, 384 or 512, and EdDSA", alg)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("generating key: %w", err)
-	}
-	return key, nil
 }

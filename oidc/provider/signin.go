@@ -16,7 +16,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -40,17 +39,7 @@ const (
 //go:embed signin.html
 var signInHTML string
 
-// signIn is the authorization-code flow (RFC 6749, section 4.1) with PKCE (RFC 7636), only with
-// method S256, for public clients on this machine. The sign-in page asks for an email address and
-// does not verify it.
-type signIn struct {
-	provider *Provider
-	page     *template.Template
-	foreign  *http.CrossOriginProtection
-
-	mu    sync.Mutex
-	codes map[string]grant // guarded by mu
-}
+var signInPage = template.Must(template.New("signin").Parse(signInHTML))
 
 // grant is the content of a code.
 type grant struct {
@@ -58,25 +47,13 @@ type grant struct {
 	expires                              time.Time
 }
 
-func (p *Provider) serveSignIn() error {
-	page, err := template.New("signin").Parse(signInHTML)
-	if err != nil {
-		return fmt.Errorf("parsing sign-in page: %w", err)
-	}
-	s := &signIn{provider: p, page: page, foreign: http.NewCrossOriginProtection(), codes: make(map[string]grant)}
-	p.mux.HandleFunc("GET "+p.base+AuthorizationPath, s.authorize)
-	p.mux.HandleFunc("POST "+p.base+AuthorizationPath, s.authorize)
-	p.mux.HandleFunc("POST "+p.base+tokenPath, s.token)
-	return nil
-}
-
 // pageData is what the page shows: a code, a form, or only a problem.
 type pageData struct {
 	Title, Problem, Email, Code, Action string
-	Fields                              map[string]string
+	Fields                              url.Values
 }
 
-func (s *signIn) show(w http.ResponseWriter, status int, data pageData) {
+func show(w http.ResponseWriter, status int, data pageData) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -84,72 +61,69 @@ func (s *signIn) show(w http.ResponseWriter, status int, data pageData) {
 	// Not no-referrer: the form's own POST would send the Origin null, as a sandboxed page does.
 	h.Set("Referrer-Policy", "same-origin")
 	w.WriteHeader(status)
-	_ = s.page.Execute(w, data) // fails only if the client is gone
+	_ = signInPage.Execute(w, data) // fails only if the client is gone
 }
 
-// requestFields are the parameters of an authorization request that the form repeats.
-var requestFields = [...]string{"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method"}
-
-// authorize answers the authorization endpoint: GET shows the form, POST accepts it.
-func (s *signIn) authorize(w http.ResponseWriter, r *http.Request) {
-	refuse := func(status int, problem string) {
-		s.show(w, status, pageData{Title: "Sign-in failed", Problem: problem})
+// authorize answers the authorization endpoint (RFC 6749, section 4.1, with PKCE by RFC 7636), for
+// public clients on this machine: GET shows the form, POST accepts it. Nothing verifies the address.
+func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
+	refuse := func(status int, format string, args ...any) {
+		show(w, status, pageData{Title: "Sign-in failed", Problem: fmt.Sprintf(format, args...)})
 	}
-	if err := s.foreign.Check(r); err != nil {
+	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		refuse(http.StatusForbidden, "the form was sent from another site")
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		refuse(http.StatusBadRequest, "the request's parameters cannot be read")
 		return
 	}
-	// RFC 6749, section 4.1.2.1: if one of these two is wrong, do not redirect.
-	client, redirectURI := r.Form.Get("client_id"), r.Form.Get("redirect_uri")
-	if want := s.provider.cfg.Audience; client != want {
-		refuse(http.StatusBadRequest, fmt.Sprintf("the client_id is %q; the only client here is %q", client, want))
-		return
+	// RFC 6749, section 4.1.2.1: if the client or its redirect URI is wrong, do not redirect.
+	redirectURI := r.Form.Get("redirect_uri")
+	client, err := url.Parse(redirectURI)
+	switch code, problem := checkRequest(r.Form); {
+	case r.Form.Get("client_id") != audience:
+		refuse(http.StatusBadRequest, "the client_id is %q; the only client here is %q", r.Form.Get("client_id"), audience)
+	case redirectURI != outOfBand && (err != nil || !isLocal(client)):
+		refuse(http.StatusBadRequest, "the redirect_uri is %q; it must be an http URL on this machine, such as http://localhost:1234/auth/callback, or %s", redirectURI, outOfBand)
+	case problem != "" && redirectURI == outOfBand:
+		refuse(http.StatusBadRequest, "%s", problem)
+	case problem != "":
+		redirect(w, r, client, url.Values{"error": {code}, "error_description": {problem}})
+	default:
+		p.askOrGrant(w, r, client)
 	}
-	if !usableRedirect(redirectURI) {
-		refuse(http.StatusBadRequest, fmt.Sprintf("the redirect_uri is %q; it must be an http URL on this machine, such as http://localhost:1234/auth/callback, or %s", redirectURI, outOfBand))
-		return
-	}
-	if code, problem := checkRequest(r.Form); problem != "" {
-		if redirectURI == outOfBand {
-			refuse(http.StatusBadRequest, problem)
-			return
-		}
-		redirect(w, r, redirectURI, url.Values{"error": {code}, "error_description": {problem}, "state": {r.Form.Get("state")}})
-		return
-	}
-	s.askOrGrant(w, r, redirectURI)
 }
 
 // askOrGrant shows the form, or issues a code for the address in it.
-func (s *signIn) askOrGrant(w http.ResponseWriter, r *http.Request, redirectURI string) {
-	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Action: s.provider.base + AuthorizationPath, Fields: make(map[string]string)}
-	for _, name := range requestFields {
-		form.Fields[name] = r.Form.Get(name)
-	}
+func (p *Provider) askOrGrant(w http.ResponseWriter, r *http.Request, client *url.URL) {
+	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Action: p.base + AuthorizationPath, Fields: maps.Clone(r.Form)}
+	form.Fields.Del("email")
 	if r.Method == http.MethodGet {
-		s.show(w, http.StatusOK, form)
+		show(w, http.StatusOK, form)
 		return
 	}
 	form.Email = strings.TrimSpace(r.PostForm.Get("email"))
 	if address, err := mail.ParseAddress(form.Email); err != nil || address.Address != form.Email {
 		form.Problem = fmt.Sprintf("%q is no email address; it looks like person@example.com", form.Email)
-		s.show(w, http.StatusBadRequest, form)
+		show(w, http.StatusBadRequest, form)
 		return
 	}
-	code := s.newCode(grant{
+	code, redirectURI := rand.Text(), r.Form.Get("redirect_uri")
+	p.mu.Lock()
+	if len(p.codes) >= maxCodes {
+		clear(p.codes) // their users sign in again
+	}
+	p.codes[code] = grant{
 		redirectURI: redirectURI, challenge: r.Form.Get("code_challenge"), nonce: r.Form.Get("nonce"),
-		email: form.Email, expires: s.provider.cfg.Now().Add(codeLifetime),
-	})
+		email: form.Email, expires: p.cfg.Now().Add(codeLifetime),
+	}
+	p.mu.Unlock()
 	if redirectURI == outOfBand {
-		s.show(w, http.StatusOK, pageData{Title: "Signed in", Code: code})
+		show(w, http.StatusOK, pageData{Title: "Signed in", Code: code})
 		return
 	}
-	redirect(w, r, redirectURI, url.Values{"code": {code}, "state": {r.Form.Get("state")}})
+	redirect(w, r, client, url.Values{"code": {code}})
 }
 
 // checkRequest returns an error code of RFC 6749, section 4.1.2.1, and a sentence; or "".
@@ -167,85 +141,52 @@ func checkRequest(form url.Values) (code, problem string) {
 	}
 }
 
-// usableRedirect reports whether a code may be sent to uri, which must be on this machine (RFC
-// 8252, section 7.3).
-func usableRedirect(uri string) bool {
-	if uri == outOfBand {
-		return true
-	}
-	u, err := url.Parse(uri)
-	if err != nil || u.Scheme != "http" || u.User != nil || u.Fragment != "" {
-		return false
-	}
-	return slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, u.Hostname())
+// isLocal reports whether u is on this machine, so that a code may be sent there (RFC 8252, section 7.3).
+func isLocal(u *url.URL) bool {
+	return u.Scheme == "http" && u.User == nil && u.Fragment == "" && slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, u.Hostname())
 }
 
-// redirect sends the browser back to the client with values added to its URI's query.
-func redirect(w http.ResponseWriter, r *http.Request, uri string, values url.Values) {
-	u, err := url.Parse(uri)
-	if err != nil { // parsed before
-		http.Error(w, "unusable redirect_uri", http.StatusBadRequest)
-		return
-	}
-	query := u.Query()
+// redirect sends the browser back to the client with values, and its state, added to its URI's query.
+func redirect(w http.ResponseWriter, r *http.Request, client *url.URL, values url.Values) {
+	query := client.Query()
 	maps.Copy(query, values)
-	if query.Get("state") == "" {
-		query.Del("state")
+	if state := r.Form.Get("state"); state != "" {
+		query.Set("state", state)
 	}
-	u.RawQuery = query.Encode()
+	client.RawQuery = query.Encode()
 	w.Header().Set("Cache-Control", "no-store")
-	http.Redirect(w, r, u.String(), http.StatusSeeOther)
-}
-
-// newCode stores g under a new code.
-func (s *signIn) newCode(g grant) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.codes) >= maxCodes {
-		clear(s.codes) // their users sign in again
-	}
-	code := rand.Text()
-	s.codes[code] = g
-	return code
+	http.Redirect(w, r, client.String(), http.StatusSeeOther)
 }
 
 // spend returns the grant of code, only once.
-func (s *signIn) spend(code string) (grant, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g, ok := s.codes[code]
-	delete(s.codes, code)
-	return g, ok && s.provider.cfg.Now().Before(g.expires)
+func (p *Provider) spend(code string) (grant, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g, ok := p.codes[code]
+	delete(p.codes, code)
+	return g, ok && p.cfg.Now().Before(g.expires)
 }
 
-// token answers the token endpoint (RFC 6749, section 4.1.3).
-func (s *signIn) token(w http.ResponseWriter, r *http.Request) {
+// token answers the token endpoint (RFC 6749, section 4.1.3). Clients are public: only the name
+// matters, wherever the request has it, and no secret is required.
+func (p *Provider) token(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	refuse := func(code, problem string) {
-		writeJSON(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": problem})
+	refuse := func(code, format string, args ...any) {
+		writeJSON(w, http.StatusBadRequest, map[string]string{"error": code, "error_description": fmt.Sprintf(format, args...)})
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		refuse("invalid_request", "the form cannot be read")
 		return
 	}
-	form := r.PostForm
-	// Clients are public: only the name matters, wherever the request has it. No secret is
-	// required.
-	client := form.Get("client_id")
+	form, client := r.PostForm, r.PostForm.Get("client_id")
 	if name, _, ok := r.BasicAuth(); ok {
 		client = name
 	}
-	if want := s.provider.cfg.Audience; client != want {
-		refuse("invalid_client", fmt.Sprintf("the client_id is %q; the only client here is %q", client, want))
-		return
-	}
-	if form.Get("grant_type") != "authorization_code" {
-		refuse("unsupported_grant_type", fmt.Sprintf("the grant_type is %q; it must be authorization_code", form.Get("grant_type")))
-		return
-	}
-	g, ok := s.spend(form.Get("code"))
-	switch {
+	switch g, ok := p.spend(form.Get("code")); {
+	case client != audience:
+		refuse("invalid_client", "the client_id is %q; the only client here is %q", client, audience)
+	case form.Get("grant_type") != "authorization_code":
+		refuse("unsupported_grant_type", "the grant_type is %q; it must be authorization_code", form.Get("grant_type"))
 	case !ok:
 		refuse("invalid_grant", "the code is unknown, was used before, or is older than ten minutes; sign in again")
 	case g.redirectURI != form.Get("redirect_uri"):
@@ -253,31 +194,25 @@ func (s *signIn) token(w http.ResponseWriter, r *http.Request) {
 	case !provesChallenge(form.Get("code_verifier"), g.challenge):
 		refuse("invalid_grant", "the code_verifier does not belong to the code_challenge")
 	default:
-		s.answer(w, g)
+		claims := map[string]any{"sub": g.email, "email": g.email, "email_verified": true, "nonce": g.nonce}
+		if g.nonce == "" {
+			delete(claims, "nonce")
+		}
+		idToken, err := p.Mint(claims)
+		if err != nil {
+			http.Error(w, "minting the token failed", http.StatusInternalServerError)
+			return
+		}
+		writeJSON(w, http.StatusOK, map[string]any{
+			"id_token": idToken, "access_token": rand.Text(), "token_type": "Bearer",
+			"expires_in": int(p.cfg.Lifetime.Seconds()),
+		})
 	}
 }
 
-// provesChallenge implements RFC 7636, section 4.6, for S256.
+// provesChallenge implements RFC 7636, sections 4.1 and 4.6, for S256.
 func provesChallenge(verifier, challenge string) bool {
-	if len(verifier) < 43 || len(verifier) > 128 { // section 4.1
-		return false
-	}
 	sum := sha256.Sum256([]byte(verifier))
-	return subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])), []byte(challenge)) == 1
-}
-
-func (s *signIn) answer(w http.ResponseWriter, g grant) {
-	claims := map[string]any{"sub": g.email, "email": g.email, "email_verified": true}
-	if g.nonce != "" {
-		claims["nonce"] = g.nonce
-	}
-	idToken, err := s.provider.Mint(claims)
-	if err != nil {
-		http.Error(w, "minting the token failed", http.StatusInternalServerError)
-		return
-	}
-	writeJSON(w, http.StatusOK, map[string]any{
-		"id_token": idToken, "access_token": rand.Text(), "token_type": "Bearer",
-		"expires_in": int(s.provider.cfg.Lifetime.Seconds()),
-	})
+	return len(verifier) >= 43 && len(verifier) <= 128 &&
+		subtle.ConstantTimeCompare([]byte(base64.RawURLEncoding.EncodeToString(sum[:])), []byte(challenge)) == 1
 }
