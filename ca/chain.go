@@ -4,22 +4,18 @@ package ca
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	stdasn1 "encoding/asn1"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
+	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
@@ -63,42 +59,24 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 	if len(certificates) == 0 {
 		return nil, errors.New("the chain holds no certificate; it must hold the issuing CA first and the root last")
 	}
+	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter}
 	var errs []error
-	var constrained []*x509.Certificate
 	for i, c := range certificates {
-		name := fmt.Sprintf("certificate %d of the chain (%s)", i+1, c.Subject)
+		parent := certificates[min(i+1, len(certificates)-1)] // a root is its own parent
+		for _, err := range append(checkCA(c, i), checkLink(c, parent)...) {
+			errs = append(errs, fmt.Errorf("certificate %d of the chain (%s) %w", i+1, c.Subject, err))
+		}
 		if extension(c, oidNameConstraints) != nil {
-			constrained = append(constrained, c)
+			chain.constrained = append(chain.constrained, c)
 		}
-		for _, err := range checkCA(c, i) {
-			errs = append(errs, fmt.Errorf("%s %w", name, err))
-		}
-		if i+1 < len(certificates) {
-			for _, err := range checkLink(c, certificates[i+1]) {
-				errs = append(errs, fmt.Errorf("%s %w", name, err))
-			}
-			continue
-		}
-		if err := checkAuthorityKeyID(c, c); err != nil {
-			errs = append(errs, fmt.Errorf("%s is a root that %w", name, err))
-		}
-		if !bytes.Equal(c.RawIssuer, c.RawSubject) {
-			errs = append(errs, fmt.Errorf("%s is issued by %q, so it is no root; the chain must end in its root", name, c.Issuer))
-		} else if err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature); err != nil {
-			errs = append(errs, fmt.Errorf("%s is a root whose own signature does not verify: %w", name, err))
-		}
+		chain.DER = append(chain.DER, c.Raw)
+		chain.PEM = append(chain.PEM, strings.TrimSuffix(string(pem.Encode("CERTIFICATE", c.Raw)), "\n"))
 	}
 	if len(certificates) > 1 && !slices.Contains(certificates[0].ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
 		errs = append(errs, errors.New("the issuing CA has no extended key usage codeSigning; clients reject certificates below it"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
-	}
-	chain := &Chain{Certificates: certificates, NotBefore: certificates[0].NotBefore, NotAfter: certificates[0].NotAfter, constrained: constrained}
-	for _, c := range certificates {
-		chain.DER = append(chain.DER, c.Raw)
-		block := pem.Encode("CERTIFICATE", c.Raw)
-		chain.PEM = append(chain.PEM, string(bytes.TrimSuffix(block, []byte("\n"))))
 	}
 	return chain, nil
 }
@@ -110,10 +88,10 @@ func (c *Chain) Equal(other *Chain) bool { return slices.EqualFunc(c.DER, other.
 func (c *Chain) ValidAt(now time.Time) error {
 	for _, c := range c.Certificates {
 		if now.After(c.NotAfter) {
-			return fmt.Errorf("the CA certificate %s ended at %s; replace the chain and its key", c.Subject, c.NotAfter.UTC().Format(time.RFC3339))
+			return fmt.Errorf("the CA certificate %s ended at %s; replace the chain and its key", c.Subject, stamp(c.NotAfter))
 		}
 		if now.Before(c.NotBefore) {
-			return fmt.Errorf("the CA certificate %s begins at %s; wait for it, or set the clock right", c.Subject, c.NotBefore.UTC().Format(time.RFC3339))
+			return fmt.Errorf("the CA certificate %s begins at %s; wait for it, or set the clock right", c.Subject, stamp(c.NotBefore))
 		}
 	}
 	return nil
@@ -122,133 +100,94 @@ func (c *Chain) ValidAt(now time.Time) error {
 // checkCA returns what is wrong with c as a CA with below intermediates between itself and the
 // leaf.
 func checkCA(c *x509.Certificate, below int) (errs []error) {
-	// RFC 5280, section 4.2.1.9: without CA:TRUE the key must not verify certificates.
-	if !c.BasicConstraintsValid || !c.IsCA {
-		errs = append(errs, errors.New("is no CA (basic constraints CA:TRUE is missing)"))
-	} else if e := extension(c, oidBasicConstraints); e == nil || !e.Critical {
-		// The same section. crypto/x509 does not check this, but sigstore-python requests strict
-		// checks of OpenSSL.
-		errs = append(errs, errors.New("has basic constraints that are not critical"))
+	basic := extension(c, oidBasicConstraints)
+	rsaKey, isRSA := c.PublicKey.(*rsa.PublicKey)
+	for _, rule := range []struct {
+		broken bool
+		text   string
+	}{
+		// RFC 5280, section 4.2.1.9. crypto/x509 does not check the criticality, but
+		// sigstore-python requests strict checks of OpenSSL.
+		{!c.BasicConstraintsValid || !c.IsCA, "is no CA (basic constraints CA:TRUE is missing)"},
+		{basic != nil && !basic.Critical, "has basic constraints that are not critical"},
+		{(c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below, fmt.Sprintf("allows %d CA certificates below it, and the chain has %d", c.MaxPathLen, below)},
+		// RFC 5280, section 4.1.2.6. Without this check every request would fail, and only at run time.
+		{bytes.Equal(c.RawSubject, []byte{0x30, 0x00}), "has an empty subject; a CA needs a name"},
+		// RFC 5280, section 4.2.1.3.
+		{c.KeyUsage&x509.KeyUsageCertSign == 0, "has no key usage keyCertSign"},
+		// Extended key usages of CAs restrict the certificates below them in every client's verifier.
+		{len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny),
+			"has extended key usages without codeSigning, so nothing below it may sign code"},
+		// RFC 5280, section 4.2.1.2.
+		{len(c.SubjectKeyId) == 0, "has no subject key identifier"},
+		{len(c.UnhandledCriticalExtensions) > 0, fmt.Sprintf("has a critical extension that verifiers do not know %v", c.UnhandledCriticalExtensions)},
+		{isRSA && (rsaKey.N.BitLen() < 2048 || rsaKey.E < 65537), "has an RSA key of less than 2048 bits, or with an exponent below 65537"},
+	} {
+		if rule.broken {
+			errs = append(errs, errors.New(rule.text))
+		}
 	}
-	// RFC 5280, section 4.1.2.6: a CA has a name, which is the issuer of what it signs. Without
-	// this check every request would fail, and only at run time.
-	if bytes.Equal(c.RawSubject, []byte{0x30, 0x00}) {
-		errs = append(errs, errors.New("has an empty subject; a CA needs a name"))
-	}
-	// RFC 5280, section 4.2.1.3.
-	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
-		errs = append(errs, errors.New("has no key usage keyCertSign"))
-	}
-	// RFC 5280, section 4.2.1.9: the number of non-self-issued intermediates that may follow.
-	if (c.MaxPathLen > 0 || c.MaxPathLenZero) && c.MaxPathLen < below {
-		errs = append(errs, fmt.Errorf("allows %d CA certificates below it, and the chain has %d", c.MaxPathLen, below))
-	}
-	// Extended key usages of CAs restrict the certificates below them (as in RFC 5280's successors
-	// and every client's verifier).
-	if len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 &&
-		!slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) {
-		errs = append(errs, errors.New("has extended key usages without codeSigning, so nothing below it may sign code"))
-	}
-	// RFC 5280, section 4.2.1.2: every CA certificate has a subject key identifier.
-	if len(c.SubjectKeyId) == 0 {
-		errs = append(errs, errors.New("has no subject key identifier"))
-	}
-	if len(c.UnhandledCriticalExtensions) > 0 {
-		errs = append(errs, fmt.Errorf("has a critical extension that verifiers do not know (%s)", c.UnhandledCriticalExtensions[0]))
+	if _, err := certs.SignatureAlgorithmFor(c.PublicKey); err != nil {
+		errs = append(errs, fmt.Errorf("has a key that signs no certificates: %w", err))
 	}
 	if err := checkNameConstraints(c); err != nil {
-		errs = append(errs, err)
-	}
-	if err := checkCAKey(c.PublicKey); err != nil {
 		errs = append(errs, err)
 	}
 	return errs
 }
 
-// checkCAKey returns what is wrong with the strength or kind of a CA's key.
-func checkCAKey(key any) error {
-	switch key := key.(type) {
-	case *ecdsa.PublicKey:
-		switch key.Curve {
-		case elliptic.P256(), elliptic.P384(), elliptic.P521():
-			return nil
-		}
-		return fmt.Errorf("has a key on the curve %s; CA keys are P-256, P-384 or P-521", key.Curve.Params().Name)
-	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits < 2048 || key.E < 65537 {
-			return fmt.Errorf("has an RSA key of %d bits with exponent %d; CA keys have at least 2048 bits and exponent 65537", bits, key.E)
-		}
-		return nil
-	case ed25519.PublicKey:
-		return nil
-	default:
-		return fmt.Errorf("has a key of type %T; CA keys are ECDSA, RSA or Ed25519", key)
-	}
-}
-
-// checkLink returns what is wrong between child and parent, the next certificate in the chain.
+// checkLink returns what is wrong between child and parent, the next certificate in the chain; a
+// root is its own parent.
 func checkLink(child, parent *x509.Certificate) (errs []error) {
 	if !bytes.Equal(child.RawIssuer, parent.RawSubject) {
-		return []error{fmt.Errorf("is issued by %q, and the next one is %q; the order is issuing CA first, root last", child.Issuer, parent.Subject)}
+		return []error{fmt.Errorf("is issued by %q, not by %q; the order is issuing CA first, root last, and the chain must end in its root", child.Issuer, parent.Subject)}
 	}
 	if err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
-		errs = append(errs, fmt.Errorf("is not signed by the next one: %w", err))
+		errs = append(errs, fmt.Errorf("is not signed by the next one (a root: by itself): %w", err))
 	}
 	// CheckSignature still accepts SHA-1 for compatibility. Verifiers do not, and a collision would
 	// give an attacker another CA below the same root.
-	switch child.SignatureAlgorithm {
-	case x509.SHA1WithRSA, x509.ECDSAWithSHA1:
+	if child != parent && (child.SignatureAlgorithm == x509.SHA1WithRSA || child.SignatureAlgorithm == x509.ECDSAWithSHA1) {
 		errs = append(errs, fmt.Errorf("is signed with %s, which verifiers refuse; SHA-256 or longer is expected", child.SignatureAlgorithm))
 	}
-	// RFC 5280, section 4.2.1.1: all but self-signed certificates identify the key that signed
-	// them.
 	if err := checkAuthorityKeyID(child, parent); err != nil {
 		errs = append(errs, err)
 	}
 	if child.NotBefore.Before(parent.NotBefore) || child.NotAfter.After(parent.NotAfter) {
-		errs = append(errs, fmt.Errorf("is valid outside the validity of the next one (%s to %s)",
-			parent.NotBefore.UTC().Format(time.RFC3339), parent.NotAfter.UTC().Format(time.RFC3339)))
+		errs = append(errs, fmt.Errorf("is valid outside the validity of the next one (%s to %s)", stamp(parent.NotBefore), stamp(parent.NotAfter)))
 	}
 	return errs
 }
 
 // checkAuthorityKeyID reports an authority key identifier in child that names another certificate
-// than parent. crypto/x509 ignores issuer and serial number. They name another certificate after
-// the root was issued again; OpenSSL then finds no path.
-//
-//	AuthorityKeyIdentifier ::= SEQUENCE {
-//	     keyIdentifier             [0] KeyIdentifier           OPTIONAL,
-//	     authorityCertIssuer       [1] GeneralNames            OPTIONAL,
-//	     authorityCertSerialNumber [2] CertificateSerialNumber OPTIONAL  }
+// than parent (RFC 5280, section 4.2.1.1). crypto/x509 ignores issuer and serial number. They name
+// another certificate after the root was issued again; OpenSSL then finds no path.
 func checkAuthorityKeyID(child, parent *x509.Certificate) error {
-	root := child == parent // a root needs no key identifier (RFC 5280, section 4.2.1.1)
+	root := child == parent // a root needs no key identifier
 	if !bytes.Equal(child.AuthorityKeyId, parent.SubjectKeyId) && !(root && len(child.AuthorityKeyId) == 0) {
 		return errors.New("has an authority key identifier that is not the next one's subject key identifier")
 	}
-	e := extension(child, oidAuthorityKeyID)
-	if e == nil {
-		return nil
+	var id struct {
+		KeyIdentifier []byte          `asn1:"optional,tag:0"`
+		Issuer        []asn1.RawValue `asn1:"optional,tag:1"`
+		SerialNumber  *big.Int        `asn1:"optional,tag:2"`
 	}
-	in := cryptobyte.String(e.Value)
-	var content, issuer, serial cryptobyte.String
-	var hasSerial bool
-	if !in.ReadASN1(&content, asn1.SEQUENCE) || !content.SkipOptionalASN1(asn1.Tag(0).ContextSpecific()) ||
-		!content.ReadOptionalASN1(&issuer, nil, asn1.Tag(1).ContextSpecific().Constructed()) ||
-		!content.ReadOptionalASN1(&serial, &hasSerial, asn1.Tag(2).ContextSpecific()) || !content.Empty() {
+	if e := extension(child, oidAuthorityKeyID); e == nil {
+		return nil
+	} else if rest, err := asn1.Unmarshal(e.Value, &id); err != nil || len(rest) > 0 {
 		return errors.New("has an authority key identifier that is not DER (RFC 5280, section 4.2.1.1)")
 	}
-	// GeneralNames with one directoryName, which is EXPLICIT as Name is a CHOICE.
-	var name cryptobyte.String
-	hasIssuer := !issuer.Empty()
-	if hasIssuer && !issuer.ReadASN1(&name, asn1.Tag(4).ContextSpecific().Constructed()) || !bytes.Equal(name, parent.RawIssuer) && hasIssuer ||
-		hasSerial && new(big.Int).SetBytes(serial).Cmp(parent.SerialNumber) != 0 {
+	isParents := func(n asn1.RawValue) bool { // directoryName [4], which is EXPLICIT as Name is a CHOICE
+		return n.Class == asn1.ClassContextSpecific && n.Tag == 4 && bytes.Equal(n.Bytes, parent.RawIssuer)
+	}
+	if id.Issuer != nil && !slices.ContainsFunc(id.Issuer, isParents) || id.SerialNumber != nil && id.SerialNumber.Cmp(parent.SerialNumber) != 0 {
 		return errors.New("has an authority key identifier with the issuer or serial number of another certificate than the next one; have it issued again, with the key identifier alone")
 	}
 	return nil
 }
 
 // extension returns the extension of c with the OID id; nil if there is none.
-func extension(c *x509.Certificate, id stdasn1.ObjectIdentifier) *pkix.Extension {
+func extension(c *x509.Certificate, id asn1.ObjectIdentifier) *pkix.Extension {
 	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
 	if i < 0 {
 		return nil

@@ -160,8 +160,8 @@ func TestParseChainRefuses(t *testing.T) {
 		"upper with another EKU":      {func(b *chainBuilder) { b.upper.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, "nothing below it may sign code"},
 		"issuing outlives upper":      {func(b *chainBuilder) { b.issuing.NotAfter = b.upper.NotAfter.Add(time.Second) }, "outside the validity"},
 		"issuing begins before upper": {func(b *chainBuilder) { b.issuing.NotBefore = b.upper.NotBefore.Add(-time.Second) }, "outside the validity"},
-		"weak RSA key":                {func(b *chainBuilder) { b.issuingKey = weak }, "RSA key of 1024 bits"},
-		"P-224":                       {func(b *chainBuilder) { b.issuingKey = p224 }, "curve P-224"},
+		"weak RSA key":                {func(b *chainBuilder) { b.issuingKey = weak }, "RSA key of less than 2048 bits"},
+		"P-224":                       {func(b *chainBuilder) { b.issuingKey = p224 }, "ECDSA key on a curve other than"},
 		"issuing without a name":      {func(b *chainBuilder) { b.issuing.Subject = pkix.Name{} }, "has an empty subject"},
 		"signed with SHA-1":           {func(b *chainBuilder) { b.issuing.SignatureAlgorithm = x509.ECDSAWithSHA1 }, "signed with ECDSA-SHA1, which verifiers refuse"},
 		"other AKI": {func(b *chainBuilder) {
@@ -179,16 +179,16 @@ func TestParseChainRefuses(t *testing.T) {
 		"AKI of an earlier root on the root": {func(b *chainBuilder) {
 			b.root.SubjectKeyId = []byte{1, 2}
 			b.root.ExtraExtensions = []pkix.Extension{authorityKeyID(t, b.root.Subject, 77)}
-		}, "is a root that has an authority key identifier with the issuer or serial number of another"},
+		}, "certificate 3 of the chain (CN=root,O=mayfly test) has an authority key identifier with the issuer or serial number of another"},
 		"basic constraints of the root not critical": {func(b *chainBuilder) {
 			b.root.ExtraExtensions = []pkix.Extension{raw(false, "\x30\x03\x01\x01\xff", 2, 5, 29, 19)}
 		}, "certificate 3 of the chain (CN=root,O=mayfly test) has basic constraints that are not critical"},
 		"name constraints with a minimum": {func(b *chainBuilder) {
 			constrain(b.issuing, true, []base{{tagEmail, "corp.example", "\x80\x01\x01"}}, nil)
-		}, "a minimum or maximum"},
+		}, "without minimum and maximum"},
 		"name constraints with a maximum": {func(b *chainBuilder) {
 			constrain(b.root, true, nil, []base{{tagEmail, "corp.example", "\x81\x01\x02"}})
-		}, "a minimum or maximum"},
+		}, "without minimum and maximum"},
 		"name constraints for user names": {func(b *chainBuilder) {
 			constrain(b.upper, false, nil, []base{{tag: tagOther, value: userNameBase}})
 		}, "tag [0]"},

@@ -18,15 +18,8 @@ import (
 )
 
 // checkNameConstraints refuses name constraints that verifiers do not read alike: crypto/x509
-// ignores distances, and kinds of name other than those below. OpenSSL enforces both.
-//
-//	NameConstraints ::= SEQUENCE {
-//	     permittedSubtrees       [0]     GeneralSubtrees OPTIONAL,
-//	     excludedSubtrees        [1]     GeneralSubtrees OPTIONAL }
-//	GeneralSubtree ::= SEQUENCE {
-//	     base                    GeneralName,
-//	     minimum         [0]     BaseDistance DEFAULT 0,
-//	     maximum         [1]     BaseDistance OPTIONAL }
+// ignores distances, and kinds of name other than those below. OpenSSL enforces both (RFC 5280,
+// section 4.2.1.10).
 func checkNameConstraints(c *x509.Certificate) error {
 	e := extension(c, oidNameConstraints)
 	if e == nil {
@@ -44,15 +37,11 @@ func checkNameConstraints(c *x509.Certificate) error {
 	if rest, err := asn1.Unmarshal(e.Value, &constraints); err != nil || len(rest) > 0 {
 		return errors.New("has name constraints that are not DER (RFC 5280, section 4.2.1.10)")
 	}
-	const rfc822Name, dNSName, uniformResourceIdentifier, iPAddress = 1, 2, 6, 7
+	kinds := []int{1, 2, 6, 7} // rfc822Name, dNSName, uniformResourceIdentifier, iPAddress
 	for _, s := range slices.Concat(constraints.Permitted, constraints.Excluded) {
-		switch s.Base.Tag {
-		case rfc822Name, dNSName, uniformResourceIdentifier, iPAddress:
-		default:
-			return fmt.Errorf("has name constraints for names with the tag [%d], which not every client reads; use email addresses, host names, URIs and IP addresses", s.Base.Tag)
-		}
-		if s.Minimum != 0 || s.Maximum != -1 {
-			return errors.New("has name constraints with a minimum or maximum, which RFC 5280, section 4.2.1.10, does not allow")
+		if !slices.Contains(kinds, s.Base.Tag) || s.Minimum != 0 || s.Maximum != -1 {
+			return fmt.Errorf("has name constraints that not every client reads, for a name with the tag [%d], minimum %d and maximum %d; use email addresses, host names, URIs and IP addresses, without minimum and maximum",
+				s.Base.Tag, s.Minimum, s.Maximum)
 		}
 	}
 	return nil
@@ -89,7 +78,7 @@ func (c *Chain) Permits(san certs.SAN) error {
 			return slices.ContainsFunc(permitted, func(base string) bool { return contains(base, san, host) })
 		}
 		if len(permitted) > 0 && !(inside(host) && inside(opensslHost)) {
-			return denied(san.Kind, of, "permit only %s", quoted(permitted))
+			return denied(san.Kind, of, "permit only %.100q (%d in all)", permitted[:min(3, len(permitted))], len(permitted))
 		}
 		for _, base := range excluded {
 			if mayContain(base, san, host) || mayContain(base, san, opensslHost) {
@@ -104,20 +93,6 @@ func denied(kind certs.SANKind, of *x509.Certificate, format string, args ...any
 	found := fmt.Sprintf(format, args...)
 	return refusal.New(refusal.PolicyDenied, "the caller's name, a %s, is outside the name constraints of this certificate authority's chain: they %s (RFC 5280, section 4.2.1.10); use another identity, or another certificate authority",
 		kind, found).Because(fmt.Errorf("the name constraints of the CA certificate %s %s", of.Subject, found))
-}
-
-// quoted lists what a constraint permits, within the length limit of a message.
-func quoted(bases []string) string {
-	const most = 5
-	var list []string
-	for _, base := range bases[:min(most, len(bases))] {
-		list = append(list, fmt.Sprintf("%.100q", base))
-	}
-	text := strings.Join(list, ", ")
-	if more := len(bases) - most; more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return text
 }
 
 // uriHosts returns the host of a URI as crypto/x509 reads it and as OpenSSL reads it. ok is false

@@ -249,7 +249,7 @@ func TestNameConstraintIsNamed(t *testing.T) {
 	b.root.ExcludedURIDomains = []string{"ci.example"}
 	chain := parsed(t, b)
 	for san, want := range map[certs.SAN]string{
-		email("ada@other.example"):  `"corp0.example", "corp1.example"`,
+		email("ada@other.example"):  `"corp0.example" "corp1.example"`,
 		uri("https://ci.example/x"): `exclude "ci.example"`,
 	} {
 		e := refusal.From(chain.Permits(san))

@@ -94,7 +94,7 @@ func (p *LeafPolicy) admit(chain *Chain, l *leaf, message []byte, now time.Time)
 	if want.PublicKey, err = x509.MarshalPKIXPublicKey(l.PublicKey); err != nil {
 		return err
 	}
-	if err := l.matches(&want); err != nil {
+	if err := l.check(&want); err != nil {
 		return err
 	}
 	tbs, err := certs.NewTBS(want)
@@ -117,15 +117,11 @@ func (p *LeafPolicy) admit(chain *Chain, l *leaf, message []byte, now time.Time)
 
 // checkValidity checks RFC 5280, section 4.1.2.5, and the clock.
 func checkValidity(notBefore, notAfter time.Time, chain *Chain, now time.Time) error {
-	switch lifetime := notAfter.Sub(notBefore); {
-	case lifetime <= 0 || lifetime > MaxLifetime:
-		return fmt.Errorf("it is valid for %s, not for up to %s (RFC 5280, section 4.1.2.5)", lifetime, MaxLifetime)
-	case notBefore.Before(now.Add(-maxAge)) || notBefore.After(now.Add(maxLead)):
-		return fmt.Errorf("it is valid from %s, and now is %s; it may begin from %s before to %s after it (RFC 5280, section 4.1.2.5)",
-			stamp(notBefore), stamp(now), maxAge, maxLead)
-	case notBefore.Before(chain.NotBefore) || notAfter.After(chain.NotAfter):
-		return fmt.Errorf("it is valid from %s to %s, outside the validity of its chain, %s to %s (RFC 5280, section 4.1.2.5)",
-			stamp(notBefore), stamp(notAfter), stamp(chain.NotBefore), stamp(chain.NotAfter))
+	lifetime := notAfter.Sub(notBefore)
+	if lifetime <= 0 || lifetime > MaxLifetime || notBefore.Before(now.Add(-maxAge)) || notBefore.After(now.Add(maxLead)) ||
+		notBefore.Before(chain.NotBefore) || notAfter.After(chain.NotAfter) {
+		return fmt.Errorf("it is valid from %s to %s, and now is %s; it must be valid for at most %s, from %s before now to %s after it, and within the validity of its chain, %s to %s (RFC 5280, section 4.1.2.5)",
+			stamp(notBefore), stamp(notAfter), stamp(now), MaxLifetime, maxAge, maxLead, stamp(chain.NotBefore), stamp(chain.NotAfter))
 	}
 	return nil
 }
@@ -144,17 +140,15 @@ func (p *LeafPolicy) sctList(last pkix.Extension) ([]byte, error) {
 		return nil, errors.New("its SCT list is not one OCTET STRING with a list in it (RFC 6962, section 3.3)")
 	}
 	scts, err := ctlog.ParseSCTList(list)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("reading its SCT list (RFC 6962, section 3.3): %w", err)
-	case len(scts) != 1:
-		return nil, fmt.Errorf("its SCT list holds %d SCTs, not one (RFC 6962, section 3.3)", len(scts))
 	}
-	if n := len(scts[0].Signature); n < minSCTSignature || n > maxSCTSignature {
-		return nil, fmt.Errorf("its SCT has a signature of %d octets, not of %d to %d (RFC 6962, section 2.1.4)", n, minSCTSignature, maxSCTSignature)
-	}
-	if n := len(scts[0].Extensions); n != 0 && n != leafIndexExtension {
-		return nil, fmt.Errorf("its SCT has extensions of %d octets, not none or one leaf index of %d (RFC 6962, section 3.2)", n, leafIndexExtension)
+	for _, sct := range scts {
+		signature, extensions := len(sct.Signature), len(sct.Extensions)
+		if len(scts) != 1 || signature < minSCTSignature || signature > maxSCTSignature || extensions != 0 && extensions != leafIndexExtension {
+			return nil, fmt.Errorf("its SCT list holds %d SCTs, the first with a signature of %d octets and extensions of %d; it must hold one, with a signature of %d to %d, and with no extension or a leaf index of %d (RFC 6962, sections 2.1.4, 3.2 and 3.3)",
+				len(scts), signature, extensions, minSCTSignature, maxSCTSignature, leafIndexExtension)
+		}
 	}
 	return list, nil
 }

@@ -98,7 +98,7 @@ func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identi
 func (d *draft) check(tbs []byte, last asn1.ObjectIdentifier) error {
 	l, err := parseLeaf(tbs, d.template.SignatureAlgorithm)
 	if err == nil {
-		err = l.matches(&d.template)
+		err = l.check(&d.template)
 	}
 	if err == nil && !l.last.Id.Equal(last) {
 		err = fmt.Errorf("its last extension is %q, not %q (RFC 6962, sections 3.1 and 3.3)", l.last.Id, last)

@@ -27,22 +27,24 @@ func SANKinds() []certs.SANKind {
 }
 
 // Trial issues a leaf with each kind of name below a copy of the chain, and verifies it for code
-// signing, as clients do. It does so at now, or at the nearest time at which the chain is valid.
-// The copy has the chain's names, dates and extensions, but throwaway keys. So the CA's own key
-// never signs a trial.
+// signing, as clients do. It does so at now, or at the nearest time at which the chain is valid. In
+// the copy, the issuing CA has a throwaway key. So the CA's own key never signs a trial.
 //
 // The map has the kinds of name that no verifier accepts, with the cause. If that is every kind,
 // Trial returns an error: the chain is unusable.
 func (c *Chain) Trial(now time.Time) (unusable map[certs.SANKind]error, err error) {
-	copied, key, err := c.copy()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("no verifier accepts a certificate below the chain: %w", err)
+		return nil, err
 	}
+	copied, issuing := *c, *c.Certificates[0]
+	issuing.PublicKey, issuing.PublicKeyAlgorithm = key.Public(), x509.ECDSA
+	copied.Certificates = append([]*x509.Certificate{&issuing}, c.Certificates[1:]...)
 	s, err := signer.Local("trial", key, nil)
 	if err != nil {
 		return nil, err
 	}
-	authority, err := NewAuthority("trial", copied, s)
+	authority, err := NewAuthority("trial", &copied, s)
 	if err != nil {
 		return nil, err
 	}
@@ -60,36 +62,6 @@ func (c *Chain) Trial(now time.Time) (unusable map[certs.SANKind]error, err erro
 		return unusable, fmt.Errorf("no verifier accepts a certificate below the chain: %s", strings.Join(causes, "; "))
 	}
 	return unusable, nil
-}
-
-// copy returns the chain with throwaway keys, and the key of its issuing CA.
-func (c *Chain) copy() (*Chain, *ecdsa.PrivateKey, error) {
-	copies := make([]*x509.Certificate, len(c.Certificates))
-	var parent *x509.Certificate
-	var parentKey *ecdsa.PrivateKey
-	for i, original := range slices.Backward(c.Certificates) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, nil, err
-		}
-		template := &x509.Certificate{
-			SerialNumber: original.SerialNumber, RawSubject: original.RawSubject,
-			NotBefore: original.NotBefore, NotAfter: original.NotAfter, ExtraExtensions: original.Extensions,
-		}
-		if parent == nil {
-			parent, parentKey = template, key
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), parentKey)
-		if err == nil {
-			copies[i], err = x509.ParseCertificate(der)
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("copying the certificate %s: %w", original.Subject, err)
-		}
-		parent, parentKey = copies[i], key
-	}
-	copied, err := NewChain(copies)
-	return copied, parentKey, err
 }
 
 // try issues and verifies a leaf with a name of kind.
@@ -128,12 +100,10 @@ func (a *Authority) try(kind certs.SANKind, now time.Time) error {
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: draft.template.NotBefore,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	}
-	for i, above := range a.chain.Certificates {
-		pool := options.Intermediates
-		if i == len(a.chain.Certificates)-1 {
-			pool = options.Roots
-		}
-		pool.AddCert(above)
+	end := len(a.chain.Certificates) - 1
+	options.Roots.AddCert(a.chain.Certificates[end])
+	for _, above := range a.chain.Certificates[:end] {
+		options.Intermediates.AddCert(above)
 	}
 	if _, err := leaf.Verify(options); err != nil {
 		return fmt.Errorf("a trial leaf with a %s does not verify at %s: %w", kind, stamp(options.CurrentTime), err)
@@ -144,31 +114,25 @@ func (a *Authority) try(kind certs.SANKind, now time.Time) error {
 // permittedName returns a name of kind that the chain permits. Two subtrees are disjoint or one
 // contains the other. So if a permitted name exists, the base of a subtree gives one.
 func (c *Chain) permittedName(kind certs.SANKind) (certs.SAN, error) {
-	name := func(host string) certs.SAN {
-		form := map[certs.SANKind]string{certs.SANEmail: "mayfly-trial@%s", certs.SANURI: "https://%s/mayfly-trial", certs.SANUserName: "mayfly-trial!%s"}[kind]
-		return certs.SAN{Kind: kind, Value: fmt.Sprintf(form, host)}
-	}
-	candidates := []certs.SAN{name("mayfly-trial.mayfly-trial")}
+	form := map[certs.SANKind]string{certs.SANEmail: "mayfly-trial@%s", certs.SANURI: "https://%s/mayfly-trial", certs.SANUserName: "mayfly-trial!%s"}[kind]
+	values := []string{fmt.Sprintf(form, "mayfly-trial.mayfly-trial")}
 	for _, of := range c.constrained {
 		permitted, _ := constraints(of, kind)
 		for _, base := range permitted {
-			switch {
-			case strings.Contains(base, "@"):
-				candidates = append(candidates, certs.SAN{Kind: kind, Value: base})
-			case strings.HasPrefix(base, "."):
-				candidates = append(candidates, name("mayfly-trial"+base))
-			default:
-				candidates = append(candidates, name(base))
+			if strings.HasPrefix(base, ".") {
+				base = "mayfly-trial" + base
 			}
+			values = append(values, base, fmt.Sprintf(form, base)) // a mailbox is a name itself
 		}
 	}
 	var err error
-	for _, candidate := range candidates {
-		if err = candidate.Check(); err == nil {
-			err = c.Permits(candidate)
+	for _, value := range values {
+		name := certs.SAN{Kind: kind, Value: value}
+		if err = name.Check(); err == nil {
+			err = c.Permits(name)
 		}
 		if err == nil {
-			return candidate, nil
+			return name, nil
 		}
 	}
 	if e := new(refusal.Error); errors.As(err, &e) {
