@@ -185,7 +185,7 @@ func TestBounds(t *testing.T) {
 		"long key":            {good + "? " + strings.Repeat("é", 500) + "\n: x\n", "unknown key \"" + strings.Repeat("é", 100) + "…\""},
 		"deep YAML":           {"a: " + strings.Repeat("[", 500_000), "the file is not YAML: exceeded max depth of 10000"},
 		"deep JSON":           {strings.Repeat(`{"a":`, 200_000), "exceeded max depth"},
-		"nested":              {"a: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), "the values are nested more than 64 deep"},
+		"nested":              {good + "define: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), "the values are nested more than 64 deep"},
 		"control character":   {good + "    contact: \x01\n", "f:6:14: the file is not text: byte 0x01"},
 		"no UTF-8":            {good + "    contact: é\xff\n", "f:6:15: the file is not text: byte 0xff"},
 	} {

@@ -184,33 +184,45 @@ func (d *decoder) add(err error, warnings []error) {
 // field is a key of a mapping.
 type field struct {
 	yaml  string // as spelled in YAML, and in every key path
-	json  string // as spelled in JSON; "" if the key does not exist there
+	name  string // as spelled in the file
 	tag   reflect.StructTag
 	index []int
 }
 
-// fields returns the keys of a struct, with those of structs in it whose key is "".
-func fields(t reflect.Type) (all []field) {
+// fields returns the keys of a struct, with those of structs in it whose key is "", for a file in
+// JSON or YAML.
+func fields(t reflect.Type, json bool) (all []field) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		switch key, ok := f.Tag.Lookup("key"); {
-		case !ok:
+		case !ok, json && f.Tag.Get("kind") == "ignored":
 		case key == "":
-			for _, inner := range fields(f.Type) {
+			for _, inner := range fields(f.Type, json) {
 				inner.index = append([]int{i}, inner.index...)
 				all = append(all, inner)
 			}
-		case f.Tag.Get("kind") == "ignored":
-			all = append(all, field{key, "", f.Tag, f.Index})
-		default:
+		case json:
 			all = append(all, field{key, f.Name, f.Tag, f.Index})
+		default:
+			all = append(all, field{key, key, f.Tag, f.Index})
 		}
 	}
 	return all
 }
 
-// value reads n, which is nil for an absent key, into v, whose type decides its form.
-func (d *decoder) value(n *node, path []string, v reflect.Value, tag reflect.StructTag) {
+func names(all []field) (names []string) {
+	for _, f := range all {
+		names = append(names, f.name)
+	}
+	return names
+}
+
+// value reads n, which is nil for an absent key and otherwise at the place given, into v, whose type
+// decides its form.
+func (d *decoder) value(n *node, place position, path []string, v reflect.Value, tag reflect.StructTag) {
+	if n != nil {
+		d.places[joined(path)] = d.at(place)
+	}
 	raw, isRaw := v.Addr().Interface().(*json.RawMessage)
 	switch {
 	case tag.Get("kind") == "ignored":
@@ -239,9 +251,7 @@ func (d *decoder) value(n *node, path []string, v reflect.Value, tag reflect.Str
 			if d.json && tag.Get("kind") == "extension" {
 				name = extensionKey(name)
 			}
-			at := join(path, name)
-			d.places[joined(at)] = d.at(p.place())
-			d.value(p.value, at, item, "")
+			d.value(p.value, p.place(), join(path, name), item, "")
 			v.SetMapIndex(reflect.ValueOf(name), item)
 		})
 	}
@@ -249,11 +259,11 @@ func (d *decoder) value(n *node, path []string, v reflect.Value, tag reflect.Str
 
 // object reads a mapping into a struct: n is nil or null for one without a key in the file.
 func (d *decoder) object(n *node, path []string, v reflect.Value) {
-	all := fields(v.Type())
+	all := fields(v.Type(), d.json)
 	found := make([]pair, len(all))
 	if !n.isNull() {
 		if n.kind != yaml.MappingNode {
-			d.mismatch(n, path, "found %s, expected a mapping with %s", n.what(), someOf(d.names(all)))
+			d.mismatch(n, path, "found %s, expected a mapping with %s", n.what(), someOf(names(all)))
 			return
 		}
 		for _, p := range n.pairs {
@@ -265,14 +275,13 @@ func (d *decoder) object(n *node, path []string, v reflect.Value) {
 				d.repeated(p.key, earlier.at)
 			}
 			found[i] = p
-			d.places[joined(join(path, all[i].yaml))] = d.at(p.place())
 		}
 	}
 	for i, f := range all {
 		at, into := join(path, f.yaml), v.FieldByIndex(f.index)
-		d.value(found[i].value, at, into, f.tag)
+		d.value(found[i].value, found[i].place(), at, into, f.tag)
 		if sentence := f.tag.Get("required"); sentence != "" && into.IsZero() {
-			d.wrong(at, "%s is missing: %s", d.spell(f.yaml, f.json), sentence)
+			d.wrong(at, "%s is missing: %s", f.name, sentence)
 		}
 	}
 	if s, ok := v.Addr().Interface().(interface{ check(*decoder, []string) }); ok {
@@ -294,44 +303,25 @@ func someOf(names []string) string {
 
 // match returns the index of the field that key, of the mapping at path, names, or -1.
 func (d *decoder) match(key *node, path []string, all []field) int {
-	spelled := func(same func(a, b string) bool) int {
-		return slices.IndexFunc(all, func(f field) bool {
-			name := d.spell(f.yaml, f.json)
-			return name != "" && same(name, key.value)
-		})
-	}
-	if i := spelled(func(a, b string) bool { return a == b }); i >= 0 {
+	known := names(all)
+	if i := slices.Index(known, key.value); i >= 0 {
 		return i
 	}
 	// encoding/json, with which the peer reads JSON, folds case; the peer's YAML reader does not.
-	if d.json {
-		if i := spelled(strings.EqualFold); i >= 0 {
-			d.tolerated(key.at, "the key %q is spelled %q", shorten(key.value), all[i].json)
-			return i
-		}
+	if i := slices.IndexFunc(known, func(name string) bool { return strings.EqualFold(name, key.value) }); i >= 0 && d.json {
+		d.tolerated(key.at, "the key %q is spelled %q", shorten(key.value), known[i])
+		return i
 	}
-	known := d.names(all)
 	hint := suggest.DidYouMean(key.value, known)
-	if meant := suggest.Closest(key.value, known); meant != "" && !d.compat {
+	if meant := slices.Index(known, suggest.Closest(key.value, known)); meant >= 0 && !d.compat {
 		// The key that is meant is not missing too. Under compat, where the unknown key is only a
 		// warning, its absence must be reported.
-		d.wrongAt[joined(join(path, all[spelled(func(a, _ string) bool { return a == meant })].yaml))] = true
-	}
-	if hint == "" && len(known) <= 8 {
+		d.wrongAt[joined(join(path, all[meant].yaml))] = true
+	} else if hint == "" && len(known) <= 8 {
 		hint = "; the keys here are " + strings.Join(known, ", ")
 	}
 	d.tolerated(key.at, "unknown key %q%s", shorten(key.value), hint)
 	return -1
-}
-
-// names returns the keys that exist in this file.
-func (d *decoder) names(all []field) (names []string) {
-	for _, f := range all {
-		if name := d.spell(f.yaml, f.json); name != "" {
-			names = append(names, name)
-		}
-	}
-	return names
 }
 
 // spell returns a key as this file spells it.
@@ -359,10 +349,9 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 	}
 	for i, item := range n.items {
 		at := join(path, strconv.Itoa(i))
-		d.places[joined(at)] = d.at(item.at)
 		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 		last := v.Index(i)
-		d.value(item, at, last, "")
+		d.value(item, item.at, at, last, "")
 		if last.IsZero() && (formOf(last.Type()) != "" || last.Kind() != reflect.Struct) {
 			d.wrong(at, "an entry of this list is empty")
 		}
@@ -371,7 +360,7 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 
 // entries reads a mapping with keys of the author's choice into a list of structs.
 func (d *decoder) entries(n *node, path []string, v reflect.Value) {
-	keys := d.names(fields(v.Type().Elem()))
+	keys := names(fields(v.Type().Elem(), d.json))
 	if n != nil {
 		// Without indentation, an entry is empty, and its keys look like entries.
 		if i := slices.IndexFunc(n.pairs, func(p pair) bool { return slices.Contains(keys, p.key.value) }); i >= 0 {
@@ -385,9 +374,8 @@ func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 			d.mistake(p.value.at, "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
 			return
 		}
-		entry, at := reflect.New(v.Type().Elem()).Elem(), join(path, p.key.value)
-		d.places[joined(at)] = d.at(p.place())
-		d.value(p.value, at, entry, "")
+		entry := reflect.New(v.Type().Elem()).Elem()
+		d.value(p.value, p.place(), join(path, p.key.value), entry, "")
 		if p.value.kind == yaml.MappingNode {
 			v.Set(reflect.Append(v, entry))
 		}

@@ -103,7 +103,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 	d.written[of] = name
 	header, others := false, ""
 	var below []func()
-	for _, f := range fields(of) {
+	for _, f := range fields(of, false) {
 		goField := of.FieldByIndex(f.index)
 		owner := of
 		for _, i := range f.index[:len(f.index)-1] {
@@ -119,7 +119,7 @@ func (d *document) section(t *testing.T, of reflect.Type, prefix string, variabl
 			listed = listed || kind.Kind() == reflect.Slice
 			kind = kind.Elem()
 		}
-		if kind.Kind() == reflect.Struct && len(fields(kind)) > 0 {
+		if kind.Kind() == reflect.Struct && len(fields(kind, false)) > 0 {
 			next := path + "."
 			if listed {
 				next = path + "[]."

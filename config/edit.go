@@ -73,7 +73,7 @@ func indexOf(mapping *yaml.Node, key string) int {
 // write writes the keys of a struct into mapping, where their values differ from those of old. Paths
 // are written as in a file of the folder dir.
 func write(mapping *yaml.Node, old, v reflect.Value, dir string) {
-	for _, f := range fields(v.Type()) {
+	for _, f := range fields(v.Type(), false) {
 		value, i := v.FieldByIndex(f.index), indexOf(mapping, f.yaml)
 		switch {
 		case reflect.DeepEqual(old.FieldByIndex(f.index).Interface(), value.Interface()):

@@ -52,7 +52,7 @@ func (d *decoder) environment(document reflect.Type, environ []string) {
 
 // scalarKeys calls do for each key of a struct that holds one value and has one place in the file.
 func scalarKeys(t reflect.Type, prefix string, do func(key string, f field)) {
-	for _, f := range fields(t) {
+	for _, f := range fields(t, false) {
 		of, key := t.FieldByIndex(f.index).Type, prefix+f.yaml
 		if of.Kind() == reflect.Pointer {
 			of = of.Elem()

@@ -112,7 +112,7 @@ func show(out *strings.Builder, path string, v reflect.Value) {
 	case kind == reflect.Pointer:
 		show(out, path, v.Elem())
 	case kind == reflect.Struct && formOf(v.Type()) == "":
-		for _, f := range fields(v.Type()) {
+		for _, f := range fields(v.Type(), false) {
 			show(out, strings.TrimPrefix(path+"."+f.yaml, "."), v.FieldByIndex(f.index))
 		}
 	case kind == reflect.Map:

@@ -57,22 +57,14 @@ type pair struct{ key, value *node }
 // place returns the place that mistakes about the pair show: for a scalar that of the value, for a
 // mapping or a list that of its key, because the contents have places of their own.
 func (p pair) place() position {
-	if p.value.kind == yaml.ScalarNode {
+	switch {
+	case p.value == nil:
+		return position{}
+	case p.value.kind == yaml.ScalarNode:
 		return p.value.at
+	default:
+		return p.key.at
 	}
-	return p.key.at
-}
-
-// put adds a pair, or replaces the value of an existing key, and returns the existing key.
-func (n *node) put(seen map[string]int, p pair) (earlier *node) {
-	if i, ok := seen[p.key.value]; ok {
-		earlier = n.pairs[i].key
-		n.pairs[i] = p
-		return earlier
-	}
-	seen[p.key.value] = len(n.pairs)
-	n.pairs = append(n.pairs, p)
-	return nil
 }
 
 // isNull reports whether the value is absent or null.
@@ -153,7 +145,8 @@ func (d *decoder) parse(content []byte) *node {
 	}
 	b := treeBuilder{decoder: d, open: map[*yaml.Node]bool{}}
 	root := b.build(document.Content[0], 0)
-	if b.stopped {
+	if b.nodes > maxNodes {
+		d.mistake(root.at, "the file holds more than %d values once its aliases are expanded", maxNodes)
 		return nil
 	}
 	return root
@@ -179,102 +172,85 @@ func yamlEscape(escaped []byte) []byte {
 // into a copy, and all copies count in one limit.
 type treeBuilder struct {
 	*decoder
-	nodes   int
-	open    map[*yaml.Node]bool // anchored nodes under construction: an alias to one is endless
-	stopped bool                // a limit was exceeded: the tree is incomplete
-}
-
-// stop records the first limit that was exceeded.
-func (b *treeBuilder) stop(at position, format string, args ...any) *node {
-	if !b.stopped {
-		b.stopped = true
-		b.mistake(at, format, args...)
-	}
-	return &node{kind: yaml.ScalarNode, tag: tagNull, at: at}
+	nodes int
+	open  map[*yaml.Node]bool // anchored nodes under construction: an alias to one is endless
 }
 
 func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
-	at := position{y.Line, y.Column}
-	b.nodes++
-	switch {
-	case b.stopped:
-		return b.stop(at, "")
-	case b.nodes > maxNodes:
-		return b.stop(at, "the file holds more than %d values once its aliases are expanded", maxNodes)
+	n := &node{kind: y.Kind, at: position{y.Line, y.Column}}
+	nothing := &node{kind: yaml.ScalarNode, tag: tagNull, at: n.at}
+	switch b.nodes++; {
+	case b.nodes > maxNodes: // parse reports it
+		return nothing
 	case depth > maxDepth:
-		return b.stop(at, "the values are nested more than %d deep", maxDepth)
+		b.mistake(n.at, "the values are nested more than %d deep", maxDepth)
+		return nothing
+	case b.open[y.Alias]:
+		b.mistake(n.at, "the alias *%s is inside its own anchor", shorten(y.Value))
+		return nothing
+	case y.Kind == yaml.AliasNode:
+		aliased := b.build(y.Alias, depth+1)
+		aliased.at = n.at // the place of its use; the contents keep the place where they are written
+		aliased.implied = false
+		return aliased
 	}
-	n := &node{kind: y.Kind, at: at}
+	b.open[y] = true
+	defer delete(b.open, y)
 	switch y.Kind {
-	case yaml.AliasNode:
-		if b.open[y.Alias] {
-			return b.stop(at, "the alias *%s is inside its own anchor", shorten(y.Value))
-		}
-		n = b.build(y.Alias, depth+1)
-		n.at = at // the place of its use; the contents keep the place where they are written
-		n.implied = false
-	case yaml.ScalarNode:
-		n.tag, n.value = y.ShortTag(), y.Value
-		n.implied = y.Tag == tagNull && y.Value == "" && y.Style == 0
-	case yaml.SequenceNode, yaml.MappingNode:
-		b.open[y] = true
-		defer delete(b.open, y)
-		if y.Kind == yaml.MappingNode {
-			b.mapping(n, y, depth)
-			break
-		}
+	case yaml.MappingNode:
+		b.mapping(n, y, depth)
+	case yaml.SequenceNode:
 		for _, item := range y.Content {
 			n.items = append(n.items, b.build(item, depth+1))
 		}
 	default:
-		return b.stop(at, "this is no YAML value")
+		n.tag, n.value = y.ShortTag(), y.Value
+		n.implied = y.Tag == tagNull && y.Value == "" && y.Style == 0
 	}
 	return n
 }
 
 // mapping builds the pairs of a mapping: first its own, then those that it lacks and a merge key
-// `<<` adds.
+// `<<` adds. Of several mappings in a list, an earlier one overrides a later one
+// (https://yaml.org/type/merge.html).
 func (b *treeBuilder) mapping(n *node, y *yaml.Node, depth int) {
-	seen := map[string]int{}
+	at := map[string]int{} // the index of a key's pair
 	var merges []*node
-	for i := 0; i+1 < len(y.Content) && !b.stopped; i += 2 {
+	for i := 0; i+1 < len(y.Content); i += 2 {
 		p := pair{b.build(y.Content[i], depth+1), b.build(y.Content[i+1], depth+1)}
 		if p.value.implied {
 			p.value.at = p.key.at
 		}
+		first, repeated := at[p.key.value]
 		switch {
-		case b.stopped:
 		case p.key.kind != yaml.ScalarNode:
 			b.mistake(p.key.at, "found %s as a key, expected text", p.key.what())
 		case p.key.tag == tagMerge:
 			merges = append(merges, p.value)
+		case !repeated:
+			at[p.key.value] = len(n.pairs)
+			n.pairs = append(n.pairs, p)
+		case b.json:
+			b.repeated(p.key, n.pairs[first].key.at)
+			n.pairs[first] = p
 		default:
-			if earlier := n.put(seen, p); earlier != nil && b.json {
-				b.repeated(p.key, earlier.at)
-			} else if earlier != nil {
-				b.mistake(p.key.at, "the key %q is repeated, first in line %d", shorten(p.key.value), earlier.at.line)
-			}
+			b.mistake(p.key.at, "the key %q is repeated, first in line %d", shorten(p.key.value), n.pairs[first].key.at.line)
 		}
 	}
 	for _, from := range merges {
-		b.merge(n, seen, from)
-	}
-}
-
-// merge adds the pairs that n lacks. Of several mappings in a list, an earlier one overrides a
-// later one (https://yaml.org/type/merge.html).
-func (b *treeBuilder) merge(n *node, seen map[string]int, from *node) {
-	sources, expected := []*node{from}, "a mapping or a list of mappings"
-	if from.kind == yaml.SequenceNode {
-		sources, expected = from.items, "a mapping"
-	}
-	for _, source := range sources {
-		if source.kind != yaml.MappingNode {
-			b.mistake(source.at, "found %s, expected %s for <<", source.what(), expected)
+		sources, expected := []*node{from}, "a mapping or a list of mappings"
+		if from.kind == yaml.SequenceNode {
+			sources, expected = from.items, "a mapping"
 		}
-		for _, p := range source.pairs {
-			if _, ok := seen[p.key.value]; !ok {
-				n.put(seen, p)
+		for _, source := range sources {
+			if source.kind != yaml.MappingNode {
+				b.mistake(source.at, "found %s, expected %s for <<", source.what(), expected)
+			}
+			for _, p := range source.pairs {
+				if _, ok := at[p.key.value]; !ok {
+					at[p.key.value] = len(n.pairs)
+					n.pairs = append(n.pairs, p)
+				}
 			}
 		}
 	}
