@@ -4,26 +4,22 @@ package server
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/binary"
-	"fmt"
 	"net/http"
-	"strconv"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
-
-// This file is gRPC over HTTP/2 (grpc/doc/PROTOCOL-HTTP2.md) as far as the service needs it: one
-// message per request, read within the limits of REST. So a large message is malformed, where a gRPC
-// server reports RESOURCE_EXHAUSTED, which clients retry.
 
 // framePrefix is the length of the prefix of a message ("Length-Prefixed-Message"). One byte states
 // whether the message is compressed, and four give its length.
@@ -38,14 +34,88 @@ const (
 	watchLifetime = 30 * time.Minute
 )
 
-// grpcMethods are the methods. Requests for health are not counted, and not refused when all slots
-// are in use.
-var grpcMethods = map[string]route{
-	fulciov2.CA_CreateSigningCertificate_FullMethodName: {api: apiGRPC, method: methodCreate, handle: (*Server).createV2},
-	fulciov2.CA_GetTrustBundle_FullMethodName:           {api: apiGRPC, method: methodTrust, handle: (*Server).getTrustBundle},
-	fulciov2.CA_GetConfiguration_FullMethodName:         {api: apiGRPC, method: methodConfig, handle: (*Server).getConfiguration},
-	healthpb.Health_Check_FullMethodName:                {api: apiGRPC, method: methodUnknown, handle: (*Server).checkHealth},
-	healthpb.Health_Watch_FullMethodName:                {api: apiGRPC, method: methodUnknown, handle: (*Server).checkHealth},
+// grpcMethods are the methods and their values of the label "method". Requests for health are not
+// counted.
+var grpcMethods = map[string]string{
+	fulciov2.CA_CreateSigningCertificate_FullMethodName: methodCreate,
+	fulciov2.CA_GetTrustBundle_FullMethodName:           methodTrust,
+	fulciov2.CA_GetConfiguration_FullMethodName:         methodConfig,
+	healthpb.Health_Check_FullMethodName:                methodUnknown,
+	healthpb.Health_Watch_FullMethodName:                methodUnknown,
+}
+
+// newGRPC returns the gRPC server. It runs only through its ServeHTTP, behind serveGRPC, on a
+// separate or a shared port. So the limits of net/http apply to gRPC too. serveGRPC also finds first
+// what grpc-go would refuse, such as a large message with RESOURCE_EXHAUSTED, which clients retry.
+func newGRPC(s *Server) *grpc.Server {
+	counted := func(ctx context.Context, q *request, handle func(context.Context) error) *refusal.Error {
+		return s.run(ctx, q, s.slots, handle)
+	}
+	g := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		q := requestOf(stream.Context())
+		return grpcError(counted(stream.Context(), q, nil), q) // the refusal is q.err
+	}))
+	g.RegisterService(wrap(fulciov2.CA_ServiceDesc, counted), service{Server: s})
+	g.RegisterService(wrap(healthpb.Health_ServiceDesc, func(ctx context.Context, _ *request, handle func(context.Context) error) *refusal.Error {
+		if err := recovered(func() error { return handle(ctx) }); err != nil {
+			return disclose(err)
+		}
+		return nil
+	}), grpcHealth{Server: s})
+	return g
+}
+
+// wrap returns a service whose unary methods pass through run, and whose refusals become a status.
+func wrap(desc grpc.ServiceDesc, run func(context.Context, *request, func(context.Context) error) *refusal.Error) *grpc.ServiceDesc {
+	desc.Methods, desc.Streams = slices.Clone(desc.Methods), slices.Clone(desc.Streams)
+	for i, m := range desc.Methods {
+		desc.Methods[i].Handler = func(srv any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
+			q := requestOf(ctx)
+			refused := run(ctx, q, func(ctx context.Context) (err error) {
+				resp, err = m.Handler(srv, ctx, q.decode, nil)
+				return err
+			})
+			return resp, grpcError(refused, q)
+		}
+	}
+	for i, m := range desc.Streams {
+		desc.Streams[i].Handler = func(srv any, stream grpc.ServerStream) error {
+			q := requestOf(stream.Context())
+			err := recovered(func() error { return m.Handler(srv, decodedStream{stream, q}) })
+			if _, ok := status.FromError(err); ok {
+				return err
+			}
+			return grpcError(disclose(err), q)
+		}
+	}
+	return &desc
+}
+
+// decode reads the message of a request. The gRPC server would report a mistake with the text of its
+// parser, so it does not get the body.
+func (q *request) decode(message any) error {
+	m := message.(proto.Message) // as generated code passes it
+	if err := proto.Unmarshal(q.body, m); err != nil {
+		return refusal.New(refusal.RequestMalformed, "the message could not be decoded; it must be a %s", m.ProtoReflect().Descriptor().FullName()).Because(err)
+	}
+	return nil
+}
+
+// decodedStream is the stream of Health.Watch, whose one message decode reads.
+type decodedStream struct {
+	grpc.ServerStream
+	q *request
+}
+
+// RecvMsg implements grpc.ServerStream.
+func (d decodedStream) RecvMsg(message any) error { return d.q.decode(message) }
+
+// grpcError returns the status of a refusal; nil for nil.
+func grpcError(refused *refusal.Error, q *request) error {
+	if refused == nil {
+		return nil
+	}
+	return status.FromProto(statusOf(refused, q.id)).Err()
 }
 
 // isGRPC reports whether a request is gRPC: HTTP/2 with content type application/grpc, or
@@ -55,91 +125,56 @@ func isGRPC(r *http.Request) bool {
 	return ok && r.ProtoMajor == 2 && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
-// serveGRPC answers a request of gRPC.
+// serveGRPC passes a request to the gRPC server, after the checks that the gRPC server would answer
+// itself. A request that does not pass is one for an unknown method, which the gRPC server answers
+// with the refusal.
 func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, q *request) {
 	if !isGRPC(r) {
 		q.refuse(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"))
 		return
 	}
-	found := false
-	if q.route, found = grpcMethods[r.URL.Path]; !found || r.Method != http.MethodPost {
-		q.route = route{api: apiGRPC, method: methodUnknown}
-	}
+	q.api, q.method = apiGRPC, grpcMethods[r.URL.Path]
 	q.authorization, q.token = r.Header["Authorization"], r.Header["Oidcidentitytoken"]
-	timeout, err := s.acceptGRPC(w, r, q)
-	q.err = err
-	w.Header()["Content-Type"] = r.Header["Content-Type"]
-	if err == nil && r.URL.Path == healthpb.Health_Watch_FullMethodName {
-		endGRPC(w, s.serveWatch(w, r, q))
-		return
+	inner := &http.Request{
+		Method: http.MethodPost, URL: &url.URL{Path: r.URL.Path}, ProtoMajor: 2, RemoteAddr: r.RemoteAddr, Body: http.NoBody,
+		Header: http.Header{"Content-Type": r.Header["Content-Type"]},
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
-	defer cancel()
-	var body []byte
-	var refused *refusal.Error
-	if q.err != nil || q.method != methodUnknown {
-		body, refused = s.call(ctx, q)
-	} else if body, err = q.handle(s, ctx, q); err != nil {
-		refused = disclose(err)
+	if q.err = s.acceptGRPC(w, r, q); q.err != nil {
+		inner.URL.Path = "/refused/refused"
+	} else if timeout := r.Header["Grpc-Timeout"]; timeout != nil {
+		inner.Header["Grpc-Timeout"] = timeout // no other header of the caller has a meaning here
 	}
-	q.answer()
-	if refused != nil {
-		endGRPC(w, statusOf(refused, q.id))
-		return
+	if inner.URL.Path == healthpb.Health_Watch_FullMethodName {
+		// A watcher stays longer than the timeouts of other requests. The last deadline is for a
+		// watcher that does not read. They fail only without a connection.
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Time{})
+		_ = control.SetWriteDeadline(time.Now().Add(watchLifetime + writeTimeout))
+	} else {
+		a := s.steady(w)
+		a.begins = q
+		w = a
 	}
-	_, _ = s.steady(w).Write(frame(body)) // an error means that the client has disconnected
-	endGRPC(w, &spb.Status{})
+	s.grpc.ServeHTTP(w, inner.WithContext(q.with(r.Context())))
 }
 
-// endGRPC ends an answer with its status, in trailers.
-func endGRPC(w http.ResponseWriter, st *spb.Status) {
-	_ = http.NewResponseController(w).Flush() // what follows is no header; fails only without a connection
-	trailer := func(name, value string) { w.Header().Set(http.TrailerPrefix+name, value) }
-	trailer("Grpc-Status", strconv.Itoa(int(st.GetCode())))
-	if st.GetMessage() != "" {
-		trailer("Grpc-Message", percentEncoded(st.GetMessage()))
-	}
-	if encoded, err := proto.Marshal(st); err == nil && len(st.GetDetails()) > 0 {
-		trailer("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(encoded))
-	}
-}
-
-// percentEncoded returns a message as a header can hold it ("Percent-Encoded").
-func percentEncoded(message string) string {
-	var b strings.Builder
-	for _, c := range []byte(message) {
-		if c < ' ' || c > '~' || c == '%' {
-			fmt.Fprintf(&b, "%%%02X", c)
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}
-
-// frame returns a message with its prefix.
-func frame(message []byte) []byte {
-	return append(binary.BigEndian.AppendUint32(make([]byte, 1, framePrefix+len(message)), uint32(len(message))), message...)
-}
-
-// acceptGRPC checks a request as far as possible without decoding its message, and reads it. It
-// returns the time that the client gives it.
-func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) (timeout time.Duration, err error) {
-	if q.handle == nil {
-		return 0, refusal.New(refusal.MethodNotPermitted, "there is no such gRPC method here; the service is %s", fulciov2.CA_ServiceDesc.ServiceName)
+// acceptGRPC checks a request as far as possible without decoding its message, and reads it.
+func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) error {
+	if q.method == "" || r.Method != http.MethodPost {
+		q.method = methodUnknown
+		return refusal.New(refusal.MethodNotPermitted, "there is no such gRPC method here; the service is %s", fulciov2.CA_ServiceDesc.ServiceName)
 	}
 	if e := r.Header.Get("Grpc-Encoding"); e != "" && e != "identity" {
-		return 0, errCompressed()
+		return errCompressed()
 	}
-	timeout, ok := parseTimeout(r.Header.Get("Grpc-Timeout"))
-	if !ok {
-		return 0, refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
+	if t := r.Header.Get("Grpc-Timeout"); t != "" && !wellFormedTimeout(t) {
+		return refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
 	}
 	body, err := s.readBody(w, r, q, framePrefix)
 	if err == nil {
 		q.body, err = unframe(body)
 	}
-	return timeout, err
+	return err
 }
 
 // unframe returns the message of a request body, which must be one that is not compressed.
@@ -163,23 +198,20 @@ func errCompressed() error {
 	return refusal.New(refusal.RequestMalformed, "the message is compressed (grpc-encoding); send it as it is")
 }
 
-// parseTimeout returns the time that a header gives ("Timeout"), a day at most, and for an empty one.
-func parseTimeout(header string) (time.Duration, bool) {
-	const most = 24 * time.Hour
-	if header == "" {
-		return most, true
-	}
-	digits, unit := header[:len(header)-1], header[len(header)-1]
-	of := map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second, 'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}[unit]
-	n, err := strconv.ParseUint(digits, 10, 64)
-	if err != nil || len(digits) > 8 || of == 0 {
-		return 0, false
-	}
-	return of * min(time.Duration(n), most/of), true
+// wellFormedTimeout reports whether t is a timeout (gRPC over HTTP/2, "Timeout").
+func wellFormedTimeout(t string) bool {
+	digits, unit := t[:len(t)-1], t[len(t)-1]
+	return len(digits) >= 1 && len(digits) <= 8 && strings.Trim(digits, "0123456789") == "" && strings.IndexByte("HMSmun", unit) >= 0
 }
 
-// healthOf returns the readiness of a service: of the server as a whole, or its CA.
-func (s *Server) healthOf(ctx context.Context, service string) healthpb.HealthCheckResponse_ServingStatus {
+// grpcHealth is grpc.health.v1 with the same readiness as /healthz.
+type grpcHealth struct {
+	healthpb.UnimplementedHealthServer
+	*Server
+}
+
+// status returns the readiness of a service: of the server as a whole, or its CA.
+func (s grpcHealth) status(ctx context.Context, service string) healthpb.HealthCheckResponse_ServingStatus {
 	switch {
 	case service != "" && service != fulciov2.CA_ServiceDesc.ServiceName:
 		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN
@@ -190,57 +222,33 @@ func (s *Server) healthOf(ctx context.Context, service string) healthpb.HealthCh
 	}
 }
 
-// checkHealth is Check of grpc.health.v1.
-func (s *Server) checkHealth(ctx context.Context, q *request) ([]byte, error) {
-	var req healthpb.HealthCheckRequest
-	if err := q.decode(&req); err != nil {
-		return nil, err
-	}
-	now := s.healthOf(ctx, req.GetService())
+// Check returns whether the server is ready.
+func (s grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	now := s.status(ctx, req.GetService())
 	if now == healthpb.HealthCheckResponse_SERVICE_UNKNOWN {
 		return nil, refusal.New(refusal.PathNotFound, "there is no such service here; ask for \"\" or %q", fulciov2.CA_ServiceDesc.ServiceName)
 	}
-	return q.encode(&healthpb.HealthCheckResponse{Status: now})
+	return &healthpb.HealthCheckResponse{Status: now}, nil
 }
 
-// serveWatch answers Watch of grpc.health.v1, and returns its last status. Its connection stays busy.
-func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, q *request) *spb.Status {
-	var req healthpb.HealthCheckRequest
-	if err := q.decode(&req); err != nil {
-		return statusOf(disclose(err), q.id)
-	}
+// Watch sends the readiness of a service, now and at each change, for watchLifetime or until the
+// server drains. The checks run once an interval, however many watchers there are. The connection
+// stays busy.
+func (s grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+	ctx := stream.Context()
+	q := requestOf(ctx)
 	if !s.watchers.Take(q.client, time.Now()) {
-		return statusOf(refusal.New(refusal.Overloaded, "the server has as many health watchers as it can; use Check instead, or watch again later"), q.id)
+		return refusal.New(refusal.Overloaded, "the server has as many health watchers as it can; use Check instead, or watch again later")
 	}
 	defer s.watchers.Give(q.client)
-	// A watcher stays longer than the timeouts of other requests. The last deadline is for a
-	// watcher that does not read. They fail only without a connection.
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{})
-	_ = control.SetWriteDeadline(time.Now().Add(watchLifetime + writeTimeout))
-	return s.watch(r.Context(), req.GetService(), func(now healthpb.HealthCheckResponse_ServingStatus) error {
-		body, err := q.encode(&healthpb.HealthCheckResponse{Status: now})
-		if err == nil {
-			_, err = w.Write(frame(body))
-		}
-		if err == nil {
-			err = control.Flush()
-		}
-		return err
-	})
-}
-
-// watch sends the readiness of a service, now and at each change, for watchLifetime or until the
-// server drains. The checks run once an interval, however many watchers there are.
-func (s *Server) watch(ctx context.Context, service string, send func(healthpb.HealthCheckResponse_ServingStatus) error) *spb.Status {
 	lifetime, ticker := time.After(watchLifetime), time.NewTicker(s.health.interval)
 	defer ticker.Stop()
 	stopping, sent := s.health.stopping, healthpb.HealthCheckResponse_UNKNOWN
-	var end *spb.Status
+	var end error
 	for {
-		if now := s.healthOf(ctx, service); now != sent {
-			if err := send(now); err != nil {
-				return &spb.Status{Code: int32(codes.Canceled)} // the client has disconnected
+		if now := s.status(ctx, req.GetService()); now != sent {
+			if err := stream.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
+				return err // the client has disconnected
 			}
 			sent = now
 		}
@@ -252,11 +260,11 @@ func (s *Server) watch(ctx context.Context, service string, send func(healthpb.H
 		case <-stopping:
 			stopping = nil // once is enough
 		case <-ctx.Done():
-			return &spb.Status{Code: int32(codes.Canceled)}
+			return status.FromContextError(ctx.Err()).Err()
 		case <-s.health.draining:
-			end = &spb.Status{Code: int32(codes.Unavailable), Message: "the server is shutting down"}
+			end = status.Error(codes.Unavailable, "the server is shutting down")
 		case <-lifetime:
-			return &spb.Status{Code: int32(codes.Unavailable), Message: fmt.Sprintf("a watcher stays for %v at most; watch again", watchLifetime)}
+			return status.Errorf(codes.Unavailable, "a watcher stays for %v at most; watch again", watchLifetime)
 		}
 	}
 }

@@ -128,6 +128,11 @@ func TestGRPCTimeout(t *testing.T) {
 	}
 }
 
+// frame returns a message with its prefix.
+func frame(message []byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+}
+
 func FuzzUnframe(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x00\x03abc"))
 	f.Add([]byte("\x01\x00\x00\x00\x00"))

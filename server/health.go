@@ -56,6 +56,7 @@ type health struct {
 	checks   []Check
 	interval time.Duration // how long a report is reused
 	stopping chan struct{} // closed when shutdown begins
+	leaving  chan struct{} // closed after half of the grace
 	draining chan struct{} // closed when the drain begins
 
 	turn chan struct{} // holds an element while a caller owns last and at; the checks run meanwhile
@@ -66,7 +67,7 @@ type health struct {
 func newHealth(checks []Check) *health {
 	return &health{
 		checks: checks, interval: time.Second,
-		stopping: make(chan struct{}), draining: make(chan struct{}), turn: make(chan struct{}, 1),
+		stopping: make(chan struct{}), leaving: make(chan struct{}), draining: make(chan struct{}), turn: make(chan struct{}, 1),
 	}
 }
 

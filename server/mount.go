@@ -3,7 +3,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -88,6 +87,7 @@ type steadyWriter struct {
 	end     time.Time // of the whole answer
 	status  int       // of the answer; 0 until it begins
 	err     error     // of the first write that failed
+	begins  *request  // whose answer begins with the first write; it may be nil
 }
 
 func (s *Server) steady(w http.ResponseWriter) *steadyWriter {
@@ -96,13 +96,17 @@ func (s *Server) steady(w http.ResponseWriter) *steadyWriter {
 
 // WriteHeader records the status.
 func (w *steadyWriter) WriteHeader(status int) {
-	w.status = status
+	if w.status = status; w.begins != nil {
+		w.begins.answer()
+	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Write writes p in pieces, each of them within stall.
 func (w *steadyWriter) Write(p []byte) (n int, err error) {
-	w.status = cmp.Or(w.status, http.StatusOK)
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
 	for {
 		deadline := time.Now().Add(stall)
 		if deadline.After(w.end) {
@@ -119,6 +123,9 @@ func (w *steadyWriter) Write(p []byte) (n int, err error) {
 		}
 	}
 }
+
+// Flush implements http.Flusher, which the gRPC server requires.
+func (w *steadyWriter) Flush() { _ = w.control.Flush() } // fails only without a connection
 
 // reason returns the reason of the answer for the access log: OK, its status, as in HTTP_403, or
 // CANCELED. It also keeps the number of metrics' labels small.

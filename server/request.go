@@ -58,6 +58,7 @@ type request struct {
 	id     string
 	peer   string
 	client netip.Addr // from clientAddr
+	path   string     // of REST
 	body   []byte     // of an API
 	err    error      // the request cannot be handled; the refusal has this reason
 	reason string     // of an answer that is not a refusal; "" means OK
@@ -150,10 +151,13 @@ func (q *request) write(w http.ResponseWriter, httpStatus int, contentType strin
 // beyond the limit is reset, since any answer may wait for its client.
 func (s *Server) handler(serve serveFunc) http.Handler {
 	return s.begin(func(w http.ResponseWriter, r *http.Request, q *request) {
+		// A proxy cannot repeat a request that crosses GOAWAY, to which net/http converts this header. So
+		// HTTP/2 gets it in the second half of the grace: in the first, a proxy notices that readiness
+		// fails.
+		if q.http2 && isClosed(s.health.leaving) || !q.http2 && isClosed(s.health.stopping) {
+			w.Header().Set("Connection", "close")
+		}
 		if !q.http2 { // one request for each connection in any case
-			if isClosed(s.health.stopping) {
-				w.Header().Set("Connection", "close")
-			}
 			serve(w, r, q)
 			return
 		}

@@ -9,8 +9,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -35,11 +33,11 @@ type route struct {
 // routes are the REST APIs by their paths. Health is not among them: it is answered even when all
 // slots are in use.
 var routes = map[string]route{
-	"/api/v2/signingCert":   {apiRESTv2, methodCreate, (*Server).createV2, http.MethodPost, typeJSON, http.StatusOK},
-	"/api/v2/trustBundle":   {apiRESTv2, methodTrust, (*Server).getTrustBundle, http.MethodGet, typeJSON, http.StatusOK},
-	"/api/v2/configuration": {apiRESTv2, methodConfig, (*Server).getConfiguration, http.MethodGet, typeJSON, http.StatusOK},
+	"/api/v2/signingCert":   {apiRESTv2, methodCreate, (*Server).callGateway, http.MethodPost, typeJSON, http.StatusOK},
+	"/api/v2/trustBundle":   {apiRESTv2, methodTrust, (*Server).callGateway, http.MethodGet, typeJSON, http.StatusOK},
+	"/api/v2/configuration": {apiRESTv2, methodConfig, (*Server).callGateway, http.MethodGet, typeJSON, http.StatusOK},
 	"/api/v1/signingCert":   {apiRESTv1, methodCreate, (*Server).createV1, http.MethodPost, typePEM, http.StatusCreated},
-	"/api/v1/rootCert":      {apiRESTv1, methodTrust, (*Server).getTrustBundle, http.MethodGet, typePEM, http.StatusOK},
+	"/api/v1/rootCert":      {apiRESTv1, methodTrust, (*Server).rootCertV1, http.MethodGet, typePEM, http.StatusOK},
 }
 
 // serveREST answers every HTTP request that is not gRPC.
@@ -62,7 +60,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 	} else if q.err == nil && q.verb == http.MethodPost {
 		q.body, q.err = s.readBody(w, r, q, 0)
 	}
-	q.authorization = r.Header["Authorization"]
+	q.authorization, q.path = r.Header["Authorization"], path
 	body, refused := s.call(r.Context(), q)
 	if refused != nil {
 		q.refuse(w, refused)
@@ -87,21 +85,6 @@ func checkVerb(w http.ResponseWriter, r *http.Request, verb string) (done bool, 
 		return true, nil
 	}
 	return false, refusal.New(refusal.MethodNotPermitted, "the method of the request was %.20s, and this path takes %s", r.Method, verb)
-}
-
-// decodeJSON reads the message of a request of REST v2: exactly one JSON value. It ignores unknown
-// fields and unknown names of an enum.
-func decodeJSON(body []byte, message proto.Message) error {
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, message); err != nil {
-		// The parser's text quotes the body, which may hold a token, so it is dropped.
-		return refusal.New(refusal.RequestMalformed, "the request body is not what API v2 takes: one JSON object with credentials and either publicKeyRequest or certificateSigningRequest, each field given once and with a value of its type")
-	}
-	return nil
-}
-
-// encodeJSON returns a message as clients of REST v2 know it.
-func encodeJSON(message proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
 }
 
 // requestV1 is the body of POST /api/v1/signingCert. Names match exactly, unknown names are
@@ -148,4 +131,9 @@ func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(strings.Join(chainPEM(issued), "\n")), nil
+}
+
+// rootCertV1 answers with the trust bundle.
+func (s *Server) rootCertV1(context.Context, *request) ([]byte, error) {
+	return s.trustBundle().pem, nil
 }

@@ -40,8 +40,8 @@ type endpoint struct {
 // Serve serves until ctx ends or a listener fails. It can be called once. It returns nil after an
 // orderly shutdown, which has three steps:
 //  1. Readiness fails. New connections are still served for Config.Grace, so that load balancers
-//     have time to notice. Each answer of HTTP/1.1 closes its connection.
-//  2. The listeners close, HTTP/2 clients get GOAWAY, and requests in flight get DrainTimeout.
+//     have time to notice. Each answer closes its connection.
+//  2. The listeners close, and requests in flight get DrainTimeout.
 //  3. Connections that are still open are closed.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.HTTP == nil {
@@ -89,6 +89,8 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	case err = <-failed:
 	}
 	close(s.health.stopping)
+	leave := time.AfterFunc(s.cfg.Grace/2, func() { close(s.health.leaving) })
+	defer leave.Stop()
 	if err == nil && s.cfg.Grace > 0 {
 		s.cfg.Logger.InfoContext(ctx, "not ready any more, and still serving", "grace", s.cfg.Grace)
 		select {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
 	"testing"
@@ -94,6 +95,29 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	if err := f.Serve(t.Context(), Listeners{HTTP: l}); err == nil || !strings.Contains(err.Error(), "serving http and grpc") {
 		t.Errorf("error is %v", err)
 	}
+}
+
+// TestGraceLeavesHTTP2Later: a proxy cannot repeat a request that crosses GOAWAY, so its connections
+// keep half of the grace, in which it notices that readiness fails.
+func TestGraceLeavesHTTP2Later(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, func(c *Config) { c.Grace = 8 * time.Second })
+		_, stop := f.servePipes(t)
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); stop() }()
+		for _, want := range []string{"", "close"} {
+			time.Sleep(3 * time.Second)
+			for protocol, want := range map[int]string{1: "close", 2: want} {
+				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/livez", nil)
+				r.ProtoMajor = protocol
+				if f.Handler().ServeHTTP(w, r); w.Header().Get("Connection") != want {
+					t.Errorf("HTTP/%d: Connection is %q, want %q", protocol, w.Header().Get("Connection"), want)
+				}
+			}
+		}
+		<-stopped
+	})
 }
 
 // TestGraceServesOn: after the signal, readiness fails everywhere. Each request is answered, over

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package server is the edge of the certificate authority: gRPC v2, the same methods as JSON (REST
-// v2), REST v1, health and metrics.
+// v2, by grpc-gateway), REST v1, health and metrics.
 //
 // It is the only package that knows gRPC, HTTP and JSON. Every request of any API passes through
 // (*Server).run, which does admission, the deadline, panic recovery, metrics and the access log.
@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/share"
@@ -122,6 +123,8 @@ type Server struct {
 	metrics    *metrics
 	health     *health
 	bundle     atomic.Pointer[bundle] // the newest
+	grpc       *grpc.Server
+	gateway    http.Handler
 }
 
 // New returns a Server.
@@ -152,7 +155,10 @@ func New(cfg Config) (*Server, error) {
 		s.mounts = append(s.mounts, mount{Mount: m, reads: share.New(max(inFlight/16, 2), 0)})
 	}
 	s.metrics = newMetrics(cfg.Registry, s.slots, s.conns)
-	return s, nil
+	s.grpc = newGRPC(s)
+	var err error
+	s.gateway, err = newGateway(s)
+	return s, err
 }
 
 // Handler returns the handler of a listener for both REST and gRPC. gRPC needs HTTP/2.

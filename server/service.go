@@ -4,11 +4,8 @@ package server
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"strings"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/pem"
@@ -17,54 +14,32 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// decode reads the message of a request of gRPC or REST v2.
-func (q *request) decode(message proto.Message) error {
-	switch {
-	case q.verb == http.MethodGet:
-		return nil
-	case q.api != apiGRPC:
-		return decodeJSON(q.body, message)
-	}
-	if err := proto.Unmarshal(q.body, message); err != nil {
-		return refusal.New(refusal.RequestMalformed, "the message could not be decoded; it must be a %s", message.ProtoReflect().Descriptor().FullName()).Because(err)
-	}
-	return nil
+// service is the v2 API behind both gRPC and the gateway. Its errors are those of the authority.
+// status.go converts them for both.
+type service struct {
+	fulciov2.UnimplementedCAServer
+	*Server
 }
 
-// encode returns the message of an answer of gRPC or REST v2.
-func (q *request) encode(message proto.Message) ([]byte, error) {
-	if q.api == apiGRPC {
-		return proto.Marshal(message)
-	}
-	return encodeJSON(message)
-}
-
-// createV2 issues a certificate.
-func (s *Server) createV2(ctx context.Context, q *request) ([]byte, error) {
-	var req fulciov2.CreateSigningCertificateRequest
-	if err := q.decode(&req); err != nil {
-		return nil, err
-	}
-	issued, err := s.issue(ctx, q, req.GetCredentials().GetOidcIdentityToken(), proofOf(&req))
+// CreateSigningCertificate issues a certificate.
+func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
+	issued, err := s.issue(ctx, requestOf(ctx), req.GetCredentials().GetOidcIdentityToken(), proofOf(req))
 	if err != nil {
 		return nil, err
 	}
 	chain := &fulciov2.CertificateChain{Certificates: chainPEM(issued)}
 	if !issued.SCTEmbedded {
-		return q.encode(&fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
+		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
 			SignedCertificateDetachedSct: &fulciov2.SigningCertificateDetachedSCT{Chain: chain},
-		}})
+		}}, nil
 	}
-	return q.encode(&fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
+	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
 		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: chain},
-	}})
+	}}, nil
 }
 
-// getConfiguration returns the trusted issuers.
-func (s *Server) getConfiguration(_ context.Context, q *request) ([]byte, error) {
-	if err := q.decode(&fulciov2.GetConfigurationRequest{}); err != nil {
-		return nil, err
-	}
+// GetConfiguration returns the trusted issuers.
+func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
 	issuers := s.cfg.Issuers()
 	out := make([]*fulciov2.OIDCIssuer, len(issuers))
 	for i, entry := range issuers {
@@ -82,35 +57,34 @@ func (s *Server) getConfiguration(_ context.Context, q *request) ([]byte, error)
 			out[i].Issuer = &fulciov2.OIDCIssuer_IssuerUrl{IssuerUrl: entry.URL}
 		}
 	}
-	return q.encode(&fulciov2.Configuration{Issuers: out})
+	return &fulciov2.Configuration{Issuers: out}, nil
 }
 
-// getTrustBundle returns the chains to trust.
-func (s *Server) getTrustBundle(_ context.Context, q *request) ([]byte, error) {
-	if err := q.decode(&fulciov2.GetTrustBundleRequest{}); err != nil {
-		return nil, err
-	}
+// GetTrustBundle returns the chains to trust.
+func (s service) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
+	return s.trustBundle().message, nil
+}
+
+// trustBundle returns all forms of the current trust bundle. Chains are immutable and compared by
+// address, so a bundle is rendered only when an authority is added, removed or moved.
+func (s *Server) trustBundle() *bundle {
 	chains := s.cfg.TrustBundle()
 	b := s.bundle.Load()
-	// Chains are immutable and compared by address, so a bundle is rendered only when an authority is
-	// added, removed or moved.
 	if b == nil || !slices.Equal(b.chains, chains) {
-		var err error
-		if b, err = newBundle(chains); err != nil {
-			return nil, err
-		}
+		b = newBundle(chains)
 		s.bundle.Store(b)
 	}
-	return b.forms[q.api], nil
+	return b
 }
 
-// bundle is a trust bundle in every form in which it is served, by API. It is immutable.
+// bundle is a trust bundle in every form in which it is served. It is immutable.
 type bundle struct {
-	chains []*ca.Chain
-	forms  map[string][]byte
+	chains  []*ca.Chain
+	message *fulciov2.TrustBundle // v2
+	pem     []byte                // v1
 }
 
-func newBundle(chains []*ca.Chain) (*bundle, error) {
+func newBundle(chains []*ca.Chain) *bundle {
 	message := &fulciov2.TrustBundle{}
 	var all []string
 	for _, chain := range chains {
@@ -121,17 +95,8 @@ func newBundle(chains []*ca.Chain) (*bundle, error) {
 		message.Chains = append(message.Chains, &fulciov2.CertificateChain{Certificates: lines})
 		all = append(all, chain.PEM...)
 	}
-	inGRPC, err := proto.Marshal(message)
-	if err != nil {
-		return nil, err
-	}
-	inJSON, err := encodeJSON(message)
-	if err != nil {
-		return nil, err
-	}
 	// v1 has an empty line between certificates and no newline at the end.
-	inPEM := []byte(strings.Join(all, "\n\n"))
-	return &bundle{slices.Clone(chains), map[string][]byte{apiGRPC: inGRPC, apiRESTv2: inJSON, apiRESTv1: inPEM}}, nil
+	return &bundle{slices.Clone(chains), message, []byte(strings.Join(all, "\n\n"))}
 }
 
 // issue gets a certificate, and counts the outcome. The ID token is message, or in a header.
