@@ -19,7 +19,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app"
@@ -158,9 +157,7 @@ func (w *World) listen(host string) (err error) {
 		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
 	}
 	w.undo = append(w.undo, func(context.Context) error {
-		if err := w.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
+		_ = w.listener.Close() // after Run, it is closed already
 		return nil
 	})
 	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the port that was free, for 0
@@ -188,18 +185,21 @@ func (w *World) publish() error {
 
 // handler serves the paths below /dev/. The prefix has been removed.
 func (w *World) handler() http.Handler {
-	below := func(path string) string { return strings.TrimPrefix(path, "/dev") }
 	mux := http.NewServeMux()
-	mux.HandleFunc(below(providerPath)+"/", func(rw http.ResponseWriter, r *http.Request) {
+	mux.Handle(providerPath+"/", w.provider)
+	mux.Handle(tokenPath, tokenHandler(w.provider))
+	mux.Handle(timestampPath, w.tsa)
+	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
+	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
+	guarded := guard(providerPath+provider.AuthorizationPath, mux)
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
-		r.URL.Path = "/dev" + r.URL.Path // the provider expects the complete path
-		w.provider.ServeHTTP(rw, r)
+		r.URL.Path = "/dev" + r.URL.Path
+		if r.URL.RawPath != "" {
+			r.URL.RawPath = "/dev" + r.URL.RawPath
+		}
+		guarded.ServeHTTP(rw, r)
 	})
-	mux.Handle(below(tokenPath), tokenHandler(w.provider))
-	mux.Handle(below(timestampPath), w.tsa)
-	mux.Handle(below(rekorPath)+"/", http.StripPrefix(below(rekorPath), w.rekor))
-	mux.Handle(below(tufPath)+"/", http.StripPrefix(below(tufPath), http.FileServer(http.Dir(w.path(tufFolder)))))
-	return guard(below(providerPath)+provider.AuthorizationPath, mux)
 }
 
 // Run serves until ctx ends, and then stops everything. It calls ready once the world answers.
@@ -209,7 +209,7 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 	awaited := make(chan struct{})
 	go func() {
 		defer close(awaited)
-		if w.awaitReady(ctx) == nil {
+		if w.awaitReady(ctx) {
 			ready()
 		}
 	}()
@@ -219,29 +219,19 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 	return errors.Join(err, w.Close(ctx))
 }
 
-// awaitReady polls the world until it is ready.
-func (w *World) awaitReady(ctx context.Context) error {
-	client := &http.Client{Transport: &http.Transport{}} // no proxy
+// awaitReady polls the world until it is ready, or ctx ends.
+func (w *World) awaitReady(ctx context.Context) bool {
+	client := &http.Client{Transport: &http.Transport{}, Timeout: time.Second} // no proxy
 	defer client.CloseIdleConnections()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url+"/readyz", nil)
-		if err != nil {
-			return err
-		}
-		if response, err := client.Do(request); err == nil {
+	for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+		if response, err := client.Get(w.url + "/readyz"); err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
-				return nil
+				return true
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
+	return false
 }
 
 // closeTimeout is how long the logs may take to publish their last entries.

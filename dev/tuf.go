@@ -33,14 +33,16 @@ func writeTUF(dir string, key crypto.Signer, targets map[string][]byte, now time
 	if err := os.MkdirAll(filepath.Join(dir, "targets"), 0o755); err != nil {
 		return err
 	}
-	version, err := nextTUFVersion(dir)
-	if err != nil {
-		return err
+	version := int64(1)
+	last, err := metadata.Timestamp().FromFile(filepath.Join(dir, "timestamp.json"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = writeTUFRoot(dir, key, signer, now)
+	case err == nil:
+		version = last.Signed.Version + 1
 	}
-	if version == 1 {
-		if err := writeTUFRoot(dir, key, signer, now); err != nil {
-			return err
-		}
+	if err != nil {
+		return fmt.Errorf("opening the TUF repository in %s: %w", dir, err)
 	}
 	expires := now.Add(tufLifetime).UTC()
 	list := metadata.Targets(expires)
@@ -67,18 +69,6 @@ func writeTUF(dir string, key crypto.Signer, targets map[string][]byte, now time
 		signTUF(list, signer, filepath.Join(dir, fmt.Sprintf("%d.targets.json", version))),
 		signTUF(snapshot, signer, filepath.Join(dir, fmt.Sprintf("%d.snapshot.json", version))),
 		signTUF(timestamp, signer, filepath.Join(dir, "timestamp.json")))
-}
-
-// nextTUFVersion is one more than the repository's version, or 1 if there is no repository.
-func nextTUFVersion(dir string) (int64, error) {
-	timestamp, err := metadata.Timestamp().FromFile(filepath.Join(dir, "timestamp.json"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return 1, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("reading the TUF repository in %s: %w", dir, err)
-	}
-	return timestamp.Signed.Version + 1, nil
 }
 
 func writeTUFRoot(dir string, key crypto.Signer, signer signature.Signer, now time.Time) error {

@@ -14,7 +14,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"sync"
 	"testing"
 	"time"
 
@@ -50,8 +49,7 @@ const startLimit = 30 * time.Second
 // New starts a world that stops with the test. Any error fails the test.
 func New(t testing.TB) *World {
 	t.Helper()
-	log := &output{}
-	world, err := dev.New(t.Context(), dev.Config{Listen: "127.0.0.1:0", LogOutput: log, Version: "test"})
+	world, err := dev.New(t.Context(), dev.Config{Listen: "127.0.0.1:0", LogOutput: t.Output(), Version: "test"})
 	if err != nil {
 		t.Fatalf("starting mayfly: %v", err)
 	}
@@ -74,9 +72,6 @@ func New(t testing.TB) *World {
 		stop()
 		if err := <-done; err != nil {
 			t.Errorf("stopping mayfly: %v", err)
-		}
-		if t.Failed() {
-			t.Logf("what mayfly logged:\n%s", log)
 		}
 	})
 	select {
@@ -117,21 +112,3 @@ func (w *World) SigningConfig() []byte { return bytes.Clone(w.signingConfig) }
 
 // TUFRoot is the root of trust with which clients of TUFMirror begin.
 func (w *World) TUFRoot() []byte { return bytes.Clone(w.tufRoot) }
-
-// output stores the log of the world.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}

@@ -182,33 +182,30 @@ func (l *Log) createEntry(w http.ResponseWriter, r *http.Request) {
 
 // add appends an entry and returns its proof once a checkpoint covers it.
 func (l *Log) add(ctx context.Context, entry []byte) (*rekorv1.InclusionProof, error) {
-	type published struct {
-		index      tessera.Index
-		checkpoint []byte
-		err        error
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	// The awaiter ignores contexts while it waits, and none of its calls resolves after the log has
 	// been closed.
-	result := make(chan published, 1)
+	var index tessera.Index
+	var checkpoint []byte
+	result := make(chan error, 1)
 	go func() {
-		index, checkpoint, err := l.awaiter.Await(ctx, l.appender.Add(ctx, tessera.NewEntry(entry)))
-		result <- published{index, checkpoint, err}
+		var err error
+		index, checkpoint, err = l.awaiter.Await(ctx, l.appender.Add(ctx, tessera.NewEntry(entry)))
+		result <- err
 	}()
-	var p published
 	select {
-	case p = <-result:
+	case err := <-result:
+		if err != nil {
+			return nil, fmt.Errorf("appending entry: %w", err)
+		}
+		return l.prove(ctx, index.Index, checkpoint)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-l.done:
 		return nil, errors.New("the log has been closed")
 	}
-	if p.err != nil {
-		return nil, fmt.Errorf("appending entry: %w", p.err)
-	}
-	return l.prove(ctx, p.index.Index, p.checkpoint)
 }
 
 // prove builds the inclusion proof in the tree of checkpoint, which this log has just signed.

@@ -142,7 +142,7 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 			if issue.Location.Line() > 1 {
 				where = fmt.Sprintf("line %d, ", issue.Location.Line())
 			}
-			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s%s", where, issue.Location.Column()+1, oneLine(issue.Message), hint(issue.Message)))
+			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s", where, issue.Location.Column()+1, oneLine(issue.Message)))
 			if strings.HasPrefix(issue.Message, "Syntax error") {
 				break // the rest is most likely a consequence
 			}
@@ -160,19 +160,6 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 		return nil, fmt.Errorf("the expression cannot be planned: %s", oneLine(err.Error()))
 	}
 	return program, nil
-}
-
-// hint suggests the CEL form of common expressions from other languages.
-func hint(message string) string {
-	for _, slip := range [][2]string{
-		{"error at: '=~", "san.matches(…)"}, {"error at: '=", "=="}, {"error at: '&", "&&"}, {"error at: '|", "||"},
-		{"input 'and'", "&&"}, {"input 'or'", "||"},
-	} {
-		if strings.Contains(message, slip[0]) {
-			return "; did you mean " + slip[1] + "?"
-		}
-	}
-	return ""
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
