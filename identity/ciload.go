@@ -10,7 +10,6 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
-	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // ciLoader compiles one entry of ci-issuer-metadata.
@@ -29,17 +28,20 @@ func (b *builder) provider(config CIProvider, path []string) *ciProvider {
 		ciProvider: &ciProvider{defaults: maps.Clone(config.DefaultTemplateValues), constants: maps.Clone(config.Constants)}}
 	mistakes := len(b.errs)
 	l.compileName()
+	var known []string
+	for _, e := range certs.Table() {
+		if e.Key != "" {
+			known = append(known, e.Key)
+		}
+	}
 	for _, key := range slices.Sorted(maps.Keys(config.ExtensionTemplates)) {
 		source, path := config.ExtensionTemplates[key], at(path, "extension-templates", key)
 		if source == "" || key == "issuer" || key == "subject" {
 			continue // not set; or the token's own, whatever a template states
 		}
-		extension, ok := certs.ExtensionByKey(key)
-		if !ok {
-			b.tolerate(path, "there is no extension %s%s", quote(key), suggest.DidYouMeanOr(key, extensionKeys(), "the names are"))
-			continue
-		}
-		if t := l.compile(source, path); t != nil {
+		if extension, ok := certs.ExtensionByKey(key); !ok {
+			b.tolerate(path, "there is no extension %s%s", quote(key), suggest.DidYouMeanOr(key, known, "the names are"))
+		} else if t := l.compile(source, path); t != nil {
 			l.extensions = append(l.extensions, extensionTemplate{extension, t})
 		}
 	}
@@ -111,31 +113,18 @@ func (l *ciLoader) compileName() {
 	}
 }
 
-// checkName reports faults of the SAN's template by which no token gets a name, or two callers get
-// one.
+// checkName reports claims that the name does not keep apart, unless a token is refused in that case.
 func (l *ciLoader) checkName() {
 	path := at(l.path, "subject-alternative-name-template")
-	if l.san.full == nil {
-		l.checkSeparators(path)
-		if l.san.reads.controls {
-			return // reported, with its cause
-		}
-		if err := l.refusesAll(); err != nil {
-			l.tolerate(path, "no token gets a name by this template: with every text that was tried for its claims, %w", err)
+	distinct := l.config.DistinctClaims
+	if l.san.full != nil {
+		if distinct {
+			l.errorf(path, "distinct-claims is for a template of text, {{.claim}} and {{index . \"claim\"}}; this one has more")
+		} else if len(l.sanNames) > 1 || l.unnamed || len(l.san.reads.shown) < len(l.sanNames) {
+			l.warnf(path, "the template has conditions or functions, so that mayfly cannot check that different claims make different names; check it with tests beside the issuer")
 		}
 		return
 	}
-	if l.config.DistinctClaims {
-		l.errorf(path, "distinct-claims is for a template of text, {{.claim}} and {{index . \"claim\"}}; this one has more")
-	} else if len(l.sanNames) > 1 || l.unnamed || len(l.san.reads.shown) < len(l.sanNames) {
-		l.warnf(path, "the template has conditions or functions, so that mayfly cannot check that different claims make different names; check it with tests beside the issuer")
-	}
-}
-
-// checkSeparators reports the claims that the name does not keep apart, unless a token is refused in
-// that case.
-func (l *ciLoader) checkSeparators(path []string) {
-	distinct := l.config.DistinctClaims
 	report := l.warnf
 	if distinct {
 		report = l.errorf
@@ -157,42 +146,6 @@ func (l *ciLoader) checkSeparators(path []string) {
 	}
 }
 
-// refusesAll returns why no token gets a name by a template of text and claims: the first refusal
-// if all combinations of the texts are refused, otherwise nil. A template with more than four claims
-// is not tried.
-func (r *ciProvider) refusesAll() (why error) {
-	texts := []string{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", ""}
-	var free []string
-	for _, name := range r.sanNames {
-		if r.defaults[name] == "" && !r.fixed(name) {
-			free = append(free, name)
-		}
-	}
-	if r.san.full != nil || len(free) > 4 {
-		return nil
-	}
-	named := *r
-	named.extensions = nil
-	for combination := range 1 << (3 * len(free)) { // three bits for the text of each claim
-		claims := oidc.Claims{}
-		for i, name := range free {
-			claims[name] = texts[combination>>(3*i)&7]
-		}
-		var id Identity
-		err := named.identify(&oidc.Token{Claims: claims}, &id)
-		if err == nil {
-			err = id.SAN.Check()
-		}
-		if err == nil {
-			return nil
-		}
-		if why == nil {
-			why = err
-		}
-	}
-	return why
-}
-
 // checkConstants reports the constants that no template reads. They are most likely misspelt, so
 // that a claim would replace the value that the operator fixed.
 func (b *builder) checkConstants(r *ciProvider, constants map[string]string, path []string) {
@@ -201,14 +154,4 @@ func (b *builder) checkConstants(r *ciProvider, constants map[string]string, pat
 			b.errorf(at(path, name), "no template reads %s%s", quote(name), suggest.DidYouMeanOr(name, r.names, "the names that templates read are"))
 		}
 	}
-}
-
-func extensionKeys() []string {
-	var keys []string
-	for _, e := range certs.Table() {
-		if e.Key != "" {
-			keys = append(keys, e.Key)
-		}
-	}
-	return keys
 }

@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -31,8 +30,8 @@ type ciProvider struct {
 	unnamed bool
 	// separate states that no two lists of claims may result in the same name.
 	separate bool
-	// older is set for the types of oldertypes.yaml.
-	older *olderType
+	// older is the issuer type if it is one of oldertypes.yaml; otherwise "".
+	older string
 }
 
 type extensionTemplate struct {
@@ -45,22 +44,21 @@ func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
 	if err != nil {
 		return err
 	}
-	san := r.san
-	if r.older != nil {
+	if r.older != "" {
 		if len(absent) > 0 {
 			return missingClaims(absent.sorted())
 		}
-		if san, err = r.older.prepare(r.san, tok.Claims, values); err != nil {
+		if err := prepareOlder(r.older, tok.Claims, values); err != nil {
 			return err
 		}
 	}
-	raw, err := r.render(san, "the subject alternative name", values, absent)
+	raw, err := r.render(r.san, "the subject alternative name", values, absent)
 	if err != nil {
 		return err
 	}
 	for _, e := range r.extensions {
 		text, err := r.render(e.template, e.extension.Key, values, absent)
-		if err == nil && r.older != nil {
+		if err == nil && r.older != "" {
 			text, _, err = olderURL(e.template.parts, text, values)
 		}
 		if err != nil {
@@ -71,38 +69,34 @@ func (r *ciProvider) identify(tok *oidc.Token, id *Identity) error {
 	if len(absent) > 0 {
 		return missingClaims(absent.sorted())
 	}
-	id.SAN, err = r.name(san, raw, values, tok.Claims)
+	id.SAN, err = r.name(raw, values, tok.Claims)
 	return err
 }
 
 // render returns the template's result. It adds the claims that it lacks to absent.
 func (r *ciProvider) render(t *claimTemplate, what string, values map[string]string, absent set) (string, error) {
-	text, err := t.render(values)
-	if err == nil {
-		return text, nil
+	text, missing, err := t.render(values)
+	if err != nil {
+		return "", refusal.New(refusal.ClaimInvalid, "the issuer's template for %s does not work with the token's claims, or makes more than %d bytes", what, maxText).Because(err)
 	}
-	var fields missingFieldsError
-	if errors.As(err, &fields) {
-		for _, name := range fields {
-			absent[name] = true
-		}
-		return "", nil
+	for _, name := range missing {
+		absent[name] = true
 	}
-	return "", refusal.New(refusal.ClaimInvalid, "the issuer's template for %s does not work with the token's claims, or makes more than %d bytes", what, maxText).Because(err)
+	return text, nil
 }
 
-// name returns the SAN of raw, which t has rendered from values. It refuses raw if another value of
-// one of the claims could have the same SAN.
-func (r *ciProvider) name(t *claimTemplate, raw string, values map[string]string, claims oidc.Claims) (certs.SAN, error) {
+// name returns the SAN of raw, which its template has rendered from values. It refuses raw if another
+// value of one of the claims could have the same SAN.
+func (r *ciProvider) name(raw string, values map[string]string, claims oidc.Claims) (certs.SAN, error) {
 	formatted, joined := raw, false
-	if r.older != nil {
+	if r.older != "" {
 		var err error
-		if formatted, joined, err = olderURL(t.parts, raw, values); err != nil {
+		if formatted, joined, err = olderURL(r.san.parts, raw, values); err != nil {
 			return certs.SAN{}, err
 		}
 	}
 	names := r.sanNames
-	if t.reads.unnamed {
+	if r.san.reads.unnamed {
 		names = slices.Sorted(maps.Keys(claims))
 	}
 	var inName []claim
@@ -111,7 +105,7 @@ func (r *ciProvider) name(t *claimTemplate, raw string, values map[string]string
 			continue
 		}
 		// The functions of a template may print a control character as another one.
-		if t.full != nil && strings.ContainsFunc(values[name], unicode.IsControl) {
+		if r.san.full != nil && strings.ContainsFunc(values[name], unicode.IsControl) {
 			return certs.SAN{}, claimRefusal(name, values[name], "text without control characters")
 		}
 		inName = append(inName, claim{name, values[name]})
@@ -121,7 +115,7 @@ func (r *ciProvider) name(t *claimTemplate, raw string, values map[string]string
 		return certs.SAN{}, err
 	}
 	if r.separate {
-		if err := checkSeparate(raw, t.parts, values, r.constants); err != nil {
+		if err := checkSeparate(raw, r.san.parts, values, r.constants); err != nil {
 			return certs.SAN{}, err
 		}
 	}
@@ -144,9 +138,9 @@ func (r *ciProvider) checkOptional(san certs.SAN, values map[string]string, clai
 			continue
 		}
 		values[name] = standard
-		raw, err := r.san.render(values)
+		raw, absent, err := r.san.render(values)
 		values[name] = text
-		if err != nil {
+		if err != nil || absent != nil {
 			continue
 		}
 		if other, err := uriSAN(raw); err == nil && other == san {
@@ -172,13 +166,13 @@ func (r *ciProvider) values(claims oidc.Claims) (values map[string]string, absen
 		if !present || r.fixed(name) {
 			continue
 		}
-		if v == nil || v == "" && r.older != nil {
+		if v == nil || v == "" && r.older != "" {
 			if _, ok := r.defaults[name]; !ok {
 				absent[name] = true
 			}
 			continue
 		}
-		if _, ok := v.(string); !ok && r.older != nil {
+		if _, ok := v.(string); !ok && r.older != "" {
 			return nil, nil, claimRefusal(name, v, "text")
 		}
 		if values[name], err = claimText(name, v); err != nil {

@@ -64,7 +64,7 @@ type Config struct {
 	// It is meant for metrics.
 	Observe func(entry, profile string, decision policy.Decision)
 	// Compat turns faults that the peer tolerates in its files into warnings: an extension template
-	// under a name that no extension has, and a template that refuses every token.
+	// under a name that no extension has, and a template that reads inside of a claim.
 	Compat bool
 }
 
@@ -77,8 +77,7 @@ type IssuerConfig struct {
 	// Profile is the name of one of the entry's profiles, which is configured as an entry with the
 	// same Key; "" for the entry itself. oidc.Token.Profile holds it.
 	Profile string
-	// Path is the path of the entry or profile in the issuer file. Default: the path of an entry
-	// with this Key.
+	// Path is the path of the entry or profile in the issuer file, for mistakes.
 	Path []string
 	// Static states that the entry is in oidc-issuers; otherwise it is in meta-issuers.
 	Static bool
@@ -141,17 +140,6 @@ type CIProvider struct {
 	// the text that separates it from the next claim. It has no effect on the
 	// templates of config/issuers.yaml, for which such tokens are always refused.
 	DistinctClaims bool `key:"distinct-claims"`
-}
-
-// path returns the path of the entry in the issuer file.
-func (e *IssuerConfig) path() []string {
-	if e.Path != nil {
-		return e.Path
-	}
-	if e.Static {
-		return []string{"oidc-issuers", e.Key}
-	}
-	return []string{"meta-issuers", e.Key}
 }
 
 // at returns path with more keys after it.

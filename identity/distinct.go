@@ -28,11 +28,12 @@ type claim struct{ name, text string }
 // one.
 func distinctSAN(raw, formatted string, claims []claim, joined bool) (certs.SAN, error) {
 	san, err := uriSAN(formatted)
-	if err != nil || raw == san.Value && !strings.Contains(raw, "%") && !endsEmpty(raw, joined) {
+	// Others may drop an empty fragment or query.
+	empty := !joined && (strings.HasSuffix(raw, "#") || strings.HasSuffix(raw, "?"))
+	switch {
+	case err != nil:
 		return san, err
-	}
-	undone := undoEscapes(san.Value, joined, false)
-	if undone == raw && !endsEmpty(raw, joined) {
+	case !empty && (raw == san.Value && !strings.Contains(raw, "%") || raw == undoEscapes(san.Value, joined, false)):
 		return san, nil
 	}
 	for _, c := range claims {
@@ -42,29 +43,20 @@ func distinctSAN(raw, formatted string, claims []claim, joined bool) (certs.SAN,
 	}
 	// A claim cannot choose the case of an escape that starts in the operator's text.
 	cased := raw == san.Value || raw == upperEscapes(raw)
-	if cased && !endsEmpty(raw, joined) && undoEscapes(raw, joined, true) == undoEscapes(san.Value, joined, true) {
+	if cased && !empty && undoEscapes(raw, joined, true) == undoEscapes(san.Value, joined, true) {
 		return san, nil
 	}
-	names := make([]string, len(claims))
-	for i, c := range claims {
-		names[i] = quote(c.name)
-	}
-	return san, refusal.New(refusal.ClaimInvalid, "the name made of the token's claims (%s), %s, is printed as %s, and so is another text; a name must be in the form in which it is printed, and not end in # or ?",
-		strings.Join(names, ", "), quote(raw), quote(san.Value))
-}
-
-// endsEmpty reports whether raw ends in an empty fragment or query, which others may drop.
-func endsEmpty(raw string, joined bool) bool {
-	return !joined && (strings.HasSuffix(raw, "#") || strings.HasSuffix(raw, "?"))
+	return san, refusal.New(refusal.ClaimInvalid, "the name made of the token's claims %.100q, %s, is printed as %s, and so is another text; a name must be in the form in which it is printed, and not end in # or ?",
+		claims, quote(raw), quote(san.Value))
 }
 
 // undoEscapes undoes in the path and in the fragment of a URI the escapes that net/url may have
 // made. net/url escapes some octets always, and a few others only beside one of those. Without all,
 // undoEscapes leaves the latter if there is none of the former. %25 and %2F always stay.
 func undoEscapes(uri string, joined, all bool) string {
-	undo := func(s string, escaped func(c byte, beside bool) bool) string {
-		if all || replaceEscapes(s, func(c byte) bool { return escaped(c, false) }) != s {
-			return replaceEscapes(s, func(c byte) bool { return escaped(c, true) })
+	undo := func(s, before string) string {
+		if all || replaceEscapes(s, func(c byte) bool { return escaped(c, before, joined) }) != s {
+			return replaceEscapes(s, func(c byte) bool { return escaped(c, before+" ", joined) })
 		}
 		return s
 	}
@@ -72,35 +64,32 @@ func undoEscapes(uri string, joined, all bool) string {
 	path, query, hasQuery := strings.Cut(head, "?")
 	// If no slash follows the scheme, net/url prints all of it unchanged.
 	if _, after, _ := strings.Cut(path, ":"); strings.HasPrefix(after, "/") {
-		path = undo(path, func(c byte, beside bool) bool { return escapedInPath(c, joined, beside) })
+		path = undo(path, inPath)
 	}
 	if hasQuery {
 		path += "?" + query
 	}
 	if hasFragment {
-		path += "#" + undo(fragment, escapedInFragment)
+		path += "#" + undo(fragment, inFragment)
 	}
 	return path
 }
 
-// escapedInPath reports whether net/url escapes c in a path, or with beside, in a path that holds a
-// space. A path for url.JoinPath may hold ? and #; otherwise these end the path.
-func escapedInPath(c byte, joined, beside bool) bool {
-	if c == '?' || c == '#' {
+// The text before a path and before a fragment.
+const (
+	inPath     = "https://h/"
+	inFragment = "https://h/#"
+)
+
+// escaped reports whether net/url escapes c after the text before, which ends in a space for a place
+// where another octet is escaped. It counts the quote ' among the octets that are always escaped,
+// because readers of URIs in text take it for the end of the URI. A path for url.JoinPath may hold ? and
+// #; otherwise these end the path.
+func escaped(c byte, before string, joined bool) bool {
+	if (c == '?' || c == '#') && !strings.HasPrefix(before, inFragment) {
 		return joined
 	}
-	return escapedAfter("https://h/", c, beside)
-}
-
-func escapedInFragment(c byte, beside bool) bool { return escapedAfter("https://h/#", c, beside) }
-
-// escapedAfter counts the quote ' among the octets that are always escaped, because readers of URIs
-// in text take it for the end of the URI.
-func escapedAfter(prefix string, c byte, beside bool) bool {
-	if beside {
-		prefix += " "
-	}
-	u, err := url.Parse(prefix + string([]byte{c}))
+	u, err := url.Parse(before + string([]byte{c}))
 	return c != '%' && (c == '\'' || err != nil || !strings.HasSuffix(u.String(), string([]byte{c})))
 }
 
@@ -146,7 +135,7 @@ func escapeIn(text string, joined, fragment bool) string {
 		switch {
 		case text[i] == '%' && i+3 > len(text):
 			return text[i:]
-		case ok && (escapedInPath(c, joined, true) || fragment && escapedInFragment(c, true)):
+		case ok && (escaped(c, inPath+" ", joined) || fragment && escaped(c, inFragment+" ", joined)):
 			return text[i : i+3]
 		}
 	}

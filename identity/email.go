@@ -33,7 +33,8 @@ func (r *email) identify(tok *oidc.Token, id *Identity) error {
 	if !verified && !r.skipVerification {
 		return unverified()
 	}
-	if !isASCII(address) {
+	// Other addresses need an otherName (RFC 9598) instead of an rfc822Name.
+	if strings.ContainsFunc(address, func(r rune) bool { return r > 0x7f }) {
 		return refusal.New(refusal.EmailNotASCII, `the token's claim "email", %s, holds letters beyond ASCII, which certificates hold in a form that sigstore's verifiers do not read; it must be an ASCII address, its domain in punycode`, quote(address))
 	}
 	if !isAddress(address) {
@@ -63,12 +64,11 @@ func emailVerified(claims oidc.Claims) (bool, error) {
 		return true, nil
 	case false, "false", "False":
 		return false, nil
-	default:
-		if !present {
-			return false, nil
-		}
+	}
+	if present {
 		return false, refusal.New(refusal.ClaimInvalid, `the token's claim "email_verified" is %s that is neither true nor false; it must be true`, kindOf(v))
 	}
+	return false, nil
 }
 
 func unverified() *refusal.Error {
@@ -85,12 +85,6 @@ func isAddress(s string) bool {
 		ok = ok && consists(atom, "!#$%&'*+-/=?^_`{|}~")
 	}
 	return ok && isDomain(domain)
-}
-
-// isASCII reports whether s is ASCII. Other addresses need an otherName (RFC 9598) instead of an
-// rfc822Name.
-func isASCII(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f })
 }
 
 // isDomain reports whether s is a host name of at least two labels (RFC 1123, section 2.1), the

@@ -10,6 +10,7 @@
 package identity
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/mayfly-ca/mayfly/certs"
@@ -60,12 +61,8 @@ type rule interface {
 }
 
 // Identify returns the identity of tok by the rule of the issuer entry that verified it, if the
-// entry's policy allows it a certificate.
-//
-// Identify refuses an unusable token with CLAIM_MISSING (a claim that is missing, empty or null),
-// CLAIM_INVALID (a claim of the wrong kind, or unusable in a certificate), EMAIL_UNVERIFIED,
-// EMAIL_NOT_ASCII, or POLICY_DENIED (an address outside of allowed-email-domains, or a caller that
-// no rule allows).
+// entry's policy allows it a certificate. It refuses others with CLAIM_MISSING, CLAIM_INVALID,
+// EMAIL_UNVERIFIED, EMAIL_NOT_ASCII or POLICY_DENIED.
 func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 	id, err := r.Name(tok)
 	if err != nil {
@@ -131,23 +128,18 @@ const maxTexts = 48 << 10
 // check refuses values that must never enter a certificate, from any rule. The errors of package
 // certs name the place and never the value, so that clients may read them.
 func (id *Identity) check() error {
-	total := len(id.SAN.Value)
+	total, longest := len(id.SAN.Value), "subject alternative name"
+	long := total > maxText
 	for e, text := range id.Extensions.All() {
 		total += len(text)
 		if len(text) > maxText {
-			return refusal.New(refusal.ClaimInvalid, "the token's claims make extension %s (.%d) %d bytes long; at most %d can enter a certificate", e.Name, e.Arc, len(text), maxText)
+			long, longest = true, "extension "+e.Name
 		}
 	}
-	if err := id.Extensions.Check(); err != nil {
-		return refusal.New(refusal.ClaimInvalid, "the token's claims cannot enter a certificate: %v", err)
+	if long || total > maxTexts {
+		return refusal.New(refusal.ClaimInvalid, "the token's claims make the %s or all texts together too long for a certificate; at most %d and %d bytes can enter one", longest, maxText, maxTexts)
 	}
-	if len(id.SAN.Value) > maxText {
-		return refusal.New(refusal.ClaimInvalid, "the token's claims make a subject alternative name of %d bytes; at most %d can enter a certificate", len(id.SAN.Value), maxText)
-	}
-	if total > maxTexts {
-		return refusal.New(refusal.ClaimInvalid, "the token's claims make a name and extensions of %d bytes together; at most %d can enter a certificate", total, maxTexts)
-	}
-	if err := id.SAN.Check(); err != nil {
+	if err := errors.Join(id.Extensions.Check(), id.SAN.Check()); err != nil {
 		return refusal.New(refusal.ClaimInvalid, "the token's claims cannot enter a certificate: %v", err)
 	}
 	return nil

@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,65 +19,41 @@ import (
 //go:embed oldertypes.yaml
 var olderTypes []byte
 
-// olderType is a CI type that is older than ci-provider, as oldertypes.yaml describes it.
-type olderType struct {
-	Constants, Defaults, Extensions map[string]string
-	Required                        []string
-	Name, Nameless                  string
-
-	issuerType string
-	nameless   *claimTemplate
-}
-
-// olderType returns the rule of an older type.
+// olderType returns the rule of a CI type that is older than ci-provider.
 func (b *builder) olderType(issuerType string) rule {
-	var types map[string]*olderType
-	if err := yaml.Unmarshal(olderTypes, &types); err != nil {
-		b.errs = append(b.errs, fmt.Errorf("reading the older types: %w", err))
-		return nil
+	var types map[string]struct {
+		Constants, Defaults, Extensions map[string]string
+		Name                            string
+		Required                        []string
 	}
-	older := types[issuerType]
-	older.issuerType = issuerType
 	compiler := builder{}
+	err := yaml.Unmarshal(olderTypes, &types)
+	t := types[issuerType]
 	r := compiler.provider(CIProvider{
-		Constants: older.Constants, DefaultTemplateValues: older.Defaults,
-		ExtensionTemplates: older.Extensions, SubjectAlternativeNameTemplate: older.Name,
+		Constants: t.Constants, DefaultTemplateValues: t.Defaults, ExtensionTemplates: t.Extensions, SubjectAlternativeNameTemplate: t.Name,
 	}, nil)
-	if older.Nameless != "" {
-		t, err := parseTemplate(older.Nameless)
-		compiler.errs = append(compiler.errs, err)
-		older.nameless = t
-	}
-	if err := errors.Join(compiler.errs...); err != nil {
+	if err := errors.Join(append(compiler.errs, err)...); err != nil {
 		b.errs = append(b.errs, fmt.Errorf("reading the older type %s: %w", issuerType, err))
 		return nil
 	}
-	r.names = append(r.names, older.Required...)
+	r.names = append(r.names, t.Required...)
 	r.required = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool {
-		_, optional := older.Defaults[name]
+		_, optional := t.Defaults[name]
 		return optional
 	})
-	r.older, r.separate = older, true
+	r.older, r.separate = issuerType, true
 	return r
 }
 
-// prepare checks what the texts of the claims do not show, and returns the template of the name.
-func (o *olderType) prepare(name *claimTemplate, claims oidc.Claims, values map[string]string) (*claimTemplate, error) {
-	switch o.issuerType {
-	case TypeGitlabPipeline:
-		return name, prepareGitlab(claims, values)
-	case TypeCodefreshWorkflow:
-		// The first segment of a nameless account's name has the colon of the pipeline, and otherwise
-		// no colon.
-		account, pipeline := values["account_name"], values["pipeline_name"]
-		if strings.Contains(account, ":") || account == "" && strings.Contains(pipeline, "/") {
-			return nil, refusal.New(refusal.ClaimInvalid, `the token's claim "account_name" is %s; it must hold no ":", and not be empty where "pipeline_name" holds "/": other claims could make the same name`, quote(account))
-		}
-		if account == "" {
-			return o.nameless, nil
-		}
+// prepareOlder checks what the texts of the claims do not show.
+func prepareOlder(issuerType string, claims oidc.Claims, values map[string]string) error {
+	switch account := values["account_name"]; {
+	case issuerType == TypeGitlabPipeline:
+		return prepareGitlab(claims, values)
+	case issuerType == TypeCodefreshWorkflow && strings.Contains(account, ":"):
+		return refusal.New(refusal.ClaimInvalid, `the token's claim "account_name" is %s; it must hold no ":", which separates the pipeline from its identifiers`, quote(account))
 	}
-	return name, nil
+	return nil
 }
 
 // prepareGitlab checks runner_id, which no certificate shows, and completes the ref.
@@ -105,10 +80,6 @@ func olderURL(parts []part, raw string, values map[string]string) (formatted str
 		formatted, err = joinPath(values[parts[0].text], raw)
 		return formatted, true, err
 	}
-	u, err := url.Parse(strings.TrimPrefix(raw, "https://"))
-	if err != nil || !isPrintable(raw) {
-		return "", false, sanRefusal(raw, "is not a URI").Because(err)
-	}
-	u.Scheme = "https"
-	return u.String(), false, nil
+	formatted, err = withHTTPS(raw)
+	return formatted, false, err
 }

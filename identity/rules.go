@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"slices"
@@ -27,14 +28,14 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 	for _, entry := range config.Issuers {
 		key := entryKey{entry.Key, entry.Profile}
 		if _, ok := byEntry[key]; ok {
-			b.errorf(entry.path(), "another entry has the same key; give each entry its own")
+			b.errorf(entry.Path, "another entry has the same key; give each entry its own")
 		}
 		e := entryBuilder{b, entry, providers}
 		e.checkStrayKeys()
 		r := e.rule()
 		p, err := policy.New(entry.Policy)
 		if err != nil {
-			b.errs = append(b.errs, keypath.Prefix(err, entry.path()...))
+			b.errs = append(b.errs, keypath.Prefix(err, entry.Path...))
 		}
 		byEntry[key] = entryRule{r, p}
 	}
@@ -76,11 +77,11 @@ type entryBuilder struct {
 
 // wrong and warn report about the entry's key.
 func (e *entryBuilder) wrong(key, format string, args ...any) {
-	e.errorf(at(e.path(), key), format, args...)
+	e.errorf(at(e.Path, key), format, args...)
 }
 
 func (e *entryBuilder) warn(key, format string, args ...any) {
-	e.warnf(at(e.path(), key), format, args...)
+	e.warnf(at(e.Path, key), format, args...)
 }
 
 // rule returns the entry's rule; nil if it has mistakes.
@@ -97,13 +98,11 @@ func (e *entryBuilder) rule() rule {
 	case TypeSPIFFE:
 		return e.spiffe()
 	case TypeURI:
-		return uri{e.subjectDomain(parseURLDomain)}
+		return uri{e.subjectDomain()}
 	case TypeUsername:
-		return username{e.subjectDomain(parseNameDomain)}
+		return username{e.subjectDomain()}
 	case TypeChainguardIdentity:
 		return chainguardIdentity{}
-	case "":
-		e.wrong("type", "the type is missing; it must be one of %s", strings.Join(Types(), ", "))
 	default:
 		e.wrong("type", "there is no issuer type %s%s", quote(e.Type), suggest.DidYouMeanOr(e.Type, Types(), "it must be one of"))
 	}
@@ -150,7 +149,7 @@ func (e *entryBuilder) email() rule {
 	}
 	for i, domain := range e.AllowedEmailDomains {
 		if !isDomain(domain) {
-			e.errorf(at(e.path(), "allowed-email-domains", strconv.Itoa(i)), "%s is not a domain of at least two labels, such as example.com; wildcards and a leading @ are not supported", quote(domain))
+			e.errorf(at(e.Path, "allowed-email-domains", strconv.Itoa(i)), "%s is not a domain of at least two labels, such as example.com; wildcards and a leading @ are not supported", quote(domain))
 		}
 		r.domains[strings.ToLower(domain)] = true
 	}
@@ -165,24 +164,18 @@ func (e *entryBuilder) email() rule {
 
 func (e *entryBuilder) ciProvider() rule {
 	provider, ok := e.providers[e.CIProvider]
-	switch {
-	case e.CIProvider == "":
-		e.wrong("ci-provider", "ci-provider is missing; name an entry of ci-issuer-metadata")
-	case !ok:
+	if !ok {
 		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata%s", quote(e.CIProvider),
 			suggest.DidYouMeanOr(e.CIProvider, slices.Sorted(maps.Keys(e.providers)), "it has"))
 	}
 	if provider == nil || len(e.Constants) == 0 {
 		return provider
 	}
-	e.checkConstants(provider, e.Constants, at(e.path(), "constants"))
+	e.checkConstants(provider, e.Constants, at(e.Path, "constants"))
 	own := *provider
 	own.constants = make(map[string]string)
 	maps.Copy(own.constants, provider.constants)
 	maps.Copy(own.constants, e.Constants)
-	if why := own.refusesAll(); why != nil {
-		e.warn("constants", "no token gets a name with these constants: with every text that was tried for its claims, %w", why)
-	}
 	return &own
 }
 
@@ -190,38 +183,22 @@ func (e *entryBuilder) spiffe() rule {
 	if !e.Static {
 		e.wrong("type", "type spiffe needs one issuer URL for its trust domain; move the entry to oidc-issuers")
 	}
-	if e.SPIFFETrustDomain == "" {
-		e.wrong("spiffe-trust-domain", "spiffe-trust-domain is missing; type spiffe needs the trust domain of its subjects, such as example.com")
-		return nil
-	}
 	domain, err := parseTrustDomain(e.SPIFFETrustDomain)
 	if err != nil {
-		e.wrong("spiffe-trust-domain", "%s is not a trust domain: %w", quote(e.SPIFFETrustDomain), err)
+		e.wrong("spiffe-trust-domain", "type spiffe needs the trust domain of its subjects, such as example.com; %s is none: %w", quote(e.SPIFFETrustDomain), err)
 	}
 	return spiffe{domain}
 }
 
 // subjectDomain parses subject-domain, and checks it against the issuer URL of a static entry; that
 // of a wildcard entry is known only with the token.
-func (e *entryBuilder) subjectDomain(parse func(string) (subjectDomain, error)) subjectDomain {
-	if e.SubjectDomain == "" {
-		e.wrong("subject-domain", "subject-domain is missing; type %s needs the domain of its subjects", e.Type)
-		return subjectDomain{}
+func (e *entryBuilder) subjectDomain() subjectDomain {
+	domain, err := parseSubjectDomain(e.SubjectDomain, e.Type)
+	if err == nil && e.Static {
+		err = domain.ofIssuer(cmp.Or(e.IssuerURL, e.Key))
 	}
-	domain, err := parse(e.SubjectDomain)
 	if err != nil {
 		e.wrong("subject-domain", "%w", err)
-		return subjectDomain{}
-	}
-	domain.wildcard = !e.Static
-	if e.Static {
-		issuerURL := e.IssuerURL
-		if issuerURL == "" {
-			issuerURL = e.Key
-		}
-		if err := domain.ofIssuer(issuerURL); err != nil {
-			e.wrong("subject-domain", "the provider at %s may not name subjects in %s: %w", quote(issuerURL), quote(e.SubjectDomain), err)
-		}
 	}
 	return domain
 }

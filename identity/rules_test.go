@@ -26,10 +26,24 @@ func paths(err error) []string {
 	return slices.Compact(all) // CEL reports some mistakes twice
 }
 
+// withPaths sets the paths that are not set.
+func withPaths(entries []IssuerConfig) []IssuerConfig {
+	for i, entry := range entries {
+		section := "meta-issuers"
+		if entry.Static {
+			section = "oidc-issuers"
+		}
+		if entry.Path == nil {
+			entries[i].Path = []string{section, entry.Key}
+		}
+	}
+	return entries
+}
+
 func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 	t.Parallel()
 	config := Config{
-		Issuers: []IssuerConfig{
+		Issuers: withPaths([]IssuerConfig{
 			{Key: "https://a.example", Static: true},
 			{Key: "https://b.example", Static: true, Type: "e-mail"},
 			{Key: "https://c.example", Static: true, Type: TypeCIProvider},
@@ -45,7 +59,7 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 			{Key: "https://k.example", Static: true, Type: TypeEmail, Policy: policy.Config{Allow: []policy.Rule{{Name: "a", When: "claims."}}}},
 			{Key: "https://k.example", Profile: "p", Path: []string{"k", "profiles", "0"}, Type: TypeEmail, Policy: policy.Config{Mode: "odit"}},
 			{Key: "https://l.example", Static: true, Type: TypeCIProvider, CIProvider: "url", Constants: map[string]string{"ulr": "x"}},
-		},
+		}),
 		CIProviders: map[string]CIProvider{
 			"broken": {
 				SubjectAlternativeNameTemplate: "{{.a",
@@ -100,16 +114,14 @@ func TestNewRulesFindsEveryMistakeAtOnce(t *testing.T) {
 func TestNewRulesWarnings(t *testing.T) {
 	t.Parallel()
 	_, warnings, err := NewRules(Config{
-		Issuers: []IssuerConfig{
+		Issuers: withPaths([]IssuerConfig{
 			{Key: "https://a.example", Static: true, Type: TypeEmail, SkipEmailVerification: true, ChallengeClaim: "sub"},
 			{Key: "https://b.example", Static: true, Type: TypeEmail, SkipEmailVerification: true, AllowedEmailDomains: []string{"example.com"}, ChallengeClaim: "email"},
 			{Key: "https://*.example", Type: TypeKubernetes, IssuerClaim: "$.a", ChallengeClaim: "email"},
 			{Key: "https://c.example", Static: true, Type: TypeCIProvider, CIProvider: "ci", SubjectDomain: "c.example", SPIFFETrustDomain: "c.example", SkipEmailVerification: true},
 			{Key: "https://d.example", Static: true, Type: TypeGithubWorkflow, CIProvider: "ci"},
 			{Key: "https://*.mail.example", Type: TypeEmail, IssuerClaim: "$.connector"},
-			// By its constant, no token gets a name.
-			{Key: "https://e.example", Static: true, Type: TypeCIProvider, CIProvider: "ci", Constants: map[string]string{"a": ""}},
-		},
+		}),
 		CIProviders: map[string]CIProvider{"ci": {SubjectAlternativeNameTemplate: "https://ci.example/{{.a}}"}},
 	})
 	if err != nil {
@@ -124,7 +136,6 @@ func TestNewRulesWarnings(t *testing.T) {
 		"oidc-issuers > https://c.example > spiffe-trust-domain",
 		"oidc-issuers > https://c.example > skip-email-verification",
 		"oidc-issuers > https://d.example > ci-provider",
-		"oidc-issuers > https://e.example > constants",
 	}
 	if diff := cmp.Diff(want, paths(errors.Join(warnings...))); diff != "" {
 		t.Errorf("paths (-want +got):\n%s\n%v", diff, warnings)
@@ -172,7 +183,7 @@ func TestSubjectDomainOfStaticEntries(t *testing.T) {
 		{TypeUsername, "https://example.com", "com", false},
 	} {
 		for _, issuerURL := range []string{c.issuer, ""} { // if "", the key is the issuer URL
-			_, _, err := NewRules(Config{Issuers: []IssuerConfig{{Key: c.issuer, IssuerURL: issuerURL, Static: true, Type: c.issuerType, SubjectDomain: c.domain}}})
+			_, _, err := NewRules(Config{Issuers: withPaths([]IssuerConfig{{Key: c.issuer, IssuerURL: issuerURL, Static: true, Type: c.issuerType, SubjectDomain: c.domain}})})
 			if (err == nil) != c.ok {
 				t.Errorf("%s with issuer-url %s and subject-domain %s: %v", c.issuerType, c.issuer, c.domain, err)
 			} else if err != nil && !slices.Equal(paths(err), []string{"oidc-issuers > " + c.issuer + " > subject-domain"}) {

@@ -105,19 +105,13 @@ func singleClaim(pipe *parse.PipeNode) (part, bool) {
 // errTooLong stops a template with a result that could not enter a certificate.
 var errTooLong = fmt.Errorf("the template's result is longer than %d bytes", maxText)
 
-// missingFieldsError holds the claims that a template requires and values lacks.
-type missingFieldsError []string
-
-func (e missingFieldsError) Error() string { return fmt.Sprintf("missing claims %q", []string(e)) }
-
-// render returns the template's result, neither trimmed nor escaped. Its error is a
-// missingFieldsError if claims are missing that the template requires.
-func (t *claimTemplate) render(values map[string]string) (string, error) {
+// render returns the template's result, neither trimmed nor escaped, or the claims that the template
+// requires and values lacks.
+func (t *claimTemplate) render(values map[string]string) (text string, absent []string, err error) {
 	if t.full != nil {
 		return t.execute(values)
 	}
 	texts := make([]string, 0, 16)
-	var absent missingFieldsError
 	length := 0
 	for _, p := range t.parts {
 		text := p.text
@@ -128,32 +122,27 @@ func (t *claimTemplate) render(values map[string]string) (string, error) {
 			}
 		}
 		if length += len(text); length > maxText {
-			return "", errTooLong
+			return "", nil, errTooLong
 		}
 		texts = append(texts, text)
 	}
-	if absent != nil {
-		return "", absent
-	}
-	return strings.Join(texts, ""), nil
+	return strings.Join(texts, ""), absent, nil
 }
 
-func (t *claimTemplate) execute(values map[string]string) (string, error) {
+func (t *claimTemplate) execute(values map[string]string) (text string, absent []string, err error) {
 	var b limitedBuilder
-	err := t.full.Execute(&b, values)
-	if err == nil {
-		return b.String(), nil
+	if err = t.full.Execute(&b, values); err == nil {
+		return b.String(), nil, nil
 	}
-	var absent missingFieldsError
 	for name := range t.reads.fields {
-		if _, ok := values[name]; !ok {
+		if _, ok := values[name]; !ok && !errors.Is(err, errTooLong) {
 			absent = append(absent, name)
 		}
 	}
-	if absent != nil && !errors.Is(err, errTooLong) {
-		return "", absent
+	if absent != nil {
+		return "", absent, nil
 	}
-	return "", fmt.Errorf("executing the template: %w", err)
+	return "", nil, fmt.Errorf("executing the template: %w", err)
 }
 
 // wideVerb matches what makes printf's result longer than its operands: a width or a precision of

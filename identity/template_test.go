@@ -270,7 +270,10 @@ func FuzzTemplate(f *testing.F) {
 		if err != nil {
 			return
 		}
-		got, gotErr := parsed.render(values)
+		got, absent, gotErr := parsed.render(values)
+		if absent != nil {
+			got, gotErr = "", fmt.Errorf("absent: %q", absent)
+		}
 		if strings.Contains(source, "{{") && (parsed.full == nil || !strings.Contains(source, "print")) { // the reference has no limit
 			want, wantErr := textTemplate(source, values)
 			if got != want || (gotErr == nil) != (wantErr == nil) {

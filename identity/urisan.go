@@ -21,25 +21,29 @@ import (
 // the authority from the left. uriSAN therefore refuses user-info and the segments "." and "..",
 // percent-encoded or not: another reader may resolve them.
 func uriSAN(raw string) (certs.SAN, error) {
+	refuse := func(found string, err error) (certs.SAN, error) {
+		return certs.SAN{}, refusal.New(refusal.ClaimInvalid,
+			"the subject alternative name made of the token's claims, %s, %s; it must be an absolute URI, with a host where it has an authority, and no user information or dot segments", quote(raw), found).Because(err)
+	}
 	if !isPrintable(raw) {
-		return certs.SAN{}, sanRefusal(raw, "holds a control character, or is not UTF-8")
+		return refuse("holds a control character, or is not UTF-8", nil)
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return certs.SAN{}, sanRefusal(raw, "is not a URI").Because(err)
+		return refuse("is not a URI", err)
 	}
 	opaque, err := url.PathUnescape(u.Opaque)
 	switch {
 	case err != nil:
-		return certs.SAN{}, sanRefusal(raw, "is not a URI").Because(err)
+		return refuse("is not a URI", err)
 	case u.Scheme == "":
-		return certs.SAN{}, sanRefusal(raw, "has no scheme")
+		return refuse("has no scheme", nil)
 	case u.Hostname() == "" && (needsHost(u.Scheme) || u.Opaque == "" && !u.OmitHost):
-		return certs.SAN{}, sanRefusal(raw, "has no host")
+		return refuse("has no host", nil)
 	case u.User != nil:
-		return certs.SAN{}, sanRefusal(raw, "has user information before its host")
+		return refuse("has user information before its host", nil)
 	case hasDotSegment(u.Path) || hasDotSegment(opaque):
-		return certs.SAN{}, sanRefusal(raw, `has a path segment "." or ".."`)
+		return refuse(`has a path segment "." or ".."`, nil)
 	}
 	return certs.SAN{Kind: certs.SANURI, Value: u.String()}, nil
 }
@@ -57,11 +61,6 @@ func needsHost(scheme string) bool {
 	return slices.Contains([]string{"https", "http", "wss", "ws", "ftp", "spiffe"}, scheme)
 }
 
-func sanRefusal(raw, found string) *refusal.Error {
-	return refusal.New(refusal.ClaimInvalid,
-		"the subject alternative name made of the token's claims, %s, %s; it must be an absolute URI, with a host where it has an authority, and no user information or dot segments", quote(raw), found)
-}
-
 func hasDotSegment(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {
@@ -76,8 +75,21 @@ func hasDotSegment(path string) bool {
 func joinPath(base, raw string) (string, error) {
 	joined, err := url.JoinPath(base, strings.TrimPrefix(raw, base))
 	if err != nil || !isPrintable(raw) {
-		return "", refusal.New(refusal.ClaimInvalid,
-			"the token's claims do not make a URL: %s, to be joined to %s, is no valid URL, or holds a control character or a malformed percent escape", quote(raw), quote(base)).Because(err)
+		return "", notAURL(raw, err)
 	}
 	return joined, nil
+}
+
+// withHTTPS returns raw, https:// and a claim, as the URL in the claim with the scheme https.
+func withHTTPS(raw string) (string, error) {
+	u, err := url.Parse(strings.TrimPrefix(raw, "https://"))
+	if err != nil || !isPrintable(raw) {
+		return "", notAURL(raw, err)
+	}
+	u.Scheme = "https"
+	return u.String(), nil
+}
+
+func notAURL(raw string, cause error) error {
+	return refusal.New(refusal.ClaimInvalid, "the token's claims make %s, which is not a URL, or holds a control character or a malformed percent escape", quote(raw)).Because(cause)
 }

@@ -11,14 +11,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // Rule is a rule that allows callers a certificate.
@@ -70,9 +73,7 @@ type compiled struct {
 // joined errors are keypath errors, as in ["allow", "0", "when"].
 func New(config Config) (*Policy, error) {
 	var errs []error
-	switch config.Mode {
-	case "", ModeEnforce, ModeAudit:
-	default:
+	if !slices.Contains([]string{"", ModeEnforce, ModeAudit}, config.Mode) {
 		errs = append(errs, keypath.Errorf([]string{"mode"}, "there is no mode %.100q; it is enforce, or audit to try the rules without a refusal", config.Mode))
 	}
 	if len(config.Allow) == 0 {
@@ -84,19 +85,25 @@ func New(config Config) (*Policy, error) {
 	if len(config.Allow) > maxRules {
 		errs = append(errs, keypath.Errorf([]string{"allow"}, "there are %d rules; %d are the most that one policy can have: join some with ||, or test membership with `in`", len(config.Allow), maxRules))
 	}
-	env, err := newEnv()
+	env, err := cel.NewEnv(
+		cel.CustomTypeAdapter(adapter{}),
+		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable("san", cel.StringType),
+		cel.Variable("issuer", cel.StringType),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.ExpressionNestingDepthLimit(64),
+		cel.RegexProgramSizeLimit(maxRegex),
+	)
 	if err != nil {
-		return nil, errors.Join(append(errs, err)...)
+		return nil, fmt.Errorf("setting up CEL: %w", err)
 	}
 	p := &Policy{audit: config.Mode == ModeAudit}
 	seen := make(map[string]bool)
 	for i, rule := range config.Allow {
 		path := []string{"allow", strconv.Itoa(i)}
 		switch {
-		case rule.Name == "":
-			errs = append(errs, keypath.Errorf(append(path, "name"), "the rule has no name, by which a refusal could call it"))
-		case len(rule.Name) > 100:
-			errs = append(errs, keypath.Errorf(append(path, "name"), "the rule's name has %d bytes; 100 are the most that a refusal can quote", len(rule.Name)))
+		case rule.Name == "", len(rule.Name) > 100:
+			errs = append(errs, keypath.Errorf(append(path, "name"), "the rule's name has %d bytes; a refusal quotes it, and it must have from 1 to 100", len(rule.Name)))
 		case seen[rule.Name]:
 			errs = append(errs, keypath.Errorf(append(path, "name"), "another rule has the name %q already", rule.Name))
 		}
@@ -113,22 +120,6 @@ func New(config Config) (*Policy, error) {
 	return p, nil
 }
 
-func newEnv() (*cel.Env, error) {
-	env, err := cel.NewEnv(
-		cel.CustomTypeAdapter(adapter{}),
-		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("san", cel.StringType),
-		cel.Variable("issuer", cel.StringType),
-		cel.ParserExpressionSizeLimit(maxExpression),
-		cel.ExpressionNestingDepthLimit(64),
-		cel.RegexProgramSizeLimit(maxRegex),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("setting up CEL: %w", err)
-	}
-	return env, nil
-}
-
 // compile checks an expression's types, and plans it with constant folding.
 func compile(env *cel.Env, when string) (cel.Program, error) {
 	if strings.TrimSpace(when) == "" {
@@ -138,22 +129,15 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 	if issues.Err() != nil {
 		var errs []error
 		for _, issue := range issues.Errors() {
-			where := ""
-			if issue.Location.Line() > 1 {
-				where = fmt.Sprintf("line %d, ", issue.Location.Line())
-			}
-			errs = append(errs, fmt.Errorf("the expression is wrong at %scharacter %d: %s", where, issue.Location.Column()+1, oneLine(issue.Message)))
+			errs = append(errs, fmt.Errorf("the expression is wrong at line %d, character %d: %s", issue.Location.Line(), issue.Location.Column()+1, oneLine(issue.Message)))
 			if strings.HasPrefix(issue.Message, "Syntax error") {
 				break // the rest is most likely a consequence
 			}
 		}
 		return nil, errors.Join(errs...)
 	}
-	if ast.OutputType().IsExactType(cel.DynType) {
-		return nil, errors.New("the expression's value may be of any type, as a claim's; compare it with what it must be, as in claims.email_verified == true")
-	}
 	if !ast.OutputType().IsExactType(cel.BoolType) {
-		return nil, fmt.Errorf("the expression's value is of type %s; it must be true or false, as in claims.environment == \"production\"", ast.OutputType())
+		return nil, fmt.Errorf("the expression's value is of type %s (dyn: any, as a claim); compare it with what it must be, as in claims.email_verified == true", ast.OutputType())
 	}
 	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(costLimit))
 	if err != nil {
@@ -223,12 +207,8 @@ func (d Decision) Refusal() error {
 		return nil
 	}
 	const most = 10
-	names := make([]string, 0, most)
-	for _, name := range d.Rules[:min(len(d.Rules), most)] {
-		names = append(names, strconv.Quote(name))
-	}
-	rules := strings.Join(names, ", ")
-	if more := len(d.Rules) - len(names); more > 0 {
+	rules := fmt.Sprintf("%q", d.Rules[:min(len(d.Rules), most)])
+	if more := len(d.Rules) - most; more > 0 {
 		rules += fmt.Sprintf(" and %d more", more)
 	}
 	return refusal.New(refusal.PolicyDenied,
@@ -263,4 +243,39 @@ func (d Decision) Result() string {
 	default:
 		return "denied"
 	}
+}
+
+// adapter converts claims to CEL values when a rule reads them: text to a string, a whole number to
+// an int, any other number to a double. Objects and lists stay objects and lists.
+type adapter struct{}
+
+// NativeToValue implements types.Adapter.
+func (a adapter) NativeToValue(value any) ref.Val {
+	switch v := value.(type) {
+	case oidc.Number:
+		return number(string(v))
+	case map[string]any:
+		return types.NewStringInterfaceMap(a, v)
+	case []any:
+		return types.NewDynamicList(a, v)
+	default:
+		return types.DefaultTypeAdapter.NativeToValue(v)
+	}
+}
+
+// number reads the text of a JSON number. A whole number that fits no int is an error, and thus
+// denies: after rounding, two of them would be equal.
+func number(text string) ref.Val {
+	if strings.ContainsAny(text, ".eE") {
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return types.NewErr("the number %s is too large", text)
+		}
+		return types.Double(f)
+	}
+	i, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return types.NewErr("the number %s has more than 64 bits", text)
+	}
+	return types.Int(i)
 }
