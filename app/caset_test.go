@@ -4,11 +4,8 @@ package app
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +20,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
-	"github.com/mayfly-ca/mayfly/test/testlog"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
@@ -257,56 +253,5 @@ func TestSignerAllowsNoSkewAtACompromise(t *testing.T) {
 		if got := activeAbout(set.Members()[0], w.now); got != want {
 			t.Errorf("compromised %t: signs %t, want %t", compromised, got, want)
 		}
-	}
-}
-
-// lineWriter sends each record of a log to the channel.
-type lineWriter chan string
-
-func (w lineWriter) Write(p []byte) (int, error) {
-	w <- string(p)
-	return len(p), nil
-}
-
-// A server asks the logs whether they accept the root, and warns where one does not; it logs which
-// authority signs.
-func TestRunSaysWhoSignsAndAsksTheLogs(t *testing.T) {
-	t.Parallel()
-	w := newSetWorld(t)
-	log, err := testlog.New(testlog.Config{})
-	w.must(err)
-	// An embedded log of another replica returns its roots to clients with its token.
-	tokenFile := filepath.Join(t.TempDir(), "token")
-	w.must(os.WriteFile(tokenFile, []byte("submitters-only\n"), 0o600))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "Bearer submitters-only" {
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		log.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	lines := make(lineWriter, 10)
-	w.must(w.start())
-	w.authorities.logger = slog.New(slog.NewTextHandler(lines, nil))
-	w.authorities.warn = Options{}.warner(w.authorities.logger)
-	w.authorities.cfg.CT = config.CT{Logs: []config.CTLog{{URL: server.URL, TokenFile: tokenFile}}}
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); w.authorities.run(ctx) }()
-	for _, want := range []string{"authority signs", "does not accept the root of authority"} {
-		if line := <-lines; !strings.Contains(line, want) || !strings.Contains(line, w.made.AuthorityID) {
-			t.Errorf("the record is %s, want %q", line, want)
-		}
-	}
-	stop()
-	<-done
-	log.AddRoot(w.made.Root)
-	if problems := CheckLogRoots(t.Context(), w.authorities.cfg, w.authorities.current.Load(), w.now); len(problems) > 0 {
-		t.Errorf("a log that accepts the root: %v", problems)
-	}
-	log.Fail(testlog.Down(503))
-	if problems := CheckLogRoots(t.Context(), w.authorities.cfg, w.authorities.current.Load(), w.now); len(problems) != 1 {
-		t.Errorf("a log that is down: %v", problems)
 	}
 }

@@ -3,7 +3,6 @@
 package app_test
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -13,84 +12,57 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	"github.com/mayfly-ca/mayfly/test/testlog"
 )
 
-// The operator sees the outage of a log, and its clients do not. Package ctlog tests how a log
-// recovers.
+// The operator sees the outages of a log and of an issuer, and clients of the others do not. Details that
+// are not public are on ops alone. Package ctlog tests how a log recovers.
 func TestServeThroughAnOutageOfLogs(t *testing.T) {
 	t.Parallel()
 	first := must(testlog.New(testlog.Config{}))(t)
 	first.Fail(testlog.Down(http.StatusInternalServerError))
-	down := httptest.NewServer(first)
+	down, failing := httptest.NewServer(first), httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(down.Close)
+	t.Cleanup(failing.Close)
 	r := start(t, newWorld(t, written("first.pub", string(first.PublicKeyPEM())),
-		edited("mayfly.yaml", "  logs:\n", "  logs:\n    - {url: "+down.URL+", public_key: first.pub}\n")))
+		edited("mayfly.yaml", "  logs:\n", "  logs:\n    - {url: "+down.URL+", public_key: first.pub}\n"),
+		edited("issuers.yaml", "oidc-issuers:\n", fmt.Sprintf("oidc-issuers:\n  %[1]s: {issuer-url: %[1]s, client-id: sigstore, type: email}\n", failing.URL))))
 	for range 6 {
 		r.certify(t)
 	}
-	await(t, "the breaker", func() bool {
-		return r.metric(t, `mayfly_ct_breaker_state{log="`+down.URL+`",state="open"}`) == 1 && r.metric(t, `mayfly_ct_breaker_state{log="`+r.LogURL+`",state="closed"}`) == 1
-	})
-	// Details that are not public are on ops alone.
-	public, ops := fetch(t, r.rest+"/readyz?verbose"), fetch(t, r.ops+"/readyz?verbose")
-	if !strings.Contains(public, `"status":"SERVING"`) || !strings.Contains(public, down.URL+": breaker open") || strings.Contains(public, "500") || !strings.Contains(ops, "500") {
-		t.Errorf("readiness in public:\n%s\nfor the operator:\n%s", public, ops)
-	}
-	r.Log.Fail(testlog.Down(http.StatusInternalServerError))
-	_, err := r.request(t.Context(), nil)
-	var refused *client.Error
-	if !errors.As(err, &refused) || refused.Reason != "CT_UNAVAILABLE" {
-		t.Errorf("while every log is down: %v", err)
-	}
-	if public := fetch(t, r.rest+"/readyz?verbose"); !strings.Contains(public, `"status":"SERVING"`) {
-		t.Errorf("only the next certificate can close a breaker, and the server is not ready: %s", public)
-	}
-}
-
-func TestReadinessStatesThatTransparencyIsDisabled(t *testing.T) {
-	t.Parallel()
-	r := start(t, newWorld(t, rewritten("mayfly.yaml", func(text string) string {
-		return regexp.MustCompile(`(?s)ct:\n.*\nlog:`).ReplaceAllString(text, "ct: {disabled: true}\nlog:")
-	})))
-	if body := fetch(t, r.rest+"/readyz?verbose"); !strings.Contains(body, "disabled by configuration") || r.metric(t, "mayfly_ct_disabled") != 1 {
-		t.Errorf("readiness: %s", body)
-	}
-}
-
-// While an issuer is down, the server is ready, issues for the others, and reports the state of each.
-func TestServeThroughAnOutageOfAnIssuer(t *testing.T) {
-	t.Parallel()
-	failing := httptest.NewServer(http.NotFoundHandler())
-	t.Cleanup(failing.Close)
-	r := start(t, newWorld(t, edited("issuers.yaml", "oidc-issuers:\n", fmt.Sprintf("oidc-issuers:\n  %[1]s: {issuer-url: %[1]s, client-id: sigstore, type: email}\n", failing.URL))))
-	r.certify(t)
-	await(t, "the failure", func() bool {
-		return r.metric(t, fmt.Sprintf(`mayfly_oidc_issuer_state{entry=%q,state="failing"}`, failing.URL)) == 1
-	})
-	public, ops := fetch(t, r.rest+"/readyz?verbose"), fetch(t, r.ops+"/readyz?verbose")
 	good := r.Provider.IssuerURL()
-	if !strings.Contains(public, `"status":"SERVING"`) || !strings.Contains(public, failing.URL+": failing, no keys yet") || !strings.Contains(public, good+": ok, keys ") ||
-		strings.Contains(public, "openid-configuration") || !strings.Contains(ops, "openid-configuration") {
-		t.Errorf("readiness in public:\n%s\nfor the operator:\n%s", public, ops)
-	}
-	p := must(provider.New(provider.Config{IssuerURL: failing.URL, Algorithm: "ES256"}))(t)
-	if reason, header := r.ask(t, "192.0.2.1", mintEmail(t, p)); reason != "ISSUER_UNREACHABLE" || header.Get("Retry-After") == "" {
-		t.Errorf("%s, %v", reason, header)
-	}
-	metrics := fetch(t, r.ops+"/metrics")
 	for _, pattern := range []string{
+		`mayfly_ct_breaker_state\{log="` + down.URL + `",state="open"\} 1`,
+		`mayfly_ct_breaker_state\{log="` + r.LogURL + `",state="closed"\} 1`,
+		`mayfly_oidc_issuer_state\{entry="` + failing.URL + `",state="failing"\} 1`,
 		`mayfly_oidc_issuer_last_success_timestamp_seconds\{entry="` + good + `"\} 1\.\d+e\+09`,
 		`mayfly_oidc_issuer_last_success_timestamp_seconds\{entry="` + failing.URL + `"\} 0`,
 		`mayfly_oidc_issuer_key_age_seconds\{entry="` + good + `"\} \d`,
 		`mayfly_oidc_fetch_duration_seconds_count\{document="keys",entry="` + good + `"\} 1`,
 		`mayfly_oidc_fetches_total\{document="discovery",entry="` + failing.URL + `",result="error"\} \d`,
 	} {
-		if !regexp.MustCompile(pattern).MatchString(metrics) {
-			t.Errorf("the metrics lack %s", pattern)
+		await(t, pattern, func() bool { return regexp.MustCompile(pattern).MatchString(fetch(t, r.ops+"/metrics")) })
+	}
+	public, ops := fetch(t, r.rest+"/readyz?verbose"), fetch(t, r.ops+"/readyz?verbose")
+	for _, state := range []string{`"status":"SERVING"`, down.URL + ": breaker open", failing.URL + ": failing, no keys yet", good + ": ok, keys "} {
+		if !strings.Contains(public, state) {
+			t.Errorf("%q is not in public:\n%s", state, public)
 		}
+	}
+	for _, cause := range []string{"500", "openid-configuration"} {
+		if strings.Contains(public, cause) || !strings.Contains(ops, cause) {
+			t.Errorf("%q is not for the operator alone: in public:\n%s\nfor the operator:\n%s", cause, public, ops)
+		}
+	}
+	p := must(provider.New(provider.Config{IssuerURL: failing.URL, Algorithm: "ES256"}))(t)
+	if reason, header := r.ask(t, "192.0.2.1", mintEmail(t, p)); reason != "ISSUER_UNREACHABLE" || header.Get("Retry-After") == "" {
+		t.Errorf("%s, %v", reason, header)
+	}
+	r.Log.Fail(testlog.Down(http.StatusInternalServerError))
+	wantReason(t, r, nil, "CT_UNAVAILABLE")
+	if public := fetch(t, r.rest+"/readyz?verbose"); !strings.Contains(public, `"status":"SERVING"`) {
+		t.Errorf("only the next certificate can close a breaker, and the server is not ready: %s", public)
 	}
 }
 
@@ -185,12 +157,8 @@ func TestReplicaSubmitsToAnothersEmbeddedLog(t *testing.T) {
 	replica := func(token string) string {
 		return serve(`{url: "` + first + `/ctlog/2026", public_key: embedded.pub, token_file: ` + token + `}`)
 	}
-	for url, works := range map[string]bool{first: true, replica("log.token"): true, replica("other.token"): false} {
-		_, err := w.Request(t.Context(), must(client.New(client.Config{URL: url}))(t), false)
-		var refused *client.Error
-		if works && err != nil || !works && (!errors.As(err, &refused) || refused.Reason != "CT_UNAVAILABLE") {
-			t.Errorf("works: %t, error: %v", works, err)
-		}
+	for url, reason := range map[string]string{first: "", replica("log.token"): "", replica("other.token"): "CT_UNAVAILABLE"} {
+		wantReason(t, &running{World: w, rest: url}, nil, reason)
 	}
 	if body := fetch(t, first+"/ctlog/2026/checkpoint"); !strings.HasPrefix(body, "log.example/2026\n") {
 		t.Errorf("the checkpoint is %q", body)

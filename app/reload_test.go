@@ -93,20 +93,12 @@ func TestReloadChangesWhatIsDecided(t *testing.T) {
 		written("issuers.yaml", content+more)(t, r.World)
 		r.awaitGeneration(t, n)
 	}
-	wantReason := func(claims map[string]any, reason string) {
-		t.Helper()
-		_, err := r.request(t.Context(), claims)
-		var refused *client.Error
-		if reason == "" && err != nil || reason != "" && (!errors.As(err, &refused) || refused.Reason != reason) {
-			t.Errorf("%v: %v, want %q", claims, err, reason)
-		}
-	}
 	const rules = "    allow:\n      - {name: employees, when: 'claims.email.endsWith(\"@corp.example\")'}\n"
 	stranger, employee := map[string]any{}, map[string]any{"email": "ada@corp.example"}
-	wantReason(stranger, "")
+	wantReason(t, r, stranger, "")
 	write(2, rules+"    mode: audit\n")
-	wantReason(stranger, "")
-	wantReason(employee, "")
+	wantReason(t, r, stranger, "")
+	wantReason(t, r, employee, "")
 	for _, result := range []string{"allowed", "denied"} {
 		name := fmt.Sprintf(`mayfly_policy_decisions_total{entry=%q,mode="audit",profile="",result=%q}`, r.Provider.IssuerURL(), result)
 		if got := r.metric(t, name); got != 1 {
@@ -117,15 +109,15 @@ func TestReloadChangesWhatIsDecided(t *testing.T) {
 		t.Errorf("the log lacks the decisions in mode audit:\n%s", log)
 	}
 	write(3, rules)
-	wantReason(stranger, "POLICY_DENIED")
-	wantReason(employee, "")
-	wantReason(map[string]any{"aud": "deploy"}, "AUDIENCE_MISMATCH")
+	wantReason(t, r, stranger, "POLICY_DENIED")
+	wantReason(t, r, employee, "")
+	wantReason(t, r, map[string]any{"aud": "deploy"}, "AUDIENCE_MISMATCH")
 	write(4, rules+"    profiles:\n      - {name: deploy, client-id: deploy, type: email}\n")
-	wantReason(map[string]any{"aud": "deploy"}, "")
+	wantReason(t, r, map[string]any{"aud": "deploy"}, "")
 	if body := fetch(t, r.rest+"/api/v2/configuration"); strings.Count(body, r.Provider.IssuerURL()) != 2 || !strings.Contains(body, `"deploy"`) {
 		t.Errorf("GetConfiguration: %s", body)
 	}
-	wantReason(map[string]any{"aud": []string{"deploy", "sigstore"}}, "AUDIENCE_MISMATCH")
+	wantReason(t, r, map[string]any{"aud": []string{"deploy", "sigstore"}}, "AUDIENCE_MISMATCH")
 }
 
 // REST and gRPC share one port with TLS. The certificate is reloaded, and a broken pair changes

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -164,6 +165,16 @@ func (r *running) request(ctx context.Context, claims map[string]any) ([]string,
 		return nil, err
 	}
 	return certificate.PEM, nil
+}
+
+// wantReason requests a certificate, and requires a refusal for reason; "" for none.
+func wantReason(t *testing.T, r *running, claims map[string]any, reason string) {
+	t.Helper()
+	_, err := r.request(t.Context(), claims)
+	var refused *client.Error
+	if reason == "" && err != nil || reason != "" && (!errors.As(err, &refused) || refused.Reason != reason) {
+		t.Errorf("%v: %v, want %q", claims, err, reason)
+	}
 }
 
 // certify requires a certificate that verifies.
