@@ -139,11 +139,9 @@ func build(ctx context.Context, options Options) (*App, error) {
 		}
 		return nil, err
 	}
-	logger := newLogger(cfg.Log, options.LogOutput)
-	app := &App{
-		Config: cfg, options: options, logger: logger, callers: slog.New(CallerLines(logger.Handler())), warn: options.warner(logger),
-		registry: newRegistry(options.Version),
-	}
+	app := &App{Config: cfg, options: options, registry: newRegistry(options.Version)}
+	app.logger, app.callers = newLoggers(cfg.Log, options.LogOutput)
+	app.warn = options.warner(app.logger)
 	app.warn(asErrors(warnings)...)
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
@@ -154,7 +152,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 	for _, part := range []func() error{
 		func() error { return app.trust(ctx) },
 		func() (err error) {
-			app.authorities, err = newCASet(ctx, cfg, options, logger, app.registry)
+			app.authorities, err = newCASet(ctx, cfg, options, app.logger, app.callers, app.registry)
 			return err
 		},
 		func() error { return cfg.WithPlaces(app.openLogs(ctx)) },
@@ -185,7 +183,7 @@ func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) 
 	edge.Issue, edge.TrustBundle = a.live.Issue, a.live.TrustBundle
 	edge.Issuers, edge.Mounts = a.live.issuers, a.mounts()
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
-	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), issuerCheck(a.live.status), a.live.check()), a.logChecks()...)
+	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check()), a.logChecks()...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.WithPlaces(err)
 	}

@@ -43,7 +43,7 @@ type caSet struct {
 }
 
 // newCASet loads `ca`, by the clock and the modules of options. Its errors state their place.
-func newCASet(ctx context.Context, cfg *config.Server, options Options, logger *slog.Logger, registry prometheus.Registerer) (*caSet, error) {
+func newCASet(ctx context.Context, cfg *config.Server, options Options, logger, callers *slog.Logger, registry prometheus.Registerer) (*caSet, error) {
 	if path := cfg.CA.SignerSocket; path != "" {
 		if err := socket.CheckPath(path); err != nil {
 			return nil, cfg.WithPlaces(keypath.Errorf([]string{"ca", "signer_socket"}, "%w", err))
@@ -51,7 +51,7 @@ func newCASet(ctx context.Context, cfg *config.Server, options Options, logger *
 	}
 	c := &caSet{
 		cfg: cfg, logger: logger, now: options.now(), warn: options.warner(logger),
-		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: signer.NewMetrics(registry), Logger: slog.New(CallerLines(logger.Handler()))}),
+		ring: keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket, Modules: options.Modules, Metrics: signer.NewMetrics(registry), Logger: callers}),
 	}
 	if cfg.CA.Set != "" {
 		read, _ := set.Read(cfg, c.now())

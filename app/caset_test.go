@@ -52,8 +52,8 @@ func (w *setWorld) must(err error) {
 // start loads the set as a server that starts.
 func (w *setWorld) start() (err error) {
 	w.registry = prometheus.NewRegistry()
-	w.authorities, err = newCASet(w.t.Context(), &config.Server{CA: config.CA{Set: w.made.SetFile}}, Options{Now: func() time.Time { return w.now }},
-		slog.New(slog.NewTextHandler(&w.log, nil)), w.registry)
+	logger := slog.New(slog.NewTextHandler(&w.log, nil))
+	w.authorities, err = newCASet(w.t.Context(), &config.Server{CA: config.CA{Set: w.made.SetFile}}, Options{Now: func() time.Time { return w.now }}, logger, logger, w.registry)
 	return err
 }
 

@@ -44,25 +44,22 @@ type Explanation struct {
 	// receive a certificate.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
-
-	name certs.SAN // of the certificate; zero where it is unknown
 }
 
-// ExplainedStep is one check.
+// ExplainedStep is one check. Cause is the text that the client does not receive.
 type ExplainedStep struct {
-	Name string `json:"name"`
-	OK   bool   `json:"ok"`
-	Text string `json:"text"`
-	// Cause is the text that the client does not receive.
+	Name  string `json:"name"`
+	OK    bool   `json:"ok"`
+	Text  string `json:"text"`
 	Cause string `json:"cause,omitempty"`
 }
 
-// ExplainedCertificate is the part of a certificate that the token decides.
+// ExplainedCertificate is the part of a certificate that the token decides. Challenge is the name of the
+// claim with the value that the caller must sign.
 type ExplainedCertificate struct {
 	SAN        string              `json:"san"`
 	Extensions []ExplainedProperty `json:"extensions"`
-	// Challenge is the name of the claim with the value that the caller must sign.
-	Challenge string `json:"challenge"`
+	Challenge  string              `json:"challenge"`
 }
 
 // ExplainedProperty is an extension by its name.
@@ -88,8 +85,7 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 		return nil, err
 	}
 	if token != nil {
-		x.identify(t.rules, token)
-		x.permit(cfg, time.Now())
+		x.identify(cfg, t.rules, token)
 	}
 	return x, nil
 }
@@ -97,62 +93,56 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 // verify returns the token for the remaining steps; nil where no further step is possible.
 func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options ExplainOptions) (*oidc.Token, error) {
 	observe := func(s oidc.Step) { x.step(s.Name, s.Found, s.Err) }
+	var claims oidc.Claims
+	var err error
 	if options.Token == "" {
-		claims, err := oidc.ParseClaims(options.Claims)
-		if err != nil {
+		if claims, err = oidc.ParseClaims(options.Claims); err != nil {
 			return nil, fmt.Errorf("reading the claims: %w", err)
 		}
-		token, err := v.Judge(claims, observe)
-		if err != nil {
-			return nil, nil // the error is in the steps
+	} else {
+		token, err := v.Trace(ctx, options.Token, observe)
+		if err == nil {
+			return token, nil
 		}
-		return token, nil
+		if claims, err = oidc.UnverifiedClaims(options.Token); err != nil {
+			return nil, nil
+		}
+		observe = nil
 	}
-	token, err := v.Trace(ctx, options.Token, observe)
-	if err == nil {
-		return token, nil
-	}
-	claims, err := oidc.UnverifiedClaims(options.Token)
+	token, err := v.Judge(claims, observe)
 	if err != nil {
-		return nil, nil
-	}
-	if token, err = v.Judge(claims, nil); err != nil {
-		return nil, nil
+		return nil, nil // the error is in the steps
 	}
 	return token, nil
 }
 
-// identify explains step 2 of (*ca.CA).Issue, by the parts of (*identity.Rules).Identify.
-func (x *Explanation) identify(rules *identity.Rules, token *oidc.Token) {
+// identify explains step 2 of (*ca.CA).Issue, by the parts of (*identity.Rules).Identify, and the name
+// constraints of the chain that signs now. It adds no step where they permit the name, or where this
+// machine has no chain to read.
+func (x *Explanation) identify(cfg *config.Server, rules *identity.Rules, token *oidc.Token) {
 	id, err := rules.Name(token)
 	if err != nil {
 		x.step("identity", "", err)
 		return
 	}
-	x.step("identity", fmt.Sprintf("%s, as %s", id.SAN.Value, sanKind(id.SAN.Kind)), nil)
-	x.name = id.SAN
+	kind := map[certs.SANKind]string{certs.SANEmail: "an email address", certs.SANURI: "a URI", certs.SANUserName: "a user name"}[id.SAN.Kind]
+	x.step("identity", fmt.Sprintf("%s, as %s", id.SAN.Value, kind), nil)
 	x.Certificate = &ExplainedCertificate{SAN: id.SAN.Value, Challenge: id.ChallengeClaim}
 	for extension, value := range id.Extensions.All() {
 		x.Certificate.Extensions = append(x.Certificate.Extensions, ExplainedProperty{extension.Name, value})
 	}
 	d := rules.Decide(token, id)
 	x.step("policy", policyText(d), d.Refusal())
-}
-
-// permit explains the name constraints of the chain that signs at now. It adds no step where they
-// permit the name, or where this machine has no chain to read.
-func (x *Explanation) permit(cfg *config.Server, now time.Time) {
-	if x.Certificate == nil || cfg.CA.File == nil && cfg.CA.Set == "" {
+	if cfg.CA.File == nil && cfg.CA.Set == "" {
 		return
 	}
+	now := time.Now()
 	loaded, err := set.Read(cfg, now)
-	if err != nil {
+	if err != nil || len(loaded.Set.TrustBundle(now)) == 0 {
 		return
 	}
-	if bundle := loaded.Set.TrustBundle(now); len(bundle) > 0 {
-		if err := bundle[0].Permits(x.name); err != nil {
-			x.step("name constraints", "", err)
-		}
+	if err := loaded.Set.TrustBundle(now)[0].Permits(id.SAN); err != nil {
+		x.step("name constraints", "", err)
 	}
 }
 
@@ -187,8 +177,4 @@ func policyText(d policy.Decision) string {
 	default:
 		return fmt.Sprintf("mode audit: it would be denied, as no rule allows it: %q", d.Rules)
 	}
-}
-
-func sanKind(kind certs.SANKind) string {
-	return map[certs.SANKind]string{certs.SANEmail: "an email address", certs.SANURI: "a URI", certs.SANUserName: "a user name"}[kind]
 }

@@ -23,89 +23,91 @@ const (
 	leastValue = 32
 )
 
-// newLogger returns the logger of a process; out is nil for none.
-func newLogger(cfg config.Log, out io.Writer) *slog.Logger {
+// newLoggers returns the loggers of a process; out is nil for none. operator is for lines that only the
+// operator's input causes, such as mistakes in a configuration file: they have no limit. callers is
+// for lines that callers can cause.
+func newLoggers(cfg config.Log, out io.Writer) (operator, callers *slog.Logger) {
 	if out == nil {
-		return slog.New(slog.DiscardHandler)
+		return slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler)
 	}
 	var level slog.Level
 	// LoadServer has checked the level; the zero value is info.
 	_ = level.UnmarshalText([]byte(cfg.Level))
-	return slog.New(newLines(out, level, cfg.Format == "text"))
+	locked := &lockedWriter{w: out}
+	return slog.New(newHandler(locked, cfg.Format == "text", &slog.HandlerOptions{Level: level})), slog.New(newLines(locked, level, cfg.Format == "text"))
 }
 
 // NewCallerLogger returns a logger that writes text at level or above to out, for lines that callers
 // can cause.
 func NewCallerLogger(out io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(CallerLines(newLines(out, level, true)))
+	return slog.New(newLines(out, level, true))
 }
 
-// CallerLines returns the handler of newLogger for lines that callers can cause: it cuts the values of
-// a line so that the line has at most maxLine bytes. Lines that the operator's own input causes, such
-// as mistakes in a configuration file, have no limit. Keys and names of groups are this program's own.
-func CallerLines(h slog.Handler) slog.Handler {
-	if l, ok := h.(lines); ok {
-		l.limited = true
-		return l
+func newHandler(out io.Writer, text bool, options *slog.HandlerOptions) slog.Handler {
+	if text {
+		return slog.NewTextHandler(out, options)
 	}
-	return h // slog.DiscardHandler, or a test's own
+	return slog.NewJSONHandler(out, options)
 }
 
-// lines is the handler of newLogger.
+// lockedWriter is shared by handlers, each of which writes a line by one call.
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// lines is a handler that cuts the values of a line so that the line has at most maxLine bytes. Keys and
+// names of groups are this program's own.
 type lines struct {
 	slog.Handler // renders into the line of pen
 	*pen
-	limited bool
 }
 
-// pen is what all handlers of a process share.
+// pen is what all handlers of lines share.
 type pen struct {
 	mu   sync.Mutex // guards what follows
 	out  io.Writer
 	root slog.Handler // renders into line
 	line bytes.Buffer
-	size int // values of line are cut to this length; 0 for none
+	size int // values of line are cut to this length
 }
 
 func newLines(out io.Writer, level slog.Level, text bool) lines {
 	p := &pen{out: out}
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: p.cut}
-	if p.root = slog.NewJSONHandler(&p.line, options); text {
-		p.root = slog.NewTextHandler(&p.line, options)
-	}
-	return lines{Handler: p.root, pen: p}
+	p.root = newHandler(&p.line, text, &slog.HandlerOptions{Level: level, ReplaceAttr: p.cut})
+	return lines{p.root, p}
 }
 
 // WithAttrs implements slog.Handler.
 func (l lines) WithAttrs(attrs []slog.Attr) slog.Handler {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.size = 0; l.limited {
-		l.size = leastValue
-	}
-	l.Handler = l.Handler.WithAttrs(attrs)
-	return l
+	l.size = leastValue
+	return lines{l.Handler.WithAttrs(attrs), l.pen}
 }
 
 // WithGroup implements slog.Handler.
 func (l lines) WithGroup(name string) slog.Handler {
-	l.Handler = l.Handler.WithGroup(name)
-	return l
+	return lines{l.Handler.WithGroup(name), l.pen}
 }
 
 // Handle implements slog.Handler. It cuts the values shorter until the line fits.
 func (l lines) Handle(ctx context.Context, r slog.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.size = 0; l.limited {
-		l.size = maxLine
-	}
+	l.size = maxLine
 	for h := l.Handler; ; {
 		l.line.Reset()
 		if err := h.Handle(ctx, r); err != nil {
 			return err
 		}
-		if !l.limited || l.line.Len() <= maxLine {
+		if l.line.Len() <= maxLine {
 			_, err := l.out.Write(l.line.Bytes())
 			return err
 		}
@@ -119,9 +121,6 @@ func (l lines) Handle(ctx context.Context, r slog.Record) error {
 
 // cut is for slog.HandlerOptions.ReplaceAttr: it cuts texts longer than size.
 func (p *pen) cut(_ []string, a slog.Attr) slog.Attr {
-	if p.size == 0 {
-		return a
-	}
 	switch a.Value.Kind() {
 	case slog.KindString:
 		a.Value = slog.StringValue(cut(a.Value.String(), p.size))

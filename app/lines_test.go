@@ -17,10 +17,9 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// logTo returns the loggers of a format, for lines of the operator and for lines of callers.
+// logTo returns the loggers of a format.
 func logTo(format string, out *bytes.Buffer) (operator, callers *slog.Logger) {
-	operator = newLogger(config.Log{Format: format, Level: "debug"}, out)
-	return operator, slog.New(CallerLines(operator.Handler()))
+	return newLoggers(config.Log{Format: format, Level: "debug"}, out)
 }
 
 // TestCallerLinesAreAHandler checks log/slog's rules for handlers.

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,6 +153,42 @@ func (l *live) check() server.Check {
 		g := l.current.Load()
 		return fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.trust.issuers.File.Digest())
 	})
+}
+
+// issuerCheck reports each entry's state in public, and for the operator the entries with refused tokens
+// or old keys. The failure of an issuer does not affect the tokens of others, so the server stays ready.
+func (l *live) issuerCheck() server.Check {
+	return server.Check{Name: "issuers", Probe: func(context.Context) (string, error) {
+		var states []string
+		var errs []error
+		for _, entry := range l.status() {
+			states = append(states, entry.Entry+": "+describeIssuer(entry))
+			switch {
+			case entry.State == oidc.StatePending && entry.IssuerURL != "":
+				errs = append(errs, fmt.Errorf("%s: no answer yet", entry.Entry))
+			case entry.LastError != "":
+				errs = append(errs, fmt.Errorf("%s: %s", entry.Entry, entry.LastError))
+			}
+		}
+		slices.Sort(states)
+		return strings.Join(states, "; "), errors.Join(errs...)
+	}}
+}
+
+// describeIssuer returns the state of an entry, without the text of its errors.
+func describeIssuer(entry oidc.IssuerStatus) string {
+	switch {
+	case entry.IssuerURL == "":
+		return string(entry.State) + ", " + count(entry.Issuers, "issuer", "issuers") + " in use"
+	case entry.LastSuccess.IsZero():
+		return string(entry.State) + ", no keys yet"
+	case !entry.Usable && entry.Keys == 0:
+		return string(entry.State) + ", no key in its key set"
+	case !entry.Usable:
+		return fmt.Sprintf("%s, keys too old at %s", entry.State, entry.KeyAge.Round(time.Second))
+	default:
+		return fmt.Sprintf("%s, keys %s old", entry.State, entry.KeyAge.Round(time.Second))
+	}
 }
 
 // watch watches a group of files while the server runs.

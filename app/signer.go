@@ -59,15 +59,14 @@ const skew = time.Minute
 
 // Sign signs for servers until ctx ends.
 func Sign(ctx context.Context, options SignerOptions) error {
-	logger := newLogger(options.Log, options.LogOutput)
-	callers := slog.New(CallerLines(logger.Handler()))
+	logger, callers := newLoggers(options.Log, options.LogOutput)
 	registry := newRegistry(options.Version)
 	policy, err := ca.NewLeafPolicy(options.WithoutCT)
 	if err != nil {
 		return err
 	}
 	s := &signing{policy: policy}
-	if s.authorities, err = newCASet(ctx, &config.Server{CA: config.CA{Set: options.Set}}, Options{Now: options.Now}, logger, registry); err != nil {
+	if s.authorities, err = newCASet(ctx, &config.Server{CA: config.CA{Set: options.Set}}, Options{Now: options.Now}, logger, callers, registry); err != nil {
 		return err
 	}
 	front, ops, err := s.listen(options, refusals(registry), callers)
