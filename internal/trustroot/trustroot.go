@@ -15,10 +15,13 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,11 +32,8 @@ const (
 	SigningConfigName = "signing_config.v0.2.json"
 )
 
-// The media types that the documents state for themselves (protobuf-specs).
-const (
-	trustedRootType   = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
-	signingConfigType = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
-)
+// ErrNotRendered states that an instance has no public URL, which the documents require.
+var ErrNotRendered = errors.New("public_url is not set, and trusted_root.json and signing_config.v0.2.json would have to say it: add public_url, the URL at which clients reach this server")
 
 // Instance is the CA instance that the documents describe.
 type Instance struct {
@@ -68,29 +68,17 @@ type CTLog struct {
 	PublicKey []byte
 }
 
-type trustedRoot struct {
-	MediaType              string                 `json:"mediaType"`
-	TLogs                  []json.RawMessage      `json:"tlogs,omitempty"`
-	CertificateAuthorities []CertificateAuthority `json:"certificateAuthorities"`
-	CTLogs                 []TransparencyLog      `json:"ctlogs,omitempty"`
-	TimestampAuthorities   []json.RawMessage      `json:"timestampAuthorities,omitempty"`
-}
-
 // CertificateAuthority is a CA or a timestamp authority in a trusted root.
 type CertificateAuthority struct {
-	Subject   distinguishedName `json:"subject"`
-	URI       string            `json:"uri"`
-	CertChain certChain         `json:"certChain"`
-	ValidFor  timeRange         `json:"validFor"`
-}
-
-type distinguishedName struct {
-	Organization string `json:"organization"`
-	CommonName   string `json:"commonName"`
-}
-
-type certChain struct {
-	Certificates []rawBytes `json:"certificates"`
+	Subject struct {
+		Organization string `json:"organization"`
+		CommonName   string `json:"commonName"`
+	} `json:"subject"`
+	URI       string `json:"uri"`
+	CertChain struct {
+		Certificates []rawBytes `json:"certificates"`
+	} `json:"certChain"`
+	ValidFor timeRange `json:"validFor"`
 }
 
 type rawBytes struct {
@@ -98,26 +86,22 @@ type rawBytes struct {
 }
 
 type timeRange struct {
-	Start time.Time  `json:"start"`
-	End   *time.Time `json:"end,omitempty"`
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end,omitzero"`
 }
 
 // TransparencyLog is a Certificate Transparency log or a Rekor log in a trusted root.
 type TransparencyLog struct {
-	BaseURL       string    `json:"baseUrl"`
-	HashAlgorithm string    `json:"hashAlgorithm"`
-	PublicKey     publicKey `json:"publicKey"`
-	LogID         logID     `json:"logId"`
-}
-
-type publicKey struct {
-	RawBytes   []byte    `json:"rawBytes"`
-	KeyDetails string    `json:"keyDetails"`
-	ValidFor   timeRange `json:"validFor"`
-}
-
-type logID struct {
-	KeyID []byte `json:"keyId"`
+	BaseURL       string `json:"baseUrl"`
+	HashAlgorithm string `json:"hashAlgorithm"`
+	PublicKey     struct {
+		RawBytes   []byte    `json:"rawBytes"`
+		KeyDetails string    `json:"keyDetails"`
+		ValidFor   timeRange `json:"validFor"`
+	} `json:"publicKey"`
+	LogID struct {
+		KeyID []byte `json:"keyId"`
+	} `json:"logId"`
 }
 
 // NewCertificateAuthority returns the entry of a chain, issuing certificate first and root
@@ -139,16 +123,15 @@ func NewCertificateAuthority(uri string, chain []*x509.Certificate) CertificateA
 // NewTransparencyLog returns the entry of a log with an ECDSA or RSA key, given as a
 // SubjectPublicKeyInfo. The log ID is the key's SHA-256 (RFC 6962, section 3.2).
 func NewTransparencyLog(url string, spki []byte, start time.Time) (TransparencyLog, error) {
+	log := TransparencyLog{BaseURL: url, HashAlgorithm: "SHA2_256"}
 	details, err := keyDetails(spki)
 	if err != nil {
-		return TransparencyLog{}, fmt.Errorf("the key of the log %s: %w", url, err)
+		return log, fmt.Errorf("the key of the log %s: %w", url, err)
 	}
 	id := sha256.Sum256(spki)
-	return TransparencyLog{
-		BaseURL: url, HashAlgorithm: "SHA2_256",
-		PublicKey: publicKey{RawBytes: spki, KeyDetails: details, ValidFor: timeRange{Start: start.UTC()}},
-		LogID:     logID{id[:]},
-	}, nil
+	log.PublicKey.RawBytes, log.PublicKey.KeyDetails, log.PublicKey.ValidFor.Start = spki, details, start.UTC()
+	log.LogID.KeyID = id[:]
+	return log, nil
 }
 
 // keyDetails is the name that protobuf-specs' PublicKeyDetails has for a key. No client knows the ID
@@ -177,20 +160,24 @@ func keyDetails(spki []byte) (string, error) {
 
 // TrustedRoot renders trusted_root.json.
 func (i Instance) TrustedRoot() ([]byte, error) {
-	if err := i.check(); err != nil {
+	start, err := i.start()
+	if err != nil {
 		return nil, err
 	}
-	document := trustedRoot{MediaType: trustedRootType, TLogs: i.TLogs, TimestampAuthorities: i.TimestampAuthorities}
+	document := struct {
+		MediaType              string                 `json:"mediaType"`
+		TLogs                  []json.RawMessage      `json:"tlogs,omitempty"`
+		CertificateAuthorities []CertificateAuthority `json:"certificateAuthorities"`
+		CTLogs                 []TransparencyLog      `json:"ctlogs,omitempty"`
+		TimestampAuthorities   []json.RawMessage      `json:"timestampAuthorities,omitempty"`
+	}{MediaType: "application/vnd.dev.sigstore.trustedroot+json;version=0.1", TLogs: i.TLogs, TimestampAuthorities: i.TimestampAuthorities}
 	for _, authority := range i.Authorities {
 		entry := NewCertificateAuthority(i.PublicURL, authority.Chain)
-		if !authority.End.IsZero() {
-			end := authority.End.UTC()
-			entry.ValidFor.End = &end
-		}
+		entry.ValidFor.End = authority.End.UTC()
 		document.CertificateAuthorities = append(document.CertificateAuthorities, entry)
 	}
 	for _, log := range i.CTLogs {
-		entry, err := NewTransparencyLog(log.URL, log.PublicKey, i.start())
+		entry, err := NewTransparencyLog(log.URL, log.PublicKey, start)
 		if err != nil {
 			return nil, err
 		}
@@ -199,31 +186,98 @@ func (i Instance) TrustedRoot() ([]byte, error) {
 	return marshal(document, "  ")
 }
 
-func (i Instance) check() error {
-	if i.PublicURL == "" {
-		return errors.New("the public URL is missing")
+// service is a service in a signing configuration. The major versions are those of protobuf-specs:
+// the CA's is 1 although the path of its REST API has v2.
+type service struct {
+	URL             string    `json:"url"`
+	MajorAPIVersion int       `json:"majorApiVersion"`
+	ValidFor        timeRange `json:"validFor"`
+	Operator        string    `json:"operator"`
+}
+
+// SigningConfig renders signing_config.v0.2.json. It offers the transparency logs and
+// timestamp authorities that have a URL and no end. It lists every such log as a Rekor v2
+// log.
+func (i Instance) SigningConfig() ([]byte, error) {
+	start, err := i.start()
+	if err != nil {
+		return nil, err
 	}
-	if len(i.Authorities) == 0 {
-		return errors.New("there is no certificate authority")
+	public, err := url.Parse(i.PublicURL)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the public URL: %w", err)
 	}
-	for _, authority := range i.Authorities {
-		if len(authority.Chain) == 0 {
-			return errors.New("a chain is empty")
+	services := func(version int, urls []string) (list []service) {
+		for _, url := range urls {
+			list = append(list, service{url, version, timeRange{Start: start}, strings.ToLower(public.Hostname())})
+		}
+		return list
+	}
+	logs, err := open(i.TLogs)
+	if err != nil {
+		return nil, fmt.Errorf("reading a transparency log of the trusted root: %w", err)
+	}
+	timestamps, err := open(i.TimestampAuthorities)
+	if err != nil {
+		return nil, fmt.Errorf("reading a timestamp authority of the trusted root: %w", err)
+	}
+	// A selection is present only where there is such a service: sigstore-js refuses an empty one.
+	document := struct {
+		MediaType       string            `json:"mediaType"`
+		CAURLs          []service         `json:"caUrls"`
+		OIDCURLs        []service         `json:"oidcUrls,omitempty"`
+		RekorTLogURLs   []service         `json:"rekorTlogUrls,omitempty"`
+		RekorTLogConfig map[string]string `json:"rekorTlogConfig,omitempty"`
+		TSAURLs         []service         `json:"tsaUrls,omitempty"`
+		TSAConfig       map[string]string `json:"tsaConfig,omitempty"`
+	}{
+		MediaType: "application/vnd.dev.sigstore.signingconfig.v0.2+json",
+		CAURLs:    services(1, []string{i.PublicURL}), OIDCURLs: services(1, i.Providers),
+		RekorTLogURLs: services(2, logs), TSAURLs: services(1, timestamps),
+	}
+	if len(logs) > 0 {
+		document.RekorTLogConfig = map[string]string{"selector": "ANY"}
+	}
+	if len(timestamps) > 0 {
+		document.TSAConfig = map[string]string{"selector": "ANY"}
+	}
+	return marshal(document, "  ")
+}
+
+// open returns the URLs of the trusted root's entries that have one and no end.
+func open(entries []json.RawMessage) (urls []string, err error) {
+	type validity struct{ End *time.Time }
+	for _, raw := range entries {
+		var entry struct {
+			BaseURL, URI string // of a log, of a timestamp authority
+			ValidFor     validity
+			PublicKey    struct{ ValidFor validity }
+		}
+		if err := json.Unmarshal(raw, &entry); err != nil {
+			return nil, err
+		}
+		if url := entry.BaseURL + entry.URI; url != "" && entry.ValidFor.End == nil && entry.PublicKey.ValidFor.End == nil {
+			urls = append(urls, url)
 		}
 	}
-	return nil
+	return urls, nil
 }
 
 // start returns when the first CA became valid: the instance cannot have been used earlier.
 // It serves for every entry whose own start is not recorded.
-func (i Instance) start() time.Time {
-	start := i.Authorities[0].Chain[0].NotBefore
+func (i Instance) start() (start time.Time, err error) {
+	if i.PublicURL == "" || len(i.Authorities) == 0 {
+		return start, errors.New("the public URL or the certificate authority is missing")
+	}
+	if slices.ContainsFunc(i.Authorities, func(a Authority) bool { return len(a.Chain) == 0 }) {
+		return start, errors.New("a chain is empty")
+	}
 	for _, authority := range i.Authorities {
-		if begin := authority.Chain[0].NotBefore; begin.Before(start) {
+		if begin := authority.Chain[0].NotBefore; start.IsZero() || begin.Before(start) {
 			start = begin
 		}
 	}
-	return start.UTC()
+	return start.UTC(), nil
 }
 
 // Marshal returns an entry of a trusted root in the form that Instance.TLogs takes.
@@ -244,11 +298,26 @@ func marshal(document any, indent string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// operator returns the name of the instance's operator: the host of its public URL.
-func (i Instance) operator() string {
-	u, err := url.Parse(i.PublicURL)
-	if err != nil {
-		return ""
-	}
-	return strings.ToLower(u.Hostname())
+// Handler serves what render returns, with an ETag for conditional requests. It passes an
+// error of render to failed and hides it from the client.
+func Handler(render func() ([]byte, error), failed func(*http.Request, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+			return
+		}
+		document, err := render()
+		if err != nil {
+			failed(r, err)
+			http.Error(w, "the document cannot be rendered", http.StatusInternalServerError)
+			return
+		}
+		sum := sha256.Sum256(document)
+		h := w.Header()
+		h.Set("Content-Type", "application/json")
+		h.Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
+		h.Set("Cache-Control", "no-cache")
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(document))
+	})
 }

@@ -24,87 +24,67 @@ import (
 
 	trustrootpb "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func must[T any](value T, err error) T {
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
-	return key
+	return value
 }
 
-func spkiOf(t *testing.T, key crypto.Signer) []byte {
-	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
+func newKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
 
-func newCertificate(t *testing.T, name string, start time.Time) *x509.Certificate {
-	t.Helper()
-	key := newKey(t)
+func spkiOf(key crypto.Signer) []byte { return must(x509.MarshalPKIXPublicKey(key.Public())) }
+
+func newCertificate(name string, start time.Time) *x509.Certificate {
+	key := newKey()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name, Organization: []string{"O of " + name}},
 		NotBefore: start, NotAfter: start.AddDate(1, 0, 0),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	return must(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))))
 }
 
 var begin = time.Date(2026, 2, 3, 4, 5, 6, 0, time.FixedZone("", 3600))
 
-func newInstance(t *testing.T) Instance {
-	t.Helper()
-	tlog, err := NewTransparencyLog("https://rekor.example/a?b&c", spkiOf(t, newKey(t)), begin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	authority := NewCertificateAuthority("https://tsa.example", []*x509.Certificate{newCertificate(t, "tsa", begin), newCertificate(t, "tsa root", begin)})
-	i := Instance{
+func newInstance() Instance {
+	return Instance{
 		PublicURL: "https://CA.example:8443",
 		Authorities: []Authority{
-			{Chain: []*x509.Certificate{newCertificate(t, "b", begin.AddDate(0, 1, 0)), newCertificate(t, "root", begin.AddDate(-1, 0, 0))}},
-			{Chain: []*x509.Certificate{newCertificate(t, "a", begin), newCertificate(t, "root", begin.AddDate(-1, 0, 0))}, End: begin.AddDate(0, 2, 0)},
+			{Chain: []*x509.Certificate{newCertificate("b", begin.AddDate(0, 1, 0)), newCertificate("root", begin.AddDate(-1, 0, 0))}},
+			{Chain: []*x509.Certificate{newCertificate("a", begin), newCertificate("root", begin.AddDate(-1, 0, 0))}, End: begin.AddDate(0, 2, 0)},
 		},
-		CTLogs:    []CTLog{{"https://log.example/2026", spkiOf(t, newKey(t))}},
+		CTLogs:    []CTLog{{"https://log.example/2026", spkiOf(newKey())}},
 		Providers: []string{"https://issuer.example"},
+		TLogs:     []json.RawMessage{must(Marshal(must(NewTransparencyLog("https://rekor.example/a?b&c", spkiOf(newKey()), begin))))},
+		TimestampAuthorities: []json.RawMessage{must(Marshal(NewCertificateAuthority("https://tsa.example",
+			[]*x509.Certificate{newCertificate("tsa", begin), newCertificate("tsa root", begin)})))},
 	}
-	for _, entry := range []struct {
-		into  *[]json.RawMessage
-		value any
-	}{{&i.TLogs, tlog}, {&i.TimestampAuthorities, authority}} {
-		raw, err := Marshal(entry.value)
-		if err != nil {
-			t.Fatal(err)
+}
+
+// decode reads a rendered document, which is the same when it is rendered again.
+func decode(t *testing.T, render func() ([]byte, error), message proto.Message) []byte {
+	t.Helper()
+	text := must(render())
+	if err := protojson.Unmarshal(text, message); err != nil || !bytes.HasSuffix(text, []byte("}\n")) {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	for range 10 {
+		if again := must(render()); !bytes.Equal(text, again) {
+			t.Fatalf("rendered %s, then %s", text, again)
 		}
-		*entry.into = append(*entry.into, raw)
 	}
-	return i
+	return text
 }
 
 // protobuf-specs can read the rendered document, and knows all of its fields.
 func TestTrustedRoot(t *testing.T) {
 	t.Parallel()
-	i := newInstance(t)
-	text, err := i.TrustedRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	i := newInstance()
 	var got trustrootpb.TrustedRoot
-	if err := protojson.Unmarshal(text, &got); err != nil {
-		t.Fatalf("%v in\n%s", err, text)
-	}
+	text := decode(t, i.TrustedRoot, &got)
 	if got.GetMediaType() != "application/vnd.dev.sigstore.trustedroot+json;version=0.1" {
 		t.Errorf("media type %q", got.GetMediaType())
 	}
@@ -141,17 +121,11 @@ func TestTrustedRoot(t *testing.T) {
 
 func TestSigningConfig(t *testing.T) {
 	t.Parallel()
-	i := newInstance(t)
+	i := newInstance()
 	i.TLogs = append(i.TLogs, json.RawMessage(`{"baseUrl":"https://old.example","publicKey":{"validFor":{"start":"2020-01-01T00:00:00Z","end":"2021-01-01T00:00:00Z"}}}`))
 	i.TimestampAuthorities = append(i.TimestampAuthorities, json.RawMessage(`{"certChain":{}}`))
-	text, err := i.SigningConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var got trustrootpb.SigningConfig
-	if err := protojson.Unmarshal(text, &got); err != nil {
-		t.Fatalf("%v in\n%s", err, text)
-	}
+	text := decode(t, i.SigningConfig, &got)
 	if got.GetMediaType() != "application/vnd.dev.sigstore.signingconfig.v0.2+json" {
 		t.Errorf("media type %q", got.GetMediaType())
 	}
@@ -178,9 +152,7 @@ func TestSigningConfig(t *testing.T) {
 		t.Errorf("selectors in %s", text)
 	}
 	i.TLogs, i.TimestampAuthorities, i.Providers = nil, nil, nil
-	if text, err = i.SigningConfig(); err != nil {
-		t.Fatal(err)
-	}
+	text = must(i.SigningConfig())
 	// An empty object makes sigstore-js throw.
 	for _, absent := range []string{"rekorTlog", "tsa", "oidcUrls"} {
 		if bytes.Contains(text, []byte(absent)) {
@@ -189,51 +161,17 @@ func TestSigningConfig(t *testing.T) {
 	}
 }
 
-func TestEqualStateGivesEqualBytes(t *testing.T) {
-	t.Parallel()
-	i := newInstance(t)
-	for name, render := range map[string]func() ([]byte, error){"trusted root": i.TrustedRoot, "signing config": i.SigningConfig} {
-		first, err := render()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 10 {
-			if again, err := render(); err != nil || !bytes.Equal(first, again) {
-				t.Fatalf("%s: %v", name, err)
-			}
-		}
-		if !bytes.HasSuffix(first, []byte("}\n")) {
-			t.Errorf("%s does not end in a newline", name)
-		}
-	}
-}
-
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p521, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, edKey, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ec := func(curve elliptic.Curve) []byte { return spkiOf(must(ecdsa.GenerateKey(curve, rand.Reader))) }
+	_, edKey, _ := ed25519.GenerateKey(nil)
 	for _, test := range []struct {
 		spki []byte
 		want string
 	}{
-		{spkiOf(t, newKey(t)), "PKIX_ECDSA_P256_SHA_256"},
-		{spkiOf(t, p384), "PKIX_ECDSA_P384_SHA_384"},
-		{spkiOf(t, rsaKey), "PKIX_RSA_PKCS1V15_2048_SHA256"},
-		{spkiOf(t, p521), ""}, {spkiOf(t, edKey), ""}, {[]byte("x"), ""}, {nil, ""},
+		{ec(elliptic.P256()), "PKIX_ECDSA_P256_SHA_256"}, {ec(elliptic.P384()), "PKIX_ECDSA_P384_SHA_384"},
+		{spkiOf(must(rsa.GenerateKey(rand.Reader, 2048))), "PKIX_RSA_PKCS1V15_2048_SHA256"},
+		{ec(elliptic.P521()), ""}, {spkiOf(edKey), ""}, {[]byte("x"), ""}, {nil, ""},
 	} {
 		log, err := NewTransparencyLog("https://log.example", test.spki, begin)
 		if (err == nil) != (test.want != "") || log.PublicKey.KeyDetails != test.want {
@@ -251,13 +189,13 @@ func TestRefuses(t *testing.T) {
 		"a bad log key":   func(i *Instance) { i.CTLogs[0].PublicKey = []byte("x") },
 		"a tlog, no JSON": func(i *Instance) { i.TLogs = []json.RawMessage{[]byte("{")} },
 	} {
-		i := newInstance(t)
+		i := newInstance()
 		spoil(&i)
 		if _, err := i.TrustedRoot(); err == nil {
 			t.Errorf("%s: rendered", name)
 		}
 	}
-	i := newInstance(t)
+	i := newInstance()
 	i.TLogs = []json.RawMessage{[]byte(`[]`)}
 	if _, err := i.SigningConfig(); err == nil {
 		t.Error("a list for a log was taken")
@@ -294,7 +232,7 @@ func TestHandler(t *testing.T) {
 	renderError = errors.New("inner words")
 	if got := ask(http.MethodGet, tag); got.StatusCode != http.StatusInternalServerError || !errors.Is(told, renderError) {
 		t.Error("an error:", got.Status, told)
-	} else if text, err := io.ReadAll(got.Body); err != nil || bytes.Contains(text, []byte("inner")) {
-		t.Errorf("the inner error reached the client: %s, %v", text, err)
+	} else if text := must(io.ReadAll(got.Body)); bytes.Contains(text, []byte("inner")) {
+		t.Errorf("the inner error reached the client: %s", text)
 	}
 }
