@@ -6,20 +6,19 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	_ "crypto/sha256" // for crypto.Hash
 	_ "crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +36,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/mayfly-ca/mayfly/internal/pem"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
@@ -71,18 +71,13 @@ func New(config Config) (*Client, error) {
 		return nil, fmt.Errorf("the URL of the CA is %q; it must look like https://ca.example or http://127.0.0.1:5555", config.URL)
 	}
 	tlsConfig := &tls.Config{RootCAs: config.RootCAs, MinVersion: tls.VersionTLS12}
-	return &Client{
-		base: base,
-		grpc: config.GRPC,
-		tls:  tlsConfig,
-		http: &http.Client{
-			Timeout: timeout,
-			// The token is for the CA that the caller named: net/http would send it to a
-			// subdomain, and from https to http.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport:     &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment},
-		},
-	}, nil
+	return &Client{base, config.GRPC, tlsConfig, &http.Client{
+		Timeout: timeout,
+		// The token is for the CA that the caller named: net/http would send it to a subdomain, and
+		// from https to http.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport:     &http.Transport{TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment},
+	}}, nil
 }
 
 // Request is the content of a request for a certificate.
@@ -115,10 +110,7 @@ type Error struct {
 func (e *Error) Error() string {
 	text := "the CA refuses: " + e.Message
 	if e.Reason != "" {
-		text += " (" + e.Reason + ")"
-	}
-	if e.RequestID != "" {
-		text += ", request " + e.RequestID
+		text += " (" + e.Reason + "), request " + e.RequestID
 	}
 	return text
 }
@@ -137,13 +129,15 @@ func (c *Client) SigningCertificate(ctx context.Context, req Request) (*Certific
 	if err != nil {
 		return nil, err
 	}
-	if detached := answer.GetSignedCertificateDetachedSct(); detached != nil {
-		return &Certificate{PEM: detached.GetChain().GetCertificates(), DetachedSCT: detached.GetSignedCertificateTimestamp()}, nil
+	detached := answer.GetSignedCertificateDetachedSct()
+	certificate := &Certificate{PEM: answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates(), DetachedSCT: detached.GetSignedCertificateTimestamp()}
+	if detached != nil {
+		certificate.PEM = detached.GetChain().GetCertificates()
 	}
-	if len(answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()) == 0 {
+	if len(certificate.PEM) == 0 {
 		return nil, errors.New("the CA's answer holds no certificate")
 	}
-	return &Certificate{PEM: answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()}, nil
+	return certificate, nil
 }
 
 // prove returns a request with the key and its proof of possession, without the token.
@@ -154,54 +148,40 @@ func prove(req Request) (*fulciov2.CreateSigningCertificateRequest, error) {
 			return nil, fmt.Errorf("creating a certificate signing request: %w", err)
 		}
 		return &fulciov2.CreateSigningCertificateRequest{Key: &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{
-			CertificateSigningRequest: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+			CertificateSigningRequest: pem.Encode("CERTIFICATE REQUEST", der),
 		}}, nil
 	}
-	challenge := req.Challenge
+	challenge, err := req.Challenge, error(nil)
 	if challenge == "" {
-		var err error
 		if challenge, err = challengeOf(req.IDToken); err != nil {
 			return nil, err
 		}
 	}
+	spki, errKey := x509.MarshalPKIXPublicKey(req.Signer.Public())
 	signature, err := signChallenge(req.Signer, challenge)
-	if err != nil {
-		return nil, err
-	}
-	spki, err := x509.MarshalPKIXPublicKey(req.Signer.Public())
-	if err != nil {
-		return nil, fmt.Errorf("encoding the public key: %w", err)
+	if err := errors.Join(errKey, err); err != nil {
+		return nil, fmt.Errorf("signing the challenge: %w", err)
 	}
 	return &fulciov2.CreateSigningCertificateRequest{Key: &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
-		PublicKey:         &fulciov2.PublicKey{Content: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))},
+		PublicKey:         &fulciov2.PublicKey{Content: string(pem.Encode("PUBLIC KEY", spki))},
 		ProofOfPossession: signature,
 	}}}, nil
 }
 
 // challengeOf reads, without verifying, the claim of the token that clients sign.
 func challengeOf(token string) (string, error) {
-	parts := strings.Split(strings.TrimSpace(token), ".")
-	if len(parts) != 3 {
-		return "", errors.New("the ID token is no JWT: it does not have three parts between dots")
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return "", errors.New("the ID token is no JWT: its payload is not base64url")
-	}
 	var claims struct {
 		Email   string `json:"email"`
 		Subject string `json:"sub"`
 	}
-	if err := json.Unmarshal(payload, &claims); err != nil {
-		return "", errors.New("the ID token is no JWT: its payload is not JSON")
+	if parts := strings.Split(strings.TrimSpace(token), "."); len(parts) == 3 {
+		payload, _ := base64.RawURLEncoding.DecodeString(parts[1])
+		_ = json.Unmarshal(payload, &claims) // a mistake leaves both claims empty
 	}
-	if claims.Email != "" {
-		return claims.Email, nil
+	if challenge := cmp.Or(claims.Email, claims.Subject); challenge != "" {
+		return challenge, nil
 	}
-	if claims.Subject == "" {
-		return "", errors.New("the ID token has neither the claim email nor the claim sub")
-	}
-	return claims.Subject, nil
+	return "", errors.New("the ID token is not a JWT with the claim email or the claim sub")
 }
 
 func signChallenge(signer crypto.Signer, challenge string) ([]byte, error) {
@@ -216,18 +196,8 @@ func signChallenge(signer crypto.Signer, challenge string) ([]byte, error) {
 		case elliptic.P521():
 			hash = crypto.SHA512
 		}
-	case *rsa.PublicKey:
-	default:
-		return nil, fmt.Errorf("a key of type %T cannot sign a challenge", key)
 	}
-	h := hash.New()
-	h.Write([]byte(challenge))
-	digest := h.Sum(nil)
-	signature, err := signer.Sign(rand.Reader, digest, hash)
-	if err != nil {
-		return nil, fmt.Errorf("signing the challenge: %w", err)
-	}
-	return signature, nil
+	return crypto.SignMessage(signer, rand.Reader, []byte(challenge), hash)
 }
 
 func (c *Client) overREST(ctx context.Context, token string, req *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
@@ -272,10 +242,7 @@ func (c *Client) overGRPC(ctx context.Context, token string, req *fulciov2.Creat
 	if c.base.Scheme == "http" {
 		transport, port = insecure.NewCredentials(), "80"
 	}
-	target := c.base.Host
-	if c.base.Port() == "" {
-		target = net.JoinHostPort(c.base.Hostname(), port)
-	}
+	target := net.JoinHostPort(c.base.Hostname(), cmp.Or(c.base.Port(), port))
 	connection, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponseSize)))
 	if err != nil {

@@ -8,6 +8,7 @@ package keypath
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -21,7 +22,7 @@ type Error struct {
 
 // Errorf returns an *Error at path whose text is formatted from format and args.
 func Errorf(path []string, format string, args ...any) error {
-	return &Error{Path: append([]string(nil), path...), Err: fmt.Errorf(format, args...)}
+	return &Error{Path: slices.Clone(path), Err: fmt.Errorf(format, args...)}
 }
 
 // Error returns the path and the sentence.
@@ -33,39 +34,31 @@ func (e *Error) Unwrap() error { return e.Err }
 // Prefix puts prefix before the path of every *Error in err, which may be joined with
 // errors.Join; any other error gets the prefix as its path.
 func Prefix(err error, prefix ...string) error {
-	if err == nil {
-		return nil
+	var errs []error
+	for _, e := range All(err) {
+		errs = append(errs, &Error{Path: slices.Concat(prefix, e.Path), Err: e.Err})
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var errs []error
-		for _, e := range joined.Unwrap() {
-			errs = append(errs, Prefix(e, prefix...))
-		}
-		return errors.Join(errs...)
+	if len(errs) == 1 {
+		return errs[0]
 	}
-	var e *Error
-	if errors.As(err, &e) {
-		return &Error{Path: append(append([]string(nil), prefix...), e.Path...), Err: e.Err}
-	}
-	return &Error{Path: append([]string(nil), prefix...), Err: err}
+	return errors.Join(errs...)
 }
 
 // All returns every *Error in err, which may be joined with errors.Join, in order. It returns
 // an error without a path with an empty one.
-func All(err error) []*Error {
-	if err == nil {
-		return nil
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		var all []*Error
+func All(err error) (all []*Error) {
+	var e *Error
+	joined, isJoined := err.(interface{ Unwrap() []error })
+	switch {
+	case err == nil:
+	case isJoined:
 		for _, e := range joined.Unwrap() {
 			all = append(all, All(e)...)
 		}
-		return all
+	case errors.As(err, &e):
+		all = []*Error{e}
+	default:
+		all = []*Error{{Err: err}}
 	}
-	var e *Error
-	if errors.As(err, &e) {
-		return []*Error{e}
-	}
-	return []*Error{{Err: err}}
+	return all
 }
