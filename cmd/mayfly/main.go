@@ -65,7 +65,6 @@ func run(ctx context.Context, args []string, std stdio) int {
 	// Certificates, tokens and servers' answers contain untrusted text. Every command writes it to a
 	// terminal through these two writers.
 	out, errOut := printable.NewWriter(std.out), printable.NewWriter(std.err)
-	defer func() { _, _ = out.Close(), errOut.Close() }()
 	root.SetArgs(args)
 	root.SetIn(std.in)
 	root.SetOut(out)

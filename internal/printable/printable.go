@@ -101,62 +101,29 @@ func wrapped(err error) []error {
 	return nil
 }
 
-// Writer passes lines of text on: everything is escaped as in Line but line breaks ("\n" and
-// "\r\n") and tabs. It is safe for concurrent use, and passes each write on with one write.
+// Writer passes text on: everything is escaped as in Line but line breaks ("\n" and "\r\n") and
+// tabs. It is safe for concurrent use, and passes each write on with one write. A character, or a
+// "\r\n", that two writes divide is escaped.
 type Writer struct {
-	mu      sync.Mutex // guards what follows
-	to      io.Writer
-	pending []byte // the beginning of a character, or a "\r", at the end of the last write
+	mu sync.Mutex // guards to
+	to io.Writer
 }
 
-// NewWriter returns a Writer to w. Close it after the last write.
+// NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 
 // Write implements io.Writer.
 func (w *Writer) Write(p []byte) (int, error) {
+	escaped := p
+	if slices.ContainsFunc(p, func(c byte) bool { return c != '\n' && (c < ' ' || c >= 0x7f) }) {
+		escaped = escapeLines(string(p))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.pending) == 0 && !slices.ContainsFunc(p, func(c byte) bool { return c != '\n' && (c < ' ' || c >= 0x7f) }) {
-		return w.to.Write(p)
-	}
-	text := append(w.pending, p...)
-	whole := len(text) - unfinished(text)
-	w.pending = slices.Clone(text[whole:])
-	if whole == 0 {
-		return len(p), nil
-	}
-	if _, err := w.to.Write(escapeLines(string(text[:whole]))); err != nil {
+	if _, err := w.to.Write(escaped); err != nil {
 		return 0, err
 	}
 	return len(p), nil
-}
-
-// Close writes what waits for the rest of a character. It does not close what it writes to.
-func (w *Writer) Close() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.pending) == 0 {
-		return nil
-	}
-	_, err := w.to.Write(escapeLines(string(w.pending)))
-	w.pending = nil
-	return err
-}
-
-// unfinished returns how many octets at the end of text need to be seen with what follows.
-func unfinished(text []byte) int {
-	if n := len(text); n > 0 && text[n-1] == '\r' {
-		return 1
-	}
-	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
-		if last := text[len(text)-n:]; utf8.RuneStart(last[0]) {
-			if utf8.FullRune(last) {
-				return 0
-			}
-			return n
-		}
-	}
-	return 0
 }
 
 func escapeLines(text string) []byte {

@@ -20,16 +20,12 @@ const (
 )
 
 // Places divides places between client addresses: an address gets one only while it holds fewer
-// than are free, and keeps up to a quarter free for those that hold fewer. One address so gets at
-// most half, two at most three quarters, and then each gets one or two until all are taken: of 32
-// places, by eight addresses of three networks that hold what they get. An IPv6 client is its /64,
-// which is the smallest network that a client is given.
-//
-// It keeps counters only of the addresses that hold a place, two for each place.
+// than are free, and keeps up to a quarter free for those that hold fewer. So one address gets at
+// most half, two at most three quarters, and then each gets one or two until all are taken. An IPv6
+// client is its /64. There are counters only of the addresses that hold a place, two for each place.
 type Places struct {
 	places int
-	// keep is how long a place is taken; zero means until Give.
-	keep time.Duration
+	keep   time.Duration // how long a place is taken; zero means until Give
 
 	mu    sync.Mutex // guards what follows
 	taken int
@@ -53,7 +49,19 @@ func New(places int, keep time.Duration) *Places {
 func (p *Places) Take(client netip.Addr, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.hasRoom(client, now) {
+	for len(p.queue) > 0 && !now.Before(p.queue[0].until) {
+		p.count(p.queue[0].client, -1)
+		p.queue = p.queue[1:]
+	}
+	own, wide := Networks(client)
+	free, least := p.places-p.taken, 1
+	switch {
+	case p.held[own] > 0:
+		least = min(p.places/forFirst, p.places/forOthers+1+2*p.held[own])
+	case p.held[wide] > 0:
+		least = p.places/forOthers + 1
+	}
+	if p.held[own] >= free || free < least {
 		return false
 	}
 	p.count(client, 1)
@@ -87,19 +95,6 @@ func (p *Places) expire(now time.Time) {
 		p.count(p.queue[0].client, -1)
 		p.queue = p.queue[1:]
 	}
-}
-
-func (p *Places) hasRoom(client netip.Addr, now time.Time) bool {
-	p.expire(now)
-	own, wide := Networks(client)
-	free, least := p.places-p.taken, 1
-	switch {
-	case p.held[own] > 0:
-		least = min(p.places/forFirst, p.places/forOthers+1+2*p.held[own])
-	case p.held[wide] > 0:
-		least = p.places/forOthers + 1
-	}
-	return p.held[own] < free && free >= least
 }
 
 func (p *Places) count(client netip.Addr, change int) {
