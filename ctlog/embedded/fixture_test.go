@@ -18,6 +18,7 @@ import (
 	"github.com/google/certificate-transparency-go/client"
 	"github.com/google/certificate-transparency-go/jsonclient"
 	tiles "github.com/transparency-dev/tessera/client"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/test/testlog"
@@ -122,18 +123,15 @@ func submit(t testing.TB, l *Log, a *authority, n int) []ctlog.SCT {
 func submitAll(t testing.TB, l *Log, submissions []ctlog.Submission) []ctlog.SCT {
 	t.Helper()
 	scts := make([]ctlog.SCT, len(submissions))
-	errs := make(chan error, len(submissions))
+	var group errgroup.Group
 	for i := range submissions {
-		go func() {
-			var err error
+		group.Go(func() (err error) {
 			scts[i], err = l.Submit(context.Background(), submissions[i])
-			errs <- err
-		}()
+			return err
+		})
 	}
-	for range submissions {
-		if err := <-errs; err != nil {
-			t.Fatal(err)
-		}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
 	}
 	return scts
 }

@@ -216,15 +216,3 @@ func FuzzParseTilePath(f *testing.F) {
 		}
 	})
 }
-
-func TestSCTExtension(t *testing.T) {
-	t.Parallel()
-	e := ctonly.Entry{Certificate: []byte("x")}
-	const index = 0x0102030405
-	if want := e.MerkleTreeLeaf(index); !bytes.HasSuffix(want, append([]byte{0, 8}, leafIndexExtension(index)...)) {
-		t.Errorf("%x does not end with %x", want, leafIndexExtension(index))
-	}
-	if got := base64.StdEncoding.EncodeToString(leafIndexExtension(5)); got != "AAAFAAAAAAU=" {
-		t.Errorf("the extension is %s", got)
-	}
-}

@@ -3,17 +3,16 @@
 package embedded
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,10 +23,8 @@ import (
 func TestInit(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	cfg := Config{
-		Name: "2026", Origin: "log.example/2026",
-		Dir: filepath.Join(base, "a", "log"), Guard: filepath.Join(base, "b", "guard.json"), Key: filepath.Join(base, "c", "log.key"),
-	}
+	cfg := configIn(base)
+	cfg.Dir, cfg.Guard, cfg.Key = filepath.Join(base, "a", "log"), filepath.Join(base, "b", "guard.json"), filepath.Join(base, "c", "log.key")
 	created, err := Init(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -36,56 +33,33 @@ func TestInit(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the key has mode %v: %v", info.Mode(), err)
 	}
-	key, err := loadKey(cfg.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(created.PublicKey)
-	if sha256.Sum256(block.Bytes) != created.LogID || key.LogID() != created.LogID || created.Origin != cfg.Origin {
-		t.Errorf("created %+v", created)
-	}
 	l := open(t, cfg)
-	if s := l.Status(); s.Err != nil || s.TreeSize != 0 || s.CheckpointTime.IsZero() {
-		t.Errorf("status: %+v", s)
+	if s := l.Status(); s.Err != nil || s.TreeSize != 0 || s.CheckpointTime.IsZero() || !bytes.Equal(s.LogID, created.LogID[:]) || !bytes.Equal(created.PublicKey, l.PublicKey()) {
+		t.Errorf("created %+v, status: %+v", created, s)
 	}
 	if diff := cmp.Diff([]string{".state", "checkpoint", "issuer", "writer.lock"}, names(t, cfg.Dir)); diff != "" {
 		t.Errorf("the directory holds (-want +got):\n%s", diff)
 	}
 
 	// The second time, each of the three paths alone must cause a refusal.
-	for _, test := range []struct {
-		key   string
-		renew func(*Config)
-	}{
-		{"dir", func(c *Config) { c.Guard, c.Key = c.Guard+"2", c.Key+"2" }},
-		{"guard", func(c *Config) { c.Dir, c.Key = c.Dir+"2", c.Key+"2" }},
-		{"key", func(c *Config) { c.Guard, c.Dir = c.Guard+"2", c.Dir+"2" }},
+	for key, again := range map[string]Config{
+		"dir": {Dir: cfg.Dir, Guard: cfg.Guard + "2", Key: cfg.Key + "2"}, "guard": {Dir: cfg.Dir + "2", Guard: cfg.Guard, Key: cfg.Key + "2"},
+		"key": {Dir: cfg.Dir + "2", Guard: cfg.Guard + "2", Key: cfg.Key},
 	} {
-		again := cfg
-		test.renew(&again)
+		again.Name, again.Origin = cfg.Name, cfg.Origin
 		_, err := Init(t.Context(), again)
-		var at *keypath.Error
-		if !errors.As(err, &at) || at.Path[0] != test.key || !strings.Contains(err.Error(), "exists already") {
-			t.Errorf("%s exists: got %v", test.key, err)
+		if all := keypath.All(err); len(all) != 1 || all[0].Path[0] != key {
+			t.Errorf("%s exists: got %v", key, err)
 		}
 	}
 	if diff := cmp.Diff([]string{"a", "b", "c"}, names(t, base)); diff != "" {
 		t.Errorf("a refused init left something (-want +got):\n%s", diff)
 	}
-}
-
-func TestInitUndoesWhatItMade(t *testing.T) {
-	t.Parallel()
-	base := t.TempDir()
-	cfg := Config{
-		Name: "2026", Origin: "log.example/2026",
-		Dir: filepath.Join(base, "log"), Guard: filepath.Join(base, "guard.json"), Key: filepath.Join(base, strings.Repeat("long", 100)),
-	}
-	if _, err := Init(t.Context(), cfg); err == nil {
-		t.Fatal("a file name of 400 characters was accepted")
-	}
-	if left := names(t, base); len(left) > 0 {
-		t.Errorf("a failed init left %v", left)
+	// A failed creation is undone: here a folder is where the guard should be.
+	again := configIn(t.TempDir())
+	again.Guard = again.Dir + ".init"
+	if _, err := Init(t.Context(), again); err == nil || len(names(t, filepath.Dir(again.Dir))) > 0 {
+		t.Errorf("a failed init (%v) left %v", err, names(t, filepath.Dir(again.Dir)))
 	}
 }
 
@@ -101,38 +75,28 @@ func names(t *testing.T, dir string) (all []string) {
 	return all
 }
 
+// Package pem tests which files hold one block.
 func TestParseKey(t *testing.T) {
 	t.Parallel()
 	_, good, err := generateKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parseKey(good); err != nil {
-		t.Errorf("our own key: %v", err)
-	}
-	if _, err := parseKey(append([]byte("\ufeff"), good...)); err != nil {
-		t.Errorf("behind a byte order mark: %v", err)
-	}
-	encode := func(key any) string {
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	}
 	p384, errP384 := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	_, edKey, errEd := ed25519.GenerateKey(rand.Reader)
-	if err := errors.Join(errP384, errEd); err != nil {
+	_, ed25519Key, errEd := ed25519.GenerateKey(rand.Reader)
+	p384DER, errDER := x509.MarshalPKCS8PrivateKey(p384)
+	edDER, errEdDER := x509.MarshalPKCS8PrivateKey(ed25519Key)
+	if err := errors.Join(errP384, errEd, errDER, errEdDER); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{
-		"empty": "", "no PEM": "hello", "another block": strings.ReplaceAll(string(good), "PRIVATE", "EC PRIVATE"),
-		"hidden": "key: " + string(good) + string(good), "two blocks": string(good) + string(good),
-		"no PKCS#8": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")})),
-		"P-384":     encode(p384), "Ed25519": encode(edKey),
+	for name, content := range map[string][]byte{
+		"good": good, "another block": bytes.ReplaceAll(good, []byte("PRIVATE"), []byte("EC PRIVATE")),
+		"no PKCS#8": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}),
+		"P-384":     pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: p384DER}),
+		"Ed25519":   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: edDER}),
 	} {
-		if _, err := parseKey([]byte(content)); err == nil {
-			t.Errorf("%s is accepted", name)
+		if _, err := parseKey(content); (err == nil) != (name == "good") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
