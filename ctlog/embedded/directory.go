@@ -32,8 +32,8 @@ const (
 	maxTreeState = 4 << 10
 )
 
-// The files that a log's directory holds beside Tessera's tiles. The checkpoint, and
-// everything in stateDir except the probe, belong to Tessera (storage/posix).
+// The files of a log's directory beside the tiles. The checkpoint and stateDir, except the probe,
+// belong to Tessera (storage/posix).
 const (
 	stateDir       = ".state"
 	treeStateFile  = stateDir + "/treeState"
@@ -48,7 +48,8 @@ var (
 	// errDamaged: the files on the disk cannot be those that the log wrote.
 	errDamaged = errors.New("the log's directory is damaged")
 	// errOlder: the directory is behind the guard.
-	errOlder = errors.New("its directory is older than its guard")
+	errOlder   = errors.New("its directory is older than its guard")
+	errStopped = errors.New("the caller reads no more entries")
 	// errInconsistent: one of two trees does not continue the other.
 	errInconsistent = errors.New("the trees are inconsistent")
 )
@@ -164,39 +165,31 @@ func (d directory) hashTile(t tile, size uint64) ([]byte, error) {
 func (d directory) entries(first, end, size uint64) iter.Seq2[*tileLeaf, error] {
 	return func(yield func(*tileLeaf, error) bool) {
 		end = min(end, size)
-		for index := first / tileWidth; index*tileWidth < end; index++ {
-			if !d.tileEntries(index, end, size, func(leaf *tileLeaf, err error) bool {
-				return err == nil && leaf.index < first || yield(leaf, err)
-			}) {
+		for index := first / tileWidth * tileWidth; index < end; {
+			file, err := d.open(tile{data: true, index: index / tileWidth}, size)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			r := bufio.NewReaderSize(file, 32<<10)
+			for stop := min(end, index+tileWidth); index < stop && err == nil; index++ {
+				var leaf *tileLeaf
+				if leaf, err = readTileLeaf(r); err == nil && leaf.index != index {
+					err = fmt.Errorf("it has the index %d", leaf.index)
+				}
+				if err != nil && !errors.As(err, new(*fs.PathError)) { // the file is readable, and holds no valid entry
+					err = fmt.Errorf("%w: %s: entry %d: %w", errDamaged, file.Name(), index, err)
+				}
+				if (err != nil || index >= first) && !yield(leaf, err) {
+					err = errStopped
+				}
+			}
+			_ = file.Close()
+			if err != nil {
 				return
 			}
 		}
 	}
-}
-
-// tileEntries yields the entries of one data tile, up to before end. It reports whether it has read
-// all.
-func (d directory) tileEntries(tileIndex, end, size uint64, yield func(*tileLeaf, error) bool) bool {
-	file, err := d.open(tile{data: true, index: tileIndex}, size)
-	if err != nil {
-		yield(nil, err)
-		return false
-	}
-	defer func() { _ = file.Close() }()
-	r := bufio.NewReaderSize(file, 32<<10)
-	for index := tileIndex * tileWidth; index < min(end, (tileIndex+1)*tileWidth); index++ {
-		leaf, err := readTileLeaf(r)
-		if err == nil && leaf.index != index {
-			err = fmt.Errorf("it has the index %d", leaf.index)
-		}
-		if err != nil && !errors.As(err, new(*fs.PathError)) { // the file is readable, and holds no valid entry
-			err = fmt.Errorf("%w: %s: entry %d: %w", errDamaged, file.Name(), index, err)
-		}
-		if !yield(leaf, err) || err != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // nodes returns the hashes of nodes from the tiles of the tree of the given size.

@@ -12,6 +12,7 @@
 package embedded
 
 import (
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -92,14 +93,11 @@ func newLog(cfg Config, key *logKey) (l *Log, err error) {
 	return l, nil
 }
 
-// Open opens a log that Init created. Errors for settings have key paths such as ["dir"];
-// *LockedError and *StorageError report the state of the machine.
+// Open opens a log that Init created, until Shutdown; ctx is for opening only. Errors for settings
+// have key paths such as ["dir"]; *LockedError and *StorageError report the state of the machine.
 //
-// Open also opens a log if its directory is damaged, older than its guard or of another
-// history: the log serves what it published, refuses every submission with *RefusedError, and
-// reports the refusal in Status.
-//
-// The log runs until Shutdown; ctx is for opening only.
+// Open also opens a log that must not sign: it serves what it published, refuses every submission
+// with *RefusedError, and reports the refusal in Status.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
 	cfg, key, free, err := cfg.openable()
 	if err != nil {
@@ -122,9 +120,8 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// start checks the directory against the guard and hands it to Tessera, or refuses to sign. An
-// error that it returns is temporary, or is a wrong setting. Tessera's work in the background stops
-// with the context background, after Shutdown has drained it.
+// start checks the directory against the guard and hands it to Tessera, or refuses to sign. Its
+// error is temporary, or is a wrong setting.
 func (l *Log) start(ctx, background context.Context) error {
 	s, err := l.cfg.examine(l.key)
 	l.guard.newest.Store(s.guard)
@@ -165,9 +162,8 @@ func (l *Log) newAppender(ctx context.Context, options *tessera.AppendOptions) (
 	return appender, finish, err
 }
 
-// RouteTesseraLogs sends Tessera's log lines, for the whole process, to logger instead of
-// standard error. This package reports most of it better: level Warn suffices for logger.
-// Package main calls it, once, before the first log is opened.
+// RouteTesseraLogs sends Tessera's log lines, for the whole process, to logger instead of standard
+// error. Package main calls it, once, before the first log is opened.
 func RouteTesseraLogs(logger *slog.Logger) { klog.SetSlogLogger(logger) }
 
 // Name returns the log's name in the configuration.
@@ -178,36 +174,29 @@ func (l *Log) PublicKey() []byte { return l.key.PEM() }
 
 func (l *Log) verifier() noteVerifier { return noteVerifier{l.cfg.Origin, l.key.PublicKey} }
 
-// admitCheckpoint decides whether Tessera may publish a tree head, and returns its timestamp.
+// admitCheckpoint decides whether Tessera may publish a tree head. It returns the current time, but
+// always later than that of the checkpoint before (RFC 6962, section 3.5).
 func (l *Log) admitCheckpoint(head treeHead) (timestamp uint64, err error) {
-	ctx := context.Background()
-	timestamp, err = l.tryCheckpoint(head)
-	if refusal := l.refuse(ctx, err); refusal != nil {
-		err = refusal
-	}
-	if err == nil {
-		l.signError.Store(nil)
-		return timestamp, nil
-	}
-	l.signError.Store(&err)
-	l.failures.Log(ctx, slog.LevelError, "publishing no checkpoint", slog.Any("error", err))
-	return 0, err
-}
-
-// tryCheckpoint returns the current time, but always later than that of the checkpoint before (RFC
-// 6962, section 3.5).
-func (l *Log) tryCheckpoint(head treeHead) (timestamp uint64, err error) {
-	if refusal := l.refusal.Load(); refusal != nil {
-		return 0, refusal
-	}
 	l.signMu.Lock()
 	defer l.signMu.Unlock()
-	if head.size < l.signedSize {
-		return 0, fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.size, l.signedSize)
+	refusal := l.refusal.Load()
+	switch {
+	case refusal != nil:
+	case head.size < l.signedSize:
+		err = fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.size, l.signedSize)
+	default:
+		err = l.guard.admit(head)
 	}
-	if err := l.guard.admit(head); err != nil {
+	ctx := context.Background()
+	if refusal = cmp.Or(refusal, l.refuse(ctx, err)); refusal != nil {
+		err = refusal
+	}
+	if err != nil {
+		l.signError.Store(&err)
+		l.failures.Log(ctx, slog.LevelError, "publishing no checkpoint", slog.Any("error", err))
 		return 0, err
 	}
+	l.signError.Store(nil)
 	l.signedSize, l.lastTimestamp = head.size, max(milliseconds(l.cfg.Now()), l.lastTimestamp+1)
 	l.metrics.size.Set(float64(head.size))
 	return l.lastTimestamp, nil
@@ -232,11 +221,9 @@ func (l *Log) refuse(ctx context.Context, err error) *RefusedError {
 
 // Shutdown stops the log in an order that loses nothing: it admits no new entries; the
 // pending ones are stored and get their SCTs; it publishes a checkpoint that covers them all;
-// then it cancels Tessera's work and releases the locks. If ctx ends first, it does the rest
-// without waiting: pending entries may be lost, but no submitter has an SCT for them. A second
-// call does nothing.
-//
-// The Handler continues to serve what is published.
+// then it cancels Tessera's work and releases the locks. If ctx ends first, it waits no longer:
+// pending entries may be lost, but no submitter has an SCT for them. The Handler continues to
+// serve what is published. A second call does nothing.
 func (l *Log) Shutdown(ctx context.Context) (err error) {
 	if l.closing.Swap(true) {
 		return nil

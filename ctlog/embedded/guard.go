@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -54,9 +53,6 @@ var errOtherLog = errors.New("its files are of different logs")
 // readGuard reads the guard of the log that origin and logID name.
 func readGuard(path, origin string, logID [32]byte) (*guardFile, error) {
 	content, err := files.Read(path, maxGuardFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &guardFile{}, fmt.Errorf("its guard %s is missing", path)
-	}
 	var g *guardFile
 	if err == nil {
 		g, err = parseGuard(content)

@@ -14,8 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
-// maxIssuers bounds the issuers of one log. A CA has a few in its life. The chains submitted
-// over HTTP end in accepted roots, but their submitters control the number of issuers.
+// maxIssuers bounds the issuers of one log: clients with the submit token control their number.
 const maxIssuers = 1024
 
 // issuers keeps the CA certificates that entries refer to, in files named after their SHA-256

@@ -29,10 +29,8 @@ type Holder struct {
 
 // LockedError states that another process has the log open for writing.
 type LockedError struct {
-	// Path is the directory or the guard that is locked.
-	Path string
-	// Holder is the process that locked it; its PID is zero if unknown.
-	Holder Holder
+	Path   string // the directory or the guard
+	Holder Holder // its PID is zero if unknown
 }
 
 // Error names the holder.
@@ -96,18 +94,18 @@ func readHolder(path string) (h Holder) {
 	return h
 }
 
-// holderOf returns the holder of the lock at path; nil if there is none.
-func holderOf(path string) (*Holder, error) {
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+// holderOf returns the holder of the lock at path; nil if there is none, or if it cannot be told.
+func holderOf(path string) *Holder {
+	if _, err := os.Stat(path); err != nil {
+		return nil
 	}
 	held, err := files.Lock(path, 0o644)
 	if errors.Is(err, files.ErrLocked) {
 		h := readHolder(path)
-		return &h, nil
+		return &h
 	}
 	if err == nil {
-		err = files.Unlock(held)
+		_ = files.Unlock(held)
 	}
-	return nil, err
+	return nil
 }

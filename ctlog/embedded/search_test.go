@@ -87,13 +87,10 @@ func TestSearchReadsTheNewestFirst(t *testing.T) {
 	_, cfg, _ := published(t, 520)
 	next := uint64(520)
 	for e, err := range Search(t.Context(), cfg, Query{}) {
-		if err != nil {
-			t.Fatal(err)
+		if next--; err != nil || e.Index != next {
+			t.Fatalf("got entry %v, %v, want %d", e, err, next)
 		}
-		if next--; e.Index != next {
-			t.Fatalf("got entry %d, want %d", e.Index, next)
-		}
-		if e.Index == 3 {
+		if next == 3 {
 			break
 		}
 	}
@@ -102,11 +99,6 @@ func TestSearchReadsTheNewestFirst(t *testing.T) {
 	for _, err := range Search(ctx, cfg, Query{}) {
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
-		}
-	}
-	for _, err := range Search(t.Context(), Config{Dir: t.TempDir()}, Query{}) {
-		if err == nil {
-			t.Error("an empty directory was searched")
 		}
 	}
 }

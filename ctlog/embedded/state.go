@@ -21,15 +21,12 @@ type Status struct {
 	LogID  []byte `json:"log_id"`
 	// TreeSize and RootHash are of the newest tree for which the log may sign; an Inspection
 	// has those of the directory, even if they are refused.
-	TreeSize uint64 `json:"tree_size"`
-	RootHash []byte `json:"root_hash"`
-	// CheckpointSize and CheckpointTime are of the published checkpoint.
-	CheckpointSize uint64    `json:"checkpoint_size"`
+	TreeSize       uint64    `json:"tree_size"`
+	RootHash       []byte    `json:"root_hash"`
+	CheckpointSize uint64    `json:"checkpoint_size"` // of the published one
 	CheckpointTime time.Time `json:"checkpoint_time"`
-	// Pending is how many entries wait to be stored.
-	Pending int `json:"pending"`
-	// FreeBytes is the free space on the disk.
-	FreeBytes uint64 `json:"free_bytes"`
+	Pending        int       `json:"pending"`    // entries that wait to be stored
+	FreeBytes      uint64    `json:"free_bytes"` // on the disk
 	// Err states why the log accepts no entry now, and what to do: *RefusedError,
 	// *StorageError or another. It is nil if the log is ready.
 	Err error `json:"-"`
@@ -85,13 +82,10 @@ func (cfg Config) status(key *logKey, s state) Status {
 // Inspection is what can be reported about a log without opening it, also while it is in use.
 type Inspection struct {
 	Status
-	// Holder has the log open for writing; nil for no process.
-	Holder *Holder `json:"holder,omitempty"`
-	// GuardSize and GuardTime are the guard's.
+	Holder    *Holder   `json:"holder,omitempty"` // has the log open for writing; nil for no process
 	GuardSize uint64    `json:"guard_size"`
 	GuardTime time.Time `json:"guard_time"`
-	// Warnings list settings that work but should be changed.
-	Warnings []string `json:"warnings,omitempty"`
+	Warnings  []string  `json:"warnings,omitempty"` // settings that work but should be changed
 }
 
 // Inspect reads a log and changes nothing. Its Err is the error with which Open would refuse
@@ -101,13 +95,9 @@ func Inspect(_ context.Context, cfg Config) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
-	holder, err := holderOf(cfg.lockFiles()[0].path)
-	if err != nil {
-		return nil, fmt.Errorf("inspecting log %s: %w", cfg.Name, err)
-	}
 	free, storageErr := cfg.checkStorage()
 	s, err := cfg.examine(key)
-	in := &Inspection{Status: cfg.status(key, s), Holder: holder, GuardSize: s.guard.TreeSize, GuardTime: s.guard.Updated}
+	in := &Inspection{Status: cfg.status(key, s), Holder: holderOf(cfg.lockFiles()[0].path), GuardSize: s.guard.TreeSize, GuardTime: s.guard.Updated}
 	in.FreeBytes = free
 	if in.Err = err; err == nil {
 		in.Err = errors.Join(storageErr, cfg.checkSpace(free))
@@ -119,10 +109,9 @@ func Inspect(_ context.Context, cfg Config) (*Inspection, error) {
 	return in, nil
 }
 
-// Check is Open without its effects: it locks and changes nothing, also while the log is in use.
-// err is the error that Open would return, except for locks. refused is why the opened log would
-// accept no entry; nil if it would accept entries. The returned log has a name and a key, and
-// nothing else works.
+// Check is Open without its effects, also while the log is in use. err is the error that Open would
+// return, except for locks. refused is why the opened log would accept no entry. The returned log
+// has a name and a key, and nothing else works.
 func Check(_ context.Context, cfg Config) (log *Log, refused, err error) {
 	cfg, key, free, err := cfg.openable()
 	if err != nil {
