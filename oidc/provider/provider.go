@@ -27,11 +27,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// audience is the default `aud`, and the only client of the sign-in.
-const audience = "sigstore"
-
-// The paths below the issuer URL.
 const (
+	audience      = "sigstore" // the default `aud`, and the only client of the sign-in
 	discoveryPath = "/.well-known/openid-configuration"
 	keysPath      = "/keys"
 )
@@ -54,13 +51,10 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Provider is an http.Handler that serves its discovery document and its key set, and mints tokens.
-// It is safe for concurrent use.
+// Provider serves its discovery document and its key set, and mints tokens; safe for concurrent use.
 type Provider struct {
-	cfg  Config
-	root string // IssuerURL without a slash at the end
-	base string // the path of root
-	mux  *http.ServeMux
+	cfg Config
+	mux *http.ServeMux
 
 	// Discoveries and KeyFetches are the numbers of times that the documents have been served.
 	Discoveries, KeyFetches atomic.Int64
@@ -83,21 +77,38 @@ func New(cfg Config) (*Provider, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	p := &Provider{cfg: cfg, root: strings.TrimSuffix(cfg.IssuerURL, "/"), base: strings.TrimSuffix(u.Path, "/"), mux: http.NewServeMux(), codes: make(map[string]grant)}
-	p.mux.HandleFunc("GET "+p.base+discoveryPath, func(w http.ResponseWriter, _ *http.Request) {
+	root, base := strings.TrimSuffix(cfg.IssuerURL, "/"), strings.TrimSuffix(u.Path, "/")
+	document := map[string]any{ // what OpenID Connect Discovery 1.0, section 3, requires
+		"issuer":                                cfg.IssuerURL,
+		"jwks_uri":                              root + keysPath,
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{cfg.Algorithm},
+	}
+	p := &Provider{cfg: cfg, mux: http.NewServeMux(), codes: make(map[string]grant)}
+	p.mux.HandleFunc("GET "+base+discoveryPath, func(w http.ResponseWriter, _ *http.Request) {
 		p.Discoveries.Add(1)
-		writeJSON(w, http.StatusOK, p.discovery())
+		writeJSON(w, http.StatusOK, document)
 	})
-	p.mux.HandleFunc("GET "+p.base+keysPath, func(w http.ResponseWriter, _ *http.Request) {
+	p.mux.HandleFunc("GET "+base+keysPath, func(w http.ResponseWriter, _ *http.Request) {
 		p.KeyFetches.Add(1)
 		p.mu.RLock()
 		defer p.mu.RUnlock()
 		writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: p.published})
 	})
 	if cfg.SignIn {
-		p.mux.HandleFunc("GET "+p.base+AuthorizationPath, p.authorize)
-		p.mux.HandleFunc("POST "+p.base+AuthorizationPath, p.authorize)
-		p.mux.HandleFunc("POST "+p.base+tokenPath, p.token)
+		maps.Copy(document, map[string]any{
+			"authorization_endpoint":                root + AuthorizationPath,
+			"token_endpoint":                        root + tokenPath,
+			"response_types_supported":              []string{"code"},
+			"scopes_supported":                      []string{"openid", "email"},
+			"grant_types_supported":                 []string{"authorization_code"},
+			"code_challenge_methods_supported":      []string{"S256"},
+			"token_endpoint_auth_methods_supported": []string{"none"},
+		})
+		p.mux.HandleFunc("GET "+base+AuthorizationPath, p.authorize)
+		p.mux.HandleFunc("POST "+base+AuthorizationPath, p.authorize)
+		p.mux.HandleFunc("POST "+base+tokenPath, p.token)
 	}
 	if _, err := p.rotate(cfg.Key); err != nil {
 		return nil, err
@@ -174,36 +185,11 @@ func (p *Provider) SigningKey() jose.JSONWebKey {
 	return p.current
 }
 
-// ServeHTTP implements http.Handler. The discovery document is at IssuerURL +
-// "/.well-known/openid-configuration", the key set at IssuerURL + "/keys"; with Config.SignIn,
+// ServeHTTP serves the discovery document, the key set at IssuerURL + "/keys", and with Config.SignIn
 // the sign-in page at IssuerURL + "/auth" and the token endpoint at IssuerURL + "/token".
 func (p *Provider) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	p.mux.ServeHTTP(w, r)
-}
-
-// discovery returns the members that OpenID Connect Discovery 1.0, section 3, requires of a provider,
-// and those of its sign-in if it has one.
-func (p *Provider) discovery() map[string]any {
-	document := map[string]any{
-		"issuer":                                p.cfg.IssuerURL,
-		"jwks_uri":                              p.root + keysPath,
-		"response_types_supported":              []string{"id_token"},
-		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{p.cfg.Algorithm},
-	}
-	if p.cfg.SignIn {
-		maps.Copy(document, map[string]any{
-			"authorization_endpoint":                p.root + AuthorizationPath,
-			"token_endpoint":                        p.root + tokenPath,
-			"response_types_supported":              []string{"code"},
-			"scopes_supported":                      []string{"openid", "email"},
-			"grant_types_supported":                 []string{"authorization_code"},
-			"code_challenge_methods_supported":      []string{"S256"},
-			"token_endpoint_auth_methods_supported": []string{"none"},
-		})
-	}
-	return document
 }
 
 func writeJSON(w http.ResponseWriter, status int, document any) {

@@ -17,20 +17,18 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
-// The paths below the issuer URL that Config.SignIn adds.
 const (
 	// AuthorizationPath is the path of the sign-in page, to which other sites send a browser.
 	AuthorizationPath = "/auth"
 	tokenPath         = "/token"
-)
+	// outOfBand is the redirect URI of a program without a local browser: the page shows the code
+	// instead. sigstore's clients fall back to it.
+	outOfBand = "urn:ietf:wg:oauth:2.0:oob"
 
-// outOfBand is the redirect URI of a program without a local browser: the page shows the code
-// instead. sigstore's clients fall back to it.
-const outOfBand = "urn:ietf:wg:oauth:2.0:oob"
-
-const (
 	codeLifetime = 10 * time.Minute // RFC 6749, section 4.1.2: the recommended maximum
 	maxCodes     = 1000
 	maxForm      = 64 << 10
@@ -47,10 +45,11 @@ type grant struct {
 	expires                              time.Time
 }
 
-// pageData is what the page shows: a code, a form, or only a problem.
+// pageData is what the page shows: a code, a form, or only a problem. The form is sent to the page's own
+// URL, with the parameters in it.
 type pageData struct {
-	Title, Problem, Email, Code, Action string
-	Fields                              url.Values
+	Title, Problem, Email, Code string
+	Form                        bool
 }
 
 func show(w http.ResponseWriter, status int, data pageData) {
@@ -78,13 +77,14 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusBadRequest, "the request's parameters cannot be read")
 		return
 	}
-	// RFC 6749, section 4.1.2.1: if the client or its redirect URI is wrong, do not redirect.
+	// RFC 6749, section 4.1.2.1: if the client or its redirect URI, which must be on this machine (RFC
+	// 8252, section 7.3), is wrong, do not redirect.
 	redirectURI := r.Form.Get("redirect_uri")
 	client, err := url.Parse(redirectURI)
 	switch code, problem := checkRequest(r.Form); {
 	case r.Form.Get("client_id") != audience:
 		refuse(http.StatusBadRequest, "the client_id is %q; the only client here is %q", r.Form.Get("client_id"), audience)
-	case redirectURI != outOfBand && (err != nil || !isLocal(client)):
+	case redirectURI != outOfBand && (err != nil || client.Scheme != "http" || client.User != nil || client.Fragment != "" || !httputil.IsLoopback(client.Hostname())):
 		refuse(http.StatusBadRequest, "the redirect_uri is %q; it must be an http URL on this machine, such as http://localhost:1234/auth/callback, or %s", redirectURI, outOfBand)
 	case problem != "" && redirectURI == outOfBand:
 		refuse(http.StatusBadRequest, "%s", problem)
@@ -97,8 +97,7 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 
 // askOrGrant shows the form, or issues a code for the address in it.
 func (p *Provider) askOrGrant(w http.ResponseWriter, r *http.Request, client *url.URL) {
-	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Action: p.base + AuthorizationPath, Fields: maps.Clone(r.Form)}
-	form.Fields.Del("email")
+	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Form: true}
 	if r.Method == http.MethodGet {
 		show(w, http.StatusOK, form)
 		return
@@ -141,12 +140,7 @@ func checkRequest(form url.Values) (code, problem string) {
 	}
 }
 
-// isLocal reports whether u is on this machine, so that a code may be sent there (RFC 8252, section 7.3).
-func isLocal(u *url.URL) bool {
-	return u.Scheme == "http" && u.User == nil && u.Fragment == "" && slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, u.Hostname())
-}
-
-// redirect sends the browser back to the client with values, and its state, added to its URI's query.
+// redirect sends the browser back to the client, with values and state added to its URI's query.
 func redirect(w http.ResponseWriter, r *http.Request, client *url.URL, values url.Values) {
 	query := client.Query()
 	maps.Copy(query, values)
