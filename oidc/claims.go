@@ -80,7 +80,16 @@ func (p *claimsParser) value(depth int) (any, error) {
 	case jsontext.KindNumber:
 		return Number(token.String()), nil
 	case jsontext.KindBeginArray:
-		return p.array(depth + 1)
+		elements := []any{}
+		for p.dec.PeekKind() != jsontext.KindEndArray {
+			v, err := p.value(depth + 1)
+			if err != nil {
+				return nil, err
+			}
+			elements = append(elements, v)
+		}
+		_, err := p.dec.ReadToken()
+		return elements, err
 	case jsontext.KindBeginObject:
 		return p.object(depth + 1)
 	default: // no other token begins a value
@@ -100,19 +109,6 @@ func (p *claimsParser) string() (string, error) {
 	}
 	end := p.dec.InputOffset()
 	return p.text[end-int64(len(raw))+1 : end-1], nil
-}
-
-func (p *claimsParser) array(depth int) ([]any, error) {
-	elements := []any{}
-	for p.dec.PeekKind() != jsontext.KindEndArray {
-		v, err := p.value(depth)
-		if err != nil {
-			return nil, err
-		}
-		elements = append(elements, v)
-	}
-	_, err := p.dec.ReadToken()
-	return elements, err
 }
 
 func (p *claimsParser) object(depth int) (Claims, error) {

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -120,13 +121,11 @@ const maxQuoted = 100
 // quote returns s for a message to the client: in double quotes, with non-printing characters
 // escaped, and cut to maxQuoted characters.
 func quote(s string) string {
-	n := 0
-	for i := range s {
-		if n++; n > maxQuoted {
-			return fmt.Sprintf("%q…", s[:i])
-		}
+	text := fmt.Sprintf("%.*q", maxQuoted, s)
+	if utf8.RuneCountInString(s) > maxQuoted {
+		text += "…"
 	}
-	return fmt.Sprintf("%q", s)
+	return text
 }
 
 // quoteList returns up to three of list, quoted as by quote, and the number of the others.
