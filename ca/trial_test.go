@@ -14,16 +14,12 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
-func raw(critical bool, value string, id ...int) pkix.Extension {
-	return pkix.Extension{Id: id, Critical: critical, Value: []byte(value)}
-}
-
 // A trial reports exactly the kinds of name that no leaf can have, and the unusable chains.
 func TestTrial(t *testing.T) {
 	t.Parallel()
 	const emailKind = certs.SANEmail
 	all := SANKinds()
-	explicitPolicy := raw(true, "\x30\x03\x80\x01\x00", 2, 5, 29, 36)
+	explicitPolicy := extensionOf(true, "\x30\x03\x80\x01\x00", 2, 5, 29, 36)
 	for name, test := range map[string]struct {
 		change   func(b *chainBuilder)
 		unusable []certs.SANKind
@@ -35,7 +31,7 @@ func TestTrial(t *testing.T) {
 		"plain":           {change: func(*chainBuilder) {}, verified: uri("https://a.example/")},
 		"explicit policy": {func(b *chainBuilder) { b.issuing.ExtraExtensions = []pkix.Extension{explicitPolicy} }, all, uri("https://a.example/"), "invalid policies"},
 		"explicit policy, inhibited anyPolicy": {func(b *chainBuilder) {
-			b.upper.ExtraExtensions = []pkix.Extension{explicitPolicy, raw(true, "\x02\x01\x00", 2, 5, 29, 54)}
+			b.upper.ExtraExtensions = []pkix.Extension{explicitPolicy, extensionOf(true, "\x02\x01\x00", 2, 5, 29, 54)}
 			b.upper.PolicyIdentifiers = []stdasn1.ObjectIdentifier{{2, 5, 29, 32, 0}}
 		}, all, uri("https://a.example/"), "invalid policies"},
 		"policies that nothing requires": {func(b *chainBuilder) {
