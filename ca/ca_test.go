@@ -3,6 +3,7 @@
 package ca_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/elliptic"
@@ -12,7 +13,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +20,7 @@ import (
 	ct "github.com/google/certificate-transparency-go"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/test/testca"
@@ -38,12 +39,50 @@ func refused(t *testing.T, err error, reason refusal.Reason) *refusal.Error {
 	return e
 }
 
+// hook is a signer that calls before in place of each signature, and signs the digest that it
+// returns.
+type hook struct {
+	crypto.Signer
+	before func(digest []byte) ([]byte, error)
+}
+
+func (h hook) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	digest, err := h.before(digest)
+	if err != nil {
+		return nil, err
+	}
+	return h.Signer.Sign(rand, digest, opts)
+}
+
+func hooked(before func(digest []byte) ([]byte, error)) func(crypto.Signer) crypto.Signer {
+	return func(inner crypto.Signer) crypto.Signer { return hook{inner, before} }
+}
+
+// wrongAfter returns a hook that makes every signature wrong after the first n.
+func wrongAfter(n int32) func(crypto.Signer) crypto.Signer {
+	var signatures atomic.Int32
+	return hooked(func(digest []byte) ([]byte, error) {
+		if signatures.Add(1) > n {
+			digest = append([]byte{digest[0] ^ 1}, digest[1:]...)
+		}
+		return digest, nil
+	})
+}
+
+// The world proves each certificate again at the end of the test.
 func TestIssue(t *testing.T) {
 	t.Parallel()
-	for name, curve := range map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()} {
+	begin := time.Now().Truncate(time.Second)
+	for name, builder := range map[string]testca.Builder{
+		"P-256":         {},
+		"P-384":         {Curve: elliptic.P384()},
+		"P-521":         {Curve: elliptic.P521()},
+		"without a log": {CTDisabled: true},
+		"a new CA":      {NotBefore: begin},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := testca.New(t, testca.Builder{Curve: curve})
+			w := testca.New(t, builder)
 			issued, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
 			if err != nil {
 				t.Fatal(err)
@@ -58,45 +97,14 @@ func TestIssue(t *testing.T) {
 			if got := leaf.NotAfter.Sub(leaf.NotBefore); got != 10*time.Minute {
 				t.Errorf("the certificate is valid for %s, want 10m", got)
 			}
-			if ago := time.Since(leaf.NotBefore); ago < 4*time.Second || ago > time.Minute {
-				t.Errorf("the certificate begins %s ago, want a few seconds", ago)
+			ago := time.Since(leaf.NotBefore)
+			if isNew := builder.NotBefore == begin; isNew && leaf.NotBefore.Before(begin) || !isNew && ago < 4*time.Second || ago > time.Minute {
+				t.Errorf("the certificate begins %s ago, want a few seconds, and not before its CA", ago)
 			}
-			if w.Log.Size() != 1 {
-				t.Errorf("the log has %d entries, want 1", w.Log.Size())
-			}
-		})
-	}
-}
-
-func TestIssueConcurrently(t *testing.T) {
-	t.Parallel()
-	w := testca.New(t, testca.Builder{})
-	const clients, each = 8, 5
-	var wg sync.WaitGroup
-	for range clients {
-		wg.Go(func() {
-			for range each {
-				if _, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person)); err != nil {
-					t.Error(err)
-				}
+			if issued.SCTEmbedded == builder.CTDisabled || (w.Log.Size() == 1) == builder.CTDisabled {
+				t.Errorf("an SCT is embedded (%t), and the log has %d entries", issued.SCTEmbedded, w.Log.Size())
 			}
 		})
-	}
-	wg.Wait()
-	if got := w.Log.Size(); got != clients*each {
-		t.Errorf("the log has %d entries, want %d", got, clients*each)
-	}
-}
-
-func TestIssueWithoutLog(t *testing.T) {
-	t.Parallel()
-	w := testca.New(t, testca.Builder{CTDisabled: true})
-	issued, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if issued.SCTEmbedded || w.Log.Size() != 0 {
-		t.Errorf("an SCT is embedded (%t), or the log has entries (%d), though there is no log", issued.SCTEmbedded, w.Log.Size())
 	}
 }
 
@@ -109,19 +117,14 @@ func TestIssueRefusesBeforeLogging(t *testing.T) {
 		request ca.Request
 		reason  refusal.Reason
 	}{
-		"no token":         {w.Request(t, "", person), refusal.TokenMissing},
-		"no JWT":           {w.Request(t, "hello", person), refusal.TokenMalformed},
-		"expired":          {w.Request(t, w.Token(t, map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}), person), refusal.TokenExpired},
 		"other audience":   {w.Request(t, w.Token(t, map[string]any{"aud": "other"}), person), refusal.AudienceMismatch},
 		"unverified email": {w.Request(t, w.Token(t, map[string]any{"email_verified": false}), person), refusal.EmailUnverified},
-		"no email":         {w.Request(t, w.Token(t, map[string]any{"email": nil}), person), refusal.ClaimMissing},
 		"other challenge":  {w.Request(t, w.Token(t, nil), "subject-1"), refusal.ProofInvalid},
 	} {
-		_, err := w.Issue(t.Context(), test.request)
-		var e *refusal.Error
-		if !errors.As(err, &e) || e.Reason != test.reason {
-			t.Errorf("%s: got error %v, want a refusal for %s", name, err, test.reason)
-		}
+		t.Run(name, func(t *testing.T) {
+			_, err := w.Issue(t.Context(), test.request)
+			refused(t, err, test.reason)
+		})
 	}
 	if got := w.Log.Size(); got != 0 {
 		t.Errorf("the log has %d entries after refusals", got)
@@ -136,7 +139,7 @@ func TestIssueUnderNameConstraints(t *testing.T) {
 		Issuing: func(c *x509.Certificate) {
 			c.PermittedEmailAddresses, c.PermittedDNSDomainsCritical = []string{"example.com"}, true
 		},
-		Wrap: func(s crypto.Signer) crypto.Signer { return countingSigner{s, &signatures} },
+		Wrap: hooked(func(digest []byte) ([]byte, error) { signatures.Add(1); return digest, nil }),
 	})
 	const other = "ada@other.example"
 	_, err := w.Issue(t.Context(), w.Request(t, w.Token(t, map[string]any{"email": other}), other))
@@ -149,16 +152,6 @@ func TestIssueUnderNameConstraints(t *testing.T) {
 	if _, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person)); err != nil {
 		t.Error(err)
 	}
-}
-
-type countingSigner struct {
-	crypto.Signer
-	signatures *atomic.Int32
-}
-
-func (s countingSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	s.signatures.Add(1)
-	return s.Signer.Sign(rand, digest, opts)
 }
 
 func TestLogDownMeansNoCertificate(t *testing.T) {
@@ -230,59 +223,16 @@ func TestExpiredCASignsNothing(t *testing.T) {
 	refused(t, err, refusal.CAExpiring)
 }
 
-func TestLeafDoesNotPrecedeItsCA(t *testing.T) {
-	t.Parallel()
-	begin := time.Now().Truncate(time.Second)
-	w := testca.New(t, testca.Builder{NotBefore: begin})
-	issued, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(issued.Certificate)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if leaf.NotBefore.Before(begin) || leaf.NotAfter.Sub(leaf.NotBefore) != 10*time.Minute {
-		t.Errorf("the leaf is valid from %s to %s, the CA from %s", leaf.NotBefore, leaf.NotAfter, begin)
-	}
-}
-
-// flakySigner is a signer that can be set to fail or to sign another message.
-type flakySigner struct {
-	crypto.Signer
-	err   *atomic.Pointer[error]
-	wrong *atomic.Bool
-	skip  *atomic.Int32
-}
-
-func (s flakySigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := s.err.Load(); err != nil {
-		return nil, *err
-	}
-	if s.wrong.Load() && s.skip.Add(-1) < 0 {
-		digest = append([]byte(nil), digest...)
-		digest[0] ^= 1
-	}
-	return s.Signer.Sign(rand, digest, opts)
-}
-
 func TestSignerFailureTellsNothingOfTheKey(t *testing.T) {
 	t.Parallel()
-	s := flakySigner{err: new(atomic.Pointer[error]), wrong: new(atomic.Bool), skip: new(atomic.Int32)}
-	w := testca.New(t, testca.Builder{Wrap: func(inner crypto.Signer) crypto.Signer { s.Signer = inner; return s }})
 	cause := errors.New("key projects/secret-project/keys/ca: permission denied")
-	s.err.Store(&cause)
+	w := testca.New(t, testca.Builder{Wrap: hooked(func([]byte) ([]byte, error) { return nil, cause })})
 	_, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
-	e := refused(t, err, refusal.SignerUnavailable)
-	if strings.Contains(e.Message, "secret") {
+	if e := refused(t, err, refusal.SignerUnavailable); strings.Contains(e.Message, "secret") {
 		t.Errorf("the client learns of the key: %s", e.Message)
 	}
 	if !errors.Is(err, cause) {
 		t.Error("the operator does not learn the cause")
-	}
-	s.err.Store(nil)
-	if _, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person)); err != nil {
-		t.Errorf("after recovery: %v", err)
 	}
 }
 
@@ -292,7 +242,7 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		ctDisabled bool
-		skip       int32
+		right      int32 // signatures
 		reason     refusal.Reason
 	}{
 		"of the precertificate":          {false, 0, refusal.CTUnavailable},
@@ -301,13 +251,7 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := flakySigner{err: new(atomic.Pointer[error]), wrong: new(atomic.Bool), skip: new(atomic.Int32)}
-			w := testca.New(t, testca.Builder{
-				CTDisabled: test.ctDisabled,
-				Wrap:       func(inner crypto.Signer) crypto.Signer { s.Signer = inner; return s },
-			})
-			s.skip.Store(test.skip)
-			s.wrong.Store(true)
+			w := testca.New(t, testca.Builder{CTDisabled: test.ctDisabled, Wrap: wrongAfter(test.right)})
 			issued, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
 			refused(t, err, test.reason)
 			if issued != nil {
@@ -321,11 +265,11 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 func TestWrongSignatureDoesNotEnterOurLog(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	init := embedded.Config{Name: "ours", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/ours"}
-	if _, err := embedded.Init(t.Context(), init); err != nil {
+	config := embedded.Config{Name: "ours", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/ours"}
+	if _, err := embedded.Init(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	log, err := embedded.Open(t.Context(), embedded.Config{Name: init.Name, Dir: init.Dir, Guard: init.Guard, Key: init.Key, Origin: init.Origin})
+	log, err := embedded.Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,20 +278,11 @@ func TestWrongSignatureDoesNotEnterOurLog(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	s := flakySigner{err: new(atomic.Pointer[error]), wrong: new(atomic.Bool), skip: new(atomic.Int32)}
-	w := testca.New(t, testca.Builder{CT: log, CTPublicKey: log.PublicKey(), Wrap: func(inner crypto.Signer) crypto.Signer { s.Signer = inner; return s }})
-	s.wrong.Store(true)
+	w := testca.New(t, testca.Builder{CT: log, CTPublicKey: log.PublicKey(), Wrap: wrongAfter(0)})
 	_, err = w.CA.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
 	refused(t, err, refusal.SignerUnavailable)
 	if status := log.Status(); status.TreeSize != 0 || status.Pending != 0 {
 		t.Errorf("the log holds %d entries, and %d wait", status.TreeSize, status.Pending)
-	}
-	s.wrong.Store(false)
-	if _, err := w.CA.Issue(t.Context(), w.Request(t, w.Token(t, nil), person)); err != nil {
-		t.Error(err)
-	}
-	if size := log.Status().TreeSize; size != 1 {
-		t.Errorf("the log holds %d entries after a certificate", size)
 	}
 }
 
@@ -361,5 +296,45 @@ func TestIssueStopsWhenTheClientGoes(t *testing.T) {
 	})
 	if _, err := w.Issue(ctx, w.Request(t, w.Token(t, nil), person)); err == nil {
 		t.Error("there is a certificate that nobody waits for")
+	}
+}
+
+// Neither the clock nor a new set can come between the two signatures of one certificate. The test
+// world checks that the certificate corresponds to the precertificate in the log.
+func TestSwitchBetweenTwoSignatures(t *testing.T) {
+	t.Parallel()
+	for _, byClock := range []bool{true, false} {
+		var offset atomic.Int64
+		clock := func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+		meddle := func() {} // is called once, while the first signature is created
+		w := testca.New(t, testca.Builder{Now: clock, Wrap: hooked(func(digest []byte) ([]byte, error) { meddle(); meddle = func() {}; return digest, nil })})
+		other := testca.New(t, testca.Builder{}).Authority
+		begin := w.Authority.Chain().NotBefore
+		// replace puts a set in force in which the other authority begins to sign at a time.
+		replace := func(generation uint64, at time.Time) {
+			next, err := set.New(generation, []set.Member{
+				{ID: "old", Chain: w.Authority.Chain(), Authority: w.Authority, PublishAt: begin, ActivateAt: begin},
+				{ID: "next", Chain: other.Chain(), Authority: other, PublishAt: begin, ActivateAt: at},
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			w.Set.Store(next)
+		}
+		replace(2, time.Now().Add(2*time.Minute))
+		meddle = func() { offset.Store(int64(3 * time.Minute)) }
+		if !byClock {
+			meddle = func() { replace(3, begin.Add(time.Second)) }
+		}
+		issued, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(issued.Chain.DER[0], w.Authority.Chain().DER[0]) {
+			t.Error("the certificate comes with another authority's chain")
+		}
+		if active, err := w.Set.Load().Active(clock()); err != nil || active != other {
+			t.Errorf("there was no switch (by the clock: %t): %v", byClock, err)
+		}
 	}
 }
