@@ -7,6 +7,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,7 +60,6 @@ func TestOpening(t *testing.T) {
 		"and it may pass":  {failing(1, errTransient), "", 2},
 		"and panics":       {func(context.Context, int) error { time.Sleep(time.Millisecond); panic("out of its mind") }, "panic: out of its mind", 1},
 		"and never comes":  {func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }, "opening the key continues: context deadline exceeded", 1},
-		"once it answered": {func(_ context.Context, n int) error { time.Sleep(time.Duration(n) * time.Hour); return nil }, "", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -82,6 +82,42 @@ func TestOpening(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An opening that does not return is abandoned, and another one does not wait for it. A bounded
+// number of them hang.
+func TestHungOpenings(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mended atomic.Bool
+		release := make(chan struct{})
+		p := &place{key: newKey(t), onOpen: func(context.Context, int) error {
+			if !mended.Load() {
+				<-release // as a C library does
+			}
+			return nil
+		}}
+		s := p.signerOf(t, signer.Config{Concurrency: 4})
+		for range 10 {
+			if err := s.Prove(t.Context()); !signer.IsTransient(err) {
+				t.Errorf("error %v", err)
+			}
+		}
+		if got := p.opens.Load(); got != 4 {
+			t.Errorf("%d openings hang, want 4 at most", got)
+		}
+		mended.Store(true)
+		close(release)
+		if err := s.Prove(t.Context()); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		for n := range int(p.opens.Load()) - 1 {
+			if p.closedTimes(n)+p.closedTimes(n+1) < 1 {
+				t.Errorf("two of the keys that came late are open")
+			}
+		}
+	})
 }
 
 func TestKeyOfAnotherCertificate(t *testing.T) {

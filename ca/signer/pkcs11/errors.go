@@ -26,17 +26,13 @@ var remedies = []struct {
 }{
 	{signer.Reopen, []p11.Error{
 		p11.CKR_SESSION_HANDLE_INVALID, p11.CKR_SESSION_CLOSED, p11.CKR_KEY_HANDLE_INVALID, p11.CKR_OBJECT_HANDLE_INVALID,
-		p11.CKR_USER_NOT_LOGGED_IN, p11.CKR_CRYPTOKI_NOT_INITIALIZED,
-	}, "the session or the login was lost; mayfly opens the key again. If it recurs, check whether the key (pkcs11.label) is still in the token"},
-	{signer.Reopen, []p11.Error{
-		p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED, p11.CKR_DEVICE_REMOVED, p11.CKR_SLOT_ID_INVALID, p11.CKR_DEVICE_ERROR, p11.CKR_GENERAL_ERROR,
-	}, "the token (pkcs11.token) or its library (pkcs11.module) has a fault, or is not there; look at the device, the connection to it, and the library's log"},
+		p11.CKR_USER_NOT_LOGGED_IN, p11.CKR_CRYPTOKI_NOT_INITIALIZED, p11.CKR_TOKEN_NOT_PRESENT, p11.CKR_TOKEN_NOT_RECOGNIZED,
+		p11.CKR_DEVICE_REMOVED, p11.CKR_SLOT_ID_INVALID, p11.CKR_DEVICE_ERROR, p11.CKR_GENERAL_ERROR,
+	}, "mayfly opens the key again; if it recurs, look at the token (pkcs11.token), the connection to it, and the log of its library (pkcs11.module)"},
 	{signer.Retry, []p11.Error{
 		p11.CKR_DEVICE_MEMORY, p11.CKR_HOST_MEMORY, p11.CKR_FUNCTION_FAILED, p11.CKR_FUNCTION_CANCELED, p11.CKR_OPERATION_ACTIVE, p11.CKR_OPERATION_NOT_INITIALIZED,
-		p11.CKR_SESSION_READ_WRITE_SO_EXISTS, p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN, p11.CKR_USER_TOO_MANY_TYPES,
-	}, "it may pass; otherwise look at the device, and at the log of its library (pkcs11.module)"},
-	{signer.Retry, []p11.Error{p11.CKR_SESSION_COUNT},
-		fmt.Sprintf("the token (pkcs11.token) has no session left; mayfly uses up to %d for each key: stop other users of the token, or allow more sessions", maxSessions+1)},
+		p11.CKR_SESSION_READ_WRITE_SO_EXISTS, p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN, p11.CKR_USER_TOO_MANY_TYPES, p11.CKR_SESSION_COUNT,
+	}, "mayfly tries again; if it recurs, look at the log of the token's library (pkcs11.module), and allow more sessions"},
 	{0, []p11.Error{p11.CKR_PIN_LOCKED, p11.CKR_USER_PIN_NOT_INITIALIZED},
 		"the user PIN is not set, or locked after too many wrong ones; the security officer must set it: pkcs11-tool --login --login-type so --init-pin"},
 	{0, []p11.Error{p11.CKR_PIN_EXPIRED}, "run pkcs11-tool --login --change-pin, and put the new user PIN into pkcs11.pin_file"},
@@ -78,12 +74,8 @@ func is(err error, codes ...p11.Error) bool {
 	return errors.As(err, &code) && slices.Contains(codes, code)
 }
 
-// list returns at most 8 of names in their order, quoted.
+// list returns names in their order, quoted.
 func list(names []string) string {
-	const most = 8
 	slices.Sort(names)
-	if more := len(slices.Compact(names)) - most; more > 0 {
-		return fmt.Sprintf("%q and %d more", names[:most], more)
-	}
 	return fmt.Sprintf("%q", slices.Compact(names))
 }

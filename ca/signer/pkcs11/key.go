@@ -9,7 +9,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 
 	p11 "github.com/miekg/pkcs11"
 
@@ -22,49 +22,18 @@ import (
 const maxSessions = 8
 
 // Open opens a key in a token: it loads the module, logs in and looks the key up. Errors have
-// the key paths ["module"], ["token"], ["pin_file"] and ["label"]. Calls of a module cannot be
-// interrupted; Open abandons a call that hangs when ctx ends.
+// the key paths ["module"], ["token"], ["pin_file"] and ["label"]. A call of a module cannot be
+// interrupted, so Open may not return when ctx ends.
 func (m *Modules) Open(ctx context.Context, cfg Config) (signer.Key, error) {
 	module, err := m.load(cfg)
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case module.openings <- struct{}{}:
-	default:
-		return nil, at("module", "%w", signer.Transient(fmt.Errorf("%d openings of keys hang in %s; restart mayfly", maxOpenings, module.path), 0))
-	}
-	var k *key
-	opened := make(chan error)
-	go func() {
-		defer func() { <-module.openings }()
-		made, err := module.open(ctx, cfg)
-		k = made
-		select {
-		case opened <- err:
-		case <-ctx.Done():
-			if err == nil {
-				_ = made.Close() // no caller has signed with it
-			}
-		}
-	}()
-	select {
-	case err := <-opened:
-		if err != nil {
-			return nil, err
-		}
-		return k, nil
-	case <-ctx.Done():
-		return nil, at("module", "a call of %s hangs while the key is opened: %w", module.path, ctx.Err())
-	}
-}
-
-func (m *module) open(ctx context.Context, cfg Config) (*key, error) {
-	s, err := m.session(ctx, cfg, 0)
+	s, err := module.session(ctx, cfg, 0)
 	if err != nil {
 		return nil, err
 	}
-	k := &key{session: *s, busy: make(chan struct{}, maxSessions)}
+	k := &key{session: *s, busy: make(chan struct{}, maxSessions), idle: make(chan p11.SessionHandle, maxSessions)}
 	if k.private, k.public, err = s.find(); err == nil {
 		k.algorithm, err = certs.SignatureAlgorithmFor(k.public)
 	}
@@ -81,12 +50,9 @@ type key struct {
 	private   p11.ObjectHandle
 	public    crypto.PublicKey
 	algorithm certs.SignatureAlgorithm
-
-	busy chan struct{} // an element for each signature that a caller waits for
-
-	mu     sync.Mutex // guards the fields below; not held in calls
-	idle   []p11.SessionHandle
-	closed bool
+	busy      chan struct{}          // an element for each signature that a caller waits for
+	idle      chan p11.SessionHandle // sessions to sign in
+	closed    atomic.Bool
 }
 
 // Public returns the public key, as the token states it.
@@ -111,24 +77,39 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 }
 
 func (k *key) sign(message []byte) (signature []byte, err error) {
-	if k.token.logins.Load() != k.logins {
+	switch {
+	case k.closed.Load():
+		return nil, signer.ErrClosed
+	case k.token.logins.Load() != k.logins:
 		return nil, signer.Stale(errors.New("this process has logged in to the token again, after which the key is looked up again"))
 	}
-	session, err := k.take()
-	if err != nil {
-		return nil, err
+	var session p11.SessionHandle
+	select {
+	case session = <-k.idle:
+	default:
+		if session, err = k.lib.OpenSession(k.slot, p11.CKF_SERIAL_SESSION); err != nil {
+			return nil, k.failed("C_OpenSession", err)
+		}
 	}
-	// After a failed call the state of a session is unknown.
-	defer func() { k.putBack(session, err == nil) }()
 	mechanism, input := input(k.public, k.algorithm.Hash(), message)
-	if err := k.lib.SignInit(session, []*p11.Mechanism{p11.NewMechanism(mechanism, nil)}, k.private); err != nil {
-		return nil, k.failed("C_SignInit", err)
+	call := "C_SignInit"
+	if err = k.lib.SignInit(session, []*p11.Mechanism{p11.NewMechanism(mechanism, nil)}, k.private); err == nil {
+		call = "C_Sign"
+		signature, err = k.lib.Sign(session, input)
 	}
-	raw, err := k.lib.Sign(session, input)
 	if err != nil {
-		return nil, k.failed("C_Sign", err)
+		_ = k.lib.CloseSession(session) // its state is unknown
+		return nil, k.failed(call, err)
 	}
-	return output(k.public, raw)
+	select {
+	case k.idle <- session:
+	default: // there are more sessions after calls that hung
+		_ = k.lib.CloseSession(session)
+	}
+	if k.closed.Load() {
+		k.closeIdle()
+	}
+	return output(k.public, signature)
 }
 
 // failed returns the error of a call, which may mean that the login is lost.
@@ -139,51 +120,22 @@ func (k *key) failed(call string, err error) error {
 	return failure(call, err)
 }
 
-// take returns an unused session, opened if necessary. The caller must call putBack.
-func (k *key) take() (p11.SessionHandle, error) {
-	k.mu.Lock()
-	last, closed := len(k.idle)-1, k.closed
-	if last >= 0 {
-		defer k.mu.Unlock()
-		session := k.idle[last]
-		k.idle = k.idle[:last]
-		return session, nil
-	}
-	k.mu.Unlock()
-	if closed {
-		return 0, signer.ErrClosed
-	}
-	session, err := k.lib.OpenSession(k.slot, p11.CKF_SERIAL_SESSION)
-	if err != nil {
-		return 0, k.failed("C_OpenSession", err)
-	}
-	return session, nil
-}
-
-// putBack returns a session for reuse, or closes it.
-func (k *key) putBack(session p11.SessionHandle, unharmed bool) {
-	k.mu.Lock()
-	keep := unharmed && !k.closed && len(k.idle) < maxSessions // there are more after calls that hung
-	if keep {
-		k.idle = append(k.idle, session)
-	}
-	k.mu.Unlock()
-	if !keep {
-		_ = k.lib.CloseSession(session) // an error changes nothing
-	}
-}
-
 // Close implements signer.Key. A session in use is closed after its signature.
 func (k *key) Close() error {
-	k.mu.Lock()
-	idle, closed := k.idle, k.closed
-	k.idle, k.closed = nil, true
-	k.mu.Unlock()
-	for _, session := range idle {
-		_ = k.lib.CloseSession(session) // an error changes nothing
-	}
-	if !closed {
+	if !k.closed.Swap(true) {
+		k.closeIdle()
 		k.end()
 	}
 	return nil
+}
+
+func (k *key) closeIdle() {
+	for {
+		select {
+		case session := <-k.idle:
+			_ = k.lib.CloseSession(session) // an error changes nothing
+		default:
+			return
+		}
+	}
 }

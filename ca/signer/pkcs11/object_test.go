@@ -58,10 +58,10 @@ func TestUnusableKeys(t *testing.T) {
 		}, "label", "elliptic curve"},
 		"two of one label": {func(t *testing.T, p *place) { p.ec(t, "ca", 1, p256); p.ec(t, "ca", 0xb2, p384) }, "label", `["01" "b2"]`},
 		"others": {func(t *testing.T, p *place) {
-			for i := range 10 {
+			for i := range 2 {
 				p.ec(t, fmt.Sprintf("key %d", i), byte(i), p256)
 			}
-		}, "label", `"key 7"] and 2 more`},
+		}, "label", `"key 0" "key 1"`},
 		"none":          {func(*testing.T, *place) {}, "label", "the token has no private key"},
 		"another token": {func(_ *testing.T, p *place) { p.Token = "tokem" }, "token", "there are: "},
 		"two tokens":    {func(t *testing.T, p *place) { initialize(t, p.Token) }, "token", "2 tokens"},

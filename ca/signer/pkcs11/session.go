@@ -5,7 +5,6 @@
 package pkcs11
 
 import (
-	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -91,10 +90,11 @@ func (s *session) logIn(ctx context.Context, pin []byte, flags uint) error {
 	if err != nil {
 		return at("token", "%w", failure("C_GetSessionInfo", err))
 	}
-	mac := s.token.mac(pin)
+	h := hmac.New(sha256.New, s.token.secret)
+	h.Write(pin)
+	mac := string(h.Sum(nil))
 	s.token.mu.Lock()
-	accepted := s.token.accepted
-	refused := s.token.refused[mac]
+	accepted, refused := s.token.accepted, s.token.refused[mac]
 	s.token.mu.Unlock()
 	in := info.State == p11.CKS_RO_USER_FUNCTIONS || info.State == p11.CKS_RW_USER_FUNCTIONS
 	switch {
@@ -125,35 +125,24 @@ func (s *session) try(pin []byte, mac string, flags uint) error {
 	in := err == nil || is(err, p11.CKR_USER_ALREADY_LOGGED_IN)
 	wrong := is(err, p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE)
 	remedy, _ := remedyFor(err)
-	refused := wrong || !in && (remedy == 0 || s.counted(flags)) // a module may answer otherwise to a wrong PIN
+	counted := false // a module may answer otherwise to a wrong PIN, and count it
+	if info, err := s.lib.GetTokenInfo(s.slot); !in && err == nil {
+		counted = info.Flags&^flags&(p11.CKF_USER_PIN_COUNT_LOW|p11.CKF_USER_PIN_FINAL_TRY|p11.CKF_USER_PIN_LOCKED) != 0
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !refused {
+	if in || !wrong && remedy != 0 && !counted {
 		delete(t.refused, mac)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		t.accepted = mac
-		fallthrough
+	}
+	switch {
 	case in:
 		t.doubted.Store(false)
 		return nil
-	case wrong && bytes.ContainsAny(pin, "\r\n"):
-		return at("pin_file", "the PIN in %s is not the user PIN of the token %q (%s); it has more than one line, and all of them count: put the right one into the file", s.cfg.PINFile, s.cfg.Token, codeName(err))
 	case wrong:
-		return at("pin_file", "the PIN in %s is not the user PIN of the token %q (%s): put the right one into the file", s.cfg.PINFile, s.cfg.Token, codeName(err))
+		return at("pin_file", "the PIN in %s is not the user PIN of the token %q (%s); put the right one into the file, in one line", s.cfg.PINFile, s.cfg.Token, codeName(err))
 	}
 	return at("token", "%w", failure("C_Login", err))
-}
-
-// counted reports whether the token has begun to count wrong PINs since it had flags.
-func (s *session) counted(flags uint) bool {
-	info, err := s.lib.GetTokenInfo(s.slot)
-	return err == nil && info.Flags&^flags&(p11.CKF_USER_PIN_COUNT_LOW|p11.CKF_USER_PIN_FINAL_TRY|p11.CKF_USER_PIN_LOCKED) != 0
-}
-
-func (t *token) mac(pin []byte) string {
-	h := hmac.New(sha256.New, t.secret)
-	h.Write(pin)
-	return string(h.Sum(nil))
 }
