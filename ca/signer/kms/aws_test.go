@@ -117,7 +117,7 @@ func newAWS(t *testing.T) place {
 			awsURI("none"):                    "NotFoundException",
 			awsURI("rsa"):                     "an RSA key of 2048 bits",
 			awsURI("sha512"):                  "SHA-512",
-			awsURI("enc"):                     "SIGN_VERIFY",
+			awsURI("enc"):                     "is the key one that signs",
 			"awskms://alias-without-endpoint": "should be awskms:///KEY",
 			"awskms:///alias/ca":              "names no region",
 		},

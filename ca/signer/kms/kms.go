@@ -8,6 +8,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,14 +54,9 @@ func (s Service) Explain(ctx context.Context, err error) error {
 		return fmt.Errorf("waiting for %s: %w (%s)", s.Name, ctx.Err(), text)
 	}
 	status, header := s.Status(err)
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
-		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return signer.Transient(fmt.Errorf("%s fails, with the key %s (kms.uri): %s", s.Name, s.URI, text), httputil.RetryAfter(header, time.Now()))
-	case 0:
-		if errors.As(err, new(net.Error)) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return signer.Transient(fmt.Errorf("%s is not reached, for the key %s (kms.uri): %s", s.Name, s.URI, text), 0)
-		}
+	unreached := status == 0 && (errors.As(err, new(net.Error)) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF))
+	if unreached || slices.Contains([]int{408, 429, 500, 502, 503, 504}, status) {
+		return signer.Transient(fmt.Errorf("%s fails or is not reached, for the key %s (kms.uri): %s", s.Name, s.URI, text), httputil.RetryAfter(header, time.Now()))
 	}
 	return fmt.Errorf("%s does not let mayfly use the key %s (kms.uri): %s; %s", s.Name, s.URI, text, s.Hint)
 }
@@ -78,8 +75,10 @@ type Config struct {
 }
 
 // FromSigstore returns the key that sigstore's client of the service names. The service's hash
-// for the key must be the one that certificates use.
-func FromSigstore(ctx context.Context, client kms.SignerVerifier, service Service) (Config, error) {
+// for the key must be the one that certificates use. It refuses a key with which the client panics,
+// such as one of AWS that signs with nothing.
+func FromSigstore(ctx context.Context, client kms.SignerVerifier, service Service) (cfg Config, err error) {
+	defer recovered(&err)
 	public, err := client.PublicKey(options.WithContext(ctx))
 	if err != nil {
 		return Config{}, service.Explain(ctx, err)
@@ -93,10 +92,18 @@ func FromSigstore(ctx context.Context, client kms.SignerVerifier, service Servic
 		return Config{}, keypath.Errorf([]string{"uri"}, "%s is %s that signs with %s, and certificates of such a key take %s; create a key that signs with that",
 			service.URI, signer.Describe(public), hash.HashFunc(), algorithm.Hash())
 	}
-	sign := func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
+	sign := func(ctx context.Context, digest []byte, hash crypto.Hash) (signature []byte, err error) {
+		defer recovered(&err)
 		return client.SignMessage(nil, options.WithContext(ctx), options.WithDigest(digest), options.WithCryptoSignerOpts(hash))
 	}
 	return Config{Public: public, Sign: sign, Service: service}, nil
+}
+
+// recovered makes an error of a panic of sigstore's client, which does not expect every answer.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("the service's client does not understand its answer: is the key one that signs? (%v)", p)
+	}
 }
 
 // key is a key at a service.
@@ -125,19 +132,16 @@ func (k *key) Public() crypto.PublicKey { return k.Config.Public }
 // Sign implements signer.Key. After a refusal the key must be opened again, which reads the
 // credentials again.
 func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
-	// Not every client checks its context, so no request is sent for a caller that has gone.
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(k.life, cancel)()
-	if k.life.Err() != nil {
-		return nil, signer.ErrClosed
-	}
 	h := k.hash.New()
 	h.Write(message)
-	signature, err := k.Config.Sign(ctx, h.Sum(nil), k.hash)
+	var signature []byte
+	err := cmp.Or(k.life.Err(), ctx.Err()) // not every client checks its context
+	if err == nil {
+		signature, err = k.Config.Sign(ctx, h.Sum(nil), k.hash)
+	}
 	switch {
 	case k.life.Err() != nil:
 		return nil, signer.ErrClosed
@@ -152,11 +156,9 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 
 // Close implements signer.Key.
 func (k *key) Close() error {
-	if k.life.Err() != nil {
-		return nil
-	}
+	closed := k.life.Err() != nil
 	k.end()
-	if k.Release == nil {
+	if closed || k.Release == nil {
 		return nil
 	}
 	return k.Release()

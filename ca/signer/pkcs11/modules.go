@@ -19,22 +19,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
-// Config names a private key in a token. Its keys in the configuration file are module, token,
-// label, pin_file and id.
-type Config struct {
-	// Module is the path of the token's library: /usr/lib/softhsm/libsofthsm2.so. It is loaded
-	// into this process, and is therefore trusted as much as mayfly itself.
-	Module string
-	// Token is the token's label. Slots are not configured, since their numbers change.
-	Token string
-	// Label is the private key's CKA_LABEL.
-	Label string
-	// PINFile is the path of a file that holds the user PIN: its whole content without one
-	// line ending at its end. It may be empty if the token requires no login.
-	PINFile string
-	// ID is the private key's CKA_ID. It is only needed to choose between two keys with one label.
-	ID []byte
-}
+// Config names a private key in a token.
+type Config signer.PKCS11
 
 // Check finds mistakes in cfg without a call to the module. Warnings are about a badly protected
 // PIN. Errors and warnings have key paths, and hold no part of the PIN.

@@ -7,9 +7,7 @@ package awskms
 
 import (
 	"context"
-	"crypto"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -53,7 +51,7 @@ func Open(ctx context.Context, uri string) (signer.Key, error) {
 	if err != nil {
 		return nil, keypath.Errorf([]string{"uri"}, "%s: %w", uri, err)
 	}
-	key, err := kms.FromSigstore(ctx, guarded{client}, kms.Service{
+	key, err := kms.FromSigstore(ctx, client, kms.Service{
 		Name: "AWS KMS", URI: uri, Status: status,
 		Hint: "look at the region and the key in the URI, at the credentials that the AWS SDK finds, and at their permissions: kms:Sign, kms:GetPublicKey and kms:DescribeKey",
 	})
@@ -74,17 +72,4 @@ func status(err error) (int, http.Header) {
 		return http.StatusTooManyRequests, response.Response.Header
 	}
 	return response.HTTPStatusCode(), response.Response.Header
-}
-
-// guarded is sigstore's client. That client takes the first of the algorithms that a key signs
-// with, and panics if a key has none.
-type guarded struct{ *aws.SignerVerifier }
-
-func (g guarded) CryptoSigner(ctx context.Context, errFunc func(error)) (key crypto.Signer, opts crypto.SignerOpts, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			key, opts, err = nil, nil, fmt.Errorf("the key signs with nothing: its usage should be SIGN_VERIFY (%v)", p)
-		}
-	}()
-	return g.SignerVerifier.CryptoSigner(ctx, errFunc)
 }
