@@ -135,14 +135,14 @@ func build(ctx context.Context, options Options) (*App, error) {
 	cfg, warnings, err := config.LoadServer(options.ConfigFile, options.Environ)
 	if err != nil {
 		if options.report != nil {
-			options.report.warn(asErrors(warnings)...)
+			options.report.warn(warnings...)
 		}
 		return nil, err
 	}
 	app := &App{Config: cfg, options: options, registry: newRegistry(options.Version)}
 	app.logger, app.callers = newLoggers(cfg.Log, options.LogOutput)
 	app.warn = options.warner(app.logger)
-	app.warn(asErrors(warnings)...)
+	app.warn(warnings...)
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
@@ -275,25 +275,6 @@ func run(ctx context.Context, tasks []func(context.Context), front func(context.
 		all.Go(func() { task(background) })
 	}
 	return front(ctx)
-}
-
-func asErrors(mistakes []config.Mistake) []error {
-	errs := make([]error, 0, len(mistakes))
-	for _, mistake := range mistakes {
-		errs = append(errs, mistake)
-	}
-	return errs
-}
-
-// unjoin returns the errors that errors.Join combined.
-func unjoin(err error) []error {
-	if err == nil {
-		return nil
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
 }
 
 // readFile reads a file that an operator named, up to a size limit.

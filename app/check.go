@@ -14,6 +14,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/oidc"
@@ -64,15 +65,12 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	if t == nil || err != nil {
 		return report, err
 	}
-	report.checkChains(t, time.Now())
 	report.Entries = len(t.issuers.Entries)
-	var wrong []error
-	for _, entry := range t.issuers.Entries {
-		for _, profile := range entry.All() {
-			for i, test := range profile.Tests {
-				report.Tests++
-				wrong = append(wrong, t.test(profile, i, test)...)
-			}
+	wrong := report.checkChains(t, time.Now())
+	for _, profile := range t.issuers.All() {
+		for i, test := range profile.Tests {
+			report.Tests++
+			wrong = append(wrong, t.test(profile, i, test)...)
 		}
 	}
 	if options.Online {
@@ -94,19 +92,19 @@ func (r *CheckReport) load(ctx context.Context, options CheckOptions) (*config.S
 	}
 	cfg, file := &config.Server{Compat: options.Compat}, options.File
 	if isServer {
-		var warnings []config.Mistake
-		if cfg, warnings, err = config.LoadServer(options.File, options.Environ); err != nil {
-			r.warn(asErrors(warnings)...)
+		var warnings []error
+		cfg, warnings, err = config.LoadServer(options.File, options.Environ)
+		r.warn(warnings...)
+		if err != nil {
 			return nil, nil, r.addMistakes(err)
 		}
-		r.warn(asErrors(warnings)...)
 		_, _, errSettings := checkSettings(cfg)
 		_, errLimits := limits(cfg)
 		r.add(cfg.WithPlaces(errors.Join(errSettings, errLimits)))
 		file = cfg.Issuers
 	}
 	t, warnings, err := loadTrust(cfg, file, slog.New(slog.DiscardHandler), trustObserver{})
-	r.warn(asErrors(warnings)...)
+	r.warn(warnings...)
 	return cfg, t, r.addMistakes(err)
 }
 
@@ -139,9 +137,29 @@ func (r *CheckReport) checkCluster(cfg *config.Server) {
 		}
 		if err != nil {
 			path := []string{"oidc", "kubernetes", named.key}
-			r.warn(unjoin(cfg.WithPlaces(keypath.Errorf(path, "the cluster's issuer cannot be asked with this file: %w", err)))...)
+			r.warn(keypath.Split(cfg.WithPlaces(keypath.Errorf(path, "the cluster's issuer cannot be asked with this file: %w", err)))...)
 		}
 	}
+}
+
+// checkChains returns the issuer entries of t with a kind of name that no verifier accepts below a
+// chain. It checks the chains of the authorities that sign or will sign.
+func (r *CheckReport) checkChains(t *trust, now time.Time) (wrong []error) {
+	for _, m := range r.members {
+		if state := m.StateAt(now); state != set.Staged && state != set.Published && state != set.Active {
+			continue
+		}
+		unusable, err := m.Chain.Trial(now)
+		if err != nil {
+			continue // no kind is usable; the chain's own mistake is reported elsewhere
+		}
+		for _, profile := range t.issuers.All() {
+			if cause := unusable[identity.SANKind(profile.Type)]; cause != nil {
+				wrong = append(wrong, keypath.Errorf(append(slices.Clip(profile.Path), "type"), "the chain of authority %q accepts no certificate of this issuer: %w", m.ID, cause))
+			}
+		}
+	}
+	return wrong
 }
 
 // addMistakes adds err to the report if it contains mistakes of a file, and returns any other
@@ -156,10 +174,8 @@ func (r *CheckReport) addMistakes(err error) error {
 
 // add adds mistakes. Two parts may find the same one.
 func (r *CheckReport) add(err error) {
-	for _, e := range unjoin(err) {
-		if _, joined := e.(interface{ Unwrap() []error }); joined {
-			r.add(e)
-		} else if !slices.ContainsFunc(r.Mistakes, func(other error) bool { return other.Error() == e.Error() }) {
+	for _, e := range keypath.Split(err) {
+		if !slices.ContainsFunc(r.Mistakes, func(other error) bool { return other.Error() == e.Error() }) {
 			r.Mistakes = append(r.Mistakes, e)
 		}
 	}

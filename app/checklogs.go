@@ -30,7 +30,7 @@ func (r *CheckReport) askLogs(ctx context.Context, cfg *config.Server) {
 		warning, err := askLog(ctx, entry)
 		warnings[i], mistakes[i] = keypath.Prefix(warning, "ct", "logs", strconv.Itoa(i)), keypath.Prefix(err, "ct", "logs", strconv.Itoa(i))
 	})
-	r.Warnings = append(r.Warnings, unjoin(cfg.WithPlaces(errors.Join(warnings...)))...)
+	r.Warnings = append(r.Warnings, keypath.Split(cfg.WithPlaces(errors.Join(warnings...)))...)
 	r.add(cfg.WithPlaces(errors.Join(mistakes...)))
 }
 

@@ -79,7 +79,7 @@ func (a *App) trust(ctx context.Context) (err error) {
 // read reads the issuer file, and passes its warnings to warn.
 func (l *live) read() (*trust, error) {
 	t, warnings, err := loadTrust(l.app.Config, l.app.Config.Issuers, l.app.callers, l.observer)
-	l.app.warn(asErrors(warnings)...)
+	l.app.warn(warnings...)
 	return t, err
 }
 

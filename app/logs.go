@@ -40,7 +40,7 @@ func (a *App) openLogs(ctx context.Context) (err error) {
 		warnings = append(warnings, keypath.Prefix(errors.Join(warned...), path...))
 		errs = append(errs, keypath.Prefix(err, path...))
 	}
-	a.warn(unjoin(a.Config.WithPlaces(errors.Join(warnings...)))...)
+	a.warn(keypath.Split(a.Config.WithPlaces(errors.Join(warnings...)))...)
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ type trust struct {
 // loadTrust reads the issuer file called name and creates its run-time objects, with the settings
 // of cfg for all issuers. It uses no network. An error is config.Mistakes, with all mistakes, or
 // states why the file cannot be read.
-func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe trustObserver) (*trust, []config.Mistake, error) {
+func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe trustObserver) (*trust, []error, error) {
 	var t *trust
 	issuers, warnings, err := config.LoadIssuers(name, cfg.Compat, func(issuers *config.Issuers) ([]error, error) {
 		var err error
@@ -51,10 +51,10 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	rules := identity.Config{CIProviders: issuers.CIIssuerMetadata, Compat: cfg.Compat, Observe: observe.decision}
 	for _, entry := range issuers.Entries {
 		verifier.Issuers = append(verifier.Issuers, verifierIssuer(entry))
-		for _, profile := range entry.All() {
-			rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
-			t.infos = append(t.infos, issuerInfo(profile))
-		}
+	}
+	for _, profile := range issuers.All() {
+		rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
+		t.infos = append(t.infos, issuerInfo(profile))
 	}
 	var errVerifier, errRules error
 	t.verifier, errVerifier = oidc.New(verifier)

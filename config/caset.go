@@ -44,11 +44,11 @@ type CASetAuthority struct {
 
 // LoadCASet reads the CA set from the file called path. Its errors and warnings are those of
 // LoadServer. It opens no other file.
-func LoadCASet(path string) (*CASet, []Mistake, error) { return loaded(path, ParseCASet) }
+func LoadCASet(path string) (*CASet, []error, error) { return loaded(path, ParseCASet) }
 
 // ParseCASet is LoadCASet for a file that has been read already. Relative paths in it are relative
 // to the directory of name; mistakes give name as the file.
-func ParseCASet(name string, content []byte) (*CASet, []Mistake, error) {
+func ParseCASet(name string, content []byte) (*CASet, []error, error) {
 	d := newDecoder(name)
 	set := &CASet{File: d.File, content: content}
 	d.read(content, false, set)

@@ -48,9 +48,9 @@ type CeremonyIntermediate struct {
 
 // LoadCeremony reads the plan of a ceremony. Its errors and warnings are those of
 // LoadServer. It opens no other file.
-func LoadCeremony(path string) (*Ceremony, []Mistake, error) { return loaded(path, parseCeremony) }
+func LoadCeremony(path string) (*Ceremony, []error, error) { return loaded(path, parseCeremony) }
 
-func parseCeremony(name string, content []byte) (*Ceremony, []Mistake, error) {
+func parseCeremony(name string, content []byte) (*Ceremony, []error, error) {
 	d := newDecoder(name)
 	plan := &Ceremony{File: d.File}
 	d.read(content, false, plan)

@@ -165,7 +165,7 @@ func TestSettingsAndForm(t *testing.T) {
 	if diff := cmp.Diff(want, lines(err)); diff != "" {
 		t.Errorf("mistakes (-want +got):\n%s", diff)
 	}
-	if len(warnings) != 1 || warnings[0].Line != 8 {
+	if len(warnings) != 1 || !strings.HasPrefix(warnings[0].Error(), file+":8:") {
 		t.Errorf("warnings %v", warnings)
 	}
 }

@@ -100,11 +100,11 @@ func (d *decoder) tree(content []byte, orJSON bool) *node {
 }
 
 // result returns doc, or nil beside an error that is Mistakes.
-func result[T any](d *decoder, doc *T) (*T, []Mistake, error) {
+func result[T any](d *decoder, doc *T) (*T, []error, error) {
 	if len(d.mistakes) > 0 {
-		return nil, d.inOrder(d.warnings), d.inOrder(d.mistakes)
+		return nil, d.inOrder(d.warnings).Unwrap(), d.inOrder(d.mistakes)
 	}
-	return doc, d.inOrder(d.warnings), nil
+	return doc, d.inOrder(d.warnings).Unwrap(), nil
 }
 
 func (d *decoder) at(p position) Mistake {

@@ -157,7 +157,7 @@ func readFile(name string) ([]byte, error) {
 
 // loaded is parse for a file that has not been read. Its error may also state why the file is
 // unreadable.
-func loaded[T any](path string, parse func(name string, content []byte) (*T, []Mistake, error)) (*T, []Mistake, error) {
+func loaded[T any](path string, parse func(name string, content []byte) (*T, []error, error)) (*T, []error, error) {
 	content, err := readFile(path)
 	if err != nil {
 		return nil, nil, err

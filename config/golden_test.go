@@ -71,7 +71,7 @@ func TestFiles(t *testing.T) {
 // outcomeOf reads a file of the kind given.
 func outcomeOf(kind, name string, content []byte, environ []string) (outcome, text string) {
 	var document any
-	var warnings []Mistake
+	var warnings []error
 	var err error
 	switch kind {
 	case "server":

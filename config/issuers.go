@@ -103,6 +103,14 @@ func (i *Issuer) All() []*Profile {
 	return all
 }
 
+// All returns the settings of all entries and their profiles.
+func (i *Issuers) All() (all []*Profile) {
+	for j := range i.Entries {
+		all = append(all, i.Entries[j].All()...)
+	}
+	return all
+}
+
 // LoadIssuers reads the issuer configuration from the file called path. With compat, mistakes that
 // the peer tolerates in its identity file are warnings.
 //
@@ -112,15 +120,15 @@ func (i *Issuer) All() []*Profile {
 //
 // An error is Mistakes, with every mistake of the file; or it states why the file is unreadable.
 // LoadIssuers returns warnings in both cases.
-func LoadIssuers(path string, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []Mistake, error) {
-	return loaded(path, func(name string, content []byte) (*Issuers, []Mistake, error) {
+func LoadIssuers(path string, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []error, error) {
+	return loaded(path, func(name string, content []byte) (*Issuers, []error, error) {
 		return ParseIssuers(name, content, compat, build)
 	})
 }
 
 // ParseIssuers is LoadIssuers for a file that has been read already; mistakes give name as the
 // file.
-func ParseIssuers(name string, content []byte, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []Mistake, error) {
+func ParseIssuers(name string, content []byte, compat bool, build func(*Issuers) (warnings []error, err error)) (*Issuers, []error, error) {
 	d := newDecoder(name)
 	d.compat, d.plain = compat, true
 	issuers := &Issuers{File: d.File}

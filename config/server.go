@@ -183,15 +183,15 @@ type Log struct {
 //
 // An error is Mistakes, with every mistake of the file and the variables; or it states why the file
 // is unreadable. LoadServer returns warnings in both cases; the caller should log them at start.
-func LoadServer(path string, environ []string) (*Server, []Mistake, error) {
-	return loaded(path, func(name string, content []byte) (*Server, []Mistake, error) {
+func LoadServer(path string, environ []string) (*Server, []error, error) {
+	return loaded(path, func(name string, content []byte) (*Server, []error, error) {
 		return ParseServer(name, content, environ)
 	})
 }
 
 // ParseServer is LoadServer for a file that has been read already. Relative paths in it are
 // relative to the directory of name; mistakes give name as the file.
-func ParseServer(name string, content []byte, environ []string) (*Server, []Mistake, error) {
+func ParseServer(name string, content []byte, environ []string) (*Server, []error, error) {
 	d := newDecoder(name)
 	s := &Server{File: d.File}
 	d.environment(reflect.TypeOf(*s), environ)

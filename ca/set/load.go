@@ -107,11 +107,8 @@ func atFile(err error) error {
 }
 
 // readFile is Read for a file that has been parsed.
-func readFile(file *config.CASet, mistakes []config.Mistake, now time.Time) (*Loaded, error) {
-	l := &Loaded{Name: file.Name(), entries: file.Authorities, file: file, places: file.WithPlaces}
-	for _, m := range mistakes {
-		l.Warnings = append(l.Warnings, m)
-	}
+func readFile(file *config.CASet, warnings []error, now time.Time) (*Loaded, error) {
+	l := &Loaded{Name: file.Name(), Warnings: warnings, entries: file.Authorities, file: file, places: file.WithPlaces}
 	return l.read(file.Generation, now)
 }
 
@@ -127,7 +124,7 @@ func (l *Loaded) read(generation uint64, now time.Time) (*Loaded, error) {
 			continue
 		}
 		m.Chain, err = ca.ParseChain(data)
-		for _, e := range unjoin(err) {
+		for _, e := range keypath.Split(err) {
 			errs = append(errs, m.errorf("chain", "%s: %w", entry.Chain, e))
 		}
 		if l.file == nil && err == nil {
@@ -144,7 +141,7 @@ func (l *Loaded) read(generation uint64, now time.Time) (*Loaded, error) {
 	}
 	warnings, inactive := l.Set.CheckAt(now)
 	l.Inactive = l.places(inactive)
-	l.Warnings = append(l.Warnings, unjoin(l.places(errors.Join(warnings...)))...)
+	l.Warnings = append(l.Warnings, keypath.Split(l.places(errors.Join(warnings...)))...)
 	return l, nil
 }
 
@@ -177,8 +174,8 @@ func (l *Loaded) open(ctx context.Context, now time.Time, keys Keys, only string
 		})
 	}
 	all.Wait()
-	l.Failed = unjoin(l.places(errors.Join(failed...)))
-	l.Warnings = slices.Concat(l.Warnings, unjoin(l.places(errors.Join(warnings...))), l.Failed)
+	l.Failed = keypath.Split(l.places(errors.Join(failed...)))
+	l.Warnings = slices.Concat(l.Warnings, keypath.Split(l.places(errors.Join(warnings...))), l.Failed)
 	return l.places(errors.Join(errs...))
 }
 
@@ -232,15 +229,4 @@ func (l *Loaded) Files(keys bool) []string {
 // Succeeds is Set.Succeeds with the places in the set's file.
 func (l *Loaded) Succeeds(current *Set, now time.Time) error {
 	return l.places(l.Set.Succeeds(current, now))
-}
-
-// unjoin returns the errors that errors.Join combined.
-func unjoin(err error) []error {
-	if err == nil {
-		return nil
-	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
 }

@@ -90,7 +90,7 @@ func (s *Set) CheckAt(now time.Time) (warnings []error, err error) {
 			unusable = m.errorf("chain", "authority %q: %w", m.ID, unusable)
 		}
 		if state == Retired {
-			warnings = append(warnings, unjoin(unusable)...)
+			warnings = append(warnings, keypath.Split(unusable)...)
 			continue
 		}
 		errs = append(errs, unusable)

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
@@ -56,7 +57,7 @@ type Event struct {
 // StatusAt returns what the set does at now and later.
 func (l *Loaded) StatusAt(now time.Time) Status {
 	s := Status{Set: l.Name, Generation: l.Set.generation, At: seconds(now), Authorities: []AuthorityStatus{}, Schedule: []Event{}, Warnings: []string{}}
-	for _, reason := range unjoin(l.Inactive) {
+	for _, reason := range keypath.Split(l.Inactive) {
 		s.Warnings = append(s.Warnings, "a server would not load this set: "+reason.Error())
 	}
 	for _, warning := range l.Warnings {

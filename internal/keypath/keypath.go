@@ -31,6 +31,21 @@ func (e *Error) Error() string { return strings.Join(e.Path, ": ") + ": " + e.Er
 // Unwrap returns the sentence without the path.
 func (e *Error) Unwrap() error { return e.Err }
 
+// Split returns the errors that errors.Join has combined; none for nil.
+func Split(err error) (errs []error) {
+	if err == nil {
+		return nil
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		errs = append(errs, Split(e)...)
+	}
+	return errs
+}
+
 // Prefix puts prefix before the path of every *Error in err, which may be joined with
 // errors.Join; any other error gets the prefix as its path.
 func Prefix(err error, prefix ...string) error {
@@ -47,18 +62,10 @@ func Prefix(err error, prefix ...string) error {
 // All returns every *Error in err, which may be joined with errors.Join, in order. It returns
 // an error without a path with an empty one.
 func All(err error) (all []*Error) {
-	var e *Error
-	joined, isJoined := err.(interface{ Unwrap() []error })
-	switch {
-	case err == nil:
-	case isJoined:
-		for _, e := range joined.Unwrap() {
-			all = append(all, All(e)...)
-		}
-	case errors.As(err, &e):
-		all = []*Error{e}
-	default:
-		all = []*Error{{Err: err}}
+	for _, err := range Split(err) {
+		e := &Error{Err: err}
+		errors.As(err, &e)
+		all = append(all, e)
 	}
 	return all
 }
