@@ -127,11 +127,7 @@ func TestIdleConnectionGetsGoAway(t *testing.T) {
 				for i := range requests {
 					sendGet(t, framer, uint32(2*i+1))
 				}
-				for answered := 0; answered < requests; {
-					if d, ok := nextFrame(t, framer).(*http2.DataFrame); ok && d.StreamEnded() {
-						answered++
-					}
-				}
+				waitAnswers(t, framer, requests)
 				if err := run.open(t, run.http, "http/1.1").ask(t); err != nil {
 					t.Fatal(err)
 				}
@@ -154,10 +150,7 @@ func TestRequestThatMeetsGoAway(t *testing.T) {
 	run := crowded(t, 2, false)
 	framer := run.openHTTP2(t)
 	sendGet(t, framer, 1)
-	for answered := false; !answered; {
-		d, ok := nextFrame(t, framer).(*http2.DataFrame)
-		answered = ok && d.StreamEnded()
-	}
+	waitAnswers(t, framer, 1)
 	pingAll(t, framer) // its acknowledgement follows the end of the answer
 	p := run.conns
 	p.mu.Lock()
@@ -202,6 +195,16 @@ func sendGet(t *testing.T, framer *http2.Framer, stream uint32) {
 	block = append(block, 0x01, 1, 'x')
 	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block, EndStream: true, EndHeaders: true}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// waitAnswers waits for the ends of n answers.
+func waitAnswers(t *testing.T, framer *http2.Framer, n int) {
+	t.Helper()
+	for n > 0 {
+		if d, ok := nextFrame(t, framer).(*http2.DataFrame); ok && d.StreamEnded() {
+			n--
+		}
 	}
 }
 

@@ -62,23 +62,14 @@ func (s *Server) clientAddr(r *http.Request) netip.Addr {
 	return client
 }
 
-// parseHop parses an address, with or without a port, IPv6 with or without brackets. Brackets are
-// required before a port. IPv4-mapped IPv6 becomes IPv4, and a zone is dropped.
+// parseHop parses an address, with or without a port, IPv6 with or without brackets. IPv4-mapped IPv6
+// becomes IPv4, and a zone is dropped.
 func parseHop(text string) (netip.Addr, bool) {
 	if withPort, err := netip.ParseAddrPort(text); err == nil {
 		return withPort.Addr().Unmap().WithZone(""), true
 	}
-	bare, bracketed := strings.CutPrefix(text, "[")
-	if bracketed {
-		if bare, bracketed = strings.CutSuffix(bare, "]"); !bracketed {
-			return netip.Addr{}, false
-		}
-	}
-	addr, err := netip.ParseAddr(bare)
-	if err != nil || bracketed && addr.Is4() {
-		return netip.Addr{}, false
-	}
-	return addr.Unmap().WithZone(""), true
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	return addr.Unmap().WithZone(""), err == nil
 }
 
 // idToken returns the one ID token of a request, from its message or from a header. The same token

@@ -38,18 +38,25 @@ func TestPortsServeOneProtocolUnlessShared(t *testing.T) {
 	}
 }
 
+// inFlight begins a request over REST and one over gRPC, which are answered when release is closed.
+func (r *running) inFlight(t *testing.T) (done chan error, release chan struct{}) {
+	entered, release := r.hold()
+	client, base := r.client(t, false)
+	done = make(chan error, 2)
+	go func() { done <- post(client, base) }()
+	go func() { done <- r.create(t) }()
+	<-entered
+	<-entered
+	return done, release
+}
+
 // TestShutdownDrains stops a server while requests are in flight. They are answered, readiness
 // changes at once, and no new connection is accepted. Requests that take too long are cut off.
 func TestShutdownDrains(t *testing.T) {
 	t.Parallel()
 	run := serve(t, true, false, nil)
-	entered, release := run.hold()
-	client, base := run.client(t, false)
-	done, stopped := make(chan error, 2), make(chan error, 1)
-	go func() { done <- post(client, base) }()
-	go func() { done <- run.create(t) }()
-	<-entered
-	<-entered
+	done, release := run.inFlight(t)
+	stopped := make(chan error, 1)
 	go func() { stopped <- run.stop() }()
 	<-run.health.stopping
 	resp, err := http.Get("http://" + run.opsAddress + "/readyz")
@@ -69,14 +76,8 @@ func TestShutdownDrains(t *testing.T) {
 func TestShutdownDoesNotWaitForever(t *testing.T) {
 	t.Parallel()
 	run := serve(t, true, false, func(c *Config) { c.DrainTimeout = 20 * time.Millisecond })
-	entered, release := run.hold()
+	done, release := run.inFlight(t)
 	defer close(release)
-	client, base := run.client(t, false)
-	done := make(chan error, 2)
-	go func() { done <- post(client, base) }()
-	go func() { done <- run.create(t) }()
-	<-entered
-	<-entered
 	if err := run.stop(); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("Serve returned %v", err)
 	}
