@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,12 +25,10 @@ import (
 
 const (
 	embeddedLog   = `{embedded: {name: "2026", dir: log, guard: guard/2026.json, key: log.key, origin: log.example/2026}}`
-	remoteLog     = `public_key: log.pub}`
 	chainFile     = "ca/*-a/chain.pem"
 	caKeyFile     = "ca/*-a/key.pem"
 	caPassword    = "ca/*-a/pass"
 	embeddedKey   = "log.key"
-	treeState     = "log/.state/treeState"
 	embeddedGuard = "guard/2026.json"
 )
 
@@ -68,147 +67,101 @@ func withTLS(t *testing.T, w *testworld.World) {
 	setting("tls: {certificate: cert.pem, key: key.pem}")(t, w)
 }
 
-func moved(from, to string) step {
-	return func(t *testing.T, w *testworld.World) { must(0, os.Rename(path(w, from), path(w, to)))(t) }
-}
-
-// folder replaces a file by a folder.
-func folder(pattern string) step {
-	return func(t *testing.T, w *testworld.World) {
-		file := path(w, pattern)
-		must(0, errors.Join(os.RemoveAll(file), os.Mkdir(file, 0o700)))(t)
-	}
-}
-
-func link(target, name string) step {
-	return func(t *testing.T, w *testworld.World) { must(0, os.Symlink(target, path(w, name)))(t) }
-}
-
-// logURL replaces the URL of the world's log.
-func logURL(url string) step {
-	return func(t *testing.T, w *testworld.World) { edited("mayfly.yaml", w.LogURL, url)(t, w) }
-}
-
-// embeddedSetting adds a setting to the embedded log.
-func embeddedSetting(text string) step {
-	return edited("mayfly.yaml", "origin: log.example/2026", "origin: log.example/2026, "+text)
-}
-
-// remoteSetting adds a setting to the world's log.
-func remoteSetting(text string) step {
-	return edited("mayfly.yaml", remoteLog, strings.TrimSuffix(remoteLog, "}")+", "+text+"}")
-}
-
-// ofAnother replaces files by those of another world.
-func ofAnother(prepare step, patterns ...string) step {
-	return func(t *testing.T, w *testworld.World) {
-		other := newWorld(t, prepare)
-		for _, pattern := range patterns {
-			written(pattern, string(must(os.ReadFile(path(other, pattern)))(t)))(t, w)
-		}
-	}
-}
-
 func nothing(*testing.T, *testworld.World) {}
 
-// agreement has variants of a configuration and its files, each with the place at which config check
-// reports the mistake; "" where a server starts.
-var agreement = map[string]struct {
+// verbs are the steps of testdata/agree.txt.
+var verbs = map[string]func(args ...string) step{
+	"set": func(...string) step { return withSet }, "embedded": func(...string) step { return withEmbedded },
+	"tls": func(...string) step { return withTLS }, "compromised": func(...string) step { return compromised },
+	"removed": func(a ...string) step { return removed(a[0]) }, "written": func(a ...string) step { return written(a[0], a[1]) },
+	"edited": func(a ...string) step { return edited(a[0], a[1], a[2]) }, "setting": func(a ...string) step { return setting(a[0]) },
+	"folder": func(a ...string) step {
+		return func(t *testing.T, w *testworld.World) {
+			file := path(w, a[0])
+			must(0, errors.Join(os.RemoveAll(file), os.Mkdir(file, 0o700)))(t)
+		}
+	},
+	"moved": func(a ...string) step {
+		return func(t *testing.T, w *testworld.World) { must(0, os.Rename(path(w, a[0]), path(w, a[1])))(t) }
+	},
+	"link": func(a ...string) step {
+		return func(t *testing.T, w *testworld.World) { must(0, os.Symlink(a[0], path(w, a[1])))(t) }
+	},
+	"logURL": func(a ...string) step {
+		return func(t *testing.T, w *testworld.World) { edited("mayfly.yaml", w.LogURL, a[0])(t, w) }
+	},
+	"embeddedSetting": func(a ...string) step {
+		return edited("mayfly.yaml", "origin: log.example/2026", "origin: log.example/2026, "+a[0])
+	},
+	"remoteSetting": func(a ...string) step {
+		return edited("mayfly.yaml", "public_key: log.pub}", "public_key: log.pub, "+a[0]+"}")
+	},
+	"ofAnother": func(a ...string) step { // files of another world
+		return func(t *testing.T, w *testworld.World) {
+			other := newWorld(t, map[string]step{"nothing": nothing, "embedded": withEmbedded}[a[0]])
+			for _, pattern := range a[1:] {
+				written(pattern, string(must(os.ReadFile(path(other, pattern)))(t)))(t, w)
+			}
+		}
+	},
+	"upside-down": func(...string) step {
+		return rewritten(chainFile, func(text string) string {
+			i := strings.LastIndex(text, "-----BEGIN")
+			return text[i:] + text[:i]
+		})
+	},
+	"unknown-service": func(...string) step {
+		return rewritten("ca/ca.yaml", func(text string) string {
+			const signer = "    signer: {kms: {uri: awskms:///arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab}}"
+			return regexp.MustCompile(`(?m)^    signer:.*(\n      .*)*`).ReplaceAllString(text, signer)
+		})
+	},
+	"both-logs": func(...string) step {
+		return func(t *testing.T, w *testworld.World) {
+			written("log.pub", string(initLog(t, w)))(t, w)
+			edited("mayfly.yaml", remoteEntry(w), remoteEntry(w)+"\n    - "+embeddedLog)(t, w)
+		}
+	},
+}
+
+// variant is a configuration and its files, with the place at which config check reports the mistake;
+// "" where a server starts.
+type variant struct {
 	want  string
 	steps []step
-}{
-	"nothing":     {"", nil},
-	"nothing, CA": {"", []step{withSet}},
-	"nothing, CT": {"", []step{withEmbedded}},
-	// The settings.
-	"checkpoint_interval":  {"mayfly.yaml:8:", []step{withEmbedded, embeddedSetting("checkpoint_interval: 30s")}},
-	"batch_age":            {"mayfly.yaml:8:", []step{withEmbedded, embeddedSetting("batch_age: 2s")}},
-	"log's name":           {"mayfly.yaml:8:", []step{withEmbedded, edited("mayfly.yaml", `name: "2026"`, "name: a/b")}},
-	"log's origin":         {"mayfly.yaml:8:", []step{withEmbedded, edited("mayfly.yaml", "origin: log", "origin: https://log")}},
-	"guard inside":         {"mayfly.yaml:8:", []step{withEmbedded, edited("mayfly.yaml", "guard: guard/", "guard: log/")}},
-	"log's window":         {"mayfly.yaml:8:", []step{remoteSetting("activate_at: 2027-01-01T00:00:00Z, retire_at: 2026-01-01T00:00:00Z")}},
-	"log's URL":            {"mayfly.yaml:8:", []step{logURL("ftp://log.example")}},
-	"key algorithm":        {"mayfly.yaml:9:", []step{setting("keys: {algorithms: [rsa-1024]}")}},
-	"lifetime":             {"mayfly.yaml:9:", []step{setting("certificate: {lifetime: 2h}")}},
-	"connections":          {"mayfly.yaml:9:", []step{setting("limits: {connections: 999999999}")}},
-	"trusted entry":        {"mayfly.yaml:10:", []step{setting("public_url: https://ca.example\ntrust: {tlogs: [{baseUrl: [1]}]}")}},
-	"a socket without set": {"mayfly.yaml:5:", []step{edited("mayfly.yaml", "ca:\n", "ca:\n  signer_socket: s\n")}},
-	"a socket's long path": {"mayfly.yaml:5:", []step{withSet, edited("mayfly.yaml", "ca:\n", "ca:\n  signer_socket: "+strings.Repeat("s", 200)+"\n")}},
-	"a socket":             {"", []step{withSet, edited("mayfly.yaml", "ca:\n", "ca:\n  signer_socket: s\n"), removed(caKeyFile)}},
-	"no loopback issuers":  {"issuers.yaml:3:17: ", []step{edited("mayfly.yaml", "oidc: {allow_loopback: true}", "")}},
-	// The issuer file.
-	"no issuer file":    {"mayfly.yaml:2:10: ", []step{removed("issuers.yaml")}},
-	"an unknown type":   {"issuers.yaml:5:11: ", []step{edited("issuers.yaml", "type: email", "type: mail")}},
-	"an issuer's CA":    {"issuers.yaml:6:14: ", []step{edited("issuers.yaml", "type: email", "type: email\n    ca-cert: x")}},
-	"issuers: a folder": {"mayfly.yaml:2:10: ", []step{edited("mayfly.yaml", "issuers: issuers.yaml", "issuers: ca")}},
-	// ca.file.
-	"no chain":           {"mayfly.yaml:5:", []step{removed(chainFile)}},
-	"a chain of nothing": {"mayfly.yaml:5:", []step{written(chainFile, "")}},
-	"no key":             {"mayfly.yaml:5:", []step{removed(caKeyFile)}},
-	"a key of nothing":   {"mayfly.yaml:5:", []step{written(caKeyFile, "x")}},
-	"no password":        {"mayfly.yaml:5:", []step{removed(caPassword)}},
-	"an empty password":  {"mayfly.yaml:5:", []step{written(caPassword, "\n")}},
-	"the wrong password": {"mayfly.yaml:5:", []step{written(caPassword, "x")}},
-	"another CA's key":   {"mayfly.yaml:5:", []step{ofAnother(nothing, caKeyFile, caPassword)}},
-	"a chain upside down": {"mayfly.yaml:5:", []step{rewritten(chainFile, func(text string) string {
-		i := strings.LastIndex(text, "-----BEGIN")
-		return text[i:] + text[:i]
-	})}},
-	"a chain that is a folder": {"mayfly.yaml:5:", []step{folder(chainFile)}},
-	"a key that is a folder":   {"mayfly.yaml:5:", []step{folder(caKeyFile)}},
-	// ca.set.
-	"no ca.yaml":           {"mayfly.yaml:5:", []step{withSet, removed("ca/ca.yaml")}},
-	"an empty ca.yaml":     {"ca.yaml:1:1: ", []step{withSet, written("ca/ca.yaml", "")}},
-	"no authorities":       {"ca.yaml:2:1: ", []step{withSet, written("ca/ca.yaml", "generation: 1\nauthorities: []\n")}},
-	"its key compromised":  {"", []step{withSet, setting("public_url: https://ca.example"), compromised}}, // an edit brings another, without a restart
-	"an authority's chain": {"ca.yaml:", []step{withSet, removed(chainFile)}},
-	"an authority's key":   {"ca.yaml:", []step{withSet, removed(caKeyFile)}},
-	"its wrong password":   {"ca.yaml:", []step{withSet, written(caPassword, "x")}},
-	"an unknown service": {"ca.yaml:", []step{withSet, rewritten("ca/ca.yaml", func(text string) string {
-		const signer = "    signer: {kms: {uri: awskms:///arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab}}"
-		return regexp.MustCompile(`(?m)^    signer:.*(\n      .*)*`).ReplaceAllString(text, signer)
-	})}},
-	"a set not yet active": {"ca.yaml:", []step{withSet, rewritten("ca/ca.yaml", func(text string) string {
-		return regexp.MustCompile(`activate_at: .*`).ReplaceAllString(text, "activate_at: 2099-01-01T00:00:00Z")
-	})}},
-	// The logs.
-	"no log's key":             {"mayfly.yaml:8:", []step{removed("log.pub")}},
-	"a log's key of nothing":   {"mayfly.yaml:8:", []step{written("log.pub", "x")}},
-	"a log's key, a folder":    {"mayfly.yaml:8:", []step{folder("log.pub")}},
-	"a dangling link":          {"mayfly.yaml:8:", []step{removed("log.pub"), link("nowhere", "log.pub")}},
-	"a log twice":              {"mayfly.yaml:9:", []step{edited("mayfly.yaml", remoteLog, remoteLog+"\n    - {url: \"http://127.0.0.1:1\", public_key: log.pub}")}},
-	"no token":                 {"mayfly.yaml:8:", []step{remoteSetting("token_file: none")}},
-	"an empty token":           {"mayfly.yaml:8:", []step{remoteSetting("token_file: token"), written("token", "\n")}},
-	"a token in clear":         {"mayfly.yaml:8:", []step{remoteSetting("token_file: token"), written("token", "0123456789abcdef"), logURL("http://log.example")}},
-	"no log":                   {"mayfly.yaml:8:", []step{withEmbedded, removed("log"), removed("guard"), removed(embeddedKey)}},
-	"no log's directory":       {"mayfly.yaml:8:", []step{withEmbedded, removed("log")}},
-	"an empty log directory":   {"mayfly.yaml:8:", []step{withEmbedded, folder("log")}},
-	"no private log key":       {"mayfly.yaml:8:", []step{withEmbedded, removed(embeddedKey)}},
-	"a log key of nothing":     {"mayfly.yaml:8:", []step{withEmbedded, written(embeddedKey, "x")}},
-	"another log's key":        {"mayfly.yaml:8:", []step{withEmbedded, ofAnother(withEmbedded, embeddedKey)}},
-	"another log's origin":     {"mayfly.yaml:8:", []step{withEmbedded, edited("mayfly.yaml", "origin: log.example", "origin: other.example")}},
-	"no guard":                 {"", []step{withEmbedded, removed(embeddedGuard)}}, // it starts, takes no entry, and causes a warning
-	"no guard's directory":     {"mayfly.yaml:8:", []step{withEmbedded, removed("guard")}},
-	"a tree of nothing":        {"", []step{withEmbedded, written(treeState, "x")}},
-	"a tree that is a folder":  {"mayfly.yaml:8:", []step{withEmbedded, folder(treeState)}},
-	"no checkpoint":            {"", []step{withEmbedded, removed("log/checkpoint")}},
-	"a checkpoint of nothing":  {"", []step{withEmbedded, written("log/checkpoint", "x")}},
-	"a guard of nothing":       {"", []step{withEmbedded, written(embeddedGuard, "x")}},
-	"a guard that is a folder": {"", []step{withEmbedded, folder(embeddedGuard)}},
-	"a lock that is a folder":  {"mayfly.yaml:8:", []step{withEmbedded, folder(embeddedGuard + ".lock")}},
-	"a log that is a file":     {"mayfly.yaml:8:", []step{withEmbedded, removed("log"), written("log", "")}},
-	"a log that is a link":     {"", []step{withEmbedded, moved("log", "elsewhere"), link("elsewhere", "log")}},
-	"no issuers in the log":    {"mayfly.yaml:8:", []step{withEmbedded, removed("log/issuer")}},
-	"no submission token":      {"mayfly.yaml:8:", []step{withEmbedded, embeddedSetting("submit: {token_file: none}")}},
-	"a short token":            {"mayfly.yaml:8:", []step{withEmbedded, embeddedSetting("submit: {token_file: token}"), written("token", "short")}},
-	"both logs, one key": {"mayfly.yaml:9:", []step{func(t *testing.T, w *testworld.World) {
-		written("log.pub", string(initLog(t, w)))(t, w)
-		edited("mayfly.yaml", remoteEntry(w), remoteEntry(w)+"\n    - "+embeddedLog)(t, w)
-	}}},
-	// TLS.
-	"TLS":             {"", []step{withTLS}},
-	"no TLS pair":     {"mayfly.yaml:9:", []step{withTLS, removed("cert.pem"), removed("key.pem")}},
-	"half a TLS pair": {"mayfly.yaml:9:", []step{withTLS, written("key.pem", "x")}},
+}
+
+// variants reads testdata/agree.txt.
+func variants(t *testing.T) map[string]variant {
+	t.Helper()
+	all := map[string]variant{}
+	name := ""
+	for line := range strings.Lines(string(must(os.ReadFile("testdata/agree.txt"))(t))) {
+		line = strings.TrimSuffix(line, "\n")
+		rest, isStep := strings.CutPrefix(line, "\t")
+		if !isStep {
+			if before, want, found := strings.Cut(line, " |"); found {
+				name = before
+				all[name] = variant{want: strings.TrimSpace(want)}
+			}
+			continue
+		}
+		var words []string
+		for rest != "" {
+			word, more, _ := strings.Cut(rest, " ")
+			if quoted, err := strconv.QuotedPrefix(rest); err == nil {
+				word, more = must(strconv.Unquote(quoted))(t), strings.TrimPrefix(rest[len(quoted):], " ")
+			}
+			words, rest = append(words, word), more
+		}
+		v := all[name]
+		v.steps = append(v.steps, verbs[words[0]](words[1:]...))
+		all[name] = v
+	}
+	if len(all) < 75 {
+		t.Fatalf("there are %d variants only", len(all))
+	}
+	return all
 }
 
 // contents is every file below dir, with the digest of its content.
@@ -258,7 +211,7 @@ func build(t *testing.T, w *testworld.World) error {
 func TestServeAndConfigCheckAgree(t *testing.T) {
 	t.Parallel()
 	place := regexp.MustCompile(`[\w/.-]+\.yaml:\d+:\d+: `)
-	for name, test := range agreement {
+	for name, test := range variants(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, test.steps...)
@@ -292,8 +245,9 @@ func TestServeAndConfigCheckAgree(t *testing.T) {
 // file.
 func TestCheckWithoutFiles(t *testing.T) {
 	t.Parallel()
+	all := variants(t)
 	for name, want := range map[string]string{"checkpoint_interval": "mayfly.yaml:8:", "log's window": "mayfly.yaml:8:", "key algorithm": "mayfly.yaml:9:", "an unknown type": "issuers.yaml:5:11: ", "no chain": "", "no ca.yaml": "", "no log": "", "no log's key": "", "no TLS pair": "", "no token": ""} {
-		report := check(t, newWorld(t, agreement[name].steps...), func(o *app.CheckOptions) { o.NoFiles = true })
+		report := check(t, newWorld(t, all[name].steps...), func(o *app.CheckOptions) { o.NoFiles = true })
 		expect(t, name, errors.Join(report.Mistakes...), want)
 	}
 }
@@ -302,9 +256,9 @@ func TestCheckWithoutFiles(t *testing.T) {
 // parts read.
 func TestCheckReportsAllAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w, all := newWorld(t), variants(t)
 	for _, name := range []string{"key algorithm", "an unknown type", "no key", "no private log key", "half a TLS pair"} {
-		for _, change := range agreement[name].steps {
+		for _, change := range all[name].steps {
 			change(t, w)
 		}
 	}
