@@ -128,7 +128,8 @@ func New(cfg Config) (*Logs, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return l, l.register(cfg.Registerer)
+	l.register(cfg.Registerer)
+	return l, nil
 }
 
 func (l *Logs) addMember(cfg LogConfig) error {

@@ -5,11 +5,11 @@ package ctlog
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
@@ -65,26 +65,26 @@ func (m *member) observe(ctx context.Context, elapsed time.Duration, err error) 
 		slog.String("result", string(result)), slog.Duration("elapsed", elapsed), slog.Any("error", err))
 }
 
-// register creates the metrics of all logs, and gives every log its own. Every counter exists from
+// register registers the metrics of all logs, and gives every log its own. Every counter exists from
 // the start: an alert on an increase does not see the first value of a new one.
-func (l *Logs) register(reg prometheus.Registerer) error {
-	submissions := prometheus.NewCounterVec(prometheus.CounterOpts{
+func (l *Logs) register(reg prometheus.Registerer) {
+	auto := promauto.With(reg)
+	submissions := auto.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_ct_submissions_total",
 		Help: "Attempts to submit a precertificate to a Certificate Transparency log, by log and result.",
 	}, []string{"log", "result"})
-	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	duration := auto.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mayfly_ct_submission_duration_seconds",
 		Help:    "How long an attempt to submit a precertificate took, verification of the SCT included, by log.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2, 4},
 	}, []string{"log"})
-	collectors := []prometheus.Collector{submissions, duration}
 	for _, m := range l.logs {
 		m.results, m.duration = make(map[result]prometheus.Counter), duration.WithLabelValues(m.Name())
 		for _, r := range results {
 			m.results[r] = submissions.WithLabelValues(m.Name(), string(r))
 		}
 		for _, state := range breaker.States() {
-			collectors = append(collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			auto.NewGaugeFunc(prometheus.GaugeOpts{
 				Name:        "mayfly_ct_breaker_state",
 				Help:        "1 for the state that the breaker of a Certificate Transparency log is in: closed, half-open (the next submission asks it first) or open (asked only where no other log can be).",
 				ConstLabels: prometheus.Labels{"log": m.Name(), "state": string(state)},
@@ -93,16 +93,7 @@ func (l *Logs) register(reg prometheus.Registerer) error {
 					return 1
 				}
 				return 0
-			}))
+			})
 		}
 	}
-	if reg == nil {
-		return nil
-	}
-	for _, c := range collectors {
-		if err := reg.Register(c); err != nil {
-			return fmt.Errorf("registering metrics: %w", err)
-		}
-	}
-	return nil
 }

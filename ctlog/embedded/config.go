@@ -58,9 +58,8 @@ type Config struct {
 	Logger     *slog.Logger          // receives refusals and failures; nil for none
 	Registerer prometheus.Registerer // of the metrics mayfly_ctlog_…; nil for none; several logs may share one
 
-	// Tests change these: minFree, defaultSpareFiles, defaultMaxPending.
-	reserve, spareFiles uint64
-	maxPending          int
+	reserve    uint64 // minFree, except in tests
+	maxPending int    // defaultMaxPending, except in tests
 }
 
 // Submit is `submit`.
@@ -89,7 +88,6 @@ func (cfg Config) withDefaults() Config {
 	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, time.Second)
 	cfg.maxPending = cmp.Or(cfg.maxPending, defaultMaxPending)
 	cfg.reserve = cmp.Or(cfg.reserve, minFree)
-	cfg.spareFiles = cmp.Or(cfg.spareFiles, defaultSpareFiles)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now

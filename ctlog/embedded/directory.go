@@ -32,13 +32,11 @@ const (
 	maxTreeState = 4 << 10
 )
 
-// The files of a log's directory beside the tiles. The checkpoint and stateDir, except the probe,
-// belong to Tessera (storage/posix).
+// The files of a log's directory beside the tiles. The checkpoint and stateDir belong to Tessera.
 const (
 	stateDir       = ".state"
 	treeStateFile  = stateDir + "/treeState"
 	treeStateLock  = stateDir + "/treeState.lock"
-	probeFile      = stateDir + "/probe"
 	checkpointFile = "checkpoint"
 	issuerDir      = "issuer"
 	lockFile       = "writer.lock"

@@ -75,22 +75,20 @@ type Log struct {
 var _ ctlog.Log = (*Log)(nil)
 
 // newLog returns a log that does nothing yet.
-func newLog(cfg Config, key *logKey) (l *Log, err error) {
-	l = &Log{
+func newLog(cfg Config, key *logKey) *Log {
+	l := &Log{
 		cfg: cfg, key: key, directory: directory{cfg.Dir}, issuers: newIssuers(cfg.Dir), logger: cfg.Logger.With(slog.String("log", cfg.Name)),
 		places: make(chan struct{}, cfg.maxPending), closed: make(chan struct{}),
 		replays: newReplays(maxReplays), compressors: make(chan *gzip.Writer, maxCompressors),
 	}
-	if l.metrics, err = newMetrics(cfg.Registerer, cfg.Name); err != nil {
-		return nil, err
-	}
+	l.metrics = newMetrics(cfg.Registerer, cfg.Name)
 	l.failures = breaker.Sparing{Logger: l.logger, Interval: 10 * time.Second}
 	l.guard = &guard{directory: l.directory, path: cfg.Guard, now: cfg.Now, observe: func(d time.Duration) { l.metrics.guard.Observe(d.Seconds()) }}
 	for range maxCompressors {
 		z, _ := gzip.NewWriterLevel(io.Discard, gzip.BestSpeed) // fails for an unknown level only
 		l.compressors <- z
 	}
-	return l, nil
+	return l
 }
 
 // Open opens a log that Init created, until Shutdown; ctx is for opening only. Errors for settings
@@ -103,10 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := newLog(cfg, key)
-	if err != nil {
-		return nil, err
-	}
+	l := newLog(cfg, key)
 	l.storage.Store(&storage{free: free})
 	background, cancel := context.WithCancel(context.Background())
 	l.cancel = cancel
@@ -137,10 +132,6 @@ func (l *Log) start(ctx, background context.Context) error {
 	}
 	_ = l.checkStorage() // a full disk may have room later
 	go l.watchStorage(background)
-	// No other part of this process holds a lock of Tessera's yet.
-	if _, err := l.tryOpen(treeStateLock); err != nil {
-		return err
-	}
 	appender, finish, err := l.newAppender(background, tessera.NewAppendOptions().
 		WithBatching(maxBatch, l.cfg.BatchAge).
 		WithCheckpointInterval(l.cfg.CheckpointInterval).

@@ -23,7 +23,7 @@ func signCheckpoint(t testing.TB, key *logKey, text string) []byte {
 	t.Helper()
 	raw, err := note.Sign(&note.Note{Text: text}, noteSigner{
 		noteVerifier{testOrigin, key.PublicKey},
-		newTestLog(t, key, emptyTree()),
+		newTestLog(key, emptyTree()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -78,12 +78,8 @@ func newKey(t testing.TB) *logKey {
 }
 
 // newTestLog returns a log without files that may sign one tree.
-func newTestLog(t testing.TB, key *logKey, head treeHead) *Log {
-	t.Helper()
-	l, err := newLog(Config{Origin: testOrigin, Now: func() time.Time { return time.UnixMilli(1_767_225_600_000) }}.withDefaults(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
+func newTestLog(key *logKey, head treeHead) *Log {
+	l := newLog(Config{Origin: testOrigin, Now: func() time.Time { return time.UnixMilli(1_767_225_600_000) }}.withDefaults(), key)
 	l.guard.newest.Store((&guardFile{}).at(head, time.Now()))
 	return l
 }
@@ -93,7 +89,7 @@ func newTestLog(t testing.TB, key *logKey, head treeHead) *Log {
 func TestNoteSignerAsksFirst(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
-	l := newTestLog(t, key, emptyTree())
+	l := newTestLog(key, emptyTree())
 	signer := noteSigner{l.verifier(), l}
 	for i := range uint64(3) {
 		signature, err := signer.Sign([]byte(emptyCheckpoint))

@@ -34,25 +34,23 @@ const (
 // maxCompressors is how many data tiles are compressed at the same time. A compressor has 1.2 MiB.
 const maxCompressors = 4
 
-// endpoint answers a request, or returns an error that determines the status.
-type endpoint func(l *Log, w http.ResponseWriter, r *http.Request) error
-
-// endpoints are what the log serves, by path: a path that ends in a slash is a prefix.
+// endpoints are what the log serves, by path: a path that ends in a slash is a prefix. An answer that
+// is an error determines the status.
 var endpoints = map[string]struct {
-	post   bool
-	answer endpoint
+	post, token bool
+	answer      func(l *Log, w http.ResponseWriter, r *http.Request) error
 }{
-	"/checkpoint":                {false, (*Log).getCheckpoint},
-	"/tile/":                     {false, (*Log).getTile},
-	"/issuer/":                   {false, (*Log).getIssuer},
-	"/ct/v1/get-sth":             {false, (*Log).getSTH},
-	"/ct/v1/get-entries":         {false, (*Log).getEntries},
-	"/ct/v1/get-sth-consistency": {false, (*Log).getConsistency},
-	"/ct/v1/get-entry-and-proof": {false, (*Log).getEntryAndProof},
-	"/ct/v1/get-proof-by-hash":   {false, (*Log).getProofByHash},
-	"/ct/v1/get-roots":           {false, authorized((*Log).getRoots)},
-	"/ct/v1/add-chain":           {true, addChain(false)},
-	"/ct/v1/add-pre-chain":       {true, addChain(true)},
+	"/checkpoint":                {answer: (*Log).getCheckpoint},
+	"/tile/":                     {answer: (*Log).getTile},
+	"/issuer/":                   {answer: (*Log).getIssuer},
+	"/ct/v1/get-sth":             {answer: (*Log).getSTH},
+	"/ct/v1/get-entries":         {answer: (*Log).getEntries},
+	"/ct/v1/get-sth-consistency": {answer: (*Log).getConsistency},
+	"/ct/v1/get-entry-and-proof": {answer: (*Log).getEntryAndProof},
+	"/ct/v1/get-proof-by-hash":   {answer: (*Log).getProofByHash},
+	"/ct/v1/get-roots":           {token: true, answer: (*Log).getRoots},
+	"/ct/v1/add-chain":           {token: true, post: true, answer: (*Log).addChain},
+	"/ct/v1/add-pre-chain":       {token: true, post: true, answer: (*Log).addChain},
 }
 
 // Handler serves the log under its prefix, which the caller strips: /checkpoint, /tile/…,
@@ -88,6 +86,11 @@ func (l *Log) serve(w http.ResponseWriter, r *http.Request) error {
 	case !e.post && r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 	default:
+		if e.token {
+			if err := l.authorize(w, r); err != nil {
+				return err
+			}
+		}
 		return e.answer(l, w, r)
 	}
 	return refuse(http.StatusMethodNotAllowed, "%.20q is not for this path; use %s", r.Method, w.Header().Get("Allow"))

@@ -113,21 +113,16 @@ func (cfg Config) fill(ctx context.Context, key *logKey, guard *guardFile) error
 		return err
 	}
 	cfg.Registerer = nil
-	l, err := newLog(cfg, key)
-	if err != nil {
-		return err
-	}
+	l := newLog(cfg, key)
 	l.guard.newest.Store(guard)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The appender publishes the checkpoint before NewAppender returns; its other work stops
 	// with ctx. The long interval keeps that work from starting.
-	if _, _, err = l.newAppender(ctx, tessera.NewAppendOptions().
-		WithCheckpointInterval(time.Hour).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0)); err != nil {
-		return err
+	_, _, err := l.newAppender(ctx, tessera.NewAppendOptions().
+		WithCheckpointInterval(time.Hour).WithCheckpointRepublishInterval(0).WithGarbageCollectionInterval(0))
+	if err == nil {
+		_, err = l.directory.checkpoint(l.verifier(), nil)
 	}
-	if _, err = l.directory.checkpoint(l.verifier(), nil); err != nil {
-		return err
-	}
-	return files.SyncFolder(cfg.Dir)
+	return errors.Join(err, files.SyncFolder(cfg.Dir))
 }

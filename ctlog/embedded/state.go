@@ -140,16 +140,17 @@ func (cfg Config) openable() (_ Config, key *logKey, free uint64, err error) {
 	return cfg, key, free, err
 }
 
-// checkWritable checks that this process may lock and change the log, without doing either.
+// checkWritable checks that this process may lock and change the log, without doing either. Tessera
+// panics where it cannot open its lock.
 func (cfg Config) checkWritable() error {
-	paths := []string{cfg.Dir, filepath.Join(cfg.Dir, issuerDir), filepath.Dir(cfg.Guard)}
-	for _, it := range cfg.lockFiles() {
-		info, err := os.Lstat(it.path)
+	paths := []string{cfg.Dir, filepath.Join(cfg.Dir, stateDir), filepath.Join(cfg.Dir, issuerDir), filepath.Dir(cfg.Guard)}
+	for _, lock := range []string{cfg.lockFiles()[0].path, cfg.lockFiles()[1].path, filepath.Join(cfg.Dir, treeStateLock)} {
+		info, err := os.Lstat(lock)
 		if err == nil && !info.Mode().IsRegular() {
-			return fmt.Errorf("opening log %s: %s is no regular file", cfg.Name, it.path)
+			return fmt.Errorf("opening log %s: %s is no regular file", cfg.Name, lock)
 		}
 		if err == nil {
-			paths = append(paths, it.path)
+			paths = append(paths, lock)
 		}
 	}
 	for _, path := range paths {

@@ -7,20 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 const (
 	// minFree is the free space that the log requires before it accepts an entry: a batch writes
 	// a few MiB at most, and the disk must not fill up in the middle of one.
 	minFree = 32 << 20
-	// defaultSpareFiles is how many files this process must still be able to open to accept an entry.
-	defaultSpareFiles = 64
 	// storageInterval is how often an open log checks its storage.
 	storageInterval = time.Second
 )
@@ -62,8 +57,8 @@ func (cfg Config) checkSpace(free uint64) error {
 	return nil
 }
 
-// watchStorage checks the storage until ctx ends. Submit reads only the result: without free file
-// descriptors, or on a disk that is read-only, Tessera would panic in a goroutine of its own.
+// watchStorage checks the storage until ctx ends. Submit reads only the result: on a disk that is
+// read-only, Tessera would panic in a goroutine of its own.
 func (l *Log) watchStorage(ctx context.Context) {
 	ticker := time.NewTicker(storageInterval)
 	defer ticker.Stop()
@@ -83,39 +78,8 @@ func (l *Log) checkStorage() error {
 	if err == nil {
 		err = l.cfg.checkSpace(free)
 	}
-	if err == nil {
-		err = l.checkDescriptors()
-	}
 	l.storage.Store(&storage{free, err})
 	return err
-}
-
-// checkDescriptors opens a file as Tessera opens its lock. It is another file: when a process
-// closes any descriptor of a file, it loses all its record locks on that file. The kernel assigns the
-// lowest free number, so the descriptor's number shows whether enough are free.
-func (l *Log) checkDescriptors() error {
-	descriptor, err := l.tryOpen(probeFile)
-	if err != nil {
-		return err
-	}
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return os.NewSyscallError("getrlimit", err)
-	}
-	if uint64(descriptor)+l.cfg.spareFiles > limit.Cur {
-		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit.Cur)}
-	}
-	return nil
-}
-
-// tryOpen opens a file as Tessera opens its locks, and closes it. It returns the descriptor's
-// number.
-func (l *Log) tryOpen(name string) (int, error) {
-	descriptor, err := syscall.Open(filepath.Join(l.cfg.Dir, name), syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o644)
-	if err != nil {
-		return 0, explain(l.cfg.Dir, fmt.Errorf("opening %s: %w", name, err))
-	}
-	return descriptor, os.NewSyscallError("close", syscall.Close(descriptor))
 }
 
 // explain turns the error of a failed write into one that states what to do, where an

@@ -34,24 +34,22 @@ const (
 	maxReplays = 32 << 10
 )
 
-// authorized admits only clients with the submit token.
-func authorized(next endpoint) endpoint {
-	return func(l *Log, w http.ResponseWriter, r *http.Request) error {
-		if len(l.cfg.SubmitToken) == 0 {
-			return refuse(http.StatusForbidden, "this log takes no submissions over HTTP; its operator can allow them with submit: {token_file: …}")
-		}
-		scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-		if !strings.EqualFold(scheme, "Bearer") || token == "" {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="ct-submit"`)
-			return refuse(http.StatusUnauthorized, "submitting to this log needs its token, as in Authorization: Bearer TOKEN")
-		}
-		// Compares hashes, so that timing does not even reveal the length of the token.
-		sent, want := sha256.Sum256([]byte(token)), sha256.Sum256(l.cfg.SubmitToken)
-		if subtle.ConstantTimeCompare(sent[:], want[:]) != 1 {
-			return refuse(http.StatusForbidden, "this is not the token for submitting to this log")
-		}
-		return next(l, w, r)
+// authorize admits only clients with the submit token.
+func (l *Log) authorize(w http.ResponseWriter, r *http.Request) error {
+	if len(l.cfg.SubmitToken) == 0 {
+		return refuse(http.StatusForbidden, "this log takes no submissions over HTTP; its operator can allow them with submit: {token_file: …}")
 	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="ct-submit"`)
+		return refuse(http.StatusUnauthorized, "submitting to this log needs its token, as in Authorization: Bearer TOKEN")
+	}
+	// Compares hashes, so that timing does not even reveal the length of the token.
+	sent, want := sha256.Sum256([]byte(token)), sha256.Sum256(l.cfg.SubmitToken)
+	if subtle.ConstantTimeCompare(sent[:], want[:]) != 1 {
+		return refuse(http.StatusForbidden, "this is not the token for submitting to this log")
+	}
+	return nil
 }
 
 // getRoots is RFC 6962, section 4.7.
@@ -63,12 +61,8 @@ func (l *Log) getRoots(w http.ResponseWriter, r *http.Request) error {
 	return answerJSON(w, r, mutable, answer)
 }
 
-// addChain returns the endpoint of add-pre-chain (RFC 6962, section 4.2) or add-chain (section 4.1).
-func addChain(precert bool) endpoint {
-	return authorized(func(l *Log, w http.ResponseWriter, r *http.Request) error { return l.addChain(w, r, precert) })
-}
-
-func (l *Log) addChain(w http.ResponseWriter, r *http.Request, precert bool) error {
+// addChain is add-pre-chain (RFC 6962, section 4.2) or add-chain (section 4.1).
+func (l *Log) addChain(w http.ResponseWriter, r *http.Request) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
 	switch {
 	case errors.As(err, new(*http.MaxBytesError)):
@@ -84,7 +78,7 @@ func (l *Log) addChain(w http.ResponseWriter, r *http.Request, precert bool) err
 	if err != nil {
 		return err
 	}
-	e, err := newEntry(chain, precert)
+	e, err := newEntry(chain, r.URL.Path == ct.AddPreChainPath)
 	if err != nil {
 		return err
 	}

@@ -138,18 +138,6 @@ func TestSubmitRefusesOddSubmissions(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors: Tessera panics where it cannot open its lock file.
-func TestFewDescriptors(t *testing.T) {
-	t.Parallel()
-	cfg := newConfig(t)
-	cfg.spareFiles = 1 << 40
-	l := open(t, cfg)
-	_, err := l.Submit(t.Context(), newAuthority(t).submission(t))
-	if !errors.As(err, new(*ctlog.RetryableError)) {
-		t.Errorf("got %v", err)
-	}
-}
-
 // TestInterruptedBatchIsNotServed: a process that stops in a batch leaves tiles of a tree
 // that never existed, under names that later trees may skip.
 func TestInterruptedBatchIsNotServed(t *testing.T) {
