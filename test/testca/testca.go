@@ -43,18 +43,12 @@ type Builder struct {
 	Now func() time.Time
 	// Curve is the curve of the authority's key. Default: P-256.
 	Curve elliptic.Curve
-	// NotBefore and NotAfter are the issuing CA's. Default: an hour ago and in three years.
-	NotBefore, NotAfter time.Time
-	// RootNotAfter is the root's. Default: NotAfter.
-	RootNotAfter time.Time
 	// Issuing changes the issuing CA's certificate before it is signed.
 	Issuing func(*x509.Certificate)
 	// Wrap wraps the key of the CA's authority.
 	Wrap func(crypto.Signer) crypto.Signer
 	// Signer returns the signer for the key of chain's authority. Default: signer.Local.
 	Signer func(chain *ca.Chain, key crypto.Signer) *signer.Signer
-	// Lifetime is the lifetime of certificates. Default: ca.DefaultLifetime.
-	Lifetime time.Duration
 	// CTDisabled runs without a log.
 	CTDisabled bool
 	// LogInProcess submits by a function call instead of HTTP, unchecked: for benchmarks.
@@ -67,10 +61,6 @@ type Builder struct {
 	Logs int
 	// Budget is the time for a log's answer. Default: ctlog's.
 	Budget time.Duration
-	// Type is the issuer's type. Default: email.
-	Type string
-	// CIProvider is for type ci-provider.
-	CIProvider identity.CIProvider
 }
 
 // World is a CA with everything that it needs, and its issued certificates.
@@ -121,8 +111,7 @@ func New(tb testing.TB, b Builder) *World {
 		Logger:        w.Logger,
 	}))(tb)
 	rules, _, err := identity.NewRules(identity.Config{
-		Issuers:     []identity.IssuerConfig{{Key: issuerURL, Static: true, IssuerURL: issuerURL, Type: b.Type, CIProvider: "ci"}},
-		CIProviders: map[string]identity.CIProvider{"ci": b.CIProvider},
+		Issuers: []identity.IssuerConfig{{Key: issuerURL, Static: true, IssuerURL: issuerURL, Type: identity.TypeEmail}},
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -133,7 +122,7 @@ func New(tb testing.TB, b Builder) *World {
 		KeyPolicy:   must(proof.NewKeyPolicy())(tb),
 		Active:      func(now time.Time) (*ca.Authority, error) { return w.Set.Load().Active(now) },
 		TrustBundle: func(now time.Time) []*ca.Chain { return w.Set.Load().TrustBundle(now) },
-		Profile:     must(ca.NewProfile(b.Lifetime))(tb),
+		Profile:     must(ca.NewProfile(0))(tb),
 		Logs:        w.CT,
 		Now:         b.Now,
 		Logger:      w.Logger,
@@ -149,23 +138,8 @@ func (b *Builder) setDefaults() {
 	if b.Curve == nil {
 		b.Curve = elliptic.P256()
 	}
-	if b.NotBefore.IsZero() {
-		b.NotBefore = b.Now().Add(-time.Hour).Truncate(time.Second)
-	}
-	if b.NotAfter.IsZero() {
-		b.NotAfter = b.NotBefore.AddDate(3, 0, 0)
-	}
-	if b.RootNotAfter.IsZero() {
-		b.RootNotAfter = b.NotAfter
-	}
 	if b.Logs == 0 {
 		b.Logs = 1
-	}
-	if b.Type == "" {
-		b.Type = identity.TypeEmail
-	}
-	if b.CIProvider.SubjectAlternativeNameTemplate == "" {
-		b.CIProvider.SubjectAlternativeNameTemplate = "https://ci.example/{{.sub}}"
 	}
 }
 
@@ -199,20 +173,21 @@ func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 // authority creates a root and an issuing CA.
 func (b *Builder) authority(tb testing.TB) (*ca.Authority, *x509.Certificate) {
 	rootKey, issuingKey := b.newKey(tb), b.newKey(tb)
-	template := func(name string, notAfter time.Time) *x509.Certificate {
+	begin := b.Now().Add(-time.Hour).Truncate(time.Second)
+	template := func(name string) *x509.Certificate {
 		return &x509.Certificate{
 			SerialNumber:          big.NewInt(1),
 			Subject:               pkix.Name{CommonName: name, Organization: []string{"mayfly test"}},
-			NotBefore:             b.NotBefore,
-			NotAfter:              notAfter,
+			NotBefore:             begin,
+			NotAfter:              begin.AddDate(3, 0, 0),
 			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 			BasicConstraintsValid: true,
 			IsCA:                  true,
 		}
 	}
-	rootTemplate := template("test root", b.RootNotAfter)
+	rootTemplate := template("test root")
 	root := create(tb, rootTemplate, rootTemplate, rootKey.Public(), rootKey)
-	issuingTemplate := template("test intermediate", b.NotAfter)
+	issuingTemplate := template("test intermediate")
 	issuingTemplate.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
 	issuingTemplate.MaxPathLenZero = true
 	if b.Issuing != nil {
@@ -285,6 +260,3 @@ func (w *World) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
 	}
 	return issued, err
 }
-
-// Root returns the trust anchor.
-func (w *World) Root() *x509.Certificate { return w.root }

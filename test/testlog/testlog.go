@@ -26,7 +26,10 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/ctutil"
 	cttls "github.com/google/certificate-transparency-go/tls"
+	ctx509 "github.com/google/certificate-transparency-go/x509"
+	"github.com/google/certificate-transparency-go/x509util"
 	"github.com/transparency-dev/merkle/rfc6962"
 	merkle "github.com/transparency-dev/merkle/testonly"
 
@@ -203,4 +206,30 @@ func (l *Log) sign(data []byte) (ct.DigitallySigned, error) {
 	digest := sha256.Sum256(data)
 	signature, err := ecdsa.SignASN1(rand.Reader, l.key, digest[:])
 	return ct.DigitallySigned{Algorithm: cttls.SignatureAndHashAlgorithm{Hash: cttls.SHA256, Signature: cttls.ECDSA}, Signature: signature}, err
+}
+
+// VerifySCT verifies with certificate-transparency-go, as a client does, that the first certificate
+// of chain, DER, has exactly one SCT, and that it is by the log with this key.
+func VerifySCT(publicKeyPEM []byte, chain [][]byte) error {
+	block, _ := pem.Decode(publicKeyPEM)
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return err
+	}
+	var parsed []*ctx509.Certificate
+	for _, der := range chain {
+		c, err := ctx509.ParseCertificate(der)
+		if ctx509.IsFatal(err) {
+			return err
+		}
+		parsed = append(parsed, c)
+	}
+	scts, err := x509util.ParseSCTsFromSCTList(&parsed[0].SCTList)
+	if err != nil {
+		return err
+	}
+	if len(scts) != 1 || scts[0].LogID.KeyID != sha256.Sum256(block.Bytes) {
+		return fmt.Errorf("the certificate has %d SCTs instead of one by this log", len(scts))
+	}
+	return ctutil.VerifySCT(key, parsed, scts[0], true)
 }

@@ -21,10 +21,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/certificate-transparency-go/ctutil"
-	ctx509 "github.com/google/certificate-transparency-go/x509"
-	"github.com/google/certificate-transparency-go/x509util"
-
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/signer/file"
 	"github.com/mayfly-ca/mayfly/internal/client"
@@ -163,36 +159,17 @@ func (w *World) Verify(chain []string) error {
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(w.Root)
-	var logged []*ctx509.Certificate
+	var ders [][]byte
 	for _, c := range certificates {
 		intermediates.AddCert(c)
-		parsed, err := ctx509.ParseCertificate(c.Raw)
-		if ctx509.IsFatal(err) {
-			return err
-		}
-		logged = append(logged, parsed)
+		ders = append(ders, c.Raw)
 	}
 	if _, err := certificates[0].Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	}); err != nil {
 		return err
 	}
-	scts, err := x509util.ParseSCTsFromSCTList(&logged[0].SCTList)
-	if err != nil {
-		return err
-	}
-	if len(scts) != 1 {
-		return fmt.Errorf("the certificate has %d signed certificate timestamps instead of one", len(scts))
-	}
-	der, err := pem.One(w.Log.PublicKeyPEM(), "PUBLIC KEY")
-	if err != nil {
-		return err
-	}
-	key, err := x509.ParsePKIXPublicKey(der)
-	if err != nil {
-		return err
-	}
-	return ctutil.VerifySCT(key, logged, scts[0], true)
+	return testlog.VerifySCT(w.Log.PublicKeyPEM(), ders)
 }
 
 // NewAuthority creates the authority id below the root of the CA in the folder dir, as `mayfly ca add`
