@@ -12,12 +12,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
-	"slices"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -37,28 +33,22 @@ type restClient struct {
 // newRESTClient serves the world over a loopback socket until the benchmark ends.
 func newRESTClient(b *testing.B, w *testca.World) *restClient {
 	b.Helper()
-	edge, err := server.New(server.Config{
+	edge := must(server.New(server.Config{
 		Issue:       w.CA.Issue,
 		TrustBundle: w.CA.TrustBundle,
 		Issuers:     func() []server.IssuerInfo { return nil },
 		Registry:    prometheus.NewRegistry(),
 		Logger:      slog.New(slog.NewJSONHandler(io.Discard, nil)),
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	}))(b)
 	listening := httptest.NewServer(edge.Handler())
 	b.Cleanup(listening.Close)
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	b.Cleanup(transport.CloseIdleConnections)
 	c := &restClient{url: listening.URL + "/api/v2/signingCert", token: w.Token(b, nil), http: &http.Client{Transport: transport}}
 	challenge := w.Request(b, c.token, "person@example.com").Proof.(proof.SignedChallenge)
-	c.body, err = json.Marshal(map[string]any{"publicKeyRequest": map[string]any{
+	c.body = must(json.Marshal(map[string]any{"publicKeyRequest": map[string]any{
 		"publicKey": map[string]any{"content": string(challenge.PublicKey)}, "proofOfPossession": challenge.Signature,
-	}})
-	if err != nil {
-		b.Fatal(err)
-	}
+	}}))(b)
 	return c
 }
 
@@ -83,62 +73,24 @@ func (c *restClient) ask(ctx context.Context) error {
 // BenchmarkServe measures a whole REST v2 request over a loopback socket, including both ends
 // and the log's signature, on every core.
 func BenchmarkServe(b *testing.B) {
-	for name, curve := range curves() {
-		b.Run(name, func(b *testing.B) {
-			c := newRESTClient(b, testca.New(b, testca.Builder{Curve: curve, LogInProcess: true}))
-			b.ReportAllocs()
-			b.SetParallelism(8)
-			b.RunParallel(func(pb *testing.PB) {
-				for pb.Next() {
-					if err := c.ask(b.Context()); err != nil {
-						b.Error(err)
-						return
-					}
-				}
-			})
-		})
-	}
+	forCurves(b, func(b *testing.B, curve elliptic.Curve) {
+		c := newRESTClient(b, testca.New(b, testca.Builder{Curve: curve, LogInProcess: true}))
+		inParallel(b, 8, func() error { return c.ask(b.Context()) })
+	})
 }
 
 // BenchmarkEmbedded measures a whole issuance over REST v2 with the embedded log and a P-256
-// CA, both ends on this machine: latency and throughput, beside the cost of one fsync here.
+// CA, both ends on this machine: latency and throughput.
 func BenchmarkEmbedded(b *testing.B) {
 	for _, clients := range []int{1, 64} {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			log := newEmbeddedLog(b)
-			c := newRESTClient(b, testca.New(b, testca.Builder{Curve: elliptic.P256(), CT: log, CTPublicKey: log.PublicKey()}))
-			latencies := make([]time.Duration, b.N)
-			var next atomic.Int64
-			done := make(chan error, clients)
+			c := newRESTClient(b, testca.New(b, testca.Builder{CT: log, CTPublicKey: log.PublicKey()}))
 			b.ResetTimer()
-			for range clients {
-				go func() {
-					for {
-						i := next.Add(1) - 1
-						if i >= int64(b.N) {
-							done <- nil
-							return
-						}
-						start := time.Now()
-						if err := c.ask(b.Context()); err != nil {
-							done <- err
-							return
-						}
-						latencies[i] = time.Since(start)
-					}
-				}()
-			}
-			for range clients {
-				if err := <-done; err != nil {
-					b.Fatal(err)
-				}
-			}
+			took := repeat(b, b.N, clients, func() error { return c.ask(b.Context()) })
 			b.StopTimer()
-			slices.Sort(latencies)
-			b.ReportMetric(latencies[b.N/2].Seconds()*1000, "p50-ms")
-			b.ReportMetric(latencies[b.N*99/100].Seconds()*1000, "p99-ms")
+			reportPercentiles(b, took)
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certificates/s")
-			b.ReportMetric(fsyncTime(b).Seconds()*1000, "fsync-ms")
 		})
 	}
 }
@@ -147,43 +99,15 @@ func newEmbeddedLog(b *testing.B) *embedded.Log {
 	b.Helper()
 	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) // its lines would appear among the figures
 	dir := b.TempDir()
-	init := embedded.Config{
+	config := embedded.Config{
 		Name: "bench", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "key.pem"), Origin: "log.example/bench",
 	}
-	if _, err := embedded.Init(b.Context(), init); err != nil {
-		b.Fatal(err)
-	}
-	log, err := embedded.Open(b.Context(), embedded.Config{Name: init.Name, Dir: init.Dir, Guard: init.Guard, Key: init.Key, Origin: init.Origin})
-	if err != nil {
-		b.Fatal(err)
-	}
+	must(embedded.Init(b.Context(), config))(b)
+	log := must(embedded.Open(b.Context(), config))(b)
 	b.Cleanup(func() {
 		if err := log.Shutdown(context.Background()); err != nil {
 			b.Error(err)
 		}
 	})
 	return log
-}
-
-// fsyncTime returns the median time to write and fsync a small file.
-func fsyncTime(b *testing.B) time.Duration {
-	b.Helper()
-	f, err := os.Create(filepath.Join(b.TempDir(), "fsync"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	times := make([]time.Duration, 51)
-	for i := range times {
-		start := time.Now()
-		if _, err := f.WriteAt([]byte("fsync"), 0); err != nil {
-			b.Fatal(err)
-		}
-		if err := f.Sync(); err != nil {
-			b.Fatal(err)
-		}
-		times[i] = time.Since(start)
-	}
-	slices.Sort(times)
-	return times[len(times)/2]
 }

@@ -5,14 +5,15 @@ package testca_test
 import (
 	"context"
 	"crypto"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,23 +39,14 @@ func TestMain(m *testing.M) {
 func signFor(dir string) error {
 	chainPEM, err1 := os.ReadFile(filepath.Join(dir, "chain.pem"))
 	der, err2 := os.ReadFile(filepath.Join(dir, "key.der"))
-	if err := errors.Join(err1, err2); err != nil {
+	chain, err3 := ca.ParseChain(chainPEM)
+	key, err4 := x509.ParsePKCS8PrivateKey(der)
+	policy, err5 := ca.NewLeafPolicy(false)
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return err
 	}
-	chain, err1 := ca.ParseChain(chainPEM)
-	parsed, err2 := x509.ParsePKCS8PrivateKey(der)
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	local, err := signer.Local("bench", parsed.(crypto.Signer), nil)
-	if err != nil {
-		return err
-	}
-	policy, err := ca.NewLeafPolicy(false)
-	if err != nil {
-		return err
-	}
-	server, err := socket.NewServer(socket.ServerConfig{
+	local, err1 := signer.Local("bench", key.(crypto.Signer), nil)
+	server, err2 := socket.NewServer(socket.ServerConfig{
 		Path: filepath.Join(dir, "s"),
 		Sign: func(ctx context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {
 			if err := policy.Check(chain, message, time.Now()); err != nil {
@@ -63,7 +55,7 @@ func signFor(dir string) error {
 			return local.Sign(ctx, message)
 		},
 	})
-	if err != nil {
+	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
 	if err := server.Listen(); err != nil {
@@ -80,14 +72,8 @@ func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var chainPEM []byte
-	for _, c := range chain.DER {
-		chainPEM = append(chainPEM, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c})...)
-	}
+	der := must(x509.MarshalPKCS8PrivateKey(key))(b)
+	chainPEM := []byte(strings.Join(chain.PEM, "\n"))
 	if err := errors.Join(os.WriteFile(filepath.Join(dir, "key.der"), der, 0o600), os.WriteFile(filepath.Join(dir, "chain.pem"), chainPEM, 0o600)); err != nil {
 		b.Fatal(err)
 	}
@@ -97,12 +83,9 @@ func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
-	s, err := signer.New(signer.Config{Name: "bench", Kind: "socket", Public: key.Public(), Verified: true, Open: func(ctx context.Context) (signer.Key, error) {
+	s := must(signer.New(signer.Config{Name: "bench", Kind: "socket", Public: key.Public(), Verified: true, Open: func(ctx context.Context) (signer.Key, error) {
 		return socket.Open(ctx, socket.Config{Path: filepath.Join(dir, "s"), Public: key.Public()})
-	}})
-	if err != nil {
-		b.Fatal(err)
-	}
+	}}))(b)
 	for attempt := 0; ; attempt++ {
 		if err := s.Prove(b.Context()); err == nil {
 			return s
@@ -115,27 +98,17 @@ func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 // BenchmarkSplit is BenchmarkServe with the CA's key in this process and in its own process,
 // alternately, so that other load on the machine affects both.
 func BenchmarkSplit(b *testing.B) {
-	for name, curve := range curves() {
+	forCurves(b, func(b *testing.B, curve elliptic.Curve) {
 		for _, split := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%s/split=%t", name, split), func(b *testing.B) {
+			b.Run(fmt.Sprintf("split=%t", split), func(b *testing.B) {
 				builder := testca.Builder{Curve: curve, LogInProcess: true}
 				if split {
 					builder.Signer = func(chain *ca.Chain, key crypto.Signer) *signer.Signer { return splitOff(b, chain, key) }
 				}
 				c := newRESTClient(b, testca.New(b, builder))
-				b.ReportAllocs()
-				b.SetParallelism(32)
-				b.ResetTimer()
-				b.RunParallel(func(pb *testing.PB) {
-					for pb.Next() {
-						if err := c.ask(b.Context()); err != nil {
-							b.Error(err)
-							return
-						}
-					}
-				})
+				inParallel(b, 32, func() error { return c.ask(b.Context()) })
 				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certificates/s")
 			})
 		}
-	}
+	})
 }
