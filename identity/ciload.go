@@ -135,7 +135,6 @@ func (l *ciLoader) checkName() {
 		standard := l.defaults[p.first]
 		switch {
 		case p.separator == "":
-			l.separate = false
 			report(path, "nothing separates the claims %s and %s in the name: other claims could make the same name; put a text between them that the first cannot contain", quote(p.first), quote(p.second))
 		case kept && standard != "" && !ends(standard+p.separator, standard, p.separator):
 			l.separate = false

@@ -162,8 +162,8 @@ func TestEveryTypeRequiresASubject(t *testing.T) {
 
 func TestTokensOfNoEntryOrIssuer(t *testing.T) {
 	t.Parallel()
-	rules := rulesOf(t, entryOf(TypeBuildkiteJob))
-	claims := mustClaims(t, `{"sub":"s"}`)
+	rules := rulesOf(t, entryOf(TypeEmail))
+	claims := mustClaims(t, `{"sub":"s","email":"a@example.com","email_verified":true}`)
 	for reason, tok := range map[refusal.Reason]*oidc.Token{
 		refusal.InternalError: {Entry: "https://other.example", IssuerURL: issuerURL, Claims: claims},
 		refusal.ClaimMissing:  {Entry: issuerURL, Claims: claims},
@@ -192,8 +192,9 @@ func TestControlsAndLengthNeverEnterACertificate(t *testing.T) {
 		{"long sub", email, with(t, address, `{"sub":"`+long+`x"}`), "TokenSubject"},
 		{"long email", email, with(t, address, `{"email":"`+long+`@example.com"}`), "subject alternative name"},
 		{"escape in a workflow's name", github, with(t, ciClaims(t, TypeGithubWorkflow), `{"workflow":"\u001b[31mred"}`), "GithubWorkflowName"},
-		{"C1 control in a joined URL", github, with(t, ciClaims(t, TypeGithubWorkflow), `{"repository":"o/\u0085r"}`), "control"},
+		{"C1 control in a joined URL", github, with(t, ciClaims(t, TypeGithubWorkflow), `{"repository_owner":"\u0085"}`), "control"},
 		{"C1 control in a URL", rulesOf(t, entryOf(TypeGitlabPipeline)), with(t, ciClaims(t, TypeGitlabPipeline), `{"ci_config_ref_uri":"gitlab.com/\u0085"}`), "control"},
+		{"an email of another kind", rulesOf(t, entryOf(TypeChainguardIdentity)), mustClaims(t, `{"sub":"a","email":7}`), `"email"`},
 		{"invalid UTF-8 in sub", email, oidc.Claims{"sub": "a\xff", "email": "a@example.com", "email_verified": true}, "TokenSubject"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // paths returns the paths of keypath errors, each joined with " > ".
@@ -190,6 +191,18 @@ func TestSubjectDomainOfStaticEntries(t *testing.T) {
 				t.Errorf("the error is at %v", paths(err))
 			}
 		}
+	}
+}
+
+// The issuer URL of a wildcard entry is known only with the token.
+func TestSubjectDomainOfWildcardEntries(t *testing.T) {
+	t.Parallel()
+	for issuerType, sub := range map[string]string{TypeURI: "https://users.example.com/a", TypeUsername: "a"} {
+		entry := entryOf(issuerType)
+		entry.Static = false
+		rules := rulesOf(t, entry)
+		mustIdentify(t, rules, oidc.Claims{"sub": sub, "iss": "https://a.example.com"})
+		wantRefusal(t, rules, oidc.Claims{"sub": sub, "iss": "https://a.example.org"}, refusal.ClaimInvalid, "https://a.example.org")
 	}
 }
 

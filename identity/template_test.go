@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -43,6 +44,14 @@ func TestTemplates(t *testing.T) {
 			t.Parallel()
 			wantRefusal(t, rules(c[0]), claims, refusal.Reason(c[1]))
 		})
+	}
+	// A result that is too long stops the template.
+	for _, source := range []string{"{{.a}}{{.a}}", "{{range 2}}{{$.a}}{{end}}"} {
+		if parsed, err := parseTemplate(source); err != nil {
+			t.Error(err)
+		} else if _, _, err := parsed.render(map[string]string{"a": strings.Repeat("x", maxText)}); !errors.Is(err, errTooLong) {
+			t.Errorf("%s: %v", source, err)
+		}
 	}
 	// What reads claims without naming them requires text of all.
 	unnamed := rules(`{{$k := .name}}{{index . $k}}`)

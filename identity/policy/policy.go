@@ -91,7 +91,6 @@ func New(config Config) (*Policy, error) {
 		cel.Variable("san", cel.StringType),
 		cel.Variable("issuer", cel.StringType),
 		cel.ParserExpressionSizeLimit(maxExpression),
-		cel.ExpressionNestingDepthLimit(64),
 		cel.RegexProgramSizeLimit(maxRegex),
 	)
 	if err != nil {
