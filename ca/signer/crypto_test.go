@@ -64,7 +64,7 @@ func TestCrypto(t *testing.T) {
 		} else if request, err := x509.ParseCertificateRequest(der); err != nil || request.CheckSignature() != nil {
 			t.Errorf("%s: the request does not verify (%v)", want, err)
 		}
-		if _, err := s.Sign(rand.Reader, digest(message), crypto.SHA256); err == nil {
+		if _, err := s.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); err == nil {
 			t.Errorf("%s: it signs a digest", want)
 		}
 	}
@@ -89,7 +89,7 @@ func TestLocal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Sign(t.Context(), message); err != nil {
+	if err := sign(t, s); err != nil {
 		t.Errorf("what only a log sees, which verifies it: %v", err)
 	}
 	if signature, err := s.SignVerified(t.Context(), message); err == nil || signature != nil {
@@ -114,15 +114,15 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
 	metrics := signer.NewMetrics(registry)
-	p := &place{key: newKey(t)}
+	p := &place{}
 	errs := map[int]error{0: errTransient, 2: signer.Stale(errPermanent), 4: errPermanent}
 	p.onSign = func(_ context.Context, n int) error { return errs[n] }
-	s := p.signerOf(t, signer.Config{Metrics: metrics})
+	s := p.signer(t, signer.Config{Metrics: metrics})
 	for range 3 {
-		_, _ = s.Sign(t.Context(), message)
+		_ = sign(t, s)
 	}
 	p.wrong.Store(true)
-	_, _ = s.Sign(t.Context(), message)
+	_ = sign(t, s)
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -16,28 +16,20 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
-// All sleeps of this package use the clock of testing/synctest, so no real time passes.
-
 // The breaker opens, admits only one caller a second, and closes after the first signature.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var out atomic.Bool
-		out.Store(true)
-		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
-			if out.Load() {
-				return errPermanent
-			}
-			return nil
-		}}
-		s := p.signer(t)
+		p := &place{}
+		p.fails.Store(&errPermanent)
+		s := p.signer(t, signer.Config{})
 		for range 5 {
-			if _, err := s.Sign(t.Context(), message); !errors.Is(err, errPermanent) {
+			if err := sign(t, s); !errors.Is(err, errPermanent) {
 				t.Errorf("error %v", err)
 			}
 		}
 		for range 3 {
-			_, err := s.Sign(t.Context(), message)
+			err := sign(t, s)
 			var f *signer.Failure
 			if !errors.As(err, &f) || f.RetryAfter <= 0 || f.RetryAfter > time.Second || !errors.Is(err, errPermanent) {
 				t.Errorf("an open breaker: %v", err)
@@ -51,15 +43,15 @@ func TestBreaker(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		for range 3 { // one of the three is the probe
-			_, _ = s.Sign(t.Context(), message)
+			_ = sign(t, s)
 		}
 		if got := p.signs.Load(); got != 6 {
 			t.Errorf("it was asked %d times, want 6", got)
 		}
-		out.Store(false)
+		p.fails.Store(nil)
 		time.Sleep(time.Second)
 		for range 3 {
-			if _, err := s.Sign(t.Context(), message); err != nil {
+			if err := sign(t, s); err != nil {
 				t.Errorf("after it was well again: %v", err)
 			}
 		}
@@ -74,42 +66,36 @@ func TestBreaker(t *testing.T) {
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var throttled atomic.Bool
-		throttled.Store(true)
-		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
-			if throttled.Load() {
-				return signer.Transient(errors.New("429"), time.Hour)
-			}
-			return nil
-		}}
-		s := p.signer(t)
+		p, throttled := &place{}, signer.Transient(errors.New("429"), time.Hour)
+		p.fails.Store(&throttled)
+		s := p.signer(t, signer.Config{})
 		for n := range 5 {
-			_, err := s.Sign(t.Context(), message)
+			err := sign(t, s)
 			var f *signer.Failure
 			if !errors.As(err, &f) || f.RetryAfter != 10*time.Second || p.signs.Load() != int32(n)+1 {
 				t.Errorf("after %d attempts: %v", p.signs.Load(), err)
 			}
 		}
-		throttled.Store(false)
+		p.fails.Store(nil)
 		time.Sleep(9 * time.Second)
-		if _, err := s.Sign(t.Context(), message); err == nil || p.signs.Load() != 5 {
+		if err := sign(t, s); err == nil || p.signs.Load() != 5 {
 			t.Errorf("it was asked %d times: %v", p.signs.Load(), err)
 		}
 		time.Sleep(time.Second)
-		if _, err := s.Sign(t.Context(), message); err != nil {
+		if err := sign(t, s); err != nil {
 			t.Error(err)
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		p := &place{key: newKey(t), onSign: func(_ context.Context, n int) error {
+		p := &place{onSign: func(_ context.Context, n int) error {
 			if n%20 == 0 {
 				return signer.Transient(errors.New("429"), 3*time.Second)
 			}
 			return nil
 		}}
-		s, refused := p.signer(t), 0
+		s, refused := p.signer(t, signer.Config{}), 0
 		for range 200 {
-			if _, err := s.Sign(t.Context(), message); err != nil {
+			if err := sign(t, s); err != nil {
 				refused++
 			}
 		}
@@ -127,7 +113,7 @@ func TestOverload(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				sessions := make(chan struct{}, 8)
-				p := &place{key: newKey(t), onSign: func(ctx context.Context, _ int) error {
+				p := &place{onSign: func(ctx context.Context, _ int) error {
 					select {
 					case sessions <- struct{}{}:
 					case <-ctx.Done():
@@ -137,14 +123,14 @@ func TestOverload(t *testing.T) {
 					time.Sleep(20 * time.Millisecond)
 					return nil
 				}}
-				s := p.signerOf(t, signer.Config{Concurrency: concurrency})
+				s := p.signer(t, signer.Config{Concurrency: concurrency})
 				var signed atomic.Int64
 				var all sync.WaitGroup
 				end := time.Now().Add(2 * time.Second)
 				for range 300 {
 					all.Go(func() {
 						for time.Now().Before(end) {
-							if _, err := s.Sign(t.Context(), message); err == nil {
+							if err := sign(t, s); err == nil {
 								signed.Add(1)
 							} else if !signer.IsTransient(err) {
 								t.Errorf("a refusal that does not pass: %v", err)
@@ -164,18 +150,6 @@ func TestOverload(t *testing.T) {
 	}
 }
 
-// A key that is lost right after it was opened is opened again only once for one request.
-func TestLostAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := &place{key: newKey(t), onSign: failing(1000, signer.Stale(errors.New("403")))}
-		s := p.signer(t)
-		if _, err := s.Sign(t.Context(), message); err == nil || p.opens.Load() != 2 || p.signs.Load() != 2 {
-			t.Errorf("it was opened %d times and asked %d times: %v", p.opens.Load(), p.signs.Load(), err)
-		}
-	})
-}
-
 // A key that never returns is tried seldom once half of the calls are used up. It is used again
 // as soon as new calls get answers.
 func TestCallsThatNeverReturn(t *testing.T) {
@@ -183,16 +157,16 @@ func TestCallsThatNeverReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var well atomic.Bool
 		never := make(chan struct{})
-		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
+		p := &place{onSign: func(context.Context, int) error {
 			if !well.Load() {
 				<-never
 			}
 			return nil
 		}}
-		s := p.signer(t)
+		s := p.signer(t, signer.Config{})
 		for range 600 {
 			s.Tend(t.Context())
-			_, _ = s.Sign(t.Context(), message)
+			_ = sign(t, s)
 			time.Sleep(time.Second)
 		}
 		if got := p.signs.Load(); got > 55 {
@@ -203,7 +177,7 @@ func TestCallsThatNeverReturn(t *testing.T) {
 			s.Tend(t.Context())
 			time.Sleep(time.Second)
 		}
-		if _, err := s.Sign(t.Context(), message); err != nil {
+		if err := sign(t, s); err != nil {
 			t.Errorf("it answers again: %v", err)
 		}
 		close(never)
@@ -215,14 +189,8 @@ func TestCallsThatNeverReturn(t *testing.T) {
 func TestTend(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var out atomic.Bool
-		p := &place{key: newKey(t), onSign: func(context.Context, int) error {
-			if out.Load() {
-				return errPermanent
-			}
-			return nil
-		}}
-		s := p.signer(t)
+		p := &place{}
+		s := p.signer(t, signer.Config{})
 		tend := func(d time.Duration) (asked int32) {
 			before := p.signs.Load()
 			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
@@ -238,21 +206,21 @@ func TestTend(t *testing.T) {
 			t.Errorf("an idle key was tested %d times in a minute, want 4", got)
 		}
 		for range 60 {
-			if _, err := s.Sign(t.Context(), message); err != nil {
+			if err := sign(t, s); err != nil {
 				t.Fatal(err)
 			}
 			if got := tend(time.Second); got != 0 {
 				t.Fatalf("a key that signs was tested besides")
 			}
 		}
-		out.Store(true)
+		p.fails.Store(&errPermanent)
 		if got := tend(time.Minute); got < 40 {
 			t.Errorf("a key that fails was tested %d times in a minute", got)
 		}
 		if status := s.Status(); status.State == breaker.Closed {
 			t.Error("its breaker is closed")
 		}
-		out.Store(false)
+		p.fails.Store(nil)
 		tend(2 * time.Second)
 		if err := s.Check(t.Context()); err != nil {
 			t.Errorf("nobody asked for a certificate, and readiness says %v", err)

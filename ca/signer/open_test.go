@@ -5,6 +5,7 @@ package signer_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,7 +23,7 @@ func TestLostKeyIsOpenedOnce(t *testing.T) {
 		const clients = 20
 		var arrived sync.WaitGroup
 		arrived.Add(clients)
-		p := &place{key: newKey(t), onSign: func(_ context.Context, n int) error {
+		p := &place{onSign: func(_ context.Context, n int) error {
 			if n >= clients {
 				return nil
 			}
@@ -30,19 +31,19 @@ func TestLostKeyIsOpenedOnce(t *testing.T) {
 			arrived.Wait() // all of them use the first key
 			return signer.Stale(errors.New("session lost"))
 		}}
-		s := p.signer(t)
+		s := p.signer(t, signer.Config{})
 		var all sync.WaitGroup
 		for range clients {
 			all.Go(func() {
-				if _, err := s.Sign(t.Context(), message); err != nil {
+				if err := sign(t, s); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		all.Wait()
 		synctest.Wait()
-		if p.opens.Load() != 2 || p.closedTimes(0) != 1 || p.closedTimes(1) != 0 {
-			t.Errorf("%d were opened, and closed %d and %d times", p.opens.Load(), p.closedTimes(0), p.closedTimes(1))
+		if p.opens.Load() != 2 || !maps.Equal(p.closedTimes(), map[int]int{0: 1}) {
+			t.Errorf("%d were opened, and closed %v times", p.opens.Load(), p.closedTimes())
 		}
 	})
 }
@@ -59,16 +60,16 @@ func TestOpening(t *testing.T) {
 		"and it fails":    {func(context.Context, int) error { time.Sleep(time.Millisecond); return errPermanent }, "403", 1},
 		"and it may pass": {failing(1, errTransient), "", 2},
 		"and panics":      {func(context.Context, int) error { time.Sleep(time.Millisecond); panic("out of its mind") }, "panic: out of its mind", 1},
-		"and never comes": {func(ctx context.Context, _ int) error { <-ctx.Done(); return ctx.Err() }, "opening the key continues: context deadline exceeded", 1},
+		"and never comes": {silent, "opening the key continues: context deadline exceeded", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := &place{key: newKey(t), onOpen: test.onOpen}
-				s := p.signer(t)
+				p := &place{onOpen: test.onOpen}
+				s := p.signer(t, signer.Config{})
 				var all sync.WaitGroup
 				for range 5 {
 					all.Go(func() {
-						_, err := s.Sign(t.Context(), message)
+						err := sign(t, s)
 						if (err == nil) != (test.fails == "") || err != nil && !strings.Contains(err.Error(), test.fails) {
 							t.Errorf("got error %v, want %q", err, test.fails)
 						}
@@ -91,13 +92,13 @@ func TestHungOpenings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mended atomic.Bool
 		release := make(chan struct{})
-		p := &place{key: newKey(t), onOpen: func(context.Context, int) error {
+		p := &place{onOpen: func(context.Context, int) error {
 			if !mended.Load() {
 				<-release // as a C library does
 			}
 			return nil
 		}}
-		s := p.signerOf(t, signer.Config{Concurrency: 4})
+		s := p.signer(t, signer.Config{Concurrency: 4})
 		for range 10 {
 			if err := s.Prove(t.Context()); !signer.IsTransient(err) {
 				t.Errorf("error %v", err)
@@ -112,35 +113,31 @@ func TestHungOpenings(t *testing.T) {
 			t.Error(err)
 		}
 		synctest.Wait()
-		closed := 0
-		for n := range int(p.opens.Load()) {
-			closed += p.closedTimes(n)
-		}
-		if closed != int(p.opens.Load())-1 {
-			t.Errorf("of %d keys that came late, %d are closed", p.opens.Load(), closed)
+		if closed := p.closedTimes(); len(closed) != int(p.opens.Load())-1 {
+			t.Errorf("of %d keys that came late, %v are closed", p.opens.Load(), closed)
 		}
 	})
 }
 
 func TestKeyOfAnotherCertificate(t *testing.T) {
 	t.Parallel()
-	p := &place{key: newKey(t)}
-	s := p.signerOf(t, signer.Config{Public: newKey(t).Public()})
-	_, err := s.Sign(t.Context(), message)
+	p := &place{}
+	s := p.signer(t, signer.Config{Public: newKey(t).Public()})
+	err := sign(t, s)
 	if err == nil || !strings.Contains(err.Error(), "not the key of the authority's certificate: found an ECDSA key on P-256, and the certificate has an ECDSA key on P-256") {
 		t.Errorf("got error %v", err)
 	}
-	if p.signs.Load() != 0 || p.closedTimes(0) != 1 {
-		t.Errorf("another key signed %d times, and was closed %d times", p.signs.Load(), p.closedTimes(0))
+	if p.signs.Load() != 0 || p.closedTimes()[0] != 1 {
+		t.Errorf("another key signed %d times, and was closed %d times", p.signs.Load(), p.closedTimes()[0])
 	}
 }
 
 // A signature that does not verify is an error and is not retried.
 func TestWrongSignature(t *testing.T) {
 	t.Parallel()
-	p := &place{key: newKey(t)}
+	p := &place{}
 	p.wrong.Store(true)
-	s := p.signer(t)
+	s := p.signer(t, signer.Config{})
 	signature, err := s.Sign(t.Context(), message)
 	if err == nil || signature != nil || p.signs.Load() != 1 || !strings.Contains(err.Error(), "signature does not verify") || signer.IsTransient(err) {
 		t.Errorf("signature %x after %d attempts, error %v", signature, p.signs.Load(), err)
@@ -153,15 +150,15 @@ func TestWrongSignature(t *testing.T) {
 func TestClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		p := &place{key: newKey(t), onOpen: func(context.Context, int) error { time.Sleep(100 * time.Millisecond); return nil }}
-		s := p.signer(t)
+		p := &place{onOpen: func(context.Context, int) error { time.Sleep(100 * time.Millisecond); return nil }}
+		s := p.signer(t, signer.Config{})
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		if _, err := s.Sign(t.Context(), message); !errors.Is(err, signer.ErrClosed) {
+		if err := sign(t, s); !errors.Is(err, signer.ErrClosed) {
 			t.Errorf("error %v", err)
 		}
-		late := p.signer(t)
+		late := p.signer(t, signer.Config{})
 		done := make(chan error, 1)
 		go func() { _, err := late.Sign(t.Context(), message); done <- err }()
 		synctest.Wait() // the key is being opened
@@ -170,7 +167,7 @@ func TestClose(t *testing.T) {
 		}
 		<-done
 		synctest.Wait()
-		if got := p.closedTimes(0); got != 1 {
+		if got := p.closedTimes()[0]; got != 1 {
 			t.Errorf("what was opened while it was closed was closed %d times", got)
 		}
 	})
