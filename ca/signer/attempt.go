@@ -44,7 +44,7 @@ func (s *Signer) attempt(caller, ctx context.Context, message []byte, verify boo
 	select {
 	case s.calls <- struct{}{}:
 	case <-ctx.Done(): // which is not the key's fault
-		s.series.count(resultBusy, 0)
+		s.series.count("busy", 0)
 		return nil, Busy(fmt.Errorf("%d signatures were under way, and none of them finished in time: %w", cap(s.calls), ctx.Err()))
 	}
 	began := time.Now()
@@ -99,8 +99,9 @@ func call[T any](ctx context.Context, underWay <-chan struct{}, do func() (T, er
 // classify returns err as a Failure if ctx has ended: of the key if it had the time of an attempt. If
 // the caller has left or had less time, the error says nothing about the key.
 func (s *Signer) classify(caller, ctx context.Context, took time.Duration, err error) error {
+	_, closed := s.opened()
 	switch {
-	case errors.Is(err, ErrClosed) && !s.isClosed():
+	case errors.Is(err, ErrClosed) && closed == nil:
 		return Stale(err) // another attempt has dropped the key meanwhile
 	case ctx.Err() == nil, errors.As(err, new(*Failure)), errors.Is(caller.Err(), context.Canceled):
 		return err
@@ -185,11 +186,6 @@ func (s *Signer) opened() (Key, error) {
 		return nil, ErrClosed
 	}
 	return s.key, nil
-}
-
-func (s *Signer) isClosed() bool {
-	_, err := s.opened()
-	return err != nil
 }
 
 // open opens the key for all callers. It keeps a key that comes too late for this opening.

@@ -10,36 +10,24 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The results of an attempt at a signature, as the label states them.
-const (
-	resultOK        = "ok"
-	resultTransient = "transient" // it may pass by itself
-	resultTimeout   = "timeout"   // the time was used up without an answer
-	resultLost      = "lost"      // the key must be opened again
-	resultInvalid   = "invalid"   // the signature does not verify
-	resultRefused   = "refused"   // the operator must mend it
-	resultCanceled  = "canceled"  // the caller has left
-	resultNotTried  = "not_asked" // the breaker was open, or a RetryAfter ran
-	resultBusy      = "busy"      // other calls were before this one
-)
-
-var results = []string{resultOK, resultTransient, resultTimeout, resultLost, resultInvalid, resultRefused, resultCanceled, resultNotTried, resultBusy}
+// results are the results of an attempt at a signature, as the label states them; Help explains them.
+var results = []string{"ok", "transient", "timeout", "lost", "invalid", "refused", "canceled", "not_asked", "busy"}
 
 func resultOf(err error) string {
 	var f *Failure
 	switch {
 	case err == nil:
-		return resultOK
+		return "ok"
 	case errors.Is(err, errNoAnswer):
-		return resultTimeout
+		return "timeout"
 	case errors.Is(err, errInvalid):
-		return resultInvalid
+		return "invalid"
 	case errors.As(err, &f):
-		return map[Remedy]string{Retry: resultTransient, Reopen: resultLost, Wait: resultBusy}[f.Remedy]
+		return map[Remedy]string{Retry: "transient", Reopen: "lost", Wait: "busy"}[f.Remedy]
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
-		return resultCanceled
+		return "canceled"
 	default:
-		return resultRefused
+		return "refused"
 	}
 }
 
@@ -87,7 +75,7 @@ func (m *Metrics) series(name, kind string) series {
 // count counts an attempt.
 func (s series) count(result string, took time.Duration) {
 	s.attempts[result].Inc()
-	if result == resultOK {
+	if result == "ok" {
 		s.duration.Observe(took.Seconds())
 	}
 }

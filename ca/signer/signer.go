@@ -141,7 +141,7 @@ func (s *Signer) sign(ctx context.Context, message []byte, verify bool) ([]byte,
 		return s.signLocally(ctx, message, verify)
 	}
 	if now := time.Now(); !s.breaker.Closed() && (s.resultAge() < s.probeDelay() || !s.breaker.Probe(now)) {
-		s.series.count(resultNotTried, 0)
+		s.series.count("not_asked", 0)
 		status := s.breaker.StatusAt(now)
 		return nil, Transient(fmt.Errorf("the key was not called, as it has failed several times in a row, the last time with: %w", status.LastError), max(status.Probe, status.Rest, time.Millisecond))
 	}

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -74,13 +75,10 @@ func (v *Vault) Add(name string, key crypto.Signer) (version uint) {
 
 // Instead makes answer serve all requests until the caller calls mend.
 func (v *Vault) Instead(answer http.HandlerFunc) (mend func()) {
-	set := func(answer http.HandlerFunc) {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		v.instead = answer
-	}
-	set(answer)
-	return func() { set(nil) }
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.instead = answer
+	return func() { v.Instead(nil) }
 }
 
 // Stop stops the Vault: connections to it are refused.
@@ -92,68 +90,58 @@ func (v *Vault) Stop() {
 	}
 }
 
-// Start starts the Vault again, at the same address. It waits while another process has that.
+// Start starts the Vault again, at the same address.
 func (v *Vault) Start() {
 	v.t.Helper()
-	for range 200 {
-		listener, err := net.Listen("tcp", v.address)
-		if err != nil {
-			time.Sleep(50 * time.Millisecond)
-			continue
+	listener, err := net.Listen("tcp", v.address)
+	for range 200 { // while another process has the address
+		if err == nil {
+			break
 		}
-		v.address = listener.Addr().String()
-		v.server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: v, ReadHeaderTimeout: time.Minute}}
-		v.server.Start()
-		return
+		time.Sleep(50 * time.Millisecond)
+		listener, err = net.Listen("tcp", v.address)
 	}
-	v.t.Fatalf("%s is in use", v.address)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.address = listener.Addr().String()
+	v.server = &httptest.Server{Listener: listener, Config: &http.Server{Handler: v, ReadHeaderTimeout: time.Minute}}
+	v.server.Start()
 }
 
 // ServeHTTP implements http.Handler.
 func (v *Vault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := append(strings.Split(strings.TrimPrefix(r.URL.Path, "/v1/transit/"), "/"), "", "")
 	v.mu.Lock()
-	instead, token := v.instead, v.token
+	instead, token, versions := v.instead, v.token, v.keys[path[1]]
 	v.mu.Unlock()
-	refuse := func(status int, message string) {
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(map[string][]string{"errors": {message}})
-	}
-	name, reads := strings.CutPrefix(r.URL.Path, "/v1/transit/keys/")
-	rest, signs := strings.CutPrefix(r.URL.Path, "/v1/transit/sign/")
 	var data any
-	var err error
+	status, err := http.StatusNotFound, errors.New("there is nothing at this path")
 	switch {
 	case instead != nil:
 		instead(w, r)
 		return
 	case r.Header.Get("X-Vault-Request") != "true" || r.Header.Get("X-Vault-Token") != token:
-		refuse(http.StatusForbidden, "permission denied\n\t* invalid token")
-		return
-	case reads && r.Method == http.MethodGet:
-		data, err = v.read(name)
-	case signs && r.Method == http.MethodPut:
-		name, hash, _ := strings.Cut(rest, "/")
-		data, err = v.sign(name, hash, r)
+		status, err = http.StatusForbidden, errors.New("permission denied\n\t* invalid token")
+	case versions != nil && path[0] == "keys" && r.Method == http.MethodGet:
+		status = http.StatusBadRequest
+		data, err = read(versions)
+	case versions != nil && path[0] == "sign" && r.Method == http.MethodPut:
+		status = http.StatusBadRequest
+		data, err = sign(versions, path[2], r)
 	}
-	switch {
-	case err != nil:
-		refuse(http.StatusBadRequest, err.Error())
-	case data == nil:
-		refuse(http.StatusNotFound, "")
-	default:
-		_ = json.NewEncoder(w).Encode(map[string]any{"data": data})
+	answer := map[string]any{"data": data}
+	if err != nil {
+		w.WriteHeader(status)
+		answer = map[string]any{"errors": []string{err.Error()}}
 	}
+	_ = json.NewEncoder(w).Encode(answer)
 }
 
 // read answers https://developer.hashicorp.com/vault/api-docs/secret/transit#read-key.
-func (v *Vault) read(name string) (any, error) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.keys[name] == nil {
-		return nil, nil
-	}
+func read(versions []crypto.Signer) (any, error) {
 	keys := map[string]any{}
-	for i, key := range v.keys[name] {
+	for i, key := range versions {
 		der, err := x509.MarshalPKIXPublicKey(key.Public())
 		if err != nil {
 			return nil, err
@@ -164,7 +152,7 @@ func (v *Vault) read(name string) (any, error) {
 }
 
 // sign answers https://developer.hashicorp.com/vault/api-docs/secret/transit#sign-data.
-func (v *Vault) sign(name, hash string, r *http.Request) (any, error) {
+func sign(versions []crypto.Signer, hash string, r *http.Request) (any, error) {
 	var request struct {
 		Input              []byte
 		Prehashed          bool
@@ -174,9 +162,6 @@ func (v *Vault) sign(name, hash string, r *http.Request) (any, error) {
 	if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
 		return nil, err
 	}
-	v.mu.Lock()
-	versions := v.keys[name]
-	v.mu.Unlock()
 	var opts crypto.SignerOpts = map[string]crypto.Hash{"sha2-256": crypto.SHA256, "sha2-384": crypto.SHA384, "sha2-512": crypto.SHA512}[hash]
 	if n := request.KeyVersion; n < 1 || n > len(versions) || !request.Prehashed || len(request.Input) != opts.HashFunc().Size() {
 		return nil, fmt.Errorf("version %d of %d, a digest: %t", n, len(versions), request.Prehashed)
