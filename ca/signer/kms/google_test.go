@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -17,12 +18,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -46,17 +44,12 @@ func googleURI(key string) string {
 	return "gcpkms://projects/project/locations/europe-north1/keyRings/ring/cryptoKeys/" + strings.Replace(key, "/", "/cryptoKeyVersions/", 1)
 }
 
-// googleKey is the key of the service account.
-var googleKey = sync.OnceValue(func() *rsa.PrivateKey {
+// googleCredentials writes a file with the credentials of a service account.
+func googleCredentials(dir string) (path string, err error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
-		panic(err)
+		return "", err
 	}
-	return key
-})
-
-// googleCredentials writes a file with the credentials of a service account.
-func googleCredentials(dir string, key crypto.Signer) (path string, err error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return "", err
@@ -79,16 +72,12 @@ func refuseGRPC(w http.ResponseWriter, code string) {
 	w.Header().Set("Grpc-Message", "a fault")
 }
 
-// authenticate accepts a self-signed JWT (https://google.aip.dev/auth/4111).
+// authenticate accepts the account's self-signed JWT (https://google.aip.dev/auth/4111). It does not
+// check the signature.
 func (g *google) authenticate(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	header := strings.Join(metadata.ValueFromIncomingContext(ctx, "authorization"), " ")
-	token, err := jwt.ParseSigned(strings.TrimPrefix(header, "Bearer "), []jose.SignatureAlgorithm{jose.RS256})
-	var claims jwt.Claims
-	if err == nil {
-		err = token.Claims(googleKey().Public(), &claims)
-	}
-	if err != nil || claims.Subject != googleAccount {
-		return nil, status.Errorf(codes.Unauthenticated, "Request had invalid authentication credentials: %v", err)
+	token := strings.Split(strings.Join(metadata.ValueFromIncomingContext(ctx, "authorization"), " ")+"..", ".")
+	if claims, _ := base64.RawURLEncoding.DecodeString(token[1]); !strings.Contains(string(claims), googleAccount) {
+		return nil, status.Error(codes.Unauthenticated, "Request had invalid authentication credentials")
 	}
 	return handle(ctx, request)
 }

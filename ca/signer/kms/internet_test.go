@@ -98,7 +98,7 @@ func start(dir string) error {
 	if err := os.WriteFile(file, pem.Encode("CERTIFICATE", der), 0o600); err != nil {
 		return err
 	}
-	credentials, err := googleCredentials(dir, googleKey())
+	credentials, err := googleCredentials(dir)
 	if err != nil {
 		return err
 	}

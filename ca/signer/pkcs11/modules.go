@@ -6,9 +6,9 @@ package pkcs11
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"path/filepath"
 	"sync"
 
@@ -68,24 +68,17 @@ func at(key, format string, args ...any) error {
 // A loaded module stays, and is not finalized: the effect of C_Finalize on calls under way is
 // undefined (section 5.4), and one of those may hang for ever.
 type Modules struct {
-	secret [32]byte // the key of the HMACs of PINs
-
 	mu     sync.Mutex // guards loaded
 	loaded map[string]*module
 }
 
 // NewModules returns a Modules that has loaded nothing.
-func NewModules() *Modules {
-	m := &Modules{loaded: map[string]*module{}}
-	_, _ = rand.Read(m.secret[:]) // it never fails
-	return m
-}
+func NewModules() *Modules { return &Modules{loaded: map[string]*module{}} }
 
 // module is one library.
 type module struct {
 	path    string
 	lib     *p11.Ctx
-	secret  []byte
 	listing chan struct{} // has an element while slots are listed
 
 	mu     sync.Mutex        // guards tokens; not held in calls
@@ -107,7 +100,7 @@ func (m *Modules) load(cfg Config) (*module, error) {
 	if lib == nil {
 		return nil, at("module", "%s is not a PKCS#11 module, or a library that it needs is missing; run: ldd %[1]s", path)
 	}
-	m.loaded[path] = &module{path: path, lib: lib, secret: m.secret[:], listing: make(chan struct{}, 1), tokens: map[string]*token{}}
+	m.loaded[path] = &module{path: path, lib: lib, listing: make(chan struct{}, 1), tokens: map[string]*token{}}
 	return m.loaded[path], nil
 }
 
@@ -157,7 +150,7 @@ func (m *module) find(ctx context.Context, label string) (_ *token, slot, flags 
 	case found > 1:
 		return nil, 0, 0, at("token", "%d tokens are labelled %q; give each a label of its own when it is initialized", found, label)
 	case found == 1 && known == nil:
-		known = &token{secret: m.secret, changing: make(chan struct{}, 1), refused: map[string]bool{}}
+		known = &token{seed: maphash.MakeSeed(), changing: make(chan struct{}, 1), refused: map[uint64]bool{}}
 		m.tokens[label] = known
 	case found == 0 && known == nil && failed == nil && len(others) > 0: // the label is wrong
 		return nil, 0, 0, at("token", "no token is labelled %q; there are: %s", label, list(others))

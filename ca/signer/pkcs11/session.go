@@ -6,8 +6,7 @@ package pkcs11
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
@@ -17,7 +16,7 @@ import (
 // token is the login of this process to a token, which holds for all of its sessions (section 5.6).
 // While it lasts, C_Login checks no PIN.
 type token struct {
-	secret   []byte
+	seed     maphash.Seed  // of the hashes of PINs, which are kept in place of the PINs
 	changing chan struct{} // has an element while the login is checked or changed
 
 	// logins counts the logins. Handles of an earlier login are void, and their numbers may be
@@ -27,11 +26,11 @@ type token struct {
 	doubted atomic.Bool
 
 	mu sync.Mutex // guards the fields below; not held in calls
-	// accepted is the HMAC of the PIN of the login; "" if this package has not logged in.
-	accepted string
-	// refused holds the HMACs of PINs that must not be tried: the token has refused the PIN, or
+	// accepted is the hash of the PIN of the login; 0 if this package has not logged in.
+	accepted uint64
+	// refused holds the hashes of PINs that must not be tried: the token has refused the PIN, or
 	// C_Login has not returned.
-	refused map[string]bool
+	refused map[uint64]bool
 }
 
 // session is a session in a token to which the process is logged in.
@@ -90,15 +89,13 @@ func (s *session) logIn(ctx context.Context, pin []byte, flags uint) error {
 	if err != nil {
 		return at("token", "%w", failure("C_GetSessionInfo", err))
 	}
-	h := hmac.New(sha256.New, s.token.secret)
-	h.Write(pin)
-	mac := string(h.Sum(nil))
+	hash := maphash.Bytes(s.token.seed, pin)
 	s.token.mu.Lock()
-	accepted, refused := s.token.accepted, s.token.refused[mac]
+	accepted, refused := s.token.accepted, s.token.refused[hash]
 	s.token.mu.Unlock()
 	in := info.State == p11.CKS_RO_USER_FUNCTIONS || info.State == p11.CKS_RW_USER_FUNCTIONS
 	switch {
-	case in && accepted != "" && accepted != mac:
+	case in && accepted != 0 && accepted != hash:
 		return at("pin_file", "the PIN in %s is not the one with which this process is logged in to the token %q; put the right one into the file or, if the token's PIN has changed, restart mayfly", s.cfg.PINFile, s.cfg.Token)
 	case in && !s.token.doubted.Load():
 		return nil
@@ -111,15 +108,15 @@ func (s *session) logIn(ctx context.Context, pin []byte, flags uint) error {
 			return at("token", "%w", failure("C_Logout", err))
 		}
 	}
-	return s.try(pin, mac, flags)
+	return s.try(pin, hash, flags)
 }
 
 // try logs in with pin, once. flags are the token's flags before that.
-func (s *session) try(pin []byte, mac string, flags uint) error {
+func (s *session) try(pin []byte, hash uint64, flags uint) error {
 	t := s.token
 	t.logins.Add(1)
 	t.mu.Lock()
-	t.refused[mac] = true
+	t.refused[hash] = true
 	t.mu.Unlock()
 	err := s.lib.Login(s.handle, p11.CKU_USER, string(pin))
 	in := err == nil || is(err, p11.CKR_USER_ALREADY_LOGGED_IN)
@@ -132,10 +129,10 @@ func (s *session) try(pin []byte, mac string, flags uint) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if in || !wrong && remedy != 0 && !counted {
-		delete(t.refused, mac)
+		delete(t.refused, hash)
 	}
 	if err == nil {
-		t.accepted = mac
+		t.accepted = hash
 	}
 	switch {
 	case in:
