@@ -64,7 +64,7 @@ func descriptions(t *testing.T) map[string]description {
 	registry.Describe(descs)
 	close(descs)
 	text := regexp.MustCompile(`fqName: "(mayfly_[a-z_]+)", help: "(.*?)", (?:unit: "[^"]*", )?constLabels: {(.*)}, variableLabels: {(.*)}}`)
-	label := regexp.MustCompile(`([a-z_]+)=`)
+	value := regexp.MustCompile(`="[^"]*"`)
 	all := map[string]description{}
 	for desc := range descs {
 		m := text.FindStringSubmatch(desc.String())
@@ -72,21 +72,13 @@ func descriptions(t *testing.T) map[string]description {
 			continue
 		}
 		kind := "gauge"
-		switch {
-		case strings.HasSuffix(m[1], "_total"):
+		if strings.HasSuffix(m[1], "_total") {
 			kind = "counter"
-		case strings.HasSuffix(m[1], "_duration_seconds"):
+		} else if strings.HasSuffix(m[1], "_duration_seconds") {
 			kind = "histogram"
 		}
-		var labels []string
-		for _, constant := range label.FindAllStringSubmatch(m[3], -1) {
-			labels = append(labels, constant[1])
-		}
-		if m[4] != "" {
-			labels = append(labels, strings.Split(m[4], ",")...)
-		}
-		help := must(strconv.Unquote(`"` + m[2] + `"`))(t)
-		all[m[1]] = description{kind, strings.Join(labels, ", "), help}
+		labels := strings.FieldsFunc(value.ReplaceAllString(m[3], "")+","+m[4], func(r rune) bool { return r == ',' })
+		all[m[1]] = description{kind, strings.Join(labels, ", "), must(strconv.Unquote(`"` + m[2] + `"`))(t)}
 	}
 	for _, family := range must(registry.Gather())(t) {
 		if d, ok := all[family.GetName()]; ok && strings.ToUpper(d.kind) != family.GetType().String() {
@@ -172,12 +164,7 @@ func TestAlertRules(t *testing.T) {
 // hasSection reports whether a document has a heading with the anchor that GitHub gives it.
 func hasSection(t *testing.T, file, section string) bool {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", file))
-	if err != nil {
-		t.Error(err)
-		return false
-	}
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(string(must(os.ReadFile(filepath.Join("..", file)))(t))) {
 		heading, ok := strings.CutPrefix(strings.TrimLeft(strings.TrimSpace(line), "#"), " ")
 		if ok && strings.HasPrefix(line, "#") && strings.ReplaceAll(strings.ToLower(heading), " ", "-") == section {
 			return true

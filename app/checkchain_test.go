@@ -25,18 +25,17 @@ func reissue(t *testing.T, w *testworld.World, change func(issuing *x509.Certifi
 	t.Helper()
 	old := must(pem.Certificates(must(os.ReadFile(path(w, chainFile)))(t)))(t)[0]
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "another root", Organization: []string{"tests"}},
-		NotBefore: old.NotBefore, NotAfter: old.NotAfter, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true, IsCA: true,
+	ca := func(serial int64, subject pkix.Name) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(serial), Subject: subject, NotBefore: old.NotBefore, NotAfter: old.NotAfter,
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,
+		}
 	}
+	root := ca(1, pkix.Name{CommonName: "another root", Organization: []string{"tests"}})
 	rootDER := must(x509.CreateCertificate(rand.Reader, root, root, key.Public(), key))(t)
 	root = must(x509.ParseCertificate(rootDER))(t)
-	issuing := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: old.Subject, NotBefore: old.NotBefore, NotAfter: old.NotAfter,
-		KeyUsage: root.KeyUsage, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
-	}
+	issuing := ca(2, old.Subject)
+	issuing.ExtKeyUsage, issuing.MaxPathLenZero = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}, true
 	change(issuing)
 	der := must(x509.CreateCertificate(rand.Reader, issuing, root, old.PublicKey, key))(t)
 	written(chainFile, string(pem.Encode("CERTIFICATE", der))+string(pem.Encode("CERTIFICATE", rootDER)))(t, w)

@@ -30,12 +30,9 @@ func TestCheckOnlineAsksLogs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	dir := t.TempDir()
-	created := must(embedded.Init(t.Context(), embedded.Config{
-		Name: "a", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "log.key"), Origin: "log.example/a",
-	}))(t)
-	static := must(embedded.Open(t.Context(), embedded.Config{
-		Name: "a", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "log.key"), Origin: "log.example/a",
-	}))(t)
+	cfg := embedded.Config{Name: "a", Dir: filepath.Join(dir, "log"), Guard: filepath.Join(dir, "guard.json"), Key: filepath.Join(dir, "log.key"), Origin: "log.example/a"}
+	created := must(embedded.Init(t.Context(), cfg))(t)
+	static := must(embedded.Open(t.Context(), cfg))(t)
 	t.Cleanup(func() { _ = static.Shutdown(t.Context()) })
 	other := must(testlog.New(testlog.Config{}))(t)
 	failing := must(testlog.New(testlog.Config{}))(t)

@@ -3,12 +3,8 @@
 package app_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"strings"
 	"sync"
@@ -16,7 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/set"
-	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 // load is clients that request certificates until the test stops them.
@@ -68,17 +64,6 @@ func (l *load) replicasOf(authority string) int {
 // client sends requests to the replicas in turn, and verifies with a bundle that it keeps for as
 // long as a careful verifier does: almost a day.
 func (l *load) client(i int) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		l.fail(err)
-		return
-	}
-	token, err := l.r.Provider.Mint(map[string]any{"sub": "load", "email": fmt.Sprintf("client-%d@example.com", i), "email_verified": true})
-	if err != nil {
-		l.fail(err)
-		return
-	}
-	clients := map[*replica]*client.Client{}
 	var bundle *bundle
 	for turn := i; ; turn++ {
 		select {
@@ -89,21 +74,16 @@ func (l *load) client(i int) {
 		replicas := l.r.running()
 		// Half the clients fetch the bundle for each certificate, the others once a day.
 		if bundle == nil || i%2 == 0 || l.r.now().Sub(bundle.fetched) >= set.PublicationLead-time.Minute {
+			var err error
 			if bundle, err = l.fetch(replicas[(turn+1)%len(replicas)]); err != nil {
 				l.fail(err)
 				return
 			}
 		}
 		to := replicas[turn%len(replicas)]
-		if clients[to] == nil {
-			if clients[to], err = client.New(client.Config{URL: to.rest}); err != nil {
-				l.fail(err)
-				return
-			}
-		}
-		answer, err := clients[to].SigningCertificate(l.r.t.Context(), client.Request{IDToken: token, Signer: key})
+		chain, err := to.request(l.r.t.Context(), map[string]any{"email": fmt.Sprintf("client-%d@example.com", i)})
 		if err == nil {
-			err = l.verify(bundle, to, answer.PEM[0])
+			err = l.verify(bundle, to, chain[0])
 		}
 		if err != nil {
 			l.fail(err)
@@ -151,11 +131,11 @@ func (l *load) fetch(from *replica) (*bundle, error) {
 
 // verify verifies a certificate with the bundle only.
 func (l *load) verify(b *bundle, from *replica, leafPEM string) error {
-	block, _ := pem.Decode([]byte(leafPEM))
-	if block == nil {
-		return fmt.Errorf("no certificate: %q", leafPEM)
+	der, err := pem.One([]byte(leafPEM), "CERTIFICATE")
+	if err != nil {
+		return err
 	}
-	leaf, err := x509.ParseCertificate(block.Bytes)
+	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return err
 	}
