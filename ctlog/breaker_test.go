@@ -220,23 +220,6 @@ func TestLosersThatHadNoTime(t *testing.T) {
 	})
 }
 
-func TestFailuresInARow(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		tr := newTrio(t)
-		tr.set(1, nil)
-		for range 3 {
-			tr.set(0, failing(errRefused))
-			for range 4 {
-				tr.want("ab", 0)
-			}
-			tr.set(0, nil)
-			tr.want("a", 0) // starts the count of failures again
-		}
-		tr.states("closed closed closed")
-	})
-}
-
 // No submission asks a log during its Retry-After, whichever submission received it.
 func TestRetryAfterHoldsForEverybody(t *testing.T) {
 	t.Parallel()
@@ -283,35 +266,6 @@ func TestRetryAfterHoldsForEverybody(t *testing.T) {
 		if s := tr.all.Status()[0]; s.Rest != time.Minute {
 			t.Errorf("a log may put itself out of use for %s", s.Rest)
 		}
-	})
-}
-
-// While a probe runs, every other submission goes on without that log.
-func TestOneProbeAtATime(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		tr := newTrio(t)
-		tr.set(0, failing(errRefused))
-		tr.set(1, nil)
-		for range 5 {
-			tr.want("ab", 0)
-		}
-		time.Sleep(5 * time.Second)
-		tr.set(0, hanging)
-		probing := make(chan error)
-		go func() {
-			_, err := tr.all.Add(t.Context(), tr.sub)
-			probing <- err
-		}()
-		synctest.Wait()
-		start := time.Now()
-		if _, err := tr.all.Add(t.Context(), tr.sub); err != nil || time.Since(start) > 0 {
-			t.Errorf("beside a probe: %s, %v", time.Since(start), err)
-		}
-		if err := <-probing; err != nil {
-			t.Error(err)
-		}
-		tr.states("open closed closed")
 	})
 }
 
