@@ -115,8 +115,8 @@ func checkChain(ders [][]byte, roots []*x509.Certificate) ([]*x509.Certificate, 
 	var submitted []*x509.Certificate
 	for i, der := range ders {
 		c, err := x509.ParseCertificate(der)
-		if err != nil || len(der) > maxCertificate {
-			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain cannot be parsed, or has more than %d bytes", i, maxCertificate)
+		if err != nil {
+			return nil, refuse(http.StatusBadRequest, "certificate %d of the chain cannot be parsed", i)
 		}
 		submitted = append(submitted, c)
 		options.Intermediates.AddCert(c)

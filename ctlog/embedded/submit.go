@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/transparency-dev/tessera/ctonly"
@@ -36,18 +37,22 @@ func (l *Log) Submit(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, erro
 	if n := len(sub.Chain); n < 2 || n > maxChain {
 		return ctlog.SCT{}, fmt.Errorf("submitting precertificate: its chain has %d certificates; 2 to %d are expected", n, maxChain)
 	}
-	for _, der := range append([][]byte{sub.TBS}, sub.Chain...) {
-		if n := len(der); n == 0 || n > maxCertificate {
-			return ctlog.SCT{}, fmt.Errorf("submitting precertificate: a certificate or TBSCertificate has %d bytes; at most %d are accepted", n, maxCertificate)
-		}
-	}
 	e := &ctonly.Entry{IsPrecert: true, Precertificate: sub.Chain[0], Certificate: sub.TBS, IssuerKeyHash: sub.IssuerKeyHash[:]}
 	return l.submit(ctx, e, sub.Chain[1:])
 }
 
 // submit stores an entry and signs its SCT. The issuers of the entry are in their order.
 func (l *Log) submit(ctx context.Context, e *ctonly.Entry, issuers [][]byte) (ctlog.SCT, error) {
+	parts := append([][]byte{e.Certificate}, issuers...)
+	if e.IsPrecert {
+		parts = append(parts, e.Precertificate)
+	}
 	err := l.usable()
+	for _, der := range parts {
+		if n := len(der); n == 0 || n > maxCertificate {
+			err = refuse(http.StatusBadRequest, "a certificate or TBSCertificate has %d bytes; at most %d are accepted", n, maxCertificate)
+		}
+	}
 	if err == nil {
 		select {
 		case l.places <- struct{}{}:
