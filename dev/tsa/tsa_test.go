@@ -119,7 +119,7 @@ func TestRefuses(t *testing.T) {
 		"JSON without a hash":    []byte(`{"hashAlgorithm":"sha256"}`),
 		"JSON of another hash":   []byte(`{"hashAlgorithm":"md5","artifactHash":"AAAA"}`),
 		"JSON that is cut":       []byte(`{"hashAlgorithm":`),
-		"JSON with a long nonce": []byte(`{"nonce":` + strings.Repeat("9", maxJSON) + `}`),
+		"JSON with a long nonce": []byte(`{"hashAlgorithm":"sha256","artifactHash":"` + strings.Repeat("A", 43) + `=","nonce":` + strings.Repeat("9", maxJSON) + `}`),
 	} {
 		if answer := ask(a, http.MethodPost, body); answer.Code != http.StatusBadRequest || answer.Body.Len() == 0 {
 			t.Errorf("%s: %d %s", name, answer.Code, answer.Body)
