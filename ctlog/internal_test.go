@@ -4,6 +4,10 @@ package ctlog
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,13 +48,31 @@ func FuzzParseAddChainResponse(f *testing.F) {
 }
 
 // A log's signature makes no other extension acceptable.
-func TestCheckExtensions(t *testing.T) {
+func TestVerifyExtensions(t *testing.T) {
 	t.Parallel()
-	for name, in := range map[string]string{
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := NewPublicKey(private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, extensions := range map[string]string{
 		"good, none": "", "good, a leaf index": "\x00\x00\x05\x00\x00\x00\x00\x01", "unknown": "\x01\x00\x00", "another type": "\x01\x00\x05\x00\x00\x00\x00\x01",
 		"4 bytes": "\x00\x00\x04\x00\x00\x00\x00", "and another": "\x00\x00\x05\x00\x00\x00\x00\x01\x01\x00\x00", "cut": "\x00\x00\x05\x00", "half": "\x00",
 	} {
-		if err := checkExtensions([]byte(in)); (err == nil) != strings.HasPrefix(name, "good") {
+		now, sub := time.UnixMilli(1793836800123), Submission{TBS: []byte("tbs")}
+		sct := SCT{LogID: key.LogID(), Timestamp: 1793836800123, Extensions: []byte(extensions)}
+		signed, err := signedData(sct, sub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest := sha256.Sum256(signed)
+		if sct.Signature, err = ecdsa.SignASN1(rand.Reader, private, digest[:]); err != nil {
+			t.Fatal(err)
+		}
+		if err := key.Verify(sct, sub, now); (err == nil) != strings.HasPrefix(name, "good") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
