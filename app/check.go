@@ -146,7 +146,7 @@ func (r *CheckReport) checkCluster(cfg *config.Server) {
 // chain. It checks the chains of the authorities that sign or will sign.
 func (r *CheckReport) checkChains(t *trust, now time.Time) (wrong []error) {
 	for _, m := range r.members {
-		if state := m.StateAt(now); state != set.Staged && state != set.Published && state != set.Active {
+		if m.StateAt(now) > set.Active {
 			continue
 		}
 		unusable, err := m.Chain.Trial(now)

@@ -92,15 +92,7 @@ func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 // notServed reports whether a log has answered that it has nothing at a path.
 func notServed(err error) bool {
 	var status *ctlog.StatusError
-	if !errors.As(err, &status) {
-		return false
-	}
-	switch status.StatusCode {
-	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusNotImplemented:
-		return true
-	default:
-		return false
-	}
+	return errors.As(err, &status) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusNotImplemented}, status.StatusCode)
 }
 
 // CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that signs
@@ -125,9 +117,7 @@ func checkRoots(ctx context.Context, entry config.CTLog, authorities *set.Set, n
 		return []error{err}
 	}
 	for _, m := range authorities.Members() {
-		switch m.StateAt(now) {
-		case set.Staged, set.Published, set.Active:
-		default:
+		if m.StateAt(now) > set.Active {
 			continue
 		}
 		root := m.Chain.DER[len(m.Chain.DER)-1]

@@ -5,6 +5,8 @@ package app
 import (
 	"context"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,4 +52,37 @@ func TestLiveRunEndsEveryGeneration(t *testing.T) {
 		stop()
 		<-done
 	})
+}
+
+// TestIssuersAreReachedThroughTheProxy tests that the secret of the configuration gets to the verifier.
+func TestIssuersAreReachedThroughTheProxy(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 8)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.Host
+		w.WriteHeader(http.StatusBadGateway)
+	}))
+	defer proxy.Close()
+	cfg, _, err := config.ParseServer("m", []byte("issuers: i\nca: {set: s}\nct: {disabled: true}\n"), []string{"MAYFLY_OIDC_PROXY=" + proxy.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const entry = "oidc-issuers: {https://issuer.example: {issuer-url: https://issuer.example, client-id: a, type: email}}"
+	issuers, _, err := config.ParseIssuers("f", []byte(entry), false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := newTrust(cfg, issuers, slog.New(slog.DiscardHandler), trustObserver{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust.verifier.Probe(t.Context())
+	select {
+	case got := <-asked:
+		if got != "CONNECT issuer.example:443" {
+			t.Errorf("the proxy got %s", got)
+		}
+	default:
+		t.Error("the proxy was not asked")
+	}
 }

@@ -24,7 +24,7 @@ import (
 
 const documentHead = `# Configuration: each key
 
-<!-- Generated from package config by "make generate". -->
+<!-- Generated from the structs by "make generate". -->
 
 mayfly reads four files: the [server configuration](#the-server-configuration), the [issuer file](#the-issuer-file), the
 [CA set](#the-ca-set) and the [plan of a ceremony](#the-plan-of-a-ceremony). ` + "`mayfly config check FILE`" + ` reports
