@@ -177,14 +177,3 @@ func FuzzCSR(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkCSR(b *testing.B) {
-	policy := newPolicy(b)
-	input := CSR{pemOf("CERTIFICATE REQUEST", csrDER(b, ecdsaKey(b, elliptic.P256()), 0))}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := input.Verify(policy, sub); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
