@@ -196,8 +196,7 @@ func TestNoCertificateOutlivesACA(t *testing.T) {
 	t.Parallel()
 	w := testca.New(t, testca.Builder{Issuing: func(c *x509.Certificate) { c.NotAfter = time.Now().Add(9 * time.Minute).Truncate(time.Second) }})
 	_, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
-	refused(t, err, refusal.CAExpiring)
-	if w.Log.Size() != 0 {
+	if refused(t, err, refusal.CAExpiring); w.Log.Size() != 0 {
 		t.Error("a precertificate is in the log")
 	}
 }

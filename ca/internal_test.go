@@ -20,14 +20,17 @@ func local(t testing.TB, key crypto.Signer) *signer.Signer {
 	return must(signer.Local("a", key, nil))(t)
 }
 
-func testDraft(t *testing.T) *draft {
+func testDraft(t *testing.T) *draft { return must(draftAt(t, time.Hour))(t) }
+
+// draftAt returns a draft at a time after the chain's beginning.
+func draftAt(t *testing.T, after time.Duration) (*draft, error) {
 	t.Helper()
 	b := newChainBuilder(t)
 	chain := parsed(t, b)
 	authority := must(NewAuthority("a", chain, local(t, b.issuingKey)))(t)
 	key := newKey(t).Public()
 	id := &identity.Identity{SAN: email("person@example.com"), Extensions: certs.Extensions{certs.IssuerV1: "https://issuer.example", certs.IssuerV2: "https://issuer.example"}}
-	return must(must(NewProfile(0))(t).draft(authority, chain.NotBefore.Add(time.Hour), id, &proof.PublicKey{Key: key, SPKI: spkiOf(t, key)}))(t)
+	return must(NewProfile(0))(t).draft(authority, chain.NotBefore.Add(after), id, &proof.PublicKey{Key: key, SPKI: spkiOf(t, key)})
 }
 
 func TestRefusesToFinalizeTwice(t *testing.T) {
@@ -124,6 +127,9 @@ func TestNewProfileBoundsTheLifetime(t *testing.T) {
 		if _, err := NewProfile(lifetime); err == nil {
 			t.Errorf("a lifetime of %s is accepted", lifetime)
 		}
+	}
+	if _, err := draftAt(t, -time.Second); err == nil {
+		t.Error("a CA that is not valid yet issues a certificate")
 	}
 	if p, err := NewProfile(0); err != nil || p.Lifetime() != 10*time.Minute {
 		t.Errorf("the default is %v (%v), want ten minutes", p, err)

@@ -29,11 +29,11 @@ const (
 // poison is removed from the precertificate and exactly one SCT list from the certificate. The
 // other extensions must be equal and in the same order. The error names the first difference.
 func Check(precertificate, certificate []byte) error {
-	preFields, preExtensions, poisons, err := split(precertificate, poisonOID, sctListOID)
+	preFields, preExtensions, poisons, err := split(precertificate, poisonOID)
 	if err != nil {
 		return fmt.Errorf("parsing the precertificate: %w", err)
 	}
-	fields, extensions, lists, err := split(certificate, sctListOID, poisonOID)
+	fields, extensions, lists, err := split(certificate, sctListOID)
 	if err != nil {
 		return fmt.Errorf("parsing the certificate: %w", err)
 	}
@@ -73,9 +73,9 @@ func Check(precertificate, certificate []byte) error {
 //	     extensions      [3]  EXPLICIT Extensions OPTIONAL }
 //	Extensions  ::=  SEQUENCE SIZE (1..MAX) OF Extension
 //
-// An extension with the OID never is an error, and so are unique identifiers before the extensions,
-// which conforming CAs must not generate (RFC 5280, section 4.1.2.8).
-func split(tbs []byte, last, never string) (fields [7]cryptobyte.String, others, lasts []cryptobyte.String, err error) {
+// Unique identifiers before the extensions, which conforming CAs must not generate (RFC 5280,
+// section 4.1.2.8), are an error.
+func split(tbs []byte, last string) (fields [7]cryptobyte.String, others, lasts []cryptobyte.String, err error) {
 	in := cryptobyte.String(tbs)
 	var content, explicit, list cryptobyte.String
 	ok := in.ReadASN1(&content, asn1.SEQUENCE) && in.Empty()
@@ -91,7 +91,7 @@ func split(tbs []byte, last, never string) (fields [7]cryptobyte.String, others,
 			break
 		}
 		rest := extension
-		ok = rest.ReadASN1(&inside, asn1.SEQUENCE) && inside.ReadASN1Element(&id, asn1.OBJECT_IDENTIFIER) && string(id) != never
+		ok = rest.ReadASN1(&inside, asn1.SEQUENCE) && inside.ReadASN1Element(&id, asn1.OBJECT_IDENTIFIER)
 		if string(id) == last {
 			lasts = append(lasts, extension)
 		} else {
@@ -99,7 +99,7 @@ func split(tbs []byte, last, never string) (fields [7]cryptobyte.String, others,
 		}
 	}
 	if !ok {
-		err = errors.New("it is not a TBSCertificate of version 3 with extensions, and with only one of poison and SCT list, in DER")
+		err = errors.New("it is not a TBSCertificate of version 3 with extensions, in DER")
 	}
 	return fields, others, lasts, err
 }

@@ -31,6 +31,7 @@ type certificate struct {
 	IssuerUniqueID  asn1.BitString   `asn1:"optional,tag:1"`
 	SubjectUniqueID asn1.BitString   `asn1:"optional,tag:2"`
 	Extensions      []pkix.Extension `asn1:"omitempty,optional,explicit,tag:3"`
+	Behind          asn1.BitString   `asn1:"optional,tag:4"`
 }
 
 var sctList = []byte{0, 5, 0, 3, 1, 2, 3}
@@ -110,6 +111,7 @@ func TestCheckFindsOneChange(t *testing.T) {
 		"public key":              func(c *certificate) { c.PublicKey = lastByte(c.PublicKey) },
 		"issuer unique ID":        func(c *certificate) { c.IssuerUniqueID = asn1.BitString{Bytes: []byte{1}, BitLength: 8} },
 		"subject unique ID":       func(c *certificate) { c.SubjectUniqueID = asn1.BitString{Bytes: []byte{1}, BitLength: 8} },
+		"field behind":            func(c *certificate) { c.Behind = asn1.BitString{Bytes: []byte{1}, BitLength: 8} },
 		"extension's value":       func(c *certificate) { c.Extensions[2].Value[5] ^= 1 },
 		"extension's criticality": func(c *certificate) { c.Extensions[1].Critical = true },
 		"extension's identifier":  func(c *certificate) { c.Extensions[1].Id = asn1.ObjectIdentifier{2, 5, 29, 38} },
