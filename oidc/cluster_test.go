@@ -258,6 +258,9 @@ func TestAddressesAsProxiesReadThem(t *testing.T) {
 	t.Parallel()
 	reached := roundTripper(func(*http.Request) (*http.Response, error) { return nil, errors.New("reached") })
 	p := &proxied{allowed: publicAddresses, via: reached, direct: newTransport(reach{allowed: publicAddresses})}
+	if _, err := (&router{https: reached}).RoundTrip(httptest.NewRequest(http.MethodGet, "http://issuer.example/", nil)); err.Error() == "reached" {
+		t.Error("a request by http passes")
+	}
 	for hosts, passes := range map[string]bool{
 		"issuer.example issuer.example. 8.8.8.8 bücher.example xn--bcher-kva.example 0x.example 1.issuer.example [2606:4700::1111] issuer_1": true,
 		"2852039166 0xa9fea9fe 0XA9FEA9FE 025177524776 169.254.43518 169.254.169.254. 0251.0376.0251.0376 0xa9.0xfe.0xa9.0xfe":               false,

@@ -130,6 +130,9 @@ func TestRetriesBackOff(t *testing.T) {
 		old := mint(t, w.provider, nil)
 		w.rotate(t)
 		w.serve(testIssuer, nil)
+		for range 2 { // the second is within the limit on fetches
+			w.refuse(t, mint(t, w.provider, nil), refusal.IssuerUnreachable)
+		}
 		time.Sleep(defaultKeyRefresh)
 		before := len(w.sent())
 		time.Sleep(time.Hour)

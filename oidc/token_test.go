@@ -98,7 +98,8 @@ func TestTokenShape(t *testing.T) {
 	}
 }
 
-// TestHeaderCannotChooseItsKey: jku, jwk, x5u and x5c have no effect.
+// TestHeaderCannotChooseItsKey: jku, jwk, x5u and x5c have no effect, and alg is one that the issuer
+// lists and the entry accepts; the entry's list causes no fetch.
 func TestHeaderCannotChooseItsKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Config{}, provider.Config{})
@@ -110,6 +111,17 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	w.accept(t, sign(t, w.provider.SigningKey(), header, payload("")))
 	if n := evil.KeyFetches.Load() + evil.Discoveries.Load(); n != 0 {
 		t.Errorf("the attacker's host was asked %d times", n)
+	}
+	w = newWorld(t, Config{}, provider.Config{Algorithm: "RS256"})
+	key := w.provider.SigningKey()
+	key.Algorithm = "PS256"
+	w.refuse(t, sign(t, key, nil, payload("")), refusal.SignatureInvalid)
+	narrow := issuers(testIssuer)
+	narrow[0].SigningAlgorithms = []string{"PS256"}
+	w = newWorld(t, Config{Issuers: narrow}, provider.Config{})
+	w.refuse(t, mint(t, w.provider, nil), refusal.SignatureInvalid)
+	if n := len(w.sent()); n != 0 {
+		t.Errorf("%d requests for an algorithm that the entry does not accept", n)
 	}
 }
 
