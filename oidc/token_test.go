@@ -114,8 +114,9 @@ func TestHeaderCannotChooseItsKey(t *testing.T) {
 	}
 	w = newWorld(t, Config{}, provider.Config{Algorithm: "RS256"})
 	key := w.provider.SigningKey()
-	key.Algorithm = "PS256"
-	w.refuse(t, sign(t, key, nil, payload("")), refusal.SignatureInvalid)
+	public := jwkOf(t, key.Public().Key, map[string]any{"kid": key.KeyID}) // for any algorithm of RSA
+	w.serve(testIssuer, site(testIssuer, testIssuer+"/keys", "", body(`{"keys":[`+public+`]}`)))
+	w.refuse(t, mint(t, w.provider, nil), refusal.SignatureInvalid)
 	narrow := issuers(testIssuer)
 	narrow[0].SigningAlgorithms = []string{"PS256"}
 	w = newWorld(t, Config{Issuers: narrow}, provider.Config{})
