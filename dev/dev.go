@@ -183,25 +183,6 @@ func (w *World) publish() error {
 	}, time.Now())
 }
 
-// handler serves the paths below /dev/. The prefix has been removed.
-func (w *World) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.Handle(providerPath+"/", w.provider)
-	mux.Handle(tokenPath, tokenHandler(w.provider))
-	mux.Handle(timestampPath, w.tsa)
-	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
-	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
-	guarded := guard(providerPath+provider.AuthorizationPath, mux)
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		r = r.Clone(r.Context())
-		r.URL.Path = "/dev" + r.URL.Path
-		if r.URL.RawPath != "" {
-			r.URL.RawPath = "/dev" + r.URL.RawPath
-		}
-		guarded.ServeHTTP(rw, r)
-	})
-}
-
 // Run serves until ctx ends, and then stops everything. It calls ready once the world answers.
 func (w *World) Run(ctx context.Context, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)

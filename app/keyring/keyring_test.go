@@ -10,7 +10,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -23,28 +22,29 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
+
+func must[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 }
 
 // keyFile writes key to a file and names it.
 func keyFile(t *testing.T, key crypto.Signer) config.Signer {
 	t.Helper()
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(0, os.WriteFile(name, pem.Encode("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key))(t)), 0o644))(t)
 	return config.Signer{File: &config.SignerFile{Key: name}}
 }
 
@@ -53,9 +53,7 @@ func TestFile(t *testing.T) {
 	ring, key := keyring.New(keyring.Config{}), newKey(t)
 	named := keyFile(t, key)
 	s, warnings, err := ring.Signer("a", named, key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(0, err)(t)
 	if err := s.Prove(t.Context()); err != nil || !s.Status().Local {
 		t.Errorf("status %+v, error %v", s.Status(), err)
 	}
@@ -94,14 +92,12 @@ func TestNotBuilt(t *testing.T) {
 		}
 		tag := strings.Replace(kind, "openbao", "hashivault", 1)
 		_, _, err := ring.Signer("a", named, key.Public())
-		if err == nil || !strings.Contains(err.Error(), "built without "+tag) || !strings.Contains(err.Error(), "make build SIGNERS="+tag) || len(keypath.All(err)[0].Path) == 0 {
-			t.Errorf("%s: got error %v", kind, err)
-		}
-		if _, _, err := ring.Open(t.Context(), named); err == nil || !strings.Contains(err.Error(), "built without "+tag) {
-			t.Errorf("%s: got error %v", kind, err)
-		}
-		if _, _, err := ring.Make(t.Context(), named, "ecdsa-p256"); err == nil || !strings.Contains(err.Error(), "built without "+tag) {
-			t.Errorf("%s: got error %v", kind, err)
+		_, _, errOpen := ring.Open(t.Context(), named)
+		_, _, errMake := ring.Make(t.Context(), named, "ecdsa-p256")
+		for _, err := range []error{err, errOpen, errMake} {
+			if err == nil || !strings.Contains(err.Error(), "make build SIGNERS="+tag) || len(keypath.All(err)[0].Path) == 0 {
+				t.Errorf("%s: got error %v", kind, err)
+			}
 		}
 	}
 	if _, _, err := ring.Open(t.Context(), config.Signer{}); err == nil {
@@ -119,10 +115,7 @@ func TestKeysStayOpen(t *testing.T) {
 	get := func(name string, public crypto.PublicKey) *signer.Signer {
 		t.Helper()
 		s, _, err := ring.Signer(name, named, public)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
+		return must(s, err)(t)
 	}
 	first := get("a", key.Public())
 	if err := first.Prove(t.Context()); err != nil || first.Status().Local || first.Status().Kind != "socket" {
@@ -158,25 +151,17 @@ func TestKeysStayOpen(t *testing.T) {
 // socketRing returns a Ring that signs over a socket. The process at the socket has key.
 func socketRing(t *testing.T, key crypto.Signer) (ring *keyring.Ring, asked chan struct{}) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "m") // the path of a socket must be short
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must(os.MkdirTemp("", "m"))(t) // the path of a socket must be short
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	asked = make(chan struct{}, 100)
-	server, err := socket.NewServer(socket.ServerConfig{
+	server := must(socket.NewServer(socket.ServerConfig{
 		Path: filepath.Join(dir, "s"),
 		Sign: func(ctx context.Context, _ [sha256.Size]byte, message []byte) ([]byte, error) {
 			asked <- struct{}{}
 			return signer.InMemory(key).Sign(ctx, message)
 		},
-	})
-	if err == nil {
-		err = server.Listen()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))(t)
+	must(0, server.Listen())(t)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx) }()

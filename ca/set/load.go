@@ -33,8 +33,8 @@ type Loaded struct {
 	Warnings []error
 	// Failed are the keys that failed to sign and were not required; Warnings has them too.
 	Failed []error
-	// Inactive is why no authority of the set can sign at this time, though the set is valid: none is
-	// active yet, or the active one has expired. Load returns it as its error, Read does not.
+	// Inactive is why no authority of a valid set can sign at this time: none is active yet, or the
+	// active one has expired. Load returns it as its error, Read does not.
 	Inactive error
 
 	entries []config.CASetAuthority
@@ -47,14 +47,12 @@ type Loaded struct {
 type Keys struct {
 	// Ring opens the keys.
 	Ring *keyring.Ring
-	// Offline requests no signatures from keys that are not in files of this process: for services,
-	// modules and other processes, only configuration and files are checked.
+	// Offline requests signatures only from keys in files of this process.
 	Offline bool
 	// Required reports whether a set must not be loaded because the key of m failed with err; nil for
 	// always. The key of a retired authority is never required.
 	Required func(m Member, err error) bool
-	// Current is the set in force; nil for none. An authority keeps its signer from there if that is
-	// proven and the new one fails.
+	// Current is the set in force, from which an authority with a failing key keeps its proven signer.
 	Current *Set
 }
 

@@ -145,8 +145,7 @@ func TestRotate(t *testing.T) {
 	if loaded := f.signs(27*time.Hour, "2026-b"); len(loaded.Set.TrustBundle(begin.Add(27*time.Hour))) != 2 {
 		t.Error("the retired authority has left the trust bundle")
 	}
-	entries, err := os.ReadDir(f.dir)
-	if err != nil || len(entries) != 4 { // ca.yaml, root, and two authorities
+	if entries, err := os.ReadDir(f.dir); err != nil || len(entries) != 4 { // ca.yaml, root, and two authorities
 		t.Errorf("the folder holds %v (%v)", entries, err)
 	}
 }

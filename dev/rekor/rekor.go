@@ -14,7 +14,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -64,7 +63,6 @@ type Log struct {
 	reader   tessera.LogReader
 	shutdown func(context.Context) error
 	cancel   context.CancelFunc
-	done     <-chan struct{} // closed by cancel
 }
 
 // Open opens the log, which runs until Close.
@@ -76,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 			err = fmt.Errorf("opening the Rekor log in %s: %w", cfg.Dir, err)
 		}
 	}()
-	l := &Log{cancel: cancel, done: running.Done()}
+	l := &Log{cancel: cancel}
 	if l.spki, err = x509.MarshalPKIXPublicKey(cfg.Key.Public()); err != nil {
 		return nil, err
 	}
@@ -182,30 +180,11 @@ func (l *Log) createEntry(w http.ResponseWriter, r *http.Request) {
 
 // add appends an entry and returns its proof once a checkpoint covers it.
 func (l *Log) add(ctx context.Context, entry []byte) (*rekorv1.InclusionProof, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
+	index, checkpoint, err := l.awaiter.Await(ctx, l.appender.Add(ctx, tessera.NewEntry(entry)))
+	if err != nil {
+		return nil, fmt.Errorf("appending entry: %w", err)
 	}
-	// The awaiter ignores contexts while it waits, and none of its calls resolves after the log has
-	// been closed.
-	var index tessera.Index
-	var checkpoint []byte
-	result := make(chan error, 1)
-	go func() {
-		var err error
-		index, checkpoint, err = l.awaiter.Await(ctx, l.appender.Add(ctx, tessera.NewEntry(entry)))
-		result <- err
-	}()
-	select {
-	case err := <-result:
-		if err != nil {
-			return nil, fmt.Errorf("appending entry: %w", err)
-		}
-		return l.prove(ctx, index.Index, checkpoint)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-l.done:
-		return nil, errors.New("the log has been closed")
-	}
+	return l.prove(ctx, index.Index, checkpoint)
 }
 
 // prove builds the inclusion proof in the tree of checkpoint, which this log has just signed.

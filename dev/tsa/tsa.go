@@ -100,11 +100,6 @@ const (
 
 // ServeHTTP answers a timestamp request.
 func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", "POST")
-		http.Error(w, "a timestamp is asked for with POST", http.StatusMethodNotAllowed)
-		return
-	}
 	var answer []byte
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err == nil {

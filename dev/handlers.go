@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dev
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/httputil"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
+)
+
+// handler serves the paths below /dev/. The prefix has been removed.
+func (w *World) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(providerPath+"/", w.provider)
+	mux.Handle("GET "+tokenPath, tokenHandler(w.provider))
+	mux.Handle("POST "+timestampPath, w.tsa)
+	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
+	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
+	guarded := guard(providerPath+provider.AuthorizationPath, mux)
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		r = r.Clone(r.Context())
+		r.URL.Path = "/dev" + r.URL.Path
+		if r.URL.RawPath != "" {
+			r.URL.RawPath = "/dev" + r.URL.RawPath
+		}
+		guarded.ServeHTTP(rw, r)
+	})
+}
+
+// guard keeps web pages of other origins away from next, which gives tokens to any caller. A
+// browser reports where a request comes from (Fetch Metadata, W3C; RFC 6454 for Origin), and
+// programs such as curl and cosign report nothing.
+//
+// navigable is the one path to which a page of another site may send the browser itself: the
+// sign-in page, which shows a form and gives nothing before a person submits it.
+func guard(navigable string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		// For browsers that report nothing: a token is no script, and no page embeds an answer.
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("X-Frame-Options", "DENY")
+		switch {
+		case !httputil.IsLoopback(hostname(r.Host)):
+			// The owner of a name can make it lead to this machine (DNS rebinding).
+			http.Error(w, "a development world answers under loopback names only", http.StatusForbidden)
+		case foreign(r) && !(r.URL.Path == navigable && navigation(r)):
+			http.Error(w, "a development world answers programs and its own pages, and no page of another origin", http.StatusForbidden)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// foreign reports whether a page of another origin causes the request. Other ports of this
+// machine are other origins. An Origin of null is one too: a sandboxed page sends it.
+func foreign(r *http.Request) bool {
+	return slices.ContainsFunc(r.Header.Values("Sec-Fetch-Site"), func(site string) bool {
+		return site != "same-origin" && site != "none" // none: a person typed the address
+	}) || slices.ContainsFunc(r.Header.Values("Origin"), func(origin string) bool {
+		return origin != "http://"+r.Host
+	})
+}
+
+// navigation reports whether the request opens its page in a window of its own, and not in a
+// frame of another page, and submits nothing.
+func navigation(r *http.Request) bool {
+	return r.Method == http.MethodGet && len(r.Header.Values("Origin")) == 0 &&
+		slices.Equal(r.Header.Values("Sec-Fetch-Mode"), []string{"navigate"}) &&
+		slices.Equal(r.Header.Values("Sec-Fetch-Dest"), []string{"document"})
+}
+
+func hostname(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+}
+
+// DefaultEmail is the address in a token for which the caller named none.
+const DefaultEmail = "you@example.com"
+
+// tokenHandler mints a token for scripts: GET /dev/token?email=…&<claim>=….
+func tokenHandler(p *provider.Provider) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		var claims map[string]any
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err == nil {
+			claims, err = claimsOf(query)
+		}
+		var token string
+		if err == nil {
+			token, err = p.Mint(claims)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, token)
+	})
+}
+
+// claimsOf turns a query into claims. A name that occurs twice is a list.
+func claimsOf(query url.Values) (map[string]any, error) {
+	claims := make(map[string]any)
+	for name, values := range query {
+		list := make([]any, len(values))
+		for i, value := range values {
+			var err error
+			if list[i], err = claimOf(name, value); err != nil {
+				return nil, err
+			}
+		}
+		claims[name] = list
+		if len(list) == 1 {
+			claims[name] = list[0]
+		}
+	}
+	return complete(claims), nil
+}
+
+// claimOf returns a value of a query as a claim. It is text by default. An empty value omits the
+// claim, true and false are booleans, time claims are numbers, and what begins like a JSON object or
+// list is one.
+func claimOf(name, value string) (any, error) {
+	isTime := slices.Contains([]string{"exp", "iat", "nbf", "auth_time"}, name)
+	switch {
+	case value == "":
+		return nil, nil
+	case isTime:
+		seconds, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("the claim %s is %q; it is a time, a whole number of seconds since 1970", name, value)
+		}
+		return seconds, nil
+	case value == "true", value == "false":
+		return value == "true", nil
+	case strings.HasPrefix(value, "{"), strings.HasPrefix(value, "["):
+		if !json.Valid([]byte(value)) {
+			return nil, fmt.Errorf("the claim %s begins like JSON and is none", name)
+		}
+		return json.RawMessage(value), nil
+	}
+	return value, nil
+}
+
+// complete returns claims with those of a person's token: an address, that it was verified, and a
+// subject.
+func complete(given map[string]any) map[string]any {
+	claims := make(map[string]any)
+	maps.Copy(claims, given)
+	_, hasEmail := claims["email"]
+	_, hasSubject := claims["sub"]
+	if !hasEmail && !hasSubject {
+		claims["email"], hasEmail = DefaultEmail, true
+	}
+	if _, ok := claims["email_verified"]; !ok && hasEmail {
+		claims["email_verified"] = true
+	}
+	if !hasSubject {
+		claims["sub"] = claims["email"]
+	}
+	return claims
+}
