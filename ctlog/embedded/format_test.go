@@ -7,6 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -127,6 +130,24 @@ func TestTileLeafIsWhatTesseraWrites(t *testing.T) {
 		}
 		if _, err := readTileLeaf(bytes.NewReader(data[:len(data)-1])); err == nil {
 			t.Error("an entry that ends early is accepted")
+		}
+	}
+}
+
+// An entry is served only at its own index.
+func TestEntryAtAnotherIndex(t *testing.T) {
+	t.Parallel()
+	d := directory{t.TempDir()}
+	path := filepath.Join(d.path, tile{data: true}.path(1))
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for index := range uint64(2) {
+		write(t, path, sampleEntries[0].LeafData(index))
+		for _, err := range d.entries(0, 1, 1) {
+			if errors.Is(err, errDamaged) != (index == 1) {
+				t.Errorf("entry %d at 0: %v", index, err)
+			}
 		}
 	}
 }

@@ -105,7 +105,7 @@ func TestSearchReadsTheNewestFirst(t *testing.T) {
 
 func TestFsckFindsDamage(t *testing.T) {
 	t.Parallel()
-	_, cfg, _ := published(t, 520)
+	_, cfg, a := published(t, 520)
 	for _, path := range []string{"tile/data/000", "tile/0/000", "tile/1/000.p/2", "issuer/" + names(t, cfg.Dir+"/issuer")[0]} {
 		for _, damaged := range []bool{true, false} {
 			flip(t, cfg.Dir+"/"+path, 21)
@@ -113,6 +113,17 @@ func TestFsckFindsDamage(t *testing.T) {
 				t.Errorf("%s altered: %v; fsck of %d entries: %v", path, damaged, n, err)
 			}
 		}
+	}
+	// The first tile of another log fits in itself, and not into this tree.
+	other := newConfig(t)
+	l := open(t, other)
+	submit(t, l, a, 260)
+	shutdown(t, l)
+	for _, path := range []string{"/tile/data/000", "/tile/0/000"} {
+		copyFile(t, other.Dir+path, cfg.Dir+path)
+	}
+	if _, err := Fsck(t.Context(), cfg); err == nil {
+		t.Error("the entries of another log are accepted")
 	}
 }
 
