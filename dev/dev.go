@@ -138,15 +138,11 @@ func (w *World) claim(host string) error {
 	return writeMarker(dir, host)
 }
 
-// loopbackHost returns the host of an address, which must be loopback: any client that reaches a
-// world can have any identity.
+// loopbackHost returns the host of an address, which must be loopback.
 func loopbackHost(address string) (string, error) {
 	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return "", fmt.Errorf("the address to listen on is %q; it looks like %s", address, DefaultListen)
-	}
-	if !httputil.IsLoopback(host) {
-		return "", fmt.Errorf("the address to listen on is %q, which others could reach, and whoever reaches a development world can be anybody in it: use a loopback address, such as %s", address, DefaultListen)
+	if err != nil || !httputil.IsLoopback(host) {
+		return "", fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback address with a port, such as %s", address, DefaultListen)
 	}
 	return host, nil
 }
@@ -215,12 +211,10 @@ func (w *World) awaitReady(ctx context.Context) bool {
 	return false
 }
 
-// closeTimeout is how long the logs may take to publish their last entries.
-const closeTimeout = 15 * time.Second
-
 // Close closes a world that does not run. It can be called again.
 func (w *World) Close(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	// The logs publish their last entries.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
 	var errs []error
 	for i := len(w.undo) - 1; i >= 0; i-- {

@@ -58,11 +58,11 @@ func claimDir(dir, host string) error {
 	content, err := files.Read(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		entries, err := os.ReadDir(dir)
-		if err == nil && len(entries) > 0 {
-			err = fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
-		}
 		if err != nil {
 			return err
+		}
+		if len(entries) > 0 {
+			return fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
 		}
 		return writeMarker(dir, host)
 	}
@@ -80,8 +80,8 @@ func claimDir(dir, host string) error {
 }
 
 func writeMarker(dir, host string) error {
-	content, err := json.Marshal(marker{format, host,
-		"A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."})
+	const note = "A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."
+	content, err := json.Marshal(marker{format, host, note})
 	if err != nil {
 		return err
 	}
@@ -97,10 +97,10 @@ func ownDir(dir string) (string, error) {
 		return "", err
 	}
 	dir, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return "", err
+	if err == nil {
+		dir, err = filepath.Abs(dir)
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
+	if err != nil {
 		return "", err
 	}
 	for parent := dir; parent != "/"; {

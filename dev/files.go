@@ -135,8 +135,12 @@ func (w *World) openRekor(ctx context.Context, key *ecdsa.PrivateKey) error {
 		return err
 	}
 	w.undo = append(w.undo, w.rekor.Close)
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
 	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC) // before the first entry of every world
-	entry, err := trustroot.NewTransparencyLog(w.RekorURL(), w.rekor.PublicKey(), begin)
+	entry, err := trustroot.NewTransparencyLog(w.RekorURL(), spki, begin)
 	if err != nil {
 		return err
 	}
@@ -164,7 +168,7 @@ func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", file, err)
 	}
-	if w.tsa, err = tsa.New(chain, key, nil); err != nil {
+	if w.tsa, err = tsa.New(chain, key, time.Now); err != nil {
 		return err
 	}
 	w.authority, err = trustroot.Marshal(trustroot.NewCertificateAuthority(w.TimestampURL(), chain))

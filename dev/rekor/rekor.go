@@ -12,7 +12,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -57,7 +56,6 @@ const (
 type Log struct {
 	*http.ServeMux
 	id       []byte
-	spki     []byte
 	appender *tessera.Appender
 	awaiter  *tessera.PublicationAwaiter
 	reader   tessera.LogReader
@@ -75,9 +73,6 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 		}
 	}()
 	l := &Log{cancel: cancel}
-	if l.spki, err = x509.MarshalPKIXPublicKey(cfg.Key.Public()); err != nil {
-		return nil, err
-	}
 	if _, l.id, err = note.KeyHash(cfg.Origin, cfg.Key.Public()); err != nil {
 		return nil, err
 	}
@@ -105,9 +100,6 @@ func Open(ctx context.Context, cfg Config) (_ *Log, err error) {
 	l.ServeMux = l.routes(cfg.Dir)
 	return l, nil
 }
-
-// PublicKey is the log's key, a SubjectPublicKeyInfo.
-func (l *Log) PublicKey() []byte { return l.spki }
 
 // Close publishes a checkpoint for all that was added, and stops the log.
 func (l *Log) Close(ctx context.Context) error {

@@ -197,6 +197,9 @@ func TestEntriesAreIncluded(t *testing.T) {
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if answer := post(l, encode(t, request)); answer.Code != http.StatusServiceUnavailable {
+		t.Errorf("a closed log answers %d", answer.Code)
+	}
 	entry, _ = create(t, open(t, dir, key), key, hashedRekord(t))
 	if entry.GetLogIndex() != 22 || entry.GetInclusionProof().GetTreeSize() != 23 {
 		t.Errorf("index %d in a tree of %d", entry.GetLogIndex(), entry.GetInclusionProof().GetTreeSize())
@@ -259,22 +262,6 @@ func TestRefusesEntries(t *testing.T) {
 	}
 	if entry, _ := create(t, l, key, hashedRekord(t)); entry.GetLogIndex() != 0 {
 		t.Errorf("%d refused entries are in the log", entry.GetLogIndex())
-	}
-}
-
-func TestAddEndsWithItsRequestAndWithTheLog(t *testing.T) {
-	t.Parallel()
-	l := open(t, t.TempDir(), newKey(t))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := l.add(ctx, []byte("x")); err == nil {
-		t.Error("a request that had ended got a proof")
-	}
-	if err := l.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.add(t.Context(), []byte("x")); err == nil {
-		t.Error("a closed log gave a proof")
 	}
 }
 

@@ -32,13 +32,9 @@ type Authority struct {
 }
 
 // New returns the authority of a chain, signing certificate first and root last, and its key.
-// now may be nil.
 func New(chain []*x509.Certificate, key *ecdsa.PrivateKey, now func() time.Time) (*Authority, error) {
 	if len(chain) < 2 || !key.PublicKey.Equal(chain[0].PublicKey) {
 		return nil, fmt.Errorf("the timestamp authority's chain of %d certificates is not one of two or more for its key", len(chain))
-	}
-	if now == nil {
-		now = time.Now
 	}
 	return &Authority{chain: chain, key: key, now: now}, nil
 }

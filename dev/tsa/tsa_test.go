@@ -125,10 +125,10 @@ func TestRefuses(t *testing.T) {
 			t.Errorf("%s: %d %s", name, answer.Code, answer.Body)
 		}
 	}
-	if _, err := New(a.chain[:1], a.key, nil); err == nil {
+	if _, err := New(a.chain[:1], a.key, time.Now); err == nil {
 		t.Error("a chain without a root was taken")
 	}
-	if _, err := New(newAuthority(t).chain, a.key, nil); err == nil {
+	if _, err := New(newAuthority(t).chain, a.key, time.Now); err == nil {
 		t.Error("another's chain was taken")
 	}
 }
