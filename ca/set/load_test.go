@@ -334,6 +334,14 @@ func TestKeysThatMustSign(t *testing.T) {
 		t.Errorf("it is told as %s", text)
 	}
 
+	// A key outside of this process makes a real signature, unless the caller is offline.
+	elsewhere := Keys{Ring: keyring.New(keyring.Config{Socket: filepath.Join(f.dir, "none")})}
+	_, err = f.load(0, elsewhere)
+	expect(t, "no process has the keys", err, "ca.yaml:7:")
+	elsewhere.Offline = true
+	_, err = f.load(0, elsewhere)
+	f.must(nil, err)
+
 	// An authority that has signed in the set in force continues, even if its file has changed.
 	whole := newFolder(t)
 	current := whole.signs(0, "2026-a")
