@@ -19,15 +19,16 @@ import (
 // group is a watched group of files, and the contents of the first one at each reload.
 type group struct {
 	*Watcher
-	t    *testing.T
-	seen []string
+	t     *testing.T
+	names []string
+	seen  []string
 }
 
 // watch watches names. The first one's content decides how a reload fails.
 func watch(t *testing.T, names ...string) *group {
-	g := &group{t: t}
+	g := &group{t: t, names: names}
 	g.Watcher = New(Config{
-		Files: func() []string { return names },
+		Files: func() []string { return g.names },
 		Reload: func() error {
 			content, err := os.ReadFile(names[0])
 			g.seen = append(g.seen, string(content))
@@ -145,7 +146,8 @@ func TestFailedReloadIsTriedAgain(t *testing.T) {
 	})
 }
 
-// A file that is written in place, line by line, can be well-formed long before it is complete.
+// A file that is written in place, line by line, can be well-formed long before it is complete. A file that
+// joins the group is watched from then on.
 func TestWaitsUntilTheContentRests(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "ca.yaml")
@@ -155,5 +157,11 @@ func TestWaitsUntilTheContentRests(t *testing.T) {
 		must(t, os.WriteFile(name, []byte(content), 0o600))
 		g.polled(1)
 	}
-	g.polled(2, "generation: 2\nauthorities: [a]\n")
+	const last = "generation: 2\nauthorities: [a]\n"
+	g.polled(2, last)
+	chain := filepath.Join(t.TempDir(), "chain.pem")
+	g.names = append(g.names, chain)
+	g.polled(2, last, last)
+	write(t, chain, "one")
+	g.polled(2, last, last, last)
 }
