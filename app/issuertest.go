@@ -3,6 +3,7 @@
 package app
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -15,8 +16,8 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
-// test runs one of the tests beside an entry or profile. It applies every check of a token to the
-// claims, except those of times and signature. A policy in mode audit counts as if it were
+// test runs one of the tests beside an entry or profile, whose author may omit iss and aud. It applies
+// every check of a token to the claims, except those of times and signature. A policy in mode audit counts as if it were
 // enforced, since the test tries that policy. Its errors have key paths.
 func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (wrong []error) {
 	path := append(slices.Clip(entry.Path), "tests", strconv.Itoa(index))
@@ -28,24 +29,25 @@ func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (
 		fail("claims", "these could be no token's claims: %w", err)
 		return wrong
 	}
-	complete(claims, entry)
+	if _, ok := claims["iss"]; !ok && entry.Static {
+		claims["iss"] = entry.Key
+	}
+	if _, ok := claims["aud"]; !ok {
+		claims["aud"] = entry.ClientID
+	}
+	key, expected := "san", fmt.Sprintf("a certificate for %q", test.SAN)
+	if test.Reason != "" {
+		key, expected = "reason", "the refusal "+test.Reason
+	}
 	id, err := t.identify(claims, entry)
-	switch {
-	case err == nil && test.Reason != "":
-		fail("reason", "the claims get a certificate for %q; expected is the refusal %s", id.SAN.Value, test.Reason)
-		return wrong
-	case err != nil && test.Reason == "":
-		refused := refusal.From(err)
-		fail("san", "the claims are refused with %s (%s); expected is a certificate for %q", refused.Reason, refused.Message, test.SAN)
-		return wrong
-	case err != nil:
+	if err != nil {
 		if refused := refusal.From(err); string(refused.Reason) != test.Reason {
-			fail("reason", "the claims are refused with %s (%s); expected is %s", refused.Reason, refused.Message, test.Reason)
+			fail(key, "the claims are refused with %s (%s); expected is %s", refused.Reason, refused.Message, expected)
 		}
 		return wrong
 	}
-	if id.SAN.Value != test.SAN {
-		fail("san", "the certificate would be for %q; expected is %q", id.SAN.Value, test.SAN)
+	if test.Reason != "" || id.SAN.Value != test.SAN {
+		fail(key, "the claims get a certificate for %q; expected is %s", id.SAN.Value, expected)
 	}
 	for _, key := range slices.Sorted(maps.Keys(test.Extensions)) {
 		extension, ok := certs.ExtensionByKey(key)
@@ -57,17 +59,6 @@ func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (
 		}
 	}
 	return wrong
-}
-
-// complete adds the claims that the author of a test may omit: the issuer and the audience of the
-// token.
-func complete(claims oidc.Claims, entry *config.Profile) {
-	if _, ok := claims["iss"]; !ok && entry.Static {
-		claims["iss"] = entry.Key
-	}
-	if _, ok := claims["aud"]; !ok {
-		claims["aud"] = entry.ClientID
-	}
 }
 
 // identify is the identity for a token with these claims, which must match entry.
