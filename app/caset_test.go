@@ -5,6 +5,7 @@ package app
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,8 +17,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/set"
+	"github.com/mayfly-ca/mayfly/ca/signer"
+	"github.com/mayfly-ca/mayfly/ca/signer/socket"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/test/testworld"
@@ -236,22 +240,47 @@ func TestServerTakesACompromise(t *testing.T) {
 	}
 }
 
-// The signing process tolerates the skew of a server's clock at a retirement, and not at a
-// compromise.
+// The signing process tolerates the skew of a server's clock at a retirement, and not at a compromise. It
+// signs certificates of the profile and a self-test only, with a key of the set.
 func TestSignerAllowsNoSkewAtACompromise(t *testing.T) {
 	t.Parallel()
 	w := newSetWorld(t)
 	w.must(w.start())
+	policy, err := ca.NewLeafPolicy(false)
+	w.must(err)
+	s := &signing{authorities: w.authorities, policy: policy}
+	first := w.authorities.current.Load().Members()[0]
+	key, err := socket.KeyID(first.Chain.Certificates[0].PublicKey)
+	w.must(err)
 	w.now = w.now.Add(time.Hour)
-	for compromised, want := range map[bool]bool{false: true, true: false} {
-		m := w.authorities.current.Load().Members()[0]
-		if m.RetireAt = w.now.Add(-time.Second); compromised {
-			m.CompromisedAt = m.RetireAt
+	for name, test := range map[string]struct {
+		retired, compromised time.Duration // before now; 0 for not at all
+		refused              string
+	}{
+		"active":                 {0, 0, "not a certificate"},
+		"retired just now":       {time.Second, 0, "not a certificate"},
+		"retired":                {2 * skew, 0, "only the active one signs"},
+		"compromised just now":   {0, time.Second, "only the active one signs"},
+		"compromised in between": {2 * time.Second, time.Second, "only the active one signs"},
+	} {
+		m := first
+		if test.retired > 0 {
+			m.RetireAt = w.now.Add(-test.retired)
+		}
+		if test.compromised > 0 {
+			m.CompromisedAt = w.now.Add(-test.compromised)
 		}
 		set, err := set.New(2, []set.Member{m})
 		w.must(err)
-		if got := activeAbout(set.Members()[0], w.now); got != want {
-			t.Errorf("compromised %t: signs %t, want %t", compromised, got, want)
+		w.authorities.current.Store(set)
+		if _, err := s.sign(t.Context(), key, []byte("not a certificate")); !errors.Is(err, signer.ErrNotPermitted) || strings.Contains(err.Error(), "only the active one") != strings.HasPrefix(test.refused, "only") {
+			t.Errorf("%s: got error %v, want %q", name, err, test.refused)
 		}
+		if _, err := s.sign(t.Context(), key, []byte(signer.SelfTestMessage)); err != nil {
+			t.Errorf("%s: the self-test: %v", name, err)
+		}
+	}
+	if _, err := s.sign(t.Context(), [32]byte{}, []byte(signer.SelfTestMessage)); !errors.Is(err, socket.ErrUnknownKey) {
+		t.Errorf("an unknown key: %v", err)
 	}
 }

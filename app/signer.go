@@ -138,11 +138,11 @@ func (s *signing) sign(ctx context.Context, key [sha256.Size]byte, message []byt
 		return nil, fmt.Errorf("%w: generation %d of the CA set names no such key that is still in use; has the server another set?", socket.ErrUnknownKey, current.Generation())
 	}
 	m := members[i]
-	if err := s.policy.Check(m.Chain, message, now); err != nil {
-		return nil, fmt.Errorf("%w: %w", signer.ErrNotPermitted, err)
-	}
 	if string(message) != signer.SelfTestMessage && !activeAbout(m, now) {
 		return nil, fmt.Errorf("%w: authority %q is %s at %s, and only the active one signs certificates", signer.ErrNotPermitted, m.ID, m.StateAt(now), now.UTC().Format(time.RFC3339))
+	}
+	if err := s.policy.Check(m.Chain, message, now); err != nil {
+		return nil, fmt.Errorf("%w: %w", signer.ErrNotPermitted, err)
 	}
 	return m.Authority.Signer().Sign(ctx, message)
 }
