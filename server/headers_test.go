@@ -9,10 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc/metadata"
-
 	"github.com/mayfly-ca/mayfly/ca"
-	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
 // proxies are the trusted proxies of these tests.
@@ -66,36 +63,20 @@ func TestClientAddress(t *testing.T) {
 	}
 }
 
-// TestClientAddressReachesAuthorityAndLog checks REST and gRPC.
 func TestClientAddressReachesAuthorityAndLog(t *testing.T) {
 	t.Parallel()
-	for _, trusted := range []bool{true, false} {
-		run := serve(t, false, false, func(c *Config) {
-			if trusted {
-				c.TrustedProxies = proxies()
+	for want, trusted := range map[string][]netip.Prefix{"192.0.2.1": nil, "2001:db8::9": proxies()} {
+		f := newFixture(t, func(c *Config) { c.TrustedProxies = trusted })
+		issue := f.issue
+		f.issue = func(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+			if req.Client.String() != want || req.RequestID != "id-1" {
+				t.Errorf("the authority gets %s of %s, want %s", req.RequestID, req.Client, want)
 			}
-		})
-		var asked []string
-		issue := run.issue
-		run.issue = func(ctx context.Context, req ca.Request) (*ca.Issued, error) {
-			asked = append(asked, req.RequestID+" "+req.Client.String())
 			return issue(ctx, req)
 		}
-		const forwarded = "198.51.100.1, 2001:db8::9"
-		run.do(t, "POST", "/api/v1/signingCert", goodV1, "Authorization", "Bearer a.b.c", "X-Request-Id", "id-1", "X-Forwarded-For", forwarded)
-		ctx := metadata.AppendToOutgoingContext(t.Context(), "x-forwarded-for", "198.51.100.1", "x-forwarded-for", "2001:db8::9", "x-request-id", "id-2")
-		if _, err := fulciov2.NewCAClient(run.dial(t, "127.0.0.1")).CreateSigningCertificate(ctx, csrRequest("a.b.c")); err != nil {
-			t.Fatal(err)
-		}
-		want := "id-1 192.0.2.1|id-2 127.0.0.1"
-		if trusted {
-			want = "id-1 2001:db8::9|id-2 2001:db8::9"
-		}
-		if got := strings.Join(asked, "|"); got != want {
-			t.Errorf("the authority gets %s, want %s", got, want)
-		}
-		if record := run.log.request(t, "id-1"); "id-1 "+record["client"].(string) != asked[0] || !strings.HasPrefix(record["peer"].(string), "192.0.2.1:") {
-			t.Errorf("record %v, want client of %s", record, asked[0])
+		f.do(t, "POST", "/api/v1/signingCert", goodV1, "Authorization", "Bearer a.b.c", "X-Request-Id", "id-1", "X-Forwarded-For", "198.51.100.1, 2001:db8::9")
+		if record := f.log.request(t, "id-1"); record["client"] != want || record["peer"] != "192.0.2.1:1234" || record["reason"] != "OK" {
+			t.Errorf("record %v, want client %s", record, want)
 		}
 	}
 }

@@ -36,13 +36,3 @@ func TestPrefixAndAll(t *testing.T) {
 		t.Error("no error became one")
 	}
 }
-
-func TestPrefixSharesNoMemory(t *testing.T) {
-	t.Parallel()
-	prefix := make([]string, 1, 8)
-	prefix[0] = "a"
-	one, two := Prefix(Errorf([]string{"b"}, "x"), prefix...), Prefix(Errorf([]string{"c"}, "x"), prefix...)
-	if got := All(one)[0].Path[1] + All(two)[0].Path[1]; got != "bc" {
-		t.Errorf("got %q, want bc", got)
-	}
-}

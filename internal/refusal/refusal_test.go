@@ -37,7 +37,11 @@ func TestTableIsWhole(t *testing.T) {
 
 func TestFrom(t *testing.T) {
 	t.Parallel()
-	refused := New(TokenExpired, "the token has ended %s ago", "4m").Because(io.ErrUnexpectedEOF)
+	shared := New(TokenExpired, "the token has ended %s ago", "4m")
+	refused := shared.Because(io.ErrUnexpectedEOF)
+	if shared.Cause != nil {
+		t.Error("a shared refusal got the cause of one request")
+	}
 	got := From(fmt.Errorf("issuing: %w", refused))
 	if got.Reason != TokenExpired || got.Message != "the token has ended 4m ago" || !errors.Is(got, io.ErrUnexpectedEOF) {
 		t.Errorf("a wrapped refusal became %#v", got)
@@ -49,14 +53,5 @@ func TestFrom(t *testing.T) {
 	}
 	if !errors.Is(hidden, inner) {
 		t.Error("the operator loses the cause")
-	}
-}
-
-func TestBecauseDoesNotChangeItsReceiver(t *testing.T) {
-	t.Parallel()
-	base := New(KeyWeak, "weak")
-	_ = base.Because(io.EOF)
-	if base.Cause != nil {
-		t.Error("a shared refusal got somebody's cause")
 	}
 }
