@@ -16,8 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/share"
 )
 
-// sendBuffer limits the bytes in the kernel of answers that a client does not read. Without this
-// limit the kernel holds up to 4 MiB for each connection.
+// sendBuffer limits the bytes in the kernel of answers that a client does not read, otherwise 4 MiB.
 const sendBuffer = 64 << 10
 
 // listener gives each connection that it accepts a place before reading from it.
@@ -110,8 +109,8 @@ func (c *conn) Write(b []byte) (int, error) {
 
 // CloseWrite lets a client read a last answer; net/http calls it.
 func (c *conn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		return tcp.CloseWrite()
 	}
 	return nil
 }
@@ -186,9 +185,8 @@ func (c *conn) rest() {
 	c.conns.signal()
 }
 
-// dismiss closes a connection that was chosen for closing. It sends a client of HTTP/2 a GOAWAY
-// with the last stream that was answered. The client can then send later requests again over
-// another connection (RFC 9113, section 6.8).
+// dismiss closes a connection that was chosen for closing. It sends a client of HTTP/2 a GOAWAY with
+// the last stream that was answered, so that it can send later requests again (RFC 9113, section 6.8).
 func (c *conn) dismiss(outer net.Conn, lastStream int) {
 	const patience = 10 * time.Millisecond
 	since := c.writing.Load()

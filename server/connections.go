@@ -28,9 +28,7 @@ const (
 	busy                  // a request keeps the connection busy: never closed
 )
 
-// The times for which connections are spared. A client sends its first bytes once it is connected.
-// They arrive before the connection is accepted if that takes longer than the way to the client.
-// freshFor covers a TLS handshake from another continent.
+// The times for which connections are spared. freshFor covers a TLS handshake from another continent.
 const (
 	arrivingFor = 100 * time.Millisecond
 	sparedFor   = 250 * time.Millisecond

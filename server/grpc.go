@@ -48,33 +48,34 @@ var grpcMethods = map[string]string{
 // separate or a shared port. So the limits of net/http apply to gRPC too. serveGRPC also finds first
 // what grpc-go would refuse, such as a large message with RESOURCE_EXHAUSTED, which clients retry.
 func newGRPC(s *Server) *grpc.Server {
-	counted := func(ctx context.Context, q *request, handle func(context.Context) error) *refusal.Error {
-		return s.run(ctx, q, s.slots, handle)
-	}
 	g := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 		q := requestOf(stream.Context())
-		return grpcError(counted(stream.Context(), q, nil), q) // the refusal is q.err
+		return grpcError(s.run(stream.Context(), q, s.slots, nil), q) // the refusal is q.err
 	}))
-	g.RegisterService(wrap(fulciov2.CA_ServiceDesc, counted), service{Server: s})
-	g.RegisterService(wrap(healthpb.Health_ServiceDesc, func(ctx context.Context, _ *request, handle func(context.Context) error) *refusal.Error {
-		if err := recovered(func() error { return handle(ctx) }); err != nil {
-			return disclose(err)
-		}
-		return nil
-	}), grpcHealth{Server: s})
+	for _, desc := range []grpc.ServiceDesc{fulciov2.CA_ServiceDesc, healthpb.Health_ServiceDesc} {
+		s.wrap(&desc)
+		g.RegisterService(&desc, service{Server: s})
+	}
 	return g
 }
 
-// wrap returns a service whose unary methods pass through run, and whose refusals become a status.
-func wrap(desc grpc.ServiceDesc, run func(context.Context, *request, func(context.Context) error) *refusal.Error) *grpc.ServiceDesc {
+// wrap makes the unary methods of a service pass through run, except those for health, and converts
+// all refusals to a status.
+func (s *Server) wrap(desc *grpc.ServiceDesc) {
 	desc.Methods, desc.Streams = slices.Clone(desc.Methods), slices.Clone(desc.Streams)
 	for i, m := range desc.Methods {
 		desc.Methods[i].Handler = func(srv any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
 			q := requestOf(ctx)
-			refused := run(ctx, q, func(ctx context.Context) (err error) {
+			handle := func(ctx context.Context) (err error) {
 				resp, err = m.Handler(srv, ctx, q.decode, nil)
 				return err
-			})
+			}
+			var refused *refusal.Error
+			if q.method != methodUnknown {
+				refused = s.run(ctx, q, s.slots, handle)
+			} else if err := recovered(func() error { return handle(ctx) }); err != nil {
+				refused = disclose(err)
+			}
 			return resp, grpcError(refused, q)
 		}
 	}
@@ -88,7 +89,6 @@ func wrap(desc grpc.ServiceDesc, run func(context.Context, *request, func(contex
 			return grpcError(disclose(err), q)
 		}
 	}
-	return &desc
 }
 
 // decode reads the message of a request. The gRPC server would report a mistake with the text of its
@@ -204,14 +204,8 @@ func wellFormedTimeout(t string) bool {
 	return len(digits) >= 1 && len(digits) <= 8 && strings.Trim(digits, "0123456789") == "" && strings.IndexByte("HMSmun", unit) >= 0
 }
 
-// grpcHealth is grpc.health.v1 with the same readiness as /healthz.
-type grpcHealth struct {
-	healthpb.UnimplementedHealthServer
-	*Server
-}
-
-// status returns the readiness of a service: of the server as a whole, or its CA.
-func (s grpcHealth) status(ctx context.Context, service string) healthpb.HealthCheckResponse_ServingStatus {
+// readiness returns the readiness of a service: of the server as a whole, or its CA.
+func (s service) readiness(ctx context.Context, service string) healthpb.HealthCheckResponse_ServingStatus {
 	switch {
 	case service != "" && service != fulciov2.CA_ServiceDesc.ServiceName:
 		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN
@@ -223,8 +217,8 @@ func (s grpcHealth) status(ctx context.Context, service string) healthpb.HealthC
 }
 
 // Check returns whether the server is ready.
-func (s grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
-	now := s.status(ctx, req.GetService())
+func (s service) Check(ctx context.Context, req *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	now := s.readiness(ctx, req.GetService())
 	if now == healthpb.HealthCheckResponse_SERVICE_UNKNOWN {
 		return nil, refusal.New(refusal.PathNotFound, "there is no such service here; ask for \"\" or %q", fulciov2.CA_ServiceDesc.ServiceName)
 	}
@@ -234,7 +228,7 @@ func (s grpcHealth) Check(ctx context.Context, req *healthpb.HealthCheckRequest)
 // Watch sends the readiness of a service, now and at each change, for watchLifetime or until the
 // server drains. The checks run once an interval, however many watchers there are. The connection
 // stays busy.
-func (s grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+func (s service) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx := stream.Context()
 	q := requestOf(ctx)
 	if !s.watchers.Take(q.client, time.Now()) {
@@ -246,7 +240,7 @@ func (s grpcHealth) Watch(req *healthpb.HealthCheckRequest, stream grpc.ServerSt
 	stopping, sent := s.health.stopping, healthpb.HealthCheckResponse_UNKNOWN
 	var end error
 	for {
-		if now := s.status(ctx, req.GetService()); now != sent {
+		if now := s.readiness(ctx, req.GetService()); now != sent {
 			if err := stream.Send(&healthpb.HealthCheckResponse{Status: now}); err != nil {
 				return err // the client has disconnected
 			}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -14,10 +16,11 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
-// service is the v2 API behind both gRPC and the gateway. Its errors are those of the authority.
-// status.go converts them for both.
+// service is the v2 API behind both gRPC and the gateway, and grpc.health.v1 with the same readiness
+// as /healthz. Its errors are those of the authority. status.go converts them.
 type service struct {
 	fulciov2.UnimplementedCAServer
+	healthpb.UnimplementedHealthServer
 	*Server
 }
 
