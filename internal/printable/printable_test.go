@@ -112,6 +112,7 @@ func FuzzPrintable(f *testing.F) {
 	f.Add("a\x1b[31m\r\nb\tc\u202e\U000e0041")
 	f.Add("{\"a\": \"\u009b\u200b\x7f\"}\r\n")
 	f.Add("\xe2\x80")
+	f.Add("\x1b[2J\x07 ASCII\r")
 	f.Add("\xff\xf0\x9f\x98")
 	f.Fuzz(func(t *testing.T, text string) {
 		wantShown(t, printable.Line(text), "")
