@@ -122,7 +122,13 @@ func TestClusterTransport(t *testing.T) {
 		cfg := clusterFiles(t, "https://api.example", ca, token)
 		c := &clusterTransport{
 			caFile: cfg.Kubernetes.CAFile, tokenFile: cfg.Kubernetes.TokenFile, origin: "https://api.example",
-			open: func(*x509.CertPool) http.RoundTripper { return network },
+			open: func(roots *x509.CertPool) http.RoundTripper {
+				only := x509.NewCertPool()
+				if only.AppendCertsFromPEM([]byte(ca)); !roots.Equal(only) {
+					t.Error("more than the cluster's CA is trusted")
+				}
+				return network
+			},
 		}
 		_, err := c.RoundTrip(httptest.NewRequest(http.MethodGet, rawURL, nil))
 		return err
