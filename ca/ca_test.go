@@ -276,19 +276,6 @@ func TestWrongSignatureDoesNotEnterOurLog(t *testing.T) {
 	}
 }
 
-func TestIssueStopsWhenTheClientGoes(t *testing.T) {
-	t.Parallel()
-	w := testca.New(t, testca.Builder{})
-	ctx, cancel := context.WithCancel(t.Context())
-	w.Log.Fail(func(rw http.ResponseWriter, r *http.Request) bool {
-		cancel()
-		return testlog.Hang(rw, r)
-	})
-	if _, err := w.Issue(ctx, w.Request(t, w.Token(t, nil), person)); err == nil {
-		t.Error("there is a certificate that nobody waits for")
-	}
-}
-
 // Neither the clock nor a new set can come between the two signatures of one certificate. The test
 // world checks that the certificate corresponds to the precertificate in the log.
 func TestSwitchBetweenTwoSignatures(t *testing.T) {
