@@ -50,7 +50,7 @@ func TestServeThroughAnOutageOfLogs(t *testing.T) {
 			t.Errorf("%q is not in public:\n%s", state, public)
 		}
 	}
-	for _, cause := range []string{"500", "openid-configuration"} {
+	for _, cause := range []string{"answered 500", "openid-configuration"} {
 		if strings.Contains(public, cause) || !strings.Contains(ops, cause) {
 			t.Errorf("%q is not for the operator alone: in public:\n%s\nfor the operator:\n%s", cause, public, ops)
 		}
