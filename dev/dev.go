@@ -3,8 +3,7 @@
 // Package dev is a complete keyless world in one process, for development: an OpenID provider
 // with a sign-in page that accepts any name, a CA with an embedded Certificate Transparency log, a
 // timestamp authority, a Rekor v2 log, and a TUF mirror that publishes all of them to clients. The
-// CA is the one of `mayfly serve`, built from files by package app. It serves the
-// additions of this package below /dev/.
+// CA is the one of `mayfly serve`. It serves the additions of this package below /dev/.
 //
 // Package main uses it for `mayfly dev`, package mayflytest for tests. No production server may use
 // it.

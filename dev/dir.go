@@ -90,8 +90,7 @@ func writeMarker(dir, host string) error {
 
 // ownDir creates dir if it is missing, and returns it without symbolic links. Only this process's
 // user, and root, can change its content or which directory its new name means, and no link leads
-// out of it. Later writes below it, also by libraries, then follow no link of another user. The
-// check precedes every other access, since a name that another user chose may block.
+// out of it. The check precedes every other access: a name that another user chose may block.
 func ownDir(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err

@@ -65,8 +65,7 @@ type content struct {
 
 func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
 
-// makeFiles creates the missing files of the directory. It writes the settings again, since they
-// contain the address.
+// makeFiles creates the missing files of the directory, and writes the settings with the address.
 func (w *World) makeFiles(ctx context.Context) error {
 	// An RSA key takes longer than all the others together.
 	var provider errgroup.Group

@@ -21,8 +21,7 @@ type ciProvider struct {
 	constants  map[string]string
 	san        *claimTemplate
 	extensions []extensionTemplate // ascending by arc
-	// names are the claims that some template names, sanNames those that the SAN's template names,
-	// and required those that must not be empty; all sorted.
+	// names are the claims of all templates, sanNames of the SAN's; required ones must not be empty.
 	names, sanNames, required []string
 	// optional are the claims with a default that the SAN's template shows.
 	optional []string

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package rekor is a transparency log for signatures with the API of Rekor v2, for a development
-// world: some verifiers require such a log. Tessera's POSIX driver stores it in one directory.
-// Nothing protects it against a restore from a backup, and it has no rate limit. It is not for
-// production.
+// world: some verifiers require such a log. Nothing protects it against a restore from a backup, and
+// it has no rate limit.
 //
 // Only package dev may import it.
 package rekor
