@@ -103,6 +103,32 @@ func TestLocal(t *testing.T) {
 	}
 }
 
+// A place that verifies its own signatures is believed for a log, once it has signed and while it
+// has not failed.
+func TestVerified(t *testing.T) {
+	t.Parallel()
+	p := &place{}
+	s := p.signer(t, signer.Config{Verified: true})
+	p.wrong.Store(true)
+	if err := sign(t, s); err == nil {
+		t.Error("its first signature is wrong, and left")
+	}
+	p.wrong.Store(false)
+	if err := s.SelfTest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.wrong.Store(true)
+	if err := sign(t, s); err != nil {
+		t.Errorf("what only a log sees, which verifies it: %v", err)
+	}
+	if _, err := s.SignVerified(t.Context(), message); err == nil {
+		t.Error("a wrong signature left")
+	}
+	if err := sign(t, s); err == nil {
+		t.Error("a wrong signature left after a failure")
+	}
+}
+
 type wrongSigner struct{ *ecdsa.PrivateKey }
 
 func (s wrongSigner) Sign(random io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
