@@ -301,7 +301,7 @@ func TestSwitchBetweenTwoSignatures(t *testing.T) {
 		replace(2, time.Now().Add(2*time.Minute))
 		meddle = func() { offset.Store(int64(3 * time.Minute)) }
 		if !byClock {
-			meddle = func() { replace(3, begin.Add(time.Second)) }
+			meddle = func() { replace(3, other.Chain().NotBefore.Add(time.Second)) }
 		}
 		issued, err := w.Issue(t.Context(), w.Request(t, w.Token(t, nil), person))
 		if err != nil {
