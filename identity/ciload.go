@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
+	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // ciLoader compiles one entry of ci-issuer-metadata.
@@ -113,7 +115,8 @@ func (l *ciLoader) compileName() {
 	}
 }
 
-// checkName reports claims that the name does not keep apart, unless a token is refused in that case.
+// checkName reports a template of text by which no token gets a name, and claims that the name does
+// not keep apart, unless a token is refused in that case.
 func (l *ciLoader) checkName() {
 	path := at(l.path, "subject-alternative-name-template")
 	distinct := l.config.DistinctClaims
@@ -129,6 +132,9 @@ func (l *ciLoader) checkName() {
 	if distinct {
 		report = l.errorf
 	}
+	if err := l.refusesAll(); err != nil && !l.san.reads.controls { // which is reported
+		l.tolerate(path, "no token gets a name by this template: with every text that was tried for its claims, %w", err)
+	}
 	kept := distinct || isShippedName(l.config.SubjectAlternativeNameTemplate)
 	l.separate = kept
 	for _, p := range pairs(l.san.parts, l.constants, l.constants) {
@@ -143,6 +149,35 @@ func (l *ciLoader) checkName() {
 			l.warnf(path, "the claim %s may contain %s, which separates it from the claim %s in the name: other claims could make the same name; with distinct-claims: true such a token is refused", quote(p.first), quote(p.separator), quote(p.second))
 		}
 	}
+}
+
+// refusesAll returns why no token gets a name by a template of text: the first refusal if all
+// combinations of some texts are refused, otherwise nil. A template with more than four claims is not
+// tried.
+func (r *ciProvider) refusesAll() (why error) {
+	texts := []any{"a", "https://a.example", "1", "//a.example", "a.example", "::1", "2f", ""}
+	free := slices.DeleteFunc(slices.Clone(r.sanNames), func(name string) bool { return r.defaults[name] != "" || r.fixed(name) })
+	if r.san.full != nil || len(free) > 4 {
+		return nil
+	}
+	named := *r
+	named.extensions = nil
+	for combination := range 1 << (3 * len(free)) { // three bits for the text of each claim
+		claims := oidc.Claims{}
+		for i, name := range free {
+			claims[name] = texts[combination>>(3*i)&7]
+		}
+		var id Identity
+		err := named.identify(&oidc.Token{Claims: claims}, &id)
+		if err == nil {
+			err = id.SAN.Check()
+		}
+		if err == nil {
+			return nil
+		}
+		why = cmp.Or(why, err)
+	}
+	return why
 }
 
 // checkConstants reports the constants that no template reads. They are most likely misspelt, so

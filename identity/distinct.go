@@ -3,10 +3,12 @@
 package identity
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
@@ -43,11 +45,34 @@ func distinctSAN(raw, formatted string, claims []claim, joined bool) (certs.SAN,
 	}
 	// A claim cannot choose the case of an escape that starts in the operator's text.
 	cased := raw == san.Value || raw == upperEscapes(raw)
-	if cased && !empty && undoEscapes(raw, joined, true) == undoEscapes(san.Value, joined, true) {
+	own, undone := undoEscapes(raw, joined, true), undoEscapes(san.Value, joined, true)
+	switch {
+	case empty:
+		own, undone = raw, raw[:len(raw)-1]
+	case own == undone && cased:
 		return san, nil
+	case own == undone:
+		own, undone = raw, upperEscapes(raw)
 	}
-	return san, refusal.New(refusal.ClaimInvalid, "the name made of the token's claims %.100q, %s, is printed as %s, and so is another text; a name must be in the form in which it is printed, and not end in # or ?",
-		claims, quote(raw), quote(san.Value))
+	names := make([]string, len(claims))
+	for i, c := range claims {
+		names[i] = quote(c.name)
+	}
+	return san, refusal.New(refusal.ClaimInvalid, "the name made of the token's claims %s, %s, would be the same with another text in place of its %s",
+		cmp.Or(strings.Join(names, ", "), "(none)"), quote(raw), changed(own, undone))
+}
+
+// changed returns the first character or escape of a that b does not have in its place.
+func changed(a, b string) string {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	if escape := strings.LastIndexByte(a[:i], '%'); escape >= 0 && escape >= i-2 {
+		return quote(a[escape:min(escape+3, len(a))])
+	}
+	_, n := utf8.DecodeRuneInString(a[i:])
+	return quote(a[i : i+n])
 }
 
 // undoEscapes undoes in the path and in the fragment of a URI the escapes that net/url may have

@@ -229,3 +229,19 @@ func FuzzDistinct(f *testing.F) {
 		}
 	})
 }
+
+// TestRefusalNamesTheCharacter: a refusal for two callers of one name holds the claim and the
+// character that the name would not show.
+func TestRefusalNamesTheCharacter(t *testing.T) {
+	t.Parallel()
+	rules := ciRules(t, CIProvider{SubjectAlternativeNameTemplate: "https://ci.example/{{.x}}"})
+	for text, character := range map[string]string{"a#": `"#"`, "a?": `"?"`, "a%20b": `"%20"`} {
+		wantRefusal(t, rules, with(t, mustClaims(t, `{"sub":"s"}`), fmt.Sprintf(`{"x":%q}`, text)), refusal.ClaimInvalid, `"x"`, character)
+	}
+	entry := entryOf(TypeCIProvider)
+	entry.Constants = map[string]string{"x": ""}
+	_, warnings, err := NewRules(Config{Issuers: []IssuerConfig{entry}, CIProviders: map[string]CIProvider{"ci": {SubjectAlternativeNameTemplate: "https://ci.example/{{.x}}"}}})
+	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "constants") {
+		t.Errorf("a constant that is empty: %v, warnings %v", err, warnings)
+	}
+}

@@ -176,6 +176,9 @@ func (e *entryBuilder) ciProvider() rule {
 	own.constants = make(map[string]string)
 	maps.Copy(own.constants, provider.constants)
 	maps.Copy(own.constants, e.Constants)
+	if why := own.refusesAll(); why != nil {
+		e.warn("constants", "no token gets a name with these constants: with every text that was tried for its claims, %w", why)
+	}
 	return &own
 }
 
