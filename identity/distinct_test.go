@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -243,5 +244,28 @@ func TestRefusalNamesTheCharacter(t *testing.T) {
 	_, warnings, err := NewRules(Config{Issuers: []IssuerConfig{entry}, CIProviders: map[string]CIProvider{"ci": {SubjectAlternativeNameTemplate: "https://ci.example/{{.x}}"}}})
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0].Error(), "constants") {
 		t.Errorf("a constant that is empty: %v, warnings %v", err, warnings)
+	}
+}
+
+// What isClean accepts is what url.JoinPath makes of it.
+func TestCleanURLs(t *testing.T) {
+	t.Parallel()
+	random, clean := rand.New(rand.NewPCG(1, 2)), 0
+	const octets = "ab/./-_~@.A:%?#é /x0"
+	for range 200_000 {
+		raw := []byte("https://h.example/")
+		for range random.IntN(6) {
+			raw = append(raw, octets[random.IntN(len(octets))])
+		}
+		if !isClean(string(raw)) {
+			continue
+		}
+		clean++
+		if joined, err := url.JoinPath("https://h.example", string(raw[len("https://h.example"):])); err != nil || joined != string(raw) {
+			t.Fatalf("%q became %q, %v", raw, joined, err)
+		}
+	}
+	if clean < 1000 {
+		t.Errorf("%d URLs were clean", clean)
 	}
 }

@@ -73,11 +73,28 @@ func hasDotSegment(path string) bool {
 // joinPath is url.JoinPath of base and the rest of raw, which begins with base. For a rest with a
 // malformed percent escape it refuses; (*url.URL).JoinPath would drop the rest.
 func joinPath(base, raw string) (string, error) {
+	if isClean(raw) && !strings.Contains(strings.TrimPrefix(base, "https://"), "/") {
+		return raw, nil
+	}
 	joined, err := url.JoinPath(base, strings.TrimPrefix(raw, base))
 	if err != nil || !isPrintable(raw) {
 		return "", notAURL(raw, err)
 	}
 	return joined, nil
+}
+
+// isClean reports whether a URL is one that net/url prints unchanged: https, a host in lower case, and
+// after it only characters that need no escape, no empty segment and no dot segment.
+func isClean(raw string) bool {
+	rest, https := strings.CutPrefix(raw, "https://")
+	host, path, slash := strings.Cut(rest, "/")
+	plain := func(s, others string) bool {
+		return !strings.ContainsFunc(s, func(c rune) bool {
+			return !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.ContainsRune(others, c))
+		})
+	}
+	return https && slash && host != "" && plain(host, "-.") && plain(path, "ABCDEFGHIJKLMNOPQRSTUVWXYZ-._~@/") &&
+		!strings.HasPrefix(path, "/") && !strings.Contains(path, "//") && !hasDotSegment(path)
 }
 
 // withHTTPS returns raw, https:// and a claim, as the URL in the claim with the scheme https.
