@@ -49,10 +49,7 @@ func New(places int, keep time.Duration) *Places {
 func (p *Places) Take(client netip.Addr, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.queue) > 0 && !now.Before(p.queue[0].until) {
-		p.count(p.queue[0].client, -1)
-		p.queue = p.queue[1:]
-	}
+	p.expire(now)
 	own, wide := Networks(client)
 	free, least := p.places-p.taken, 1
 	switch {
