@@ -103,17 +103,18 @@ func logIn(w http.ResponseWriter, r *http.Request) {
 func newAzure(t *testing.T) place {
 	key := ecdsaKey(t, 256)
 	s := &switchable{answer: azure{
-		"ca/1": key, "ca/2": ecdsaKey(t, 256), "p384/1": ecdsaKey(t, 384), "p521/1": ecdsaKey(t, 521), "rsa/1": rsaKey(t, 2048),
+		"ca/1": key, "ca/2": ecdsaKey(t, 256), "p384/1": ecdsaKey(t, 384), "p521/1": ecdsaKey(t, 521), "rsa/1": rsaKey(t, 2048), "rsa3072/1": rsaKey(t, 3072),
 	}}
 	serve(t, azureHost, s)
 	serve(t, azureLogin, http.HandlerFunc(logIn))
 	return place{
 		open: azurekms.Open, uri: azureURI("ca/1"), key: key, instead: s.Instead, down: func() func() { return disconnect(azureHost) }, secrets: []string{azureSecret, azureToken},
-		others: []string{azureURI("p384/1"), azureURI("p521/1")},
+		others: []string{azureURI("p384/1"), azureURI("p521/1"), azureURI("rsa/1")},
 		mistakes: map[string]string{
 			azureURI("none/1"):       "KeyNotFound",
 			azureURI("ca/2"):         "it is not the key of the authority's certificate",
 			azureURI("rsa/1"):        "an RSA key of 2048 bits",
+			azureURI("rsa3072/1"):    "SHA-384",
 			azureURI("ca"):           "the version that belongs to the certificate",
 			azureURI("ca/"):          "the version that belongs to the certificate",
 			"azurekms://mayfly/ca/1": "the whole host",

@@ -8,8 +8,10 @@ package azurekms
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
+	"crypto/rsa"
+	"encoding/asn1"
 	"errors"
+	"math/big"
 	"net/http"
 	"strings"
 
@@ -26,8 +28,8 @@ import (
 // Open requests the public half of a key. uri is azurekms://NAME.vault.azure.net/KEY/VERSION, or
 // with the host of a managed HSM. The version is mandatory: a rotation creates another key, which is
 // not that of the certificate. azidentity's DefaultAzureCredential finds the credentials. Errors of
-// uri have the key path ["uri"]. RSA keys are refused: sigstore's client encodes their signatures as
-// if they were of ECDSA.
+// uri have the key path ["uri"]. An RSA key must have 2048 bits: for larger ones sigstore's client
+// signs other hashes than SHA-256.
 func Open(ctx context.Context, uri string) (signer.Key, error) {
 	parts := strings.Split(strings.TrimPrefix(uri, azure.ReferenceScheme), "/")
 	if azure.ValidReference(uri) != nil || len(parts) != 3 || parts[2] == "" || !strings.Contains(parts[0], ".") || strings.ContainsAny(parts[0], "@?#%\\ ") {
@@ -45,12 +47,13 @@ func Open(ctx context.Context, uri string) (signer.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := key.Public.(*ecdsa.PublicKey); !ok {
-		return nil, keypath.Errorf([]string{"uri"}, "%s is %s; at Azure, only ECDSA keys on P-256, P-384 and P-521 are supported", uri, signer.Describe(key.Public))
-	}
-	sign := key.Sign
+	sign, public := key.Sign, key.Public
 	key.Sign = func(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
-		return sign(once(ctx), digest, hash)
+		signature, err := sign(once(ctx), digest, hash)
+		if public, ok := public.(*rsa.PublicKey); ok && err == nil {
+			return unwrapRSA(signature, public.Size())
+		}
+		return signature, err
 	}
 	return kms.New(key)
 }
@@ -58,6 +61,20 @@ func Open(ctx context.Context, uri string) (signer.Key, error) {
 // once stops the retries of Azure's client: a Signer retries, and bounds the retries.
 func once(ctx context.Context) context.Context {
 	return policy.WithRetryOptions(ctx, policy.RetryOptions{MaxRetries: -1})
+}
+
+// unwrapRSA returns the RSA signature. Sigstore's client wraps every signature as if it were of
+// ECDSA: in a SEQUENCE of its two halves as numbers.
+func unwrapRSA(der []byte, size int) ([]byte, error) {
+	var halves struct{ First, Second *big.Int }
+	if rest, err := asn1.Unmarshal(der, &halves); err != nil || len(rest) > 0 ||
+		halves.First.Sign() < 0 || halves.Second.Sign() < 0 || halves.First.BitLen() > size*4 || halves.Second.BitLen() > size*4 {
+		return nil, errors.New("the signature is not one of an RSA key")
+	}
+	signature := make([]byte, size)
+	halves.First.FillBytes(signature[:size/2])
+	halves.Second.FillBytes(signature[size/2:])
+	return signature, nil
 }
 
 // status implements kms.Service.Status. A login without an answer counts as an outage.
