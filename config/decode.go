@@ -4,9 +4,9 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
-	"fmt"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -17,7 +17,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/certs"
-	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
@@ -107,80 +106,6 @@ func result[T any](d *decoder, doc *T) (*T, []error, error) {
 	return doc, d.inOrder(d.warnings).Unwrap(), nil
 }
 
-func (d *decoder) at(p position) Mistake {
-	return Mistake{File: d.name, Line: p.line, Column: p.column}
-}
-
-func (m Mistake) with(format string, args ...any) Mistake {
-	m.Text = fmt.Sprintf(format, args...)
-	return m
-}
-
-// mistake records a fault that makes the file unusable.
-func (d *decoder) mistake(at position, format string, args ...any) {
-	d.mistakes = append(d.mistakes, d.at(at).with(format, args...))
-}
-
-// tolerated records a fault that the peer accepts silently: a mistake, or under compat a warning.
-func (d *decoder) tolerated(at position, format string, args ...any) {
-	if d.compat {
-		d.warnings = append(d.warnings, d.at(at).with(format, args...))
-	} else {
-		d.mistake(at, format, args...)
-	}
-}
-
-// mismatch records that the value at path is not of the expected kind.
-func (d *decoder) mismatch(n *node, path []string, format string, args ...any) {
-	d.wrongAt[joined(path)] = true
-	d.mistake(n.at, format, args...)
-}
-
-// wrong records a mistake at a path, unless it is the consequence of another.
-func (d *decoder) wrong(path []string, format string, args ...any) {
-	if !d.isEcho(path) {
-		d.mistakes = append(d.mistakes, d.locate(path).with(format, args...))
-		d.wrongAt[joined(path)] = false
-	}
-}
-
-// isEcho reports whether a mistake at path is the consequence of a recorded one.
-func (d *decoder) isEcho(path []string) bool {
-	_, echo := d.wrongAt[joined(path)]
-	for n := 0; n < len(path) && !echo; n++ {
-		echo = d.wrongAt[joined(path[:n])]
-	}
-	return echo
-}
-
-// caution records a warning at a path, unless it is the consequence of a mistake.
-func (d *decoder) caution(path []string, format string, args ...any) {
-	if !d.isEcho(path) {
-		d.warnings = append(d.warnings, d.locate(path).with(format, args...))
-	}
-}
-
-// peers records a fault at a path that the peer accepts silently.
-func (d *decoder) peers(path []string, format string, args ...any) {
-	if d.compat {
-		d.caution(path, format, args...)
-	} else {
-		d.wrong(path, format, args...)
-	}
-}
-
-// add records the keypath errors of a constructor, and its warnings.
-func (d *decoder) add(err error, warnings []error) {
-	for _, e := range keypath.All(err) {
-		if !d.isEcho(e.Path) {
-			d.mistakes = append(d.mistakes, d.WithPlaces(e).(Mistakes)...)
-		}
-	}
-	for _, warning := range warnings {
-		d.warnings = append(d.warnings, d.WithPlaces(warning).(Mistakes)...)
-	}
-}
-
 // field is a key of a mapping.
 type field struct {
 	yaml  string // as spelled in YAML, and in every key path
@@ -249,7 +174,9 @@ func (d *decoder) value(n *node, place position, path []string, v reflect.Value,
 		d.mapping(n, path, func(p pair) {
 			name, item := p.key.value, reflect.New(v.Type().Elem()).Elem()
 			if d.json && tag.Get("kind") == "extension" {
-				name = extensionKey(name)
+				if name = d.extensionKey(p.key); name == "" {
+					return
+				}
 			}
 			d.value(p.value, p.place(), join(path, name), item, "")
 			v.SetMapIndex(reflect.ValueOf(name), item)
@@ -361,15 +288,19 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 // entries reads a mapping with keys of the author's choice into a list of structs.
 func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 	keys := names(fields(v.Type().Elem(), d.json))
+	isKey := func(p pair) bool { return slices.Contains(keys, p.key.value) }
+	flat := -1 // without indentation, an entry is empty, and its keys look like entries
 	if n != nil {
-		// Without indentation, an entry is empty, and its keys look like entries.
-		if i := slices.IndexFunc(n.pairs, func(p pair) bool { return slices.Contains(keys, p.key.value) }); i >= 0 {
-			key := n.pairs[i].key
-			d.mistake(key.at, "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
-			return
-		}
+		flat = slices.IndexFunc(n.pairs, isKey)
+	}
+	if flat >= 0 {
+		key := n.pairs[flat].key
+		d.mistake(key.at, "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
 	}
 	d.mapping(n, path, func(p pair) {
+		if flat >= 0 && (isKey(p) || p.value.isNull()) {
+			return
+		}
 		if p.value.isNull() {
 			d.mistake(p.value.at, "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
 			return
@@ -396,18 +327,20 @@ func (d *decoder) mapping(n *node, path []string, each func(p pair)) {
 	}
 }
 
-// extensionKey returns the key in YAML of the extension with the name given. A file never sets issuer
-// and subject.
-func extensionKey(name string) string {
-	extension, ok := certs.ExtensionByName(name)
-	switch {
-	case !ok && name != "Subject":
-		return name
-	case extension.Key == "":
-		return "subject"
-	default:
-		return extension.Key
+// extensionKey returns the key in YAML of the extension that a key of JSON names; "" for an unknown
+// name. A file never sets issuer and subject.
+func (d *decoder) extensionKey(key *node) string {
+	var known []string
+	for _, e := range certs.Table() {
+		switch {
+		case e.Name == key.value || key.value == "Subject":
+			return cmp.Or(e.Key, "subject")
+		case e.Key != "":
+			known = append(known, e.Name)
+		}
 	}
+	d.tolerated(key.at, "there is no extension %q%s", shorten(key.value), suggest.DidYouMeanOr(key.value, known, "the names are"))
+	return ""
 }
 
 // join returns path with more keys.

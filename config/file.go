@@ -146,6 +146,80 @@ func (f *File) inOrder(list Mistakes) Mistakes {
 	return list
 }
 
+func (d *decoder) at(p position) Mistake {
+	return Mistake{File: d.name, Line: p.line, Column: p.column}
+}
+
+func (m Mistake) with(format string, args ...any) Mistake {
+	m.Text = fmt.Sprintf(format, args...)
+	return m
+}
+
+// mistake records a fault that makes the file unusable.
+func (d *decoder) mistake(at position, format string, args ...any) {
+	d.mistakes = append(d.mistakes, d.at(at).with(format, args...))
+}
+
+// tolerated records a fault that the peer accepts silently: a mistake, or under compat a warning.
+func (d *decoder) tolerated(at position, format string, args ...any) {
+	if d.compat {
+		d.warnings = append(d.warnings, d.at(at).with(format, args...))
+	} else {
+		d.mistake(at, format, args...)
+	}
+}
+
+// mismatch records that the value at path is not of the expected kind.
+func (d *decoder) mismatch(n *node, path []string, format string, args ...any) {
+	d.wrongAt[joined(path)] = true
+	d.mistake(n.at, format, args...)
+}
+
+// wrong records a mistake at a path, unless it is the consequence of another.
+func (d *decoder) wrong(path []string, format string, args ...any) {
+	if !d.isEcho(path) {
+		d.mistakes = append(d.mistakes, d.locate(path).with(format, args...))
+		d.wrongAt[joined(path)] = false
+	}
+}
+
+// isEcho reports whether a mistake at path is the consequence of a recorded one.
+func (d *decoder) isEcho(path []string) bool {
+	_, echo := d.wrongAt[joined(path)]
+	for n := 0; n < len(path) && !echo; n++ {
+		echo = d.wrongAt[joined(path[:n])]
+	}
+	return echo
+}
+
+// caution records a warning at a path, unless it is the consequence of a mistake.
+func (d *decoder) caution(path []string, format string, args ...any) {
+	if !d.isEcho(path) {
+		d.warnings = append(d.warnings, d.locate(path).with(format, args...))
+	}
+}
+
+// peers records a fault at a path that the peer accepts silently.
+func (d *decoder) peers(path []string, format string, args ...any) {
+	if d.compat {
+		d.caution(path, format, args...)
+	} else {
+		d.wrong(path, format, args...)
+	}
+}
+
+// add records the keypath errors of a constructor, and its warnings.
+func (d *decoder) add(err error, warnings []error) {
+	for _, e := range keypath.All(err) {
+		if !d.isEcho(e.Path) {
+			d.mistakes = append(d.mistakes, d.WithPlaces(e).(Mistakes)...)
+		}
+	}
+	for _, warning := range warnings {
+		d.warnings = append(d.warnings, d.WithPlaces(warning).(Mistakes)...)
+	}
+}
+
 // readFile returns the content of a file of at most maxFileSize bytes.
 func readFile(name string) ([]byte, error) {
 	content, err := files.Read(name, maxFileSize)

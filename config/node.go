@@ -6,12 +6,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"regexp"
-	"strconv"
 	"strings"
-	"unicode/utf16"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -120,10 +116,7 @@ func (d *decoder) parse(content []byte) *node {
 			d.mistake(jsonErrorAt(err, content), "the file is not JSON, as which it is read because it begins with a brace: %v", err)
 			return nil
 		}
-		brace := bytes.IndexByte(content, '{')
-		object := bytes.TrimRight(content[brace:], " \t\r\n")
-		// YAML permits tabs only inside of the braces.
-		content = append(bytes.ReplaceAll(content[:brace], []byte("\t"), []byte(" ")), jsonEscapes.ReplaceAllFunc(object, yamlEscape)...)
+		content = d.yamlOfJSON(content)
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var document, second yaml.Node
@@ -150,22 +143,6 @@ func (d *decoder) parse(content []byte) *node {
 		return nil
 	}
 	return root
-}
-
-// jsonEscapes matches the escapes of JSON that the YAML package does not read: a slash, and a
-// character as two UTF-16 units. It also matches an escaped backslash, which begins neither.
-var jsonEscapes = regexp.MustCompile(`\\[\\/]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}`)
-
-func yamlEscape(escaped []byte) []byte {
-	switch string(escaped) {
-	case `\\`:
-		return escaped
-	case `\/`:
-		return []byte("/")
-	}
-	high, _ := strconv.ParseUint(string(escaped[2:6]), 16, 16)
-	low, _ := strconv.ParseUint(string(escaped[8:12]), 16, 16)
-	return fmt.Appendf(nil, `\U%08x`, utf16.DecodeRune(rune(high), rune(low)))
 }
 
 // treeBuilder converts the nodes of the YAML package into nodes of this one. It expands each alias
@@ -204,7 +181,9 @@ func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
 			n.items = append(n.items, b.build(item, depth+1))
 		}
 	default:
-		n.tag, n.value = y.ShortTag(), y.Value
+		if n.tag, n.value = y.ShortTag(), y.Value; b.json && y.Style == 0 && n.tag == tagString {
+			n.tag = tagFloat // which the YAML package takes for text if a float64 cannot hold it
+		}
 		n.implied = y.Tag == tagNull && y.Value == "" && y.Style == 0
 	}
 	return n
@@ -223,6 +202,8 @@ func (b *treeBuilder) mapping(n *node, y *yaml.Node, depth int) {
 		}
 		first, repeated := at[p.key.value]
 		switch {
+		case b.nodes > maxNodes: // parse reports it
+			return
 		case p.key.kind != yaml.ScalarNode:
 			b.mistake(p.key.at, "found %s as a key, expected text", p.key.what())
 		case p.key.tag == tagMerge:

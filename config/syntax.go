@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -21,6 +24,52 @@ func jsonErrorAt(err error, content []byte) position {
 		offset = len(bytes.TrimRight(content, " \t\r\n"))
 	}
 	return positionAt(content, max(offset, 0))
+}
+
+// jsonParts matches what the YAML package does not read as JSON: an escaped slash, a character as two
+// UTF-16 units, half of one, raw characters that are no text of YAML or end its lines, and a colon in
+// another line than its key. It also matches escapes that hide a quote or a backslash, and quotes.
+var jsonParts = regexp.MustCompile(`\\["\\/]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|` +
+	`[\x{80}-\x{9f}\x{2028}\x{2029}\x{feff}\x{fffe}\x{ffff}]|"\s*\n\s*:|"`)
+
+// yamlOfJSON returns a JSON object in a form that the YAML package reads. Spaces after a text that
+// becomes shorter keep the columns of what follows.
+func (d *decoder) yamlOfJSON(content []byte) []byte {
+	brace := bytes.IndexByte(content, '{')
+	out := bytes.ReplaceAll(content[:brace], []byte("\t"), []byte(" ")) // YAML permits tabs only inside of the braces
+	content = bytes.TrimRight(content, " \t\r\n")
+	end, spaces := brace, 0
+	for _, part := range jsonParts.FindAllIndex(content[brace:], -1) {
+		begin := brace + part[0]
+		out = append(out, content[end:begin]...)
+		end = brace + part[1]
+		switch found := string(content[begin:end]); {
+		case found == `"`:
+			out = append(append(out, '"'), bytes.Repeat([]byte(" "), max(spaces, 0))...)
+			spaces = 0
+		case found[0] == '"':
+			out = append(out, `":`+found[1:len(found)-1]+" "...)
+			spaces = 0
+		case found == `\/`:
+			out = append(out, '/')
+			spaces++
+		case len(found) == len(`\ud83d\ude00`):
+			high, _ := strconv.ParseUint(found[2:6], 16, 16)
+			low, _ := strconv.ParseUint(found[8:12], 16, 16)
+			out = fmt.Appendf(out, `\U%08x`, utf16.DecodeRune(rune(high), rune(low)))
+			spaces += 2
+		case len(found) == len(`\ud83d`):
+			d.mistake(positionAt(content, begin), `found %s, which is half of a character; the other half is missing, as in \ud83d\ude00`, found)
+			out = append(out, `\ufffd`...)
+		case found[0] == '\\':
+			out = append(out, found...)
+		default:
+			r, _ := utf8.DecodeRuneInString(found)
+			out = fmt.Appendf(out, `\u%04x`, r)
+			spaces -= 5
+		}
+	}
+	return append(out, content[end:]...)
 }
 
 // yamlSyntaxError returns the place of an error of the YAML package, and a sentence. The package
