@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,15 +44,14 @@ type answer struct {
 
 // race returns the first SCT that verifies. It asks the first log at once, and each further log when
 // the last one has had the hedge delay, or as soon as any has failed. When all have been asked, it
-// asks those with a temporary failure again in the same manner, after a pause. With an SCT it cancels
-// the other attempts and does not wait for them. Without one, it returns the error of each log.
+// asks those with a temporary failure again in the same manner, after a pause. With an SCT it does not
+// wait for the other attempts, which Add cancels. Without one, it returns the error of each log.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	waiting := l.order(time.Now())
 	if len(waiting) == 0 {
 		return SCT{}, errNoLogNow
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(errOutrun)
+	won := new(atomic.Bool) // whether an SCT ends the race
 	// The buffer has room for every answer, so that no attempt ever blocks on it.
 	answers := make(chan answer, maxAttempts*len(waiting))
 	var failures []error
@@ -67,7 +67,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 			t.attempts++
 			running++
 			due = time.Now().Add(l.hedge)
-			go func() { answers <- l.attempt(ctx, t, sub) }()
+			go func() { answers <- l.attempt(ctx, t, sub, won) }()
 			continue
 		}
 		var turned <-chan time.Time
@@ -80,6 +80,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 		case a := <-answers:
 			running--
 			if a.err == nil {
+				won.Store(true)
 				return a.sct, nil
 			}
 			failures = append(failures, fmt.Errorf("log %s: %w", a.Name(), a.err))
@@ -143,16 +144,18 @@ func (l *Logs) next(ctx context.Context, waiting []*turn, due time.Time) (t *tur
 }
 
 // attempt asks a log once, and counts and logs how that ended.
-func (l *Logs) attempt(ctx context.Context, t *turn, sub Submission) answer {
+func (l *Logs) attempt(ctx context.Context, t *turn, sub Submission, won *atomic.Bool) answer {
 	started := time.Now()
 	sct, err := submit(ctx, t.member, sub)
 	failed := true
 	switch {
 	case ctx.Err() != nil:
 		// A log that was silent for the whole hedge delay has failed. A log that had less time has not.
-		elapsed, cause := time.Since(started), context.Cause(ctx)
+		elapsed, cause := time.Since(started), ctx.Err()
 		if failed = elapsed >= l.hedge; !failed {
 			cause = context.Canceled
+		} else if won.Load() {
+			cause = errOutrun
 		}
 		err = fmt.Errorf("no answer within %s: %w", elapsed.Round(time.Millisecond), cause)
 	case err == nil:
@@ -160,7 +163,6 @@ func (l *Logs) attempt(ctx context.Context, t *turn, sub Submission) answer {
 	}
 	t.observe(ctx, time.Since(started), err)
 	name := slog.String("log", t.Name())
-	var retryable *RetryableError
 	switch {
 	case err == nil:
 		if t.breaker.Succeeded() {
@@ -168,6 +170,7 @@ func (l *Logs) attempt(ctx context.Context, t *turn, sub Submission) answer {
 		}
 	case failed:
 		var rest time.Duration
+		var retryable *RetryableError
 		if errors.As(err, &retryable) {
 			rest = retryable.After
 		}

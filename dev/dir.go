@@ -3,6 +3,7 @@
 package dev
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
@@ -89,38 +91,74 @@ func writeMarker(dir, host string) error {
 }
 
 // ownDir creates dir if it is missing, and returns it without symbolic links. Only this process's
-// user, and root, can change its content or which directory its new name means, and no link leads
-// out of it. The check precedes every other access: a name that another user chose may block.
+// user, and root, can change its content or which directory its name means, and no link leads out
+// of it. Later writes below it, also by libraries, then follow no link of another user. The check
+// precedes every other access, since a name that another user chose may block or lead elsewhere.
 func ownDir(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
 		return "", err
 	}
-	dir, err := filepath.EvalSymlinks(dir)
+	if err = checkPath(dir, maxLinks); errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(dir, 0o700); err == nil {
+			err = checkPath(dir, maxLinks)
+		}
+	}
 	if err == nil {
-		dir, err = filepath.Abs(dir)
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err == nil { // a target with ".." after a link of its own leads elsewhere than its text
+		err = checkPath(dir, 0)
 	}
 	if err != nil {
 		return "", err
 	}
-	for parent := dir; parent != "/"; {
-		parent = filepath.Dir(parent)
-		info, err := os.Lstat(parent)
-		if err != nil {
-			return "", err
-		}
-		// Others may create files in a sticky directory, such as /tmp, and replace none.
-		if uid := info.Sys().(*syscall.Stat_t).Uid; uid != 0 && int(uid) != os.Geteuid() || writableByOthers(info) && info.Mode()&fs.ModeSticky == 0 {
-			return "", fmt.Errorf("%s belongs to user %d and has mode %04o, so that other users can replace what is in it", parent, uid, info.Mode().Perm())
-		}
-	}
 	return dir, checkTree(dir)
 }
 
-// checkTree checks dir and, if it is a development world's, everything in it.
+// maxLinks is how many symbolic links a path may have, as in Linux.
+const maxLinks = 40
+
+// checkPath checks each directory and link on the way to path, which is absolute: only root and this
+// process's user may replace it. Others may create files in a sticky directory, such as /tmp, and
+// replace none.
+func checkPath(path string, links int) error {
+	at, parts := "/", strings.Split(path, "/")
+	for i, part := range parts {
+		at = filepath.Join(at, part)
+		info, err := os.Lstat(at)
+		if err != nil {
+			return err
+		}
+		uid, link := info.Sys().(*syscall.Stat_t).Uid, info.Mode().Type() == fs.ModeSymlink
+		switch {
+		case uid != 0 && int(uid) != os.Geteuid() || !link && writableByOthers(info) && info.Mode()&fs.ModeSticky == 0:
+			return fmt.Errorf("%s belongs to user %d and has mode %04o, so that other users can replace what is in it", at, uid, info.Mode().Perm())
+		case link:
+			target, err := os.Readlink(at)
+			if err != nil || links == 0 {
+				return errors.Join(err, fmt.Errorf("%s is a symbolic link that cannot be followed", at))
+			}
+			if !filepath.IsAbs(target) {
+				target = filepath.Join(filepath.Dir(at), target)
+			}
+			return checkPath(filepath.Join(target, filepath.Join(parts[i+1:]...)), links-1)
+		case !info.IsDir():
+			return fmt.Errorf("%s is no directory", at)
+		}
+	}
+	return nil
+}
+
+// checkTree checks dir and, if it is a development world's, everything in it. A process that was killed
+// may have left a file with two names in dir.
 func checkTree(dir string) error {
 	_, err := os.Lstat(filepath.Join(dir, markerFile))
 	inside, private := !errors.Is(err, fs.ErrNotExist), false
-	return filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+	type inode struct{ device, number uint64 }
+	names := make(map[inode]uint64)
+	var several []func() error // checks of the files with several names
+	err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 		var info fs.FileInfo
 		if err == nil {
 			info, err = entry.Info()
@@ -133,20 +171,33 @@ func checkTree(dir string) error {
 		}
 		stat := info.Sys().(*syscall.Stat_t)
 		switch {
-		case !info.IsDir() && (!info.Mode().IsRegular() || stat.Nlink > 1):
-			return fmt.Errorf("%s is a link or no file (%s, %d names), and mayfly dev creates no such thing", name, info.Mode().Type(), stat.Nlink)
+		case !info.IsDir() && !info.Mode().IsRegular():
+			return fmt.Errorf("%s is neither a file nor a directory (%s), and mayfly dev creates no such thing", name, info.Mode().Type())
 		case int(stat.Uid) != os.Geteuid():
 			return fmt.Errorf("%s belongs to user %d, and this process runs as user %d", name, stat.Uid, os.Geteuid())
 		case !private && writableByOthers(info):
 			return fmt.Errorf("%s has mode %04o, so that other users can change it: run chmod go-w on it, if no other user has used it", name, info.Mode().Perm())
 		case name == dir: // the umask decides the mode of files in a directory that others cannot enter
 			private = info.Mode().Perm()&0o077 == 0
+		case !info.IsDir() && stat.Nlink > 1:
+			file := inode{uint64(stat.Dev), stat.Ino}
+			names[file]++
+			several = append(several, func() error {
+				if names[file] < uint64(stat.Nlink) {
+					return fmt.Errorf("%s has another name outside of %s (a hard link), and both would be written", name, dir)
+				}
+				return nil
+			})
 		}
 		if !inside {
 			return fs.SkipAll // claimDir refuses it unless it is empty
 		}
 		return nil
 	})
+	for _, check := range several {
+		err = cmp.Or(err, check())
+	}
+	return err
 }
 
 // writableByOthers reports whether the mode lets other users write. The group of a user alone,

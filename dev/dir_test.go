@@ -35,6 +35,7 @@ func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 		"a FIFO for a marker":         {"mkdir -p own/world; mkfifo own/world/.mayfly-dev", false},
 		"a FIFO for a directory":      {"mkdir own; mkfifo own/world", false},
 		"a hard link":                 {world + "ln ../../victim issuers.yaml", false},
+		"a hard link inside":          {world + "echo > a; ln a b", true}, // as a killed Tessera leaves it
 		"a mode for all":              {world + "chmod 777 .", false},
 		"sticky, for all":             {world + "chmod 1777 .", false},
 		"a file for all":              {world + "chmod 666 .mayfly-dev", false},
@@ -44,6 +45,9 @@ func TestRefusesDirectoriesThatOthersCanChange(t *testing.T) {
 		"another's file":              {world + "chown 65534 .mayfly-dev", false},
 		"another's parent":            {world + "chown 65534 ..", false},
 		"another's parent, new":       {"mkdir own; chown 65534 own", false},
+		"another's link":              {"mkdir real own; ln -s ../real own/world; chown -h 65534 own/world", false},
+		"a link through another's":    {"mkdir -p real theirs own; ln -s ../real theirs/hop; ln -s ../theirs/hop own/world; chown 65534 theirs", false},
+		"new, through another's link": {"mkdir real own; ln -s real hop; chown -h 65534 hop; rmdir own; ln -s hop own", false},
 		"links without an end":        {"mkdir own; ln -s world own/world", false},
 		// Its target ends in "..", after a link to a directory below another user's.
 		"a link out of another's": {"mkdir -p world theirs/world theirs/sub own; ln -s theirs/sub hop; ln -s ../hop/../world own/world; chown 65534 theirs", false},

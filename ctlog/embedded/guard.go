@@ -3,9 +3,11 @@
 package embedded
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -68,8 +70,13 @@ func readGuard(path, origin string, logID [32]byte) (*guardFile, error) {
 
 func parseGuard(content []byte) (*guardFile, error) {
 	g := &guardFile{}
-	if err := json.Unmarshal(content, g); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.DisallowUnknownFields() // a field of a later version could restrict what the log may sign
+	if err := decoder.Decode(g); err != nil {
 		return nil, err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("more data follows its JSON object")
 	}
 	if len(g.LogID) != hashSize || len(g.RootHash) != hashSize || g.TreeSize == 0 && g.head() != emptyTree() {
 		return nil, errors.New("its log_id or root_hash is no hash, or not that of an empty tree")
