@@ -59,6 +59,7 @@ type Config struct {
 	Registerer prometheus.Registerer // of the metrics mayfly_ctlog_…; nil for none; several logs may share one
 
 	reserve    uint64 // minFree, except in tests
+	spareFiles uint64 // the constant, except in tests
 	maxPending int    // defaultMaxPending, except in tests
 }
 
@@ -88,6 +89,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, time.Second)
 	cfg.maxPending = cmp.Or(cfg.maxPending, defaultMaxPending)
 	cfg.reserve = cmp.Or(cfg.reserve, minFree)
+	cfg.spareFiles = cmp.Or(cfg.spareFiles, spareFiles)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -10,12 +10,17 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 const (
 	// minFree is the free space that the log requires before it accepts an entry: a batch writes
 	// a few MiB at most, and the disk must not fill up in the middle of one.
 	minFree = 32 << 20
+	// spareFiles is how many files this process must still be able to open before the log accepts an
+	// entry.
+	spareFiles = 64
 	// storageInterval is how often an open log checks its storage.
 	storageInterval = time.Second
 )
@@ -57,8 +62,25 @@ func (cfg Config) checkSpace(free uint64) error {
 	return nil
 }
 
-// watchStorage checks the storage until ctx ends. Submit reads only the result: on a disk that is
-// read-only, Tessera would panic in a goroutine of its own.
+// checkDescriptors refuses to accept an entry if few file descriptors are free. The kernel assigns the
+// lowest free one.
+func (cfg Config) checkDescriptors() error {
+	var limit syscall.Rlimit
+	descriptor, err := syscall.Open(cfg.Dir, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err == nil {
+		err = errors.Join(syscall.Close(descriptor), syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	}
+	if err == nil && uint64(descriptor)+cfg.spareFiles > limit.Cur {
+		err = fmt.Errorf("nearly all of the %d files that this process may open are open; raise the limit (ulimit -n, LimitNOFILE)", limit.Cur)
+	}
+	if err != nil {
+		return &ctlog.RetryableError{After: retryAfter, Err: fmt.Errorf("opening a file: %w", err)}
+	}
+	return nil
+}
+
+// watchStorage checks the storage until ctx ends. Submit reads only the result: without free file
+// descriptors, or on a disk that is read-only, Tessera would panic in a goroutine of its own.
 func (l *Log) watchStorage(ctx context.Context) {
 	ticker := time.NewTicker(storageInterval)
 	defer ticker.Stop()
@@ -77,6 +99,9 @@ func (l *Log) checkStorage() error {
 	free, err := l.cfg.checkStorage()
 	if err == nil {
 		err = l.cfg.checkSpace(free)
+	}
+	if err == nil {
+		err = l.cfg.checkDescriptors()
 	}
 	l.storage.Store(&storage{free, err})
 	return err

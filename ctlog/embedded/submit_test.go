@@ -74,6 +74,19 @@ func TestSubmitBoundsItsQueue(t *testing.T) {
 	}
 }
 
+// Tessera panics if it can open no file.
+func TestFewFileDescriptors(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	cfg.spareFiles = 1 << 40
+	l := open(t, cfg)
+	_, err := l.Submit(t.Context(), a.submission(t))
+	var retryable *ctlog.RetryableError
+	if !errors.As(err, &retryable) || retryable.After == 0 || !errors.As(l.Ready(), &retryable) {
+		t.Errorf("got %v, and readiness %v", err, l.Ready())
+	}
+}
+
 func TestShutdownDrains(t *testing.T) {
 	t.Parallel()
 	cfg := newConfig(t)
