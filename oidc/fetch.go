@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -69,6 +70,10 @@ func (i *issuer) read(last *keys) (k *keys, err error) {
 	})
 	if err != nil {
 		return nil, errors.Join(discovery, err)
+	}
+	if n := len(next.list); n >= maxKeys && (last == nil || n != len(last.list)) && i.mayLog() {
+		i.cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "a key set is unusually large; a token without a kid is tried with its first 64 keys, and of an issuer under a pattern no others are kept",
+			slog.String("issuer_url", i.url), slog.Int("used", n))
 	}
 	return next, discovery
 }

@@ -55,6 +55,7 @@ type issuer struct {
 	lastErr  error         // of the last fetch; nil if it was good
 	due      time.Time     // no fetch but a check starts before, and while the issuer fails no check either
 	checkAt  time.Time     // no check starts before
+	checks   [2]time.Time  // when the last two checks started
 	reported State         // after the last fetch; "" before the first
 }
 
@@ -79,7 +80,9 @@ func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) 
 	case failed:
 	case known != x.keys:
 		x.keys = known
-		refused = known.verify(ctx, x.token, x.now)
+		if refused = known.verify(ctx, x.token, x.now); refused == nil {
+			i.confirm()
+		}
 	default:
 		failed = !errors.As(unread, new(notYet)) || i.failing()
 	}
@@ -193,6 +196,7 @@ func (i *issuer) fetch(refused *keys, client netip.Addr, now time.Time) (<-chan 
 	if check {
 		// With jitter, replicas that received the same token do not connect at the same time.
 		i.checkAt = now.Add(checkInterval + rand.N(checkJitter))
+		i.checks = [2]time.Time{i.checks[1], now}
 	}
 	done := make(chan struct{})
 	i.fetching = done
@@ -211,6 +215,17 @@ func (i *issuer) next(check bool) time.Time {
 		return i.checkAt
 	}
 	return i.due
+}
+
+// confirm records that a check brought a new key. If it was the only check of the last minute, another
+// new key may be looked for soon: an issuer may replace its key twice in a short time. No client can
+// cause this with tokens that the issuer did not sign.
+func (i *issuer) confirm() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.checks[1].Sub(i.checks[0]) > time.Minute {
+		i.checkAt = i.checks[1].Add(settled)
+	}
 }
 
 // notYet is the error if the next fetch is permitted only after this time.

@@ -238,7 +238,7 @@ func TestIssuerThatTurnsBad(t *testing.T) {
 					t.Errorf("afterwards: status %+v", status)
 				}
 				w.accept(t, token)
-				if lines := log.take(); len(lines) != 2 {
+				if lines, _ := log.take(); len(lines) != 2 {
 					t.Errorf("%d lines: %s", len(lines), strings.Join(lines, "\n"))
 				}
 			})

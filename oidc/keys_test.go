@@ -121,6 +121,27 @@ func TestNewKeyAmongHostileTokens(t *testing.T) {
 	})
 }
 
+// TestKeyReplacedAgain: the second of two replacements within a minute is found as soon as the first
+// one. The third waits for the limiter, and never causes a final refusal.
+func TestKeyReplacedAgain(t *testing.T) {
+	bothKinds(t, func(t *testing.T, issuer []Issuer) {
+		w := newWorld(t, Config{Issuers: issuer}, provider.Config{Lifetime: time.Hour})
+		defer w.run(t)()
+		w.accept(t, mint(t, w.provider, nil))
+		for i := range 3 {
+			time.Sleep(settled + time.Millisecond)
+			w.rotate(t)
+			token := mint(t, w.provider, nil)
+			if i == 2 {
+				e := w.refuse(t, token, refusal.IssuerUnreachable)
+				wantTemporary(t, e)
+				time.Sleep(e.RetryAfter)
+			}
+			w.accept(t, token)
+		}
+	})
+}
+
 // TestTotalOfAPattern: bad tokens that name many real issuers of a pattern cause fetches within the
 // pattern's total, of which one client gets half. Beyond it the refusal can be retried. The new key
 // of another client's issuer is found at once.

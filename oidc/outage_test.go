@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,39 +33,43 @@ func (l *logLines) Write(p []byte) (int, error) {
 
 func (l *logLines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// take returns the lines since the last call.
-func (l *logLines) take() []string {
+// take returns the lines since the last call, except the summaries, of which it returns the number.
+func (l *logLines) take() (lines []string, summaries int) {
 	synctest.Wait()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer l.buffer.Reset()
-	return strings.FieldsFunc(l.buffer.String(), func(r rune) bool { return r == '\n' })
+	lines = strings.FieldsFunc(l.buffer.String(), func(r rune) bool { return r == '\n' })
+	all := len(lines)
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.HasSuffix(line, "issuers=1 issuer_entries=["+testIssuer+"]") })
+	return lines, all - len(lines)
 }
 
 // TestOutageIsALineForEachChange: an unreachable issuer causes one line, one more when its keys have
-// become too old, and one when it is reachable again.
+// become too old, and one when it is reachable again; between them one in ten minutes.
 func TestOutageIsALineForEachChange(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var log logLines
 		w := newWorld(t, Config{Logger: log.logger()}, provider.Config{})
-		want := func(state State) {
+		want := func(state State, least int) {
 			t.Helper()
-			if lines := log.take(); len(lines) != 1 || !strings.Contains(lines[0], "state="+string(state)) || len(lines[0]) > 1000 {
-				t.Errorf("want one line for %s: %s", state, strings.Join(lines, "\n"))
+			lines, summaries := log.take()
+			if len(lines) != 1 || !strings.Contains(lines[0], "state="+string(state)) || len(lines[0]) > 1000 || summaries < least || summaries > least*6/5 {
+				t.Errorf("want one line for %s and %d summaries, not %d: %s", state, least, summaries, strings.Join(lines, "\n"))
 			}
 		}
 		w.serve(testIssuer, nil)
 		defer w.run(t)()
 		time.Sleep(time.Hour)
-		want(StateFailing)
+		want(StateFailing, 6)
 		w.serve(testIssuer, w.provider)
 		time.Sleep(time.Hour)
-		want(StateOK)
+		want(StateOK, 0)
 		w.serve(testIssuer, nil)
 		time.Sleep(time.Hour)
-		want(StateDegraded)
+		want(StateDegraded, 5)
 		time.Sleep(defaultKeyLifetime)
-		want(StateFailing)
+		want(StateFailing, 6*24)
 	})
 }
 
@@ -74,6 +79,7 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var log logLines
 		w := newWorld(t, Config{Issuers: issuers("https://*.example"), Logger: log.logger()}, provider.Config{Lifetime: 24 * time.Hour})
+		defer w.run(t)()
 		const owned = 50
 		verifyAll := func(up bool) {
 			for i := range owned {
@@ -90,8 +96,8 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 			verifyAll(false)
 			time.Sleep(time.Minute)
 		}
-		// Two hours, with maxPatternLines in each ten minutes at most.
-		if lines := log.take(); len(lines) < 20 || len(lines) > 13*maxPatternLines {
+		// Two hours, with maxPatternLines and a summary in each ten minutes at most.
+		if lines, _ := log.take(); len(lines) < 20 || len(lines) > 13*(maxPatternLines+1) {
 			t.Errorf("%d lines: %s", len(lines), strings.Join(lines[:min(len(lines), 20)], "\n"))
 		}
 		time.Sleep(2 * linesInterval)
@@ -99,7 +105,7 @@ func TestIssuersOfAPatternFillNoLog(t *testing.T) {
 		for i := range 100 {
 			_ = w.verifyFrom(t, clientNumber(i), w.madeUp(t, i))
 		}
-		if lines := log.take(); len(lines) != 0 {
+		if lines, _ := log.take(); len(lines) != 0 {
 			t.Errorf("made-up issuers: %s", strings.Join(lines, "\n"))
 		}
 	})

@@ -16,7 +16,9 @@ const (
 	// maxPatternLines is the number of lines about the issuers of one pattern in linesInterval.
 	// Callers choose these issuers.
 	maxPatternLines = 20
-	linesInterval   = 10 * time.Minute
+	// linesInterval is also the time between two lines about all entries that are failing.
+	linesInterval = 10 * time.Minute
+	maxNamed      = 10 // entries that such a line names
 	// maxErrorText is the number of bytes kept of an error, which may quote the issuer's answer.
 	maxErrorText = 1 << 10
 )
@@ -120,11 +122,31 @@ func (i *issuer) report(before State, now IssuerStatus) {
 	case now.State != before:
 		level = slog.LevelWarn
 	}
-	if level > slog.LevelDebug && i.pool != nil && (now.LastSuccess.IsZero() || !i.pool.lines.Take(netip.Addr{}, i.cfg.Now())) {
+	if level > slog.LevelDebug && (i.pool != nil && now.LastSuccess.IsZero() || !i.mayLog()) {
 		level = slog.LevelDebug
 	}
 	i.cfg.Logger.LogAttrs(context.Background(), level, message, slog.String("issuer_entry", i.entry.Key),
 		slog.String("issuer_url", i.url), slog.String("state", string(now.State)), slog.String("error", now.LastError))
+}
+
+// mayLog reports whether a line may be written about the issuer.
+func (i *issuer) mayLog() bool {
+	return i.pool == nil || i.pool.lines.Take(netip.Addr{}, i.cfg.Now())
+}
+
+// summarize writes one line about the entries with issuers that are failing or degraded, if there are
+// any. Callers invent the issuers of a pattern under which none was ever read.
+func (v *Verifier) summarize() {
+	var names []string
+	for _, s := range v.Status() {
+		if s.State == StateDegraded || s.State == StateFailing && s.IssuerURL != "" {
+			names = append(names, s.Entry)
+		}
+	}
+	if len(names) > 0 {
+		v.cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "issuers still cannot be reached; /readyz?verbose on the ops listener has their errors",
+			slog.Int("issuers", len(names)), slog.Any("issuer_entries", names[:min(len(names), maxNamed)]))
+	}
 }
 
 // brief returns err as shortened text, without references to other values.

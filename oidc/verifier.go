@@ -102,9 +102,14 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 func (v *Verifier) Run(ctx context.Context) error {
 	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
-	for {
+	for summary := v.cfg.Now().Add(linesInterval); ; {
+		now := v.cfg.Now()
 		for _, e := range v.static {
-			_, _ = e.issuer.fetch(nil, netip.Addr{}, v.cfg.Now()) // an error states that it is not due
+			_, _ = e.issuer.fetch(nil, netip.Addr{}, now) // an error states that it is not due
+		}
+		if !now.Before(summary) {
+			v.summarize()
+			summary = now.Add(linesInterval)
 		}
 		select {
 		case <-ticker.C:

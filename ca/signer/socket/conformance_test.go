@@ -160,6 +160,24 @@ func TestRestartCostsNothing(t *testing.T) {
 	}
 }
 
+// After an outage, one caller gets an error at most: it causes a new connection without a backoff.
+func TestOutageLeavesNoBackoff(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	p := &place{t: t, path: newPath(t), sign: signWith(t, key)}
+	opened := open(t, p.path, key)
+	for range 10 { // until the backoff of the connection is at its maximum
+		if sign(t, opened) == nil {
+			t.Fatal("a process that does not run has signed")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	p.start()
+	_ = sign(t, opened)
+	time.Sleep(25 * time.Millisecond) // the pause before signer.Signer's retry
+	must(t, sign(t, opened))
+}
+
 // Sign under way returns when its ctx ends, and when Close is called.
 func TestSignEnds(t *testing.T) {
 	t.Parallel()

@@ -120,6 +120,7 @@ func (k *key) explain(answer *status.Status) error {
 	case codes.Unimplemented:
 		return k.errorf("it does not have the method of this release: %s; run the same release on both sides", text)
 	case codes.Unavailable:
+		k.conn.ResetConnectBackoff() // the retry finds a process that is back
 		if dialed := k.dialed.Load(); dialed != nil && *dialed != nil {
 			return *dialed
 		}
