@@ -226,7 +226,10 @@ func (e Editor) apply(ctx context.Context, old *Loaded, entry config.CASetAuthor
 	}
 	result := &Result{Loaded: next}
 	result.Member, _ = next.Set.Member(entry.ID)
-	if gap := next.Set.Gap(e.Now); old.Inactive == nil && gap.Before(old.Set.Gap(e.Now)) {
+	gap := next.Set.Gap(e.Now)
+	// The chain of the last authority ends in any case: the set itself warns of it in time.
+	ends := slices.ContainsFunc(next.Set.members, func(m Member) bool { return m.until.IsZero() && gap.Equal(m.lastLeaf()) })
+	if old.Inactive == nil && !ends && gap.Before(old.Set.Gap(e.Now)) {
 		objections = append(objections, fmt.Errorf("nothing would sign from %s on, and every request would be refused: add an authority (mayfly ca add) and activate it (mayfly ca activate) by then", stamp(gap)))
 	}
 	if result.Forced, err = e.forced(objections); err != nil {

@@ -201,6 +201,17 @@ func TestEditsThatAreRefused(t *testing.T) {
 	f.signs(30*time.Hour, "")
 }
 
+// A successor may end before its predecessor would have ended: that is no decision to stop.
+func TestSuccessorThatEndsEarlier(t *testing.T) {
+	t.Parallel()
+	f := newFolder(t)
+	f.add(time.Hour, "2026-b")
+	f.must(f.editor(time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
+	earlier := f.entry("2026-c", 0)
+	earlier.ActivateAt = begin.Add(72 * time.Hour)
+	f.must(f.editor(2*time.Hour).Add(t.Context(), earlier, nil))
+}
+
 // An operator can show and correct a set that no server would load now: one that is not active yet,
 // and one whose authority expired before its successor existed.
 func TestInactiveSetCanBeMended(t *testing.T) {

@@ -116,13 +116,15 @@ func (s *Set) Gap(now time.Time) time.Time {
 		if m.ActivateAt.IsZero() || m.ActivateAt.After(at) {
 			break
 		}
-		// No certificate may outlive the chain, so the last one begins before the chain expires.
-		if end := first(m.until, m.Chain.NotAfter.Add(-ca.MaxLifetime)); end.After(at) {
+		if end := first(m.until, m.lastLeaf()); end.After(at) {
 			at = end
 		}
 	}
 	return at
 }
+
+// lastLeaf returns when the last certificate of m begins: none may outlive the chain.
+func (m Member) lastLeaf() time.Time { return m.Chain.NotAfter.Add(-ca.MaxLifetime) }
 
 // Successor reports whether a published or staged authority can take over from the one that signs
 // at now: it may still sign, and expires later.
