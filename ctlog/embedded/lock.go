@@ -35,8 +35,11 @@ type LockedError struct {
 
 // Error names the holder.
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("%s is in use by process %d on host %s (since %s); a log has one writer only: stop that one, or submit to it over HTTP",
-		e.Path, e.Holder.PID, e.Holder.Host, e.Holder.Since.UTC().Format(time.RFC3339))
+	holder := "another process"
+	if e.Holder.PID != 0 {
+		holder = fmt.Sprintf("process %d on host %s (since %s)", e.Holder.PID, e.Holder.Host, e.Holder.Since.UTC().Format(time.RFC3339))
+	}
+	return fmt.Sprintf("%s is in use by %s; a log has one writer only: stop that one, or submit to it over HTTP", e.Path, holder)
 }
 
 // lockFiles returns the files that a log's only writer locks, by what they lock: two copies of a
@@ -94,18 +97,18 @@ func readHolder(path string) (h Holder) {
 	return h
 }
 
-// holderOf returns the holder of the lock at path; nil if there is none, or if it cannot be told.
-func holderOf(path string) *Holder {
-	if _, err := os.Stat(path); err != nil {
-		return nil
+// holderOf returns the holder of the lock at path; nil if there is none.
+func holderOf(path string) (*Holder, error) {
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
 	held, err := files.Lock(path, 0o644)
 	if errors.Is(err, files.ErrLocked) {
 		h := readHolder(path)
-		return &h
+		return &h, nil
 	}
 	if err == nil {
-		_ = files.Unlock(held)
+		err = files.Unlock(held)
 	}
-	return nil
+	return nil, err
 }

@@ -45,4 +45,16 @@ func TestLockHeld(t *testing.T) {
 		t.Errorf("inspecting: %+v, %v", in, err)
 	}
 	shutdown(t, open(t, cfg))
+
+	// A writer that cannot be found out is not the same as none.
+	lock := cfg.lockFiles()[0].path
+	if err := errors.Join(os.Remove(lock), os.Mkdir(lock, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if in, err := Inspect(t.Context(), cfg); err == nil {
+		t.Errorf("inspecting: %+v", in)
+	}
+	if unknown := (&LockedError{Path: cfg.Dir}).Error(); strings.Contains(unknown, " 0 ") {
+		t.Error(unknown)
+	}
 }

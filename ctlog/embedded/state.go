@@ -95,9 +95,13 @@ func Inspect(_ context.Context, cfg Config) (*Inspection, error) {
 	if err != nil {
 		return nil, err
 	}
+	holder, err := holderOf(cfg.lockFiles()[0].path)
+	if err != nil {
+		return nil, fmt.Errorf("looking for the writer of log %s: %w", cfg.Name, err)
+	}
 	free, storageErr := cfg.checkStorage()
 	s, err := cfg.examine(key)
-	in := &Inspection{Status: cfg.status(key, s), Holder: holderOf(cfg.lockFiles()[0].path), GuardSize: s.guard.TreeSize, GuardTime: s.guard.Updated}
+	in := &Inspection{Status: cfg.status(key, s), Holder: holder, GuardSize: s.guard.TreeSize, GuardTime: s.guard.Updated}
 	in.FreeBytes = free
 	if in.Err = err; err == nil {
 		in.Err = errors.Join(storageErr, cfg.checkSpace(free))
