@@ -34,7 +34,7 @@ func (l *Log) question(r *http.Request, first, second string, inRange func(a, b,
 		return 0, 0, nil, err
 	}
 	if a, b = numbers[0], numbers[1]; !inRange(a, b, c.head.size) {
-		return 0, 0, nil, refuse(http.StatusBadRequest, "there is nothing from %s=%d to %s=%d in the newest signed tree, which has %d entries", first, a, second, b, c.head.size)
+		return 0, 0, nil, refuse(http.StatusBadRequest, "%s=%d and %s=%d are out of order or out of range; the newest signed tree has %d entries, and the first is 0", first, a, second, b, c.head.size)
 	}
 	return a, b, c, nil
 }
