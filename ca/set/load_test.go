@@ -205,9 +205,9 @@ func TestEditsThatAreRefused(t *testing.T) {
 func TestSuccessorThatEndsEarlier(t *testing.T) {
 	t.Parallel()
 	f := newFolder(t)
-	f.add(time.Hour, "2026-b")
-	f.must(f.editor(time.Hour).Activate(t.Context(), "2026-b", time.Time{}))
-	earlier := f.entry("2026-c", 0)
+	later, earlier := f.entry("2026-b", time.Hour), f.entry("2026-c", 0)
+	later.ActivateAt = begin.Add(48 * time.Hour)
+	f.must(f.editor(2*time.Hour).Add(t.Context(), later, nil))
 	earlier.ActivateAt = begin.Add(72 * time.Hour)
 	f.must(f.editor(2*time.Hour).Add(t.Context(), earlier, nil))
 }
