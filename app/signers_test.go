@@ -5,6 +5,7 @@
 package app_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,6 +18,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -188,6 +191,51 @@ func TestSignerFaultsAsClientsSeeThem(t *testing.T) {
 		})
 		mend()
 		signertest.Await(t, fault.name+": certificates, once it is mended", w.request)
+	}
+}
+
+// A service is killed and restarted under load. Requests are refused only until it is back.
+func TestSignerServiceKilledUnderLoad(t *testing.T) {
+	w := newVaultWorld(t)
+	const before, down, after = 0, 1, 2
+	var issued, refused [3]atomic.Int64
+	var phase atomic.Int32
+	ctx, end := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer end()
+	for range 16 {
+		clients.Go(func() {
+			for ctx.Err() == nil {
+				began := phase.Load()
+				err := w.request()
+				var e *client.Error
+				switch {
+				case phase.Load() != began: // it may have met either state
+				case err == nil:
+					issued[began].Add(1)
+				case errors.As(err, &e) && e.Reason == "SIGNER_UNAVAILABLE":
+					refused[began].Add(1)
+				default:
+					t.Errorf("a request failed otherwise: %v", err)
+				}
+			}
+		})
+	}
+	reaches := func(what string, counter *atomic.Int64, n int64) {
+		await(t, what, func() bool { return counter.Load() >= n })
+	}
+	reaches("certificates before", &issued[before], 200)
+	phase.Store(down)
+	w.vault.Stop()
+	reaches("refusals", &refused[down], 200)
+	n := issued[down].Load() // issued while the service stopped
+	w.vault.Start()
+	reaches("certificates again", &issued[down], n+1)
+	phase.Store(after)
+	reaches("certificates after", &issued[after], 200)
+	if refused[before].Load() != 0 || refused[after].Load() != 0 {
+		t.Errorf("%d requests were refused before, %d after", refused[before].Load(), refused[after].Load())
 	}
 }
 

@@ -140,8 +140,9 @@ func TestWeakRSAKeys(t *testing.T) {
 		"primes 2^700 apart":         {times(p, near(699)), ""},
 		"ROCA":                       {roca.N, "CVE-2017-15361"},
 		"a prime":                    {new(big.Int).Sub(plus(big.NewInt(0), 2047), big.NewInt(1942289)), "is a prime"},
-		"a prime cubed":              {power(681, 3), "the power of a prime"},
-		"the power 5 of a prime":     {power(408, 5), "the power of a prime"},
+		"a prime cubed":              {power(681, 3), "a power of"},
+		"the power 5 of a prime":     {power(408, 5), "a power of"},
+		"the power 7 of a product":   {new(big.Int).Exp(times(number(146, 4), number(147, 4)), big.NewInt(7), nil), "a power of"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -157,6 +158,18 @@ func TestWeakRSAKeys(t *testing.T) {
 			}
 			checkRefusal(t, err, refusal.KeyWeak, test.words)
 		})
+	}
+}
+
+func TestEveryPower(t *testing.T) {
+	t.Parallel()
+	c := newRSAChecks()
+	for _, p := range c.powers {
+		x := new(big.Int).Lsh(big.NewInt(1), uint(4096/p.k.Int64()))
+		n := x.Exp(x.Sub(x, big.NewInt(3)), p.k, nil)
+		if !c.isPower(n) || c.isPower(n.Add(n, big.NewInt(2))) {
+			t.Errorf("the power %d, or that + 2, is taken for the other", p.k)
+		}
 	}
 }
 

@@ -24,6 +24,9 @@ const (
 	fermatRounds = 100
 	// squareModulus: modulo this number, one number in 22 is a square.
 	squareModulus = 63 * 65 * 11
+	// maxPower is the largest exponent of a power that has 4096 bits and no factor below
+	// smallPrimeLimit, which has 9.5 bits: 4096 / 9.5.
+	maxPower = 431
 )
 
 // rsaChecks finds RSA keys whose private key follows from the modulus with little work. It is safe
@@ -31,6 +34,8 @@ const (
 type rsaChecks struct {
 	smallPrimes *big.Int // the product of all primes below smallPrimeLimit
 	squares     []bool   // the squares modulo squareModulus
+	// powers are the odd primes k up to maxPower, each with a prime r that is 1 modulo k.
+	powers []struct{ k, r *big.Int }
 	// places limits concurrent tests for primes to half of the cores. So certificates for other
 	// keys do not wait for a caller that sends many RSA keys.
 	places chan struct{}
@@ -45,6 +50,13 @@ func newRSAChecks() *rsaChecks {
 	for n := range int64(smallPrimeLimit) {
 		if prime := big.NewInt(n); prime.ProbablyPrime(0) {
 			c.smallPrimes.Mul(c.smallPrimes, prime)
+			if n > 2 && n <= maxPower {
+				r := big.NewInt(2*n + 1)
+				for !r.ProbablyPrime(0) {
+					r.Add(r, big.NewInt(2*n))
+				}
+				c.powers = append(c.powers, struct{ k, r *big.Int }{prime, r})
+			}
 		}
 	}
 	for i := range squareModulus {
@@ -72,6 +84,8 @@ func (c *rsaChecks) check(key *rsa.PublicKey) error {
 		found = "is the product of two primes that are too close"
 	case rocacheck.IsWeak(key):
 		found = "has the form of CVE-2017-15361 (ROCA)"
+	case c.isPower(key.N):
+		found = "is a power of a smaller number"
 	case c.primePower(key.N):
 		found = "is a prime or the power of a prime"
 	default:
@@ -112,6 +126,25 @@ func (c *rsaChecks) isSquare(n *big.Int) bool {
 	}
 	root := new(big.Int).Sqrt(n)
 	return root.Mul(root, root).Cmp(n) == 0
+}
+
+// isPower reports whether n, which is odd, is x^k for an odd prime k. closePrimes finds squares.
+func (c *rsaChecks) isPower(n *big.Int) bool {
+	one := big.NewInt(1)
+	for _, p := range c.powers {
+		// A k-th power, to the power (r−1)/k, is 1 or 0 modulo r, and few other numbers are.
+		residue, exponent := new(big.Int).Rem(n, p.r), new(big.Int).Sub(p.r, one)
+		if residue.Exp(residue, exponent.Quo(exponent, p.k), p.r).Cmp(one) > 0 {
+			continue
+		}
+		// Modulo a power of two, each odd number has one k-th root: its power with the inverse of k.
+		beyond := new(big.Int).Lsh(one, uint(n.BitLen())/uint(p.k.Int64())+1) // greater than the root
+		root := new(big.Int).ModInverse(p.k, beyond)
+		if root.Exp(n, root, beyond); root.Exp(root, p.k, nil).Cmp(n) == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // primePower reports whether n, which is odd, is a power of a prime p, or p itself: NIST SP 800-89,

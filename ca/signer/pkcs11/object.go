@@ -88,10 +88,10 @@ func (s *session) findPublic(private p11.ObjectHandle) (public crypto.PublicKey,
 	if err != nil {
 		return nil, err
 	}
-	if len(found) > 1 {
-		return nil, at("label", "the token %q has %d public keys with the ID %x or label of the key %q; delete those of other keys", s.cfg.Token, len(found), id, s.cfg.Label)
-	}
 	err = errors.New("the token does not have it, so that it cannot be compared with the certificate; add it with pkcs11-tool --write-object (docs/signers.md)")
+	if len(found) > 1 {
+		err, found = fmt.Errorf("the token has %d with the key's ID %x or label; delete those of other keys", len(found), id), nil
+	}
 	for _, object := range append(found, private) {
 		if point := s.bytes(object, p11.CKA_EC_POINT); len(point) > 0 {
 			public, err = parseEC(s.bytes(object, p11.CKA_EC_PARAMS), point)

@@ -85,7 +85,7 @@ func TestUnusableKeys(t *testing.T) {
 }
 
 // Two keys of one label have IDs; a pair without an ID has one label; an RSA key needs no public
-// key object.
+// key object, and ignores several with its ID.
 func TestFind(t *testing.T) {
 	p, modules := newToken(t), pkcs11.NewModules()
 	t.Parallel()
@@ -108,6 +108,8 @@ func TestFind(t *testing.T) {
 	p.Label = "RSA"
 	p.rsa(t, p.Label, 4, 2048)
 	p.dropPublic(t)
+	p.ec(t, "another", 4, p256)
+	p.ec(t, "a third", 4, p256)
 	_, err := open(t, modules, p.Config).Sign(t.Context(), []byte("m"))
 	must(t, err)
 }

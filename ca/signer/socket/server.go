@@ -125,7 +125,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	s := &Server{cfg: cfg, log: breaker.Sparing{Logger: cfg.Logger, Interval: lineInterval}}
 	s.requests, s.cancel = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(grpc.ForceServerCodecV2(octets{}), grpc.UnknownServiceHandler(s.otherMethod),
-		grpc.MaxRecvMsgSize(keyIDSize+MaxMessage), grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxRecvMsgSize(2*MaxMessage), grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(helloTimeout), grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idleTimeout}))
 	s.grpc.RegisterService(&grpc.ServiceDesc{
 		ServiceName: service, HandlerType: (*any)(nil),
@@ -207,7 +207,7 @@ func (s *Server) answer(_ any, client context.Context, decode func(any) error, _
 	} else if err != nil {
 		return nil, s.malformed(client, err.Error())
 	}
-	if len(sent) < keyIDSize {
+	if len(sent) < keyIDSize || len(sent) > keyIDSize+MaxMessage {
 		return nil, s.malformed(client, fmt.Sprintf("it has %d octets", len(sent)))
 	}
 	ctx, cancel := context.WithTimeout(s.requests, requestTimeout)

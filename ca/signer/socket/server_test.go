@@ -239,7 +239,8 @@ func TestRefusalsDoNotFillTheLog(t *testing.T) {
 		}
 		holds(t, other.Invoke(t.Context(), "/"+strings.Repeat("x", 3<<10)+"/x", []byte{}, new([]byte)), "only")
 	}
-	server.hasRefused(t, map[socket.Refusal]int{socket.RefusedNotPermitted: each, socket.RefusedUnknownKey: each, socket.RefusedMalformed: each})
+	holds(t, other.Invoke(t.Context(), method, make([]byte, sha256.Size+socket.MaxMessage+1), new([]byte)), "it has 65569 octets")
+	server.hasRefused(t, map[socket.Refusal]int{socket.RefusedNotPermitted: each, socket.RefusedUnknownKey: each, socket.RefusedMalformed: each + 1})
 	most := 3 * (1 + int(time.Since(began)/time.Second))
 	if n := server.count("peer="); n < 3 || n > most {
 		t.Errorf("there are %d lines, want at most %d", n, most)
