@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -251,13 +252,29 @@ func TestBusyConnectionIsNeverClosed(t *testing.T) {
 		t.Errorf("ops: %v %v", resp, err)
 	}
 	select {
-	case <-answered:
+	case err := <-answered:
 		t.Error("answered beyond the limit")
+		answered <- err
 	default:
 	}
 	close(release)
 	if err := errors.Join(<-busy, <-busy, <-answered); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAnswerWithoutABodyBegins: a refusal over gRPC has no body; its connection is busy no longer than
+// that of another answer.
+func TestAnswerWithoutABodyBegins(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	near, _ := net.Pipe()
+	q := &request{conn: newConn(near, f.conns)}
+	q.begin()
+	w := f.steady(httptest.NewRecorder())
+	w.begins = q
+	if w.Flush(); q.conn.requests != 0 || q.conn.answers != 1 || w.status != http.StatusOK {
+		t.Errorf("%d requests and %d answers, status %d", q.conn.requests, q.conn.answers, w.status)
 	}
 }
 

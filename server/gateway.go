@@ -37,7 +37,7 @@ func requestOf(ctx context.Context) *request { return ctx.Value(requestKey{}).(*
 func newGateway(s *Server) (*runtime.ServeMux, error) {
 	noHeader := func(string) (string, bool) { return "", false }
 	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: protojson.MarshalOptions{EmitUnpopulated: true}}}),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: marshalJSON}, s}),
 		runtime.WithIncomingHeaderMatcher(noHeader),
 		runtime.WithOutgoingHeaderMatcher(noHeader),
 		runtime.WithOutgoingTrailerMatcher(noHeader),
@@ -76,7 +76,20 @@ func keepError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, _ 
 
 // jsonMarshaler is protojson as clients know it. It emits unpopulated fields, and ignores unknown
 // fields and unknown names of an enum. A body is exactly one JSON value.
-type jsonMarshaler struct{ runtime.Marshaler }
+type jsonMarshaler struct {
+	runtime.Marshaler
+	*Server
+}
+
+var marshalJSON = protojson.MarshalOptions{EmitUnpopulated: true}
+
+// Marshal returns the JSON of a message. That of the trust bundle is rendered only once.
+func (m jsonMarshaler) Marshal(v any) ([]byte, error) {
+	if b := m.bundle.Load(); b != nil && v == any(b.message) {
+		return b.json, nil
+	}
+	return m.Marshaler.Marshal(v)
+}
 
 // NewDecoder decodes one message, the whole content of r. It never returns io.EOF, which the
 // gateway would take for an empty message.

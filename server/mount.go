@@ -124,8 +124,13 @@ func (w *steadyWriter) Write(p []byte) (n int, err error) {
 	}
 }
 
-// Flush implements http.Flusher, which the gRPC server requires.
-func (w *steadyWriter) Flush() { _ = w.control.Flush() } // fails only without a connection
+// Flush implements http.Flusher, which the gRPC server requires. An answer without a body begins here.
+func (w *steadyWriter) Flush() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	_ = w.control.Flush() // fails only without a connection
+}
 
 // reason returns the reason of the answer for the access log: OK, its status, as in HTTP_403, or
 // CANCELED. It also keeps the number of metrics' labels small.

@@ -84,6 +84,7 @@ func (s *Server) trustBundle() *bundle {
 type bundle struct {
 	chains  []*ca.Chain
 	message *fulciov2.TrustBundle // v2
+	json    []byte                // v2, REST
 	pem     []byte                // v1
 }
 
@@ -98,8 +99,9 @@ func newBundle(chains []*ca.Chain) *bundle {
 		message.Chains = append(message.Chains, &fulciov2.CertificateChain{Certificates: lines})
 		all = append(all, chain.PEM...)
 	}
+	rendered, _ := marshalJSON.Marshal(message) // holds only PEM, so this cannot fail
 	// v1 has an empty line between certificates and no newline at the end.
-	return &bundle{slices.Clone(chains), message, []byte(strings.Join(all, "\n\n"))}
+	return &bundle{slices.Clone(chains), message, rendered, []byte(strings.Join(all, "\n\n"))}
 }
 
 // issue gets a certificate, and counts the outcome. The ID token is message, or in a header.

@@ -12,7 +12,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -71,7 +70,7 @@ func statusOf(e *refusal.Error, requestID string) *spb.Status {
 // refuse answers an HTTP request with a refusal: {"code", "message", "details"}.
 func (q *request) refuse(w http.ResponseWriter, e *refusal.Error) {
 	httpStatus := answers[e.Reason.Kind()].http
-	body, _ := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(statusOf(e, q.id)) // its texts are valid UTF-8, so this cannot fail
+	body, _ := marshalJSON.Marshal(statusOf(e, q.id)) // its texts are valid UTF-8, so this cannot fail
 	if d := retryAfter(e); d > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
 	}
