@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
@@ -32,6 +31,7 @@ var (
 type turn struct {
 	*member
 	attempts int       // that have been started
+	started  time.Time // when the last attempt started
 	at       time.Time // the log must not be asked earlier
 }
 
@@ -44,30 +44,30 @@ type answer struct {
 
 // race returns the first SCT that verifies. It asks the first log at once, and each further log when
 // the last one has had the hedge delay, or as soon as any has failed. When all have been asked, it
-// asks those with a temporary failure again in the same manner, after a pause. With an SCT it does not
-// wait for the other attempts, which Add cancels. Without one, it returns the error of each log.
+// asks those with a temporary failure again in the same manner, after a pause. Without an SCT, it
+// returns the error of each log. It waits for no attempt once it has an SCT or ctx has ended: Add
+// cancels them.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	waiting := l.order(time.Now())
 	if len(waiting) == 0 {
 		return SCT{}, errNoLogNow
 	}
-	won := new(atomic.Bool) // whether an SCT ends the race
 	// The buffer has room for every answer, so that no attempt ever blocks on it.
 	answers := make(chan answer, maxAttempts*len(waiting))
 	var failures []error
 	var due time.Time // when the next log may be asked
-	running := 0
+	var running []*turn
 	for ctx.Err() == nil {
 		t, wait := l.next(ctx, waiting, due)
-		if t == nil && running == 0 {
+		if t == nil && len(running) == 0 {
 			break
 		}
 		if t != nil && wait == 0 {
-			waiting = slices.DeleteFunc(waiting, func(other *turn) bool { return other == t })
+			waiting, running = without(waiting, t), append(running, t)
 			t.attempts++
-			running++
-			due = time.Now().Add(l.hedge)
-			go func() { answers <- l.attempt(ctx, t, sub, won) }()
+			t.started = time.Now()
+			due = t.started.Add(l.hedge)
+			go func() { answers <- submit(ctx, t, sub) }()
 			continue
 		}
 		var turned <-chan time.Time
@@ -78,9 +78,16 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 		case <-turned:
 		case <-ctx.Done():
 		case a := <-answers:
-			running--
+			if a.err == nil { // here, where the stack is large enough
+				a.err = a.key.Verify(a.sct, sub, l.now())
+			}
+			if a.err != nil && ctx.Err() != nil {
+				break // the end of ctx causes the failure, and is the same for all
+			}
+			running = without(running, a.turn)
+			l.settle(ctx, a.turn, a.err)
 			if a.err == nil {
-				won.Store(true)
+				l.abandon(ctx, running, errOutrun)
 				return a.sct, nil
 			}
 			failures = append(failures, fmt.Errorf("log %s: %w", a.Name(), a.err))
@@ -91,10 +98,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 			}
 		}
 	}
-	for ; running > 0; running-- { // they end with ctx
-		a := <-answers
-		failures = append(failures, fmt.Errorf("log %s: %w", a.Name(), a.err))
-	}
+	failures = append(failures, l.abandon(ctx, running, ctx.Err())...)
 	for _, t := range waiting {
 		if t.attempts == 0 {
 			rest := max(time.Until(t.breaker.Rest()), 0)
@@ -143,53 +147,57 @@ func (l *Logs) next(ctx context.Context, waiting []*turn, due time.Time) (t *tur
 	return t, wait
 }
 
-// attempt asks a log once, and counts and logs how that ended.
-func (l *Logs) attempt(ctx context.Context, t *turn, sub Submission, won *atomic.Bool) answer {
-	started := time.Now()
-	sct, err := submit(ctx, t.member, sub)
-	failed := true
-	switch {
-	case ctx.Err() != nil:
-		// A log that was silent for the whole hedge delay has failed. A log that had less time has not.
-		elapsed, cause := time.Since(started), ctx.Err()
-		if failed = elapsed >= l.hedge; !failed {
-			cause = context.Canceled
-		} else if won.Load() {
-			cause = errOutrun
-		}
-		err = fmt.Errorf("no answer within %s: %w", elapsed.Round(time.Millisecond), cause)
-	case err == nil:
-		err = t.key.Verify(sct, sub, l.now())
-	}
-	t.observe(ctx, time.Since(started), err)
+func without(turns []*turn, t *turn) []*turn {
+	return slices.DeleteFunc(turns, func(other *turn) bool { return other == t })
+}
+
+// settle counts and logs how an attempt ended.
+func (l *Logs) settle(ctx context.Context, t *turn, err error) {
+	t.observe(ctx, time.Since(t.started), err)
 	name := slog.String("log", t.Name())
-	switch {
-	case err == nil:
+	if err == nil {
 		if t.breaker.Succeeded() {
 			l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log has recovered: its breaker has closed", name)
 		}
-	case failed:
-		var rest time.Duration
-		var retryable *RetryableError
-		if errors.As(err, &retryable) {
-			rest = retryable.After
-		}
-		if t.breaker.Failed(time.Now(), err, rest) {
-			l.logger.LogAttrs(ctx, slog.LevelError, "Certificate Transparency log has failed several times in a row: its breaker has opened",
-				name, slog.Int("failures", breakerThreshold), slog.Any("error", err))
-		}
+		return
 	}
-	return answer{t, sct, err}
+	var rest time.Duration
+	var retryable *RetryableError
+	if errors.As(err, &retryable) {
+		rest = retryable.After
+	}
+	if t.breaker.Failed(time.Now(), err, rest) {
+		l.logger.LogAttrs(ctx, slog.LevelError, "Certificate Transparency log has failed several times in a row: its breaker has opened",
+			name, slog.Int("failures", breakerThreshold), slog.Any("error", err))
+	}
 }
 
-// submit turns a panic of a log into an error: it would stop the process.
-func submit(ctx context.Context, m *member, sub Submission) (sct SCT, err error) {
+// abandon settles the attempts that still run when a race ends, and returns their errors. A log that
+// was silent for the whole hedge delay has failed. A log that had less time has not.
+func (l *Logs) abandon(ctx context.Context, running []*turn, cause error) (failures []error) {
+	for _, t := range running {
+		elapsed := time.Since(t.started)
+		err := fmt.Errorf("no answer within %s: %w", elapsed.Round(time.Millisecond), cause)
+		if elapsed >= l.hedge {
+			l.settle(ctx, t, err)
+		} else {
+			t.observe(ctx, elapsed, context.Canceled)
+		}
+		failures = append(failures, fmt.Errorf("log %s: %w", t.Name(), err))
+	}
+	return failures
+}
+
+// submit makes one attempt. It turns a panic of a log into an error: it would stop the process.
+func submit(ctx context.Context, t *turn, sub Submission) (a answer) {
+	a.turn = t
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
+			a.err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	return m.Submit(ctx, sub)
+	a.sct, a.err = t.Submit(ctx, sub)
+	return a
 }
 
 // pauseAfter returns how long to wait after a log's failed attempt before the log is asked
