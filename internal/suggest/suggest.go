@@ -5,6 +5,7 @@
 package suggest
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -18,12 +19,12 @@ func DidYouMean(found string, known []string) string {
 	return ""
 }
 
-// DidYouMeanOr is DidYouMean, but where none is close it returns words and then all of known.
+// DidYouMeanOr is DidYouMean, but where none is close it returns words and then all of known, or none.
 func DidYouMeanOr(found string, known []string, words string) string {
 	if hint := DidYouMean(found, known); hint != "" {
 		return hint
 	}
-	return "; " + words + " " + strings.Join(known, ", ")
+	return "; " + words + " " + cmp.Or(strings.Join(known, ", "), "none")
 }
 
 // Closest returns the known name that found most likely misspells, or "". Names that differ

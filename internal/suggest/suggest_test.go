@@ -31,3 +31,10 @@ func TestClosest(t *testing.T) {
 		}
 	}
 }
+
+func TestNoKnownNames(t *testing.T) {
+	t.Parallel()
+	if got := DidYouMeanOr("x", nil, "it has"); got != "; it has none" {
+		t.Errorf("DidYouMeanOr without known names = %q", got)
+	}
+}
