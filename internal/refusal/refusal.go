@@ -78,7 +78,7 @@ func Table() []Entry {
 	return []Entry{
 		{RequestMalformed, Malformed, "The request is not of the protocol's form: no JSON, a field twice, two tokens that differ, a public key that cannot be read, or more than 64 KiB."},
 		{KeyUnsupported, Malformed, "The request has neither a public key nor a certificate signing request, or the key is of a kind that this CA does not certify. The message states what it accepts."},
-		{KeyWeak, Malformed, "The private key can be computed from the public key: an RSA modulus that is a prime or a power of one, that has a small factor or close primes, or that ROCA made; a point of small order or off its curve. Generate a new key with a current library."},
+		{KeyWeak, Malformed, "The private key can be computed from the public key: an RSA modulus that is a prime or a power of a number, that has a small factor or close primes, or that ROCA made; a point of small order or off its curve. Generate a new key with a current library."},
 		{CSRInvalid, Malformed, "The certificate signing request cannot be read, or is signed with another algorithm than its key needs."},
 		{ProofInvalid, Malformed, "The proof of possession does not verify. The message states what must be signed, and how: the value of a claim, or the certificate signing request."},
 		{TokenMissing, Unauthenticated, "There is no ID token. Send one in the header `Authorization: Bearer …` or in the request."},
