@@ -201,10 +201,15 @@ func TestDocumentsAsProvidersServeThem(t *testing.T) {
 		for _, entry := range issuers(testIssuer, "https://*.example") {
 			w := &world{web: newWeb()}
 			w.serve(testIssuer, docs)
-			w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{entry}}, w.transport)
+			var log logLines
+			w.verifier = newTestVerifier(t, Config{Issuers: []Issuer{entry}, Logger: log.logger()}, w.transport)
 			// Of an issuer that callers choose, only the first keys are kept.
 			if err := w.verify(t, token); (err == nil) != (!entry.Wildcard || name != "200 keys, the good one last") {
 				t.Errorf("%s of %s: %v", name, entry.Key, err)
+			}
+			large := name == "200 keys with its kid" || name == "200 keys, the good one last"
+			if lines := log.buffer.String(); strings.Contains(lines, "unusually large") != large {
+				t.Errorf("%s of %s: the log has %q", name, entry.Key, lines)
 			}
 		}
 	}
