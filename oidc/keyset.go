@@ -229,5 +229,9 @@ func (s *tokenKeySet) VerifySignature(context.Context, string) ([]byte, error) {
 // algorithmRefused returns the refusal of a token with an algorithm that is not accepted from its
 // issuer.
 func algorithmRefused(alg string, accepted []string, issuerURL string) error {
-	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s, one of [%s] is expected", quote(alg), quote(issuerURL), quoteList(accepted))
+	expected := "an algorithm that its discovery document lists and this certificate authority accepts"
+	if len(accepted) > 0 {
+		expected = "one of [" + quoteList(accepted) + "]"
+	}
+	return refusal.New(refusal.SignatureInvalid, "the ID token's alg is %s; from issuer %s, %s is expected", quote(alg), quote(issuerURL), expected)
 }

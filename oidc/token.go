@@ -242,11 +242,16 @@ func (e *entry) profileFor(found []string, issuerURL string) (profile string, er
 			matches++
 		}
 	}
-	if matches != 1 {
-		return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is [%s]; from issuer %s, %s is expected, of one profile only",
+	switch matches {
+	case 1:
+		return profile, nil
+	case 0:
+		return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is [%s]; from issuer %s, %s is expected",
 			quoteList(found), quote(issuerURL), quoteList(e.audiences()))
+	default:
+		return "", refusal.New(refusal.AudienceMismatch, "the ID token's audience is [%s], which selects two profiles of issuer %s; get a token for one of them",
+			quoteList(found), quote(issuerURL))
 	}
-	return profile, nil
 }
 
 // audiences returns the accepted audiences of the entry and its profiles.
