@@ -131,6 +131,10 @@ func TestParseChainRefuses(t *testing.T) {
 		"P-224":                       {func(b *chainBuilder) { b.issuingKey = p224 }, "ECDSA key on a curve other than"},
 		"issuing without a name":      {func(b *chainBuilder) { b.issuing.Subject = pkix.Name{} }, "has an empty subject"},
 		"signed with SHA-1":           {func(b *chainBuilder) { b.issuing.SignatureAlgorithm = x509.ECDSAWithSHA1 }, "signed with ECDSA-SHA1, which verifiers refuse"},
+		// crypto/x509 adds the identifier unless the extension is given.
+		"issuing without SKI": {func(b *chainBuilder) {
+			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 14}, Value: []byte{4, 0}}}
+		}, "no subject key identifier"},
 		"other AKI": {func(b *chainBuilder) {
 			// crypto/x509 uses the parent's key identifier unless the extension is given.
 			b.issuing.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 35}, Value: []byte{0x30, 0x04, 0x80, 0x02, 1, 2}}}
