@@ -35,15 +35,23 @@ func TestRotationUnderLoad(t *testing.T) {
 func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	t := r.t
 	load := r.load(fromEnvironment("ROTATION_CLIENTS", 16))
-	pause := max(time.Duration(fromEnvironment("ROTATION_SECONDS", 0))*time.Second, 300*time.Millisecond)
+	// goOn waits for certificates of this step, or for the time that the environment gives.
+	goOn := func() {
+		if seconds := fromEnvironment("ROTATION_SECONDS", 0); seconds > 0 {
+			<-time.After(time.Duration(seconds) * time.Second)
+			return
+		}
+		before := load.certificates()
+		await(t, "certificates under load", func() bool { return load.certificates() >= before+50 })
+	}
 	r.start(1, 400*time.Millisecond, kubernetesSwap)
-	time.Sleep(pause)
+	goOn()
 
 	// A new authority is published.
 	added := add(r)
 	r.distribute(2)
 	r.start(2, -700*time.Millisecond, tornWrite)
-	time.Sleep(pause)
+	goOn()
 
 	// A day later it begins to sign, at an instant that the set names.
 	activated, err := r.editor().Activate(t.Context(), added, time.Time{})
@@ -60,7 +68,7 @@ func (r *rotationWorld) rotateUnderLoad(add func(*rotationWorld) string) {
 	_, err = r.editor().Retire(t.Context(), r.first, time.Time{})
 	r.must(err)
 	r.distribute(4)
-	time.Sleep(pause)
+	goOn()
 	load.stop()
 
 	t.Logf("%d certificates, %d of %s and %d of %s; %d trust bundles; %d failed requests",

@@ -46,6 +46,18 @@ func (l *load) stop() {
 	l.clients.Wait()
 }
 
+// certificates returns how many were issued until now.
+func (l *load) certificates() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, replicas := range l.issued {
+		for _, count := range replicas {
+			n += count
+		}
+	}
+	return n
+}
+
 func (l *load) issuedBy(authority string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
