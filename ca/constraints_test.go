@@ -87,7 +87,11 @@ func sanOf(text string) certs.SAN {
 func TestNameConstraints(t *testing.T) {
 	t.Parallel()
 	file := string(must(os.ReadFile("testdata/constraints.txt"))(t))
-	for _, section := range strings.Split(file, "\n== ")[1:] {
+	sections := strings.Split(file, "\n== ")[1:]
+	if len(sections) < 15 {
+		t.Errorf("there are %d sections only", len(sections))
+	}
+	for _, section := range sections {
 		name, lines, _ := strings.Cut(strings.TrimSpace(section), "\n")
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -96,9 +100,12 @@ func TestNameConstraints(t *testing.T) {
 			subtrees, names := map[string][]base{}, map[string][]string{}
 			for line := range strings.Lines(lines) {
 				words := strings.Fields(line)
-				if templates[words[0]] == nil {
+				switch {
+				case words[0] == "permits" || words[0] == "forbids":
 					names[words[0]] = words[1:]
 					continue
+				case templates[words[0]] == nil:
+					t.Fatalf("the line %q is of no known form", line)
 				}
 				one := base{tag: map[string]asn1.Tag{"email": tagEmail, "dns": asn1.Tag(2).ContextSpecific(), "uri": tagURI, "ip": asn1.Tag(7).ContextSpecific()}[words[2]]}
 				if one.value = words[3]; one.value == "-" {

@@ -28,8 +28,8 @@ var update = flag.Bool("update", false, "write the results in testdata, and docs
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	archives, err := filepath.Glob("testdata/*/*.txtar")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(archives) < 12 {
+		t.Fatalf("%d archives: %v", len(archives), err)
 	}
 	for _, path := range archives {
 		a, err := txtar.ParseFile(path)

@@ -255,6 +255,9 @@ func TestNewRemoteURL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := strings.Count(string(content), "\n"); n < 25 {
+		t.Errorf("there are %d lines only", n)
+	}
 	for line := range strings.Lines(string(content)) {
 		url, want, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if url == "#" {

@@ -3,6 +3,7 @@
 package dev
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"net/http"
@@ -25,8 +26,10 @@ func TestWebPagesGetNoTokens(t *testing.T) {
 		Refused                  bool
 	}
 	text, err := os.ReadFile("testdata/pages.yaml")
-	if err := errors.Join(err, yaml.Unmarshal(text, &pages)); err != nil {
-		t.Fatal(err)
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := errors.Join(err, decoder.Decode(&pages)); err != nil || len(pages) < 40 {
+		t.Fatalf("%d pages: %v", len(pages), err)
 	}
 	for _, page := range pages {
 		request := httptest.NewRequest(cmp.Or(page.Method, "GET"), cmp.Or(page.Path, "/token"), nil)

@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"maps"
@@ -59,10 +60,12 @@ func readYAML(tb testing.TB, file string, v any) {
 	tb.Helper()
 	text, err := os.ReadFile(file)
 	if err == nil {
-		err = yaml.Unmarshal(text, v)
+		decoder := yaml.NewDecoder(bytes.NewReader(text))
+		decoder.KnownFields(strings.HasPrefix(file, "testdata/"))
+		err = decoder.Decode(v) // io.EOF for an empty file
 	}
 	if err != nil {
-		tb.Fatal(err)
+		tb.Fatalf("%s: %v", file, err)
 	}
 }
 

@@ -300,5 +300,8 @@ func rows(t testing.TB, name string) (list [][]string) {
 			list = append(list, fields)
 		}
 	}
+	if len(list) < 10 {
+		t.Fatalf("testdata/%s has %d rows only", name, len(list))
+	}
 	return list
 }

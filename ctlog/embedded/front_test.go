@@ -89,10 +89,16 @@ func TestRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	expand := strings.NewReplacer("$TOKEN", testToken, "$ISSUER", hex.EncodeToString(sum(a.Intermediate.Raw)), "$LONG", strings.Repeat("A", maxSubmission))
+	if n := strings.Count(string(want), " -> "); n < 60 {
+		t.Errorf("there are %d requests only", n)
+	}
 	var got strings.Builder
 	for line := range strings.Lines(string(want)) {
 		request, _, found := strings.Cut(line, " -> ")
 		if !found {
+			if text := strings.TrimSpace(line); text != "" && text[0] != '#' {
+				t.Errorf("the line %q is no request", text)
+			}
 			got.WriteString(line)
 			continue
 		}

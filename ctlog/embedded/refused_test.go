@@ -108,9 +108,16 @@ func TestRefusesToSign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := strings.Count(string(cases), ": "); n < 50 {
+		t.Errorf("%s has too few cases", cases)
+	}
 	for line := range strings.Lines(string(cases)) {
-		part := strings.SplitN(strings.TrimSpace(line), ": ", 3)
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		part := strings.SplitN(line, ": ", 3)
 		if len(part) != 3 {
+			t.Errorf("the line %q is no case", line)
 			continue
 		}
 		reason := Reason(part[0])

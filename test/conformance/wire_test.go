@@ -47,7 +47,9 @@ type wireCase struct {
 func wireCases() []wireCase {
 	const v2, v1 = "/api/v2/signingCert", "/api/v1/signingCert"
 	var groups map[string][]wireCase
-	if err := yaml.Unmarshal(must(os.ReadFile("testdata/wire.yaml")), &groups); err != nil {
+	decoder := yaml.NewDecoder(bytes.NewReader(must(os.ReadFile("testdata/wire.yaml"))))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&groups); err != nil {
 		panic(err)
 	}
 	padded := func(head string, n int) string { return head + `,"pad":"` + strings.Repeat("p", n) + `"}` }
