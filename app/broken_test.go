@@ -15,8 +15,8 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 )
 
-// breakage is one mistake in config/issuers.yaml, which has the same content as the peer's public
-// identity file: the replacement of a line, and a part of the mistake that is reported at a line.
+// breakage is one mistake in config/issuers.yaml with the built-in ci-issuer-metadata appended, which
+// has the same content as the peer's public identity file: the replacement of a line, and a part of the mistake that is reported at a line.
 type breakage struct {
 	line, at      int
 	want, instead string
@@ -40,10 +40,16 @@ func breakages(t *testing.T) (all []breakage) {
 	return all
 }
 
+// publicIssuers is config/issuers.yaml, with the metadata that Fulcio needs.
+func publicIssuers(t *testing.T) string {
+	t.Helper()
+	return string(must(os.ReadFile("../config/issuers.yaml"))(t)) + string(must(os.ReadFile("../identity/ciproviders.yaml"))(t))
+}
+
 // checkBroken checks the issuer file with mistakes.
 func checkBroken(t *testing.T, all ...breakage) []error {
 	t.Helper()
-	lines := strings.Split(string(must(os.ReadFile("../config/issuers.yaml"))(t)), "\n")
+	lines := strings.Split(publicIssuers(t), "\n")
 	for _, b := range all {
 		lines[b.line-1] = b.instead
 	}
@@ -106,8 +112,10 @@ func TestAllMistakesAtOnce(t *testing.T) {
 
 func TestThePublicIssuersHaveNoMistake(t *testing.T) {
 	t.Parallel()
-	for _, compat := range []bool{false, true} {
-		report, err := app.Check(t.Context(), app.CheckOptions{File: "../config/issuers.yaml", Compat: compat})
+	appended := filepath.Join(t.TempDir(), "issuers.yaml")
+	must(0, os.WriteFile(appended, []byte(publicIssuers(t)), 0o600))(t)
+	for file, compat := range map[string]bool{"../config/issuers.yaml": false, appended: true} {
+		report, err := app.Check(t.Context(), app.CheckOptions{File: file, Compat: compat})
 		if err != nil || len(report.Mistakes)+len(report.Warnings) > 0 || report.Entries != 20 {
 			t.Errorf("%+v, %v", report, err)
 		}

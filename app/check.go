@@ -47,6 +47,9 @@ type CheckReport struct {
 	// Asked and Logs count the issuers and the logs that received a request, with Online.
 	Asked, Logs int
 
+	// BuiltIn are the built-in CI providers that the issuers use, as text to paste into the file.
+	BuiltIn string
+
 	members []set.Member // the authorities with chains that have been read
 }
 
@@ -77,7 +80,21 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 		wrong = append(wrong, report.ask(ctx, t)...)
 	}
 	report.add(t.issuers.WithPlaces(errors.Join(wrong...)))
-	return report, nil
+	report.BuiltIn, err = builtIn(t.issuers)
+	return report, err
+}
+
+// builtIn returns the built-in CI providers that entries use, as text.
+func builtIn(issuers *config.Issuers) (string, error) {
+	users := map[string][]string{}
+	for _, profile := range issuers.All() {
+		name := profile.CIProvider
+		_, own := issuers.CIIssuerMetadata[name]
+		if !own && profile.Type == identity.TypeCIProvider && !slices.Contains(users[name], profile.Key) {
+			users[name] = append(users[name], profile.Key)
+		}
+	}
+	return identity.BuiltInText(users)
 }
 
 // load returns the server configuration (the default one for an issuer file on its own) and the

@@ -333,8 +333,8 @@ func isKey(line string) bool {
 	return ok && word != "" && strings.Trim(word, "abcdefghijklmnopqrstuvwxyz_") == ""
 }
 
-// TestShippedIssuers holds what the shipped file trusts by default. The peer reads this file too, so
-// it has no key that only mayfly knows. -update writes the result.
+// TestShippedIssuers holds what the shipped file trusts by default. With the metadata, the peer reads
+// this file too, so it has no key that only mayfly knows. -update writes the result.
 func TestShippedIssuers(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile("issuers.yaml")

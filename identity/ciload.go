@@ -135,7 +135,7 @@ func (l *ciLoader) checkName() {
 	if err := l.refusesAll(); err != nil && !l.san.reads.controls { // which is reported
 		l.tolerate(path, "no token gets a name by this template: with every text that was tried for its claims, %w", err)
 	}
-	kept := distinct || isShippedName(l.config.SubjectAlternativeNameTemplate)
+	kept := distinct || l.isBuiltInName(l.config.SubjectAlternativeNameTemplate)
 	l.separate = kept
 	for _, p := range pairs(l.san.parts, l.constants, l.constants) {
 		standard := l.defaults[p.first]

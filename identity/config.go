@@ -58,7 +58,7 @@ func SANKind(issuerType string) certs.SANKind {
 type Config struct {
 	// Issuers are the entries of oidc-issuers and meta-issuers, in any order.
 	Issuers []IssuerConfig
-	// CIProviders is ci-issuer-metadata, by name.
+	// CIProviders is ci-issuer-metadata, by name. Each overrides a built-in provider of its name.
 	CIProviders map[string]CIProvider
 	// Observe, if set, is called with each decision of an entry's policy, from several goroutines.
 	// It is meant for metrics.
@@ -89,8 +89,8 @@ type IssuerConfig struct {
 	// kubernetes, spiffe, uri, username, github-workflow, gitlab-pipeline, codefresh-workflow,
 	// buildkite-job or chainguard-identity.
 	Type string `key:"type"`
-	// CIProvider is `ci-provider`: the key in `ci-issuer-metadata`. Type ci-provider requires it;
-	// no other type reads it.
+	// CIProvider is `ci-provider`: a key in `ci-issuer-metadata`, or a provider that is built in. Type
+	// ci-provider requires it; no other type reads it.
 	CIProvider string `key:"ci-provider"`
 	// IssuerClaim is `issuer-claim`: a JSONPath such as $.federated_claims.connector_id to
 	// the claim that replaces the issuer URL in certificates. Type email only.
@@ -124,22 +124,22 @@ type IssuerConfig struct {
 type CIProvider struct {
 	// DefaultTemplateValues is `default-template-values`: the value that a template reads if the
 	// token has no claim of that name. An empty default makes a claim optional.
-	DefaultTemplateValues map[string]string `key:"default-template-values"`
+	DefaultTemplateValues map[string]string `key:"default-template-values" yaml:"default-template-values"`
 	// Constants is `constants` (ours): the value that a template reads under a name, whatever the
 	// token claims.
 	//
 	// A template must read each of them, and none may also be a default.
-	Constants map[string]string `key:"constants"`
+	Constants map[string]string `key:"constants" yaml:"constants"`
 	// ExtensionTemplates has a template by the extension's key, as in oids.md; in JSON by the
 	// extension's name.
-	ExtensionTemplates map[string]string `key:"extension-templates" kind:"extension"`
+	ExtensionTemplates map[string]string `key:"extension-templates" kind:"extension" yaml:"extension-templates"`
 	// SubjectAlternativeNameTemplate is `subject-alternative-name-template`, the template of the
 	// certificate's only name, a URI.
-	SubjectAlternativeNameTemplate string `key:"subject-alternative-name-template"`
+	SubjectAlternativeNameTemplate string `key:"subject-alternative-name-template" yaml:"subject-alternative-name-template"`
 	// DistinctClaims refuses a token in which a claim of the name holds
 	// the text that separates it from the next claim. It has no effect on the
-	// templates of config/issuers.yaml, for which such tokens are always refused.
-	DistinctClaims bool `key:"distinct-claims"`
+	// built-in templates, for which such tokens are always refused.
+	DistinctClaims bool `key:"distinct-claims" yaml:"distinct-claims"`
 }
 
 // at returns path with more keys after it.

@@ -5,7 +5,6 @@ package identity
 import (
 	"cmp"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -165,18 +164,6 @@ func escapeIn(text string, joined, fragment bool) string {
 		}
 	}
 	return ""
-}
-
-// isShippedName reports whether a SAN template is one of config/issuers.yaml that holds several
-// claims. Its claims are kept apart without distinct-claims.
-func isShippedName(template string) bool {
-	return slices.Contains([]string{
-		"{{.url}}/{{.job_workflow_ref}}",
-		"{{.platform_url}}/{{.account_name}}/{{.pipeline_name}}:{{.account_id}}/{{.pipeline_id}}",
-		"{{.url}}/{{.organization_slug}}/{{.pipeline_slug}}",
-		`{{.api_url}}/projects/{{index."oidc.circleci.com/project-id"}}/pipeline-definitions/{{index."oidc.circleci.com/pipeline-definition-id"}}`,
-		"{{.base_url}}/{{.workspace_domain}}/{{.project_name}}/pipelines/pipeline/{{.pipeline_id}}",
-	}, strings.ReplaceAll(template, " ", ""))
 }
 
 // pair is a claim in a concatenation, and the claim that follows it.

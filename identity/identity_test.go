@@ -69,19 +69,14 @@ func readYAML(tb testing.TB, file string, v any) {
 	}
 }
 
-// shipped returns the templates of that name in config/issuers.yaml.
+// shipped returns a built-in CI provider.
 func shipped(tb testing.TB, name string) CIProvider {
 	tb.Helper()
-	var file struct {
-		Providers map[string]struct {
-			Defaults   map[string]string `yaml:"default-template-values"`
-			Extensions map[string]string `yaml:"extension-templates"`
-			Name       string            `yaml:"subject-alternative-name-template"`
-		} `yaml:"ci-issuer-metadata"`
+	providers, err := BuiltIn()
+	if err != nil || providers[name].SubjectAlternativeNameTemplate == "" {
+		tb.Fatalf("%s: %v", name, err)
 	}
-	readYAML(tb, "../config/issuers.yaml", &file)
-	p := file.Providers[name]
-	return CIProvider{DefaultTemplateValues: p.Defaults, ExtensionTemplates: p.Extensions, SubjectAlternativeNameTemplate: p.Name}
+	return providers[name]
 }
 
 // ciClaims returns the claims of a token for those templates.

@@ -20,9 +20,15 @@ import (
 // even if err is not nil.
 func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 	b := &builder{compat: config.Compat}
+	known, err := BuiltIn()
+	if err != nil {
+		return nil, nil, err
+	}
+	b.builtIn = maps.Clone(known)
+	maps.Copy(known, config.CIProviders)
 	providers := map[string]*ciProvider{}
-	for _, name := range slices.Sorted(maps.Keys(config.CIProviders)) {
-		providers[name] = b.provider(config.CIProviders[name], []string{"ci-issuer-metadata", name})
+	for _, name := range slices.Sorted(maps.Keys(known)) {
+		providers[name] = b.provider(known[name], []string{"ci-issuer-metadata", name})
 	}
 	byEntry := make(map[entryKey]entryRule, len(config.Issuers))
 	for _, entry := range config.Issuers {
@@ -48,6 +54,7 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 // builder collects the mistakes and warnings of NewRules.
 type builder struct {
 	compat         bool
+	builtIn        map[string]CIProvider
 	warnings, errs []error
 }
 
@@ -165,8 +172,8 @@ func (e *entryBuilder) email() rule {
 func (e *entryBuilder) ciProvider() rule {
 	provider, ok := e.providers[e.CIProvider]
 	if !ok {
-		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata%s", quote(e.CIProvider),
-			suggest.DidYouMeanOr(e.CIProvider, slices.Sorted(maps.Keys(e.providers)), "it has"))
+		e.wrong("ci-provider", "there is no entry %s in ci-issuer-metadata, and no built-in CI provider has this name%s", quote(e.CIProvider),
+			suggest.DidYouMeanOr(e.CIProvider, slices.Sorted(maps.Keys(e.providers)), "the names are"))
 	}
 	if provider == nil || len(e.Constants) == 0 {
 		return provider

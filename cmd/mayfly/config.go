@@ -27,8 +27,9 @@ func configCommand() *cobra.Command {
 
 func configCheckCommand() *cobra.Command {
 	var options app.CheckOptions
+	var explainDefaults bool
 	c := &cobra.Command{
-		Use:   "check [--compat] [--no-files] [--online] FILE",
+		Use:   "check [--compat] [--no-files] [--online] [--explain-defaults] FILE",
 		Short: "Find every mistake in an issuer file or a server configuration",
 		Long: `Read an issuer file, or a server configuration and all files that it names, as mayfly serve
 does, and run the tests beside issuers. Each mistake is one line,
@@ -39,8 +40,13 @@ A server configuration is refused exactly where mayfly serve would refuse to sta
 keys and their passwords, logs, tokens and the TLS certificate are read. Nothing is written
 or locked, so that it runs beside a server. Services, modules and processes that hold keys
 are not asked. --no-files reads the configuration and the issuer file only, for a machine
-that has no other.`,
-		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml",
+that has no other.
+
+--explain-defaults prints the built-in CI providers that the entries use, as the section
+ci-issuer-metadata that Fulcio needs; warnings are then on standard error. An entry of the
+file replaces a built-in provider of the same name.`,
+		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml\n" +
+			"  mayfly config check --explain-defaults issuers.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageError{errors.New("exactly one file is expected; see mayfly config check --help")}
@@ -53,20 +59,30 @@ that has no other.`,
 			if err != nil {
 				return err
 			}
+			out := c.OutOrStdout()
+			if explainDefaults {
+				out = c.ErrOrStderr()
+			}
 			for _, mistake := range report.Mistakes {
-				printable.Fprintf(c.OutOrStdout(), "%v\n", mistake)
+				printable.Fprintf(out, "%v\n", mistake)
 			}
 			for _, warning := range report.Warnings {
-				printable.Fprintf(c.OutOrStdout(), "%v\n", asWarning(warning))
+				printable.Fprintf(out, "%v\n", asWarning(warning))
 			}
 			if len(report.Mistakes) > 0 {
 				return errors.New(report.Summary())
 			}
-			printable.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], report.Summary())
+			printable.Fprintf(out, "%s: %s\n", args[0], report.Summary())
+			if explainDefaults && report.BuiltIn == "" {
+				printable.Fprintf(out, "no entry uses a built-in CI provider\n")
+			} else if explainDefaults {
+				fmt.Fprint(c.OutOrStdout(), report.BuiltIn)
+			}
 			return nil
 		},
 	}
 	c.Flags().BoolVar(&options.Compat, "compat", false, "what Fulcio tolerates in an issuer file is a warning")
+	c.Flags().BoolVar(&explainDefaults, "explain-defaults", false, "print the built-in CI providers that the entries use, as ci-issuer-metadata")
 	c.Flags().BoolVar(&options.NoFiles, "no-files", false, "do not read the files that a server configuration names, except the issuer file")
 	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys, and each remote log for its tree head")
 	return c
