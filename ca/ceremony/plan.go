@@ -181,8 +181,7 @@ func (p Plan) execute(real bool) (*ceremony, error) {
 		}
 	}
 	if len(c.set) > 0 {
-		content := cmp.Or(p.head, "# The CA set, made by mayfly ca ceremony. Paths are relative to this file.\n") + "generation: 1\nauthorities:\n" + strings.Join(c.set, "")
-		c.files = append(c.files, file{"", setFile, publicMode, []byte(content)})
+		c.files = append(c.files, c.setFile())
 	}
 	c.note("\nFiles, with the SHA-256 of those that are public:")
 	for _, f := range c.files {
@@ -193,6 +192,12 @@ func (p Plan) execute(real bool) (*ceremony, error) {
 		c.note("  %s %s", filepath.Join(f.folder, f.name), digest)
 	}
 	return c, nil
+}
+
+// setFile is the CA set with the entries in c.set.
+func (c *ceremony) setFile() file {
+	head := cmp.Or(c.plan.head, "# The CA set, made by mayfly ca ceremony. Paths are relative to this file.\n")
+	return file{"", setFile, publicMode, []byte(head + "generation: 1\nauthorities:\n" + strings.Join(c.set, ""))}
 }
 
 func (c *ceremony) note(format string, args ...any) {

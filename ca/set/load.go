@@ -62,6 +62,24 @@ type Keys struct {
 // only its Files, and is nil if they are unknown.
 func Load(ctx context.Context, cfg *config.Server, now time.Time, keys Keys) (*Loaded, error) {
 	l, err := Read(cfg, now)
+	return l.load(ctx, now, keys, err)
+}
+
+// LoadAlone is Load for an authority that no set lists yet. It signs for as long as its chain is
+// valid, and no error or warning has a place.
+func LoadAlone(ctx context.Context, entry config.CASetAuthority, now time.Time, keys Keys) (*Loaded, error) {
+	l, err := alone(entry.Chain, entry, now, func(err error) error {
+		var errs []error
+		for _, e := range keypath.All(err) {
+			errs = append(errs, e.Err)
+		}
+		return errors.Join(errs...)
+	})
+	return l.load(ctx, now, keys, err)
+}
+
+// load opens the keys of l, unless err is why it could not be read.
+func (l *Loaded) load(ctx context.Context, now time.Time, keys Keys, err error) (*Loaded, error) {
 	if err == nil {
 		err = l.open(ctx, now, keys, "")
 	}
@@ -71,13 +89,18 @@ func Load(ctx context.Context, cfg *config.Server, now time.Time, keys Keys) (*L
 	return l, err
 }
 
+// alone reads a set of one authority, which no file lists.
+func alone(name string, entry config.CASetAuthority, now time.Time, places func(error) error) (*Loaded, error) {
+	l := &Loaded{Name: name, entries: []config.CASetAuthority{entry}, places: places}
+	return l.read(1, now)
+}
+
 // Read is Load without the keys: the set that it returns signs nothing, and may be inactive. `ca.file`
 // is a set of one authority that signs for as long as its chain is valid.
 func Read(cfg *config.Server, now time.Time) (*Loaded, error) {
 	if file := cfg.CA.File; file != nil {
 		entry := config.CASetAuthority{ID: "file", Chain: file.Chain, Signer: config.Signer{File: &config.SignerFile{Key: file.Key, PasswordFile: file.PasswordFile}}}
-		l := &Loaded{Name: cfg.Name(), entries: []config.CASetAuthority{entry}, places: func(err error) error { return cfg.WithPlaces(atFile(err)) }}
-		return l.read(1, now)
+		return alone(cfg.Name(), entry, now, func(err error) error { return cfg.WithPlaces(atFile(err)) })
 	}
 	file, mistakes, err := config.LoadCASet(cfg.CA.Set)
 	if _, ok := err.(config.Mistakes); err != nil && !ok { // the file itself cannot be read

@@ -20,9 +20,10 @@ import (
 func caInitCommand() *cobra.Command {
 	var config ceremony.InitConfig
 	var key, root signerFlag
+	existing := adoption{signer: &key}
 	c := &cobra.Command{
 		Use:   "init DIR",
-		Short: "Make a root and an intermediate with encrypted keys",
+		Short: "Create a root and an intermediate with encrypted keys, or adopt an existing CA",
 		Long: `Make a new CA in DIR, which must not exist or be empty: a root for ten years, an
 intermediate for three that signs certificates, both with encrypted keys, and ca.yaml, the
 CA set that lists them.
@@ -32,15 +33,27 @@ is offline. Passwords are drawn at random unless a file gives them, and are neve
 
 With --signer or --root-signer a key is in a hardware module or at a key-management service,
 and DIR holds no secret of it. A PKCS#11 token makes a key that it does not have; at a
-service it must be there (docs/signers.md).`,
-		Example: "  mayfly ca init ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
+service it must be there (docs/signers.md).
+
+With --chain and --key, adopt an existing CA instead, for example that of a Fulcio: load it
+as a server does, and write a CA set whose only authority it is, active at once. DIR gets
+copies of the chain and of the key, encrypted with a new password; --password-file has the
+password of the existing key. With --signer in place of --key, the key stays in its hardware
+module or service.`,
+		Example: "  mayfly ca init ./ca\n  mayfly ca init --chain fulcio/chain.pem --key fulcio/key.pem --password-file fulcio/pass ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := existing.check(c); err != nil {
+				return err
+			}
 			var err, rootErr error
 			config.Signer, config.Password, err = key.parse()
 			config.RootSigner, config.RootPassword, rootErr = root.parse()
 			if err := errors.Join(err, rootErr); err != nil {
 				return err
+			}
+			if existing.chain != "" {
+				return existing.run(c, args[0], config.Signer)
 			}
 			config.Dir, config.Now = args[0], time.Now
 			if err := config.Check(); err != nil {
@@ -58,10 +71,12 @@ service it must be there (docs/signers.md).`,
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&existing.chain, "chain", "", "adopt the CA with this chain, a PEM file: the issuing CA first, the root last")
+	f.StringVar(&existing.key, "key", "", "PEM file of the adopted CA's private key, which is copied")
 	f.StringVar(&config.Organization, "organization", "", `the O of both certificates (default "mayfly")`)
 	f.StringVar(&config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
 	f.StringVar(&config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
-	key.add(c, "signer", "where the intermediate's key is instead of a file", "password-file", "file with the password for the intermediate's key")
+	key.add(c, "signer", "where the intermediate's key is instead of a file", "password-file", "file with the password for the intermediate's key; with --key, of that key")
 	root.add(c, "root-signer", "where the root's key is instead of a file", "root-password-file", "file with the password for the root's key, which is then written nowhere")
 	return c
 }
