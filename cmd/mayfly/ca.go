@@ -15,8 +15,6 @@ func caCommand() *cobra.Command {
 		Use:     "ca",
 		Short:   "Create and rotate the CA's keys and certificates",
 		Example: "  mayfly ca init ./ca\n  mayfly ca status --set ca",
-		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(caInitCommand(), caAddCommand(), caActivateCommand(), caRetireCommand(), caStatusCommand(), caBundleCommand(),
 		caCheckCommand(), caRequestCommand(), caSignIntermediateCommand(), caCeremonyCommand())
@@ -35,7 +33,6 @@ the same instant, on every replica.
 The default is the earliest time that breaks nobody: when it has been published for the
 minimum lead, and at least five minutes from now, so that every replica has the file.`,
 		Example: "  mayfly ca activate --set ca 2026-b\n  mayfly ca activate --set ca 2026-b --at 2026-12-01T09:00:00Z",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			editor, err := flags.editor()
 			if err != nil {
@@ -63,21 +60,20 @@ func caStatusCommand() *cobra.Command {
 Each replica makes these changes by its own clock, at the same instant. No key is opened
 and nothing is asked over the network, so that this can run anywhere; what running
 replicas have loaded is in their metric mayfly_ca_set_generation.`,
-		Example: "  mayfly ca status --set ca/ca.yaml\n  mayfly ca status --config mayfly.yaml --json\n  mayfly ca status --set ca --at +48h",
-		Args:    cobra.NoArgs,
+		Example: "  mayfly ca status --set ca/ca.yaml\n  mayfly ca status --config mayfly.yaml -o json\n  mayfly ca status --set ca --at +48h",
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, now, err := flags.read(at)
 			if err != nil {
 				return err
 			}
-			if flags.asJSON {
+			if flags.out.json() {
 				return printJSON(c.OutOrStdout(), loaded.StatusAt(now))
 			}
 			return loaded.StatusAt(now).Write(c.OutOrStdout())
 		},
 	}
 	flags.readFlags(c)
-	c.Flags().BoolVar(&flags.asJSON, "json", false, "print JSON")
+	addOutput(c, &flags.out)
 	addTime(c, &at, "at", "show it as it will be at this time (default: now)")
 	return c
 }
@@ -91,7 +87,6 @@ func caBundleCommand() *cobra.Command {
 		Long: `Print the trust bundle that a server with this set serves: the active chain first, then
 those that are published, then those that have retired and have not ended.`,
 		Example: "  mayfly ca bundle --set ca > bundle.pem",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, now, err := flags.read(at)
 			if err != nil {

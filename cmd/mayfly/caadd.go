@@ -42,7 +42,6 @@ sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if no
 With --signer in the place of --key, or beside --root, the key is in a hardware module or at
 a key-management service (docs/signers.md).`,
 		Example: "  mayfly ca add --set ca --root /media/usb/root\n  mayfly ca add --set ca 2027-a --chain ca/2027-a/chain.pem --key ca/2027-a/key.pem --password-file ca/2027-a/pass",
-		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			id := ""
 			if len(args) > 0 {

@@ -41,7 +41,6 @@ and after. No network is used: run it on a machine that has none.
       # common_name, organization, algorithm, not_before, not_after, password_file,
       # signer, publish_at, activate_at; or the key is elsewhere: request: request.csr`,
 		Example: "  mayfly ca ceremony --plan ceremony.yaml --out ./ca",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if planFile == "" || out == "" {
 				return usageError{errors.New("--plan and --out are required; see mayfly ca ceremony --help")}

@@ -17,6 +17,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
+// checkedSet is the result of mayfly ca check. Its JSON keys are stable.
+type checkedSet struct {
+	Set        string `json:"set"`
+	Generation uint64 `json:"generation"`
+	Signs      string `json:"signs"` // the active authority
+	Logs       int    `json:"logs"`  // how many accept its roots
+}
+
 func caCheckCommand() *cobra.Command {
 	var flags setFlags
 	c := &cobra.Command{
@@ -27,7 +35,6 @@ and an authority must be active now. With --config, each Certificate Transparenc
 also asked whether it accepts the root of every authority. The exit code is 1 if a server
 would not load the set, or a log would refuse its certificates.`,
 		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			cfg, err := flags.server()
 			if err != nil {
@@ -45,18 +52,27 @@ would not load the set, or a log would refuse its certificates.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", loaded.Name, err)
 			}
-			printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
-			if flags.config == "" {
-				return nil
+			checked := checkedSet{loaded.Name, loaded.Set.Generation(), authority.ID(), 0}
+			if !flags.out.json() {
+				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", checked.Set, checked.Generation, checked.Signs)
 			}
-			if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
-				return err
+			if flags.config != "" {
+				if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
+					return err
+				}
+				checked.Logs = len(cfg.CT.Logs)
 			}
-			printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", len(cfg.CT.Logs))
+			if flags.out.json() {
+				return printJSON(c.OutOrStdout(), checked)
+			}
+			if flags.config != "" {
+				printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", checked.Logs)
+			}
 			return nil
 		},
 	}
 	flags.readFlags(c)
+	addOutput(c, &flags.out)
 	return c
 }
 

@@ -41,7 +41,6 @@ copies of the chain and of the key, encrypted with a new password; --password-fi
 password of the existing key. With --signer in place of --key, the key stays in its hardware
 module or service.`,
 		Example: "  mayfly ca init ./ca\n  mayfly ca init --chain fulcio/chain.pem --key fulcio/key.pem --password-file fulcio/pass ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := existing.check(c); err != nil {
 				return err

@@ -23,7 +23,6 @@ leaves DIR.
 With --signer the key is in a hardware module or at a key-management service, and DIR holds
 the request alone; then mayfly ca add --chain … --signer ….`,
 		Example: "  mayfly ca request --organization 'Example Corp' --common-name 'Example intermediate 2027-a' ca/2027-a",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			config.Dir = args[0]
 			if config.Signer, config.Password, err = key.parse(); err != nil {

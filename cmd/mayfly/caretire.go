@@ -35,7 +35,6 @@ the trust bundle, and its window in trusted_root.json ends at --since: verifiers
 signature with a later timestamp, honest ones included. It needs no --force, and issuance stops
 if no other authority is active. docs/rotation.md has the runbook.`,
 		Example: "  mayfly ca retire --set ca 2026-a\n  mayfly ca retire --set ca 2026-a --compromised --since 2026-11-29T22:00:00Z",
-		Args:    cobra.ExactArgs(1),
 		RunE:    func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	flags.editFlags(c)

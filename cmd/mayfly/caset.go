@@ -22,15 +22,16 @@ import (
 
 // setFlags are the flags of the commands that read or edit a CA set.
 type setFlags struct {
-	set, config   string
-	minimumLead   time.Duration
-	force, asJSON bool
+	set, config string
+	minimumLead time.Duration
+	force       bool
+	out         output
 }
 
 // readFlags adds the flag that names the set.
 func (f *setFlags) readFlags(c *cobra.Command) {
 	c.Flags().StringVar(&f.set, "set", "", "the CA set: ca.yaml, or the folder that holds it (default: ca.set of --config, else ca.yaml here)")
-	c.Flags().StringVar(&f.config, "config", "", "the server's configuration file, whose ca.set is meant")
+	addConfig(c, &f.config, "the server's configuration file, whose ca.set is meant")
 }
 
 // editFlags adds the other flags of an edit.
@@ -38,7 +39,7 @@ func (f *setFlags) editFlags(c *cobra.Command) {
 	f.readFlags(c)
 	c.Flags().DurationVar(&f.minimumLead, "minimum-lead", set.PublicationLead, "how long an authority must be published before it signs")
 	c.Flags().BoolVar(&f.force, "force", false, "do it though it breaks verifiers or stops issuance")
-	c.Flags().BoolVar(&f.asJSON, "json", false, "print the set's status as JSON")
+	addOutput(c, &f.out)
 }
 
 // server returns the configuration of --config, or one that names the set alone.
@@ -92,7 +93,7 @@ func (f *setFlags) print(c *cobra.Command, result *set.Result, done ...string) e
 	for _, forced := range result.Forced {
 		printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}
-	if f.asJSON {
+	if f.out.json() {
 		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
 	}
 	for _, line := range append(done, "") {

@@ -28,7 +28,6 @@ everything else follows the certificate specification (path length 0, extended k
 codeSigning, three years, never longer than the root). The certificate is checked before
 the root signs it and after. No network is used.`,
 		Example: "  mayfly ca sign-intermediate --root /media/usb/root --csr request.csr --out chain.pem",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if root.dir == "" || csr == "" || out == "" {
 				return usageError{errors.New("--root, --csr and --out are required; see mayfly ca sign-intermediate --help")}

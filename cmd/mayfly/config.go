@@ -3,9 +3,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +21,6 @@ func configCommand() *cobra.Command {
 		Use:     "config",
 		Short:   "Check configuration files",
 		Example: "  mayfly config check mayfly.yaml",
-		Args:    cobra.NoArgs,
 	}
 	c.AddCommand(configCheckCommand())
 	return c
@@ -28,13 +29,14 @@ func configCommand() *cobra.Command {
 func configCheckCommand() *cobra.Command {
 	var options app.CheckOptions
 	var explainDefaults bool
+	var form output
 	c := &cobra.Command{
-		Use:   "check [--compat] [--no-files] [--online] [--explain-defaults] FILE",
+		Use:   "check [FILE]",
 		Short: "Find every mistake in an issuer file or a server configuration",
 		Long: `Read an issuer file, or a server configuration and all files that it names, as mayfly serve
 does, and run the tests beside issuers. Each mistake is one line,
-FILE:LINE:COLUMN: and a sentence. The exit code is 0 where there is none, and 1 where there
-is one or the file cannot be read.
+FILE:LINE:COLUMN: and a sentence. The exit code is 0 where there is none, 1 where there is
+one, and 3 where the file itself cannot be read.
 
 A server configuration is refused exactly where mayfly serve would refuse to start: chains,
 keys and their passwords, logs, tokens and the TLS certificate are read. Nothing is written
@@ -47,16 +49,20 @@ ci-issuer-metadata that Fulcio needs; warnings are then on standard error. An en
 file replaces a built-in provider of the same name.`,
 		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml\n" +
 			"  mayfly config check --explain-defaults issuers.yaml",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usageError{errors.New("exactly one file is expected; see mayfly config check --help")}
-			}
-			return nil
-		},
 		RunE: func(c *cobra.Command, args []string) error {
-			options.File, options.Environ = args[0], os.Environ()
+			if len(args) > 0 == (options.File != "") {
+				return usageError{errors.New("exactly one file is expected: FILE or --config; see mayfly config check --help")}
+			}
+			options.File, options.Environ = cmp.Or(options.File, strings.Join(args, "")), os.Environ()
 			report, err := app.Check(c.Context(), options)
 			if err != nil {
+				return err
+			}
+			if form.json() {
+				err = printJSON(c.OutOrStdout(), checkedConfig{texts(report.Mistakes), texts(report.Warnings)})
+				if err == nil && len(report.Mistakes) > 0 {
+					err = errors.New(report.Summary())
+				}
 				return err
 			}
 			out := c.OutOrStdout()
@@ -72,7 +78,7 @@ file replaces a built-in provider of the same name.`,
 			if len(report.Mistakes) > 0 {
 				return errors.New(report.Summary())
 			}
-			printable.Fprintf(out, "%s: %s\n", args[0], report.Summary())
+			printable.Fprintf(out, "%s: %s\n", options.File, report.Summary())
 			if explainDefaults && report.BuiltIn == "" {
 				printable.Fprintf(out, "no entry uses a built-in CI provider\n")
 			} else if explainDefaults {
@@ -81,11 +87,27 @@ file replaces a built-in provider of the same name.`,
 			return nil
 		},
 	}
+	addConfig(c, &options.File, "the file, as FILE")
+	addOutput(c, &form)
 	c.Flags().BoolVar(&options.Compat, "compat", false, "what Fulcio tolerates in an issuer file is a warning")
 	c.Flags().BoolVar(&explainDefaults, "explain-defaults", false, "print the built-in CI providers that the entries use, as ci-issuer-metadata")
 	c.Flags().BoolVar(&options.NoFiles, "no-files", false, "do not read the files that a server configuration names, except the issuer file")
 	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys, and each remote log for its tree head")
 	return c
+}
+
+// checkedConfig is the result of mayfly config check. Its JSON keys are stable.
+type checkedConfig struct {
+	Mistakes []string `json:"mistakes"`
+	Warnings []string `json:"warnings"`
+}
+
+func texts(errs []error) []string {
+	list := []string{}
+	for _, err := range errs {
+		list = append(list, err.Error())
+	}
+	return list
 }
 
 // asWarning marks a mistake that does not count as one.

@@ -30,8 +30,6 @@ func ctlogCommand() *cobra.Command {
 the log's settings from the server's configuration. Where that has several logs, --name names
 one. docs/ctlog.md explains how to run such a log.`,
 		Example: "  mayfly ctlog status --config mayfly.yaml --name 2026",
-		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(ctlogInitCommand(), ctlogStatusCommand(), ctlogFsckCommand(), ctlogSearchCommand())
 	return c
@@ -40,7 +38,6 @@ one. docs/ctlog.md explains how to run such a log.`,
 // logCommand completes a command that works with one log.
 func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) error) *cobra.Command {
 	var configFile, name string
-	c.Args = cobra.NoArgs
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		cfg, _, err := config.LoadServer(configFile, os.Environ())
 		if err != nil {
@@ -56,7 +53,7 @@ func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) erro
 		}
 		return err
 	}
-	c.Flags().StringVar(&configFile, "config", "", "the server's configuration file (required)")
+	addConfig(c, &configFile, "the server's configuration file (required)")
 	c.Flags().StringVar(&name, "name", "", "the log's name, where there are several")
 	require(c, "config")
 	return c
@@ -85,8 +82,17 @@ func selectLog(cfg *config.Server, configFile, name string) (index int, err erro
 	return index, nil
 }
 
+// createdLog is the result of mayfly ctlog init. Its JSON keys are stable.
+type createdLog struct {
+	Name      string `json:"name"`
+	Origin    string `json:"origin"`
+	LogID     []byte `json:"log_id"`
+	PublicKey string `json:"public_key"`
+}
+
 func ctlogInitCommand() *cobra.Command {
-	return logCommand(&cobra.Command{
+	var out output
+	c := logCommand(&cobra.Command{
 		Use:   "init",
 		Short: "Create a new log: its key, directory and guard",
 		Long: `Create the log that the configuration names: a P-256 key of its own (PKCS#8, mode 0600), its
@@ -99,15 +105,20 @@ It prints the public key: verifiers need it before the first use of the log.`,
 		if err != nil {
 			return err
 		}
+		if out.json() {
+			return printJSON(c.OutOrStdout(), createdLog{log.Name, created.Origin, created.LogID[:], string(created.PublicKey)})
+		}
 		printable.Fprintf(c.ErrOrStderr(), "Created log %s (%s): directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
 			log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
 		_, err = c.OutOrStdout().Write(created.PublicKey)
 		return err
 	})
+	addOutput(c, &out)
+	return c
 }
 
 func ctlogStatusCommand() *cobra.Command {
-	var asJSON bool
+	var out output
 	c := logCommand(&cobra.Command{
 		Use:   "status",
 		Short: "Print a log's state, and what to do if it takes no entry",
@@ -117,27 +128,23 @@ process writes it, and whether it would take an entry now. The exit code is 1 if
 	}, func(c *cobra.Command, log embedded.Config) error {
 		in, err := embedded.Inspect(c.Context(), log)
 		if err == nil {
-			err = printInspection(c.OutOrStdout(), in, asJSON)
+			err = printInspection(c.OutOrStdout(), in, out.json())
 		}
-		if err != nil {
-			return err
+		if err == nil && in.Err != nil {
+			err = coded{in.Err, 1}
 		}
-		return in.Err
+		return err
 	})
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for a program")
+	addOutput(c, &out)
 	return c
 }
 
 func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error {
 	if asJSON {
-		problem := ""
-		if in.Err != nil {
-			problem = in.Err.Error()
-		}
 		return printJSON(out, struct {
 			*embedded.Inspection
 			Error string `json:"error,omitempty"`
-		}{in, problem})
+		}{in, errorText(in.Err)})
 	}
 	at := func(n uint64, t time.Time) string { return fmt.Sprintf("%d at %s", n, t.UTC().Format(time.RFC3339)) }
 	w := newTable(out)
@@ -163,18 +170,34 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 	return w.Flush()
 }
 
+// checkedLog is the result of mayfly ctlog fsck. Its JSON keys are stable.
+type checkedLog struct {
+	Log     string `json:"log"`
+	Entries uint64 `json:"entries"`
+	Error   string `json:"error,omitempty"`
+}
+
 func ctlogFsckCommand() *cobra.Command {
-	return logCommand(&cobra.Command{
+	var out output
+	c := logCommand(&cobra.Command{
 		Use:     "fsck",
 		Short:   "Prove a whole log: every entry, tile and issuer, and that it continues checkpoint and guard",
 		Example: "  mayfly ctlog fsck --config mayfly.yaml",
 	}, func(c *cobra.Command, log embedded.Config) error {
 		size, err := embedded.Fsck(c.Context(), log)
+		if err != nil && c.Context().Err() == nil {
+			err = coded{err, 1} // missing files are findings too
+		}
+		if out.json() {
+			return errors.Join(printJSON(c.OutOrStdout(), checkedLog{log.Name, size, errorText(err)}), err)
+		}
 		if err == nil {
 			_, err = printable.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
 		}
 		return err
 	})
+	addOutput(c, &out)
+	return c
 }
 
 // ctlogSearch is the flags of `mayfly ctlog search`.
@@ -182,7 +205,7 @@ type ctlogSearch struct {
 	query  embedded.Query
 	serial string
 	limit  int
-	asJSON bool
+	out    output
 }
 
 func ctlogSearchCommand() *cobra.Command {
@@ -191,9 +214,10 @@ func ctlogSearchCommand() *cobra.Command {
 		Use:   "search",
 		Short: "Find certificates by identity, issuer or serial number, newest first",
 		Long: `Find out which certificates bear a name: list the certificates in a log, newest first, also
-while it is in use. Without a filter all are listed, up to --limit.`,
+while it is in use. Without a filter all are listed, up to --limit. With -o json, each is a JSON
+object in one line.`,
 		Example: `  mayfly ctlog search --config mayfly.yaml --identity person@example.com
-  mayfly ctlog search --config mayfly.yaml --issuer https://token.actions.githubusercontent.com --json`,
+  mayfly ctlog search --config mayfly.yaml --issuer https://token.actions.githubusercontent.com -o json`,
 	}, s.run)
 	f := c.Flags()
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name, exactly: an email address, a URI or user!domain")
@@ -201,11 +225,11 @@ while it is in use. Without a filter all are listed, up to --limit.`,
 	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
 	addTime(c, &s.query.Since, "since", "only those that were logged at this time or later; a duration such as -2h is from now")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
-	f.BoolVar(&s.asJSON, "json", false, "print one JSON object a line")
+	addOutput(c, &s.out)
 	return c
 }
 
-// foundCertificate is a line of `mayfly ctlog search --json`. Its keys are stable.
+// foundCertificate is a line of `mayfly ctlog search -o json`. Its keys are stable.
 type foundCertificate struct {
 	Index     uint64    `json:"index"`
 	Timestamp time.Time `json:"timestamp"`
@@ -223,7 +247,7 @@ func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
 		}
 	}
 	w := newTable(c.OutOrStdout())
-	if !s.asJSON {
+	if !s.out.json() {
 		w.row("INDEX", "LOGGED", "IDENTITY", "ISSUER", "SERIAL")
 	}
 	count := 0
@@ -239,7 +263,7 @@ func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
 			IssuedBy: found.Certificate.Issuer.String(),
 			DER:      found.DER,
 		}
-		if !s.asJSON {
+		if !s.out.json() {
 			w.row(row.Index, row.Timestamp.Format(time.RFC3339), row.Identity.Value, row.Issuer, row.Serial)
 		} else if err := json.NewEncoder(c.OutOrStdout()).Encode(row); err != nil {
 			return err

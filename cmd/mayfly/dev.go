@@ -27,7 +27,6 @@ signs and verifies in it after the one line cosign initialize, which is printed.
 This is no production: the sign-in believes everybody, so it listens on loopback addresses
 alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 		Example: "  mayfly dev\n  mayfly dev --dir ./world --listen 127.0.0.1:7777",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
 			world, err := dev.New(c.Context(), cfg)

@@ -8,64 +8,71 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/printable"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 func explainCommand() *cobra.Command {
 	var options app.ExplainOptions
-	var tokenFile, claimsFile string
-	var asJSON bool
+	var token tokenFlags
+	var claimsFile string
+	var out output
 	c := &cobra.Command{
-		Use:   "explain --config FILE (--token FILE|- | --claims FILE|-)",
+		Use:   "explain",
 		Short: "Print what a token would get, or why it gets nothing",
 		Long: `Judge an ID token as mayfly serve does, step by step, and show the certificate that it
 would get. Nothing is issued, and the token is never printed. The settings are those of an
 issuer file or of a server configuration.
 
-With --token the issuer is asked for its keys. With --claims, a JSON object with the claims
+For a token the issuer is asked for its keys. With --claims, a JSON object with the claims
 of a token, neither times nor a signature are judged. Where a token fails, the rest is
-judged as if it had not. The exit code is 0 if a certificate would be issued, and 1 if not.`,
-		Example: "  mayfly explain --config issuers.yaml --token token.jwt\n  mayfly explain --config mayfly.yaml --claims claims.json",
-		Args:    cobra.NoArgs,
+judged as if it had not. The exit code is 0 if a certificate would be issued, 1 if not, and 3
+where the issuer cannot be asked.`,
+		Example: "  mayfly explain --config issuers.yaml --token-file token.jwt\n  mayfly explain --config mayfly.yaml --claims claims.json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if options.File == "" || (tokenFile == "") == (claimsFile == "") {
-				return usageError{errors.New("--config and either --token or --claims are required; see mayfly explain --help")}
+			var err error
+			if claimsFile != "" && !token.given() {
+				options.Claims, err = readInput(c.InOrStdin(), claimsFile)
+			} else {
+				options.Token, err = token.read(c)
 			}
-			content, err := readInput(c.InOrStdin(), tokenFile+claimsFile)
 			if err != nil {
 				return err
 			}
-			if claimsFile != "" {
-				options.Claims = content
-			} else if options.Token = string(content); strings.TrimSpace(options.Token) == "" {
-				return fmt.Errorf("%s is empty; an ID token is expected", tokenFile)
+			if claimsFile != "" && token.given() || claimsFile == "" && options.Token == "" {
+				return usageError{errors.New("either --token-file or --claims is required; see mayfly explain --help")}
 			}
 			options.Environ = os.Environ()
 			x, err := app.Explain(c.Context(), options)
 			if err != nil {
 				return err
 			}
-			if asJSON {
+			if out.json() {
 				err = json.NewEncoder(c.OutOrStdout()).Encode(x)
 			} else {
 				err = printExplanation(c.OutOrStdout(), x)
 			}
 			if err == nil && x.Reason != "" {
 				err = fmt.Errorf("no certificate: %s (%s)", x.Message, x.Reason)
+				if x.Reason == string(refusal.IssuerUnreachable) {
+					err = coded{err, 3}
+				}
 			}
 			return err
 		},
 	}
-	c.Flags().StringVar(&options.File, "config", "", "an issuer file or a server configuration (required)")
-	c.Flags().StringVar(&tokenFile, "token", "", "the file with the ID token, - for standard input")
+	addConfig(c, &options.File, "an issuer file or a server configuration (required)")
+	token.add(c)
+	c.Flags().StringVar(&token.file, "token", "", "as --token-file")
+	_ = c.Flags().MarkHidden("token")
 	c.Flags().StringVar(&claimsFile, "claims", "", "a file with claims, JSON, - for standard input")
 	c.Flags().BoolVar(&options.Compat, "compat", false, "read an issuer file as config check --compat does")
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	addOutput(c, &out)
+	require(c, "config")
 	return c
 }
 

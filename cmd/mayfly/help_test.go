@@ -35,7 +35,7 @@ func TestHelpShowsAnExample(t *testing.T) {
 			}
 		}
 		for _, sub := range c.Commands() {
-			if sub.IsAvailableCommand() && sub.Name() != "completion" && sub.Name() != "help" {
+			if sub.IsAvailableCommand() || sub.Name() == "help" {
 				walk(sub)
 			}
 		}

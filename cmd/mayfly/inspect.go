@@ -22,7 +22,7 @@ import (
 )
 
 func inspectCommand() *cobra.Command {
-	var asJSON bool
+	var out output
 	c := &cobra.Command{
 		Use:   "inspect [FILE]",
 		Short: "Show whom a certificate names, its extensions and its log entry",
@@ -31,8 +31,7 @@ signed certificate timestamp (SCT) that a log gave for it.
 
 FILE holds one or more PEM certificates, the leaf first; - or no FILE reads standard
 input. Nothing is verified: use a signing client to verify.`,
-		Example: "  mayfly inspect chain.pem\n  mayfly inspect --json chain.pem | jq .extensions",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  mayfly inspect chain.pem\n  mayfly inspect -o json chain.pem | jq .extensions",
 		RunE: func(c *cobra.Command, args []string) error {
 			name := append(args, "-")[0]
 			data, err := readInput(c.InOrStdin(), name)
@@ -47,13 +46,13 @@ input. Nothing is verified: use a signing client to verify.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			if asJSON {
+			if out.json() {
 				return printJSON(c.OutOrStdout(), r)
 			}
 			return r.print(c.OutOrStdout())
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON for a program")
+	addOutput(c, &out)
 	return c
 }
 

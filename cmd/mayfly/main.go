@@ -9,19 +9,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"net"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/grpclog"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/printable"
-	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 func main() {
@@ -58,25 +62,39 @@ type stdio struct {
 	hurry    <-chan struct{} // nil for never
 }
 
-// run runs one command line and returns its exit code: 0 for success, 1 for an error that it has
-// printed, 2 for a command line that is invalid.
+// run runs one command line, prints its error, and returns its exit code.
 func run(ctx context.Context, args []string, std stdio) int {
 	root := newRoot(std)
-	// Certificates, tokens and servers' answers contain untrusted text. Every command writes it to a
-	// terminal through these two writers.
-	out, errOut := printable.NewWriter(std.out), printable.NewWriter(std.err)
 	root.SetArgs(args)
-	root.SetIn(std.in)
-	root.SetOut(out)
-	root.SetErr(errOut)
-	if err := root.ExecuteContext(ctx); err != nil {
-		printable.Fprintf(errOut, "mayfly: %v\n", err)
-		if errors.As(err, new(usageError)) {
-			return 2
-		}
+	err := root.ExecuteContext(ctx)
+	if err != nil {
+		printable.Fprintf(root.ErrOrStderr(), "mayfly: %v\n", err)
+	}
+	return exitCode(err)
+}
+
+// exitCode returns 0 for success, 1 where a command found a problem or was refused, 2 for a command
+// line that is invalid, and 3 where a command could not run. docs/commands.md has the table.
+func exitCode(err error) int {
+	var decided coded
+	code := grpcstatus.Code(err)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, new(usageError)):
+		return 2
+	case errors.As(err, &decided):
+		return decided.code
+	case errors.Is(err, fs.ErrExist): // a refusal to overwrite
+		return 1
+	// A file, an address or a server is not to be had, or a signal stopped the command. A mistake in
+	// a configuration (config.Mistakes) wraps none of these, also where it names a file.
+	case errors.As(err, new(syscall.Errno)), errors.As(err, new(*net.OpError)), errors.As(err, new(*url.Error)),
+		code == codes.Unavailable, code == codes.DeadlineExceeded, errors.Is(err, context.Canceled):
+		return 3
+	default:
 		return 1
 	}
-	return 0
 }
 
 func newRoot(std stdio) *cobra.Command {
@@ -89,29 +107,60 @@ Certificate Transparency log before it existed.
 
 Text of others, such as names in certificates and answers of servers, is printed with every
 control, direction and invisible character escaped as \uXXXX.`,
-		Example:           "  mayfly dev\n  mayfly serve --config mayfly.yaml",
+		Example:           "  mayfly dev\n  mayfly serve --config mayfly.yaml\n  source <(mayfly completion bash)",
+		Version:           newBuild().String(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		PersistentPreRunE: checkRequired,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			var names []string
-			for _, command := range c.Commands() {
-				names = append(names, command.Name())
-			}
-			return usageError{fmt.Errorf("unknown command %q; see mayfly --help%s", args[0], suggest.DidYouMean(args[0], names))}
-		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
-	})
+	root.SetVersionTemplate("{{.Version}}")
+	root.SetFlagErrorFunc(unknownFlag)
+	root.SetIn(std.in)
+	// Certificates, tokens and servers' answers contain untrusted text. Every command writes it to a
+	// terminal through these two writers.
+	root.SetOut(printable.NewWriter(std.out))
+	root.SetErr(printable.NewWriter(std.err))
 	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
 		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), versionCommand())
+	completeTree(root)
 	return root
+}
+
+// completeTree adds what all commands have in common.
+func completeTree(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		c.Args = checkArguments
+		if c.HasSubCommands() && c.RunE == nil {
+			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Use, c.Example, c.Args = "help [COMMAND…]", "  mayfly help ca status", func(c *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 {
+					err = checkArguments(found, rest)
+				}
+				return err
+			}
+		case "completion":
+			c.Example = "  source <(mayfly completion bash)"
+			for _, shell := range c.Commands() {
+				shell.Example = map[string]string{
+					"bash": c.Example, "zsh": "  source <(mayfly completion zsh)", "fish": "  mayfly completion fish | source",
+					"powershell": "  mayfly completion powershell | Out-String | Invoke-Expression",
+				}[shell.Name()]
+			}
+		}
+	}
 }
 
 // required is the annotation of a command that lists its mandatory flags.
@@ -144,3 +193,11 @@ func checkRequired(c *cobra.Command, _ []string) error {
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// coded is an error whose exit code does not follow from what it wraps.
+type coded struct {
+	error
+	code int
+}
+
+func (e coded) Unwrap() error { return e.error }

@@ -38,6 +38,7 @@ func TestCommands(t *testing.T) {
 			"embed":      embed,
 			"hold":       hold,
 			"waitclosed": waitClosed,
+			"exits":      exits,
 		},
 	})
 }
@@ -195,6 +196,20 @@ func get(url string) (status int, body string) {
 		return 0, ""
 	}
 	return response.StatusCode, string(content)
+}
+
+// exits runs a command that must return an exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND…")
+	}
+	code := "0"
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		code = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if code != args[0] {
+		ts.Fatalf("the exit code is %s, want %s", code, args[0])
+	}
 }
 
 // hold sends half a request to an address, and keeps the connection until the transcript stops.

@@ -41,6 +41,14 @@ func printJSON(out io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
+// errorText is the text of err for a program; "" for nil.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 // table prints rows for a person, with aligned columns.
 type table struct{ *tabwriter.Writer }
 

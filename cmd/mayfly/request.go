@@ -23,13 +23,11 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
-// tokenVariable is also where sigstore's clients look for an ID token.
-const tokenVariable = "SIGSTORE_ID_TOKEN"
-
 // requestOptions are the flags of `mayfly request`.
 type requestOptions struct {
-	url, tokenFile, keyFile, certificateFile, keyType, challenge, caFile string
-	grpc, csr                                                            bool
+	url, keyFile, certificateFile, keyType, challenge, caFile string
+	grpc, csr                                                 bool
+	token                                                     tokenFlags
 }
 
 func requestCommand() *cobra.Command {
@@ -40,10 +38,10 @@ func requestCommand() *cobra.Command {
 		Long: `Make a new key, prove that we hold it, and get a certificate for it from a keyless CA.
 
 The ID token comes from --token-file (- for standard input) or from the environment
-variable ` + tokenVariable + `, never from a flag, since command lines are seen by others.`,
+variable ` + tokenVariable + `. --identity-token takes it too, as cosign does; give it a file,
+since others see command lines.`,
 		Example: `  mayfly request --url http://127.0.0.1:5555 --token-file token --key key.pem --certificate chain.pem
   echo "$TOKEN" | mayfly request --url https://ca.example --token-file - --csr --key key.pem | mayfly inspect`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	require(c, "url", "key")
@@ -51,7 +49,7 @@ variable ` + tokenVariable + `, never from a flag, since command lines are seen 
 	f.StringVar(&o.url, "url", "", "the CA, as in https://ca.example (required)")
 	f.BoolVar(&o.grpc, "grpc", false, "ask over gRPC instead of REST")
 	f.BoolVar(&o.csr, "csr", false, "prove possession by a certificate signing request instead of a signed challenge")
-	f.StringVar(&o.tokenFile, "token-file", "", "file with the ID token; - is standard input")
+	o.token.add(c)
 	f.StringVar(&o.keyType, "key-type", "ecdsa-p256", "kind of key to make: "+strings.Join(keyTypes, ", "))
 	f.StringVar(&o.keyFile, "key", "", "file for the new private key, PKCS#8 PEM, which must not exist (required)")
 	f.StringVar(&o.certificateFile, "certificate", "-", "file for the certificate chain, leaf first; - is standard output")
@@ -65,7 +63,10 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if _, err := os.Lstat(o.keyFile); err == nil {
 		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
 	}
-	token, err := o.token(c)
+	token, err := o.token.read(c)
+	if err == nil && token == "" {
+		err = usageError{errors.New("there is no ID token: give --token-file, or set " + tokenVariable)}
+	}
 	if err != nil {
 		return err
 	}
@@ -126,24 +127,6 @@ func requestCertificate(ctx context.Context, ca *client.Client, req client.Reque
 		return nil, errors.New("the CA's certificate is for another key than ours")
 	}
 	return certificate, nil
-}
-
-func (o *requestOptions) token(c *cobra.Command) (string, error) {
-	if o.tokenFile == "" {
-		if token := strings.TrimSpace(os.Getenv(tokenVariable)); token != "" {
-			return token, nil
-		}
-		return "", usageError{errors.New("there is no ID token: give --token-file, or set " + tokenVariable)}
-	}
-	data, err := readInput(c.InOrStdin(), o.tokenFile)
-	if err != nil {
-		return "", err
-	}
-	token := strings.TrimSpace(string(data))
-	if token == "" {
-		return "", fmt.Errorf("%s holds no token", o.tokenFile)
-	}
-	return token, nil
 }
 
 var keyTypes = []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}

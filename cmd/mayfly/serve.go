@@ -28,7 +28,6 @@ docs/configuration.md describes each key. Changed files are loaded without a sig
 is ignored. An environment variable can set a scalar key, as in
 MAYFLY_LISTEN_HTTP=127.0.0.1:5555.`,
 		Example: "  mayfly serve --config mayfly.yaml",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			signal.Ignore(syscall.SIGHUP) // SIGHUP asks some servers to reload files; it must not stop this one
 			collectLess()
@@ -41,7 +40,7 @@ MAYFLY_LISTEN_HTTP=127.0.0.1:5555.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&file, "config", "", "the server's configuration file, YAML (required)")
+	addConfig(c, &file, "the server's configuration file, YAML (required)")
 	require(c, "config")
 	return c
 }

@@ -30,7 +30,6 @@ most, with a poison or an SCT list) in the name of the authority that is active 
 only for the users that --allow-user names, which the kernel vouches for. Both processes
 read the same CA set, and take up changes of it by themselves.`,
 		Example: "  mayfly signer --set ca/ca.yaml --socket /run/mayfly-signer/s --allow-user mayfly",
-		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if options.AllowUIDs, err = userIDs(users); err != nil {
 				return err

@@ -31,7 +31,6 @@ A claim is text; true and false are booleans, a JSON object or array is one, exp
 are numbers, a name given twice is a list, and an empty value leaves the claim out.`,
 		Example: `  export SIGSTORE_ID_TOKEN=$(mayfly token --email alice@example.com)
   mayfly token --claim aud=somebody-else --claim email_verified=false`,
-		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			query := url.Values{}
 			if email != "" {
@@ -81,7 +80,7 @@ func fetch(ctx context.Context, base, path string, query url.Values, absent stri
 	}
 	response, err := http.DefaultClient.Do(request)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, fmt.Errorf("nothing listens at %s: start mayfly dev there, or name the running instance with --url", base)
+		return nil, coded{fmt.Errorf("nothing listens at %s: start mayfly dev there, or name the running instance with --url", base), 3}
 	}
 	if err != nil {
 		return nil, err

@@ -41,7 +41,6 @@ func documentCommand(c *cobra.Command, name string, render func(trustroot.Instan
 It comes from a configuration file, or from a running instance, where it says the live state.
 Both need public_url in the configuration. Equal state gives equal bytes.`
 	c.Example = "  mayfly " + c.Use + " --config mayfly.yaml > " + name + "\n  mayfly " + c.Use + " --url https://ca.example > " + name
-	c.Args = cobra.NoArgs
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if (configFile == "") == (running == "") {
 			return usageError{errors.New("either --config or --url is required; see " + c.CommandPath() + " --help")}
@@ -59,7 +58,7 @@ Both need public_url in the configuration. Equal state gives equal bytes.`
 		_, err = c.OutOrStdout().Write(document)
 		return err
 	}
-	c.Flags().StringVar(&configFile, "config", "", "the server's configuration file")
+	addConfig(c, &configFile, "the server's configuration file")
 	c.Flags().StringVar(&running, "url", "", "a running instance, as in https://ca.example")
 	return c
 }

@@ -13,18 +13,38 @@ import (
 	"github.com/mayfly-ca/mayfly/app/keyring"
 )
 
+// build is what this binary is, for people and for programs. Its JSON keys are stable.
+type build struct {
+	Version  string   `json:"version"`
+	Go       string   `json:"go"`
+	Platform string   `json:"platform"`
+	Signers  []string `json:"signers"`
+}
+
+func newBuild() build {
+	return build{version(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, keyring.Kinds()}
+}
+
+func (b build) String() string {
+	return fmt.Sprintf("mayfly %s %s %s\nsigners: %s\n", b.Version, b.Go, b.Platform, strings.Join(b.Signers, ", "))
+}
+
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
+	var out output
+	c := &cobra.Command{
 		Use:     "version",
 		Short:   "Print the version",
-		Example: "  mayfly version",
-		Args:    cobra.NoArgs,
+		Example: "  mayfly version\n  mayfly version -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(c.OutOrStdout(), "mayfly %s %s %s/%s\nsigners: %s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH,
-				strings.Join(keyring.Kinds(), ", "))
+			if out.json() {
+				return printJSON(c.OutOrStdout(), newBuild())
+			}
+			_, err := fmt.Fprint(c.OutOrStdout(), newBuild())
 			return err
 		},
 	}
+	addOutput(c, &out)
+	return c
 }
 
 // version is the module's version as the build recorded it, or the commit, or "devel".

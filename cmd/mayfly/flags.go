@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
+)
+
+// The flags and arguments that many commands share: one name for one thing.
+
+// addConfig adds --config, -c. Every command that reads a configuration file has it.
+func addConfig(c *cobra.Command, file *string, usage string) {
+	c.Flags().StringVarP(file, "config", "c", "", usage)
+	_ = c.MarkFlagFilename("config", "yaml", "yml", "json") // it fails only without the flag
+}
+
+// output is the form in which a command prints its result; the value of --output.
+type output struct{ form string }
+
+func (o *output) json() bool { return o.form == "json" }
+
+// addOutput adds --output, -o: text, json, and more. --json is what -o json was called.
+func addOutput(c *cobra.Command, o *output, more ...string) {
+	forms := append([]string{"text", "json"}, more...)
+	o.form = forms[0]
+	c.Flags().VarP(&choice{&o.form, forms}, "output", "o", "the form of what is printed: "+strings.Join(forms, ", "))
+	c.Flags().BoolFunc("json", "as -o json", func(text string) error {
+		asJSON, err := strconv.ParseBool(text)
+		if asJSON {
+			o.form = "json"
+		}
+		return err
+	})
+	_ = c.Flags().MarkHidden("json")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// choice is the value of a flag: one of known.
+type choice struct {
+	value *string
+	known []string
+}
+
+func (f *choice) Type() string   { return "form" }
+func (f *choice) String() string { return *f.value }
+
+func (f *choice) Set(text string) error {
+	if !slices.Contains(f.known, text) {
+		return errors.New("it should be " + strings.Join(f.known, " or ") + suggest.DidYouMean(text, f.known))
+	}
+	*f.value = text
+	return nil
+}
+
+// tokenVariable is also where sigstore's clients look for an ID token.
+const tokenVariable = "SIGSTORE_ID_TOKEN"
+
+// tokenFlags are the flags that name an ID token.
+type tokenFlags struct{ file, valueOrFile string }
+
+func (t *tokenFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&t.file, "token-file", "", "file with the ID token, - for standard input (default: the value of "+tokenVariable+")")
+	c.Flags().StringVar(&t.valueOrFile, "identity-token", "", "as cosign has it: the file with the ID token, or the token itself, which other users then see in the list of processes")
+}
+
+// given reports whether a flag names a token.
+func (t *tokenFlags) given() bool { return t.file+t.valueOrFile != "" }
+
+// read returns the token that the flags name, or else that of the environment; "" for none.
+func (t *tokenFlags) read(c *cobra.Command) (string, error) {
+	name := t.file + t.valueOrFile
+	switch {
+	case t.file != "" && t.valueOrFile != "":
+		return "", usageError{errors.New("--token-file and --identity-token exclude each other")}
+	case name == "":
+		return strings.TrimSpace(os.Getenv(tokenVariable)), nil
+	case t.file == "" && isToken(name):
+		return name, nil
+	}
+	data, err := readInput(c.InOrStdin(), name)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", fmt.Errorf("%s is empty; an ID token is expected", name)
+	}
+	return token, nil
+}
+
+// isToken reports whether text is a JWT and not the name of a file: its header is a JSON object.
+func isToken(text string) bool {
+	return strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") == 2
+}
+
+// checkArguments holds the arguments of a command against its Use, as in "add [ID]" or "inspect
+// [FILE…]", and those of a command with others below it against their names.
+func checkArguments(c *cobra.Command, args []string) error {
+	words := strings.Fields(c.Use)[1:]
+	least, most := 0, len(words)
+	for _, word := range words {
+		if !strings.HasPrefix(word, "[") {
+			least++
+		}
+		if strings.Contains(word, "…") {
+			most = math.MaxInt
+		}
+	}
+	switch {
+	case c.HasSubCommands() && len(args) > 0:
+		var names []string
+		for _, command := range c.Commands() {
+			names = append(names, command.Name())
+		}
+		return usageError{fmt.Errorf("unknown command %q; see %s --help%s", args[0], c.CommandPath(), suggest.DidYouMean(args[0], names))}
+	case len(args) < least || len(args) > most:
+		found := cmp.Or(strings.Trim(fmt.Sprintf("%q", args), "[]"), "nothing")
+		return usageError{fmt.Errorf("%s takes %s, found %s; see %[1]s --help", c.CommandPath(), cmp.Or(strings.Join(words, " "), "no argument"), found)}
+	}
+	return nil
+}
+
+// unknownFlag adds the flag that was probably meant, and where help is.
+func unknownFlag(c *cobra.Command, err error) error {
+	hint := ""
+	if unknown := new(pflag.NotExistError); errors.As(err, &unknown) {
+		var known []string
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				known = append(known, "--"+f.Name)
+			}
+		})
+		hint = suggest.DidYouMean("--"+unknown.GetSpecifiedName(), known)
+	}
+	return usageError{fmt.Errorf("%w; see %s --help%s", err, c.CommandPath(), hint)}
+}
