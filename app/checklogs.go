@@ -16,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -65,11 +65,11 @@ func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 		return nil, err
 	}
 	defer log.CloseIdleConnections()
-	err = log.VerifyTreeHead(ctx, key)
+	_, err = log.TreeHead(ctx, key)
 	if notServed(err) {
 		var checkpoint []byte
 		if checkpoint, err = log.Checkpoint(ctx); err == nil {
-			if err = embedded.VerifyCheckpoint(checkpoint, key); err != nil {
+			if _, err = reader.ReadCheckpoint(checkpoint, key); err != nil {
 				err = &ctlog.InvalidError{Err: err}
 			}
 		}

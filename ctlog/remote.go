@@ -33,8 +33,10 @@ const (
 	maxExcerpt = 200
 	// connectTimeout bounds each of dialling and the TLS handshake.
 	connectTimeout = 2 * time.Second
-	// attemptTimeout bounds an attempt if its context has no deadline of its own.
+	// attemptTimeout bounds an attempt if its context has no deadline of its own; readTimeout is for
+	// answers of megabytes.
 	attemptTimeout = 10 * time.Second
+	readTimeout    = time.Minute
 	// idleConnections is the maximum number of connections, all of which are kept open when idle:
 	// one for each request that may be in flight on a busy server.
 	idleConnections = 128
@@ -51,6 +53,8 @@ type RemoteConfig struct {
 	Token []byte
 	// RootCAs are the roots that verify the log's TLS certificate; nil for the system's.
 	RootCAs *x509.CertPool
+	// Reads is for a client that reads the whole log: compressed answers, and a minute for each.
+	Reads bool
 	// Now is the clock against which a Retry-After date is read; nil for time.Now.
 	Now func() time.Time
 }
@@ -82,13 +86,17 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 	if now == nil {
 		now = time.Now
 	}
+	timeout := attemptTimeout
+	if cfg.Reads {
+		timeout = readTimeout
+	}
 	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
 	return &Remote{
 		name:  base.String(),
 		token: string(cfg.Token),
 		now:   now,
 		client: &http.Client{
-			Timeout: attemptTimeout,
+			Timeout: timeout,
 			// A redirect would turn the POST into a GET or send it elsewhere; it is an
 			// answer like any other that is not 200.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -98,7 +106,7 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 				TLSClientConfig:     &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
 				TLSHandshakeTimeout: connectTimeout,
 				ForceAttemptHTTP2:   true,
-				DisableCompression:  true,
+				DisableCompression:  !cfg.Reads,
 				MaxIdleConnsPerHost: idleConnections,
 				MaxConnsPerHost:     idleConnections, // package app reserves file descriptors for them
 				IdleConnTimeout:     90 * time.Second,
@@ -235,13 +243,22 @@ func parseAddChainResponse(body []byte) (SCT, error) {
 	return SCT{LogID: [32]byte(resp.ID), Timestamp: resp.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
+// Get returns the answer to a request for a path below the log's URL, of at most most bytes.
+func (r *Remote) Get(ctx context.Context, path string, most int) ([]byte, error) {
+	body, err := r.do(ctx, http.MethodGet, path, nil, most)
+	if err != nil {
+		return nil, fmt.Errorf("asking the log %s for %s: %w", r.name, path, err)
+	}
+	return body, nil
+}
+
 // get parses the JSON answer to a request of at most most bytes.
 func (r *Remote) get(ctx context.Context, path string, most int, answer any) error {
-	body, err := r.do(ctx, http.MethodGet, path, nil, most)
-	if err == nil {
-		err = json.Unmarshal(body, answer)
-	}
+	body, err := r.Get(ctx, path, most)
 	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
 		return fmt.Errorf("asking the log %s for %s: %w", r.name, path, err)
 	}
 	return nil
@@ -256,30 +273,28 @@ func (r *Remote) Roots(ctx context.Context) ([][]byte, error) {
 	return roots.Certificates, err
 }
 
-// VerifyTreeHead asks the log for its newest tree head (RFC 6962, section 4.3), and verifies it
-// with key. A head that another key signed is an *InvalidError; a log without get-sth, such
-// as a static-ct-api log, is a *StatusError.
-func (r *Remote) VerifyTreeHead(ctx context.Context, key *PublicKey) error {
+// TreeHead asks the log for its newest tree head (RFC 6962, section 4.3), and verifies it with key
+// unless that is nil. A head that another key signed is an *InvalidError; a log without get-sth,
+// such as a static-ct-api log, is a *StatusError.
+func (r *Remote) TreeHead(ctx context.Context, key *PublicKey) (*ct.SignedTreeHead, error) {
 	var answer ct.GetSTHResponse
 	if err := r.get(ctx, ct.GetSTHPath, maxResponse, &answer); err != nil {
-		return err
+		return nil, err
 	}
 	head, err := answer.ToSignedTreeHead()
 	if err != nil {
-		return fmt.Errorf("parsing the tree head of the log %s: %w", r.name, err)
+		return nil, fmt.Errorf("parsing the tree head of the log %s: %w", r.name, err)
 	}
-	if err := key.VerifyTreeHead(*head); err != nil {
-		return &InvalidError{Err: err}
+	if key != nil {
+		if err := key.VerifyTreeHead(*head); err != nil {
+			return nil, &InvalidError{Err: err}
+		}
 	}
-	return nil
+	return head, nil
 }
 
 // Checkpoint asks the log for its newest checkpoint (static-ct-api, section "Checkpoints"), and
 // does not verify it.
 func (r *Remote) Checkpoint(ctx context.Context) ([]byte, error) {
-	answer, err := r.do(ctx, http.MethodGet, "/checkpoint", nil, maxResponse)
-	if err != nil {
-		return nil, fmt.Errorf("asking the log %s for its checkpoint: %w", r.name, err)
-	}
-	return answer, nil
+	return r.Get(ctx, "/checkpoint", maxResponse)
 }

@@ -15,9 +15,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
@@ -202,7 +202,7 @@ func ctlogFsckCommand() *cobra.Command {
 
 // ctlogSearch is the flags of `mayfly ctlog search`.
 type ctlogSearch struct {
-	query  embedded.Query
+	query  reader.Query
 	serial string
 	limit  int
 	out    output
@@ -246,19 +246,23 @@ func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
 			return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
 		}
 	}
+	source, err := embedded.Source(log)
+	if err != nil {
+		return err
+	}
 	w := newTable(c.OutOrStdout())
 	if !s.out.json() {
 		w.row("INDEX", "LOGGED", "IDENTITY", "ISSUER", "SERIAL")
 	}
 	count := 0
-	for found, err := range embedded.Search(c.Context(), log, s.query) {
+	for found, err := range source.Search(c.Context(), s.query) {
 		if err != nil {
 			return errors.Join(err, w.Flush())
 		}
 		row := foundCertificate{
 			Index: found.Index, Timestamp: found.Timestamp.UTC(),
 			Identity: reportSAN{Type: describeKind(found.SAN.Kind), Value: found.SAN.Value},
-			Issuer:   found.Extensions[certs.IssuerV2],
+			Issuer:   found.Issuer,
 			Serial:   hex.EncodeToString(found.Certificate.SerialNumber.Bytes()),
 			IssuedBy: found.Certificate.Issuer.String(),
 			DER:      found.DER,

@@ -138,7 +138,7 @@ func TestDamageEndsAnAnswer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		at += leaf.size
+		at += leaf.Size
 	}
 	flip(t, filepath.Join(cfg.Dir, "tile/data/000.p/20"), at+9) // the type of entry 7
 	url := serve(t, l)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
@@ -89,7 +90,11 @@ func BenchmarkLargeLog(b *testing.B) {
 	measure("large64-p50-ms", 64, 6400)
 	measure("large1-p50-ms", 1, 100)
 	start = time.Now()
-	for _, err := range Search(b.Context(), cfg, Query{Identity: "no-one@example.com"}) {
+	source, err := Source(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, err := range source.Search(b.Context(), reader.Query{Identity: "no-one@example.com"}) {
 		b.Fatal(err)
 	}
 	metrics["search-s"] = time.Since(start).Seconds()

@@ -24,6 +24,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 const (
@@ -232,25 +233,25 @@ func (c *chaos) judge(l *Log, cfg Config) {
 	}
 	roots := map[uint64][32]byte{}
 	for raw := range c.checkpoints {
-		checkpoint, err := parseCheckpoint([]byte(raw), l.verifier())
+		checkpoint, err := reader.ParseCheckpoint([]byte(raw), l.verifier())
 		if err != nil {
 			t.Fatal(err)
 		}
-		head := checkpoint.head
-		if other, ok := roots[head.size]; ok && other != head.root {
-			t.Fatalf("two checkpoints of size %d have different roots", head.size)
+		head := checkpoint.Head
+		if other, ok := roots[head.Size]; ok && other != head.Root {
+			t.Fatalf("two checkpoints of size %d have different roots", head.Size)
 		}
-		roots[head.size] = head.root
-		if head.size == 0 {
+		roots[head.Size] = head.Root
+		if head.Size == 0 {
 			continue
 		}
 		// All are consistent with one another if each is with the newest.
-		hashes, err := judge.GetSTHConsistency(t.Context(), head.size, newest.TreeSize)
+		hashes, err := judge.GetSTHConsistency(t.Context(), head.Size, newest.TreeSize)
 		if err == nil {
-			err = proof.VerifyConsistency(rfc6962.DefaultHasher, head.size, newest.TreeSize, hashes, head.root[:], newest.SHA256RootHash[:])
+			err = proof.VerifyConsistency(rfc6962.DefaultHasher, head.Size, newest.TreeSize, hashes, head.Root[:], newest.SHA256RootHash[:])
 		}
 		if err != nil {
-			t.Errorf("the checkpoint of size %d: %v", head.size, err)
+			t.Errorf("the checkpoint of size %d: %v", head.Size, err)
 		}
 	}
 	judgeTiles(t, url, cfg.Origin, publicKey, newest)

@@ -20,6 +20,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
@@ -61,32 +62,32 @@ type directory struct{ path string }
 
 // head returns the newest integrated tree. The rename that installed it may not be durable
 // yet: see guard.move.
-func (d directory) head() (treeHead, error) {
+func (d directory) head() (reader.Head, error) {
 	content, err := files.Read(filepath.Join(d.path, treeStateFile), maxTreeState)
 	if errors.Is(err, fs.ErrNotExist) {
-		return treeHead{}, fmt.Errorf("%w: %s is missing", errDamaged, treeStateFile)
+		return reader.Head{}, fmt.Errorf("%w: %s is missing", errDamaged, treeStateFile)
 	}
 	if err != nil {
-		return treeHead{}, fmt.Errorf("reading tree head: %w", err)
+		return reader.Head{}, fmt.Errorf("reading tree head: %w", err)
 	}
 	var state struct {
 		Size uint64 `json:"size"`
 		Root []byte `json:"root"`
 	}
 	if err := json.Unmarshal(content, &state); err != nil || len(state.Root) != hashSize {
-		return treeHead{}, fmt.Errorf("%w: %s is unreadable", errDamaged, treeStateFile)
+		return reader.Head{}, fmt.Errorf("%w: %s is unreadable", errDamaged, treeStateFile)
 	}
-	return treeHead{state.Size, [hashSize]byte(state.Root)}, nil
+	return reader.Head{Size: state.Size, Root: [hashSize]byte(state.Root)}, nil
 }
 
 // checkpoint returns the published checkpoint. v verifies it, unless it is the known one.
-func (d directory) checkpoint(v noteVerifier, known *checkpoint) (c *checkpoint, err error) {
-	raw, err := files.Read(filepath.Join(d.path, checkpointFile), maxCheckpoint)
-	if err == nil && known != nil && bytes.Equal(raw, known.raw) {
+func (d directory) checkpoint(v reader.NoteVerifier, known *reader.Checkpoint) (c *reader.Checkpoint, err error) {
+	raw, err := files.Read(filepath.Join(d.path, checkpointFile), reader.MaxCheckpoint)
+	if err == nil && known != nil && bytes.Equal(raw, known.Raw) {
 		return known, nil
 	}
 	if err == nil {
-		c, err = parseCheckpoint(raw, v)
+		c, err = reader.ParseCheckpoint(raw, v)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: its checkpoint is missing or unreadable: %w", errDamaged, err)
@@ -160,8 +161,8 @@ func (d directory) hashTile(t tile, size uint64) ([]byte, error) {
 
 // entries yields the entries from first to before end of a tree of the given size. It stops after
 // an error. It holds one entry in memory: a tile of 256 large certificates has 32 MiB.
-func (d directory) entries(first, end, size uint64) iter.Seq2[*tileLeaf, error] {
-	return func(yield func(*tileLeaf, error) bool) {
+func (d directory) entries(first, end, size uint64) iter.Seq2[*reader.Entry, error] {
+	return func(yield func(*reader.Entry, error) bool) {
 		end = min(end, size)
 		for index := first / tileWidth * tileWidth; index < end; {
 			file, err := d.open(tile{data: true, index: index / tileWidth}, size)
@@ -171,9 +172,9 @@ func (d directory) entries(first, end, size uint64) iter.Seq2[*tileLeaf, error] 
 			}
 			r := bufio.NewReaderSize(file, 32<<10)
 			for stop := min(end, index+tileWidth); index < stop && err == nil; index++ {
-				var leaf *tileLeaf
-				if leaf, err = readTileLeaf(r); err == nil && leaf.index != index {
-					err = fmt.Errorf("it has the index %d", leaf.index)
+				var leaf *reader.Entry
+				if leaf, err = reader.ReadEntry(r); err == nil && leaf.Index != index {
+					err = fmt.Errorf("it has the index %d", leaf.Index)
 				}
 				if err != nil && !errors.As(err, new(*fs.PathError)) { // the file is readable, and holds no valid entry
 					err = fmt.Errorf("%w: %s: entry %d: %w", errDamaged, file.Name(), index, err)
@@ -229,57 +230,57 @@ func (d directory) proof(nodes proof.Nodes, size uint64) ([][]byte, error) {
 }
 
 // root computes the head of the tree of the given size from its right edge.
-func (d directory) root(size uint64) (treeHead, error) {
+func (d directory) root(size uint64) (reader.Head, error) {
 	if size == 0 {
-		return emptyTree(), nil
+		return reader.EmptyTree(), nil
 	}
 	hashes, err := d.nodes(compact.RangeNodes(0, size, nil), size)
 	if err != nil {
-		return treeHead{}, err
+		return reader.Head{}, err
 	}
 	last := len(hashes) - 1
 	root := hashes[last]
 	for _, left := range slices.Backward(hashes[:last]) {
 		root = rfc6962.DefaultHasher.HashChildren(left, root)
 	}
-	return treeHead{size, [hashSize]byte(root)}, nil
+	return reader.Head{Size: size, Root: [hashSize]byte(root)}, nil
 }
 
 // consistent proves with the tiles of the tree newer that newer continues the tree older (RFC
 // 6962, section 2.1.2).
-func (d directory) consistent(older, newer treeHead) error {
-	if older == newer || older == emptyTree() {
+func (d directory) consistent(older, newer reader.Head) error {
+	if older == newer || older == reader.EmptyTree() {
 		return nil
 	}
-	nodes, err := proof.Consistency(older.size, newer.size)
-	if err == nil && older.size > 0 && older.size < newer.size {
-		hashes, errTiles := d.proof(nodes, newer.size)
+	nodes, err := proof.Consistency(older.Size, newer.Size)
+	if err == nil && older.Size > 0 && older.Size < newer.Size {
+		hashes, errTiles := d.proof(nodes, newer.Size)
 		if errTiles != nil {
 			return errTiles
 		}
-		if proof.VerifyConsistency(rfc6962.DefaultHasher, older.size, newer.size, hashes, older.root[:], newer.root[:]) == nil {
+		if proof.VerifyConsistency(rfc6962.DefaultHasher, older.Size, newer.Size, hashes, older.Root[:], newer.Root[:]) == nil {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: %d entries do not continue %d", errInconsistent, newer.size, older.size)
+	return fmt.Errorf("%w: %d entries do not continue %d", errInconsistent, newer.Size, older.Size)
 }
 
 // checkEntries proves that the entries from first to before end are on the disk, each with the hash
 // that the tree has for it, and calls check for each, unless it is nil.
-func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) error) error {
+func (d directory) checkEntries(first, end, size uint64, check func(*reader.Entry) error) error {
 	var hashes []byte
 	for leaf, err := range d.entries(first, end, size) {
 		if err != nil {
 			return err
 		}
-		at := leaf.index % tileWidth * hashSize
+		at := leaf.Index % tileWidth * hashSize
 		if hashes == nil || at == 0 {
-			if hashes, err = d.hashTile(tile{index: leaf.index / tileWidth}, size); err != nil {
+			if hashes, err = d.hashTile(tile{index: leaf.Index / tileWidth}, size); err != nil {
 				return err
 			}
 		}
-		if !bytes.Equal(leaf.hash(), hashes[at:at+hashSize]) {
-			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.index)
+		if !bytes.Equal(leaf.Hash(), hashes[at:at+hashSize]) {
+			return fmt.Errorf("%w: entry %d has not the hash that the tree has for it", errDamaged, leaf.Index)
 		}
 		if check != nil {
 			if err := check(leaf); err != nil {
@@ -293,25 +294,25 @@ func (d directory) checkEntries(first, end, size uint64, check func(*tileLeaf) e
 // verify proves that the directory continues the guard's tree and its own checkpoint, and is
 // complete at its right edge, where the next entries go. It changes nothing, and returns the
 // directory's tree.
-func (d directory) verify(guard, published treeHead) (treeHead, error) {
+func (d directory) verify(guard, published reader.Head) (reader.Head, error) {
 	head, err := d.head()
 	if err != nil {
 		return head, err
 	}
-	if most := max(guard.size, published.size); head.size < most {
-		return head, fmt.Errorf("%w: its tree has %d entries, its checkpoint or its guard %d", errOlder, head.size, most)
+	if most := max(guard.Size, published.Size); head.Size < most {
+		return head, fmt.Errorf("%w: its tree has %d entries, its checkpoint or its guard %d", errOlder, head.Size, most)
 	}
-	computed, err := d.root(head.size)
+	computed, err := d.root(head.Size)
 	if err == nil && computed != head {
 		err = fmt.Errorf("%w: its tiles do not add up to the root hash in %s", errDamaged, treeStateFile)
 	}
-	for _, older := range []treeHead{published, guard} {
+	for _, older := range []reader.Head{published, guard} {
 		if err == nil {
 			err = d.consistent(older, head)
 		}
 	}
-	if err == nil && head.size > 0 {
-		err = d.checkEntries(min((head.size-1)/tileWidth*tileWidth, guard.size), head.size, head.size, nil)
+	if err == nil && head.Size > 0 {
+		err = d.checkEntries(min((head.Size-1)/tileWidth*tileWidth, guard.Size), head.Size, head.Size, nil)
 	}
 	return head, err
 }

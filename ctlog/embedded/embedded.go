@@ -30,6 +30,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 )
 
@@ -62,8 +63,8 @@ type Log struct {
 
 	// The reads over HTTP show the tree of the published checkpoint, and nothing beyond it.
 	replays     *replays
-	verified    atomic.Pointer[checkpoint] // the newest one that was read
-	compressors chan *gzip.Writer          // the idle ones; without one, the log sends a tile uncompressed
+	verified    atomic.Pointer[reader.Checkpoint] // the newest one that was read
+	compressors chan *gzip.Writer                 // the idle ones; without one, the log sends a tile uncompressed
 
 	// places holds an element for each entry that waits to be stored. Shutdown fills it, and so waits
 	// for them.
@@ -121,7 +122,7 @@ func (l *Log) start(ctx, background context.Context) error {
 	s, err := l.cfg.examine(l.key)
 	l.guard.newest.Store(s.guard)
 	if err == nil {
-		l.signedSize, l.lastTimestamp = s.published.head.size, s.published.timestamp
+		l.signedSize, l.lastTimestamp = s.published.Head.Size, s.published.Timestamp
 		err = l.guard.admit(s.head)
 	}
 	if l.refuse(ctx, err) != nil {
@@ -163,18 +164,20 @@ func (l *Log) Name() string { return l.cfg.Name }
 // PublicKey returns the log's public key, PEM, as ctlog.LogConfig takes it.
 func (l *Log) PublicKey() []byte { return l.key.PEM() }
 
-func (l *Log) verifier() noteVerifier { return noteVerifier{l.cfg.Origin, l.key.PublicKey} }
+func (l *Log) verifier() reader.NoteVerifier {
+	return reader.NoteVerifier{Origin: l.cfg.Origin, Key: l.key.PublicKey}
+}
 
 // admitCheckpoint decides whether Tessera may publish a tree head. It returns the current time, but
 // always later than that of the checkpoint before (RFC 6962, section 3.5).
-func (l *Log) admitCheckpoint(head treeHead) (timestamp uint64, err error) {
+func (l *Log) admitCheckpoint(head reader.Head) (timestamp uint64, err error) {
 	l.signMu.Lock()
 	defer l.signMu.Unlock()
 	refusal := l.refusal.Load()
 	switch {
 	case refusal != nil:
-	case head.size < l.signedSize:
-		err = fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.size, l.signedSize)
+	case head.Size < l.signedSize:
+		err = fmt.Errorf("%w: it has %d entries, and the last checkpoint %d", errOlder, head.Size, l.signedSize)
 	default:
 		err = l.guard.admit(head)
 	}
@@ -188,8 +191,8 @@ func (l *Log) admitCheckpoint(head treeHead) (timestamp uint64, err error) {
 		return 0, err
 	}
 	l.signError.Store(nil)
-	l.signedSize, l.lastTimestamp = head.size, max(milliseconds(l.cfg.Now()), l.lastTimestamp+1)
-	l.metrics.size.Set(float64(head.size))
+	l.signedSize, l.lastTimestamp = head.Size, max(milliseconds(l.cfg.Now()), l.lastTimestamp+1)
+	l.metrics.size.Set(float64(head.Size))
 	return l.lastTimestamp, nil
 }
 

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 func TestSubmit(t *testing.T) {
@@ -61,7 +63,7 @@ func TestOneMoveForABatch(t *testing.T) {
 	submit(t, l, a, entries)
 	var moves atomic.Int64
 	g := &guard{directory: l.directory, path: filepath.Join(t.TempDir(), "guard.json"), now: time.Now, observe: func(time.Duration) { moves.Add(1) }}
-	g.newest.Store((&guardFile{Origin: cfg.Origin, LogID: make([]byte, 32)}).at(emptyTree(), time.Now()))
+	g.newest.Store((&guardFile{Origin: cfg.Origin, LogID: make([]byte, 32)}).at(reader.EmptyTree(), time.Now()))
 	var all sync.WaitGroup
 	for i := range entries {
 		all.Go(func() {
@@ -89,7 +91,7 @@ func TestOvertakenCheckpoint(t *testing.T) {
 	submit(t, l, a, 10)
 	older := l.guard.newest.Load().head()
 	submit(t, l, a, 10)
-	try := func(head treeHead) error {
+	try := func(head reader.Head) error {
 		l.refusal.Store(nil)
 		_, err := l.admitCheckpoint(head)
 		return err
@@ -99,7 +101,7 @@ func TestOvertakenCheckpoint(t *testing.T) {
 	}
 	checkRefusal(t, try(older), ReasonOlder) // than the last checkpoint
 	forged := older
-	forged.root[0] ^= 1
+	forged.Root[0] ^= 1
 	l.signedSize = 0
 	checkRefusal(t, try(forged), ReasonForked)
 	l.finish = nil // do not wait for the checkpoint

@@ -19,14 +19,16 @@ import (
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 // signCheckpoint signs a checkpoint the way that Tessera does.
 func signCheckpoint(t testing.TB, key *logKey, text string) []byte {
 	t.Helper()
 	raw, err := note.Sign(&note.Note{Text: text}, noteSigner{
-		noteVerifier{testOrigin, key.PublicKey},
-		newTestLog(key, emptyTree()),
+		reader.NoteVerifier{Origin: testOrigin, Key: key.PublicKey},
+		newTestLog(key, reader.EmptyTree()),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -41,13 +43,13 @@ const emptyCheckpoint = "log.example/2026\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJ
 func TestCheckpoint(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
-	verifier := noteVerifier{testOrigin, key.PublicKey}
+	verifier := reader.NoteVerifier{Origin: testOrigin, Key: key.PublicKey}
 	raw := signCheckpoint(t, key, emptyCheckpoint)
-	c, err := parseCheckpoint(raw, verifier)
-	if err != nil || c.head != emptyTree() || c.timestamp != 1_767_225_600_000 {
+	c, err := reader.ParseCheckpoint(raw, verifier)
+	if err != nil || c.Head != reader.EmptyTree() || c.Timestamp != 1_767_225_600_000 {
 		t.Fatalf("%+v, %v", c, err)
 	}
-	if err := VerifyCheckpoint(raw, key.PublicKey); err != nil {
+	if _, err := reader.ReadCheckpoint(raw, key.PublicKey); err != nil {
 		t.Error(err)
 	}
 	_, line, _ := strings.Cut(string(raw), "\n\n")
@@ -63,9 +65,9 @@ func TestCheckpoint(t *testing.T) {
 		"an empty signature":       emptyCheckpoint + "\n— " + testOrigin + " " + signed + "\n",
 		"cut short":                string(raw[:len(raw)-1]),
 		"a cut signature":          strings.Replace(string(raw), line, line[:len(line)-5]+"\n", 1),
-		"larger than a checkpoint": string(raw) + strings.Repeat("— x eHh4eHh4\n", maxCheckpoint),
+		"larger than a checkpoint": string(raw) + strings.Repeat("— x eHh4eHh4\n", reader.MaxCheckpoint),
 	} {
-		if _, err := parseCheckpoint([]byte(raw), verifier); err == nil {
+		if _, err := reader.ParseCheckpoint([]byte(raw), verifier); err == nil {
 			t.Errorf("%s is accepted", name)
 		}
 	}
@@ -81,7 +83,7 @@ func newKey(t testing.TB) *logKey {
 }
 
 // newTestLog returns a log without files that may sign one tree.
-func newTestLog(key *logKey, head treeHead) *Log {
+func newTestLog(key *logKey, head reader.Head) *Log {
 	l := newLog(Config{Origin: testOrigin, Now: func() time.Time { return time.UnixMilli(1_767_225_600_000) }}.withDefaults(), key)
 	l.guard.newest.Store((&guardFile{}).at(head, time.Now()))
 	return l
@@ -92,7 +94,7 @@ func newTestLog(key *logKey, head treeHead) *Log {
 func TestNoteSignerAsksFirst(t *testing.T) {
 	t.Parallel()
 	key := newKey(t)
-	l := newTestLog(key, emptyTree())
+	l := newTestLog(key, reader.EmptyTree())
 	signer := noteSigner{l.verifier(), l}
 	for i := range uint64(3) {
 		signature, err := signer.Sign([]byte(emptyCheckpoint))
@@ -100,7 +102,7 @@ func TestNoteSignerAsksFirst(t *testing.T) {
 			t.Errorf("%x, %v", signature, err)
 		}
 	}
-	for _, text := range []string{"", "x", strings.Replace(emptyCheckpoint, "log", "other", 1), treeHead{size: 1}.text(testOrigin)} {
+	for _, text := range []string{"", "x", strings.Replace(emptyCheckpoint, "log", "other", 1), reader.Head{Size: 1}.Text(testOrigin)} {
 		if _, err := signer.Sign([]byte(text)); err == nil {
 			t.Errorf("%q is signed", text)
 		}
@@ -117,18 +119,18 @@ func TestTileLeafIsWhatTesseraWrites(t *testing.T) {
 	for _, e := range sampleEntries {
 		const index = 1<<40 - 1
 		data := e.LeafData(index)
-		leaf, err := readTileLeaf(iotest.OneByteReader(bytes.NewReader(append(bytes.Clone(data), "more"...))))
-		if err != nil || leaf.size != len(data) || leaf.index != index || !bytes.Equal(leaf.hash(), e.MerkleLeafHash(index)) {
+		leaf, err := reader.ReadEntry(iotest.OneByteReader(bytes.NewReader(append(bytes.Clone(data), "more"...))))
+		if err != nil || leaf.Size != len(data) || leaf.Index != index || !bytes.Equal(leaf.Hash(), e.MerkleLeafHash(index)) {
 			t.Fatalf("%d bytes: %v, %v", len(data), leaf, err)
 		}
 		want := e.Certificate
 		if e.IsPrecert {
 			want = e.Precertificate
 		}
-		if !bytes.Equal(leaf.certificate, want) || leaf.timestamp != e.Timestamp || leaf.precert != e.IsPrecert || !slices.Equal(leaf.issuers, e.FingerprintsChain) {
+		if !bytes.Equal(leaf.Certificate, want) || leaf.Timestamp != e.Timestamp || leaf.Precert != e.IsPrecert || !slices.Equal(leaf.Issuers, e.FingerprintsChain) {
 			t.Errorf("%+v", leaf)
 		}
-		if _, err := readTileLeaf(bytes.NewReader(data[:len(data)-1])); err == nil {
+		if _, err := reader.ReadEntry(bytes.NewReader(data[:len(data)-1])); err == nil {
 			t.Error("an entry that ends early is accepted")
 		}
 	}
@@ -158,23 +160,23 @@ func FuzzReadTileLeaf(f *testing.F) {
 		f.Add(e.LeafData(3))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		leaf, err := readTileLeaf(bytes.NewReader(data))
+		leaf, err := reader.ReadEntry(bytes.NewReader(data))
 		if err != nil {
 			return
 		}
 		b := cryptobyte.NewBuilder(nil)
-		b.AddBytes(leaf.timestamped)
-		if leaf.precert {
-			b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(leaf.certificate) })
+		b.AddBytes(leaf.Timestamped)
+		if leaf.Precert {
+			b.AddUint24LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(leaf.Certificate) })
 		}
 		b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) {
-			for _, fingerprint := range leaf.issuers {
+			for _, fingerprint := range leaf.Issuers {
 				b.AddBytes(fingerprint[:])
 			}
 		})
 		again, err := b.Bytes()
-		if err != nil || !bytes.Equal(again, data[:leaf.size]) {
-			t.Errorf("%x became %x: %v", data[:leaf.size], again, err)
+		if err != nil || !bytes.Equal(again, data[:leaf.Size]) {
+			t.Errorf("%x became %x: %v", data[:leaf.Size], again, err)
 		}
 	})
 }
@@ -184,17 +186,17 @@ func FuzzParseCheckpoint(f *testing.F) {
 	f.Add(signCheckpoint(f, key, emptyCheckpoint))
 	f.Add([]byte(emptyCheckpoint))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if c, err := parseCheckpoint(raw, noteVerifier{testOrigin, key.PublicKey}); err == nil && c.head != emptyTree() {
-			t.Errorf("%q was read as %v", raw, c.head)
+		if c, err := reader.ParseCheckpoint(raw, reader.NoteVerifier{Origin: testOrigin, Key: key.PublicKey}); err == nil && c.Head != reader.EmptyTree() {
+			t.Errorf("%q was read as %v", raw, c.Head)
 		}
-		if head, err := parseText(raw, testOrigin); err == nil && head.text(testOrigin) != string(raw) {
+		if head, err := reader.ParseText(raw, testOrigin); err == nil && head.Text(testOrigin) != string(raw) {
 			t.Errorf("%q was read as %v", raw, head)
 		}
 	})
 }
 
 func FuzzParseGuard(f *testing.F) {
-	good, err := (&guardFile{Origin: "log.example/2026", LogID: make([]byte, 32)}).at(emptyTree(), time.Now()).marshal()
+	good, err := (&guardFile{Origin: "log.example/2026", LogID: make([]byte, 32)}).at(reader.EmptyTree(), time.Now()).marshal()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/transparency-dev/tessera/api/layout"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 // How long clients may cache answers.
@@ -147,7 +148,7 @@ func describeError(err error) *httpError {
 
 // checkpoint returns the published checkpoint. It verifies each one at the first read, so
 // that the log never serves a checkpoint that it did not sign.
-func (l *Log) checkpoint() (*checkpoint, error) {
+func (l *Log) checkpoint() (*reader.Checkpoint, error) {
 	c, err := l.directory.checkpoint(l.verifier(), l.verified.Load())
 	if err != nil {
 		return nil, err
@@ -159,7 +160,7 @@ func (l *Log) checkpoint() (*checkpoint, error) {
 func (l *Log) getCheckpoint(w http.ResponseWriter, r *http.Request) error {
 	c, err := l.checkpoint()
 	if err == nil {
-		content(w, r, "text/plain; charset=utf-8", mutable, c.raw)
+		content(w, r, "text/plain; charset=utf-8", mutable, c.Raw)
 	}
 	return err
 }
@@ -214,13 +215,13 @@ func (l *Log) getTile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if t.width(c.head.size) < wide {
+	if t.width(c.Head.Size) < wide {
 		return fs.ErrNotExist
 	}
 	if t.data {
-		return l.sendDataTile(w, r, t, wide, c.head.size)
+		return l.sendDataTile(w, r, t, wide, c.Head.Size)
 	}
-	body, err := l.directory.hashTile(t, c.head.size)
+	body, err := l.directory.hashTile(t, c.Head.Size)
 	if err == nil {
 		content(w, r, "application/octet-stream", immutable, body[:wide*hashSize])
 	}
@@ -240,7 +241,7 @@ func (l *Log) sendDataTile(w http.ResponseWriter, r *http.Request, t tile, wide 
 		if err != nil {
 			return err
 		}
-		length += int64(leaf.size)
+		length += int64(leaf.Size)
 	}
 	body := io.NewSectionReader(file, 0, length)
 	setHeader(w, "application/octet-stream", immutable)

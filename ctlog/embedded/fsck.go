@@ -10,6 +10,8 @@ import (
 
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/tessera/api/layout"
+
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 // maxFindings bounds what one Fsck reports.
@@ -39,14 +41,14 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 	}
 	s, err := cfg.examine(key)
 	found(err)
-	size := s.head.size
+	size := s.head.Size
 	if size == 0 && s.published != nil {
-		size = s.published.head.size // the entries under the checkpoint can still be checked
+		size = s.published.Head.Size // the entries under the checkpoint can still be checked
 	}
 	d, issuers := directory{cfg.Dir}, newIssuers(cfg.Dir)
 	for first := uint64(0); first < size && ctx.Err() == nil; first += tileWidth {
-		found(d.checkEntries(first, first+tileWidth, size, func(leaf *tileLeaf) error {
-			_, err := leaf.leafEntry(issuers)
+		found(d.checkEntries(first, first+tileWidth, size, func(leaf *reader.Entry) error {
+			_, err := leafEntry(leaf, issuers)
 			return err
 		}))
 	}

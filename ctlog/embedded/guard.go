@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
@@ -29,15 +30,15 @@ type guardFile struct {
 }
 
 // at returns f for another tree.
-func (f guardFile) at(head treeHead, now time.Time) *guardFile {
-	f.TreeSize, f.RootHash, f.Updated = head.size, head.root[:], now.UTC().Truncate(time.Millisecond)
+func (f guardFile) at(head reader.Head, now time.Time) *guardFile {
+	f.TreeSize, f.RootHash, f.Updated = head.Size, head.Root[:], now.UTC().Truncate(time.Millisecond)
 	return &f
 }
 
 // head returns the tree; zero for a guard that could not be read.
-func (f *guardFile) head() (h treeHead) {
-	h.size = f.TreeSize
-	copy(h.root[:], f.RootHash)
+func (f *guardFile) head() (h reader.Head) {
+	h.Size = f.TreeSize
+	copy(h.Root[:], f.RootHash)
 	return h
 }
 
@@ -78,7 +79,7 @@ func parseGuard(content []byte) (*guardFile, error) {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more data follows its JSON object")
 	}
-	if len(g.LogID) != hashSize || len(g.RootHash) != hashSize || g.TreeSize == 0 && g.head() != emptyTree() {
+	if len(g.LogID) != hashSize || len(g.RootHash) != hashSize || g.TreeSize == 0 && g.head() != reader.EmptyTree() {
 		return nil, errors.New("its log_id or root_hash is no hash, or not that of an empty tree")
 	}
 	return g, nil
@@ -121,19 +122,19 @@ func (g *guard) cover(size uint64) error {
 	if err != nil {
 		return err
 	}
-	if head.size < size {
-		return fmt.Errorf("%w: it has %d entries, though entry %d has just been stored", errOlder, head.size, size-1)
+	if head.Size < size {
+		return fmt.Errorf("%w: it has %d entries, though entry %d has just been stored", errOlder, head.Size, size-1)
 	}
 	return g.move(head)
 }
 
 // admit returns nil if a tree head may be signed: the guard covers it, and it is a part of
 // the guard's history.
-func (g *guard) admit(head treeHead) error {
+func (g *guard) admit(head reader.Head) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	newest := g.newest.Load().head()
-	if head.size >= newest.size {
+	if head.Size >= newest.Size {
 		return g.move(head)
 	}
 	// Another batch has advanced the guard beyond this checkpoint.
@@ -142,7 +143,7 @@ func (g *guard) admit(head treeHead) error {
 
 // move proves that head continues the guard's tree and is on the disk, and then writes it to
 // the file. The caller holds mu.
-func (g *guard) move(head treeHead) error {
+func (g *guard) move(head reader.Head) error {
 	newest := g.newest.Load().head()
 	if head == newest {
 		return nil
@@ -155,7 +156,7 @@ func (g *guard) move(head treeHead) error {
 	if err := g.directory.consistent(newest, head); err != nil {
 		return err
 	}
-	if err := g.directory.checkEntries(newest.size, head.size, head.size, nil); err != nil {
+	if err := g.directory.checkEntries(newest.Size, head.Size, head.Size, nil); err != nil {
 		return err
 	}
 	file := g.newest.Load().at(head, g.now())

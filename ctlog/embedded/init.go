@@ -12,6 +12,7 @@ import (
 
 	"github.com/transparency-dev/tessera"
 
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
@@ -37,7 +38,7 @@ func Init(ctx context.Context, cfg Config) (*Created, error) {
 		return nil, err
 	}
 	id := key.LogID()
-	guard := (&guardFile{Origin: cfg.Origin, LogID: id[:]}).at(emptyTree(), cfg.Now())
+	guard := (&guardFile{Origin: cfg.Origin, LogID: id[:]}).at(reader.EmptyTree(), cfg.Now())
 	guardJSON, err := guard.marshal()
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -133,8 +134,8 @@ func TestRefusesToSign(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkRefusal(t, inspected.Err, reason)
-			if head, err := (directory{h.Dir}).head(); err == nil && inspected.TreeSize != head.size {
-				t.Errorf("the directory has %d entries, and the inspection shows %d", head.size, inspected.TreeSize)
+			if head, err := (directory{h.Dir}).head(); err == nil && inspected.TreeSize != head.Size {
+				t.Errorf("the directory has %d entries, and the inspection shows %d", head.Size, inspected.TreeSize)
 			}
 			if _, err := Fsck(t.Context(), h.Config); err == nil {
 				t.Error("fsck finds the log whole")
@@ -178,8 +179,8 @@ func growUnpublished(t *testing.T, a *authority, cfg Config) {
 		t.Fatal(err)
 	}
 	after, err := l.checkpoint()
-	if err != nil || after.head != published.head || head.size <= after.head.size {
-		t.Fatalf("the checkpoint has %d entries and the tree %d: %v", after.head.size, head.size, err)
+	if err != nil || after.Head != published.Head || head.Size <= after.Head.Size {
+		t.Fatalf("the checkpoint has %d entries and the tree %d: %v", after.Head.Size, head.Size, err)
 	}
 	if err := l.unlock(); err != nil {
 		t.Fatal(err)
@@ -232,10 +233,10 @@ func TestRefusesWhileRunning(t *testing.T) {
 			h.spoil(t, command)
 			_, err := l.Submit(t.Context(), a.submission(t))
 			checkRefusal(t, err, reason)
-			_, err = l.admitCheckpoint(treeHead{size: 1 << 20})
+			_, err = l.admitCheckpoint(reader.Head{Size: 1 << 20})
 			checkRefusal(t, err, reason)
 			shutdown(t, l)
-			if c, err := l.checkpoint(); err != nil || !bytes.Equal(c.raw, published.raw) {
+			if c, err := l.checkpoint(); err != nil || !bytes.Equal(c.Raw, published.Raw) {
 				t.Errorf("the checkpoint has been replaced: %v, %v", c, err)
 			}
 			if _, err = ctClient(t, serve(t, l), l.PublicKey()).GetSTH(t.Context()); err != nil {
@@ -246,14 +247,14 @@ func TestRefusesWhileRunning(t *testing.T) {
 }
 
 // waitForCheckpoint waits until a tree is published. It reads the file as a monitor would.
-func waitForCheckpoint(t *testing.T, l *Log, size uint64) *checkpoint {
+func waitForCheckpoint(t *testing.T, l *Log, size uint64) *reader.Checkpoint {
 	t.Helper()
 	for t.Context().Err() == nil {
 		c, err := l.checkpoint()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.head.size >= size {
+		if c.Head.Size >= size {
 			return c
 		}
 	}

@@ -10,6 +10,8 @@ import (
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/transparency-dev/merkle/proof"
+
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 // maxAnswer bounds an answer to get-entries, in bytes, which may have fewer entries than requested
@@ -19,7 +21,7 @@ const maxAnswer = 4 << 20
 
 // question reads two decimal query parameters, which must be in the given range of the published
 // checkpoint.
-func (l *Log) question(r *http.Request, first, second string, inRange func(a, b, size uint64) bool) (a, b uint64, c *checkpoint, err error) {
+func (l *Log) question(r *http.Request, first, second string, inRange func(a, b, size uint64) bool) (a, b uint64, c *reader.Checkpoint, err error) {
 	var numbers [2]uint64
 	for i, name := range []string{first, second} {
 		values := r.URL.Query()[name]
@@ -33,8 +35,8 @@ func (l *Log) question(r *http.Request, first, second string, inRange func(a, b,
 	if c, err = l.checkpoint(); err != nil {
 		return 0, 0, nil, err
 	}
-	if a, b = numbers[0], numbers[1]; !inRange(a, b, c.head.size) {
-		return 0, 0, nil, refuse(http.StatusBadRequest, "%s=%d and %s=%d are out of order or out of range; the newest signed tree has %d entries, and the first is 0", first, a, second, b, c.head.size)
+	if a, b = numbers[0], numbers[1]; !inRange(a, b, c.Head.Size) {
+		return 0, 0, nil, refuse(http.StatusBadRequest, "%s=%d and %s=%d are out of order or out of range; the newest signed tree has %d entries, and the first is 0", first, a, second, b, c.Head.Size)
 	}
 	return a, b, c, nil
 }
@@ -47,8 +49,8 @@ func (l *Log) getSTH(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return answerJSON(w, r, mutable, ct.GetSTHResponse{
-		TreeSize: c.head.size, Timestamp: c.timestamp,
-		SHA256RootHash: c.head.root[:], TreeHeadSignature: c.signed,
+		TreeSize: c.Head.Size, Timestamp: c.Timestamp,
+		SHA256RootHash: c.Head.Root[:], TreeHeadSignature: c.Signed,
 	})
 }
 
@@ -61,10 +63,10 @@ func (l *Log) getEntries(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	sent := 0
-	for leaf, err := range l.directory.entries(start, end+1, c.head.size) {
+	for leaf, err := range l.directory.entries(start, end+1, c.Head.Size) {
 		var entry *ct.LeafEntry
 		if err == nil {
-			entry, err = leaf.leafEntry(l.issuers)
+			entry, err = leafEntry(leaf, l.issuers)
 		}
 		var body []byte
 		if err == nil {
@@ -103,7 +105,7 @@ func (l *Log) getConsistency(w http.ResponseWriter, r *http.Request) error {
 	if first > 0 && first < second {
 		nodes, err := proof.Consistency(first, second)
 		if err == nil {
-			answer.Consistency, err = l.directory.proof(nodes, c.head.size)
+			answer.Consistency, err = l.directory.proof(nodes, c.Head.Size)
 		}
 		if err != nil {
 			return err
@@ -119,9 +121,9 @@ func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var entry *ct.LeafEntry
-	for leaf, err := range l.directory.entries(index, index+1, c.head.size) {
+	for leaf, err := range l.directory.entries(index, index+1, c.Head.Size) {
 		if err == nil {
-			entry, err = leaf.leafEntry(l.issuers)
+			entry, err = leafEntry(leaf, l.issuers)
 		}
 		if err != nil {
 			return err
@@ -131,7 +133,7 @@ func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	path, err := l.directory.proof(nodes, c.head.size)
+	path, err := l.directory.proof(nodes, c.Head.Size)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,12 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 )
 
 func TestSearch(t *testing.T) {
@@ -45,31 +51,39 @@ func TestSearch(t *testing.T) {
 	// Search skips certificates of other CAs.
 	submitAll(t, l, []ctlog.Submission{{Chain: [][]byte{a.Intermediate.Raw, a.Root.Raw}, TBS: []byte("alice@example.com")}})
 	// No Shutdown: a search finds entries before they are published, and while a writer runs.
+	source, err := Source(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	at := func(hours int) time.Time { return time.Date(2026, 1, 1, hours, 0, 0, 0, time.UTC) }
 	for _, test := range []struct {
 		name string
-		q    Query
+		q    reader.Query
 		want []uint64
 	}{
-		{"everything", Query{}, []uint64{4, 3, 2, 1, 0}},
-		{"an identity", Query{Identity: "alice@example.com"}, []uint64{4, 0}},
-		{"a URI", Query{Identity: "https://build.example/workflow"}, []uint64{1}},
-		{"a part of a URI", Query{Identity: "https://build.example/"}, nil},
-		{"a user name", Query{Identity: "alice!example.com"}, []uint64{2}},
-		{"an issuer", Query{Issuer: "https://two.example"}, []uint64{4, 2, 1}},
-		{"an identity of an issuer", Query{Identity: "alice@example.com", Issuer: "https://one.example"}, []uint64{0}},
-		{"a serial number", Query{Serial: serials[3]}, []uint64{3}},
-		{"a part of a serial number", Query{Serial: serials[3][1:]}, nil},
-		{"nobody", Query{Identity: "bob@example.com"}, nil},
-		{"since", Query{Since: at(4)}, []uint64{4, 3, 2}},
+		{"everything", reader.Query{}, []uint64{4, 3, 2, 1, 0}},
+		{"an identity", reader.Query{Identity: "alice@example.com"}, []uint64{4, 0}},
+		{"a URI", reader.Query{Identity: "https://build.example/workflow"}, []uint64{1}},
+		{"a part of a URI", reader.Query{Identity: "https://build.example/"}, nil},
+		{"a user name", reader.Query{Identity: "alice!example.com"}, []uint64{2}},
+		{"an issuer", reader.Query{Issuer: "https://two.example"}, []uint64{4, 2, 1}},
+		{"an identity of an issuer", reader.Query{Identity: "alice@example.com", Issuer: "https://one.example"}, []uint64{0}},
+		{"a serial number", reader.Query{Serial: serials[3]}, []uint64{3}},
+		{"a part of a serial number", reader.Query{Serial: serials[3][1:]}, nil},
+		{"nobody", reader.Query{Identity: "bob@example.com"}, nil},
+		{"the beginning of an identity", reader.Query{Identity: "alice*"}, []uint64{4, 2, 0}},
+		{"the beginning of an issuer", reader.Query{Issuer: "https://t*"}, []uint64{4, 2, 1}},
+		{"a * elsewhere", reader.Query{Issuer: "https://*.example"}, nil},
+		{"between", reader.Query{Since: at(2), Until: at(5)}, []uint64{2, 1}},
+		{"since", reader.Query{Since: at(4)}, []uint64{4, 3, 2}},
 	} {
 		var got []uint64
-		for found, err := range Search(t.Context(), cfg, test.q) {
+		for found, err := range source.Search(t.Context(), test.q) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			got = append(got, found.Index)
-			if found.SAN != sans[found.Index] || found.Extensions[certs.IssuerV2] != issuers[found.Index] {
+			if found.SAN != sans[found.Index] || found.Issuer != issuers[found.Index] {
 				t.Errorf("%s: found %+v", test.name, found)
 			}
 			if want := at(2 * int(found.Index)); !found.Timestamp.Equal(want) {
@@ -84,23 +98,71 @@ func TestSearch(t *testing.T) {
 
 func TestSearchReadsTheNewestFirst(t *testing.T) {
 	t.Parallel()
-	_, cfg, _ := published(t, 520)
-	next := uint64(520)
-	for e, err := range Search(t.Context(), cfg, Query{}) {
-		if next--; err != nil || e.Index != next {
-			t.Fatalf("got entry %v, %v, want %d", e, err, next)
-		}
-		if next == 3 {
-			break
+	base, cfg, _ := published(t, 520)
+	_, key, err := cfg.complete()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := withoutTiles(t, base)
+	at := func(url string, key *ctlog.PublicKey) func() (*reader.Source, error) {
+		return func() (*reader.Source, error) {
+			s, _, err := reader.Open(t.Context(), reader.Config{URL: url, Key: key})
+			return s, err
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for _, err := range Search(ctx, cfg, Query{}) {
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
-		}
+	for name, test := range map[string]struct {
+		open   func() (*reader.Source, error)
+		proven bool
+	}{
+		"directory":               {open: func() (*reader.Source, error) { return Source(cfg) }},
+		"static-ct-api":           {open: at(base, nil)},
+		"static-ct-api, verified": {open: at(base, key.PublicKey), proven: true},
+		"RFC 6962":                {open: at(old, nil)},
+		"RFC 6962, verified":      {open: at(old, key.PublicKey)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			source, err := test.open()
+			if err != nil || source.Proven != test.proven {
+				t.Fatalf("%+v, %v", source, err)
+			}
+			next := uint64(520)
+			for e, err := range source.Search(t.Context(), reader.Query{}) {
+				if next--; err != nil || e.Index != next || e.SAN.Value != "https://build.example/workflow" {
+					t.Fatalf("got entry %v, %v, want %d", e, err, next)
+				}
+			}
+			if next != 0 {
+				t.Errorf("the search ended before entry %d", next)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			for _, err := range source.Search(ctx, reader.Query{}) {
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
 	}
+}
+
+// withoutTiles serves the log at base as one of RFC 6962 alone.
+func withoutTiles(t *testing.T, base string) string {
+	t.Helper()
+	log, err := url.Parse(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(log)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/ct/v1/") {
+			http.NotFound(w, r)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 func TestFsckFindsDamage(t *testing.T) {
@@ -136,10 +198,10 @@ func TestFsckChecksWhatNoCheckpointCovers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := Fsck(t.Context(), cfg); err != nil || n != head.size {
-		t.Fatalf("fsck read %d of %d entries: %v", n, head.size, err)
+	if n, err := Fsck(t.Context(), cfg); err != nil || n != head.Size {
+		t.Fatalf("fsck read %d of %d entries: %v", n, head.Size, err)
 	}
-	flip(t, filepath.Join(cfg.Dir, tile{data: true, index: head.size / tileWidth}.path(uint8(head.size%tileWidth))), 200)
+	flip(t, filepath.Join(cfg.Dir, tile{data: true, index: head.Size / tileWidth}.path(uint8(head.Size%tileWidth))), 200)
 	if _, err := Fsck(t.Context(), cfg); err == nil {
 		t.Error("an entry was altered, and fsck found nothing")
 	}

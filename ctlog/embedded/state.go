@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -34,9 +35,9 @@ type Status struct {
 
 // state is what the log's files say.
 type state struct {
-	published *checkpoint // nil if it cannot be read
+	published *reader.Checkpoint // nil if it cannot be read
 	guard     *guardFile
-	head      treeHead // of the directory
+	head      reader.Head // of the directory
 }
 
 // examine reads guard, checkpoint and directory, and proves that they belong together. It changes
@@ -47,12 +48,12 @@ func (cfg Config) examine(key *logKey) (s state, err error) {
 	d := directory{cfg.Dir}
 	var guardErr error
 	s.guard, guardErr = readGuard(cfg.Guard, cfg.Origin, key.LogID())
-	s.published, err = d.checkpoint(noteVerifier{cfg.Origin, key.PublicKey}, nil)
+	s.published, err = d.checkpoint(reader.NoteVerifier{Origin: cfg.Origin, Key: key.PublicKey}, nil)
 	switch {
 	case errors.Is(guardErr, errOtherLog) && err != nil:
 		return s, keypath.Errorf([]string{"key"}, "neither %s nor %s is of the log %s with this key: key or origin are another log's (%w)", cfg.Dir, cfg.Guard, cfg.Origin, guardErr)
 	case guardErr == nil && err == nil:
-		s.head, err = d.verify(s.guard.head(), s.published.head)
+		s.head, err = d.verify(s.guard.head(), s.published.Head)
 	default:
 		// An operator needs the size of a refused log to find the newest copy of a directory.
 		s.head, _ = d.head()
@@ -72,9 +73,9 @@ func (cfg Config) examine(key *logKey) (s state, err error) {
 // status returns the sizes in s.
 func (cfg Config) status(key *logKey, s state) Status {
 	id := key.LogID()
-	status := Status{Name: cfg.Name, Origin: cfg.Origin, LogID: id[:], TreeSize: s.head.size, RootHash: s.head.root[:]}
+	status := Status{Name: cfg.Name, Origin: cfg.Origin, LogID: id[:], TreeSize: s.head.Size, RootHash: s.head.Root[:]}
 	if s.published != nil {
-		status.CheckpointSize, status.CheckpointTime = s.published.head.size, s.published.time()
+		status.CheckpointSize, status.CheckpointTime = s.published.Head.Size, s.published.Time()
 	}
 	return status
 }

@@ -30,6 +30,8 @@ var allowed = map[string][]string{
 	"oidc":               {},
 	"oidc/provider":      {},
 	"ctlog":              {"certs"},
+	"ctlog/reader":       {"ctlog", "certs"},
+	"ctlog/embedded":     {"ctlog", "certs"},
 	"identity":           {"oidc", "certs", "identity/policy"},
 	"identity/policy":    {"oidc"},
 	"ca":                 {"oidc", "identity", "proof", "ctlog", "certs", "certs/correspond", "ca/signer"},
