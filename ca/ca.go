@@ -10,6 +10,7 @@ package ca
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -71,14 +72,32 @@ type Request struct {
 	Client netip.Addr
 	// RequestID is in every record of this request.
 	RequestID string
-	// Verified, if set, is called once IDToken has been verified. It is for metrics.
-	Verified func()
+	// Caller, if set, receives what is verified about the caller, step by step. It is for metrics and
+	// records of refusals.
+	Caller *Caller
 }
 
-func (r *Request) verified() {
-	if r.Verified != nil {
-		r.Verified()
+// Caller is what has been verified about the caller of a request. The zero value is an unknown caller.
+type Caller struct {
+	// Token is nil until its signature and its claims have been verified.
+	Token *oidc.Token
+	// Identity is nil until the token's claims are known to have a name that a certificate can hold.
+	// A policy may still refuse it.
+	Identity *identity.Identity
+}
+
+// AppendAttrs appends the caller's part of a record, with the same keys for a certificate and a
+// refusal. Nothing in it is unverified: for an unknown caller it is empty.
+func (c *Caller) AppendAttrs(attrs []slog.Attr) []slog.Attr {
+	if c.Token == nil {
+		return attrs
 	}
+	attrs = append(attrs, slog.String("issuer_url", c.Token.IssuerURL), slog.String("issuer_entry", c.Token.Entry),
+		slog.String("profile", c.Token.Profile), slog.String("subject", c.Token.Subject))
+	if c.Identity == nil {
+		return attrs
+	}
+	return append(attrs, slog.String("san", c.Identity.SAN.Value), slog.Any("policy", &c.Identity.Policy))
 }
 
 // Issued is a certificate that a client may have.
@@ -119,14 +138,19 @@ func (ca *CA) TrustBundle() []*Chain { return ca.config.TrustBundle(ca.config.No
 // a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	// 1. Verify the token. No key signs and no log is contacted for a caller without one.
+	caller := req.Caller
+	if caller == nil {
+		caller = &Caller{}
+	}
 	token, err := ca.config.Verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
 		return nil, err
 	}
-	req.verified()
+	caller.Token = token
 
 	// 2. Derive the caller's identity, and check that it may have a certificate.
 	id, err := ca.config.Rules.Identify(token)
+	caller.Identity = id
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +169,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	}
 	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN}
 
+	var sct ctlog.SCT
 	if ca.config.Logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
 		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
@@ -159,8 +184,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		}
 
 		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
-		sct, err := ca.config.Logs.Add(ctx, pre.submission())
-		if err != nil {
+		if sct, err = ca.config.Logs.Add(ctx, pre.submission()); err != nil {
 			return nil, err
 		}
 
@@ -174,7 +198,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	}
 
 	// 8. Record the result.
-	ca.record(ctx, req.RequestID, token, id, draft)
+	ca.record(ctx, req.RequestID, caller, draft, sct)
 	return issued, nil
 }
 
@@ -191,19 +215,21 @@ func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error)
 	return ca.config.Profile.draft(authority, now, id, key)
 }
 
-// record logs the one record of a certificate.
-func (ca *CA) record(ctx context.Context, requestID string, token *oidc.Token, id *identity.Identity, draft *draft) {
-	ca.config.Logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued",
-		slog.String("request_id", requestID),
-		slog.String("serial", fmt.Sprintf("%x", draft.template.SerialNumber)),
-		slog.String("issuer_url", id.IssuerURL),
-		slog.String("subject", id.Subject),
-		slog.String("san", id.SAN.Value),
-		slog.String("authority", draft.authority.id),
-		slog.Uint64("config_generation", ca.config.Generation),
-		slog.String("profile", token.Profile),
-		slog.Any("policy", id.Policy),
+// record logs the one record of a certificate. sct is zero without a log.
+func (ca *CA) record(ctx context.Context, requestID string, caller *Caller, draft *draft, sct ctlog.SCT) {
+	if !ca.config.Logger.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
+	attrs := append(make([]slog.Attr, 0, 13), slog.String("request_id", requestID), slog.String("serial", hex.EncodeToString(draft.template.SerialNumber)))
+	attrs = append(caller.AppendAttrs(attrs), slog.String("authority", draft.authority.id), slog.Uint64("config_generation", ca.config.Generation),
 		slog.Time("not_after", draft.template.NotAfter))
+	if sct.Signature != nil {
+		attrs = append(attrs, slog.String("log_id", hex.EncodeToString(sct.LogID[:])))
+	}
+	if index, ok := sct.LeafIndex(); ok {
+		attrs = append(attrs, slog.Uint64("leaf_index", index))
+	}
+	ca.config.Logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued", attrs...)
 }
 
 // precertificate is a signed precertificate, which can become one certificate, once.

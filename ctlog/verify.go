@@ -135,16 +135,25 @@ func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 //	} Extension;
 //	Extension CTExtensions<0..2^16-1>;
 func checkExtensions(extensions []byte) error {
-	s := cryptobyte.String(extensions)
-	var (
-		extensionType uint8
-		data          cryptobyte.String
-	)
-	if len(s) > 0 && (!s.ReadUint8(&extensionType) || !s.ReadUint16LengthPrefixed(&data) || !s.Empty() ||
-		extensionType != extensionTypeLeafIndex || len(data) != leafIndexSize) {
+	if _, ok := (SCT{Extensions: extensions}).LeafIndex(); !ok && len(extensions) > 0 {
 		return fmt.Errorf("its extensions are %.32x; only one leaf_index of %d bytes is known", extensions, leafIndexSize)
 	}
 	return nil
+}
+
+// LeafIndex returns the index of the certificate's entry in the log; ok is false for an SCT that does not
+// state it. A verified SCT has either no extension or this one.
+func (sct SCT) LeafIndex() (index uint64, ok bool) {
+	s := cryptobyte.String(sct.Extensions)
+	var extensionType uint8
+	var data cryptobyte.String
+	if !s.ReadUint8(&extensionType) || !s.ReadUint16LengthPrefixed(&data) || !s.Empty() || extensionType != extensionTypeLeafIndex || len(data) != leafIndexSize {
+		return 0, false
+	}
+	for _, b := range data {
+		index = index<<8 | uint64(b)
+	}
+	return index, true
 }
 
 // signedData returns the data that the signature of a precertificate's SCT covers.

@@ -62,7 +62,8 @@ type rule interface {
 
 // Identify returns the identity of tok by the rule of the issuer entry that verified it, if the
 // entry's policy allows it a certificate. It refuses others with CLAIM_MISSING, CLAIM_INVALID,
-// EMAIL_UNVERIFIED, EMAIL_NOT_ASCII or POLICY_DENIED.
+// EMAIL_UNVERIFIED, EMAIL_NOT_ASCII or POLICY_DENIED. Beside a refusal by the entry's policy, it
+// returns the refused identity, for the record.
 func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 	id, err := r.Name(tok)
 	if err != nil {
@@ -72,10 +73,7 @@ func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 	if r.observe != nil && id.Policy.Rules != nil {
 		r.observe(tok.Entry, tok.Profile, id.Policy)
 	}
-	if err := id.Policy.Refusal(); err != nil {
-		return nil, err
-	}
-	return id, nil
+	return id, id.Policy.Refusal()
 }
 
 // Decide returns the decision of the policy of tok's issuer entry about the caller that id names.

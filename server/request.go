@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
@@ -62,6 +63,7 @@ type request struct {
 	body   []byte     // of an API
 	err    error      // the request cannot be handled; the refusal has this reason
 	reason string     // of an answer that is not a refusal; "" means OK
+	caller ca.Caller  // what the authority has verified
 	// The headers that can carry an ID token, beside the message. Only gRPC has the second.
 	authorization, token []string
 
@@ -330,6 +332,7 @@ func (s *Server) record(ctx context.Context, q *request, reason string, took tim
 		if errors.As(refused.Cause, &p) {
 			attrs = append(attrs, slog.String("stack", string(p.stack)))
 		}
+		attrs = q.caller.AppendAttrs(attrs)
 	}
 	s.cfg.Logger.LogAttrs(ctx, level, "request", attrs...)
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/oidc"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
@@ -226,14 +227,14 @@ func TestVerifiedRequestsAreCounted(t *testing.T) {
 	} {
 		f.issue = func(_ context.Context, req ca.Request) (*ca.Issued, error) {
 			if outcome.verified {
-				req.Verified()
+				req.Caller.Token = &oidc.Token{}
 			}
 			return &ca.Issued{Certificate: []byte("leaf"), Chain: fakeChain("root"), SCTEmbedded: true}, outcome.err
 		}
 		f.do(t, "POST", "/api/v2/signingCert", goodV2)
 	}
 	f.issue = func(_ context.Context, req ca.Request) (*ca.Issued, error) {
-		req.Verified()
+		req.Caller.Token = &oidc.Token{}
 		panic("odd input")
 	}
 	f.do(t, "POST", "/api/v2/signingCert", goodV2)

@@ -110,15 +110,13 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 	if err != nil {
 		return nil, err
 	}
-	verified, reason := false, string(refusal.InternalError) // for a panic
+	reason := string(refusal.InternalError) // for a panic
 	defer func() {
-		if verified {
+		if q.caller.Token != nil {
 			s.metrics.verified.WithLabelValues(reason).Inc()
 		}
 	}()
-	issued, err := s.cfg.Issue(ctx, ca.Request{
-		IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Verified: func() { verified = true },
-	})
+	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller})
 	if err != nil {
 		reason = reasonOf(ctx, disclose(err))
 		return nil, err

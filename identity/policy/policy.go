@@ -200,14 +200,16 @@ func (p *Policy) Decide(in Input) Decision {
 	return d
 }
 
+// maxNamed is the number of rules that a refusal and a record name.
+const maxNamed = 10
+
 // Refusal returns the *refusal.Error of an enforced denial, and nil for other decisions.
 func (d Decision) Refusal() error {
 	if !d.Denied || d.Audit {
 		return nil
 	}
-	const most = 10
-	rules := fmt.Sprintf("%q", d.Rules[:min(len(d.Rules), most)])
-	if more := len(d.Rules) - most; more > 0 {
+	rules := fmt.Sprintf("%q", d.Rules[:min(len(d.Rules), maxNamed)])
+	if more := len(d.Rules) - maxNamed; more > 0 {
 		rules += fmt.Sprintf(" and %d more", more)
 	}
 	return refusal.New(refusal.PolicyDenied,
@@ -219,6 +221,9 @@ func (d Decision) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("result", d.Result())}
 	if d.Rule != "" {
 		attrs = append(attrs, slog.String("rule", d.Rule))
+	}
+	if d.Denied {
+		attrs = append(attrs, slog.Any("rules", d.Rules[:min(len(d.Rules), maxNamed)]))
 	}
 	if d.Audit {
 		attrs = append(attrs, slog.String("mode", ModeAudit))
