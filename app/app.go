@@ -68,11 +68,7 @@ func (o Options) warner(logger *slog.Logger) func(...error) {
 	if o.report != nil {
 		return o.report.warn
 	}
-	return func(warnings ...error) {
-		for _, warning := range warnings {
-			logger.LogAttrs(context.Background(), slog.LevelWarn, warning.Error())
-		}
-	}
+	return func(warnings ...error) { logError(logger, slog.LevelWarn, errors.Join(warnings...)) }
 }
 
 // App is a server that has been built and does not run yet.
@@ -99,20 +95,30 @@ type App struct {
 const shutdownTimeout = 15 * time.Second
 
 // Serve builds a server, listens, and serves until ctx ends. An end of ctx during the start is no
-// error.
+// error. Serve logs its error, and returns it as Logged, unless the configuration could not be read
+// far enough to know the log's format.
 func Serve(ctx context.Context, options Options) error {
-	app, err := Build(ctx, options)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil // a signal stopped the start; no file has a mistake
-		}
+	app, err := build(ctx, options)
+	if app == nil {
 		return err
 	}
-	listeners, err := app.Listen()
-	if err != nil {
-		return errors.Join(err, app.Close(ctx))
+	var listeners server.Listeners
+	if err == nil {
+		listeners, err = app.Listen()
 	}
-	return app.Run(ctx, listeners)
+	switch {
+	case err == nil:
+		err = app.Run(ctx, listeners)
+	case ctx.Err() != nil: // a signal stopped the start; no file has a mistake
+		err = app.Close(ctx)
+	default:
+		err = errors.Join(err, app.Close(ctx))
+	}
+	if err == nil || options.LogOutput == nil {
+		return err
+	}
+	logError(app.logger, slog.LevelError, err)
+	return Logged{err}
 }
 
 // Build reads the configuration and creates all its objects. It opens no listener and sends no
@@ -128,7 +134,7 @@ func Build(ctx context.Context, options Options) (*App, error) {
 	return app, nil
 }
 
-// build is Build, and may return the App beside an error. A start stops at the first part with a
+// build is Build, and returns the App beside an error if the format of its log is known. A start stops at the first part with a
 // mistake. A check builds all parts, opens nothing for writing and requests no signature, and its
 // report has the warnings. So a check refuses what a start refuses.
 func build(ctx context.Context, options Options) (*App, error) {
@@ -137,12 +143,17 @@ func build(ctx context.Context, options Options) (*App, error) {
 		if options.report != nil {
 			options.report.warn(warnings...)
 		}
-		return nil, err
+		if options.report != nil || cfg == nil {
+			return nil, err
+		}
 	}
 	app := &App{Config: cfg, options: options, registry: newRegistry(options.Version)}
 	app.logger, app.callers = newLoggers(cfg.Log, options.LogOutput)
 	app.warn = options.warner(app.logger)
 	app.warn(warnings...)
+	if err != nil {
+		return app, err
+	}
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,

@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 const (
@@ -34,7 +36,7 @@ func newLoggers(cfg config.Log, out io.Writer) (operator, callers *slog.Logger) 
 	// LoadServer has checked the level; the zero value is info.
 	_ = level.UnmarshalText([]byte(cfg.Level))
 	locked := &lockedWriter{w: out}
-	return slog.New(newHandler(locked, cfg.Format == "text", &slog.HandlerOptions{Level: level})), slog.New(newLines(locked, level, cfg.Format == "text"))
+	return slog.New(newHandler(locked, cfg.Format == "text", level, readable)), slog.New(newLines(locked, level, cfg.Format == "text"))
 }
 
 // NewCallerLogger returns a logger that writes text at level or above to out, for lines that callers
@@ -43,12 +45,49 @@ func NewCallerLogger(out io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(newLines(out, level, true))
 }
 
-func newHandler(out io.Writer, text bool, options *slog.HandlerOptions) slog.Handler {
+// newHandler returns a handler of a format, which changes each attribute by change.
+func newHandler(out io.Writer, text bool, level slog.Level, change func(a slog.Attr, text bool) slog.Attr) slog.Handler {
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return change(a, text) }}
 	if text {
 		return slog.NewTextHandler(out, options)
 	}
 	return slog.NewJSONHandler(out, options)
 }
+
+// readable returns a duration as the readers of a format expect it: in text with its unit, in JSON as a
+// number of milliseconds, as its key then states. Any other attribute stays.
+func readable(a slog.Attr, text bool) slog.Attr {
+	switch {
+	case a.Value.Kind() != slog.KindDuration:
+		return a
+	case text:
+		return slog.Duration(a.Key, a.Value.Duration().Round(10*time.Microsecond))
+	default:
+		return slog.Float64(a.Key+"_ms", float64(a.Value.Duration())/float64(time.Millisecond))
+	}
+}
+
+// logError writes one line for each of the errors that err joins. A mistake of a file has its place in
+// keys of its own.
+func logError(logger *slog.Logger, level slog.Level, err error) {
+	for _, e := range keypath.Split(err) {
+		text, attrs := e.Error(), []slog.Attr(nil)
+		mistake, ok := e.(config.Mistake)
+		if ok {
+			text, attrs = mistake.Text, append(attrs, slog.String("file", mistake.File))
+		}
+		if mistake.Line > 0 {
+			attrs = append(attrs, slog.Int("line", mistake.Line), slog.Int("column", mistake.Column))
+		}
+		logger.LogAttrs(context.Background(), level, text, attrs...)
+	}
+}
+
+// Logged is an error that is in the log already.
+type Logged struct{ error }
+
+// Unwrap returns the error.
+func (l Logged) Unwrap() error { return l.error }
 
 // lockedWriter is shared by handlers, each of which writes a line by one call.
 type lockedWriter struct {
@@ -80,7 +119,7 @@ type pen struct {
 
 func newLines(out io.Writer, level slog.Level, text bool) lines {
 	p := &pen{out: out}
-	p.root = newHandler(&p.line, text, &slog.HandlerOptions{Level: level, ReplaceAttr: p.cut})
+	p.root = newHandler(&p.line, text, level, p.cut)
 	return lines{p.root, p}
 }
 
@@ -119,8 +158,8 @@ func (l lines) Handle(ctx context.Context, r slog.Record) error {
 	}
 }
 
-// cut is for slog.HandlerOptions.ReplaceAttr: it cuts texts longer than size.
-func (p *pen) cut(_ []string, a slog.Attr) slog.Attr {
+// cut is readable, and cuts texts longer than size.
+func (p *pen) cut(a slog.Attr, text bool) slog.Attr {
 	switch a.Value.Kind() {
 	case slog.KindString:
 		a.Value = slog.StringValue(cut(a.Value.String(), p.size))
@@ -129,11 +168,11 @@ func (p *pen) cut(_ []string, a slog.Attr) slog.Attr {
 		if b, ok := value.([]byte); ok {
 			value = string(b)
 		}
-		if text := fmt.Sprintf("%+v", value); len(text) > p.size { // otherwise a list or an object in JSON
-			a.Value = slog.StringValue(cut(text, p.size))
+		if whole := fmt.Sprintf("%+v", value); len(whole) > p.size { // otherwise a list or an object in JSON
+			a.Value = slog.StringValue(cut(whole, p.size))
 		}
 	}
-	return a
+	return readable(a, text)
 }
 
 // cut returns text, or its beginning with a note of its length, in at most size bytes.

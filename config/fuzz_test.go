@@ -4,6 +4,8 @@ package config
 
 import (
 	"errors"
+	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -63,8 +65,11 @@ func FuzzParseServer(f *testing.F) {
 	f.Add([]byte("ct: {logs: [~, {embedded: ~}, {embedded: {submit: ~}}]}"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		server, _, err := ParseServer("m", content, nil)
-		if (err == nil) != (server != nil) {
+		if err == nil && server == nil || err != nil && server != nil && !reflect.DeepEqual(server, &Server{Log: server.Log}) {
 			t.Fatalf("server %v and error %v", server, err)
+		}
+		if server != nil && (server.Log.Format != "json" && server.Log.Format != "text" || new(slog.Level).UnmarshalText([]byte(server.Log.Level)) != nil) {
+			t.Fatalf("log %+v", server.Log)
 		}
 		if mistakes := (Mistakes)(nil); err != nil && !errors.As(err, &mistakes) {
 			t.Fatalf("error %T: %v", err, err)

@@ -183,6 +183,8 @@ type Log struct {
 //
 // An error is Mistakes, with every mistake of the file and the variables; or it states why the file
 // is unreadable. LoadServer returns warnings in both cases; the caller should log them at start.
+// Beside Mistakes, the Server has only Log, and is nil unless Log is known: the mistakes can then be
+// logged in its format.
 func LoadServer(path string, environ []string) (*Server, []error, error) {
 	return loaded(path, func(name string, content []byte) (*Server, []error, error) {
 		return ParseServer(name, content, environ)
@@ -196,5 +198,9 @@ func ParseServer(name string, content []byte, environ []string) (*Server, []erro
 	s := &Server{File: d.File}
 	d.environment(reflect.TypeOf(*s), environ)
 	d.read(content, false, s)
-	return result(d, s)
+	doc, warnings, err := result(d, s)
+	if err != nil && s.Log.Format != "" && !d.isEcho([]string{"log", "format"}) && !d.isEcho([]string{"log", "level"}) {
+		doc = &Server{Log: s.Log}
+	}
+	return doc, warnings, err
 }

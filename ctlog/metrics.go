@@ -62,7 +62,7 @@ func (m *member) observe(ctx context.Context, elapsed time.Duration, err error) 
 		level = slog.LevelDebug
 	}
 	m.log.Log(ctx, level, "Certificate Transparency log gave no SCT: "+string(result), slog.String("log", m.Name()),
-		slog.String("result", string(result)), slog.Duration("elapsed", elapsed), slog.Any("error", err))
+		slog.String("result", string(result)), slog.Duration("duration", elapsed), slog.Any("error", err))
 }
 
 // register registers the metrics of all logs, and gives every log its own. Every counter exists from

@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	root := newRoot(std)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err != nil {
+	if err != nil && !errors.As(err, new(app.Logged)) {
 		printable.Fprintf(root.ErrOrStderr(), "mayfly: %v\n", err)
 	}
 	return exitCode(err)

@@ -222,11 +222,11 @@ func (d Decision) LogValue() slog.Value {
 	if d.Rule != "" {
 		attrs = append(attrs, slog.String("rule", d.Rule))
 	}
-	if d.Denied {
-		attrs = append(attrs, slog.Any("rules", d.Rules[:min(len(d.Rules), maxNamed)]))
-	}
 	if d.Audit {
 		attrs = append(attrs, slog.String("mode", ModeAudit))
+	}
+	if d.Denied {
+		attrs = append(attrs, slog.Any("rules", d.Rules[:min(len(d.Rules), maxNamed)]))
 	}
 	if d.Err != nil {
 		attrs = append(attrs, slog.String("error", d.Err.Error()))
