@@ -44,6 +44,8 @@ type CheckReport struct {
 	// Entries and Tests count the issuer entries and their tests. They are 0 where mistakes prevented
 	// the read of the issuers.
 	Entries, Tests int
+	// Disabled counts the entries that are disabled.
+	Disabled int
 	// Asked and Logs count the issuers and the logs that received a request, with Online.
 	Asked, Logs int
 
@@ -68,7 +70,12 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	if t == nil || err != nil {
 		return report, err
 	}
-	report.Entries = len(t.issuers.Entries)
+	for _, entry := range t.issuers.Entries {
+		report.Entries++
+		if entry.Connection.Disabled {
+			report.Disabled++
+		}
+	}
 	wrong := report.checkChains(t, time.Now())
 	for _, profile := range t.issuers.All() {
 		for i, test := range profile.Tests {
@@ -208,7 +215,7 @@ func (r *CheckReport) ask(ctx context.Context, t *trust) (wrong []error) {
 	for _, status := range t.verifier.Status() {
 		path := []string{"oidc-issuers", status.Entry, "issuer-url"}
 		switch {
-		case status.IssuerURL == "": // a pattern has no single issuer to ask
+		case status.IssuerURL == "", status.State == oidc.StateDisabled: // a pattern has no single issuer to ask
 			continue
 		case status.State == oidc.StateFailing:
 			wrong = append(wrong, keypath.Errorf(path, "asking the issuer: %s", status.LastError))
@@ -224,7 +231,11 @@ func (r *CheckReport) ask(ctx context.Context, t *trust) (wrong []error) {
 func (r *CheckReport) Summary() string {
 	text := count(len(r.Mistakes), "mistake", "mistakes") + ", " + count(len(r.Warnings), "warning", "warnings")
 	if r.Entries > 0 {
-		text = count(r.Entries, "issuer entry", "issuer entries") + ", " + count(r.Tests, "test", "tests") + ", " + text
+		entries := count(r.Entries, "issuer entry", "issuer entries")
+		if r.Disabled > 0 {
+			entries += fmt.Sprintf(" (%d disabled)", r.Disabled)
+		}
+		text = entries + ", " + count(r.Tests, "test", "tests") + ", " + text
 	}
 	if r.Asked > 0 {
 		text += ", " + count(r.Asked, "issuer asked", "issuers asked")

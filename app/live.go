@@ -178,6 +178,8 @@ func (l *live) issuerCheck() server.Check {
 // describeIssuer returns the state of an entry, without the text of its errors.
 func describeIssuer(entry oidc.IssuerStatus) string {
 	switch {
+	case entry.State == oidc.StateDisabled:
+		return "disabled by the operator"
 	case entry.IssuerURL == "":
 		return string(entry.State) + ", " + count(entry.Issuers, "issuer", "issuers") + " in use"
 	case entry.LastSuccess.IsZero():

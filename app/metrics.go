@@ -112,7 +112,7 @@ func issuerMetrics(status func() []oidc.IssuerStatus) *scraped {
 		}
 	},
 		gauge{state, "1 for the state that the issuer entry is in, 0 for the others: pending (not asked or not answered yet), " +
-			"ok, degraded (the last fetch failed, the last good keys are in use), failing (no usable keys, tokens are refused).", []string{"entry", "state"}},
+			"ok, degraded (the last fetch failed, the last good keys are in use), failing (no usable keys, tokens are refused), disabled (by the operator).", []string{"entry", "state"}},
 		gauge{success, "When keys of the issuer entry were last read, in Unix time; 0 for never.", []string{"entry"}},
 		gauge{age, "Age of the keys of a static issuer entry that has some; they are trusted until oidc.key_lifetime.", []string{"entry"}},
 		gauge{inUse, "Issuers with usable keys that are in use under a wildcard entry.", []string{"entry"}},

@@ -51,10 +51,12 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	rules := identity.Config{CIProviders: issuers.CIIssuerMetadata, Compat: cfg.Compat, Observe: observe.decision}
 	for _, entry := range issuers.Entries {
 		verifier.Issuers = append(verifier.Issuers, verifierIssuer(entry))
-	}
-	for _, profile := range issuers.All() {
-		rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
-		t.infos = append(t.infos, issuerInfo(profile))
+		for _, profile := range entry.All() {
+			rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
+			if !entry.Connection.Disabled {
+				t.infos = append(t.infos, issuerInfo(profile))
+			}
+		}
 	}
 	var errVerifier, errRules error
 	t.verifier, errVerifier = oidc.New(verifier)

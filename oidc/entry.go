@@ -38,6 +38,10 @@ type Issuer struct {
 	// which keys for tokens have the `use` "jwt-svid".
 	SPIFFE bool
 
+	// Disabled is `disabled` (ours): the tokens of the issuer, or of all issuers of the pattern, are
+	// refused, nothing is requested from it, and GetConfiguration omits it. The entry still takes
+	// precedence over less specific patterns, and its tests run as if it were enabled.
+	Disabled bool `key:"disabled"`
 	// SigningAlgorithms are the JOSE algorithms accepted from this issuer, such as RS256. Without the
 	// list, and at most, those that its discovery document lists.
 	SigningAlgorithms []string `key:"signing-algorithms"`

@@ -346,6 +346,7 @@ func TestChangedIssuersAreNotInherited(t *testing.T) {
 		"type spiffe":           {SPIFFE: true},
 		"signing-algorithms":    {SigningAlgorithms: []string{"ES256"}},
 		"jwks-hosts":            {JWKSHosts: []string{"keys.example"}},
+		"disabled":              {Disabled: true},
 	} {
 		change.Key, change.Audiences = testIssuer, []string{"sigstore"}
 		old := newTestVerifier(t, Config{Issuers: issuers(testIssuer)}, newWeb().transport)

@@ -32,10 +32,13 @@ const (
 	StateOK       State = "ok"       // the last fetch was good
 	StateDegraded State = "degraded" // the last fetch failed; the last good keys are in use
 	StateFailing  State = "failing"  // there are no usable keys, and tokens are refused
+	StateDisabled State = "disabled" // the operator has disabled the entry, and tokens are refused
 )
 
 // States returns every state.
-func States() []State { return []State{StatePending, StateOK, StateDegraded, StateFailing} }
+func States() []State {
+	return []State{StatePending, StateOK, StateDegraded, StateFailing, StateDisabled}
+}
 
 // IssuerStatus is the status of one issuer entry, for readiness, metrics and status pages.
 type IssuerStatus struct {
@@ -72,6 +75,9 @@ func (v *Verifier) Status() []IssuerStatus {
 		} else {
 			status = e.issuer.statusAt(now)
 			status.IssuerURL = e.Key
+		}
+		if e.Disabled {
+			status.State, status.Usable = StateDisabled, false
 		}
 		status.Entry = e.Key
 		list = append(list, status)

@@ -159,6 +159,13 @@ func (v *Verifier) check(x *examination) (err error) {
 	if x.entry, err = v.entryOf(x.result.IssuerURL); err != nil {
 		return err
 	}
+	if x.entry.Disabled {
+		x.disabled = refusal.New(refusal.IssuerNotConfigured,
+			"the operator of this CA has disabled the token's issuer %s; no token of it gets a certificate until the operator enables it again", quote(x.result.IssuerURL))
+		if !x.judged {
+			return x.disabled
+		}
+	}
 	x.result.Entry, x.result.Claims = x.entry.Key, x.token.claims
 	if !x.now.IsZero() {
 		x.step = "times"
@@ -288,10 +295,10 @@ func (v *Verifier) Trace(ctx context.Context, rawIDToken string, observe func(St
 }
 
 // Judge checks claims as Verify checks those of a token, except times and signature. It calls
-// observe, which may be nil, for each step. Judge is for tests of settings; its result proves
-// nothing.
+// observe, which may be nil, for each step. A disabled entry fails the step and does not end Judge.
+// Judge is for tests of settings; its result proves nothing.
 func (v *Verifier) Judge(claims Claims, observe func(Step)) (*Token, error) {
-	x := &examination{token: &idToken{claims: claims}}
+	x := &examination{token: &idToken{claims: claims}, judged: true}
 	err := v.check(x)
 	return x.report(err, observe, "issuer", "audience", "subject")
 }
@@ -307,12 +314,14 @@ func UnverifiedClaims(rawIDToken string) (Claims, error) {
 
 // examination is what the checks of one token have found so far.
 type examination struct {
-	step   string    // the current one
-	now    time.Time // zero: the times are not checked
-	token  *idToken
-	entry  *entry
-	result Token
-	keys   *keys
+	step     string    // the current one
+	now      time.Time // zero: the times are not checked
+	judged   bool      // by Judge
+	token    *idToken
+	entry    *entry
+	disabled error // the refusal of a disabled entry
+	result   Token
+	keys     *keys
 }
 
 // report calls observe, unless it is nil, with the steps so far, and returns the result. err is that
@@ -326,7 +335,11 @@ func (x *examination) report(err error, observe func(Step), steps ...string) (*T
 			observe(Step{Name: step, Err: err})
 			break
 		}
-		observe(Step{Name: step, Found: x.found(step)})
+		passed := Step{Name: step, Found: x.found(step)}
+		if step == "issuer" {
+			passed.Err = x.disabled
+		}
+		observe(passed)
 	}
 	if err != nil {
 		return nil, err

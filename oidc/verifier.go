@@ -104,7 +104,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	for summary := v.cfg.Now().Add(linesInterval); ; {
 		now := v.cfg.Now()
-		for _, e := range v.static {
+		for _, e := range v.enabled() {
 			_, _ = e.issuer.fetch(nil, netip.Addr{}, now) // an error states that it is not due
 		}
 		if !now.Before(summary) {
@@ -119,11 +119,16 @@ func (v *Verifier) Run(ctx context.Context) error {
 	}
 }
 
-// Probe fetches document and keys of every static issuer once, all at the same time, or until ctx
+// enabled returns the static entries from which documents are requested.
+func (v *Verifier) enabled() []*entry {
+	return slices.DeleteFunc(slices.Clone(v.entries), func(e *entry) bool { return e.Wildcard || e.Disabled })
+}
+
+// Probe fetches document and keys of every static issuer that is not disabled once, all at the same time, or until ctx
 // ends; Status then shows the results. Probe is for checks of settings, and does not replace Run.
 func (v *Verifier) Probe(ctx context.Context) {
 	var all []<-chan struct{}
-	for _, e := range v.static {
+	for _, e := range v.enabled() {
 		if done, err := e.issuer.fetch(nil, netip.Addr{}, v.cfg.Now()); err == nil {
 			all = append(all, done)
 		}
