@@ -77,12 +77,10 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 		}
 	}
 	wrong := report.checkChains(t, time.Now())
-	for _, profile := range t.issuers.All() {
-		for i, test := range profile.Tests {
-			report.Tests++
-			wrong = append(wrong, t.test(profile, i, test)...)
-		}
-	}
+	number, warnings, failing := t.runTests(cfg)
+	report.Tests = number
+	report.warn(warnings...)
+	report.add(failing)
 	if options.Online {
 		wrong = append(wrong, report.ask(ctx, t)...)
 	}

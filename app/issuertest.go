@@ -3,6 +3,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,6 +16,37 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
+
+// Limits of the tests of a file, which bound the time of a start and of a reload.
+const (
+	maxTests   = 2000
+	maxFailing = 100 // mistakes, after which no more tests run
+)
+
+// runTests runs the tests beside the entries as `tests` of cfg states. It returns their number, and
+// the mistakes of those that fail as warnings or as an error.
+func (t *trust) runTests(cfg *config.Server) (number int, warnings []error, err error) {
+	var wrong []error
+	stopped := false
+	for _, profile := range t.issuers.All() {
+		for i, test := range profile.Tests {
+			number++
+			switch {
+			case stopped:
+			case number > maxTests, len(wrong) >= maxFailing:
+				stopped = true
+				wrong = append(wrong, keypath.Errorf(append(slices.Clip(profile.Path), "tests", strconv.Itoa(i)),
+					"this test and those after it were not run: a file can have %d tests, and no more run once %d mistakes are found", maxTests, maxFailing))
+			default:
+				wrong = append(wrong, t.test(profile, i, test)...)
+			}
+		}
+	}
+	if err = t.issuers.WithPlaces(errors.Join(wrong...)); cfg.Tests == "warn" {
+		return number, keypath.Split(err), nil
+	}
+	return number, nil, err
+}
 
 // test runs one of the tests beside an entry or profile, whose author may omit iss and aud. It applies
 // every check of a token to the claims, except those of times and signature. A policy in mode audit counts as if it were

@@ -76,10 +76,14 @@ func (a *App) trust(ctx context.Context) (err error) {
 	return err
 }
 
-// read reads the issuer file, and passes its warnings to warn.
+// read reads the issuer file, runs its tests, and passes warnings to warn.
 func (l *live) read() (*trust, error) {
 	t, warnings, err := loadTrust(l.app.Config, l.app.Config.Issuers, l.app.callers, l.observer)
 	l.app.warn(warnings...)
+	if err == nil && l.app.options.report == nil { // a check runs them after it has built all parts
+		_, warnings, err = t.runTests(l.app.Config)
+		l.app.warn(warnings...)
+	}
 	return t, err
 }
 

@@ -42,8 +42,8 @@ type Issuer struct {
 	// Connection is how the issuer is reached.
 	Connection oidc.Issuer `key:""`
 	// Profiles are settings for tokens of the same issuer for other audiences. A profile has a name and
-	// its own keys, and inherits none. It lacks issuer-url and the keys about the connection to the
-	// issuer: signing-algorithms, ca-cert, allow-private-network and jwks-hosts. The entry itself
+	// its own keys, and inherits none. It lacks issuer-url, disabled and the keys about the connection to
+	// the issuer: signing-algorithms, ca-cert, allow-private-network and jwks-hosts. The entry itself
 	// applies to tokens for its own client-id and audiences. No audience may be in two of them.
 	Profiles []NamedProfile `key:"profiles"`
 }
@@ -57,8 +57,8 @@ type Profile struct {
 	Audiences []string `key:"audiences"`
 	// IssuerConfig also has the place in the file: Key, Profile, Static and Path.
 	identity.IssuerConfig `key:""`
-	// Tests is `tests` (ours): claim sets with their expected results, which `mayfly config check`
-	// tries.
+	// Tests is `tests` (ours): claim sets with their expected results, which `mayfly config check` and
+	// the server try. A file may have 2,000.
 	Tests []IssuerTest `key:"tests"`
 
 	// Description is a note for readers of the file.

@@ -31,6 +31,10 @@ type Server struct {
 	// Compat turns faults that Fulcio tolerates in an issuer file, such as an unknown key, into
 	// warnings.
 	Compat bool `key:"compat"`
+	// Tests is the effect of a test beside an issuer that fails. With enforce it is a mistake of the
+	// issuer file: the server does not start with the file, or keeps the last good one. With warn it is
+	// a warning in the log.
+	Tests string `key:"tests" default:"enforce" oneof:"enforce warn"`
 	// TrustedProxies are the networks of the proxies in front of this server, as CIDRs or single
 	// addresses. For a request from one of them, the client is the rightmost address of
 	// X-Forwarded-For that is not a trusted proxy's: the log shows it, and limits apply to it.
