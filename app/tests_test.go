@@ -44,7 +44,9 @@ func TestReloadWithFailingTest(t *testing.T) {
 			}
 			r.certify(t)
 			change(passing)
-			await(t, "the mended file", func() bool { return r.metric(t, "mayfly_config_generation") == map[string]float64{"enforce": 2, "warn": 3}[mode] })
+			await(t, "the mended file", func() bool {
+				return r.metric(t, "mayfly_config_generation") == map[string]float64{"enforce": 2, "warn": 3}[mode]
+			})
 			if got := r.metric(t, "mayfly_config_stale"); got != 0 {
 				t.Errorf("mayfly_config_stale is %g", got)
 			}
