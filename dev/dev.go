@@ -24,6 +24,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
+	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -34,6 +35,7 @@ const DefaultListen = "127.0.0.1:5555"
 // The paths of the world's services, below its URL.
 const (
 	providerPath  = "/dev/oidc"
+	issuersPath   = "/dev/issuers/" // with the name of a kind behind it
 	tokenPath     = "/dev/token"
 	timestampPath = "/dev/tsa/api/v1/timestamp"
 	rekorPath     = "/dev/rekor"
@@ -52,6 +54,14 @@ type Config struct {
 	// for none.
 	LogOutput io.Writer
 	LogLevel  string
+	// Issuers is an issuer file, whose entries the world has beside its own ones. An entry for one of the
+	// world's issuers replaces the world's own entry. "" for none.
+	Issuers string
+	// Note receives sentences for the user: which files of Dir were kept, warnings about Issuers; nil for
+	// none.
+	Note func(string)
+	// Fail names services that fail: see Failures.
+	Fail []string
 	// Version is the program's version.
 	Version string
 }
@@ -62,10 +72,12 @@ type World struct {
 	dir      string
 	config   Config
 	listener net.Listener
-	provider *provider.Provider
+	kinds    Kinds
+	issuers  map[string]*provider.Provider // by kind
 	app      *app.App
 	content
-	undo []func(context.Context) error // close calls them, the last first
+	watcher *watch.Watcher                // of Config.Issuers; nil without
+	undo    []func(context.Context) error // close calls them, the last first
 }
 
 // New creates a world, or reuses the one in Config.Dir, and listens. The caller must call Run or
@@ -79,6 +91,15 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	}
 	if cfg.LogLevel == "" {
 		cfg.LogLevel = "error"
+	}
+	if err := CheckFailures(cfg.Fail); err != nil {
+		return nil, err
+	}
+	if cfg.LogOutput == nil {
+		cfg.LogOutput = io.Discard
+	}
+	if cfg.Note == nil {
+		cfg.Note = func(string) {}
 	}
 	w := &World{config: cfg}
 	defer func() {
@@ -97,13 +118,14 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if err := w.listen(host); err != nil {
 		return nil, err
 	}
+	if w.kinds, err = NewKinds(); err != nil {
+		return nil, err
+	}
 	if err := w.makeFiles(ctx); err != nil {
 		return nil, err
 	}
-	// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
-	w.provider, err = provider.New(provider.Config{IssuerURL: w.IssuerURL(), Algorithm: "RS256", SignIn: true, Key: w.providerKey})
-	if err != nil {
-		return nil, fmt.Errorf("making the OpenID provider: %w", err)
+	if err := w.makeProviders(); err != nil {
+		return nil, err
 	}
 	w.app, err = app.Build(ctx, app.Options{
 		ConfigFile: w.path(settingsFile),
@@ -134,7 +156,7 @@ func (w *World) claim(host string) error {
 	}
 	w.dir = dir
 	w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
-	return writeMarker(dir, host)
+	return writeMarker(dir, marker{Host: host})
 }
 
 // loopbackHost returns the host of an address, which must be loopback.
@@ -189,18 +211,26 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 			ready()
 		}
 	}()
+	if w.watcher != nil {
+		go w.watcher.Run(ctx)
+	}
 	err := w.app.Run(ctx, server.Listeners{HTTP: w.listener})
 	stop()
 	<-awaited
 	return errors.Join(err, w.Close(ctx))
 }
 
-// awaitReady polls the world until it is ready, or ctx ends.
+// awaitReady polls the world until it is ready, or ctx ends. A world without an authority is never
+// ready, and answers.
 func (w *World) awaitReady(ctx context.Context) bool {
 	client := &http.Client{Transport: &http.Transport{}, Timeout: time.Second} // no proxy
 	defer client.CloseIdleConnections()
+	path := "/readyz"
+	if w.fails(failAuthority) {
+		path = "/livez"
+	}
 	for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-		if response, err := client.Get(w.url + "/readyz"); err == nil {
+		if response, err := client.Get(w.url + path); err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
 				return true
@@ -255,5 +285,5 @@ func (w *World) SigningConfig() ([]byte, error) { return w.app.Instance().Signin
 // Token returns an ID token with claims. It adds the other claims of a person's token if they are
 // absent.
 func (w *World) Token(claims map[string]any) (string, error) {
-	return w.provider.Mint(complete(claims))
+	return w.issuers[emailKind].Mint(complete(claims))
 }

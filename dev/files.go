@@ -36,6 +36,7 @@ const (
 	ctFolder     = "ctlog"
 	ctGuard      = "ctlog-guard.json"
 	ctKey        = "ctlog.key"
+	ctPublicKey  = "ctlog.pub"
 	rekorFolder  = "rekor"
 	rekorKey     = "rekor.key"
 	tsaChain     = "tsa-chain.pem"
@@ -45,6 +46,7 @@ const (
 	providerKey  = "oidc.key"
 	issuersFile  = "issuers.yaml"
 	settingsFile = "mayfly.yaml"
+	absentSocket = "absent.sock" // of a signer that does not run
 )
 
 // The name and the origin of the embedded log. The origin never changes, but the address may.
@@ -77,15 +79,17 @@ func (w *World) makeFiles(ctx context.Context) error {
 	if err := errors.Join(err, provider.Wait()); err != nil {
 		return err
 	}
-	return w.writeSettings()
+	return w.writeSettings(ctx)
 }
+
+func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 // makeServices creates everything except the provider's key.
 func (w *World) makeServices(ctx context.Context) error {
 	var errs [3]error
 	var keys [3]*ecdsa.PrivateKey
 	for i, name := range []string{tsaKey, rekorKey, tufKey} {
-		keys[i], errs[i] = loadOrMakeKey(w.path(name), func() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+		keys[i], errs[i] = loadOrMakeKey(w.path(name), newKey)
 	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
@@ -175,29 +179,37 @@ func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
 }
 
 // writeSettings writes the files that `mayfly serve` would read.
-func (w *World) writeSettings() error {
+func (w *World) writeSettings(ctx context.Context) error {
 	caDir := filepath.Dir(w.chain)
-	settings := fmt.Sprintf(`# Written by mayfly dev at each start.
-listen: {http: %[1]q, grpc: %[1]q, ops: "127.0.0.1:0"}
+	ca := fmt.Sprintf("{file: {chain: %q, key: %q, password_file: %q}}", w.chain, filepath.Join(caDir, "key.pem"), filepath.Join(caDir, "pass"))
+	if w.fails(failAuthority) {
+		ca = fmt.Sprintf("{set: %q, signer_socket: %q}", filepath.Join(caFolder, "ca.yaml"), absentSocket)
+	}
+	log := fmt.Sprintf("{embedded: {name: %s, dir: %s, guard: %s, key: %s, origin: %q, checkpoint_interval: 100ms}}", ctName, ctFolder, ctGuard, ctKey, ctOrigin)
+	if w.fails(failCT) {
+		log = fmt.Sprintf("{url: %q, public_key: %s}", w.url+failingLogPath, ctPublicKey)
+		if err := w.writeLogKey(); err != nil {
+			return err
+		}
+	}
+	settings := writtenLine + fmt.Sprintf(`listen: {http: %[1]q, grpc: %[1]q, ops: "127.0.0.1:0"}
 public_url: %[2]q
 issuers: %[3]s
 oidc: {allow_loopback: true}
-ca: {file: {chain: %[4]q, key: %[5]q, password_file: %[6]q}}
+ca: %[4]s
 ct:
   logs:
-    - embedded: {name: %[7]s, dir: %[8]s, guard: %[9]s, key: %[10]s, origin: %[11]q, checkpoint_interval: 100ms}
+    - %[5]s
 trust:
-  timestamp_authorities: [%[12]s]
-  tlogs: [%[13]s]
-certificate: {lifetime: %[15]s}
-log: {format: text, level: %[14]q}
-`, w.listener.Addr(), w.url, issuersFile,
-		w.chain, filepath.Join(caDir, "key.pem"), filepath.Join(caDir, "pass"),
-		ctName, ctFolder, ctGuard, ctKey, ctOrigin, w.authority, w.log, w.config.LogLevel, w.config.CertificateLifetime)
-	issuers := fmt.Sprintf("oidc-issuers:\n  %[1]q:\n    issuer-url: %[1]q\n    client-id: sigstore\n    type: email\n", w.IssuerURL())
-	return errors.Join(
-		os.WriteFile(w.path(issuersFile), []byte(issuers), 0o600),
-		os.WriteFile(w.path(settingsFile), []byte(settings), 0o600))
+  timestamp_authorities: [%[6]s]
+  tlogs: [%[7]s]
+certificate: {lifetime: %[8]s}
+log: {format: text, level: %[9]q}
+`, w.listener.Addr(), w.url, issuersFile, ca, log, w.authority, w.log, w.config.CertificateLifetime, w.config.LogLevel)
+	if err := w.write(settingsFile, settings); err != nil {
+		return err
+	}
+	return w.writeIssuers(ctx)
 }
 
 // loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM. It creates the key if the file

@@ -21,12 +21,14 @@ import (
 // handler serves the paths below /dev/. The prefix has been removed.
 func (w *World) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle(providerPath+"/", w.provider)
-	mux.Handle("GET "+tokenPath, tokenHandler(w.provider))
+	for _, kind := range w.kinds {
+		mux.Handle(kind.Path+"/", w.issuers[kind.Name])
+	}
+	mux.HandleFunc("GET "+tokenPath, w.serveToken)
 	mux.Handle("POST "+timestampPath, w.tsa)
 	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
-	guarded := guard(providerPath+provider.AuthorizationPath, mux)
+	guarded := guard(providerPath+provider.AuthorizationPath, w.unavailable(mux))
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
 		r.URL.Path = "/dev" + r.URL.Path
@@ -90,26 +92,53 @@ func hostname(host string) string {
 // DefaultEmail is the address in a token for which the caller named none.
 const DefaultEmail = "you@example.com"
 
-// tokenHandler mints a token for scripts: GET /dev/token?email=…&<claim>=….
-func tokenHandler(p *provider.Provider) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
-		var claims map[string]any
-		query, err := url.ParseQuery(r.URL.RawQuery)
-		if err == nil {
-			claims, err = claimsOf(query)
-		}
-		var token string
-		if err == nil {
-			token, err = p.Mint(claims)
-		}
+// serveToken gives a script a token: GET /dev/token?email=…&<claim>=…, or, as a kind of identity,
+// GET /dev/token?as=<kind>&<parameter>=…&claim=<claim>=….
+func (w *World) serveToken(rw http.ResponseWriter, r *http.Request) {
+	rw.Header().Set("Cache-Control", "no-store")
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	var token string
+	if err == nil {
+		token, err = w.tokenFor(query)
+	}
+	if err != nil {
+		http.Error(rw, err.Error(), http.StatusBadRequest)
+		return
+	}
+	rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(rw, token)
+}
+
+// tokenFor returns the token that a query asks for.
+func (w *World) tokenFor(query url.Values) (string, error) {
+	if !query.Has("as") {
+		claims, err := claimsOf(query)
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
+			return "", err
 		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = io.WriteString(w, token)
-	})
+		return w.Token(claims)
+	}
+	given, parameters := make(url.Values), make(map[string]string)
+	for _, claim := range query["claim"] {
+		name, value, ok := strings.Cut(claim, "=")
+		if !ok || name == "" {
+			return "", fmt.Errorf("claim is %q; it looks like name=value", claim)
+		}
+		given.Add(name, value)
+	}
+	kind := query.Get("as")
+	query.Del("as")
+	query.Del("claim")
+	for name, values := range query {
+		if parameters[name] = values[0]; len(values) > 1 {
+			return "", fmt.Errorf("the parameter %s is given %d times; give it once", name, len(values))
+		}
+	}
+	claims, err := claimsOf(given)
+	if err != nil {
+		return "", err
+	}
+	return w.TokenAs(kind, parameters, claims)
 }
 
 // claimsOf turns a query into claims. A name that occurs twice is a list.
@@ -128,7 +157,7 @@ func claimsOf(query url.Values) (map[string]any, error) {
 			claims[name] = list[0]
 		}
 	}
-	return complete(claims), nil
+	return claims, nil
 }
 
 // claimOf returns a value of a query as a claim. It is text by default. An empty value omits the

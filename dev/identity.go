@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dev
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
+)
+
+//go:embed identities.yaml
+var identitiesYAML []byte
+
+// Kind is a kind of identity: whose tokens a world gives, and the issuer of these tokens.
+// identities.yaml describes the fields.
+type Kind struct {
+	Name       string               `yaml:"kind"`
+	Path       string               `yaml:"path"` // of the issuer; "" for issuersPath and Name
+	About      string               `yaml:"about"`
+	Entry      map[string]string    `yaml:"entry"`
+	Parameters []Parameter          `yaml:"parameters"`
+	Claims     map[string]yaml.Node `yaml:"claims"`
+}
+
+// Parameter is a parameter of a Kind. A value must match Pattern completely; "" for any value.
+type Parameter struct {
+	Name    string `yaml:"name"`
+	Usage   string `yaml:"usage"`
+	Default string `yaml:"default"`
+	Pattern string `yaml:"pattern"`
+}
+
+// Kinds are the kinds of identity, in the order of identities.yaml.
+type Kinds []Kind
+
+// NewKinds returns all kinds.
+func NewKinds() (Kinds, error) {
+	var kinds Kinds
+	if err := yaml.Unmarshal(identitiesYAML, &kinds); err != nil {
+		return nil, fmt.Errorf("reading the kinds of identity: %w", err)
+	}
+	for i := range kinds {
+		if kinds[i].Path == "" {
+			kinds[i].Path = issuersPath + kinds[i].Name
+		}
+	}
+	return kinds, nil
+}
+
+// Find returns the kind of a name. Its error suggests another name.
+func (k Kinds) Find(name string) (*Kind, error) {
+	names := make([]string, len(k))
+	for i := range k {
+		if names[i] = k[i].Name; names[i] == name {
+			return &k[i], nil
+		}
+	}
+	return nil, fmt.Errorf("there is no kind of identity %q%s", name, suggest.DidYouMeanOr(name, names, "the kinds are"))
+}
+
+// Help lists the kinds and their parameters, with their defaults.
+func (k Kinds) Help() string {
+	var b strings.Builder
+	for _, kind := range k {
+		fmt.Fprintf(&b, "  %s: %s\n", kind.Name, kind.About)
+		for _, p := range kind.Parameters {
+			fmt.Fprintf(&b, "    --%-16s %s", p.Name, p.Usage)
+			if p.Default != "" && !strings.Contains(p.Default, "{{") {
+				fmt.Fprintf(&b, " (%s)", p.Default)
+			}
+			b.WriteByte('\n')
+		}
+	}
+	return b.String()
+}
+
+// Check returns why no token can have the parameters.
+func (k *Kind) Check(parameters map[string]string) error {
+	_, err := k.values(parameters, "http://"+DefaultListen)
+	return err
+}
+
+// values returns what the templates of the kind read, in a world at worldURL.
+func (k *Kind) values(parameters map[string]string, worldURL string) (map[string]string, error) {
+	names := make([]string, len(k.Parameters))
+	for i, p := range k.Parameters {
+		names[i] = p.Name
+	}
+	for _, name := range slices.Sorted(maps.Keys(parameters)) {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("the kind %s has no parameter %q%s", k.Name, name, suggest.DidYouMeanOr(name, names, "its parameters are"))
+		}
+	}
+	u, err := url.Parse(worldURL)
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{"url": worldURL, "host": u.Hostname()}
+	for _, p := range k.Parameters {
+		usual, err := render(p.Default, values)
+		if err != nil {
+			return nil, err
+		}
+		value, given := parameters[p.Name]
+		if !given {
+			value = usual
+		}
+		if pattern := regexp.MustCompile("^(?:" + p.Pattern + ")$"); p.Pattern != "" && !pattern.MatchString(value) {
+			return nil, fmt.Errorf("the parameter %s is %q; it is %s, and looks like %s", p.Name, value, p.Usage, usual)
+		}
+		values[strings.ReplaceAll(p.Name, "-", "_")] = value
+	}
+	return values, nil
+}
+
+// fill returns a YAML value with the results of its templates.
+func fill(n *yaml.Node, values map[string]string) (any, error) {
+	var err error
+	switch {
+	case n.Kind == yaml.MappingNode:
+		object := make(map[string]any)
+		for i := 0; i < len(n.Content) && err == nil; i += 2 {
+			object[n.Content[i].Value], err = fill(n.Content[i+1], values)
+		}
+		return object, err
+	case n.Kind == yaml.SequenceNode:
+		list := make([]any, len(n.Content))
+		for i := 0; i < len(list) && err == nil; i++ {
+			list[i], err = fill(n.Content[i], values)
+		}
+		return list, err
+	case n.Tag != "!json" && n.Tag != "!!str":
+		var value any
+		return value, n.Decode(&value)
+	}
+	text, err := render(n.Value, values)
+	switch {
+	case err != nil || n.Tag == "!!str":
+		return text, err
+	case text == "":
+		return nil, nil
+	case !json.Valid([]byte(text)):
+		return nil, fmt.Errorf("%q is no JSON value", text)
+	}
+	return json.RawMessage(text), nil
+}
+
+// render executes a template of identities.yaml.
+func render(text string, values map[string]string) (string, error) {
+	digest := func(texts []string) string {
+		sum := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
+		return hex.EncodeToString(sum[:])
+	}
+	parsed, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{
+		"dir": path.Dir, "base": path.Base, "random": rand.Text,
+		"short": func(ref string) string {
+			return strings.TrimPrefix(strings.TrimPrefix(ref, "refs/heads/"), "refs/tags/")
+		},
+		"type": func(ref string) string {
+			if strings.HasPrefix(ref, "refs/tags/") {
+				return "tag"
+			}
+			return "branch"
+		},
+		"hash":   func(length int, texts ...string) string { return digest(texts)[:length] },
+		"number": func(texts ...string) (uint64, error) { return strconv.ParseUint(digest(texts)[:7], 16, 64) },
+		"uuid": func(texts ...string) string {
+			d := digest(texts)
+			return fmt.Sprintf("%s-%s-4%s-8%s-%s", d[:8], d[8:12], d[12:15], d[15:18], d[18:30])
+		},
+		"now": func(offset int64) int64 { return time.Now().Unix() + offset },
+		"json": func(value string) (string, error) {
+			text, err := json.Marshal(value)
+			return string(text), err
+		},
+	}).Parse(text)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	err = parsed.Execute(&b, values)
+	return b.String(), err
+}
