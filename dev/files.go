@@ -72,7 +72,7 @@ func (w *World) makeFiles(ctx context.Context) error {
 	// An RSA key takes longer than all the others together.
 	var provider errgroup.Group
 	provider.Go(func() (err error) {
-		w.providerKey, err = loadOrMakeKey(w.path(providerKey), func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+		w.providerKey, err = loadOrMakeKey(w.path(providerKey), newProviderKey)
 		return err
 	})
 	err := w.makeServices(ctx)
@@ -81,6 +81,8 @@ func (w *World) makeFiles(ctx context.Context) error {
 	}
 	return w.writeSettings(ctx)
 }
+
+func newProviderKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 

@@ -85,6 +85,11 @@ func (w *World) writeIssuers(ctx context.Context) error {
 // has no mistake.
 func (w *World) addIssuers(ctx context.Context) error {
 	name := w.config.Issuers
+	if own, err := os.Stat(w.path(issuersFile)); err == nil {
+		if info, err := os.Stat(name); err == nil && os.SameFile(own, info) {
+			return fmt.Errorf("%s is the file that mayfly dev writes, and edits of it stay in use: name another file, or none", name)
+		}
+	}
 	// The check reads the file itself, so that mistakes have its lines.
 	report, err := app.Check(ctx, app.CheckOptions{File: w.path(settingsFile), Environ: []string{"MAYFLY_ISSUERS=" + name}, NoFiles: true})
 	if err != nil {

@@ -5,7 +5,9 @@ package main
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,14 +28,21 @@ signs and verifies in it after the one line cosign initialize, which is printed.
 
 This is no production: the sign-in believes everybody, so it listens on loopback addresses
 alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
-		Example: "  mayfly dev\n  mayfly dev --dir ./world --listen 127.0.0.1:7777",
+		Example: "  mayfly dev\n  mayfly dev --dir ./world --listen 127.0.0.1:7777\n  mayfly dev --issuers issuers.yaml\n  mayfly dev --fail ct,tsa",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := dev.CheckFailures(cfg.Fail); err != nil {
+				return usageError{fmt.Errorf("--fail: %w", err)}
+			}
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
+			cfg.Note = func(text string) { printable.Fprintf(c.ErrOrStderr(), "note: %s\n", text) }
 			world, err := dev.New(c.Context(), cfg)
 			if err != nil {
 				return err
 			}
 			printBanner(c.ErrOrStderr(), cfg.Dir)
+			if len(cfg.Fail) > 0 {
+				printable.Fprintf(c.ErrOrStderr(), "These services fail, as --fail requests: %s.\n\n", strings.Join(cfg.Fail, ", "))
+			}
 			root, err := world.TUFRoot()
 			if err != nil {
 				return errors.Join(err, world.Close(c.Context()))
@@ -44,6 +53,8 @@ alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 	f := c.Flags()
 	f.StringVar(&cfg.Dir, "dir", "", "directory that keeps the world between runs; new, empty, or made by mayfly dev (default: a temporary one)")
 	f.StringVar(&cfg.Listen, "listen", dev.DefaultListen, "loopback address and port to listen on; port 0 is a free one")
+	f.StringVar(&cfg.Issuers, "issuers", "", "an issuer file: its entries are added to the world's own ones, or replace them; read again when it changes")
+	f.StringSliceVar(&cfg.Fail, "fail", nil, "services that fail, to test how clients handle it: "+strings.Join(dev.Failures(), ", ")+"; can be repeated")
 	f.DurationVar(&cfg.CertificateLifetime, "certificate-lifetime", 10*time.Minute, "how long certificates are good, from 1m to 60m")
 	f.StringVar(&cfg.LogLevel, "log-level", "error", "what to log on standard error: debug, info, warn, error")
 	return c

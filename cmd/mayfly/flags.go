@@ -138,9 +138,7 @@ func unknownFlag(c *cobra.Command, err error) error {
 	if unknown := new(pflag.NotExistError); errors.As(err, &unknown) {
 		var known []string
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if !f.Hidden {
-				known = append(known, "--"+f.Name)
-			}
+			known = append(known, "--"+f.Name)
 		})
 		hint = suggest.DidYouMean("--"+unknown.GetSpecifiedName(), known)
 	}

@@ -13,35 +13,40 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/mayfly-ca/mayfly/dev"
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
 func tokenCommand() *cobra.Command {
-	var world, email string
+	var world, as string
 	var claims []string
+	kinds, errKinds := dev.NewKinds() // of data in this binary; every test would fail with an error
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "Get an ID token from a running mayfly dev",
 		Long: `Get an ID token from a running mayfly dev and print it: for the audience sigstore, good for
-ten minutes, email_verified, unless --claim says otherwise.
+ten minutes, and unless --claim states otherwise with the claims that the real provider sends.
 
 A claim is text; true and false are booleans, a JSON object or array is one, exp, iat and nbf
-are numbers, a name given twice is a list, and an empty value leaves the claim out.`,
+are numbers, a name given twice is a list, and an empty value leaves the claim out.
+
+The kinds of identity for --as, each with its parameters and their defaults:
+
+` + kinds.Help(),
 		Example: `  export SIGSTORE_ID_TOKEN=$(mayfly token --email alice@example.com)
-  mayfly token --claim aud=somebody-else --claim email_verified=false`,
+  mayfly token --as github --repo acme/app --ref refs/heads/main --workflow release.yml
+  mayfly token --as kubernetes --namespace build --claim aud=somebody-else
+  mayfly token --as help`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			query := url.Values{}
-			if email != "" {
-				query.Set("email", email)
+			if errKinds != nil || as == "help" {
+				_, err := fmt.Fprint(c.OutOrStdout(), kinds.Help())
+				return errors.Join(errKinds, err)
 			}
-			for _, claim := range claims {
-				name, value, ok := strings.Cut(claim, "=")
-				if !ok || name == "" {
-					return usageError{fmt.Errorf("--claim is %q; it looks like name=value", claim)}
-				}
-				query.Add(name, value)
+			query, err := tokenQuery(c.Flags(), kinds, as, claims)
+			if err != nil {
+				return usageError{err}
 			}
 			token, err := fetch(c.Context(), world, "/dev/token", query, "only mayfly dev gives tokens away; is that one?")
 			if err != nil {
@@ -53,10 +58,57 @@ are numbers, a name given twice is a list, and an empty value leaves the claim o
 	}
 	f := c.Flags()
 	f.StringVar(&world, "url", "http://"+dev.DefaultListen, "the running mayfly dev")
-	f.StringVar(&email, "email", "", "who to be (default: "+dev.DefaultEmail+", unless --claim sub=… names a subject)")
+	f.StringVar(&as, "as", "", "a kind of identity, or help to list the kinds and their parameters, which are flags too")
+	f.String("email", "", "who to be (default: "+dev.DefaultEmail+", unless --claim sub=… names a subject)")
 	// An array, not a slice: values may contain commas.
 	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
+	var names []string
+	for _, kind := range kinds {
+		names = append(names, kind.Name)
+		for _, p := range kind.Parameters {
+			if f.Lookup(p.Name) == nil {
+				f.String(p.Name, "", p.Usage)
+				_ = f.MarkHidden(p.Name) // the list of kinds has it
+			}
+		}
+	}
+	_ = c.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	return c
+}
+
+// tokenQuery returns the query for a token: with a kind, of its parameters, and otherwise of claims.
+func tokenQuery(flags *pflag.FlagSet, kinds dev.Kinds, as string, claims []string) (url.Values, error) {
+	query, parameters := url.Values{}, make(map[string]string)
+	flags.Visit(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "email" {
+			parameters[f.Name] = f.Value.String()
+			query.Set(f.Name, f.Value.String())
+		}
+	})
+	for _, claim := range claims {
+		name, value, ok := strings.Cut(claim, "=")
+		switch {
+		case !ok || name == "":
+			return nil, fmt.Errorf("--claim is %q; it looks like name=value", claim)
+		case as != "":
+			query.Add("claim", claim)
+		default:
+			query.Add(name, value)
+		}
+	}
+	if as == "" {
+		delete(parameters, "email")
+		for name := range parameters {
+			return nil, fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --as help lists them", name)
+		}
+		return query, nil
+	}
+	query.Set("as", as)
+	kind, err := kinds.Find(as)
+	if err != nil {
+		return nil, err
+	}
+	return query, kind.Check(parameters)
 }
 
 const (
