@@ -40,6 +40,9 @@ type Config struct {
 	Files func() []string
 	// Reload loads the new content. While it returns an error or panics, the loaded content stays.
 	Reload func() error
+	// Notice, if set, is called instead of Reload, also for the content at the start: nothing is loaded,
+	// retried, logged or counted.
+	Notice func(context.Context)
 	Logger *slog.Logger
 	// Interval is how often to read the files; 0 for the constant of that name.
 	Interval time.Duration
@@ -69,6 +72,9 @@ func New(config Config) *Watcher {
 		config.Interval = Interval
 	}
 	w := &Watcher{config: config}
+	if config.Notice != nil {
+		return w
+	}
 	w.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: config.Metric + "_reloads_total",
 		Help: "Reloads of the " + config.Name + " after a change, by result. After an error the last good one stays in use.",
@@ -115,6 +121,10 @@ func (w *Watcher) poll(ctx context.Context) {
 		w.failures = 0
 	}
 	w.loaded, w.retryAt = now, time.Time{}
+	if w.config.Notice != nil {
+		w.notice(ctx)
+		return
+	}
 	what := []slog.Attr{slog.String("what", w.config.Name), slog.Any("files", names)}
 	if err := w.Reload(); err != nil {
 		w.retryAt = time.Now().Add(min(firstRetry<<min(w.failures, 10), retryInterval))
@@ -123,6 +133,16 @@ func (w *Watcher) poll(ctx context.Context) {
 		return
 	}
 	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", what...)
+}
+
+// notice calls Config.Notice.
+func (w *Watcher) notice(ctx context.Context) {
+	defer func() {
+		if p := recover(); p != nil { // as in Reload
+			w.config.Logger.LogAttrs(ctx, slog.LevelError, "panic while reading the "+w.config.Name, slog.Any("panic", p))
+		}
+	}()
+	w.config.Notice(ctx)
 }
 
 // Reload calls Config.Reload and records the result.

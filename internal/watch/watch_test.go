@@ -165,3 +165,24 @@ func TestWaitsUntilTheContentRests(t *testing.T) {
 	write(t, chain, "one")
 	g.polled(2, last, last, last)
 }
+
+// Notice is called for the content at the start and for each change, once, whatever it does.
+func TestNotice(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "mayfly.yaml")
+	g := &group{t: t}
+	g.Watcher = New(Config{Files: func() []string { return []string{name} }, Logger: slog.New(slog.DiscardHandler), Notice: func(context.Context) {
+		content, _ := os.ReadFile(name)
+		if g.seen = append(g.seen, string(content)); string(content) == "bad" {
+			panic("bad")
+		}
+	}})
+	write(t, name, "one")
+	g.polled(3, "one")
+	write(t, name, "bad")
+	g.polled(3, "one", "bad")
+	must(t, os.Remove(name))
+	g.polled(3, "one", "bad", "")
+	write(t, name, "one")
+	g.polled(3, "one", "bad", "", "one")
+}

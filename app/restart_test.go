@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package app_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// A change of the configuration file is noticed and named, whether a start with it would succeed or
+// not. It changes neither readiness nor what the server does, and no more lines follow than changes.
+func TestConfigurationFileChanges(t *testing.T) {
+	t.Parallel()
+	r := start(t, newWorld(t, edited("mayfly.yaml", "level: error", "level: info")))
+	whole := string(must(os.ReadFile(r.ConfigFile))(t))
+	pending := func(want float64, line string) {
+		t.Helper()
+		await(t, line, func() bool {
+			return r.metric(t, "mayfly_config_restart_pending") == want && strings.Contains(r.log.String(), line)
+		})
+	}
+	const again, fails = "is the one in use again", "a start with it would fail"
+	for _, change := range []struct {
+		step step
+		want []string // in the line
+	}{
+		{setting("limits: {in_flight: 64}"), []string{"take effect at a restart", "limits.in_flight: 512 → 64"}},
+		{edited("mayfly.yaml", "issuers: issuers.yaml", "issuers: other.yaml"), []string{fails, "issuers.yaml → ", "other.yaml: no such file"}},
+		{setting("unknown: 1"), []string{fails, "unknown key"}},
+		{removed("mayfly.yaml"), []string{fails, "no such file"}},
+		{edited("mayfly.yaml", "    - {url: ", "    - {url: http://127.0.0.1:1, public_key: log.pub}\n    - {url: "), []string{fails, "ct.logs.1.url: none → http", "this is also the key of the log"}},
+	} {
+		before := len(r.log.String())
+		change.step(t, r.World)
+		pending(1, change.want[0])
+		await(t, change.want[1], func() bool {
+			for line := range strings.Lines(r.log.String()[before:]) {
+				if strings.Contains(line, change.want[0]) && strings.Contains(line, change.want[len(change.want)-1]) && strings.Contains(line, change.want[1]) {
+					return true
+				}
+			}
+			return false
+		})
+		if report := fetch(t, r.ops+"/readyz?verbose"); !strings.Contains(report, `"status":"SERVING"`) || strings.Contains(report, "error") {
+			t.Errorf("%s: %s", change.want[1], report)
+		}
+		r.certify(t)
+		written("mayfly.yaml", whole+"# only a comment\n")(t, r.World)
+		pending(0, again)
+	}
+	if got := strings.Count(r.log.String(), "the configuration file has changed"); got != 5 {
+		t.Errorf("%d lines about 5 changes", got)
+	}
+}
