@@ -38,6 +38,11 @@ type Explanation struct {
 	Steps []ExplainedStep `json:"steps"`
 	// Unproven states that only claims were checked, without times and signature.
 	Unproven bool `json:"unproven,omitempty"`
+	// Assumed are claims that Claims lacks, with the values that tests assume too: `iss` if there is
+	// one entry, and `aud` of the entry.
+	Assumed map[string]string `json:"assumed,omitempty"`
+	// Rules are the rules of the entry's policy, with the values of their parts, if none allows.
+	Rules []policy.Explained `json:"rules,omitempty"`
 	// Certificate is the content of a certificate; nil where it is unknown.
 	Certificate *ExplainedCertificate `json:"certificate,omitempty"`
 	// Reason and Message are the refusal; "" where a caller that proves possession of a key would
@@ -80,7 +85,7 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 		return nil, err
 	}
 	x := &Explanation{Unproven: options.Token == ""}
-	token, err := x.verify(ctx, t.verifier, options)
+	token, err := x.verify(ctx, t, options)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +96,8 @@ func Explain(ctx context.Context, options ExplainOptions) (*Explanation, error) 
 }
 
 // verify returns the token for the remaining steps; nil where no further step is possible.
-func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options ExplainOptions) (*oidc.Token, error) {
+func (x *Explanation) verify(ctx context.Context, t *trust, options ExplainOptions) (*oidc.Token, error) {
+	v := t.verifier
 	observe := func(s oidc.Step) { x.step(s.Name, s.Found, s.Err) }
 	var claims oidc.Claims
 	var err error
@@ -99,6 +105,7 @@ func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options Expl
 		if claims, err = oidc.ParseClaims(options.Claims); err != nil {
 			return nil, fmt.Errorf("reading the claims: %w", err)
 		}
+		x.assume(t, claims)
 	} else {
 		token, err := v.Trace(ctx, options.Token, observe)
 		if err == nil {
@@ -114,6 +121,24 @@ func (x *Explanation) verify(ctx context.Context, v *oidc.Verifier, options Expl
 		return nil, nil // the error is in the steps
 	}
 	return token, nil
+}
+
+// assume adds the claims that the author of a test may omit too, if they are certain.
+func (x *Explanation) assume(t *trust, claims oidc.Claims) {
+	set := func(name, value string) {
+		claims[name] = value
+		x.Assumed[name] = value
+	}
+	x.Assumed = make(map[string]string)
+	entries := t.issuers.Entries
+	if _, ok := claims["iss"]; !ok && len(entries) == 1 && entries[0].Static {
+		set("iss", entries[0].Key)
+	}
+	issuerURL, _ := claims["iss"].(string)
+	entry, err := t.verifier.EntryOf(issuerURL)
+	if _, ok := claims["aud"]; !ok && err == nil {
+		set("aud", entry.Audiences[0])
+	}
 }
 
 // identify explains step 2 of (*ca.CA).Issue, by the parts of (*identity.Rules).Identify, and the name
@@ -133,6 +158,9 @@ func (x *Explanation) identify(cfg *config.Server, rules *identity.Rules, token 
 	}
 	d := rules.Decide(token, id)
 	x.step("policy", policyText(d), d.Refusal())
+	if d.Denied {
+		x.Rules = rules.Explain(token, id)
+	}
 	if cfg.CA.File == nil && cfg.CA.Set == "" {
 		return
 	}

@@ -21,6 +21,7 @@ import (
 const (
 	maxTests   = 2000
 	maxFailing = 100 // mistakes, after which no more tests run
+	maxWhy     = 400 // bytes about rules, after which a mistake names no more parts
 )
 
 // runTests runs the tests beside the entries as `tests` of cfg states. It returns their number, and
@@ -71,15 +72,19 @@ func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (
 	if test.Reason != "" {
 		key, expected = "reason", "the refusal "+test.Reason
 	}
-	id, err := t.identify(claims, entry)
+	token, id, err := t.identify(claims, entry)
 	if err != nil {
 		if refused := refusal.From(err); string(refused.Reason) != test.Reason {
-			fail(key, "the claims are refused with %s (%s); expected is %s", refused.Reason, refused.Message, expected)
+			fail(key, "the claims are refused with %s (%s); expected is %s%s", refused.Reason, refused.Message, expected, t.why(token, id))
 		}
 		return wrong
 	}
 	if test.Reason != "" || id.SAN.Value != test.SAN {
-		fail(key, "the claims get a certificate for %q; expected is %s", id.SAN.Value, expected)
+		allowed := ""
+		if id.Policy.Rule != "" {
+			allowed = fmt.Sprintf(", as the rule %q allows it", id.Policy.Rule)
+		}
+		fail(key, "the claims get a certificate for %q%s; expected is %s", id.SAN.Value, allowed, expected)
 	}
 	for _, key := range slices.Sorted(maps.Keys(test.Extensions)) {
 		extension, ok := certs.ExtensionByKey(key)
@@ -93,25 +98,42 @@ func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (
 	return wrong
 }
 
-// identify is the identity for a token with these claims, which must match entry.
-func (t *trust) identify(claims oidc.Claims, entry *config.Profile) (*identity.Identity, error) {
+// why states which parts of the rules do not allow the caller that id names; "" for nil. Of a long
+// policy it states the first.
+func (t *trust) why(token *oidc.Token, id *identity.Identity) (text string) {
+	if id == nil {
+		return ""
+	}
+	for _, rule := range t.rules.Explain(token, id) {
+		for _, part := range rule.Parts {
+			if part.Value != "true" && len(text) < maxWhy {
+				text += fmt.Sprintf("; rule %q: %s", rule.Name, part)
+			}
+		}
+	}
+	return text
+}
+
+// identify is the identity for a token with these claims, which must match entry; also beside the
+// refusal of a policy.
+func (t *trust) identify(claims oidc.Claims, entry *config.Profile) (*oidc.Token, *identity.Identity, error) {
 	token, err := t.verifier.Judge(claims, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if token.Entry != entry.Key || token.Profile != entry.Profile {
 		other := "the entry " + strconv.Quote(token.Entry)
 		if token.Profile != "" {
 			other += ", profile " + strconv.Quote(token.Profile)
 		}
-		return nil, refusal.New(refusal.IssuerNotConfigured, "iss and aud make this a token of %s; write the test there", other)
+		return nil, nil, refusal.New(refusal.IssuerNotConfigured, "iss and aud make this a token of %s; write the test there", other)
 	}
 	id, err := t.rules.Name(token)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	id.Policy = t.rules.Decide(token, id)
 	enforced := id.Policy
 	enforced.Audit = false
-	return id, enforced.Refusal()
+	return token, id, enforced.Refusal()
 }

@@ -79,9 +79,16 @@ func (r *Rules) Identify(tok *oidc.Token) (*Identity, error) {
 // Decide returns the decision of the policy of tok's issuer entry about the caller that id names.
 // Identify includes it; programs that explain Identify call it separately.
 func (r *Rules) Decide(tok *oidc.Token, id *Identity) policy.Decision {
-	return r.byEntry[entryKey{tok.Entry, tok.Profile}].policy.Decide(policy.Input{
-		Claims: tok.Claims, SAN: id.SAN.Value, Issuer: id.Extensions[certs.IssuerV2],
-	})
+	return r.byEntry[entryKey{tok.Entry, tok.Profile}].policy.Decide(input(tok, id))
+}
+
+// Explain returns the rules of that policy with the values of their parts. It is not for requests.
+func (r *Rules) Explain(tok *oidc.Token, id *Identity) []policy.Explained {
+	return r.byEntry[entryKey{tok.Entry, tok.Profile}].policy.Explain(input(tok, id))
+}
+
+func input(tok *oidc.Token, id *Identity) policy.Input {
+	return policy.Input{Claims: tok.Claims, SAN: id.SAN.Value, Issuer: id.Extensions[certs.IssuerV2]}
 }
 
 // Name is Identify without the policy.

@@ -79,6 +79,15 @@ func (v *Verifier) verify(ctx context.Context, rawIDToken string, client netip.A
 	return x, i.verify(ctx, x, client)
 }
 
+// EntryOf returns the settings of the entry for tokens of this issuer.
+func (v *Verifier) EntryOf(issuerURL string) (Issuer, error) {
+	e, err := v.entryOf(issuerURL)
+	if err != nil {
+		return Issuer{}, err
+	}
+	return e.Issuer, nil
+}
+
 // entryOf returns the static entry with exactly this URL, or otherwise the most specific wildcard
 // that matches it.
 func (v *Verifier) entryOf(issuerURL string) (*entry, error) {

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -29,8 +31,10 @@ would get. Nothing is issued, and the token is never printed. The settings are t
 issuer file or of a server configuration.
 
 For a token the issuer is asked for its keys. With --claims, a JSON object with the claims
-of a token, neither times nor a signature are judged. Where a token fails, the rest is
-judged as if it had not. The exit code is 0 if a certificate would be issued, 1 if not, and 3
+of a token, neither times nor a signature are judged. Without iss, the claims are of the only
+entry, and without aud for the entry's client-id. Where a token fails, the rest is judged as
+if it had not, and where no rule allows it, each part of the rules is shown with its value and
+the claims that it reads. The exit code is 0 if a certificate would be issued, 1 if not, and 3
 where the issuer cannot be asked.`,
 		Example: "  mayfly explain --config issuers.yaml --token-file token.jwt\n  mayfly explain --config mayfly.yaml --claims claims.json",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -78,6 +82,9 @@ where the issuer cannot be asked.`,
 
 func printExplanation(out io.Writer, x *app.Explanation) error {
 	w := newTable(out)
+	for _, name := range slices.Sorted(maps.Keys(x.Assumed)) {
+		w.row("("+name+")", "assumed", fmt.Sprintf("the claims have no %s; assumed is %q, as for a test beside the entry", name, x.Assumed[name]))
+	}
 	for _, step := range x.Steps {
 		result := "pass"
 		if !step.OK {
@@ -86,6 +93,15 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 		w.row(step.Name, result, step.Text)
 		if step.Cause != "" {
 			w.row("", "", step.Cause)
+		}
+		if step.Name != "policy" {
+			continue
+		}
+		for _, rule := range x.Rules {
+			w.row("", "", fmt.Sprintf("rule %q:", rule.Name))
+			for _, part := range rule.Parts {
+				w.row("", "", "  "+part.String())
+			}
 		}
 	}
 	if x.Unproven {

@@ -65,8 +65,8 @@ type Policy struct {
 }
 
 type compiled struct {
-	name    string
-	program cel.Program
+	name, when string
+	program    cel.Program
 }
 
 // New compiles a policy; nil for a Config without rules. It reports every mistake at once. Its
@@ -85,14 +85,7 @@ func New(config Config) (*Policy, error) {
 	if len(config.Allow) > maxRules {
 		errs = append(errs, keypath.Errorf([]string{"allow"}, "there are %d rules; %d are the most that one policy can have: join some with ||, or test membership with `in`", len(config.Allow), maxRules))
 	}
-	env, err := cel.NewEnv(
-		cel.CustomTypeAdapter(adapter{}),
-		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable("san", cel.StringType),
-		cel.Variable("issuer", cel.StringType),
-		cel.ParserExpressionSizeLimit(maxExpression),
-		cel.RegexProgramSizeLimit(maxRegex),
-	)
+	env, err := newEnv()
 	if err != nil {
 		return nil, fmt.Errorf("setting up CEL: %w", err)
 	}
@@ -111,12 +104,24 @@ func New(config Config) (*Policy, error) {
 		if err != nil {
 			errs = append(errs, keypath.Prefix(err, append(path, "when")...))
 		}
-		p.rules = append(p.rules, compiled{rule.Name, program})
+		p.rules = append(p.rules, compiled{rule.Name, rule.When, program})
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// newEnv returns the variables and limits of every rule.
+func newEnv(more ...cel.EnvOption) (*cel.Env, error) {
+	return cel.NewEnv(append(more,
+		cel.CustomTypeAdapter(adapter{}),
+		cel.Variable("claims", cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable("san", cel.StringType),
+		cel.Variable("issuer", cel.StringType),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.RegexProgramSizeLimit(maxRegex),
+	)...)
 }
 
 // compile checks an expression's types, and plans it with constant folding.
@@ -155,6 +160,15 @@ type Input struct {
 	SAN, Issuer string
 }
 
+// variables returns the input as the rules read it.
+func (in Input) variables() map[string]any {
+	return map[string]any{
+		"claims": types.NewStringInterfaceMap(adapter{}, in.Claims),
+		"san":    in.SAN,
+		"issuer": in.Issuer,
+	}
+}
+
 // Decision is the answer of a policy. The zero value is the answer without a policy: allowed.
 type Decision struct {
 	// Rules are the names of all rules, in their order; none if there is no policy.
@@ -179,11 +193,7 @@ func (p *Policy) Decide(in Input) Decision {
 	for i, rule := range p.rules {
 		d.Rules[i] = rule.name
 	}
-	variables := map[string]any{
-		"claims": types.NewStringInterfaceMap(adapter{}, in.Claims),
-		"san":    in.SAN,
-		"issuer": in.Issuer,
-	}
+	variables := in.variables()
 	for _, rule := range p.rules {
 		value, _, err := rule.program.Eval(variables)
 		if err == nil && value == types.True {
