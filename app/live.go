@@ -150,6 +150,9 @@ func (l *live) issuers() []server.IssuerInfo { return l.current.Load().trust.inf
 // status is the state of the issuers of the current generation.
 func (l *live) status() []oidc.IssuerStatus { return l.current.Load().trust.verifier.Status() }
 
+// Issuers is the state of each issuer entry in use.
+func (a *App) Issuers() []oidc.IssuerStatus { return a.live.status() }
+
 // check reports to readiness which generation serves. It fails while the current file does not load:
 // certificates are not affected, but an operator's change is not in use.
 func (l *live) check() server.Check {

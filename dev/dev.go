@@ -16,8 +16,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app"
@@ -32,22 +34,34 @@ import (
 // DefaultListen is the address on which a world listens by default.
 const DefaultListen = "127.0.0.1:5555"
 
+// resolveTimeout limits the look-up of the name that a world is exposed by.
+const resolveTimeout = 5 * time.Second
+
 // The paths of the world's services, below its URL.
 const (
+	homePath      = "/dev/" // the landing page
 	providerPath  = "/dev/oidc"
 	issuersPath   = "/dev/issuers/" // with the name of a kind behind it
 	tokenPath     = "/dev/token"
-	timestampPath = "/dev/tsa/api/v1/timestamp"
+	tsaPath       = "/dev/tsa"
+	timestampPath = tsaPath + "/api/v1/timestamp"
 	rekorPath     = "/dev/rekor"
 	tufPath       = "/dev/tuf"
+	ctPath        = "/ctlog/" + ctName
+	readyPath     = "/readyz?verbose"
 )
 
 // Config is a world.
 type Config struct {
 	// Dir keeps the world between runs; "" for a temporary directory that is removed at the end.
 	Dir string
-	// Listen is a loopback address with a port, 0 for a free one; "" for DefaultListen.
+	// Listen is a loopback address with a port, 0 for a free one; "" for DefaultListen. With Expose it
+	// may be any address.
 	Listen string
+	// Expose is the name or IP address, without a port, by which other machines reach the world; "" for
+	// this machine alone. It is the host in all URLs, and must lead this process to itself. Any client
+	// that reaches the world can have any identity.
+	Expose string
 	// CertificateLifetime is the lifetime of certificates, from 1m to 60m; 0 for 10m.
 	CertificateLifetime time.Duration
 	// LogOutput receives the server's log at LogLevel (debug, info, warn, error; "" for error); nil
@@ -69,11 +83,13 @@ type Config struct {
 // World is a world that listens, and answers once it runs.
 type World struct {
 	url      string
+	host     string // of url
 	dir      string
 	config   Config
 	listener net.Listener
 	kinds    Kinds
 	issuers  map[string]*provider.Provider // by kind
+	client   *http.Client                  // for requests to this world
 	app      *app.App
 	content
 	watcher *watch.Watcher                // of Config.Issuers; nil without
@@ -107,15 +123,14 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 			err = errors.Join(err, w.Close(ctx))
 		}
 	}()
-	host, err := loopbackHost(cfg.Listen)
-	if err != nil {
+	if w.host, err = cfg.host(ctx); err != nil {
 		return nil, err
 	}
 	// The directory comes before the port: its mistakes are the more important ones.
-	if err := w.claim(host); err != nil {
+	if err := w.claim(); err != nil {
 		return nil, err
 	}
-	if err := w.listen(host); err != nil {
+	if err := w.listen(); err != nil {
 		return nil, err
 	}
 	if w.kinds, err = NewKinds(); err != nil {
@@ -131,7 +146,7 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 		ConfigFile: w.path(settingsFile),
 		LogOutput:  cfg.LogOutput,
 		Version:    cfg.Version,
-		Mounts:     []server.Mount{{Path: "/dev/", Name: "dev", Handler: w.handler()}},
+		Mounts:     w.mounts(),
 	})
 	if err != nil {
 		return nil, err
@@ -141,9 +156,9 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 }
 
 // claim locks the world's directory, so that no other process uses it.
-func (w *World) claim(host string) error {
+func (w *World) claim() error {
 	if w.config.Dir != "" {
-		dir, lock, err := openDir(w.config.Dir, host)
+		dir, lock, err := openDir(w.config.Dir, w.host)
 		if err == nil {
 			w.dir = dir
 			w.undo = append(w.undo, func(context.Context) error { return lock.Close() })
@@ -156,20 +171,42 @@ func (w *World) claim(host string) error {
 	}
 	w.dir = dir
 	w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
-	return writeMarker(dir, marker{Host: host})
+	return writeMarker(dir, marker{Host: w.host})
 }
 
-// loopbackHost returns the host of an address, which must be loopback.
-func loopbackHost(address string) (string, error) {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil || !httputil.IsLoopback(host) {
-		return "", fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback address with a port, such as %s", address, DefaultListen)
+// host returns the host in the world's URLs: Expose, or that of Listen, which must be loopback.
+func (c *Config) host(ctx context.Context) (string, error) {
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil || c.Expose == "" && !httputil.IsLoopback(host) {
+		return "", fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
+	}
+	if c.Expose == "" {
+		return host, nil
+	}
+	host = strings.ToLower(c.Expose)
+	ip, notIP := netip.ParseAddr(host)
+	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && (host[0] == '.' || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "") {
+		return "", fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, without a scheme, port or path, such as mayfly.internal", c.Expose)
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	if _, err := net.DefaultResolver.LookupHost(ctx, host); err != nil {
+		return "", fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
 	}
 	return host, nil
 }
 
+// Warning states that other machines reach the world; "" if they cannot.
+func (w *World) Warning() string {
+	if w.config.Expose == "" {
+		return ""
+	}
+	return "This development world is exposed to other machines: any client that reaches " + w.url +
+		" can sign as any person in it. Trust nothing that it signed, and stop it after use."
+}
+
 // listen opens the world's port.
-func (w *World) listen(host string) (err error) {
+func (w *World) listen() (err error) {
 	if w.listener, err = net.Listen("tcp", w.config.Listen); err != nil {
 		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
 	}
@@ -181,7 +218,14 @@ func (w *World) listen(host string) (err error) {
 	if err != nil {
 		return err
 	}
-	w.url = "http://" + net.JoinHostPort(host, port)
+	w.url = "http://" + net.JoinHostPort(w.host, port)
+	// Its own requests do not depend on names or proxies.
+	var dialer net.Dialer
+	w.client = &http.Client{Timeout: time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, w.listener.Addr().String())
+		},
+	}}
 	return nil
 }
 
@@ -223,18 +267,13 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 // awaitReady polls the world until it is ready, or ctx ends. A world without an authority is never
 // ready, and answers.
 func (w *World) awaitReady(ctx context.Context) bool {
-	client := &http.Client{Transport: &http.Transport{}, Timeout: time.Second} // no proxy
-	defer client.CloseIdleConnections()
-	path := "/readyz"
+	path := readyPath
 	if w.fails(failAuthority) {
 		path = "/livez"
 	}
 	for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-		if response, err := client.Get(w.url + path); err == nil {
-			_ = response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return true
-			}
+		if w.state(ctx, &service{Path: path}) == stateAnswers {
+			return true
 		}
 	}
 	return false

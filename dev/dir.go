@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
 // markerFile marks a directory as a development world's.
@@ -29,7 +30,7 @@ const maxFile = 1 << 20
 // marker is the content of markerFile.
 type marker struct {
 	Format int `json:"format"`
-	// Host is where the world listens. Its Rekor log has this name, and verifiers require a log's name
+	// Host is the host of the world's URLs. Its Rekor log has this name, and verifiers require a log's name
 	// to be the host of its URL.
 	Host string `json:"host"`
 	Note string `json:"note"`
@@ -70,7 +71,11 @@ func claimDir(dir, host string) error {
 		return writeMarker(dir, marker{Host: host})
 	}
 	if err == nil && m.Host != host {
-		err = fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s), or name another directory with --dir", dir, m.Host, net.JoinHostPort(m.Host, "5555"))
+		again := "listen there (--listen " + net.JoinHostPort(m.Host, "5555") + ")"
+		if !httputil.IsLoopback(m.Host) {
+			again = "expose that one (--expose " + m.Host + ")"
+		}
+		err = fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: %s, or name another directory with --dir", dir, m.Host, again)
 	}
 	return err
 }

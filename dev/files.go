@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ import (
 	"github.com/mayfly-ca/mayfly/dev/rekor"
 	"github.com/mayfly-ca/mayfly/dev/tsa"
 	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 )
@@ -183,6 +185,10 @@ func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
 // writeSettings writes the files that `mayfly serve` would read.
 func (w *World) writeSettings(ctx context.Context) error {
 	caDir := filepath.Dir(w.chain)
+	insecure := "" // no other host than those of allow_loopback
+	if !httputil.IsLoopback(w.host) {
+		insecure = strconv.Quote(w.host)
+	}
 	ca := fmt.Sprintf("{file: {chain: %q, key: %q, password_file: %q}}", w.chain, filepath.Join(caDir, "key.pem"), filepath.Join(caDir, "pass"))
 	if w.fails(failAuthority) {
 		ca = fmt.Sprintf("{set: %q, signer_socket: %q}", filepath.Join(caFolder, "ca.yaml"), absentSocket)
@@ -197,7 +203,7 @@ func (w *World) writeSettings(ctx context.Context) error {
 	settings := writtenLine + fmt.Sprintf(`listen: {http: %[1]q, grpc: %[1]q, ops: "127.0.0.1:0"}
 public_url: %[2]q
 issuers: %[3]s
-oidc: {allow_loopback: true}
+oidc: {allow_loopback: true, insecure_hosts: [%[10]s]}
 ca: %[4]s
 ct:
   logs:
@@ -207,7 +213,7 @@ trust:
   tlogs: [%[7]s]
 certificate: {lifetime: %[8]s}
 log: {format: text, level: %[9]q}
-`, w.listener.Addr(), w.url, issuersFile, ca, log, w.authority, w.log, w.config.CertificateLifetime, w.config.LogLevel)
+`, w.listener.Addr(), w.url, issuersFile, ca, log, w.authority, w.log, w.config.CertificateLifetime, w.config.LogLevel, insecure)
 	if err := w.write(settingsFile, settings); err != nil {
 		return err
 	}

@@ -16,19 +16,43 @@ import (
 
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/server"
 )
+
+// mounts returns what the world serves beside the CA: everything below /dev/, and the way there for
+// people who type less.
+func (w *World) mounts() []server.Mount {
+	home := http.RedirectHandler(homePath, http.StatusSeeOther)
+	return []server.Mount{
+		{Path: homePath, Name: "dev", Handler: w.handler()},
+		{Path: "/dev", Name: "dev", Handler: home},
+		{Path: "/", Accept: "text/html", Name: "dev", Handler: home},
+	}
+}
 
 // handler serves the paths below /dev/. The prefix has been removed.
 func (w *World) handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+homePath+"{$}", w.servePage)
+	for path, text := range map[string]string{
+		rekorPath: "A Rekor v2 log. Below this path, it answers POST api/v2/log/entries, GET api/v2/checkpoint and GET api/v2/tile/…\n",
+		tsaPath:   "A timestamp authority. It answers POST " + timestampPath + " (RFC 3161).\n",
+	} {
+		mux.HandleFunc("GET "+path+"/{$}", func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
+	}
 	for _, kind := range w.kinds {
+		mux.Handle("GET "+kind.Path+"/{$}", http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther))
 		mux.Handle(kind.Path+"/", w.issuers[kind.Name])
 	}
 	mux.HandleFunc("GET "+tokenPath, w.serveToken)
 	mux.Handle("POST "+timestampPath, w.tsa)
 	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
-	guarded := guard(providerPath+provider.AuthorizationPath, w.unavailable(mux))
+	exposed := ""
+	if w.config.Expose != "" {
+		exposed = w.host
+	}
+	guarded := guard(exposed, w.unavailable(mux))
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
 		r.URL.Path = "/dev" + r.URL.Path
@@ -43,9 +67,11 @@ func (w *World) handler() http.Handler {
 // browser reports where a request comes from (Fetch Metadata, W3C; RFC 6454 for Origin), and
 // programs such as curl and cosign report nothing.
 //
-// navigable is the one path to which a page of another site may send the browser itself: the
-// sign-in page, which shows a form and gives nothing before a person submits it.
-func guard(navigable string, next http.Handler) http.Handler {
+// A page of another site may send the browser itself to the landing page, and to the sign-in page,
+// which shows a form and gives nothing before a person submits it. exposed is the only host under
+// which next answers; "" for all names of the loopback addresses.
+func guard(exposed string, next http.Handler) http.Handler {
+	navigable := []string{homePath, providerPath + provider.AuthorizationPath}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		// For browsers that report nothing: a token is no script, and no page embeds an answer.
@@ -53,10 +79,12 @@ func guard(navigable string, next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Frame-Options", "DENY")
 		switch {
-		case !httputil.IsLoopback(hostname(r.Host)):
-			// The owner of a name can make it lead to this machine (DNS rebinding).
-			http.Error(w, "a development world answers under loopback names only", http.StatusForbidden)
-		case foreign(r) && !(r.URL.Path == navigable && navigation(r)):
+		// The owner of a name can make it lead to this machine (DNS rebinding).
+		case exposed == "" && !httputil.IsLoopback(hostname(r.Host)):
+			http.Error(w, "a development world answers under loopback names only; mayfly dev --expose HOST gives it another", http.StatusForbidden)
+		case exposed != "" && !strings.EqualFold(hostname(r.Host), exposed):
+			http.Error(w, "this development world answers under the name that it is exposed by, and no other: "+exposed, http.StatusForbidden)
+		case foreign(r) && !(slices.Contains(navigable, r.URL.Path) && navigation(r)):
 			http.Error(w, "a development world answers programs and its own pages, and no page of another origin", http.StatusForbidden)
 		default:
 			next.ServeHTTP(w, r)

@@ -19,11 +19,10 @@ import (
 // of clients shows the same in a browser.
 func TestWebPagesGetNoTokens(t *testing.T) {
 	t.Parallel()
-	served := guard("/oidc/auth", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	var pages []struct {
-		Name, Method, Path, Host string
-		Header                   []string
-		Refused                  bool
+		Name, Method, Path, Host, Exposed string
+		Header                            []string
+		Refused                           bool
 	}
 	text, err := os.ReadFile("testdata/pages.yaml")
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
@@ -38,7 +37,7 @@ func TestWebPagesGetNoTokens(t *testing.T) {
 			request.Header.Add(page.Header[i], page.Header[i+1])
 		}
 		recorder := httptest.NewRecorder()
-		served.ServeHTTP(recorder, request)
+		guard(page.Exposed, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})).ServeHTTP(recorder, request)
 		if refused := recorder.Code == http.StatusForbidden; refused != page.Refused {
 			t.Errorf("%s: %d, want it refused: %t", page.Name, recorder.Code, page.Refused)
 		}

@@ -18,7 +18,7 @@ func (w *World) makeProviders() (err error) {
 	for _, kind := range w.kinds {
 		// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
 		w.issuers[kind.Name], err = provider.New(provider.Config{
-			IssuerURL: w.url + kind.Path, Algorithm: "RS256", SignIn: kind.Name == emailKind, Key: w.providerKey,
+			IssuerURL: w.url + kind.Path, Algorithm: "RS256", SignIn: kind.Name == emailKind, Warning: w.Warning(), Key: w.providerKey,
 		})
 		if err != nil {
 			return fmt.Errorf("making the OpenID provider of %s: %w", kind.Name, err)

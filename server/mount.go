@@ -19,8 +19,11 @@ import (
 type Mount struct {
 	// Path is the path of the handler, not below /api/, and no other mount's. A path that ends in a
 	// slash includes everything below it; the handler gets such paths without that prefix. Any other
-	// path is exact.
+	// path is exact, and so is "/".
 	Path string
+	// Accept, if it is not empty, is a media type: the mount answers only requests whose header Accept
+	// names it. To any other request, it does not exist.
+	Accept string
 	// Name is the mount's value of the label "api" in metrics and logs, a short constant.
 	Name string
 	// Handler answers its requests.
@@ -33,12 +36,13 @@ type mount struct {
 	reads *share.Places
 }
 
-// mountOf returns the mount with this path; otherwise the longest mount that path is below.
-func (s *Server) mountOf(path string) (found *mount) {
+// mountOf returns the mount with this path; otherwise the longest mount that path is below. The
+// request's header Accept is accept.
+func (s *Server) mountOf(path, accept string) (found *mount) {
 	for i := range s.mounts {
 		m := &s.mounts[i]
-		below := strings.HasSuffix(m.Path, "/") && strings.HasPrefix(path, m.Path)
-		if (path == m.Path || below) && (found == nil || len(m.Path) > len(found.Path)) {
+		below := m.Path != "/" && strings.HasSuffix(m.Path, "/") && strings.HasPrefix(path, m.Path)
+		if (path == m.Path || below) && strings.Contains(accept, m.Accept) && (found == nil || len(m.Path) > len(found.Path)) {
 			found = m
 		}
 	}

@@ -47,7 +47,7 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 	if s.serveHealth(w, r, q, path, false) {
 		return
 	}
-	if m := s.mountOf(path); m != nil {
+	if m := s.mountOf(path, r.Header.Get("Accept")); m != nil {
 		s.serveMount(w, r, q, m, path)
 		return
 	}

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -27,8 +26,17 @@ authority, a Rekor log, and a TUF mirror by which clients find them. An unmodifi
 signs and verifies in it after the one line cosign initialize, which is printed.
 
 This is no production: the sign-in believes everybody, so it listens on loopback addresses
-alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
-		Example: "  mayfly dev\n  mayfly dev --dir ./world --listen 127.0.0.1:7777\n  mayfly dev --issuers issuers.yaml\n  mayfly dev --fail ct,tsa",
+alone. Keys are made for each run and thrown away, unless --dir keeps them.
+
+In a container or a cluster, --expose HOST lets other machines use it: HOST is the name by
+which they reach it, and is in the URLs of the CA, the issuer and the TUF mirror. Then every
+client that can connect to the port can sign as any person in this world. HOST must lead
+the process to itself too, and the port must be the same on both sides.`,
+		Example: `  mayfly dev
+  mayfly dev --dir ./world --listen 127.0.0.1:7777
+  mayfly dev --issuers issuers.yaml
+  mayfly dev --fail ct,tsa
+  mayfly dev --listen 0.0.0.0:5555 --expose mayfly.internal`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := dev.CheckFailures(cfg.Fail); err != nil {
 				return usageError{fmt.Errorf("--fail: %w", err)}
@@ -39,20 +47,21 @@ alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 			if err != nil {
 				return err
 			}
-			printBanner(c.ErrOrStderr(), cfg.Dir)
+			printBanner(c.ErrOrStderr(), cfg.Dir, world.Warning())
 			if len(cfg.Fail) > 0 {
 				printable.Fprintf(c.ErrOrStderr(), "These services fail, as --fail requests: %s.\n\n", strings.Join(cfg.Fail, ", "))
 			}
-			root, err := world.TUFRoot()
+			commands, err := world.Commands()
 			if err != nil {
 				return errors.Join(err, world.Close(c.Context()))
 			}
-			return world.Run(c.Context(), func() { printWorld(c.OutOrStdout(), world, sha256.Sum256(root)) })
+			return world.Run(c.Context(), func() { printWorld(c.OutOrStdout(), world.URL(), commands) })
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&cfg.Dir, "dir", "", "directory that keeps the world between runs; new, empty, or made by mayfly dev (default: a temporary one)")
-	f.StringVar(&cfg.Listen, "listen", dev.DefaultListen, "loopback address and port to listen on; port 0 is a free one")
+	f.StringVar(&cfg.Listen, "listen", dev.DefaultListen, "loopback address and port to listen on; port 0 is a free one; with --expose any address")
+	f.StringVar(&cfg.Expose, "expose", "", "name or IP address by which other machines reach this world; any of them can then sign as any person in it")
 	f.StringVar(&cfg.Issuers, "issuers", "", "an issuer file: its entries are added to the world's own ones, or replace them; read again when it changes")
 	f.StringSliceVar(&cfg.Fail, "fail", nil, "services that fail, to test how clients handle it: "+strings.Join(dev.Failures(), ", ")+"; can be repeated")
 	f.DurationVar(&cfg.CertificateLifetime, "certificate-lifetime", 10*time.Minute, "how long certificates are good, from 1m to 60m")
@@ -60,41 +69,27 @@ alone. Keys are made for each run and thrown away, unless --dir keeps them.`,
 	return c
 }
 
-func printBanner(out io.Writer, dir string) {
+func printBanner(out io.Writer, dir, warning string) {
 	keys := "Its keys are thrown away when it stops."
 	if dir != "" {
 		keys = "Its keys lie unprotected in " + dir + "."
 	}
+	if warning == "" {
+		warning = "Whoever can reach it can sign as anybody. It listens on loopback only."
+	}
 	printable.Fprintf(out, `mayfly dev: a keyless world for development. THIS IS NO PRODUCTION.
-Whoever can reach it can sign as anybody. It listens on loopback only. %s
+%s
+%s
 
-`, keys)
+`, warning, keys)
 }
 
-// printWorld prints that the world is ready, and the commands to paste. Without the root's
-// checksum, cosign warns.
-func printWorld(out io.Writer, w *dev.World, root [sha256.Size]byte) {
-	printable.Fprintf(out, `ready: %[1]s
+// printWorld prints that the world is ready, and the commands to paste.
+func printWorld(out io.Writer, url, commands string) {
+	fmt.Fprintf(out, `ready: %[1]s
 
-Paste into another terminal, for cosign 3. Once (a bare "cosign initialize" leads back to the public instance):
-
-  cosign initialize --mirror %[2]s --root %[2]s/root.json --root-checksum %[6]x
-
-A token for a script; without it, cosign opens a browser, where you type who to be:
-
-  export SIGSTORE_ID_TOKEN=$(curl -sS '%[3]s?email=%[4]s')
-
-Sign and verify a file:
-
-  echo hello > hello.txt
-  cosign sign-blob -y --bundle hello.sigstore.json hello.txt
-  cosign verify-blob --bundle hello.sigstore.json --certificate-identity %[4]s --certificate-oidc-issuer %[5]s hello.txt
-
-Sign and verify an image that you may push to, by its digest, after IMAGE=registry.example/name@sha256:…
-
-  cosign sign -y $IMAGE
-  cosign verify --certificate-identity %[4]s --certificate-oidc-issuer %[5]s $IMAGE
-
+%[2]s
+All this in a browser, and the newest certificates: %[1]s/dev/
 Also there: %[1]s/trusted_root.json and %[1]s/signing_config.v0.2.json. Stop with Ctrl-C.
-`, w.URL(), w.TUFMirror(), w.TokenURL(), dev.DefaultEmail, w.IssuerURL(), root)
+`, url, commands)
 }

@@ -28,9 +28,11 @@ import (
 )
 
 const (
-	audience      = "sigstore" // the default `aud`, and the only client of the sign-in
-	discoveryPath = "/.well-known/openid-configuration"
-	keysPath      = "/keys"
+	// DiscoveryPath is the path of the discovery document.
+	DiscoveryPath = "/.well-known/openid-configuration"
+
+	audience = "sigstore" // the default `aud`, and the only client of the sign-in
+	keysPath = "/keys"
 )
 
 // Config is the setting of a Provider.
@@ -45,6 +47,8 @@ type Config struct {
 	// SignIn adds the authorization-code flow with PKCE and a page that accepts any email address.
 	// Any client of the page can claim any identity: for development only.
 	SignIn bool
+	// Warning is shown on each page of the sign-in; "" for none.
+	Warning string
 	// Key is the first signing key, of the type that Algorithm needs; nil for a new one.
 	Key crypto.Signer
 	// Now is the clock; default time.Now.
@@ -86,7 +90,7 @@ func New(cfg Config) (*Provider, error) {
 		"id_token_signing_alg_values_supported": []string{cfg.Algorithm},
 	}
 	p := &Provider{cfg: cfg, mux: http.NewServeMux(), codes: make(map[string]grant)}
-	p.mux.HandleFunc("GET "+base+discoveryPath, func(w http.ResponseWriter, _ *http.Request) {
+	p.mux.HandleFunc("GET "+base+DiscoveryPath, func(w http.ResponseWriter, _ *http.Request) {
 		p.Discoveries.Add(1)
 		writeJSON(w, http.StatusOK, document)
 	})

@@ -48,11 +48,12 @@ type grant struct {
 // pageData is what the page shows: a code, a form, or only a problem. The form is sent to the page's own
 // URL, with the parameters in it.
 type pageData struct {
-	Title, Problem, Email, Code string
-	Form                        bool
+	Title, Warning, Problem, Email, Code string
+	Form                                 bool
 }
 
-func show(w http.ResponseWriter, status int, data pageData) {
+func (p *Provider) show(w http.ResponseWriter, status int, data pageData) {
+	data.Warning = p.cfg.Warning
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -67,7 +68,7 @@ func show(w http.ResponseWriter, status int, data pageData) {
 // public clients on this machine: GET shows the form, POST accepts it. Nothing verifies the address.
 func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 	refuse := func(status int, format string, args ...any) {
-		show(w, status, pageData{Title: "Sign-in failed", Problem: fmt.Sprintf(format, args...)})
+		p.show(w, status, pageData{Title: "Sign-in failed", Problem: fmt.Sprintf(format, args...)})
 	}
 	if err := http.NewCrossOriginProtection().Check(r); err != nil {
 		refuse(http.StatusForbidden, "the form was sent from another site")
@@ -99,13 +100,13 @@ func (p *Provider) authorize(w http.ResponseWriter, r *http.Request) {
 func (p *Provider) askOrGrant(w http.ResponseWriter, r *http.Request, client *url.URL) {
 	form := pageData{Title: "Sign in", Email: r.Form.Get("login_hint"), Form: true}
 	if r.Method == http.MethodGet {
-		show(w, http.StatusOK, form)
+		p.show(w, http.StatusOK, form)
 		return
 	}
 	form.Email = strings.TrimSpace(r.PostForm.Get("email"))
 	if address, err := mail.ParseAddress(form.Email); err != nil || address.Address != form.Email {
 		form.Problem = fmt.Sprintf("%q is no email address; it looks like person@example.com", form.Email)
-		show(w, http.StatusBadRequest, form)
+		p.show(w, http.StatusBadRequest, form)
 		return
 	}
 	code, redirectURI := rand.Text(), r.Form.Get("redirect_uri")
@@ -119,7 +120,7 @@ func (p *Provider) askOrGrant(w http.ResponseWriter, r *http.Request, client *ur
 	}
 	p.mu.Unlock()
 	if redirectURI == outOfBand {
-		show(w, http.StatusOK, pageData{Title: "Signed in", Code: code})
+		p.show(w, http.StatusOK, pageData{Title: "Signed in", Code: code})
 		return
 	}
 	redirect(w, r, client, url.Values{"code": {code}})
