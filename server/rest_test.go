@@ -52,6 +52,7 @@ func TestMounts(t *testing.T) {
 			{Path: "/ctlog/a/", Name: "ctlog", Handler: echo("a")},
 			{Path: "/ctlog/a/b/", Name: "ctlog", Handler: echo("b")},
 			{Path: "/trusted_root.json", Name: "trust", Handler: echo("t")},
+			{Path: "/", Accept: "text/html", Name: "home", Handler: echo("h")},
 			{Path: "/panics/", Name: "panics", Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret") })},
 		}
 	})
@@ -68,8 +69,11 @@ func TestMounts(t *testing.T) {
 		{"GET", "/trusted_root.json/x", 404, "NOT_FOUND", "NOT_FOUND"},
 		{"GET", "/ctlog/", 404, "NOT_FOUND", "NOT_FOUND"},
 		{"GET", "/panics/", 500, "INTERNAL", "INTERNAL"},
+		{"GET", "/", 200, "h GET /", "OK"},
+		{"GET", "/nothing", 404, "NOT_FOUND", "NOT_FOUND"},
+		{"GET", "/api/v2/configuration", 200, "issuers", "OK"},
 	} {
-		resp := f.do(t, test.method, test.path, "")
+		resp := f.do(t, test.method, test.path, "", "Accept", "text/html,*/*;q=0.8")
 		body := readAll(t, resp)
 		if resp.StatusCode != test.status || !strings.Contains(body, test.want) || strings.Contains(body, "secret") {
 			t.Errorf("%s %s: got %d %s, want %d with %q", test.method, test.path, resp.StatusCode, body, test.status, test.want)
@@ -77,6 +81,9 @@ func TestMounts(t *testing.T) {
 		if record := f.log.request(t, resp.Header.Get("X-Request-Id")); record["reason"] != test.logged {
 			t.Errorf("%s: record %v, want %s", test.path, record, test.logged)
 		}
+	}
+	if resp := f.do(t, "GET", "/", "", "Accept", "*/*"); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("the mount for text/html answers any client: %s", resp.Status)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +34,7 @@ func TestCommands(t *testing.T) {
 			"world":      world,
 			"waitready":  waitReady,
 			"breakchain": breakChain,
+			"named":      named,
 			"useset":     useSet,
 			"publicset":  publicSet,
 			"waitmetric": waitMetric,
@@ -71,6 +74,24 @@ func world(ts *testscript.TestScript, _ bool, _ []string) {
 			ts.Check(l.Close())
 		}
 	}
+}
+
+// named sets NAME to a name of this machine that is no loopback name and leads to a loopback address
+// only, as /etc/hosts may have one; otherwise to a loopback address. ADDRESS is a free one there.
+func named(ts *testscript.TestScript, _ bool, _ []string) {
+	name, address := "127.0.0.3", "127.0.0.3"
+	if host, err := os.Hostname(); err == nil {
+		found, err := net.LookupHost(host)
+		if err == nil && !slices.ContainsFunc(found, func(a string) bool { return !net.ParseIP(a).IsLoopback() }) {
+			name, address = strings.ToLower(host), found[0]
+		}
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
+	ts.Check(err)
+	ts.Setenv("NAME", name)
+	ts.Setenv("ADDRESS", l.Addr().String())
+	ts.Setenv("PORT", strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	ts.Check(l.Close())
 }
 
 // portsGiven are the addresses that transcripts have received: none is given twice.

@@ -197,7 +197,7 @@ func TestSignInGivesAnIDToken(t *testing.T) {
 		t.Errorf("discovery document %v", document)
 	}
 	page := serve(p, http.MethodGet, "/dev/oidc/auth", authorization("login_hint", `"><script>`))
-	if text := body(t, page); page.StatusCode != http.StatusOK || strings.Contains(text, "<script>") || !strings.Contains(text, `<form method="post">`) {
+	if text := body(t, page); page.StatusCode != http.StatusOK || strings.Contains(text, "<script>") || strings.Contains(text, "exposed") || !strings.Contains(text, `<form method="post">`) {
 		t.Errorf("%s: %s", page.Status, text)
 	}
 	for _, basic := range []bool{false, true} {
@@ -234,6 +234,21 @@ func TestSignInOutOfBandShowsTheCode(t *testing.T) {
 	code, _, _ := strings.Cut(rest, "<")
 	if got := serve(p, http.MethodPost, "/dev/oidc/token", tokenRequest(code, "redirect_uri", oob)); got.StatusCode != http.StatusOK {
 		t.Error(got.Status, body(t, got))
+	}
+}
+
+// A provider's warning is on the form, on the page with a code, and on the page with a problem.
+func TestSignInWarns(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, provider.Config{IssuerURL: signInIssuer, SignIn: true, Warning: "<b>anybody</b> signs"})
+	for name, response := range map[string]*http.Response{
+		"form":    serve(p, http.MethodGet, "/dev/oidc/auth", authorization()),
+		"code":    serve(p, http.MethodPost, "/dev/oidc/auth", authorization("redirect_uri", "urn:ietf:wg:oauth:2.0:oob", "email", "a@example.com")),
+		"problem": serve(p, http.MethodGet, "/dev/oidc/auth", authorization("client_id", "other")),
+	} {
+		if text := body(t, response); !strings.Contains(text, `<p class="note" id="exposed">&lt;b&gt;anybody&lt;/b&gt; signs</p>`) {
+			t.Errorf("the %s lacks the warning: %s", name, text)
+		}
 	}
 }
 

@@ -58,7 +58,7 @@ type dev struct {
 func startDev(t *testing.T, w *world, args ...string) *dev {
 	t.Helper()
 	p := start(t, "mayfly-dev", serverEnv(t.TempDir()), w.tools.mayfly, append([]string{"dev", "--listen", "127.0.0.1:0"}, args...)...)
-	ready := regexp.MustCompile(`(?m)^ready: (http://127\.0\.0\.1:[0-9]+)$`)
+	ready := regexp.MustCompile(`(?m)^ready: (http://[^/]+:[0-9]+)$`)
 	text := p.awaitOutput(t, func(text string) bool { return ready.MatchString(text) && strings.Contains(text, "Ctrl-C") })
 	url := ready.FindStringSubmatch(text)[1]
 	d := &dev{url: url, issuer: url + "/dev/oidc", tuf: url + "/dev/tuf"}
@@ -113,7 +113,7 @@ func (d *dev) identityFlags(email string) []string {
 
 func devPasted(t *testing.T, w *world, d *dev) {
 	s := newSandbox(t)
-	s.setenv("PATH", filepath.Dir(w.tools.cosign3)+":"+os.Getenv("PATH"))
+	s.setenv("PATH", filepath.Dir(w.tools.cosign3)+":"+filepath.Dir(w.tools.mayfly)+":"+os.Getenv("PATH"))
 	s.setenv("IMAGE", w.pushImage(t, "pasted"))
 	if len(d.lines) < 7 {
 		t.Fatalf("there is too little to paste: %q", d.lines)
