@@ -16,8 +16,8 @@ import (
 	texttemplate "text/template"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
@@ -164,13 +164,17 @@ func (w *World) state(ctx context.Context, s *service) string {
 
 // recent returns the newest certificates in the log, the newest first.
 func (w *World) recent(ctx context.Context) (list []certificate, err error) {
-	for found, err := range embedded.Search(ctx, embedded.Config{Dir: w.path(ctFolder)}, embedded.Query{}) {
+	log, err := embedded.Source(embedded.Config{Dir: w.path(ctFolder)})
+	if err != nil {
+		return nil, err
+	}
+	for found, err := range log.Search(ctx, reader.Query{}) {
 		if err != nil {
 			return nil, err
 		}
 		list = append(list, certificate{
 			Identity: printable.Line(found.SAN.Value),
-			Issuer:   printable.Line(found.Extensions[certs.IssuerV2]),
+			Issuer:   printable.Line(found.Issuer),
 			Time:     found.Timestamp.Format(time.DateTime),
 			Serial:   hex.EncodeToString(found.Certificate.SerialNumber.Bytes()),
 		})
