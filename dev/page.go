@@ -57,7 +57,7 @@ func (w *World) Commands() (string, error) {
 type pageData struct {
 	Nonce, URL, Warning string
 	Services            []*service
-	Issuers             []oidc.IssuerStatus
+	Issuers             []issuer
 	Steps               []step
 	Certificates        []certificate
 	Problem             string // why there are no Certificates; "" for no problem
@@ -73,6 +73,12 @@ type service struct {
 
 // OK reports whether the service answers.
 func (s *service) OK() bool { return s.State == stateAnswers }
+
+// issuer is an issuer that the CA trusts, and whose tokens it has, if it is the world's own.
+type issuer struct {
+	oidc.IssuerStatus
+	About string
+}
 
 // step is a paragraph of Commands, and its lines.
 type step struct {
@@ -94,7 +100,16 @@ func (w *World) servePage(rw http.ResponseWriter, r *http.Request) {
 	}
 	data := pageData{
 		Nonce: rand.Text(), URL: w.url, Warning: w.Warning(),
-		Services: w.services(r.Context()), Issuers: w.app.Issuers(), Steps: steps(commands),
+		Services: w.services(r.Context()), Steps: steps(commands),
+	}
+	for _, status := range w.app.Issuers() {
+		shown := issuer{IssuerStatus: status}
+		for _, kind := range w.kinds {
+			if w.url+kind.Path == status.IssuerURL {
+				shown.About = kind.About
+			}
+		}
+		data.Issuers = append(data.Issuers, shown)
 	}
 	if data.Certificates, err = w.recent(r.Context()); err != nil {
 		data.Problem = err.Error()
@@ -125,9 +140,13 @@ func steps(commands string) (steps []step) {
 
 // services requests each service as a client does.
 func (w *World) services(ctx context.Context) []*service {
+	log := ctPath
+	if w.fails(failCT) {
+		log = failingLogPath
+	}
 	list := []*service{
 		{Name: "Certificate authority", URL: w.url, Path: readyPath},
-		{Name: "Certificate Transparency log", URL: w.url + ctPath, Path: ctPath + "/checkpoint"},
+		{Name: "Certificate Transparency log", URL: w.url + log, Path: log + "/checkpoint"},
 		{Name: "Timestamp authority", URL: w.TimestampURL(), Path: tsaPath + "/", post: `{"artifactHash":"` + strings.Repeat("A", 43) + `=","hashAlgorithm":"sha256"}`},
 		{Name: "Rekor log", URL: w.RekorURL(), Path: rekorPath + "/api/v2/checkpoint"},
 		{Name: "TUF mirror", URL: w.TUFMirror(), Path: tufPath + "/"},

@@ -20,7 +20,7 @@ func TestPageEscapes(t *testing.T) {
 	err := pageTemplate.Execute(&page, pageData{
 		Nonce: "n", URL: hostile, Warning: hostile,
 		Services:     []*service{{Name: hostile, URL: hostile, Path: "javascript:alert(1)", State: hostile}},
-		Issuers:      []oidc.IssuerStatus{{Entry: hostile, IssuerURL: "javascript:alert(1)", LastError: hostile}, {Entry: hostile}},
+		Issuers:      []issuer{{oidc.IssuerStatus{Entry: hostile, IssuerURL: "javascript:alert(1)", LastError: hostile}, hostile}, {oidc.IssuerStatus{Entry: hostile}, ""}},
 		Steps:        []step{{Text: hostile, Lines: [][]string{{hostile}}}},
 		Certificates: []certificate{{hostile, hostile, hostile, hostile}},
 	})
@@ -40,7 +40,7 @@ func TestPageWithoutCertificates(t *testing.T) {
 			t.Errorf("the page lacks %q", want)
 		}
 	}
-	if strings.Count(page, `class="good"`) != 6 || strings.Contains(page, `class="bad"`) || strings.Contains(page, `id="exposed"`) {
+	if strings.Count(page, `class="good"`) != 5+len(w.kinds) || strings.Contains(page, `class="bad"`) || strings.Contains(page, `id="exposed"`) {
 		t.Errorf("not every service answers, or one too many: %s", page)
 	}
 	broken := &World{dir: t.TempDir()}
