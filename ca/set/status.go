@@ -30,6 +30,7 @@ type Status struct {
 type AuthorityStatus struct {
 	ID         string    `json:"id"`
 	State      string    `json:"state"`
+	Since      time.Time `json:"since,omitzero"` // of the state
 	PublishAt  time.Time `json:"publish_at"`
 	ActivateAt time.Time `json:"activate_at,omitzero"`
 	SignsUntil time.Time `json:"signs_until,omitzero"`
@@ -64,12 +65,14 @@ func (l *Loaded) StatusAt(now time.Time) Status {
 		s.Warnings = append(s.Warnings, warning.Error())
 	}
 	for _, m := range l.Set.members {
-		a := AuthorityStatus{ID: m.ID, State: m.StateAt(now).String(), PublishAt: m.PublishAt, ActivateAt: m.ActivateAt, SignsUntil: m.until,
+		state := m.StateAt(now)
+		since := []time.Time{Published: m.PublishAt, Active: m.ActivateAt, Retired: m.until, Compromised: m.CompromisedAt, Expired: m.Chain.NotAfter.UTC()}[state]
+		a := AuthorityStatus{ID: m.ID, State: state.String(), Since: since, PublishAt: m.PublishAt, ActivateAt: m.ActivateAt, SignsUntil: m.until,
 			CompromisedAt: m.CompromisedAt, ChainEnds: m.Chain.NotAfter.UTC(), Signer: l.entries[m.index].Signer.Kind()}
 		for _, c := range m.Chain.Certificates {
 			a.Certificates = append(a.Certificates, CertificateStatus{c.Subject.String(), c.NotAfter.UTC()})
-			if left := c.NotAfter.Sub(now); m.StateAt(now) <= Active && left < endsSoon {
-				s.Warnings = append(s.Warnings, fmt.Sprintf("authority %s: the certificate %s ends in %s, at %s", m.ID, c.Subject, span(left), stamp(c.NotAfter)))
+			if left := c.NotAfter.Sub(now); state <= Active && left < endsSoon {
+				s.Warnings = append(s.Warnings, fmt.Sprintf("authority %s: the certificate %s ends in %s, at %s", m.ID, c.Subject, printable.Span(left), stamp(c.NotAfter)))
 			}
 		}
 		s.Authorities = append(s.Authorities, a)
@@ -113,13 +116,15 @@ func (s Status) Write(out io.Writer) error {
 			state := a.State
 			if !a.CompromisedAt.IsZero() {
 				state += " since " + stamp(a.CompromisedAt)
+			} else if !a.Since.IsZero() {
+				state += " for " + printable.Span(s.At.Sub(a.Since))
 			}
 			printable.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.ID, state, date(a.PublishAt), date(a.ActivateAt), date(a.SignsUntil), date(a.ChainEnds), cmp.Or(a.Signer, "none"))
 		}
 	})
 	table("\nWhat every replica will do, each by its own clock:\n", func(w *tabwriter.Writer) {
 		for _, e := range s.Schedule {
-			printable.Fprintf(w, "  %s\tin %s\t%s %s\n", stamp(e.At), span(e.At.Sub(s.At)), e.Authority, e.Does)
+			printable.Fprintf(w, "  %s\t%s\t%s %s\n", stamp(e.At), printable.Relative(e.At, s.At), e.Authority, e.Does)
 		}
 		if len(s.Schedule) == 0 {
 			fmt.Fprintln(w, "  nothing")
@@ -141,12 +146,4 @@ func date(t time.Time) string {
 		return "-"
 	}
 	return stamp(t)
-}
-
-// span is a duration as a person says it.
-func span(d time.Duration) string {
-	if days := int(d.Hours() / 24); days >= 2 {
-		return fmt.Sprintf("%d days", days)
-	}
-	return d.Round(time.Second).String()
 }

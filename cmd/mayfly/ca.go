@@ -45,6 +45,7 @@ minimum lead, and at least five minutes from now, so that every replica has the 
 			return flags.print(c, result, fmt.Sprintf("Authority %s signs from %s.", args[0], result.Member.ActivateAt.Format(time.RFC3339)))
 		},
 	}
+	c.ValidArgsFunction = flags.complete
 	flags.editFlags(c)
 	addTime(c, &at, "at", "when: a time, a duration from now such as +36h, or now")
 	return c
@@ -69,7 +70,7 @@ replicas have loaded is in their metric mayfly_ca_set_generation.`,
 			if flags.out.json() {
 				return printJSON(c.OutOrStdout(), loaded.StatusAt(now))
 			}
-			return loaded.StatusAt(now).Write(c.OutOrStdout())
+			return printStatus(c.OutOrStdout(), loaded.StatusAt(now))
 		},
 	}
 	flags.readFlags(c)

@@ -37,6 +37,7 @@ if no other authority is active. docs/rotation.md has the runbook.`,
 		Example: "  mayfly ca retire --set ca 2026-a\n  mayfly ca retire --set ca 2026-a --compromised --since 2026-11-29T22:00:00Z",
 		RunE:    func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
+	c.ValidArgsFunction = flags.complete
 	flags.editFlags(c)
 	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h, or now")
 	c.Flags().BoolVar(&flags.compromised, "compromised", false, "its key may be in other hands: stop it now, and end its trust at --since")

@@ -7,8 +7,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,7 +101,26 @@ func (f *setFlags) print(c *cobra.Command, result *set.Result, done ...string) e
 	for _, line := range append(done, "") {
 		printable.Fprintf(c.OutOrStdout(), "%s\n", line)
 	}
-	return result.StatusAt(time.Now()).Write(c.OutOrStdout())
+	return printStatus(c.OutOrStdout(), result.StatusAt(time.Now()))
+}
+
+func printStatus(out io.Writer, status set.Status) error {
+	var text strings.Builder
+	if err := status.Write(&text); err != nil {
+		return err
+	}
+	return paint(out, text.String(), colour{`^(\S+ +)(active)\b`, green}, colour{`^(\S+ +)(published|staged)\b`, yellow},
+		colour{`^(\S+ +)(compromised|expired)\b`, red}, colour{`^()(Warnings:)$`, yellow})
+}
+
+// complete offers the authorities of the set for an ID. It opens no key.
+func (f *setFlags) complete(_ *cobra.Command, args []string, _ string) (ids []cobra.Completion, _ cobra.ShellCompDirective) {
+	if loaded, now, err := f.read(time.Time{}); err == nil && len(args) == 0 {
+		for _, m := range loaded.Set.Members() {
+			ids = append(ids, cobra.CompletionWithDesc(m.ID, m.StateAt(now).String()))
+		}
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
 }
 
 // timeFlag is the value of a flag: RFC 3339, "now", or a duration from now such as +36h or -2h. "" is

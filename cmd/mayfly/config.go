@@ -70,10 +70,10 @@ file replaces a built-in provider of the same name.`,
 				out = c.ErrOrStderr()
 			}
 			for _, mistake := range report.Mistakes {
-				printable.Fprintf(out, "%v\n", mistake)
+				_ = paint(out, printable.Lines(mistake)+"\n", colour{`^()(.+?:\d+:\d+:)`, red})
 			}
 			for _, warning := range report.Warnings {
-				printable.Fprintf(out, "%v\n", asWarning(warning))
+				_ = paint(out, printable.Lines(asWarning(warning))+"\n", colour{`^()(.+?:\d+:\d+: warning:|warning:)`, yellow})
 			}
 			if len(report.Mistakes) > 0 {
 				return errors.New(report.Summary())

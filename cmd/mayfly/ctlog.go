@@ -55,6 +55,14 @@ func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) erro
 	}
 	addConfig(c, &configFile, "the server's configuration file (required)")
 	c.Flags().StringVar(&name, "name", "", "the log's name, where there are several")
+	completeFrom(c, "name", func(cfg *config.Server) (names []string) {
+		for _, entry := range cfg.CT.Logs {
+			if entry.Embedded != nil {
+				names = append(names, entry.Embedded.Name)
+			}
+		}
+		return names
+	})
 	require(c, "config")
 	return c
 }
@@ -146,7 +154,9 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 			Error string `json:"error,omitempty"`
 		}{in, errorText(in.Err)})
 	}
-	at := func(n uint64, t time.Time) string { return fmt.Sprintf("%d at %s", n, t.UTC().Format(time.RFC3339)) }
+	now := time.Now()
+	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) + ", " + printable.Relative(t, now) }
+	at := func(n uint64, t time.Time) string { return fmt.Sprintf("%d at %s", n, when(t)) }
 	w := newTable(out)
 	w.row("Log", in.Name+" ("+in.Origin+")")
 	w.row("Log ID", fmt.Sprintf("%x", in.LogID))
@@ -154,7 +164,7 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 	w.row("Published", at(in.CheckpointSize, in.CheckpointTime))
 	w.row("Guard", at(in.GuardSize, in.GuardTime))
 	if in.Holder != nil {
-		w.row("Written by", fmt.Sprintf("process %d on %s since %s", in.Holder.PID, in.Holder.Host, in.Holder.Since.UTC().Format(time.RFC3339)))
+		w.row("Written by", fmt.Sprintf("process %d on %s since %s", in.Holder.PID, in.Holder.Host, when(in.Holder.Since)))
 	} else {
 		w.row("Written by", "nobody")
 	}
@@ -184,7 +194,10 @@ func ctlogFsckCommand() *cobra.Command {
 		Short:   "Prove a whole log: every entry, tile and issuer, and that it continues checkpoint and guard",
 		Example: "  mayfly ctlog fsck --config mayfly.yaml",
 	}, func(c *cobra.Command, log embedded.Config) error {
+		p := newProgress(c, "checking log "+log.Name)
+		log.Progress = p.report
 		size, err := embedded.Fsck(c.Context(), log)
+		p.clear()
 		if err != nil && c.Context().Err() == nil {
 			err = coded{err, 1} // missing files are findings too
 		}
@@ -225,6 +238,14 @@ object in one line.`,
 	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
 	addTime(c, &s.query.Since, "since", "only those that were logged at this time or later; a duration such as -2h is from now")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
+	completeFrom(c, "issuer", func(cfg *config.Server) (urls []string) {
+		if issuers, _, err := config.LoadIssuers(cfg.Issuers, cfg.Compat, nil); err == nil {
+			for _, entry := range issuers.OIDCIssuers {
+				urls = append(urls, entry.IssuerURL)
+			}
+		}
+		return urls
+	})
 	addOutput(c, &s.out)
 	return c
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -58,7 +59,9 @@ where the issuer cannot be asked.`,
 			if out.json() {
 				err = json.NewEncoder(c.OutOrStdout()).Encode(x)
 			} else {
-				err = printExplanation(c.OutOrStdout(), x)
+				var text strings.Builder
+				err = errors.Join(printExplanation(&text, x), paint(c.OutOrStdout(), text.String(),
+					colour{`^([a-z ]+  +)(pass)\b`, green}, colour{`^([a-z ]+  +)(FAIL)\b`, red}))
 			}
 			if err == nil && x.Reason != "" {
 				err = fmt.Errorf("no certificate: %s (%s)", x.Message, x.Reason)

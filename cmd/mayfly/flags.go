@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
@@ -24,6 +25,17 @@ import (
 func addConfig(c *cobra.Command, file *string, usage string) {
 	c.Flags().StringVarP(file, "config", "c", "", usage)
 	_ = c.MarkFlagFilename("config", "yaml", "yml", "json") // it fails only without the flag
+}
+
+// completeFrom completes the value of a flag from the server's configuration, which --config names. It
+// opens no key and uses no network.
+func completeFrom(c *cobra.Command, flag string, values func(*config.Server) []string) {
+	_ = c.RegisterFlagCompletionFunc(flag, func(c *cobra.Command, _ []string, _ string) (found []cobra.Completion, _ cobra.ShellCompDirective) {
+		if cfg, _, err := config.LoadServer(c.Flag("config").Value.String(), os.Environ()); err == nil {
+			found = values(cfg)
+		}
+		return found, cobra.ShellCompDirectiveNoFileComp
+	})
 }
 
 // output is the form in which a command prints its result; the value of --output.

@@ -54,9 +54,10 @@ type Config struct {
 	// none. The log calls it for each submission.
 	Roots func() []*x509.Certificate
 
-	Now        func() time.Time      // the clock of SCTs and tree heads; nil for time.Now
-	Logger     *slog.Logger          // receives refusals and failures; nil for none
-	Registerer prometheus.Registerer // of the metrics mayfly_ctlog_…; nil for none; several logs may share one
+	Now        func() time.Time         // the clock of SCTs and tree heads; nil for time.Now
+	Logger     *slog.Logger             // receives refusals and failures; nil for none
+	Registerer prometheus.Registerer    // of the metrics mayfly_ctlog_…; nil for none; several logs may share one
+	Progress   func(done, total uint64) // receives how many of an Fsck's entries are checked; nil for none
 
 	reserve    uint64 // minFree, except in tests
 	spareFiles uint64 // the constant, except in tests

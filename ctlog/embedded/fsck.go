@@ -51,6 +51,9 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 			_, err := leafEntry(leaf, issuers)
 			return err
 		}))
+		if cfg.Progress != nil {
+			cfg.Progress(min(first+tileWidth, size), size)
+		}
 	}
 	for level := uint64(1); level <= maxTileLevel; level++ {
 		// Each hash of a level is that of a full tile of the level below.

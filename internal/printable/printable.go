@@ -112,6 +112,9 @@ type Writer struct {
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 
+// To returns what w passes text on to. What is written to it is not escaped.
+func (w *Writer) To() io.Writer { return w.to }
+
 // Write implements io.Writer.
 func (w *Writer) Write(p []byte) (int, error) {
 	escaped := p
