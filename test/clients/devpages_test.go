@@ -53,6 +53,16 @@ func TestDevKeepsPagesOut(t *testing.T) {
 		}
 		return got
 	}
+	if name := nameOfThisMachine(); name != "" { // to which browsers do not report where a request comes from
+		exposed := startDev(t, &world{tools: toolset{mayfly: findMayfly(t)}}, "--expose", name)
+		for _, path := range []string{"/dev/token", "/dev/oidc/token", "/dev/oidc/keys", "/dev/"} {
+			got := try(page.URL, exposed.url+path)
+			maps.DeleteFunc(got, func(_, result string) bool { return result == "nothing" })
+			if len(got) > 0 {
+				t.Errorf("a page at %s gets of %s: %q", page.URL, exposed.url+path, got)
+			}
+		}
+	}
 	anotherSite := strings.Replace(page.URL, "127.0.0.1", "localhost", 1)
 	if got := try(page.URL, open.URL); got["script"] != "runs: payload,signature" || got["fetch no-cors"] != "opaque" {
 		t.Errorf("the page cannot read an unguarded token, so this test shows nothing: %q", got)
