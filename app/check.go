@@ -86,7 +86,23 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	}
 	report.add(t.issuers.WithPlaces(errors.Join(wrong...)))
 	report.BuiltIn, err = builtIn(t.issuers)
-	return report, err
+	return report, errors.Join(err, report.warnOfOpen(t.issuers))
+}
+
+// warnOfOpen warns of entries by which everyone gets a certificate who has an account at a provider.
+func (r *CheckReport) warnOfOpen(issuers *config.Issuers) error {
+	providers, err := config.Providers()
+	var open []error
+	for _, profile := range issuers.All() {
+		for name, p := range providers {
+			if len(profile.Policy.Allow) == 0 && slices.Contains(p.Open, profile.Key) {
+				open = append(open, keypath.Errorf(profile.Path, "every caller of %s can get a certificate: add a rule for your own, such as allow: [{name: ours, when: '%s'}]; "+
+					"mayfly config init %s writes an entry with rules and tests, and when: 'true' states that everyone may", p.Title, p.Rule, name))
+			}
+		}
+	}
+	r.warn(keypath.Split(issuers.WithPlaces(errors.Join(open...)))...)
+	return err
 }
 
 // builtIn returns the built-in CI providers that entries use, as text.

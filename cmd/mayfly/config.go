@@ -19,10 +19,10 @@ import (
 func configCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "config",
-		Short:   "Check configuration files",
-		Example: "  mayfly config check mayfly.yaml",
+		Short:   "Write an issuer file, and check configuration files",
+		Example: "  mayfly config init github --org octo-org --file issuers.yaml\n  mayfly config check mayfly.yaml",
 	}
-	c.AddCommand(configCheckCommand())
+	c.AddCommand(configInitCommand(), configCheckCommand())
 	return c
 }
 
