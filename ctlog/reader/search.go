@@ -23,6 +23,10 @@ type Query struct {
 	Serial   []byte    // the serial number, big-endian, without leading zeros
 	Since    time.Time // the earliest timestamp of the SCT
 	Until    time.Time // the latest one
+
+	// Progress receives how many of the log's entries have been read; nil for none. A search that
+	// finds all it needs reads fewer.
+	Progress func(done, total uint64)
 }
 
 // Found is a matching entry.
@@ -56,6 +60,9 @@ func (s *Source) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
 			}
 			if newest.Before(q.Since.Add(-s.Disorder)) {
 				return
+			}
+			if q.Progress != nil && len(entries) > 0 {
+				q.Progress(s.Head.Size-entries[0].Index, s.Head.Size)
 			}
 		}
 	}
