@@ -82,16 +82,16 @@ func (d *decoder) tree(content []byte, orJSON bool) *node {
 	d.digest = sha256.Sum256(content)
 	content = bytes.TrimPrefix(content, []byte("\ufeff"))
 	if i := firstNotText(content); i >= 0 {
-		d.mistake(positionAt(content, i), "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
+		d.mistake(positionAt(content, i), nil, "the file is not text: byte 0x%02x is no UTF-8, or a control character", content[i])
 		return nil
 	}
 	d.json = orJSON && bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{"))
 	switch root := d.parse(content); {
 	case root == nil:
 	case root.isNull():
-		d.mistake(position{1, 1}, "the file is empty")
+		d.mistake(position{1, 1}, nil, "the file is empty")
 	case root.kind != yaml.MappingNode:
-		d.mistake(root.at, "found %s, expected the file's keys", root.what())
+		d.mistake(root.at, nil, "found %s, expected the file's keys", root.what())
 	default:
 		return root
 	}
@@ -174,7 +174,7 @@ func (d *decoder) value(n *node, place position, path []string, v reflect.Value,
 		d.mapping(n, path, func(p pair) {
 			name, item := p.key.value, reflect.New(v.Type().Elem()).Elem()
 			if d.json && tag.Get("kind") == "extension" {
-				if name = d.extensionKey(p.key); name == "" {
+				if name = d.extensionKey(p.key, path); name == "" {
 					return
 				}
 			}
@@ -199,7 +199,7 @@ func (d *decoder) object(n *node, path []string, v reflect.Value) {
 				continue
 			}
 			if earlier := found[i].key; earlier != nil { // two spellings; parse has found a repeated one
-				d.repeated(p.key, earlier.at)
+				d.repeated(p.key, path, earlier.at)
 			}
 			found[i] = p
 		}
@@ -216,8 +216,8 @@ func (d *decoder) object(n *node, path []string, v reflect.Value) {
 	}
 }
 
-func (d *decoder) repeated(key *node, first position) {
-	d.tolerated(key.at, "the key %q is repeated, first in line %d, and the last one counts", shorten(key.value), first.line)
+func (d *decoder) repeated(key *node, path []string, first position) {
+	d.tolerated(key.at, join(path, key.value), "the key %q is repeated, first in line %d, and the last one counts", shorten(key.value), first.line)
 }
 
 // someOf lists keys of a mapping, as many as fit in a sentence.
@@ -236,7 +236,7 @@ func (d *decoder) match(key *node, path []string, all []field) int {
 	}
 	// encoding/json, with which the peer reads JSON, folds case; the peer's YAML reader does not.
 	if i := slices.IndexFunc(known, func(name string) bool { return strings.EqualFold(name, key.value) }); i >= 0 && d.json {
-		d.tolerated(key.at, "the key %q is spelled %q", shorten(key.value), known[i])
+		d.tolerated(key.at, join(path, key.value), "the key %q is spelled %q", shorten(key.value), known[i])
 		return i
 	}
 	hint := suggest.DidYouMean(key.value, known)
@@ -247,7 +247,7 @@ func (d *decoder) match(key *node, path []string, all []field) int {
 	} else if hint == "" && len(known) <= 8 {
 		hint = "; the keys here are " + strings.Join(known, ", ")
 	}
-	d.tolerated(key.at, "unknown key %q%s", shorten(key.value), hint)
+	d.tolerated(key.at, join(path, key.value), "unknown key %q%s", shorten(key.value), hint)
 	return -1
 }
 
@@ -295,14 +295,14 @@ func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 	}
 	if flat >= 0 {
 		key := n.pairs[flat].key
-		d.mistake(key.at, "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
+		d.mistake(key.at, join(path, key.value), "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
 	}
 	d.mapping(n, path, func(p pair) {
 		if flat >= 0 && (isKey(p) || p.value.isNull()) {
 			return
 		}
 		if p.value.isNull() {
-			d.mistake(p.value.at, "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
+			d.mistake(p.value.at, join(path, p.key.value), "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
 			return
 		}
 		entry := reflect.New(v.Type().Elem()).Elem()
@@ -329,7 +329,7 @@ func (d *decoder) mapping(n *node, path []string, each func(p pair)) {
 
 // extensionKey returns the key in YAML of the extension that a key of JSON names; "" for an unknown
 // name. A file never sets issuer and subject.
-func (d *decoder) extensionKey(key *node) string {
+func (d *decoder) extensionKey(key *node, path []string) string {
 	var known []string
 	for _, e := range certs.Table() {
 		switch {
@@ -339,7 +339,7 @@ func (d *decoder) extensionKey(key *node) string {
 			known = append(known, e.Name)
 		}
 	}
-	d.tolerated(key.at, "there is no extension %q%s", shorten(key.value), suggest.DidYouMeanOr(key.value, known, "the names are"))
+	d.tolerated(key.at, join(path, key.value), "there is no extension %q%s", shorten(key.value), suggest.DidYouMeanOr(key.value, known, "the names are"))
 	return ""
 }
 

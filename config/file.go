@@ -64,7 +64,7 @@ func (f *File) WithPlaces(err error) error {
 		} else if f != nil {
 			m.File = f.name
 		}
-		m.Text = e.Err.Error()
+		m.Path, m.Text = e.Path, e.Err.Error()
 		mistakes = append(mistakes, m)
 	}
 	return mistakes.asError()
@@ -88,6 +88,9 @@ type Mistake struct {
 	File string
 	// Line and Column count from 1, Column in characters; both are 0 if the mistake has no line.
 	Line, Column int
+	// Path is the keys that lead to the value, as in YAML, with the index of an item of a list; empty
+	// for a mistake of form.
+	Path []string
 	// Text is one sentence that states what was found and what was expected.
 	Text string
 }
@@ -139,7 +142,7 @@ func (f *File) inOrder(list Mistakes) Mistakes {
 	slices.SortStableFunc(list, func(a, b Mistake) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
 	})
-	list = slices.Compact(list) // two constructors may find the same mistake
+	list = slices.CompactFunc(list, func(a, b Mistake) bool { return a.Error() == b.Error() }) // two constructors may find the same mistake
 	if more := len(list) - maxMistakes; more > 0 {
 		return append(list[:maxMistakes:maxMistakes], Mistake{File: f.name, Text: fmt.Sprintf("and %d more", more)})
 	}
@@ -150,35 +153,35 @@ func (d *decoder) at(p position) Mistake {
 	return Mistake{File: d.name, Line: p.line, Column: p.column}
 }
 
-func (m Mistake) with(format string, args ...any) Mistake {
-	m.Text = fmt.Sprintf(format, args...)
+func (m Mistake) with(path []string, format string, args ...any) Mistake {
+	m.Path, m.Text = path, fmt.Sprintf(format, args...)
 	return m
 }
 
-// mistake records a fault that makes the file unusable.
-func (d *decoder) mistake(at position, format string, args ...any) {
-	d.mistakes = append(d.mistakes, d.at(at).with(format, args...))
+// mistake records a fault that makes the file unusable. path is nil for one of form.
+func (d *decoder) mistake(at position, path []string, format string, args ...any) {
+	d.mistakes = append(d.mistakes, d.at(at).with(path, format, args...))
 }
 
 // tolerated records a fault that the peer accepts silently: a mistake, or under compat a warning.
-func (d *decoder) tolerated(at position, format string, args ...any) {
+func (d *decoder) tolerated(at position, path []string, format string, args ...any) {
 	if d.compat {
-		d.warnings = append(d.warnings, d.at(at).with(format, args...))
+		d.warnings = append(d.warnings, d.at(at).with(path, format, args...))
 	} else {
-		d.mistake(at, format, args...)
+		d.mistake(at, path, format, args...)
 	}
 }
 
 // mismatch records that the value at path is not of the expected kind.
 func (d *decoder) mismatch(n *node, path []string, format string, args ...any) {
 	d.wrongAt[joined(path)] = true
-	d.mistake(n.at, format, args...)
+	d.mistake(n.at, path, format, args...)
 }
 
 // wrong records a mistake at a path, unless it is the consequence of another.
 func (d *decoder) wrong(path []string, format string, args ...any) {
 	if !d.isEcho(path) {
-		d.mistakes = append(d.mistakes, d.locate(path).with(format, args...))
+		d.mistakes = append(d.mistakes, d.locate(path).with(path, format, args...))
 		d.wrongAt[joined(path)] = false
 	}
 }
@@ -195,7 +198,7 @@ func (d *decoder) isEcho(path []string) bool {
 // caution records a warning at a path, unless it is the consequence of a mistake.
 func (d *decoder) caution(path []string, format string, args ...any) {
 	if !d.isEcho(path) {
-		d.warnings = append(d.warnings, d.locate(path).with(format, args...))
+		d.warnings = append(d.warnings, d.locate(path).with(path, format, args...))
 	}
 }
 

@@ -113,7 +113,7 @@ func (d *decoder) parse(content []byte) *node {
 	if d.json {
 		var whole json.RawMessage // Unmarshal into it only checks the syntax
 		if err := json.Unmarshal(content, &whole); err != nil {
-			d.mistake(jsonErrorAt(err, content), "the file is not JSON, as which it is read because it begins with a brace: %v", err)
+			d.mistake(jsonErrorAt(err, content), nil, "the file is not JSON, as which it is read because it begins with a brace: %v", err)
 			return nil
 		}
 		content = d.yamlOfJSON(content)
@@ -123,23 +123,23 @@ func (d *decoder) parse(content []byte) *node {
 	err := decoder.Decode(&document)
 	if err == nil {
 		if err = decoder.Decode(&second); err == nil {
-			d.tolerated(position{second.Line, second.Column}, "a second YAML document begins here, and only the first one is read")
+			d.tolerated(position{second.Line, second.Column}, nil, "a second YAML document begins here, and only the first one is read")
 		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		at, text := yamlSyntaxError(err, content)
-		d.mistake(at, "%s", text)
+		d.mistake(at, nil, "%s", text)
 	}
 	if document.Kind == 0 || len(document.Content) != 1 {
 		if len(d.mistakes) == 0 {
-			d.mistake(position{1, 1}, "the file is empty")
+			d.mistake(position{1, 1}, nil, "the file is empty")
 		}
 		return nil
 	}
 	b := treeBuilder{decoder: d, open: map[*yaml.Node]bool{}}
 	root := b.build(document.Content[0], 0)
 	if b.nodes > maxNodes {
-		d.mistake(root.at, "the file holds more than %d values once its aliases are expanded", maxNodes)
+		d.mistake(root.at, nil, "the file holds more than %d values once its aliases are expanded", maxNodes)
 		return nil
 	}
 	return root
@@ -160,10 +160,10 @@ func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
 	case b.nodes > maxNodes: // parse reports it
 		return nothing
 	case depth > maxDepth:
-		b.mistake(n.at, "the values are nested more than %d deep", maxDepth)
+		b.mistake(n.at, nil, "the values are nested more than %d deep", maxDepth)
 		return nothing
 	case b.open[y.Alias]:
-		b.mistake(n.at, "the alias *%s is inside its own anchor", shorten(y.Value))
+		b.mistake(n.at, nil, "the alias *%s is inside its own anchor", shorten(y.Value))
 		return nothing
 	case y.Kind == yaml.AliasNode:
 		aliased := b.build(y.Alias, depth+1)
@@ -205,17 +205,17 @@ func (b *treeBuilder) mapping(n *node, y *yaml.Node, depth int) {
 		case b.nodes > maxNodes: // parse reports it
 			return
 		case p.key.kind != yaml.ScalarNode:
-			b.mistake(p.key.at, "found %s as a key, expected text", p.key.what())
+			b.mistake(p.key.at, nil, "found %s as a key, expected text", p.key.what())
 		case p.key.tag == tagMerge:
 			merges = append(merges, p.value)
 		case !repeated:
 			at[p.key.value] = len(n.pairs)
 			n.pairs = append(n.pairs, p)
 		case b.json:
-			b.repeated(p.key, n.pairs[first].key.at)
+			b.repeated(p.key, nil, n.pairs[first].key.at)
 			n.pairs[first] = p
 		default:
-			b.mistake(p.key.at, "the key %q is repeated, first in line %d", shorten(p.key.value), n.pairs[first].key.at.line)
+			b.mistake(p.key.at, nil, "the key %q is repeated, first in line %d", shorten(p.key.value), n.pairs[first].key.at.line)
 		}
 	}
 	for _, from := range merges {
@@ -225,7 +225,7 @@ func (b *treeBuilder) mapping(n *node, y *yaml.Node, depth int) {
 		}
 		for _, source := range sources {
 			if source.kind != yaml.MappingNode {
-				b.mistake(source.at, "found %s, expected %s for <<", source.what(), expected)
+				b.mistake(source.at, nil, "found %s, expected %s for <<", source.what(), expected)
 			}
 			for _, p := range source.pairs {
 				if _, ok := at[p.key.value]; !ok {

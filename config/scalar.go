@@ -78,7 +78,7 @@ func (d *decoder) flag(n *node, path []string) (text string, ok bool) {
 	switch no := slices.Contains([]string{"n", "N", "no", "No", "NO", "off", "Off", "OFF"}, n.value); {
 	case ok:
 	case !d.json && (yes || no):
-		d.tolerated(n.at, "found %q, expected true or false", n.value)
+		d.tolerated(n.at, path, "found %q, expected true or false", n.value)
 		value = yes
 	default:
 		d.mismatch(n, path, "found %s, expected true or false", n.what())
@@ -219,7 +219,7 @@ func (d *decoder) jsonOf(n *node) any {
 	case (n.tag == tagInt || n.tag == tagFloat) && json.Valid([]byte(n.value)):
 		return json.Number(n.value)
 	}
-	d.mistake(n.at, "found %s, which JSON does not have: write it as JSON does, or in quotes", n.what())
+	d.mistake(n.at, nil, "found %s, which JSON does not have: write it as JSON does, or in quotes", n.what())
 	return nil
 }
 

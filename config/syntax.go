@@ -59,7 +59,7 @@ func (d *decoder) yamlOfJSON(content []byte) []byte {
 			out = fmt.Appendf(out, `\U%08x`, utf16.DecodeRune(rune(high), rune(low)))
 			spaces += 2
 		case len(found) == len(`\ud83d`):
-			d.mistake(positionAt(content, begin), `found %s, which is half of a character; the other half is missing, as in \ud83d\ude00`, found)
+			d.mistake(positionAt(content, begin), nil, `found %s, which is half of a character; the other half is missing, as in \ud83d\ude00`, found)
 			out = append(out, `\ufffd`...)
 		case found[0] == '\\':
 			out = append(out, found...)

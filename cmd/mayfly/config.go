@@ -44,10 +44,14 @@ or locked, so that it runs beside a server. Services, modules and processes that
 are not asked. --no-files reads the configuration and the issuer file only, for a machine
 that has no other.
 
+-o json and -o sarif print the same for programs; SARIF 2.1.0 is for code scanning, with
+file names relative to the working directory.
+
 --explain-defaults prints the built-in CI providers that the entries use, as the section
 ci-issuer-metadata that Fulcio needs; warnings are then on standard error. An entry of the
 file replaces a built-in provider of the same name.`,
 		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml\n" +
+			"  mayfly config check --no-files -o sarif mayfly.yaml > mayfly.sarif\n" +
 			"  mayfly config check --explain-defaults issuers.yaml",
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 == (options.File != "") {
@@ -58,8 +62,13 @@ file replaces a built-in provider of the same name.`,
 			if err != nil {
 				return err
 			}
-			if form.json() {
-				err = printJSON(c.OutOrStdout(), checkedConfig{texts(report.Mistakes), texts(report.Warnings)})
+			if form.form != "text" {
+				checked := newCheckedConfig(report, options.File)
+				var result any = checked
+				if form.form == "sarif" {
+					result = checked.sarif(options.File)
+				}
+				err = printJSON(c.OutOrStdout(), result)
 				if err == nil && len(report.Mistakes) > 0 {
 					err = errors.New(report.Summary())
 				}
@@ -88,26 +97,12 @@ file replaces a built-in provider of the same name.`,
 		},
 	}
 	addConfig(c, &options.File, "the file, as FILE")
-	addOutput(c, &form)
+	addOutput(c, &form, "sarif")
 	c.Flags().BoolVar(&options.Compat, "compat", false, "what Fulcio tolerates in an issuer file is a warning")
 	c.Flags().BoolVar(&explainDefaults, "explain-defaults", false, "print the built-in CI providers that the entries use, as ci-issuer-metadata")
 	c.Flags().BoolVar(&options.NoFiles, "no-files", false, "do not read the files that a server configuration names, except the issuer file")
 	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys, and each remote log for its tree head")
 	return c
-}
-
-// checkedConfig is the result of mayfly config check. Its JSON keys are stable.
-type checkedConfig struct {
-	Mistakes []string `json:"mistakes"`
-	Warnings []string `json:"warnings"`
-}
-
-func texts(errs []error) []string {
-	list := []string{}
-	for _, err := range errs {
-		list = append(list, err.Error())
-	}
-	return list
 }
 
 // asWarning marks a mistake that does not count as one.
