@@ -62,6 +62,8 @@ type Config struct {
 	// this machine alone. It is the host in all URLs, and must lead this process to itself. Any client
 	// that reaches the world can have any identity.
 	Expose string
+	// Listener is a listener that is open already, instead of Listen; the world closes it. nil for none.
+	Listener net.Listener
 	// CertificateLifetime is the lifetime of certificates, from 1m to 60m; 0 for 10m.
 	CertificateLifetime time.Duration
 	// LogOutput receives the server's log at LogLevel (debug, info, warn, error; "" for error); nil
@@ -99,7 +101,9 @@ type World struct {
 // New creates a world, or reuses the one in Config.Dir, and listens. The caller must call Run or
 // Close afterwards.
 func New(ctx context.Context, cfg Config) (_ *World, err error) {
-	if cfg.Listen == "" {
+	if cfg.Listener != nil {
+		cfg.Listen = cfg.Listener.Addr().String()
+	} else if cfg.Listen == "" {
 		cfg.Listen = DefaultListen
 	}
 	if cfg.CertificateLifetime == 0 {
@@ -207,7 +211,10 @@ func (w *World) Warning() string {
 
 // listen opens the world's port.
 func (w *World) listen() (err error) {
-	if w.listener, err = net.Listen("tcp", w.config.Listen); err != nil {
+	if w.listener = w.config.Listener; w.listener == nil {
+		w.listener, err = net.Listen("tcp", w.config.Listen)
+	}
+	if err != nil {
 		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
 	}
 	w.undo = append(w.undo, func(context.Context) error {

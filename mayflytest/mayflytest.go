@@ -8,17 +8,49 @@
 //	world := mayflytest.New(t)
 //	token := world.Token("alice@example.com")
 //	trusted, err := root.NewTrustedRootFromJSON(world.TrustedRoot())
+//
+// A Config changes the world:
+//
+//	world := mayflytest.New(t, mayflytest.Config{CertificateLifetime: time.Minute, Fail: []string{"tsa"}})
+//
+// Each call of New starts another world, with keys of its own: one world refuses the tokens of another,
+// and its trusted root does not verify the certificates of another.
 package mayflytest
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/dev"
 )
+
+// Config is what a world has in another way than usual. The zero value changes nothing.
+type Config struct {
+	// CertificateLifetime is the lifetime of certificates, from 1m to 60m; 0 for 10m.
+	CertificateLifetime time.Duration
+	// Issuers is an issuer file, YAML, as docs/issuers.md describes it. Its entries, with their rules
+	// (allow), are added to the world's own. An entry for one of the world's issuers replaces the
+	// world's. {url} in the text is the world's URL, as in {url}/dev/issuers/github.
+	Issuers string
+	// Fail names services that fail, each as in production: ct (the Certificate Transparency log),
+	// authority (the process with the CA's key), issuer (the OpenID providers), tsa (the timestamp
+	// authority), rekor.
+	Fail []string
+	// LogLevel is the least level of the log lines that the world writes to the test's output: debug,
+	// info, warn or error; "" for none.
+	LogLevel string
+}
 
 // World is a running world. It is safe for concurrent use.
 type World struct {
@@ -46,10 +78,13 @@ type World struct {
 // startLimit is how long a world may take to be ready; usually it takes a fraction of a second.
 const startLimit = 30 * time.Second
 
-// New starts a world that stops with the test. Any error fails the test.
-func New(t testing.TB) *World {
+// New starts a world that stops with the test. Any error fails the test. There may be one config.
+func New(t testing.TB, config ...Config) *World {
 	t.Helper()
-	world, err := dev.New(t.Context(), dev.Config{Listen: "127.0.0.1:0", LogOutput: t.Output(), Version: "test"})
+	if len(config) > 1 {
+		t.Fatalf("starting mayfly: found %d configs; a world has one", len(config))
+	}
+	world, err := start(t, append(config, Config{})[0])
 	if err != nil {
 		t.Fatalf("starting mayfly: %v", err)
 	}
@@ -85,6 +120,47 @@ func New(t testing.TB) *World {
 	return w
 }
 
+// start creates the world of a config.
+func start(t testing.TB, config Config) (*dev.World, error) {
+	quiet()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = listener.Close() }) // the world has closed it, if it has started
+	cfg := dev.Config{
+		Listener: listener, CertificateLifetime: config.CertificateLifetime, Fail: config.Fail, LogLevel: config.LogLevel, Version: "test",
+	}
+	if config.LogLevel != "" {
+		cfg.LogOutput = t.Output()
+	}
+	if config.Issuers != "" {
+		cfg.Issuers = filepath.Join(t.TempDir(), "Config.Issuers")
+		text := strings.ReplaceAll(config.Issuers, "{url}", "http://"+listener.Addr().String())
+		if err := os.WriteFile(cfg.Issuers, []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return dev.New(t.Context(), cfg)
+}
+
+// quiet drops the lines that Tessera, the library of both logs, writes to standard error with klog. What
+// others write with klog still appears there. klog has one logger for the process, and permits no
+// change of it later.
+var quiet = sync.OnceFunc(func() {
+	embedded.RouteTesseraLogs(slog.New(withoutTessera{slog.NewTextHandler(os.Stderr, nil)}))
+})
+
+type withoutTessera struct{ slog.Handler }
+
+func (h withoutTessera) Handle(ctx context.Context, r slog.Record) error {
+	caller, _ := runtime.CallersFrames([]uintptr{r.PC}).Next()
+	if strings.HasPrefix(caller.Function, "github.com/transparency-dev/tessera") {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
 // Token returns an ID token for the audience sigstore with the verified address email. It is valid
 // for ten minutes.
 func (w *World) Token(email string) string {
@@ -102,6 +178,35 @@ func (w *World) TokenWith(claims map[string]any) string {
 		w.t.Fatalf("minting a token: %v", err)
 	}
 	return token
+}
+
+// TokenAs returns an ID token as the provider of a kind of identity sends it: github, gitlab,
+// buildkite, circleci, codefresh, kubernetes, spiffe, uri, username or email. `mayfly token --as help`
+// lists the parameters of each, such as repo and ref of github. A parameter that is absent has its
+// default.
+func (w *World) TokenAs(kind string, parameters map[string]string) string {
+	w.t.Helper()
+	return w.TokenAsWith(kind, parameters, nil)
+}
+
+// TokenAsWith is TokenAs with other claims: claims replace those of the kind, and nil removes one.
+func (w *World) TokenAsWith(kind string, parameters map[string]string, claims map[string]any) string {
+	w.t.Helper()
+	token, err := w.world.TokenAs(kind, parameters, claims)
+	if err != nil {
+		w.t.Fatalf("minting a token: %v", err)
+	}
+	return token
+}
+
+// IssuerURLAs is the URL of the issuer of a kind of identity, which the certificates name.
+func (w *World) IssuerURLAs(kind string) string {
+	w.t.Helper()
+	url, err := w.world.IssuerURLAs(kind)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return url
 }
 
 // TrustedRoot is the world's trusted_root.json.

@@ -56,7 +56,7 @@ var allowed = map[string][]string{
 	"internal/client":    {"proto", "certs"},
 	"internal/trustroot": {},
 	"dev":                {"*"},
-	"mayflytest":         {"dev"},
+	"mayflytest":         {"dev", "ctlog/embedded"},
 	"app":                {"*"},
 	"cmd":                {"*"},
 	"test/conformance":   {"*"},
