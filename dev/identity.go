@@ -111,7 +111,7 @@ func (k *Kind) values(parameters map[string]string, worldURL string) (map[string
 	if err != nil {
 		return nil, err
 	}
-	values := map[string]string{"url": worldURL, "host": u.Hostname()}
+	values := map[string]string{"url": worldURL, "host": strings.TrimSuffix(u.Host, ":"+u.Port())}
 	for _, p := range k.Parameters {
 		usual, err := render(p.Default, values)
 		if err != nil {

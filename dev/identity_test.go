@@ -178,6 +178,42 @@ func FuzzParameters(f *testing.F) {
 	})
 }
 
+// TestDevDocument compares the list of kinds in docs/dev.md with the help; -update writes it again.
+func TestDevDocument(t *testing.T) {
+	t.Parallel()
+	const path, start, end = "../docs/dev.md", "<!-- kinds -->\n", "<!-- /kinds -->\n"
+	kinds, errKinds := NewKinds()
+	got, errRead := os.ReadFile(path)
+	before, rest, found := strings.Cut(string(got), start)
+	_, after, foundEnd := strings.Cut(rest, end)
+	if err := errors.Join(errKinds, errRead); err != nil || !found || !foundEnd {
+		t.Fatalf("%s has no section %s: %v", path, start, err)
+	}
+	want := before + start + "```text\n" + kinds.Help() + "```\n" + end + after
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("docs/dev.md is not what `make generate` writes (-want +got):\n%s", diff)
+	}
+}
+
+// Each kind can be used at any address: a host name of a user may not hold a bare IPv6 address.
+func TestHosts(t *testing.T) {
+	t.Parallel()
+	kinds, err := NewKinds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, want := range map[string]string{"http://127.0.0.1:5555": "127.0.0.1", "http://[::1]:5555": "[::1]", "http://mayfly.internal:80": "mayfly.internal"} {
+		values, err := kinds[0].values(nil, url)
+		if err != nil || values["host"] != want {
+			t.Errorf("%s has the host %q, %v, want %s", url, values["host"], err, want)
+		}
+	}
+}
+
 // A query is untrusted: it is refused, or is a token.
 func FuzzTokenQuery(f *testing.F) {
 	for _, query := range []string{"", "as=github", "as=github&repo=a/b&claim=sub=x", "as=spiffe&subject=%00", "email=a@example.com&exp=5"} {
