@@ -60,6 +60,17 @@ generate-check: ## generating again changes nothing
 test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) against mayfly serve and mayfly dev
 	test/clients/run.sh
 
+# promtool alone: installing Debian's package starts a server.
+PROMTOOL ?= $(or $(shell command -v promtool),$(CACHE)/prometheus/usr/bin/promtool)
+$(CACHE)/prometheus/usr/bin/promtool:
+	mkdir -p $(CACHE)/prometheus
+	cd $(CACHE)/prometheus && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm -r prometheus_*.deb usr/bin/prometheus
+
+.PHONY: test-alerts
+test-alerts: $(PROMTOOL) ## each alert of deploy/prometheus fires in its case, and only then (downloads promtool on Debian)
+	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
+	$(PROMTOOL) test rules deploy/prometheus/alerts_test.yaml
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 	@set -e; for package in $$($(GO) list ./...); do \

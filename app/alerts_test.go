@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
@@ -44,6 +45,14 @@ func alertRules(t *testing.T) []alertGroup {
 		t.Fatal(err)
 	}
 	return rules.Groups
+}
+
+// withoutAlert are the metrics that no rule watches: another one shows what an operator must know.
+var withoutAlert = []string{
+	"mayfly_ca_set_reloads_total", "mayfly_config_reloads_total", "mayfly_tls_reloads_total", // the gauges of failed reloads
+	"mayfly_certificates_issued_total",                                               // mayfly_verified_requests_total, mayfly_ct_disabled
+	"mayfly_config_generation",                                                       // counts since the start, so replicas may differ
+	"mayfly_oidc_fetches_total", "mayfly_oidc_issuer_last_success_timestamp_seconds", // the states of issuers, the age of keys
 }
 
 // description is a metric as its collector describes it.
@@ -126,8 +135,8 @@ histogram has the series ` + "`…_bucket`, `…_sum` and `…_count`" + `. The 
 	}
 }
 
-// The alerting rules parse, each states what to do, and every metric and runbook that they name
-// exists.
+// The alerting rules parse, each states what to do and when, every metric, reason and runbook that
+// they name exists, and every metric has a rule.
 func TestAlertRules(t *testing.T) {
 	t.Parallel()
 	known := descriptions(t)
@@ -135,9 +144,10 @@ func TestAlertRules(t *testing.T) {
 	used := map[string]bool{}
 	for _, group := range alertRules(t) {
 		for _, rule := range group.Rules {
-			if rule.Annotations["summary"] == "" || rule.Labels["severity"] == "" || strings.Count(rule.Expr, "(") != strings.Count(rule.Expr, ")") {
-				t.Errorf("%s lacks a summary or a severity, or its parentheses do not match", rule.Alert)
+			if rule.Annotations["summary"] == "" || rule.For == "" || !slices.Contains([]string{"critical", "warning"}, rule.Labels["severity"]) {
+				t.Errorf("%s lacks a summary, a time (for: 0m) or a severity (critical or warning)", rule.Alert)
 			}
+			checkReasons(t, rule.Alert, rule.Expr)
 			for _, metric := range name.FindAllString(rule.Expr, -1) {
 				for _, part := range []string{"_bucket", "_count", "_sum"} { // of a histogram
 					metric = strings.TrimSuffix(metric, part)
@@ -147,17 +157,75 @@ func TestAlertRules(t *testing.T) {
 					t.Errorf("%s names the metric %s, which does not exist", rule.Alert, metric)
 				}
 			}
-			if file, section, ok := strings.Cut(rule.Annotations["runbook"], "#"); ok {
-				if !hasSection(t, file, section) {
-					t.Errorf("%s names the runbook %s, which does not exist", rule.Alert, rule.Annotations["runbook"])
-				}
+			if file, section, ok := strings.Cut(rule.Annotations["runbook"], "#"); !ok || !hasSection(t, file, section) {
+				t.Errorf("%s names the runbook %q, which does not exist", rule.Alert, rule.Annotations["runbook"])
 			}
 		}
 	}
-	for _, metric := range []string{"mayfly_ca_certificate_seconds_to_expiry", "mayfly_tls_certificate_seconds_to_expiry", "mayfly_ct_log_seconds_to_retirement", "mayfly_signer_breaker_state"} {
-		if !used[metric] {
-			t.Errorf("no rule watches %s", metric)
+	for metric := range known {
+		if used[metric] == slices.Contains(withoutAlert, metric) {
+			t.Errorf("%s has a rule: %t; withoutAlert should list it if it has none, and only then", metric, used[metric])
 		}
+	}
+}
+
+// checkReasons requires that an expression names only reasons of refusals, and that
+// MayflyRequestsFail counts every one that is a failure of this server or of what it depends on.
+func checkReasons(t *testing.T, alert, expr string) {
+	t.Helper()
+	for _, m := range regexp.MustCompile(`reason=~?"([^"]*)"`).FindAllStringSubmatch(expr, -1) {
+		for _, alternative := range strings.Split(m[1], "|") {
+			if !slices.ContainsFunc(refusal.Table(), func(e refusal.Entry) bool { return matches(alternative, e.Reason) }) {
+				t.Errorf("%s names the reason %s, which does not exist", alert, alternative)
+			}
+		}
+		for _, e := range refusal.Table() {
+			// Outsiders can cause ISSUER_UNREACHABLE, and the states of issuers have rules.
+			failure := e.Reason != refusal.IssuerUnreachable && (e.Kind == refusal.Unavailable || e.Kind == refusal.Internal)
+			refused := e.Kind == refusal.Unauthenticated || e.Kind == refusal.Denied
+			if alert == "MayflyRequestsFail" && matches(m[1], e.Reason) != failure || alert == "MayflyRefusalsBurst" && matches(m[1], e.Reason) != refused {
+				t.Errorf("%s counts %s: %t", alert, e.Reason, matches(m[1], e.Reason))
+			}
+		}
+	}
+}
+
+// matches reports whether a matcher of Prometheus selects reason.
+func matches(matcher string, reason refusal.Reason) bool {
+	return regexp.MustCompile("^(?:" + matcher + ")$").MatchString(string(reason))
+}
+
+// deploy/prometheus/alerts_test.yaml, which promtool runs (make test-alerts), has for every alert a
+// case in which it fires and one in which it does not.
+func TestAlertsHaveCases(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Tests []struct {
+			Cases []struct {
+				Alert  string `yaml:"alertname"`
+				Alerts []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	if err := yaml.Unmarshal(must(os.ReadFile("../deploy/prometheus/alerts_test.yaml"))(t), &file); err != nil {
+		t.Fatal(err)
+	}
+	fires, silent := map[string]bool{}, map[string]bool{}
+	for _, test := range file.Tests {
+		for _, c := range test.Cases {
+			fires[c.Alert], silent[c.Alert] = fires[c.Alert] || len(c.Alerts) > 0, silent[c.Alert] || len(c.Alerts) == 0
+		}
+	}
+	for _, group := range alertRules(t) {
+		for _, rule := range group.Rules {
+			if !fires[rule.Alert] || !silent[rule.Alert] {
+				t.Errorf("%s: a case in which it fires: %t, and one in which it does not: %t", rule.Alert, fires[rule.Alert], silent[rule.Alert])
+			}
+			delete(fires, rule.Alert)
+		}
+	}
+	for alert := range fires {
+		t.Errorf("there is no alert %s", alert)
 	}
 }
 
