@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -114,6 +115,9 @@ func (o *OIDC) check(d *decoder, path []string) {
 	}
 }
 
+// ofReplica reports whether url is where a mayfly serves an embedded log: …/ctlog/NAME.
+func ofReplica(url string) bool { return path.Base(path.Dir(strings.TrimRight(url, "/"))) == "ctlog" }
+
 func (c *CT) check(d *decoder, path []string) {
 	switch {
 	case c.Disabled && len(c.Logs) > 0:
@@ -122,6 +126,8 @@ func (c *CT) check(d *decoder, path []string) {
 		d.caution(join(path, "disabled"), "Certificate Transparency is disabled: certificates are issued that are in no log and that most verifiers refuse")
 	case len(c.Logs) == 0:
 		d.wrong(join(path, "logs"), "no Certificate Transparency log: list one under ct.logs, or write ct: {disabled: true} to issue certificates that are in no log")
+	case len(c.Logs) == 1 && ofReplica(c.Logs[0].URL):
+		d.caution(join(path, "logs", "0", "url"), "the only log is one that another mayfly keeps: while that server is down, every request here is refused with CT_UNAVAILABLE; add an embedded log of this server's own, or another remote one (docs/ha.md)")
 	}
 	first := map[string]int{} // by a key and its value
 	for i, log := range c.Logs {

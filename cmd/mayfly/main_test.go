@@ -30,6 +30,12 @@ func TestCommands(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Values["replicas"] = &replicas{}
+			examples, err := filepath.Abs("../../deploy/examples")
+			env.Setenv("EXAMPLES", examples)
+			return err
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"world":      world,
 			"waitready":  waitReady,
@@ -41,6 +47,8 @@ func TestCommands(t *testing.T) {
 			"embed":      embed,
 			"hold":       hold,
 			"waitclosed": waitClosed,
+			"recipe":     recipe,
+			"clients":    clients,
 			"exits":      exits,
 		},
 	})
