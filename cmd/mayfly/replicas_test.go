@@ -95,8 +95,9 @@ func (r *replicas) RoundTrip(request *http.Request) (*http.Response, error) {
 		return send(name[:1])
 	}
 	err = errors.New("no replica is ready")
+	turn := r.turn.Add(1)
 	for i := range int64(2) {
-		replica := string("ab"[(r.turn.Add(1)+i)%2])
+		replica := string("ab"[(turn+i)%2])
 		if status, _ := get("http://" + r.addresses[replica] + "/readyz"); status != http.StatusOK {
 			continue
 		}
