@@ -84,9 +84,10 @@ func caBundleCommand() *cobra.Command {
 	var at time.Time
 	c := &cobra.Command{
 		Use:   "bundle",
-		Short: "Print the trust bundle of the set, as PEM",
+		Short: "Print the trust bundle of the set",
 		Long: `Print the trust bundle that a server with this set serves: the active chain first, then
-those that are published, then those that have retired and have not ended.`,
+those that are published, then those that have retired and have not ended. It is PEM, or
+with -o json what a server returns at /api/v2/trustBundle.`,
 		Example: "  mayfly ca bundle --set ca > bundle.pem",
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, now, err := flags.read(at)
@@ -94,14 +95,20 @@ those that are published, then those that have retired and have not ended.`,
 				return err
 			}
 			var blocks []string
+			var chains []map[string][]string // as servers have it at /api/v2/trustBundle
 			for _, chain := range loaded.Set.TrustBundle(now) {
 				blocks = append(blocks, chain.PEM...)
+				chains = append(chains, map[string][]string{"certificates": chain.PEM})
+			}
+			if flags.out.json() {
+				return printJSON(c.OutOrStdout(), map[string]any{"chains": chains})
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(), strings.Join(blocks, "\n\n"))
 			return err
 		},
 	}
 	flags.readFlags(c)
+	addOutput(c, &flags.out)
 	addTime(c, &at, "at", "as it will be at this time (default: now)")
 	return c
 }

@@ -42,7 +42,7 @@ func (a adoption) check(c *cobra.Command) error {
 }
 
 // run loads the CA as a server does, and creates a CA set of it in dir.
-func (a adoption) run(c *cobra.Command, dir string, external *ceremony.ExternalKey) (err error) {
+func (a adoption) run(c *cobra.Command, to io.Writer, dir string, external *ceremony.ExternalKey) (err error) {
 	now := time.Now()
 	entry := config.CASetAuthority{ID: nextID(&config.CASet{}, now), Chain: a.chain, Signer: a.signer.named}
 	if external == nil {
@@ -68,7 +68,7 @@ func (a adoption) run(c *cobra.Command, dir string, external *ceremony.ExternalK
 	if err != nil {
 		return err
 	}
-	return a.print(c.OutOrStdout(), result)
+	return a.print(to, result)
 }
 
 func (a adoption) print(out io.Writer, r *ceremony.Result) error {

@@ -17,14 +17,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
-// checkedSet is the result of mayfly ca check. Its JSON keys are stable.
-type checkedSet struct {
-	Set        string `json:"set"`
-	Generation uint64 `json:"generation"`
-	Signs      string `json:"signs"` // the active authority
-	Logs       int    `json:"logs"`  // how many accept its roots
-}
-
 func caCheckCommand() *cobra.Command {
 	var flags setFlags
 	c := &cobra.Command{
@@ -52,21 +44,21 @@ would not load the set, or a log would refuse its certificates.`,
 			if err != nil {
 				return fmt.Errorf("%s: %w", loaded.Name, err)
 			}
-			checked := checkedSet{loaded.Name, loaded.Set.Generation(), authority.ID(), 0}
 			if !flags.out.json() {
-				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", checked.Set, checked.Generation, checked.Signs)
+				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
 			}
+			logs := 0 // that accept its roots
 			if flags.config != "" {
+				logs = len(cfg.CT.Logs)
 				if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
 					return err
 				}
-				checked.Logs = len(cfg.CT.Logs)
 			}
-			if flags.out.json() {
-				return printJSON(c.OutOrStdout(), checked)
-			}
-			if flags.config != "" {
-				printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", checked.Logs)
+			switch {
+			case flags.out.json():
+				return printJSON(c.OutOrStdout(), map[string]any{"set": loaded.Name, "generation": loaded.Set.Generation(), "signs": authority.ID(), "logs": logs})
+			case flags.config != "":
+				printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", logs)
 			}
 			return nil
 		},

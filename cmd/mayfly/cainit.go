@@ -17,10 +17,17 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
+// initFlags are the flags of mayfly ca init.
+type initFlags struct {
+	config    ceremony.InitConfig
+	key, root signerFlag
+	existing  adoption
+	out       output
+}
+
 func caInitCommand() *cobra.Command {
-	var config ceremony.InitConfig
-	var key, root signerFlag
-	existing := adoption{signer: &key}
+	var flags initFlags
+	flags.existing.signer = &flags.key
 	c := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Create a root and an intermediate with encrypted keys, or adopt an existing CA",
@@ -42,42 +49,58 @@ password of the existing key. With --signer in place of --key, the key stays in 
 module or service.`,
 		Example: "  mayfly ca init ./ca\n  mayfly ca init --chain fulcio/chain.pem --key fulcio/key.pem --password-file fulcio/pass ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := existing.check(c); err != nil {
+			if !flags.out.json() {
+				return flags.run(c, args[0], c.OutOrStdout())
+			}
+			if err := flags.run(c, args[0], io.Discard); err != nil {
 				return err
 			}
-			var err, rootErr error
-			config.Signer, config.Password, err = key.parse()
-			config.RootSigner, config.RootPassword, rootErr = root.parse()
-			if err := errors.Join(err, rootErr); err != nil {
-				return err
-			}
-			if existing.chain != "" {
-				return existing.run(c, args[0], config.Signer)
-			}
-			config.Dir, config.Now = args[0], time.Now
-			if err := config.Check(); err != nil {
-				return err
-			}
-			var result *ceremony.Result
-			err = withNewKeys(c, func() (err error) {
-				result, err = ceremony.Init(config)
-				return err
-			}, &root, &key)
+			loaded, now, err := (&setFlags{set: args[0]}).read(time.Time{})
 			if err != nil {
 				return err
 			}
-			return printCA(c.OutOrStdout(), result)
+			return printJSON(c.OutOrStdout(), loaded.StatusAt(now))
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&existing.chain, "chain", "", "adopt the CA with this chain, a PEM file: the issuing CA first, the root last")
-	f.StringVar(&existing.key, "key", "", "PEM file of the adopted CA's private key, which is copied")
-	f.StringVar(&config.Organization, "organization", "", `the O of both certificates (default "mayfly")`)
-	f.StringVar(&config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
-	f.StringVar(&config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
-	key.add(c, "signer", "where the intermediate's key is instead of a file", "password-file", "file with the password for the intermediate's key; with --key, of that key")
-	root.add(c, "root-signer", "where the root's key is instead of a file", "root-password-file", "file with the password for the root's key, which is then written nowhere")
+	f.StringVar(&flags.existing.chain, "chain", "", "adopt the CA with this chain, a PEM file: the issuing CA first, the root last")
+	f.StringVar(&flags.existing.key, "key", "", "PEM file of the adopted CA's private key, which is copied")
+	f.StringVar(&flags.config.Organization, "organization", "", `the O of both certificates (default "mayfly")`)
+	f.StringVar(&flags.config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
+	f.StringVar(&flags.config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
+	flags.key.add(c, "signer", "where the intermediate's key is instead of a file", "password-file", "file with the password for the intermediate's key; with --key, of that key")
+	flags.root.add(c, "root-signer", "where the root's key is instead of a file", "root-password-file", "file with the password for the root's key, which is then written nowhere")
+	addOutput(c, &flags.out)
 	return c
+}
+
+// run creates or adopts a CA in dir, and describes it for a person.
+func (f *initFlags) run(c *cobra.Command, dir string, to io.Writer) error {
+	if err := f.existing.check(c); err != nil {
+		return err
+	}
+	var err, rootErr error
+	f.config.Signer, f.config.Password, err = f.key.parse()
+	f.config.RootSigner, f.config.RootPassword, rootErr = f.root.parse()
+	if err := errors.Join(err, rootErr); err != nil {
+		return err
+	}
+	if f.existing.chain != "" {
+		return f.existing.run(c, to, dir, f.config.Signer)
+	}
+	f.config.Dir, f.config.Now = dir, time.Now
+	if err := f.config.Check(); err != nil {
+		return err
+	}
+	var result *ceremony.Result
+	err = withNewKeys(c, func() (err error) {
+		result, err = ceremony.Init(f.config)
+		return err
+	}, &f.root, &f.key)
+	if err != nil {
+		return err
+	}
+	return printCA(to, result)
 }
 
 // readPassword returns the content of a file without the newline at its end; nil if no file is

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ func caSignIntermediateCommand() *cobra.Command {
 	var config ceremony.SignRequestConfig
 	var root rootFolder
 	var csr, out string
+	var form output
 	c := &cobra.Command{
 		Use:   "sign-intermediate",
 		Short: "Sign the request of an intermediate with the root, offline",
@@ -48,11 +50,16 @@ the root signs it and after. No network is used.`,
 			if err := files.Create(out, chain, 0o644); err != nil {
 				return err
 			}
+			if form.json() {
+				return printJSON(c.OutOrStdout(), map[string]any{"chain": out, "subject": intermediate.Subject.String(),
+					"serial_number": fmt.Sprintf("%040x", intermediate.SerialNumber), "not_before": intermediate.NotBefore.UTC(), "not_after": intermediate.NotAfter.UTC()})
+			}
 			_, err = printable.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject.String(), intermediate.SerialNumber,
 				intermediate.NotBefore.UTC().Format(time.RFC3339), intermediate.NotAfter.UTC().Format(time.RFC3339), out)
 			return err
 		},
 	}
+	addOutput(c, &form)
 	f := c.Flags()
 	f.StringVar(&root.dir, "root", "", "folder of the root: root.pem, and key.pem and pass, or signer.yaml (required)")
 	f.StringVar(&root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")

@@ -90,14 +90,6 @@ func selectLog(cfg *config.Server, configFile, name string) (index int, err erro
 	return index, nil
 }
 
-// createdLog is the result of mayfly ctlog init. Its JSON keys are stable.
-type createdLog struct {
-	Name      string `json:"name"`
-	Origin    string `json:"origin"`
-	LogID     []byte `json:"log_id"`
-	PublicKey string `json:"public_key"`
-}
-
 func ctlogInitCommand() *cobra.Command {
 	var out output
 	c := logCommand(&cobra.Command{
@@ -114,7 +106,7 @@ It prints the public key: verifiers need it before the first use of the log.`,
 			return err
 		}
 		if out.json() {
-			return printJSON(c.OutOrStdout(), createdLog{log.Name, created.Origin, created.LogID[:], string(created.PublicKey)})
+			return printJSON(c.OutOrStdout(), map[string]any{"name": log.Name, "origin": created.Origin, "log_id": created.LogID[:], "public_key": string(created.PublicKey)})
 		}
 		printable.Fprintf(c.ErrOrStderr(), "Created log %s (%s): directory %s, guard %s, key %s, log ID %x.\nIts public key:\n",
 			log.Name, created.Origin, log.Dir, log.Guard, log.Key, created.LogID)
@@ -180,13 +172,6 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 	return w.Flush()
 }
 
-// checkedLog is the result of mayfly ctlog fsck. Its JSON keys are stable.
-type checkedLog struct {
-	Log     string `json:"log"`
-	Entries uint64 `json:"entries"`
-	Error   string `json:"error,omitempty"`
-}
-
 func ctlogFsckCommand() *cobra.Command {
 	var out output
 	c := logCommand(&cobra.Command{
@@ -202,7 +187,7 @@ func ctlogFsckCommand() *cobra.Command {
 			err = coded{err, 1} // missing files are findings too
 		}
 		if out.json() {
-			return errors.Join(printJSON(c.OutOrStdout(), checkedLog{log.Name, size, errorText(err)}), err)
+			return errors.Join(printJSON(c.OutOrStdout(), map[string]any{"log": log.Name, "entries": size, "error": errorText(err)}), err)
 		}
 		if err == nil {
 			_, err = printable.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)

@@ -63,11 +63,8 @@ where the issuer cannot be asked.`,
 				err = errors.Join(printExplanation(&text, x), paint(c.OutOrStdout(), text.String(),
 					colour{`^([a-z ]+  +)(pass)\b`, green}, colour{`^([a-z ]+  +)(FAIL)\b`, red}))
 			}
-			if err == nil && x.Reason != "" {
-				err = fmt.Errorf("no certificate: %s (%s)", x.Message, x.Reason)
-				if x.Reason == string(refusal.IssuerUnreachable) {
-					err = coded{err, 3}
-				}
+			if err == nil {
+				err = judgement(x)
 			}
 			return err
 		},
@@ -81,6 +78,18 @@ where the issuer cannot be asked.`,
 	addOutput(c, &out)
 	require(c, "config")
 	return c
+}
+
+// judgement returns nil where a certificate would be issued.
+func judgement(x *app.Explanation) error {
+	if x.Reason == "" {
+		return nil
+	}
+	err := fmt.Errorf("no certificate: %s (%s)", x.Message, x.Reason)
+	if x.Reason == string(refusal.IssuerUnreachable) {
+		return coded{err, 3}
+	}
+	return err
 }
 
 func printExplanation(out io.Writer, x *app.Explanation) error {

@@ -38,16 +38,28 @@ func completeFrom(c *cobra.Command, flag string, values func(*config.Server) []s
 	})
 }
 
-// output is the form in which a command prints its result; the value of --output.
-type output struct{ form string }
+// output is the form in which a command prints its result, and the value of --output.
+type output struct {
+	form  string
+	forms []string // that the command has
+}
 
-func (o *output) json() bool { return o.form == "json" }
+func (o *output) json() bool     { return o.form == "json" }
+func (o *output) Type() string   { return "form" }
+func (o *output) String() string { return o.form }
+
+func (o *output) Set(text string) error {
+	if !slices.Contains(o.forms, text) {
+		return errors.New("it should be " + strings.Join(o.forms, " or ") + suggest.DidYouMean(text, o.forms))
+	}
+	o.form = text
+	return nil
+}
 
 // addOutput adds --output, -o: text, json, and more. --json is what -o json was called.
 func addOutput(c *cobra.Command, o *output, more ...string) {
-	forms := append([]string{"text", "json"}, more...)
-	o.form = forms[0]
-	c.Flags().VarP(&choice{&o.form, forms}, "output", "o", "the form of what is printed: "+strings.Join(forms, ", "))
+	o.form, o.forms = "text", append([]string{"text", "json"}, more...)
+	c.Flags().VarP(o, "output", "o", "the form of what is printed: "+strings.Join(o.forms, ", "))
 	c.Flags().BoolFunc("json", "as -o json", func(text string) error {
 		asJSON, err := strconv.ParseBool(text)
 		if asJSON {
@@ -56,24 +68,7 @@ func addOutput(c *cobra.Command, o *output, more ...string) {
 		return err
 	})
 	_ = c.Flags().MarkHidden("json")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp))
-}
-
-// choice is the value of a flag: one of known.
-type choice struct {
-	value *string
-	known []string
-}
-
-func (f *choice) Type() string   { return "form" }
-func (f *choice) String() string { return *f.value }
-
-func (f *choice) Set(text string) error {
-	if !slices.Contains(f.known, text) {
-		return errors.New("it should be " + strings.Join(f.known, " or ") + suggest.DidYouMean(text, f.known))
-	}
-	*f.value = text
-	return nil
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(o.forms, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // tokenVariable is also where sigstore's clients look for an ID token.

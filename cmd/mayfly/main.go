@@ -108,7 +108,7 @@ Certificate Transparency log before it existed.
 Text of others, such as names in certificates and answers of servers, is printed with every
 control, direction and invisible character escaped as \uXXXX.`,
 		Example:           "  mayfly dev\n  mayfly serve --config mayfly.yaml\n  source <(mayfly completion bash)",
-		Version:           newBuild().String(),
+		Version:           versionText(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: checkRequired,
@@ -144,7 +144,8 @@ func completeTree(root *cobra.Command) {
 	for _, c := range root.Commands() {
 		switch c.Name() {
 		case "help":
-			c.Use, c.Example, c.Args = "help [COMMAND…]", "  mayfly help ca status", func(c *cobra.Command, args []string) error {
+			c.Use, c.Example = "help [COMMAND…]", "  mayfly help ca status"
+			c.Args = func(_ *cobra.Command, args []string) error {
 				found, rest, err := root.Find(args)
 				if err == nil && len(rest) > 0 {
 					err = checkArguments(found, rest)
@@ -154,10 +155,7 @@ func completeTree(root *cobra.Command) {
 		case "completion":
 			c.Example = "  source <(mayfly completion bash)"
 			for _, shell := range c.Commands() {
-				shell.Example = map[string]string{
-					"bash": c.Example, "zsh": "  source <(mayfly completion zsh)", "fish": "  mayfly completion fish | source",
-					"powershell": "  mayfly completion powershell | Out-String | Invoke-Expression",
-				}[shell.Name()]
+				shell.Example = "  mayfly completion " + shell.Name() + " > mayfly-completion"
 			}
 		}
 	}

@@ -13,20 +13,9 @@ import (
 	"github.com/mayfly-ca/mayfly/app/keyring"
 )
 
-// build is what this binary is, for people and for programs. Its JSON keys are stable.
-type build struct {
-	Version  string   `json:"version"`
-	Go       string   `json:"go"`
-	Platform string   `json:"platform"`
-	Signers  []string `json:"signers"`
-}
-
-func newBuild() build {
-	return build{version(), runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, keyring.Kinds()}
-}
-
-func (b build) String() string {
-	return fmt.Sprintf("mayfly %s %s %s\nsigners: %s\n", b.Version, b.Go, b.Platform, strings.Join(b.Signers, ", "))
+// versionText is what mayfly version prints for people.
+func versionText() string {
+	return fmt.Sprintf("mayfly %s %s %s/%s\nsigners: %s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH, strings.Join(keyring.Kinds(), ", "))
 }
 
 func versionCommand() *cobra.Command {
@@ -37,9 +26,9 @@ func versionCommand() *cobra.Command {
 		Example: "  mayfly version\n  mayfly version -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if out.json() {
-				return printJSON(c.OutOrStdout(), newBuild())
+				return printJSON(c.OutOrStdout(), map[string]any{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "signers": keyring.Kinds()})
 			}
-			_, err := fmt.Fprint(c.OutOrStdout(), newBuild())
+			_, err := fmt.Fprint(c.OutOrStdout(), versionText())
 			return err
 		},
 	}
