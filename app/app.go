@@ -154,7 +154,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 	if err != nil {
 		return app, err
 	}
-	app.watchConfig()
+	app.watchConfig(ctx)
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,

@@ -5,18 +5,16 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 )
 
 // watchConfig notices changes of the configuration file, which is in use only from the next start.
-func (a *App) watchConfig() {
+func (a *App) watchConfig(ctx context.Context) {
 	pending := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_config_restart_pending",
 		Help: "1 while the configuration file differs from the configuration in use: a restart would change it, or fail.",
@@ -24,16 +22,17 @@ func (a *App) watchConfig() {
 	a.registry.MustRegister(pending)
 	differs := false
 	a.watch(watch.Config{
-		Name: "configuration file", Files: func() []string { return []string{a.Config.Name()} },
-		Notice: func(ctx context.Context) {
-			differs = a.compareConfig(ctx, differs)
+		Name: "configuration file", Files: func() []string { return []string{a.Config.Name()} }, Quiet: true,
+		Reload: func() error {
+			differs = a.compareConfig(context.WithoutCancel(ctx), differs)
 			pending.Set(boolean(differs))
+			return nil
 		},
 	})
 }
 
 // compareConfig logs how the configuration file differs from the configuration in use, and whether a start
-// with it would fail. It reports whether they differ, and differed says whether they did before.
+// with it would fail. It reports whether they differ, and differed states whether they did before.
 func (a *App) compareConfig(ctx context.Context, differed bool) bool {
 	attrs := []slog.Attr{slog.String("file", a.Config.Name())}
 	next, _, err := config.LoadServer(a.Config.Name(), a.options.Environ)
@@ -45,7 +44,7 @@ func (a *App) compareConfig(ctx context.Context, differed bool) bool {
 			}
 			return false
 		}
-		attrs = append(attrs, slog.Any("changed", few(changed)))
+		attrs = append(attrs, slog.Any("changed", changed))
 		report := &CheckReport{}
 		_, _, err = report.build(ctx, CheckOptions{File: a.Config.Name(), Environ: a.options.Environ})
 		err = errors.Join(append(report.Mistakes, err)...)
@@ -54,20 +53,7 @@ func (a *App) compareConfig(ctx context.Context, differed bool) bool {
 		a.logger.LogAttrs(ctx, slog.LevelWarn, "the configuration file has changed: the changes take effect at a restart", attrs...)
 		return true
 	}
-	var mistakes []string
-	for _, mistake := range keypath.Split(err) {
-		mistakes = append(mistakes, mistake.Error())
-	}
-	a.logger.LogAttrs(ctx, slog.LevelError, "the configuration file has changed, and a start with it would fail: the old one stays in use until then",
-		append(attrs, slog.Any("mistakes", few(mistakes)))...)
+	a.logger.LogAttrs(ctx, slog.LevelError, "the configuration file has changed, and a start with it would fail: the old one stays in use until then", attrs...)
+	logError(a.logger, slog.LevelError, err)
 	return true
-}
-
-// few returns as many items as a line of the log has room for.
-func few(items []string) []string {
-	const most = 20
-	if more := len(items) - most; more > 0 {
-		return append(items[:most:most], fmt.Sprintf("and %d more", more))
-	}
-	return items
 }

@@ -23,7 +23,7 @@ func TestConfigurationFileChanges(t *testing.T) {
 	const again, fails = "is the one in use again", "a start with it would fail"
 	for _, change := range []struct {
 		step step
-		want []string // in the line
+		want []string // in the lines
 	}{
 		{setting("limits: {in_flight: 64}"), []string{"take effect at a restart", "limits.in_flight: 512 → 64"}},
 		{edited("mayfly.yaml", "issuers: issuers.yaml", "issuers: other.yaml"), []string{fails, "issuers.yaml → ", "other.yaml: no such file"}},
@@ -35,12 +35,12 @@ func TestConfigurationFileChanges(t *testing.T) {
 		change.step(t, r.World)
 		pending(1, change.want[0])
 		await(t, change.want[1], func() bool {
-			for line := range strings.Lines(r.log.String()[before:]) {
-				if strings.Contains(line, change.want[0]) && strings.Contains(line, change.want[len(change.want)-1]) && strings.Contains(line, change.want[1]) {
-					return true
+			for _, want := range change.want {
+				if !strings.Contains(r.log.String()[before:], want) {
+					return false
 				}
 			}
-			return false
+			return true
 		})
 		if report := fetch(t, r.ops+"/readyz?verbose"); !strings.Contains(report, `"status":"SERVING"`) || strings.Contains(report, "error") {
 			t.Errorf("%s: %s", change.want[1], report)

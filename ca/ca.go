@@ -9,6 +9,7 @@
 package ca
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -138,10 +139,7 @@ func (ca *CA) TrustBundle() []*Chain { return ca.config.TrustBundle(ca.config.No
 // a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	// 1. Verify the token. No key signs and no log is contacted for a caller without one.
-	caller := req.Caller
-	if caller == nil {
-		caller = &Caller{}
-	}
+	caller := cmp.Or(req.Caller, &Caller{})
 	token, err := ca.config.Verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
 		return nil, err

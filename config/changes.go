@@ -5,70 +5,60 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Changes returns the keys in which next differs from s, with both values, as in
+// Changes returns the keys with another value in next than in s, each with both, as in
 // "log.level: info → debug". It conceals secrets.
-func (s *Server) Changes(next *Server) []string {
-	return changes(nil, reflect.ValueOf(*s), reflect.ValueOf(*next))
+func (s *Server) Changes(next *Server) (list []string) {
+	old, now := map[string]any{}, map[string]any{}
+	flatten(nil, reflect.ValueOf(*s), old)
+	flatten(nil, reflect.ValueOf(*next), now)
+	both := maps.Clone(old)
+	maps.Copy(both, now)
+	for _, key := range slices.Sorted(maps.Keys(both)) {
+		if !reflect.DeepEqual(old[key], now[key]) {
+			list = append(list, fmt.Sprintf("%s: %s → %s", key, shown(old[key]), shown(now[key])))
+		}
+	}
+	return list
 }
 
-// changes compares two values of one type at path, down to the keys that hold one value or a list of them.
-func changes(path []string, old, next reflect.Value) (list []string) {
-	t := old.Type()
+// flatten adds the value of each key at path and below. A key with an empty text or list is absent.
+func flatten(path []string, v reflect.Value, into map[string]any) {
+	t := v.Type()
 	switch {
-	case reflect.DeepEqual(old.Interface(), next.Interface()):
-		return nil
+	case v.IsZero() && t.Kind() != reflect.Bool && t.Kind() != reflect.Int && t.Kind() != reflect.Int64:
 	case t.Kind() == reflect.Pointer:
-		return changes(path, pointedTo(old), pointedTo(next))
+		flatten(path, v.Elem(), into)
 	case t.Kind() == reflect.Struct && formOf(t) == "":
 		for _, f := range fields(t, false) {
-			list = append(list, changes(join(path, f.yaml), old.FieldByIndex(f.index), next.FieldByIndex(f.index))...)
+			flatten(join(path, f.yaml), v.FieldByIndex(f.index), into)
 		}
-		return list
 	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct && formOf(t.Elem()) == "":
-		for i := range max(old.Len(), next.Len()) {
-			list = append(list, changes(join(path, strconv.Itoa(i)), entryOf(old, i), entryOf(next, i))...)
+		for i := range v.Len() {
+			flatten(join(path, strconv.Itoa(i)), v.Index(i), into)
 		}
-		return list
 	default:
-		return []string{fmt.Sprintf("%s: %s → %s", strings.Join(path, "."), shown(old), shown(next))}
+		into[strings.Join(path, ".")] = v.Interface()
 	}
-}
-
-// pointedTo returns the value of a pointer; the zero value for nil.
-func pointedTo(v reflect.Value) reflect.Value {
-	if v.IsNil() {
-		return reflect.Zero(v.Type().Elem())
-	}
-	return v.Elem()
-}
-
-// entryOf returns an entry of a list; the zero value behind its end.
-func entryOf(list reflect.Value, i int) reflect.Value {
-	if i < list.Len() {
-		return list.Index(i)
-	}
-	return reflect.Zero(list.Type().Elem())
 }
 
 // shown returns a value as a line of the log shows it.
-func shown(v reflect.Value) string {
-	text := fmt.Sprint(v.Interface())
-	switch value := v.Interface().(type) {
-	case bool, int, time.Duration:
-		return text
-	case time.Time:
-		text = value.Format(time.RFC3339)
-	case []json.RawMessage:
-		text = fmt.Sprintf("%s", value)
-	}
-	if v.IsZero() {
+func shown(value any) string {
+	switch value := value.(type) {
+	case nil:
 		return "none"
+	case time.Time:
+		return value.Format(time.RFC3339)
+	case []json.RawMessage:
+		return shorten(fmt.Sprintf("%s", value))
+	default:
+		return shorten(fmt.Sprint(value))
 	}
-	return shorten(text)
 }

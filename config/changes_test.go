@@ -3,6 +3,8 @@
 package config
 
 import (
+	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -36,22 +38,58 @@ log: {level: error}
 limits: {idle: 20m}
 `)
 	want := []string{
-		"listen.ops: 127.0.0.1:2112 → 127.0.0.1:1",
-		"trusted_proxies: none → [10.0.0.0/8]",
-		"oidc.proxy: none → (secret)",
 		"ca.file.chain: c → none", "ca.file.key: k → none", "ca.set: none → s",
-		"keys.algorithms: [rsa-2048] → [rsa-2048 ed25519]",
 		"ct.disabled: true → false",
-		"ct.logs.0.url: none → https://log.example", "ct.logs.0.public_key: none → p", "ct.logs.0.activate_at: none → 2026-11-01T00:00:00Z",
-		"ct.logs.1.embedded.name: none → n", "ct.logs.1.embedded.dir: none → d", "ct.logs.1.embedded.guard: none → g", "ct.logs.1.embedded.key: none → k",
-		"ct.logs.1.embedded.origin: none → o", "ct.logs.1.embedded.batch_age: 0s → 10ms", "ct.logs.1.embedded.checkpoint_interval: 0s → 1s",
-		`trust.tlogs: none → [{"baseUrl":"https://` + strings.Repeat("x", 100-len(`[{"baseUrl":"https://`)) + "…",
+		"ct.logs.0.activate_at: none → 2026-11-01T00:00:00Z", "ct.logs.0.public_key: none → p", "ct.logs.0.url: none → https://log.example",
+		"ct.logs.1.embedded.batch_age: none → 10ms", "ct.logs.1.embedded.checkpoint_interval: none → 1s", "ct.logs.1.embedded.dir: none → d",
+		"ct.logs.1.embedded.guard: none → g", "ct.logs.1.embedded.key: none → k", "ct.logs.1.embedded.name: none → n", "ct.logs.1.embedded.origin: none → o",
+		"keys.algorithms: [rsa-2048] → [rsa-2048 ed25519]",
 		"limits.idle: 10m50s → 20m0s",
+		"listen.ops: 127.0.0.1:2112 → 127.0.0.1:1",
+		"oidc.proxy: none → (secret)",
+		`trust.tlogs: none → [{"baseUrl":"https://` + strings.Repeat("x", 100-len(`[{"baseUrl":"https://`)) + "…",
+		"trusted_proxies: none → [10.0.0.0/8]",
 	}
 	if diff := cmp.Diff(want, old.Changes(next)); diff != "" {
 		t.Errorf("changes (-want +got):\n%s", diff)
 	}
 	if same := old.Changes(read("log: {level: info}\nct: {disabled: true}\nkeys: {algorithms: [rsa-2048]}\nca: {file: {key: k, chain: c}}\n")); same != nil {
 		t.Errorf("no key has another value in effect, and the changes are %v", same)
+	}
+}
+
+// docs/operations.md states of each file that the server configuration names whether it is read again.
+func TestReloadsAreDocumented(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(content), "\n## What reloads\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	found := 0
+	var walk func(of reflect.Type, prefix string)
+	walk = func(of reflect.Type, prefix string) {
+		for _, f := range fields(of, false) {
+			kind, key := of.FieldByIndex(f.index).Type, prefix+f.yaml
+			for kind.Kind() == reflect.Pointer || kind.Kind() == reflect.Slice {
+				if kind.Kind() == reflect.Slice {
+					key += "[]"
+				}
+				kind = kind.Elem()
+			}
+			if kind.Kind() == reflect.Struct {
+				walk(kind, key+".")
+			}
+			if f.tag.Get("kind") == "path" {
+				if found++; strings.Count(section, "`"+key+"`") != 1 {
+					t.Errorf("the section has %s %d times, want once", key, strings.Count(section, "`"+key+"`"))
+				}
+			}
+		}
+	}
+	walk(reflect.TypeFor[Server](), "")
+	if found < 10 {
+		t.Errorf("found %d files only", found)
 	}
 }

@@ -92,14 +92,14 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	leave := time.AfterFunc(s.cfg.Grace/2, func() { close(s.health.leaving) })
 	defer leave.Stop()
 	if err == nil && s.cfg.Grace > 0 {
-		s.cfg.Logger.InfoContext(ctx, "not ready any more, and still serving", "grace", s.cfg.Grace)
+		s.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "not ready any more, and still serving", slog.Duration("grace", s.cfg.Grace))
 		select {
 		case <-time.After(s.cfg.Grace):
 		case <-s.cfg.Hurry:
 		case err = <-failed:
 		}
 	}
-	s.cfg.Logger.InfoContext(ctx, "draining", "limit", s.cfg.DrainTimeout)
+	s.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration("limit", s.cfg.DrainTimeout))
 	close(s.health.draining)
 	drained, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

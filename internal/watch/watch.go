@@ -40,16 +40,16 @@ type Config struct {
 	Files func() []string
 	// Reload loads the new content. While it returns an error or panics, the loaded content stays.
 	Reload func() error
-	// Notice, if set, is called instead of Reload, also for the content at the start: nothing is loaded,
-	// retried, logged or counted.
-	Notice func(context.Context)
 	Logger *slog.Logger
 	// Interval is how often to read the files; 0 for the constant of that name.
 	Interval time.Duration
 	// Metric is the prefix of the counter `…_reloads_total`, and FailedMetric the name of the gauge
-	// that is 1 while the content on disk is not the one in use.
+	// that is 1 while the content on disk is not the one in use; both "" for none.
 	Metric, FailedMetric string
-	Registry             prometheus.Registerer
+	// Quiet is for content that Reload only compares: Reload gets the content at the start too, and a
+	// success is not logged.
+	Quiet    bool
+	Registry prometheus.Registerer
 }
 
 // Watcher watches one group of files. Its Run may be called once.
@@ -72,9 +72,6 @@ func New(config Config) *Watcher {
 		config.Interval = Interval
 	}
 	w := &Watcher{config: config}
-	if config.Notice != nil {
-		return w
-	}
 	w.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: config.Metric + "_reloads_total",
 		Help: "Reloads of the " + config.Name + " after a change, by result. After an error the last good one stays in use.",
@@ -83,12 +80,16 @@ func New(config Config) *Watcher {
 		Name: config.FailedMetric,
 		Help: "1 while the " + config.Name + " on disk has changed and could not be loaded completely.",
 	})
-	config.Registry.MustRegister(w.reloads, w.failed)
+	if config.Metric != "" {
+		config.Registry.MustRegister(w.reloads, w.failed)
+	}
 	for _, result := range []string{"ok", "error"} {
 		w.reloads.WithLabelValues(result)
 	}
-	w.loaded = digest(config.Files())
-	w.latest = w.loaded
+	if !config.Quiet {
+		w.loaded = digest(config.Files())
+		w.latest = w.loaded
+	}
 	return w
 }
 
@@ -121,10 +122,6 @@ func (w *Watcher) poll(ctx context.Context) {
 		w.failures = 0
 	}
 	w.loaded, w.retryAt = now, time.Time{}
-	if w.config.Notice != nil {
-		w.notice(ctx)
-		return
-	}
 	what := []slog.Attr{slog.String("what", w.config.Name), slog.Any("files", names)}
 	if err := w.Reload(); err != nil {
 		w.retryAt = time.Now().Add(min(firstRetry<<min(w.failures, 10), retryInterval))
@@ -132,17 +129,9 @@ func (w *Watcher) poll(ctx context.Context) {
 		w.config.Logger.LogAttrs(ctx, slog.LevelError, "reloading: the last good one stays in use", append(what, slog.String("error", err.Error()))...)
 		return
 	}
-	w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", what...)
-}
-
-// notice calls Config.Notice.
-func (w *Watcher) notice(ctx context.Context) {
-	defer func() {
-		if p := recover(); p != nil { // as in Reload
-			w.config.Logger.LogAttrs(ctx, slog.LevelError, "panic while reading the "+w.config.Name, slog.Any("panic", p))
-		}
-	}()
-	w.config.Notice(ctx)
+	if !w.config.Quiet {
+		w.config.Logger.LogAttrs(ctx, slog.LevelInfo, "reloaded", what...)
+	}
 }
 
 // Reload calls Config.Reload and records the result.

@@ -3,11 +3,13 @@
 package watch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,23 +168,29 @@ func TestWaitsUntilTheContentRests(t *testing.T) {
 	g.polled(2, last, last, last)
 }
 
-// Notice is called for the content at the start and for each change, once, whatever it does.
-func TestNotice(t *testing.T) {
+// A quiet watcher loads the content at the start too, once, and logs only what is wrong.
+func TestQuiet(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "mayfly.yaml")
+	var log bytes.Buffer
 	g := &group{t: t}
-	g.Watcher = New(Config{Files: func() []string { return []string{name} }, Logger: slog.New(slog.DiscardHandler), Notice: func(context.Context) {
+	g.Watcher = New(Config{Files: func() []string { return []string{name} }, Logger: slog.New(slog.NewTextHandler(&log, nil)), Quiet: true, Reload: func() error {
 		content, _ := os.ReadFile(name)
 		if g.seen = append(g.seen, string(content)); string(content) == "bad" {
 			panic("bad")
 		}
+		return nil
 	}})
 	write(t, name, "one")
 	g.polled(3, "one")
-	write(t, name, "bad")
-	g.polled(3, "one", "bad")
 	must(t, os.Remove(name))
-	g.polled(3, "one", "bad", "")
-	write(t, name, "one")
-	g.polled(3, "one", "bad", "", "one")
+	g.polled(3, "one", "")
+	if log.Len() > 0 {
+		t.Errorf("log: %s", &log)
+	}
+	write(t, name, "bad")
+	g.polled(3, "one", "", "bad")
+	if !strings.Contains(log.String(), "panic while loading") {
+		t.Errorf("log: %s", &log)
+	}
 }
