@@ -34,21 +34,15 @@ import (
 // DefaultListen is the address on which a world listens by default.
 const DefaultListen = "127.0.0.1:5555"
 
-// resolveTimeout limits the look-up of the name that a world is exposed by.
-const resolveTimeout = 5 * time.Second
-
 // The paths of the world's services, below its URL.
 const (
 	homePath      = "/dev/" // the landing page
 	providerPath  = "/dev/oidc"
 	issuersPath   = "/dev/issuers/" // with the name of a kind behind it
 	tokenPath     = "/dev/token"
-	tsaPath       = "/dev/tsa"
-	timestampPath = tsaPath + "/api/v1/timestamp"
+	timestampPath = "/dev/tsa/api/v1/timestamp"
 	rekorPath     = "/dev/rekor"
 	tufPath       = "/dev/tuf"
-	ctPath        = "/ctlog/" + ctName
-	readyPath     = "/readyz?verbose"
 )
 
 // Config is a world.
@@ -181,7 +175,10 @@ func (w *World) claim() error {
 // host returns the host in the world's URLs: Expose, or that of Listen, which must be loopback.
 func (c *Config) host(ctx context.Context) (string, error) {
 	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil || c.Expose == "" && !httputil.IsLoopback(host) {
+	if err != nil {
+		return "", fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
+	}
+	if c.Expose == "" && !httputil.IsLoopback(host) {
 		return "", fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
 	}
 	if c.Expose == "" {
@@ -189,10 +186,10 @@ func (c *Config) host(ctx context.Context) (string, error) {
 	}
 	host = strings.ToLower(c.Expose)
 	ip, notIP := netip.ParseAddr(host)
-	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && (host[0] == '.' || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "") {
+	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && (strings.ContainsAny(host[:1], ".-") || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "") {
 		return "", fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, without a scheme, port or path, such as mayfly.internal", c.Expose)
 	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := net.DefaultResolver.LookupHost(ctx, host); err != nil {
 		return "", fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
@@ -274,12 +271,12 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 // awaitReady polls the world until it is ready, or ctx ends. A world without an authority is never
 // ready, and answers.
 func (w *World) awaitReady(ctx context.Context) bool {
-	path := readyPath
+	path := "/readyz"
 	if w.fails(failAuthority) {
 		path = "/livez"
 	}
 	for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-		if w.state(ctx, &service{Path: path}) == stateAnswers {
+		if w.State(w.url+path) == stateAnswers {
 			return true
 		}
 	}

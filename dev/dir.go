@@ -15,7 +15,6 @@ import (
 	"syscall"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
-	"github.com/mayfly-ca/mayfly/internal/httputil"
 )
 
 // markerFile marks a directory as a development world's.
@@ -71,11 +70,8 @@ func claimDir(dir, host string) error {
 		return writeMarker(dir, marker{Host: host})
 	}
 	if err == nil && m.Host != host {
-		again := "listen there (--listen " + net.JoinHostPort(m.Host, "5555") + ")"
-		if !httputil.IsLoopback(m.Host) {
-			again = "expose that one (--expose " + m.Host + ")"
-		}
-		err = fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: %s, or name another directory with --dir", dir, m.Host, again)
+		err = fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s, or --expose %s where it is the name for other machines), or name another directory with --dir",
+			dir, m.Host, net.JoinHostPort(m.Host, "5555"), m.Host)
 	}
 	return err
 }

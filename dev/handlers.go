@@ -35,10 +35,10 @@ func (w *World) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+homePath+"{$}", w.servePage)
 	for path, text := range map[string]string{
-		rekorPath: "A Rekor v2 log. Below this path, it answers POST api/v2/log/entries, GET api/v2/checkpoint and GET api/v2/tile/…\n",
-		tsaPath:   "A timestamp authority. It answers POST " + timestampPath + " (RFC 3161).\n",
+		rekorPath + "/{$}": "A Rekor v2 log. Below this path, it answers POST api/v2/log/entries, GET api/v2/checkpoint and GET api/v2/tile/…\n",
+		timestampPath:      "A timestamp authority. It answers POST (RFC 3161).\n",
 	} {
-		mux.HandleFunc("GET "+path+"/{$}", func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
+		mux.HandleFunc("GET "+path, func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
 	}
 	for _, kind := range w.kinds {
 		mux.Handle("GET "+kind.Path+"/{$}", http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther))
@@ -48,11 +48,7 @@ func (w *World) handler() http.Handler {
 	mux.Handle("POST "+timestampPath, w.tsa)
 	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
-	exposed := ""
-	if w.config.Expose != "" {
-		exposed = w.host
-	}
-	guarded := guard(exposed, w.unavailable(mux))
+	guarded := guard(w.config.Expose, w.unavailable(mux))
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
 		r.URL.Path = "/dev" + r.URL.Path

@@ -4,29 +4,42 @@ package dev
 
 import (
 	"bytes"
+	"crypto/x509"
+	"errors"
 	"io"
+	"math/big"
 	"net/http"
 	"strings"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/ctlog/reader"
+	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/oidc"
 )
 
 // Names and errors are of others: in the page they are text, and nothing else.
 func TestPageEscapes(t *testing.T) {
 	t.Parallel()
-	const hostile = `"><script>alert(1)</script><img src=x onerror=alert(2)>`
+	w, _ := run(t, Config{})
+	const hostile = "\"><script>alert(1)</script><img src=x onerror=alert(2)>\u202e"
 	var page bytes.Buffer
 	err := pageTemplate.Execute(&page, pageData{
-		Nonce: "n", URL: hostile, Warning: hostile,
-		Services:     []*service{{Name: hostile, URL: hostile, Path: "javascript:alert(1)", State: hostile}},
-		Issuers:      []issuer{{oidc.IssuerStatus{Entry: hostile, IssuerURL: "javascript:alert(1)", LastError: hostile}, hostile}, {oidc.IssuerStatus{Entry: hostile}, ""}},
-		Steps:        []step{{Text: hostile, Lines: [][]string{{hostile}}}},
-		Certificates: []certificate{{hostile, hostile, hostile, hostile}},
+		World: w, Nonce: "n", Problem: errors.New(hostile),
+		Logs:    []trustroot.CTLog{{URL: "javascript:alert(1)"}},
+		Issuers: []oidc.IssuerStatus{{Entry: hostile, IssuerURL: "javascript:alert(1)", LastError: hostile}, {Entry: hostile}},
+		Kinds:   Kinds{{About: hostile}},
 	})
+	found := &reader.Found{SAN: certs.SAN{Value: hostile}, Issuer: hostile, Certificate: &x509.Certificate{SerialNumber: big.NewInt(0x0abc)}}
+	if err == nil {
+		err = pageTemplate.Execute(&page, pageData{World: w, Nonce: "n", Certificates: []*reader.Found{found}})
+	}
 	text := page.String()
-	if err != nil || strings.Count(text, "<script") != 1 || strings.Contains(text, "<img") || strings.Contains(text, `href="javascript:`) {
+	if err != nil || strings.Count(text, "<script") != 2 || strings.Contains(text, "<img") || strings.Contains(text, `href="javascript:`) {
 		t.Errorf("%v: %s", err, text)
+	}
+	if !strings.Contains(text, `onerror=alert(2)&gt;\u202e`) || !strings.Contains(text, ">0abc<") || !strings.Contains(text, ">elsewhere<") {
+		t.Errorf("the page lacks an escaped name, a serial number, or the state of a log elsewhere: %s", text)
 	}
 }
 
@@ -47,7 +60,7 @@ func TestPageWithoutCertificates(t *testing.T) {
 	if list, err := broken.recent(t.Context()); err == nil || len(list) > 0 {
 		t.Errorf("a log that is absent has %v, %v", list, err)
 	}
-	if state := w.state(t.Context(), &service{Path: "/dev/nothing"}); state != "HTTP 404 Not Found" {
+	if state := w.State(w.URL() + "/dev/nothing"); state != "HTTP 404 Not Found" {
 		t.Errorf("a service that is absent: %s", state)
 	}
 }
