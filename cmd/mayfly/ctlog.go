@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -200,10 +202,12 @@ func ctlogFsckCommand() *cobra.Command {
 
 // ctlogSearch is the flags of `mayfly ctlog search`.
 type ctlogSearch struct {
-	query  reader.Query
-	serial string
-	limit  int
-	out    output
+	query     reader.Query
+	url, key  string
+	serial    string
+	limit     int
+	failEmpty bool
+	out       output
 }
 
 func ctlogSearchCommand() *cobra.Command {
@@ -211,18 +215,43 @@ func ctlogSearchCommand() *cobra.Command {
 	c := logCommand(&cobra.Command{
 		Use:   "search",
 		Short: "Find certificates by identity, issuer or serial number, newest first",
-		Long: `Find out which certificates bear a name: list the certificates in a log, newest first, also
-while it is in use. Without a filter all are listed, up to --limit. With -o json, each is a JSON
-object in one line.`,
+		Long: `Find out which certificates bear a name, or what an issuer's tokens got: list the certificates
+in a log, newest first. --config reads the directory of a log of this server, also while it is
+in use. --url reads any log over HTTP: a static-ct-api log, or one of RFC 6962.
+
+Without a filter all are listed, up to --limit. With -o json, each is a JSON object in one line.`,
 		Example: `  mayfly ctlog search --config mayfly.yaml --identity person@example.com
-  mayfly ctlog search --config mayfly.yaml --issuer https://token.actions.githubusercontent.com -o json`,
-	}, s.run)
-	f := c.Flags()
-	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name, exactly: an email address, a URI or user!domain")
-	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token, exactly")
-	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
-	addTime(c, &s.query.Since, "since", "only those that were logged at this time or later; a duration such as -2h is from now")
-	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
+  mayfly ctlog search --config mayfly.yaml --issuer https://token.actions.githubusercontent.com -o json
+  mayfly ctlog search --url https://log.example/2026 --public-key log.pub --issuer 'https://ci.example*' --since 24h`,
+	}, func(c *cobra.Command, log embedded.Config) error {
+		source, err := embedded.Source(log)
+		if err != nil {
+			return err
+		}
+		return s.search(c, source)
+	})
+	searchDirectory := c.RunE
+	c.Annotations = nil // --config is not required
+	c.Flag("config").Usage = "the server's configuration file, for a log of this server"
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if s.serial != "" {
+			serial, err := hex.DecodeString(strings.ReplaceAll(s.serial, ":", ""))
+			if err != nil || len(serial) == 0 {
+				return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
+			}
+			s.query.Serial = serial
+		}
+		switch given := c.Flags().Changed; {
+		case given("config") == given("url"):
+			return usageError{errors.New("either --config or --url is required; see mayfly ctlog search --help")}
+		case given("config") && given("public-key"), given("url") && given("name"):
+			return usageError{errors.New("--public-key is for --url, and --name for --config")}
+		case given("config"):
+			return searchDirectory(c, args)
+		}
+		return s.searchURL(c)
+	}
+	s.addFlags(c)
 	completeFrom(c, "issuer", func(cfg *config.Server) (urls []string) {
 		if issuers, _, err := config.LoadIssuers(cfg.Issuers, cfg.Compat, nil); err == nil {
 			for _, entry := range issuers.OIDCIssuers {
@@ -231,8 +260,73 @@ object in one line.`,
 		}
 		return urls
 	})
-	addOutput(c, &s.out)
 	return c
+}
+
+func (s *ctlogSearch) addFlags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&s.url, "url", "", "the URL of a log: the monitoring prefix of static-ct-api, or what is before /ct/v1")
+	f.StringVar(&s.key, "public-key", "", "file with the log's public key, PEM: verify the signature of its tree head")
+	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name: an email address, a URI or user!domain; a * at its end stands for any rest")
+	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token; a * at its end stands for any rest")
+	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
+	f.Var((*agoFlag)(&s.query.Since), "since", "only those that were logged at this time or later; 24h is 24 hours ago")
+	f.Var((*agoFlag)(&s.query.Until), "until", "only those that were logged at this time or earlier; 1h is an hour ago")
+	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
+	f.BoolVar(&s.failEmpty, "fail-empty", false, "exit with 1 if nothing is found")
+	addOutput(c, &s.out)
+}
+
+// agoFlag is a timeFlag for which a duration without a sign is in the past.
+type agoFlag timeFlag
+
+func (t *agoFlag) Type() string   { return "time" }
+func (t *agoFlag) String() string { return "" }
+
+func (t *agoFlag) Set(text string) error {
+	if _, err := time.ParseDuration("-" + text); err == nil {
+		text = "-" + text
+	}
+	return (*timeFlag)(t).Set(text)
+}
+
+// searchURL searches a log over HTTP.
+func (s *ctlogSearch) searchURL(c *cobra.Command) error {
+	log := reader.Config{URL: s.url}
+	if s.key != "" {
+		text, err := readInput(c.InOrStdin(), s.key)
+		if err == nil {
+			log.Key, err = ctlog.ParsePublicKey(text)
+		}
+		if err != nil {
+			return coded{err, 3}
+		}
+	}
+	source, warnings, err := reader.Open(c.Context(), log)
+	if errors.As(err, new(*keypath.Error)) {
+		return usageError{fmt.Errorf("--%w", err)}
+	}
+	if err != nil {
+		return coded{err, 3}
+	}
+	for _, warning := range warnings {
+		printable.Fprintf(c.ErrOrStderr(), "Warning: %v\n", warning)
+	}
+	if log.Key == nil {
+		printable.Fprintf(c.ErrOrStderr(), "The log has %d entries. Nothing that it answers is verified; --public-key verifies its tree head.\n", source.Head.Size)
+	} else {
+		printable.Fprintf(c.ErrOrStderr(), "The log signed its tree of %d entries at %s. That the entries below are in that tree is not verified.\n",
+			source.Head.Size, source.Signed.Format(time.RFC3339))
+	}
+	read := source.Read
+	source.Read = func(ctx context.Context, first, end uint64) ([]*reader.Entry, error) {
+		entries, err := read(ctx, first, end)
+		if err != nil {
+			err = coded{err, 3} // not to be taken for an empty result
+		}
+		return entries, err
+	}
+	return s.search(c, source)
 }
 
 // foundCertificate is a line of `mayfly ctlog search -o json`. Its keys are stable.
@@ -246,22 +340,16 @@ type foundCertificate struct {
 	DER       []byte    `json:"der"`
 }
 
-func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
-	if s.serial != "" {
-		if s.query.Serial, err = hex.DecodeString(strings.ReplaceAll(s.serial, ":", "")); err != nil || len(s.query.Serial) == 0 {
-			return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
-		}
-	}
-	source, err := embedded.Source(log)
-	if err != nil {
-		return err
-	}
+func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 	w := newTable(c.OutOrStdout())
 	if !s.out.json() {
 		w.row("INDEX", "LOGGED", "IDENTITY", "ISSUER", "SERIAL")
 	}
 	count := 0
+	p := newProgress(c, "searching the log")
+	s.query.Progress = p.report
 	for found, err := range source.Search(c.Context(), s.query) {
+		p.clear()
 		if err != nil {
 			return errors.Join(err, w.Flush())
 		}
@@ -282,5 +370,9 @@ func (s *ctlogSearch) run(c *cobra.Command, log embedded.Config) (err error) {
 			break
 		}
 	}
-	return w.Flush()
+	p.clear()
+	if err := w.Flush(); err != nil || count > 0 || !s.failEmpty {
+		return err
+	}
+	return errors.New("no certificate in the log matches")
 }

@@ -12,61 +12,69 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/internal/pem"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
+
+// readable is what inspect reads.
+const readable = "PEM or DER certificates, sigstore bundles, a bundle of cosign 2, a trusted_root.json, or an OCI image layout with signatures"
 
 func inspectCommand() *cobra.Command {
 	var out output
 	c := &cobra.Command{
-		Use:   "inspect [FILE]",
-		Short: "Show whom a certificate names, its extensions and its log entry",
-		Long: `Show a certificate of a keyless CA: whom it names, what the ID token said, and the
-signed certificate timestamp (SCT) that a log gave for it.
+		Use:   "inspect [FILE…]",
+		Short: "Show whom certificates and signatures name, what was signed, and where it was logged",
+		Long: `Show certificates of a keyless CA: whom each names, what the ID token said, and the signed
+certificate timestamp (SCT) that a log gave for it. Of signatures, show also what was signed,
+the timestamps and the log entries.
 
-FILE holds one or more PEM certificates, the leaf first; - or no FILE reads standard
-input. Nothing is verified: use a signing client to verify.`,
-		Example: "  mayfly inspect chain.pem\n  mayfly inspect -o json chain.pem | jq .extensions",
-		RunE: func(c *cobra.Command, args []string) error {
-			name := append(args, "-")[0]
-			data, err := readInput(c.InOrStdin(), name)
-			if err != nil {
+FILE is ` + readable + `.
+Without FILE, or for -, it is standard input. Nothing is verified: use a signing client to verify.
+
+-o json prints an object. It prints an array for several files, for a layout, and for a file with
+several signing certificates or bundles.`,
+		Example: `  mayfly inspect chain.pem
+  mayfly inspect -o json chain.pem | jq .extensions
+  mayfly inspect hello.sigstore.json ./layout`,
+		RunE: func(c *cobra.Command, names []string) error {
+			var found []finding
+			var errs []error
+			several := len(names) > 1
+			if len(names) == 0 {
+				names = []string{"-"}
+			}
+			for _, name := range names {
+				inFile, list, err := inspectFile(c.InOrStdin(), name)
+				if several = several || list; err != nil {
+					errs = append(errs, err)
+					inFile = append(inFile, finding{Error: err.Error()})
+				}
+				for _, f := range inFile {
+					f.File = name
+					found = append(found, f)
+				}
+			}
+			err := errors.Join(errs...)
+			switch {
+			case err != nil && !several:
 				return err
+			case !out.json():
+				return errors.Join(printFindings(c.OutOrStdout(), found), err)
+			case several:
+				return errors.Join(printJSON(c.OutOrStdout(), found), err)
 			}
-			leaf, err := firstCertificate(data)
-			var r *report
-			if err == nil {
-				r, err = inspect(leaf)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			if out.json() {
-				return printJSON(c.OutOrStdout(), r)
-			}
-			return r.print(c.OutOrStdout())
+			found[0].File = ""
+			return printJSON(c.OutOrStdout(), found[0])
 		},
 	}
 	addOutput(c, &out)
 	return c
-}
-
-func firstCertificate(data []byte) (*x509.Certificate, error) {
-	blocks, _, err := pem.Blocks(data)
-	if err != nil {
-		return nil, err
-	}
-	for _, block := range blocks {
-		if block.Type == "CERTIFICATE" {
-			return x509.ParseCertificate(block.Bytes)
-		}
-	}
-	return nil, errors.New("no PEM certificate found; give the file that holds the chain, leaf first")
 }
 
 // report is a certificate, for people and for programs. Its JSON keys are stable.
@@ -162,9 +170,8 @@ func describeKey(key any) string {
 	}
 }
 
-// print writes the report for a person.
-func (r *report) print(out io.Writer) error {
-	w := newTable(out)
+// rows writes the report for a person.
+func (r *report) rows(w table) {
 	w.row("Identity", fmt.Sprintf("%s (%s)", r.SubjectAlternativeName.Value, r.SubjectAlternativeName.Type))
 	for _, extension := range certs.Table() {
 		if value := r.Extensions[extension.Name]; value != "" {
@@ -185,5 +192,77 @@ func (r *report) print(out io.Writer) error {
 	case len(r.SCTs) == 0:
 		w.row("Logged", "no signed certificate timestamp is embedded")
 	}
-	return w.Flush()
+}
+
+// certificateOfCA is another certificate, in short.
+type certificateOfCA struct {
+	Subject           string    `json:"subject"`
+	NotBefore         time.Time `json:"notBefore"`
+	NotAfter          time.Time `json:"notAfter"`
+	PublicKey         string    `json:"publicKey"`
+	SHA256Fingerprint string    `json:"sha256Fingerprint"`
+}
+
+func (c certificateOfCA) String() string {
+	return fmt.Sprintf("%s, %s, until %s, SHA-256 %s", c.Subject, c.PublicKey, c.NotAfter.Format(time.RFC3339), c.SHA256Fingerprint)
+}
+
+// printFindings writes what was found for a person, each below the name of its file where there are
+// several.
+func printFindings(out io.Writer, found []finding) error {
+	for _, f := range found {
+		if len(found) > 1 {
+			printable.Fprintf(out, "%s:\n", f.File)
+		}
+		w := newTable(out)
+		if f.report != nil {
+			f.report.rows(w)
+		}
+		label := "CA certificate"
+		if f.Logs != nil {
+			label = "Trusted"
+		}
+		for _, c := range f.Chain {
+			w.row(label, c.String())
+		}
+		f.Signature.rows(w)
+		for _, log := range f.Logs {
+			w.row(label, "log "+log.ID+" at "+log.URL)
+		}
+		if f.Error != "" {
+			w.row("Problem", f.Error)
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
+	}
+	_, err := fmt.Fprintln(out, "Nothing of this was verified. A signing client such as cosign verifies.")
+	return err
+}
+
+func (s *signature) rows(w table) {
+	if s == nil {
+		return
+	}
+	w.row("Signature", s.Format)
+	if s.PayloadType != "" {
+		w.row("Payload", strings.TrimSpace(s.PayloadType+" "+s.PredicateType))
+	}
+	for _, digest := range s.Subjects {
+		w.row("Signed", digest)
+	}
+	if s.PublicKeyHint != "" {
+		w.row("Public key", s.PublicKeyHint)
+	}
+	for _, stamp := range s.Timestamps {
+		w.row("Timestamp", stamp.Format(time.RFC3339))
+	}
+	for _, entry := range s.LogEntries {
+		text := fmt.Sprintf("entry %d of log %s", entry.Index, entry.LogID)
+		if !entry.IntegratedTime.IsZero() {
+			text += " at " + entry.IntegratedTime.Format(time.RFC3339)
+		}
+		w.row("Log entry", text)
+	}
 }

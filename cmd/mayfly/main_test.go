@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -33,8 +34,10 @@ func TestCommands(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Values["replicas"] = &replicas{}
 			examples, err := filepath.Abs("../../deploy/examples")
+			inspect, errInspect := filepath.Abs("testdata/inspect") // written by cosign, for a world that is gone
 			env.Setenv("EXAMPLES", examples)
-			return err
+			env.Setenv("INSPECT", inspect)
+			return errors.Join(err, errInspect)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"world":      world,

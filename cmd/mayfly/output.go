@@ -18,11 +18,13 @@ const maxInput = 1 << 20
 
 // readInput reads the file name, or standard input for "-", up to maxInput bytes, without a byte
 // order mark.
-func readInput(stdin io.Reader, name string) (data []byte, err error) {
+func readInput(stdin io.Reader, name string) ([]byte, error) { return readUpTo(maxInput, stdin, name) }
+
+func readUpTo(limit int64, stdin io.Reader, name string) (data []byte, err error) {
 	if name == "-" {
-		data, err = files.ReadAll(stdin, maxInput)
+		data, err = files.ReadAll(stdin, limit)
 	} else {
-		data, err = files.Read(name, maxInput)
+		data, err = files.Read(name, limit)
 	}
 	if err == nil {
 		data, err = files.Text(data)

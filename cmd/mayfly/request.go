@@ -118,11 +118,11 @@ func requestCertificate(ctx context.Context, ca *client.Client, req client.Reque
 		}
 		certificate.PEM[i] = strings.TrimSpace(string(pem.Encode("CERTIFICATE", der)))
 	}
-	leaf, err := firstCertificate([]byte(strings.Join(certificate.PEM, "\n")))
+	chain, err := pem.Certificates([]byte(strings.Join(certificate.PEM, "\n")))
 	if err != nil {
 		return nil, fmt.Errorf("reading the CA's answer: %w", err)
 	}
-	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	public, ok := chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(req.Signer.Public()) {
 		return nil, errors.New("the CA's certificate is for another key than ours")
 	}

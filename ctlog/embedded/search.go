@@ -20,7 +20,7 @@ import (
 const maxDisorder = time.Hour
 
 // Source returns the log in cfg.Dir for reading, also while another process writes it. It has every
-// entry in the tree, published or not. No entry is proven: see Fsck.
+// entry in the tree, published or not.
 func Source(cfg Config) (*reader.Source, error) {
 	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, keypath.Errorf([]string{"dir"}, "%s holds no log", cfg.Dir)

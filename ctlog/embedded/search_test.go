@@ -112,18 +112,18 @@ func TestSearchReadsTheNewestFirst(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		open   func() (*reader.Source, error)
-		proven bool
+		signed bool
 	}{
 		"directory":               {open: func() (*reader.Source, error) { return Source(cfg) }},
 		"static-ct-api":           {open: at(base, nil)},
-		"static-ct-api, verified": {open: at(base, key.PublicKey), proven: true},
-		"RFC 6962":                {open: at(old, nil)},
-		"RFC 6962, verified":      {open: at(old, key.PublicKey)},
+		"static-ct-api, verified": {open: at(base, key.PublicKey), signed: true},
+		"RFC 6962":                {open: at(old, nil), signed: true},
+		"RFC 6962, verified":      {open: at(old, key.PublicKey), signed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			source, err := test.open()
-			if err != nil || source.Proven != test.proven {
+			if err != nil || source.Signed.IsZero() == test.signed {
 				t.Fatalf("%+v, %v", source, err)
 			}
 			next := uint64(520)

@@ -13,7 +13,6 @@ import (
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/transparency-dev/tessera/api/layout"
-	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
@@ -48,12 +47,11 @@ type Config struct {
 type remote struct {
 	log     *ctlog.Remote
 	backoff time.Duration
-	head    Head
 }
 
 // Open asks a log for its newest tree head: a static-ct-api log, or one of RFC 6962 where the log has
-// no checkpoint. With a key, the head is verified, and every batch of a static-ct-api log is proven
-// to be in it. A log of RFC 6962 has no proof for a batch. The warnings concern the URL.
+// no checkpoint. With a key, the head is verified; that the entries are those of the head is not. The
+// warnings concern the URL.
 func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err error) {
 	log, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: cfg.URL, Reads: true})
 	if err != nil {
@@ -63,7 +61,7 @@ func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err err
 	if r.backoff == 0 {
 		r.backoff = time.Second
 	}
-	s = &Source{Parallel: parallel, Disorder: staticDisorder, Read: r.readTile, Proven: cfg.Key != nil}
+	s = &Source{Parallel: parallel, Disorder: staticDisorder, Read: r.readTile}
 	raw, err := log.Checkpoint(ctx)
 	var refused *ctlog.StatusError
 	switch {
@@ -75,7 +73,6 @@ func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err err
 		s.Head = checkpoint.Head
 		if cfg.Key != nil {
 			s.Signed = checkpoint.Time()
-			s.Read = r.readProvenTile
 		}
 	case errors.As(err, &refused) && refused.StatusCode >= 400 && refused.StatusCode < 500:
 		head, errHead := log.TreeHead(ctx, cfg.Key)
@@ -86,14 +83,13 @@ func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err err
 			return nil, nil, errHead
 		}
 		s.Head, s.Signed = Head{head.TreeSize, head.SHA256RootHash}, time.UnixMilli(int64(head.Timestamp)).UTC()
-		s.Disorder, s.Read, s.Proven = rfc6962Disorder, r.getEntries, false
+		s.Disorder, s.Read = rfc6962Disorder, r.getEntries
 	default:
 		return nil, nil, err
 	}
 	if s.Head.Size > maxTreeSize {
 		return nil, nil, fmt.Errorf("the log %s states that it has %d entries; a log has at most 2^40", log.Name(), s.Head.Size)
 	}
-	r.head = s.Head
 	return s, warnings, nil
 }
 
@@ -114,24 +110,18 @@ func (r *remote) get(ctx context.Context, path string, most int) (body []byte, e
 	return body, err
 }
 
-// getTile returns a tile of width entries or hashes. A log may delete a partial tile once it has the
-// full one (static-ct-api, section "Partial Tiles").
-func (r *remote) getTile(ctx context.Context, name func(partial uint8) string, width, most int) ([]byte, error) {
-	body, err := r.get(ctx, "/"+name(uint8(width%Batch)), most)
+func (r *remote) readTile(ctx context.Context, first, end uint64) ([]*Entry, error) {
+	width := end - first
+	body, err := r.get(ctx, "/tile/data/"+layout.NWithSuffix(0, first/Batch, uint8(width%Batch)), maxTile)
 	var refused *ctlog.StatusError
 	if width < Batch && errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound {
-		body, err = r.get(ctx, "/"+name(0), most)
+		// A log may delete a partial tile once it has the full one (static-ct-api, section "Partial Tiles").
+		body, err = r.get(ctx, "/tile/data/"+layout.NWithSuffix(0, first/Batch, 0), maxTile)
 	}
-	return body, err
-}
-
-func (r *remote) readTile(ctx context.Context, first, end uint64) ([]*Entry, error) {
-	name := func(partial uint8) string { return "tile/data/" + layout.NWithSuffix(0, first/Batch, partial) }
-	body, err := r.getTile(ctx, name, int(end-first), maxTile)
 	if err != nil {
 		return nil, err
 	}
-	entries, in := make([]*Entry, 0, end-first), bytes.NewReader(body)
+	entries, in := make([]*Entry, 0, width), bytes.NewReader(body)
 	for index := first; index < end; index++ {
 		entry, err := ReadEntry(in)
 		if err == nil && entry.Index != index {
@@ -147,57 +137,6 @@ func (r *remote) readTile(ctx context.Context, first, end uint64) ([]*Entry, err
 
 func (r *remote) invalid(format string, args ...any) error {
 	return &ctlog.InvalidError{Err: fmt.Errorf("the log "+r.log.Name()+": "+format, args...)}
-}
-
-// readProvenTile proves with the tiles of hashes that the entries are in the tree.
-func (r *remote) readProvenTile(ctx context.Context, first, end uint64) ([]*Entry, error) {
-	entries, err := r.readTile(ctx, first, end)
-	if err != nil {
-		return nil, err
-	}
-	indexes := make([]int64, len(entries))
-	for i := range entries {
-		indexes[i] = tlog.StoredHashIndex(0, int64(first)+int64(i))
-	}
-	tree := tlog.Tree{N: int64(r.head.Size), Hash: tlog.Hash(r.head.Root)}
-	hashes, err := tlog.TileHashReader(tree, hashTiles{ctx, r}).ReadHashes(indexes)
-	if err != nil {
-		return nil, fmt.Errorf("proving the entries from %d of the log %s: %w", first, r.log.Name(), err)
-	}
-	for i, entry := range entries {
-		if !bytes.Equal(entry.Hash(), hashes[i][:]) {
-			return nil, r.invalid("entry %d is not the one in its tree", entry.Index)
-		}
-	}
-	return entries, nil
-}
-
-// hashTiles reads the tiles of hashes for a tlog.TileHashReader, which proves them.
-type hashTiles struct {
-	ctx context.Context
-	*remote
-}
-
-// Height returns the height of a tile.
-func (hashTiles) Height() int { return layout.TileHeight }
-
-// SaveTiles keeps nothing: a batch needs one tile of each level.
-func (hashTiles) SaveTiles([]tlog.Tile, [][]byte) {}
-
-// ReadTiles returns the content of each tile.
-func (h hashTiles) ReadTiles(tiles []tlog.Tile) (contents [][]byte, err error) {
-	for _, tile := range tiles {
-		name := func(partial uint8) string { return layout.TilePath(uint64(tile.L), uint64(tile.N), partial) }
-		body, err := h.getTile(h.ctx, name, tile.W, Batch*tlog.HashSize)
-		if err == nil && len(body) < tile.W*tlog.HashSize {
-			err = h.invalid("the tile %s has %d bytes", name(0), len(body))
-		}
-		if err != nil {
-			return nil, err
-		}
-		contents = append(contents, body[:tile.W*tlog.HashSize])
-	}
-	return contents, nil
 }
 
 // getEntries reads a batch of a log of RFC 6962, which may answer with fewer entries than it was asked
