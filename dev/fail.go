@@ -4,13 +4,10 @@ package dev
 
 import (
 	"crypto/x509"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
-
-	"google.golang.org/grpc/codes"
 
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
@@ -50,15 +47,9 @@ func (w *World) unavailable(next http.Handler) http.Handler {
 		failCT: {failingLogPath}, failIssuer: {providerPath + "/", issuersPath}, failTSA: {timestampPath}, failRekor: {rekorPath + "/"},
 	}
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		for _, name := range w.config.Fail {
-			if !slices.ContainsFunc(paths[name], func(prefix string) bool { return strings.HasPrefix(r.URL.Path, prefix) }) {
-				continue
-			}
-			rw.Header().Set("Content-Type", "application/json")
-			rw.WriteHeader(http.StatusServiceUnavailable)
-			_ = json.NewEncoder(rw).Encode(map[string]any{
-				"code": codes.Unavailable, "message": "this service fails on request (mayfly dev --fail " + name + ")", "details": []any{},
-			})
+		below := func(prefix string) bool { return strings.HasPrefix(r.URL.Path, prefix) }
+		if slices.ContainsFunc(w.config.Fail, func(name string) bool { return slices.ContainsFunc(paths[name], below) }) {
+			http.Error(rw, "this service fails, as mayfly dev --fail requests", http.StatusServiceUnavailable)
 			return
 		}
 		next.ServeHTTP(rw, r)

@@ -30,12 +30,12 @@ var identitiesYAML []byte
 // Kind is a kind of identity: whose tokens a world gives, and the issuer of these tokens.
 // identities.yaml describes the fields.
 type Kind struct {
-	Name       string               `yaml:"kind"`
-	Path       string               `yaml:"path"` // of the issuer; "" for issuersPath and Name
-	About      string               `yaml:"about"`
-	Entry      map[string]string    `yaml:"entry"`
-	Parameters []Parameter          `yaml:"parameters"`
-	Claims     map[string]yaml.Node `yaml:"claims"`
+	Name       string      `yaml:"kind"`
+	Path       string      `yaml:"path"` // of the issuer; "" for issuersPath and Name
+	About      string      `yaml:"about"`
+	Entry      string      `yaml:"entry"`
+	Parameters []Parameter `yaml:"parameters"`
+	Claims     string      `yaml:"claims"`
 }
 
 // Parameter is a parameter of a Kind. A value must match Pattern completely; "" for any value.
@@ -96,7 +96,8 @@ func (k *Kind) Check(parameters map[string]string) error {
 	return err
 }
 
-// values returns what the templates of the kind read, in a world at worldURL.
+// values returns what the templates of the kind read, in a world at worldURL. Given values are escaped for
+// quotes of YAML.
 func (k *Kind) values(parameters map[string]string, worldURL string) (map[string]string, error) {
 	names := make([]string, len(k.Parameters))
 	for i, p := range k.Parameters {
@@ -113,52 +114,42 @@ func (k *Kind) values(parameters map[string]string, worldURL string) (map[string
 	}
 	values := map[string]string{"url": worldURL, "host": strings.TrimSuffix(u.Host, ":"+u.Port())}
 	for _, p := range k.Parameters {
-		usual, err := render(p.Default, values)
+		value, err := render(p.Default, values)
 		if err != nil {
 			return nil, err
 		}
-		value, given := parameters[p.Name]
-		if !given {
-			value = usual
-		}
-		if pattern := regexp.MustCompile("^(?:" + p.Pattern + ")$"); p.Pattern != "" && !pattern.MatchString(value) {
-			return nil, fmt.Errorf("the parameter %s is %q; it is %s, and looks like %s", p.Name, value, p.Usage, usual)
+		if given, ok := parameters[p.Name]; ok {
+			if p.Pattern != "" && !regexp.MustCompile("^(?:"+p.Pattern+")$").MatchString(given) {
+				return nil, fmt.Errorf("the parameter %s is %q; it is %s, and looks like %s", p.Name, given, p.Usage, value)
+			}
+			quoted := strconv.QuoteToASCII(given)
+			value = quoted[1 : len(quoted)-1]
 		}
 		values[strings.ReplaceAll(p.Name, "-", "_")] = value
 	}
 	return values, nil
 }
 
-// fill returns a YAML value with the results of its templates.
-func fill(n *yaml.Node, values map[string]string) (any, error) {
-	var err error
-	switch {
-	case n.Kind == yaml.MappingNode:
-		object := make(map[string]any)
-		for i := 0; i < len(n.Content) && err == nil; i += 2 {
-			object[n.Content[i].Value], err = fill(n.Content[i+1], values)
-		}
-		return object, err
-	case n.Kind == yaml.SequenceNode:
-		list := make([]any, len(n.Content))
-		for i := 0; i < len(list) && err == nil; i++ {
-			list[i], err = fill(n.Content[i], values)
-		}
-		return list, err
-	case n.Tag != "!json" && n.Tag != "!!str":
-		var value any
-		return value, n.Decode(&value)
+// claims returns the claims of a token, in a world at worldURL.
+func (k *Kind) claims(parameters map[string]string, worldURL string) (map[string]any, error) {
+	values, err := k.values(parameters, worldURL)
+	if err != nil {
+		return nil, err
 	}
-	text, err := render(n.Value, values)
-	switch {
-	case err != nil || n.Tag == "!!str":
-		return text, err
-	case text == "":
-		return nil, nil
-	case !json.Valid([]byte(text)):
-		return nil, fmt.Errorf("%q is no JSON value", text)
+	text, err := render(k.Claims, values)
+	if err != nil {
+		return nil, err
 	}
-	return json.RawMessage(text), nil
+	var claims map[string]any
+	if err := yaml.Unmarshal([]byte(text), &claims); err != nil {
+		return nil, err
+	}
+	for name, value := range claims {
+		if value == nil {
+			claims[name] = json.RawMessage("null") // nil would omit the claim
+		}
+	}
+	return claims, nil
 }
 
 // render executes a template of identities.yaml.
@@ -168,7 +159,7 @@ func render(text string, values map[string]string) (string, error) {
 		return hex.EncodeToString(sum[:])
 	}
 	parsed, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{
-		"dir": path.Dir, "base": path.Base, "random": rand.Text,
+		"dir": path.Dir, "random": rand.Text,
 		"short": func(ref string) string {
 			return strings.TrimPrefix(strings.TrimPrefix(ref, "refs/heads/"), "refs/tags/")
 		},
@@ -185,10 +176,6 @@ func render(text string, values map[string]string) (string, error) {
 			return fmt.Sprintf("%s-%s-4%s-8%s-%s", d[:8], d[8:12], d[12:15], d[15:18], d[18:30])
 		},
 		"now": func(offset int64) int64 { return time.Now().Unix() + offset },
-		"json": func(value string) (string, error) {
-			text, err := json.Marshal(value)
-			return string(text), err
-		},
 	}).Parse(text)
 	if err != nil {
 		return "", err

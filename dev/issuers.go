@@ -10,9 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,23 +65,26 @@ func (w *World) write(name, text string) error {
 
 // writeIssuers writes the issuer file, and prepares to write it again when Config.Issuers changes.
 func (w *World) writeIssuers(ctx context.Context) error {
+	own, err := w.ownIssuers()
+	if err != nil {
+		return err
+	}
 	if w.config.Issuers == "" {
-		return w.mergeIssuers([]byte("oidc-issuers: {}"))
+		return w.write(issuersFile, own)
 	}
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(w.config.LogLevel)) // the app refuses a wrong one
 	w.watcher = watch.New(watch.Config{
 		Name: "added issuers", Files: func() []string { return []string{w.config.Issuers} },
-		Reload: func() error { return w.addIssuers(context.WithoutCancel(ctx)) },
+		Reload: func() error { return w.addIssuers(context.WithoutCancel(ctx), own) },
 		Logger: app.NewCallerLogger(w.config.LogOutput, level),
 		Metric: "added_issuers", FailedMetric: "added_issuers_stale", Registry: prometheus.NewRegistry(),
 	})
-	return w.addIssuers(ctx)
+	return w.addIssuers(ctx, own)
 }
 
-// addIssuers writes the issuer file from Config.Issuers and the world's own entries, if the former
-// has no mistake.
-func (w *World) addIssuers(ctx context.Context) error {
+// addIssuers writes the issuer file from Config.Issuers, if it has no mistake, and own.
+func (w *World) addIssuers(ctx context.Context, own string) error {
 	name := w.config.Issuers
 	if own, err := os.Stat(w.path(issuersFile)); err == nil {
 		if info, err := os.Stat(name); err == nil && os.SameFile(own, info) {
@@ -107,62 +108,53 @@ func (w *World) addIssuers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return w.mergeIssuers(added)
+	text, err := mergeIssuers(added, []byte(own))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return w.write(issuersFile, text)
 }
 
-// mergeIssuers writes the issuer file with the entries of added, an issuer file, and those of the
-// world's issuers that it lacks.
-func (w *World) mergeIssuers(added []byte) error {
-	const key = "oidc-issuers"
-	var document yaml.Node
-	if err := yaml.Unmarshal(added, &document); err != nil {
-		return err
-	}
-	root := document.Content[0]
-	entries := child(root, key)
-	if entries == nil {
-		entries = &yaml.Node{Kind: yaml.MappingNode}
-		root.Content = append(root.Content, scalar(key), entries)
-	}
-	if root.Style == yaml.FlowStyle || entries.Kind != yaml.MappingNode {
-		return fmt.Errorf("%s is JSON, or its %s is an alias, and mayfly dev cannot add its own issuers there: write YAML with one key on a line", w.config.Issuers, key)
-	}
-	entries.Style = 0 // not {}
+// ownIssuers returns an issuer file with the world's issuers.
+func (w *World) ownIssuers() (string, error) {
+	text := writtenLine + "oidc-issuers:\n"
 	for _, kind := range w.kinds {
-		url := w.url + kind.Path
-		if child(entries, url) != nil {
-			continue
-		}
 		values, err := kind.values(nil, w.url)
 		if err != nil {
-			return err
+			return "", err
 		}
-		entry := &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{
-			scalar("issuer-url"), scalar(url), scalar("client-id"), scalar("sigstore"), scalar("description"), scalar(kind.About),
-		}}
-		for _, key := range slices.Sorted(maps.Keys(kind.Entry)) {
-			value, err := render(kind.Entry[key], values)
-			if err != nil {
-				return err
-			}
-			entry.Content = append(entry.Content, scalar(key), scalar(value))
+		entry, err := render(kind.Entry, values)
+		if err != nil {
+			return "", err
 		}
-		entries.Content = append(entries.Content, scalar(url), entry)
+		text += fmt.Sprintf("  %[1]q: {issuer-url: %[1]q, client-id: sigstore, description: %[2]q, %[3]s}\n", w.url+kind.Path, kind.About, entry)
 	}
-	var b strings.Builder
-	b.WriteString(writtenLine)
-	encoder := yaml.NewEncoder(&b)
-	encoder.SetIndent(2)
-	if err := encoder.Encode(&document); err != nil {
-		return err
-	}
-	return w.write(issuersFile, b.String())
+	return text, nil
 }
 
-func scalar(text string) *yaml.Node {
-	n := &yaml.Node{}
-	n.SetString(text)
-	return n
+// mergeIssuers returns an issuer file with the entries of added, and those of own that it lacks.
+func mergeIssuers(added, own []byte) (string, error) {
+	const key = "oidc-issuers"
+	var documents [2]yaml.Node
+	if err := errors.Join(yaml.Unmarshal(added, &documents[0]), yaml.Unmarshal(own, &documents[1])); err != nil {
+		return "", err
+	}
+	root := documents[0].Content[0]
+	entries, more := child(root, key), child(documents[1].Content[0], key)
+	switch {
+	case root.Style == yaml.FlowStyle, entries != nil && entries.Kind != yaml.MappingNode:
+		return "", errors.New("it is JSON, or its " + key + " is an alias: mayfly dev adds its own issuers there, and needs YAML with one key on a line")
+	case entries == nil:
+		root.Content = append(root.Content, documents[1].Content[0].Content...)
+	default:
+		for i := 0; i < len(more.Content); i += 2 {
+			if child(entries, more.Content[i].Value) == nil {
+				entries.Content = append(entries.Content, more.Content[i:i+2]...)
+			}
+		}
+	}
+	text, err := yaml.Marshal(&documents[0])
+	return writtenLine + string(text), err
 }
 
 // child returns the value of a key that the mapping itself has; or nil.

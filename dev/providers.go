@@ -43,15 +43,9 @@ func (w *World) TokenAs(kind string, parameters map[string]string, claims map[st
 	if err != nil {
 		return "", err
 	}
-	values, err := k.values(parameters, w.url)
+	all, err := k.claims(parameters, w.url)
 	if err != nil {
 		return "", err
-	}
-	all := make(map[string]any)
-	for name, claim := range k.Claims {
-		if all[name], err = fill(&claim, values); err != nil {
-			return "", fmt.Errorf("the claim %s: %w", name, err)
-		}
 	}
 	maps.Copy(all, claims)
 	return w.issuers[kind].Mint(all)
