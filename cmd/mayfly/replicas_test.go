@@ -156,7 +156,7 @@ func (r *replicas) start(ts *testscript.TestScript) {
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	ts.Defer(stop)
-	for range 4 {
+	for range 2 {
 		r.clients.Go(func() {
 			for ctx.Err() == nil {
 				log, err := r.request(c, token)
