@@ -128,3 +128,24 @@ func FuzzParseSCTList(f *testing.F) {
 		}
 	})
 }
+
+func TestLeafIndex(t *testing.T) {
+	t.Parallel()
+	for extensions, want := range map[string]struct {
+		index uint64
+		ok    bool
+	}{
+		"\x00\x00\x05\x00\x00\x00\x00\x00":     {0, true},
+		"\x00\x00\x05\x01\x02\x03\x04\x05":     {0x0102030405, true},
+		"\x00\x00\x05\xff\xff\xff\xff\xff":     {1<<40 - 1, true},
+		"":                                     {},
+		"\x01\x00\x05\x01\x02\x03\x04\x05":     {},
+		"\x00\x00\x04\x01\x02\x03\x04":         {},
+		"\x00\x00\x05\x01\x02\x03\x04\x05\x00": {},
+		"\x00\x00\x05\x01\x02\x03\x04":         {},
+	} {
+		if index, ok := (ctlog.SCT{Extensions: []byte(extensions)}).LeafIndex(); index != want.index || ok != want.ok {
+			t.Errorf("%x: %d, %t", extensions, index, ok)
+		}
+	}
+}
