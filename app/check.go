@@ -41,18 +41,23 @@ type CheckOptions struct {
 type CheckReport struct {
 	// Warnings and Mistakes are each of the form FILE:LINE:COLUMN: sentence.
 	Warnings, Mistakes []error
-	// Entries and Tests count the issuer entries and their tests. They are 0 where mistakes prevented
-	// the read of the issuers.
-	Entries, Tests int
-	// Disabled counts the entries that are disabled.
-	Disabled int
-	// Asked and Logs count the issuers and the logs that received a request, with Online.
-	Asked, Logs int
-
+	CheckCounts
 	// BuiltIn are the built-in CI providers that the issuers use, as text to paste into the file.
 	BuiltIn string
 
 	members []set.Member // the authorities with chains that have been read
+}
+
+// CheckCounts are the numbers of a check.
+type CheckCounts struct {
+	// Entries and Tests count the issuer entries and their tests, and Disabled the entries that are
+	// disabled. They are 0 where mistakes prevented the read of the issuers.
+	Entries  int `json:"entries"`
+	Disabled int `json:"disabled"`
+	Tests    int `json:"tests"`
+	// Asked and Logs count the issuers and the logs that received a request, with Online.
+	Asked int `json:"issuersAsked"`
+	Logs  int `json:"logsAsked"`
 }
 
 // probeTimeout bounds what Online waits for all issuers together, and for all logs.

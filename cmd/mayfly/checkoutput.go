@@ -7,7 +7,6 @@ import (
 	"errors"
 	"net/url"
 	"path/filepath"
-	"strings"
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/config"
@@ -19,15 +18,11 @@ type checkedConfig struct {
 	Summary  checkSummary `json:"summary"`
 }
 
-// checkSummary counts what was checked and found.
+// checkSummary counts what was found and checked.
 type checkSummary struct {
-	Errors       int `json:"errors"`
-	Warnings     int `json:"warnings"`
-	Entries      int `json:"entries"`
-	Disabled     int `json:"disabled"`
-	Tests        int `json:"tests"`
-	IssuersAsked int `json:"issuersAsked"`
-	LogsAsked    int `json:"logsAsked"`
+	Errors   int `json:"errors"`
+	Warnings int `json:"warnings"`
+	app.CheckCounts
 }
 
 // problem is a mistake or a warning. Line and Column are 0 for one without a line; Key is empty for
@@ -43,9 +38,7 @@ type problem struct {
 
 // newCheckedConfig returns the result for a program; file is the file that was checked.
 func newCheckedConfig(report *app.CheckReport, file string) checkedConfig {
-	c := checkedConfig{[]problem{}, checkSummary{
-		len(report.Mistakes), len(report.Warnings), report.Entries, report.Disabled, report.Tests, report.Asked, report.Logs,
-	}}
+	c := checkedConfig{[]problem{}, checkSummary{len(report.Mistakes), len(report.Warnings), report.CheckCounts}}
 	for i, err := range append(report.Mistakes, report.Warnings...) {
 		p := problem{File: file, Severity: "error", Message: err.Error(), Key: []string{}}
 		if i >= len(report.Mistakes) {
@@ -102,5 +95,5 @@ func artifact(file string) string {
 	if relative, errRelative := filepath.Rel(here, absolute); cmp.Or(err, errHere, errRelative) == nil && filepath.IsLocal(relative) {
 		return (&url.URL{Path: filepath.ToSlash(relative)}).String()
 	}
-	return (&url.URL{Scheme: "file", Path: "/" + strings.TrimPrefix(filepath.ToSlash(absolute), "/")}).String()
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(absolute)}).String()
 }

@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,8 +13,6 @@ import (
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
-	"cel.dev/cel-go/common/types/ref"
-	"cel.dev/cel-go/interpreter"
 	"cel.dev/cel-go/parser"
 )
 
@@ -27,8 +26,6 @@ const (
 type Explained struct {
 	// Name is the rule's name.
 	Name string `json:"name"`
-	// Value is true, false, or error.
-	Value string `json:"value"`
 	// Parts are the operands of the expression's outermost && and ||, in its order.
 	Parts []Part `json:"parts"`
 }
@@ -37,7 +34,7 @@ type Explained struct {
 type Part struct {
 	// Expression is the operand as CEL.
 	Expression string `json:"expression"`
-	// Value is as in Explained.
+	// Value is true, false, or error.
 	Value string `json:"value"`
 	// Found are the values that it read, as in `claims.ref is "refs/heads/main"`, or its error. They
 	// are claims of the caller, and not escaped.
@@ -59,108 +56,67 @@ func (p Part) String() string {
 // Explain evaluates every part of every rule. It compiles the rules again, in a form that records
 // values, and so is not for requests.
 func (p *Policy) Explain(in Input) (all []Explained) {
-	if p == nil {
+	env, err := newEnv(cel.EnableMacroCallTracking())
+	if p == nil || err != nil {
 		return nil
 	}
 	for _, rule := range p.rules {
-		e := Explained{Name: rule.name, Value: "error"}
-		if recorded, value, err := record(rule.when, in); err == nil {
-			e.Value, e.Parts = valueOf(value), recorded.parts(recorded.root)
+		e := Explained{Name: rule.name}
+		compiled, program, err := compile(env, rule.when, cel.OptTrackState, cel.OptExhaustiveEval)
+		if err == nil { // New has compiled it too
+			_, details, _ := program.Eval(in.variables()) // an error is the value of a part
+			e.Parts = partsOf(compiled.NativeRep().Expr(), compiled.NativeRep().SourceInfo(), details)
 		}
 		all = append(all, e)
 	}
 	return all
 }
 
-// explanation is what the evaluation of an expression has recorded.
-type explanation struct {
-	root   ast.Expr
-	source *ast.SourceInfo
-	state  interpreter.EvalState
-}
+// variable matches the text of a variable, and of a member of one.
+var variable = regexp.MustCompile(`^(san|issuer|claims(\.\w+|\[("[^"]*"|\d+)\])+)$`)
 
-// record evaluates an expression, of which New has made a rule. An error states that the expression
-// cannot be recorded; its own error is its value.
-func record(when string, in Input) (x explanation, value ref.Val, err error) {
-	env, err := newEnv(cel.EnableMacroCallTracking())
-	if err != nil {
-		return x, nil, err
-	}
-	compiled, issues := env.Compile(when)
-	if issues.Err() != nil {
-		return x, nil, issues.Err()
-	}
-	program, err := env.Program(compiled, cel.EvalOptions(cel.OptTrackState, cel.OptExhaustiveEval), cel.CostLimit(costLimit))
-	if err != nil {
-		return x, nil, err
-	}
-	value, details, _ := program.Eval(in.variables())
-	return explanation{compiled.NativeRep().Expr(), compiled.NativeRep().SourceInfo(), details.State()}, value, nil
-}
-
-func (x explanation) parts(e ast.Expr) (list []Part) {
-	if e.Kind() == ast.CallKind && (e.AsCall().FunctionName() == operators.LogicalAnd || e.AsCall().FunctionName() == operators.LogicalOr) {
+// partsOf returns the operands of e with what their evaluation has recorded.
+func partsOf(e ast.Expr, source *ast.SourceInfo, recorded *cel.EvalDetails) (list []Part) {
+	if e.Kind() == ast.CallKind && slices.Contains([]string{operators.LogicalAnd, operators.LogicalOr}, e.AsCall().FunctionName()) {
 		for _, operand := range e.AsCall().Args() {
-			list = append(list, x.parts(operand)...)
+			list = append(list, partsOf(operand, source, recorded)...)
 		}
 		return list[:min(len(list), maxParts)]
 	}
-	value, _ := x.state.Value(e.ID())
-	part := Part{Expression: x.text(e), Value: valueOf(value)}
-	if err, ok := value.(*types.Err); ok {
-		part.Found = []string{shown(err.Error())}
-		return []Part{part}
-	}
+	part := Part{Value: "error"}
 	var read []string
 	ast.PreOrderVisit(e, ast.NewExprVisitor(func(inner ast.Expr) {
-		value, ok := x.state.Value(inner.ID())
-		text := x.text(inner)
-		within := func(outer string) bool {
+		value, ok := recorded.State().Value(inner.ID())
+		text, _ := parser.Unparse(inner, source) // the internals of a macro have none
+		text = oneLine(text)
+		if inner.ID() == e.ID() {
+			part.Expression = shown(text)
+			switch value := value.(type) {
+			case types.Bool:
+				part.Value = strconv.FormatBool(bool(value))
+			case *types.Err:
+				part.Found = []string{shown(value)}
+			}
+		}
+		isMember := func(outer string) bool {
 			return outer == text || strings.HasPrefix(outer, text+".") || strings.HasPrefix(outer, text+"[")
 		}
-		if ok && isVariable(inner, text) && !slices.ContainsFunc(read, within) {
+		if ok && !types.IsUnknownOrError(value) && variable.MatchString(text) && !slices.ContainsFunc(read, isMember) {
 			read = append(read, text)
-			part.Found = append(part.Found, text+" is "+literal(value))
+			part.Found = append(part.Found, shown(text)+" is "+shown(value))
 		}
 	}))
 	return []Part{part}
 }
 
-// isVariable reports whether e, with the given text, is a variable, or a member of one.
-func isVariable(e ast.Expr, text string) bool {
-	index := e.Kind() == ast.CallKind && e.AsCall().FunctionName() == operators.Index
-	member := index || e.Kind() == ast.SelectKind
-	return text == "san" || text == "issuer" || member && (strings.HasPrefix(text, "claims.") || strings.HasPrefix(text, "claims["))
-}
-
-func (x explanation) text(e ast.Expr) string {
-	text, err := parser.Unparse(e, x.source)
-	if err != nil {
-		return "a part"
-	}
-	return shown(oneLine(text))
-}
-
-// valueOf returns the value of a condition as one word.
-func valueOf(value ref.Val) string {
-	if b, ok := value.(types.Bool); ok {
-		return strconv.FormatBool(bool(b))
-	}
-	return "error"
-}
-
-// literal returns a value as CEL has it, cut.
-func literal(value ref.Val) string {
-	if text, ok := value.(types.String); ok {
-		return strconv.Quote(shown(string(text)))
-	}
-	return shown(fmt.Sprint(value))
-}
-
-// shown cuts a text.
-func shown(text string) string {
+// shown returns a value as CEL has it, cut.
+func shown(value any) string {
+	text := fmt.Sprint(value)
 	if runes := []rune(text); len(runes) > maxShown {
-		return string(runes[:maxShown]) + "…"
+		text = string(runes[:maxShown]) + "…"
+	}
+	if _, isText := value.(types.String); isText {
+		text = strconv.Quote(text)
 	}
 	return text
 }

@@ -37,8 +37,8 @@ func TestExplain(t *testing.T) {
 	} {
 		p := mustNew(t, one(when))
 		got := p.Explain(in)
-		if len(got) != 1 || got[0].Name != "rule" || got[0].Value != map[string]string{"allowed": "true", "denied": "false", "error": "error"}[p.Decide(in).Result()] {
-			t.Errorf("%s: %+v, decided %s", when, got, p.Decide(in).Result())
+		if len(got) != 1 || got[0].Name != "rule" {
+			t.Errorf("%s: %+v", when, got)
 		}
 		var parts []string
 		for _, part := range got[0].Parts {

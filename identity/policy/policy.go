@@ -100,7 +100,7 @@ func New(config Config) (*Policy, error) {
 			errs = append(errs, keypath.Errorf(append(path, "name"), "another rule has the name %q already", rule.Name))
 		}
 		seen[rule.Name] = true
-		program, err := compile(env, rule.When)
+		_, program, err := compile(env, rule.When, cel.OptOptimize) // constants are folded
 		if err != nil {
 			errs = append(errs, keypath.Prefix(err, append(path, "when")...))
 		}
@@ -124,10 +124,10 @@ func newEnv(more ...cel.EnvOption) (*cel.Env, error) {
 	)...)
 }
 
-// compile checks an expression's types, and plans it with constant folding.
-func compile(env *cel.Env, when string) (cel.Program, error) {
+// compile checks an expression's types, and plans its evaluation.
+func compile(env *cel.Env, when string, options ...cel.EvalOption) (*cel.Ast, cel.Program, error) {
 	if strings.TrimSpace(when) == "" {
-		return nil, errors.New(`the rule has no expression; write one, such as claims.repository_owner == "example"`)
+		return nil, nil, errors.New(`the rule has no expression; write one, such as claims.repository_owner == "example"`)
 	}
 	ast, issues := env.Compile(when)
 	if issues.Err() != nil {
@@ -138,16 +138,16 @@ func compile(env *cel.Env, when string) (cel.Program, error) {
 				break // the rest is most likely a consequence
 			}
 		}
-		return nil, errors.Join(errs...)
+		return nil, nil, errors.Join(errs...)
 	}
 	if !ast.OutputType().IsExactType(cel.BoolType) {
-		return nil, fmt.Errorf("the expression's value is of type %s (dyn: any, as a claim); compare it with what it must be, as in claims.email_verified == true", ast.OutputType())
+		return nil, nil, fmt.Errorf("the expression's value is of type %s (dyn: any, as a claim); compare it with what it must be, as in claims.email_verified == true", ast.OutputType())
 	}
-	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(costLimit))
+	program, err := env.Program(ast, cel.EvalOptions(options...), cel.CostLimit(costLimit))
 	if err != nil {
-		return nil, fmt.Errorf("the expression cannot be planned: %s", oneLine(err.Error()))
+		return nil, nil, fmt.Errorf("the expression cannot be planned: %s", oneLine(err.Error()))
 	}
-	return program, nil
+	return ast, program, nil
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
