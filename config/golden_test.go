@@ -76,7 +76,7 @@ func outcomeOf(kind, name string, content []byte, environ []string) (outcome, te
 	switch kind {
 	case "server":
 		document, warnings, err = ParseServer(name, content, environ)
-	case "issuers", "issuers-json", "issuers-compat":
+	case "issuers", "issuers-json", "issuers-compat", "issuers-syntax":
 		document, warnings, err = ParseIssuers(name, content, kind == "issuers-compat", nil)
 	case "caset":
 		document, warnings, err = ParseCASet(name, content)

@@ -5,8 +5,6 @@ package config
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -118,15 +116,11 @@ func (d *decoder) parse(content []byte) *node {
 		}
 		content = d.yamlOfJSON(content)
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(content))
-	var document, second yaml.Node
-	err := decoder.Decode(&document)
-	if err == nil {
-		if err = decoder.Decode(&second); err == nil {
-			d.tolerated(position{second.Line, second.Column}, nil, "a second YAML document begins here, and only the first one is read")
-		}
+	document, second, err := documents(bytes.NewReader(content))
+	if second.Kind != 0 {
+		d.tolerated(position{second.Line, second.Column}, nil, "a second YAML document begins here, and only the first one is read")
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil {
 		at, text := yamlSyntaxError(err, content)
 		d.mistake(at, nil, "%s", text)
 	}

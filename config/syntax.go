@@ -7,11 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // jsonErrorAt returns the place of an error of encoding/json.
@@ -72,17 +75,12 @@ func (d *decoder) yamlOfJSON(content []byte) []byte {
 	return append(out, content[end:]...)
 }
 
-// yamlSyntaxError returns the place of an error of the YAML package, and a sentence. The package
-// gives at most a line, which is one too low if its parser, not its scanner, complains; without a
-// line, it is line 1.
+// yamlSyntaxError returns the place of an error of the YAML package, and a sentence. The package gives
+// at most a line, often that of the mapping or list around the author's mistake.
 func yamlSyntaxError(err error, content []byte) (position, string) {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	line := 1
-	if n, _ := fmt.Sscanf(text, "line %d:", &line); n == 1 {
+	if strings.HasPrefix(text, "line ") {
 		_, text, _ = strings.Cut(text, ": ")
-		if strings.HasPrefix(text, "did not find expected") {
-			line++
-		}
 	}
 	if rest, ok := strings.CutPrefix(text, "unknown anchor '"); ok {
 		name := strings.TrimSuffix(rest, "' referenced")
@@ -90,44 +88,135 @@ func yamlSyntaxError(err error, content []byte) (position, string) {
 			return positionAt(content, i), "the alias *" + shorten(name) + " has no anchor &" + shorten(name) + " before it"
 		}
 	}
-	at, hint := yamlHint(text, line, content)
-	return at, "the file is not YAML: " + text + hint
+	begin, last, end := unreadable(content)
+	at, hint := yamlHint(text, begin, end, last, content)
+	text = "the file is not YAML: " + text + hint
+	if last.Line > 0 { // which may be a secret
+		text += fmt.Sprintf("; the last text that could be read is at line %d, column %d", last.Line, last.Column)
+	}
+	return at, text
 }
 
-// yamlHint guesses the author's mistake at the place of a scanner error.
-func yamlHint(text string, line int, content []byte) (position, string) {
-	here := lineOf(content, line)
-	at := position{line, indentation(here) + 1}
-	switch {
-	case strings.HasPrefix(strings.TrimLeft(here, " "), "\t"):
-		return position{line, len(here) - len(strings.TrimLeft(here, " ")) + 1}, "; there is a tab here, and YAML is indented with spaces only"
-	case strings.ContainsRune(here, '\u00a0'):
-		before, _, _ := strings.Cut(here, "\u00a0")
-		return position{line, utf8.RuneCountInString(before) + 1}, "; there is a no-break space here, which YAML does not read as a space"
-	case strings.HasPrefix(text, "mapping values"):
-		// A key without a space after its colon is text, which the next line appears to continue.
-		above := lineOf(content, line-1)
-		key, value, ok := strings.Cut(strings.TrimSpace(above), ":")
-		if ok && value != "" && value[0] != ' ' && !strings.ContainsAny(key, " \"'#") {
-			return position{line - 1, indentation(above) + len(key) + 1}, "; a space must follow this colon"
+// documents reads the first two documents; the kind of one that is absent is 0.
+func documents(from io.Reader) (first, second yaml.Node, err error) {
+	decoder := yaml.NewDecoder(from)
+	if err = decoder.Decode(&first); err == nil {
+		err = decoder.Decode(&second)
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return first, second, err
+}
+
+// unreadable returns the offset of the line from which on content is not YAML, the last text before it,
+// and the offset at which the YAML package stops.
+func unreadable(content []byte) (begin int, last yaml.Node, end int) {
+	budget := 4 << 20 // bytes that may be read again
+	rest := slowReader{bytes.NewReader(content)}
+	_, _, _ = documents(rest)
+	end = len(content) - rest.Len()
+	for begin = end; begin > 0; budget -= begin {
+		begin = bytes.LastIndexByte(content[:begin-1], '\n') + 1
+		document, _, err := documents(bytes.NewReader(content[:begin]))
+		if err == nil || budget < 0 {
+			return begin, lastText(document), end
 		}
-		return at, "; is the line indented like its neighbours, and is text with a colon and a space in it in quotes?"
-	case text == "found unexpected end of stream":
-		return at, "; is a quote or a bracket missing that ends what begins here?"
 	}
-	return at, ""
+	return 0, last, end
 }
 
-// indentation returns the number of spaces and tabs at the start of a line.
-func indentation(line string) int { return len(line) - len(strings.TrimLeft(line, " \t")) }
+// slowReader reads one byte at a time, so that the YAML package is never far ahead.
+type slowReader struct{ *bytes.Reader }
 
-// lineOf returns a line, counted from 1, without its end; "" if there is none.
-func lineOf(content []byte, line int) string {
-	lines := bytes.SplitN(content, []byte("\n"), max(line, 0)+1)
-	if line < 1 || line > len(lines) {
-		return ""
+func (r slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 1)]) }
+
+// lastText returns the last text of a tree; zero if there is none.
+func lastText(n yaml.Node) yaml.Node {
+	for len(n.Content) > 0 {
+		next := n.Content[len(n.Content)-1]
+		if next.Kind == yaml.ScalarNode && next.Value == "" && len(n.Content) > 1 {
+			next = n.Content[len(n.Content)-2] // the key of nothing
+		}
+		n = *next
 	}
-	return string(lines[line-1])
+	return n
+}
+
+// yamlHints are mistakes that authors make, by the error of the YAML package, if it matters, and the
+// line with the mistake. The group is its place. After those, the last ones are found in the line before.
+var yamlHints = []struct {
+	err  string
+	line *regexp.Regexp
+	hint string
+}{
+	{"", regexp.MustCompile(`^ *(\t)`), "there is a tab here, and YAML is indented with spaces only"},
+	{"", regexp.MustCompile(`(\x{a0})`), "there is a no-break space here, which YAML does not read as a space"},
+	{"", regexp.MustCompile(`(?:^ *|: +|- +|[\[{,] *)('(?:[^']|'')*$|"(?:[^"\\]|\\.)*$)`), "the quote that begins here does not end in this line"},
+	{"did not find", regexp.MustCompile(`(?:: +|- +)(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*") *([^\s#:,}\]])`), "the text in quotes ends before this; put all of it in quotes of the other kind"},
+	{"escape character", regexp.MustCompile(`"[^"\\]*(?:\\["\\/0abefnrtvxuUN_LP ][^"\\]*)*(\\)`), "in double quotes this begins an escape; write it twice, or use single quotes"},
+	{"cannot start", regexp.MustCompile("(?:^|: |- ) *([@%`])"), "text that begins with this character must be in quotes"},
+	{"alphabetic", regexp.MustCompile(`(?:^|: |- ) *([*&])`), "text that begins with this character must be in quotes"},
+	{"mapping values", regexp.MustCompile(`: +[^"'\[{\s].*?(:)(?: |$)`), "text with a colon and a space in it must be in quotes"},
+	{"", regexp.MustCompile(`^ *(-)[A-Za-z]`), "a space must follow this dash"},
+	{"", regexp.MustCompile(`^[ -]*[A-Za-z][A-Za-z_-]*(:)[^ /]`), "a space must follow this colon"},
+}
+
+// yamlHint returns the place of the author's mistake and what it probably is. The lines before begin are
+// YAML, and last is the text at their end; the YAML package stops at end.
+func yamlHint(text string, begin, end int, last yaml.Node, content []byte) (position, string) {
+	line, _, _ := bytes.Cut(content[begin:], []byte("\n"))
+	above := content[bytes.LastIndexByte(content[:max(begin-1, 0)], '\n')+1 : begin]
+	first := begin + len(line) - len(bytes.TrimLeft(line, " "))
+	for _, known := range yamlHints {
+		if place := known.line.FindSubmatchIndex(line); place != nil && strings.Contains(text, known.err) {
+			return positionAt(content, begin+place[2]), "; " + known.hint
+		}
+	}
+	open, extra := brackets(content[:end], begin)
+	switch {
+	case strings.Contains(text, "',' or"):
+		return positionAt(content, open), "; the bracket that begins here is not closed, or there is a mistake inside of it"
+	case extra >= 0:
+		return positionAt(content, extra), "; this bracket closes none"
+	case strings.HasPrefix(text, "mapping values"):
+		for _, known := range yamlHints[len(yamlHints)-2:] {
+			if place := known.line.FindSubmatchIndex(above); place != nil {
+				return positionAt(content, begin-len(above)+place[2]), "; " + known.hint
+			}
+		}
+		if last.Line > 0 && !bytes.Contains(above, []byte(": ")) {
+			return position{last.Line, last.Column}, "; a colon is missing after this, or the next line is indented too far"
+		}
+		return positionAt(content, first), "; is this line indented like its neighbours?"
+	case strings.HasSuffix(text, "expected ':'"):
+		return positionAt(content, first), "; a colon and a space must follow a key, and text that continues the line before is indented further than its key"
+	case strings.HasSuffix(text, "expected key"), strings.HasSuffix(text, "indicator"):
+		return positionAt(content, first), "; is this line indented like its neighbours?"
+	}
+	return positionAt(content, first), ""
+}
+
+// brackets returns the offset of the innermost bracket in content[begin:] that is open at its end, or
+// otherwise of the first one; and of a bracket that closes none, or -1.
+func brackets(content []byte, begin int) (open, extra int) {
+	extra, closed := -1, 0
+	for open = len(content) - 1; open > begin; open-- {
+		switch content[open] {
+		case ']', '}':
+			if closed++; extra < 0 {
+				extra = open
+			}
+		case '[', '{':
+			if closed--; closed < 0 {
+				return open, -1
+			}
+		}
+	}
+	if closed == 0 {
+		extra = -1
+	}
+	return begin + max(bytes.IndexAny(content[begin:], "[{"), 0), extra
 }
 
 // positionAt returns the place of a byte: lines end in a newline, columns count characters.
