@@ -64,7 +64,7 @@ func (f *File) WithPlaces(err error) error {
 		} else if f != nil {
 			m.File = f.name
 		}
-		m.Path, m.Text = e.Path, e.Err.Error()
+		m.path, m.Text = joined(e.Path), e.Err.Error()
 		mistakes = append(mistakes, m)
 	}
 	return mistakes.asError()
@@ -88,11 +88,19 @@ type Mistake struct {
 	File string
 	// Line and Column count from 1, Column in characters; both are 0 if the mistake has no line.
 	Line, Column int
-	// Path is the keys that lead to the value, as in YAML, with the index of an item of a list; empty
-	// for a mistake of form.
-	Path []string
 	// Text is one sentence that states what was found and what was expected.
 	Text string
+	// path is joined.
+	path string
+}
+
+// Path returns the keys that lead to the value, as in YAML, with the index of an item of a list; none
+// for a mistake of form.
+func (m Mistake) Path() []string {
+	if m.path == "" {
+		return []string{}
+	}
+	return strings.Split(m.path, "\x00")
 }
 
 // Error returns FILE:LINE:COLUMN: and the sentence, the form that editors and terminals link.
@@ -154,7 +162,7 @@ func (d *decoder) at(p position) Mistake {
 }
 
 func (m Mistake) with(path []string, format string, args ...any) Mistake {
-	m.Path, m.Text = path, fmt.Sprintf(format, args...)
+	m.path, m.Text = joined(path), fmt.Sprintf(format, args...)
 	return m
 }
 

@@ -45,7 +45,7 @@ func newCheckedConfig(report *app.CheckReport, file string) checkedConfig {
 			p.Severity = "warning"
 		}
 		if m := (config.Mistake{}); errors.As(err, &m) {
-			p.File, p.Line, p.Column, p.Message, p.Key = m.File, m.Line, m.Column, m.Text, append(p.Key, m.Path...)
+			p.File, p.Line, p.Column, p.Message, p.Key = m.File, m.Line, m.Column, m.Text, m.Path()
 		}
 		c.Problems = append(c.Problems, p)
 	}
