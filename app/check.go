@@ -98,11 +98,16 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 func (r *CheckReport) warnOfOpen(issuers *config.Issuers) error {
 	providers, err := config.Providers()
 	var open []error
-	for _, profile := range issuers.All() {
+	for _, entry := range issuers.Entries {
 		for name, p := range providers {
-			if len(profile.Policy.Allow) == 0 && slices.Contains(p.Open, profile.Key) {
-				open = append(open, keypath.Errorf(profile.Path, "every caller of %s can get a certificate: add a rule for your own, such as allow: [{name: ours, when: '%s'}]; "+
-					"mayfly config init %s writes an entry with rules and tests, and when: 'true' states that everyone may", p.Title, p.Rule, name))
+			if entry.Connection.Disabled || !slices.Contains(p.Open, entry.Key) {
+				continue
+			}
+			for _, profile := range entry.All() {
+				if len(profile.Policy.Allow) == 0 {
+					open = append(open, keypath.Errorf(profile.Path, "every caller of %s can get a certificate: add a rule for your own, such as allow: [{name: ours, when: '%s'}]; "+
+						"mayfly config init %s writes an entry with rules and tests, and when: 'true' states that everyone may", p.Title, p.Rule, name))
+				}
 			}
 		}
 	}
