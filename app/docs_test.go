@@ -3,13 +3,23 @@
 package app_test
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
 )
 
 // yamlBlocks returns the blocks of YAML in a document.
@@ -25,30 +35,156 @@ func yamlBlocks(t *testing.T, document string) (blocks []string) {
 	return blocks
 }
 
-// Every block of docs/issuers.md is an issuer file without a mistake or a warning, and the
-// tests in it pass.
+// issuerPages are the documents about issuers, by their path.
+func issuerPages(t *testing.T) map[string]string {
+	t.Helper()
+	pages := map[string]string{}
+	for _, path := range append(must(filepath.Glob("../docs/issuers/*.md"))(t), "../docs/issuers.md") {
+		pages[path] = string(must(os.ReadFile(path))(t))
+	}
+	return pages
+}
+
+// Every block of YAML in the documents about issuers is an issuer file without a mistake or a warning,
+// and the tests in it pass; or it is another's file, such as a CI job. There is a page for each provider
+// of config init, and no long line outside of tables.
 func TestIssuersDocument(t *testing.T) {
 	t.Parallel()
-	document := string(must(os.ReadFile("../docs/issuers.md"))(t))
-	blocks := yamlBlocks(t, document)
-	for _, block := range blocks {
-		file := filepath.Join(t.TempDir(), "issuers.yaml")
-		must(0, os.WriteFile(file, []byte(block), 0o600))(t)
-		report := must(app.Check(t.Context(), app.CheckOptions{File: file}))(t)
-		if len(report.Mistakes)+len(report.Warnings) > 0 || report.Tests < report.Entries || report.Tests == 0 {
-			t.Errorf("mistakes %v, warnings %v, %d tests for %d entries in\n%s", report.Mistakes, report.Warnings, report.Tests, report.Entries, block)
+	pages, blocks := issuerPages(t), 0
+	for path, page := range pages {
+		written := generatedClaims(t, generatedEntries(t, page))
+		if written != page && *update {
+			must(0, os.WriteFile(path, []byte(written), 0o644))(t)
+		} else if diff := gocmp.Diff(written, page); diff != "" {
+			t.Errorf("%s is not what `make generate` writes (-want +got):\n%s", path, diff)
+		}
+		for _, block := range yamlBlocks(t, written) {
+			if blocks++; !strings.Contains(block, "oidc-issuers:") && !strings.Contains(block, "meta-issuers:") {
+				if err := yaml.Unmarshal([]byte(block), new(any)); err != nil {
+					t.Errorf("%s: %v in\n%s", path, err, block)
+				}
+				continue
+			}
+			file := filepath.Join(t.TempDir(), "issuers.yaml")
+			must(0, os.WriteFile(file, []byte(block), 0o600))(t)
+			report := must(app.Check(t.Context(), app.CheckOptions{File: file}))(t)
+			if len(report.Mistakes)+len(report.Warnings) > 0 || report.Tests < report.Entries || report.Tests == 0 {
+				t.Errorf("%s: mistakes %v, warnings %v, %d tests for %d entries in\n%s", path, report.Mistakes, report.Warnings, report.Tests, report.Entries, block)
+			}
+		}
+		for line := range strings.Lines(page) {
+			if utf8.RuneCountInString(line) > 121 && !strings.HasPrefix(line, "|") {
+				t.Errorf("%s: this line has %d columns: %s", path, len(line)-1, line)
+			}
 		}
 	}
-	for _, provider := range []string{
-		"Google Workspace", "Entra ID", "Okta", "Keycloak", "Dex", "GitHub\n", "GitHub Enterprise Server", "GitLab\n", "GitLab of your own",
-		"Buildkite", "CircleCI", "Jenkins", "EKS, GKE and AKS", "K3s", "The cluster that mayfly runs in", "SPIFFE", "AWS",
-	} {
-		if !strings.Contains(document, "# "+provider) && !strings.Contains(document, "# Microsoft "+provider) {
-			t.Errorf("%q has no section", provider)
+	for name := range must(config.Providers())(t) {
+		if page := cmp.Or(map[string]string{"eks": "kubernetes", "gke": "kubernetes", "aks": "kubernetes"}[name], name); !strings.Contains(pages["../docs/issuers/"+page+".md"], "mayfly config init "+name+" ") {
+			t.Errorf("%s has no page with its command", name)
 		}
 	}
-	if len(blocks) < 18 {
-		t.Errorf("the document has %d blocks only", len(blocks))
+	if blocks < 30 {
+		t.Errorf("the documents have %d blocks only", blocks)
+	}
+}
+
+// generatedEntries writes below each `mayfly config init` with a block of YAML what it prints.
+func generatedEntries(t *testing.T, page string) string {
+	return regexp.MustCompile("(?s)```sh\n(mayfly config init [^`]*?)\n```\n\n```yaml\n.*?```\n").ReplaceAllStringFunc(page, func(found string) string {
+		command, _, _ := strings.Cut(strings.TrimPrefix(found, "```sh\n"), "\n```\n")
+		var chosen []*config.Provider
+		values, words := map[string]string{}, strings.Fields(strings.ReplaceAll(command, "\\\n", ""))[3:]
+		for i := 0; i < len(words); i++ {
+			if flag, ok := strings.CutPrefix(words[i], "--"); ok {
+				i++
+				values[flag] = words[i]
+				continue
+			}
+			p := must(config.Providers())(t)[words[i]]
+			chosen = append(chosen, p)
+		}
+		for _, p := range chosen {
+			for _, parameter := range p.Parameters {
+				key := p.Name + "." + parameter.Name
+				values[key] = cmp.Or(values[key], values[parameter.Name], parameter.Default)
+				must(0, parameter.Check(values[key]))(t)
+			}
+		}
+		text := must(config.InitialIssuers(chosen, values))(t)
+		_, text, _ = strings.Cut(text, "\n\n") // the head, which is the same in all
+		return "```sh\n" + command + "\n```\n\n```yaml\n" + text + "```\n"
+	})
+}
+
+// generatedClaims writes the table of what the claims become that a built-in CI provider reads.
+func generatedClaims(t *testing.T, page string) string {
+	return regexp.MustCompile("<!-- Generated by \"make generate\" from the built-in (.*) -->\n(\n\\|.*)?(\n\\|.*)*").ReplaceAllStringFunc(page, func(found string) string {
+		comment, _, _ := strings.Cut(found, "\n")
+		name := strings.Fields(comment)[8]
+		provider, ok := must(identity.BuiltIn())(t)[name]
+		if !ok {
+			t.Errorf("there is no built-in %s", name)
+		}
+		becomes, indexed := map[string][]string{}, map[string]bool{}
+		add := func(source, what string) {
+			for _, read := range regexp.MustCompile(`\{\{[^}]*\}\}|^[^{]+$`).FindAllString(source, -1) {
+				for _, claim := range regexp.MustCompile(`[ (]\.(\w+)|index \. "([^"]+)"|^([\w-]+)$`).FindAllStringSubmatch(read, -1) {
+					claim := claim[1] + claim[2] + claim[3]
+					indexed[claim] = strings.Contains(read, "index .")
+					if !slices.Contains(becomes[claim], what) {
+						becomes[claim] = append(becomes[claim], what)
+					}
+				}
+			}
+		}
+		add(provider.SubjectAlternativeNameTemplate, "the name")
+		for _, key := range slices.Sorted(maps.Keys(provider.ExtensionTemplates)) {
+			add(provider.ExtensionTemplates[key], "`"+key+"`")
+		}
+		table := comment + "\n\n| claim | becomes, or is a part of | if it is missing |\n|---|---|---|\n"
+		for _, claim := range slices.Sorted(maps.Keys(becomes)) {
+			missing := "the token is refused"
+			standard, has := provider.DefaultTemplateValues[claim]
+			switch {
+			case standard != "":
+				missing = "`" + standard + "`"
+			case has, indexed[claim] && becomes[claim][0] != "the name":
+				missing = "empty; an empty extension is left out"
+			}
+			table += fmt.Sprintf("| `%s` | %s | %s |\n", claim, strings.Join(becomes[claim], ", "), missing)
+		}
+		return strings.TrimSuffix(table, "\n")
+	})
+}
+
+// Each link from a document to a file or a heading leads to one.
+func TestLinksInDocuments(t *testing.T) {
+	t.Parallel()
+	headings := func(path string) (anchors []string) {
+		for _, line := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(must(os.ReadFile(path))(t)), -1) {
+			slug := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(line[1]), "")
+			anchors = append(anchors, strings.ReplaceAll(slug, " ", "-"))
+		}
+		return anchors
+	}
+	links := 0
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/*/*.md"} {
+		for _, path := range must(filepath.Glob(pattern))(t) {
+			for _, link := range regexp.MustCompile(`\]\(([^)#: ]*)(?:#([^) ]*))?\)`).FindAllStringSubmatch(string(must(os.ReadFile(path))(t)), -1) {
+				target := path
+				if link[1] != "" {
+					target = filepath.Join(filepath.Dir(path), link[1])
+				}
+				if _, err := os.Stat(target); err != nil {
+					t.Errorf("%s: %v", path, err)
+				} else if links++; link[2] != "" && !slices.Contains(headings(target), link[2]) {
+					t.Errorf("%s: %s has no heading #%s", path, target, link[2])
+				}
+			}
+		}
+	}
+	if links < 60 {
+		t.Errorf("there are %d links only", links)
 	}
 }
 

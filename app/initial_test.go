@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -34,7 +35,11 @@ func initialProviders(t *testing.T) (providers []*config.Provider, values map[st
 // its tests pass: for each entry one claim set that is allowed, and one that is refused.
 func checkInitial(t *testing.T, providers []*config.Provider, values map[string]string) {
 	t.Helper()
-	text := must(config.InitialIssuers(providers, values))(t)
+	checkInitialText(t, providers, must(config.InitialIssuers(providers, values))(t))
+}
+
+func checkInitialText(t *testing.T, providers []*config.Provider, text string) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "issuers.yaml")
 	must(0, os.WriteFile(file, []byte(text), 0o600))(t)
 	report := must(app.Check(t.Context(), app.CheckOptions{File: file}))(t)
@@ -57,6 +62,13 @@ func TestInitialIssuers(t *testing.T) {
 	t.Parallel()
 	providers, values := initialProviders(t)
 	checkInitial(t, providers, values)
+	// The rules in comments are rules, and what is refused without them stays refused.
+	text := must(config.InitialIssuers(providers, values))(t)
+	commented := regexp.MustCompile(`(?m)^      # (- name: |  when: |    claims\.)`)
+	if n := len(commented.FindAllString(text, -1)); n != 6 {
+		t.Errorf("the rules in comments have %d lines", n)
+	}
+	checkInitialText(t, providers, commented.ReplaceAllString(text, "      $1"))
 	odd := []string{
 		"123", "0x1F", "1e3", "true", "null", "~", "no", "2026-01-01", "a.b", "a..b", "a-", "-a", "a_b", ".", "..", "a/..", "a/./b", "a//b", "a/b/c", "a,b", "a,",
 		"", " ", "a b", " a", "a ", "a\n", "a\nb", "a\r", "a\tb", "a'b", `a"b`, `a\b`, `a\u0022`, "a#b", "a #b", "a: b", "a:", "*a", "&a", "!a", "|", ">", "@a", "%a", "`a`",
