@@ -157,37 +157,6 @@ func generatedClaims(t *testing.T, page string) string {
 	})
 }
 
-// Each link from a document to a file or a heading leads to one.
-func TestLinksInDocuments(t *testing.T) {
-	t.Parallel()
-	headings := func(path string) (anchors []string) {
-		for _, line := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(must(os.ReadFile(path))(t)), -1) {
-			slug := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(line[1]), "")
-			anchors = append(anchors, strings.ReplaceAll(slug, " ", "-"))
-		}
-		return anchors
-	}
-	links := 0
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/*/*.md"} {
-		for _, path := range must(filepath.Glob(pattern))(t) {
-			for _, link := range regexp.MustCompile(`\]\(([^)#: ]*)(?:#([^) ]*))?\)`).FindAllStringSubmatch(string(must(os.ReadFile(path))(t)), -1) {
-				target := path
-				if link[1] != "" {
-					target = filepath.Join(filepath.Dir(path), link[1])
-				}
-				if _, err := os.Stat(target); err != nil {
-					t.Errorf("%s: %v", path, err)
-				} else if links++; link[2] != "" && !slices.Contains(headings(target), link[2]) {
-					t.Errorf("%s: %s has no heading #%s", path, target, link[2])
-				}
-			}
-		}
-	}
-	if links < 60 {
-		t.Errorf("there are %d links only", links)
-	}
-}
-
 // Every block of docs/signers.md that names a signer is read as part of a CA set. There is one for
 // each kind that a binary can be built with.
 func TestSignersDocument(t *testing.T) {

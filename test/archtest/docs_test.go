@@ -21,7 +21,7 @@ var (
 func documents(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	for _, pattern := range []string{"*.md", "docs/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/issuers/*.md"} {
 		files, err := filepath.Glob("../../" + pattern)
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +34,7 @@ func documents(t *testing.T) map[string]string {
 			all[strings.TrimPrefix(filepath.ToSlash(file), "../../")] = string(content)
 		}
 	}
-	if len(all) < 15 {
+	if len(all) < 30 {
 		t.Fatalf("found %d documents", len(all))
 	}
 	return all
