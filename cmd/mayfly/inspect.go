@@ -178,7 +178,11 @@ func (r *report) rows(w table) {
 			w.row(extension.Name, value)
 		}
 	}
-	w.row("Valid", fmt.Sprintf("%s to %s (%s)", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore)))
+	now, end := time.Now(), "ends"
+	if r.NotAfter.Before(now) {
+		end = "ended"
+	}
+	w.row("Valid", fmt.Sprintf("%s to %s (%s, %s %s)", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore), end, printable.Relative(r.NotAfter, now)))
 	w.row("Key", r.PublicKey)
 	w.row("Issued by", r.IssuedBy)
 	w.row("Serial number", r.SerialNumber)

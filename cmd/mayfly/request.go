@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ import (
 type requestOptions struct {
 	url, keyFile, certificateFile, keyType, challenge, caFile string
 	grpc, csr                                                 bool
+	out                                                       output
 	token                                                     tokenFlags
 }
 
@@ -50,6 +52,7 @@ since others see command lines.`,
 	f.BoolVar(&o.grpc, "grpc", false, "ask over gRPC instead of REST")
 	f.BoolVar(&o.csr, "csr", false, "prove possession by a certificate signing request instead of a signed challenge")
 	o.token.add(c)
+	addOutput(c, &o.out)
 	f.StringVar(&o.keyType, "key-type", "ecdsa-p256", "kind of key to make: "+strings.Join(keyTypes, ", "))
 	f.StringVar(&o.keyFile, "key", "", "file for the new private key, PKCS#8 PEM, which must not exist (required)")
 	f.StringVar(&o.certificateFile, "certificate", "-", "file for the certificate chain, leaf first; - is standard output")
@@ -59,9 +62,13 @@ since others see command lines.`,
 }
 
 func (o *requestOptions) run(c *cobra.Command) error {
-	// Checked first: otherwise a certificate would be logged and then lost because the file exists.
+	// Checked first: otherwise a certificate would be logged and then lost because the file cannot be
+	// written.
 	if _, err := os.Lstat(o.keyFile); err == nil {
 		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
+	}
+	if _, err := os.Stat(filepath.Dir(o.keyFile)); err != nil {
+		return fmt.Errorf("--key: %w", err)
 	}
 	token, err := o.token.read(c)
 	if err == nil && token == "" {
@@ -96,12 +103,33 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if err := writeKey(o.keyFile, key); err != nil {
 		return err
 	}
-	chain := strings.Join(certificate.PEM, "\n") + "\n"
-	if o.certificateFile == "-" {
-		_, err = fmt.Fprint(c.OutOrStdout(), chain)
+	return o.write(c, certificate.PEM)
+}
+
+// write writes the chain to its file, and to standard output, if that is the file or with -o json.
+func (o *requestOptions) write(c *cobra.Command, chain []string) error {
+	text := strings.Join(chain, "\n") + "\n"
+	if o.certificateFile != "-" {
+		if err := os.WriteFile(o.certificateFile, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.out.json():
+		certificates, err := pem.Certificates([]byte(text))
+		if err != nil {
+			return err
+		}
+		leaf, err := inspect(certificates[0])
+		if err != nil {
+			return err
+		}
+		return printJSON(c.OutOrStdout(), map[string]any{"key": o.keyFile, "chain": chain, "certificate": leaf})
+	case o.certificateFile == "-":
+		_, err := fmt.Fprint(c.OutOrStdout(), text)
 		return err
 	}
-	return os.WriteFile(o.certificateFile, []byte(chain), 0o644)
+	return nil
 }
 
 // requestCertificate requests a certificate, and refuses an answer with a leaf for another key. It
