@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -24,103 +25,98 @@ const (
 
 // layout is an OCI image layout. Everything is read below its root.
 type layout struct {
-	root  *os.Root
-	read  int             // bytes
-	seen  map[string]bool // manifests, by digest
-	found []finding
-	errs  []error
+	root *os.Root
+	read int // bytes
 }
 
-// manifest is an image index or an image manifest.
+// manifest is an image manifest, without what is of no interest here.
 type manifest struct {
-	Manifests, Layers []struct {
+	Layers []struct {
 		MediaType, Digest string
 		Annotations       map[string]string
 	}
 }
 
 // inspectLayout returns the signatures in a directory, also beside an error: sigstore bundles, and what
-// cosign 2 attaches to images.
-func inspectLayout(dir string) ([]finding, error) {
+// cosign 2 attaches to images. It looks at all blobs, since cosign 3 saves the manifests of signatures
+// without a reference from index.json.
+func inspectLayout(dir string) (found []finding, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = root.Close() }()
-	l := &layout{root: root, seen: make(map[string]bool)}
-	index, err := l.file("index.json", maxManifest)
+	blobs, err := fs.ReadDir(root.FS(), "blobs/sha256")
 	if err != nil {
-		return nil, fmt.Errorf("%s is no OCI image layout: reading index.json: %v", dir, err)
+		return nil, fmt.Errorf("%s is a folder, and no OCI image layout: %v", dir, err)
 	}
-	l.walk(index)
-	if len(l.found) == 0 && len(l.errs) == 0 {
-		l.errs = []error{fmt.Errorf("it has %d manifests and no signature; expected a layer that is a sigstore bundle or has the annotation %s", len(l.seen), certificateAnnotation)}
+	l := &layout{root: root}
+	var errs []error
+	for _, blob := range blobs {
+		digest := "sha256:" + blob.Name()
+		if !digestForm.MatchString(digest) || l.read > maxLayout {
+			continue
+		}
+		inManifest, err := l.signatures(digest)
+		found = append(found, inManifest...)
+		if err != nil { // a fault of the layout, so no error of the system is wrapped
+			errs = append(errs, fmt.Errorf("%s: %v", dir, err))
+		}
 	}
-	for i, err := range l.errs { // a missing part is a fault of the layout, so no error of the system is wrapped
-		l.errs[i] = fmt.Errorf("%s: %v", dir, err)
+	if len(found)+len(errs) == 0 {
+		errs = []error{fmt.Errorf("%s: none of its %d blobs is the manifest of a signature; expected a layer that is a sigstore bundle or has the annotation %s", dir, len(blobs), certificateAnnotation)}
 	}
-	return l.found, errors.Join(l.errs...)
+	return found, errors.Join(errs...)
 }
 
-func (l *layout) file(name string, limit int64) ([]byte, error) {
-	f, err := l.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
+// signatures returns those in a manifest; none for any other blob.
+func (l *layout) signatures(digest string) (found []finding, err error) {
+	text, err := l.blob(digest, maxManifest)
+	var m manifest
+	if err != nil || json.Unmarshal(text, &m) != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no regular file", name)
+	var errs []error
+	for _, layer := range m.Layers {
+		f, err := l.signature(layer.MediaType, layer.Digest, layer.Annotations)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("the signature %s: %w", layer.Digest, err))
+		} else if f != nil {
+			found = append(found, *f)
+		}
 	}
-	data, err := files.ReadAll(f, limit)
-	if l.read += len(data); err == nil && l.read > maxLayout {
-		err = fmt.Errorf("more than %d bytes were read", maxLayout)
-	}
-	return data, err
+	return found, errors.Join(errs...)
 }
 
 var digestForm = regexp.MustCompile("^sha256:[0-9a-f]{64}$")
 
-// blob reads a blob, which must have its digest.
+// blob reads JSON, which must have its digest. It returns nothing for a blob that is no JSON object, such
+// as a layer of an image, or larger than limit.
 func (l *layout) blob(digest string, limit int64) ([]byte, error) {
 	if !digestForm.MatchString(digest) {
 		return nil, fmt.Errorf("the digest %.80q is not sha256: and 64 hexadecimal digits", digest)
 	}
-	data, err := l.file("blobs/sha256/"+strings.TrimPrefix(digest, "sha256:"), limit)
+	f, err := l.root.OpenFile("blobs/sha256/"+strings.TrimPrefix(digest, "sha256:"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", digest, err)
+		return nil, err
 	}
-	if actual := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); actual != digest {
-		return nil, fmt.Errorf("the blob %s was altered: its digest is %s", digest, actual)
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", f.Name())
 	}
-	return data, nil
-}
-
-// walk reads an index or a manifest, and all below it.
-func (l *layout) walk(document []byte) {
-	var m manifest
-	if err := json.Unmarshal(document, &m); err != nil {
-		l.errs = append(l.errs, fmt.Errorf("reading a manifest: %w", err))
+	in := bufio.NewReader(f)
+	if first, err := in.Peek(1); err != nil || first[0] != '{' || info.Size() > limit {
+		return nil, nil
 	}
-	for _, layer := range m.Layers {
-		f, err := l.signature(layer.MediaType, layer.Digest, layer.Annotations)
-		if err != nil {
-			l.errs = append(l.errs, fmt.Errorf("the signature %s: %w", layer.Digest, err))
-		} else if f != nil {
-			l.found = append(l.found, *f)
-		}
+	data, err := files.ReadAll(in, limit)
+	if l.read += len(data); err == nil && l.read > maxLayout {
+		err = fmt.Errorf("more than %d bytes of manifests and signatures", maxLayout)
 	}
-	for _, inner := range m.Manifests {
-		if l.seen[inner.Digest] || l.read > maxLayout {
-			continue
-		}
-		l.seen[inner.Digest] = true
-		switch text, err := l.blob(inner.Digest, maxManifest); {
-		case err == nil:
-			l.walk(text)
-		case !errors.Is(err, fs.ErrNotExist): // a copy may lack platforms
-			l.errs = append(l.errs, err)
-		}
+	if actual := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); err == nil && actual != digest {
+		err = fmt.Errorf("the blob %s was altered: its digest is %s", digest, actual)
 	}
+	return data, err
 }
 
 // The annotations in which cosign 2 keeps a certificate, its chain and the log entry.
