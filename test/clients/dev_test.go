@@ -124,6 +124,21 @@ func devPasted(t *testing.T, w *world, d *dev) {
 	if err != nil || json.Unmarshal(text, &sum) != nil || len(sum.VerificationMaterial) == 0 {
 		t.Errorf("no bundle came of it: %v, %s", err, text)
 	}
+	w.inspects(t, s, "hello.sigstore.json", "Signed  *sha256:"+helloDigest)
+}
+
+// helloDigest is the SHA-256 of what the pasted lines sign.
+const helloDigest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+
+// inspects reads with mayfly inspect what cosign has written.
+func (w *world) inspects(t *testing.T, s *sandbox, name, signed string) {
+	t.Helper()
+	out := s.mustRun(t, w.tools.mayfly, "inspect", name)
+	for _, want := range []string{"Identity  *" + you, "Signature  *application/vnd.dev.sigstore.bundle", signed, "Timestamp  *20", "Log entry  *entry [0-9]* of log "} {
+		if !regexp.MustCompile("(?m)^" + want).Match(out) {
+			t.Errorf("%q is missing in what mayfly inspect prints of %s:\n%s", want, name, out)
+		}
+	}
 }
 
 func devSignsImage(t *testing.T, w *world, d *dev) {
@@ -135,6 +150,8 @@ func devSignsImage(t *testing.T, w *world, d *dev) {
 	if !strings.Contains(string(out), strings.SplitN(image, "@", 2)[1]) {
 		t.Errorf("cosign verified something, but not %s: %s", image, out)
 	}
+	s.mustRun(t, w.tools.cosign3, "save", "--dir", "layout", image)
+	w.inspects(t, s, "layout", "Signed  *"+strings.SplitN(image, "@", 2)[1])
 }
 
 func devRefusesImage(t *testing.T, w *world, d *dev) {
