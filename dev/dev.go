@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app"
@@ -252,19 +253,18 @@ func (w *World) publish() error {
 func (w *World) Run(ctx context.Context, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	awaited := make(chan struct{})
-	go func() {
-		defer close(awaited)
+	var tasks sync.WaitGroup
+	tasks.Go(func() {
 		if w.awaitReady(ctx) {
 			ready()
 		}
-	}()
+	})
 	if w.watcher != nil {
-		go w.watcher.Run(ctx)
+		tasks.Go(func() { w.watcher.Run(ctx) })
 	}
 	err := w.app.Run(ctx, server.Listeners{HTTP: w.listener})
 	stop()
-	<-awaited
+	tasks.Wait()
 	return errors.Join(err, w.Close(ctx))
 }
 

@@ -80,7 +80,7 @@ The kinds of identity for --as, each with its parameters and their defaults:
 func tokenQuery(flags *pflag.FlagSet, kinds dev.Kinds, as string, claims []string) (url.Values, error) {
 	query, parameters := url.Values{}, make(map[string]string)
 	flags.Visit(func(f *pflag.Flag) {
-		if f.Hidden || f.Name == "email" {
+		if f.Hidden || f.Name == "email" && f.Value.String() != "" {
 			parameters[f.Name] = f.Value.String()
 			query.Set(f.Name, f.Value.String())
 		}
@@ -90,13 +90,13 @@ func tokenQuery(flags *pflag.FlagSet, kinds dev.Kinds, as string, claims []strin
 		switch {
 		case !ok || name == "":
 			return nil, fmt.Errorf("--claim is %q; it looks like name=value", claim)
-		case as != "":
+		case flags.Changed("as"):
 			query.Add("claim", claim)
 		default:
 			query.Add(name, value)
 		}
 	}
-	if as == "" {
+	if !flags.Changed("as") {
 		delete(parameters, "email")
 		for name := range parameters {
 			return nil, fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --as help lists them", name)
