@@ -136,6 +136,9 @@ func completeTree(root *cobra.Command) {
 		if c.HasSubCommands() && c.RunE == nil {
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
+		if !strings.Contains(c.Use, " ") && c.ValidArgsFunction == nil {
+			c.ValidArgsFunction = cobra.NoFileCompletions
+		}
 		for _, sub := range c.Commands() {
 			walk(sub)
 		}
