@@ -90,8 +90,8 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 		wrong = append(wrong, report.ask(ctx, t)...)
 	}
 	report.add(t.issuers.WithPlaces(errors.Join(wrong...)))
-	report.BuiltIn, err = builtIn(t.issuers)
-	return report, errors.Join(err, report.warnOfOpen(t.issuers))
+	report.BuiltIn = builtIn(t.issuers)
+	return report, report.warnOfOpen(t.issuers)
 }
 
 // warnOfOpen warns of entries by which everyone gets a certificate who has an account at a provider.
@@ -116,7 +116,7 @@ func (r *CheckReport) warnOfOpen(issuers *config.Issuers) error {
 }
 
 // builtIn returns the built-in CI providers that entries use, as text.
-func builtIn(issuers *config.Issuers) (string, error) {
+func builtIn(issuers *config.Issuers) string {
 	users := map[string][]string{}
 	for _, profile := range issuers.All() {
 		name := profile.CIProvider

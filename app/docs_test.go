@@ -93,21 +93,23 @@ func generatedEntries(t *testing.T, page string) string {
 	return regexp.MustCompile("(?s)```sh\n(mayfly config init [^`]*?)\n```\n\n```yaml\n.*?```\n").ReplaceAllStringFunc(page, func(found string) string {
 		command, _, _ := strings.Cut(strings.TrimPrefix(found, "```sh\n"), "\n```\n")
 		var chosen []*config.Provider
-		values, words := map[string]string{}, strings.Fields(strings.ReplaceAll(command, "\\\n", ""))[3:]
+		flags, words := map[string]string{}, strings.Fields(strings.ReplaceAll(command, "\\\n", ""))[3:]
 		for i := 0; i < len(words); i++ {
 			if flag, ok := strings.CutPrefix(words[i], "--"); ok {
 				i++
-				values[flag] = words[i]
+				flags[flag] = words[i]
 				continue
 			}
 			p := must(config.Providers())(t)[words[i]]
 			chosen = append(chosen, p)
 		}
+		values := map[string]map[string]string{}
 		for _, p := range chosen {
+			values[p.Name] = map[string]string{}
 			for _, parameter := range p.Parameters {
-				key := p.Name + "." + parameter.Name
-				values[key] = cmp.Or(values[key], values[parameter.Name], parameter.Default)
-				must(0, parameter.Check(values[key]))(t)
+				value := cmp.Or(flags[parameter.Name], parameter.Default)
+				must(0, parameter.Check(value))(t)
+				values[p.Name][parameter.Name] = value
 			}
 		}
 		text := must(config.InitialIssuers(chosen, values))(t)

@@ -16,13 +16,13 @@ import (
 )
 
 // initialProviders returns the providers of config init, and values for all their parameters.
-func initialProviders(t *testing.T) (providers []*config.Provider, values map[string]string) {
+func initialProviders(t *testing.T) (providers []*config.Provider, values map[string]map[string]string) {
 	t.Helper()
-	known, values := must(config.Providers())(t), map[string]string{}
+	known, values := must(config.Providers())(t), map[string]map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(known)) {
-		providers = append(providers, known[name])
+		providers, values[name] = append(providers, known[name]), map[string]string{}
 		for _, p := range known[name].Parameters {
-			values[name+"."+p.Name] = p.Example + p.Default
+			values[name][p.Name] = p.Example + p.Default
 			if err := p.Check(p.Example + p.Default); err != nil && p.Example+p.Default != "" || p.About == "" {
 				t.Errorf("%s.%s: %v", name, p.Name, err)
 			}
@@ -33,7 +33,7 @@ func initialProviders(t *testing.T) (providers []*config.Provider, values map[st
 
 // checkInitial requires that the issuer file of the providers has no mistake and no warning, and that
 // its tests pass: for each entry one claim set that is allowed, and one that is refused.
-func checkInitial(t *testing.T, providers []*config.Provider, values map[string]string) {
+func checkInitial(t *testing.T, providers []*config.Provider, values map[string]map[string]string) {
 	t.Helper()
 	checkInitialText(t, providers, must(config.InitialIssuers(providers, values))(t))
 }
@@ -87,12 +87,12 @@ func TestInitialIssuers(t *testing.T) {
 					if parameter.Check(value) != nil {
 						continue
 					}
-					if strings.ContainsAny(value, " \n\r\t'\"\\#{}[]$*&!|>%@`") || strings.Contains(value, "..") && !slices.Contains([]string{"name", "path"}, parameter.Kind) {
+					if strings.ContainsAny(value, " \n\r\t'\"\\#{}[]$*&!|>%@`") || strings.Contains(value, "..") && !slices.Contains([]string{"name", "path", "paths"}, parameter.Kind) {
 						t.Errorf("%s may be %q", parameter.Name, value)
 					}
-					changed := maps.Clone(values)
-					changed[provider.Name+"."+parameter.Name] = value
-					checkInitial(t, []*config.Provider{provider}, changed)
+					changed := maps.Clone(values[provider.Name])
+					changed[parameter.Name] = value
+					checkInitial(t, []*config.Provider{provider}, map[string]map[string]string{provider.Name: changed})
 				}
 			}
 		})

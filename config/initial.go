@@ -33,9 +33,8 @@ type Provider struct {
 // required, and one without it and without a Default is optional.
 type Parameter struct {
 	Name, About, Default, Example string
-	// Kind decides the characters of a value. List permits several values, with commas.
+	// Kind decides the characters of a value.
 	Kind string
-	List bool
 }
 
 // Providers returns the providers of `mayfly config init` by name.
@@ -77,13 +76,11 @@ func (p Parameter) Expected() string {
 func (p Parameter) Check(value string) error {
 	const name, label = `[A-Za-z0-9][A-Za-z0-9._-]*`, `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`
 	const url = `https://` + label + `(\.` + label + `)*(:[1-9][0-9]{0,4})?(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*`
+	const path = name + `(/` + name + `)*`
 	pattern := map[string]string{
-		"name": name, "path": name + `(/` + name + `)*`, "label": label, "domain": `(` + label + `\.)+[a-z]([a-z0-9-]*[a-z0-9])?`,
+		"name": name, "path": path, "paths": path + `(,` + path + `)*`, "label": label, "domain": `(` + label + `\.)+[a-z]([a-z0-9-]*[a-z0-9])?`,
 		"uuid": `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "url": url, "url/": url + "/",
 	}[p.Kind]
-	if p.List {
-		pattern += `(,` + pattern + `)*`
-	}
 	ok, err := regexp.MatchString(`^(`+pattern+`)$`, value)
 	switch {
 	case err != nil:
@@ -104,27 +101,23 @@ func initialFuncs() template.FuncMap {
 		"host": func(url string) string {
 			return strings.SplitN(url, "/", 4)[2]
 		},
-		"quoted": func(prefix string, values []string) string {
-			return `"` + prefix + strings.Join(values, `", "`+prefix) + `"`
+		"first": func(values string) string {
+			return strings.Split(values, ",")[0]
+		},
+		"quoted": func(prefix, values string) string {
+			return `"` + prefix + strings.ReplaceAll(values, ",", `", "`+prefix) + `"`
 		},
 	}
 }
 
-// InitialIssuers returns an issuer file that trusts the providers. values has their parameters by the
-// names of both, as in github.org; Check has accepted each.
-func InitialIssuers(providers []*Provider, values map[string]string) (string, error) {
+// InitialIssuers returns an issuer file that trusts the providers. values has by the name of a provider
+// the values of its parameters, which Check has accepted.
+func InitialIssuers(providers []*Provider, values map[string]map[string]string) (string, error) {
 	entries, metadata := &strings.Builder{}, &strings.Builder{}
 	for _, p := range providers {
-		data := map[string]any{}
-		for _, parameter := range p.Parameters {
-			key, value := strings.ReplaceAll(parameter.Name, "-", "_"), values[p.Name+"."+parameter.Name]
-			if data[key] = value; parameter.List {
-				data[key] = strings.Split(value, ",")
-			}
-		}
-		err := p.file.Execute(entries, data)
+		err := p.file.Execute(entries, values[p.Name])
 		if m := p.file.Lookup("metadata"); err == nil && m != nil {
-			err = m.Execute(metadata, data)
+			err = m.Execute(metadata, values[p.Name])
 		}
 		if err != nil {
 			return "", fmt.Errorf("writing the entry of %s: %w", p.Name, err)

@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"bytes"
 	_ "embed"
 	"fmt"
 	"strings"
@@ -36,29 +35,19 @@ func (b *builder) isBuiltInName(template string) bool {
 	return false
 }
 
-// BuiltInText returns as the section ci-issuer-metadata the built-in providers that have users, which
-// are issuer entries. A comment names them. It returns "" for no users.
-func BuiltInText(users map[string][]string) (string, error) {
-	if len(users) == 0 {
-		return "", nil
-	}
-	var file yaml.Node
-	if err := yaml.Unmarshal(ciProviders, &file); err != nil {
-		return "", fmt.Errorf("reading the built-in CI providers: %w", err)
-	}
-	providers := file.Content[0].Content[1]
-	all := providers.Content // names and entries in turn
-	providers.Content = nil
-	for i := 0; i < len(all); i += 2 {
-		name := all[i]
-		if used := users[name.Value]; len(used) > 0 {
-			name.HeadComment = strings.TrimSpace(name.HeadComment + "\n# Used by " + strings.Join(used, ", "))
-			providers.Content = append(providers.Content, name, all[i+1])
+// BuiltInText returns the built-in providers that have users, which are issuer entries, as the section
+// ci-issuer-metadata. A comment names the users.
+func BuiltInText(users map[string][]string) (text string) {
+	head, providers, _ := strings.Cut(string(ciProviders), "\n  ")
+	for _, provider := range strings.Split("  "+providers, "\n\n") {
+		for name, used := range users {
+			if strings.Contains("\n"+provider, "\n  "+name+":\n") {
+				text += "\n  # Used by " + strings.Join(used, ", ") + "\n" + strings.TrimRight(provider, "\n") + "\n"
+			}
 		}
 	}
-	var text bytes.Buffer
-	encoder := yaml.NewEncoder(&text)
-	encoder.SetIndent(2)
-	err := encoder.Encode(&file)
-	return text.String(), err
+	if text == "" {
+		return ""
+	}
+	return head + text
 }

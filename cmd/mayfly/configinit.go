@@ -74,29 +74,29 @@ A flag such as --org is for each provider that has it. --gitlab.org is for that 
 }
 
 // chooseProviders returns the providers of those names, and their parameters as flags set them.
-func chooseProviders(c *cobra.Command, known map[string]*config.Provider, names []string) ([]*config.Provider, map[string]string, error) {
+func chooseProviders(c *cobra.Command, known map[string]*config.Provider, names []string) ([]*config.Provider, map[string]map[string]string, error) {
 	var chosen []*config.Provider
 	var wrong []error
-	values, users := map[string]string{}, map[string]int{}
+	values, users := map[string]map[string]string{}, map[string]int{}
 	for _, name := range names {
 		p := known[name]
 		if p == nil {
 			hint := suggest.DidYouMean(name, c.ValidArgs)
 			return nil, nil, fmt.Errorf("there is no provider %q%s; mayfly has %s", name, hint, strings.Join(c.ValidArgs, ", "))
 		}
-		chosen = append(chosen, p)
+		chosen, values[name] = append(chosen, p), map[string]string{}
 		for _, parameter := range p.Parameters {
-			key := name + "." + parameter.Name
-			values[key] = parameter.Default
-			for _, flag := range []string{parameter.Name, key} {
+			value, own := parameter.Default, name+"."+parameter.Name
+			for _, flag := range []string{parameter.Name, own} {
 				if c.Flag(flag).Changed {
-					values[key] = c.Flag(flag).Value.String()
+					value = c.Flag(flag).Value.String()
 					users[flag]++
 				}
 			}
-			if err := parameter.Check(values[key]); err != nil {
-				wrong = append(wrong, fmt.Errorf("--%s (or --%s): %w", parameter.Name, key, err))
+			if err := parameter.Check(value); err != nil {
+				wrong = append(wrong, fmt.Errorf("--%s (or --%s): %w", parameter.Name, own, err))
 			}
+			values[name][parameter.Name] = value
 		}
 	}
 	c.Flags().Visit(func(f *pflag.Flag) {
