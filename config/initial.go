@@ -48,8 +48,9 @@ func Providers() (map[string]*Provider, error) {
 		}
 		p := &Provider{Name: strings.TrimSuffix(file.Name(), ".yaml")}
 		fields, source, _ := strings.Cut(string(content), "---\n")
-		err = yaml.Unmarshal([]byte(fields), p)
-		if err == nil {
+		decoder := yaml.NewDecoder(strings.NewReader(fields))
+		decoder.KnownFields(true)
+		if err = decoder.Decode(p); err == nil {
 			p.file, err = template.New(p.Name).Delims("[[", "]]").Option("missingkey=error").Funcs(initialFuncs()).Parse(source)
 		}
 		if err != nil {

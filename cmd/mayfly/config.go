@@ -57,6 +57,9 @@ file replaces a built-in provider of the same name.`,
 			if len(args) > 0 == (options.File != "") {
 				return usageError{errors.New("exactly one file is expected: FILE or --config; see mayfly config check --help")}
 			}
+			if explainDefaults && form.form != "text" {
+				return usageError{errors.New("--explain-defaults prints YAML and excludes -o " + form.form)}
+			}
 			options.File, options.Environ = cmp.Or(options.File, strings.Join(args, "")), os.Environ()
 			report, err := app.Check(c.Context(), options)
 			if err != nil {

@@ -52,7 +52,7 @@ A flag such as --org is for each provider that has it. --gitlab.org is for that 
 				return err
 			}
 			if err := files.Create(file, []byte(text), 0o644); err != nil {
-				return fmt.Errorf("writing the issuer file: %w", err)
+				return fmt.Errorf("writing the issuer file, which must be new: %w", err)
 			}
 			printable.Fprintf(c.ErrOrStderr(), "%s is written; check it with mayfly config check %[1]s\n", file)
 			return nil
@@ -77,7 +77,7 @@ A flag such as --org is for each provider that has it. --gitlab.org is for that 
 func chooseProviders(c *cobra.Command, known map[string]*config.Provider, names []string) ([]*config.Provider, map[string]map[string]string, error) {
 	var chosen []*config.Provider
 	var wrong []error
-	values, users := map[string]map[string]string{}, map[string]int{}
+	values, users := map[string]map[string]string{}, map[string][]string{}
 	for _, name := range names {
 		p := known[name]
 		if p == nil {
@@ -90,7 +90,7 @@ func chooseProviders(c *cobra.Command, known map[string]*config.Provider, names 
 			for _, flag := range []string{parameter.Name, own} {
 				if c.Flag(flag).Changed {
 					value = c.Flag(flag).Value.String()
-					users[flag]++
+					users[flag] = append(users[flag], own)
 				}
 			}
 			if err := parameter.Check(value); err != nil {
@@ -101,10 +101,10 @@ func chooseProviders(c *cobra.Command, known map[string]*config.Provider, names 
 	}
 	c.Flags().Visit(func(f *pflag.Flag) {
 		switch alone := f.Name == "url" || f.Name == "client-id"; {
-		case f.Name != "file" && users[f.Name] == 0:
+		case f.Name != "file" && len(users[f.Name]) == 0:
 			wrong = append(wrong, fmt.Errorf("--%s is not for %s; mayfly config init lists the flags", f.Name, strings.Join(names, ", ")))
-		case alone && users[f.Name] > 1:
-			wrong = append(wrong, fmt.Errorf("--%s is for one provider, and several have it; write --%s.%[1]s, or that of another", f.Name, names[0]))
+		case alone && len(users[f.Name]) > 1:
+			wrong = append(wrong, fmt.Errorf("--%s is for one provider, and several have it; write --%s", f.Name, strings.Join(users[f.Name], " or --")))
 		}
 	})
 	return chosen, values, errors.Join(wrong...)
