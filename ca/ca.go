@@ -165,9 +165,8 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	if err != nil {
 		return nil, err
 	}
-	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN}
+	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN, SCTEmbedded: ca.config.Logs != nil}
 
-	var sct ctlog.SCT
 	if ca.config.Logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
 		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
@@ -182,21 +181,20 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		}
 
 		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
-		if sct, err = ca.config.Logs.Add(ctx, pre.submission()); err != nil {
+		if draft.sct, err = ca.config.Logs.Add(ctx, pre.submission()); err != nil {
 			return nil, err
 		}
 
 		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
 		//    the precertificate signs it, so that a second certificate for one precertificate
 		//    is refused.
-		if issued.Certificate, err = pre.finalize(ctx, sct); err != nil {
+		if issued.Certificate, err = pre.finalize(ctx, draft.sct); err != nil {
 			return nil, err
 		}
-		issued.SCTEmbedded = true
 	}
 
 	// 8. Record the result.
-	ca.record(ctx, req.RequestID, caller, draft, sct)
+	ca.record(ctx, req.RequestID, caller, draft)
 	return issued, nil
 }
 
@@ -213,18 +211,18 @@ func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error)
 	return ca.config.Profile.draft(authority, now, id, key)
 }
 
-// record logs the one record of a certificate. sct is zero without a log.
-func (ca *CA) record(ctx context.Context, requestID string, caller *Caller, draft *draft, sct ctlog.SCT) {
+// record logs the one record of a certificate.
+func (ca *CA) record(ctx context.Context, requestID string, caller *Caller, draft *draft) {
 	if !ca.config.Logger.Enabled(ctx, slog.LevelInfo) {
 		return
 	}
 	attrs := append(make([]slog.Attr, 0, 13), slog.String("request_id", requestID), slog.String("serial", hex.EncodeToString(draft.template.SerialNumber)))
 	attrs = append(caller.AppendAttrs(attrs), slog.String("authority", draft.authority.id), slog.Uint64("config_generation", ca.config.Generation),
 		slog.Time("not_after", draft.template.NotAfter))
-	if sct.Signature != nil {
-		attrs = append(attrs, slog.String("log_id", hex.EncodeToString(sct.LogID[:])))
+	if ca.config.Logs != nil {
+		attrs = append(attrs, slog.String("log_id", hex.EncodeToString(draft.sct.LogID[:])))
 	}
-	if index, ok := sct.LeafIndex(); ok {
+	if index, ok := draft.sct.LeafIndex(); ok {
 		attrs = append(attrs, slog.Uint64("leaf_index", index))
 	}
 	ca.config.Logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued", attrs...)

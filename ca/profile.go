@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/proof"
@@ -52,6 +53,7 @@ type draft struct {
 	authority *Authority
 	template  certs.Template
 	tbs       *certs.TBS
+	sct       ctlog.SCT // of the precertificate, once a log has it
 }
 
 // draft returns the certificate that names id and holds key, issued by authority at now. Its
