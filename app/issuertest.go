@@ -24,23 +24,20 @@ const (
 	maxWhy     = 400 // bytes about rules, after which a mistake names no more parts
 )
 
-// runTests runs the tests beside the entries as `tests` of cfg states. It returns their number, and
-// the mistakes of those that fail as warnings or as an error.
+// runTests runs the tests beside the entries as `tests` of cfg states. It returns how many it ran,
+// and the mistakes of those that fail as warnings or as an error.
 func (t *trust) runTests(cfg *config.Server) (number int, warnings []error, err error) {
 	var wrong []error
-	stopped := false
+all:
 	for _, profile := range t.issuers.All() {
 		for i, test := range profile.Tests {
-			number++
-			switch {
-			case stopped:
-			case number > maxTests, len(wrong) >= maxFailing:
-				stopped = true
+			if number == maxTests || len(wrong) >= maxFailing {
 				wrong = append(wrong, keypath.Errorf(append(slices.Clip(profile.Path), "tests", strconv.Itoa(i)),
 					"this test and those after it were not run: a file can have %d tests, and no more run once %d mistakes are found", maxTests, maxFailing))
-			default:
-				wrong = append(wrong, t.test(profile, i, test)...)
+				break all
 			}
+			number++
+			wrong = append(wrong, t.test(profile, i, test)...)
 		}
 	}
 	if err = t.issuers.WithPlaces(errors.Join(wrong...)); cfg.Tests == "warn" {

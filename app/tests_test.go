@@ -91,16 +91,16 @@ func TestTestsAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		test               string
-		number, mistakes   int
+		ran, mistakes      int
 		firstThatDidNotRun string
 	}{
-		"passing": {"{claims: {sub: a}, reason: CLAIM_MISSING}", 2010, 1, ":2007:9: "},
-		"failing": {"{claims: {sub: a}, reason: EMAIL_UNVERIFIED}", 500, 101, ":107:9: "},
+		"passing": {"{claims: {sub: a}, reason: CLAIM_MISSING}", 2000, 1, ":2007:9: "},
+		"failing": {"{claims: {sub: a}, reason: EMAIL_UNVERIFIED}", 100, 101, ":107:9: "},
 	} {
 		w := newWorld(t)
-		edited("issuers.yaml", "type: email\n", "type: email\n    tests:\n"+strings.Repeat("      - "+row.test+"\n", row.number))(t, w)
+		edited("issuers.yaml", "type: email\n", "type: email\n    tests:\n"+strings.Repeat("      - "+row.test+"\n", 2010))(t, w)
 		report := check(t, w, func(o *app.CheckOptions) { o.NoFiles = true })
-		if report.Tests != row.number || len(report.Mistakes) != row.mistakes {
+		if report.Tests != row.ran || len(report.Mistakes) != row.mistakes {
 			t.Errorf("%s: %d tests, %d mistakes", name, report.Tests, len(report.Mistakes))
 		}
 		if last := report.Mistakes[len(report.Mistakes)-1].Error(); !strings.Contains(last, row.firstThatDidNotRun) || !strings.Contains(last, "were not run") {
