@@ -26,7 +26,8 @@ const (
 type Explained struct {
 	// Name is the rule's name.
 	Name string `json:"name"`
-	// Parts are the operands of the expression's outermost && and ||, in its order.
+	// Parts are the operands of the expression's outermost && and ||, in its order, except those of a
+	// part that is true.
 	Parts []Part `json:"parts"`
 }
 
@@ -75,9 +76,11 @@ func (p *Policy) Explain(in Input) (all []Explained) {
 // variable matches the text of a variable, and of a member of one.
 var variable = regexp.MustCompile(`^(san|issuer|claims(\.\w+|\[("[^"]*"|\d+)\])+)$`)
 
-// partsOf returns the operands of e with what their evaluation has recorded.
+// partsOf returns the operands of e with what their evaluation has recorded. Those of a part that is
+// true do not matter.
 func partsOf(e ast.Expr, source *ast.SourceInfo, recorded *cel.EvalDetails) (list []Part) {
-	if e.Kind() == ast.CallKind && slices.Contains([]string{operators.LogicalAnd, operators.LogicalOr}, e.AsCall().FunctionName()) {
+	if value, _ := recorded.State().Value(e.ID()); value != types.True && e.Kind() == ast.CallKind &&
+		slices.Contains([]string{operators.LogicalAnd, operators.LogicalOr}, e.AsCall().FunctionName()) {
 		for _, operand := range e.AsCall().Args() {
 			list = append(list, partsOf(operand, source, recorded)...)
 		}
