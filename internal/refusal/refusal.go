@@ -86,7 +86,7 @@ func Table() []Entry {
 		{TokenExpired, Unauthenticated, "The token's `exp` has passed; no time is added for clocks that differ. Get a new one."},
 		{TokenNotYetValid, Unauthenticated, "The token's `nbf` is more than five minutes ahead. Compare the clocks."},
 		{AudienceMismatch, Unauthenticated, "No `aud` of the token is one that this CA expects of its issuer, or they belong to two profiles. Request a token from the issuer with the audience that the message names."},
-		{IssuerNotConfigured, Unauthenticated, "This CA does not trust the token's `iss`. Trailing slashes count. `GET /api/v2/configuration` lists the issuers that it trusts."},
+		{IssuerNotConfigured, Unauthenticated, "This CA does not trust the token's `iss`, or its operator has disabled the issuer; the message states which. Trailing slashes count. `GET /api/v2/configuration` lists the issuers that it trusts."},
 		{SignatureInvalid, Unauthenticated, "The issuer's keys, which were just read, did not sign this token. Or it has no signature, or one with an algorithm that the issuer does not use or that is never accepted (such as `none` and HS256)."},
 		{ClaimMissing, Unauthenticated, "A claim that the certificate or the check of the token needs is missing, null or empty. The message names it."},
 		{ClaimInvalid, Unauthenticated, "A claim has a kind or value that cannot enter a certificate, or by which another token could get the same name (docs/issuers.md). The message names the claim and what is expected."},
