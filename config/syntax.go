@@ -175,7 +175,7 @@ func yamlHint(text string, begin, end int, last yaml.Node, content []byte) (posi
 	}
 	open, extra := brackets(content[:end], begin)
 	switch {
-	case strings.Contains(text, "',' or"):
+	case strings.Contains(text, "',' or"), strings.HasSuffix(text, "node content") && content[open] == '{':
 		return positionAt(content, open), "; the bracket that begins here is not closed, or there is a mistake inside of it"
 	case extra >= 0:
 		return positionAt(content, extra), "; this bracket closes none"
