@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -27,10 +26,10 @@ import (
 func ctlogCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ctlog",
-		Short: "Create, check and search the embedded Certificate Transparency log",
+		Short: "Create and check the embedded Certificate Transparency log, and search any log",
 		Long: `Work with a log that mayfly serve runs itself (ct.logs: [{embedded: …}]). All commands read
 the log's settings from the server's configuration. Where that has several logs, --name names
-one. docs/ctlog.md explains how to run such a log.`,
+one. Only search also reads other logs, with --url. docs/ctlog.md explains how to run a log.`,
 		Example: "  mayfly ctlog status --config mayfly.yaml --name 2026",
 	}
 	c.AddCommand(ctlogInitCommand(), ctlogStatusCommand(), ctlogFsckCommand(), ctlogSearchCommand())
@@ -287,7 +286,10 @@ func (t *agoFlag) Set(text string) error {
 	if _, err := time.ParseDuration("-" + text); err == nil {
 		text = "-" + text
 	}
-	return (*timeFlag)(t).Set(text)
+	if (*timeFlag)(t).Set(text) != nil {
+		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, or how long ago, such as 24h")
+	}
+	return nil
 }
 
 // searchURL searches a log over HTTP.
@@ -318,14 +320,6 @@ func (s *ctlogSearch) searchURL(c *cobra.Command) error {
 		printable.Fprintf(c.ErrOrStderr(), "The log signed its tree of %d entries at %s. That the entries below are in that tree is not verified.\n",
 			source.Head.Size, source.Signed.Format(time.RFC3339))
 	}
-	read := source.Read
-	source.Read = func(ctx context.Context, first, end uint64) ([]*reader.Entry, error) {
-		entries, err := read(ctx, first, end)
-		if err != nil {
-			err = coded{err, 3} // not to be taken for an empty result
-		}
-		return entries, err
-	}
 	return s.search(c, source)
 }
 
@@ -350,6 +344,9 @@ func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 	s.query.Progress = p.report
 	for found, err := range source.Search(c.Context(), s.query) {
 		p.clear()
+		if err != nil && s.url != "" {
+			err = coded{err, 3} // not to be taken for an empty result
+		}
 		if err != nil {
 			return errors.Join(err, w.Flush())
 		}

@@ -34,8 +34,9 @@ func inspectCommand() *cobra.Command {
 certificate timestamp (SCT) that a log gave for it. Of signatures, show also what was signed,
 the timestamps and the log entries.
 
-FILE is ` + readable + `.
-Without FILE, or for -, it is standard input. Nothing is verified: use a signing client to verify.
+FILE holds PEM or DER certificates, sigstore bundles, a bundle of cosign 2 or a trusted_root.json,
+or it is the directory of an OCI image layout with signatures. - or no FILE reads standard input.
+Nothing is verified: use a signing client to verify.
 
 -o json prints an object. It prints an array for several files, for a layout, and for a file with
 several signing certificates or bundles.`,

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -133,6 +134,23 @@ func pipe(blob string) func(*testing.T, string) {
 	return func(t *testing.T, dir string) {
 		check(t, os.Remove(pathOf(dir, blob)))
 		check(t, syscall.Mkfifo(pathOf(dir, blob), 0o600))
+	}
+}
+
+// TestInspectNestedTimestamp: the parser of timestamps recurses, so a large one is refused before it.
+func TestInspectNestedTimestamp(t *testing.T) {
+	t.Parallel()
+	for depth, want := range map[int]string{maxTimestamp/2 - 100: "reading timestamp 1: ", maxTimestamp: "timestamp 1 has 131"} {
+		nested := []byte{0x30, 0x80}
+		nested = append([]byte{0x30, 0x83, byte(2 * depth >> 16), byte(2 * depth >> 8), byte(2 * depth)}, bytes.Repeat(nested, depth)...)
+		response := append([]byte{0x30, 0x83, byte((len(nested) + 5) >> 16), byte((len(nested) + 5) >> 8), byte(len(nested) + 5), 0x30, 3, 2, 1, 0}, nested...)
+		document, err := json.Marshal(map[string]any{"verificationMaterial": map[string]any{"timestampVerificationData": map[string]any{
+			"rfc3161Timestamps": []any{map[string]any{"signedTimestamp": response}},
+		}}})
+		check(t, err)
+		if _, err := inspectData(document); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("a timestamp of depth %d: %v", depth, err)
+		}
 	}
 }
 

@@ -28,8 +28,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
-// maxBundle bounds a file: a bundle may hold an attestation with thousands of components.
-const maxBundle = 32 << 20
+const (
+	// maxBundle bounds a file: a bundle may hold an attestation with thousands of components.
+	maxBundle = 32 << 20
+	// maxTimestamp bounds a timestamp, which has some KiB: its parser recurses as deep as it is nested.
+	maxTimestamp = 64 << 10
+)
 
 // finding is a signing certificate with the CA certificates behind it, a signature, or a trusted root.
 // Its JSON keys, and those of what it holds, are stable.
@@ -222,7 +226,11 @@ func inspectBundle(document []byte) (*finding, error) {
 		s.Subjects = []string{algorithm + ":" + hex.EncodeToString(digest.GetDigest())}
 	}
 	for i, signed := range material.GetTimestampVerificationData().GetRfc3161Timestamps() {
-		stamp, err := timestamp.ParseResponse(signed.GetSignedTimestamp())
+		raw := signed.GetSignedTimestamp()
+		if len(raw) > maxTimestamp {
+			return nil, fmt.Errorf("timestamp %d has %d bytes; at most %d are accepted", i+1, len(raw), maxTimestamp)
+		}
+		stamp, err := timestamp.ParseResponse(raw)
 		if err != nil {
 			return nil, fmt.Errorf("reading timestamp %d: %w", i+1, err)
 		}

@@ -5,6 +5,7 @@ package embedded
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
@@ -22,6 +24,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
 const (
@@ -315,4 +318,31 @@ func (d directory) verify(guard, published reader.Head) (reader.Head, error) {
 		err = d.checkEntries(min((head.Size-1)/tileWidth*tileWidth, guard.Size), head.Size, head.Size, nil)
 	}
 	return head, err
+}
+
+// maxDisorder is how much earlier an entry may be than one before it: the log assigns timestamps
+// before indexes, and clocks may be adjusted.
+const maxDisorder = time.Hour
+
+// Source returns the log in cfg.Dir for reading, also while another process writes it. It has every
+// entry in the tree, published or not.
+func Source(cfg Config) (*reader.Source, error) {
+	if _, err := os.Stat(filepath.Join(cfg.Dir, stateDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil, keypath.Errorf([]string{"dir"}, "%s holds no log", cfg.Dir)
+	}
+	d := directory{cfg.Dir}
+	head, err := d.head()
+	if err != nil {
+		return nil, fmt.Errorf("reading the log in %s: %w", cfg.Dir, err)
+	}
+	read := func(_ context.Context, first, end uint64) (entries []*reader.Entry, err error) {
+		for entry, err := range d.entries(first, end, head.Size) {
+			if err != nil {
+				return nil, fmt.Errorf("reading the log in %s: %w", cfg.Dir, err)
+			}
+			entries = append(entries, entry)
+		}
+		return entries, nil
+	}
+	return &reader.Source{Head: head, Disorder: maxDisorder, Read: read, Parallel: 1}, nil
 }

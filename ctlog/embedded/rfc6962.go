@@ -4,11 +4,13 @@ package embedded
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/tls"
 	"github.com/transparency-dev/merkle/proof"
 
 	"github.com/mayfly-ca/mayfly/ctlog/reader"
@@ -144,4 +146,22 @@ func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 // Every SCT of this log names its entry, so that clients do not need that index.
 func (*Log) getProofByHash(http.ResponseWriter, *http.Request) error {
 	return refuse(http.StatusNotImplemented, "this log keeps no index of leaf hashes; the leaf_index extension of the SCT says which entry it is: use get-entry-and-proof?leaf_index=…&tree_size=…")
+}
+
+// leafEntry returns the entry as get-entries has it (RFC 6962, section 4.6).
+func leafEntry(l *reader.Entry, issuers *issuers) (*ct.LeafEntry, error) {
+	chain := make([]ct.ASN1Cert, 0, len(l.Issuers))
+	for _, fingerprint := range l.Issuers {
+		der, err := issuers.get(fingerprint)
+		if err != nil {
+			return nil, fmt.Errorf("the issuer %x of entry %d: %w", fingerprint, l.Index, err)
+		}
+		chain = append(chain, ct.ASN1Cert{Data: der})
+	}
+	var extra any = ct.CertificateChain{Entries: chain}
+	if l.Precert {
+		extra = ct.PrecertChainEntry{PreCertificate: ct.ASN1Cert{Data: l.Certificate}, CertificateChain: chain}
+	}
+	encoded, err := tls.Marshal(extra)
+	return &ct.LeafEntry{LeafInput: l.MerkleTreeLeaf(), ExtraData: encoded}, err
 }

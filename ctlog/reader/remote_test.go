@@ -16,6 +16,7 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/ctonly"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -205,4 +206,31 @@ func FuzzLeafEntry(f *testing.F) {
 			t.Errorf("%x, %x became %+v", leaf, extra, e)
 		}
 	})
+}
+
+// BenchmarkRead reads a static-ct-api log of 16,384 entries of 3 KiB over loopback.
+func BenchmarkRead(b *testing.B) {
+	const tiles = 64
+	bodies := map[string][]byte{"/checkpoint": []byte(strings.Replace(checkpoint3, "\n3\n", "\n16384\n", 1))}
+	certificate := make([]byte, 1500)
+	for i := range uint64(tiles) {
+		var tile []byte
+		for j := range uint64(Batch) {
+			entry := ctonly.Entry{IsPrecert: true, Certificate: certificate, Precertificate: certificate, IssuerKeyHash: make([]byte, 32)}
+			tile = append(tile, entry.LeafData(i*Batch+j)...)
+		}
+		bodies["/tile/data/"+layout.NWithSuffix(0, i, 0)] = tile
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(bodies[r.URL.Path]) }))
+	b.Cleanup(server.Close)
+	s, _, err := Open(b.Context(), Config{URL: server.URL})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		for _, err := range s.Search(b.Context(), Query{Identity: "no-one@example.com"}) {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(tiles*Batch*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 }
