@@ -22,23 +22,20 @@ var olderTypes []byte
 // olderType returns the rule of a CI type that is older than ci-provider.
 func (b *builder) olderType(issuerType string) rule {
 	var types map[string]struct {
-		Constants, Defaults, Extensions map[string]string
-		Name                            string
-		Required                        []string
+		CIProvider `yaml:",inline"`
+		Required   []string
 	}
 	compiler := builder{}
 	err := yaml.Unmarshal(olderTypes, &types)
 	t := types[issuerType]
-	r := compiler.provider(CIProvider{
-		Constants: t.Constants, DefaultTemplateValues: t.Defaults, ExtensionTemplates: t.Extensions, SubjectAlternativeNameTemplate: t.Name,
-	}, nil)
+	r := compiler.provider(t.CIProvider, nil)
 	if err := errors.Join(append(compiler.errs, err)...); err != nil {
 		b.errs = append(b.errs, fmt.Errorf("reading the older type %s: %w", issuerType, err))
 		return nil
 	}
 	r.names = append(r.names, t.Required...)
 	r.required = slices.DeleteFunc(slices.Clone(r.names), func(name string) bool {
-		_, optional := t.Defaults[name]
+		_, optional := t.DefaultTemplateValues[name]
 		return optional
 	})
 	r.older, r.separate = issuerType, true
