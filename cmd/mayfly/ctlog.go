@@ -341,13 +341,15 @@ func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 	}
 	count := 0
 	p := newProgress(c, "searching the log")
-	s.query.Progress = p.report
+	if !s.out.json() || terminal(c.OutOrStdout()) == nil { // otherwise the results appear there
+		s.query.Progress = p.report
+	}
 	for found, err := range source.Search(c.Context(), s.query) {
-		p.clear()
 		if err != nil && s.url != "" {
 			err = coded{err, 3} // not to be taken for an empty result
 		}
 		if err != nil {
+			p.clear()
 			return errors.Join(err, w.Flush())
 		}
 		row := foundCertificate{
