@@ -5,6 +5,7 @@ package ctlog
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -35,6 +36,13 @@ type SCT struct {
 	Extensions []byte
 	// Signature is an ECDSA-Sig-Value, DER.
 	Signature []byte
+}
+
+// Time returns the time of a timestamp in milliseconds. One after the year 9999, which JSON and RFC 3339
+// cannot express, is at its end.
+func Time(milliseconds uint64) time.Time {
+	const latest = 253402300799_999
+	return time.UnixMilli(int64(min(milliseconds, latest))).UTC()
 }
 
 // parseSCT reads the TLS encoding of one SCT, which must be the whole of s.

@@ -354,7 +354,7 @@ func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 		}
 		row := foundCertificate{
 			Index: found.Index, Timestamp: found.Timestamp.UTC(),
-			Identity: reportSAN{Type: describeKind(found.SAN.Kind), Value: found.SAN.Value},
+			Identity: newReportSAN(found.SAN),
 			Issuer:   found.Issuer,
 			Serial:   hex.EncodeToString(found.Certificate.SerialNumber.Bytes()),
 			IssuedBy: found.Certificate.Issuer.String(),

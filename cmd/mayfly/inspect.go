@@ -22,9 +22,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
-// readable is what inspect reads.
-const readable = "PEM or DER certificates, sigstore bundles, a bundle of cosign 2, a trusted_root.json, or an OCI image layout with signatures"
-
 func inspectCommand() *cobra.Command {
 	var out output
 	c := &cobra.Command{
@@ -34,8 +31,8 @@ func inspectCommand() *cobra.Command {
 certificate timestamp (SCT) that a log gave for it. Of signatures, show also what was signed,
 the timestamps and the log entries.
 
-FILE holds PEM or DER certificates, sigstore bundles, a bundle of cosign 2 or a trusted_root.json,
-or it is the directory of an OCI image layout with signatures. - or no FILE reads standard input.
+FILE holds PEM or DER certificates, sigstore bundles or a bundle of cosign 2, or it is the
+directory of an OCI image layout with signatures. - or no FILE reads standard input.
 Nothing is verified: use a signing client to verify.
 
 -o json prints an object. It prints an array for several files, for a layout, and for a file with
@@ -44,24 +41,10 @@ several signing certificates or bundles.`,
   mayfly inspect -o json chain.pem | jq .extensions
   mayfly inspect hello.sigstore.json ./layout`,
 		RunE: func(c *cobra.Command, names []string) error {
-			var found []finding
-			var errs []error
-			several := len(names) > 1
 			if len(names) == 0 {
 				names = []string{"-"}
 			}
-			for _, name := range names {
-				inFile, list, err := inspectFile(c.InOrStdin(), name)
-				if several = several || list; err != nil {
-					errs = append(errs, err)
-					inFile = append(inFile, finding{Error: err.Error()})
-				}
-				for _, f := range inFile {
-					f.File = name
-					found = append(found, f)
-				}
-			}
-			err := errors.Join(errs...)
+			found, several, err := inspectFiles(c.InOrStdin(), names)
 			switch {
 			case err != nil && !several:
 				return err
@@ -78,7 +61,18 @@ several signing certificates or bundles.`,
 	return c
 }
 
-// report is a certificate, for people and for programs. Its JSON keys are stable.
+// finding is a signing certificate with the CA certificates behind it, or a signature. Its JSON keys, and
+// those of what it holds, are stable.
+type finding struct {
+	File      string            `json:"file,omitempty"`
+	*report                     // of the signing certificate, if there is one
+	Chain     []certificateOfCA `json:"chain,omitempty"`
+	Signature *signature        `json:"signature,omitempty"`
+	Verified  bool              `json:"verified"` // never: a program may ask
+	Error     string            `json:"error,omitempty"`
+}
+
+// report is a certificate.
 type report struct {
 	SubjectAlternativeName reportSAN         `json:"subjectAlternativeName"`
 	Extensions             map[string]string `json:"extensions"`
@@ -102,6 +96,32 @@ type reportSCT struct {
 	Timestamp time.Time `json:"timestamp"`
 }
 
+// certificateOfCA is another certificate, in short.
+type certificateOfCA struct {
+	Subject           string    `json:"subject"`
+	NotBefore         time.Time `json:"notBefore"`
+	NotAfter          time.Time `json:"notAfter"`
+	PublicKey         string    `json:"publicKey"`
+	SHA256Fingerprint string    `json:"sha256Fingerprint"`
+}
+
+// signature is what was signed, and who else has seen that.
+type signature struct {
+	Format        string      `json:"format"`
+	Subjects      []string    `json:"subjects,omitempty"` // the digests of what was signed: algorithm:hexadecimal
+	PayloadType   string      `json:"payloadType,omitempty"`
+	PredicateType string      `json:"predicateType,omitempty"`
+	PublicKeyHint string      `json:"publicKeyHint,omitempty"`
+	Timestamps    []time.Time `json:"timestamps,omitempty"`
+	LogEntries    []logEntry  `json:"logEntries,omitempty"`
+}
+
+type logEntry struct {
+	LogID          string    `json:"logID"`
+	Index          int64     `json:"index"`
+	IntegratedTime time.Time `json:"integratedTime,omitzero"` // Rekor v2 has none
+}
+
 // inspect reads a leaf certificate; a certificate without exactly one SAN is an error.
 func inspect(leaf *x509.Certificate) (*report, error) {
 	san, err := certs.SANOf(leaf)
@@ -112,22 +132,19 @@ func inspect(leaf *x509.Certificate) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	fingerprint := sha256.Sum256(leaf.Raw)
 	r := &report{
-		SubjectAlternativeName: reportSAN{Type: describeKind(san.Kind), Value: san.Value},
+		SubjectAlternativeName: newReportSAN(san),
 		Extensions:             make(map[string]string),
 		IssuedBy:               leaf.Issuer.String(),
 		SerialNumber:           hex.EncodeToString(leaf.SerialNumber.Bytes()),
 		NotBefore:              leaf.NotBefore.UTC(),
 		NotAfter:               leaf.NotAfter.UTC(),
-		PublicKey:              describeKey(leaf.PublicKey),
-		SHA256Fingerprint:      hex.EncodeToString(fingerprint[:]),
+		PublicKey:              describeKey(leaf),
+		SHA256Fingerprint:      fmt.Sprintf("%x", sha256.Sum256(leaf.Raw)),
 		SCTs:                   []reportSCT{},
 	}
-	for _, extension := range certs.Table() {
-		if value := extensions[extension.Arc]; value != "" {
-			r.Extensions[extension.Name] = value
-		}
+	for extension, value := range extensions.All() {
+		r.Extensions[extension.Name] = value
 	}
 	for _, e := range leaf.Extensions {
 		switch {
@@ -150,40 +167,72 @@ func parseSCTs(extension []byte) (found []reportSCT, err error) {
 	}
 	scts, err := ctlog.ParseSCTList(list)
 	for _, sct := range scts {
-		found = append(found, reportSCT{hex.EncodeToString(sct.LogID[:]), time.UnixMilli(int64(sct.Timestamp)).UTC()})
+		found = append(found, reportSCT{hex.EncodeToString(sct.LogID[:]), ctlog.Time(sct.Timestamp)})
 	}
 	return found, err
 }
 
-// describeKind names a kind of SAN as sigstore's clients do.
-func describeKind(kind certs.SANKind) string {
-	return map[certs.SANKind]string{certs.SANEmail: "email", certs.SANURI: "uri", certs.SANUserName: "username"}[kind]
+// newReportSAN names a kind of SAN as sigstore's clients do.
+func newReportSAN(san certs.SAN) reportSAN {
+	kinds := map[certs.SANKind]string{certs.SANEmail: "email", certs.SANURI: "uri", certs.SANUserName: "username"}
+	return reportSAN{kinds[san.Kind], san.Value}
 }
 
-func describeKey(key any) string {
-	switch key := key.(type) {
+func newCertificateOfCA(c *x509.Certificate) certificateOfCA {
+	fingerprint := fmt.Sprintf("%x", sha256.Sum256(c.Raw))
+	return certificateOfCA{c.Subject.String(), c.NotBefore.UTC(), c.NotAfter.UTC(), describeKey(c), fingerprint}
+}
+
+func describeKey(c *x509.Certificate) string {
+	switch key := c.PublicKey.(type) {
 	case *ecdsa.PublicKey:
 		return "ECDSA " + key.Curve.Params().Name
 	case *rsa.PublicKey:
 		return fmt.Sprintf("RSA %d", key.N.BitLen())
+	case nil:
+		return "of an unknown algorithm"
 	default:
-		return "Ed25519"
+		return c.PublicKeyAlgorithm.String()
 	}
 }
 
-// rows writes the report for a person.
+// printFindings writes what was found for a person, each below the name of its file where there are
+// several.
+func printFindings(out io.Writer, found []finding) error {
+	for _, f := range found {
+		if len(found) > 1 {
+			printable.Fprintf(out, "%s:\n", f.File)
+		}
+		w := newTable(out)
+		f.report.rows(w)
+		for _, c := range f.Chain {
+			w.row("CA certificate", fmt.Sprintf("%s, %s, until %s, SHA-256 %s", c.Subject, c.PublicKey, c.NotAfter.Format(time.RFC3339), c.SHA256Fingerprint))
+		}
+		f.Signature.rows(w)
+		w.given("Problem", f.Error)
+		if err := w.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(out)
+	}
+	_, err := fmt.Fprintln(out, "Nothing of this was verified. A signing client such as cosign verifies.")
+	return err
+}
+
 func (r *report) rows(w table) {
+	if r == nil {
+		return
+	}
 	w.row("Identity", fmt.Sprintf("%s (%s)", r.SubjectAlternativeName.Value, r.SubjectAlternativeName.Type))
 	for _, extension := range certs.Table() {
-		if value := r.Extensions[extension.Name]; value != "" {
-			w.row(extension.Name, value)
-		}
+		w.given(extension.Name, r.Extensions[extension.Name])
 	}
 	now, end := time.Now(), "ends"
 	if r.NotAfter.Before(now) {
 		end = "ended"
 	}
-	w.row("Valid", fmt.Sprintf("%s to %s (%s, %s %s)", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339), r.NotAfter.Sub(r.NotBefore), end, printable.Relative(r.NotAfter, now)))
+	w.row("Valid", fmt.Sprintf("%s to %s (%s, %s %s)", r.NotBefore.Format(time.RFC3339), r.NotAfter.Format(time.RFC3339),
+		r.NotAfter.Sub(r.NotBefore), end, printable.Relative(r.NotAfter, now)))
 	w.row("Key", r.PublicKey)
 	w.row("Issued by", r.IssuedBy)
 	w.row("Serial number", r.SerialNumber)
@@ -199,67 +248,16 @@ func (r *report) rows(w table) {
 	}
 }
 
-// certificateOfCA is another certificate, in short.
-type certificateOfCA struct {
-	Subject           string    `json:"subject"`
-	NotBefore         time.Time `json:"notBefore"`
-	NotAfter          time.Time `json:"notAfter"`
-	PublicKey         string    `json:"publicKey"`
-	SHA256Fingerprint string    `json:"sha256Fingerprint"`
-}
-
-func (c certificateOfCA) String() string {
-	return fmt.Sprintf("%s, %s, until %s, SHA-256 %s", c.Subject, c.PublicKey, c.NotAfter.Format(time.RFC3339), c.SHA256Fingerprint)
-}
-
-// printFindings writes what was found for a person, each below the name of its file where there are
-// several.
-func printFindings(out io.Writer, found []finding) error {
-	for _, f := range found {
-		if len(found) > 1 {
-			printable.Fprintf(out, "%s:\n", f.File)
-		}
-		w := newTable(out)
-		if f.report != nil {
-			f.report.rows(w)
-		}
-		label := "CA certificate"
-		if f.Logs != nil {
-			label = "Trusted"
-		}
-		for _, c := range f.Chain {
-			w.row(label, c.String())
-		}
-		f.Signature.rows(w)
-		for _, log := range f.Logs {
-			w.row(label, "log "+log.ID+" at "+log.URL)
-		}
-		if f.Error != "" {
-			w.row("Problem", f.Error)
-		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
-		fmt.Fprintln(out)
-	}
-	_, err := fmt.Fprintln(out, "Nothing of this was verified. A signing client such as cosign verifies.")
-	return err
-}
-
 func (s *signature) rows(w table) {
 	if s == nil {
 		return
 	}
 	w.row("Signature", s.Format)
-	if s.PayloadType != "" {
-		w.row("Payload", strings.TrimSpace(s.PayloadType+" "+s.PredicateType))
-	}
+	w.given("Payload", strings.TrimSpace(s.PayloadType+" "+s.PredicateType))
 	for _, digest := range s.Subjects {
 		w.row("Signed", digest)
 	}
-	if s.PublicKeyHint != "" {
-		w.row("Public key", s.PublicKeyHint)
-	}
+	w.given("Public key", s.PublicKeyHint)
 	for _, stamp := range s.Timestamps {
 		w.row("Timestamp", stamp.Format(time.RFC3339))
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
@@ -12,78 +13,64 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
-	"time"
+	"syscall"
 
 	"github.com/digitorus/timestamp"
 	bundlev1 "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
-	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
-	trustrootv1 "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 const (
 	// maxBundle bounds a file: a bundle may hold an attestation with thousands of components.
 	maxBundle = 32 << 20
+	// maxLayout bounds what is read of a layout altogether, also where a blob is named again and again.
+	maxLayout = 256 << 20
 	// maxTimestamp bounds a timestamp, which has some KiB: its parser recurses as deep as it is nested.
 	maxTimestamp = 64 << 10
+	// bundleType is how the media type of a sigstore bundle begins.
+	bundleType = "application/vnd.dev.sigstore.bundle"
+	// The annotations in which cosign 2 keeps a certificate, its chain and the log entry.
+	certificateAnnotation = "dev.sigstore.cosign/certificate"
+	chainAnnotation       = "dev.sigstore.cosign/chain"
+	bundleAnnotation      = "dev.sigstore.cosign/bundle"
+	// readable is what inspect reads.
+	readable = "PEM or DER certificates, sigstore bundles, a bundle of cosign 2, or an OCI image layout with signatures"
 )
 
-// finding is a signing certificate with the CA certificates behind it, a signature, or a trusted root.
-// Its JSON keys, and those of what it holds, are stable.
-type finding struct {
-	File      string            `json:"file,omitempty"`
-	*report                     // of the signing certificate, if there is one
-	Chain     []certificateOfCA `json:"chain,omitempty"`
-	Signature *signature        `json:"signature,omitempty"`
-	Logs      []trustedLog      `json:"logs,omitempty"`
-	Verified  bool              `json:"verified"` // never: a program may ask
-	Error     string            `json:"error,omitempty"`
-}
-
-// signature is what was signed, and who else has seen that.
-type signature struct {
-	Format        string      `json:"format"`
-	Subjects      []string    `json:"subjects,omitempty"` // the digests of what was signed: algorithm:hexadecimal
-	PayloadType   string      `json:"payloadType,omitempty"`
-	PredicateType string      `json:"predicateType,omitempty"`
-	PublicKeyHint string      `json:"publicKeyHint,omitempty"`
-	Timestamps    []time.Time `json:"timestamps,omitempty"`
-	LogEntries    []logEntry  `json:"logEntries,omitempty"`
-}
-
-type logEntry struct {
-	LogID          string    `json:"logID"`
-	Index          int64     `json:"index"`
-	IntegratedTime time.Time `json:"integratedTime,omitzero"` // Rekor v2 has none
-}
-
-// trustedLog is a log in a trusted root.
-type trustedLog struct {
-	URL string `json:"url"`
-	ID  string `json:"logID"`
-}
-
-// inspectFile returns what is in a file or directory, also beside an error, and whether that is a list.
-func inspectFile(stdin io.Reader, name string) (found []finding, list bool, err error) {
-	if info, err := os.Stat(name); err == nil && info.IsDir() {
-		found, err = inspectLayout(name)
-		return found, true, err
+// inspectFiles returns what is in files and directories, also beside an error, and whether that is a list.
+func inspectFiles(stdin io.Reader, names []string) (all []finding, list bool, err error) {
+	var errs []error
+	list = len(names) > 1
+	for _, name := range names {
+		var found []finding
+		if info, errInfo := os.Stat(name); errInfo == nil && info.IsDir() {
+			list = true
+			found, err = inspectLayout(name)
+		} else if data, errRead := readUpTo(maxBundle, stdin, name); errRead != nil {
+			err = errRead
+		} else if found, err = inspectData(data); err != nil {
+			err = fmt.Errorf("%s: %w", name, err)
+		}
+		if list = list || len(found) > 1; err != nil {
+			errs = append(errs, err)
+			found = append(found, finding{Error: err.Error()})
+		}
+		for _, f := range found {
+			f.File = name
+			all = append(all, f)
+		}
 	}
-	data, err := readUpTo(maxBundle, stdin, name)
-	if err != nil {
-		return nil, false, err
-	}
-	if found, err = inspectData(data); err != nil {
-		err = fmt.Errorf("%s: %w", name, err)
-	}
-	return found, len(found) > 1, err
+	return all, list, errors.Join(errs...)
 }
 
 // inspectData reads certificates, or one or more JSON objects.
@@ -111,27 +98,22 @@ func inspectData(data []byte) (found []finding, err error) {
 	}
 }
 
-// bundleType is how the media type of a sigstore bundle begins.
-const bundleType = "application/vnd.dev.sigstore.bundle"
-
 func inspectJSON(document []byte) (*finding, error) {
 	var kind struct {
-		MediaType, Base64Signature, Cert             string
-		VerificationMaterial, CertificateAuthorities json.RawMessage
-		RekorBundle                                  *rekorBundle
+		MediaType, Base64Signature, Cert string
+		VerificationMaterial             json.RawMessage
+		RekorBundle                      *rekorBundle
 	}
 	err := json.Unmarshal(document, &kind)
 	switch {
 	case strings.HasPrefix(kind.MediaType, bundleType) || kind.VerificationMaterial != nil:
 		return inspectBundle(document)
-	case kind.CertificateAuthorities != nil:
-		return inspectTrustedRoot(document)
 	case kind.Base64Signature == "":
 		return nil, errors.New("it is JSON of another kind; expected " + readable)
 	case err != nil:
 		return nil, fmt.Errorf("reading the bundle of cosign 2: %w", err)
 	}
-	return inspectOld("bundle of cosign 2", kind.Cert, kind.RekorBundle)
+	return inspectCosign2("bundle of cosign 2", kind.Cert, kind.RekorBundle)
 }
 
 // certificatesIn reads PEM, base64 of PEM as cosign 2 writes it, or DER.
@@ -146,15 +128,16 @@ func certificatesIn(data []byte) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	blocks = slices.DeleteFunc(blocks, func(b *pem.Block) bool { return b.Type != "CERTIFICATE" })
-	if len(blocks) == 0 {
+	var ders []byte
+	for _, block := range blocks {
+		if block.Type == "CERTIFICATE" {
+			ders = append(ders, block.Bytes...)
+		}
+	}
+	if len(ders) == 0 {
 		return nil, errors.New("no PEM certificate found, nor anything else that is known; expected " + readable)
 	}
-	var ders [][]byte
-	for _, block := range blocks {
-		ders = append(ders, block.Bytes)
-	}
-	return x509.ParseCertificates(slices.Concat(ders...))
+	return x509.ParseCertificates(ders)
 }
 
 // inspectChain returns a finding for each leaf, with the CA certificates behind it.
@@ -172,13 +155,9 @@ func inspectChain(certificates []*x509.Certificate) (found []finding, err error)
 			found = append(found, finding{})
 		}
 		last := &found[len(found)-1]
-		last.Chain = append(last.Chain, inShort(c))
+		last.Chain = append(last.Chain, newCertificateOfCA(c))
 	}
 	return found, nil
-}
-
-func inShort(c *x509.Certificate) certificateOfCA {
-	return certificateOfCA{c.Subject.String(), c.NotBefore.UTC(), c.NotAfter.UTC(), describeKey(c.PublicKey), fmt.Sprintf("%x", sha256.Sum256(c.Raw))}
 }
 
 // with returns the finding of a signature by the first of certificates, if there are any.
@@ -195,27 +174,11 @@ func (s *signature) with(certificates []*x509.Certificate) (*finding, error) {
 	return &found[0], nil
 }
 
-// unmarshal reads the JSON form of a message of protobuf-specs.
-func unmarshal(document []byte, what string, message proto.Message) error {
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(document, message); err != nil {
-		return fmt.Errorf("reading the %s: %w", what, err)
-	}
-	return nil
-}
-
-func parseRaw(raw []*common.X509Certificate) ([]*x509.Certificate, error) {
-	var ders []byte
-	for _, c := range raw {
-		ders = append(ders, c.GetRawBytes()...)
-	}
-	return x509.ParseCertificates(ders)
-}
-
 // inspectBundle reads a sigstore bundle, v0.1 to v0.3.
 func inspectBundle(document []byte) (*finding, error) {
 	var b bundlev1.Bundle
-	if err := unmarshal(document, "sigstore bundle", &b); err != nil {
-		return nil, err
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(document, &b); err != nil {
+		return nil, fmt.Errorf("reading the sigstore bundle: %w", err)
 	}
 	material := b.GetVerificationMaterial()
 	s := &signature{Format: b.GetMediaType(), PublicKeyHint: material.GetPublicKey().GetHint()}
@@ -239,7 +202,11 @@ func inspectBundle(document []byte) (*finding, error) {
 	for _, entry := range material.GetTlogEntries() {
 		s.addEntry(hex.EncodeToString(entry.GetLogId().GetKeyId()), entry.GetLogIndex(), entry.GetIntegratedTime())
 	}
-	certificates, err := parseRaw(append(material.GetX509CertificateChain().GetCertificates(), material.GetCertificate()))
+	var ders []byte
+	for _, c := range append(material.GetX509CertificateChain().GetCertificates(), material.GetCertificate()) {
+		ders = append(ders, c.GetRawBytes()...)
+	}
+	certificates, err := x509.ParseCertificates(ders)
 	if err != nil {
 		return nil, err
 	}
@@ -248,8 +215,8 @@ func inspectBundle(document []byte) (*finding, error) {
 
 func (s *signature) addEntry(logID string, index, seconds int64) {
 	entry := logEntry{LogID: logID, Index: index}
-	if seconds != 0 {
-		entry.IntegratedTime = time.Unix(seconds, 0).UTC()
+	if seconds > 0 {
+		entry.IntegratedTime = ctlog.Time(1000 * uint64(min(seconds, 1<<50)))
 	}
 	s.LogEntries = append(s.LogEntries, entry)
 }
@@ -277,37 +244,153 @@ type rekorBundle struct {
 	}
 }
 
-func inspectOld(format, certificate string, entry *rekorBundle) (f *finding, err error) {
+func inspectCosign2(format, certificate string, entry *rekorBundle) (*finding, error) {
 	s := &signature{Format: format}
 	if entry != nil {
 		s.addEntry(entry.Payload.LogID, entry.Payload.LogIndex, entry.Payload.IntegratedTime)
 	}
-	var certificates []*x509.Certificate
-	if certificate != "" {
-		if certificates, err = certificatesIn([]byte(certificate)); err != nil {
-			return nil, err
-		}
+	if certificate == "" {
+		return s.with(nil)
+	}
+	certificates, err := certificatesIn([]byte(certificate))
+	if err != nil {
+		return nil, err
 	}
 	return s.with(certificates)
 }
 
-func inspectTrustedRoot(document []byte) (*finding, error) {
-	var root trustrootv1.TrustedRoot
-	if err := unmarshal(document, "trusted root", &root); err != nil {
+// layout is an OCI image layout. Everything is read below its root.
+type layout struct {
+	root  *os.Root
+	read  int // bytes
+	found []finding
+	errs  []error
+}
+
+// inspectLayout returns the signatures in a directory, also beside an error: sigstore bundles, and what
+// cosign 2 attaches to images. It looks at all blobs, since cosign 3 saves signatures without a reference
+// from index.json.
+func inspectLayout(dir string) ([]finding, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
 		return nil, err
 	}
-	f := &finding{}
-	for _, authority := range slices.Concat(root.GetCertificateAuthorities(), root.GetTimestampAuthorities()) {
-		certificates, err := parseRaw(authority.GetCertChain().GetCertificates())
-		if err != nil {
-			return nil, fmt.Errorf("the authority %s: %w", authority.GetUri(), err)
-		}
-		for _, c := range certificates {
-			f.Chain = append(f.Chain, inShort(c))
+	defer func() { _ = root.Close() }()
+	blobs, err := fs.ReadDir(root.FS(), "blobs/sha256")
+	if err != nil {
+		return nil, fmt.Errorf("%s is a folder, and no OCI image layout: %v", dir, err)
+	}
+	l := &layout{root: root}
+	for _, blob := range blobs {
+		if digest := "sha256:" + blob.Name(); digestForm.MatchString(digest) && l.read <= maxLayout {
+			l.inspect(digest)
 		}
 	}
-	for _, log := range slices.Concat(root.GetCtlogs(), root.GetTlogs()) {
-		f.Logs = append(f.Logs, trustedLog{log.GetBaseUrl(), hex.EncodeToString(log.GetLogId().GetKeyId())})
+	if len(l.found)+len(l.errs) == 0 {
+		return nil, fmt.Errorf("%s: none of its %d blobs is a signature; expected a sigstore bundle, or a manifest with a layer that has the annotation %s",
+			dir, len(blobs), certificateAnnotation)
+	}
+	return l.found, errors.Join(l.errs...)
+}
+
+// inspect adds the signature of a sigstore bundle, or those of cosign 2 in a manifest; none for any other
+// blob.
+func (l *layout) inspect(digest string) {
+	text, err := l.blob(digest)
+	var content struct {
+		MediaType string
+		Layers    []struct {
+			Digest      string
+			Annotations map[string]string
+		}
+	}
+	switch {
+	case err != nil:
+		l.add(digest, nil, err)
+	case json.Unmarshal(text, &content) != nil:
+	case strings.HasPrefix(content.MediaType, bundleType):
+		f, err := inspectBundle(text)
+		l.add(digest, f, err)
+	default:
+		for _, layer := range content.Layers {
+			if layer.Annotations[certificateAnnotation] != "" {
+				f, err := l.cosign2(layer.Digest, layer.Annotations)
+				l.add(layer.Digest, f, err)
+			}
+		}
+	}
+}
+
+func (l *layout) add(digest string, f *finding, err error) {
+	if err != nil { // a fault of the layout, so no error of the system is wrapped
+		l.errs = append(l.errs, fmt.Errorf("%s: the blob %s: %v", l.root.Name(), digest, err))
+		return
+	}
+	l.found = append(l.found, *f)
+}
+
+var digestForm = regexp.MustCompile("^sha256:[0-9a-f]{64}$")
+
+// blob reads JSON, which must have its digest. It returns nothing for a blob that is no JSON object, such
+// as a layer of an image, or too large for a signature.
+func (l *layout) blob(digest string) ([]byte, error) {
+	if !digestForm.MatchString(digest) {
+		return nil, errors.New("its digest is not sha256: and 64 hexadecimal digits")
+	}
+	f, err := l.root.OpenFile("blobs/sha256/"+strings.TrimPrefix(digest, "sha256:"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, errors.New("it is no regular file")
+	}
+	in := bufio.NewReader(f)
+	if first, err := in.Peek(1); err != nil || first[0] != '{' || info.Size() > maxBundle {
+		return nil, nil
+	}
+	data, err := files.ReadAll(in, maxBundle)
+	if l.read += len(data); err == nil && l.read > maxLayout {
+		err = fmt.Errorf("more than %d bytes of manifests and signatures", maxLayout)
+	}
+	if actual := fmt.Sprintf("sha256:%x", sha256.Sum256(data)); err == nil && actual != digest {
+		err = fmt.Errorf("it was altered: its digest is %s", actual)
+	}
+	return data, err
+}
+
+// cosign2 reads the signature in a layer with the annotations of cosign 2.
+func (l *layout) cosign2(digest string, annotations map[string]string) (*finding, error) {
+	payload, err := l.blob(digest)
+	if err != nil {
+		return nil, err
+	}
+	var entry *rekorBundle
+	if text := annotations[bundleAnnotation]; text != "" {
+		if err := json.Unmarshal([]byte(text), &entry); err != nil {
+			return nil, fmt.Errorf("reading the annotation %s: %w", bundleAnnotation, err)
+		}
+	}
+	f, err := inspectCosign2("image signature of cosign 2", annotations[certificateAnnotation]+"\n"+annotations[chainAnnotation], entry)
+	if err != nil {
+		return nil, err
+	}
+	var content struct { // simple signing, or a DSSE envelope
+		Critical struct {
+			Image struct {
+				Digest string `json:"docker-manifest-digest"`
+			}
+		}
+		PayloadType string
+		Payload     []byte
+	}
+	if err := json.Unmarshal(payload, &content); err != nil {
+		return nil, fmt.Errorf("reading what was signed: %w", err)
+	}
+	f.Signature.addStatement(content.PayloadType, content.Payload)
+	if image := content.Critical.Image.Digest; image != "" {
+		f.Signature.Subjects = []string{image}
 	}
 	return f, nil
 }

@@ -60,3 +60,10 @@ func newTable(out io.Writer) table { return table{tabwriter.NewWriter(out, 0, 0,
 func (t table) row(cells ...any) {
 	printable.Fprintf(t, strings.Repeat("%v\t", len(cells)-1)+"%v\n", cells...)
 }
+
+// given adds a row, unless its text is empty.
+func (t table) given(label, text string) {
+	if text != "" {
+		t.row(label, text)
+	}
+}
