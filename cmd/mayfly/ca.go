@@ -3,11 +3,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/set"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caCommand() *cobra.Command {
@@ -111,4 +120,179 @@ with -o json what a server returns at /api/v2/trustBundle.`,
 	addOutput(c, &flags.out)
 	addTime(c, &at, "at", "as it will be at this time (default: now)")
 	return c
+}
+
+// retireFlags are the flags of mayfly ca retire.
+type retireFlags struct {
+	setFlags
+	at, since   time.Time
+	compromised bool
+}
+
+func caRetireCommand() *cobra.Command {
+	var flags retireFlags
+	c := &cobra.Command{
+		Use:   "retire ID",
+		Short: "Decide when an authority stops signing",
+		Long: `Decide when an authority stops signing: by default when its successor begins, or at once for
+one that never signed. It stays in the trust bundle until its certificates expire, since
+signatures that it certified are verified for as long. Its key is read no more an hour
+after, and can then be destroyed.
+
+With --compromised its key is, or may be, in other hands. It stops signing at once and leaves
+the trust bundle, and its window in trusted_root.json ends at --since: verifiers refuse every
+signature with a later timestamp, honest ones included. It needs no --force, and issuance stops
+if no other authority is active. docs/rotation.md has the runbook.`,
+		Example: "  mayfly ca retire --set ca 2026-a\n  mayfly ca retire --set ca 2026-a --compromised --since 2026-11-29T22:00:00Z",
+		RunE:    func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
+	}
+	c.ValidArgsFunction = flags.complete
+	flags.editFlags(c)
+	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h, or now")
+	c.Flags().BoolVar(&flags.compromised, "compromised", false, "its key may be in other hands: stop it now, and end its trust at --since")
+	addTime(c, &flags.since, "since", "with --compromised: the earliest time at which the key may have been in other hands, or a duration such as -2h (default: now)")
+	return c
+}
+
+func (f *retireFlags) run(c *cobra.Command, id string) error {
+	switch {
+	case !f.since.IsZero() && !f.compromised:
+		return usageError{errors.New("--since needs --compromised")}
+	case !f.at.IsZero() && f.compromised:
+		return usageError{errors.New("--at and --compromised exclude each other: a compromised authority stops now; --since names when its trust ends")}
+	}
+	editor, err := f.editor()
+	if err != nil {
+		return err
+	}
+	if f.compromised {
+		result, err := editor.Compromise(c.Context(), id, f.since)
+		if err != nil {
+			return err
+		}
+		return f.print(c, result, compromised(result, editor.Now)...)
+	}
+	result, err := editor.Retire(c.Context(), id, f.at)
+	if err != nil {
+		return err
+	}
+	return f.print(c, result, fmt.Sprintf("Authority %s signs no more from %s on.", id, result.Member.SignsUntil().Format(time.RFC3339)))
+}
+
+// compromised states what the end of an authority's trust breaks, and the next steps.
+func compromised(result *set.Result, now time.Time) (lines []string) {
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	m := result.Member
+	since := m.CompromisedAt.UTC().Format(time.RFC3339)
+	add("Authority %s is compromised since %s. It signs no more, and has left the trust bundle.", m.ID, since)
+	windows := result.Set.Windows(now)
+	ended := false // before the compromise, with its retirement
+	if i := slices.IndexFunc(windows, func(w set.Window) bool { return w.ID == m.ID }); i < 0 {
+		add("It has signed nothing that is trusted, and leaves trusted_root.json.")
+	} else {
+		ended = windows[i].End.Before(m.CompromisedAt)
+		add("Its window in trusted_root.json ends at %s.", windows[i].End.UTC().Format(time.RFC3339))
+	}
+	if !m.ActivateAt.IsZero() && !ended {
+		add("Honest certificates that it issued after %s break, and so do signatures with a later timestamp: they must be made again.", since)
+	}
+	add("")
+	add("Now: bring this set to every server, and publish trusted_root.json to the verifiers. The runbook is in docs/rotation.md (A key was stolen).")
+	var published *set.Member
+	for _, other := range result.Set.Members() {
+		switch other.StateAt(now) {
+		case set.Active:
+			add("Authority %s signs.", other.ID)
+			return lines
+		case set.Published:
+			if published == nil {
+				published = &other
+			}
+		}
+	}
+	force := " --force"
+	switch {
+	case published == nil:
+		add("Nothing signs. Run: mayfly ca add, then mayfly ca activate ID --at now --force")
+		return lines
+	case now.Sub(published.PublishAt) >= set.PublicationLead:
+		force = ""
+	}
+	add("Nothing signs. Run: mayfly ca activate %s --at now%s", published.ID, force)
+	return lines
+}
+
+func caCheckCommand() *cobra.Command {
+	var flags setFlags
+	c := &cobra.Command{
+		Use:   "check",
+		Short: "Load the set as a server does, and ask the logs whether they accept its roots",
+		Long: `Load the CA set as a server does: every chain is checked, every key is opened and signs,
+and an authority must be active now. With --config, each Certificate Transparency log is
+also asked whether it accepts the root of every authority. The exit code is 1 if a server
+would not load the set, or a log would refuse its certificates.`,
+		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			cfg, err := flags.server()
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			ring := keyring.New(keyring.Config{Socket: cfg.CA.SignerSocket})
+			defer func() { err = errors.Join(err, ring.Close()) }()
+			loaded, err := set.Load(c.Context(), cfg, now, set.Keys{Ring: ring})
+			if err != nil {
+				return err
+			}
+			keys{err: c.ErrOrStderr()}.warn(append(loaded.Warnings, departures(loaded, now)...)...)
+			authority, err := loaded.Set.Active(now)
+			if err != nil {
+				return fmt.Errorf("%s: %w", loaded.Name, err)
+			}
+			if !flags.out.json() {
+				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
+			}
+			logs := 0 // that accept its roots
+			if flags.config != "" {
+				logs = len(cfg.CT.Logs)
+				if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
+					return err
+				}
+			}
+			switch {
+			case flags.out.json():
+				return printJSON(c.OutOrStdout(), map[string]any{"set": loaded.Name, "generation": loaded.Set.Generation(), "signs": authority.ID(), "logs": logs})
+			case flags.config != "":
+				printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", logs)
+			}
+			return nil
+		},
+	}
+	flags.readFlags(c)
+	addOutput(c, &flags.out)
+	return c
+}
+
+// departures reports where a chain differs from what mayfly itself would create, and which kinds of
+// name it excludes. A server loads it nevertheless.
+func departures(loaded *set.Loaded, now time.Time) (warnings []error) {
+	for _, m := range loaded.Set.Members() {
+		if unusable, err := m.Chain.Trial(now); err == nil {
+			for _, kind := range ca.SANKinds() {
+				if cause := unusable[kind]; cause != nil {
+					warnings = append(warnings, fmt.Errorf("authority %s: no certificate with a %s verifies below its chain: %w", m.ID, kind, cause))
+				}
+			}
+		}
+		chain := m.Chain.Certificates
+		if len(chain) < 2 {
+			continue
+		}
+		for _, err := range []error{ceremony.Conform(chain[0], chain[1]), ceremony.Conform(chain[len(chain)-1], nil)} {
+			if err != nil {
+				warnings = append(warnings, fmt.Errorf("authority %s departs from the certificate specification: %w", m.ID, err))
+			}
+		}
+	}
+	return warnings
 }

@@ -52,8 +52,7 @@ a key-management service (docs/signers.md).`,
 	}
 	flags.editFlags(c)
 	f := c.Flags()
-	f.StringVar(&flags.root.dir, "root", "", "folder of the root that signs the new intermediate: root.pem, and key.pem and pass, or signer.yaml")
-	f.StringVar(&flags.root.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
+	flags.root.add(c, "folder of the root that signs the new intermediate")
 	f.StringVar(&flags.chain, "chain", "", "PEM file of an authority made elsewhere: the issuing CA first, the root last")
 	f.StringVar(&flags.key, "key", "", "PEM file of its private key")
 	flags.signer.add(c, "signer", "where its key is instead of a file", "password-file", "file with the password of its key; with --root, of the key to be made")

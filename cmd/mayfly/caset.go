@@ -123,12 +123,15 @@ func (f *setFlags) complete(_ *cobra.Command, args []string, _ string) (ids []co
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }
 
-// timeFlag is the value of a flag: RFC 3339, "now", or a duration from now such as +36h or -2h. "" is
-// the zero time.
-type timeFlag time.Time
+// timeFlag is the value of a flag: RFC 3339, "now", or a duration from now such as +36h or -2h, and
+// with ago also one in the past without a sign. "" is the zero time.
+type timeFlag struct {
+	to  *time.Time
+	ago bool
+}
 
 func addTime(c *cobra.Command, t *time.Time, name, usage string) {
-	c.Flags().Var((*timeFlag)(t), name, usage)
+	c.Flags().Var(&timeFlag{to: t}, name, usage)
 }
 
 func (t *timeFlag) Type() string   { return "time" }
@@ -136,18 +139,25 @@ func (t *timeFlag) String() string { return "" }
 
 func (t *timeFlag) Set(text string) error {
 	when, err := time.Parse(time.RFC3339, text)
-	switch offset, offsetErr := time.ParseDuration(text); {
+	offset, offsetErr := time.ParseDuration(text)
+	signed := strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-")
+	switch {
 	case text == "":
 		when, err = time.Time{}, nil
 	case text == "now":
 		when, err = time.Now(), nil
-	case offsetErr == nil && (text[0] == '+' || text[0] == '-'):
+	case offsetErr == nil && signed:
 		when, err = time.Now().Add(offset), nil
+	case offsetErr == nil && t.ago:
+		when, err = time.Now().Add(-offset), nil
 	}
-	if err != nil {
+	switch {
+	case err != nil && t.ago:
+		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, or how long ago, such as 24h")
+	case err != nil:
 		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h or -2h, or now")
 	}
-	*t = timeFlag(when)
+	*t.to = when
 	return nil
 }
 

@@ -3,12 +3,15 @@
 package main
 
 import (
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,37 +59,35 @@ func logCommand(c *cobra.Command, run func(*cobra.Command, embedded.Config) erro
 	}
 	addConfig(c, &configFile, "the server's configuration file (required)")
 	c.Flags().StringVar(&name, "name", "", "the log's name, where there are several")
-	completeFrom(c, "name", func(cfg *config.Server) (names []string) {
-		for _, entry := range cfg.CT.Logs {
-			if entry.Embedded != nil {
-				names = append(names, entry.Embedded.Name)
-			}
-		}
-		return names
-	})
+	completeFrom(c, "name", func(cfg *config.Server) []string { return slices.Sorted(maps.Keys(embeddedLogs(cfg))) })
 	require(c, "config")
 	return c
 }
 
-// selectLog returns the index of the log called name, or of the only embedded one.
-func selectLog(cfg *config.Server, configFile, name string) (index int, err error) {
-	var names []string
-	index = -1
+// embeddedLogs returns the indexes of the embedded logs by their names.
+func embeddedLogs(cfg *config.Server) map[string]int {
+	logs := map[string]int{}
 	for i, entry := range cfg.CT.Logs {
 		if entry.Embedded != nil {
-			names = append(names, entry.Embedded.Name)
-			if name == "" || name == entry.Embedded.Name {
-				index = i
-			}
+			logs[entry.Embedded.Name] = i
 		}
 	}
-	switch {
-	case len(names) == 0:
+	return logs
+}
+
+// selectLog returns the index of the log called name, or of the only embedded one.
+func selectLog(cfg *config.Server, configFile, name string) (index int, err error) {
+	logs := embeddedLogs(cfg)
+	names := slices.Sorted(maps.Keys(logs))
+	if len(names) == 0 {
 		return 0, fmt.Errorf("%s has no embedded log under ct.logs; write one there first", configFile)
-	case index < 0:
-		return 0, fmt.Errorf("%s has no embedded log %q; it has %s", configFile, name, strings.Join(names, ", "))
-	case name == "" && len(names) > 1:
+	}
+	if name == "" && len(names) > 1 {
 		return 0, usageError{fmt.Errorf("--name is required, since there are several logs: %s", strings.Join(names, ", "))}
+	}
+	index, found := logs[cmp.Or(name, names[0])]
+	if !found {
+		return 0, fmt.Errorf("%s has no embedded log %q; it has %s", configFile, name, strings.Join(names, ", "))
 	}
 	return index, nil
 }
@@ -269,27 +270,11 @@ func (s *ctlogSearch) addFlags(c *cobra.Command) {
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name: an email address, a URI or user!domain; a * at its end stands for any rest")
 	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token; a * at its end stands for any rest")
 	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
-	f.Var((*agoFlag)(&s.query.Since), "since", "only those that were logged at this time or later; 24h is 24 hours ago")
-	f.Var((*agoFlag)(&s.query.Until), "until", "only those that were logged at this time or earlier; 1h is an hour ago")
+	f.Var(&timeFlag{&s.query.Since, true}, "since", "only those that were logged at this time or later; 24h is 24 hours ago")
+	f.Var(&timeFlag{&s.query.Until, true}, "until", "only those that were logged at this time or earlier; 1h is an hour ago")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
 	f.BoolVar(&s.failEmpty, "fail-empty", false, "exit with 1 if nothing is found")
 	addOutput(c, &s.out)
-}
-
-// agoFlag is a timeFlag for which a duration without a sign is in the past.
-type agoFlag timeFlag
-
-func (t *agoFlag) Type() string   { return "time" }
-func (t *agoFlag) String() string { return "" }
-
-func (t *agoFlag) Set(text string) error {
-	if _, err := time.ParseDuration("-" + text); err == nil {
-		text = "-" + text
-	}
-	if (*timeFlag)(t).Set(text) != nil {
-		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, or how long ago, such as 24h")
-	}
-	return nil
 }
 
 // searchURL searches a log over HTTP.
@@ -353,12 +338,8 @@ func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 			return errors.Join(err, w.Flush())
 		}
 		row := foundCertificate{
-			Index: found.Index, Timestamp: found.Timestamp.UTC(),
-			Identity: newReportSAN(found.SAN),
-			Issuer:   found.Issuer,
-			Serial:   hex.EncodeToString(found.Certificate.SerialNumber.Bytes()),
-			IssuedBy: found.Certificate.Issuer.String(),
-			DER:      found.DER,
+			Index: found.Index, Timestamp: found.Timestamp, Identity: newReportSAN(found.SAN), Issuer: found.Issuer,
+			Serial: hex.EncodeToString(found.Certificate.SerialNumber.Bytes()), IssuedBy: found.Certificate.Issuer.String(), DER: found.DER,
 		}
 		if !s.out.json() {
 			w.row(row.Index, row.Timestamp.Format(time.RFC3339), row.Identity.Value, row.Issuer, row.Serial)

@@ -8,14 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
@@ -113,4 +118,126 @@ func whereIs(named config.Signer) string {
 	default:
 		return ""
 	}
+}
+
+// signerFlag is a flag that names a key outside the key file, and the flag that it excludes: of the
+// password of a key in a file.
+type signerFlag struct {
+	name, value                string
+	passwordName, passwordFile string
+	command                    *cobra.Command
+
+	named config.Signer
+	key   *ceremony.ExternalKey // set by parse; nil where the flag is not given
+}
+
+// add adds both flags. Their usages describe the key and the password file.
+func (f *signerFlag) add(c *cobra.Command, name, usage, passwordName, passwordUsage string) {
+	f.name, f.passwordName, f.command = name, passwordName, c
+	c.Flags().StringVar(&f.passwordFile, passwordName, "", passwordUsage)
+	c.Flags().StringVar(&f.value, name, "", usage+`, as behind "signer:" in ca.yaml: '{pkcs11: {module: …, token: …, label: …, pin_file: …}}', or @FILE that holds it`)
+}
+
+// given reports whether the flag is set, even to an empty value: if a script means a key elsewhere,
+// the command must not create it in a file.
+func (f *signerFlag) given() bool { return f.command.Flags().Changed(f.name) }
+
+// parse returns the key that the flag names, which it does not open; without the flag, the password
+// for a key in a file, nil if none is given.
+func (f *signerFlag) parse() (key *ceremony.ExternalKey, password []byte, err error) {
+	if !f.given() {
+		password, err = readPassword(f.command, f.passwordFile)
+		return nil, password, err
+	}
+	if f.command.Flags().Changed(f.passwordName) {
+		return nil, nil, usageError{fmt.Errorf("--%s is for a key in a file, and --%s names one that is elsewhere; give one of them", f.passwordName, f.name)}
+	}
+	name, content, dir := "--"+f.name, []byte(f.value), "."
+	if path, isFile := strings.CutPrefix(f.value, "@"); isFile {
+		if content, err = files.Read(path, maxInput); err != nil {
+			return nil, nil, f.place(err)
+		}
+		name, dir = path, filepath.Dir(path)
+	}
+	if f.named, err = config.ParseSigner(name, content, dir); err == nil {
+		f.key = newExternal(f.named)
+	}
+	return f.key, nil, err
+}
+
+// place adds the name of the flag to err.
+func (f *signerFlag) place(err error) error { return fmt.Errorf("--%s: %w", f.name, err) }
+
+// rootFolder is a root as mayfly ca init creates it: root.pem, and key.pem and, unless a password
+// file is named, pass; or signer.yaml, which names where its key is.
+type rootFolder struct{ dir, passwordFile string }
+
+// add adds the flags that name the root.
+func (r *rootFolder) add(c *cobra.Command, usage string) {
+	c.Flags().StringVar(&r.dir, "root", "", usage+": root.pem, and key.pem and pass, or signer.yaml")
+	c.Flags().StringVar(&r.passwordFile, "root-password-file", "", "file with the password of the root's key (default: pass in its folder)")
+}
+
+func (r rootFolder) in(name string) string { return filepath.Join(r.dir, name) }
+
+// check refuses a password that would be ignored.
+func (r rootFolder) check() error {
+	if r.passwordFile == "" {
+		return nil
+	}
+	if _, err := os.Stat(r.in("signer.yaml")); err == nil {
+		return fmt.Errorf("a password is given, and %s says that the root's key is in no file", r.in("signer.yaml"))
+	}
+	return nil
+}
+
+// parent reads the root's chain, and does not open its key.
+func (r rootFolder) parent() (ceremony.Parent, error) {
+	data, err := files.Read(r.in("root.pem"), maxInput)
+	if err != nil {
+		return ceremony.Parent{}, fmt.Errorf("reading the root: %w", err)
+	}
+	chain, err := ca.ParseChain(data)
+	if err != nil {
+		return ceremony.Parent{}, fmt.Errorf("%s: %w", r.in("root.pem"), err)
+	}
+	return ceremony.Parent{Chain: chain.Certificates}, nil
+}
+
+// open opens the key of parent. ctx bounds the signatures of the key.
+func (r rootFolder) open(ctx context.Context, keys keys, parent *ceremony.Parent) error {
+	named, err := r.signer()
+	if err != nil {
+		return fmt.Errorf("opening the root's key: %w", err)
+	}
+	key, warnings, err := keys.ring.Open(ctx, named)
+	keys.warn(warnings...)
+	if err != nil {
+		return fmt.Errorf("opening the root's key: %w", err)
+	}
+	signs := signer.Crypto(ctx, key)
+	if public, ok := signs.Public().(interface{ Equal(crypto.PublicKey) bool }); !ok || !public.Equal(parent.Chain[0].PublicKey) {
+		return fmt.Errorf("the root's key is %s, and not the key of %s; name the one that belongs to it", signer.Describe(signs.Public()), r.in("root.pem"))
+	}
+	parent.Signer = signs
+	return nil
+}
+
+// signer is where the root's key is.
+func (r rootFolder) signer() (config.Signer, error) {
+	content, err := files.Read(r.in("signer.yaml"), maxInput)
+	switch {
+	case err == nil:
+		return config.ParseSigner(r.in("signer.yaml"), content, r.dir)
+	case !errors.Is(err, os.ErrNotExist):
+		return config.Signer{}, err
+	}
+	file := &config.SignerFile{Key: r.in("key.pem"), PasswordFile: r.passwordFile}
+	if file.PasswordFile == "" {
+		file.PasswordFile = r.in("pass")
+		if _, err := os.Stat(file.PasswordFile); errors.Is(err, os.ErrNotExist) {
+			return config.Signer{}, fmt.Errorf("there is no %s; give the root's password with --root-password-file", file.PasswordFile)
+		}
+	}
+	return config.Signer{File: file}, nil
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command mayfly is a keyless certificate authority and its tools. Each command is in a file of its
-// own and is thin: flags, exit codes, messages.
+// Command mayfly is a keyless certificate authority and its tools. Each command is thin: flags, exit
+// codes, messages.
 package main
 
 import (
@@ -15,6 +15,8 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -24,6 +26,7 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
@@ -202,3 +205,43 @@ type coded struct {
 }
 
 func (e coded) Unwrap() error { return e.error }
+
+// versionText is what mayfly version prints for people.
+func versionText() string {
+	return fmt.Sprintf("mayfly %s %s %s/%s\nsigners: %s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH, strings.Join(keyring.Kinds(), ", "))
+}
+
+func versionCommand() *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  mayfly version\n  mayfly version -o json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if out.json() {
+				return printJSON(c.OutOrStdout(), map[string]any{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "signers": keyring.Kinds()})
+			}
+			_, err := fmt.Fprint(c.OutOrStdout(), versionText())
+			return err
+		},
+	}
+	addOutput(c, &out)
+	return c
+}
+
+// version is the module's version as the build recorded it, or the commit, or "devel".
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "devel"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" && len(setting.Value) >= 12 {
+			return "devel-" + setting.Value[:12]
+		}
+	}
+	return "devel"
+}

@@ -6,8 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"regexp"
 	"strings"
 	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/printable"
@@ -65,5 +71,77 @@ func (t table) row(cells ...any) {
 func (t table) given(label, text string) {
 	if text != "" {
 		t.row(label, text)
+	}
+}
+
+// terminal returns the file to which w escapes text, if that is a terminal which obeys control
+// sequences; otherwise nil. Text of others must never be written to it.
+func terminal(w io.Writer) io.Writer {
+	if escaping, ok := w.(*printable.Writer); ok && os.Getenv("TERM") != "dumb" {
+		if f, ok := escaping.To().(*os.File); ok {
+			if _, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil { // only terminals have it
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// The colours of paint, as parameters of the control sequence SGR.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// colour is a pattern with two groups: text that remains as it is, and the words to paint.
+type colour struct{ pattern, sgr string }
+
+// paint writes text to out: on a terminal in colours, once it has been escaped.
+func paint(out io.Writer, text string, colours ...colour) error {
+	if to := terminal(out); to != nil && os.Getenv("NO_COLOR") == "" {
+		var escaped strings.Builder
+		if _, err := io.WriteString(printable.NewWriter(&escaped), text); err != nil {
+			return err
+		}
+		text, out = escaped.String(), to
+		for _, c := range colours {
+			text = regexp.MustCompile("(?m)"+c.pattern).ReplaceAllString(text, "${1}\x1b["+c.sgr+"m${2}\x1b[0m")
+		}
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+// progress shows how far long work is, on standard error if that is a terminal: not in the first
+// second, and four times a second at most.
+type progress struct {
+	to          io.Writer // nil for none
+	what        string
+	now         func() time.Time
+	began, next time.Time
+}
+
+func newProgress(c *cobra.Command, what string) *progress {
+	now := time.Now()
+	return &progress{to: terminal(c.ErrOrStderr()), what: what, now: time.Now, began: now, next: now.Add(time.Second)}
+}
+
+// report shows that done of total units are done.
+func (p *progress) report(done, total uint64) {
+	now := p.now()
+	if p.to == nil || done == 0 || now.Before(p.next) {
+		return
+	}
+	p.next = now.Add(time.Second / 4)
+	rate := float64(done) / now.Sub(p.began).Seconds()
+	left := time.Duration(float64(total-done) / rate * float64(time.Second))
+	fmt.Fprintf(p.to, "\r%s: %d of %d (%d %%), %.0f/s, %s left\x1b[K", p.what, done, total, 100*done/total, rate, printable.Span(left))
+}
+
+// clear removes what report has shown, before a result is printed.
+func (p *progress) clear() {
+	if p.to != nil && p.next.Sub(p.began) > time.Second {
+		fmt.Fprint(p.to, "\r\x1b[K")
 	}
 }

@@ -3,9 +3,14 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
+	"os/user"
 	"runtime/debug"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -62,4 +67,64 @@ func collectLess() {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
 	}
+}
+
+func signerCommand() *cobra.Command {
+	var options app.SignerOptions
+	var users []string
+	c := &cobra.Command{
+		Use:   "signer",
+		Short: "Hold the keys of a CA set in a process of their own, and sign for a server of this machine",
+		Long: `Hold the keys of a CA set and sign over a Unix socket for mayfly serve, whose ca.signer_socket
+names it, until it is told to stop (SIGINT, SIGTERM). The server then needs no key.
+
+It signs nothing but certificates of the CA's profile (a leaf for code signing, an hour at
+most, with a poison or an SCT list) in the name of the authority that is active now, and
+only for the users that --allow-user names, which the kernel vouches for. Both processes
+read the same CA set, and take up changes of it by themselves.`,
+		Example: "  mayfly signer --set ca/ca.yaml --socket /run/mayfly-signer/s --allow-user mayfly",
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if options.AllowUIDs, err = userIDs(users); err != nil {
+				return err
+			}
+			if err := new(slog.Level).UnmarshalText([]byte(options.Log.Level)); err != nil || options.Log.Format != "json" && options.Log.Format != "text" {
+				return usageError{errors.New("--log-level is debug, info, warn or error, and --log-format json or text")}
+			}
+			signal.Ignore(syscall.SIGHUP) // as in mayfly serve
+			collectLess()
+			options.LogOutput, options.Version = c.ErrOrStderr(), version()
+			options.Set = setFile(options.Set)
+			return app.Sign(c.Context(), options)
+		},
+	}
+	require(c, "set", "socket")
+	f := c.Flags()
+	f.StringVar(&options.Set, "set", "", "the CA set: ca.yaml, or the folder that holds it (required)")
+	f.StringVar(&options.Socket, "socket", "", "the Unix socket to make (required)")
+	f.StringArrayVar(&users, "allow-user", nil, "a user, by name or number, who may ask; repeat it for more (default: the user that this runs as)")
+	f.StringVar(&options.Ops, "ops", "", "address of metrics and readiness, host:port (default: none)")
+	f.BoolVar(&options.WithoutCT, "without-ct", false, "also sign certificates that no log knows, for a server with ct.disabled")
+	f.StringVar(&options.Log.Format, "log-format", "json", "json or text")
+	f.StringVar(&options.Log.Level, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+// userIDs returns the IDs of users, each given by name or by number.
+func userIDs(users []string) (ids []uint32, err error) {
+	for _, name := range users {
+		text := name
+		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return nil, fmt.Errorf("--allow-user %s: %w", name, err)
+			}
+			text = u.Uid
+		}
+		id, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("--allow-user %s: the user has the number %q", name, text)
+		}
+		ids = append(ids, uint32(id))
+	}
+	return ids, nil
 }

@@ -68,7 +68,7 @@ type Checkpoint struct {
 }
 
 // Time returns when the log signed the checkpoint.
-func (c *Checkpoint) Time() time.Time { return time.UnixMilli(int64(c.Timestamp)).UTC() }
+func (c *Checkpoint) Time() time.Time { return ctlog.Time(c.Timestamp) }
 
 // ParseCheckpoint reads a checkpoint that the log has signed. v verifies it.
 func ParseCheckpoint(raw []byte, v NoteVerifier) (*Checkpoint, error) {

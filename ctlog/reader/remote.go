@@ -82,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err err
 		if errHead != nil {
 			return nil, nil, errHead
 		}
-		s.Head, s.Signed = Head{head.TreeSize, head.SHA256RootHash}, time.UnixMilli(int64(head.Timestamp)).UTC()
+		s.Head, s.Signed = Head{head.TreeSize, head.SHA256RootHash}, ctlog.Time(head.Timestamp)
 		s.Disorder, s.Read = rfc6962Disorder, r.getEntries
 	default:
 		return nil, nil, err

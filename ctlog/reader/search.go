@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/certs"
+	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // Batch is how many entries a Source returns at a time: those of a data tile (static-ct-api).
@@ -121,7 +122,7 @@ func (s *Source) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
 			}
 			var newest time.Time
 			for _, entry := range slices.Backward(entries) {
-				found := &Found{Index: entry.Index, Timestamp: time.UnixMilli(int64(entry.Timestamp)).UTC(), DER: entry.Certificate}
+				found := &Found{Index: entry.Index, Timestamp: ctlog.Time(entry.Timestamp), DER: entry.Certificate}
 				if q.matches(found) && !yield(found, nil) {
 					return
 				}

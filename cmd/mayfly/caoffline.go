@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strconv"
@@ -18,7 +19,117 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 )
+
+func caRequestCommand() *cobra.Command {
+	var config ceremony.RequestConfig
+	var key signerFlag
+	c := &cobra.Command{
+		Use:   "request DIR",
+		Short: "Make a key and a signing request for an intermediate, whose root is elsewhere",
+		Long: `Make an encrypted key in DIR, which must not exist or be empty, and request.csr beside it.
+Carry the request to where the root is, sign it there (mayfly ca sign-intermediate), bring
+back chain.pem, and add it to the set (mayfly ca add --chain … --key …). The key never
+leaves DIR.
+
+With --signer the key is in a hardware module or at a key-management service, and DIR holds
+the request alone; then mayfly ca add --chain … --signer ….`,
+		Example: "  mayfly ca request --organization 'Example Corp' --common-name 'Example intermediate 2027-a' ca/2027-a",
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			config.Dir = args[0]
+			if config.Signer, config.Password, err = key.parse(); err != nil {
+				return err
+			}
+			if err := config.Check(); err != nil {
+				return err
+			}
+			var path string
+			err = withNewKeys(c, func() (err error) {
+				path, err = ceremony.NewRequest(config)
+				return err
+			}, &key)
+			if err != nil {
+				return err
+			}
+			_, err = printable.Fprintf(c.OutOrStdout(), "%s is to be signed where the root is: mayfly ca sign-intermediate --root DIR --csr request.csr --out chain.pem\n", path)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&config.Subject.Organization, "organization", "", "the O (required)")
+	f.StringVar(&config.Subject.CommonName, "common-name", "", "the CN (required)")
+	f.StringVar(&config.Algorithm, "algorithm", "", "of the key (default "+ceremony.DefaultAlgorithm+")")
+	key.add(c, "signer", "where the key is instead of a file", "password-file", "file with the password for the key (default: one is drawn)")
+	return c
+}
+
+func caSignIntermediateCommand() *cobra.Command {
+	var config ceremony.SignRequestConfig
+	var root rootFolder
+	var csr, out string
+	var form output
+	c := &cobra.Command{
+		Use:   "sign-intermediate",
+		Short: "Sign the request of an intermediate with the root, offline",
+		Long: `Sign a certificate signing request with the root: the request's key and subject count, and
+everything else follows the certificate specification (path length 0, extended key usage
+codeSigning, three years, never longer than the root). The certificate is checked before
+the root signs it and after. No network is used.`,
+		Example: "  mayfly ca sign-intermediate --root /media/usb/root --csr request.csr --out chain.pem",
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if err := root.check(); err != nil {
+				return usageError{err}
+			}
+			if config.Request, err = readInput(c.InOrStdin(), csr); err != nil {
+				return err
+			}
+			if config.NotBefore.IsZero() {
+				config.NotBefore = time.Now()
+			}
+			chain, intermediate, err := signRequest(c, root, config)
+			if err != nil {
+				return err
+			}
+			if err := files.Create(out, chain, 0o644); err != nil {
+				return err
+			}
+			if form.json() {
+				return printJSON(c.OutOrStdout(), map[string]any{"chain": out, "subject": intermediate.Subject.String(),
+					"serial_number": fmt.Sprintf("%040x", intermediate.SerialNumber), "not_before": intermediate.NotBefore.UTC(), "not_after": intermediate.NotAfter.UTC()})
+			}
+			_, err = printable.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject.String(), intermediate.SerialNumber,
+				intermediate.NotBefore.UTC().Format(time.RFC3339), intermediate.NotAfter.UTC().Format(time.RFC3339), out)
+			return err
+		},
+	}
+	addOutput(c, &form)
+	f := c.Flags()
+	root.add(c, "folder of the root (required)")
+	require(c, "root", "csr", "out")
+	f.StringVar(&csr, "csr", "", "the certificate signing request, PEM (required)")
+	f.StringVar(&out, "out", "", "where the chain is written; nothing is ever overwritten (required)")
+	f.StringVar(&config.Subject.CommonName, "common-name", "", "instead of the request's CN")
+	f.StringVar(&config.Subject.Organization, "organization", "", "instead of the request's O")
+	addTime(c, &config.NotBefore, "not-before", "beginning of its validity (default: now)")
+	addTime(c, &config.NotAfter, "not-after", "end of its validity (default: three years, or the root's end)")
+	return c
+}
+
+// signRequest signs with the root in a folder.
+func signRequest(c *cobra.Command, root rootFolder, config ceremony.SignRequestConfig) (chain []byte, intermediate *x509.Certificate, err error) {
+	if config.Parent, err = root.parent(); err != nil {
+		return nil, nil, err
+	}
+	err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
+		if err := root.open(ctx, keys, &config.Parent); err != nil {
+			return err
+		}
+		chain, intermediate, err = ceremony.SignRequest(config)
+		return err
+	})
+	return chain, intermediate, err
+}
 
 func caCeremonyCommand() *cobra.Command {
 	var planFile, out string
@@ -42,9 +153,6 @@ and after. No network is used: run it on a machine that has none.
       # signer, publish_at, activate_at; or the key is elsewhere: request: request.csr`,
 		Example: "  mayfly ca ceremony --plan ceremony.yaml --out ./ca",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
-			if planFile == "" || out == "" {
-				return usageError{errors.New("--plan and --out are required; see mayfly ca ceremony --help")}
-			}
 			cfg, _, err := config.LoadCeremony(planFile)
 			if err != nil {
 				return err
@@ -74,6 +182,7 @@ and after. No network is used: run it on a machine that has none.
 	}
 	c.Flags().StringVar(&planFile, "plan", "", "the file that describes the ceremony, YAML (required)")
 	c.Flags().StringVar(&out, "out", "", "the folder that gets everything; it must not exist, or be empty (required)")
+	require(c, "plan", "out")
 	return c
 }
 
