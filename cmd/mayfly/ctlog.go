@@ -246,6 +246,10 @@ Without a filter all are listed, up to --limit. With -o json, each is a JSON obj
 			return usageError{errors.New("either --config or --url is required; see mayfly ctlog search --help")}
 		case given("config") && given("public-key"), given("url") && given("name"):
 			return usageError{errors.New("--public-key is for --url, and --name for --config")}
+		case !s.query.Until.IsZero() && s.query.Until.Before(s.query.Since):
+			return usageError{errors.New("--until is before --since, so that no certificate can match; 24h is longer ago than 1h")}
+		case s.limit < 0:
+			return usageError{fmt.Errorf("--limit: found %d, expected how many to list at most, or 0 for all", s.limit)}
 		case given("config"):
 			return searchDirectory(c, args)
 		}
@@ -267,8 +271,8 @@ func (s *ctlogSearch) addFlags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&s.url, "url", "", "the URL of a log: the monitoring prefix of static-ct-api, or what is before /ct/v1")
 	f.StringVar(&s.key, "public-key", "", "file with the log's public key, PEM: verify the signature of its tree head")
-	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name: an email address, a URI or user!domain; a * at its end stands for any rest")
-	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token; a * at its end stands for any rest")
+	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name: an email address, a URI or user!domain; a * stands for any text")
+	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token; a * stands for any text")
 	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
 	f.Var(&timeFlag{&s.query.Since, true}, "since", "only those that were logged at this time or later; 24h is 24 hours ago")
 	f.Var(&timeFlag{&s.query.Until, true}, "until", "only those that were logged at this time or earlier; 1h is an hour ago")

@@ -73,7 +73,10 @@ func TestSearch(t *testing.T) {
 		{"nobody", reader.Query{Identity: "bob@example.com"}, nil},
 		{"the beginning of an identity", reader.Query{Identity: "alice*"}, []uint64{4, 2, 0}},
 		{"the beginning of an issuer", reader.Query{Issuer: "https://t*"}, []uint64{4, 2, 1}},
-		{"a * elsewhere", reader.Query{Issuer: "https://*.example"}, nil},
+		{"a pattern", reader.Query{Issuer: "https://*.example"}, []uint64{4, 3, 2, 1, 0}},
+		{"a part twice", reader.Query{Issuer: "https://two*o.example"}, nil},
+		{"parts in another order", reader.Query{Issuer: "*.example*two*"}, nil},
+		{"several parts", reader.Query{Issuer: "*://*w*.example", Identity: "alice@*"}, []uint64{4}},
 		{"between", reader.Query{Since: at(2), Until: at(5)}, []uint64{2, 1}},
 		{"since", reader.Query{Since: at(4)}, []uint64{4, 3, 2}},
 	} {

@@ -90,8 +90,8 @@ func Backward(size uint64) iter.Seq[uint64] {
 // Query states which certificates to find. An empty field matches all; every other field must
 // match.
 type Query struct {
-	Identity string    // the name in the SAN: an email address, a URI, or user!domain; a * at its end matches any rest
-	Issuer   string    // the issuer URL of the token; a * at its end matches any rest
+	Identity string    // the name in the SAN: an email address, a URI, or user!domain; a * stands for any text
+	Issuer   string    // the issuer URL of the token; a * stands for any text
 	Serial   []byte    // the serial number, big-endian, without leading zeros
 	Since    time.Time // the earliest timestamp of the SCT
 	Until    time.Time // the latest one
@@ -144,12 +144,14 @@ func (s *Source) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
 func (q *Query) matches(e *Found) bool {
 	// DER holds the text of a name, an issuer URL and a serial number unchanged. To search for the
 	// bytes costs a hundredth of parsing.
-	for _, part := range []string{strings.TrimSuffix(q.Identity, "*"), strings.TrimSuffix(q.Issuer, "*"), string(q.Serial)} {
-		if !bytes.Contains(e.DER, []byte(part)) {
-			return false
+	for _, asked := range []string{q.Identity, q.Issuer} {
+		for part := range strings.SplitSeq(asked, "*") {
+			if !bytes.Contains(e.DER, []byte(part)) {
+				return false
+			}
 		}
 	}
-	if e.Timestamp.Before(q.Since) || !q.Until.IsZero() && e.Timestamp.After(q.Until) {
+	if !bytes.Contains(e.DER, q.Serial) || e.Timestamp.Before(q.Since) || !q.Until.IsZero() && e.Timestamp.After(q.Until) {
 		return false
 	}
 	var extensions certs.Extensions
@@ -165,8 +167,18 @@ func (q *Query) matches(e *Found) bool {
 		(len(q.Serial) == 0 || bytes.Equal(e.Certificate.SerialNumber.Bytes(), q.Serial))
 }
 
-// matches reports whether text is what is asked for, or begins with what is before its final *.
+// matches reports whether text is what is asked for, in which a * stands for any text.
 func matches(asked, text string) bool {
-	prefix, open := strings.CutSuffix(asked, "*")
-	return asked == "" || text == asked || open && strings.HasPrefix(text, prefix)
+	parts := strings.Split(cmp.Or(asked, "*"), "*")
+	last := len(parts) - 1
+	text, ok := strings.CutPrefix(text, parts[0])
+	if last == 0 {
+		return ok && text == ""
+	}
+	for _, part := range parts[1:last] {
+		var found bool
+		_, text, found = strings.Cut(text, part)
+		ok = ok && found
+	}
+	return ok && strings.HasSuffix(text, parts[last])
 }
