@@ -139,8 +139,12 @@ func checkArguments(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// unknownFlag adds the flag that was probably meant, and where help is.
+// unknownFlag adds the flag that was probably meant, and where help is. Where a command below c was
+// misspelt, its flags are unknown too, and the name is the mistake.
 func unknownFlag(c *cobra.Command, err error) error {
+	if c.HasSubCommands() && c.Flags().NArg() > 0 {
+		return checkArguments(c, c.Flags().Args())
+	}
 	hint := ""
 	if unknown := new(pflag.NotExistError); errors.As(err, &unknown) {
 		var known []string
