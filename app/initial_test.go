@@ -87,7 +87,7 @@ func TestInitialIssuers(t *testing.T) {
 					if parameter.Check(value) != nil {
 						continue
 					}
-					if strings.ContainsAny(value, " \n\r\t'\"\\#{}[]$*&!|>%@`") || strings.Contains(value, "..") && !slices.Contains([]string{"name", "path", "paths"}, parameter.Kind) {
+					if strings.ContainsAny(value, " \n\r\t'\"\\#{}[]$*&!|>%@`") || strings.Contains(value, "..") && !slices.Contains([]string{"name", "path", "branches"}, parameter.Kind) {
 						t.Errorf("%s may be %q", parameter.Name, value)
 					}
 					changed := maps.Clone(values[provider.Name])

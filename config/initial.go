@@ -76,11 +76,13 @@ func (p Parameter) Expected() string {
 // is around it: between quotes, in a URL, and in an expression.
 func (p Parameter) Check(value string) error {
 	const name, label = `[A-Za-z0-9][A-Za-z0-9._-]*`, `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`
-	const url = `https://` + label + `(\.` + label + `)*(:[1-9][0-9]{0,4})?(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*`
+	const origin = `https://` + label + `(\.` + label + `)*(:[1-9][0-9]{0,4})?`
+	const url = origin + `(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*`
 	const path = name + `(/` + name + `)*`
 	pattern := map[string]string{
-		"name": name, "path": path, "paths": path + `(,` + path + `)*`, "label": label, "domain": `(` + label + `\.)+[a-z]([a-z0-9-]*[a-z0-9])?`,
-		"uuid": `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "url": url, "url/": url + "/",
+		"name": name, "path": path, "branches": path + `(,` + path + `)*`, "number": `[0-9]+`,
+		"label": label, "domain": `(` + label + `\.)+[a-z]([a-z0-9-]*[a-z0-9])?`,
+		"uuid": `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "url": url, "url/": url + "/", "origin": origin,
 	}[p.Kind]
 	ok, err := regexp.MatchString(`^(`+pattern+`)$`, value)
 	switch {
@@ -90,7 +92,7 @@ func (p Parameter) Check(value string) error {
 		return nil
 	case value == "":
 		return fmt.Errorf("a value is missing; expected is %s", p.Expected())
-	case !ok || len(value) > 500:
+	case !ok || len(value) > 500 || p.Kind == "branches" && strings.Contains(","+value, ",refs/"):
 		return fmt.Errorf("found %q, expected %s", shorten(value), p.Expected())
 	}
 	return nil
@@ -99,6 +101,8 @@ func (p Parameter) Check(value string) error {
 // initialFuncs are the functions of the providers' templates.
 func initialFuncs() template.FuncMap {
 	return template.FuncMap{
+		"hasSuffix": strings.HasSuffix,
+		"replace":   strings.ReplaceAll,
 		"host": func(url string) string {
 			return strings.SplitN(url, "/", 4)[2]
 		},
