@@ -82,10 +82,7 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 		}
 	}
 	wrong := report.checkChains(t, time.Now())
-	number, warnings, failing := t.runTests(cfg)
-	report.Tests = number
-	report.warn(warnings...)
-	report.add(failing)
+	report.runTests(cfg, t)
 	if options.Online {
 		wrong = append(wrong, report.ask(ctx, t)...)
 	}
@@ -98,16 +95,11 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 func (r *CheckReport) warnOfOpen(issuers *config.Issuers) error {
 	providers, err := config.Providers()
 	var open []error
-	for _, entry := range issuers.Entries {
+	for _, profile := range issuers.Enabled() {
 		for name, p := range providers {
-			if entry.Connection.Disabled || !slices.Contains(p.Open, entry.Key) {
-				continue
-			}
-			for _, profile := range entry.All() {
-				if len(profile.Policy.Allow) == 0 {
-					open = append(open, keypath.Errorf(profile.Path, "every caller of %s can get a certificate: add a rule for your own, such as allow: [{name: ours, when: '%s'}]; "+
-						"mayfly config init %s writes an entry with rules and tests, and when: 'true' states that everyone may", p.Title, p.Rule, name))
-				}
+			if slices.Contains(p.Open, profile.Key) && len(profile.Policy.Allow) == 0 {
+				open = append(open, keypath.Errorf(profile.Path, "every caller of %s can get a certificate: add a rule for your own, such as allow: [{name: ours, when: '%s'}]; "+
+					"mayfly config init %s writes an entry with rules and tests, and when: 'true' states that everyone may", p.Title, p.Rule, name))
 			}
 		}
 	}
@@ -168,6 +160,14 @@ func (r *CheckReport) build(ctx context.Context, options CheckOptions) (*config.
 	}
 	r.checkCluster(app.Config)
 	return app.Config, app.live.first, app.Close(ctx)
+}
+
+// runTests runs the tests beside the issuers.
+func (r *CheckReport) runTests(cfg *config.Server, t *trust) {
+	number, warnings, err := t.runTests(cfg)
+	r.Tests = number
+	r.warn(warnings...)
+	r.add(err)
 }
 
 // checkCluster warns of unusable files of `oidc.kubernetes` that the configuration names. A server

@@ -39,10 +39,6 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	if err != nil {
 		return trustroot.Instance{}, err
 	}
-	var infos []server.IssuerInfo
-	for _, issuer := range issuers.Entries {
-		infos = append(infos, issuerInfo(&issuer.Profile))
-	}
 	instance, err := newInstance(cfg)
 	if err != nil {
 		return trustroot.Instance{}, cfg.WithPlaces(err)
@@ -51,7 +47,7 @@ func LoadInstance(options Options) (trustroot.Instance, error) {
 	if err != nil {
 		return trustroot.Instance{}, err
 	}
-	return completeInstance(instance, loaded.Set.Windows(options.now()()), infos), nil
+	return completeInstance(instance, loaded.Set.Windows(options.now()()), issuerInfos(issuers)), nil
 }
 
 // newInstance is the part that never changes while a server runs. Its errors have key paths.

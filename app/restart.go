@@ -46,7 +46,10 @@ func (a *App) compareConfig(ctx context.Context, differed bool) bool {
 		}
 		attrs = append(attrs, slog.Any("changed", changed))
 		report := &CheckReport{}
-		_, _, err = report.build(ctx, CheckOptions{File: a.Config.Name(), Environ: a.options.Environ})
+		var t *trust
+		if _, t, err = report.build(ctx, CheckOptions{File: a.Config.Name(), Environ: a.options.Environ}); t != nil {
+			report.runTests(next, t)
+		}
 		err = errors.Join(append(report.Mistakes, err)...)
 	}
 	if err == nil {

@@ -14,6 +14,7 @@ func TestConfigurationFileChanges(t *testing.T) {
 	t.Parallel()
 	r := start(t, newWorld(t, edited("mayfly.yaml", "level: error", "level: info")))
 	whole := string(must(os.ReadFile(r.ConfigFile))(t))
+	written("failing.yaml", string(must(os.ReadFile(path(r.World, "issuers.yaml")))(t))+failing)(t, r.World)
 	pending := func(want float64, line string) {
 		t.Helper()
 		await(t, line, func() bool {
@@ -30,6 +31,7 @@ func TestConfigurationFileChanges(t *testing.T) {
 		{setting("unknown: 1"), []string{fails, "unknown key"}},
 		{removed("mayfly.yaml"), []string{fails, "no such file"}},
 		{edited("mayfly.yaml", "    - {url: ", "    - {url: http://127.0.0.1:1, public_key: log.pub}\n    - {url: "), []string{fails, "ct.logs.1.url: none → http", "this is also the key of the log"}},
+		{edited("mayfly.yaml", "issuers: issuers.yaml", "issuers: failing.yaml"), []string{fails, "issuers.yaml → ", "the claims get a certificate"}},
 	} {
 		before := len(r.log.String())
 		change.step(t, r.World)

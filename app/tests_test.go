@@ -58,7 +58,7 @@ func TestReloadWithFailingTest(t *testing.T) {
 // TestDisabledIssuer: a reload disables the issuer and enables it again.
 func TestDisabledIssuer(t *testing.T) {
 	t.Parallel()
-	r := start(t, newWorld(t))
+	r := start(t, newWorld(t, setting("public_url: https://ca.example")))
 	const pattern = "https://*.ci.example"
 	content := string(must(os.ReadFile(path(r.World, "issuers.yaml")))(t)) + passing + "%s" +
 		"meta-issuers:\n  " + pattern + ":\n    client-id: sigstore\n    type: email\n"
@@ -71,6 +71,9 @@ func TestDisabledIssuer(t *testing.T) {
 	}
 	if body := fetch(t, r.rest+"/api/v2/configuration"); strings.Contains(body, r.Provider.IssuerURL()) || !strings.Contains(body, pattern) {
 		t.Errorf("GetConfiguration: %s", body)
+	}
+	if instance := must(app.LoadInstance(app.Options{ConfigFile: r.ConfigFile, Environ: os.Environ()}))(t); len(instance.Providers) > 0 {
+		t.Errorf("the signing config has the sign-ins %s", instance.Providers)
 	}
 	if got := r.metric(t, fmt.Sprintf(`mayfly_oidc_issuer_state{entry=%q,state="disabled"}`, r.Provider.IssuerURL())); got != 1 {
 		t.Errorf("the state disabled is %g", got)

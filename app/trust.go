@@ -43,7 +43,7 @@ func loadTrust(cfg *config.Server, name string, logger *slog.Logger, observe tru
 // newTrust creates an issuer file's run-time objects. Its errors are keypath errors, with all
 // mistakes, and trust has the warnings beside them.
 func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, observe trustObserver) (*trust, error) {
-	t := &trust{}
+	t := &trust{infos: issuerInfos(issuers)}
 	verifier := cfg.OIDC.Config
 	verifier.Proxy, verifier.ProxiesKnown = cfg.OIDC.Proxy.Reveal(), len(cfg.TrustedProxies) > 0
 	verifier.MaxWaiting = cfg.Limits.InFlight / 2 // leaves room for requests that wait for no issuer
@@ -51,12 +51,9 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	rules := identity.Config{CIProviders: issuers.CIIssuerMetadata, Compat: cfg.Compat, Observe: observe.decision}
 	for _, entry := range issuers.Entries {
 		verifier.Issuers = append(verifier.Issuers, verifierIssuer(entry))
-		for _, profile := range entry.All() {
-			rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
-			if !entry.Connection.Disabled {
-				t.infos = append(t.infos, issuerInfo(profile))
-			}
-		}
+	}
+	for _, profile := range issuers.All() {
+		rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
 	}
 	var errVerifier, errRules error
 	t.verifier, errVerifier = oidc.New(verifier)
@@ -78,16 +75,19 @@ func verifierIssuer(entry config.Issuer) oidc.Issuer {
 	return i
 }
 
-// issuerInfo is the part of GetConfiguration for an entry or a profile.
-func issuerInfo(issuer *config.Profile) server.IssuerInfo {
-	return server.IssuerInfo{
-		URL:                   issuer.Key,
-		Wildcard:              !issuer.Static,
-		Audience:              issuer.ClientID,
-		ChallengeClaim:        cmp.Or(issuer.ChallengeClaim, identity.ChallengeClaim(issuer.Type)),
-		SPIFFETrustDomain:     issuer.SPIFFETrustDomain,
-		Type:                  issuer.Type,
-		SubjectDomain:         issuer.SubjectDomain,
-		SkipEmailVerification: issuer.SkipEmailVerification,
+// issuerInfos is the content of GetConfiguration: the entries that are not disabled, and their profiles.
+func issuerInfos(issuers *config.Issuers) (infos []server.IssuerInfo) {
+	for _, profile := range issuers.Enabled() {
+		infos = append(infos, server.IssuerInfo{
+			URL:                   profile.Key,
+			Wildcard:              !profile.Static,
+			Audience:              profile.ClientID,
+			ChallengeClaim:        cmp.Or(profile.ChallengeClaim, identity.ChallengeClaim(profile.Type)),
+			SPIFFETrustDomain:     profile.SPIFFETrustDomain,
+			Type:                  profile.Type,
+			SubjectDomain:         profile.SubjectDomain,
+			SkipEmailVerification: profile.SkipEmailVerification,
+		})
 	}
+	return infos
 }

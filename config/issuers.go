@@ -111,6 +111,16 @@ func (i *Issuers) All() (all []*Profile) {
 	return all
 }
 
+// Enabled returns those of the entries that are not disabled.
+func (i *Issuers) Enabled() (all []*Profile) {
+	for j := range i.Entries {
+		if entry := &i.Entries[j]; !entry.Connection.Disabled {
+			all = append(all, entry.All()...)
+		}
+	}
+	return all
+}
+
 // LoadIssuers reads the issuer configuration from the file called path. With compat, mistakes that
 // the peer tolerates in its identity file are warnings.
 //
