@@ -106,6 +106,9 @@ func (x *Explanation) verify(ctx context.Context, t *trust, options ExplainOptio
 			return nil, fmt.Errorf("reading the claims: %w", err)
 		}
 		x.assume(t, claims)
+		if _, ok := claims["iss"]; !ok {
+			return nil, errors.New("reading the claims: they have no iss, and the file has not exactly one entry without a pattern; add the issuer URL of an entry")
+		}
 	} else {
 		token, err := v.Trace(ctx, options.Token, observe)
 		if err == nil {

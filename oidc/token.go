@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/mayfly-ca/mayfly/internal/printable"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
@@ -202,12 +203,12 @@ func (t *idToken) checkTimes(now time.Time) (expiry time.Time, err error) {
 	switch {
 	case expiry.Before(now):
 		return time.Time{}, refusal.New(refusal.TokenExpired,
-			"the ID token expired %s ago, at %s; get a new one for each request",
-			now.Sub(expiry).Round(time.Second), expiry.UTC().Format(time.RFC3339))
+			"the ID token expired %s, at %s; get a new one for each request",
+			printable.Relative(expiry, now), expiry.UTC().Format(time.RFC3339))
 	case now.Add(notBeforeLeeway).Before(notBefore): // zero without nbf
 		return time.Time{}, refusal.New(refusal.TokenNotYetValid,
-			"the ID token is valid from %s on (nbf), in %s; clocks may differ by at most %s",
-			notBefore.UTC().Format(time.RFC3339), notBefore.Sub(now).Round(time.Second), notBeforeLeeway)
+			"the ID token is valid from %s on (nbf), %s; clocks may differ by at most %s",
+			notBefore.UTC().Format(time.RFC3339), printable.Relative(notBefore, now), notBeforeLeeway)
 	}
 	return expiry, nil
 }

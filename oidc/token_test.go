@@ -168,6 +168,11 @@ func TestRegisteredClaims(t *testing.T) {
 			}
 		}
 	}
+	for text, claims := range map[string]map[string]any{"expired 3 days ago, at 2027-01-12T": {"exp": now - 3*86400}, "on (nbf), in 3 hours;": {"nbf": now + 3*3600}} {
+		if err := w.verify(t, mint(t, w.provider, claims)); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v, want %s", err, text)
+		}
+	}
 }
 
 // TestCheapChecksCauseNoFetch: an expired or misdirected token causes no fetch.

@@ -243,7 +243,7 @@ Without a filter all are listed, up to --limit. With -o json, each is a JSON obj
 		}
 		switch given := c.Flags().Changed; {
 		case given("config") == given("url"):
-			return usageError{errors.New("either --config or --url is required; see mayfly ctlog search --help")}
+			return usageError{errors.New("exactly one of --config and --url is required; see mayfly ctlog search --help")}
 		case given("config") && given("public-key"), given("url") && given("name"):
 			return usageError{errors.New("--public-key is for --url, and --name for --config")}
 		case !s.query.Until.IsZero() && s.query.Until.Before(s.query.Since):

@@ -49,7 +49,7 @@ where the issuer cannot be asked.`,
 				return err
 			}
 			if claimsFile != "" && token.given() || claimsFile == "" && options.Token == "" {
-				return usageError{errors.New("either --token-file or --claims is required; see mayfly explain --help")}
+				return usageError{errors.New("exactly one of --token-file and --claims is required; see mayfly explain --help")}
 			}
 			options.Environ = os.Environ()
 			x, err := app.Explain(c.Context(), options)

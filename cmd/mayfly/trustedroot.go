@@ -43,7 +43,7 @@ Both need public_url in the configuration. Equal state gives equal bytes.`
 	c.Example = "  mayfly " + c.Use + " --config mayfly.yaml > " + name + "\n  mayfly " + c.Use + " --url https://ca.example > " + name
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if (configFile == "") == (running == "") {
-			return usageError{errors.New("either --config or --url is required; see " + c.CommandPath() + " --help")}
+			return usageError{errors.New("exactly one of --config and --url is required; see " + c.CommandPath() + " --help")}
 		}
 		var document []byte
 		var err error

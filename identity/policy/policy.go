@@ -133,10 +133,12 @@ func compile(env *cel.Env, when string, options ...cel.EvalOption) (*cel.Ast, ce
 	if issues.Err() != nil {
 		var errs []error
 		for _, issue := range issues.Errors() {
-			errs = append(errs, fmt.Errorf("the expression is wrong at line %d, character %d: %s", issue.Location.Line(), issue.Location.Column()+1, oneLine(issue.Message)))
-			if strings.HasPrefix(issue.Message, "Syntax error") {
-				break // the rest is most likely a consequence
+			err := fmt.Errorf("the expression is wrong at line %d, character %d: %s", issue.Location.Line(), issue.Location.Column()+1, oneLine(issue.Message))
+			if strings.HasPrefix(issue.Message, "Syntax error") { // the rest is most likely a consequence
+				errs = append(errs, fmt.Errorf("%w; in CEL, equal is ==, and is &&, or is ||, not is !, and each parenthesis, bracket and quote is closed", err))
+				break
 			}
+			errs = append(errs, err)
 		}
 		return nil, nil, errors.Join(errs...)
 	}

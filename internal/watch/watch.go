@@ -78,7 +78,7 @@ func New(config Config) *Watcher {
 	}, []string{"result"})
 	w.failed = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: config.FailedMetric,
-		Help: "1 while the " + config.Name + " on disk has changed and could not be loaded completely.",
+		Help: "1 while a change of the " + config.Name + " on disk could not be loaded completely.",
 	})
 	if config.Metric != "" {
 		config.Registry.MustRegister(w.reloads, w.failed)
