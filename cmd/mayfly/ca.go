@@ -32,7 +32,6 @@ func caCommand() *cobra.Command {
 
 func caActivateCommand() *cobra.Command {
 	var flags setFlags
-	var at time.Time
 	c := &cobra.Command{
 		Use:   "activate ID",
 		Short: "Decide when an authority begins to sign",
@@ -47,7 +46,7 @@ minimum lead, and at least five minutes from now, so that every replica has the 
 			if err != nil {
 				return err
 			}
-			result, err := editor.Activate(c.Context(), args[0], at)
+			result, err := editor.Activate(c.Context(), args[0], flags.at)
 			if err != nil {
 				return err
 			}
@@ -56,13 +55,12 @@ minimum lead, and at least five minutes from now, so that every replica has the 
 	}
 	c.ValidArgsFunction = flags.complete
 	flags.editFlags(c)
-	addTime(c, &at, "at", "when: a time, a duration from now such as +36h, or now")
+	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h, or now")
 	return c
 }
 
 func caStatusCommand() *cobra.Command {
 	var flags setFlags
-	var at time.Time
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show what each authority of the set does, and what will happen when",
@@ -72,25 +70,20 @@ and nothing is asked over the network, so that this can run anywhere; what runni
 replicas have loaded is in their metric mayfly_ca_set_generation.`,
 		Example: "  mayfly ca status --set ca/ca.yaml\n  mayfly ca status --config mayfly.yaml -o json\n  mayfly ca status --set ca --at +48h",
 		RunE: func(c *cobra.Command, _ []string) error {
-			loaded, now, err := flags.read(at)
+			loaded, now, err := flags.read()
 			if err != nil {
 				return err
 			}
-			if flags.out.json() {
-				return printJSON(c.OutOrStdout(), loaded.StatusAt(now))
-			}
-			return printStatus(c.OutOrStdout(), loaded.StatusAt(now))
+			return flags.printStatus(c, loaded.StatusAt(now))
 		},
 	}
 	flags.readFlags(c)
-	addOutput(c, &flags.out)
-	addTime(c, &at, "at", "show it as it will be at this time (default: now)")
+	addTime(c, &flags.at, "at", "show it as it will be at this time (default: now)")
 	return c
 }
 
 func caBundleCommand() *cobra.Command {
 	var flags setFlags
-	var at time.Time
 	c := &cobra.Command{
 		Use:   "bundle",
 		Short: "Print the trust bundle of the set",
@@ -99,7 +92,7 @@ those that are published, then those that have retired and have not ended. It is
 with -o json what a server returns at /api/v2/trustBundle.`,
 		Example: "  mayfly ca bundle --set ca > bundle.pem",
 		RunE: func(c *cobra.Command, _ []string) error {
-			loaded, now, err := flags.read(at)
+			loaded, now, err := flags.read()
 			if err != nil {
 				return err
 			}
@@ -109,23 +102,18 @@ with -o json what a server returns at /api/v2/trustBundle.`,
 				blocks = append(blocks, chain.PEM...)
 				chains = append(chains, map[string][]string{"certificates": chain.PEM})
 			}
-			if flags.out.json() {
-				return printJSON(c.OutOrStdout(), map[string]any{"chains": chains})
-			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), strings.Join(blocks, "\n\n"))
-			return err
+			return flags.out.print(c, map[string]any{"chains": chains}, strings.Join(blocks, "\n\n")+"\n")
 		},
 	}
 	flags.readFlags(c)
-	addOutput(c, &flags.out)
-	addTime(c, &at, "at", "as it will be at this time (default: now)")
+	addTime(c, &flags.at, "at", "as it will be at this time (default: now)")
 	return c
 }
 
 // retireFlags are the flags of mayfly ca retire.
 type retireFlags struct {
 	setFlags
-	at, since   time.Time
+	since       time.Time
 	compromised bool
 }
 
@@ -269,7 +257,6 @@ would not load the set, or a log would refuse its certificates.`,
 		},
 	}
 	flags.readFlags(c)
-	addOutput(c, &flags.out)
 	return c
 }
 

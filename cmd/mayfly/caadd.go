@@ -154,7 +154,7 @@ func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string, key *cer
 	cfg := ceremony.AuthorityConfig{
 		Dir: filepath.Join(filepath.Dir(editor.Path), id),
 		PlannedCertificate: ceremony.PlannedCertificate{
-			Subject: subjectOr(f.subject, parent.Chain[0], id), Algorithm: f.algorithm, Password: password, Signer: key, NotBefore: editor.Now,
+			Subject: withDefaults(f.subject, organizationOf(parent.Chain[0]), id), Algorithm: f.algorithm, Password: password, Signer: key, NotBefore: editor.Now,
 		},
 		Parent: parent,
 	}

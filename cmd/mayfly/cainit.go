@@ -60,7 +60,7 @@ module or service.`,
 			if err := flags.run(c, args[0], io.Discard); err != nil {
 				return err
 			}
-			loaded, now, err := (&setFlags{set: args[0]}).read(time.Time{})
+			loaded, now, err := (&setFlags{set: args[0]}).read()
 			if err != nil {
 				return err
 			}
@@ -105,7 +105,17 @@ func (f *initFlags) run(c *cobra.Command, dir string, to io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return printCA(to, result)
+	notes := append(result.Keys, "Its root is in "+result.RootDir+": move that folder to a place that is offline.")
+	err = printCA(to, result, fmt.Sprintf("The CA stands in %s. Authority %s:", filepath.Dir(result.SetFile), result.AuthorityID), notes...)
+	if err != nil || result.KeyFile == "" {
+		return err
+	}
+	_, err = printable.Fprintf(to, `That set can rotate (mayfly ca add --help). One authority alone, which cannot:
+
+ca:
+  file: {chain: %s, key: %s, password_file: %s}
+`, result.ChainFile, result.KeyFile, result.PasswordFile)
+	return err
 }
 
 // readPassword returns the content of a file without the newline at its end; nil if no file is
@@ -127,26 +137,13 @@ func readPassword(c *cobra.Command, name string) ([]byte, error) {
 	return data, nil
 }
 
-func printCA(out io.Writer, r *ceremony.Result) error {
-	_, err := printable.Fprintf(out, `The CA stands in %[1]s. Authority %[2]s:
-  %[3]s
-  valid until %[4]s
-%[7]s
-Its root is in %[5]s: move that folder to a place that is offline.
-
-To sign with it, write this in mayfly.yaml (paths are relative to that file):
-
-ca: {set: %[6]s}
-`, filepath.Dir(r.SetFile), r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), r.RootDir, r.SetFile, strings.Join(append(r.Keys, ""), "\n"))
-	if err != nil || r.KeyFile == "" {
-		return err
+// printCA describes what was created; notes follow the authority.
+func printCA(out io.Writer, r *ceremony.Result, headline string, notes ...string) error {
+	_, err := printable.Fprintf(out, "%s\n  %s\n  valid until %s\n", headline, r.Intermediate.Subject.String(), r.Intermediate.NotAfter.UTC().Format(time.RFC3339))
+	for _, note := range notes {
+		printable.Fprintf(out, "%s\n", note)
 	}
-	_, err = printable.Fprintf(out, `
-That set can rotate (mayfly ca add --help). One authority alone, which cannot:
-
-ca:
-  file: {chain: %s, key: %s, password_file: %s}
-`, r.ChainFile, r.KeyFile, r.PasswordFile)
+	printable.Fprintf(out, "\nTo sign with it, write this in mayfly.yaml (paths are relative to that file):\n\nca: {set: %s}\n\n", r.SetFile)
 	return err
 }
 
@@ -199,25 +196,13 @@ func (a adoption) run(c *cobra.Command, to io.Writer, dir string, external *cere
 	if err != nil {
 		return err
 	}
-	return a.print(to, result)
-}
-
-func (a adoption) print(out io.Writer, r *ceremony.Result) error {
-	key := "Its key stays where it is."
+	note := "Its key stays where it is."
 	if a.key != "" {
-		key = fmt.Sprintf("The copy of its key is encrypted with a new password. Delete %s once nothing else signs with it.", a.key)
+		note = "The copy of its key is encrypted with a new password. Delete " + a.key + " once nothing else signs with it."
 	}
-	_, err := printable.Fprintf(out, `The CA was adopted as authority %s:
-  %s
-  valid until %s
-
-%s
-
-To sign with it, write this in mayfly.yaml (paths are relative to that file):
-
-ca: {set: %s}
-
-To rotate to another key: mayfly ca add --help.
-`, r.AuthorityID, r.Intermediate.Subject, r.Intermediate.NotAfter.UTC().Format(time.RFC3339), key, r.SetFile)
+	if err := printCA(to, result, "The CA was adopted as authority "+result.AuthorityID+":", note); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(to, "To rotate to another key: mayfly ca add --help.")
 	return err
 }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -94,13 +93,11 @@ the root signs it and after. No network is used.`,
 			if err := files.Create(out, chain, 0o644); err != nil {
 				return err
 			}
-			if form.json() {
-				return printJSON(c.OutOrStdout(), map[string]any{"chain": out, "subject": intermediate.Subject.String(),
-					"serial_number": fmt.Sprintf("%040x", intermediate.SerialNumber), "not_before": intermediate.NotBefore.UTC(), "not_after": intermediate.NotAfter.UTC()})
-			}
-			_, err = printable.Fprintf(c.OutOrStdout(), "%s\n  serial number %040x\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n", intermediate.Subject.String(), intermediate.SerialNumber,
-				intermediate.NotBefore.UTC().Format(time.RFC3339), intermediate.NotAfter.UTC().Format(time.RFC3339), out)
-			return err
+			subject, begin, end := printable.Line(intermediate.Subject.String()), intermediate.NotBefore.UTC(), intermediate.NotAfter.UTC()
+			serial := fmt.Sprintf("%040x", intermediate.SerialNumber)
+			asJSON := map[string]any{"chain": out, "subject": subject, "serial_number": serial, "not_before": begin, "not_after": end}
+			return form.print(c, asJSON, fmt.Sprintf("%s\n  serial number %s\n  valid from %s to %s\nThe chain, intermediate first and root last, is in %s.\n",
+				subject, serial, begin.Format(time.RFC3339), end.Format(time.RFC3339), out))
 		},
 	}
 	addOutput(c, &form)
@@ -211,8 +208,8 @@ func (p *planner) read(planFile string) error {
 		return err
 	}
 	organization := p.plan.Root.Subject.Organization
-	if p.plan.Parent != nil && len(p.plan.Parent.Chain[0].Subject.Organization) > 0 {
-		organization = p.plan.Parent.Chain[0].Subject.Organization[0]
+	if p.plan.Parent != nil {
+		organization = organizationOf(p.plan.Parent.Chain[0])
 	}
 	for _, entry := range p.cfg.Intermediates {
 		intermediate := entry.Planned
@@ -224,9 +221,7 @@ func (p *planner) read(planFile string) error {
 				return err
 			}
 		} else {
-			subject := &intermediate.Subject
-			subject.Organization = cmp.Or(subject.Organization, organization)
-			subject.CommonName = cmp.Or(subject.CommonName, subject.Organization+" intermediate "+intermediate.ID)
+			intermediate.Subject = withDefaults(intermediate.Subject, organization, intermediate.ID)
 		}
 		p.plan.Intermediates = append(p.plan.Intermediates, intermediate)
 	}

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +26,7 @@ type setFlags struct {
 	set, config string
 	minimumLead time.Duration
 	force       bool
+	at          time.Time // zero for now, or for the default
 	out         output
 }
 
@@ -34,6 +34,7 @@ type setFlags struct {
 func (f *setFlags) readFlags(c *cobra.Command) {
 	c.Flags().StringVar(&f.set, "set", "", "the CA set: ca.yaml, or the folder that holds it (default: ca.set of --config, else ca.yaml here)")
 	addConfig(c, &f.config, "the server's configuration file, whose ca.set is meant")
+	addOutput(c, &f.out)
 }
 
 // editFlags adds the other flags of an edit.
@@ -41,7 +42,6 @@ func (f *setFlags) editFlags(c *cobra.Command) {
 	f.readFlags(c)
 	c.Flags().DurationVar(&f.minimumLead, "minimum-lead", set.PublicationLead, "how long an authority must be published before it signs")
 	c.Flags().BoolVar(&f.force, "force", false, "do it though it breaks verifiers or stops issuance")
-	addOutput(c, &f.out)
 }
 
 // server returns the configuration of --config, or one that names the set alone.
@@ -56,16 +56,15 @@ func (f *setFlags) server() (*config.Server, error) {
 	return &config.Server{CA: config.CA{Set: setFile(cmp.Or(f.set, "ca.yaml"))}}, nil
 }
 
-// read reads the set without its keys, at a time, which it returns; the zero time is now.
-func (f *setFlags) read(at time.Time) (*set.Loaded, time.Time, error) {
-	cfg, err := f.server()
-	if err != nil {
-		return nil, at, err
-	}
-	if at.IsZero() {
+// read reads the set without its keys, at the time that it returns.
+func (f *setFlags) read() (loaded *set.Loaded, at time.Time, err error) {
+	if at = f.at; at.IsZero() {
 		at = time.Now()
 	}
-	loaded, err := set.Read(cfg, at)
+	cfg, err := f.server()
+	if err == nil {
+		loaded, err = set.Read(cfg, at)
+	}
 	return loaded, at, err
 }
 
@@ -95,27 +94,29 @@ func (f *setFlags) print(c *cobra.Command, result *set.Result, done ...string) e
 	for _, forced := range result.Forced {
 		printable.Fprintf(c.ErrOrStderr(), "mayfly: warning: forced: %v\n", forced)
 	}
-	if f.out.json() {
-		return printJSON(c.OutOrStdout(), result.StatusAt(time.Now()))
-	}
 	for _, line := range append(done, "") {
-		printable.Fprintf(c.OutOrStdout(), "%s\n", line)
+		if !f.out.json() {
+			printable.Fprintf(c.OutOrStdout(), "%s\n", line)
+		}
 	}
-	return printStatus(c.OutOrStdout(), result.StatusAt(time.Now()))
+	return f.printStatus(c, result.StatusAt(time.Now()))
 }
 
-func printStatus(out io.Writer, status set.Status) error {
+func (f *setFlags) printStatus(c *cobra.Command, status set.Status) error {
+	if f.out.json() {
+		return printJSON(c.OutOrStdout(), status)
+	}
 	var text strings.Builder
 	if err := status.Write(&text); err != nil {
 		return err
 	}
-	return paint(out, text.String(), colour{`^(\S+ +)(active)\b`, green}, colour{`^(\S+ +)(published|staged)\b`, yellow},
+	return paint(c.OutOrStdout(), text.String(), colour{`^(\S+ +)(active)\b`, green}, colour{`^(\S+ +)(published|staged)\b`, yellow},
 		colour{`^(\S+ +)(compromised|expired)\b`, red}, colour{`^()(Warnings:)$`, yellow})
 }
 
 // complete offers the authorities of the set for an ID. It opens no key.
 func (f *setFlags) complete(_ *cobra.Command, args []string, _ string) (ids []cobra.Completion, _ cobra.ShellCompDirective) {
-	if loaded, now, err := f.read(time.Time{}); err == nil && len(args) == 0 {
+	if loaded, now, err := f.read(); err == nil && len(args) == 0 {
 		for _, m := range loaded.Set.Members() {
 			ids = append(ids, cobra.CompletionWithDesc(m.ID, m.StateAt(now).String()))
 		}
@@ -161,13 +162,14 @@ func (t *timeFlag) Set(text string) error {
 	return nil
 }
 
-// subjectOr completes subject with the parent's organization and a common name.
-func subjectOr(subject ceremony.Subject, parent *x509.Certificate, name string) ceremony.Subject {
-	if subject.Organization == "" && len(parent.Subject.Organization) > 0 {
-		subject.Organization = parent.Subject.Organization[0]
-	}
-	if subject.CommonName == "" {
-		subject.CommonName = subject.Organization + " intermediate " + name
-	}
+// organizationOf returns the organization of a CA certificate; "" for none.
+func organizationOf(c *x509.Certificate) string {
+	return strings.Join(c.Subject.Organization[:min(len(c.Subject.Organization), 1)], "")
+}
+
+// withDefaults completes the subject of the intermediate id below a CA of organization.
+func withDefaults(subject ceremony.Subject, organization, id string) ceremony.Subject {
+	subject.Organization = cmp.Or(subject.Organization, organization)
+	subject.CommonName = cmp.Or(subject.CommonName, subject.Organization+" intermediate "+id)
 	return subject
 }

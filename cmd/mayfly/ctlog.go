@@ -188,13 +188,11 @@ func ctlogFsckCommand() *cobra.Command {
 		if err != nil && c.Context().Err() == nil {
 			err = coded{err, 1} // missing files are findings too
 		}
-		if out.json() {
-			return errors.Join(printJSON(c.OutOrStdout(), map[string]any{"log": log.Name, "entries": size, "error": errorText(err)}), err)
-		}
+		text := ""
 		if err == nil {
-			_, err = printable.Fprintf(c.OutOrStdout(), "Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
+			text = fmt.Sprintf("Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
 		}
-		return err
+		return errors.Join(out.print(c, map[string]any{"log": log.Name, "entries": size, "error": errorText(err)}, text), err)
 	})
 	addOutput(c, &out)
 	return c

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -36,39 +34,6 @@ func completeFrom(c *cobra.Command, flag string, values func(*config.Server) []s
 		}
 		return found, cobra.ShellCompDirectiveNoFileComp
 	})
-}
-
-// output is the form in which a command prints its result, and the value of --output.
-type output struct {
-	form  string
-	forms []string // that the command has
-}
-
-func (o *output) json() bool     { return o.form == "json" }
-func (o *output) Type() string   { return "form" }
-func (o *output) String() string { return o.form }
-
-func (o *output) Set(text string) error {
-	if !slices.Contains(o.forms, text) {
-		return errors.New("it should be " + strings.Join(o.forms, " or ") + suggest.DidYouMean(text, o.forms))
-	}
-	o.form = text
-	return nil
-}
-
-// addOutput adds --output, -o: text, json, and more. --json is what -o json was called.
-func addOutput(c *cobra.Command, o *output, more ...string) {
-	o.form, o.forms = "text", append([]string{"text", "json"}, more...)
-	c.Flags().VarP(o, "output", "o", "the form of what is printed: "+strings.Join(o.forms, ", "))
-	c.Flags().BoolFunc("json", "as -o json", func(text string) error {
-		asJSON, err := strconv.ParseBool(text)
-		if asJSON {
-			o.form = "json"
-		}
-		return err
-	})
-	_ = c.Flags().MarkHidden("json")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(o.forms, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // tokenVariable is also where sigstore's clients look for an ID token.

@@ -208,8 +208,10 @@ func (e coded) Unwrap() error { return e.error }
 
 // versionText is what mayfly version prints for people.
 func versionText() string {
-	return fmt.Sprintf("mayfly %s %s %s/%s\nsigners: %s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH, strings.Join(keyring.Kinds(), ", "))
+	return fmt.Sprintf("mayfly %s %s %s\nsigners: %s\n", version(), runtime.Version(), platform, strings.Join(keyring.Kinds(), ", "))
 }
+
+const platform = runtime.GOOS + "/" + runtime.GOARCH
 
 func versionCommand() *cobra.Command {
 	var out output
@@ -218,11 +220,8 @@ func versionCommand() *cobra.Command {
 		Short:   "Print the version",
 		Example: "  mayfly version\n  mayfly version -o json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if out.json() {
-				return printJSON(c.OutOrStdout(), map[string]any{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH, "signers": keyring.Kinds()})
-			}
-			_, err := fmt.Fprint(c.OutOrStdout(), versionText())
-			return err
+			asJSON := map[string]any{"version": version(), "go": runtime.Version(), "platform": platform, "signers": keyring.Kinds()}
+			return out.print(c, asJSON, versionText())
 		},
 	}
 	addOutput(c, &out)

@@ -4,10 +4,13 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/printable"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // maxInput bounds how much a command reads from a file or standard input.
@@ -41,12 +45,54 @@ func readUpTo(limit int64, stdin io.Reader, name string) (data []byte, err error
 	return data, nil
 }
 
+// output is the form in which a command prints its result, and the value of --output.
+type output struct {
+	form  string
+	forms []string // that the command has
+}
+
+func (o *output) json() bool     { return o.form == "json" }
+func (o *output) Type() string   { return "form" }
+func (o *output) String() string { return o.form }
+
+func (o *output) Set(text string) error {
+	if !slices.Contains(o.forms, text) {
+		return errors.New("it should be " + strings.Join(o.forms, " or ") + suggest.DidYouMean(text, o.forms))
+	}
+	o.form = text
+	return nil
+}
+
+// addOutput adds --output, -o: text, json, and more. --json is what -o json was called.
+func addOutput(c *cobra.Command, o *output, more ...string) {
+	o.form, o.forms = "text", append([]string{"text", "json"}, more...)
+	c.Flags().VarP(o, "output", "o", "the form of what is printed: "+strings.Join(o.forms, ", "))
+	c.Flags().BoolFunc("json", "as -o json", func(text string) error {
+		asJSON, err := strconv.ParseBool(text)
+		if asJSON {
+			o.form = "json"
+		}
+		return err
+	})
+	_ = c.Flags().MarkHidden("json")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(o.forms, cobra.ShellCompDirectiveNoFileComp))
+}
+
 // printJSON writes one value for a program, in a form that a person can read too.
 func printJSON(out io.Writer, value any) error {
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
 	return encoder.Encode(value)
+}
+
+// print prints a result: value for a program, or text for a person.
+func (o *output) print(c *cobra.Command, value any, text string) error {
+	if o.json() {
+		return printJSON(c.OutOrStdout(), value)
+	}
+	_, err := io.WriteString(c.OutOrStdout(), text)
+	return err
 }
 
 // errorText is the text of err for a program; "" for nil.
