@@ -35,12 +35,6 @@ func caActivateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "activate ID",
 		Short: "Decide when an authority begins to sign",
-		Long: `Decide when a published authority begins to sign. The one that signs until then retires at
-the same instant, on every replica.
-
-The default is the earliest time that breaks nobody: when it has been published for the
-minimum lead, and at least five minutes from now, so that every replica has the file.`,
-		Example: "  mayfly ca activate --set ca 2026-b\n  mayfly ca activate --set ca 2026-b --at 2026-12-01T09:00:00Z",
 		RunE: func(c *cobra.Command, args []string) error {
 			editor, err := flags.editor()
 			if err != nil {
@@ -64,11 +58,6 @@ func caStatusCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show what each authority of the set does, and what will happen when",
-		Long: `Show the CA set: the state of each authority, and every change that is still to come.
-Each replica makes these changes by its own clock, at the same instant. No key is opened
-and nothing is asked over the network, so that this can run anywhere; what running
-replicas have loaded is in their metric mayfly_ca_set_generation.`,
-		Example: "  mayfly ca status --set ca/ca.yaml\n  mayfly ca status --config mayfly.yaml -o json\n  mayfly ca status --set ca --at +48h",
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, now, err := flags.read()
 			if err != nil {
@@ -87,10 +76,6 @@ func caBundleCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bundle",
 		Short: "Print the trust bundle of the set",
-		Long: `Print the trust bundle that a server with this set serves: the active chain first, then
-those that are published, then those that have retired and have not ended. It is PEM, or
-with -o json what a server returns at /api/v2/trustBundle.`,
-		Example: "  mayfly ca bundle --set ca > bundle.pem",
 		RunE: func(c *cobra.Command, _ []string) error {
 			loaded, now, err := flags.read()
 			if err != nil {
@@ -122,17 +107,7 @@ func caRetireCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "retire ID",
 		Short: "Decide when an authority stops signing",
-		Long: `Decide when an authority stops signing: by default when its successor begins, or at once for
-one that never signed. It stays in the trust bundle until its certificates expire, since
-signatures that it certified are verified for as long. Its key is read no more an hour
-after, and can then be destroyed.
-
-With --compromised its key is, or may be, in other hands. It stops signing at once and leaves
-the trust bundle, and its window in trusted_root.json ends at --since: verifiers refuse every
-signature with a later timestamp, honest ones included. It needs no --force, and issuance stops
-if no other authority is active. docs/rotation.md has the runbook.`,
-		Example: "  mayfly ca retire --set ca 2026-a\n  mayfly ca retire --set ca 2026-a --compromised --since 2026-11-29T22:00:00Z",
-		RunE:    func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
+		RunE:  func(c *cobra.Command, args []string) error { return flags.run(c, args[0]) },
 	}
 	c.ValidArgsFunction = flags.complete
 	flags.editFlags(c)
@@ -215,11 +190,6 @@ func caCheckCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Load the set as a server does, and ask the logs whether they accept its roots",
-		Long: `Load the CA set as a server does: every chain is checked, every key is opened and signs,
-and an authority must be active now. With --config, each Certificate Transparency log is
-also asked whether it accepts the root of every authority. The exit code is 1 if a server
-would not load the set, or a log would refuse its certificates.`,
-		Example: "  mayfly ca check --config mayfly.yaml\n  mayfly ca check --set ca",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			cfg, err := flags.server()
 			if err != nil {

@@ -32,16 +32,6 @@ func caAddCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add [ID]",
 		Short: "Add an authority to the set and publish it",
-		Long: `Add an authority to the CA set. It enters the trust bundle at once, or at --publish-at, and
-signs nothing before it is activated (mayfly ca activate, or --activate-at).
-
-With --root it is made here: a new key, and an intermediate that the root in that folder
-signs. Without, --chain and --key name one that was made elsewhere (mayfly ca request and
-sign-intermediate, mayfly ca ceremony). The ID is 2026-a, 2026-b and so on if none is given.
-
-With --signer in the place of --key, or beside --root, the key is in a hardware module or at
-a key-management service (docs/signers.md).`,
-		Example: "  mayfly ca add --set ca --root /media/usb/root\n  mayfly ca add --set ca 2027-a --chain ca/2027-a/chain.pem --key ca/2027-a/key.pem --password-file ca/2027-a/pass",
 		RunE: func(c *cobra.Command, args []string) error {
 			id := ""
 			if len(args) > 0 {

@@ -36,23 +36,6 @@ func caInitCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Create a root and an intermediate with encrypted keys, or adopt an existing CA",
-		Long: `Make a new CA in DIR, which must not exist or be empty: a root for ten years, an
-intermediate for three that signs certificates, both with encrypted keys, and ca.yaml, the
-CA set that lists them.
-
-The root is needed again only to make the next intermediate: move DIR/root to a place that
-is offline. Passwords are drawn at random unless a file gives them, and are never printed.
-
-With --signer or --root-signer a key is in a hardware module or at a key-management service,
-and DIR holds no secret of it. A PKCS#11 token makes a key that it does not have; at a
-service it must be there (docs/signers.md).
-
-With --chain and --key, adopt an existing CA instead, for example that of a Fulcio: load it
-as a server does, and write a CA set whose only authority it is, active at once. DIR gets
-copies of the chain and of the key, encrypted with a new password; --password-file has the
-password of the existing key. With --signer in place of --key, the key stays in its hardware
-module or service.`,
-		Example: "  mayfly ca init ./ca\n  mayfly ca init --chain fulcio/chain.pem --key fulcio/key.pem --password-file fulcio/pass ./ca\n  mayfly ca init --organization 'Example Corp' --algorithm ecdsa-p256 ./ca\n  mayfly ca init --signer @intermediate-key.yaml --root-signer @root-key.yaml ./ca",
 		RunE: func(c *cobra.Command, args []string) error {
 			if !flags.out.json() {
 				return flags.run(c, args[0], c.OutOrStdout())

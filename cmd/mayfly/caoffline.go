@@ -27,14 +27,6 @@ func caRequestCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "request DIR",
 		Short: "Make a key and a signing request for an intermediate, whose root is elsewhere",
-		Long: `Make an encrypted key in DIR, which must not exist or be empty, and request.csr beside it.
-Carry the request to where the root is, sign it there (mayfly ca sign-intermediate), bring
-back chain.pem, and add it to the set (mayfly ca add --chain … --key …). The key never
-leaves DIR.
-
-With --signer the key is in a hardware module or at a key-management service, and DIR holds
-the request alone; then mayfly ca add --chain … --signer ….`,
-		Example: "  mayfly ca request --organization 'Example Corp' --common-name 'Example intermediate 2027-a' ca/2027-a",
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			config.Dir = args[0]
 			if config.Signer, config.Password, err = key.parse(); err != nil {
@@ -71,11 +63,6 @@ func caSignIntermediateCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "sign-intermediate",
 		Short: "Sign the request of an intermediate with the root, offline",
-		Long: `Sign a certificate signing request with the root: the request's key and subject count, and
-everything else follows the certificate specification (path length 0, extended key usage
-codeSigning, three years, never longer than the root). The certificate is checked before
-the root signs it and after. No network is used.`,
-		Example: "  mayfly ca sign-intermediate --root /media/usb/root --csr request.csr --out chain.pem",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if err := root.check(); err != nil {
 				return usageError{err}
@@ -133,22 +120,6 @@ func caCeremonyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ceremony",
 		Short: "Make an offline root and intermediates from one file, with a transcript",
-		Long: `Make a root and the intermediates below it, as one YAML file describes them, in a new
-folder: keys (encrypted), chains, ca.yaml and transcript.txt. Every certificate is held
-against the certificate specification before it is signed, with a key that is thrown away,
-and after. No network is used: run it on a machine that has none.
-
-  root:
-    common_name: Example root
-    organization: Example Corp
-    # algorithm: ecdsa-p384, not_before, not_after, password_file
-    # signer: {pkcs11: {…}} where the key is in a hardware module or at a service
-    # or a root that is there already: {folder: root, password_file: …}
-  intermediates:
-    - id: 2026-a
-      # common_name, organization, algorithm, not_before, not_after, password_file,
-      # signer, publish_at, activate_at; or the key is elsewhere: request: request.csr`,
-		Example: "  mayfly ca ceremony --plan ceremony.yaml --out ./ca",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			cfg, _, err := config.LoadCeremony(planFile)
 			if err != nil {

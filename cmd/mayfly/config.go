@@ -35,26 +35,6 @@ func configCheckCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Find every mistake in an issuer file or a server configuration",
-		Long: `Read an issuer file, or a server configuration and all files that it names, as mayfly serve
-does, and run the tests beside issuers. Each mistake is one line,
-FILE:LINE:COLUMN: and a sentence. The exit code is 0 where there is none, 1 where there is
-one, and 3 where the file itself cannot be read.
-
-A server configuration is refused exactly where mayfly serve would refuse to start: chains,
-keys and their passwords, logs, tokens and the TLS certificate are read. Nothing is written
-or locked, so that it runs beside a server. Services, modules and processes that hold keys
-are not asked. --no-files reads the configuration and the issuer file only, for a machine
-that has no other.
-
--o json and -o sarif print the same for programs; SARIF 2.1.0 is for code scanning, with
-file names relative to the working directory.
-
---explain-defaults prints the built-in CI providers that the entries use, as the section
-ci-issuer-metadata that Fulcio needs; warnings are then on standard error. An entry of the
-file replaces a built-in provider of the same name.`,
-		Example: "  mayfly config check issuers.yaml\n  mayfly config check --no-files mayfly.yaml\n  mayfly config check --online mayfly.yaml\n" +
-			"  mayfly config check --no-files -o sarif mayfly.yaml > mayfly.sarif\n" +
-			"  mayfly config check --explain-defaults issuers.yaml",
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 == (options.File != "") {
 				return usageError{errors.New("exactly one file is expected: FILE or --config; see mayfly config check --help")}

@@ -23,17 +23,8 @@ func configInitCommand() *cobra.Command {
 	var file string
 	known, err := config.Providers()
 	c := &cobra.Command{
-		Use:   "init [PROVIDER…]",
-		Short: "Write an issuer file that trusts the providers that you name",
-		Long: `Write an issuer file to standard output or to a new file. Each provider gets an entry, a rule
-that states which of its callers may have a certificate, and tests of both. Without a
-provider, mayfly lists all of them with their flags.
-
-A flag such as --org is for each provider that has it. --gitlab.org is for that provider.`,
-		Example: "  mayfly config init github --org octo-org --file issuers.yaml\n" +
-			"  mayfly config init github gitlab --org acme --branch main,release --gitlab.org acme-group\n" +
-			"  mayfly config init keycloak --url https://keycloak.corp.example/realms/engineering --domain corp.example\n" +
-			"  mayfly config init",
+		Use:       "init [PROVIDER…]",
+		Short:     "Write an issuer file that trusts the providers that you name",
 		ValidArgs: slices.Sorted(maps.Keys(known)),
 		RunE: func(c *cobra.Command, args []string) error {
 			switch {

@@ -30,10 +30,6 @@ func ctlogCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ctlog",
 		Short: "Create and check the embedded Certificate Transparency log, and search any log",
-		Long: `Work with a log that mayfly serve runs itself (ct.logs: [{embedded: …}]). All commands read
-the log's settings from the server's configuration. Where that has several logs, --name names
-one. Only search also reads other logs, with --url. docs/ctlog.md explains how to run a log.`,
-		Example: "  mayfly ctlog status --config mayfly.yaml --name 2026",
 	}
 	c.AddCommand(ctlogInitCommand(), ctlogStatusCommand(), ctlogFsckCommand(), ctlogSearchCommand())
 	return c
@@ -97,10 +93,6 @@ func ctlogInitCommand() *cobra.Command {
 	c := logCommand(&cobra.Command{
 		Use:   "init",
 		Short: "Create a new log: its key, directory and guard",
-		Long: `Create the log that the configuration names: a P-256 key of its own (PKCS#8, mode 0600), its
-directory and its guard. No other command creates a log, and nothing that exists is changed.
-It prints the public key: verifiers need it before the first use of the log.`,
-		Example: "  mayfly ctlog init --config mayfly.yaml --name 2026 > ctlog-2026.pub",
 	}, func(c *cobra.Command, log embedded.Config) error {
 		log.Now = time.Now
 		created, err := embedded.Init(c.Context(), log)
@@ -124,9 +116,6 @@ func ctlogStatusCommand() *cobra.Command {
 	c := logCommand(&cobra.Command{
 		Use:   "status",
 		Short: "Print a log's state, and what to do if it takes no entry",
-		Long: `Print the state of a log, in use or not: what is published, the state of the guard, which
-process writes it, and whether it would take an entry now. The exit code is 1 if it would not.`,
-		Example: "  mayfly ctlog status --config mayfly.yaml",
 	}, func(c *cobra.Command, log embedded.Config) error {
 		in, err := embedded.Inspect(c.Context(), log)
 		if err == nil {
@@ -213,14 +202,6 @@ func ctlogSearchCommand() *cobra.Command {
 	c := logCommand(&cobra.Command{
 		Use:   "search",
 		Short: "Find certificates by identity, issuer or serial number, newest first",
-		Long: `Find out which certificates bear a name, or what an issuer's tokens got: list the certificates
-in a log, newest first. --config reads the directory of a log of this server, also while it is
-in use. --url reads any log over HTTP: a static-ct-api log, or one of RFC 6962.
-
-Without a filter all are listed, up to --limit. With -o json, each is a JSON object in one line.`,
-		Example: `  mayfly ctlog search --config mayfly.yaml --identity person@example.com
-  mayfly ctlog search --config mayfly.yaml --issuer https://token.actions.githubusercontent.com -o json
-  mayfly ctlog search --url https://log.example/2026 --public-key log.pub --issuer 'https://ci.example*' --since 24h`,
 	}, func(c *cobra.Command, log embedded.Config) error {
 		source, err := embedded.Source(log)
 		if err != nil {

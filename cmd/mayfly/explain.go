@@ -27,17 +27,6 @@ func explainCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "explain",
 		Short: "Print what a token would get, or why it gets nothing",
-		Long: `Judge an ID token as mayfly serve does, step by step, and show the certificate that it
-would get. Nothing is issued, and the token is never printed. The settings are those of an
-issuer file or of a server configuration.
-
-For a token the issuer is asked for its keys. With --claims, a JSON object with the claims
-of a token, neither times nor a signature are judged. Without iss, the claims are of the only
-entry, and without aud for the entry's client-id. Where a token fails, the rest is judged as
-if it had not, and where no rule allows it, each part of the rules is shown with its value and
-the claims that it reads. The exit code is 0 if a certificate would be issued, 1 if not, and 3
-where the issuer cannot be asked.`,
-		Example: "  mayfly explain --config issuers.yaml --token-file token.jwt\n  mayfly explain --config mayfly.yaml --claims claims.json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
 			if claimsFile != "" && !token.given() {

@@ -13,6 +13,14 @@ import (
 // The help of every command shows an example that names the command, and only flags that it has.
 func TestHelpShowsAnExample(t *testing.T) {
 	t.Parallel()
+	files, err := help.ReadDir("help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unused := map[string]bool{}
+	for _, file := range files {
+		unused[file.Name()] = true
+	}
 	var walk func(*cobra.Command)
 	walk = func(c *cobra.Command) {
 		if c.Short == "" || c.Example == "" || !strings.Contains(c.Example, c.CommandPath()) {
@@ -34,6 +42,7 @@ func TestHelpShowsAnExample(t *testing.T) {
 				t.Errorf("%s: --%s is required, and its usage does not state that", c.CommandPath(), name)
 			}
 		}
+		delete(unused, strings.ReplaceAll(c.CommandPath(), " ", "-")+".txt")
 		for _, sub := range c.Commands() {
 			if sub.IsAvailableCommand() || sub.Name() == "help" {
 				walk(sub)
@@ -41,4 +50,7 @@ func TestHelpShowsAnExample(t *testing.T) {
 		}
 	}
 	walk(newRoot(stdio{}))
+	for name := range unused {
+		t.Errorf("help/%s is of no command", name)
+	}
 }

@@ -27,19 +27,6 @@ func inspectCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect [FILE…]",
 		Short: "Show whom certificates and signatures name, what was signed, and where it was logged",
-		Long: `Show certificates of a keyless CA: whom each names, what the ID token said, and the signed
-certificate timestamp (SCT) that a log gave for it. Of signatures, show also what was signed,
-the timestamps and the log entries.
-
-FILE holds PEM or DER certificates, sigstore bundles or a bundle of cosign 2, or it is the
-directory of an OCI image layout with signatures. - or no FILE reads standard input.
-Nothing is verified: use a signing client to verify.
-
--o json prints an object. It prints an array for several files, for a layout, and for a file with
-several signing certificates or bundles.`,
-		Example: `  mayfly inspect chain.pem
-  mayfly inspect -o json chain.pem | jq .extensions
-  mayfly inspect hello.sigstore.json ./layout`,
 		RunE: func(c *cobra.Command, names []string) error {
 			if len(names) == 0 {
 				names = []string{"-"}

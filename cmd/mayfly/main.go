@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -102,15 +103,8 @@ func exitCode(err error) int {
 
 func newRoot(std stdio) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "mayfly",
-		Short: "A keyless certificate authority",
-		Long: `mayfly turns an OpenID Connect ID token and a proof of possession of a private key
-into a ten-minute code-signing certificate that names the caller and was written to a
-Certificate Transparency log before it existed.
-
-Text of others, such as names in certificates and answers of servers, is printed with every
-control, direction and invisible character escaped as \uXXXX.`,
-		Example:           "  mayfly dev\n  mayfly serve --config mayfly.yaml\n  source <(mayfly completion bash)",
+		Use:               "mayfly",
+		Short:             "A keyless certificate authority",
 		Version:           versionText(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -129,6 +123,12 @@ control, direction and invisible character escaped as \uXXXX.`,
 	return root
 }
 
+// help has the help of the commands that need more than a line, by their names. In a file, the examples
+// are below the line "Examples:".
+//
+//go:embed help
+var help embed.FS
+
 // completeTree adds what all commands have in common.
 func completeTree(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
@@ -136,6 +136,9 @@ func completeTree(root *cobra.Command) {
 	var walk func(*cobra.Command)
 	walk = func(c *cobra.Command) {
 		c.Args = checkArguments
+		if text, err := help.ReadFile("help/" + strings.ReplaceAll(c.CommandPath(), " ", "-") + ".txt"); err == nil {
+			c.Long, c.Example, _ = strings.Cut(strings.TrimSuffix(string(text), "\n"), "\n\nExamples:\n")
+		}
 		if c.HasSubCommands() && c.RunE == nil {
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}

@@ -37,14 +37,7 @@ func requestCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "request",
 		Short: "Get a certificate: token in, key and certificate out",
-		Long: `Make a new key, prove that we hold it, and get a certificate for it from a keyless CA.
-
-The ID token comes from --token-file (- for standard input) or from the environment
-variable ` + tokenVariable + `. --identity-token takes it too, as cosign does; give it a file,
-since others see command lines.`,
-		Example: `  mayfly request --url http://127.0.0.1:5555 --token-file token --key key.pem --certificate chain.pem
-  echo "$TOKEN" | mayfly request --url https://ca.example --token-file - --csr --key key.pem | mayfly inspect`,
-		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
+		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	require(c, "url", "key")
 	f := c.Flags()

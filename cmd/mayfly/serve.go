@@ -23,16 +23,6 @@ func serveCommand(hurry <-chan struct{}) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the certificate authority",
-		Long: `Run the certificate authority until SIGINT or SIGTERM. Readiness then fails, and requests are
-served on for shutdown.grace. After that no new ones are accepted, those in flight get at
-most shutdown.drain, and the server stops. A second signal skips the rest of the grace, a
-third stops the server at once.
-
-The configuration file states the addresses, the trusted issuers, the CA's keys and the logs;
-docs/configuration.md describes each key. Changed files are loaded without a signal, and SIGHUP
-is ignored. An environment variable can set a scalar key, as in
-MAYFLY_LISTEN_HTTP=127.0.0.1:5555.`,
-		Example: "  mayfly serve --config mayfly.yaml",
 		RunE: func(c *cobra.Command, _ []string) error {
 			signal.Ignore(syscall.SIGHUP) // SIGHUP asks some servers to reload files; it must not stop this one
 			collectLess()
@@ -75,14 +65,6 @@ func signerCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "signer",
 		Short: "Hold the keys of a CA set in a process of their own, and sign for a server of this machine",
-		Long: `Hold the keys of a CA set and sign over a Unix socket for mayfly serve, whose ca.signer_socket
-names it, until it is told to stop (SIGINT, SIGTERM). The server then needs no key.
-
-It signs nothing but certificates of the CA's profile (a leaf for code signing, an hour at
-most, with a poison or an SCT list) in the name of the authority that is active now, and
-only for the users that --allow-user names, which the kernel vouches for. Both processes
-read the same CA set, and take up changes of it by themselves.`,
-		Example: "  mayfly signer --set ca/ca.yaml --socket /run/mayfly-signer/s --allow-user mayfly",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if options.AllowUIDs, err = userIDs(users); err != nil {
 				return err

@@ -16,9 +16,6 @@ func trustedRootCommand() *cobra.Command {
 	return documentCommand(&cobra.Command{
 		Use:   "trusted-root",
 		Short: "Print trusted_root.json, what verifiers trust",
-		Long: `Print trusted_root.json: the CA's chains, the Certificate Transparency logs, and what trust:
-in the configuration adds. Verifiers take it (cosign verify --trusted-root), and TUF
-repositories publish it under this name.`,
 	}, trustroot.TrustedRootName, trustroot.Instance.TrustedRoot)
 }
 
@@ -26,21 +23,12 @@ func signingConfigCommand() *cobra.Command {
 	return documentCommand(&cobra.Command{
 		Use:   "signing-config",
 		Short: "Print signing_config.v0.2.json, the services for signers",
-		Long: `Print signing_config.v0.2.json: the CA, the providers at which people sign in (the static
-issuers of type email for the audience sigstore), and the Rekor v2 logs and timestamp
-authorities of trust: in the configuration that have no end. Signers take it (cosign sign
---signing-config), and TUF repositories publish it under this name.`,
 	}, trustroot.SigningConfigName, trustroot.Instance.SigningConfig)
 }
 
 // documentCommand completes a command that prints one of the two documents.
 func documentCommand(c *cobra.Command, name string, render func(trustroot.Instance) ([]byte, error)) *cobra.Command {
 	var configFile, running string
-	c.Long += `
-
-It comes from a configuration file, or from a running instance, where it says the live state.
-Both need public_url in the configuration. Equal state gives equal bytes.`
-	c.Example = "  mayfly " + c.Use + " --config mayfly.yaml > " + name + "\n  mayfly " + c.Use + " --url https://ca.example > " + name
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if (configFile == "") == (running == "") {
 			return usageError{errors.New("exactly one of --config and --url is required; see " + c.CommandPath() + " --help")}
