@@ -47,7 +47,7 @@ func TestCommands(t *testing.T) {
 			"useset":     useSet,
 			"publicset":  publicSet,
 			"waitmetric": waitMetric,
-			"embed":      embed,
+			"embed":      embedLog,
 			"hold":       hold,
 			"waitclosed": waitClosed,
 			"recipe":     recipe,
@@ -158,8 +158,8 @@ func breakChain(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.Truncate(chains[0], 0))
 }
 
-// embed writes DIR/embedded.yaml: the world's configuration with an embedded log.
-func embed(ts *testscript.TestScript, _ bool, args []string) {
+// embedLog writes DIR/embedded.yaml: the world's configuration with an embedded log.
+func embedLog(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: embed DIR")
 	}
