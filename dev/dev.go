@@ -10,6 +10,7 @@
 package dev
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/files"
@@ -44,6 +47,7 @@ const (
 	timestampPath = "/dev/tsa/api/v1/timestamp"
 	rekorPath     = "/dev/rekor"
 	tufPath       = "/dev/tuf"
+	failingPath   = "/dev/fail/" // of a log that always fails
 )
 
 // Config is a world.
@@ -68,9 +72,9 @@ type Config struct {
 	// Issuers is an issuer file, whose entries the world has beside its own ones. An entry for one of the
 	// world's issuers replaces the world's own entry. "" for none.
 	Issuers string
-	// Note receives sentences for the user: which files of Dir were kept, warnings about Issuers; nil for
-	// none.
-	Note func(string)
+	// Note receives sentences for the user: which files of Dir were kept, what is wrong with Issuers. While
+	// the world runs, another goroutine calls it. nil for none.
+	Note func(error)
 	// Fail names services that fail: see Failures.
 	Fail []string
 	// Version is the program's version.
@@ -89,6 +93,7 @@ type World struct {
 	client   *http.Client                  // for requests to this world
 	app      *app.App
 	content
+	handler http.Handler                  // of what is below /dev/
 	watcher *watch.Watcher                // of Config.Issuers; nil without
 	undo    []func(context.Context) error // close calls them, the last first
 }
@@ -98,23 +103,14 @@ type World struct {
 func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if cfg.Listener != nil {
 		cfg.Listen = cfg.Listener.Addr().String()
-	} else if cfg.Listen == "" {
-		cfg.Listen = DefaultListen
 	}
-	if cfg.CertificateLifetime == 0 {
-		cfg.CertificateLifetime = 10 * time.Minute
-	}
-	if cfg.LogLevel == "" {
-		cfg.LogLevel = "error"
+	cfg.Listen, cfg.LogLevel = cmp.Or(cfg.Listen, DefaultListen), cmp.Or(cfg.LogLevel, "error")
+	cfg.CertificateLifetime = cmp.Or(cfg.CertificateLifetime, 10*time.Minute)
+	if cfg.Note == nil {
+		cfg.Note = func(error) {}
 	}
 	if err := CheckFailures(cfg.Fail); err != nil {
 		return nil, err
-	}
-	if cfg.LogOutput == nil {
-		cfg.LogOutput = io.Discard
-	}
-	if cfg.Note == nil {
-		cfg.Note = func(string) {}
 	}
 	w := &World{config: cfg}
 	defer func() {
@@ -135,10 +131,17 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if w.kinds, err = NewKinds(); err != nil {
 		return nil, err
 	}
-	if err := w.makeFiles(ctx); err != nil {
+	// An RSA key takes longer than all the rest, which does not need it.
+	var keys errgroup.Group
+	w.undo = append(w.undo, func(context.Context) error { _ = keys.Wait(); return nil })
+	keys.Go(func() (err error) {
+		w.providerKey, err = loadOrMakeKey(w.path(providerKey), newProviderKey)
+		return err
+	})
+	if err := w.makeServices(ctx); err != nil {
 		return nil, err
 	}
-	if err := w.makeProviders(); err != nil {
+	if err := w.writeSettings(ctx); err != nil {
 		return nil, err
 	}
 	w.app, err = app.Build(ctx, app.Options{
@@ -151,7 +154,14 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 		return nil, err
 	}
 	w.undo = append(w.undo, w.app.Close)
-	return w, w.publish()
+	if err := errors.Join(w.publish(), keys.Wait()); err != nil {
+		return nil, err
+	}
+	if err := w.makeProviders(); err != nil {
+		return nil, err
+	}
+	w.handler = w.newHandler()
+	return w, nil
 }
 
 // claim locks the world's directory, so that no other process uses it.
@@ -170,7 +180,7 @@ func (w *World) claim() error {
 	}
 	w.dir = dir
 	w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
-	return writeMarker(dir, marker{Host: w.host})
+	return writeMarker(dir, w.host)
 }
 
 // host returns the host in the world's URLs: Expose, or that of Listen, which must be loopback.
@@ -179,21 +189,25 @@ func (c *Config) host(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
 	}
-	if c.Expose == "" && !httputil.IsLoopback(host) {
-		return "", fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
-	}
 	if c.Expose == "" {
-		return host, nil
+		if !httputil.IsLoopback(host) {
+			err = fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback "+
+				"address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
+		}
+		return host, err
 	}
 	host = strings.ToLower(c.Expose)
 	ip, notIP := netip.ParseAddr(host)
-	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && (strings.ContainsAny(host[:1], ".-") || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != "") {
-		return "", fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, without a scheme, port or path, such as mayfly.internal", c.Expose)
+	notName := strings.ContainsAny(host[:1], ".-") || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != ""
+	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && notName {
+		return "", fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, "+
+			"without a scheme, port or path, such as mayfly.internal", c.Expose)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := net.DefaultResolver.LookupHost(ctx, host); err != nil {
-		return "", fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
+		return "", fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, "+
+			"with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
 	}
 	return host, nil
 }
@@ -225,12 +239,11 @@ func (w *World) listen() (err error) {
 	}
 	w.url = "http://" + net.JoinHostPort(w.host, port)
 	// Its own requests do not depend on names or proxies.
-	var dialer net.Dialer
-	w.client = &http.Client{Timeout: time.Second, Transport: &http.Transport{
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, w.listener.Addr().String())
-		},
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, w.listener.Addr().String())
 	}}
+	w.client = &http.Client{Timeout: time.Second, Transport: transport}
+	w.undo = append(w.undo, func(context.Context) error { transport.CloseIdleConnections(); return nil })
 	return nil
 }
 

@@ -207,8 +207,8 @@ func TestRefusesToStart(t *testing.T) {
 		return dir
 	}
 	file := filepath.Join(with("file", ""), "file")
-	world := func(host string) string { return fmt.Sprintf(`{"format":1,"host":%q}`, host) }
-	linked := with(markerFile, world("127.0.0.1"))
+	marked := func(host string) string { return fmt.Sprintf(`{"format":1,"host":%q}`, host) }
+	linked := with(markerFile, marked("127.0.0.1"))
 	if err := os.Symlink(file, filepath.Join(linked, settingsFile)); err != nil {
 		t.Fatal(err)
 	}
@@ -228,8 +228,8 @@ func TestRefusesToStart(t *testing.T) {
 		"another version's":        {Config{Dir: with(markerFile, `{"format":2}`)}, "delete"},
 		"a marker that is none":    {Config{Dir: with(markerFile, "x")}, "delete"},
 		"a marker of no version":   {Config{Dir: with(markerFile, "{}")}, "delete"},
-		"another host's":           {Config{Dir: with(markerFile, world("localhost"))}, "--listen localhost:5555"},
-		"another name's":           {Config{Dir: with(markerFile, world("mayfly.internal"))}, "--expose mayfly.internal"},
+		"another host's":           {Config{Dir: with(markerFile, marked("localhost"))}, "--listen localhost:5555"},
+		"another name's":           {Config{Dir: with(markerFile, marked("mayfly.internal"))}, "--expose mayfly.internal"},
 		"every host":               {Config{Listen: "0.0.0.0:0"}, "name with --expose the host"},
 		"exposed as a URL":         {Config{Expose: "http://mayfly.internal"}, "without a scheme, port or path"},
 		"exposed with a port":      {Config{Expose: "mayfly.internal:5555"}, "without a scheme, port or path"},
@@ -241,11 +241,11 @@ func TestRefusesToStart(t *testing.T) {
 		"exposed by no name":       {Config{Expose: strings.Repeat("a", 300)}, "make it lead to this machine"},
 		"a file":                   {Config{Dir: file}, "--dir"},
 		"a link":                   {Config{Dir: linked}, settingsFile},
-		"a broken key of our own":  {Config{Dir: with(markerFile, world("127.0.0.1"), rekorKey, "x")}, "start again"},
-		"a broken TUF of our own":  {Config{Dir: with(markerFile, world("127.0.0.1"), tufFolder+"/timestamp.json", "{")}, "TUF"},
-		"another key of our own":   {Config{Dir: with(markerFile, world("127.0.0.1"), rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "start again"},
-		"a chain that is cut":      {Config{Dir: with(markerFile, world("127.0.0.1"), tsaChain, "")}, tsaChain},
-		"a log without its folder": {Config{Dir: with(markerFile, world("127.0.0.1"), ctKey, "x")}, "exists already"},
+		"a broken key of our own":  {Config{Dir: with(markerFile, marked("127.0.0.1"), rekorKey, "x")}, "start again"},
+		"a broken TUF of our own":  {Config{Dir: with(markerFile, marked("127.0.0.1"), tufFolder+"/timestamp.json", "{")}, "TUF"},
+		"another key of our own":   {Config{Dir: with(markerFile, marked("127.0.0.1"), rekorKey, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")}, "start again"},
+		"a chain that is cut":      {Config{Dir: with(markerFile, marked("127.0.0.1"), tsaChain, "")}, tsaChain},
+		"a log without its folder": {Config{Dir: with(markerFile, marked("127.0.0.1"), ctKey, "x")}, "exists already"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -33,8 +33,6 @@ type marker struct {
 	// to be the host of its URL.
 	Host string `json:"host"`
 	Note string `json:"note"`
-	// Written has the SHA-256 of what mayfly dev last wrote, by file: any other content is an edit.
-	Written map[string]string `json:"written,omitempty"`
 }
 
 // openDir creates dir, if it is missing, for a world on host, or checks that it is one, and locks
@@ -58,40 +56,37 @@ func openDir(dir, host string) (string, *os.File, error) {
 // directory. Keys of a production CA and of a development world must never be mistaken for each
 // other, nor be in one directory.
 func claimDir(dir, host string) error {
-	m, err := readMarker(dir)
+	file := filepath.Join(dir, markerFile)
+	content, err := files.Read(file, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err
 		}
 		if len(entries) > 0 {
-			return fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
+			return fmt.Errorf("%s holds %s, which may be of a real CA, and lacks the marker %s of a development world: "+
+				"name a new or empty directory with --dir", dir, entries[0].Name(), markerFile)
 		}
-		return writeMarker(dir, marker{Host: host})
+		return writeMarker(dir, host)
 	}
-	if err == nil && m.Host != host {
-		err = fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s, or --expose %s where it is the name for other machines), or name another directory with --dir",
-			dir, m.Host, net.JoinHostPort(m.Host, "5555"), m.Host)
-	}
-	return err
-}
-
-func readMarker(dir string) (m marker, err error) {
-	file := filepath.Join(dir, markerFile)
-	content, err := files.Read(file, maxFile)
 	if err != nil {
-		return m, fmt.Errorf("reading the marker of the development world: %w", err)
+		return fmt.Errorf("reading the marker of the development world: %w", err)
 	}
+	var m marker
 	if err := json.Unmarshal(content, &m); err != nil || m.Format != format {
-		return m, fmt.Errorf("%s does not mark a development world of this version of mayfly (format %d): name a new directory with --dir, or delete this one if nothing in it is needed", file, format)
+		return fmt.Errorf("%s does not mark a development world of this version of mayfly (format %d): "+
+			"name a new directory with --dir, or delete this one if nothing in it is needed", file, format)
 	}
-	return m, nil
+	if m.Host != host {
+		return fmt.Errorf("%s was made for the host %q, and its Rekor log is named after it: listen there (--listen %s, or --expose %s "+
+			"where it is the name for other machines), or name another directory with --dir", dir, m.Host, net.JoinHostPort(m.Host, "5555"), m.Host)
+	}
+	return nil
 }
 
-func writeMarker(dir string, m marker) error {
-	m.Format = format
-	m.Note = "A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."
-	content, err := json.Marshal(m)
+func writeMarker(dir, host string) error {
+	const note = "A development world of mayfly, with unprotected keys that nobody may trust. mayfly dev --dir carries it on; it may be deleted."
+	content, err := json.Marshal(marker{format, host, note})
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,6 @@ package dev
 import (
 	"bytes"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -55,34 +53,5 @@ func TestServicesFailOnRequest(t *testing.T) {
 	}
 	if w, err := New(t.Context(), Config{Listen: "127.0.0.1:0", Fail: []string{"ctlog"}}); err == nil {
 		t.Error("an unknown service fails", w.Close(t.Context()))
-	}
-}
-
-// A world of a version that recorded no content gets the files of this one, and loses no edit.
-func TestAWorldOfAnEarlierVersion(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "world")
-	w, stop := run(t, Config{Dir: dir, Listen: "127.0.0.1:0"})
-	stop()
-	m, err := readMarker(w.dir)
-	if err != nil || len(m.Written) != 2 {
-		t.Fatalf("%v, %v", m, err)
-	}
-	m.Written = nil
-	edited := []byte("# edited\n")
-	if err := writeMarker(w.dir, m); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(w.path(issuersFile), edited, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var notes []string
-	w, stop = run(t, Config{Dir: dir, Note: func(note string) { notes = append(notes, note) }})
-	stop()
-	if len(notes) != 2 || !strings.Contains(notes[1], issuersFile+".old keeps its former content") {
-		t.Errorf("%q", notes)
-	}
-	if got, err := os.ReadFile(w.path(issuersFile + ".old")); err != nil || !bytes.Equal(got, edited) {
-		t.Errorf("%s, %v", got, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,10 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -38,7 +36,7 @@ const (
 	ctFolder     = "ctlog"
 	ctGuard      = "ctlog-guard.json"
 	ctKey        = "ctlog.key"
-	ctPublicKey  = "ctlog.pub"
+	ctPublicKey  = "ctlog.pub" // for settings without the log itself
 	rekorFolder  = "rekor"
 	rekorKey     = "rekor.key"
 	tsaChain     = "tsa-chain.pem"
@@ -48,7 +46,6 @@ const (
 	providerKey  = "oidc.key"
 	issuersFile  = "issuers.yaml"
 	settingsFile = "mayfly.yaml"
-	absentSocket = "absent.sock" // of a signer that does not run
 )
 
 // The name and the origin of the embedded log. The origin never changes, but the address may.
@@ -56,6 +53,11 @@ const (
 	ctName   = "dev"
 	ctOrigin = "mayfly.invalid/ctlog/" + ctName
 )
+
+// settingsYAML is a template for settingsFile.
+//
+//go:embed settings.yaml
+var settingsYAML string
 
 // content is what was created in a directory, or found in it.
 type content struct {
@@ -69,26 +71,11 @@ type content struct {
 
 func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
 
-// makeFiles creates the missing files of the directory, and writes the settings with the address.
-func (w *World) makeFiles(ctx context.Context) error {
-	// An RSA key takes longer than all the others together.
-	var provider errgroup.Group
-	provider.Go(func() (err error) {
-		w.providerKey, err = loadOrMakeKey(w.path(providerKey), newProviderKey)
-		return err
-	})
-	err := w.makeServices(ctx)
-	if err := errors.Join(err, provider.Wait()); err != nil {
-		return err
-	}
-	return w.writeSettings(ctx)
-}
-
 func newProviderKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// makeServices creates everything except the provider's key.
+// makeServices creates the missing files of the services, except the provider's key.
 func (w *World) makeServices(ctx context.Context) error {
 	var errs [3]error
 	var keys [3]*ecdsa.PrivateKey
@@ -103,7 +90,11 @@ func (w *World) makeServices(ctx context.Context) error {
 		return fmt.Errorf("making the CA: %w", err)
 	}
 	if _, err := os.Stat(w.path(ctFolder)); errors.Is(err, fs.ErrNotExist) {
-		_, err := embedded.Init(ctx, embedded.Config{Name: ctName, Dir: w.path(ctFolder), Guard: w.path(ctGuard), Key: w.path(ctKey), Origin: ctOrigin})
+		cfg := embedded.Config{Name: ctName, Dir: w.path(ctFolder), Guard: w.path(ctGuard), Key: w.path(ctKey), Origin: ctOrigin}
+		created, err := embedded.Init(ctx, cfg)
+		if err == nil {
+			err = os.WriteFile(w.path(ctPublicKey), created.PublicKey, 0o600)
+		}
 		if err != nil {
 			return fmt.Errorf("making the Certificate Transparency log: %w", err)
 		}
@@ -184,37 +175,16 @@ func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
 
 // writeSettings writes the files that `mayfly serve` would read.
 func (w *World) writeSettings(ctx context.Context) error {
-	caDir := filepath.Dir(w.chain)
-	insecure := "" // no other host than those of allow_loopback
-	if !httputil.IsLoopback(w.host) {
-		insecure = strconv.Quote(w.host)
+	settings, err := render(settingsYAML, map[string]any{
+		"listen": w.listener.Addr(), "url": w.url, "host": w.host, "loopback": httputil.IsLoopback(w.host), "chain": w.chain,
+		"ct_fails": w.fails(failCT), "authority_fails": w.fails(failAuthority),
+		"timestamp_authority": string(w.authority), "rekor": string(w.log),
+		"lifetime": w.config.CertificateLifetime, "level": w.config.LogLevel,
+	})
+	if err == nil {
+		err = w.write(settingsFile, settings)
 	}
-	ca := fmt.Sprintf("{file: {chain: %q, key: %q, password_file: %q}}", w.chain, filepath.Join(caDir, "key.pem"), filepath.Join(caDir, "pass"))
-	if w.fails(failAuthority) {
-		ca = fmt.Sprintf("{set: %q, signer_socket: %q}", filepath.Join(caFolder, "ca.yaml"), absentSocket)
-	}
-	log := fmt.Sprintf("{embedded: {name: %s, dir: %s, guard: %s, key: %s, origin: %q, checkpoint_interval: 100ms}}", ctName, ctFolder, ctGuard, ctKey, ctOrigin)
-	if w.fails(failCT) {
-		log = fmt.Sprintf("{url: %q, public_key: %s}", w.url+failingLogPath, ctPublicKey)
-		if err := w.writeLogKey(); err != nil {
-			return err
-		}
-	}
-	settings := writtenLine + fmt.Sprintf(`listen: {http: %[1]q, grpc: %[1]q, ops: "127.0.0.1:0"}
-public_url: %[2]q
-issuers: %[3]s
-oidc: {allow_loopback: true, insecure_hosts: [%[10]s]}
-ca: %[4]s
-ct:
-  logs:
-    - %[5]s
-trust:
-  timestamp_authorities: [%[6]s]
-  tlogs: [%[7]s]
-certificate: {lifetime: %[8]s}
-log: {format: text, level: %[9]q}
-`, w.listener.Addr(), w.url, issuersFile, ca, log, w.authority, w.log, w.config.CertificateLifetime, w.config.LogLevel, insecure)
-	if err := w.write(settingsFile, settings); err != nil {
+	if err != nil {
 		return err
 	}
 	return w.writeIssuers(ctx)

@@ -20,43 +20,41 @@ import (
 )
 
 // mounts returns what the world serves beside the CA: everything below /dev/, and the way there for
-// people who type less.
+// people who type less. The server removes the prefix.
 func (w *World) mounts() []server.Mount {
 	home := http.RedirectHandler(homePath, http.StatusSeeOther)
 	return []server.Mount{
-		{Path: homePath, Name: "dev", Handler: w.handler()},
+		{Path: homePath, Name: "dev", Handler: http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			r = r.Clone(r.Context())
+			r.URL.Path = "/dev" + r.URL.Path
+			w.handler.ServeHTTP(rw, r)
+		})},
 		{Path: "/dev", Name: "dev", Handler: home},
 		{Path: "/", Accept: "text/html", Name: "dev", Handler: home},
 	}
 }
 
-// handler serves the paths below /dev/. The prefix has been removed.
-func (w *World) handler() http.Handler {
+// newHandler returns what serves the paths below /dev/.
+func (w *World) newHandler() http.Handler {
 	mux := http.NewServeMux()
+	text := func(text string) http.Handler {
+		return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
+	}
 	mux.HandleFunc("GET "+homePath+"{$}", w.servePage)
-	for path, text := range map[string]string{
-		rekorPath + "/{$}": "A Rekor v2 log. Below this path, it answers POST api/v2/log/entries, GET api/v2/checkpoint and GET api/v2/tile/…\n",
-		timestampPath:      "A timestamp authority. It answers POST (RFC 3161).\n",
-	} {
-		mux.HandleFunc("GET "+path, func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
-	}
-	for _, kind := range w.kinds {
-		mux.Handle("GET "+kind.Path+"/{$}", http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther))
-		mux.Handle(kind.Path+"/", w.issuers[kind.Name])
-	}
 	mux.HandleFunc("GET "+tokenPath, w.serveToken)
-	mux.Handle("POST "+timestampPath, w.tsa)
-	mux.Handle(rekorPath+"/", http.StripPrefix(rekorPath, w.rekor))
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
-	guarded := guard(w.config.Expose, w.unavailable(mux))
-	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		r = r.Clone(r.Context())
-		r.URL.Path = "/dev" + r.URL.Path
-		if r.URL.RawPath != "" {
-			r.URL.RawPath = "/dev" + r.URL.RawPath
-		}
-		guarded.ServeHTTP(rw, r)
-	})
+	mux.Handle(failingPath, w.unless(failCT, http.NotFoundHandler()))
+	mux.Handle("GET "+timestampPath, w.unless(failTSA, text("A timestamp authority. It answers POST (RFC 3161).\n")))
+	mux.Handle("POST "+timestampPath, w.unless(failTSA, w.tsa))
+	mux.Handle("GET "+rekorPath+"/{$}", w.unless(failRekor, text("A Rekor v2 log. Below this path, it answers "+
+		"POST api/v2/log/entries, GET api/v2/checkpoint and GET api/v2/tile/…\n")))
+	mux.Handle(rekorPath+"/", w.unless(failRekor, http.StripPrefix(rekorPath, w.rekor)))
+	for _, kind := range w.kinds {
+		home := http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther)
+		mux.Handle("GET "+kind.Path+"/{$}", w.unless(failIssuer, home))
+		mux.Handle(kind.Path+"/", w.unless(failIssuer, w.issuers[kind.Name]))
+	}
+	return guard(w.config.Expose, mux)
 }
 
 // guard keeps web pages of other origins away from next, which gives tokens to any caller. A
@@ -64,8 +62,8 @@ func (w *World) handler() http.Handler {
 // programs such as curl and cosign report nothing.
 //
 // A page of another site may send the browser itself to the landing page, and to the sign-in page,
-// which shows a form and gives nothing before a person submits it. exposed is the only host under
-// which next answers; "" for all names of the loopback addresses.
+// which shows a form and gives nothing before a person submits it. exposed is the only host, beside the
+// names of the loopback addresses, under which next answers; "" for none.
 func guard(exposed string, next http.Handler) http.Handler {
 	navigable := []string{homePath, providerPath + provider.AuthorizationPath}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -74,12 +72,11 @@ func guard(exposed string, next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Frame-Options", "DENY")
+		host := hostname(r.Host)
 		switch {
-		// The owner of a name can make it lead to this machine (DNS rebinding).
-		case exposed == "" && !httputil.IsLoopback(hostname(r.Host)):
-			http.Error(w, "a development world answers under loopback names only; mayfly dev --expose HOST gives it another", http.StatusForbidden)
-		case exposed != "" && !strings.EqualFold(hostname(r.Host), exposed):
-			http.Error(w, "this development world answers under the name that it is exposed by, and no other: "+exposed, http.StatusForbidden)
+		// The owner of a name can make it lead to this machine (DNS rebinding), but for loopback names.
+		case !httputil.IsLoopback(host) && (exposed == "" || !strings.EqualFold(host, exposed)):
+			http.Error(w, "a development world answers under loopback names, and the name that mayfly dev --expose gives it", http.StatusForbidden)
 		case foreign(r) && !(slices.Contains(navigable, r.URL.Path) && navigation(r)):
 			http.Error(w, "a development world answers programs and its own pages, and no page of another origin", http.StatusForbidden)
 		default:
@@ -117,7 +114,7 @@ func hostname(host string) string {
 const DefaultEmail = "you@example.com"
 
 // serveToken gives a script a token: GET /dev/token?email=…&<claim>=…, or, as a kind of identity,
-// GET /dev/token?as=<kind>&<parameter>=…&claim=<claim>=….
+// GET /dev/token?as=<kind>&<parameter>=…. Both take claim=<claim>=… too.
 func (w *World) serveToken(rw http.ResponseWriter, r *http.Request) {
 	rw.Header().Set("Cache-Control", "no-store")
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -135,32 +132,33 @@ func (w *World) serveToken(rw http.ResponseWriter, r *http.Request) {
 
 // tokenFor returns the token that a query asks for.
 func (w *World) tokenFor(query url.Values) (string, error) {
-	if !query.Has("as") {
-		claims, err := claimsOf(query)
-		if err != nil {
-			return "", err
-		}
-		return w.Token(claims)
-	}
-	given, parameters := make(url.Values), make(map[string]string)
+	given := make(url.Values)
 	for _, claim := range query["claim"] {
 		name, value, ok := strings.Cut(claim, "=")
 		if !ok || name == "" {
-			return "", fmt.Errorf("claim is %q; it looks like name=value", claim)
+			return "", fmt.Errorf("a claim is %q; it looks like name=value", claim)
 		}
 		given.Add(name, value)
 	}
-	kind := query.Get("as")
-	query.Del("as")
-	query.Del("claim")
-	for name, values := range query {
-		if parameters[name] = values[0]; len(values) > 1 {
-			return "", fmt.Errorf("the parameter %s is given %d times; give it once", name, len(values))
-		}
+	delete(query, "claim")
+	kind, isKind := query.Get("as"), query.Has("as")
+	delete(query, "as")
+	if !isKind {
+		maps.Copy(query, given)
+		given = query
 	}
 	claims, err := claimsOf(given)
 	if err != nil {
 		return "", err
+	}
+	if !isKind {
+		return w.Token(claims)
+	}
+	parameters := make(map[string]string)
+	for name, values := range query {
+		if parameters[name] = values[0]; len(values) > 1 {
+			return "", fmt.Errorf("the parameter %s is given %d times; give it once", name, len(values))
+		}
 	}
 	return w.TokenAs(kind, parameters, claims)
 }
@@ -213,17 +211,13 @@ func claimOf(name, value string) (any, error) {
 // subject.
 func complete(given map[string]any) map[string]any {
 	claims := make(map[string]any)
+	email, hasEmail := given["email"]
+	if _, hasSubject := given["sub"]; !hasEmail && !hasSubject {
+		email, hasEmail = DefaultEmail, true
+	}
+	if hasEmail {
+		claims = map[string]any{"sub": email, "email": email, "email_verified": true}
+	}
 	maps.Copy(claims, given)
-	_, hasEmail := claims["email"]
-	_, hasSubject := claims["sub"]
-	if !hasEmail && !hasSubject {
-		claims["email"], hasEmail = DefaultEmail, true
-	}
-	if _, ok := claims["email_verified"]; !ok && hasEmail {
-		claims["email_verified"] = true
-	}
-	if !hasSubject {
-		claims["sub"] = claims["email"]
-	}
 	return claims
 }

@@ -9,8 +9,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
-	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -90,44 +88,37 @@ func (k Kinds) Help() string {
 	return b.String()
 }
 
-// Check returns why no token can have the parameters.
-func (k *Kind) Check(parameters map[string]string) error {
-	_, err := k.values(parameters, "http://"+DefaultListen)
-	return err
-}
-
 // values returns what the templates of the kind read, in a world at worldURL. Given values are escaped for
 // quotes of YAML.
-func (k *Kind) values(parameters map[string]string, worldURL string) (map[string]string, error) {
+func (k *Kind) values(given map[string]string, worldURL string) (map[string]any, error) {
+	values := world(worldURL)
 	names := make([]string, len(k.Parameters))
 	for i, p := range k.Parameters {
-		names[i] = p.Name
-	}
-	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		if !slices.Contains(names, name) {
-			return nil, fmt.Errorf("the kind %s has no parameter %q%s", k.Name, name, suggest.DidYouMeanOr(name, names, "its parameters are"))
-		}
-	}
-	u, err := url.Parse(worldURL)
-	if err != nil {
-		return nil, err
-	}
-	values := map[string]string{"url": worldURL, "host": strings.TrimSuffix(u.Host, ":"+u.Port())}
-	for _, p := range k.Parameters {
 		value, err := render(p.Default, values)
 		if err != nil {
 			return nil, err
 		}
-		if given, ok := parameters[p.Name]; ok {
-			if p.Pattern != "" && !regexp.MustCompile("^(?:"+p.Pattern+")$").MatchString(given) {
-				return nil, fmt.Errorf("the parameter %s is %q; it is %s, and looks like %s", p.Name, given, p.Usage, value)
+		if text, ok := given[p.Name]; ok {
+			if p.Pattern != "" && !regexp.MustCompile("^(?:"+p.Pattern+")$").MatchString(text) {
+				return nil, fmt.Errorf("the parameter %s is %q; it is %s, and looks like %s", p.Name, text, p.Usage, value)
 			}
-			quoted := strconv.QuoteToASCII(given)
+			quoted := strconv.QuoteToASCII(text)
 			value = quoted[1 : len(quoted)-1]
 		}
-		values[strings.ReplaceAll(p.Name, "-", "_")] = value
+		names[i], values[strings.ReplaceAll(p.Name, "-", "_")] = p.Name, value
+	}
+	for name := range given {
+		if !slices.Contains(names, name) {
+			return nil, fmt.Errorf("the kind %s has no parameter %q%s", k.Name, name, suggest.DidYouMeanOr(name, names, "its parameters are"))
+		}
 	}
 	return values, nil
+}
+
+// world returns what each template reads. The host of an IPv6 address has brackets.
+func world(url string) map[string]any {
+	host := strings.TrimPrefix(url, "http://")
+	return map[string]any{"url": url, "host": host[:max(strings.LastIndex(host, ":"), 0)]}
 }
 
 // claims returns the claims of a token, in a world at worldURL.
@@ -152,28 +143,22 @@ func (k *Kind) claims(parameters map[string]string, worldURL string) (map[string
 	return claims, nil
 }
 
-// render executes a template of identities.yaml.
-func render(text string, values map[string]string) (string, error) {
-	digest := func(texts []string) string {
+// render executes a template as identities.yaml has them.
+func render(text string, values map[string]any) (string, error) {
+	hash := func(length int, texts ...string) string {
 		sum := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
-		return hex.EncodeToString(sum[:])
+		return hex.EncodeToString(sum[:])[:length]
 	}
 	parsed, err := template.New("").Option("missingkey=error").Funcs(template.FuncMap{
-		"dir": path.Dir, "random": rand.Text,
-		"short": func(ref string) string {
-			return strings.TrimPrefix(strings.TrimPrefix(ref, "refs/heads/"), "refs/tags/")
-		},
+		"dir": path.Dir, "random": rand.Text, "hash": hash,
 		"type": func(ref string) string {
-			if strings.HasPrefix(ref, "refs/tags/") {
-				return "tag"
-			}
-			return "branch"
+			return map[bool]string{true: "tag", false: "branch"}[strings.HasPrefix(ref, "refs/tags/")]
 		},
-		"hash":   func(length int, texts ...string) string { return digest(texts)[:length] },
-		"number": func(texts ...string) (uint64, error) { return strconv.ParseUint(digest(texts)[:7], 16, 64) },
+		"short":  func(ref string) string { return strings.SplitN(ref, "/", 3)[2] },
+		"number": func(texts ...string) (uint64, error) { return strconv.ParseUint(hash(7, texts...), 16, 64) },
 		"uuid": func(texts ...string) string {
-			d := digest(texts)
-			return fmt.Sprintf("%s-%s-4%s-8%s-%s", d[:8], d[8:12], d[12:15], d[15:18], d[18:30])
+			d := hash(30, texts...)
+			return fmt.Sprintf("%s-%s-4%s-8%s-%s", d[:8], d[8:12], d[12:15], d[15:18], d[18:])
 		},
 		"now": func(offset int64) int64 { return time.Now().Unix() + offset },
 	}).Parse(text)

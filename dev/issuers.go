@@ -5,7 +5,6 @@ package dev
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/app"
@@ -21,46 +19,30 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/watch"
 )
 
-// writtenLine begins the files that write writes.
-const writtenLine = "# Written by mayfly dev at each start, unless it was edited.\n"
+// writtenLine begins the first line of each file that write writes. The SHA-256 of the other lines follows.
+const writtenLine = "# Written by mayfly dev at each start, unless it was edited. Keep this line, sha256:"
 
-// write writes a file of the directory that people may edit, unless somebody has edited it since
-// mayfly dev last wrote it. An edit stays in use if the new content would be the last one. Otherwise the
-// two do not fit together, and the person decides.
+// write writes a file of the directory that people may edit, unless somebody has edited it. An edit
+// stays in use if the new content would be the last one. Otherwise the two do not fit together, and the
+// person decides.
 func (w *World) write(name, text string) error {
-	m, err := readMarker(w.dir)
-	if err != nil {
-		return err
-	}
-	digest := func(content []byte) string {
-		sum := sha256.Sum256(content)
-		return hex.EncodeToString(sum[:])
-	}
-	file, last, next := w.path(name), m.Written[name], digest([]byte(text))
+	first := func(text string) string { return fmt.Sprintf("%s%x", writtenLine, sha256.Sum256([]byte(text))) }
+	file := w.path(name)
 	content, err := files.Read(file, maxFile)
-	found := digest(content)
+	last, found, _ := strings.Cut(string(content), "\n")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
 		return err
-	case found == next || found == last:
-	case last == "": // an earlier version wrote it, and did not record what
-		w.config.Note(fmt.Sprintf("%s is written anew, and %s.old keeps its former content", file, file))
-		if err := os.Rename(file, file+".old"); err != nil {
-			return err
-		}
-	case next == last:
-		w.config.Note(file + " was edited and is used as it is; delete it to get the one that mayfly dev writes")
+	case last == first(found) || found == text:
+	case last == first(text):
+		w.config.Note(fmt.Errorf("%s was edited and is used as it is; delete it to get the one that mayfly dev writes", file))
 		return nil
 	default:
-		return fmt.Errorf("%s was edited, and this start needs another content than the last one: its flags, its address, its --issuers file or the version of mayfly differ; "+
-			"start it as before, or rename the file, start again, and repeat the edit in the new one", file)
+		return fmt.Errorf("%s was edited, and this start needs another content than the last one: its flags, its address, its --issuers file or the "+
+			"version of mayfly differ, or the first line was changed; start it as before, or rename the file, start again, and repeat the edit in the new one", file)
 	}
-	if m.Written == nil {
-		m.Written = make(map[string]string)
-	}
-	m.Written[name] = next
-	return errors.Join(os.WriteFile(file, []byte(text), 0o600), writeMarker(w.dir, m))
+	return files.Replace(file, []byte(first(text)+"\n"+text), 0o600)
 }
 
 // writeIssuers writes the issuer file, and prepares to write it again when Config.Issuers changes.
@@ -72,13 +54,16 @@ func (w *World) writeIssuers(ctx context.Context) error {
 	if w.config.Issuers == "" {
 		return w.write(issuersFile, own)
 	}
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(w.config.LogLevel)) // the app refuses a wrong one
 	w.watcher = watch.New(watch.Config{
 		Name: "added issuers", Files: func() []string { return []string{w.config.Issuers} },
-		Reload: func() error { return w.addIssuers(context.WithoutCancel(ctx), own) },
-		Logger: app.NewCallerLogger(w.config.LogOutput, level),
-		Metric: "added_issuers", FailedMetric: "added_issuers_stale", Registry: prometheus.NewRegistry(),
+		Reload: func() error {
+			err := w.addIssuers(context.WithoutCancel(ctx), own)
+			if err != nil {
+				w.config.Note(fmt.Errorf("%w; the last good content stays in use", err))
+			}
+			return err
+		},
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	return w.addIssuers(ctx, own)
 }
@@ -86,22 +71,19 @@ func (w *World) writeIssuers(ctx context.Context) error {
 // addIssuers writes the issuer file from Config.Issuers, if it has no mistake, and own.
 func (w *World) addIssuers(ctx context.Context, own string) error {
 	name := w.config.Issuers
-	if own, err := os.Stat(w.path(issuersFile)); err == nil {
-		if info, err := os.Stat(name); err == nil && os.SameFile(own, info) {
-			return fmt.Errorf("%s is the file that mayfly dev writes, and edits of it stay in use: name another file, or none", name)
-		}
+	named, errNamed := os.Stat(name)
+	written, errWritten := os.Stat(w.path(issuersFile))
+	if errNamed == nil && errWritten == nil && os.SameFile(named, written) {
+		return fmt.Errorf("%s is the file that mayfly dev writes, and edits of it stay in use: name another file, or none", name)
 	}
 	// The check reads the file itself, so that mistakes have its lines.
 	report, err := app.Check(ctx, app.CheckOptions{File: w.path(settingsFile), Environ: []string{"MAYFLY_ISSUERS=" + name}, NoFiles: true})
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(report.Mistakes...); err != nil {
+	if err := errors.Join(append(report.Mistakes, err)...); err != nil {
 		return err
 	}
 	for _, warning := range report.Warnings {
 		if strings.HasPrefix(warning.Error(), name+":") {
-			w.config.Note(warning.Error())
+			w.config.Note(warning)
 		}
 	}
 	added, err := files.Read(name, maxFile)
@@ -117,19 +99,11 @@ func (w *World) addIssuers(ctx context.Context, own string) error {
 
 // ownIssuers returns an issuer file with the world's issuers.
 func (w *World) ownIssuers() (string, error) {
-	text := writtenLine + "oidc-issuers:\n"
+	text := "oidc-issuers:\n"
 	for _, kind := range w.kinds {
-		values, err := kind.values(nil, w.url)
-		if err != nil {
-			return "", err
-		}
-		entry, err := render(kind.Entry, values)
-		if err != nil {
-			return "", err
-		}
-		text += fmt.Sprintf("  %[1]q: {issuer-url: %[1]q, client-id: sigstore, description: %[2]q, %[3]s}\n", w.url+kind.Path, kind.About, entry)
+		text += fmt.Sprintf("  %[1]q: {issuer-url: %[1]q, client-id: sigstore, description: %[2]q, %[3]s}\n", w.url+kind.Path, kind.About, kind.Entry)
 	}
-	return text, nil
+	return render(text, world(w.url))
 }
 
 // mergeIssuers returns an issuer file with the entries of added, and those of own that it lacks.
@@ -154,7 +128,7 @@ func mergeIssuers(added, own []byte) (string, error) {
 		}
 	}
 	text, err := yaml.Marshal(&documents[0])
-	return writtenLine + string(text), err
+	return string(text), err
 }
 
 // child returns the value of a key that the mapping itself has; or nil.

@@ -12,7 +12,6 @@ import (
 	"html/template"
 	"net/http"
 	"strings"
-	texttemplate "text/template"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/reader"
@@ -27,12 +26,9 @@ var commandsText string
 //go:embed page.html
 var pageHTML string
 
-var (
-	commandsTemplate = texttemplate.Must(texttemplate.New("commands").Parse(commandsText))
-	pageTemplate     = template.Must(template.New("page").Funcs(template.FuncMap{
-		"line": printable.Line, "split": strings.Split, "trim": strings.TrimSpace, "hasPrefix": strings.HasPrefix,
-	}).Parse(pageHTML))
-)
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"line": printable.Line, "split": strings.Split, "trim": strings.TrimSpace, "hasPrefix": strings.HasPrefix,
+}).Parse(pageHTML))
 
 // maxRecent is the number of certificates that the page shows.
 const maxRecent = 20
@@ -46,11 +42,7 @@ func (w *World) Commands() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var text strings.Builder
-	err = commandsTemplate.Execute(&text, map[string]any{
-		"World": w, "Email": DefaultEmail, "RootChecksum": fmt.Sprintf("%x", sha256.Sum256(root)),
-	})
-	return text.String(), err
+	return render(commandsText, map[string]any{"url": w.url, "email": DefaultEmail, "checksum": fmt.Sprintf("%x", sha256.Sum256(root))})
 }
 
 // pageData is the content of the landing page, beside what the world's methods return.

@@ -15,6 +15,11 @@
 //
 // Each call of New starts another world, with keys of its own: one world refuses the tokens of another,
 // and its trusted root does not verify the certificates of another.
+//
+// The first call of New in a process changes one thing outside of its world: klog (k8s.io/klog/v2) drops its
+// lines from then on, since the library of the logs writes with it, and klog has one destination for the
+// whole process. Call New before other goroutines write with klog. A test of a client that uses klog itself
+// gets its lines back with klog.ClearLogger() after New, together with those of the library.
 package mayflytest
 
 import (
@@ -25,7 +30,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -144,22 +148,8 @@ func start(t testing.TB, config Config) (*dev.World, error) {
 	return dev.New(t.Context(), cfg)
 }
 
-// quiet drops the lines that Tessera, the library of both logs, writes to standard error with klog. What
-// others write with klog still appears there. klog has one logger for the process, and permits no
-// change of it later.
-var quiet = sync.OnceFunc(func() {
-	embedded.RouteTesseraLogs(slog.New(withoutTessera{slog.NewTextHandler(os.Stderr, nil)}))
-})
-
-type withoutTessera struct{ slog.Handler }
-
-func (h withoutTessera) Handle(ctx context.Context, r slog.Record) error {
-	caller, _ := runtime.CallersFrames([]uintptr{r.PC}).Next()
-	if strings.HasPrefix(caller.Function, "github.com/transparency-dev/tessera") {
-		return nil
-	}
-	return h.Handler.Handle(ctx, r)
-}
+// quiet drops the lines of klog, with which Tessera, the library of both logs, writes to standard error.
+var quiet = sync.OnceFunc(func() { embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) })
 
 // Token returns an ID token for the audience sigstore with the verified address email. It is valid
 // for ten minutes.

@@ -42,7 +42,7 @@ the process to itself too, and the port must be the same on both sides.`,
 				return usageError{fmt.Errorf("--fail: %w", err)}
 			}
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
-			cfg.Note = func(text string) { printable.Fprintf(c.ErrOrStderr(), "note: %s\n", text) }
+			cfg.Note = func(note error) { printable.Fprintf(c.ErrOrStderr(), "note: %v\n", note) }
 			world, err := dev.New(c.Context(), cfg)
 			if err != nil {
 				return err

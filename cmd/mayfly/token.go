@@ -44,7 +44,16 @@ The kinds of identity for --as, each with its parameters and their defaults:
 				_, err := fmt.Fprint(c.OutOrStdout(), kinds.Help())
 				return errors.Join(errKinds, err)
 			}
-			query, err := tokenQuery(c.Flags(), kinds, as, claims)
+			query := url.Values{"claim": claims}
+			var err error
+			c.Flags().Visit(func(f *pflag.Flag) {
+				switch {
+				case f.Hidden && as == "":
+					err = fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --as help lists them", f.Name)
+				case f.Hidden, f.Name == "as", f.Name == "email" && f.Value.String() != "":
+					query.Set(f.Name, f.Value.String())
+				}
+			})
 			if err != nil {
 				return usageError{err}
 			}
@@ -74,41 +83,6 @@ The kinds of identity for --as, each with its parameters and their defaults:
 	}
 	_ = c.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	return c
-}
-
-// tokenQuery returns the query for a token: with a kind, of its parameters, and otherwise of claims.
-func tokenQuery(flags *pflag.FlagSet, kinds dev.Kinds, as string, claims []string) (url.Values, error) {
-	query, parameters := url.Values{}, make(map[string]string)
-	flags.Visit(func(f *pflag.Flag) {
-		if f.Hidden || f.Name == "email" && f.Value.String() != "" {
-			parameters[f.Name] = f.Value.String()
-			query.Set(f.Name, f.Value.String())
-		}
-	})
-	for _, claim := range claims {
-		name, value, ok := strings.Cut(claim, "=")
-		switch {
-		case !ok || name == "":
-			return nil, fmt.Errorf("--claim is %q; it looks like name=value", claim)
-		case flags.Changed("as"):
-			query.Add("claim", claim)
-		default:
-			query.Add(name, value)
-		}
-	}
-	if !flags.Changed("as") {
-		delete(parameters, "email")
-		for name := range parameters {
-			return nil, fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --as help lists them", name)
-		}
-		return query, nil
-	}
-	query.Set("as", as)
-	kind, err := kinds.Find(as)
-	if err != nil {
-		return nil, err
-	}
-	return query, kind.Check(parameters)
 }
 
 const (
