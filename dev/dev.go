@@ -12,6 +12,8 @@ package dev
 import (
 	"cmp"
 	"context"
+	"crypto/rsa"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +29,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/dev/rekor"
+	"github.com/mayfly-ca/mayfly/dev/tsa"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
@@ -89,18 +93,26 @@ type World struct {
 	config   Config
 	listener net.Listener
 	kinds    Kinds
-	issuers  map[string]*provider.Provider // by kind
-	client   *http.Client                  // for requests to this world
+	client   *http.Client // for requests to this world
 	app      *app.App
-	content
-	handler http.Handler                  // of what is below /dev/
+	handler  http.Handler                  // of what is below /dev/
+	issuers  map[string]*provider.Provider // by kind
+	tsa      *tsa.Authority
+	rekor    *rekor.Log
+
+	chain          string          // the path of the CA's chain, relative to dir
+	authority, log json.RawMessage // the entries of tsa and rekor in the trusted root
+
+	keys        errgroup.Group // makes providerKey
+	providerKey *rsa.PrivateKey
+
 	watcher *watch.Watcher                // of Config.Issuers; nil without
-	undo    []func(context.Context) error // close calls them, the last first
+	undo    []func(context.Context) error // Close calls them, the last first
 }
 
 // New creates a world, or reuses the one in Config.Dir, and listens. The caller must call Run or
 // Close afterwards.
-func New(ctx context.Context, cfg Config) (_ *World, err error) {
+func New(ctx context.Context, cfg Config) (*World, error) {
 	if cfg.Listener != nil {
 		cfg.Listen = cfg.Listener.Addr().String()
 	}
@@ -109,63 +121,22 @@ func New(ctx context.Context, cfg Config) (_ *World, err error) {
 	if cfg.Note == nil {
 		cfg.Note = func(error) {}
 	}
-	if err := CheckFailures(cfg.Fail); err != nil {
-		return nil, err
-	}
-	w := &World{config: cfg}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.Close(ctx))
-		}
-	}()
-	if w.host, err = cfg.host(ctx); err != nil {
-		return nil, err
-	}
+	w := &World{config: cfg, kinds: NewKinds()}
 	// The directory comes before the port: its mistakes are the more important ones.
-	if err := w.claim(); err != nil {
-		return nil, err
-	}
-	if err := w.listen(); err != nil {
-		return nil, err
-	}
-	if w.kinds, err = NewKinds(); err != nil {
-		return nil, err
-	}
-	// An RSA key takes longer than all the rest, which does not need it.
-	var keys errgroup.Group
-	w.undo = append(w.undo, func(context.Context) error { _ = keys.Wait(); return nil })
-	keys.Go(func() (err error) {
-		w.providerKey, err = loadOrMakeKey(w.path(providerKey), newProviderKey)
-		return err
-	})
-	if err := w.makeServices(ctx); err != nil {
-		return nil, err
-	}
-	if err := w.writeSettings(ctx); err != nil {
-		return nil, err
-	}
-	w.app, err = app.Build(ctx, app.Options{
-		ConfigFile: w.path(settingsFile),
-		LogOutput:  cfg.LogOutput,
-		Version:    cfg.Version,
-		Mounts:     w.mounts(),
-	})
-	if err != nil {
-		return nil, err
-	}
-	w.undo = append(w.undo, w.app.Close)
-	if err := errors.Join(w.publish(), keys.Wait()); err != nil {
-		return nil, err
-	}
-	if err := w.makeProviders(); err != nil {
-		return nil, err
+	for _, step := range []func(context.Context) error{
+		w.checkConfig, w.claim, w.listen, w.makeKey, w.makeCA, w.makeLog, w.openRekor, w.makeTSA, w.writeSettings, w.writeIssuers,
+		w.build, w.publish, w.makeProviders,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, w.Close(ctx))
+		}
 	}
 	w.handler = w.newHandler()
 	return w, nil
 }
 
 // claim locks the world's directory, so that no other process uses it.
-func (w *World) claim() error {
+func (w *World) claim(context.Context) error {
 	if w.config.Dir != "" {
 		dir, lock, err := openDir(w.config.Dir, w.host)
 		if err == nil {
@@ -183,33 +154,35 @@ func (w *World) claim() error {
 	return writeMarker(dir, w.host)
 }
 
-// host returns the host in the world's URLs: Expose, or that of Listen, which must be loopback.
-func (c *Config) host(ctx context.Context) (string, error) {
-	host, _, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		return "", fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
+// checkConfig sets the host in the world's URLs: Expose, or that of Listen, which must be loopback.
+func (w *World) checkConfig(ctx context.Context) (err error) {
+	c := &w.config
+	w.host, _, err = net.SplitHostPort(c.Listen)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
+	case c.Expose == "" && !httputil.IsLoopback(w.host):
+		return fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback "+
+			"address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
+	case c.Expose == "":
+		return CheckFailures(c.Fail)
+	case httputil.IsLoopback(w.host):
+		c.Note(fmt.Errorf("no other machine reaches this world, since it listens on %s: --listen 0.0.0.0:5555 is every address", c.Listen))
 	}
-	if c.Expose == "" {
-		if !httputil.IsLoopback(host) {
-			err = fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback "+
-				"address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
-		}
-		return host, err
-	}
-	host = strings.ToLower(c.Expose)
-	ip, notIP := netip.ParseAddr(host)
-	notName := strings.ContainsAny(host[:1], ".-") || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != ""
+	w.host = strings.ToLower(c.Expose)
+	ip, notIP := netip.ParseAddr(w.host)
+	notName := strings.ContainsAny(w.host[:1], ".-") || strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != ""
 	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && notName {
-		return "", fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, "+
+		return fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, "+
 			"without a scheme, port or path, such as mayfly.internal", c.Expose)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if _, err := net.DefaultResolver.LookupHost(ctx, host); err != nil {
-		return "", fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, "+
+	if _, err := net.DefaultResolver.LookupHost(ctx, w.host); err != nil {
+		return fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, "+
 			"with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
 	}
-	return host, nil
+	return CheckFailures(c.Fail)
 }
 
 // Warning states that other machines reach the world; "" if they cannot.
@@ -222,42 +195,49 @@ func (w *World) Warning() string {
 }
 
 // listen opens the world's port.
-func (w *World) listen() (err error) {
+func (w *World) listen(context.Context) (err error) {
 	if w.listener = w.config.Listener; w.listener == nil {
 		w.listener, err = net.Listen("tcp", w.config.Listen)
 	}
 	if err != nil {
-		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
+		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, "+
+			"else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
 	}
-	w.undo = append(w.undo, func(context.Context) error {
-		_ = w.listener.Close() // after Run, it is closed already
-		return nil
-	})
-	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the port that was free, for 0
-	if err != nil {
-		return err
-	}
-	w.url = "http://" + net.JoinHostPort(w.host, port)
 	// Its own requests do not depend on names or proxies.
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, w.listener.Addr().String())
 	}}
 	w.client = &http.Client{Timeout: time.Second, Transport: transport}
-	w.undo = append(w.undo, func(context.Context) error { transport.CloseIdleConnections(); return nil })
-	return nil
+	w.undo = append(w.undo, func(context.Context) error {
+		transport.CloseIdleConnections()
+		_ = w.listener.Close() // after Run, it is closed already
+		return nil
+	})
+	_, port, err := net.SplitHostPort(w.listener.Addr().String()) // the port that was free, for 0
+	w.url = "http://" + net.JoinHostPort(w.host, port)
+	return err
+}
+
+// build creates the CA's server from the directory.
+func (w *World) build(ctx context.Context) (err error) {
+	w.app, err = app.Build(ctx, app.Options{
+		ConfigFile: w.path(settingsFile), LogOutput: w.config.LogOutput, Version: w.config.Version, Mounts: w.mounts(),
+	})
+	if err == nil {
+		w.undo = append(w.undo, w.app.Close)
+	}
+	return err
 }
 
 // publish writes what clients must know into the TUF mirror.
-func (w *World) publish() error {
-	trustedRoot, err := w.TrustedRoot()
-	if err != nil {
+func (w *World) publish(context.Context) error {
+	key, errKey := loadOrMakeKey(w.path(tufKey), newKey)
+	trustedRoot, errRoot := w.TrustedRoot()
+	signingConfig, errConfig := w.SigningConfig()
+	if err := errors.Join(errKey, errRoot, errConfig); err != nil {
 		return err
 	}
-	signingConfig, err := w.SigningConfig()
-	if err != nil {
-		return err
-	}
-	return writeTUF(w.path(tufFolder), w.tufKey, map[string][]byte{
+	return writeTUF(w.path(tufFolder), key, map[string][]byte{
 		trustroot.TrustedRootName: trustedRoot, trustroot.SigningConfigName: signingConfig,
 	}, time.Now())
 }
@@ -301,6 +281,7 @@ func (w *World) Close(ctx context.Context) error {
 	// The logs publish their last entries.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
+	_ = w.keys.Wait() // makeProviders has returned its error
 	var errs []error
 	for i := len(w.undo) - 1; i >= 0; i-- {
 		errs = append(errs, w.undo[i](ctx))
@@ -314,9 +295,6 @@ func (w *World) URL() string { return w.url }
 
 // IssuerURL is the URL of the issuer that the CA trusts.
 func (w *World) IssuerURL() string { return w.url + providerPath }
-
-// TokenURL is the URL at which scripts get ID tokens.
-func (w *World) TokenURL() string { return w.url + tokenPath }
 
 // TimestampURL is the URL for timestamp requests.
 func (w *World) TimestampURL() string { return w.url + timestampPath }

@@ -11,11 +11,9 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -59,77 +57,58 @@ const (
 //go:embed settings.yaml
 var settingsYAML string
 
-// content is what was created in a directory, or found in it.
-type content struct {
-	providerKey    *rsa.PrivateKey
-	tufKey         *ecdsa.PrivateKey
-	tsa            *tsa.Authority
-	rekor          *rekor.Log
-	chain          string // the path of the CA's chain, relative to the directory
-	authority, log json.RawMessage
-}
-
 func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
+
+// makeKey begins to make the providers' key. An RSA key takes longer than all the rest, which does not
+// need it.
+func (w *World) makeKey(context.Context) error {
+	w.keys.Go(func() (err error) {
+		w.providerKey, err = loadOrMakeKey(w.path(providerKey), newProviderKey)
+		return err
+	})
+	return nil
+}
 
 func newProviderKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
-// makeServices creates the missing files of the services, except the provider's key.
-func (w *World) makeServices(ctx context.Context) error {
-	var errs [3]error
-	var keys [3]*ecdsa.PrivateKey
-	for i, name := range []string{tsaKey, rekorKey, tufKey} {
-		keys[i], errs[i] = loadOrMakeKey(w.path(name), newKey)
-	}
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
-	w.tufKey = keys[2]
-	if err := w.makeCA(); err != nil {
-		return fmt.Errorf("making the CA: %w", err)
-	}
-	if _, err := os.Stat(w.path(ctFolder)); errors.Is(err, fs.ErrNotExist) {
-		cfg := embedded.Config{Name: ctName, Dir: w.path(ctFolder), Guard: w.path(ctGuard), Key: w.path(ctKey), Origin: ctOrigin}
-		created, err := embedded.Init(ctx, cfg)
-		if err == nil {
-			err = os.WriteFile(w.path(ctPublicKey), created.PublicKey, 0o600)
-		}
-		if err != nil {
-			return fmt.Errorf("making the Certificate Transparency log: %w", err)
-		}
-	}
-	if err := w.openRekor(ctx, keys[1]); err != nil {
-		return err
-	}
-	return w.makeTSA(keys[0])
-}
-
-func (w *World) makeCA() error {
+func (w *World) makeCA(context.Context) error {
 	chains, err := filepath.Glob(filepath.Join(w.path(caFolder), "*", "chain.pem"))
-	if err != nil {
-		return err
-	}
-	if len(chains) == 0 {
-		result, err := ceremony.Init(ceremony.InitConfig{
+	if err == nil && len(chains) == 0 {
+		var result *ceremony.Result
+		if result, err = ceremony.Init(ceremony.InitConfig{
 			Dir: w.path(caFolder), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
-		})
-		if err != nil {
-			return err
+		}); err == nil {
+			chains = []string{result.ChainFile}
 		}
-		chains = []string{result.ChainFile}
+	}
+	if err != nil {
+		return fmt.Errorf("making the CA: %w", err)
 	}
 	w.chain, err = filepath.Rel(w.dir, chains[len(chains)-1])
 	return err
 }
 
+func (w *World) makeLog(ctx context.Context) error {
+	if _, err := os.Stat(w.path(ctFolder)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	cfg := embedded.Config{Name: ctName, Dir: w.path(ctFolder), Guard: w.path(ctGuard), Key: w.path(ctKey), Origin: ctOrigin}
+	created, err := embedded.Init(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("making the Certificate Transparency log: %w", err)
+	}
+	return os.WriteFile(w.path(ctPublicKey), created.PublicKey, 0o600)
+}
+
 // openRekor also creates the log's entry in the trusted root.
-func (w *World) openRekor(ctx context.Context, key *ecdsa.PrivateKey) error {
-	u, err := url.Parse(w.url)
+func (w *World) openRekor(ctx context.Context) error {
+	key, err := loadOrMakeKey(w.path(rekorKey), newKey)
 	if err != nil {
 		return err
 	}
-	if w.rekor, err = rekor.Open(ctx, rekor.Config{Dir: w.path(rekorFolder), Origin: u.Hostname(), Key: key}); err != nil {
+	if w.rekor, err = rekor.Open(ctx, rekor.Config{Dir: w.path(rekorFolder), Origin: w.host, Key: key}); err != nil {
 		return err
 	}
 	w.undo = append(w.undo, w.rekor.Close)
@@ -147,7 +126,11 @@ func (w *World) openRekor(ctx context.Context, key *ecdsa.PrivateKey) error {
 }
 
 // makeTSA also creates the timestamp authority's entry in the trusted root.
-func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
+func (w *World) makeTSA(context.Context) error {
+	key, err := loadOrMakeKey(w.path(tsaKey), newKey)
+	if err != nil {
+		return err
+	}
 	file := w.path(tsaChain)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		chain, err := tsa.NewChain(key, time.Now())
@@ -173,21 +156,18 @@ func (w *World) makeTSA(key *ecdsa.PrivateKey) error {
 	return err
 }
 
-// writeSettings writes the files that `mayfly serve` would read.
-func (w *World) writeSettings(ctx context.Context) error {
+// writeSettings writes the file that `mayfly serve` would read.
+func (w *World) writeSettings(context.Context) error {
 	settings, err := render(settingsYAML, map[string]any{
 		"listen": w.listener.Addr(), "url": w.url, "host": w.host, "loopback": httputil.IsLoopback(w.host), "chain": w.chain,
 		"ct_fails": w.fails(failCT), "authority_fails": w.fails(failAuthority),
 		"timestamp_authority": string(w.authority), "rekor": string(w.log),
 		"lifetime": w.config.CertificateLifetime, "level": w.config.LogLevel,
 	})
-	if err == nil {
-		err = w.write(settingsFile, settings)
-	}
 	if err != nil {
 		return err
 	}
-	return w.writeIssuers(ctx)
+	return w.write(settingsFile, settings)
 }
 
 // loadOrMakeKey returns the key of type K in a file, PKCS#8 PEM. It creates the key if the file

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -72,7 +71,7 @@ func guard(exposed string, next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("X-Frame-Options", "DENY")
-		host := hostname(r.Host)
+		host := (&url.URL{Host: r.Host}).Hostname()
 		switch {
 		// The owner of a name can make it lead to this machine (DNS rebinding), but for loopback names.
 		case !httputil.IsLoopback(host) && (exposed == "" || !strings.EqualFold(host, exposed)):
@@ -101,13 +100,6 @@ func navigation(r *http.Request) bool {
 	return r.Method == http.MethodGet && len(r.Header.Values("Origin")) == 0 &&
 		slices.Equal(r.Header.Values("Sec-Fetch-Mode"), []string{"navigate"}) &&
 		slices.Equal(r.Header.Values("Sec-Fetch-Dest"), []string{"document"})
-}
-
-func hostname(host string) string {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		return h
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 }
 
 // DefaultEmail is the address in a token for which the caller named none.
@@ -174,8 +166,7 @@ func claimsOf(query url.Values) (map[string]any, error) {
 				return nil, err
 			}
 		}
-		claims[name] = list
-		if len(list) == 1 {
+		if claims[name] = list; len(list) == 1 {
 			claims[name] = list[0]
 		}
 	}
@@ -186,25 +177,23 @@ func claimsOf(query url.Values) (map[string]any, error) {
 // claim, true and false are booleans, time claims are numbers, and what begins like a JSON object or
 // list is one.
 func claimOf(name, value string) (any, error) {
-	isTime := slices.Contains([]string{"exp", "iat", "nbf", "auth_time"}, name)
 	switch {
 	case value == "":
 		return nil, nil
-	case isTime:
+	case slices.Contains([]string{"exp", "iat", "nbf", "auth_time"}, name):
 		seconds, err := strconv.ParseInt(value, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("the claim %s is %q; it is a time, a whole number of seconds since 1970", name, value)
+			err = fmt.Errorf("the claim %s is %q; it is a time, a whole number of seconds since 1970", name, value)
 		}
-		return seconds, nil
+		return seconds, err
 	case value == "true", value == "false":
 		return value == "true", nil
-	case strings.HasPrefix(value, "{"), strings.HasPrefix(value, "["):
-		if !json.Valid([]byte(value)) {
-			return nil, fmt.Errorf("the claim %s begins like JSON and is none", name)
-		}
-		return json.RawMessage(value), nil
+	case value[0] != '{' && value[0] != '[':
+		return value, nil
+	case !json.Valid([]byte(value)):
+		return nil, fmt.Errorf("the claim %s begins like JSON and is none", name)
 	}
-	return value, nil
+	return json.RawMessage(value), nil
 }
 
 // complete returns claims with those of a person's token: an address, that it was verified, and a

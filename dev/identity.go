@@ -3,12 +3,15 @@
 package dev
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -20,7 +23,11 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/internal/suggest"
+	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
+
+// emailKind is the kind of people, whose issuer has the sign-in page.
+const emailKind = "email"
 
 //go:embed identities.yaml
 var identitiesYAML []byte
@@ -48,28 +55,25 @@ type Parameter struct {
 type Kinds []Kind
 
 // NewKinds returns all kinds.
-func NewKinds() (Kinds, error) {
-	var kinds Kinds
+func NewKinds() (kinds Kinds) {
 	if err := yaml.Unmarshal(identitiesYAML, &kinds); err != nil {
-		return nil, fmt.Errorf("reading the kinds of identity: %w", err)
+		panic(err) // a fault of this program, which every test finds
 	}
 	for i := range kinds {
-		if kinds[i].Path == "" {
-			kinds[i].Path = issuersPath + kinds[i].Name
-		}
+		kinds[i].Path = cmp.Or(kinds[i].Path, issuersPath+kinds[i].Name)
 	}
-	return kinds, nil
+	return kinds
 }
 
 // Find returns the kind of a name. Its error suggests another name.
-func (k Kinds) Find(name string) (*Kind, error) {
+func (k Kinds) Find(name string) (Kind, error) {
 	names := make([]string, len(k))
 	for i := range k {
 		if names[i] = k[i].Name; names[i] == name {
-			return &k[i], nil
+			return k[i], nil
 		}
 	}
-	return nil, fmt.Errorf("there is no kind of identity %q%s", name, suggest.DidYouMeanOr(name, names, "the kinds are"))
+	return Kind{}, fmt.Errorf("there is no kind of identity %q%s", name, suggest.DidYouMeanOr(name, names, "the kinds are"))
 }
 
 // Help lists the kinds and their parameters, with their defaults.
@@ -168,4 +172,44 @@ func render(text string, values map[string]any) (string, error) {
 	var b strings.Builder
 	err = parsed.Execute(&b, values)
 	return b.String(), err
+}
+
+// makeProviders creates the issuer of each kind. They share a key, which the CA does not notice.
+func (w *World) makeProviders(context.Context) error {
+	if err := w.keys.Wait(); err != nil {
+		return err
+	}
+	w.issuers = make(map[string]*provider.Provider)
+	for _, kind := range w.kinds {
+		// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
+		issuer, err := provider.New(provider.Config{
+			IssuerURL: w.url + kind.Path, Algorithm: "RS256", SignIn: kind.Name == emailKind, Warning: w.Warning(), Key: w.providerKey,
+		})
+		if err != nil {
+			return fmt.Errorf("making the OpenID provider of %s: %w", kind.Name, err)
+		}
+		w.issuers[kind.Name] = issuer
+	}
+	return nil
+}
+
+// IssuerURLAs is the URL of the issuer of a kind of identity.
+func (w *World) IssuerURLAs(kind string) (string, error) {
+	k, err := w.kinds.Find(kind)
+	return w.url + k.Path, err
+}
+
+// TokenAs returns an ID token of a kind of identity, with parameters of the kind. claims replace
+// those of the kind; nil removes one.
+func (w *World) TokenAs(kind string, parameters map[string]string, claims map[string]any) (string, error) {
+	k, err := w.kinds.Find(kind)
+	if err != nil {
+		return "", err
+	}
+	all, err := k.claims(parameters, w.url)
+	if err != nil {
+		return "", err
+	}
+	maps.Copy(all, claims)
+	return w.issuers[kind].Mint(all)
 }

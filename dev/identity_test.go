@@ -151,11 +151,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 func FuzzParameters(f *testing.F) {
 	f.Add("acme/app", "refs/heads/main", "prod")
 	f.Add(`a"/{{ .url }}`, "refs/heads/\n- x", `"}\`)
-	kinds, err := NewKinds()
-	if err != nil {
-		f.Fatal(err)
-	}
-	kind, err := kinds.Find("github")
+	kind, err := NewKinds().Find("github")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -186,14 +182,13 @@ func FuzzParameters(f *testing.F) {
 func TestDevDocument(t *testing.T) {
 	t.Parallel()
 	const path, start, end = "../docs/dev.md", "<!-- kinds -->\n", "<!-- /kinds -->\n"
-	kinds, errKinds := NewKinds()
-	got, errRead := os.ReadFile(path)
+	got, err := os.ReadFile(path)
 	before, rest, found := strings.Cut(string(got), start)
 	_, after, foundEnd := strings.Cut(rest, end)
-	if err := errors.Join(errKinds, errRead); err != nil || !found || !foundEnd {
+	if err != nil || !found || !foundEnd {
 		t.Fatalf("%s has no section %s: %v", path, start, err)
 	}
-	want := before + start + "```text\n" + kinds.Help() + "```\n" + end + after
+	want := before + start + "```text\n" + NewKinds().Help() + "```\n" + end + after
 	if *update {
 		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -218,13 +213,10 @@ func FuzzTokenQuery(f *testing.F) {
 	for _, query := range []string{"", "as=github", "as=github&repo=a/b&claim=sub=x", "as=spiffe&subject=%00", "email=a@example.com&exp=5"} {
 		f.Add(query)
 	}
-	w := &World{url: "http://127.0.0.1:5555"}
+	w := &World{url: "http://127.0.0.1:5555", kinds: NewKinds()}
 	var err error
-	if w.kinds, err = NewKinds(); err != nil {
-		f.Fatal(err)
-	}
 	if w.providerKey, err = newProviderKey(); err == nil {
-		err = w.makeProviders()
+		err = w.makeProviders(f.Context())
 	}
 	if err != nil {
 		f.Fatal(err)

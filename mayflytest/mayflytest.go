@@ -23,9 +23,7 @@
 package mayflytest
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -72,11 +70,8 @@ type World struct {
 	// signing_config.v0.2.json.
 	TUFMirror string
 
-	t             testing.TB
-	world         *dev.World
-	trustedRoot   []byte
-	signingConfig []byte
-	tufRoot       []byte
+	t     testing.TB
+	world *dev.World
 }
 
 // startLimit is how long a world may take to be ready; usually it takes a fraction of a second.
@@ -95,13 +90,6 @@ func New(t testing.TB, config ...Config) *World {
 	w := &World{
 		URL: world.URL(), IssuerURL: world.IssuerURL(), TimestampURL: world.TimestampURL(),
 		RekorURL: world.RekorURL(), TUFMirror: world.TUFMirror(), t: t, world: world,
-	}
-	var errs [3]error
-	w.trustedRoot, errs[0] = world.TrustedRoot()
-	w.signingConfig, errs[1] = world.SigningConfig()
-	w.tufRoot, errs[2] = world.TUFRoot()
-	if err := errors.Join(errs[:]...); err != nil {
-		t.Fatalf("starting mayfly: %v", errors.Join(err, world.Close(t.Context())))
 	}
 	// The test's own context ends before its cleanups, in which clients may still send requests.
 	ctx, stop := context.WithCancel(context.Background())
@@ -151,6 +139,17 @@ func start(t testing.TB, config Config) (*dev.World, error) {
 // quiet drops the lines of klog, with which Tessera, the library of both logs, writes to standard error.
 var quiet = sync.OnceFunc(func() { embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) })
 
+// must returns a value without an error, and otherwise fails the test.
+func must[T any](t testing.TB) func(value T, err error) T {
+	return func(value T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("asking the world: %v", err)
+		}
+		return value
+	}
+}
+
 // Token returns an ID token for the audience sigstore with the verified address email. It is valid
 // for ten minutes.
 func (w *World) Token(email string) string {
@@ -163,15 +162,11 @@ func (w *World) Token(email string) string {
 // with the value nil stays absent.
 func (w *World) TokenWith(claims map[string]any) string {
 	w.t.Helper()
-	token, err := w.world.Token(claims)
-	if err != nil {
-		w.t.Fatalf("minting a token: %v", err)
-	}
-	return token
+	return must[string](w.t)(w.world.Token(claims))
 }
 
 // TokenAs returns an ID token as the provider of a kind of identity sends it: github, gitlab,
-// buildkite, circleci, codefresh, kubernetes, spiffe, uri, username or email. `mayfly token --as help`
+// buildkite, circleci, codefresh, kubernetes, spiffe, uri, username or email. `mayfly token --help`
 // lists the parameters of each, such as repo and ref of github. A parameter that is absent has its
 // default.
 func (w *World) TokenAs(kind string, parameters map[string]string) string {
@@ -182,28 +177,29 @@ func (w *World) TokenAs(kind string, parameters map[string]string) string {
 // TokenAsWith is TokenAs with other claims: claims replace those of the kind, and nil removes one.
 func (w *World) TokenAsWith(kind string, parameters map[string]string, claims map[string]any) string {
 	w.t.Helper()
-	token, err := w.world.TokenAs(kind, parameters, claims)
-	if err != nil {
-		w.t.Fatalf("minting a token: %v", err)
-	}
-	return token
+	return must[string](w.t)(w.world.TokenAs(kind, parameters, claims))
 }
 
 // IssuerURLAs is the URL of the issuer of a kind of identity, which the certificates name.
 func (w *World) IssuerURLAs(kind string) string {
 	w.t.Helper()
-	url, err := w.world.IssuerURLAs(kind)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return url
+	return must[string](w.t)(w.world.IssuerURLAs(kind))
 }
 
 // TrustedRoot is the world's trusted_root.json.
-func (w *World) TrustedRoot() []byte { return bytes.Clone(w.trustedRoot) }
+func (w *World) TrustedRoot() []byte {
+	w.t.Helper()
+	return must[[]byte](w.t)(w.world.TrustedRoot())
+}
 
 // SigningConfig is the world's signing_config.v0.2.json.
-func (w *World) SigningConfig() []byte { return bytes.Clone(w.signingConfig) }
+func (w *World) SigningConfig() []byte {
+	w.t.Helper()
+	return must[[]byte](w.t)(w.world.SigningConfig())
+}
 
 // TUFRoot is the root of trust with which clients of TUFMirror begin.
-func (w *World) TUFRoot() []byte { return bytes.Clone(w.tufRoot) }
+func (w *World) TUFRoot() []byte {
+	w.t.Helper()
+	return must[[]byte](w.t)(w.world.TUFRoot())
+}

@@ -22,7 +22,7 @@ import (
 func tokenCommand() *cobra.Command {
 	var world, as string
 	var claims []string
-	kinds, errKinds := dev.NewKinds() // of data in this binary; every test would fail with an error
+	kinds := dev.NewKinds()
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "Get an ID token from a running mayfly dev",
@@ -37,19 +37,14 @@ The kinds of identity for --as, each with its parameters and their defaults:
 ` + kinds.Help(),
 		Example: `  export SIGSTORE_ID_TOKEN=$(mayfly token --email alice@example.com)
   mayfly token --as github --repo acme/app --ref refs/heads/main --workflow release.yml
-  mayfly token --as kubernetes --namespace build --claim aud=somebody-else
-  mayfly token --as help`,
+  mayfly token --as kubernetes --namespace build --claim aud=somebody-else`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if errKinds != nil || as == "help" {
-				_, err := fmt.Fprint(c.OutOrStdout(), kinds.Help())
-				return errors.Join(errKinds, err)
-			}
 			query := url.Values{"claim": claims}
 			var err error
 			c.Flags().Visit(func(f *pflag.Flag) {
 				switch {
 				case f.Hidden && as == "":
-					err = fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --as help lists them", f.Name)
+					err = fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --help lists them", f.Name)
 				case f.Hidden, f.Name == "as", f.Name == "email" && f.Value.String() != "":
 					query.Set(f.Name, f.Value.String())
 				}
@@ -67,7 +62,7 @@ The kinds of identity for --as, each with its parameters and their defaults:
 	}
 	f := c.Flags()
 	f.StringVar(&world, "url", "http://"+dev.DefaultListen, "the running mayfly dev")
-	f.StringVar(&as, "as", "", "a kind of identity, or help to list the kinds and their parameters, which are flags too")
+	f.StringVar(&as, "as", "", "a kind of identity, listed above; its parameters are flags too")
 	f.String("email", "", "who to be (default: "+dev.DefaultEmail+", unless --claim sub=… names a subject)")
 	// An array, not a slice: values may contain commas.
 	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
