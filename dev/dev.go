@@ -46,7 +46,6 @@ const DefaultListen = "127.0.0.1:5555"
 const (
 	homePath      = "/dev/" // the landing page
 	providerPath  = "/dev/oidc"
-	issuersPath   = "/dev/issuers/" // with the name of a kind behind it
 	tokenPath     = "/dev/token"
 	timestampPath = "/dev/tsa/api/v1/timestamp"
 	rekorPath     = "/dev/rekor"
@@ -247,8 +246,15 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var tasks sync.WaitGroup
+	path := "/readyz"
+	if w.fails(failAuthority) { // such a world is never ready, and answers
+		path = "/livez"
+	}
 	tasks.Go(func() {
-		if w.awaitReady(ctx) {
+		for ctx.Err() == nil && w.State(w.url+path) != stateAnswers {
+			time.Sleep(5 * time.Millisecond)
+		}
+		if ctx.Err() == nil {
 			ready()
 		}
 	})
@@ -259,21 +265,6 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 	stop()
 	tasks.Wait()
 	return errors.Join(err, w.Close(ctx))
-}
-
-// awaitReady polls the world until it is ready, or ctx ends. A world without an authority is never
-// ready, and answers.
-func (w *World) awaitReady(ctx context.Context) bool {
-	path := "/readyz"
-	if w.fails(failAuthority) {
-		path = "/livez"
-	}
-	for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
-		if w.State(w.url+path) == stateAnswers {
-			return true
-		}
-	}
-	return false
 }
 
 // Close closes a world that does not run. It can be called again.
@@ -319,5 +310,5 @@ func (w *World) SigningConfig() ([]byte, error) { return w.app.Instance().Signin
 // Token returns an ID token with claims. It adds the other claims of a person's token if they are
 // absent.
 func (w *World) Token(claims map[string]any) (string, error) {
-	return w.issuers[emailKind].Mint(complete(claims))
+	return w.issuers["email"].Mint(complete(claims))
 }

@@ -94,7 +94,7 @@ func TestAWorldIsWhole(t *testing.T) {
 		"/dev/oidc/auth": 400, "/dev/oidc/token": 405, "/dev/rekor/api/v2/checkpoint": 200, "/dev/rekor/healthz": 200,
 		"/dev/tuf/root.json": 200, "/dev/tuf/timestamp.json": 200, "/dev/tuf/2.root.json": 404,
 		"/dev/tsa/api/v1/timestamp": 200, "/dev/": 200, "/dev/nothing": 404, "//dev/token": 200, "/dev//token": 307,
-		"/dev/oidc": 307, "/dev/oidc/": 303, "/dev/rekor": 307, "/dev/rekor/": 200, "/dev/tuf": 307, "/dev/tuf/": 200,
+		"/dev/oidc": 307, "/dev/oidc/": 303, "/dev/rekor": 307, "/dev/rekor/": 303, "/dev/tuf": 307, "/dev/tuf/": 200,
 	} {
 		for _, site := range []string{"", "cross-site"} {
 			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL()+path, nil)
@@ -271,7 +271,7 @@ func TestClaims(t *testing.T) {
 		"sub=x":                     {"sub": "x"},
 		"sub=x&email=a@example.com": {"sub": "x", "email": "a@example.com", "email_verified": true},
 		"email=a&email_verified=":   {"email": "a", "email_verified": nil, "sub": "a"},
-		"sub=1&b=false&exp=5&run=7": {"sub": "1", "b": false, "exp": int64(5), "run": "7"},
+		"sub=1&b=false&exp=5&run=7": {"sub": "1", "b": json.RawMessage("false"), "exp": json.RawMessage("5"), "run": "7"},
 		`sub=x&o={"a":1}&l=["b"]`:   {"sub": "x", "o": json.RawMessage(`{"a":1}`), "l": json.RawMessage(`["b"]`)},
 		"sub=x&aud=a&aud=b":         {"sub": "x", "aud": []any{"a", "b"}},
 	} {

@@ -3,7 +3,6 @@
 package dev
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -113,10 +112,10 @@ func ownDir(dir string) (string, error) {
 	if err == nil { // a target with ".." after a link of its own leads elsewhere than its text
 		err = checkPath(dir, 0)
 	}
-	if err != nil {
-		return "", err
+	if err == nil {
+		err = checkTree(dir)
 	}
-	return dir, checkTree(dir)
+	return dir, err
 }
 
 // maxLinks is how many symbolic links a path may have, as in Linux.
@@ -159,8 +158,8 @@ func checkTree(dir string) error {
 	_, err := os.Lstat(filepath.Join(dir, markerFile))
 	inside, private := !errors.Is(err, fs.ErrNotExist), false
 	type inode struct{ device, number uint64 }
-	names := make(map[inode]uint64)
-	var several []func() error // checks of the files with several names
+	elsewhere := make(map[inode]uint64) // how many names a file has outside
+	names := make(map[inode]string)     // one of those inside
 	err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 		var info fs.FileInfo
 		if err == nil {
@@ -184,21 +183,20 @@ func checkTree(dir string) error {
 			private = info.Mode().Perm()&0o077 == 0
 		case !info.IsDir() && stat.Nlink > 1:
 			file := inode{uint64(stat.Dev), stat.Ino}
-			names[file]++
-			several = append(several, func() error {
-				if names[file] < uint64(stat.Nlink) {
-					return fmt.Errorf("%s has another name outside of %s (a hard link), and both would be written", name, dir)
-				}
-				return nil
-			})
+			if names[file] == "" {
+				names[file], elsewhere[file] = name, uint64(stat.Nlink)
+			}
+			elsewhere[file]--
 		}
 		if !inside {
 			return fs.SkipAll // claimDir refuses it unless it is empty
 		}
 		return nil
 	})
-	for _, check := range several {
-		err = cmp.Or(err, check())
+	for file, number := range elsewhere {
+		if number > 0 && err == nil {
+			err = fmt.Errorf("%s has another name outside of %s (a hard link), and both would be written", names[file], dir)
+		}
 	}
 	return err
 }

@@ -74,19 +74,18 @@ func newProviderKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Rea
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 func (w *World) makeCA(context.Context) error {
-	chains, err := filepath.Glob(filepath.Join(w.path(caFolder), "*", "chain.pem"))
-	if err == nil && len(chains) == 0 {
-		var result *ceremony.Result
-		if result, err = ceremony.Init(ceremony.InitConfig{
-			Dir: w.path(caFolder), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
-		}); err == nil {
-			chains = []string{result.ChainFile}
-		}
+	chains, _ := fs.Glob(os.DirFS(w.dir), caFolder+"/*/chain.pem") // fails only for another pattern
+	if len(chains) > 0 {
+		w.chain = chains[len(chains)-1]
+		return nil
 	}
+	result, err := ceremony.Init(ceremony.InitConfig{
+		Dir: w.path(caFolder), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
+	})
 	if err != nil {
 		return fmt.Errorf("making the CA: %w", err)
 	}
-	w.chain, err = filepath.Rel(w.dir, chains[len(chains)-1])
+	w.chain, err = filepath.Rel(w.dir, result.ChainFile)
 	return err
 }
 
@@ -187,13 +186,13 @@ func loadOrMakeKey[K crypto.Signer](file string, generate func() (K, error)) (ke
 	if err != nil {
 		return key, err
 	}
-	if der, err := pem.One(text, "PRIVATE KEY"); err == nil {
-		parsed, err := x509.ParsePKCS8PrivateKey(der)
-		if key, ok := parsed.(K); ok && err == nil {
-			return key, nil
-		}
+	der, _ := pem.One(text, "PRIVATE KEY")
+	parsed, _ := x509.ParsePKCS8PrivateKey(der)
+	key, ok := parsed.(K)
+	if !ok {
+		err = fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and start again", file)
 	}
-	return key, fmt.Errorf("%s is not the key that mayfly dev has written there: delete the directory of the development world and start again", file)
+	return key, err
 }
 
 func writePEM(file, kind string, ders ...[]byte) error {

@@ -10,10 +10,10 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/httputil"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -36,17 +36,17 @@ func (w *World) mounts() []server.Mount {
 // newHandler returns what serves the paths below /dev/.
 func (w *World) newHandler() http.Handler {
 	mux := http.NewServeMux()
-	text := func(text string) http.Handler {
-		return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
-	}
+	timestamp := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(rw, "A timestamp authority. It answers POST (RFC 3161).\n")
+	})
+	checkpoint := http.RedirectHandler(rekorPath+"/api/v2/checkpoint", http.StatusSeeOther)
 	mux.HandleFunc("GET "+homePath+"{$}", w.servePage)
 	mux.HandleFunc("GET "+tokenPath, w.serveToken)
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
 	mux.Handle(failingPath, w.unless(failCT, http.NotFoundHandler()))
-	mux.Handle("GET "+timestampPath, w.unless(failTSA, text("A timestamp authority. It answers POST (RFC 3161).\n")))
+	mux.Handle("GET "+timestampPath, w.unless(failTSA, timestamp))
 	mux.Handle("POST "+timestampPath, w.unless(failTSA, w.tsa))
-	mux.Handle("GET "+rekorPath+"/{$}", w.unless(failRekor, text("A Rekor v2 log. Below this path, it answers "+
-		"POST api/v2/log/entries, GET api/v2/checkpoint and GET api/v2/tile/…\n")))
+	mux.Handle("GET "+rekorPath+"/{$}", w.unless(failRekor, checkpoint))
 	mux.Handle(rekorPath+"/", w.unless(failRekor, http.StripPrefix(rekorPath, w.rekor)))
 	for _, kind := range w.kinds {
 		home := http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther)
@@ -177,21 +177,16 @@ func claimsOf(query url.Values) (map[string]any, error) {
 // claim, true and false are booleans, time claims are numbers, and what begins like a JSON object or
 // list is one.
 func claimOf(name, value string) (any, error) {
+	isTime := slices.Contains([]string{"exp", "iat", "nbf", "auth_time"}, name)
 	switch {
 	case value == "":
 		return nil, nil
-	case slices.Contains([]string{"exp", "iat", "nbf", "auth_time"}, name):
-		seconds, err := strconv.ParseInt(value, 10, 64)
-		if err != nil {
-			err = fmt.Errorf("the claim %s is %q; it is a time, a whole number of seconds since 1970", name, value)
-		}
-		return seconds, err
-	case value == "true", value == "false":
-		return value == "true", nil
-	case value[0] != '{' && value[0] != '[':
+	case isTime && strings.Trim(value, "-0123456789") != "":
+		return nil, fmt.Errorf("the claim %s is %q; it is a time, a whole number of seconds since 1970", name, value)
+	case !isTime && value != "true" && value != "false" && value[0] != '{' && value[0] != '[':
 		return value, nil
 	case !json.Valid([]byte(value)):
-		return nil, fmt.Errorf("the claim %s begins like JSON and is none", name)
+		return nil, fmt.Errorf("the claim %s is %q, which is no JSON", name, value)
 	}
 	return json.RawMessage(value), nil
 }
@@ -209,4 +204,40 @@ func complete(given map[string]any) map[string]any {
 	}
 	maps.Copy(claims, given)
 	return claims
+}
+
+// The services that can fail on request.
+const (
+	failCT        = "ct"
+	failAuthority = "authority"
+	failIssuer    = "issuer"
+	failTSA       = "tsa"
+	failRekor     = "rekor"
+)
+
+// Failures are the services that Config.Fail can name. Without the log, the authority or the issuers,
+// the CA refuses requests as it does in production: its log answers 503, the process that signs does not
+// run, the providers' documents are unavailable. The timestamp authority and Rekor answer 503.
+func Failures() []string { return []string{failCT, failAuthority, failIssuer, failTSA, failRekor} }
+
+// CheckFailures returns why names are not all among Failures.
+func CheckFailures(names []string) error {
+	for _, name := range names {
+		if !slices.Contains(Failures(), name) {
+			return fmt.Errorf("%q is no service that can fail on request%s", name, suggest.DidYouMeanOr(name, Failures(), "these can:"))
+		}
+	}
+	return nil
+}
+
+func (w *World) fails(name string) bool { return slices.Contains(w.config.Fail, name) }
+
+// unless returns handler, or one that answers 503 where the service fails.
+func (w *World) unless(service string, handler http.Handler) http.Handler {
+	if !w.fails(service) {
+		return handler
+	}
+	return http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		http.Error(rw, "this service fails, as mayfly dev --fail requests", http.StatusServiceUnavailable)
+	})
 }

@@ -3,7 +3,6 @@
 package dev
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -26,29 +25,14 @@ import (
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
 
-// emailKind is the kind of people, whose issuer has the sign-in page.
-const emailKind = "email"
-
 //go:embed identities.yaml
 var identitiesYAML []byte
 
 // Kind is a kind of identity: whose tokens a world gives, and the issuer of these tokens.
-// identities.yaml describes the fields.
+// identities.yaml describes the fields. A value of a parameter must match its Pattern completely.
 type Kind struct {
-	Name       string      `yaml:"kind"`
-	Path       string      `yaml:"path"` // of the issuer; "" for issuersPath and Name
-	About      string      `yaml:"about"`
-	Entry      string      `yaml:"entry"`
-	Parameters []Parameter `yaml:"parameters"`
-	Claims     string      `yaml:"claims"`
-}
-
-// Parameter is a parameter of a Kind. A value must match Pattern completely; "" for any value.
-type Parameter struct {
-	Name    string `yaml:"name"`
-	Usage   string `yaml:"usage"`
-	Default string `yaml:"default"`
-	Pattern string `yaml:"pattern"`
+	Name, Path, About, Entry, Claims string
+	Parameters                       []struct{ Name, Usage, Default, Pattern string }
 }
 
 // Kinds are the kinds of identity, in the order of identities.yaml.
@@ -58,9 +42,6 @@ type Kinds []Kind
 func NewKinds() (kinds Kinds) {
 	if err := yaml.Unmarshal(identitiesYAML, &kinds); err != nil {
 		panic(err) // a fault of this program, which every test finds
-	}
-	for i := range kinds {
-		kinds[i].Path = cmp.Or(kinds[i].Path, issuersPath+kinds[i].Name)
 	}
 	return kinds
 }
@@ -82,11 +63,11 @@ func (k Kinds) Help() string {
 	for _, kind := range k {
 		fmt.Fprintf(&b, "  %s: %s\n", kind.Name, kind.About)
 		for _, p := range kind.Parameters {
-			fmt.Fprintf(&b, "    --%-16s %s", p.Name, p.Usage)
+			value := ""
 			if p.Default != "" && !strings.Contains(p.Default, "{{") {
-				fmt.Fprintf(&b, " (%s)", p.Default)
+				value = " (" + p.Default + ")"
 			}
-			b.WriteByte('\n')
+			fmt.Fprintf(&b, "    --%-16s %s%s\n", p.Name, p.Usage, value)
 		}
 	}
 	return b.String()
@@ -183,7 +164,8 @@ func (w *World) makeProviders(context.Context) error {
 	for _, kind := range w.kinds {
 		// RS256: cosign treats a token of another algorithm in --identity-token as a file name.
 		issuer, err := provider.New(provider.Config{
-			IssuerURL: w.url + kind.Path, Algorithm: "RS256", SignIn: kind.Name == emailKind, Warning: w.Warning(), Key: w.providerKey,
+			IssuerURL: w.url + kind.Path, Algorithm: "RS256", Key: w.providerKey,
+			SignIn: kind.Path == providerPath, Warning: w.Warning(),
 		})
 		if err != nil {
 			return fmt.Errorf("making the OpenID provider of %s: %w", kind.Name, err)

@@ -86,7 +86,7 @@ func TestBrowsersFindThePage(t *testing.T) {
 		{"POST", "/dev/", browser, 405, ""},
 		{"HEAD", "/dev/oidc/", "*/*", 303, "/dev/oidc/.well-known/openid-configuration"},
 		{"HEAD", "/dev/tuf/", "*/*", 200, ""},
-		{"HEAD", "/dev/rekor/", "*/*", 200, ""},
+		{"HEAD", "/dev/rekor/", "*/*", 303, "/dev/rekor/api/v2/checkpoint"},
 	} {
 		request, err := http.NewRequestWithContext(t.Context(), test.method, w.URL()+test.path, nil)
 		if err != nil {

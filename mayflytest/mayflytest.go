@@ -187,19 +187,10 @@ func (w *World) IssuerURLAs(kind string) string {
 }
 
 // TrustedRoot is the world's trusted_root.json.
-func (w *World) TrustedRoot() []byte {
-	w.t.Helper()
-	return must[[]byte](w.t)(w.world.TrustedRoot())
-}
+func (w *World) TrustedRoot() []byte { return must[[]byte](w.t)(w.world.TrustedRoot()) }
 
 // SigningConfig is the world's signing_config.v0.2.json.
-func (w *World) SigningConfig() []byte {
-	w.t.Helper()
-	return must[[]byte](w.t)(w.world.SigningConfig())
-}
+func (w *World) SigningConfig() []byte { return must[[]byte](w.t)(w.world.SigningConfig()) }
 
 // TUFRoot is the root of trust with which clients of TUFMirror begin.
-func (w *World) TUFRoot() []byte {
-	w.t.Helper()
-	return must[[]byte](w.t)(w.world.TUFRoot())
-}
+func (w *World) TUFRoot() []byte { return must[[]byte](w.t)(w.world.TUFRoot()) }

@@ -5,7 +5,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -47,7 +46,14 @@ the process to itself too, and the port must be the same on both sides.`,
 			if err != nil {
 				return err
 			}
-			printBanner(c.ErrOrStderr(), cfg.Dir, world.Warning())
+			keys, warning := "Its keys are thrown away when it stops.", world.Warning()
+			if cfg.Dir != "" {
+				keys = "Its keys lie unprotected in " + cfg.Dir + "."
+			}
+			if warning == "" {
+				warning = "Whoever can reach it can sign as anybody. It listens on loopback only."
+			}
+			printable.Fprintf(c.ErrOrStderr(), "mayfly dev: a keyless world for development. THIS IS NO PRODUCTION.\n%s\n%s\n\n", warning, keys)
 			if len(cfg.Fail) > 0 {
 				printable.Fprintf(c.ErrOrStderr(), "These services fail, as --fail requests: %s.\n\n", strings.Join(cfg.Fail, ", "))
 			}
@@ -55,7 +61,14 @@ the process to itself too, and the port must be the same on both sides.`,
 			if err != nil {
 				return errors.Join(err, world.Close(c.Context()))
 			}
-			return world.Run(c.Context(), func() { printWorld(c.OutOrStdout(), world.URL(), commands) })
+			return world.Run(c.Context(), func() {
+				fmt.Fprintf(c.OutOrStdout(), `ready: %[1]s
+
+%[2]s
+All this in a browser, and the newest certificates: %[1]s/dev/
+Also there: %[1]s/trusted_root.json and %[1]s/signing_config.v0.2.json. Stop with Ctrl-C.
+`, world.URL(), commands)
+			})
 		},
 	}
 	f := c.Flags()
@@ -67,29 +80,4 @@ the process to itself too, and the port must be the same on both sides.`,
 	f.DurationVar(&cfg.CertificateLifetime, "certificate-lifetime", 10*time.Minute, "how long certificates are good, from 1m to 60m")
 	f.StringVar(&cfg.LogLevel, "log-level", "error", "what to log on standard error: debug, info, warn, error")
 	return c
-}
-
-func printBanner(out io.Writer, dir, warning string) {
-	keys := "Its keys are thrown away when it stops."
-	if dir != "" {
-		keys = "Its keys lie unprotected in " + dir + "."
-	}
-	if warning == "" {
-		warning = "Whoever can reach it can sign as anybody. It listens on loopback only."
-	}
-	printable.Fprintf(out, `mayfly dev: a keyless world for development. THIS IS NO PRODUCTION.
-%s
-%s
-
-`, warning, keys)
-}
-
-// printWorld prints that the world is ready, and the commands to paste.
-func printWorld(out io.Writer, url, commands string) {
-	fmt.Fprintf(out, `ready: %[1]s
-
-%[2]s
-All this in a browser, and the newest certificates: %[1]s/dev/
-Also there: %[1]s/trusted_root.json and %[1]s/signing_config.v0.2.json. Stop with Ctrl-C.
-`, url, commands)
 }

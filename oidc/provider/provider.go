@@ -204,19 +204,15 @@ func writeJSON(w http.ResponseWriter, status int, document any) {
 
 // generateKey returns a new private key of the type that alg needs (RFC 7518, section 3.1).
 func generateKey(alg string) (crypto.Signer, error) {
-	switch alg {
-	case "RS256", "RS384", "RS512", "PS256", "PS384", "PS512":
+	curves := map[string]elliptic.Curve{"ES256": elliptic.P256(), "ES384": elliptic.P384(), "ES512": elliptic.P521()}
+	switch {
+	case slices.Contains([]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}, alg):
 		return rsa.GenerateKey(rand.Reader, 2048)
-	case "ES256":
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case "ES384":
-		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case "ES512":
-		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	case "EdDSA":
+	case curves[alg] != nil:
+		return ecdsa.GenerateKey(curves[alg], rand.Reader)
+	case alg == "EdDSA":
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err
-	default:
-		return nil, fmt.Errorf("choosing a key: %q is none of RS, PS and ES with 256, 384 or 512, and EdDSA", alg)
 	}
+	return nil, fmt.Errorf("choosing a key: %q is none of RS, PS and ES with 256, 384 or 512, and EdDSA", alg)
 }
