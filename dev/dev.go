@@ -130,7 +130,6 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 			return nil, errors.Join(err, w.Close(ctx))
 		}
 	}
-	w.handler = w.newHandler()
 	return w, nil
 }
 
@@ -155,33 +154,36 @@ func (w *World) claim(context.Context) error {
 
 // checkConfig sets the host in the world's URLs: Expose, or that of Listen, which must be loopback.
 func (w *World) checkConfig(ctx context.Context) (err error) {
-	c := &w.config
+	c, errFail := &w.config, CheckFailures(w.config.Fail)
 	w.host, _, err = net.SplitHostPort(c.Listen)
 	switch {
+	case errFail != nil:
+		return errFail
 	case err != nil:
 		return fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
 	case c.Expose == "" && !httputil.IsLoopback(w.host):
-		return fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: use a loopback "+
-			"address with a port, such as %s, or name with --expose the host by which other machines reach this one", c.Listen, DefaultListen)
+		return fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: "+
+			"use a loopback address with a port, such as %s, or name with --expose the host by which other machines reach this one",
+			c.Listen, DefaultListen)
 	case c.Expose == "":
-		return CheckFailures(c.Fail)
+		return nil
 	case httputil.IsLoopback(w.host):
 		c.Note(fmt.Errorf("no other machine reaches this world, since it listens on %s: --listen 0.0.0.0:5555 is every address", c.Listen))
 	}
 	w.host = strings.ToLower(c.Expose)
 	ip, notIP := netip.ParseAddr(w.host)
-	notName := strings.ContainsAny(w.host[:1], ".-") || strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") != ""
-	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && notName {
+	isName := strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && !strings.ContainsAny(w.host[:1], ".-")
+	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && !isName {
 		return fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, "+
 			"without a scheme, port or path, such as mayfly.internal", c.Expose)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if _, err := net.DefaultResolver.LookupHost(ctx, w.host); err != nil {
-		return fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this machine, "+
-			"with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
+		return fmt.Errorf("the host to expose: %w; the CA itself reads the issuer's keys at that name: make it lead to this "+
+			"machine, with an entry in /etc/hosts, extra_hosts (compose) or hostAliases (Kubernetes)", err)
 	}
-	return CheckFailures(c.Fail)
+	return nil
 }
 
 // Warning states that other machines reach the world; "" if they cannot.
@@ -247,7 +249,7 @@ func (w *World) Run(ctx context.Context, ready func()) error {
 	defer stop()
 	var tasks sync.WaitGroup
 	path := "/readyz"
-	if w.fails(failAuthority) { // such a world is never ready, and answers
+	if w.fails("authority") { // such a world is never ready, and answers
 		path = "/livez"
 	}
 	tasks.Go(func() {

@@ -63,13 +63,11 @@ func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
 // need it.
 func (w *World) makeKey(context.Context) error {
 	w.keys.Go(func() (err error) {
-		w.providerKey, err = loadOrMakeKey(w.path(providerKey), newProviderKey)
+		w.providerKey, err = loadOrMakeKey(w.path(providerKey), func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 		return err
 	})
 	return nil
 }
-
-func newProviderKey() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
 
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
@@ -133,10 +131,10 @@ func (w *World) makeTSA(context.Context) error {
 	file := w.path(tsaChain)
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		chain, err := tsa.NewChain(key, time.Now())
-		if err != nil {
-			return err
+		if err == nil {
+			err = writePEM(file, "CERTIFICATE", chain...)
 		}
-		if err := writePEM(file, "CERTIFICATE", chain...); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -159,7 +157,7 @@ func (w *World) makeTSA(context.Context) error {
 func (w *World) writeSettings(context.Context) error {
 	settings, err := render(settingsYAML, map[string]any{
 		"listen": w.listener.Addr(), "url": w.url, "host": w.host, "loopback": httputil.IsLoopback(w.host), "chain": w.chain,
-		"ct_fails": w.fails(failCT), "authority_fails": w.fails(failAuthority),
+		"ct_fails": w.fails("ct"), "authority_fails": w.fails("authority"),
 		"timestamp_authority": string(w.authority), "rekor": string(w.log),
 		"lifetime": w.config.CertificateLifetime, "level": w.config.LogLevel,
 	})

@@ -43,15 +43,15 @@ func (w *World) newHandler() http.Handler {
 	mux.HandleFunc("GET "+homePath+"{$}", w.servePage)
 	mux.HandleFunc("GET "+tokenPath, w.serveToken)
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
-	mux.Handle(failingPath, w.unless(failCT, http.NotFoundHandler()))
-	mux.Handle("GET "+timestampPath, w.unless(failTSA, timestamp))
-	mux.Handle("POST "+timestampPath, w.unless(failTSA, w.tsa))
-	mux.Handle("GET "+rekorPath+"/{$}", w.unless(failRekor, checkpoint))
-	mux.Handle(rekorPath+"/", w.unless(failRekor, http.StripPrefix(rekorPath, w.rekor)))
+	mux.Handle(failingPath, w.unless("ct", http.NotFoundHandler()))
+	mux.Handle("GET "+timestampPath, w.unless("tsa", timestamp))
+	mux.Handle("POST "+timestampPath, w.unless("tsa", w.tsa))
+	mux.Handle("GET "+rekorPath+"/{$}", w.unless("rekor", checkpoint))
+	mux.Handle(rekorPath+"/", w.unless("rekor", http.StripPrefix(rekorPath, w.rekor)))
 	for _, kind := range w.kinds {
 		home := http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther)
-		mux.Handle("GET "+kind.Path+"/{$}", w.unless(failIssuer, home))
-		mux.Handle(kind.Path+"/", w.unless(failIssuer, w.issuers[kind.Name]))
+		mux.Handle("GET "+kind.Path+"/{$}", w.unless("issuer", home))
+		mux.Handle(kind.Path+"/", w.unless("issuer", w.issuers[kind.Name]))
 	}
 	return guard(w.config.Expose, mux)
 }
@@ -206,19 +206,10 @@ func complete(given map[string]any) map[string]any {
 	return claims
 }
 
-// The services that can fail on request.
-const (
-	failCT        = "ct"
-	failAuthority = "authority"
-	failIssuer    = "issuer"
-	failTSA       = "tsa"
-	failRekor     = "rekor"
-)
-
 // Failures are the services that Config.Fail can name. Without the log, the authority or the issuers,
 // the CA refuses requests as it does in production: its log answers 503, the process that signs does not
 // run, the providers' documents are unavailable. The timestamp authority and Rekor answer 503.
-func Failures() []string { return []string{failCT, failAuthority, failIssuer, failTSA, failRekor} }
+func Failures() []string { return []string{"ct", "authority", "issuer", "tsa", "rekor"} }
 
 // CheckFailures returns why names are not all among Failures.
 func CheckFailures(names []string) error {

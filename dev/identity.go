@@ -94,7 +94,8 @@ func (k *Kind) values(given map[string]string, worldURL string) (map[string]any,
 	}
 	for name := range given {
 		if !slices.Contains(names, name) {
-			return nil, fmt.Errorf("the kind %s has no parameter %q%s", k.Name, name, suggest.DidYouMeanOr(name, names, "its parameters are"))
+			list := suggest.DidYouMeanOr(name, names, "its parameters are")
+			return nil, fmt.Errorf("the kind %s has no parameter %q%s", k.Name, name, list)
 		}
 	}
 	return values, nil
@@ -155,7 +156,7 @@ func render(text string, values map[string]any) (string, error) {
 	return b.String(), err
 }
 
-// makeProviders creates the issuer of each kind. They share a key, which the CA does not notice.
+// makeProviders creates the issuer of each kind, and the handler of all services. They share a key, which the CA does not notice.
 func (w *World) makeProviders(context.Context) error {
 	if err := w.keys.Wait(); err != nil {
 		return err
@@ -172,6 +173,7 @@ func (w *World) makeProviders(context.Context) error {
 		}
 		w.issuers[kind.Name] = issuer
 	}
+	w.handler = w.newHandler()
 	return nil
 }
 

@@ -39,15 +39,21 @@ func (w *World) write(name, text string) error {
 		w.config.Note(fmt.Errorf("%s was edited and is used as it is; delete it to get the one that mayfly dev writes", file))
 		return nil
 	default:
-		return fmt.Errorf("%s was edited, and this start needs another content than the last one: its flags, its address, its --issuers file or the "+
-			"version of mayfly differ, or the first line was changed; start it as before, or rename the file, start again, and repeat the edit in the new one", file)
+		return fmt.Errorf("%s was edited, and this start needs another content than the last one: its flags, its address, "+
+			"its --issuers file or the version of mayfly differ, or the first line was changed; start it as before, "+
+			"or rename the file, start again, and repeat the edit in the new one", file)
 	}
 	return files.Replace(file, []byte(first(text)+"\n"+text), 0o600)
 }
 
-// writeIssuers writes the issuer file, and prepares to write it again when Config.Issuers changes.
+// writeIssuers writes the issuer file with the world's issuers, and prepares to write it again when Config.Issuers changes.
 func (w *World) writeIssuers(ctx context.Context) error {
-	own, err := w.ownIssuers()
+	own := "oidc-issuers:\n"
+	for _, kind := range w.kinds {
+		own += fmt.Sprintf("  %[1]q: {issuer-url: %[1]q, client-id: sigstore, description: %[2]q, %[3]s}\n",
+			w.url+kind.Path, kind.About, kind.Entry)
+	}
+	own, err := render(own, world(w.url))
 	if err != nil {
 		return err
 	}
@@ -77,7 +83,8 @@ func (w *World) addIssuers(ctx context.Context, own string) error {
 		return fmt.Errorf("%s is the file that mayfly dev writes, and edits of it stay in use: name another file, or none", name)
 	}
 	// The check reads the file itself, so that mistakes have its lines.
-	report, err := app.Check(ctx, app.CheckOptions{File: w.path(settingsFile), Environ: []string{"MAYFLY_ISSUERS=" + name}, NoFiles: true})
+	environ := []string{"MAYFLY_ISSUERS=" + name}
+	report, err := app.Check(ctx, app.CheckOptions{File: w.path(settingsFile), Environ: environ, NoFiles: true})
 	if err := errors.Join(append(report.Mistakes, err)...); err != nil {
 		return err
 	}
@@ -97,15 +104,6 @@ func (w *World) addIssuers(ctx context.Context, own string) error {
 	return w.write(issuersFile, text)
 }
 
-// ownIssuers returns an issuer file with the world's issuers.
-func (w *World) ownIssuers() (string, error) {
-	text := "oidc-issuers:\n"
-	for _, kind := range w.kinds {
-		text += fmt.Sprintf("  %[1]q: {issuer-url: %[1]q, client-id: sigstore, description: %[2]q, %[3]s}\n", w.url+kind.Path, kind.About, kind.Entry)
-	}
-	return render(text, world(w.url))
-}
-
 // mergeIssuers returns an issuer file with the entries of added, and those of own that it lacks.
 func mergeIssuers(added, own []byte) (string, error) {
 	const key = "oidc-issuers"
@@ -117,7 +115,8 @@ func mergeIssuers(added, own []byte) (string, error) {
 	entries, more := child(root, key), child(documents[1].Content[0], key)
 	switch {
 	case root.Style == yaml.FlowStyle, entries != nil && entries.Kind != yaml.MappingNode:
-		return "", errors.New("it is JSON, or its " + key + " is an alias: mayfly dev adds its own issuers there, and needs YAML with one key on a line")
+		return "", errors.New("it is JSON, or its " + key + " is an alias: mayfly dev adds its own issuers there, " +
+			"and needs YAML with one key on a line")
 	case entries == nil:
 		root.Content = append(root.Content, documents[1].Content[0].Content...)
 	default:

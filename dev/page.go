@@ -30,9 +30,6 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"line": printable.Line, "split": strings.Split, "trim": strings.TrimSpace, "hasPrefix": strings.HasPrefix,
 }).Parse(pageHTML))
 
-// maxRecent is the number of certificates that the page shows.
-const maxRecent = 20
-
 // stateAnswers is the state of a service without a fault.
 const stateAnswers = "answers"
 
@@ -42,7 +39,8 @@ func (w *World) Commands() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return render(commandsText, map[string]any{"url": w.url, "email": DefaultEmail, "checksum": fmt.Sprintf("%x", sha256.Sum256(root))})
+	checksum := fmt.Sprintf("%x", sha256.Sum256(root))
+	return render(commandsText, map[string]any{"url": w.url, "email": DefaultEmail, "checksum": checksum})
 }
 
 // pageData is the content of the landing page, beside what the world's methods return.
@@ -90,14 +88,14 @@ func (w *World) State(url string) string {
 	return stateAnswers
 }
 
-// recent returns the newest certificates in the log, the newest first.
+// recent returns the 20 newest certificates in the log, the newest first.
 func (w *World) recent(ctx context.Context) (list []*reader.Found, err error) {
 	log, err := embedded.Source(embedded.Config{Dir: w.path(ctFolder)})
 	if err != nil {
 		return nil, err
 	}
 	for found, err := range log.Search(ctx, reader.Query{}) {
-		if list = append(list, found); err != nil || len(list) == maxRecent {
+		if list = append(list, found); err != nil || len(list) == 20 {
 			return list, err
 		}
 	}

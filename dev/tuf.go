@@ -57,12 +57,9 @@ func writeTUF(dir string, key crypto.Signer, targets map[string][]byte, now time
 			return err
 		}
 	}
-	list.Signed.Version = version
-	snapshot := metadata.Snapshot(expires)
-	snapshot.Signed.Version = version
+	snapshot, timestamp := metadata.Snapshot(expires), metadata.Timestamp(expires)
+	list.Signed.Version, snapshot.Signed.Version, timestamp.Signed.Version = version, version, version
 	snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(version)
-	timestamp := metadata.Timestamp(expires)
-	timestamp.Signed.Version = version
 	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(version)
 	// The timestamp last: until then clients see the old repository.
 	return errors.Join(

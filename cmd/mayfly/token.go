@@ -80,11 +80,6 @@ The kinds of identity for --as, each with its parameters and their defaults:
 	return c
 }
 
-const (
-	fetchTimeout = 10 * time.Second
-	maxFetched   = 4 << 20
-)
-
 // fetch gets a document from a running instance. If there is none at that path, the error ends in
 // absent.
 func fetch(ctx context.Context, base, path string, query url.Values, absent string) ([]byte, error) {
@@ -93,7 +88,7 @@ func fetch(ctx context.Context, base, path string, query url.Values, absent stri
 		return nil, usageError{fmt.Errorf("--url is %q; it looks like http://%s", base, dev.DefaultListen)}
 	}
 	u.Path, u.RawQuery = strings.TrimRight(u.Path, "/")+path, query.Encode()
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -107,7 +102,7 @@ func fetch(ctx context.Context, base, path string, query url.Values, absent stri
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := files.ReadAll(response.Body, maxFetched)
+	body, err := files.ReadAll(response.Body, 4<<20)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer of %s: %w", base, err)
