@@ -38,6 +38,8 @@ type Options struct {
 	Environ []string
 	// LogOutput receives the log; nil for none.
 	LogOutput io.Writer
+	// LibraryLog receives the logger for Tessera, whose own is one for the whole process; nil keeps that.
+	LibraryLog func(*slog.Logger)
 	// Version is the version in the metric mayfly_build_info.
 	Version string
 	// Mounts are also served on the HTTP listener.
@@ -149,6 +151,9 @@ func build(ctx context.Context, options Options) (*App, error) {
 	}
 	app := &App{Config: cfg, options: options, registry: newRegistry(options.Version)}
 	app.logger, app.callers = newLoggers(cfg.Log, options.LogOutput)
+	if options.LibraryLog != nil && options.report == nil {
+		options.LibraryLog(newLibraryLogger(app.callers))
+	}
 	app.warn = options.warner(app.logger)
 	app.warn(warnings...)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -43,6 +44,25 @@ func newLoggers(cfg config.Log, out io.Writer) (operator, callers *slog.Logger) 
 // can cause.
 func NewCallerLogger(out io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(newLines(out, level, true))
+}
+
+// libraryLines is a handler for the errors of Tessera, which repeats one ten times a second.
+type libraryLines struct {
+	slog.Handler
+	spare *breaker.Sparing
+}
+
+func newLibraryLogger(logger *slog.Logger) *slog.Logger {
+	return slog.New(libraryLines{logger.Handler(), &breaker.Sparing{Logger: logger, Interval: time.Minute}})
+}
+
+// Enabled implements slog.Handler. Tessera's warnings are outages that this process reports itself.
+func (libraryLines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelError }
+
+// Handle implements slog.Handler.
+func (l libraryLines) Handle(ctx context.Context, r slog.Record) error {
+	l.spare.Log(ctx, r.Level, "the library below the embedded log (Tessera) reports a fault", slog.String("error", r.Message))
+	return nil
 }
 
 // newHandler returns a handler of a format, which changes each attribute by change.

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
 func serveCommand(hurry <-chan struct{}) *cobra.Command {
@@ -30,6 +31,7 @@ func serveCommand(hurry <-chan struct{}) *cobra.Command {
 				ConfigFile: file,
 				Environ:    os.Environ(),
 				LogOutput:  c.ErrOrStderr(),
+				LibraryLog: embedded.RouteTesseraLogs,
 				Version:    version(),
 				Hurry:      hurry,
 			})
