@@ -254,7 +254,7 @@ func (a *App) Listen() (l server.Listeners, err error) {
 			continue
 		}
 		if *open.listener, err = net.Listen("tcp", open.address); err != nil {
-			err = fmt.Errorf("listening on listen.%s: %w", open.key, err)
+			err = fmt.Errorf("listening on listen.%s: %w; expected a free port on an address of this machine", open.key, err)
 			for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
 				if listener != nil {
 					err = errors.Join(err, listener.Close())

@@ -57,7 +57,9 @@ func newLibraryLogger(logger *slog.Logger) *slog.Logger {
 }
 
 // Enabled implements slog.Handler. Tessera's warnings are outages that this process reports itself.
-func (libraryLines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelError }
+func (libraryLines) Enabled(_ context.Context, level slog.Level) bool {
+	return level >= slog.LevelError
+}
 
 // Handle implements slog.Handler.
 func (l libraryLines) Handle(ctx context.Context, r slog.Record) error {

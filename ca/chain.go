@@ -114,7 +114,7 @@ func checkCA(c *x509.Certificate, below int) (errs []error) {
 		// RFC 5280, section 4.1.2.6. Without this check every request would fail, and only at run time.
 		{bytes.Equal(c.RawSubject, []byte{0x30, 0x00}), "has an empty subject; a CA needs a name"},
 		// RFC 5280, section 4.2.1.3.
-		{c.KeyUsage&x509.KeyUsageCertSign == 0, "has no key usage keyCertSign"},
+		{c.KeyUsage&x509.KeyUsageCertSign == 0, "has no key usage keyCertSign, and some clients (sigstore-python) refuse every certificate below; issue it again with it"},
 		// Extended key usages of CAs restrict the certificates below them in every client's verifier.
 		{len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny),
 			"has extended key usages without codeSigning, so nothing below it may sign code"},

@@ -49,7 +49,7 @@ func caActivateCommand() *cobra.Command {
 	}
 	c.ValidArgsFunction = flags.complete
 	flags.editFlags(c)
-	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h, or now")
+	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h or +3d, or now")
 	return c
 }
 
@@ -111,7 +111,7 @@ func caRetireCommand() *cobra.Command {
 	}
 	c.ValidArgsFunction = flags.complete
 	flags.editFlags(c)
-	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h, or now")
+	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h or +3d, or now")
 	c.Flags().BoolVar(&flags.compromised, "compromised", false, "its key may be in other hands: stop it now, and end its trust at --since")
 	addTime(c, &flags.since, "since", "with --compromised: the earliest time at which the key may have been in other hands, or a duration such as -2h (default: now)")
 	return c
@@ -208,7 +208,7 @@ func caCheckCommand() *cobra.Command {
 				return fmt.Errorf("%s: %w", loaded.Name, err)
 			}
 			if !flags.out.json() {
-				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is well; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
+				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is valid; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
 			}
 			logs := 0 // that accept its roots
 			if flags.config != "" {

@@ -89,7 +89,7 @@ func (f *initFlags) run(c *cobra.Command, dir string, to io.Writer) error {
 		return err
 	}
 	notes := append(result.Keys, "Its root is in "+result.RootDir+": move that folder to a place that is offline.")
-	err = printCA(to, result, fmt.Sprintf("The CA stands in %s. Authority %s:", filepath.Dir(result.SetFile), result.AuthorityID), notes...)
+	err = printCA(to, result, fmt.Sprintf("The CA is in %s. Authority %s:", filepath.Dir(result.SetFile), result.AuthorityID), notes...)
 	if err != nil || result.KeyFile == "" {
 		return err
 	}

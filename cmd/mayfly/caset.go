@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,7 +54,11 @@ func (f *setFlags) server() (*config.Server, error) {
 		cfg, _, err := config.LoadServer(f.config, os.Environ())
 		return cfg, err
 	}
-	return &config.Server{CA: config.CA{Set: setFile(cmp.Or(f.set, "ca.yaml"))}}, nil
+	path := setFile(cmp.Or(f.set, "ca.yaml"))
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("finding the CA set: %w; name it with --set, or mayfly.yaml with --config (mayfly ca init creates one)", err)
+	}
+	return &config.Server{CA: config.CA{Set: path}}, nil
 }
 
 // read reads the set without its keys, at the time that it returns.
@@ -124,7 +129,16 @@ func (f *setFlags) complete(_ *cobra.Command, args []string, _ string) (ids []co
 	return ids, cobra.ShellCompDirectiveNoFileComp
 }
 
-// timeFlag is the value of a flag: RFC 3339, "now", or a duration from now such as +36h or -2h, and
+// parseDuration is time.ParseDuration, and also reads whole days such as 3d.
+func parseDuration(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseInt(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(text)
+}
+
+// timeFlag is the value of a flag: RFC 3339, "now", or a duration from now such as +3d or -2h, and
 // with ago also one in the past without a sign. "" is the zero time.
 type timeFlag struct {
 	to  *time.Time
@@ -140,7 +154,7 @@ func (t *timeFlag) String() string { return "" }
 
 func (t *timeFlag) Set(text string) error {
 	when, err := time.Parse(time.RFC3339, text)
-	offset, offsetErr := time.ParseDuration(text)
+	offset, offsetErr := parseDuration(text)
 	signed := strings.HasPrefix(text, "+") || strings.HasPrefix(text, "-")
 	switch {
 	case text == "":
@@ -154,9 +168,9 @@ func (t *timeFlag) Set(text string) error {
 	}
 	switch {
 	case err != nil && t.ago:
-		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, or how long ago, such as 24h")
+		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, or how long ago, such as 24h or 7d")
 	case err != nil:
-		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +36h or -2h, or now")
+		return errors.New("it should be a time such as 2026-11-08T00:00:00Z, a duration from now such as +3d, +36h or -2h, or now")
 	}
 	*t.to = when
 	return nil
