@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -48,8 +47,8 @@ func eachRemote(cfg *config.Server, now time.Time, do func(i int, entry config.C
 	return n
 }
 
-// askLog requests get-sth of RFC 6962 from one log; then the checkpoint, which a static-ct-api log
-// may serve under the same URL; then its roots, to check that the log exists.
+// askLog requests the newest tree head of one log; and of a log that serves none, its roots, to check
+// that the log exists.
 func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 	atURL, atKey := []string{"url"}, []string{"public_key"}
 	text, err := readFile(entry.PublicKey)
@@ -65,16 +64,8 @@ func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 		return nil, err
 	}
 	defer log.CloseIdleConnections()
-	_, err = log.TreeHead(ctx, key)
-	if notServed(err) {
-		var checkpoint []byte
-		if checkpoint, err = log.Checkpoint(ctx); err == nil {
-			if _, err = reader.ReadCheckpoint(checkpoint, key); err != nil {
-				err = &ctlog.InvalidError{Err: err}
-			}
-		}
-	}
-	if notServed(err) {
+	_, err = reader.OpenRemote(ctx, log, reader.Config{Key: key})
+	if errors.As(err, new(*ctlog.StatusError)) {
 		if _, err = log.Roots(ctx); err == nil {
 			return keypath.Errorf(atURL, "the log serves no tree head at this URL, so its key was not verified; the first certificate will show whether it is right"), nil
 		}
@@ -87,12 +78,6 @@ func askLog(ctx context.Context, entry config.CTLog) (warning, err error) {
 		return nil, keypath.Errorf(atURL, "%w", err)
 	}
 	return nil, nil
-}
-
-// notServed reports whether a log has answered that it has nothing at a path.
-func notServed(err error) bool {
-	var status *ctlog.StatusError
-	return errors.As(err, &status) && slices.Contains([]int{http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusGone, http.StatusNotImplemented}, status.StatusCode)
 }
 
 // CheckLogRoots asks each remote log of cfg whether it accepts the root of every chain that signs

@@ -5,10 +5,8 @@ package ceremony
 import (
 	"cmp"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -94,10 +92,10 @@ func (cfg AuthorityConfig) plan() Plan {
 }
 
 // Check reports every mistake that can be found without opening or generating a key.
-func (cfg InitConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
+func (cfg InitConfig) Check() error { return keypath.Sentences(cfg.plan().Check()) }
 
 // Check reports every mistake that can be found without opening or generating a key.
-func (cfg AuthorityConfig) Check() error { return withoutPaths(cfg.plan().Check()) }
+func (cfg AuthorityConfig) Check() error { return keypath.Sentences(cfg.plan().Check()) }
 
 // Init creates a root, an intermediate and a CA set in an empty folder:
 //
@@ -133,7 +131,7 @@ func NewAuthority(cfg AuthorityConfig) (*Result, error) { return cfg.plan().sing
 func (p Plan) single() (*Result, error) {
 	c, err := p.run()
 	if err != nil {
-		return nil, withoutPaths(err)
+		return nil, keypath.Sentences(err)
 	}
 	in := func(name string) string { return filepath.Join(p.Dir, p.Intermediates[0].ID, name) }
 	result := &Result{ChainFile: in(chainFile), Intermediate: c.intermediates[0], Root: c.root.Chain[len(c.root.Chain)-1]}
@@ -141,16 +139,4 @@ func (p Plan) single() (*Result, error) {
 		result.KeyFile, result.PasswordFile = in(keyFile), in(passwordFile)
 	}
 	return result, nil
-}
-
-// withoutPaths returns the errors of a plan that no file holds, each once: both certificates of a
-// CA share settings.
-func withoutPaths(err error) error {
-	var errs []error
-	for _, e := range keypath.All(err) {
-		if !slices.ContainsFunc(errs, func(other error) bool { return other.Error() == e.Err.Error() }) {
-			errs = append(errs, e.Err)
-		}
-	}
-	return errors.Join(errs...)
 }

@@ -68,13 +68,7 @@ func Load(ctx context.Context, cfg *config.Server, now time.Time, keys Keys) (*L
 // LoadAlone is Load for an authority that no set lists yet. It signs for as long as its chain is
 // valid, and no error or warning has a place.
 func LoadAlone(ctx context.Context, entry config.CASetAuthority, now time.Time, keys Keys) (*Loaded, error) {
-	l, err := alone(entry.Chain, entry, now, func(err error) error {
-		var errs []error
-		for _, e := range keypath.All(err) {
-			errs = append(errs, e.Err)
-		}
-		return errors.Join(errs...)
-	})
+	l, err := alone(entry.Chain, entry, now, keypath.Sentences)
 	return l.load(ctx, now, keys, err)
 }
 

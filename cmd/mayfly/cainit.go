@@ -172,10 +172,8 @@ func (a adoption) run(c *cobra.Command, to io.Writer, dir string, external *cere
 			return err
 		}
 	}
-	chain := loaded.Set.Members()[0].Chain
-	result, err := ceremony.Adopt(ceremony.AdoptConfig{
-		Dir: dir, ID: entry.ID, Chain: chain.Certificates, Since: chain.NotBefore, Key: key, Signer: external,
-	})
+	existing := ceremony.Parent{Chain: loaded.Set.Members()[0].Chain.Certificates, Signer: key}
+	result, err := ceremony.Adopt(dir, entry.ID, existing, external)
 	if err != nil {
 		return err
 	}

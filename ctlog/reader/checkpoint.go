@@ -89,16 +89,20 @@ func ParseCheckpoint(raw []byte, v NoteVerifier) (*Checkpoint, error) {
 	}, nil
 }
 
-// ReadCheckpoint reads a checkpoint of the log with this key, for any origin. Without a key it returns
-// the head alone, and verifies nothing.
+// ReadCheckpoint reads a checkpoint of the log with this key, for any origin. One that another key has
+// signed is an *InvalidError. Without a key it returns the head alone, and verifies nothing.
 func ReadCheckpoint(raw []byte, key *ctlog.PublicKey) (*Checkpoint, error) {
 	text, _, _ := strings.Cut(string(raw[:min(len(raw), MaxCheckpoint)]), "\n\n")
 	origin, _, _ := strings.Cut(text, "\n")
-	if key != nil {
-		return ParseCheckpoint(raw, NoteVerifier{origin, key})
-	}
 	head, err := ParseText([]byte(text+"\n"), origin)
-	return &Checkpoint{Head: head, Raw: raw}, err
+	if err != nil || key == nil {
+		return &Checkpoint{Head: head, Raw: raw}, err
+	}
+	checkpoint, err := ParseCheckpoint(raw, NoteVerifier{origin, key})
+	if err != nil {
+		return nil, &ctlog.InvalidError{Err: err}
+	}
+	return checkpoint, nil
 }
 
 // NoteVerifier is a log's key as the verifier of a note (golang.org/x/mod/sumdb/note).

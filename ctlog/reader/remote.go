@@ -4,6 +4,7 @@ package reader
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,18 +50,20 @@ type remote struct {
 	backoff time.Duration
 }
 
-// Open asks a log for its newest tree head: a static-ct-api log, or one of RFC 6962 where the log has
-// no checkpoint. With a key, the head is verified; that the entries are those of the head is not. The
-// warnings concern the URL.
+// Open is OpenRemote for the log of the URL. The warnings concern the URL.
 func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err error) {
 	log, warnings, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: cfg.URL, Reads: true})
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &remote{log: log, backoff: cfg.Backoff}
-	if r.backoff == 0 {
-		r.backoff = time.Second
-	}
+	s, err = OpenRemote(ctx, log, cfg)
+	return s, warnings, err
+}
+
+// OpenRemote asks a log for its newest tree head: a static-ct-api log, or one of RFC 6962 where the log
+// has no checkpoint. With a key, the head is verified; that the entries are those of the head is not.
+func OpenRemote(ctx context.Context, log *ctlog.Remote, cfg Config) (s *Source, err error) {
+	r := &remote{log: log, backoff: cmp.Or(cfg.Backoff, time.Second)}
 	s = &Source{Parallel: parallel, Disorder: staticDisorder, Read: r.readTile}
 	raw, err := log.Checkpoint(ctx)
 	var refused *ctlog.StatusError
@@ -68,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err err
 	case err == nil:
 		checkpoint, errRead := ReadCheckpoint(raw, cfg.Key)
 		if errRead != nil {
-			return nil, nil, &ctlog.InvalidError{Err: fmt.Errorf("the checkpoint of the log %s: %w", log.Name(), errRead)}
+			return nil, fmt.Errorf("the checkpoint of the log %s: %w", log.Name(), errRead)
 		}
 		s.Head = checkpoint.Head
 		if cfg.Key != nil {
@@ -77,20 +80,20 @@ func Open(ctx context.Context, cfg Config) (s *Source, warnings []error, err err
 	case errors.As(err, &refused) && refused.StatusCode >= 400 && refused.StatusCode < 500:
 		head, errHead := log.TreeHead(ctx, cfg.Key)
 		if errors.As(errHead, new(*ctlog.StatusError)) {
-			return nil, nil, fmt.Errorf("this is the URL of neither a static-ct-api log nor a log of RFC 6962: %w", errors.Join(err, errHead))
+			return nil, fmt.Errorf("this is the URL of neither a static-ct-api log nor a log of RFC 6962: %w", errors.Join(err, errHead))
 		}
 		if errHead != nil {
-			return nil, nil, errHead
+			return nil, errHead
 		}
 		s.Head, s.Signed = Head{head.TreeSize, head.SHA256RootHash}, ctlog.Time(head.Timestamp)
 		s.Disorder, s.Read = rfc6962Disorder, r.getEntries
 	default:
-		return nil, nil, err
+		return nil, err
 	}
 	if s.Head.Size > maxTreeSize {
-		return nil, nil, fmt.Errorf("the log %s states that it has %d entries; a log has at most 2^40", log.Name(), s.Head.Size)
+		return nil, fmt.Errorf("the log %s states that it has %d entries; a log has at most 2^40", log.Name(), s.Head.Size)
 	}
-	return s, warnings, nil
+	return s, nil
 }
 
 // get asks the log again while it is busy.

@@ -69,3 +69,14 @@ func All(err error) (all []*Error) {
 	}
 	return all
 }
+
+// Sentences returns the errors in err without their paths, each sentence once.
+func Sentences(err error) error {
+	var errs []error
+	for _, e := range All(err) {
+		if !slices.ContainsFunc(errs, func(other error) bool { return other.Error() == e.Err.Error() }) {
+			errs = append(errs, e.Err)
+		}
+	}
+	return errors.Join(errs...)
+}
