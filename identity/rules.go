@@ -195,7 +195,7 @@ func (e *entryBuilder) spiffe() rule {
 	}
 	domain, err := parseTrustDomain(e.SPIFFETrustDomain)
 	if err != nil {
-		e.wrong("spiffe-trust-domain", "type spiffe needs the trust domain of its subjects, such as example.com; %s is none: %w", quote(e.SPIFFETrustDomain), err)
+		e.wrong("spiffe-trust-domain", "type spiffe needs spiffe-trust-domain, the trust domain of its subjects, such as example.com; %s is none: %w", quote(e.SPIFFETrustDomain), err)
 	}
 	return spiffe{domain}
 }

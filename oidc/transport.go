@@ -44,7 +44,11 @@ func newTransport(r reach) http.RoundTripper {
 		dialer.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil || !r.allowed.contain(to.Addr()) {
-				return fmt.Errorf("address %s is refused for an issuer", to.Addr())
+				hint := ""
+				if privateAddresses.contain(to.Addr()) {
+					hint = "; it is private, which allow-private-network: true in the entry permits"
+				}
+				return fmt.Errorf("address %s is refused for an issuer%s", to.Addr(), hint)
 			}
 			return nil
 		}

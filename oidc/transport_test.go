@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -108,6 +109,8 @@ func wantRefusedAddress(t *testing.T, err error, address string) {
 	t.Helper()
 	if e := wantReason(t, err, refusal.IssuerUnreachable); !strings.Contains(e.Cause.Error(), "is refused for an issuer") || strings.Contains(e.Message, address) {
 		t.Errorf("%s: message %q, cause %v", address, e.Message, e.Cause)
+	} else if private := regexp.MustCompile(`address (10[.]|172[.]|192[.]168[.]|fd00::1 )`); private.MatchString(e.Cause.Error()) != strings.Contains(e.Cause.Error(), "allow-private-network") {
+		t.Errorf("%s: cause %v", address, e.Cause)
 	}
 }
 
