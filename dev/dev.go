@@ -68,8 +68,8 @@ type Config struct {
 	Listener net.Listener
 	// CertificateLifetime is the lifetime of certificates, from 1m to 60m; 0 for 10m.
 	CertificateLifetime time.Duration
-	// LogOutput receives the server's log at LogLevel (debug, info, warn, error; "" for error); nil
-	// for none.
+	// LogOutput receives the server's log at LogLevel (debug, info, warn, error; "" for error) until
+	// Run or Close returns; nil for none.
 	LogOutput io.Writer
 	LogLevel  string
 	// Issuers is an issuer file, whose entries the world has beside its own ones. An entry for one of the
@@ -105,6 +105,7 @@ type World struct {
 	keys        errgroup.Group // makes providerKey
 	providerKey *rsa.PrivateKey
 
+	output  gate                          // for the server's log
 	watcher *watch.Watcher                // of Config.Issuers; nil without
 	undo    []func(context.Context) error // Close calls them, the last first
 }
@@ -219,10 +220,35 @@ func (w *World) listen(context.Context) (err error) {
 	return err
 }
 
-// build creates the CA's server from the directory.
+// gate passes text on to a writer, if there is one.
+type gate struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (g *gate) pass(to io.Writer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.to = to
+}
+
+// Write implements io.Writer.
+func (g *gate) Write(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.to == nil {
+		return len(p), nil
+	}
+	return g.to.Write(p)
+}
+
+// build creates the CA's server from the directory. A request for an issuer's keys, which may outlive the
+// server, writes no line after Close.
 func (w *World) build(ctx context.Context) (err error) {
+	w.output.pass(w.config.LogOutput)
+	w.undo = append(w.undo, func(context.Context) error { w.output.pass(nil); return nil })
 	w.app, err = app.Build(ctx, app.Options{
-		ConfigFile: w.path(settingsFile), LogOutput: w.config.LogOutput, Version: w.config.Version, Mounts: w.mounts(),
+		ConfigFile: w.path(settingsFile), LogOutput: &w.output, Version: w.config.Version, Mounts: w.mounts(),
 	})
 	if err == nil {
 		w.undo = append(w.undo, w.app.Close)

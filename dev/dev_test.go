@@ -123,6 +123,18 @@ func TestAWorldIsWhole(t *testing.T) {
 	}
 }
 
+// What a world leaves behind may not write to the log of a test that has ended.
+func TestNoLinesAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	w, stop := run(t, Config{LogOutput: &out, LogLevel: "info"})
+	stop()
+	before := out.String()
+	if n, err := w.output.Write([]byte("late")); n != 4 || err != nil || out.String() != before || !strings.Contains(before, "msg=serving") {
+		t.Errorf("%d, %v: %s", n, err, &out)
+	}
+}
+
 // target downloads a target as a client does that has only the first root.
 func target(t *testing.T, w *World, root []byte, name string) []byte {
 	t.Helper()
