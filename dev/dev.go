@@ -22,6 +22,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,7 @@ import (
 	"github.com/mayfly-ca/mayfly/dev/tsa"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
@@ -124,7 +126,7 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 	w := &World{config: cfg, kinds: NewKinds()}
 	// The directory comes before the port: its mistakes are the more important ones.
 	for _, step := range []func(context.Context) error{
-		w.checkConfig, w.claim, w.listen, w.makeKey, w.makeCA, w.makeLog, w.openRekor, w.makeTSA, w.writeSettings, w.writeIssuers,
+		w.checkConfig, w.findHost, w.claim, w.listen, w.makeKey, w.makeCA, w.makeLog, w.openRekor, w.makeTSA, w.writeSettings, w.writeIssuers,
 		w.build, w.publish, w.makeProviders,
 	} {
 		if err := step(ctx); err != nil {
@@ -153,30 +155,46 @@ func (w *World) claim(context.Context) error {
 	return writeMarker(dir, w.host)
 }
 
-// checkConfig sets the host in the world's URLs: Expose, or that of Listen, which must be loopback.
-func (w *World) checkConfig(ctx context.Context) (err error) {
-	c, errFail := &w.config, CheckFailures(w.config.Fail)
-	w.host, _, err = net.SplitHostPort(c.Listen)
-	switch {
+// ConfigError is why no world can have a Config.
+type ConfigError struct{ error }
+
+// checkConfig refuses a config that no world can have.
+func (w *World) checkConfig(context.Context) error {
+	c, levels := &w.config, []string{"debug", "info", "warn", "error"}
+	host, _, err := net.SplitHostPort(c.Listen)
+	w.host = cmp.Or(strings.ToLower(c.Expose), host)
+	ip, notIP := netip.ParseAddr(w.host)
+	isName := strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && !strings.HasPrefix(w.host, ".") && !strings.HasPrefix(w.host, "-")
+	switch errFail := checkFailures(c.Fail); {
 	case errFail != nil:
-		return errFail
+		err = errFail
+	case !slices.Contains(levels, c.LogLevel):
+		err = fmt.Errorf("the log level is %q%s", c.LogLevel, suggest.DidYouMeanOr(c.LogLevel, levels, "the levels are"))
+	case c.CertificateLifetime < time.Minute || c.CertificateLifetime > time.Hour:
+		err = fmt.Errorf("the lifetime of certificates is %s; 1m to 60m is expected", c.CertificateLifetime)
 	case err != nil:
-		return fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
-	case c.Expose == "" && !httputil.IsLoopback(w.host):
-		return fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: "+
+		err = fmt.Errorf("the address to listen on is %q; a host and a port are expected, such as %s", c.Listen, DefaultListen)
+	case c.Expose == "" && !httputil.IsLoopback(host):
+		err = fmt.Errorf("the address to listen on is %q; any client that reaches a development world can have any identity in it: "+
 			"use a loopback address with a port, such as %s, or name with --expose the host by which other machines reach this one",
 			c.Listen, DefaultListen)
-	case c.Expose == "":
-		return nil
-	case httputil.IsLoopback(w.host):
+	case c.Expose != "" && (ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && !isName):
+		err = fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, "+
+			"without a scheme, port or path, such as mayfly.internal", c.Expose)
+	}
+	if err != nil {
+		return ConfigError{err}
+	}
+	if c.Expose != "" && httputil.IsLoopback(host) {
 		c.Note(fmt.Errorf("no other machine reaches this world, since it listens on %s: --listen 0.0.0.0:5555 is every address", c.Listen))
 	}
-	w.host = strings.ToLower(c.Expose)
-	ip, notIP := netip.ParseAddr(w.host)
-	isName := strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && !strings.ContainsAny(w.host[:1], ".-")
-	if ip.IsUnspecified() || ip.Zone() != "" || notIP != nil && !isName {
-		return fmt.Errorf("the host to expose is %q; the name or IP address of one machine is expected, "+
-			"without a scheme, port or path, such as mayfly.internal", c.Expose)
+	return nil
+}
+
+// findHost refuses an exposed host that leads nowhere.
+func (w *World) findHost(ctx context.Context) error {
+	if w.config.Expose == "" {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

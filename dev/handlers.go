@@ -211,8 +211,8 @@ func complete(given map[string]any) map[string]any {
 // run, the providers' documents are unavailable. The timestamp authority and Rekor answer 503.
 func Failures() []string { return []string{"ct", "authority", "issuer", "tsa", "rekor"} }
 
-// CheckFailures returns why names are not all among Failures.
-func CheckFailures(names []string) error {
+// checkFailures returns why names are not all among Failures.
+func checkFailures(names []string) error {
 	for _, name := range names {
 		if !slices.Contains(Failures(), name) {
 			return fmt.Errorf("%q is no service that can fail on request%s", name, suggest.DidYouMeanOr(name, Failures(), "these can:"))

@@ -85,7 +85,7 @@ func (k *Kind) values(given map[string]string, worldURL string) (map[string]any,
 		}
 		if text, ok := given[p.Name]; ok {
 			if p.Pattern != "" && !regexp.MustCompile("^(?:"+p.Pattern+")$").MatchString(text) {
-				return nil, fmt.Errorf("the parameter %s is %q; it is %s, and looks like %s", p.Name, text, p.Usage, value)
+				return nil, fmt.Errorf("the parameter %s is %q; expected is %s, such as %s", p.Name, text, p.Usage, value)
 			}
 			quoted := strconv.QuoteToASCII(text)
 			value = quoted[1 : len(quoted)-1]

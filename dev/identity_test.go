@@ -117,14 +117,14 @@ func TestTokensThatAreRefused(t *testing.T) {
 		"as=":                                   `the kinds are email, github, gitlab, buildkite, circleci, codefresh, kubernetes, spiffe, uri, username`,
 		"as=github&rep=acme/app":                `the kind github has no parameter "rep"; did you mean "repo"?`,
 		"as=uri&issuer=x":                       `its parameters are subject`,
-		"as=github&repo=app":                    `the parameter repo is "app"; it is the repository, and looks like acme/app`,
-		"as=github&ref=main":                    `looks like refs/heads/main`,
-		"as=buildkite&build=one":                `the parameter build is "one"; it is the number of the build, and looks like 1`,
+		"as=github&repo=app":                    `the parameter repo is "app"; expected is the repository, such as acme/app`,
+		"as=github&ref=main":                    `such as refs/heads/main`,
+		"as=buildkite&build=one":                `the parameter build is "one"; expected is the number of the build, such as 1`,
 		"as=github&repo=a/b&repo=c/d":           `the parameter repo is given 2 times`,
 		"as=github&claim=sha":                   `a claim is "sha"; it looks like name=value`,
 		"as=github&claim=exp=soon":              `the claim exp is "soon"`,
 		"as=circleci&ssh-rerun=perhaps":         `ssh-rerun is "perhaps"`,
-		"as=github&job-workflow=acme/build.yml": `looks like acme/app/.github/workflows/release.yml@refs/heads/main`,
+		"as=github&job-workflow=acme/build.yml": `such as acme/app/.github/workflows/release.yml@refs/heads/main`,
 	} {
 		if body := get(t, w.URL()+"/dev/token?"+query, http.StatusBadRequest); !strings.Contains(body, want) {
 			t.Errorf("%s: %s, want %s", query, body, want)

@@ -19,13 +19,13 @@ func devCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run all services for keyless signing on this machine, for development",
-		Long: `Run everything that keyless signing needs in one process, until it is told to stop: an
-OpenID provider with a sign-in page, the CA, a Certificate Transparency log, a timestamp
-authority, a Rekor log, and a TUF mirror by which clients find them. An unmodified cosign
-signs and verifies in it after the one line cosign initialize, which is printed.
+		Long: `Run everything that keyless signing needs in one process, until Ctrl-C: an OpenID provider
+with a sign-in page, the CA, a Certificate Transparency log, a timestamp authority, a Rekor
+log, and a TUF mirror by which clients find them. An unmodified cosign signs and verifies in
+it after the one line cosign initialize, which is printed.
 
-This is no production: the sign-in believes everybody, so it listens on loopback addresses
-alone. Keys are made for each run and thrown away, unless --dir keeps them.
+This is no production: the sign-in accepts any name, so it listens on loopback addresses
+alone. Keys are generated for each run and deleted after it, unless --dir keeps them.
 
 In a container or a cluster, --expose HOST lets other machines use it: HOST is the name by
 which they reach it, and is in the URLs of the CA, the issuer and the TUF mirror. Then every
@@ -37,21 +37,21 @@ the process to itself too, and the port must be the same on both sides.`,
   mayfly dev --fail ct,tsa
   mayfly dev --listen 0.0.0.0:5555 --expose mayfly.internal`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := dev.CheckFailures(cfg.Fail); err != nil {
-				return usageError{fmt.Errorf("--fail: %w", err)}
-			}
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
 			cfg.Note = func(note error) { printable.Fprintf(c.ErrOrStderr(), "note: %v\n", note) }
 			world, err := dev.New(c.Context(), cfg)
+			if errors.As(err, new(dev.ConfigError)) {
+				return usageError{err}
+			}
 			if err != nil {
 				return err
 			}
-			keys, warning := "Its keys are thrown away when it stops.", world.Warning()
+			keys, warning := "Its keys are deleted when it stops.", world.Warning()
 			if cfg.Dir != "" {
-				keys = "Its keys lie unprotected in " + cfg.Dir + "."
+				keys = "Its keys are unprotected in " + cfg.Dir + "."
 			}
 			if warning == "" {
-				warning = "Whoever can reach it can sign as anybody. It listens on loopback only."
+				warning = "Any client that reaches it can sign as any person. It listens on loopback only."
 			}
 			printable.Fprintf(c.ErrOrStderr(), "mayfly dev: a keyless world for development. THIS IS NO PRODUCTION.\n%s\n%s\n\n", warning, keys)
 			if len(cfg.Fail) > 0 {
@@ -77,7 +77,7 @@ Also there: %[1]s/trusted_root.json and %[1]s/signing_config.v0.2.json. Stop wit
 	f.StringVar(&cfg.Expose, "expose", "", "name or IP address by which other machines reach this world; any of them can then sign as any person in it")
 	f.StringVar(&cfg.Issuers, "issuers", "", "an issuer file: its entries are added to the world's own ones, or replace them; read again when it changes")
 	f.StringSliceVar(&cfg.Fail, "fail", nil, "services that fail, to test how clients handle it: "+strings.Join(dev.Failures(), ", ")+"; can be repeated")
-	f.DurationVar(&cfg.CertificateLifetime, "certificate-lifetime", 10*time.Minute, "how long certificates are good, from 1m to 60m")
+	f.DurationVar(&cfg.CertificateLifetime, "certificate-lifetime", 10*time.Minute, "how long certificates are valid, from 1m to 60m")
 	f.StringVar(&cfg.LogLevel, "log-level", "error", "what to log on standard error: debug, info, warn, error")
 	return c
 }

@@ -60,8 +60,6 @@ func explainCommand() *cobra.Command {
 	}
 	addConfig(c, &options.File, "an issuer file or a server configuration (required)")
 	token.add(c)
-	c.Flags().StringVar(&token.file, "token", "", "as --token-file")
-	_ = c.Flags().MarkHidden("token")
 	c.Flags().StringVar(&claimsFile, "claims", "", "a file with claims, JSON, - for standard input")
 	c.Flags().BoolVar(&options.Compat, "compat", false, "read an issuer file as config check --compat does")
 	addOutput(c, &out)
@@ -92,7 +90,7 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 			result = "FAIL"
 		}
 		w.row(step.Name, result, step.Text)
-		if step.Cause != "" {
+		if step.Cause != "" && (step.Name != "policy" || len(x.Rules) == 0) { // the rules show it too
 			w.row("", "", step.Cause)
 		}
 		if step.Name != "policy" {

@@ -45,6 +45,8 @@ type tokenFlags struct{ file, valueOrFile string }
 func (t *tokenFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&t.file, "token-file", "", "file with the ID token, - for standard input (default: the value of "+tokenVariable+")")
 	c.Flags().StringVar(&t.valueOrFile, "identity-token", "", "as cosign has it: the file with the ID token, or the token itself, which other users then see in the list of processes")
+	c.Flags().StringVar(&t.file, "token", "", "as --token-file")
+	_ = c.Flags().MarkHidden("token")
 }
 
 // given reports whether a flag names a token.
@@ -67,7 +69,7 @@ func (t *tokenFlags) read(c *cobra.Command) (string, error) {
 	}
 	token := strings.TrimSpace(string(data))
 	if token == "" {
-		return "", fmt.Errorf("%s is empty; an ID token is expected", name)
+		return "", fmt.Errorf("%s is empty; an ID token is expected", shown(name))
 	}
 	return token, nil
 }

@@ -59,7 +59,7 @@ func inspectFiles(stdin io.Reader, names []string) (all []finding, list bool, er
 		} else if data, errRead := readUpTo(maxBundle, stdin, name); errRead != nil {
 			err = errRead
 		} else if found, err = inspectData(data); err != nil {
-			err = fmt.Errorf("%s: %w", name, err)
+			err = fmt.Errorf("%s: %w", shown(name), err)
 		}
 		if list = list || len(found) > 1; err != nil {
 			errs = append(errs, err)
@@ -128,14 +128,19 @@ func certificatesIn(data []byte) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	other := "no PEM certificate found, nor anything else that is known"
+	if isToken(string(data)) {
+		other = "it is an ID token, which mayfly explain judges"
+	}
 	var ders []byte
 	for _, block := range blocks {
+		other = fmt.Sprintf("it is PEM of type %q", block.Type)
 		if block.Type == "CERTIFICATE" {
 			ders = append(ders, block.Bytes...)
 		}
 	}
 	if len(ders) == 0 {
-		return nil, errors.New("no PEM certificate found, nor anything else that is known; expected " + readable)
+		return nil, errors.New(other + "; expected " + readable)
 	}
 	return x509.ParseCertificates(ders)
 }

@@ -40,9 +40,17 @@ func readUpTo(limit int64, stdin io.Reader, name string) (data []byte, err error
 		data, err = files.Text(data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
+		return nil, coded{fmt.Errorf("reading %s: %w", shown(name), err), 3}
 	}
 	return data, nil
+}
+
+// shown returns the name of an input in a message.
+func shown(name string) string {
+	if name == "-" {
+		return "standard input"
+	}
+	return name
 }
 
 // output is the form in which a command prints its result, and the value of --output.

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -55,13 +56,16 @@ func requestCommand() *cobra.Command {
 }
 
 func (o *requestOptions) run(c *cobra.Command) error {
-	// Checked first: otherwise a certificate would be logged and then lost because the file cannot be
+	// Checked first: otherwise a certificate would be logged and then lost because a file cannot be
 	// written.
 	if _, err := os.Lstat(o.keyFile); err == nil {
 		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
 	}
-	if _, err := os.Stat(filepath.Dir(o.keyFile)); err != nil {
-		return fmt.Errorf("--key: %w", err)
+	if _, err := os.Stat(filepath.Dir(o.certificateFile)); err != nil {
+		return fmt.Errorf("--certificate: %w", err)
+	}
+	if info, err := os.Stat(o.certificateFile); err == nil && info.IsDir() {
+		return fmt.Errorf("--certificate: %s: %w", o.certificateFile, syscall.EISDIR)
 	}
 	token, err := o.token.read(c)
 	if err == nil && token == "" {
@@ -89,12 +93,12 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return usageError{err}
 	}
-	certificate, err := requestCertificate(c.Context(), ca, client.Request{IDToken: token, Signer: key, CSR: o.csr, Challenge: o.challenge})
-	if err != nil {
-		return err
-	}
 	if err := writeKey(o.keyFile, key); err != nil {
 		return err
+	}
+	certificate, err := requestCertificate(c.Context(), ca, client.Request{IDToken: token, Signer: key, CSR: o.csr, Challenge: o.challenge})
+	if err != nil {
+		return errors.Join(err, os.Remove(o.keyFile))
 	}
 	return o.write(c, certificate.PEM)
 }

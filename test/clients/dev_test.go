@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,7 +119,13 @@ func devPasted(t *testing.T, w *world, d *dev) {
 	if len(d.lines) < 7 {
 		t.Fatalf("there is too little to paste: %q", d.lines)
 	}
-	s.mustRun(t, "sh", "-eux", "-c", strings.Join(d.lines, "\n"))
+	refused := func(line string) bool { return strings.Contains(line, "refused.pem") }
+	s.mustRun(t, "sh", "-eux", "-c", strings.Join(slices.DeleteFunc(slices.Clone(d.lines), refused), "\n"))
+	for _, line := range d.lines {
+		if refused(line) {
+			s.mustFail(t, "the CA refuses", "sh", "-c", line)
+		}
+	}
 	var sum struct{ VerificationMaterial json.RawMessage }
 	text, err := os.ReadFile(filepath.Join(s.dir, "hello.sigstore.json"))
 	if err != nil || json.Unmarshal(text, &sum) != nil || len(sum.VerificationMaterial) == 0 {
