@@ -5,16 +5,12 @@ package app_test
 import (
 	"encoding/json"
 	"fmt"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -69,56 +65,31 @@ func row(lines map[string]logLine, message string) (name string) {
 	return name
 }
 
+// A message, after the context and the level or in the assignment of a variable; and the key of an
+// attribute.
+var (
+	logCall  = regexp.MustCompile(`(?:\.Log(?:Attrs)?\((?:[\w.]+(?:\([\w.]*\))?,\s*){2}|\bmessage :?= (?:[\w.]+, )*|\.ErrorContext\(ctx, )"((?:[^"\\]|\\.)*)"( \+)?`)
+	slogAttr = regexp.MustCompile(`\bslog\.(\w+)\("(\w+)", `)
+)
+
 // inSources returns the messages and keys that the code can write, of lines that text in quotes names.
 func inSources(t *testing.T) (messages, keys map[string]bool) {
 	t.Helper()
 	messages, keys = map[string]bool{}, map[string]bool{}
-	literal := func(e ast.Expr) string { // of a text, or of the begin of one that is put together
-		suffix := ""
-		if sum, ok := e.(*ast.BinaryExpr); ok {
-			e, suffix = sum.X, "…"
-		}
-		if l, ok := e.(*ast.BasicLit); ok && l.Kind == token.STRING {
-			return must(strconv.Unquote(l.Value))(t) + suffix
-		}
-		return ""
-	}
 	for _, folder := range []string{".", "../server", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker"} {
 		for _, file := range must(filepath.Glob(folder + "/*.go"))(t) {
 			if strings.HasSuffix(file, "_test.go") {
 				continue
 			}
-			ast.Inspect(must(parser.ParseFile(token.NewFileSet(), file, nil, 0))(t), func(n ast.Node) bool {
-				switch n := n.(type) {
-				case *ast.AssignStmt:
-					for i, left := range n.Lhs {
-						if name, ok := left.(*ast.Ident); ok && name.Name == "message" && len(n.Rhs) == len(n.Lhs) && literal(n.Rhs[i]) != "" {
-							messages[literal(n.Rhs[i])] = true
-						}
-					}
-				case *ast.CallExpr:
-					f, ok := n.Fun.(*ast.SelectorExpr)
-					if !ok {
-						return true
-					}
-					of, _ := f.X.(*ast.Ident)
-					switch name := f.Sel.Name; {
-					case slices.Contains([]string{"Log", "LogAttrs"}, name) && len(n.Args) > 2:
-						messages[literal(n.Args[2])] = true
-					case slices.Contains([]string{"InfoContext", "ErrorContext"}, name):
-						messages[literal(n.Args[1])] = true
-					case of != nil && of.Name == "slog" && name == "Duration" && literal(n.Args[0]) != "":
-						keys[literal(n.Args[0])+"_ms"] = true
-					case of != nil && of.Name == "slog" && len(n.Args) == 2:
-						keys[literal(n.Args[0])] = true
-					}
-				}
-				return true
-			})
+			source := string(must(os.ReadFile(file))(t))
+			for _, call := range logCall.FindAllStringSubmatch(source, -1) {
+				messages[call[1]+map[bool]string{true: "…"}[call[2] != ""]] = true
+			}
+			for _, attr := range slogAttr.FindAllStringSubmatch(source, -1) {
+				keys[attr[2]+map[string]string{"Duration": "_ms"}[attr[1]]] = true
+			}
 		}
 	}
-	delete(messages, "")
-	delete(keys, "")
 	return messages, keys
 }
 
