@@ -16,7 +16,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/set"
-	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
 func caCommand() *cobra.Command {
@@ -128,18 +127,18 @@ func (f *retireFlags) run(c *cobra.Command, id string) error {
 	if err != nil {
 		return err
 	}
-	if f.compromised {
-		result, err := editor.Compromise(c.Context(), id, f.since)
+	if !f.compromised {
+		result, err := editor.Retire(c.Context(), id, f.at)
 		if err != nil {
 			return err
 		}
-		return f.print(c, result, compromised(result, editor.Now)...)
+		return f.print(c, result, fmt.Sprintf("Authority %s signs no more from %s on.", id, result.Member.SignsUntil().Format(time.RFC3339)))
 	}
-	result, err := editor.Retire(c.Context(), id, f.at)
+	result, err := editor.Compromise(c.Context(), id, f.since)
 	if err != nil {
 		return err
 	}
-	return f.print(c, result, fmt.Sprintf("Authority %s signs no more from %s on.", id, result.Member.SignsUntil().Format(time.RFC3339)))
+	return f.print(c, result, compromised(result, editor.Now)...)
 }
 
 // compromised states what the end of an authority's trust breaks, and the next steps.
@@ -207,23 +206,19 @@ func caCheckCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%s: %w", loaded.Name, err)
 			}
-			if !flags.out.json() {
-				printable.Fprintf(c.OutOrStdout(), "%s: generation %d is valid; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
-			}
-			logs := 0 // that accept its roots
-			if flags.config != "" {
-				logs = len(cfg.CT.Logs)
-				if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
-					return err
+			logs := len(cfg.CT.Logs) // that accept its roots; without --config there are none
+			text := fmt.Sprintf("%s: generation %d is valid; authority %s signs\n", loaded.Name, loaded.Set.Generation(), authority.ID())
+			if err := errors.Join(app.CheckLogRoots(c.Context(), cfg, loaded.Set, now)...); err != nil {
+				if !flags.out.json() {
+					fmt.Fprint(c.OutOrStdout(), text)
 				}
+				return err
 			}
-			switch {
-			case flags.out.json():
-				return printJSON(c.OutOrStdout(), map[string]any{"set": loaded.Name, "generation": loaded.Set.Generation(), "signs": authority.ID(), "logs": logs})
-			case flags.config != "":
-				printable.Fprintf(c.OutOrStdout(), "logs: %d accept its roots\n", logs)
+			if flags.config != "" {
+				text += fmt.Sprintf("logs: %d accept its roots\n", logs)
 			}
-			return nil
+			asJSON := map[string]any{"set": loaded.Name, "generation": loaded.Set.Generation(), "signs": authority.ID(), "logs": logs}
+			return flags.out.print(c, asJSON, text)
 		},
 	}
 	flags.readFlags(c)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,13 +33,7 @@ func caAddCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "add [ID]",
 		Short: "Add an authority to the set and publish it",
-		RunE: func(c *cobra.Command, args []string) error {
-			id := ""
-			if len(args) > 0 {
-				id = args[0]
-			}
-			return flags.run(c, id)
-		},
+		RunE:  func(c *cobra.Command, args []string) error { return flags.run(c, strings.Join(args, "")) },
 	}
 	flags.editFlags(c)
 	f := c.Flags()

@@ -4,6 +4,8 @@ package main
 
 import (
 	"cmp"
+	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -47,38 +49,7 @@ func configCheckCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if form.form != "text" {
-				checked := newCheckedConfig(report, options.File)
-				var result any = checked
-				if form.form == "sarif" {
-					result = checked.sarif(options.File)
-				}
-				err = printJSON(c.OutOrStdout(), result)
-				if err == nil && len(report.Mistakes) > 0 {
-					err = errors.New(report.Summary())
-				}
-				return err
-			}
-			out := c.OutOrStdout()
-			if explainDefaults {
-				out = c.ErrOrStderr()
-			}
-			for _, mistake := range report.Mistakes {
-				_ = paint(out, printable.Lines(mistake)+"\n", colour{`^()(.+?:\d+:\d+:)`, red})
-			}
-			for _, warning := range report.Warnings {
-				_ = paint(out, printable.Lines(asWarning(warning))+"\n", colour{`^()(.+?:\d+:\d+: warning:|warning:)`, yellow})
-			}
-			if len(report.Mistakes) > 0 {
-				return errors.New(report.Summary())
-			}
-			printable.Fprintf(out, "%s: %s\n", options.File, report.Summary())
-			if explainDefaults && report.BuiltIn == "" {
-				printable.Fprintf(out, "no entry uses a built-in CI provider\n")
-			} else if explainDefaults {
-				fmt.Fprint(c.OutOrStdout(), report.BuiltIn)
-			}
-			return nil
+			return printCheck(c, report, options.File, form.form, explainDefaults)
 		},
 	}
 	addConfig(c, &options.File, "the file, as FILE")
@@ -88,6 +59,42 @@ func configCheckCommand() *cobra.Command {
 	c.Flags().BoolVar(&options.NoFiles, "no-files", false, "do not read the files that a server configuration names, except the issuer file")
 	c.Flags().BoolVar(&options.Online, "online", false, "ask each issuer for its discovery document and keys, and each remote log for its tree head")
 	return c
+}
+
+// printCheck prints the report in a form. It returns an error if there are mistakes.
+func printCheck(c *cobra.Command, report *app.CheckReport, file, form string, explainDefaults bool) (err error) {
+	out := c.OutOrStdout()
+	if explainDefaults {
+		out = c.ErrOrStderr()
+	}
+	checked := newCheckedConfig(report, file)
+	switch form {
+	case "json":
+		err = printJSON(out, checked)
+	case "sarif":
+		err = printJSON(out, checked.sarif(file))
+	default:
+		for _, mistake := range report.Mistakes {
+			_ = paint(out, printable.Lines(mistake)+"\n", colour{`^()(.+?:\d+:\d+:)`, red})
+		}
+		for _, warning := range report.Warnings {
+			_ = paint(out, printable.Lines(asWarning(warning))+"\n", colour{`^()(.+?:\d+:\d+: warning:|warning:)`, yellow})
+		}
+		if len(report.Mistakes) == 0 {
+			_, err = printable.Fprintf(out, "%s: %s\n", file, report.Summary())
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(report.Mistakes) > 0:
+		return errors.New(report.Summary())
+	case explainDefaults && report.BuiltIn == "":
+		_, err = printable.Fprintf(out, "no entry uses a built-in CI provider\n")
+	case explainDefaults:
+		_, err = fmt.Fprint(c.OutOrStdout(), report.BuiltIn)
+	}
+	return err
 }
 
 // asWarning marks a mistake that does not count as one.
@@ -140,18 +147,16 @@ func newCheckedConfig(report *app.CheckReport, file string) checkedConfig {
 	return c
 }
 
+// sarifFrame is a SARIF file without results.
+//
+//go:embed sarif.json
+var sarifFrame []byte
+
 // sarif returns the result for code review, as SARIF 2.1.0 (OASIS). A problem without a line, such as
 // one of an environment variable, is at the begin of the checked file, as each result must have a
 // place.
 func (c checkedConfig) sarif(file string) any {
 	type object = map[string]any
-	text := func(text string) object { return object{"text": text} }
-	rule := func(id, short, full string) object {
-		return object{
-			"id": id, "shortDescription": text(short), "fullDescription": text(full),
-			"help": text("docs/configuration.md of mayfly describes each key."),
-		}
-	}
 	results := []object{}
 	for _, p := range c.Problems {
 		if p.Line == 0 && p.File != file {
@@ -159,21 +164,19 @@ func (c checkedConfig) sarif(file string) any {
 		}
 		line, column := max(p.Line, 1), max(p.Column, 1)
 		results = append(results, object{
-			"ruleId": "config-" + p.Severity, "level": p.Severity, "message": text(p.Message),
+			"ruleId": "config-" + p.Severity, "level": p.Severity, "message": object{"text": p.Message},
 			"locations": []object{{"physicalLocation": object{
 				"artifactLocation": object{"uri": artifact(p.File)},
 				"region":           object{"startLine": line, "startColumn": column, "endLine": line, "endColumn": column + 1},
 			}}},
 		})
 	}
-	driver := object{"name": "mayfly", "informationUri": "https://github.com/mayfly-ca/mayfly", "version": version(), "rules": []object{
-		rule("config-error", "Mistake in the configuration", "mayfly serve refuses this configuration."),
-		rule("config-warning", "Warning about the configuration", "mayfly serve accepts this configuration with a warning."),
-	}}
-	return object{
-		"$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json", "version": "2.1.0",
-		"runs": []object{{"tool": object{"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}},
-	}
+	var run object
+	_ = json.Unmarshal(sarifFrame, &run) // the transcripts would fail
+	run["results"] = results
+	run["tool"].(object)["driver"].(object)["version"] = version()
+	const schema = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+	return object{"$schema": schema, "version": "2.1.0", "runs": []object{run}}
 }
 
 // artifact returns the URI of a file, relative to the working directory if it is below it.

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -52,5 +54,17 @@ func TestHelpShowsAnExample(t *testing.T) {
 	walk(newRoot(stdio{}))
 	for name := range unused {
 		t.Errorf("help/%s is of no command", name)
+	}
+}
+
+// A signal cancels the context: the message states that, and not how far the command was.
+func TestStoppedBySignal(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	var stderr strings.Builder
+	code := run(ctx, []string{"ctlog", "search", "--url", "http://127.0.0.1:1"}, stdio{out: io.Discard, err: &stderr})
+	if code != 3 || stderr.String() != "mayfly: stopped by a signal\n" {
+		t.Errorf("exit code %d, %s", code, stderr.String())
 	}
 }

@@ -71,6 +71,9 @@ func run(ctx context.Context, args []string, std stdio) int {
 	root := newRoot(std)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = coded{errors.New("stopped by a signal"), 3}
+	}
 	if err != nil && !errors.As(err, new(app.Logged)) {
 		printable.Fprintf(root.ErrOrStderr(), "mayfly: %v\n", err)
 	}
@@ -93,7 +96,7 @@ func exitCode(err error) int {
 		return 1
 	// A file, an address or a server is not to be had, or a signal stopped the command. A mistake in
 	// a configuration (config.Mistakes) wraps none of these, also where it names a file.
-	case errors.As(err, new(syscall.Errno)), errors.As(err, new(*net.OpError)), errors.As(err, new(*url.Error)),
+	case errors.As(err, new(syscall.Errno)), errors.As(err, new(*fs.PathError)), errors.As(err, new(*net.OpError)), errors.As(err, new(*url.Error)),
 		code == codes.Unavailable, code == codes.DeadlineExceeded, errors.Is(err, context.Canceled):
 		return 3
 	default:

@@ -96,52 +96,43 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if err := writeKey(o.keyFile, key); err != nil {
 		return err
 	}
-	certificate, err := requestCertificate(c.Context(), ca, client.Request{IDToken: token, Signer: key, CSR: o.csr, Challenge: o.challenge})
+	chain, err := requestCertificate(c.Context(), ca, client.Request{IDToken: token, Signer: key, CSR: o.csr, Challenge: o.challenge})
 	if err != nil {
 		return errors.Join(err, os.Remove(o.keyFile))
 	}
-	return o.write(c, certificate.PEM)
+	return o.write(c, chain)
 }
 
-// write writes the chain to its file, and to standard output, if that is the file or with -o json.
-func (o *requestOptions) write(c *cobra.Command, chain []string) error {
-	text := strings.Join(chain, "\n") + "\n"
+// write writes the chain to its file, and to standard output, if that is the file or with -o json. It writes
+// the certificates without the text that was around them, since the file may be shown on a terminal.
+func (o *requestOptions) write(c *cobra.Command, chain []*x509.Certificate) error {
+	var blocks []string
+	for _, certificate := range chain {
+		blocks = append(blocks, strings.TrimSpace(string(pem.Encode("CERTIFICATE", certificate.Raw))))
+	}
+	text := strings.Join(blocks, "\n") + "\n"
 	if o.certificateFile != "-" {
 		if err := os.WriteFile(o.certificateFile, []byte(text), 0o644); err != nil {
 			return err
 		}
+		text = ""
 	}
-	switch {
-	case o.out.json():
-		certificates, err := pem.Certificates([]byte(text))
-		if err != nil {
-			return err
-		}
-		leaf, err := inspect(certificates[0])
-		if err != nil {
-			return err
-		}
-		return printJSON(c.OutOrStdout(), map[string]any{"key": o.keyFile, "chain": chain, "certificate": leaf})
-	case o.certificateFile == "-":
+	if !o.out.json() {
 		_, err := fmt.Fprint(c.OutOrStdout(), text)
 		return err
 	}
-	return nil
+	leaf, err := inspect(chain[0])
+	if err != nil {
+		return err
+	}
+	return printJSON(c.OutOrStdout(), map[string]any{"key": o.keyFile, "chain": blocks, "certificate": leaf})
 }
 
-// requestCertificate requests a certificate, and refuses an answer with a leaf for another key. It
-// returns the certificates without the text around them, since the file may be shown on a terminal.
-func requestCertificate(ctx context.Context, ca *client.Client, req client.Request) (*client.Certificate, error) {
+// requestCertificate requests a certificate, and refuses an answer with a leaf for another key.
+func requestCertificate(ctx context.Context, ca *client.Client, req client.Request) ([]*x509.Certificate, error) {
 	certificate, err := ca.SigningCertificate(ctx, req)
 	if err != nil {
 		return nil, err
-	}
-	for i, text := range certificate.PEM {
-		der, err := pem.One([]byte(text), "CERTIFICATE")
-		if err != nil {
-			return nil, fmt.Errorf("reading a certificate of the CA's answer: %w", err)
-		}
-		certificate.PEM[i] = strings.TrimSpace(string(pem.Encode("CERTIFICATE", der)))
 	}
 	chain, err := pem.Certificates([]byte(strings.Join(certificate.PEM, "\n")))
 	if err != nil {
@@ -151,7 +142,7 @@ func requestCertificate(ctx context.Context, ca *client.Client, req client.Reque
 	if !ok || !public.Equal(req.Signer.Public()) {
 		return nil, errors.New("the CA's certificate is for another key than ours")
 	}
-	return certificate, nil
+	return chain, nil
 }
 
 var keyTypes = []string{"ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "rsa-3072", "rsa-4096", "ed25519"}

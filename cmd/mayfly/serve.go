@@ -96,17 +96,12 @@ func signerCommand() *cobra.Command {
 // userIDs returns the IDs of users, each given by name or by number.
 func userIDs(users []string) (ids []uint32, err error) {
 	for _, name := range users {
-		text := name
-		if _, err := strconv.ParseUint(name, 10, 32); err != nil {
-			u, err := user.Lookup(name)
-			if err != nil {
-				return nil, fmt.Errorf("--allow-user %s: %w", name, err)
-			}
-			text = u.Uid
+		id, err := strconv.ParseUint(name, 10, 32)
+		if u, errUser := user.Lookup(name); err != nil && errUser == nil {
+			id, err = strconv.ParseUint(u.Uid, 10, 32)
 		}
-		id, err := strconv.ParseUint(text, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("--allow-user %s: the user has the number %q", name, text)
+			return nil, fmt.Errorf("--allow-user %s: this machine has no such user", name)
 		}
 		ids = append(ids, uint32(id))
 	}

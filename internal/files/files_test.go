@@ -26,7 +26,7 @@ func TestRead(t *testing.T) {
 		want  string // in the error
 	}{
 		"regular": {regular, 5, ""}, "too large": {regular, 4, "more than 4 bytes"}, "missing": {regular + "x", 5, "no such file"},
-		"not named": {"", 5, "no file is named"}, "folder": {dir, 5, "is a folder"}, "endless": {"/dev/zero", 5, "is a device"},
+		"not named": {"", 5, "no file is named"}, "folder": {dir, 5, "it is a folder"}, "endless": {"/dev/zero", 5, "it is a device"},
 		"pipe without a writer": {idle, 5, "is a pipe"},
 	} {
 		content, err := Read(test.path, test.limit)

@@ -53,9 +53,9 @@ func read(name string, limit int64) (content []byte, info fs.FileInfo, err error
 			return nil, nil, err
 		}
 	case info.IsDir():
-		return nil, nil, fmt.Errorf("%s is a folder; a file is required", name)
+		return nil, nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("it is a folder; a file is required")}
 	case !info.Mode().IsRegular():
-		return nil, nil, fmt.Errorf("%s is a device or a socket; a regular file is required", name)
+		return nil, nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("it is a device or a socket; a regular file is required")}
 	}
 	content, err = ReadAll(f, limit)
 	switch {
