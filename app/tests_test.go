@@ -32,9 +32,10 @@ func TestReloadWithFailingTest(t *testing.T) {
 				r.awaitGeneration(t, 2)
 			} else {
 				await(t, "the failure", func() bool { return r.metric(t, "mayfly_config_stale") == 1 })
-				if report := fetch(t, r.ops+"/readyz?verbose"); !strings.Contains(report, "generation 1") || !strings.Contains(report, place) {
-					t.Errorf("readiness: %s", report)
-				}
+				await(t, "readiness", func() bool {
+					report := fetch(t, r.ops+"/readyz?verbose")
+					return strings.Contains(report, "generation 1") && strings.Contains(report, place)
+				})
 				if got := r.metric(t, `mayfly_config_reloads_total{result="error"}`); got < 1 {
 					t.Errorf("%g failed reloads", got)
 				}
@@ -78,9 +79,9 @@ func TestDisabledIssuer(t *testing.T) {
 	if got := r.metric(t, fmt.Sprintf(`mayfly_oidc_issuer_state{entry=%q,state="disabled"}`, r.Provider.IssuerURL())); got != 1 {
 		t.Errorf("the state disabled is %g", got)
 	}
-	if body := fetch(t, r.ops+"/readyz?verbose"); !strings.Contains(body, r.Provider.IssuerURL()+": disabled by the operator") {
-		t.Errorf("readiness: %s", body)
-	}
+	await(t, "readiness", func() bool {
+		return strings.Contains(fetch(t, r.ops+"/readyz?verbose"), r.Provider.IssuerURL()+": disabled by the operator")
+	})
 	if report := check(t, r.World, nil); report.Disabled != 1 || report.Tests != 1 || !strings.HasPrefix(report.Summary(), "2 issuer entries (1 disabled), 1 test, 0 mistakes") {
 		t.Errorf("config check: %s", report.Summary())
 	}

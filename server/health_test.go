@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // check returns a check that fails with the error that failing points to.
@@ -34,6 +36,10 @@ func TestHealthTellsTheTruth(t *testing.T) {
 			resp := f.do(t, "GET", path, "")
 			if body := readAll(t, resp); resp.StatusCode != wantCode || body != `{"status":"`+wantStatus+`"}` {
 				t.Errorf("%s, %s: %d %s, want %d %s", when, path, resp.StatusCode, body, wantCode, wantStatus)
+			}
+			ready := fmt.Sprintf("# HELP mayfly_ready 1 while the server is ready, as /readyz reports.\n# TYPE mayfly_ready gauge\nmayfly_ready %d\n", 1-wantCode/503)
+			if err := testutil.GatherAndCompare(f.cfg.Registry, strings.NewReader(ready), "mayfly_ready"); path != "/livez" && err != nil {
+				t.Errorf("%s: %v", when, err)
 			}
 		}
 		for _, path := range []string{"/healthz", "/readyz", "/livez"} {

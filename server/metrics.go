@@ -2,7 +2,11 @@
 
 package server
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // metrics are the metrics of the edge. Every label has its values from a fixed set: api and method
 // from edge.go, reason from package refusal and edge.go.
@@ -14,7 +18,7 @@ type metrics struct {
 }
 
 // newMetrics registers the metrics; slots holds one element for each admitted request.
-func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *connections) *metrics {
+func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *connections, health *health) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_requests_total",
@@ -42,6 +46,12 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 		gauge("mayfly_requests_in_flight_limit", "Requests that may be answered at the same time; one more is refused with OVERLOADED.", func() int { return cap(slots) }),
 		gauge("mayfly_connections", "Open connections to the HTTP and gRPC listeners.", func() int { open, _ := conns.count(); return open }),
 		gauge("mayfly_connections_limit", "Connections that may be open; one more takes the place of one without a request.", func() int { return conns.limit }),
+		gauge("mayfly_ready", "1 while the server is ready, as /readyz reports.", func() int {
+			if health.report(context.Background()).Status != serving {
+				return 0
+			}
+			return 1
+		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "mayfly_connections_closed_total",
 			Help: "Connections without a request that were closed to make place for new ones.",

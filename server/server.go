@@ -154,7 +154,7 @@ func New(cfg Config) (*Server, error) {
 	for _, m := range cfg.Mounts {
 		s.mounts = append(s.mounts, mount{Mount: m, reads: share.New(max(inFlight/16, 2), 0)})
 	}
-	s.metrics = newMetrics(cfg.Registry, s.slots, s.conns)
+	s.metrics = newMetrics(cfg.Registry, s.slots, s.conns, s.health)
 	s.grpc = newGRPC(s)
 	var err error
 	s.gateway, err = newGateway(s)

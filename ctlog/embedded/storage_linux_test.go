@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -109,6 +110,9 @@ func TestReadOnlyDisk(t *testing.T) {
 			_, err := l.Submit(t.Context(), a.submission(t))
 			isStorageError(t, err)
 			isStorageError(t, l.Ready())
+			if failed := testutil.ToFloat64(l.metrics.failed); failed != 1 {
+				t.Errorf("%v entries have failed, want 1", failed)
+			}
 			remount(t, disk, 0, size)
 			waitForStorage(t, l, true)
 			submit(t, l, a, 1) // where the guard was read-only, after an entry whose SCT no client has

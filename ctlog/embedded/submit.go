@@ -61,6 +61,9 @@ func (l *Log) submit(ctx context.Context, e *ctonly.Entry, issuers [][]byte) (ct
 		}
 	}
 	if err != nil {
+		if !errors.As(err, new(*httpError)) { // the submitter's mistake
+			l.metrics.failed.Inc()
+		}
 		return ctlog.SCT{}, fmt.Errorf("submitting to log %s: %w", l.cfg.Name, err)
 	}
 	e.Timestamp = milliseconds(l.cfg.Now())
