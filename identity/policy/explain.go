@@ -4,6 +4,7 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,6 +15,8 @@ import (
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/parser"
+
+	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
 // Limits of an explanation.
@@ -66,7 +69,7 @@ func (p *Policy) Explain(in Input) (all []Explained) {
 		compiled, program, err := compile(env, rule.when, cel.OptTrackState, cel.OptExhaustiveEval)
 		if err == nil { // New has compiled it too
 			_, details, _ := program.Eval(in.variables()) // an error is the value of a part
-			e.Parts = partsOf(compiled.NativeRep().Expr(), compiled.NativeRep().SourceInfo(), details)
+			e.Parts = partsOf(compiled.NativeRep().Expr(), compiled.NativeRep().SourceInfo(), details, slices.Sorted(maps.Keys(in.Claims)))
 		}
 		all = append(all, e)
 	}
@@ -77,12 +80,12 @@ func (p *Policy) Explain(in Input) (all []Explained) {
 var variable = regexp.MustCompile(`^(san|issuer|claims(\.\w+|\[("[^"]*"|\d+)\])+)$`)
 
 // partsOf returns the operands of e with what their evaluation has recorded. Those of a part that is
-// true do not matter.
-func partsOf(e ast.Expr, source *ast.SourceInfo, recorded *cel.EvalDetails) (list []Part) {
+// true do not matter. claims are the names that a misspelt one may mean.
+func partsOf(e ast.Expr, source *ast.SourceInfo, recorded *cel.EvalDetails, claims []string) (list []Part) {
 	if value, _ := recorded.State().Value(e.ID()); value != types.True && e.Kind() == ast.CallKind &&
 		slices.Contains([]string{operators.LogicalAnd, operators.LogicalOr}, e.AsCall().FunctionName()) {
 		for _, operand := range e.AsCall().Args() {
-			list = append(list, partsOf(operand, source, recorded)...)
+			list = append(list, partsOf(operand, source, recorded, claims)...)
 		}
 		return list[:min(len(list), maxParts)]
 	}
@@ -98,7 +101,8 @@ func partsOf(e ast.Expr, source *ast.SourceInfo, recorded *cel.EvalDetails) (lis
 			case types.Bool:
 				part.Value = strconv.FormatBool(bool(value))
 			case *types.Err:
-				part.Found = []string{shown(value)}
+				name, _ := strings.CutPrefix(value.Error(), "no such key: ")
+				part.Found = []string{shown(value) + suggest.DidYouMean(name, claims)}
 			}
 		}
 		isMember := func(outer string) bool {

@@ -35,9 +35,10 @@ func TestExplain(t *testing.T) {
 			`claims.n == 4 is false: claims.n is 3`,
 			`claims.ref == "refs/heads/dev" || claims.owner == "66" is true: claims.ref is "refs/heads/dev", claims.owner is "65"`,
 		},
-		`claims.ref && true`: {`claims.ref has no truth value: claims.ref is "refs/heads/dev"`, `true is true`},
-		`claims.evil != ""`:  {`claims.evil != "" is true: claims.evil is "a\x1b[31m\"b"`},
-		`claims.long == "y"`: {`claims.long == "y" is false: claims.long is "` + strings.Repeat("x", maxShown) + `…"`},
+		`claims.ref && true`:    {`claims.ref has no truth value: claims.ref is "refs/heads/dev"`, `true is true`},
+		`claims.evil != ""`:     {`claims.evil != "" is true: claims.evil is "a\x1b[31m\"b"`},
+		`claims.ownner == "65"`: {`claims.ownner == "65" has no truth value: no such key: ownner; did you mean "owner"?`},
+		`claims.long == "y"`:    {`claims.long == "y" is false: claims.long is "` + strings.Repeat("x", maxShown) + `…"`},
 	} {
 		p := mustNew(t, one(when))
 		got := p.Explain(in)
