@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -72,7 +73,8 @@ func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (
 	token, id, err := t.identify(claims, entry)
 	if err != nil {
 		if refused := refusal.From(err); string(refused.Reason) != test.Reason {
-			fail(key, "the claims are refused with %s (%s); expected is %s%s", refused.Reason, refused.Message, expected, t.why(token, id))
+			cause := cmp.Or(t.why(token, id), "; "+refused.Message)
+			fail(key, "the claims are refused with %s; expected is %s%s", refused.Reason, expected, cause)
 		}
 		return wrong
 	}
