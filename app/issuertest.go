@@ -69,6 +69,9 @@ func (t *trust) test(entry *config.Profile, index int, test config.IssuerTest) (
 	key, expected := "san", fmt.Sprintf("a certificate for %q", test.SAN)
 	if test.Reason != "" {
 		key, expected = "reason", "the refusal "+test.Reason
+		if refusal.Reason(test.Reason).Kind() == refusal.Internal {
+			expected += ", which is no reason of docs/errors.md"
+		}
 	}
 	token, id, err := t.identify(claims, entry)
 	if err != nil {
