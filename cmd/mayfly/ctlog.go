@@ -139,7 +139,12 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 	}
 	now := time.Now()
 	when := func(t time.Time) string { return t.UTC().Format(time.RFC3339) + ", " + printable.Relative(t, now) }
-	at := func(n uint64, t time.Time) string { return fmt.Sprintf("%d at %s", n, when(t)) }
+	at := func(n uint64, t time.Time) string {
+		if t.IsZero() {
+			return "none"
+		}
+		return fmt.Sprintf("%d at %s", n, when(t))
+	}
 	w := newTable(out)
 	w.row("Log", in.Name+" ("+in.Origin+")")
 	w.row("Log ID", fmt.Sprintf("%x", in.LogID))
