@@ -194,16 +194,7 @@ func verifyGo(chain *Chain, der []byte, kind certs.SANKind) error {
 	if kind == certs.SANUserName {
 		leaf.UnhandledCriticalExtensions = nil
 	}
-	options := x509.VerifyOptions{
-		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: chain.NotAfter,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	}
-	end := len(chain.Certificates) - 1
-	options.Roots.AddCert(chain.Certificates[end])
-	for _, c := range chain.Certificates[:end] {
-		options.Intermediates.AddCert(c)
-	}
-	_, err = leaf.Verify(options)
+	_, err = leaf.Verify(certs.CodeSigning(chain.Certificates, chain.NotAfter))
 	return err
 }
 

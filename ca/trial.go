@@ -96,15 +96,7 @@ func (a *Authority) try(kind certs.SANKind, now time.Time) error {
 	if kind == certs.SANUserName {
 		leaf.UnhandledCriticalExtensions = nil // crypto/x509 does not read otherName; clients do
 	}
-	options := x509.VerifyOptions{
-		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: draft.template.NotBefore,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	}
-	end := len(a.chain.Certificates) - 1
-	options.Roots.AddCert(a.chain.Certificates[end])
-	for _, above := range a.chain.Certificates[:end] {
-		options.Intermediates.AddCert(above)
-	}
+	options := certs.CodeSigning(a.chain.Certificates, draft.template.NotBefore)
 	if _, err := leaf.Verify(options); err != nil {
 		return fmt.Errorf("a trial leaf with a %s does not verify at %s: %w", kind, stamp(options.CurrentTime), err)
 	}

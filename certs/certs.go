@@ -11,9 +11,11 @@
 package certs
 
 import (
+	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -51,4 +53,18 @@ func checkText(s string, ascii bool) error {
 		}
 	}
 	return nil
+}
+
+// CodeSigning returns the options by which a client verifies a certificate for code signing at a time,
+// below a chain whose last certificate it trusts.
+func CodeSigning(chain []*x509.Certificate, at time.Time) x509.VerifyOptions {
+	options := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}
+	options.Roots.AddCert(chain[len(chain)-1])
+	for _, c := range chain[:len(chain)-1] {
+		options.Intermediates.AddCert(c)
+	}
+	return options
 }

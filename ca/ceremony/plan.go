@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 )
 
@@ -297,8 +298,8 @@ func (c *ceremony) addIntermediate(planned PlannedIntermediate) error {
 	c.note("  rehearsed with a key that was thrown away, and held against the certificate specification: it conforms")
 	c.describe(intermediate)
 	chain := append([]*x509.Certificate{intermediate}, c.root.Chain...)
-	if err := verifyChain(chain); err != nil {
-		return err
+	if _, err := intermediate.Verify(certs.CodeSigning(c.root.Chain, intermediate.NotBefore)); err != nil {
+		return fmt.Errorf("verifying the chain: %w", err)
 	}
 	c.note("  verified to the root, for code signing")
 	c.files = append(c.files, file{planned.ID, chainFile, publicMode, chainPEM(chain...)})
@@ -312,22 +313,6 @@ func (c *ceremony) addIntermediate(planned PlannedIntermediate) error {
 	}
 	c.files = append(c.files, files...)
 	return err
-}
-
-// verifyChain verifies as a client does.
-func verifyChain(chain []*x509.Certificate) error {
-	options := x509.VerifyOptions{
-		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: chain[0].NotBefore,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	}
-	options.Roots.AddCert(chain[len(chain)-1])
-	for _, c := range chain[1 : len(chain)-1] {
-		options.Intermediates.AddCert(c)
-	}
-	if _, err := chain[0].Verify(options); err != nil {
-		return fmt.Errorf("verifying the chain: %w", err)
-	}
-	return nil
 }
 
 func (c *ceremony) describe(certificate *x509.Certificate) {
