@@ -198,25 +198,20 @@ func yamlHint(text string, begin, end int, last yaml.Node, content []byte) (posi
 }
 
 // brackets returns the offset of the innermost bracket in content[begin:] that is open at its end, or
-// otherwise of the first one; and of a bracket that closes none, or -1.
+// otherwise of the first one; and of the last bracket that closes none, or -1.
 func brackets(content []byte, begin int) (open, extra int) {
-	extra, closed := -1, 0
-	for open = len(content) - 1; open > begin; open-- {
-		switch content[open] {
-		case ']', '}':
-			if closed++; extra < 0 {
-				extra = open
-			}
-		case '[', '{':
-			if closed--; closed < 0 {
-				return open, -1
-			}
+	opened, extra := []int{begin + max(bytes.IndexAny(content[begin:], "[{"), 0)}, -1
+	for i := begin; i < len(content); i++ {
+		switch c := content[i]; {
+		case c == '[' || c == '{':
+			opened = append(opened, i)
+		case (c == ']' || c == '}') && len(opened) > 1:
+			opened = opened[:len(opened)-1]
+		case c == ']' || c == '}':
+			extra = i
 		}
 	}
-	if closed == 0 {
-		extra = -1
-	}
-	return begin + max(bytes.IndexAny(content[begin:], "[{"), 0), extra
+	return opened[len(opened)-1], extra
 }
 
 // positionAt returns the place of a byte: lines end in a newline, columns count characters.
