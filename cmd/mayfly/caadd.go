@@ -56,11 +56,9 @@ func (f *addFlags) check(c *cobra.Command) error {
 		return usageError{errors.New("either --root, or --chain and --key or --signer are required; see mayfly ca add --help")}
 	}
 	var errs []error
-	if f.chain != "" {
-		for _, name := range []string{"root-password-file", "algorithm", "common-name", "organization"} {
-			if c.Flags().Changed(name) {
-				errs = append(errs, usageError{fmt.Errorf("--%s is for an authority that is made here (--root), and --chain names one that is there", name)})
-			}
+	for _, name := range []string{"root-password-file", "algorithm", "common-name", "organization"} {
+		if f.chain != "" && c.Flags().Changed(name) {
+			errs = append(errs, usageError{fmt.Errorf("--%s is for an authority that is made here (--root), and --chain names one that is there", name)})
 		}
 	}
 	if err := f.root.check(); err != nil {
@@ -147,12 +145,12 @@ func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string, key *cer
 		return nil, err
 	}
 	err = withKeys(c, editor.Ring, func(ctx context.Context, keys keys) (err error) {
-		if err := errors.Join(f.root.open(ctx, keys, &cfg.Parent), keys.lookAll(ctx, &f.signer)); err != nil {
+		if err := f.root.open(ctx, keys, &cfg.Parent); err != nil {
 			return err
 		}
 		result, err = ceremony.NewAuthority(cfg)
 		return err
-	})
+	}, &f.signer)
 	return result, err
 }
 

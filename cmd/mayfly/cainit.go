@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"errors"
 	"fmt"
@@ -22,17 +23,17 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
 
-// initFlags are the flags of mayfly ca init.
+// initFlags are the flags of mayfly ca init. With chain, it adopts the CA with this chain and the key in the
+// file adopted.
 type initFlags struct {
-	config    ceremony.InitConfig
-	key, root signerFlag
-	existing  adoption
-	out       output
+	config         ceremony.InitConfig
+	key, root      signerFlag
+	chain, adopted string
+	out            output
 }
 
 func caInitCommand() *cobra.Command {
 	var flags initFlags
-	flags.existing.signer = &flags.key
 	c := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Create a root and an intermediate with encrypted keys, or adopt an existing CA",
@@ -51,8 +52,8 @@ func caInitCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&flags.existing.chain, "chain", "", "adopt the CA with this chain, a PEM file: the issuing CA first, the root last")
-	f.StringVar(&flags.existing.key, "key", "", "PEM file of the adopted CA's private key, which is copied")
+	f.StringVar(&flags.chain, "chain", "", "adopt the CA with this chain, a PEM file: the issuing CA first, the root last")
+	f.StringVar(&flags.adopted, "key", "", "PEM file of the adopted CA's private key, which is copied")
 	f.StringVar(&flags.config.Organization, "organization", "", `the O of both certificates (default "mayfly")`)
 	f.StringVar(&flags.config.CommonName, "common-name", "", "what the CN of both begins with (default: the organization)")
 	f.StringVar(&flags.config.Algorithm, "algorithm", "", "of both keys: "+strings.Join(ceremony.Algorithms(), ", ")+"; ecdsa-p256 signs three times faster (default "+ceremony.DefaultAlgorithm+")")
@@ -64,7 +65,7 @@ func caInitCommand() *cobra.Command {
 
 // run creates or adopts a CA in dir, and describes it for a person.
 func (f *initFlags) run(c *cobra.Command, dir string, to io.Writer) error {
-	if err := f.existing.check(c); err != nil {
+	if err := f.check(c); err != nil {
 		return err
 	}
 	var err, rootErr error
@@ -73,15 +74,15 @@ func (f *initFlags) run(c *cobra.Command, dir string, to io.Writer) error {
 	if err := errors.Join(err, rootErr); err != nil {
 		return err
 	}
-	if f.existing.chain != "" {
-		return f.existing.run(c, to, dir, f.config.Signer)
+	if f.chain != "" {
+		return f.adopt(c, to, dir, f.config.Signer)
 	}
 	f.config.Dir, f.config.Now = dir, time.Now
 	if err := f.config.Check(); err != nil {
 		return err
 	}
 	var result *ceremony.Result
-	err = withNewKeys(c, func() (err error) {
+	err = withKeys(c, keyring.New(keyring.Config{}), func(context.Context, keys) (err error) {
 		result, err = ceremony.Init(f.config)
 		return err
 	}, &f.root, &f.key)
@@ -130,18 +131,12 @@ func printCA(out io.Writer, r *ceremony.Result, headline string, notes ...string
 	return err
 }
 
-// adoption is the existing CA that mayfly ca init adopts; without a chain, it creates a new one.
-type adoption struct {
-	chain, key string
-	signer     *signerFlag
-}
-
 // check refuses flags that contradict each other, or would be ignored.
-func (a adoption) check(c *cobra.Command) error {
-	if a.chain == "" && a.key == "" {
+func (f *initFlags) check(c *cobra.Command) error {
+	if f.chain == "" && f.adopted == "" {
 		return nil
 	}
-	if a.chain == "" || (a.key == "") != a.signer.given() {
+	if f.chain == "" || (f.adopted == "") != f.key.given() {
 		return usageError{errors.New("to adopt a CA, --chain and either --key or --signer are required; without them a new CA is created")}
 	}
 	for _, name := range []string{"organization", "common-name", "algorithm", "root-signer", "root-password-file"} {
@@ -152,12 +147,12 @@ func (a adoption) check(c *cobra.Command) error {
 	return nil
 }
 
-// run loads the CA as a server does, and creates a CA set of it in dir.
-func (a adoption) run(c *cobra.Command, to io.Writer, dir string, external *ceremony.ExternalKey) (err error) {
+// adopt loads an existing CA as a server does, and creates a CA set of it in dir.
+func (f *initFlags) adopt(c *cobra.Command, to io.Writer, dir string, external *ceremony.ExternalKey) (err error) {
 	now := time.Now()
-	entry := config.CASetAuthority{ID: nextID(&config.CASet{}, now), Chain: a.chain, Signer: a.signer.named}
+	entry := config.CASetAuthority{ID: nextID(&config.CASet{}, now), Chain: f.chain, Signer: f.key.named}
 	if external == nil {
-		entry.Signer.File = &config.SignerFile{Key: a.key, PasswordFile: a.signer.passwordFile}
+		entry.Signer.File = &config.SignerFile{Key: f.adopted, PasswordFile: f.key.passwordFile}
 	}
 	ring := keyring.New(keyring.Config{})
 	defer func() { err = errors.Join(err, ring.Close()) }()
@@ -168,7 +163,7 @@ func (a adoption) run(c *cobra.Command, to io.Writer, dir string, external *cere
 	keys{err: c.ErrOrStderr()}.warn(append(loaded.Warnings, departures(loaded, now)...)...)
 	var key crypto.Signer
 	if external == nil {
-		if key, _, err = file.Open(a.key, a.signer.passwordFile); err != nil { // LoadAlone has warned
+		if key, _, err = file.Open(f.adopted, f.key.passwordFile); err != nil { // LoadAlone has warned
 			return err
 		}
 	}
@@ -178,8 +173,8 @@ func (a adoption) run(c *cobra.Command, to io.Writer, dir string, external *cere
 		return err
 	}
 	note := "Its key stays where it is."
-	if a.key != "" {
-		note = "The copy of its key is encrypted with a new password. Delete " + a.key + " once nothing else signs with it."
+	if f.adopted != "" {
+		note = "The copy of its key is encrypted with a new password. Delete " + f.adopted + " once nothing else signs with it."
 	}
 	if err := printCA(to, result, "The CA was adopted as authority "+result.AuthorityID+":", note); err != nil {
 		return err

@@ -36,7 +36,7 @@ func caRequestCommand() *cobra.Command {
 				return err
 			}
 			var path string
-			err = withNewKeys(c, func() (err error) {
+			err = withKeys(c, keyring.New(keyring.Config{}), func(context.Context, keys) (err error) {
 				path, err = ceremony.NewRequest(config)
 				return err
 			}, &key)

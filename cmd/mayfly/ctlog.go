@@ -196,7 +196,6 @@ func ctlogFsckCommand() *cobra.Command {
 type ctlogSearch struct {
 	query     reader.Query
 	url, key  string
-	serial    string
 	limit     int
 	failEmpty bool
 	out       output
@@ -218,13 +217,6 @@ func ctlogSearchCommand() *cobra.Command {
 	c.Annotations = nil // --config is not required
 	c.Flag("config").Usage = "the server's configuration file, for a log of this server"
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if s.serial != "" {
-			serial, err := hex.DecodeString(strings.ReplaceAll(s.serial, ":", ""))
-			if err != nil || len(serial) == 0 {
-				return usageError{fmt.Errorf("--serial %q is no hexadecimal number", s.serial)}
-			}
-			s.query.Serial = serial
-		}
 		switch given := c.Flags().Changed; {
 		case given("config") == given("url"):
 			return usageError{errors.New("exactly one of --config and --url is required; see mayfly ctlog search --help")}
@@ -257,7 +249,12 @@ func (s *ctlogSearch) addFlags(c *cobra.Command) {
 	f.StringVar(&s.key, "public-key", "", "file with the log's public key, PEM: verify the signature of its tree head")
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name: an email address, a URI or user!domain; a * stands for any text")
 	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token; a * stands for any text")
-	f.StringVar(&s.serial, "serial", "", "the serial number in hexadecimal")
+	f.Func("serial", "the serial `number` in hexadecimal", func(text string) (err error) {
+		if s.query.Serial, err = hex.DecodeString(strings.ReplaceAll(text, ":", "")); err != nil || len(s.query.Serial) == 0 && text != "" {
+			err = errors.New("it is no hexadecimal number")
+		}
+		return err
+	})
 	f.Var(&timeFlag{&s.query.Since, true}, "since", "only those that were logged at this time or later; 24h is 24 hours ago")
 	f.Var(&timeFlag{&s.query.Until, true}, "until", "only those that were logged at this time or earlier; 1h is an hour ago")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")

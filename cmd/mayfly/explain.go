@@ -52,8 +52,11 @@ func explainCommand() *cobra.Command {
 				err = errors.Join(printExplanation(&text, x), paint(c.OutOrStdout(), text.String(),
 					colour{`^([a-z ]+  +)(pass)\b`, green}, colour{`^([a-z ]+  +)(FAIL)\b`, red}))
 			}
-			if err == nil {
-				err = judgement(x)
+			if err == nil && x.Reason != "" {
+				err = fmt.Errorf("no certificate: %s (%s)", x.Message, x.Reason)
+			}
+			if x.Reason == string(refusal.IssuerUnreachable) {
+				err = coded{err, 3}
 			}
 			return err
 		},
@@ -65,18 +68,6 @@ func explainCommand() *cobra.Command {
 	addOutput(c, &out)
 	require(c, "config")
 	return c
-}
-
-// judgement returns nil where a certificate would be issued.
-func judgement(x *app.Explanation) error {
-	if x.Reason == "" {
-		return nil
-	}
-	err := fmt.Errorf("no certificate: %s (%s)", x.Message, x.Reason)
-	if x.Reason == string(refusal.IssuerUnreachable) {
-		return coded{err, 3}
-	}
-	return err
 }
 
 func printExplanation(out io.Writer, x *app.Explanation) error {

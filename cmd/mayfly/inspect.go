@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -107,6 +108,32 @@ type logEntry struct {
 	LogID          string    `json:"logID"`
 	Index          int64     `json:"index"`
 	IntegratedTime time.Time `json:"integratedTime,omitzero"` // Rekor v2 has none
+}
+
+// inspectFiles returns what is in files and directories, also beside an error, and whether that is a list.
+func inspectFiles(stdin io.Reader, names []string) (all []finding, list bool, err error) {
+	var errs []error
+	list = len(names) > 1
+	for _, name := range names {
+		var found []finding
+		if info, errInfo := os.Stat(name); errInfo == nil && info.IsDir() {
+			list = true
+			found, err = inspectLayout(name)
+		} else if data, errRead := readUpTo(maxBundle, stdin, name); errRead != nil {
+			err = errRead
+		} else if found, err = inspectData(data); err != nil {
+			err = fmt.Errorf("%s: %w", shown(name), err)
+		}
+		if list = list || len(found) > 1; err != nil {
+			errs = append(errs, err)
+			found = append(found, finding{Error: err.Error()})
+		}
+		for _, f := range found {
+			f.File = name
+			all = append(all, f)
+		}
+	}
+	return all, list, errors.Join(errs...)
 }
 
 // inspect reads a leaf certificate; a certificate without exactly one SAN is an error.

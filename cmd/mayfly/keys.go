@@ -34,21 +34,24 @@ type keys struct {
 	err  io.Writer // receives warnings
 }
 
-// withKeys calls do, which may open keys and use them for up to commandTimeout.
-func withKeys(c *cobra.Command, ring *keyring.Ring, do func(context.Context, keys) error) error {
+// withKeys opens the keys of flags that exist, and calls do, which may open others and use all of them for up
+// to commandTimeout.
+func withKeys(c *cobra.Command, ring *keyring.Ring, do func(context.Context, keys) error, flags ...*signerFlag) error {
 	ctx, cancel := context.WithTimeout(c.Context(), commandTimeout)
 	defer cancel()
-	return do(ctx, keys{ring, c.ErrOrStderr()})
-}
-
-// withNewKeys calls create once the keys of flags are opened that exist.
-func withNewKeys(c *cobra.Command, create func() error, flags ...*signerFlag) error {
-	return withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) error {
-		if err := keys.lookAll(ctx, flags...); err != nil {
-			return err
+	k := keys{ring, c.ErrOrStderr()}
+	var errs []error
+	for _, f := range flags {
+		if f.key != nil {
+			warnings, err := k.look(ctx, f.named, f.key, f.place)
+			k.warn(warnings...)
+			errs = append(errs, err)
 		}
-		return create()
-	})
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return do(ctx, k)
 }
 
 func (k keys) warn(warnings ...error) {
@@ -84,20 +87,6 @@ func (k keys) look(ctx context.Context, named config.Signer, key *ceremony.Exter
 		return signer.Crypto(ctx, opened), made, nil
 	}
 	return warnings, nil
-}
-
-// lookAll is look for the keys of flags.
-func (k keys) lookAll(ctx context.Context, flags ...*signerFlag) error {
-	var errs []error
-	for _, f := range flags {
-		if f.key == nil {
-			continue
-		}
-		warnings, err := k.look(ctx, f.named, f.key, f.place)
-		k.warn(warnings...)
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // whereIs describes for people where a key is. It contains no secret.

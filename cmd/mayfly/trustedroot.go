@@ -38,7 +38,10 @@ func documentCommand(c *cobra.Command, name string, render func(trustroot.Instan
 		if running != "" {
 			document, err = fetch(c.Context(), running, "/"+name, nil, "a server without public_url in its configuration cannot say where it is")
 		} else {
-			document, err = renderFrom(configFile, render)
+			var instance trustroot.Instance
+			if instance, err = app.LoadInstance(app.Options{ConfigFile: configFile, Environ: os.Environ()}); err == nil {
+				document, err = render(instance)
+			}
 		}
 		if err != nil {
 			return err
@@ -49,12 +52,4 @@ func documentCommand(c *cobra.Command, name string, render func(trustroot.Instan
 	addConfig(c, &configFile, "the server's configuration file")
 	c.Flags().StringVar(&running, "url", "", "a running instance, as in https://ca.example")
 	return c
-}
-
-func renderFrom(configFile string, render func(trustroot.Instance) ([]byte, error)) ([]byte, error) {
-	instance, err := app.LoadInstance(app.Options{ConfigFile: configFile, Environ: os.Environ()})
-	if err != nil {
-		return nil, err
-	}
-	return render(instance)
 }
