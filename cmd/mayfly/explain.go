@@ -40,6 +40,12 @@ func explainCommand() *cobra.Command {
 			if claimsFile != "" && token.given() || claimsFile == "" && options.Token == "" {
 				return usageError{errors.New("exactly one of --token-file and --claims is required; see mayfly explain --help")}
 			}
+			switch {
+			case isToken(string(options.Claims)):
+				return usageError{errors.New("--claims: found an ID token, expected a JSON object with claims; give a token as --token-file")}
+			case strings.HasPrefix(options.Token, "{"):
+				return usageError{errors.New("--token-file: found a JSON object, expected an ID token; give claims as --claims")}
+			}
 			options.Environ = os.Environ()
 			x, err := app.Explain(c.Context(), options)
 			if err != nil {
