@@ -60,13 +60,18 @@ func (w *World) writeIssuers(ctx context.Context) error {
 	if w.config.Issuers == "" {
 		return w.write(issuersFile, own)
 	}
+	last := "" // problem, which is noted once
 	w.watcher = watch.New(watch.Config{
 		Name: "added issuers", Files: func() []string { return []string{w.config.Issuers} },
 		Reload: func() error {
 			err := w.addIssuers(context.WithoutCancel(ctx), own)
-			if err != nil {
+			switch text := fmt.Sprint(err); {
+			case err == nil:
+				w.config.Note(fmt.Errorf("%s has changed, and its new content is in use", w.config.Issuers))
+			case text != last:
 				w.config.Note(fmt.Errorf("%w; the last good content stays in use", err))
 			}
+			last = fmt.Sprint(err)
 			return err
 		},
 		Logger: slog.New(slog.DiscardHandler),

@@ -34,7 +34,7 @@ func inspectCommand() *cobra.Command {
 			}
 			found, several, err := inspectFiles(c.InOrStdin(), names)
 			switch {
-			case err != nil && !several:
+			case err != nil && (!several || len(found) == 1 && !out.json()):
 				return err
 			case !out.json():
 				return errors.Join(printFindings(c.OutOrStdout(), found), err)

@@ -98,7 +98,7 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	}
 	chain, err := requestCertificate(c.Context(), ca, client.Request{IDToken: token, Signer: key, CSR: o.csr, Challenge: o.challenge})
 	if err != nil {
-		return errors.Join(err, os.Remove(o.keyFile))
+		return errors.Join(unheard(err, o.url), os.Remove(o.keyFile))
 	}
 	return o.write(c, chain)
 }

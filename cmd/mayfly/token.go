@@ -52,7 +52,7 @@ The kinds of identity for --as, each with its parameters and their defaults:
 			if err != nil {
 				return usageError{err}
 			}
-			token, err := fetch(c.Context(), world, "/dev/token", query, "only mayfly dev gives tokens away; is that one?")
+			token, err := fetch(c.Context(), world, "/dev/token", query, "only mayfly dev gives tokens away; name its URL, without a path, with --url")
 			if err != nil {
 				return err
 			}
@@ -80,6 +80,14 @@ The kinds of identity for --as, each with its parameters and their defaults:
 	return c
 }
 
+// unheard returns the error of a request to a URL, and what to do where nothing listens there.
+func unheard(err error, url string) error {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return coded{fmt.Errorf("nothing listens at %s: start mayfly dev or mayfly serve there, or name the running one with --url", url), 3}
+	}
+	return err
+}
+
 // fetch gets a document from a running instance. If there is none at that path, the error ends in
 // absent.
 func fetch(ctx context.Context, base, path string, query url.Values, absent string) ([]byte, error) {
@@ -95,11 +103,8 @@ func fetch(ctx context.Context, base, path string, query url.Values, absent stri
 		return nil, err
 	}
 	response, err := http.DefaultClient.Do(request)
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, coded{fmt.Errorf("nothing listens at %s: start mayfly dev there, or name the running instance with --url", base), 3}
-	}
 	if err != nil {
-		return nil, err
+		return nil, unheard(err, base)
 	}
 	defer response.Body.Close()
 	body, err := files.ReadAll(response.Body, 4<<20)
