@@ -89,8 +89,12 @@ func (r *Ring) Signer(name string, named config.Signer, public crypto.PublicKey)
 			return nil, warnings, err
 		}
 		if !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(public) {
+			found, has := signer.Describe(key.Public()), signer.Describe(public)
+			if has == found {
+				has = "another one"
+			}
 			return nil, warnings, keypath.Errorf([]string{"file", "key"}, "%s is not the key of the chain's first certificate: found %s, and the certificate has %s; give the key that belongs to it, and the issuing CA first in the chain",
-				named.File.Key, signer.Describe(key.Public()), signer.Describe(public))
+				named.File.Key, found, has)
 		}
 		s, err := signer.Local(name, key, r.cfg.Metrics)
 		return s, warnings, err
