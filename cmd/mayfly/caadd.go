@@ -145,10 +145,9 @@ func (f *addFlags) make(c *cobra.Command, editor set.Editor, id string, key *cer
 		return nil, err
 	}
 	err = withKeys(c, editor.Ring, func(ctx context.Context, keys keys) (err error) {
-		if err := f.root.open(ctx, keys, &cfg.Parent); err != nil {
-			return err
+		if err = f.root.open(ctx, keys, &cfg.Parent); err == nil {
+			result, err = ceremony.NewAuthority(cfg)
 		}
-		result, err = ceremony.NewAuthority(cfg)
 		return err
 	}, &f.signer)
 	return result, err

@@ -73,7 +73,17 @@ func caSignIntermediateCommand() *cobra.Command {
 			if config.NotBefore.IsZero() {
 				config.NotBefore = time.Now()
 			}
-			chain, intermediate, err := signRequest(c, root, config)
+			if config.Parent, err = root.parent(); err != nil {
+				return err
+			}
+			var chain []byte
+			var intermediate *x509.Certificate
+			err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
+				if err = root.open(ctx, keys, &config.Parent); err == nil {
+					chain, intermediate, err = ceremony.SignRequest(config)
+				}
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -98,21 +108,6 @@ func caSignIntermediateCommand() *cobra.Command {
 	addTime(c, &config.NotBefore, "not-before", "beginning of its validity (default: now)")
 	addTime(c, &config.NotAfter, "not-after", "end of its validity (default: three years, or the root's end)")
 	return c
-}
-
-// signRequest signs with the root in a folder.
-func signRequest(c *cobra.Command, root rootFolder, config ceremony.SignRequestConfig) (chain []byte, intermediate *x509.Certificate, err error) {
-	if config.Parent, err = root.parent(); err != nil {
-		return nil, nil, err
-	}
-	err = withKeys(c, keyring.New(keyring.Config{}), func(ctx context.Context, keys keys) (err error) {
-		if err := root.open(ctx, keys, &config.Parent); err != nil {
-			return err
-		}
-		chain, intermediate, err = ceremony.SignRequest(config)
-		return err
-	})
-	return chain, intermediate, err
 }
 
 func caCeremonyCommand() *cobra.Command {

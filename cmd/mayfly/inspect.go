@@ -66,12 +66,9 @@ type report struct {
 	Extensions             map[string]string `json:"extensions"`
 	IssuedBy               string            `json:"issuedBy"`
 	SerialNumber           string            `json:"serialNumber"`
-	NotBefore              time.Time         `json:"notBefore"`
-	NotAfter               time.Time         `json:"notAfter"`
-	PublicKey              string            `json:"publicKey"`
-	SHA256Fingerprint      string            `json:"sha256Fingerprint"`
-	Precertificate         bool              `json:"precertificate"`
-	SCTs                   []reportSCT       `json:"signedCertificateTimestamps"`
+	certificateFacts
+	Precertificate bool        `json:"precertificate"`
+	SCTs           []reportSCT `json:"signedCertificateTimestamps"`
 }
 
 type reportSAN struct {
@@ -86,7 +83,12 @@ type reportSCT struct {
 
 // certificateOfCA is another certificate, in short.
 type certificateOfCA struct {
-	Subject           string    `json:"subject"`
+	Subject string `json:"subject"`
+	certificateFacts
+}
+
+// certificateFacts are what is shown of every certificate.
+type certificateFacts struct {
 	NotBefore         time.Time `json:"notBefore"`
 	NotAfter          time.Time `json:"notAfter"`
 	PublicKey         string    `json:"publicKey"`
@@ -151,10 +153,7 @@ func inspect(leaf *x509.Certificate) (*report, error) {
 		Extensions:             make(map[string]string),
 		IssuedBy:               leaf.Issuer.String(),
 		SerialNumber:           hex.EncodeToString(leaf.SerialNumber.Bytes()),
-		NotBefore:              leaf.NotBefore.UTC(),
-		NotAfter:               leaf.NotAfter.UTC(),
-		PublicKey:              describeKey(leaf),
-		SHA256Fingerprint:      fmt.Sprintf("%x", sha256.Sum256(leaf.Raw)),
+		certificateFacts:       factsOf(leaf),
 		SCTs:                   []reportSCT{},
 	}
 	for extension, value := range extensions.All() {
@@ -192,9 +191,8 @@ func newReportSAN(san certs.SAN) reportSAN {
 	return reportSAN{kinds[san.Kind], san.Value}
 }
 
-func newCertificateOfCA(c *x509.Certificate) certificateOfCA {
-	fingerprint := fmt.Sprintf("%x", sha256.Sum256(c.Raw))
-	return certificateOfCA{c.Subject.String(), c.NotBefore.UTC(), c.NotAfter.UTC(), describeKey(c), fingerprint}
+func factsOf(c *x509.Certificate) certificateFacts {
+	return certificateFacts{c.NotBefore.UTC(), c.NotAfter.UTC(), describeKey(c), fmt.Sprintf("%x", sha256.Sum256(c.Raw))}
 }
 
 func describeKey(c *x509.Certificate) string {

@@ -134,7 +134,7 @@ func inspectChain(certificates []*x509.Certificate) (found []finding, err error)
 			found = append(found, finding{})
 		}
 		last := &found[len(found)-1]
-		last.Chain = append(last.Chain, newCertificateOfCA(c))
+		last.Chain = append(last.Chain, certificateOfCA{c.Subject.String(), factsOf(c)})
 	}
 	return found, nil
 }
