@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -106,11 +107,16 @@ func checkArguments(c *cobra.Command, args []string) error {
 	return nil
 }
 
-// unknownFlag adds the flag that was probably meant, and where help is. Where a command below c was
+// unknownFlag adds the flag or the value that was probably meant, and where help is. Where a command below c was
 // misspelt, its flags are unknown too, and the name is the mistake.
 func unknownFlag(c *cobra.Command, err error) error {
 	if c.HasSubCommands() && c.Flags().NArg() > 0 {
 		return checkArguments(c, c.Flags().Args())
+	}
+	invalid, number := new(pflag.InvalidValueError), new(strconv.NumError)
+	if errors.As(err, &invalid) && errors.As(err, &number) {
+		expected := cmp.Or(map[string]string{"ParseBool": "true or false"}[number.Func], "a whole number")
+		err = fmt.Errorf("--%s: found %q, expected %s", invalid.GetFlag().Name, invalid.GetValue(), expected)
 	}
 	hint := ""
 	if unknown := new(pflag.NotExistError); errors.As(err, &unknown) {
