@@ -141,8 +141,7 @@ func (w *World) claim(context.Context) error {
 	if w.config.Dir != "" {
 		dir, lock, err := openDir(w.config.Dir, w.host)
 		if err == nil {
-			w.dir = dir
-			w.undo = append(w.undo, func(context.Context) error { return lock.Close() })
+			w.dir, w.undo = dir, append(w.undo, func(context.Context) error { return lock.Close() })
 		}
 		return err
 	}
@@ -150,8 +149,7 @@ func (w *World) claim(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("making a temporary directory: %w", err)
 	}
-	w.dir = dir
-	w.undo = append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
+	w.dir, w.undo = dir, append(w.undo, func(context.Context) error { return os.RemoveAll(dir) })
 	return writeMarker(dir, w.host)
 }
 
@@ -244,10 +242,11 @@ type gate struct {
 	to io.Writer
 }
 
-func (g *gate) pass(to io.Writer) {
+func (g *gate) shut(context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.to = to
+	g.to = nil
+	return nil
 }
 
 // Write implements io.Writer.
@@ -263,8 +262,7 @@ func (g *gate) Write(p []byte) (int, error) {
 // build creates the CA's server from the directory. A request for an issuer's keys, which may outlive the
 // server, writes no line after Close.
 func (w *World) build(ctx context.Context) (err error) {
-	w.output.pass(w.config.LogOutput)
-	w.undo = append(w.undo, func(context.Context) error { w.output.pass(nil); return nil })
+	w.output.to, w.undo = w.config.LogOutput, append(w.undo, w.output.shut)
 	w.app, err = app.Build(ctx, app.Options{
 		ConfigFile: w.path(settingsFile), LogOutput: &w.output, Version: w.config.Version, Mounts: w.mounts(),
 	})
@@ -276,7 +274,7 @@ func (w *World) build(ctx context.Context) (err error) {
 
 // publish writes what clients must know into the TUF mirror.
 func (w *World) publish(context.Context) error {
-	key, errKey := loadOrMakeKey(w.path(tufKey), newKey)
+	key, errKey := loadOrMakeKey(w.path("tuf.key"), newKey)
 	trustedRoot, errRoot := w.TrustedRoot()
 	signingConfig, errConfig := w.SigningConfig()
 	if err := errors.Join(errKey, errRoot, errConfig); err != nil {

@@ -101,6 +101,7 @@ func ownDir(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	const maxLinks = 40 // as in Linux
 	if err = checkPath(dir, maxLinks); errors.Is(err, fs.ErrNotExist) {
 		if err = os.MkdirAll(dir, 0o700); err == nil {
 			err = checkPath(dir, maxLinks)
@@ -117,9 +118,6 @@ func ownDir(dir string) (string, error) {
 	}
 	return dir, err
 }
-
-// maxLinks is how many symbolic links a path may have, as in Linux.
-const maxLinks = 40
 
 // checkPath checks each directory and link on the way to path, which is absolute: only root and this
 // process's user may replace it. Others may create files in a sticky directory, such as /tmp, and

@@ -28,28 +28,15 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 )
 
-// The files in a world's directory, beside the marker and the lock.
+// Files and folders in a world's directory. settings.yaml names most others.
 const (
-	caFolder     = "ca"
 	ctFolder     = "ctlog"
-	ctGuard      = "ctlog-guard.json"
 	ctKey        = "ctlog.key"
-	ctPublicKey  = "ctlog.pub" // for settings without the log itself
-	rekorFolder  = "rekor"
 	rekorKey     = "rekor.key"
 	tsaChain     = "tsa-chain.pem"
-	tsaKey       = "tsa.key"
 	tufFolder    = "tuf"
-	tufKey       = "tuf.key"
-	providerKey  = "oidc.key"
 	issuersFile  = "issuers.yaml"
 	settingsFile = "mayfly.yaml"
-)
-
-// The name and the origin of the embedded log. The origin never changes, but the address may.
-const (
-	ctName   = "dev"
-	ctOrigin = "mayfly.invalid/ctlog/" + ctName
 )
 
 // settingsYAML is a template for settingsFile.
@@ -63,7 +50,7 @@ func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
 // need it.
 func (w *World) makeKey(context.Context) error {
 	w.keys.Go(func() (err error) {
-		w.providerKey, err = loadOrMakeKey(w.path(providerKey), func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+		w.providerKey, err = loadOrMakeKey(w.path("oidc.key"), func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 		return err
 	})
 	return nil
@@ -72,13 +59,13 @@ func (w *World) makeKey(context.Context) error {
 func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 func (w *World) makeCA(context.Context) error {
-	chains, _ := fs.Glob(os.DirFS(w.dir), caFolder+"/*/chain.pem") // fails only for another pattern
+	chains, _ := fs.Glob(os.DirFS(w.dir), "ca/*/chain.pem") // fails only for another pattern
 	if len(chains) > 0 {
 		w.chain = chains[len(chains)-1]
 		return nil
 	}
 	result, err := ceremony.Init(ceremony.InitConfig{
-		Dir: w.path(caFolder), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
+		Dir: w.path("ca"), Organization: "mayfly development", Algorithm: "ecdsa-p256", Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("making the CA: %w", err)
@@ -91,12 +78,14 @@ func (w *World) makeLog(ctx context.Context) error {
 	if _, err := os.Stat(w.path(ctFolder)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	cfg := embedded.Config{Name: ctName, Dir: w.path(ctFolder), Guard: w.path(ctGuard), Key: w.path(ctKey), Origin: ctOrigin}
-	created, err := embedded.Init(ctx, cfg)
+	created, err := embedded.Init(ctx, embedded.Config{
+		Name: "dev", Dir: w.path(ctFolder), Guard: w.path("ctlog-guard.json"), Key: w.path(ctKey),
+		Origin: "mayfly.invalid/ctlog/dev", // it never changes, but the address may
+	})
 	if err != nil {
 		return fmt.Errorf("making the Certificate Transparency log: %w", err)
 	}
-	return os.WriteFile(w.path(ctPublicKey), created.PublicKey, 0o600)
+	return os.WriteFile(w.path("ctlog.pub"), created.PublicKey, 0o600)
 }
 
 // openRekor also creates the log's entry in the trusted root.
@@ -105,7 +94,7 @@ func (w *World) openRekor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.rekor, err = rekor.Open(ctx, rekor.Config{Dir: w.path(rekorFolder), Origin: w.host, Key: key}); err != nil {
+	if w.rekor, err = rekor.Open(ctx, rekor.Config{Dir: w.path("rekor"), Origin: w.host, Key: key}); err != nil {
 		return err
 	}
 	w.undo = append(w.undo, w.rekor.Close)
@@ -124,7 +113,7 @@ func (w *World) openRekor(ctx context.Context) error {
 
 // makeTSA also creates the timestamp authority's entry in the trusted root.
 func (w *World) makeTSA(context.Context) error {
-	key, err := loadOrMakeKey(w.path(tsaKey), newKey)
+	key, err := loadOrMakeKey(w.path("tsa.key"), newKey)
 	if err != nil {
 		return err
 	}

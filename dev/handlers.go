@@ -39,14 +39,13 @@ func (w *World) newHandler() http.Handler {
 	timestamp := http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(rw, "A timestamp authority. It answers POST (RFC 3161).\n")
 	})
-	checkpoint := http.RedirectHandler(rekorPath+"/api/v2/checkpoint", http.StatusSeeOther)
 	mux.HandleFunc("GET "+homePath+"{$}", w.servePage)
 	mux.HandleFunc("GET "+tokenPath, w.serveToken)
 	mux.Handle(tufPath+"/", http.StripPrefix(tufPath, http.FileServer(http.Dir(w.path(tufFolder)))))
 	mux.Handle(failingPath, w.unless("ct", http.NotFoundHandler()))
 	mux.Handle("GET "+timestampPath, w.unless("tsa", timestamp))
 	mux.Handle("POST "+timestampPath, w.unless("tsa", w.tsa))
-	mux.Handle("GET "+rekorPath+"/{$}", w.unless("rekor", checkpoint))
+	mux.Handle("GET "+rekorPath+"/{$}", w.unless("rekor", http.RedirectHandler(rekorPath+"/api/v2/checkpoint", http.StatusSeeOther)))
 	mux.Handle(rekorPath+"/", w.unless("rekor", http.StripPrefix(rekorPath, w.rekor)))
 	for _, kind := range w.kinds {
 		home := http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther)
@@ -109,11 +108,7 @@ const DefaultEmail = "you@example.com"
 // GET /dev/token?as=<kind>&<parameter>=…. Both take claim=<claim>=… too.
 func (w *World) serveToken(rw http.ResponseWriter, r *http.Request) {
 	rw.Header().Set("Cache-Control", "no-store")
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	var token string
-	if err == nil {
-		token, err = w.tokenFor(query)
-	}
+	token, err := w.tokenFor(r.URL.RawQuery)
 	if err != nil {
 		http.Error(rw, err.Error(), http.StatusBadRequest)
 		return
@@ -123,7 +118,11 @@ func (w *World) serveToken(rw http.ResponseWriter, r *http.Request) {
 }
 
 // tokenFor returns the token that a query asks for.
-func (w *World) tokenFor(query url.Values) (string, error) {
+func (w *World) tokenFor(text string) (string, error) {
+	query, err := url.ParseQuery(text)
+	if err != nil {
+		return "", err
+	}
 	given := make(url.Values)
 	for _, claim := range query["claim"] {
 		name, value, ok := strings.Cut(claim, "=")

@@ -43,7 +43,8 @@ func (w *World) write(name, text string) error {
 			"its --issuers file or the version of mayfly differ, or the first line was changed; start it as before, "+
 			"or rename the file, start again, and repeat the edit in the new one", file)
 	}
-	return files.Replace(file, []byte(first(text)+"\n"+text), 0o600)
+	temporary := file + files.TemporarySuffix // a crash leaves no part of a file
+	return errors.Join(os.WriteFile(temporary, []byte(first(text)+"\n"+text), 0o600), os.Rename(temporary, file))
 }
 
 // writeIssuers writes the issuer file with the world's issuers, and prepares to write it again when Config.Issuers changes.
@@ -112,26 +113,27 @@ func (w *World) addIssuers(ctx context.Context, own string) error {
 // mergeIssuers returns an issuer file with the entries of added, and those of own that it lacks.
 func mergeIssuers(added, own []byte) (string, error) {
 	const key = "oidc-issuers"
-	var documents [2]yaml.Node
-	if err := errors.Join(yaml.Unmarshal(added, &documents[0]), yaml.Unmarshal(own, &documents[1])); err != nil {
+	var file, world yaml.Node
+	if err := errors.Join(yaml.Unmarshal(added, &file), yaml.Unmarshal(own, &world)); err != nil {
 		return "", err
 	}
-	root := documents[0].Content[0]
-	entries, more := child(root, key), child(documents[1].Content[0], key)
+	root, more := file.Content[0], world.Content[0]
+	entries := child(root, key)
 	switch {
 	case root.Style == yaml.FlowStyle, entries != nil && entries.Kind != yaml.MappingNode:
 		return "", errors.New("it is JSON, or its " + key + " is an alias: mayfly dev adds its own issuers there, " +
 			"and needs YAML with one key on a line")
 	case entries == nil:
-		root.Content = append(root.Content, documents[1].Content[0].Content...)
+		root.Content = append(root.Content, more.Content...)
 	default:
+		more = child(more, key)
 		for i := 0; i < len(more.Content); i += 2 {
 			if child(entries, more.Content[i].Value) == nil {
 				entries.Content = append(entries.Content, more.Content[i:i+2]...)
 			}
 		}
 	}
-	text, err := yaml.Marshal(&documents[0])
+	text, err := yaml.Marshal(&file)
 	return string(text), err
 }
 

@@ -74,9 +74,6 @@ type World struct {
 	world *dev.World
 }
 
-// startLimit is how long a world may take to be ready; usually it takes a fraction of a second.
-const startLimit = 30 * time.Second
-
 // New starts a world that stops with the test. Any error fails the test. There may be one config.
 func New(t testing.TB, config ...Config) *World {
 	t.Helper()
@@ -106,8 +103,8 @@ func New(t testing.TB, config ...Config) *World {
 	case err := <-done:
 		done <- nil
 		t.Fatalf("running mayfly: %v", err)
-	case <-time.After(startLimit):
-		t.Fatalf("mayfly was not ready within %s", startLimit)
+	case <-time.After(30 * time.Second): // usually it takes a tenth of a second
+		t.Fatal("mayfly was not ready within 30 s")
 	}
 	return w
 }

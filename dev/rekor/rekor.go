@@ -184,11 +184,11 @@ func (l *Log) prove(ctx context.Context, index uint64, checkpoint []byte) (*reko
 	if _, err := tree.Unmarshal(checkpoint); err != nil {
 		return nil, fmt.Errorf("reading checkpoint: %w", err)
 	}
+	var hashes [][]byte
 	builder, err := client.NewProofBuilder(ctx, tree.Size, l.reader.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("building inclusion proof: %w", err)
+	if err == nil {
+		hashes, err = builder.InclusionProof(ctx, index)
 	}
-	hashes, err := builder.InclusionProof(ctx, index)
 	if err != nil {
 		return nil, fmt.Errorf("building inclusion proof: %w", err)
 	}

@@ -49,10 +49,9 @@ func NewChain(key *ecdsa.PrivateKey, now time.Time) ([][]byte, error) {
 		return nil, fmt.Errorf("making the timestamp authority's root key: %w", err)
 	}
 	template := func(name string) *x509.Certificate {
-		return &x509.Certificate{
-			SerialNumber: serialNumber(),
-			Subject:      pkix.Name{Organization: []string{"mayfly development"}, CommonName: name},
-			NotBefore:    now.Add(-time.Minute), NotAfter: now.Add(lifetime),
+		return &x509.Certificate{ // CreateCertificate adds a serial number
+			Subject:   pkix.Name{Organization: []string{"mayfly development"}, CommonName: name},
+			NotBefore: now.Add(-time.Minute), NotAfter: now.Add(lifetime),
 			BasicConstraintsValid: true,
 		}
 	}
@@ -78,14 +77,6 @@ func NewChain(key *ecdsa.PrivateKey, now time.Time) ([][]byte, error) {
 		return nil, fmt.Errorf("making the timestamp authority's certificate: %w", err)
 	}
 	return [][]byte{leafDER, rootDER}, nil
-}
-
-// serialNumber is positive and has 159 random bits.
-func serialNumber() *big.Int {
-	var b [20]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand stops the program instead
-	b[0] &= 0x7f
-	return new(big.Int).SetBytes(b[:])
 }
 
 // The limits of a request. That of JSON bounds the cost of parsing a nonce, which is a decimal.
@@ -131,7 +122,7 @@ func (a *Authority) answer(body []byte, contentType string) ([]byte, error) {
 	}
 	stamp := timestamp.Timestamp{
 		HashAlgorithm: request.HashAlgorithm, HashedMessage: request.HashedMessage, Nonce: request.Nonce,
-		Time: a.now(), SerialNumber: serialNumber(), Ordering: false, Accuracy: time.Second,
+		Time: a.now(), Ordering: false, Accuracy: time.Second, // the library adds a serial number
 		Policy:            asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2}, // as sigstore's timestamp authorities
 		AddTSACertificate: request.Certificates, Certificates: a.chain[1:],
 	}
