@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -194,6 +193,12 @@ func (w *World) TokenAs(kind string, parameters map[string]string, claims map[st
 	if err != nil {
 		return "", err
 	}
-	maps.Copy(all, claims)
+	for name, value := range claims {
+		raw, _ := value.(json.RawMessage)
+		if _, isText := all[name].(string); isText && (string(raw) == "true" || string(raw) == "false") {
+			value = string(raw) // as the provider sends this claim
+		}
+		all[name] = value
+	}
 	return w.issuers[kind].Mint(all)
 }

@@ -29,8 +29,9 @@ func tokenCommand() *cobra.Command {
 		Long: `Get an ID token from a running mayfly dev and print it: for the audience sigstore, good for
 ten minutes, and unless --claim states otherwise with the claims that the real provider sends.
 
-A claim is text; true and false are booleans, a JSON object or array is one, exp, iat and nbf
-are numbers, a name given twice is a list, and an empty value leaves the claim out.
+A claim is text; true and false are booleans, or with --as text where the provider sends text.
+A JSON object or array is one, exp, iat and nbf are numbers, a name given twice is a list, and
+an empty value leaves the claim out.
 
 The kinds of identity for --as, each with its parameters and their defaults:
 
