@@ -4,6 +4,8 @@ package ctlog_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"math"
 	"testing"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -146,6 +148,19 @@ func TestLeafIndex(t *testing.T) {
 	} {
 		if index, ok := (ctlog.SCT{Extensions: []byte(extensions)}).LeafIndex(); index != want.index || ok != want.ok {
 			t.Errorf("%x: %d, %t", extensions, index, ok)
+		}
+	}
+}
+
+// A log may state any timestamp: none makes JSON of it fail.
+func TestTimeHasJSON(t *testing.T) {
+	t.Parallel()
+	for milliseconds, want := range map[uint64]string{
+		0: `"1970-01-01T00:00:00Z"`, 1_767_225_600_001: `"2026-01-01T00:00:00.001Z"`,
+		1 << 62: `"9999-12-31T23:59:59.999Z"`, math.MaxUint64: `"9999-12-31T23:59:59.999Z"`,
+	} {
+		if got, err := json.Marshal(ctlog.Time(milliseconds)); err != nil || string(got) != want {
+			t.Errorf("%d: %s, %v; want %s", milliseconds, got, err, want)
 		}
 	}
 }

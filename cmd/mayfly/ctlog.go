@@ -145,26 +145,25 @@ func printInspection(out io.Writer, in *embedded.Inspection, asJSON bool) error 
 		}
 		return fmt.Sprintf("%d at %s", n, when(t))
 	}
+	holder, state := "nobody", "ready"
+	if in.Holder != nil {
+		holder = fmt.Sprintf("process %d on %s since %s", in.Holder.PID, in.Holder.Host, when(in.Holder.Since))
+	}
+	if in.Err != nil {
+		state = "takes no entry"
+	}
 	w := newTable(out)
 	w.row("Log", in.Name+" ("+in.Origin+")")
 	w.row("Log ID", fmt.Sprintf("%x", in.LogID))
 	w.row("Entries", in.TreeSize)
 	w.row("Published", at(in.CheckpointSize, in.CheckpointTime))
 	w.row("Guard", at(in.GuardSize, in.GuardTime))
-	if in.Holder != nil {
-		w.row("Written by", fmt.Sprintf("process %d on %s since %s", in.Holder.PID, in.Holder.Host, when(in.Holder.Since)))
-	} else {
-		w.row("Written by", "nobody")
-	}
+	w.row("Written by", holder)
 	w.row("Free on disk", fmt.Sprintf("%d MiB", in.FreeBytes>>20))
 	for _, warning := range in.Warnings {
 		w.row("Warning", warning)
 	}
-	if in.Err == nil {
-		w.row("State", "ready")
-	} else {
-		w.row("State", "takes no entry")
-	}
+	w.row("State", state)
 	return w.Flush()
 }
 
@@ -179,12 +178,14 @@ func ctlogFsckCommand() *cobra.Command {
 		log.Progress = p.report
 		size, err := embedded.Fsck(c.Context(), log)
 		p.clear()
-		if err != nil && c.Context().Err() == nil {
-			err = coded{err, 1} // missing files are findings too
-		}
 		text := ""
-		if err == nil {
+		switch {
+		case err == nil:
 			text = fmt.Sprintf("Log %s is whole: %d entries, and they continue its checkpoint and its guard.\n", log.Name, size)
+		case c.Context().Err() != nil:
+			err = errStopped
+		default:
+			err = coded{err, 1} // missing files are findings too
 		}
 		return errors.Join(out.print(c, map[string]any{"log": log.Name, "entries": size, "error": errorText(err)}, text), err)
 	})
@@ -284,12 +285,12 @@ func (s *ctlogSearch) searchURL(c *cobra.Command) error {
 	for _, warning := range warnings {
 		printable.Fprintf(c.ErrOrStderr(), "Warning: %v\n", warning)
 	}
-	if log.Key == nil {
-		printable.Fprintf(c.ErrOrStderr(), "The log has %d entries. Nothing that it answers is verified; --public-key verifies its tree head.\n", source.Head.Size)
-	} else {
-		printable.Fprintf(c.ErrOrStderr(), "The log signed its tree of %d entries at %s. That the entries below are in that tree is not verified.\n",
+	note := fmt.Sprintf("The log has %d entries. Nothing that it answers is verified; --public-key verifies its tree head.", source.Head.Size)
+	if log.Key != nil {
+		note = fmt.Sprintf("The log signed its tree of %d entries at %s. That the entries below are in that tree is not verified.",
 			source.Head.Size, source.Signed.Format(time.RFC3339))
 	}
+	fmt.Fprintln(c.ErrOrStderr(), note)
 	return s.search(c, source)
 }
 

@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = coded{errors.New("stopped by a signal"), 3}
+		err = errStopped
 	}
 	if err != nil && !errors.As(err, new(app.Logged)) {
 		printable.Fprintf(root.ErrOrStderr(), "mayfly: %v\n", err)
@@ -203,6 +203,8 @@ func checkRequired(c *cobra.Command, _ []string) error {
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+var errStopped = coded{errors.New("stopped by a signal"), 3}
 
 // coded is an error whose exit code does not follow from what it wraps.
 type coded struct {

@@ -65,7 +65,11 @@ func (s *Source) Batches(ctx context.Context, firsts iter.Seq[uint64]) iter.Seq2
 			}
 		}()
 		for result := range ahead {
-			if b := <-result; !yield(b.entries, b.err) || b.err != nil {
+			b := <-result
+			if b.err == nil {
+				b.err = ctx.Err() // of a Read that does not wait for anything
+			}
+			if !yield(b.entries, b.err) || b.err != nil {
 				return
 			}
 		}
