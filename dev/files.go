@@ -50,7 +50,8 @@ func (w *World) path(name string) string { return filepath.Join(w.dir, name) }
 // need it.
 func (w *World) makeKey(context.Context) error {
 	w.keys.Go(func() (err error) {
-		w.providerKey, err = loadOrMakeKey(w.path("oidc.key"), func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+		generate := func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
+		w.providerKey, err = loadOrMakeKey(w.path("oidc.key"), generate)
 		return err
 	})
 	return nil

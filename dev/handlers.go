@@ -45,7 +45,8 @@ func (w *World) newHandler() http.Handler {
 	mux.Handle(failingPath, w.unless("ct", http.NotFoundHandler()))
 	mux.Handle("GET "+timestampPath, w.unless("tsa", timestamp))
 	mux.Handle("POST "+timestampPath, w.unless("tsa", w.tsa))
-	mux.Handle("GET "+rekorPath+"/{$}", w.unless("rekor", http.RedirectHandler(rekorPath+"/api/v2/checkpoint", http.StatusSeeOther)))
+	checkpoint := http.RedirectHandler(rekorPath+"/api/v2/checkpoint", http.StatusSeeOther)
+	mux.Handle("GET "+rekorPath+"/{$}", w.unless("rekor", checkpoint))
 	mux.Handle(rekorPath+"/", w.unless("rekor", http.StripPrefix(rekorPath, w.rekor)))
 	for _, kind := range w.kinds {
 		home := http.RedirectHandler(kind.Path+provider.DiscoveryPath, http.StatusSeeOther)
