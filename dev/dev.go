@@ -126,8 +126,8 @@ func New(ctx context.Context, cfg Config) (*World, error) {
 	w := &World{config: cfg, kinds: NewKinds()}
 	// The directory comes before the port: its mistakes are the more important ones.
 	for _, step := range []func(context.Context) error{
-		w.checkConfig, w.findHost, w.claim, w.listen, w.makeKey, w.makeCA, w.makeLog, w.openRekor, w.makeTSA, w.writeSettings, w.writeIssuers,
-		w.build, w.publish, w.makeProviders,
+		w.checkConfig, w.findHost, w.claim, w.listen, w.makeKey, w.makeCA, w.makeLog, w.openRekor, w.makeTSA,
+		w.writeSettings, w.writeIssuers, w.build, w.publish, w.makeProviders,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, w.Close(ctx))
@@ -162,10 +162,12 @@ func (w *World) checkConfig(context.Context) error {
 	host, _, err := net.SplitHostPort(c.Listen)
 	w.host = cmp.Or(strings.ToLower(c.Expose), host)
 	ip, notIP := netip.ParseAddr(w.host)
-	isName := strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && !strings.HasPrefix(w.host, ".") && !strings.HasPrefix(w.host, "-")
-	switch errFail := checkFailures(c.Fail); {
-	case errFail != nil:
-		err = errFail
+	isName := strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && strings.TrimLeft(w.host, ".-") == w.host
+	unknown := slices.IndexFunc(c.Fail, func(name string) bool { return !slices.Contains(Failures(), name) })
+	switch {
+	case unknown >= 0:
+		name := c.Fail[unknown]
+		err = fmt.Errorf("%q is no service that can fail on request%s", name, suggest.DidYouMeanOr(name, Failures(), "these can:"))
 	case !slices.Contains(levels, c.LogLevel):
 		err = fmt.Errorf("the log level is %q%s", c.LogLevel, suggest.DidYouMeanOr(c.LogLevel, levels, "the levels are"))
 	case c.CertificateLifetime < time.Minute || c.CertificateLifetime > time.Hour:

@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/httputil"
-	"github.com/mayfly-ca/mayfly/internal/suggest"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -210,16 +209,6 @@ func complete(given map[string]any) map[string]any {
 // the CA refuses requests as it does in production: its log answers 503, the process that signs does not
 // run, the providers' documents are unavailable. The timestamp authority and Rekor answer 503.
 func Failures() []string { return []string{"ct", "authority", "issuer", "tsa", "rekor"} }
-
-// checkFailures returns why names are not all among Failures.
-func checkFailures(names []string) error {
-	for _, name := range names {
-		if !slices.Contains(Failures(), name) {
-			return fmt.Errorf("%q is no service that can fail on request%s", name, suggest.DidYouMeanOr(name, Failures(), "these can:"))
-		}
-	}
-	return nil
-}
 
 func (w *World) fails(name string) bool { return slices.Contains(w.config.Fail, name) }
 

@@ -105,7 +105,7 @@ func printExplanation(out io.Writer, x *app.Explanation) error {
 	}
 	if c := x.Certificate; c != nil {
 		if x.Reason == "" {
-			printable.Fprintf(w, "\nThe certificate, for whoever proves a key by signing the claim %s:\n", c.Challenge)
+			printable.Fprintf(w, "\nThe certificate, for a client that proves its key by signing the claim %s:\n", c.Challenge)
 		} else {
 			fmt.Fprintln(w, "\nThe certificate that is refused:")
 		}
