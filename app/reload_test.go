@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/client"
 )
@@ -44,15 +43,12 @@ func TestReloadUnderLoad(t *testing.T) {
 	for range 4 {
 		clients.Go(func() {
 			for ctx.Err() == nil {
-				began := time.Now()
-				switch _, err := r.request(t.Context(), nil); {
-				case err == nil:
-					issued.Add(1)
-				case time.Since(began) < 4*time.Second: // otherwise the machine is too busy for the server's own deadline
+				if _, err := r.request(t.Context(), nil); err != nil {
 					lost.Add(1)
 					t.Error(err)
 					return
 				}
+				issued.Add(1)
 			}
 		})
 	}

@@ -160,11 +160,17 @@ func (r *running) request(ctx context.Context, claims map[string]any) ([]string,
 	if err != nil {
 		return nil, err
 	}
-	certificate, err := c.SigningCertificate(ctx, client.Request{IDToken: token, Signer: key})
-	if err != nil {
-		return nil, err
+	for tries := 5; ; tries-- {
+		began := time.Now()
+		certificate, err := c.SigningCertificate(ctx, client.Request{IDToken: token, Signer: key})
+		if err == nil {
+			return certificate.PEM, nil
+		}
+		// On a busy machine, the server misses its own deadlines; clients then ask again.
+		if time.Since(began) < 4*time.Second || tries == 0 {
+			return nil, err
+		}
 	}
-	return certificate.PEM, nil
 }
 
 // wantReason requests a certificate, and requires a refusal for reason; "" for none.
@@ -233,7 +239,7 @@ func (r *running) metric(t *testing.T, name string) float64 {
 // await polls until holds returns true.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not in time", what)
 		}
