@@ -4,21 +4,30 @@ package main
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/files"
+	"github.com/mayfly-ca/mayfly/internal/printable"
 	"github.com/mayfly-ca/mayfly/internal/suggest"
 )
 
-// The flags and arguments that many commands share: one name for one thing.
+// The flags, arguments, input and output that commands share: one name for one thing.
 
 // addConfig adds --config, -c. Every command that reads a configuration file has it.
 func addConfig(c *cobra.Command, file *string, usage string) {
@@ -127,4 +136,181 @@ func unknownFlag(c *cobra.Command, err error) error {
 		hint = suggest.DidYouMean("--"+unknown.GetSpecifiedName(), known)
 	}
 	return usageError{fmt.Errorf("%w; see %s --help%s", err, c.CommandPath(), hint)}
+}
+
+// maxInput bounds how much a command reads from a file or standard input.
+const maxInput = 1 << 20
+
+// readInput reads the file name, or standard input for "-", up to maxInput bytes, without a byte
+// order mark.
+func readInput(stdin io.Reader, name string) ([]byte, error) { return readUpTo(maxInput, stdin, name) }
+
+func readUpTo(limit int64, stdin io.Reader, name string) (data []byte, err error) {
+	if name == "-" {
+		data, err = files.ReadAll(stdin, limit)
+	} else {
+		data, err = files.Read(name, limit)
+	}
+	if err == nil {
+		data, err = files.Text(data)
+	}
+	if err != nil {
+		return nil, coded{fmt.Errorf("reading %s: %w", shown(name), err), 3}
+	}
+	return data, nil
+}
+
+// shown returns the name of an input in a message.
+func shown(name string) string {
+	if name == "-" {
+		return "standard input"
+	}
+	return name
+}
+
+// output is the form in which a command prints its result, and the value of --output.
+type output struct {
+	form  string
+	forms []string // that the command has
+}
+
+func (o *output) json() bool     { return o.form == "json" }
+func (o *output) Type() string   { return "form" }
+func (o *output) String() string { return o.form }
+
+func (o *output) Set(text string) error {
+	if !slices.Contains(o.forms, text) {
+		return errors.New("it should be " + strings.Join(o.forms, " or ") + suggest.DidYouMean(text, o.forms))
+	}
+	o.form = text
+	return nil
+}
+
+// addOutput adds --output, -o: text, json, and more. --json is what -o json was called.
+func addOutput(c *cobra.Command, o *output, more ...string) {
+	o.form, o.forms = "text", append([]string{"text", "json"}, more...)
+	c.Flags().VarP(o, "output", "o", "the form of what is printed: "+strings.Join(o.forms, ", "))
+	c.Flags().BoolFunc("json", "as -o json", func(text string) error {
+		asJSON, err := strconv.ParseBool(text)
+		if asJSON {
+			o.form = "json"
+		}
+		return err
+	})
+	_ = c.Flags().MarkHidden("json")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(o.forms, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// printJSON writes one value for a program, in a form that a person can read too.
+func printJSON(out io.Writer, value any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
+// print prints a result: value for a program, or text for a person.
+func (o *output) print(c *cobra.Command, value any, text string) error {
+	if o.json() {
+		return printJSON(c.OutOrStdout(), value)
+	}
+	_, err := io.WriteString(c.OutOrStdout(), text)
+	return err
+}
+
+// errorText is the text of err for a program; "" for nil.
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// table prints rows for a person, with aligned columns.
+type table struct{ *tabwriter.Writer }
+
+func newTable(out io.Writer) table { return table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)} }
+
+// row adds a row. Text of others is escaped.
+func (t table) row(cells ...any) {
+	printable.Fprintf(t, strings.Repeat("%v\t", len(cells)-1)+"%v\n", cells...)
+}
+
+// given adds a row, unless its text is empty.
+func (t table) given(label, text string) {
+	if text != "" {
+		t.row(label, text)
+	}
+}
+
+// terminal returns the file to which w escapes text, if that is a terminal which obeys control
+// sequences; otherwise nil. Text of others must never be written to it.
+func terminal(w io.Writer) io.Writer {
+	if escaping, ok := w.(*printable.Writer); ok && os.Getenv("TERM") != "dumb" {
+		if f, ok := escaping.To().(*os.File); ok {
+			if _, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil { // only terminals have it
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// The colours of paint, as parameters of the control sequence SGR.
+const (
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// colour is a pattern with two groups: text that remains as it is, and the words to paint.
+type colour struct{ pattern, sgr string }
+
+// paint writes text to out: on a terminal in colours, once it has been escaped.
+func paint(out io.Writer, text string, colours ...colour) error {
+	if to := terminal(out); to != nil && os.Getenv("NO_COLOR") == "" {
+		var escaped strings.Builder
+		if _, err := io.WriteString(printable.NewWriter(&escaped), text); err != nil {
+			return err
+		}
+		text, out = escaped.String(), to
+		for _, c := range colours {
+			text = regexp.MustCompile("(?m)"+c.pattern).ReplaceAllString(text, "${1}\x1b["+c.sgr+"m${2}\x1b[0m")
+		}
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+// progress shows how far long work is, on standard error if that is a terminal: not in the first
+// second, and four times a second at most.
+type progress struct {
+	to          io.Writer // nil for none
+	what        string
+	now         func() time.Time
+	began, next time.Time
+}
+
+func newProgress(c *cobra.Command, what string) *progress {
+	now := time.Now()
+	return &progress{to: terminal(c.ErrOrStderr()), what: what, now: time.Now, began: now, next: now.Add(time.Second)}
+}
+
+// report shows that done of total units are done.
+func (p *progress) report(done, total uint64) {
+	now := p.now()
+	if p.to == nil || done == 0 || now.Before(p.next) {
+		return
+	}
+	p.next = now.Add(time.Second / 4)
+	rate := float64(done) / now.Sub(p.began).Seconds()
+	left := time.Duration(float64(total-done) / rate * float64(time.Second))
+	fmt.Fprintf(p.to, "\r%s: %d of %d (%d %%), %.0f/s, %s left\x1b[K", p.what, done, total, 100*done/total, rate, printable.Span(left))
+}
+
+// clear removes what report has shown, before a result is printed.
+func (p *progress) clear() {
+	if p.to != nil && p.next.Sub(p.began) > time.Second {
+		fmt.Fprint(p.to, "\r\x1b[K")
+	}
 }
