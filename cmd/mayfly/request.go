@@ -61,6 +61,9 @@ func (o *requestOptions) run(c *cobra.Command) error {
 	if _, err := os.Lstat(o.keyFile); err == nil {
 		return fmt.Errorf("%s exists, and a key is never overwritten: name another file with --key", o.keyFile)
 	}
+	if filepath.Clean(o.keyFile) == filepath.Clean(o.certificateFile) {
+		return usageError{fmt.Errorf("--key and --certificate are both %q; name two files", o.keyFile)}
+	}
 	if _, err := os.Stat(filepath.Dir(o.certificateFile)); err != nil {
 		return fmt.Errorf("--certificate: %w", err)
 	}
