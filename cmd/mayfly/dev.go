@@ -19,23 +19,6 @@ func devCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run all services for keyless signing on this machine, for development",
-		Long: `Run everything that keyless signing needs in one process, until Ctrl-C: an OpenID provider
-with a sign-in page, the CA, a Certificate Transparency log, a timestamp authority, a Rekor
-log, and a TUF mirror by which clients find them. An unmodified cosign signs and verifies in
-it after the one line cosign initialize, which is printed.
-
-This is no production: the sign-in accepts any name, so it listens on loopback addresses
-alone. Keys are generated for each run and deleted after it, unless --dir keeps them.
-
-In a container or a cluster, --expose HOST lets other machines use it: HOST is the name by
-which they reach it, and is in the URLs of the CA, the issuer and the TUF mirror. Then every
-client that can connect to the port can sign as any person in this world. HOST must lead
-the process to itself too, and the port must be the same on both sides.`,
-		Example: `  mayfly dev
-  mayfly dev --dir ./world --listen 127.0.0.1:7777
-  mayfly dev --issuers issuers.yaml
-  mayfly dev --fail ct,tsa
-  mayfly dev --listen 0.0.0.0:5555 --expose mayfly.internal`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg.LogOutput, cfg.Version = c.ErrOrStderr(), version()
 			cfg.Note = func(note error) { printable.Fprintf(c.ErrOrStderr(), "note: %v\n", note) }

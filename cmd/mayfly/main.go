@@ -140,7 +140,8 @@ func completeTree(root *cobra.Command) {
 	walk = func(c *cobra.Command) {
 		c.Args = checkArguments
 		if text, err := help.ReadFile("help/" + strings.ReplaceAll(c.CommandPath(), " ", "-") + ".txt"); err == nil {
-			c.Long, c.Example, _ = strings.Cut(strings.TrimSuffix(string(text), "\n"), "\n\nExamples:\n")
+			long, example, _ := strings.Cut(strings.TrimSuffix(string(text), "\n"), "\n\nExamples:\n")
+			c.Long, c.Example = long+c.Long, example
 		}
 		if c.HasSubCommands() && c.RunE == nil {
 			c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }

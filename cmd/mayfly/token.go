@@ -26,19 +26,7 @@ func tokenCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "Get an ID token from a running mayfly dev",
-		Long: `Get an ID token from a running mayfly dev and print it: for the audience sigstore, good for
-ten minutes, and unless --claim states otherwise with the claims that the real provider sends.
-
-A claim is text; true and false are booleans, or with --as text where the provider sends text.
-A JSON object or array is one, exp, iat and nbf are numbers, a name given twice is a list, and
-an empty value leaves the claim out.
-
-The kinds of identity for --as, each with its parameters and their defaults:
-
-` + kinds.Help(),
-		Example: `  export SIGSTORE_ID_TOKEN=$(mayfly token --email alice@example.com)
-  mayfly token --as github --repo acme/app --ref refs/heads/main --workflow release.yml
-  mayfly token --as kubernetes --namespace build --claim aud=somebody-else`,
+		Long:  "\n\n" + kinds.Help(), // below the text of its file
 		RunE: func(c *cobra.Command, _ []string) error {
 			query := url.Values{"claim": claims}
 			var err error
