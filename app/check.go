@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/set"
@@ -88,7 +89,7 @@ func Check(ctx context.Context, options CheckOptions) (*CheckReport, error) {
 	}
 	report.add(t.issuers.WithPlaces(errors.Join(wrong...)))
 	report.BuiltIn = builtIn(t.issuers)
-	return report, report.warnOfOpen(t.issuers)
+	return report, errors.Join(report.warnOfOpen(t.issuers), report.warnOfForeign(t.issuers))
 }
 
 // warnOfOpen warns of entries by which everyone gets a certificate who has an account at a provider.
@@ -105,6 +106,46 @@ func (r *CheckReport) warnOfOpen(issuers *config.Issuers) error {
 	}
 	r.warn(keypath.Split(issuers.WithPlaces(errors.Join(open...)))...)
 	return err
+}
+
+// warnOfForeign warns of entries for a server of the operator's own with a CI provider whose default URL
+// is that of a public service: their certificates name what the public service has under that URL.
+func (r *CheckReport) warnOfForeign(issuers *config.Issuers) error {
+	providers, err := config.Providers()
+	builtIn, errBuiltIn := identity.BuiltIn()
+	public := map[string]bool{} // hosts of public issuers, and default URLs of built-in providers
+	for _, p := range providers {
+		for _, open := range p.Open {
+			public[hostOf(open)] = true
+		}
+	}
+	for _, p := range builtIn {
+		for _, url := range p.DefaultTemplateValues {
+			public[url] = url != ""
+		}
+	}
+	var foreign []error
+	for _, profile := range issuers.Enabled() {
+		provider, own := issuers.CIIssuerMetadata[profile.CIProvider]
+		if !own {
+			provider = builtIn[profile.CIProvider]
+		}
+		for name, url := range provider.DefaultTemplateValues {
+			if _, set := profile.Constants[name]; public[url] && !public[hostOf(profile.Key)] && !set {
+				foreign = append(foreign, keypath.Errorf(append(slices.Clip(profile.Path), "ci-provider"), "certificates of this issuer would state %s, the default of %q, as its server, "+
+					"like those of the public service: set the server's own URL, as in constants: {%s: https://%s}", url, name, name, hostOf(profile.Key)))
+			}
+		}
+	}
+	r.warn(keypath.Split(issuers.WithPlaces(errors.Join(foreign...)))...)
+	return errors.Join(err, errBuiltIn)
+}
+
+// hostOf returns the host of an issuer URL or of a pattern for such URLs.
+func hostOf(issuer string) string {
+	_, rest, _ := strings.Cut(issuer, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	return host
 }
 
 // builtIn returns the built-in CI providers that entries use, as text.

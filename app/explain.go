@@ -34,7 +34,7 @@ type ExplainOptions struct {
 // Explanation is the result that serve would have for a token. It never contains the token itself.
 type Explanation struct {
 	// Steps are the checks, in this order. The ones after the first failure show their result without
-	// that failure.
+	// that failure, as far as the entry, the audience and the name are known.
 	Steps []ExplainedStep `json:"steps"`
 	// Unproven states that only claims were checked, without times and signature.
 	Unproven bool `json:"unproven,omitempty"`

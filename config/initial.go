@@ -83,6 +83,7 @@ func (p Parameter) Check(value string) error {
 		"name": name, "path": path, "branches": path + `(,` + path + `)*`, "number": `[0-9]+`,
 		"label": label, "domain": `(` + label + `\.)+[a-z]([a-z0-9-]*[a-z0-9])?`,
 		"uuid": `[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}`, "url": url, "url/": url + "/", "origin": origin,
+		"buddy": `https://((eu|asia)-)?oidc\.buddyusercontent\.com`,
 	}[p.Kind]
 	ok, err := regexp.MatchString(`^(`+pattern+`)$`, value)
 	switch {
@@ -92,7 +93,7 @@ func (p Parameter) Check(value string) error {
 		return nil
 	case value == "":
 		return fmt.Errorf("a value is missing; expected is %s", p.Expected())
-	case !ok || len(value) > 500 || p.Kind == "branches" && strings.Contains(","+value, ",refs/"):
+	case !ok || len(value) > 500 || strings.Contains(value, "YOUR-") || p.Kind == "branches" && strings.Contains(","+value, ",refs/"):
 		return fmt.Errorf("found %q, expected %s", shorten(value), p.Expected())
 	}
 	return nil

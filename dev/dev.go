@@ -23,8 +23,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -159,7 +161,10 @@ type ConfigError struct{ error }
 // checkConfig refuses a config that no world can have.
 func (w *World) checkConfig(context.Context) error {
 	c, levels := &w.config, []string{"debug", "info", "warn", "error"}
-	host, _, err := net.SplitHostPort(c.Listen)
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
 	w.host = cmp.Or(strings.ToLower(c.Expose), host)
 	ip, notIP := netip.ParseAddr(w.host)
 	isName := strings.Trim(w.host, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" && strings.TrimLeft(w.host, ".-") == w.host
@@ -186,7 +191,7 @@ func (w *World) checkConfig(context.Context) error {
 		return ConfigError{err}
 	}
 	if c.Expose != "" && httputil.IsLoopback(host) {
-		c.Note(fmt.Errorf("no other machine reaches this world, since it listens on %s: --listen 0.0.0.0:5555 is every address", c.Listen))
+		c.Note(fmt.Errorf("other machines reach this world only through a forwarder, since it listens on %s: --listen 0.0.0.0:%s is every address", c.Listen, port))
 	}
 	return nil
 }
@@ -219,9 +224,12 @@ func (w *World) listen(context.Context) (err error) {
 	if w.listener = w.config.Listener; w.listener == nil {
 		w.listener, err = net.Listen("tcp", w.config.Listen)
 	}
-	if err != nil {
-		return fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, "+
+	if errors.Is(err, syscall.EADDRINUSE) {
+		err = fmt.Errorf("%w; if another mayfly dev runs there, stop it or use it, "+
 			"else choose another port with --listen, or 127.0.0.1:0 for a free one", err)
+	}
+	if err != nil {
+		return err
 	}
 	// Its own requests do not depend on names or proxies.
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {

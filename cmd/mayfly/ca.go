@@ -112,7 +112,7 @@ func caRetireCommand() *cobra.Command {
 	flags.editFlags(c)
 	addTime(c, &flags.at, "at", "when: a time, a duration from now such as +36h or +3d, or now")
 	c.Flags().BoolVar(&flags.compromised, "compromised", false, "its key may be in other hands: stop it now, and end its trust at --since")
-	addTime(c, &flags.since, "since", "with --compromised: the earliest time at which the key may have been in other hands, or a duration such as -2h (default: now)")
+	c.Flags().Var(&timeFlag{&flags.since, true}, "since", "with --compromised: the earliest time at which the key may have been in other hands; 2h is two hours ago (default: now)")
 	return c
 }
 
@@ -138,11 +138,11 @@ func (f *retireFlags) run(c *cobra.Command, id string) error {
 	if err != nil {
 		return err
 	}
-	return f.print(c, result, compromised(result, editor.Now)...)
+	return f.print(c, result, f.afterCompromise(result, editor.Now)...)
 }
 
-// compromised states what the end of an authority's trust breaks, and the next steps.
-func compromised(result *set.Result, now time.Time) (lines []string) {
+// afterCompromise states what the end of an authority's trust breaks, and the next steps.
+func (f *retireFlags) afterCompromise(result *set.Result, now time.Time) (lines []string) {
 	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	m := result.Member
 	since := m.CompromisedAt.UTC().Format(time.RFC3339)
@@ -175,12 +175,12 @@ func compromised(result *set.Result, now time.Time) (lines []string) {
 	force := " --force"
 	switch {
 	case published == nil:
-		add("Nothing signs. Run: mayfly ca add, then mayfly ca activate ID --at now --force")
+		add("Nothing signs. Run: mayfly ca add %[1]s --root FOLDER, then mayfly ca activate %[1]s ID --at now --force", f.named())
 		return lines
 	case now.Sub(published.PublishAt) >= set.PublicationLead:
 		force = ""
 	}
-	add("Nothing signs. Run: mayfly ca activate %s --at now%s", published.ID, force)
+	add("Nothing signs. Run: mayfly ca activate %s %s --at now%s", f.named(), published.ID, force)
 	return lines
 }
 

@@ -45,6 +45,14 @@ func (f *setFlags) editFlags(c *cobra.Command) {
 	c.Flags().BoolVar(&f.force, "force", false, "do it though it breaks verifiers or stops issuance")
 }
 
+// named is the flag that names the set, as the caller gave it.
+func (f *setFlags) named() string {
+	if f.config != "" {
+		return "--config " + f.config
+	}
+	return "--set " + cmp.Or(f.set, "ca.yaml")
+}
+
 // server returns the configuration of --config, or one that names the set alone.
 func (f *setFlags) server() (*config.Server, error) {
 	switch {

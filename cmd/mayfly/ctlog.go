@@ -225,6 +225,8 @@ func ctlogSearchCommand() *cobra.Command {
 			return usageError{errors.New("--public-key is for --url, and --name for --config")}
 		case !s.query.Until.IsZero() && s.query.Until.Before(s.query.Since):
 			return usageError{errors.New("--until is before --since, so that no certificate can match; 24h is longer ago than 1h")}
+		case s.query.Since.After(time.Now()):
+			return usageError{errors.New("--since is in the future, so that no certificate can match; 24h is 24 hours ago")}
 		case s.limit < 0:
 			return usageError{fmt.Errorf("--limit: found %d, expected how many to list at most, or 0 for all", s.limit)}
 		case given("config"):
@@ -333,12 +335,18 @@ func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 			return err
 		}
 		if count++; count == s.limit {
+			printable.Fprintf(c.ErrOrStderr(), "The list ends after %d certificates; --limit 0 lists all.\n", count)
 			break
 		}
 	}
 	p.clear()
-	if err := w.Flush(); err != nil || count > 0 || !s.failEmpty {
+	none := errors.New("no certificate in the log matches; the whole name and issuer are compared, and a * stands for any text")
+	switch err := w.Flush(); {
+	case err != nil || count > 0:
 		return err
+	case s.failEmpty:
+		return none
 	}
-	return errors.New("no certificate in the log matches")
+	printable.Fprintf(c.ErrOrStderr(), "%v\n", none)
+	return nil
 }

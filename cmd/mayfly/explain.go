@@ -29,18 +29,17 @@ func explainCommand() *cobra.Command {
 		Short: "Print what a token would get, or why it gets nothing",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
-			if claimsFile != "" && !token.given() {
-				options.Claims, err = readInput(c.InOrStdin(), claimsFile)
-			} else {
+			switch {
+			case claimsFile == "":
 				options.Token, err = token.read(c)
-			}
-			if err != nil {
-				return err
-			}
-			if claimsFile != "" && token.given() || claimsFile == "" && options.Token == "" {
-				return usageError{errors.New("exactly one of --token-file and --claims is required; see mayfly explain --help")}
+			case !token.given():
+				options.Claims, err = readInput(c.InOrStdin(), claimsFile)
 			}
 			switch {
+			case err != nil:
+				return err
+			case len(options.Claims) == 0 && options.Token == "":
+				return usageError{errors.New("exactly one of --token-file (or SIGSTORE_ID_TOKEN) and --claims is required; see mayfly explain --help")}
 			case isToken(string(options.Claims)):
 				return usageError{errors.New("--claims: found an ID token, expected a JSON object with claims; give a token as --token-file")}
 			case strings.HasPrefix(options.Token, "{"):

@@ -225,7 +225,7 @@ func (r rootFolder) signer() (config.Signer, error) {
 	if file.PasswordFile == "" {
 		file.PasswordFile = r.in("pass")
 		if _, err := os.Stat(file.PasswordFile); errors.Is(err, os.ErrNotExist) {
-			return config.Signer{}, fmt.Errorf("there is no %s; give the root's password with --root-password-file", file.PasswordFile)
+			file.PasswordFile = "" // the key may be unencrypted, as openssl writes it
 		}
 	}
 	return config.Signer{File: file}, nil

@@ -100,7 +100,7 @@ func parse(data, password []byte) (key any, warning, err error) {
 	der := block.Bytes
 	switch {
 	case encrypted && len(password) == 0:
-		return nil, nil, errors.New("it is encrypted; name the file that holds its password as password_file (on a command line: --password-file)")
+		return nil, nil, errors.New("it is encrypted; name the file that holds its password as password_file (on a command line: --password-file, for a root --root-password-file)")
 	case inHeaders:
 		warning = errors.New("its encryption is of the older kind, in PEM headers, which hardly slows guessing down; run: " + convert)
 		//lint:ignore SA1019 see above
