@@ -101,20 +101,20 @@ type running struct {
 }
 
 type buffer struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu      sync.Mutex
+	content bytes.Buffer
 }
 
 func (b *buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
+	return b.content.Write(p)
 }
 
 func (b *buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.String()
+	return b.content.String()
 }
 
 // start serves w until the test ends.
