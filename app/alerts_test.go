@@ -157,8 +157,11 @@ func TestAlertRules(t *testing.T) {
 					t.Errorf("%s names the metric %s, which does not exist", rule.Alert, metric)
 				}
 			}
-			if file, section, ok := strings.Cut(rule.Annotations["runbook"], "#"); !ok || !hasSection(t, file, section) {
+			file, section, ok := strings.Cut(rule.Annotations["runbook"], "#")
+			if !ok || !hasSection(t, file, section) {
 				t.Errorf("%s names the runbook %q, which does not exist", rule.Alert, rule.Annotations["runbook"])
+			} else if !bytes.Contains(must(os.ReadFile("../"+file))(t), []byte("`"+rule.Alert+"`")) {
+				t.Errorf("the runbook %s does not name %s, for which a person on call searches", file, rule.Alert)
 			}
 		}
 	}
