@@ -103,7 +103,7 @@ func (x *Explanation) verify(ctx context.Context, t *trust, options ExplainOptio
 	var err error
 	if options.Token == "" {
 		if claims, err = oidc.ParseClaims(options.Claims); err != nil {
-			return nil, fmt.Errorf("reading the claims: %w", err)
+			return nil, fmt.Errorf("reading the claims, a JSON object: %w", err)
 		}
 		x.assume(t, claims)
 		if _, ok := claims["iss"]; !ok {

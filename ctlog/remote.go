@@ -125,7 +125,7 @@ func parseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the log's URL cannot be read: %w", errors.Unwrap(err))
+		return nil, fmt.Errorf("the log's URL cannot be read: %w; it must be https://HOST/PATH", errors.Unwrap(err))
 	case u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.User != nil, u.RawQuery != "", u.ForceQuery, strings.Contains(raw, "#"),
 		strings.Contains(u.Path+"/", "/ct/v1/"):
 		return nil, fmt.Errorf("the log's URL is %.100q; it must be https://HOST/PATH, without a user name, query, fragment and the API's path /ct/v1", u.Redacted())

@@ -34,7 +34,9 @@ func tokenCommand() *cobra.Command {
 				switch {
 				case f.Hidden && as == "":
 					err = fmt.Errorf("--%s is a parameter of a kind of identity: name the kind with --as; mayfly token --help lists them", f.Name)
-				case f.Hidden, f.Name == "as", f.Name == "email" && f.Value.String() != "":
+				case f.Name == "as":
+					query.Set(f.Name, as)
+				case f.Hidden, f.Name == "email" && f.Value.String() != "":
 					query.Set(f.Name, f.Value.String())
 				}
 			})
@@ -51,7 +53,6 @@ func tokenCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&world, "url", "http://"+dev.DefaultListen, "the running mayfly dev")
-	f.StringVar(&as, "as", "", "a kind of identity, listed above; its parameters are flags too")
 	f.String("email", "", "who to be (default: "+dev.DefaultEmail+", unless --claim sub=… names a subject)")
 	// An array, not a slice: values may contain commas.
 	f.StringArrayVar(&claims, "claim", nil, "a claim, as name=value; can be repeated")
@@ -65,6 +66,11 @@ func tokenCommand() *cobra.Command {
 			}
 		}
 	}
+	f.Func("as", "a `kind` of identity, listed above; its parameters are flags too", func(name string) error {
+		kind, err := kinds.Find(name)
+		as = kind.Name
+		return err
+	})
 	_ = c.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
