@@ -49,8 +49,8 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	verifier.MaxWaiting = cfg.Limits.InFlight / 2 // leaves room for requests that wait for no issuer
 	verifier.Now, verifier.Logger, verifier.ObserveFetch = time.Now, logger, observe.fetch
 	rules := identity.Config{CIProviders: issuers.CIIssuerMetadata, Compat: cfg.Compat, Observe: observe.decision}
-	for _, entry := range issuers.Entries {
-		verifier.Issuers = append(verifier.Issuers, verifierIssuer(entry))
+	for i := range issuers.Entries {
+		verifier.Issuers = append(verifier.Issuers, verifierIssuer(&issuers.Entries[i]))
 	}
 	for _, profile := range issuers.All() {
 		rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
@@ -62,7 +62,7 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 }
 
 // verifierIssuer completes what an entry states about the connection to its issuer.
-func verifierIssuer(entry config.Issuer) oidc.Issuer {
+func verifierIssuer(entry *config.Issuer) oidc.Issuer {
 	i := entry.Connection
 	i.Key, i.Wildcard, i.Audiences = entry.Key, !entry.Static, entry.Accepted() // issuer-url equals Key, or package config has reported a mistake
 	for _, profile := range entry.All() {

@@ -53,6 +53,8 @@ type decoder struct {
 	// variables has the values of environment variables by their key, and the names by their key.
 	variables *viper.Viper
 	named     map[string]string
+	// fieldsOf has the keys of the structs that were read: a file may have thousands of one type.
+	fieldsOf map[reflect.Type][]field
 
 	mistakes, warnings Mistakes
 	// wrongAt has the paths with a mistake. True: what is below has not been read. A mistake that is
@@ -61,7 +63,10 @@ type decoder struct {
 }
 
 func newDecoder(name string) *decoder {
-	return &decoder{dir: filepath.Dir(name), File: &File{name: name, places: map[string]Mistake{"": {File: name, Line: 1, Column: 1}}}, wrongAt: map[string]bool{}}
+	return &decoder{
+		dir: filepath.Dir(name), File: &File{name: name, places: map[string]Mistake{"": {File: name, Line: 1, Column: 1}}},
+		fieldsOf: map[reflect.Type][]field{}, wrongAt: map[string]bool{},
+	}
 }
 
 // read reads content into the struct that into points to.
@@ -112,6 +117,8 @@ type field struct {
 	name  string // as spelled in the file
 	tag   reflect.StructTag
 	index []int
+	// optional states that an absent key leaves the field as it is, unless a variable sets it.
+	optional bool
 }
 
 // fields returns the keys of a struct, with those of structs in it whose key is "", for a file in
@@ -119,6 +126,7 @@ type field struct {
 func fields(t reflect.Type, json bool) (all []field) {
 	for i := range t.NumField() {
 		f := t.Field(i)
+		optional := f.Type.Kind() != reflect.Struct && f.Tag.Get("default")+f.Tag.Get("required") == ""
 		switch key, ok := f.Tag.Lookup("key"); {
 		case !ok, json && f.Tag.Get("kind") == "ignored":
 		case key == "":
@@ -127,10 +135,20 @@ func fields(t reflect.Type, json bool) (all []field) {
 				all = append(all, inner)
 			}
 		case json:
-			all = append(all, field{key, f.Name, f.Tag, f.Index})
+			all = append(all, field{key, f.Name, f.Tag, f.Index, optional})
 		default:
-			all = append(all, field{key, key, f.Tag, f.Index})
+			all = append(all, field{key, key, f.Tag, f.Index, optional})
 		}
+	}
+	return all
+}
+
+// fields returns the keys of a struct in this file.
+func (d *decoder) fields(t reflect.Type) []field {
+	all, ok := d.fieldsOf[t]
+	if !ok {
+		all = fields(t, d.json)
+		d.fieldsOf[t] = all
 	}
 	return all
 }
@@ -186,7 +204,7 @@ func (d *decoder) value(n *node, place position, path []string, v reflect.Value,
 
 // object reads a mapping into a struct: n is nil or null for one without a key in the file.
 func (d *decoder) object(n *node, path []string, v reflect.Value) {
-	all := fields(v.Type(), d.json)
+	all := d.fields(v.Type())
 	found := make([]pair, len(all))
 	if !n.isNull() {
 		if n.kind != yaml.MappingNode {
@@ -205,6 +223,9 @@ func (d *decoder) object(n *node, path []string, v reflect.Value) {
 		}
 	}
 	for i, f := range all {
+		if f.optional && found[i].value == nil && d.named == nil {
+			continue
+		}
 		at, into := join(path, f.yaml), v.FieldByIndex(f.index)
 		d.value(found[i].value, found[i].place(), at, into, f.tag)
 		if sentence := f.tag.Get("required"); sentence != "" && into.IsZero() {
@@ -230,10 +251,10 @@ func someOf(names []string) string {
 
 // match returns the index of the field that key, of the mapping at path, names, or -1.
 func (d *decoder) match(key *node, path []string, all []field) int {
-	known := names(all)
-	if i := slices.Index(known, key.value); i >= 0 {
+	if i := slices.IndexFunc(all, func(f field) bool { return f.name == key.value }); i >= 0 {
 		return i
 	}
+	known := names(all)
 	// encoding/json, with which the peer reads JSON, folds case; the peer's YAML reader does not.
 	if i := slices.IndexFunc(known, func(name string) bool { return strings.EqualFold(name, key.value) }); i >= 0 && d.json {
 		d.tolerated(key.at, join(path, key.value), "the key %q is spelled %q", shorten(key.value), known[i])
@@ -287,7 +308,7 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 
 // entries reads a mapping with keys of the author's choice into a list of structs.
 func (d *decoder) entries(n *node, path []string, v reflect.Value) {
-	keys := names(fields(v.Type().Elem(), d.json))
+	keys := names(d.fields(v.Type().Elem()))
 	isKey := func(p pair) bool { return slices.Contains(keys, p.key.value) }
 	flat := -1 // without indentation, an entry is empty, and its keys look like entries
 	if n != nil {
@@ -296,6 +317,9 @@ func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 	if flat >= 0 {
 		key := n.pairs[flat].key
 		d.mistake(key.at, join(path, key.value), "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
+	}
+	if n != nil {
+		v.Grow(len(n.pairs))
 	}
 	d.mapping(n, path, func(p pair) {
 		if flat >= 0 && (isKey(p) || p.value.isNull()) {
