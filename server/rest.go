@@ -33,7 +33,7 @@ type route struct {
 // routes are the REST APIs by their paths. Health is not among them: it is answered even when all
 // slots are in use.
 var routes = map[string]route{
-	"/api/v2/signingCert":   {apiRESTv2, methodCreate, (*Server).callGateway, http.MethodPost, typeJSON, http.StatusOK},
+	"/api/v2/signingCert":   {apiRESTv2, methodCreate, (*Server).createV2, http.MethodPost, typeJSON, http.StatusOK},
 	"/api/v2/trustBundle":   {apiRESTv2, methodTrust, (*Server).callGateway, http.MethodGet, typeJSON, http.StatusOK},
 	"/api/v2/configuration": {apiRESTv2, methodConfig, (*Server).callGateway, http.MethodGet, typeJSON, http.StatusOK},
 	"/api/v1/signingCert":   {apiRESTv1, methodCreate, (*Server).createV1, http.MethodPost, typePEM, http.StatusCreated},
@@ -119,8 +119,7 @@ func decodeV1(body []byte) (ca.Proof, error) {
 	}
 }
 
-// createV1 answers with the leaf first and the root last. There is no SCT header, since an SCT is
-// either embedded or absent.
+// createV1 issues a certificate. There is no SCT header, since an SCT is either embedded or absent.
 func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
 	p, err := decodeV1(q.body)
 	if err != nil {
@@ -130,7 +129,7 @@ func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []byte(strings.Join(chainPEM(issued), "\n")), nil
+	return s.answerV1(issued), nil
 }
 
 // rootCertV1 answers with the trust bundle.

@@ -123,6 +123,7 @@ type Server struct {
 	metrics    *metrics
 	health     *health
 	bundle     atomic.Pointer[bundle] // the newest
+	newest     atomic.Pointer[above]  // of the authority that signed last
 	grpc       *grpc.Server
 	gateway    http.Handler
 }

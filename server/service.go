@@ -10,7 +10,6 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/proof"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
@@ -30,15 +29,21 @@ func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.Cre
 	if err != nil {
 		return nil, err
 	}
-	chain := &fulciov2.CertificateChain{Certificates: chainPEM(issued)}
+	return signingCertificate(issued), nil
+}
+
+// signingCertificate returns the answer with a certificate; without an SCT, in the detached form.
+func signingCertificate(issued *ca.Issued) *fulciov2.SigningCertificate {
+	leaf := string(appendPEM(nil, issued.Certificate, "\n"))
+	chain := &fulciov2.CertificateChain{Certificates: append([]string{leaf}, issued.Chain.PEM...)}
 	if !issued.SCTEmbedded {
 		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
 			SignedCertificateDetachedSct: &fulciov2.SigningCertificateDetachedSCT{Chain: chain},
-		}}, nil
+		}}
 	}
 	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
 		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: chain},
-	}}, nil
+	}}
 }
 
 // GetConfiguration returns the trusted issuers.
@@ -152,13 +157,4 @@ type noProof struct{}
 // Verify refuses.
 func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, error) {
 	return nil, refusal.New(refusal.KeyUnsupported, "the request holds no key to certify; send either a public key with a proof of possession, or a certificate signing request")
-}
-
-// chainPEM returns the certificate and its chain, leaf first and root last, one PEM block each,
-// without a newline at the end.
-func chainPEM(issued *ca.Issued) []string {
-	leaf := pem.Encode("CERTIFICATE", issued.Certificate)
-	chain := make([]string, 0, 1+len(issued.Chain.PEM))
-	chain = append(chain, strings.TrimSuffix(string(leaf), "\n"))
-	return append(chain, issued.Chain.PEM...)
 }
