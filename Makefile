@@ -110,6 +110,21 @@ bench: ## the price of a certificate beside its floor, and of a policy over 200 
 	GOGC=400 $(GO) test -run '^$$' -bench Embedded -benchtime 5s ./test/testca # as mayfly serve sets it 2>/dev/null
 	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
 
+# Variables of bench-server, each after its default:
+#   ROUNDS=10 SLICE=1s  each round gives a slice of time to the server, the floor and the peer, in turn
+#   CLIENTS=16          connections of the load generator, each with one request at a time
+#   RATE=               requests a second in an open loop; without it, a client sends the next request when it has the answer
+#   KINDS=              the rows of the table: embedded, memory, or API/token/key/log with one of rest-v2, rest-v1, grpc and, with
+#                       both on one port, rest-v2+grpc, grpc+rest; email, ci; p256, p384; remote, embedded
+#   PEER=               the path of Fulcio's binary, which is started with the same issuers and log
+#   MAYFLY_BINARY=      another binary of mayfly, to compare
+#   TARGET= PID= ISSUER=  a server that runs on this machine, as http://127.0.0.1:5555, its process, and the address in the URL of
+#                       an issuer that it trusts, as 127.0.0.1:9999: the provider of the tokens listens there (/ci for CI tokens)
+# ROUNDS=3 KINDS=rest-v2/email/p256/remote is a short form.
+.PHONY: bench-server
+bench-server: ## the server's CPU time per certificate beside the floor, latency, throughput and memory (5 minutes; ROUNDS=… KINDS=… PEER=…)
+	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+
 .PHONY: bench-dev
 bench-dev: ## how long mayfly dev takes to be ready, with new keys
 	$(GO) test -run '^$$' -bench Ready -benchtime 50x ./dev 2>/dev/null

@@ -61,6 +61,7 @@ var allowed = map[string][]string{
 	"cmd":                {"*"},
 	"test/conformance":   {"*"},
 	"test/siege":         {"*"},
+	"test/load":          {"*"},
 	"test/vault":         {},
 }
 

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package load measures a server in a process of its own, under the load of a generator in another
+// one: CPU time per certificate beside the floor, latency, throughput and memory. `make bench-server`
+// runs it and prints a table; without MAYFLY_LOAD=1 only a short test of all its parts runs. All
+// processes are on loopback addresses.
+package load
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"crypto/x509"
+
+	"github.com/mayfly-ca/mayfly/internal/pem"
+	"github.com/mayfly-ca/mayfly/test/testlog"
+)
+
+// TestEveryKind sends a few requests of each kind, in a closed and in an open loop, and verifies
+// the certificates as a client does.
+func TestEveryKind(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, test := range []struct {
+		setting setting
+		kinds   [][2]string
+	}{
+		{setting{curve: "p256"}, [][2]string{{restV2, email}, {restV1, ci}, {overG, email}}},
+		{setting{curve: "p384", embedded: true, onePort: true}, [][2]string{{restV2, ci}, {restV1, email}, {overG, ci}}},
+	} {
+		server := b.serve(test.setting)
+		for _, kind := range test.kinds {
+			api, token := kind[0], kind[1]
+			before := cpu(t, server.pid)
+			closed := b.run(server, job{API: api, Requests: b.requests[token], Clients: 2, Count: 10, Keep: 2})
+			open := b.run(server, job{API: api, Requests: b.requests[token], Clients: 2, Count: 10, Rate: 100})
+			if closed.Answers != 10 || open.Answers != 10 || len(closed.Kept) != 2 || cpu(t, server.pid) <= before {
+				t.Errorf("%s: %d and %d answers, %d kept; 10, 10 and 2 are expected, and CPU time", kind, closed.Answers, open.Answers, len(closed.Kept))
+			}
+			if open.Elapsed < 90*time.Millisecond {
+				t.Errorf("%s: ten requests at 100 a second took %s", kind, open.Elapsed)
+			}
+			for _, answer := range closed.Kept {
+				if err := verify(server, api, answer); err != nil {
+					t.Errorf("%s: %v", kind, err)
+				}
+			}
+		}
+		b.startStub(server, email)
+		b.slice = 50 * time.Millisecond
+		for _, api := range []string{restV2, overG} {
+			if cost := b.costOfFloor(api, email, test.setting.curve, 100); cost < 10 {
+				t.Errorf("a pass of the floor takes %.1f µs", cost)
+			}
+		}
+	}
+}
+
+// verify verifies an answer as a client does: to the root for code signing, and the embedded timestamp
+// with the log's key, by certificate-transparency-go.
+func verify(s *instance, api string, answer []byte) error {
+	text, err := chainOf(api, answer)
+	if err != nil {
+		return err
+	}
+	certificates, err := pem.Certificates(text)
+	if err != nil {
+		return err
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(s.root)
+	var ders [][]byte
+	for _, c := range certificates {
+		intermediates.AddCert(c)
+		ders = append(ders, c.Raw)
+	}
+	if _, err := certificates[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}); err != nil {
+		return err
+	}
+	return testlog.VerifySCT(pem.Encode("PUBLIC KEY", s.logKey), ders)
+}
+
+// chainOf returns the PEM chain in an answer.
+func chainOf(api string, answer []byte) ([]byte, error) {
+	var chain []string
+	switch api {
+	case restV1:
+		return answer, nil
+	case overG:
+		if err := json.Unmarshal(answer, &chain); err != nil {
+			return nil, err
+		}
+	default:
+		var body struct {
+			Embedded struct {
+				Chain struct {
+					Certificates []string `json:"certificates"`
+				} `json:"chain"`
+			} `json:"signedCertificateEmbeddedSct"`
+		}
+		if err := json.Unmarshal(answer, &body); err != nil {
+			return nil, err
+		}
+		chain = body.Embedded.Chain.Certificates
+	}
+	if len(chain) == 0 {
+		return nil, fmt.Errorf("the answer has no chain: %s", answer)
+	}
+	var text []byte
+	for _, c := range chain {
+		text = append(append(text, c...), '\n')
+	}
+	return text, nil
+}
