@@ -103,12 +103,13 @@ rotation-signers: ## the same from a key in a file to one in a token of SoftHSM2
 figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
 	@$(GO) test -count=1 -v -run TestFigure ./oidc | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
 
+# COUNT=10 prints each figure ten times, for benchstat. GOGC is as mayfly serve sets it.
 .PHONY: bench
-bench: ## the price of a certificate beside its floor, and of a policy over 200 repositories
-	$(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem ./test/testca
-	$(GO) test -run '^$$' -bench Submit -benchtime 3000x ./ctlog/embedded
-	GOGC=400 $(GO) test -run '^$$' -bench Embedded -benchtime 5s ./test/testca # as mayfly serve sets it 2>/dev/null
-	$(GO) test -run '^$$' -bench Decide -benchmem ./identity/policy
+bench: ## the cost of a certificate beside its floor, of the embedded log, and of a policy over 200 repositories
+	@GOGC=400 $(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem -benchtime 3000x -count $${COUNT:-1} ./test/testca
+	@$(GO) test -run '^$$' -bench Submit -benchtime 3000x -count $${COUNT:-1} ./ctlog/embedded
+	@GOGC=400 $(GO) test -run '^$$' -bench Embedded -benchtime 5s -count $${COUNT:-1} ./test/testca 2>/dev/null
+	@$(GO) test -run '^$$' -bench Decide -benchmem -count $${COUNT:-1} ./identity/policy
 
 # Variables of bench-server, each after its default:
 #   ROUNDS=10 SLICE=1s  each round gives a slice of time to the server, the floor and the peer, in turn
@@ -124,6 +125,11 @@ bench: ## the price of a certificate beside its floor, and of a policy over 200 
 .PHONY: bench-server
 bench-server: ## the server's CPU time per certificate beside the floor, latency, throughput and memory (5 minutes; ROUNDS=… KINDS=… PEER=…)
 	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+
+.PHONY: profile
+profile: ## CPU and allocation profiles of a server under the load of bench-server, in .cache/profile (ROUNDS=… KINDS=… …)
+	@mkdir -p $(CACHE)/profile
+	@SLICE=$${SLICE:-2s} MAYFLY_LOAD_PROFILE=$(CACHE)/profile $(GO) test -count=1 -v -timeout 20m -run TestProfile ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^    /p; /^\(--- FAIL\|FAIL\|ok\)/p'
 
 .PHONY: bench-dev
 bench-dev: ## how long mayfly dev takes to be ready, with new keys

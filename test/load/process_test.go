@@ -28,6 +28,7 @@ const stopLimit = 30 * time.Second
 var roles = map[string]func(*json.Decoder, *json.Encoder) error{
 	"generator": playGenerator,
 	"log":       playLog,
+	"server":    playServer,
 	"stub":      playStub,
 	"floor":     playFloor,
 }

@@ -164,10 +164,19 @@ func (w *world) newCA(curve string) (dir string, ca *ceremony.Result) {
 // issues certificates.
 func (w *world) serve(s setting) *instance {
 	w.t.Helper()
-	mayfly := must(binary())(w.t)
+	server, config, ready := w.configure(s)
+	w.start(server, filepath.Dir(config), must(binary())(w.t), "serve", "--config", config)
+	w.await(server, ready)
+	return server
+}
+
+// configure writes the configuration of a server with a CA of its own. ready is the URL of its
+// readiness.
+func (w *world) configure(s setting) (server *instance, config, ready string) {
+	w.t.Helper()
 	dir, ca := w.newCA(s.curve)
 	addresses := freeAddresses(w.t, host, 3)
-	server := &instance{name: "mayfly", http: addresses[0], grpc: addresses[1], root: ca.Root, logKey: w.log.PublicKey}
+	server = &instance{name: "mayfly", http: addresses[0], grpc: addresses[1], root: ca.Root, logKey: w.log.PublicKey}
 	if s.onePort {
 		server.grpc = server.http
 	}
@@ -175,6 +184,7 @@ func (w *world) serve(s setting) *instance {
 	if s.embedded {
 		log = `embedded: {name: "2026", dir: ./ctlog/2026, guard: ./guard/2026.json, key: ./2026.key, origin: log.example/2026}`
 	}
+	config = filepath.Join(dir, "mayfly.yaml")
 	w.write(filepath.Join(filepath.Base(dir), "mayfly.yaml"), fmt.Appendf(nil, `
 listen: {http: %q, grpc: %q, ops: %q}
 issuers: ../issuers.yaml
@@ -185,16 +195,13 @@ ct:
     - %s
 log: {format: json, level: info}
 `, server.http, server.grpc, addresses[2], log))
-	config := filepath.Join(dir, "mayfly.yaml")
 	if s.embedded {
-		if out, err := exec.CommandContext(w.t.Context(), mayfly, "ctlog", "init", "--config", config).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(w.t.Context(), must(binary())(w.t), "ctlog", "init", "--config", config).CombinedOutput(); err != nil {
 			w.t.Fatalf("mayfly ctlog init: %v\n%s", err, out)
 		}
 		server.logKey = publicKey(w.t, filepath.Join(dir, "2026.key"))
 	}
-	w.start(server, dir, mayfly, "serve", "--config", config)
-	w.await(server, "http://"+addresses[2]+"/readyz")
-	return server
+	return server, config, "http://" + addresses[2] + "/readyz"
 }
 
 // serveWith runs the peer's binary with the same issuers and log, and a CA of its own.

@@ -53,8 +53,8 @@ type Builder struct {
 	CTDisabled bool
 	// LogInProcess submits by a function call instead of HTTP, unchecked: for benchmarks.
 	LogInProcess bool
-	// CT, where it is set, is an embedded log to submit to, with its public key as PEM, instead of
-	// the world's own. The world does not prove its entries at the end.
+	// CT, where it is set, is a log to submit to, with its public key as PEM, instead of the world's own:
+	// an embedded log without LogInProcess. The world does not prove its entries at the end.
 	CT          ctlog.Log
 	CTPublicKey []byte
 	// Logs is how many logs there are, in order of preference. Default: 1.
@@ -150,7 +150,7 @@ func (b *Builder) logs(tb testing.TB, w *World) *ctlog.Logs {
 	}
 	config := ctlog.Config{Budget: b.Budget, Now: b.Now, Logger: w.Logger}
 	if b.CT != nil {
-		config.Logs = []ctlog.LogConfig{{Log: b.CT, PublicKey: b.CTPublicKey, TrustsSubmitter: true}}
+		config.Logs = []ctlog.LogConfig{{Log: b.CT, PublicKey: b.CTPublicKey, TrustsSubmitter: !b.LogInProcess}}
 		return must(ctlog.New(config))(tb)
 	}
 	for _, l := range w.Logs {
