@@ -152,7 +152,8 @@ var columns = []struct {
 	{"JSON, encoding", []string{"encoding/", "reflect."}},
 }
 
-// printShares prints a table from the samples of a profile, for one certificate.
+// printShares prints tables from the samples of a profile, for one certificate: by package, and by
+// step.
 func (b *bench) printShares(kind, file string, answers int) {
 	b.t.Helper()
 	args := []string{"tool", "pprof", "-traces", "-unit=us", file}
@@ -160,29 +161,26 @@ func (b *bench) printShares(kind, file string, answers int) {
 		args = []string{"tool", "pprof", "-traces", "-unit=B", "-sample_index=alloc_space", file}
 	}
 	text := string(must(exec.CommandContext(b.t.Context(), "go", args...).Output())(b.t))
-	all, total := shares{}, shares{}
+	packages, steps := shares{}, shares{}
 	for _, sample := range strings.Split(text, "-----------+-------------------------------------------------------")[1:] {
 		amount, stack := parseSample(sample)
+		if len(stack) == 0 {
+			continue
+		}
 		owner, column := attribute(stack)
-		all.add(owner, column, amount/float64(answers))
-		total.add("all", column, amount/float64(answers))
+		amount /= float64(answers)
+		packages.add(owner, column, amount)
+		packages.add(total, column, amount)
+		steps.add(step(stack), column, amount)
+		steps.add(total, column, amount)
 	}
 	unit := map[string]string{processor: "µs", allocations: "bytes"}[kind]
-	header := fmt.Sprintf("%-64s %9s", "package, "+unit+" for a certificate", "all")
-	for _, c := range columns {
-		header += fmt.Sprintf(" %14s", c.name)
-	}
-	b.t.Logf("%s %14s", header, "rest")
-	owners := make([]string, 0, len(all))
-	for owner := range all {
-		owners = append(owners, owner)
-	}
-	slices.SortFunc(owners, func(x, y string) int { return cmp.Compare(all.sum(y), all.sum(x)) })
-	total.print(b.t, "all")
-	for _, owner := range owners[:min(len(owners), 30)] {
-		all.print(b.t, owner)
-	}
+	packages.print(b.t, "by package, "+unit+" for a certificate")
+	steps.print(b.t, "by step, "+unit+" for a certificate")
 }
+
+// total is the first line of a table.
+const total = "total"
 
 func (s shares) add(owner, column string, amount float64) {
 	if s[owner] == nil {
@@ -198,13 +196,25 @@ func (s shares) sum(owner string) (sum float64) {
 	return sum
 }
 
-func (s shares) print(t testing.TB, owner string) {
+func (s shares) print(t testing.TB, title string) {
 	t.Helper()
-	line := fmt.Sprintf("%-64s %9.1f", owner, s.sum(owner))
+	header := fmt.Sprintf("%-64s %9s", title, "all")
 	for _, c := range columns {
-		line += fmt.Sprintf(" %14.1f", s[owner][c.name])
+		header += fmt.Sprintf(" %14s", c.name)
 	}
-	t.Logf("%s %14.1f", line, s[owner][""])
+	t.Logf("%s %14s", header, "rest")
+	names := make([]string, 0, len(s))
+	for name := range s {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(x, y string) int { return cmp.Compare(s.sum(y), s.sum(x)) })
+	for _, name := range names[:min(len(names), 30)] {
+		line := fmt.Sprintf("%-64.64s %9.1f", name, s.sum(name))
+		for _, c := range columns {
+			line += fmt.Sprintf(" %14.1f", s[name][c.name])
+		}
+		t.Logf("%s %14.1f", line, s[name][""])
+	}
 }
 
 // parseSample reads a sample of pprof -traces: an amount before the innermost function, then its
@@ -228,9 +238,7 @@ func parseSample(text string) (amount float64, stack []string) {
 // attribute returns the package that a stack, innermost function first, belongs to, and its column.
 func attribute(stack []string) (owner, column string) {
 	for _, function := range stack {
-		name, _, _ := strings.Cut(function, "[") // without type arguments
-		first, _, isPath := strings.Cut(name, "/")
-		if isPath && strings.Contains(first, ".") && !strings.HasPrefix(name, "type:") {
+		if !isStandard(function) {
 			return packageOf(function), column
 		}
 		for _, c := range columns {
@@ -239,14 +247,39 @@ func attribute(stack []string) (owner, column string) {
 			}
 		}
 	}
-	if len(stack) == 0 {
-		return "nothing", column
-	}
 	outermost := stack[len(stack)-1]
 	if column == "" && strings.HasPrefix(outermost, "runtime.gcBgMarkWorker") {
 		column = "allocation"
 	}
 	return "(" + outermost + ")", column
+}
+
+// step returns what ca.Issue called, or outside of it the outermost function that is not of the
+// standard library.
+func step(stack []string) string {
+	const issue = "ca.(*CA).Issue"
+	for i, function := range stack {
+		if short(function) == issue {
+			return issue + " > " + short(stack[max(i-1, 0)])
+		}
+	}
+	for _, function := range slices.Backward(stack) {
+		if !isStandard(function) {
+			return short(function)
+		}
+	}
+	return "(" + stack[len(stack)-1] + ")"
+}
+
+// isStandard reports whether a function is of the standard library.
+func isStandard(function string) bool {
+	name, _, _ := strings.Cut(function, "[") // without type arguments
+	first, _, isPath := strings.Cut(name, "/")
+	return !isPath || !strings.Contains(first, ".") || strings.HasPrefix(name, "type:")
+}
+
+func short(function string) string {
+	return strings.TrimPrefix(function, "github.com/mayfly-ca/mayfly/")
 }
 
 // packageOf returns the import path of a function's package.
