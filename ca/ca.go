@@ -240,7 +240,7 @@ type precertificate struct {
 // set, a log would accept it unverified, so its signature is verified here.
 func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertificate, error) {
 	tbs := d.tbs.Precertificate()
-	if err := d.check(tbs, certs.OIDPoison); err != nil {
+	if err := d.check(tbs, true, nil); err != nil {
 		return nil, err
 	}
 	sign := d.authority.signForLog
@@ -281,11 +281,7 @@ func (p *precertificate) finalize(ctx context.Context, sct ctlog.SCT) ([]byte, e
 // signature must verify.
 func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]byte, error) {
 	tbs := d.tbs.Certificate(sctList)
-	last := certs.OIDSCTList
-	if sctList == nil {
-		last = nil
-	}
-	if err := d.check(tbs, last); err != nil {
+	if err := d.check(tbs, false, sctList); err != nil {
 		return nil, err
 	}
 	if precertificate != nil {

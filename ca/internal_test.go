@@ -96,7 +96,7 @@ func TestCheckNoticesEveryDifference(t *testing.T) {
 	} {
 		d := testDraft(t)
 		change(&d.template)
-		if err := d.check(d.tbs.Precertificate(), certs.OIDPoison); err == nil {
+		if err := d.check(d.tbs.Precertificate(), true, nil); err == nil {
 			t.Errorf("%s: the difference is not noticed", name)
 		}
 	}
@@ -104,12 +104,18 @@ func TestCheckNoticesEveryDifference(t *testing.T) {
 
 func TestCheckWantsTheLastExtension(t *testing.T) {
 	t.Parallel()
-	d := testDraft(t)
-	if d.check(d.tbs.Certificate(nil), certs.OIDSCTList) == nil || d.check(d.tbs.Precertificate(), nil) == nil || d.check(d.tbs.Precertificate(), certs.OIDSCTList) == nil {
+	d, list, other := testDraft(t), []byte{0, 3, 0, 1, 7}, []byte{0, 3, 0, 1, 8}
+	if d.check(d.tbs.Certificate(nil), false, list) == nil || d.check(d.tbs.Certificate(nil), true, nil) == nil || d.check(d.tbs.Precertificate(), false, nil) == nil ||
+		d.check(d.tbs.Precertificate(), false, list) == nil || d.check(d.tbs.Certificate(list), false, nil) == nil || d.check(d.tbs.Certificate(list), false, other) == nil {
 		t.Error("a certificate passes with another last extension than expected")
 	}
-	if err := d.check(d.tbs.Certificate(nil), nil); err != nil {
-		t.Errorf("a certificate without a log: %v", err)
+	for name, err := range map[string]error{
+		"a precertificate": d.check(d.tbs.Precertificate(), true, nil), "a certificate": d.check(d.tbs.Certificate(list), false, list),
+		"a certificate without a log": d.check(d.tbs.Certificate(nil), false, nil),
+	} {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

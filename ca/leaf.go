@@ -4,106 +4,158 @@ package ca
 
 import (
 	"bytes"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
+	"crypto/sha256"
+	stdasn1 "encoding/asn1"
 	"fmt"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/certs"
 )
 
 // Object identifiers of standard extensions (RFC 5280, section 4.2.1).
 var (
-	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
-	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
-	oidNameConstraints  = asn1.ObjectIdentifier{2, 5, 29, 30}
-	oidAuthorityKeyID   = asn1.ObjectIdentifier{2, 5, 29, 35}
+	oidBasicConstraints = stdasn1.ObjectIdentifier{2, 5, 29, 19}
+	oidNameConstraints  = stdasn1.ObjectIdentifier{2, 5, 29, 30}
+	oidAuthorityKeyID   = stdasn1.ObjectIdentifier{2, 5, 29, 35}
 )
 
-// leaf is an unsigned certificate, as a verifier parses it.
-type leaf struct {
-	*x509.Certificate
-	// template is everything that may differ between two certificates of the profile.
-	template certs.Template
-	// last is the poison or the SCT list; zero if the last extension is neither.
-	last pkix.Extension
-}
-
-// parseLeaf parses tbs with crypto/x509. It shares no code with the encoder in package certs.
-func parseLeaf(tbs []byte, algorithm certs.SignatureAlgorithm) (*leaf, error) {
-	c, err := x509.ParseCertificate(certs.Assemble(tbs, algorithm, nil))
-	if err != nil {
-		return nil, fmt.Errorf("parsing it as a certificate that is signed with %s (RFC 5280, sections 4.1 and 4.1.2.3): %w", algorithm, err)
+// compare returns how tbs differs from the certificate of the profile that t describes; nil if it does
+// not. Its last extension must be the poison, or hold sctList; without both there is none.
+//
+// compare is a check of the encoder in package certs, and shares no code with it. It knows the expected
+// value of every element, so it refuses each other form, order and element by construction.
+func compare(tbs []byte, t *certs.Template, poisoned bool, sctList []byte) error {
+	content := only(tbs, asn1.SEQUENCE)
+	var serial, validity, explicit cryptobyte.String
+	var room [40]byte
+	var missing string
+	switch {
+	case content == nil:
+		missing = "one TBSCertificate in DER, and nothing behind it (RFC 5280, section 4.1)"
+	case !skip(&content, "\xa0\x03\x02\x01\x02"):
+		missing = "version 3 (RFC 5280, section 4.1.2.1)"
+	case !content.ReadASN1(&serial, asn1.INTEGER) || !bytes.Equal(serial, t.SerialNumber):
+		missing = "the expected serial number (RFC 5280, section 4.1.2.2)"
+	case !skip(&content, t.SignatureAlgorithm.Identifier()):
+		missing = "the authority's signature algorithm (RFC 5280, section 4.1.2.3)"
+	case !skip(&content, t.Issuer):
+		missing = "the authority's name as its issuer (RFC 5280, section 4.1.2.4)"
+	case !content.ReadASN1(&validity, asn1.SEQUENCE) || !bytes.Equal(validity, appendTime(appendTime(room[:0], t.NotBefore), t.NotAfter)):
+		missing = "the expected validity, in its one encoding (RFC 5280, section 4.1.2.5)"
+	case !skip(&content, "\x30\x00"):
+		missing = "an empty subject (RFC 5280, section 4.1.2.6)"
+	case !skip(&content, t.PublicKey):
+		missing = "the expected public key, in its one encoding (RFC 5280, section 4.1.2.7)"
+	case !content.ReadASN1(&explicit, asn1.Tag(3).ContextSpecific().Constructed()) || !content.Empty():
+		missing = "extensions last, and no unique identifiers (RFC 5280, sections 4.1.2.8 and 4.1.2.9)"
+	default:
+		missing = compareExtensions(only(explicit, asn1.SEQUENCE), t, poisoned, sctList)
 	}
-	// crypto/x509 ignores data behind the TBSCertificate; the signature would cover all of tbs.
-	if !bytes.Equal(c.RawTBSCertificate, tbs) {
-		return nil, fmt.Errorf("%d octets follow its TBSCertificate (RFC 5280, section 4.1)", len(tbs)-len(c.RawTBSCertificate))
-	}
-	l := &leaf{Certificate: c, template: certs.Template{
-		SerialNumber: c.SerialNumber.Bytes(), SignatureAlgorithm: algorithm, Issuer: c.RawIssuer, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
-		PublicKey: c.RawSubjectPublicKeyInfo, AuthorityKeyID: c.AuthorityKeyId,
-	}}
-	if l.template.SAN, err = certs.SANOf(c); err != nil {
-		return nil, fmt.Errorf("reading its one name (RFC 5280, section 4.2.1.6): %w", err)
-	}
-	if l.template.Extensions, err = certs.ParseExtensions(c.Extensions); err != nil {
-		return nil, fmt.Errorf("reading its claims: %w", err)
-	}
-	if end := c.Extensions[len(c.Extensions)-1]; end.Id.Equal(certs.OIDPoison) || end.Id.Equal(certs.OIDSCTList) {
-		l.last = end
-	}
-	return l, nil
-}
-
-// check returns what l lacks of the certificate of the profile that want describes; nil if they are
-// the same but for the content of an SCT list.
-func (l *leaf) check(want *certs.Template) error {
-	t := &l.template
-	for _, e := range l.Extensions {
-		if critical := e.Id.Equal(oidKeyUsage) || e.Id.Equal(certs.OIDSubjectAltName) || e.Id.Equal(certs.OIDPoison); critical != e.Critical {
-			return fmt.Errorf("extension %s has critical %t, not %t (RFC 5280, section 4.2; RFC 6962, sections 3.1 and 3.3)", e.Id, e.Critical, critical)
-		}
-	}
-	// crypto/x509 refuses duplicates. So if the five standard extensions and the claims are there, a
-	// right number leaves no place for another extension.
-	number := 5
-	for _, claim := range t.Extensions {
-		if claim != "" {
-			number++
-		}
-	}
-	if l.last.Id != nil {
-		number++
-	}
-	subjectKeyID, err := certs.SubjectKeyID(l.RawSubjectPublicKeyInfo)
-	if err != nil {
-		return err
-	}
-	for _, field := range []struct {
-		equal bool
-		name  string
-	}{
-		{l.Version == 3, "version 3 (RFC 5280, section 4.1.2.1)"},
-		{bytes.Equal(t.SerialNumber, want.SerialNumber), "the expected serial number (RFC 5280, section 4.1.2.2)"},
-		{l.SignatureAlgorithm == want.SignatureAlgorithm.X509(), "the authority's signature algorithm (RFC 5280, section 4.1.2.3)"},
-		{bytes.Equal(t.Issuer, want.Issuer), "the authority's name as its issuer (RFC 5280, section 4.1.2.4)"},
-		{t.NotBefore.Equal(want.NotBefore) && t.NotAfter.Equal(want.NotAfter), "the expected validity (RFC 5280, section 4.1.2.5)"},
-		{bytes.Equal(l.RawSubject, []byte{0x30, 0x00}), "an empty subject (RFC 5280, section 4.1.2.6)"},
-		{bytes.Equal(t.PublicKey, want.PublicKey), "the expected public key, in its one encoding (RFC 5280, section 4.1.2.7)"},
-		{bytes.Equal(t.AuthorityKeyID, want.AuthorityKeyID) && len(t.AuthorityKeyID) > 0, "the authority's key identifier (RFC 5280, section 4.2.1.1)"},
-		{bytes.Equal(l.SubjectKeyId, subjectKeyID), "the identifier of its own key (RFC 5280, section 4.2.1.2)"},
-		{l.KeyUsage == x509.KeyUsageDigitalSignature, "the key usage digitalSignature alone (RFC 5280, section 4.2.1.3)"},
-		{t.SAN == want.SAN, "the expected subject alternative name (RFC 5280, section 4.2.1.6)"},
-		{!l.BasicConstraintsValid && !l.IsCA, "no basic constraints (RFC 5280, section 4.2.1.9)"},
-		{len(l.ExtKeyUsage) == 1 && l.ExtKeyUsage[0] == x509.ExtKeyUsageCodeSigning && len(l.UnknownExtKeyUsage) == 0,
-			"the extended key usage codeSigning alone (RFC 5280, section 4.2.1.12)"},
-		{t.Extensions == want.Extensions, "the expected claims"},
-		{len(l.Extensions) == number, "no other extension (RFC 5280, section 4.2), and poison or SCT list last (RFC 6962, sections 3.1 and 3.3)"},
-		{!l.last.Id.Equal(certs.OIDPoison) || bytes.Equal(l.last.Value, asn1.NullBytes), "a poison that holds NULL (RFC 6962, section 3.1)"},
-	} {
-		if !field.equal {
-			return fmt.Errorf("it must have %s", field.name)
-		}
+	if missing != "" {
+		return fmt.Errorf("it must have %s", missing)
 	}
 	return nil
+}
+
+// compareExtensions returns the first extension that in, a list of extensions, lacks; "" if in is the
+// expected list.
+func compareExtensions(in cryptobyte.String, t *certs.Template, poisoned bool, sctList []byte) (missing string) {
+	switch subjectKeyID := keyID(t.PublicKey); {
+	case string(nextExtension(&in, "\x06\x03\x55\x1d\x0f", true)) != "\x03\x02\x07\x80":
+		return "first the key usage digitalSignature alone, critical (RFC 5280, section 4.2.1.3)"
+	case string(nextExtension(&in, "\x06\x03\x55\x1d\x25", false)) != "\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03":
+		return "next the extended key usage codeSigning alone, not critical (RFC 5280, section 4.2.1.12)"
+	case !bytes.Equal(only(nextExtension(&in, "\x06\x03\x55\x1d\x0e", false), asn1.OCTET_STRING), subjectKeyID[:20]):
+		return "next the identifier of its own key, not critical (RFC 5280, section 4.2.1.2)"
+	case !bytes.Equal(only(only(nextExtension(&in, "\x06\x03\x55\x1d\x23", false), asn1.SEQUENCE), asn1.Tag(0).ContextSpecific()), t.AuthorityKeyID):
+		return "next the authority's key identifier alone, not critical (RFC 5280, section 4.2.1.1)"
+	case !isName(only(nextExtension(&in, "\x06\x03\x55\x1d\x11", true), asn1.SEQUENCE), t.SAN):
+		return "next the expected subject alternative name, critical (RFC 5280, section 4.2.1.6)"
+	}
+	for arc, text := range t.Extensions {
+		if text == "" {
+			continue
+		}
+		claim := nextExtension(&in, "\x06\x0a"+sigstore+string(rune(arc)), false)
+		if arc > lastRaw {
+			claim = only(claim, asn1.UTF8String)
+		}
+		if string(claim) != text {
+			return "next the expected claims, ascending and not critical"
+		}
+	}
+	switch {
+	case poisoned && string(nextExtension(&in, "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03", true)) != "\x05\x00":
+		return "a poison that is critical and holds NULL (RFC 6962, section 3.1)"
+	case len(sctList) > 0 && !bytes.Equal(only(nextExtension(&in, "\x06\x0a\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x02", false), asn1.OCTET_STRING), sctList):
+		return "the expected SCT list, not critical (RFC 6962, section 3.3)"
+	case !in.Empty():
+		return "no other extension (RFC 5280, section 4.2)"
+	}
+	return ""
+}
+
+const (
+	sigstore = "\x2b\x06\x01\x04\x01\x83\xbf\x30\x01" // the arc of the claims
+	lastRaw  = 6                                      // up to .6 the value of a claim is its text, from .8 on a UTF8String
+)
+
+// isName reports whether names, the contents of GeneralNames, is san alone.
+func isName(names cryptobyte.String, san certs.SAN) bool {
+	switch constructed := asn1.Tag(0).ContextSpecific().Constructed(); san.Kind {
+	case certs.SANEmail:
+		return string(only(names, asn1.Tag(1).ContextSpecific())) == san.Value
+	case certs.SANURI:
+		return string(only(names, asn1.Tag(6).ContextSpecific())) == san.Value
+	case certs.SANUserName:
+		name := only(names, constructed)
+		return skip(&name, "\x06\x0a"+sigstore+"\x07") && string(only(only(name, constructed), asn1.UTF8String)) == san.Value
+	}
+	return false
+}
+
+// keyID returns the hash of the BIT STRING in a SubjectPublicKeyInfo, the leftmost 160 bits of which
+// are the key identifier (RFC 7093, section 2, method 1).
+func keyID(spki []byte) [sha256.Size]byte {
+	info := only(spki, asn1.SEQUENCE)
+	if !info.SkipASN1(asn1.SEQUENCE) {
+		return [sha256.Size]byte{}
+	}
+	bits := only(info, asn1.BIT_STRING)
+	skip(&bits, "\x00")
+	return sha256.Sum256(bits)
+}
+
+// appendTime appends a Time (RFC 5280, section 4.1.2.5).
+func appendTime(b []byte, t time.Time) []byte {
+	if t = t.UTC(); t.Year() >= 2050 {
+		return t.AppendFormat(b, "\x18\x0f20060102150405Z") // GeneralizedTime
+	}
+	return t.AppendFormat(b, "\x17\x0d060102150405Z") // UTCTime
+}
+
+// nextExtension returns the value of the next extension of in if it has an OBJECT IDENTIFIER, the whole
+// element; otherwise nil.
+func nextExtension(in *cryptobyte.String, id string, critical bool) cryptobyte.String {
+	var e cryptobyte.String
+	if !in.ReadASN1(&e, asn1.SEQUENCE) || !skip(&e, id) || critical && !skip(&e, "\x01\x01\xff") {
+		return nil
+	}
+	return only(e, asn1.OCTET_STRING)
+}
+
+// only returns the contents of in if in is one element with a tag; otherwise nil.
+func only(in cryptobyte.String, tag asn1.Tag) (contents cryptobyte.String) {
+	if !in.ReadASN1(&contents, tag) || !in.Empty() {
+		return nil
+	}
+	return contents
+}
+
+// skip reports whether in begins with octets, and skips them.
+func skip[T string | []byte](in *cryptobyte.String, octets T) bool {
+	return len(*in) >= len(octets) && string((*in)[:len(octets)]) == string(octets) && in.Skip(len(octets))
 }

@@ -64,50 +64,59 @@ func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	l, err := parseLeaf(message, algorithm)
-	if err == nil {
-		err = p.admit(chain, l, message, now)
-	}
-	if err != nil {
+	if err := p.admit(chain, message, algorithm, now); err != nil {
 		return fmt.Errorf("what is to be signed is no certificate of the profile: %w", err)
 	}
 	return nil
 }
 
-// admit checks what differs between certificates, encodes it again in the authority's name, and
-// requires the same octets. So it needs no list of what else message could hold: unique
-// identifiers (RFC 5280, section 4.1.2.8), another order, another form (X.690, section 10).
-func (p *LeafPolicy) admit(chain *Chain, l *leaf, message []byte, now time.Time) error {
-	if err := checkValidity(l.NotBefore, l.NotAfter, chain, now); err != nil {
+// admit checks the fields that differ between certificates, which crypto/x509 finds. It encodes them
+// again in the authority's name, and requires the same octets. So it needs no list of what else message
+// could hold: unique identifiers (RFC 5280, section 4.1.2.8), another order, another form (X.690,
+// section 10).
+func (p *LeafPolicy) admit(chain *Chain, message []byte, algorithm certs.SignatureAlgorithm, now time.Time) error {
+	c, err := x509.ParseCertificate(certs.Assemble(message, algorithm, nil))
+	if err != nil {
+		return fmt.Errorf("parsing it as a certificate that is signed with %s (RFC 5280, sections 4.1 and 4.1.2.3): %w", algorithm, err)
+	}
+	want := certs.Template{
+		SerialNumber: c.SerialNumber.Bytes(), SignatureAlgorithm: algorithm, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+		Issuer: chain.Certificates[0].RawSubject, AuthorityKeyID: chain.Certificates[0].SubjectKeyId,
+	}
+	if err := checkValidity(c.NotBefore, c.NotAfter, chain, now); err != nil {
 		return err
 	}
-	if err := chain.Permits(l.template.SAN); err != nil {
+	if want.SAN, err = certs.SANOf(c); err != nil {
+		return fmt.Errorf("reading its one name (RFC 5280, section 4.2.1.6): %w", err)
+	}
+	if err := chain.Permits(want.SAN); err != nil {
 		return err
 	}
-	if err := p.keys.Check(l.PublicKey); err != nil {
+	if want.Extensions, err = certs.ParseExtensions(c.Extensions); err != nil {
+		return fmt.Errorf("reading its claims: %w", err)
+	}
+	if err := p.keys.Check(c.PublicKey); err != nil {
 		return fmt.Errorf("no such key is certified (RFC 5280, section 4.1.2.7): %w", err)
 	}
-	want := l.template
-	want.Issuer, want.AuthorityKeyID = chain.Certificates[0].RawSubject, chain.Certificates[0].SubjectKeyId
 	// crypto/x509 ignores octets after the parameters of a key's algorithm and after its integers.
-	var err error
-	if want.PublicKey, err = x509.MarshalPKIXPublicKey(l.PublicKey); err != nil {
-		return err
-	}
-	if err := l.check(&want); err != nil {
+	if want.PublicKey, err = x509.MarshalPKIXPublicKey(c.PublicKey); err != nil {
 		return err
 	}
 	tbs, err := certs.NewTBS(want)
 	if err != nil {
 		return fmt.Errorf("encoding it again: %w", err)
 	}
-	again := tbs.Precertificate()
-	if !l.last.Id.Equal(certs.OIDPoison) {
-		list, err := p.sctList(l.last)
-		if err != nil {
+	var list []byte
+	last, again := c.Extensions[len(c.Extensions)-1], tbs.Precertificate()
+	poisoned := last.Id.Equal(certs.OIDPoison)
+	if !poisoned {
+		if list, err = p.sctList(last); err != nil {
 			return err
 		}
 		again = tbs.Certificate(list)
+	}
+	if err := compare(message, &want, poisoned, list); err != nil {
+		return err
 	}
 	if !bytes.Equal(again, message) {
 		return errors.New("it has the fields of one, and is not their one encoding (X.690, section 10; RFC 5280, section 4.1)")
@@ -126,13 +135,13 @@ func checkValidity(notBefore, notAfter time.Time, chain *Chain, now time.Time) e
 	return nil
 }
 
-// sctList returns the SCT list in the last extension; the extension is zero if there is none. The
-// list holds exactly one SCT, since clients refuse others. If unlogged is set, it may be
-// absent. sctList cannot check that a log signed the SCT.
+// sctList returns the SCT list in the last extension. The list holds exactly one SCT, since clients
+// refuse others. If unlogged is set, it may be absent. sctList cannot check that a log signed the SCT.
 func (p *LeafPolicy) sctList(last pkix.Extension) ([]byte, error) {
-	if last.Id == nil && p.unlogged {
+	logged := last.Id.Equal(certs.OIDSCTList)
+	if !logged && p.unlogged {
 		return nil, nil
-	} else if last.Id == nil {
+	} else if !logged {
 		return nil, errors.New("it has neither poison nor SCT list, and certificates of this CA are logged (RFC 6962, sections 3.1 and 3.3)")
 	}
 	value, list := cryptobyte.String(last.Value), cryptobyte.String(nil)

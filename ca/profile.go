@@ -3,7 +3,6 @@
 package ca
 
 import (
-	"encoding/asn1"
 	"fmt"
 	"time"
 
@@ -94,18 +93,10 @@ func (p *Profile) draft(authority *Authority, now time.Time, id *identity.Identi
 	return &draft{authority: authority, template: template, tbs: tbs}, nil
 }
 
-// check parses tbs as a verifier will, and returns where it differs from the profile or the draft.
-// It runs before every signature, as a check of our own encoder. last is the OID of the extension
-// that must come last; nil if poison and SCT list must both be absent.
-func (d *draft) check(tbs []byte, last asn1.ObjectIdentifier) error {
-	l, err := parseLeaf(tbs, d.template.SignatureAlgorithm)
-	if err == nil {
-		err = l.check(&d.template)
-	}
-	if err == nil && !l.last.Id.Equal(last) {
-		err = fmt.Errorf("its last extension is %q, not %q (RFC 6962, sections 3.1 and 3.3)", l.last.Id, last)
-	}
-	if err != nil {
+// check reads tbs, and returns where it differs from the profile or the draft. It runs before every
+// signature, as a check of our own encoder.
+func (d *draft) check(tbs []byte, poisoned bool, sctList []byte) error {
+	if err := compare(tbs, &d.template, poisoned, sctList); err != nil {
 		return fmt.Errorf("our own certificate is not the profile's: %w", err)
 	}
 	return nil

@@ -29,11 +29,13 @@ const (
 // poison is removed from the precertificate and exactly one SCT list from the certificate. The
 // other extensions must be equal and in the same order. The error names the first difference.
 func Check(precertificate, certificate []byte) error {
-	preFields, preExtensions, poisons, err := split(precertificate, poisonOID)
+	// room is for the extensions of every certificate of ours, so that split allocates nothing.
+	var room [4][32]cryptobyte.String
+	preFields, preExtensions, poisons, err := split(precertificate, poisonOID, room[0][:0], room[1][:0])
 	if err != nil {
 		return fmt.Errorf("parsing the precertificate: %w", err)
 	}
-	fields, extensions, lists, err := split(certificate, sctListOID)
+	fields, extensions, lists, err := split(certificate, sctListOID, room[2][:0], room[3][:0])
 	if err != nil {
 		return fmt.Errorf("parsing the certificate: %w", err)
 	}
@@ -43,10 +45,10 @@ func Check(precertificate, certificate []byte) error {
 		}
 	}
 	if len(poisons) != 1 || string(poisons[0]) != poison {
-		return fmt.Errorf("the precertificate has not one critical poison with the value NULL, but %x", poisons)
+		return fmt.Errorf("the precertificate has not one critical poison with the value NULL; it has %d extensions with that identifier", len(poisons))
 	}
 	if len(lists) != 1 || !isSCTList(lists[0]) {
-		return fmt.Errorf("the certificate has not one uncritical SCT list in an OCTET STRING, but %x", lists)
+		return fmt.Errorf("the certificate has not one uncritical SCT list in an OCTET STRING; it has %d extensions with that identifier", len(lists))
 	}
 	if len(preExtensions) != len(extensions) {
 		return fmt.Errorf("the precertificate has %d extensions beside the poison, the certificate %d beside the SCT list", len(preExtensions), len(extensions))
@@ -59,8 +61,8 @@ func Check(precertificate, certificate []byte) error {
 	return nil
 }
 
-// split returns the fields before the extensions, the extensions with the OID last, and the others;
-// each is a whole DER element.
+// split returns the fields before the extensions. It appends the extensions with the OID last to lasts,
+// and the other ones to others. Each is a whole DER element.
 //
 //	TBSCertificate  ::=  SEQUENCE  {
 //	     version         [0]  EXPLICIT Version DEFAULT v1,
@@ -75,7 +77,8 @@ func Check(precertificate, certificate []byte) error {
 //
 // Unique identifiers before the extensions, which conforming CAs must not generate (RFC 5280,
 // section 4.1.2.8), are an error.
-func split(tbs []byte, last string) (fields [7]cryptobyte.String, others, lasts []cryptobyte.String, err error) {
+func split(tbs []byte, last string, others, lasts []cryptobyte.String) ([7]cryptobyte.String, []cryptobyte.String, []cryptobyte.String, error) {
+	var fields [7]cryptobyte.String
 	in := cryptobyte.String(tbs)
 	var content, explicit, list cryptobyte.String
 	ok := in.ReadASN1(&content, asn1.SEQUENCE) && in.Empty()
@@ -99,9 +102,9 @@ func split(tbs []byte, last string) (fields [7]cryptobyte.String, others, lasts 
 		}
 	}
 	if !ok {
-		err = errors.New("it is not a TBSCertificate of version 3 with extensions, in DER")
+		return fields, nil, nil, errors.New("it is not a TBSCertificate of version 3 with extensions, in DER")
 	}
-	return fields, others, lasts, err
+	return fields, others, lasts, nil
 }
 
 // isSCTList reports whether extension, which has the OID of an SCT list, is not critical and holds a
