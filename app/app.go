@@ -195,6 +195,9 @@ func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) 
 	if err := a.live.use(ctx, a.live.first); err != nil {
 		return fmt.Errorf("%s: %w", a.Config.Name(), err)
 	}
+	if a.options.report == nil {
+		a.live.first = nil
+	}
 	a.tasks = append(a.tasks, a.live.Run, a.authorities.run)
 	a.registry.MustRegister(ctMetrics(a.Config, a.authorities.now), issuerMetrics(a.live.status))
 	edge.Issue, edge.TrustBundle = a.live.Issue, a.live.TrustBundle

@@ -28,12 +28,15 @@ import (
 const linger = 10 * time.Second
 
 // generation decides one request, from its start to its end: the content of an issuer file at one
-// time, and the CA that trusts it. It is immutable.
+// time, and the CA that trusts it. It is immutable, and does not keep the settings of thousands of
+// entries beside the objects that were built from them.
 type generation struct {
-	number uint64 // from 1, one more with each load
-	loaded time.Time
-	trust  *trust
-	ca     *ca.CA
+	number   uint64 // from 1, one more with each load
+	loaded   time.Time
+	digest   string // of the issuer file
+	verifier *oidc.Verifier
+	infos    []server.IssuerInfo
+	ca       *ca.CA
 }
 
 // live is the authority that the edge uses: at each moment, the newest generation that loaded.
@@ -44,7 +47,7 @@ type live struct {
 	observer trustObserver
 	number   prometheus.Gauge // of the generation in use
 	watcher  *watch.Watcher
-	first    *trust // what was read before base was set
+	first    *trust // what was read before base was set; nil once it is in use, except for a check
 
 	current atomic.Pointer[generation]
 	// swapped wakes Run; it has room for one.
@@ -89,10 +92,10 @@ func (l *live) read() (*trust, error) {
 
 // use puts t into use as the next generation, completely or not at all. Calls of it never overlap.
 func (l *live) use(ctx context.Context, t *trust) error {
-	next := &generation{number: 1, loaded: l.base.Now(), trust: t}
+	next := &generation{number: 1, loaded: l.base.Now(), digest: t.issuers.File.Digest(), verifier: t.verifier, infos: t.infos}
 	if last := l.current.Load(); last != nil {
 		next.number = last.number + 1
-		t.verifier.Inherit(last.trust.verifier)
+		t.verifier.Inherit(last.verifier)
 	}
 	parts := l.base
 	parts.Verifier, parts.Rules, parts.Generation = t.verifier, t.rules, next.number
@@ -108,7 +111,7 @@ func (l *live) use(ctx context.Context, t *trust) error {
 	}
 	l.app.logger.LogAttrs(ctx, slog.LevelInfo, "issuers loaded",
 		slog.Uint64("config_generation", next.number), slog.String("file", t.issuers.File.Name()),
-		slog.String("sha256", t.issuers.File.Digest()), slog.Int("entries", len(t.issuers.Entries)))
+		slog.String("sha256", next.digest), slog.Int("entries", len(t.issuers.Entries)))
 	return nil
 }
 
@@ -125,7 +128,7 @@ func (l *live) Run(ctx context.Context) {
 			var own context.Context
 			own, stop = context.WithCancel(ctx)
 			running = g
-			all.Go(func() { _ = g.trust.verifier.Run(own) }) // returns nil
+			all.Go(func() { _ = g.verifier.Run(own) }) // returns nil
 		}
 		select {
 		case <-l.swapped:
@@ -145,10 +148,10 @@ func (l *live) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
 func (l *live) TrustBundle() []*ca.Chain { return l.current.Load().ca.TrustBundle() }
 
 // issuers is the content of GetConfiguration.
-func (l *live) issuers() []server.IssuerInfo { return l.current.Load().trust.infos }
+func (l *live) issuers() []server.IssuerInfo { return l.current.Load().infos }
 
 // status is the state of the issuers of the current generation.
-func (l *live) status() []oidc.IssuerStatus { return l.current.Load().trust.verifier.Status() }
+func (l *live) status() []oidc.IssuerStatus { return l.current.Load().verifier.Status() }
 
 // Issuers is the state of each issuer entry in use.
 func (a *App) Issuers() []oidc.IssuerStatus { return a.live.status() }
@@ -158,7 +161,7 @@ func (a *App) Issuers() []oidc.IssuerStatus { return a.live.status() }
 func (l *live) check() server.Check {
 	return reloadCheck("configuration", l.watcher, func() string {
 		g := l.current.Load()
-		return fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.trust.issuers.File.Digest())
+		return fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.digest)
 	})
 }
 

@@ -30,7 +30,7 @@ func TestLiveRunEndsEveryGeneration(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.current.Store(&generation{number: number, trust: trust})
+			l.current.Store(&generation{number: number, verifier: trust.verifier})
 			select {
 			case l.swapped <- struct{}{}:
 			default:
