@@ -3,6 +3,7 @@
 package server
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -51,16 +52,20 @@ func BenchmarkREST(b *testing.B) {
 }
 
 // BenchmarkGRPC measures a whole call over a socket, both sides, with an authority that costs
-// nothing.
+// nothing, over a port that HTTP shares and over gRPC's own.
 func BenchmarkGRPC(b *testing.B) {
-	run := serve(b, true, false, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })
-	certificate := strings.Repeat("c", 600)
-	run.issue = fixedIssue(&ca.Issued{Certificate: []byte(certificate), Chain: fakeChain(certificate, certificate), SCTEmbedded: true})
-	client, req := fulciov2.NewCAClient(run.dial(b, "127.0.0.1")), csrRequest(strings.Repeat("t", 1200))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := client.CreateSigningCertificate(b.Context(), req); err != nil {
-			b.Fatal(err)
-		}
+	for _, shared := range []bool{true, false} {
+		b.Run(fmt.Sprintf("shared=%t", shared), func(b *testing.B) {
+			run := serve(b, shared, false, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) })
+			certificate := strings.Repeat("c", 600)
+			run.issue = fixedIssue(&ca.Issued{Certificate: []byte(certificate), Chain: fakeChain(certificate, certificate), SCTEmbedded: true})
+			client, req := fulciov2.NewCAClient(run.dial(b, "127.0.0.1")), csrRequest(strings.Repeat("t", 1200))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := client.CreateSigningCertificate(b.Context(), req); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -61,10 +62,13 @@ func (l *listener) Close() error {
 type conn struct {
 	net.Conn
 	conns    *connections
+	remote   string        // the peer's address
 	ended    chan struct{} // closed when the connection is closed
 	received atomic.Bool   // bytes were read since the connection was accepted or became idle
 	writing  atomic.Int64  // when the current write began, in ns; 0 without one
 	streams  atomic.Int32  // HTTP/2 requests in progress
+	own      atomic.Bool   // grpc-go's transport uses the connection, and it is not being dismissed
+	writes   sync.Mutex    // held during a write
 
 	// Guarded by conns.mu.
 	client   *holder
@@ -79,9 +83,18 @@ type conn struct {
 }
 
 func newConn(raw net.Conn, conns *connections) *conn {
-	remote, _ := parseHop(raw.RemoteAddr().String()) // the zero address counts as an address, too
-	own, _ := share.Networks(remote)
-	return &conn{Conn: raw, conns: conns, ended: make(chan struct{}), client: &holder{address: own}}
+	remote := raw.RemoteAddr().String()
+	address, _ := parseHop(remote) // the zero address counts as an address, too
+	own, _ := share.Networks(address)
+	return &conn{Conn: raw, conns: conns, remote: remote, ended: make(chan struct{}), client: &holder{address: own}}
+}
+
+// transport notes that grpc-go's transport uses c, or TLS over it.
+func (c *conn) transport(outer net.Conn) {
+	c.conns.mu.Lock()
+	defer c.conns.mu.Unlock()
+	c.outer, c.http2 = outer, true
+	c.own.Store(true)
 }
 
 // Close closes the connection and gives its place back.
@@ -91,8 +104,12 @@ func (c *conn) Close() error {
 	return err
 }
 
-// Read records that the client has sent something.
+// Read records that the client has sent something. While the client does not take what grpc-go's
+// transport writes, nothing is read, or answers to what is read would fill the memory.
 func (c *conn) Read(b []byte) (int, error) {
+	if c.own.Load() && c.stuck(time.Millisecond) {
+		c.await()
+	}
 	n, err := c.Conn.Read(b)
 	if n > 0 && !c.received.Load() {
 		c.received.Store(true)
@@ -100,11 +117,36 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Write records when the current write began.
+// Write records when the current write began. grpc-go's transport sets no time limit for a write, and
+// waits for its reader when one has failed.
 func (c *conn) Write(b []byte) (int, error) {
-	c.writing.Store(time.Now().UnixNano())
+	c.writes.Lock()
+	defer c.writes.Unlock()
+	now := time.Now()
+	c.writing.Store(now.UnixNano())
 	defer c.writing.Store(0)
-	return c.Conn.Write(b)
+	if !c.own.Load() {
+		return c.Conn.Write(b)
+	}
+	_ = c.SetWriteDeadline(now.Add(c.conns.patience(c.conns.writers.Add(1))))
+	defer c.conns.writers.Add(-1)
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		_ = c.Close()
+	}
+	return n, err
+}
+
+// await waits for the end of the current write.
+func (c *conn) await() {
+	c.writes.Lock()
+	defer c.writes.Unlock()
+}
+
+// stuck reports whether the current write takes longer than patience.
+func (c *conn) stuck(patience time.Duration) bool {
+	since := c.writing.Load()
+	return since != 0 && time.Now().UnixNano()-since > int64(patience)
 }
 
 // CloseWrite lets a client read a last answer; net/http calls it.
@@ -189,9 +231,8 @@ func (c *conn) rest() {
 // the last stream that was answered, so that it can send later requests again (RFC 9113, section 6.8).
 func (c *conn) dismiss(outer net.Conn, lastStream int) {
 	const patience = 10 * time.Millisecond
-	since := c.writing.Load()
-	stuck := since != 0 && time.Now().UnixNano()-since > int64(patience)
-	if lastStream >= 0 && !stuck && outer != nil {
+	c.own.Store(false)
+	if lastStream >= 0 && !c.stuck(patience) && outer != nil {
 		// The connection is idle, so the last bytes written end a frame.
 		_ = c.SetWriteDeadline(time.Now().Add(patience))
 		_, _ = outer.Write(goAway(lastStream))

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/breaker"
@@ -34,7 +35,18 @@ const (
 	sparedFor   = 250 * time.Millisecond
 	freshFor    = time.Second
 	idleFor     = 5 * time.Second
+	flushFor    = 10 * time.Millisecond // grpc-go's transport writes an answer after its request has ended
 )
+
+// fewWriters is the number of connections with a write under way at which patience is halved.
+const fewWriters = 16
+
+// patience returns the time limit of a write over grpc-go's transport. A client that does not read can
+// have its transport hold more than its share of requests for that time. So there is less of it, the
+// more clients do not read.
+func (p *connections) patience(writers int32) time.Duration {
+	return stall * fewWriters / (fewWriters + time.Duration(writers))
+}
 
 // modest is the fraction of the limit below which client addresses count as equal. Clients behind
 // one address must not lose to an attacker that has a thousand addresses.
@@ -50,6 +62,8 @@ func (c *conn) stage(now time.Time) (s stage, left time.Duration) {
 	switch {
 	case c.closing || c.requests > 0:
 		return busy, 0
+	case c.served > 0 && c.own.Load() && age < flushFor:
+		return arriving, flushFor - age
 	case c.served > 0 && age < idleFor:
 		return idle, 0
 	case c.served > 0:
@@ -95,6 +109,7 @@ type connections struct {
 
 	turn    chan struct{} // holds one element while a connection enters; the next one waits
 	changed chan struct{} // has an element after a connection was closed, or may now be closed
+	writers atomic.Int32  // writes of grpc-go's transport under way
 
 	mu      sync.Mutex
 	all     map[*conn]bool

@@ -44,14 +44,14 @@ var grpcMethods = map[string]string{
 	healthpb.Health_Watch_FullMethodName:                methodUnknown,
 }
 
-// newGRPC returns the gRPC server. It runs only through its ServeHTTP, behind serveGRPC, on a
-// separate or a shared port. So the limits of net/http apply to gRPC too. serveGRPC also finds first
-// what grpc-go would refuse, such as a large message with RESOURCE_EXHAUSTED, which clients retry.
-func newGRPC(s *Server) *grpc.Server {
-	g := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+// newGRPC returns a gRPC server. Without options it runs only through its ServeHTTP, behind serveGRPC,
+// on a port that it shares with HTTP. So the limits of net/http apply to gRPC too. serveGRPC also finds
+// first what grpc-go would refuse, such as a large message with RESOURCE_EXHAUSTED, which clients retry.
+func newGRPC(s *Server, options ...grpc.ServerOption) *grpc.Server {
+	g := grpc.NewServer(append(options, grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
 		q := requestOf(stream.Context())
 		return grpcError(s.run(stream.Context(), q, s.slots, nil), q) // the refusal is q.err
-	}))
+	}))...)
 	for _, desc := range []grpc.ServiceDesc{fulciov2.CA_ServiceDesc, healthpb.Health_ServiceDesc} {
 		s.wrap(&desc)
 		g.RegisterService(&desc, service{Server: s})
@@ -60,25 +60,10 @@ func newGRPC(s *Server) *grpc.Server {
 }
 
 // wrap makes the unary methods of a service pass through run, except those for health, and converts
-// all refusals to a status.
+// all refusals to a status. To grpc-go every method is a stream, of which the handlers send the answer.
 func (s *Server) wrap(desc *grpc.ServiceDesc) {
-	desc.Methods, desc.Streams = slices.Clone(desc.Methods), slices.Clone(desc.Streams)
-	for i, m := range desc.Methods {
-		desc.Methods[i].Handler = func(srv any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (resp any, err error) {
-			q := requestOf(ctx)
-			handle := func(ctx context.Context) (err error) {
-				resp, err = m.Handler(srv, ctx, q.decode, nil)
-				return err
-			}
-			var refused *refusal.Error
-			if q.method != methodUnknown {
-				refused = s.run(ctx, q, s.slots, handle)
-			} else if err := recovered(func() error { return handle(ctx) }); err != nil {
-				refused = disclose(err)
-			}
-			return resp, grpcError(refused, q)
-		}
-	}
+	unary := desc.Methods
+	desc.Methods, desc.Streams = nil, slices.Clone(desc.Streams)
 	for i, m := range desc.Streams {
 		desc.Streams[i].Handler = func(srv any, stream grpc.ServerStream) error {
 			q := requestOf(stream.Context())
@@ -88,6 +73,26 @@ func (s *Server) wrap(desc *grpc.ServiceDesc) {
 			}
 			return grpcError(disclose(err), q)
 		}
+	}
+	for _, m := range unary {
+		desc.Streams = append(desc.Streams, grpc.StreamDesc{StreamName: m.MethodName, ClientStreams: true, Handler: func(srv any, stream grpc.ServerStream) error {
+			q := requestOf(stream.Context())
+			var resp any
+			handle := func(ctx context.Context) (err error) {
+				resp, err = m.Handler(srv, ctx, q.decode, nil)
+				return err
+			}
+			var refused *refusal.Error
+			if q.method != methodUnknown {
+				refused = s.run(stream.Context(), q, s.slots, handle)
+			} else if err := recovered(func() error { return handle(stream.Context()) }); err != nil {
+				refused = disclose(err)
+			}
+			if refused != nil {
+				return grpcError(refused, q)
+			}
+			return stream.SendMsg(q.message(resp))
+		}})
 	}
 }
 
@@ -101,11 +106,14 @@ func (q *request) decode(message any) error {
 	return nil
 }
 
-// decodedStream is the stream of Health.Watch, whose one message decode reads.
+// decodedStream is a stream whose one message decode reads.
 type decodedStream struct {
 	grpc.ServerStream
 	q *request
 }
+
+// Context returns the context of the stream with its request.
+func (d decodedStream) Context() context.Context { return d.q.with(d.ServerStream.Context()) }
 
 // RecvMsg implements grpc.ServerStream.
 func (d decodedStream) RecvMsg(message any) error { return d.q.decode(message) }
@@ -129,10 +137,6 @@ func isGRPC(r *http.Request) bool {
 // itself. A request that does not pass is one for an unknown method, which the gRPC server answers
 // with the refusal.
 func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, q *request) {
-	if !isGRPC(r) {
-		q.refuse(w, refusal.New(refusal.PathNotFound, "this port serves gRPC only; the request's content type is not application/grpc"))
-		return
-	}
 	q.api, q.method = apiGRPC, grpcMethods[r.URL.Path]
 	q.authorization, q.token = r.Header["Authorization"], r.Header["Oidcidentitytoken"]
 	inner := &http.Request{
@@ -160,12 +164,8 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request, q *request) {
 
 // acceptGRPC checks a request as far as possible without decoding its message, and reads it.
 func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) error {
-	if q.method == "" || r.Method != http.MethodPost {
-		q.method = methodUnknown
-		return refusal.New(refusal.MethodNotPermitted, "there is no such gRPC method here; the service is %s", fulciov2.CA_ServiceDesc.ServiceName)
-	}
-	if e := r.Header.Get("Grpc-Encoding"); e != "" && e != "identity" {
-		return errCompressed()
+	if err := q.checkGRPC(r.Method == http.MethodPost, r.Header.Get("Grpc-Encoding")); err != nil {
+		return err
 	}
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !wellFormedTimeout(t) {
 		return refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
@@ -175,6 +175,18 @@ func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) 
 		q.body, err = unframe(body)
 	}
 	return err
+}
+
+// checkGRPC checks the method and the encoding of a message.
+func (q *request) checkGRPC(post bool, encoding string) error {
+	if q.method == "" || !post {
+		q.method = methodUnknown
+		return refusal.New(refusal.MethodNotPermitted, "there is no such gRPC method here; the service is %s", fulciov2.CA_ServiceDesc.ServiceName)
+	}
+	if encoding != "" && encoding != "identity" {
+		return errCompressed()
+	}
+	return nil
 }
 
 // unframe returns the message of a request body, which must be one that is not compressed.

@@ -28,73 +28,106 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
+// strangeCalls are requests that no client library sends. If own is not OK, grpc-go answers the request
+// itself on gRPC's own port, with this code.
+var strangeCalls = []struct {
+	name, path, body string
+	want             refusal.Reason
+	header           [2]string
+	own              codes.Code
+}{
+	{"no message", createPath, "", refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"half a prefix", createPath, "\x00\x00", refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"a message that is cut off", createPath, framed(0, 10, "abc"), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"two messages", createPath, framed(0, 0, "") + framed(0, 0, ""), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"a byte after the message", createPath, framed(0, 0, "") + "\x00", refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"a compressed message", createPath, framed(1, 0, ""), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"an enormous length", createPath, framed(0, 0xffffffff, ""), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"a large message", createPath, framed(0, maxBody+1, strings.Repeat("x", maxBody+1)), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"the largest message", createPath, framed(0, maxBody, strings.Repeat("x", maxBody)), refusal.TokenMissing, [2]string{}, codes.OK},
+	{"a very large message", createPath, framed(0, 2<<20, strings.Repeat("x", 2<<20)), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"what is not protobuf", createPath, framed(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"invalid UTF-8 in a token", createPath, framed(0, 5, "\x0a\x03\x0a\x01\xff"), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"not protobuf for health", "/grpc.health.v1.Health/Check", framed(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"not protobuf for a watch", "/grpc.health.v1.Health/Watch", framed(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"no message for a watch", "/grpc.health.v1.Health/Watch", "", refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"not protobuf for a trust bundle", "/dev.sigstore.fulcio.v2.CA/GetTrustBundle", framed(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}, codes.OK},
+	{"an unknown service", "/a.b/C", framed(0, 0, ""), refusal.MethodNotPermitted, [2]string{}, codes.OK},
+	{"two slashes", "/" + createPath, framed(0, 0, ""), refusal.MethodNotPermitted, [2]string{}, codes.OK},
+	{"GET", createPath, "GET", refusal.MethodNotPermitted, [2]string{}, codes.Internal},
+	{"a compressor", createPath, framed(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Encoding", "gzip"}, codes.Unimplemented},
+	{"a timeout without digits", createPath, framed(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "S"}, codes.Internal},
+	{"a timeout without a unit", createPath, framed(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "10"}, codes.Internal},
+	{"a timeout with a sign", createPath, framed(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "-1S"}, codes.Internal},
+	{"a long timeout", createPath, framed(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "123456789S"}, codes.Internal},
+	{"a timeout", createPath, framed(0, 0, ""), refusal.TokenMissing, [2]string{"Grpc-Timeout", "99999999H"}, codes.OK},
+	{"a binary header that is not base64", createPath, framed(0, 0, ""), refusal.TokenMissing, [2]string{"X-Bin", "!"}, codes.Internal},
+	{"a request ID that is none", createPath, framed(0, 0, ""), refusal.TokenMissing, [2]string{"X-Request-Id", "<>"}, codes.OK},
+}
+
+const createPath = "/dev.sigstore.fulcio.v2.CA/CreateSigningCertificate"
+
+// framed is a message with any prefix.
+func framed(flag byte, length int, data string) string {
+	return string(binary.BigEndian.AppendUint32([]byte{flag}, uint32(length))) + data
+}
+
 // TestGRPCWithoutTheFramework sends requests that no client library sends.
 func TestGRPCWithoutTheFramework(t *testing.T) {
 	t.Parallel()
-	const create = "/dev.sigstore.fulcio.v2.CA/CreateSigningCertificate"
-	frame := func(flag byte, length int, data string) string {
-		return string(binary.BigEndian.AppendUint32([]byte{flag}, uint32(length))) + data
+	for _, shared := range []bool{true, false} {
+		t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
+			t.Parallel()
+			run := serve(t, shared, false, nil)
+			run.http = run.grpc
+			client, base := run.client(t, true)
+			for _, tt := range strangeCalls {
+				method := http.MethodPost
+				if tt.body == "GET" {
+					method = http.MethodGet
+				}
+				req, err := http.NewRequestWithContext(t.Context(), method, base+tt.path, strings.NewReader(tt.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Content-Type", "application/grpc+proto")
+				if tt.header[0] != "" {
+					req.Header.Set(tt.header[0], tt.header[1])
+				}
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatalf("%s: %v", tt.name, err)
+				}
+				t.Log(tt.name)
+				if !shared && tt.own != codes.OK {
+					readAll(t, resp)
+					if got := resp.Header.Get("Grpc-Status"); got != fmt.Sprint(uint32(tt.own)) {
+						t.Errorf("header %v, want status %v", resp.Header, tt.own)
+					}
+					continue
+				}
+				checkStrange(t, resp, tt.want)
+			}
+		})
 	}
-	run := serve(t, true, false, nil)
-	client, base := run.client(t, true)
-	for _, tt := range []struct {
-		name, path, body string
-		want             refusal.Reason
-		header           [2]string
-	}{
-		{"no message", create, "", refusal.RequestMalformed, [2]string{}},
-		{"half a prefix", create, "\x00\x00", refusal.RequestMalformed, [2]string{}},
-		{"a message that is cut off", create, frame(0, 10, "abc"), refusal.RequestMalformed, [2]string{}},
-		{"two messages", create, frame(0, 0, "") + frame(0, 0, ""), refusal.RequestMalformed, [2]string{}},
-		{"a compressed message", create, frame(1, 0, ""), refusal.RequestMalformed, [2]string{}},
-		{"an enormous length", create, frame(0, 0xffffffff, ""), refusal.RequestMalformed, [2]string{}},
-		{"what is not protobuf", create, frame(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}},
-		{"invalid UTF-8 in a token", create, frame(0, 5, "\x0a\x03\x0a\x01\xff"), refusal.RequestMalformed, [2]string{}},
-		{"not protobuf for health", "/grpc.health.v1.Health/Check", frame(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}},
-		{"not protobuf for a watch", "/grpc.health.v1.Health/Watch", frame(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}},
-		{"not protobuf for a trust bundle", "/dev.sigstore.fulcio.v2.CA/GetTrustBundle", frame(0, 3, "\xff\xff\xff"), refusal.RequestMalformed, [2]string{}},
-		{"an unknown service", "/a.b/C", frame(0, 0, ""), refusal.MethodNotPermitted, [2]string{}},
-		{"two slashes", "/" + create, frame(0, 0, ""), refusal.MethodNotPermitted, [2]string{}},
-		{"GET", create, "GET", refusal.MethodNotPermitted, [2]string{}},
-		{"a compressor", create, frame(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Encoding", "gzip"}},
-		{"a timeout without digits", create, frame(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "S"}},
-		{"a timeout without a unit", create, frame(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "10"}},
-		{"a timeout with a sign", create, frame(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "-1S"}},
-		{"a long timeout", create, frame(0, 0, ""), refusal.RequestMalformed, [2]string{"Grpc-Timeout", "123456789S"}},
-		{"a timeout", create, frame(0, 0, ""), refusal.TokenMissing, [2]string{"Grpc-Timeout", "99999999H"}},
-		{"nothing but a message", create, frame(0, 0, ""), refusal.TokenMissing, [2]string{"X-Bin", "!"}},
-	} {
-		method := http.MethodPost
-		if tt.body == "GET" {
-			method = http.MethodGet
-		}
-		req, err := http.NewRequestWithContext(t.Context(), method, base+tt.path, strings.NewReader(tt.body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Content-Type", "application/grpc+proto")
-		if tt.header[0] != "" {
-			req.Header.Set(tt.header[0], tt.header[1])
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
-		}
-		body := readAll(t, resp) // the trailers follow the body
-		var st spb.Status
-		details, err := base64.RawStdEncoding.DecodeString(resp.Trailer.Get("Grpc-Status-Details-Bin"))
-		if err := errors.Join(err, proto.Unmarshal(details, &st)); err != nil {
-			t.Fatalf("%s: %v", tt.name, err)
-		}
-		t.Log(tt.name)
-		message := checkStatus(t, status.FromProto(&st), resp.Header.Get("X-Request-Id"), tt.want)
-		if resp.StatusCode != http.StatusOK || body != "" || resp.Trailer.Get("Grpc-Status") != fmt.Sprint(st.GetCode()) ||
-			resp.Trailer.Get("Grpc-Message") != message || resp.Header.Get("Content-Type") != "application/grpc+proto" {
-			t.Errorf("HTTP status %d, header %v, trailer %v", resp.StatusCode, resp.Header, resp.Trailer)
-		}
-		if strings.Contains(message, "proto:") || strings.Contains(message, "grpc:") {
-			t.Errorf("message %q", message)
-		}
+}
+
+// checkStrange checks the refusal of one of strangeCalls.
+func checkStrange(t *testing.T, resp *http.Response, want refusal.Reason) {
+	t.Helper()
+	body := readAll(t, resp) // the trailers follow the body
+	var st spb.Status
+	details, err := base64.RawStdEncoding.DecodeString(resp.Trailer.Get("Grpc-Status-Details-Bin"))
+	if err := errors.Join(err, proto.Unmarshal(details, &st)); err != nil {
+		t.Fatal(err)
+	}
+	message := checkStatus(t, status.FromProto(&st), resp.Header.Get("X-Request-Id"), want)
+	if resp.StatusCode != http.StatusOK || body != "" || resp.Trailer.Get("Grpc-Status") != fmt.Sprint(st.GetCode()) ||
+		resp.Trailer.Get("Grpc-Message") != message || resp.Header.Get("Content-Type") != "application/grpc+proto" {
+		t.Errorf("HTTP status %d, header %v, trailer %v", resp.StatusCode, resp.Header, resp.Trailer)
+	}
+	if strings.Contains(message, "proto:") || strings.Contains(message, "grpc:") {
+		t.Errorf("message %q", message)
 	}
 }
 
@@ -102,29 +135,37 @@ func TestGRPCWithoutTheFramework(t *testing.T) {
 // waiting is not a failure.
 func TestGRPCTimeout(t *testing.T) {
 	t.Parallel()
-	run := serve(t, false, false, nil)
-	run.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
-		<-ctx.Done()
-		return nil, refusal.New(refusal.CTUnavailable, "no log answered").Because(ctx.Err())
-	}
-	run.http = run.grpc
-	client, base := run.client(t, true)
-	message, err := proto.Marshal(csrRequest("a.b.c"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req, err := http.NewRequestWithContext(t.Context(), "POST", base+"/dev.sigstore.fulcio.v2.CA/CreateSigningCertificate", bytes.NewReader(frame(message)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header = http.Header{"Content-Type": {"application/grpc"}, "Grpc-Timeout": {"20m"}, "X-Request-Id": {"id-1"}}
-	resp, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	readAll(t, resp)
-	if record := run.log.request(t, "id-1"); record["reason"] != "CANCELED" || record["level"] != "INFO" || resp.Trailer.Get("Grpc-Status") == "0" {
-		t.Errorf("record %v, trailer %v", record, resp.Trailer)
+	for _, shared := range []bool{true, false} {
+		t.Run(fmt.Sprintf("shared=%t", shared), func(t *testing.T) {
+			t.Parallel()
+			run := serve(t, shared, false, nil)
+			run.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
+				<-ctx.Done()
+				return nil, refusal.New(refusal.CTUnavailable, "no log answered").Because(ctx.Err())
+			}
+			run.http = run.grpc
+			client, base := run.client(t, true)
+			message, err := proto.Marshal(csrRequest("a.b.c"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), "POST", base+createPath, bytes.NewReader(frame(message)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header = http.Header{"Content-Type": {"application/grpc"}, "Grpc-Timeout": {"20m"}, "X-Request-Id": {"id-1"}}
+			if resp, err := client.Do(req); err == nil { // otherwise the stream was reset
+				if readAll(t, resp); resp.Trailer.Get("Grpc-Status") == "0" {
+					t.Errorf("trailer %v", resp.Trailer)
+				}
+			}
+			if err := run.stop(); err != nil { // when the request has been logged
+				t.Error(err)
+			}
+			if record := run.log.request(t, "id-1"); record["reason"] != "CANCELED" || record["level"] != "INFO" {
+				t.Errorf("record %v", record)
+			}
+		})
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/hex"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,19 +33,19 @@ func requestID(callers string) string {
 // forwardedFor is the header to which each proxy appends the address of its peer.
 const forwardedFor = "X-Forwarded-For"
 
-// clientAddr returns the address of the client of r. It is the peer's address, unless the peer is a
+// clientAddr returns the address of the client of a request. It is the peer's address, unless the peer is a
 // trusted proxy. Then it is the rightmost address of X-Forwarded-For that is not a trusted proxy's.
 // The entries to its left can be forged. An unreadable entry also stops the search; then the proxy
 // that reported it counts as the client. The zero address means a peer without an IP address.
-func (s *Server) clientAddr(r *http.Request) netip.Addr {
-	client, ok := parseHop(r.RemoteAddr)
+func (s *Server) clientAddr(peer string, forwarded []string) netip.Addr {
+	client, ok := parseHop(peer)
 	trusted := func(addr netip.Addr) bool {
 		return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 	}
 	if !ok || !trusted(client) {
 		return client
 	}
-	for _, line := range slices.Backward(r.Header[forwardedFor]) {
+	for _, line := range slices.Backward(forwarded) {
 		for comma := len(line); comma >= 0; {
 			line = line[:comma]
 			comma = strings.LastIndexByte(line, ',')

@@ -69,8 +69,10 @@ type request struct {
 
 	conn     *conn // nil if it has no place
 	http2    bool
-	begun    bool // the request has been read completely
-	answered bool // the answer has begun
+	begun    bool   // the request has been read completely
+	answered bool   // the answer has begun
+	sent     func() // over grpc-go's transport: gives the place back
+	sending  bool   // the transport calls sent
 }
 
 // serveFunc answers a request.
@@ -80,7 +82,7 @@ type serveFunc func(w http.ResponseWriter, r *http.Request, q *request)
 // byte of the body until q.answer, after which the answer may wait for its client.
 func (s *Server) begin(serve serveFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		q := &request{id: requestID(r.Header.Get(requestIDHeader)), peer: r.RemoteAddr, client: s.clientAddr(r), http2: r.ProtoMajor == 2}
+		q := &request{id: requestID(r.Header.Get(requestIDHeader)), peer: r.RemoteAddr, client: s.clientAddr(r.RemoteAddr, r.Header[forwardedFor]), http2: r.ProtoMajor == 2}
 		q.conn, _ = r.Context().Value(connKey{}).(*conn)
 		w.Header().Set(requestIDHeader, q.id)
 		defer q.end()
@@ -182,16 +184,15 @@ func (s *Server) handler(serve serveFunc) http.Handler {
 // readBody returns r's body: at most maxBody, plus frame bytes of framing. It never holds more in
 // memory.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, q *request, frame int) ([]byte, error) {
-	tooLarge := refusal.New(refusal.RequestMalformed, "the request is larger than %d bytes, which is the limit", maxBody)
 	most := int64(maxBody + frame)
 	if r.ContentLength > most {
-		return nil, tooLarge
+		return nil, errTooLarge()
 	}
 	bounded := http.MaxBytesReader(w, r.Body, most)
 	body, err := io.ReadAll(io.LimitReader(bounded, ordinaryBody))
 	if err == nil && len(body) == ordinaryBody {
 		if !s.large.Take(q.client, time.Now()) {
-			return nil, refusal.New(refusal.Overloaded, "the server is reading as many requests of more than %d bytes as it can; try again in a moment", ordinaryBody)
+			return nil, errManyLarge()
 		}
 		defer s.large.Give(q.client)
 		var rest []byte
@@ -202,9 +203,22 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, q *request, fr
 		return body, nil
 	}
 	if errors.As(err, new(*http.MaxBytesError)) {
-		return nil, tooLarge
+		return nil, errTooLarge()
 	}
-	return nil, refusal.New(refusal.RequestMalformed, "the request body ended before it was complete, or took too long to arrive").Because(err)
+	return nil, incomplete(err)
+}
+
+// The refusals of a body that cannot be read.
+func errTooLarge() error {
+	return refusal.New(refusal.RequestMalformed, "the request is larger than %d bytes, which is the limit", maxBody)
+}
+
+func errManyLarge() error {
+	return refusal.New(refusal.Overloaded, "the server is reading as many requests of more than %d bytes as it can; try again in a moment", ordinaryBody)
+}
+
+func incomplete(err error) *refusal.Error {
+	return refusal.New(refusal.RequestMalformed, "the request body ended before it was complete, or took too long to arrive").Because(err)
 }
 
 // run passes a request of any API to its handler; no request bypasses it. It admits the request if

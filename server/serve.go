@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
 
 	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
@@ -29,11 +30,12 @@ type Listeners struct {
 	Ops net.Listener
 }
 
-// endpoint is one listener and its server.
+// endpoint is one listener and its server, either of which is nil.
 type endpoint struct {
 	name     string
 	listener net.Listener
 	server   *http.Server
+	grpc     *grpc.Server
 	conns    *connections
 }
 
@@ -47,16 +49,14 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.HTTP == nil {
 		return errors.New("server: Listeners.HTTP is mandatory")
 	}
-	api := func(name string, l net.Listener, http1 bool, serve serveFunc) *endpoint {
-		return &endpoint{name, l, s.httpServer(s.handler(serve), http1, s.cfg.TLS), s.conns}
-	}
-	var endpoints []*endpoint
 	if l.GRPC == nil || l.GRPC == l.HTTP {
-		endpoints = []*endpoint{api("http and grpc", l.HTTP, true, s.serveBoth)}
-	} else {
-		endpoints = []*endpoint{api("http", l.HTTP, true, s.serveREST), api("grpc", l.GRPC, false, s.serveGRPC)}
+		both := &endpoint{name: "http and grpc", listener: l.HTTP, server: s.httpServer(s.Handler(), s.cfg.TLS), conns: s.conns}
+		return s.serve(ctx, []*endpoint{both}, l.Ops)
 	}
-	return s.serve(ctx, endpoints, l.Ops)
+	return s.serve(ctx, []*endpoint{
+		{name: "http", listener: l.HTTP, server: s.httpServer(s.handler(s.serveREST), s.cfg.TLS), conns: s.conns},
+		{name: "grpc", listener: l.GRPC, grpc: newTransport(s), conns: s.conns},
+	}, l.Ops)
 }
 
 // ServeOps serves on l what the ops listener of a Server serves, for a process without an API,
@@ -71,14 +71,16 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	all := api
 	var ops []*endpoint
 	if opsListener != nil { // with places of its own, so that clients of the APIs cannot make it unreachable
-		ops = []*endpoint{{"ops", opsListener, s.httpServer(s.begin(s.serveOps), true, nil), newConnections(opsConnections, 0, s.cfg.Logger)}}
+		ops = []*endpoint{{
+			name: "ops", listener: opsListener, server: s.httpServer(s.begin(s.serveOps), nil), conns: newConnections(opsConnections, 0, s.cfg.Logger),
+		}}
 		all = append(all[:len(all):len(all)], ops...)
 	}
 	failed := make(chan error, len(all))
 	var running sync.WaitGroup
 	for _, e := range all {
 		running.Go(func() {
-			if err := e.serve(); !errors.Is(err, http.ErrServerClosed) {
+			if err := e.serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
 				failed <- fmt.Errorf("serving %s: %w", e.name, err)
 			}
 		})
@@ -111,9 +113,9 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 }
 
 // httpServer returns the server of one listener. All listeners have the same limits.
-func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *http.Server {
+func (s *Server) httpServer(h http.Handler, tlsConfig *tls.Config) *http.Server {
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(http1)
+	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(tlsConfig != nil)
 	protocols.SetUnencryptedHTTP2(tlsConfig == nil)
 	return &http.Server{
@@ -140,6 +142,9 @@ func (s *Server) httpServer(h http.Handler, http1 bool, tlsConfig *tls.Config) *
 // serve accepts connections until the server is shut down.
 func (e *endpoint) serve() error {
 	l := newListener(e.listener, e.conns)
+	if e.grpc != nil {
+		return e.grpc.Serve(l)
+	}
 	if e.server.TLSConfig != nil {
 		return e.server.ServeTLS(l, "", "")
 	}
@@ -155,15 +160,33 @@ func (s *Server) shutdown(ctx context.Context, endpoints []*endpoint) error {
 	var wg sync.WaitGroup
 	for i, e := range endpoints {
 		wg.Go(func() {
-			if err := e.server.Shutdown(ctx); err != nil {
-				errs[i] = errors.Join(
-					fmt.Errorf("draining %s: requests were cut off after %v: %w", e.name, s.cfg.DrainTimeout, err),
-					e.server.Close())
+			if err := e.shutdown(ctx); err != nil {
+				errs[i] = fmt.Errorf("draining %s: requests were cut off after %v: %w", e.name, s.cfg.DrainTimeout, err)
 			}
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// shutdown stops an endpoint when all requests have finished; otherwise with an error when ctx ends.
+func (e *endpoint) shutdown(ctx context.Context) error {
+	if e.grpc == nil {
+		err := e.server.Shutdown(ctx)
+		if err != nil {
+			err = errors.Join(err, e.server.Close())
+		}
+		return err
+	}
+	drained := make(chan struct{})
+	go func() { defer close(drained); e.grpc.GracefulStop() }()
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		e.grpc.Stop()
+		return ctx.Err()
+	}
 }
 
 // serveOps answers the ops listener, which is for the operator only: /metrics, and health with the

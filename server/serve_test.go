@@ -18,8 +18,6 @@ import (
 	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-
-	"github.com/mayfly-ca/mayfly/internal/refusal"
 )
 
 // TestPortsServeOneProtocolUnlessShared: gRPC's port serves nothing else, and HTTP's no gRPC.
@@ -29,10 +27,9 @@ func TestPortsServeOneProtocolUnlessShared(t *testing.T) {
 	run.http, run.grpc = run.grpc, run.http
 	client, base := run.client(t, true)
 	resp, err := client.Get(base + "/api/v2/trustBundle")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || resp.StatusCode == http.StatusOK {
+		t.Errorf("gRPC's port answered a request of REST with %v, %v", resp, err)
 	}
-	checkRefusal(t, resp, refusal.PathNotFound)
 	if run.create(t) == nil {
 		t.Error("HTTP's port issued over gRPC")
 	}
