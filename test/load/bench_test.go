@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,6 +41,7 @@ type bench struct {
 	rate             float64
 	generator, floor *actor
 	stub             listening
+	stubPID          int
 	rows             []row
 }
 
@@ -119,15 +121,24 @@ func (b *bench) server(s setting) *instance {
 	if target == "" {
 		return b.serve(s)
 	}
-	u := must(url.Parse(target))(b.t)
-	if ip := net.ParseIP(u.Hostname()); u.Scheme != "http" || u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) || u.Port() == "" {
-		b.t.Fatalf("TARGET is %q; http, a loopback address and a port are expected", target)
-	}
-	it := &instance{name: target, pid: variable("PID", 0, strconv.Atoi)(b.t), http: u.Host, grpc: u.Host}
+	address := must(loopbackTarget(target))(b.t)
+	it := &instance{name: target, pid: variable("PID", 0, strconv.Atoi)(b.t), http: address, grpc: address}
 	if it.pid == 0 || os.Getenv("ISSUER") == "" {
 		b.t.Fatal("TARGET needs PID, the server's process, and ISSUER, the address in the URL of an issuer that the server trusts: the provider of these tokens will listen there")
 	}
 	return it
+}
+
+// loopbackTarget returns the address in the URL of a server, which must be on this machine.
+func loopbackTarget(target string) (address string, err error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return "", err
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Scheme != "http" || u.Port() == "" || u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return "", fmt.Errorf("TARGET is %q; http, a loopback address and a port are expected", target)
+	}
+	return u.Host, nil
 }
 
 // ask runs a job at a server for one slice of time. A failure ends the test.
@@ -185,7 +196,9 @@ func (b *bench) costOfFloor(api, token, curve string, rate float64) float64 {
 func (b *bench) startStub(s *instance, token string) {
 	b.t.Helper()
 	o := b.run(s, job{API: restV2, Requests: b.requests[token], Clients: 1, Count: 1, Keep: 1})
-	newActor(b.t, "stub").ask(o.Kept[0], &b.stub)
+	stub := newActor(b.t, "stub")
+	stub.ask(o.Kept[0], &b.stub)
+	b.stubPID = stub.pid
 }
 
 // overFloor measures a kind of request: the server, the floor and the peer in turn.
@@ -202,6 +215,11 @@ func (b *bench) overFloor(kind string) {
 		theirs = b.serveWith(path, s.curve)
 		b.ask(theirs, api, token)
 	}
+	counted := []int{ours.pid, b.generator.pid, b.floor.pid, b.stubPID, b.logPID, os.Getpid()}
+	if theirs != nil {
+		counted = append(counted, theirs.pid)
+	}
+	other := b.otherLoad(counted...)
 	all := newHistogram()
 	answers, elapsed := 0, time.Duration(0)
 	for round := range b.rounds + 1 {
@@ -219,7 +237,8 @@ func (b *bench) overFloor(kind string) {
 		answers, elapsed = answers+o.Answers, elapsed+o.Elapsed
 	}
 	resident, peak := memory(b.t, ours.pid)
-	b.t.Logf("%s: %.0f certificates/s with %d clients; %s; resident %.0f MiB, peak %.0f MiB", kind, float64(answers)/elapsed.Seconds(), b.clients, percentiles(all), resident, peak)
+	b.t.Logf("%s: %.0f certificates/s with %d clients; %s; resident %.0f MiB, peak %.0f MiB; %s",
+		kind, float64(answers)/elapsed.Seconds(), b.clients, percentiles(all), resident, peak, other())
 	b.rows = append(b.rows, over)
 	if theirs != nil {
 		b.rows = append(b.rows, peer)
@@ -236,36 +255,52 @@ func (b *bench) embedded() {
 	b.clients = 64
 	ours, remote := b.serve(setting{curve: "p256", embedded: true}), b.serve(setting{curve: "p256"})
 	throughput := row{name: "embedded log, over a remote one", unit: "certificates/s", target: 0.9, atLeast: true}
+	perCPU := row{name: "embedded log, CPU time of server and generator", unit: "µs"}
 	var raw []float64
 	all := newHistogram()
+	other := b.otherLoad(ours.pid, remote.pid, b.generator.pid, b.logPID)
 	for round := range b.rounds + 1 {
+		ofOurs := b.cpuOf(ours.pid, b.generator.pid)
 		o := b.ask(ours, restV2, email)
-		used := b.cpuOf(remote.pid, b.generator.pid, b.logPID)
+		ofOurs = b.cpuOf(ours.pid, b.generator.pid) - ofOurs
+		counted, ofLog := b.cpuOf(remote.pid, b.generator.pid), b.cpuOf(b.logPID)
 		r := b.ask(remote, restV2, email)
-		for i, now := range b.cpuOf(remote.pid, b.generator.pid, b.logPID) {
-			used[i] = now - used[i]
-		}
+		counted, ofLog = b.cpuOf(remote.pid, b.generator.pid)-counted, b.cpuOf(b.logPID)-ofLog
 		if round == 0 {
 			continue // warms everything up
 		}
-		withoutLog := r.rate() * float64(used[0]+used[1]+used[2]) / float64(used[0]+used[1])
+		withoutLog := r.rate() * float64(counted+ofLog) / float64(counted)
 		throughput.add(o.rate(), withoutLog, o.rate()/withoutLog)
+		mine, theirs := micro(ofOurs)/float64(o.Answers), micro(counted)/float64(r.Answers)
+		perCPU.add(mine, theirs, mine/theirs)
 		raw = append(raw, r.rate())
 		all.Merge(hdrhistogram.Import(o.Latency))
 	}
 	resident, peak := memory(b.t, ours.pid)
-	b.t.Logf("embedded: %s; the remote log's process counted: %.0f certificates/s; resident %.0f MiB, peak %.0f MiB", percentiles(all), median(raw), resident, peak)
+	b.t.Logf("embedded: %s; the remote log's process counted: %.0f certificates/s; resident %.0f MiB, peak %.0f MiB; %s",
+		percentiles(all), median(raw), resident, peak, other())
 	p50, p99 := float64(all.ValueAtQuantile(50))/1000, float64(all.ValueAtQuantile(99))/1000
-	b.rows = append(b.rows, throughput,
+	b.rows = append(b.rows, throughput, perCPU,
 		row{name: "embedded log, p50", unit: "ms", ours: []float64{p50}, ratios: []float64{p50}, target: 30},
 		row{name: "embedded log, p99", unit: "ms", ours: []float64{p99}, ratios: []float64{p99}, target: 60})
 }
 
-func (b *bench) cpuOf(pids ...int) (used []time.Duration) {
+// cpuOf is the CPU time that processes have used.
+func (b *bench) cpuOf(pids ...int) (used time.Duration) {
 	for _, pid := range pids {
-		used = append(used, cpu(b.t, pid))
+		used += cpu(b.t, pid)
 	}
 	return used
+}
+
+// otherLoad begins to measure the CPU time of all processes of this machine except the given ones. Its
+// result states it, since throughput and latency hold on an otherwise idle machine only.
+func (b *bench) otherLoad(pids ...int) func() string {
+	begin, busy, ours := time.Now(), busyTime(b.t), b.cpuOf(pids...)
+	return func() string {
+		other := busyTime(b.t) - busy - (b.cpuOf(pids...) - ours)
+		return fmt.Sprintf("other processes took %.1f of %d CPUs", max(0, other.Seconds()/time.Since(begin).Seconds()), runtime.NumCPU())
+	}
 }
 
 // memory measures the resident size of a server with 64 clients after numbers of certificates.

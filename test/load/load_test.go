@@ -58,6 +58,19 @@ func TestEveryKind(t *testing.T) {
 	}
 }
 
+// The load is for this machine only.
+func TestTargetIsOnThisMachine(t *testing.T) {
+	t.Parallel()
+	for target, expected := range map[string]string{
+		"http://127.0.0.1:5555": "127.0.0.1:5555", "http://localhost:5555": "localhost:5555", "http://[::1]:5555/": "[::1]:5555",
+		"http://10.0.0.1:5555": "", "http://ca.example:5555": "", "https://127.0.0.1:5555": "", "http://127.0.0.1": "", "127.0.0.1:5555": "",
+	} {
+		if address, err := loopbackTarget(target); address != expected || (err == nil) != (expected != "") {
+			t.Errorf("%s: %q, %v; %q is expected", target, address, err, expected)
+		}
+	}
+}
+
 // verify verifies an answer as a client does: to the root for code signing, and the embedded timestamp
 // with the log's key, by certificate-transparency-go.
 func verify(s *instance, api string, answer []byte) error {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -126,6 +127,20 @@ func cpu(t testing.TB, pid int) time.Duration {
 		t.Fatalf("reading the CPU time of process %d: %v", pid, err)
 	}
 	return time.Duration(at.Nano())
+}
+
+// busyTime is the CPU time that all processes of this machine have used since its start, in ticks of
+// 10 ms.
+func busyTime(t testing.TB) (busy time.Duration) {
+	t.Helper()
+	line, _, _ := strings.Cut(string(must(os.ReadFile("/proc/stat"))(t)), "\n")
+	for i, field := range strings.Fields(line)[1:] {
+		const idle, ioWait, guest = 3, 4, 8 // guest time is in user time, too
+		if i != idle && i != ioWait && i < guest {
+			busy += time.Duration(must(strconv.Atoi(field))(t)) * 10 * time.Millisecond
+		}
+	}
+	return busy
 }
 
 // memory is the process's resident size and the largest that it has had, in MiB.
