@@ -133,12 +133,21 @@ type entry struct {
 	Issuer
 	issuer     *issuer           // of a static entry
 	pattern    Pattern           // of a wildcard entry
+	specific   int               // pattern.specificity
 	pool       *pool             // of a wildcard entry
 	byAudience map[string]string // the profile's name; "" for Issuer.Audiences
 	inCluster  bool
 	client     *http.Client
 	waiting    *share.Places // requests that wait for a fetch
 }
+
+// entryID is what no two entries have equal.
+type entryID struct {
+	key      string
+	wildcard bool
+}
+
+func (e *entry) id() entryID { return entryID{e.Key, e.Wildcard} }
 
 // New checks every setting and returns a Verifier. It uses no network. Run performs discovery, as
 // does Verify if Run has not done so yet. New joins its errors, which are keypath errors relative
@@ -160,10 +169,15 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	var errs []error
 	proxy, err := parseProxy(cfg.Proxy)
 	errs = append(errs, err)
+	known := make(map[entryID]bool, len(cfg.Issuers))
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.Key == inClusterURL })
 	for _, settings := range cfg.Issuers {
 		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.Kubernetes.APIServer, inCluster), waiting: share.New(maxWaiting, 0)}
-		errs = append(errs, e.validate(&cfg, v.entries)...)
+		if known[e.id()] {
+			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
+		}
+		known[e.id()] = true
+		errs = append(errs, e.validate(&cfg, v.wildcards)...)
 		e.client, err = e.newClient(&cfg, proxy, transport)
 		errs = append(errs, err)
 		v.entries = append(v.entries, e)
@@ -175,10 +189,11 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 			v.static[e.Key] = e
 		}
 	}
-	slices.SortStableFunc(v.wildcards, func(a, b *entry) int { return b.pattern.specificity() - a.pattern.specificity() })
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	slices.SortStableFunc(v.wildcards, func(a, b *entry) int { return b.specific - a.specific })
+	v.patterns = newPatternIndex(v.wildcards)
 	return v, nil
 }
 
@@ -191,8 +206,8 @@ func (e *entry) path(keys ...string) []string {
 	return append([]string{section, e.Key}, keys...)
 }
 
-// validate checks every setting of the entry except CACert, also against the earlier entries. It sets
-// pattern and byAudience.
+// validate checks every setting of the entry except CACert, also against the earlier wildcard entries.
+// It sets pattern, specific and byAudience.
 func (e *entry) validate(cfg *Config, earlier []*entry) (errs []error) {
 	wrong := func(path []string, format string, args ...any) {
 		errs = append(errs, keypath.Errorf(path, format, args...))
@@ -208,12 +223,10 @@ func (e *entry) validate(cfg *Config, earlier []*entry) (errs []error) {
 	} else if err = cfg.checkURL(e.Key); err != nil {
 		wrong(e.path("issuer-url"), "%w", err)
 	}
+	e.specific = e.pattern.specificity()
 	for _, o := range earlier {
-		switch {
-		case o.Key == e.Key && o.Wildcard == e.Wildcard:
-			wrong(e.path(), "there is more than one entry with this key")
 		// Only the order would decide between the two.
-		case e.pattern != Pattern{} && o.pattern != Pattern{} && e.pattern.specificity() == o.pattern.specificity() && e.pattern.overlaps(o.pattern):
+		if e.pattern != (Pattern{}) && o.pattern != (Pattern{}) && e.Key != o.Key && e.specific == o.specific && e.pattern.overlaps(o.pattern) {
 			wrong(e.path(), "some issuer URL matches both this wildcard and %q, and neither has more labels and segments without a *", o.Key)
 		}
 	}

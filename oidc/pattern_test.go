@@ -61,6 +61,14 @@ func FuzzPattern(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if list := wildcardsOf(text, otherText); isCanonical(issuer) {
+			if got, want := newPatternIndex(list).find(issuer), scan(list, issuer); got != want {
+				t.Errorf("%q under %q and %q: the index finds %+v, a scan %+v", issuer, text, otherText, got, want)
+			}
+		}
+		if got, want := pattern.overlaps(other), slowOverlaps(text, otherText); got != want {
+			t.Errorf("overlaps of %q and %q is %t, want %t", text, otherText, got, want)
+		}
 		if matches && other.Match(issuer) && !pattern.overlaps(other) {
 			t.Errorf("%q and %q both match %q, but are said not to overlap", text, otherText, issuer)
 		}

@@ -41,6 +41,7 @@ type Verifier struct {
 	*shared
 	static    map[string]*entry // by issuer URL
 	wildcards []*entry          // more literal labels and segments first
+	patterns  patternIndex      // of wildcards
 	entries   []*entry          // in the order of Config.Issuers
 }
 
@@ -95,10 +96,8 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 		return e, nil
 	}
 	if len(v.wildcards) > 0 && isCanonical(issuerURL) {
-		for _, e := range v.wildcards {
-			if e.pattern.matches(issuerURL) {
-				return e, nil
-			}
+		if e := v.patterns.find(issuerURL); e != nil {
+			return e, nil
 		}
 	}
 	return nil, refusal.New(refusal.IssuerNotConfigured,
@@ -156,11 +155,13 @@ func (v *Verifier) Probe(ctx context.Context) {
 // Inherit once, before v is used; old may be in use. Both have the same Config except for the Issuers.
 func (v *Verifier) Inherit(old *Verifier) {
 	v.waiting = old.waiting
+	byKey := make(map[entryID]*entry, len(old.entries))
+	for _, o := range old.entries {
+		byKey[o.id()] = o
+	}
 	for _, e := range v.entries {
-		for _, o := range old.entries {
-			if e.fetchesAs(o) {
-				e.issuer, e.pool, e.waiting = o.issuer, o.pool, o.waiting
-			}
+		if o := byKey[e.id()]; o != nil && e.fetchesAs(o) {
+			e.issuer, e.pool, e.waiting = o.issuer, o.pool, o.waiting
 		}
 	}
 }

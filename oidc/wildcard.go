@@ -59,9 +59,27 @@ func isCanonical(text string) bool {
 
 // isRun reports whether a `*` may match s, or a part of it.
 func isRun(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
-	})
+	for i := range len(s) {
+		if !inRun(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func inRun(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+}
+
+// nextPart cuts a pattern or a URL after its first part, which is a longest run with its stars, or one
+// other character. A pattern and a URL that it matches have the same parts, except those with a star.
+func nextPart(text string) (part, rest string) {
+	n := 0
+	for n < len(text) && (inRun(text[n]) || text[n] == '*') {
+		n++
+	}
+	n = max(n, 1)
+	return text[:n], text[n:]
 }
 
 // specificity returns the number of labels and segments without a `*`. Of the patterns that match a
@@ -102,9 +120,26 @@ func (p Pattern) matches(s string) bool {
 	return ok && s == ""
 }
 
+// differs reports whether a part of p without a star differs from that of the other. Then no text
+// matches both patterns.
+func (p Pattern) differs(other Pattern) bool {
+	var a, b string
+	for s, t := p.text, other.text; s != "" && t != ""; {
+		a, s = nextPart(s)
+		b, t = nextPart(t)
+		if a != b && !strings.Contains(a, "*") && !strings.Contains(b, "*") {
+			return true
+		}
+	}
+	return false
+}
+
 // overlaps reports whether some text matches both patterns. It reads both from the left: common[j]
 // states whether some text matches what it has read of p and the first j bytes of the other.
 func (p Pattern) overlaps(other Pattern) bool {
+	if p.differs(other) {
+		return false
+	}
 	common := make([]bool, len(other.text)+1)
 	common[0] = true
 	for i := range len(p.text) {
