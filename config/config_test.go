@@ -178,10 +178,10 @@ func TestBounds(t *testing.T) {
 		fmt.Fprintf(&laughs, "  - &a%d [%s*a%d]\n", i, strings.Repeat(fmt.Sprintf("*a%d, ", i-1), 9), i-1)
 	}
 	for name, tt := range map[string]struct{ content, want string }{
-		"billion laughs":      {laughs.String(), "holds more than 100000 values once its aliases are expanded"},
-		"merged laughs":       {strings.Replace(laughs.String(), "[*a", "[<<, *a", 1), "holds more than 100000 values once its aliases are expanded"},
-		"many values in JSON": {`{"a":[` + strings.Repeat("1,", 200_000) + "1]}", "holds more than 100000 values"},
-		"large file":          {good + "#" + strings.Repeat("x", 1<<20), "the file is larger than 1 MiB"},
+		"billion laughs":      {laughs.String(), "holds more than 400000 values once its aliases are expanded"},
+		"merged laughs":       {strings.Replace(laughs.String(), "[*a", "[<<, *a", 1), "holds more than 400000 values once its aliases are expanded"},
+		"many values in JSON": {`{"a":[` + strings.Repeat("1,", 800_000) + "1]}", "holds more than 400000 values"},
+		"large file":          {good + "#" + strings.Repeat("x", 4<<20), "the file is larger than 4 MiB"},
 		"long key":            {good + "? " + strings.Repeat("é", 500) + "\n: x\n", "unknown key \"" + strings.Repeat("é", 100) + "…\""},
 		"deep YAML":           {"a: " + strings.Repeat("[", 500_000), "the file is not YAML: exceeded max depth of 10000"},
 		"deep JSON":           {strings.Repeat(`{"a":`, 200_000), "exceeded max depth"},
@@ -220,7 +220,7 @@ func TestFormsOfOneFile(t *testing.T) {
 
 func TestUnreadableFiles(t *testing.T) {
 	t.Parallel()
-	missing, large := filepath.Join(t.TempDir(), "m"), writeFile(t, good+"# "+strings.Repeat("x", 2<<20))
+	missing, large := filepath.Join(t.TempDir(), "m"), writeFile(t, good+"# "+strings.Repeat("x", 5<<20))
 	for name, load := range map[string]func(path string) error{
 		"server":   func(path string) error { _, _, err := LoadServer(path, nil); return err },
 		"issuers":  func(path string) error { _, _, err := LoadIssuers(path, false, nil); return err },
@@ -231,7 +231,7 @@ func TestUnreadableFiles(t *testing.T) {
 		if err := load(missing); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s, missing: %v", name, err)
 		}
-		if err := load(large); err == nil || !strings.Contains(err.Error(), large+" has more than 1048576 bytes") {
+		if err := load(large); err == nil || !strings.Contains(err.Error(), large+" has more than 4194304 bytes") {
 			t.Errorf("%s, large: %v", name, err)
 		}
 	}

@@ -81,7 +81,7 @@ func (d *decoder) read(content []byte, orJSON bool, into any) {
 // first character is a brace is JSON.
 func (d *decoder) tree(content []byte, orJSON bool) *node {
 	if len(content) > maxFileSize {
-		d.mistakes = append(d.mistakes, Mistake{File: d.name, Text: "the file is larger than 1 MiB"})
+		d.mistakes = append(d.mistakes, Mistake{File: d.name, Text: "the file is larger than 4 MiB"})
 		return nil
 	}
 	d.digest = sha256.Sum256(content)

@@ -13,8 +13,8 @@ import (
 // Limits of a file. They are far above any file that an operator maintains, and low enough that a
 // hostile file costs no more than a moment.
 const (
-	maxFileSize = 1 << 20 // bytes
-	maxNodes    = 100_000 // after aliases are expanded, which limits a "billion laughs"
+	maxFileSize = 4 << 20 // bytes: 10,000 issuers have about 2 MiB
+	maxNodes    = 400_000 // after aliases are expanded, which limits a "billion laughs"
 	maxDepth    = 64
 )
 
@@ -149,16 +149,16 @@ type treeBuilder struct {
 
 func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
 	n := &node{kind: y.Kind, at: position{y.Line, y.Column}}
-	nothing := &node{kind: yaml.ScalarNode, tag: tagNull, at: n.at}
+	nothing := func() *node { return &node{kind: yaml.ScalarNode, tag: tagNull, at: n.at} }
 	switch b.nodes++; {
 	case b.nodes > maxNodes: // parse reports it
-		return nothing
+		return nothing()
 	case depth > maxDepth:
 		b.mistake(n.at, nil, "the values are nested more than %d deep", maxDepth)
-		return nothing
+		return nothing()
 	case b.open[y.Alias]:
 		b.mistake(n.at, nil, "the alias *%s is inside its own anchor", shorten(y.Value))
-		return nothing
+		return nothing()
 	case y.Kind == yaml.AliasNode:
 		aliased := b.build(y.Alias, depth+1)
 		aliased.at = n.at // the place of its use; the contents keep the place where they are written
