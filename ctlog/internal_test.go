@@ -4,6 +4,7 @@ package ctlog
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,6 +12,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -32,18 +37,91 @@ func FuzzParseAddChainResponse(f *testing.F) {
 	f.Add(good)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		sct, err := parseAddChainResponse(body)
-		if err != nil || len(sct.Extensions) > 1<<16-1 {
+		if err != nil {
 			return
 		}
-		b, err := sct.Marshal()
+		b, err := MarshalSCTList(sct)
+		if err != nil {
+			if len(body) > maxVector { // base64 is longer than what it encodes
+				return
+			}
+			t.Fatal(err)
+		}
+		list, err := ParseSCTList(b)
+		if err != nil || len(list) != 1 {
+			t.Fatalf("%+v became %+v: %v", sct, list, err)
+		}
+		back := list[0]
+		if back.LogID != sct.LogID || back.Timestamp != sct.Timestamp || !bytes.Equal(back.Extensions, sct.Extensions) || !bytes.Equal(back.Signature, sct.Signature) {
+			t.Errorf("%+v became %+v", sct, back)
+		}
+	})
+}
+
+// A submission has the body that encoding/json writes, whichever authority signed the last one.
+func TestEncodeChain(t *testing.T) {
+	t.Parallel()
+	r := &Remote{}
+	a, b, long := []byte("issuer a"), []byte("issuer bb"), bytes.Repeat([]byte{0xfb}, 5000)
+	for _, chain := range [][][]byte{
+		{{1}, a, b}, {long, a, b}, {{2}, b}, {{3}, bytes.Clone(b)}, {{4}, a}, {{5}}, {{6}, b, long}, {{}, a, b},
+	} {
+		want, err := json.Marshal(ct.AddChainRequest{Chain: chain})
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := parseSCT(b)
-		if err != nil || back.LogID != sct.LogID || back.Timestamp != sct.Timestamp || !bytes.Equal(back.Extensions, sct.Extensions) || !bytes.Equal(back.Signature, sct.Signature) {
-			t.Errorf("%+v became %+v: %v", sct, back, err)
+		if got := r.encode(chain); !bytes.Equal(got, want) {
+			t.Errorf("got %s, want %s", got, want)
 		}
-	})
+	}
+}
+
+// The digest is that of the data which certificate-transparency-go serializes.
+func TestSignedDigest(t *testing.T) {
+	t.Parallel()
+	for n := range 40 {
+		sub := Submission{TBS: make([]byte, 1+n*97)}
+		sct := SCT{Timestamp: mathrand.Uint64(), Extensions: make([]byte, n%9)}
+		for _, b := range [][]byte{sub.TBS, sub.IssuerKeyHash[:], sct.Extensions} {
+			_, _ = rand.Read(b)
+		}
+		signed, err := ct.SerializeSCTSignatureInput(
+			ct.SignedCertificateTimestamp{SCTVersion: ct.V1, Timestamp: sct.Timestamp, Extensions: sct.Extensions},
+			ct.LogEntry{Leaf: ct.MerkleTreeLeaf{LeafType: ct.TimestampedEntryLeafType, TimestampedEntry: &ct.TimestampedEntry{
+				Timestamp: sct.Timestamp, EntryType: ct.PrecertLogEntryType, Extensions: sct.Extensions,
+				PrecertEntry: &ct.PreCert{IssuerKeyHash: sub.IssuerKeyHash, TBSCertificate: sub.TBS},
+			}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := signedDigest(sct, sub); err != nil || got != sha256.Sum256(signed) {
+			t.Fatalf("a TBS of %d bytes: another digest, %v", len(sub.TBS), err)
+		}
+	}
+}
+
+// An attempt ends with its own timeout where its context has a later deadline or none.
+func TestAttemptTimeout(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	}))
+	t.Cleanup(server.Close)
+	r, _, err := NewRemote(RemoteConfig{URL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.CloseIdleConnections)
+	r.client.Timeout = 10 * time.Millisecond
+	later, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, ctx := range []context.Context{t.Context(), later} {
+		_, err := r.Submit(ctx, Submission{Chain: [][]byte{{1}}})
+		if !errors.Is(err, context.DeadlineExceeded) || errors.As(err, new(*RetryableError)) || ctx.Err() != nil {
+			t.Errorf("error %v, want one of the attempt's own deadline that is not to be repeated", err)
+		}
+	}
 }
 
 // A log's signature makes no other extension acceptable.
@@ -63,11 +141,10 @@ func TestVerifyExtensions(t *testing.T) {
 	} {
 		now, sub := time.UnixMilli(1793836800123), Submission{TBS: []byte("tbs")}
 		sct := SCT{LogID: key.LogID(), Timestamp: 1793836800123, Extensions: []byte(extensions)}
-		signed, err := signedData(sct, sub)
+		digest, err := signedDigest(sct, sub)
 		if err != nil {
 			t.Fatal(err)
 		}
-		digest := sha256.Sum256(signed)
 		if sct.Signature, err = ecdsa.SignASN1(rand.Reader, private, digest[:]); err != nil {
 			t.Fatal(err)
 		}

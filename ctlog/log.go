@@ -39,7 +39,7 @@ type Log interface {
 
 	// Submit makes one attempt and never repeats it: the caller decides whether and when to
 	// ask which log again. It returns soon after ctx ends, with an error that wraps
-	// ctx.Err().
+	// ctx.Err(): where there is one log only, Add waits for Submit on its own goroutine.
 	//
 	// A nil error means that the log has promised to include the entry, and for an embedded
 	// log that the entry is durable. The SCT is as the log gave it; the caller verifies it. A

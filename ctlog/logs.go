@@ -83,6 +83,11 @@ func (w Window) Check() error {
 	return nil
 }
 
+// includes reports whether submissions are allowed at now.
+func (w Window) includes(now time.Time) bool {
+	return !now.Before(w.Begin) && (w.End.IsZero() || now.Before(w.End))
+}
+
 // Logs submits precertificates and verifies the answers. It is safe for concurrent use; only
 // each log's breaker changes.
 type Logs struct {
@@ -179,22 +184,13 @@ func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 // rest returns how long it takes until a log may be asked: zero, unless every log has asked
 // for a backoff.
 func (l *Logs) rest() time.Duration {
-	now, least := time.Now(), time.Duration(maxRest)
-	for _, m := range l.open() {
-		least = min(least, m.breaker.StatusAt(now).Rest)
-	}
-	return least
-}
-
-// open returns the logs to which submissions are allowed now.
-func (l *Logs) open() (list []*member) {
-	now := l.now()
+	now, clock, least := time.Now(), l.now(), time.Duration(maxRest)
 	for _, m := range l.logs {
-		if w := m.window; !now.Before(w.Begin) && (w.End.IsZero() || now.Before(w.End)) {
-			list = append(list, m)
+		if m.window.includes(clock) {
+			least = min(least, m.breaker.StatusAt(now).Rest)
 		}
 	}
-	return list
+	return least
 }
 
 // LogStatus is the condition of a log at one moment. LastError may quote the log's answer.

@@ -114,7 +114,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 		"hanging after the end": {[]steps{{func(context.Context, ctlog.Submission) (ctlog.SCT, error) {
 			time.Sleep(10 * time.Second)
 			panic("late")
-		}}}, []int{1}, false, 4 * time.Second, 4 * time.Second, 0},
+		}}, {hanging}}, []int{1, 1}, false, 4 * time.Second, 4 * time.Second, 0},
 		"down, then hanging":                {[]steps{{failing(errDown), hanging}}, []int{2}, false, 4 * time.Second, 4 * time.Second, 0},
 		"busy for a second":                 {[]steps{{busy(time.Second), good}}, []int{2}, true, time.Second, time.Second, 0},
 		"busy for longer than we have":      {[]steps{{busy(10 * time.Second), good}}, []int{1}, false, 0, 0, 10 * time.Second},

@@ -30,6 +30,7 @@ var (
 // turn is a log in a race.
 type turn struct {
 	*member
+	rank     int       // in the order of the race; the lowest first
 	attempts int       // that have been started
 	started  time.Time // when the last attempt started
 	at       time.Time // the log must not be asked earlier
@@ -47,13 +48,17 @@ type answer struct {
 // asks those with a temporary failure again in the same manner, after a pause. Without an SCT, it
 // returns the error of each log. It waits for no attempt once it has an SCT or ctx has ended: Add
 // cancels them.
+//
+// The attempts of the only log run on this goroutine: a hand-over to another one would cost more than
+// the race. Such an attempt returns with its context, as Log requires.
 func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 	waiting := l.order(time.Now())
 	if len(waiting) == 0 {
 		return SCT{}, errNoLogNow
 	}
-	// The buffer has room for every answer, so that no attempt ever blocks on it.
-	answers := make(chan answer, maxAttempts*len(waiting))
+	// A log has at most one attempt at a time, so that none ever blocks on this channel.
+	answers := make(chan answer, len(waiting))
+	alone := len(waiting) == 1
 	var failures []error
 	var due time.Time // when the next log may be asked
 	var running []*turn
@@ -67,7 +72,11 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 			t.attempts++
 			t.started = time.Now()
 			due = t.started.Add(l.hedge)
-			go func() { answers <- submit(ctx, t, sub) }()
+			if alone {
+				answers <- submit(ctx, t, sub)
+			} else {
+				go func() { answers <- submit(ctx, t, sub) }()
+			}
 			continue
 		}
 		var turned <-chan time.Time
@@ -113,22 +122,26 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 // last those with open breakers. A race probes one log at most, so that a log which still hangs
 // costs at most the hedge delay.
 func (l *Logs) order(now time.Time) []*turn {
-	open := l.open()
-	turns := make([]turn, len(open))
-	var probe, closed, hidden []*turn
-	for i, m := range open {
+	turns, list := make([]turn, len(l.logs)), make([]*turn, 0, len(l.logs))
+	clock, probes := l.now(), 0
+	for i, m := range l.logs {
+		if !m.window.includes(clock) {
+			continue
+		}
 		t := &turns[i]
 		t.member = m
 		switch {
 		case m.breaker.Closed():
-			closed = append(closed, t)
-		case probe == nil && m.breaker.Probe(now):
-			probe = append(probe, t)
+			t.rank = 1
+		case probes == 0 && m.breaker.Probe(now):
+			probes++
 		default:
-			hidden = append(hidden, t)
+			t.rank = 2
 		}
+		list = append(list, t)
 	}
-	return slices.Concat(probe, closed, hidden)
+	slices.SortStableFunc(list, func(a, b *turn) int { return a.rank - b.rank })
+	return list
 }
 
 // next returns the log to ask next and how long to wait before that; nil if too little time would be

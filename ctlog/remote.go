@@ -15,7 +15,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -62,10 +64,18 @@ type RemoteConfig struct {
 // Remote is a log behind RFC 6962's HTTP API, which static-ct-api logs share for
 // submissions. It implements Log.
 type Remote struct {
-	name   string
-	token  string
-	client *http.Client
-	now    func() time.Time
+	name        string
+	header      http.Header   // of every request; never changed
+	addPreChain *http.Request // without its body; a submission sends a copy
+	issuers     atomic.Pointer[encodedChain]
+	client      *http.Client
+	now         func() time.Time
+}
+
+// encodedChain is the chain of a CA as it is in the JSON of a submission. It is immutable.
+type encodedChain struct {
+	issuers [][]byte
+	json    []byte
 }
 
 // NewRemote returns a log that is reached over HTTP. It sends no request. The warnings and
@@ -82,42 +92,54 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 		warnings = append(warnings, keypath.Errorf([]string{"url"},
 			"the log %s is reached without TLS; use https unless the network between is yours alone", base))
 	}
-	now := cfg.Now
-	if now == nil {
-		now = time.Now
+	log = &Remote{name: base.String(), header: http.Header{"Accept": {"application/json"}, "User-Agent": {"mayfly"}}, client: newClient(cfg), now: cfg.Now}
+	if log.now == nil {
+		log.now = time.Now
 	}
+	if len(cfg.Token) > 0 {
+		log.header.Set("Authorization", "Bearer "+string(cfg.Token))
+	}
+	if log.addPreChain, err = http.NewRequest(http.MethodPost, log.name+ct.AddPreChainPath, nil); err != nil {
+		return nil, nil, keypath.Errorf([]string{"url"}, "%w", err)
+	}
+	header := log.header.Clone()
+	header.Set("Content-Type", "application/json")
+	// net/http does not send a header that is present but empty, but may then send the
+	// request again where the log has just closed an idle connection.
+	header["Idempotency-Key"] = []string{}
+	log.addPreChain.Header = header
+	return log, warnings, nil
+}
+
+func newClient(cfg RemoteConfig) *http.Client {
 	timeout := attemptTimeout
 	if cfg.Reads {
 		timeout = readTimeout
 	}
 	dialer := &net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}
-	return &Remote{
-		name:  base.String(),
-		token: string(cfg.Token),
-		now:   now,
-		client: &http.Client{
-			Timeout: timeout,
-			// A redirect would turn the POST into a GET or send it elsewhere; it is an
-			// answer like any other that is not 200.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{
-				Proxy:               http.ProxyFromEnvironment,
-				DialContext:         dialer.DialContext,
-				TLSClientConfig:     &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
-				TLSHandshakeTimeout: connectTimeout,
-				ForceAttemptHTTP2:   true,
-				DisableCompression:  !cfg.Reads,
-				MaxIdleConnsPerHost: idleConnections,
-				MaxConnsPerHost:     idleConnections, // package app reserves file descriptors for them
-				IdleConnTimeout:     90 * time.Second,
-				// A connection that broke silently would otherwise hold all requests until TCP
-				// gives it up.
-				HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: connectTimeout},
-				// The default of 1 MiB is more than an answer may have.
-				MaxResponseHeaderBytes: maxResponse,
-			},
+	return &http.Client{
+		Timeout: timeout,
+		// A redirect would turn the POST into a GET or send it elsewhere; it is an
+		// answer like any other that is not 200.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         dialer.DialContext,
+			TLSClientConfig:     &tls.Config{RootCAs: cfg.RootCAs, MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout: connectTimeout,
+			ForceAttemptHTTP2:   true,
+			DisableCompression:  !cfg.Reads,
+			MaxIdleConnsPerHost: idleConnections,
+			MaxConnsPerHost:     idleConnections, // package app reserves file descriptors for them
+			IdleConnTimeout:     90 * time.Second,
+			WriteBufferSize:     8 << 10, // a whole submission is one write
+			// A connection that broke silently would otherwise hold all requests until TCP
+			// gives it up.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: connectTimeout},
+			// The default of 1 MiB is more than an answer may have.
+			MaxResponseHeaderBytes: maxResponse,
 		},
-	}, warnings, nil
+	}
 }
 
 // parseURL returns raw without its trailing slashes.
@@ -160,37 +182,46 @@ func statusError(resp *http.Response, body []byte) error {
 // *RetryableError for an answer of 429 or 503, and for a connection that fails before an
 // answer.
 func (r *Remote) Submit(ctx context.Context, sub Submission) (SCT, error) {
-	body, err := json.Marshal(ct.AddChainRequest{Chain: sub.Chain})
-	if err != nil {
-		return SCT{}, fmt.Errorf("encoding add-pre-chain request: %w", err)
+	if len(sub.Chain) == 0 {
+		return SCT{}, errors.New("the submission has no certificate")
 	}
-	answer, err := r.do(ctx, http.MethodPost, ct.AddPreChainPath, body, maxResponse)
+	body := r.encode(sub.Chain)
+	req := r.addPreChain.WithContext(ctx)
+	req.ContentLength = int64(len(body))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	req.Body, _ = req.GetBody()
+	answer, err := r.do(req, maxResponse)
 	if err != nil {
 		return SCT{}, err
 	}
 	return parseAddChainResponse(answer)
 }
 
+// encode returns the body of add-pre-chain: {"chain": ["BASE64", …]} (RFC 6962, section 4.1). Only
+// the precertificate is new each time: r keeps the rest for as long as the same authority signs.
+func (r *Remote) encode(chain [][]byte) []byte {
+	last := r.issuers.Load()
+	if last == nil || !slices.EqualFunc(last.issuers, chain[1:], bytes.Equal) {
+		last = &encodedChain{issuers: slices.Clone(chain[1:])}
+		for _, der := range last.issuers {
+			last.json = appendBase64(append(last.json, ','), der)
+		}
+		r.issuers.Store(last)
+	}
+	b := make([]byte, 0, len(`{"chain":[""]}`)+base64.StdEncoding.EncodedLen(len(chain[0]))+len(last.json))
+	b = appendBase64(append(b, `{"chain":[`...), chain[0])
+	return append(append(b, last.json...), "]}"...)
+}
+
+func appendBase64(b, der []byte) []byte {
+	return append(base64.StdEncoding.AppendEncode(append(b, '"'), der), '"')
+}
+
 // do returns the answer to a request, of at most most bytes. Any status but 200 is a *StatusError.
-func (r *Remote) do(ctx context.Context, method, path string, body []byte, most int) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, r.name+path, bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "mayfly")
-	if r.token != "" {
-		req.Header.Set("Authorization", "Bearer "+r.token)
-	}
-	if method == http.MethodPost {
-		req.Header.Set("Content-Type", "application/json")
-		// net/http does not send a header that is present but empty, but may then send the
-		// request again where the log has just closed an idle connection.
-		req.Header["Idempotency-Key"] = []string{}
-	}
+func (r *Remote) do(req *http.Request, most int) ([]byte, error) {
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return nil, connectionError(ctx, err)
+		return nil, connectionError(req.Context(), err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
@@ -245,7 +276,12 @@ func parseAddChainResponse(body []byte) (SCT, error) {
 
 // Get returns the answer to a request for a path below the log's URL, of at most most bytes.
 func (r *Remote) Get(ctx context.Context, path string, most int) ([]byte, error) {
-	body, err := r.do(ctx, http.MethodGet, path, nil, most)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.name+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = r.header
+	body, err := r.do(req, most)
 	if err != nil {
 		return nil, fmt.Errorf("asking the log %s for %s: %w", r.name, path, err)
 	}

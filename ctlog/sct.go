@@ -3,6 +3,7 @@
 package ctlog
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -20,6 +21,7 @@ const (
 	extensionTypeLeafIndex    = 0 // enum { leaf_index(0), (255) } ExtensionType;              static-ct-api
 	leafIndexSize             = 5 // uint8 uint40[5]; uint40 LeafIndex;                        static-ct-api
 	maxTBSCertificate         = 1<<24 - 1
+	maxVector                 = 1<<16 - 1
 	sctFixedSize              = 1 + 32 + 8 + 2 + 2 + 2
 	maxECDSAP256SignatureSize = 72 // SEQUENCE of two INTEGERs of at most 33 bytes
 )
@@ -88,31 +90,19 @@ func parseDigitallySigned(s cryptobyte.String) ([]byte, error) {
 	return signature, nil
 }
 
-// Marshal returns the TLS encoding of the SCT. It fails only if the extensions or the
-// signature are longer than 65535 bytes, which no verified and no parsed SCT has.
-func (sct SCT) Marshal() ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, sctFixedSize+len(sct.Extensions)+len(sct.Signature)))
-	sct.marshal(b)
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("marshalling SCT: %w", err)
-	}
-	return der, nil
+// size returns the number of bytes that append adds.
+func (sct SCT) size() int { return sctFixedSize + len(sct.Extensions) + len(sct.Signature) }
+
+func (sct SCT) append(b []byte) []byte {
+	b = append(append(b, versionV1), sct.LogID[:]...)
+	b = binary.BigEndian.AppendUint64(b, sct.Timestamp)
+	b = append(appendVector(b, sct.Extensions), hashSHA256, signatureECDSA)
+	return appendVector(b, sct.Signature)
 }
 
-func (sct SCT) marshal(b *cryptobyte.Builder) {
-	b.AddUint8(versionV1)
-	b.AddBytes(sct.LogID[:])
-	b.AddUint64(sct.Timestamp)
-	addVector(b, sct.Extensions)
-	b.AddUint8(hashSHA256)
-	b.AddUint8(signatureECDSA)
-	addVector(b, sct.Signature)
-}
-
-// addVector adds opaque<0..2^16-1>.
-func addVector(b *cryptobyte.Builder, content []byte) {
-	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(content) })
+// appendVector appends opaque<0..2^16-1>, which content must not exceed.
+func appendVector(b, content []byte) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(content))), content...)
 }
 
 // MarshalSCTList returns the TLS encoding of a list of SCTs, as certs.TBS.Certificate takes
@@ -127,17 +117,18 @@ func MarshalSCTList(scts ...SCT) ([]byte, error) {
 	if len(scts) == 0 {
 		return nil, errors.New("marshalling SCT list: there is no SCT")
 	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, 2+len(scts)*(2+sctFixedSize+leafIndexSize+3+maxECDSAP256SignatureSize)))
-	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) {
-		for _, sct := range scts {
-			b.AddUint16LengthPrefixed(sct.marshal)
-		}
-	})
-	list, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("marshalling SCT list: %w", err)
+	size := 0
+	for _, sct := range scts {
+		size += 2 + sct.size()
 	}
-	return list, nil
+	if size > maxVector { // therefore no part of it is longer either
+		return nil, fmt.Errorf("marshalling SCT list: it has %d bytes", size)
+	}
+	b := binary.BigEndian.AppendUint16(make([]byte, 0, 2+size), uint16(size))
+	for _, sct := range scts {
+		b = sct.append(binary.BigEndian.AppendUint16(b, uint16(sct.size())))
+	}
+	return b, nil
 }
 
 // ParseSCTList reads what MarshalSCTList writes, the whole of b. It checks no signature and no

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -116,11 +117,10 @@ func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 	if n := len(sct.Signature); n == 0 || n > maxECDSAP256SignatureSize {
 		return fmt.Errorf("its signature has %d bytes, which no ECDSA P-256 signature has", n)
 	}
-	signed, err := signedData(sct, sub)
+	digest, err := signedDigest(sct, sub)
 	if err != nil {
 		return err
 	}
-	digest := sha256.Sum256(signed)
 	if !ecdsa.VerifyASN1(k.key, digest[:], sct.Signature) {
 		return errors.New("its signature is not the log's over this precertificate")
 	}
@@ -156,7 +156,8 @@ func (sct SCT) LeafIndex() (index uint64, ok bool) {
 	return index, true
 }
 
-// signedData returns the data that the signature of a precertificate's SCT covers.
+// signedDigest returns the SHA-256 of the data that the signature of a precertificate's SCT covers.
+// The caller has checked the extensions.
 //
 //	digitally-signed struct {                  RFC 6962, section 3.2
 //	    Version sct_version;
@@ -166,18 +167,20 @@ func (sct SCT) LeafIndex() (index uint64, ok bool) {
 //	    PreCert signed_entry;                  opaque issuer_key_hash[32]; opaque TBSCertificate<1..2^24-1>;
 //	    CtExtensions extensions;
 //	};
-func signedData(sct SCT, sub Submission) ([]byte, error) {
-	if n := len(sub.TBS); n == 0 || n > maxTBSCertificate {
-		return nil, fmt.Errorf("the submission's TBSCertificate has %d bytes", n)
+func signedDigest(sct SCT, sub Submission) (digest [sha256.Size]byte, err error) {
+	n := len(sub.TBS)
+	if n == 0 || n > maxTBSCertificate {
+		return digest, fmt.Errorf("the submission's TBSCertificate has %d bytes", n)
 	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(sub.TBS)+len(sct.Extensions)))
-	b.AddUint8(versionV1)
-	b.AddUint8(typeCertificateTimestamp)
-	b.AddUint64(sct.Timestamp)
-	b.AddUint16(entryTypePrecert)
-	b.AddBytes(sub.IssuerKeyHash[:])
-	b.AddUint24(uint32(len(sub.TBS)))
-	b.AddBytes(sub.TBS)
-	addVector(b, sct.Extensions)
-	return b.Bytes()
+	b := append(make([]byte, 0, 64), versionV1, typeCertificateTimestamp)
+	b = binary.BigEndian.AppendUint64(b, sct.Timestamp)
+	b = binary.BigEndian.AppendUint16(b, entryTypePrecert)
+	b = append(b, sub.IssuerKeyHash[:]...)
+	b = append(b, byte(n>>16), byte(n>>8), byte(n))
+	hash := sha256.New()
+	hash.Write(b)
+	hash.Write(sub.TBS)
+	hash.Write(appendVector(b[:0], sct.Extensions))
+	hash.Sum(digest[:0])
+	return digest, nil
 }

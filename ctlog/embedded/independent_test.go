@@ -74,12 +74,12 @@ func TestIndependentJudges(t *testing.T) {
 // judgeSCT proves an SCT's signature, and with its leaf_index that the tree holds the entry.
 func judgeSCT(t *testing.T, judge *client.LogClient, publicKey []byte, head *ct.SignedTreeHead, sub ctlog.Submission, ours ctlog.SCT) {
 	t.Helper()
-	encoded, err := ours.Marshal()
+	list, err := ctlog.MarshalSCTList(ours)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var sct ct.SignedCertificateTimestamp
-	if rest, err := tls.Unmarshal(encoded, &sct); err != nil || len(rest) > 0 {
+	if rest, err := tls.Unmarshal(list[4:], &sct); err != nil || len(rest) > 0 {
 		t.Fatalf("parsing SCT: %v, %d bytes left", err, len(rest))
 	}
 	chain := make([]ct.ASN1Cert, len(sub.Chain))
