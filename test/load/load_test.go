@@ -71,6 +71,39 @@ func TestTargetIsOnThisMachine(t *testing.T) {
 	}
 }
 
+// A sample of a profile belongs to the innermost package outside of the standard library.
+func TestSampleOfAProfile(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ sample, owner, column, step string }{
+		{`
+      20us   runtime.mallocgc
+             crypto/ecdsa.SignASN1
+             github.com/mayfly-ca/mayfly/certs.Algorithm.Sign
+             slices.SortFunc[go.shape.[]github.com/mayfly-ca/mayfly/certs.Oid]
+             github.com/mayfly-ca/mayfly/ca.(*draft).finish
+             github.com/mayfly-ca/mayfly/ca.(*CA).Issue
+             net/http.(*conn).serve
+`, "certs", "allocation", "ca.(*CA).Issue > ca.(*draft).finish"},
+		{`
+     bytes:  16B
+      20us   crypto/rsa.VerifyPKCS1v15
+             github.com/go-jose/go-jose/v4.verify
+             github.com/mayfly-ca/mayfly/server.(*Server).Serve
+             net/http.(*conn).serve
+`, "github.com/go-jose/go-jose/v4", "cryptography", "server.(*Server).Serve"},
+		{`
+      20us   runtime.scanobject
+             runtime.gcBgMarkWorker
+`, "(runtime.gcBgMarkWorker)", "allocation", "(runtime.gcBgMarkWorker)"},
+	} {
+		amount, stack := parseSample(test.sample)
+		owner, column := attribute(stack)
+		if amount != 20 || owner != test.owner || column != test.column || step(stack) != test.step {
+			t.Errorf("%.0f, %s, %s, %s; 20, %s, %s, %s are expected", amount, owner, column, step(stack), test.owner, test.column, test.step)
+		}
+	}
+}
+
 // verify verifies an answer as a client does: to the root for code signing, and the embedded timestamp
 // with the log's key, by certificate-transparency-go.
 func verify(s *instance, api string, answer []byte) error {
