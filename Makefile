@@ -106,9 +106,8 @@ figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flo
 # COUNT=10 prints each figure ten times, for benchstat. GOGC is as mayfly serve sets it.
 .PHONY: bench
 bench: ## the cost of a certificate beside its floor, of the embedded log, and of a policy over 200 repositories
-	@GOGC=400 $(GO) test -run '^$$' -bench 'Issue|Floor|Serve' -benchmem -benchtime 3000x -count $${COUNT:-1} ./test/testca
+	@GOGC=400 $(GO) test -run '^$$' -bench 'Issue|Floor' -benchmem -benchtime 3000x -count $${COUNT:-1} ./test/testca
 	@$(GO) test -run '^$$' -bench Submit -benchtime 3000x -count $${COUNT:-1} ./ctlog/embedded
-	@GOGC=400 $(GO) test -run '^$$' -bench Embedded -benchtime 5s -count $${COUNT:-1} ./test/testca 2>/dev/null
 	@$(GO) test -run '^$$' -bench Decide -benchmem -count $${COUNT:-1} ./identity/policy
 
 # Variables of bench-server, each after its default:
