@@ -30,7 +30,7 @@ func TestEveryKind(t *testing.T) {
 		{setting{curve: "p256"}, [][2]string{{restV2, email}, {restV1, ci}, {overG, email}}},
 		{setting{curve: "p384", embedded: true, onePort: true}, [][2]string{{restV2, ci}, {restV1, email}, {overG, ci}}},
 	} {
-		server := b.serve(test.setting)
+		server, _ := b.serveProfiled(test.setting, processor) // starts sooner: it needs no build
 		for _, kind := range test.kinds {
 			api, token := kind[0], kind[1]
 			before := cpu(t, server.pid)

@@ -19,13 +19,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
 )
@@ -196,10 +196,7 @@ ct:
 log: {format: json, level: info}
 `, server.http, server.grpc, addresses[2], log))
 	if s.embedded {
-		if out, err := exec.CommandContext(w.t.Context(), must(binary())(w.t), "ctlog", "init", "--config", config).CombinedOutput(); err != nil {
-			w.t.Fatalf("mayfly ctlog init: %v\n%s", err, out)
-		}
-		server.logKey = publicKey(w.t, filepath.Join(dir, "2026.key"))
+		server.logKey = w.initLog(dir)
 	}
 	return server, config, "http://" + addresses[2] + "/readyz"
 }
@@ -305,11 +302,15 @@ func get(ctx context.Context, url string) error {
 	return nil
 }
 
-// publicKey returns the public key, DER, of a private key in a file.
-func publicKey(t testing.TB, file string) []byte {
-	t.Helper()
-	key := must(x509.ParsePKCS8PrivateKey(must(pem.One(must(os.ReadFile(file))(t), "PRIVATE KEY"))(t)))(t)
-	return must(x509.MarshalPKIXPublicKey(key.(*ecdsa.PrivateKey).Public()))(t)
+// initLog creates the embedded log of a configuration in dir, as `mayfly ctlog init` does, and returns
+// its public key, DER.
+func (w *world) initLog(dir string) []byte {
+	w.t.Helper()
+	created := must(embedded.Init(w.t.Context(), embedded.Config{
+		Name: "2026", Dir: filepath.Join(dir, "ctlog", "2026"), Guard: filepath.Join(dir, "guard", "2026.json"),
+		Key: filepath.Join(dir, "2026.key"), Origin: "log.example/2026",
+	}))(w.t)
+	return must(pem.One(created.PublicKey, "PUBLIC KEY"))(w.t)
 }
 
 func freeAddresses(t testing.TB, host string, n int) (addresses []string) {
@@ -322,8 +323,7 @@ func freeAddresses(t testing.TB, host string, n int) (addresses []string) {
 	return addresses
 }
 
-// binary builds mayfly once, with the race detector only if this test has it; MAYFLY_BINARY names
-// another one, to compare.
+// binary builds mayfly once; MAYFLY_BINARY names another one, to compare.
 var binary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("MAYFLY_BINARY"); path != "" {
 		return filepath.Abs(path)
@@ -333,12 +333,8 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "mayfly")
-	args := []string{"build", "-o", path}
-	if raceDetector() {
-		args = append(args, "-race")
-	}
 	built = dir
-	if out, err := exec.Command("go", append(args, "github.com/mayfly-ca/mayfly/cmd/mayfly")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/mayfly-ca/mayfly/cmd/mayfly").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building mayfly: %w\n%s", err, out)
 	}
 	return path, nil
@@ -351,14 +347,4 @@ func removeBinary() {
 	if built != "" {
 		_ = os.RemoveAll(built)
 	}
-}
-
-func raceDetector() bool {
-	info, _ := debug.ReadBuildInfo()
-	for _, s := range info.Settings {
-		if s.Key == "-race" {
-			return s.Value == "true"
-		}
-	}
-	return false
 }
