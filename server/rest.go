@@ -119,7 +119,8 @@ func decodeV1(body []byte) (ca.Proof, error) {
 	}
 }
 
-// createV1 issues a certificate. There is no SCT header, since an SCT is either embedded or absent.
+// createV1 answers with the leaf first and the root last. There is no SCT header, since an SCT is
+// either embedded or absent.
 func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
 	p, err := decodeV1(q.body)
 	if err != nil {
@@ -129,7 +130,7 @@ func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.answerV1(issued), nil
+	return []byte(strings.Join(chainPEM(issued), "\n")), nil
 }
 
 // rootCertV1 answers with the trust bundle.

@@ -3,15 +3,12 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
-	"errors"
-	"io"
 	"slices"
 	"strings"
 
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/go-json-experiment/json"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/proof"
@@ -30,119 +27,55 @@ func (s *Server) createV2(ctx context.Context, q *request) ([]byte, error) {
 	return s.answerV2(issued), nil
 }
 
-// decodeV2 returns the ID token and the proof of possession in the body of a request for a
-// certificate. It decodes what signing clients send: known names, each once, and strings, of which a
-// proof is padded base64 of the standard alphabet. For any other body ok is false; protojson, through
-// the gateway, decodes or refuses it.
+// requestV2 is the body of POST /api/v2/signingCert in the form that signing clients send: camelCase
+// names, strings, and bytes as padded standard base64.
+type requestV2 struct {
+	Credentials struct {
+		IDToken string `json:"oidcIdentityToken"`
+	} `json:"credentials"`
+	PublicKeyRequest *struct {
+		PublicKey struct {
+			Algorithm string `json:"algorithm"` // ignored; the key determines it
+			Content   string `json:"content"`
+		} `json:"publicKey"`
+		ProofOfPossession []byte `json:"proofOfPossession"`
+	} `json:"publicKeyRequest"`
+	CertificateSigningRequest []byte `json:"certificateSigningRequest"`
+}
+
+// decodeV2 returns the ID token and the proof of possession in a body, if it is a requestV2 with no
+// other name and no name twice. For any other body ok is false; protojson, through the gateway,
+// decodes or refuses it.
 func decodeV2(body []byte) (token string, p ca.Proof, ok bool) {
-	d := bodyDecoder{jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true))}
-	var credentials, keyRequest, key bool // whether the field is present
-	var idToken, algorithm, content, signature, csr []byte
-	ok = d.object(new(bool), func(name []byte) bool {
-		switch string(name) {
-		case `"credentials"`:
-			return d.object(&credentials, func(name []byte) bool {
-				switch string(name) {
-				case `"oidcIdentityToken"`, `"oidc_identity_token"`:
-					return d.text(&idToken)
-				}
-				return false
-			})
-		case `"publicKeyRequest"`, `"public_key_request"`:
-			return d.object(&keyRequest, func(name []byte) bool {
-				switch string(name) {
-				case `"publicKey"`, `"public_key"`:
-					return d.object(&key, func(name []byte) bool {
-						return string(name) == `"algorithm"` && d.text(&algorithm) || string(name) == `"content"` && d.text(&content)
-					})
-				case `"proofOfPossession"`, `"proof_of_possession"`:
-					return d.base64(&signature)
-				}
-				return false
-			})
-		case `"certificateSigningRequest"`, `"certificate_signing_request"`:
-			return d.base64(&csr)
-		}
-		return false
-	})
-	if _, err := d.ReadToken(); !ok || !errors.Is(err, io.EOF) {
+	var req *requestV2
+	if err := json.Unmarshal(body, &req, json.RejectUnknownMembers(true)); err != nil || req == nil {
 		return "", nil, false
 	}
+	key, csr := req.PublicKeyRequest, req.CertificateSigningRequest
 	switch {
-	case csr == nil && !keyRequest:
-		p = noProof{}
-	case csr == nil:
-		p = proof.SignedChallenge{PublicKey: content, Signature: signature}
-	case !keyRequest:
-		p = proof.CSR{PEM: csr}
-	default: // both members of a oneof
+	case key != nil && csr != nil: // both members of a oneof
 		return "", nil, false
+	case key != nil:
+		p = proof.SignedChallenge{PublicKey: []byte(key.PublicKey.Content), Signature: key.ProofOfPossession}
+	case csr != nil:
+		p = proof.CSR{PEM: csr}
+	default:
+		p = noProof{}
 	}
-	return string(idToken), p, true
-}
-
-// bodyDecoder reads values, which must be of the expected kind and the first of their field.
-type bodyDecoder struct{ *jsontext.Decoder }
-
-// object reads an object, whose values member reads. Names have quotes.
-func (d bodyDecoder) object(seen *bool, member func(name []byte) bool) bool {
-	if *seen || d.PeekKind() != jsontext.KindBeginObject {
-		return false
-	}
-	*seen = true
-	_, err := d.ReadToken()
-	for err == nil && d.PeekKind() == jsontext.KindString {
-		var name jsontext.Value
-		if name, err = d.ReadValue(); err != nil || !member(name) {
-			return false
-		}
-	}
-	end, err := d.ReadToken()
-	return err == nil && end.Kind() == jsontext.KindEndObject
-}
-
-// text reads a string.
-func (d bodyDecoder) text(into *[]byte) bool {
-	if *into != nil || d.PeekKind() != jsontext.KindString {
-		return false
-	}
-	value, err := d.ReadValue()
-	if err == nil {
-		*into, err = jsontext.AppendUnquote(make([]byte, 0, len(value)), value)
-	}
-	return err == nil
-}
-
-// base64 reads a string of base64.
-func (d bodyDecoder) base64(into *[]byte) bool {
-	if !d.text(into) || len(*into)%4 != 0 {
-		return false
-	}
-	encoded := *into
-	*into = make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
-	n, err := base64.StdEncoding.Decode(*into, encoded)
-	*into = (*into)[:n]
-	return err == nil
+	return req.Credentials.IDToken, p, true
 }
 
 // answerV2 returns the answer with a certificate, as protojson renders SigningCertificate. Without an
 // SCT it has the detached form.
 func (s *Server) answerV2(issued *ca.Issued) []byte {
-	form, end := `{"signedCertificateEmbeddedSct":{"chain":{"certificates":["`, `}}`
+	begin, end := `{"signedCertificateEmbeddedSct":{"chain":{"certificates":["`, `"]}}}`
 	if !issued.SCTEmbedded {
-		form, end = `{"signedCertificateDetachedSct":{"chain":{"certificates":["`, `,"signedCertificateTimestamp":""}}`
+		begin, end = `{"signedCertificateDetachedSct":{"chain":{"certificates":["`, `"]},"signedCertificateTimestamp":""}}`
 	}
 	above := s.above(issued.Chain)
-	body := make([]byte, 0, 256+3*len(issued.Certificate)/2+len(above.json))
-	body = appendPEM(append(body, form...), issued.Certificate, `\n`)
-	return append(append(body, above.json...), end...)
-}
-
-// answerV1 returns the answer with a certificate of API v1: PEM, the leaf first and the root last.
-func (s *Server) answerV1(issued *ca.Issued) []byte {
-	above := s.above(issued.Chain)
-	body := make([]byte, 0, 128+3*len(issued.Certificate)/2+len(above.pem))
-	return append(appendPEM(body, issued.Certificate, "\n"), above.pem...)
+	body := append(make([]byte, 0, 256+3*len(issued.Certificate)/2+len(above)), begin...)
+	body = appendPEM(body, issued.Certificate, `\n`)
+	return append(append(body, above...), end...)
 }
 
 // appendPEM appends a certificate as one PEM block without a newline at its end. A newline in it is
@@ -155,21 +88,19 @@ func appendPEM(dst, der []byte, newline string) []byte {
 	return append(append(dst, newline...), "-----END CERTIFICATE-----"...)
 }
 
-// above is what follows a leaf in an answer: the certificates of its chain. It is immutable.
-type above struct {
+// chainJSON is the certificates of a chain, as JSON after a leaf.
+type chainJSON struct {
 	chain *ca.Chain
-	json  []byte // v2, to the end of the message CertificateChain
-	pem   []byte // v1
+	json  string
 }
 
-// above returns what follows a leaf of chain, which is rendered again only when another authority
-// signs.
-func (s *Server) above(chain *ca.Chain) *above {
-	a := s.newest.Load()
-	if a == nil || a.chain != chain {
-		list := strings.ReplaceAll(strings.Join(chain.PEM, `","`), "\n", `\n`)
-		a = &above{chain, []byte(`","` + list + `"]}`), []byte("\n" + strings.Join(chain.PEM, "\n"))}
-		s.newest.Store(a)
+// above returns the certificates of chain as JSON after a leaf. They are rendered again only when
+// another authority signs.
+func (s *Server) above(chain *ca.Chain) string {
+	last := s.signing.Load()
+	if last == nil || last.chain != chain {
+		last = &chainJSON{chain, strings.ReplaceAll(`","`+strings.Join(chain.PEM, `","`), "\n", `\n`)}
+		s.signing.Store(last)
 	}
-	return a
+	return last.json
 }

@@ -21,20 +21,28 @@ import (
 func bodiesV2() map[string]bool {
 	return map[string]bool{
 		goodV2: true,
-		`{"credentials":{"oidc_identity_token":"a"},"public_key_request":{"public_key":{"content":"K\nE\u0059"},"proof_of_possession":"+/8="}}`: true,
+		`{"publicKeyRequest":{"proofOfPossession":"+/8=","publicKey":{"content":"K\nE\u0059"}},"credentials":{"oidcIdentityToken":"\/"}}`: true,
 		` {"certificateSigningRequest" : "Q1NS"} ` + "\n":                         true,
-		`{"certificate_signing_request":""}`:                                      true,
+		`{"certificateSigningRequest":""}`:                                        true,
 		`{"publicKeyRequest":{}}`:                                                 true,
 		`{"publicKeyRequest":{"publicKey":{"algorithm":"RSA","content":"ä\\/"}}}`: true,
+		`{"certificateSigningRequest":null,"credentials":null}`:                   true,
+		`{"publicKeyRequest":{"publicKey":null,"proofOfPossession":null}}`:        true,
+		`{"publicKeyRequest":null,"certificateSigningRequest":""}`:                true,
+		`{"credentials":{"oidcIdentityToken":null}}`:                              true,
 		`{"credentials":{}}`:                                                      true,
 		`{}`:                                                                      true,
 		// Correct, but left to the gateway.
-		`{"publicKeyRequest":{"publicKey":{"algorithm":1},"proofOfPossession":"-_8"}}`: false,
-		`{"certificateSigningRequest":null}`:                                           false,
-		`{"unknown":[{}],"credentials":{"\u006fidcIdentityToken":"a"}}`:                false,
-		`{"certificateSigningRequest":"Q1M"}`:                                          false,
+		`{"publicKeyRequest":{"publicKey":{"algorithm":1},"proofOfPossession":"-_8"}}`:  false,
+		`{"certificate_signing_request":"", "credentials":{"oidc_identity_token":"a"}}`: false,
+		`{"unknown":[{}]}`:                                                 false,
+		`{"credentials/oidcIdentityToken":"a"}`:                            false,
+		`{"publicKeyRequest/publicKey/content":"a","publicKeyRequest":{}}`: false,
+		`{"certificateSigningRequest":"Q1M=\n"}`:                           false,
+		`{"certificateSigningRequest":"Q1M"}`:                              false,
 		// Refused.
 		``: false, `null`: false, `[]`: false, `{} {}`: false, `{"credentials":`: false, `{"credentials":"x"}`: false,
+		`{"credentials":null,"credentials":{}}`:                                   false,
 		`{"credentials":{},"credentials":{}}`:                                     false,
 		`{"publicKeyRequest":{},"public_key_request":{}}`:                         false,
 		`{"publicKeyRequest":{"publicKey":{},"publicKey":{}}}`:                    false,
@@ -102,35 +110,34 @@ func checkDecodeV2(t *testing.T, body []byte) bool {
 	return true
 }
 
-// FuzzAnswer: the answers of both REST APIs hold what encoding/pem and protojson render, for a leaf
+// FuzzAnswer: an answer is what encoding/pem and protojson render, for a leaf
 // of any length.
 func FuzzAnswer(f *testing.F) {
 	for _, length := range []int{0, 1, 47, 48, 49, 96, 1000} {
 		f.Add(bytes.Repeat([]byte{0xfb, 0xff}, length)[:length], true)
 	}
 	f.Add([]byte("leaf"), false)
-	server := newFixture(f, nil).Server
+	fix := newFixture(f, nil)
 	f.Fuzz(func(t *testing.T, leaf []byte, embedded bool) {
 		issued := &ca.Issued{Certificate: leaf, Chain: fakeChain("i", string(leaf)+"r"), SCTEmbedded: embedded}
 		block := strings.TrimSuffix(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf})), "\n")
-		if got := string(appendPEM(nil, leaf, "\n")); got != block {
-			t.Errorf("%s, want %s", got, block)
-		}
-		body := server.answerV2(issued)
+		fix.issue = fixedIssue(issued)
+		body := fix.answerV2(issued)
 		var got fulciov2.SigningCertificate
 		if err := protojson.Unmarshal(body, &got); err != nil {
 			t.Fatalf("%v in %s", err, body)
 		}
-		if want := signingCertificate(issued); !proto.Equal(&got, want) {
-			t.Errorf("%s, want %v", body, want)
+		want, err := service{Server: fix.Server}.CreateSigningCertificate(new(request).with(t.Context()), csrRequest("a.b.c"))
+		if err != nil || !proto.Equal(&got, want) {
+			t.Errorf("%s, want %v, %v", body, want, err)
 		}
 		var compact bytes.Buffer
 		rendered, _ := marshalJSON.Marshal(&got)
 		if err := json.Compact(&compact, rendered); err != nil || compact.String() != string(body) {
 			t.Errorf("%s, want %s", body, rendered)
 		}
-		if got, want := string(server.answerV1(issued)), strings.Join(append([]string{block}, issued.Chain.PEM...), "\n"); got != want {
-			t.Errorf("%s, want %s", got, want)
+		if certificates := chainPEM(issued); certificates[0] != block || len(certificates) != 3 {
+			t.Errorf("%s, want %s first", certificates, block)
 		}
 	})
 }

@@ -122,8 +122,8 @@ type Server struct {
 	conns      *connections  // of HTTP and gRPC
 	metrics    *metrics
 	health     *health
-	bundle     atomic.Pointer[bundle] // the newest
-	newest     atomic.Pointer[above]  // of the authority that signed last
+	bundle     atomic.Pointer[bundle]    // the newest
+	signing    atomic.Pointer[chainJSON] // of the authority that signed last
 	grpc       *grpc.Server
 	gateway    http.Handler
 }

@@ -29,21 +29,15 @@ func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.Cre
 	if err != nil {
 		return nil, err
 	}
-	return signingCertificate(issued), nil
-}
-
-// signingCertificate returns the answer with a certificate; without an SCT, in the detached form.
-func signingCertificate(issued *ca.Issued) *fulciov2.SigningCertificate {
-	leaf := string(appendPEM(nil, issued.Certificate, "\n"))
-	chain := &fulciov2.CertificateChain{Certificates: append([]string{leaf}, issued.Chain.PEM...)}
+	chain := &fulciov2.CertificateChain{Certificates: chainPEM(issued)}
 	if !issued.SCTEmbedded {
 		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateDetachedSct{
 			SignedCertificateDetachedSct: &fulciov2.SigningCertificateDetachedSCT{Chain: chain},
-		}}
+		}}, nil
 	}
 	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
 		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: chain},
-	}}
+	}}, nil
 }
 
 // GetConfiguration returns the trusted issuers.
@@ -157,4 +151,11 @@ type noProof struct{}
 // Verify refuses.
 func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, error) {
 	return nil, refusal.New(refusal.KeyUnsupported, "the request holds no key to certify; send either a public key with a proof of possession, or a certificate signing request")
+}
+
+// chainPEM returns the certificate and its chain, leaf first and root last, one PEM block each,
+// without a newline at the end.
+func chainPEM(issued *ca.Issued) []string {
+	leaf := string(appendPEM(nil, issued.Certificate, "\n"))
+	return append([]string{leaf}, issued.Chain.PEM...)
 }
