@@ -49,6 +49,8 @@ const (
 	// ordinaryBody is the expected limit of a request body. A larger body needs a place, because a
 	// client can keep it in memory for readTimeout.
 	ordinaryBody = 16 << 10
+	// trustedLength is the part of a body that gets memory before it arrives.
+	trustedLength = 4 << 10
 	// slotsPerLarge is the number of slots for each larger body that may arrive at a time.
 	slotsPerLarge = 8
 )
@@ -189,16 +191,17 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, q *request, fr
 		return nil, errTooLarge()
 	}
 	bounded := http.MaxBytesReader(w, r.Body, most)
-	body, err := io.ReadAll(io.LimitReader(bounded, ordinaryBody))
-	if err == nil && len(body) == ordinaryBody {
+	var buffer bytes.Buffer
+	buffer.Grow(int(min(max(r.ContentLength, 0), trustedLength)) + bytes.MinRead)
+	_, err := buffer.ReadFrom(io.LimitReader(bounded, ordinaryBody))
+	if err == nil && buffer.Len() == ordinaryBody {
 		if !s.large.Take(q.client, time.Now()) {
-			return nil, errManyLarge()
+			return nil, refusal.New(refusal.Overloaded, "the server is reading as many requests of more than %d bytes as it can; try again in a moment", ordinaryBody)
 		}
 		defer s.large.Give(q.client)
-		var rest []byte
-		rest, err = io.ReadAll(bounded)
-		body = append(body, rest...)
+		_, err = buffer.ReadFrom(bounded)
 	}
+	body := buffer.Bytes()
 	if err == nil {
 		return body, nil
 	}
