@@ -216,6 +216,176 @@ func TestRemoteConnectionErrors(t *testing.T) {
 	}
 }
 
+// TestRemoteEndsWithItsContext: the goroutine of a request waits for Submit where there is one log,
+// so that Submit must not outlive its context in any stage.
+func TestRemoteEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	sub := newFixture(t, nil).submission(t)
+	// serveRaw calls answer on each connection, which stays open until the test ends.
+	serveRaw := func(t *testing.T, answer func(net.Conn)) string {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				t.Cleanup(func() { _ = conn.Close() })
+				go answer(conn)
+			}
+		}()
+		return listener.Addr().String()
+	}
+	for name, test := range map[string]struct {
+		scheme string
+		body   int // of the precertificate
+		answer string
+	}{
+		"TLS handshake":       {"https://", 0, ""},
+		"answer":              {"http://", 0, ""},
+		"header":              {"http://", 0, "HTTP/1.1 200 OK\r\nContent-"},
+		"body":                {"http://", 0, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"},
+		"body of chunks":      {"http://", 0, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{"},
+		"a full send buffer":  {"http://", 16 << 20, "-"},
+		"an answer meanwhile": {"http://", 16 << 20, "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			address := serveRaw(t, func(conn net.Conn) {
+				_, _ = conn.Read(make([]byte, 1)) // the rest is never read
+				if test.answer != "-" {
+					_, _ = io.WriteString(conn, test.answer)
+				}
+				cancel()
+			})
+			sub := sub
+			if test.body > 0 {
+				sub.Chain = [][]byte{make([]byte, test.body)}
+			}
+			_, err := newRemote(t, test.scheme+address).Submit(ctx, sub)
+			if !errors.Is(err, context.Canceled) || errors.As(err, new(*ctlog.RetryableError)) {
+				t.Errorf("error %v, want context.Canceled that is not to be repeated", err)
+			}
+		})
+	}
+}
+
+// A log may close an idle connection at the moment when a submission is sent on it. The submission is
+// then sent again, with its body.
+func TestRemoteSubmitsAgainOnAClosedConnection(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	var requests atomic.Int64
+	remote := newRemote(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header["Idempotency-Key"] != nil {
+			t.Error("the log has received an Idempotency-Key")
+		}
+		if requests.Add(1) == 2 {
+			panic(http.ErrAbortHandler)
+		}
+		f.log.ServeHTTP(w, r)
+	})))
+	for range 2 {
+		sub := f.submission(t)
+		sct, err := remote.Submit(t.Context(), sub)
+		if err == nil {
+			err = f.key.Verify(sct, sub, now())
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if n := requests.Load(); n != 3 {
+		t.Errorf("%d requests, want 3", n)
+	}
+}
+
+// A log receives the header and the body of a submission with one write, and nothing that it does not
+// need.
+func TestRemoteRequest(t *testing.T) {
+	t.Parallel()
+	sub := newFixture(t, nil).submission(t)
+	sub.Chain[0] = make([]byte, 3000)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: "http://" + listener.Addr().String() + "/2026", Token: []byte("secret")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	received := make(chan string, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		buffer := make([]byte, 64<<10)
+		n, _ := conn.Read(buffer)
+		received <- string(buffer[:n])
+	}()
+	_, _ = remote.Submit(t.Context(), sub)
+	body, err := json.Marshal(ct.AddChainRequest{Chain: sub.Chain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.ReplaceAll(fmt.Sprintf(`POST /2026/ct/v1/add-pre-chain HTTP/1.1
+Host: %s
+User-Agent: mayfly
+Content-Length: %d
+Accept: application/json
+Authorization: Bearer secret
+Content-Type: application/json
+
+`, listener.Addr(), len(body)), "\n", "\r\n") + string(body)
+	if got := <-received; got != want {
+		t.Errorf("the request is:\n%.2000s\nwant:\n%.2000s", got, want)
+	}
+}
+
+func TestRemoteSubmitOverHTTP2(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("the request has %s", r.Proto)
+		}
+		f.log.ServeHTTP(w, r)
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	remote, _, err := ctlog.NewRemote(ctlog.RemoteConfig{URL: server.URL, RootCAs: roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(remote.CloseIdleConnections)
+	sub := f.submission(t)
+	var group sync.WaitGroup
+	for range 16 {
+		group.Go(func() {
+			sct, err := remote.Submit(t.Context(), sub)
+			if err == nil {
+				err = f.key.Verify(sct, sub, now())
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+}
+
 // A busy server must not open a connection for each submission.
 func TestRemoteKeepsConnectionsWarm(t *testing.T) {
 	t.Parallel()

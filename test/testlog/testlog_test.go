@@ -189,3 +189,50 @@ func TestUncheckedSubmitGivesGoodSCTs(t *testing.T) {
 		t.Errorf("tree head %v, %v; want size 2", head, err)
 	}
 }
+
+// An unchecked log has the same entries, byte for byte, as one that encodes them with
+// certificate-transparency-go.
+func TestUncheckedEntries(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	now := time.Now()
+	fast, err := testlog.New(testlog.Config{Unchecked: true, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow, err := testlog.New(testlog.Config{Roots: []*x509.Certificate{w.authority.Root}, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		d := w.authority.Draft(t)
+		for _, log := range []*testlog.Log{fast, slow} {
+			if _, err := log.Submit(t.Context(), d.Submission); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, err := fast.Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := slow.Entries()
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("entries (-want +got): %v\n%s", err, diff)
+	}
+}
+
+// BenchmarkUnchecked measures what an in-process log adds to a benchmark of a CA.
+func BenchmarkUnchecked(b *testing.B) {
+	log, err := testlog.New(testlog.Config{Unchecked: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	d := testlog.NewAuthority(b, time.Now).Draft(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := log.Submit(b.Context(), d.Submission); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
