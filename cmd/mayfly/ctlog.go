@@ -199,6 +199,7 @@ type ctlogSearch struct {
 	url, key  string
 	limit     int
 	failEmpty bool
+	noIndex   bool
 	out       output
 }
 
@@ -212,6 +213,9 @@ func ctlogSearchCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if s.noIndex {
+			source.Index = nil
+		}
 		return s.search(c, source)
 	})
 	searchDirectory := c.RunE
@@ -221,8 +225,8 @@ func ctlogSearchCommand() *cobra.Command {
 		switch given := c.Flags().Changed; {
 		case given("config") == given("url"):
 			return usageError{errors.New("exactly one of --config and --url is required; see mayfly ctlog search --help")}
-		case given("config") && given("public-key"), given("url") && given("name"):
-			return usageError{errors.New("--public-key is for --url, and --name for --config")}
+		case given("config") && given("public-key"), given("url") && given("name"), given("url") && given("no-index"):
+			return usageError{errors.New("--public-key is for --url, --name and --no-index for --config")}
 		case !s.query.Until.IsZero() && s.query.Until.Before(s.query.Since):
 			return usageError{errors.New("--until is before --since, so that no certificate can match; 24h is longer ago than 1h")}
 		case s.query.Since.After(time.Now()):
@@ -261,6 +265,7 @@ func (s *ctlogSearch) addFlags(c *cobra.Command) {
 	f.Var(&timeFlag{&s.query.Since, true}, "since", "only those that were logged at this time or later; 24h is 24 hours ago")
 	f.Var(&timeFlag{&s.query.Until, true}, "until", "only those that were logged at this time or earlier; 1h is an hour ago")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")
+	f.BoolVar(&s.noIndex, "no-index", false, "read every entry: do not rely on the search index in the log's directory")
 	f.BoolVar(&s.failEmpty, "fail-empty", false, "exit with 1 if nothing is found")
 	addOutput(c, &s.out)
 }
@@ -316,6 +321,10 @@ func (s *ctlogSearch) search(c *cobra.Command, source *reader.Source) error {
 	p := newProgress(c, "searching the log")
 	if !s.out.json() || terminal(c.OutOrStdout()) == nil { // otherwise the results appear there
 		s.query.Progress = p.report
+	}
+	s.query.Unindexed = func(err error) {
+		p.clear()
+		printable.Fprintf(c.ErrOrStderr(), "Warning: the next search reads these entries again: %v\n", err)
 	}
 	for found, err := range source.Search(c.Context(), s.query) {
 		if err != nil && s.url != "" {

@@ -5,6 +5,8 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +17,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
@@ -63,48 +64,119 @@ func fsyncTime(b *testing.B, dir string) time.Duration {
 	return times[len(times)/2]
 }
 
-// entriesVariable is how large BenchmarkLargeLog makes its log; 1,000,000 if it is not set.
+// entriesVariable is how large BenchmarkLargeLog makes its log at most; 1,000,000 if it is not set.
 const entriesVariable = "MAYFLY_ENTRIES"
 
-// BenchmarkLargeLog measures an entry's cost with a million entries in its log, beside that of an
-// empty log. Run it with -benchtime=1x: creating the log takes
-// minutes and 3 GB of disk.
+// BenchmarkLargeLog measures one log while it grows: at each size an entry for its submitter, the answers for
+// monitors, a search by name, and fsck. Run it with -benchtime=1x: a million entries take minutes and 3 GB of disk.
 func BenchmarkLargeLog(b *testing.B) {
-	entries := 1_000_000
+	most := 1_000_000
 	if n, err := strconv.Atoi(os.Getenv(entriesVariable)); err == nil {
-		entries = n
+		most = n
 	}
 	a, cfg := newAuthority(b), newConfig(b)
 	cfg.CheckpointInterval, cfg.Logger = 0, discard()
-	l := open(b, cfg)
-	metrics := map[string]float64{"ns/op": 0, "fsync-ms": inMilliseconds(fsyncTime(b, b.TempDir()))}
-	measure := func(name string, clients, n int) { metrics[name] = inMilliseconds(load(b, l, a, clients, n)[n/2]) }
-	measure("empty64-p50-ms", 64, 6400)
-	measure("empty1-p50-ms", 1, 100)
-	load(b, l, a, 4*maxBatch, entries)
-	shutdown(b, l)
+	for _, entries := range []int{0, 10_000, 100_000, 1_000_000, 10_000_000} {
+		if entries > most {
+			continue
+		}
+		b.Run(fmt.Sprintf("entries=%d", entries), func(b *testing.B) {
+			metrics := map[string]float64{"ns/op": 0, "fsync-ms": inMilliseconds(fsyncTime(b, b.TempDir()))}
+			took := func(name string, unit time.Duration, f func()) {
+				start := time.Now()
+				f()
+				metrics[name] = float64(time.Since(start)) / float64(unit)
+			}
+			var l *Log
+			took("open-ms", time.Millisecond, func() { l = openBenchmark(b, cfg) })
+			size := int(l.guard.newest.Load().TreeSize)
+			load(b, l, a, 4*maxBatch, max(entries-size, 0))
+			shutdown(b, l)
+			measureSearch(b, cfg, took)
+			took("fsck-s", time.Second, func() {
+				if _, err := Fsck(b.Context(), cfg); err != nil {
+					b.Fatal(err)
+				}
+			})
+			took("open-ms", time.Millisecond, func() { l = openBenchmark(b, cfg) })
+			measureReads(b, l, metrics)
+			metrics["add64-p50-ms"] = inMilliseconds(load(b, l, a, 64, 6400)[3200])
+			metrics["add1-p50-ms"] = inMilliseconds(load(b, l, a, 1, 100)[50])
+			shutdown(b, l)
+			for name, value := range metrics {
+				b.ReportMetric(value, name)
+			}
+		})
+	}
+}
 
-	start := time.Now()
-	l = open(b, cfg)
-	metrics["open-ms"] = inMilliseconds(time.Since(start))
-	measure("large64-p50-ms", 64, 6400)
-	measure("large1-p50-ms", 1, 100)
-	start = time.Now()
-	source, err := Source(cfg)
+// openBenchmark opens a log that the caller shuts down.
+func openBenchmark(b *testing.B, cfg Config) *Log {
+	b.Helper()
+	l, err := Open(b.Context(), cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, err := range source.Search(b.Context(), reader.Query{Identity: "no-one@example.com"}) {
+	return l
+}
+
+// measureSearch searches a name that the log does not have: without the index, while the index is written, with it,
+// and as a pattern.
+func measureSearch(b *testing.B, cfg Config, took func(string, time.Duration, func())) {
+	b.Helper()
+	for _, test := range []struct {
+		metric, identity string
+		index            bool
+	}{
+		{"search-all-s", "other@example.com", false},
+		{"search-build-s", "other@example.com", true},
+		{"search-s", "other@example.com", true},
+		{"search-pattern-s", "other@*", true},
+	} {
+		source, err := Source(cfg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if !test.index {
+			source.Index = nil
+		}
+		took(test.metric, time.Second, func() {
+			for found, err := range source.Search(b.Context(), reader.Query{Identity: test.identity, Unindexed: func(err error) { b.Fatal(err) }}) {
+				b.Fatal(found, err)
+			}
+		})
+	}
+}
+
+// measureReads measures the median of answers to monitors, in microseconds.
+func measureReads(b *testing.B, l *Log, metrics map[string]float64) {
+	b.Helper()
+	c, err := l.checkpoint()
+	if err != nil {
 		b.Fatal(err)
 	}
-	metrics["search-s"] = time.Since(start).Seconds()
-	start = time.Now()
-	if _, err := Fsck(b.Context(), cfg); err != nil {
-		b.Fatal(err)
+	paths := map[string]func(i uint64) string{"checkpoint-us": func(uint64) string { return "/checkpoint" }}
+	if size := c.Head.Size; size > 1 {
+		paths["inclusion-us"] = func(i uint64) string {
+			return fmt.Sprintf("/ct/v1/get-entry-and-proof?leaf_index=%d&tree_size=%d", i*7919%size, size)
+		}
+		paths["consistency-us"] = func(i uint64) string {
+			return fmt.Sprintf("/ct/v1/get-sth-consistency?first=%d&second=%d", 1+i*7919%(size-1), size)
+		}
 	}
-	metrics["fsck-s"] = time.Since(start).Seconds()
-	for name, value := range metrics {
-		b.ReportMetric(value, name)
+	handler := l.Handler()
+	for name, path := range paths {
+		times := make([]time.Duration, 501)
+		for i := range times {
+			w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(b.Context(), http.MethodGet, path(uint64(i)), nil)
+			start := time.Now()
+			handler.ServeHTTP(w, r)
+			if times[i] = time.Since(start); w.Code != http.StatusOK {
+				b.Fatalf("%s: %s", r.URL, w.Body)
+			}
+		}
+		slices.Sort(times)
+		metrics[name] = float64(times[len(times)/2].Nanoseconds()) / 1000
 	}
 }
 
@@ -112,10 +184,7 @@ func BenchmarkLargeLog(b *testing.B) {
 // benchmark's time is only that of the submissions.
 func load(b *testing.B, l *Log, a *authority, clients, n int) []time.Duration {
 	b.Helper()
-	submissions := make([]ctlog.Submission, min(n, 2000))
-	for i := range submissions {
-		submissions[i] = a.submission(b)
-	}
+	submission := a.numbered(b)
 	latencies := make([]time.Duration, n)
 	var next atomic.Int64
 	var group errgroup.Group
@@ -124,7 +193,7 @@ func load(b *testing.B, l *Log, a *authority, clients, n int) []time.Duration {
 		group.Go(func() error {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				start := time.Now()
-				if _, err := l.Submit(context.Background(), submissions[i%len(submissions)]); err != nil {
+				if _, err := l.Submit(context.Background(), submission(i)); err != nil {
 					return err
 				}
 				latencies[i] = time.Since(start)

@@ -344,5 +344,5 @@ func Source(cfg Config) (*reader.Source, error) {
 		}
 		return entries, nil
 	}
-	return &reader.Source{Head: head, Disorder: maxDisorder, Read: read, Parallel: 1}, nil
+	return &reader.Source{Head: head, Disorder: maxDisorder, Read: read, Parallel: 1, Index: d.index(head.Size)}, nil
 }

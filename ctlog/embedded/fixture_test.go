@@ -3,14 +3,17 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +23,7 @@ import (
 	tiles "github.com/transparency-dev/tessera/client"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/test/testlog"
 )
@@ -43,6 +47,20 @@ func (a *authority) roots() []*x509.Certificate { return []*x509.Certificate{a.R
 func (a *authority) submission(t testing.TB) ctlog.Submission {
 	t.Helper()
 	return a.Draft(t).Submission
+}
+
+// numbered returns a function that creates submissions for user-0000007@example.com and so on. Their
+// certificates have the names, and otherwise differ in nothing: their signatures are wrong.
+func (a *authority) numbered(t testing.TB) func(number int) ctlog.Submission {
+	t.Helper()
+	template := a.DraftFor(t, certs.SAN{Kind: certs.SANEmail, Value: "user-0000000@example.com"}, "https://issuer.example").Submission
+	return func(number int) ctlog.Submission {
+		sub, name := template, fmt.Appendf(nil, "user-%07d", number)
+		sub.Chain = slices.Clone(sub.Chain)
+		sub.Chain[0] = bytes.Replace(sub.Chain[0], []byte("user-0000000"), name, 1)
+		sub.TBS = bytes.Replace(sub.TBS, []byte("user-0000000"), name, 1)
+		return sub
+	}
 }
 
 // newConfig creates a log in a directory of the test and returns its configuration.

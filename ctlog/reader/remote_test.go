@@ -129,7 +129,7 @@ func TestReadRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 			n := uint64(0)
-			for batch, errBatch := range s.Batches(t.Context(), Backward(s.Head.Size)) {
+			for batch, errBatch := range s.Batches(t.Context(), (&segment{end: s.Head.Size}).backward(&Query{})) {
 				for _, entry := range batch {
 					if entry.Index != n || entry.Timestamp != 7 || !bytes.Equal(entry.Certificate, []byte("certificate")) {
 						t.Errorf("entry %d: %+v", n, entry)

@@ -36,6 +36,8 @@ type Source struct {
 	Read func(ctx context.Context, first, end uint64) ([]*Entry, error)
 	// Parallel is how many batches are read at a time; at least 1.
 	Parallel int
+	// Index excludes batches from a search; nil for none.
+	Index *Index
 }
 
 // Batches yields the batches that begin at each of firsts, in this order. It reads some of them
@@ -79,12 +81,12 @@ func (s *Source) Batches(ctx context.Context, firsts iter.Seq[uint64]) iter.Seq2
 	}
 }
 
-// Backward yields the index of the first entry of each batch in a tree of size entries, the newest
-// batch first.
-func Backward(size uint64) iter.Seq[uint64] {
+// backward yields the index of the first entry of each batch that must be read, the newest batch first.
+func (p *segment) backward(q *Query) iter.Seq[uint64] {
 	return func(yield func(uint64) bool) {
-		for end := size; end > 0; end = (end - 1) / Batch * Batch {
-			if !yield((end - 1) / Batch * Batch) {
+		for end := p.end; end > p.first; {
+			end = (end - 1) / Batch * Batch
+			if !p.skips(q, end) && !yield(end) {
 				return
 			}
 		}
@@ -103,6 +105,9 @@ type Query struct {
 	// Progress receives how many of the log's entries have been read; nil for none. A search that
 	// finds all it needs reads fewer.
 	Progress func(done, total uint64)
+	// Unindexed receives, once, why the Index of a segment could not be stored: later searches read the
+	// segment again. nil for none.
+	Unindexed func(error)
 }
 
 // Found is a matching entry.
@@ -119,43 +124,64 @@ type Found struct {
 // certificates of a keyless CA. It stops when ctx ends, and after an error.
 func (s *Source) Search(ctx context.Context, q Query) iter.Seq2[*Found, error] {
 	return func(yield func(*Found, error) bool) {
-		for entries, err := range s.Batches(ctx, Backward(s.Head.Size)) {
-			if err != nil {
-				yield(nil, err)
+		for end := s.Head.Size; end > 0; {
+			part := s.open(&q, end)
+			if !s.searchPart(ctx, &q, part, yield) {
 				return
 			}
-			var newest time.Time
-			for _, entry := range slices.Backward(entries) {
-				found := &Found{Index: entry.Index, Timestamp: ctlog.Time(entry.Timestamp), DER: entry.Certificate}
-				if q.matches(found) && !yield(found, nil) {
-					return
-				}
-				if found.Timestamp.After(newest) {
-					newest = found.Timestamp
-				}
+			if err := part.store(); err != nil && q.Unindexed != nil {
+				q.Unindexed(err)
+				q.Unindexed = nil
 			}
-			if newest.Before(q.Since.Add(-s.Disorder)) {
-				return
-			}
-			if q.Progress != nil && len(entries) > 0 {
-				q.Progress(s.Head.Size-entries[0].Index, s.Head.Size)
-			}
+			end = part.first
 		}
 	}
 }
 
-// matches parses the certificate of an entry that may match.
-func (q *Query) matches(e *Found) bool {
-	// DER holds the text of a name, an issuer URL and a serial number unchanged. To search for the
-	// bytes costs a hundredth of parsing.
+// searchPart reports whether the search continues before the part.
+func (s *Source) searchPart(ctx context.Context, q *Query, part *segment, yield func(*Found, error) bool) bool {
+	for entries, err := range s.Batches(ctx, part.backward(q)) {
+		if err != nil {
+			yield(nil, err)
+			return false
+		}
+		var newest time.Time
+		for _, entry := range slices.Backward(entries) {
+			found := &Found{Index: entry.Index, Timestamp: ctlog.Time(entry.Timestamp), DER: entry.Certificate}
+			if q.matches(found) && !yield(found, nil) {
+				return false
+			}
+			if found.Timestamp.After(newest) {
+				newest = found.Timestamp
+			}
+		}
+		if newest.Before(q.Since.Add(-s.Disorder)) {
+			return false
+		}
+		part.collect(entries)
+		if q.Progress != nil && len(entries) > 0 {
+			q.Progress(s.Head.Size-entries[0].Index, s.Head.Size)
+		}
+	}
+	return true
+}
+
+// mayMatch reports whether text holds every part of what is asked for. DER holds the text of a name, an issuer URL
+// and a serial number unchanged.
+func (q *Query) mayMatch(text []byte) bool {
 	for _, asked := range []string{q.Identity, q.Issuer} {
 		for part := range strings.SplitSeq(asked, "*") {
-			if !bytes.Contains(e.DER, []byte(part)) {
+			if !bytes.Contains(text, []byte(part)) {
 				return false
 			}
 		}
 	}
-	if !bytes.Contains(e.DER, q.Serial) || e.Timestamp.Before(q.Since) || !q.Until.IsZero() && e.Timestamp.After(q.Until) {
+	return bytes.Contains(text, q.Serial)
+}
+
+// matches parses the certificate of an entry that may match: mayMatch costs a hundredth of that.
+func (q *Query) matches(e *Found) bool {
+	if !q.mayMatch(e.DER) || e.Timestamp.Before(q.Since) || !q.Until.IsZero() && e.Timestamp.After(q.Until) {
 		return false
 	}
 	var extensions certs.Extensions
