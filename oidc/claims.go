@@ -34,14 +34,36 @@ const (
 //
 // The errors are for the operator's log; they quote parts of the document.
 func ParseClaims(document []byte) (Claims, error) {
+	return new(claimsParser).parse(document)
+}
+
+// claimsParser walks the tokens of one document.
+type claimsParser struct {
+	text   string // the document
+	buffer bytes.Buffer
+	dec    jsontext.Decoder
+	values int // number of values read
+	// registered is the document without the members that go-oidc does not read, for the outermost object.
+	registered []byte
+}
+
+// isRegistered reports whether go-oidc reads a member with this folded name.
+func isRegistered(fold string) bool {
+	switch fold {
+	case "iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "at_hash", "_claim_names", "_claim_sources":
+		return true
+	}
+	return false
+}
+
+// parse is ParseClaims.
+func (p *claimsParser) parse(document []byte) (Claims, error) {
 	if len(document) > MaxTokenSize {
 		return nil, fmt.Errorf("JSON document of %d bytes exceeds the limit of %d", len(document), MaxTokenSize)
 	}
-	p := claimsParser{
-		text: string(document),
-		// The parser itself finds duplicates, together with names that differ by case.
-		dec: jsontext.NewDecoder(bytes.NewBuffer(document), jsontext.AllowDuplicateNames(true)),
-	}
+	p.text, p.buffer, p.values, p.registered = string(document), *bytes.NewBuffer(document), 0, nil
+	// The parser itself finds duplicates, together with names that differ by case.
+	p.dec.Reset(&p.buffer, jsontext.AllowDuplicateNames(true))
 	value, err := p.value(0)
 	if err != nil {
 		return nil, fmt.Errorf("reading JSON: %w", err)
@@ -53,13 +75,6 @@ func ParseClaims(document []byte) (Claims, error) {
 	return claims, nil
 }
 
-// claimsParser walks the tokens of one document.
-type claimsParser struct {
-	text   string // the document
-	dec    *jsontext.Decoder
-	values int // number of values read
-}
-
 // value reads the next value, which is inside depth objects and arrays.
 func (p *claimsParser) value(depth int) (any, error) {
 	kind := p.dec.PeekKind()
@@ -69,6 +84,9 @@ func (p *claimsParser) value(depth int) (any, error) {
 		return nil, fmt.Errorf("there are more than %d values, or %d levels", maxClaimsValues, maxClaimsDepth)
 	case kind == jsontext.KindString:
 		return p.string()
+	case kind == jsontext.KindNumber:
+		text, err := p.scalar()
+		return Number(text), err
 	}
 	token, err := p.dec.ReadToken()
 	if err != nil {
@@ -77,8 +95,6 @@ func (p *claimsParser) value(depth int) (any, error) {
 	switch kind {
 	case jsontext.KindNull:
 		return nil, nil
-	case jsontext.KindNumber:
-		return Number(token.String()), nil
 	case jsontext.KindBeginArray:
 		elements := []any{}
 		for p.dec.PeekKind() != jsontext.KindEndArray {
@@ -97,18 +113,27 @@ func (p *claimsParser) value(depth int) (any, error) {
 	}
 }
 
-// string reads the next value, which must be a string. It is a part of text unless it has an escape.
-func (p *claimsParser) string() (string, error) {
+// scalar reads the next value, which must be a string or a number, and returns its part of text.
+func (p *claimsParser) scalar() (string, error) {
 	raw, err := p.dec.ReadValue()
 	if err != nil {
 		return "", err
 	}
-	if bytes.IndexByte(raw, '\\') >= 0 {
+	end := p.dec.InputOffset()
+	return p.text[end-int64(len(raw)) : end], nil
+}
+
+// string reads the next value, which must be a string. It is a part of text unless it has an escape.
+func (p *claimsParser) string() (string, error) {
+	raw, err := p.scalar()
+	if err != nil {
+		return "", err
+	}
+	if strings.IndexByte(raw, '\\') >= 0 {
 		unquoted, err := jsontext.AppendUnquote(nil, raw)
 		return string(unquoted), err
 	}
-	end := p.dec.InputOffset()
-	return p.text[end-int64(len(raw))+1 : end-1], nil
+	return raw[1 : len(raw)-1], nil
 }
 
 func (p *claimsParser) object(depth int) (Claims, error) {
@@ -135,12 +160,26 @@ func (p *claimsParser) object(depth int) (Claims, error) {
 			}
 			folded[fold] = true
 		}
+		begin := p.dec.InputOffset()
 		if members[name], err = p.value(depth); err != nil {
 			return nil, err
+		}
+		if depth == 1 && isRegistered(fold) {
+			p.register(name, p.text[begin:p.dec.InputOffset()])
 		}
 	}
 	_, err := p.dec.ReadToken()
 	return members, err
+}
+
+// register adds a member to p.registered. value begins with its colon.
+func (p *claimsParser) register(name, value string) {
+	separator := byte(',')
+	if p.registered == nil {
+		p.registered, separator = make([]byte, 0, 256), '{'
+	}
+	p.registered, _ = jsontext.AppendQuote(append(p.registered, separator), name) // name is valid UTF-8
+	p.registered = append(p.registered, value...)
 }
 
 // foldName returns one representative of all names that are equal under Unicode simple case

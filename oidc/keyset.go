@@ -8,11 +8,13 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/big"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
@@ -30,14 +32,20 @@ const (
 	maxRSABits = 8192 // the time for a signature grows with the square
 )
 
-// keys are the keys of one issuer at one time. They are immutable.
+// keys are the keys of one issuer at one time. They are immutable, except for header.
 type keys struct {
 	issuerURL  string
 	jwksURI    string
 	algorithms []string // algorithms that the issuer signs with and the entry accepts
 	list       []publicKey
 	fetchedAt  time.Time // time of the request for them
+	// header is that of the last token that was accepted. Most issuers have one for each key.
+	header atomic.Pointer[acceptedHeader]
 }
+
+// acceptedHeader is the first segment of a JWS that go-oidc has accepted, and a shorter JWS with the same
+// algorithm. go-oidc decides about a header by its content alone, so that it need not read one again.
+type acceptedHeader struct{ protected, short string }
 
 // has reports whether some key has the given `kid`; a token without a `kid` can try all keys.
 func (k *keys) has(keyID string) bool {
@@ -134,17 +142,12 @@ func supportedAlgorithm(alg string) bool { return algorithms[alg].family != "" }
 
 // verify checks signature over input. The key decides about the algorithm, never the token: each
 // belongs to one type of key, and for ECDSA keys to one curve.
-func (k publicKey) verify(alg string, input, signature []byte) bool {
+func (k publicKey) verify(alg, input string, signature []byte) bool {
 	a := algorithms[alg]
 	if k.alg != "" && k.alg != alg {
 		return false
 	}
-	digest := input
-	if a.hash != 0 {
-		h := a.hash.New()
-		h.Write(input)
-		digest = h.Sum(nil)
-	}
+	digest := a.digest(input)
 	switch key := k.key.(type) {
 	case *rsa.PublicKey:
 		return a.family == "RS" && rsa.VerifyPKCS1v15(key, a.hash, digest, signature) == nil ||
@@ -158,15 +161,29 @@ func (k publicKey) verify(alg string, input, signature []byte) bool {
 		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
 		return ecdsa.Verify(key, digest, r, s)
 	case ed25519.PublicKey:
-		return a.family == "EdDSA" && ed25519.Verify(key, input, signature)
+		return a.family == "EdDSA" && ed25519.Verify(key, digest, signature)
 	default:
 		return false
 	}
 }
 
+// digest returns what an algorithm signs: the hash of input, or input itself.
+func (a algorithm) digest(input string) []byte {
+	if a.hash == 0 {
+		return []byte(input)
+	}
+	h := a.hash.New()
+	for chunk := make([]byte, 512); input != ""; { // without a copy of all input
+		n := copy(chunk, input)
+		h.Write(chunk[:n])
+		input = input[n:]
+	}
+	return h.Sum(nil)
+}
+
 // verify verifies the token with k, by go-oidc. Verifier.check has checked everything else about the
-// token; go-oidc repeats some of these checks. go-oidc gets the token with detached content (RFC
-// 7515, appendix F), so that it does not decode the payload from base64 again.
+// token; go-oidc repeats some of these checks. go-oidc gets the token's header only: the payload and the
+// signature are detached (RFC 7515, appendix F), so that it does not decode them again.
 func (k *keys) verify(ctx context.Context, token *idToken, now time.Time) error {
 	set := &tokenKeySet{token: token, keys: k}
 	verifier := gooidc.NewVerifier(k.issuerURL, set, &gooidc.Config{
@@ -174,7 +191,16 @@ func (k *keys) verify(ctx context.Context, token *idToken, now time.Time) error 
 		SupportedSigningAlgs: []string{token.alg},
 		Now:                  func() time.Time { return now },
 	})
-	_, err := verifier.Verify(ctx, token.raw[:strings.IndexByte(token.raw, '.')+1]+token.raw[strings.LastIndexByte(token.raw, '.'):])
+	jws, known := token.protected+"..", k.header.Load()
+	seen := known != nil && known.protected == token.protected
+	if seen {
+		jws = known.short
+	}
+	_, err := verifier.Verify(ctx, jws)
+	if err == nil && !seen {
+		short := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"` + token.alg + `"}`))
+		k.header.Store(&acceptedHeader{strings.Clone(token.protected), short + ".."})
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -203,7 +229,7 @@ func (s *tokenKeySet) VerifySignature(context.Context, string) ([]byte, error) {
 		s.refusal = algorithmRefused(alg, s.keys.algorithms, s.keys.issuerURL)
 		return nil, s.refusal
 	}
-	input := []byte(s.token.raw[:strings.LastIndexByte(s.token.raw, '.')]) // RFC 7515, section 5.2, step 8
+	input := s.token.raw[:strings.LastIndexByte(s.token.raw, '.')] // RFC 7515, section 5.2, step 8
 	tries := maxKeys
 	for _, key := range s.keys.list {
 		if keyID != "" && key.id != keyID {

@@ -96,7 +96,7 @@ func TestKeyFits(t *testing.T) {
 				continue
 			}
 			token := must(parseToken(sign(t, signer, nil, payload(""))))(t)
-			input := []byte(token.raw[:strings.LastIndexByte(token.raw, '.')])
+			input := token.raw[:strings.LastIndexByte(token.raw, '.')]
 			for _, key := range keys {
 				for _, named := range all {
 					for only, fits := range map[string]bool{"": true, alg: true, "HS256": false} {
@@ -113,7 +113,7 @@ func TestKeyFits(t *testing.T) {
 	// Of a shorter curve, R and S fit into a signature of another algorithm.
 	short, digest, signature := ecKey(t, elliptic.P224()), sha256.Sum256(nil), make([]byte, 64)
 	r, s, err := ecdsa.Sign(rand.Reader, short, digest[:])
-	if r.FillBytes(signature[:32]); err != nil || (publicKey{key: short.Public()}).verify("ES256", nil, append(signature[:32], s.FillBytes(signature[32:])...)) {
+	if r.FillBytes(signature[:32]); err != nil || (publicKey{key: short.Public()}).verify("ES256", "", append(signature[:32], s.FillBytes(signature[32:])...)) {
 		t.Errorf("a key on P-224 verified: %v", err)
 	}
 }

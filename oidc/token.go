@@ -26,10 +26,11 @@ const MaxTokenSize = 16 << 10
 // idToken is a token of the right shape. No part of it is verified.
 type idToken struct {
 	raw       string // the three segments, without white space around them
+	protected string // the first segment
 	alg       string // supportedAlgorithm accepts it
 	keyID     string // `kid`; "" if there is none
-	payload   []byte // the JSON text of claims
 	claims    Claims
+	payload   []byte // the JSON text of the claims that go-oidc reads
 	signature []byte
 }
 
@@ -50,17 +51,18 @@ func parseToken(raw string) (*idToken, error) {
 	}
 	protected, rest, _ := strings.Cut(raw, ".")
 	payload, signature, _ := strings.Cut(rest, ".")
-	token := &idToken{raw: raw}
-	_, header, err := decodeObject("header", protected)
+	token, parser := &idToken{raw: raw, protected: protected}, new(claimsParser)
+	header, err := parser.decode("header", protected)
 	if err != nil {
 		return nil, err
 	}
 	if err := token.readHeader(header); err != nil {
 		return nil, err
 	}
-	if token.payload, token.claims, err = decodeObject("claims", payload); err != nil {
+	if token.claims, err = parser.decode("claims", payload); err != nil {
 		return nil, err
 	}
+	token.payload = append(parser.registered, '}')
 	if signature == "" {
 		return nil, refusal.New(refusal.SignatureInvalid, "the ID token has no signature")
 	}
@@ -93,18 +95,19 @@ func (t *idToken) readHeader(header Claims) error {
 	return nil
 }
 
-// decodeObject decodes the part of a token that is a JSON object. The details of an error are in its
-// cause, because they may quote the part.
-func decodeObject(part, segment string) (text []byte, object Claims, err error) {
-	if text, err = decodeSegment(segment); err == nil {
-		object, err = ParseClaims(text)
+// decode decodes the part of a token that is a JSON object. The details of an error are in its cause,
+// because they may quote the part.
+func (p *claimsParser) decode(part, segment string) (object Claims, err error) {
+	text, err := decodeSegment(segment)
+	if err == nil {
+		object, err = p.parse(text)
 	}
 	if err != nil {
-		return nil, nil, refusal.New(refusal.TokenMalformed,
+		return nil, refusal.New(refusal.TokenMalformed,
 			"the ID token's %s cannot be read; base64url without padding of one JSON object in UTF-8 is expected, "+
 				"in which no member occurs twice, not even in another case", part).Because(err)
 	}
-	return text, object, nil
+	return object, nil
 }
 
 // decodeSegment decodes base64url without padding, line breaks or non-zero trailing bits (RFC 7515,
