@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -306,6 +307,7 @@ func get(ctx context.Context, url string) error {
 // its public key, DER.
 func (w *world) initLog(dir string) []byte {
 	w.t.Helper()
+	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler)) // its lines would appear among the figures
 	created := must(embedded.Init(w.t.Context(), embedded.Config{
 		Name: "2026", Dir: filepath.Join(dir, "ctlog", "2026"), Guard: filepath.Join(dir, "guard", "2026.json"),
 		Key: filepath.Join(dir, "2026.key"), Origin: "log.example/2026",
