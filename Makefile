@@ -47,7 +47,7 @@ lint:
 .PHONY: generate
 generate: ## proto/gen and the OpenAPI document from proto/, the tables in docs/ from the code
 	$(BUF) generate
-	$(GO) test ./app ./dev ./server ./test/conformance ./config -run 'Document$$' -update
+	$(GO) test ./app ./dev ./server ./test/conformance ./test/load ./config -run 'Document$$' -update
 
 .PHONY: generate-check
 generate-check: ## generating again changes nothing
@@ -109,6 +109,15 @@ bench: ## the cost of a certificate beside its floor, of the embedded log, and o
 	@GOGC=400 $(GO) test -run '^$$' -bench 'Issue|Floor' -benchmem -benchtime 3000x -count $${COUNT:-1} ./test/testca
 	@$(GO) test -run '^$$' -bench Submit -benchtime 3000x -count $${COUNT:-1} ./ctlog/embedded
 	@$(GO) test -run '^$$' -bench Decide -benchmem -count $${COUNT:-1} ./identity/policy
+
+# Variables of growth, each after its default:
+#   CURVES=             issuers, patterns, claims, rules, log, clients, replicas: all of them, or some as in CURVES='issuers|log'
+#   ROUNDS=10           each round measures every size once
+#   MAYFLY_ENTRIES=1000000  the largest embedded log; 10,000,000 takes 30 GB of disk
+#   MAYFLY_BINARY=      another binary of mayfly
+.PHONY: growth
+growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients and replicas; draws docs/img/growth-*.svg (10 minutes)
+	@MAYFLY_GROWTH=1 $(GO) test -count=1 -v -timeout 90m -run 'TestGrowth$$/^($(or $(CURVES),.*))$$' ./test/load -update | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^ *\(--- \|FAIL\|ok\)/p'
 
 # Variables of bench-server, each after its default:
 #   ROUNDS=10 SLICE=1s  each round gives a slice of time to the server, the floor and the peer, in turn

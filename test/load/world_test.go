@@ -73,7 +73,7 @@ func newWorld(t testing.TB, issuer string) *world {
 		p := must(provider.New(provider.Config{IssuerURL: w.issuers[kind], Key: key, Lifetime: 2 * time.Hour}))(t)
 		mux.Handle(path+"/", p)
 		w.requests[kind] = filepath.Join(w.dir, kind+".json")
-		w.write(kind+".json", must(json.Marshal(prepare(t, kind, p)))(t))
+		w.write(kind+".json", must(json.Marshal(prepare(t, p, func(i int) (string, map[string]any) { return tokenOf(kind, i) })))(t))
 	}
 	go func() { _ = http.Serve(l, mux) }()
 	log := newActor(t, "log")
@@ -94,11 +94,11 @@ func (w *world) write(name string, content []byte) {
 	}
 }
 
-// prepare mints tokens, each with a key and a proof of possession.
-func prepare(t testing.TB, kind string, p *provider.Provider) (requests []prepared) {
+// prepare mints tokens with the claims of claimsOf, each with a key and a proof of possession.
+func prepare(t testing.TB, p *provider.Provider, claimsOf func(i int) (challenge string, claims map[string]any)) (requests []prepared) {
 	t.Helper()
 	for i := range tokens {
-		challenge, claims := tokenOf(kind, i)
+		challenge, claims := claimsOf(i)
 		key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 		digest := sha256.Sum256([]byte(challenge))
 		requests = append(requests, prepared{
@@ -137,6 +137,7 @@ type instance struct {
 	http, grpc string            // addresses
 	root       *x509.Certificate // nil if the harness did not create the CA
 	logKey     []byte            // of the log whose SCTs its certificates have, DER
+	dir        string            // of its configuration, its issuer file and its output
 }
 
 // address returns where the server serves the API.
@@ -152,6 +153,7 @@ type setting struct {
 	curve    string // of the CA's keys: p256 or p384
 	embedded bool   // a log in the server's process instead of the remote one
 	onePort  bool   // gRPC and REST on one port
+	issuers  string // text of the issuer file after the world's entries of oidc-issuers
 }
 
 // newCA creates a CA in a new folder of the world, as `mayfly ca init` does.
@@ -177,7 +179,7 @@ func (w *world) configure(s setting) (server *instance, config, ready string) {
 	w.t.Helper()
 	dir, ca := w.newCA(s.curve)
 	addresses := freeAddresses(w.t, host, 3)
-	server = &instance{name: "mayfly", http: addresses[0], grpc: addresses[1], root: ca.Root, logKey: w.log.PublicKey}
+	server = &instance{name: "mayfly", http: addresses[0], grpc: addresses[1], root: ca.Root, logKey: w.log.PublicKey, dir: dir}
 	if s.onePort {
 		server.grpc = server.http
 	}
@@ -185,10 +187,12 @@ func (w *world) configure(s setting) (server *instance, config, ready string) {
 	if s.embedded {
 		log = `embedded: {name: "2026", dir: ./ctlog/2026, guard: ./guard/2026.json, key: ./2026.key, origin: log.example/2026}`
 	}
+	issuers := append(must(os.ReadFile(filepath.Join(w.dir, "issuers.yaml")))(w.t), s.issuers...)
+	w.write(filepath.Join(filepath.Base(dir), "issuers.yaml"), issuers)
 	config = filepath.Join(dir, "mayfly.yaml")
 	w.write(filepath.Join(filepath.Base(dir), "mayfly.yaml"), fmt.Appendf(nil, `
 listen: {http: %q, grpc: %q, ops: %q}
-issuers: ../issuers.yaml
+issuers: issuers.yaml
 oidc: {allow_loopback: true}
 ca: {set: ca/ca.yaml}
 ct:
