@@ -241,6 +241,12 @@ func (i *issuer) failing() bool {
 	return i.failures > 0
 }
 
+func (i *issuer) isFetching() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.fetching != nil
+}
+
 // record stores the result of the current fetch. It may get both good keys and the error of a
 // discovery document.
 func (i *issuer) record(k *keys, err error) {

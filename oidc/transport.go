@@ -36,6 +36,18 @@ type reach struct {
 // transportFunc opens connections.
 type transportFunc func(reach) http.RoundTripper
 
+// shared returns open, except that entries with the same settings of connections share them: thousands
+// of issuers need no idle connections and no memory of their own. It is for one goroutine.
+func (open transportFunc) shared() transportFunc {
+	known := make(map[reach]http.RoundTripper)
+	return func(r reach) http.RoundTripper {
+		if known[r] == nil {
+			known[r] = open(r)
+		}
+		return known[r]
+	}
+}
+
 // newTransport returns this package's own transport, which checks addresses when it dials them.
 func newTransport(r reach) http.RoundTripper {
 	dialer := &net.Dialer{Timeout: fetchTimeout, Resolver: r.resolver}

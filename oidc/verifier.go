@@ -104,16 +104,33 @@ func (v *Verifier) entryOf(issuerURL string) (*entry, error) {
 		"the token's issuer is %s, which is not configured here; a slash at the end makes a difference", quote(issuerURL))
 }
 
-// Run discovers all static issuers at once and keeps their keys fresh until ctx ends; then it
-// returns nil. It must run while Verify is in use. It retries a failed issuer after 1 to 30
+// maxBackground is the number of issuers from which Run reads at a time. Each uses a file descriptor of
+// those that package app reserves.
+const maxBackground = 64
+
+// Run discovers all static issuers at once, as far as maxBackground permits, and keeps their keys fresh
+// until ctx ends; then it returns nil. It must run while Verify is in use. It retries a failed issuer after 1 to 30
 // seconds, and fetches from a good one before its keys have the age of Config.KeyRefresh.
 func (v *Verifier) Run(ctx context.Context) error {
 	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
+	places := make(chan struct{}, maxBackground)
 	for summary := v.cfg.Now().Add(linesInterval); ; {
 		now := v.cfg.Now()
 		for _, e := range v.enabled() {
-			_, _ = e.issuer.fetch(nil, netip.Addr{}, now) // an error states that it is not due
+			if e.issuer.isFetching() {
+				continue
+			}
+			done, err := e.issuer.fetch(nil, netip.Addr{}, now)
+			if err != nil { // it is not due
+				continue
+			}
+			select {
+			case places <- struct{}{}:
+				go func() { <-done; <-places }()
+			case <-ctx.Done():
+				return nil
+			}
 		}
 		if !now.Before(summary) {
 			v.summarize()
