@@ -62,7 +62,7 @@ func TestGrowth(t *testing.T) {
 			f := measure(g)
 			for _, panel := range slices.Sorted(maps.Keys(f)) {
 				for _, p := range f[panel] {
-					t.Logf("%s: %d: %s %.1f (%.1f to %.1f, %.3f of the smallest)", name, p.Size, panel, p.Median, p.Low, p.High, p.Ratio)
+					t.Logf("%s: %d: %s %s (%s to %s)", name, p.Size, panel, number(p.Median), number(p.Low), number(p.High))
 				}
 			}
 			if *update {
@@ -211,9 +211,14 @@ func pointsOf(sizes []int, of [][]float64) (points []point) {
 		for round := range ratios {
 			ratios[round] = of[i][round] / of[0][round]
 		}
-		points = append(points, point{size, rounded(median(of[i])), rounded(slices.Min(of[i])), rounded(slices.Max(of[i])), rounded(median(ratios))})
+		points = append(points, newPoint(size, median(of[0]), ratios))
 	}
+	points[0].Low, points[0].High = rounded(slices.Min(of[0])), rounded(slices.Max(of[0]))
 	return points
+}
+
+func newPoint(size int, first float64, ratios []float64) point {
+	return point{size, rounded(first * median(ratios)), rounded(first * slices.Min(ratios)), rounded(first * slices.Max(ratios))}
 }
 
 // rounded keeps the data file short.
@@ -381,7 +386,7 @@ func (g *grown) embeddedLog() figures {
 	command.Stderr = os.Stderr
 	output := string(must(command.Output())(g.t))
 	var sizes []int
-	values, ratios := map[string]map[int][]float64{}, map[string]map[int][]float64{}
+	empty, ratios := map[string][]float64{}, map[string]map[int][]float64{}
 	for _, line := range regexp.MustCompile(`(?m)^BenchmarkGrowth/entries=(\d+)/.*$`).FindAllStringSubmatch(output, -1) {
 		size, found := must(strconv.Atoi(line[1]))(g.t), map[string]float64{}
 		for _, metric := range regexp.MustCompile(`([\d.e+-]+) ([a-z][a-z0-9-]+)`).FindAllStringSubmatch(line[0], -1) {
@@ -391,18 +396,17 @@ func (g *grown) embeddedLog() figures {
 			sizes = append(sizes, size)
 		}
 		for _, name := range []string{"add64", "add1", "proof", "checkpoint"} {
-			if values[name] == nil {
-				values[name], ratios[name] = map[int][]float64{}, map[int][]float64{}
+			if ratios[name] == nil {
+				ratios[name] = map[int][]float64{}
 			}
-			values[name][size] = append(values[name][size], found[name])
+			empty[name] = append(empty[name], found["empty-"+name])
 			ratios[name][size] = append(ratios[name][size], found[name]/found["empty-"+name])
 		}
 	}
 	f := figures{}
-	for name := range values {
+	for name, of := range ratios {
 		for _, size := range sizes {
-			all := values[name][size]
-			f[name] = append(f[name], point{size, rounded(median(all)), rounded(slices.Min(all)), rounded(slices.Max(all)), rounded(median(ratios[name][size]))})
+			f[name] = append(f[name], newPoint(size, median(empty[name]), of[size]))
 		}
 	}
 	return f

@@ -36,14 +36,14 @@ type growth struct {
 // figures are the points of each panel of a curve, by the panel's name.
 type figures map[string][]point
 
-// point is what was measured at one size: the median of all rounds, the lowest and the highest, and the
-// median of the ratios to the smallest size in the same round.
+// point is what was measured at one size. The first is the median of all rounds, the lowest and the
+// highest. Each other one is the median, the lowest and the highest ratio to the first in the same round,
+// times the first's median: what slows the machine for a time then changes no point.
 type point struct {
 	Size   int     `json:"size"`
 	Median float64 `json:"median"`
 	Low    float64 `json:"low"`
 	High   float64 `json:"high"`
-	Ratio  float64 `json:"ratio"`
 }
 
 // readGrowth reads the data file.
@@ -149,8 +149,9 @@ func within(part float64) bound {
 	return func(points []point) (line []float64, text string, ok bool) {
 		ok = true
 		for _, p := range points {
-			line = append(line, points[0].Median*(1+part))
-			ok = ok && (part > 0 && p.Ratio <= 1+part || part < 0 && p.Ratio >= 1+part)
+			permitted := points[0].Median * (1 + part)
+			line = append(line, permitted)
+			ok = ok && (part > 0 && p.Median <= permitted || part < 0 && p.Median >= permitted)
 		}
 		return line, fmt.Sprintf("within %.0f %% of the smallest", math.Abs(part)*100), ok
 	}
