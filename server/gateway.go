@@ -83,10 +83,14 @@ type jsonMarshaler struct {
 
 var marshalJSON = protojson.MarshalOptions{EmitUnpopulated: true}
 
-// Marshal returns the JSON of a message. That of the trust bundle is rendered only once.
+// Marshal returns the JSON of a message. Those of the trust bundle and of the issuers are rendered only
+// once.
 func (m jsonMarshaler) Marshal(v any) ([]byte, error) {
 	if b := m.bundle.Load(); b != nil && v == any(b.message) {
 		return b.json, nil
+	}
+	if c := m.issuers.Load(); c != nil && v == any(c.message) {
+		return c.json, nil
 	}
 	return m.Marshaler.Marshal(v)
 }

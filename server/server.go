@@ -52,7 +52,8 @@ type Config struct {
 	// served. It is called for each request, so it must be fast. Returned chains are immutable.
 	// Mandatory.
 	TrustBundle func() []*ca.Chain
-	// Issuers returns the issuer entries for GetConfiguration, for each such request. Mandatory.
+	// Issuers returns the issuer entries for GetConfiguration, for each such request. A list that was
+	// returned once does not change. Mandatory.
 	Issuers func() []IssuerInfo
 	// Checks are the conditions of readiness. Without any, the server is ready until it shuts down.
 	Checks []Check
@@ -122,7 +123,8 @@ type Server struct {
 	conns      *connections  // of HTTP and gRPC
 	metrics    *metrics
 	health     *health
-	bundle     atomic.Pointer[bundle]    // the newest
+	bundle     atomic.Pointer[bundle] // the newest
+	issuers    atomic.Pointer[configuration]
 	signing    atomic.Pointer[chainJSON] // of the authority that signed last
 	grpc       *grpc.Server
 	gateway    http.Handler

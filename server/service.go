@@ -40,28 +40,6 @@ func (s service) CreateSigningCertificate(ctx context.Context, req *fulciov2.Cre
 	}}, nil
 }
 
-// GetConfiguration returns the trusted issuers.
-func (s service) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
-	issuers := s.cfg.Issuers()
-	out := make([]*fulciov2.OIDCIssuer, len(issuers))
-	for i, entry := range issuers {
-		out[i] = &fulciov2.OIDCIssuer{
-			Audience:              entry.Audience,
-			ChallengeClaim:        entry.ChallengeClaim,
-			SpiffeTrustDomain:     entry.SPIFFETrustDomain,
-			IssuerType:            entry.Type,
-			SubjectDomain:         entry.SubjectDomain,
-			SkipEmailVerification: entry.SkipEmailVerification,
-		}
-		if entry.Wildcard {
-			out[i].Issuer = &fulciov2.OIDCIssuer_WildcardIssuerUrl{WildcardIssuerUrl: entry.URL}
-		} else {
-			out[i].Issuer = &fulciov2.OIDCIssuer_IssuerUrl{IssuerUrl: entry.URL}
-		}
-	}
-	return &fulciov2.Configuration{Issuers: out}, nil
-}
-
 // GetTrustBundle returns the chains to trust.
 func (s service) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
 	return s.trustBundle().message, nil
