@@ -30,6 +30,7 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		providers[name] = b.provider(known[name], []string{"ci-issuer-metadata", name})
 	}
+	var policies policy.Compiler
 	byEntry := make(map[entryKey]entryRule, len(config.Issuers))
 	for _, entry := range config.Issuers {
 		key := entryKey{entry.Key, entry.Profile}
@@ -39,7 +40,7 @@ func NewRules(config Config) (rules *Rules, warnings []error, err error) {
 		e := entryBuilder{b, entry, providers}
 		e.checkStrayKeys()
 		r := e.rule()
-		p, err := policy.New(entry.Policy)
+		p, err := policies.New(entry.Policy)
 		if err != nil {
 			b.errs = append(b.errs, keypath.Prefix(err, entry.Path...))
 		}

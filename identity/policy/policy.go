@@ -62,16 +62,21 @@ const (
 type Policy struct {
 	audit bool
 	rules []compiled
+	names []string // of rules
 }
 
 type compiled struct {
 	name, when string
+	first      equality
 	program    cel.Program
 }
 
+// Compiler compiles the policies of an issuer file. Its zero value is ready to use.
+type Compiler struct{ env *cel.Env } // nil before the first policy
+
 // New compiles a policy; nil for a Config without rules. It reports every mistake at once. Its
 // joined errors are keypath errors, as in ["allow", "0", "when"].
-func New(config Config) (*Policy, error) {
+func (c *Compiler) New(config Config) (*Policy, error) {
 	var errs []error
 	if !slices.Contains([]string{"", ModeEnforce, ModeAudit}, config.Mode) {
 		errs = append(errs, keypath.Errorf([]string{"mode"}, "there is no mode %.100q; it is enforce, or audit to try the rules without a refusal", config.Mode))
@@ -85,9 +90,11 @@ func New(config Config) (*Policy, error) {
 	if len(config.Allow) > maxRules {
 		errs = append(errs, keypath.Errorf([]string{"allow"}, "there are %d rules; %d are the most that one policy can have: join some with ||, or test membership with `in`", len(config.Allow), maxRules))
 	}
-	env, err := newEnv()
-	if err != nil {
-		return nil, fmt.Errorf("setting up CEL: %w", err)
+	if c.env == nil {
+		var err error
+		if c.env, err = newEnv(); err != nil {
+			return nil, fmt.Errorf("setting up CEL: %w", err)
+		}
 	}
 	p := &Policy{audit: config.Mode == ModeAudit}
 	seen := make(map[string]bool)
@@ -100,11 +107,15 @@ func New(config Config) (*Policy, error) {
 			errs = append(errs, keypath.Errorf(append(path, "name"), "another rule has the name %q already", rule.Name))
 		}
 		seen[rule.Name] = true
-		_, program, err := compile(env, rule.When, cel.OptOptimize) // constants are folded
+		expression, program, err := compile(c.env, rule.When, cel.OptOptimize) // constants are folded
+		r := compiled{name: rule.Name, when: rule.When, program: program}
 		if err != nil {
 			errs = append(errs, keypath.Prefix(err, append(path, "when")...))
+		} else {
+			r.first = leading(expression.NativeRep().Expr())
 		}
-		p.rules = append(p.rules, compiled{rule.Name, rule.When, program})
+		p.rules = append(p.rules, r)
+		p.names = append(p.names, rule.Name)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -173,7 +184,7 @@ func (in Input) variables() map[string]any {
 
 // Decision is the answer of a policy. The zero value is the answer without a policy: allowed.
 type Decision struct {
-	// Rules are the names of all rules, in their order; none if there is no policy.
+	// Rules are the names of all rules, in their order; none if there is no policy. They are not changed.
 	Rules []string
 	// Denied states that no rule allowed the caller.
 	Denied bool
@@ -191,12 +202,12 @@ func (p *Policy) Decide(in Input) Decision {
 	if p == nil {
 		return Decision{}
 	}
-	d := Decision{Audit: p.audit, Denied: true, Rules: make([]string, len(p.rules))}
-	for i, rule := range p.rules {
-		d.Rules[i] = rule.name
-	}
+	d := Decision{Audit: p.audit, Denied: true, Rules: p.names}
 	variables := in.variables()
 	for _, rule := range p.rules {
+		if rule.first.isFalse(in.Claims) {
+			continue
+		}
 		value, _, err := rule.program.Eval(variables)
 		if err == nil && value == types.True {
 			d.Denied, d.Rule = false, rule.name

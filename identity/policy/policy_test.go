@@ -19,7 +19,7 @@ func one(when string) Config { return Config{Allow: []Rule{{Name: "rule", When: 
 
 func mustNew(tb testing.TB, config Config) *Policy {
 	tb.Helper()
-	p, err := New(config)
+	p, err := new(Compiler).New(config)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestCostIsLimited(t *testing.T) {
 // New reports every mistake at once, each at its key.
 func TestMistakes(t *testing.T) {
 	t.Parallel()
-	_, err := New(Config{Mode: "shadow", Allow: []Rule{
+	_, err := new(Compiler).New(Config{Mode: "shadow", Allow: []Rule{
 		{"", `true`},
 		{"a", `clams.sub == "x"`},
 		{"a", `claims.sub`},
@@ -172,7 +172,7 @@ func TestMistakes(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{}, got); diff != "" {
 		t.Errorf("more mistakes:\n%s", diff)
 	}
-	if _, err := New(Config{Mode: "audit"}); err == nil {
+	if _, err := new(Compiler).New(Config{Mode: "audit"}); err == nil {
 		t.Error("a mode without rules was accepted")
 	}
 	var rules []Rule
@@ -180,7 +180,7 @@ func TestMistakes(t *testing.T) {
 		rules = append(rules, Rule{fmt.Sprint("rule ", i), "true"})
 	}
 	mustNew(t, Config{Allow: rules[1:]})
-	if _, err := New(Config{Allow: rules}); err == nil {
+	if _, err := new(Compiler).New(Config{Allow: rules}); err == nil {
 		t.Error("too many rules were accepted")
 	}
 }
@@ -191,8 +191,19 @@ func FuzzPolicy(f *testing.F) {
 	f.Add(`claims.a.exists(x, x.b > 1)`, `{"a":[{"b":1.5},{"b":2}]}`)
 	f.Add(`san.matches("^a+$") && !(issuer in ["b"])`, `{}`)
 	f.Add(`claims["a"]["b"][0] == null`, `{"a":{"b":[null]}}`)
+	for _, when := range []string{
+		`claims.a == "x" && claims.b == "y" && claims.c == 1 && true`, `claims.a == "x" && claims.missing`, `claims.a == "x" || claims.b == "y"`,
+		`(claims.a == "x" && claims.b > 1) && "x" in claims.c`, `claims.a == "x" && false`, `claims.a == "x" ? true : false`, `!(claims.a == "x")`,
+		`[{"a":"x"}].exists(claims, claims.a == "x")`, `"x" == claims.a`, `claims.a == "x" == true`, `claims.a == "x" && 1/0 == 1`, `has(claims.a) == true`,
+	} {
+		f.Add(when, `{"a":"x","b":"y","c":1}`)
+		f.Add(when, `{"a":"z","b":2,"c":["x"]}`)
+		f.Add(when, `{"a":1}`)
+		f.Add(when, `{"a":null,"b":"y"}`)
+		f.Add(when, `{}`)
+	}
 	f.Fuzz(func(t *testing.T, when, document string) {
-		p, err := New(one(when))
+		p, err := new(Compiler).New(one(when))
 		if err != nil {
 			return
 		}
@@ -203,6 +214,12 @@ func FuzzPolicy(f *testing.F) {
 		d := p.Decide(Input{Claims: claims, SAN: "s", Issuer: "i"})
 		if d.Denied == (d.Rule != "") || d.Denied != (d.Refusal() != nil) {
 			t.Errorf("%q over %q: %+v", when, document, d)
+		}
+		// CEL alone decides the same.
+		p.rules[0].first = equality{}
+		want := p.Decide(Input{Claims: claims, SAN: "s", Issuer: "i"})
+		if d.Result() != want.Result() || fmt.Sprint(d.Err) != fmt.Sprint(want.Err) {
+			t.Errorf("%q over %q: %s (%v), CEL alone decides %s (%v)", when, document, d.Result(), d.Err, want.Result(), want.Err)
 		}
 	})
 }
@@ -224,6 +241,37 @@ func BenchmarkDecide(b *testing.B) {
 			for b.Loop() {
 				if d := p.Decide(in); d.Denied != (name == "denied") {
 					b.Fatal(d)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkRules measures a caller that the last rule of a policy allows, and how long policies of one
+// rule take to compile.
+func BenchmarkRules(b *testing.B) {
+	for _, n := range []int{1, 10, 100} {
+		var rules []Rule
+		for i := range n {
+			rules = append(rules, Rule{Name: fmt.Sprint("rule ", i), When: fmt.Sprintf(`claims.repository_owner == "organisation-%d" && claims.ref == "refs/heads/main"`, i)})
+		}
+		p := mustNew(b, Config{Allow: rules})
+		in := Input{Claims: map[string]any{"repository_owner": fmt.Sprintf("organisation-%d", n-1), "ref": "refs/heads/main"}}
+		b.Run(fmt.Sprint("decide/rules=", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if d := p.Decide(in); d.Denied {
+					b.Fatal(d)
+				}
+			}
+		})
+		b.Run(fmt.Sprint("compile/policies=", n), func(b *testing.B) {
+			for b.Loop() {
+				var c Compiler
+				for _, rule := range rules {
+					if _, err := c.New(Config{Allow: []Rule{rule}}); err != nil {
+						b.Fatal(err)
+					}
 				}
 			}
 		})
