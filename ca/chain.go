@@ -31,6 +31,8 @@ type Chain struct {
 	DER [][]byte
 	// PEM is each certificate as one PEM block without a newline at its end.
 	PEM []string
+	// JSON is PEM as a list of JSON strings, without the quotes at its ends.
+	JSON string
 	// NotBefore and NotAfter are the window in which every certificate of the chain is valid.
 	NotBefore, NotAfter time.Time
 
@@ -72,6 +74,7 @@ func NewChain(certificates []*x509.Certificate) (*Chain, error) {
 		chain.DER = append(chain.DER, c.Raw)
 		chain.PEM = append(chain.PEM, strings.TrimSuffix(string(pem.Encode("CERTIFICATE", c.Raw)), "\n"))
 	}
+	chain.JSON = strings.ReplaceAll(strings.Join(chain.PEM, `","`), "\n", `\n`)
 	if len(certificates) > 1 && !slices.Contains(certificates[0].ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
 		errs = append(errs, errors.New("the issuing CA has no extended key usage codeSigning; clients reject certificates below it"))
 	}

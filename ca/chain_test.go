@@ -11,8 +11,10 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +97,10 @@ func TestParseChain(t *testing.T) {
 	chain := must(ParseChain(data))(t)
 	if got := len(chain.Certificates); got != 3 || chain.Certificates[0].Subject.CommonName != "issuing" {
 		t.Errorf("got %d certificates, the first one %s", got, chain.Certificates[0].Subject)
+	}
+	var listed []string
+	if err := json.Unmarshal([]byte(`["`+chain.JSON+`"]`), &listed); err != nil || !slices.Equal(listed, chain.PEM) {
+		t.Errorf("JSON is %s, %v; want %q", chain.JSON, err, chain.PEM)
 	}
 	if got := strings.Join(chain.PEM, "\n") + "\n"; got != string(data) {
 		t.Errorf("the chain's PEM is\n%s\nwant\n%s", got, data)

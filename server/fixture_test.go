@@ -142,6 +142,7 @@ func fakeChain(names ...string) *ca.Chain {
 		c.DER = append(c.DER, []byte(name))
 		c.PEM = append(c.PEM, strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(name)}))))
 	}
+	c.JSON = strings.ReplaceAll(strings.Join(c.PEM, `","`), "\n", `\n`)
 	return c
 }
 

@@ -49,8 +49,6 @@ const (
 	// ordinaryBody is the expected limit of a request body. A larger body needs a place, because a
 	// client can keep it in memory for readTimeout.
 	ordinaryBody = 16 << 10
-	// trustedLength is the part of a body that gets memory before it arrives.
-	trustedLength = 4 << 10
 	// slotsPerLarge is the number of slots for each larger body that may arrive at a time.
 	slotsPerLarge = 8
 )
@@ -192,7 +190,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, q *request, fr
 	}
 	bounded := http.MaxBytesReader(w, r.Body, most)
 	var buffer bytes.Buffer
-	buffer.Grow(int(min(max(r.ContentLength, 0), trustedLength)) + bytes.MinRead)
+	buffer.Grow(bytes.MinRead + int(min(max(r.ContentLength, 0), 4<<10))) // not more before it arrives
 	_, err := buffer.ReadFrom(io.LimitReader(bounded, ordinaryBody))
 	if err == nil && buffer.Len() == ordinaryBody {
 		if !s.large.Take(q.client, time.Now()) {
@@ -201,9 +199,8 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, q *request, fr
 		defer s.large.Give(q.client)
 		_, err = buffer.ReadFrom(bounded)
 	}
-	body := buffer.Bytes()
 	if err == nil {
-		return body, nil
+		return buffer.Bytes(), nil
 	}
 	if errors.As(err, new(*http.MaxBytesError)) {
 		return nil, errTooLarge()

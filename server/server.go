@@ -125,7 +125,6 @@ type Server struct {
 	health     *health
 	bundle     atomic.Pointer[bundle] // the newest
 	issuers    atomic.Pointer[configuration]
-	signing    atomic.Pointer[chainJSON] // of the authority that signed last
 	grpc       *grpc.Server
 	gateway    http.Handler
 }

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"slices"
 	"strings"
 
@@ -136,4 +137,14 @@ func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, erro
 func chainPEM(issued *ca.Issued) []string {
 	leaf := string(appendPEM(nil, issued.Certificate, "\n"))
 	return append([]string{leaf}, issued.Chain.PEM...)
+}
+
+// appendPEM appends a certificate as one PEM block without a newline at its end. A newline in it is
+// written as newline.
+func appendPEM(dst, der []byte, newline string) []byte {
+	dst = append(dst, "-----BEGIN CERTIFICATE-----"...)
+	for line := range slices.Chunk(der, 48) { // 64 characters (RFC 7468, section 2)
+		dst = base64.StdEncoding.AppendEncode(append(dst, newline...), line)
+	}
+	return append(append(dst, newline...), "-----END CERTIFICATE-----"...)
 }

@@ -122,7 +122,7 @@ func FuzzAnswer(f *testing.F) {
 		issued := &ca.Issued{Certificate: leaf, Chain: fakeChain("i", string(leaf)+"r"), SCTEmbedded: embedded}
 		block := strings.TrimSuffix(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf})), "\n")
 		fix.issue = fixedIssue(issued)
-		body := fix.answerV2(issued)
+		body := answerV2(issued)
 		var got fulciov2.SigningCertificate
 		if err := protojson.Unmarshal(body, &got); err != nil {
 			t.Fatalf("%v in %s", err, body)
