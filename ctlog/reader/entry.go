@@ -17,6 +17,9 @@ import (
 // maxEntry bounds one entry: two certificates of maxCertificate, and a chain's hashes.
 const maxEntry = 256 << 10
 
+// usualEntry is more than an ordinary entry has.
+const usualEntry = 4 << 10
+
 // Entry is one entry of a data tile.
 //
 //	struct {                                   static-ct-api, section "Log entries"
@@ -43,7 +46,7 @@ type Entry struct {
 
 // ReadEntry reads one entry. It accepts an entry only if it has parsed every byte.
 func ReadEntry(r io.Reader) (*Entry, error) {
-	in := fieldReader{r: r}
+	in := fieldReader{r: r, fields: make([]byte, 0, usualEntry)}
 	leaf := Entry{Timestamp: in.number(8)}
 	switch kind := in.number(2); ct.LogEntryType(kind) {
 	case ct.X509LogEntryType:
