@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -50,15 +51,23 @@ func (a *authority) submission(t testing.TB) ctlog.Submission {
 }
 
 // numbered returns a function that creates submissions for user-0000007@example.com and so on. Their
-// certificates have the names, and otherwise differ in nothing: their signatures are wrong.
+// certificates differ in the name and the serial number only, so that their signatures are wrong.
 func (a *authority) numbered(t testing.TB) func(number int) ctlog.Submission {
 	t.Helper()
 	template := a.DraftFor(t, certs.SAN{Kind: certs.SANEmail, Value: "user-0000000@example.com"}, "https://issuer.example").Submission
+	c, err := x509.ParseCertificate(template.Chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	serial := c.SerialNumber.Bytes()
 	return func(number int) ctlog.Submission {
 		sub, name := template, fmt.Appendf(nil, "user-%07d", number)
+		other := binary.BigEndian.AppendUint32(slices.Clone(serial[:len(serial)-4]), uint32(number))
+		change := func(der []byte) []byte {
+			return bytes.Replace(bytes.Replace(der, []byte("user-0000000"), name, 1), serial, other, 1)
+		}
 		sub.Chain = slices.Clone(sub.Chain)
-		sub.Chain[0] = bytes.Replace(sub.Chain[0], []byte("user-0000000"), name, 1)
-		sub.TBS = bytes.Replace(sub.TBS, []byte("user-0000000"), name, 1)
+		sub.Chain[0], sub.TBS = change(sub.Chain[0]), change(sub.TBS)
 		return sub
 	}
 }
