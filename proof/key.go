@@ -22,6 +22,13 @@ import (
 // Keys are parsed here rather than by crypto/x509. Its errors do not distinguish an unsupported
 // key, a weak key and data that are no key. A fuzz test compares the two parsers.
 
+const (
+	idECPublicKey = "\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
+	idP256        = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
+	// The SubjectPublicKeyInfo of a key on P-256 up to the point, which has 65 octets.
+	headerP256 = "\x30\x59\x30\x13" + idECPublicKey + idP256 + "\x03\x42\x00"
+)
+
 // parsePublicKey parses the key of a signed challenge. policy affects only the text of the
 // refusals.
 func parsePublicKey(policy *KeyPolicy, input []byte) (crypto.PublicKey, error) {
@@ -66,30 +73,32 @@ func parseKeyDER(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
 //	     parameters              ANY DEFINED BY algorithm OPTIONAL  }
 func parseSPKI(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
 	in := cryptobyte.String(der)
-	var info, algorithm cryptobyte.String
+	var info, algorithm, id cryptobyte.String
 	var oid stdasn1.ObjectIdentifier
 	var key []byte
 	if !in.ReadASN1(&info, asn1.SEQUENCE) || !in.Empty() ||
-		!info.ReadASN1(&algorithm, asn1.SEQUENCE) || !algorithm.ReadASN1ObjectIdentifier(&oid) ||
+		!info.ReadASN1(&algorithm, asn1.SEQUENCE) || !algorithm.ReadASN1Element(&id, asn1.OBJECT_IDENTIFIER) ||
 		!info.ReadASN1BitStringAsBytes(&key) || !info.Empty() {
 		return nil, malformed("it is not one SubjectPublicKeyInfo in DER")
 	}
-	switch name := oid.String(); name {
-	case "1.2.840.113549.1.1.1": // rsaEncryption; the parameters are NULL (RFC 3279, section 2.3.1)
+	switch string(id) {
+	case "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01": // rsaEncryption; the parameters are NULL (RFC 3279, section 2.3.1)
 		if string(algorithm) != "\x05\x00" {
 			return nil, malformed("its RSA algorithm identifier lacks the NULL parameters")
 		}
 		return parsePKCS1(key)
-	case "1.2.840.10045.2.1": // id-ecPublicKey
+	case idECPublicKey:
 		return parseEC(policy, algorithm, key)
-	case "1.3.101.112": // id-Ed25519 (RFC 8410, sections 3 and 4)
+	case "\x06\x03\x2b\x65\x70": // id-Ed25519 (RFC 8410, sections 3 and 4)
 		if !algorithm.Empty() || len(key) != ed25519.PublicKeySize {
 			return nil, malformed("it is not an Ed25519 key of 32 bytes without parameters")
 		}
 		return ed25519.PublicKey(bytes.Clone(key)), nil
-	default:
-		return nil, policy.unsupported("of the algorithm " + shorten(name))
 	}
+	if !id.ReadASN1ObjectIdentifier(&oid) {
+		return nil, malformed("it is not one SubjectPublicKeyInfo in DER")
+	}
+	return nil, policy.unsupported("of the algorithm " + shorten(oid.String()))
 }
 
 // parsePKCS1 reads (RFC 8017, appendix A.1.1)
@@ -126,20 +135,20 @@ func parsePKCS1(der []byte) (crypto.PublicKey, error) {
 //
 // CVE-2020-0601 used explicit parameters to pass a private key off as another's.
 func parseEC(policy *KeyPolicy, parameters cryptobyte.String, point []byte) (crypto.PublicKey, error) {
-	var oid stdasn1.ObjectIdentifier
-	if !parameters.ReadASN1ObjectIdentifier(&oid) || !parameters.Empty() {
-		return nil, policy.unsupported("ECDSA without a named curve")
-	}
 	var curve elliptic.Curve
-	switch name := oid.String(); name {
-	case "1.2.840.10045.3.1.7":
+	switch string(parameters) {
+	case idP256:
 		curve = elliptic.P256()
-	case "1.3.132.0.34":
+	case "\x06\x05\x2b\x81\x04\x00\x22":
 		curve = elliptic.P384()
-	case "1.3.132.0.35":
+	case "\x06\x05\x2b\x81\x04\x00\x23":
 		curve = elliptic.P521()
 	default:
-		return nil, policy.unsupported("ECDSA on the curve " + shorten(name))
+		var oid stdasn1.ObjectIdentifier
+		if !parameters.ReadASN1ObjectIdentifier(&oid) || !parameters.Empty() {
+			return nil, policy.unsupported("ECDSA without a named curve")
+		}
+		return nil, policy.unsupported("ECDSA on the curve " + shorten(oid.String()))
 	}
 	if len(point) > 1 && (point[0] == 2 || point[0] == 3) {
 		return nil, refusal.New(refusal.KeyUnsupported, "the EC public key is a compressed point; send it uncompressed")

@@ -74,7 +74,7 @@ func (p *KeyPolicy) Check(pub crypto.PublicKey) error {
 	case *ecdsa.PublicKey:
 		// NIST SP 800-56A, section 5.6.2.3.3: on the curve, and not infinity. All three curves have
 		// cofactor 1, so no other check is necessary.
-		if _, err := pub.ECDH(); err != nil {
+		if _, err := pub.Bytes(); err != nil {
 			return offCurve(pub.Curve).Because(err)
 		}
 		return nil

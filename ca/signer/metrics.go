@@ -14,10 +14,11 @@ import (
 var results = []string{"ok", "transient", "timeout", "lost", "invalid", "refused", "canceled", "not_asked", "busy"}
 
 func resultOf(err error) string {
+	if err == nil {
+		return "ok"
+	}
 	var f *Failure
 	switch {
-	case err == nil:
-		return "ok"
 	case errors.Is(err, errNoAnswer):
 		return "timeout"
 	case errors.Is(err, errInvalid):
