@@ -4,7 +4,6 @@ package ca
 
 import (
 	"bytes"
-	"crypto/sha256"
 	stdasn1 "encoding/asn1"
 	"fmt"
 	"time"
@@ -25,37 +24,24 @@ var (
 // compare returns how tbs differs from the certificate of the profile that t describes; nil if it does
 // not. Its last extension must be the poison, or hold sctList; without both there is none.
 //
-// compare is a check of the encoder in package certs, and shares no code with it. It knows the expected
-// value of every element, so it refuses each other form, order and element by construction.
+// compare is a check of the encoder in package certs, and shares no code with it but SubjectKeyID. It
+// expects a value of every element, so it refuses each other form, order and element by construction.
 func compare(tbs []byte, t *certs.Template, poisoned bool, sctList []byte) error {
 	content := only(tbs, asn1.SEQUENCE)
-	var serial, validity, explicit cryptobyte.String
-	var room [40]byte
-	var missing string
-	switch {
-	case content == nil:
-		missing = "one TBSCertificate in DER, and nothing behind it (RFC 5280, section 4.1)"
-	case !skip(&content, "\xa0\x03\x02\x01\x02"):
-		missing = "version 3 (RFC 5280, section 4.1.2.1)"
-	case !content.ReadASN1(&serial, asn1.INTEGER) || !bytes.Equal(serial, t.SerialNumber):
-		missing = "the expected serial number (RFC 5280, section 4.1.2.2)"
-	case !skip(&content, t.SignatureAlgorithm.Identifier()):
-		missing = "the authority's signature algorithm (RFC 5280, section 4.1.2.3)"
-	case !skip(&content, t.Issuer):
-		missing = "the authority's name as its issuer (RFC 5280, section 4.1.2.4)"
-	case !content.ReadASN1(&validity, asn1.SEQUENCE) || !bytes.Equal(validity, appendTime(appendTime(room[:0], t.NotBefore), t.NotAfter)):
-		missing = "the expected validity, in its one encoding (RFC 5280, section 4.1.2.5)"
-	case !skip(&content, "\x30\x00"):
-		missing = "an empty subject (RFC 5280, section 4.1.2.6)"
-	case !skip(&content, t.PublicKey):
-		missing = "the expected public key, in its one encoding (RFC 5280, section 4.1.2.7)"
-	case !content.ReadASN1(&explicit, asn1.Tag(3).ContextSpecific().Constructed()) || !content.Empty():
-		missing = "extensions last, and no unique identifiers (RFC 5280, sections 4.1.2.8 and 4.1.2.9)"
-	default:
-		missing = compareExtensions(only(explicit, asn1.SEQUENCE), t, poisoned, sctList)
+	var serial, validity [40]byte
+	elements := [...][]byte{
+		[]byte("\xa0\x03\x02\x01\x02"), append(append(serial[:0], 0x02, byte(len(t.SerialNumber))), t.SerialNumber...), t.SignatureAlgorithm.Identifier(),
+		t.Issuer, appendValidity(validity[:0], t.NotBefore.UTC(), t.NotAfter.UTC()), []byte("\x30\x00"), t.PublicKey,
 	}
-	if missing != "" {
-		return fmt.Errorf("it must have %s", missing)
+	for i, name := range [...]string{"version 3", "the expected serial number", "the authority's signature algorithm", "the authority's name as its issuer",
+		"the expected validity, in its one encoding", "an empty subject", "the expected public key, in its one encoding"} {
+		if !skip(&content, elements[i]) {
+			return fmt.Errorf("it must have %s (RFC 5280, section 4.1.2.%d)", name, i+1)
+		}
+	}
+	extensions := only(only(content, asn1.Tag(3).ContextSpecific().Constructed()), asn1.SEQUENCE)
+	if missing := compareExtensions(extensions, t, poisoned, sctList); missing != "" {
+		return fmt.Errorf("it must have extensions alone after its public key (RFC 5280, sections 4.1.2.8 and 4.1.2.9), and there %s", missing)
 	}
 	return nil
 }
@@ -63,12 +49,13 @@ func compare(tbs []byte, t *certs.Template, poisoned bool, sctList []byte) error
 // compareExtensions returns the first extension that in, a list of extensions, lacks; "" if in is the
 // expected list.
 func compareExtensions(in cryptobyte.String, t *certs.Template, poisoned bool, sctList []byte) (missing string) {
-	switch subjectKeyID := keyID(t.PublicKey); {
+	subjectKeyID, err := certs.SubjectKeyID(t.PublicKey)
+	switch {
 	case string(nextExtension(&in, "\x06\x03\x55\x1d\x0f", true)) != "\x03\x02\x07\x80":
 		return "first the key usage digitalSignature alone, critical (RFC 5280, section 4.2.1.3)"
 	case string(nextExtension(&in, "\x06\x03\x55\x1d\x25", false)) != "\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03":
 		return "next the extended key usage codeSigning alone, not critical (RFC 5280, section 4.2.1.12)"
-	case !bytes.Equal(only(nextExtension(&in, "\x06\x03\x55\x1d\x0e", false), asn1.OCTET_STRING), subjectKeyID[:20]):
+	case !bytes.Equal(only(nextExtension(&in, "\x06\x03\x55\x1d\x0e", false), asn1.OCTET_STRING), subjectKeyID) || err != nil:
 		return "next the identifier of its own key, not critical (RFC 5280, section 4.2.1.2)"
 	case !bytes.Equal(only(only(nextExtension(&in, "\x06\x03\x55\x1d\x23", false), asn1.SEQUENCE), asn1.Tag(0).ContextSpecific()), t.AuthorityKeyID):
 		return "next the authority's key identifier alone, not critical (RFC 5280, section 4.2.1.1)"
@@ -117,24 +104,18 @@ func isName(names cryptobyte.String, san certs.SAN) bool {
 	return false
 }
 
-// keyID returns the hash of the BIT STRING in a SubjectPublicKeyInfo, the leftmost 160 bits of which
-// are the key identifier (RFC 7093, section 2, method 1).
-func keyID(spki []byte) [sha256.Size]byte {
-	info := only(spki, asn1.SEQUENCE)
-	if !info.SkipASN1(asn1.SEQUENCE) {
-		return [sha256.Size]byte{}
+// appendValidity appends a Validity of two times in UTC (RFC 5280, section 4.1.2.5).
+func appendValidity(b []byte, times ...time.Time) []byte {
+	b = append(b, 0x30, 0)
+	for _, t := range times {
+		layout := "\x17\x0d060102150405Z" // UTCTime
+		if t.Year() >= 2050 {
+			layout = "\x18\x0f20060102150405Z" // GeneralizedTime
+		}
+		b = t.AppendFormat(b, layout)
 	}
-	bits := only(info, asn1.BIT_STRING)
-	skip(&bits, "\x00")
-	return sha256.Sum256(bits)
-}
-
-// appendTime appends a Time (RFC 5280, section 4.1.2.5).
-func appendTime(b []byte, t time.Time) []byte {
-	if t = t.UTC(); t.Year() >= 2050 {
-		return t.AppendFormat(b, "\x18\x0f20060102150405Z") // GeneralizedTime
-	}
-	return t.AppendFormat(b, "\x17\x0d060102150405Z") // UTCTime
+	b[1] = byte(len(b) - 2)
+	return b
 }
 
 // nextExtension returns the value of the next extension of in if it has an OBJECT IDENTIFIER, the whole

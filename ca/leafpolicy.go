@@ -59,8 +59,7 @@ func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 	if string(message) == signer.SelfTestMessage {
 		return nil
 	}
-	issuing := chain.Certificates[0]
-	algorithm, err := certs.SignatureAlgorithmFor(issuing.PublicKey)
+	algorithm, err := certs.SignatureAlgorithmFor(chain.Certificates[0].PublicKey)
 	if err != nil {
 		return err
 	}

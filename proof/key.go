@@ -22,13 +22,6 @@ import (
 // Keys are parsed here rather than by crypto/x509. Its errors do not distinguish an unsupported
 // key, a weak key and data that are no key. A fuzz test compares the two parsers.
 
-const (
-	idECPublicKey = "\x06\x07\x2a\x86\x48\xce\x3d\x02\x01"
-	idP256        = "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
-	// The SubjectPublicKeyInfo of a key on P-256 up to the point, which has 65 octets.
-	headerP256 = "\x30\x59\x30\x13" + idECPublicKey + idP256 + "\x03\x42\x00"
-)
-
 // parsePublicKey parses the key of a signed challenge. policy affects only the text of the
 // refusals.
 func parsePublicKey(policy *KeyPolicy, input []byte) (crypto.PublicKey, error) {
@@ -87,7 +80,7 @@ func parseSPKI(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
 			return nil, malformed("its RSA algorithm identifier lacks the NULL parameters")
 		}
 		return parsePKCS1(key)
-	case idECPublicKey:
+	case "\x06\x07\x2a\x86\x48\xce\x3d\x02\x01": // id-ecPublicKey
 		return parseEC(policy, algorithm, key)
 	case "\x06\x03\x2b\x65\x70": // id-Ed25519 (RFC 8410, sections 3 and 4)
 		if !algorithm.Empty() || len(key) != ed25519.PublicKeySize {
@@ -96,7 +89,7 @@ func parseSPKI(policy *KeyPolicy, der []byte) (crypto.PublicKey, error) {
 		return ed25519.PublicKey(bytes.Clone(key)), nil
 	}
 	if !id.ReadASN1ObjectIdentifier(&oid) {
-		return nil, malformed("it is not one SubjectPublicKeyInfo in DER")
+		return nil, malformed("its algorithm's identifier is not DER")
 	}
 	return nil, policy.unsupported("of the algorithm " + shorten(oid.String()))
 }
@@ -137,7 +130,7 @@ func parsePKCS1(der []byte) (crypto.PublicKey, error) {
 func parseEC(policy *KeyPolicy, parameters cryptobyte.String, point []byte) (crypto.PublicKey, error) {
 	var curve elliptic.Curve
 	switch string(parameters) {
-	case idP256:
+	case "\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07":
 		curve = elliptic.P256()
 	case "\x06\x05\x2b\x81\x04\x00\x22":
 		curve = elliptic.P384()
