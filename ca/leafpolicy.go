@@ -69,10 +69,9 @@ func (p *LeafPolicy) Check(chain *Chain, message []byte, now time.Time) error {
 	return nil
 }
 
-// admit checks the fields that differ between certificates, which crypto/x509 finds. It encodes them
-// again in the authority's name, and requires the same octets. So it needs no list of what else message
-// could hold: unique identifiers (RFC 5280, section 4.1.2.8), another order, another form (X.690,
-// section 10).
+// admit checks what differs between certificates, encodes it again in the authority's name, and requires
+// the same octets. So it needs no list of what else message could hold: unique identifiers (RFC 5280,
+// section 4.1.2.8), another order, another form (X.690, section 10). crypto/x509 only finds the fields.
 func (p *LeafPolicy) admit(chain *Chain, message []byte, algorithm certs.SignatureAlgorithm, now time.Time) error {
 	c, err := x509.ParseCertificate(certs.Assemble(message, algorithm, nil))
 	if err != nil {

@@ -77,8 +77,7 @@ func Check(precertificate, certificate []byte) error {
 //
 // Unique identifiers before the extensions, which conforming CAs must not generate (RFC 5280,
 // section 4.1.2.8), are an error.
-func split(tbs []byte, last string, others, lasts []cryptobyte.String) ([7]cryptobyte.String, []cryptobyte.String, []cryptobyte.String, error) {
-	var fields [7]cryptobyte.String
+func split(tbs []byte, last string, others, lasts []cryptobyte.String) (fields [7]cryptobyte.String, _, _ []cryptobyte.String, _ error) {
 	in := cryptobyte.String(tbs)
 	var content, explicit, list cryptobyte.String
 	ok := in.ReadASN1(&content, asn1.SEQUENCE) && in.Empty()
