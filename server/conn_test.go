@@ -4,6 +4,7 @@ package server
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // crowded serves with at most n connections.
@@ -121,25 +123,31 @@ func TestIdleConnectionGetsGoAway(t *testing.T) {
 	t.Parallel()
 	for _, useTLS := range []bool{false, true} {
 		for _, requests := range []int{0, 1, 3} {
-			t.Run(fmt.Sprintf("TLS=%t requests=%d", useTLS, requests), func(t *testing.T) {
-				t.Parallel()
-				run := crowded(t, 1, useTLS)
-				framer := run.openHTTP2(t)
-				for i := range requests {
-					sendGet(t, framer, uint32(2*i+1))
-				}
-				waitAnswers(t, framer, requests)
-				if err := run.open(t, run.http, "http/1.1").ask(t); err != nil {
-					t.Fatal(err)
-				}
-				goAway, ok := nextFrame(t, framer).(*http2.GoAwayFrame)
-				if !ok || goAway.ErrCode != http2.ErrCodeNo || int(goAway.LastStreamID) != max(2*requests-1, 0) {
-					t.Errorf("got %v", goAway)
-				}
-				if frame, err := framer.ReadFrame(); err == nil {
-					t.Errorf("after it came %v", frame)
-				}
-			})
+			for _, own := range []bool{false, true} {
+				t.Run(fmt.Sprintf("TLS=%t requests=%d gRPC=%t", useTLS, requests, own), func(t *testing.T) {
+					t.Parallel()
+					run := crowded(t, 1, useTLS)
+					address, send := run.http, sendGet
+					if own {
+						address, send = run.grpc, sendCheck
+					}
+					framer := run.openHTTP2(t, address)
+					for i := range requests {
+						send(t, framer, uint32(2*i+1))
+					}
+					waitAnswers(t, framer, requests)
+					if err := run.open(t, run.http, "http/1.1").ask(t); err != nil {
+						t.Fatal(err)
+					}
+					goAway, ok := nextFrame(t, framer).(*http2.GoAwayFrame)
+					if !ok || goAway.ErrCode != http2.ErrCodeNo || int(goAway.LastStreamID) != max(2*requests-1, 0) {
+						t.Errorf("got %v", goAway)
+					}
+					if frame, err := framer.ReadFrame(); err == nil {
+						t.Errorf("after it came %v", frame)
+					}
+				})
+			}
 		}
 	}
 }
@@ -148,32 +156,38 @@ func TestIdleConnectionGetsGoAway(t *testing.T) {
 // Its stream is not reset before the GOAWAY, after which the client may send the request again.
 func TestRequestThatMeetsGoAway(t *testing.T) {
 	t.Parallel()
-	run := crowded(t, 2, false)
-	framer := run.openHTTP2(t)
-	sendGet(t, framer, 1)
-	waitAnswers(t, framer, 1)
-	pingAll(t, framer) // its acknowledgement follows the end of the answer
-	p := run.conns
-	p.mu.Lock()
-	c := slices.Collect(maps.Keys(p.all))[0]
-	c.closing = true
-	outer, lastStream := c.outer, c.lastStream()
-	p.mu.Unlock()
-	sendGet(t, framer, 3)
-	pingAll(t, framer)
-	c.dismiss(outer, lastStream)
-	if goAway, ok := nextFrame(t, framer).(*http2.GoAwayFrame); !ok || goAway.LastStreamID != 1 {
-		t.Errorf("got %v, want GOAWAY after stream 1", goAway)
-	}
-	if frame, err := framer.ReadFrame(); err == nil {
-		t.Errorf("after it came %v", frame)
+	for _, own := range []bool{false, true} {
+		run := crowded(t, 2, false)
+		address, send := run.http, sendGet
+		if own {
+			address, send = run.grpc, sendCheck
+		}
+		framer := run.openHTTP2(t, address)
+		send(t, framer, 1)
+		waitAnswers(t, framer, 1)
+		pingAll(t, framer) // its acknowledgement follows the end of the answer
+		p := run.conns
+		p.mu.Lock()
+		c := slices.Collect(maps.Keys(p.all))[0]
+		c.closing = true
+		outer, lastStream := c.outer, c.lastStream()
+		p.mu.Unlock()
+		send(t, framer, 3)
+		pingAll(t, framer)
+		c.dismiss(outer, lastStream)
+		if goAway, ok := nextFrame(t, framer).(*http2.GoAwayFrame); !ok || goAway.LastStreamID != 1 {
+			t.Errorf("gRPC=%t: got %v, want GOAWAY after stream 1", own, goAway)
+		}
+		if frame, err := framer.ReadFrame(); err == nil {
+			t.Errorf("gRPC=%t: after it came %v", own, frame)
+		}
 	}
 }
 
 // openHTTP2 opens a connection and reads the server's acknowledgement of its settings.
-func (r *running) openHTTP2(t *testing.T) *http2.Framer {
+func (r *running) openHTTP2(t *testing.T, address string) *http2.Framer {
 	t.Helper()
-	o := r.open(t, r.http, "h2")
+	o := r.open(t, address, "h2")
 	if _, err := io.WriteString(o, http2.ClientPreface); err != nil {
 		t.Fatal(err)
 	}
@@ -199,12 +213,36 @@ func sendGet(t *testing.T, framer *http2.Framer, stream uint32) {
 	}
 }
 
+// sendCheck sends a request for health over gRPC.
+func sendCheck(t *testing.T, framer *http2.Framer, stream uint32) {
+	t.Helper()
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	encoder.SetMaxDynamicTableSizeLimit(0) // each block is complete by itself
+	for _, f := range [][2]string{
+		{":method", "POST"}, {":scheme", "http"}, {":authority", "x"}, {":path", "/grpc.health.v1.Health/Check"}, {"content-type", "application/grpc"},
+	} {
+		_ = encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true})
+	if err := errors.Join(err, framer.WriteData(stream, true, make([]byte, framePrefix))); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // waitAnswers waits for the ends of n answers.
 func waitAnswers(t *testing.T, framer *http2.Framer, n int) {
 	t.Helper()
 	for n > 0 {
-		if d, ok := nextFrame(t, framer).(*http2.DataFrame); ok && d.StreamEnded() {
-			n--
+		switch f := nextFrame(t, framer).(type) {
+		case *http2.DataFrame:
+			if f.StreamEnded() {
+				n--
+			}
+		case *http2.HeadersFrame: // the trailers of gRPC
+			if f.StreamEnded() {
+				n--
+			}
 		}
 	}
 }

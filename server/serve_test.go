@@ -51,36 +51,42 @@ func (r *running) inFlight(t *testing.T) (done chan error, release chan struct{}
 // changes at once, and no new connection is accepted. Requests that take too long are cut off.
 func TestShutdownDrains(t *testing.T) {
 	t.Parallel()
-	run := serve(t, true, false, nil)
-	done, release := run.inFlight(t)
-	stopped := make(chan error, 1)
-	go func() { stopped <- run.stop() }()
-	<-run.health.stopping
-	resp, err := http.Get("http://" + run.opsAddress + "/readyz")
-	if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("readiness during shutdown: %v %v", resp, err)
-	}
-	close(release)
-	if err := errors.Join(<-done, <-done, <-stopped); err != nil {
-		t.Error(err)
-	}
-	if conn, err := net.Dial("tcp", run.http); err == nil {
-		_ = conn.Close()
-		t.Error("the port is still open")
+	for _, shared := range []bool{true, false} {
+		run := serve(t, shared, false, nil)
+		done, release := run.inFlight(t)
+		stopped := make(chan error, 1)
+		go func() { stopped <- run.stop() }()
+		<-run.health.stopping
+		resp, err := http.Get("http://" + run.opsAddress + "/readyz")
+		if err != nil || resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("readiness during shutdown: %v %v", resp, err)
+		}
+		close(release)
+		if err := errors.Join(<-done, <-done, <-stopped); err != nil {
+			t.Error(err)
+		}
+		for _, address := range []string{run.http, run.grpc} {
+			if conn, err := net.Dial("tcp", address); err == nil {
+				_ = conn.Close()
+				t.Errorf("shared=%t: a port is still open", shared)
+			}
+		}
 	}
 }
 
 func TestShutdownDoesNotWaitForever(t *testing.T) {
 	t.Parallel()
-	run := serve(t, true, false, func(c *Config) { c.DrainTimeout = 20 * time.Millisecond })
-	done, release := run.inFlight(t)
-	defer close(release)
-	if err := run.stop(); err == nil || !strings.Contains(err.Error(), "cut off") {
-		t.Errorf("Serve returned %v", err)
-	}
-	for range 2 {
-		if <-done == nil {
-			t.Error("a request got an answer")
+	for _, shared := range []bool{true, false} {
+		run := serve(t, shared, false, func(c *Config) { c.DrainTimeout = 20 * time.Millisecond })
+		done, release := run.inFlight(t)
+		defer close(release)
+		if err := run.stop(); err == nil || strings.Count(err.Error(), "cut off") == 0 {
+			t.Errorf("shared=%t: Serve returned %v", shared, err)
+		}
+		for range 2 {
+			if <-done == nil {
+				t.Errorf("shared=%t: a request got an answer", shared)
+			}
 		}
 	}
 }
