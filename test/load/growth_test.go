@@ -39,10 +39,10 @@ func curves() []curve {
 		{"patterns", "How a server grows with its wildcard patterns", "patterns", []panel{certificate(within(0.05)), memory}},
 		{"claims", "How a certificate grows with the ID token", "bytes of the token", []panel{certificate(linear)}},
 		{"rules", "How a server grows with its policy rules", "rules, at most 100 for an issuer", []panel{
-			{"enforce", "CPU, mode enforce", "µs", nil}, {"audit", "CPU, mode audit (shadow)", "µs", nil}, {"start", "start to first answer", "ms", linear}}},
+			{"enforce", "CPU, mode enforce", "µs", nil}, {"audit", "CPU, mode audit (shadow)", "µs", nil}, {"start", "start to first answer", "ms", nil}}},
 		{"log", "How the embedded log grows with its entries", "entries", []panel{
 			{"add64", "add, 64 clients, p50", "ms", within(0.10)}, {"add1", "add, 1 client, p50", "ms", within(0.10)},
-			{"proof", "inclusion proof", "ms", within(0.10)}, {"checkpoint", "checkpoint", "ms", within(0.10)}}},
+			{"proof", "inclusion proof", "µs", within(0.10)}, {"checkpoint", "checkpoint", "µs", within(0.10)}}},
 		{"clients", "How a server grows with its clients", "clients", []panel{
 			{"throughput", "throughput", "certificates/s", within(-0.10)}, {"p50", "p50", "ms", nil}, {"tail", "p99 over p50", "times", atMost(4)}}},
 		{"replicas", "How replicas share one log", "processes", []panel{certificate(within(0.10)), {"throughput", "throughput of all", "certificates/s", nil}}},
@@ -414,7 +414,11 @@ func (g *grown) embeddedLog() figures {
 			if ratios[name] == nil {
 				ratios[name] = map[int][]float64{}
 			}
-			empty[name] = append(empty[name], found["empty-"+name])
+			scale := 1.0
+			if name == "proof" || name == "checkpoint" {
+				scale = 1000 // in microseconds
+			}
+			empty[name] = append(empty[name], scale*found["empty-"+name])
 			ratios[name][size] = append(ratios[name][size], found[name]/found["empty-"+name])
 		}
 	}
