@@ -443,9 +443,10 @@ func (g *grown) clients() figures {
 	})
 }
 
-// replicas measures ever more processes that submit to one log, under the same number of clients.
+// replicas measures ever more processes that submit to one log, each with the same rate of requests: more
+// processes than cores would otherwise wait for each other.
 func (g *grown) replicas() figures {
-	const clients = 64
+	const rate = 250 // a second for each, which leaves half of two cores to four of them
 	sizes := []int{1, 2, 3, 4}
 	var servers []*instance
 	var generators []*actor
@@ -459,7 +460,7 @@ func (g *grown) replicas() figures {
 		for r, s := range servers[:n] {
 			used[r] = cpu(g.t, s.pid)
 			running.Go(func() {
-				generators[r].ask(job{API: restV2, Address: s.http, Requests: g.requests[email], Clients: clients / n, Duration: time.Second}, &outcomes[r])
+				generators[r].ask(job{API: restV2, Address: s.http, Requests: g.requests[email], Clients: 16, Rate: rate, Duration: 2 * time.Second}, &outcomes[r])
 			})
 		}
 		running.Wait()
