@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/ctonly"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"k8s.io/klog/v2"
 
@@ -55,10 +56,10 @@ type Log struct {
 	signedSize    uint64
 	lastTimestamp uint64
 
-	// batches and Tessera's finish are nil for a log that has refused to sign from the start.
-	batches *batches
-	finish  func(context.Context) error
-	cancel  context.CancelFunc // of the work in the background
+	// add and finish are Tessera's; nil for a log that has refused to sign from the start.
+	add    func(context.Context, *ctonly.Entry) tessera.IndexFuture
+	finish func(context.Context) error
+	cancel context.CancelFunc // of the work in the background
 
 	// The reads over HTTP show the tree of the published checkpoint, and nothing beyond it.
 	replays     *replays
@@ -133,18 +134,14 @@ func (l *Log) start(ctx, background context.Context) error {
 	_ = l.checkStorage() // a full disk may have room later
 	go l.watchStorage(background)
 	appender, finish, err := l.newAppender(background, tessera.NewAppendOptions().
-		WithBatching(maxBatch, flushAge).
+		WithBatching(maxBatch, l.cfg.BatchAge).
 		WithCheckpointInterval(l.cfg.CheckpointInterval).
 		WithCheckpointRepublishInterval(max(republishInterval, l.cfg.CheckpointInterval)).
 		WithGarbageCollectionInterval(collectInterval))
 	if err != nil {
 		return fmt.Errorf("opening log %s: %w", l.cfg.Name, err)
 	}
-	l.finish = finish
-	l.batches = &batches{
-		age: max(l.cfg.BatchAge-flushAge, 0), add: tessera.NewCertificateTransparencyAppender(appender),
-		size: func() uint64 { return l.guard.newest.Load().TreeSize },
-	}
+	l.add, l.finish = tessera.NewCertificateTransparencyAppender(appender), finish
 	return nil
 }
 

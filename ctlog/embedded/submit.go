@@ -112,9 +112,9 @@ func (l *Log) store(ctx context.Context, e *ctonly.Entry, issuers [][]byte) (_ u
 	if e.FingerprintsChain, err = l.issuers.put(issuers); err != nil {
 		return 0, l.failed(ctx, err)
 	}
+	taken := l.guard.newest.Load().TreeSize
 	// A crash from here on leaves the entry in the log or not; its SCT does not exist yet.
-	index, taken, err := l.batches.enter(e)
-	defer l.batches.leave()
+	index, err := l.add(ctx, e)()
 	if err != nil {
 		return 0, l.failed(ctx, fmt.Errorf("storing entry: %w", err))
 	}

@@ -34,8 +34,8 @@ func newWaiting(t *testing.T, ctx context.Context, cfg Config) waiting {
 	added, released, answer := make(chan struct{}, 16), make(chan struct{}), make(chan error, 1)
 	release := sync.OnceFunc(func() { close(released) })
 	t.Cleanup(release)
-	add := l.batches.add
-	l.batches.add = func(ctx context.Context, e *ctonly.Entry) tessera.IndexFuture {
+	add := l.add
+	l.add = func(ctx context.Context, e *ctonly.Entry) tessera.IndexFuture {
 		added <- struct{}{}
 		return func() (tessera.Index, error) {
 			<-released
