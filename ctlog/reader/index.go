@@ -47,7 +47,7 @@ type segment struct {
 	first, end uint64
 	index      *Index // that lacks the segment's file; nil if the search writes none
 	node       []byte
-	roots      *[segmentBatches][]byte
+	hashes     *[Segment][]byte        // of the entries that were read
 	texts      *[segmentBatches][]byte // of each batch; nil if all must be read
 }
 
@@ -70,7 +70,7 @@ func (s *Source) open(q *Query, end uint64) *segment {
 		part.texts, err = parseIndex(content, part.node)
 	}
 	if err != nil {
-		part.index, part.roots, part.texts = s.Index, new([segmentBatches][]byte), new([segmentBatches][]byte)
+		part.index, part.hashes, part.texts = s.Index, new([Segment][]byte), new([segmentBatches][]byte)
 	}
 	return part
 }
@@ -82,36 +82,30 @@ func (p *segment) skips(q *Query, first uint64) bool {
 
 // collect prepares the segment's file.
 func (p *segment) collect(entries []*Entry) {
-	if p.index == nil || len(entries) != Batch {
+	if p.index == nil {
 		return
 	}
-	at := entries[0].Index % Segment / Batch
 	known := map[string]bool{}
-	tree := (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
 	for _, entry := range entries {
-		_ = tree.Append(entry.Hash(), nil)
+		at := entry.Index % Segment
+		p.hashes[at] = entry.Hash()
 		for _, text := range searched(entry.Certificate) {
 			if !known[string(text)] {
 				known[string(text)] = true
-				p.texts[at] = append(p.texts[at], text...)
+				p.texts[at/Batch] = append(p.texts[at/Batch], text...)
 			}
 		}
 	}
-	p.roots[at], _ = tree.GetRootHash(nil)
 }
 
-// store writes the file of a segment of which all batches were read. It refuses entries that are not those of
-// the tree.
+// store writes the file of a segment that was read completely. It refuses entries that are not those of the tree.
 func (p *segment) store() error {
 	if p.index == nil {
 		return nil
 	}
 	tree := (&compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}).NewEmptyRange(0)
-	for _, root := range p.roots {
-		if root == nil {
-			return nil
-		}
-		_ = tree.Append(root, nil)
+	for _, hash := range p.hashes {
+		_ = tree.Append(hash, nil)
 	}
 	if root, _ := tree.GetRootHash(nil); !bytes.Equal(root, p.node) {
 		return fmt.Errorf("the entries from %d to %d are not those of the log's tree; mayfly ctlog fsck shows more", p.first, p.end-1)
