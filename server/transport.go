@@ -40,7 +40,7 @@ func newTransport(s *Server) *grpc.Server {
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(grpcproto.Name)}),
 		grpc.ConnectionTimeout(readHeaderTimeout),
 		grpc.MaxHeaderListSize(maxHeader),
-		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxConcurrentStreams(ownStreams),
 		grpc.StaticStreamWindowSize(maxBody), // otherwise it grows with the speed of a client
 		grpc.ReadBufferSize(ioBuffer),
 		grpc.WriteBufferSize(ioBuffer),
@@ -50,7 +50,10 @@ func newTransport(s *Server) *grpc.Server {
 }
 
 const (
-	ioBuffer       = 8 << 10 // more than an ordinary request or answer
+	ioBuffer = 8 << 10 // more than an ordinary request or answer
+	// ownStreams is the number of requests in progress on a connection of gRPC's own port. grpc-go's
+	// transport reads the bodies of all streams, up to a window of 64 KiB each, before the handlers do.
+	ownStreams     = 16
 	smallestPooled = 2 << 10 // mem.NewBuffer ignores the pool of a buffer of up to 1 KiB
 )
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +34,8 @@ type ownClient struct {
 	out   chan []byte
 	begun time.Time
 	ended chan struct{} // closed when the server has closed the connection
+
+	refused atomic.Int32 // streams
 
 	// The rest is the reader's until ended.
 	took   time.Duration // until ended
@@ -92,6 +95,10 @@ func (c *ownClient) read() {
 					c.answers[f.StreamID] = codes.Code(code)
 					c.mu.Unlock()
 				}
+			}
+		case *http2.RSTStreamFrame:
+			if f.ErrCode == http2.ErrCodeRefusedStream {
+				c.refused.Add(1)
 			}
 		case *http2.GoAwayFrame:
 			c.goAway = true
@@ -177,6 +184,24 @@ func TestOwnPortBoundsRequests(t *testing.T) {
 		if got := f.metric(t, "mayfly_requests_total"); strings.TrimSpace(got) != counted {
 			t.Errorf("counted %s, want %s", got, counted)
 		}
+		stop()
+	})
+}
+
+// TestOwnPortStreams: a connection has few requests in progress; one more is reset, and may be sent again.
+func TestOwnPortStreams(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, nil)
+		pipes, stop := f.serveOwn(t)
+		c := dialOwn(t, pipes, 1<<16)
+		for i := range uint32(ownStreams + 1) {
+			c.call(t, 2*i+1, createPath, "", false)
+		}
+		if synctest.Wait(); c.refused.Load() != 1 {
+			t.Errorf("%d of %d streams were refused, want 1", c.refused.Load(), ownStreams+1)
+		}
+		_ = c.conn.Close()
 		stop()
 	})
 }

@@ -49,30 +49,42 @@ func TestConnections(t *testing.T) {
 }
 
 // TestReaders has 1,000 clients that request entries of the log and read nothing, over HTTP/1.1 and
-// over HTTP/2, while a monitor reads.
+// over HTTP/2, or call gRPC's own port, while a monitor reads.
 func TestReaders(t *testing.T) {
 	const path = "/ctlog/2026/ct/v1/get-entries?start=0&end=1000"
 	http1 := []byte("GET " + path + " HTTP/1.1\r\nHost: log.example\r\n\r\n")
+	call := func(path string) []string {
+		return []string{":method", "POST", ":scheme", "http", ":authority", "ca.example", ":path", path, "content-type", "application/grpc", "te", "trailers"}
+	}
 	for _, test := range []struct {
 		name        string
 		connections int
 		first       []byte
+		grpc        bool
 	}{
-		{"readers over HTTP/1.1", readers, http1},
-		{"readers without a window", readers / 10, streams(100, 0, 0, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", "/healthz")},
-		{"readers over HTTP/2", readers, append(streams(8, 1<<24, 0, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", path), wide()...)},
-		{"writers of bodies", readers / 10, streams(100, 0, 60<<10, ":method", "POST", ":scheme", "http", ":authority", "ca.example", ":path", "/api/v2/signingCert")},
+		{"readers over HTTP/1.1", readers, http1, false},
+		{"readers without a window", readers / 10, streams(100, 0, 0, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", "/healthz"), false},
+		{"readers over HTTP/2", readers, append(streams(8, 1<<24, 0, ":method", "GET", ":scheme", "http", ":authority", "log.example", ":path", path), wide()...), false},
+		{"writers of bodies", readers / 10, streams(100, 0, 60<<10, ":method", "POST", ":scheme", "http", ":authority", "ca.example", ":path", "/api/v2/signingCert"), false},
+		{"readers of gRPC without a window", readers / 10, streams(100, 0, 5, call("/dev.sigstore.fulcio.v2.CA/GetTrustBundle")...), true},
+		{"writers of messages of gRPC", readers / 10, streams(100, 0, 60<<10, call("/dev.sigstore.fulcio.v2.CA/CreateSigningCertificate")...), true},
+		{"readers of gRPC's refusals", readers / 10, append(streams(2000, 1<<24, 5, call("/dev.sigstore.fulcio.v2.CA/Nothing")...), wide()...), true},
+		{"readers of grpc-go's refusals", readers / 10, append(streams(5000, 1<<24, 0, ":method", "POST", ":scheme", "http", ":authority", "x", ":path", "/"), wide()...), true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newServer(t, 4096, "")
 			s.fill(600)
 			a := newAttacker(s, "127.0.0.2")
 			l := s.ask()
+			address := s.http
+			if test.grpc {
+				address = s.grpc
+			}
 			reads, refused := 0, 0
 			end := time.After(attack)
 			for tick := time.NewTicker(500 * time.Millisecond); ; {
 				a.prune()
-				a.burst(test.connections-len(a.open), []string{s.http}, test.first)
+				a.burst(test.connections-len(a.open), []string{address}, test.first)
 				if _, err := get(t.Context(), http.DefaultClient, "http://"+s.http+path); err == nil {
 					reads++
 				} else {
