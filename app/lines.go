@@ -69,7 +69,14 @@ func (l libraryLines) Handle(ctx context.Context, r slog.Record) error {
 
 // newHandler returns a handler of a format, which changes each attribute by change.
 func newHandler(out io.Writer, text bool, level slog.Level, change func(a slog.Attr, text bool) slog.Attr) slog.Handler {
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return change(a, text) }}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.LevelKey && a.Value.Kind() == slog.KindAny {
+			if level, ok := a.Value.Any().(slog.Level); ok { // package slog would render it by reflection
+				a.Value = slog.StringValue(level.String())
+			}
+		}
+		return change(a, text)
+	}}
 	if text {
 		return slog.NewTextHandler(out, options)
 	}
