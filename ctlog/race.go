@@ -108,13 +108,18 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 		}
 	}
 	failures = append(failures, l.abandon(ctx, running, ctx.Err())...)
+	return SCT{}, errors.Join(append(failures, unasked(waiting)...)...)
+}
+
+// unasked returns an error for each of the logs that a race has not asked.
+func unasked(waiting []*turn) (failures []error) {
 	for _, t := range waiting {
 		if t.attempts == 0 {
 			rest := max(time.Until(t.breaker.Rest()), 0)
 			failures = append(failures, fmt.Errorf("log %s: not asked in the time left; its Retry-After ends in %s", t.Name(), rest.Round(time.Millisecond)))
 		}
 	}
-	return SCT{}, errors.Join(failures...)
+	return failures
 }
 
 // order returns the logs to which submissions are allowed now, in the order in which a race asks
