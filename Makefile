@@ -8,6 +8,9 @@ BUF := $(GO) tool -modfile=tools/buf/go.mod buf
 # A race-built process otherwise sleeps a second when it ends, in case another thread still has a
 # race to report: the transcripts start hundreds of processes.
 export GORACE ?= atexit_sleep_ms=0
+# Where the output of a test is filtered, its exit code counts.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: help
 help: ## this list
@@ -85,7 +88,7 @@ chaos: ## kill -9 the embedded log 50 times under load, and prove that nothing w
 
 .PHONY: siege
 siege: ## attack mayfly serve as one outsider can: connections, readers, watchers, log lines; prints figures (2 minutes)
-	@MAYFLY_SIEGE=1 $(GO) test -count=1 -v -timeout 10m ./test/siege | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+	@MAYFLY_SIEGE=1 $(GO) test -count=1 -v -timeout 10m ./test/siege | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
 .PHONY: bench-large-log
 bench-large-log: ## the embedded log with a million entries (3 GB of disk, some minutes; MAYFLY_ENTRIES=…)
@@ -101,7 +104,7 @@ rotation-signers: ## the same from a key in a file to one in a token of SoftHSM2
 
 .PHONY: figures-oidc
 figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flooding issuers
-	@$(GO) test -count=1 -v -run TestFigure ./oidc | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+	@$(GO) test -count=1 -v -run TestFigure ./oidc | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
 # COUNT=10 prints each figure ten times, for benchstat. GOGC is as mayfly serve sets it.
 .PHONY: bench
@@ -117,7 +120,7 @@ bench: ## the cost of a certificate beside its floor, of the embedded log, and o
 #   MAYFLY_BINARY=      another binary of mayfly
 .PHONY: growth
 growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients and replicas; draws docs/img/growth-*.svg (10 minutes)
-	@MAYFLY_GROWTH=1 $(GO) test -count=1 -v -timeout 90m -run 'TestGrowth$$/^($(or $(CURVES),.*))$$' ./test/load -update | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^ *\(--- \|FAIL\|ok\)/p'
+	@MAYFLY_GROWTH=1 $(GO) test -count=1 -v -timeout 90m -run 'TestGrowth$$/^($(or $(CURVES),.*))$$' ./test/load -update | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^ *\(--- \|FAIL\|panic\|ok\)/p'
 
 # Variables of bench-server, each after its default:
 #   ROUNDS=10 SLICE=1s  each round gives a slice of time to the server, the floor and the peer, in turn
@@ -132,12 +135,12 @@ growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients an
 # ROUNDS=3 KINDS=rest-v2/email/p256/remote is a short form.
 .PHONY: bench-server
 bench-server: ## the server's CPU time per certificate beside the floor, latency, throughput and memory (5 minutes; ROUNDS=… KINDS=… PEER=…)
-	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|ok\)/p'
+	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
 .PHONY: profile
 profile: ## CPU and allocation profiles of a server under the load of bench-server, in .cache/profile (ROUNDS=… KINDS=… …)
 	@mkdir -p $(CACHE)/profile
-	@SLICE=$${SLICE:-2s} MAYFLY_LOAD_PROFILE=$(CACHE)/profile $(GO) test -count=1 -v -timeout 20m -run TestProfile ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^    /p; /^\(--- FAIL\|FAIL\|ok\)/p'
+	@SLICE=$${SLICE:-2s} MAYFLY_LOAD_PROFILE=$(CACHE)/profile $(GO) test -count=1 -v -timeout 20m -run TestProfile ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^    /p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
 .PHONY: bench-dev
 bench-dev: ## how long mayfly dev takes to be ready, with new keys

@@ -24,8 +24,8 @@ var (
 // compare returns how tbs differs from the certificate of the profile that t describes; nil if it does
 // not. Its last extension must be the poison, or hold sctList; without both there is none.
 //
-// compare is a check of the encoder in package certs, and shares no code with it but SubjectKeyID. It
-// expects a value of every element, so it refuses each other form, order and element by construction.
+// compare is a check of the encoder in package certs, and shares no code with it but SubjectKeyID and the
+// identifiers of algorithms. It expects a value of every element, so it refuses each other form, order and element by construction.
 func compare(tbs []byte, t *certs.Template, poisoned bool, sctList []byte) error {
 	content := only(tbs, asn1.SEQUENCE)
 	var serial, validity [40]byte
@@ -57,7 +57,7 @@ func compareExtensions(in cryptobyte.String, t *certs.Template, poisoned bool, s
 		return "next the extended key usage codeSigning alone, not critical (RFC 5280, section 4.2.1.12)"
 	case !bytes.Equal(only(nextExtension(&in, "\x06\x03\x55\x1d\x0e", false), asn1.OCTET_STRING), subjectKeyID) || err != nil:
 		return "next the identifier of its own key, not critical (RFC 5280, section 4.2.1.2)"
-	case !bytes.Equal(only(only(nextExtension(&in, "\x06\x03\x55\x1d\x23", false), asn1.SEQUENCE), asn1.Tag(0).ContextSpecific()), t.AuthorityKeyID):
+	case !bytes.Equal(only(only(nextExtension(&in, "\x06\x03\x55\x1d\x23", false), asn1.SEQUENCE), asn1.Tag(0).ContextSpecific()), t.AuthorityKeyID) || len(t.AuthorityKeyID) == 0:
 		return "next the authority's key identifier alone, not critical (RFC 5280, section 4.2.1.1)"
 	case !isName(only(nextExtension(&in, "\x06\x03\x55\x1d\x11", true), asn1.SEQUENCE), t.SAN):
 		return "next the expected subject alternative name, critical (RFC 5280, section 4.2.1.6)"

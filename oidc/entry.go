@@ -169,7 +169,8 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	var errs []error
 	proxy, err := parseProxy(cfg.Proxy)
 	errs = append(errs, err)
-	known, common := make(map[entryID]bool, len(cfg.Issuers)), transport.shared()
+	known := make(map[entryID]bool, len(cfg.Issuers))
+	common, commonProxies := transport.shared(), transportFunc(newTransport).shared()
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.Key == inClusterURL })
 	for _, settings := range cfg.Issuers {
 		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.Kubernetes.APIServer, inCluster), waiting: share.New(maxWaiting, 0)}
@@ -178,11 +179,11 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 		}
 		known[e.id()] = true
 		errs = append(errs, e.validate(&cfg, v.wildcards)...)
-		connect := transport
+		connect, proxies := transport, transportFunc(newTransport)
 		if !e.Wildcard && !e.inCluster { // callers choose the issuers of a pattern, and must not delay others
-			connect = common
+			connect, proxies = common, commonProxies
 		}
-		e.client, err = e.newClient(&cfg, proxy, connect)
+		e.client, err = e.newClient(&cfg, proxy, connect, proxies)
 		errs = append(errs, err)
 		v.entries = append(v.entries, e)
 		if e.Wildcard {

@@ -105,7 +105,8 @@ func (i *issuer) keysFor(ctx context.Context, client netip.Addr, now time.Time) 
 	known, due, failing := i.keys, i.due, i.failures > 0
 	i.mu.Unlock()
 	if i.usable(known, now) {
-		if i.pool == nil || now.Before(due) {
+		// Behind many static issuers that hang, Run may come late.
+		if now.Before(due) || i.pool == nil && now.Sub(known.fetchedAt) < i.cfg.KeyRefresh {
 			return known, nil
 		}
 		if failing || now.Sub(known.fetchedAt) < i.cfg.KeyRefresh {

@@ -43,6 +43,9 @@ type keys struct {
 	header atomic.Pointer[acceptedHeader]
 }
 
+// maxRemembered is the size of the longest header that is remembered, in bytes; ordinary ones have 100.
+const maxRemembered = 1 << 10
+
 // acceptedHeader is the first segment of a JWS that go-oidc has accepted, and a shorter JWS with the same
 // algorithm. go-oidc decides about a header by its content alone, so that it need not read one again.
 type acceptedHeader struct{ protected, short string }
@@ -197,7 +200,7 @@ func (k *keys) verify(ctx context.Context, token *idToken, now time.Time) error 
 		jws = known.short
 	}
 	_, err := verifier.Verify(ctx, jws)
-	if err == nil && !seen {
+	if err == nil && !seen && len(token.protected) <= maxRemembered {
 		short := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"` + token.alg + `"}`))
 		k.header.Store(&acceptedHeader{strings.Clone(token.protected), short + ".."})
 	}

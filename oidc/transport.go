@@ -92,8 +92,9 @@ func newTransport(r reach) http.RoundTripper {
 	}
 }
 
-// newClient returns the only HTTP client that connects to the entry's issuers.
-func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) (*http.Client, error) {
+// newClient returns the only HTTP client that connects to the entry's issuers. proxies opens connections to
+// the proxy, and transport all others.
+func (e *entry) newClient(cfg *Config, proxy *url.URL, transport, proxies transportFunc) (*http.Client, error) {
 	var roots *x509.CertPool
 	if len(e.CACert) > 0 {
 		var err error
@@ -120,7 +121,7 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport transportFunc) 
 			open: func(roots *x509.CertPool) http.RoundTripper { return transport(reach{allowed: allowed, roots: roots}) },
 		}
 	case proxy != nil && !e.AllowPrivateNetwork:
-		r.https = &proxied{allowed: allowed, via: newTransport(reach{roots: roots, proxy: proxy}), direct: r.https}
+		r.https = &proxied{allowed: allowed, via: proxies(reach{roots: roots, proxy: proxy}), direct: r.https}
 	}
 	if len(cfg.InsecureHosts) > 0 && !e.inCluster { // the cluster's own issuer needs its token
 		r.insecureHosts = cfg.InsecureHosts

@@ -121,8 +121,9 @@ func (v *Verifier) Run(ctx context.Context) error {
 			if e.issuer.isFetching() {
 				continue
 			}
-			done, err := e.issuer.fetch(nil, netip.Addr{}, now)
-			if err != nil { // it is not due
+			// The clock is read again, as the loop may have waited. An error states that the fetch is not due.
+			done, err := e.issuer.fetch(nil, netip.Addr{}, v.cfg.Now())
+			if err != nil {
 				continue
 			}
 			select {

@@ -39,7 +39,7 @@ func requestOf(ctx context.Context) *request { return ctx.Value(requestKey{}).(*
 // encodes; serveREST handles paths, methods, headers and errors. It gets no header (callGateway).
 func newGateway(s *Server) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: marshalJSON}, s}),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, jsonMarshaler{&runtime.JSONPb{MarshalOptions: marshalJSON}}),
 		runtime.WithErrorHandler(keepError),
 	)
 	return mux, fulciov2.RegisterCAHandlerServer(context.Background(), mux, service{Server: s})
@@ -73,24 +73,9 @@ func keepError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, _ 
 
 // jsonMarshaler is protojson as clients know it. It emits unpopulated fields, and ignores unknown
 // fields and unknown names of an enum. A body is exactly one JSON value.
-type jsonMarshaler struct {
-	runtime.Marshaler
-	*Server
-}
+type jsonMarshaler struct{ runtime.Marshaler }
 
 var marshalJSON = protojson.MarshalOptions{EmitUnpopulated: true}
-
-// Marshal returns the JSON of a message. Those of the trust bundle and of the issuers are rendered only
-// once.
-func (m jsonMarshaler) Marshal(v any) ([]byte, error) {
-	if b := m.bundle.Load(); b != nil && v == any(b.message) {
-		return b.json, nil
-	}
-	if c := m.issuers.Load(); c != nil && v == any(c.message) {
-		return c.json, nil
-	}
-	return m.Marshaler.Marshal(v)
-}
 
 // NewDecoder decodes one message, the whole content of r. It never returns io.EOF, which the
 // gateway would take for an empty message.

@@ -34,8 +34,8 @@ type route struct {
 // slots are in use.
 var routes = map[string]route{
 	"/api/v2/signingCert":   {apiRESTv2, methodCreate, (*Server).createV2, http.MethodPost, typeJSON, http.StatusOK},
-	"/api/v2/trustBundle":   {apiRESTv2, methodTrust, (*Server).callGateway, http.MethodGet, typeJSON, http.StatusOK},
-	"/api/v2/configuration": {apiRESTv2, methodConfig, (*Server).callGateway, http.MethodGet, typeJSON, http.StatusOK},
+	"/api/v2/trustBundle":   {apiRESTv2, methodTrust, (*Server).trustBundleV2, http.MethodGet, typeJSON, http.StatusOK},
+	"/api/v2/configuration": {apiRESTv2, methodConfig, (*Server).configurationV2, http.MethodGet, typeJSON, http.StatusOK},
 	"/api/v1/signingCert":   {apiRESTv1, methodCreate, (*Server).createV1, http.MethodPost, typePEM, http.StatusCreated},
 	"/api/v1/rootCert":      {apiRESTv1, methodTrust, (*Server).rootCertV1, http.MethodGet, typePEM, http.StatusOK},
 }
@@ -131,6 +131,15 @@ func (s *Server) createV1(ctx context.Context, q *request) ([]byte, error) {
 		return nil, err
 	}
 	return []byte(strings.Join(chainPEM(issued), "\n")), nil
+}
+
+// trustBundleV2 and configurationV2 answer with the JSON that protojson has rendered once. All answers share it.
+func (s *Server) trustBundleV2(context.Context, *request) ([]byte, error) {
+	return s.trustBundle().json, nil
+}
+
+func (s *Server) configurationV2(context.Context, *request) ([]byte, error) {
+	return s.configuration().json, nil
 }
 
 // rootCertV1 answers with the trust bundle.

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -98,13 +99,11 @@ func (s *Server) receive(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 		}
 	}
 	if taken && !s.handlers.Take(q.client, time.Now()) {
-		taken = false
+		taken, q.method = false, cmp.Or(q.method, methodUnknown)
 		q.err = refusal.New(refusal.Overloaded, "the server is reading as many requests as it can; try again in a moment")
 	}
 	err := recovered(func() error {
-		if err := stream.SetHeader(metadata.Pairs("x-request-id", q.id)); err != nil {
-			return err
-		}
+		_ = stream.SetHeader(metadata.Pairs("x-request-id", q.id)) // it fails if the client has reset the stream; so does reading
 		if q.err == nil {
 			q.err = s.readMessage(ctx, q)
 		}

@@ -75,9 +75,10 @@ func (s *Source) open(q *Query, end uint64) *segment {
 	return part
 }
 
-// skips reports whether the index excludes the batch that begins at first.
+// skips reports whether the index excludes the batch that begins at first. With Since, the newest batch is
+// read: it shows where the log is older.
 func (p *segment) skips(q *Query, first uint64) bool {
-	return p.texts != nil && p.index == nil && !q.mayMatch(p.texts[first%Segment/Batch])
+	return p.texts != nil && p.index == nil && (q.Since.IsZero() || first+Batch < p.end) && !q.mayMatch(p.texts[first%Segment/Batch])
 }
 
 // collect prepares the segment's file.
