@@ -369,3 +369,25 @@ func TestOwnPortSurvivesPanics(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOwnPortRecordsResets: a client cannot avoid a line of the access log by a reset.
+func TestOwnPortRecordsResets(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, nil)
+		pipes, stop := f.serveOwn(t)
+		c := dialOwn(t, pipes, 1<<16)
+		synctest.Wait()
+		const resets = 50
+		for i := range uint32(resets) {
+			c.call(t, 2*i+1, createPath, "", false)
+			_ = c.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
+			synctest.Wait()
+		}
+		if lines := strings.Count(f.log.String(), `"msg":"request"`); lines != resets {
+			t.Errorf("%d of %d requests have a line", lines, resets)
+		}
+		_ = c.conn.Close()
+		stop()
+	})
+}
