@@ -194,7 +194,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, q *request, fr
 	_, err := buffer.ReadFrom(io.LimitReader(bounded, ordinaryBody))
 	if err == nil && buffer.Len() == ordinaryBody {
 		if !s.large.Take(q.client, time.Now()) {
-			return nil, refusal.New(refusal.Overloaded, "the server is reading as many requests of more than %d bytes as it can; try again in a moment", ordinaryBody)
+			return nil, errManyLarge()
 		}
 		defer s.large.Give(q.client)
 		_, err = buffer.ReadFrom(bounded)

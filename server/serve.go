@@ -30,7 +30,7 @@ type Listeners struct {
 	Ops net.Listener
 }
 
-// endpoint is one listener and its server, either of which is nil.
+// endpoint is one listener and its server: exactly one of server and grpc is set.
 type endpoint struct {
 	name     string
 	listener net.Listener
@@ -112,7 +112,7 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	return err
 }
 
-// httpServer returns the server of one listener. All listeners have the same limits.
+// httpServer returns the server of one listener. All listeners for HTTP have the same limits.
 func (s *Server) httpServer(h http.Handler, tlsConfig *tls.Config) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)

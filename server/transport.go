@@ -28,7 +28,7 @@ import (
 )
 
 // newTransport returns the gRPC server of a port that serves nothing else. It uses grpc-go's own
-// transport, which takes a third of the time of net/http's HTTP/2. (*Server).receive and package
+// transport, which takes a third of the time of net/http's HTTP/2. (*Server).receive, conn and
 // connections keep the limits that net/http keeps on a shared port.
 func newTransport(s *Server) *grpc.Server {
 	plain := insecure.NewCredentials()
