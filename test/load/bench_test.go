@@ -4,6 +4,7 @@ package load
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -78,13 +79,37 @@ func newBench(t testing.TB) *bench {
 	t.Helper()
 	b := &bench{
 		world:   newWorld(t, os.Getenv("ISSUER")),
-		rounds:  variable("ROUNDS", 10, strconv.Atoi)(t),
-		clients: variable("CLIENTS", 16, strconv.Atoi)(t),
-		slice:   variable("SLICE", time.Second, time.ParseDuration)(t),
-		rate:    variable("RATE", 0, func(s string) (float64, error) { return strconv.ParseFloat(s, 64) })(t),
+		rounds:  variable("ROUNDS", 10, positive)(t),
+		clients: variable("CLIENTS", 16, positive)(t),
+		slice:   variable("SLICE", time.Second, duration)(t),
+		rate:    variable("RATE", 0, perSecond)(t),
 	}
 	b.generator, b.floor = newActor(t, "generator"), newActor(t, "floor")
 	return b
+}
+
+func positive(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, errors.New("a whole number from 1 is expected")
+	}
+	return n, nil
+}
+
+func duration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, errors.New("a time such as 1s or 700ms is expected")
+	}
+	return d, nil
+}
+
+func perSecond(text string) (float64, error) {
+	rate, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(rate > 0 && rate <= 1e6) {
+		return 0, errors.New("requests a second, above 0, are expected")
+	}
+	return rate, nil
 }
 
 // variable returns the value of an environment variable, or a default.
@@ -122,7 +147,7 @@ func (b *bench) server(s setting) *instance {
 		return b.serve(s)
 	}
 	address := must(loopbackTarget(target))(b.t)
-	it := &instance{name: target, pid: variable("PID", 0, strconv.Atoi)(b.t), http: address, grpc: address}
+	it := &instance{name: target, pid: variable("PID", 0, positive)(b.t), http: address, grpc: address}
 	if it.pid == 0 || os.Getenv("ISSUER") == "" {
 		b.t.Fatal("TARGET needs PID, the server's process, and ISSUER, the address in the URL of an issuer that the server trusts: the provider of these tokens will listen there")
 	}

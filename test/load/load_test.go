@@ -12,10 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"crypto/x509"
-
 	"github.com/mayfly-ca/mayfly/internal/pem"
-	"github.com/mayfly-ca/mayfly/test/testlog"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // TestEveryKind sends a few requests of each kind, in a closed and in an open loop, and verifies
@@ -104,30 +102,13 @@ func TestSampleOfAProfile(t *testing.T) {
 	}
 }
 
-// verify verifies an answer as a client does: to the root for code signing, and the embedded timestamp
-// with the log's key, by certificate-transparency-go.
+// verify verifies an answer as a client does.
 func verify(s *instance, api string, answer []byte) error {
 	text, err := chainOf(api, answer)
 	if err != nil {
 		return err
 	}
-	certificates, err := pem.Certificates(text)
-	if err != nil {
-		return err
-	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(s.root)
-	var ders [][]byte
-	for _, c := range certificates {
-		intermediates.AddCert(c)
-		ders = append(ders, c.Raw)
-	}
-	if _, err := certificates[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	}); err != nil {
-		return err
-	}
-	return testlog.VerifySCT(pem.Encode("PUBLIC KEY", s.logKey), ders)
+	return testworld.VerifyChain(text, s.root, pem.Encode("PUBLIC KEY", s.logKey))
 }
 
 // chainOf returns the PEM chain in an answer.

@@ -150,15 +150,20 @@ func (w *World) Request(ctx context.Context, ca *client.Client, csr bool) ([]str
 	return certificate.PEM, nil
 }
 
-// Verify verifies a chain as a client does: to the root for code signing, and the embedded
-// timestamp with the log's key, by certificate-transparency-go.
+// Verify verifies a chain with the world's root and log.
 func (w *World) Verify(chain []string) error {
-	certificates, err := pem.Certificates([]byte(strings.Join(chain, "\n")))
+	return VerifyChain([]byte(strings.Join(chain, "\n")), w.Root, w.Log.PublicKeyPEM())
+}
+
+// VerifyChain verifies a chain, PEM, as a client does: to the root for code signing, and the embedded
+// timestamp with the log's key, by certificate-transparency-go.
+func VerifyChain(chain []byte, root *x509.Certificate, logKey []byte) error {
+	certificates, err := pem.Certificates(chain)
 	if err != nil {
 		return err
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(w.Root)
+	roots.AddCert(root)
 	var ders [][]byte
 	for _, c := range certificates {
 		intermediates.AddCert(c)
@@ -169,7 +174,7 @@ func (w *World) Verify(chain []string) error {
 	}); err != nil {
 		return err
 	}
-	return testlog.VerifySCT(w.Log.PublicKeyPEM(), ders)
+	return testlog.VerifySCT(logKey, ders)
 }
 
 // NewAuthority creates the authority id below the root of the CA in the folder dir, as `mayfly ca add`
