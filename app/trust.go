@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
@@ -49,15 +50,20 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	verifier.MaxWaiting = cfg.Limits.InFlight / 2 // leaves room for requests that wait for no issuer
 	verifier.Now, verifier.Logger, verifier.ObserveFetch = time.Now, logger, observe.fetch
 	rules := identity.Config{CIProviders: issuers.CIIssuerMetadata, Compat: cfg.Compat, Observe: observe.decision}
+	verifier.Issuers = make([]oidc.Issuer, 0, len(issuers.Entries))
 	for i := range issuers.Entries {
 		verifier.Issuers = append(verifier.Issuers, verifierIssuer(&issuers.Entries[i]))
 	}
-	for _, profile := range issuers.All() {
+	profiles := issuers.All()
+	rules.Issuers = make([]identity.IssuerConfig, 0, len(profiles))
+	for _, profile := range profiles {
 		rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
 	}
 	var errVerifier, errRules error
-	t.verifier, errVerifier = oidc.New(verifier)
+	var other sync.WaitGroup
+	other.Go(func() { t.verifier, errVerifier = oidc.New(verifier) })
 	t.rules, t.warnings, errRules = identity.NewRules(rules)
+	other.Wait()
 	return t, errors.Join(errVerifier, errRules)
 }
 

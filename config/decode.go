@@ -50,9 +50,9 @@ type decoder struct {
 	// plain states that a number, a truth value or a date is accepted where text is required: the
 	// peer reads it as it is written.
 	plain bool
-	// variables has the values of environment variables by their key, and the names by their key.
-	variables *viper.Viper
-	named     map[string]string
+	// environ has the values of environment variables by their key, and named their names.
+	environ *viper.Viper
+	named   map[string]string
 	// fieldsOf has the keys of the structs that were read: a file may have thousands of one type.
 	fieldsOf map[reflect.Type][]field
 
@@ -64,7 +64,7 @@ type decoder struct {
 
 func newDecoder(name string) *decoder {
 	return &decoder{
-		dir: filepath.Dir(name), File: &File{name: name, places: map[string]Mistake{"": {File: name, Line: 1, Column: 1}}},
+		dir: filepath.Dir(name), File: &File{name: name, places: map[string]position{"": {1, 1}}, variables: map[string]string{}},
 		fieldsOf: map[reflect.Type][]field{}, wrongAt: map[string]bool{},
 	}
 }
@@ -72,7 +72,7 @@ func newDecoder(name string) *decoder {
 // read reads content into the struct that into points to.
 func (d *decoder) read(content []byte, orJSON bool, into any) {
 	if root := d.tree(content, orJSON); root != nil {
-		d.places[""] = d.at(root.at)
+		d.places[""] = root.at
 		d.object(root, nil, reflect.ValueOf(into).Elem())
 	}
 }
@@ -117,6 +117,9 @@ type field struct {
 	name  string // as spelled in the file
 	tag   reflect.StructTag
 	index []int
+	// kind and required are those of the tag, and ranged states that it has a range or choices.
+	kind, required string
+	ranged         bool
 	// optional states that an absent key leaves the field as it is, unless a variable sets it.
 	optional bool
 }
@@ -134,10 +137,13 @@ func fields(t reflect.Type, json bool) (all []field) {
 				inner.index = append([]int{i}, inner.index...)
 				all = append(all, inner)
 			}
-		case json:
-			all = append(all, field{key, f.Name, f.Tag, f.Index, optional})
 		default:
-			all = append(all, field{key, key, f.Tag, f.Index, optional})
+			name := key
+			if json {
+				name = f.Name
+			}
+			ranged := f.Tag.Get("oneof")+f.Tag.Get("min")+f.Tag.Get("max") != ""
+			all = append(all, field{key, name, f.Tag, f.Index, f.Tag.Get("kind"), f.Tag.Get("required"), ranged, optional})
 		}
 	}
 	return all
@@ -162,20 +168,20 @@ func names(all []field) (names []string) {
 
 // value reads n, which is nil for an absent key and otherwise at the place given, into v, whose type
 // decides its form.
-func (d *decoder) value(n *node, place position, path []string, v reflect.Value, tag reflect.StructTag) {
+func (d *decoder) value(n *node, place position, path []string, v reflect.Value, f field) {
 	if n != nil {
-		d.places[joined(path)] = d.at(place)
+		d.places[joined(path)] = place
 	}
 	raw, isRaw := v.Addr().Interface().(*json.RawMessage)
 	switch {
-	case tag.Get("kind") == "ignored":
+	case f.kind == "ignored":
 	case isRaw && n == nil:
 	case isRaw && n.kind != yaml.MappingNode:
 		d.mismatch(n, path, "found %s, expected a mapping", n.what())
 	case isRaw:
 		*raw, _ = json.Marshal(d.jsonOf(n)) // which always has a JSON form
 	case formOf(v.Type()) != "":
-		d.scalar(n, path, v, tag)
+		d.scalar(n, path, v, f)
 	case v.Kind() == reflect.Struct:
 		d.object(n, path, v)
 	case v.Kind() == reflect.Pointer:
@@ -183,20 +189,20 @@ func (d *decoder) value(n *node, place position, path []string, v reflect.Value,
 			v.Set(reflect.New(v.Type().Elem()))
 			d.object(n, path, v.Elem())
 		}
-	case v.Kind() == reflect.Slice && tag.Get("kind") == "entries":
+	case v.Kind() == reflect.Slice && f.kind == "entries":
 		d.entries(n, path, v)
 	case v.Kind() == reflect.Slice:
-		d.list(n, path, v, tag)
+		d.list(n, path, v, f.tag)
 	case v.Kind() == reflect.Map && n != nil:
 		v.Set(reflect.MakeMap(v.Type()))
 		d.mapping(n, path, func(p pair) {
 			name, item := p.key.value, reflect.New(v.Type().Elem()).Elem()
-			if d.json && tag.Get("kind") == "extension" {
+			if d.json && f.kind == "extension" {
 				if name = d.extensionKey(p.key, path); name == "" {
 					return
 				}
 			}
-			d.value(p.value, p.place(), join(path, name), item, "")
+			d.value(p.value, p.place(), join(path, name), item, field{})
 			v.SetMapIndex(reflect.ValueOf(name), item)
 		})
 	}
@@ -227,9 +233,9 @@ func (d *decoder) object(n *node, path []string, v reflect.Value) {
 			continue
 		}
 		at, into := join(path, f.yaml), v.FieldByIndex(f.index)
-		d.value(found[i].value, found[i].place(), at, into, f.tag)
-		if sentence := f.tag.Get("required"); sentence != "" && into.IsZero() {
-			d.wrong(at, "%s is missing: %s", f.name, sentence)
+		d.value(found[i].value, found[i].place(), at, into, f)
+		if f.required != "" && into.IsZero() {
+			d.wrong(at, "%s is missing: %s", f.name, f.required)
 		}
 	}
 	if s, ok := v.Addr().Interface().(interface{ check(*decoder, []string) }); ok {
@@ -299,7 +305,7 @@ func (d *decoder) list(n *node, path []string, v reflect.Value, tag reflect.Stru
 		at := join(path, strconv.Itoa(i))
 		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
 		last := v.Index(i)
-		d.value(item, item.at, at, last, "")
+		d.value(item, item.at, at, last, field{})
 		if last.IsZero() && (formOf(last.Type()) != "" || last.Kind() != reflect.Struct) {
 			d.wrong(at, "an entry of this list is empty")
 		}
@@ -329,10 +335,11 @@ func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 			d.mistake(p.value.at, join(path, p.key.value), "the entry of %q is empty; it needs %s", shorten(p.key.value), strings.Join(keys[:2], ", "))
 			return
 		}
-		entry := reflect.New(v.Type().Elem()).Elem()
-		d.value(p.value, p.place(), join(path, p.key.value), entry, "")
-		if p.value.kind == yaml.MappingNode {
-			v.Set(reflect.Append(v, entry))
+		entries := v.Len()
+		v.SetLen(entries + 1)
+		d.value(p.value, p.place(), join(path, p.key.value), v.Index(entries), field{})
+		if p.value.kind != yaml.MappingNode {
+			v.SetLen(entries)
 		}
 	})
 }

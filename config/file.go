@@ -30,8 +30,10 @@ import (
 type File struct {
 	name   string
 	digest [sha256.Size]byte
-	// places has, by key path, the place of each key that the file or a variable sets, with Text "".
-	places map[string]Mistake
+	// places has, by key path, the place of each key that the file or a variable sets, and variables the
+	// names of the variables.
+	places    map[string]position
+	variables map[string]string
 }
 
 // Name returns the file's name as the caller gave it to the loader.
@@ -74,11 +76,15 @@ func (f *File) WithPlaces(err error) error {
 // the key.
 func (f *File) locate(path []string) Mistake {
 	for n := len(path); n > 0; n-- {
-		if at, ok := f.places[joined(path[:n])]; ok {
-			return at
+		key := joined(path[:n])
+		if name := f.variables[key]; name != "" {
+			return Mistake{File: name}
+		}
+		if at, ok := f.places[key]; ok {
+			return f.at(at)
 		}
 	}
-	return f.places[""]
+	return f.at(f.places[""])
 }
 
 // Mistake is one mistake of a file, and its place.
@@ -157,8 +163,8 @@ func (f *File) inOrder(list Mistakes) Mistakes {
 	return list
 }
 
-func (d *decoder) at(p position) Mistake {
-	return Mistake{File: d.name, Line: p.line, Column: p.column}
+func (f *File) at(p position) Mistake {
+	return Mistake{File: f.name, Line: p.line, Column: p.column}
 }
 
 func (m Mistake) with(path []string, format string, args ...any) Mistake {

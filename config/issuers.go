@@ -5,7 +5,6 @@ package config
 import (
 	"cmp"
 	"encoding/json"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -152,7 +151,7 @@ func ParseIssuers(name string, content []byte, compat bool, build func(*Issuers)
 
 func (i *Issuers) check(d *decoder, _ []string) {
 	n := len(i.OIDCIssuers)
-	i.Entries = slices.Concat(i.OIDCIssuers, i.MetaIssuers)
+	i.Entries = append(i.OIDCIssuers, i.MetaIssuers...)
 	i.OIDCIssuers, i.MetaIssuers = i.Entries[:n:n], i.Entries[n:]
 	if len(i.Entries) == 0 && len(d.mistakes) == 0 { // otherwise those are the reason
 		d.wrong(nil, "the file names no issuer, so that no token at all would be accepted")

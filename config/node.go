@@ -132,6 +132,8 @@ func (d *decoder) parse(content []byte) *node {
 	}
 	b := treeBuilder{decoder: d, open: map[*yaml.Node]bool{}}
 	root := b.build(document.Content[0], 0)
+	d.places = make(map[string]position, b.nodes/2)
+	d.places[""] = position{1, 1}
 	if b.nodes > maxNodes {
 		d.mistake(root.at, nil, "the file holds more than %d values once its aliases are expanded", maxNodes)
 		return nil
@@ -145,10 +147,16 @@ type treeBuilder struct {
 	*decoder
 	nodes int
 	open  map[*yaml.Node]bool // anchored nodes under construction: an alias to one is endless
+	slab  []node              // for the next nodes: a file of 10,000 issuers has 80,000
 }
 
 func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
-	n := &node{kind: y.Kind, at: position{y.Line, y.Column}}
+	if len(b.slab) == 0 {
+		b.slab = make([]node, 64)
+	}
+	n := &b.slab[0]
+	b.slab = b.slab[1:]
+	n.kind, n.at = y.Kind, position{y.Line, y.Column}
 	nothing := func() *node { return &node{kind: yaml.ScalarNode, tag: tagNull, at: n.at} }
 	switch b.nodes++; {
 	case b.nodes > maxNodes: // parse reports it
@@ -165,8 +173,10 @@ func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
 		aliased.implied = false
 		return aliased
 	}
-	b.open[y] = true
-	defer delete(b.open, y)
+	if y.Anchor != "" {
+		b.open[y] = true
+		defer delete(b.open, y)
+	}
 	switch y.Kind {
 	case yaml.MappingNode:
 		b.mapping(n, y, depth)
@@ -189,6 +199,7 @@ func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
 func (b *treeBuilder) mapping(n *node, y *yaml.Node, depth int) {
 	at := map[string]int{} // the index of a key's pair
 	var merges []*node
+	n.pairs = make([]pair, 0, len(y.Content)/2)
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		p := pair{b.build(y.Content[i], depth+1), b.build(y.Content[i+1], depth+1)}
 		if p.value.implied {

@@ -22,22 +22,26 @@ import (
 
 // scalar sets v to the value of the variable, or else of the file, or else to the default; and checks
 // it. Null is no value, and thus the default.
-func (d *decoder) scalar(n *node, path []string, v reflect.Value, tag reflect.StructTag) {
-	text, ok := tag.Lookup("default")
-	if key := strings.Join(path, "."); d.named[key] != "" {
-		text, ok = d.variables.GetString(key), true
-		d.places[joined(path)] = Mistake{File: d.named[key]}
-	} else if !n.isNull() {
-		if text, ok = d.text(n, path, v, tag); ok && tag.Get("kind") == "path" && text != "" && !filepath.IsAbs(text) {
-			text = filepath.Join(d.dir, text)
-		}
+func (d *decoder) scalar(n *node, path []string, v reflect.Value, f field) {
+	var key, text string
+	var ok bool
+	if len(d.named) > 0 {
+		key = strings.Join(path, ".")
+	}
+	if name := d.named[key]; name != "" {
+		text, ok = d.environ.GetString(key), true
+		d.places[joined(path)], d.variables[joined(path)] = position{}, name
+	} else if n.isNull() {
+		text, ok = f.tag.Lookup("default")
+	} else if text, ok = d.text(n, path, v, f); ok && f.kind == "path" && text != "" && !filepath.IsAbs(text) {
+		text = filepath.Join(d.dir, text)
 	}
 	if !ok {
 		return
 	}
-	problem := setText(v, tag, text)
-	if problem == "" {
-		problem = outOfRange(v, tag)
+	problem := setText(v, f, text)
+	if problem == "" && f.ranged {
+		problem = outOfRange(v, f.tag)
 	}
 	if problem != "" {
 		d.wrong(path, "%s", problem)
@@ -45,9 +49,9 @@ func (d *decoder) scalar(n *node, path []string, v reflect.Value, tag reflect.St
 }
 
 // text returns the text of a value that is not null. ok is false if it has a mistake.
-func (d *decoder) text(n *node, path []string, v reflect.Value, tag reflect.StructTag) (text string, ok bool) {
+func (d *decoder) text(n *node, path []string, v reflect.Value, f field) (text string, ok bool) {
 	found := n.what()
-	if tag.Get("kind") == "secret" {
+	if f.kind == "secret" {
 		found = "another value"
 	}
 	form := formOf(v.Type())
@@ -57,7 +61,7 @@ func (d *decoder) text(n *node, path []string, v reflect.Value, tag reflect.Stru
 		return d.flag(n, path)
 	case form != "text": // a number too, even for a duration: the mistake is then the missing unit
 		return n.value, true
-	case n.tag == tagString, tag.Get("kind") == "hex": // YAML may read hexadecimal digits as a number
+	case n.tag == tagString, f.kind == "hex": // YAML may read hexadecimal digits as a number
 		return n.value, true
 	case n.tag != tagInt && n.tag != tagFloat && n.tag != tagBool && n.tag != tagTimestamp:
 	case d.json || !d.plain: // the peer's YAML reader uses the text as written; encoding/json does not
@@ -109,15 +113,17 @@ func formOf(t reflect.Type) string {
 }
 
 // setText sets v to the value that text has for v's type. problem is "" or a sentence; v then stays.
-func setText(v reflect.Value, tag reflect.StructTag, text string) (problem string) {
+func setText(v reflect.Value, f field, text string) (problem string) {
+	if v.Kind() == reflect.String {
+		v.SetString(text)
+		return ""
+	}
 	before := reflect.ValueOf(v.Interface())
 	var err error
 	switch into := v.Addr().Interface().(type) {
-	case *string:
-		*into = text
 	case *[]byte:
 		*into = []byte(text)
-		if tag.Get("kind") == "hex" {
+		if f.kind == "hex" {
 			if *into, err = hex.DecodeString(text); err != nil {
 				return fmt.Sprintf("found %q, expected pairs of hexadecimal digits, in quotes, such as \"01ab\"", shorten(text))
 			}

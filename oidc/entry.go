@@ -164,7 +164,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	}
 	v := &Verifier{
 		shared: &shared{cfg: &cfg, waiting: share.New(cfg.MaxWaiting, 0)},
-		static: make(map[string]*entry),
+		static: make(map[string]*entry, len(cfg.Issuers)), entries: make([]*entry, 0, len(cfg.Issuers)),
 	}
 	var errs []error
 	proxy, err := parseProxy(cfg.Proxy)
@@ -183,8 +183,9 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 		if !e.Wildcard && !e.inCluster { // callers choose the issuers of a pattern, and must not delay others
 			connect, proxies = common, commonProxies
 		}
-		e.client, err = e.newClient(&cfg, proxy, connect, proxies)
-		errs = append(errs, err)
+		if e.client, err = e.newClient(&cfg, proxy, connect, proxies); err != nil {
+			errs = append(errs, err)
+		}
 		v.entries = append(v.entries, e)
 		if e.Wildcard {
 			e.pool = newPool(v.shared, e)
@@ -220,6 +221,7 @@ func (e *entry) validate(cfg *Config, earlier []*entry) (errs []error) {
 	var err error
 	if e.Wildcard {
 		if e.pattern, err = ParsePattern(e.Key); err == nil {
+			e.specific = e.pattern.specificity()
 			err = cfg.checkURL(strings.ReplaceAll(e.Key, "*", "x"))
 		}
 		if err != nil {
@@ -228,7 +230,6 @@ func (e *entry) validate(cfg *Config, earlier []*entry) (errs []error) {
 	} else if err = cfg.checkURL(e.Key); err != nil {
 		wrong(e.path("issuer-url"), "%w", err)
 	}
-	e.specific = e.pattern.specificity()
 	for _, o := range earlier {
 		// Only the order would decide between the two.
 		if e.pattern != (Pattern{}) && o.pattern != (Pattern{}) && e.Key != o.Key && e.specific == o.specific && e.pattern.overlaps(o.pattern) {
