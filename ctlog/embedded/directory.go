@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -150,13 +152,14 @@ func (d directory) hashTile(t tile, size uint64) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
-	content, err := io.ReadAll(io.LimitReader(file, tileWidth*hashSize+1))
+	content := make([]byte, tileWidth*hashSize+1)
+	n, err := io.ReadFull(file, content)
 	length := t.width(size) * hashSize
 	switch {
-	case err != nil:
+	case err != nil && err != io.EOF && err != io.ErrUnexpectedEOF:
 		return nil, fmt.Errorf("reading tile: %w", err)
-	case len(content) < length || len(content) > tileWidth*hashSize:
-		return nil, fmt.Errorf("%w: %s has %d bytes; %d are expected", errDamaged, file.Name(), len(content), length)
+	case n < length || n > tileWidth*hashSize:
+		return nil, fmt.Errorf("%w: %s has %d bytes; %d are expected", errDamaged, file.Name(), n, length)
 	default:
 		return content[:length], nil
 	}
@@ -195,37 +198,68 @@ func (d directory) entries(first, end, size uint64) iter.Seq2[*reader.Entry, err
 }
 
 // nodes returns the hashes of nodes from the tiles of the tree of the given size.
-func (d directory) nodes(ids []compact.NodeID, size uint64) ([][]byte, error) {
+func (d directory) nodes(ids []compact.NodeID, size uint64, kept *keptTiles) ([][]byte, error) {
 	hashes := make([][]byte, 0, len(ids))
-	tiles := map[tile][]byte{}
+	tiles := map[tile]*tileNodes{}
 	for _, id := range ids {
 		level, index, inLevel, inIndex := layout.NodeCoordsToTileAddress(uint64(id.Level), id.Index)
 		t := tile{level: level, index: index}
 		if tiles[t] == nil {
-			content, err := d.hashTile(t, size)
+			content, err := d.tileNodes(t, size, kept)
 			if err != nil {
 				return nil, err
 			}
 			tiles[t] = content
 		}
-		length := uint64(hashSize) << inLevel
-		hashes = append(hashes, subtreeRoot(tiles[t][inIndex*length:(inIndex+1)*length]))
+		hashes = append(hashes, tiles[t].node(tileWidth>>inLevel+inIndex))
 	}
 	return hashes, nil
 }
 
-// subtreeRoot returns the root of a perfect subtree from its leaves.
-func subtreeRoot(hashes []byte) []byte {
-	if len(hashes) == hashSize {
-		return hashes
+// keptTiles has tiles above level 0 of published trees, in at most 4 MiB. Every proof of a large log needs such
+// tiles; one of level 0 is rarely needed twice. The nil keptTiles keeps none.
+type keptTiles [256]atomic.Pointer[tileNodes]
+
+// tileNodes has the nodes of a tile, which never change: a larger log only adds some. The root is node 1, and the
+// children of node i are nodes 2i and 2i+1. A node without all of its leaves is empty.
+type tileNodes struct {
+	tile
+	width  int
+	hashes [2 * tileWidth * hashSize]byte
+}
+
+func (n *tileNodes) node(i uint64) []byte { return n.hashes[i*hashSize:][:hashSize] }
+
+// tileNodes returns the nodes of a tile in a tree of the given size.
+func (d directory) tileNodes(t tile, size uint64, kept *keptTiles) (*tileNodes, error) {
+	place := new(atomic.Pointer[tileNodes])
+	if kept != nil && t.level > 0 {
+		place = &kept[(t.index+t.level-1)%uint64(len(kept))]
 	}
-	middle := len(hashes) / 2
-	return rfc6962.DefaultHasher.HashChildren(subtreeRoot(hashes[:middle]), subtreeRoot(hashes[middle:]))
+	if known := place.Load(); known != nil && known.tile == t && known.width >= t.width(size) {
+		return known, nil
+	}
+	leaves, err := d.hashTile(t, size)
+	if err != nil {
+		return nil, err
+	}
+	n := &tileNodes{tile: t, width: t.width(size)}
+	copy(n.hashes[tileWidth*hashSize:], leaves)
+	children := [1 + 2*hashSize]byte{rfc6962.RFC6962NodeHashPrefix}
+	for first, width := uint64(tileWidth/2), uint64(n.width/2); width > 0; first, width = first/2, width/2 {
+		for i := first; i < first+width; i++ {
+			copy(children[1:], n.hashes[2*i*hashSize:])
+			hash := sha256.Sum256(children[:])
+			copy(n.node(i), hash[:])
+		}
+	}
+	place.Store(n)
+	return n, nil
 }
 
 // proof returns the hashes of a proof, from the tiles of a tree that is large enough.
-func (d directory) proof(nodes proof.Nodes, size uint64) ([][]byte, error) {
-	hashes, err := d.nodes(nodes.IDs, size)
+func (d directory) proof(nodes proof.Nodes, size uint64, kept *keptTiles) ([][]byte, error) {
+	hashes, err := d.nodes(nodes.IDs, size, kept)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +271,7 @@ func (d directory) root(size uint64) (reader.Head, error) {
 	if size == 0 {
 		return reader.EmptyTree(), nil
 	}
-	hashes, err := d.nodes(compact.RangeNodes(0, size, nil), size)
+	hashes, err := d.nodes(compact.RangeNodes(0, size, nil), size, nil)
 	if err != nil {
 		return reader.Head{}, err
 	}
@@ -257,7 +291,7 @@ func (d directory) consistent(older, newer reader.Head) error {
 	}
 	nodes, err := proof.Consistency(older.Size, newer.Size)
 	if err == nil && older.Size > 0 && older.Size < newer.Size {
-		hashes, errTiles := d.proof(nodes, newer.Size)
+		hashes, errTiles := d.proof(nodes, newer.Size, nil)
 		if errTiles != nil {
 			return errTiles
 		}

@@ -65,6 +65,7 @@ type Log struct {
 	replays     *replays
 	verified    atomic.Pointer[reader.Checkpoint] // the newest one that was read
 	compressors chan *gzip.Writer                 // the idle ones; without one, the log sends a tile uncompressed
+	kept        keptTiles                         // for proofs
 
 	// places holds an element for each entry that waits to be stored. Shutdown fills it, and so waits
 	// for them.

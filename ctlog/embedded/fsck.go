@@ -59,9 +59,9 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 		// Each hash of a level is that of a full tile of the level below.
 		for index := uint64(0); index < size>>(layout.TileHeight*level) && ctx.Err() == nil; index++ {
 			t := tile{level: level - 1, index: index}
-			below, err := d.hashTile(t, size)
-			hashes, errHash := d.nodes([]compact.NodeID{{Level: uint(layout.TileHeight * level), Index: index}}, size)
-			if err == nil && errHash == nil && !bytes.Equal(subtreeRoot(below), hashes[0]) {
+			below, err := d.tileNodes(t, size, nil)
+			hashes, errHash := d.nodes([]compact.NodeID{{Level: uint(layout.TileHeight * level), Index: index}}, size, nil)
+			if err == nil && errHash == nil && !bytes.Equal(below.node(1), hashes[0]) {
 				err = fmt.Errorf("%w: hash %d of level %d is not that of the tile %s", errDamaged, index, level, t.path(0))
 			}
 			found(errors.Join(err, errHash))

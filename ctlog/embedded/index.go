@@ -31,7 +31,7 @@ func (d directory) index(size uint64) *reader.Index {
 		},
 		Write: func(segment uint64, content []byte) error { return d.writeIndex(name(segment), content) },
 		Node: func(segment uint64) ([]byte, error) {
-			hashes, err := d.nodes([]compact.NodeID{{Level: reader.SegmentLevel, Index: segment}}, size)
+			hashes, err := d.nodes([]compact.NodeID{{Level: reader.SegmentLevel, Index: segment}}, size, nil)
 			if err != nil {
 				return nil, err
 			}

@@ -107,7 +107,7 @@ func (l *Log) getConsistency(w http.ResponseWriter, r *http.Request) error {
 	if first > 0 && first < second {
 		nodes, err := proof.Consistency(first, second)
 		if err == nil {
-			answer.Consistency, err = l.directory.proof(nodes, c.Head.Size)
+			answer.Consistency, err = l.directory.proof(nodes, c.Head.Size, &l.kept)
 		}
 		if err != nil {
 			return err
@@ -135,7 +135,7 @@ func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	path, err := l.directory.proof(nodes, c.Head.Size)
+	path, err := l.directory.proof(nodes, c.Head.Size, &l.kept)
 	if err != nil {
 		return err
 	}
