@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // defaultKinds are the rows of `make bench-server`: API, token, the CA's keys and the log; then the
@@ -237,7 +239,7 @@ func (b *bench) overFloor(kind string) {
 	peer := row{name: kind + " the peer over ours", unit: "µs", target: targets[kind].peer, atLeast: true}
 	var theirs *instance
 	if path := os.Getenv("PEER"); path != "" && !s.embedded && !s.onePort && os.Getenv("TARGET") == "" {
-		theirs = b.serveWith(path, s.curve)
+		theirs = b.serveWith(must(testworld.Executable("PEER", path))(b.t), s.curve)
 		b.ask(theirs, api, token)
 	}
 	counted := []int{ours.pid, b.generator.pid, b.floor.pid, b.stubPID, b.logPID, os.Getpid()}

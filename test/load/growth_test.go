@@ -27,6 +27,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // curves are what `make growth` measures.
@@ -306,6 +307,7 @@ func (g *grown) startOf(s *instance) time.Duration {
 	g.t.Helper()
 	addresses := freeAddresses(g.t, host, 3)
 	cmd := exec.Command(must(binary())(g.t), "serve", "--config", filepath.Join(s.dir, "mayfly.yaml"))
+	testworld.EndWithParent(cmd)
 	for i, name := range []string{"HTTP", "GRPC", "OPS"} {
 		cmd.Env = append(cmd.Env, "MAYFLY_LISTEN_"+name+"="+addresses[i])
 	}

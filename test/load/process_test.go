@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 // roleVariable, if it is set, makes this binary play one role of the measurement in a process of its
@@ -32,6 +34,7 @@ var roles = map[string]func(*json.Decoder, *json.Encoder) error{
 	"server":    playServer,
 	"stub":      playStub,
 	"floor":     playFloor,
+	"parent":    playParent,
 }
 
 // TestMain plays the role that the environment names, or runs the tests.
@@ -76,6 +79,20 @@ func newActor(t testing.TB, role string) *actor {
 		stop(cmd)
 	})
 	return &actor{t, role, cmd.Process.Pid, json.NewEncoder(in), json.NewDecoder(out)}
+}
+
+// playParent starts a process that would outlive it and writes to the same output.
+func playParent(in *json.Decoder, out *json.Encoder) error {
+	cmd := exec.Command("sleep", "600")
+	cmd.Stdout = os.Stdout
+	testworld.EndWithParent(cmd)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if err := out.Encode(cmd.Process.Pid); err != nil {
+		return err
+	}
+	return in.Decode(new(any))
 }
 
 // ask sends the process a request and waits for its answer.

@@ -29,6 +29,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 const (
@@ -237,6 +238,7 @@ func (w *world) start(s *instance, dir, binary string, args ...string) {
 	w.t.Helper()
 	output := must(os.Create(filepath.Join(dir, "output")))(w.t)
 	cmd := exec.Command(binary, args...)
+	testworld.EndWithParent(cmd)
 	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}, output, output
 	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GORACE"} {
 		if value := os.Getenv(name); value != "" {
@@ -332,7 +334,7 @@ func freeAddresses(t testing.TB, host string, n int) (addresses []string) {
 // binary builds mayfly once; MAYFLY_BINARY names another one, to compare.
 var binary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("MAYFLY_BINARY"); path != "" {
-		return filepath.Abs(path)
+		return testworld.Executable("MAYFLY_BINARY", path)
 	}
 	dir, err := os.MkdirTemp("", "mayfly-load-")
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/oidc/provider"
+	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 const (
@@ -61,7 +62,7 @@ type server struct {
 // binary builds mayfly once; MAYFLY_BINARY names another one, to compare.
 var binary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("MAYFLY_BINARY"); path != "" {
-		return filepath.Abs(path)
+		return testworld.Executable("MAYFLY_BINARY", path)
 	}
 	dir, err := os.MkdirTemp("", "mayfly-siege-")
 	if err != nil {
@@ -135,6 +136,7 @@ func (s *server) start(dir, mayfly string, files int) {
 	// ulimit sets both limits, since otherwise Go raises the lower one.
 	cmd := exec.Command("/bin/sh", "-c", `ulimit -n "$1" && exec "$2" serve --config "$3"`, "sh", strconv.Itoa(files), mayfly, filepath.Join(dir, "mayfly.yaml"))
 	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}, log, log
+	testworld.EndWithParent(cmd)
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
