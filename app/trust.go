@@ -54,9 +54,8 @@ func newTrust(cfg *config.Server, issuers *config.Issuers, logger *slog.Logger, 
 	for i := range issuers.Entries {
 		verifier.Issuers = append(verifier.Issuers, verifierIssuer(&issuers.Entries[i]))
 	}
-	profiles := issuers.All()
-	rules.Issuers = make([]identity.IssuerConfig, 0, len(profiles))
-	for _, profile := range profiles {
+	rules.Issuers = make([]identity.IssuerConfig, 0, len(issuers.Entries))
+	for _, profile := range issuers.All() {
 		rules.Issuers = append(rules.Issuers, profile.IssuerConfig)
 	}
 	var errVerifier, errRules error

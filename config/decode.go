@@ -50,9 +50,8 @@ type decoder struct {
 	// plain states that a number, a truth value or a date is accepted where text is required: the
 	// peer reads it as it is written.
 	plain bool
-	// environ has the values of environment variables by their key, and named their names.
-	environ *viper.Viper
-	named   map[string]string
+	// variables has the values of environment variables by their key.
+	variables *viper.Viper
 	// fieldsOf has the keys of the structs that were read: a file may have thousands of one type.
 	fieldsOf map[reflect.Type][]field
 
@@ -64,7 +63,7 @@ type decoder struct {
 
 func newDecoder(name string) *decoder {
 	return &decoder{
-		dir: filepath.Dir(name), File: &File{name: name, places: map[string]position{"": {1, 1}}, variables: map[string]string{}},
+		dir: filepath.Dir(name), File: &File{name: name, places: map[string]position{"": {1, 1}}},
 		fieldsOf: map[reflect.Type][]field{}, wrongAt: map[string]bool{},
 	}
 }
@@ -72,6 +71,7 @@ func newDecoder(name string) *decoder {
 // read reads content into the struct that into points to.
 func (d *decoder) read(content []byte, orJSON bool, into any) {
 	if root := d.tree(content, orJSON); root != nil {
+		d.places = make(map[string]position, len(content)/25) // about as many as a long issuer file has
 		d.places[""] = root.at
 		d.object(root, nil, reflect.ValueOf(into).Elem())
 	}
@@ -130,6 +130,7 @@ func fields(t reflect.Type, json bool) (all []field) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		optional := f.Type.Kind() != reflect.Struct && f.Tag.Get("default")+f.Tag.Get("required") == ""
+		ranged := f.Tag.Get("oneof")+f.Tag.Get("min")+f.Tag.Get("max") != ""
 		switch key, ok := f.Tag.Lookup("key"); {
 		case !ok, json && f.Tag.Get("kind") == "ignored":
 		case key == "":
@@ -137,13 +138,10 @@ func fields(t reflect.Type, json bool) (all []field) {
 				inner.index = append([]int{i}, inner.index...)
 				all = append(all, inner)
 			}
+		case json:
+			all = append(all, field{key, f.Name, f.Tag, f.Index, f.Tag.Get("kind"), f.Tag.Get("required"), ranged, optional})
 		default:
-			name := key
-			if json {
-				name = f.Name
-			}
-			ranged := f.Tag.Get("oneof")+f.Tag.Get("min")+f.Tag.Get("max") != ""
-			all = append(all, field{key, name, f.Tag, f.Index, f.Tag.Get("kind"), f.Tag.Get("required"), ranged, optional})
+			all = append(all, field{key, key, f.Tag, f.Index, f.Tag.Get("kind"), f.Tag.Get("required"), ranged, optional})
 		}
 	}
 	return all
@@ -319,13 +317,11 @@ func (d *decoder) entries(n *node, path []string, v reflect.Value) {
 	flat := -1 // without indentation, an entry is empty, and its keys look like entries
 	if n != nil {
 		flat = slices.IndexFunc(n.pairs, isKey)
+		v.Grow(len(n.pairs))
 	}
 	if flat >= 0 {
 		key := n.pairs[flat].key
 		d.mistake(key.at, join(path, key.value), "%q is a key of an entry, found among issuer URLs: indent it and its like below the URL", key.value)
-	}
-	if n != nil {
-		v.Grow(len(n.pairs))
 	}
 	d.mapping(n, path, func(p pair) {
 		if flat >= 0 && (isKey(p) || p.value.isNull()) {

@@ -25,10 +25,10 @@ func variable(key string) string {
 // viper has the keys with their defaults, and the variables' values. An unknown MAYFLY_ variable is a
 // warning, because it has no effect; the warning never shows its value.
 func (d *decoder) environment(document reflect.Type, environ []string) {
-	d.environ, d.named = viper.New(), map[string]string{}
+	d.variables, d.named = viper.New(), map[string]string{}
 	byVariable := map[string]string{}
 	scalarKeys(document, "", func(key string, f field) {
-		d.environ.SetDefault(key, f.tag.Get("default"))
+		d.variables.SetDefault(key, f.tag.Get("default"))
 		byVariable[variable(key)] = key
 	})
 	inKubernetes := slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "KUBERNETES_SERVICE_HOST=") })
@@ -38,7 +38,7 @@ func (d *decoder) environment(document reflect.Type, environ []string) {
 		switch {
 		case !ok || !strings.HasPrefix(name, envPrefix) || value == "":
 		case known:
-			d.environ.Set(key, value) // not BindEnv, which reads the process's environment and not environ
+			d.variables.Set(key, value) // not BindEnv, which reads the process's environment and not environ
 			d.named[key] = name
 		case inKubernetes && (strings.Contains(name, "_PORT") || strings.Contains(name, "_SERVICE_")):
 			// Kubernetes sets such variables for every Service with a name that begins with "mayfly":

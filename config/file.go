@@ -30,10 +30,10 @@ import (
 type File struct {
 	name   string
 	digest [sha256.Size]byte
-	// places has, by key path, the place of each key that the file or a variable sets, and variables the
-	// names of the variables.
-	places    map[string]position
-	variables map[string]string
+	// places has, by key path, the place of each key that the file sets, and zero for one that a variable sets.
+	places map[string]position
+	// named has the names of the environment variables by their key.
+	named map[string]string
 }
 
 // Name returns the file's name as the caller gave it to the loader.
@@ -76,11 +76,9 @@ func (f *File) WithPlaces(err error) error {
 // the key.
 func (f *File) locate(path []string) Mistake {
 	for n := len(path); n > 0; n-- {
-		key := joined(path[:n])
-		if name := f.variables[key]; name != "" {
-			return Mistake{File: name}
-		}
-		if at, ok := f.places[key]; ok {
+		if at, ok := f.places[joined(path[:n])]; ok && at == (position{}) {
+			return Mistake{File: f.named[strings.Join(path[:n], ".")]}
+		} else if ok {
 			return f.at(at)
 		}
 	}

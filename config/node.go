@@ -132,8 +132,6 @@ func (d *decoder) parse(content []byte) *node {
 	}
 	b := treeBuilder{decoder: d, open: map[*yaml.Node]bool{}}
 	root := b.build(document.Content[0], 0)
-	d.places = make(map[string]position, b.nodes/2)
-	d.places[""] = position{1, 1}
 	if b.nodes > maxNodes {
 		d.mistake(root.at, nil, "the file holds more than %d values once its aliases are expanded", maxNodes)
 		return nil
@@ -147,16 +145,10 @@ type treeBuilder struct {
 	*decoder
 	nodes int
 	open  map[*yaml.Node]bool // anchored nodes under construction: an alias to one is endless
-	slab  []node              // for the next nodes: a file of 10,000 issuers has 80,000
 }
 
 func (b *treeBuilder) build(y *yaml.Node, depth int) *node {
-	if len(b.slab) == 0 {
-		b.slab = make([]node, 64)
-	}
-	n := &b.slab[0]
-	b.slab = b.slab[1:]
-	n.kind, n.at = y.Kind, position{y.Line, y.Column}
+	n := &node{kind: y.Kind, at: position{y.Line, y.Column}}
 	nothing := func() *node { return &node{kind: yaml.ScalarNode, tag: tagNull, at: n.at} }
 	switch b.nodes++; {
 	case b.nodes > maxNodes: // parse reports it

@@ -23,14 +23,11 @@ import (
 // scalar sets v to the value of the variable, or else of the file, or else to the default; and checks
 // it. Null is no value, and thus the default.
 func (d *decoder) scalar(n *node, path []string, v reflect.Value, f field) {
-	var key, text string
+	var text string
 	var ok bool
-	if len(d.named) > 0 {
-		key = strings.Join(path, ".")
-	}
-	if name := d.named[key]; name != "" {
-		text, ok = d.environ.GetString(key), true
-		d.places[joined(path)], d.variables[joined(path)] = position{}, name
+	if len(d.named) > 0 && d.named[strings.Join(path, ".")] != "" {
+		text, ok = d.variables.GetString(strings.Join(path, ".")), true
+		d.places[joined(path)] = position{}
 	} else if n.isNull() {
 		text, ok = f.tag.Lookup("default")
 	} else if text, ok = d.text(n, path, v, f); ok && f.kind == "path" && text != "" && !filepath.IsAbs(text) {
@@ -114,13 +111,11 @@ func formOf(t reflect.Type) string {
 
 // setText sets v to the value that text has for v's type. problem is "" or a sentence; v then stays.
 func setText(v reflect.Value, f field, text string) (problem string) {
-	if v.Kind() == reflect.String {
-		v.SetString(text)
-		return ""
-	}
 	before := reflect.ValueOf(v.Interface())
 	var err error
 	switch into := v.Addr().Interface().(type) {
+	case *string:
+		*into = text
 	case *[]byte:
 		*into = []byte(text)
 		if f.kind == "hex" {

@@ -173,7 +173,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	common, commonProxies := transport.shared(), transportFunc(newTransport).shared()
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.Key == inClusterURL })
 	for _, settings := range cfg.Issuers {
-		e := &entry{Issuer: settings, inCluster: isAPIServer(settings, cfg.Kubernetes.APIServer, inCluster), waiting: share.New(maxWaiting, 0)}
+		e := &entry{Issuer: settings, inCluster: settings.Kubernetes && isAPIServer(settings, cfg.Kubernetes.APIServer, inCluster), waiting: share.New(maxWaiting, 0)}
 		if known[e.id()] {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
 		}
@@ -183,9 +183,8 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 		if !e.Wildcard && !e.inCluster { // callers choose the issuers of a pattern, and must not delay others
 			connect, proxies = common, commonProxies
 		}
-		if e.client, err = e.newClient(&cfg, proxy, connect, proxies); err != nil {
-			errs = append(errs, err)
-		}
+		e.client, err = e.newClient(&cfg, proxy, connect, proxies)
+		errs = append(errs, err)
 		v.entries = append(v.entries, e)
 		if e.Wildcard {
 			e.pool = newPool(v.shared, e)

@@ -235,11 +235,8 @@ func parseProxy(text string) (*url.URL, error) {
 // use it to act in this one. A private address of an entry with ca-cert or allow-private-network is
 // another cluster's. inCluster states that https://kubernetes.default.svc is configured.
 func isAPIServer(issuer Issuer, apiServer string, inCluster bool) bool {
-	if issuer.Wildcard || !issuer.Kubernetes {
-		return false
-	}
 	u, err := url.Parse(issuer.Key)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
+	if err != nil || issuer.Wildcard || !issuer.Kubernetes || u.Scheme != "https" || u.Host == "" {
 		return false
 	}
 	switch origin(u) {

@@ -200,28 +200,26 @@ func (d directory) entries(first, end, size uint64) iter.Seq2[*reader.Entry, err
 // nodes returns the hashes of nodes from the tiles of the tree of the given size.
 func (d directory) nodes(ids []compact.NodeID, size uint64, kept *keptTiles) ([][]byte, error) {
 	hashes := make([][]byte, 0, len(ids))
-	tiles := map[tile]*tileNodes{}
+	var last *tileNodes // nodes of a tile are next to each other
 	for _, id := range ids {
 		level, index, inLevel, inIndex := layout.NodeCoordsToTileAddress(uint64(id.Level), id.Index)
 		t := tile{level: level, index: index}
-		if tiles[t] == nil {
-			content, err := d.tileNodes(t, size, kept)
-			if err != nil {
+		if last == nil || last.tile != t {
+			var err error
+			if last, err = d.tileNodes(t, size, kept); err != nil {
 				return nil, err
 			}
-			tiles[t] = content
 		}
-		hashes = append(hashes, tiles[t].node(tileWidth>>inLevel+inIndex))
+		hashes = append(hashes, last.node(tileWidth>>inLevel+inIndex))
 	}
 	return hashes, nil
 }
 
-// keptTiles has tiles above level 0 of published trees, in at most 4 MiB. Every proof of a large log needs such
-// tiles; one of level 0 is rarely needed twice. The nil keptTiles keeps none.
+// keptTiles has tiles above level 0 of published trees, in at most 4 MiB: those that many proofs need. nil keeps none.
 type keptTiles [256]atomic.Pointer[tileNodes]
 
 // tileNodes has the nodes of a tile, which never change: a larger log only adds some. The root is node 1, and the
-// children of node i are nodes 2i and 2i+1. A node without all of its leaves is empty.
+// children of node i are nodes 2i and 2i+1. A node that is not complete is empty.
 type tileNodes struct {
 	tile
 	width  int

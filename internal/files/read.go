@@ -57,7 +57,7 @@ func read(name string, limit int64) (content []byte, info fs.FileInfo, err error
 	case !info.Mode().IsRegular():
 		return nil, nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("it is a device or a socket; a regular file is required")}
 	}
-	content, err = readAll(f, limit, info.Size())
+	content, err = ReadAll(f, limit)
 	switch {
 	case errors.Is(err, errTooLarge):
 		return nil, nil, fmt.Errorf("%s has more than %d bytes; is it the right file?", name, limit)
@@ -72,19 +72,15 @@ func read(name string, limit int64) (content []byte, info fs.FileInfo, err error
 }
 
 // ReadAll reads r to its end, which must be within limit bytes.
-func ReadAll(r io.Reader, limit int64) ([]byte, error) { return readAll(r, limit, 0) }
-
-// readAll is ReadAll for content that probably has the expected size, so that no part is copied.
-func readAll(r io.Reader, limit, expected int64) ([]byte, error) {
-	content := bytes.NewBuffer(make([]byte, 0, min(expected, limit)+bytes.MinRead))
-	_, err := content.ReadFrom(io.LimitReader(r, limit+1))
-	if err == nil && int64(content.Len()) > limit {
+func ReadAll(r io.Reader, limit int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(content)) > limit {
 		err = fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return content.Bytes(), nil
+	return content, nil
 }
 
 // Text returns data without a byte order mark at its beginning. It refuses UTF-16 and UTF-32, also
