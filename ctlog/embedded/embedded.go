@@ -236,6 +236,7 @@ func (l *Log) Shutdown(ctx context.Context) (err error) {
 	}
 	l.cancel()
 	close(l.closed)
+	l.guard.settle()
 	if err != nil {
 		err = fmt.Errorf("shutting log %s down: %w", l.cfg.Name, err)
 	}

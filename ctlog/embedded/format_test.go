@@ -202,6 +202,8 @@ func FuzzParseGuard(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte(`{"tree_size": 1}`))
+	f.Add(slices.Concat(seal(good), seal(good)))
+	f.Add(slices.Concat(seal(good), seal([]byte(`{"later": 1}`))))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		g, err := parseGuard(content)
 		if err != nil {
@@ -210,6 +212,11 @@ func FuzzParseGuard(f *testing.F) {
 		again, err := g.marshal()
 		if err != nil {
 			t.Skip(err) // a year that JSON cannot hold
+		}
+		for _, content := range [][]byte{slices.Concat(seal(again), seal(again)), slices.Concat(make([]byte, slotSize), seal(again))} {
+			if h, err := parseGuard(content); len(again) < objectSize && (err != nil || h.head() != g.head()) {
+				t.Errorf("%s in a slot became %s: %v", again, h.head(), err)
+			}
 		}
 		if h, err := parseGuard(again); err != nil || h.head() != g.head() || h.Origin != g.Origin || !bytes.Equal(h.LogID, g.LogID) {
 			t.Errorf("%s became %s: %v", content, again, err)

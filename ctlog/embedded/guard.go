@@ -4,21 +4,28 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/reader"
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
 
-// maxGuardFile bounds the size of a guard; this log's has about 250 bytes.
-const maxGuardFile = 16 << 10
+const (
+	maxGuardFile = 16 << 10                 // bounds the size of a guard; this log's has about 250 bytes, or two slots
+	slotSize     = 4 << 10                  // a block of a filesystem, so that the write of a slot does not touch the other
+	objectSize   = slotSize - 2*sha256.Size // of a slot's object with its spaces
+)
 
 // guardFile is the content of a guard: which log it is for, and that log's newest tree.
 type guardFile struct {
@@ -50,6 +57,12 @@ func (f *guardFile) marshal() ([]byte, error) {
 	return append(content, '\n'), nil
 }
 
+// seal returns a guard's object as a slot: with spaces, and with the SHA-256 of both.
+func seal(object []byte) []byte {
+	object = append(slices.Clip(object), bytes.Repeat([]byte(" "), max(objectSize-len(object), 0))...)
+	return fmt.Appendf(object, "%x", sha256.Sum256(object))
+}
+
 // errOtherLog: a guard is valid, but belongs to another log.
 var errOtherLog = errors.New("its files are of different logs")
 
@@ -69,7 +82,25 @@ func readGuard(path, origin string, logID [32]byte) (*guardFile, error) {
 	return g, nil
 }
 
-func parseGuard(content []byte) (*guardFile, error) {
+// parseGuard reads one object, or two slots: the newest with its checksum. A crash may spoil only the slot that is
+// being written, and for its tree nothing has left the process.
+func parseGuard(content []byte) (newest *guardFile, err error) {
+	if len(content) != 2*slotSize {
+		return parseGuardObject(content)
+	}
+	err = errors.New("both of its slots are damaged")
+	for slot := range slices.Chunk(content, slotSize) {
+		if !bytes.Equal(seal(slot[:objectSize]), slot) {
+			continue
+		}
+		if g, errObject := parseGuardObject(slot[:objectSize]); newest == nil || errObject != nil || g.TreeSize > newest.TreeSize {
+			newest, err = g, errObject
+		}
+	}
+	return newest, err
+}
+
+func parseGuardObject(content []byte) (*guardFile, error) {
 	g := &guardFile{}
 	decoder := json.NewDecoder(bytes.NewReader(content))
 	decoder.DisallowUnknownFields() // a field of a later version could restrict what the log may sign
@@ -104,6 +135,7 @@ type guard struct {
 
 	mu     sync.Mutex                // held while the guard advances
 	newest atomic.Pointer[guardFile] // the content of the file; written under mu
+	writes int64                     // of slots; under mu; 0 while the file may have none
 }
 
 // cover returns nil as soon as the guard covers a tree of at least the given size; from then
@@ -162,7 +194,7 @@ func (g *guard) move(head reader.Head) error {
 	file := g.newest.Load().at(head, g.now())
 	content, err := file.marshal()
 	if err == nil {
-		err = files.WriteDurably(g.path, content, 0o644)
+		err = g.write(content)
 	}
 	if err != nil {
 		return explain(g.path, fmt.Errorf("writing guard: %w", err))
@@ -170,4 +202,32 @@ func (g *guard) move(head reader.Head) error {
 	g.newest.Store(file)
 	g.observe(time.Since(start))
 	return nil
+}
+
+// write makes the guard durable, in two slots in turns: a new file would cost its creation, a rename and three
+// fsyncs. No file stays open: an operator may remount the disk. The caller holds mu.
+func (g *guard) write(object []byte) error {
+	slot := seal(object)
+	f, err := os.OpenFile(g.path, os.O_WRONLY|syscall.O_DSYNC|syscall.O_NOFOLLOW, 0)
+	if err == nil && g.writes > 0 {
+		_, err = f.WriteAt(slot, g.writes%2*slotSize)
+	}
+	if err = errors.Join(err, f.Close()); err != nil || g.writes == 0 {
+		err = files.WriteDurably(g.path, slices.Concat(slot, slot), 0o644)
+	}
+	if err == nil {
+		g.writes++
+	}
+	return err
+}
+
+// settle leaves one object in the file, for people and for earlier versions. Without it, the slots stay valid.
+func (g *guard) settle() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	content, err := g.newest.Load().marshal()
+	if g.writes > 0 && err == nil {
+		g.writes = 0
+		_ = files.WriteDurably(g.path, content, 0o644)
+	}
 }
