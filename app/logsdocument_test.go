@@ -68,7 +68,7 @@ func row(lines map[string]logLine, message string) (name string) {
 // A message, after the context and the level or in the assignment of a variable; and the key of an
 // attribute.
 var (
-	logCall  = regexp.MustCompile(`(?:\.Log(?:Attrs)?\((?:[\w.]+(?:\([\w.]*\))?,\s*){2}|\bmessage :?= (?:[\w.]+, )*|\.ErrorContext\(ctx, )"((?:[^"\\]|\\.)*)"( \+)?`)
+	logCall  = regexp.MustCompile(`(?:\.(?:Log(?:Attrs)?|NewRecord)\((?:[\w.]+(?:\([\w.]*\))?,\s*){2}|\bmessage :?= (?:[\w.]+, )*|\.ErrorContext\(ctx, )"((?:[^"\\]|\\.)*)"( \+)?`)
 	slogAttr = regexp.MustCompile(`\bslog\.(\w+)\("(\w+)", `)
 )
 

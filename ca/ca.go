@@ -225,7 +225,9 @@ func (ca *CA) record(ctx context.Context, requestID string, caller *Caller, draf
 	if index, ok := draft.sct.LeafIndex(); ok {
 		attrs = append(attrs, slog.Uint64("leaf_index", index))
 	}
-	ca.config.Logger.LogAttrs(ctx, slog.LevelInfo, "certificate issued", attrs...)
+	line := slog.NewRecord(time.Now(), slog.LevelInfo, "certificate issued", 0) // LogAttrs would look up the caller, which no handler writes
+	line.AddAttrs(attrs...)
+	_ = ca.config.Logger.Handler().Handle(ctx, line)
 }
 
 // precertificate is a signed precertificate, which can become one certificate, once.

@@ -348,5 +348,9 @@ func (s *Server) record(ctx context.Context, q *request, reason string, took tim
 		}
 		attrs = q.caller.AppendAttrs(attrs)
 	}
-	s.cfg.Logger.LogAttrs(ctx, level, "request", attrs...)
+	if s.cfg.Logger.Enabled(ctx, level) {
+		line := slog.NewRecord(time.Now(), level, "request", 0) // LogAttrs would look up the caller, which no handler writes
+		line.AddAttrs(attrs...)
+		_ = s.cfg.Logger.Handler().Handle(ctx, line)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -245,5 +246,21 @@ mayfly_verified_requests_total{reason="POLICY_DENIED"} 1
 `
 	if got := f.metric(t, "mayfly_verified_requests_total"); got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestAccessLogLevel: a request has its record only if the logger writes that level.
+func TestAccessLogLevel(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	f.cfg.Logger = slog.New(slog.NewJSONHandler(&f.log, &slog.HandlerOptions{Level: slog.LevelError}))
+	readAll(t, f.do(t, "POST", "/api/v2/signingCert", goodV2))
+	if lines := f.log.String(); lines != "" {
+		t.Errorf("level error has the lines %s", lines)
+	}
+	f.refuse(errors.New("a fault"))
+	readAll(t, f.do(t, "POST", "/api/v2/signingCert", goodV2, "X-Request-Id", "fault"))
+	if record := f.log.request(t, "fault"); record["level"] != "ERROR" || record["time"] == nil {
+		t.Errorf("the record is %v", record)
 	}
 }
