@@ -130,6 +130,9 @@ func (c *conn) Write(b []byte) (int, error) {
 	}
 	_ = c.SetWriteDeadline(now.Add(c.conns.patience(c.conns.writers.Add(1))))
 	defer c.conns.writers.Add(-1)
+	if !c.own.Load() { // dismiss has begun, and its deadline may have been replaced
+		_ = c.SetWriteDeadline(now.Add(lastWords))
+	}
 	n, err := c.Conn.Write(b)
 	if err != nil {
 		_ = c.Close()
@@ -230,11 +233,10 @@ func (c *conn) rest() {
 // dismiss closes a connection that was chosen for closing. It sends a client of HTTP/2 a GOAWAY with
 // the last stream that was answered, so that it can send later requests again (RFC 9113, section 6.8).
 func (c *conn) dismiss(outer net.Conn, lastStream int) {
-	const patience = 10 * time.Millisecond
 	c.own.Store(false)
-	if lastStream >= 0 && !c.stuck(patience) && outer != nil {
+	if lastStream >= 0 && !c.stuck(lastWords) && outer != nil {
 		// The connection is idle, so the last bytes written end a frame.
-		_ = c.SetWriteDeadline(time.Now().Add(patience))
+		_ = c.SetWriteDeadline(time.Now().Add(lastWords))
 		_, _ = outer.Write(goAway(lastStream))
 	}
 	_ = c.Close()

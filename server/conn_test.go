@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -324,6 +326,41 @@ func FuzzGoAway(f *testing.F) {
 		frame, err := http2.NewFramer(io.Discard, strings.NewReader(string(goAway(int(stream))))).ReadFrame()
 		if g, ok := frame.(*http2.GoAwayFrame); err != nil || !ok || g.LastStreamID != stream || g.ErrCode != http2.ErrCodeNo {
 			t.Errorf("%v, %v", frame, err)
+		}
+	})
+}
+
+// hookedConn records write deadlines. Before the first one it calls first.
+type hookedConn struct {
+	net.Conn
+	first     func()
+	deadlines []time.Time
+}
+
+func (h *hookedConn) SetWriteDeadline(at time.Time) error {
+	if first := h.first; first != nil {
+		h.first = nil
+		first()
+	}
+	h.deadlines = append(h.deadlines, at)
+	return nil
+}
+
+// TestDismissLimitsACurrentWrite: a write that began just before dismiss does not replace its deadline
+// by a later one.
+func TestDismissLimitsACurrentWrite(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer func() { _ = near.Close() }()
+		go func() { _, _ = io.Copy(io.Discard, near) }()
+		hooked := &hookedConn{Conn: far}
+		c := newConn(hooked, newConnections(0, 0, nil))
+		c.own.Store(true)
+		hooked.first = func() { c.dismiss(nil, -1) } // writes nothing, so the deadline is Write's alone
+		_, _ = c.Write([]byte("x"))
+		if n := len(hooked.deadlines); n == 0 || time.Until(hooked.deadlines[n-1]) != lastWords {
+			t.Errorf("the deadlines are %v", hooked.deadlines)
 		}
 	})
 }

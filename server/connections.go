@@ -36,6 +36,7 @@ const (
 	freshFor    = time.Second
 	idleFor     = 5 * time.Second
 	flushFor    = 10 * time.Millisecond // grpc-go's transport writes an answer after its request has ended
+	lastWords   = 10 * time.Millisecond // for the GOAWAY of a connection that is closed
 )
 
 // fewWriters is the number of connections with a write under way at which patience is halved.

@@ -204,8 +204,7 @@ func unframe(body []byte) ([]byte, error) {
 	return message, nil
 }
 
-// errCompressed refuses a compressed message. Compression saves nothing on a few kilobytes, and the
-// message could expand beyond the limit.
+// errCompressed refuses a compressed message, which could expand beyond the limit.
 func errCompressed() error {
 	return refusal.New(refusal.RequestMalformed, "the message is compressed (grpc-encoding); send it as it is")
 }

@@ -71,8 +71,7 @@ type request struct {
 	http2    bool
 	begun    bool   // the request has been read completely
 	answered bool   // the answer has begun
-	sent     func() // over grpc-go's transport: gives the place back
-	sending  bool   // the transport calls sent
+	sent     func() // over grpc-go's transport: gives the place back; an answer calls it when it has been sent
 }
 
 // serveFunc answers a request.

@@ -135,7 +135,7 @@ func (noProof) Verify(*proof.KeyPolicy, proof.Challenge) (*proof.PublicKey, erro
 // chainPEM returns the certificate and its chain, leaf first and root last, one PEM block each,
 // without a newline at the end.
 func chainPEM(issued *ca.Issued) []string {
-	leaf := string(appendPEM(nil, issued.Certificate, "\n"))
+	leaf := string(appendPEM(make([]byte, 0, 2*len(issued.Certificate)), issued.Certificate, "\n")) // base64 is 1.4 times as long
 	return append([]string{leaf}, issued.Chain.PEM...)
 }
 

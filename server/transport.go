@@ -116,7 +116,7 @@ func (s *Server) receive(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 		}
 		return handle(srv, decodedStream{stream, q})
 	})
-	if !q.sending {
+	if !q.answered {
 		q.sent()
 	}
 	if _, ok := status.FromError(err); !ok {
@@ -207,7 +207,6 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.q.sending = true
 	a.q.answer()
 	a.timer = time.AfterFunc(min(stall*time.Duration(1+size/piece), writeTimeout), func() {
 		_ = a.q.conn.Close()

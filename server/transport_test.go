@@ -391,3 +391,13 @@ func TestOwnPortRecordsResets(t *testing.T) {
 		stop()
 	})
 }
+
+// TestOwnPortReadsBelowTheAPI: readMessage calls methods of grpc-go's transport that are not part of its
+// API. A version of grpc-go without them fails here, with their names.
+func TestOwnPortReadsBelowTheAPI(t *testing.T) {
+	t.Parallel()
+	run := serve(t, false, false, nil)
+	if err := run.create(t); err != nil {
+		t.Errorf("reading a message over grpc-go's transport: %v; does this version of grpc-go still have the methods that readMessage calls?\n%s", err, run.log.String())
+	}
+}
