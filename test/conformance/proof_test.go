@@ -7,6 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -265,7 +266,9 @@ func roca() *big.Int {
 func TestProof(t *testing.T) {
 	t.Parallel()
 	token := mint("email", email.payload("email"))
-	for i, tt := range proofCases() {
+	var cases []proofCase
+	fips140.WithoutEnforcement(func() { cases = proofCases() }) // clients may have weak keys
+	for i, tt := range cases {
 		for j, api := range apis {
 			if tt.only != "" && tt.only != api {
 				continue

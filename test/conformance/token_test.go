@@ -5,6 +5,7 @@ package conformance
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -70,9 +71,11 @@ func tokenCases(path func(provider string) string) []tokenCase {
 	spki := must(x509.MarshalPKIXPublicKey(key.Key.(*ecdsa.PrivateKey).Public()))
 	for name, secret := range map[string][]byte{"PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), "DER": spki, "nothing": nil} {
 		input := b64(fmt.Sprintf(`{"alg":"HS256","kid":%q}`, key.KeyID)) + "." + b64(good)
-		mac := hmac.New(sha256.New, secret)
-		mac.Write([]byte(input))
-		no("HS256 with "+name, input+"."+b64(string(mac.Sum(nil))), "401 SIGNATURE_INVALID")
+		fips140.WithoutEnforcement(func() { // an attacker's key may be short
+			mac := hmac.New(sha256.New, secret)
+			mac.Write([]byte(input))
+			no("HS256 with "+name, input+"."+b64(string(mac.Sum(nil))), "401 SIGNATURE_INVALID")
+		})
 	}
 	for _, h := range []string{`{}`, `{"alg":1}`, `{"alg":null}`, `{"alg":""}`, `{"alg":"es256"}`, `{"alg":["ES256"]}`, `{"ALG":"ES256"}`, `{"alg":"ES256K"}`, `{"alg":"ES256","alg":"ES256"}`, `{"alg":"ES256","Alg":"none"}`, `null`, `[]`, `"x"`, ``, `{"alg":"ES256"`, `{"alg":"ES256"}x`, `{"alg":"dir","enc":"A256GCM"}`} {
 		no("header "+h, jwsOf(h, good), "401")
