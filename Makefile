@@ -74,6 +74,27 @@ test-alerts: $(PROMTOOL) ## each alert of deploy/prometheus fires in its case, a
 	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
 	$(PROMTOOL) test rules deploy/prometheus/alerts_test.yaml
 
+.PHONY: test-fips
+test-fips: ## conformance, certificates and keys with FIPS 140-3 enforced by Go's runtime (GODEBUG=fips140=only)
+	GODEBUG=fips140=only $(GO) test ./test/conformance ./ca ./certs/... ./proof ./ctlog ./ca/signer/file
+
+# Two clones in folders with names of different length, each with a build cache of its own.
+.PHONY: reproducible
+reproducible: ## two builds of the last commit in different folders give the same bytes
+	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	for clone in a another/folder; do \
+	  git clone -q . "$$dir/$$clone"; \
+	  GOCACHE="$$dir/cache" $(MAKE) -s -C "$$dir/$$clone" build; \
+	  rm -rf "$$dir/cache"; \
+	  sha256sum < "$$dir/$$clone/mayfly"; \
+	done > "$$dir/sums"; cat "$$dir/sums"; \
+	test "$$(sort -u "$$dir/sums" | wc -l)" = 1 || { echo "the builds differ"; exit 1; }
+
+# It needs the database at vuln.go.dev, so it is a step of a release and not of .ci/run.
+.PHONY: vuln
+vuln: ## known vulnerabilities that the code reaches (needs the database at vuln.go.dev)
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.8.0 ./... || { echo "vulnerabilities above, or the database cannot be reached: the release waits"; exit 1; }
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for a minute each (FUZZTIME=…)
 	@set -e; for package in $$($(GO) list ./...); do \

@@ -7,6 +7,7 @@ package app
 
 import (
 	"context"
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"io"
@@ -277,6 +278,9 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 		if listener != nil {
 			attrs = append(attrs, slog.String(name, listener.Addr().String()))
 		}
+	}
+	if fips140.Enabled() {
+		attrs = append(attrs, slog.String("fips140", fips140.Version()), slog.Bool("fips140_enforced", fips140.Enforced()))
 	}
 	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
 	err := errors.Join(run(ctx, a.tasks, func(ctx context.Context) error { return a.server.Serve(ctx, listeners) }), a.Close(ctx))
