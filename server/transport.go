@@ -40,6 +40,7 @@ func newTransport(s *Server) *grpc.Server {
 		grpc.StreamInterceptor(s.receive),
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(grpcproto.Name)}),
 		grpc.ConnectionTimeout(readHeaderTimeout),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(ownStreams),
 		grpc.StaticStreamWindowSize(maxBody), // otherwise it grows with the speed of a client
@@ -51,7 +52,8 @@ func newTransport(s *Server) *grpc.Server {
 }
 
 const (
-	ioBuffer = 8 << 10 // more than an ordinary request or answer
+	ioBuffer      = 8 << 10 // more than an ordinary request or answer
+	streamWorkers = 64      // goroutines that keep the stack that a request needs
 	// ownStreams is the number of requests in progress on a connection of gRPC's own port. grpc-go's
 	// transport reads the bodies of all streams, up to a window of 64 KiB each, before the handlers do.
 	ownStreams     = 16

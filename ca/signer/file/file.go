@@ -12,6 +12,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/fips140"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -68,7 +69,7 @@ func Open(keyFile, passwordFile string) (signer crypto.Signer, warnings []error,
 	if err := errors.Join(keypath.Prefix(keyErr, "key"), keypath.Prefix(passwordErr, "password_file")); err != nil {
 		return nil, nil, err
 	}
-	parsed, warning, err := parse(data, password)
+	parsed, warning, err := parseGuarded(data, password)
 	if warning != nil {
 		warn("key", fmt.Errorf("%s: %w", keyFile, warning))
 	}
@@ -86,6 +87,21 @@ func Open(keyFile, passwordFile string) (signer crypto.Signer, warnings []error,
 		return nil, nil, keypath.Errorf([]string{"key"}, "%s: %w", keyFile, err)
 	}
 	return signer, warnings, nil
+}
+
+// parseGuarded is parse with its panics as errors: the library panics on an initialization vector or
+// data of a wrong length, and Go's cryptography on what FIPS 140-3 mode forbids.
+func parseGuarded(data, password []byte) (key any, warning, err error) {
+	defer func() {
+		if recover() == nil {
+			return
+		}
+		key, err = nil, fmt.Errorf("the file is damaged; run: %s", convert)
+		if fips140.Enforced() {
+			err = fmt.Errorf("FIPS 140-3 mode forbids the encryption of the file (PBKDF2 needs a salt of 16 bytes; scrypt and PEM headers are not permitted), or the file is damaged; run: %s -saltlen 16", convert)
+		}
+	}()
+	return parse(data, password)
 }
 
 // parse returns the one private key in data. The warning states how to protect it better.
@@ -153,11 +169,6 @@ func onlyKey(data []byte) (*pem.Block, error) {
 
 // decrypt returns the key in an EncryptedPrivateKeyInfo.
 func decrypt(der, password []byte) (key any, err error) {
-	defer func() {
-		if recover() != nil { // the library panics on an initialization vector or data of a wrong length
-			key, err = nil, fmt.Errorf("the file is damaged; run: %s", convert)
-		}
-	}()
 	if err = affordable(der); err == nil {
 		key, err = pkcs8.ParsePKCS8PrivateKey(der, password)
 	}
