@@ -82,7 +82,7 @@ func newBench(t testing.TB) *bench {
 	b := &bench{
 		world:   newWorld(t, os.Getenv("ISSUER")),
 		rounds:  variable("ROUNDS", 10, positive)(t),
-		clients: variable("CLIENTS", 16, positive)(t),
+		clients: variable("CLIENTS", 64, positive)(t),
 		slice:   variable("SLICE", time.Second, duration)(t),
 		rate:    variable("RATE", 0, perSecond)(t),
 	}
