@@ -76,6 +76,8 @@ type Request struct {
 	// Caller, if set, receives what is verified about the caller, step by step. It is for metrics and
 	// records of refusals.
 	Caller *Caller
+	// Steps, if set, receives when each step began. It is for metrics and traces.
+	Steps *Steps
 }
 
 // Caller is what has been verified about the caller of a request. The zero value is an unknown caller.
@@ -139,6 +141,7 @@ func (ca *CA) TrustBundle() []*Chain { return ca.config.TrustBundle(ca.config.No
 // a log.
 func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	// 1. Verify the token. No key signs and no log is contacted for a caller without one.
+	req.Steps.begin(StepToken)
 	caller := cmp.Or(req.Caller, &Caller{})
 	token, err := ca.config.Verifier.Verify(ctx, req.IDToken, req.Client)
 	if err != nil {
@@ -147,6 +150,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	caller.Token = token
 
 	// 2. Derive the caller's identity, and check that it may have a certificate.
+	req.Steps.begin(StepIdentity)
 	id, err := ca.config.Rules.Identify(token)
 	caller.Identity = id
 	if err != nil {
@@ -154,6 +158,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	}
 
 	// 3. Verify that the caller holds the key, and that the key is good enough.
+	req.Steps.begin(StepProof)
 	key, err := req.Proof.Verify(ca.config.KeyPolicy, proof.Challenge{Claim: id.ChallengeClaim, Value: id.Challenge})
 	if err != nil {
 		return nil, err
@@ -161,26 +166,33 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 
 	// 4. Read the clock once, select one authority with a chain that permits the name, and assemble
 	//    one TBS for both signatures.
+	req.Steps.begin(StepDraft)
 	draft, err := ca.draft(id, key)
 	if err != nil {
 		return nil, err
+	}
+	if req.Steps != nil {
+		req.Steps.draft = draft
 	}
 	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN, SCTEmbedded: ca.config.Logs != nil}
 
 	if ca.config.Logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
+		req.Steps.begin(StepCertificate)
 		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
 			return nil, err
 		}
 	} else {
 		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
 		//    check of the request comes before it.
+		req.Steps.begin(StepPrecertificate)
 		pre, err := draft.precertificate(ctx, ca.config.Logs.TrustsSubmitter())
 		if err != nil {
 			return nil, err
 		}
 
 		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
+		req.Steps.begin(StepLog)
 		if draft.sct, err = ca.config.Logs.Add(ctx, pre.submission()); err != nil {
 			return nil, err
 		}
@@ -188,6 +200,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
 		//    the precertificate signs it, so that a second certificate for one precertificate
 		//    is refused.
+		req.Steps.begin(StepCertificate)
 		if issued.Certificate, err = pre.finalize(ctx, draft.sct); err != nil {
 			return nil, err
 		}
