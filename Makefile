@@ -70,9 +70,10 @@ $(CACHE)/prometheus/usr/bin/promtool:
 	cd $(CACHE)/prometheus && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm -r prometheus_*.deb usr/bin/prometheus
 
 .PHONY: test-alerts
-test-alerts: $(PROMTOOL) ## each alert of deploy/prometheus fires in its case, and only then (downloads promtool on Debian)
+test-alerts: $(PROMTOOL) ## each alert of deploy/prometheus fires in its case, and only then; each query of deploy/grafana parses (downloads promtool on Debian)
 	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
 	$(PROMTOOL) test rules deploy/prometheus/alerts_test.yaml
+	PROMTOOL=$(abspath $(PROMTOOL)) $(GO) test -count=1 -run TestDashboard ./app
 
 .PHONY: test-fips
 test-fips: ## conformance, proofs and logs with FIPS 140-3 enforced by Go's runtime (GODEBUG=fips140=only)

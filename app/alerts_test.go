@@ -4,8 +4,10 @@ package app_test
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,12 +17,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/test/collector"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
@@ -31,6 +34,7 @@ type alertGroup struct {
 	Name  string
 	Rules []struct {
 		Alert, Expr, For    string
+		Record              string
 		Labels, Annotations map[string]string
 	}
 }
@@ -50,7 +54,8 @@ func alertRules(t *testing.T) []alertGroup {
 // withoutAlert are the metrics that no rule watches: another one shows what an operator must know.
 var withoutAlert = []string{
 	"mayfly_ca_set_reloads_total", "mayfly_config_reloads_total", "mayfly_tls_reloads_total", // the gauges of failed reloads
-	"mayfly_certificates_issued_total",                                               // mayfly_verified_requests_total, mayfly_ct_disabled
+	"mayfly_certificates_issued_total",                                   // mayfly_verified_requests_total, mayfly_ct_disabled
+	"mayfly_issuer_requests_total", "mayfly_issue_step_duration_seconds", // mayfly_verified_requests_total, mayfly_request_duration_seconds
 	"mayfly_config_generation",                                                       // counts since the start, so replicas may differ
 	"mayfly_oidc_fetches_total", "mayfly_oidc_issuer_last_success_timestamp_seconds", // the states of issuers, the age of keys
 }
@@ -62,7 +67,7 @@ type description struct{ kind, labels, help string }
 // and an embedded one, and of `mayfly signer`.
 func descriptions(t *testing.T) map[string]description {
 	t.Helper()
-	w := newWorld(t, withSet, withTLS, func(t *testing.T, w *testworld.World) {
+	w := newWorld(t, withSet, withTLS, tracing(collector.New(t)), func(t *testing.T, w *testworld.World) {
 		initLog(t, w)
 		edited("mayfly.yaml", remoteEntry(w), remoteEntry(w)+"\n    - "+embeddedLog)(t, w)
 	})
@@ -72,7 +77,7 @@ func descriptions(t *testing.T) map[string]description {
 	descs := make(chan *prometheus.Desc, 1000)
 	registry.Describe(descs)
 	close(descs)
-	text := regexp.MustCompile(`fqName: "(mayfly_[a-z_]+)", help: "(.*?)", (?:unit: "[^"]*", )?constLabels: {(.*)}, variableLabels: {(.*)}}`)
+	text := regexp.MustCompile(`fqName: "((?:mayfly|fulcio|http|grpc)_[a-z_]+)", help: "(.*?)", (?:unit: "[^"]*", )?constLabels: {(.*)}, variableLabels: {(.*)}}`)
 	value := regexp.MustCompile(`="[^"]*"`)
 	all := map[string]description{}
 	for desc := range descs {
@@ -83,7 +88,9 @@ func descriptions(t *testing.T) map[string]description {
 		kind := "gauge"
 		if strings.HasSuffix(m[1], "_total") {
 			kind = "counter"
-		} else if strings.HasSuffix(m[1], "_duration_seconds") {
+		} else if m[1] == "fulcio_new_certs" {
+			kind = "untyped"
+		} else if m[1] == "fulcio_api_latency" || strings.HasSuffix(m[1], "_duration_seconds") {
 			kind = "histogram"
 		}
 		labels := strings.FieldsFunc(value.ReplaceAllString(m[3], "")+","+m[4], func(r rune) bool { return r == ',' })
@@ -110,6 +117,15 @@ func TestMetricsDocument(t *testing.T) {
 histogram has the series ` + "`…_bucket`, `…_sum` and `…_count`" + `. The alerts are those of
 [deploy/prometheus/alerts.yaml](../deploy/prometheus/alerts.yaml).
 
+Each label has its values from a set that callers cannot extend: the configuration has the issuer entries, logs and authorities, and
+[errors.md](errors.md) the reasons. A scraper that asks for OpenMetrics, as Prometheus does, also gets exemplars where requests are
+[traced](tracing.md): the trace ID of one request for each bucket of a histogram. Prometheus keeps them with
+` + "`--enable-feature=exemplar-storage`" + `.
+
+The metrics whose names do not begin with ` + "`mayfly_`" + ` have the names of Fulcio's, so that its dashboards and alerts go on. Their
+meaning is the same, their labels are mayfly's: ` + "`api`" + ` and ` + "`method`" + ` are those of ` + "`mayfly_requests_total`" + `, and ` + "`code`" + ` is the
+HTTP status.
+
 | metric | type | labels | meaning | alerts |
 |---|---|---|---|---|
 `)
@@ -118,7 +134,7 @@ histogram has the series ` + "`…_bucket`, `…_sum` and `…_count`" + `. The 
 		var alerts []string
 		for _, group := range alertRules(t) {
 			for _, rule := range group.Rules {
-				if uses.MatchString(rule.Expr) && !slices.Contains(alerts, rule.Alert) {
+				if rule.Alert != "" && uses.MatchString(rule.Expr) && !slices.Contains(alerts, rule.Alert) {
 					alerts = append(alerts, rule.Alert)
 				}
 			}
@@ -130,7 +146,7 @@ histogram has the series ` + "`…_bucket`, `…_sum` and `…_count`" + `. The 
 	if *update {
 		must(0, os.WriteFile(file, []byte(b.String()), 0o644))(t)
 	}
-	if diff := cmp.Diff(b.String(), string(must(os.ReadFile(file))(t))); diff != "" {
+	if diff := gocmp.Diff(b.String(), string(must(os.ReadFile(file))(t))); diff != "" {
 		t.Errorf("docs/metrics.md is not what `make generate` writes (-want +got):\n%s", diff)
 	}
 }
@@ -142,12 +158,16 @@ func TestAlertRules(t *testing.T) {
 	known := descriptions(t)
 	name := regexp.MustCompile(`\bmayfly_[a-z_]+`)
 	used := map[string]bool{}
+	alerts := map[string]bool{}
 	for _, group := range alertRules(t) {
 		for _, rule := range group.Rules {
+			checkReasons(t, cmp.Or(rule.Alert, rule.Record), rule.Expr)
+			if alerts[rule.Alert] = true; rule.Record != "" {
+				continue
+			}
 			if rule.Annotations["summary"] == "" || rule.For == "" || !slices.Contains([]string{"critical", "warning"}, rule.Labels["severity"]) {
 				t.Errorf("%s lacks a summary, a time (for: 0m) or a severity (critical or warning)", rule.Alert)
 			}
-			checkReasons(t, rule.Alert, rule.Expr)
 			for _, metric := range name.FindAllString(rule.Expr, -1) {
 				for _, part := range []string{"_bucket", "_count", "_sum"} { // of a histogram
 					metric = strings.TrimSuffix(metric, part)
@@ -165,15 +185,39 @@ func TestAlertRules(t *testing.T) {
 			}
 		}
 	}
+	for file, alert := range documentedAlerts(t) {
+		if !alerts[alert] {
+			t.Errorf("%s names the alert %s, which does not exist", file, alert)
+		}
+	}
 	for metric := range known {
+		if !strings.HasPrefix(metric, "mayfly_") {
+			continue // of another one
+		}
 		if used[metric] == slices.Contains(withoutAlert, metric) {
 			t.Errorf("%s has a rule: %t; withoutAlert should list it if it has none, and only then", metric, used[metric])
 		}
 	}
 }
 
+// documentedAlerts iterates over the alerts that the documents name, by the document.
+func documentedAlerts(t *testing.T) iter.Seq2[string, string] {
+	t.Helper()
+	files := must(filepath.Glob("../docs/*.md"))(t)
+	return func(yield func(file, alert string) bool) {
+		for _, file := range files {
+			for _, m := range regexp.MustCompile("`(Mayfly[A-Z][A-Za-z]+)`").FindAllSubmatch(must(os.ReadFile(file))(t), -1) {
+				if !yield(file, string(m[1])) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // checkReasons requires that an expression names only reasons of refusals, and that
-// MayflyRequestsFail counts every one that is a failure of this server or of what it depends on.
+// MayflyRequestsFail counts every one that is a failure of this server or of what it depends on. So
+// does the service level, for which too much load is a failure too.
 func checkReasons(t *testing.T, alert, expr string) {
 	t.Helper()
 	for _, m := range regexp.MustCompile(`reason=~?"([^"]*)"`).FindAllStringSubmatch(expr, -1) {
@@ -186,7 +230,9 @@ func checkReasons(t *testing.T, alert, expr string) {
 			// Outsiders can cause ISSUER_UNREACHABLE, and the states of issuers have rules.
 			failure := e.Reason != refusal.IssuerUnreachable && (e.Kind == refusal.Unavailable || e.Kind == refusal.Internal)
 			refused := e.Kind == refusal.Unauthenticated || e.Kind == refusal.Denied
-			if alert == "MayflyRequestsFail" && matches(m[1], e.Reason) != failure || alert == "MayflyRefusalsBurst" && matches(m[1], e.Reason) != refused {
+			level := strings.HasPrefix(alert, "MayflyErrorBudget") || strings.HasPrefix(alert, "job:")
+			if level && matches(m[1], e.Reason) != (failure || e.Reason == refusal.Overloaded) ||
+				alert == "MayflyRequestsFail" && matches(m[1], e.Reason) != failure || alert == "MayflyRefusalsBurst" && matches(m[1], e.Reason) != refused {
 				t.Errorf("%s counts %s: %t", alert, e.Reason, matches(m[1], e.Reason))
 			}
 		}
@@ -221,7 +267,7 @@ func TestAlertsHaveCases(t *testing.T) {
 	}
 	for _, group := range alertRules(t) {
 		for _, rule := range group.Rules {
-			if !fires[rule.Alert] || !silent[rule.Alert] {
+			if rule.Record == "" && (!fires[rule.Alert] || !silent[rule.Alert]) {
 				t.Errorf("%s: a case in which it fires: %t, and one in which it does not: %t", rule.Alert, fires[rule.Alert], silent[rule.Alert])
 			}
 			delete(fires, rule.Alert)

@@ -29,6 +29,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
 // Options are the inputs of a server.
@@ -89,6 +90,7 @@ type App struct {
 	logs        *ctlog.Logs // nil where Certificate Transparency is disabled
 	embedded    []*embedded.Log
 	server      *server.Server
+	tracer      *trace.Tracer           // nil without traces
 	tasks       []func(context.Context) // run in the background until the edge has stopped
 	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
@@ -164,7 +166,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
-		Registry: app.registry, Logger: app.callers,
+		Ops: cfg.Ops, Registry: app.registry, Logger: app.callers,
 	}
 	errs := []error{cfg.WithPlaces(err)}
 	for _, part := range []func() error{
@@ -176,6 +178,11 @@ func build(ctx context.Context, options Options) (*App, error) {
 		func() error { return cfg.WithPlaces(app.openLogs(ctx)) },
 		func() (err error) { edge.TLS, err = app.tlsConfig(); return cfg.WithPlaces(err) },
 		func() (err error) { edge.Limits, err = limits(cfg); return cfg.WithPlaces(err) },
+		func() (err error) {
+			app.tracer, err = app.openTracer(ctx)
+			edge.Tracer = app.tracer
+			return cfg.WithPlaces(err)
+		},
 	} {
 		if options.report != nil || errors.Join(errs...) == nil {
 			errs = append(errs, part())
@@ -238,6 +245,7 @@ func (a *App) Close(ctx context.Context) error {
 	for _, log := range a.embedded { // each stops in an order that loses no entry
 		errs = append(errs, log.Shutdown(ctx))
 	}
+	errs = append(errs, a.tracer.Shutdown(ctx))
 	if a.authorities != nil {
 		errs = append(errs, a.authorities.ring.Close())
 	}

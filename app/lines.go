@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 const (
@@ -37,7 +38,8 @@ func newLoggers(cfg config.Log, out io.Writer) (operator, callers *slog.Logger) 
 	// LoadServer has checked the level; the zero value is info.
 	_ = level.UnmarshalText([]byte(cfg.Level))
 	locked := &lockedWriter{w: out}
-	return slog.New(newHandler(locked, cfg.Format == "text", level, readable)), slog.New(newLines(locked, level, cfg.Format == "text"))
+	operator = slog.New(server.Correlate(newHandler(locked, cfg.Format == "text", level, readable)))
+	return operator, slog.New(server.Correlate(newLines(locked, level, cfg.Format == "text")))
 }
 
 // NewCallerLogger returns a logger that writes text at level or above to out, for lines that callers

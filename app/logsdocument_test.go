@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/test/collector"
 )
 
 // logLine is a row of the tables of lines in docs/logs.md.
@@ -76,7 +77,7 @@ var (
 func inSources(t *testing.T) (messages, keys map[string]bool) {
 	t.Helper()
 	messages, keys = map[string]bool{}, map[string]bool{}
-	for _, folder := range []string{".", "../server", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker"} {
+	for _, folder := range []string{".", "../server", "../server/trace", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker"} {
 		for _, file := range must(filepath.Glob(folder + "/*.go"))(t) {
 			if strings.HasSuffix(file, "_test.go") {
 				continue
@@ -160,7 +161,7 @@ func flat(object map[string]any, prefix string) map[string]string {
 // rotation, a fault and a shutdown. The two lines of a request have every key of the document in some case.
 func TestLinesAreAsDocumented(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, withSet, withEmbedded, setting("public_url: https://ca.example\nshutdown: {grace: 1ms}"),
+	w := newWorld(t, withSet, withEmbedded, tracing(collector.New(t)), setting("public_url: https://ca.example\nshutdown: {grace: 1ms}"),
 		edited("mayfly.yaml", "log: {format: text, level: error}", "log: {format: json, level: debug}"))
 	var r *running
 	t.Cleanup(func() { checkLines(t, r.log.String()) }) // once the server has stopped
@@ -216,7 +217,8 @@ func checkLines(t *testing.T, log string) {
 		}
 		for key, of := range flat(object, "") {
 			seen[name][key] = true
-			if want := keys[key]; !slices.Contains(lines[name].keys, key) || want != of && !(want == "number" && of == "integer") {
+			ofRequest := key == "request_id" || key == "trace_id" // of each line that a request causes
+			if want := keys[key]; !slices.Contains(lines[name].keys, key) && !ofRequest || want != of && !(want == "number" && of == "integer") {
 				t.Errorf("the row %q lacks the key %s, or it is no %s: %s", name, key, of, text)
 			}
 		}

@@ -97,6 +97,7 @@ func setting(text string) step { return edited("mayfly.yaml", "log: {", text+"\n
 type running struct {
 	*testworld.World
 	rest, ops string // URLs
+	grpc      string // URL; that of rest if they share a port
 	log       *buffer
 }
 
@@ -130,6 +131,9 @@ func startAs(t *testing.T, w *testworld.World, options app.Options) *running {
 	built := must(app.Build(t.Context(), options.Quick()))(t)
 	listeners := must(built.Listen())(t)
 	r.rest, r.ops = "http://"+listeners.HTTP.Addr().String(), "http://"+listeners.Ops.Addr().String()
+	if r.grpc = r.rest; listeners.GRPC != nil {
+		r.grpc = "http://" + listeners.GRPC.Addr().String()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- built.Run(ctx, listeners) }()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/httputil"
+	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
 func (s *Server) check(d *decoder, _ []string) {
@@ -25,6 +27,42 @@ func (s *Server) check(d *decoder, _ []string) {
 	}
 	if l := s.Limits; l.Connections > 0 && l.Connections < l.InFlight {
 		d.wrong([]string{"limits", "connections"}, "found %d, which is less than limits.in_flight (%d): each request needs a connection of its own", l.Connections, l.InFlight)
+	}
+	if s.Trace != nil {
+		d.checkTrace(s.Trace, []string{"trace"})
+	}
+	d.hosts([]string{"ops", "hosts"}, s.Ops.Hosts)
+}
+
+func (d *decoder) checkTrace(t *trace.Config, path []string) {
+	if !(t.Ratio > 0 && t.Ratio <= 1) { // not a number is neither
+		d.wrong(join(path, "ratio"), "found %v, expected a number above 0 and at most 1; without the key trace, there are no traces", t.Ratio)
+	}
+	if t.Endpoint == "" {
+		return
+	}
+	at := join(path, "endpoint")
+	d.baseURL(at, t.Endpoint)
+	u, err := url.Parse(t.Endpoint)
+	switch {
+	case err != nil: // reported
+	case u.Port() == "" || strings.Trim(u.Path, "/") != "":
+		d.wrong(at, "found %q, expected an https URL with a port and no path, such as https://otel.example:4317", shorten(t.Endpoint))
+	case u.Scheme == "https" || httputil.IsLoopback(u.Hostname()):
+	case t.HeadersFile != "":
+		d.wrong(at, "the collector gets headers_file without TLS, where others could read it; use https")
+	default:
+		d.caution(at, "the collector %s is reached without TLS: others could read which issuers are used, and when; use https unless the network between is yours alone", u.Host)
+	}
+}
+
+// hosts reports the entries of a list of names of hosts that are none.
+func (d *decoder) hosts(path, hosts []string) {
+	for i, host := range hosts {
+		u, err := url.Parse("http://" + host)
+		if _, notIP := netip.ParseAddr(host); notIP != nil && (err != nil || u.Hostname() != host || strings.Contains(host, "*")) {
+			d.wrong(join(path, strconv.Itoa(i)), "found %q; the name or IP address of one host is expected, without a scheme, port, path or *", shorten(host))
+		}
 	}
 }
 
@@ -92,12 +130,7 @@ func (o *OIDC) check(d *decoder, path []string) {
 	if len(o.InsecureHosts) > 0 {
 		d.caution(join(path, "insecure_hosts"), "any party on the network between this server and %s can be an issuer: for development only", strings.Join(o.InsecureHosts, ", "))
 	}
-	for i, host := range o.InsecureHosts {
-		u, err := url.Parse("http://" + host)
-		if _, notIP := netip.ParseAddr(host); notIP != nil && (err != nil || u.Hostname() != host || strings.Contains(host, "*")) {
-			d.wrong(join(path, "insecure_hosts", strconv.Itoa(i)), "found %q; the name or IP address of one host is expected, without a scheme, port, path or *", shorten(host))
-		}
-	}
+	d.hosts(join(path, "insecure_hosts"), o.InsecureHosts)
 	if proxy := o.Proxy.Reveal(); proxy != "" {
 		u, err := url.Parse(proxy)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {

@@ -47,7 +47,7 @@ func readComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}
 	var files []string
-	for _, folder := range []string{".", "../oidc", "../identity", "../identity/policy", "../server", "../ctlog/embedded", "../ca/ceremony", "../ca/signer"} {
+	for _, folder := range []string{".", "../oidc", "../identity", "../identity/policy", "../server", "../server/trace", "../ctlog/embedded", "../ca/ceremony", "../ca/signer"} {
 		inFolder, err := filepath.Glob(folder + "/*.go")
 		if err != nil {
 			t.Fatal(err)
@@ -197,6 +197,8 @@ func permitted(of reflect.Type, tag reflect.StructTag) string {
 		return "`true`, `false`"
 	case reflect.TypeFor[uint64]():
 		return "from 1 on"
+	case reflect.TypeFor[float64]():
+		return "above 0, at most 1"
 	case reflect.TypeFor[time.Time]():
 		return "a time"
 	case reflect.TypeFor[json.RawMessage]():

@@ -99,6 +99,8 @@ func formOf(t reflect.Type) string {
 		return "a whole number"
 	case uint64:
 		return "a whole number from 1 on"
+	case float64:
+		return "a number such as 0.01"
 	case time.Duration:
 		return "a duration with its unit, such as 10m"
 	case time.Time:
@@ -135,6 +137,8 @@ func setText(v reflect.Value, f field, text string) (problem string) {
 		if *into, err = strconv.ParseUint(text, 10, 63); *into == 0 {
 			err = strconv.ErrRange
 		}
+	case *float64:
+		*into, err = strconv.ParseFloat(text, 64)
 	case *time.Duration:
 		*into, err = time.ParseDuration(text)
 	case *time.Time:

@@ -11,6 +11,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
 // Server is the server configuration, the file that `mayfly serve --config` names. The comments and
@@ -48,6 +49,8 @@ type Server struct {
 	Trust       Trust         `key:"trust"`
 	Limits      server.Limits `key:"limits"`
 	Shutdown    Shutdown      `key:"shutdown"`
+	Trace       *trace.Config `key:"trace"`
+	Ops         server.Ops    `key:"ops"`
 	Log         Log           `key:"log"`
 
 	*File

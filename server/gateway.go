@@ -24,7 +24,7 @@ import (
 )
 
 // requestKey is the context key of a *request. The gRPC server and the gateway pass it on to the
-// methods of the service.
+// methods of the service, and Correlate finds it in the context of a log record.
 type requestKey struct{}
 
 // with returns a context that carries q.
@@ -51,7 +51,7 @@ func newGateway(s *Server) (*runtime.ServeMux, error) {
 func (s *Server) callGateway(ctx context.Context, q *request) ([]byte, error) {
 	var answer gatewayAnswer
 	inner := &http.Request{Method: q.verb, URL: &url.URL{Path: q.path}, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(q.body))}
-	s.gateway.ServeHTTP(&answer, inner.WithContext(q.with(ctx)))
+	s.gateway.ServeHTTP(&answer, inner.WithContext(ctx))
 	return answer.Bytes(), q.err
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
+	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
 // The values of the label and log attribute "api".
@@ -64,6 +65,10 @@ type request struct {
 	err    error      // the request cannot be handled; the refusal has this reason
 	reason string     // of an answer that is not a refusal; "" means OK
 	caller ca.Caller  // what the authority has verified
+	steps  ca.Steps   // of the authority
+	span   *trace.Span
+	// traceparent has the values of that header; one is expected.
+	traceparent []string
 	// The headers that can carry an ID token, beside the message. Only gRPC has the second.
 	authorization, token []string
 
@@ -82,6 +87,7 @@ type serveFunc func(w http.ResponseWriter, r *http.Request, q *request)
 func (s *Server) begin(serve serveFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := &request{id: requestID(r.Header.Get(requestIDHeader)), peer: r.RemoteAddr, client: s.clientAddr(r.RemoteAddr, r.Header[forwardedFor]), http2: r.ProtoMajor == 2}
+		q.traceparent = r.Header["Traceparent"]
 		q.conn, _ = r.Context().Value(connKey{}).(*conn)
 		w.Header().Set(requestIDHeader, q.id)
 		defer q.end()
@@ -224,18 +230,24 @@ func incomplete(err error) *refusal.Error {
 // slots has room, limits its time, recovers its panics, counts it, and logs it in the access log. It
 // returns nil, or the refusal for the client.
 func (s *Server) run(ctx context.Context, q *request, slots chan struct{}, handle func(context.Context) error) *refusal.Error {
-	start := time.Now()
-	err := q.err
+	start, err := time.Now(), q.err
+	ctx = q.with(ctx)
+	if q.method != methodUnknown { // reads of mounts, and requests for what does not exist, are not traced
+		q.span = s.cfg.Tracer.Start(q.method, start, q.traceparent)
+	}
 	if err == nil {
 		err = admit(ctx, slots, handle)
 	}
 	took := time.Since(start)
-	if err == nil {
-		s.record(ctx, q, cmp.Or(q.reason, reasonOK), took, nil)
-		return nil
+	reason, failed := cmp.Or(q.reason, reasonOK), false
+	var refused *refusal.Error
+	if err != nil {
+		refused = disclose(err)
+		reason = reasonOf(ctx, refused)
+		failed = reason != reasonCanceled && ours(refused.Reason.Kind())
 	}
-	refused := disclose(err)
-	s.record(ctx, q, reasonOf(ctx, refused), took, refused)
+	s.record(ctx, q, reason, took, refused)
+	q.endSpan(reason, failed, start.Add(took))
 	return refused
 }
 
@@ -321,8 +333,7 @@ func recovered(f func() error) (err error) {
 
 // record counts one request and logs it in the access log.
 func (s *Server) record(ctx context.Context, q *request, reason string, took time.Duration, refused *refusal.Error) {
-	s.metrics.requests.WithLabelValues(q.api, q.method, reason).Inc()
-	s.metrics.duration.WithLabelValues(q.api, q.method).Observe(took.Seconds())
+	s.metrics.count(q, reason, took, refused)
 	level := slog.LevelInfo
 	attrs := append(make([]slog.Attr, 0, 10), slog.String("request_id", q.id), slog.String("api", q.api), slog.String("method", q.method),
 		slog.String("peer", q.peer), slog.String("reason", reason), slog.Duration("duration", took))

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -189,14 +190,17 @@ func (e *endpoint) shutdown(ctx context.Context) error {
 	}
 }
 
-// serveOps answers the ops listener, which is for the operator only: /metrics, and health with the
-// errors of its checks.
+// serveOps answers the ops listener, which is for the operator only: /metrics, profiles, and health
+// with the errors of its checks.
 func (s *Server) serveOps(w http.ResponseWriter, r *http.Request, q *request) {
 	switch {
 	case s.serveHealth(w, r, q, r.URL.Path, true):
 	case r.URL.Path == "/metrics":
 		q.answer()
-		promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{Registry: s.cfg.Registry}).ServeHTTP(w, r)
+		// OpenMetrics, which a scraper selects by its header Accept, has exemplars.
+		promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{Registry: s.cfg.Registry, EnableOpenMetrics: true}).ServeHTTP(w, r)
+	case s.cfg.Ops.PProf && strings.HasPrefix(r.URL.Path, profiles):
+		s.servePProf(w, r, q)
 	default:
 		q.refuse(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has /metrics, /livez, /healthz and /readyz?verbose"))
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/share"
+	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
 // IssuerInfo is what GetConfiguration reports about one issuer entry.
@@ -73,9 +74,14 @@ type Config struct {
 	Hurry <-chan struct{}
 	// DrainTimeout is how long requests in flight may take after the grace. Default 20 s.
 	DrainTimeout time.Duration
+	// Ops states what the ops listener serves beside metrics and health.
+	Ops Ops
+	// Tracer starts the traces of sampled requests; nil for none.
+	Tracer *trace.Tracer
 	// Registry registers the edge's metrics; /metrics on ops serves it. Mandatory.
 	Registry *prometheus.Registry
-	// Logger gets one record for each request. Default: nothing is logged.
+	// Logger gets one record for each request. Its handler is from Correlate, if the record of a traced
+	// request must have the trace ID. Default: nothing is logged.
 	Logger *slog.Logger
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"slices"
 	"strings"
+	"time"
 
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
@@ -90,11 +91,14 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 	}
 	reason := string(refusal.InternalError) // for a panic
 	defer func() {
-		if q.caller.Token != nil {
+		q.steps.End()
+		if q.caller.Token != nil { // so that callers without a token change no metric of an entry
 			s.metrics.verified.WithLabelValues(reason).Inc()
+			s.metrics.byIssuer.WithLabelValues(q.caller.Token.Entry, reason).Inc()
+			q.steps.Each(func(step ca.Step, begin, end time.Time) { q.observe(s.metrics.steps[step], end.Sub(begin)) })
 		}
 	}()
-	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller})
+	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller, Steps: &q.steps})
 	if err != nil {
 		reason = reasonOf(ctx, disclose(err))
 		return nil, err
@@ -105,6 +109,7 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 		sct = "embedded"
 	}
 	s.metrics.issued.WithLabelValues(sct).Inc()
+	s.metrics.certificates.Add(1)
 	return issued, nil
 }
 

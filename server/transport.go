@@ -91,6 +91,7 @@ func (s *Server) receive(srv any, stream grpc.ServerStream, info *grpc.StreamSer
 	q.id = requestID(append(header("x-request-id"), "")[0])
 	q.api, q.method = apiGRPC, grpcMethods[info.FullMethod]
 	q.authorization, q.token = header("authorization"), header("oidcidentitytoken")
+	q.traceparent = header("traceparent")
 
 	taken := c.streams.Add(1) > 1
 	q.sent = func() {

@@ -38,7 +38,8 @@ var allowed = map[string][]string{
 	"ca/set":             {"ca", "ca/signer", "config", "app/keyring"},
 	"ca/signer":          {"certs"},
 	"ca/ceremony":        {"certs", "ca/signer"},
-	"server":             {"ca", "proof", "certs", "proto"},
+	"server":             {"ca", "proof", "certs", "proto", "server/trace"},
+	"server/trace":       {},
 	"internal/refusal":   {},
 	"internal/keypath":   {},
 	"internal/printable": {},
@@ -63,6 +64,7 @@ var allowed = map[string][]string{
 	"test/siege":         {"*"},
 	"test/load":          {"*"},
 	"test/vault":         {},
+	"test/collector":     {},
 }
 
 // onlyFor lists the only importers of a package.
@@ -75,6 +77,8 @@ var onlyFor = map[string][]string{
 	// They import package testing.
 	"ca/signer/signertest": {},
 	"test/vault":           {},
+	"test/collector":       {},
+	"server/trace":         {"server", "config", "app"},
 }
 
 type listed struct {
