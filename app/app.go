@@ -178,11 +178,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 		func() error { return cfg.WithPlaces(app.openLogs(ctx)) },
 		func() (err error) { edge.TLS, err = app.tlsConfig(); return cfg.WithPlaces(err) },
 		func() (err error) { edge.Limits, err = limits(cfg); return cfg.WithPlaces(err) },
-		func() (err error) {
-			app.tracer, err = app.openTracer(ctx)
-			edge.Tracer = app.tracer
-			return cfg.WithPlaces(err)
-		},
+		func() (err error) { edge.Tracer, err = app.openTracer(ctx); return cfg.WithPlaces(err) },
 	} {
 		if options.report != nil || errors.Join(errs...) == nil {
 			errs = append(errs, part())

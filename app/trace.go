@@ -9,8 +9,8 @@ import (
 	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
-// openTracer returns the tracer of `trace`; nil without that key, and for a check. Its errors have key
-// paths.
+// openTracer opens the tracer of `trace`; there is none without that key, and for a check. Its errors
+// have key paths.
 func (a *App) openTracer(ctx context.Context) (tracer *trace.Tracer, err error) {
 	cfg := a.Config.Trace
 	if cfg == nil {
@@ -27,5 +27,6 @@ func (a *App) openTracer(ctx context.Context) (tracer *trace.Tracer, err error) 
 	if a.options.report != nil {
 		return nil, nil
 	}
-	return trace.New(ctx, *cfg, headers, trace.Options{Version: a.options.Version, Registerer: a.registry, Logger: a.callers})
+	a.tracer, err = trace.New(ctx, *cfg, headers, trace.Options{Version: a.options.Version, Registerer: a.registry, Logger: a.callers})
+	return a.tracer, err
 }

@@ -166,26 +166,20 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 
 	// 4. Read the clock once, select one authority with a chain that permits the name, and assemble
 	//    one TBS for both signatures.
-	req.Steps.begin(StepDraft)
-	draft, err := ca.draft(id, key)
+	draft, err := ca.draft(id, key, req.Steps)
 	if err != nil {
 		return nil, err
-	}
-	if req.Steps != nil {
-		req.Steps.draft = draft
 	}
 	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN, SCTEmbedded: ca.config.Logs != nil}
 
 	if ca.config.Logs == nil {
 		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
-		req.Steps.begin(StepCertificate)
 		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
 			return nil, err
 		}
 	} else {
 		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
 		//    check of the request comes before it.
-		req.Steps.begin(StepPrecertificate)
 		pre, err := draft.precertificate(ctx, ca.config.Logs.TrustsSubmitter())
 		if err != nil {
 			return nil, err
@@ -200,7 +194,6 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
 		//    the precertificate signs it, so that a second certificate for one precertificate
 		//    is refused.
-		req.Steps.begin(StepCertificate)
 		if issued.Certificate, err = pre.finalize(ctx, draft.sct); err != nil {
 			return nil, err
 		}
@@ -211,8 +204,9 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	return issued, nil
 }
 
-// draft returns the draft that both signatures of one certificate cover.
-func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error) {
+// draft returns the draft that both signatures of one certificate cover, and notes it in steps.
+func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey, steps *Steps) (*draft, error) {
+	steps.begin(StepDraft)
 	now := ca.config.Now()
 	authority, err := ca.config.Active(now)
 	if err != nil {
@@ -221,7 +215,11 @@ func (ca *CA) draft(id *identity.Identity, key *proof.PublicKey) (*draft, error)
 	if err := authority.chain.Permits(id.SAN); err != nil {
 		return nil, err
 	}
-	return ca.config.Profile.draft(authority, now, id, key)
+	d, err := ca.config.Profile.draft(authority, now, id, key)
+	if err == nil && steps != nil {
+		d.steps, steps.draft = steps, d
+	}
+	return d, err
 }
 
 // record logs the one record of a certificate.
@@ -254,6 +252,7 @@ type precertificate struct {
 // precertificate checks the draft against the profile and signs it with the poison. If trusting is
 // set, a log would accept it unverified, so its signature is verified here.
 func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertificate, error) {
+	d.steps.begin(StepPrecertificate)
 	tbs := d.tbs.Precertificate()
 	if err := d.check(tbs, true, nil); err != nil {
 		return nil, err
@@ -295,6 +294,7 @@ func (p *precertificate) finalize(ctx context.Context, sct ctlog.SCT) ([]byte, e
 // the profile, and correspond to the TBS of the precertificate, which is nil without a log. The
 // signature must verify.
 func (d *draft) finish(ctx context.Context, sctList, precertificate []byte) ([]byte, error) {
+	d.steps.begin(StepCertificate)
 	tbs := d.tbs.Certificate(sctList)
 	if err := d.check(tbs, false, sctList); err != nil {
 		return nil, err

@@ -53,6 +53,7 @@ type draft struct {
 	template  certs.Template
 	tbs       *certs.TBS
 	sct       ctlog.SCT // of the precertificate, once a log has it
+	steps     *Steps    // of the request; may be nil
 }
 
 // draft returns the certificate that names id and holds key, issued by authority at now. Its

@@ -3,24 +3,17 @@
 package server
 
 import (
-	"cmp"
 	"context"
-	"net/http"
-	"strconv"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/internal/refusal"
-	fulciov2 "github.com/mayfly-ca/mayfly/proto/gen/fulcio/v2"
 )
 
 // metrics are the metrics of the edge. Every label has its values from a fixed set: api and method
-// from request.go, reason from package refusal and request.go, issuer_entry from the configuration.
+// from request.go, reason from package refusal and request.go, entry from the configuration.
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -28,10 +21,7 @@ type metrics struct {
 	issued   *prometheus.CounterVec
 	verified *prometheus.CounterVec
 	byIssuer *prometheus.CounterVec
-	// With Fulcio's names.
-	latency      *prometheus.HistogramVec
-	http, grpc   *prometheus.CounterVec
-	certificates atomic.Uint64
+	fulcio   *fulcioMetrics
 }
 
 // newMetrics registers the metrics; slots holds one element for each admitted request.
@@ -58,16 +48,8 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 		byIssuer: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_issuer_requests_total",
 			Help: "Requests for a certificate whose ID token was verified, by issuer entry and reason (as in mayfly_verified_requests_total).",
-		}, []string{"issuer_entry", "reason"}),
-		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "fulcio_api_latency", Help: "Time in seconds from when a request of an API had been read to its answer. The name is Fulcio's.", Buckets: buckets,
-		}, []string{"api", "method"}),
-		http: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "http_requests_total", Help: "Requests answered over HTTP, without health and gRPC, by status; 499 where the client disconnected before there was an answer.",
-		}, []string{"api", "method", "code"}),
-		grpc: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "grpc_server_handled_total", Help: "Requests answered over gRPC, without health, with the labels of go-grpc-middleware.",
-		}, []string{"grpc_type", "grpc_service", "grpc_method", "grpc_code"}),
+		}, []string{"entry", "reason"}),
+		fulcio: newFulcioMetrics(registry, buckets),
 	}
 	steps := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mayfly_issue_step_duration_seconds",
@@ -80,10 +62,7 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 	gauge := func(name, help string, value func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
 	}
-	registry.MustRegister(m.requests, m.duration, steps, m.issued, m.verified, m.byIssuer, m.latency, m.http, m.grpc,
-		// Untyped, because in OpenMetrics the name of a counter ends in _total.
-		prometheus.NewUntypedFunc(prometheus.UntypedOpts{Name: "fulcio_new_certs", Help: "Certificates handed out. The name is Fulcio's."},
-			func() float64 { return float64(m.certificates.Load()) }),
+	registry.MustRegister(m.requests, m.duration, steps, m.issued, m.verified, m.byIssuer,
 		gauge("mayfly_requests_in_flight", "Requests being answered now.", func() int { return len(slots) }),
 		gauge("mayfly_requests_in_flight_limit", "Requests that may be answered at the same time; one more is refused with OVERLOADED.", func() int { return cap(slots) }),
 		gauge("mayfly_connections", "Open connections to the HTTP and gRPC listeners.", func() int { open, _ := conns.count(); return open }),
@@ -106,24 +85,7 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 func (m *metrics) count(q *request, reason string, took time.Duration, refused *refusal.Error) {
 	m.requests.WithLabelValues(q.api, q.method, reason).Inc()
 	q.observe(m.duration.WithLabelValues(q.api, q.method), took)
-	if q.method != methodUnknown {
-		q.observe(m.latency.WithLabelValues(q.api, q.method), took)
-	}
-	status, code := strconv.Itoa(cmp.Or(q.status, http.StatusOK)), codes.OK
-	switch {
-	case reason == reasonCanceled:
-		status, code = "499", codes.Canceled
-	case refused != nil:
-		answer := answers[refused.Reason.Kind()]
-		status, code = strconv.Itoa(answer.http), answer.code
-	case reason != reasonOK: // of a mount
-		status = strings.TrimPrefix(reason, "HTTP_")
-	}
-	if q.api == apiGRPC {
-		m.grpc.WithLabelValues("unary", fulciov2.CA_ServiceDesc.ServiceName, q.method, code.String()).Inc()
-	} else {
-		m.http.WithLabelValues(q.api, q.method, status).Inc()
-	}
+	m.fulcio.count(q, reason, took, refused)
 }
 
 // observe adds a duration to a histogram, with the trace ID as its exemplar if the request is traced.

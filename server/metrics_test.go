@@ -94,7 +94,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		"mayfly_issue_step_duration_seconds": {"step": steps},
 		"mayfly_certificates_issued_total":   {"sct": {"embedded", "none"}},
 		"mayfly_verified_requests_total":     {"reason": reasons},
-		"mayfly_issuer_requests_total":       {"issuer_entry": {"https://issuer.example"}, "reason": reasons},
+		"mayfly_issuer_requests_total":       {"entry": {"https://issuer.example"}, "reason": reasons},
 		"fulcio_api_latency":                 {"api": apis[:3], "method": methodsOf[:3]},
 		"http_requests_total":                {"api": apis[1:], "method": methodsOf, "code": {"200", "201", "400", "401", "402", "404", "405", "429", "499", "500", "503"}},
 	}
@@ -174,7 +174,7 @@ func TestFulciosMetrics(t *testing.T) {
 		"entry b, no log":       value(all["mayfly_issuer_requests_total"], "https://b.example", "CT_UNAVAILABLE"),
 	}
 	want := map[string]float64{
-		"new certificates": 3, "latency": 7, "latency of gRPC": 2, "http": 7, "http 200": 2, "http 201": 1, "http 401": 1, "http 403 of the mount": 1,
+		"new certificates": 3, "latency": 8, "latency of gRPC": 2, "http": 7, "http 200": 2, "http 201": 1, "http 401": 1, "http 403 of the mount": 1,
 		"http 404": 1, "http 503": 1, "grpc": 3, "grpc OK": 1, "grpc Unauthenticated": 1, "verified": 4, "verified OK": 3, "entry a": 3, "entry b, no log": 1,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

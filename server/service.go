@@ -109,7 +109,7 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 		sct = "embedded"
 	}
 	s.metrics.issued.WithLabelValues(sct).Inc()
-	s.metrics.certificates.Add(1)
+	s.metrics.fulcio.certificates.Add(1)
 	return issued, nil
 }
 
