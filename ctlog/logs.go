@@ -65,6 +65,9 @@ type LogConfig struct {
 	TrustsSubmitter bool
 	// Window is when submissions to the log are allowed; by default always.
 	Window Window
+	// Timestamp, if set, receives the timestamp of each SCT whose signature verifies, also of one that
+	// is refused for its timestamp.
+	Timestamp func(time.Time)
 }
 
 // Window is when submissions to a log are allowed. Verifiers must know a log's key before its
@@ -101,12 +104,13 @@ type Logs struct {
 // member is a log with its key, window, breaker and metrics.
 type member struct {
 	Log
-	key      *PublicKey
-	window   Window
-	breaker  *breaker.Breaker
-	log      breaker.Sparing
-	results  map[result]prometheus.Counter
-	duration prometheus.Observer
+	key       *PublicKey
+	window    Window
+	timestamp func(time.Time)
+	breaker   *breaker.Breaker
+	log       breaker.Sparing
+	results   map[result]prometheus.Counter
+	duration  prometheus.Observer
 }
 
 // New returns the logs of cfg. It makes no request. Errors have key paths such as ["budget"]
@@ -154,11 +158,20 @@ func (l *Logs) addMember(cfg LogConfig) error {
 		}
 	}
 	l.logs = append(l.logs, &member{
-		Log: cfg.Log, key: key, window: cfg.Window, log: breaker.Sparing{Logger: l.logger, Interval: lineInterval},
+		Log: cfg.Log, key: key, window: cfg.Window, timestamp: cfg.Timestamp, log: breaker.Sparing{Logger: l.logger, Interval: lineInterval},
 		breaker: &breaker.Breaker{Threshold: breakerThreshold, Interval: probeInterval, MaxRest: maxRest},
 	})
 	l.trustsSubmitter = l.trustsSubmitter || cfg.TrustsSubmitter
 	return cfg.Window.Check()
+}
+
+// verify verifies an answer of the log at now.
+func (m *member) verify(sct SCT, sub Submission, now time.Time) error {
+	err := m.key.Verify(sct, sub, now)
+	if m.timestamp != nil && (err == nil || errors.As(err, new(wrongTime))) {
+		m.timestamp(Time(sct.Timestamp))
+	}
+	return err
 }
 
 // TrustsSubmitter reports whether one of the logs does: then the caller must verify a

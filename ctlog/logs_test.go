@@ -236,6 +236,45 @@ func TestWindowOfALog(t *testing.T) {
 	}
 }
 
+// The timestamp of each verified signature is reported, also of an SCT that is refused for its time; that
+// of a signature which does not verify is not. The status of a log keeps its last failure.
+func TestTimestampsAreEvidence(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, nil)
+	late := newFixture(t, func(c *testlog.Config) { c.Now = func() time.Time { return now().Add(-time.Hour) } })
+	late.log.AddRoot(f.authority.Root)
+	forged := func(ctx context.Context, sub ctlog.Submission) (ctlog.SCT, error) {
+		sct, err := f.log.Submit(ctx, sub)
+		sct.Timestamp++
+		return sct, err
+	}
+	for name, test := range map[string]struct {
+		behaviour step
+		key       []byte
+		want      []time.Time
+		reason    refusal.Reason
+	}{
+		"good":   {f.log.Submit, f.log.PublicKeyPEM(), []time.Time{now()}, ""},
+		"late":   {late.log.Submit, late.log.PublicKeyPEM(), []time.Time{now().Add(-time.Hour)}, refusal.CTUnavailable},
+		"forged": {forged, f.log.PublicKeyPEM(), nil, refusal.CTUnavailable},
+	} {
+		var got []time.Time
+		logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{
+			Log: &scripted{name: name, steps: []step{test.behaviour}}, PublicKey: test.key, Timestamp: func(at time.Time) { got = append(got, at) },
+		}}})
+		_, err := logs.Add(t.Context(), f.submission(t))
+		if (err == nil) != (test.reason == "") || err != nil && refusal.From(err).Reason != test.reason {
+			t.Errorf("%s: %v, want %q", name, err, test.reason)
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got): %s", name, diff)
+		}
+		if s := logs.Status()[0]; s.SucceededAt.IsZero() != (err != nil) || s.FailedAt.IsZero() != (err == nil) || (s.LastFailure == nil) != (err == nil) {
+			t.Errorf("%s: status %+v", name, s)
+		}
+	}
+}
+
 func TestNewTellsEveryMistake(t *testing.T) {
 	t.Parallel()
 	a, b := newFixture(t, func(c *testlog.Config) { c.Name = "a" }), newFixture(t, func(c *testlog.Config) { c.Name = "b" })

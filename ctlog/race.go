@@ -88,7 +88,7 @@ func (l *Logs) race(ctx context.Context, sub Submission) (SCT, error) {
 		case <-ctx.Done():
 		case a := <-answers:
 			if a.err == nil { // here, where the stack is large enough
-				a.err = a.key.Verify(a.sct, sub, l.now())
+				a.err = a.verify(a.sct, sub, l.now())
 			}
 			if a.err != nil && ctx.Err() != nil {
 				break // the end of ctx causes the failure, and is the same for all
@@ -174,7 +174,7 @@ func (l *Logs) settle(ctx context.Context, t *turn, err error) {
 	t.observe(ctx, time.Since(t.started), err)
 	name := slog.String("log", t.Name())
 	if err == nil {
-		if t.breaker.Succeeded() {
+		if t.breaker.Succeeded(time.Now()) {
 			l.logger.LogAttrs(ctx, slog.LevelInfo, "Certificate Transparency log has recovered: its breaker has closed", name)
 		}
 		return

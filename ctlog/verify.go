@@ -25,8 +25,8 @@ import (
 // submission with its first SCT, but this CA submits no precertificate for longer than the
 // budget; the rest allows for clock differences.
 const (
-	maxAge   = 2 * time.Minute
-	maxAhead = 10 * time.Second
+	MaxAge   = 2 * time.Minute
+	MaxAhead = 10 * time.Second
 )
 
 // PublicKey is the key of a log, and its identity.
@@ -93,8 +93,8 @@ func (k *PublicKey) VerifyTreeHead(head ct.SignedTreeHead) error {
 	return err
 }
 
-// Verify reports whether sct is this log's SCT for sub, given at about now. It checks the
-// signature last, as everything else is cheap. A failure is *InvalidError.
+// Verify reports whether sct is this log's SCT for sub, given at about now. It checks the time last: the
+// timestamp of a verified signature is evidence about this machine's clock. A failure is *InvalidError.
 func (k *PublicKey) Verify(sct SCT, sub Submission, now time.Time) error {
 	if err := k.verify(sct, sub, now); err != nil {
 		return &InvalidError{Err: err}
@@ -105,11 +105,6 @@ func (k *PublicKey) Verify(sct SCT, sub Submission, now time.Time) error {
 func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 	if sct.LogID != k.id {
 		return fmt.Errorf("its log ID is %x, not %x", sct.LogID, k.id)
-	}
-	// Both ends are included, in whole milliseconds.
-	oldest, newest := now.Add(-maxAge).UnixMilli(), now.Add(maxAhead).UnixMilli()
-	if sct.Timestamp > math.MaxInt64 || int64(sct.Timestamp) > newest || int64(sct.Timestamp) < oldest {
-		return fmt.Errorf("its timestamp is %d; from %s before to %s after our clock's %d is accepted", sct.Timestamp, maxAge, maxAhead, now.UnixMilli())
 	}
 	if err := checkExtensions(sct.Extensions); err != nil {
 		return err
@@ -124,8 +119,19 @@ func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 	if !ecdsa.VerifyASN1(k.key, digest[:], sct.Signature) {
 		return errors.New("its signature is not the log's over this precertificate")
 	}
+	// Both ends are included, in whole milliseconds.
+	oldest, newest := now.Add(-MaxAge).UnixMilli(), now.Add(MaxAhead).UnixMilli()
+	if sct.Timestamp > math.MaxInt64 || int64(sct.Timestamp) > newest || int64(sct.Timestamp) < oldest {
+		return wrongTime(fmt.Sprintf("its timestamp is %d; from %s before to %s after our clock's %d is accepted", sct.Timestamp, MaxAge, MaxAhead, now.UnixMilli()))
+	}
 	return nil
 }
+
+// wrongTime is the error of an SCT whose signature verifies, and whose timestamp is not accepted: either
+// the log's clock is wrong, or this machine's.
+type wrongTime string
+
+func (e wrongTime) Error() string { return string(e) }
 
 // checkExtensions accepts no extension, or exactly one leaf_index.
 //

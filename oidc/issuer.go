@@ -57,6 +57,7 @@ type issuer struct {
 	checkAt  time.Time     // no check starts before
 	checks   [2]time.Time  // when the last two checks started
 	reported State         // after the last fetch; "" before the first
+	noticed  noticed
 }
 
 // verify verifies the signature of x.token for client.
@@ -258,6 +259,7 @@ func (i *issuer) record(k *keys, err error) {
 		i.keys = k
 	}
 	if i.lastErr = err; err != nil {
+		i.noticed.failure, i.noticed.failedAt = err, now
 		i.failures++
 		i.due = now.Add(backoff(i.failures))
 	} else {

@@ -171,15 +171,38 @@ func TestStatus(t *testing.T) {
 			if (got[i].LastError != "") != (i == 1 || i == 2) {
 				t.Errorf("last error of %+v", got[i])
 			}
-			got[i].LastError = ""
+			if (got[i].LastFailure != nil) != (got[i].LastError != "") {
+				t.Errorf("last failure of %+v", got[i])
+			}
+			got[i].LastError, got[i].LastFailure = "", nil
 		}
+		late := start.Add(fetchTimeout)
 		if diff := cmp.Diff([]IssuerStatus{
-			{Entry: testIssuer, IssuerURL: testIssuer, State: StateOK, Usable: true, LastSuccess: start, Keys: 1, KeyAge: fetchTimeout},
-			{Entry: down, IssuerURL: down, State: StateFailing},
-			{Entry: slow, IssuerURL: slow, State: StateFailing},
-			{Entry: wild, State: StatePending, Usable: true},
+			{Entry: testIssuer, IssuerURL: testIssuer, State: StateOK, Usable: true, LastSuccess: start, Keys: 1, KeyAge: fetchTimeout, Since: start},
+			{Entry: down, IssuerURL: down, State: StateFailing, Since: start, LastFailureAt: start},
+			{Entry: slow, IssuerURL: slow, State: StateFailing, Since: late, LastFailureAt: late},
+			{Entry: wild, State: StatePending, Usable: true, Since: start},
 		}, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+		w.serve(slow, w.provider)
+		time.Sleep(maxBackoff)
+		w.verifier.Probe(t.Context())
+		if s := w.verifier.Status()[2]; s.State != StateFailing || s.LastFailure == nil || s.Since != late || s.LastFailureAt == late {
+			t.Errorf("after a further failure, with another issuer's documents: %+v", s)
+		}
+		probe := func(h http.Handler, wait time.Duration) IssuerStatus {
+			w.serve(testIssuer, h)
+			time.Sleep(wait)
+			w.verifier.Probe(t.Context())
+			return w.verifier.Status()[0]
+		}
+		degraded := probe(nil, defaultKeyRefresh)
+		if degraded.State != StateDegraded || degraded.LastFailure == nil || degraded.LastFailureAt != degraded.Since {
+			t.Errorf("down: %+v", degraded)
+		}
+		if s := probe(w.provider, maxBackoff); s.State != StateOK || !s.Since.After(degraded.Since) || s.LastError != "" || s.LastFailure != degraded.LastFailure || s.LastFailureAt != degraded.Since {
+			t.Errorf("recovered: %+v", s)
 		}
 	})
 }

@@ -62,6 +62,11 @@ type IssuerStatus struct {
 	Issuers int
 	// LastError is the text of the last failure, for the operator; "" if State is ok or pending.
 	LastError string
+	// Since is when State began, or when Status or a fetch first noticed it.
+	Since time.Time
+	// LastFailure is of the last fetch that failed, also after a success, at LastFailureAt; nil for none.
+	LastFailure   error
+	LastFailureAt time.Time
 }
 
 // Status returns the state of every issuer entry, in the order of Config.Issuers.
@@ -77,7 +82,7 @@ func (v *Verifier) Status() []IssuerStatus {
 			status.IssuerURL = e.Key
 		}
 		if e.Disabled {
-			status.State, status.Usable = StateDisabled, false
+			status.State, status.Usable, status.Since = StateDisabled, false, time.Time{}
 		}
 		status.Entry = e.Key
 		list = append(list, status)
@@ -93,6 +98,12 @@ func (i *issuer) statusAt(now time.Time) IssuerStatus {
 
 // status returns the issuer's status. The caller holds i.mu.
 func (i *issuer) status(now time.Time) IssuerStatus {
+	status := i.condition(now)
+	i.noticed.complete(&status, now)
+	return status
+}
+
+func (i *issuer) condition(now time.Time) IssuerStatus {
 	status := IssuerStatus{State: StatePending}
 	if i.lastErr != nil {
 		status.State, status.LastError = StateFailing, i.lastErr.Error()
@@ -114,6 +125,21 @@ func (i *issuer) status(now time.Time) IssuerStatus {
 		status.State = StateOK
 	}
 	return status
+}
+
+// noticed is what is remembered of an issuer or a pattern for its status. Its owner's mutex guards it.
+type noticed struct {
+	state           State
+	since, failedAt time.Time
+	failure         error
+}
+
+// complete adds to a status what is remembered, and notices a new state.
+func (n *noticed) complete(status *IssuerStatus, now time.Time) {
+	if n.state != status.State {
+		n.state, n.since = status.State, now
+	}
+	status.Since, status.LastFailure, status.LastFailureAt = n.since, n.failure, n.failedAt
 }
 
 // report writes a line if a fetch has changed the state of the issuer. A token creates an issuer of a

@@ -186,7 +186,7 @@ type pool struct {
 	kept        map[string]*issuer
 	uses        uint64
 	lastSuccess time.Time
-	lastErr     error // of the last fetch that failed
+	noticed     noticed // with the last fetch that failed
 }
 
 func newPool(common *shared, e *entry) *pool {
@@ -267,7 +267,7 @@ func (p *pool) record(i *issuer, status IssuerStatus, err error) {
 	if err == nil {
 		p.lastSuccess = status.LastSuccess
 	} else {
-		p.lastErr = err
+		p.noticed.failure, p.noticed.failedAt = err, p.cfg.Now()
 	}
 	if kept := p.kept[i.url]; !status.LastSuccess.IsZero() && (kept == nil || !kept.proven) {
 		p.keep(i, true)
@@ -279,8 +279,8 @@ func (p *pool) status(now time.Time) IssuerStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	status := IssuerStatus{State: StatePending, Usable: true, LastSuccess: p.lastSuccess}
-	if p.lastErr != nil {
-		status.State, status.LastError = StateFailing, p.lastErr.Error()
+	if p.noticed.failure != nil {
+		status.State, status.LastError = StateFailing, p.noticed.failure.Error()
 	}
 	for _, i := range p.kept {
 		one := i.statusAt(now)
@@ -294,6 +294,7 @@ func (p *pool) status(now time.Time) IssuerStatus {
 			status.State, status.LastError = StateDegraded, one.LastError
 		}
 	}
+	p.noticed.complete(&status, now)
 	return status
 }
 

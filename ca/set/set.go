@@ -92,6 +92,11 @@ func (m Member) StateAt(now time.Time) State {
 	}
 }
 
+// Since returns when the member's state at now began; zero for a staged one.
+func (m Member) Since(now time.Time) time.Time {
+	return []time.Time{Published: m.PublishAt, Active: m.ActivateAt, Retired: m.until, Compromised: m.CompromisedAt, Expired: m.Chain.NotAfter.UTC()}[m.StateAt(now)]
+}
+
 // at returns err with its place in the set's file, below the member.
 func (m Member) at(err error) error {
 	return keypath.Prefix(err, "authorities", strconv.Itoa(m.index))

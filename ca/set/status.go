@@ -66,8 +66,7 @@ func (l *Loaded) StatusAt(now time.Time) Status {
 	}
 	for _, m := range l.Set.members {
 		state := m.StateAt(now)
-		since := []time.Time{Published: m.PublishAt, Active: m.ActivateAt, Retired: m.until, Compromised: m.CompromisedAt, Expired: m.Chain.NotAfter.UTC()}[state]
-		a := AuthorityStatus{ID: m.ID, State: state.String(), Since: since, PublishAt: m.PublishAt, ActivateAt: m.ActivateAt, SignsUntil: m.until,
+		a := AuthorityStatus{ID: m.ID, State: state.String(), Since: m.Since(now), PublishAt: m.PublishAt, ActivateAt: m.ActivateAt, SignsUntil: m.until,
 			CompromisedAt: m.CompromisedAt, ChainEnds: m.Chain.NotAfter.UTC(), Signer: l.entries[m.index].Signer.Kind()}
 		for _, c := range m.Chain.Certificates {
 			a.Certificates = append(a.Certificates, CertificateStatus{c.Subject.String(), c.NotAfter.UTC()})

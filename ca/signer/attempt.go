@@ -113,10 +113,11 @@ func (s *Signer) classify(caller, ctx context.Context, took time.Duration, err e
 
 // succeeded counts a success.
 func (s *Signer) succeeded(ctx context.Context) {
+	now := time.Now()
 	s.mu.Lock()
-	s.proven, s.lastResult = true, time.Now()
+	s.proven, s.lastResult = true, now
 	s.mu.Unlock()
-	if s.breaker.Succeeded() {
+	if s.breaker.Succeeded(now) {
 		s.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "the key of an authority has recovered: its breaker has closed")
 	}
 }

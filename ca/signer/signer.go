@@ -184,10 +184,14 @@ func (s *Signer) SelfTest(ctx context.Context) error {
 func (s *Signer) Prove(ctx context.Context) error { return s.selfTest(ctx, proveTimeout, openTimeout) }
 
 func (s *Signer) selfTest(ctx context.Context, timeout, attempt time.Duration) (err error) {
-	if s.local != nil {
-		_, err = s.signLocally(ctx, []byte(SelfTestMessage), true)
-	} else {
+	if s.local == nil {
 		_, err = s.try(ctx, []byte(SelfTestMessage), true, timeout, attempt)
+		return err
+	}
+	if _, err = s.signLocally(ctx, []byte(SelfTestMessage), true); err != nil {
+		s.breaker.Failed(time.Now(), err, 0)
+	} else {
+		s.succeeded(ctx)
 	}
 	return err
 }
@@ -230,7 +234,8 @@ func (s *Signer) healthy() bool {
 // Status is the state of a Signer at one moment.
 type Status struct {
 	Name, Kind string
-	// Local reports that the key is in this process's memory; the fields below then say nothing.
+	// Local reports that the key is in this process's memory; the fields below then have the results of
+	// self-tests only, and its breaker stops nothing.
 	Local bool
 	// Proven reports whether the key has ever created a signature that verified.
 	Proven bool

@@ -35,8 +35,7 @@ type Breaker struct {
 	MaxRest   time.Duration // bounds the backoff that a service can ask for
 
 	mu        sync.Mutex // guards the fields below
-	failures  int        // in a row
-	lastError error      // of the last failure
+	status    Status     // its State, LastError, Probe and Rest are unset
 	probeAt   time.Time  // when an open breaker becomes half-open
 	restUntil time.Time  // until then, the service asks for no attempts
 }
@@ -45,7 +44,7 @@ type Breaker struct {
 func (b *Breaker) Closed() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.failures < b.Threshold
+	return b.status.Failures < b.Threshold
 }
 
 // Probe reports whether this caller must find out whether the service has recovered. For every
@@ -54,7 +53,7 @@ func (b *Breaker) Closed() bool {
 func (b *Breaker) Probe(now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.failures < b.Threshold || now.Before(b.probeAt) || now.Before(b.restUntil) {
+	if b.status.Failures < b.Threshold || now.Before(b.probeAt) || now.Before(b.restUntil) {
 		return false
 	}
 	b.probeAt = now.Add(b.Interval)
@@ -62,11 +61,13 @@ func (b *Breaker) Probe(now time.Time) bool {
 }
 
 // Succeeded closes the breaker, and reports whether it was not closed before.
-func (b *Breaker) Succeeded() (changed bool) {
+func (b *Breaker) Succeeded(now time.Time) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	changed = b.failures >= b.Threshold
-	b.failures, b.lastError = 0, nil
+	if changed = b.status.Failures >= b.Threshold; changed {
+		b.status.Since = now
+	}
+	b.status.Failures, b.status.SucceededAt = 0, now
 	return changed
 }
 
@@ -75,13 +76,16 @@ func (b *Breaker) Succeeded() (changed bool) {
 func (b *Breaker) Failed(now time.Time, err error, rest time.Duration) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.failures++
-	b.lastError = err
+	b.status.Failures++
+	b.status.LastFailure, b.status.FailedAt = err, now
 	b.probeAt = now.Add(b.Interval)
 	if until := now.Add(min(rest, b.MaxRest)); rest > 0 && until.After(b.restUntil) {
 		b.restUntil = until
 	}
-	return b.failures == b.Threshold
+	if changed = b.status.Failures == b.Threshold; changed {
+		b.status.Since = now
+	}
+	return changed
 }
 
 // Rest returns until when the service asks for no attempts.
@@ -98,14 +102,22 @@ type Status struct {
 	LastError error         // for the operator; nil where Failures is zero
 	Probe     time.Duration // how long an open breaker remains open
 	Rest      time.Duration // the remaining backoff that the service has asked for (Retry-After)
+	Since     time.Time     // when the breaker last opened or closed; zero for never
+	// LastFailure is the last error, also after a success. The times are of the last of each.
+	LastFailure           error
+	FailedAt, SucceededAt time.Time
 }
 
 // StatusAt returns the breaker's status at now.
 func (b *Breaker) StatusAt(now time.Time) Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := Status{State: HalfOpen, Failures: b.failures, LastError: b.lastError, Rest: max(b.restUntil.Sub(now), 0)}
-	if b.failures < b.Threshold {
+	s := b.status
+	s.State, s.Rest = HalfOpen, max(b.restUntil.Sub(now), 0)
+	if s.Failures > 0 {
+		s.LastError = s.LastFailure
+	}
+	if b.status.Failures < b.Threshold {
 		s.State = Closed
 	} else if now.Before(b.probeAt) {
 		s.State, s.Probe = Open, b.probeAt.Sub(now)
