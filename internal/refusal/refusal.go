@@ -59,6 +59,7 @@ const (
 	CTUnavailable       Reason = "CT_UNAVAILABLE"
 	SignerUnavailable   Reason = "SIGNER_UNAVAILABLE"
 	CAExpiring          Reason = "CA_EXPIRING"
+	ClockWrong          Reason = "CLOCK_WRONG"
 	PathNotFound        Reason = "NOT_FOUND"
 	MethodNotPermitted  Reason = "METHOD_NOT_ALLOWED"
 	InternalError       Reason = "INTERNAL"
@@ -99,6 +100,7 @@ func Table() []Entry {
 		{CTUnavailable, Unavailable, "No Certificate Transparency log recorded the certificate in time, so none was issued. Try again."},
 		{SignerUnavailable, Unavailable, "The CA's key cannot be used right now. Try again."},
 		{CAExpiring, Unavailable, "The CA has nothing to sign with: its own certificate ends before the new one would, or no authority is active. Its operator must rotate it."},
+		{ClockWrong, Unavailable, "The CA cannot trust its own clock: it has stepped, or several logs disagree with it. Nothing is issued until the clock is right, or has proven stable. Try again."},
 		{PathNotFound, NotFound, "There is nothing at this path."},
 		{MethodNotPermitted, MethodNotAllowed, "The path exists, and takes another method, which the header `Allow` names."},
 		{InternalError, Internal, "The CA failed. Its log has the cause under the request ID."},

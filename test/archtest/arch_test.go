@@ -50,6 +50,7 @@ var allowed = map[string][]string{
 	"internal/pem":       {},
 	"internal/httputil":  {},
 	"internal/watch":     {},
+	"internal/clock":     {},
 	"test/archtest":      {},
 	"test/testlog":       {"ctlog", "certs"},
 	"test/testca":        {"*"},
