@@ -61,11 +61,11 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 }
 
 // ServeOps serves on l what the ops listener of a Server serves, for a process without an API,
-// until ctx ends or l fails. Of cfg it uses Checks, Registry and Logger. It closes l, and returns
+// until ctx ends or l fails. Of cfg it uses Checks, State, Registry and Logger. It closes l, and returns
 // nil after an orderly shutdown.
 func ServeOps(ctx context.Context, cfg Config, l net.Listener) error {
 	cfg.DrainTimeout = time.Second
-	return (&Server{cfg: cfg, conns: newConnections(0, 0, cfg.Logger), health: newHealth(cfg.Checks)}).serve(ctx, nil, l)
+	return (&Server{cfg: cfg, conns: newConnections(0, 0, cfg.Logger), health: newHealth(cfg.Checks, cfg.Logger)}).serve(ctx, nil, l)
 }
 
 func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Listener) error {
@@ -86,6 +86,9 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 			}
 		})
 	}
+	watched, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer unwatch()
+	running.Go(func() { s.health.watch(watched) })
 	var err error
 	select {
 	case <-ctx.Done():
@@ -109,6 +112,7 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	go s.conns.dismissStalled(drained)
 	// Ops stops last, so that the drain stays visible.
 	err = errors.Join(err, s.shutdown(ctx, api), s.shutdown(ctx, ops))
+	unwatch()
 	running.Wait()
 	return err
 }
@@ -190,8 +194,8 @@ func (e *endpoint) shutdown(ctx context.Context) error {
 	}
 }
 
-// serveOps answers the ops listener, which is for the operator only: /metrics, profiles, and health
-// with the errors of its checks.
+// serveOps answers the ops listener, which is for the operator only: /metrics, profiles, /status, and
+// health with the errors of its checks.
 func (s *Server) serveOps(w http.ResponseWriter, r *http.Request, q *request) {
 	switch {
 	case s.serveHealth(w, r, q, r.URL.Path, true):
@@ -202,7 +206,7 @@ func (s *Server) serveOps(w http.ResponseWriter, r *http.Request, q *request) {
 	case s.cfg.Ops.PProf && strings.HasPrefix(r.URL.Path, profiles):
 		s.servePProf(w, r, q)
 	default:
-		q.refuse(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has /metrics, /livez, /healthz and /readyz?verbose"))
+		q.refuse(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has /status, /metrics, /livez, /healthz and /readyz?verbose"))
 	}
 }
 

@@ -58,6 +58,9 @@ type Config struct {
 	Issuers func() []IssuerInfo
 	// Checks are the conditions of readiness. Without any, the server is ready until it shuts down.
 	Checks []Check
+	// State, if set, completes the state of the server with what the edge does not know: all from Clock
+	// on, but the limits of this package. It is called concurrently.
+	State func(*State)
 	// Mounts are served on the HTTP listener beside the APIs.
 	Mounts []Mount
 	// TrustedProxies are the addresses of the proxies that may set X-Forwarded-For.
@@ -157,7 +160,7 @@ func New(cfg Config) (*Server, error) {
 		large:      share.New(max(inFlight/slotsPerLarge, 2), 0),
 		watchers:   share.New(watchers, 0),
 		conns:      newConnections(cfg.Limits.Connections, cfg.Limits.Descriptors, cfg.Logger),
-		health:     newHealth(cfg.Checks),
+		health:     newHealth(cfg.Checks, cfg.Logger),
 	}
 	for _, m := range cfg.Mounts {
 		s.mounts = append(s.mounts, mount{Mount: m, reads: share.New(max(inFlight/16, 2), 0)})
