@@ -15,6 +15,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
@@ -24,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/clock"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
@@ -53,6 +55,10 @@ type Options struct {
 	Hurry <-chan struct{}
 	// Now is the clock for authorities' state changes and the begin of certificates; nil for time.Now.
 	Now func() time.Time
+
+	// Steady, if set, is a clock that is never set, against which the steps of Now are found. Without it
+	// those of the machine's clock are.
+	Steady func() time.Duration
 
 	// report is the report of a check; nil for a start. See build.
 	report *CheckReport
@@ -87,11 +93,14 @@ type App struct {
 	registry    *prometheus.Registry
 	live        *live
 	authorities *caSet
+	clock       *clock.Clock
 	logs        *ctlog.Logs // nil where Certificate Transparency is disabled
 	embedded    []*embedded.Log
 	server      *server.Server
 	tracer      *trace.Tracer           // nil without traces
 	tasks       []func(context.Context) // run in the background until the edge has stopped
+	// restartPending states that the configuration file differs from the configuration in use.
+	restartPending atomic.Bool
 	// instance is the part of trusted_root.json and signing_config.v0.2.json that never changes.
 	instance trustroot.Instance
 }
@@ -162,6 +171,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 	if err != nil {
 		return app, err
 	}
+	app.clock = app.newClock(ctx)
 	app.watchConfig(ctx)
 	keyPolicy, profile, err := checkSettings(cfg)
 	edge := server.Config{
@@ -203,11 +213,11 @@ func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) 
 		a.live.first = nil
 	}
 	a.tasks = append(a.tasks, a.live.Run, a.authorities.run)
-	a.registry.MustRegister(ctMetrics(a.Config, a.authorities.now), issuerMetrics(a.live.status))
+	a.registry.MustRegister(ctMetrics(a.Config, a.authorities.now), issuerMetrics(a.live.status), a.clockMetrics())
 	edge.Issue, edge.TrustBundle = a.live.Issue, a.live.TrustBundle
-	edge.Issuers, edge.Mounts = a.live.issuers, a.mounts()
+	edge.Issuers, edge.Mounts, edge.State = a.live.issuers, a.mounts(), a.state
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
-	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check()), a.logChecks()...)
+	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check(), a.clockCheck()), a.logChecks()...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.WithPlaces(err)
 	}

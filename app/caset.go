@@ -187,11 +187,12 @@ func (c *caSet) checks(lifetime time.Duration) []server.Check {
 			return probe(ctx, authority)
 		}
 	}
+	const unavailable = "docs/signers.md#a-key-is-unavailable"
 	return []server.Check{
-		{Name: "signer", Critical: true, Probe: probeActive(func(ctx context.Context, authority *ca.Authority) (string, error) {
+		{Name: "signer", Critical: true, Runbook: unavailable, Probe: probeActive(func(ctx context.Context, authority *ca.Authority) (string, error) {
 			return "authority " + authority.ID() + " signs", authority.Signer().Check(ctx)
 		})},
-		{Name: "ca-certificates", Critical: true, Probe: probeActive(func(_ context.Context, authority *ca.Authority) (string, error) {
+		{Name: "ca-certificates", Critical: true, Runbook: "docs/rotation.md#rotate", Probe: probeActive(func(_ context.Context, authority *ca.Authority) (string, error) {
 			now, end := c.now(), authority.Chain().NotAfter
 			if err := authority.Chain().ValidAt(now); err != nil {
 				return "a CA certificate is not valid now", err
@@ -201,8 +202,8 @@ func (c *caSet) checks(lifetime time.Duration) []server.Check {
 			}
 			return "valid until " + end.UTC().Format(time.RFC3339), nil
 		})},
-		{Name: "signers", Probe: c.checkSigners},
-		reloadCheck("ca-set", c.watcher, func() string { return fmt.Sprintf("generation %d", c.current.Load().Generation()) }),
+		{Name: "signers", Runbook: unavailable, Probe: c.checkSigners},
+		reloadCheck("ca-set", "docs/rotation.md#a-replica-does-not-take-the-set", c.watcher, func() string { return fmt.Sprintf("generation %d", c.current.Load().Generation()) }),
 	}
 }
 

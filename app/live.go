@@ -139,8 +139,12 @@ func (l *live) Run(ctx context.Context) {
 	}
 }
 
-// Issue issues a certificate under the current generation.
+// Issue issues a certificate under the current generation. With a wrong clock, the times of tokens say
+// nothing, and a refusal for them would be false.
 func (l *live) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+	if err := l.app.checkClock(); err != nil {
+		return nil, err
+	}
 	return l.current.Load().ca.Issue(ctx, req)
 }
 
@@ -159,7 +163,7 @@ func (a *App) Issuers() []oidc.IssuerStatus { return a.live.status() }
 // check reports to readiness which generation serves. It fails while the current file does not load:
 // certificates are not affected, but an operator's change is not in use.
 func (l *live) check() server.Check {
-	return reloadCheck("configuration", l.watcher, func() string {
+	return reloadCheck("configuration", "docs/operations.md#a-change-is-not-in-force", l.watcher, func() string {
 		g := l.current.Load()
 		return fmt.Sprintf("generation %d, loaded at %s, sha256 %s", g.number, g.loaded.UTC().Format(time.RFC3339), g.digest)
 	})
@@ -168,10 +172,11 @@ func (l *live) check() server.Check {
 // issuerCheck reports each entry's state in public, and for the operator the entries with refused tokens
 // or old keys. The failure of an issuer does not affect the tokens of others, so the server stays ready.
 func (l *live) issuerCheck() server.Check {
-	return server.Check{Name: "issuers", Probe: func(context.Context) (string, error) {
+	return server.Check{Name: "issuers", Runbook: "docs/discovery.md#an-issuer-fails", Probe: func(context.Context) (string, error) {
 		var states []string
 		var errs []error
-		for _, entry := range l.status() {
+		all := l.status()
+		for _, entry := range mostUrgent(all) {
 			states = append(states, entry.Entry+": "+describeIssuer(entry))
 			switch {
 			case entry.State == oidc.StatePending && entry.IssuerURL != "":
@@ -181,6 +186,9 @@ func (l *live) issuerCheck() server.Check {
 			}
 		}
 		slices.Sort(states)
+		if left := len(all) - len(states); left > 0 {
+			states = append(states, fmt.Sprintf("%d other entries are less urgent", left))
+		}
 		return strings.Join(states, "; "), errors.Join(errs...)
 	}}
 }
@@ -212,8 +220,8 @@ func (a *App) watch(config watch.Config) *watch.Watcher {
 }
 
 // reloadCheck reports the content in use, and fails while a newer one is on disk.
-func reloadCheck(name string, w *watch.Watcher, inUse func() string) server.Check {
-	return server.Check{Name: name, Probe: func(context.Context) (string, error) {
+func reloadCheck(name, runbook string, w *watch.Watcher, inUse func() string) server.Check {
+	return server.Check{Name: name, Runbook: runbook, Probe: func(context.Context) (string, error) {
 		if err := w.Failure(); err != nil {
 			return inUse() + " is in use; what is on disk could not be loaded completely", err
 		}

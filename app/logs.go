@@ -34,6 +34,7 @@ func (a *App) openLogs(ctx context.Context) (err error) {
 			opened, warned, err = a.openEmbedded(ctx, *entry.Embedded)
 		} else {
 			opened, warned, err = openRemote(entry)
+			opened.Timestamp = func(at time.Time) { a.clock.Observe(opened.Log.Name(), at) }
 		}
 		opened.Window = ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}
 		logs.Logs = append(logs.Logs, opened)
@@ -100,14 +101,14 @@ func (a *App) openEmbedded(ctx context.Context, cfg embedded.Config) (opened ctl
 // only the next certificate closes a breaker. They report each embedded log's own state too. One that
 // takes no entry makes the server unready where no other log exists.
 func (a *App) logChecks() []server.Check {
-	checks := []server.Check{{Name: "certificate-transparency", Probe: func(context.Context) (string, error) {
+	checks := []server.Check{{Name: "certificate-transparency", Runbook: "docs/ct.md#a-log-fails", Probe: func(context.Context) (string, error) {
 		if a.logs == nil {
 			return "disabled by configuration", nil
 		}
 		return ctHealth(a.logs.Status())
 	}}}
 	for _, log := range a.embedded {
-		checks = append(checks, server.Check{Name: "ctlog " + log.Name(), Critical: len(a.Config.CT.Logs) == 1, Probe: func(context.Context) (string, error) {
+		checks = append(checks, server.Check{Name: "ctlog " + log.Name(), Runbook: "docs/ctlog.md#the-log-is-slow-or-stores-nothing", Critical: len(a.Config.CT.Logs) == 1, Probe: func(context.Context) (string, error) {
 			status := log.Status()
 			if status.Err != nil {
 				return "takes no entry", status.Err

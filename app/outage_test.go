@@ -44,6 +44,9 @@ func TestServeThroughAnOutageOfLogs(t *testing.T) {
 	} {
 		await(t, pattern, func() bool { return regexp.MustCompile(pattern).MatchString(fetch(t, r.ops+"/metrics")) })
 	}
+	await(t, "a report that is younger than the states", func() bool {
+		return strings.Contains(fetch(t, r.ops+"/readyz?verbose"), failing.URL+": failing")
+	})
 	public, ops := fetch(t, r.rest+"/readyz?verbose"), fetch(t, r.ops+"/readyz?verbose")
 	for _, state := range []string{`"status":"SERVING"`, down.URL + ": breaker open", failing.URL + ": failing, no keys yet", good + ": ok, keys "} {
 		if !strings.Contains(public, state) {

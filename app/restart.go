@@ -26,6 +26,7 @@ func (a *App) watchConfig(ctx context.Context) {
 		Reload: func() error {
 			differs = a.compareConfig(context.WithoutCancel(ctx), differs)
 			pending.Set(boolean(differs))
+			a.restartPending.Store(differs)
 			return nil
 		},
 	})

@@ -81,11 +81,15 @@ func Sign(ctx context.Context, options SignerOptions) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return front.Serve(ctx) })
 		if ops != nil {
-			checks := append(s.authorities.checks(ca.DefaultLifetime), server.Check{Name: "socket", Critical: true, Probe: func(ctx context.Context) (string, error) {
+			checks := append(s.authorities.checks(ca.DefaultLifetime), server.Check{Name: "socket", Critical: true, Runbook: "docs/signers.md#the-signing-process-refuses", Probe: func(ctx context.Context) (string, error) {
 				return "servers can connect", front.Check(ctx)
 			}})
 			group.Go(func() error {
-				return server.ServeOps(ctx, server.Config{Checks: checks, Registry: registry, Logger: callers}, ops)
+				state := func(state *server.State) {
+					state.Release = options.Version
+					s.authorities.state(state)
+				}
+				return server.ServeOps(ctx, server.Config{Checks: checks, State: state, Registry: registry, Logger: callers}, ops)
 			})
 		}
 		return group.Wait()

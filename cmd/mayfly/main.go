@@ -121,7 +121,7 @@ func newRoot(std stdio) *cobra.Command {
 	root.SetOut(printable.NewWriter(std.out))
 	root.SetErr(printable.NewWriter(std.err))
 	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(),
-		devCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), versionCommand())
+		devCommand(), statusCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), versionCommand())
 	completeTree(root)
 	return root
 }
