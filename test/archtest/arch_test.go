@@ -63,6 +63,7 @@ var allowed = map[string][]string{
 	"cmd":                {"*"},
 	"test/conformance":   {"*"},
 	"test/siege":         {"*"},
+	"test/chaos":         {"*"},
 	"test/load":          {"*"},
 	"test/vault":         {},
 	"test/collector":     {},
