@@ -68,12 +68,12 @@ func TestLogs(t *testing.T) {
 			first, second := w.logs[0], w.logs[1]
 			w.line("one of two logs: %s", fault.name)
 			fault.begin(w, first)
-			w.asked(&first.handler)
+			w.asked(&first.calls)
 			w.steady()
 			w.line("every log: %s", fault.name)
 			if fault.slow {
 				fault.begin(w, second)
-				w.asked(&second.handler)
+				w.asked(&second.calls)
 				w.steady()
 			} else {
 				w.become(func(s *state) { s.logs = 0 })
@@ -83,7 +83,7 @@ func TestLogs(t *testing.T) {
 			w.recover(theForm().bound, func(s *state) { s.logs = 1 }, second.mend)
 			w.steady()
 			if first.mend(); full() { // the breaker of the log waits for 5 s
-				w.asked(&first.handler)
+				w.asked(&first.calls)
 			}
 			w.steady()
 			w.judge(nil)

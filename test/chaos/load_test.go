@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -160,11 +161,11 @@ func (w *world) refused(reason string) {
 	})
 }
 
-// asked waits until h has got requests.
-func (w *world) asked(h *handler) {
+// asked waits until a faulty side has got one more request.
+func (w *world) asked(calls *atomic.Int64) {
 	w.t.Helper()
-	before := h.calls.Load()
-	w.await("a request to the faulty side", func() bool { return h.calls.Load() > before })
+	before := calls.Load()
+	w.await("a request to the faulty side", func() bool { return calls.Load() > before })
 }
 
 // recover ends a fault. What the fault permitted is permitted until each API has given a certificate for a

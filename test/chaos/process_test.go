@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -47,6 +48,7 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
 		_ = os.Unsetenv(name) // every process is on this machine
 	}
+	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler))
 	code := m.Run()
 	if full() {
 		printTable(os.Stdout)

@@ -147,6 +147,9 @@ func newWorld(t *testing.T, n int) *world {
 	addresses := freeAddresses(t, 3)
 	w.http, w.grpc, w.ops = addresses[0], addresses[1], addresses[2]
 	w.rewrite("mayfly.yaml", "http: 127.0.0.1:0, grpc: localhost:0, ops: 127.0.0.1:0", fmt.Sprintf("http: %q, grpc: %q, ops: %q", w.http, w.grpc, w.ops))
+	if full() {
+		w.rewrite("mayfly.yaml", "allow_loopback: true", "allow_loopback: true, key_refresh: 10s")
+	}
 	w.targets = []string{"http://" + w.http, "grpc://" + w.grpc}
 	return w
 }
