@@ -188,7 +188,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
 		req.Steps.begin(StepLog)
 		if draft.sct, err = ca.config.Logs.Add(ctx, pre.submission()); err != nil {
-			return nil, err
+			return nil, cmp.Or(pre.confirm(ctx), err)
 		}
 
 		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
@@ -243,10 +243,11 @@ func (ca *CA) record(ctx context.Context, requestID string, caller *Caller, draf
 
 // precertificate is a signed precertificate, which can become one certificate, once.
 type precertificate struct {
-	draft *draft
-	tbs   []byte
-	der   []byte
-	spent atomic.Bool
+	draft     *draft
+	tbs       []byte
+	signature []byte
+	der       []byte
+	spent     atomic.Bool
 }
 
 // precertificate checks the draft against the profile and signs it with the poison. If trusting is
@@ -265,7 +266,7 @@ func (d *draft) precertificate(ctx context.Context, trusting bool) (*precertific
 	if err != nil {
 		return nil, err
 	}
-	return &precertificate{draft: d, tbs: tbs, der: certs.Assemble(tbs, d.authority.algorithm, signature)}, nil
+	return &precertificate{draft: d, tbs: tbs, signature: signature, der: certs.Assemble(tbs, d.authority.algorithm, signature)}, nil
 }
 
 // submission returns what a log gets: the precertificate and the whole chain, root included.
@@ -275,6 +276,13 @@ func (p *precertificate) submission() ctlog.Submission {
 		TBS:           p.draft.tbs.Logged(),
 		IssuerKeyHash: p.draft.authority.issuerKeyHash,
 	}
+}
+
+// confirm returns the refusal of a signature that does not verify. A log refuses such a precertificate, which
+// is a failure of the key and not of the log.
+func (p *precertificate) confirm(ctx context.Context) error {
+	authority := p.draft.authority
+	return authority.refusal(ctx, authority.signer.Confirm(ctx, p.signature, p.tbs))
 }
 
 // finalize returns the certificate, DER, that embeds sct and corresponds to p. A second call on one

@@ -227,7 +227,7 @@ func TestSignerFailureTellsNothingOfTheKey(t *testing.T) {
 }
 
 // A signature that does not verify is never returned. With a log, the log refuses the
-// precertificate's signature, and this CA the certificate's.
+// precertificate's signature, and this CA the certificate's; both are failures of the key.
 func TestWrongSignatureDoesNotLeave(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -235,7 +235,7 @@ func TestWrongSignatureDoesNotLeave(t *testing.T) {
 		right      int32 // signatures
 		reason     refusal.Reason
 	}{
-		"of the precertificate":          {false, 0, refusal.CTUnavailable},
+		"of the precertificate":          {false, 0, refusal.SignerUnavailable},
 		"of the certificate":             {false, 1, refusal.SignerUnavailable},
 		"of a certificate without a log": {true, 0, refusal.SignerUnavailable},
 	} {

@@ -118,9 +118,21 @@ func TestVerified(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wrong.Store(true)
-	if err := sign(t, s); err != nil {
+	unverified, err := s.Sign(t.Context(), message)
+	if err != nil {
 		t.Errorf("what only a log sees, which verifies it: %v", err)
 	}
+	if s.Confirm(t.Context(), unverified, message) == nil || s.Status().Failures != 1 {
+		t.Errorf("a signature that the log refused does not count against the key: %+v", s.Status())
+	}
+	if err := sign(t, s); err == nil {
+		t.Error("a wrong signature left after a log had refused one")
+	}
+	p.wrong.Store(false)
+	if err := s.SelfTest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.wrong.Store(true)
 	if _, err := s.SignVerified(t.Context(), message); err == nil {
 		t.Error("a wrong signature left")
 	}

@@ -173,6 +173,15 @@ func (s *Signer) verify(signature, message []byte) error {
 	return nil
 }
 
+// Confirm verifies a signature that Sign has returned, perhaps unverified. A wrong one counts against the key.
+func (s *Signer) Confirm(ctx context.Context, signature, message []byte) error {
+	err := s.verify(signature, message)
+	if err != nil {
+		s.failed(ctx, nil, message, err)
+	}
+	return err
+}
+
 // SelfTest opens the key if necessary, then creates and verifies a signature. It ignores the
 // breaker.
 func (s *Signer) SelfTest(ctx context.Context) error {

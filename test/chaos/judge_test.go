@@ -10,7 +10,6 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
-	"github.com/google/certificate-transparency-go/ctutil"
 	ctx509 "github.com/google/certificate-transparency-go/x509"
 	"github.com/google/certificate-transparency-go/x509util"
 
@@ -118,7 +117,12 @@ func (l leaves) find(chain []string) error {
 	if err != nil || len(scts) != 1 {
 		return fmt.Errorf("the certificate has %d SCTs: %w", len(scts), err)
 	}
-	hash, err := ctutil.LeafHash(parsed, scts[0], true)
+	leaf, err := ct.MerkleTreeLeafForEmbeddedSCT(parsed, scts[0].Timestamp)
+	if err != nil {
+		return err
+	}
+	leaf.TimestampedEntry.Extensions = scts[0].Extensions
+	hash, err := ct.LeafHashForLeaf(leaf)
 	if err == nil && !l[hash] {
 		err = fmt.Errorf("the certificate %x is in no log", parsed[0].SerialNumber)
 	}
