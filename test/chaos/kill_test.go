@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"path/filepath"
@@ -31,7 +32,7 @@ var errKilled = errors.New("the server has been killed")
 func TestKill(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
-	p, relay := w.usePlace(), newRelay(t, w.http)
+	p, relay := w.usePlace(), newRelay(t, only(w.http))
 	w.targets = []string{"http://" + relay.address, "grpc://" + w.grpc}
 	log := w.logs[0]
 	w.start()
@@ -88,7 +89,7 @@ func (p *place) killAt(precertificate bool, kill func()) {
 func TestKillAnywhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 0)
-	cfg, key := w.embed(w.Dir)
+	cfg, key := w.embed(w.Dir, w.Dir)
 	w.start()
 	w.line("kill -9 at any moment, embedded log")
 	w.load()
@@ -107,16 +108,16 @@ func TestKillAnywhere(t *testing.T) {
 	w.judgeEmbedded(cfg, key)
 }
 
-// embed gives the server an embedded log in dir, beside the world's other logs. It returns the log's
-// configuration and public key, PEM.
-func (w *world) embed(dir string) (cfg embedded.Config, key string) {
+// embed gives the server an embedded log in dir, where the server finds it in inside, before the world's other
+// logs. It returns the log's configuration and public key, PEM.
+func (w *world) embed(dir, inside string) (cfg embedded.Config, key string) {
 	w.t.Helper()
 	cfg = embedded.Config{
 		Name: "2026", Dir: filepath.Join(dir, "ctlog", "2026"), Guard: filepath.Join(dir, "guard", "2026.json"),
 		Key: filepath.Join(w.Dir, "2026.key"), Origin: "log.example/2026",
 	}
 	created := must(embedded.Init(w.t.Context(), cfg))(w.t)
-	w.rewrite("mayfly.yaml", "  logs:\n", "  logs:\n    - embedded: {name: \"2026\", dir: "+cfg.Dir+", guard: "+cfg.Guard+", key: 2026.key, origin: log.example/2026}\n")
+	w.rewrite("mayfly.yaml", "  logs:\n", fmt.Sprintf("  logs:\n    - embedded: {name: \"2026\", dir: %[1]s/ctlog/2026, guard: %[1]s/guard/2026.json, key: 2026.key, origin: log.example/2026}\n", inside))
 	return cfg, string(created.PublicKey)
 }
 

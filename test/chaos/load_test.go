@@ -35,7 +35,7 @@ func theForm() form {
 	if full() {
 		return form{clients: 16, pause: 60 * time.Millisecond, rounds: 8, hold: 3 * time.Second, bound: 5 * time.Second}
 	}
-	return form{clients: 4, pause: 50 * time.Millisecond, rounds: 2}
+	return form{clients: 4, pause: 100 * time.Millisecond, rounds: 2}
 }
 
 // load starts the clients, which request certificates until judge. Half of their tokens are those of the
@@ -152,12 +152,12 @@ func (w *world) steady() {
 	})
 }
 
-// refused waits for refusals with a reason.
-func (w *world) refused(reason string) {
+// refused waits for refusals with one of the reasons.
+func (w *world) refused(reasons ...string) {
 	w.t.Helper()
 	begin, f := time.Now(), theForm()
-	w.await("refusals: "+reason, func() bool {
-		return time.Since(begin) >= f.hold && w.count(begin, func(o outcome) bool { return o.reason == reason }) >= f.clients/2
+	w.await(fmt.Sprintf("a refusal with %s", reasons), func() bool {
+		return time.Since(begin) >= f.hold && w.count(begin, func(o outcome) bool { return slices.Contains(reasons, o.reason) }) >= f.clients/2
 	})
 }
 

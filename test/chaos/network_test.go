@@ -18,8 +18,8 @@ type relay struct {
 	answer func()        // called before the server's data is carried
 }
 
-// newRelay carries connections to the address of a server until the test ends.
-func newRelay(t testing.TB, to string) *relay {
+// newRelay carries each connection to the first address that accepts it, until the test ends.
+func newRelay(t testing.TB, to func() []string) *relay {
 	t.Helper()
 	l := must(net.Listen("tcp", host+":0"))(t)
 	r := &relay{address: l.Addr().String()}
@@ -31,7 +31,12 @@ func newRelay(t testing.TB, to string) *relay {
 			if err != nil {
 				return
 			}
-			far, err := net.DialTimeout("tcp", to, 2*time.Second)
+			var far net.Conn
+			for _, address := range to() {
+				if far, err = net.DialTimeout("tcp", address, 2*time.Second); err == nil {
+					break
+				}
+			}
 			if err != nil {
 				_ = near.Close()
 				continue
@@ -103,7 +108,7 @@ func TestNetwork(t *testing.T) {
 	w := newWorld(t, 2)
 	var relays []*relay
 	for _, l := range w.logs {
-		r := newRelay(t, l.url[len("http://"):])
+		r := newRelay(t, only(l.url[len("http://"):]))
 		w.rewrite("mayfly.yaml", l.url, "http://"+r.address)
 		relays = append(relays, r)
 	}
@@ -124,3 +129,5 @@ func TestNetwork(t *testing.T) {
 	w.steady()
 	w.judge(nil)
 }
+
+func only(address string) func() []string { return func() []string { return []string{address} } }

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,6 +48,10 @@ func TestMain(m *testing.M) {
 	}
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
 		_ = os.Unsetenv(name) // every process is on this machine
+	}
+	flag.Parse()
+	if !full() { // the short form mostly waits
+		_ = flag.Set("test.parallel", "32")
 	}
 	embedded.RouteTesseraLogs(slog.New(slog.DiscardHandler))
 	code := m.Run()

@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -108,7 +109,8 @@ type world struct {
 	grpc   string
 	ops    string
 	server *process
-	own    bool // the server runs in the test binary also in the full form
+	disk   *disk // where the server runs; nil for no other file system
+	own    bool  // the server runs in the test binary also in the full form
 
 	clients sync.WaitGroup
 	stop    context.CancelFunc
@@ -179,7 +181,11 @@ func (w *world) write(name, text string) {
 // start starts the server, and returns when it is alive.
 func (w *world) start() {
 	w.t.Helper()
-	w.server = start(w.t, command(w.t, w.own, "serve", w.ConfigFile))
+	cmd := command(w.t, w.own, "serve", w.ConfigFile)
+	if w.disk != nil {
+		w.disk.enter(cmd)
+	}
+	w.server = start(w.t, cmd)
 	w.await("a live server", func() bool { return w.get("/livez") })
 }
 
@@ -191,6 +197,17 @@ func (w *world) get(path string) bool {
 	}
 	_ = response.Body.Close()
 	return response.StatusCode == http.StatusOK
+}
+
+// fetch returns what the ops listener answers.
+func (w *world) fetch(path string) []byte {
+	response, err := http.Get("http://" + w.ops + path)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, _ := io.ReadAll(response.Body)
+	return body
 }
 
 // await waits until condition holds.

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-ca/mayfly/test/testworld"
+)
+
+// disk is a small file system in a mount namespace of its own, which ends with the process that holds it.
+type disk struct {
+	path   string // inside
+	view   string // the same folder, from outside
+	holder int    // process
+}
+
+const diskSize = 64 << 20
+
+// newDisk mounts a tmpfs until the test ends. It skips the test where that is not permitted.
+func newDisk(t *testing.T) *disk {
+	t.Helper()
+	d := &disk{path: filepath.Join(t.TempDir(), "disk")}
+	if err := os.Mkdir(d.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c",
+		fmt.Sprintf(`mount -t tmpfs -o size=%d,mode=700 chaos "$0" && echo mounted && exec cat`, diskSize), d.path)
+	testworld.EndWithParent(cmd)
+	var problem strings.Builder
+	cmd.Stderr = &problem
+	in := must(cmd.StdinPipe())(t)
+	out := must(cmd.StdoutPipe())(t)
+	if err := cmd.Start(); err != nil {
+		t.Skipf("a file system of its own is not permitted: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "mounted\n" {
+		t.Skipf("a file system of its own is not permitted: %v", problem.String())
+	}
+	d.holder = cmd.Process.Pid
+	d.view = filepath.Join("/proc", fmt.Sprint(d.holder), "root", d.path)
+	return d
+}
+
+// enter makes a command run where the disk is mounted.
+func (d *disk) enter(cmd *exec.Cmd) *exec.Cmd {
+	cmd.Args = append([]string{"nsenter", "--preserve-credentials", "--user", "--mount", "--target", fmt.Sprint(d.holder), cmd.Path}, cmd.Args[1:]...)
+	cmd.Path, cmd.Err = exec.LookPath("nsenter")
+	return cmd
+}
+
+// fill leaves the given number of bytes free.
+func (d *disk) fill(t testing.TB, free int64) {
+	t.Helper()
+	var stat unix.Statfs_t
+	if err := unix.Statfs(d.view, &stat); err != nil {
+		t.Fatal(err)
+	}
+	f := must(os.Create(filepath.Join(d.view, "filler")))(t)
+	defer func() { _ = f.Close() }()
+	block := make([]byte, 64<<10)
+	for rest := int64(stat.Bavail)*stat.Bsize - free; rest > 0; rest -= int64(len(block)) {
+		if _, err := f.Write(block[:min(rest, int64(len(block)))]); err != nil {
+			return // the server was faster
+		}
+	}
+}
+
+func (d *disk) clear(t testing.TB) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(d.view, "filler")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// remount changes an option of the mount, as the kernel does with ro after an I/O error.
+func (d *disk) remount(t testing.TB, option string) {
+	t.Helper()
+	if out, err := d.enter(exec.Command("mount", "-o", "remount,"+option, d.path)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// limitFiles makes each write of the server beyond a size fail with EFBIG, as a failing disk does with EIO;
+// unix.RLIM_INFINITY ends that.
+func (w *world) limitFiles(size uint64) {
+	w.t.Helper()
+	limit := unix.Rlimit{Cur: size, Max: unix.RLIM_INFINITY}
+	if err := unix.Prlimit(w.server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestDisk gives each fault to the disk of an embedded log, which is the only log.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t)
+	w := newWorld(t, 0)
+	w.disk = d
+	cfg, key := w.embed(d.view, d.path)
+	w.start()
+	w.line("no fault")
+	w.load()
+	w.steady()
+	for _, fault := range []struct {
+		name        string
+		begin, mend func()
+		stops       bool // Tessera may stop the process (docs/ctlog.md), which its supervisor starts again
+	}{
+		{"nearly full", func() { d.fill(t, diskSize/4) }, func() { d.clear(t) }, false},
+		{"full", func() { d.fill(t, 0) }, func() { d.clear(t) }, false},
+		{"write errors", func() { w.limitFiles(1) }, func() { w.limitFiles(unix.RLIM_INFINITY) }, false},
+		{"read-only", func() { d.remount(t, "ro") }, func() { d.remount(t, "rw") }, true},
+	} {
+		w.line("disk of the only log: %s", fault.name)
+		w.become(func(s *state) { s.logs, s.server = 0, !fault.stops })
+		fault.begin()
+		if fault.stops {
+			w.refused("CT_UNAVAILABLE", noAnswer)
+		} else {
+			w.refused("CT_UNAVAILABLE")
+		}
+		w.recover(theForm().bound, func(s *state) { s.logs, s.server = 1, true }, func() {
+			if fault.mend(); !w.server.alive() {
+				w.start()
+			}
+		})
+		w.steady()
+	}
+	w.judgeEmbedded(cfg, key)
+}
+
+// TestDiskBesideLog gives the faults to the disk of one of two logs: no request may be refused.
+func TestDiskBesideLog(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t)
+	w := newWorld(t, 1)
+	w.disk = d
+	cfg, key := w.embed(d.view, d.path)
+	w.start()
+	w.load()
+	w.line("no fault")
+	w.steady()
+	w.line("disk of one of two logs: full")
+	d.fill(t, 0)
+	w.asked(&w.logs[0].calls)
+	w.steady()
+	d.clear(t)
+	w.line("disk of one of two logs: write errors")
+	w.limitFiles(1)
+	w.asked(&w.logs[0].calls)
+	w.steady()
+	w.limitFiles(unix.RLIM_INFINITY)
+	w.steady()
+	w.judgeEmbedded(cfg, key)
+}
