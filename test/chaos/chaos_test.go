@@ -7,6 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"text/tabwriter"
@@ -27,18 +29,32 @@ func report(l *line) {
 	table.lines = append(table.lines, l)
 }
 
-// print writes the table.
+// printTable writes the table, with one line for each fault.
 func printTable(w io.Writer) {
 	table.Lock()
 	defer table.Unlock()
+	slices.SortStableFunc(table.lines, func(a, b *line) int { return strings.Compare(a.test, b.test) })
+	var faults []string
+	sums := map[string]*line{}
+	for _, l := range table.lines {
+		sum := sums[l.fault]
+		if sum == nil {
+			sum = &line{recovery: -1}
+			sums[l.fault] = sum
+			faults = append(faults, l.fault)
+		}
+		sum.requests, sum.certificates = sum.requests+l.requests, sum.certificates+l.certificates
+		sum.right, sum.wrong, sum.lost = sum.right+l.right, sum.wrong+l.wrong, sum.lost+l.lost
+		sum.recovery = max(sum.recovery, l.recovery)
+	}
 	out := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(out, "fault\trequests\tcertificates\trefused rightly\trefused wrongly\tlost\trecovery")
-	for _, l := range table.lines {
-		recovery := "-"
+	for _, fault := range faults {
+		l, recovery := sums[fault], "-"
 		if l.recovery >= 0 {
 			recovery = fmt.Sprintf("%.1f s", l.recovery.Seconds())
 		}
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%s\n", l.fault, l.requests, l.certificates, l.right, l.wrong, l.lost, recovery)
+		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\t%d\t%s\n", fault, l.requests, l.certificates, l.right, l.wrong, l.lost, recovery)
 	}
 	_ = out.Flush()
 }

@@ -103,7 +103,7 @@ func (w *world) line(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.close()
-	w.lines = append(w.lines, &line{fault: fmt.Sprintf(format, args...), recovery: -1})
+	w.lines = append(w.lines, &line{test: w.t.Name(), fault: fmt.Sprintf(format, args...), recovery: -1})
 }
 
 // close assigns outcomes to the newest line. The caller holds mu.
@@ -172,8 +172,8 @@ func (w *world) asked(calls *atomic.Int64) {
 // token of each issuer to requests that began later; that is the recovery time.
 func (w *world) recover(bound time.Duration, to func(*state), mend func()) {
 	w.t.Helper()
-	mend()
 	mended := time.Now()
+	mend()
 	w.await("recovery", func() bool {
 		return w.count(mended, func(o outcome) bool { return certified(o) && o.flaky }) >= theForm().clients &&
 			w.count(mended, func(o outcome) bool { return certified(o) && !o.flaky }) >= theForm().clients

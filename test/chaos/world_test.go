@@ -124,7 +124,7 @@ type world struct {
 
 // line is a line of the table.
 type line struct {
-	fault                                string
+	test, fault                          string
 	requests, certificates, right, wrong int
 	lost                                 int
 	recovery                             time.Duration // the longest; negative where nothing recovers
