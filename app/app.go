@@ -28,6 +28,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/clock"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/ratelimit"
 	"github.com/mayfly-ca/mayfly/internal/trustroot"
 	"github.com/mayfly-ca/mayfly/proof"
 	"github.com/mayfly-ca/mayfly/server"
@@ -174,11 +175,13 @@ func build(ctx context.Context, options Options) (*App, error) {
 	app.clock = app.newClock(ctx)
 	app.watchConfig(ctx)
 	keyPolicy, profile, err := checkSettings(cfg)
+	rateLimits, errLimits := ratelimit.New(cfg.RateLimits, app.registry, app.callers)
 	edge := server.Config{
+		RateLimits: rateLimits, ProxyProtocol: cfg.Listen.ProxyProtocol,
 		TrustedProxies: cfg.TrustedProxies, Grace: cfg.Shutdown.Grace, Hurry: options.Hurry, DrainTimeout: cfg.Shutdown.Drain,
 		Ops: cfg.Ops, Registry: app.registry, Logger: app.callers,
 	}
-	errs := []error{cfg.WithPlaces(err)}
+	errs := []error{cfg.WithPlaces(errors.Join(err, keypath.Prefix(errLimits, "rate_limits")))}
 	for _, part := range []func() error{
 		func() error { return app.trust(ctx) },
 		func() (err error) {

@@ -73,6 +73,9 @@ type Request struct {
 	Client netip.Addr
 	// RequestID is in every record of this request.
 	RequestID string
+	// Admit, if set, is called once the caller is known, before its proof is verified and any key signs.
+	// Its error refuses the request.
+	Admit func(caller *Caller) error
 	// Caller, if set, receives what is verified about the caller, step by step. It is for metrics and
 	// records of refusals.
 	Caller *Caller
@@ -87,6 +90,8 @@ type Caller struct {
 	// Identity is nil until the token's claims are known to have a name that a certificate can hold.
 	// A policy may still refuse it.
 	Identity *identity.Identity
+	// TokenReused reports whether Token was in a request before.
+	TokenReused bool
 }
 
 // AppendAttrs appends the caller's part of a record, with the same keys for a certificate and a
@@ -97,6 +102,9 @@ func (c *Caller) AppendAttrs(attrs []slog.Attr) []slog.Attr {
 	}
 	attrs = append(attrs, slog.String("issuer_url", c.Token.IssuerURL), slog.String("issuer_entry", c.Token.Entry),
 		slog.String("profile", c.Token.Profile), slog.String("subject", c.Token.Subject))
+	if c.TokenReused {
+		attrs = append(attrs, slog.Bool("token_reused", true))
+	}
 	if c.Identity == nil {
 		return attrs
 	}
@@ -153,6 +161,9 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	req.Steps.begin(StepIdentity)
 	id, err := ca.config.Rules.Identify(token)
 	caller.Identity = id
+	if err == nil && req.Admit != nil {
+		err = req.Admit(caller) // whether it is the caller's turn
+	}
 	if err != nil {
 		return nil, err
 	}

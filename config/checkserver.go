@@ -7,12 +7,15 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
+	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/ratelimit"
 	"github.com/mayfly-ca/mayfly/server/trace"
 )
 
@@ -24,6 +27,12 @@ func (s *Server) check(d *decoder, _ []string) {
 		if prefix.IsValid() && prefix.Bits() < 8 {
 			d.caution([]string{"trusted_proxies", strconv.Itoa(i)}, "%s is more than networks of proxies have: each client in it can forge its own address with X-Forwarded-For", prefix)
 		}
+	}
+	for _, e := range keypath.All(ratelimit.Check(s.RateLimits)) {
+		d.wrong(join([]string{"rate_limits"}, e.Path...), "%s", e.Err)
+	}
+	if len(s.Listen.ProxyProtocol) > 0 && len(s.TrustedProxies) == 0 {
+		d.wrong([]string{"listen", "proxy_protocol"}, "trusted_proxies is empty, so no connection would be accepted: list the proxies there")
 	}
 	if l := s.Limits; l.Connections > 0 && l.Connections < l.InFlight {
 		d.wrong([]string{"limits", "connections"}, "found %d, which is less than limits.in_flight (%d): each request needs a connection of its own", l.Connections, l.InFlight)
@@ -67,6 +76,17 @@ func (d *decoder) hosts(path, hosts []string) {
 }
 
 func (l *Listen) check(d *decoder, path []string) {
+	for i, name := range l.ProxyProtocol {
+		at := join(path, "proxy_protocol", strconv.Itoa(i))
+		switch {
+		case name != "http" && name != "grpc":
+			d.wrong(at, "found %q, expected http or grpc", shorten(name))
+		case name == "grpc" && l.GRPC == l.HTTP:
+			d.wrong(at, "grpc and http have one port: write http alone, which is for both")
+		case slices.Contains(l.ProxyProtocol[:i], name):
+			d.wrong(at, "%s is in this list twice", name)
+		}
+	}
 	for _, a := range []struct{ key, address string }{{"http", l.HTTP}, {"grpc", l.GRPC}, {"ops", l.Ops}} {
 		at := join(path, a.key)
 		_, port, err := net.SplitHostPort(a.address)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/ratelimit"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
 	"github.com/mayfly-ca/mayfly/server/trace"
@@ -40,6 +41,9 @@ type Server struct {
 	// addresses. For a request from one of them, the client is the rightmost address of
 	// X-Forwarded-For that is not a trusted proxy's: the log shows it, and limits apply to it.
 	TrustedProxies []netip.Prefix `key:"trusted_proxies"`
+	// RateLimits is `rate_limits`: limits that this operator sets, beside those of every server
+	// (limits.md). A change takes effect at a restart.
+	RateLimits []ratelimit.Rule `key:"rate_limits"`
 
 	OIDC        OIDC          `key:"oidc"`
 	CA          CA            `key:"ca"`
@@ -66,6 +70,10 @@ type Listen struct {
 	// Ops is the address of metrics and readiness. Clients must never reach it, and it must differ
 	// from the other two.
 	Ops string `key:"ops" kind:"address" default:"127.0.0.1:2112"`
+	// ProxyProtocol is the list of the listeners, out of http and grpc, whose connections begin with the address of the
+	// client in the PROXY protocol (version 1 or 2), before TLS. On them it is mandatory: a connection without it, or from an
+	// address that is not in trusted_proxies, is closed. Both on one port need http alone.
+	ProxyProtocol []string `key:"proxy_protocol"`
 }
 
 // TLS is `tls`: the certificate of the HTTP and gRPC listeners. Without it, both serve plain text,

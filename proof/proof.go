@@ -135,3 +135,50 @@ func shorten(s string) string {
 	}
 	return s
 }
+
+// The costs of proofs, in units of an issuance with P-256. A new RSA modulus is checked for factors;
+// those that were checked lately cost less, which is not known here.
+const (
+	costP384    = 3
+	costP521    = 5
+	costRSA2048 = 6
+	costRSA3072 = 16
+	costRSA4096 = 32
+)
+
+// Cost returns the cost of a proof, SignedChallenge or CSR, before it is verified. It looks for the
+// identifiers that a key must contain, so what it returns can be too much but not too little.
+func Cost(p any) int {
+	var der []byte
+	parts := 1 // of the length of a modulus
+	switch p := p.(type) {
+	case SignedChallenge:
+		der = p.PublicKey
+	case CSR:
+		der, parts = p.PEM, 2 // key and signature
+	}
+	if len(der) > maxCSR {
+		return 1 // it will be refused
+	}
+	if block, _ := pem.Decode(der); block != nil {
+		der = block.Bytes
+	}
+	const rsaEncryption, integer = "\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01", "\x02\x82"
+	switch size := len(der) / parts; {
+	case bytes.Contains(der, []byte(rsaEncryption)) || len(der) > 5 && string(der[4:6]) == integer:
+		switch {
+		case size <= 360:
+			return costRSA2048
+		case size <= 500:
+			return costRSA3072
+		default:
+			return costRSA4096
+		}
+	case bytes.Contains(der, []byte("\x2b\x81\x04\x00\x23")):
+		return costP521
+	case bytes.Contains(der, []byte("\x2b\x81\x04\x00\x22")):
+		return costP384
+	default:
+		return 1
+	}
+}

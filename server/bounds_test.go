@@ -126,7 +126,7 @@ func TestLargeBodiesHaveFewPlaces(t *testing.T) {
 func TestKernelHoldsLittle(t *testing.T) {
 	t.Parallel()
 	tcp, address := listen(t)
-	l := newListener(tcp, newFixture(t, nil).conns)
+	l := newListener(tcp, newFixture(t, nil).conns, nil)
 	defer l.Close()
 	client, err := net.Dial("tcp", address)
 	if err != nil {

@@ -23,20 +23,24 @@ const sendBuffer = 64 << 10
 // listener gives each connection that it accepts a place before reading from it.
 type listener struct {
 	net.Listener
-	conns  *connections
-	ctx    context.Context // ends when the listener is closed
-	cancel context.CancelFunc
+	conns   *connections
+	proxies *proxyPeers     // nil without the PROXY protocol
+	ctx     context.Context // ends when the listener is closed
+	cancel  context.CancelFunc
 }
 
-func newListener(l net.Listener, conns *connections) *listener {
+func newListener(l net.Listener, conns *connections, proxies *proxyPeers) *listener {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &listener{l, conns, ctx, cancel}
+	return &listener{l, conns, proxies, ctx, cancel}
 }
 
 // Accept returns the next connection once there is a place for it. Until then new connections wait
 // in the kernel.
 func (l *listener) Accept() (net.Conn, error) {
 	raw, err := l.Listener.Accept()
+	for err == nil && !l.proxies.permit(raw) {
+		raw, err = l.Listener.Accept()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +48,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		_ = tcp.SetWriteBuffer(sendBuffer) // fails only if the connection is closed
 	}
 	c := newConn(raw, l.conns)
+	if l.proxies != nil {
+		c.proxied = &proxied{proxyPeers: l.proxies}
+	}
 	descriptor := -1
 	control(raw, func(fd uintptr) { descriptor = int(fd) })
 	if !l.conns.enter(l.ctx, c, descriptor) {
@@ -69,6 +76,7 @@ type conn struct {
 	streams  atomic.Int32  // HTTP/2 requests in progress
 	own      atomic.Bool   // grpc-go's transport uses the connection, and it is not being dismissed
 	writes   sync.Mutex    // held during a write
+	proxied  *proxied      // nil without the PROXY protocol
 
 	// Guarded by conns.mu.
 	client   *holder
@@ -110,7 +118,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.own.Load() && c.stuck(time.Millisecond) {
 		c.await()
 	}
-	n, err := c.Conn.Read(b)
+	n, err := c.readProxied(b)
 	if n > 0 && !c.received.Load() {
 		c.received.Store(true)
 	}

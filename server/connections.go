@@ -163,14 +163,37 @@ func (p *connections) enter(ctx context.Context, c *conn, descriptor int) bool {
 			return false
 		}
 	}
+	p.hold(c)
+	c.since, p.all[c] = time.Now(), true
+	return true
+}
+
+// hold counts c for its client address.
+func (p *connections) hold(c *conn) {
 	if h := p.holders[c.client.address]; h != nil {
 		c.client = h
 	} else {
 		p.holders[c.client.address] = c.client
 	}
 	c.client.open++
-	c.since, p.all[c] = time.Now(), true
-	return true
+}
+
+// release is the opposite of hold.
+func (p *connections) release(c *conn) {
+	if c.client.open--; c.client.open == 0 {
+		delete(p.holders, c.client.address)
+	}
+}
+
+// move counts c for another client address from now on.
+func (p *connections) move(c *conn, client netip.Prefix) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.all[c] {
+		p.release(c)
+		c.client = &holder{address: client}
+		p.hold(c)
+	}
 }
 
 // leave gives the place of c back, once.
@@ -181,9 +204,7 @@ func (p *connections) leave(c *conn) {
 		return
 	}
 	delete(p.all, c)
-	if c.client.open--; c.client.open == 0 {
-		delete(p.holders, c.client.address)
-	}
+	p.release(c)
 	c.closing = true
 	close(c.ended)
 	p.signal()

@@ -170,6 +170,9 @@ func (s *Server) acceptGRPC(w http.ResponseWriter, r *http.Request, q *request) 
 	if t := r.Header.Get("Grpc-Timeout"); t != "" && !wellFormedTimeout(t) {
 		return refusal.New(refusal.RequestMalformed, "the header grpc-timeout is not one to eight digits and a unit, as in 5S")
 	}
+	if err := s.admitUnread(q); err != nil {
+		return err
+	}
 	body, err := s.readBody(w, r, q, framePrefix)
 	if err == nil {
 		q.body, err = unframe(body)

@@ -39,9 +39,7 @@ const forwardedFor = "X-Forwarded-For"
 // that reported it counts as the client. The zero address means a peer without an IP address.
 func (s *Server) clientAddr(peer string, forwarded []string) netip.Addr {
 	client, ok := parseHop(peer)
-	trusted := func(addr netip.Addr) bool {
-		return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
-	}
+	trusted := func(addr netip.Addr) bool { return contains(s.cfg.TrustedProxies, addr) }
 	if !ok || !trusted(client) {
 		return client
 	}
@@ -59,6 +57,11 @@ func (s *Server) clientAddr(peer string, forwarded []string) netip.Addr {
 		}
 	}
 	return client
+}
+
+// contains reports whether an address is in one of the networks.
+func contains(networks []netip.Prefix, addr netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // parseHop parses an address, with or without a port, IPv6 with or without brackets. IPv4-mapped IPv6

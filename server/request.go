@@ -69,6 +69,7 @@ type request struct {
 	span   *trace.Span
 	// traceparent has the values of that header; one is expected.
 	traceparent []string
+	cost   int        // the places that it has in turns
 	// The headers that can carry an ID token, beside the message. Only gRPC has the second.
 	authorization, token []string
 
@@ -275,7 +276,7 @@ func admit(caller context.Context, slots chan struct{}, handle func(context.Cont
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
 	default:
-		return refusal.New(refusal.Overloaded, "the certificate authority is answering as many requests as it can; try again in a moment")
+		return errOverloaded()
 	}
 	ctx, cancel := context.WithTimeout(caller, answerTimeout)
 	defer cancel()
@@ -291,7 +292,7 @@ func admit(caller context.Context, slots chan struct{}, handle func(context.Cont
 // disclose returns the refusal in err. A reason that the table of package refusal lacks is hidden
 // like any error that is not meant for a client. This also limits the metrics' labels.
 func disclose(err error) *refusal.Error {
-	refused := refusal.From(err)
+	refused := jittered(refusal.From(err))
 	if refused.Reason.Kind() == refusal.Internal && refused.Reason != refusal.InternalError {
 		return refusal.From(errors.New("unlisted reason")).Because(err)
 	}
@@ -331,14 +332,25 @@ func recovered(f func() error) (err error) {
 	return f()
 }
 
-// record counts one request and logs it in the access log.
+// record counts one request and logs it in the access log: of the refusals that slow a client down,
+// one in a second for each reason, with the number of those left out.
 func (s *Server) record(ctx context.Context, q *request, reason string, took time.Duration, refused *refusal.Error) {
 	s.metrics.count(q, reason, took, refused)
+	left := int64(0)
+	if refused != nil && s.quiet[refused.Reason] != nil {
+		var pass bool
+		if left, pass = s.quiet[refused.Reason].pass(time.Now()); !pass {
+			return
+		}
+	}
 	level := slog.LevelInfo
-	attrs := append(make([]slog.Attr, 0, 10), slog.String("request_id", q.id), slog.String("api", q.api), slog.String("method", q.method),
+	attrs := append(make([]slog.Attr, 0, 12), slog.String("request_id", q.id), slog.String("api", q.api), slog.String("method", q.method),
 		slog.String("peer", q.peer), slog.String("reason", reason), slog.Duration("duration", took))
 	if q.client.IsValid() {
 		attrs = append(attrs, slog.String("client", q.client.String()))
+	}
+	if left > 0 {
+		attrs = append(attrs, slog.Int64("left_out", left))
 	}
 	if refused != nil {
 		attrs = append(attrs, slog.String("message", refused.Message))

@@ -58,7 +58,9 @@ func (s *Server) serveREST(w http.ResponseWriter, r *http.Request, q *request) {
 	} else if done, q.err = checkVerb(w, r, q.verb); done {
 		return
 	} else if q.err == nil && q.verb == http.MethodPost {
-		q.body, q.err = s.readBody(w, r, q, 0)
+		if q.err = s.admitUnread(q); q.err == nil {
+			q.body, q.err = s.readBody(w, r, q, 0)
+		}
 	}
 	q.authorization, q.path = r.Header["Authorization"], path
 	body, refused := s.call(r.Context(), q)

@@ -38,6 +38,7 @@ type endpoint struct {
 	server   *http.Server
 	grpc     *grpc.Server
 	conns    *connections
+	proxies  *proxyPeers // nil without the PROXY protocol
 }
 
 // Serve serves until ctx ends or a listener fails. It can be called once. It returns nil after an
@@ -51,12 +52,12 @@ func (s *Server) Serve(ctx context.Context, l Listeners) error {
 		return errors.New("server: Listeners.HTTP is mandatory")
 	}
 	if l.GRPC == nil || l.GRPC == l.HTTP {
-		both := &endpoint{name: "http and grpc", listener: l.HTTP, server: s.httpServer(s.Handler(), s.cfg.TLS), conns: s.conns}
+		both := &endpoint{name: "http and grpc", listener: l.HTTP, server: s.httpServer(s.Handler(), s.cfg.TLS), conns: s.conns, proxies: s.proxiesOf("http")}
 		return s.serve(ctx, []*endpoint{both}, l.Ops)
 	}
 	return s.serve(ctx, []*endpoint{
-		{name: "http", listener: l.HTTP, server: s.httpServer(s.handler(s.serveREST), s.cfg.TLS), conns: s.conns},
-		{name: "grpc", listener: l.GRPC, grpc: newTransport(s), conns: s.conns},
+		{name: "http", listener: l.HTTP, server: s.httpServer(s.handler(s.serveREST), s.cfg.TLS), conns: s.conns, proxies: s.proxiesOf("http")},
+		{name: "grpc", listener: l.GRPC, grpc: newTransport(s), conns: s.conns, proxies: s.proxiesOf("grpc")},
 	}, l.Ops)
 }
 
@@ -146,7 +147,7 @@ func (s *Server) httpServer(h http.Handler, tlsConfig *tls.Config) *http.Server 
 
 // serve accepts connections until the server is shut down.
 func (e *endpoint) serve() error {
-	l := newListener(e.listener, e.conns)
+	l := newListener(e.listener, e.conns, e.proxies)
 	if e.grpc != nil {
 		return e.grpc.Serve(l)
 	}

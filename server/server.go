@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"hash/maphash"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -24,6 +25,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/internal/ratelimit"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/share"
 	"github.com/mayfly-ca/mayfly/server/trace"
 )
@@ -65,6 +68,11 @@ type Config struct {
 	Mounts []Mount
 	// TrustedProxies are the addresses of the proxies that may set X-Forwarded-For.
 	TrustedProxies []netip.Prefix
+	// ProxyProtocol are the listeners, out of "http" and "grpc", that accept only connections from
+	// TrustedProxies which begin with the PROXY protocol. Both on one port have "http".
+	ProxyProtocol []string
+	// RateLimits are the operator's; nil for none.
+	RateLimits *ratelimit.Limits
 	// TLS, if set, is used for the HTTP and gRPC listeners, never for ops. It must supply its own
 	// certificate: GetCertificate, or Certificates.
 	TLS *tls.Config
@@ -100,7 +108,9 @@ type Limits struct {
 	// balancers in front keep idle connections, or requests are lost; 600s is the longest of the
 	// common ones.
 	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
-	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED.
+	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED. Three
+	// quarters are for certificates of verified callers. A proof with a key that costs more to verify
+	// than P-256 counts for several. Beyond that, callers wait in turn for at most 1s.
 	InFlight int `key:"in_flight" default:"512" min:"1"`
 	// Descriptors, if not zero, is the lowest file descriptor that connections leave free for all
 	// other uses, see connections.
@@ -126,6 +136,11 @@ type Server struct {
 	slots      chan struct{} // one element for each admitted request
 	mountSlots chan struct{} // like slots, for mounts
 	mounts     []mount
+	turns      *share.Turns // the part of slots for callers that are verified
+	seed       maphash.Seed // of the callers in turns
+	reused     *reused
+	proxies    *proxyPeers
+	quiet      map[refusal.Reason]*sampler
 	handlers   *share.Places // for HTTP/2 requests in progress
 	large      *share.Places // for arriving bodies of more than ordinaryBody
 	watchers   *share.Places // for Health.Watch
@@ -158,6 +173,11 @@ func New(cfg Config) (*Server, error) {
 		mountSlots: make(chan struct{}, inFlight),
 		handlers:   share.New(handlersPerSlot*inFlight, 0),
 		large:      share.New(max(inFlight/slotsPerLarge, 2), 0),
+		turns:      share.NewTurns(inFlight-inFlight/4, max(inFlight/4, 1), turnPatience),
+		seed:       maphash.MakeSeed(),
+		reused:     newReused(cfg.Registry),
+		proxies:    newProxies(cfg.TrustedProxies, cfg.Registry),
+		quiet:      map[refusal.Reason]*sampler{refusal.Overloaded: {}, refusal.RateLimited: {}},
 		watchers:   share.New(watchers, 0),
 		conns:      newConnections(cfg.Limits.Connections, cfg.Limits.Descriptors, cfg.Logger),
 		health:     newHealth(cfg.Checks, cfg.Logger),

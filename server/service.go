@@ -98,7 +98,9 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 			q.steps.Each(func(step ca.Step, begin, end time.Time) { q.observe(s.metrics.steps[step], end.Sub(begin)) })
 		}
 	}()
-	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller, Steps: &q.steps})
+	admit := func(*ca.Caller) error { return s.admitCaller(ctx, q, token, p) }
+	defer s.leave(q)
+	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller, Steps: &q.steps, Admit: admit})
 	if err != nil {
 		reason = reasonOf(ctx, disclose(err))
 		return nil, err

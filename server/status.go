@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -67,10 +68,31 @@ func statusOf(e *refusal.Error, requestID string) *spb.Status {
 	return st
 }
 
+// appendStatus appends the JSON of statusOf, as protojson renders it. It costs a tenth of that, and a
+// server that refuses most requests has no time for them.
+func appendStatus(dst []byte, e *refusal.Error, requestID string) []byte {
+	quote := func(text string) {
+		dst, _ = jsontext.AppendQuote(dst, strings.ToValidUTF8(text, "\uFFFD")) // fails only for invalid UTF-8
+	}
+	dst = strconv.AppendInt(append(dst, `{"code":`...), int64(answers[e.Reason.Kind()].code), 10)
+	dst = append(dst, `,"message":`...)
+	quote(e.Message)
+	dst = append(dst, `,"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":`...)
+	quote(string(e.Reason))
+	dst = append(dst, `,"domain":"`+errorDomain+`","metadata":{}},{"@type":"type.googleapis.com/google.rpc.RequestInfo","requestId":`...)
+	quote(requestID)
+	dst = append(dst, `,"servingData":""}`...)
+	if d := retryAfter(e); d > 0 {
+		dst = append(dst, `,{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"`...)
+		dst = append(strconv.AppendFloat(dst, d.Round(time.Millisecond).Seconds(), 'f', 3, 64), `s"}`...)
+	}
+	return append(dst, `]}`...)
+}
+
 // refuse answers an HTTP request with a refusal: {"code", "message", "details"}.
 func (q *request) refuse(w http.ResponseWriter, e *refusal.Error) {
 	httpStatus := answers[e.Reason.Kind()].http
-	body, _ := marshalJSON.Marshal(statusOf(e, q.id)) // its texts are valid UTF-8, so this cannot fail
+	body := appendStatus(make([]byte, 0, 1<<10), e, q.id)
 	if d := retryAfter(e); d > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(d.Seconds()))))
 	}

@@ -67,11 +67,14 @@ type handshake struct {
 
 // ServerHandshake completes the handshake of an accepted connection.
 func (h handshake) ServerHandshake(accepted net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c := accepted.(*conn) // of newListener
+	if err := c.proxyHeader(); err != nil {
+		return nil, nil, err
+	}
 	served, _, err := h.TransportCredentials.ServerHandshake(accepted)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := accepted.(*conn) // of newListener
 	c.transport(served)
 	return served, c, nil
 }
@@ -136,7 +139,7 @@ func (s *Server) readMessage(ctx context.Context, q *request) error {
 		ReadMessageHeader([]byte) error // reads all that fits, or returns an error
 		WriteStatus(*status.Status) error
 	})
-	if err := q.checkGRPC(true, in.RecvCompress()); err != nil {
+	if err := cmp.Or(q.checkGRPC(true, in.RecvCompress()), s.admitUnread(q)); err != nil {
 		return err
 	}
 	timer := time.AfterFunc(readTimeout, func() { _ = in.WriteStatus(status.FromProto(statusOf(refusal.From(incomplete(nil)), q.id))) })

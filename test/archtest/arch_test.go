@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/printable", "internal/files", "internal/pem", "internal/httputil"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/ratelimit", "internal/printable", "internal/files", "internal/pem", "internal/httputil"}
 
 // allowed states which packages of this module a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -45,6 +45,7 @@ var allowed = map[string][]string{
 	"internal/printable": {},
 	"internal/breaker":   {},
 	"internal/share":     {},
+	"internal/ratelimit": {},
 	"internal/suggest":   {},
 	"internal/files":     {},
 	"internal/pem":       {},

@@ -35,6 +35,7 @@ var roles = map[string]func(*json.Decoder, *json.Encoder) error{
 	"stub":      playStub,
 	"floor":     playFloor,
 	"parent":    playParent,
+	"storm":     playStorm,
 }
 
 // TestMain plays the role that the environment names, or runs the tests.

@@ -154,6 +154,7 @@ type setting struct {
 	curve    string // of the CA's keys: p256 or p384
 	embedded bool   // a log in the server's process instead of the remote one
 	onePort  bool   // gRPC and REST on one port
+	addition string // text of the server's configuration
 	issuers  string // text of the issuer file after the world's entries of oidc-issuers
 }
 
@@ -200,7 +201,8 @@ ct:
   logs:
     - %s
 log: {format: json, level: info}
-`, server.http, server.grpc, addresses[2], log))
+%s
+`, server.http, server.grpc, addresses[2], log, s.addition))
 	if s.embedded {
 		server.logKey = w.initLog(dir)
 	}
@@ -240,7 +242,7 @@ func (w *world) start(s *instance, dir, binary string, args ...string) {
 	cmd := exec.Command(binary, args...)
 	testworld.EndWithParent(cmd)
 	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}, output, output
-	for _, name := range []string{"GOGC", "GOMEMLIMIT", "GORACE"} {
+	for _, name := range []string{"GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GORACE"} {
 		if value := os.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package share
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+)
+
+// Turns gives places to callers in turn. A request takes as many places as it costs, at once if they
+// are free. Otherwise it waits in a short queue: of two callers that wait, the one that has got less
+// lately is next, whatever the number of its requests (start-time fair queuing, Goyal, Vin and Cheng
+// 1996). A caller waits with another request only while it has fewer in the queue than are free, so
+// that one caller fills at most half of the queue. A request that has waited for too long is refused,
+// as its answer would come too late.
+type Turns struct {
+	places   int
+	room     int           // of the queue
+	patience time.Duration // how long a request waits
+
+	mu      sync.Mutex // guards what follows
+	taken   int
+	now     int // the virtual time: the start of the last request that left the queue
+	queue   waiters
+	callers map[uint64]*turn // those with a request in the queue
+}
+
+// turn is a caller with requests in the queue.
+type turn struct {
+	waiting int
+	next    int // the virtual start of its next request
+}
+
+// waiter is a request in the queue.
+type waiter struct {
+	caller uint64
+	cost   int
+	start  int // virtual
+	index  int // in the queue; -1 after it has left
+	ready  chan struct{}
+}
+
+// NewTurns returns so many places, and a queue with room for so many requests.
+func NewTurns(places, room int, patience time.Duration) *Turns {
+	return &Turns{places: places, room: room, patience: patience, callers: make(map[uint64]*turn)}
+}
+
+// Take takes cost places for a request of caller, and may wait for them. It returns false if the queue
+// has no room for the caller, the request has waited for too long, or ctx ends.
+func (t *Turns) Take(ctx context.Context, caller uint64, cost int) bool {
+	cost = min(cost, t.places)
+	w, ok := t.enter(caller, cost)
+	if w == nil {
+		return ok
+	}
+	timer := time.NewTimer(t.patience)
+	defer timer.Stop()
+	select {
+	case <-w.ready:
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w.index < 0 { // it has just got its places
+		return true
+	}
+	heap.Remove(&t.queue, w.index)
+	t.left(w)
+	t.serve() // the next one may need fewer places
+	return false
+}
+
+// Give gives the places of a request back.
+func (t *Turns) Give(cost int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taken -= min(cost, t.places)
+	t.serve()
+}
+
+// State returns the number of places that are taken, and of requests in the queue.
+func (t *Turns) State() (taken, waiting int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.taken, len(t.queue)
+}
+
+// enter takes the places, or returns the request in the queue. It returns false if neither has room.
+func (t *Turns) enter(caller uint64, cost int) (w *waiter, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.queue) == 0 && t.taken+cost <= t.places {
+		t.taken += cost
+		return nil, true
+	}
+	c := t.callers[caller]
+	if c == nil {
+		c = &turn{next: t.now}
+	}
+	if c.waiting >= t.room-len(t.queue) {
+		return nil, false
+	}
+	w = &waiter{caller: caller, cost: cost, start: max(c.next, t.now), ready: make(chan struct{})}
+	c.next, c.waiting, t.callers[caller] = w.start+cost, c.waiting+1, c
+	heap.Push(&t.queue, w)
+	return w, true
+}
+
+// serve gives free places to those in the queue whose turn it is.
+func (t *Turns) serve() {
+	for len(t.queue) > 0 && t.taken+t.queue[0].cost <= t.places {
+		w := heap.Pop(&t.queue).(*waiter)
+		t.now = w.start
+		t.taken += w.cost
+		t.left(w)
+		close(w.ready)
+	}
+}
+
+// left notes that a request is no longer in the queue.
+func (t *Turns) left(w *waiter) {
+	if c := t.callers[w.caller]; c.waiting > 1 {
+		c.waiting--
+	} else {
+		delete(t.callers, w.caller)
+	}
+}
+
+// waiters is a heap by virtual start.
+type waiters []*waiter
+
+// The methods implement heap.Interface.
+func (q waiters) Len() int           { return len(q) }
+func (q waiters) Less(i, j int) bool { return q[i].start < q[j].start }
+func (q waiters) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+func (q *waiters) Push(w any) {
+	w.(*waiter).index = len(*q)
+	*q = append(*q, w.(*waiter))
+}
+func (q *waiters) Pop() any {
+	last := (*q)[len(*q)-1]
+	last.index = -1
+	(*q)[len(*q)-1] = nil
+	*q = (*q)[:len(*q)-1]
+	return last
+}
