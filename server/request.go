@@ -69,7 +69,7 @@ type request struct {
 	span   *trace.Span
 	// traceparent has the values of that header; one is expected.
 	traceparent []string
-	cost   int        // the places that it has in turns
+	cost        int // the places that it has in turns
 	// The headers that can carry an ID token, beside the message. Only gRPC has the second.
 	authorization, token []string
 
