@@ -160,6 +160,11 @@ growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients an
 bench-server: ## the server's CPU time per certificate beside the floor, latency, throughput and memory (5 minutes; ROUNDS=… KINDS=… PEER=…)
 	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
+# SECONDS=60 is the length of each row, CLIENTS=1500 the connections of an open loop.
+.PHONY: overload
+overload: ## a server on one core that gets 3 and 10 times what it can answer, and a noisy organisation beside others (5 minutes)
+	@MAYFLY_OVERLOAD=1 GOMAXPROCS=1 $(GO) test -count=1 -v -timeout 20m -run 'TestOverload$$' ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
+
 .PHONY: profile
 profile: ## CPU and allocation profiles of a server under the load of bench-server, in .cache/profile (ROUNDS=… KINDS=… …)
 	@mkdir -p $(CACHE)/profile

@@ -40,9 +40,32 @@ func (s *Server) admitUnread(q *request) error {
 		return nil
 	}
 	if len(s.slots) == cap(s.slots) {
+		s.hold(q)
 		return errOverloaded()
 	}
 	return s.cfg.RateLimits.Address(q.client, time.Now())
+}
+
+// Refusals beyond refusalRate for each processor, which take about an eighth of its time, are put off.
+const (
+	refusalRate  = 4000
+	longestPause = time.Second // clients wait at least as long after a refusal
+)
+
+// hold makes the connection of a refused request wait before its next one is read, if requests arrive
+// faster than the server should refuse them. Otherwise refusals would leave no time for certificates.
+// What the clients send meanwhile waits in the kernel, and at last in the clients.
+func (s *Server) hold(q *request) {
+	if q.conn == nil {
+		return
+	}
+	r := s.refusals.Reserve()
+	pause := r.Delay()
+	if pause > longestPause {
+		r.Cancel()
+		pause = longestPause
+	}
+	q.conn.paused.Store(int64(pause))
 }
 
 // admitCaller admits a request of a verified caller: by the operator's limits, and then when it is the

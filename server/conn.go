@@ -77,6 +77,7 @@ type conn struct {
 	own      atomic.Bool   // grpc-go's transport uses the connection, and it is not being dismissed
 	writes   sync.Mutex    // held during a write
 	proxied  *proxied      // nil without the PROXY protocol
+	paused   atomic.Int64  // how long the next read waits, in ns
 
 	// Guarded by conns.mu.
 	client   *holder
@@ -117,6 +118,12 @@ func (c *conn) Close() error {
 func (c *conn) Read(b []byte) (int, error) {
 	if c.own.Load() && c.stuck(time.Millisecond) {
 		c.await()
+	}
+	if pause := c.paused.Swap(0); pause > 0 {
+		select {
+		case <-time.After(time.Duration(pause)):
+		case <-c.ended:
+		}
 	}
 	n, err := c.readProxied(b)
 	if n > 0 && !c.received.Load() {

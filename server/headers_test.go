@@ -12,7 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 )
 
-// proxyPeers are the trusted proxies of these tests.
+// proxies are the trusted proxies of these tests.
 func proxies() []netip.Prefix {
 	return []netip.Prefix{
 		netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("127.0.0.1/32"),

@@ -18,10 +18,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -136,8 +138,9 @@ type Server struct {
 	slots      chan struct{} // one element for each admitted request
 	mountSlots chan struct{} // like slots, for mounts
 	mounts     []mount
-	turns      *share.Turns // the part of slots for callers that are verified
-	seed       maphash.Seed // of the callers in turns
+	turns      *share.Turns  // the part of slots for callers that are verified
+	seed       maphash.Seed  // of the callers in turns
+	refusals   *rate.Limiter // of OVERLOADED
 	reused     *reused
 	proxies    *proxyPeers
 	quiet      map[refusal.Reason]*sampler
@@ -175,6 +178,7 @@ func New(cfg Config) (*Server, error) {
 		large:      share.New(max(inFlight/slotsPerLarge, 2), 0),
 		turns:      share.NewTurns(inFlight-inFlight/4, max(inFlight/4, 1), turnPatience),
 		seed:       maphash.MakeSeed(),
+		refusals:   rate.NewLimiter(rate.Limit(refusalRate*runtime.GOMAXPROCS(0)), refusalRate/10),
 		reused:     newReused(cfg.Registry),
 		proxies:    newProxies(cfg.TrustedProxies, cfg.Registry),
 		quiet:      map[refusal.Reason]*sampler{refusal.Overloaded: {}, refusal.RateLimited: {}},

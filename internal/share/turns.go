@@ -101,7 +101,8 @@ func (t *Turns) enter(caller uint64, cost int) (w *waiter, ok bool) {
 	if c == nil {
 		c = &turn{next: t.now}
 	}
-	if c.waiting >= t.room-len(t.queue) {
+	// Where many callers wait, the queue may be a little longer: it is full because of all of them.
+	if c.waiting >= t.room-len(t.queue)+len(t.callers)/8 {
 		return nil, false
 	}
 	w = &waiter{caller: caller, cost: cost, start: max(c.next, t.now), ready: make(chan struct{})}

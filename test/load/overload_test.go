@@ -27,6 +27,8 @@ type overload struct {
 	duration time.Duration
 	clients  int // of an open loop
 	capacity float64
+	cost     float64 // CPU time of a certificate at capacity, in µs
+	used     time.Duration
 }
 
 // newOverload starts a server with an addition to its configuration.
@@ -60,6 +62,8 @@ func pin(t testing.TB, pid, core int) {
 // rage runs a storm.
 func (o *overload) rage(requests string, clients int, rate float64, duration time.Duration) (w weather) {
 	o.t.Helper()
+	before := cpu(o.t, o.server.pid)
+	defer func() { o.used = cpu(o.t, o.server.pid) - before }()
 	o.storms[0].ask(storm{Address: o.server.http, Requests: requests, Clients: clients, Rate: rate, Duration: duration}, &w)
 	return w
 }
@@ -94,11 +98,49 @@ func (o *overload) report(name string, w weather, goodput float64) {
 	o.t.Helper()
 	h := hdrhistogram.Import(w.Latency)
 	_, peak := memory(o.t, o.server.pid)
+	share, refusal := o.used.Seconds()/w.Elapsed.Seconds(), (micro(o.used)-float64(w.Accepted)*o.cost)/float64(w.Refused)
+	o.t.Logf("CPU %.2f, a refusal %.0f µs", share, refusal)
 	o.t.Logf("%-34s %7.0f/s %5.0f %%  ≥ %2.0f %%  p50 %6.0f ms  p99 %6.0f ms  refused %7d  given up %6d  failed %4d  peak %4.0f MiB  recovery %5.2f s  goroutines %d",
 		name, w.rate(), 100*w.rate()/o.capacity, 100*goodput, float64(h.ValueAtQuantile(50))/1000, float64(h.ValueAtQuantile(99))/1000,
 		w.Refused, w.GivenUp, w.Failed, peak, o.recovery().Seconds(), o.goroutines())
 	if w.Failure != "" {
 		o.t.Logf("a failure: %s", w.Failure)
+	}
+}
+
+// neighbors measures what 99 organisations lose that use half of the capacity together, while another
+// one sends as much as the whole capacity: a hundred times its share.
+func (o *overload) neighbors() {
+	o.t.Helper()
+	o.storms[1].send(storm{Address: o.server.http, Requests: o.requests[ci], Clients: o.clients / 2, Rate: o.capacity, Duration: o.duration})
+	quiet := o.rage(o.requests[orgs], o.clients/2, o.capacity/2, o.duration)
+	var noisy weather
+	o.storms[1].receive(&noisy)
+	lost := quiet.Refused + quiet.Failed + quiet.GivenUp
+	h := hdrhistogram.Import(quiet.Latency)
+	o.t.Logf("99 organisations beside a noisy one: %d of %d requests lost (%.2f %%, ≤ 1 %%), p50 %d ms, p99 %d ms; the noisy one got %.0f certificates/s, %d requests refused",
+		lost, lost+quiet.Accepted, 100*float64(lost)/float64(lost+quiet.Accepted), h.ValueAtQuantile(50)/1000, h.ValueAtQuantile(99)/1000, noisy.rate(), noisy.Refused)
+}
+
+// TestRefusals is a short form: a server that gets more than it answers refuses the rest, in time, and
+// recovers.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	o := &overload{world: b.world, clients: 24, duration: 300 * time.Millisecond, capacity: 100}
+	o.storms[0], o.storms[1] = newActor(t, "storm"), newActor(t, "storm")
+	o.server, _ = b.serveProfiled(setting{curve: "p256", addition: "limits: {in_flight: 8}"}, processor)
+	w := o.rage(o.requests[email], o.clients, 20_000, o.duration)
+	if w.Accepted == 0 || w.Refused == 0 || w.Failed > 0 {
+		t.Errorf("an open loop: %d accepted, %d refused, %d failed with: %s", w.Accepted, w.Refused, w.Failed, w.Failure)
+	}
+	w = o.rage(o.requests[email], o.clients, 0, o.duration)
+	if w.Accepted == 0 || w.Failed > 0 {
+		t.Errorf("a closed loop: %d accepted, %d failed with: %s", w.Accepted, w.Failed, w.Failure)
+	}
+	o.neighbors()
+	if calm := o.rage(o.requests[email], 1, 0, o.duration); calm.Accepted == 0 || calm.Refused+calm.Failed > 0 {
+		t.Errorf("afterwards: %d accepted, %d refused, %d failed", calm.Accepted, calm.Refused, calm.Failed)
 	}
 }
 
@@ -109,13 +151,15 @@ func TestOverload(t *testing.T) {
 	}
 	o := newOverload(t, variable("SECONDS", 60, positive)(t), variable("CLIENTS", 1500, positive)(t), "")
 	o.rage(o.requests[email], 64, 0, o.duration/10)
-	o.capacity = o.rage(o.requests[email], 64, 0, o.duration/4).rate()
+	calm := o.rage(o.requests[email], 64, 0, o.duration/4)
+	o.capacity, o.cost = calm.rate(), micro(o.used)/float64(calm.Accepted)
 	idle := o.goroutines()
-	t.Logf("capacity with 64 clients: %.0f certificates/s; %d goroutines", o.capacity, idle)
+	t.Logf("capacity with 64 clients: %.0f certificates/s, %.0f µs each, CPU %.2f; %d goroutines", o.capacity, o.cost, o.used.Seconds()/calm.Elapsed.Seconds(), idle)
 	for _, times := range []float64{3, 10} {
 		w := o.rage(o.requests[email], o.clients, times*o.capacity, o.duration)
 		o.report(fmt.Sprintf("open loop, %.0f times capacity", times), w, map[float64]float64{3: 0.7, 10: 0.25}[times])
 	}
+	o.neighbors()
 	o.report("640 clients, Retry-After", o.rage(o.requests[email], 640, 0, o.duration), 0.9)
 	o.report("5120 clients, Retry-After", o.rage(o.requests[email], 5120, 0, o.duration), 0.9)
 }

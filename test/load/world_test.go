@@ -44,6 +44,8 @@ const (
 const (
 	email = "email"
 	ci    = "ci"
+	// orgs is like ci, of 99 organisations other than ci's. Its requests have the same issuer.
+	orgs = "orgs"
 )
 
 // world is everything around a server: the OpenID provider in this process, the requests with its
@@ -73,8 +75,10 @@ func newWorld(t testing.TB, issuer string) *world {
 		w.issuers[kind] = "http://" + l.Addr().String() + path
 		p := must(provider.New(provider.Config{IssuerURL: w.issuers[kind], Key: key, Lifetime: 2 * time.Hour}))(t)
 		mux.Handle(path+"/", p)
-		w.requests[kind] = filepath.Join(w.dir, kind+".json")
-		w.write(kind+".json", must(json.Marshal(prepare(t, p, func(i int) (string, map[string]any) { return tokenOf(kind, i) })))(t))
+		w.prepare(p, kind)
+		if kind == ci {
+			w.prepare(p, orgs)
+		}
 	}
 	go func() { _ = http.Serve(l, mux) }()
 	log := newActor(t, "log")
@@ -86,6 +90,13 @@ func newWorld(t testing.TB, issuer string) *world {
   %[2]s: {issuer-url: %[2]s, client-id: sigstore, type: ci-provider, ci-provider: github-workflow}
 `, w.issuers[email], w.issuers[ci]))
 	return w
+}
+
+// prepare writes the requests of a kind.
+func (w *world) prepare(p *provider.Provider, kind string) {
+	w.t.Helper()
+	w.requests[kind] = filepath.Join(w.dir, kind+".json")
+	w.write(kind+".json", must(json.Marshal(prepare(w.t, p, func(i int) (string, map[string]any) { return tokenOf(kind, i) })))(w.t))
 }
 
 func (w *world) write(name string, content []byte) {
@@ -117,14 +128,18 @@ func tokenOf(kind string, i int) (challenge string, claims map[string]any) {
 		address := fmt.Sprintf("person-%d@example.com", i)
 		return address, map[string]any{"sub": fmt.Sprintf("subject-%d", i), "email": address, "email_verified": true}
 	}
-	repository := fmt.Sprintf("octo-org/octo-repo-%d", i)
+	owner := "octo-org"
+	if kind == orgs {
+		owner = fmt.Sprintf("org-%d", i%99)
+	}
+	repository := fmt.Sprintf("%s/octo-repo-%d", owner, i)
 	workflow := repository + "/.github/workflows/release.yml@refs/heads/main"
 	subject := "repo:" + repository + ":ref:refs/heads/main"
 	claims = map[string]any{"sub": subject}
 	maps.Copy(claims, map[string]any{
 		"event_name": "push", "sha": "c040cae0f0dc81641728557b80f09cfa23b83fe5", "workflow": "Release", "repository": repository,
 		"ref": "refs/heads/main", "job_workflow_ref": workflow, "job_workflow_sha": "c040cae0f0dc81641728557b80f09cfa23b83fe5",
-		"runner_environment": "github-hosted", "repository_id": fmt.Sprint(74000 + i), "repository_owner": "octo-org", "repository_owner_id": "65",
+		"runner_environment": "github-hosted", "repository_id": fmt.Sprint(74000 + i), "repository_owner": owner, "repository_owner_id": "65",
 		"workflow_ref": workflow, "workflow_sha": "c040cae0f0dc81641728557b80f09cfa23b83fe5", "run_id": "1536140711", "run_attempt": "1",
 		"repository_visibility": "public",
 	})
