@@ -56,7 +56,10 @@ var withoutAlert = []string{
 	"mayfly_ca_set_reloads_total", "mayfly_config_reloads_total", "mayfly_tls_reloads_total", // the gauges of failed reloads
 	"mayfly_certificates_issued_total",                                   // mayfly_verified_requests_total, mayfly_ct_disabled
 	"mayfly_issuer_requests_total", "mayfly_issue_step_duration_seconds", // mayfly_verified_requests_total, mayfly_request_duration_seconds
-	"mayfly_config_generation",                                                       // counts since the start, so replicas may differ
+	"mayfly_config_generation",          // counts since the start, so replicas may differ
+	"mayfly_rate_limit_decisions_total", // mayfly_requests_total has the refusals by reason; a shadow rule is being tried
+	"mayfly_token_reused_total",         // clients retry
+	"mayfly_proxy_protocol_refused_total",
 	"mayfly_oidc_fetches_total", "mayfly_oidc_issuer_last_success_timestamp_seconds", // the states of issuers, the age of keys
 }
 

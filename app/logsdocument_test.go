@@ -77,7 +77,7 @@ var (
 func inSources(t *testing.T) (messages, keys map[string]bool) {
 	t.Helper()
 	messages, keys = map[string]bool{}, map[string]bool{}
-	for _, folder := range []string{".", "../server", "../server/trace", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker"} {
+	for _, folder := range []string{".", "../server", "../server/trace", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker", "../internal/ratelimit"} {
 		for _, file := range must(filepath.Glob(folder + "/*.go"))(t) {
 			if strings.HasSuffix(file, "_test.go") {
 				continue
@@ -145,6 +145,8 @@ func flat(object map[string]any, prefix string) map[string]string {
 			all[prefix+key] = "list of strings"
 		case string:
 			all[prefix+key] = "string"
+		case bool:
+			all[prefix+key] = "boolean"
 		case json.Number:
 			if all[prefix+key] = "integer"; strings.Contains(v.String(), ".") {
 				all[prefix+key] = "number"
@@ -172,6 +174,11 @@ func TestLinesAreAsDocumented(t *testing.T) {
 		r.awaitGeneration(t, n)
 	}
 	wantReason(t, r, nil, "")
+	again := must(r.Provider.Mint(map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true}))(t)
+	for range 2 { // without a key
+		_, _ = r.ask(t, "", again)
+	}
+	_ = must(r.use(t.Context(), again))(t)
 	const rules = `    allow:
       - {name: employees, when: 'claims.email.endsWith("@corp.example")'}
       - {name: grown-ups, when: 'claims.age > 17'}
@@ -226,7 +233,8 @@ func checkLines(t *testing.T, log string) {
 	for _, name := range []string{"request", "certificate issued"} {
 		for _, key := range lines[name].keys {
 			// A certificate of a caller that no rule allows is one of mode audit.
-			if !seen[name][key] && !(name == "request" && (key == "policy.rule" || key == "policy.mode")) {
+			// left_out needs a flood (TestRefusedFloodIsFewLines of package server).
+			if !seen[name][key] && !(name == "request" && slices.Contains([]string{"policy.rule", "policy.mode", "left_out"}, key)) {
 				t.Errorf("no line %q has the key %s", name, key)
 			}
 		}

@@ -156,6 +156,11 @@ func (r *running) request(ctx context.Context, claims map[string]any) ([]string,
 	if err != nil {
 		return nil, err
 	}
+	return r.use(ctx, token)
+}
+
+// use requests a certificate with a token of that person.
+func (r *running) use(ctx context.Context, token string) ([]string, error) {
 	c, err := client.New(client.Config{URL: r.rest})
 	if err != nil {
 		return nil, err
