@@ -89,14 +89,15 @@ func TestLabelsAreBounded(t *testing.T) {
 		steps = append(steps, step.String())
 	}
 	allowed := map[string]map[string][]string{ // by family and label
-		"mayfly_requests_total":              {"api": apis, "method": methodsOf, "reason": reasons},
-		"mayfly_request_duration_seconds":    {"api": apis, "method": methodsOf},
-		"mayfly_issue_step_duration_seconds": {"step": steps},
-		"mayfly_certificates_issued_total":   {"sct": {"embedded", "none"}},
-		"mayfly_verified_requests_total":     {"reason": reasons},
-		"mayfly_issuer_requests_total":       {"entry": {"https://issuer.example"}, "reason": reasons},
-		"fulcio_api_latency":                 {"api": apis[:3], "method": methodsOf[:3]},
-		"http_requests_total":                {"api": apis[1:], "method": methodsOf, "code": {"200", "201", "400", "401", "402", "404", "405", "429", "499", "500", "503"}},
+		"mayfly_requests_total":               {"api": apis, "method": methodsOf, "reason": reasons},
+		"mayfly_request_duration_seconds":     {"api": apis, "method": methodsOf},
+		"mayfly_issue_step_duration_seconds":  {"step": steps},
+		"mayfly_certificates_issued_total":    {"sct": {"embedded", "none"}},
+		"mayfly_verified_requests_total":      {"reason": reasons},
+		"mayfly_issuer_requests_total":        {"entry": {"https://issuer.example"}, "reason": reasons},
+		"mayfly_proxy_protocol_refused_total": {"fault": {"address", "header"}},
+		"fulcio_api_latency":                  {"api": apis[:3], "method": methodsOf[:3]},
+		"http_requests_total":                 {"api": apis[1:], "method": methodsOf, "code": {"200", "201", "400", "401", "402", "404", "405", "429", "499", "500", "503"}},
 	}
 	families := f.families(t)
 	for name, family := range families {

@@ -30,10 +30,10 @@ type proxyPeers struct {
 func newProxies(trusted []netip.Prefix, registry prometheus.Registerer) *proxyPeers {
 	p := &proxyPeers{trusted: trusted, refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_proxy_protocol_refused_total",
-		Help: "Connections to listeners of listen.proxy_protocol that were closed, by reason: address (not in trusted_proxies), or header (none, an unreadable one, or none in time).",
-	}, []string{"reason"})}
-	for _, reason := range []string{"address", "header"} {
-		p.refused.WithLabelValues(reason)
+		Help: "Connections to listeners of listen.proxy_protocol that were closed, by fault: address (not in trusted_proxies), or header (none, an unreadable one, or none in time).",
+	}, []string{"fault"})}
+	for _, fault := range []string{"address", "header"} {
+		p.refused.WithLabelValues(fault)
 	}
 	registry.MustRegister(p.refused)
 	return p

@@ -98,7 +98,7 @@ func TestProxyProtocol(t *testing.T) {
 				_ = c.Close()
 			}
 		}
-		if got := run.metric(t, `mayfly_proxy_protocol_refused_total{reason="header"}`); !strings.HasSuffix(got, " 10\n") {
+		if got := run.metric(t, `mayfly_proxy_protocol_refused_total{fault="header"}`); !strings.HasSuffix(got, " 10\n") {
 			t.Errorf("TLS %t: counted %q, want 10", useTLS, got)
 		}
 	}
@@ -133,7 +133,7 @@ func TestProxyProtocolFromOthers(t *testing.T) {
 	if answer, _ := io.ReadAll(c); len(answer) > 0 {
 		t.Errorf("the answer is %q", answer)
 	}
-	if got := run.metric(t, `mayfly_proxy_protocol_refused_total{reason="address"}`); !strings.HasSuffix(got, " 1\n") {
+	if got := run.metric(t, `mayfly_proxy_protocol_refused_total{fault="address"}`); !strings.HasSuffix(got, " 1\n") {
 		t.Errorf("counted %q, want 1", got)
 	}
 }
