@@ -149,7 +149,7 @@ growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients an
 #   ROUNDS=10 SLICE=1s  each round gives a slice of time to the server, the floor and the peer, in turn
 #   CLIENTS=64          connections of the load generator, each with one request at a time
 #   RATE=               requests a second in an open loop; without it, a client sends the next request when it has the answer
-#   KINDS=              the rows of the table: embedded, memory, or API/token/key/log with one of rest-v2, rest-v1, grpc and, with
+#   KINDS=              the rows of the table: embedded, audit (64 clients with an audit log), memory, or API/token/key/log with one of rest-v2, rest-v1, grpc and, with
 #                       both on one port, rest-v2+grpc, grpc+rest; email, ci; p256, p384; remote, embedded
 #   PEER=               the path of Fulcio's binary, which is started with the same issuers and log
 #   MAYFLY_BINARY=      another binary of mayfly, to compare

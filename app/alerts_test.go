@@ -54,6 +54,7 @@ func alertRules(t *testing.T) []alertGroup {
 // withoutAlert are the metrics that no rule watches: another one shows what an operator must know.
 var withoutAlert = []string{
 	"mayfly_ca_set_reloads_total", "mayfly_config_reloads_total", "mayfly_tls_reloads_total", // the gauges of failed reloads
+	"mayfly_audit_denials_dropped_total", "mayfly_audit_sequence", "mayfly_audit_write_duration_seconds", // mayfly_audit_writable
 	"mayfly_certificates_issued_total",                                   // mayfly_verified_requests_total, mayfly_ct_disabled
 	"mayfly_issuer_requests_total", "mayfly_issue_step_duration_seconds", // mayfly_verified_requests_total, mayfly_request_duration_seconds
 	"mayfly_config_generation",          // counts since the start, so replicas may differ
@@ -70,7 +71,7 @@ type description struct{ kind, labels, help string }
 // and an embedded one, and of `mayfly signer`.
 func descriptions(t *testing.T) map[string]description {
 	t.Helper()
-	w := newWorld(t, withSet, withTLS, tracing(collector.New(t)), func(t *testing.T, w *testworld.World) {
+	w := newWorld(t, withSet, withTLS, withAudit, tracing(collector.New(t)), func(t *testing.T, w *testworld.World) {
 		initLog(t, w)
 		edited("mayfly.yaml", remoteEntry(w), remoteEntry(w)+"\n    - "+embeddedLog)(t, w)
 	})

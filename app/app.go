@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -97,6 +98,7 @@ type App struct {
 	clock       *clock.Clock
 	logs        *ctlog.Logs // nil where Certificate Transparency is disabled
 	embedded    []*embedded.Log
+	audit       *audit.Log // nil without `audit`
 	server      *server.Server
 	tracer      *trace.Tracer           // nil without traces
 	tasks       []func(context.Context) // run in the background until the edge has stopped
@@ -189,6 +191,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 			return err
 		},
 		func() error { return cfg.WithPlaces(app.openLogs(ctx)) },
+		func() error { return cfg.WithPlaces(app.openAudit(ctx)) },
 		func() (err error) { edge.TLS, err = app.tlsConfig(); return cfg.WithPlaces(err) },
 		func() (err error) { edge.Limits, err = limits(cfg); return cfg.WithPlaces(err) },
 		func() (err error) { edge.Tracer, err = app.openTracer(ctx); return cfg.WithPlaces(err) },
@@ -207,7 +210,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) (err error) {
 	// The record of a certificate is complete, whatever its length: its caller is verified.
 	base.Active, base.TrustBundle, base.Now = a.authorities.Active, a.authorities.TrustBundle, a.authorities.now
-	base.Logs, base.Logger = a.logs, a.logger
+	base.Logs, base.Logger, base.Audit, base.SetGeneration = a.logs, a.logger, a.audit, a.authorities.generation
 	a.live.base = base
 	if err := a.live.use(ctx, a.live.first); err != nil {
 		return fmt.Errorf("%s: %w", a.Config.Name(), err)
@@ -215,12 +218,13 @@ func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) 
 	if a.options.report == nil {
 		a.live.first = nil
 	}
+	a.recordStart()
 	a.tasks = append(a.tasks, a.live.Run, a.authorities.run)
 	a.registry.MustRegister(ctMetrics(a.Config, a.authorities.now), issuerMetrics(a.live.status), a.clockMetrics())
-	edge.Issue, edge.TrustBundle = a.live.Issue, a.live.TrustBundle
+	edge.Issue, edge.TrustBundle, edge.Refused = a.live.Issue, a.live.TrustBundle, a.audit.Refused
 	edge.Issuers, edge.Mounts, edge.State = a.live.issuers, a.mounts(), a.state
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
-	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check(), a.clockCheck()), a.logChecks()...)
+	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check(), a.clockCheck()), append(a.logChecks(), a.auditCheck()...)...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.WithPlaces(err)
 	}
@@ -257,6 +261,9 @@ func (a *App) Close(ctx context.Context) error {
 	errs = append(errs, a.tracer.Shutdown(ctx))
 	if a.authorities != nil {
 		errs = append(errs, a.authorities.ring.Close())
+	}
+	if a.audit != nil {
+		errs = append(errs, a.audit.Close(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/app/keyring"
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ca/signer"
@@ -40,6 +41,8 @@ type caSet struct {
 	logger  *slog.Logger
 	now     func() time.Time
 	warn    func(...error)
+	digest  string     // of the file of the set at the start; "" for ca.file
+	audit   *audit.Log // nil without `audit`
 }
 
 // newCASet loads `ca`, by the clock and the modules of options. Its errors state their place.
@@ -72,6 +75,7 @@ func newCASet(ctx context.Context, cfg *config.Server, options Options, logger, 
 	}
 	c.named(loaded)
 	c.warn(loaded.Warnings...)
+	c.digest = loaded.Digest()
 	c.current.Store(loaded.Set)
 	registry.MustRegister(c.metrics())
 	return c, nil
@@ -88,6 +92,9 @@ func (c *caSet) named(read *set.Loaded) {
 
 // Active returns the authority that signs at now.
 func (c *caSet) Active(now time.Time) (*ca.Authority, error) { return c.current.Load().Active(now) }
+
+// generation returns the generation of the set in use.
+func (c *caSet) generation() uint64 { return c.current.Load().Generation() }
 
 // TrustBundle returns the chains that verifiers must know at now.
 func (c *caSet) TrustBundle(now time.Time) []*ca.Chain { return c.current.Load().TrustBundle(now) }
@@ -112,6 +119,7 @@ func (c *caSet) reload(ctx context.Context) error {
 	}
 	if err == nil {
 		c.current.Store(loaded.Set)
+		c.audit.Event(&audit.Record{Kind: audit.KindReload, CAGeneration: loaded.Set.Generation(), Files: map[string]string{"ca_set": loaded.Digest()}})
 	}
 	var used []*signer.Signer
 	for _, m := range c.signers() {
@@ -142,6 +150,9 @@ func (c *caSet) run(ctx context.Context) {
 	for {
 		current := c.current.Load()
 		if authority, err := current.Active(c.now()); err == nil && authority.ID() != signs {
+			if signs != "" { // the record of the start names the first one
+				c.audit.Event(&audit.Record{Kind: audit.KindRotation, Authority: authority.ID(), CAGeneration: current.Generation()})
+			}
 			signs = authority.ID()
 			c.logger.LogAttrs(ctx, slog.LevelInfo, "authority signs", slog.String("authority", signs), slog.Uint64("generation", current.Generation()),
 				slog.Time("chain_ends", authority.Chain().NotAfter))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -108,6 +109,9 @@ func (l *live) use(ctx context.Context, t *trust) error {
 	select {
 	case l.swapped <- struct{}{}:
 	default:
+	}
+	if next.number > 1 {
+		l.app.audit.Event(&audit.Record{Kind: audit.KindReload, ConfigGeneration: next.number, Files: map[string]string{"issuers": next.digest}})
 	}
 	l.app.logger.LogAttrs(ctx, slog.LevelInfo, "issuers loaded",
 		slog.Uint64("config_generation", next.number), slog.String("file", t.issuers.File.Name()),

@@ -77,7 +77,7 @@ var (
 func inSources(t *testing.T) (messages, keys map[string]bool) {
 	t.Helper()
 	messages, keys = map[string]bool{}, map[string]bool{}
-	for _, folder := range []string{".", "../server", "../server/trace", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker", "../internal/ratelimit"} {
+	for _, folder := range []string{".", "../server", "../server/trace", "../audit", "../ca", "../ca/signer", "../ca/signer/socket", "../oidc", "../identity/policy", "../ctlog", "../ctlog/embedded", "../internal/watch", "../internal/breaker", "../internal/ratelimit"} {
 		for _, file := range must(filepath.Glob(folder + "/*.go"))(t) {
 			if strings.HasSuffix(file, "_test.go") {
 				continue

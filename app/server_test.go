@@ -93,6 +93,11 @@ func edited(pattern, old, replacement string) step {
 // setting adds lines to mayfly.yaml, at line 9 of it.
 func setting(text string) step { return edited("mayfly.yaml", "log: {", text+"\nlog: {") }
 
+// withAudit adds an audit log.
+func withAudit(t *testing.T, w *testworld.World) {
+	setting("audit: {dir: audit, claims: [groups]}")(t, w)
+}
+
 // running is a server on real sockets, and the world with the files that it was built from.
 type running struct {
 	*testworld.World

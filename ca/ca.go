@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/certs/correspond"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -27,7 +28,7 @@ import (
 	"github.com/mayfly-ca/mayfly/proof"
 )
 
-// Config is the configuration of a CA. Every field except Logs is required.
+// Config is the configuration of a CA. Every field except Logs, SetGeneration and Audit is required.
 type Config struct {
 	// Verifier turns a raw ID token into a verified Token.
 	Verifier *oidc.Verifier
@@ -46,6 +47,11 @@ type Config struct {
 	Logs *ctlog.Logs
 	// Generation is the number of the configuration of Verifier and Rules, for the record.
 	Generation uint64
+	// SetGeneration returns the generation of the CA set in use, for the audit log; nil for none.
+	SetGeneration func() uint64
+	// Audit receives an intent before the first signature and an outcome before Issue returns. Nil
+	// means that there is no audit log.
+	Audit *audit.Log
 	// Now is the clock.
 	Now func() time.Time
 	// Logger gets one record for each certificate.
@@ -147,7 +153,7 @@ func (ca *CA) TrustBundle() []*Chain { return ca.config.TrustBundle(ca.config.No
 // Issue issues one certificate. Every error is a *refusal.Error, or is hidden from the client as
 // INTERNAL. If Issue returns an error, no certificate exists; a precertificate may exist, and be in
 // a log.
-func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
+func (ca *CA) Issue(ctx context.Context, req Request) (_ *Issued, err error) {
 	// 1. Verify the token. No key signs and no log is contacted for a caller without one.
 	req.Steps.begin(StepToken)
 	caller := cmp.Or(req.Caller, &Caller{})
@@ -156,6 +162,8 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		return nil, err
 	}
 	caller.Token = token
+	trail := ca.trail(req.IDToken, req.RequestID, caller)
+	defer func() { trail.end(ctx, err) }() // records a refusal
 
 	// 2. Derive the caller's identity, and check that it may have a certificate.
 	req.Steps.begin(StepIdentity)
@@ -179,6 +187,11 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 	//    one TBS for both signatures.
 	draft, err := ca.draft(id, key, req.Steps)
 	if err != nil {
+		return nil, err
+	}
+
+	// Record the intent, so that no signature exists without a durable record.
+	if err := trail.intent(ctx, draft, key); err != nil {
 		return nil, err
 	}
 	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN, SCTEmbedded: ca.config.Logs != nil}
@@ -210,7 +223,10 @@ func (ca *CA) Issue(ctx context.Context, req Request) (*Issued, error) {
 		}
 	}
 
-	// 8. Record the result.
+	// 8. Record the result. The outcome is durable before the caller gets the certificate.
+	if err := trail.outcome(ctx, issued); err != nil {
+		return nil, err
+	}
 	ca.record(ctx, req.RequestID, caller, draft)
 	return issued, nil
 }

@@ -16,15 +16,17 @@ const (
 	StepIdentity
 	StepProof
 	StepDraft
+	StepIntent
 	StepPrecertificate
 	StepLog
 	StepCertificate
+	StepOutcome
 	NumSteps
 )
 
 // String returns the step's value of the label "step" in metrics, and the name of its span.
 func (s Step) String() string {
-	return [NumSteps]string{"token", "identity", "proof", "draft", "precertificate", "log", "certificate"}[s]
+	return [NumSteps]string{"token", "identity", "proof", "draft", "intent", "precertificate", "log", "certificate", "outcome"}[s]
 }
 
 // Steps are the times at which the steps of one request began. Issue notes them; a nil *Steps takes

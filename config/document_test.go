@@ -47,7 +47,7 @@ func readComments(t *testing.T) map[string]string {
 	t.Helper()
 	comments := map[string]string{}
 	var files []string
-	for _, folder := range []string{".", "../oidc", "../identity", "../identity/policy", "../server", "../server/trace", "../internal/ratelimit", "../ctlog/embedded", "../ca/ceremony", "../ca/signer"} {
+	for _, folder := range []string{".", "../oidc", "../identity", "../identity/policy", "../server", "../server/trace", "../internal/ratelimit", "../ctlog/embedded", "../audit", "../ca/ceremony", "../ca/signer"} {
 		inFolder, err := filepath.Glob(folder + "/*.go")
 		if err != nil {
 			t.Fatal(err)

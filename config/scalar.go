@@ -97,6 +97,8 @@ func formOf(t reflect.Type) string {
 		return "true or false"
 	case int:
 		return "a whole number"
+	case int64:
+		return "a size with its unit, such as 64MiB"
 	case uint64:
 		return "a whole number from 1 on"
 	case float64:
@@ -133,6 +135,8 @@ func setText(v reflect.Value, f field, text string) (problem string) {
 		*into, err = strconv.ParseBool(text)
 	case *int:
 		*into, err = strconv.Atoi(text)
+	case *int64:
+		*into, err = sizeOf(text)
 	case *uint64:
 		if *into, err = strconv.ParseUint(text, 10, 63); *into == 0 {
 			err = strconv.ErrRange
@@ -155,6 +159,17 @@ func setText(v reflect.Value, f field, text string) (problem string) {
 		return fmt.Sprintf("found %q, expected %s", shorten(text), formOf(v.Type()))
 	}
 	return ""
+}
+
+// sizeOf reads a number of bytes with a unit.
+func sizeOf(text string) (int64, error) {
+	for exponent, unit := range []string{"KiB", "MiB", "GiB"} {
+		if number, ok := strings.CutSuffix(text, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 32)
+			return int64(n) << (10 * (exponent + 1)), err
+		}
+	}
+	return 0, strconv.ErrSyntax
 }
 
 // setNetwork reads a CIDR, or an address as a network of only that address. IPv4-mapped IPv6 is
@@ -191,6 +206,11 @@ func outOfRange(v reflect.Value, tag reflect.StructTag) (problem string) {
 		lower, _ := time.ParseDuration(least)
 		if upper, err := time.ParseDuration(most); err == nil && (value < lower || value > upper) {
 			return fmt.Sprintf("found %s, expected %s to %s", value, least, most)
+		}
+	case int64:
+		lower, _ := sizeOf(least)
+		if upper, err := sizeOf(most); err == nil && (value < lower || value > upper) {
+			return fmt.Sprintf("found %d bytes, expected %s to %s", value, least, most)
 		}
 	case int:
 		if lower, err := strconv.Atoi(least); err == nil && value < lower {

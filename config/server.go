@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/ratelimit"
 	"github.com/mayfly-ca/mayfly/oidc"
@@ -56,6 +57,8 @@ type Server struct {
 	Trace       *trace.Config `key:"trace"`
 	Ops         server.Ops    `key:"ops"`
 	Log         Log           `key:"log"`
+	// Audit records each certificate durably before it is signed. Without it, the server warns at its start.
+	Audit *audit.Config `key:"audit"`
 
 	*File
 }

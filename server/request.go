@@ -353,6 +353,9 @@ func (s *Server) record(ctx context.Context, q *request, reason string, took tim
 		attrs = append(attrs, slog.Int64("left_out", left))
 	}
 	if refused != nil {
+		if q.caller.Token == nil && s.cfg.Refused != nil {
+			s.cfg.Refused(reason)
+		}
 		attrs = append(attrs, slog.String("message", refused.Message))
 		switch {
 		case reason == reasonCanceled:

@@ -91,6 +91,9 @@ type Config struct {
 	Ops Ops
 	// Tracer starts the traces of sampled requests; nil for none.
 	Tracer *trace.Tracer
+	// Refused, if set, is called with the reason of each refusal of a caller whose ID token was not
+	// verified. Package ca records the others.
+	Refused func(reason string)
 	// Registry registers the edge's metrics; /metrics on ops serves it. Mandatory.
 	Registry *prometheus.Registry
 	// Logger gets one record for each request. Its handler is from Correlate, if the record of a traced

@@ -42,6 +42,14 @@ type Loaded struct {
 	places  func(error) error
 }
 
+// Digest returns the digest of the file; "" for `ca.file`.
+func (l *Loaded) Digest() string {
+	if l.file == nil {
+		return ""
+	}
+	return l.file.Digest()
+}
+
 // Keys defines how the keys of a set are opened, and which must sign before it is loaded. A key
 // that fails and is not required is reported in Loaded.Failed.
 type Keys struct {

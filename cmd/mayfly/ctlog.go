@@ -256,12 +256,7 @@ func (s *ctlogSearch) addFlags(c *cobra.Command) {
 	f.StringVar(&s.key, "public-key", "", "file with the log's public key, PEM: verify the signature of its tree head")
 	f.StringVar(&s.query.Identity, "identity", "", "the certificate's name: an email address, a URI or user!domain; a * stands for any text")
 	f.StringVar(&s.query.Issuer, "issuer", "", "the issuer of the ID token; a * stands for any text")
-	f.Func("serial", "the serial `number` in hexadecimal", func(text string) (err error) {
-		if s.query.Serial, err = hex.DecodeString(strings.ReplaceAll(text, ":", "")); err != nil || len(s.query.Serial) == 0 && text != "" {
-			err = errors.New("it is no hexadecimal number")
-		}
-		return err
-	})
+	addSerial(c, &s.query.Serial)
 	f.Var(&timeFlag{&s.query.Since, true}, "since", "only those that were logged at this time or later; 24h is 24 hours ago")
 	f.Var(&timeFlag{&s.query.Until, true}, "until", "only those that were logged at this time or earlier; 1h is an hour ago")
 	f.IntVar(&s.limit, "limit", 100, "how many to list at most; 0 lists all")

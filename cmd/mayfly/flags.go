@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -136,6 +137,16 @@ func unknownFlag(c *cobra.Command, err error) error {
 		hint = suggest.DidYouMean("--"+unknown.GetSpecifiedName(), known)
 	}
 	return usageError{fmt.Errorf("%w; see %s --help%s", err, c.CommandPath(), hint)}
+}
+
+// addSerial adds --serial, the serial number of a certificate.
+func addSerial(c *cobra.Command, serial *[]byte) {
+	c.Flags().Func("serial", "the serial `number` in hexadecimal", func(text string) (err error) {
+		if *serial, err = hex.DecodeString(strings.ReplaceAll(text, ":", "")); err != nil || len(*serial) == 0 && text != "" {
+			err = errors.New("it is no hexadecimal number")
+		}
+		return err
+	})
 }
 
 // maxInput bounds how much a command reads from a file or standard input.

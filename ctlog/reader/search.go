@@ -19,6 +19,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/certs"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/wildcard"
 )
 
 // Batch is how many entries a Source returns at a time: those of a data tile (static-ct-api).
@@ -193,22 +194,6 @@ func (q *Query) matches(e *Found) bool {
 		extensions, err = certs.ParseExtensions(e.Certificate.Extensions)
 	}
 	e.Issuer = cmp.Or(extensions[certs.IssuerV2], extensions[certs.IssuerV1]) // early certificates have only the latter
-	return err == nil && matches(q.Identity, e.SAN.Value) && matches(q.Issuer, e.Issuer) &&
+	return err == nil && wildcard.Match(q.Identity, e.SAN.Value) && wildcard.Match(q.Issuer, e.Issuer) &&
 		(len(q.Serial) == 0 || bytes.Equal(e.Certificate.SerialNumber.Bytes(), q.Serial))
-}
-
-// matches reports whether text is what is asked for, in which a * stands for any text.
-func matches(asked, text string) bool {
-	parts := strings.Split(cmp.Or(asked, "*"), "*")
-	last := len(parts) - 1
-	text, ok := strings.CutPrefix(text, parts[0])
-	if last == 0 {
-		return ok && text == ""
-	}
-	for _, part := range parts[1:last] {
-		var found bool
-		_, text, found = strings.Cut(text, part)
-		ok = ok && found
-	}
-	return ok && strings.HasSuffix(text, parts[last])
 }

@@ -60,6 +60,7 @@ const (
 	SignerUnavailable   Reason = "SIGNER_UNAVAILABLE"
 	CAExpiring          Reason = "CA_EXPIRING"
 	ClockWrong          Reason = "CLOCK_WRONG"
+	AuditUnavailable    Reason = "AUDIT_UNAVAILABLE"
 	PathNotFound        Reason = "NOT_FOUND"
 	MethodNotPermitted  Reason = "METHOD_NOT_ALLOWED"
 	InternalError       Reason = "INTERNAL"
@@ -101,6 +102,7 @@ func Table() []Entry {
 		{SignerUnavailable, Unavailable, "The CA's key cannot be used right now. Try again."},
 		{CAExpiring, Unavailable, "The CA has nothing to sign with: its own certificate ends before the new one would, or no authority is active. Its operator must rotate it."},
 		{ClockWrong, Unavailable, "The CA cannot trust its own clock: it has stepped, or several logs disagree with it. Nothing is issued until the clock is right, or has proven stable. Try again."},
+		{AuditUnavailable, Unavailable, "The CA cannot write its audit log right now, without which it issues nothing. Try again."},
 		{PathNotFound, NotFound, "There is nothing at this path."},
 		{MethodNotPermitted, MethodNotAllowed, "The path exists, and takes another method, which the header `Allow` names."},
 		{InternalError, Internal, "The CA failed. Its log has the cause under the request ID."},

@@ -17,7 +17,7 @@ import (
 const module = "github.com/mayfly-ca/mayfly/"
 
 // vocabulary may be imported by every package.
-var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/ratelimit", "internal/printable", "internal/files", "internal/pem", "internal/httputil"}
+var vocabulary = []string{"internal/refusal", "internal/keypath", "internal/suggest", "internal/breaker", "internal/share", "internal/ratelimit", "internal/printable", "internal/files", "internal/pem", "internal/httputil", "internal/wildcard"}
 
 // allowed states which packages of this module a folder, and what is below it, may import outside
 // itself. The longest matching folder counts; "*" allows all.
@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"certs":              {},
 	"certs/correspond":   {},
 	"proof":              {},
-	"config":             {"oidc", "identity", "ctlog/embedded", "certs", "server", "ca/ceremony", "ca/signer"},
+	"config":             {"audit", "oidc", "identity", "ctlog/embedded", "certs", "server", "ca/ceremony", "ca/signer"},
 	"proto":              {},
 	"oidc":               {},
 	"oidc/provider":      {},
@@ -34,7 +34,8 @@ var allowed = map[string][]string{
 	"ctlog/embedded":     {"ctlog", "certs"},
 	"identity":           {"oidc", "certs", "identity/policy"},
 	"identity/policy":    {"oidc"},
-	"ca":                 {"oidc", "identity", "proof", "ctlog", "certs", "certs/correspond", "ca/signer"},
+	"audit":              {},
+	"ca":                 {"audit", "oidc", "identity", "proof", "ctlog", "certs", "certs/correspond", "ca/signer"},
 	"ca/set":             {"ca", "ca/signer", "config", "app/keyring"},
 	"ca/signer":          {"certs"},
 	"ca/ceremony":        {"certs", "ca/signer"},
@@ -50,6 +51,7 @@ var allowed = map[string][]string{
 	"internal/files":     {},
 	"internal/pem":       {},
 	"internal/httputil":  {},
+	"internal/wildcard":  {},
 	"internal/watch":     {},
 	"internal/clock":     {},
 	"test/archtest":      {},

@@ -68,6 +68,8 @@ func TestFigures(t *testing.T) {
 		switch kind {
 		case "embedded":
 			b.embedded()
+		case "audit":
+			b.audited()
 		case "memory":
 			b.memory()
 		default:
@@ -134,7 +136,7 @@ func (b *bench) parts(kind string) (api, token string, s setting) {
 	valid := [][]string{{restV2, restV1, overG, restV2 + "+grpc", overG + "+rest"}, {email, ci}, {"p256", "p384"}, {"remote", "embedded"}}
 	for i := range valid {
 		if len(fields) != len(valid) || !slices.Contains(valid[i], fields[i]) {
-			b.t.Fatalf("the kind is %q; embedded, memory, or a choice of %q with slashes between is expected", kind, valid)
+			b.t.Fatalf("the kind is %q; embedded, audit, memory, or a choice of %q with slashes between is expected", kind, valid)
 		}
 	}
 	api, other, _ := strings.Cut(fields[0], "+")
@@ -308,6 +310,32 @@ func (b *bench) embedded() {
 		percentiles(all), median(raw), resident, peak, other())
 	p50, p99 := float64(all.ValueAtQuantile(50))/1000, float64(all.ValueAtQuantile(99))/1000
 	b.rows = append(b.rows, throughput, perCPU, single("embedded log, p50", "ms", p50, 30), single("embedded log, p99", "ms", p99, 60))
+}
+
+// audited measures the throughput of 64 clients with an audit log, beside the same server without one.
+func (b *bench) audited() {
+	b.t.Helper()
+	clients := b.clients
+	defer func() { b.clients = clients }()
+	b.clients = 64
+	with, without := b.serve(setting{curve: "p256", audit: true}), b.serve(setting{curve: "p256"})
+	throughput := row{name: "with an audit log, over without", unit: "certificates/s", target: 0.9, atLeast: true}
+	perCPU := row{name: "with an audit log, CPU time of the server", unit: "µs"}
+	of, beside := newHistogram(), newHistogram()
+	other := b.otherLoad(with.pid, without.pid, b.generator.pid, b.logPID)
+	for round := range b.rounds + 1 {
+		cost, o := b.costOf(with, restV2, email)
+		costWithout, w := b.costOf(without, restV2, email)
+		if round == 0 {
+			continue // warms everything up
+		}
+		throughput.add(o.rate(), w.rate(), o.rate()/w.rate())
+		perCPU.add(cost, costWithout, cost/costWithout)
+		of.Merge(hdrhistogram.Import(o.Latency))
+		beside.Merge(hdrhistogram.Import(w.Latency))
+	}
+	b.t.Logf("audit: %s; without: %s; %s", percentiles(of), percentiles(beside), other())
+	b.rows = append(b.rows, throughput, perCPU)
 }
 
 // cpuOf is the CPU time that processes have used.

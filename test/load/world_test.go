@@ -168,6 +168,7 @@ func (s *instance) address(api string) string {
 type setting struct {
 	curve    string // of the CA's keys: p256 or p384
 	embedded bool   // a log in the server's process instead of the remote one
+	audit    bool   // an audit log
 	onePort  bool   // gRPC and REST on one port
 	addition string // text of the server's configuration
 	issuers  string // text of the issuer file after the world's entries of oidc-issuers
@@ -220,6 +221,10 @@ log: {format: json, level: info}
 `, server.http, server.grpc, addresses[2], log, s.addition))
 	if s.embedded {
 		server.logKey = w.initLog(dir)
+	}
+	if s.audit {
+		text := must(os.ReadFile(config))(w.t)
+		w.write(filepath.Join(filepath.Base(dir), "mayfly.yaml"), append(text, "audit: {dir: audit}\n"...))
 	}
 	return server, config, "http://" + addresses[2] + "/readyz"
 }

@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/set"
 	"github.com/mayfly-ca/mayfly/ca/signer"
@@ -57,6 +58,8 @@ type Builder struct {
 	// an embedded log without LogInProcess. The world does not prove its entries at the end.
 	CT          ctlog.Log
 	CTPublicKey []byte
+	// Audit is the CA's audit log; nil for none.
+	Audit *audit.Log
 	// Logs is how many logs there are, in order of preference. Default: 1.
 	Logs int
 	// Budget is the time for a log's answer. Default: ctlog's.
@@ -124,6 +127,7 @@ func New(tb testing.TB, b Builder) *World {
 		TrustBundle: func(now time.Time) []*ca.Chain { return w.Set.Load().TrustBundle(now) },
 		Profile:     must(ca.NewProfile(0))(tb),
 		Logs:        w.CT,
+		Audit:       b.Audit,
 		Now:         b.Now,
 		Logger:      w.Logger,
 	}))(tb)
