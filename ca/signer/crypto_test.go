@@ -108,7 +108,9 @@ func TestLocal(t *testing.T) {
 func TestVerified(t *testing.T) {
 	t.Parallel()
 	p := &place{}
-	s := p.signer(t, signer.Config{Verified: true})
+	registry := prometheus.NewRegistry()
+	s := p.signer(t, signer.Config{Verified: true, Metrics: signer.NewMetrics(registry)})
+	invalid := func() float64 { return series(t, registry)["mayfly_signer_attempts_total 2026-a test invalid"] }
 	p.wrong.Store(true)
 	if err := sign(t, s); err == nil {
 		t.Error("its first signature is wrong, and left")
@@ -122,7 +124,8 @@ func TestVerified(t *testing.T) {
 	if err != nil {
 		t.Errorf("what only a log sees, which verifies it: %v", err)
 	}
-	if s.Confirm(t.Context(), unverified, message) == nil || s.Status().Failures != 1 {
+	before := invalid()
+	if s.Confirm(t.Context(), unverified, message) == nil || s.Status().Failures != 1 || invalid() != before+1 {
 		t.Errorf("a signature that the log refused does not count against the key: %+v", s.Status())
 	}
 	if err := sign(t, s); err == nil {
@@ -161,27 +164,34 @@ func TestMetrics(t *testing.T) {
 	}
 	p.wrong.Store(true)
 	_ = sign(t, s)
+	got := series(t, registry)
+	for name, want := range map[string]float64{
+		"mayfly_signer_attempts_total 2026-a test ok": 2, "mayfly_signer_attempts_total 2026-a test transient": 1,
+		"mayfly_signer_attempts_total 2026-a test lost": 1, "mayfly_signer_attempts_total 2026-a test refused": 1,
+		"mayfly_signer_attempts_total 2026-a test invalid": 1, "mayfly_signer_duration_seconds 2026-a test": 2,
+	} {
+		if got[name] != want {
+			t.Errorf("%s is %v, want %v; there are %v", name, got[name], want, got)
+		}
+	}
+}
+
+// series returns the values of counters, and the numbers of observations, by name and labels.
+func series(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := map[string]uint64{}
+	got := map[string]float64{}
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
 			labels := []string{family.GetName()}
 			for _, label := range metric.GetLabel() {
 				labels = append(labels, label.GetValue())
 			}
-			got[strings.Join(labels, " ")] = metric.GetHistogram().GetSampleCount() + uint64(metric.GetCounter().GetValue())
+			got[strings.Join(labels, " ")] = float64(metric.GetHistogram().GetSampleCount()) + metric.GetCounter().GetValue()
 		}
 	}
-	for series, want := range map[string]uint64{
-		"mayfly_signer_attempts_total 2026-a test ok": 2, "mayfly_signer_attempts_total 2026-a test transient": 1,
-		"mayfly_signer_attempts_total 2026-a test lost": 1, "mayfly_signer_attempts_total 2026-a test refused": 1,
-		"mayfly_signer_attempts_total 2026-a test invalid": 1, "mayfly_signer_duration_seconds 2026-a test": 2,
-	} {
-		if got[series] != want {
-			t.Errorf("%s is %d, want %d; there are %v", series, got[series], want, got)
-		}
-	}
+	return got
 }

@@ -177,6 +177,7 @@ func (s *Signer) verify(signature, message []byte) error {
 func (s *Signer) Confirm(ctx context.Context, signature, message []byte) error {
 	err := s.verify(signature, message)
 	if err != nil {
+		s.series.count(resultOf(err), 0) // Sign has counted ok
 		s.failed(ctx, nil, message, err)
 	}
 	return err
