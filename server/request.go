@@ -264,7 +264,7 @@ func (s *Server) call(ctx context.Context, q *request) (body []byte, refused *re
 // reasonOf returns the reason of a refusal as it is counted. A failure may follow from the client's
 // disconnect; then no client reads the answer.
 func reasonOf(ctx context.Context, refused *refusal.Error) string {
-	if ctx.Err() != nil && ours(refused.Reason.Kind()) {
+	if ctx.Err() != nil && context.Cause(ctx) != errLate && ours(refused.Reason.Kind()) {
 		return reasonCanceled
 	}
 	return string(refused.Reason)
@@ -278,12 +278,19 @@ func admit(caller context.Context, slots chan struct{}, handle func(context.Cont
 	default:
 		return errOverloaded()
 	}
-	ctx, cancel := context.WithTimeout(caller, answerTimeout)
+	ctx, cancel := context.WithTimeoutCause(caller, answerTimeout, errLate)
 	defer cancel()
-	err := recovered(func() error { return handle(ctx) })
+	return late(ctx, recovered(func() error { return handle(ctx) }))
+}
+
+// errLate is the cause of the end of a context after answerTimeout.
+var errLate = errors.New("answerTimeout has passed")
+
+// late returns OVERLOADED for an error that follows from the end of answerTimeout, otherwise err.
+func late(ctx context.Context, err error) error {
 	var e *refusal.Error
 	var p *panicError
-	if err != nil && ctx.Err() != nil && caller.Err() == nil && !errors.As(err, &e) && !errors.As(err, &p) {
+	if err != nil && context.Cause(ctx) == errLate && !errors.As(err, &e) && !errors.As(err, &p) {
 		return refusal.New(refusal.Overloaded, "there was no answer within %v; try again in a moment", answerTimeout).Because(err)
 	}
 	return err

@@ -165,7 +165,8 @@ func TestAnswerHasADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFixture(t, nil)
 		var refused error // the authority's own takes precedence over the deadline
-		f.issue = func(ctx context.Context, _ ca.Request) (*ca.Issued, error) {
+		f.issue = func(ctx context.Context, req ca.Request) (*ca.Issued, error) {
+			req.Caller.Token = &oidc.Token{Entry: "https://issuer.example"}
 			<-ctx.Done()
 			return nil, errors.Join(ctx.Err(), refused)
 		}
@@ -177,6 +178,13 @@ func TestAnswerHasADeadline(t *testing.T) {
 		checkRefusal(t, resp, refusal.Overloaded)
 		refused = refusal.New(refusal.CTUnavailable, "no log answered")
 		checkRefusal(t, f.do(t, "POST", "/api/v2/signingCert", goodV2), refusal.CTUnavailable)
+		// The client waited for both, so both count against the service level.
+		want := `mayfly_verified_requests_total{reason="CT_UNAVAILABLE"} 1
+mayfly_verified_requests_total{reason="OVERLOADED"} 1
+`
+		if got := f.metric(t, "mayfly_verified_requests_total"); got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
 	})
 }
 
