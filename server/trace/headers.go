@@ -29,19 +29,16 @@ func ReadHeaders(name string) (headers map[string]string, warning, err error) {
 	return headers, warning, nil
 }
 
-// parseHeaders reads lines of the form "name: value"; empty lines do not count. Names and values are
-// what gRPC permits ("Custom-Metadata"); its own headers and binary ones are refused.
+// parseHeaders reads lines of the form "name: value". Names and values are what gRPC permits
+// ("Custom-Metadata"); its own headers and binary ones are refused.
 func parseHeaders(text string) (map[string]string, error) {
 	form := regexp.MustCompile(`^[ \t]*([0-9A-Za-z_.-]+)[ \t]*:[ \t]*([!-~]|[!-~][ -~]*[!-~])\s*$`)
 	own := regexp.MustCompile(`^(grpc-.*|.*-bin|te|content-type|user-agent)$`)
 	headers := map[string]string{}
 	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
 		header := form.FindStringSubmatch(line)
-		switch {
-		case header == nil && (i == 0 || strings.TrimSpace(line) != ""):
+		if header == nil {
 			return nil, fmt.Errorf("line %d is not of the form \"name: value\" in printable ASCII", i+1)
-		case header == nil:
-			continue
 		}
 		name := strings.ToLower(header[1])
 		if own.MatchString(name) || headers[name] != "" {

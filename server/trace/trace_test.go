@@ -217,9 +217,10 @@ func TestNoTrace(t *testing.T) {
 func TestHeaders(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]map[string]string{
-		"authorization: Bearer hunter2":                     {"authorization": "Bearer hunter2"},
-		"\ufeffX-Scope: a:b \r\n\n Authorization:Basic x\n": {"x-scope": "a:b", "authorization": "Basic x"},
+		"authorization: Bearer hunter2":                   {"authorization": "Bearer hunter2"},
+		"\ufeffX-Scope: a:b \r\n Authorization:Basic x\n": {"x-scope": "a:b", "authorization": "Basic x"},
 		"":                                   nil,
+		"a: hunter2\n\nb: hunter2":           nil,
 		"\n":                                 nil,
 		"hunter2":                            nil,
 		"authorization:":                     nil,
