@@ -170,6 +170,7 @@ func (ca *CA) Issue(ctx context.Context, req Request) (_ *Issued, err error) {
 	id, err := ca.config.Rules.Identify(token)
 	caller.Identity = id
 	if err == nil && req.Admit != nil {
+		req.Steps.begin(StepAdmission)
 		err = req.Admit(caller) // whether it is the caller's turn
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ type Step uint8
 const (
 	StepToken Step = iota
 	StepIdentity
+	StepAdmission
 	StepProof
 	StepDraft
 	StepIntent
@@ -26,7 +27,7 @@ const (
 
 // String returns the step's value of the label "step" in metrics, and the name of its span.
 func (s Step) String() string {
-	return [NumSteps]string{"token", "identity", "proof", "draft", "intent", "precertificate", "log", "certificate", "outcome"}[s]
+	return [NumSteps]string{"token", "identity", "admission", "proof", "draft", "intent", "precertificate", "log", "certificate", "outcome"}[s]
 }
 
 // Steps are the times at which the steps of one request began. Issue notes them; a nil *Steps takes

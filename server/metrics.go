@@ -53,7 +53,7 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 	}
 	steps := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mayfly_issue_step_duration_seconds",
-		Help:    "Time that each step of issuing took, for requests whose ID token was verified: token, identity, proof, draft, intent, precertificate, log, certificate, outcome. The last step of a refused request is the one that refused it.",
+		Help:    "Time that each step of issuing took, for requests whose ID token was verified: token, identity, admission, proof, draft, intent, precertificate, log, certificate, outcome. The last step of a refused request is the one that refused it.",
 		Buckets: append([]float64{.00005, .0001, .00025}, buckets...),
 	}, []string{"step"})
 	for step := range ca.NumSteps {
