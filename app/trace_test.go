@@ -58,7 +58,7 @@ func attributes(span *tracepb.Span) map[string]string {
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	c := collector.New(t)
-	w := newWorld(t, tracing(c), edited("mayfly.yaml", "log: {format: text, level: error}", "log: {format: json, level: info}"))
+	w := newWorld(t, withAudit, tracing(c), edited("mayfly.yaml", "log: {format: text, level: error}", "log: {format: json, level: info}"))
 	var r *running
 	var exemplars string
 	t.Cleanup(func() { checkTraces(t, w, c, r.log.String(), exemplars) }) // once the shutdown has sent the spans
@@ -86,7 +86,7 @@ func TestTraces(t *testing.T) {
 }
 
 func checkTraces(t *testing.T, w *testworld.World, c *collector.Collector, log, metrics string) {
-	const all = "certificate log precertificate draft proof admission identity token"
+	const all = "outcome certificate log precertificate intent draft proof admission identity token"
 	roots, steps := traced(c.Spans())
 	want := map[string]string{ // by api, method and reason
 		"rest_v2 CreateSigningCertificate OK":               all,
