@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,10 +64,17 @@ func TestColours(t *testing.T) {
 	if code, _, errOut := command(t, "", "ca", "init", "--algorithm", "ecdsa-p256", set); code != 0 {
 		t.Fatal(errOut)
 	}
+	state := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"version": 1, "status": "NOT_SERVING", "checks": [{"name": "clock", "state": "failed", "critical": true, "error": "a.example/\u001b[32mok"}],`+
+			`"issuers": [{"name": "https://a.example/\u001b[32m", "state": "failing", "last_error": "\u001b[32mok"}]}`)
+	}))
+	defer state.Close()
 	for _, test := range []struct {
 		args []string
 		want string
 	}{
+		{[]string{"status", "--url", state.URL}, ": \x1b[31mNOT READY\x1b[0m since"},
+		{[]string{"status", "--url", state.URL}, "clock  \x1b[31mfailed\x1b[0m"},
 		{[]string{"explain", "--config", issuers, "--claims", claims}, "\x1b[31mFAIL\x1b[0m"},
 		{[]string{"explain", "--config", issuers, "--claims", claims}, "\x1b[32mpass\x1b[0m"},
 		{[]string{"config", "check", filepath.Join(dir, "wrong.yaml")}, "\x1b[31m" + filepath.Join(dir, "wrong.yaml") + ":1:"},
