@@ -204,11 +204,12 @@ func TestReusedTokens(t *testing.T) {
 	}
 }
 
-// A flood that is refused fills no log.
+// A flood that is refused fills no log. Each refusal is counted, for the audit log too.
 func TestRefusedFloodIsFewLines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 1 })
+		audited := 0
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight, c.Refused = 1, func(string) { audited++ } })
 		f.slots <- struct{}{}
 		for range 3 {
 			for range 100 {
@@ -220,8 +221,8 @@ func TestRefusedFloodIsFewLines(t *testing.T) {
 			t.Errorf("%d lines for 300 refusals in three seconds; three are expected, which count the others:\n%s", got, f.log.String())
 		}
 		const counted = `mayfly_requests_total{api="rest_v2",method="CreateSigningCertificate",reason="OVERLOADED"} 300`
-		if got := strings.TrimSpace(f.metric(t, "mayfly_requests_total")); got != counted {
-			t.Errorf("counted %s, want %s", got, counted)
+		if got := strings.TrimSpace(f.metric(t, "mayfly_requests_total")); got != counted || audited != 300 {
+			t.Errorf("counted %s, and %d for the audit log; want %s", got, audited, counted)
 		}
 	})
 }

@@ -343,6 +343,9 @@ func recovered(f func() error) (err error) {
 // one in a second for each reason, with the number of those left out.
 func (s *Server) record(ctx context.Context, q *request, reason string, took time.Duration, refused *refusal.Error) {
 	s.metrics.count(q, reason, took, refused)
+	if refused != nil && q.caller.Token == nil && s.cfg.Refused != nil {
+		s.cfg.Refused(reason)
+	}
 	left := int64(0)
 	if refused != nil && s.quiet[refused.Reason] != nil {
 		var pass bool
@@ -360,9 +363,6 @@ func (s *Server) record(ctx context.Context, q *request, reason string, took tim
 		attrs = append(attrs, slog.Int64("left_out", left))
 	}
 	if refused != nil {
-		if q.caller.Token == nil && s.cfg.Refused != nil {
-			s.cfg.Refused(reason)
-		}
 		attrs = append(attrs, slog.String("message", refused.Message))
 		switch {
 		case reason == reasonCanceled:
