@@ -223,6 +223,7 @@ func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) 
 	a.registry.MustRegister(ctMetrics(a.Config, a.authorities.now), issuerMetrics(a.live.status), a.clockMetrics())
 	edge.Issue, edge.TrustBundle, edge.Refused = a.live.Issue, a.live.TrustBundle, a.audit.Refused
 	edge.Issuers, edge.Mounts, edge.State = a.live.issuers, a.mounts(), a.state
+	edge.Page = a.page()
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
 	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check(), a.clockCheck()), append(a.logChecks(), a.auditCheck()...)...)
 	if a.server, err = server.New(edge); err != nil {

@@ -30,10 +30,13 @@ type Ops struct {
 const profiles = "/debug/pprof/"
 
 // checkBrowser refuses what a foreign web site can make a browser of the operator send: another
-// method than GET, and a Host that is not of this machine.
+// method than GET, a request of another site, and a Host that is not of this machine.
 func (s *Server) checkBrowser(w http.ResponseWriter, r *http.Request) (done bool, err error) {
 	if done, err := checkVerb(w, r, http.MethodGet); done || err != nil {
 		return done, err
+	}
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "none" && site != "same-origin" {
+		return false, refusal.New(refusal.RequestMalformed, "another web site sent the browser here; enter the address of this page yourself")
 	}
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {

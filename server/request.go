@@ -177,6 +177,7 @@ func (s *Server) handler(serve serveFunc) http.Handler {
 		if q.conn == nil || q.conn.streams.Add(1) > 1 {
 			if !s.handlers.Take(q.client, time.Now()) {
 				s.metrics.requests.WithLabelValues(apiRESTv2, methodUnknown, string(refusal.Overloaded)).Inc()
+				s.refused.add(string(refusal.Overloaded), time.Now())
 				panic(http.ErrAbortHandler)
 			}
 			defer s.handlers.Give(q.client)
@@ -345,6 +346,9 @@ func (s *Server) record(ctx context.Context, q *request, reason string, took tim
 	s.metrics.count(q, reason, took, refused)
 	if refused != nil && q.caller.Token == nil && s.cfg.Refused != nil {
 		s.cfg.Refused(reason)
+	}
+	if refused != nil {
+		s.refused.add(reason, time.Now())
 	}
 	left := int64(0)
 	if refused != nil && s.quiet[refused.Reason] != nil {

@@ -206,8 +206,14 @@ func (s *Server) serveOps(w http.ResponseWriter, r *http.Request, q *request) {
 		promhttp.HandlerFor(s.cfg.Registry, promhttp.HandlerOpts{Registry: s.cfg.Registry, EnableOpenMetrics: true}).ServeHTTP(w, r)
 	case s.cfg.Ops.PProf && strings.HasPrefix(r.URL.Path, profiles):
 		s.servePProf(w, r, q)
+	case s.cfg.Ops.Page && s.cfg.Page != nil && (r.URL.Path == "/" || strings.HasPrefix(r.URL.Path, "/page/")):
+		if done, err := s.checkBrowser(w, r); err != nil {
+			q.refuse(w, refusal.From(err))
+		} else if !done {
+			s.cfg.Page.ServeHTTP(w, r)
+		}
 	default:
-		q.refuse(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has /status, /metrics, /livez, /healthz and /readyz?verbose"))
+		q.refuse(w, refusal.New(refusal.PathNotFound, "there is nothing at this path; this port has / for browsers, /status, /metrics, /livez, /healthz and /readyz?verbose"))
 	}
 }
 

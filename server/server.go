@@ -89,6 +89,8 @@ type Config struct {
 	DrainTimeout time.Duration
 	// Ops states what the ops listener serves beside metrics and health.
 	Ops Ops
+	// Page answers GET and HEAD for / and below /page/ on the ops listener, if Ops has it; nil for none.
+	Page http.Handler
 	// Tracer starts the traces of sampled requests; nil for none.
 	Tracer *trace.Tracer
 	// Refused, if set, is called with the reason of each refusal of a caller whose ID token was not
@@ -153,6 +155,8 @@ type Server struct {
 	conns      *connections  // of HTTP and gRPC
 	metrics    *metrics
 	health     *health
+	issued     tally                  // by issuer entry
+	refused    tally                  // by reason
 	bundle     atomic.Pointer[bundle] // the newest
 	issuers    atomic.Pointer[configuration]
 	grpc       *grpc.Server

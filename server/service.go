@@ -95,6 +95,9 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 		if q.caller.Token != nil { // so that callers without a token change no metric of an entry
 			s.metrics.verified.WithLabelValues(reason).Inc()
 			s.metrics.byIssuer.WithLabelValues(q.caller.Token.Entry, reason).Inc()
+			if reason == reasonOK {
+				s.issued.add(q.caller.Token.Entry, time.Now())
+			}
 			q.steps.Each(func(step ca.Step, begin, end time.Time) { q.observe(s.metrics.steps[step], end.Sub(begin)) })
 		}
 	}()

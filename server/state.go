@@ -39,6 +39,8 @@ type State struct {
 	Issuers      []Component    `json:"issuers"`       // entries, those that need attention first; at most 200
 	IssuerStates map[string]int `json:"issuer_states"` // how many entries are in each state; all are counted
 	Limits       []LimitState   `json:"limits"`
+	Certificates []CountState   `json:"certificates"` // issued, by issuer entry
+	Refusals     []CountState   `json:"refusals"`     // requests of any API, by reason
 }
 
 // Component is an authority, a key, a log or an issuer entry. A member that it does not have is zero.
@@ -97,6 +99,7 @@ func (s *Server) State(ctx context.Context) State {
 	state := State{
 		Version: StateVersion, At: time.Now().UTC(), Started: s.health.started, Status: r.Status, Since: r.since, Checks: r.Checks,
 		Authorities: []Component{}, Keys: []Component{}, Logs: []Component{}, Issuers: []Component{}, Limits: []LimitState{},
+		Certificates: s.issued.state(time.Now()), Refusals: s.refused.state(time.Now()),
 	}
 	if s.slots != nil { // a process without an API has none
 		open, _ := s.conns.count()

@@ -162,6 +162,9 @@ func RouteTesseraLogs(logger *slog.Logger) { klog.SetSlogLogger(logger) }
 // Name returns the log's name in the configuration.
 func (l *Log) Name() string { return l.cfg.Name }
 
+// Dir returns the log's directory.
+func (l *Log) Dir() string { return l.cfg.Dir }
+
 // PublicKey returns the log's public key, PEM, as ctlog.LogConfig takes it.
 func (l *Log) PublicKey() []byte { return l.key.PEM() }
 

@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"ca/ceremony":        {"certs", "ca/signer"},
 	"server":             {"ca", "proof", "certs", "proto", "server/trace"},
 	"server/trace":       {},
+	"server/page":        {"server", "ca", "certs", "ctlog", "ctlog/reader"},
 	"internal/refusal":   {},
 	"internal/keypath":   {},
 	"internal/printable": {},
@@ -78,6 +79,7 @@ var onlyFor = map[string][]string{
 	"oidc/provider":      {"test/testca", "test/testworld", "dev", "cmd"},
 	"app":                {"ca/set", "test/testca", "test/testworld", "dev", "cmd"},
 	"internal/trustroot": {"app", "dev", "cmd"},
+	"server/page":        {"app"},
 	"dev":                {"mayflytest", "cmd"},
 	// They import package testing.
 	"ca/signer/signertest": {},
