@@ -55,6 +55,8 @@ type Options struct {
 	Modules *keyring.Modules
 	// Hurry, when it is closed, stops shutdown.grace at once; nil for none.
 	Hurry <-chan struct{}
+	// Audited is called once an audit log is open; nil for nothing.
+	Audited func()
 	// Now is the clock for authorities' state changes and the begin of certificates; nil for time.Now.
 	Now func() time.Time
 

@@ -40,6 +40,9 @@ func (a *App) openAudit(ctx context.Context) (err error) {
 	if a.audit, err = audit.Open(cfg); err != nil {
 		return keypath.Errorf([]string{"audit", "dir"}, "%w", err)
 	}
+	if a.options.Audited != nil {
+		a.options.Audited()
+	}
 	a.authorities.audit = a.audit
 	a.tasks = append(a.tasks, a.audit.Run)
 	return nil

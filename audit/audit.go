@@ -66,7 +66,7 @@ const (
 
 	denialBurst    = 60          // denials that an issuer entry may have at once
 	denialInterval = time.Second // for each further one
-	gatherTime     = 5 * time.Millisecond
+	gatherTime     = 2 * time.Millisecond
 	stalled        = 5 * time.Second
 	interval       = time.Minute // of the head in the ordinary log, and of the record of refusals
 	retryInterval  = time.Second // of attempts to write again after a failure

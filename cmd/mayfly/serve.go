@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"syscall"
@@ -34,6 +35,7 @@ func serveCommand(hurry <-chan struct{}) *cobra.Command {
 				LibraryLog: embedded.RouteTesseraLogs,
 				Version:    version(),
 				Hurry:      hurry,
+				Audited:    runMore,
 			})
 		},
 	}
@@ -58,6 +60,15 @@ func collectLess() {
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memoryLimit)
+	}
+}
+
+// runMore lets one more thread run Go code, unless the operator has set GOMAXPROCS. The thread that syncs the audit
+// log waits for the disk, and the runtime takes some time to give its turn to another: with two CPUs that costs a
+// twentieth of the throughput.
+func runMore() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 	}
 }
 
