@@ -66,8 +66,9 @@ func describeState(base string, s server.State) string {
 		for _, c := range s.Checks {
 			if c.Failed() && c.Critical == critical {
 				printable.Fprintf(&b, "\n%s fails since %s (%s)\n", c.Name, c.Since.Format(time.RFC3339), printable.Relative(c.Since, s.At))
-				for line := range strings.Lines(c.Error) {
-					printable.Fprintf(&b, "  %s\n", strings.TrimSpace(line))
+				lines := strings.Split(c.Error, "\n")
+				for _, line := range lines[:min(len(lines), maxRows/2)] {
+					printable.Fprintf(&b, "  %s\n", line)
 				}
 				printable.Fprintf(&b, "  runbook: %s\n", c.Runbook)
 			}
