@@ -197,31 +197,9 @@ func (ca *CA) Issue(ctx context.Context, req Request) (_ *Issued, err error) {
 	}
 	issued := &Issued{Chain: draft.authority.chain, SerialNumber: draft.template.SerialNumber, SAN: id.SAN, SCTEmbedded: ca.config.Logs != nil}
 
-	if ca.config.Logs == nil {
-		// 5–7. Certificate Transparency is disabled, explicitly: one signature, no SCT.
-		if issued.Certificate, err = draft.finish(ctx, nil, nil); err != nil {
-			return nil, err
-		}
-	} else {
-		// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
-		//    check of the request comes before it.
-		pre, err := draft.precertificate(ctx, ca.config.Logs.TrustsSubmitter())
-		if err != nil {
-			return nil, err
-		}
-
-		// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
-		req.Steps.begin(StepLog)
-		if draft.sct, err = ca.config.Logs.Add(ctx, pre.submission()); err != nil {
-			return nil, cmp.Or(pre.confirm(ctx), err)
-		}
-
-		// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of
-		//    the precertificate signs it, so that a second certificate for one precertificate
-		//    is refused.
-		if issued.Certificate, err = pre.finalize(ctx, draft.sct); err != nil {
-			return nil, err
-		}
+	// 5–7. Sign the precertificate, log it, and sign the certificate with the SCT.
+	if issued.Certificate, err = draft.certificate(ctx, ca.config.Logs); err != nil {
+		return nil, err
 	}
 
 	// 8. Record the result. The outcome is durable before the caller gets the certificate.
@@ -230,6 +208,30 @@ func (ca *CA) Issue(ctx context.Context, req Request) (_ *Issued, err error) {
 	}
 	ca.record(ctx, req.RequestID, caller, draft)
 	return issued, nil
+}
+
+// certificate makes steps 5 to 7 of Issue. It returns the certificate, DER.
+func (d *draft) certificate(ctx context.Context, logs *ctlog.Logs) ([]byte, error) {
+	if logs == nil { // Certificate Transparency is disabled, explicitly: one signature, no SCT
+		return d.finish(ctx, nil, nil)
+	}
+
+	// 5. Sign the precertificate. It is a commitment to issue (RFC 6962, section 3.1), so every
+	//    check of the request comes before it.
+	pre, err := d.precertificate(ctx, logs.TrustsSubmitter())
+	if err != nil {
+		return nil, err
+	}
+
+	// 6. Log it. ctlog returns an SCT only if it verifies over the TBS that this CA built.
+	d.steps.begin(StepLog)
+	if d.sct, err = logs.Add(ctx, pre.submission()); err != nil {
+		return nil, cmp.Or(pre.confirm(ctx), err)
+	}
+
+	// 7. Create the certificate: the same TBS with the SCT in place of the poison. A method of the
+	//    precertificate signs it, so that a second certificate for one precertificate is refused.
+	return pre.finalize(ctx, d.sct)
 }
 
 // draft returns the draft that both signatures of one certificate cover, and notes it in steps.
