@@ -46,9 +46,9 @@ func (s *Server) admitUnread(q *request) error {
 	return s.cfg.RateLimits.Address(q.client, time.Now())
 }
 
-// Refusals beyond refusalRate for each processor, which take about an eighth of its time, are put off.
+// Refusals beyond refusalRate for each processor, which take about a quarter of its time, are put off.
 const (
-	refusalRate  = 4000
+	refusalRate  = 6000
 	longestPause = time.Second // clients wait at least as long after a refusal
 )
 

@@ -109,15 +109,17 @@ func Table() []Entry {
 	}
 }
 
-// Kind returns the one kind of the reason; Internal for a reason that the table lacks.
-func (r Reason) Kind() Kind {
+// kinds has the kinds of the table. It never changes.
+var kinds = func() map[Reason]Kind {
+	all := make(map[Reason]Kind)
 	for _, entry := range Table() {
-		if entry.Reason == r {
-			return entry.Kind
-		}
+		all[entry.Reason] = entry.Kind
 	}
-	return Internal
-}
+	return all
+}()
+
+// Kind returns the one kind of the reason; Internal for a reason that the table lacks.
+func (r Reason) Kind() Kind { return kinds[r] }
 
 // Error is a refusal. It is always used as *Error and found with errors.As.
 type Error struct {

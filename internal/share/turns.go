@@ -3,8 +3,9 @@
 package share
 
 import (
-	"container/heap"
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 )
@@ -23,7 +24,7 @@ type Turns struct {
 	mu      sync.Mutex // guards what follows
 	taken   int
 	now     int // the virtual time: the start of the last request that left the queue
-	queue   waiters
+	queue   []*waiter
 	callers map[uint64]*turn // those with a request in the queue
 }
 
@@ -38,7 +39,6 @@ type waiter struct {
 	caller uint64
 	cost   int
 	start  int // virtual
-	index  int // in the queue; -1 after it has left
 	ready  chan struct{}
 }
 
@@ -65,11 +65,11 @@ func (t *Turns) Take(ctx context.Context, caller uint64, cost int) bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if w.index < 0 { // it has just got its places
+	i := slices.Index(t.queue, w)
+	if i < 0 { // it has just got its places
 		return true
 	}
-	heap.Remove(&t.queue, w.index)
-	t.left(w)
+	t.leave(i)
 	t.serve() // the next one may need fewer places
 	return false
 }
@@ -107,48 +107,29 @@ func (t *Turns) enter(caller uint64, cost int) (w *waiter, ok bool) {
 	}
 	w = &waiter{caller: caller, cost: cost, start: max(c.next, t.now), ready: make(chan struct{})}
 	c.next, c.waiting, t.callers[caller] = w.start+cost, c.waiting+1, c
-	heap.Push(&t.queue, w)
+	t.queue = append(t.queue, w)
 	return w, true
 }
 
 // serve gives free places to those in the queue whose turn it is.
 func (t *Turns) serve() {
-	for len(t.queue) > 0 && t.taken+t.queue[0].cost <= t.places {
-		w := heap.Pop(&t.queue).(*waiter)
-		t.now = w.start
-		t.taken += w.cost
-		t.left(w)
-		close(w.ready)
+	for len(t.queue) > 0 {
+		next := slices.MinFunc(t.queue, func(a, b *waiter) int { return cmp.Compare(a.start, b.start) })
+		if t.taken+next.cost > t.places {
+			return
+		}
+		t.now, t.taken = next.start, t.taken+next.cost
+		t.leave(slices.Index(t.queue, next))
+		close(next.ready)
 	}
 }
 
-// left notes that a request is no longer in the queue.
-func (t *Turns) left(w *waiter) {
-	if c := t.callers[w.caller]; c.waiting > 1 {
+// leave takes a request out of the queue.
+func (t *Turns) leave(i int) {
+	if c := t.callers[t.queue[i].caller]; c.waiting > 1 {
 		c.waiting--
 	} else {
-		delete(t.callers, w.caller)
+		delete(t.callers, t.queue[i].caller)
 	}
-}
-
-// waiters is a heap by virtual start.
-type waiters []*waiter
-
-// The methods implement heap.Interface.
-func (q waiters) Len() int           { return len(q) }
-func (q waiters) Less(i, j int) bool { return q[i].start < q[j].start }
-func (q waiters) Swap(i, j int) {
-	q[i], q[j] = q[j], q[i]
-	q[i].index, q[j].index = i, j
-}
-func (q *waiters) Push(w any) {
-	w.(*waiter).index = len(*q)
-	*q = append(*q, w.(*waiter))
-}
-func (q *waiters) Pop() any {
-	last := (*q)[len(*q)-1]
-	last.index = -1
-	(*q)[len(*q)-1] = nil
-	*q = (*q)[:len(*q)-1]
-	return last
+	t.queue = slices.Delete(t.queue, i, i+1)
 }

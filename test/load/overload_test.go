@@ -118,8 +118,8 @@ func (o *overload) neighbors() {
 	o.storms[1].receive(&noisy)
 	lost := quiet.Refused + quiet.Failed + quiet.GivenUp
 	h := hdrhistogram.Import(quiet.Latency)
-	o.t.Logf("99 organisations beside a noisy one: %d of %d requests lost (%.2f %%, ≤ 1 %%), p50 %d ms, p99 %d ms; the noisy one got %.0f certificates/s, %d requests refused",
-		lost, lost+quiet.Accepted, 100*float64(lost)/float64(lost+quiet.Accepted), h.ValueAtQuantile(50)/1000, h.ValueAtQuantile(99)/1000, noisy.rate(), noisy.Refused)
+	o.t.Logf("99 organisations beside a noisy one: %d of %d requests lost (%.2f %%, ≤ 1 %%; %d refused, %d failed, %d given up), p50 %d ms, p99 %d ms; the noisy one got %.0f certificates/s, %d requests refused",
+		lost, lost+quiet.Accepted, 100*float64(lost)/float64(lost+quiet.Accepted), quiet.Refused, quiet.Failed, quiet.GivenUp, h.ValueAtQuantile(50)/1000, h.ValueAtQuantile(99)/1000, noisy.rate(), noisy.Refused)
 }
 
 // TestRefusals is a short form: a server that gets more than it answers refuses the rest, in time, and
