@@ -48,7 +48,7 @@ func (s *Server) admitUnread(q *request) error {
 
 // Refusals beyond refusalRate for each processor, which take about a quarter of its time, are put off.
 const (
-	refusalRate  = 6000
+	refusalRate  = 4500
 	longestPause = time.Second // clients wait at least as long after a refusal
 )
 

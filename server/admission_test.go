@@ -131,7 +131,7 @@ func TestLimitsOfCallers(t *testing.T) {
 func TestCallersTakeTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 16 }) // 12 places, and 4 in the queue
+		f := newFixture(t, func(c *Config) { c.Limits.InFlight = 16 }) // 8 places, and 8 in the queue
 		release := make(chan struct{})
 		f.issue = func(context.Context, ca.Request) (*ca.Issued, error) {
 			<-release
@@ -154,20 +154,20 @@ func TestCallersTakeTurns(t *testing.T) {
 			send("noisy")
 		}
 		send("quiet")
-		if taken, waiting := f.turns.State(); taken != 12 || waiting != 3 || len(f.slots) != 15 {
-			t.Errorf("%d places are taken, %d requests wait, %d slots are taken; 12, 3 and 15 are expected", taken, waiting, len(f.slots))
+		if taken, waiting := f.turns.State(); taken != 8 || waiting != 5 || len(f.slots) != 13 {
+			t.Errorf("%d places are taken, %d requests wait, %d slots are taken; 8, 5 and 13 are expected", taken, waiting, len(f.slots))
 		}
 		release <- struct{}{} // the next turn is the quiet one's: noisy has had one more
 		release <- struct{}{}
 		synctest.Wait()
-		if _, waiting := f.turns.State(); waiting != 1 {
-			t.Errorf("%d requests wait; 1 is expected", waiting)
+		if _, waiting := f.turns.State(); waiting != 3 {
+			t.Errorf("%d requests wait; 3 are expected", waiting)
 		}
 		time.Sleep(turnPatience)
 		synctest.Wait()
 		close(release)
 		all.Wait()
-		if diff := cmp.Diff(map[string]int{"noisy 200": 13, "noisy 429": 27, "quiet 200": 1}, statuses); diff != "" {
+		if diff := cmp.Diff(map[string]int{"noisy 200": 9, "noisy 429": 31, "quiet 200": 1}, statuses); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 		if taken, waiting := f.turns.State(); taken != 0 || waiting != 0 || len(f.slots) != 0 {

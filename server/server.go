@@ -115,9 +115,9 @@ type Limits struct {
 	// balancers in front keep idle connections, or requests are lost; 600s is the longest of the
 	// common ones.
 	Idle time.Duration `key:"idle" default:"650s" min:"1s" max:"24h"`
-	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED. Three
-	// quarters are for certificates of verified callers. A proof with a key that costs more to verify
-	// than P-256 counts for several. Beyond that, callers wait in turn for at most 1s.
+	// InFlight is the number of requests answered at a time. One more is refused with OVERLOADED. Half
+	// are for certificates of verified callers, and a proof with a key that costs more to verify than P-256
+	// counts for several; further callers wait for their turn, at most 1s.
 	InFlight int `key:"in_flight" default:"512" min:"1"`
 	// Descriptors, if not zero, is the lowest file descriptor that connections leave free for all
 	// other uses, see connections.
@@ -183,7 +183,7 @@ func New(cfg Config) (*Server, error) {
 		mountSlots: make(chan struct{}, inFlight),
 		handlers:   share.New(handlersPerSlot*inFlight, 0),
 		large:      share.New(max(inFlight/slotsPerLarge, 2), 0),
-		turns:      share.NewTurns(inFlight-inFlight/4, max(inFlight/4, 1), turnPatience),
+		turns:      share.NewTurns(inFlight-inFlight/2, max(inFlight/2, 1), turnPatience),
 		seed:       maphash.MakeSeed(),
 		refusals:   rate.NewLimiter(rate.Limit(refusalRate*runtime.GOMAXPROCS(0)), refusalRate/10),
 		reused:     newReused(cfg.Registry),
