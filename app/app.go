@@ -211,7 +211,7 @@ func build(ctx context.Context, options Options) (*App, error) {
 // assemble creates the authority and the edge from parts without mistakes.
 func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) (err error) {
 	// The record of a certificate is complete, whatever its length: its caller is verified.
-	base.Active, base.TrustBundle, base.Now = a.authorities.Active, a.authorities.TrustBundle, a.authorities.now
+	base.Active, base.TrustBundle, base.Now = a.active, a.authorities.TrustBundle, a.authorities.now
 	base.Logs, base.Logger, base.Audit, base.SetGeneration = a.logs, a.logger, a.audit, a.authorities.generation
 	a.live.base = base
 	if err := a.live.use(ctx, a.live.first); err != nil {

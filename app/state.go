@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/clock"
@@ -31,6 +32,15 @@ func (a *App) checkClock() error {
 		return refusal.New(refusal.ClockWrong, "the certificate authority cannot trust its clock right now, and issues nothing; try again").Because(err)
 	}
 	return nil
+}
+
+// active returns the authority that signs now. It checks the clock again, which may have stepped while the
+// request waited for its issuer.
+func (a *App) active(now time.Time) (*ca.Authority, error) {
+	if err := a.checkClock(); err != nil {
+		return nil, err
+	}
+	return a.authorities.Active(now)
 }
 
 // clockCheck is the readiness check of the clock.

@@ -139,6 +139,26 @@ func TestLogsThatDisagreeWithTheClock(t *testing.T) {
 	}
 }
 
+// A step after the first look at the clock, and before the certificate's times are set, stops the certificate.
+func TestStepWithinARequest(t *testing.T) {
+	t.Parallel()
+	var armed atomic.Bool
+	var looks atomic.Int64
+	began, w := time.Now(), newWorld(t)
+	r := startAs(t, w, app.Options{
+		ConfigFile: w.ConfigFile, Steady: func() time.Duration { return time.Since(began) },
+		Now: func() time.Time {
+			if armed.Load() && looks.Add(1) > 1 {
+				return time.Now().Add(time.Hour)
+			}
+			return time.Now()
+		},
+	})
+	wantReason(t, r, nil, "")
+	armed.Store(true)
+	wantReason(t, r, nil, "CLOCK_WRONG")
+}
+
 // The state has every part, and each check has a row and a runbook in the documents.
 func TestStateIsComplete(t *testing.T) {
 	t.Parallel()

@@ -70,6 +70,7 @@ func play(role string, args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	var ahead atomic.Int64
+	began := time.Now()
 	go func() {
 		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 			if d, err := time.ParseDuration(lines.Text()); err == nil {
@@ -82,7 +83,8 @@ func play(role string, args []string) error {
 	}
 	return app.Serve(ctx, app.Options{
 		ConfigFile: args[0], Environ: os.Environ(), LogOutput: os.Stderr, LibraryLog: embedded.RouteTesseraLogs,
-		Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+		Now:    func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
+		Steady: func() time.Duration { return time.Since(began) },
 	})
 }
 

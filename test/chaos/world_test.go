@@ -33,7 +33,7 @@ const (
 	// host is not the address of other tests' servers, so that none takes a free port in between.
 	host = "127.0.0.6"
 	// patience is how long the suite waits for anything.
-	patience = time.Minute
+	patience = 90 * time.Second
 )
 
 // handler is a handler that can be replaced, and counts its requests.
