@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,49 +17,61 @@ import (
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
-// disk is a small file system in a mount namespace of its own, which ends with the process that holds it.
-type disk struct {
-	path   string // inside
-	view   string // the same folder, from outside
-	holder int    // process
+// namespace is a process that holds namespaces of the kernel, which end with it.
+type namespace struct {
+	holder int
+	kinds  []string // options of nsenter
 }
 
-const diskSize = 64 << 20
-
-// newDisk mounts a tmpfs until the test ends. It skips the test where that is not permitted.
-func newDisk(t *testing.T) *disk {
+// newNamespace runs prepare in new namespaces until the test ends, with $0. It skips the test where that is not
+// permitted.
+func newNamespace(t *testing.T, kinds []string, prepare, argument string) namespace {
 	t.Helper()
-	d := &disk{path: filepath.Join(t.TempDir(), "disk")}
-	if err := os.Mkdir(d.path, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c",
-		fmt.Sprintf(`mount -t tmpfs -o size=%d,mode=700 chaos "$0" && echo mounted && exec cat`, diskSize), d.path)
+	cmd := exec.Command("unshare", append(slices.Clone(kinds), "/bin/sh", "-c", prepare+" && echo ready && exec cat", argument)...)
 	testworld.EndWithParent(cmd)
 	var problem strings.Builder
 	cmd.Stderr = &problem
 	in := must(cmd.StdinPipe())(t)
 	out := must(cmd.StdoutPipe())(t)
 	if err := cmd.Start(); err != nil {
-		t.Skipf("a file system of its own is not permitted: %v", err)
+		t.Skipf("a namespace is not permitted: %v", err)
 	}
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "mounted\n" {
-		t.Skipf("a file system of its own is not permitted: %v", problem.String())
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		t.Skipf("a namespace is not permitted: %s", problem.String())
 	}
-	d.holder = cmd.Process.Pid
-	d.view = filepath.Join("/proc", fmt.Sprint(d.holder), "root", d.path)
-	return d
+	kinds = slices.DeleteFunc(slices.Clone(kinds), func(kind string) bool { return kind == "--map-root-user" })
+	return namespace{cmd.Process.Pid, kinds}
 }
 
-// enter makes a command run where the disk is mounted.
-func (d *disk) enter(cmd *exec.Cmd) *exec.Cmd {
-	cmd.Args = append([]string{"nsenter", "--preserve-credentials", "--user", "--mount", "--target", fmt.Sprint(d.holder), cmd.Path}, cmd.Args[1:]...)
+// enter makes a command run in the namespaces.
+func (n namespace) enter(cmd *exec.Cmd) *exec.Cmd {
+	args := append([]string{"nsenter", "--preserve-credentials", "--target", fmt.Sprint(n.holder)}, n.kinds...)
+	cmd.Args = append(append(args, cmd.Path), cmd.Args[1:]...)
 	cmd.Path, cmd.Err = exec.LookPath("nsenter")
 	return cmd
+}
+
+// disk is a small file system.
+type disk struct {
+	namespace
+	path string // inside
+	view string // the same folder, from outside
+}
+
+const diskSize = 64 << 20
+
+func newDisk(t *testing.T) *disk {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n := newNamespace(t, []string{"--user", "--map-root-user", "--mount"}, fmt.Sprintf(`mount -t tmpfs -o size=%d,mode=700 chaos "$0"`, diskSize), path)
+	return &disk{n, path, filepath.Join("/proc", fmt.Sprint(n.holder), "root", path)}
 }
 
 // fill leaves the given number of bytes free.
@@ -108,7 +121,7 @@ func TestDisk(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t)
 	w := newWorld(t, 0)
-	w.disk = d
+	w.inside = &d.namespace
 	cfg, key := w.embed(d.view, d.path)
 	w.start()
 	w.line("no fault")
@@ -147,7 +160,7 @@ func TestDiskBesideLog(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t)
 	w := newWorld(t, 1)
-	w.disk = d
+	w.inside = &d.namespace
 	cfg, key := w.embed(d.view, d.path)
 	w.start()
 	w.load()

@@ -109,8 +109,8 @@ type world struct {
 	grpc   string
 	ops    string
 	server *process
-	disk   *disk // where the server runs; nil for no other file system
-	own    bool  // the server runs in the test binary also in the full form
+	inside *namespace // where the server runs; nil for that of the test
+	own    bool       // the server runs in the test binary also in the full form
 
 	clients sync.WaitGroup
 	stop    context.CancelFunc
@@ -182,8 +182,8 @@ func (w *world) write(name, text string) {
 func (w *world) start() {
 	w.t.Helper()
 	cmd := command(w.t, w.own, "serve", w.ConfigFile)
-	if w.disk != nil {
-		w.disk.enter(cmd)
+	if w.inside != nil {
+		w.inside.enter(cmd)
 	}
 	w.server = start(w.t, cmd)
 	w.await("a live server", func() bool { return w.get("/livez") })
