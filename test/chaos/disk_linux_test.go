@@ -179,3 +179,34 @@ func TestDiskBesideLog(t *testing.T) {
 	w.steady()
 	w.judgeEmbedded(cfg, key)
 }
+
+// TestDiskOfAudit gives each fault to the disk of the audit log: nothing is issued without a record, and
+// issuance resumes by itself.
+func TestDiskOfAudit(t *testing.T) {
+	t.Parallel()
+	d := newDisk(t)
+	w := newWorld(t, 1)
+	w.inside = &d.namespace
+	w.useAudit(filepath.Join(d.path, "audit"))
+	w.start()
+	w.load()
+	w.line("no fault")
+	w.steady()
+	for _, fault := range []struct {
+		name        string
+		begin, mend func()
+	}{
+		{"full", func() { d.fill(t, 0) }, func() { d.clear(t) }},
+		{"write errors", func() { w.limitFiles(1) }, func() { w.limitFiles(unix.RLIM_INFINITY) }},
+	} {
+		w.line("disk of the audit log: %s", fault.name)
+		w.become(func(s *state) { s.audit = false })
+		fault.begin()
+		w.refused("AUDIT_UNAVAILABLE")
+		w.recover(theForm().bound, func(s *state) { s.audit = true }, fault.mend)
+		w.steady()
+	}
+	w.judge(nil)
+	w.server.stop(t)
+	w.judgeAudit(filepath.Join(d.view, "audit"))
+}

@@ -34,7 +34,8 @@ func TestKill(t *testing.T) {
 	w := newWorld(t, 1)
 	p, relay := w.usePlace(), newRelay(t, only(w.http))
 	w.targets = []string{"http://" + relay.address, "grpc://" + w.grpc}
-	log := w.logs[0]
+	log, records := w.logs[0], filepath.Join(w.Dir, "audit")
+	w.useAudit(records)
 	w.start()
 	w.line("no fault")
 	w.load()
@@ -70,6 +71,8 @@ func TestKill(t *testing.T) {
 		w.steady()
 	}
 	w.judge(nil)
+	w.server.stop(t)
+	w.judgeAudit(records)
 }
 
 // killAt kills the server when the place gets a precertificate, or a certificate.
@@ -90,6 +93,8 @@ func TestKillAnywhere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 0)
 	cfg, key := w.embed(w.Dir, w.Dir)
+	records := filepath.Join(w.Dir, "audit")
+	w.useAudit(records)
 	w.start()
 	w.line("kill -9 at any moment, embedded log")
 	w.load()
@@ -106,6 +111,7 @@ func TestKillAnywhere(t *testing.T) {
 		w.steady()
 	}
 	w.judgeEmbedded(cfg, key)
+	w.judgeAudit(records)
 }
 
 // embed gives the server an embedded log in dir, where the server finds it in inside, before the world's other
