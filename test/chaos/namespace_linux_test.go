@@ -41,7 +41,8 @@ func TestNetworkNamespace(t *testing.T) {
 	w.write("issuers.yaml", fmt.Sprintf("oidc-issuers:\n  %[1]s: {issuer-url: %[1]s, client-id: sigstore, type: email}\n", url))
 	w.rewrite("mayfly.yaml", "allow_loopback: true", fmt.Sprintf("allow_loopback: true, insecure_hosts: [%s]", outerClients))
 	for _, address := range []*string{&w.http, &w.grpc, &w.ops} {
-		inner := strings.Replace(*address, host, innerClients, 1)
+		_, port, _ := strings.Cut(*address, ":")
+		inner := innerClients + ":" + port
 		w.rewrite("mayfly.yaml", *address, inner)
 		*address = inner
 	}

@@ -30,7 +30,7 @@ import (
 )
 
 const (
-	// host is not the address of other tests' servers, so that none takes a free port in between.
+	// host is the address of relays.
 	host = "127.0.0.6"
 	// patience is how long the suite waits for anything.
 	patience = 90 * time.Second
@@ -186,7 +186,12 @@ func (w *world) start() {
 		w.inside.enter(cmd)
 	}
 	w.server = start(w.t, cmd)
-	w.await("a live server", func() bool { return w.get("/livez") })
+	w.await("a live server", func() bool {
+		if !w.server.alive() {
+			w.t.Fatalf("the server has stopped:\n%s", w.server.output)
+		}
+		return w.get("/livez")
+	})
 }
 
 // get reports whether the ops listener answers 200.
@@ -222,10 +227,14 @@ func (w *world) await(what string, condition func() bool) {
 	}
 }
 
+// servers counts the servers, each of which has a host of its own: so no other takes a free port in between.
+var servers atomic.Uint32
+
 func freeAddresses(t testing.TB, n int) (addresses []string) {
 	t.Helper()
+	server := servers.Add(1)
 	for range n {
-		l := must(net.Listen("tcp", host+":0"))(t)
+		l := must(net.Listen("tcp", fmt.Sprintf("127.6.%d.%d:0", server>>8, server&255)))(t)
 		defer func() { _ = l.Close() }()
 		addresses = append(addresses, l.Addr().String())
 	}
