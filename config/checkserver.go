@@ -55,7 +55,7 @@ func (d *decoder) checkTrace(t *trace.Config, path []string) {
 	u, err := url.Parse(t.Endpoint)
 	switch {
 	case err != nil: // reported
-	case u.Port() == "" || strings.Trim(u.Path, "/") != "":
+	case !isPort(u.Port()) || u.Hostname() == "" || strings.Contains(u.Host, "%") || strings.Trim(u.Path, "/") != "": // gRPC takes no zone
 		d.wrong(at, "found %q, expected an https URL with a port and no path, such as https://otel.example:4317", shorten(t.Endpoint))
 	case u.Scheme == "https" || httputil.IsLoopback(u.Hostname()):
 	case t.HeadersFile != "":
@@ -63,6 +63,11 @@ func (d *decoder) checkTrace(t *trace.Config, path []string) {
 	default:
 		d.caution(at, "the collector %s is reached without TLS: others could read which issuers are used, and when; use https unless the network between is yours alone", u.Host)
 	}
+}
+
+func isPort(text string) bool {
+	port, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && port > 0
 }
 
 // hosts reports the entries of a list of names of hosts that are none.
