@@ -219,9 +219,9 @@ func documentedAlerts(t *testing.T) iter.Seq2[string, string] {
 	}
 }
 
-// checkReasons requires that an expression names only reasons of refusals, and that
-// MayflyRequestsFail counts every one that is a failure of this server or of what it depends on. So
-// does the service level, for which too much load is a failure too.
+// checkReasons requires that an expression of an alert, a record or a panel names only reasons of
+// refusals, and that MayflyRequestsFail counts every one that is a failure of this server or of what it
+// depends on. So does the service level, for which too much load is a failure too.
 func checkReasons(t *testing.T, alert, expr string) {
 	t.Helper()
 	for _, m := range regexp.MustCompile(`reason=~?"([^"]*)"`).FindAllStringSubmatch(expr, -1) {
@@ -234,7 +234,7 @@ func checkReasons(t *testing.T, alert, expr string) {
 			// Outsiders can cause ISSUER_UNREACHABLE, and the states of issuers have rules.
 			failure := e.Reason != refusal.IssuerUnreachable && (e.Kind == refusal.Unavailable || e.Kind == refusal.Internal)
 			refused := e.Kind == refusal.Unauthenticated || e.Kind == refusal.Denied
-			level := strings.HasPrefix(alert, "MayflyErrorBudget") || strings.HasPrefix(alert, "job:")
+			level := regexp.MustCompile("^(MayflyErrorBudget|job:|panel )").MatchString(alert)
 			if level && matches(m[1], e.Reason) != (failure || e.Reason == refusal.Overloaded) ||
 				alert == "MayflyRequestsFail" && matches(m[1], e.Reason) != failure || alert == "MayflyRefusalsBurst" && matches(m[1], e.Reason) != refused {
 				t.Errorf("%s counts %s: %t", alert, e.Reason, matches(m[1], e.Reason))

@@ -88,7 +88,8 @@ func (d dashboard) expressions() map[string]string {
 }
 
 // Each panel has an ID of its own, a place that no other panel takes, a unit, a description and the
-// datasource of the variable; each query selects the job and the server of the variables.
+// datasource of the variable; each query selects the job and the server of the variables, and those of the
+// service level count the failures that the alerts count.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	d := readDashboard(t)
@@ -124,6 +125,9 @@ func TestDashboard(t *testing.T) {
 			whole := strings.Count(target.Expr, "{") == strings.Count(target.Expr, `job=~"$job",instance=~"$instance"`)
 			if target.Datasource != prometheus || target.RefID == "" || !whole {
 				t.Errorf("panel %q, query %s: another datasource, or a metric of every job: %s", p.Title, target.RefID, target.Expr)
+			}
+			if strings.Contains(target.Expr, "mayfly_verified_requests_total{") {
+				checkReasons(t, "panel "+p.Title, target.Expr)
 			}
 		}
 	}
