@@ -80,7 +80,18 @@ func describeState(base string, s server.State) string {
 	if s.KernelClock == "unsynchronised" {
 		b.WriteString("\nThe kernel states that nothing synchronises the clock of that machine.\n  runbook: docs/operations.md#the-clock-is-wrong\n")
 	}
-	w := newTable(&b)
+	describeComponents(&b, s)
+	printable.Fprintf(&b, "\n%d of the issuer entries are listed; all by state: %s\n", min(len(s.Issuers), maxRows), strings.TrimPrefix(fmt.Sprint(s.IssuerStates), "map"))
+	printable.Fprintf(&b, "generation of the issuers: %d, of the CA set: %d\n", s.ConfigGeneration, s.SetGeneration)
+	for _, l := range s.Limits {
+		printable.Fprintf(&b, "%s: %d of %d in use\n", l.Name, l.InUse, l.Limit)
+	}
+	return b.String()
+}
+
+// describeComponents writes the tables of a state.
+func describeComponents(b *strings.Builder, s server.State) {
+	w := newTable(b)
 	row := func(name, state, detail string, h server.History) {
 		since, last := "the start", "-"
 		if !h.Since.IsZero() && !h.Since.Equal(s.Started) {
@@ -116,12 +127,6 @@ func describeState(base string, s server.State) string {
 		}
 	}
 	_ = w.Flush() // a strings.Builder never fails
-	printable.Fprintf(&b, "\n%d of the issuer entries are listed; all by state: %s\n", min(len(s.Issuers), maxRows), strings.TrimPrefix(fmt.Sprint(s.IssuerStates), "map"))
-	printable.Fprintf(&b, "generation of the issuers: %d, of the CA set: %d\n", s.ConfigGeneration, s.SetGeneration)
-	for _, l := range s.Limits {
-		printable.Fprintf(&b, "%s: %d of %d in use\n", l.Name, l.InUse, l.Limit)
-	}
-	return b.String()
 }
 
 // short returns the beginning of the first line of a text.
