@@ -133,7 +133,7 @@ func (c *caSet) state(s *server.State) {
 // maxIssuers is how many issuer entries a report lists.
 const maxIssuers = 200
 
-// mostUrgent returns the entries that a report lists: first those whose tokens are refused, or will be.
+// mostUrgent returns the entries that a report lists: first those with tokens that are refused, or will be.
 func mostUrgent(entries []oidc.IssuerStatus) []oidc.IssuerStatus {
 	order := []oidc.State{oidc.StateFailing, oidc.StateDegraded, oidc.StatePending, oidc.StateDisabled, oidc.StateOK}
 	slices.SortStableFunc(entries, func(a, b oidc.IssuerStatus) int {

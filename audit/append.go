@@ -160,7 +160,7 @@ func (l *Log) take() (batch []*Entry, last bool) {
 	return batch, l.closing && len(l.queue) == 0
 }
 
-// commit writes a batch durably, makes the result known, and wakes those who wait.
+// commit writes a batch durably, makes the result known, and wakes the waiting callers.
 func (l *Log) commit(batch []*Entry) {
 	l.begun.Store(time.Now().UnixNano())
 	err := l.cause

@@ -468,7 +468,7 @@ func TestTornEnd(t *testing.T) {
 	}
 }
 
-// A file whose damage is longer than a batch is no crash: the server starts, and Verify finds it.
+// A file with more damage than a batch is no crash: the server starts, and Verify finds it.
 func TestDamageIsNoCrash(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -17,7 +17,7 @@ import (
 const (
 	KindIntent   = "intent"   // a certificate is about to be signed
 	KindOutcome  = "outcome"  // what became of an intent
-	KindDenial   = "denial"   // a caller whose token was verified was refused before an intent
+	KindDenial   = "denial"   // a caller with a verified token was refused before an intent
 	KindRefusals = "refusals" // how many requests were refused without a record of their own
 	KindStart    = "start"    // a server began to use the directory
 	KindReload   = "reload"   // issuers or a CA set were loaded

@@ -65,7 +65,7 @@ type LogConfig struct {
 	TrustsSubmitter bool
 	// Window is when submissions to the log are allowed; by default always.
 	Window Window
-	// Timestamp, if set, receives the timestamp of each SCT whose signature verifies, also of one that
+	// Timestamp, if set, receives the timestamp of each SCT with a signature that verifies, also of one that
 	// is refused for its timestamp.
 	Timestamp func(time.Time)
 }

@@ -127,7 +127,7 @@ func (k *PublicKey) verify(sct SCT, sub Submission, now time.Time) error {
 	return nil
 }
 
-// wrongTime is the error of an SCT whose signature verifies, and whose timestamp is not accepted: either
+// wrongTime is the error of an SCT with a good signature and a timestamp that is not accepted: either
 // the log's clock is wrong, or this machine's.
 type wrongTime string
 

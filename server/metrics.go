@@ -47,13 +47,13 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 		}, []string{"reason"}),
 		byIssuer: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_issuer_requests_total",
-			Help: "Requests for a certificate whose ID token was verified, by issuer entry and reason (as in mayfly_verified_requests_total).",
+			Help: "Requests for a certificate with a verified ID token, by issuer entry and reason (as in mayfly_verified_requests_total).",
 		}, []string{"entry", "reason"}),
 		fulcio: newFulcioMetrics(registry, buckets),
 	}
 	steps := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mayfly_issue_step_duration_seconds",
-		Help:    "Time that each step of issuing took, for requests whose ID token was verified: token, identity, admission, proof, draft, intent, precertificate, log, certificate, outcome. The last step of a refused request is the one that refused it.",
+		Help:    "Time that each step of issuing took, for requests with a verified ID token: token, identity, admission, proof, draft, intent, precertificate, log, certificate, outcome. The last step of a refused request is the one that refused it.",
 		Buckets: append([]float64{.00005, .0001, .00025}, buckets...),
 	}, []string{"step"})
 	for step := range ca.NumSteps {

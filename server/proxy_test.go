@@ -138,7 +138,7 @@ func TestProxyProtocolFromOthers(t *testing.T) {
 	}
 }
 
-// proxiedPipes serves a fixture on pipes whose peer is a trusted proxy.
+// proxiedPipes serves a fixture on pipes with a trusted proxy at the other end.
 type proxiedPipe struct{ net.Conn }
 
 func (proxiedPipe) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1} }

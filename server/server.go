@@ -93,8 +93,8 @@ type Config struct {
 	Page http.Handler
 	// Tracer starts the traces of sampled requests; nil for none.
 	Tracer *trace.Tracer
-	// Refused, if set, is called with the reason of each refusal of a caller whose ID token was not
-	// verified. Package ca records the others.
+	// Refused, if set, is called with the reason of each refusal of a caller without a verified ID token.
+	// Package ca records the others.
 	Refused func(reason string)
 	// Registry registers the edge's metrics; /metrics on ops serves it. Mandatory.
 	Registry *prometheus.Registry

@@ -9,7 +9,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/clock"
 )
 
-// machine is a machine whose clocks a test moves.
+// machine is a machine with clocks that a test moves.
 type machine struct {
 	*clock.Clock
 	t      *testing.T

@@ -86,7 +86,7 @@ func (l *Limits) Address(client netip.Addr, now time.Time) error {
 	return l.take(l.address, now, func(r *limit) (uint64, bool) { return maphash.Comparable(r.seed, own), true })
 }
 
-// Caller is a caller whose token was verified. The rules trust no other.
+// Caller is a caller with a verified token. The rules trust no other.
 type Caller struct {
 	IssuerURL string
 	Identity  string // the name in a certificate
@@ -129,7 +129,7 @@ func (l *Limits) Shares(c Caller) (value string, ok bool) {
 	return "", false
 }
 
-// take takes a token from the bucket of each rule, or from none. A caller whom one rule refuses must
+// take takes a token from the bucket of each rule, or from none. A caller that one rule refuses must
 // not use up the budget of another rule, which it may share with other callers.
 func (l *Limits) take(rules []*limit, now time.Time, key func(*limit) (uint64, bool)) error {
 	l.mu.Lock()
@@ -177,7 +177,7 @@ func (r *limit) bucket(key uint64, now time.Time) *rate.Limiter {
 	return b
 }
 
-// refuse returns the refusal of a caller whose bucket holds a part of a token.
+// refuse returns the refusal of a caller with a part of a token in its bucket.
 func (r *limit) refuse(tokens float64) *refusal.Error {
 	whose := map[string]string{
 		byAddress: "of this client address", byIssuer: "with tokens of this issuer", byIdentity: "for this identity",

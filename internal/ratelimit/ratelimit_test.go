@@ -167,7 +167,7 @@ func TestBudgetsOfCallers(t *testing.T) {
 	}
 }
 
-// A caller whom one rule refuses uses up no budget of another rule.
+// A caller that one rule refuses uses up no budget of another rule.
 func TestRefusedRequestCountsForNoRule(t *testing.T) {
 	t.Parallel()
 	l, _ := newLimits(t, Rule{Name: "all", By: "issuer", Rate: "1/h", Burst: 10}, Rule{Name: "org", By: "claim", Claim: "org", Rate: "1/h", Burst: 2})

@@ -31,7 +31,7 @@ type Rule struct {
 	// Name names the rule in metrics, in the log and in the answer to the client.
 	Name string `key:"name" required:"metrics, the log and answers name the rule by it"`
 	// By is what has a budget of its own. With address, each client address (IPv4, or IPv6 /64): the rule
-	// applies before the request is read. The others apply to a caller whose token was verified: each
+	// applies before the request is read. The others apply to a caller with a verified token: each
 	// issuer URL; each name that a certificate can have; or each value of claim. Names and
 	// values of different issuer URLs never share a budget.
 	By string `key:"by" oneof:"address issuer identity claim" required:"it is what has a budget of its own: address, issuer, identity or claim"`

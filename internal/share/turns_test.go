@@ -85,7 +85,7 @@ func count(all []uint64, caller uint64) (n int) {
 	return n
 }
 
-// A caller whose requests cost more gets its turn less often.
+// A caller with more costly requests gets its turn less often.
 func TestTurnsCountCost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

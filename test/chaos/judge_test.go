@@ -16,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
-// noAnswer is the outcome of a request whose connection was refused or broke.
+// noAnswer is the outcome of a request that lost its connection, or got none.
 const noAnswer = "NO_ANSWER"
 
 // state is what works around a server, and in it.
@@ -44,7 +44,7 @@ func (s state) right(reason string, flaky bool) bool {
 		return s.logs == 0
 	case "SIGNER_UNAVAILABLE":
 		return !s.signer
-	case "ISSUER_UNREACHABLE": // never for an issuer whose keys the server has
+	case "ISSUER_UNREACHABLE": // never for an issuer with keys that the server has
 		return flaky && s.keyless && !s.flaky
 	case "ISSUER_NOT_CONFIGURED":
 		return flaky && !s.trusted

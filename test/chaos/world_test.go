@@ -68,7 +68,7 @@ func serveHandler(t testing.TB, address string, h *handler, begin func(url strin
 	return url
 }
 
-// ctLog is a log whose answers, clock and key the test changes.
+// ctLog is a log with answers, clock and key that the test changes.
 type ctLog struct {
 	*testlog.Log
 	handler
