@@ -490,6 +490,60 @@ func TestDamageIsNoCrash(t *testing.T) {
 	}
 }
 
+// A restart does not turn a changed record into the end of a file, though all of it is in the last batch.
+func TestRestartKeepsDamage(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func([]byte) []byte{
+		"changed":    func(line []byte) []byte { return bytes.Replace(line, []byte("example"), []byte("evil"), 1) },
+		"unreadable": func(line []byte) []byte { return append(bytes.Repeat([]byte{0}, len(line)-1), '\n') },
+		"missing":    func([]byte) []byte { return nil },
+	} {
+		dir := t.TempDir()
+		l := must(Open(Config{Dir: dir}))(t)
+		issued(t, l, 5)
+		must(0, l.Close(t.Context()))(t)
+		path := must(list(dir))(t)[0].path
+		lines := bytes.SplitAfter(must(os.ReadFile(path))(t), []byte("\n"))
+		lines[2] = change(lines[2])
+		must(0, os.WriteFile(path, bytes.Join(lines, nil), 0o600))(t)
+		l = must(Open(Config{Dir: dir}))(t)
+		issued(t, l, 1)
+		must(0, l.Close(t.Context()))(t)
+		if r := must(Verify(t.Context(), dir, nil))(t); r.Broken == 0 || r.Kinds[KindRecovery] != 0 || r.Head.Sequence != 14 {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// A recovery record neither hides durable records nor adds others: Verify names those that it leaves out, and Search
+// does not find them.
+func TestForgedRecovery(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := must(Open(Config{Dir: dir}))(t)
+	issued(t, l, 5)
+	must(0, l.Close(t.Context()))(t)
+	forged, head := must(os.ReadFile(filepath.Join(dir, fileName(1))))(t), Head{4, hashOf(bytes.TrimSuffix(line(t, dir, 4), []byte("\n")))}
+	b, _ := appendEntry(nil, l.entry(&Record{Kind: KindRecovery, File: fileName(1)}), head, time.Now())
+	must(0, os.WriteFile(filepath.Join(dir, fileName(5)), b, 0o600))(t)
+	r := must(Verify(t.Context(), dir, nil))(t)
+	if r.Broken != 3 || !strings.Contains(r.Findings[0], ":6: record 6 follows durable records that the recovery record 5 leaves out") || r.Head.Sequence != 5 {
+		t.Errorf("%+v", r)
+	}
+	if len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "with 7 records after record 4 do not count") {
+		t.Errorf("the notes are %q", r.Notes)
+	}
+	if all := records(t, dir, Query{}); len(all) != 5 || all[4].Kind != KindRecovery {
+		t.Errorf("found %+v", all)
+	}
+	// Nor is a file of such records between the two one that ends early.
+	must(0, errors.Join(os.Truncate(filepath.Join(dir, fileName(1)), int64(bytes.Index(forged, []byte(`{"seq":5`)))),
+		os.WriteFile(filepath.Join(dir, fileName(3)), forged, 0o600)))(t)
+	if r := must(Verify(t.Context(), dir, nil))(t); r.Broken == 0 {
+		t.Errorf("a file of other records counts: %+v", r)
+	}
+}
+
 // Verify names the place of each change of a chain of 10 records in two files.
 func TestVerifyFindsChanges(t *testing.T) {
 	t.Parallel()

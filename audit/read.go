@@ -83,8 +83,9 @@ func lines(path string, at int64, do func(number int, line []byte, end int64) er
 }
 
 // lastRecord returns the head that a file makes, where its last record ends, and how many bytes follow. What
-// follows the last record that continues the chain is incomplete if it is not more than one batch. Where it is
-// more, the file was damaged: a later record counts, so that Verify finds the damage.
+// follows the last record that continues the chain is incomplete if it is not more than one batch, and has nothing
+// that only a durable batch can have. Otherwise the file was damaged: a later record counts, so that Verify finds
+// the damage.
 func lastRecord(path string) (head Head, end, left int64, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -94,11 +95,17 @@ func lastRecord(path string) (head Head, end, left int64, err error) {
 	err = lines(path, at, func(number int, line []byte, next int64) error {
 		r, h, errLine := parse(line)
 		continues := head.Sequence == 0 || r.Sequence == head.Sequence+1 && r.Previous == head.Hash
-		damaged := info.Size()-end > maxBatch && r.Sequence > head.Sequence
-		if errLine == nil && (continues || damaged) && (at == 0 || number > 1) { // the first line may be a part of one
+		later := r.Sequence > head.Sequence && (info.Size()-end > maxBatch || damaged(head, r))
+		if errLine == nil && (continues || later) && (at == 0 || number > 1) { // the first line may be a part of one
 			head, end = h, next
 		}
 		return nil
 	})
 	return head, end, info.Size() - end, err
+}
+
+// damaged reports whether a record shows that what lies between it and head was durable, or that head was changed:
+// no crash changes a record, and an outcome with a certificate is written after its intent is durable.
+func damaged(head Head, r Record) bool {
+	return r.Sequence == head.Sequence+1 && r.Previous != head.Hash || r.Reason == ReasonOK && r.Intent > head.Sequence
 }

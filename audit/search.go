@@ -31,11 +31,15 @@ type Query struct {
 }
 
 // Search calls found with the records in dir that match q, in their order, and with their lines. It verifies
-// nothing, and leaves out lines that are no record.
+// nothing, and leaves out lines that are no record, and what a recovery record leaves out.
 func Search(ctx context.Context, dir string, q Query, found func(r *Record, line []byte) error) error {
 	all, err := list(dir)
 	for i, f := range all {
-		early := i+1 < len(all) && !all[i+1].first.Time.IsZero() && all[i+1].first.Time.Before(q.Since.Add(-disorder))
+		var next Record // the first one of the next file
+		if i+1 < len(all) {
+			next = all[i+1].first
+		}
+		early := !next.Time.IsZero() && next.Time.Before(q.Since.Add(-disorder))
 		late := !q.Until.IsZero() && f.first.Time.After(q.Until.Add(disorder))
 		if err != nil || early || late {
 			continue
@@ -43,10 +47,18 @@ func Search(ctx context.Context, dir string, q Query, found func(r *Record, line
 		err = lines(f.path, 0, func(_ int, line []byte, _ int64) error {
 			r, _, errLine := parse(line)
 			if errLine == nil && q.matches(&r) {
-				return found(&r, line)
+				if err := found(&r, line); err != nil {
+					return err
+				}
+			}
+			if errLine == nil && next.Kind == KindRecovery && r.Sequence == next.Sequence-1 {
+				return errEnough
 			}
 			return ctx.Err()
 		})
+		if errors.Is(err, errEnough) {
+			err = nil
+		}
 	}
 	return err
 }

@@ -69,16 +69,21 @@ func Verify(ctx context.Context, dir string, heads []string) (*Report, error) {
 }
 
 // readFile follows the chain through a file. If the next file begins with a recovery record, this file
-// counts up to the record before that one.
+// counts up to the record before that one. What follows in it was never durable, as far as it can show.
 func (v *verifier) readFile(ctx context.Context, f file, next Record, last bool) error {
-	left := 0
+	left, records, first := 0, 0, v.Head.Sequence
 	err := lines(f.path, 0, func(number int, line []byte, _ int64) error {
 		r, head, err := parse(line)
 		switch {
 		case number%1024 == 0 && ctx.Err() != nil:
 			return ctx.Err()
-		case next.Kind == KindRecovery && v.First != 0 && v.Head.Sequence == next.Sequence-1:
-			left += len(line)
+		case next.Kind == KindRecovery && v.Head.Sequence > first && v.Head.Sequence == next.Sequence-1:
+			if left += len(line); err == nil {
+				records++
+			}
+			if err == nil && damaged(v.Head, r) {
+				v.found(f.path, number, "record %d follows durable records that the recovery record %d leaves out", r.Sequence, next.Sequence)
+			}
 		case err != nil && last && line[len(line)-1] != '\n':
 			v.note(f.path, number, "the last line is incomplete, as after a crash; the server's next start closes the file with a recovery record")
 		case err != nil:
@@ -92,7 +97,7 @@ func (v *verifier) readFile(ctx context.Context, f file, next Record, last bool)
 		return nil
 	})
 	if left > 0 {
-		v.note(f.path, 1, "%d bytes after record %d do not count: the recovery record %d follows", left, v.Head.Sequence, next.Sequence)
+		v.note(f.path, 1, "%d bytes with %d records after record %d do not count: the recovery record %d follows", left, records, v.Head.Sequence, next.Sequence)
 	}
 	return err
 }
