@@ -52,7 +52,12 @@ func Open(cfg Config) (l *Log, err error) {
 		cfg: cfg.withDefaults(), wake: make(chan struct{}, 1), stopped: make(chan struct{}), refused: map[string]uint64{}, limiters: map[string]*rate.Limiter{},
 	}
 	l.spare = &breaker.Sparing{Logger: l.cfg.Logger, Interval: interval}
-	if err = os.Mkdir(l.cfg.Dir, 0o750); err == nil || errors.Is(err, fs.ErrExist) {
+	if err = os.Mkdir(l.cfg.Dir, 0o750); err == nil {
+		err = files.SyncFolder(filepath.Dir(l.cfg.Dir))
+	} else if errors.Is(err, fs.ErrExist) {
+		err = nil
+	}
+	if err == nil {
 		err = l.acquire()
 	}
 	if err == nil {
@@ -261,8 +266,8 @@ func store(f *os.File, b []byte) error {
 	return nil
 }
 
-// prepare begins a new file where the current one is full, too old, no longer in its directory, or
-// abandoned.
+// prepare begins a new file where the current one is full, too old, no longer in its directory, no longer
+// locked, or abandoned.
 func (l *Log) prepare(batch []*Entry) error {
 	size := l.size
 	for _, e := range batch {
@@ -271,14 +276,17 @@ func (l *Log) prepare(batch []*Entry) error {
 	if l.file != nil && !isAt(l.file, l.file.Name()) {
 		l.abandon(fmt.Errorf("it is no longer in %s", l.cfg.Dir))
 	}
-	if l.file != nil && (len(batch) == 0 || size <= l.cfg.MaxSize && l.cfg.Now().Sub(l.began) < l.cfg.MaxAge) {
-		return nil
-	}
-	if lock := filepath.Join(l.cfg.Dir, lockFile); !isAt(l.lock, lock) { // the directory is another one
+	if lock := filepath.Join(l.cfg.Dir, lockFile); !isAt(l.lock, lock) { // the directory is another one, or any process may use it
+		if l.file != nil {
+			l.abandon(fmt.Errorf("%s was removed", lock))
+		}
 		_ = files.Unlock(l.lock)
 		if err := l.acquire(); err != nil {
 			return err
 		}
+	}
+	if l.file != nil && (len(batch) == 0 || size <= l.cfg.MaxSize && l.cfg.Now().Sub(l.began) < l.cfg.MaxAge) {
+		return nil
 	}
 	return l.create()
 }
@@ -291,9 +299,13 @@ func isAt(f *os.File, path string) bool {
 }
 
 // create begins a new file. Its name has the sequence of its first record. After an abandoned file, that
-// is a recovery record.
+// is a recovery record. A file of that name without a record is what a crash has left.
 func (l *Log) create() error {
-	f, err := os.OpenFile(filepath.Join(l.cfg.Dir, fileName(l.head.Sequence+1)), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
+	path := filepath.Join(l.cfg.Dir, fileName(l.head.Sequence+1))
+	if other, _, _, err := lastRecord(path); err == nil && other.Sequence > l.head.Sequence+1 && l.left != path {
+		return fmt.Errorf("creating a file of the audit log: %s has records of another log; move it out of the directory, and keep it", path)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND|syscall.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return fmt.Errorf("creating a file of the audit log: %w", err)
 	}

@@ -127,7 +127,7 @@ type state struct {
 
 // Entry is a record on its way to the disk.
 type Entry struct {
-	*Record
+	*Record  // its kind and reason only
 	body     []byte
 	intent   *Entry // of an outcome
 	waits    bool   // a request waits for it
@@ -137,9 +137,12 @@ type Entry struct {
 }
 
 // Append queues a record of a request, and returns when it is durable or ctx has ended. intent is that of
-// an outcome, and nil otherwise. The refusal is AUDIT_UNAVAILABLE. The Entry is nil if the record will
+// an outcome, and nil otherwise. While the disk hangs, Append returns at once for an intent. The refusal is AUDIT_UNAVAILABLE. The Entry is nil if the record will
 // never be written.
 func (l *Log) Append(ctx context.Context, r *Record, intent *Entry) (*Entry, error) {
+	if _, err := l.stall(); err != nil && intent == nil { // it would only occupy the server until its time is over
+		return nil, unavailable(err)
+	}
 	e := l.entry(r)
 	e.intent, e.waits = intent, true
 	err := l.put(e, maxQueue)
@@ -236,11 +239,20 @@ func (l *Log) logHead(ctx context.Context) {
 // Status returns the newest durable record, why the log cannot be written, and since when. The error is
 // nil while it can.
 func (l *Log) Status() (head Head, since time.Time, err error) {
-	s, begun := l.state.Load(), l.begun.Load()
-	if at := time.Unix(0, begun); s.err == nil && begun != 0 && time.Since(at) > stalled {
-		return s.head, at, fmt.Errorf("a write to %s has taken more than %v", l.cfg.Dir, stalled)
+	s := l.state.Load()
+	if at, err := l.stall(); err != nil && s.err == nil {
+		return s.head, at, err
 	}
 	return s.head, s.since, s.err
+}
+
+// stall returns when the present write began, and an error if it takes too long.
+func (l *Log) stall() (time.Time, error) {
+	begun := l.begun.Load()
+	if at := time.Unix(0, begun); begun != 0 && time.Since(at) > stalled {
+		return at, fmt.Errorf("a write to %s has taken more than %v", l.cfg.Dir, stalled)
+	}
+	return time.Time{}, nil
 }
 
 // Close writes what is queued and the record of the shutdown, logs the head and unlocks the directory. If
@@ -268,7 +280,8 @@ func (l *Log) entry(r *Record) *Entry {
 	if l.cfg.HMACKey != nil {
 		encoded.Identity, encoded.Subject = KeyedHash(l.cfg.HMACKey, r.Identity), KeyedHash(l.cfg.HMACKey, r.Subject)
 	}
-	return &Entry{Record: r, body: encoded.body(), done: make(chan struct{})}
+	// The claims may be large, and many entries may wait for a disk that hangs.
+	return &Entry{Record: &Record{Kind: r.Kind, Reason: r.Reason}, body: encoded.body(), done: make(chan struct{})}
 }
 
 // KeyedHash returns the form of a name with `identity: hmac`; "" for none.

@@ -371,21 +371,18 @@ func TestFailingDisk(t *testing.T) {
 	}
 }
 
-// A disk that hangs makes the log not writable, and each request is refused when its time is over.
+// A disk that hangs makes the log not writable: each request is refused when its time is over, and later at once.
 func TestHangingDisk(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		d := &disk{hold: make(chan struct{})}
 		l := must(Open(Config{Dir: dir, store: d.store}))(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
 		e, err := l.Append(ctx, intent(1), nil)
 		if refusal.From(err).Reason != refusal.AuditUnavailable || e == nil {
 			t.Errorf("the answer is %v", err)
-		}
-		if _, _, err := l.Status(); err == nil {
-			t.Error("the log counts as writable")
 		}
 		outcome := intent(1)
 		outcome.Kind, outcome.Reason = KindOutcome, string(refusal.AuditUnavailable)
@@ -396,6 +393,19 @@ func TestHangingDisk(t *testing.T) {
 		l.Deny(&Record{Kind: KindDenial, Reason: "POLICY_DENIED"})
 		if e, err := l.Append(t.Context(), intent(1), nil); e != nil || err == nil || len(l.queue) != maxQueue {
 			t.Errorf("%d records wait, and one more gets %v", len(l.queue), err)
+		}
+		if l.queue[maxQueue-1].Values != nil {
+			t.Error("a record that waits keeps all claims of its token")
+		}
+		time.Sleep(2 * time.Second)
+		if _, since, err := l.Status(); err == nil || time.Since(since) != 6*time.Second {
+			t.Errorf("the log counts as writable, or not since %v: %v", since, err)
+		}
+		l.mu.Lock()
+		l.queue = l.queue[:maxQueue-1]
+		l.mu.Unlock()
+		if e, err := l.Append(t.Context(), intent(1), nil); e != nil || refusal.From(err).Reason != refusal.AuditUnavailable {
+			t.Errorf("after the stall, the answer is %v", err)
 		}
 		close(d.hold)
 		synctest.Wait()
@@ -438,6 +448,40 @@ func TestFilesAreMovedAway(t *testing.T) {
 	}
 }
 
+// A server whose lock was removed neither writes to the files that another server uses, nor cuts them.
+func TestLockIsRemoved(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := must(Open(Config{Dir: dir}))(t)
+	issued(t, l, 1)
+	must(0, os.Remove(filepath.Join(dir, lockFile)))(t)
+	other := opened(t, Config{Dir: dir})
+	issued(t, other, 1)
+	if _, err := l.Append(t.Context(), intent(2), nil); refusal.From(err).Reason != refusal.AuditUnavailable {
+		t.Errorf("without its lock: %v", err)
+	}
+	issued(t, other, 1)
+	if r := whole(t, dir); r.Head.Sequence != 6 {
+		t.Errorf("%+v", r)
+	}
+	_ = l.Close(t.Context())
+}
+
+// A new file never replaces one that has records.
+func TestFileOfAnotherLog(t *testing.T) {
+	t.Parallel()
+	dir, aside := t.TempDir(), t.TempDir()
+	l := must(Open(Config{Dir: dir}))(t)
+	issued(t, l, 2)
+	must(0, l.Close(t.Context()))(t)
+	before := must(os.ReadFile(filepath.Join(dir, fileName(1))))(t)
+	l = opened(t, Config{Dir: aside})
+	must(0, errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)))(t)
+	if _, err := l.Append(t.Context(), intent(1), nil); err == nil || !bytes.Equal(before, must(os.ReadFile(filepath.Join(aside, fileName(1))))(t)) {
+		t.Errorf("the file was replaced: %v", err)
+	}
+}
+
 // What a crash leaves at the end of a file is closed by a recovery record and is no failure.
 func TestTornEnd(t *testing.T) {
 	t.Parallel()
@@ -458,6 +502,9 @@ func TestTornEnd(t *testing.T) {
 		}
 		// A second crash, between the creation of the next file and its first record.
 		must(0, os.WriteFile(filepath.Join(dir, fileName(6)), []byte(torn[:len(torn)/2]), 0o600))(t)
+		if r := must(Verify(t.Context(), dir, nil))(t); torn == `{"seq":5,"ti` && (r.Broken > 0 || len(r.Notes) != 2) {
+			t.Errorf("%s, after two crashes: %+v", name, r)
+		}
 		l = must(Open(Config{Dir: dir}))(t)
 		issued(t, l, 1)
 		must(0, l.Close(t.Context()))(t)

@@ -58,7 +58,8 @@ func Verify(ctx context.Context, dir string, heads []string) (*Report, error) {
 		if i+1 < len(all) {
 			next = all[i+1].first
 		}
-		if err := v.readFile(ctx, f, next, i == len(all)-1); err != nil {
+		later := slices.ContainsFunc(all[i+1:], func(f file) bool { return f.first.Sequence > 0 })
+		if err := v.readFile(ctx, f, next, !later); err != nil {
 			return nil, err
 		}
 	}
