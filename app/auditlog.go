@@ -23,9 +23,9 @@ import (
 // compared is how many entries of a log are compared at a time, which bounds the memory.
 const compared = 1 << 17
 
-// CompareLog looks for the intent of each entry of a log in the audit logs in dirs. It calls unrecorded with
-// each entry that has none: another process has signed it, or the intent was removed. The audit logs must be at
-// least as new as the head of source.
+// CompareLog looks for the intent of each precertificate of a log, and the outcome of each certificate, in the audit
+// logs in dirs. It calls unrecorded with each entry that has none: another process has signed it, or the record was
+// removed. The audit logs must be at least as new as the head of source.
 func CompareLog(ctx context.Context, source *reader.Source, dirs []string, unrecorded func(*reader.Entry) error) error {
 	for first := uint64(0); first < source.Head.Size; first += compared {
 		wanted, q, err := readEntries(ctx, source, first, min(first+compared, source.Head.Size))
@@ -33,7 +33,7 @@ func CompareLog(ctx context.Context, source *reader.Source, dirs []string, unrec
 			if err == nil {
 				err = audit.Search(ctx, dir, q, func(r *audit.Record, _ []byte) error {
 					delete(wanted, r.TBS)
-					delete(wanted, r.Serial)
+					delete(wanted, r.Certificate)
 					return nil
 				})
 			}
@@ -55,8 +55,8 @@ func CompareLog(ctx context.Context, source *reader.Source, dirs []string, unrec
 	return nil
 }
 
-// readEntries returns the indexes of entries by what their intents have: the hash of a precertificate's TBS, or
-// the serial number of a certificate. The query finds these intents.
+// readEntries returns the indexes of entries by what their records have: the intent the hash of a precertificate's
+// TBS, and the outcome that of a certificate. The query finds these records.
 func readEntries(ctx context.Context, source *reader.Source, first, end uint64) (wanted map[string]uint64, q audit.Query, err error) {
 	const around = 15 * time.Minute // between an intent and its entry, where a clock is wrong
 	wanted = make(map[string]uint64, end-first)
@@ -68,7 +68,7 @@ func readEntries(ctx context.Context, source *reader.Source, first, end uint64) 
 			return nil, q, err
 		}
 		for _, entry := range entries {
-			wanted[cmp.Or(intentKey(entry), fmt.Sprint("entry ", entry.Index))] = entry.Index
+			wanted[cmp.Or(recordKey(entry), fmt.Sprint("entry ", entry.Index))] = entry.Index
 			at := ctlog.Time(entry.Timestamp)
 			if since := at.Add(-around); q.Since.IsZero() || since.Before(q.Since) {
 				q.Since = since
@@ -78,23 +78,20 @@ func readEntries(ctx context.Context, source *reader.Source, first, end uint64) 
 			}
 		}
 	}
-	q.Kind = audit.KindIntent
 	return wanted, q, nil
 }
 
-// intentKey returns what identifies the intent of an entry; "" of one that is no certificate.
-func intentKey(entry *reader.Entry) string {
+// recordKey returns what identifies the record of an entry; "" of one that is no certificate. A serial number does
+// not: a thief of the CA's key can choose one that has an intent.
+func recordKey(entry *reader.Entry) string {
 	der := cryptobyte.String(entry.Certificate)
-	var certificate, tbs, serial cryptobyte.String
+	var certificate, tbs cryptobyte.String
 	if !der.ReadASN1(&certificate, asn1.SEQUENCE) || !certificate.ReadASN1Element(&tbs, asn1.SEQUENCE) {
 		return ""
 	}
-	if entry.Precert {
-		sum := sha256.Sum256(tbs)
-		return hex.EncodeToString(sum[:])
+	if !entry.Precert {
+		tbs = cryptobyte.String(entry.Certificate)
 	}
-	if !tbs.ReadASN1(&tbs, asn1.SEQUENCE) || !tbs.SkipOptionalASN1(asn1.Tag(0).ContextSpecific().Constructed()) || !tbs.ReadASN1(&serial, asn1.INTEGER) {
-		return ""
-	}
-	return hex.EncodeToString(serial)
+	sum := sha256.Sum256(tbs)
+	return hex.EncodeToString(sum[:])
 }

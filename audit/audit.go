@@ -278,19 +278,20 @@ func (l *Log) entry(r *Record) *Entry {
 	encoded := *r
 	encoded.Kind, encoded.Claims = "", claimsOf(l.cfg.Claims, r.Values)
 	if l.cfg.HMACKey != nil {
-		encoded.Identity, encoded.Subject = KeyedHash(l.cfg.HMACKey, r.Identity), KeyedHash(l.cfg.HMACKey, r.Subject)
+		encoded.Identity, encoded.Subject = KeyedHash(l.cfg.HMACKey, "identity", r.Identity), KeyedHash(l.cfg.HMACKey, "subject", r.Subject)
 	}
 	// The claims may be large, and many entries may wait for a disk that hangs.
 	return &Entry{Record: &Record{Kind: r.Kind, Reason: r.Reason}, body: encoded.body(), done: make(chan struct{})}
 }
 
-// KeyedHash returns the form of a name with `identity: hmac`; "" for none.
-func KeyedHash(key []byte, text string) string {
+// KeyedHash returns the form of a name with `identity: hmac`; "" for none. The same text in another field, by its
+// JSON key, has another form.
+func KeyedHash(key []byte, field, text string) string {
 	if text == "" {
 		return ""
 	}
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(text))
+	mac.Write([]byte(field + "=" + text))
 	return "hmac-sha256:" + hex.EncodeToString(mac.Sum(nil))
 }
 

@@ -5,6 +5,9 @@ package audit
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -198,9 +201,18 @@ func TestIdentityHMAC(t *testing.T) {
 	if got := records(t, dir, Query{Identity: "person-1@example.com", Key: key}); len(got) != 2 || got[0].Serial != fmt.Sprintf("%040x", 1) {
 		t.Errorf("the key finds %+v", got)
 	}
+	if got := KeyedHash(key, "identity", "person"); got == KeyedHash(key, "subject", "person") || got != "hmac-sha256:"+hexHMAC(key, "identity=person") {
+		t.Errorf("the hash of an identity is %s", got)
+	}
 	if got := records(t, dir, Query{Identity: "person-1@example.com", Key: key[1:]}); got != nil {
 		t.Errorf("another key finds %+v", got)
 	}
+}
+
+func hexHMAC(key []byte, text string) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 func TestQuery(t *testing.T) {

@@ -74,7 +74,7 @@ func (q *Query) matches(r *Record) bool {
 // matches by its beginning and its length.
 func (q *Query) names(identity string) bool {
 	if q.Key != nil && q.Identity != "" {
-		return identity == KeyedHash(q.Key, q.Identity)
+		return identity == KeyedHash(q.Key, "identity", q.Identity)
 	}
 	beginning, note, isCut := strings.Cut(identity, "… (")
 	return wildcard.Match(q.Identity, identity) ||
