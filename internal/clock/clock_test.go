@@ -61,7 +61,7 @@ func TestStep(t *testing.T) {
 		m.expect(true, "after the step back from "+step.String())
 		m.steps(step)
 		m.passes(4*time.Minute + 59*time.Second)
-		m.expect(false, "after a second step to the same time, whose wait begins anew")
+		m.expect(false, "after a second step to the same time, whose wait begins again")
 	}
 }
 
@@ -84,7 +84,7 @@ func TestSuspendedMachineIsNotStoppedForGood(t *testing.T) {
 	m.expect(false, "after the next step")
 	m.passes(4 * time.Minute)
 	m.steps(-time.Hour)
-	m.expect(false, "after a further step, with which the wait begins anew")
+	m.expect(false, "after a further step, with which the wait begins again")
 	m.passes(4 * time.Minute)
 	m.expect(false, "before the new time has been kept for five minutes")
 	m.passes(time.Minute)
