@@ -98,12 +98,13 @@ func (d *disk) clear(t testing.TB) {
 	}
 }
 
-// remount changes an option of the mount, as the kernel does with ro after an I/O error.
-func (d *disk) remount(t testing.TB, option string) {
-	t.Helper()
-	if out, err := d.enter(exec.Command("mount", "-o", "remount,"+option, d.path)).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+// remount changes an option of the mount, as the kernel does with ro after an I/O error. It waits for a moment in
+// which no file is being written, which the kernel does not.
+func (w *world) remount(d *disk, option string) {
+	w.t.Helper()
+	w.await("a mount that is "+option, func() bool {
+		return d.enter(exec.Command("mount", "-o", "remount,"+option, d.path)).Run() == nil
+	})
 }
 
 // limitFiles makes each write of the server beyond a size fail with EFBIG, as a failing disk does with EIO;
@@ -135,7 +136,7 @@ func TestDisk(t *testing.T) {
 		{"nearly full", func() { d.fill(t, diskSize/4) }, func() { d.clear(t) }, false},
 		{"full", func() { d.fill(t, 0) }, func() { d.clear(t) }, false},
 		{"write errors", func() { w.limitFiles(1) }, func() { w.limitFiles(unix.RLIM_INFINITY) }, false},
-		{"read-only", func() { d.remount(t, "ro") }, func() { d.remount(t, "rw") }, true},
+		{"read-only", func() { w.remount(d, "ro") }, func() { w.remount(d, "rw") }, true},
 	} {
 		w.line("disk of the only log: %s", fault.name)
 		w.become(func(s *state) { s.logs, s.server = 0, !fault.stops })
