@@ -170,8 +170,17 @@ func TestRecordIsBounded(t *testing.T) {
 	short := intent(1)
 	short.Identity = strings.Repeat("x", maxText+1)
 	must(l.Append(t.Context(), short, nil))(t)
+	hostile := intent(1) // long claims do not displace the caller's name
+	hostile.Identity = strings.Repeat("y", 300)
+	for _, name := range cfg.Claims {
+		hostile.Values[name] = strings.Repeat("<", 9000)
+	}
+	must(l.Append(t.Context(), hostile, nil))(t)
 	whole(t, dir)
 	all := records(t, dir, Query{})
+	if got := all[8]; got.Identity != hostile.Identity || len(got.Cut) != maxClaims {
+		t.Errorf("the name among long claims is %s", got.Identity)
+	}
 	for _, r := range all[:7] {
 		if len(r.Cut) < 10+maxClaims || !strings.Contains(r.Identity, "… (") {
 			t.Errorf("cut are %q", r.Cut)

@@ -94,17 +94,21 @@ type Record struct {
 	Values map[string]any `json:"-"`
 }
 
-// body returns the record as JSON. The longer the record, the shorter its texts are cut.
+// body returns the record as JSON. The longer the record, the shorter its texts are cut: the claims first, so that
+// they do not displace the caller's name.
 func (r Record) body() []byte {
-	for most := maxText; ; most = most * 3 / 4 {
-		if text, err := json.Marshal(r.cut(most)); err == nil && len(text) <= MaxRecord-maxHeader {
+	for most, claim := maxText, maxClaim; ; claim /= 2 {
+		if text, err := json.Marshal(r.cut(most, claim)); err == nil && len(text) <= MaxRecord-maxHeader {
 			return text
+		}
+		if claim == 0 {
+			most = most * 3 / 4
 		}
 	}
 }
 
-// cut returns the record with texts of at most most bytes.
-func (r Record) cut(most int) Record {
+// cut returns the record with texts of at most most bytes, and claims of at most claim bytes.
+func (r Record) cut(most, claim int) Record {
 	for _, text := range []struct {
 		key   string
 		value *string
@@ -122,8 +126,8 @@ func (r Record) cut(most int) Record {
 		r.Claims = make(map[string]string, len(whole))
 	}
 	for name, value := range whole {
-		if r.Claims[name] = value; len(value) > most/4 {
-			r.Claims[name] = cut(value, most/4)
+		if r.Claims[name] = value; len(value) > claim {
+			r.Claims[name] = cut(value, claim)
 			r.Cut = append(r.Cut, "claims."+name)
 		}
 	}
