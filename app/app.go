@@ -261,13 +261,13 @@ func (a *App) Close(ctx context.Context) error {
 	for _, log := range a.embedded { // each stops in an order that loses no entry
 		errs = append(errs, log.Shutdown(ctx))
 	}
-	errs = append(errs, a.tracer.Shutdown(ctx))
 	if a.authorities != nil {
 		errs = append(errs, a.authorities.ring.Close())
 	}
 	if a.audit != nil {
 		errs = append(errs, a.audit.Close(ctx))
 	}
+	errs = append(errs, a.tracer.Shutdown(ctx)) // it may wait for its collector
 	return errors.Join(errs...)
 }
 
