@@ -122,7 +122,7 @@ func TestDisk(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t)
 	w := newWorld(t, 0)
-	w.inside = &d.namespace
+	w.inside = d.enter
 	cfg, key := w.embed(d.view, d.path)
 	w.start()
 	w.line("no fault")
@@ -161,7 +161,7 @@ func TestDiskBesideLog(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t)
 	w := newWorld(t, 1)
-	w.inside = &d.namespace
+	w.inside = d.enter
 	cfg, key := w.embed(d.view, d.path)
 	w.start()
 	w.load()
@@ -187,7 +187,7 @@ func TestDiskOfAudit(t *testing.T) {
 	t.Parallel()
 	d := newDisk(t)
 	w := newWorld(t, 1)
-	w.inside = &d.namespace
+	w.inside = d.enter
 	w.useAudit(filepath.Join(d.path, "audit"))
 	w.start()
 	w.load()

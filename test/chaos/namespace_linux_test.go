@@ -30,7 +30,7 @@ func TestNetworkNamespace(t *testing.T) {
 	link := connect(t, n, "b", outerLog, innerLog)
 
 	w := newWorld(t, 0)
-	w.inside = &n
+	w.inside = n.enter
 	log := w.newLog(outerLog + ":0")
 	w.rewrite("mayfly.yaml", "  logs:\n", fmt.Sprintf("  logs:\n    - {url: %q, public_key: log-1.pub}\n", log.url))
 	url := serveHandler(t, outerClients+":0", &w.issuer, func(url string) {

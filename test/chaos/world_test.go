@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -109,8 +110,8 @@ type world struct {
 	grpc   string
 	ops    string
 	server *process
-	inside *namespace // where the server runs; nil for that of the test
-	own    bool       // the server runs in the test binary also in the full form
+	inside func(*exec.Cmd) *exec.Cmd // makes the server run in namespaces of its own; nil for those of the test
+	own    bool                      // the server runs in the test binary also in the full form
 
 	clients sync.WaitGroup
 	stop    context.CancelFunc
@@ -183,7 +184,7 @@ func (w *world) start() {
 	w.t.Helper()
 	cmd := command(w.t, w.own, "serve", w.ConfigFile)
 	if w.inside != nil {
-		w.inside.enter(cmd)
+		w.inside(cmd)
 	}
 	w.server = start(w.t, cmd)
 	w.await("a live server", func() bool {
