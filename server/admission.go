@@ -120,8 +120,8 @@ func (q *request) claim(name string) (text string, ok bool) {
 	}
 }
 
-// maxReused is the number of tokens that are remembered, the last ones: about 6 MiB.
-const maxReused = 1 << 16
+// maxReused is the number of tokens that are remembered, the last ones: about 1.5 MiB.
+const maxReused = 1 << 14
 
 // reused finds tokens that were in a request before. Such a request is not refused, since clients
 // retry.
@@ -136,7 +136,7 @@ type reused struct {
 func newReused(registry prometheus.Registerer) *reused {
 	r := &reused{seed: maphash.MakeSeed(), total: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_token_reused_total",
-		Help: "Requests with a verified ID token that an earlier request had, by issuer entry. Clients that retry cause some. The last 65,536 tokens are remembered.",
+		Help: "Requests with a verified ID token that an earlier request had, by issuer entry. Clients that retry cause some. The last 16,384 tokens are remembered.",
 	}, []string{"entry"})}
 	r.seen, _ = simplelru.NewLRU[uint64, struct{}](maxReused, nil) // fails only for a size below 1
 	registry.MustRegister(r.total)
