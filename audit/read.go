@@ -44,7 +44,7 @@ func list(dir string) (all []file, err error) {
 		all = append(all, f)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the audit log: %w", err)
+		return nil, fmt.Errorf("reading the audit log: %w; name the directory that a server has as audit.dir", err)
 	}
 	slices.SortFunc(all, func(a, b file) int { return cmp.Compare(a.name, b.name) })
 	return all, nil

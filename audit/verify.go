@@ -47,7 +47,7 @@ type verifier struct {
 func Verify(ctx context.Context, dir string, heads []string) (*Report, error) {
 	all, err := list(dir)
 	if err == nil && len(all) == 0 {
-		err = fmt.Errorf("reading the audit log: %w", &fs.PathError{Op: "read", Path: dir, Err: errNoFile})
+		err = fmt.Errorf("reading the audit log: %w; name the directory that a server has as audit.dir", &fs.PathError{Op: "read", Path: dir, Err: errNoFile})
 	}
 	if err != nil {
 		return nil, err

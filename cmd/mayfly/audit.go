@@ -70,7 +70,7 @@ func auditVerifyCommand() *cobra.Command {
 				problems += r.Broken
 			}
 			if err == nil && problems > 0 {
-				err = coded{fmt.Errorf("%d problems in the audit logs", problems), 1}
+				err = coded{fmt.Errorf("the audit logs are not as they should be; problems: %d; docs/audit.md states what each means", problems), 1}
 			}
 			return err
 		},
@@ -146,11 +146,11 @@ func (a *auditResult) print(w io.Writer, log string) {
 		}
 		state := fmt.Sprintf("whole to %d; a missing tail cannot be excluded", r.Head.Sequence)
 		if r.Broken > 0 {
-			state = fmt.Sprintf("broken in %d places", r.Broken)
+			state = fmt.Sprintf("broken; places: %d", r.Broken)
 		} else if len(r.Found) > 0 {
 			state = fmt.Sprintf("whole to %d; a missing tail after %d cannot be excluded", r.Head.Sequence, slices.Max(slices.Collect(maps.Values(r.Found))))
 		}
-		printable.Fprintf(w, "%s: %s\n  record %d at %s to record %d at %s, head %s\n  %d files, %d intents, %d outcomes, %d denials\n", r.Dir, state,
+		printable.Fprintf(w, "%s: %s\n  record %d at %s to record %d at %s, head %s\n  files: %d, intents: %d, outcomes: %d, denials: %d\n", r.Dir, state,
 			r.First, r.FirstTime.Format(time.RFC3339), r.Head.Sequence, r.LastTime.Format(time.RFC3339), r.Head.Hash,
 			r.Files, r.Kinds[audit.KindIntent], r.Kinds[audit.KindOutcome], r.Kinds[audit.KindDenial])
 	}
@@ -199,7 +199,7 @@ func auditShowCommand() *cobra.Command {
 func showAudit(c *cobra.Command, dirs []string, q audit.Query, asJSON bool) error {
 	w, count := newTable(c.OutOrStdout()), 0
 	if !asJSON {
-		w.row("TIME", "RECORD", "KIND", "REASON", "IDENTITY", "ISSUER", "SERIAL")
+		w.row("TIME", "RECORD", "KIND", "REASON", "IDENTITY", "ISSUER", "SERIAL OR AUTHORITY")
 	}
 	for _, dir := range dirs {
 		err := audit.Search(c.Context(), dir, q, func(r *audit.Record, line []byte) error {
