@@ -231,13 +231,8 @@ func (w *world) await(what string, condition func() bool) {
 // servers counts the servers, each of which has a host of its own: so no other takes a free port in between.
 var servers atomic.Uint32
 
-func freeAddresses(t testing.TB, n int) (addresses []string) {
+func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	server := servers.Add(1)
-	for range n {
-		l := must(net.Listen("tcp", fmt.Sprintf("127.6.%d.%d:0", server>>8, server&255)))(t)
-		defer func() { _ = l.Close() }()
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
+	return must(testworld.FreeAddresses(fmt.Sprintf("127.6.%d.%d", server>>8, server&255), n))(t)
 }

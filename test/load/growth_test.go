@@ -305,7 +305,7 @@ func (g *grown) entries(section, format string, n int) string {
 // startOf is the time from the start of a process with the configuration of s until its first answer.
 func (g *grown) startOf(s *instance) time.Duration {
 	g.t.Helper()
-	addresses := freeAddresses(g.t, host, 3)
+	addresses := must(testworld.FreeAddresses(host, 3))(g.t)
 	cmd := exec.Command(must(binary())(g.t), "serve", "--config", filepath.Join(s.dir, "mayfly.yaml"))
 	testworld.EndWithParent(cmd)
 	for i, name := range []string{"HTTP", "GRPC", "OPS"} {

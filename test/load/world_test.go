@@ -196,7 +196,7 @@ func (w *world) serve(s setting) *instance {
 func (w *world) configure(s setting) (server *instance, config, ready string) {
 	w.t.Helper()
 	dir, ca := w.newCA(s.curve)
-	addresses := freeAddresses(w.t, host, 3)
+	addresses := must(testworld.FreeAddresses(host, 3))(w.t)
 	server = &instance{name: "mayfly", http: addresses[0], grpc: addresses[1], root: ca.Root, logKey: w.log.PublicKey, dir: dir}
 	if s.onePort {
 		server.grpc = server.http
@@ -241,7 +241,7 @@ func (w *world) serveWith(peer, curve string) *instance {
 		w.t.Fatal(err)
 	}
 	const host = "127.0.0.1" // it does not answer at any other
-	addresses := freeAddresses(w.t, host, 3)
+	addresses := must(testworld.FreeAddresses(host, 3))(w.t)
 	server := &instance{name: "peer", http: addresses[0], grpc: addresses[1], root: ca.Root, logKey: w.log.PublicKey}
 	password := must(os.ReadFile(ca.PasswordFile))(w.t)
 	w.start(server, dir, peer, "serve", "--ca", "fileca", "--fileca-cert", ca.ChainFile, "--fileca-key", ca.KeyFile,
@@ -341,16 +341,6 @@ func (w *world) initLog(dir string) []byte {
 		Key: filepath.Join(dir, "2026.key"), Origin: "log.example/2026",
 	}))(w.t)
 	return must(pem.One(created.PublicKey, "PUBLIC KEY"))(w.t)
-}
-
-func freeAddresses(t testing.TB, host string, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		l := must(net.Listen("tcp", host+":0"))(t)
-		defer func() { _ = l.Close() }()
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
 }
 
 // binary builds mayfly once; MAYFLY_BINARY names another one, to compare.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -109,7 +108,10 @@ func newServer(t *testing.T, files int, more string) *server {
 	issuer.Start()
 	t.Cleanup(issuer.Close)
 
-	addresses := freeAddresses(t, 3)
+	addresses, err := testworld.FreeAddresses("127.0.0.3", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.http, s.grpc, s.ops = addresses[0], addresses[1], addresses[2]
 	write(t, dir, "mayfly.yaml", fmt.Sprintf(configuration, s.http, s.grpc, s.ops))
 	write(t, dir, "issuers.yaml", fmt.Sprintf("oidc-issuers:\n  %[1]s: {issuer-url: %[1]s, client-id: sigstore, type: email}\n%[2]s", url, more))
@@ -250,20 +252,6 @@ func get(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 		err = errors.Join(err, fmt.Errorf("%s: %s", response.Status, bytes.TrimSpace(body)))
 	}
 	return body, err
-}
-
-// freeAddresses returns addresses on a separate host, so that no other test takes one in between.
-func freeAddresses(t *testing.T, n int) (addresses []string) {
-	t.Helper()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.3:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
 }
 
 func write(t *testing.T, dir, name, content string) {

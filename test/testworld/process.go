@@ -4,6 +4,7 @@ package testworld
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 )
@@ -22,4 +23,18 @@ func Executable(variable, path string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s names %s, where there is no file; the path of a program is expected", variable, path)
+}
+
+// FreeAddresses returns n addresses of host, a loopback address, at which nothing listens now. Where
+// only one caller uses the host, nothing takes them before that caller's server does.
+func FreeAddresses(host string, n int) (addresses []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = l.Close() }()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses, nil
 }
