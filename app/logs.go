@@ -17,6 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/breaker"
 	"github.com/mayfly-ca/mayfly/internal/files"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/pem"
+	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -33,7 +35,7 @@ func (a *App) openLogs(ctx context.Context) (err error) {
 			path = append(path, "embedded")
 			opened, warned, err = a.openEmbedded(ctx, *entry.Embedded)
 		} else {
-			opened, warned, err = openRemote(entry)
+			opened, warned, err = a.openRemote(entry)
 			opened.Timestamp = func(at time.Time) { a.clock.Observe(opened.Log.Name(), at) }
 		}
 		opened.Window = ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}
@@ -54,16 +56,39 @@ func (a *App) openLogs(ctx context.Context) (err error) {
 	return err
 }
 
-func openRemote(entry config.CTLog) (ctlog.LogConfig, []error, error) {
+func (a *App) openRemote(entry config.CTLog) (ctlog.LogConfig, []error, error) {
 	publicKey, err := readFile(entry.PublicKey)
 	if err != nil {
 		return ctlog.LogConfig{}, nil, keypath.Errorf([]string{"public_key"}, "reading the log's public key: %w", err)
+	}
+	var remote *ctlog.Remote
+	if entry.CAFile != "" { // the watcher takes the current content as known, so it comes before the first read
+		a.watch(watch.Config{Name: "CA certificates of the log " + entry.URL, Files: func() []string { return []string{entry.CAFile} }, Reload: func() error {
+			roots, err := readRoots(entry.CAFile)
+			if err == nil {
+				remote.UseRoots(roots)
+			}
+			return err
+		}})
 	}
 	remote, warnings, err := newRemote(entry)
 	return ctlog.LogConfig{Log: remote, PublicKey: publicKey}, warnings, err
 }
 
-// newRemote is ctlog.NewRemote with the token of entry, if it names one.
+// readRoots reads a file of CA certificates.
+func readRoots(name string) (*x509.CertPool, error) {
+	content, err := readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if err := pem.CertPool(roots, content); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return roots, nil
+}
+
+// newRemote is ctlog.NewRemote with the files that entry names.
 func newRemote(entry config.CTLog) (remote *ctlog.Remote, warnings []error, err error) {
 	var token []byte
 	if entry.TokenFile != "" {
@@ -71,7 +96,13 @@ func newRemote(entry config.CTLog) (remote *ctlog.Remote, warnings []error, err 
 			return nil, nil, keypath.Errorf([]string{"token_file"}, "reading the token: %w", err)
 		}
 	}
-	return ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token})
+	var roots *x509.CertPool
+	if entry.CAFile != "" {
+		if roots, err = readRoots(entry.CAFile); err != nil {
+			return nil, nil, keypath.Errorf([]string{"ca_file"}, "reading the CA certificates: %w", err)
+		}
+	}
+	return ctlog.NewRemote(ctlog.RemoteConfig{URL: entry.URL, Token: token, RootCAs: roots})
 }
 
 func (a *App) openEmbedded(ctx context.Context, cfg embedded.Config) (opened ctlog.LogConfig, warnings []error, err error) {

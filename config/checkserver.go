@@ -215,10 +215,15 @@ func (l *CTLog) check(d *decoder, path []string) {
 		d.wrong(join(path, "url"), "the log has neither a url, for a remote log, nor embedded, for one in this process")
 	case l.Embedded != nil && l.TokenFile != "":
 		d.wrong(join(path, "token_file"), "token_file is for a remote log: an embedded log in this process takes entries without one")
+	case l.Embedded != nil && l.CAFile != "":
+		d.wrong(join(path, "ca_file"), "ca_file is for a remote log: an embedded log in this process is not reached over TLS")
 	case l.Embedded != nil && l.PublicKey != "":
 		d.wrong(join(path, "public_key"), "public_key is for a remote log: an embedded log has its key in embedded.key")
 	case l.Embedded == nil:
 		d.baseURL(join(path, "url"), l.URL)
+		if l.CAFile != "" && strings.HasPrefix(l.URL, "http:") {
+			d.wrong(join(path, "ca_file"), "the log %s is reached without TLS, so that ca_file would have no effect: write https in url, or remove ca_file", shorten(l.URL))
+		}
 		if l.PublicKey == "" {
 			d.wrong(join(path, "public_key"), "public_key is missing: it names the PEM file of the log's key, with which every SCT is verified")
 		}

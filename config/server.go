@@ -156,6 +156,9 @@ type CTLog struct {
 	// PublicKey is the PEM file of the remote log's key. The server verifies every SCT with it before
 	// it returns a certificate.
 	PublicKey string `key:"public_key" kind:"path"`
+	// CAFile is a PEM file of the CA certificates to which the remote log's TLS certificate may chain, in
+	// place of the system's. The server reads it again when its content changes.
+	CAFile string `key:"ca_file" kind:"path"`
 	// TokenFile holds the bearer token that the remote log requires of submitters, as an embedded log
 	// of another replica does (submit).
 	TokenFile string `key:"token_file" kind:"path"`

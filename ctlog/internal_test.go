@@ -113,7 +113,7 @@ func TestAttemptTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.CloseIdleConnections)
-	r.client.Timeout = 10 * time.Millisecond
+	r.client.Load().Timeout = 10 * time.Millisecond
 	later, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
 	for _, ctx := range []context.Context{t.Context(), later} {

@@ -68,7 +68,8 @@ type Remote struct {
 	header      http.Header   // of every request; never changed
 	addPreChain *http.Request // without its body; a submission sends a copy
 	issuers     atomic.Pointer[encodedChain]
-	client      *http.Client
+	client      atomic.Pointer[http.Client]
+	cfg         RemoteConfig
 	now         func() time.Time
 }
 
@@ -92,7 +93,8 @@ func NewRemote(cfg RemoteConfig) (log *Remote, warnings []error, err error) {
 		warnings = append(warnings, keypath.Errorf([]string{"url"},
 			"the log %s is reached without TLS; use https unless the network between is yours alone", base))
 	}
-	log = &Remote{name: base.String(), header: http.Header{"Accept": {"application/json"}, "User-Agent": {"mayfly"}}, client: newClient(cfg), now: cfg.Now}
+	log = &Remote{name: base.String(), header: http.Header{"Accept": {"application/json"}, "User-Agent": {"mayfly"}}, cfg: cfg, now: cfg.Now}
+	log.client.Store(newClient(cfg))
 	if log.now == nil {
 		log.now = time.Now
 	}
@@ -160,7 +162,15 @@ func parseURL(raw string) (*url.URL, error) {
 func (r *Remote) Name() string { return r.name }
 
 // CloseIdleConnections closes the idle connections of a log that is no longer used.
-func (r *Remote) CloseIdleConnections() { r.client.CloseIdleConnections() }
+func (r *Remote) CloseIdleConnections() { r.client.Load().CloseIdleConnections() }
+
+// UseRoots replaces the roots that verify the log's TLS certificate. Requests that are waiting for an
+// answer keep their connections. Calls of it never overlap.
+func (r *Remote) UseRoots(roots *x509.CertPool) {
+	cfg := r.cfg
+	cfg.RootCAs = roots
+	r.client.Swap(newClient(cfg)).CloseIdleConnections()
+}
 
 // StatusError is an answer with a status other than 200.
 type StatusError struct {
@@ -219,7 +229,7 @@ func appendBase64(b, der []byte) []byte {
 
 // do returns the answer to a request, of at most most bytes. Any status but 200 is a *StatusError.
 func (r *Remote) do(req *http.Request, most int) ([]byte, error) {
-	resp, err := r.client.Do(req)
+	resp, err := r.client.Load().Do(req)
 	if err != nil {
 		return nil, connectionError(req.Context(), err)
 	}
