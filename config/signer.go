@@ -59,7 +59,7 @@ func (s Signer) Files() []string {
 	case s.PKCS11 != nil:
 		files = []string{s.PKCS11.PINFile}
 	case s.KMS != nil:
-		files = []string{s.KMS.TokenFile}
+		files = []string{s.KMS.TokenFile, s.KMS.CAFile}
 	}
 	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
 }
@@ -107,8 +107,8 @@ func (s *Signer) check(d *decoder, path []string) {
 	switch vault := scheme == "hashivault" || scheme == "openbao"; {
 	case !vault && scheme != "awskms" && scheme != "gcpkms" && scheme != "azurekms":
 		d.wrong(join(at, "uri"), "found %q, expected a URI that begins with awskms://, gcpkms://, azurekms://, hashivault:// or openbao://", shorten(k.URI))
-	case !vault && (k.Version > 0 || k.Address != "" || k.TokenFile != "" || k.Mount != ""):
-		d.wrong(at, "version, address, token_file and mount are for hashivault and openbao, not for %s", scheme)
+	case !vault && (k.Version > 0 || k.Address != "" || k.CAFile != "" || k.TokenFile != "" || k.Mount != ""):
+		d.wrong(at, "version, address, ca_file, token_file and mount are for hashivault and openbao, not for %s", scheme)
 	case vault && k.Version == 0:
 		d.wrong(join(at, "version"), "version is missing: keys of %s have versions, and a rotation makes the newest one another key; a new key begins with version 1", scheme)
 	}

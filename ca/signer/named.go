@@ -29,6 +29,9 @@ type KMS struct {
 	Version uint64 `key:"version"`
 	// Address is the URL of hashivault and openbao. By default VAULT_ADDR or BAO_ADDR.
 	Address string `key:"address"`
+	// CAFile is a PEM file of the CA certificates to which the server of hashivault and openbao may chain, in
+	// place of the system's. By default VAULT_CACERT. It is read again with token_file.
+	CAFile string `key:"ca_file" kind:"path"`
 	// TokenFile is the file of the token of hashivault and openbao, read again
 	// whenever the service refuses the previous one. By default VAULT_TOKEN or BAO_TOKEN.
 	TokenFile string `key:"token_file" kind:"path"`

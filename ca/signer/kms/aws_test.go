@@ -12,12 +12,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/signer"
 	"github.com/mayfly-ca/mayfly/ca/signer/kms/awskms"
+	"github.com/mayfly-ca/mayfly/internal/pem"
 )
 
 const awsAccess, awsSecret = "AKIAEXAMPLE", "aws-secret"
@@ -122,6 +125,17 @@ func newAWS(t *testing.T) place {
 			"awskms:///alias/ca":              "names no region",
 		},
 	}
+}
+
+// Only the certificates of AWS_CA_BUNDLE verify an endpoint.
+func TestAWSUnderPrivateCA(t *testing.T) {
+	p := newAWS(t)
+	other := httptest.NewTLSServer(nil)
+	t.Cleanup(other.Close)
+	t.Setenv("AWS_CA_BUNDLE", write(t, string(pem.Encode("CERTIFICATE", other.Certificate().Raw))))
+	selfTest(t, p.key.Public(), p.open, p.uri, "certificate")
+	t.Setenv("AWS_CA_BUNDLE", os.Getenv("SSL_CERT_FILE"))
+	selfTest(t, p.key.Public(), p.open, p.uri, "")
 }
 
 func TestAWS(t *testing.T) {

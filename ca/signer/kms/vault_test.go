@@ -112,6 +112,26 @@ func TestVaultSettings(t *testing.T) {
 	}
 }
 
+// Only the certificates of ca_file verify the server, whatever the environment names.
+func TestVaultUnderPrivateCA(t *testing.T) {
+	v := vault.New(t)
+	server := httptest.NewTLSServer(v)
+	t.Cleanup(server.Close)
+	key := ecdsaKey(t, 256)
+	v.Add("ca", key)
+	cfg := hashivault.Config{Address: server.URL, TokenFile: write(t, v.Token()), CAFile: write(t, string(pem.Encode("CERTIFICATE", server.Certificate().Raw)))}
+	open := func(want string) {
+		t.Helper()
+		selfTest(t, key.Public(), opener(cfg), "hashivault://ca?1", want)
+	}
+	t.Setenv("VAULT_CACERT", os.Getenv("SSL_CERT_FILE"))
+	open("")
+	cfg.CAFile = os.Getenv("SSL_CERT_FILE")
+	open("certificate")
+	cfg.CAFile = write(t, "none")
+	open("ca_file: ")
+}
+
 func TestVaultEnvironment(t *testing.T) {
 	v := vault.New(t)
 	server := httptest.NewTLSServer(v)

@@ -50,15 +50,15 @@ var (
 // transit is a key of the transit engine: a Config after its check, with the values from the
 // environment.
 type transit struct {
-	name, address, mount, token, tokenSource string
-	version                                  uint64
-	client                                   *api.Logical
+	name, address, caFile, mount, token, tokenSource string
+	version                                          uint64
+	client                                           *api.Logical
 }
 
 // check returns all mistakes at once.
 func (cfg Config) check() (*transit, error) {
 	t := &transit{
-		version: cfg.Version, mount: cmp.Or(cfg.Mount, "transit"), address: cmp.Or(cfg.Address, os.Getenv("VAULT_ADDR"), os.Getenv("BAO_ADDR")),
+		version: cfg.Version, caFile: cfg.CAFile, mount: cmp.Or(cfg.Mount, "transit"), address: cmp.Or(cfg.Address, os.Getenv("VAULT_ADDR"), os.Getenv("BAO_ADDR")),
 		token: cmp.Or(os.Getenv("VAULT_TOKEN"), os.Getenv("BAO_TOKEN")), tokenSource: "VAULT_TOKEN or BAO_TOKEN",
 	}
 	var errs []error
@@ -133,6 +133,11 @@ func (t *transit) newClient() (*api.Client, error) {
 	}
 	if cfg.TLSConfig().InsecureSkipVerify {
 		return nil, keypath.Errorf([]string{"address"}, "VAULT_SKIP_VERIFY is set in the environment, and would give the token to any host; unset it, and name the authority of Vault's certificate in VAULT_CACERT")
+	}
+	if t.caFile != "" {
+		if err := cfg.ConfigureTLS(&api.TLSConfig{CACert: t.caFile}); err != nil {
+			return nil, keypath.Errorf([]string{"ca_file"}, "reading the CA certificates: %w", err)
+		}
 	}
 	cfg.Address, cfg.AgentAddress = t.address, ""
 	cfg.MaxRetries, cfg.Timeout, cfg.Limiter = 0, 0, nil // a Signer does this by the context
