@@ -60,7 +60,7 @@ generate-check: ## generating again changes nothing
 	diff -r $(CACHE)/regenerated/proto/openapi proto/openapi
 
 .PHONY: test-clients
-test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) against mayfly serve and mayfly dev
+test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) and a TesseraCT log with mayfly serve and mayfly dev
 	test/clients/run.sh
 
 # promtool alone: installing Debian's package starts a server.
