@@ -29,6 +29,34 @@ ALL_SIGNERS := pkcs11,awskms,gcpkms,azurekms,hashivault
 build: ## the binary, ./mayfly (SIGNERS=pkcs11,awskms,… for keys beyond files)
 	CGO_ENABLED=$(if $(findstring pkcs11,$(SIGNERS)),1,0) $(GO) build -trimpath -tags "$(SIGNERS)" -o mayfly ./cmd/mayfly
 
+# The platforms of a release, and what its builds have in common: the commit is stamped, and nothing of this machine.
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+RELEASE_FLAGS := -trimpath -buildvcs=true -ldflags="-s -w"
+RELEASE := $(CACHE)/release
+
+.PHONY: binaries
+binaries: ## static binaries for PLATFORMS in .cache/release: mayfly_linux_amd64, …
+	@mkdir -p $(RELEASE)
+	@set -e; for platform in $(PLATFORMS); do os=$${platform%/*}; arch=$${platform#*/}; \
+	  CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build $(RELEASE_FLAGS) -o $(RELEASE)/mayfly_$${os}_$$arch ./cmd/mayfly; \
+	done
+
+# From what the go command recorded in each binary. -trimpath: the tool's own hash is in the document.
+SBOM := GOFLAGS=-trimpath $(GO) tool -modfile=$(CURDIR)/tools/sbom/go.mod cyclonedx-gomod bin -json -std -noserial -notimestamp
+
+.PHONY: image
+image: PLATFORMS := linux/amd64 linux/arm64
+image: binaries ## the container image, an OCI layout in .cache/image, with an SBOM of each platform beside it; needs no container engine
+	@rm -rf $(CACHE)/image && mkdir -p $(CACHE)/image
+	@set -e; for arch in amd64 arm64; do $(SBOM) -output $(CACHE)/image/mayfly_linux_$$arch.cdx.json $(RELEASE)/mayfly_linux_$$arch; done
+	@created=$$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ); version=$$(git describe --tags --match 'v*' --always); \
+	$(GO) run -C tools/image . --out $(CACHE)/image/layout --binaries $(RELEASE) --rootfs $(CURDIR)/deploy/container/rootfs \
+	  --version "$${version#v}" --revision "$$(git rev-parse HEAD)" --created "$$created" | tee $(CACHE)/image/digest
+
+.PHONY: test-image
+test-image: image ## unpacks the image, checks each file, and runs it with a read-only root as user 65532 to a first certificate (as root on Linux)
+	MAYFLY_IMAGE=$(CACHE)/image $(GO) test -C tools/image -count=1 -timeout 5m .
+
 .PHONY: test
 test: lint generate-check ## everything that must hold: vet, staticcheck, buf lint, generated code, tests with -race
 	$(GO) test -race -timeout 10m ./...
