@@ -188,7 +188,7 @@ growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients an
 bench-server: ## the server's CPU time per certificate beside the floor, latency, throughput and memory (5 minutes; ROUNDS=… KINDS=… PEER=…)
 	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
-# SECONDS=60 is the length of each row, CLIENTS=1500 the connections of an open loop.
+# SECONDS=60 is the length of each row, CLIENTS=1500 the connections of an open loop; ROWS=640 runs the rows with that in their name.
 .PHONY: overload
 overload: ## a server on one core that gets 3 and 10 times what it can answer, and a noisy organisation beside others (5 minutes)
 	@MAYFLY_OVERLOAD=1 GOMAXPROCS=1 $(GO) test -count=1 -v -timeout 20m -run 'TestOverload$$' ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
