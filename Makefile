@@ -57,6 +57,13 @@ image: binaries ## the container image, an OCI layout in .cache/image, with an S
 test-image: image ## unpacks the image, checks each file, and runs it with a read-only root as user 65532 to a first certificate (as root on Linux)
 	MAYFLY_IMAGE=$(CACHE)/image $(GO) test -C tools/image -count=1 -timeout 5m .
 
+# Dated by the last commit, so that equal sources give equal pages.
+.PHONY: man
+man: ## man pages in .cache/man (mayfly.1.gz, …), completions for bash, zsh and fish in .cache/completions
+	@rm -rf $(CACHE)/man $(CACHE)/completions
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) MAYFLY_MANUAL=$(CACHE) $(GO) test -count=1 -run 'TestManual$$' ./cmd/mayfly
+	@gzip -9n $(CACHE)/man/*.1
+
 .PHONY: test
 test: lint generate-check ## everything that must hold: vet, staticcheck, buf lint, generated code, tests with -race
 	$(GO) test -race -timeout 10m ./...

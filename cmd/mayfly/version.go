@@ -57,9 +57,6 @@ func readBuild() build {
 			b.Features = append(b.Features, "race")
 		}
 	}
-	if runtime.GOOS != "windows" {
-		b.Features = append(b.Features, "embedded-log")
-	}
 	if fips140.Enabled() {
 		b.Features = append(b.Features, "fips140")
 	}
