@@ -105,9 +105,7 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 	defer s.leave(q)
 	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller, Steps: &q.steps, Admit: admit})
 	if err != nil {
-		if reason = reasonOf(ctx, disclose(late(ctx, err))); q.behindOwn {
-			reason = reasonOwn
-		}
+		reason = reasonOf(ctx, disclose(late(ctx, err)))
 		return nil, err
 	}
 	reason = reasonOK

@@ -68,6 +68,7 @@ var allowed = map[string][]string{
 	"test/conformance":   {"*"},
 	"test/siege":         {"*"},
 	"test/chaos":         {"*"},
+	"test/chart":         {"*"},
 	"test/load":          {"*"},
 	"test/vault":         {},
 	"test/collector":     {},
