@@ -52,9 +52,11 @@ func listen(path string, mode fs.FileMode) (listener *net.UnixListener, socket f
 }
 
 // checkFolder requires that no other user can replace the socket at path. A sticky folder is not
-// enough: any user can then create the socket before the signer does.
+// enough: any user can then create the socket before the signer does. checkFolder creates the folder if
+// only that is missing, such as in an emptyDir of Kubernetes, to which every user may write.
 func checkFolder(path string) error {
 	folder := filepath.Dir(path)
+	_ = os.Mkdir(folder, 0o750) // Stat reports a folder that is still missing
 	info, err := os.Stat(folder)
 	if err == nil && !info.IsDir() {
 		err = syscall.ENOTDIR

@@ -59,7 +59,7 @@ func TestListenAndWhatIsThere(t *testing.T) {
 		"a group's folder": {before: mode(0o775), want: "only its owner may write"},
 		"a sticky folder":  {before: mode(0o777 | fs.ModeSticky), want: "only its owner may write"},
 		"another's folder": {before: func(path string) error { return os.Chown(filepath.Dir(path), 4711, -1) }, want: "belongs to uid 4711"},
-		"no folder":        {before: func(path string) error { return os.Remove(filepath.Dir(path)) }, want: "mode 0750"},
+		"no folder":        {before: func(path string) error { return os.Remove(filepath.Dir(path)) }},
 		"a file for folder": {before: func(path string) error {
 			return errors.Join(os.Remove(filepath.Dir(path)), os.WriteFile(filepath.Dir(path), nil, 0o600))
 		}, want: "not a directory"},
@@ -90,6 +90,30 @@ func TestListenAndWhatIsThere(t *testing.T) {
 				t.Errorf("the socket is still there after the end: %v", err)
 			}
 		})
+	}
+}
+
+// A folder that is missing alone is created, so that no other user may enter or change it. None is created above it.
+func TestListenCreatesTheFolder(t *testing.T) {
+	t.Parallel()
+	above := filepath.Dir(newPath(t))
+	must(t, os.Chmod(above, 0o777)) // as an emptyDir of Kubernetes
+	path := filepath.Join(above, "new", "s")
+	s, err := socket.NewServer(socket.ServerConfig{Path: path})
+	must(t, err, s.Listen())
+	info, err := os.Stat(filepath.Dir(path))
+	must(t, err)
+	if mode := info.Mode().Perm(); mode&0o027 != 0 {
+		t.Errorf("the folder has mode %04o, want 0750 at most", mode)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	must(t, s.Serve(ctx))
+	s, err = socket.NewServer(socket.ServerConfig{Path: filepath.Join(above, "none", "new", "s")})
+	must(t, err)
+	holds(t, s.Listen(), "mode 0750")
+	if _, err := os.Stat(filepath.Join(above, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder above was created: %v", err)
 	}
 }
 
