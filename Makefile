@@ -29,6 +29,41 @@ ALL_SIGNERS := pkcs11,awskms,gcpkms,azurekms,hashivault
 build: ## the binary, ./mayfly (SIGNERS=pkcs11,awskms,… for keys beyond files)
 	CGO_ENABLED=$(if $(findstring pkcs11,$(SIGNERS)),1,0) $(GO) build -trimpath -tags "$(SIGNERS)" -o mayfly ./cmd/mayfly
 
+# The platforms of a release, and what its builds have in common: the commit is stamped, and nothing of this machine.
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+RELEASE_FLAGS := -trimpath -buildvcs=true -ldflags="-s -w"
+RELEASE := $(CACHE)/release
+
+.PHONY: binaries
+binaries: ## static binaries for PLATFORMS in .cache/release: mayfly_linux_amd64, …
+	@mkdir -p $(RELEASE)
+	@set -e; for platform in $(PLATFORMS); do os=$${platform%/*}; arch=$${platform#*/}; \
+	  CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build $(RELEASE_FLAGS) -o $(RELEASE)/mayfly_$${os}_$$arch ./cmd/mayfly; \
+	done
+
+# From what the go command recorded in each binary. -trimpath: the tool's own hash is in the document.
+SBOM := GOFLAGS=-trimpath $(GO) tool -modfile=$(CURDIR)/tools/sbom/go.mod cyclonedx-gomod bin -json -std -noserial -notimestamp
+
+.PHONY: image
+image: PLATFORMS := linux/amd64 linux/arm64
+image: binaries ## the container image, an OCI layout in .cache/image, with an SBOM of each platform beside it; needs no container engine
+	@rm -rf $(CACHE)/image && mkdir -p $(CACHE)/image
+	@set -e; for arch in amd64 arm64; do $(SBOM) -output $(CACHE)/image/mayfly_linux_$$arch.cdx.json $(RELEASE)/mayfly_linux_$$arch; done
+	@created=$$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ); version=$$(git describe --tags --match 'v*' --always); \
+	$(GO) run -C tools/image . --out $(CACHE)/image/layout --binaries $(RELEASE) --rootfs $(CURDIR)/deploy/container/rootfs \
+	  --version "$${version#v}" --revision "$$(git rev-parse HEAD)" --created "$$created" | tee $(CACHE)/image/digest
+
+.PHONY: test-image
+test-image: image ## unpacks the image, checks each file, and runs it with a read-only root as user 65532 to a first certificate (as root on Linux)
+	MAYFLY_IMAGE=$(CACHE)/image $(GO) test -C tools/image -count=1 -timeout 5m .
+
+# Dated by the last commit, so that equal sources give equal pages.
+.PHONY: man
+man: ## man pages in .cache/man (mayfly.1.gz, …), completions for bash, zsh and fish in .cache/completions
+	@rm -rf $(CACHE)/man $(CACHE)/completions
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) MAYFLY_MANUAL=$(CACHE) $(GO) test -count=1 -run 'TestManual$$' ./cmd/mayfly
+	@gzip -9n $(CACHE)/man/*.1
+
 .PHONY: test
 test: lint generate-check ## everything that must hold: vet, staticcheck, buf lint, generated code, tests with -race
 	$(GO) test -race -timeout 10m ./...
@@ -60,7 +95,7 @@ generate-check: ## generating again changes nothing
 	diff -r $(CACHE)/regenerated/proto/openapi proto/openapi
 
 .PHONY: test-clients
-test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) against mayfly serve and mayfly dev
+test-clients: ## unmodified clients (sigstore-go, cosign 3 and 2, npm sigstore, a browser) and a TesseraCT log with mayfly serve and mayfly dev
 	test/clients/run.sh
 
 # promtool alone: installing Debian's package starts a server.
@@ -180,7 +215,7 @@ growth: ## how costs grow with issuers, patterns, tokens, rules, log, clients an
 bench-server: ## the server's CPU time per certificate beside the floor, latency, throughput and memory (5 minutes; ROUNDS=… KINDS=… PEER=…)
 	@MAYFLY_LOAD=1 $(GO) test -count=1 -v -timeout 20m -run TestFigures ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
-# SECONDS=60 is the length of each row, CLIENTS=1500 the connections of an open loop.
+# SECONDS=60 is the length of each row, CLIENTS=1500 the connections of an open loop; ROWS=640 runs the rows with that in their name.
 .PHONY: overload
 overload: ## a server on one core that gets 3 and 10 times what it can answer, and a noisy organisation beside others (5 minutes)
 	@MAYFLY_OVERLOAD=1 GOMAXPROCS=1 $(GO) test -count=1 -v -timeout 20m -run 'TestOverload$$' ./test/load | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'

@@ -80,7 +80,9 @@ func (s *Server) admitCaller(ctx context.Context, q *request, token string, p ca
 		return err
 	}
 	cost := proof.Cost(p)
-	if !s.turns.Take(ctx, s.sharer(q, caller), cost) {
+	ok, own := s.turns.Take(ctx, s.sharer(q, caller), cost)
+	if !ok {
+		q.behindOwn = own
 		return errOverloaded()
 	}
 	q.cost = cost
@@ -167,6 +169,55 @@ func jittered(e *refusal.Error) *refusal.Error {
 	c := *e
 	c.RetryAfter = after + rand.N(after)
 	return &c
+}
+
+// backlog knows how many callers were refused with OVERLOADED and have not come back yet. A later one gets a later time,
+// so that they all come back over the time in which the server can answer them.
+type backlog struct {
+	start time.Time
+	most  int // requests that are answered at a time
+
+	mu        sync.Mutex                    // guards what follows
+	second    int                           // the present one, since start
+	answers   int                           // in it
+	rate      int                           // answers in the second before
+	returning [2 * longestRetryAfter]uint64 // callers by the second in which they come back, modulo the length
+}
+
+// longestRetryAfter is in seconds. A flood of clients that do not wait makes the others wait for no longer.
+const longestRetryAfter = 8
+
+// until moves the backlog to now. The caller holds mu.
+func (b *backlog) until(now time.Time) {
+	second := int(now.Sub(b.start) / time.Second)
+	b.second = max(b.second, second-len(b.returning)) // older ones hold nothing
+	for ; b.second < second; b.second++ {
+		b.rate, b.answers, b.returning[b.second%len(b.returning)] = b.answers, 0, 0
+	}
+}
+
+// answered counts an answer that is no OVERLOADED.
+func (b *backlog) answered(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.until(now)
+	b.answers++
+}
+
+// refused returns when a refused caller must come back: after the time that is given, or later if others come back
+// until then. A server without a past answers at least most requests in a second.
+func (b *backlog) refused(after time.Duration, now time.Time) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.until(now)
+	var waiting uint64
+	for _, n := range b.returning {
+		waiting += n
+	}
+	wait := float64(waiting) / float64(max(b.rate, b.answers, b.most)) // in seconds
+	after = max(after, min(time.Duration(float64(after)*wait), longestRetryAfter*time.Second))
+	b.returning[(b.second+int(after/time.Second))%len(b.returning)]++
+	return after
 }
 
 // sampler permits one line of the log in a second.

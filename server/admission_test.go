@@ -170,6 +170,12 @@ func TestCallersTakeTurns(t *testing.T) {
 		if diff := cmp.Diff(map[string]int{"noisy 200": 9, "noisy 429": 31, "quiet 200": 1}, statuses); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
+		const counted = `mayfly_verified_requests_total{reason="OK"} 10
+mayfly_verified_requests_total{reason="OWN_SHARE_EXCEEDED"} 31
+`
+		if diff := cmp.Diff(counted, f.metric(t, "mayfly_verified_requests_total")); diff != "" {
+			t.Errorf("what the noisy one did to itself must not count as OVERLOADED (-want +got):\n%s", diff)
+		}
 		if taken, waiting := f.turns.State(); taken != 0 || waiting != 0 || len(f.slots) != 0 {
 			t.Errorf("%d places, %d requests and %d slots are left", taken, waiting, len(f.slots))
 		}
@@ -245,6 +251,55 @@ func TestRetryAfterDiffers(t *testing.T) {
 		if e := refusal.New(reason, "x"); jittered(e) != e {
 			t.Errorf("%s has changed", reason)
 		}
+	}
+}
+
+// The more callers wait, the later one more is told to come back: over the time in which the server answers them.
+func TestBacklog(t *testing.T) {
+	t.Parallel()
+	b := &backlog{start: time.Now(), most: 10}
+	at := func(seconds float64) time.Time { return b.start.Add(time.Duration(seconds * float64(time.Second))) }
+	refuse := func(times int, seconds float64) (last time.Duration) {
+		for range times {
+			last = b.refused(time.Second, at(seconds))
+		}
+		return last
+	}
+	for _, step := range []struct {
+		answers, refusals int
+		at                float64
+		want              time.Duration // of the last refusal
+	}{
+		{0, 1, 0, time.Second},
+		{0, 10, 0.1, time.Second},     // as many as the server takes at a time
+		{0, 20, 0.2, 3 * time.Second}, // 30 wait
+		{0, 1000, 0.3, longestRetryAfter * time.Second},
+		{100, 1, 40, time.Second},             // all have come back
+		{0, 200, 40.5, 2 * time.Second},       // 100 answers in this second
+		{0, 1, 41.5, 2010 * time.Millisecond}, // 100 answers in the second before
+		{0, 1, 42.5, time.Second},             // two have not come back
+		{0, 1, 9000, time.Second},
+	} {
+		for range step.answers {
+			b.answered(at(step.at))
+		}
+		if got := refuse(step.refusals, step.at).Round(time.Millisecond); got != step.want {
+			t.Errorf("after %v s: %v; %v is expected", step.at, got, step.want)
+		}
+	}
+}
+
+// The clients of a server that refuses many get a later time in the answer.
+func TestBacklogIsInTheAnswer(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) { c.Limits.InFlight = 1 })
+	f.slots <- struct{}{}
+	first := f.send(t, "i.n.o").Header.Get("Retry-After")
+	for range 20 {
+		f.send(t, "i.n.o")
+	}
+	if last := f.send(t, "i.n.o").Header.Get("Retry-After"); first != "2" || last != "8" {
+		t.Errorf("Retry-After is %s, and %s with 21 callers that wait; 2 and 8 are expected", first, last)
 	}
 }
 

@@ -43,7 +43,7 @@ func newMetrics(registry prometheus.Registerer, slots chan struct{}, conns *conn
 		}, []string{"sct"}),
 		verified: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_verified_requests_total",
-			Help: "Requests for a certificate whose ID token was verified, by reason (OK, the reason of the refusal, or CANCELED). No client without a token of a configured issuer changes it.",
+			Help: "Requests for a certificate whose ID token was verified, by reason (OK, the reason of the refusal, CANCELED, or OWN_SHARE_EXCEEDED for an OVERLOADED of a caller with other requests that were waiting before). No client without a token of a configured issuer changes it.",
 		}, []string{"reason"}),
 		byIssuer: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_issuer_requests_total",

@@ -40,6 +40,9 @@ const (
 const (
 	reasonOK       = "OK"
 	reasonCanceled = "CANCELED" // the client disconnected before there was an answer
+	// reasonOwn is counted for a verified caller in place of OVERLOADED, if other requests of the same caller were waiting
+	// before this one.
+	reasonOwn = "OWN_SHARE_EXCEEDED"
 )
 
 const (
@@ -69,7 +72,8 @@ type request struct {
 	span   *trace.Span
 	// traceparent has the values of that header; one is expected.
 	traceparent []string
-	cost        int // the places that it has in turns
+	cost        int  // the places that it has in turns
+	behindOwn   bool // it got none, and others of its caller were waiting before it
 	// The headers that can carry an ID token, beside the message. Only gRPC has the second.
 	authorization, token []string
 
@@ -246,7 +250,13 @@ func (s *Server) run(ctx context.Context, q *request, slots chan struct{}, handl
 	if err != nil {
 		refused = disclose(err)
 		reason = reasonOf(ctx, refused)
+		if q.method == methodCreate && refused.Reason == refusal.Overloaded {
+			refused.RetryAfter = s.backlog.refused(refused.RetryAfter, time.Now()) // a copy of jittered
+		}
 		failed = reason != reasonCanceled && ours(refused.Reason.Kind())
+	}
+	if q.method == methodCreate && (refused == nil || refused.Reason != refusal.Overloaded) {
+		s.backlog.answered(time.Now())
 	}
 	s.record(ctx, q, reason, took, refused)
 	q.endSpan(reason, failed, start.Add(took))

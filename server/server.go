@@ -146,6 +146,7 @@ type Server struct {
 	turns      *share.Turns  // the part of slots for callers that are verified
 	seed       maphash.Seed  // of the callers in turns
 	refusals   *rate.Limiter // of OVERLOADED
+	backlog    *backlog      // likewise
 	reused     *reused
 	proxies    *proxyPeers
 	quiet      map[refusal.Reason]*sampler
@@ -186,6 +187,7 @@ func New(cfg Config) (*Server, error) {
 		turns:      share.NewTurns(inFlight-inFlight/2, max(inFlight/2, 1), turnPatience),
 		seed:       maphash.MakeSeed(),
 		refusals:   rate.NewLimiter(rate.Limit(refusalRate*runtime.GOMAXPROCS(0)), refusalRate/10),
+		backlog:    &backlog{start: time.Now(), most: inFlight},
 		reused:     newReused(cfg.Registry),
 		proxies:    newProxies(cfg.TrustedProxies, cfg.Registry),
 		quiet:      map[refusal.Reason]*sampler{refusal.Overloaded: {}, refusal.RateLimited: {}},

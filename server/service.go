@@ -105,7 +105,9 @@ func (s *Server) issue(ctx context.Context, q *request, message string, p ca.Pro
 	defer s.leave(q)
 	issued, err := s.cfg.Issue(ctx, ca.Request{IDToken: token, Proof: p, RequestID: q.id, Client: q.client, Caller: &q.caller, Steps: &q.steps, Admit: admit})
 	if err != nil {
-		reason = reasonOf(ctx, disclose(late(ctx, err)))
+		if reason = reasonOf(ctx, disclose(late(ctx, err))); q.behindOwn {
+			reason = reasonOwn
+		}
 		return nil, err
 	}
 	reason = reasonOK

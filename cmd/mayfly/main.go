@@ -16,8 +16,6 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -27,7 +25,6 @@ import (
 	grpcstatus "google.golang.org/grpc/status"
 
 	"github.com/mayfly-ca/mayfly/app"
-	"github.com/mayfly-ca/mayfly/app/keyring"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/printable"
 )
@@ -108,7 +105,7 @@ func newRoot(std stdio) *cobra.Command {
 	root := &cobra.Command{
 		Use:               "mayfly",
 		Short:             "A keyless certificate authority",
-		Version:           versionText(),
+		Version:           readBuild().text(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: checkRequired,
@@ -214,33 +211,3 @@ type coded struct {
 }
 
 func (e coded) Unwrap() error { return e.error }
-
-// versionText is what mayfly version prints for people.
-func versionText() string {
-	return fmt.Sprintf("mayfly %s %s %s\nsigners: %s\n", version(), runtime.Version(), platform, strings.Join(keyring.Kinds(), ", "))
-}
-
-const platform = runtime.GOOS + "/" + runtime.GOARCH
-
-func versionCommand() *cobra.Command {
-	var out output
-	c := &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  mayfly version\n  mayfly version -o json",
-		RunE: func(c *cobra.Command, _ []string) error {
-			asJSON := map[string]any{"version": version(), "go": runtime.Version(), "platform": platform, "signers": keyring.Kinds()}
-			return out.print(c, asJSON, versionText())
-		},
-	}
-	addOutput(c, &out)
-	return c
-}
-
-// version is the module's version as the build recorded it, with the commit between two versions, or "devel".
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-		return info.Main.Version
-	}
-	return "devel"
-}

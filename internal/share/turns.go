@@ -38,7 +38,8 @@ type turn struct {
 type waiter struct {
 	caller uint64
 	cost   int
-	start  int // virtual
+	start  int  // virtual
+	behind bool // it came while others of its caller were waiting
 	ready  chan struct{}
 }
 
@@ -48,18 +49,19 @@ func NewTurns(places, room int, patience time.Duration) *Turns {
 }
 
 // Take takes cost places for a request of caller, and may wait for them. It returns false if the queue
-// has no room for the caller, the request has waited for too long, or ctx ends.
-func (t *Turns) Take(ctx context.Context, caller uint64, cost int) bool {
+// has no room for the caller, the request has waited for too long, or ctx ends. own is whether other
+// requests of the same caller were waiting before such a request.
+func (t *Turns) Take(ctx context.Context, caller uint64, cost int) (ok, own bool) {
 	cost = min(cost, t.places)
-	w, ok := t.enter(caller, cost)
+	w, ok, own := t.enter(caller, cost)
 	if w == nil {
-		return ok
+		return ok, own
 	}
 	timer := time.NewTimer(t.patience)
 	defer timer.Stop()
 	select {
 	case <-w.ready:
-		return true
+		return true, false
 	case <-timer.C:
 	case <-ctx.Done():
 	}
@@ -67,11 +69,11 @@ func (t *Turns) Take(ctx context.Context, caller uint64, cost int) bool {
 	defer t.mu.Unlock()
 	i := slices.Index(t.queue, w)
 	if i < 0 { // it has just got its places
-		return true
+		return true, false
 	}
 	t.leave(i)
 	t.serve() // the next one may need fewer places
-	return false
+	return false, w.behind
 }
 
 // Give gives the places of a request back.
@@ -89,13 +91,14 @@ func (t *Turns) State() (taken, waiting int) {
 	return t.taken, len(t.queue)
 }
 
-// enter takes the places, or returns the request in the queue. It returns false if neither has room.
-func (t *Turns) enter(caller uint64, cost int) (w *waiter, ok bool) {
+// enter takes the places, or returns the request in the queue. It returns false if neither has room, and
+// whether the caller had others in the queue.
+func (t *Turns) enter(caller uint64, cost int) (w *waiter, ok, own bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.queue) == 0 && t.taken+cost <= t.places {
 		t.taken += cost
-		return nil, true
+		return nil, true, false
 	}
 	c := t.callers[caller]
 	if c == nil {
@@ -103,12 +106,12 @@ func (t *Turns) enter(caller uint64, cost int) (w *waiter, ok bool) {
 	}
 	// Where many callers wait, the queue may be a little longer: it is full because of all of them.
 	if c.waiting >= t.room-len(t.queue)+len(t.callers)/8 {
-		return nil, false
+		return nil, false, c.waiting > 0
 	}
-	w = &waiter{caller: caller, cost: cost, start: max(c.next, t.now), ready: make(chan struct{})}
+	w = &waiter{caller: caller, cost: cost, start: max(c.next, t.now), behind: c.waiting > 0, ready: make(chan struct{})}
 	c.next, c.waiting, t.callers[caller] = w.start+cost, c.waiting+1, c
 	t.queue = append(t.queue, w)
-	return w, true
+	return w, true, false
 }
 
 // serve gives free places to those in the queue whose turn it is.

@@ -17,18 +17,22 @@ type line struct {
 	mu     sync.Mutex
 	served []uint64 // the callers, in the order in which they got their places
 	failed int
+	own    int // of failed
 	all    sync.WaitGroup
 }
 
 func (l *line) enter(ctx context.Context, caller uint64, cost int) {
 	l.all.Go(func() {
-		ok := l.Take(ctx, caller, cost)
+		ok, own := l.Take(ctx, caller, cost)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if ok {
 			l.served = append(l.served, caller)
 		} else {
 			l.failed++
+			if own {
+				l.own++
+			}
 		}
 	})
 	synctest.Wait()
@@ -46,7 +50,7 @@ func TestTurnsAreShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &line{Turns: NewTurns(1, 40, time.Hour)}
-		if !l.Take(t.Context(), 9, 1) {
+		if ok, _ := l.Take(t.Context(), 9, 1); !ok {
 			t.Fatal("no place in an empty queue")
 		}
 		for range 30 {
@@ -142,6 +146,39 @@ func TestTurnsEndInTime(t *testing.T) {
 			t.Errorf("served: %v; caller 2 is expected", served)
 		}
 		l.all.Wait()
+	})
+}
+
+// A refusal states whether the caller's own requests are why.
+func TestTurnsKnowOwnRequests(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &line{Turns: NewTurns(1, 2, time.Second)}
+		l.Take(t.Context(), 9, 1)
+		l.enter(t.Context(), 1, 1) // waits
+		l.enter(t.Context(), 1, 1) // has half of the queue already
+		l.enter(t.Context(), 2, 1) // waits
+		if _, failed := l.results(); failed != 1 || l.own != 1 {
+			t.Errorf("%d requests were refused, %d for their caller's; 1 and 1 are expected", failed, l.own)
+		}
+		l.enter(t.Context(), 3, 1) // the queue is full
+		if _, failed := l.results(); failed != 2 || l.own != 1 {
+			t.Errorf("%d requests were refused, %d for their caller's; 2 and 1 are expected", failed, l.own)
+		}
+		time.Sleep(time.Second)
+		l.all.Wait()
+		if _, failed := l.results(); failed != 4 || l.own != 1 {
+			t.Errorf("%d requests were refused, %d for their caller's; 4 and 1 are expected", failed, l.own)
+		}
+		l = &line{Turns: NewTurns(1, 8, time.Second)}
+		l.Take(t.Context(), 9, 1)
+		l.enter(t.Context(), 1, 1)
+		l.enter(t.Context(), 1, 1)
+		time.Sleep(time.Second)
+		l.all.Wait()
+		if _, failed := l.results(); failed != 2 || l.own != 1 {
+			t.Errorf("%d requests waited for too long, %d behind others of their caller; 2 and 1 are expected", failed, l.own)
+		}
 	})
 }
 

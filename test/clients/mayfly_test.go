@@ -26,7 +26,13 @@ log: {format: json, level: info}
 func (w *world) startMayfly(t *testing.T, dir string) {
 	t.Helper()
 	ca := w.initCA(t, dir)
-	settings := fmt.Sprintf(mayflySettings, ca.chain, ca.key, ca.password, w.log.url, w.log.keyFile)
+	w.log.AddRoot(w.ca[len(w.ca)-1])
+	w.configure(t, dir, ca, w.log.url, w.log.keyFile, "")
+}
+
+// configure serves the CA with the log at logURL, and with further settings.
+func (w *world) configure(t *testing.T, dir string, ca caFiles, logURL, logKey, more string) {
+	t.Helper()
 	issuers, err := os.ReadFile("testdata/issuers.yaml")
 	if err != nil {
 		t.Fatal(err)
@@ -35,10 +41,10 @@ func (w *world) startMayfly(t *testing.T, dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "issuers.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-
 	ports := freePorts(t, 3)
 	w.mayfly = "http://" + loopback(ports[0])
-	w.serve(t, dir, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}", loopback(ports[0]), loopback(ports[1]), loopback(ports[2]))+settings)
+	w.serve(t, dir, fmt.Sprintf("listen: {http: %q, grpc: %q, ops: %q}", loopback(ports[0]), loopback(ports[1]), loopback(ports[2]))+
+		fmt.Sprintf(mayflySettings, ca.chain, ca.key, ca.password, logURL, logKey)+fmt.Sprintf("public_url: %q\n", w.mayfly)+more)
 }
 
 // serve starts `mayfly serve` and waits until it reports that it is ready, including issuers. At
@@ -68,7 +74,7 @@ func (w *world) serve(t *testing.T, dir, config string) {
 // caFiles are the paths of the files that `mayfly ca init` has created.
 type caFiles struct{ chain, key, password string }
 
-// initCA creates the CA. The log will accept its certificates.
+// initCA creates the CA.
 func (w *world) initCA(t *testing.T, dir string) caFiles {
 	t.Helper()
 	ca := filepath.Join(dir, "ca")
@@ -88,6 +94,5 @@ func (w *world) initCA(t *testing.T, dir string) caFiles {
 		t.Fatal(err)
 	}
 	w.ca, w.caChain = parseCertificates(t, text), files.chain
-	w.log.AddRoot(w.ca[len(w.ca)-1])
 	return files
 }

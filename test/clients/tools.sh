@@ -49,6 +49,7 @@ install() {
 	cosign2) build cosign2 github.com/sigstore/cosign/v2 cmd/cosign cosign ;;
 	timestamp-server) build timestamp-server github.com/sigstore/timestamp-authority/v2 cmd/timestamp-server timestamp-server ;;
 	rekor-server) build rekor-server github.com/sigstore/rekor-tiles/v2 cmd/rekor-server/posix rekor-server ;;
+	tesseract) build tesseract github.com/transparency-dev/tesseract cmd/tesseract/posix tesseract ;;
 	crane) build crane github.com/google/go-containerregistry cmd/crane crane ;;
 	npm) npm_packages ;;
 	*)
@@ -59,7 +60,7 @@ install() {
 }
 
 if [ $# -eq 0 ]; then
-	set -- crane timestamp-server rekor-server cosign3 cosign2 npm
+	set -- crane timestamp-server rekor-server tesseract cosign3 cosign2 npm
 fi
 for tool in "$@"; do
 	install "$tool"

@@ -15,7 +15,7 @@ var mayflyFlag = flag.String("mayfly", "", "the mayfly binary to test; built fro
 
 // toolset is the paths of the programs that the suite runs.
 type toolset struct {
-	mayfly, cosign3, cosign2, timestampServer, rekorServer, crane string
+	mayfly, cosign3, cosign2, timestampServer, rekorServer, tesseract, crane string
 
 	node        string
 	nodeModules string // where npm's sigstore is installed
@@ -35,6 +35,7 @@ func findTools(t *testing.T) toolset {
 		cosign2:         goTool(t, "cosign2", "github.com/sigstore/cosign/v2", "cosign", "cosign"),
 		timestampServer: goTool(t, "timestamp-server", "github.com/sigstore/timestamp-authority/v2", "timestamp-server", "timestamp-server"),
 		rekorServer:     goTool(t, "rekor-server", "github.com/sigstore/rekor-tiles/v2", "rekor-server", "posix"),
+		tesseract:       goTool(t, "tesseract", "github.com/transparency-dev/tesseract", "tesseract", "posix"),
 		crane:           goTool(t, "crane", "github.com/google/go-containerregistry", "crane", "crane"),
 		node:            node,
 		nodeModules:     npm,

@@ -51,11 +51,6 @@ func (w *world) newTrustedRoot(tsa []*x509.Certificate, rekor *ecdsa.PublicKey) 
 		Root: w.ca[last], Intermediates: w.ca[:last],
 		ValidityPeriodStart: w.ca[0].NotBefore, URI: w.mayfly,
 	}
-	last = len(tsa) - 1
-	stamps := &root.SigstoreTimestampingAuthority{
-		Root: tsa[last], Intermediates: tsa[1:last], Leaf: tsa[0],
-		ValidityPeriodStart: tsa[0].NotBefore, URI: w.tsa,
-	}
 	ctlogs, err := transparencyLog(w.log.url, w.log.key)
 	if err != nil {
 		return nil, err
@@ -65,7 +60,16 @@ func (w *world) newTrustedRoot(tsa []*x509.Certificate, rekor *ecdsa.PublicKey) 
 		return nil, err
 	}
 	return root.NewTrustedRoot(root.TrustedRootMediaType01,
-		[]root.CertificateAuthority{ca}, ctlogs, []root.TimestampingAuthority{stamps}, tlogs)
+		[]root.CertificateAuthority{ca}, ctlogs, []root.TimestampingAuthority{w.timestamps(tsa)}, tlogs)
+}
+
+// timestamps is the trusted root's entry for the timestamp authority with this chain, leaf first.
+func (w *world) timestamps(tsa []*x509.Certificate) root.TimestampingAuthority {
+	last := len(tsa) - 1
+	return &root.SigstoreTimestampingAuthority{
+		Root: tsa[last], Intermediates: tsa[1:last], Leaf: tsa[0],
+		ValidityPeriodStart: tsa[0].NotBefore, URI: w.tsa,
+	}
 }
 
 // transparencyLog is the trusted root's entry for a log, under the log ID that RFC 6962,
