@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +27,7 @@ import (
 // openLogs opens `ct.logs`; a check inspects embedded logs and opens none. Its errors have key paths.
 func (a *App) openLogs(ctx context.Context) (err error) {
 	var errs, warnings []error
-	logs := ctlog.Config{Now: time.Now, Logger: a.callers, Registerer: a.registry}
+	logs := ctlog.Config{Now: time.Now, Logger: a.callers, Registerer: a.registry, Confirm: func() error { return clockWrong(a.clock.Check()) }}
 	for i, entry := range a.Config.CT.Logs {
 		path := []string{"ct", "logs", strconv.Itoa(i)}
 		var opened ctlog.LogConfig
@@ -36,7 +38,8 @@ func (a *App) openLogs(ctx context.Context) (err error) {
 			opened, warned, err = a.openEmbedded(ctx, *entry.Embedded)
 		} else {
 			opened, warned, err = a.openRemote(entry)
-			opened.Timestamp = func(at time.Time) { a.clock.Observe(opened.Log.Name(), at) }
+			operator := operatorOf(entry.URL)
+			opened.Timestamp = func(at time.Time) { a.clock.Observe(operator, at) }
 		}
 		opened.Window = ctlog.Window{Begin: entry.ActivateAt, End: entry.RetireAt}
 		logs.Logs = append(logs.Logs, opened)
@@ -54,6 +57,20 @@ func (a *App) openLogs(ctx context.Context) (err error) {
 	}
 	a.instance, err = newInstance(a.Config)
 	return err
+}
+
+// operatorOf returns the part of a log's URL that stands for its operator: the last two labels of the host, or an IP address.
+// Two operators below a suffix such as co.uk count as one, and so less evidence.
+func operatorOf(logURL string) string {
+	u, err := url.Parse(logURL)
+	if err != nil { // such a log is a mistake
+		return ""
+	}
+	host := strings.ToLower(u.Hostname())
+	if labels := strings.Split(host, "."); net.ParseIP(host) == nil && len(labels) > 2 {
+		host = strings.Join(labels[len(labels)-2:], ".")
+	}
+	return host
 }
 
 func (a *App) openRemote(entry config.CTLog) (ctlog.LogConfig, []error, error) {

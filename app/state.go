@@ -26,18 +26,18 @@ func (a *App) newClock(ctx context.Context) *clock.Clock {
 	return clock.New(a.options.Now, a.options.Steady, ctlog.MaxAge, ctlog.MaxAhead)
 }
 
-// checkClock refuses to issue while the clock is not trusted.
-func (a *App) checkClock() error {
-	if err := a.clock.Check(); err != nil {
-		return refusal.New(refusal.ClockWrong, "the certificate authority cannot trust its clock right now, and issues nothing; try again").Because(err)
+// clockWrong returns the refusal to issue while the clock is not trusted; nil for a nil cause.
+func clockWrong(cause error) error {
+	if cause == nil {
+		return nil
 	}
-	return nil
+	return refusal.New(refusal.ClockWrong, "the certificate authority cannot trust its clock right now, and issues nothing; try again").Because(cause)
 }
 
 // active returns the authority that signs now. It checks the clock again, which may have stepped while the
 // request waited for its issuer.
 func (a *App) active(now time.Time) (*ca.Authority, error) {
-	if err := a.checkClock(); err != nil {
+	if err := clockWrong(a.clock.Stepped()); err != nil {
 		return nil, err
 	}
 	return a.authorities.Active(now)

@@ -48,6 +48,8 @@ type Config struct {
 	Hedge time.Duration
 	// Now is the clock against which SCTs are checked; nil for time.Now.
 	Now func() time.Time
+	// Confirm, if set, is called once there is a verified SCT. Add returns its error in place of the SCT.
+	Confirm func() error
 	// Logger receives the changes of each log's breaker, and failed attempts: one line a
 	// minute for each log and result. nil for none.
 	Logger *slog.Logger
@@ -97,6 +99,7 @@ type Logs struct {
 	logs            []*member
 	budget, hedge   time.Duration
 	now             func() time.Time
+	confirm         func() error // may be nil
 	logger          *slog.Logger
 	trustsSubmitter bool // whether any log does, whatever its window
 }
@@ -116,7 +119,7 @@ type member struct {
 // New returns the logs of cfg. It makes no request. Errors have key paths such as ["budget"]
 // and ["logs", "0", "public_key"].
 func New(cfg Config) (*Logs, error) {
-	l := &Logs{budget: cmp.Or(cfg.Budget, defaultBudget), now: cfg.Now, logger: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))}
+	l := &Logs{budget: cmp.Or(cfg.Budget, defaultBudget), now: cfg.Now, confirm: cfg.Confirm, logger: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))}
 	l.hedge = min(cmp.Or(cfg.Hedge, defaultHedge), l.budget/2)
 	if l.now == nil {
 		l.now = time.Now
@@ -191,7 +194,10 @@ func (l *Logs) Add(ctx context.Context, sub Submission) (SCT, error) {
 		e.RetryAfter = l.rest()
 		return SCT{}, e.Because(err)
 	}
-	return sct, nil
+	if l.confirm != nil {
+		err = l.confirm()
+	}
+	return sct, err
 }
 
 // rest returns how long it takes until a log may be asked: zero, unless every log has asked

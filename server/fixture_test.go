@@ -119,9 +119,7 @@ func (f *fixture) do(t testing.TB, method, target, body string, headers ...strin
 // ops sends a GET to the ops handler.
 func (f *fixture) ops(t *testing.T, target string) *http.Response {
 	t.Helper()
-	w := httptest.NewRecorder()
-	f.begin(f.serveOps).ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", target, nil))
-	return w.Result()
+	return f.profile(t, "GET", "localhost", target)
 }
 
 // metrics returns the lines of /metrics that begin with prefix.

@@ -196,7 +196,8 @@ func (c Check) run(ctx context.Context) CheckState {
 //	/readyz   the same; with ?verbose every check
 //	/status   the State, on ops only
 //
-// A server that is not ready answers 503, but for /status. The text of a check's error is for ops only.
+// A server that is not ready answers 503, but for /status. The text of a check's error is for ops only, and for a Host that
+// no foreign web site can have: a browser could reach ops, too.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, q *request, path string, ops bool) bool {
 	switch {
 	case path == "/livez", path == "/healthz", path == "/readyz":
@@ -204,7 +205,12 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, q *request,
 	default:
 		return false
 	}
-	if done, err := checkVerb(w, r, http.MethodGet); done {
+	done, err := checkVerb(w, r, http.MethodGet)
+	foreign := s.checkHost(r.Host, true)
+	if err == nil && path == "/status" {
+		err = foreign
+	}
+	if done {
 		return true
 	} else if err != nil {
 		q.refuse(w, refusal.From(err))
@@ -223,7 +229,7 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request, q *request,
 		rep.Checks = nil
 	}
 	for i := range rep.Checks {
-		if c := &rep.Checks[i]; !ops {
+		if c := &rep.Checks[i]; !ops || foreign != nil {
 			c.Error, c.Runbook, c.History = "", "", History{}
 		}
 	}

@@ -21,7 +21,7 @@ type Ops struct {
 	// PProf is whether /debug/pprof/ on the ops listener serves profiles, for `go tool pprof`. A
 	// profile shows which code runs, and no secret; making one costs CPU time.
 	PProf bool `key:"pprof"`
-	// Hosts are the names of this machine by which browsers reach the page and the profiles, beside
+	// Hosts are the names of this machine by which clients reach the page, the profiles and the state, beside
 	// localhost and IP addresses. A request with another name is refused: a foreign web site can give
 	// its own name any address, and so make a browser read what only the operator can reach.
 	Hosts []string `key:"hosts"`
@@ -38,16 +38,26 @@ func (s *Server) checkBrowser(w http.ResponseWriter, r *http.Request) (done bool
 	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "none" && site != "same-origin" {
 		return false, refusal.New(refusal.RequestMalformed, "another web site sent the browser here; enter the address of this page yourself")
 	}
-	host := r.Host
+	return false, s.checkHost(r.Host, false)
+}
+
+// checkHost refuses a Host that is not of this machine. With private, it permits names that no foreign web site can have: of one
+// label, and below domains that are no public ones.
+func (s *Server) checkHost(host string, private bool) error {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
+	host = strings.ToLower(host)
 	_, notIP := netip.ParseAddr(strings.Trim(host, "[]"))
 	same := func(known string) bool { return strings.EqualFold(host, known) }
-	if notIP == nil || same("localhost") || slices.ContainsFunc(s.cfg.Ops.Hosts, same) {
-		return false, nil
+	if notIP == nil || host == "localhost" || slices.ContainsFunc(s.cfg.Ops.Hosts, same) {
+		return nil
 	}
-	return false, refusal.New(refusal.RequestMalformed, "the header Host is %.100q; expected localhost, an IP address, or a name that the configuration lists under ops.hosts", host)
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	if private && host != "" && (last == host || slices.Contains([]string{"svc", "local", "internal"}, last)) {
+		return nil
+	}
+	return refusal.New(refusal.RequestMalformed, "the header Host is %.100q; expected localhost, an IP address, or a name that the configuration lists under ops.hosts", host)
 }
 
 // servePProf answers with a profile. Package net/http/pprof also registers its handlers with

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -56,6 +57,32 @@ func TestPProfRefusesForeignSites(t *testing.T) {
 	}
 	for _, method := range []string{"POST", "PUT", "DELETE"} {
 		checkRefusal(t, f.profile(t, method, "localhost", path), refusal.MethodNotPermitted)
+	}
+}
+
+// The state, and the errors of checks, are for a Host that no foreign web site can have. Monitoring reads the rest by any name.
+func TestStateRefusesForeignSites(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, func(c *Config) {
+		c.Ops.Hosts = []string{"ops.example"}
+		c.Checks = []Check{{Name: "x", Probe: func(context.Context) (string, error) { return "", errors.New("an inner error") }}}
+	})
+	verbose := func(host string) string { return readAll(t, f.profile(t, "GET", host, "/readyz?verbose")) }
+	for _, host := range []string{"localhost", "127.0.0.1:2112", "[::1]:2112", "ops.example", "mayfly:2112", "mayfly.ca.svc", "Mayfly.CA.SVC.cluster.local:2112", "host.internal"} {
+		if resp := f.profile(t, "GET", host, "/status"); resp.StatusCode != http.StatusOK || !strings.Contains(verbose(host), "inner error") {
+			t.Errorf("%s: status %d, and %s", host, resp.StatusCode, verbose(host))
+		}
+	}
+	for _, host := range []string{"evil.example", "svc.evil.example", "evil.example.", "127.0.0.1.evil.example", "", "."} {
+		checkRefusal(t, f.profile(t, "GET", host, "/status"), refusal.RequestMalformed)
+		if body := verbose(host); strings.Contains(body, "inner error") || !strings.Contains(body, `"failed"`) {
+			t.Errorf("%s: %s", host, body)
+		}
+		for _, path := range []string{"/livez", "/readyz", "/metrics"} {
+			if resp := f.profile(t, "GET", host, path); resp.StatusCode != http.StatusOK {
+				t.Errorf("%s%s: status %d", host, path, resp.StatusCode)
+			}
+		}
 	}
 }
 

@@ -6,6 +6,7 @@
 package clock
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 	"time"
@@ -15,11 +16,10 @@ const (
 	maxStep = 2 * time.Minute // the largest step that is no fault
 	// settle is how long the wall clock must keep a new time until that time is trusted. It bounds the
 	// outage after a pause of a virtual machine of which its kernel does not know.
-	settle = 5 * time.Minute
-	// evidenceAge is how long a timestamp counts. While nothing is issued there are no new ones, so the
-	// logs' disagreement stops issuance for as long.
-	evidenceAge   = time.Minute
-	enough        = 2                    // logs that must disagree: a single one may be wrong itself
+	settle        = 5 * time.Minute
+	evidenceAge   = time.Minute          // how long a timestamp counts
+	probeInterval = 2 * time.Second      // of requests that ask logs which disagree
+	enough        = 2                    // operators of logs that must disagree: a single one may be wrong itself
 	maxDifference = 365 * 24 * time.Hour // bounds what a log can state
 )
 
@@ -30,14 +30,15 @@ type Clock struct {
 	steady        func() time.Duration
 	behind, ahead time.Duration // how far a log's timestamp may be from the wall clock
 
-	mu        sync.Mutex    // guards the fields below
-	trusted   time.Duration // offset of the wall clock; it follows small corrections
-	stepped   time.Duration // offset after the last step; trusted if there is none
-	steppedAt time.Duration // steady time of the last step
-	evidence  map[string]evidence
+	mu        sync.Mutex          // guards the fields below
+	trusted   time.Duration       // offset of the wall clock; it follows small corrections
+	stepped   time.Duration       // offset after the last step; trusted if there is none
+	steppedAt time.Duration       // steady time of the last step
+	evidence  map[string]evidence // of operators of logs
+	probeAt   time.Duration       // steady time of the next probe
 }
 
-// evidence is the offset of a log's last timestamp, and when it came.
+// evidence is the offset of an operator's last timestamp, and when it came.
 type evidence struct{ offset, at time.Duration }
 
 // New returns a Clock that trusts the present time. now is the wall clock, and steady a clock that is
@@ -59,13 +60,14 @@ func (c *Clock) read() (steady, offset time.Duration) {
 	return steady, time.Duration(c.now().UnixNano()) - steady
 }
 
-// Observe records that log has just signed the timestamp at.
-func (c *Clock) Observe(log string, at time.Time) {
+// Observe records that a log of operator has just signed the timestamp at. The logs of one operator count as one clock, of
+// which the last timestamp counts.
+func (c *Clock) Observe(operator string, at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	steady, offset := c.read()
 	difference := at.Sub(time.Unix(0, int64(steady+offset)))
-	c.evidence[log] = evidence{offset + max(min(difference, maxDifference), -maxDifference), steady}
+	c.evidence[operator] = evidence{offset + max(min(difference, maxDifference), -maxDifference), steady}
 }
 
 // The states of the kernel's clock, as Kernel reports them. They decide nothing.
@@ -79,6 +81,34 @@ const (
 func (c *Clock) Check() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	stepped, disagrees := c.judge()
+	return cmp.Or(disagrees, stepped)
+}
+
+// Stepped returns why a step of the wall clock is not trusted, or nil.
+func (c *Clock) Stepped() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stepped, _ := c.judge()
+	return stepped
+}
+
+// Admit is Check for a request. While only logs disagree, it admits one request in each probeInterval, which asks the
+// logs again: without new timestamps, nothing would withdraw the old ones. The result of such a probe counts only if Check
+// passes after it.
+func (c *Clock) Admit() (probe bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stepped, disagrees := c.judge()
+	if now := c.steady(); disagrees != nil && stepped == nil && now >= c.probeAt {
+		c.probeAt = now + probeInterval
+		return true, nil
+	}
+	return false, cmp.Or(disagrees, stepped)
+}
+
+// judge returns what speaks against the wall clock: a step, and the timestamps of logs. The caller holds c.mu.
+func (c *Clock) judge() (stepped, disagrees error) {
 	steady, offset := c.read()
 	agree, disagree := 0, 0
 	var example time.Duration
@@ -94,16 +124,15 @@ func (c *Clock) Check() error {
 		}
 	}
 	step := offset - c.trusted
-	wait := c.follow(steady, offset, agree > 0 && disagree == 0)
-	switch {
-	case disagree >= enough && disagree > agree:
-		return fmt.Errorf("the wall clock differs from the signed timestamps of %d logs, of one by %s, and agrees with %d: set the clock of this machine",
-			disagree, example.Round(time.Millisecond), agree)
-	case wait > 0:
-		return fmt.Errorf("the wall clock has stepped by %s against the monotonic clock; it is trusted when it steps back, when a log confirms it, or in %s unless it steps again",
+	if wait := c.follow(steady, offset, agree > 0 && disagree == 0); wait > 0 {
+		stepped = fmt.Errorf("the wall clock has stepped by %s against the monotonic clock; it is trusted when it steps back, when a log confirms it, or in %s unless it steps again",
 			step.Round(time.Second), wait.Round(time.Second))
 	}
-	return nil
+	if disagree >= enough && disagree > agree {
+		disagrees = fmt.Errorf("the wall clock differs from the signed timestamps of the logs of %d operators, of one by %s, and agrees with those of %d: set the clock of this machine",
+			disagree, example.Round(time.Millisecond), agree)
+	}
+	return stepped, disagrees
 }
 
 // follow trusts the offset if it is no step, if logs confirm it, or if it has remained. Otherwise it

@@ -137,6 +137,37 @@ func TestLogsDisagree(t *testing.T) {
 	m.expect(true, "later")
 }
 
+// While only logs disagree, one request in two seconds finds out whether they still do. A step admits none.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	admit := func(probe, admitted bool, when string) {
+		t.Helper()
+		if isProbe, err := m.Admit(); isProbe != probe || (err == nil) != admitted {
+			t.Errorf("%s: a probe %t, %v; want a probe %t, admitted %t", when, isProbe, err, probe, admitted)
+		}
+	}
+	admit(false, true, "at first")
+	m.sees(time.Hour, "a", "b")
+	admit(true, true, "two operators disagree")
+	admit(false, false, "the next request")
+	m.passes(probeInterval)
+	admit(true, true, "two seconds later")
+	m.expect(false, "by the probe alone")
+	m.sees(0, "a")
+	admit(false, true, "once a timestamp of one agrees")
+	m.expect(true, "then")
+	m.sees(time.Hour, "a")
+	m.steps(3 * time.Minute)
+	m.passes(probeInterval)
+	admit(false, false, "after a step")
+	if err := m.Stepped(); err == nil {
+		t.Error("Stepped does not report the step")
+	}
+}
+
+const probeInterval = 2 * time.Second
+
 // One log that confirms the time after a step is enough.
 func TestLogConfirmsStep(t *testing.T) {
 	t.Parallel()
