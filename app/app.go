@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -55,6 +57,8 @@ type Options struct {
 	Modules *keyring.Modules
 	// Hurry, when it is closed, stops shutdown.grace at once; nil for none.
 	Hurry <-chan struct{}
+	// Supervisor is the service manager; its sockets have the names http, grpc and ops.
+	Supervisor Supervisor
 	// Audited is called once an audit log is open; nil for nothing.
 	Audited func()
 	// Now is the clock for authorities' state changes and the begin of certificates; nil for time.Now.
@@ -271,8 +275,13 @@ func (a *App) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Listen opens the listeners that the configuration names.
+// Listen opens the listeners that the configuration names, except those that the service manager has
+// opened.
 func (a *App) Listen() (l server.Listeners, err error) {
+	passed, err := a.options.Supervisor.listeners("http", "grpc", "ops")
+	if err != nil {
+		return server.Listeners{}, err
+	}
 	addresses := a.Config.Listen
 	if addresses.GRPC == addresses.HTTP {
 		addresses.GRPC = ""
@@ -281,20 +290,39 @@ func (a *App) Listen() (l server.Listeners, err error) {
 		key, address string
 		listener     *net.Listener
 	}{{"http", addresses.HTTP, &l.HTTP}, {"grpc", addresses.GRPC, &l.GRPC}, {"ops", addresses.Ops, &l.Ops}} {
-		if open.address == "" {
-			continue
-		}
-		if *open.listener, err = net.Listen("tcp", open.address); err != nil {
-			err = fmt.Errorf("listening on listen.%s: %w; expected a free port on an address of this machine", open.key, err)
-			for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
-				if listener != nil {
-					err = errors.Join(err, listener.Close())
-				}
-			}
-			return server.Listeners{}, err
+		if err == nil {
+			*open.listener, err = a.listen(open.key, open.address, passed[open.key])
 		}
 	}
-	return l, nil
+	if err == nil {
+		return l, nil
+	}
+	for _, listener := range append(slices.Collect(maps.Values(passed)), l.HTTP, l.GRPC, l.Ops) {
+		if listener != nil {
+			_ = listener.Close() // some for the second time
+		}
+	}
+	return server.Listeners{}, err
+}
+
+// listen returns the listener of listen.KEY: the one that the service manager passed, if it passed one;
+// nil for no address.
+func (a *App) listen(key, address string, passed net.Listener) (l net.Listener, err error) {
+	path := []string{"listen", key}
+	switch {
+	case passed == nil && address == "":
+		return nil, nil
+	case passed == nil:
+		if l, err = net.Listen("tcp", address); err != nil {
+			return nil, fmt.Errorf("listening on listen.%s: %w; expected a free port on an address of this machine", key, err)
+		}
+		return l, nil
+	case address == "":
+		err = keypath.Errorf(path, "it is the address of listen.http, and the service manager passed a socket with the name %s; one with the name http is for both", key)
+	case !listensOn(passed, address):
+		err = keypath.Errorf(path, "found %s, and the socket %s of the service manager listens on %s; write one address here and in ListenStream= of its unit", address, key, passed.Addr())
+	}
+	return passed, a.Config.WithPlaces(err)
 }
 
 // Run serves on listeners until ctx ends or something fails, and returns when everything that it
@@ -310,7 +338,8 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 		attrs = append(attrs, slog.String("fips140", fips140.Version()), slog.Bool("fips140_enforced", fips140.Enforced()))
 	}
 	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
-	err := errors.Join(run(ctx, a.tasks, func(ctx context.Context) error { return a.server.Serve(ctx, listeners) }), a.Close(ctx))
+	serve := func(ctx context.Context) error { return a.server.Serve(ctx, listeners) }
+	err := errors.Join(a.options.Supervisor.run(ctx, a.supervised(listeners), a.tasks, serve), a.Close(ctx))
 	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }

@@ -42,6 +42,8 @@ type SignerOptions struct {
 	Log       config.Log
 	// Version is the version in the metric mayfly_build_info.
 	Version string
+	// Supervisor is the service manager; its sockets have the names signer and ops.
+	Supervisor Supervisor
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
 }
@@ -77,7 +79,8 @@ func Sign(ctx context.Context, options SignerOptions) error {
 		logger.LogAttrs(ctx, slog.LevelWarn, "servers that run as the user of this process may use its keys: an intruder in such a server can also read them; run mayfly signer as another user, and name the server's user with --allow-user")
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "signing", slog.String("socket", options.Socket), slog.String("ops", options.Ops))
-	err = run(ctx, []func(context.Context){s.authorities.run}, func(ctx context.Context) error {
+	life := supervised{logger: logger, alive: answers(ops), status: func(context.Context) string { return "signing" }, shutdown: shutdownTimeout}
+	err = options.Supervisor.run(ctx, life, []func(context.Context){s.authorities.run}, func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return front.Serve(ctx) })
 		if ops != nil {
@@ -101,10 +104,18 @@ func Sign(ctx context.Context, options SignerOptions) error {
 
 // listen creates the socket, and listens on the ops address if it is set; otherwise ops is nil.
 func (s *signing) listen(options SignerOptions, refused func(socket.Refusal), logger *slog.Logger) (front *socket.Server, ops net.Listener, err error) {
-	if front, err = socket.NewServer(socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Refused: refused, Logger: logger}); err != nil {
+	passed, err := options.Supervisor.listeners("signer", "ops")
+	if err != nil {
 		return nil, nil, err
 	}
-	if options.Ops != "" {
+	config := socket.ServerConfig{Path: options.Socket, AllowUIDs: options.AllowUIDs, Sign: s.sign, Refused: refused, Logger: logger, Listener: passed["signer"]}
+	if front, err = socket.NewServer(config); err != nil {
+		return nil, nil, err
+	}
+	if ops = passed["ops"]; ops != nil && !listensOn(ops, options.Ops) {
+		return nil, nil, fmt.Errorf("--ops is %q, and the socket ops of the service manager listens on %s; write one address in both", options.Ops, ops.Addr())
+	}
+	if options.Ops != "" && ops == nil {
 		if ops, err = net.Listen("tcp", options.Ops); err != nil {
 			return nil, nil, fmt.Errorf("listening for metrics and readiness (--ops %s): %w", options.Ops, err)
 		}

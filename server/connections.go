@@ -139,12 +139,16 @@ func (p *connections) count() (open int, closed uint64) {
 
 // enter gives c a place as soon as one is free. It returns false if ctx ends first.
 func (p *connections) enter(ctx context.Context, c *conn, descriptor int) bool {
-	select {
+	select { // a free turn comes first: the listener was closed after the kernel had accepted c
 	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-ctx.Done():
-		return false
+	default:
+		select {
+		case p.turn <- struct{}{}:
+		case <-ctx.Done():
+			return false
+		}
 	}
+	defer func() { <-p.turn }()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most := p.limit - 1
@@ -281,16 +285,36 @@ func (p *connections) evict(c *conn) {
 	p.mu.Lock()
 }
 
+// awaitFirst waits until each connection has had a request, or freshFor to send one: net/http and grpc-go
+// close the others when they shut down, also while a request arrives.
+func (p *connections) awaitFirst() {
+	waits := func(now time.Time) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for c := range p.all {
+			if c.served == 0 && !c.closing && now.Sub(c.since) < freshFor {
+				return true
+			}
+		}
+		return false
+	}
+	ticker := time.NewTicker(flushFor)
+	defer ticker.Stop()
+	for waits(time.Now()) {
+		<-ticker.C
+	}
+}
+
 // dismissStalled closes the connections that would otherwise use up the drain timeout of a server,
-// every second until ctx ends: those of clients that have sent nothing, and those that no request
-// kept busy for idleFor. Their clients do not read their answers, or do not send their requests.
+// every second until ctx ends: those of clients that have sent nothing for freshFor, and those that no
+// request kept busy for idleFor. Their clients do not read their answers, or do not send their requests.
 func (p *connections) dismissStalled(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for now := time.Now(); ; {
 		p.mu.Lock()
 		for _, c := range slices.Collect(maps.Keys(p.all)) { // evict releases mu
-			silent := c.served == 0 && !c.received.Load() && !c.unread()
+			silent := c.served == 0 && !c.received.Load() && !c.unread() && now.Sub(c.since) >= freshFor
 			if c.requests == 0 && !c.closing && (silent || now.Sub(c.since) >= idleFor) {
 				p.evict(c)
 			}

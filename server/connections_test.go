@@ -191,14 +191,16 @@ func TestManyAddressesTakeNothingFromOne(t *testing.T) {
 	})
 }
 
-// TestDrainDismissesStalledClients: a drain closes connections that have sent nothing at once.
-// After idleFor it closes those without a complete request and those that do not read an answer,
+// TestDrainDismissesStalledClients: a drain closes connections that have sent nothing for freshFor at once,
+// and spares those whose first request may be on its way. After idleFor it closes those without a complete request and those that do not read an answer,
 // and no others.
 func TestDrainDismissesStalledClients(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCrowd(100, 0)
 		c.open("silent", "192.0.2.1")
+		time.Sleep(freshFor)
+		fresh := c.open("new", "192.0.2.1")
 		c.open("slow", "192.0.2.1").received.Store(true)
 		unread := c.open("unread", "192.0.2.1")
 		unread.begin(true)
@@ -211,6 +213,7 @@ func TestDrainDismissesStalledClients(t *testing.T) {
 		if got := strings.Join(c.closed, " "); got != "silent" {
 			t.Errorf("at once it closed %q", got)
 		}
+		fresh.begin(false)
 		time.Sleep(4500 * time.Millisecond)
 		late := c.open("late", "192.0.2.1")
 		late.received.Store(true)

@@ -38,14 +38,16 @@ type endpoint struct {
 	server   *http.Server
 	grpc     *grpc.Server
 	conns    *connections
-	proxies  *proxyPeers // nil without the PROXY protocol
+	proxies  *proxyPeers   // nil without the PROXY protocol
+	closed   chan struct{} // closed when it accepts no more
 }
 
 // Serve serves until ctx ends or a listener fails. It can be called once. It returns nil after an
 // orderly shutdown, which has three steps:
 //  1. Readiness fails. New connections are still served for Config.Grace, so that load balancers
 //     have time to notice. Each answer closes its connection.
-//  2. The listeners close, and requests in flight get DrainTimeout.
+//  2. The listeners close, and requests in flight get DrainTimeout. A connection that has just been
+//     accepted gets the time to send its first request.
 //  3. Connections that are still open are closed.
 func (s *Server) Serve(ctx context.Context, l Listeners) error {
 	if l.HTTP == nil {
@@ -81,8 +83,10 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 	failed := make(chan error, len(all))
 	var running sync.WaitGroup
 	for _, e := range all {
+		e.listener, e.closed = newListener(e.listener, e.conns, e.proxies), make(chan struct{})
 		running.Go(func() {
-			if err := e.serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+			defer close(e.closed)
+			if err := e.serve(); err != nil && !isClosed(s.health.draining) {
 				failed <- fmt.Errorf("serving %s: %w", e.name, err)
 			}
 		})
@@ -106,16 +110,28 @@ func (s *Server) serve(ctx context.Context, api []*endpoint, opsListener net.Lis
 		case err = <-failed:
 		}
 	}
-	s.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration("limit", s.cfg.DrainTimeout))
-	close(s.health.draining)
-	drained, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	go s.conns.dismissStalled(drained)
-	// Ops stops last, so that the drain stays visible.
-	err = errors.Join(err, s.shutdown(ctx, api), s.shutdown(ctx, ops))
+	err = errors.Join(err, s.drain(context.WithoutCancel(ctx), api, ops))
 	unwatch()
 	running.Wait()
 	return err
+}
+
+// drain closes the listeners of the APIs, and stops when the requests in flight have been answered.
+func (s *Server) drain(ctx context.Context, api, ops []*endpoint) error {
+	s.cfg.Logger.LogAttrs(ctx, slog.LevelInfo, "draining", slog.Duration("limit", s.cfg.DrainTimeout))
+	close(s.health.draining)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go s.conns.dismissStalled(ctx)
+	for _, e := range api {
+		_ = e.listener.Close() // fails only where it has failed before
+	}
+	for _, e := range api {
+		<-e.closed
+	}
+	s.conns.awaitFirst()
+	// Ops stops last, so that the drain stays visible.
+	return errors.Join(s.shutdown(ctx, api), s.shutdown(ctx, ops))
 }
 
 // httpServer returns the server of one listener. All listeners for HTTP have the same limits.
@@ -147,14 +163,13 @@ func (s *Server) httpServer(h http.Handler, tlsConfig *tls.Config) *http.Server 
 
 // serve accepts connections until the server is shut down.
 func (e *endpoint) serve() error {
-	l := newListener(e.listener, e.conns, e.proxies)
 	if e.grpc != nil {
-		return e.grpc.Serve(l)
+		return e.grpc.Serve(e.listener)
 	}
 	if e.server.TLSConfig != nil {
-		return e.server.ServeTLS(l, "", "")
+		return e.server.ServeTLS(e.listener, "", "")
 	}
-	return e.server.Serve(l)
+	return e.server.Serve(e.listener)
 }
 
 // shutdown stops endpoints together: at once if nothing is in flight, otherwise when all requests

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/app"
@@ -28,7 +30,12 @@ func serveCommand(hurry <-chan struct{}) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			signal.Ignore(syscall.SIGHUP) // SIGHUP asks some servers to reload files; it must not stop this one
 			collectLess()
+			supervisor, err := startedBy()
+			if err != nil {
+				return err
+			}
 			return app.Serve(c.Context(), app.Options{
+				Supervisor: supervisor,
 				ConfigFile: file,
 				Environ:    os.Environ(),
 				LogOutput:  c.ErrOrStderr(),
@@ -72,6 +79,23 @@ func runMore() {
 	}
 }
 
+// startedBy returns the service manager that started this process: sd_listen_fds(3), sd_notify(3) and
+// sd_watchdog_enabled(3).
+func startedBy() (app.Supervisor, error) {
+	watchdog, err := daemon.SdWatchdogEnabled(true)
+	if err != nil {
+		return app.Supervisor{}, fmt.Errorf("reading what the service manager has set: %w", err)
+	}
+	s := app.Supervisor{Sockets: activation.Files(true), Watchdog: watchdog}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		s.Notify = func(lines string) error {
+			_, err := daemon.SdNotify(false, lines)
+			return err
+		}
+	}
+	return s, nil
+}
+
 func signerCommand() *cobra.Command {
 	var options app.SignerOptions
 	var users []string
@@ -88,6 +112,9 @@ func signerCommand() *cobra.Command {
 			signal.Ignore(syscall.SIGHUP) // as in mayfly serve
 			collectLess()
 			options.LogOutput, options.Version = c.ErrOrStderr(), version()
+			if options.Supervisor, err = startedBy(); err != nil {
+				return err
+			}
 			options.Set = setFile(options.Set)
 			return app.Sign(c.Context(), options)
 		},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -171,5 +172,42 @@ func TestReplacedSocket(t *testing.T) {
 	must(t, s.Serve(ctx))
 	if _, err := os.Lstat(path); err != nil {
 		t.Errorf("the other socket: %v", err)
+	}
+}
+
+// A socket that another process has created keeps its mode, and stays when the server stops.
+func TestPassedSocketStays(t *testing.T) {
+	t.Parallel()
+	path := newPath(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o660); err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{path, path + "2"} {
+		s, err := socket.NewServer(socket.ServerConfig{Path: other, Listener: l, Sign: func(context.Context, [32]byte, []byte) ([]byte, error) { return nil, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Listen(); (err != nil) != (other != path) {
+			t.Fatalf("%s: %v", other, err)
+		}
+		if other != path {
+			continue
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if err := s.Serve(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Lstat(path); err != nil || info.Mode() != os.ModeSocket|0o660 {
+			t.Errorf("after the stop: %v, %v", info, err)
+		}
+		if _, err := os.Lstat(path + ".lock"); !os.IsNotExist(err) {
+			t.Errorf("there is a lock: %v", err)
+		}
 	}
 }

@@ -68,6 +68,9 @@ type ServerConfig struct {
 	// process's user or root, and be writable for no other user. A file beside the socket (.lock)
 	// prevents a second Server, and stays.
 	Path string
+	// Listener is the socket at Path if another process has created it, which also chose its mode and
+	// removes it; nil otherwise. Serve closes it.
+	Listener net.Listener
 	// AllowUIDs are the effective user IDs of the processes that may connect; none for that of
 	// this process. No other user is allowed, not even root.
 	AllowUIDs []uint32
@@ -96,8 +99,8 @@ type Server struct {
 	cfg      ServerConfig
 	log      breaker.Sparing
 	listener *net.UnixListener
-	file     fs.FileInfo // of the socket that listener created
-	lock     *os.File    // held while it listens
+	file     fs.FileInfo // of the socket
+	lock     *os.File    // held while it listens; nil with a Listener of the configuration
 
 	grpc     *grpc.Server
 	requests context.Context // ends when no request may continue
@@ -134,10 +137,16 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	return s, nil
 }
 
-// Listen creates the socket. Clients that connect wait until Serve is called.
+// Listen creates the socket, unless it exists. Clients that connect wait until Serve is called.
 func (s *Server) Listen() error {
 	err := checkFolder(s.cfg.Path)
-	if err == nil {
+	if err == nil && s.cfg.Listener != nil {
+		if found := s.cfg.Listener.Addr(); found.Network() != "unix" || found.String() != s.cfg.Path {
+			return fmt.Errorf("--socket is %s, and the socket of the service manager is %s; write one path in both", s.cfg.Path, found)
+		}
+		s.listener, _ = s.cfg.Listener.(*net.UnixListener)
+		s.file, err = os.Lstat(s.cfg.Path)
+	} else if err == nil {
 		// If other users are allowed, every user can connect, and Accept decides.
 		mode, own := fs.FileMode(0o600), uint32(os.Geteuid())
 		if slices.ContainsFunc(s.cfg.AllowUIDs, func(uid uint32) bool { return uid != own }) {
@@ -191,11 +200,13 @@ func (s *Server) Serve(ctx context.Context) error {
 // stopListening removes the socket before another signer can listen, which the lock prevents until
 // then.
 func (s *Server) stopListening() {
-	if s.Check(s.requests) == nil {
+	if s.lock != nil && s.Check(s.requests) == nil {
 		_ = os.Remove(s.cfg.Path)
 	}
 	_ = s.listener.Close()
-	_ = files.Unlock(s.lock)
+	if s.lock != nil {
+		_ = files.Unlock(s.lock)
+	}
 }
 
 // answer answers one request. It continues if the client disconnects: a key that gives no answer in
