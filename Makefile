@@ -64,6 +64,14 @@ man: ## man pages in .cache/man (mayfly.1.gz, …), completions for bash, zsh an
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) MAYFLY_MANUAL=$(CACHE) $(GO) test -count=1 -run 'TestManual$$' ./cmd/mayfly
 	@gzip -9n $(CACHE)/man/*.1
 
+.PHONY: packages
+packages: ## the Debian and the RPM package in .cache/packages (ARCH=arm64 …)
+	deploy/packages/build.sh
+
+.PHONY: test-packages
+test-packages: ## builds both twice; installs the Debian one under a systemd of its own, to a first certificate, a restart, an upgrade and a purge (as root on Debian)
+	test/packages/run.sh
+
 .PHONY: test
 test: lint generate-check ## everything that must hold: vet, staticcheck, buf lint, generated code, tests with -race
 	$(GO) test -race -timeout 10m ./...

@@ -6,15 +6,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/fips140"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -290,39 +289,35 @@ func (a *App) Listen() (l server.Listeners, err error) {
 		key, address string
 		listener     *net.Listener
 	}{{"http", addresses.HTTP, &l.HTTP}, {"grpc", addresses.GRPC, &l.GRPC}, {"ops", addresses.Ops, &l.Ops}} {
-		if err == nil {
-			*open.listener, err = a.listen(open.key, open.address, passed[open.key])
+		if *open.listener, err = a.listen(open.key, open.address, passed[open.key]); err != nil {
+			for _, listener := range []net.Listener{l.HTTP, l.GRPC, l.Ops} {
+				if listener != nil {
+					err = errors.Join(err, listener.Close())
+				}
+			}
+			return server.Listeners{}, err
 		}
 	}
-	if err == nil {
-		return l, nil
-	}
-	for _, listener := range append(slices.Collect(maps.Values(passed)), l.HTTP, l.GRPC, l.Ops) {
-		if listener != nil {
-			_ = listener.Close() // some for the second time
-		}
-	}
-	return server.Listeners{}, err
+	return l, nil
 }
 
-// listen returns the listener of listen.KEY: the one that the service manager passed, if it passed one;
-// nil for no address.
-func (a *App) listen(key, address string, passed net.Listener) (l net.Listener, err error) {
-	path := []string{"listen", key}
+// listen returns the listener of listen.KEY: the one that the service manager passed, if it did; nil for no address.
+func (a *App) listen(key, address string, passed net.Listener) (net.Listener, error) {
 	switch {
 	case passed == nil && address == "":
 		return nil, nil
 	case passed == nil:
-		if l, err = net.Listen("tcp", address); err != nil {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
 			return nil, fmt.Errorf("listening on listen.%s: %w; expected a free port on an address of this machine", key, err)
 		}
 		return l, nil
-	case address == "":
-		err = keypath.Errorf(path, "it is the address of listen.http, and the service manager passed a socket with the name %s; one with the name http is for both", key)
-	case !listensOn(passed, address):
-		err = keypath.Errorf(path, "found %s, and the socket %s of the service manager listens on %s; write one address here and in ListenStream= of its unit", address, key, passed.Addr())
+	case address == "" || !listensOn(passed, address):
+		return passed, a.Config.WithPlaces(keypath.Errorf([]string{"listen", key},
+			"found %s, and the socket %s of the service manager listens on %s; expected one address here and in ListenStream= of its unit, and for REST and gRPC on one port only the socket http",
+			cmp.Or(address, a.Config.Listen.GRPC), key, passed.Addr()))
 	}
-	return passed, a.Config.WithPlaces(err)
+	return passed, nil
 }
 
 // Run serves on listeners until ctx ends or something fails, and returns when everything that it
@@ -338,8 +333,12 @@ func (a *App) Run(ctx context.Context, listeners server.Listeners) error {
 		attrs = append(attrs, slog.String("fips140", fips140.Version()), slog.Bool("fips140_enforced", fips140.Enforced()))
 	}
 	a.logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
+	life := supervised{
+		logger: a.logger, alive: answers(listeners.Ops), status: func(ctx context.Context) string { return describe(a.server.State(ctx)) },
+		shutdown: a.Config.Shutdown.Grace + a.Config.Shutdown.Drain + shutdownTimeout,
+	}
 	serve := func(ctx context.Context) error { return a.server.Serve(ctx, listeners) }
-	err := errors.Join(a.options.Supervisor.run(ctx, a.supervised(listeners), a.tasks, serve), a.Close(ctx))
+	err := errors.Join(a.options.Supervisor.run(ctx, life, a.tasks, serve), a.Close(ctx))
 	a.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return err
 }

@@ -4,9 +4,7 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -32,40 +30,25 @@ type Supervisor struct {
 }
 
 const (
-	statusInterval = 5 * time.Second        // of STATUS, and the longest time between two runs of the checks
+	statusInterval = 5 * time.Second        // of STATUS
 	startInterval  = 100 * time.Millisecond // between attempts to be ready
-	retryInterval  = time.Second            // after a failed attempt of the watchdog
+	answerLimit    = 7 * time.Second        // for the answer to a request of its own
 )
 
-// listeners returns the sockets by their names, out of names.
+// listeners returns the sockets by their names, out of names. After an error, the process must end.
 func (s Supervisor) listeners(names ...string) (map[string]net.Listener, error) {
 	found := map[string]net.Listener{}
-	var errs []error
 	for _, file := range s.Sockets {
+		name := file.Name()
 		listener, err := net.FileListener(file) // with a descriptor of its own
-		errs = append(errs, file.Close())
-		switch name := file.Name(); {
-		case err != nil || listener.Addr().Network() != "tcp" && listener.Addr().Network() != "unix":
-			errs = append(errs, fmt.Errorf("the service manager passed the socket %q, which does not listen for connections; expected ListenStream= in its unit", name))
-		case !slices.Contains(names, name):
-			errs = append(errs, fmt.Errorf("the service manager passed a socket with the name %q; expected %s: set FileDescriptorName= in its unit", name, strings.Join(names, " or ")))
-		case found[name] != nil:
-			errs = append(errs, fmt.Errorf("the service manager passed two sockets with the name %q; expected one: [::]:PORT with BindIPv6Only=both is every address of IPv4 too", name))
-		default:
-			found[name] = listener
-			continue
+		_ = file.Close()
+		if err != nil || !slices.Contains([]string{"tcp", "unix"}, listener.Addr().Network()) || !slices.Contains(names, name) || found[name] != nil {
+			return nil, fmt.Errorf("the service manager passed a socket with the name %q; expected at most one for each of %s, which listens for connections: see FileDescriptorName= and ListenStream= of its unit",
+				name, strings.Join(names, ", "))
 		}
-		if listener != nil {
-			errs = append(errs, listener.Close())
-		}
+		found[name] = listener
 	}
-	err := errors.Join(errs...)
-	if err != nil {
-		for _, listener := range found {
-			err = errors.Join(err, listener.Close())
-		}
-	}
-	return found, err
+	return found, nil
 }
 
 // listensOn reports whether l listens on the configured address.
@@ -81,13 +64,10 @@ func listensOn(l net.Listener, configured string) bool {
 
 // supervised is what a service manager learns about a process.
 type supervised struct {
-	logger *slog.Logger
-	// alive returns an error if the process does not answer.
-	alive func(context.Context) error
-	// status describes the state in one line, without secrets and names of callers.
-	status func(context.Context) string
-	// shutdown is the longest time that an orderly shutdown takes.
-	shutdown time.Duration
+	logger   *slog.Logger
+	alive    func() error                 // returns an error, after answerLimit at the latest, if the process does not answer
+	status   func(context.Context) string // one line, without secrets and names of callers
+	shutdown time.Duration                // the longest time that an orderly shutdown takes
 }
 
 // run is the function run, and informs the service manager meanwhile: that the process is ready, once
@@ -108,36 +88,23 @@ func (s Supervisor) run(ctx context.Context, p supervised, tasks []func(context.
 // reportLife sends READY=1 when the process answers for the first time, and then WATCHDOG=1 at half of
 // the watchdog's time, as long as it answers.
 func (s Supervisor) reportLife(ctx context.Context, p supervised) {
-	patience := retryInterval
-	if s.Watchdog > 0 {
-		patience = s.Watchdog / 4
-	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ready := false; !ready || s.Watchdog > 0; {
+	next, interval := "READY=1", time.Duration(0)
+	for next == "READY=1" || s.Watchdog > 0 {
 		select {
-		case <-timer.C:
+		case <-time.After(interval):
 		case <-ctx.Done():
 			return
 		}
-		attempt, cancel := context.WithTimeout(ctx, patience)
-		err := p.alive(attempt)
-		cancel()
+		err := p.alive()
 		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil && !ready:
-			timer.Reset(startInterval)
-		case err != nil:
-			p.logger.LogAttrs(ctx, slog.LevelError, "this process does not answer itself: the service manager restarts it if that lasts", slog.String("error", err.Error()))
-			timer.Reset(min(retryInterval, patience))
-		case !ready:
-			ready = true
-			s.send(ctx, p, "READY=1")
-			timer.Reset(s.Watchdog / 2)
+		case err == nil:
+			s.send(ctx, p, next)
+			next, interval = "WATCHDOG=1", s.Watchdog/2
+		case next == "READY=1":
+			interval = startInterval
 		default:
-			s.send(ctx, p, "WATCHDOG=1")
-			timer.Reset(s.Watchdog / 2)
+			p.logger.LogAttrs(ctx, slog.LevelError, "this process does not answer itself: the service manager restarts it if that lasts", slog.String("error", err.Error()))
+			interval = s.Watchdog / 8
 		}
 	}
 }
@@ -165,57 +132,36 @@ func (s Supervisor) send(ctx context.Context, p supervised, lines string) {
 	}
 }
 
-// supervised returns what a service manager learns about the server.
-func (a *App) supervised(listeners server.Listeners) supervised {
-	return supervised{
-		logger: a.logger, alive: answers(listeners.Ops),
-		status:   func(ctx context.Context) string { return describe(a.server.State(ctx)) },
-		shutdown: a.Config.Shutdown.Grace + a.Config.Shutdown.Drain + shutdownTimeout,
-	}
-}
-
 // describe returns the state in a line: first the checks that make the server unready.
 func describe(state server.State) string {
-	var critical, others []string
+	failing := map[bool][]string{}
 	for _, c := range state.Checks {
-		switch {
-		case c.Failed() && c.Critical:
-			critical = append(critical, c.Name+" ("+c.Runbook+")")
-		case c.Failed():
-			others = append(others, c.Name+" ("+c.Runbook+")")
+		if c.Failed() {
+			failing[c.Critical] = append(failing[c.Critical], c.Name+" ("+c.Runbook+")")
 		}
 	}
 	text := "ready"
-	if len(critical) > 0 {
+	if critical := failing[true]; critical != nil {
 		text = "not ready: " + strings.Join(critical, ", ")
 	}
-	if len(others) > 0 {
+	if others := failing[false]; others != nil {
 		text += "; also failing: " + strings.Join(others, ", ")
 	}
 	return text
 }
 
-// answers returns a function that sends a request to the process itself at the ops listener, which has
-// neither TLS nor clients that could fill it; nil for no listener.
-func answers(ops net.Listener) func(context.Context) error {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // through no proxy
-	return func(ctx context.Context) error {
+// answers returns a function that sends the process a request of its own at the ops listener, which has
+// neither TLS nor clients that could fill it; for nil, one that does nothing.
+func answers(ops net.Listener) func() error {
+	client := &http.Client{Timeout: answerLimit, Transport: &http.Transport{DisableKeepAlives: true}} // through no proxy
+	return func() error {
 		if ops == nil {
 			return nil
 		}
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+ops.Addr().String()+"/livez", nil)
+		answer, err := client.Get("http://" + ops.Addr().String() + "/livez")
 		if err != nil {
 			return err
 		}
-		answer, err := client.Do(r)
-		if err != nil {
-			return err
-		}
-		_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 1<<10))
-		_ = answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %s", r.URL, answer.Status)
-		}
-		return nil
+		return answer.Body.Close()
 	}
 }

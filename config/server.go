@@ -63,7 +63,8 @@ type Server struct {
 	*File
 }
 
-// Listen is `listen`: the addresses, each as host:port. An empty host is every interface.
+// Listen is `listen`: the addresses, each as host:port. An empty host is every interface. A socket that systemd passes
+// must have the address of the same name (linux.md).
 type Listen struct {
 	// HTTP is the address of the REST API.
 	HTTP string `key:"http" kind:"address" default:"127.0.0.1:5555"`

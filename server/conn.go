@@ -27,11 +27,12 @@ type listener struct {
 	proxies *proxyPeers     // nil without the PROXY protocol
 	ctx     context.Context // ends when the listener is closed
 	cancel  context.CancelFunc
+	close   func() error // once
 }
 
 func newListener(l net.Listener, conns *connections, proxies *proxyPeers) *listener {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &listener{l, conns, proxies, ctx, cancel}
+	return &listener{l, conns, proxies, ctx, cancel, sync.OnceValue(l.Close)}
 }
 
 // Accept returns the next connection once there is a place for it. Until then new connections wait
@@ -62,7 +63,7 @@ func (l *listener) Accept() (net.Conn, error) {
 // Close stops accepting.
 func (l *listener) Close() error {
 	l.cancel()
-	return l.Listener.Close()
+	return l.close()
 }
 
 // conn is a connection with a place. Its stage follows from its fields, see (*conn).stage.

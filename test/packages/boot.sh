@@ -28,5 +28,6 @@ ln -s /lib/systemd/system/basic.target etc/systemd/system/default.target
 mkdir -p tmp/outside
 pivot_root . tmp/outside
 umount -l /tmp/outside # a chroot instead would forbid PrivateUsers=
+mount --make-rshared / # for credentials; systemd itself does so on a machine
 export container=other
 exec /lib/systemd/systemd --system --log-target=null --show-status=0

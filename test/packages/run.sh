@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 say() { printf '\n== %s\n' "$*"; }
-die() { echo "FAIL: $*" >&2; exit 1; }
+die() { echo "FAIL: $*" >&2; [ -z "${in:-}" ] || on journalctl -q --no-pager -n 20 -u mayfly -u mayfly-signer >&2; exit 1; }
 [ "$(id -u)" = 0 ] || die "root is required, for namespaces"
 [ -x /lib/systemd/systemd ] && command -v dpkg >/dev/null || die "systemd and dpkg are required: a Debian machine"
 
@@ -21,6 +21,26 @@ VERSION=0.0.1 deploy/packages/build.sh > /dev/null
 [ "$before" = "$(cd .cache/packages && sha256sum ./*.deb ./*.rpm)" ] || die "two builds differ"
 echo "$before"
 cp .cache/packages/*.deb "$work"/
+
+say "the RPM package, as rpm reads it"
+rpm=(rpm)
+if ! command -v rpm > /dev/null; then # downloaded, and not installed
+  tools=$PWD/.cache/rpm
+  if [ ! -d "$tools/usr" ]; then
+    mkdir -p "$tools"
+    (cd "$tools" && apt-get download -qq rpm rpm-common librpm9 librpmio9 liblua5.3-0 libpopt0 && for p in ./*.deb; do dpkg -x "$p" . && rm "$p"; done)
+  fi
+  libraries=$(echo "$tools"/usr/lib/*-linux-gnu | tr ' ' ':'):$(echo "$tools"/lib/*-linux-gnu | tr ' ' ':')
+  rpm=(env "LD_LIBRARY_PATH=$libraries" "RPM_CONFIGDIR=$tools/usr/lib/rpm" "$tools/usr/bin/rpm")
+fi
+"${rpm[@]}" --dbpath "$work/db" -qp --qf '[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILEFLAGS:fflags}| %{FILENAMES}\n]' .cache/packages/*.rpm > "$work/rpm"
+for line in "-rwxr-xr-x root:root | /usr/bin/mayfly" "-rw-r--r-- root:root cn| /etc/mayfly/mayfly.yaml" "-rw-r--r-- root:root | /usr/lib/systemd/system/mayfly.service" \
+  "-rw-r--r-- root:root | /usr/share/man/man1/mayfly.1.gz"; do
+  grep -qxF -- "$line" "$work/rpm" || die "the RPM package lacks: $line"
+done
+[ "$(dpkg-deb --fsys-tarfile "$work"/*0.0.1*.deb | tar t | grep -v '/$' | sed 's/^\.//' | sort)" = "$(grep -v ^d "$work/rpm" | sed 's/.*| //' | sort)" ] || die "the two packages have different files"
+"${rpm[@]}" --dbpath "$work/db" -qp --scripts .cache/packages/*.rpm | grep -q 'systemd-sysusers mayfly.conf' || die "the RPM package has no scripts"
+grep -c . "$work/rpm"
 
 say "a machine"
 mkdir "$work/machine"
@@ -80,7 +100,7 @@ grep -c mayfly "$work/first" > /dev/null || die "docs/linux.md has no commands"
 # The issuer of the test beside the one of the page.
 awk '{print} /^mayfly config init/ {print "cat >> /etc/mayfly/issuers.yaml <<E\n  http://127.0.0.1:6555/dev/oidc: {issuer-url: http://127.0.0.1:6555/dev/oidc, client-id: sigstore, type: email, skip-email-verification: false, allowed-email-domains: [example.com]}\nE\necho \"oidc: {allow_loopback: true}\" >> /etc/mayfly/mayfly.yaml"}' "$work/first" > "$work/first.sh"
 to /tmp/first.sh "$work/first.sh"
-on sh -exu /tmp/first.sh
+on sh -exu /tmp/first.sh || die "a command of docs/linux.md"
 until_ 30 on mayfly status
 on systemctl status --no-pager -n 0 mayfly.service
 is STATUS "$(property mayfly.service StatusText | cut -d' ' -f1 | tr -d ';')" ready
@@ -135,11 +155,11 @@ on systemctl restart mayfly.service
 say "a socket whose address is not that of the configuration"
 on sh -c "mkdir -p /etc/systemd/system/mayfly.socket.d && printf '[Socket]\nListenStream=\nListenStream=443\n' > /etc/systemd/system/mayfly.socket.d/port.conf"
 on systemctl daemon-reload
-on systemctl stop mayfly.service
+on systemctl -q stop mayfly.service
 on systemctl restart mayfly.socket
 ! on systemctl start mayfly.service 2>/dev/null || die "mayfly started with another address"
-on journalctl -q --no-pager -u mayfly.service | grep -o 'listen.*ListenStream= of its unit' | tail -1 | grep 443
-on systemctl stop mayfly.service
+on journalctl -q --no-pager -u mayfly.service | grep -o 'found 127.0.0.1:5555.*ListenStream= of its unit' | tail -1 | grep 443
+on systemctl -q stop mayfly.service
 say "port 443 without a capability"
 on sed -i 's/http: 127.0.0.1:5555/http: 0.0.0.0:443/' /etc/mayfly/mayfly.yaml
 on systemctl start mayfly.service
@@ -147,7 +167,7 @@ until_ 20 on curl -sf http://127.0.0.1:443/readyz
 on sed -i 's/http: 0.0.0.0:443/http: 127.0.0.1:5555/' /etc/mayfly/mayfly.yaml
 on rm -r /etc/systemd/system/mayfly.socket.d
 on systemctl daemon-reload
-on systemctl stop mayfly.service
+on systemctl -q stop mayfly.service
 on systemctl restart mayfly.socket
 on systemctl start mayfly.service
 until_ 20 on mayfly status
@@ -157,11 +177,11 @@ commands "Keys in a process of their own" > "$work/signer.sh"
 on sh -c 'mkdir -p -m 700 /etc/credstore && cat /etc/mayfly/ca/*/pass > /etc/credstore/mayfly.ca-password && chmod 600 /etc/credstore/mayfly.ca-password'
 on sh -c 'sed -i "s|password_file: [^,} ]*|password_file: /run/credentials/mayfly-signer.service/ca-password|" /etc/mayfly/ca/ca.yaml && rm /etc/mayfly/ca/*/pass'
 to /tmp/signer.sh "$work/signer.sh"
-on sh -exu /tmp/signer.sh || true
+on sh -exu /tmp/signer.sh || die "a command of docs/linux.md"
 until_ 30 on mayfly status
 request
 on stat -c '%n %U:%G %a' /run/mayfly-signer/s
-is "the server reads no key" "$(on runuser -u mayfly -- sh -c 'cat /etc/mayfly/ca/*/key.pem' 2>&1 | grep -c 'Permission denied')" 1
+is "the server reads no key" "$(on runuser -u mayfly -- cat "$(on sh -c 'echo /etc/mayfly/ca/*/key.pem')" 2>&1 | grep -c 'Permission denied')" 1
 on systemctl restart mayfly-signer.service
 until_ 20 request
 on systemctl status --no-pager -n 0 mayfly-signer.service | grep Status
