@@ -19,9 +19,12 @@ for existing in .env config secrets state; do
 done
 host() { local rest=${1#*://}; rest=${rest%%/*}; echo "${rest%%:*}"; }
 mkdir -p config/mayfly/ca config/tsa secrets state/{mayfly,dex,rekor,prometheus,grafana}
+owner=$(id -u):$(id -g)
+[ "$(id -u)" != 0 ] || owner=65532:65532 # no container runs as root
+own() { [ "$(id -u)" != 0 ] || chown -R "$owner" config secrets state; }
 cat > .env <<TEXT
 # Written by setup.sh; docker compose reads it.
-OWNER=$(id -u):$(id -g)
+OWNER=$owner
 REKOR_HOST=$(host "$REKOR_URL")
 TEXT
 
@@ -108,7 +111,9 @@ trust: # copied into trusted_root.json and signing_config.v0.2.json
       logId: {keyId: $(openssl dgst -sha256 -binary config/rekor.pub | base64_of)}
 TEXT
 # The commands of mayfly write into the configuration, which serve sees read-only.
+own
 $MAYFLY ca init "$CONFIG/ca" >&2
 $MAYFLY ctlog init --config "$CONFIG/mayfly.yaml" > config/ctlog-2026.pub
 mv config/mayfly/ca/root secrets/ca-root
+own
 echo "Done. Take secrets/ca-root offline. Then: docker compose up -d --wait" >&2
