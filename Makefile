@@ -59,10 +59,17 @@ test-image: image ## unpacks the image, checks each file, and runs it with a rea
 
 # Dated by the last commit, so that equal sources give equal pages.
 .PHONY: man
-man: ## man pages in .cache/man (mayfly.1.gz, …), completions for bash, zsh and fish in .cache/completions
+man: ## man pages in .cache/man (mayfly.1, …), completions for bash, zsh and fish in .cache/completions
 	@rm -rf $(CACHE)/man $(CACHE)/completions
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) MAYFLY_MANUAL=$(CACHE) $(GO) test -count=1 -run 'TestManual$$' ./cmd/mayfly
-	@gzip -9n $(CACHE)/man/*.1
+
+# goreleaser is run at a version and not from a module of tools/: its 400 dependencies are in no binary of mayfly. It
+# needs a clone with a remote.
+.PHONY: goreleaser-check
+goreleaser-check: ## .goreleaser.yaml is valid, and builds a release in .cache/dist, unsigned (some minutes)
+	$(GO) run github.com/goreleaser/goreleaser/v2@v2.15.1 check
+	$(GO) run github.com/goreleaser/goreleaser/v2@v2.15.1 release --snapshot --clean --skip=sign,publish
+	cd $(CACHE)/dist && sha256sum --check checksums.txt
 
 .PHONY: packages
 packages: ## the Debian and the RPM package in .cache/packages (ARCH=arm64 …)
@@ -143,16 +150,22 @@ test-fips: ## conformance, proofs and logs with FIPS 140-3 enforced by Go's runt
 	GODEBUG=fips140=only $(GO) test ./test/conformance ./proof ./ctlog
 
 # Two clones in folders with names of different length, each with a build cache of its own.
-.PHONY: reproducible
+.PHONY: reproducible release-check
+reproducible: GOALS := build
+reproducible: FILES := mayfly
 reproducible: ## two builds of the last commit in different folders give the same bytes
+release-check: GOALS := binaries image man
+release-check: FILES := .cache/release/* .cache/image/digest .cache/image/*.cdx.json .cache/man/* .cache/completions/*
+release-check: ## the same of everything in a release: binaries, image, lists of components, man pages (10 minutes)
+reproducible release-check:
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
 	for clone in a another/folder; do \
 	  git clone -q . "$$dir/$$clone"; \
-	  GOCACHE="$$dir/cache" $(MAKE) -s -C "$$dir/$$clone" build; \
+	  GOCACHE="$$dir/cache" $(MAKE) -s -C "$$dir/$$clone" $(GOALS) >&2; \
 	  rm -rf "$$dir/cache"; \
-	  sha256sum < "$$dir/$$clone/mayfly"; \
-	done > "$$dir/sums"; cat "$$dir/sums"; \
-	test "$$(sort -u "$$dir/sums" | wc -l)" = 1 || { echo "the builds differ"; exit 1; }
+	  (cd "$$dir/$$clone" && sha256sum $(FILES)) > "$$dir/sums.$${clone%%/*}"; \
+	done; cat "$$dir/sums.a"; \
+	diff "$$dir/sums.a" "$$dir/sums.another" || { echo "the builds differ"; exit 1; }
 
 # It needs the database at vuln.go.dev, so it is a step of a release and not of .ci/run.
 .PHONY: vuln

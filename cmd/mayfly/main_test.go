@@ -36,8 +36,10 @@ func TestCommands(t *testing.T) {
 			examples, err := filepath.Abs("../../deploy/examples")
 			inspect, errInspect := filepath.Abs("testdata/inspect") // written by cosign, for a world that is gone
 			env.Setenv("EXAMPLES", examples)
+			earlier, errEarlier := filepath.Abs("testdata/earlier") // written by an earlier version, as its README.md states
 			env.Setenv("INSPECT", inspect)
-			return errors.Join(err, errInspect)
+			env.Setenv("EARLIER", earlier)
+			return errors.Join(err, errInspect, errEarlier)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"world":      world,
