@@ -145,6 +145,15 @@ test-chart: helm-tools ## the Helm chart and its manifests: lint, a matrix of va
 	MAYFLY_HELM=$(HELM_TOOLS)/helm MAYFLY_KUBECONFORM=$(HELM_TOOLS)/kubeconform MAYFLY_KUSTOMIZE=$(HELM_TOOLS)/kustomize \
 	  MAYFLY_BINARY=$(HELM_TOOLS)/mayfly $(GO) test -count=1 ./test/chart
 
+# An API server with its etcd, and no nodes: eight minutes to build on two cores, once.
+CLUSTER_TOOLS := $(CACHE)/cluster
+.PHONY: test-cluster
+test-cluster: helm-tools ## a server of Kubernetes' API takes each object of the chart, as a dry run (builds kube-apiserver and etcd: 8 minutes)
+	@mkdir -p $(CLUSTER_TOOLS)
+	cd tools/cluster && $(GO) build -trimpath -ldflags="-s -w" -o $(CLUSTER_TOOLS)/ tool
+	MAYFLY_HELM=$(HELM_TOOLS)/helm MAYFLY_ETCD=$(CLUSTER_TOOLS)/server MAYFLY_KUBE_APISERVER=$(CLUSTER_TOOLS)/kube-apiserver \
+	  MAYFLY_KUBECTL=$(CLUSTER_TOOLS)/kubectl $(GO) test -count=1 -run 'TestCluster$$' ./test/chart
+
 .PHONY: test-fips
 test-fips: ## conformance, proofs and logs with FIPS 140-3 enforced by Go's runtime (GODEBUG=fips140=only)
 	GODEBUG=fips140=only $(GO) test ./test/conformance ./proof ./ctlog

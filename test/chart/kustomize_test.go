@@ -53,3 +53,25 @@ func TestKustomize(t *testing.T) {
 		}
 	}
 }
+
+// The values in docs/kubernetes.md render valid objects.
+func TestDocument(t *testing.T) {
+	t.Parallel()
+	schemas := deriveSchemas(t)
+	text, err := os.ReadFile("../../docs/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 2 {
+		t.Errorf("found %d blocks of values, want 2", len(blocks))
+	}
+	for _, block := range blocks {
+		rendered, objects := render(t, block[1])
+		checkObjects(t, objects)
+		checkConfigs(t, objects)
+		if report, err := kubeconform(t, schemas, rendered); err != nil {
+			t.Errorf("%v\n%s\n%s", err, report, block[1])
+		}
+	}
+}
