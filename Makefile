@@ -59,9 +59,10 @@ test-image: image ## unpacks the image, checks each file, and runs it with a rea
 
 # Dated by the last commit, so that equal sources give equal pages.
 .PHONY: man
-man: ## man pages in .cache/man (mayfly.1, …), completions for bash, zsh and fish in .cache/completions
+man: ## man pages in .cache/man (mayfly.1.gz, …), completions for bash, zsh and fish in .cache/completions
 	@rm -rf $(CACHE)/man $(CACHE)/completions
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) MAYFLY_MANUAL=$(CACHE) $(GO) test -count=1 -run 'TestManual$$' ./cmd/mayfly
+	@gzip -9n $(CACHE)/man/*.1
 
 # goreleaser is run at a version and not from a module of tools/: its 400 dependencies are in no binary of mayfly. It
 # needs a clone with a remote.

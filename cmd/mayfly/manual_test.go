@@ -43,7 +43,7 @@ func TestManual(t *testing.T) {
 	if written, err := os.ReadDir(man); err != nil || len(written) != pages || pages < 30 {
 		t.Errorf("%d commands have pages, and the folder has %d files, %v", pages, len(written), err)
 	}
-	for file, shell := range map[string]string{"mayfly.bash": "bash", "mayfly.zsh": "zsh", "mayfly.fish": "fish"} {
+	for file, shell := range map[string]string{"mayfly.bash": "bash", "_mayfly": "zsh", "mayfly.fish": "fish"} {
 		path := filepath.Join(completions, file)
 		out, err := os.Create(path)
 		if err != nil {
