@@ -101,7 +101,7 @@ lint:
 .PHONY: generate
 generate: ## proto/gen and the OpenAPI document from proto/, the tables in docs/ from the code
 	$(BUF) generate
-	$(GO) test ./app ./dev ./server ./test/conformance ./test/load ./config -run 'Document$$' -update
+	$(GO) test ./app ./dev ./server ./test/conformance ./test/load ./config ./migrate -run 'Document$$' -update
 
 .PHONY: generate-check
 generate-check: ## generating again changes nothing

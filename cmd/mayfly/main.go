@@ -117,7 +117,7 @@ func newRoot(std stdio) *cobra.Command {
 	// terminal through these two writers.
 	root.SetOut(printable.NewWriter(std.out))
 	root.SetErr(printable.NewWriter(std.err))
-	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(), auditCommand(),
+	root.AddCommand(serveCommand(std.hurry), requestCommand(), inspectCommand(), configCommand(), migrateCommand(), explainCommand(), caCommand(), signerCommand(), ctlogCommand(), auditCommand(),
 		devCommand(), statusCommand(), tokenCommand(), trustedRootCommand(), signingConfigCommand(), versionCommand())
 	completeTree(root)
 	return root

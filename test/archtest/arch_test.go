@@ -64,6 +64,7 @@ var allowed = map[string][]string{
 	"dev":                {"*"},
 	"mayflytest":         {"dev", "ctlog/embedded"},
 	"app":                {"*"},
+	"migrate":            {"app", "app/keyring", "config", "ca", "ctlog"},
 	"cmd":                {"*"},
 	"test/conformance":   {"*"},
 	"test/siege":         {"*"},
@@ -76,9 +77,10 @@ var allowed = map[string][]string{
 
 // onlyFor lists the only importers of a package.
 var onlyFor = map[string][]string{
-	"config":             {"app", "ca/set", "cmd"},
+	"config":             {"app", "ca/set", "migrate", "cmd"},
 	"oidc/provider":      {"test/testca", "test/testworld", "dev", "cmd"},
-	"app":                {"ca/set", "test/testca", "test/testworld", "dev", "cmd"},
+	"app":                {"ca/set", "test/testca", "test/testworld", "migrate", "dev", "cmd"},
+	"migrate":            {"cmd"},
 	"internal/trustroot": {"app", "dev", "cmd"},
 	"server/page":        {"app"},
 	"dev":                {"mayflytest", "cmd"},

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package migrate
+
+import (
+	"encoding/json"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/suggest"
+)
+
+// readChart reads the values of Fulcio's chart.
+func (p *plan) readChart(name string) {
+	p.values["port"], p.values["grpc-port"] = value{text: "5555"}, value{text: "5554"} // the defaults of the chart
+	known := slices.Concat(slices.Sorted(maps.Keys(p.ChartSettings)), slices.Sorted(maps.Keys(p.ChartValues)))
+	withoutLog := false
+	p.eachKey(name, func(path string, at config.Mistake, item *yaml.Node) bool {
+		setting, full, below := p.ChartSettings[path], path, path+"."
+		if !strings.HasPrefix(below, "server.") && !strings.HasPrefix(below, "config.") {
+			full, below = "server."+path, "server."+below
+		}
+		target := p.ChartValues[full]
+		switch {
+		case slices.Contains(p.Ignore, path):
+			target = "not migrated, as --ignore states"
+		case path == "server.args.disable_ct_log":
+			withoutLog = item.Value == "true"
+		case path == "server.args.kms_cert_chain" && strings.Contains(item.Value, "-----BEGIN"):
+			p.chain = []byte(item.Value)
+			p.set(setting, filepath.Join(p.Out, "chain.pem"), at)
+		case setting != "":
+			if item.Value != "" || setting == "ct-log-url" { // the chart has empty values for settings that are not in use
+				p.set(setting, item.Value, at)
+			}
+		case path == "config.contents":
+			p.identityFile = name + ": config.contents"
+			p.identities = identities(item)
+		case target != "":
+			var v any
+			if err := item.Decode(&v); err != nil {
+				p.wrong(at, "%v", err)
+			}
+			p.helm[strings.TrimPrefix(full, "server.")] = v
+		case item.Kind == yaml.MappingNode && slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(k, below) }):
+			return false
+		default:
+			p.wrong(at, "the value %s is not known%s; --ignore %[1]s leaves it out", path, suggest.DidYouMean(path, known))
+		}
+		if target != "" {
+			p.chartRows = append(p.chartRows, Row{path, "", target})
+		}
+		return true
+	})
+	if withoutLog {
+		p.values["ct-log-url"] = value{}
+	}
+}
+
+// Helm returns a value of Fulcio's chart, by its path below server.
+func (p *plan) Helm(path string) any { return p.helm[path] }
+
+// Member returns a member of the first item of a list among the values of Fulcio's chart.
+func (p *plan) Member(path, name string) string {
+	list, _ := p.helm[path].([]any)
+	for _, item := range list {
+		object, _ := item.(map[string]any)
+		text, _ := object[name].(string)
+		return text
+	}
+	return ""
+}
+
+// identities returns the identity file in the values of a chart: text as it is, a mapping as YAML, or as JSON if its
+// keys are those of JSON.
+func identities(item *yaml.Node) (out []byte) {
+	var v map[string]any
+	if item.Kind == yaml.ScalarNode {
+		return []byte(item.Value)
+	} else if item.Decode(&v) == nil && (v["OIDCIssuers"] != nil || v["MetaIssuers"] != nil) {
+		out, _ = json.MarshalIndent(v, "", "  ")
+	} else {
+		out, _ = yaml.Marshal(item) // nil after an error, which the check of the result reports
+	}
+	return out
+}
