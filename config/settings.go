@@ -15,11 +15,11 @@ import (
 
 // Setting is a key of the configuration in use, such as ct.logs.0.url.
 type Setting struct {
-	Key string
+	Key string `json:"key"`
 	// Value is as YAML has it on one line, without secrets and what URLs can hold of them; "" for none.
-	Value string
+	Value string `json:"value"`
 	// Source is a file and its line, the name of an environment variable, or "default".
-	Source string
+	Source string `json:"source"`
 }
 
 // Settings returns each key of the server configuration, in the order of its manual.

@@ -23,10 +23,10 @@ import (
 func configCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "config",
-		Short:   "Write an issuer file, and check configuration files",
+		Short:   "Write an issuer file, and check and show configuration files",
 		Example: "  mayfly config init github --org octo-org --file issuers.yaml\n  mayfly config check mayfly.yaml",
 	}
-	c.AddCommand(configInitCommand(), configCheckCommand())
+	c.AddCommand(configInitCommand(), configCheckCommand(), configShowCommand())
 	return c
 }
 

@@ -29,9 +29,9 @@ import (
 func ctlogCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "ctlog",
-		Short: "Create and check the embedded Certificate Transparency log, and search any log",
+		Short: "Create, check and copy the embedded Certificate Transparency log, and search any log",
 	}
-	c.AddCommand(ctlogInitCommand(), ctlogStatusCommand(), ctlogFsckCommand(), ctlogSearchCommand())
+	c.AddCommand(ctlogInitCommand(), ctlogStatusCommand(), ctlogFsckCommand(), ctlogCopyCommand(), ctlogSearchCommand())
 	return c
 }
 
@@ -189,6 +189,28 @@ func ctlogFsckCommand() *cobra.Command {
 		}
 		return errors.Join(out.print(c, map[string]any{"log": log.Name, "entries": size, "error": errorText(err)}, text), err)
 	})
+	addOutput(c, &out)
+	return c
+}
+
+func ctlogCopyCommand() *cobra.Command {
+	var out output
+	c := logCommand(&cobra.Command{
+		Use:   "copy DIR",
+		Short: "Copy a log for a backup, also while a server writes it, and prove the copy",
+	}, func(c *cobra.Command, log embedded.Config) error {
+		to := c.Flags().Arg(0)
+		p := newProgress(c, "checking the copy of log "+log.Name)
+		log.Progress = p.report
+		size, err := embedded.Copy(c.Context(), log, to)
+		p.clear()
+		if err != nil {
+			return err
+		}
+		return out.print(c, map[string]any{"log": log.Name, "entries": size, "copy": to},
+			fmt.Sprintf("Copied log %s to %s: %d entries, and the copy is whole. No server signs for it, since it has no guard.\n", log.Name, to, size))
+	})
+	c.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)
 	addOutput(c, &out)
 	return c
 }

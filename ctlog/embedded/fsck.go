@@ -45,14 +45,24 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 	if size == 0 && s.published != nil {
 		size = s.published.Head.Size // the entries under the checkpoint can still be checked
 	}
-	d, issuers := directory{cfg.Dir}, newIssuers(cfg.Dir)
+	directory{cfg.Dir}.prove(ctx, size, cfg.Progress, found)
+	found(ctx.Err())
+	if len(findings) > 0 {
+		err = fmt.Errorf("checking log %s: %w", cfg.Name, errors.Join(findings...))
+	}
+	return size, err
+}
+
+// prove reads a tree of the given size: every entry, tile and issuer. found gets each error, or nil.
+func (d directory) prove(ctx context.Context, size uint64, progress func(done, total uint64), found func(error)) {
+	issuers := newIssuers(d.path)
 	for first := uint64(0); first < size && ctx.Err() == nil; first += tileWidth {
 		found(d.checkEntries(first, first+tileWidth, size, func(leaf *reader.Entry) error {
 			_, err := leafEntry(leaf, issuers)
 			return err
 		}))
-		if cfg.Progress != nil {
-			cfg.Progress(min(first+tileWidth, size), size)
+		if progress != nil {
+			progress(min(first+tileWidth, size), size)
 		}
 	}
 	for level := uint64(1); level <= maxTileLevel; level++ {
@@ -67,9 +77,4 @@ func Fsck(ctx context.Context, cfg Config) (uint64, error) {
 			found(errors.Join(err, errHash))
 		}
 	}
-	found(ctx.Err())
-	if len(findings) > 0 {
-		err = fmt.Errorf("checking log %s: %w", cfg.Name, errors.Join(findings...))
-	}
-	return size, err
 }

@@ -71,6 +71,7 @@ var allowed = map[string][]string{
 	"test/chaos":         {"*"},
 	"test/chart":         {"*"},
 	"test/load":          {"*"},
+	"test/runbooks":      {"*"},
 	"test/vault":         {},
 	"test/collector":     {},
 }

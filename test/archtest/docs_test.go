@@ -3,9 +3,11 @@
 package archtest
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -123,4 +125,33 @@ func hasSection(document, anchor string) bool {
 		}
 	}
 	return false
+}
+
+// TestCodeLinks checks that the sections exist to which messages, the page, alerts and scripts lead.
+func TestCodeLinks(t *testing.T) {
+	t.Parallel()
+	all, found := documents(t), 0
+	section := regexp.MustCompile(`\b(docs/[a-z-]+\.md)#([a-z0-9-]+)`)
+	if err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && len(d.Name()) > 2 && strings.HasPrefix(d.Name(), "."):
+			return fs.SkipDir
+		case d.IsDir() || !slices.Contains([]string{".go", ".html", ".sh", ".yaml", ".yml", ".service", ".txt"}, filepath.Ext(path)):
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		for _, match := range section.FindAllStringSubmatch(string(content), -1) {
+			if found++; !hasSection(all[match[1]], match[2]) {
+				t.Errorf("%s leads to %s, which does not exist", path, match[0])
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if found < 100 {
+		t.Errorf("found %d sections only: the test looks at the wrong files", found)
+	}
 }

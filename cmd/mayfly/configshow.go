@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/wildcard"
+)
+
+func configShowCommand() *cobra.Command {
+	var file, key string
+	var out output
+	c := &cobra.Command{
+		Use:   "show",
+		Short: "Print each key of a server configuration with its value and where that is from",
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, _, err := config.LoadServer(file, os.Environ())
+			if err != nil {
+				return err
+			}
+			settings := slices.DeleteFunc(cfg.Settings(), func(s config.Setting) bool { return key != "" && !wildcard.Match(key, s.Key) })
+			if out.json() {
+				return printJSON(c.OutOrStdout(), settings)
+			}
+			if key != "" {
+				return printValues(c, settings)
+			}
+			w := newTable(c.OutOrStdout())
+			for _, s := range settings {
+				w.row(s.Key, s.Value, s.Source)
+			}
+			return w.Flush()
+		},
+	}
+	addConfig(c, &file, "the server's configuration file (required)")
+	c.Flags().StringVar(&key, "key", "", "print only the values of this key, one in a line; a * stands for any text, as in ct.logs.*.embedded.dir")
+	addOutput(c, &out)
+	require(c, "config")
+	return c
+}
+
+// printValues prints the values that are set, each as it is, without YAML's quotes.
+func printValues(c *cobra.Command, settings []config.Setting) error {
+	for _, s := range settings {
+		var value any
+		if err := yaml.Unmarshal([]byte(s.Value), &value); err != nil {
+			return fmt.Errorf("%s: %w", s.Key, err)
+		}
+		if value != nil {
+			fmt.Fprintln(c.OutOrStdout(), value)
+		}
+	}
+	return nil
+}
