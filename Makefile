@@ -154,6 +154,19 @@ test-cluster: helm-tools ## a server of Kubernetes' API takes each object of the
 	cd tools/cluster && $(GO) build -trimpath -ldflags="-s -w" -o $(CLUSTER_TOOLS)/ tool
 	MAYFLY_HELM=$(HELM_TOOLS)/helm MAYFLY_ETCD=$(CLUSTER_TOOLS)/server MAYFLY_KUBE_APISERVER=$(CLUSTER_TOOLS)/kube-apiserver \
 	  MAYFLY_KUBECTL=$(CLUSTER_TOOLS)/kubectl $(GO) test -count=1 -run 'TestCluster$$' ./test/chart
+SHELLCHECK ?= $(or $(shell command -v shellcheck),$(CACHE)/shellcheck/usr/bin/shellcheck)
+$(CACHE)/shellcheck/usr/bin/shellcheck:
+	mkdir -p $(CACHE)/shellcheck
+	cd $(CACHE)/shellcheck && apt-get download -qq shellcheck && dpkg -x shellcheck_*.deb . && rm shellcheck_*.deb
+
+.PHONY: test-runbooks
+test-runbooks: $(SHELLCHECK) ## the scripts of deploy/runbooks: shellcheck, and each one from its fault to the recovery (downloads shellcheck on Debian)
+	$(SHELLCHECK) -x -P deploy/runbooks deploy/runbooks/*.sh
+	$(GO) test -race -count=1 ./test/runbooks
+
+.PHONY: sizes
+sizes: ## what 20,000 certificates leave on the disk, and how long a backup takes (a minute)
+	@MAYFLY_SIZES=1 $(GO) test -count=1 -v -timeout 10m -run TestSizes ./test/runbooks | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
 .PHONY: test-fips
 test-fips: ## conformance, proofs and logs with FIPS 140-3 enforced by Go's runtime (GODEBUG=fips140=only)

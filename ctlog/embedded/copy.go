@@ -42,6 +42,11 @@ func Copy(ctx context.Context, cfg Config, to string) (uint64, error) {
 	if err = copied.receive(ctx, directory{cfg.Dir}, s.head, s.published); err == nil {
 		_, err = copied.verify(s.head, s.published.Head)
 	}
+	if size := s.published.Head.Size; err == nil && size > 0 { // the reads over HTTP are of this tree, and of its partial tiles
+		if _, err = copied.root(size); err == nil {
+			err = copied.checkEntries((size-1)/tileWidth*tileWidth, size, size, nil)
+		}
+	}
 	var findings []error
 	if err == nil {
 		copied.prove(ctx, s.head.Size, cfg.Progress, func(err error) {
@@ -58,9 +63,11 @@ func Copy(ctx context.Context, cfg Config, to string) (uint64, error) {
 
 // receive fills d with a tree of the directory from. An earlier copy stays valid until the tree state is written.
 func (d directory) receive(ctx context.Context, from directory, head reader.Head, published *reader.Checkpoint) error {
-	for t := range tilesOf(head.Size) {
-		if err := errors.Join(ctx.Err(), d.receiveTile(from, t, head.Size)); err != nil {
-			return err
+	for _, size := range []uint64{published.Head.Size, head.Size} { // each has partial tiles of its own
+		for t := range tilesOf(size) {
+			if err := errors.Join(ctx.Err(), d.receiveTile(from, t, size)); err != nil {
+				return err
+			}
 		}
 	}
 	names, err := os.ReadDir(filepath.Join(from.path, issuerDir))

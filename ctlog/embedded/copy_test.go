@@ -85,3 +85,28 @@ func TestCopyFindsDamage(t *testing.T) {
 		t.Errorf("a copy of a damaged log: %v", err)
 	}
 }
+
+// The copy has what its checkpoint covers, beside entries that no checkpoint covers yet.
+func TestCopyServesItsCheckpoint(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	l := open(t, cfg)
+	submit(t, l, a, 3)
+	shutdown(t, l)
+	cfg.CheckpointInterval = maxCheckpointInterval
+	growUnpublished(t, a, cfg)
+	to := cfg
+	to.Dir = filepath.Join(t.TempDir(), "copy")
+	size, err := Copy(t.Context(), cfg, to.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := directory{to.Dir}
+	published, err := copied.checkpoint(l.verifier(), nil)
+	if err != nil || published.Head.Size == 0 || published.Head.Size >= size {
+		t.Fatalf("%d entries are copied, the checkpoint is %+v: %v", size, published, err)
+	}
+	if head, err := copied.root(published.Head.Size); err != nil || head != published.Head {
+		t.Errorf("the tree of the checkpoint: %v", err)
+	}
+}

@@ -2,7 +2,69 @@
 
 package runbooks
 
-import "golang.org/x/sys/unix"
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-ca/mayfly/test/testworld"
+)
+
+// A small disk is full of the audit log: the server issues again by itself once the script has moved closed files.
+func TestSmallDiskFull(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	m.rewrite("mayfly.yaml", "audit: {dir: audit}", "audit: {dir: audit, max_size: 1MiB}")
+	if err := os.Mkdir(m.path("audit"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	view := m.mount("audit", 5<<19)
+	m.start()
+	m.ready()
+	end := m.load()
+	m.refused("AUDIT_UNAVAILABLE")
+	end()
+	m.await("a server that is not ready", func() bool { return m.get("http://"+m.ops+"/readyz") == "" })
+	m.runbook(0, "disk-full.sh", "-c", m.path("mayfly.yaml"), "-a", m.path("archive"))
+	m.ready()
+	m.issues("2026")
+	m.server.end(syscall.SIGTERM)
+	m.mayfly("audit", "verify", m.path("archive"))
+	m.mayfly("audit", "verify", view)
+}
+
+// mount makes a folder a disk of its own, for the server and the scripts, and returns where the test sees it. It skips
+// the test where that is not permitted.
+func (m *machine) mount(folder string, size int) (view string) {
+	m.t.Helper()
+	script := fmt.Sprintf(`mount -t tmpfs -o size=%d,mode=700 runbooks "$0" && echo ready && exec cat`, size)
+	holder := exec.Command("unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", script, m.path(folder))
+	testworld.EndWithParent(holder)
+	in, out := must(holder.StdinPipe())(m.t), must(holder.StdoutPipe())(m.t)
+	if err := holder.Start(); err != nil {
+		m.t.Skipf("a namespace is not permitted: %v", err)
+	}
+	m.t.Cleanup(func() {
+		_ = in.Close()
+		_ = holder.Wait()
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || strings.TrimSpace(line) != "ready" {
+		m.t.Skip("a mount in a namespace is not permitted")
+	}
+	pid := fmt.Sprint(holder.Process.Pid)
+	m.inside = func(cmd *exec.Cmd) {
+		cmd.Args = append([]string{"nsenter", "--preserve-credentials", "--target", pid, "--user", "--mount", cmd.Path}, cmd.Args[1:]...)
+		cmd.Path, cmd.Err = exec.LookPath("nsenter")
+	}
+	return filepath.Join("/proc", pid, "root", m.path(folder))
+}
 
 // limitFiles makes each write of the server beyond a size fail, as on a full disk.
 func (m *machine) limitFiles(size uint64) {

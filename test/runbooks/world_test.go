@@ -107,6 +107,7 @@ type machine struct {
 	http, ops string // addresses
 	server    *process
 	ownClock  bool
+	inside    func(*exec.Cmd) // makes a process run in other namespaces; nil for none
 	ca        *client.Client
 }
 
@@ -188,7 +189,7 @@ func (m *machine) runbook(code int, name string, args ...string) string {
 	m.t.Helper()
 	cmd := exec.Command("/bin/sh", append([]string{must(filepath.Abs("../../deploy/runbooks/" + name))(m.t)}, args...)...)
 	cmd.Env = append(environment(), "MAYFLY="+must(program())(m.t))
-	testworld.EndWithParent(cmd)
+	m.prepare(cmd)
 	out, err := cmd.CombinedOutput()
 	if found := cmd.ProcessState.ExitCode(); found != code {
 		m.t.Fatalf("%s %s: exit code %d, want %d (%v)\n%s", name, strings.Join(args, " "), found, code, err, out)
@@ -203,6 +204,14 @@ func (m *machine) runbook(code int, name string, args ...string) string {
 		m.t.Errorf("%s prints a key", name)
 	}
 	return string(out)
+}
+
+// prepare makes a command run where the machine is, and end with the test.
+func (m *machine) prepare(cmd *exec.Cmd) {
+	testworld.EndWithParent(cmd)
+	if m.inside != nil {
+		m.inside(cmd)
+	}
 }
 
 // process is a running server. Signals go to it and to no other.
@@ -240,7 +249,7 @@ func (m *machine) start() {
 		cmd = exec.Command(os.Args[0], m.path("mayfly.yaml"))
 		cmd.Env = append(environment(), clockVariable+"=1")
 	}
-	testworld.EndWithParent(cmd)
+	m.prepare(cmd)
 	p := &process{cmd: cmd, exited: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
 	if err := cmd.Start(); err != nil {
