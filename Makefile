@@ -165,7 +165,7 @@ test-runbooks: $(SHELLCHECK) ## the scripts of deploy/runbooks: shellcheck, and 
 	$(GO) test -race -count=1 ./test/runbooks
 
 .PHONY: sizes
-sizes: ## what 20,000 certificates leave on the disk, and how long a backup takes (a minute)
+sizes: ## what 5,000 certificates leave on the disk, and how long a backup takes (a minute)
 	@MAYFLY_SIZES=1 $(GO) test -count=1 -v -timeout 10m -run TestSizes ./test/runbooks | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'
 
 .PHONY: test-fips

@@ -19,7 +19,7 @@ func TestSizes(t *testing.T) {
 	t.Parallel()
 	count := 300
 	if os.Getenv("MAYFLY_SIZES") != "" {
-		count = 20_000
+		count = 5_000
 	}
 	m := newMachine(t, "")
 	m.start()
