@@ -154,6 +154,7 @@ test-cluster: helm-tools ## a server of Kubernetes' API takes each object of the
 	cd tools/cluster && $(GO) build -trimpath -ldflags="-s -w" -o $(CLUSTER_TOOLS)/ tool
 	MAYFLY_HELM=$(HELM_TOOLS)/helm MAYFLY_ETCD=$(CLUSTER_TOOLS)/server MAYFLY_KUBE_APISERVER=$(CLUSTER_TOOLS)/kube-apiserver \
 	  MAYFLY_KUBECTL=$(CLUSTER_TOOLS)/kubectl $(GO) test -count=1 -run 'TestCluster$$' ./test/chart
+
 SHELLCHECK ?= $(or $(shell command -v shellcheck),$(CACHE)/shellcheck/usr/bin/shellcheck)
 $(CACHE)/shellcheck/usr/bin/shellcheck:
 	mkdir -p $(CACHE)/shellcheck
