@@ -105,6 +105,7 @@ type App struct {
 	embedded    []*embedded.Log
 	audit       *audit.Log // nil without `audit`
 	server      *server.Server
+	tlsCheck    []server.Check          // of the listeners' certificate; empty without TLS
 	tracer      *trace.Tracer           // nil without traces
 	tasks       []func(context.Context) // run in the background until the edge has stopped
 	// restartPending states that the configuration file differs from the configuration in use.
@@ -230,7 +231,7 @@ func (a *App) assemble(ctx context.Context, edge server.Config, base ca.Config) 
 	edge.Issuers, edge.Mounts, edge.State = a.live.issuers, a.mounts(), a.state
 	edge.Page = a.page()
 	// A key that does not sign, or a CA that expires soon, makes the server unready.
-	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check(), a.clockCheck()), append(a.logChecks(), a.auditCheck()...)...)
+	edge.Checks = append(append(a.authorities.checks(base.Profile.Lifetime()), a.live.issuerCheck(), a.live.check(), a.clockCheck()), append(a.logChecks(), append(a.auditCheck(), a.tlsCheck...)...)...)
 	if a.server, err = server.New(edge); err != nil {
 		return a.Config.WithPlaces(err)
 	}

@@ -143,6 +143,7 @@ func TestAuditSettings(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ text, key, want string }{
 		"hmac without a key":       {"audit: {dir: audit, identity: hmac}", "", "hmac_key_file"},
+		"hmac, and another one":    {"audit: {dir: audit, identity: hmac, max_age: 1s}", "", "hmac_key_file"},
 		"a key that is missing":    {"audit: {dir: audit, identity: hmac, hmac_key_file: k}", "", "reading the key"},
 		"a short key":              {"audit: {dir: audit, identity: hmac, hmac_key_file: k}", "short", "5 bytes"},
 		"a key for plain":          {"audit: {dir: audit, hmac_key_file: k}", strings.Repeat("k", 32), "for identity: hmac only"},

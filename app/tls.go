@@ -3,7 +3,9 @@
 package app
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/keypath"
 	"github.com/mayfly-ca/mayfly/internal/pem"
 	"github.com/mayfly-ca/mayfly/internal/watch"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 // certificatePair is the listeners' TLS certificate with its key. A handshake uses the newest pair
@@ -20,6 +23,9 @@ type certificatePair struct {
 	current                  atomic.Pointer[tls.Certificate]
 }
 
+// urgentExpiry is that of the alert MayflyTLSCertificateEnds.
+const urgentExpiry = 48 * time.Hour
+
 // tlsConfig returns nil where TLS is not configured. The certificate is loaded again when its files
 // change.
 func (a *App) tlsConfig() (*tls.Config, error) {
@@ -27,13 +33,21 @@ func (a *App) tlsConfig() (*tls.Config, error) {
 		return nil, nil
 	}
 	pair := &certificatePair{certificateFile: a.Config.TLS.Certificate, keyFile: a.Config.TLS.Key}
-	a.watch(watch.Config{
+	watcher := a.watch(watch.Config{
 		Name: "TLS certificate", Files: func() []string { return []string{pair.certificateFile, pair.keyFile} }, Reload: pair.load,
 		Metric: "mayfly_tls", FailedMetric: "mayfly_tls_reload_failed",
 	})
 	if err := pair.load(); err != nil {
 		return nil, err
 	}
+	a.tlsCheck = append(a.tlsCheck, server.Check{Name: "tls-certificate", Runbook: "docs/operations.md#the-tls-certificate-ends", Probe: func(context.Context) (string, error) {
+		end := pair.current.Load().Leaf.NotAfter
+		err := watcher.Failure()
+		if left := time.Until(end); left < urgentExpiry {
+			err = errors.Join(err, fmt.Errorf("it ends in %s; renew the files, which the server reads by itself", left.Round(time.Minute)))
+		}
+		return "valid until " + end.UTC().Format(time.RFC3339), err
+	}})
 	const expiry = "mayfly_tls_certificate_seconds_to_expiry"
 	a.registry.MustRegister(newScraped(func(set setGauge) { set(expiry, time.Until(pair.current.Load().Leaf.NotAfter).Seconds()) },
 		gauge{expiry, "Seconds until the listeners' TLS certificate expires; negative once it has.", nil}))

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -92,6 +93,51 @@ func records(tb testing.TB, dir string, q Query) (all []Record) {
 		return nil
 	}))(tb)
 	return all
+}
+
+// A search finds each record of a time, also where the clock was set back within a file or between two.
+func TestSearchAfterAStepBack(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "audit")
+	var now atomic.Int64
+	at := func(clock string) time.Time { return must(time.Parse(time.DateTime, "2026-11-30 "+clock+":00"))(t) }
+	write := func(clocks ...string) { // a file
+		l := must(Open(Config{Dir: dir, MaxSize: 1, Now: func() time.Time { return time.Unix(now.Load(), 0) }}))(t)
+		l.cfg.MaxSize = 1 << 20
+		for i, clock := range clocks {
+			now.Store(at(clock).Unix())
+			must(l.Append(t.Context(), intent(i), nil))(t)
+		}
+		must(0, l.release())(t)
+	}
+	write("09:00", "11:55")
+	write("10:05", "13:00", "11:00")
+	write("11:10")
+	for _, test := range []struct {
+		since, until string
+		want         []string
+	}{
+		{"11:30", "12:30", []string{"11:55"}},
+		{"10:50", "11:05", []string{"11:00"}},
+		{"12:00", "", []string{"13:00"}},
+		{"", "09:30", []string{"09:00"}},
+		{"14:00", "", nil},
+	} {
+		q := Query{}
+		if test.since != "" {
+			q.Since = at(test.since)
+		}
+		if test.until != "" {
+			q.Until = at(test.until)
+		}
+		var got []string
+		for _, r := range records(t, dir, q) {
+			got = append(got, r.Time.UTC().Format("15:04"))
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("from %q to %q: %v; %v are expected", test.since, test.until, got, test.want)
+		}
+	}
 }
 
 func TestRecordsAreAChain(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // file is a file of an audit log.
@@ -80,6 +81,21 @@ func lines(path string, at int64, do func(number int, line []byte, end int64) er
 		return nil
 	}
 	return fmt.Errorf("reading %s: %w", path, err)
+}
+
+// lastTime returns the time of the last record in a file; zero for none.
+func lastTime(path string) (at time.Time, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return at, err
+	}
+	err = lines(path, max(0, info.Size()-2*MaxRecord), func(_ int, line []byte, _ int64) error {
+		if r, _, err := parse(line); err == nil { // the first line may be a part of one
+			at = r.Time
+		}
+		return nil
+	})
+	return at, err
 }
 
 // lastRecord returns the head that a file makes, where its last record ends, and how many bytes follow. What

@@ -12,7 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/wildcard"
 )
 
-// disorder bounds how much earlier a record may be than the one before it: a clock may be set back.
+// disorder bounds how much earlier a record may be than both ends of its file: a clock may be set back, and forth again.
 const disorder = 15 * time.Minute
 
 var errNoFile = errors.New("no file of an audit log (audit-….jsonl) is in it")
@@ -39,9 +39,7 @@ func Search(ctx context.Context, dir string, q Query, found func(r *Record, line
 		if i+1 < len(all) {
 			next = all[i+1].first
 		}
-		early := !next.Time.IsZero() && next.Time.Before(q.Since.Add(-disorder))
-		late := !q.Until.IsZero() && f.first.Time.After(q.Until.Add(disorder))
-		if err != nil || early || late {
+		if err != nil || i+1 < len(all) && q.misses(f) {
 			continue
 		}
 		err = lines(f.path, 0, func(_ int, line []byte, _ int64) error {
@@ -61,6 +59,17 @@ func Search(ctx context.Context, dir string, q Query, found func(r *Record, line
 		}
 	}
 	return err
+}
+
+// misses reports whether both ends of a file are so far before or after the times that q asks for that no record of it matches.
+func (q *Query) misses(f file) bool {
+	last, err := lastTime(f.path)
+	if err != nil { // found when it is read
+		return false
+	}
+	before := func(at time.Time) bool { return at.Before(q.Since.Add(-disorder)) }
+	after := func(at time.Time) bool { return !q.Until.IsZero() && at.After(q.Until.Add(disorder)) }
+	return before(f.first.Time) && before(last) || after(f.first.Time) && after(last)
 }
 
 func (q *Query) matches(r *Record) bool {

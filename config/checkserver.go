@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/audit"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/httputil"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
@@ -36,6 +37,11 @@ func (s *Server) check(d *decoder, _ []string) {
 	}
 	if l := s.Limits; l.Connections > 0 && l.Connections < l.InFlight {
 		d.wrong([]string{"limits", "connections"}, "found %d, which is less than limits.in_flight (%d): each request needs a connection of its own", l.Connections, l.InFlight)
+	}
+	if s.Audit != nil && s.Audit.Identity == "hmac" { // the rest is found with the content of the key
+		for _, e := range keypath.All(audit.CheckSettings(*s.Audit)) {
+			d.wrong(join([]string{"audit"}, e.Path...), "%s", e.Err)
+		}
 	}
 	if s.Trace != nil {
 		d.checkTrace(s.Trace, []string{"trace"})

@@ -169,7 +169,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 	var errs []error
 	proxy, err := parseProxy(cfg.Proxy)
 	errs = append(errs, err)
-	known := make(map[entryID]bool, len(cfg.Issuers))
+	known, earlier := make(map[entryID]bool, len(cfg.Issuers)), overlapIndex{}
 	common, commonProxies := transport.shared(), transportFunc(newTransport).shared()
 	inCluster := slices.ContainsFunc(cfg.Issuers, func(i Issuer) bool { return i.Key == inClusterURL })
 	for _, settings := range cfg.Issuers {
@@ -178,7 +178,7 @@ func newVerifier(cfg Config, transport transportFunc) (*Verifier, error) {
 			errs = append(errs, keypath.Errorf(e.path(), "there is more than one entry with this key"))
 		}
 		known[e.id()] = true
-		errs = append(errs, e.validate(&cfg, v.wildcards)...)
+		errs = append(errs, e.validate(&cfg, &earlier)...)
 		connect, proxies := transport, transportFunc(newTransport)
 		if !e.Wildcard && !e.inCluster { // callers choose the issuers of a pattern, and must not delay others
 			connect, proxies = common, commonProxies
@@ -213,7 +213,7 @@ func (e *entry) path(keys ...string) []string {
 
 // validate checks every setting of the entry except CACert, also against the earlier wildcard entries.
 // It sets pattern, specific and byAudience.
-func (e *entry) validate(cfg *Config, earlier []*entry) (errs []error) {
+func (e *entry) validate(cfg *Config, earlier *overlapIndex) (errs []error) {
 	wrong := func(path []string, format string, args ...any) {
 		errs = append(errs, keypath.Errorf(path, format, args...))
 	}
@@ -229,9 +229,8 @@ func (e *entry) validate(cfg *Config, earlier []*entry) (errs []error) {
 	} else if err = cfg.checkURL(e.Key); err != nil {
 		wrong(e.path("issuer-url"), "%w", err)
 	}
-	for _, o := range earlier {
-		// Only the order would decide between the two.
-		if e.pattern != (Pattern{}) && o.pattern != (Pattern{}) && e.Key != o.Key && e.specific == o.specific && e.pattern.overlaps(o.pattern) {
+	if e.pattern != (Pattern{}) {
+		for _, o := range earlier.add(e) { // only the order would decide between the two
 			wrong(e.path(), "some issuer URL matches both this wildcard and %q, and neither has more labels and segments without a *", o.Key)
 		}
 	}

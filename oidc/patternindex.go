@@ -69,3 +69,60 @@ func appendMasked(b []byte, text, stars string) []byte {
 	}
 	return b
 }
+
+// overlapIndex finds patterns that overlap without a comparison of each two. It has the entries by their shapes.
+type overlapIndex []*overlapShape
+
+// overlapShape holds the entries of a shape, and by the masks that patterns of another shape share with them.
+type overlapShape struct {
+	patternShape
+	entries []*entry
+	masked  map[string]map[string][]*entry
+}
+
+// add adds an entry, and returns those before it that are as specific and match a URL that it matches, too.
+func (index *overlapIndex) add(e *entry) (found []*entry) {
+	stars := starsOf(e.pattern.text)
+	var own *overlapShape
+	for _, shape := range *index {
+		if shape.specific != e.specific || len(shape.stars) != len(stars) { // a URL has one number of parts
+			continue
+		}
+		if shape.stars == stars {
+			own = shape
+		}
+		both := []byte(stars)
+		for i := range both {
+			both[i] = min(both[i], shape.stars[i]) // '*' is less than '-'
+		}
+		for _, o := range shape.by(string(both))[string(appendMasked(nil, e.pattern.text, string(both)))] {
+			if e.Key != o.Key && e.pattern.overlaps(o.pattern) {
+				found = append(found, o)
+			}
+		}
+	}
+	if own == nil {
+		own = &overlapShape{patternShape: patternShape{specific: e.specific, stars: stars}, masked: map[string]map[string][]*entry{}}
+		*index = append(*index, own)
+	}
+	own.entries = append(own.entries, e)
+	for stars, byText := range own.masked {
+		text := string(appendMasked(nil, e.pattern.text, stars))
+		byText[text] = append(byText[text], e)
+	}
+	return found
+}
+
+// by returns the entries of the shape by their text without the parts that have a star by stars.
+func (s *overlapShape) by(stars string) map[string][]*entry {
+	byText := s.masked[stars]
+	if byText == nil {
+		byText = map[string][]*entry{}
+		s.masked[stars] = byText
+		for _, e := range s.entries {
+			text := string(appendMasked(nil, e.pattern.text, stars))
+			byText[text] = append(byText[text], e)
+		}
+	}
+	return byText
+}

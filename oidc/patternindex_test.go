@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -79,6 +80,7 @@ func TestPatternIndex(t *testing.T) {
 				found++
 			}
 		}
+		compareOverlaps(t, patterns)
 		for _, a := range list {
 			for _, b := range list {
 				if got, want := a.pattern.overlaps(b.pattern), slowOverlaps(a.Key, b.Key); got != want {
@@ -89,6 +91,48 @@ func TestPatternIndex(t *testing.T) {
 	}
 	if found < 200 {
 		t.Errorf("only %d URLs match a pattern", found)
+	}
+}
+
+// compareOverlaps compares the index of overlapping patterns with a comparison of each two.
+func compareOverlaps(t *testing.T, patterns []string) {
+	t.Helper()
+	var index overlapIndex
+	var before []*entry
+	for _, text := range patterns {
+		p, err := ParsePattern(text)
+		if err != nil {
+			continue
+		}
+		e := &entry{Issuer: Issuer{Key: text, Wildcard: true}, pattern: p, specific: p.specificity()}
+		want := slices.DeleteFunc(slices.Clone(before), func(o *entry) bool {
+			return o.Key == text || o.specific != e.specific || !slowOverlaps(o.Key, text)
+		})
+		got := index.add(e)
+		byKey := func(a, b *entry) int { return strings.Compare(a.Key, b.Key) }
+		slices.SortFunc(got, byKey)
+		if slices.SortFunc(want, byKey); !slices.EqualFunc(got, want, func(a, b *entry) bool { return a.Key == b.Key }) {
+			t.Fatalf("%s overlaps %d patterns of %v; the index finds %d", text, len(want), patterns, len(got))
+		}
+		before = append(before, e)
+	}
+}
+
+// BenchmarkOverlaps is the check of the patterns of a large issuer file.
+func BenchmarkOverlaps(b *testing.B) {
+	var list []*entry
+	for i := range 10_000 {
+		text := fmt.Sprintf("https://*.issuer-%d.example/id/*", i)
+		p := must(ParsePattern(text))(b)
+		list = append(list, &entry{Issuer: Issuer{Key: text, Wildcard: true}, pattern: p, specific: p.specificity()})
+	}
+	for b.Loop() {
+		var index overlapIndex
+		for _, e := range list {
+			if len(index.add(e)) > 0 {
+				b.Fatal("patterns overlap")
+			}
+		}
 	}
 }
 

@@ -46,12 +46,18 @@ type evidence struct{ offset, at time.Duration }
 // includes the time that the machine was suspended.
 func New(now func() time.Time, steady func() time.Duration, behind, ahead time.Duration) *Clock {
 	if steady == nil {
-		now, steady = time.Now, sinceBoot
+		now, steady = time.Now, steadyClock()
 	}
 	c := &Clock{now: now, steady: steady, behind: behind, ahead: ahead, evidence: map[string]evidence{}}
 	_, c.trusted = c.read()
 	c.stepped = c.trusted
 	return c
+}
+
+// monotonic returns the time since now by Go's monotonic clock, which may stand still while the machine is suspended.
+func monotonic() func() time.Duration {
+	began := time.Now()
+	return func() time.Duration { return time.Since(began) }
 }
 
 // read returns the steady time and the offset of the wall clock.

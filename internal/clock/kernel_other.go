@@ -6,9 +6,7 @@ package clock
 
 import "time"
 
-var began = time.Now()
-
-func sinceBoot() time.Duration { return time.Since(began) }
+func steadyClock() func() time.Duration { return monotonic() }
 
 // Kernel is not known here.
 func Kernel() string { return Unknown }
