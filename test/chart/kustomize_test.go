@@ -28,7 +28,7 @@ func TestManifestsAreRendered(t *testing.T) {
 	}
 }
 
-// The base and the example of an overlay are valid objects, whose configuration loads.
+// The base and the example of an overlay are valid objects, and their configuration loads.
 func TestKustomize(t *testing.T) {
 	t.Parallel()
 	schemas := deriveSchemas(t)

@@ -369,7 +369,7 @@ func TestCopies(t *testing.T) {
 		}
 		got, err := os.ReadFile(chartDir + "/files/" + path.Base(original))
 		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("the chart's copy of deploy/%s differs (%v); run make manifests", original, err)
+			t.Errorf("the chart's copy of deploy/%s differs (%v); copy it to deploy/helm/mayfly/files, as make manifests does", original, err)
 		}
 	}
 }
