@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type live struct {
 	base     ca.Config
 	observer trustObserver
 	number   prometheus.Gauge // of the generation in use
+	hash     prometheus.Gauge // of its issuer file
 	watcher  *watch.Watcher
 	first    *trust // what was read before base was set; nil once it is in use, except for a check
 
@@ -60,9 +62,12 @@ func (a *App) trust(ctx context.Context) (err error) {
 	l := &live{app: a, observer: newTrustObserver(a.registry), swapped: make(chan struct{}, 1), number: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_config_generation",
 		Help: "Number of the issuer configuration in use, one more with each that was loaded since the start.",
+	}), hash: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "mayfly_config_hash",
+		Help: "A number out of the SHA-256 of the issuer file in use; the same on every replica with the same file.",
 	})}
 	a.live = l
-	a.registry.MustRegister(l.number)
+	a.registry.MustRegister(l.number, l.hash)
 	// The watcher takes the current content as known, so it comes before the first read.
 	l.watcher = a.watch(watch.Config{
 		Name: "issuers", Files: func() []string { return []string{a.Config.Issuers} }, Reload: func() error {
@@ -106,6 +111,8 @@ func (l *live) use(ctx context.Context, t *trust) error {
 	}
 	l.current.Store(next)
 	l.number.Set(float64(next.number))
+	hash, _ := strconv.ParseUint(next.digest[:12], 16, 64) // as many bits as a float64 holds exactly
+	l.hash.Set(float64(hash))
 	select {
 	case l.swapped <- struct{}{}:
 	default:
