@@ -209,6 +209,20 @@ chaos: ## each fault of logs, issuers, signers, disks, networks and of the proce
 	@MAYFLY_CHAOS=1 $(GO) test -count=1 -v -timeout 10m -parallel 4 ./test/chaos | sed '/^=== /d'
 	MAYFLY_CHAOS=50 $(GO) test -count=1 ./ctlog/embedded -run Chaos -v
 
+# HAProxy alone, with its libraries: installing Debian's package starts a server. HAPROXY= takes a balancer of the test instead.
+# FLEET_DIR= is where logs and replicas write: in memory by default, so that the machine's disk is no part of the test.
+HAPROXY ?= $(or $(shell command -v haproxy),$(CACHE)/haproxy/usr/sbin/haproxy)
+FLEET_DIR ?= $(firstword $(wildcard /dev/shm) /tmp)
+$(CACHE)/haproxy/usr/sbin/haproxy:
+	mkdir -p $(CACHE)/haproxy
+	cd $(CACHE)/haproxy && apt-get download -qq haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1 && \
+	  for package in *.deb; do dpkg -x $$package .; done && rm *.deb
+
+.PHONY: fleet
+fleet: $(HAPROXY) ## three replicas behind HAProxy under load: killed, frozen, restarted, with a wrong clock, new issuers and CA keys: a table (4 minutes)
+	test/clients/tools.sh tesseract
+	@MAYFLY_FLEET=1 HAPROXY='$(HAPROXY)' FLEET_DIR='$(FLEET_DIR)' $(GO) test -count=1 -v -timeout 10m -run 'TestFleet$$' ./test/fleet | sed '/^=== /d'
+
 .PHONY: siege
 siege: ## attack mayfly serve as one outsider can: connections, readers, watchers, log lines; prints figures (2 minutes)
 	@MAYFLY_SIEGE=1 $(GO) test -count=1 -v -timeout 10m ./test/siege | sed -n 's/^ *[a-z_]*_test.go:[0-9]*: //p; /^\(--- FAIL\|FAIL\|panic\|ok\)/p'

@@ -70,6 +70,7 @@ var allowed = map[string][]string{
 	"test/siege":         {"*"},
 	"test/chaos":         {"*"},
 	"test/chart":         {"*"},
+	"test/fleet":         {"*"},
 	"test/load":          {"*"},
 	"test/runbooks":      {"*"},
 	"test/vault":         {},
