@@ -124,6 +124,8 @@ $(CACHE)/prometheus/usr/bin/promtool:
 test-alerts: $(PROMTOOL) ## each alert of deploy/prometheus fires in its case, and only then; each query of deploy/grafana parses (downloads promtool on Debian)
 	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
 	$(PROMTOOL) test rules deploy/prometheus/alerts_test.yaml
+	@mkdir -p $(CACHE)/prometheus && cp deploy/compose/prometheus.yaml deploy/prometheus/alerts.yaml $(CACHE)/prometheus/
+	$(PROMTOOL) check config $(CACHE)/prometheus/prometheus.yaml
 	PROMTOOL=$(abspath $(PROMTOOL)) $(GO) test -count=1 -run TestDashboard ./app
 
 # helm, kubeconform and kustomize, built from tools/helm.
