@@ -48,7 +48,7 @@ func TestUnitsAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	arguments := []string{"verify", "--man=no"}
+	dir, arguments := t.TempDir(), []string{"verify", "--man=no"}
 	for _, unit := range units {
 		content, err := os.ReadFile(unit)
 		if err != nil {
@@ -56,13 +56,13 @@ func TestUnitsAreValid(t *testing.T) {
 		}
 		// The program is not installed on this machine.
 		content = []byte(strings.ReplaceAll(string(content), "ExecStart=/usr/bin/mayfly", "ExecStart="+self))
-		path := filepath.Join(t.TempDir(), filepath.Base(unit))
+		path := filepath.Join(dir, filepath.Base(unit))
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		arguments = append(arguments, path)
 	}
-	if out, err := exec.CommandContext(t.Context(), analyze, arguments...).CombinedOutput(); err != nil || strings.Contains(string(out), filepath.Dir(arguments[2])) {
+	if out, err := exec.CommandContext(t.Context(), analyze, arguments...).CombinedOutput(); err != nil || strings.Contains(string(out), dir) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
