@@ -129,7 +129,7 @@ func (r *composeRun) start(t *testing.T, service, program string) *process {
 	}
 	variable := regexp.MustCompile(`\$\{(\w+):-([^}]*)\}`)
 	var args []string
-	for _, arg := range s.Command {
+	for _, arg := range s.Command[slices.Index(s.Command, "serve"):] { // after the program's name, if the image has no entrypoint
 		arg = variable.ReplaceAllStringFunc(arg, func(found string) string {
 			parts := variable.FindStringSubmatch(found)
 			if value, ok := r.env[parts[1]]; ok {
