@@ -176,6 +176,7 @@ test-fips: ## conformance, proofs and logs with FIPS 140-3 enforced by Go's runt
 	GODEBUG=fips140=only $(GO) test ./test/conformance ./proof ./ctlog
 
 # Two clones in folders with names of different length, each with a build cache of its own.
+# The second is a clone of the first: a commit in between changes nothing.
 .PHONY: reproducible release-check
 reproducible: GOALS := build
 reproducible: FILES := mayfly
@@ -185,8 +186,8 @@ release-check: FILES := .cache/release/* .cache/image/digest .cache/image/*.cdx.
 release-check: ## the same of everything in a release: binaries, image, lists of components, man pages (10 minutes)
 reproducible release-check:
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	git clone -q . "$$dir/a"; git clone -q "$$dir/a" "$$dir/another/folder"; \
 	for clone in a another/folder; do \
-	  git clone -q . "$$dir/$$clone"; \
 	  GOCACHE="$$dir/cache" $(MAKE) -s -C "$$dir/$$clone" $(GOALS) >&2; \
 	  rm -rf "$$dir/cache"; \
 	  (cd "$$dir/$$clone" && sha256sum $(FILES)) > "$$dir/sums.$${clone%%/*}"; \
