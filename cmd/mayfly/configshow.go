@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
 
@@ -29,12 +28,18 @@ func configShowCommand() *cobra.Command {
 			if out.json() {
 				return printJSON(c.OutOrStdout(), settings)
 			}
-			if key != "" {
-				return printValues(c, settings)
-			}
 			w := newTable(c.OutOrStdout())
 			for _, s := range settings {
-				w.row(s.Key, s.Value, s.Source)
+				var value any // without YAML's quotes
+				if err := yaml.Unmarshal([]byte(s.Value), &value); err != nil {
+					return err
+				}
+				switch {
+				case key == "":
+					w.row(s.Key, s.Value, s.Source)
+				case value != nil:
+					w.row(value)
+				}
 			}
 			return w.Flush()
 		},
@@ -44,18 +49,4 @@ func configShowCommand() *cobra.Command {
 	addOutput(c, &out)
 	require(c, "config")
 	return c
-}
-
-// printValues prints the values that are set, each as it is, without YAML's quotes.
-func printValues(c *cobra.Command, settings []config.Setting) error {
-	for _, s := range settings {
-		var value any
-		if err := yaml.Unmarshal([]byte(s.Value), &value); err != nil {
-			return fmt.Errorf("%s: %w", s.Key, err)
-		}
-		if value != nil {
-			fmt.Fprintln(c.OutOrStdout(), value)
-		}
-	}
-	return nil
 }

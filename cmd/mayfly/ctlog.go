@@ -210,7 +210,6 @@ func ctlogCopyCommand() *cobra.Command {
 		return out.print(c, map[string]any{"log": log.Name, "entries": size, "copy": to},
 			fmt.Sprintf("Copied log %s to %s: %d entries, and the copy is whole. No server signs for it, since it has no guard.\n", log.Name, to, size))
 	})
-	c.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveFilterDirs)
 	addOutput(c, &out)
 	return c
 }

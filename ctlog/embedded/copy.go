@@ -4,11 +4,10 @@ package embedded
 
 import (
 	"context"
-	"encoding/json"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 
@@ -38,24 +37,23 @@ func Copy(ctx context.Context, cfg Config, to string) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("copying log %s: %w", cfg.Name, err)
 	}
-	copied := directory{to}
+	copied, published := directory{to}, s.published.Head.Size
 	if err = copied.receive(ctx, directory{cfg.Dir}, s.head, s.published); err == nil {
 		_, err = copied.verify(s.head, s.published.Head)
 	}
-	if size := s.published.Head.Size; err == nil && size > 0 { // the reads over HTTP are of this tree, and of its partial tiles
-		if _, err = copied.root(size); err == nil {
-			err = copied.checkEntries((size-1)/tileWidth*tileWidth, size, size, nil)
+	if err == nil && published > 0 { // the reads over HTTP are of this tree, and of its partial tiles
+		if _, err = copied.root(published); err == nil {
+			err = copied.checkEntries((published-1)/tileWidth*tileWidth, published, published, nil)
 		}
 	}
-	var findings []error
 	if err == nil {
-		copied.prove(ctx, s.head.Size, cfg.Progress, func(err error) {
-			if err != nil && len(findings) < maxFindings {
-				findings = append(findings, err)
+		copied.prove(ctx, s.head.Size, cfg.Progress, func(found error) {
+			if err == nil {
+				err = found
 			}
 		})
 	}
-	if err = errors.Join(err, errors.Join(findings...), ctx.Err()); err != nil {
+	if err = errors.Join(err, ctx.Err()); err != nil {
 		return 0, fmt.Errorf("copying log %s to %s: %w", cfg.Name, to, err)
 	}
 	return s.head.Size, nil
@@ -64,9 +62,15 @@ func Copy(ctx context.Context, cfg Config, to string) (uint64, error) {
 // receive fills d with a tree of the directory from. An earlier copy stays valid until the tree state is written.
 func (d directory) receive(ctx context.Context, from directory, head reader.Head, published *reader.Checkpoint) error {
 	for _, size := range []uint64{published.Head.Size, head.Size} { // each has partial tiles of its own
-		for t := range tilesOf(size) {
-			if err := errors.Join(ctx.Err(), d.receiveTile(from, t, size)); err != nil {
-				return err
+		for level := uint64(0); size>>(layout.TileHeight*level) > 0; level++ {
+			for index := uint64(0); index*tileWidth < size>>(layout.TileHeight*level); index++ {
+				err := errors.Join(ctx.Err(), d.receiveTile(from, tile{level: level, index: index}, size))
+				if err == nil && level == 0 {
+					err = d.receiveTile(from, tile{data: true, index: index}, size)
+				}
+				if err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -78,9 +82,9 @@ func (d directory) receive(ctx context.Context, from directory, head reader.Head
 			err = errors.Join(err, d.write(filepath.Join(issuerDir, name.Name()), content))
 		}
 	}
-	state, errState := json.Marshal(map[string]any{"size": head.Size, "root": head.Root[:]})
-	if err = errors.Join(err, errState); err == nil {
-		err = d.write(treeStateFile, state)
+	if err == nil {
+		root := base64.StdEncoding.EncodeToString(head.Root[:])
+		err = d.write(treeStateFile, fmt.Appendf(nil, `{"size":%d,"root":"%s"}`, head.Size, root))
 	}
 	if err == nil {
 		err = d.write(checkpointFile, published.Raw)
@@ -98,12 +102,9 @@ func (d directory) receiveTile(from directory, t tile, size uint64) error {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	name, err := filepath.Rel(from.path, file.Name())
-	if err != nil {
-		return err
-	}
 	content, err := io.ReadAll(file)
-	if err != nil {
+	name, errName := filepath.Rel(from.path, file.Name())
+	if err = errors.Join(err, errName); err != nil {
 		return err
 	}
 	return d.write(name, content)
@@ -115,22 +116,4 @@ func (d directory) write(name string, content []byte) error {
 		return err
 	}
 	return files.WriteDurably(path, content, 0o644)
-}
-
-// tilesOf yields each tile of a tree of the given size.
-func tilesOf(size uint64) iter.Seq[tile] {
-	return func(yield func(tile) bool) {
-		for index := uint64(0); index*tileWidth < size; index++ {
-			if !yield(tile{data: true, index: index}) {
-				return
-			}
-		}
-		for level := uint64(0); level <= maxTileLevel && size>>(layout.TileHeight*level) > 0; level++ {
-			for index := uint64(0); index*tileWidth < size>>(layout.TileHeight*level); index++ {
-				if !yield(tile{level: level, index: index}) {
-					return
-				}
-			}
-		}
-	}
 }

@@ -49,7 +49,7 @@ say "certificates by identity; certificates.txt has each:"
 while read -r index _ identity _; do
   [ "$index" = INDEX ] || printf '%s\n' "$identity"
 done <"$out/certificates.txt" | sort | uniq -c | sort -rn | tee "$out/identities.txt"
-say "ask the owner of each identity; have verifiers reject what nobody asked for. Search the logs of other operators too:"
+say "ask the owner of each identity; have verifiers reject what no owner requested. Search the logs of other operators too:"
 for url in $(setting 'ct.logs.*.url'); do
   printf '  mayfly ctlog search --url %s --issuer %s --since %s --limit 0\n' "$url" "$issuer" "$since"
 done

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -46,6 +47,11 @@ func TestBackupAndRestore(t *testing.T) {
 	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), first)
 	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), "-p", first, second)
 	m.runbook(1, "backup.sh", "-c", m.path("mayfly.yaml"), second)
+	sums := exec.Command("sha256sum", "--quiet", "-c", "SHA256SUMS")
+	sums.Dir = first
+	if out, err := sums.CombinedOutput(); err != nil {
+		t.Errorf("the second backup changes the first one, whose tiles it links: %v\n%s", err, out)
+	}
 	kept := must(filepath.Glob(second + "/ca/root*"))(t)
 	guards := must(filepath.Glob(second + "/guard/*"))(t)
 	if len(kept)+len(guards) > 0 {
@@ -76,6 +82,11 @@ func TestBackupAndRestore(t *testing.T) {
 	m.runbook(0, "ctlog-new.sh", "-c", config, "-l", "2026b", "-o", m.path("out"))
 	m.write("ctlog-2026b.pub", m.read("out/ctlog-2026b.pub"))
 	m.write("ctlog-2026.pub", string(must(os.ReadFile(filepath.Join(m.Dir, "ctlog-2026.pub")))(t)))
+	fsck := exec.Command(must(program())(t), "ctlog", "fsck", "--config", config, "--name", "2026")
+	fsck.Env = environment()
+	if out, _ := fsck.CombinedOutput(); !strings.Contains(string(out), "its guard") || strings.Count(string(out), "\n") != 1 {
+		t.Errorf("fsck has another finding than the missing guard:\n%s", out)
+	}
 	if n := strings.Count(m.read("out/trusted_root.json"), `"logId"`); n != 2 {
 		t.Errorf("the trust root has %d logs, want the lost one and the new one", n)
 	}
