@@ -249,7 +249,7 @@ figures-oidc: ## the figures of issuer discovery: hanging, failing, huge and flo
 # COUNT=10 prints each figure ten times, for benchstat. GOGC is as mayfly serve sets it.
 .PHONY: bench
 bench: ## the cost of a certificate beside its floor, of the embedded log, and of a policy over 200 repositories
-	@GOGC=400 $(GO) test -run '^$$' -bench 'Issue|Floor' -benchmem -benchtime 3000x -count $${COUNT:-1} ./test/testca
+	@GOGC=350 $(GO) test -run '^$$' -bench 'Issue|Floor' -benchmem -benchtime 3000x -count $${COUNT:-1} ./test/testca
 	@$(GO) test -run '^$$' -bench Submit -benchtime 3000x -count $${COUNT:-1} ./ctlog/embedded
 	@$(GO) test -run '^$$' -bench Decide -benchmem -count $${COUNT:-1} ./identity/policy
 
@@ -293,7 +293,7 @@ bench-dev: ## how long mayfly dev takes to be ready, with new keys
 
 .PHONY: bench-signer
 bench-signer: ## certificates a second with the CA's key in the server's process and in one of its own
-	@for round in 1 2 3 4 5; do GOGC=400 $(GO) test -run '^$$' -bench Split -benchtime 4000x ./test/testca | grep certificates; done # as mayfly serve sets it
+	@for round in 1 2 3 4 5; do GOGC=350 $(GO) test -run '^$$' -bench Split -benchtime 4000x ./test/testca | grep certificates; done # as mayfly serve sets it
 
 .PHONY: bench-ct
 bench-ct: ## what a certificate takes while logs hang or answer 500: p50, p99 and the longest of 2000

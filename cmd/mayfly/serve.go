@@ -51,13 +51,13 @@ func serveCommand(hurry <-chan struct{}) *cobra.Command {
 	return c
 }
 
-// gcPercent lets the heap grow to five times the live memory before a collection. A server has
+// gcPercent lets the heap grow to 4.5 times the live memory before a collection. A server has
 // little live memory (about 10 MiB). Under load, Go's default would collect it dozens of times a
 // second, for an eighth of all CPU time. With gcPercent it still stays below 100 MiB.
-const gcPercent = 400
+const gcPercent = 350
 
 // memoryLimit is the size of the process above which memory is collected more often than gcPercent
-// requires: memory that an attack keeps alive must not be multiplied by five.
+// requires: memory that an attack keeps alive must not be multiplied by 4.5.
 const memoryLimit = 192 << 20
 
 // collectLess sets gcPercent and memoryLimit, unless the operator has set GOGC or GOMEMLIMIT.

@@ -66,7 +66,7 @@ func newActor(t testing.TB, role string) *actor {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	// The race detector would otherwise wait for a second when the process ends.
-	cmd.Env, cmd.Stderr = append(os.Environ(), roleVariable+"="+role, "GOGC=400", "GORACE=atexit_sleep_ms=0"), os.Stderr
+	cmd.Env, cmd.Stderr = append(os.Environ(), roleVariable+"="+role, "GOGC=350", "GORACE=atexit_sleep_ms=0"), os.Stderr
 	in, err := cmd.StdinPipe()
 	out := must(cmd.StdoutPipe())(t)
 	if err == nil {

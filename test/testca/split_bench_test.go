@@ -78,7 +78,7 @@ func splitOff(b *testing.B, chain *ca.Chain, key crypto.Signer) *signer.Signer {
 		b.Fatal(err)
 	}
 	child := exec.CommandContext(b.Context(), os.Args[0])
-	child.Env, child.Stderr = append(os.Environ(), signerFolder+"="+dir, "GOGC=400"), os.Stderr // as mayfly signer sets it
+	child.Env, child.Stderr = append(os.Environ(), signerFolder+"="+dir, "GOGC=350"), os.Stderr // as mayfly signer sets it
 	if err := child.Start(); err != nil {
 		b.Fatal(err)
 	}
