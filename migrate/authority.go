@@ -20,15 +20,12 @@ type crypto11 struct {
 	UserType, LoginNotSupported, UseGCMIVFromHSM, GCMIVLength json.RawMessage
 }
 
-// Signer is the kind of Fulcio's CA.
-func (p *plan) Signer() string { return p.Text("ca") }
-
 // Password reports whether the key's password is known.
-func (p *plan) Password() bool { return p.Signer() == "fileca" && p.Text("fileca-key-passwd") != "" }
+func (p *plan) Password() bool { return p.Text("ca") == "fileca" && p.Text("fileca-key-passwd") != "" }
 
 // ChainOf is the setting that names the chain of the authority.
 func (p *plan) ChainOf() string {
-	return map[string]string{"fileca": "fileca-cert", "kmsca": "kms-cert-chain-path", "pkcs11ca": "aws-hsm-root-ca-path"}[p.Signer()]
+	return map[string]string{"fileca": "fileca-cert", "kmsca": "kms-cert-chain-path", "pkcs11ca": "aws-hsm-root-ca-path"}[p.Text("ca")]
 }
 
 // ChainPath is the path of the chain in ca.yaml.
@@ -45,7 +42,7 @@ func (p *plan) AssumesVersion() bool { return p.Scheme() == "hashivault" }
 
 // Tag is the build tag that the authority's key needs; "" for none.
 func (p *plan) Tag() string {
-	if p.Signer() == "pkcs11ca" && p.CASet == "" {
+	if p.Text("ca") == "pkcs11ca" && p.CASet == "" {
 		return "pkcs11"
 	}
 	return p.Scheme()
@@ -69,7 +66,7 @@ func (p *plan) readAuthority() {
 		p.CASet, _ = filepath.Abs(p.CASet)
 		return
 	}
-	switch p.Signer() {
+	switch p.Text("ca") {
 	case "fileca":
 		if p.Text("fileca-key") == "" && p.HelmValues == "" {
 			p.wrongSetting("fileca-key", "it is missing: name the PEM file of the key")
@@ -82,7 +79,7 @@ func (p *plan) readAuthority() {
 		p.wrongSetting("ca", "it is missing: state with --set ca=… where Fulcio's key is, or name a new CA set with --ca-set")
 		return
 	default:
-		p.wrongSetting("ca", "%s: %s; then migrate all else with --ca-set ca/ca.yaml", p.Signer(), strings.ReplaceAll(p.NoEquivalent(), "`", ""))
+		p.wrongSetting("ca", "%s: %s; then migrate all else with --ca-set ca/ca.yaml", p.Text("ca"), strings.ReplaceAll(p.Refused[p.Text("ca")], "`", ""))
 		return
 	}
 	p.readChain()
@@ -93,34 +90,21 @@ func (p *plan) readChain() {
 	of := p.ChainOf()
 	if p.Text(of) == "" {
 		hint := "name the PEM file with the issuing CA first and the root last"
-		if p.Signer() == "pkcs11ca" {
+		if p.Text("ca") == "pkcs11ca" {
 			hint = "export it: pkcs11-tool --module MODULE --read-object --type cert --id " + p.Text("hsm-caroot-id") + " | openssl x509 -inform DER -out chain.pem"
-		} else if p.Signer() == "fileca" && p.HelmValues != "" {
+		} else if p.Text("ca") == "fileca" && p.HelmValues != "" {
 			hint = "export it: kubectl get secret fulcio-server-secret -o jsonpath='{.data.cert}' | base64 -d > chain.pem"
 		}
 		p.wrongSetting(of, "the chain of the authority is missing: %s; then --set %s=FILE", hint, of)
 		return
 	}
-	p.chain = p.read(of, func(content []byte) error {
+	p.Chain = p.read(of, func(content []byte) error {
 		chain, err := ca.ParseChain(content)
 		if err == nil {
 			p.Begin = chain.NotBefore.UTC().Format(time.RFC3339)
 		}
 		return err
 	})
-}
-
-// NoEquivalent states what to do in place of a kind of CA that mayfly has not; "" for the others.
-func (p *plan) NoEquivalent() string {
-	switch p.Signer() {
-	case "tinkca":
-		return p.find("tink-keyset-path").Becomes
-	case "googleca":
-		return p.find("gcp_private_ca_parent").Becomes
-	case "ephemeralca":
-		return "its key is lost at each restart. `mayfly dev` is for development; for a server, create an authority (`mayfly ca init ./ca`)"
-	}
-	return ""
 }
 
 var gcpVersion = regexp.MustCompile(`/(?:cryptoKeyVersions|versions)/(\d+)$`)

@@ -32,7 +32,7 @@ func (p *plan) readChart(name string) {
 		case path == "server.args.disable_ct_log":
 			withoutLog = item.Value == "true"
 		case path == "server.args.kms_cert_chain" && strings.Contains(item.Value, "-----BEGIN"):
-			p.chain = []byte(item.Value)
+			p.Chain = []byte(item.Value)
 			p.set(setting, filepath.Join(p.Out, "chain.pem"), at)
 		case setting != "":
 			if item.Value != "" || setting == "ct-log-url" { // the chart has empty values for settings that are not in use
@@ -40,7 +40,7 @@ func (p *plan) readChart(name string) {
 			}
 		case path == "config.contents":
 			p.identityFile = name + ": config.contents"
-			p.identities = identities(item)
+			p.Identities = identities(item)
 		case target != "":
 			var v any
 			if err := item.Decode(&v); err != nil {

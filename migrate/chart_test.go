@@ -67,7 +67,7 @@ func TestChartValues(t *testing.T) {
 	out := must(run(t, migrate.Options{HelmValues: values, Set: append(set, "fileca-cert="+f.dir+"/chain.pem"), Ignore: []string{"server.image"}}))(t)
 	got := conforms(t, file(t, out, "values.yaml"))
 	for path, want := range map[string]any{
-		"host": "fulcio.example", "replicaCount": 3, "ca.keys.secret": "our-secret", "ca.keys.from": "secret", "service.httpPort": 80, "service.grpcPort": 5554, "ports.http": 5555, "ports.ops": 2112,
+		"host": "fulcio.example", "replicaCount": 3, "ca.keys.secret": "our-secret", "ca.keys.from": "secret", "service.httpPort": 80, "service.grpcPort": 5554,
 		"config.public_url": "https://fulcio.example", "ingress.enabled": true, "ingress.className": "nginx", "ingress.tlsSecret": "fulcio-tls", "ingress.http.annotations.n": "h", "podLabels.team": "pki",
 		"nodeSelector.pool": "pki", "serviceAccount.annotations.a": "b", "kubernetesIssuer.enabled": true, "ct.files.log|pub": file(t, f.dir, "log.pub"), "ca.files.chain|pem": file(t, f.dir, "chain.pem"),
 		"issuers.content": file(t, out, "issuers.yaml"),

@@ -60,7 +60,7 @@ func (p *plan) write(ctx context.Context, dir string) error {
 		}
 		return files.Create(filepath.Join(dir, name), content, 0o644)
 	}
-	errs := []error{put("issuers.yaml", p.identities, nil)}
+	errs := []error{put("issuers.yaml", p.Identities, nil)}
 	for name, secret := range p.secrets() {
 		errs = append(errs, files.Create(filepath.Join(dir, name), []byte(secret+"\n"), 0o600))
 	}
@@ -69,7 +69,7 @@ func (p *plan) write(ctx context.Context, dir string) error {
 		errs = append(errs, put("ca.yaml", content, err))
 	}
 	if p.ChainPath() == filepath.Join(p.Out, "chain.pem") {
-		errs = append(errs, put("chain.pem", p.chain, nil))
+		errs = append(errs, put("chain.pem", p.Chain, nil))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -156,7 +156,7 @@ func (p *plan) Rows() (rows []Row) {
 			row.Value = "(secret)"
 		case given && v.text == "":
 			row.Value = "(empty)"
-		case !given && s.Default != "" && (p.Signer() == "pkcs11ca" || !strings.Contains(s.Becomes, "pkcs11")):
+		case !given && s.Default != "" && (p.Text("ca") == "pkcs11ca" || !strings.Contains(s.Becomes, "pkcs11")):
 			row.Value = code(s.Default) + " (default)"
 		case !given:
 			continue

@@ -176,7 +176,7 @@ func TestSources(t *testing.T) {
 	}{
 		"file":      {migrate.Options{ConfigFile: file1}, []string{"http: 10.0.0.1:1111", "grpc: 0.0.0.0:2222", "ops: 10.0.0.1:3333", "algorithms: [ed25519, rsa-4096]", "format: text"}},
 		"variables": {migrate.Options{ConfigFile: file1, EnvFile: variables}, []string{"http: 10.0.0.1:1111", "grpc: 0.0.0.0:4444", "ops: 10.0.0.1:5555"}},
-		"flags":     {migrate.Options{Flags: "serve -c " + file1 + " --metrics-port 6666 --http-host=::1", EnvFile: variables}, []string{`http: '[::1]:1111'`, "grpc: 0.0.0.0:4444", `ops: '[::1]:6666'`}},
+		"flags":     {migrate.Options{Flags: "serve -c " + file1 + " --fileca-watch --metrics-port 6666 --http-host=::1", EnvFile: variables}, []string{`http: '[::1]:1111'`, "grpc: 0.0.0.0:4444", `ops: '[::1]:6666'`}},
 		"set":       {migrate.Options{Flags: "--config=" + file1 + " --metrics-port 6666", Set: []string{"metrics-port=7777", "grpc-port=1111"}}, []string{"ops: 10.0.0.1:7777", "http: 10.0.0.1:1111", "grpc: 10.0.0.1:1111"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"text/template"
 
@@ -50,7 +49,7 @@ type plan struct {
 	mistakes   config.Mistakes
 	unreadable error // a file of the command line
 
-	identities, chain   []byte
+	Identities, Chain   []byte
 	identityFile        string // for mistakes
 	Insecure            []string
 	Loopback, Cluster   bool
@@ -112,8 +111,8 @@ func (p *plan) Path(name string) string {
 
 // read returns the content of the file that a setting names, and checks it; nil after a mistake.
 func (p *plan) read(name string, check func(content []byte) error) []byte {
-	content, err := p.chain, error(nil)
-	if name != "kms-cert-chain-path" || p.chain == nil { // otherwise it is in the values of a chart
+	content, err := p.Chain, error(nil)
+	if name != "kms-cert-chain-path" || p.Chain == nil { // otherwise it is in the values of a chart
 		content, err = files.Read(filepath.Join(p.Root, p.Path(name)), maxFile)
 	}
 	if err != nil {
@@ -131,9 +130,9 @@ func (p *plan) read(name string, check func(content []byte) error) []byte {
 func (p *plan) readIssuers() {
 	if p.identityFile == "" {
 		p.identityFile = filepath.Join(p.Root, p.Path("config-path"))
-		p.identities = p.read("config-path", func([]byte) error { return nil })
+		p.Identities = p.read("config-path", func([]byte) error { return nil })
 	}
-	parsed, _, err := config.ParseIssuers(p.identityFile, p.identities, true, nil)
+	parsed, _, err := config.ParseIssuers(p.identityFile, p.Identities, true, nil)
 	if err != nil {
 		return // the check of the result reports it
 	}
@@ -174,17 +173,6 @@ func (p *plan) Address(port, host string) string {
 	return net.JoinHostPort(p.Text(host), p.Text(port))
 }
 
-// Ports returns the ports that a Pod of mayfly can have.
-func (p *plan) Ports() map[string]int {
-	ports := map[string]int{}
-	for key, name := range map[string]string{"http": "port", "grpc": "grpc-port", "ops": "metrics-port"} {
-		if number, _ := strconv.Atoi(p.Text(name)); number >= 1024 {
-			ports[key] = number
-		}
-	}
-	return ports
-}
-
 // KeyAlgorithms returns mayfly's names of the key algorithms.
 func (p *plan) KeyAlgorithms() (names []string) {
 	for name := range strings.SplitSeq(p.Text("client-signing-algorithms"), ",") {
@@ -194,18 +182,6 @@ func (p *plan) KeyAlgorithms() (names []string) {
 	}
 	return names
 }
-
-// PublicURL returns the URL of clients; "" if the source does not state it.
-func (p *plan) PublicURL() string {
-	if host := p.Member("ingress.http.hosts", "host"); host != "" && p.Member("ingress.http.tls", "secretName") != "" {
-		return "https://" + host
-	}
-	return ""
-}
-
-// Identities and Chain return the contents of public files.
-func (p *plan) Identities() string { return string(p.identities) }
-func (p *plan) Chain() string      { return string(p.chain) }
 
 // Inside returns a template as it is for mayfly's chart.
 func (p plan) Inside(name string) (string, error) {

@@ -19,6 +19,7 @@ type tables struct {
 	Forms         map[string]form
 	Settings      []setting
 	Algorithms    map[string]string
+	Refused       map[string]string // kinds of CA, and what to do
 	ChartSettings map[string]string `yaml:"chart_settings"`
 	ChartValues   map[string]string `yaml:"chart_values"`
 }
