@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -72,11 +73,27 @@ func collectLess() {
 
 // runMore lets one more thread run Go code, unless the operator has set GOMAXPROCS. The thread that syncs the audit
 // log waits for the disk, and the runtime takes some time to give its turn to another: with two CPUs that costs a
-// twentieth of the throughput.
+// twentieth of the throughput. The runtime does not follow changes of the CPU limit of a container once a program
+// has set a number of threads, so runMore does, until the process ends.
 func runMore() {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
+	if os.Getenv("GOMAXPROCS") != "" {
+		return
 	}
+	oneMore()
+	go func() {
+		for range time.Tick(limitInterval) {
+			oneMore()
+		}
+	}()
+}
+
+// limitInterval is how often runMore looks at the CPU limit; the runtime does each second at most, by itself.
+const limitInterval = 30 * time.Second
+
+// oneMore lets one more thread run Go code than the runtime would by itself.
+func oneMore() {
+	runtime.SetDefaultGOMAXPROCS()
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
 }
 
 // startedBy returns the service manager that started this process: sd_listen_fds(3), sd_notify(3) and

@@ -199,6 +199,12 @@ func TestDiskOfAudit(t *testing.T) {
 	}{
 		{"full", func() { d.fill(t, 0) }, func() { d.clear(t) }},
 		{"write errors", func() { w.limitFiles(1) }, func() { w.limitFiles(unix.RLIM_INFINITY) }},
+		{"read-only", func() {
+			w.limitFiles(1) // with its file open for writing, this disk could not become read-only; the server closes it after an error
+			w.remount(d, "ro")
+			w.limitFiles(unix.RLIM_INFINITY)
+			w.await("the new error", func() bool { return strings.Contains(string(w.fetch("/readyz?verbose")), "read-only file system") })
+		}, func() { w.remount(d, "rw") }},
 	} {
 		w.line("disk of the audit log: %s", fault.name)
 		w.become(func(s *state) { s.audit = false })
