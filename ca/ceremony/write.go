@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/mayfly-ca/mayfly/internal/files"
 )
@@ -131,7 +132,7 @@ func (p *place) write(all []file) error {
 		}
 		p.done = append(p.done, target)
 	}
-	if err := errors.Join(os.Remove(p.staging), files.SyncFolder(p.dir)); err != nil {
+	if err := errors.Join(os.Remove(p.staging), p.joinSet(names), files.SyncFolder(p.dir)); err != nil {
 		return err
 	}
 	for _, path := range p.made {
@@ -140,6 +141,38 @@ func (p *place) write(all []file) error {
 		}
 	}
 	return nil
+}
+
+// joinSet gives a folder beside a CA set the owner of the set, and the search permissions of the set's folder:
+// as in files.Replace, an edit by root must not take files from their readers. The owner of the set may rename
+// what is in its folder meanwhile: nothing outside of that folder is changed.
+func (p *place) joinSet(names []string) error {
+	dir, err := filepath.Abs(p.dir)
+	if err != nil {
+		return err
+	}
+	holder, id := filepath.Split(dir)
+	set, err := os.Stat(filepath.Join(holder, setFile))
+	if err != nil {
+		return nil // no set is there
+	}
+	beside, err := os.OpenRoot(holder)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = beside.Close() }()
+	above, err := beside.Stat(".")
+	if err != nil {
+		return err
+	}
+	if owner, ok := set.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		for _, name := range append(names, ".") {
+			if err := beside.Lchown(filepath.Join(id, name), int(owner.Uid), int(owner.Gid)); err != nil {
+				return fmt.Errorf("giving it to the owner of %s: %w", set.Name(), err)
+			}
+		}
+	}
+	return beside.Chmod(id, folderMode|above.Mode().Perm()&0o011)
 }
 
 // stage writes and syncs files in staging, and returns the names that it then holds, in the

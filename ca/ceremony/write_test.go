@@ -3,8 +3,11 @@
 package ceremony
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -53,5 +56,35 @@ func TestWriteAllLeavesNothingAfterAnError(t *testing.T) {
 				t.Errorf("left %v, %v", entries, err)
 			}
 		})
+	}
+}
+
+// An authority that root adds belongs to the owner of the set, who reads its key. Where other users search the set's
+// folder for chains, they also search the new one.
+func TestFolderBesideASet(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	set, id := filepath.Join(dir, setFile), filepath.Join(dir, "2026-b")
+	if err := errors.Join(os.WriteFile(set, nil, 0o600), os.Chmod(dir, 0o711)); err != nil {
+		t.Fatal(err)
+	}
+	owner := uint32(os.Getuid())
+	if owner == 0 {
+		owner = 4242
+		if err := errors.Join(os.Chown(dir, 4242, 4242), os.Chown(set, 4242, 4242)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := writeAll(id, []file{{"", chainFile, publicMode, nil}, {"", keyFile, secretMode, nil}}); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]fs.FileMode{id: 0o711, filepath.Join(id, chainFile): publicMode, filepath.Join(id, keyFile): secretMode} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if found := info.Sys().(*syscall.Stat_t).Uid; info.Mode().Perm() != mode || found != owner {
+			t.Errorf("%s has mode %o and owner %d, want %o and %d", path, info.Mode().Perm(), found, mode, owner)
+		}
 	}
 }

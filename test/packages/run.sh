@@ -186,6 +186,16 @@ on systemctl restart mayfly-signer.service
 until_ 20 request
 on systemctl status --no-pager -n 0 mayfly-signer.service | grep Status
 
+say "docs/linux.md, rotation as root: both processes read the new authority"
+commands Rotation > "$work/rotation.sh"
+grep -q 'ca add' "$work/rotation.sh" || die "docs/linux.md has no commands for a rotation"
+to /tmp/rotation.sh "$work/rotation.sh"
+on sh -exu /tmp/rotation.sh || die "a command of docs/linux.md"
+until_ 30 on sh -c 'curl -sf 127.0.0.1:2112/metrics | grep -q "^mayfly_ca_set_generation 3"'
+on systemctl restart mayfly-signer.service mayfly.service
+until_ 30 on mayfly status
+request
+
 say "an upgrade restarts what runs, and keeps the configuration"
 pid=$(property mayfly.service MainPID)
 on dpkg -i /tmp/2.deb
