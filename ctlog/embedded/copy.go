@@ -75,6 +75,7 @@ func (d directory) receive(ctx context.Context, from directory, head reader.Head
 		}
 	}
 	names, err := os.ReadDir(filepath.Join(from.path, issuerDir))
+	err = errors.Join(err, os.MkdirAll(filepath.Join(d.path, issuerDir), 0o755)) // a log without entries has it too
 	for _, name := range names {
 		if err == nil && filepath.Ext(name.Name()) == "" {
 			var content []byte

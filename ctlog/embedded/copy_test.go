@@ -52,6 +52,18 @@ func TestCopyOfALogInUse(t *testing.T) {
 	}
 }
 
+// A log without entries is copied whole: where its guard is moved along, it takes the first one.
+func TestCopyOfAnEmptyLog(t *testing.T) {
+	t.Parallel()
+	a, cfg := newAuthority(t), newConfig(t)
+	to := cfg
+	to.Dir = filepath.Join(t.TempDir(), "copy")
+	if size, err := Copy(t.Context(), cfg, to.Dir); err != nil || size != 0 {
+		t.Fatalf("the copy has %d entries: %v", size, err)
+	}
+	submit(t, open(t, to), a, 1)
+}
+
 // Copy proves what it has written, and refuses what is no copy of this log.
 func TestCopyFindsDamage(t *testing.T) {
 	t.Parallel()
