@@ -7,8 +7,8 @@
 #
 #   -n  print what would be copied
 #
-# Run it as the server's user. DIR holds the CA's keys and their passwords: encrypt it, and keep it offline.
-# The root key is never copied. A log's guard is copied with -m alone, which also takes it away here, so that
+# Run it as the server's user; as root where mayfly signer has the keys. DIR holds the CA's keys and their
+# passwords: encrypt it, and keep it offline. The root key is never copied. A log's guard is copied with -m alone, which also takes it away here, so that
 # no two machines sign for one log.
 
 . "$(dirname "$0")/lib.sh"
@@ -31,6 +31,12 @@ to=$1
 [ ! -e "$to" ] || fail "$to exists; a backup is never written over another one"
 [ -z "$previous" ] || [ -f "$previous/SHA256SUMS" ] || fail "$previous is no complete backup: it has no SHA256SUMS"
 setting issuers >/dev/null
+set=''
+[ -z "$(setting ca.set)" ] || set=$(ca_set)
+for file in ${set:+"$set" "$set"/*/*}; do
+  case $file in "$set"/root/*) continue ;; esac
+  [ -r "$file" ] || [ ! -e "$file" ] || fail "$file is not readable: run this as root, if the keys belong to the user of mayfly signer"
+done
 
 # take_guard moves the guard of a stopped log into the backup.
 take_guard() {
@@ -60,8 +66,7 @@ if [ -n "$audit" ]; then
   into "$to/audit-verified" "$mayfly" audit verify "$to/audit"
 fi
 
-if [ -n "$(setting ca.set)" ]; then
-  set=$(ca_set)
+if [ -n "$set" ]; then
   run mkdir -p "$to/ca"
   run cp -L -- "$(setting ca.set)" "$to/ca/ca.yaml" # before the files that it names, which are never removed
   for file in "$set"/*; do
@@ -89,6 +94,5 @@ run mkdir -p "$to/files"
 done
 run cp -L -- "$config" "$to/mayfly.yaml"
 [ -n "$dry" ] && exit
-(cd "$to" && find . -type f ! -path './guard/*' -exec sha256sum {} +) >"$to.sums"
-mv -- "$to.sums" "$to/SHA256SUMS"
+(cd "$to" && find . -type f ! -path './guard/*' ! -path ./sums -exec sha256sum {} + >sums && mv sums SHA256SUMS)
 say "complete: $to; restore it on another machine once a month (docs/backup.md#test-a-restore)"

@@ -35,9 +35,13 @@ need -a "$old"
 need -t "$since"
 need -i "$id"
 need -o "$out"
+# compromised reports whether an earlier run has stopped OLD already.
+compromised() { "$mayfly" ca status --set "$set" | grep -q "^$old  *compromised "; }
+
 set=$(ca_set)
+[ -z "$root" ] || [ -d "$root" ] || fail "$root is no folder: bring the root here first"
 run mkdir -p "$out"
-run "$mayfly" ca retire --set "$set" "$old" --compromised --since "$since"
+run "$mayfly" ca retire --set "$set" "$old" --compromised --since "$since" || compromised || exit 1
 sign_with "$root" "$id"
 say "copy $set to every server; disable or delete the key of $old"
 publish "$out"

@@ -51,7 +51,14 @@ END
   exit 1
 fi
 run mkdir -p "$out"
-into "$out/ctlog-$new.pub" "$mayfly" ctlog init --config "$config" --name "$new"
+public=$out/ctlog-$new.pub
+if "$mayfly" ctlog status --config "$config" --name "$new" >/dev/null 2>&1; then
+  say "log $new was created by an earlier run"
+  [ -s "$public" ] || into "$public" openssl pkey -pubout -in "$(setting "ct.logs.$(index_of "$new").embedded.key")"
+else
+  [ ! -s "$public" ] || fail "$public exists, but log $new does not work: mayfly ctlog status --name $new"
+  into "$public" "$mayfly" ctlog init --config "$config" --name "$new"
+fi
 run "$mayfly" config check "$config"
 publish "$out"
 say "once verifiers have the key (a day), restart the server. Verifiers without it refuse new certificates"

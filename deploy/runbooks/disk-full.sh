@@ -41,18 +41,21 @@ say "audit: $(df -Pk "$audit" | tail -n 1), $(du -sk "$audit" | cut -f 1) KiB of
 [ -n "$archive" ] || exit 0
 
 run mkdir -p "$archive"
-count=$(find "$audit" -name 'audit-*.jsonl' | wc -l)
-for file in "$audit"/audit-*.jsonl; do # in the order of their records
-  count=$((count - 1))
-  [ "$count" -gt 0 ] || break
-  name=$(basename "$file")
-  [ ! -e "$archive/$name" ] || fail "$archive/$name exists"
-  # The copy is complete before the record disappears here.
-  run cp -- "$file" "$archive/$name.part"
-  run sync "$archive/$name.part"
-  run cmp -- "$file" "$archive/$name.part"
-  run mv -- "$archive/$name.part" "$archive/$name"
-  run rm -- "$file"
+[ "$(cd "$archive" 2>/dev/null && pwd -P)" != "$(cd "$audit" && pwd -P)" ] || fail "$archive is the audit log itself"
+set -- "$audit"/audit-*.jsonl # in the order of their records
+while [ $# -gt 1 ]; do        # the server writes the newest
+  name=$(basename "$1")
+  # The copy is complete before the record disappears here. An earlier run may have stopped between the two.
+  if [ -e "$archive/$name" ]; then
+    cmp -- "$1" "$archive/$name" || fail "$archive/$name exists, and is another file"
+  else
+    run cp -- "$1" "$archive/$name.part"
+    run sync "$archive/$name.part"
+    run cmp -- "$1" "$archive/$name.part"
+    run mv -- "$archive/$name.part" "$archive/$name"
+  fi
+  run rm -- "$1"
+  shift
 done
 run "$mayfly" audit verify "$archive"
 run "$mayfly" audit verify "$audit"

@@ -60,19 +60,19 @@ private() {
   esac
 }
 grace() { case $(setting shutdown.grace) in '' | 0 | 0s) return 1 ;; esac }
-# without TEXT reports whether the state lacks a line that begins so.
-without() { ! printf '%s\n' "$state" | grep -q "^$1"; }
+# without TEXT reports whether there is a state, and it lacks a line that begins so.
+without() { [ -n "$state" ] && ! printf '%s\n' "$state" | grep -q "^$1"; }
 root_away() { [ ! -e "$(dirname "$(setting ca.set)")/root" ]; }
 guards_apart() {
   for name in $(setting 'ct.logs.*.embedded.name'); do
-    ! "$mayfly" ctlog status --config "$config" --name "$name" | grep -q 'same disk' || return 1
+    case $("$mayfly" ctlog status --config "$config" --name "$name") in '' | *'same disk'*) return 1 ;; esac
   done
 }
 no_warnings() { ! printf '%s\n' "$checked" | grep -q 'warning: '; }
 backup_whole() { (cd "$backup" && sha256sum --quiet -c SHA256SUMS) && [ -n "$(find "$backup/SHA256SUMS" -mtime -7)" ]; }
 no_core() { grep -q '^Max core file size  *0 ' "/proc/$pid/limits"; }
 descriptors() { [ "$(sed -n 's/^Max open files  *\([0-9]*\) .*/\1/p' "/proc/$pid/limits")" -ge 4096 ]; }
-not_root() { [ "$(sed -n 's/^Uid:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status")" != 0 ]; }
+not_root() { [ "$(sed -n 's/^Uid:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$pid/status")" -gt 0 ]; }
 
 # shellcheck disable=SC2086 # empty or one word
 if checked=$("$mayfly" config check $online "$config" 2>&1); then
@@ -81,7 +81,7 @@ else
   bad "configuration: mayfly config check $online $config"
 fi
 check "no warnings" "mayfly config check lists them; accept each one deliberately" no_warnings
-state=$("$mayfly" status --url "$(ops)" 2>&1) && ready=1 || ready=
+state=$("$mayfly" status --url "$(ops)" 2>/dev/null) && ready=1 || ready=
 check "ready" "mayfly status --url $(ops)" [ -n "$ready" ]
 check "no restart is pending" "the configuration file is not the one in use" without "The configuration file has changed"
 check "clock synchronised" "install an NTP client (docs/operations.md#the-clock-is-wrong)" without "The kernel states"

@@ -33,36 +33,52 @@ if [ ! -e "$config" ]; then
   [ -z "$dry" ] || fail "-n needs the configuration at $config, which names the places of all other files"
 fi
 
-# put restores a file or a folder to a place where nothing is.
+# vacant PART PLACE refuses a place where something is.
+vacant() {
+  [ -n "$2" ] || fail "$config names no place for $1"
+  [ ! -e "$2" ] || fail "$2 exists; move it away first, and restore again"
+}
+
+# put PART PLACE restores a file or a folder.
 put() {
-  [ ! -e "$2" ] || fail "$2 exists; move it away first"
   run mkdir -p "$(dirname "$2")"
   run cp -R -- "$1" "$2"
 }
 
+# guard NAME prints the place of the guard of a log.
+guard() { setting "ct.logs.$(index_of "$1").embedded.guard"; }
+
+# each COMMAND runs a command with each part of the backup and its place.
+each() {
+  [ ! -d "$from/ca" ] || "$1" "$from/ca" "$set"
+  for file in "$from"/files/*; do
+    place=$(setting "$(basename "$file")")
+    [ -z "$place" ] || "$1" "$file" "$place"
+  done
+  [ ! -d "$from/audit" ] || "$1" "$from/audit" "$(setting audit.dir)"
+  for copy in "$from"/ctlog/*; do
+    [ -d "$copy" ] || continue
+    name=$(basename "$copy")
+    index=$(index_of "$name")
+    [ -n "$index" ] || fail "$config has no log $name; keep its entry, so that monitors can read it and verifiers have its key"
+    "$1" "$copy" "$(setting "ct.logs.$index.embedded.dir")"
+  done
+}
+
 set=''
-if [ -d "$from/ca" ]; then
-  set=$(ca_set)
-  put "$from/ca" "$set"
-fi
-for file in "$from"/files/*; do
-  place=$(setting "$(basename "$file")")
-  if [ -n "$place" ]; then
-    put "$file" "$place"
-  else
-    say "$(basename "$file") is not restored: $config does not have this key"
-  fi
+[ ! -d "$from/ca" ] || set=$(ca_set)
+each vacant
+for moved in "$from"/guard/*.json; do
+  [ ! -e "$moved" ] || vacant "$moved" "$(guard "$(basename "$moved" .json)")"
 done
-if [ -d "$from/audit" ]; then
-  put "$from/audit" "$(setting audit.dir)"
-fi
+each put
+for file in "$from"/files/*; do
+  [ -n "$(setting "$(basename "$file")")" ] || say "$(basename "$file") is not restored: $config does not have this key"
+done
 for copy in "$from"/ctlog/*; do
   [ -d "$copy" ] || continue
   name=$(basename "$copy")
-  index=$(index_of "$name")
-  [ -n "$index" ] || fail "$config has no log $name; keep its entry, so that monitors can read it and verifiers have its key"
-  put "$copy" "$(setting "ct.logs.$index.embedded.dir")"
-  guard=$(setting "ct.logs.$index.embedded.guard")
+  guard=$(guard "$name")
   run mkdir -p "$(dirname "$guard")"
   if [ -f "$from/guard/$name.json" ]; then
     run mv -- "$from/guard/$name.json" "$from/guard/$name.json.restored" # only one restore may continue the log

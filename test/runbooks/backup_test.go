@@ -44,7 +44,7 @@ func TestBackupAndRestore(t *testing.T) {
 		old[i] = m.issues("2026")
 	}
 	end := m.load()
-	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), first)
+	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), first+"/")
 	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), "-p", first, second)
 	m.runbook(1, "backup.sh", "-c", m.path("mayfly.yaml"), second)
 	sums := exec.Command("sha256sum", "--quiet", "-c", "SHA256SUMS")
@@ -192,6 +192,18 @@ func TestRestoreFindsDamage(t *testing.T) {
 	}
 	if names := must(os.ReadDir(m.dir))(t); len(names) > 0 {
 		t.Errorf("a damaged backup is restored: %s", names)
+	}
+	// Where one place is taken, no other part is restored.
+	whole := filepath.Join(t.TempDir(), "whole")
+	m.dir = m.Dir
+	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), whole)
+	m.dir = t.TempDir()
+	if err := os.MkdirAll(m.path("ctlog", "2026"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.runbook(1, "restore.sh", "-c", m.path("mayfly.yaml"), whole)
+	if names := must(os.ReadDir(m.dir))(t); len(names) != 2 {
+		t.Errorf("beside mayfly.yaml and ctlog, there is %s", names)
 	}
 }
 

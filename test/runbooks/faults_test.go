@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,6 +44,15 @@ func TestLogLost(t *testing.T) {
 	m.addLog("2026b")
 	m.runbook(0, "ctlog-new.sh", "-c", config, "-l", "2026b", "-o", m.path("out"))
 	m.write("ctlog-2026b.pub", m.read("out/ctlog-2026b.pub"))
+	for range 2 { // an earlier run has stopped after the log was created, or after its key was written
+		m.runbook(0, "ctlog-new.sh", "-c", config, "-l", "2026b", "-o", m.path("out"))
+		if m.read("out/ctlog-2026b.pub") != m.read("ctlog-2026b.pub") {
+			t.Errorf("another run writes the key %q", m.read("out/ctlog-2026b.pub"))
+		}
+		if err := os.Remove(m.path("out", "ctlog-2026b.pub")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	m.start()
 	m.ready()
 	m.issues("2026b")
@@ -170,6 +180,7 @@ func TestDiskFull(t *testing.T) {
 	end()
 	m.limitFiles(1)
 	m.refused("AUDIT_UNAVAILABLE")
+	m.runbook(1, "disk-full.sh", "-c", m.path("mayfly.yaml"), "-a", m.path("ca", "..", "audit"))
 	m.runbook(0, "disk-full.sh", "-n", "-c", m.path("mayfly.yaml"), "-s", "-a", m.path("archive"))
 	if _, err := os.Stat(closed); err != nil {
 		t.Errorf("a dry run moves a file: %v", err)
@@ -182,6 +193,15 @@ func TestDiskFull(t *testing.T) {
 	}
 	if _, err := os.Stat(closed); err == nil {
 		t.Error("the closed file is still in the audit log")
+	}
+	// Nothing is left to move, also where the other disk is below the audit log.
+	if err := os.CopyFS(m.path("audit", "old"), os.DirFS(m.path("archive"))); err != nil {
+		t.Fatal(err)
+	}
+	open := must(filepath.Glob(m.path("audit", "audit-*")))(t)
+	m.runbook(0, "disk-full.sh", "-c", m.path("mayfly.yaml"), "-a", m.path("audit", "old"))
+	if left := must(filepath.Glob(m.path("audit", "audit-*")))(t); !slices.Equal(left, open) {
+		t.Errorf("of %s in use, %s are left", open, left)
 	}
 	m.limitFiles(1 << 40)
 	m.await("a certificate", func() bool { _, reason := m.request(); return reason == "" })

@@ -88,11 +88,17 @@ func TestKeyLeaked(t *testing.T) {
 	m.ready()
 	m.issues("2026")
 
-	out := m.runbook(1, "ca-key-leaked.sh", "-c", m.path("mayfly.yaml"), "-a", old, "-t", "1h", "-r", m.path("ca", "root"), "-i", "next", "-o", m.path("out"))
+	leaked := []string{"-c", m.path("mayfly.yaml"), "-a", old, "-t", "1h", "-i", "next", "-o", m.path("out")}
+	m.runbook(1, "ca-key-leaked.sh", append(leaked, "-r", m.path("offline"))...)
+	if name := m.issuedBy(); strings.Contains(name, "next") || strings.Contains(m.read("ca/ca.yaml"), "compromised") {
+		t.Errorf("without the folder of the root, %q signs, and the set is:\n%s", name, m.read("ca/ca.yaml"))
+	}
+	m.mayfly("ca", "retire", "--set", m.path("ca"), old, "--compromised", "--since", "1h") // by a run that stopped there
+	out := m.runbook(1, "ca-key-leaked.sh", append(leaked, "-r", m.path("ca", "root"))...)
 	if !strings.Contains(out, "no intent: entry 1 ") || strings.Contains(out, "no intent: entry 0 ") {
 		t.Errorf("the forged certificate alone is expected:\n%s", out)
 	}
-	if n := strings.Count(m.read("out/log-2026.jsonl"), "\n"); n != 3 {
+	if n := strings.Count(m.read("out/log-2026.jsonl"), "\n"); n != 4 {
 		t.Errorf("%d certificates are listed", n)
 	}
 	m.await("a certificate of the next authority", func() bool { return strings.Contains(m.issuedBy(), "next") })

@@ -74,3 +74,27 @@ func (m *machine) limitFiles(size uint64) {
 		m.t.Fatal(err)
 	}
 }
+
+// Keys that belong to the user of mayfly signer: the script states who can back them up, and leaves nothing behind.
+func TestBackupNeedsTheKeys(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t, "")
+	key := m.path("ca", m.active(), "key.pem")
+	if err := os.Chmod(key, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 { // without the privileges of root
+		m.inside = func(cmd *exec.Cmd) { cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER }
+		probe := exec.Command("true")
+		if m.prepare(probe); probe.Run() != nil {
+			t.Skip("a namespace is not permitted")
+		}
+	}
+	kept := filepath.Join(t.TempDir(), "backup")
+	if out := m.runbook(1, "backup.sh", "-c", m.path("mayfly.yaml"), kept); !strings.Contains(out, key+" is not readable") {
+		t.Errorf("the key is not named:\n%s", out)
+	}
+	if _, err := os.Stat(kept); err == nil {
+		t.Error("an incomplete backup is left")
+	}
+}

@@ -149,4 +149,16 @@ rate_limits: [{name: all, by: issuer, rate: 100/s, burst: 1000}]
 			t.Errorf("%s does not fail:\n%s", title, out)
 		}
 	}
+	// What cannot be seen is not ok.
+	pid := fmt.Sprint(m.server.cmd.Process.Pid)
+	m.server.end(os.Interrupt)
+	if err := os.RemoveAll(m.path("ctlog", "2026")); err != nil {
+		t.Fatal(err)
+	}
+	out = m.runbook(1, "preflight.sh", "-o", "-c", m.path("mayfly.yaml"), "-p", pid)
+	for _, title := range []string{"ready", "no restart is pending", "clock synchronised", "guard on another disk", "not root", "no core dumps", "file descriptors"} {
+		if !strings.Contains(out, "FAIL    "+title+":") {
+			t.Errorf("%s does not fail without a server:\n%s", title, out)
+		}
+	}
 }
