@@ -97,6 +97,27 @@ func TestChartValues(t *testing.T) {
 	}
 }
 
+// Each ingress that is not enabled, and a log that is disabled, is left out. What mayfly's chart cannot hold is a mistake.
+func TestChartValuesOfOtherTypes(t *testing.T) {
+	t.Parallel()
+	f := newFulcio(t)
+	const source = "config: {contents: {OIDCIssuers: {https://a.example: {IssuerURL: https://a.example, ClientID: sigstore, Type: email}}}}\nserver:\n" +
+		"  args: {certificateAuthority: fileca, ct_log_url: https://log.example, disable_ct_log: True}\n  replicaCount: 0\n  ingress:\n" +
+		"    http: {enabled: false, className: a, hosts: [{host: a.example}], tls: [{secretName: a}]}\n    grpc: {enabled: true, className: b, hosts: [{host: b.example}], tls: [{secretName: b}]}\n"
+	set := []string{"fileca-cert=" + f.dir + "/chain.pem"}
+	out := must(run(t, migrate.Options{HelmValues: f.write(t, "values.yaml", source), Set: set}))(t)
+	got := conforms(t, file(t, out, "values.yaml"))
+	for path, want := range map[string]any{"host": "b.example", "ingress.className": "b", "ingress.tlsSecret": "b", "replicaCount": 0, "config.ct.disabled": true, "config.public_url": "https://b.example"} {
+		if found := at(got, path); found != want {
+			t.Errorf("%s is %v, want %v", path, found, want)
+		}
+	}
+	wrong := f.write(t, "wrong.yaml", strings.NewReplacer("True", `"false"`, "Count: 0", "Count: x", "enabled: false", "enabled: true").Replace(source))
+	_, err := run(t, migrate.Options{HelmValues: wrong, Set: set})
+	lacks(t, "the error", fmt.Sprint(err), `:3:73: server.args.disable_ct_log: found "false", expected true or false without quotes`, `:4:3: server.replicaCount: found "x", expected a whole number`,
+		wrong+": server.ingress: found the hosts a.example, b.example, and mayfly's chart has one host")
+}
+
 // The values from flags are those of mayfly's chart too, with each kind of key.
 func TestValuesFromFlags(t *testing.T) {
 	t.Parallel()

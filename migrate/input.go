@@ -3,8 +3,10 @@
 package migrate
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -73,7 +75,7 @@ func (p *plan) parseFlags(line string) map[string]string {
 	given, last := map[string]string{}, "…"
 	all, err := words(line)
 	if err != nil {
-		p.wrong(config.Mistake{File: "--from-flags"}, "%v", err)
+		p.unreadable = config.Mistakes{{File: "--from-flags", Text: err.Error()}}
 	}
 	for len(all) > 0 && slices.Contains([]string{"fulcio", "fulcio-server", "serve"}, filepath.Base(all[0])) {
 		all = all[1:]
@@ -99,7 +101,12 @@ func (p *plan) parseFlags(line string) map[string]string {
 			p.wrong(atFlag(name), "a value is missing")
 			continue
 		}
-		given[name], last = text, name
+		last = name
+		name = cmp.Or(s.Name, name)
+		if s.Form == "algorithms" && given[name] != "" { // each flag adds to the list
+			text = given[name] + "," + text
+		}
+		given[name] = text
 	}
 	return given
 }
@@ -146,6 +153,9 @@ func (p *plan) readEnvironment(name string) {
 	}
 }
 
+// quoted is the part of an error of YAML that is from the file, and so may be a part of a secret.
+var quoted = regexp.MustCompile(`'.*'`)
+
 // eachKey calls visit for each key of a YAML file with a value, by its path with dots. Where visit returns false, the
 // keys below follow. An alias is a mistake, so that a file has not more keys than it seems.
 func (p *plan) eachKey(name string, visit func(path string, at config.Mistake, item *yaml.Node) (done bool)) {
@@ -155,7 +165,11 @@ func (p *plan) eachKey(name string, visit func(path string, at config.Mistake, i
 		p.unreadable = err
 		return
 	} else if err := yaml.Unmarshal(content, &document); err != nil || document.Kind == 0 || document.Content[0].Kind != yaml.MappingNode {
-		p.wrong(config.Mistake{File: name}, "found no YAML mapping of keys and values (%v); convert another format to YAML", err)
+		text := "found no YAML mapping of keys and values; convert another format to YAML"
+		if err != nil {
+			text += ": " + quoted.ReplaceAllString(err.Error(), "'…'")
+		}
+		p.unreadable = config.Mistakes{{File: name, Text: text}}
 		return
 	}
 	seen := map[string]bool{}

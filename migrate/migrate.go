@@ -131,8 +131,8 @@ func (p *plan) origins(errs []error, dir string) (mistakes config.Mistakes) {
 		if filepath.Base(m.File) == "issuers.yaml" {
 			m.File = p.identityFile
 		} else if m.Line > 0 && m.Line <= len(lines) {
-			_, from, _ := strings.Cut(lines[m.Line-1], " # ")
-			if v, given := p.values[from]; given {
+			line := lines[m.Line-1]
+			if v, given := p.values[line[strings.LastIndex(line, " ")+1:]]; given { // behind the #
 				v.at.Text = m.Text
 				m = v.at
 			}

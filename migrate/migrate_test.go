@@ -177,7 +177,9 @@ func TestSources(t *testing.T) {
 		"file":      {migrate.Options{ConfigFile: file1}, []string{"http: 10.0.0.1:1111", "grpc: 0.0.0.0:2222", "ops: 10.0.0.1:3333", "algorithms: [ed25519, rsa-4096]", "format: text"}},
 		"variables": {migrate.Options{ConfigFile: file1, EnvFile: variables}, []string{"http: 10.0.0.1:1111", "grpc: 0.0.0.0:4444", "ops: 10.0.0.1:5555"}},
 		"flags":     {migrate.Options{Flags: "serve -c " + file1 + " --fileca-watch --metrics-port 6666 --http-host=::1", EnvFile: variables}, []string{`http: '[::1]:1111'`, "grpc: 0.0.0.0:4444", `ops: '[::1]:6666'`}},
-		"set":       {migrate.Options{Flags: "--config=" + file1 + " --metrics-port 6666", Set: []string{"metrics-port=7777", "grpc-port=1111"}}, []string{"ops: 10.0.0.1:7777", "http: 10.0.0.1:1111", "grpc: 10.0.0.1:1111"}},
+		"forms": {migrate.Options{Flags: "-c " + file1 + " --fileca-watch=T --port=1 --http-port=8 --host='[::1]' --client-signing-algorithms ed25519 --client-signing-algorithms 'ecdsa-sha2-256-nistp256 rsa-sign-pkcs1-2048-sha256,'"},
+			[]string{`http: '[::1]:8'`, "algorithms: [ed25519, ecdsa-p256, rsa-2048]"}},
+		"set": {migrate.Options{Flags: "--config=" + file1 + " --metrics-port 6666", Set: []string{"metrics-port=7777", "grpc-port=1111"}}, []string{"ops: 10.0.0.1:7777", "http: 10.0.0.1:1111", "grpc: 10.0.0.1:1111"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -210,6 +212,8 @@ func TestMistakes(t *testing.T) {
 		"variable":  {migrate.Options{Flags: `--fileca-key-passwd="$PASSWORD"`}, []string{`--from-flags: '$' has a meaning in a shell`}},
 		"container": {migrate.Options{Flags: ca + log + `--fileca-key-passwd='$(PASSWORD)'`}, []string{"--from-flags: --fileca-key-passwd: fileca-key-passwd: found a variable"}},
 		"file":      {migrate.Options{ConfigFile: yaml}, []string{yaml + ": found no YAML mapping"}},
+		"anchor":    {migrate.Options{ConfigFile: f.write(t, "anchor.yaml", "fileca-key-passwd: *hunter2\n")}, []string{f.dir + "/anchor.yaml: found no YAML mapping"}},
+		"comment":   {migrate.Options{Flags: ca + log + "--fileca-key='" + f.write(t, "a # b.pem", "none") + "'"}, []string{"--from-flags: --fileca-key: "}},
 		"keys":      {migrate.Options{ConfigFile: yaml2}, []string{yaml2 + ":2:1: the key port is repeated, or has an alias", yaml2 + `:3:1: log_type: found "debug"`}},
 		"missing":   {migrate.Options{Flags: "--ca=fileca --fileca-key=none.pem --grpc-tls-key=k.pem"}, []string{"config-path: config-path: open /etc/fulcio-config/config.yaml: no such file", "fileca-cert: the chain of the authority is missing", "ct-log-public-key-path: the public key of the log http://localhost:6962/test is missing", "grpc-tls-certificate: "}},
 		"log's key": {migrate.Options{Flags: ca + "--ct-log-public-key-path=" + f.dir + "/private.pem --ct-log.tls-ca-cert=" + f.dir + "/log.pub"}, []string{"--from-flags: --ct-log-public-key-path: " + f.dir + "/private.pem: ", "--from-flags: --ct-log.tls-ca-cert: " + f.dir + "/log.pub: it holds a PEM block of type"}},

@@ -59,6 +59,8 @@ type plan struct {
 	Compat              bool
 	Tolerated, Warnings []string
 	chartRows           []Row
+	// Host, TLSSecret and IngressClass are those of the ingresses of Fulcio's chart.
+	Host, TLSSecret, IngressClass string
 	// InChart is set for what mayfly's chart mounts.
 	InChart bool
 }
@@ -165,20 +167,18 @@ func (p *plan) readLog() {
 	}
 }
 
-// Address returns the address of a listener. REST and gRPC on one port have one host.
+// Address returns the address of a listener. REST and gRPC on one port have one host. Brackets of IPv6 are Fulcio's.
 func (p *plan) Address(port, host string) string {
 	if p.Text(port) == p.Text("port") {
 		host = "host"
 	}
-	return net.JoinHostPort(p.Text(host), p.Text(port))
+	return net.JoinHostPort(strings.Trim(p.Text(host), "[]"), p.Text(port))
 }
 
 // KeyAlgorithms returns mayfly's names of the key algorithms.
 func (p *plan) KeyAlgorithms() (names []string) {
-	for name := range strings.SplitSeq(p.Text("client-signing-algorithms"), ",") {
-		if name != "" {
-			names = append(names, p.Algorithms[name])
-		}
+	for _, name := range strings.FieldsFunc(p.Text("client-signing-algorithms"), func(r rune) bool { return r == ',' || r == ' ' }) {
+		names = append(names, p.Algorithms[name])
 	}
 	return names
 }
