@@ -145,6 +145,7 @@ var refused = map[string]struct{ values, want string }{
 	"csi without volume":   {"ca: {keys: {from: csi}}", "ca.keys.csi"},
 	"user of the signer":   {"signer: {enabled: true, uid: 65532}", "signer.uid"},
 	"ops for clients":      {"ports: {ops: 5555}", "ports.ops"},
+	"port of the signer":   {"signer: {enabled: true, port: 2112}", "signer.port"},
 	"budget":               {"podDisruptionBudget: {minAvailable: 2}", "minAvailable"},
 	"budget of one":        {"replicaCount: 1\npodDisruptionBudget: {minAvailable: 1}", "minAvailable"},
 	"budget of none":       {"podDisruptionBudget: {maxUnavailable: 0}", "maxUnavailable"},
@@ -268,6 +269,29 @@ func TestRestarts(t *testing.T) {
 	}
 	if after := template("issuers: {content: a}\nca: {files: {ca.yaml: a}}\nconfig: {compat: true}"); after == before {
 		t.Error("another mayfly.yaml did not change the Pod")
+	}
+}
+
+// The policy permits the ports of the collector of traces and of the proxy, also where a path follows.
+func TestEgress(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"https://otel.example": "[443]", "https://otel.example:4317": "[443 4317]", "https://otel.example:4318/v1": "[443 4318]", "https://[2001:db8::1]": "[443]",
+	} {
+		_, objects := render(t, fmt.Sprintf("config: {trace: {endpoint: %q}}", url))
+		for _, o := range objects {
+			if o.Kind != "NetworkPolicy" {
+				continue
+			}
+			rules := convert[[]struct{ Ports []struct{ Port int } }](t, o.Spec["egress"])
+			found := []int{}
+			for _, p := range rules[len(rules)-1].Ports {
+				found = append(found, p.Port)
+			}
+			if fmt.Sprint(found) != want {
+				t.Errorf("%s: found %v, want %s", url, found, want)
+			}
+		}
 	}
 }
 
