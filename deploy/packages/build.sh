@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # Builds the packages of the checked-out commit in .cache/packages: deb and rpm. The same commit gives the same
 # bytes. ARCH is the processor (amd64, arm64), VERSION the package's version. make packages runs it.
+# "build.sh version" prints the version alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export GO=${GO:-go} ARCH=${ARCH:-$(${GO:-go} env GOARCH)} TZ=UTC
-# The tag, or before the first one the time and the hash of the commit, which sort before any version.
-VERSION=${VERSION:-$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g' || true)}
+# The tag, or before the first one the time and the hash of the commit, which sort before any version. ~ sorts a release
+# candidate before its release, + a later commit after its tag.
+described=${DESCRIBED:-$(git describe --tags --match 'v[0-9]*' 2>/dev/null || true)}
+VERSION=${VERSION:-$(sed -E 's/^v//; s/-([0-9]+-g[0-9a-f]+)$/+\1/; s/^([^-+]*)-/\1~/; s/-/./g' <<< "$described")}
 export VERSION=${VERSION:-0~$(TZ=UTC git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd.%h)}
+[ "${1:-}" != version ] || { echo "$VERSION"; exit; }
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 out=.cache/packages stage=.cache/packages/stage
 umask 022

@@ -11,6 +11,14 @@ die() { echo "FAIL: $*" >&2; [ -z "${in:-}" ] || on journalctl -q --no-pager -n 
 [ "$(id -u)" = 0 ] || die "root is required, for namespaces"
 [ -x /lib/systemd/systemd ] && command -v dpkg >/dev/null || die "systemd and dpkg are required: a Debian machine"
 
+say "versions in the order of tags and commits"
+before=0
+for described in v1.0.0-rc.1 v1.0.0-rc.1-12-gabc1234 v1.0.0-rc.2 v1.0.0 v1.0.0-3-gabc1234 v1.0.1; do
+  version=$(VERSION='' DESCRIBED=$described deploy/packages/build.sh version)
+  dpkg --compare-versions "$before" lt "$version" || die "$version of $described does not sort after $before"
+  before=$version
+done
+
 say "the packages: twice, the same bytes"
 VERSION=0.0.1 deploy/packages/build.sh > /dev/null
 before=$(cd .cache/packages && sha256sum ./*.deb ./*.rpm)
