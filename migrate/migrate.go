@@ -25,10 +25,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Out, err = filepath.Abs(o.Out); err != nil {
 		return err
 	}
+	parent := o.Out // an empty directory may be a mount, and keeps its mode and its owner
 	entries, err := os.ReadDir(o.Out)
+	if errors.Is(err, fs.ErrNotExist) {
+		parent, err = filepath.Dir(o.Out), nil
+	}
 	if len(entries) > 0 {
 		return fmt.Errorf("%s is not empty, and migrate replaces no files: name another directory (%w)", o.Out, fs.ErrExist)
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	} else if err != nil {
 		return err
 	}
 	p, err := newPlan(o)
@@ -38,18 +42,38 @@ func Run(ctx context.Context, o Options) (err error) {
 	if len(p.mistakes) > 0 {
 		return p.mistakes
 	}
-	temporary, err := os.MkdirTemp(filepath.Dir(o.Out), "."+filepath.Base(o.Out)+"-*")
+	temporary, err := os.MkdirTemp(parent, "."+filepath.Base(o.Out)+"-*")
 	if err != nil {
 		return err
 	}
 	if err = p.write(ctx, temporary); err == nil {
-		_ = os.Remove(o.Out) // empty; the rename has the error
-		err = os.Rename(temporary, o.Out)
+		err = move(temporary, o.Out, parent)
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(temporary))
 	}
-	return files.SyncFolder(filepath.Dir(o.Out))
+	return files.SyncFolder(parent)
+}
+
+// move moves the files of a directory to out: all at once if out does not exist, which is then in parent; otherwise
+// one by one, and after an error none.
+func move(from, out, parent string) error {
+	if out != parent {
+		return os.Rename(from, out)
+	}
+	entries, err := os.ReadDir(from)
+	for i := 0; i < len(entries) && err == nil; i++ {
+		name := entries[i].Name()
+		if err = os.Rename(filepath.Join(from, name), filepath.Join(out, name)); err != nil {
+			for _, moved := range entries[:i] {
+				err = errors.Join(err, os.Remove(filepath.Join(out, moved.Name())))
+			}
+		}
+	}
+	if err == nil {
+		err = os.Remove(from)
+	}
+	return err
 }
 
 // write writes the files into a directory, and checks them there.

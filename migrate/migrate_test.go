@@ -262,9 +262,18 @@ func TestRefusals(t *testing.T) {
 	if err := migrate.Run(t.Context(), migrate.Options{Flags: f.flags(""), Out: full + "/mine"}); err == nil {
 		t.Error("a file was replaced")
 	}
-	empty := t.TempDir()
-	if err := migrate.Run(t.Context(), migrate.Options{Flags: f.flags(""), Out: empty}); err != nil || file(t, empty, "mayfly.yaml") == "" {
-		t.Errorf("into an empty directory: %v", err)
+	empty, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+	must(0, errors.Join(os.Chmod(empty, 0o700), os.Symlink(empty, link)))(t)
+	before := must(os.Stat(empty))(t)
+	if err := migrate.Run(t.Context(), migrate.Options{Flags: f.flags("--port=x"), Out: link}); err == nil || len(must(os.ReadDir(empty))(t)) > 0 {
+		t.Errorf("with a mistake, into an empty directory: %v", err)
+	}
+	if err := migrate.Run(t.Context(), migrate.Options{Flags: f.flags("--metrics-port=8080"), Out: link}); err == nil || len(must(os.ReadDir(empty))(t)) > 0 {
+		t.Errorf("with a mistake of the result, into an empty directory: %v", err)
+	}
+	err := migrate.Run(t.Context(), migrate.Options{Flags: f.flags(""), Out: link})
+	if after := must(os.Stat(empty))(t); err != nil || file(t, empty, "mayfly.yaml") == "" || len(must(os.ReadDir(empty))(t)) != 6 || !os.SameFile(before, after) || after.Mode() != before.Mode() {
+		t.Errorf("into an empty directory: %v; its mode is %v", err, after.Mode())
 	}
 	for _, options := range []migrate.Options{{ConfigFile: "none.yaml"}, {HelmValues: "none.yaml"}, {Flags: f.flags(""), EnvFile: "none"}, {Flags: "-c none.yaml"}} {
 		if _, err := run(t, options); !errors.Is(err, fs.ErrNotExist) || errors.As(err, new(config.Mistakes)) {
