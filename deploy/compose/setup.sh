@@ -4,14 +4,14 @@
 # Variables, each after its default; a client must reach the services by these URLs:
 #   MAYFLY_URL=http://mayfly:5555  DEX_URL=http://dex:5556/dex  REKOR_URL=http://rekor:3003  TSA_URL=http://tsa:3004
 #   EMAIL=person@example.com       the person that Dex knows; PASSWORD is asked for, or created
-#   MAYFLY="docker compose run --rm --no-deps -T -v ./config/mayfly:/etc/mayfly mayfly"   how mayfly's commands run
+#   MAYFLY=                                                how mayfly's commands run: by default in its container
 #   BCRYPT="docker run --rm -i docker.io/library/httpd:2.4-alpine htpasswd -niBC 10 x"   prints x:HASH of standard input
-#   CONFIG=/etc/mayfly STATE=/var/lib/mayfly               where they see config/mayfly and state/mayfly
+#   CONFIG=/setup STATE=/var/lib/mayfly                    where they see config/mayfly and state/mayfly
 set -euo pipefail
 cd "$(dirname "$0")"
 umask 077
 : "${MAYFLY_URL:=http://mayfly:5555}" "${DEX_URL:=http://dex:5556/dex}" "${REKOR_URL:=http://rekor:3003}" "${TSA_URL:=http://tsa:3004}"
-: "${EMAIL:=person@example.com}" "${MAYFLY:=docker compose run --rm --no-deps -T -v ./config/mayfly:/etc/mayfly mayfly}" "${CONFIG:=/etc/mayfly}" "${STATE:=/var/lib/mayfly}"
+: "${EMAIL:=person@example.com}" "${CONFIG:=/setup}" "${STATE:=/var/lib/mayfly}"
 : "${BCRYPT:=docker run --rm -i docker.io/library/httpd:2.4-alpine htpasswd -niBC 10 x}"
 : "${LISTEN:=0.0.0.0}" "${HTTP_PORT:=5555}" "${OPS_PORT:=2112}"
 for existing in .env config secrets state; do
@@ -110,10 +110,14 @@ trust: # copied into trusted_root.json and signing_config.v0.2.json
         validFor: {start: "$now"}
       logId: {keyId: $(openssl dgst -sha256 -binary config/rekor.pub | base64_of)}
 TEXT
-# The commands of mayfly write into the configuration, which serve sees read-only.
+# The commands of mayfly write into the configuration. compose.yaml mounts it read-only, and of two mounts of one path
+# compose takes the first: so it is also mounted elsewhere.
+mayfly() {
+  if [ -n "${MAYFLY:-}" ]; then $MAYFLY "$@"; else docker compose run --rm --no-deps -T --volume "$PWD/config/mayfly:$CONFIG" mayfly "$@"; fi
+}
 own
-$MAYFLY ca init "$CONFIG/ca" >&2
-$MAYFLY ctlog init --config "$CONFIG/mayfly.yaml" > config/ctlog-2026.pub
+mayfly ca init "$CONFIG/ca" >&2
+mayfly ctlog init --config "$CONFIG/mayfly.yaml" > config/ctlog-2026.pub
 mv config/mayfly/ca/root secrets/ca-root
 own
 echo "Done. Take secrets/ca-root offline. Then: docker compose up -d --wait" >&2

@@ -186,6 +186,36 @@ func TestCompose(t *testing.T) {
 	r.checkBundle(t, bundle)
 }
 
+// setup.sh runs mayfly in its container by default. The folder that it writes to has an absolute path, and is mounted
+// where compose.yaml mounts nothing: of two mounts of one path, Docker's compose takes the first, here a read-only one.
+func TestComposeSetupInContainers(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("setup.sh needs openssl")
+	}
+	r := &composeRun{dir: filepath.Join(t.TempDir(), "with space"), env: map[string]string{"PATH": t.TempDir() + ":" + os.Getenv("PATH")}}
+	docker := `#!/bin/bash
+set -eu
+if [ "$1" = run ]; then cat > /dev/null; echo 'x:$2y$10$hash'; exit; fi
+while [ "$1" != --volume ] && [ "$1" != -v ]; do shift; done
+host=${2%:*} target=${2##*:}
+[ -d "$host" ] && [ "${host:0:1}" = / ] || { echo "$host is no absolute path of a folder"; exit 1; }
+! grep -- ":$target:ro" compose.yaml || { echo "$target is read-only"; exit 1; }
+case "$*" in
+*" mayfly ca init $target/ca") mkdir -p "$host/ca/root" ;;
+*" mayfly ctlog init --config $target/mayfly.yaml") cat "$host/mayfly.yaml" ;;
+*) exit 1 ;;
+esac
+`
+	bin, _, _ := strings.Cut(r.env["PATH"], ":")
+	if err := errors.Join(os.CopyFS(r.dir, os.DirFS(composeDir)), os.WriteFile(filepath.Join(bin, "docker"), []byte(docker), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.runSetup(t); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // setup runs setup.sh, and permits the loopback address of the suite's provider.
 func (r *composeRun) setup(t *testing.T) {
 	t.Helper()
