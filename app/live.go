@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/keypath"
+	"github.com/mayfly-ca/mayfly/internal/refusal"
 	"github.com/mayfly-ca/mayfly/internal/watch"
 	"github.com/mayfly-ca/mayfly/oidc"
 	"github.com/mayfly-ca/mayfly/server"
@@ -160,6 +161,9 @@ func (l *live) Issue(ctx context.Context, req ca.Request) (*ca.Issued, error) {
 	}
 	issued, err := l.current.Load().ca.Issue(ctx, req)
 	if probe && err != nil {
+		if reason := refusal.From(err).Reason; reason != refusal.ClockWrong && reason != refusal.CTUnavailable {
+			l.app.clock.Unused()
+		}
 		return nil, clockWrong(err)
 	}
 	return issued, err

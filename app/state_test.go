@@ -142,6 +142,9 @@ func TestLogsThatDisagreeWithTheClock(t *testing.T) {
 		offset.Store(0)
 		refused(0)
 		pass()
+		if reason, _ := r.ask(t, "192.0.2.1", "no token"); reason != "CLOCK_WRONG" { // asks no log, and delays no other request
+			t.Errorf("a request without a token: %s", reason)
+		}
 		wantReason(t, r, nil, "")
 		r.check(t, "clock", false)
 	}

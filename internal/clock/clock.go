@@ -113,6 +113,14 @@ func (c *Clock) Admit() (probe bool, err error) {
 	return false, cmp.Or(disagrees, stepped)
 }
 
+// Unused gives back the probe of a request that asked no log, so that callers whose requests are refused before that cannot
+// delay the next one.
+func (c *Clock) Unused() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.probeAt = 0
+}
+
 // judge returns what speaks against the wall clock: a step, and the timestamps of logs. The caller holds c.mu.
 func (c *Clock) judge() (stepped, disagrees error) {
 	steady, offset := c.read()
