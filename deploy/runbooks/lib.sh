@@ -51,7 +51,8 @@ setting() { "$mayfly" config show --config "$config" --key "$1"; }
 
 # index_of NAME prints the index of an embedded log in ct.logs; nothing where there is none.
 index_of() {
-  "$mayfly" config show --config "$config" | sed -n "s/^ct\.logs\.\([0-9]*\)\.embedded\.name *\"\{0,1\}$1\"\{0,1\} .*/\1/p"
+  literal=$(printf '%s' "$1" | sed 's/\./\\./g')
+  "$mayfly" config show --config "$config" | sed -n "s/^ct\.logs\.\([0-9]*\)\.embedded\.name *\"\{0,1\}$literal\"\{0,1\} .*/\1/p"
 }
 
 # ops prints the URL of the ops listener of this machine's server.

@@ -196,6 +196,10 @@ func TestRestoreFindsDamage(t *testing.T) {
 	// Where one place is taken, no other part is restored.
 	whole := filepath.Join(t.TempDir(), "whole")
 	m.dir = m.Dir
+	for _, name := range []string{"2026-b", "2026.b"} { // a dot is no pattern
+		m.addLog(name)
+		m.mayfly("ctlog", "init", "--config", m.path("mayfly.yaml"), "--name", name)
+	}
 	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), whole)
 	m.dir = t.TempDir()
 	if err := os.MkdirAll(m.path("ctlog", "2026"), 0o700); err != nil {
@@ -204,6 +208,13 @@ func TestRestoreFindsDamage(t *testing.T) {
 	m.runbook(1, "restore.sh", "-c", m.path("mayfly.yaml"), whole)
 	if names := must(os.ReadDir(m.dir))(t); len(names) != 2 {
 		t.Errorf("beside mayfly.yaml and ctlog, there is %s", names)
+	}
+	if err := os.RemoveAll(m.path("ctlog")); err != nil {
+		t.Fatal(err)
+	}
+	m.runbook(0, "restore.sh", "-c", m.path("mayfly.yaml"), whole)
+	if names := must(os.ReadDir(m.path("ctlog")))(t); len(names) != 3 {
+		t.Errorf("of three logs, %s are restored", names)
 	}
 }
 
