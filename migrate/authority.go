@@ -119,7 +119,7 @@ func (p *plan) readKeyURI() {
 		p.wrongSetting(of, "it is missing: name the key with --set %s=URI", of)
 	case scheme == "gcpkms" && p.KeyURI == uri && !strings.Contains(uri, "/cryptoKeyVersions/"):
 		p.wrongSetting(of, "the version of the key is missing: --set %s=%s/cryptoKeyVersions/1 names that of the certificate (gcloud kms keys versions list)", of, uri)
-	case scheme == "azurekms" && strings.Count(uri, "/") != 4:
+	case scheme == "azurekms" && (strings.Count(uri, "/") != 4 || strings.HasSuffix(uri, "/")):
 		p.wrongSetting(of, "found %q, expected azurekms://HOST/KEY/VERSION (az keyvault key show --query key.kid); name it with --set %s=…", uri, of)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -180,14 +181,29 @@ func (p *plan) Rows() (rows []Row) {
 			row.Value = "(secret)"
 		case given && v.text == "":
 			row.Value = "(empty)"
-		case !given && s.Default != "" && (p.Text("ca") == "pkcs11ca" || !strings.Contains(s.Becomes, "pkcs11")):
+		case !given && s.Default != "" && p.counts(s):
 			row.Value = code(s.Default) + " (default)"
 		case !given:
 			continue
 		}
+		if !p.counts(s) {
+			row.Became = "nothing: `ca` is " + p.Text("ca")
+			if p.CASet != "" {
+				row.Became = "nothing: `--ca-set` replaces the authority"
+			}
+		}
 		rows = append(rows, row)
 	}
 	return append(rows, p.chartRows...)
+}
+
+// counts reports whether a setting has an effect: those of ca.yaml have it for their own kind of CA.
+func (p *plan) counts(s setting) bool {
+	if !strings.Contains(s.Becomes, "of ca.yaml") {
+		return true
+	}
+	kind := map[string]string{"fileca": "^fileca-", "kmsca": "^kms-", "pkcs11ca": "hsm-|^pkcs11-"}[p.Text("ca")]
+	return p.CASet == "" && (s.Name == "ca" || kind != "" && regexp.MustCompile(kind).MatchString(s.Name))
 }
 
 // code returns text as code in a table of Markdown.

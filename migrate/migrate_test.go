@@ -100,12 +100,12 @@ func TestMigratedServerIssues(t *testing.T) {
 	t.Parallel()
 	f := newFulcio(t)
 	options := migrate.Options{Flags: f.flags("--port=5555 --grpc-port=5554 --log_type=prod --idle-connection-timeout 60s --client-signing-algorithms=ecdsa-sha2-256-nistp256,ed25519 " +
-		"--legacy-unix-domain-socket=/var/run/f.sock --ct-log-origin=log --read-header-timeout=7s --fileca-watch=false --metrics-port=2113")}
+		"--kms-resource=awskms:///alias/x --legacy-unix-domain-socket=/var/run/f.sock --ct-log-origin=log --read-header-timeout=7s --fileca-watch=false --metrics-port=2113")}
 	out := must(run(t, options))(t)
 	lacks(t, "mayfly.yaml", file(t, out, "mayfly.yaml"), "http: 0.0.0.0:5555 #", "grpc: 0.0.0.0:5554 #", "ops: 0.0.0.0:2113 #", "allow_loopback: true", "algorithms: [ecdsa-p256, ed25519]",
 		"idle: 60s", "format: json", "public_key: "+f.dir+"/log.pub")
 	lacks(t, "ca.yaml", file(t, out, "ca.yaml"), "chain: "+f.dir+"/chain.pem", "key: "+f.dir+"/key.pem", "password_file: fulcio-key-password")
-	lacks(t, "report.md", file(t, out, "report.md"), "| `fileca-key-passwd` | (secret) |", "| `legacy-unix-domain-socket` | `/var/run/f.sock` | nothing", "| `host` | `0.0.0.0` (default) |")
+	lacks(t, "report.md", file(t, out, "report.md"), "| `fileca-key-passwd` | (secret) |", "| `legacy-unix-domain-socket` | `/var/run/f.sock` | nothing", "| `kms-resource` | `awskms:///alias/x` | nothing: `ca` is fileca |", "| `ca` | `fileca` | `authorities", "| `host` | `0.0.0.0` (default) |")
 	if got, want := file(t, out, "issuers.yaml"), file(t, f.dir, "config.yaml"); got != want {
 		t.Errorf("issuers.yaml is %q, want %q", got, want)
 	}
@@ -228,6 +228,7 @@ func TestMistakes(t *testing.T) {
 		"token":     {migrate.Options{Flags: "--ca=pkcs11ca --pkcs11-config-path=" + unknown}, []string{"--from-flags: --pkcs11-config-path: " + unknown + `: json: unknown field "TokenLable"`}},
 		"Google's":  {migrate.Options{Flags: "--ca=kmsca --kms-resource=gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k"}, []string{"--from-flags: --kms-resource: the version of the key is missing: --set kms-resource=gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"}},
 		"Azure's":   {migrate.Options{Flags: "--ca=kmsca --kms-resource=azurekms://vault.example/key"}, []string{"--from-flags: --kms-resource: found \"azurekms://vault.example/key\", expected azurekms://HOST/KEY/VERSION"}},
+		"version":   {migrate.Options{Flags: "--ca=kmsca --kms-resource=azurekms://vault.example/key/"}, []string{"--from-flags: --kms-resource: found \"azurekms://vault.example/key/\", expected azurekms://HOST/KEY/VERSION"}},
 		"service":   {migrate.Options{Flags: "--ca=kmsca --kms-resource=file:///k"}, []string{"--from-flags: --kms-resource: kms-resource: found \"file:///k\", expected a URI"}},
 		"chart":     {migrate.Options{HelmValues: values}, []string{values + `:3:5: the value server.args.certificateAuthorty is not known; did you mean "server.args.certificateAuthority"?; --ignore server.args.certificateAuthorty leaves it out`, values + ":4:3: the value server.image is not known"}},
 	} {
@@ -322,7 +323,7 @@ func TestNewCASet(t *testing.T) {
 	f := newFulcio(t)
 	flags := "--ca=tinkca --tink-keyset-path=/etc/k --tink-kms-resource=gcp-kms://k --tink-cert-chain-path=/etc/c --config-path=" + f.dir + "/config.yaml --ct-log-url=" + f.LogURL + " --ct-log-public-key-path=" + f.dir + "/log.pub"
 	out := must(run(t, migrate.Options{Flags: flags, CASet: f.Dir + "/ca/ca.yaml"}))(t)
-	lacks(t, "report.md", file(t, out, "report.md"), "## What has no equivalent", "`ca: tinkca`: no equivalent: mayfly opens no Tink keyset")
+	lacks(t, "report.md", file(t, out, "report.md"), "## What has no equivalent", "`ca: tinkca`: no equivalent: mayfly opens no Tink keyset", "| `ca` | `tinkca` | nothing: `--ca-set` replaces the authority |")
 	serve(t, f, out)
 }
 
