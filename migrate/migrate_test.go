@@ -335,10 +335,13 @@ func TestRoot(t *testing.T) {
 	for from, to := range map[string]string{"chain.pem": "/etc/fulcio/chain.pem", "log.pub": "/etc/fulcio/log.pub", "config.yaml": "/etc/fulcio-config/config.yaml"} {
 		must(0, errors.Join(os.MkdirAll(filepath.Dir(root+to), 0o700), os.WriteFile(root+to, []byte(file(t, f.dir, from)), 0o600)))(t)
 	}
-	flags := "--ca=fileca --fileca-cert=/etc/fulcio/chain.pem --fileca-key=/run/key.pem --fileca-key-passwd='" + f.password + "' --ct-log-public-key-path=/etc/fulcio/log.pub --ct-log-url=https://log.example"
+	flags := "--ca=fileca --fileca-cert=/etc/fulcio/chain.pem --fileca-key=/run/key.pem --fileca-key-passwd='" + f.password + "' --ct-log-public-key-path=/etc/fulcio/log.pub --ct-log-url=https://log.example " +
+		"--ct-log.tls-ca-cert=/etc/fulcio/chain.pem --grpc-tls-certificate=/etc/tls.crt --grpc-tls-key=/etc/tls.key"
 	out := must(run(t, migrate.Options{Flags: flags, Root: root}))(t)
 	lacks(t, "ca.yaml", file(t, out, "ca.yaml"), "chain: /etc/fulcio/chain.pem #", "key: /run/key.pem #")
-	lacks(t, "mayfly.yaml", file(t, out, "mayfly.yaml"), "public_key: /etc/fulcio/log.pub #")
+	lacks(t, "mayfly.yaml", file(t, out, "mayfly.yaml"), "public_key: /etc/fulcio/log.pub #", "ca_file: /etc/fulcio/chain.pem #", "certificate: /etc/tls.crt #", "key: /etc/tls.key #")
+	lacks(t, "values.yaml", file(t, out, "values.yaml"), "ca_file: ct/log-ca.pem #", "log-ca.pem: |", "tls: {secretName: mayfly-tls}")
+	lacks(t, "report.md", file(t, out, "report.md"), "- **The REST port has TLS too**", "kubectl create secret tls mayfly-tls --cert=/etc/tls.crt --key=/etc/tls.key")
 }
 
 // Faults that Fulcio tolerates need compat, and are in the report with their lines in Fulcio's file; comments and
