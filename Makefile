@@ -49,7 +49,7 @@ image: PLATFORMS := linux/amd64 linux/arm64
 image: binaries ## the container image, an OCI layout in .cache/image, with an SBOM of each platform beside it; needs no container engine
 	@rm -rf $(CACHE)/image && mkdir -p $(CACHE)/image
 	@set -e; for arch in amd64 arm64; do $(SBOM) -output $(CACHE)/image/mayfly_linux_$$arch.cdx.json $(RELEASE)/mayfly_linux_$$arch; done
-	@created=$$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ); version=$$(git describe --tags --match 'v*' --always); \
+	@created=$$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ); version=$$(git describe --tags --match 'v*' --always --dirty); \
 	$(GO) run -C tools/image . --out $(CACHE)/image/layout --binaries $(RELEASE) --rootfs $(CURDIR)/deploy/container/rootfs \
 	  --version "$${version#v}" --revision "$$(git rev-parse HEAD)" --created "$$created" | tee $(CACHE)/image/digest
 
