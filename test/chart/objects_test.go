@@ -254,6 +254,10 @@ func (o object) check(t *testing.T, objects []object, all []pod, names map[strin
 				}
 			}
 		}
+	case "StatefulSet":
+		if o.Spec["podManagementPolicy"] != "Parallel" {
+			t.Errorf("%s: a Pod that cannot start would stop a rollback", id)
+		}
 	case "NetworkPolicy":
 		chosen(convert[selector](t, o.Spec["podSelector"]).MatchLabels)
 	case "PodDisruptionBudget":
