@@ -230,7 +230,8 @@ func TestMistakes(t *testing.T) {
 		"Azure's":   {migrate.Options{Flags: "--ca=kmsca --kms-resource=azurekms://vault.example/key"}, []string{"--from-flags: --kms-resource: found \"azurekms://vault.example/key\", expected azurekms://HOST/KEY/VERSION"}},
 		"version":   {migrate.Options{Flags: "--ca=kmsca --kms-resource=azurekms://vault.example/key/"}, []string{"--from-flags: --kms-resource: found \"azurekms://vault.example/key/\", expected azurekms://HOST/KEY/VERSION"}},
 		"service":   {migrate.Options{Flags: "--ca=kmsca --kms-resource=file:///k"}, []string{"--from-flags: --kms-resource: kms-resource: found \"file:///k\", expected a URI"}},
-		"chart":     {migrate.Options{HelmValues: values}, []string{values + `:3:5: the value server.args.certificateAuthorty is not known; did you mean "server.args.certificateAuthority"?; --ignore server.args.certificateAuthorty leaves it out`, values + ":4:3: the value server.image is not known"}},
+		"set":       {migrate.Options{Flags: ca, Set: []string{"ct-log-url", "fileca-key-passwd:hunter2"}}, []string{"--set: found no =", "ct-log-public-key-path: the public key of the log"}},
+		"chart":     {migrate.Options{HelmValues: values, Ignore: []string{"server.imgae"}}, []string{"--ignore server.imgae: the values of the chart do not have it", values + `:3:5: the value server.args.certificateAuthorty is not known; did you mean "server.args.certificateAuthority"?; --ignore server.args.certificateAuthorty leaves it out`, values + ":4:3: the value server.image is not known"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -84,8 +84,16 @@ func newPlan(o Options) (*plan, error) {
 		p.set(name, flags[name], atFlag(name))
 	}
 	for _, setting := range o.Set {
-		name, text, _ := strings.Cut(setting, "=")
-		p.set(name, text, config.Mistake{File: "--set " + name})
+		if name, text, found := strings.Cut(setting, "="); found {
+			p.set(name, text, config.Mistake{File: "--set " + name})
+		} else { // it may be a secret
+			p.wrong(config.Mistake{File: "--set"}, "found no =, expected NAME=VALUE; NAME= is an empty value")
+		}
+	}
+	for _, path := range o.Ignore {
+		if !slices.ContainsFunc(p.chartRows, func(r Row) bool { return r.Setting == path }) {
+			p.wrong(config.Mistake{File: "--ignore " + path}, "the values of the chart do not have it")
+		}
 	}
 	if err = cmp.Or(p.unreadable, err); err == nil {
 		p.readIssuers()
