@@ -66,7 +66,6 @@ func firstCertificate(t *testing.T, features string) {
 		}
 		return fmt.Sprintf("host: ca.example\nissuers: {content: %s}\nembeddedLogs: [{name: '2026'%s}]\nextraEnv: [{name: MAYFLY_OIDC_ALLOW_LOOPBACK, value: 'true'}]\n", text, log) + features
 	}
-
 	_, objects := render(t, values(", initialize: true"))
 	c.add(objects)
 	addresses, err := testworld.FreeAddresses("127.0.0.1", 8)
@@ -95,10 +94,7 @@ func firstCertificate(t *testing.T, features string) {
 		c.start("serving", "serve", "--config", filepath.Join(dir, "etc/mayfly/mayfly.yaml"))
 	}
 	token, err := world.Provider.Mint(map[string]any{"aud": "sigstore", "sub": "person-1", "email": "person@example.com", "email_verified": true})
-	if err == nil {
-		err = os.WriteFile(filepath.Join(c.dir, "token"), []byte(token), 0o600)
-	}
-	if err != nil {
+	if err := errors.Join(err, os.WriteFile(filepath.Join(c.dir, "token"), []byte(token), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	chain := c.run(mayfly, "request", "--url", "http://"+addresses[3], "--token-file", filepath.Join(c.dir, "token"), "--key", filepath.Join(c.dir, "key.pem"))

@@ -145,6 +145,7 @@ var refused = map[string]struct{ values, want string }{
 	"csi without volume":   {"ca: {keys: {from: csi}}", "ca.keys.csi"},
 	"user of the signer":   {"signer: {enabled: true, uid: 65532}", "signer.uid"},
 	"ops for clients":      {"ports: {ops: 5555}", "ports.ops"},
+	"port of the service":  {"service: {httpPort: 5554}", "service.grpcPort"},
 	"port of the signer":   {"signer: {enabled: true, port: 2112}", "signer.port"},
 	"budget":               {"podDisruptionBudget: {minAvailable: 2}", "minAvailable"},
 	"budget of one":        {"replicaCount: 1\npodDisruptionBudget: {minAvailable: 1}", "minAvailable"},
@@ -225,7 +226,7 @@ func TestNotes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for values, wants := range map[string][]string{
-		"": {"mayfly ca init ./ca", "create secret generic mayfly-ca-keys", "create configmap mayfly-issuers", "NO CERTIFICATE TRANSPARENCY LOG", "mayfly request --url http://127.0.0.1:5555"},
+		"": {"mayfly ca init ./ca", "create secret generic mayfly-ca-keys", "rm -r flat", "create configmap mayfly-issuers", "NO CERTIFICATE TRANSPARENCY LOG", "mayfly request --url http://127.0.0.1:5555"},
 		"host: ca.example\ningress: {enabled: true}\nembeddedLogs: [{name: a, initialize: true}, {name: b}]": {
 			"job/mayfly-log-a-init", "Log b HAS NO publicKey", "mayfly-log-submit", "config.trusted_proxies IS EMPTY", "--url https://ca.example"},
 		"ca: {keys: {from: none}}\naudit: {enabled: true}": {"signer.kms", "statefulset/mayfly"},

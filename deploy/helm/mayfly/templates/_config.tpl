@@ -28,6 +28,7 @@
 {{- if and (eq .Values.ca.keys.from "csi") (not .Values.ca.keys.csi) -}}{{- fail "ca.keys.from is csi, which requires ca.keys.csi: the volume" -}}{{- end -}}
 {{- if and .Values.signer.enabled (eq (int .Values.signer.uid) 65532) -}}{{- fail "signer.uid is the server's user 65532; another user is required, so that the server cannot read the keys" -}}{{- end -}}
 {{- if has (int .Values.ports.ops) (list (int .Values.ports.http) (int .Values.ports.grpc)) -}}{{- fail "ports.ops is also the port of an API; another port is required, since clients must not reach it" -}}{{- end -}}
+{{- if and (ne (int .Values.ports.http) (int .Values.ports.grpc)) (eq (int .Values.service.httpPort) (int .Values.service.grpcPort)) -}}{{- fail "service.grpcPort is also service.httpPort; set another one, or the same ports.http and ports.grpc to serve both on one port" -}}{{- end -}}
 {{- if and .Values.signer.enabled (has (int .Values.signer.port) (list (int .Values.ports.http) (int .Values.ports.grpc) (int .Values.ports.ops))) -}}{{- fail "signer.port is also one of ports; another port is required: the containers of a Pod share their ports" -}}{{- end -}}
 {{- end -}}
 
