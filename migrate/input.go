@@ -26,9 +26,9 @@ type value struct {
 	at   config.Mistake
 }
 
-// wrong records a mistake at a place.
+// wrong records a mistake at a place, on one line.
 func (p *plan) wrong(at config.Mistake, format string, args ...any) {
-	at.Text = fmt.Sprintf(format, args...)
+	at.Text = strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
 	p.mistakes = append(p.mistakes, at)
 }
 

@@ -202,6 +202,8 @@ func TestMistakes(t *testing.T) {
 	values := f.write(t, "values.yaml", "server:\n  args:\n    certificateAuthorty: fileca\n  image: {tag: x}\n  replicaCount: 2\nconfig:\n  contents: ''\n")
 	ca := "--ca=fileca --fileca-cert=" + f.dir + "/chain.pem --fileca-key=" + f.dir + "/key.pem --config-path=" + f.dir + "/config.yaml "
 	log := "--ct-log-public-key-path=" + f.dir + "/log.pub "
+	first, root, _ := strings.Cut(file(t, f.dir, "chain.pem"), "-----END CERTIFICATE-----\n")
+	reversed := f.write(t, "reversed.pem", root+first+"-----END CERTIFICATE-----\n")
 	for name, test := range map[string]struct {
 		options migrate.Options
 		wants   []string // each at the begin of a line
@@ -218,6 +220,7 @@ func TestMistakes(t *testing.T) {
 		"missing":   {migrate.Options{Flags: "--ca=fileca --fileca-key=none.pem --grpc-tls-key=k.pem"}, []string{"config-path: config-path: open /etc/fulcio-config/config.yaml: no such file", "fileca-cert: the chain of the authority is missing", "ct-log-public-key-path: the public key of the log http://localhost:6962/test is missing", "grpc-tls-certificate: "}},
 		"log's key": {migrate.Options{Flags: ca + "--ct-log-public-key-path=" + f.dir + "/private.pem --ct-log.tls-ca-cert=" + f.dir + "/log.pub"}, []string{"--from-flags: --ct-log-public-key-path: " + f.dir + "/private.pem: ", "--from-flags: --ct-log.tls-ca-cert: " + f.dir + "/log.pub: it holds a PEM block of type"}},
 		"password":  {migrate.Options{Flags: ca + log + "--fileca-key-passwd=hunter2"}, []string{"--from-flags: --fileca-key-passwd: the password in "}},
+		"order":     {migrate.Options{Flags: f.flags("--fileca-cert=" + reversed)}, []string{"--from-flags: --fileca-cert: " + reversed + ": certificate 1 of the chain "}},
 		"TLS":       {migrate.Options{Flags: f.flags("--grpc-tls-certificate=none.pem --grpc-tls-key=none.key")}, []string{"--from-flags: --grpc-tls-certificate: reading the TLS certificate"}},
 		"ports":     {migrate.Options{Flags: f.flags("--metrics-port=8080 --port=99999")}, []string{"--from-flags: --port: "}},
 		"issuers":   {migrate.Options{Flags: f.flags("--config-path=" + broken)}, []string{broken + `:3:17: issuer-url "https://b.example" is not the entry's key`}},
@@ -244,6 +247,9 @@ func TestMistakes(t *testing.T) {
 				if !slices.ContainsFunc(mistakes, func(m config.Mistake) bool { return strings.HasPrefix(m.Error(), want) }) {
 					t.Errorf("no line begins with %q:\n%v", want, err)
 				}
+			}
+			if strings.Count(err.Error(), "\n") != len(mistakes)-1 {
+				t.Errorf("a mistake has several lines: %v", err)
 			}
 			if strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("a message has a secret: %v", err)
