@@ -33,16 +33,20 @@ if [ ! -e "$config" ]; then
   [ -z "$dry" ] || fail "-n needs the configuration at $config, which names the places of all other files"
 fi
 
-# vacant PART PLACE refuses a place where something is.
+# vacant PART PLACE refuses a place where something is. A package creates empty folders.
 vacant() {
   [ -n "$2" ] || fail "$config names no place for $1"
-  [ ! -e "$2" ] || fail "$2 exists; move it away first, and restore again"
+  [ ! -e "$2" ] || { [ -d "$1" ] && [ -d "$2" ] && [ -z "$(ls -A "$2")" ]; } || fail "$2 exists; move it away first, and restore again"
 }
 
 # put PART PLACE restores a file or a folder.
 put() {
   run mkdir -p "$(dirname "$2")"
-  run cp -R -- "$1" "$2"
+  if [ -d "$2" ]; then # keeps its owner
+    run cp -R -- "$1/." "$2"
+  else
+    run cp -R -- "$1" "$2"
+  fi
 }
 
 # guard NAME prints the place of the guard of a log.

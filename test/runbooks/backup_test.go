@@ -202,12 +202,13 @@ func TestRestoreFindsDamage(t *testing.T) {
 	}
 	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), whole)
 	m.dir = t.TempDir()
-	if err := os.MkdirAll(m.path("ctlog", "2026"), 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(m.path("ctlog", "2026"), 0o700), os.Mkdir(m.path("ca"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
+	m.write("ctlog/2026/checkpoint", "")
 	m.runbook(1, "restore.sh", "-c", m.path("mayfly.yaml"), whole)
-	if names := must(os.ReadDir(m.dir))(t); len(names) != 2 {
-		t.Errorf("beside mayfly.yaml and ctlog, there is %s", names)
+	if names := must(os.ReadDir(m.dir))(t); len(names) != 3 {
+		t.Errorf("beside mayfly.yaml, ca and ctlog, there is %s", names)
 	}
 	if err := os.RemoveAll(m.path("ctlog")); err != nil {
 		t.Fatal(err)
@@ -216,6 +217,7 @@ func TestRestoreFindsDamage(t *testing.T) {
 	if names := must(os.ReadDir(m.path("ctlog")))(t); len(names) != 3 {
 		t.Errorf("of three logs, %s are restored", names)
 	}
+	m.mayfly("ca", "check", "--set", m.path("ca")) // the folder was empty
 }
 
 // log is a client of a log that the server serves.
