@@ -19,6 +19,7 @@ rm -rf $out && mkdir -p $stage/usr/bin $stage/usr/share/doc/mayfly
 make -s binaries man "PLATFORMS=linux/$ARCH"
 cp ".cache/release/mayfly_linux_$ARCH" $stage/usr/bin/mayfly
 cp docs/*.md LICENSE CHANGELOG.md config/mayfly.example.yaml $stage/usr/share/doc/mayfly/
+install -D -t $stage/usr/share/mayfly/runbooks deploy/runbooks/*.sh
 cat > $stage/usr/share/doc/mayfly/copyright <<'TEXT'
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: mayfly

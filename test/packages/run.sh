@@ -43,7 +43,7 @@ if ! command -v rpm > /dev/null; then # downloaded, and not installed
 fi
 "${rpm[@]}" --dbpath "$work/db" -qp --qf '[%{FILEMODES:perms} %{FILEUSERNAME}:%{FILEGROUPNAME} %{FILEFLAGS:fflags}| %{FILENAMES}\n]' .cache/packages/*.rpm > "$work/rpm"
 for line in "-rwxr-xr-x root:root | /usr/bin/mayfly" "-rw-r--r-- root:root cn| /etc/mayfly/mayfly.yaml" "-rw-r--r-- root:root | /usr/lib/systemd/system/mayfly.service" \
-  "-rw-r--r-- root:root | /usr/share/man/man1/mayfly.1.gz"; do
+  "-rw-r--r-- root:root | /usr/share/man/man1/mayfly.1.gz" "-rwxr-xr-x root:root | /usr/share/mayfly/runbooks/backup.sh"; do
   grep -qxF -- "$line" "$work/rpm" || die "the RPM package lacks: $line"
 done
 [ "$(dpkg-deb --fsys-tarfile "$work"/*0.0.1*.deb | tar t | grep -v '/$' | sed 's/^\.//' | sort)" = "$(grep -v ^d "$work/rpm" | sed 's/.*| //' | sort)" ] || die "the two packages have different files"
