@@ -196,6 +196,15 @@ func (b *backlog) until(now time.Time) {
 	}
 }
 
+// count counts an answer. If it is OVERLOADED, a copy of jittered, it gets the time at which the caller must come back.
+func (b *backlog) count(refused *refusal.Error, now time.Time) {
+	if refused == nil || refused.Reason != refusal.Overloaded {
+		b.answered(now)
+		return
+	}
+	refused.RetryAfter = b.refused(refused.RetryAfter, now)
+}
+
 // answered counts an answer that is no OVERLOADED.
 func (b *backlog) answered(now time.Time) {
 	b.mu.Lock()

@@ -250,13 +250,10 @@ func (s *Server) run(ctx context.Context, q *request, slots chan struct{}, handl
 	if err != nil {
 		refused = disclose(err)
 		reason = reasonOf(ctx, refused)
-		if q.method == methodCreate && refused.Reason == refusal.Overloaded {
-			refused.RetryAfter = s.backlog.refused(refused.RetryAfter, time.Now()) // a copy of jittered
-		}
 		failed = reason != reasonCanceled && ours(refused.Reason.Kind())
 	}
-	if q.method == methodCreate && (refused == nil || refused.Reason != refusal.Overloaded) {
-		s.backlog.answered(time.Now())
+	if q.method == methodCreate {
+		s.backlog.count(refused, start.Add(took))
 	}
 	s.record(ctx, q, reason, took, refused)
 	q.endSpan(reason, failed, start.Add(took))
