@@ -3,7 +3,7 @@
 #
 #   ca-rotate.sh -c mayfly.yaml -r ROOT -i NEW -o DIR
 #
-#   -r  the folder of the root
+#   -r  the folder of the root; without it, NEW is in the set already, by a run that stopped
 #   -t  when NEW begins to sign (+25h)
 #   -o  a folder for what verifiers need
 #   -n  print what would be done
@@ -26,12 +26,11 @@ done
 shift $((OPTIND - 1))
 [ $# = 0 ] || invalid "no argument is expected, found $1"
 need -c "$config"
-need -r "$root"
 need -i "$id"
 need -o "$out"
 set=$(ca_set)
 run mkdir -p "$out"
-run "$mayfly" ca add --set "$set" --root "$root" "$id"
+[ -z "$root" ] || run "$mayfly" ca add --set "$set" --root "$root" "$id"
 run "$mayfly" ca activate --set "$set" "$id" --at "$at"
 run "$mayfly" ca status --set "$set"
 publish "$out"
