@@ -63,7 +63,7 @@ func compromised(t *testing.T, w *testworld.World) {
 }
 
 func withTLS(t *testing.T, w *testworld.World) {
-	writeTLS(t, w.Dir, 1)
+	writeTLS(t, w.Dir, 1, time.Hour)
 	setting("tls: {certificate: cert.pem, key: key.pem}")(t, w)
 }
 

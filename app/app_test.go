@@ -24,13 +24,13 @@ import (
 
 // writeTLS replaces cert.pem and key.pem in dir by a new pair, each by a rename, and returns a pool
 // that trusts it.
-func writeTLS(t *testing.T, dir string, serial int64) *x509.CertPool {
+func writeTLS(t *testing.T, dir string, serial int64, valid time.Duration) *x509.CertPool {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "localhost"},
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(valid),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))(t)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/app"
 )
@@ -22,7 +23,7 @@ func TestLogUnderPrivateCA(t *testing.T) {
 	var current atomic.Pointer[tls.Certificate]
 	certify := func(serial int64) (caPEM string) { // the log's server gets a certificate of its own CA
 		dir := t.TempDir()
-		writeTLS(t, dir, serial)
+		writeTLS(t, dir, serial, time.Hour)
 		pair := must(tls.LoadX509KeyPair(dir+"/cert.pem", dir+"/key.pem"))(t)
 		current.Store(&pair)
 		return string(must(os.ReadFile(dir + "/cert.pem"))(t))

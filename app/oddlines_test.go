@@ -48,7 +48,7 @@ func startOdd(t *testing.T, format string, useTLS bool) (s *oddServer, misbehavi
 		edited("issuers.yaml", "oidc-issuers:\n", fmt.Sprintf("meta-issuers:\n  \"%s/*\": {client-id: sigstore, type: email}\noidc-issuers:\n", bad.URL)))
 	s = &oddServer{t: t, client: &http.Client{}}
 	if useTLS {
-		pool := writeTLS(t, w.Dir, 1)
+		pool := writeTLS(t, w.Dir, 1, time.Hour)
 		setting(`tls: {certificate: cert.pem, key: key.pem, min: "1.2"}`)(t, w)
 		s.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}
 	}

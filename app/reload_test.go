@@ -8,12 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 // A reload under load loses no request: files that are renamed into place, a broken file and a
@@ -121,11 +124,11 @@ func TestReloadChangesWhatIsDecided(t *testing.T) {
 }
 
 // REST and gRPC share one port with TLS. The certificate is reloaded, and a broken pair changes
-// nothing.
+// nothing. The state shows a certificate that expires soon or cannot be renewed; the server stays ready.
 func TestTLSOnOnePortAndReload(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, edited("mayfly.yaml", "grpc: localhost:0", "grpc: 127.0.0.1:0"), withTLS)
-	pool := writeTLS(t, w.Dir, 1)
+	pool := writeTLS(t, w.Dir, 1, time.Hour)
 	r := start(t, w)
 	address := strings.TrimPrefix(r.rest, "http://")
 	for _, overGRPC := range []bool{false, true} {
@@ -145,10 +148,20 @@ func TestTLSOnOnePortAndReload(t *testing.T) {
 		defer conn.Close()
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
-	pool = writeTLS(t, w.Dir, 2)
+	failed := func() bool {
+		s := r.state(t)
+		if s.Status != "SERVING" {
+			t.Errorf("the server is %s", s.Status)
+		}
+		return s.Checks[slices.IndexFunc(s.Checks, func(c server.CheckState) bool { return c.Name == "tls-certificate" })].Failed()
+	}
+	await(t, "a check of the hour that is left", failed)
+	pool = writeTLS(t, w.Dir, 2, 90*24*time.Hour)
 	await(t, "the renewed certificate", func() bool { return serial() == 2 })
+	await(t, "the check", func() bool { return !failed() })
 	written("cert.pem", "broken")(t, w)
 	await(t, "the failure", func() bool { return r.metric(t, "mayfly_tls_reload_failed") == 1 })
+	await(t, "a check of the renewal", failed)
 	if got := serial(); got != 2 {
 		t.Errorf("certificate %d is served after a broken file", got)
 	}

@@ -62,9 +62,9 @@ type issuer struct {
 
 // verify verifies the signature of x.token for client.
 //
-// A refusal is final only if the keys were read after the request came, by a fetch for which it waited, or
-// with a key of the token's `kid` at most settled before it: the issuer may have a new key, under a new
-// `kid` or an old one. Otherwise verify reads the keys again, or returns a refusal that the client can retry.
+// A refusal is final only if the keys were read after the request came, or at most settled before
+// it: the issuer may have a new key, under a new `kid` or an old one. verify reads older keys again,
+// and newer ones that lack the token's `kid`, or returns a refusal that the client can retry.
 func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) (err error) {
 	if x.keys, err = i.keysFor(ctx, client, x.now); err != nil {
 		return err
@@ -76,14 +76,18 @@ func (i *issuer) verify(ctx context.Context, x *examination, client netip.Addr) 
 		return refused
 	}
 	known, unread := i.newer(ctx, x.keys, client)
-	if known == nil || known == x.keys {
-		return i.unreachable(errors.Join(unread, refused))
+	failed := known == nil
+	switch {
+	case failed:
+	case known != x.keys:
+		x.keys = known
+		if refused = known.verify(ctx, x.token, x.now); refused == nil {
+			i.confirm()
+		}
+	default:
+		failed = !errors.As(unread, new(notYet)) || i.failing()
 	}
-	x.keys = known
-	if refused = known.verify(ctx, x.token, x.now); refused == nil {
-		i.confirm()
-	}
-	if isInvalid(refused) && x.now.Sub(x.keys.fetchedAt) > settled {
+	if isInvalid(refused) && (failed || x.now.Sub(x.keys.fetchedAt) > settled) {
 		return i.unreachable(errors.Join(unread, refused))
 	}
 	return refused
@@ -231,6 +235,12 @@ type notYet time.Duration
 
 func (w notYet) Error() string {
 	return fmt.Sprintf("the next fetch is permitted in %s", time.Duration(w))
+}
+
+func (i *issuer) failing() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.failures > 0
 }
 
 func (i *issuer) isFetching() bool {
