@@ -59,6 +59,7 @@ var allowed = map[string][]string{
 	"test/testlog":       {"ctlog", "certs"},
 	"test/testca":        {"*"},
 	"test/testworld":     {"*"},
+	"test/testprocess":   {"*"},
 	"internal/client":    {"proto", "certs"},
 	"internal/trustroot": {},
 	"dev":                {"*"},
@@ -81,13 +82,14 @@ var allowed = map[string][]string{
 var onlyFor = map[string][]string{
 	"config":             {"app", "ca/set", "migrate", "cmd"},
 	"oidc/provider":      {"test/testca", "test/testworld", "dev", "cmd"},
-	"app":                {"ca/set", "test/testca", "test/testworld", "migrate", "dev", "cmd"},
+	"app":                {"ca/set", "test/testca", "test/testworld", "test/testprocess", "migrate", "dev", "cmd"},
 	"migrate":            {"cmd"},
 	"internal/trustroot": {"app", "dev", "cmd"},
 	"server/page":        {"app"},
 	"dev":                {"mayflytest", "cmd"},
 	// They import package testing.
 	"ca/signer/signertest": {},
+	"test/testprocess":     {},
 	"test/vault":           {},
 	"test/collector":       {},
 	"server/trace":         {"server", "config", "app"},

@@ -112,7 +112,7 @@ func (w *world) remount(d *disk, option string) {
 func (w *world) limitFiles(size uint64) {
 	w.t.Helper()
 	limit := unix.Rlimit{Cur: size, Max: unix.RLIM_INFINITY}
-	if err := unix.Prlimit(w.server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+	if err := unix.Prlimit(w.server.Cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -147,7 +147,7 @@ func TestDisk(t *testing.T) {
 			w.refused("CT_UNAVAILABLE")
 		}
 		w.recover(theForm().bound, func(s *state) { s.logs, s.server = 1, true }, func() {
-			if fault.mend(); !w.server.alive() {
+			if fault.mend(); !w.server.Alive() {
 				w.start()
 			}
 		})
@@ -214,6 +214,6 @@ func TestDiskOfAudit(t *testing.T) {
 		w.steady()
 	}
 	w.judge(nil)
-	w.server.stop(t)
+	w.server.Stop(t)
 	w.judgeAudit(filepath.Join(d.view, "audit"))
 }

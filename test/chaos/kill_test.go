@@ -58,8 +58,8 @@ func TestKill(t *testing.T) {
 	} {
 		w.line("kill -9 while %s", step.name)
 		w.become(func(s *state) { s.server = false })
-		step.arm(sync.OnceFunc(w.server.kill))
-		w.await("the end of the server", func() bool { return !w.server.alive() })
+		step.arm(sync.OnceFunc(w.server.Kill))
+		w.await("the end of the server", func() bool { return !w.server.Alive() })
 		w.recover(theForm().bound, func(s *state) { s.server = true }, func() {
 			w.issuer.use(w.flaky)
 			p.fault.Store(nil)
@@ -71,7 +71,7 @@ func TestKill(t *testing.T) {
 		w.steady()
 	}
 	w.judge(nil)
-	w.server.stop(t)
+	w.server.Stop(t)
 	w.judgeAudit(records)
 }
 
@@ -106,7 +106,7 @@ func TestKillAnywhere(t *testing.T) {
 	for range kills {
 		w.become(func(s *state) { s.server = false })
 		<-time.After(rand.N(200 * time.Millisecond))
-		w.server.kill()
+		w.server.Kill()
 		w.recover(theForm().bound, func(s *state) { s.server = true }, w.start)
 		w.steady()
 	}
@@ -133,7 +133,7 @@ func (w *world) judgeEmbedded(cfg embedded.Config, key string) {
 	w.t.Helper()
 	w.stop()
 	w.clients.Wait()
-	w.server.stop(w.t)
+	w.server.Stop(w.t)
 	w.start()
 	log := must(ctclient.New("http://"+w.http+"/ctlog/2026", http.DefaultClient, jsonclient.Options{PublicKey: key}))(w.t)
 	head := must(log.GetSTH(w.t.Context()))(w.t)
@@ -145,7 +145,7 @@ func (w *world) judgeEmbedded(cfg embedded.Config, key string) {
 		}
 	}
 	w.judge(map[string][]ct.RawLogEntry{key: entries})
-	w.server.stop(w.t)
+	w.server.Stop(w.t)
 	if _, err := embedded.Fsck(w.t.Context(), cfg); err != nil {
 		w.t.Errorf("after all faults: %v", err)
 	}

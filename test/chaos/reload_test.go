@@ -107,8 +107,8 @@ func TestRollingRestart(t *testing.T) {
 	w.steady()
 	w.line("SIGTERM of one of two replicas, and its start, in turn")
 	for _, r := range replicas {
-		r.stop(t)
-		if code := r.cmd.ProcessState.ExitCode(); code != 0 {
+		r.Stop(t)
+		if code := r.Cmd.ProcessState.ExitCode(); code != 0 {
 			t.Errorf("the exit code after SIGTERM is %d:\n%s", code, r.output)
 		}
 		w.steady()

@@ -191,7 +191,7 @@ func (w *world) start() {
 	}
 	w.server = start(w.t, cmd)
 	w.await("a live server", func() bool {
-		if !w.server.alive() {
+		if !w.server.Alive() {
 			w.t.Fatalf("the server has stopped:\n%s", w.server.output)
 		}
 		return w.get("/livez")

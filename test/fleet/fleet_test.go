@@ -134,20 +134,20 @@ func TestFleet(t *testing.T) {
 	f.load()
 	f.event("none", f.goOn)
 	f.event("kill -9 of a replica, and its start", func() {
-		a.kill()
+		a.Kill()
 		f.goOn()
 		a.start(f)
 		f.goOn()
 	})
 	f.event("a replica hangs (SIGSTOP), and goes on", func() {
-		b.signal(syscall.SIGSTOP)
+		b.Signal(syscall.SIGSTOP)
 		f.await("a replica that does not answer", func() bool { return !ready(b.http) })
 		f.goOn()
-		b.signal(syscall.SIGCONT)
+		b.Signal(syscall.SIGCONT)
 		f.goOn()
 	})
 	f.event("kill -9 of the first log, and its start", func() {
-		f.logs[0].process.kill()
+		f.logs[0].process.Kill()
 		f.goOn()
 		f.logs[0].start()
 		f.goOn()
@@ -158,8 +158,8 @@ func TestFleet(t *testing.T) {
 	}
 	f.event("SIGTERM and start of each replica, in turn", func() {
 		for _, replica := range restarted {
-			replica.stop(t)
-			if code := replica.cmd.ProcessState.ExitCode(); code != 0 {
+			replica.Stop(t)
+			if code := replica.Cmd.ProcessState.ExitCode(); code != 0 {
 				t.Errorf("the exit code of %s after SIGTERM is %d:\n%s", replica.name, code, replica.tail())
 			}
 			replica.start(f)
@@ -167,10 +167,10 @@ func TestFleet(t *testing.T) {
 		}
 	})
 	f.event("the clock of a replica steps ahead by an hour, and back", func() {
-		f.must(c.step(time.Hour))
+		f.must(c.Ahead(time.Hour))
 		f.await("a replica that is not ready", func() bool { return !ready(c.http) })
 		f.goOn()
-		f.must(c.step(0))
+		f.must(c.Ahead(0))
 		f.await("a ready replica", func() bool { return ready(c.http) })
 		f.goOn()
 	})
@@ -184,12 +184,6 @@ func TestFleet(t *testing.T) {
 		f.goOn()
 	})
 	f.judge(activate)
-}
-
-// step makes the clock of the server show a time that is ahead.
-func (s *server) step(ahead time.Duration) error {
-	_, err := fmt.Fprintln(s.in, ahead)
-	return err
 }
 
 // addAuthority adds an authority to the operator's CA set, and copies the set to each server. It returns when

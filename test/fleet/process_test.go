@@ -3,7 +3,6 @@
 package fleet
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"flag"
@@ -13,17 +12,15 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/app"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/test/testprocess"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
@@ -33,8 +30,7 @@ const (
 	// fullVariable selects the full form; make fleet sets it.
 	fullVariable = "MAYFLY_FLEET"
 	// patience is how long the test waits for anything.
-	patience  = 60 * time.Second
-	stopLimit = 30 * time.Second
+	patience = 60 * time.Second
 )
 
 // full reports whether the full form runs: the real binary, HAProxy, and a TesseraCT log beside mayfly's.
@@ -43,7 +39,7 @@ func full() bool { return os.Getenv(fullVariable) != "" }
 // TestMain is mayfly serve in the processes that the test starts.
 func TestMain(m *testing.M) {
 	if os.Getenv(roleVariable) != "" {
-		if err := serve(os.Args[1]); err != nil {
+		if err := testprocess.Serve(os.Args[1]); err != nil {
 			os.Exit(1) // the error is in the log
 		}
 		os.Exit(0)
@@ -56,101 +52,28 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serve is mayfly serve until a signal. Each line of its input is what its clock shows from then on beyond the
-// time, such as 1h.
-func serve(file string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	var ahead atomic.Int64
-	began := time.Now()
-	go func() {
-		for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-			if d, err := time.ParseDuration(lines.Text()); err == nil {
-				ahead.Store(int64(d))
-			}
-		}
-	}()
-	return app.Serve(ctx, app.Options{
-		ConfigFile: file, Environ: os.Environ(), LogOutput: os.Stderr, LibraryLog: embedded.RouteTesseraLogs,
-		Now:    func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
-		Steady: func() time.Duration { return time.Since(began) },
-	})
-}
-
-// binary builds mayfly once, in a folder that outlives no test run; MAYFLY_BINARY names another one.
+// binary builds mayfly once; MAYFLY_BINARY names another one.
 var binary = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("MAYFLY_BINARY"); path != "" {
-		return testworld.Executable("MAYFLY_BINARY", path)
-	}
-	path, err := filepath.Abs(filepath.Join("..", "..", ".cache", "mayfly-fleet"))
+	dir, err := filepath.Abs(filepath.Join("..", "..", ".cache", "fleet"))
 	if err != nil {
 		return "", err
 	}
-	if out, err := exec.Command("go", "build", "-o", path, "github.com/mayfly-ca/mayfly/cmd/mayfly").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building mayfly: %w\n%s", err, out)
-	}
-	return path, nil
+	return testprocess.Binary(dir)
 })
 
-// process is a process that the test has started. Signals go to it and to no other.
+// process is a process of the fleet.
 type process struct {
-	cmd    *exec.Cmd
-	in     io.Writer
-	exited chan struct{} // closed when the process has been reaped
-	log    string        // path of its output
+	*testprocess.Process
+	log string // path of its output
 }
 
 // start starts cmd until the test ends. Its output is in log.
 func start(t *testing.T, log string, cmd *exec.Cmd) *process {
 	t.Helper()
 	out := must(os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600))(t)
-	p := &process{cmd: cmd, exited: make(chan struct{}), log: log}
-	cmd.Stdout, cmd.Stderr, p.in = out, out, must(cmd.StdinPipe())(t)
-	testworld.EndWithParent(cmd)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.exited)
-		_ = cmd.Wait()
-		_ = out.Close()
-	}()
-	t.Cleanup(func() {
-		if p.alive() {
-			p.stop(t)
-		}
-	})
-	return p
-}
-
-func (p *process) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) } // fails only if it has stopped already
-
-// kill is kill -9, and returns when the process has ended.
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
-	<-p.exited
-}
-
-// stop is an ordinary shutdown.
-func (p *process) stop(t *testing.T) {
-	t.Helper()
-	p.signal(syscall.SIGCONT)
-	p.signal(syscall.SIGTERM)
-	select {
-	case <-p.exited:
-	case <-time.After(stopLimit):
-		t.Errorf("a process did not stop within %s of SIGTERM:\n%s", stopLimit, p.tail())
-		p.kill()
-	}
-}
-
-func (p *process) alive() bool {
-	select {
-	case <-p.exited:
-		return false
-	default:
-		return true
-	}
+	defer func() { _ = out.Close() }() // the process has its own descriptor
+	cmd.Stdout, cmd.Stderr = out, out
+	return &process{testprocess.Start(t, cmd), log}
 }
 
 // tail returns the end of the output.
@@ -238,7 +161,7 @@ func (s *server) launch(f *fleet) {
 func (s *server) awaitReady(f *fleet) {
 	f.t.Helper()
 	f.await("a ready server "+s.name, func() bool {
-		if !s.alive() {
+		if !s.Alive() {
 			f.t.Fatalf("the server %s has stopped:\n%s", s.name, s.tail())
 		}
 		return ready(s.http)

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -61,7 +60,7 @@ func TestBackupAndRestore(t *testing.T) {
 	end()
 	bundle := m.get("http://" + m.http + "/api/v2/trustBundle")
 	last := m.head("2026")
-	m.server.end(syscall.SIGKILL)
+	m.server.Kill()
 	for _, name := range []string{"mayfly.yaml", "issuers.yaml", "ca", "ctlog", "guard", "audit", "ctlog-2026.key"} {
 		if err := os.Rename(m.path(name), filepath.Join(t.TempDir(), "lost")); err != nil {
 			t.Fatal(err)
@@ -106,7 +105,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if restored.TreeSize > last.TreeSize || restored.TreeSize < uint64(len(old)) {
 		t.Errorf("the restored log has %d entries; the lost one had %d", restored.TreeSize, last.TreeSize)
 	}
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	text := must(os.ReadFile(filepath.Join(second, "audit-verified")))(t)
 	_, head, _ := strings.Cut(string(text), "head ")
 	if out := m.mayfly("audit", "verify", m.path("audit"), "--head", head[:64]); !strings.Contains(out, "whole") {
@@ -122,7 +121,7 @@ func TestBackupAndRestore(t *testing.T) {
 	m.start()
 	m.ready()
 	m.issues("2026b")
-	if log := m.server.output.String(); !strings.Contains(log, `"reason":"older"`) {
+	if log := m.output.String(); !strings.Contains(log, `"reason":"older"`) {
 		t.Errorf("the log does not refuse an older copy:\n%s", log)
 	}
 	if again := m.head("2026"); again.TreeSize != restored.TreeSize || again.SHA256RootHash != restored.SHA256RootHash {
@@ -144,14 +143,14 @@ func TestMove(t *testing.T) {
 	}
 	m.await("a checkpoint", func() bool { return m.head("2026").TreeSize == 1 })
 	before := m.head("2026")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	if err := os.RemoveAll(kept); err != nil {
 		t.Fatal(err)
 	}
 	m.runbook(0, "backup.sh", "-m", "-c", m.path("mayfly.yaml"), kept)
 	m.start()
 	m.refused("CT_UNAVAILABLE")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 
 	m.dir = t.TempDir()
 	m.runbook(0, "restore.sh", "-c", m.path("mayfly.yaml"), kept)
@@ -166,7 +165,7 @@ func TestMove(t *testing.T) {
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, before.TreeSize, after.TreeSize, hashes, before.SHA256RootHash[:], after.SHA256RootHash[:]); err != nil {
 		t.Errorf("the moved log has another history: %v", err)
 	}
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 
 	m.dir = t.TempDir()
 	m.runbook(0, "restore.sh", "-c", m.path("mayfly.yaml"), kept)

@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
 )
 
 // addLog adds an entry for a new log, before the others.
@@ -27,7 +27,7 @@ func TestLogLost(t *testing.T) {
 	m.start()
 	m.ready()
 	before := m.issues("2026")
-	m.server.end(syscall.SIGKILL)
+	m.server.Kill()
 	if err := os.RemoveAll(m.path("ctlog")); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestLogForked(t *testing.T) {
 	m.start()
 	m.ready()
 	m.issues("2026")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	for name, from := range map[string]string{"copy": "ctlog", "copied-guard": "guard"} {
 		if err := os.CopyFS(m.path(name), os.DirFS(m.path(from))); err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestLogForked(t *testing.T) {
 	m.start()
 	m.ready()
 	m.issues("2026")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	swap := func(a, b string) {
 		for _, step := range [][2]string{{a, "aside"}, {b, a}, {"aside", b}} {
 			if err := os.Rename(m.path(step[0]), m.path(step[1])); err != nil {
@@ -91,14 +91,14 @@ func TestLogForked(t *testing.T) {
 	m.start() // the copy, which grows in another way
 	m.ready()
 	m.issues("2026")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	swap("guard", "copied-guard") // the guard knows the other history
 	m.start()
 	m.refused("CT_UNAVAILABLE")
-	if log := m.server.output.String(); !strings.Contains(log, `"reason":"forked"`) {
+	if log := m.output.String(); !strings.Contains(log, `"reason":"forked"`) {
 		t.Errorf("the log is not refused as forked:\n%s", log)
 	}
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	m.addLog("2026b")
 	out := m.runbook(0, "ctlog-new.sh", "-c", m.path("mayfly.yaml"), "-l", "2026b", "-o", m.path("out"))
 	if !strings.Contains(out, "log 2026 takes no entry") {
@@ -118,19 +118,19 @@ func TestClockWrong(t *testing.T) {
 	m.start()
 	m.ready()
 	m.runbook(0, "clock-wrong.sh", "-c", m.path("mayfly.yaml"))
-	step := func() {
-		if err := m.server.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+	step := func(ahead time.Duration) {
+		if err := m.server.Ahead(ahead); err != nil {
 			t.Fatal(err)
 		}
 	}
-	step()
+	step(time.Hour)
 	m.refused("CLOCK_WRONG")
 	m.await("a failed check", func() bool { return m.get("http://"+m.ops+"/readyz") == "" })
 	out := m.runbook(1, "clock-wrong.sh", "-c", m.path("mayfly.yaml"), "-w", "1")
 	if !strings.Contains(out, "clock fails since") || !strings.Contains(out, "runbook: docs/operations.md#the-clock-is-wrong") {
 		t.Errorf("the observation is not shown:\n%s", out)
 	}
-	step()
+	step(0)
 	m.runbook(0, "clock-wrong.sh", "-u", "http://"+m.ops, "-w", "30")
 	m.issues("2026")
 }
@@ -205,7 +205,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	m.limitFiles(1 << 40)
 	m.await("a certificate", func() bool { _, reason := m.request(); return reason == "" })
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	m.mayfly("audit", "verify", m.path("archive"))
 	m.mayfly("audit", "verify", m.path("audit"))
 	m.mayfly("ctlog", "fsck", "--config", m.path("mayfly.yaml"))
@@ -218,7 +218,7 @@ func TestAuditBroken(t *testing.T) {
 	m.start()
 	m.ready()
 	m.issues("2026")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	config := m.path("mayfly.yaml")
 	m.runbook(0, "audit-broken.sh", "-c", config, "-o", m.path("whole"))
 	m.runbook(1, "audit-broken.sh", "-c", config, "-o", m.path("tail"), "-H", strings.Repeat("0", 64))

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +34,7 @@ func TestSmallDiskFull(t *testing.T) {
 	m.runbook(0, "disk-full.sh", "-c", m.path("mayfly.yaml"), "-a", m.path("archive"))
 	m.ready()
 	m.issues("2026")
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	m.mayfly("audit", "verify", m.path("archive"))
 	m.mayfly("audit", "verify", view)
 }
@@ -70,7 +69,7 @@ func (m *machine) mount(folder string, size int) (view string) {
 func (m *machine) limitFiles(size uint64) {
 	m.t.Helper()
 	limit := unix.Rlimit{Cur: size, Max: unix.RLIM_INFINITY}
-	if err := unix.Prlimit(m.server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+	if err := unix.Prlimit(m.server.Cmd.Process.Pid, unix.RLIMIT_FSIZE, &limit, nil); err != nil {
 		m.t.Fatal(err)
 	}
 }

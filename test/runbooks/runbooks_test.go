@@ -119,7 +119,7 @@ rate_limits: [{name: all, by: issuer, rate: 100/s, burst: 1000}]
 	if err := os.Rename(m.path("ca", "root"), filepath.Join(t.TempDir(), "offline")); err != nil {
 		t.Fatal(err)
 	}
-	out := m.runbook(1, "preflight.sh", "-c", m.path("mayfly.yaml"), "-b", kept, "-p", fmt.Sprint(m.server.cmd.Process.Pid))
+	out := m.runbook(1, "preflight.sh", "-c", m.path("mayfly.yaml"), "-b", kept, "-p", fmt.Sprint(m.server.Cmd.Process.Pid))
 	lines := map[string]bool{}
 	for line := range strings.Lines(out) {
 		if passed := strings.HasPrefix(line, "ok "); passed || strings.HasPrefix(line, "FAIL ") {
@@ -150,8 +150,8 @@ rate_limits: [{name: all, by: issuer, rate: 100/s, burst: 1000}]
 		}
 	}
 	// What cannot be seen is not ok.
-	pid := fmt.Sprint(m.server.cmd.Process.Pid)
-	m.server.end(os.Interrupt)
+	pid := fmt.Sprint(m.server.Cmd.Process.Pid)
+	m.server.Stop(m.t)
 	if err := os.RemoveAll(m.path("ctlog", "2026")); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func TestSizes(t *testing.T) {
 	m := newMachine(t, "")
 	m.start()
 	m.ready()
-	log, audit, lines := m.bytes("ctlog"), m.bytes("audit"), len(m.server.output.String())
+	log, audit, lines := m.bytes("ctlog"), m.bytes("audit"), len(m.output.String())
 	end := m.load()
 	m.await("certificates", func() bool { return m.issued() >= count })
 	chains := end()
@@ -32,10 +32,10 @@ func TestSizes(t *testing.T) {
 	copied := time.Now()
 	m.runbook(0, "backup.sh", "-c", m.path("mayfly.yaml"), m.path("backup"))
 	took := time.Since(copied)
-	m.server.end(syscall.SIGTERM)
+	m.server.Stop(m.t)
 	count = m.issued()
 	for name, grown := range map[string]int64{
-		"log": m.bytes("ctlog") - log, "audit log": m.bytes("audit") - audit, "ordinary log": int64(len(m.server.output.String()) - lines),
+		"log": m.bytes("ctlog") - log, "audit log": m.bytes("audit") - audit, "ordinary log": int64(len(m.output.String()) - lines),
 	} {
 		if grown < int64(count) {
 			t.Errorf("%s grew by %d bytes for %d certificates", name, grown, count)

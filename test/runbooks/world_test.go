@@ -14,35 +14,29 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/app"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/test/testprocess"
 	"github.com/mayfly-ca/mayfly/test/testworld"
 )
 
 const (
 	// patience is how long a test waits for anything.
 	patience = 60 * time.Second
-	// clockVariable, if it is set, makes this binary run mayfly serve. Each signal SIGUSR1 changes its clock
-	// between right and an hour ahead.
+	// clockVariable, if it is set, makes this binary run mayfly serve, with a clock that the test sets.
 	clockVariable = "MAYFLY_RUNBOOKS_CLOCK"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(clockVariable) != "" {
 		_ = os.Unsetenv(clockVariable)
-		if err := serveWithClock(os.Args[1]); err != nil {
+		if err := testprocess.Serve(os.Args[1]); err != nil {
 			os.Exit(1) // the error is in the log
 		}
 		os.Exit(0)
@@ -59,44 +53,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func serveWithClock(file string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	steps := make(chan os.Signal, 1)
-	signal.Notify(steps, syscall.SIGUSR1)
-	var ahead atomic.Int64
-	go func() {
-		for range steps {
-			ahead.Store(int64(time.Hour) - ahead.Load())
-		}
-	}()
-	began := time.Now()
-	return app.Serve(ctx, app.Options{
-		ConfigFile: file, Environ: os.Environ(), LogOutput: os.Stderr, LibraryLog: embedded.RouteTesseraLogs,
-		Now:    func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
-		Steady: func() time.Duration { return time.Since(began) },
-	})
-}
-
 // built is the folder of the binary that was built.
 var built string
 
-// program builds mayfly once, with the race detector where the test has it: its packages are then built already.
+// program builds mayfly once; MAYFLY_BINARY names another one.
 var program = sync.OnceValues(func() (path string, err error) {
-	if path := os.Getenv("MAYFLY_BINARY"); path != "" {
-		return testworld.Executable("MAYFLY_BINARY", path)
-	}
 	if built, err = os.MkdirTemp("", "mayfly-runbooks-"); err != nil {
 		return "", err
 	}
-	args := []string{"build", "-buildvcs=false", "-o", filepath.Join(built, "mayfly")}
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		args = append(args, "-race")
-	}
-	if out, err := exec.Command("go", append(args, "github.com/mayfly-ca/mayfly/cmd/mayfly")...).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building mayfly: %w\n%s", err, out)
-	}
-	return filepath.Join(built, "mayfly"), nil
+	return testprocess.Binary(built)
 })
 
 // machine is the folder of a server: its configuration and all of its files.
@@ -105,7 +70,8 @@ type machine struct {
 	t         *testing.T
 	dir       string // paths in the configuration are relative to it
 	http, ops string // addresses
-	server    *process
+	server    *testprocess.Process
+	output    *testprocess.Tail // of the server
 	ownClock  bool
 	inside    func(*exec.Cmd) // makes a process run in other namespaces; nil for none
 	ca        *client.Client
@@ -214,32 +180,6 @@ func (m *machine) prepare(cmd *exec.Cmd) {
 	}
 }
 
-// process is a running server. Signals go to it and to no other.
-type process struct {
-	cmd    *exec.Cmd
-	exited chan struct{} // closed when the process has been reaped
-	output output
-}
-
-// output is what a process prints.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-// Write implements io.Writer.
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // start starts the server, which ends with the test at the latest.
 func (m *machine) start() {
 	m.t.Helper()
@@ -250,33 +190,17 @@ func (m *machine) start() {
 		cmd.Env = append(environment(), clockVariable+"=1")
 	}
 	m.prepare(cmd)
-	p := &process{cmd: cmd, exited: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.output, &p.output
-	if err := cmd.Start(); err != nil {
-		m.t.Fatal(err)
-	}
-	go func() {
-		defer close(p.exited)
-		_ = cmd.Wait()
-	}()
-	m.server = p
-	m.t.Cleanup(func() { p.end(syscall.SIGKILL) })
-}
-
-// end sends a signal, and returns when the process has ended.
-func (p *process) end(s os.Signal) {
-	_ = p.cmd.Process.Signal(s) // fails only if it has ended
-	<-p.exited
+	m.output = testprocess.NewTail(0)
+	cmd.Stdout, cmd.Stderr = m.output, m.output
+	m.server = testprocess.Start(m.t, cmd)
 }
 
 // ready waits until the server is ready.
 func (m *machine) ready() {
 	m.t.Helper()
 	m.await("a ready server", func() bool {
-		select {
-		case <-m.server.exited:
-			m.t.Fatalf("the server has stopped:\n%s", m.server.output.String())
-		default:
+		if !m.server.Alive() {
+			m.t.Fatalf("the server has stopped:\n%s", m.output)
 		}
 		return m.get("http://"+m.ops+"/readyz") != ""
 	})
@@ -303,7 +227,7 @@ func (m *machine) await(what string, condition func() bool) {
 	defer tick.Stop()
 	for end := time.Now().Add(patience); !condition(); <-tick.C {
 		if time.Now().After(end) {
-			m.t.Fatalf("there is not %s within %s:\n%s", what, patience, m.server.output.String())
+			m.t.Fatalf("there is not %s within %s:\n%s", what, patience, m.output.String())
 		}
 	}
 }
@@ -326,7 +250,7 @@ func (m *machine) issues(log string) (chain []string) {
 	m.t.Helper()
 	chain, reason := m.request()
 	if reason != "" {
-		m.t.Fatalf("a request is refused with %s:\n%s", reason, m.server.output.String())
+		m.t.Fatalf("a request is refused with %s:\n%s", reason, m.output.String())
 	}
 	m.verifies(chain, log)
 	return chain
