@@ -125,6 +125,9 @@ func Binary(dir string) (string, error) {
 		return testworld.Executable("MAYFLY_BINARY", path)
 	}
 	path := filepath.Join(dir, "mayfly")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
 	args := []string{"build", "-buildvcs=false", "-o", path}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		args = append(args, "-race")
