@@ -4,6 +4,7 @@ package ctlog_test
 
 import (
 	"context"
+	"crypto/fips140"
 	"slices"
 	"strings"
 	"sync"
@@ -118,7 +119,7 @@ func (tr *trio) states(want string) {
 // then one in each interval does. Both logs come back without intervention.
 func TestBreaker(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T) {
 		tr := newTrio(t)
 		const hedge, interval = 300 * time.Millisecond, 5 * time.Second
 		tr.set(0, hanging)
@@ -170,7 +171,7 @@ func TestAllLogsOut(t *testing.T) {
 		"refusing": {failing(errRefused), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inFakeTime(t, func(t *testing.T) {
 				tr := newTrio(t)
 				for i := range tr.logs {
 					tr.set(i, behaviour.step)
@@ -198,7 +199,7 @@ func TestAllLogsOut(t *testing.T) {
 // caller cancelled.
 func TestLosersThatHadNoTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T) {
 		tr := newTrio(t)
 		tr.set(0, after(310*time.Millisecond, tr.good[0]))
 		tr.set(1, hanging)
@@ -223,7 +224,7 @@ func TestLosersThatHadNoTime(t *testing.T) {
 // No submission asks a log during its Retry-After, whichever submission received it.
 func TestRetryAfterHoldsForEverybody(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T) {
 		tr := newTrio(t)
 		tr.set(0, busy(8*time.Second))
 		tr.set(1, nil)
@@ -274,7 +275,7 @@ func TestHedgeFitsTheBudget(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	sub := f.submission(t)
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T) {
 		logs := newLogs(t, ctlog.Config{Budget: 400 * time.Millisecond, Logs: []ctlog.LogConfig{
 			{Log: &scripted{name: "a", steps: []step{hanging}}, PublicKey: newFixture(t, nil).log.PublicKeyPEM()},
 			{Log: f.log, PublicKey: f.log.PublicKeyPEM()},
@@ -284,4 +285,14 @@ func TestHedgeFitsTheBudget(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}
 	})
+}
+
+// inFakeTime runs a test in a synctest bubble. Not in FIPS 140-3 mode: the entropy source there measures jitter of the time,
+// which stands still in a bubble.
+func inFakeTime(t *testing.T, f func(*testing.T)) {
+	t.Helper()
+	if fips140.Enabled() {
+		t.Skip("FIPS 140-3 has no entropy without real time")
+	}
+	synctest.Test(t, f)
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -140,7 +139,7 @@ func TestAddWithinItsBudget(t *testing.T) {
 		"the SCT of another log is no help": {[]steps{{newFixture(t, func(c *testlog.Config) { c.Unchecked = true }).log.Submit}, {good}}, []int{1, 1}, true, 0, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inFakeTime(t, func(t *testing.T) {
 				cfg := ctlog.Config{}
 				var logs []*scripted
 				for i, steps := range test.logs {
@@ -190,7 +189,7 @@ func TestAddEndsWithItsCaller(t *testing.T) {
 	f := newFixture(t, nil)
 	sub := f.submission(t)
 	key := f.log.PublicKeyPEM()
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T) {
 		log := &scripted{name: "log", steps: []step{failing(errDown)}}
 		logs := newLogs(t, ctlog.Config{Logs: []ctlog.LogConfig{{Log: log, PublicKey: key}}})
 		ctx, cancel := context.WithTimeout(t.Context(), 270*time.Millisecond) // time for one pause, not for two

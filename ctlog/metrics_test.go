@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -47,7 +46,7 @@ func TestOutageOfALogIsFewLines(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, nil)
 	sub, key := f.submission(t), f.log.PublicKeyPEM()
-	synctest.Test(t, func(t *testing.T) {
+	inFakeTime(t, func(t *testing.T) {
 		var lines bytes.Buffer
 		down := &scripted{name: "log", steps: []step{failing(errRefused)}}
 		logs := newLogs(t, ctlog.Config{
@@ -77,7 +76,7 @@ func TestMetricResults(t *testing.T) {
 		"timeout":     hanging,
 		"canceled":    failing(context.Canceled),
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		inFakeTime(t, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
 			var lines bytes.Buffer
 			logs := newLogs(t, ctlog.Config{
