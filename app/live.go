@@ -69,6 +69,11 @@ func (a *App) trust(ctx context.Context) (err error) {
 	})}
 	a.live = l
 	a.registry.MustRegister(l.number, l.hash)
+	if file := a.Config.OIDC.ProxyCAFile; file != "" {
+		if a.Config.OIDC.ProxyRoots, err = readRoots(file); err != nil {
+			return a.Config.WithPlaces(keypath.Errorf([]string{"oidc", "proxy_ca_file"}, "reading the CA certificates: %w", err))
+		}
+	}
 	// The watcher takes the current content as known, so it comes before the first read.
 	l.watcher = a.watch(watch.Config{
 		Name: "issuers", Files: func() []string { return []string{a.Config.Issuers} }, Reload: func() error {

@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -54,35 +55,54 @@ func TestLiveRunEndsEveryGeneration(t *testing.T) {
 	})
 }
 
-// TestIssuersAreReachedThroughTheProxy tests that the secret of the configuration gets to the verifier.
+// TestIssuersAreReachedThroughTheProxy tests that the secret of the configuration gets to the verifier, and that an https
+// proxy needs a certificate of the CA that is configured for it.
 func TestIssuersAreReachedThroughTheProxy(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 8)
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked <- r.Method + " " + r.Host
 		w.WriteHeader(http.StatusBadGateway)
-	}))
-	defer proxy.Close()
-	cfg, _, err := config.ParseServer("m", []byte("issuers: i\nca: {set: s}\nct: {disabled: true}\n"), []string{"MAYFLY_OIDC_PROXY=" + proxy.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
-	const entry = "oidc-issuers: {https://issuer.example: {issuer-url: https://issuer.example, client-id: a, type: email}}"
-	issuers, _, err := config.ParseIssuers("f", []byte(entry), false, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	trust, err := newTrust(cfg, issuers, slog.New(slog.DiscardHandler), trustObserver{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	trust.verifier.Probe(t.Context())
-	select {
-	case got := <-asked:
-		if got != "CONNECT issuer.example:443" {
-			t.Errorf("the proxy got %s", got)
+	})
+	plain, secured := httptest.NewServer(handler), httptest.NewUnstartedServer(handler)
+	secured.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // for the handshakes that fail
+	secured.StartTLS()
+	defer plain.Close()
+	defer secured.Close()
+	trusted := x509.NewCertPool()
+	trusted.AddCert(secured.Certificate())
+	for _, test := range []struct {
+		proxy string
+		roots *x509.CertPool
+		want  string
+	}{
+		{plain.URL, nil, "CONNECT issuer.example:443"},
+		{secured.URL, trusted, "CONNECT issuer.example:443"},
+		{secured.URL, nil, ""},
+		{secured.URL, x509.NewCertPool(), ""},
+	} {
+		cfg, _, err := config.ParseServer("m", []byte("issuers: i\nca: {set: s}\nct: {disabled: true}\n"), []string{"MAYFLY_OIDC_PROXY=" + test.proxy})
+		if err != nil {
+			t.Fatal(err)
 		}
-	default:
-		t.Error("the proxy was not asked")
+		cfg.OIDC.ProxyRoots = test.roots
+		const entry = "oidc-issuers: {https://issuer.example: {issuer-url: https://issuer.example, client-id: a, type: email}}"
+		issuers, _, err := config.ParseIssuers("f", []byte(entry), false, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		trust, err := newTrust(cfg, issuers, slog.New(slog.DiscardHandler), trustObserver{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		trust.verifier.Probe(t.Context())
+		got := ""
+		select {
+		case got = <-asked:
+		default:
+		}
+		if got != test.want {
+			t.Errorf("the proxy %s got %q, want %q", test.proxy, got, test.want)
+		}
 	}
 }

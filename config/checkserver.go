@@ -169,6 +169,9 @@ func (o *OIDC) check(d *decoder, path []string) {
 			d.wrong(join(path, "proxy"), "the value is not of the form http://host:port, https://host:port, or the same with a user name and password")
 		}
 	}
+	if o.ProxyCAFile != "" && !strings.HasPrefix(strings.ToLower(o.Proxy.Reveal()), "https://") {
+		d.wrong(join(path, "proxy_ca_file"), "it has no effect without a proxy with an https URL")
+	}
 	if o.KeyLifetime < o.KeyRefresh {
 		d.wrong(join(path, "key_lifetime"), "found %s, expected at least key_refresh (%s)", o.KeyLifetime, o.KeyRefresh)
 	}

@@ -100,6 +100,9 @@ type OIDC struct {
 	// inner network. Connections to entries with allow-private-network, the cluster's own issuer and
 	// loopback addresses are direct. It may hold a password.
 	Proxy Secret `key:"proxy" kind:"secret"`
+	// ProxyCAFile is a PEM file of the CA certificates to which an https proxy must chain, in place of the
+	// system's. It is read at the start.
+	ProxyCAFile string `key:"proxy_ca_file" kind:"path"`
 }
 
 // CA is `ca`: the authorities that sign. Exactly one of file and set is present.

@@ -4,6 +4,7 @@ package oidc
 
 import (
 	"cmp"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -83,6 +84,8 @@ type Config struct {
 	// AllowPrivateNetwork, the cluster's own issuer, and loopback addresses; "" for none, whatever
 	// the environment states. The proxy must refuse addresses of the inner network.
 	Proxy string
+	// ProxyRoots are the CA certificates to which an https proxy must chain; nil for those of the issuers.
+	ProxyRoots *x509.CertPool
 	// KeyRefresh is the age at which an issuer's keys are read again, and thus the time for which a
 	// withdrawn key may still be accepted.
 	KeyRefresh time.Duration `key:"key_refresh" default:"15m" min:"10s" max:"1h"`

@@ -31,6 +31,7 @@ type reach struct {
 	roots    *x509.CertPool // for TLS; nil for the system's
 	resolver *net.Resolver  // nil for the system's
 	proxy    *url.URL       // nil for none; the environment's is not used
+	trusted  *x509.CertPool // for TLS to the proxy; nil for roots
 }
 
 // transportFunc opens connections.
@@ -68,16 +69,17 @@ func newTransport(r reach) http.RoundTripper {
 	// A server can keep an HTTP/2 connection busy for ever with frames that belong to no request.
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
-	return &http.Transport{
-		Proxy: func(*http.Request) (*url.URL, error) { return r.proxy, nil },
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if tcp, ok := conn.(*net.TCPConn); ok {
-				// Data beyond the limit on bytes must not fill the kernel's buffer.
-				_ = tcp.SetReadBuffer(maxDocument / 2)
-			}
-			return conn, err
-		},
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			// Data beyond the limit on bytes must not fill the kernel's buffer.
+			_ = tcp.SetReadBuffer(maxDocument / 2)
+		}
+		return conn, err
+	}
+	transport := &http.Transport{
+		Proxy:                 func(*http.Request) (*url.URL, error) { return r.proxy, nil },
+		DialContext:           dial,
 		TLSClientConfig:       &tls.Config{RootCAs: r.roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:   fetchTimeout,
 		ResponseHeaderTimeout: fetchTimeout,
@@ -89,6 +91,28 @@ func newTransport(r reach) http.RoundTripper {
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,
 		Protocols:              &http1,
+	}
+	if r.trusted != nil {
+		transport.DialTLSContext = r.secured(dial)
+	}
+	return transport
+}
+
+// secured returns a function that opens TLS connections to the proxy. Those to issuers are inside of them.
+func (r reach) secured(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		plain, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		conn := tls.Client(plain, &tls.Config{RootCAs: r.trusted, ServerName: r.proxy.Hostname(), MinVersion: tls.VersionTLS12})
+		if err := conn.HandshakeContext(ctx); err != nil {
+			_ = plain.Close()
+			return nil, err
+		}
+		return conn, nil
 	}
 }
 
@@ -121,7 +145,7 @@ func (e *entry) newClient(cfg *Config, proxy *url.URL, transport, proxies transp
 			open: func(roots *x509.CertPool) http.RoundTripper { return transport(reach{allowed: allowed, roots: roots}) },
 		}
 	case proxy != nil && !e.AllowPrivateNetwork:
-		r.https = &proxied{allowed: allowed, via: proxies(reach{roots: roots, proxy: proxy}), direct: r.https}
+		r.https = &proxied{allowed: allowed, via: proxies(reach{roots: roots, proxy: proxy, trusted: cfg.ProxyRoots}), direct: r.https}
 	}
 	if len(cfg.InsecureHosts) > 0 && !e.inCluster { // the cluster's own issuer needs its token
 		r.insecureHosts = cfg.InsecureHosts
