@@ -126,7 +126,7 @@ func (p *plan) read(name string, check func(content []byte) error) []byte {
 		content, err = files.Read(filepath.Join(p.Root, p.Path(name)), maxFile)
 	}
 	if err != nil {
-		p.wrongSetting(name, "%s: %v; name a copy with --set %[1]s=FILE, or the folder with all of Fulcio's files with --root", name, err)
+		p.wrongSetting(name, "%v; name a copy with --set %s=FILE, or the folder with all of Fulcio's files with --root", err, name)
 		return nil
 	}
 	if err := check(content); err != nil {

@@ -86,7 +86,7 @@ run mkdir -p "$to/files"
 "$mayfly" config show --config "$config" | while read -r key _; do
   case $key in
   issuers | tls.certificate | tls.key | ca.file.chain | ca.file.key | ca.file.password_file | ct.logs.*.public_key | \
-    ct.logs.*.token_file | ct.logs.*.ca_file | ct.logs.*.embedded.key | trace.headers_file | audit.hmac_key_file)
+    ct.logs.*.token_file | ct.logs.*.ca_file | ct.logs.*.embedded.key | trace.headers_file | oidc.proxy_ca_file | audit.hmac_key_file)
     file=$(setting "$key")
     [ -z "$file" ] || run cp -L -- "$file" "$to/files/$key"
     ;;
